@@ -1,0 +1,111 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+What many tests need: a tiny bundle whose answer is known, and the shared photographs.
+
+The tiny network looks at colour only. Its trunk averages 4x4 blocks of the image; its head
+multiplies the three colours by their masks and takes each times 8 as a logit, so that class 0 is
+blue, 1 green, 2 red, and a pixel's answer can be worked out by hand.
+
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper, TensorProto
+import pytest
+
+from uncertainty_seg.core.calibration import Calibration
+from uncertainty_seg.core.model_card import DropoutSite, InputSpec, ModelCard
+from uncertainty_seg.storage.model_bundle import (
+    graphs_digest,
+    load_bundle,
+    write_bundle,
+    write_calibration,
+)
+
+TINY_WIDTH, TINY_HEIGHT, TINY_PASSES, TINY_P = 64, 48, 8, 0.25
+
+
+def tiny_trunk() -> onnx.ModelProto:
+    """Uint8 (1, 48, 64, 3) -> float32 (1, 3, 12, 16), 0..1, mean of 4x4 blocks."""
+    nodes = [
+        helper.make_node('Cast', ['image'], ['cast'], to=TensorProto.FLOAT),
+        helper.make_node('Transpose', ['cast'], ['planes'], perm=[0, 3, 1, 2]),
+        helper.make_node('Mul', ['planes', 'scale'], ['scaled']),
+        helper.make_node('AveragePool', ['scaled'], ['features'], kernel_shape=[4, 4],
+                         strides=[4, 4]),
+    ]
+    image = helper.make_tensor_value_info('image', TensorProto.UINT8,
+                                          [1, TINY_HEIGHT, TINY_WIDTH, 3])
+    features = helper.make_tensor_value_info('features', TensorProto.FLOAT, [1, 3, 12, 16])
+    scale = numpy_helper.from_array(np.array(1 / 255, np.float32), 'scale')
+    graph = helper.make_graph(nodes, 'trunk', [image], [features], [scale])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
+
+
+def tiny_head() -> onnx.ModelProto:
+    """Features times mask times 8 -> logits (T, 3, 12, 16)."""
+    nodes = [
+        helper.make_node('Mul', ['features', 'drop'], ['masked']),
+        helper.make_node('Mul', ['masked', 'gain'], ['logits']),
+    ]
+    inputs = [
+        helper.make_tensor_value_info('features', TensorProto.FLOAT, [1, 3, 12, 16]),
+        helper.make_tensor_value_info('drop', TensorProto.FLOAT, ['T', 3, 1, 1]),
+    ]
+    logits = helper.make_tensor_value_info('logits', TensorProto.FLOAT, ['T', 3, 12, 16])
+    gain = numpy_helper.from_array(np.array(8, np.float32), 'gain')
+    graph = helper.make_graph(nodes, 'head', inputs, [logits], [gain])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
+
+
+def tiny_card(**changes: object) -> ModelCard:
+    """Return the card of the tiny network."""
+    facts = {
+        'schema': 1, 'name': 'tiny', 'method': 'mc_dropout',
+        'class_names': ('blue', 'green', 'red'),
+        'palette': ((0, 0, 255), (0, 255, 0), (255, 0, 0)), 'ignore_index': 255,
+        'input': InputSpec(TINY_WIDTH, TINY_HEIGHT, 'letterbox', 'bgr', (0.0, 0.0, 0.0),
+                           (1.0, 1.0, 1.0)),
+        'dropout_sites': (DropoutSite('drop', (3, 1, 1), TINY_P),), 'passes': TINY_PASSES,
+        'opset': 17, 'logits_shape': (3, 12, 16), 'training': 'none: written by hand',
+        'license': 'Apache-2.0', 'not_good_for': 'anything but tests', 'metrics': {},
+        'sha256': {},
+    }
+    return ModelCard(**{**facts, **changes})
+
+
+def make_tiny_bundle(folder: Path, calibrated: bool = True) -> Path:
+    """Write the tiny bundle; its thresholds let a saturated colour pass and grey not."""
+    files = {'trunk.onnx': tiny_trunk().SerializeToString(),
+             'head.onnx': tiny_head().SerializeToString()}
+    card = write_bundle(folder, tiny_card(), files)
+    if calibrated:
+        limits = {'entropy.mean': 0.7, 'entropy.top': 0.9, 'entropy.worst_window': 0.9,
+                  'mutual_information.mean': 0.6, 'mutual_information.top': 0.8,
+                  'mutual_information.worst_window': 0.8}
+        write_calibration(load_bundle(str(folder)), Calibration(
+            TINY_PASSES, 0, 'fixed', 'fp32', 1.0, limits, limits, ('entropy.mean',), 0.95, 10, 10,
+            graphs_digest(card), 'none'))
+    return folder
+
+
+@pytest.fixture
+def tiny_bundle(tmp_path: Path) -> Path:
+    """Folder of a fresh tiny bundle."""
+    return make_tiny_bundle(tmp_path / 'tiny')
+
+
+@pytest.fixture(scope='session')
+def shared_data() -> Path:
+    """Folder of the shared photographs; skips where it does not exist."""
+    places = [os.environ.get('UNCERTAINTY_SEG_DATA', ''),
+              str(Path(__file__).resolve().parents[2] / 'shared' / 'data')]
+    for place in places:
+        if place and (Path(place) / 'suim_dev' / 'classes.json').is_file():
+            return Path(place)
+    pytest.skip('the folder of shared photographs is not here (set UNCERTAINTY_SEG_DATA)')

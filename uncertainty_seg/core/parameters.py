@@ -1,0 +1,188 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+How a setting is described once and checked everywhere.
+
+A setting is a dataclass field made by `parameter`. ROS declarations, the YAML file and the
+table in the README are all read from these fields; none of them is typed a second time.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, get_type_hints, TypeVar
+
+from uncertainty_seg.errors import ConfigError
+
+Value = bool | int | float | str | tuple[str, ...]
+_T = TypeVar('_T')
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """
+    One setting: what it means and what it may be.
+
+    Attributes
+    ----------
+    name : str
+        Dotted name, as in ROS.
+    default : bool, int, float, str or tuple of str
+        Its value when nothing is said; it decides the type.
+    description, unit : str
+        For people.
+    lower, upper : float or None
+        Bounds, both allowed.
+    choices : tuple of str
+        The words allowed; empty for any.
+    live : bool
+        May change while the node runs.
+
+    """
+
+    name: str
+    default: Value
+    description: str
+    unit: str = ''
+    lower: float | None = None
+    upper: float | None = None
+    choices: tuple[str, ...] = ()
+    live: bool = False
+
+    def checked(self, value: object) -> Value:
+        """Return `value` in the setting's type, or raise ConfigError with what is wrong."""
+        kind = type(self.default)
+        if kind is float and type(value) is int:
+            value = float(value)  # `rate: 7` in a YAML file is meant as 7.0
+        if kind is tuple and isinstance(value, list):
+            value = tuple(value)
+        if type(value) is not kind or not self._accepts(value):
+            raise ConfigError(f'{self.name} is {value!r}', self.wanted())
+        return value
+
+    def _accepts(self, value: object) -> bool:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return self._inside(value)
+        words = value if isinstance(value, tuple) else (value,)
+        if isinstance(value, tuple) and not all(isinstance(word, str) for word in words):
+            return False
+        return not self.choices or all(word in self.choices for word in words)
+
+    def _inside(self, value: float) -> bool:
+        # Written so that NaN, for which every comparison is false, is refused.
+        low = -float('inf') if self.lower is None else self.lower
+        high = float('inf') if self.upper is None else self.upper
+        return low <= value <= high and abs(value) != float('inf')
+
+    def wanted(self) -> str:
+        """Say in words what is accepted."""
+        if self.choices:
+            return ('any of ' if isinstance(self.default, tuple) else 'one of ') + ', '.join(
+                self.choices
+            )
+        kind = {bool: 'true or false', int: 'a whole number', float: 'a finite number',
+                str: 'a text', tuple: 'a list of texts'}[type(self.default)]
+        if self.lower is not None and self.upper is not None:
+            return f'{kind} from {self.lower:g} to {self.upper:g}'
+        if self.lower is not None:
+            return f'{kind} of at least {self.lower:g}'
+        return kind
+
+
+def parameter(
+    default: _T,
+    description: str,
+    *,
+    unit: str = '',
+    lower: float | None = None,
+    upper: float | None = None,
+    choices: tuple[str, ...] = (),
+    live: bool = False,
+) -> _T:
+    """Declare a dataclass field together with all that `Parameter` holds."""
+    facts = {'description': description, 'unit': unit, 'lower': lower, 'upper': upper,
+             'choices': choices, 'live': live}
+    return dataclasses.field(default=default, metadata=facts)
+
+
+def iter_parameters(cls: type, prefix: str = '') -> Iterator[Parameter]:
+    """
+    Walk the settings of a dataclass and of the dataclasses inside it.
+
+    Parameters
+    ----------
+    cls : type
+        A frozen dataclass made of `parameter` fields and nested ones.
+    prefix : str
+        Put before each name.
+
+    Yields
+    ------
+    Parameter
+        In the order of the fields.
+
+    """
+    hints = get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        kind = hints[field.name]
+        if dataclasses.is_dataclass(kind):
+            yield from iter_parameters(kind, f'{prefix}{field.name}.')  # type: ignore[arg-type]
+        else:
+            default: Any = field.default
+            yield Parameter(f'{prefix}{field.name}', default, **field.metadata)
+
+
+def from_dict(cls: type[_T], values: Mapping[str, object]) -> _T:
+    """
+    Build settings from dotted names, judged as a whole.
+
+    Parameters
+    ----------
+    cls : type
+        The dataclass.
+    values : mapping of str to object
+        Dotted name to value; names left out keep their default.
+
+    Returns
+    -------
+    cls
+        Checked settings.
+
+    Raises
+    ------
+    ConfigError
+        If a name is unknown, or a value is of another type, out of range or NaN.
+
+    """
+    known = {p.name: p for p in iter_parameters(cls)}
+    strange = sorted(set(values) - set(known))
+    if strange:
+        raise ConfigError(f'unknown parameter {strange[0]!r}', f'one of {", ".join(known)}')
+    checked = {name: known[name].checked(value) for name, value in values.items()}
+    return _build(cls, checked, '')
+
+
+def _build(cls: type[_T], values: Mapping[str, Value], prefix: str) -> _T:
+    hints = get_type_hints(cls)
+    arguments: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        name = f'{prefix}{field.name}'
+        if dataclasses.is_dataclass(hints[field.name]):
+            arguments[field.name] = _build(hints[field.name], values, f'{name}.')
+        elif name in values:
+            arguments[field.name] = values[name]
+    return cls(**arguments)
+
+
+def to_dict(settings: object, prefix: str = '') -> dict[str, Value]:
+    """Return dotted name to value of every setting, in the order of the fields."""
+    flat: dict[str, Value] = {}
+    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            flat.update(to_dict(value, f'{prefix}{field.name}.'))
+        else:
+            flat[f'{prefix}{field.name}'] = value
+    return flat

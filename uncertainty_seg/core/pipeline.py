@@ -1,0 +1,319 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+The only file that knows the order: image, network, maps, scores, verdict.
+
+The ROS node and every offline tool call this pipeline, so that a bag replayed offline and the
+live node give the same numbers. What runs the network is a `Backend`; it knows no gate, and the
+pipeline knows no runtime.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+import logging
+import time
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.core.aggregate import frame_scores
+from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap, require_shape
+from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.calibration import Calibration
+from uncertainty_seg.core.dropout_masks import frame_seed, make_masks, ones_masks
+from uncertainty_seg.core.gate import Gate, Verdict
+from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.preprocess import fit_image, Geometry, unfit_label, unfit_map
+from uncertainty_seg.core.settings import BUNDLE_PASSES, Settings
+from uncertainty_seg.core.uncertainty import UncertaintyMaps
+from uncertainty_seg.errors import CalibrationError, ConfigError, ModelBundleError
+
+PRECISION = 'fp32'
+_log = logging.getLogger(__name__)
+Masks = Mapping[str, NDArray[np.float32]]
+
+
+class Backend(Protocol):
+    """What the pipeline needs of a runtime."""
+
+    name: str
+
+    def run(self, image: ImageU8, masks: Masks, temperature: float) -> UncertaintyMaps:
+        """Return the maps (h, w) of an image (h, w, 3) in the card's size and colour order."""
+        ...
+
+    @property
+    def timings_ms(self) -> Mapping[str, float]:
+        """How long each stage of the last run took."""
+        ...
+
+    def close(self) -> None:
+        """Free everything; may be called twice."""
+        ...
+
+
+@dataclass(frozen=True)
+class FrameResult:
+    """
+    All that is known of one frame.
+
+    Attributes
+    ----------
+    stamp_ns : int
+        The image's stamp.
+    geometry : Geometry
+        Where the image lies in the maps.
+    maps : UncertaintyMaps
+        At network resolution, padding included.
+    scores : mapping of str to float
+        Without the padding.
+    verdict : Verdict
+        The flag and why.
+    timings_ms : mapping of str to float
+        Time a stage.
+    passes : int
+        T.
+
+    """
+
+    stamp_ns: int
+    geometry: Geometry
+    maps: UncertaintyMaps
+    scores: Mapping[str, float]
+    verdict: Verdict
+    timings_ms: Mapping[str, float]
+    passes: int
+
+    def label_at_source(self) -> LabelMap:
+        """Return class ids (H, W), letterbox undone."""
+        return unfit_label(self.maps.label, self.geometry)
+
+    def confidence_at_source(self) -> NDArray[np.uint8]:
+        """Return confidence (H, W) as 0..255; 0 where it is not a number."""
+        values = np.nan_to_num(unfit_map(self.maps.confidence, self.geometry), nan=0.0)
+        return np.rint(values * 255).astype(np.uint8)
+
+    def map_at_source(self, name: str) -> FloatMap:
+        """Return an uncertainty map (H, W), letterbox undone, NaN kept."""
+        return unfit_map(getattr(self.maps, name), self.geometry)
+
+
+class Pipeline:
+    """
+    One model, one gate, one frame after the other; not for two threads at once.
+
+    Parameters
+    ----------
+    bundle : ModelBundle
+        Card, graphs and calibration.
+    backend : Backend
+        Opened for this bundle; closed with the pipeline.
+    settings : Settings
+        Checked settings.
+    temperature : float, optional
+        Overrides the calibration's. Only for fitting one: the gate then stays shut.
+    clock : callable, optional
+        Seconds for the timings.
+
+    Raises
+    ------
+    CalibrationError
+        If the bundle has no calibration, or one for another T, mask policy or precision.
+
+    """
+
+    def __init__(
+        self,
+        bundle: ModelBundle,
+        backend: Backend,
+        settings: Settings,
+        temperature: float | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._bundle, self._backend, self._clock = bundle, backend, clock
+        self.passes = bundle.card.passes if settings.passes == BUNDLE_PASSES else settings.passes
+        self._temperature = temperature
+        if temperature is None:
+            self._temperature = self._checked_calibration(settings).temperature
+        self._settings = settings
+        self._gate = self._new_gate(settings)
+        self._masks = make_masks(bundle.card.dropout_sites, self.passes, settings.seed)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self._settings
+
+    @property
+    def card(self) -> ModelCard:
+        """The card of the bundle."""
+        return self._bundle.card
+
+    @property
+    def backend_name(self) -> str:
+        """Name of what runs the network."""
+        return self._backend.name
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Limit of each gated score, scale included; empty without a calibration."""
+        return self._gate.thresholds if self._gate else {}
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict in force."""
+        return self._gate.last if self._gate else _uncalibrated()
+
+    def check_masks(self) -> None:
+        """
+        Prove on noise that the masks are what makes the passes differ, and warm everything up.
+
+        Raises
+        ------
+        ModelBundleError
+            If all-ones masks give any mutual information, or the drawn masks give none.
+
+        """
+        spec = self.card.input
+        noise = np.random.default_rng(0).integers(0, 256, (spec.height, spec.width, 3), np.uint8)
+        assert self._temperature is not None
+        ones = ones_masks(self.card.dropout_sites, min(self.passes, 2))
+        still = self._backend.run(noise, ones, self._temperature).mutual_information
+        moved = self._backend.run(noise, self._masks, self._temperature).total_variance
+        fix = 'compile the bundle again from the network with its dropout'
+        if not float(still.max()) < 1e-4:
+            raise ModelBundleError(
+                f'mutual information {float(still.max()):.2g} with dropout switched off',
+                'none: something else than the masks is random', fix,
+            )
+        if self.passes > 1 and not float(moved.max()) > 1e-9:
+            raise ModelBundleError('the dropout masks change nothing', 'passes that differ', fix)
+
+    def measure(self, image_bgr: ImageU8, stamp_ns: int) -> FrameResult:
+        """
+        Run the network and compute scores, without the gate.
+
+        Parameters
+        ----------
+        image_bgr : ndarray of uint8, shape (H, W, 3)
+            Any size.
+        stamp_ns : int
+            Its stamp; seeds the masks under the policy 'per_frame'.
+
+        Returns
+        -------
+        FrameResult
+            With the verdict that was in force before.
+
+        Raises
+        ------
+        ImageError
+            If the image has no pixels or cannot be fitted.
+        ShapeError
+            If it is not a BGR image of bytes.
+        BackendError
+            If the runtime failed.
+
+        """
+        require_shape('image', image_bgr, (None, None, 3), np.uint8)
+        start_s = self._clock()
+        geometry = Geometry.of(image_bgr.shape[0], image_bgr.shape[1], self.card.input)
+        fitted = fit_image(image_bgr, geometry, self.card.input)
+        fitted_s = self._clock()
+        assert self._temperature is not None
+        maps = self._backend.run(fitted, self._masks_of(stamp_ns), self._temperature)
+        run_s = self._clock()
+        scores = frame_scores(maps.cut(geometry.rows, geometry.columns))
+        timings = {
+            'preprocess': (fitted_s - start_s) * 1e3,
+            **self._backend.timings_ms,
+            'scores': (self._clock() - run_s) * 1e3,
+        }
+        return FrameResult(stamp_ns, geometry, maps, scores, self.verdict, timings, self.passes)
+
+    def process(self, image_bgr: ImageU8, stamp_ns: int) -> FrameResult:
+        """
+        Run the network and judge the frame.
+
+        Parameters and errors are those of `measure`. After an error the caller says so with
+        `fault`, which is what makes the flag fall.
+
+        """
+        result = self.measure(image_bgr, stamp_ns)
+        verdict = self._gate.update(result.scores) if self._gate else _uncalibrated()
+        return FrameResult(
+            result.stamp_ns, result.geometry, result.maps, result.scores, verdict,
+            result.timings_ms, result.passes,
+        )
+
+    def fault(self, reason: str) -> Verdict:
+        """Make the flag fall for something that is not a score."""
+        return self._gate.fault(reason) if self._gate else _uncalibrated()
+
+    def reconfigure(self, settings: Settings) -> None:
+        """
+        Take over the live settings; the flag starts again from unknown if the gate changed.
+
+        Raises
+        ------
+        ConfigError
+            If a gated score has no threshold; nothing is changed then.
+
+        """
+        if settings.gate != self._settings.gate:
+            self._gate = self._new_gate(settings)
+        self._settings = settings
+
+    def close(self) -> None:
+        """Close the backend."""
+        self._backend.close()
+
+    def _masks_of(self, stamp_ns: int) -> Masks:
+        if self._settings.mask_policy == 'fixed':
+            return self._masks
+        seed = frame_seed(self._settings.seed, stamp_ns)
+        return make_masks(self.card.dropout_sites, self.passes, seed)
+
+    def _checked_calibration(self, settings: Settings) -> Calibration:
+        calibration = self._bundle.calibration
+        if calibration is None:
+            raise CalibrationError(
+                f'bundle {self.card.name!r} has no calibration.json', 'thresholds for the gate',
+                'run uncertainty_seg calibrate on it',
+            )
+        pairs = (
+            ('passes', calibration.passes, self.passes),
+            ('mask_policy', calibration.mask_policy, settings.mask_policy),
+            ('precision', calibration.precision, PRECISION),
+        )
+        for name, calibrated, wanted in pairs:
+            if calibrated != wanted:
+                raise CalibrationError(
+                    f'{name} is {wanted}, but {self.card.name!r} was calibrated with {calibrated}',
+                    fix=f'set {name} to {calibrated}, or calibrate the bundle again',
+                )
+        if calibration.seed != settings.seed:
+            _log.info('masks from seed %d, calibrated with seed %d: scores vary by the noise of '
+                      'the sampler', settings.seed, calibration.seed)
+        return calibration
+
+    def _new_gate(self, settings: Settings) -> Gate | None:
+        calibration = self._bundle.calibration
+        if calibration is None or self._temperature != calibration.temperature:
+            return None
+        names = settings.gate.scores or calibration.gate_scores
+        missing = [name for name in names if name not in calibration.thresholds]
+        if missing:
+            raise ConfigError(
+                f'gate.scores names {missing[0]!r}', f'one of {", ".join(calibration.thresholds)}',
+                'calibrate the bundle again to have a threshold for it',
+            )
+        scale = settings.gate.threshold_scale
+        return Gate(settings.gate, {n: calibration.thresholds[n] * scale for n in names})
+
+
+def _uncalibrated() -> Verdict:
+    return Verdict(False, ('the bundle is not calibrated',), float('inf'), 'fault')

@@ -1,0 +1,129 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+From the camera's size to the network's, and the way back for every map.
+
+Normalisation is not here: it is part of the graph, which takes bytes.
+
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
+from uncertainty_seg.core.model_card import InputSpec
+from uncertainty_seg.errors import ImageError
+
+# Grey padding: neutral after normalisation, and what the networks are trained with.
+PADDING_VALUE = 114
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """
+    Where the image lies inside the network's input.
+
+    Attributes
+    ----------
+    source_height, source_width : int
+        H, W of the camera image.
+    rows, columns : slice
+        The part of the (h, w) input that holds the image; the rest is padding.
+
+    """
+
+    source_height: int
+    source_width: int
+    rows: slice
+    columns: slice
+
+    @classmethod
+    def of(cls, height: int, width: int, spec: InputSpec) -> Geometry:
+        """
+        Place an image of a size into the network's input.
+
+        Parameters
+        ----------
+        height, width : int
+            H, W.
+        spec : InputSpec
+            Network size and fit rule.
+
+        Returns
+        -------
+        Geometry
+            The whole input for 'stretch', a centred part for 'letterbox'.
+
+        Raises
+        ------
+        ImageError
+            If a side is zero, or so thin that nothing of it would be left.
+
+        """
+        if height < 1 or width < 1:
+            raise ImageError(f'image of {width}x{height} pixels', 'at least 1x1')
+        if spec.fit == 'stretch':
+            return cls(height, width, slice(0, spec.height), slice(0, spec.width))
+        scale = min(spec.width / width, spec.height / height)
+        inner_w, inner_h = round(width * scale), round(height * scale)
+        if min(inner_w, inner_h) < 1:
+            raise ImageError(
+                f'image of {width}x{height} pixels', f'one that is seen at {spec.width}x'
+                f'{spec.height}', 'use a bundle with the fit rule stretch',
+            )
+        top, left = (spec.height - inner_h) // 2, (spec.width - inner_w) // 2
+        return cls(height, width, slice(top, top + inner_h), slice(left, left + inner_w))
+
+
+def fit_image(image_bgr: ImageU8, geometry: Geometry, spec: InputSpec) -> ImageU8:
+    """
+    Resize and pad a camera image.
+
+    Parameters
+    ----------
+    image_bgr : ndarray of uint8, shape (H, W, 3)
+        The image `geometry` was made for.
+    geometry : Geometry
+        Where it goes.
+    spec : InputSpec
+        Size and colour order of the network.
+
+    Returns
+    -------
+    ndarray of uint8, shape (h, w, 3)
+        In the network's colour order.
+
+    """
+    inner_h = geometry.rows.stop - geometry.rows.start
+    inner_w = geometry.columns.stop - geometry.columns.start
+    # Area averaging when shrinking far: linear would skip pixels and alias the texture.
+    shrinks = inner_w * 2 < image_bgr.shape[1]
+    inner = cv2.resize(
+        image_bgr, (inner_w, inner_h),
+        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
+    )
+    if spec.color_order == 'rgb':
+        inner = cv2.cvtColor(inner, cv2.COLOR_BGR2RGB)
+    if (inner_h, inner_w) == (spec.height, spec.width):
+        return np.ascontiguousarray(inner)
+    padded = np.full((spec.height, spec.width, 3), PADDING_VALUE, np.uint8)
+    padded[geometry.rows, geometry.columns] = inner
+    return padded
+
+
+def unfit_label(label: LabelMap, geometry: Geometry) -> LabelMap:
+    """Return class ids (H, W) at the source size; nearest, so that no id is invented."""
+    inner = np.ascontiguousarray(label[geometry.rows, geometry.columns])
+    size = (geometry.source_width, geometry.source_height)
+    # INTER_NEAREST shifts by up to half a pixel; the exact form keeps half-pixel centres.
+    return np.asarray(cv2.resize(inner, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
+
+
+def unfit_map(values: FloatMap, geometry: Geometry) -> FloatMap:
+    """Return a map (H, W) at the source size, bilinear; NaN spreads to what it touches."""
+    inner = np.ascontiguousarray(values[geometry.rows, geometry.columns])
+    size = (geometry.source_width, geometry.source_height)
+    return np.asarray(cv2.resize(inner, size, interpolation=cv2.INTER_LINEAR), np.float32)

@@ -1,0 +1,98 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Maps as pictures for people: class colours, a heatmap with a fixed range, an overlay.
+
+Ranges are fixed by the caller: a picture must not depend on the frame it was made from alone.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
+
+# Not a colour of the map: whoever sees it knows that no number was there.
+NAN_COLOR_BGR = (255, 0, 255)
+
+
+def palette_table(palette: Sequence[tuple[int, int, int]]) -> ImageU8:
+    """Return the (256, 1, 3) BGR table of an RGB palette; ids beyond it are black."""
+    table = np.zeros((256, 1, 3), np.uint8)
+    table[: len(palette), 0] = np.asarray(palette, np.uint8)[:, ::-1]
+    return table
+
+
+def color_mask(label: LabelMap, palette: Sequence[tuple[int, int, int]]) -> ImageU8:
+    """
+    Paint class ids.
+
+    Parameters
+    ----------
+    label : ndarray of uint8, shape (H, W)
+        Class ids.
+    palette : sequence of (int, int, int)
+        RGB colour of each class.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
+        BGR.
+
+    """
+    return np.asarray(cv2.applyColorMap(label, palette_table(palette)), np.uint8)
+
+
+def heatmap(values: FloatMap, upper: float) -> ImageU8:
+    """
+    Paint a map from cold to warm over a fixed range, so that two frames can be compared.
+
+    Parameters
+    ----------
+    values : ndarray of float32, shape (H, W)
+        Uncertainty; warm is uncertain.
+    upper : float
+        Value of the warmest colour; values above it look the same.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
+        BGR; magenta where the map is NaN.
+
+    """
+    broken = np.isnan(values)
+    level = np.clip(np.where(broken, 0, values) * (255.0 / upper), 0, 255).astype(np.uint8)
+    picture = np.asarray(cv2.applyColorMap(level, cv2.COLORMAP_TURBO), np.uint8)
+    if broken.any():
+        picture[broken] = NAN_COLOR_BGR
+    return picture
+
+
+def overlay(
+    image_bgr: ImageU8, label: LabelMap, palette: Sequence[tuple[int, int, int]], alpha: float
+) -> ImageU8:
+    """
+    Lay class colours over the image; class 0 stays clear.
+
+    Parameters
+    ----------
+    image_bgr : ndarray of uint8, shape (H, W, 3)
+        The camera image.
+    label : ndarray of uint8, shape (H, W)
+        Class ids at the same size.
+    palette : sequence of (int, int, int)
+        RGB colour of each class.
+    alpha : float
+        Share of the colour, 0..1.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
+        BGR.
+
+    """
+    mixed = cv2.addWeighted(image_bgr, 1 - alpha, color_mask(label, palette), alpha, 0)
+    return np.asarray(np.where(label[..., None] > 0, mixed, image_bgr), np.uint8)

@@ -1,0 +1,137 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Every setting of the package, with its meaning, unit and range: the one source.
+
+The node's parameters, config/uncertainty_seg.yaml and the README's table are made from these
+classes. What a field accepts is checked by `core.parameters`; what two fields must agree on is
+checked here.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from uncertainty_seg.core.aggregate import score_names
+from uncertainty_seg.core.parameters import from_dict, parameter, to_dict, Value
+from uncertainty_seg.core.uncertainty import MAP_NAMES
+from uncertainty_seg.errors import ConfigError
+
+BUNDLE_PASSES = -1
+MASK_POLICIES = ('fixed', 'per_frame')
+RELIABILITIES = ('best_effort', 'reliable')
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """When a frame is confident."""
+
+    scores: tuple[str, ...] = parameter(
+        (), "Scores the gate looks at; empty takes those of the bundle's calibration.",
+        choices=score_names(), live=True,
+    )
+    threshold_scale: float = parameter(
+        1.0, 'Factor on every calibrated threshold; below 1 is stricter.',
+        lower=0.01, upper=100.0, live=True,
+    )
+    rise_ratio: float = parameter(
+        0.95, 'To become confident again every score must be below this share of its threshold.',
+        lower=0.01, upper=1.0, live=True,
+    )
+    rise_frames: int = parameter(
+        3, 'Good frames in a row before the flag rises.', unit='frames',
+        lower=1, upper=10000, live=True,
+    )
+    fall_frames: int = parameter(
+        1, 'Bad frames among the last fall_window that make the flag fall.', unit='frames',
+        lower=1, upper=10000, live=True,
+    )
+    fall_window: int = parameter(
+        1, 'Frames looked back on for fall_frames.', unit='frames',
+        lower=1, upper=10000, live=True,
+    )
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """How maps are drawn for people."""
+
+    heatmap_upper: float = parameter(
+        0.0, 'Uncertainty drawn as the warmest colour; 0 takes twice the calibrated top-q limit.',
+        lower=0.0, upper=1.0, live=True,
+    )
+    overlay_alpha: float = parameter(
+        0.45, 'Share of the class colour in the overlay.', lower=0.0, upper=1.0, live=True,
+    )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a run."""
+
+    model: str = parameter('pipeline', "A shipped model's name, or the folder of a bundle.")
+    backend: str = parameter(
+        'auto', 'What executes the network; auto takes the best that is installed.',
+        choices=('auto', 'onnxruntime', 'fake'),
+    )
+    threads: int = parameter(
+        0, 'Threads of the backend; 0 takes every core this process may use.', lower=0, upper=256,
+    )
+    memory_budget_mb: int = parameter(
+        64, 'Memory for the passes that run at once; more passes go in chunks.', unit='MB',
+        lower=1, upper=65536,
+    )
+    passes: int = parameter(
+        BUNDLE_PASSES, "T, dropout passes a frame; -1 takes the bundle's own.", unit='passes',
+        lower=-1, upper=1000,
+    )
+    seed: int = parameter(0, 'Seed of the dropout masks.', lower=0, upper=2**31 - 1)
+    mask_policy: str = parameter(
+        'fixed', 'fixed: one bank of masks for the run; per_frame: drawn from seed and stamp.',
+        choices=MASK_POLICIES,
+    )
+    map: str = parameter(
+        'mutual_information', 'The uncertainty map that is published and drawn.',
+        choices=MAP_NAMES, live=True,
+    )
+    stale_timeout_s: float = parameter(
+        1.0, 'Without a frame for this long the flag falls; also the deadline of ~/confident.',
+        unit='s', lower=0.05, upper=3600.0,
+    )
+    reliability: str = parameter(
+        'best_effort', 'Reliability asked of the camera; best_effort accepts both.',
+        choices=RELIABILITIES,
+    )
+    flagged_min_interval_s: float = parameter(
+        1.0, 'Least time between two frames on ~/flagged.', unit='s', lower=0.0, upper=86400.0,
+        live=True,
+    )
+    autostart: bool = parameter(
+        True, 'Configure and activate at once; false leaves it to a lifecycle manager.',
+    )
+    gate: GateSettings = field(default_factory=GateSettings)
+    view: ViewSettings = field(default_factory=ViewSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse settings that contradict each other."""
+        if self.passes == 0:
+            raise ConfigError(
+                'passes is 0', 'at least 1', f"set {BUNDLE_PASSES} to take the bundle's own T"
+            )
+        if self.gate.fall_frames > self.gate.fall_window:
+            raise ConfigError(
+                f'gate.fall_frames is {self.gate.fall_frames}',
+                f'at most gate.fall_window, {self.gate.fall_window}',
+                'a flag that needs more bad frames than it looks at would never fall',
+            )
+
+
+def settings_from_dict(values: Mapping[str, object]) -> Settings:
+    """Build checked settings from dotted names; see `core.parameters.from_dict`."""
+    return from_dict(Settings, values)
+
+
+def settings_to_dict(settings: Settings) -> dict[str, Value]:
+    """Return dotted name to value of every setting."""
+    return to_dict(settings)

@@ -1,0 +1,99 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Every exception the package raises on purpose.
+
+The tree::
+
+    UncertaintySegError
+    ├── ConfigError           a parameter or argument is out of its range
+    ├── ShapeError            an array has another shape or dtype than promised
+    ├── ImageError            one frame cannot be used; the next one may
+    ├── ModelBundleError      a bundle is missing, damaged or does not fit
+    │   └── CalibrationError  its thresholds were made for something else
+    ├── GraphError            a network cannot be compiled
+    ├── BackendError          the runtime failed
+    │   └── BackendUnavailableError   it is not installed here
+    ├── BagError              a bag cannot be read or written
+    └── TrainingError         data or weights for training are unusable
+
+Each carries one sentence made from facts: what came, what was expected, what to do.
+The base class joins the three, so that all of them read alike.
+
+"""
+
+__all__ = [
+    'BackendError',
+    'BackendUnavailableError',
+    'BagError',
+    'CalibrationError',
+    'ConfigError',
+    'GraphError',
+    'ImageError',
+    'ModelBundleError',
+    'ShapeError',
+    'TrainingError',
+    'UncertaintySegError',
+]
+
+
+class UncertaintySegError(Exception):
+    """
+    Base of all errors raised on purpose.
+
+    Parameters
+    ----------
+    came : str
+        What was found, with the offending value.
+    expected : str
+        What would have been right.
+    fix : str
+        What to do about it.
+
+    """
+
+    def __init__(self, came: str, expected: str = '', fix: str = '') -> None:
+        parts = [came.rstrip('.')]
+        if expected:
+            parts.append(f'expected {expected}'.rstrip('.'))
+        text = ', '.join(parts)
+        super().__init__(f'{text}: {fix.rstrip(".")}.' if fix else f'{text}.')
+
+
+class ConfigError(UncertaintySegError):
+    """A parameter or argument is out of its range."""
+
+
+class ShapeError(UncertaintySegError):
+    """An array has another shape or dtype than promised."""
+
+
+class ImageError(UncertaintySegError):
+    """One frame cannot be used; the next one may."""
+
+
+class ModelBundleError(UncertaintySegError):
+    """A model bundle is missing, damaged, or does not fit."""
+
+
+class CalibrationError(ModelBundleError):
+    """The thresholds of a bundle were made for another model, T or precision."""
+
+
+class GraphError(UncertaintySegError):
+    """A network cannot be compiled to a bundle."""
+
+
+class BackendError(UncertaintySegError):
+    """The runtime that executes the network failed."""
+
+
+class BackendUnavailableError(BackendError):
+    """The runtime is not installed or cannot work on this machine."""
+
+
+class BagError(UncertaintySegError):
+    """A bag cannot be read or written."""
+
+
+class TrainingError(UncertaintySegError):
+    """Data or weights for training are unusable."""

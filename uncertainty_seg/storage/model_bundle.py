@@ -1,0 +1,231 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Model bundles on disk: find, check, read, write.
+
+Everything in a bundle is checked before the first frame. What the graphs compute is not known
+here; only that they are the files the card speaks of and hold no dropout of their own.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+import hashlib
+import os
+from pathlib import Path
+import shutil
+import sys
+import tempfile
+
+from uncertainty_seg.core.bundle import (
+    CALIBRATION_FILE,
+    CARD_FILE,
+    HEAD_FILE,
+    ModelBundle,
+    TRUNK_FILE,
+)
+from uncertainty_seg.core.calibration import (
+    Calibration,
+    calibration_from_json,
+    calibration_to_json,
+)
+from uncertainty_seg.core.model_card import card_from_json, card_to_json, ModelCard
+from uncertainty_seg.errors import CalibrationError, ModelBundleError
+
+# Runtimes drop or reseed these without a word; dropout must come in as a mask.
+RANDOM_OPS = frozenset({
+    'Dropout', 'Bernoulli', 'Multinomial', 'RandomNormal', 'RandomNormalLike', 'RandomUniform',
+    'RandomUniformLike',
+})
+_COMPILE = 'restore the bundle from its source or compile it again'
+
+
+def models_folders() -> list[Path]:
+    """
+    List the folders where shipped bundles may lie, nearest first.
+
+    Returns
+    -------
+    list of Path
+        The source tree's, then that of each sourced ROS prefix, then that of this Python.
+
+    """
+    source = Path(__file__).resolve().parents[2] / 'config' / 'models'
+    prefixes = [Path(p) for p in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if p]
+    share = [p / 'share' / 'uncertainty_seg' / 'config' / 'models'
+             for p in (*prefixes, Path(sys.prefix))]
+    return [folder for folder in (source, *share) if folder.is_dir()]
+
+
+def shipped_bundles() -> dict[str, Path]:
+    """Return name to folder of every shipped bundle."""
+    found: dict[str, Path] = {}
+    for folder in models_folders():
+        for card in sorted(folder.glob(f'*/{CARD_FILE}')):
+            found.setdefault(card.parent.name, card.parent)
+    return found
+
+
+def find_bundle(name_or_path: str) -> Path:
+    """
+    Turn a shipped name or a path into a bundle's folder.
+
+    Parameters
+    ----------
+    name_or_path : str
+        'pipeline', or a path.
+
+    Returns
+    -------
+    Path
+        A folder that holds a card.
+
+    Raises
+    ------
+    ModelBundleError
+        If there is none.
+
+    """
+    path = Path(name_or_path).expanduser()
+    if (path / CARD_FILE).is_file():
+        return path
+    shipped = shipped_bundles()
+    if name_or_path in shipped:
+        return shipped[name_or_path]
+    what = f'{path} holds no {CARD_FILE}' if path.is_dir() else f'no model {name_or_path!r}'
+    names = ', '.join(shipped) or 'none found'
+    raise ModelBundleError(
+        what, f"a bundle's folder or a shipped name ({names})", 'set model to one of them'
+    )
+
+
+def load_bundle(name_or_path: str) -> ModelBundle:
+    """
+    Read a bundle and refuse whatever is wrong with it.
+
+    Parameters
+    ----------
+    name_or_path : str
+        A shipped name or a path.
+
+    Returns
+    -------
+    ModelBundle
+        With every file's hash compared.
+
+    Raises
+    ------
+    ModelBundleError
+        If it is missing, truncated, tampered with, of another schema, or random by itself.
+    CalibrationError
+        If its calibration was made for other graphs.
+
+    """
+    folder = find_bundle(name_or_path)
+    card = card_from_json((folder / CARD_FILE).read_text())
+    for name in (TRUNK_FILE, HEAD_FILE):
+        if name not in card.sha256:
+            raise ModelBundleError(f'card of {card.name!r} has no sha256 of {name}', fix=_COMPILE)
+    for name, digest in card.sha256.items():
+        _check_file(folder, name, digest)
+    for name in (TRUNK_FILE, HEAD_FILE):
+        _check_ops(folder / name)
+    return ModelBundle(folder, card, _read_calibration(folder, card))
+
+
+def graphs_digest(card: ModelCard) -> str:
+    """Return one digest over the digests of all files of a card."""
+    lines = ''.join(f'{name} {card.sha256[name]}\n' for name in sorted(card.sha256))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def write_bundle(folder: Path, card: ModelCard, files: Mapping[str, bytes]) -> ModelCard:
+    """
+    Write a bundle so that it is there whole or not at all.
+
+    Parameters
+    ----------
+    folder : Path
+        Replaced if it holds a bundle.
+    card : ModelCard
+        Its hashes are filled in.
+    files : mapping of str to bytes
+        Content of each graph by file name.
+
+    Returns
+    -------
+    ModelCard
+        As written.
+
+    Raises
+    ------
+    ModelBundleError
+        If `folder` exists and is no bundle.
+
+    """
+    if folder.exists() and not (folder / CARD_FILE).is_file() and any(folder.iterdir()):
+        raise ModelBundleError(f'{folder} exists and holds no {CARD_FILE}', 'a new folder')
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    card = dataclasses.replace(card, sha256=digests)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix='.writing-') as temporary:
+        draft = Path(temporary) / folder.name
+        draft.mkdir()
+        for name, data in files.items():
+            (draft / name).write_bytes(data)
+        (draft / CARD_FILE).write_text(card_to_json(card))
+        if folder.exists():
+            shutil.rmtree(folder)
+        draft.rename(folder)
+    return card
+
+
+def write_calibration(bundle: ModelBundle, calibration: Calibration) -> None:
+    """Write calibration.json into a bundle, by rename."""
+    draft = bundle.folder / f'.{CALIBRATION_FILE}.tmp'
+    draft.write_text(calibration_to_json(calibration))
+    draft.replace(bundle.folder / CALIBRATION_FILE)
+
+
+def _check_file(folder: Path, name: str, digest: str) -> None:
+    path = folder / name
+    if Path(name).name != name:
+        raise ModelBundleError(f'card names the file {name!r}', 'a name without folders')
+    if not path.is_file():
+        raise ModelBundleError(f'{path} is missing', 'every file the card names', _COMPILE)
+    actual = hashlib.sha256(path.read_bytes()).hexdigest()
+    if actual != digest:
+        raise ModelBundleError(
+            f'{path} has sha256 {actual[:12]} ({path.stat().st_size} bytes)',
+            f'{digest[:12]} as the card says: the file was truncated or changed', _COMPILE,
+        )
+
+
+def _check_ops(path: Path) -> None:
+    import onnx
+
+    try:
+        graph = onnx.load(str(path), load_external_data=False).graph
+    except Exception as err:  # protobuf's own error class has moved between versions
+        raise ModelBundleError(f'{path} is no ONNX file ({err})', fix=_COMPILE) from err
+    random = sorted({node.op_type for node in graph.node} & RANDOM_OPS)
+    if random:
+        raise ModelBundleError(
+            f'{path.name} holds {", ".join(random)}', 'dropout as mask inputs only',
+            'a runtime would drop it without a word: compile the network with uncertainty_seg',
+        )
+
+
+def _read_calibration(folder: Path, card: ModelCard) -> Calibration | None:
+    path = folder / CALIBRATION_FILE
+    if not path.is_file():
+        return None
+    calibration = calibration_from_json(path.read_text())
+    if calibration.graphs_sha256 != graphs_digest(card):
+        raise CalibrationError(
+            f'{path} was made for graphs {calibration.graphs_sha256[:12]}',
+            f'{graphs_digest(card)[:12]}, the graphs of {card.name!r}',
+            'calibrate the bundle again',
+        )
+    return calibration

@@ -1,0 +1,202 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Fit a network on a labelled folder: loss, schedule, averaged weights, validation.
+
+Knows nothing about scenes or bundles; `recipes` says what is trained on what.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import copy
+import ctypes
+from dataclasses import dataclass, field
+import logging
+import sys
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+from torch import nn, Tensor
+import torch.nn.functional as F
+
+from uncertainty_seg.training.datasets import Augmentation, batches, LabelledFolder
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """
+    Everything that decides the outcome of a fit, beside data and network.
+
+    Attributes
+    ----------
+    epochs, batch : int
+        Length of the run and images a step.
+    learning_rate : float
+        Peak rate of the decoder; the encoder gets `encoder_rate` times it.
+    encoder_rate, weight_decay : float
+        Fraction for the encoder; AdamW's decay.
+    class_power : float
+        Loss weight of a class is frequency ** -class_power; 0.5 saves rare classes.
+    draw_power : float
+        An image with rare classes is drawn more often, by its rarest class's share of images
+        to the power of -draw_power; 0 draws evenly.
+    averaging : float
+        Decay of the averaged weights that are kept.
+    seed : int
+        Of order, augmentation, dropout and fresh layers.
+    augmentation : Augmentation
+        What is done to the images.
+
+    """
+
+    epochs: int
+    batch: int = 8
+    learning_rate: float = 2e-3
+    encoder_rate: float = 0.4
+    weight_decay: float = 1e-2
+    class_power: float = 0.5
+    draw_power: float = 0.0
+    averaging: float = 0.998
+    seed: int = 7
+    augmentation: Augmentation = field(default_factory=lambda: Augmentation(crop=(256, 192)))
+
+
+def tame_malloc() -> None:
+    """
+    Keep glibc from giving memory back after every step, which costs up to 1.7 times.
+
+    Does nothing where the C library has no mallopt.
+
+    """
+    if not sys.platform.startswith('linux'):
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, 'mallopt'):
+        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+
+
+def normalise(images: NDArray[np.uint8]) -> Tensor:
+    """Turn RGB images (N, h, w, 3) of uint8 into the network's input (N, 3, h, w)."""
+    tensor = torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255)
+    mean = torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
+    std = torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)
+    return tensor.sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
+
+
+def class_weights(data: LabelledFolder, power: float) -> Tensor:
+    """Return (C,) loss weights, frequency ** -power, with a mean of 1 over the pixels."""
+    counts = data.pixel_counts().sum(0).astype(np.float64) + 1.0
+    share = counts / counts.sum()
+    weights = share**-power
+    return torch.tensor(weights / (weights * share).sum(), dtype=torch.float32)
+
+
+def draw_weights(data: LabelledFolder, power: float) -> NDArray[np.float64]:
+    """Return (images,) chances, larger for images that hold a class few images hold."""
+    present = data.pixel_counts() > 40
+    share = np.maximum(present.mean(0), 1.0 / len(present))
+    rarity = np.where(present, share[None] ** -power, 1.0).max(1)
+    return rarity / rarity.sum()
+
+
+def fit(
+    net: nn.Module,
+    data: LabelledFolder,
+    settings: FitSettings,
+    on_epoch: Callable[[int, float, nn.Module], None] | None = None,
+) -> nn.Module:
+    """
+    Train and return the averaged network, in eval mode.
+
+    Parameters
+    ----------
+    net : Module
+        With an attribute `encoder`; trained in place.
+    data : LabelledFolder
+        Training images.
+    settings : FitSettings
+        The recipe.
+    on_epoch : callable, optional
+        Called with (epoch, mean loss, averaged net) after each epoch.
+
+    Returns
+    -------
+    Module
+        A copy that holds the running average of the weights.
+
+    """
+    torch.manual_seed(settings.seed)
+    rng = np.random.default_rng(settings.seed)
+    net.to(memory_format=torch.channels_last)
+    optimiser, schedule = _optimiser(net, settings, len(data.images) // settings.batch)
+    weights = class_weights(data, settings.class_power)
+    chances = draw_weights(data, settings.draw_power)
+    average = copy.deepcopy(net).eval()
+    steps = 0
+    for epoch in range(settings.epochs):
+        started_s, losses = time.monotonic(), []
+        net.train()
+        for images, masks in batches(data, rng, settings.augmentation, settings.batch, chances):
+            losses.append(_step(net, images, masks, weights, data.ignore_index, optimiser))
+            schedule.step()
+            steps += 1
+            _average(average, net, min(settings.averaging, (1 + steps) / (10 + steps)))
+        _log.info(
+            'epoch %d of %d: loss %.3f, %.0f s', epoch + 1, settings.epochs,
+            float(np.mean(losses)), time.monotonic() - started_s,
+        )
+        if on_epoch is not None:
+            on_epoch(epoch, float(np.mean(losses)), average)
+    return average
+
+
+def _optimiser(
+    net: nn.Module, settings: FitSettings, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    encoder = [p for n, p in net.named_parameters() if n.startswith('encoder.')]
+    decoder = [p for n, p in net.named_parameters() if not n.startswith('encoder.')]
+    rates = [settings.learning_rate * settings.encoder_rate, settings.learning_rate]
+    groups = [{'params': p, 'lr': r} for p, r in zip((encoder, decoder), rates, strict=True)]
+    optimiser = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, max_lr=rates, total_steps=settings.epochs * steps, pct_start=0.15
+    )
+    return optimiser, schedule
+
+
+def _step(
+    net: nn.Module,
+    images: NDArray[np.uint8],
+    masks: NDArray[np.uint8],
+    weights: Tensor,
+    ignore_index: int,
+    optimiser: torch.optim.Optimizer,
+) -> float:
+    logits = net(normalise(images))
+    logits = F.interpolate(logits, size=masks.shape[1:], mode='bilinear', align_corners=False)
+    loss = F.cross_entropy(
+        logits, torch.from_numpy(masks).long(), weight=weights, ignore_index=ignore_index
+    )
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(net.parameters(), 2.0)
+    optimiser.step()
+    return float(loss.detach())
+
+
+@torch.no_grad()
+def _average(average: nn.Module, net: nn.Module, decay: float) -> None:
+    ours, theirs = average.state_dict(), net.state_dict()
+    for name, value in ours.items():
+        if value.is_floating_point():
+            value.lerp_(theirs[name], 1 - decay)
+        else:
+            value.copy_(theirs[name])
