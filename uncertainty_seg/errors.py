@@ -14,7 +14,8 @@ The tree::
     ├── BackendError          the runtime failed
     │   └── BackendUnavailableError   it is not installed here
     ├── BagError              a bag cannot be read or written
-    └── TrainingError         data or weights for training are unusable
+    ├── DatasetError          a folder of labelled images is missing or damaged
+    └── TrainingError         weights or a recipe for training are unusable
 
 Each carries one sentence made from facts: what came, what was expected, what to do.
 The base class joins the three, so that all of them read alike.
@@ -27,6 +28,7 @@ __all__ = [
     'BagError',
     'CalibrationError',
     'ConfigError',
+    'DatasetError',
     'GraphError',
     'ImageError',
     'ModelBundleError',
@@ -95,5 +97,9 @@ class BagError(UncertaintySegError):
     """A bag cannot be read or written."""
 
 
+class DatasetError(UncertaintySegError):
+    """A folder of labelled images is missing or damaged."""
+
+
 class TrainingError(UncertaintySegError):
-    """Data or weights for training are unusable."""
+    """Weights or a recipe for training are unusable."""

@@ -16,7 +16,6 @@ import json
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
 from uncertainty_seg.errors import CalibrationError
 
@@ -147,22 +146,3 @@ def fit_thresholds(
             raise CalibrationError(f'score {name!r} is not finite on too many frames')
     return limits
 
-
-def fit_temperature(
-    nll_of: Mapping[float, NDArray[np.float64]],
-) -> float:
-    """
-    Choose the temperature with the least mean negative log-likelihood.
-
-    Parameters
-    ----------
-    nll_of : mapping of float to ndarray of float64, shape (frames,)
-        Mean negative log-likelihood of each frame, in nats, by temperature tried.
-
-    Returns
-    -------
-    float
-        The best of the temperatures tried.
-
-    """
-    return min(nll_of, key=lambda t: float(np.mean(nll_of[t])))

@@ -1,9 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Photographs with masks from a folder, and what is done to them before the network sees them.
+What is done to labelled images before the network sees them: drawn, zoomed, cropped, recoloured.
 
-The folder layout is that of SUIM as it is handed round here: ``images/STEM.jpg`` (or png),
-``masks/STEM.png`` with the class id as pixel value, ``classes.json``, ``splits.json``.
+Reading them from disk is `storage.labelled_folder`'s.
 
 """
 
@@ -11,118 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-import json
-from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.errors import TrainingError
-
-
-@dataclass(frozen=True)
-class LabelledFolder:
-    """
-    A data set held in memory.
-
-    Attributes
-    ----------
-    images : list of ndarray of uint8, shape (H, W, 3)
-        RGB; sizes may differ.
-    masks : list of ndarray of uint8, shape (H, W)
-        Class ids, and `ignore_index` where nothing is known.
-    stems : list of str
-        File names without ending.
-    class_names : tuple of str
-        C names.
-    palette : tuple of (int, int, int)
-        RGB colour of each class.
-    ignore_index : int
-        Pixel value that no loss or metric may count.
-
-    """
-
-    images: list[NDArray[np.uint8]]
-    masks: list[NDArray[np.uint8]]
-    stems: list[str]
-    class_names: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
-    ignore_index: int
-
-    @property
-    def num_classes(self) -> int:
-        """C, the number of classes."""
-        return len(self.class_names)
-
-    def pixel_counts(self) -> NDArray[np.int64]:
-        """Return (images, C) pixels of each class in each image."""
-        rows = [np.bincount(m.ravel(), minlength=256)[: self.num_classes] for m in self.masks]
-        return np.stack(rows).astype(np.int64)
-
-
-def load_folder(folder: Path, split: str) -> LabelledFolder:
-    """
-    Read one split of a labelled folder.
-
-    Parameters
-    ----------
-    folder : Path
-        With images/, masks/, classes.json and splits.json.
-    split : str
-        A key of splits.json.
-
-    Returns
-    -------
-    LabelledFolder
-        All images of the split, in its order.
-
-    Raises
-    ------
-    TrainingError
-        If a file is missing, unreadable, or image and mask differ in size.
-
-    """
-    classes = _read_json(folder / 'classes.json')
-    splits = _read_json(folder / 'splits.json')
-    if split not in splits:
-        raise TrainingError(
-            f'split {split!r} is not in {folder}/splits.json', f'one of {sorted(splits)}'
-        )
-    stems = [str(stem) for stem in splits[split]]
-    pairs = [_read_pair(folder, stem) for stem in stems]
-    entries = sorted(classes['classes'], key=lambda entry: entry['id'])
-    return LabelledFolder(
-        images=[image for image, _ in pairs],
-        masks=[mask for _, mask in pairs],
-        stems=stems,
-        class_names=tuple(entry['name'] for entry in entries),
-        palette=tuple((int(r), int(g), int(b)) for r, g, b in (e['rgb'] for e in entries)),
-        ignore_index=int(classes['ignore_index']),
-    )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise TrainingError(
-            f'{path} is missing', 'a folder with images, masks, classes.json, splits.json'
-        )
-    return json.loads(path.read_text())
-
-
-def _read_pair(folder: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    places = [folder / 'images' / f'{stem}{ending}' for ending in ('.jpg', '.png')]
-    found = [path for path in places if path.is_file()]
-    image = cv2.imread(str(found[0]), cv2.IMREAD_COLOR) if found else None
-    mask = cv2.imread(str(folder / 'masks' / f'{stem}.png'), cv2.IMREAD_UNCHANGED)
-    if image is None or mask is None:
-        raise TrainingError(f'image or mask of {stem!r} in {folder} is missing or unreadable')
-    if image.shape[:2] != mask.shape:
-        raise TrainingError(
-            f'image {stem!r} is {image.shape[:2]}, its mask {mask.shape}', 'equal sizes'
-        )
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), mask
+from uncertainty_seg.storage.labelled_folder import LabelledFolder
 
 
 @dataclass(frozen=True)

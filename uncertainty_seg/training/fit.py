@@ -22,7 +22,8 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
-from uncertainty_seg.training.datasets import Augmentation, batches, LabelledFolder
+from uncertainty_seg.storage.labelled_folder import LabelledFolder
+from uncertainty_seg.training.datasets import Augmentation, batches
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

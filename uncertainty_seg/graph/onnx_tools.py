@@ -1,0 +1,132 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Small things every graph pass needs: read constants, shapes, names; build a model.
+
+Nothing here knows what a pass is for.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+import onnx
+from onnx import helper, numpy_helper, TensorProto
+
+from uncertainty_seg.errors import GraphError
+
+OPSET = 17
+# onnx writes the newest IR version by default, which TensorRT 8.6 cannot read.
+IR_VERSION = 8
+MARKER_DOMAIN = 'uncertainty_seg'
+
+
+def constants(graph: onnx.GraphProto) -> dict[str, NDArray[np.generic]]:
+    """Return every initializer and Constant node's value by name."""
+    found = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    for node in graph.node:
+        if node.op_type == 'Constant':
+            value = next((a.t for a in node.attribute if a.name == 'value'), None)
+            if value is not None:
+                found[node.output[0]] = numpy_helper.to_array(value)
+    return found
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
+    """Return an attribute's value, bytes as text, or `default`."""
+    for entry in node.attribute:
+        if entry.name == name:
+            value = helper.get_attribute_value(entry)
+            return value.decode() if isinstance(value, bytes) else value
+    return default
+
+
+def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """
+    Infer the static shape of every tensor that has one.
+
+    Parameters
+    ----------
+    model : ModelProto
+        With standard operators only.
+
+    Returns
+    -------
+    dict of str to tuple of int
+        Tensors with a symbolic or unknown axis are left out.
+
+    """
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=True).graph
+    known = {}
+    for info in (*inferred.value_info, *inferred.input, *inferred.output):
+        dims = info.type.tensor_type.shape.dim
+        if info.type.tensor_type.HasField('shape') and all(d.HasField('dim_value') for d in dims):
+            known[info.name] = tuple(d.dim_value for d in dims)
+    known.update({t.name: tuple(t.dims) for t in inferred.initializer})
+    return known
+
+
+def consumers(nodes: Iterable[onnx.NodeProto], name: str) -> list[onnx.NodeProto]:
+    """Return the nodes that take a tensor."""
+    return [node for node in nodes if name in node.input]
+
+
+def fresh_name(graph: onnx.GraphProto, wish: str) -> str:
+    """Return `wish`, or `wish` with a number, that no tensor of the graph has."""
+    taken = {n for node in graph.node for n in (*node.input, *node.output)}
+    taken |= {t.name for t in (*graph.initializer, *graph.input)}
+    if wish not in taken:
+        return wish
+    return next(f'{wish}_{i}' for i in range(2, len(taken) + 3) if f'{wish}_{i}' not in taken)
+
+
+def float_info(name: str, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
+    """Describe a float32 tensor; a text is a symbolic axis."""
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
+
+
+def build_model(
+    name: str,
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+    initializers: Iterable[onnx.TensorProto],
+) -> onnx.ModelProto:
+    """
+    Make a checked model of the shipped opset, with only the initializers it uses.
+
+    Raises
+    ------
+    GraphError
+        If onnx finds it invalid.
+
+    """
+    used = {n for node in nodes for n in node.input}
+    kept = [t for t in initializers if t.name in used]
+    graph = helper.make_graph(list(nodes), name, list(inputs), list(outputs), kept)
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid('', OPSET)], ir_version=IR_VERSION,
+        producer_name='uncertainty_seg',
+    )
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as err:
+        raise GraphError(f'{name} is no valid graph ({err})', fix='report this as a bug') from err
+    return model
+
+
+def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a deep copy."""
+    twin = onnx.ModelProto()
+    twin.CopyFrom(model)
+    return twin
+
+
+def replace_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    """Put other nodes into a graph, in order."""
+    kept = list(nodes)
+    del graph.node[:]
+    graph.node.extend(kept)
