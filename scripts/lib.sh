@@ -1,0 +1,234 @@
+# shellcheck shell=bash
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+#
+# What scripts/demo, scripts/test and scripts/bench share: find a Python, make .venv, fill it, build.
+# It knows nothing of the package's own verbs. Sourced, never run.
+#
+# Variables a caller may set:
+#   PYTHON   the interpreter to use (default: the first of PYTHON_VERSIONS that is installed)
+#   VENV     the virtual environment (default: .venv)
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+VENV="${VENV:-$ROOT/.venv}"
+case "$VENV" in /*) ;; *) VENV="$PWD/$VENV" ;; esac
+REQUIREMENTS="$ROOT/scripts/requirements"
+# 3.11 first: every wheel used here, torch included, has been published for it for longest, so pip
+# meets the fewest surprises. Any of the four works.
+PYTHON_VERSIONS=(3.11 3.12 3.13 3.10)
+# Seconds before each new try of a failed download.
+RETRY_WAITS_S=(5 20 60)
+
+# Set by rclpy's wheels in a process they restarted; in a child with another Python it stops rclpy
+# from loading.
+unset _ROS_WHEELS_BOOTSTRAP_COMPLETE
+
+step_now=0
+step_count=0
+
+step() {  # step TEXT: announce the next step
+  step_now=$((step_now + 1))
+  printf '[%d/%d] %s\n' "$step_now" "$step_count" "$*"
+}
+
+note() { printf '      %s\n' "$*"; }
+
+die() {  # die WHAT FIX: one sentence of each, then stop
+  printf 'error: %s\n' "$1" >&2
+  printf '  fix: %s\n' "$2" >&2
+  exit 1
+}
+
+# --- the interpreter ---------------------------------------------------------------------------
+
+python_version() {  # python_version EXE: "3.11", or nothing if it does not run
+  "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true
+}
+
+can_make_venv() { "$1" -c 'import ensurepip, venv' >/dev/null 2>&1; }
+
+is_supported() {  # is_supported VERSION
+  local version
+  for version in "${PYTHON_VERSIONS[@]}"; do
+    [[ $1 == "$version" ]] && return 0
+  done
+  return 1
+}
+
+candidates() {  # candidates VERSION: executables that may be that Python, best first
+  type -ap "python$1" || true
+  # pyenv's shims refuse versions that are not switched on, so look behind them too.
+  ls -d "${PYENV_ROOT:-$HOME/.pyenv}/versions/$1".*/bin/"python$1" 2>/dev/null || true
+  type -ap python3 || true
+}
+
+venv_fix() {  # venv_fix VERSION
+  printf '%s' "sudo apt install python$1-venv   (Debian, Ubuntu), then run this again"
+}
+
+find_python() {  # print the interpreter to build .venv from
+  local version exe without_venv=''
+  if [[ -n ${PYTHON:-} ]]; then
+    version="$(python_version "$PYTHON")"
+    [[ -n $version ]] || die "PYTHON=$PYTHON does not run" 'give the path of a Python 3.10 to 3.13'
+    is_supported "$version" || die "PYTHON=$PYTHON is Python $version; 3.10 to 3.13 are supported" \
+      'give another one, or unset PYTHON to let this script look for one'
+    can_make_venv "$PYTHON" || die "$PYTHON cannot make a virtual environment" "$(venv_fix "$version")"
+    type -P "$PYTHON"
+    return
+  fi
+  for version in "${PYTHON_VERSIONS[@]}"; do
+    while read -r exe; do
+      [[ "$(python_version "$exe")" == "$version" ]] || continue
+      if can_make_venv "$exe"; then printf '%s\n' "$exe"; return; fi
+      without_venv="${without_venv:-$version}"
+    done < <(candidates "$version")
+  done
+  [[ -z $without_venv ]] || die "Python $without_venv is here, but not its venv module" \
+    "$(venv_fix "$without_venv")"
+  die 'no Python 3.10, 3.11, 3.12 or 3.13 was found' \
+    'sudo apt install python3 python3-venv   (or set PYTHON=/path/to/python3.12), then run this again'
+}
+
+# --- a ROS 2 that is there already -------------------------------------------------------------
+
+ros_python() {  # print the Python of the sourced ROS, or fail
+  local exe
+  [[ -n ${ROS_DISTRO:-} ]] || return 1
+  for exe in ${PYTHON:-python3 /usr/bin/python3}; do
+    if "$exe" -c 'import rclpy' >/dev/null 2>&1; then type -P "$exe"; return 0; fi
+  done
+  return 1
+}
+
+numpy_constraint() {  # numpy_constraint EXE: keep the major version the apt packages were built for
+  local major
+  major="$("$1" -c 'import numpy; print(numpy.__version__.split(".")[0])' 2>/dev/null || true)"
+  [[ $major == 1 ]] && printf 'numpy<2\n'
+  return 0
+}
+
+# --- the virtual environment -------------------------------------------------------------------
+
+venv_is_sound() {  # venv_is_sound VERSION FLAVOUR: was it made to the end, from this kind of Python?
+  [[ -f $VENV/.made ]] && [[ "$(cat "$VENV/.made")" == "$1 $2" ]] &&
+    [[ "$(python_version "$VENV/bin/python")" == "$1" ]] &&
+    "$VENV/bin/python" -m pip --version >/dev/null 2>&1
+}
+
+make_venv() {  # make_venv EXE FLAVOUR [VENV OPTION...]
+  local exe="$1" flavour="$2" version
+  shift 2
+  version="$(python_version "$exe")"
+  if venv_is_sound "$version" "$flavour"; then
+    note "$VENV is there (Python $version, $flavour)"
+    return
+  fi
+  if [[ -e $VENV ]]; then
+    # A folder that this script did not make is not its to delete.
+    [[ -f $VENV/pyvenv.cfg || -f $VENV/.unfinished || -z "$(ls -A "$VENV")" ]] ||
+      die "$VENV exists and is no virtual environment" 'move it away, or name another with VENV='
+    note "$VENV is unfinished or of another Python: making it anew"
+    rm -rf "$VENV"
+  fi
+  note "making $VENV with $exe (Python $version, $flavour)"
+  mkdir -p "$VENV" && touch "$VENV/.unfinished"
+  "$exe" -m venv "$@" "$VENV" || die "$exe -m venv failed" "$(venv_fix "$version")"
+  modern_pip
+  printf '%s %s\n' "$version" "$flavour" >"$VENV/.made"
+  rm "$VENV/.unfinished"
+}
+
+modern_pip() {  # old pips know neither today's wheel tags nor how to resolve this many packages fast
+  local pip=("$VENV/bin/python" -m pip)
+  retry "${pip[@]}" install --quiet --disable-pip-version-check --upgrade 'pip>=23.1' && return
+  "${pip[@]}" --version | awk '{ split($2, v, "."); exit !(v[1] >= 22) }' ||
+    die "pip of $VENV is too old ($("${pip[@]}" --version)) and could not be renewed" \
+      "check the network, then: $VENV/bin/python -m pip install --upgrade pip"
+}
+
+retry() {  # retry COMMAND...: again after each of RETRY_WAITS_S
+  local wait_s
+  for wait_s in "${RETRY_WAITS_S[@]}"; do
+    "$@" && return 0
+    note "failed; trying again in $wait_s s (what was downloaded is kept)"
+    sleep "$wait_s"
+  done
+  "$@"
+}
+
+install() {  # install NAME FILE...: pip install -r each, unless NAME was done with the same files
+  local name="$1" stamp hash file arguments=()
+  shift
+  stamp="$VENV/.installed-$name"
+  hash="$(cat "$@" "$VENV/constraints.txt" | sha256sum | cut -d' ' -f1)"
+  if [[ -f $stamp && "$(cat "$stamp")" == "$hash" ]]; then
+    note "$name: installed already"
+    return
+  fi
+  for file in "$@"; do arguments+=(-r "$file"); done
+  note "$name: installing (the first time takes minutes)"
+  rm -f "$stamp"
+  retry "$VENV/bin/python" -m pip install --disable-pip-version-check --quiet --prefer-binary \
+    -c "$VENV/constraints.txt" "${arguments[@]}" ||
+    die "pip could not install $name" \
+      'read its message above; with the network back, run this again: it goes on where it stopped'
+  printf '%s\n' "$hash" >"$stamp"
+}
+
+set_up() {  # make .venv and fill it with all that the node needs to build and run
+  local exe
+  if exe="$(ros_python)"; then
+    note "ROS 2 $ROS_DISTRO is sourced: using its packages ($exe)"
+    make_venv "$exe" "ros-$ROS_DISTRO" --system-site-packages
+    numpy_constraint "$exe" >"$VENV/constraints.txt"
+    # pip does not see apt's OpenCV, and a second one beside it would be the one imported.
+    if "$exe" -c 'import cv2' >/dev/null 2>&1; then
+      grep -v '^opencv' "$REQUIREMENTS/runtime.txt" >"$VENV/runtime.txt"
+    else
+      cp "$REQUIREMENTS/runtime.txt" "$VENV/runtime.txt"
+    fi
+    install runtime "$VENV/runtime.txt" "$REQUIREMENTS/build.txt"
+    return
+  fi
+  if [[ -n ${ROS_DISTRO:-} ]]; then
+    note "ROS_DISTRO=$ROS_DISTRO is set, but no python3 here imports rclpy: using the ROS 2 wheels"
+    unset PYTHONPATH AMENT_PREFIX_PATH ROS_DISTRO
+  fi
+  exe="$(find_python)"
+  make_venv "$exe" ros-wheels
+  : >"$VENV/constraints.txt"
+  install runtime "$REQUIREMENTS/runtime.txt" "$REQUIREMENTS/ros.txt" "$REQUIREMENTS/build.txt"
+}
+
+has_torch() { "$VENV/bin/python" -c 'import torch, torchvision' >/dev/null 2>&1; }
+
+set_up_torch() {  # torch, unless WITH_TORCH=0; the node and the demo never need it
+  if has_torch; then
+    note "torch is there ($("$VENV/bin/python" -c 'import torch; print(torch.__version__)'))"
+  elif [[ ${WITH_TORCH:-1} == 0 ]]; then
+    note 'WITH_TORCH=0: not installing torch'
+  else
+    note 'torch may be a download of 3 GB where pip finds no CPU build; WITH_TORCH=0 leaves it out'
+    install torch "$REQUIREMENTS/torch.txt"
+  fi
+}
+
+# --- the package -------------------------------------------------------------------------------
+
+colcon() { "$VENV/bin/python" -c 'from colcon_core.command import main; main()' "$@"; }
+
+colcon_build() {  # colcon_build FOLDER [OPTION...]: build into FOLDER/build and FOLDER/install
+  local folder="$1"
+  shift
+  # Run by .venv's Python, so that the executables start with it and find its packages.
+  (cd "$ROOT" && COLCON_LOG_PATH="$folder/log" colcon build --packages-select uncertainty_seg \
+    --build-base "$folder/build" --install-base "$folder/install" "$@") ||
+    die 'colcon build failed' "read its message above and $folder/log/latest_build"
+}
+
+source_install() {  # source_install FOLDER: as a user would, ROS's scripts not being proof to set -u
+  set +u
+  # shellcheck disable=SC1091
+  source "$1/install/setup.bash"
+  set -u
+}
