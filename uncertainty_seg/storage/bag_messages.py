@@ -1,0 +1,177 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+The messages a bag holds, built from plain values and serialised without ROS.
+
+Knows the message types, not files; `bag_writer` and `bag_reader` do the rest. The definitions are
+those of Humble, which later distributions share for every type used here.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.errors import BagError
+
+IMAGE_TYPE = 'sensor_msgs/msg/Image'
+COMPRESSED_TYPE = 'sensor_msgs/msg/CompressedImage'
+CAMERA_INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
+BOOL_TYPE = 'std_msgs/msg/Bool'
+FLOAT_TYPE = 'std_msgs/msg/Float32'
+STRING_TYPE = 'std_msgs/msg/String'
+DIAGNOSTICS_TYPE = 'diagnostic_msgs/msg/DiagnosticArray'
+
+# dtype and channels that an encoding of `image_message` stands for.
+ENCODINGS = {'mono8': ('u1', 1), 'bgr8': ('u1', 3), 'rgb8': ('u1', 3), '32FC1': ('f4', 1)}
+
+
+@dataclass(frozen=True)
+class PinholeCamera:
+    """
+    What a camera_info message says of an undistorted camera.
+
+    Attributes
+    ----------
+    width, height : int
+        Image size in pixels.
+    focal_px : float
+        Focal length, the same both ways; the principal point is the centre.
+
+    """
+
+    width: int
+    height: int
+    focal_px: float
+
+
+@dataclass(frozen=True)
+class Status:
+    """
+    One entry of a diagnostics message.
+
+    Attributes
+    ----------
+    level : int
+        0 ok, 1 warning, 2 error, 3 stale.
+    name, message, hardware_id : str
+        Who speaks, what it says, about which device.
+    values : mapping of str to str
+        Its numbers, in order.
+
+    """
+
+    level: int
+    name: str
+    message: str
+    values: Mapping[str, str]
+    hardware_id: str = ''
+
+
+@lru_cache(maxsize=1)
+def typestore() -> Any:
+    """Return the message definitions; made once, since that takes a tenth of a second."""
+    from rosbags.typesys import get_typestore, Stores
+
+    return get_typestore(Stores.ROS2_HUMBLE)
+
+
+def image_message(
+    stamp_ns: int, frame_id: str, array: NDArray[Any], encoding: str
+) -> Any:
+    """
+    Build a sensor_msgs/Image.
+
+    Parameters
+    ----------
+    stamp_ns : int
+        Header stamp.
+    frame_id : str
+        Header frame.
+    array : ndarray, shape (H, W) or (H, W, 3)
+        Pixels, of the dtype the encoding asks for.
+    encoding : str
+        One of `ENCODINGS`.
+
+    Returns
+    -------
+    object
+        The message, its rows without padding.
+
+    Raises
+    ------
+    BagError
+        If array and encoding do not fit together.
+
+    """
+    dtype, channels = ENCODINGS.get(encoding, ('', 0))
+    shape = array.shape if array.ndim == 3 else (*array.shape, 1)
+    if dtype == '' or array.dtype != np.dtype(dtype) or shape[2:] != (channels,):
+        raise BagError(
+            f'array {array.shape} of {array.dtype} as {encoding}',
+            f'one of {", ".join(ENCODINGS)} with its dtype and channels',
+        )
+    data = np.ascontiguousarray(array, np.dtype(dtype).newbyteorder('<'))
+    return _message(
+        IMAGE_TYPE, header=_header(stamp_ns, frame_id), height=shape[0], width=shape[1],
+        encoding=encoding, is_bigendian=0, step=shape[1] * channels * data.itemsize,
+        data=data.reshape(-1).view(np.uint8),
+    )
+
+
+def compressed_message(stamp_ns: int, frame_id: str, kind: str, data: bytes) -> Any:
+    """Build a sensor_msgs/CompressedImage; `kind` is its format field, such as 'jpeg'."""
+    return _message(
+        COMPRESSED_TYPE, header=_header(stamp_ns, frame_id), format=kind,
+        data=np.frombuffer(data, np.uint8),
+    )
+
+
+def camera_info_message(stamp_ns: int, frame_id: str, camera: PinholeCamera) -> Any:
+    """Build a sensor_msgs/CameraInfo of a camera without distortion."""
+    focal, cx, cy = camera.focal_px, camera.width / 2, camera.height / 2
+    roi = _message('sensor_msgs/msg/RegionOfInterest', x_offset=0, y_offset=0, height=0, width=0,
+                   do_rectify=False)
+    return _message(
+        CAMERA_INFO_TYPE, header=_header(stamp_ns, frame_id), height=camera.height,
+        width=camera.width, distortion_model='plumb_bob', d=np.zeros(5),
+        k=np.array([focal, 0, cx, 0, focal, cy, 0, 0, 1.0]), r=np.eye(3).ravel(),
+        p=np.array([focal, 0, cx, 0, 0, focal, cy, 0, 0, 0, 1.0, 0]),
+        binning_x=0, binning_y=0, roi=roi,
+    )
+
+
+def value_message(kind: str, value: bool | float | str) -> Any:
+    """Build a message of one field `data`: Bool, Float32 or String."""
+    return _message(kind, data=value)
+
+
+def diagnostics_message(stamp_ns: int, statuses: tuple[Status, ...]) -> Any:
+    """Build a diagnostic_msgs/DiagnosticArray."""
+    entries = [
+        _message(
+            'diagnostic_msgs/msg/DiagnosticStatus', level=entry.level, name=entry.name,
+            message=entry.message, hardware_id=entry.hardware_id,
+            values=[
+                _message('diagnostic_msgs/msg/KeyValue', key=key, value=value)
+                for key, value in entry.values.items()
+            ],
+        )
+        for entry in statuses
+    ]
+    return _message(DIAGNOSTICS_TYPE, header=_header(stamp_ns, ''), status=entries)
+
+
+def _header(stamp_ns: int, frame_id: str) -> Any:
+    seconds, nanoseconds = divmod(stamp_ns, 10**9)
+    stamp = _message('builtin_interfaces/msg/Time', sec=seconds, nanosec=nanoseconds)
+    return _message('std_msgs/msg/Header', stamp=stamp, frame_id=frame_id)
+
+
+def _message(kind: str, **fields: Any) -> Any:
+    return typestore().types[kind](**fields)

@@ -1,0 +1,282 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Read the images of a bag, rosbag2 (MCAP, sqlite3) or rosbag1.
+
+What comes out is a `RawImage`, as the node gets it from a subscription; whether it can be decoded
+is the codec's question. A message that is no message is passed on as `BadMessage`, so that
+whoever reads can count it.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+import logging
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+
+from uncertainty_seg.core.image_codec import RawImage
+from uncertainty_seg.errors import BagError
+from uncertainty_seg.storage.bag_messages import IMAGE_TYPE, typestore
+
+CAMERA_NAMES = ('image', 'image_raw')
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BagImage:
+    """
+    One image message.
+
+    Attributes
+    ----------
+    topic : str
+        Where it was published.
+    stamp_ns : int
+        Stamp of its header.
+    received_ns : int
+        When the recorder wrote it.
+    frame_id : str
+        Frame of its header.
+    raw : RawImage
+        Its pixels, undecoded.
+
+    """
+
+    topic: str
+    stamp_ns: int
+    received_ns: int
+    frame_id: str
+    raw: RawImage
+
+
+@dataclass(frozen=True)
+class BagMessage:
+    """Any message: topic, bag time, and the decoded message of rosbags."""
+
+    topic: str
+    received_ns: int
+    message: Any
+
+
+@dataclass(frozen=True)
+class BadMessage:
+    """A message whose bytes cannot be read; it has no stamp but the time it was received."""
+
+    topic: str
+    received_ns: int
+    reason: str
+
+
+class BagReader:
+    """
+    An open bag; use it with `with`.
+
+    Parameters
+    ----------
+    path : Path or str
+        Folder of a rosbag2 bag, its .mcap or .db3 file, or a rosbag1 .bag file.
+
+    Raises
+    ------
+    BagError
+        If the path is missing or no readable bag.
+
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        if not self.path.exists():
+            raise BagError(f'no bag at {self.path}', 'a rosbag2 folder or file', 'check the path')
+        self._reader: Any = None
+
+    def __enter__(self) -> BagReader:
+        """Open the files and read their index."""
+        from rosbags.highlevel import AnyReader
+
+        if self.path.is_dir() and not (self.path / 'metadata.yaml').exists():
+            raise BagError(
+                f'{self.path} has no metadata.yaml', 'a finished rosbag2 bag',
+                f'run ros2 bag reindex {self.path}, or give the .mcap or .db3 file inside',
+            )
+        with _as_bag_error(self.path):
+            self._reader = AnyReader([self.path], default_typestore=typestore())
+            self._reader.open()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> Literal[False]:
+        """Close the files."""
+        self._reader.close()
+        return False
+
+    def topics(self) -> dict[str, str]:
+        """Return topic to message type, sorted by topic."""
+        pairs = {c.topic: c.msgtype for c in self._reader.connections}
+        return dict(sorted(pairs.items()))
+
+    def count(self, topic: str) -> int:
+        """Return how many messages a topic has."""
+        return sum(c.msgcount for c in self._reader.connections if c.topic == topic)
+
+    def image_topic(self, topic: str | None = None) -> str:
+        """
+        Find the topic to read images from.
+
+        Parameters
+        ----------
+        topic : str or None
+            The one that is wanted. None takes the only one, or else the only one with a
+            camera's usual name, `image` or `image_raw`.
+
+        Returns
+        -------
+        str
+            A topic of sensor_msgs/Image.
+
+        Raises
+        ------
+        BagError
+            If it is not there, is not of images, or the choice is open.
+
+        """
+        have = self.topics()
+        images = [name for name, kind in have.items() if kind == IMAGE_TYPE]
+        listed = ', '.join(f'{name} ({kind})' for name, kind in have.items()) or 'no topic at all'
+        if topic is not None:
+            topic = f'/{topic.lstrip("/")}'
+            if topic not in images:
+                raise BagError(
+                    f'bag {self.path} has no images on {topic}, only {listed}',
+                    f'a topic of {IMAGE_TYPE}', 'name one with --topic',
+                )
+            return topic
+        if not images:
+            raise BagError(
+                f'bag {self.path} has no image topic, only {listed}', f'one of {IMAGE_TYPE}',
+                'record the camera too',
+            )
+        usual = [name for name in images if name.rpartition('/')[2] in CAMERA_NAMES]
+        if len(images) > 1 and len(usual) != 1:
+            raise BagError(
+                f'bag {self.path} has {len(images)} image topics: {", ".join(images)}',
+                'one', 'name it with --topic',
+            )
+        return usual[0] if len(usual) == 1 else images[0]
+
+    def messages(self, *topics: str) -> Iterator[BagMessage | BadMessage]:
+        """
+        Read messages in the order of bag time.
+
+        Parameters
+        ----------
+        *topics : str
+            Those wanted; those the bag does not have are silently empty.
+
+        Yields
+        ------
+        BagMessage or BadMessage
+            One each message, none left out.
+
+        Raises
+        ------
+        BagError
+            If the file itself breaks off.
+
+        """
+        wanted = [c for c in self._reader.connections if c.topic in topics]
+        stream = iter(self._reader.messages(connections=wanted) if wanted else ())
+        while True:
+            with _as_bag_error(self.path):
+                item = next(stream, None)
+            if item is None:
+                return
+            connection, received_ns, data = item
+            yield self._decoded(connection, received_ns, data)
+
+    def _decoded(self, connection: Any, received_ns: int, data: bytes) -> BagMessage | BadMessage:
+        try:
+            message = self._reader.deserialize(data, connection.msgtype)
+        except Exception as err:  # damaged bytes make a decoder raise anything
+            reason = f'{connection.msgtype} of {len(data)} bytes cannot be read ({err})'
+            return BadMessage(connection.topic, received_ns, reason)
+        return BagMessage(connection.topic, received_ns, message)
+
+    def images(self, topic: str | None = None) -> Iterator[BagImage | BadMessage]:
+        """Read the images of a topic; see `image_topic` and `messages`."""
+        for item in self.messages(self.image_topic(topic)):
+            yield item if isinstance(item, BadMessage) else _bag_image(item)
+
+
+def read_images(path: Path | str, topic: str | None = None) -> Iterator[BagImage]:
+    """
+    Read every image of a bag that can be read.
+
+    Parameters
+    ----------
+    path : Path or str
+        The bag.
+    topic : str or None
+        Image topic; None if there is only one.
+
+    Yields
+    ------
+    BagImage
+        In the order of bag time. Damaged messages are skipped; a warning counts them.
+
+    Raises
+    ------
+    BagError
+        If the bag or the topic is missing or the file is damaged.
+
+    """
+    num_bad = 0
+    with BagReader(path) as bag:
+        for item in bag.images(topic):
+            if isinstance(item, BadMessage):
+                num_bad += 1
+            else:
+                yield item
+    if num_bad:
+        _LOG.warning('%s: skipped %d damaged image messages', path, num_bad)
+
+
+def header_stamp_ns(message: Any) -> int:
+    """Return the header stamp of a decoded message, in nanoseconds."""
+    stamp = message.header.stamp
+    return int(stamp.sec) * 10**9 + int(stamp.nanosec)
+
+
+def _bag_image(item: BagMessage) -> BagImage:
+    message = item.message
+    raw = RawImage(
+        data=np.asarray(message.data, np.uint8), height=int(message.height),
+        width=int(message.width), encoding=str(message.encoding), step=int(message.step),
+        is_bigendian=bool(message.is_bigendian),
+    )
+    return BagImage(
+        item.topic, header_stamp_ns(message), item.received_ns, str(message.header.frame_id), raw
+    )
+
+
+@contextmanager
+def _as_bag_error(path: Path) -> Iterator[None]:
+    # rosbags, sqlite, yaml and the decompressors have an error tree each, without a common base.
+    try:
+        yield
+    except BagError:
+        raise
+    except Exception as err:
+        raise BagError(
+            f'bag {path} cannot be read ({str(err).rstrip(".")})',
+            'a whole rosbag2 or rosbag1 bag', 'copy it again, or try ros2 bag reindex',
+        ) from err
