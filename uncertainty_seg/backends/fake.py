@@ -1,0 +1,150 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+A backend without a runtime: arithmetic on colours whose answer can be worked out by hand.
+
+It honours card and masks and goes through the oracle, so that pipeline, node and tools can be
+tested with known answers. It looks at no graph, and what it says about an image means nothing.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.backends.inputs import require_inputs
+from uncertainty_seg.core.arrays import ImageU8
+from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.uncertainty import maps_from_logits, UncertaintyMaps
+from uncertainty_seg.errors import BackendError
+
+GAIN = 8.0
+NUM_COLORS = 3
+
+
+class FakeBackend:
+    """
+    Class c likes colour channel c modulo 3, as strongly as its mask allows.
+
+    Parameters
+    ----------
+    card : ModelCard
+        Gives the sizes, the classes and the dropout sites.
+    fail_on_run : int
+        The run, counted from 1, that raises `BackendError`; 0 for none.
+    nan_on_run : int
+        The run whose first logit is NaN; 0 for none.
+    delay_s : float
+        Every run takes this much longer.
+
+    Notes
+    -----
+    The logit of class c in pass t, at a block of the image with mean colour x in 0..1, is
+    ``8 x[c % 3] / (1 + c // 3) * m[t, c]``. The factor m is the product over all sites of the
+    mean of the mask's elements c, c + C, c + 2C and so on (of element c modulo their number
+    where there are fewer than C): 1 for a mask of ones.
+
+    """
+
+    name = 'fake'
+
+    def __init__(
+        self, card: ModelCard, fail_on_run: int = 0, nan_on_run: int = 0, delay_s: float = 0.0
+    ) -> None:
+        self._card = card
+        self._fail_on_run, self._nan_on_run, self._delay_s = fail_on_run, nan_on_run, delay_s
+        self._num_runs = 0
+        self._is_closed = False
+        self._timings_ms: dict[str, float] = {}
+
+    def run(
+        self, image: ImageU8, masks: Mapping[str, NDArray[np.float32]], temperature: float
+    ) -> UncertaintyMaps:
+        """
+        Compute the maps of one image.
+
+        Parameters
+        ----------
+        image : ndarray of uint8, shape (h, w, 3)
+            In the card's size and colour order.
+        masks : mapping of str to ndarray of float32, shape (T, *site.shape)
+            One array for each dropout site.
+        temperature : float
+            The logits are divided by it.
+
+        Returns
+        -------
+        UncertaintyMaps
+            Of shape (h, w).
+
+        Raises
+        ------
+        ShapeError
+            If image or masks do not fit the card.
+        BackendError
+            If it is closed, or on the run it was told to fail.
+
+        """
+        if self._is_closed:
+            raise BackendError('run of a closed backend', fix='open it again')
+        passes = require_inputs(self._card, image, masks)
+        self._num_runs += 1
+        start_s = time.perf_counter()
+        time.sleep(self._delay_s)
+        if self._num_runs == self._fail_on_run:
+            raise BackendError(f'the fake backend failed on run {self._num_runs}', 'it was told to')
+        features = self._features(image)
+        trunk_s = time.perf_counter()
+        logits = features[None] * self._factors(masks, passes)[:, :, None, None]
+        if self._num_runs == self._nan_on_run:
+            logits[0, 0, 0, 0] = np.nan
+        head_s = time.perf_counter()
+        spec = self._card.input
+        maps = maps_from_logits(logits, spec.height, spec.width, temperature)
+        self._timings_ms = {
+            'trunk': (trunk_s - start_s) * 1e3,
+            'head': (head_s - trunk_s) * 1e3,
+            'reduction': (time.perf_counter() - head_s) * 1e3,
+        }
+        return maps
+
+    @property
+    def timings_ms(self) -> Mapping[str, float]:
+        """Time of each stage of the last run: 'trunk', 'head', 'reduction'."""
+        return self._timings_ms
+
+    def close(self) -> None:
+        """Refuse further runs; may be called twice."""
+        self._is_closed = True
+
+    def _features(self, image: ImageU8) -> NDArray[np.float64]:
+        """Return the logits (C, hl, wl) before dropout."""
+        num_classes, rows, columns = self._card.logits_shape
+        blocks = _block_means(_block_means(image / 255.0, rows, 0), columns, 1)
+        classes = np.arange(num_classes)
+        gains = GAIN / (1 + classes // NUM_COLORS)
+        return blocks.transpose(2, 0, 1)[classes % NUM_COLORS] * gains[:, None, None]
+
+    def _factors(
+        self, masks: Mapping[str, NDArray[np.float32]], passes: int
+    ) -> NDArray[np.float64]:
+        """Return how much each pass keeps of each class, (T, C)."""
+        num_classes = self._card.num_classes
+        factors = np.ones((passes, num_classes))
+        for mask in masks.values():
+            flat = mask.reshape(passes, -1).astype(np.float64)
+            for c in range(num_classes):
+                factors[:, c] *= flat[:, c % flat.shape[1]::num_classes].mean(1)
+        return factors
+
+
+def _block_means(values: NDArray[np.float64], count: int, axis: int) -> NDArray[np.float64]:
+    """Average an axis in `count` blocks of nearly the same length."""
+    size = values.shape[axis]
+    starts = np.arange(count) * size // count
+    lengths = np.diff(np.append(starts, size))
+    sums = np.add.reduceat(values, starts, axis)
+    return np.moveaxis(np.moveaxis(sums, axis, -1) / lengths, -1, axis)

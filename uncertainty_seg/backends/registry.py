@@ -1,0 +1,91 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+From the name of a backend to an open one.
+
+Each runtime is imported by the function that opens it, so that a machine needs only the one it
+uses.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import logging
+
+from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.pipeline import Backend
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.errors import BackendUnavailableError, ConfigError
+
+AUTO = 'auto'
+# Best first. `fake` is not among them: it must never stand in for a network by itself.
+AUTO_ORDER = ('onnxruntime',)
+_log = logging.getLogger(__name__)
+
+
+def _open_onnxruntime(bundle: ModelBundle, settings: Settings) -> Backend:
+    from uncertainty_seg.backends.onnxrt import OnnxRuntimeBackend
+
+    return OnnxRuntimeBackend(bundle, settings)
+
+
+def _open_fake(bundle: ModelBundle, settings: Settings) -> Backend:
+    from uncertainty_seg.backends.fake import FakeBackend
+
+    return FakeBackend(bundle.card)
+
+
+OPENERS: dict[str, Callable[[ModelBundle, Settings], Backend]] = {
+    'onnxruntime': _open_onnxruntime,
+    'fake': _open_fake,
+}
+
+
+def open_backend(name: str, bundle: ModelBundle, settings: Settings) -> Backend:
+    """
+    Open a backend for a bundle.
+
+    Parameters
+    ----------
+    name : str
+        A key of `OPENERS`, or 'auto' for the best that works here.
+    bundle : ModelBundle
+        A checked bundle.
+    settings : Settings
+        Threads and memory budget.
+
+    Returns
+    -------
+    Backend
+        Closed by the caller.
+
+    Raises
+    ------
+    ConfigError
+        If there is no backend of that name.
+    BackendUnavailableError
+        If its runtime is not installed, or with 'auto', if none is.
+    ModelBundleError
+        If the graphs do not fit the card.
+
+    """
+    if name == AUTO:
+        return _open_best(bundle, settings)
+    if name not in OPENERS:
+        raise ConfigError(f'backend is {name!r}', f'one of {", ".join((AUTO, *OPENERS))}')
+    return OPENERS[name](bundle, settings)
+
+
+def _open_best(bundle: ModelBundle, settings: Settings) -> Backend:
+    reasons: list[str] = []
+    for name in AUTO_ORDER:
+        try:
+            backend = OPENERS[name](bundle, settings)
+        except BackendUnavailableError as err:
+            reasons.append(f'{name}: {err}')
+            _log.info('backend auto: not %s', reasons[-1])
+            continue
+        _log.info('backend auto: took %s, %s', name,
+                  'the next best that works here' if reasons else 'the best that works here')
+        return backend
+    raise BackendUnavailableError(f'no backend works here ({"; ".join(reasons)})')
