@@ -188,6 +188,14 @@ def write_calibration(bundle: ModelBundle, calibration: Calibration) -> None:
     draft.replace(bundle.folder / CALIBRATION_FILE)
 
 
+def update_metrics(bundle: ModelBundle, metrics: Mapping[str, float]) -> None:
+    """Write measured figures into a bundle's card, by rename; the graphs stay as they are."""
+    card = dataclasses.replace(bundle.card, metrics=dict(metrics))
+    draft = bundle.folder / f'.{CARD_FILE}.tmp'
+    draft.write_text(card_to_json(card))
+    draft.replace(bundle.folder / CARD_FILE)
+
+
 def _check_file(folder: Path, name: str, digest: str) -> None:
     path = folder / name
     if Path(name).name != name:

@@ -1,0 +1,55 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Thresholds: where they come to lie, and what a calibration refuses."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from uncertainty_seg.core.calibration import (
+    Calibration, calibration_from_json, calibration_to_json, fit_thresholds,
+)
+from uncertainty_seg.errors import CalibrationError
+
+GOOD = Calibration(20, 0, 'fixed', 'fp32', 0.9, {'entropy.mean': 0.2}, {'entropy.mean': 0.1},
+                   ('entropy.mean',), 0.95, 200, 100, 'aa', 'bb')
+
+
+def test_a_calibration_makes_the_round_trip() -> None:
+    assert calibration_from_json(calibration_to_json(GOOD)) == GOOD
+
+
+@pytest.mark.parametrize('quantile, limit', [(0.95, 95.0), (0.5, 50.0), (1.0, 100.0)])
+def test_the_limit_lets_exactly_the_share_pass(quantile: float, limit: float) -> None:
+    frames = [{'a': float(v)} for v in np.random.default_rng(0).permutation(100) + 1]
+    assert fit_thresholds(frames, quantile) == {'a': limit}
+
+
+def test_frames_without_a_score_count_as_the_worst() -> None:
+    frames = [{'a': 1.0}, {'a': float('nan')}, {'a': 2.0}, {'a': 3.0}]
+    assert fit_thresholds(frames, 0.75) == {'a': 3.0}
+    with pytest.raises(CalibrationError, match="score 'a' is not finite on too many frames"):
+        fit_thresholds(frames, 0.95)
+
+
+def test_no_frames_make_no_threshold() -> None:
+    with pytest.raises(CalibrationError, match='no frame'):
+        fit_thresholds([], 0.95)
+
+
+@pytest.mark.parametrize('change, words', [
+    ({'gate_scores': ()}, 'names no gate score'),
+    ({'gate_scores': ('entropy.top',)}, 'have no threshold'),
+    ({'thresholds': {'entropy.mean': float('nan')}}, 'out of range'),
+    ({'thresholds': {'entropy.mean': 0.0}}, 'out of range'),
+    ({'temperature': float('nan')}, 'out of range'),
+])
+def test_limits_that_cannot_judge_are_refused(change: dict[str, object], words: str) -> None:
+    with pytest.raises(CalibrationError, match=words):
+        dataclasses.replace(GOOD, **change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize('text', ['', '{}', '[1]', '{"passes": 20}'])
+def test_a_damaged_file_is_refused_in_words(text: str) -> None:
+    with pytest.raises(CalibrationError, match=r'calibration\.json cannot be read'):
+        calibration_from_json(text)

@@ -1,0 +1,112 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The definitions of the maps: known answers, bounds, and what NaN does."""
+
+import hypothesis
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+
+from uncertainty_seg.core.uncertainty import (
+    MAP_NAMES, maps_from_logits, maps_from_probabilities, upsample_bilinear,
+)
+from uncertainty_seg.errors import ShapeError
+
+
+def random_probs(seed: int, passes: int, num_classes: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    p = rng.gamma(rng.uniform(0.05, 2), size=(passes, num_classes, 3, 4)) + 1e-12
+    return p / p.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize('num_classes', [2, 3, 8])
+def test_full_disagreement_of_c_passes_gives_one_everywhere(num_classes: int) -> None:
+    probs = np.eye(num_classes)[:, :, None, None]
+    maps = maps_from_probabilities(probs)
+    assert maps.mutual_information[0, 0] == pytest.approx(1)
+    assert maps.entropy[0, 0] == pytest.approx(1)
+    assert maps.aleatoric[0, 0] == 0
+    assert maps.variation_ratio[0, 0] == pytest.approx(1 - 1 / num_classes)
+    assert maps.total_variance[0, 0] == pytest.approx(1 - 1 / num_classes)
+    assert maps.confidence[0, 0] == pytest.approx(1 / num_classes)
+
+
+def test_identical_passes_give_no_mutual_information_and_keep_their_entropy() -> None:
+    one = np.array([0.7, 0.2, 0.1])
+    maps = maps_from_probabilities(np.tile(one[None, :, None, None], (5, 1, 2, 2)))
+    expected = -(one * np.log(one)).sum() / np.log(3)
+    assert maps.mutual_information == pytest.approx(0, abs=1e-7)
+    assert maps.entropy == pytest.approx(expected, abs=1e-6)
+    assert maps.aleatoric == pytest.approx(expected, abs=1e-6)
+    assert not maps.variation_ratio.any()
+    assert not maps.total_variance.any()
+
+
+def test_two_of_three_votes_make_a_variation_ratio_of_one_third() -> None:
+    probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9]])[:, :, None, None]
+    maps = maps_from_probabilities(probs)
+    assert maps.variation_ratio[0, 0] == pytest.approx(1 / 3)
+    assert maps.label[0, 0] == 0
+    assert maps.confidence[0, 0] == pytest.approx(0.6)
+    assert maps.total_variance[0, 0] == pytest.approx(2 * np.var([0.9, 0.8, 0.1]), rel=1e-6)
+
+
+@hypothesis.given(st.integers(0, 10**6), st.integers(1, 9), st.integers(2, 7))
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_maps_stay_in_their_ranges_and_mi_below_entropy(seed: int, t: int, c: int) -> None:
+    maps = maps_from_probabilities(random_probs(seed, t, c))
+    eps = 1e-6
+    assert (maps.mutual_information >= 0).all()
+    assert (maps.mutual_information <= maps.entropy + eps).all()
+    assert (maps.entropy <= 1 + eps).all()
+    bound = 1 - 1 / min(c, t)
+    assert (maps.variation_ratio <= bound + eps).all()
+    assert (maps.total_variance <= bound + eps).all()
+    assert (maps.confidence >= 1 / c - eps).all()
+    np.testing.assert_allclose(
+        maps.entropy, maps.mutual_information + maps.aleatoric, atol=2e-6)
+
+
+@hypothesis.given(st.integers(0, 10**6))
+@hypothesis.settings(max_examples=20, deadline=None)
+def test_the_order_of_the_passes_is_irrelevant(seed: int) -> None:
+    probs = random_probs(seed, 6, 4)
+    one, other = maps_from_probabilities(probs), maps_from_probabilities(probs[::-1])
+    for name in (*MAP_NAMES, 'confidence'):
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=1e-6)
+
+
+def test_one_nan_in_one_pass_makes_every_map_nan_at_that_pixel_only() -> None:
+    probs = random_probs(0, 4, 3)
+    probs[2, 1, 1, 2] = np.nan
+    maps = maps_from_probabilities(probs)
+    for name in (*MAP_NAMES, 'confidence'):
+        broken = np.isnan(getattr(maps, name))
+        assert broken[1, 2], name
+        assert broken.sum() == 1, name
+
+
+def test_upsampling_follows_half_pixel_centres() -> None:
+    row = upsample_bilinear(np.array([[0.0, 1.0]]), 1, 4)
+    np.testing.assert_allclose(row, [[0, 0.25, 0.75, 1]])
+
+
+def test_upsampling_equals_torch() -> None:
+    torch = pytest.importorskip('torch')
+    values = np.random.default_rng(1).normal(size=(2, 3, 5, 7))
+    ours = upsample_bilinear(values, 13, 28)
+    theirs = torch.nn.functional.interpolate(
+        torch.from_numpy(values), (13, 28), mode='bilinear', align_corners=False).numpy()
+    np.testing.assert_allclose(ours, theirs, atol=1e-12)
+
+
+def test_a_low_temperature_sharpens() -> None:
+    logits = np.random.default_rng(2).normal(size=(3, 4, 2, 2))
+    sharp = maps_from_logits(logits, 4, 4, temperature=0.5)
+    plain = maps_from_logits(logits, 4, 4)
+    assert (sharp.aleatoric < plain.aleatoric).all()
+
+
+@pytest.mark.parametrize('shape', [(3, 2, 4), (0, 2, 4, 4), (3, 1, 4, 4)])
+def test_other_shapes_are_refused_in_words(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ShapeError, match=r'expected \(T >= 1, C >= 2, H, W\)'):
+        maps_from_probabilities(np.zeros(shape))

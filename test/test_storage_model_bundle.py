@@ -1,0 +1,136 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Bundles: what is wrong with one is said before the first frame."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from conftest import make_tiny_bundle, tiny_card, tiny_head, tiny_trunk
+import onnx
+from onnx import helper
+import pytest
+
+from uncertainty_seg.core.model_card import card_from_json, card_to_json
+from uncertainty_seg.errors import CalibrationError, ModelBundleError
+from uncertainty_seg.storage.model_bundle import (
+    find_bundle, load_bundle, shipped_bundles, update_metrics, write_bundle, write_calibration,
+)
+
+
+def test_a_bundle_is_read_as_it_was_written(tiny_bundle: Path) -> None:
+    bundle = load_bundle(str(tiny_bundle))
+    assert bundle.card.class_names == ('blue', 'green', 'red')
+    assert bundle.calibration is not None
+    assert card_from_json(card_to_json(bundle.card)) == bundle.card
+
+
+def test_metrics_can_be_written_without_breaking_the_calibration(tiny_bundle: Path) -> None:
+    update_metrics(load_bundle(str(tiny_bundle)), {'val_mean_iou': 0.5})
+    assert load_bundle(str(tiny_bundle)).card.metrics == {'val_mean_iou': 0.5}
+
+
+@pytest.mark.parametrize('name', ['trunk.onnx', 'head.onnx'])
+def test_a_tampered_file_is_refused(tiny_bundle: Path, name: str) -> None:
+    data = bytearray((tiny_bundle / name).read_bytes())
+    data[-1] ^= 1
+    (tiny_bundle / name).write_bytes(data)
+    with pytest.raises(ModelBundleError, match=rf'{name} has sha256 .* truncated or changed'):
+        load_bundle(str(tiny_bundle))
+
+
+def test_a_truncated_file_is_refused(tiny_bundle: Path) -> None:
+    path = tiny_bundle / 'trunk.onnx'
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ModelBundleError, match=r'\(50 bytes\)'):
+        load_bundle(str(tiny_bundle))
+
+
+def test_a_missing_file_is_refused(tiny_bundle: Path) -> None:
+    (tiny_bundle / 'head.onnx').unlink()
+    with pytest.raises(ModelBundleError, match=r'head\.onnx is missing'):
+        load_bundle(str(tiny_bundle))
+
+
+def test_no_bundle_at_all_names_the_shipped_ones(tmp_path: Path) -> None:
+    with pytest.raises(ModelBundleError, match="no model 'seabass', expected a bundle's folder"):
+        find_bundle('seabass')
+    with pytest.raises(ModelBundleError, match=r'holds no card\.json'):
+        find_bundle(str(tmp_path))
+
+
+@pytest.mark.parametrize('change, words', [
+    ({'schema': 99}, 'schema 99'),
+    ({'palette': [[0, 0, 0]]}, '1 colours, expected 3'),
+    ({'method': 'magic'}, "method 'magic'"),
+    ({'dropout_sites': []}, 'no dropout site'),
+    ({'extra': 1}, r'card\.json cannot be read'),
+])
+def test_a_card_that_is_wrong_is_refused(
+    tiny_bundle: Path, change: dict[str, object], words: str
+) -> None:
+    raw = json.loads((tiny_bundle / 'card.json').read_text())
+    (tiny_bundle / 'card.json').write_text(json.dumps({**raw, **change}))
+    with pytest.raises(ModelBundleError, match=words):
+        load_bundle(str(tiny_bundle))
+
+
+def test_a_card_cut_in_the_middle_is_refused(tiny_bundle: Path) -> None:
+    text = (tiny_bundle / 'card.json').read_text()
+    (tiny_bundle / 'card.json').write_text(text[: len(text) // 2])
+    with pytest.raises(ModelBundleError, match=r'card\.json cannot be read'):
+        load_bundle(str(tiny_bundle))
+
+
+@pytest.mark.parametrize('op', ['Dropout', 'Bernoulli', 'RandomNormalLike'])
+def test_a_graph_that_is_random_by_itself_is_refused(tmp_path: Path, op: str) -> None:
+    head = tiny_head()
+    head.graph.node.insert(0, helper.make_node(op, ['features'], ['unused']))
+    files = {'trunk.onnx': tiny_trunk().SerializeToString(),
+             'head.onnx': head.SerializeToString()}
+    write_bundle(tmp_path / 'b', tiny_card(), files)
+    with pytest.raises(ModelBundleError, match=f'holds {op}, expected dropout as mask inputs'):
+        load_bundle(str(tmp_path / 'b'))
+
+
+def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
+    files = {'trunk.onnx': b'hello', 'head.onnx': tiny_head().SerializeToString()}
+    write_bundle(tmp_path / 'b', tiny_card(), files)
+    with pytest.raises(ModelBundleError, match='no ONNX file'):
+        load_bundle(str(tmp_path / 'b'))
+
+
+def test_a_calibration_made_for_other_graphs_is_refused(tiny_bundle: Path) -> None:
+    bundle = load_bundle(str(tiny_bundle))
+    assert bundle.calibration is not None
+    write_calibration(bundle, dataclasses.replace(bundle.calibration, graphs_sha256='0' * 64))
+    with pytest.raises(CalibrationError, match='was made for graphs 000000000000'):
+        load_bundle(str(tiny_bundle))
+
+
+def test_a_folder_that_is_no_bundle_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / 'thesis.txt').write_text('years of work')
+    with pytest.raises(ModelBundleError, match=r'exists and holds no card\.json'):
+        write_bundle(tmp_path, tiny_card(), {})
+    assert (tmp_path / 'thesis.txt').exists()
+
+
+def test_writing_again_replaces_the_whole_bundle(tmp_path: Path) -> None:
+    folder = make_tiny_bundle(tmp_path / 'tiny')
+    make_tiny_bundle(folder, calibrated=False)
+    assert load_bundle(str(folder)).calibration is None
+    assert [p.name for p in tmp_path.iterdir()] == ['tiny']
+
+
+@pytest.mark.parametrize('name', ['pipeline', 'suim'])
+def test_the_shipped_bundles_load_calibrated_and_stay_small(name: str) -> None:
+    bundle = load_bundle(name)
+    assert bundle.calibration is not None
+    assert bundle.folder == shipped_bundles()[name]
+    size = sum(p.stat().st_size for p in bundle.folder.iterdir())
+    assert size < 10e6
+    for key in ('val_mean_iou', 'val_ece', 'val_error_auroc_entropy'):
+        assert 0 < bundle.card.metrics[key] < 1
+    for text in (bundle.card.training, bundle.card.license, bundle.card.not_good_for):
+        assert len(text) > 10
+    for path in (bundle.trunk_path, bundle.head_path):
+        assert onnx.load(str(path)).opset_import[0].version == 17
