@@ -5,7 +5,11 @@ import numpy as np
 import pytest
 
 from uncertainty_seg.core.aggregate import (
-    frame_scores, mean_score, score_names, top_score, worst_window_score,
+    frame_scores,
+    mean_score,
+    score_names,
+    top_score,
+    worst_window_score,
 )
 from uncertainty_seg.core.settings import settings_from_dict
 from uncertainty_seg.core.uncertainty import maps_from_probabilities

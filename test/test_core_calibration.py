@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from uncertainty_seg.core.calibration import (
-    Calibration, calibration_from_json, calibration_to_json, fit_thresholds,
+    Calibration,
+    calibration_from_json,
+    calibration_to_json,
+    fit_thresholds,
 )
 from uncertainty_seg.errors import CalibrationError
 

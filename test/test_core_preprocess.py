@@ -6,7 +6,11 @@ import pytest
 
 from uncertainty_seg.core.model_card import InputSpec
 from uncertainty_seg.core.preprocess import (
-    fit_image, Geometry, PADDING_VALUE, unfit_label, unfit_map,
+    fit_image,
+    Geometry,
+    PADDING_VALUE,
+    unfit_label,
+    unfit_map,
 )
 from uncertainty_seg.errors import ImageError
 

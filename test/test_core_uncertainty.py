@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from uncertainty_seg.core.uncertainty import (
-    MAP_NAMES, maps_from_logits, maps_from_probabilities, upsample_bilinear,
+    MAP_NAMES,
+    maps_from_logits,
+    maps_from_probabilities,
+    upsample_bilinear,
 )
 from uncertainty_seg.errors import ShapeError
 

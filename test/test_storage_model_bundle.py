@@ -13,7 +13,12 @@ import pytest
 from uncertainty_seg.core.model_card import card_from_json, card_to_json
 from uncertainty_seg.errors import CalibrationError, ModelBundleError
 from uncertainty_seg.storage.model_bundle import (
-    find_bundle, load_bundle, shipped_bundles, update_metrics, write_bundle, write_calibration,
+    find_bundle,
+    load_bundle,
+    shipped_bundles,
+    update_metrics,
+    write_bundle,
+    write_calibration,
 )
 
 

@@ -45,7 +45,8 @@ def halve_weights(model: onnx.ModelProto) -> onnx.ModelProto:
         if values.dtype != np.float32 or values.size < _SMALLEST:
             tensors.append(tensor)
             continue
-        half = values.astype(np.float16)
+        with np.errstate(over='ignore'):  # what does not fit is found in the next line
+            half = values.astype(np.float16)
         if not np.isfinite(half).all():
             raise GraphError(f'weight {tensor.name!r} is too large for 16 bits', 'at most 65504',
                              'compile with 32-bit weights')

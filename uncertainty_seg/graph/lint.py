@@ -15,7 +15,7 @@ from onnx import TensorProto
 
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.dropout_to_masks import PASSES_AXIS
-from uncertainty_seg.graph.onnx_tools import attribute, constants, consumers, OPSET
+from uncertainty_seg.graph.onnx_tools import attribute, consumers, OPSET
 
 _RANDOM = {'Dropout', 'Bernoulli', 'Multinomial', 'RandomNormal', 'RandomNormalLike',
            'RandomUniform', 'RandomUniformLike'}
@@ -93,7 +93,8 @@ def _resize(model: onnx.ModelProto) -> Iterator[str]:
 
 
 def _constant_arguments(model: onnx.ModelProto) -> Iterator[str]:
-    known = constants(model.graph)
+    known = {tensor.name for tensor in model.graph.initializer}
+    known |= {n.output[0] for n in model.graph.node if n.op_type == 'Constant'}
     for node in model.graph.node:
         if node.op_type in ('OneHot', 'TopK') and node.input[1] not in known:
             yield f'{node.op_type} {node.name!r} has a computed size'

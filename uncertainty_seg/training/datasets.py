@@ -71,7 +71,6 @@ def augment(
     """
     width, height = how.crop
     zoom = float(np.exp(rng.uniform(*np.log(how.scale))))
-    zoom *= max(width / image.shape[1], height / image.shape[0]) ** 0.5
     aspect = float(np.exp(rng.uniform(-0.1, 0.1)))
     scaled_w = round(image.shape[1] * zoom * aspect)
     scaled_h = round(image.shape[0] * zoom / aspect)

@@ -66,7 +66,7 @@ _RECIPES = (
         input=_input(320, 256),
         fit=FitSettings(
             epochs=28, draw_power=0.5,
-            augmentation=Augmentation(crop=(288, 224), scale=(0.75, 1.6), colour=0.15),
+            augmentation=Augmentation(crop=(288, 224), scale=(0.72, 1.55), colour=0.15),
         ),
         train_dropout=_TRAIN_DROPOUT,
         run_dropout=_RUN_DROPOUT,
@@ -82,7 +82,7 @@ _RECIPES = (
         input=_input(512, 384),
         fit=FitSettings(
             epochs=12,
-            augmentation=Augmentation(crop=(320, 256), scale=(0.75, 1.3), colour=0.1),
+            augmentation=Augmentation(crop=(288, 224), scale=(0.75, 1.3), colour=0.1),
         ),
         train_dropout=_TRAIN_DROPOUT,
         run_dropout=_RUN_DROPOUT,
