@@ -1,0 +1,209 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""One pipeline for node and tools: order, masks, faults, and what a calibration refuses."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from uncertainty_seg.backends.fake import FakeBackend
+from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.evaluation import evaluate, fit_temperature
+from uncertainty_seg.core.pipeline import FrameResult, Pipeline
+from uncertainty_seg.core.settings import Settings, settings_from_dict
+from uncertainty_seg.core.uncertainty import MAP_NAMES, UncertaintyMaps
+from uncertainty_seg.errors import (
+    BackendError, CalibrationError, ConfigError, ImageError, ModelBundleError, ShapeError,
+)
+from uncertainty_seg.storage.model_bundle import load_bundle
+
+BLUE = np.zeros((96, 128, 3), np.uint8)
+BLUE[..., 0] = 255
+EASY = settings_from_dict({'gate.rise_ratio': 1.0})  # blue lies at 0.96 of the tiny limit
+GREY = np.full((96, 128, 3), 120, np.uint8)
+
+
+def open_tiny(folder: Path, settings: Settings | None = None, **backend: float) -> Pipeline:
+    bundle = load_bundle(str(folder))
+    return Pipeline(bundle, FakeBackend(bundle.card, **backend), settings or EASY)
+
+
+def last(pipeline: Pipeline, image: np.ndarray, frames: int = 3) -> FrameResult:
+    return [pipeline.process(image, i) for i in range(frames)][-1]
+
+
+def test_a_pure_colour_is_its_class_and_confident_and_grey_is_not(tiny_bundle: Path) -> None:
+    result = last(open_tiny(tiny_bundle), BLUE)
+    assert (result.label_at_source() == 0).all()
+    assert result.label_at_source().shape == (96, 128)
+    assert result.verdict.is_confident
+    assert not last(open_tiny(tiny_bundle), GREY).verdict.is_confident
+
+
+def test_the_padding_of_the_letterbox_counts_in_no_score(tiny_bundle: Path) -> None:
+    wide = np.zeros((40, 400, 3), np.uint8)
+    wide[..., 0] = 255
+    narrow, full = last(open_tiny(tiny_bundle), wide), last(open_tiny(tiny_bundle), BLUE)
+    inside = narrow.maps.cut(narrow.geometry.rows, narrow.geometry.columns).entropy
+    assert narrow.maps.entropy.mean() > inside.mean() + 0.05  # the grey padding is less certain
+    assert narrow.scores['entropy.mean'] == pytest.approx(inside.mean(), rel=1e-5)
+    assert narrow.scores['entropy.top'] <= inside.max()
+    assert full.scores['entropy.mean'] == pytest.approx(full.maps.entropy.mean(), rel=1e-5)
+
+
+def test_the_same_frame_twice_gives_the_same_bytes(tiny_bundle: Path) -> None:
+    pipeline = open_tiny(tiny_bundle)
+    one, two = pipeline.process(GREY, 1), pipeline.process(GREY, 2)
+    for name in (*MAP_NAMES, 'label', 'confidence'):
+        assert getattr(one.maps, name).tobytes() == getattr(two.maps, name).tobytes()
+
+
+def test_per_frame_masks_depend_on_the_stamp_alone(tiny_bundle: Path) -> None:
+    bundle = load_bundle(str(tiny_bundle))
+    assert bundle.calibration is not None
+    bundle = dataclasses.replace(bundle, calibration=dataclasses.replace(
+        bundle.calibration, mask_policy='per_frame'))
+    settings = settings_from_dict({'mask_policy': 'per_frame'})
+    one = Pipeline(bundle, FakeBackend(bundle.card), settings)
+    other = Pipeline(bundle, FakeBackend(bundle.card), settings)
+    first, second = one.process(GREY, 100), one.process(GREY, 200)
+    assert (first.maps.mutual_information != second.maps.mutual_information).any()
+    np.testing.assert_array_equal(other.process(GREY, 200).maps.mutual_information,
+                                  second.maps.mutual_information)
+
+
+def test_nan_in_one_logit_of_one_pass_makes_the_frame_not_confident(tiny_bundle: Path) -> None:
+    pipeline = open_tiny(tiny_bundle, nan_on_run=4)
+    assert last(pipeline, BLUE, 3).verdict.is_confident
+    verdict = pipeline.process(BLUE, 3).verdict
+    assert (verdict.is_confident, verdict.kind) == (False, 'fault')
+    assert not pipeline.process(BLUE, 4).verdict.is_confident  # the way back takes three
+
+
+def test_a_backend_error_passes_and_a_fault_makes_the_flag_fall(tiny_bundle: Path) -> None:
+    pipeline = open_tiny(tiny_bundle, fail_on_run=4)
+    assert last(pipeline, BLUE, 3).verdict.is_confident
+    with pytest.raises(BackendError, match='failed on run 4'):
+        pipeline.process(BLUE, 3)
+    assert pipeline.fault('engine error').reasons == ('engine error',)
+    assert not pipeline.verdict.is_confident
+
+
+def test_an_image_that_is_none_is_refused(tiny_bundle: Path) -> None:
+    pipeline = open_tiny(tiny_bundle)
+    with pytest.raises(ShapeError, match='image has shape'):
+        pipeline.process(BLUE[..., 0], 0)
+    with pytest.raises(ImageError, match='at least 1x1'):
+        pipeline.process(np.zeros((0, 5, 3), np.uint8), 0)
+
+
+def test_the_size_may_change_from_frame_to_frame(tiny_bundle: Path) -> None:
+    pipeline = open_tiny(tiny_bundle)
+    for height, width in ((96, 128), (33, 77), (480, 640)):
+        image = np.zeros((height, width, 3), np.uint8)
+        assert pipeline.process(image, 0).label_at_source().shape == (height, width)
+
+
+def test_live_masks_pass_the_check(tiny_bundle: Path) -> None:
+    open_tiny(tiny_bundle).check_masks()
+
+
+class DeafBackend(FakeBackend):
+    """Ignores its masks."""
+
+    def run(self, image, masks, temperature):  # type: ignore[no-untyped-def]
+        return super().run(image, {n: np.ones_like(m) for n, m in masks.items()}, temperature)
+
+
+class RandomBackend(FakeBackend):
+    """Is random by itself."""
+
+    def run(self, image, masks, temperature):  # type: ignore[no-untyped-def]
+        maps = super().run(image, masks, temperature)
+        noise = np.random.default_rng().random(maps.entropy.shape, np.float32) * 0.1
+        return dataclasses.replace(maps, mutual_information=maps.mutual_information + noise)
+
+
+@pytest.mark.parametrize('kind, words', [
+    (DeafBackend, 'the dropout masks change nothing'),
+    (RandomBackend, 'with dropout switched off, expected none')])
+def test_masks_that_are_not_what_makes_passes_differ_are_refused(
+    tiny_bundle: Path, kind: type[FakeBackend], words: str
+) -> None:
+    bundle = load_bundle(str(tiny_bundle))
+    with pytest.raises(ModelBundleError, match=words):
+        Pipeline(bundle, kind(bundle.card), Settings()).check_masks()
+
+
+@pytest.mark.parametrize('values, words', [
+    ({'passes': 9}, 'passes is 9, but .* calibrated with 8: set passes to 8'),
+    ({'mask_policy': 'per_frame'}, "mask_policy is per_frame, but .* calibrated with fixed"),
+])
+def test_settings_the_calibration_was_not_made_for_are_refused(
+    tiny_bundle: Path, values: dict[str, object], words: str
+) -> None:
+    with pytest.raises(CalibrationError, match=words):
+        open_tiny(tiny_bundle, settings_from_dict(values))
+
+
+def test_a_bundle_without_calibration_is_refused_unless_one_is_being_made(
+    tiny_bundle: Path
+) -> None:
+    (tiny_bundle / 'calibration.json').unlink()
+    with pytest.raises(CalibrationError, match='run uncertainty_seg calibrate'):
+        open_tiny(tiny_bundle)
+    bundle = load_bundle(str(tiny_bundle))
+    pipeline = Pipeline(bundle, FakeBackend(bundle.card), Settings(), temperature=1.0)
+    assert not last(pipeline, BLUE, 9).verdict.is_confident
+
+
+def test_a_stricter_scale_takes_effect_at_once_and_a_bad_score_changes_nothing(
+    tiny_bundle: Path
+) -> None:
+    pipeline = open_tiny(tiny_bundle)
+    assert last(pipeline, BLUE).verdict.is_confident
+    pipeline.reconfigure(settings_from_dict({'gate.threshold_scale': 0.01}))
+    assert not last(pipeline, BLUE).verdict.is_confident
+    assert pipeline.thresholds == {'entropy.mean': pytest.approx(0.007)}
+    pipeline.reconfigure(settings_from_dict({'gate.scores': ['entropy.top']}))
+    assert list(pipeline.thresholds) == ['entropy.top']
+
+
+def test_a_gate_score_without_a_threshold_is_refused(tiny_bundle: Path) -> None:
+    bundle = load_bundle(str(tiny_bundle))
+    assert bundle.calibration is not None
+    few = dataclasses.replace(bundle.calibration, thresholds={'entropy.mean': 0.7})
+    bundle = ModelBundle(bundle.folder, bundle.card, few)
+    with pytest.raises(ConfigError, match=r"gate\.scores names 'entropy\.top'"):
+        Pipeline(bundle, FakeBackend(bundle.card),
+                 settings_from_dict({'gate.scores': ['entropy.top']}))
+
+
+def test_evaluation_of_a_known_scene(tiny_bundle: Path) -> None:
+    truth = np.zeros((96, 128), np.uint8)
+    truth[:, 64:] = 1  # half of it is labelled green, and is blue
+    found = evaluate(open_tiny(tiny_bundle), [(BLUE, truth)], 255)
+    assert found.accuracy == pytest.approx(0.5)
+    assert found.iou[0] == pytest.approx(0.5)
+    assert found.iou[1] == 0
+    assert found.frames[0].accuracy == pytest.approx(0.5)
+    confidence = open_tiny(tiny_bundle).measure(BLUE, 0).maps.confidence.mean()
+    assert found.ece == pytest.approx(confidence - 0.5, abs=1e-3)
+
+
+def test_the_temperature_is_chosen_by_likelihood_and_valued_on_the_other_half(
+    tiny_bundle: Path
+) -> None:
+    even = evaluate(open_tiny(tiny_bundle), [(BLUE, np.zeros((96, 128), np.uint8))], 255)
+    worse = dataclasses.replace(
+        even, ece=0.9, frames=(dataclasses.replace(even.frames[0], nll_nats=9.0),))
+    temperature, ece = fit_temperature({1.0: (worse, worse), 0.8: (even, even)})
+    assert temperature == 0.8
+    assert ece == pytest.approx(even.ece)
+
+
+def test_maps_can_be_cut() -> None:
+    rows = np.arange(12, dtype=np.float32).reshape(3, 4)
+    maps = UncertaintyMaps(rows.astype(np.uint8), *([rows] * 6))
+    assert maps.cut(slice(1, 2), slice(2, 4)).aleatoric.tolist() == [[6, 7]]
