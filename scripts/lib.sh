@@ -100,11 +100,8 @@ ros_python() {  # print the Python of the sourced ROS, or fail
   return 1
 }
 
-numpy_constraint() {  # numpy_constraint EXE: keep the major version the apt packages were built for
-  local major
-  major="$("$1" -c 'import numpy; print(numpy.__version__.split(".")[0])' 2>/dev/null || true)"
-  [[ $major == 1 ]] && printf 'numpy<2\n'
-  return 0
+keeps_numpy_1() {  # keeps_numpy_1 EXE: are its apt packages (cv_bridge, OpenCV) built for numpy 1?
+  "$1" -c 'import sys, numpy; sys.exit(not numpy.__version__.startswith("1."))' 2>/dev/null
 }
 
 # --- the virtual environment -------------------------------------------------------------------
@@ -121,6 +118,7 @@ make_venv() {  # make_venv EXE FLAVOUR [VENV OPTION...]
   version="$(python_version "$exe")"
   if venv_is_sound "$version" "$flavour"; then
     note "$VENV is there (Python $version, $flavour)"
+    constrain
     return
   fi
   if [[ -e $VENV ]]; then
@@ -134,8 +132,13 @@ make_venv() {  # make_venv EXE FLAVOUR [VENV OPTION...]
   mkdir -p "$VENV" && touch "$VENV/.unfinished"
   "$exe" -m venv "$@" "$VENV" || die "$exe -m venv failed" "$(venv_fix "$version")"
   modern_pip
+  constrain
   printf '%s %s\n' "$version" "$flavour" >"$VENV/.made"
   rm "$VENV/.unfinished"
+}
+
+constrain() {  # what no later install may change: torch alone would bring setuptools past colcon's
+  grep '^setuptools' "$REQUIREMENTS/build.txt" >"$VENV/constraints.txt"
 }
 
 modern_pip() {  # old pips know neither today's wheel tags nor how to resolve this many packages fast
@@ -156,6 +159,12 @@ retry() {  # retry COMMAND...: again after each of RETRY_WAITS_S
   "$@"
 }
 
+pip_install() {  # pip_install ARGUMENT...: says how far it is, keeps the whole output in .venv/pip.log
+  "$VENV/bin/python" -m pip install --disable-pip-version-check --progress-bar off --prefer-binary \
+    -c "$VENV/constraints.txt" "$@" | tee -a "$VENV/pip.log" |
+    awk '/Downloading|Using cached|Processing/ { if (++n % 20 == 0) { print "      " n " packages fetched"; fflush() } }'
+}
+
 install() {  # install NAME FILE...: pip install -r each, unless NAME was done with the same files
   local name="$1" stamp hash file arguments=()
   shift
@@ -168,10 +177,8 @@ install() {  # install NAME FILE...: pip install -r each, unless NAME was done w
   for file in "$@"; do arguments+=(-r "$file"); done
   note "$name: installing (the first time takes minutes)"
   rm -f "$stamp"
-  retry "$VENV/bin/python" -m pip install --disable-pip-version-check --quiet --prefer-binary \
-    -c "$VENV/constraints.txt" "${arguments[@]}" ||
-    die "pip could not install $name" \
-      'read its message above; with the network back, run this again: it goes on where it stopped'
+  retry pip_install "${arguments[@]}" || die "pip could not install $name" \
+    'read its message above; with the network back, run this again: it goes on where it stopped'
   printf '%s\n' "$hash" >"$stamp"
 }
 
@@ -180,7 +187,7 @@ set_up() {  # make .venv and fill it with all that the node needs to build and r
   if exe="$(ros_python)"; then
     note "ROS 2 $ROS_DISTRO is sourced: using its packages ($exe)"
     make_venv "$exe" "ros-$ROS_DISTRO" --system-site-packages
-    numpy_constraint "$exe" >"$VENV/constraints.txt"
+    if keeps_numpy_1 "$exe"; then printf 'numpy<2\n' >>"$VENV/constraints.txt"; fi
     # pip does not see apt's OpenCV, and a second one beside it would be the one imported.
     if "$exe" -c 'import cv2' >/dev/null 2>&1; then
       grep -v '^opencv' "$REQUIREMENTS/runtime.txt" >"$VENV/runtime.txt"
@@ -196,7 +203,6 @@ set_up() {  # make .venv and fill it with all that the node needs to build and r
   fi
   exe="$(find_python)"
   make_venv "$exe" ros-wheels
-  : >"$VENV/constraints.txt"
   install runtime "$REQUIREMENTS/runtime.txt" "$REQUIREMENTS/ros.txt" "$REQUIREMENTS/build.txt"
 }
 
@@ -215,15 +221,20 @@ set_up_torch() {  # torch, unless WITH_TORCH=0; the node and the demo never need
 
 # --- the package -------------------------------------------------------------------------------
 
-colcon() { "$VENV/bin/python" -c 'from colcon_core.command import main; main()' "$@"; }
+colcon() {  # by .venv's Python, so that the executables start with it and find its packages
+  "$VENV/bin/python" -c 'import sys; from colcon_core.command import main
+sys.argv[0] = "colcon"; sys.exit(main())' "$@"
+}
 
-colcon_build() {  # colcon_build FOLDER [OPTION...]: build into FOLDER/build and FOLDER/install
+colcon_build() {  # colcon_build FOLDER: build into FOLDER/build and FOLDER/install
   local folder="$1"
-  shift
-  # Run by .venv's Python, so that the executables start with it and find its packages.
-  (cd "$ROOT" && COLCON_LOG_PATH="$folder/log" colcon build --packages-select uncertainty_seg \
-    --build-base "$folder/build" --install-base "$folder/install" "$@") ||
-    die 'colcon build failed' "read its message above and $folder/log/latest_build"
+  mkdir -p "$folder/log"
+  (cd "$ROOT" && COLCON_LOG_PATH="$folder/log" colcon build \
+    --build-base "$folder/build" --install-base "$folder/install") >"$folder/log/build.log" 2>&1 || {
+    cat "$folder/log/build.log"
+    die 'colcon build failed' 'read its message above'
+  }
+  note "built: $folder/install"
 }
 
 source_install() {  # source_install FOLDER: as a user would, ROS's scripts not being proof to set -u
