@@ -109,3 +109,10 @@ def shared_data() -> Path:
         if place and (Path(place) / 'suim_dev' / 'classes.json').is_file():
             return Path(place)
     pytest.skip('the folder of shared photographs is not here (set UNCERTAINTY_SEG_DATA)')
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the wheels of ROS restart Python while nothing is captured yet."""
+    from ros_helpers import restart_with_ros_libraries
+
+    restart_with_ros_libraries(config)

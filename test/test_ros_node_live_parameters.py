@@ -1,0 +1,108 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Parameters of the running node, over its services."""
+
+from collections.abc import Iterator
+import math
+from pathlib import Path
+from typing import Any
+
+from conftest import make_tiny_bundle
+import pytest
+from ros_helpers import (
+    Client,
+    image_message,
+    needs_ros,
+    node_arguments,
+    own_domain,
+    Process,
+    solid,
+    values_of,
+)
+
+pytestmark = needs_ros
+
+
+class Rig:
+    def __init__(self, process: Process, client: Client) -> None:
+        from diagnostic_msgs.msg import DiagnosticArray
+
+        self.process, self.client = process, client
+        self.status = client.listen('/uncertainty_seg/status', DiagnosticArray)
+        self._second = 1000
+        client.wait_for_camera_match()
+
+    def verdict(self) -> dict[str, str]:
+        """Send a good frame and return what the node says of it."""
+        self._second += 1
+        msg = image_message(solid(0, 0, 255), self._second * 10**9)
+
+        def answered() -> Any:
+            self.client.camera.publish(msg)
+            self.client.spin(0.05)
+            return [s for s in self.status if s.header.stamp == msg.header.stamp]
+        return values_of(self.client.wait_until(answered, 'status')[-1])
+
+
+@pytest.fixture(scope='module')
+def rig(tmp_path_factory: Any) -> Iterator[Rig]:
+    folder: Path = tmp_path_factory.mktemp('parameters')
+    bundle = make_tiny_bundle(folder / 'tiny')
+    with own_domain() as domain:
+        arguments = node_arguments(bundle, stale_timeout_s=600, gate__rise_frames=1)
+        process = Process(arguments, domain, folder / 'log')
+        client = Client(domain, process)
+        try:
+            yield Rig(process, client)
+        finally:
+            client.close()
+            process.end()
+
+
+def test_a_stricter_threshold_turns_the_verdict_at_once(rig: Rig) -> None:
+    assert rig.verdict()['confident'] == 'true'
+    (result,) = rig.client.set_parameters(gate__threshold_scale=0.01)
+    assert result.successful
+    verdict = rig.verdict()
+    assert verdict['confident'] == 'false'
+    assert float(verdict['threshold.entropy.mean']) == pytest.approx(0.007)
+    # A whole number, as `ros2 param set` makes of "1".
+    (result,) = rig.client.set_parameters(gate__threshold_scale=1)
+    assert result.successful
+    assert rig.verdict()['confident'] == 'true'
+
+
+def test_other_scores_can_be_gated_and_taken_back(rig: Rig) -> None:
+    assert rig.client.set_parameters(gate__scores=['mutual_information.top'])[0].successful
+    assert 'threshold.mutual_information.top' in rig.verdict()
+    assert rig.client.set_parameters(gate__scores=[''])[0].successful
+    assert 'threshold.entropy.mean' in rig.verdict()
+
+
+@pytest.mark.parametrize(
+    ('change', 'reason'),
+    [
+        ({'gate__threshold_scale': math.nan}, 'gate.threshold_scale'),
+        ({'gate__threshold_scale': 1e9}, 'gate.threshold_scale'),
+        ({'gate__rise_frames': 0}, 'gate.rise_frames'),
+        ({'gate__scores': ['luck']}, 'expected any of entropy.mean'),
+        ({'map': 'treasure'}, 'expected one of entropy'),
+        ({'gate__fall_frames': 9}, 'would never fall'),
+        ({'gate__threshold_scale': 'strict'}, 'expected a finite number'),
+        ({'passes': 0}, 'read-only'),
+        ({'model': 'other'}, 'read-only'),
+        ({'seed': 5}, 'read-only'),
+    ],
+)
+def test_a_bad_change_is_refused_with_a_reason_and_changes_nothing(
+    rig: Rig, change: dict[str, Any], reason: str
+) -> None:
+    before = rig.verdict()['threshold.entropy.mean']
+    (result,) = rig.client.set_parameters(**change)
+    assert not result.successful
+    assert reason in result.reason
+    assert rig.verdict()['threshold.entropy.mean'] == before
+
+
+def test_a_change_of_two_that_belong_together_is_judged_together(rig: Rig) -> None:
+    assert rig.client.set_together(gate__fall_frames=2, gate__fall_window=3).successful
+    assert rig.client.set_together(gate__fall_frames=1, gate__fall_window=1).successful

@@ -1,0 +1,181 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Settings as ROS parameters, on a node in this process."""
+
+from collections.abc import Iterator
+import math
+from typing import Any
+
+import pytest
+
+pytest.importorskip('rclpy', reason='rclpy is missing: source ROS 2, or install the wheels')
+
+import rclpy
+from rclpy.parameter import Parameter
+
+from uncertainty_seg.core.parameters import iter_parameters
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.ros.parameters import from_ros, ParameterServer, to_ros
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.fixture
+def context() -> Iterator[Any]:
+    context = rclpy.Context()
+    rclpy.init(context=context, args=[])
+    yield context
+    context.try_shutdown()
+
+
+class Served:
+    """A parameter server on a node, and the settings it handed on."""
+
+    def __init__(self, context: Any, overrides: dict[str, Any]) -> None:
+        self.applied: list[Settings] = []
+        self.refusal: ConfigError | None = None
+        self.node = rclpy.create_node(
+            'served', context=context, enable_rosout=False, start_parameter_services=False,
+            parameter_overrides=[Parameter(name, value=v) for name, v in overrides.items()],
+        )
+        self.server = ParameterServer(self.node, self._apply)
+
+    def _apply(self, settings: Settings) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.applied.append(settings)
+
+    def set(self, **values: Any) -> Any:
+        changes = [Parameter(name.replace('__', '.'), value=v) for name, v in values.items()]
+        return self.node.set_parameters_atomically(changes)
+
+
+def test_defaults_are_those_of_the_settings(context: Any) -> None:
+    assert Served(context, {}).server.settings == Settings()
+
+
+def test_every_parameter_is_described_ranged_and_read_only_unless_live(context: Any) -> None:
+    node = Served(context, {}).node
+    for setting in iter_parameters(Settings):
+        descriptor = node.describe_parameter(setting.name)
+        assert setting.description in descriptor.description
+        assert setting.unit in descriptor.description
+        assert descriptor.additional_constraints == setting.wanted()
+        assert descriptor.read_only is not setting.live
+        ranges = [*descriptor.integer_range, *descriptor.floating_point_range]
+        bounds = [(r.from_value, r.to_value) for r in ranges]
+        has_bounds = setting.lower is not None
+        assert bounds == ([(setting.lower, setting.upper)] if has_bounds else [])
+
+
+def test_a_whole_number_is_accepted_for_a_floating_point_parameter(context: Any) -> None:
+    served = Served(context, {'stale_timeout_s': 7})
+    assert served.server.settings.stale_timeout_s == 7.0
+    assert served.set(gate__threshold_scale=2).successful
+    assert served.server.settings.gate.threshold_scale == 2.0
+    assert isinstance(served.server.settings.gate.threshold_scale, float)
+
+
+@pytest.mark.parametrize(
+    ('overrides', 'sentence'),
+    [
+        ({'passes': 0}, 'passes is 0, expected at least 1'),
+        ({'passes': 5000}, 'passes is 5000, expected a whole number from -1 to 1000'),
+        ({'passes': 2.5}, 'passes is 2.5, expected a whole number'),
+        ({'stale_timeout_s': math.nan}, 'stale_timeout_s is nan, expected a finite number'),
+        ({'stale_timeout_s': 'soon'}, "stale_timeout_s is 'soon', expected a finite number"),
+        ({'backend': 'abacus'}, "backend is 'abacus', expected one of auto"),
+        ({'gate.scores': ['luck']}, "gate.scores is .'luck',., expected any of"),
+        ({'autostart': 'maybe'}, "autostart is 'maybe', expected true or false"),
+        ({'gate.fall_frames': 3}, 'gate.fall_frames is 3, expected at most gate.fall_window'),
+    ],
+)
+def test_a_bad_value_at_the_start_is_one_sentence(
+    context: Any, overrides: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        Served(context, overrides)
+
+
+def test_a_live_change_is_handed_on_whole(context: Any) -> None:
+    served = Served(context, {})
+    assert served.set(gate__threshold_scale=0.5, map='entropy').successful
+    assert served.applied == [served.server.settings]
+    assert (served.applied[0].gate.threshold_scale, served.applied[0].map) == (0.5, 'entropy')
+
+
+@pytest.mark.parametrize('value', [math.nan, math.inf, -1.0, 1e6])
+def test_nan_and_out_of_range_are_refused_with_a_reason(context: Any, value: float) -> None:
+    served = Served(context, {})
+    result = served.set(gate__threshold_scale=value)
+    assert not result.successful
+    assert 'gate.threshold_scale' in result.reason
+    assert served.applied == []
+    assert served.server.settings == Settings()
+
+
+def test_values_that_contradict_each_other_are_judged_together(context: Any) -> None:
+    served = Served(context, {})
+    assert not served.set(gate__fall_frames=2).successful
+    assert served.set(gate__fall_frames=2, gate__fall_window=3).successful
+    result = served.set(gate__fall_window=1)
+    assert not result.successful
+    assert 'would never fall' in result.reason
+
+
+def test_what_the_pipeline_refuses_is_refused_and_not_stored(context: Any) -> None:
+    served = Served(context, {})
+    served.refusal = ConfigError('gate.scores names a score without a threshold')
+    result = served.set(gate__scores=['entropy.top'])
+    assert not result.successful
+    assert 'without a threshold' in result.reason
+    assert served.node.get_parameter('gate.scores').value == ['']
+    assert served.server.settings.gate.scores == ()
+
+
+def test_a_structural_parameter_is_read_only(context: Any) -> None:
+    served = Served(context, {})
+    result = served.set(passes=3)
+    assert not result.successful
+    assert 'read-only' in result.reason
+
+
+def test_a_list_can_be_emptied_again(context: Any) -> None:
+    served = Served(context, {})
+    assert served.set(gate__scores=['entropy.top']).successful
+    assert served.server.settings.gate.scores == ('entropy.top',)
+    assert served.set(gate__scores=['']).successful
+    assert served.server.settings.gate.scores == ()
+
+
+def test_other_peoples_parameters_are_left_alone(context: Any) -> None:
+    served = Served(context, {})
+    served.node.declare_parameter('foreign', 1)
+    assert served.set(foreign=2).successful
+    assert served.applied == []
+
+
+@pytest.mark.parametrize('setting', list(iter_parameters(Settings)), ids=lambda s: s.name)
+def test_every_default_survives_ros(setting: Any) -> None:
+    assert from_ros(setting, to_ros(setting.default)) == setting.default
+
+
+def test_a_misspelt_parameter_is_named(context: Any, capfd: Any) -> None:
+    Served(context, {'gate.rise_frame': 2})
+    assert 'there is no parameter gate.rise_frame' in capfd.readouterr().err
+
+
+def test_no_attribute_of_ours_hides_one_of_rclpy(context: Any) -> None:
+    from rclpy.lifecycle import LifecycleNode
+
+    from uncertainty_seg.ros.node import UncertaintySegNode
+
+    bare = LifecycleNode('bare', namespace='', context=context, start_parameter_services=False)
+    rclpy.init(args=[])
+    try:
+        ours = UncertaintySegNode()
+        for name, value in vars(bare).items():
+            assert type(value) in (type(None), type(getattr(ours, name))), name
+        ours.destroy_node()
+    finally:
+        rclpy.try_shutdown()

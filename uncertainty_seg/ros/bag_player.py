@@ -1,0 +1,209 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Publishes the images of a bag as a camera would: `uncertainty_seg_play BAG`.
+
+Needs no rosbag2, so that the demo runs with ROS from wheels too. The images go out on `image`
+(remap it with ``--ros-args -r image:=/cam``) with the stamps they were recorded with, at the
+pace of the recording. The first one waits for a subscriber.
+
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+import json
+import sys
+import threading
+import time
+from typing import Any
+
+from builtin_interfaces.msg import Time
+import rclpy
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, QoSReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image
+
+from uncertainty_seg.errors import BagError, UncertaintySegError
+from uncertainty_seg.storage.bag_messages import IMAGE_TYPE, typestore
+from uncertainty_seg.storage.bags import BadMessage, BagReader
+
+LINGER_S = 0.5
+
+
+class BagPlayer:
+    """
+    Publish one topic of a bag.
+
+    Parameters
+    ----------
+    node : Node
+        Owns the publishers.
+    rate : float
+        1 for the pace of the recording.
+    has_clock : bool
+        Publish the bag's time on /clock with each image.
+
+    """
+
+    def __init__(self, node: Node, rate: float, has_clock: bool) -> None:
+        self._rate = rate
+        self._pause = threading.Event()
+        qos = QoSProfile(depth=5, reliability=QoSReliabilityPolicy.RELIABLE)
+        self._images = node.create_publisher(Image, 'image', qos)
+        self._clock = node.create_publisher(Clock, '/clock', 10) if has_clock else None
+        self.num_played = 0
+        self.num_damaged = 0
+
+    def wait_for_subscriber(self, timeout_s: float) -> None:
+        """
+        Wait until somebody listens, so that the first frames are not lost.
+
+        Raises
+        ------
+        BagError
+            If nobody does in time.
+
+        """
+        end_s = time.monotonic() + timeout_s
+        while not self._images.get_subscription_count():
+            if time.monotonic() >= end_s:
+                raise BagError(
+                    f'nobody subscribes to {self._images.topic_name} within {timeout_s:g} s',
+                    'a node that is active', 'start the node, or remap image to its topic',
+                )
+            self._pause.wait(0.05)
+
+    def play(self, bag: BagReader, topic: str) -> None:
+        """Publish every image of a topic once, at the time it is due."""
+        start_s, first_ns = time.monotonic(), None
+        for received_ns, data in self._serialized(bag, topic):
+            first_ns = received_ns if first_ns is None else first_ns
+            due_s = start_s + (received_ns - first_ns) * 1e-9 / self._rate
+            self._pause.wait(max(due_s - time.monotonic(), 0.0))
+            if self._clock is not None:
+                stamp = Time(sec=received_ns // 10**9, nanosec=received_ns % 10**9)
+                self._clock.publish(Clock(clock=stamp))
+            self._images.publish(data)
+            self.num_played += 1
+
+    def linger(self) -> None:
+        """Give the last image time to arrive before the publisher goes."""
+        self._pause.wait(LINGER_S)
+
+    def _serialized(self, bag: BagReader, topic: str) -> Iterator[tuple[int, bytes]]:
+        for item in bag.messages(topic):
+            if isinstance(item, BadMessage):
+                self.num_damaged += 1
+                continue
+            data = typestore().serialize_cdr(item.message, IMAGE_TYPE)
+            yield item.received_ns, bytes(data)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """
+    Play a bag.
+
+    Parameters
+    ----------
+    args : sequence of str or None
+        Arguments as after the program's name; those of the process if None.
+
+    Returns
+    -------
+    int
+        Exit code: 0 also when interrupted, 1 for a bag that cannot be played, 2 for misuse.
+
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    options = _parser().parse_args(remove_ros_args(['play', *words])[1:])
+    try:
+        rclpy.init(args=words, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as err:
+        print(f'uncertainty_seg_play: arguments cannot be used: {err}', file=sys.stderr)
+        return 2
+    try:
+        player = _play(options)
+    except UncertaintySegError as err:
+        print(f'uncertainty_seg_play: {err}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        rclpy.try_shutdown()
+    print(json.dumps({'played': player.num_played, 'damaged': player.num_damaged}), flush=True)
+    return 0
+
+
+def _play(options: Any) -> BagPlayer:
+    with BagReader(options.bag) as bag:
+        topic = choose_topic(bag, options.topic)
+        node = rclpy.create_node('uncertainty_seg_play')
+        player = BagPlayer(node, options.rate, options.clock)
+        player.wait_for_subscriber(options.wait_s)
+        player.play(bag, topic)
+        while options.loop:
+            player.play(bag, topic)
+        player.linger()
+        node.destroy_node()
+    return player
+
+
+def choose_topic(bag: BagReader, wanted: str | None) -> str:
+    """
+    Choose the images to play.
+
+    Parameters
+    ----------
+    bag : BagReader
+        An open bag.
+    wanted : str or None
+        Topic that was asked for.
+
+    Returns
+    -------
+    str
+        That topic; else the camera's by its usual name; else the only one.
+
+    Raises
+    ------
+    BagError
+        If it is not there, or the choice is open.
+
+    """
+    if wanted is None:
+        images = [topic for topic, kind in bag.topics().items() if kind == IMAGE_TYPE]
+        usual = [t for t in images if t.rpartition('/')[2] in ('image', 'image_raw')]
+        if len(usual) == 1:
+            return usual[0]
+    return bag.image_topic(wanted)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='uncertainty_seg_play',
+        description='Publish the images of a bag on the topic image, as a camera would.',
+        epilog='ROS arguments follow --ros-args, such as -r image:=/cam.',
+    )
+    parser.add_argument('bag', metavar='BAG', help='rosbag2 folder, .mcap, .db3, or rosbag1 file')
+    parser.add_argument('--rate', type=_rate, default=1.0, help='pace; 1 as recorded [1]')
+    parser.add_argument('--topic', help="image topic of the bag [the camera's]")
+    parser.add_argument('--loop', action='store_true', help='start again at the end')
+    parser.add_argument('--clock', action='store_true', help="publish the bag's time on /clock")
+    parser.add_argument('--wait-s', type=_rate, default=60.0,
+                        help='seconds to wait for a subscriber before the first image [60]')
+    return parser
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float('inf'):
+        raise argparse.ArgumentTypeError(f'{text}, expected a number above 0')
+    return value
+
+
+if __name__ == '__main__':
+    sys.exit(main())

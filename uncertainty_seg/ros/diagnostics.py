@@ -1,0 +1,75 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Verdict and health as diagnostic messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+
+from uncertainty_seg.core.gate import Verdict
+from uncertainty_seg.core.pipeline import FrameResult
+
+VERDICT_NAME = 'uncertainty_seg: verdict'
+HEALTH_NAME = 'uncertainty_seg: health'
+_LEVELS = {
+    'confident': DiagnosticStatus.OK,
+    'uncertain': DiagnosticStatus.WARN,
+    'recovering': DiagnosticStatus.WARN,
+}
+
+
+def verdict_values(
+    verdict: Verdict, result: FrameResult | None, thresholds: Mapping[str, float]
+) -> dict[str, str]:
+    """
+    List what led to a verdict.
+
+    Parameters
+    ----------
+    verdict : Verdict
+        The flag and why.
+    result : FrameResult or None
+        The frame; None where there was none.
+    thresholds : mapping of str to float
+        Limit of each gated score.
+
+    Returns
+    -------
+    dict of str to str
+        Flag, kind, ratio; every score, every threshold, T, milliseconds a stage.
+
+    """
+    values = {
+        'confident': str(verdict.is_confident).lower(),
+        'kind': verdict.kind,
+        'score_ratio': f'{verdict.score_ratio:.6g}',
+    }
+    values |= {f'threshold.{name}': f'{limit:.6g}' for name, limit in thresholds.items()}
+    if result is not None:
+        values['passes'] = str(result.passes)
+        values |= {f'score.{name}': f'{value:.6g}' for name, value in result.scores.items()}
+        values |= {f'latency.{stage}_ms': f'{ms:.3f}' for stage, ms in result.timings_ms.items()}
+    return values
+
+
+def verdict_message(
+    header: Any, verdict: Verdict, result: FrameResult | None, thresholds: Mapping[str, float]
+) -> DiagnosticArray:
+    """Build the message of `~/status`; the reasons are its text."""
+    level = _LEVELS.get(verdict.kind, DiagnosticStatus.ERROR)
+    values = verdict_values(verdict, result, thresholds)
+    return diagnostics_message(header, VERDICT_NAME, level, '; '.join(verdict.reasons), values)
+
+
+def diagnostics_message(
+    header: Any, name: str, level: bytes, message: str, values: Mapping[str, object],
+    hardware_id: str = '',
+) -> DiagnosticArray:
+    """Build a diagnostics message of one status."""
+    pairs = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
+    status = DiagnosticStatus(
+        level=level, name=name, message=message, hardware_id=hardware_id, values=pairs
+    )
+    return DiagnosticArray(header=header, status=[status])

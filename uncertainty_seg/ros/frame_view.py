@@ -1,0 +1,150 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The pictures of one frame, each made when somebody asks for it and only once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
+from uncertainty_seg.core.gate import Verdict
+from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.pipeline import FrameResult
+from uncertainty_seg.core.render import color_mask, heatmap, overlay
+from uncertainty_seg.core.settings import Settings
+
+# Where no threshold of the map's top score is known.
+DEFAULT_HEATMAP_UPPER = 0.5
+GREEN_BGR, AMBER_BGR, RED_BGR = (60, 200, 60), (0, 170, 255), (50, 50, 230)
+
+
+class FrameView:
+    """
+    One frame's outputs at the size of its image.
+
+    Parameters
+    ----------
+    image_bgr : ndarray of uint8, shape (H, W, 3)
+        The camera image.
+    result : FrameResult
+        What the pipeline made of it.
+    verdict : Verdict
+        The flag that was published; it can differ from the result's if the frame came too late.
+    card : ModelCard
+        For the palette.
+    settings : Settings
+        Map and view.
+    thresholds : mapping of str to float
+        Calibrated limits, for the heatmap's range.
+
+    """
+
+    def __init__(
+        self, image_bgr: ImageU8, result: FrameResult, verdict: Verdict, card: ModelCard,
+        settings: Settings, thresholds: Mapping[str, float],
+    ) -> None:
+        self._image_bgr, self._result, self._verdict = image_bgr, result, verdict
+        self._card, self._settings, self._thresholds = card, settings, thresholds
+
+    @cached_property
+    def mask(self) -> LabelMap:
+        """Class ids (H, W)."""
+        return self._result.label_at_source()
+
+    @cached_property
+    def confidence(self) -> NDArray[np.uint8]:
+        """Largest mean probability (H, W) as 0..255."""
+        return self._result.confidence_at_source()
+
+    @cached_property
+    def uncertainty(self) -> FloatMap:
+        """The chosen map (H, W), 0..1, NaN kept."""
+        return self._result.map_at_source(self._settings.map)
+
+    @cached_property
+    def heatmap(self) -> ImageU8:
+        """The chosen map in colours (H, W, 3); warm is uncertain."""
+        return heatmap(self.uncertainty, heatmap_upper(self._settings, self._thresholds))
+
+    @cached_property
+    def mask_color(self) -> ImageU8:
+        """Class colours (H, W, 3)."""
+        return color_mask(self.mask, self._card.palette)
+
+    @cached_property
+    def overlay(self) -> ImageU8:
+        """Class colours over the image (H, W, 3), with the flag as border and words."""
+        alpha = self._settings.view.overlay_alpha
+        picture = overlay(self._image_bgr, self.mask, self._card.palette, alpha)
+        return draw_flag(picture, self._verdict)
+
+
+def heatmap_upper(settings: Settings, thresholds: Mapping[str, float]) -> float:
+    """
+    Choose the value of the warmest colour, the same for every frame of a run.
+
+    Parameters
+    ----------
+    settings : Settings
+        Its `view.heatmap_upper` unless that is 0.
+    thresholds : mapping of str to float
+        Calibrated limits; twice that of the map's top score is taken.
+
+    Returns
+    -------
+    float
+        Above 0, at most 1.
+
+    """
+    if settings.view.heatmap_upper > 0:
+        return settings.view.heatmap_upper
+    return min(2 * thresholds.get(f'{settings.map}.top', DEFAULT_HEATMAP_UPPER / 2), 1.0)
+
+
+def draw_flag(picture_bgr: ImageU8, verdict: Verdict) -> ImageU8:
+    """
+    Put the flag into a picture, since no viewer shows a bool: a coloured border and words.
+
+    Parameters
+    ----------
+    picture_bgr : ndarray of uint8, shape (H, W, 3)
+        Drawn upon.
+    verdict : Verdict
+        Green for confident, amber for uncertain or recovering, red for a fault.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
+        The same array.
+
+    """
+    height, width = picture_bgr.shape[:2]
+    color = GREEN_BGR if verdict.is_confident else AMBER_BGR
+    if verdict.kind in ('fault', 'unknown'):
+        color = RED_BGR
+    border = max(2, min(height, width) // 60)
+    for edge in (np.s_[:border], np.s_[-border:], np.s_[:, :border], np.s_[:, -border:]):
+        picture_bgr[edge] = color
+    text = 'CONFIDENT'
+    if not verdict.is_confident:
+        text = f'NOT CONFIDENT: {verdict.reasons[0] if verdict.reasons else verdict.kind}'
+    _write(picture_bgr, text, color, border)
+    return picture_bgr
+
+
+def _write(
+    picture_bgr: ImageU8, text: str, color: tuple[int, int, int], border: int
+) -> None:
+    font, scale = cv2.FONT_HERSHEY_SIMPLEX, max(0.35, picture_bgr.shape[0] / 900)
+    room = picture_bgr.shape[1] - 4 * border
+    (text_width, text_height), _ = cv2.getTextSize(text, font, scale, 1)
+    if text_width > room:  # shown whole or cut, never outside
+        text = text[: max(9, len(text) * room // text_width)]
+    left, base = 2 * border, 2 * border + text_height
+    # A dark outline keeps the words legible on any image.
+    cv2.putText(picture_bgr, text, (left, base), font, scale, (0, 0, 0), 3, cv2.LINE_AA)
+    cv2.putText(picture_bgr, text, (left, base), font, scale, color, 1, cv2.LINE_AA)

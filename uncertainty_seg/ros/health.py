@@ -1,0 +1,111 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""What the node says of itself on /diagnostics, once a second, in every state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.node import Node
+from std_msgs.msg import Header
+
+from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.ros import qos
+from uncertainty_seg.ros.diagnostics import diagnostics_message, HEALTH_NAME
+from uncertainty_seg.ros.frame_statistics import FrameStatistics
+
+
+@dataclass(frozen=True)
+class Health:
+    """
+    A look at the node.
+
+    Attributes
+    ----------
+    state : str
+        Lifecycle state.
+    is_stale, is_confident : bool
+        Active without a verdict for too long; the flag as published last.
+    why_down, hint : str
+        Why the flag is down; why no frame comes, where that is known, else empty.
+    model : str
+        The parameter.
+    pipeline : Pipeline or None
+        None until configured.
+    statistics : FrameStatistics
+        Since the last activation.
+    num_received, num_dropped : int
+        Frames that came, and those replaced by newer ones before their turn.
+    published : mapping of str to int
+        Pictures made of each topic.
+
+    """
+
+    state: str
+    is_stale: bool
+    is_confident: bool
+    why_down: str
+    hint: str
+    model: str
+    pipeline: Pipeline | None
+    statistics: FrameStatistics
+    num_received: int
+    num_dropped: int
+    published: Mapping[str, int]
+
+    @property
+    def level(self) -> bytes:
+        """OK while verdicts come, ERROR when they stopped, WARN while the node is not active."""
+        if self.state != 'active':
+            return DiagnosticStatus.WARN
+        return DiagnosticStatus.ERROR if self.is_stale else DiagnosticStatus.OK
+
+    @property
+    def message(self) -> str:
+        """The hint, else why there are no verdicts, else the state."""
+        return self.hint or (self.why_down if self.is_stale else self.state)
+
+    def values(self) -> dict[str, str]:
+        """List the numbers."""
+        stats = self.statistics
+        values = {
+            'state': self.state,
+            'model': self.model,
+            'confident': str(self.is_confident).lower(),
+            'frames_received': str(self.num_received),
+            'frames_dropped': str(self.num_dropped),
+            'frames_processed': str(stats.num_processed),
+            'frames_faulty': str(stats.num_faulty),
+            'rate_hz': f'{stats.rate_hz():.2f}',
+            'last_fault': stats.last_fault,
+        }
+        if self.pipeline is not None:
+            values['backend'] = self.pipeline.backend_name
+            values['passes'] = str(self.pipeline.passes)
+        for stage, (median, largest) in stats.latencies_ms().items():
+            values[f'latency.{stage}_ms'] = f'median {median:.2f}, max {largest:.2f}'
+        return values | {f'published.{name}': str(n) for name, n in self.published.items()}
+
+
+class HealthPublisher:
+    """
+    Publish to /diagnostics for as long as the node lives.
+
+    Parameters
+    ----------
+    node : Node
+        Owns the publisher.
+
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._clock = node.get_clock()
+        self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', qos.report_qos())
+
+    def publish(self, health: Health) -> None:
+        """Say how the node is."""
+        self._publisher.publish(diagnostics_message(
+            Header(stamp=self._clock.now().to_msg()), HEALTH_NAME, health.level,
+            health.message, health.values(), health.model,
+        ))

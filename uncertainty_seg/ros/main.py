@@ -1,0 +1,120 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Entry point of `uncertainty_seg_node`.
+
+What is wrong at the start is said in one sentence: exit code 2 for a parameter or argument, 1 for
+anything else. A signal ends it in order, with a last false flag, and exit code 0.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import ctypes
+import signal
+import sys
+import threading
+from types import FrameType
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+
+from uncertainty_seg.errors import ConfigError, UncertaintySegError
+from uncertainty_seg.ros.log_bridge import ros_logging
+from uncertainty_seg.ros.node import UncertaintySegNode
+
+EXIT_FAILED = 1
+EXIT_MISUSE = 2
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_HEAP_BYTES = 32 << 20
+
+
+def keep_frames_on_the_heap() -> None:
+    """
+    Tell glibc to reuse memory of a camera frame's size instead of mapping it anew each time.
+
+    Measured to cut the subscriber's CPU time two to four times. Does nothing where the C library
+    is another one.
+
+    """
+    if not sys.platform.startswith('linux'):
+        return
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _HEAP_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _HEAP_BYTES)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """
+    Run the node until it is told to stop.
+
+    Parameters
+    ----------
+    args : sequence of str or None
+        Arguments as after the program's name; those of the process if None.
+
+    Returns
+    -------
+    int
+        Exit code.
+
+    """
+    keep_frames_on_the_heap()
+    try:
+        # ROS's own handlers would close the context before the last flag could be published.
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as err:  # of rcl: an argument or a parameter file it cannot read
+        return _say(f'arguments cannot be used: {err}', EXIT_MISUSE)
+    try:
+        return _run()
+    except ConfigError as err:
+        return _say(str(err), EXIT_MISUSE)
+    except UncertaintySegError as err:
+        return _say(str(err), EXIT_FAILED)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 0
+    finally:
+        rclpy.try_shutdown()
+
+
+def _run() -> int:
+    stop = _stop_on_signals()
+    node = UncertaintySegNode()
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        with ros_logging(node.get_logger()):
+            if not node.autostart():  # why is in the log already
+                return EXIT_FAILED
+            while not stop.is_set():
+                executor.spin_once(timeout_sec=0.2)
+            node.stop()
+        return 0
+    finally:
+        executor.shutdown()
+        node.destroy_node()
+
+
+def _stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        # A second one does not wait for an engine that does not come back.
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    return stop
+
+
+def _say(sentence: str, code: int) -> int:
+    print(f'uncertainty_seg_node: {sentence}', file=sys.stderr)
+    return code
+
+
+if __name__ == '__main__':
+    sys.exit(main())

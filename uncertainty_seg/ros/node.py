@@ -1,0 +1,235 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+The lifecycle node: wiring and callbacks only.
+
+configure opens the model, activate listens, deactivate stops, cleanup frees. In every state but
+active, and whenever no verdict was reached for too long, the flag is published as false with the
+reason. Callbacks run in one executor thread and never wait for the network; frames are worked on
+in the worker's.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from sensor_msgs.msg import Image
+
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.errors import BackendError, UncertaintySegError
+from uncertainty_seg.ros.camera_link import CameraLink
+from uncertainty_seg.ros.engine import Engine, open_engine
+from uncertainty_seg.ros.frame_mailbox import Mailbox
+from uncertainty_seg.ros.frame_processor import FrameProcessor, Outputs
+from uncertainty_seg.ros.frame_statistics import FrameStatistics
+from uncertainty_seg.ros.health import Health, HealthPublisher
+from uncertainty_seg.ros.parameters import ParameterServer
+from uncertainty_seg.ros.publishers import PicturePublishers, VerdictPublishers
+from uncertainty_seg.ros.watchdog import Watchdog
+from uncertainty_seg.ros.worker import Worker
+
+NODE_NAME = 'uncertainty_seg'
+DIAGNOSTICS_PERIOD_S = 1.0
+SILENCE_HINT_S = 5.0
+STOP_TIMEOUT_S = 5.0
+
+_Transition = Callable[['UncertaintySegNode', LifecycleState], TransitionCallbackReturn]
+
+
+def _said(transition: _Transition) -> _Transition:
+    # rclpy swallows whatever a transition raises; here it becomes a sentence in the log.
+    @wraps(transition)
+    def run(node: UncertaintySegNode, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return transition(node, state)
+        except UncertaintySegError as err:
+            node.get_logger().error(str(err))
+            node.fall(str(err))
+            return TransitionCallbackReturn.FAILURE
+        except Exception as err:
+            node.get_logger().error(f'{transition.__name__}: {type(err).__name__}: {err}')
+            return TransitionCallbackReturn.ERROR
+
+    return run
+
+
+class UncertaintySegNode(LifecycleNode):
+    """
+    Segment images, and say how far to trust the result.
+
+    Raises
+    ------
+    ConfigError
+        If a parameter is out of range at the start.
+
+    """
+
+    def __init__(self) -> None:
+        super().__init__(NODE_NAME, namespace='')
+        self._engine: Engine | None = None
+        self._pictures: PicturePublishers | None = None
+        self._served = ParameterServer(self, self._reconfigure)
+        settings = self._served.settings
+        self._verdicts = VerdictPublishers(self, settings.stale_timeout_s)
+        self._statistics = FrameStatistics()
+        self._watchdog = Watchdog(settings.stale_timeout_s)
+        self._camera: CameraLink | None = None
+        self._mailbox: Mailbox[Image] = Mailbox()
+        self._processor: FrameProcessor | None = None
+        self._worker: Worker[Image] | None = None
+        self._state = 'unconfigured'
+        self._why_down = 'the node is unconfigured'
+        self._hint = ''
+        self._health = HealthPublisher(self)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        tick_s = min(max(settings.stale_timeout_s / 10, 0.01), 0.1)
+        self.create_timer(tick_s, self._on_tick, clock=steady)
+        self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_diagnostics, clock=steady)
+        self.fall(self._why_down)
+
+    def autostart(self) -> bool:
+        """Configure and activate unless a lifecycle manager does; False if that failed."""
+        if not self._served.settings.autostart:
+            return True
+        success = TransitionCallbackReturn.SUCCESS
+        return self.trigger_configure() == success and self.trigger_activate() == success
+
+    def fall(self, reason: str) -> None:
+        """Publish the flag as false, and go on saying so until the node is active."""
+        self._why_down = reason
+        self._verdicts.publish_fault(reason)
+
+    def stop(self) -> None:
+        """Shut down from whatever state, with a last false flag."""
+        if self._state != 'finalized':
+            self.trigger_shutdown()
+        self._verdicts.flush(0.5)
+
+    @_said
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Open the model; the topics of the pictures appear."""
+        self._engine = open_engine(self._served.settings)
+        self._pictures = PicturePublishers(self)
+        self._enter('inactive', 'the node is inactive')
+        return TransitionCallbackReturn.SUCCESS
+
+    @_said
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Listen to the camera."""
+        if self._engine is None or self._pictures is None:
+            raise BackendError(
+                'the engine is gone', fix='clean the node up and configure it again'
+            )
+        self._engine.pipeline.fault('the node was just activated')
+        self._watchdog = Watchdog(self._served.settings.stale_timeout_s)
+        self._statistics = FrameStatistics()
+        self._mailbox = Mailbox()
+        outputs = Outputs(self._verdicts, self._pictures, self._statistics)
+        self._processor = FrameProcessor(
+            self._engine, outputs, self._watchdog, lambda: self._served.settings
+        )
+        self._worker = Worker(self._mailbox, self._processor)
+        self._worker.start()
+        reliability = self._served.settings.reliability
+        self._camera = CameraLink(self, reliability, self._mailbox.put)
+        self._enter('active', 'no frame yet')
+        self.get_logger().info(f'active, waiting for images on {self._camera.topic}')
+        return TransitionCallbackReturn.SUCCESS
+
+    @_said
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Listen no more."""
+        self._stop_listening()
+        self._enter('inactive', 'the node is inactive')
+        return TransitionCallbackReturn.SUCCESS
+
+    @_said
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free the model."""
+        self._free()
+        self._enter('unconfigured', 'the node is unconfigured')
+        return TransitionCallbackReturn.SUCCESS
+
+    @_said
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free everything, from any state."""
+        self._free()
+        self._enter('finalized', 'the node has shut down')
+        return TransitionCallbackReturn.SUCCESS
+
+    @_said
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free everything; the node can be configured again."""
+        self._free()
+        self._enter('unconfigured', 'the node is unconfigured after an error')
+        return TransitionCallbackReturn.SUCCESS
+
+    def _enter(self, state: str, why_down: str) -> None:
+        self._state = state
+        self.fall(why_down)
+
+    def _stop_listening(self) -> None:
+        if self._camera is not None:
+            self._camera.close()
+        is_back = True
+        if self._worker is not None and self._processor is not None:
+            self._processor.mute()
+            is_back = self._worker.stop(STOP_TIMEOUT_S)
+        if not is_back:
+            # A thread is still inside the engine: to free it now would end the process.
+            self.get_logger().error('the engine does not return; its memory is kept')
+            self._engine = None
+        self._camera = self._worker = self._processor = None
+
+    def _free(self) -> None:
+        self._stop_listening()
+        if self._pictures is not None:
+            self._pictures.close()
+        if self._engine is not None:
+            self._engine.pipeline.close()
+        self._engine = self._pictures = None
+
+    def _reconfigure(self, settings: Settings) -> None:
+        if self._engine is not None:
+            self._engine.pipeline.reconfigure(settings)
+
+    def _on_tick(self) -> None:
+        timeout_s = self._watchdog.timeout_s
+        if self._state == 'active':
+            if not self._watchdog.is_stale():
+                return
+            self._why_down = self._why_stale()
+            if self._verdicts.is_confident:
+                self.get_logger().warning(f'not confident: {self._why_down}')
+        # Said again and again, so that whoever joins late hears it, and the deadline is kept.
+        if self._verdicts.is_confident or self._verdicts.silence_s() >= timeout_s / 2:
+            self.fall(self._why_down)
+
+    def _why_stale(self) -> str:
+        silence_s = self._watchdog.silence_s()
+        if self._processor is not None and self._processor.is_busy:
+            return f'a frame has been in work too long, no verdict for {silence_s:.1f} s'
+        topic = self._camera.topic if self._camera is not None else 'image'
+        return f'no frame on {topic} for {silence_s:.1f} s'
+
+    def _on_diagnostics(self) -> None:
+        is_active, hint = self._state == 'active', ''
+        silence_s = self._watchdog.silence_s()
+        if self._camera is not None and self._processor is not None:
+            if silence_s >= SILENCE_HINT_S and not self._processor.is_busy:
+                hint = self._camera.why_silent()
+        if hint and hint != self._hint:
+            self.get_logger().warning(hint)
+        self._hint = hint
+        self._health.publish(Health(
+            state=self._state, is_stale=is_active and silence_s >= self._watchdog.timeout_s,
+            is_confident=self._verdicts.is_confident, why_down=self._why_down, hint=hint,
+            model=self._served.settings.model,
+            pipeline=self._engine.pipeline if self._engine is not None else None,
+            statistics=self._statistics, num_received=self._mailbox.num_received,
+            num_dropped=self._mailbox.num_dropped,
+            published=self._pictures.counts if self._pictures is not None else {},
+        ))

@@ -1,0 +1,149 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Settings as ROS parameters: declared with description and range, judged as a whole.
+
+What a value may be is known by `core.settings` alone. ROS's own checks of type and range come
+first where they can say the same; whole numbers for floating-point parameters (`rate: 7`), which
+ROS refuses, are accepted, and the judgement over all values together is made here.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import sys
+from typing import Any
+
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.node import Node
+from rclpy.parameter import Parameter as RosParameter
+
+from uncertainty_seg.core.parameters import iter_parameters, Parameter, Value
+from uncertainty_seg.core.settings import Settings, settings_from_dict, settings_to_dict
+from uncertainty_seg.errors import UncertaintySegError
+
+
+class ParameterServer:
+    """
+    Declare every setting on a node and keep `settings` up to date.
+
+    Parameters
+    ----------
+    node : Node
+        Gets the parameters.
+    apply : callable
+        Called with the new settings when live ones change; may raise to refuse them.
+
+    Raises
+    ------
+    ConfigError
+        If a value given at the start is of another type, out of range or NaN, or values
+        contradict each other.
+
+    """
+
+    def __init__(self, node: Node, apply: Callable[[Settings], None]) -> None:
+        self._apply = apply
+        self._known = {p.name: p for p in iter_parameters(Settings)}
+        values = {name: _declare(node, setting) for name, setting in self._known.items()}
+        self._settings = settings_from_dict(values)
+        for name, setting in self._known.items():
+            node.set_descriptor(name, descriptor_of(setting))
+        _warn_of_strangers(node)
+        # Judging and taking over are one step, so that what the pipeline refuses is refused
+        # here: ROS has checked type, range and read-only before it calls, on every distribution.
+        node.add_on_set_parameters_callback(self._on_set)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self._settings
+
+    def _on_set(self, changes: list[Any]) -> SetParametersResult:
+        own = {c.name: from_ros(self._known[c.name], c.value)
+               for c in changes if c.name in self._known}
+        if not own:
+            return SetParametersResult(successful=True)
+        try:
+            settings = settings_from_dict({**settings_to_dict(self._settings), **own})
+            self._apply(settings)
+        except UncertaintySegError as err:
+            return SetParametersResult(successful=False, reason=str(err))
+        self._settings = settings
+        return SetParametersResult(successful=True)
+
+
+def to_ros(value: Value) -> Any:
+    """Return a setting's value as ROS stores it; ROS has no empty list of texts, but ['']."""
+    return (list(value) or ['']) if isinstance(value, tuple) else value
+
+
+def from_ros(setting: Parameter, value: object) -> object:
+    """Return a parameter's value as the settings want it, unchecked."""
+    if not isinstance(setting.default, tuple):
+        return value
+    # `scores: []` in a YAML file arrives as no value at all.
+    words = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
+    return tuple(word for word in words if word != '')
+
+
+def descriptor_of(setting: Parameter) -> ParameterDescriptor:
+    """
+    Describe a setting for `ros2 param describe`.
+
+    Parameters
+    ----------
+    setting : Parameter
+        From `core.settings`.
+
+    Returns
+    -------
+    ParameterDescriptor
+        Read-only unless live; with the range and the words allowed.
+
+    """
+    unit = f' [{setting.unit}]' if setting.unit else ''
+    is_open = isinstance(setting.default, (float, tuple))
+    kind = RosParameter.Type.from_parameter_value(to_ros(setting.default))
+    descriptor = ParameterDescriptor(
+        name=setting.name, type=kind.value, description=f'{setting.description}{unit}',
+        additional_constraints=setting.wanted(), read_only=not setting.live,
+        # Left open for ROS, decided by the settings: see the head of this file.
+        dynamic_typing=is_open,
+    )
+    if setting.lower is None and setting.upper is None:
+        return descriptor
+    if isinstance(setting.default, float):
+        low, high = _bounds(setting, sys.float_info.max)
+        descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
+    else:
+        low, high = _bounds(setting, 2**63 - 1)
+        descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high))]
+    return descriptor
+
+
+def _bounds(setting: Parameter, largest: float) -> tuple[float, float]:
+    low = -largest if setting.lower is None else setting.lower
+    high = largest if setting.upper is None else setting.upper
+    return low, high
+
+
+def _declare(node: Node, setting: Parameter) -> object:
+    # Any value passes here, so that the settings say what is wrong with it in their own words.
+    anything = ParameterDescriptor(name=setting.name, dynamic_typing=True)
+    value = node.declare_parameter(setting.name, to_ros(setting.default), anything).value
+    return from_ros(setting, value)
+
+
+def _warn_of_strangers(node: Node) -> None:
+    # ROS ignores a misspelt parameter without a word. Only a warning, for a file may speak to
+    # several nodes. The attribute is not public; without it there is no warning.
+    given = getattr(node, '_parameter_overrides', {})
+    for name in sorted(given):
+        if not node.has_parameter(name) and not name.startswith('qos_overrides.'):
+            node.get_logger().warning(f'there is no parameter {name}, it is ignored')
