@@ -95,7 +95,7 @@ class FakeBackend:
         start_s = time.perf_counter()
         time.sleep(self._delay_s)
         if self._num_runs == self._fail_on_run:
-            raise BackendError(f'the fake backend failed on run {self._num_runs}', 'it was told to')
+            raise BackendError(f'the fake backend failed on run {self._num_runs} as it was told')
         features = self._features(image)
         trunk_s = time.perf_counter()
         logits = features[None] * self._factors(masks, passes)[:, :, None, None]

@@ -1,8 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""
-What every backend asks of an image and a set of masks before it runs.
-
-"""
+"""What every backend asks of an image and a set of masks before it runs."""
 
 from __future__ import annotations
 
