@@ -9,6 +9,7 @@ What the bundle is worth is measured afterwards, on the very files that ship.
 from __future__ import annotations
 
 from collections.abc import Callable
+import copy
 import logging
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from uncertainty_seg.graph.onnx_tools import OPSET
 from uncertainty_seg.storage.labelled_folder import LabelledFolder
 from uncertainty_seg.storage.model_bundle import write_bundle
 from uncertainty_seg.training.export import export_marked
-from uncertainty_seg.training.fit import fit, tame_malloc
+from uncertainty_seg.training.fit import class_weights, fit, restore_priors, tame_malloc
 from uncertainty_seg.training.networks import DropoutPlan, load_encoder_weights, PyramidNet
 from uncertainty_seg.training.recipes import Recipe
 
@@ -60,7 +61,9 @@ def train_weights(
     weights_file.parent.mkdir(parents=True, exist_ok=True)
 
     def save(epoch: int, loss: float, average: nn.Module) -> None:
-        torch.save(average.state_dict(), weights_file)
+        finished = copy.deepcopy(average)
+        restore_priors(finished.classifier, class_weights(data, recipe.fit.class_power))
+        torch.save(finished.state_dict(), weights_file)
         if on_epoch is not None:
             on_epoch(epoch, loss, average)
 

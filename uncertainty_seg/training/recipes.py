@@ -74,8 +74,8 @@ _RECIPES = (
         training='1 020 photographs of SUIM (Islam et al., IROS 2020, arXiv:2004.01241), long '
         'side 320 px, 28 epochs on MobileNetV2 pretrained on ImageNet; measured on 180 others.',
         license='Apache-2.0; trained on SUIM (MIT), encoder from torchvision (BSD-3-Clause)',
-        not_good_for='Plants (IoU under 0.25) and robots (6 validation images); water more turbid '
-        'than the photographs of divers and reefs it was trained on; pipelines.',
+        not_good_for='Plants (IoU 0.11) and robots (6 validation images, so their IoU is noise); '
+        'water more turbid than the photographs of divers and reefs it was trained on; pipelines.',
     ),
     Recipe(
         name='pipeline',
