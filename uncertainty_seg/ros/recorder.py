@@ -1,0 +1,145 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Record topics into a bag, as small as the demo and the replay tests need it.
+
+Run as ``python -m uncertainty_seg.ros.recorder TOPIC... --out BAG``; it prints one JSON line when
+every topic is subscribed and one when the bag is closed, after SIGINT or SIGTERM. For real
+recordings use ros2 bag, which the ROS 2 wheels do not have. Messages are not decoded here.
+
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from importlib import import_module
+import json
+from pathlib import Path
+import signal
+import sys
+import threading
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
+
+from uncertainty_seg.errors import UncertaintySegError
+from uncertainty_seg.storage.bags import BagWriter, STORAGES
+
+LOOK_EVERY_S = 0.1
+# Enough for the burst that waits while a chunk of the bag is compressed.
+QUEUE_DEPTH = 50
+
+
+class RecorderNode(Node):
+    """
+    Subscribes to each topic as soon as somebody publishes it.
+
+    Parameters
+    ----------
+    topics : sequence of str
+        Absolute names.
+    writer : BagWriter
+        An open bag.
+
+    """
+
+    def __init__(self, topics: Sequence[str], writer: BagWriter) -> None:
+        super().__init__('uncertainty_seg_recorder', namespace='/')
+        self._writer = writer
+        self._waiting = list(topics)
+        self.create_timer(LOOK_EVERY_S, self._look)
+
+    @property
+    def num_waiting(self) -> int:
+        """Topics that nobody publishes yet."""
+        return len(self._waiting)
+
+    def _look(self) -> None:
+        for topic in list(self._waiting):
+            publishers = self.get_publishers_info_by_topic(topic)
+            if publishers:
+                self._waiting.remove(topic)
+                self._record(topic, publishers)
+                if not self._waiting:
+                    print(json.dumps({'recorder': 'ready'}), flush=True)
+
+    def _record(self, topic: str, publishers: Sequence[object]) -> None:
+        kind = publishers[0].topic_type  # type: ignore[attr-defined]
+
+        def write(data: bytes) -> None:
+            self._writer.write_serialized(topic, kind, self.get_clock().now().nanoseconds, data)
+
+        self.create_subscription(
+            _message_class(kind), topic, write, _qos_that_hears(publishers), raw=True
+        )
+
+
+def _message_class(kind: str) -> type:
+    # 'std_msgs/msg/Bool'; rosidl_runtime_py would do it, but the wheels lack it.
+    package, folder, name = kind.split('/')
+    found: type = getattr(import_module(f'{package}.{folder}'), name)
+    return found
+
+
+def _qos_that_hears(publishers: Sequence[object]) -> QoSProfile:
+    # A reliable subscription hears no best-effort publisher, a latched one no volatile.
+    profiles = [p.qos_profile for p in publishers]  # type: ignore[attr-defined]
+    is_reliable = all(p.reliability == ReliabilityPolicy.RELIABLE for p in profiles)
+    is_latched = all(p.durability == DurabilityPolicy.TRANSIENT_LOCAL for p in profiles)
+    return QoSProfile(
+        depth=QUEUE_DEPTH,
+        reliability=ReliabilityPolicy.RELIABLE if is_reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if is_latched else DurabilityPolicy.VOLATILE,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Record until told to stop.
+
+    Returns
+    -------
+    int
+        0, or 1 with a sentence on stderr if the bag cannot be written.
+
+    """
+    arguments = list(sys.argv if argv is None else ['recorder', *argv])
+    parser = argparse.ArgumentParser(prog='uncertainty_seg.ros.recorder', description=__doc__)
+    parser.add_argument('topics', nargs='+', metavar='TOPIC')
+    parser.add_argument('--out', type=Path, required=True, help='bag to write')
+    parser.add_argument('--storage', choices=STORAGES, default='mcap')
+    parser.add_argument('--force', action='store_true', help='replace an older bag')
+    args = parser.parse_args(remove_ros_args(arguments)[1:])
+    stop = _stop_on_signals()
+    # ROS's own handlers would close the context under the bag that is being finished.
+    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        with BagWriter(args.out, args.storage, is_overwriting=args.force) as writer:
+            node, executor = RecorderNode(args.topics, writer), SingleThreadedExecutor()
+            executor.add_node(node)
+            while not stop.is_set():
+                executor.spin_once(timeout_sec=0.2)
+            executor.shutdown()
+            node.destroy_node()
+    except UncertaintySegError as err:
+        print(f'uncertainty_seg.ros.recorder: {err}', file=sys.stderr)
+        return 1
+    finally:
+        rclpy.try_shutdown()
+    print(json.dumps({'recorder': 'closed', 'messages': writer.num_messages}), flush=True)
+    return 0
+
+
+def _stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,131 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Arguments that several verbs share, and the JSON line they end with.
+
+Options that are settings of the package are made from `core.settings`, so that the command line
+and the node's parameters cannot drift apart.
+
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Mapping
+import json
+import math
+from typing import Any
+
+from uncertainty_seg.core.parameters import iter_parameters, Parameter
+from uncertainty_seg.core.settings import Settings, settings_from_dict
+from uncertainty_seg.errors import ConfigError
+
+
+def add_settings(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
+    """
+    Offer settings as options: `mask_policy` becomes ``--mask-policy``.
+
+    Parameters
+    ----------
+    parser : ArgumentParser
+        Gets the options.
+    names : iterable of str
+        Names as in `core.settings`.
+
+    """
+    known = {p.name: p for p in iter_parameters(Settings)}
+    group = parser.add_argument_group('settings, as the parameters of the node')
+    for name in names:
+        setting = known[name]
+        group.add_argument(
+            option_of(name), dest=name, type=_kind_of(setting), default=setting.default,
+            metavar=name.rpartition('.')[2].upper(), help=_help_of(setting),
+        )
+
+
+def settings_from_args(args: argparse.Namespace, names: Iterable[str]) -> Settings:
+    """
+    Collect the settings given on the command line.
+
+    Raises
+    ------
+    ConfigError
+        If one of them is out of range or they contradict each other.
+
+    """
+    return settings_from_dict({name: getattr(args, name) for name in names})
+
+
+def option_of(name: str) -> str:
+    """Return the option of a setting."""
+    return '--' + name.replace('_', '-').replace('.', '-')
+
+
+def whole_number(lower: int, upper: int = 10**9) -> Callable[[str], int]:
+    """Return an argparse type for a whole number within bounds."""
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f'{text!r}, expected a whole number') from None
+        if not lower <= value <= upper:
+            raise argparse.ArgumentTypeError(f'{text}, expected {lower} to {upper}')
+        return value
+
+    return convert
+
+
+def positive_number(upper: float = math.inf) -> Callable[[str], float]:
+    """Return an argparse type for a finite number above 0."""
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f'{text!r}, expected a number') from None
+        if not 0 < value <= upper or value == math.inf:
+            limit = f' and at most {upper:g}' if upper < math.inf else ''
+            raise argparse.ArgumentTypeError(f'{text}, expected a number above 0{limit}')
+        return value
+
+    return convert
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Read WIDTHxHEIGHT; an argparse type."""
+    width, _, height = text.partition('x')
+    if not (width.isdigit() and height.isdigit()):
+        raise argparse.ArgumentTypeError(f'{text!r}, expected WIDTHxHEIGHT such as 640x480')
+    return int(width), int(height)
+
+
+def print_json(values: Mapping[str, Any]) -> None:
+    """Print the line for scripts; numbers that JSON does not know become null."""
+    print(json.dumps(_known_to_json(values), allow_nan=False), flush=True)
+
+
+def _known_to_json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _known_to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_known_to_json(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+def _kind_of(setting: Parameter) -> Callable[[str], Any]:
+    def convert(text: str) -> Any:
+        try:
+            kind = type(setting.default)
+            return setting.checked(kind(text) if kind in (int, float) else text)
+        except (ConfigError, ValueError) as err:
+            wanted = str(err) if isinstance(err, ConfigError) else setting.wanted()
+            raise argparse.ArgumentTypeError(f'{text!r}: {wanted}') from None
+
+    return convert
+
+
+def _help_of(setting: Parameter) -> str:
+    words = f' ({", ".join(setting.choices)})' if setting.choices else ''
+    return f'{setting.description}{words} [{setting.default}]'.replace('%', '%%')
