@@ -14,7 +14,12 @@ from uncertainty_seg.core.pipeline import FrameResult, Pipeline
 from uncertainty_seg.core.settings import Settings, settings_from_dict
 from uncertainty_seg.core.uncertainty import MAP_NAMES, UncertaintyMaps
 from uncertainty_seg.errors import (
-    BackendError, CalibrationError, ConfigError, ImageError, ModelBundleError, ShapeError,
+    BackendError,
+    CalibrationError,
+    ConfigError,
+    ImageError,
+    ModelBundleError,
+    ShapeError,
 )
 from uncertainty_seg.storage.model_bundle import load_bundle
 
@@ -138,7 +143,7 @@ def test_masks_that_are_not_what_makes_passes_differ_are_refused(
 
 @pytest.mark.parametrize('values, words', [
     ({'passes': 9}, 'passes is 9, but .* calibrated with 8: set passes to 8'),
-    ({'mask_policy': 'per_frame'}, "mask_policy is per_frame, but .* calibrated with fixed"),
+    ({'mask_policy': 'per_frame'}, 'mask_policy is per_frame, but .* calibrated with fixed'),
 ])
 def test_settings_the_calibration_was_not_made_for_are_refused(
     tiny_bundle: Path, values: dict[str, object], words: str

@@ -11,13 +11,14 @@ import pytest
 
 from uncertainty_seg.core.dropout_masks import make_masks, ones_masks
 from uncertainty_seg.core.model_card import InputSpec
-from uncertainty_seg.core.uncertainty import upsample_bilinear
+from uncertainty_seg.core.uncertainty import maps_from_logits, upsample_bilinear
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.compile import compile_graph
 from uncertainty_seg.graph.dropout_to_masks import dropout_to_masks
 from uncertainty_seg.graph.final_resize import strip_final_resize, upsample_nodes
 from uncertainty_seg.graph.fold_masks import fold_masks
 from uncertainty_seg.graph.half_weights import halve_weights
+from uncertainty_seg.graph.head_stats import add_statistics
 from uncertainty_seg.graph.image_input import take_bytes
 from uncertainty_seg.graph.lint import lint, require_clean
 from uncertainty_seg.graph.onnx_tools import float_info
@@ -157,6 +158,26 @@ def test_putting_an_upsampling_on_equals_the_one_taken_off() -> None:
 
 def test_a_network_that_does_not_end_in_a_resize_is_left_alone() -> None:
     assert strip_final_resize(net('channel')) == net('channel')
+
+
+@pytest.mark.parametrize('temperature', [1.0, 0.7])
+def test_the_sums_of_the_graph_make_the_maps_of_the_oracle(temperature: float) -> None:
+    masked, sites = dropout_to_masks(net('channel'))
+    trunk, head = split_trunk_head(masked, sites)
+    masks = make_masks(sites, 9, 4)
+    features = dict(zip([o.name for o in trunk.graph.output], run(trunk, {'input': X}),
+                        strict=True))
+    oracle = maps_from_logits(run(head, {**features, **masks})[0], 8, 16, temperature)
+    scale = np.array([1 / temperature], np.float32)
+    sum_p, sum_entropy, sum_p2, votes = run(
+        add_statistics(head, SPEC), {**features, **masks, 'inv_temperature': scale})
+    mean = sum_p / 9
+    entropy = -(mean * np.log(np.maximum(mean, 1e-30))).sum(0) / np.log(4)
+    np.testing.assert_array_equal(mean.argmax(0), oracle.label)
+    np.testing.assert_allclose(entropy, oracle.entropy, atol=1e-5)
+    np.testing.assert_allclose(sum_entropy / 9 / np.log(4), oracle.aleatoric, atol=1e-5)
+    np.testing.assert_allclose(1 - votes.max(0) / 9, oracle.variation_ratio, atol=1e-6)
+    np.testing.assert_allclose(sum_p2 / 9 - (mean**2).sum(0), oracle.total_variance, atol=1e-5)
 
 
 def test_half_weights_are_the_rounded_weights_and_half_the_size() -> None:

@@ -14,13 +14,14 @@ import logging
 
 import onnx
 
-from uncertainty_seg.core.bundle import HEAD_FILE, TRUNK_FILE
+from uncertainty_seg.core.bundle import HEAD_FILE, HEAD_STATS_FILE, TRUNK_FILE
 from uncertainty_seg.core.model_card import DropoutSite, InputSpec
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.dropout_to_masks import dropout_to_masks
 from uncertainty_seg.graph.final_resize import strip_final_resize
 from uncertainty_seg.graph.fold_masks import fold_masks
 from uncertainty_seg.graph.half_weights import halve_weights
+from uncertainty_seg.graph.head_stats import add_statistics
 from uncertainty_seg.graph.image_input import take_bytes
 from uncertainty_seg.graph.lint import require_clean
 from uncertainty_seg.graph.onnx_tools import MARKER_DOMAIN, OPSET
@@ -37,7 +38,7 @@ class CompiledGraphs:
     Attributes
     ----------
     files : dict of str to bytes
-        Trunk and head by file name.
+        Trunk, head, and head with statistics, by file name.
     sites : tuple of DropoutSite
         Mask inputs of the head.
     logits_shape : (int, int, int)
@@ -87,16 +88,18 @@ def compile_graph(
     shape = tuple(d.dim_value for d in head.graph.output[0].type.tensor_type.shape.dim)
     if len(shape) != 4:
         raise GraphError(f'the output has {len(shape)} axes', '(1, C, hl, wl) logits')
+    stats = add_statistics(head, spec)
     if is_half:
-        trunk, head = halve_weights(trunk), halve_weights(head)
-    for part in (trunk, head):
+        trunk, head, stats = halve_weights(trunk), halve_weights(head), halve_weights(stats)
+    for part in (trunk, head, stats):
         require_clean(part)
     _log.info(
         '%d dropout sites (%s), trunk %d nodes, head %d nodes, folded: %s', len(sites),
         ', '.join(f'{s.name} p={s.p:g}' for s in sites), len(trunk.graph.node),
         len(head.graph.node), ', '.join(folded) or 'none',
     )
-    files = {TRUNK_FILE: trunk.SerializeToString(), HEAD_FILE: head.SerializeToString()}
+    parts = {TRUNK_FILE: trunk, HEAD_FILE: head, HEAD_STATS_FILE: stats}
+    files = {name: part.SerializeToString() for name, part in parts.items()}
     return CompiledGraphs(files, sites, (shape[1], shape[2], shape[3]), folded)
 
 

@@ -129,7 +129,7 @@ def load_bundle(name_or_path: str) -> ModelBundle:
             raise ModelBundleError(f'card of {card.name!r} has no sha256 of {name}', fix=_COMPILE)
     for name, digest in card.sha256.items():
         _check_file(folder, name, digest)
-    for name in (TRUNK_FILE, HEAD_FILE):
+    for name in card.sha256:
         _check_ops(folder / name)
     return ModelBundle(folder, card, _read_calibration(folder, card))
 

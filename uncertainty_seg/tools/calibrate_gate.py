@@ -79,7 +79,8 @@ def run(args: argparse.Namespace) -> int:
         temperature=temperature,
         thresholds=fit_thresholds([f.scores for f in known.frames], args.quantile),
         train_thresholds=fit_thresholds([f.scores for f in seen.frames], args.quantile),
-        gate_scores=tuple(args.scores), quantile=args.quantile, num_train=len(spread), num_val=len(pairs),
+        gate_scores=tuple(args.scores), quantile=args.quantile, num_train=len(spread),
+        num_val=len(pairs),
         graphs_sha256=graphs_digest(bundle.card), data_sha256=data_digest(validation),
     )
     write_calibration(bundle, calibration)

@@ -1,0 +1,82 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+The head with its reduction inside: a chunk of passes in, sums over them out.
+
+For devices where the passes must not leave the device. On a CPU the fused reduction outside the
+graph is many times faster (docs/measurements.md), so that nothing here runs there but the tests.
+Everything behind the logits stays in float32: half precision made 93 % of entropies NaN.
+
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from uncertainty_seg.core.model_card import InputSpec
+from uncertainty_seg.graph.onnx_tools import build_model, float_info
+from uncertainty_seg.graph.split import LOGITS
+
+INV_TEMPERATURE = 'inv_temperature'
+SUM_P, SUM_ENTROPY, SUM_P2, VOTES = 'sum_p', 'sum_entropy', 'sum_p2', 'votes'
+
+
+def add_statistics(head: onnx.ModelProto, spec: InputSpec) -> onnx.ModelProto:
+    """
+    Append upsampling, softmax and sums to a head.
+
+    Parameters
+    ----------
+    head : ModelProto
+        Features and masks to `logits` (T, C, hl, wl); left as it is.
+    spec : InputSpec
+        Gives h and w.
+
+    Returns
+    -------
+    ModelProto
+        One more input, float32 `inv_temperature` (1,); outputs float32 `sum_p` and `votes`
+        (C, h, w), `sum_entropy` in nats and `sum_p2` (h, w), each summed over the T passes.
+
+    """
+    dims = head.graph.output[0].type.tensor_type.shape.dim
+    num_classes, rows, columns = (d.dim_value for d in dims[1:])
+    scales = np.array([1, 1, spec.height / rows, spec.width / columns], np.float32)
+    constants = {
+        'scales': scales,
+        'passes_axis': np.array([0], np.int64),
+        'both_axes': np.array([0, 1], np.int64),
+        'class_ids': np.arange(num_classes, dtype=np.int64).reshape(1, num_classes, 1, 1),
+    }
+    tensors = [numpy_helper.from_array(v, f'stats_{k}') for k, v in constants.items()]
+    inputs = [*head.graph.input, float_info(INV_TEMPERATURE, (1,))]
+    plane = (spec.height, spec.width)
+    outputs = [float_info(SUM_P, (num_classes, *plane)), float_info(SUM_ENTROPY, plane),
+               float_info(SUM_P2, plane), float_info(VOTES, (num_classes, *plane))]
+    nodes = [*head.graph.node, *_reduction()]
+    return build_model('head_stats', nodes, inputs, outputs,
+                       [*head.graph.initializer, *tensors])
+
+
+def _reduction() -> list[onnx.NodeProto]:
+    def node(op: str, inputs: list[str], output: str, **attributes: object) -> onnx.NodeProto:
+        return helper.make_node(op, inputs, [output], **attributes)
+
+    return [
+        node('Resize', [LOGITS, '', 'stats_scales'], 'stats_full', mode='linear',
+             coordinate_transformation_mode='half_pixel'),
+        node('Mul', ['stats_full', INV_TEMPERATURE], 'stats_cooled'),
+        node('LogSoftmax', ['stats_cooled'], 'stats_log_p', axis=1),
+        node('Exp', ['stats_log_p'], 'stats_p'),
+        node('ReduceSum', ['stats_p', 'stats_passes_axis'], SUM_P, keepdims=0),
+        node('Mul', ['stats_p', 'stats_log_p'], 'stats_plogp'),
+        node('ReduceSum', ['stats_plogp', 'stats_both_axes'], 'stats_minus_entropy', keepdims=0),
+        node('Neg', ['stats_minus_entropy'], SUM_ENTROPY),
+        node('Mul', ['stats_p', 'stats_p'], 'stats_p_squared'),
+        node('ReduceSum', ['stats_p_squared', 'stats_both_axes'], SUM_P2, keepdims=0),
+        node('ArgMax', ['stats_p'], 'stats_winner', axis=1, keepdims=1),
+        node('Equal', ['stats_winner', 'stats_class_ids'], 'stats_is_vote'),
+        node('Cast', ['stats_is_vote'], 'stats_vote', to=onnx.TensorProto.FLOAT),
+        node('ReduceSum', ['stats_vote', 'stats_passes_axis'], VOTES, keepdims=0),
+    ]
