@@ -1,0 +1,109 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The verbs that make a model: compile, calibrate, make-scenes, through the command line."""
+
+import json
+from pathlib import Path
+
+from conftest import make_tiny_bundle, TINY_PASSES
+import cv2
+import numpy as np
+import onnx
+import pytest
+from test_graph_passes import net
+
+from uncertainty_seg.storage.labelled_folder import load_folder
+from uncertainty_seg.storage.model_bundle import load_bundle
+from uncertainty_seg.tools.main import main
+
+CLASSES = {'ignore_index': 255, 'classes': [
+    {'id': i, 'name': name, 'rgb': rgb} for i, (name, rgb) in enumerate(
+        [('blue', [0, 0, 255]), ('green', [0, 255, 0]), ('red', [255, 0, 0])])]}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twelve images, half blue and half green with the border where the label says."""
+    place = tmp_path / 'data'
+    for name in ('images', 'masks'):
+        (place / name).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        mask = np.zeros((48, 64), np.uint8)
+        mask[:, 20 + i:] = 1
+        image = np.zeros((48, 64, 3), np.uint8)
+        image[mask == 0, 0] = 255
+        image[mask == 1, 1] = 255
+        image = (image * rng.uniform(0.7, 1)).astype(np.uint8)
+        cv2.imwrite(str(place / 'images' / f'{i}.png'), image)
+        cv2.imwrite(str(place / 'masks' / f'{i}.png'), mask)
+    (place / 'classes.json').write_text(json.dumps(CLASSES))
+    splits = {'train': [str(i) for i in range(6)], 'val': [str(i) for i in range(6, 12)]}
+    (place / 'splits.json').write_text(json.dumps(splits))
+    return place
+
+
+def last_json(text: str) -> dict[str, object]:
+    return json.loads(text.strip().splitlines()[-1])
+
+
+def test_calibrate_writes_what_the_node_needs(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
+    assert main(['calibrate', str(place), '--data', str(folder), '--threads', '1']) == 0
+    found = last_json(capsys.readouterr().out)
+    bundle = load_bundle(str(place))
+    assert bundle.calibration is not None
+    assert bundle.calibration.passes == TINY_PASSES
+    assert (bundle.calibration.num_train, bundle.calibration.num_val) == (6, 6)
+    assert bundle.card.metrics['val_mean_iou'] == pytest.approx(found['val_mean_iou'], abs=1e-3)
+    # Two of three classes occur, and their border is at most a block of the tiny net off.
+    assert bundle.card.metrics['val_pixel_accuracy'] > 0.9
+    assert set(bundle.calibration.thresholds) == set(bundle.calibration.train_thresholds)
+
+
+def test_calibrate_refuses_images_of_other_classes(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = make_tiny_bundle(tmp_path / 'tiny')
+    other = json.loads((folder / 'classes.json').read_text())
+    other['classes'][0]['name'] = 'cyan'
+    (folder / 'classes.json').write_text(json.dumps(other))
+    assert main(['calibrate', str(place), '--data', str(folder)]) == 1
+    assert "has the classes ('cyan', 'green', 'red')" in capsys.readouterr().err
+
+
+def test_compile_makes_a_bundle_of_an_onnx_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx.save(net('channel', resize=True), str(tmp_path / 'net.onnx'))
+    classes = {'classes': [{'id': i, 'name': f'c{i}', 'rgb': [i, i, i]} for i in range(4)]}
+    (tmp_path / 'classes.json').write_text(json.dumps(classes))
+    arguments = ['compile', str(tmp_path / 'net.onnx'), '--input', '16x8', '--classes',
+                 str(tmp_path / 'classes.json'), '-o', str(tmp_path / 'out'), '--passes', '7']
+    assert main(arguments) == 0
+    assert last_json(capsys.readouterr().out)['folded'] == ['mask_head']
+    card = load_bundle(str(tmp_path / 'out')).card
+    assert (card.passes, card.class_names[3], card.dropout_sites[0].p) == (7, 'c3', 0.5)
+    assert {p.name for p in (tmp_path / 'out').iterdir()} == {
+        'card.json', 'trunk.onnx', 'head.onnx', 'head_stats.onnx'}
+
+
+def test_compile_says_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(net('none'), str(tmp_path / 'net.onnx'))
+    (tmp_path / 'classes.json').write_text(json.dumps(CLASSES))
+    arguments = ['compile', str(tmp_path / 'net.onnx'), '--input', '16x8', '--classes',
+                 str(tmp_path / 'classes.json'), '-o', str(tmp_path / 'out')]
+    assert main(arguments) == 1
+    assert 'the network has no dropout' in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+
+def test_make_scenes_writes_a_folder_that_can_be_trained_on(tmp_path: Path) -> None:
+    place = tmp_path / 'scenes'
+    assert main(['make-scenes', str(place), '--count', '6', '--size', '96x64',
+                 '--workers', '1']) == 0
+    data = load_folder(place, 'train')
+    assert data.class_names[1] == 'pipeline'
+    assert data.images[0].shape == (64, 96, 3)
+    assert len(data.images) + len(load_folder(place, 'val').images) == 6
