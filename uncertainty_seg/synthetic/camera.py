@@ -67,10 +67,12 @@ class Camera:
         offset = (step - 1) / 2
         u = (np.arange(0, width, step) + offset - (width - 1) / 2) / self.focal_px
         v = (np.arange(0, height, step) + offset - (height - 1) / 2) / self.focal_px
-        local = np.empty((v.size, u.size, 3), np.float32)
-        local[..., 0], local[..., 1], local[..., 2] = u[None, :], v[:, None], 1
-        local /= np.sqrt(np.einsum('hwi,hwi->hw', local, local))[..., None]
-        return (local.reshape(-1, 3) @ self.axes.T).reshape(local.shape)
+        u, v = u[None, :].astype(np.float32), v[:, None].astype(np.float32)
+        shrink = 1 / np.sqrt(u * u + v * v + 1)
+        rays = np.empty((*shrink.shape, 3), np.float32)
+        for i, (right, down, forward) in enumerate(self.axes):
+            rays[..., i] = (right * u + down * v + forward) * shrink
+        return rays
 
     def project(self, points: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return pixels (N, 2) and distance along the line of sight (N,) of points (N, 3)."""

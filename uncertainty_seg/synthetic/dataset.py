@@ -85,6 +85,16 @@ def _run(jobs: list[_Job], workers: int, title: str) -> Iterator[tuple[str, str,
         yield from tqdm(pool.imap(_write_one, jobs, chunksize=4), **bar)
 
 
+def _make_folders(place: Path, names: Iterable[str]) -> None:
+    """Make the folders of a set."""
+    try:
+        for name in names:
+            (place / name).mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise ConfigError(f'{place} cannot be made ({err.strerror})', 'a folder to write to',
+                          'choose another folder') from err
+
+
 def _describe(folder: Path, name: str, done: Iterable[tuple[str, str, list[int]]],
               split_names: Iterable[str]) -> None:
     """Write classes.json and splits.json."""
@@ -146,8 +156,7 @@ def write_dataset(folder: Path | str, count: int, seed: int = 0,
                           'pass for example {"train": 0.8, "val": 0.2}')
     check_scene(seed, size, None, None)
     place = Path(folder)
-    for sub in ('images', 'masks'):
-        (place / sub).mkdir(parents=True, exist_ok=True)
+    _make_folders(place, ('images', 'masks'))
     jobs = [_Job(str(place), f'scene_{seed}_{i:05d}', seed * SEEDS_A_SET + i, size, None, None,
                  _split_of(i, count, splits)) for i in range(count)]
     _describe(place, 'synthetic pipeline scenes', _run(jobs, workers, 'scenes'), splits)
@@ -157,8 +166,7 @@ def write_dataset(folder: Path | str, count: int, seed: int = 0,
 
 def _write_ood(place: Path, count: int, seed: int, size: tuple[int, int], workers: int) -> None:
     """Write scenes training never shows; each kind is a split."""
-    for sub in ('images', 'masks', 'unknown'):
-        (place / sub).mkdir(parents=True, exist_ok=True)
+    _make_folders(place, ('images', 'masks', 'unknown'))
     jobs = []
     for k, kind in enumerate(OOD_KINDS):
         for i in range(count):

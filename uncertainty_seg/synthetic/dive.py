@@ -41,9 +41,9 @@ __all__ = ['Dive', 'DiveFrame', 'Event', 'render_frames']
 BURIAL_S, CLOUD_S, OBJECT_S, FISH_S = (8.5, 12.5), (14.0, 21.0), (25.5, 30.0), (32.5, 35.3)
 WRECK_CLOSEST_S = 27.5
 NOMINAL_S, MOST_S = 40.0, 600.0
-CLOUD_PER_M = 3.2
+CLOUD_PER_M = 4.2
 START_NS = 1_700_000_000_000_000_000
-WRECK_SHARE = 0.04
+WRECK_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,11 @@ class Dive:
         self._silt = (0.9 * silt).astype(np.float32)
         self._wreck = self._place_wreck() if unknown == 'wreck' else None
         self.events = self._timeline()
+
+    @property
+    def focal_px(self) -> float:
+        """Focal length of the camera, which has no distortion, in pixels."""
+        return self._focal
 
     def _scaled(self, span: tuple[float, float]) -> tuple[float, float]:
         """Scale a span of the nominal dive to this one's length."""

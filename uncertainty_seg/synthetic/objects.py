@@ -116,7 +116,17 @@ def _hit_drum(o: FloatArray, d: FloatArray, half: FloatArray
 def _hit_tyre(o: FloatArray, d: FloatArray, half: FloatArray
               ) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
     """Meet a ring about the third axis by sphere tracing: distance, normal, hit."""
-    t = np.maximum(-(d @ o) - (half[0] + half[2]) * 1.05, 0).astype(np.float32)
+    middle, reach = -(d @ o), (half[0] + half[2]) * np.float32(1.05)
+    hit = o @ o - middle * middle < reach * reach
+    t, normal = np.zeros(hit.shape, np.float32), np.zeros_like(d)
+    t[hit], normal[hit], hit[hit] = _walk_tyre(o, d[hit], half, middle[hit] - reach)
+    return t, normal, hit
+
+
+def _walk_tyre(o: FloatArray, d: FloatArray, half: FloatArray, t: FloatArray
+               ) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
+    """Walk rays (N, 3) from `t` to a ring: distance, normal, hit."""
+    t = np.maximum(t, 0).astype(np.float32)
     for _ in range(22):
         p = o + d * t[..., None]
         ring = np.hypot(p[..., 0], p[..., 1]) - half[0]

@@ -33,7 +33,7 @@ from uncertainty_seg.synthetic.pipe import (
     JOINT_RAISE_M,
     Pipe,
 )
-from uncertainty_seg.synthetic.seabed import Seabed
+from uncertainty_seg.synthetic.seabed import CELL_M, Seabed
 from uncertainty_seg.synthetic.unknowns import meet, Thing
 from uncertainty_seg.synthetic.world import World
 
@@ -76,17 +76,18 @@ class Hits:
 
 def trace_bed(bed: Seabed, origin: FloatArray, rays: FloatArray) -> FloatArray:
     """Return metres to the height field, `FAR_M` where it is not met."""
-    ox, oy, oz = (np.float32(v) for v in origin)
-    dx, dy, dz = (np.ascontiguousarray(rays[..., i]) for i in range(3))
+    oz, dz = np.float32(origin[2]), np.ascontiguousarray(rays[..., 2])
+    column, row = bed.cells(*(np.float32(v) for v in origin[:2]))
+    columns, rows = (rays[..., i] * np.float32(1 / CELL_M) for i in range(2))
     slant = 1 / np.minimum(dz, np.float32(-1e-3))
     start = np.clip((bed.high - oz) * slant, 0, FAR_M).astype(np.float32)
     stop = np.clip((bed.low - oz) * slant, 0, FAR_M).astype(np.float32)
     step = (stop - start) / np.float32(BED_STEPS)
 
     def above(t: FloatArray) -> FloatArray:
-        return oz + dz * t - sample_grid(bed.height, *bed.cells(ox + dx * t, oy + dy * t))
+        return oz + dz * t - sample_grid(bed.height, column + columns * t, row + rows * t)
 
-    low, high = start, start
+    low, high = start.copy(), start.copy()
     below = np.full(start.shape, -1, np.float32)
     over, t = above(start), start
     found = over < 0
@@ -94,11 +95,11 @@ def trace_bed(bed: Seabed, origin: FloatArray, rays: FloatArray) -> FloatArray:
         t = t + step
         gap = above(t)
         new = (gap < 0) & ~found
-        high = np.where(new, t, high)
-        low = np.where(new, t - step, low)
-        below = np.where(new, gap, below)
-        over = np.where(found | new, over, gap)
+        np.copyto(high, t, where=new)
+        np.copyto(below, gap, where=new)
         found |= new
+        np.copyto(low, t, where=~found)
+        np.copyto(over, gap, where=~found)
     for _ in range(3):
         t = low + (high - low) * np.clip(over / np.maximum(over - below, 1e-6), 0.03, 0.97)
         gap = above(t)

@@ -171,6 +171,9 @@ def _lamp_veil(water: Water, camera: Camera, lamps: tuple[Lamp, Lamp], t: FloatA
             total += (power * depth * np.float32(high - low))[..., None] * fade * strength
     total *= np.float32(BACKSCATTER)
     full = t.shape[1], t.shape[0]
+    if cloud is not None:
+        # Wisps narrower than the coarse step would show its grid.
+        total = cv2.GaussianBlur(total, (0, 0), 0.9)
     veil = cv2.resize(total, full, interpolation=cv2.INTER_LINEAR)
     if cloud is None:
         return veil, None
