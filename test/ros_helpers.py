@@ -105,15 +105,20 @@ class Process:
         ROS domain.
     log : Path
         Where stdout and stderr go.
+    environment : mapping of str to str
+        Over ours.
 
     """
 
-    def __init__(self, arguments: Sequence[str], domain: int, log: Path) -> None:
+    def __init__(
+        self, arguments: Sequence[str], domain: int, log: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._log = log
         with log.open('w') as out:
             self._process = subprocess.Popen(
-                [sys.executable, *arguments], env=ros_environment(domain), stdout=out,
-                stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                [sys.executable, *arguments], stdout=out, stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL, env={**ros_environment(domain), **(environment or {})},
             )
 
     @property

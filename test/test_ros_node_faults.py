@@ -140,3 +140,24 @@ def test_a_hanging_engine_lets_the_flag_fall_and_only_the_newest_frame_follows(
     assert [m.header.stamp.sec for m in rig.masks[num_masks:]] == [hanging, burst[-1]]
     assert 'no verdict for 2 s' in rig.answer(hanging).status[0].message
     rig.recover()
+
+
+def test_a_transition_does_not_wait_for_ever_for_a_hanging_engine(rig: Rig) -> None:
+    # The last test here: it takes the engine the others need.
+    rig.release.unlink(missing_ok=True)
+    rig.recover()
+    hanging = rig.send(WAITS)
+    rig.wait_for_reason('a frame has been in work too long')
+    assert rig.client.change_state('deactivate')
+    rig.wait_for_reason('the node is inactive')
+    assert not rig.client.change_state('activate')
+    assert 'clean the node up and configure it again' in rig.process.output
+    assert rig.client.change_state('cleanup')
+    assert rig.client.change_state('configure')
+    assert rig.client.change_state('activate')
+    rig.client.wait_for_camera_match()
+    rig.recover()
+    rig.release.touch()
+    rig.recover()
+    assert hanging not in [m.header.stamp.sec for m in rig.masks]
+    assert hanging not in [s.header.stamp.sec for s in rig.status]

@@ -124,8 +124,7 @@ def test_rgb_and_bgr_give_the_same_mask(rig: Rig) -> None:
 
 
 def test_padded_rows_are_read_past(rig: Rig) -> None:
-    padded = np.full((48, 80, 3), 255, np.uint8)
-    padded[:, :64] = (255, 0, 0)
+    padded = np.concatenate([solid(255, 0, 0, 48, 64), solid(0, 0, 255, 48, 64)], 1)
     msg = rig.send(padded, width=64)
     mask = np.frombuffer(rig.picture('mask', msg).data, np.uint8)
     assert mask.size == 48 * 64

@@ -193,8 +193,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--topic', help="image topic of the bag [the camera's]")
     parser.add_argument('--loop', action='store_true', help='start again at the end')
     parser.add_argument('--clock', action='store_true', help="publish the bag's time on /clock")
-    parser.add_argument('--wait-s', type=_rate, default=60.0,
-                        help='seconds to wait for a subscriber before the first image [60]')
+    parser.add_argument('--wait-s', type=_rate, default=300.0,
+                        help='seconds to wait for a subscriber before the first image [300]')
     return parser
 
 

@@ -1,0 +1,244 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+What ROS adds: from a camera in one process through the node to a mask in another.
+
+Three processes on this machine, 640x480 bgr8, Fast DDS with config/fastdds_profile.xml on every
+side. A frame's latency runs from just before its publication to the callback of its mask, on the
+clock all processes share. The same frames go through `Pipeline.process` in this process at the
+same pace; both kinds take turns in blocks, so that a machine that slows down slows both.
+
+Read `added_median_ms`, the difference of the two medians, and `added_over_own_median_ms`, the
+median of latency less what the node itself measured for its pipeline on that frame, which no
+drift can disturb. Transport in, hand-over, decoding, the flag and the mask out are in both.
+
+    python benchmarks/bench_node_latency.py [--model pipeline] [--frames 100] [--backend auto]
+
+The last line is one JSON object. Only the added time is a claim; the rest is this machine's.
+
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+import json
+import os
+from pathlib import Path
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PROFILE = ROOT / 'config' / 'fastdds_profile.xml'
+WIDTH, HEIGHT = 640, 480
+NUM_BLOCKS, NUM_WARM_UP = 4, 5
+START_TIMEOUT_S = 300.0
+CAMERA, MASK, STATUS = '/bench/image', '/uncertainty_seg/mask', '/uncertainty_seg/status'
+TARGET_MS = 8.0
+
+
+def pictures(count: int = 8) -> list[Any]:
+    """Return smooth coloured noise, no two alike."""
+    import cv2
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    coarse = generator.integers(0, 256, (count, 12, 16, 3), np.uint8)
+    return [cv2.resize(c, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC) for c in coarse]
+
+
+def publish_on_command() -> int:
+    """Be the camera: a line `COUNT PERIOD_S` on stdin publishes so many frames."""
+    import rclpy
+    from sensor_msgs.msg import Image
+    from std_msgs.msg import Header
+
+    from uncertainty_seg.ros.conversions import image_to_msg
+    from uncertainty_seg.ros.main import keep_frames_on_the_heap
+    from uncertainty_seg.ros.qos import camera_qos
+
+    keep_frames_on_the_heap()
+    rclpy.init()
+    node = rclpy.create_node('bench_camera')
+    publisher = node.create_publisher(Image, CAMERA, camera_qos('best_effort'))
+    messages = [image_to_msg(Header(frame_id='camera'), p, 'bgr8') for p in pictures()]
+    while not publisher.get_subscription_count():
+        time.sleep(0.05)
+    print('ready', flush=True)
+    index = 0
+    for line in sys.stdin:
+        count, period_s = line.split()
+        due_s = time.monotonic()
+        for _ in range(int(count)):
+            time.sleep(max(due_s - time.monotonic(), 0.0))
+            due_s += float(period_s)
+            msg = messages[index % len(messages)]
+            index += 1
+            now_ns = time.monotonic_ns()
+            msg.header.stamp.sec, msg.header.stamp.nanosec = divmod(now_ns, 10**9)
+            publisher.publish(msg)
+    rclpy.try_shutdown()
+    return 0
+
+
+class MaskListener:
+    """Measures the masks that arrive."""
+
+    def __init__(self) -> None:
+        from diagnostic_msgs.msg import DiagnosticArray
+        import rclpy
+        from rclpy.executors import SingleThreadedExecutor
+        from rclpy.qos import QoSProfile, QoSReliabilityPolicy
+        from sensor_msgs.msg import Image
+
+        rclpy.init()
+        node = rclpy.create_node('bench_listener')
+        quick = QoSProfile(depth=5, reliability=QoSReliabilityPolicy.BEST_EFFORT)
+        node.create_subscription(Image, MASK, self._on_mask, quick)
+        node.create_subscription(DiagnosticArray, STATUS, self._on_status, 50)
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(node)
+        self.latency_ms: dict[int, float] = {}
+        self.own_ms: dict[int, float] = {}
+
+    def listen(self, seconds: float) -> None:
+        """Handle what arrives for so long."""
+        end_s = time.monotonic() + seconds
+        while (left_s := end_s - time.monotonic()) > 0:
+            self._executor.spin_once(timeout_sec=left_s)
+
+    def forget(self) -> None:
+        """Drop what was measured so far."""
+        self.latency_ms.clear()
+        self.own_ms.clear()
+
+    def _on_mask(self, msg: Any) -> None:
+        stamp_ns = _stamp_ns(msg)
+        self.latency_ms[stamp_ns] = (time.monotonic_ns() - stamp_ns) * 1e-6
+
+    def _on_status(self, msg: Any) -> None:
+        values = {pair.key: pair.value for pair in msg.status[0].values}
+        stages = [float(v) for k, v in values.items() if k.startswith('latency.')]
+        if stages:
+            self.own_ms[_stamp_ns(msg)] = sum(stages)
+
+
+def _stamp_ns(msg: Any) -> int:
+    return int(msg.header.stamp.sec) * 10**9 + int(msg.header.stamp.nanosec)
+
+
+@contextmanager
+def child(arguments: list[str], **streams: Any) -> Iterator[subprocess.Popen[str]]:
+    """Run a Python process and end it."""
+    process = subprocess.Popen([sys.executable, *arguments], text=True, **streams)
+    try:
+        yield process
+    finally:
+        if process.stdin is not None:
+            process.stdin.close()
+        process.terminate()
+        process.wait(30)
+
+
+def bare_block(pipeline: Any, images: list[Any], count: int, period_s: float) -> list[float]:
+    """Time the pipeline alone, at the camera's pace."""
+    times_ms = []
+    for index in range(count):
+        start_s = time.perf_counter()
+        pipeline.process(images[index % len(images)], index)
+        elapsed_s = time.perf_counter() - start_s
+        times_ms.append(elapsed_s * 1e3)
+        time.sleep(max(period_s - elapsed_s, 0.0))
+    return times_ms
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Run both kinds in turns."""
+    from uncertainty_seg.core.settings import settings_from_dict
+    from uncertainty_seg.ros.engine import open_engine
+
+    settings = settings_from_dict({'model': args.model, 'backend': args.backend})
+    pipeline = open_engine(settings).pipeline
+    images = pictures()
+    first = statistics.median(bare_block(pipeline, images, NUM_WARM_UP, 0.0))
+    period_s = max(3 * first * 1e-3, 0.1)
+    per_block = max(args.frames // NUM_BLOCKS, 1)
+    node_arguments = [
+        '-m', 'uncertainty_seg.ros.main', '--ros-args', '-r', f'image:={CAMERA}',
+        '-p', f'model:={args.model}', '-p', f'backend:={args.backend}',
+        '-p', 'stale_timeout_s:=60.0', '--log-level', 'warn',
+    ]
+    listener, bare_ms = MaskListener(), []
+    with child(node_arguments), child(
+        [__file__, '--be-the-camera'], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as camera:
+        assert camera.stdin is not None and camera.stdout is not None
+        camera.stdout.readline()
+        _dds_block(camera, listener, NUM_WARM_UP, period_s)
+        listener.forget()
+        for _ in range(NUM_BLOCKS):
+            bare_ms += bare_block(pipeline, images, per_block, period_s)
+            _dds_block(camera, listener, per_block, period_s)
+    pipeline.close()
+    return _summary(args, per_block * NUM_BLOCKS, bare_ms, listener)
+
+
+def _dds_block(
+    camera: subprocess.Popen[str], listener: MaskListener, count: int, period_s: float
+) -> None:
+    assert camera.stdin is not None
+    camera.stdin.write(f'{count} {period_s}\n')
+    camera.stdin.flush()
+    listener.listen((count + 3) * period_s)
+
+
+def _summary(
+    args: argparse.Namespace, num_sent: int, bare_ms: list[float], listener: MaskListener
+) -> dict[str, Any]:
+    latency_ms = list(listener.latency_ms.values())
+    if len(latency_ms) < num_sent // 2:
+        raise SystemExit(f'only {len(latency_ms)} of {num_sent} masks arrived: nothing to report')
+    over_own = [listener.latency_ms[stamp] - own for stamp, own in listener.own_ms.items()
+                if stamp in listener.latency_ms]
+    end_to_end, bare = statistics.median(latency_ms), statistics.median(bare_ms)
+    return {
+        'bench': 'node_latency', 'model': args.model, 'backend': args.backend,
+        'frames_sent': num_sent, 'masks_received': len(latency_ms),
+        'end_to_end_median_ms': round(end_to_end, 2), 'pipeline_median_ms': round(bare, 2),
+        'added_median_ms': round(end_to_end - bare, 2),
+        'added_over_own_median_ms': round(statistics.median(over_own), 2),
+        'target_ms': TARGET_MS, 'is_within_target': end_to_end - bare <= TARGET_MS,
+    }
+
+
+def main() -> int:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
+    parser.add_argument('--model', default='pipeline', help='bundle [pipeline]')
+    parser.add_argument('--backend', default='auto', help='backend [auto]')
+    parser.add_argument('--frames', type=int, default=100, help='frames of each kind [100]')
+    parser.add_argument('--be-the-camera', action='store_true', help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    # Before rclpy is imported, here and, by inheritance, in the other processes.
+    os.environ.setdefault('FASTRTPS_DEFAULT_PROFILES_FILE', str(PROFILE))
+    os.environ.setdefault('FASTDDS_DEFAULT_PROFILES_FILE', str(PROFILE))
+    os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    os.environ['PYTHONPATH'] = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
+    sys.path.insert(0, str(ROOT))
+    if args.be_the_camera:
+        return publish_on_command()
+    result = measure(args)
+    print(f'end to end       {result["end_to_end_median_ms"]:8.2f} ms median, '
+          f'{result["masks_received"]} of {result["frames_sent"]} frames')
+    print(f'pipeline alone   {result["pipeline_median_ms"]:8.2f} ms median')
+    print(f'added by ROS     {result["added_median_ms"]:8.2f} ms (target: at most {TARGET_MS:g})')
+    print(f'over node\'s own  {result["added_over_own_median_ms"]:8.2f} ms median')
+    print(json.dumps(result), flush=True)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

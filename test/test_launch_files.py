@@ -1,0 +1,161 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+What the launch files declare and start, read with stand-ins for launch and launch_ros.
+
+That the real launch (or play_launch) reads and starts them is the step scripts/check_launch.
+
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+import runpy
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROFILES = {'FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'}
+
+
+class Call(SimpleNamespace):
+    """Remembers what it was made with."""
+
+    def __init__(self, *words: Any, **options: Any) -> None:
+        super().__init__(words=words, **options)
+
+
+def kind(name: str) -> type:
+    return type(name, (Call,), {})
+
+
+def configuration(values: dict[str, str]) -> type:
+    def perform(self: Any, context: Any) -> str:
+        return values.get(self.words[0], '')
+    return type('LaunchConfiguration', (Call,), {'perform': perform})
+
+
+@pytest.fixture
+def arguments() -> dict[str, str]:
+    """Values of the launch arguments; tests add to it."""
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def stand_ins(monkeypatch: Any, arguments: dict[str, str]) -> Iterator[None]:
+    contents = {
+        'launch': ['LaunchContext', 'LaunchDescription'],
+        'launch.actions': ['DeclareLaunchArgument', 'IncludeLaunchDescription',
+                           'OpaqueFunction', 'SetEnvironmentVariable'],
+        'launch.conditions': ['IfCondition'],
+        'launch.launch_description_sources': ['PythonLaunchDescriptionSource'],
+        'launch_ros': [],
+        'launch_ros.actions': ['Node'],
+        'launch_ros.parameter_descriptions': ['ParameterValue'],
+        'ament_index_python': [],
+    }
+    for module_name, names in contents.items():
+        module = ModuleType(module_name)
+        for name in names:
+            setattr(module, name, kind(name))
+        monkeypatch.setitem(sys.modules, module_name, module)
+    substitutions = ModuleType('launch.substitutions')
+    substitutions.LaunchConfiguration = configuration(arguments)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, 'launch.substitutions', substitutions)
+    index = ModuleType('ament_index_python.packages')
+    index.get_package_share_directory = lambda name: str(ROOT)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, 'ament_index_python.packages', index)
+    for name in PROFILES:
+        monkeypatch.delenv(name, raising=False)
+    yield
+
+
+def actions_of(file: str) -> dict[str, list[Any]]:
+    """Return the actions of a launch file by their kind, opaque ones opened."""
+    description = runpy.run_path(str(ROOT / 'launch' / file))['generate_launch_description']()
+    by_kind: dict[str, list[Any]] = {}
+    for action in description.words[0]:
+        opened = action.function(None) if type(action).__name__ == 'OpaqueFunction' else [action]
+        for one in opened:
+            by_kind.setdefault(type(one).__name__, []).append(one)
+    return by_kind
+
+
+def test_the_nodes_arguments_are_declared_and_described() -> None:
+    declared = actions_of('uncertainty_seg.launch.py')['DeclareLaunchArgument']
+    assert [a.words[0] for a in declared] == [
+        'model', 'image', 'params_file', 'namespace', 'use_sim_time', 'autostart', 'rviz',
+        'log_level']
+    assert all(a.description for a in declared)
+    page = (ROOT / 'docs' / 'ros_interface.md').read_text(encoding='utf-8')
+    for argument in declared:
+        assert f'`{argument.words[0]}`' in page
+
+
+def test_without_arguments_the_parameter_file_decides(arguments: dict[str, str]) -> None:
+    node, _ = actions_of('uncertainty_seg.launch.py')['Node']
+    assert [p.words[0] for p in node.parameters] == ['params_file']
+
+
+def test_arguments_stand_over_the_parameter_file(arguments: dict[str, str]) -> None:
+    arguments.update(model='suim', autostart='false')
+    node, _ = actions_of('uncertainty_seg.launch.py')['Node']
+    assert set(node.parameters[1]) == {'model', 'autostart'}
+    assert node.parameters[1]['model'].value_type is str
+    assert node.parameters[1]['autostart'].value_type is bool
+
+
+def test_rviz_is_started_only_when_asked_with_our_layout() -> None:
+    _, rviz = actions_of('uncertainty_seg.launch.py')['Node']
+    assert rviz.executable == 'rviz2'
+    assert rviz.condition.words[0].words == ('rviz',)
+    assert (ROOT / rviz.arguments[1]).is_file()
+
+
+def test_large_shared_memory_is_set_unless_the_user_has_a_profile(monkeypatch: Any) -> None:
+    actions = actions_of('uncertainty_seg.launch.py')['SetEnvironmentVariable']
+    assert {a.words[0] for a in actions} == PROFILES
+    assert all(Path(a.words[1]).is_file() for a in actions)
+    for name in PROFILES:
+        monkeypatch.setenv(name, '/mine.xml')
+    assert 'SetEnvironmentVariable' not in actions_of('uncertainty_seg.launch.py')
+
+
+def test_the_demo_plays_on_the_topic_the_node_listens_to() -> None:
+    actions = actions_of('demo.launch.py')
+    (player,) = actions['Node']
+    (include,) = actions['IncludeLaunchDescription']
+    assert player.executable == 'uncertainty_seg_play'
+    assert player.remappings[0][0] == 'image'
+    assert player.remappings[0][1].words == dict(include.launch_arguments)['image'].words
+    declared = {a.words[0] for a in actions['DeclareLaunchArgument']}
+    assert declared == {'bag', 'model', 'image', 'rate', 'rviz'}
+    assert Path(include.words[0].words[0]).is_file()
+
+
+def test_every_executable_is_installed() -> None:
+    setup = (ROOT / 'setup.py').read_text(encoding='utf-8')
+    for file in ('uncertainty_seg.launch.py', 'demo.launch.py'):
+        for node in actions_of(file)['Node']:
+            if node.package == 'uncertainty_seg':
+                assert f"'{node.executable} = " in setup
+
+
+def test_the_rviz_layout_shows_the_flag_and_topics_of_the_node() -> None:
+    import yaml
+
+    layout = yaml.safe_load((ROOT / 'config' / 'uncertainty_seg.rviz').read_text(encoding='utf-8'))
+    topics = [d['Topic']['Value'] for d in layout['Visualization Manager']['Displays']]
+    assert topics == ['uncertainty_seg/overlay', 'uncertainty_seg/heatmap',
+                      'uncertainty_seg/mask_color', 'image']
+
+
+def test_the_transport_profile_has_room_for_a_camera_frame() -> None:
+    from xml.etree import ElementTree
+
+    space = '{http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles}'
+    root = ElementTree.parse(ROOT / 'config' / 'fastdds_profile.xml').getroot()
+    sizes = [int(e.text or 0) for e in root.iter(f'{space}segment_size')]
+    assert sizes == [32 << 20]
+    assert [e.text for e in root.iter(f'{space}useBuiltinTransports')] == ['false']
