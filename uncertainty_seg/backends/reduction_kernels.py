@@ -344,13 +344,13 @@ def _spread(slots: Any, num_phases: Any, out: Any) -> None:
 
 @_inner
 def _mean_of_class(
-    sums: Any, per_pass: Any, c: Any, best: Any, winner: Any, entropy: Any, squares: Any,
+    sums: Any, passes: Any, c: Any, best: Any, winner: Any, entropy: Any, squares: Any,
     most: Any, votes: Any,
 ) -> None:
     """Take one class of a row into largest mean, entropy, sum of squares and most votes."""
     c32 = np.int32(c)
     for i in range(sums.size):
-        p = sums[i] * per_pass
+        p = sums[i] / passes  # not times 1 / T: a certain class is 1 for every T
         is_larger = p > best[i]
         best[i] = p if is_larger else best[i]
         winner[i] = c32 if is_larger else winner[i]
@@ -360,7 +360,7 @@ def _mean_of_class(
 
 
 def finish_rows(
-    sums: Any, num_phases: Any, per_pass: Any, per_bit: Any, maps: Any, y_first: Any, y_stop: Any
+    sums: Any, num_phases: Any, passes: Any, per_bit: Any, maps: Any, y_first: Any, y_stop: Any
 ) -> None:
     """
     Turn sums into maps.
@@ -371,8 +371,8 @@ def finish_rows(
         Of all passes.
     num_phases : int
         How slots are ordered; 0 as columns.
-    per_pass : float32
-        1 / T.
+    passes : float32
+        T.
     per_bit : float32
         1 / log2(C).
     maps : Maps
@@ -395,9 +395,9 @@ def finish_rows(
         entropy[:] = _ZERO
         squares[:] = _ZERO
         for c in range(num_classes):
-            _mean_of_class(sums.probs[y, c], per_pass, c, best, winner, entropy, squares, most,
+            _mean_of_class(sums.probs[y, c], passes, c, best, winner, entropy, squares, most,
                            sums.votes[y, c])
-        _finish_row(sums.squares[y], sums.entropy[y], sums.norms[y], per_pass, per_bit, best,
+        _finish_row(sums.squares[y], sums.entropy[y], sums.norms[y], passes, per_bit, best,
                     entropy, squares, most, within)
         _spread(winner, num_phases, maps.label[y])
         _spread(best, num_phases, maps.confidence[y])
@@ -412,7 +412,7 @@ def finish_rows(
 
 @_inner
 def _finish_row(
-    square_sum: Any, entropy_sum: Any, norms: Any, per_pass: Any, per_bit: Any, best: Any,
+    square_sum: Any, entropy_sum: Any, norms: Any, passes: Any, per_bit: Any, best: Any,
     entropy: Any, squares: Any, most: Any, within: Any,
 ) -> None:
     """Bring entropies to 0..1, squares to a variance and votes to a ratio; NaN goes everywhere."""
@@ -420,11 +420,11 @@ def _finish_row(
         # Zero, or NaN where a pass was: the votes and the largest mean do not know of it.
         broken = entropy[i] * _ZERO
         best[i] += broken
-        within[i] = (entropy_sum[i] + _log2(norms[i])) * (per_pass * per_bit)
+        within[i] = (entropy_sum[i] + _log2(norms[i])) / passes * per_bit
         entropy[i] *= per_bit
-        variance = square_sum[i] * per_pass - squares[i]
+        variance = square_sum[i] / passes - squares[i]
         squares[i] = _ZERO if variance < _ZERO else variance
-        most[i] = _ONE - most[i] * per_pass + broken
+        most[i] = (passes - most[i]) / passes + broken
 
 
 class Kernels(NamedTuple):

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-import logging
 import math
 import os
 from pathlib import Path
@@ -14,7 +13,6 @@ _CPU_QUOTA_FILE = Path('/sys/fs/cgroup/cpu.max')
 # Beyond this many passes a call the fixed cost of a call no longer shows.
 MAX_CHUNK = 20
 _MEGABYTE = 2**20
-_log = logging.getLogger(__name__)
 
 
 def usable_threads(wanted: int) -> int:
@@ -111,7 +109,9 @@ def head_bytes_a_pass(head_path: Path) -> int:
     import onnx
 
     model = onnx.load(str(head_path))
-    return max(_peak_bytes(model, 2) - _peak_bytes(model, 1), 1)
+    # Many passes, so that what is there only once does not decide where the peak lies.
+    growth = _peak_bytes(model, 2 * MAX_CHUNK) - _peak_bytes(model, MAX_CHUNK)
+    return max(math.ceil(growth / MAX_CHUNK), 1)
 
 
 def _peak_bytes(model: Any, passes: int) -> int:

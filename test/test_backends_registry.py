@@ -1,0 +1,83 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""A backend by its name, and what 'auto' takes and says."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from uncertainty_seg.backends import registry
+from uncertainty_seg.backends.registry import open_backend
+from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.pipeline import Backend
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.errors import BackendUnavailableError, ConfigError, ModelBundleError
+from uncertainty_seg.storage.model_bundle import load_bundle
+
+SETTINGS = Settings(threads=1)
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Path) -> ModelBundle:
+    return load_bundle(str(tiny_bundle))
+
+
+def missing(bundle: ModelBundle, settings: Settings) -> Backend:
+    raise BackendUnavailableError('gpu runtime is not installed', fix='pip install gpu')
+
+
+@pytest.mark.parametrize('name', registry.OPENERS)
+def test_every_backend_opens_under_its_own_name_and_closes_twice(
+    bundle: ModelBundle, name: str
+) -> None:
+    backend = open_backend(name, bundle, SETTINGS)
+    assert backend.name == name
+    backend.close()
+    backend.close()
+
+
+def test_every_name_is_a_choice_of_the_settings(bundle: ModelBundle) -> None:
+    for name in (registry.AUTO, *registry.OPENERS):
+        assert Settings(backend=name).backend == name
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones(bundle: ModelBundle) -> None:
+    with pytest.raises(ConfigError, match="backend is 'cuda', expected one of auto, onnxruntime"):
+        open_backend('cuda', bundle, SETTINGS)
+
+
+def test_auto_takes_the_best_and_logs_name_and_reason(
+    bundle: ModelBundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    assert open_backend('auto', bundle, SETTINGS).name == 'onnxruntime'
+    assert 'backend auto: took onnxruntime, the best that works here' in caplog.text
+
+
+def test_auto_passes_over_what_is_not_installed_and_says_why(
+    bundle: ModelBundle, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setitem(registry.OPENERS, 'gpu', missing)
+    monkeypatch.setattr(registry, 'AUTO_ORDER', ('gpu', 'onnxruntime'))
+    assert open_backend('auto', bundle, SETTINGS).name == 'onnxruntime'
+    assert 'not gpu: gpu runtime is not installed: pip install gpu' in caplog.text
+    assert 'took onnxruntime, the next best' in caplog.text
+
+
+def test_auto_never_falls_back_on_the_fake(
+    bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry.OPENERS, 'onnxruntime', missing)
+    with pytest.raises(BackendUnavailableError, match=r'no backend works here \(onnxruntime: gpu'):
+        open_backend('auto', bundle, SETTINGS)
+
+
+def test_auto_does_not_hide_a_bundle_that_does_not_fit(
+    bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle.trunk_path.write_bytes(bundle.head_path.read_bytes())
+    monkeypatch.setitem(registry.OPENERS, 'other', registry.OPENERS['fake'])
+    monkeypatch.setattr(registry, 'AUTO_ORDER', ('onnxruntime', 'other'))
+    with pytest.raises(ModelBundleError, match='trunk.onnx takes'):
+        open_backend('auto', bundle, SETTINGS)

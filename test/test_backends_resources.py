@@ -1,0 +1,92 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Threads within what the process is granted, chunks within the memory budget."""
+
+import os
+from pathlib import Path
+
+from conftest import tiny_head
+import hypothesis
+from hypothesis import strategies as st
+import onnx
+from onnx import helper, TensorProto
+import pytest
+
+from uncertainty_seg.backends import resources
+from uncertainty_seg.backends.resources import (
+    choose_chunk,
+    head_bytes_a_pass,
+    MAX_CHUNK,
+    usable_threads,
+)
+
+MEGABYTE = 2**20
+
+
+@hypothesis.given(st.integers(1, 1000), st.integers(1, 10**9), st.integers(1, 1000))
+def test_a_chunk_fits_the_budget_and_chunks_are_nearly_equal(
+    total: int, size: int, budget_mb: int
+) -> None:
+    chunk = choose_chunk(total, size, budget_mb).passes
+    assert 1 <= chunk <= min(total, MAX_CHUNK)
+    assert chunk == 1 or chunk * size <= budget_mb * MEGABYTE
+    last = total % chunk or chunk
+    num_chunks = -(-total // chunk)
+    assert chunk - last < num_chunks
+
+
+@pytest.mark.parametrize(('total', 'size', 'budget_mb', 'passes', 'reason'), [
+    (20, MEGABYTE, 64, 20, 'all fit at once: 1.0 MB a pass, budget 64 MB'),
+    (100, MEGABYTE, 64, 20, 'equal chunks within the bound of 20 a chunk'),
+    (20, 9 * MEGABYTE, 64, 7, 'equal chunks within the budget'),
+    (32, MEGABYTE, 64, 16, 'equal chunks within the bound of 20 a chunk'),
+    (20, 65 * MEGABYTE, 64, 1, 'not even one pass fits: 65.0 MB a pass, budget 64 MB'),
+])
+def test_the_reason_says_what_bound_the_chunk(
+    total: int, size: int, budget_mb: int, passes: int, reason: str
+) -> None:
+    chunking = choose_chunk(total, size, budget_mb)
+    assert chunking.passes == passes
+    assert reason in chunking.reason
+
+
+def save(folder: Path, model: onnx.ModelProto) -> Path:
+    path = folder / 'head.onnx'
+    onnx.save(model, str(path))
+    return path
+
+
+def test_memory_of_a_pass_is_what_lives_at_the_same_time(tmp_path: Path) -> None:
+    # Input and output of the last product, 3 x 12 x 16 each; the mask is no longer needed then.
+    assert head_bytes_a_pass(save(tmp_path, tiny_head())) == 4 * 2 * 3 * 12 * 16
+
+
+def test_tensors_that_are_no_longer_needed_do_not_count(tmp_path: Path) -> None:
+    names = ['drop', 'a', 'b', 'c', 'logits']
+    nodes = [helper.make_node('Relu', [x], [y]) for x, y in zip(names, names[1:], strict=False)]
+    infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ['T', 5, 7, 9])
+             for n in ('drop', 'logits')]
+    graph = helper.make_graph(nodes, 'chain', infos[:1], infos[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
+    assert head_bytes_a_pass(save(tmp_path, model)) == 4 * 2 * 5 * 7 * 9
+
+
+def test_threads_are_those_asked_for_or_those_of_the_affinity(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(8)))
+    monkeypatch.setattr(resources, '_CPU_QUOTA_FILE', tmp_path / 'none')
+    assert usable_threads(3) == 3
+    assert usable_threads(0) == 8
+
+
+@pytest.mark.parametrize(('text', 'threads'), [
+    ('max 100000\n', 8), ('150000 100000\n', 2), ('1000 100000\n', 1), ('1600000 100000\n', 8),
+])
+def test_a_container_that_grants_fewer_cores_is_heeded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, threads: int
+) -> None:
+    file = tmp_path / 'cpu.max'
+    file.write_text(text)
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(8)))
+    monkeypatch.setattr(resources, '_CPU_QUOTA_FILE', file)
+    assert usable_threads(0) == threads
