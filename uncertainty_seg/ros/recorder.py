@@ -26,7 +26,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
-from uncertainty_seg.errors import UncertaintySegError
+from uncertainty_seg.errors import BagError, UncertaintySegError
 from uncertainty_seg.storage.bags import BagWriter, STORAGES
 
 LOOK_EVERY_S = 0.1
@@ -125,6 +125,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 executor.spin_once(timeout_sec=0.2)
             executor.shutdown()
             node.destroy_node()
+            if writer.num_messages == 0:
+                raise BagError(f'nothing was published on {", ".join(args.topics)}',
+                               fix='no bag is kept; check the names of the topics')
     except UncertaintySegError as err:
         print(f'uncertainty_seg.ros.recorder: {err}', file=sys.stderr)
         return 1
