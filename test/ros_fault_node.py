@@ -4,7 +4,8 @@ The real node with a network that misbehaves on command, run by the ROS tests as
 
 The green value of the middle pixel commands, see `ros_fault_node_commands`: fail like a runtime,
 give NaN, wait until the file named by UNCERTAINTY_SEG_TEST_RELEASE exists, or raise what nobody
-expected. Anything else goes to the backend that was asked for.
+expected. Anything else goes to the backend that was asked for. An image of the encoding 'raise'
+makes the subscription's callback raise.
 
 """
 
@@ -24,7 +25,8 @@ from ros_fault_node_commands import FAILS, GIVES_NAN, SURPRISES, WAITS
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import BackendError
-from uncertainty_seg.ros import engine
+from uncertainty_seg.ros import engine, node
+from uncertainty_seg.ros.frame_mailbox import Mailbox
 from uncertainty_seg.ros.main import main
 
 
@@ -56,10 +58,18 @@ class FaultyBackend:
         self._inner.close()
 
 
+class FaultyMailbox(Mailbox[Any]):
+    def put(self, item: Any) -> None:
+        if item.encoding == 'raise':
+            raise ZeroDivisionError('the callback fails on command')
+        super().put(item)
+
+
 def open_faulty(name: str, bundle: Any, settings: Any) -> FaultyBackend:
     return FaultyBackend(open_backend(name, bundle, settings))
 
 
 if __name__ == '__main__':
     engine.open_backend = open_faulty
+    node.Mailbox = FaultyMailbox  # type: ignore[misc]
     sys.exit(main())

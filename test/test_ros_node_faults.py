@@ -121,6 +121,14 @@ def test_a_frame_with_nan_still_gives_its_mask(rig: Rig) -> None:
     assert rig.wait(lambda: [m for m in rig.masks if m.header.stamp.sec == second], 'its mask')
 
 
+def test_a_callback_that_raises_is_false_and_the_node_lives_on(rig: Rig) -> None:
+    rig.recover()
+    rig.client.camera.publish(image_message(solid(0, 0, 0), 1, 'raise'))
+    rig.wait_for_reason('internal error, see the log')
+    assert 'the callback fails on command' in rig.process.output
+    rig.recover()
+
+
 def test_a_hanging_engine_lets_the_flag_fall_and_only_the_newest_frame_follows(
     rig: Rig,
 ) -> None:

@@ -73,6 +73,11 @@ def test_the_whole_life_of_a_managed_node(rig: Rig) -> None:
     rig.wait_for_reason('the node is unconfigured')
     assert client.node.count_publishers('/uncertainty_seg/mask') == 0
 
+    # What the state does not allow is refused, and the node is still there.
+    assert not client.change_state('activate')
+    assert not client.change_state('cleanup')
+    assert client.state() == 'unconfigured'
+
     # A model that is gone: refused with the reason, and possible once it is back.
     card = rig.bundle / 'card.json'
     away = card.rename(rig.bundle / 'away')

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import ctypes
+import logging
 import signal
 import sys
 import threading
@@ -24,6 +25,7 @@ from uncertainty_seg.errors import ConfigError, UncertaintySegError
 from uncertainty_seg.ros.log_bridge import ros_logging
 from uncertainty_seg.ros.node import UncertaintySegNode
 
+_log = logging.getLogger(__name__)
 EXIT_FAILED = 1
 EXIT_MISUSE = 2
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -89,12 +91,22 @@ def _run() -> int:
             if not node.autostart():  # why is in the log already
                 return EXIT_FAILED
             while not stop.is_set():
-                executor.spin_once(timeout_sec=0.2)
+                _spin_once(executor, node)
             node.stop()
         return 0
     finally:
         executor.shutdown()
         node.destroy_node()
+
+
+def _spin_once(executor: SingleThreadedExecutor, node: UncertaintySegNode) -> None:
+    try:
+        executor.spin_once(timeout_sec=0.2)
+    except ExternalShutdownException:
+        raise
+    except Exception:  # a fault of ours in one callback must not take the node from the vehicle
+        _log.exception('a callback failed')
+        node.fall('internal error, see the log')
 
 
 def _stop_on_signals() -> threading.Event:

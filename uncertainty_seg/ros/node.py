@@ -11,15 +11,12 @@ in the worker's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
-
 from rclpy.clock import Clock, ClockType
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import Image
 
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.errors import BackendError, UncertaintySegError
+from uncertainty_seg.errors import BackendError
 from uncertainty_seg.ros.camera_link import CameraLink
 from uncertainty_seg.ros.engine import Engine, open_engine
 from uncertainty_seg.ros.frame_mailbox import Mailbox
@@ -28,6 +25,7 @@ from uncertainty_seg.ros.frame_statistics import FrameStatistics
 from uncertainty_seg.ros.health import Health, HealthPublisher
 from uncertainty_seg.ros.parameters import ParameterServer
 from uncertainty_seg.ros.publishers import PicturePublishers, VerdictPublishers
+from uncertainty_seg.ros.transitions import said, SoundLifecycleNode
 from uncertainty_seg.ros.watchdog import Watchdog
 from uncertainty_seg.ros.worker import Worker
 
@@ -36,27 +34,8 @@ DIAGNOSTICS_PERIOD_S = 1.0
 SILENCE_HINT_S = 5.0
 STOP_TIMEOUT_S = 5.0
 
-_Transition = Callable[['UncertaintySegNode', LifecycleState], TransitionCallbackReturn]
 
-
-def _said(transition: _Transition) -> _Transition:
-    # rclpy swallows whatever a transition raises; here it becomes a sentence in the log.
-    @wraps(transition)
-    def run(node: UncertaintySegNode, state: LifecycleState) -> TransitionCallbackReturn:
-        try:
-            return transition(node, state)
-        except UncertaintySegError as err:
-            node.get_logger().error(str(err))
-            node.fall(str(err))
-            return TransitionCallbackReturn.FAILURE
-        except Exception as err:
-            node.get_logger().error(f'{transition.__name__}: {type(err).__name__}: {err}')
-            return TransitionCallbackReturn.ERROR
-
-    return run
-
-
-class UncertaintySegNode(LifecycleNode):
+class UncertaintySegNode(SoundLifecycleNode):
     """
     Segment images, and say how far to trust the result.
 
@@ -108,7 +87,7 @@ class UncertaintySegNode(LifecycleNode):
             self.trigger_shutdown()
         self._verdicts.flush(0.5)
 
-    @_said
+    @said
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Open the model; the topics of the pictures appear."""
         self._engine = open_engine(self._served.settings)
@@ -116,7 +95,7 @@ class UncertaintySegNode(LifecycleNode):
         self._enter('inactive', 'the node is inactive')
         return TransitionCallbackReturn.SUCCESS
 
-    @_said
+    @said
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Listen to the camera."""
         if self._engine is None or self._pictures is None:
@@ -139,28 +118,28 @@ class UncertaintySegNode(LifecycleNode):
         self.get_logger().info(f'active, waiting for images on {self._camera.topic}')
         return TransitionCallbackReturn.SUCCESS
 
-    @_said
+    @said
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Listen no more."""
         self._stop_listening()
         self._enter('inactive', 'the node is inactive')
         return TransitionCallbackReturn.SUCCESS
 
-    @_said
+    @said
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the model."""
         self._free()
         self._enter('unconfigured', 'the node is unconfigured')
         return TransitionCallbackReturn.SUCCESS
 
-    @_said
+    @said
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free everything, from any state."""
         self._free()
         self._enter('finalized', 'the node has shut down')
         return TransitionCallbackReturn.SUCCESS
 
-    @_said
+    @said
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free everything; the node can be configured again."""
         self._free()
