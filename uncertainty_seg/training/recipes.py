@@ -87,8 +87,8 @@ _RECIPES = (
         train_dropout=_TRAIN_DROPOUT,
         run_dropout=_RUN_DROPOUT,
         passes=20,
-        training='1 566 procedural pipeline scenes (uncertainty_seg make-scenes, seed 1), 12 epochs '
-        'on MobileNetV2 pretrained on ImageNet; measured on 194 others.',
+        training='1 566 procedural pipeline scenes (uncertainty_seg make-scenes, seed 1), 12 '
+        'epochs on MobileNetV2 pretrained on ImageNet; measured on 194 others.',
         license='Apache-2.0; encoder from torchvision (BSD-3-Clause)',
         not_good_for='Real water without labels of that water: it has never seen a photograph. '
         'Its numbers say how the method works, not how it does on your pipe.',
