@@ -1,0 +1,186 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+The set-up of scripts/demo and scripts/test: what it says, retries, skips and never deletes.
+
+Each test runs the real scripts/lib.sh in a copy of scripts/; Python and pip are shell scripts
+that behave as the test says, so nothing is downloaded.
+
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+import shutil
+import subprocess
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# What the set-up calls besides Python.
+COMMANDS = ('bash', 'dirname', 'basename', 'cat', 'cp', 'ls', 'awk', 'tee', 'grep', 'sha256sum',
+            'cut', 'mkdir', 'rm', 'touch', 'sleep', 'env')
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder with scripts/ and an empty bin/ that is the whole PATH."""
+    shutil.copytree(ROOT / 'scripts', tmp_path / 'scripts')
+    (tmp_path / 'bin').mkdir()
+    for name in COMMANDS:
+        place = shutil.which(name)
+        assert place is not None
+        (tmp_path / 'bin' / name).symlink_to(place)
+    return tmp_path
+
+
+def fake_python(path: Path, version: str, pip: str = 'exit 0', venv: str = 'exit 0') -> Path:
+    """Write a Python that knows its version; `pip` and `venv` say how those modules behave."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        '#!/usr/bin/env bash\n'
+        'case "$*" in\n'
+        f'  *version_info*) echo {version} ;;\n'
+        f'  *ensurepip*) {venv} ;;\n'
+        '  *"import rclpy"*) exit 1 ;;\n'
+        f'  *"-m pip install"*) {pip} ;;\n'
+        'esac\n', encoding='utf-8')
+    path.chmod(0o755)
+    return path
+
+
+def run(checkout: Path, command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a bash command line with only the fake programs about."""
+    environment = {'PATH': str(checkout / 'bin'), 'HOME': str(checkout), **variables}
+    return subprocess.run(['bash', '-c', command], cwd=checkout, capture_output=True, text=True,
+                          env=environment, check=False)
+
+
+def lib(command: str) -> str:
+    """Return a command line that sources scripts/lib.sh first, and waits for nothing."""
+    return f'set -euo pipefail; source scripts/lib.sh; RETRY_WAITS_S=(0 0); {command}'
+
+
+def test_no_python_names_the_fix(checkout: Path) -> None:
+    done = run(checkout, 'scripts/demo')
+    assert done.returncode == 1
+    assert 'no Python 3.10, 3.11, 3.12 or 3.13 was found' in done.stderr
+    assert 'sudo apt install python3 python3-venv' in done.stderr
+
+
+def test_a_python_without_venv_names_the_package(checkout: Path) -> None:
+    fake_python(checkout / 'bin' / 'python3', '3.12', venv='exit 1')
+    done = run(checkout, 'scripts/test')
+    assert done.returncode == 1
+    assert 'sudo apt install python3.12-venv' in done.stderr
+
+
+@pytest.mark.parametrize(('version', 'said'), [
+    ('3.9', 'is Python 3.9; 3.10 to 3.13 are supported'),
+    ('3.14', 'is Python 3.14; 3.10 to 3.13 are supported'),
+])
+def test_a_python_out_of_range_is_refused(checkout: Path, version: str, said: str) -> None:
+    python = fake_python(checkout / 'mine', version)
+    done = run(checkout, 'scripts/demo', PYTHON=str(python))
+    assert done.returncode == 1
+    assert said in done.stderr
+
+
+def test_a_python_that_does_not_run_is_refused(checkout: Path) -> None:
+    done = run(checkout, 'scripts/demo', PYTHON='no-such-python')
+    assert done.returncode == 1
+    assert 'PYTHON=no-such-python does not run' in done.stderr
+
+
+def test_the_preferred_python_is_found_among_several(checkout: Path) -> None:
+    fake_python(checkout / 'bin' / 'python3.13', '3.13')
+    fake_python(checkout / 'bin' / 'python3.12', '3.12')
+    fake_python(checkout / 'bin' / 'python3', '3.9')
+    done = run(checkout, lib('find_python'))
+    assert done.stdout.strip() == str(checkout / 'bin' / 'python3.12')
+
+
+def test_a_python_behind_pyenv_is_found(checkout: Path) -> None:
+    python = fake_python(checkout / 'pyenv/versions/3.11.7/bin/python3.11', '3.11')
+    done = run(checkout, lib('find_python'), PYENV_ROOT=str(checkout / 'pyenv'))
+    assert done.stdout.strip() == str(python)
+
+
+def test_a_folder_that_is_no_environment_is_never_deleted(checkout: Path) -> None:
+    fake_python(checkout / 'bin' / 'python3', '3.11')
+    (checkout / 'mine').mkdir()
+    (checkout / 'mine' / 'thesis.tex').write_text('years of work', encoding='utf-8')
+    done = run(checkout, 'scripts/demo', VENV='mine')
+    assert done.returncode == 1
+    assert 'exists and is no virtual environment' in done.stderr
+    assert (checkout / 'mine' / 'thesis.tex').read_text(encoding='utf-8') == 'years of work'
+
+
+def test_an_unfinished_environment_is_made_anew(checkout: Path) -> None:
+    venv = checkout / '.venv'
+    fake_python(venv / 'bin' / 'python', '3.11')
+    (venv / '.unfinished').touch()
+    (venv / 'half_a_package').touch()
+    maker = 'mkdir -p {0}/bin; cp {1} {0}/bin/python'.format(venv, checkout / 'bin' / 'python3')
+    python = fake_python(checkout / 'bin' / 'python3', '3.11')
+    python.write_text(python.read_text(encoding='utf-8').replace(
+        'esac', f'  *"-m venv"*) {maker} ;;\nesac'), encoding='utf-8')
+    done = run(checkout, lib('make_venv python3 ros-wheels; make_venv python3 ros-wheels'))
+    assert done.returncode == 0, done.stderr
+    assert not (venv / 'half_a_package').exists()
+    assert not (venv / '.unfinished').exists()
+    assert done.stdout.count('making it anew') == 1
+    assert done.stdout.count('is there (Python 3.11, ros-wheels)') == 1
+
+
+def installing(checkout: Path, pip: str, times: int = 1) -> subprocess.CompletedProcess[str]:
+    """Run `install` of lib.sh against a pip that behaves as told."""
+    fake_python(checkout / '.venv' / 'bin' / 'python', '3.11', pip=pip)
+    (checkout / '.venv' / 'constraints.txt').touch()
+    (checkout / 'wanted.txt').touch()
+    return run(checkout, lib('install things wanted.txt; ' * times))
+
+
+def test_a_failed_download_is_tried_again(checkout: Path) -> None:
+    pip = 'echo x >>calls; [ "$(cat calls)" = "x\nx\nx" ]'
+    done = installing(checkout, pip)
+    assert done.returncode == 0, done.stderr
+    assert (checkout / 'calls').read_text(encoding='utf-8').split() == ['x'] * 3
+    assert done.stdout.count('trying again') == 2
+
+
+def test_what_was_installed_is_not_installed_again(checkout: Path) -> None:
+    done = installing(checkout, 'echo x >>calls', times=2)
+    assert done.returncode == 0, done.stderr
+    assert (checkout / 'calls').read_text(encoding='utf-8').split() == ['x']
+    assert 'things: installed already' in done.stdout
+    (checkout / 'wanted.txt').write_text('numpy\n', encoding='utf-8')
+    run(checkout, lib('install things wanted.txt'))
+    assert (checkout / 'calls').read_text(encoding='utf-8').split() == ['x', 'x']
+
+
+def test_a_download_that_never_works_leaves_no_stamp(checkout: Path) -> None:
+    done = installing(checkout, 'echo "no route to host" >&2; exit 1')
+    assert done.returncode == 1
+    assert 'no route to host' in done.stderr
+    assert 'run this again: it goes on where it stopped' in done.stderr
+    assert not (checkout / '.venv' / '.installed-things').exists()
+
+
+def test_the_wheels_own_guard_does_not_leak(checkout: Path) -> None:
+    # Inherited by another environment's Python it stops rclpy from loading.
+    done = run(checkout, lib('env'), _ROS_WHEELS_BOOTSTRAP_COMPLETE='1')
+    assert done.returncode == 0
+    assert '_ROS_WHEELS_BOOTSTRAP_COMPLETE' not in done.stdout
+
+
+def test_skipping_the_launch_files_says_so(checkout: Path) -> None:
+    done = run(checkout, 'scripts/check_launch', WITH_LAUNCH='0')
+    assert done.returncode == 0
+    assert 'SKIPPED: WITH_LAUNCH=0' in done.stdout
+
+
+def test_ci_runs_the_test_script() -> None:
+    text = (ROOT / '.ci' / 'run').read_text(encoding='utf-8')
+    assert '/../scripts/test"' in text
+    assert os.access(ROOT / '.ci' / 'run', os.X_OK)
