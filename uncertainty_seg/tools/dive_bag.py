@@ -60,7 +60,7 @@ def write_dive(
     writer = BagWriter(path, storage, is_overwriting=is_overwriting)
     dive = Dive(options.seed, duration_s=options.duration_s, rate_hz=options.rate_hz,
                 size=options.size, unknown=options.unknown)
-    camera = PinholeCamera(*options.size, dive._focal)
+    camera = PinholeCamera(*options.size, dive.focal_px)
     with writer:
         for frame in tqdm(render_frames(dive, min(workers, dive.num_frames)),
                           total=dive.num_frames, desc='render', unit='frame', file=sys.stderr,
