@@ -159,7 +159,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Run both kinds in turns."""
     from uncertainty_seg.core.settings import settings_from_dict
     from uncertainty_seg.ros.engine import open_engine
+    from uncertainty_seg.ros.main import keep_frames_on_the_heap
 
+    keep_frames_on_the_heap()  # as the node does, or the pipeline alone would be the slower one
     settings = settings_from_dict({'model': args.model, 'backend': args.backend})
     pipeline = open_engine(settings).pipeline
     images = pictures()
