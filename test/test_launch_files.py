@@ -143,9 +143,10 @@ def test_every_executable_is_installed() -> None:
 
 
 def test_the_rviz_layout_shows_the_flag_and_topics_of_the_node() -> None:
-    import yaml
+    from ruamel.yaml import YAML
 
-    layout = yaml.safe_load((ROOT / 'config' / 'uncertainty_seg.rviz').read_text(encoding='utf-8'))
+    text = (ROOT / 'config' / 'uncertainty_seg.rviz').read_text(encoding='utf-8')
+    layout = YAML(typ='safe').load(text)
     topics = [d['Topic']['Value'] for d in layout['Visualization Manager']['Displays']]
     assert topics == ['uncertainty_seg/overlay', 'uncertainty_seg/heatmap',
                       'uncertainty_seg/mask_color', 'image']

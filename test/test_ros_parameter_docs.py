@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-import yaml
+from ruamel.yaml import YAML
 
 from uncertainty_seg.core.settings import Settings, settings_from_dict
 from uncertainty_seg.ros.parameter_docs import (
@@ -41,7 +41,7 @@ def test_the_table_is_up_to_date() -> None:
 
 
 def test_the_parameter_file_holds_every_default() -> None:
-    values = _flat(yaml.safe_load(parameters_yaml())['/**']['ros__parameters'])
+    values = _flat(YAML(typ='safe').load(parameters_yaml())['/**']['ros__parameters'])
     values['gate.scores'] = [word for word in values['gate.scores'] if word]
     assert settings_from_dict(values) == Settings()
 
