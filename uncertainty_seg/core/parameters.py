@@ -85,10 +85,14 @@ class Parameter:
         kind = {bool: 'true or false', int: 'a whole number', float: 'a finite number',
                 str: 'a text', tuple: 'a list of texts'}[type(self.default)]
         if self.lower is not None and self.upper is not None:
-            return f'{kind} from {self.lower:g} to {self.upper:g}'
+            return f'{kind} from {_plain(self.lower)} to {_plain(self.upper)}'
         if self.lower is not None:
-            return f'{kind} of at least {self.lower:g}'
+            return f'{kind} of at least {_plain(self.lower)}'
         return kind
+
+
+def _plain(value: float) -> str:
+    return str(value) if isinstance(value, int) else f'{value:g}'
 
 
 def parameter(
