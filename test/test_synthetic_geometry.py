@@ -17,7 +17,7 @@ from uncertainty_seg.synthetic.classes import (
     MARINE_GROWTH,
     PIPELINE,
 )
-from uncertainty_seg.synthetic.figures import Limbs, march, Slab
+from uncertainty_seg.synthetic.figures import Limbs, march, Slab, slope
 from uncertainty_seg.synthetic.noise import sample_tile, spectral_tile, stream
 from uncertainty_seg.synthetic.objects import hit_prop, Prop
 from uncertainty_seg.synthetic.pipe import ANODE_RAISE_M, GROWTH_MAX_M, JOINT_RAISE_M
@@ -150,11 +150,14 @@ def test_walking_finds_a_capsule_and_a_slab():
                 np.array([0.2, 0.5, 0.5], np.float32))
     rays = Camera(np.zeros(3, np.float32), rotation(0, 0, 0), 300.0, (65, 49)).rays()
     for distance in (lambda p: limb.distance(p)[:, 0], slab.distance):
-        index, t, normal = march(distance, np.zeros(3, np.float32), rays, 3.0, 300.0)
+        index, t, points = march(distance, np.zeros(3, np.float32), rays, 3.0, 300.0)
         middle = np.flatnonzero(index == 24 * 65 + 32)
         assert middle.size == 1
         assert t[middle[0]] == pytest.approx(1.8, abs=0.015)
-        assert np.allclose(normal[middle[0]], [-1, 0, 0], atol=0.05)
+        assert np.allclose(points[middle[0]], [1.8, 0, 0], atol=0.03)
+        assert np.allclose(slope(distance, points[middle]), [-1, 0, 0], atol=0.05)
+    side = np.array([[2, 0.4, 0.2]], np.float32)
+    assert np.allclose(limb.normal(side, np.array([0])), [0, 0, 1], atol=1e-5)
 
 
 @pytest.mark.parametrize('kind', ['diver', 'wreck', 'fish'])

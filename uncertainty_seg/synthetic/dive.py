@@ -41,7 +41,7 @@ __all__ = ['Dive', 'DiveFrame', 'Event', 'render_frames']
 BURIAL_S, CLOUD_S, OBJECT_S, FISH_S = (8.5, 12.5), (14.0, 21.0), (25.5, 30.0), (32.5, 35.3)
 WRECK_CLOSEST_S = 27.5
 NOMINAL_S, MOST_S = 40.0, 600.0
-CLOUD_PER_M = 4.2
+CLOUD_PER_M = 3.5
 START_NS = 1_700_000_000_000_000_000
 WRECK_SHARE = 0.05
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.synthetic.noise import FloatArray
 
-__all__ = ['Limbs', 'Slab', 'march', 'soft_union']
+__all__ = ['Limbs', 'Slab', 'march', 'slope']
 
 Distance = Callable[[FloatArray], FloatArray]
 MOST_STEPS, BLOCK_PX = 48, 6
@@ -43,14 +43,32 @@ class Limbs:
     def distance(self, points: FloatArray) -> FloatArray:
         """Return the distances (N, K) of points (N, 3); exact where both radii are equal."""
         axis = self.stop - self.start
-        length = np.maximum(np.einsum('ki,ki->k', axis, axis), 1e-8)
-        along = points @ axis.T - np.einsum('ki,ki->k', self.start, axis)
-        share = np.clip(along / length, 0, 1)
-        square = (np.einsum('ni,ni->n', points, points)[:, None] - 2 * points @ self.start.T
-                  + np.einsum('ki,ki->k', self.start, self.start)
-                  - 2 * share * along + share * share * length)
-        radius = self.radii[:, 0] + share * (self.radii[:, 1] - self.radii[:, 0])
-        return (np.sqrt(np.maximum(square, 0)) - radius).astype(np.float32)
+        length = np.maximum(np.einsum('ki,ki->k', axis, axis), np.float32(1e-8))
+        unit = axis / length[:, None]
+        along = points @ unit.T
+        along -= np.einsum('ki,ki->k', self.start, unit)
+        share = np.clip(along, 0, 1)
+        # |p - a|^2 - 2 share (p - a).axis + share^2 |axis|^2, in place: this is the inner loop.
+        along *= -2
+        along += share
+        along *= share
+        along *= length
+        along += points @ (-2 * self.start.T)
+        along += np.einsum('ni,ni->n', points, points)[:, None]
+        along += np.einsum('ki,ki->k', self.start, self.start)
+        np.sqrt(np.maximum(along, 0, out=along), out=along)
+        share *= self.radii[:, 1] - self.radii[:, 0]
+        along -= share
+        along -= self.radii[:, 0]
+        return along
+
+    def normal(self, points: FloatArray, part: NDArray[np.intp]) -> FloatArray:
+        """Return the normals (N, 3) at points on limbs `part` (N,), without their taper."""
+        start, axis = self.start[part], (self.stop - self.start)[part]
+        away = points - start
+        length = np.maximum(np.einsum('ni,ni->n', axis, axis), np.float32(1e-8))
+        share = np.clip(np.einsum('ni,ni->n', away, axis) / length, 0, 1)
+        return _unit(away - share[:, None] * axis)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +87,17 @@ class Slab:
         return (out + np.minimum(q.max(axis=1), 0) - np.float32(0.008)).astype(np.float32)
 
 
-def soft_union(distances: FloatArray, roundness_m: float) -> FloatArray:
-    """Join distances (N, K) to one (N,), with fillets of about `roundness_m`."""
-    least = distances.min(axis=1)
-    close = np.exp((least[:, None] - distances) / np.float32(roundness_m))
-    return (least - np.float32(roundness_m) * np.log(close.sum(axis=1))).astype(np.float32)
+def slope(distance: Distance, points: FloatArray) -> FloatArray:
+    """Return the normals (N, 3) of a distance function at points (N, 3) on its surface."""
+    here, step = distance(points), np.float32(0.004)
+    return _unit(np.stack([distance(points + step * axis) - here
+                           for axis in np.eye(3, dtype=np.float32)], axis=1))
+
+
+def _unit(vectors: FloatArray) -> FloatArray:
+    """Return vectors (N, 3) at length 1."""
+    size = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.maximum(size, 1e-9)).astype(np.float32)
 
 
 def _walk(distance: Distance, origin: FloatArray, rays: FloatArray, t: FloatArray,
@@ -130,8 +154,8 @@ def march(distance: Distance, origin: FloatArray, rays: FloatArray, reach: float
         The rays that arrive, flattened.
     t : ndarray of float32, shape (K,)
         How far along them.
-    normal : ndarray of float32, shape (K, 3)
-        Outward unit normal in the object's frame.
+    points : ndarray of float32, shape (K, 3)
+        Where, in the object's frame.
 
     """
     height, width = rays.shape[:2]
@@ -148,13 +172,7 @@ def march(distance: Distance, origin: FloatArray, rays: FloatArray, reach: float
     flat = rays.reshape(-1, 3)[index]
     stop = _chord(origin, flat, reach)[1]
     hit, t = _walk(distance, origin, flat, begin[index], stop, 0.2 / focal_px, care)
-    index, flat = index[hit], flat[hit]
-    points, step = origin + flat * t[:, None], np.float32(0.004)
-    here = distance(points)
-    normal = np.stack([distance(points + step * axis) - here
-                       for axis in np.eye(3, dtype=np.float32)], axis=1)
-    size = np.linalg.norm(normal, axis=1, keepdims=True)
-    return index, t, (normal / np.maximum(size, 1e-9)).astype(np.float32)
+    return index[hit], t, (origin + flat[hit] * t[:, None]).astype(np.float32)
 
 
 def _chord(origin: FloatArray, rays: FloatArray, reach: float) -> tuple[FloatArray, FloatArray]:

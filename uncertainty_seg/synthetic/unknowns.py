@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from uncertainty_seg.synthetic.camera import Camera
-from uncertainty_seg.synthetic.figures import Limbs, march, Slab, soft_union
+from uncertainty_seg.synthetic.figures import Limbs, march, Slab, slope
 from uncertainty_seg.synthetic.noise import FloatArray, sample_rows, stream
 
 __all__ = ['REACH_M', 'Thing', 'meet', 'thing_axes']
@@ -111,8 +111,12 @@ def _diver(thing: Thing, origin: FloatArray, rays: FloatArray, focal_px: float,
         p = points - shift
         return np.concatenate([limbs.distance(p), *(s.distance(p)[:, None] for s in slabs)], 1)
 
-    index, t, normal = march(lambda p: soft_union(parts(p), 0.012), origin, rays, REACH_M['diver'],
+    index, t, points = march(lambda p: parts(p).min(axis=1), origin, rays, REACH_M['diver'],
                              focal_px)
+    part = parts(points).argmin(axis=1)
+    normal = limbs.normal(points - shift, np.minimum(part, len(names) - 1))
+    for k, slab in enumerate(slabs, len(names)):
+        normal[part == k] = slope(slab.distance, points[part == k] - shift)
     rng = stream(thing.seed, 71)
     suits = np.array([[.30, .10, .05], [.05, .05, .06], [.05, .06, .30], [.12, .12, .12]])
     brights = np.array([[.08, .75, .80], [.10, .25, .85], [.75, .55, .10], [.15, .80, .35]])
@@ -121,8 +125,7 @@ def _diver(thing: Thing, origin: FloatArray, rays: FloatArray, focal_px: float,
                        [.16, .16, .17], [.38, .46, .62], brights[rng.integers(4)],
                        [.35, .22, .12]], np.float32)
     of_part = np.array([_PAINTS.index(name) for name in (*names, 'glass', 'fin', 'fin')])
-    points = origin + rays.reshape(-1, 3)[index] * t[:, None]
-    albedo = paints[of_part[parts(points).argmin(axis=1)]]
+    albedo = paints[of_part[part]]
     grain = sample_rows(tile, (points[:, 1] * 300 % tile.shape[1])[None],
                         (points[:, 0] * 300 % (tile.shape[0] - 1))[None])
     return index, t, normal, albedo * np.clip(1 + 0.1 * grain, 0.5, 1.5)[:, None]
@@ -163,9 +166,8 @@ def _wreck(thing: Thing, origin: FloatArray, rays: FloatArray, focal_px: float,
     rng = stream(thing.seed, 72)
     bites = np.stack([rng.uniform(-1.6, 1.2, 5), rng.choice([-.8, .8], 5),
                       rng.uniform(-.4, .7, 5), rng.uniform(.16, .4, 5)], 1).astype(np.float32)
-    index, t, normal = march(lambda p: _hull(p, bites), origin, rays, REACH_M['wreck'],
-                             focal_px, 0.8)
-    p = origin + rays.reshape(-1, 3)[index] * t[:, None]
+    index, t, p = march(lambda p: _hull(p, bites), origin, rays, REACH_M['wreck'], focal_px, 0.8)
+    normal = slope(lambda p: _hull(p, bites), p)
     rows = tile.shape[0]
     u, v = (p[:, 0] + 0.3 * p[:, 1]) % 2 / 2, (p[:, 2] + 0.2 * p[:, 1]) % 2 / 2
     blotch = sample_rows(tile, (u * rows)[None], (v * (rows - 1))[None])

@@ -24,6 +24,8 @@ __all__ = ['Formed', 'Lamp', 'Water', 'form', 'lamps_of', 'random_water']
 
 VEIL_STEP_PX, VEIL_SAMPLES = 8, 12
 BACKSCATTER, DAY_VEIL = 0.011, 0.10
+# Stands in for multiple scattering in the cloud's own glow, not in what is seen through it.
+SILT_GLOW, SILT_LOSS = np.float32(2.0), np.float32(0.4)
 LUMA = np.array([0.11, 0.59, 0.30], np.float32)
 
 
@@ -162,12 +164,14 @@ def _lamp_veil(water: Water, camera: Camera, lamps: tuple[Lamp, Lamp], t: FloatA
         if cloud is not None:
             here = cloud.extinction(points)
             murk = before + here * depth * np.float32(high - low)
-            strength = water.scatter + here[..., None] * cloud.colour
+            strength = water.scatter + here[..., None] * (SILT_GLOW * cloud.colour)
         for lamp in lamps:
             _, away, power = lamp.reach(points)
             fade = np.exp(-(away + s)[..., None] * water.attenuation)
             if cloud is not None:
-                fade *= np.exp(-0.5 * (before + murk) - here * away)[..., None]
+                # Thick silt passes much of the light on: it glows where one would see nothing.
+                lost = 0.5 * (before + murk) + here * away
+                fade *= np.exp(-SILT_LOSS * lost)[..., None]
             total += (power * depth * np.float32(high - low))[..., None] * fade * strength
     total *= np.float32(BACKSCATTER)
     full = t.shape[1], t.shape[0]
