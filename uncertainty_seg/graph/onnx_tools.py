@@ -24,6 +24,22 @@ IR_VERSION = 8
 MARKER_DOMAIN = 'uncertainty_seg'
 
 
+def load_model(path: str) -> onnx.ModelProto:
+    """
+    Read an ONNX file.
+
+    Raises
+    ------
+    GraphError
+        If it is missing or no ONNX file.
+
+    """
+    try:
+        return onnx.load(path)
+    except Exception as err:  # protobuf's own error class has moved between versions
+        raise GraphError(f'{path} cannot be read ({err})', 'an ONNX file') from err
+
+
 def constants(graph: onnx.GraphProto) -> dict[str, NDArray[np.generic]]:
     """Return every initializer and Constant node's value by name."""
     found = {t.name: numpy_helper.to_array(t) for t in graph.initializer}

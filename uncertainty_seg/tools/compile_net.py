@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
 
     if min(args.std) <= 0:
         raise ConfigError(f'--std {args.std}', 'numbers above 0')
-    spec = InputSpec(*args.input, args.fit, args.color_order, tuple(args.mean), tuple(args.std))
+    width, height = args.input
+    spec = InputSpec(width, height, args.fit, args.color_order, tuple(args.mean), tuple(args.std))
     names, palette, ignore_index = _classes(args.classes)
     graphs = compile_graph(_network(args, spec), spec, is_half=not args.full_weights)
     card = ModelCard(
@@ -80,13 +81,10 @@ def _classes(path: Path) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], .
 
 def _network(args: argparse.Namespace, spec: Any) -> Any:
     if args.net.endswith('.onnx'):
-        import onnx
+        from uncertainty_seg.graph.onnx_tools import load_model
 
-        try:
-            return onnx.load(args.net)
-        except Exception as err:  # protobuf's own error class has moved between versions
-            raise ConfigError(f'{args.net} cannot be read ({err})', 'an ONNX file') from err
-    from uncertainty_seg.training.export import export_marked
+        return load_model(args.net)
+    from uncertainty_seg.training.export import export_marked, load_weights
 
     module_name, _, function = args.net.partition(':')
     try:
@@ -96,7 +94,5 @@ def _network(args: argparse.Namespace, spec: Any) -> Any:
                           'package.module:function', 'set PYTHONPATH to where the package lies'
                           ) from err
     if args.weights is not None:
-        import torch
-
-        net.load_state_dict(torch.load(args.weights, map_location='cpu', weights_only=True))
+        load_weights(net, args.weights)
     return export_marked(net, spec)

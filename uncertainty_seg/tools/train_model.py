@@ -32,19 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train and compile."""
-    import torch
-
     from uncertainty_seg.storage.labelled_folder import load_folder
     from uncertainty_seg.training.bundle_maker import make_bundle, train_weights
     from uncertainty_seg.training.recipes import recipe
 
     logging.getLogger('uncertainty_seg').setLevel(logging.INFO)
-    torch.set_num_threads(args.threads)
     plan = recipe(args.recipe)
     data = load_folder(args.data, 'train')
     start_s = time.monotonic()
     if not args.compile_only:
-        train_weights(plan, data, args.encoder, args.weights)
+        train_weights(plan, data, args.encoder, args.weights, args.threads)
     card = make_bundle(plan, data, args.weights, args.out)
     print_json({'bundle': str(args.out), 'sites': [s.name for s in card.dropout_sites],
                 'seconds': round(time.monotonic() - start_s, 1)})

@@ -17,12 +17,11 @@ import torch
 from torch import nn
 
 from uncertainty_seg.core.model_card import ModelCard, SCHEMA_VERSION
-from uncertainty_seg.errors import TrainingError
 from uncertainty_seg.graph.compile import compile_graph
 from uncertainty_seg.graph.onnx_tools import OPSET
 from uncertainty_seg.storage.labelled_folder import LabelledFolder
 from uncertainty_seg.storage.model_bundle import write_bundle
-from uncertainty_seg.training.export import export_marked
+from uncertainty_seg.training.export import export_marked, load_weights
 from uncertainty_seg.training.fit import class_weights, fit, restore_priors, tame_malloc
 from uncertainty_seg.training.networks import DropoutPlan, load_encoder_weights, PyramidNet
 from uncertainty_seg.training.recipes import Recipe
@@ -35,6 +34,7 @@ def train_weights(
     data: LabelledFolder,
     encoder_file: Path,
     weights_file: Path,
+    threads: int = 2,
     on_epoch: Callable[[int, float, nn.Module], None] | None = None,
 ) -> None:
     """
@@ -50,11 +50,14 @@ def train_weights(
         ImageNet weights of MobileNetV2.
     weights_file : Path
         Written with torch.save.
+    threads : int
+        CPU threads.
     on_epoch : callable, optional
         Called with (epoch, loss, averaged net).
 
     """
     tame_malloc()
+    torch.set_num_threads(threads)
     torch.manual_seed(recipe.fit.seed)
     net = PyramidNet(data.num_classes, recipe.train_dropout)
     load_encoder_weights(net, encoder_file)
@@ -81,11 +84,7 @@ def load_net(weights_file: Path, num_classes: int, dropout: DropoutPlan) -> Pyra
 
     """
     net = PyramidNet(num_classes, dropout)
-    try:
-        net.load_state_dict(torch.load(weights_file, map_location='cpu', weights_only=True))
-    except (OSError, RuntimeError) as err:
-        raise TrainingError(f'{weights_file} cannot be loaded ({err})', 'trained weights',
-                            'run scripts/train') from err
+    load_weights(net, weights_file)
     return net.eval()
 
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import copy
 import io
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 import warnings
 
@@ -20,7 +22,7 @@ import torch
 from torch import nn, Tensor
 
 from uncertainty_seg.core.model_card import InputSpec
-from uncertainty_seg.errors import GraphError
+from uncertainty_seg.errors import GraphError, TrainingError
 from uncertainty_seg.graph.onnx_tools import MARKER_DOMAIN, OPSET
 
 _CHANNEL = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
@@ -48,6 +50,22 @@ class _Marker(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return _Mark.apply(x, *self.arguments)
+
+
+def load_weights(net: nn.Module, path: Path) -> None:
+    """
+    Fill a network from a state dict.
+
+    Raises
+    ------
+    TrainingError
+        If the file is missing, no state dict, or of another network.
+
+    """
+    try:
+        net.load_state_dict(torch.load(path, map_location='cpu', weights_only=True))
+    except (OSError, RuntimeError, UnpicklingError) as err:
+        raise TrainingError(f'{path} cannot be loaded ({err})', 'weights of this network') from err
 
 
 def export_marked(net: nn.Module, spec: InputSpec) -> onnx.ModelProto:
