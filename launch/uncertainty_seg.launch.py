@@ -57,7 +57,8 @@ def generate_launch_description() -> LaunchDescription:
             description='parameters; copy config/uncertainty_seg.yaml to begin with'),
         DeclareLaunchArgument('namespace', default_value='', description='namespace of the node'),
         DeclareLaunchArgument(
-            'use_sim_time', default_value='', description=f'take the time from /clock; {from_file}'),
+            'use_sim_time', default_value='',
+            description=f'take the time from /clock; {from_file}'),
         DeclareLaunchArgument(
             'autostart', default_value='',
             description='true configures and activates, false leaves it to a lifecycle manager; '

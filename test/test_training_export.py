@@ -59,11 +59,11 @@ def run_torch(net: PyramidNet, image: np.ndarray, masks: dict[str, np.ndarray]) 
     modules = {f'mask_{n.replace(".", "_")}': m for n, m in net.named_modules()}
     passes = []
     for t in range(len(next(iter(masks.values())))):
-        hooks = [
-            modules[name].register_forward_hook(
-                lambda _m, inputs, _o, mask=torch.from_numpy(values[t: t + 1]): inputs[0] * mask)
-            for name, values in masks.items()
-        ]
+        hooks = []
+        for name, values in masks.items():
+            mask = torch.from_numpy(values[t: t + 1])
+            hooks.append(modules[name].register_forward_hook(
+                lambda _m, inputs, _o, mask=mask: inputs[0] * mask))
         with torch.no_grad():
             passes.append(net(normalise(image)).numpy()[0])
         for hook in hooks:
