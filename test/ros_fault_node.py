@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 from ros_fault_node_commands import FAILS, GIVES_NAN, SURPRISES, WAITS
 
+from uncertainty_seg.backends import registry
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import BackendError
-from uncertainty_seg.ros import engine, node
+from uncertainty_seg.ros import node
 from uncertainty_seg.ros.frame_mailbox import Mailbox
 from uncertainty_seg.ros.main import main
 
@@ -70,6 +71,6 @@ def open_faulty(name: str, bundle: Any, settings: Any) -> FaultyBackend:
 
 
 if __name__ == '__main__':
-    engine.open_backend = open_faulty
+    registry.open_backend = open_faulty
     node.Mailbox = FaultyMailbox  # type: ignore[misc]
     sys.exit(main())

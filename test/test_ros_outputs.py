@@ -15,6 +15,7 @@ from rclpy.time import Time
 from std_msgs.msg import Header
 
 from uncertainty_seg.core.gate import Verdict
+from uncertainty_seg.core.render import heatmap_upper
 from uncertainty_seg.core.settings import Settings, settings_from_dict
 from uncertainty_seg.ros.camera_link import silence_reason
 from uncertainty_seg.ros.diagnostics import verdict_message
@@ -23,7 +24,6 @@ from uncertainty_seg.ros.frame_view import (
     draw_flag,
     FrameView,
     GREEN_BGR,
-    heatmap_upper,
     RED_BGR,
 )
 from uncertainty_seg.ros.publishers import PicturePublishers, PICTURES, VerdictPublishers

@@ -1,6 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The torch net with the masks put in by hooks equals the compiled graphs, and more traps."""
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -55,15 +57,17 @@ def run_compiled(
     return head.run(None, {**features, **masks})[0]
 
 
+def multiply_by(values: np.ndarray) -> Callable[..., torch.Tensor]:
+    mask = torch.from_numpy(values)
+    return lambda _module, inputs, _output: inputs[0] * mask
+
+
 def run_torch(net: PyramidNet, image: np.ndarray, masks: dict[str, np.ndarray]) -> np.ndarray:
     modules = {f'mask_{n.replace(".", "_")}': m for n, m in net.named_modules()}
     passes = []
     for t in range(len(next(iter(masks.values())))):
-        hooks = []
-        for name, values in masks.items():
-            mask = torch.from_numpy(values[t: t + 1])
-            hooks.append(modules[name].register_forward_hook(
-                lambda _m, inputs, _o, mask=mask: inputs[0] * mask))
+        hooks = [modules[name].register_forward_hook(multiply_by(values[t: t + 1]))
+                 for name, values in masks.items()]
         with torch.no_grad():
             passes.append(net(normalise(image)).numpy()[0])
         for hook in hooks:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import logging
 
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.pipeline import Backend
+from uncertainty_seg.core.pipeline import Backend, Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BackendUnavailableError, ConfigError
 
@@ -74,6 +74,40 @@ def open_backend(name: str, bundle: ModelBundle, settings: Settings) -> Backend:
     if name not in OPENERS:
         raise ConfigError(f'backend is {name!r}', f'one of {", ".join((AUTO, *OPENERS))}')
     return OPENERS[name](bundle, settings)
+
+
+def open_pipeline(bundle: ModelBundle, settings: Settings) -> Pipeline:
+    """
+    Open the backend of the settings, prove the masks on it, and warm it up.
+
+    Parameters
+    ----------
+    bundle : ModelBundle
+        A checked bundle.
+    settings : Settings
+        Checked settings.
+
+    Returns
+    -------
+    Pipeline
+        Ready for the first frame; closed by the caller.
+
+    Raises
+    ------
+    UncertaintySegError
+        If bundle, backend and settings do not fit; nothing stays open.
+
+    """
+    backend = open_backend(settings.backend, bundle, settings)
+    try:
+        pipeline = Pipeline(bundle, backend, settings)
+        pipeline.check_masks()
+    except BaseException:
+        backend.close()
+        raise
+    _log.info('model %s from %s, backend %s, %d passes', bundle.card.name, bundle.folder,
+              backend.name, pipeline.passes)
+    return pipeline
 
 
 def _open_best(bundle: ModelBundle, settings: Settings) -> Backend:

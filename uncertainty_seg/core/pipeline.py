@@ -163,6 +163,11 @@ class Pipeline:
         return self._gate.thresholds if self._gate else {}
 
     @property
+    def calibrated(self) -> Mapping[str, float]:
+        """Limit of every score that has one, gated or not."""
+        return self._bundle.calibration.thresholds if self._bundle.calibration else {}
+
+    @property
     def verdict(self) -> Verdict:
         """The verdict in force."""
         return self._gate.last if self._gate else _uncalibrated()

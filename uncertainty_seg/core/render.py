@@ -8,15 +8,40 @@ Ranges are fixed by the caller: a picture must not depend on the frame it was ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
 
 from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
+from uncertainty_seg.core.settings import Settings
 
 # Not a colour of the map: whoever sees it knows that no number was there.
 NAN_COLOR_BGR = (255, 0, 255)
+# Where no threshold of the map's top score is known.
+DEFAULT_HEATMAP_UPPER = 0.5
+
+
+def heatmap_upper(settings: Settings, thresholds: Mapping[str, float]) -> float:
+    """
+    Choose the value of the warmest colour, the same for every frame of a run.
+
+    Parameters
+    ----------
+    settings : Settings
+        Its `view.heatmap_upper` unless that is 0.
+    thresholds : mapping of str to float
+        Calibrated limits; twice that of the map's top score is taken.
+
+    Returns
+    -------
+    float
+        Above 0, at most 1.
+
+    """
+    if settings.view.heatmap_upper > 0:
+        return settings.view.heatmap_upper
+    return min(2 * thresholds.get(f'{settings.map}.top', DEFAULT_HEATMAP_UPPER / 2), 1.0)
 
 
 def palette_table(palette: Sequence[tuple[int, int, int]]) -> ImageU8:

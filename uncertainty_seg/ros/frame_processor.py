@@ -20,11 +20,10 @@ from sensor_msgs.msg import Image
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.image_codec import decode
-from uncertainty_seg.core.pipeline import FrameResult
+from uncertainty_seg.core.pipeline import FrameResult, Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import UncertaintySegError
 from uncertainty_seg.ros.conversions import image_from_msg, stamp_ns
-from uncertainty_seg.ros.engine import Engine
 from uncertainty_seg.ros.frame_statistics import FrameStatistics
 from uncertainty_seg.ros.frame_view import FrameView
 from uncertainty_seg.ros.publishers import PicturePublishers, VerdictPublishers
@@ -48,7 +47,7 @@ class FrameProcessor:
 
     Parameters
     ----------
-    engine : Engine
+    pipeline : Pipeline
         Runs and judges the frame.
     outputs : Outputs
         Gets what came of it.
@@ -60,10 +59,10 @@ class FrameProcessor:
     """
 
     def __init__(
-        self, engine: Engine, outputs: Outputs, watchdog: Watchdog,
+        self, pipeline: Pipeline, outputs: Outputs, watchdog: Watchdog,
         settings: Callable[[], Settings],
     ) -> None:
-        self._engine, self._outputs = engine, outputs
+        self._pipeline, self._outputs = pipeline, outputs
         self._watchdog, self._settings = watchdog, settings
         self._lock = threading.Lock()
         self._is_muted = False
@@ -76,7 +75,7 @@ class FrameProcessor:
         start_s = time.perf_counter()
         if self._watchdog.take_trip():
             # The timer has let the flag fall; the gate begins its way back from there.
-            self._engine.pipeline.fault('frames had stopped')
+            self._pipeline.fault('frames had stopped')
             self._watchdog.feed()
         image, result, verdict = self._outcome(msg)
         with self._lock:
@@ -91,7 +90,7 @@ class FrameProcessor:
             self._is_muted = True
 
     def _outcome(self, msg: Image) -> tuple[ImageU8 | None, FrameResult | None, Verdict]:
-        pipeline = self._engine.pipeline
+        pipeline = self._pipeline
         image = None
         try:
             image = decode(image_from_msg(msg))
@@ -111,7 +110,7 @@ class FrameProcessor:
 
     def _fault(self, reason: str) -> Verdict:
         self._note_fault(reason)
-        return self._engine.pipeline.fault(reason)
+        return self._pipeline.fault(reason)
 
     def _note_fault(self, reason: str) -> None:
         if self._outputs.statistics.add_fault(reason):
@@ -121,14 +120,14 @@ class FrameProcessor:
         self, msg: Image, image: ImageU8 | None, result: FrameResult | None, verdict: Verdict,
         start_s: float,
     ) -> None:
-        pipeline, settings = self._engine.pipeline, self._settings()
+        pipeline, settings = self._pipeline, self._settings()
         self._outputs.verdicts.publish(verdict, pipeline.thresholds, msg.header, result)
         self._watchdog.feed()
         self._log_change(verdict)
         if result is None or image is None:
             return
         view = FrameView(
-            image, result, verdict, pipeline.card, settings, self._engine.thresholds
+            image, result, verdict, pipeline.card, settings, pipeline.calibrated
         )
         self._outputs.pictures.publish(msg.header, view)
         if not verdict.is_confident and verdict.kind != 'recovering':

@@ -14,11 +14,9 @@ from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.pipeline import FrameResult
-from uncertainty_seg.core.render import color_mask, heatmap, overlay
+from uncertainty_seg.core.render import color_mask, heatmap, heatmap_upper, overlay
 from uncertainty_seg.core.settings import Settings
 
-# Where no threshold of the map's top score is known.
-DEFAULT_HEATMAP_UPPER = 0.5
 GREEN_BGR, AMBER_BGR, RED_BGR = (60, 200, 60), (0, 170, 255), (50, 50, 230)
 
 
@@ -81,28 +79,6 @@ class FrameView:
         alpha = self._settings.view.overlay_alpha
         picture = overlay(self._image_bgr, self.mask, self._card.palette, alpha)
         return draw_flag(picture, self._verdict)
-
-
-def heatmap_upper(settings: Settings, thresholds: Mapping[str, float]) -> float:
-    """
-    Choose the value of the warmest colour, the same for every frame of a run.
-
-    Parameters
-    ----------
-    settings : Settings
-        Its `view.heatmap_upper` unless that is 0.
-    thresholds : mapping of str to float
-        Calibrated limits; twice that of the map's top score is taken.
-
-    Returns
-    -------
-    float
-        Above 0, at most 1.
-
-    """
-    if settings.view.heatmap_upper > 0:
-        return settings.view.heatmap_upper
-    return min(2 * thresholds.get(f'{settings.map}.top', DEFAULT_HEATMAP_UPPER / 2), 1.0)
 
 
 def draw_flag(picture_bgr: ImageU8, verdict: Verdict) -> ImageU8:

@@ -15,10 +15,11 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import Image
 
+from uncertainty_seg.backends.registry import open_pipeline
+from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BackendError
 from uncertainty_seg.ros.camera_link import CameraLink
-from uncertainty_seg.ros.engine import Engine, open_engine
 from uncertainty_seg.ros.frame_mailbox import Mailbox
 from uncertainty_seg.ros.frame_processor import FrameProcessor, Outputs
 from uncertainty_seg.ros.frame_statistics import FrameStatistics
@@ -28,6 +29,7 @@ from uncertainty_seg.ros.publishers import PicturePublishers, VerdictPublishers
 from uncertainty_seg.ros.transitions import said, SoundLifecycleNode
 from uncertainty_seg.ros.watchdog import Watchdog
 from uncertainty_seg.ros.worker import Worker
+from uncertainty_seg.storage.model_bundle import load_bundle
 
 NODE_NAME = 'uncertainty_seg'
 DIAGNOSTICS_PERIOD_S = 1.0
@@ -48,7 +50,7 @@ class UncertaintySegNode(SoundLifecycleNode):
 
     def __init__(self) -> None:
         super().__init__(NODE_NAME, namespace='')
-        self._engine: Engine | None = None
+        self._pipeline: Pipeline | None = None
         self._pictures: PicturePublishers | None = None
         self._served = ParameterServer(self, self._reconfigure)
         settings = self._served.settings
@@ -90,7 +92,8 @@ class UncertaintySegNode(SoundLifecycleNode):
     @said
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Open the model; the topics of the pictures appear."""
-        self._engine = open_engine(self._served.settings)
+        settings = self._served.settings
+        self._pipeline = open_pipeline(load_bundle(settings.model), settings)
         self._pictures = PicturePublishers(self)
         self._enter('inactive', 'the node is inactive')
         return TransitionCallbackReturn.SUCCESS
@@ -98,17 +101,17 @@ class UncertaintySegNode(SoundLifecycleNode):
     @said
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Listen to the camera."""
-        if self._engine is None or self._pictures is None:
+        if self._pipeline is None or self._pictures is None:
             raise BackendError(
                 'the engine is gone', fix='clean the node up and configure it again'
             )
-        self._engine.pipeline.fault('the node was just activated')
+        self._pipeline.fault('the node was just activated')
         self._watchdog = Watchdog(self._served.settings.stale_timeout_s)
         self._statistics = FrameStatistics()
         self._mailbox = Mailbox()
         outputs = Outputs(self._verdicts, self._pictures, self._statistics)
         self._processor = FrameProcessor(
-            self._engine, outputs, self._watchdog, lambda: self._served.settings
+            self._pipeline, outputs, self._watchdog, lambda: self._served.settings
         )
         self._worker = Worker(self._mailbox, self._processor)
         self._worker.start()
@@ -160,20 +163,20 @@ class UncertaintySegNode(SoundLifecycleNode):
         if not is_back:
             # A thread is still inside the engine: to free it now would end the process.
             self.get_logger().error('the engine does not return; its memory is kept')
-            self._engine = None
+            self._pipeline = None
         self._camera = self._worker = self._processor = None
 
     def _free(self) -> None:
         self._stop_listening()
         if self._pictures is not None:
             self._pictures.close()
-        if self._engine is not None:
-            self._engine.pipeline.close()
-        self._engine = self._pictures = None
+        if self._pipeline is not None:
+            self._pipeline.close()
+        self._pipeline = self._pictures = None
 
     def _reconfigure(self, settings: Settings) -> None:
-        if self._engine is not None:
-            self._engine.pipeline.reconfigure(settings)
+        if self._pipeline is not None:
+            self._pipeline.reconfigure(settings)
 
     def _on_tick(self) -> None:
         timeout_s = self._watchdog.timeout_s
@@ -207,7 +210,7 @@ class UncertaintySegNode(SoundLifecycleNode):
             state=self._state, is_stale=is_active and silence_s >= self._watchdog.timeout_s,
             is_confident=self._verdicts.is_confident, why_down=self._why_down, hint=hint,
             model=self._served.settings.model,
-            pipeline=self._engine.pipeline if self._engine is not None else None,
+            pipeline=self._pipeline,
             statistics=self._statistics, num_received=self._mailbox.num_received,
             num_dropped=self._mailbox.num_dropped,
             published=self._pictures.counts if self._pictures is not None else {},

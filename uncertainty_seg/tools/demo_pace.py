@@ -9,11 +9,12 @@ from pathlib import Path
 import statistics
 import time
 
+from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.storage.bags import read_images
+from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.tools.demo_timeline import IMAGE_TOPIC
-from uncertainty_seg.tools.replay_bag import open_pipeline
 
 NUM_FRAMES = 5
 # The node shares the computer with player and recorder, and draws pictures for the latter.
@@ -40,7 +41,7 @@ def find_pace(settings: Settings, dive: Path, rate_hz: float) -> float:
 
     """
     images = [decode(item.raw) for item in islice(read_images(dive, IMAGE_TOPIC), NUM_FRAMES)]
-    pipeline, _ = open_pipeline(settings)
+    pipeline = open_pipeline(load_bundle(settings.model), settings)
     seconds = []
     with closing(pipeline):
         for k, image in enumerate(images):

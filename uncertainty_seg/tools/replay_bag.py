@@ -18,10 +18,10 @@ import sys
 
 from tqdm import tqdm
 
-from uncertainty_seg.backends.registry import open_backend
-from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.render import heatmap_upper
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BackendError, BagError, ImageError
 from uncertainty_seg.storage.bags import BadMessage, BagImage, BagReader, BagWriter
@@ -114,9 +114,10 @@ def replay_bag(
         topic = bag.image_topic(topic)
         if bag.count(topic) == 0:
             raise BagError(f'bag {in_bag} has no message on {topic}', 'at least one image')
-        pipeline, bundle = open_pipeline(settings)
+        pipeline = open_pipeline(load_bundle(settings.model), settings)
+        upper = heatmap_upper(settings, pipeline.calibrated)
         with closing(pipeline), writer:
-            replay = _Replay(writer, pipeline, choice, heatmap_upper(settings, bundle), topic)
+            replay = _Replay(writer, pipeline, choice, upper, topic)
             bar = tqdm(
                 replay.frames(bag.images(topic)), total=bag.count(topic), desc='replay',
                 unit='frame', file=sys.stderr, disable=None,
@@ -124,26 +125,6 @@ def replay_bag(
             for _ in bar:
                 bar.set_postfix(bad=replay.report.num_bad, refresh=False)
     return replay.report
-
-
-def open_pipeline(settings: Settings) -> tuple[Pipeline, ModelBundle]:
-    """Load and check the model, and warm it up; the caller closes the pipeline."""
-    bundle = load_bundle(settings.model)
-    backend = open_backend(settings.backend, bundle, settings)
-    try:
-        pipeline = Pipeline(bundle, backend, settings)
-        pipeline.check_masks()
-    except BaseException:
-        backend.close()
-        raise
-    return pipeline, bundle
-
-
-def heatmap_upper(settings: Settings, bundle: ModelBundle) -> float:
-    """Return the uncertainty drawn as the warmest colour: set, or twice the calibrated limit."""
-    limits = bundle.calibration.thresholds if bundle.calibration else {}
-    automatic = min(2 * limits.get(f'{settings.map}.top', 0.25), 1.0)
-    return settings.view.heatmap_upper or automatic
 
 
 class _Replay:
