@@ -113,6 +113,7 @@ def test_dive_without_frames_is_one_sentence(tmp_path: Path) -> None:
     ('..ssss....', 'cccccccccc', math.inf, 0.0, True),  # never fell
     ('..ssss....', 'ccuuuuuuuu', 0.0, math.inf, True),  # never rose
     ('..ssss....', 'uuuuuucccc', 0.0, 0.0, False),     # was down before
+    ('..ssss....', 'cuuuuucccc', 0.0, 0.0, True),      # was up, if not to the last moment
     ('..ssssdddd', 'ccuuuucccc', 0.0, math.inf, True),  # rose only in the next event
     ('ssss......', 'uuuucccccc', 0.0, 0.0, False),     # begins with the dive
     ('..ss ss...'.replace(' ', 's'), 'c uu  uccc', 0.0, 0.0, True),  # dropped frames do not count
@@ -136,6 +137,7 @@ def test_good_flag_has_no_problem() -> None:
     (GOOD[0], 'rcccuuuuuuuuuuuurccc', 'did not rise again after the silt cloud'),
     (GOOD[0], 'rcccuuuucccccuuuuuuu', 'did not rise again after the diver'),
     (GOOD[0], 'uuuuuuuucccccuurrccc', 'was not up before the silt cloud'),
+    (GOOD[0], 'rruuuuuuuuucuuurrccc', 'was up in 33% of plain inspection, not in 60% or more'),
     ('....ssss............', GOOD[1], 'too short to have a silt cloud and an unknown object'),
 ])
 def test_bad_flag_is_said_in_a_sentence(events: str, kinds: str, said: str) -> None:

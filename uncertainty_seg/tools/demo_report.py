@@ -15,6 +15,8 @@ from uncertainty_seg.tools.demo_timeline import Event, Moment, Timeline
 # them: sand over a pipe is a sight the network was trained on, and being sure of it is right.
 MUST_FALL = ('silt_cloud', 'diver', 'wreck')
 NUM_MUST_FALL = 2
+# A flag that is mostly down anyway has told nothing by being down.
+LEAST_PLAIN_SHARE = 0.6
 STRIP_WIDTH = 72
 STRIP_KEY = '# confident   . not   - recovering   x fault   (blank) not processed'
 _MARKS = {'confident': '#', 'uncertain': '.', 'recovering': '-', 'fault': 'x', 'dropped': ' '}
@@ -82,6 +84,10 @@ def problems_of(timeline: Timeline) -> list[str]:
                 found.append(f'The flag did not fall at {title}.')
         if math.isfinite(event.fell_after_s) and math.isinf(event.recovered_after_s):
             found.append(f'The flag did not rise again after {title}.')
+    # Written so that NaN, from a dive without plain inspection, is a problem too.
+    if not timeline.plain_share >= LEAST_PLAIN_SHARE:
+        found.append(f'The flag was up in {_percent(timeline.plain_share)} of plain inspection, '
+                     f'not in {LEAST_PLAIN_SHARE:.0%} or more.')
     if sum(event.name in MUST_FALL for event in timeline.events) < NUM_MUST_FALL:
         found.append('The dive is too short to have a silt cloud and an unknown object.')
     return found

@@ -134,8 +134,8 @@ def _draw_column(
         top += height + _GAP
     draw.plate(canvas, Box(left, top, CELL_WIDTH, _PLATE), moment.kind, 17)
     for line, reason in enumerate(moment.reason.split('; ')[:_NUM_REASONS]):
-        text = draw.fit_text(reason, 10, CELL_WIDTH)
-        draw.write(canvas, text, left, top + _PLATE + 18 + 22 * line, 10, draw.INK)
+        text = draw.fit_text(reason, 9, CELL_WIDTH)
+        draw.write(canvas, text, left, top + _PLATE + 18 + 22 * line, 9, draw.INK)
 
 
 def _draw_row_names(canvas: ImageU8, height: int) -> None:

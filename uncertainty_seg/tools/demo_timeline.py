@@ -76,7 +76,7 @@ class Event:
         Since start and since stop; infinite where it did not. The second is negative if the flag
         was up again before the event was over, and 0 if it never fell.
     was_up_before : bool
-        Whether there was a flag that could fall.
+        Whether there was a flag that could fall, at some time since the event before.
 
     """
 
@@ -181,7 +181,7 @@ def find_events(moments: Sequence[Moment]) -> Iterator[Event]:
             continue
         after = stretches[k + 1] if k + 1 < len(stretches) else []
         after = after if after and after[0].event == PLAIN_EVENT else []
-        before = [m for m in stretches[k - 1] if m.kind != 'dropped'] if k else []
+        before = stretches[k - 1] if k else []
         start_s, last_s = stretch[0].time_s, stretch[-1].time_s
         stop_s = after[0].time_s if after else last_s
         falls = [m.time_s for m in stretch if m.kind not in ('confident', 'dropped')]
@@ -189,7 +189,7 @@ def find_events(moments: Sequence[Moment]) -> Iterator[Event]:
             stretch[0].event, start_s, stop_s,
             falls[0] - start_s if falls else math.inf,
             _rise_s(stretch, after) - stop_s if falls else 0.0,
-            bool(before) and before[-1].is_confident,
+            any(m.is_confident for m in before),
         )
 
 

@@ -47,8 +47,8 @@ class DiveOptions:
 
 def add_dive_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments that say which dive."""
-    parser.add_argument('--seed', type=whole_number(0, 2**31 - 1), default=0,
-                        help='another seed is another dive [0]')
+    parser.add_argument('--seed', type=whole_number(0, 2**31 - 1), default=1,
+                        help='another seed is another dive [1]')
     parser.add_argument('--duration', type=positive_number(600), default=40.0,
                         help='length in seconds, up to 600 [40]')
     parser.add_argument('--rate', type=positive_number(120), default=8.0,
