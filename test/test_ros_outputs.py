@@ -15,17 +15,17 @@ from rclpy.time import Time
 from std_msgs.msg import Header
 
 from uncertainty_seg.core.gate import Verdict
-from uncertainty_seg.core.render import heatmap_upper
+from uncertainty_seg.core.render import (
+    AMBER_BGR,
+    draw_flag,
+    GREEN_BGR,
+    heatmap_upper,
+    RED_BGR,
+)
 from uncertainty_seg.core.settings import Settings, settings_from_dict
 from uncertainty_seg.ros.camera_link import silence_reason
 from uncertainty_seg.ros.diagnostics import verdict_message
-from uncertainty_seg.ros.frame_view import (
-    AMBER_BGR,
-    draw_flag,
-    FrameView,
-    GREEN_BGR,
-    RED_BGR,
-)
+from uncertainty_seg.ros.frame_view import FrameView
 from uncertainty_seg.ros.publishers import PicturePublishers, PICTURES, VerdictPublishers
 
 pytestmark = pytest.mark.ros

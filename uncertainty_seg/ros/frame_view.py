@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,10 +13,14 @@ from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.pipeline import FrameResult
-from uncertainty_seg.core.render import color_mask, heatmap, heatmap_upper, overlay
+from uncertainty_seg.core.render import (
+    color_mask,
+    draw_flag,
+    heatmap,
+    heatmap_upper,
+    overlay,
+)
 from uncertainty_seg.core.settings import Settings
-
-GREEN_BGR, AMBER_BGR, RED_BGR = (60, 200, 60), (0, 170, 255), (50, 50, 230)
 
 
 class FrameView:
@@ -79,48 +82,3 @@ class FrameView:
         alpha = self._settings.view.overlay_alpha
         picture = overlay(self._image_bgr, self.mask, self._card.palette, alpha)
         return draw_flag(picture, self._verdict)
-
-
-def draw_flag(picture_bgr: ImageU8, verdict: Verdict) -> ImageU8:
-    """
-    Put the flag into a picture, since no viewer shows a bool: a coloured border and words.
-
-    Parameters
-    ----------
-    picture_bgr : ndarray of uint8, shape (H, W, 3)
-        Drawn upon.
-    verdict : Verdict
-        Green for confident, amber for uncertain or recovering, red for a fault.
-
-    Returns
-    -------
-    ndarray of uint8, shape (H, W, 3)
-        The same array.
-
-    """
-    height, width = picture_bgr.shape[:2]
-    color = GREEN_BGR if verdict.is_confident else AMBER_BGR
-    if verdict.kind in ('fault', 'unknown'):
-        color = RED_BGR
-    border = max(2, min(height, width) // 60)
-    for edge in (np.s_[:border], np.s_[-border:], np.s_[:, :border], np.s_[:, -border:]):
-        picture_bgr[edge] = color
-    text = 'CONFIDENT'
-    if not verdict.is_confident:
-        text = f'NOT CONFIDENT: {verdict.reasons[0] if verdict.reasons else verdict.kind}'
-    _write(picture_bgr, text, color, border)
-    return picture_bgr
-
-
-def _write(
-    picture_bgr: ImageU8, text: str, color: tuple[int, int, int], border: int
-) -> None:
-    font, scale = cv2.FONT_HERSHEY_SIMPLEX, max(0.35, picture_bgr.shape[0] / 900)
-    room = picture_bgr.shape[1] - 4 * border
-    (text_width, text_height), _ = cv2.getTextSize(text, font, scale, 1)
-    if text_width > room:  # shown whole or cut, never outside
-        text = text[: max(9, len(text) * room // text_width)]
-    left, base = 2 * border, 2 * border + text_height
-    # A dark outline keeps the words legible on any image.
-    cv2.putText(picture_bgr, text, (left, base), font, scale, (0, 0, 0), 3, cv2.LINE_AA)
-    cv2.putText(picture_bgr, text, (left, base), font, scale, color, 1, cv2.LINE_AA)

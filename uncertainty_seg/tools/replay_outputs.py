@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.pipeline import FrameResult, Pipeline
-from uncertainty_seg.core.render import heatmap, overlay
+from uncertainty_seg.core.render import draw_flag, heatmap, overlay
 from uncertainty_seg.storage.bags import BagImage, BagWriter, Status
 
 NODE_NAME = '/uncertainty_seg'
@@ -89,7 +89,8 @@ def write_result(
         uncertainty = result.map_at_source(pipeline.settings.map)
         write('heatmap', heatmap(uncertainty, heatmap_upper), 'bgr8')
         alpha = pipeline.settings.view.overlay_alpha
-        write('overlay', overlay(image, label, pipeline.card.palette, alpha), 'bgr8')
+        painted = overlay(image, label, pipeline.card.palette, alpha)
+        write('overlay', draw_flag(painted, result.verdict), 'bgr8')
     write_verdict(writer, pipeline, item.stamp_ns, item.received_ns, result.verdict, result)
 
 

@@ -1,0 +1,37 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Pictures: the right colour at the right pixel, and NaN never looks like certainty."""
+
+import cv2
+import numpy as np
+
+from uncertainty_seg.core.render import color_mask, heatmap, NAN_COLOR_BGR, overlay
+
+PALETTE = ((10, 20, 30), (200, 100, 50))
+
+
+def test_a_class_gets_its_palette_colour_as_bgr_and_an_unknown_id_is_black() -> None:
+    picture = color_mask(np.array([[0, 1, 9]], np.uint8), PALETTE)
+    assert picture.tolist() == [[[30, 20, 10], [50, 100, 200], [0, 0, 0]]]
+
+
+def test_the_heatmap_has_a_fixed_range_and_saturates_above_it() -> None:
+    values = np.array([[0.0, 0.1, 0.2, 0.9]], np.float32)
+    picture = heatmap(values, 0.2)
+    table = cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_TURBO)[:, 0]
+    assert picture[0].tolist() == table[[0, 127, 255, 255]].tolist()
+    # The same value looks the same whatever else is in the frame.
+    assert heatmap(values[:, :2], 0.2)[0, 1].tolist() == picture[0, 1].tolist()
+
+
+def test_nan_is_painted_in_a_colour_of_its_own() -> None:
+    picture = heatmap(np.array([[np.nan, 0.0]], np.float32), 0.5)
+    assert tuple(picture[0, 0]) == NAN_COLOR_BGR
+    assert tuple(picture[0, 1]) != NAN_COLOR_BGR
+
+
+def test_the_overlay_mixes_by_alpha_and_leaves_class_zero_clear() -> None:
+    image = np.full((1, 2, 3), 100, np.uint8)
+    mixed = overlay(image, np.array([[0, 1]], np.uint8), PALETTE, 0.25)
+    assert mixed[0, 0].tolist() == [100, 100, 100]
+    assert mixed[0, 1].tolist() == [88, 100, 125]
+    assert (image == 100).all()
