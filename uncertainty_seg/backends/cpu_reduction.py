@@ -12,8 +12,9 @@ runtime.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 import functools
 import itertools
 import logging
@@ -24,18 +25,19 @@ from typing import Any, TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.core.arrays import require_shape
+from uncertainty_seg.core.arrays import FloatMap, LabelMap, require_shape
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import BackendUnavailableError, ShapeError
 
 if TYPE_CHECKING:
-    from uncertainty_seg.backends.reduction_kernels import Columns, Kernels, Maps, Rows, Sums
+    from uncertainty_seg.backends.reduction_kernels import Columns, Rows, Sums
 
 # A float32 sum of this many equal passes is exact to 1.5e-6; longer ones are sums of groups.
 _GROUP = 32
 # The product of softmax denominators, each at most C, must stay below 2**127.
 _PRODUCT_BITS = 120
-_BLOCK_BYTES = 64 * 1024
+_MAX_SLOTS = 640  # of a tile: long loops, and still within the first caches
+_STEP = 64  # slots that LLVM takes at once with the widest vectors; what remains is slow
 _BLOCKS_A_THREAD = 4
 _MAX_PASSES = 65535  # of the vote counters
 _log = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 class Reduction:
     """
-    A streaming accumulator: reset, add chunks, finish.
+    A streaming accumulator: `add` chunks of passes, `finish` with the last.
 
     Parameters
     ----------
@@ -52,7 +54,7 @@ class Reduction:
     height, width : int
         h, w of the maps.
     threads : int
-        Upper bound of the threads that compute, the caller's among them.
+        Upper bound of the threads that compute; the caller waits meanwhile.
 
     Raises
     ------
@@ -61,8 +63,9 @@ class Reduction:
 
     Notes
     -----
-    Memory is about 6 C + 40 bytes a pixel, twice that from the 33rd pass on, whatever T.
-    Building the first compiles the loops, or loads them from numba's cache.
+    Sums between chunks take about 6 C + 12 bytes a pixel, and 4 C + 12 more from the 33rd pass
+    on, whatever T; passes that come in one chunk need none. Building the first reduction of a
+    process compiles the loops, or loads them from numba's cache.
 
     """
 
@@ -72,16 +75,14 @@ class Reduction:
                 f'reduction of {num_classes} classes to {width}x{height} on {threads} threads',
                 '2 to 255 classes, a pixel and a thread',
             )
-        self._kernels = load_kernels()
+        self._kernel = load_kernel()
         self._shape = (num_classes, height, width)
-        self._threads = min(threads, height)
-        self._pool = ThreadPoolExecutor(self._threads, 'reduction') if self._threads > 1 else None
+        self._per_bit = np.float32(1 / math.log2(num_classes))
+        self._pool = ThreadPoolExecutor(threads, 'reduction') if threads > 1 else None
+        self._num_blocks = threads * _BLOCKS_A_THREAD if threads > 1 else 1
         self._group = min(_GROUP, int(_PRODUCT_BITS / math.log2(num_classes)))
-        self._block = _block_size(num_classes, width)
-        self._sums = _new_sums(*self._shape)
-        self._groups: Sums | None = None
-        self._plans: dict[tuple[int, int], tuple[Rows, Columns]] = {}
-        self._num_phases = 0
+        self._plan: _Plan | None = None
+        self._no_maps = _new_maps(height, width)  # never touched, hence never in memory
         self._count = 0
         self._num_groups = 0
 
@@ -91,7 +92,7 @@ class Reduction:
 
     def add(self, logits: NDArray[np.float32], inv_temperature: float) -> None:
         """
-        Add passes.
+        Add passes that are not the last.
 
         Parameters
         ----------
@@ -103,36 +104,22 @@ class Reduction:
         Raises
         ------
         ShapeError
-            If the logits have another shape or dtype, or are more than 65535 passes.
+            If the logits have another shape or dtype, another size than those before, or are
+            more than 65535 passes.
 
         """
-        require_shape('logits', logits, (None, self._shape[0], None, None), np.float32)
-        if min(logits.shape) < 1 or self._count + len(logits) > _MAX_PASSES:
-            raise ShapeError(f'logits of shape {logits.shape} after {self._count} passes',
-                             f'no empty axis and at most {_MAX_PASSES} passes')
-        rows, columns = self._plan(logits.shape[2], logits.shape[3])
-        scale = np.float32(inv_temperature * math.log2(math.e))
-        start = 0
-        while start < len(logits):
-            position = self._count % self._group
-            if position == 0 and self._count > 0:
-                self._close_group()
-            stop = min(len(logits), start + self._group - position)
-            chunk = np.ascontiguousarray(logits[start:stop])
-            arguments = (chunk, scale, rows, columns, self._sums, self._block,
-                         self._count == 0, position == 0)
-            self._over_rows(self._kernels.accumulate_rows, arguments)
-            self._count += stop - start
-            start = stop
+        plan = self._checked(logits)
+        for part in self._parts(logits):
+            self._reduce(plan, part, inv_temperature, *self._no_maps, 0)
 
-    def finish(self, total_passes: int) -> UncertaintyMaps:
+    def finish(self, logits: NDArray[np.float32], inv_temperature: float) -> UncertaintyMaps:
         """
-        Compute the maps of all passes added since `reset`, and forget the passes.
+        Add the last passes and compute the maps of all since `reset` or the last `finish`.
 
         Parameters
         ----------
-        total_passes : int
-            T; a check that none was lost.
+        logits, inv_temperature : ndarray, float
+            As in `add`.
 
         Returns
         -------
@@ -142,78 +129,128 @@ class Reduction:
         Raises
         ------
         ShapeError
-            If another number of passes was added.
+            As `add`.
 
         """
-        if total_passes != self._count or total_passes < 1:
-            raise ShapeError(f'{self._count} passes were added', f'{total_passes}, at least 1')
-        sums = self._sums
-        if self._groups is not None and self._num_groups:
-            self._close_group()
-            sums = self._groups
-        num_classes, height, width = self._shape
-        maps = _new_maps(height, width)
-        arguments = (sums, self._num_phases, np.float32(total_passes),
-                     np.float32(1 / math.log2(num_classes)), maps)
-        self._over_rows(self._kernels.finish_rows, arguments)
+        plan = self._checked(logits)
+        total = self._count + len(logits)
+        labels, maps = _new_maps(*self._shape[1:])
+        if total <= self._group:
+            self._reduce(plan, logits, inv_temperature, labels, maps, total)
+        else:
+            self.add(logits, inv_temperature)
+            self._close_group(plan)
+            assert plan.groups is not None
+            self._over_tiles(plan, (logits[:0], np.float32(1), plan.rows, plan.columns,
+                                    plan.groups, False, False, labels, maps,
+                                    np.float32(total), self._per_bit))
         self.reset()
-        return UncertaintyMaps(*maps)
+        return UncertaintyMaps(labels, *maps)
 
     def close(self) -> None:
         """End the threads; may be called twice."""
         if self._pool is not None:
             self._pool.shutdown()
 
-    def _over_rows(self, kernel: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-        """Run a kernel on all rows, in blocks that the threads take as they come free."""
-        height = self._shape[1]
+    def _checked(self, logits: NDArray[np.float32]) -> _Plan:
+        require_shape('logits', logits, (None, self._shape[0], None, None), np.float32)
+        if min(logits.shape) < 1 or self._count + len(logits) > _MAX_PASSES:
+            raise ShapeError(f'logits of shape {logits.shape} after {self._count} passes',
+                             f'no empty axis, and at most {_MAX_PASSES} passes')
+        low_shape = logits.shape[2:]
+        if self._plan is None or self._plan.low_shape != low_shape:
+            if self._count:
+                raise ShapeError(f'logits of {low_shape[1]}x{low_shape[0]} among others',
+                                 'one size for all passes')
+            self._plan = _new_plan(low_shape, *self._shape)
+        return self._plan
+
+    def _parts(self, logits: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        """Cut a chunk where a group of passes ends."""
+        cuts = range(self._group - self._count % self._group, len(logits), self._group)
+        for first, stop in itertools.pairwise([0, *cuts, len(logits)]):
+            yield logits[first:stop]
+
+    def _reduce(
+        self, plan: _Plan, part: NDArray[np.float32], inv_temperature: float, labels: LabelMap,
+        maps: FloatMap, total: int,
+    ) -> None:
+        position = self._count % self._group
+        if position == 0 and self._count:
+            self._close_group(plan)
+        scale = np.float32(inv_temperature * math.log2(math.e))
+        self._over_tiles(plan, (np.ascontiguousarray(part), scale, plan.rows, plan.columns,
+                                plan.sums, self._count == 0, position == 0, labels, maps,
+                                np.float32(total), self._per_bit))
+        self._count += len(part)
+
+    def _over_tiles(self, plan: _Plan, arguments: tuple[Any, ...]) -> None:
+        """Run the kernel on all tiles, in blocks that the threads take as they come free."""
         if self._pool is None:
-            kernel(*arguments, 0, height)
+            self._kernel(*arguments, 0, plan.num_tiles)
             return
-        edges = np.linspace(0, height, min(height, self._threads * _BLOCKS_A_THREAD) + 1)
+        edges = np.linspace(0, plan.num_tiles, min(plan.num_tiles, self._num_blocks) + 1)
         bounds = [int(edge) for edge in edges]
-        tasks = [self._pool.submit(kernel, *arguments, first, stop)
+        tasks = [self._pool.submit(self._kernel, *arguments, first, stop)
                  for first, stop in itertools.pairwise(bounds)]
         for task in tasks:
             task.result()
 
-    def _close_group(self) -> None:
+    def _close_group(self, plan: _Plan) -> None:
         """Move the sums of a group, not its votes, to the sums of groups."""
-        low = self._sums
-        if self._groups is None:
-            self._groups = _new_sums(*self._shape)._replace(votes=low.votes)
-            self._groups.norms.fill(1.0)
-        groups = self._groups
+        low = plan.sums
+        if plan.groups is None:
+            plan.groups = low._replace(
+                probs=np.empty_like(low.probs), lines=np.empty_like(low.lines)
+            )
+        groups = plan.groups
         if self._num_groups == 0:
-            for total in (groups.probs, groups.squares, groups.entropy):
-                total.fill(0.0)
+            groups.probs.fill(0.0)
+            groups.lines[:, :, :2] = 0.0
+            groups.lines[:, :, 2] = 1.0
         groups.probs[...] += low.probs
-        groups.squares[...] += low.squares
-        groups.entropy[...] += low.entropy + np.log2(low.norms)
+        groups.lines[:, :, 0] += low.lines[:, :, 0]
+        groups.lines[:, :, 1] += low.lines[:, :, 1] + np.log2(low.lines[:, :, 2])
         self._num_groups += 1
 
-    def _plan(self, low_height: int, low_width: int) -> tuple[Rows, Columns]:
-        """Return where output rows and columns come from, for one size of logits."""
-        key = (low_height, low_width)
-        if key not in self._plans:
-            self._plans[key] = _new_plan(*key, *self._shape[1:])
-        num_phases = self._plans[key][1].phase_offsets.size
-        if self._count and num_phases != self._num_phases:
-            raise ShapeError(f'logits of {low_width}x{low_height} among others',
-                             'one size for all passes')
-        self._num_phases = num_phases
-        return self._plans[key]
+
+@dataclass
+class _Plan:
+    """
+    Where everything lies, for one size of logits, and the memory for it.
+
+    Attributes
+    ----------
+    low_shape : (int, int)
+        (hl, wl).
+    rows, columns : Rows, Columns
+        Where an output pixel comes from.
+    num_tiles : int
+        Groups of rows.
+    sums : Sums
+        Of the passes of this group.
+    groups : Sums or None
+        Of the groups before; made when the first is full.
+
+    """
+
+    low_shape: tuple[int, int]
+    rows: Rows
+    columns: Columns
+    num_tiles: int
+    sums: Sums
+    groups: Sums | None = None
 
 
 @functools.lru_cache(maxsize=1)
-def load_kernels() -> Kernels:
+def load_kernel() -> Callable[..., None]:
     """
     Compile the loops for this processor, or take them from numba's cache on disk.
 
     Returns
     -------
-    Kernels
-        Ready to be called; they never compile again.
+    callable
+        `reduction_kernels.reduce_tiles`, which never compiles again.
 
     Raises
     ------
@@ -229,67 +266,81 @@ def load_kernels() -> Kernels:
         ) from err
     start_s = time.perf_counter()
     try:
-        kernels = _warmed(reduction_kernels.compile_kernels(True))
+        kernel = _warmed(reduction_kernels.compile_kernel(True))
     except Exception as err:  # numba passes on whatever its cache on disk meets
         _log.warning('numba cannot keep compiled loops on disk (%s: %s), so that every start '
                      'compiles them: set NUMBA_CACHE_DIR to a writable folder',
                      type(err).__name__, err)
-        kernels = _warmed(reduction_kernels.compile_kernels(False))
+        kernel = _warmed(reduction_kernels.compile_kernel(False))
     _log.info('compiled loops of the reduction ready in %.1f s', time.perf_counter() - start_s)
-    return kernels
+    return kernel
 
 
-def _warmed(kernels: Kernels) -> Kernels:
-    """Call each kernel once and forbid it to compile for any other type later."""
-    rows, columns = _new_plan(1, 1, 1, 1)
-    sums, maps, one = _new_sums(2, 1, 1), _new_maps(1, 1), np.float32(1)
+def _warmed(kernel: Any) -> Callable[..., None]:
+    """Call the kernel once and forbid it to compile for any other type later."""
+    plan, one = _new_plan((1, 1), 2, 1, 1), np.float32(1)
     logits = np.zeros((1, 2, 1, 1), np.float32)
     logits.flags.writeable = False  # what is compiled for it accepts writable arrays too
-    kernels.accumulate_rows(logits, one, rows, columns, sums, 64, True, True, 0, 1)
-    kernels.finish_rows(sums, 0, one, one, maps, 0, 1)
-    for kernel in kernels:
-        kernel.disable_compile()
-    return kernels
+    kernel(logits, one, plan.rows, plan.columns, plan.sums, True, True, *_new_maps(1, 1), one,
+           one, 0, 1)
+    kernel.disable_compile()
+    return kernel
 
 
-def _block_size(num_classes: int, width: int) -> int:
-    """Split a row in equal blocks whose working set stays in the caches of a core."""
-    bytes_a_slot = 4 * (3 * num_classes + 7)
-    num_blocks = math.ceil(width * bytes_a_slot / _BLOCK_BYTES)
-    return max(math.ceil(width / num_blocks / 16) * 16, 64)
+def _new_maps(height: int, width: int) -> tuple[LabelMap, FloatMap]:
+    # One array of all maps is large enough for the system to give it in large pages.
+    return np.empty((height, width), np.uint8), np.empty((6, height, width), np.float32)
 
 
-def _new_sums(num_classes: int, height: int, width: int) -> Sums:
-    from uncertainty_seg.backends.reduction_kernels import Sums
+def _new_plan(low_shape: tuple[int, int], num_classes: int, height: int, width: int) -> _Plan:
+    from uncertainty_seg.backends.reduction_kernels import Rows, Sums
 
-    classes, pixels = (height, num_classes, width), (height, width)
-    return Sums(
-        np.empty(classes, np.float32), np.empty(classes, np.uint16),
-        *(np.empty(pixels, np.float32) for _ in range(3)),
+    low_width = low_shape[1]
+    num_phases = width // low_width if width % low_width == 0 else 1
+    tile_rows = _tile_rows(width // num_phases, height)
+    num_tiles = math.ceil(height / tile_rows)
+    n = math.ceil(tile_rows * (width // num_phases) / _STEP) * _STEP
+    upper, lower, weights = (
+        np.pad(values, (0, num_tiles * tile_rows - height), 'edge')
+        for values in _taps(low_shape[0], height)
     )
+    rows = Rows(upper.astype(np.int64), lower.astype(np.int64), weights)
+    shape = (num_tiles, num_phases, num_classes, n)
+    sums = Sums(np.empty(shape, np.float32), np.empty(shape, np.uint16),
+                np.empty((num_tiles, num_phases, 3, n), np.float32))
+    columns = _new_columns(low_width, width, tile_rows, n)
+    return _Plan(low_shape, rows, columns, num_tiles, sums)
 
 
-def _new_maps(height: int, width: int) -> Maps:
-    from uncertainty_seg.backends.reduction_kernels import Maps
+def _tile_rows(stride: int, height: int) -> int:
+    """Choose how many rows of slots make the loops long and leave little over."""
+    candidates = range(1, max(2, min(height, _MAX_SLOTS // stride) + 1))
 
-    label = np.empty((height, width), np.uint8)
-    return Maps(label, *(np.empty((height, width), np.float32) for _ in range(6)))
+    def waste(rows: int) -> float:
+        slots = rows * stride
+        return math.ceil(slots / _STEP) * _STEP / slots + 40 / slots
+
+    return min(candidates, key=waste)
 
 
-def _new_plan(low_height: int, low_width: int, height: int, width: int) -> tuple[Rows, Columns]:
-    from uncertainty_seg.backends.reduction_kernels import Columns, Rows
+def _new_columns(low_width: int, width: int, tile_rows: int, n: int) -> Columns:
+    from uncertainty_seg.backends.reduction_kernels import Columns
 
-    upper, lower, row_weights = _taps(low_height, height)
-    rows = Rows(upper.astype(np.int64), lower.astype(np.int64), row_weights)
-    none = np.empty(0, np.float32)
-    if width % low_width:
-        left, right, weights = _taps(low_width, width)
-        sources = np.stack([left + 1, right + 1]).astype(np.uint32)  # 1 for the padding
-        return rows, Columns(sources, weights, np.empty(0, np.int64), none)
-    centres = (np.arange(width // low_width) + 0.5) * low_width / width - 0.5
-    offsets = np.floor(centres).astype(np.int64) + 1
-    phase_weights = (centres - np.floor(centres)).astype(np.float32)
-    return rows, Columns(np.empty((2, 0), np.uint32), none, offsets, phase_weights)
+    no_index, no_weight = np.empty(0, np.uint32), np.empty(0, np.float32)
+    if width % low_width == 0:
+        centres = (np.arange(width // low_width) + 0.5) * low_width / width - 0.5
+        offsets = (np.floor(centres) + 1).astype(np.uint64)
+        shares = (centres - np.floor(centres)).astype(np.float32)
+        return Columns(offsets, shares, no_index, no_index, no_weight)
+    left, right, weights = _taps(low_width, width)
+    starts = np.repeat(np.arange(tile_rows) * low_width + 1, width)
+    end = (0, n - tile_rows * width)
+    return Columns(
+        np.empty(0, np.uint64), no_weight,
+        np.pad(np.tile(left, tile_rows) + starts, end).astype(np.uint32),
+        np.pad(np.tile(right, tile_rows) + starts, end).astype(np.uint32),
+        np.pad(np.tile(weights, tile_rows), end),
+    )
 
 
 def _taps(old: int, new: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:

@@ -164,12 +164,12 @@ class OnnxRuntimeBackend:
             before_s = time.perf_counter()
             logits = self._run_head(binding, masks, first, min(first + chunk, passes))
             between_s = time.perf_counter()
-            self._reduction.add(logits, inv_temperature)
+            if first + chunk < passes:
+                self._reduction.add(logits, inv_temperature)
+            else:
+                maps = self._reduction.finish(logits, inv_temperature)
             head_s += between_s - before_s
             reduction_s += time.perf_counter() - between_s
-        before_s = time.perf_counter()
-        maps = self._reduction.finish(passes)
-        reduction_s += time.perf_counter() - before_s
         self._timings_ms = {
             'trunk': (trunk_s - start_s) * 1e3, 'head': head_s * 1e3,
             'reduction': reduction_s * 1e3,

@@ -7,15 +7,19 @@ Importing this module imports numba; only `cpu_reduction` does so, when a reduct
 Everything is in base 2: the logits arrive times log2(e) / temperature, so that exponentials need
 no multiplication, and entropies are in bits until the last line divides them by log2(C). Exp and
 log are polynomials in plain arithmetic, because a call to the C library in a loop keeps LLVM from
-vectorising it. Loops run over slices that begin at 0: numba guards every other index against
-being negative, which costs the vectorisation as well.
+vectorising it. Two habits of numba shape the loops below. It guards every index that it cannot
+see to be positive, which costs the vectorisation: such indices are unsigned. And it counts
+references to every view of an array, with an atomic operation each, which took half of the time:
+so arrays are passed whole, with the indices of what is meant.
 
 The only freedom given to the compiler is to fuse a product with a sum. Anything that lets it
 reorder sums or assume that there is no NaN would break the bits or hide the NaN.
 
-The columns of a row are kept in slots. When w is a multiple of wl, slot ``k * wl + i`` holds
-column ``i * s + k``: all slots of a phase k have the same interpolation weights and their sources
-lie side by side. Otherwise slot and column are the same.
+The image is worked on in tiles of a few rows, and where w is s times wl, in s phases: phase k of
+a tile holds the columns ``i * s + k``, which all have the same interpolation weights and whose
+sources lie side by side. The slots of a phase are those of its rows one after the other, and at
+the end some that mean nothing, so that a loop runs over all of them at once and ends where a group
+of vectors ends. Otherwise there is one phase, and its slots look up their sources.
 
 """
 
@@ -45,88 +49,75 @@ _Q0, _Q1, _Q2, _Q3, _Q4, _Q5, _Q6, _Q7, _Q8 = (np.float32(v) for v in (
     0.2879390923807607, -0.23867566844079685, 0.21521226442431016, -0.20893390708327966,
     0.12926437193496498,
 ))
-_FAST = {'contract'}
-# Left to itself LLVM keeps these as calls, which costs a fifth of the time.
-_inner = numba.njit(fastmath=_FAST, forceinline=True)
-
-
-class Columns(NamedTuple):
-    """
-    How a row of logits becomes a row of slots.
-
-    Attributes
-    ----------
-    sources : ndarray of uint32, shape (2, w) or (2, 0)
-        Left and right source of each slot in the padded row; empty if there are phases.
-    weights : ndarray of float32, shape (w,) or (0,)
-        Share of the right source.
-    phase_offsets : ndarray of int64, shape (s,) or (0,)
-        Where the left sources of a phase begin in the padded row.
-    phase_weights : ndarray of float32, shape (s,) or (0,)
-        Share of the right source.
-
-    """
-
-    sources: Any
-    weights: Any
-    phase_offsets: Any
-    phase_weights: Any
+# Without the numpy error model each division looks for a zero first, in a loop of its own.
+_OPTIONS = {'fastmath': {'contract'}, 'error_model': 'numpy'}
+# Left to itself LLVM keeps the helpers as calls, which costs a fifth of the time.
+_inner = numba.njit(forceinline=True, **_OPTIONS)
+_PASSES = 4  # that are added at once
 
 
 class Rows(NamedTuple):
     """
-    Sources of each output row.
+    Sources of each output row, the last repeated until the tiles are full.
 
     Attributes
     ----------
-    upper, lower : ndarray of int64, shape (h,)
+    upper, lower : ndarray of int64, shape (tiles * tile_rows,)
         Rows of the logits.
-    weights : ndarray of float32, shape (h,)
+    shares : ndarray of float32, shape (tiles * tile_rows,)
         Share of the lower.
 
     """
 
     upper: Any
     lower: Any
+    shares: Any
+
+
+class Columns(NamedTuple):
+    """
+    Sources of each slot in the rows of a tile, which lie one after the other from 1 on.
+
+    Attributes
+    ----------
+    offsets : ndarray of uint64, shape (s,) or (0,)
+        Where the left sources of each phase begin, 0 or 1; empty if w is no multiple of wl.
+    shares : ndarray of float32, shape (s,) or (0,)
+        Share of the right source in each phase.
+    left, right : ndarray of uint32, shape (0,) or (n,)
+        Both sources of each slot, if there are no phases.
+    weights : ndarray of float32, shape (0,) or (n,)
+        Share of the right source.
+
+    """
+
+    offsets: Any
+    shares: Any
+    left: Any
+    right: Any
     weights: Any
 
 
 class Sums(NamedTuple):
     """
-    Sufficient statistics of the passes seen, by slot.
+    Sufficient statistics of the passes seen, by tile, phase and slot.
 
     Attributes
     ----------
-    probs : ndarray of float32, shape (h, C, w)
+    probs : ndarray of float32, shape (tiles, phases, C, n)
         Sum of the probabilities.
-    votes : ndarray of uint16, shape (h, C, w)
+    votes : ndarray of uint16, shape (tiles, phases, C, n)
         Passes in which the class won; the lowest class wins among equals.
-    squares : ndarray of float32, shape (h, w)
-        Sum of the squared probabilities of all classes.
-    entropy : ndarray of float32, shape (h, w)
-        Sum of the entropies in bits, less log2 of `norms`.
-    norms : ndarray of float32, shape (h, w)
-        Product of the softmax denominators; its logarithm is taken once instead of T times.
+    lines : ndarray of float32, shape (tiles, phases, 3, n)
+        Sum of the squared probabilities of all classes; sum of the entropies in bits, less the
+        logarithm of the third line, which is the product of the softmax denominators: its
+        logarithm is taken once instead of T times.
 
     """
 
     probs: Any
     votes: Any
-    squares: Any
-    entropy: Any
-    norms: Any
-
-
-class Maps(NamedTuple):
-    """The maps of `UncertaintyMaps`, in its order, each of shape (h, w)."""
-
-    label: Any
-    confidence: Any
-    entropy: Any
-    mutual_information: Any
-    variation_ratio: Any
-    total_variance: Any
-    aleatoric: Any
+    lines: Any
 
 
 @_inner
@@ -153,288 +144,336 @@ def _log2(x: Any) -> Any:
 
 
 @_inner
-def _mix_rows(upper: Any, lower: Any, weight: Any, scale: Any, padded: Any) -> None:
-    """Interpolate between two rows (wl,), scale, repeat the ends; anything infinite is NaN."""
-    n = upper.size
-    share = weight * scale
-    rest = scale - share
-    inner = padded[1:n + 1]
-    for i in range(n):
-        v = upper[i] * rest + lower[i] * share
-        # The canonical NaN, whose low bits _exp2 may shift into the exponent.
-        inner[i] = v if abs(v) < _INF else _NAN
-    padded[0] = inner[0]
-    padded[n + 1] = inner[n - 1]
-
-
-@_inner
-def _mix_columns(padded: Any, columns: Any, base: Any, out: Any) -> None:
-    """Interpolate slots base.. of a padded row (wl + 2,)."""
-    n = out.size
-    num_low = padded.size - 2
-    if columns.phase_offsets.size == 0:
-        left, right = columns.sources[0, base:base + n], columns.sources[1, base:base + n]
-        weights = columns.weights[base:base + n]
-        for i in range(n):
-            out[i] = padded[left[i]] * (_ONE - weights[i]) + padded[right[i]] * weights[i]
-        return
-    for phase in range(base // num_low, (base + n - 1) // num_low + 1):
-        first = max(base, phase * num_low)
-        stop = min(base + n, (phase + 1) * num_low)
-        share = columns.phase_weights[phase]
-        rest = _ONE - share
-        begin = columns.phase_offsets[phase] + first - phase * num_low
-        end = begin + stop - first
-        left, right = padded[begin:end], padded[begin + 1:end + 1]
-        part = out[first - base:stop - base]
-        for i in range(part.size):
-            part[i] = left[i] * rest + right[i] * share
-
-
-@_inner
-def _take_max(z: Any, c: Any, best: Any, winner: Any) -> None:
-    """Keep the largest logit and its class."""
-    if c == 0:
-        for i in range(z.size):
-            best[i] = z[i]
-            winner[i] = 0
-        return
-    c32 = np.int32(c)
-    for i in range(z.size):
-        is_larger = z[i] > best[i]
-        best[i] = z[i] if is_larger else best[i]
-        winner[i] = c32 if is_larger else winner[i]
-
-
-@_inner
-def _exponentiate(z: Any, best: Any, norm: Any, tilt: Any) -> None:
-    """Replace logits by 2**(z - best); add them to `norm`, and times z - best to `tilt`."""
-    for i in range(z.size):
-        d = z[i] - best[i]
-        d = _EXP2_MIN if _EXP2_MIN > d else d  # in this order NaN stays
-        e = _exp2(d)
-        z[i] = e
-        norm[i] += e
-        tilt[i] += e * d
-
-
-@_inner
-def _add_class(
-    e: Any, inverse: Any, winner: Any, c: Any, probs: Any, votes: Any, squares: Any
+def _mix_rows(
+    logits: Any, t: Any, c: Any, upper: Any, lower: Any, share: Any, scale: Any, start: Any,
+    low: Any,
 ) -> None:
-    """Normalise one class and add it to the sums of its block."""
-    c32 = np.int32(c)
-    for i in range(e.size):
-        p = e[i] * inverse[i]
-        probs[i] += p
-        squares[i] += p * p
-        votes[i] += np.int32(1) if winner[i] == c32 else np.int32(0)
+    """Interpolate between two rows and scale; anything infinite becomes NaN."""
+    right = share * scale
+    left = scale - right
+    first = np.uint64(start)
+    for i in range(logits.shape[3]):
+        v = logits[t, c, upper, i] * left + logits[t, c, lower, i] * right
+        # The canonical NaN, whose low bits _exp2 may shift into the exponent.
+        low[t, c, first + np.uint64(i)] = v if abs(v) < _INF else _NAN
 
 
 @_inner
-def _add_norm(norm: Any, tilt: Any, entropy: Any, norms: Any) -> None:
-    """Add the entropy log2(norm) - tilt / norm, its first term as a factor; invert `norm`."""
-    for i in range(norm.size):
+def _mix_tile(
+    logits: Any, scale: Any, upper: Any, lower: Any, shares: Any, first_row: Any, tile_rows: Any,
+    low: Any,
+) -> None:
+    """Interpolate the rows of a tile, all passes and classes, side by side."""
+    passes, num_classes, _, num_low = logits.shape
+    for t in range(passes):
+        for c in range(num_classes):
+            for r in range(tile_rows):
+                y = first_row + r
+                _mix_rows(logits, t, c, upper[y], lower[y], shares[y], scale, 1 + r * num_low,
+                          low)
+
+
+@_inner
+def _shift_columns(
+    low: Any, t: Any, offset: Any, share: Any, num_low: Any, tile_rows: Any, n: Any, z: Any
+) -> None:
+    """Interpolate between neighbours, and copy where a row has no neighbour."""
+    rest = _ONE - share
+    edge = 0 if offset == 0 else num_low - 1
+    for c in range(low.shape[1]):
+        for i in range(n):
+            left = np.uint64(i) + offset
+            z[c, i] = low[t, c, left] * rest + low[t, c, left + np.uint64(1)] * share
+        for r in range(tile_rows):
+            z[c, r * num_low + edge] = low[t, c, 1 + r * num_low + edge]
+
+
+@_inner
+def _look_up_columns(
+    low: Any, t: Any, left: Any, right: Any, weights: Any, n: Any, z: Any
+) -> None:
+    """Interpolate between the sources of each slot."""
+    for c in range(low.shape[1]):
+        for i in range(n):
+            share = weights[i]
+            z[c, i] = low[t, c, left[i]] * (_ONE - share) + low[t, c, right[i]] * share
+
+
+@_inner
+def _take_max(z: Any, c: Any, best: Any, winners: Any, k: Any) -> None:
+    """Keep the largest logit and its class, the lowest class among equals."""
+    first, second = np.int32(c), np.int32(c + 1)
+    for i in range(best.size):
+        top, won = best[i], winners[k, i]
+        is_larger = z[c, i] > top
+        top = z[c, i] if is_larger else top
+        won = first if is_larger else won
+        is_larger = z[c + 1, i] > top
+        best[i] = z[c + 1, i] if is_larger else top
+        winners[k, i] = second if is_larger else won
+
+
+@_inner
+def _exponentiate(
+    z: Any, c: Any, best: Any, e: Any, k: Any, norm: Any, tilt: Any, squares: Any
+) -> None:
+    """Compute 2**(z - best); add it to `norm`, its square, and its product with z - best."""
+    for i in range(best.size):
+        top = best[i]
+        d0, d1 = z[c, i] - top, z[c + 1, i] - top
+        d0 = _EXP2_MIN if _EXP2_MIN > d0 else d0  # in this order NaN stays
+        d1 = _EXP2_MIN if _EXP2_MIN > d1 else d1
+        p0, p1 = _exp2(d0), _exp2(d1)
+        e[k, c, i], e[k, c + 1, i] = p0, p1
+        norm[i] = norm[i] + p0 + p1
+        tilt[i] = tilt[i] + p0 * d0 + p1 * d1
+        squares[i] = squares[i] + p0 * p0 + p1 * p1
+
+
+@_inner
+def _softmax(
+    z: Any, best: Any, norm: Any, tilt: Any, squares: Any, k: Any, winners: Any, e: Any,
+    inverses: Any, lines: Any,
+) -> None:
+    """Compute exponentials, inverse norm and winner of a pass, and add it to the lines."""
+    for i in range(best.size):
+        best[i] = -_INF
+        winners[k, i] = 0
+        norm[i] = _ZERO
+        tilt[i] = _ZERO
+        squares[i] = _ZERO
+    # Two classes at a time, to load and store the common lines half as often.
+    for c in range(0, z.shape[0], 2):
+        _take_max(z, c, best, winners, k)
+    for c in range(0, z.shape[0], 2):
+        _exponentiate(z, c, best, e, k, norm, tilt, squares)
+    for i in range(best.size):  # the entropy is log2(norm) - tilt / norm
         inverse = _ONE / norm[i]
-        norms[i] *= norm[i]
-        entropy[i] -= tilt[i] * inverse
-        norm[i] = inverse
+        inverses[k, i] = inverse
+        lines[0, i] += squares[i] * inverse * inverse
+        lines[1, i] -= tilt[i] * inverse
+        lines[2, i] *= norm[i]
 
 
 @_inner
-def _copy(source: Any, target: Any) -> None:
-    for i in range(target.size):
-        target[i] = source[i]
+def _add_pass(
+    e: Any, inverses: Any, winners: Any, k: Any, c: Any, n: Any, probs: Any, votes: Any
+) -> None:
+    """Normalise one class of a pass and add it to the sums."""
+    c32 = np.int32(c)
+    for i in range(n):
+        probs[c, i] += e[k, c, i] * inverses[k, i]
+        votes[c, i] += np.int32(1) if winners[k, i] == c32 else np.int32(0)
 
 
 @_inner
-def _load(sums: Any, y: Any, base: Any, n: Any, probs: Any, votes: Any, lines: Any) -> None:
+def _add_passes(
+    e: Any, inverses: Any, winners: Any, c: Any, n: Any, probs: Any, votes: Any
+) -> None:
+    """Do the same for _PASSES passes in their order, loading and storing the sums once."""
+    c32 = np.int32(c)
+    for i in range(n):
+        total = probs[c, i]
+        total += e[0, c, i] * inverses[0, i]
+        total += e[1, c, i] * inverses[1, i]
+        total += e[2, c, i] * inverses[2, i]
+        total += e[3, c, i] * inverses[3, i]
+        probs[c, i] = total
+        count = votes[c, i]
+        count += np.int32(1) if winners[0, i] == c32 else np.int32(0)
+        count += np.int32(1) if winners[1, i] == c32 else np.int32(0)
+        count += np.int32(1) if winners[2, i] == c32 else np.int32(0)
+        count += np.int32(1) if winners[3, i] == c32 else np.int32(0)
+        votes[c, i] = count
+
+
+@_inner
+def _load(
+    stored_probs: Any, stored_votes: Any, stored_lines: Any, tile: Any, phase: Any,
+    is_first: Any, is_first_of_group: Any, n: Any, probs: Any, votes: Any, lines: Any,
+) -> None:
+    """Begin with what earlier chunks left, or with nothing."""
     for c in range(probs.shape[0]):
-        _copy(sums.probs[y, c, base:base + n], probs[c, :n])
-        _copy(sums.votes[y, c, base:base + n], votes[c, :n])
-    _copy(sums.squares[y, base:base + n], lines[0, :n])
-    _copy(sums.entropy[y, base:base + n], lines[1, :n])
-    _copy(sums.norms[y, base:base + n], lines[2, :n])
+        for i in range(n):
+            votes[c, i] = 0 if is_first else np.int32(stored_votes[tile, phase, c, i])
+        for i in range(n):
+            probs[c, i] = _ZERO if is_first_of_group else stored_probs[tile, phase, c, i]
+    for i in range(n):
+        lines[0, i] = _ZERO if is_first_of_group else stored_lines[tile, phase, 0, i]
+        lines[1, i] = _ZERO if is_first_of_group else stored_lines[tile, phase, 1, i]
+        lines[2, i] = _ONE if is_first_of_group else stored_lines[tile, phase, 2, i]
 
 
 @_inner
-def _store(sums: Any, y: Any, base: Any, n: Any, probs: Any, votes: Any, lines: Any) -> None:
+def _store(
+    stored_probs: Any, stored_votes: Any, stored_lines: Any, tile: Any, phase: Any, n: Any,
+    probs: Any, votes: Any, lines: Any,
+) -> None:
+    """Leave the sums to the next chunk."""
     for c in range(probs.shape[0]):
-        _copy(probs[c, :n], sums.probs[y, c, base:base + n])
-        _copy(votes[c, :n], sums.votes[y, c, base:base + n])
-    _copy(lines[0, :n], sums.squares[y, base:base + n])
-    _copy(lines[1, :n], sums.entropy[y, base:base + n])
-    _copy(lines[2, :n], sums.norms[y, base:base + n])
+        for i in range(n):
+            stored_votes[tile, phase, c, i] = votes[c, i]
+        for i in range(n):
+            stored_probs[tile, phase, c, i] = probs[c, i]
+    for c in range(3):
+        for i in range(n):
+            stored_lines[tile, phase, c, i] = lines[c, i]
 
 
-def accumulate_rows(
-    logits: Any, scale: Any, rows: Any, columns: Any, sums: Any, block: Any, is_first: Any,
-    is_first_of_group: Any, y_first: Any, y_stop: Any,
+@_inner
+def _mean_of_class(
+    probs: Any, votes: Any, c: Any, total: Any, best: Any, label: Any, entropy: Any,
+    squares: Any, most: Any,
+) -> None:
+    """Take one class into largest mean, its class, entropy, sum of squares and most votes."""
+    c32 = np.int32(c)
+    for i in range(best.size):
+        p = probs[c, i] / total  # not times 1 / T: a certain class is 1 for every T
+        is_larger = p > best[i]
+        best[i] = p if is_larger else best[i]
+        label[i] = c32 if is_larger else label[i]
+        entropy[i] -= p * _log2(p)
+        squares[i] += p * p
+        most[i] = max(most[i], votes[c, i])
+
+
+@_inner
+def _finish(
+    probs: Any, votes: Any, lines: Any, total: Any, per_bit: Any, best: Any, label: Any,
+    entropy: Any, squares: Any, most: Any,
 ) -> None:
     """
-    Add a chunk of passes to the sums of some output rows.
+    Turn sums into values of the maps, in place.
+
+    The lines become total variance, aleatoric and mutual information, `squares` the variation
+    ratio. NaN goes everywhere.
+
+    """
+    for i in range(best.size):
+        best[i] = -_ONE
+        label[i] = 0
+        most[i] = 0
+        entropy[i] = _ZERO
+        squares[i] = _ZERO
+    for c in range(probs.shape[0]):
+        _mean_of_class(probs, votes, c, total, best, label, entropy, squares, most)
+    for i in range(best.size):
+        # Zero, or NaN where a pass was: the votes and the largest mean do not know of it.
+        broken = entropy[i] * _ZERO
+        within = (lines[1, i] + _log2(lines[2, i])) / total * per_bit
+        all_of_it = entropy[i] * per_bit
+        difference = all_of_it - within
+        variance = lines[0, i] / total - squares[i]
+        best[i] += broken
+        entropy[i] = all_of_it
+        lines[0, i] = _ZERO if variance < _ZERO else variance
+        lines[1, i] = within
+        lines[2, i] = _ZERO if difference < _ZERO else difference
+        squares[i] = (total - np.float32(most[i])) / total + broken
+
+
+@_inner
+def _write_row(
+    labels: Any, maps: Any, y: Any, start: Any, phase: Any, num_phases: Any, label: Any,
+    best: Any, entropy: Any, ratio: Any, lines: Any,
+) -> None:
+    """Put the slots of one row of a phase where they belong in a row of the image."""
+    for i in range(labels.shape[1] // num_phases):
+        x, j = i * num_phases + phase, start + i
+        labels[y, x] = label[j]
+        maps[0, y, x] = best[j]
+        maps[1, y, x] = entropy[j]
+        maps[2, y, x] = lines[2, j]
+        maps[3, y, x] = ratio[j]
+        maps[4, y, x] = lines[0, j]
+        maps[5, y, x] = lines[1, j]
+
+
+def reduce_tiles(
+    logits: Any, scale: Any, rows: Any, columns: Any, sums: Any, is_first: Any,
+    is_first_of_group: Any, labels: Any, maps: Any, total: Any, per_bit: Any, tile_first: Any,
+    tile_stop: Any,
+) -> None:
+    """
+    Add a chunk of passes to some tiles; store the sums, or turn them into maps.
 
     Parameters
     ----------
     logits : ndarray of float32, shape (Tc, C, hl, wl)
-        A chunk.
+        A chunk; may hold no pass.
     scale : float32
         log2(e) / temperature.
     rows, columns : Rows, Columns
         Where an output pixel comes from.
     sums : Sums
-        Changed in rows y_first to y_stop.
-    block : int
-        Slots that are worked on at once, few enough to stay in the first-level cache.
+        Read unless this is the first chunk, written unless it is the last.
     is_first, is_first_of_group : bool
         Whether the votes, and the other sums, begin at nothing.
-    y_first, y_stop : int
-        The rows.
-
-    """
-    passes, num_classes, _, num_low = logits.shape
-    width = sums.squares.shape[1]
-    low = np.empty((passes, num_classes, num_low + 2), np.float32)
-    z = np.empty((num_classes, block), np.float32)
-    probs = np.empty((num_classes, block), np.float32)
-    votes = np.empty((num_classes, block), np.int32)
-    lines = np.empty((6, block), np.float32)  # squares, entropy, norms; best, norm, tilt
-    winner = np.empty(block, np.int32)
-    for y in range(y_first, y_stop):
-        for t in range(passes):
-            for c in range(num_classes):
-                _mix_rows(logits[t, c, rows.upper[y]], logits[t, c, rows.lower[y]],
-                          rows.weights[y], scale, low[t, c])
-        for base in range(0, width, block):
-            n = min(block, width - base)
-            _load(sums, y, base, n, probs, votes, lines)
-            if is_first:
-                votes[:] = 0
-            if is_first_of_group:
-                probs[:] = _ZERO
-                lines[:2] = _ZERO
-                lines[2] = _ONE
-            best, norm, tilt, won = lines[3, :n], lines[4, :n], lines[5, :n], winner[:n]
-            for t in range(passes):
-                for c in range(num_classes):
-                    _mix_columns(low[t, c], columns, base, z[c, :n])
-                    _take_max(z[c, :n], c, best, won)
-                norm[:] = _ZERO
-                tilt[:] = _ZERO
-                for c in range(num_classes):
-                    _exponentiate(z[c, :n], best, norm, tilt)
-                _add_norm(norm, tilt, lines[1, :n], lines[2, :n])
-                for c in range(num_classes):
-                    _add_class(z[c, :n], norm, won, c, probs[c, :n], votes[c, :n], lines[0, :n])
-            _store(sums, y, base, n, probs, votes, lines)
-
-
-@_inner
-def _spread(slots: Any, num_phases: Any, out: Any) -> None:
-    """Put slots back into the order of columns."""
-    if num_phases == 0:
-        _copy(slots, out)
-        return
-    num_low = slots.size // num_phases
-    for phase in range(num_phases):
-        part = slots[phase * num_low:(phase + 1) * num_low]
-        for i in range(num_low):
-            out[i * num_phases + phase] = part[i]
-
-
-@_inner
-def _mean_of_class(
-    sums: Any, passes: Any, c: Any, best: Any, winner: Any, entropy: Any, squares: Any,
-    most: Any, votes: Any,
-) -> None:
-    """Take one class of a row into largest mean, entropy, sum of squares and most votes."""
-    c32 = np.int32(c)
-    for i in range(sums.size):
-        p = sums[i] / passes  # not times 1 / T: a certain class is 1 for every T
-        is_larger = p > best[i]
-        best[i] = p if is_larger else best[i]
-        winner[i] = c32 if is_larger else winner[i]
-        entropy[i] -= p * _log2(p)
-        squares[i] += p * p
-        most[i] = max(most[i], np.float32(votes[i]))
-
-
-def finish_rows(
-    sums: Any, num_phases: Any, passes: Any, per_bit: Any, maps: Any, y_first: Any, y_stop: Any
-) -> None:
-    """
-    Turn sums into maps.
-
-    Parameters
-    ----------
-    sums : Sums
-        Of all passes.
-    num_phases : int
-        How slots are ordered; 0 as columns.
-    passes : float32
-        T.
+    labels : ndarray of uint8, shape (h, w)
+        The label map, written if this is the last chunk.
+    maps : ndarray of float32, shape (6, h, w)
+        The other maps in the order of `UncertaintyMaps`; likewise.
+    total : float32
+        T if this is the last chunk, else 0.
     per_bit : float32
         1 / log2(C).
-    maps : Maps
-        Written in rows y_first to y_stop.
-    y_first, y_stop : int
-        The rows.
+    tile_first, tile_stop : int
+        The tiles.
 
     """
-    _, num_classes, width = sums.probs.shape
-    best = np.empty(width, np.float32)
-    winner = np.empty(width, np.int32)
-    most = np.empty(width, np.float32)
-    entropy = np.empty(width, np.float32)
-    squares = np.empty(width, np.float32)
-    within = np.empty(width, np.float32)
-    for y in range(y_first, y_stop):
-        best[:] = -_ONE
-        winner[:] = 0
-        most[:] = _ZERO
-        entropy[:] = _ZERO
-        squares[:] = _ZERO
-        for c in range(num_classes):
-            _mean_of_class(sums.probs[y, c], passes, c, best, winner, entropy, squares, most,
-                           sums.votes[y, c])
-        _finish_row(sums.squares[y], sums.entropy[y], sums.norms[y], passes, per_bit, best,
-                    entropy, squares, most, within)
-        _spread(winner, num_phases, maps.label[y])
-        _spread(best, num_phases, maps.confidence[y])
-        _spread(entropy, num_phases, maps.entropy[y])
-        _spread(within, num_phases, maps.aleatoric[y])
-        _spread(squares, num_phases, maps.total_variance[y])
-        _spread(most, num_phases, maps.variation_ratio[y])
-        for x in range(width):
-            mutual = maps.entropy[y, x] - maps.aleatoric[y, x]
-            maps.mutual_information[y, x] = _ZERO if mutual < _ZERO else mutual
+    upper, lower, row_shares = rows
+    offsets, column_shares, left, right, weights = columns
+    sum_probs, sum_votes, sum_lines = sums
+    passes, num_classes, _, num_low = logits.shape
+    num_tiles, num_phases, _, n = sum_probs.shape
+    height, width = labels.shape
+    tile_rows = upper.size // num_tiles
+    stride = width // num_phases
+    # Rows that are an odd number of cache lines apart do not push each other out of the cache.
+    pitch = n + 16
+    low = np.zeros((passes, num_classes, max(n, tile_rows * num_low) + 16), np.float32)
+    num_even = num_classes + num_classes % 2
+    z = np.full((num_even, pitch), -_INF, np.float32)  # of a class too many exp is 0
+    e = np.empty((_PASSES, num_even, pitch), np.float32)
+    inverses = np.empty((_PASSES, pitch), np.float32)
+    winners = np.empty((_PASSES, pitch), np.int32)
+    probs = np.empty((num_classes, pitch), np.float32)
+    votes = np.empty((num_classes, pitch), np.int32)
+    lines = np.empty((3, pitch), np.float32)
+    best = np.empty(n, np.float32)
+    norm = np.empty(n, np.float32)
+    tilt = np.empty(n, np.float32)
+    squares = np.empty(n, np.float32)
+    label = np.empty(n, np.int32)
+    most = np.empty(n, np.int32)
+    for tile in range(tile_first, tile_stop):
+        _mix_tile(logits, scale, upper, lower, row_shares, tile * tile_rows, tile_rows, low)
+        for phase in range(num_phases):
+            _load(sum_probs, sum_votes, sum_lines, tile, phase, is_first, is_first_of_group, n,
+                  probs, votes, lines)
+            for t in range(passes):
+                k = t % _PASSES
+                if offsets.size > 0:
+                    _shift_columns(low, t, offsets[phase], column_shares[phase], num_low,
+                                   tile_rows, n, z)
+                else:
+                    _look_up_columns(low, t, left, right, weights, n, z)
+                _softmax(z, best, norm, tilt, squares, k, winners, e, inverses, lines)
+                if k == _PASSES - 1:
+                    for c in range(num_classes):
+                        _add_passes(e, inverses, winners, c, n, probs, votes)
+            for k in range(passes % _PASSES):
+                for c in range(num_classes):
+                    _add_pass(e, inverses, winners, k, c, n, probs, votes)
+            if total == _ZERO:
+                _store(sum_probs, sum_votes, sum_lines, tile, phase, n, probs, votes, lines)
+                continue
+            _finish(probs, votes, lines, total, per_bit, best, label, norm, squares, most)
+            for r in range(min(tile_rows, height - tile * tile_rows)):
+                _write_row(labels, maps, tile * tile_rows + r, r * stride, phase, num_phases,
+                           label, best, norm, squares, lines)
 
 
-@_inner
-def _finish_row(
-    square_sum: Any, entropy_sum: Any, norms: Any, passes: Any, per_bit: Any, best: Any,
-    entropy: Any, squares: Any, most: Any, within: Any,
-) -> None:
-    """Bring entropies to 0..1, squares to a variance and votes to a ratio; NaN goes everywhere."""
-    for i in range(best.size):
-        # Zero, or NaN where a pass was: the votes and the largest mean do not know of it.
-        broken = entropy[i] * _ZERO
-        best[i] += broken
-        within[i] = (entropy_sum[i] + _log2(norms[i])) / passes * per_bit
-        entropy[i] *= per_bit
-        variance = square_sum[i] / passes - squares[i]
-        squares[i] = _ZERO if variance < _ZERO else variance
-        most[i] = (passes - most[i]) / passes + broken
-
-
-class Kernels(NamedTuple):
-    """The two entry points, compiled."""
-
-    accumulate_rows: Any
-    finish_rows: Any
-
-
-def compile_kernels(is_cached: bool) -> Kernels:
-    """Return dispatchers that release the interpreter's lock; they compile on their first call."""
-    jit = numba.njit(nogil=True, fastmath=_FAST, cache=is_cached)
-    return Kernels(jit(accumulate_rows), jit(finish_rows))
+def compile_kernel(is_cached: bool) -> Any:
+    """Return `reduce_tiles`, releasing the interpreter's lock; it compiles on its first call."""
+    return numba.njit(nogil=True, cache=is_cached, **_OPTIONS)(reduce_tiles)
