@@ -134,8 +134,9 @@ class OnnxRuntimeBackend:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        # Threads that spin after their work take the cores from the reduction that follows.
-        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+        # Between operators spinning saves waking the threads (trunk 14 -> 11 ms on two); after the
+        # last it would take the cores from the reduction (5.5 -> 9 ms).
+        options.add_session_config_entry('session.force_spinning_stop', '1')
         try:
             return self._ort.InferenceSession(
                 str(path), options, providers=['CPUExecutionProvider']
