@@ -21,8 +21,8 @@ import pytest
 from uncertainty_seg.core.calibration import Calibration
 from uncertainty_seg.core.model_card import DropoutSite, InputSpec, ModelCard
 from uncertainty_seg.storage.model_bundle import (
-    graphs_digest,
     load_bundle,
+    model_digest,
     write_bundle,
     write_calibration,
 )
@@ -90,7 +90,7 @@ def make_tiny_bundle(folder: Path, calibrated: bool = True) -> Path:
                   'mutual_information.worst_window': 0.8}
         write_calibration(load_bundle(str(folder)), Calibration(
             TINY_PASSES, 0, 'fixed', 'fp32', 1.0, limits, limits, ('entropy.mean',), 0.95, 10, 10,
-            graphs_digest(card), 'none'))
+            model_digest(card), 'none'))
     return folder
 
 

@@ -45,6 +45,7 @@ def test_no_frames_make_no_threshold() -> None:
     ({'gate_scores': ('entropy.top',)}, 'have no threshold'),
     ({'thresholds': {'entropy.mean': float('nan')}}, 'out of range'),
     ({'thresholds': {'entropy.mean': 0.0}}, 'out of range'),
+    ({'thresholds': {'entropy.mean': 1.0}}, 'out of range'),
     ({'temperature': float('nan')}, 'out of range'),
 ])
 def test_limits_that_cannot_judge_are_refused(change: dict[str, object], words: str) -> None:

@@ -175,6 +175,35 @@ def test_a_stricter_scale_takes_effect_at_once_and_a_bad_score_changes_nothing(
     assert list(pipeline.thresholds) == ['entropy.top']
 
 
+def test_a_scale_that_would_lift_a_limit_out_of_reach_is_refused_and_changes_nothing(
+    tiny_bundle: Path
+) -> None:
+    pipeline = open_tiny(tiny_bundle)
+    with pytest.raises(ConfigError, match='the flag would never fall'):
+        pipeline.reconfigure(settings_from_dict({'gate.threshold_scale': 2.0}))
+    assert pipeline.thresholds == {'entropy.mean': pytest.approx(0.7)}
+
+
+def test_a_frame_in_work_while_the_gate_changes_is_judged_by_the_new_limits(
+    tiny_bundle: Path
+) -> None:
+    pipeline = open_tiny(tiny_bundle)
+    assert last(pipeline, BLUE).verdict.is_confident
+    strict = dataclasses.replace(EASY, gate=dataclasses.replace(EASY.gate, threshold_scale=0.01))
+    old = pipeline._gate
+    assert old is not None
+    update = old.update
+
+    def update_while_the_gate_changes(scores):  # type: ignore[no-untyped-def]
+        pipeline.reconfigure(strict)
+        return update(scores)
+
+    old.update = update_while_the_gate_changes  # type: ignore[method-assign]
+    verdict = pipeline.process(BLUE, 9).verdict
+    assert not verdict.is_confident
+    assert verdict.reasons[0].endswith('over 0.007')
+
+
 def test_a_gate_score_without_a_threshold_is_refused(tiny_bundle: Path) -> None:
     bundle = load_bundle(str(tiny_bundle))
     assert bundle.calibration is not None

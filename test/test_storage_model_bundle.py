@@ -107,8 +107,39 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
 def test_a_calibration_made_for_other_graphs_is_refused(tiny_bundle: Path) -> None:
     bundle = load_bundle(str(tiny_bundle))
     assert bundle.calibration is not None
-    write_calibration(bundle, dataclasses.replace(bundle.calibration, graphs_sha256='0' * 64))
-    with pytest.raises(CalibrationError, match='was made for graphs 000000000000'):
+    write_calibration(bundle, dataclasses.replace(bundle.calibration, model_sha256='0' * 64))
+    with pytest.raises(CalibrationError, match='was made for the model 000000000000'):
+        load_bundle(str(tiny_bundle))
+
+
+@pytest.mark.parametrize('change', [
+    {'thresholds': {'entropy.mean': 0.99}}, {'temperature': 9.0}, {'passes': 4}])
+def test_a_calibration_changed_by_hand_is_refused(
+    tiny_bundle: Path, change: dict[str, object]
+) -> None:
+    path = tiny_bundle / 'calibration.json'
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(CalibrationError, match='was changed after it was written'):
+        load_bundle(str(tiny_bundle))
+
+
+@pytest.mark.parametrize('change', [
+    {'dropout_sites': [{'name': 'drop', 'shape': [3, 1, 1], 'p': 0.001}]},
+    {'class_names': ['blue', 'red', 'green']},
+])
+def test_a_card_changed_by_hand_no_longer_fits_its_calibration(
+    tiny_bundle: Path, change: dict[str, object]
+) -> None:
+    path = tiny_bundle / 'card.json'
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(CalibrationError, match='what .tiny. is by its card'):
+        load_bundle(str(tiny_bundle))
+
+
+@pytest.mark.parametrize('name', ['card.json', 'calibration.json'])
+def test_bytes_that_are_no_text_are_refused_in_words(tiny_bundle: Path, name: str) -> None:
+    (tiny_bundle / name).write_bytes(b'{"schema": \xff\xfe 1}')
+    with pytest.raises(ModelBundleError, match=f'{name} cannot be read'):
         load_bundle(str(tiny_bundle))
 
 

@@ -21,6 +21,8 @@ from uncertainty_seg.errors import ShapeError
 SCORED_MAPS = ('entropy', 'mutual_information')
 TOP_SHARE = 0.05
 WINDOW_SHARE = 0.15
+# Every scored map is normalised, so that a limit of 1 or more would judge nothing.
+HIGHEST_SCORE = 1.0
 
 
 def mean_score(values: FloatMap) -> float:

@@ -12,14 +12,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 import dataclasses
 from dataclasses import dataclass
+import hashlib
 import json
 import math
 
 import numpy as np
 
+from uncertainty_seg.core.aggregate import HIGHEST_SCORE
 from uncertainty_seg.errors import CalibrationError
 
 _FIX = 'calibrate the bundle again'
+_DIGEST = 'sha256'
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,8 @@ class Calibration:
         Share of validation frames at or below each limit.
     num_train, num_val : int
         Frames the limits come from.
-    graphs_sha256, data_sha256 : str
-        Digest over the graphs, and over the scores' source images.
+    model_sha256, data_sha256 : str
+        Digest over the graphs and what the card says of them, and over the validation images.
 
     """
 
@@ -59,7 +62,7 @@ class Calibration:
     quantile: float
     num_train: int
     num_val: int
-    graphs_sha256: str
+    model_sha256: str
     data_sha256: str
 
     def __post_init__(self) -> None:
@@ -69,26 +72,27 @@ class Calibration:
         missing = [name for name in self.gate_scores if name not in self.thresholds]
         if missing:
             raise CalibrationError(f'gate scores {missing} have no threshold', 'limits', _FIX)
-        bad = [k for k, v in self.thresholds.items() if not (math.isfinite(v) and v > 0)]
+        bad = [k for k, v in self.thresholds.items() if not 0 < v < HIGHEST_SCORE]
         if bad or not 0 < self.temperature < 100:
             raise CalibrationError(
                 f'thresholds of {bad} or temperature {self.temperature} are out of range',
-                'finite numbers above 0', _FIX,
+                'thresholds between 0 and 1, which no score exceeds', _FIX,
             )
 
 
 def calibration_to_json(calibration: Calibration) -> str:
-    """Write a calibration as indented JSON."""
-    return json.dumps(dataclasses.asdict(calibration), indent=2) + '\n'
+    """Write a calibration as indented JSON, with a digest over the rest of it."""
+    facts = dataclasses.asdict(calibration)
+    return json.dumps({**facts, _DIGEST: _digest(facts)}, indent=2) + '\n'
 
 
-def calibration_from_json(text: str) -> Calibration:
+def calibration_from_json(text: str | bytes) -> Calibration:
     """
     Read a calibration.
 
     Parameters
     ----------
-    text : str
+    text : str or bytes
         JSON as `calibration_to_json` writes it.
 
     Returns
@@ -99,16 +103,26 @@ def calibration_from_json(text: str) -> Calibration:
     Raises
     ------
     CalibrationError
-        If the text is no JSON or lacks a key.
+        If the text is no JSON, lacks a key, or was changed after it was written.
 
     """
     try:
         raw = json.loads(text)
+        if raw.pop(_DIGEST) != _digest(raw):
+            raise CalibrationError(
+                'calibration.json was changed after it was written', 'what calibrate wrote',
+                'restore the file, or calibrate the bundle again',
+            )
         return Calibration(**{**raw, 'gate_scores': tuple(raw['gate_scores'])})
-    except (ValueError, TypeError, KeyError) as err:
+    except (ValueError, TypeError, KeyError, AttributeError) as err:
         raise CalibrationError(
             f'calibration.json cannot be read ({err})', 'what calibrate wrote', _FIX
         ) from err
+
+
+def _digest(facts: Mapping[str, object]) -> str:
+    canonical = json.dumps(facts, sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def fit_thresholds(

@@ -162,13 +162,13 @@ def card_to_json(card: ModelCard) -> str:
     return json.dumps(dataclasses.asdict(card), indent=2) + '\n'
 
 
-def card_from_json(text: str) -> ModelCard:
+def card_from_json(text: str | bytes) -> ModelCard:
     """
     Read a card.
 
     Parameters
     ----------
-    text : str
+    text : str or bytes
         JSON as `card_to_json` writes it.
 
     Returns

@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.core.aggregate import frame_scores
+from uncertainty_seg.core.aggregate import frame_scores, HIGHEST_SCORE
 from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap, require_shape
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import Calibration
@@ -248,15 +248,24 @@ class Pipeline:
 
         """
         result = self.measure(image_bgr, stamp_ns)
-        verdict = self._gate.update(result.scores) if self._gate else _uncalibrated()
+        verdict = self._judge(result.scores)
         return FrameResult(
             result.stamp_ns, result.geometry, result.maps, result.scores, verdict,
             result.timings_ms, result.passes,
         )
 
+    def _judge(self, scores: Mapping[str, float]) -> Verdict:
+        while True:
+            gate = self._gate
+            verdict = gate.update(scores) if gate else _uncalibrated()
+            # A gate that was replaced meanwhile judged by limits that no longer hold.
+            if gate is self._gate:
+                return verdict
+
     def fault(self, reason: str) -> Verdict:
         """Make the flag fall for something that is not a score."""
-        return self._gate.fault(reason) if self._gate else _uncalibrated()
+        gate = self._gate
+        return gate.fault(reason) if gate else _uncalibrated()
 
     def reconfigure(self, settings: Settings) -> None:
         """
@@ -317,7 +326,15 @@ class Pipeline:
                 'calibrate the bundle again to have a threshold for it',
             )
         scale = settings.gate.threshold_scale
-        return Gate(settings.gate, {n: calibration.thresholds[n] * scale for n in names})
+        limits = {name: calibration.thresholds[name] * scale for name in names}
+        for name, limit in limits.items():
+            if limit >= HIGHEST_SCORE:
+                raise ConfigError(
+                    f'gate.threshold_scale {scale:g} makes the limit of {name} {limit:.3g}',
+                    f'below {HIGHEST_SCORE:g}, which no score exceeds',
+                    'the flag would never fall: take a smaller scale',
+                )
+        return Gate(settings.gate, limits)
 
 
 def _uncalibrated() -> Verdict:

@@ -123,7 +123,7 @@ def load_bundle(name_or_path: str) -> ModelBundle:
 
     """
     folder = find_bundle(name_or_path)
-    card = card_from_json((folder / CARD_FILE).read_text())
+    card = card_from_json((folder / CARD_FILE).read_bytes())
     for name in (TRUNK_FILE, HEAD_FILE):
         if name not in card.sha256:
             raise ModelBundleError(f'card of {card.name!r} has no sha256 of {name}', fix=_COMPILE)
@@ -134,10 +134,11 @@ def load_bundle(name_or_path: str) -> ModelBundle:
     return ModelBundle(folder, card, _read_calibration(folder, card))
 
 
-def graphs_digest(card: ModelCard) -> str:
-    """Return one digest over the digests of all files of a card."""
-    lines = ''.join(f'{name} {card.sha256[name]}\n' for name in sorted(card.sha256))
-    return hashlib.sha256(lines.encode()).hexdigest()
+def model_digest(card: ModelCard) -> str:
+    """Return one digest over the graphs of a card and all it says that moves a score."""
+    files = [f'{name} {card.sha256[name]}' for name in sorted(card.sha256)]
+    says = (card.method, card.class_names, card.input, card.dropout_sites, card.logits_shape)
+    return hashlib.sha256('\n'.join([*files, repr(says)]).encode()).hexdigest()
 
 
 def write_bundle(folder: Path, card: ModelCard, files: Mapping[str, bytes]) -> ModelCard:
@@ -229,11 +230,11 @@ def _read_calibration(folder: Path, card: ModelCard) -> Calibration | None:
     path = folder / CALIBRATION_FILE
     if not path.is_file():
         return None
-    calibration = calibration_from_json(path.read_text())
-    if calibration.graphs_sha256 != graphs_digest(card):
+    calibration = calibration_from_json(path.read_bytes())
+    if calibration.model_sha256 != model_digest(card):
         raise CalibrationError(
-            f'{path} was made for graphs {calibration.graphs_sha256[:12]}',
-            f'{graphs_digest(card)[:12]}, the graphs of {card.name!r}',
-            'calibrate the bundle again',
+            f'{path} was made for the model {calibration.model_sha256[:12]}',
+            f'{model_digest(card)[:12]}, what {card.name!r} is by its card',
+            'restore the card, or calibrate the bundle again',
         )
     return calibration

@@ -52,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
     from uncertainty_seg.core.pipeline import PRECISION
     from uncertainty_seg.storage.labelled_folder import load_folder
     from uncertainty_seg.storage.model_bundle import (
-        graphs_digest,
         load_bundle,
+        model_digest,
         update_metrics,
         write_calibration,
     )
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         train_thresholds=fit_thresholds([f.scores for f in seen.frames], args.quantile),
         gate_scores=tuple(args.scores), quantile=args.quantile, num_train=len(spread),
         num_val=len(pairs),
-        graphs_sha256=graphs_digest(bundle.card), data_sha256=data_digest(validation),
+        model_sha256=model_digest(bundle.card), data_sha256=data_digest(validation),
     )
     write_calibration(bundle, calibration)
     metrics = {
