@@ -30,6 +30,14 @@ step() {  # step TEXT: announce the next step
   printf '[%d/%d] %s\n' "$step_now" "$step_count" "$*"
 }
 
+show_help() {  # show_help ARGUMENT...: if one asks for help, print the script's own header and end
+  case " $* " in
+    *' -h '* | *' --help '*)
+      sed -n '/^# SPDX/d;/^# Copyright/d;/^#!/d;/^[^#]/q;s/^# \{0,1\}//p' "$0"
+      exit 0 ;;
+  esac
+}
+
 note() { printf '      %s\n' "$*"; }
 
 die() {  # die WHAT FIX: one sentence of each, then stop

@@ -1,6 +1,7 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """What the shipped `suim` bundle is worth on real photographs, measured through the pipeline."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -44,6 +45,8 @@ def test_entropy_ranks_wrong_pixels_above_right_ones(found: Evaluation) -> None:
 def test_the_card_states_what_is_measured(found: Evaluation) -> None:
     metrics = load_bundle('suim').card.metrics
     assert metrics['val_mean_iou'] == pytest.approx(found.mean_iou, abs=0.003)
+    # The card's is measured on halves, each at the temperature of the other: it is the larger.
+    assert found.ece <= metrics['val_ece'] + 0.005
     assert metrics['val_error_auroc_entropy'] == pytest.approx(
         found.error_auroc['entropy'], abs=0.003)
 
@@ -53,13 +56,18 @@ def test_most_validation_frames_and_less_of_the_turbid_ones_are_within_the_thres
 ) -> None:
     turbid = [cv2.imread(str(p)) for p in sorted((shared_data / 'ood_dev').rglob('*.jpg'))]
     scores = [suim.measure(image, 0).scores for image in turbid]
+    limits = suim.thresholds
+
+    def accepted(frames: list[Mapping[str, float]]) -> float:
+        return float(np.mean([all(f[n] <= limit for n, limit in limits.items()) for f in frames]))
+
+    known = [frame.scores for frame in found.frames]
+    # 98 % by each score; what all of them let through together is measured.
+    assert accepted(known) >= 0.90
+    assert accepted(scores) <= accepted(known) - 0.02
     name = 'mutual_information.mean'
-    known = np.array([frame.scores[name] for frame in found.frames])
     strange = np.array([score[name] for score in scores])
-    assert auroc(strange, known) > 0.65
-    for score, limit in suim.thresholds.items():
-        passing = np.mean([frame.scores[score] <= limit for frame in found.frames])
-        assert passing >= 0.97, score
+    assert auroc(strange, np.array([frame[name] for frame in known])) > 0.65
 
 
 def test_street_scenes_are_more_uncertain_than_the_sea(

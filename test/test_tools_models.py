@@ -1,6 +1,7 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The verbs that make a model: compile, calibrate, make-scenes, through the command line."""
 
+from collections.abc import Callable
 import json
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import onnx
 import pytest
 from test_graph_passes import net
 
-from uncertainty_seg.storage.labelled_folder import load_folder
+from uncertainty_seg.errors import DatasetError
+from uncertainty_seg.storage.labelled_folder import load_folder, read_classes
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.tools.main import main
 
@@ -97,6 +99,36 @@ def test_compile_says_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(arguments) == 1
     assert 'the network has no dropout' in capsys.readouterr().err
     assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('change, words', [
+    ({'classes': [{'id': 0, 'name': 'a', 'rgb': [0, 0, 0]}, {'id': 5, 'name': 'b',
+                                                             'rgb': [1, 1, 1]}]}, r'ids \[0, 5\]'),
+    ({'classes': [{'id': 0, 'name': 'a'}]}, 'another form'),
+    ({'classes': CLASSES['classes'], 'ignore_index': 1}, 'ignore_index 1'),
+])
+def test_a_table_of_classes_that_would_shift_the_mask_is_refused(
+    tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    (tmp_path / 'classes.json').write_text(json.dumps(change))
+    with pytest.raises(DatasetError, match=words):
+        read_classes(tmp_path / 'classes.json')
+
+
+@pytest.mark.parametrize('break_it, words', [
+    (lambda p: (p / 'masks' / '3.png').unlink(), "'3' in .* is missing or unreadable"),
+    (lambda p: (p / 'splits.json').write_text('{"train": []}'), 'is empty'),
+    (lambda p: (p / 'splits.json').write_text('{"train"'), 'is no JSON'),
+    (lambda p: (p / 'splits.json').write_text('{"val": ["1"]}'), "split 'train' is not in"),
+    (lambda p: (p / 'classes.json').unlink(), r'classes\.json is missing'),
+    (lambda p: cv2.imwrite(str(p / 'masks' / '3.png'), np.zeros((5, 5), np.uint8)), r'\(5, 5\)'),
+])
+def test_a_damaged_folder_of_images_is_refused_in_words(
+    folder: Path, break_it: Callable[[Path], object], words: str
+) -> None:
+    break_it(folder)
+    with pytest.raises(DatasetError, match=words):
+        load_folder(folder, 'train')
 
 
 def test_make_scenes_writes_a_folder_that_can_be_trained_on(tmp_path: Path) -> None:

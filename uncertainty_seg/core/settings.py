@@ -2,9 +2,9 @@
 """
 Every setting of the package, with its meaning, unit and range: the one source.
 
-The node's parameters, config/uncertainty_seg.yaml and the README's table are made from these
-classes. What a field accepts is checked by `core.parameters`; what two fields must agree on is
-checked here.
+The node's parameters, config/uncertainty_seg.yaml and the table in docs/ros_interface.md are
+made from these classes. What a field accepts is checked by `core.parameters`; what two fields
+must agree on is checked here.
 
 """
 

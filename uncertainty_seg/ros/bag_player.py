@@ -32,6 +32,7 @@ from uncertainty_seg.storage.bag_messages import IMAGE_TYPE, typestore
 from uncertainty_seg.storage.bags import BadMessage, BagReader
 
 LINGER_S = 0.5
+MATCH_S = 0.5
 
 
 class BagPlayer:
@@ -76,6 +77,8 @@ class BagPlayer:
                     'a node that is active', 'start the node, or remap image to its topic',
                 )
             self._pause.wait(0.05)
+        # We see the subscriber before it sees us; until it does, a frame would be lost.
+        self._pause.wait(MATCH_S)
 
     def play(self, bag: BagReader, topic: str) -> None:
         """Publish every image of a topic once, at the time it is due."""

@@ -61,6 +61,68 @@ class LabelledFolder:
         return np.stack(rows).astype(np.int64)
 
 
+@dataclass(frozen=True)
+class ClassTable:
+    """
+    What classes.json says.
+
+    Attributes
+    ----------
+    names : tuple of str
+        C names, in the order of the ids 0..C-1.
+    palette : tuple of (int, int, int)
+        RGB colours.
+    ignore_index : int
+        At least C; 255 if the file names none.
+
+    """
+
+    names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    ignore_index: int
+
+
+def read_classes(path: Path) -> ClassTable:
+    """
+    Read a table of classes.
+
+    Parameters
+    ----------
+    path : Path
+        ``{"classes": [{"id": 0, "name": "seabed", "rgb": [0, 0, 0]}, ...], "ignore_index": 255}``
+
+    Returns
+    -------
+    ClassTable
+        With ids that leave none out.
+
+    Raises
+    ------
+    DatasetError
+        If the file is missing, has another form, or its ids are not 0..C-1.
+
+    """
+    raw = _read_json(path)
+    try:
+        entries = sorted(raw['classes'], key=lambda entry: int(entry['id']))
+        colors = [tuple(int(v) for v in entry['rgb']) for entry in entries]
+        palette = tuple((r, g, b) for r, g, b in colors)
+        ids = [int(entry['id']) for entry in entries]
+        names = tuple(str(entry['name']) for entry in entries)
+        ignore_index = int(raw.get('ignore_index', 255))
+    except (KeyError, TypeError, ValueError) as err:
+        raise DatasetError(
+            f'{path} has another form ({err!r})',
+            '{"classes": [{"id": 0, "name": "seabed", "rgb": [0, 0, 0]}, ...]}',
+        ) from err
+    if ids != list(range(len(ids))) or ignore_index < len(ids):
+        raise DatasetError(
+            f'{path} has the ids {ids} and ignore_index {ignore_index}',
+            f'ids from 0 to {len(ids) - 1} and an ignore_index above them',
+        )
+    return ClassTable(names, palette, ignore_index)
+
+
 def load_folder(folder: Path, split: str) -> LabelledFolder:
     """
     Read one split of a labelled folder.
@@ -83,7 +145,6 @@ def load_folder(folder: Path, split: str) -> LabelledFolder:
         If a file is missing, unreadable, or image and mask differ in size.
 
     """
-    classes = _read_json(folder / 'classes.json')
     splits = _read_json(folder / 'splits.json')
     if split not in splits:
         raise DatasetError(
@@ -93,14 +154,12 @@ def load_folder(folder: Path, split: str) -> LabelledFolder:
     if not stems:
         raise DatasetError(f'split {split!r} of {folder} is empty', 'at least one image')
     pairs = [_read_pair(folder, stem) for stem in stems]
-    entries = sorted(classes['classes'], key=lambda entry: entry['id'])
+    table = read_classes(folder / 'classes.json')
     return LabelledFolder(
         images=[image for image, _ in pairs],
         masks=[mask for _, mask in pairs],
         stems=stems,
-        class_names=tuple(entry['name'] for entry in entries),
-        palette=tuple((int(r), int(g), int(b)) for r, g, b in (e['rgb'] for e in entries)),
-        ignore_index=int(classes['ignore_index']),
+        class_names=table.names, palette=table.palette, ignore_index=table.ignore_index,
     )
 
 

@@ -31,7 +31,11 @@ from uncertainty_seg.core.calibration import (
     calibration_to_json,
 )
 from uncertainty_seg.core.model_card import card_from_json, card_to_json, ModelCard
-from uncertainty_seg.errors import CalibrationError, ModelBundleError
+from uncertainty_seg.errors import (
+    BackendUnavailableError,
+    CalibrationError,
+    ModelBundleError,
+)
 
 # Runtimes drop or reseed these without a word; dropout must come in as a mask.
 RANDOM_OPS = frozenset({
@@ -212,8 +216,13 @@ def _check_file(folder: Path, name: str, digest: str) -> None:
 
 
 def _check_ops(path: Path) -> None:
-    import onnx
-
+    try:
+        import onnx
+    except ImportError as err:
+        raise BackendUnavailableError(
+            f'onnx cannot be imported ({err})', 'it, to check the graphs of a bundle',
+            'pip install onnx (scripts/requirements/runtime.txt lists all that is needed)',
+        ) from err
     try:
         graph = onnx.load(str(path), load_external_data=False).graph
     except Exception as err:  # protobuf's own error class has moved between versions

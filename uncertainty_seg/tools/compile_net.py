@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import argparse
 from importlib import import_module
-import json
 from pathlib import Path
 from typing import Any
 
-from uncertainty_seg.errors import ConfigError, DatasetError
+from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.tools.arguments import image_size, print_json, whole_number
 
 HELP = 'compile a network with dropout to a bundle'
@@ -45,17 +44,19 @@ def run(args: argparse.Namespace) -> int:
     from uncertainty_seg.core.model_card import InputSpec, ModelCard, SCHEMA_VERSION
     from uncertainty_seg.graph.compile import compile_graph
     from uncertainty_seg.graph.onnx_tools import OPSET
+    from uncertainty_seg.storage.labelled_folder import read_classes
     from uncertainty_seg.storage.model_bundle import write_bundle
 
     if min(args.std) <= 0:
         raise ConfigError(f'--std {args.std}', 'numbers above 0')
     width, height = args.input
     spec = InputSpec(width, height, args.fit, args.color_order, tuple(args.mean), tuple(args.std))
-    names, palette, ignore_index = _classes(args.classes)
+    classes = read_classes(args.classes)
     graphs = compile_graph(_network(args, spec), spec, is_half=not args.full_weights)
     card = ModelCard(
-        schema=SCHEMA_VERSION, name=args.out.name, method='mc_dropout', class_names=names,
-        palette=palette, ignore_index=ignore_index, input=spec, dropout_sites=graphs.sites,
+        schema=SCHEMA_VERSION, name=args.out.name, method='mc_dropout', class_names=classes.names,
+        palette=classes.palette, ignore_index=classes.ignore_index,
+        input=spec, dropout_sites=graphs.sites,
         passes=args.passes, opset=OPSET, logits_shape=graphs.logits_shape,
         training=args.training, license=args.license, not_good_for=args.not_good_for,
         metrics={}, sha256={},
@@ -64,19 +65,6 @@ def run(args: argparse.Namespace) -> int:
     print_json({'bundle': str(args.out), 'folded': list(graphs.folded), 'sites': [
         {'name': s.name, 'shape': s.shape, 'p': s.p} for s in graphs.sites]})
     return 0
-
-
-def _classes(path: Path) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...], int]:
-    try:
-        raw = json.loads(path.read_text())
-        entries = sorted(raw['classes'], key=lambda entry: entry['id'])
-        colors = [tuple(int(v) for v in entry['rgb']) for entry in entries]
-        palette = tuple((r, g, b) for r, g, b in colors)
-        return tuple(str(e['name']) for e in entries), palette, int(raw.get('ignore_index', 255))
-    except (OSError, ValueError, KeyError, TypeError) as err:
-        raise DatasetError(f'{path} cannot be read ({err!r})',
-                           '{"classes": [{"id": 0, "name": "seabed", "rgb": [0, 0, 0]}, ...]}'
-                           ) from err
 
 
 def _network(args: argparse.Namespace, spec: Any) -> Any:

@@ -77,6 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UncertaintySegError as err:
         print(f'uncertainty_seg {args.verb}: {err}', file=sys.stderr)
         return EXIT_MISUSE if isinstance(err, ConfigError) else EXIT_FAILED
+    except ModuleNotFoundError as err:
+        print(f'uncertainty_seg {args.verb}: {err.name} is not installed: '
+              f'pip install {err.name}.', file=sys.stderr)
+        return EXIT_FAILED
     except OSError as err:
         # A full disk or a folder without permission: the text of the system says which.
         print(f'uncertainty_seg {args.verb}: {err}', file=sys.stderr)
