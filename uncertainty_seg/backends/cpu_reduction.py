@@ -12,6 +12,7 @@ runtime.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Reduction:
     height, width : int
         h, w of the maps.
     threads : int
-        Upper bound of the threads that compute; the caller waits meanwhile.
+        Upper bound of the threads that compute, the caller's among them.
 
     Raises
     ------
@@ -78,7 +79,8 @@ class Reduction:
         self._kernel = load_kernel()
         self._shape = (num_classes, height, width)
         self._per_bit = np.float32(1 / math.log2(num_classes))
-        self._pool = ThreadPoolExecutor(threads, 'reduction') if threads > 1 else None
+        self._num_helpers = threads - 1
+        self._pool = ThreadPoolExecutor(threads - 1, 'reduction') if threads > 1 else None
         self._num_blocks = threads * _BLOCKS_A_THREAD if threads > 1 else 1
         self._group = min(_GROUP, int(_PRODUCT_BITS / math.log2(num_classes)))
         self._plan: _Plan | None = None
@@ -186,15 +188,22 @@ class Reduction:
 
     def _over_tiles(self, plan: _Plan, arguments: tuple[Any, ...]) -> None:
         """Run the kernel on all tiles, in blocks that the threads take as they come free."""
-        if self._pool is None:
-            self._kernel(*arguments, 0, plan.num_tiles)
-            return
-        edges = np.linspace(0, plan.num_tiles, min(plan.num_tiles, self._num_blocks) + 1)
-        bounds = [int(edge) for edge in edges]
-        tasks = [self._pool.submit(self._kernel, *arguments, first, stop)
-                 for first, stop in itertools.pairwise(bounds)]
-        for task in tasks:
-            task.result()
+        count = min(plan.num_tiles, self._num_blocks)
+        edges = [plan.num_tiles * index // count for index in range(count + 1)]
+        blocks = deque(itertools.pairwise(edges))
+
+        def work() -> None:
+            while True:
+                try:
+                    first, stop = blocks.popleft()
+                except IndexError:
+                    return
+                self._kernel(*arguments, first, stop)
+
+        helpers = [self._pool.submit(work) for _ in range(self._num_helpers)] if self._pool else []
+        work()
+        for helper in helpers:
+            helper.result()
 
     def _close_group(self, plan: _Plan) -> None:
         """Move the sums of a group, not its votes, to the sums of groups."""
