@@ -8,21 +8,25 @@ Three ways through the same architecture, interleaved round by round in one proc
   upsampled and made a softmax by torch, the maps in numpy. Random weights; time does not care.
 * ``one pass``: trunk, head, upsampling and argmax of the bundle as one graph in ONNX Runtime,
   dropout off: what is deployed without uncertainty.
-* ``ours``: the bundle's backend with T passes and all maps.
+* ``ours``: the bundle's backend with T passes and all maps; below it, its stages.
 
 Read the ratios of one run, not its milliseconds: they are medians, and another program on the
-machine slows all three. Without torch the first is left out, and said so.
+machine slows all three. The wall clock is what a user waits for; on a busy machine the ratios of
+CPU time with ``--threads 1`` are the steadier ones (with more threads those of ONNX Runtime spin
+after their work, which counts as CPU time). Without torch the first way is left out, and said so.
 
     python benchmarks/bench_passes.py [BUNDLE] [--passes 20] [--threads N] [--rounds 15]
+        [--deterministic GRAPH.onnx] [--no-torch]
 
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 import json
 import os
+from pathlib import Path
 import platform
 import time
 from typing import Any
@@ -33,34 +37,34 @@ import onnxruntime
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import make_masks
+from uncertainty_seg.core.pipeline import Backend
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.graph.compose import deterministic_graph
 from uncertainty_seg.storage.model_bundle import load_bundle
 
 TORCH_ROUNDS = 3
+PAUSE_S = 0.05  # until the threads of the call before have stopped to spin
+BUSY_LOAD = 0.5
+Call = Callable[[], object]
 
 
-def one_pass(bundle: ModelBundle, image: Any, threads: int) -> Callable[[], object]:
+def one_pass(bundle: ModelBundle, graph: Path | None, image: Any, threads: int) -> Call:
     """Return a call of the deterministic graph in ONNX Runtime."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(
-        deterministic_graph(bundle).SerializeToString(), options,
-        providers=['CPUExecutionProvider'])
-    return lambda: session.run(None, {'image': image[None]})
+    model = graph.read_bytes() if graph else deterministic_graph(bundle).SerializeToString()
+    session = onnxruntime.InferenceSession(model, options, providers=['CPUExecutionProvider'])
+    name = session.get_inputs()[0].name
+    return lambda: session.run(None, {name: image[None]})
 
 
-def ours(bundle: ModelBundle, image: Any, passes: int, threads: int) -> Callable[[], object]:
+def ours(backend: Backend, bundle: ModelBundle, image: Any, passes: int) -> Call:
     """Return a call of the shipped backend."""
-    settings = Settings(threads=threads)
-    backend = open_backend('onnxruntime', bundle, settings)
     masks = make_masks(bundle.card.dropout_sites, passes, 0)
     return lambda: backend.run(image, masks, 1.0)
 
 
-def torch_eager(
-    bundle: ModelBundle, image: Any, passes: int, threads: int
-) -> Callable[[], object] | None:
+def torch_eager(bundle: ModelBundle, image: Any, passes: int, threads: int) -> Call | None:
     """Return what a user writes in torch and numpy, or None where torch is missing."""
     try:
         import torch
@@ -98,11 +102,26 @@ def numpy_maps(p: Any) -> tuple[Any, ...]:
             1 - votes.max(0) / len(p), p.var(0).sum(0))
 
 
-def seconds(call: Callable[[], object]) -> float:
-    """Time one call."""
-    start = time.perf_counter()
+def measure(call: Call) -> tuple[float, float]:
+    """Time one call: ms by the clock, and ms of CPU time of all threads."""
+    time.sleep(PAUSE_S)
+    wall_s, cpu_s = time.perf_counter(), time.process_time()
     call()
-    return time.perf_counter() - start
+    return (time.perf_counter() - wall_s) * 1e3, (time.process_time() - cpu_s) * 1e3
+
+
+def machine(threads: int) -> str:
+    """Say where this ran, and whether it was alone."""
+    cpu = platform.machine()
+    info = Path('/proc/cpuinfo')
+    if info.is_file():
+        models = [line.partition(':')[2].strip() for line in info.read_text().splitlines()
+                  if line.startswith('model name')]
+        cpu = f'{len(models)} x {models[0]}' if models else cpu
+    load = os.getloadavg()[0]
+    busy = ' (BUSY: trust no wall clock)' if load > BUSY_LOAD else ''
+    return (f'{threads} threads of {cpu}, ONNX Runtime {onnxruntime.__version__}, '
+            f'load {load:.1f}{busy}')
 
 
 def main() -> None:
@@ -113,31 +132,59 @@ def main() -> None:
     parser.add_argument('--passes', type=int, default=20)
     parser.add_argument('--threads', type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument('--rounds', type=int, default=15)
+    parser.add_argument('--no-torch', action='store_true', help='leave the first way out')
+    parser.add_argument('--deterministic', type=Path,
+                        help='another graph for the one pass, taking the same image')
     args = parser.parse_args()
     bundle = load_bundle(args.bundle)
     spec = bundle.card.input
+    where = machine(args.threads)
     image = np.random.default_rng(0).integers(0, 256, (spec.height, spec.width, 3), np.uint8)
-    calls: dict[str, Callable[[], object] | None] = {
-        'torch': torch_eager(bundle, image, args.passes, args.threads),
-        'one pass': one_pass(bundle, image, args.threads),
-        'ours': ours(bundle, image, args.passes, args.threads),
+    backend = open_backend('onnxruntime', bundle, Settings(threads=args.threads))
+    calls = {
+        'torch': None if args.no_torch
+        else torch_eager(bundle, image, args.passes, args.threads),
+        'one pass': one_pass(bundle, args.deterministic, image, args.threads),
+        'ours': ours(backend, bundle, image, args.passes),
     }
-    times: dict[str, list[float]] = {name: [] for name, call in calls.items() if call}
+    times: dict[str, list[tuple[float, float]]] = {n: [] for n, call in calls.items() if call}
+    stages: list[Mapping[str, float]] = []
     for index in range(args.rounds + 1):  # the first warms up
         for name, call in calls.items():
             if call and not (name == 'torch' and index > TORCH_ROUNDS):
-                times[name].append(seconds(call))
-    ms = {name: float(np.median(values[1:])) * 1e3 for name, values in times.items()}
-    print(f'{bundle.card.name}, {spec.width}x{spec.height}, C={bundle.card.num_classes}, '
-          f'T={args.passes}, {args.threads} threads, {platform.machine()}')
-    for name, value in ms.items():
-        print(f'{name:>9}: {value:8.1f} ms   {ms["ours"] / value:6.3f} of it is ours')
-    result = {'passes': args.passes, 'threads': args.threads, 'ms': ms,
-              'ours_over_one_pass': ms['ours'] / ms['one pass']}
-    if 'torch' in ms:
-        result['torch_over_ours'] = ms['torch'] / ms['ours']
+                times[name].append(measure(call))
+        stages.append(backend.timings_ms)
+    backend.close()
+    report(f'{bundle.card.name}, {spec.width}x{spec.height}, C={bundle.card.num_classes}, '
+           f'T={args.passes}, {where}', times, stages)
+
+
+def report(
+    title: str, times: Mapping[str, Sequence[tuple[float, float]]],
+    stages: Sequence[Mapping[str, float]],
+) -> None:
+    """Print medians and ratios, and the same as one line of JSON."""
+    medians = {name: np.median(values[1:], 0) for name, values in times.items()}
+    print(title)
+    print(f'{"":>12} {"wall ms":>9} {"CPU ms":>9} {"ours / it":>10} {"by CPU":>8}')
+    for name, (wall, cpu) in medians.items():
+        own_wall, own_cpu = medians['ours']
+        print(f'{name:>12} {wall:9.1f} {cpu:9.1f} {own_wall / wall:10.3f} {own_cpu / cpu:8.3f}')
+    parts = {name: float(np.median([s[name] for s in stages[1:]])) for name in stages[0]}
+    for name, value in parts.items():
+        print(f'{name:>12} {value:9.1f}')
+    result = {
+        'what': title,
+        'wall_ms': {name: round(float(value[0]), 2) for name, value in medians.items()},
+        'cpu_ms': {name: round(float(value[1]), 2) for name, value in medians.items()},
+        'stages_ms': {name: round(value, 2) for name, value in parts.items()},
+        'ours_over_one_pass': round(float(medians['ours'][0] / medians['one pass'][0]), 3),
+        'ours_over_one_pass_cpu': round(float(medians['ours'][1] / medians['one pass'][1]), 3),
+    }
+    if 'torch' in medians:
+        result['torch_over_ours'] = round(float(medians['torch'][0] / medians['ours'][0]), 2)
     else:
-        print('torch is not installed: not measured against it')
+        print('not measured against torch')
     print(json.dumps(result))
 
 
