@@ -157,13 +157,14 @@ def bare_block(pipeline: Any, images: list[Any], count: int, period_s: float) ->
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Run both kinds in turns."""
+    from uncertainty_seg.backends.registry import open_pipeline
     from uncertainty_seg.core.settings import settings_from_dict
-    from uncertainty_seg.ros.engine import open_engine
     from uncertainty_seg.ros.main import keep_frames_on_the_heap
+    from uncertainty_seg.storage.model_bundle import load_bundle
 
     keep_frames_on_the_heap()  # as the node does, or the pipeline alone would be the slower one
     settings = settings_from_dict({'model': args.model, 'backend': args.backend})
-    pipeline = open_engine(settings).pipeline
+    pipeline = open_pipeline(load_bundle(settings.model), settings)
     images = pictures()
     first = statistics.median(bare_block(pipeline, images, NUM_WARM_UP, 0.0))
     period_s = max(3 * first * 1e-3, 0.1)
