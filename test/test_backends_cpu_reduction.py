@@ -179,6 +179,14 @@ def test_equal_logits_are_a_tie_for_the_lowest_class() -> None:
     assert maps.confidence == pytest.approx(0.25, abs=1e-6)
 
 
+@pytest.mark.parametrize('num_classes', [2, 6, 255])
+def test_many_passes_over_many_equal_classes_stay_finite(num_classes: int) -> None:
+    maps = reduce(np.zeros((70, num_classes, 2, 2), np.float32), 4, 4)
+    assert maps.entropy == pytest.approx(1, abs=2e-6)
+    assert maps.aleatoric == pytest.approx(1, abs=2e-6)
+    assert maps.mutual_information.max() <= 1e-6
+
+
 def test_huge_finite_logits_are_certain_and_not_nan() -> None:
     logits = np.zeros((2, 3, 1, 1), np.float32)
     logits[:, 1], logits[:, 2] = 1e38, -1e38

@@ -113,7 +113,6 @@ class OnnxRuntimeBackend:
         try:
             return self._run(np.ascontiguousarray(image)[None], masks, passes, 1 / temperature)
         except Exception as err:  # the runtime's own errors derive from nothing narrower
-            self._reduction.reset()
             raise BackendError(
                 f'onnxruntime failed on {passes} passes of {self._card.name!r} '
                 f'({type(err).__name__}: {err})'
