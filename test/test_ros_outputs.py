@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip('rclpy', reason='rclpy is missing: source ROS 2, or install the wheels')
 
 from rclpy.qos import QoSReliabilityPolicy
-from rclpy.time import Time
+from ros_stubs import StubNode
 from std_msgs.msg import Header
 
 from uncertainty_seg.core.gate import Verdict
@@ -32,36 +32,6 @@ pytestmark = pytest.mark.ros
 
 CONFIDENT = Verdict(True, ('all scores within limits',), 0.5, 'confident')
 UNCERTAIN = Verdict(False, ('entropy.mean 0.9 over 0.7',), 1.3, 'uncertain')
-
-
-class Publisher:
-    def __init__(self, kind: type, topic: str, qos: Any) -> None:
-        self.topic, self.qos = topic, qos
-        self.num_subscribers = 0
-        self.sent: list[Any] = []
-
-    def get_subscription_count(self) -> int:
-        return self.num_subscribers
-
-    def publish(self, msg: Any) -> None:
-        self.sent.append(msg)
-
-
-class StubNode:
-    def __init__(self) -> None:
-        self.now_ns = 0
-        self.topics: dict[str, Publisher] = {}
-        self.clock = SimpleNamespace(now=lambda: Time(nanoseconds=self.now_ns))
-
-    def get_clock(self) -> Any:
-        return self.clock
-
-    def create_publisher(self, kind: type, topic: str, qos: Any) -> Publisher:
-        self.topics[topic] = Publisher(kind, topic, qos)
-        return self.topics[topic]
-
-    def destroy_publisher(self, publisher: Publisher) -> None:
-        del self.topics[publisher.topic]
 
 
 class Result:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 import logging
-import threading
 import time
 
 from sensor_msgs.msg import Image
@@ -64,7 +63,6 @@ class FrameProcessor:
     ) -> None:
         self._pipeline, self._outputs = pipeline, outputs
         self._watchdog, self._settings = watchdog, settings
-        self._lock = threading.Lock()
         self._is_muted = False
         self._kind = 'unknown'
         self.is_busy = False
@@ -72,41 +70,57 @@ class FrameProcessor:
     def __call__(self, msg: Image) -> None:
         """Process and publish one frame; never raises for a frame."""
         self.is_busy = True
+        try:
+            self._handle(msg)
+        except Exception as err:  # a fault of ours must not end the thread, nor leave the flag up
+            _log.exception('a frame could not be processed')
+            self._answer_fault(msg, f'internal error {type(err).__name__}: {err}')
+        finally:
+            self.is_busy = False
+
+    def mute(self) -> None:
+        """Publish no verdict from here on, even if an engine comes back from the dead."""
+        with self._outputs.verdicts.order:
+            self._is_muted = True
+
+    def _handle(self, msg: Image) -> None:
         start_s = time.perf_counter()
         if self._watchdog.take_trip():
             # The timer has let the flag fall; the gate begins its way back from there.
             self._pipeline.fault('frames had stopped')
             self._watchdog.feed()
-        image, result, verdict = self._outcome(msg)
-        with self._lock:
-            if not self._is_muted:
-                self._publish(msg, image, result, verdict, start_s)
-        self.is_busy = False
-
-    def mute(self) -> None:
-        """Publish nothing from here on, even if an engine comes back from the dead."""
-        # A frame that is being published right now is waited for; one in the engine is not.
-        with self._lock:
-            self._is_muted = True
-
-    def _outcome(self, msg: Image) -> tuple[ImageU8 | None, FrameResult | None, Verdict]:
-        pipeline = self._pipeline
-        image = None
         try:
             image = decode(image_from_msg(msg))
-            result = pipeline.process(image, stamp_ns(msg.header))
+            result = self._pipeline.process(image, stamp_ns(msg.header))
         except UncertaintySegError as err:
-            return image, None, self._fault(str(err))
-        except Exception as err:  # a fault of ours must not end the thread without a word
-            _log.exception('a frame could not be processed')
-            return image, None, self._fault(f'internal error {type(err).__name__}: {err}')
-        if self._watchdog.take_trip():
-            limit_s = self._watchdog.timeout_s
-            reason = f'no verdict for {limit_s:g} s: the frame came or was computed too late'
-            return image, result, self._fault(reason)
+            self._answer(msg, self._fault(str(err)), None)
+            return
         if result.verdict.kind == 'fault':
             self._note_fault('; '.join(result.verdict.reasons))
-        return image, result, result.verdict
+        verdict = self._answer(msg, result.verdict, result)
+        if verdict is not None:
+            self._show(msg, image, result, verdict, start_s)
+
+    def _answer(self, msg: Image, verdict: Verdict, result: FrameResult | None) -> Verdict | None:
+        """Publish what holds now; None if nothing may be published any more."""
+        verdicts = self._outputs.verdicts
+        with verdicts.order:
+            if self._is_muted:
+                return None
+            if result is not None and self._watchdog.take_trip():
+                limit_s = self._watchdog.timeout_s
+                reason = f'no verdict for {limit_s:g} s: the frame came or was computed too late'
+                verdict = self._fault(reason)
+            verdicts.publish(verdict, self._pipeline.thresholds, msg.header, result)
+            self._watchdog.feed()
+        self._log_change(verdict)
+        return verdict
+
+    def _answer_fault(self, msg: Image, reason: str) -> None:
+        try:
+            self._answer(msg, self._fault(reason), None)
+        except Exception:  # the watchdog is not fed: the flag falls when its time is over
+            _log.exception('the fault of a frame could not be published')
 
     def _fault(self, reason: str) -> Verdict:
         self._note_fault(reason)
@@ -116,16 +130,10 @@ class FrameProcessor:
         if self._outputs.statistics.add_fault(reason):
             _log.warning('not confident: %s', reason)
 
-    def _publish(
-        self, msg: Image, image: ImageU8 | None, result: FrameResult | None, verdict: Verdict,
-        start_s: float,
+    def _show(
+        self, msg: Image, image: ImageU8, result: FrameResult, verdict: Verdict, start_s: float
     ) -> None:
         pipeline, settings = self._pipeline, self._settings()
-        self._outputs.verdicts.publish(verdict, pipeline.thresholds, msg.header, result)
-        self._watchdog.feed()
-        self._log_change(verdict)
-        if result is None or image is None:
-            return
         view = FrameView(
             image, result, verdict, pipeline.card, settings, pipeline.calibrated
         )

@@ -180,15 +180,17 @@ class UncertaintySegNode(SoundLifecycleNode):
 
     def _on_tick(self) -> None:
         timeout_s = self._watchdog.timeout_s
-        if self._state == 'active':
-            if not self._watchdog.is_stale():
-                return
-            self._why_down = self._why_stale()
-            if self._verdicts.is_confident:
-                self.get_logger().warning(f'not confident: {self._why_down}')
-        # Said again and again, so that whoever joins late hears it, and the deadline is kept.
-        if self._verdicts.is_confident or self._verdicts.silence_s() >= timeout_s / 2:
-            self.fall(self._why_down)
+        # A frame that is ready now is published before, or knows of the trip.
+        with self._verdicts.order:
+            if self._state == 'active':
+                if not self._watchdog.is_stale():
+                    return
+                self._why_down = self._why_stale()
+                if self._verdicts.is_confident:
+                    self.get_logger().warning(f'not confident: {self._why_down}')
+            # Said again and again, so that whoever joins late hears it, and the deadline is kept.
+            if self._verdicts.is_confident or self._verdicts.silence_s() >= timeout_s / 2:
+                self.fall(self._why_down)
 
     def _why_stale(self) -> str:
         silence_s = self._watchdog.silence_s()

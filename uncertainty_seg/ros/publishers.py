@@ -49,11 +49,17 @@ class VerdictPublishers:
     stale_timeout_s : float
         The deadline the flag is offered with.
 
+    Attributes
+    ----------
+    order : RLock
+        Held by worker and timer from the question whether a verdict holds until it is published,
+        so that nothing can make it untrue in between.
+
     """
 
     def __init__(self, node: Node, stale_timeout_s: float) -> None:
         self._clock: Clock = node.get_clock()
-        self._lock = threading.Lock()
+        self.order = threading.RLock()
         self._sent_s = -math.inf
         self.is_confident = False
         self._flag = node.create_publisher(Bool, '~/confident', qos.flag_qos(stale_timeout_s))
@@ -80,7 +86,7 @@ class VerdictPublishers:
 
         """
         header = header or Header(stamp=self._clock.now().to_msg())
-        with self._lock:  # worker and timer publish here
+        with self.order:
             self._flag.publish(Bool(data=verdict.is_confident))
             self._score.publish(Float32(data=verdict.score_ratio))
             if self._status.get_subscription_count():

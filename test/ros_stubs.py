@@ -1,0 +1,37 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Publishers that only keep what they are given, for tests without DDS."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from rclpy.time import Time
+
+
+class Publisher:
+    def __init__(self, kind: type, topic: str, qos: Any) -> None:
+        self.topic, self.qos = topic, qos
+        self.num_subscribers = 0
+        self.sent: list[Any] = []
+
+    def get_subscription_count(self) -> int:
+        return self.num_subscribers
+
+    def publish(self, msg: Any) -> None:
+        self.sent.append(msg)
+
+
+class StubNode:
+    def __init__(self) -> None:
+        self.now_ns = 0
+        self.topics: dict[str, Publisher] = {}
+        self.clock = SimpleNamespace(now=lambda: Time(nanoseconds=self.now_ns))
+
+    def get_clock(self) -> Any:
+        return self.clock
+
+    def create_publisher(self, kind: type, topic: str, qos: Any) -> Publisher:
+        self.topics[topic] = Publisher(kind, topic, qos)
+        return self.topics[topic]
+
+    def destroy_publisher(self, publisher: Publisher) -> None:
+        del self.topics[publisher.topic]

@@ -1,0 +1,168 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""One frame after the other through the real pipeline, on publishers that only keep."""
+
+from collections.abc import Callable
+from pathlib import Path
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+from conftest import make_tiny_bundle
+import pytest
+
+pytest.importorskip('rclpy', reason='rclpy is missing: source ROS 2, or install the wheels')
+
+from ros_helpers import image_message, solid
+from ros_stubs import StubNode
+
+from uncertainty_seg.backends.registry import open_backend
+from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.settings import settings_from_dict
+from uncertainty_seg.ros.frame_processor import FrameProcessor, Outputs
+from uncertainty_seg.ros.frame_statistics import FrameStatistics
+from uncertainty_seg.ros.node import UncertaintySegNode
+from uncertainty_seg.ros.publishers import PicturePublishers, VerdictPublishers
+from uncertainty_seg.ros.watchdog import Watchdog
+from uncertainty_seg.storage.model_bundle import load_bundle
+
+pytestmark = pytest.mark.ros
+
+TIMEOUT_S = 1.0
+PATIENCE_S = 0.2  # for a thread that must not get through
+
+
+class HookedDog(Watchdog):
+    """Lets something happen right after a trip was asked for."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__(TIMEOUT_S, clock)
+        self.num_asked = 0
+        self.after: Callable[[], None] | None = None
+
+    def take_trip(self) -> bool:
+        tripped = super().take_trip()
+        self.num_asked += 1
+        # The first question is at the frame's start, the second one before its verdict.
+        if self.after is not None and self.num_asked == 2:
+            self.after()
+        return tripped
+
+
+class Rig:
+    def __init__(self, folder: Path) -> None:
+        self.settings = settings_from_dict({
+            'model': str(make_tiny_bundle(folder / 'tiny')), 'backend': 'fake',
+            'gate.rise_frames': 1,
+        })
+        bundle = load_bundle(self.settings.model)
+        self.pipeline = Pipeline(
+            bundle, open_backend('fake', bundle, self.settings), self.settings)
+        self.node, self.now_s = StubNode(), 1000.0
+        any_node: Any = self.node
+        self.verdicts = VerdictPublishers(any_node, TIMEOUT_S)
+        self.pictures = PicturePublishers(any_node)
+        self.statistics = FrameStatistics()
+        self.dog = HookedDog(lambda: self.now_s)
+        self.node.topics['~/status'].num_subscribers = 1
+        outputs = Outputs(self.verdicts, self.pictures, self.statistics)
+        self.process = FrameProcessor(self.pipeline, outputs, self.dog, lambda: self.settings)
+        self._second = 0
+
+    @property
+    def flags(self) -> list[bool]:
+        return [msg.data for msg in self.node.topics['~/confident'].sent]
+
+    @property
+    def last_status(self) -> Any:
+        return self.node.topics['~/status'].sent[-1]
+
+    def send_good(self) -> Any:
+        self._second += 1
+        msg = image_message(solid(0, 0, 255), self._second * 10**9)
+        self.process(msg)
+        return msg
+
+    def tick(self) -> None:
+        """Be the node's timer."""
+        node: Any = SimpleNamespace(
+            _watchdog=self.dog, _verdicts=self.verdicts, _state='active', _why_down='',
+            _why_stale=lambda: 'no frame', fall=self.verdicts.publish_fault,
+            get_logger=lambda: SimpleNamespace(warning=lambda text: None),
+        )
+        UncertaintySegNode._on_tick(node)
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig(tmp_path)
+
+
+def raise_bug(*_: Any) -> None:
+    raise ZeroDivisionError('a bug in a picture')
+
+
+def test_a_picture_that_raises_is_a_fault_of_its_frame_and_the_next_one_is_good(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.pictures, 'publish', raise_bug)
+        msg = rig.send_good()
+    assert rig.flags == [True, False]
+    assert 'internal error ZeroDivisionError: a bug in' in rig.last_status.status[0].message
+    assert rig.last_status.header == msg.header
+    assert rig.statistics.num_faulty == 1
+    assert not rig.process.is_busy
+    rig.send_good()
+    assert rig.flags[-1]
+
+
+def test_a_verdict_that_cannot_be_published_does_not_end_the_thread(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.verdicts, 'publish', raise_bug)
+        rig.now_s += TIMEOUT_S
+        rig.send_good()
+        assert rig.dog.is_stale()  # so that the timer lets the flag fall
+    assert not rig.process.is_busy
+    rig.tick()
+    assert rig.flags == [False]
+
+
+def test_the_timer_cannot_come_between_a_frames_question_and_its_flag(rig: Rig) -> None:
+    # It would say false, and the true of a frame that is too late would follow.
+    timers: list[threading.Thread] = []
+
+    def trip() -> None:
+        rig.now_s += TIMEOUT_S
+        timers.append(threading.Thread(target=rig.tick))
+        timers[0].start()
+        timers[0].join(PATIENCE_S)
+
+    rig.dog.after = trip
+    rig.send_good()
+    timers[0].join(60)
+    assert rig.flags == [True]
+
+
+def test_a_frame_that_is_ready_after_the_trip_is_not_true(rig: Rig) -> None:
+    measure = rig.pipeline.measure
+
+    def slow(*args: Any) -> Any:
+        result = measure(*args)
+        rig.now_s += TIMEOUT_S
+        rig.tick()
+        return result
+
+    rig.pipeline.measure = slow  # type: ignore[method-assign]
+    rig.send_good()
+    assert rig.flags == [False, False]
+    assert 'too late' in rig.last_status.status[0].message
+
+
+def test_a_muted_processor_publishes_nothing(rig: Rig) -> None:
+    rig.process.mute()
+    rig.node.topics['~/mask'].num_subscribers = 1
+    rig.send_good()
+    assert rig.flags == []
+    assert rig.node.topics['~/mask'].sent == []
