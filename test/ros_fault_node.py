@@ -3,8 +3,8 @@
 The real node with a network that misbehaves on command, run by the ROS tests as a process.
 
 The green value of the middle pixel commands, see `ros_fault_node_commands`: fail like a runtime,
-give NaN, wait until the file named by UNCERTAINTY_SEG_TEST_RELEASE exists, or raise what nobody
-expected. Anything else goes to the backend that was asked for. An image of the encoding 'raise'
+give NaN, wait until the file named by UNCERTAINTY_SEG_TEST_RELEASE exists (and say so in one with
+the suffix .waits), or raise what nobody expected. Anything else goes to the backend that was asked for. An image of the encoding 'raise'
 makes the subscription's callback raise.
 
 """
@@ -44,6 +44,7 @@ class FaultyBackend:
             raise ZeroDivisionError('nobody expected this')
         if command == WAITS:
             release = Path(os.environ['UNCERTAINTY_SEG_TEST_RELEASE'])
+            release.with_suffix('.waits').touch()
             while not release.exists():
                 threading.Event().wait(0.01)
         maps = self._inner.run(image, masks, temperature)

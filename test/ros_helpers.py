@@ -235,13 +235,17 @@ class Client:
         """Wait until the node listens to our camera."""
         self.wait_until(self.camera.get_subscription_count, 'the node to subscribe')
 
-    def call(self, service: str, kind: Any, request: Any) -> Any:
-        """Call a service and return its response."""
+    def ask(self, service: str, kind: Any, request: Any) -> Any:
+        """Call a service and return the future of its response."""
         if service not in self._clients:
             self._clients[service] = self.node.create_client(kind, service)
         client = self._clients[service]
         self.wait_until(client.service_is_ready, f'service {service}')
-        future = client.call_async(request)
+        return client.call_async(request)
+
+    def call(self, service: str, kind: Any, request: Any) -> Any:
+        """Call a service and return its response."""
+        future = self.ask(service, kind, request)
         self.wait_until(future.done, f'the answer of {service}')
         return future.result()
 
@@ -264,14 +268,20 @@ class Client:
         request = getattr(srv, kind).Request(parameters=messages)
         return self.call(f'/uncertainty_seg/{service}', getattr(srv, kind), request)
 
-    def change_state(self, transition: str) -> bool:
-        """Ask for a lifecycle transition by its name; returns whether it succeeded."""
+    def ask_state(self, transition: str) -> Any:
+        """Ask for a lifecycle transition by its name; returns the future of the response."""
         from lifecycle_msgs.msg import Transition
         from lifecycle_msgs.srv import ChangeState
 
         request = ChangeState.Request()
         request.transition.id = getattr(Transition, f'TRANSITION_{transition.upper()}')
-        return bool(self.call('/uncertainty_seg/change_state', ChangeState, request).success)
+        return self.ask('/uncertainty_seg/change_state', ChangeState, request)
+
+    def change_state(self, transition: str) -> bool:
+        """Ask for a lifecycle transition by its name; returns whether it succeeded."""
+        future = self.ask_state(transition)
+        self.wait_until(future.done, f'the answer to {transition}')
+        return bool(future.result().success)
 
     def state(self) -> str:
         """Return the name of the node's lifecycle state."""

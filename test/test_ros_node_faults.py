@@ -150,6 +150,26 @@ def test_a_hanging_engine_lets_the_flag_fall_and_only_the_newest_frame_follows(
     rig.recover()
 
 
+def test_the_flag_falls_before_a_transition_waits_for_the_engine(rig: Rig) -> None:
+    rig.release.unlink(missing_ok=True)
+    waits = rig.release.with_suffix('.waits')
+    waits.unlink(missing_ok=True)
+    rig.recover()
+    rig.send(WAITS)
+    rig.wait(waits.exists, 'the engine to hang')
+    future = rig.client.ask_state('deactivate')
+    rig.wait_for_reason('the node is stopping')
+    rig.wait_for_flag(False)
+    assert not future.done()
+    # Only now: had the flag waited for the engine, the node would have given it up by then.
+    rig.release.touch()
+    assert rig.wait(future.done, 'the answer') and future.result().success
+    assert 'the engine does not return' not in rig.process.output
+    assert rig.client.change_state('activate')
+    rig.client.wait_for_camera_match()
+    rig.recover()
+
+
 def test_a_transition_does_not_wait_for_ever_for_a_hanging_engine(rig: Rig) -> None:
     # The last test here: it takes the engine the others need.
     rig.release.unlink(missing_ok=True)

@@ -154,12 +154,13 @@ class UncertaintySegNode(SoundLifecycleNode):
         self.fall(why_down)
 
     def _stop_listening(self) -> None:
+        if self._processor is not None:
+            # Before anything that takes time: nobody may go on believing a true meanwhile.
+            self._processor.mute()
+            self.fall('the node is stopping')
         if self._camera is not None:
             self._camera.close()
-        is_back = True
-        if self._worker is not None and self._processor is not None:
-            self._processor.mute()
-            is_back = self._worker.stop(STOP_TIMEOUT_S)
+        is_back = self._worker is None or self._worker.stop(STOP_TIMEOUT_S)
         if not is_back:
             # A thread is still inside the engine: to free it now would end the process.
             self.get_logger().error('the engine does not return; its memory is kept')
