@@ -4,8 +4,8 @@ The real node with a network that misbehaves on command, run by the ROS tests as
 
 The green value of the middle pixel commands, see `ros_fault_node_commands`: fail like a runtime,
 give NaN, wait until the file named by UNCERTAINTY_SEG_TEST_RELEASE exists (and say so in one with
-the suffix .waits), or raise what nobody expected. Anything else goes to the backend that was asked for. An image of the encoding 'raise'
-makes the subscription's callback raise.
+the suffix .waits), or raise what nobody expected. Anything else goes to the backend that was asked
+for. An image of the encoding 'raise' makes the subscription's callback raise.
 
 """
 

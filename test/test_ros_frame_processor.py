@@ -2,6 +2,7 @@
 """One frame after the other through the real pipeline, on publishers that only keep."""
 
 from collections.abc import Callable
+import dataclasses
 from pathlib import Path
 import threading
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import pytest
 
 pytest.importorskip('rclpy', reason='rclpy is missing: source ROS 2, or install the wheels')
 
-from ros_helpers import image_message, solid
+from ros_helpers import image_message, solid, values_of
 from ros_stubs import StubNode
 
 from uncertainty_seg.backends.registry import open_backend
@@ -84,12 +85,23 @@ class Rig:
 
     def tick(self) -> None:
         """Be the node's timer."""
-        node: Any = SimpleNamespace(
-            _watchdog=self.dog, _verdicts=self.verdicts, _state='active', _why_down='',
-            _why_stale=lambda: 'no frame', fall=self.verdicts.publish_fault,
+        UncertaintySegNode._on_tick(self._node())
+
+    def set(self, **values: Any) -> None:
+        """Be the node's parameters."""
+        self.settings = dataclasses.replace(self.settings, **values)
+        UncertaintySegNode._reconfigure(self._node(), self.settings)
+
+    def set_scale(self, scale: float) -> None:
+        self.set(gate=dataclasses.replace(self.settings.gate, threshold_scale=scale))
+
+    def _node(self) -> Any:
+        return SimpleNamespace(
+            _watchdog=self.dog, _verdicts=self.verdicts, _pipeline=self.pipeline,
+            _state='active', _why_down='', _why_stale=lambda: 'no frame',
+            fall=self.verdicts.publish_fault,
             get_logger=lambda: SimpleNamespace(warning=lambda text: None),
         )
-        UncertaintySegNode._on_tick(node)
 
 
 @pytest.fixture
@@ -158,6 +170,52 @@ def test_a_frame_that_is_ready_after_the_trip_is_not_true(rig: Rig) -> None:
     rig.send_good()
     assert rig.flags == [False, False]
     assert 'too late' in rig.last_status.status[0].message
+
+
+def test_a_verdict_of_a_gate_that_was_replaced_is_not_published(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = rig.pipeline.process
+
+    def judge_and_change(*args: Any) -> Any:
+        result = judge(*args)
+        rig.set_scale(0.01)
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.pipeline, 'process', judge_and_change)
+        rig.send_good()
+    assert rig.flags == [False, False]
+    status = rig.last_status.status[0]
+    assert status.message == 'the gate was changed while the frame was in work'
+    assert values_of(rig.last_status)['threshold.entropy.mean'] == '0.007'
+    rig.set_scale(1.0)
+    rig.send_good()
+    assert rig.flags[-1]
+    assert values_of(rig.last_status)['threshold.entropy.mean'] == '0.7'
+
+
+def test_a_new_gate_cannot_come_between_a_frames_question_and_its_flag(rig: Rig) -> None:
+    changes = [threading.Thread(target=rig.set_scale, args=(0.01,))]
+
+    def change() -> None:
+        changes[0].start()
+        changes[0].join(PATIENCE_S)
+
+    rig.dog.after = change
+    rig.send_good()
+    changes[0].join(60)
+    assert rig.flags == [True, False]
+    assert 'threshold.entropy.mean' not in values_of(rig.last_status)
+
+
+def test_a_change_that_leaves_the_gate_leaves_the_flag(rig: Rig) -> None:
+    rig.send_good()
+    rig.set(map='entropy')
+    assert rig.flags == [True]
+    rig.set_scale(0.5)
+    assert rig.flags == [True, False]
+    assert rig.last_status.status[0].message == 'the gate was changed'
 
 
 def test_a_muted_processor_publishes_nothing(rig: Rig) -> None:

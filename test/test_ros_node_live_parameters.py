@@ -25,21 +25,24 @@ pytestmark = needs_ros
 class Rig:
     def __init__(self, process: Process, client: Client) -> None:
         from diagnostic_msgs.msg import DiagnosticArray
+        from std_msgs.msg import Bool
 
         self.process, self.client = process, client
         self.status = client.listen('/uncertainty_seg/status', DiagnosticArray)
+        self.flags = client.listen('/uncertainty_seg/confident', Bool)
         self._second = 1000
         client.wait_for_camera_match()
 
     def verdict(self) -> dict[str, str]:
         """Send a good frame and return what the node says of it."""
-        self._second += 1
-        msg = image_message(solid(0, 0, 255), self._second * 10**9)
+        first = self._second + 1
 
         def answered() -> Any:
+            self._second += 1
+            msg = image_message(solid(0, 0, 255), self._second * 10**9)
             self.client.camera.publish(msg)
             self.client.spin(0.05)
-            return [s for s in self.status if s.header.stamp == msg.header.stamp]
+            return [s for s in self.status if s.header.frame_id and s.header.stamp.sec >= first]
         return values_of(self.client.wait_until(answered, 'status')[-1])
 
 
@@ -68,6 +71,18 @@ def test_a_stricter_threshold_turns_the_verdict_at_once(rig: Rig) -> None:
     # A whole number, as `ros2 param set` makes of "1".
     (result,) = rig.client.set_parameters(gate__threshold_scale=1)
     assert result.successful
+    assert rig.verdict()['confident'] == 'true'
+
+
+def test_a_stricter_threshold_lets_the_flag_fall_without_another_frame(rig: Rig) -> None:
+    # The watchdog is out of it here: its time is ten minutes.
+    assert rig.verdict()['confident'] == 'true'
+    rig.client.wait_until(lambda: rig.flags and rig.flags[-1].data, 'the flag to be up')
+    assert rig.client.set_parameters(gate__threshold_scale=0.01)[0].successful
+    rig.client.wait_until(lambda: not rig.flags[-1].data, 'the flag to fall')
+    rig.client.wait_until(
+        lambda: 'the gate was changed' in [s.status[0].message for s in rig.status], 'the reason')
+    assert rig.client.set_parameters(gate__threshold_scale=1.0)[0].successful
     assert rig.verdict()['confident'] == 'true'
 
 

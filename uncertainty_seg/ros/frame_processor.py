@@ -111,6 +111,9 @@ class FrameProcessor:
                 limit_s = self._watchdog.timeout_s
                 reason = f'no verdict for {limit_s:g} s: the frame came or was computed too late'
                 verdict = self._fault(reason)
+            elif result is not None and verdict != self._pipeline.verdict:
+                # Of a gate that was replaced meanwhile; its limits no longer hold.
+                verdict = self._pipeline.fault('the gate was changed while the frame was in work')
             verdicts.publish(verdict, self._pipeline.thresholds, msg.header, result)
             self._watchdog.feed()
         self._log_change(verdict)

@@ -176,8 +176,13 @@ class UncertaintySegNode(SoundLifecycleNode):
         self._pipeline = self._pictures = None
 
     def _reconfigure(self, settings: Settings) -> None:
-        if self._pipeline is not None:
+        if self._pipeline is None:
+            return
+        with self._verdicts.order:
+            is_other_gate = settings.gate != self._pipeline.settings.gate
             self._pipeline.reconfigure(settings)
+            if is_other_gate and self._state == 'active':
+                self.fall('the gate was changed')
 
     def _on_tick(self) -> None:
         timeout_s = self._watchdog.timeout_s
