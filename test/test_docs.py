@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What the pages say exists: linked files, verbs, launch arguments, topics, figures of the cards."""
+"""What the pages say exists: links, verbs, launch arguments, figures of the cards."""
 
 from pathlib import Path
 import re
