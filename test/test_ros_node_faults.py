@@ -116,6 +116,25 @@ def test_an_engine_fault_is_false_with_its_reason_and_the_node_recovers(
     assert rig.counts('frames_faulty') > 0
 
 
+@pytest.mark.parametrize(
+    ('command', 'reason'),
+    [(FAILS, 'the engine failed on command'), (GIVES_NAN, 'is not a finite number')],
+)
+def test_diagnostics_are_an_error_while_every_frame_fails(
+    rig: Rig, command: int, reason: str
+) -> None:
+    def says(level: bytes, text: str, green: int, red: int) -> bool:
+        rig.send(green, red)
+        rig.client.spin(0.2)  # often enough for the watchdog
+        status = rig.health[-1].status[0] if rig.health else None
+        return bool(status and status.level == level and text in status.message)
+
+    rig.recover()
+    rig.wait(lambda: says(b'\x02', reason, command, 0), 'an error in the diagnostics')
+    assert values_of(rig.health[-1])['state'] == 'active'
+    rig.wait(lambda: says(b'\x00', 'active', 0, 255), 'its end')
+
+
 def test_a_frame_with_nan_still_gives_its_mask(rig: Rig) -> None:
     second = rig.send(GIVES_NAN)
     assert rig.wait(lambda: [m for m in rig.masks if m.header.stamp.sec == second], 'its mask')

@@ -116,6 +116,8 @@ class FrameProcessor:
                 verdict = self._pipeline.fault('the gate was changed while the frame was in work')
             verdicts.publish(verdict, self._pipeline.thresholds, msg.header, result)
             self._watchdog.feed()
+        if verdict.kind != 'fault':
+            self._outputs.statistics.clear_fault()
         self._log_change(verdict)
         return verdict
 

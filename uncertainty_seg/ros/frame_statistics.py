@@ -31,6 +31,7 @@ class FrameStatistics:
         self.num_processed = 0
         self.num_faulty = 0
         self.last_fault = ''
+        self.is_faulty = False
 
     def add_frame(self, timings_ms: Mapping[str, float]) -> None:
         """Count a frame that went through, with the time of each stage."""
@@ -57,8 +58,13 @@ class FrameStatistics:
         """
         with self._lock:
             self.num_faulty += 1
+            self.is_faulty = True
             is_new, self.last_fault = reason != self.last_fault, reason
             return is_new
+
+    def clear_fault(self) -> None:
+        """Note that the newest verdict is of a frame that could be used."""
+        self.is_faulty = False
 
     def rate_hz(self) -> float:
         """Return frames a second over the last frames; 0 once they have stopped for a while."""

@@ -56,15 +56,19 @@ class Health:
 
     @property
     def level(self) -> bytes:
-        """OK while verdicts come, ERROR when they stopped, WARN while the node is not active."""
+        """OK for usable frames, ERROR for none or faulty ones, WARN while not active."""
         if self.state != 'active':
             return DiagnosticStatus.WARN
-        return DiagnosticStatus.ERROR if self.is_stale else DiagnosticStatus.OK
+        is_bad = self.is_stale or self.statistics.is_faulty
+        return DiagnosticStatus.ERROR if is_bad else DiagnosticStatus.OK
 
     @property
     def message(self) -> str:
-        """The hint, else why there are no verdicts, else the state."""
-        return self.hint or (self.why_down if self.is_stale else self.state)
+        """The hint, else why there are no verdicts, else the newest fault, or the state."""
+        if self.hint or self.is_stale:
+            return self.hint or self.why_down
+        is_faulty = self.state == 'active' and self.statistics.is_faulty
+        return self.statistics.last_fault if is_faulty else self.state
 
     def values(self) -> dict[str, str]:
         """List the numbers."""
