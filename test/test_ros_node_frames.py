@@ -48,7 +48,7 @@ class Rig:
         client.wait_until(lambda: self.health, 'diagnostics')
         # The first frame is sent until its answers come: the node's publishers have found us then.
         def primed() -> bool:
-            client.camera.publish(image_message(GREY, 1))
+            self.send(GREY)
             return all(self.pictures.values()) and bool(self.status)
         client.wait_until(primed, 'the first answers')
 

@@ -28,6 +28,7 @@ class Rig:
         from std_msgs.msg import Bool
 
         self.process, self.client, self.bundle = process, client, bundle
+        self._second = 1000
         self.flags = client.listen('/uncertainty_seg/confident', Bool)
         self.status = client.listen('/uncertainty_seg/status', DiagnosticArray)
         self.masks = client.listen('/uncertainty_seg/mask', Image)
@@ -47,7 +48,8 @@ class Rig:
 
     def raise_flag(self) -> None:
         def is_up() -> bool:
-            self.client.camera.publish(image_message(solid(0, 0, 255), 10**9))
+            self._second += 1
+            self.client.camera.publish(image_message(solid(0, 0, 255), self._second * 10**9))
             self.client.spin(0.05)
             return bool(self.flags[-1].data and self.masks)
         self.wait(is_up, 'the flag to be up')

@@ -44,15 +44,21 @@ class Rig:
             QoSProfile(depth=10, deadline=Duration(seconds=STALE_TIMEOUT_S)),
             event_callbacks=SubscriptionEventCallbacks(deadline=self.missed.append),
         )
+        self._second = 1000
         client.wait_for_camera_match()
 
-    def raise_flag(self) -> None:
-        """Send good frames until the flag is up."""
+    def send(self, second: int) -> None:
+        self.client.camera.publish(image_message(solid(0, 0, 255), second * 10**9))
+
+    def raise_flag(self, step: int = 1) -> int:
+        """Send good frames until the flag is up; returns the stamp of the last one."""
         def is_up() -> bool:
-            self.client.camera.publish(image_message(solid(0, 0, 255), 10**9))
+            self._second += step
+            self.send(self._second)
             self.client.spin(0.05)
             return bool(self.flags and self.flags[-1].data)
         self.client.wait_until(is_up, 'the flag to be up')
+        return self._second
 
 
 @pytest.fixture
@@ -78,6 +84,28 @@ def test_the_flag_falls_when_frames_stop_even_if_simulated_time_stands_still(rig
     assert 'no frame on /cam for' in rig.status[-1].status[0].message
     rig.client.wait_until(lambda: rig.health[-1].status[0].level == b'\x02', 'stale diagnostics')
     rig.raise_flag()
+
+
+def test_a_camera_that_repeats_its_last_image_is_stale(rig: Rig) -> None:
+    last = rig.raise_flag()
+
+    def has_fallen() -> bool:
+        rig.send(last)
+        rig.client.spin(0.05)
+        return not rig.flags[-1].data
+
+    rig.client.wait_until(has_fallen, 'the flag to fall')
+    num_said = len(rig.flags)
+    rig.client.wait_until(lambda: has_fallen() and len(rig.flags) > num_said + 3, 'it to stay')
+    assert not any(flag.data for flag in rig.flags[num_said:])
+    assert '/cam repeats its last image' in rig.status[-1].status[0].message
+    rig.client.wait_until(
+        lambda: has_fallen() and int(values_of(rig.health[-1])['frames_repeated']) > 3, 'a count')
+    rig.raise_flag()
+
+
+def test_a_bag_that_starts_again_keeps_the_flag_up(rig: Rig) -> None:
+    rig.raise_flag(step=-1)
 
 
 def test_a_subscriber_with_the_deadline_learns_that_the_node_hangs(rig: Rig) -> None:

@@ -35,8 +35,9 @@ class Health:
         None until configured.
     statistics : FrameStatistics
         Since the last activation.
-    num_received, num_dropped : int
-        Frames that came, and those replaced by newer ones before their turn.
+    num_received, num_dropped, num_repeated : int
+        New frames that came, those replaced by newer ones before their turn, and messages that
+        were the frame before once more.
     published : mapping of str to int
         Pictures made of each topic.
 
@@ -52,6 +53,7 @@ class Health:
     statistics: FrameStatistics
     num_received: int
     num_dropped: int
+    num_repeated: int
     published: Mapping[str, int]
 
     @property
@@ -79,6 +81,7 @@ class Health:
             'confident': str(self.is_confident).lower(),
             'frames_received': str(self.num_received),
             'frames_dropped': str(self.num_dropped),
+            'frames_repeated': str(self.num_repeated),
             'frames_processed': str(stats.num_processed),
             'frames_faulty': str(stats.num_faulty),
             'rate_hz': f'{stats.rate_hz():.2f}',

@@ -20,6 +20,7 @@ from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BackendError
 from uncertainty_seg.ros.camera_link import CameraLink
+from uncertainty_seg.ros.frame_intake import FrameIntake
 from uncertainty_seg.ros.frame_mailbox import Mailbox
 from uncertainty_seg.ros.frame_processor import FrameProcessor, Outputs
 from uncertainty_seg.ros.frame_statistics import FrameStatistics
@@ -59,6 +60,7 @@ class UncertaintySegNode(SoundLifecycleNode):
         self._watchdog = Watchdog(settings.stale_timeout_s)
         self._camera: CameraLink | None = None
         self._mailbox: Mailbox[Image] = Mailbox()
+        self._intake = FrameIntake(self._mailbox)
         self._processor: FrameProcessor | None = None
         self._worker: Worker[Image] | None = None
         self._state = 'unconfigured'
@@ -109,6 +111,7 @@ class UncertaintySegNode(SoundLifecycleNode):
         self._watchdog = Watchdog(self._served.settings.stale_timeout_s)
         self._statistics = FrameStatistics()
         self._mailbox = Mailbox()
+        self._intake = FrameIntake(self._mailbox)
         outputs = Outputs(self._verdicts, self._pictures, self._statistics)
         self._processor = FrameProcessor(
             self._pipeline, outputs, self._watchdog, lambda: self._served.settings
@@ -116,7 +119,7 @@ class UncertaintySegNode(SoundLifecycleNode):
         self._worker = Worker(self._mailbox, self._processor)
         self._worker.start()
         reliability = self._served.settings.reliability
-        self._camera = CameraLink(self, reliability, self._mailbox.put)
+        self._camera = CameraLink(self, reliability, self._intake)
         self._enter('active', 'no frame yet')
         self.get_logger().info(f'active, waiting for images on {self._camera.topic}')
         return TransitionCallbackReturn.SUCCESS
@@ -203,13 +206,16 @@ class UncertaintySegNode(SoundLifecycleNode):
         if self._processor is not None and self._processor.is_busy:
             return f'a frame has been in work too long, no verdict for {silence_s:.1f} s'
         topic = self._camera.topic if self._camera is not None else 'image'
+        if self._intake.is_repeating:
+            return f'{topic} repeats its last image, nothing new for {silence_s:.1f} s'
         return f'no frame on {topic} for {silence_s:.1f} s'
 
     def _on_diagnostics(self) -> None:
         is_active, hint = self._state == 'active', ''
         silence_s = self._watchdog.silence_s()
         if self._camera is not None and self._processor is not None:
-            if silence_s >= SILENCE_HINT_S and not self._processor.is_busy:
+            is_silent = not self._processor.is_busy and not self._intake.is_repeating
+            if silence_s >= SILENCE_HINT_S and is_silent:
                 hint = self._camera.why_silent()
         if hint and hint != self._hint:
             self.get_logger().warning(hint)
@@ -220,6 +226,6 @@ class UncertaintySegNode(SoundLifecycleNode):
             model=self._served.settings.model,
             pipeline=self._pipeline,
             statistics=self._statistics, num_received=self._mailbox.num_received,
-            num_dropped=self._mailbox.num_dropped,
+            num_dropped=self._mailbox.num_dropped, num_repeated=self._intake.num_repeated,
             published=self._pictures.counts if self._pictures is not None else {},
         ))

@@ -1,0 +1,62 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Which messages are frames, told by their stamps."""
+
+import logging
+from typing import Any
+
+import pytest
+
+pytest.importorskip('rclpy', reason='rclpy is missing: source ROS 2, or install the wheels')
+
+from ros_helpers import image_message, solid
+
+from uncertainty_seg.ros.frame_intake import FrameIntake
+from uncertainty_seg.ros.frame_mailbox import Mailbox
+
+pytestmark = pytest.mark.ros
+
+
+class Rig:
+    def __init__(self) -> None:
+        box: Mailbox[Any] = Mailbox()
+        self.box, self.intake = box, FrameIntake(box)
+
+    def new_ones(self, *stamps_ns: int) -> list[int]:
+        """Send frames; returns the stamps of those that were let in."""
+        passed = []
+        for stamp_ns in stamps_ns:
+            self.intake(image_message(solid(0, 0, 255), stamp_ns))
+            if self.box.take(timeout_s=0) is not None:
+                passed.append(stamp_ns)
+        return passed
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+def test_a_frame_with_the_stamp_of_the_one_before_is_not_new(rig: Rig) -> None:
+    assert rig.new_ones(5, 5, 5) == [5]
+    assert rig.intake.is_repeating
+    assert rig.new_ones(6) == [6]
+    assert not rig.intake.is_repeating
+    assert (rig.intake.num_repeated, rig.box.num_received) == (2, 2)
+
+
+def test_a_nanosecond_makes_a_new_frame(rig: Rig) -> None:
+    assert rig.new_ones(10**18, 10**18 + 1) == [10**18, 10**18 + 1]
+
+
+def test_a_bag_that_starts_again_is_new(rig: Rig) -> None:
+    assert rig.new_ones(7, 8, 7, 8) == [7, 8, 7, 8]
+
+
+def test_frames_without_stamps_are_all_new_and_that_is_said_once(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert rig.new_ones(0, 0, 0) == [0, 0, 0]
+    assert rig.intake.num_repeated == 0
+    (line,) = caplog.messages
+    assert 'stamp 0' in line
