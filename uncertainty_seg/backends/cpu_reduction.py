@@ -15,30 +15,25 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 import functools
 import itertools
 import logging
 import math
 import time
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from uncertainty_seg.backends.reduction_plan import new_plan, Plan
 from uncertainty_seg.core.arrays import FloatMap, LabelMap, require_shape
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import BackendUnavailableError, ShapeError
-
-if TYPE_CHECKING:
-    from uncertainty_seg.backends.reduction_kernels import Columns, Rows, Sums
 
 # A float32 sum of this many equal passes is exact to 1.5e-6; longer ones are sums of groups.
 _GROUP = 32
 # The product of softmax denominators, each at most C, must stay below 2**127.
 _PRODUCT_BITS = 120
-_MAX_SLOTS = 640  # of a tile: long loops, and still within the first caches
-_STEP = 64  # slots that LLVM takes at once with the widest vectors; what remains is slow
 _BLOCKS_A_THREAD = 4
 _MAX_PASSES = 65535  # of the vote counters
 _log = logging.getLogger(__name__)
@@ -83,7 +78,7 @@ class Reduction:
         self._pool = ThreadPoolExecutor(threads - 1, 'reduction') if threads > 1 else None
         self._num_blocks = threads * _BLOCKS_A_THREAD if threads > 1 else 1
         self._group = min(_GROUP, int(_PRODUCT_BITS / math.log2(num_classes)))
-        self._plan: _Plan | None = None
+        self._plan: Plan | None = None
         self._no_maps = _new_maps(height, width)  # never touched, hence never in memory
         self._count = 0
         self._num_groups = 0
@@ -154,7 +149,7 @@ class Reduction:
         if self._pool is not None:
             self._pool.shutdown()
 
-    def _checked(self, logits: NDArray[np.float32]) -> _Plan:
+    def _checked(self, logits: NDArray[np.float32]) -> Plan:
         require_shape('logits', logits, (None, self._shape[0], None, None), np.float32)
         if min(logits.shape) < 1 or self._count + len(logits) > _MAX_PASSES:
             raise ShapeError(f'logits of shape {logits.shape} after {self._count} passes',
@@ -164,7 +159,7 @@ class Reduction:
             if self._count:
                 raise ShapeError(f'logits of {low_shape[1]}x{low_shape[0]} among others',
                                  'one size for all passes')
-            self._plan = _new_plan(low_shape, *self._shape)
+            self._plan = new_plan(low_shape, *self._shape)
         return self._plan
 
     def _parts(self, logits: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
@@ -174,7 +169,7 @@ class Reduction:
             yield logits[first:stop]
 
     def _reduce(
-        self, plan: _Plan, part: NDArray[np.float32], inv_temperature: float, labels: LabelMap,
+        self, plan: Plan, part: NDArray[np.float32], inv_temperature: float, labels: LabelMap,
         maps: FloatMap, total: int,
     ) -> None:
         position = self._count % self._group
@@ -186,7 +181,7 @@ class Reduction:
                                 np.float32(total), self._per_bit))
         self._count += len(part)
 
-    def _over_tiles(self, plan: _Plan, arguments: tuple[Any, ...]) -> None:
+    def _over_tiles(self, plan: Plan, arguments: tuple[Any, ...]) -> None:
         """Run the kernel on all tiles, in blocks that the threads take as they come free."""
         count = min(plan.num_tiles, self._num_blocks)
         edges = [plan.num_tiles * index // count for index in range(count + 1)]
@@ -205,7 +200,7 @@ class Reduction:
         for helper in helpers:
             helper.result()
 
-    def _close_group(self, plan: _Plan) -> None:
+    def _close_group(self, plan: Plan) -> None:
         """Move the sums of a group, not its votes, to the sums of groups."""
         low = plan.sums
         if plan.groups is None:
@@ -221,34 +216,6 @@ class Reduction:
         groups.lines[:, :, 0] += low.lines[:, :, 0]
         groups.lines[:, :, 1] += low.lines[:, :, 1] + np.log2(low.lines[:, :, 2])
         self._num_groups += 1
-
-
-@dataclass
-class _Plan:
-    """
-    Where everything lies, for one size of logits, and the memory for it.
-
-    Attributes
-    ----------
-    low_shape : (int, int)
-        (hl, wl).
-    rows, columns : Rows, Columns
-        Where an output pixel comes from.
-    num_tiles : int
-        Groups of rows.
-    sums : Sums
-        Of the passes of this group.
-    groups : Sums or None
-        Of the groups before; made when the first is full.
-
-    """
-
-    low_shape: tuple[int, int]
-    rows: Rows
-    columns: Columns
-    num_tiles: int
-    sums: Sums
-    groups: Sums | None = None
 
 
 @functools.lru_cache(maxsize=1)
@@ -287,7 +254,7 @@ def load_kernel() -> Callable[..., None]:
 
 def _warmed(kernel: Any) -> Callable[..., None]:
     """Call the kernel once and forbid it to compile for any other type later."""
-    plan, one = _new_plan((1, 1), 2, 1, 1), np.float32(1)
+    plan, one = new_plan((1, 1), 2, 1, 1), np.float32(1)
     logits = np.zeros((1, 2, 1, 1), np.float32)
     logits.flags.writeable = False  # what is compiled for it accepts writable arrays too
     kernel(logits, one, plan.rows, plan.columns, plan.sums, True, True, *_new_maps(1, 1), one,
@@ -299,61 +266,3 @@ def _warmed(kernel: Any) -> Callable[..., None]:
 def _new_maps(height: int, width: int) -> tuple[LabelMap, FloatMap]:
     # One array of all maps is large enough for the system to give it in large pages.
     return np.empty((height, width), np.uint8), np.empty((6, height, width), np.float32)
-
-
-def _new_plan(low_shape: tuple[int, int], num_classes: int, height: int, width: int) -> _Plan:
-    from uncertainty_seg.backends.reduction_kernels import Rows, Sums
-
-    low_width = low_shape[1]
-    num_phases = width // low_width if width % low_width == 0 else 1
-    tile_rows = _tile_rows(width // num_phases, height)
-    num_tiles = math.ceil(height / tile_rows)
-    n = math.ceil(tile_rows * (width // num_phases) / _STEP) * _STEP
-    upper, lower, weights = (
-        np.pad(values, (0, num_tiles * tile_rows - height), 'edge')
-        for values in _taps(low_shape[0], height)
-    )
-    rows = Rows(upper.astype(np.int64), lower.astype(np.int64), weights)
-    shape = (num_tiles, num_phases, num_classes, n)
-    sums = Sums(np.empty(shape, np.float32), np.empty(shape, np.uint16),
-                np.empty((num_tiles, num_phases, 3, n), np.float32))
-    columns = _new_columns(low_width, width, tile_rows, n)
-    return _Plan(low_shape, rows, columns, num_tiles, sums)
-
-
-def _tile_rows(stride: int, height: int) -> int:
-    """Choose how many rows of slots make the loops long and leave little over."""
-    candidates = range(1, max(2, min(height, _MAX_SLOTS // stride) + 1))
-
-    def waste(rows: int) -> float:
-        slots = rows * stride
-        return math.ceil(slots / _STEP) * _STEP / slots + 40 / slots
-
-    return min(candidates, key=waste)
-
-
-def _new_columns(low_width: int, width: int, tile_rows: int, n: int) -> Columns:
-    from uncertainty_seg.backends.reduction_kernels import Columns
-
-    no_index, no_weight = np.empty(0, np.uint32), np.empty(0, np.float32)
-    if width % low_width == 0:
-        centres = (np.arange(width // low_width) + 0.5) * low_width / width - 0.5
-        offsets = (np.floor(centres) + 1).astype(np.uint64)
-        shares = (centres - np.floor(centres)).astype(np.float32)
-        return Columns(offsets, shares, no_index, no_index, no_weight)
-    left, right, weights = _taps(low_width, width)
-    starts = np.repeat(np.arange(tile_rows) * low_width + 1, width)
-    end = (0, n - tile_rows * width)
-    return Columns(
-        np.empty(0, np.uint64), no_weight,
-        np.pad(np.tile(left, tile_rows) + starts, end).astype(np.uint32),
-        np.pad(np.tile(right, tile_rows) + starts, end).astype(np.uint32),
-        np.pad(np.tile(weights, tile_rows), end),
-    )
-
-
-def _taps(old: int, new: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
-    """Return both sources and the second's share, as `core.uncertainty.upsample_bilinear`."""
-    centre = np.maximum((np.arange(new) + 0.5) * old / new - 0.5, 0.0)
-    low = np.minimum(centre.astype(np.intp), old - 1)
-    return low, np.minimum(low + 1, old - 1), (centre - low).astype(np.float32)

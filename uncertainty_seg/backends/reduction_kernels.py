@@ -15,18 +15,15 @@ so arrays are passed whole, with the indices of what is meant.
 The only freedom given to the compiler is to fuse a product with a sum. Anything that lets it
 reorder sums or assume that there is no NaN would break the bits or hide the NaN.
 
-The image is worked on in tiles of a few rows, and where w is s times wl, in s phases: phase k of
-a tile holds the columns ``i * s + k``, which all have the same interpolation weights and whose
-sources lie side by side. The slots of a phase are those of its rows one after the other, and at
-the end some that mean nothing, so that a loop runs over all of them at once and ends where a group
-of vectors ends. Otherwise there is one phase, and its slots look up their sources.
+How the image is cut, and what lies where, is told in `reduction_plan`. All loops are in one file,
+because numba compiles anew only when the file of the entry point changes.
 
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numba
 import numpy as np
@@ -56,70 +53,6 @@ _OPTIONS = {'fastmath': {'contract'}, 'error_model': 'numpy'}
 _inner = numba.njit(forceinline=True, **_OPTIONS)
 _PASSES = 4  # that are added at once
 _LINE = 16  # float32 in a cache line
-
-
-class Rows(NamedTuple):
-    """
-    Sources of each output row, the last repeated until the tiles are full.
-
-    Attributes
-    ----------
-    upper, lower : ndarray of int64, shape (tiles * tile_rows,)
-        Rows of the logits.
-    shares : ndarray of float32, shape (tiles * tile_rows,)
-        Share of the lower.
-
-    """
-
-    upper: Any
-    lower: Any
-    shares: Any
-
-
-class Columns(NamedTuple):
-    """
-    Sources of each slot in the rows of a tile, which lie one after the other from 1 on.
-
-    Attributes
-    ----------
-    offsets : ndarray of uint64, shape (s,) or (0,)
-        Where the left sources of each phase begin, 0 or 1; empty if w is no multiple of wl.
-    shares : ndarray of float32, shape (s,) or (0,)
-        Share of the right source in each phase.
-    left, right : ndarray of uint32, shape (0,) or (n,)
-        Both sources of each slot, if there are no phases.
-    weights : ndarray of float32, shape (0,) or (n,)
-        Share of the right source.
-
-    """
-
-    offsets: Any
-    shares: Any
-    left: Any
-    right: Any
-    weights: Any
-
-
-class Sums(NamedTuple):
-    """
-    Sufficient statistics of the passes seen, by tile, phase and slot.
-
-    Attributes
-    ----------
-    probs : ndarray of float32, shape (tiles, phases, C, n)
-        Sum of the probabilities.
-    votes : ndarray of uint16, shape (tiles, phases, C, n)
-        Passes in which the class won; the lowest class wins among equals.
-    lines : ndarray of float32, shape (tiles, phases, 3, n)
-        Sum of the squared probabilities of all classes; sum of the entropies in bits, less the
-        logarithm of the third line, which is the product of the softmax denominators: its
-        logarithm is taken once instead of T times.
-
-    """
-
-    probs: Any
-    votes: Any
-    lines: Any
 
 
 @_inner
