@@ -57,6 +57,12 @@ def test_auroc_known_answers() -> None:
     assert np.isnan(auroc(np.array([]), np.array([1.0])))
 
 
+def test_equal_scores_count_half() -> None:
+    ranking = Ranking()
+    ranking.add(np.full(6, 0.3, np.float32), np.arange(6) < 2)
+    assert ranking.auroc() == 0.5
+
+
 def test_nan_ranks_as_the_most_uncertain() -> None:
     assert auroc(np.array([np.nan]), np.array([0.9])) == 1
     ranking = Ranking()

@@ -105,6 +105,16 @@ def test_exporting_moves_no_batch_norm_and_leaves_the_dropout_in_place() -> None
     assert isinstance(net.drop_head, torch.nn.Dropout2d)
 
 
+def test_a_net_left_in_training_mode_is_exported_with_its_batch_norm_frozen() -> None:
+    net = lively_net(PLANS['head'])
+    image = np.random.default_rng(2).integers(0, 256, (1, 64, 96, 3), np.uint8)
+    graphs = [compile_graph(export_marked(net.train(is_training), SPEC), SPEC)
+              for is_training in (False, True)]
+    one, other = (run_compiled(g, image, ones_masks(g.sites, 1)) for g in graphs)
+    np.testing.assert_array_equal(one, other)
+    assert net.training
+
+
 def test_sites_carry_rate_shape_and_the_name_of_their_module() -> None:
     compiled = compile_graph(export_marked(lively_net(PLANS['everywhere']), SPEC), SPEC)
     found = {s.name: (s.shape, s.p) for s in compiled.sites}

@@ -49,8 +49,7 @@ def top_score(values: FloatMap, share: float = TOP_SHARE) -> float:
     """
     flat = values.ravel()
     count = max(1, round(share * flat.size))
-    if np.isnan(flat.sum(dtype=np.float64)):
-        return float('nan')
+    # NaN sorts above every number, so that it is among the top and makes their mean NaN.
     return float(np.partition(flat, flat.size - count)[-count:].mean(dtype=np.float64))
 
 

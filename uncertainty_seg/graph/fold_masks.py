@@ -66,10 +66,11 @@ def _foldable(
 ) -> onnx.NodeProto | None:
     if mul.op_type != 'Mul':
         return None
+    # What depends on T has no static shape, so this is a tensor of batch 1.
     data = [name for name in mul.input if len(static.get(name, ())) == 4]
     mask = next((i for i in graph.input if i.name == _mask_of(mul, static)), None)
     users = consumers(graph.node, mul.output[0])
-    if mask is None or len(data) != 1 or static[data[0]][0] != 1 or len(users) != 1:
+    if mask is None or len(data) != 1 or len(users) != 1:
         return None
     dims = mask.type.tensor_type.shape.dim
     is_channel = len(dims) == 4 and dims[2].dim_value == dims[3].dim_value == 1
