@@ -73,5 +73,5 @@ def open_faulty(name: str, bundle: Any, settings: Any) -> FaultyBackend:
 
 if __name__ == '__main__':
     registry.open_backend = open_faulty
-    node.Mailbox = FaultyMailbox  # type: ignore[misc]
+    node.Mailbox = FaultyMailbox
     sys.exit(main())

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 import fcntl
+from importlib import import_module
 from importlib.util import find_spec
 import os
 from pathlib import Path
@@ -54,7 +55,7 @@ def restart_with_ros_libraries(config: Any) -> None:
     manager = config.pluginmanager.getplugin('capturemanager')
     if manager is not None:
         manager.stop_global_capturing()
-    import ros_wheels_bootstrapper  # noqa: F401  (does not return)
+    import_module('ros_wheels_bootstrapper')  # does not return
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def test_no_frames_make_no_threshold() -> None:
 ])
 def test_limits_that_cannot_judge_are_refused(change: dict[str, object], words: str) -> None:
     with pytest.raises(CalibrationError, match=words):
-        dataclasses.replace(GOOD, **change)  # type: ignore[arg-type]
+        dataclasses.replace(GOOD, **change)
 
 
 @pytest.mark.parametrize('text', ['', '{}', '[1]', '{"passes": 20}'])

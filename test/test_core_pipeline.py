@@ -117,14 +117,14 @@ def test_live_masks_pass_the_check(tiny_bundle: Path) -> None:
 class DeafBackend(FakeBackend):
     """Ignores its masks."""
 
-    def run(self, image, masks, temperature):  # type: ignore[no-untyped-def]
+    def run(self, image, masks, temperature):
         return super().run(image, {n: np.ones_like(m) for n, m in masks.items()}, temperature)
 
 
 class RandomBackend(FakeBackend):
     """Is random by itself."""
 
-    def run(self, image, masks, temperature):  # type: ignore[no-untyped-def]
+    def run(self, image, masks, temperature):
         maps = super().run(image, masks, temperature)
         noise = np.random.default_rng().random(maps.entropy.shape, np.float32) * 0.1
         return dataclasses.replace(maps, mutual_information=maps.mutual_information + noise)
@@ -194,11 +194,11 @@ def test_a_frame_in_work_while_the_gate_changes_is_judged_by_the_new_limits(
     assert old is not None
     update = old.update
 
-    def update_while_the_gate_changes(scores):  # type: ignore[no-untyped-def]
+    def update_while_the_gate_changes(scores):
         pipeline.reconfigure(strict)
         return update(scores)
 
-    old.update = update_while_the_gate_changes  # type: ignore[method-assign]
+    old.update = update_while_the_gate_changes
     verdict = pipeline.process(BLUE, 9).verdict
     assert not verdict.is_confident
     assert verdict.reasons[0].endswith('over 0.007')

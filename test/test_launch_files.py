@@ -61,10 +61,10 @@ def stand_ins(monkeypatch: Any, arguments: dict[str, str]) -> Iterator[None]:
             setattr(module, name, kind(name))
         monkeypatch.setitem(sys.modules, module_name, module)
     substitutions = ModuleType('launch.substitutions')
-    substitutions.LaunchConfiguration = configuration(arguments)  # type: ignore[attr-defined]
+    substitutions.LaunchConfiguration = configuration(arguments)
     monkeypatch.setitem(sys.modules, 'launch.substitutions', substitutions)
     index = ModuleType('ament_index_python.packages')
-    index.get_package_share_directory = lambda name: str(ROOT)  # type: ignore[attr-defined]
+    index.get_package_share_directory = lambda name: str(ROOT)
     monkeypatch.setitem(sys.modules, 'ament_index_python.packages', index)
     for name in PROFILES:
         monkeypatch.delenv(name, raising=False)

@@ -105,7 +105,7 @@ def test_flagged_frames_keep_their_distance_on_the_nodes_clock(node: StubNode) -
     flagged.num_subscribers = 1
     for second in (100.0, 100.9, 101.0, 101.5, 102.5):
         node.now_ns = int(second * 1e9)
-        pictures.publish_flagged(second, 1.0)  # type: ignore[arg-type]
+        pictures.publish_flagged(second, 1.0)
     assert flagged.sent == [100.0, 101.0, 102.5]
 
 
@@ -114,7 +114,7 @@ def test_a_clock_set_back_begins_a_new_interval(node: StubNode) -> None:
     node.topics['~/flagged'].num_subscribers = 1
     for second in (100, 5):
         node.now_ns = second * 10**9
-        pictures.publish_flagged(second, 1.0)  # type: ignore[arg-type]
+        pictures.publish_flagged(second, 1.0)
     assert node.topics['~/flagged'].sent == [100, 5]
 
 

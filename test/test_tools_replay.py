@@ -86,7 +86,7 @@ def messages(bag: Path, name: str) -> list[BagMessage]:
     with BagReader(bag) as reader:
         found = list(reader.messages(f'/uncertainty_seg/{name}'))
     assert all(isinstance(item, BagMessage) for item in found)
-    return found  # type: ignore[return-value]
+    return found
 
 
 def flags(bag: Path) -> list[bool]:
@@ -340,7 +340,7 @@ def test_status_is_that_of_the_node_without_latencies() -> None:
 
     for kind in ('confident', 'uncertain', 'recovering', 'fault', 'unknown'):
         verdict = Verdict(kind == 'confident', ('one', 'two'), 0.5, kind)
-        ours = verdict_status(Pipeline(), verdict, Result())  # type: ignore[arg-type]
+        ours = verdict_status(Pipeline(), verdict, Result())
         header = __import__('std_msgs.msg').msg.Header()
         array = diagnostics.verdict_message(header, verdict, Result(), Pipeline.thresholds)
         theirs = array.status[0]

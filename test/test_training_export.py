@@ -138,7 +138,7 @@ def test_a_net_without_dropout_and_one_with_alpha_dropout_are_refused() -> None:
         export_marked(net, SPEC)
 
 
-def test_foreign_or_missing_encoder_weights_are_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_foreign_or_missing_encoder_weights_are_refused(tmp_path) -> None:
     net = PyramidNet(5, DropoutPlan())
     with pytest.raises(TrainingError, match='no ImageNet weights'):
         load_encoder_weights(net, tmp_path / 'none.pth')

@@ -42,7 +42,7 @@ def toy(count: int = 16, rare: int = 3) -> LabelledFolder:
     return LabelledFolder(images, masks, stems, ('dark', 'bright', 'red'), palette, 255)
 
 
-class TinyNet(torch.nn.Module):  # type: ignore[misc]
+class TinyNet(torch.nn.Module):
     """Stride 4, three classes."""
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class TinyNet(torch.nn.Module):  # type: ignore[misc]
         self.drop = torch.nn.Dropout2d(0.2)
         self.classifier = torch.nn.Conv2d(8, 3, 1)
 
-    def forward(self, image):  # type: ignore[no-untyped-def]
+    def forward(self, image):
         return self.classifier(self.drop(self.encoder(image)))
 
 

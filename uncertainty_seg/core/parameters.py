@@ -111,7 +111,7 @@ def parameter(
     return dataclasses.field(default=default, metadata=facts)
 
 
-def iter_parameters(cls: type, prefix: str = '') -> Iterator[Parameter]:
+def iter_parameters(cls: Any, prefix: str = '') -> Iterator[Parameter]:
     """
     Walk the settings of a dataclass and of the dataclasses inside it.
 
@@ -130,9 +130,9 @@ def iter_parameters(cls: type, prefix: str = '') -> Iterator[Parameter]:
     """
     hints = get_type_hints(cls)
     for field in dataclasses.fields(cls):
-        kind = hints[field.name]
+        kind: Any = hints[field.name]
         if dataclasses.is_dataclass(kind):
-            yield from iter_parameters(kind, f'{prefix}{field.name}.')  # type: ignore[arg-type]
+            yield from iter_parameters(kind, f'{prefix}{field.name}.')
         else:
             default: Any = field.default
             yield Parameter(f'{prefix}{field.name}', default, **field.metadata)
@@ -171,7 +171,8 @@ def from_dict(cls: type[_T], values: Mapping[str, object]) -> _T:
 def _build(cls: type[_T], values: Mapping[str, Value], prefix: str) -> _T:
     hints = get_type_hints(cls)
     arguments: dict[str, Any] = {}
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+    shape: Any = cls  # any dataclass; typing has no name for that before Python 3.11
+    for field in dataclasses.fields(shape):
         name = f'{prefix}{field.name}'
         if dataclasses.is_dataclass(hints[field.name]):
             arguments[field.name] = _build(hints[field.name], values, f'{name}.')
@@ -180,10 +181,10 @@ def _build(cls: type[_T], values: Mapping[str, Value], prefix: str) -> _T:
     return cls(**arguments)
 
 
-def to_dict(settings: object, prefix: str = '') -> dict[str, Value]:
+def to_dict(settings: Any, prefix: str = '') -> dict[str, Value]:
     """Return dotted name to value of every setting, in the order of the fields."""
     flat: dict[str, Value] = {}
-    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
+    for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if dataclasses.is_dataclass(value):
             flat.update(to_dict(value, f'{prefix}{field.name}.'))

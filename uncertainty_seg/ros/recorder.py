@@ -18,6 +18,7 @@ from pathlib import Path
 import signal
 import sys
 import threading
+from typing import Any
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
@@ -67,8 +68,8 @@ class RecorderNode(Node):
                 if not self._waiting:
                     print(json.dumps({'recorder': 'ready'}), flush=True)
 
-    def _record(self, topic: str, publishers: Sequence[object]) -> None:
-        kind = publishers[0].topic_type  # type: ignore[attr-defined]
+    def _record(self, topic: str, publishers: Sequence[Any]) -> None:
+        kind = publishers[0].topic_type
 
         def write(data: bytes) -> None:
             self._writer.write_serialized(topic, kind, self.get_clock().now().nanoseconds, data)
@@ -85,9 +86,9 @@ def _message_class(kind: str) -> type:
     return found
 
 
-def _qos_that_hears(publishers: Sequence[object]) -> QoSProfile:
+def _qos_that_hears(publishers: Sequence[Any]) -> QoSProfile:
     # A reliable subscription hears no best-effort publisher, a latched one no volatile.
-    profiles = [p.qos_profile for p in publishers]  # type: ignore[attr-defined]
+    profiles = [p.qos_profile for p in publishers]
     is_reliable = all(p.reliability == ReliabilityPolicy.RELIABLE for p in profiles)
     is_latched = all(p.durability == DurabilityPolicy.TRANSIENT_LOCAL for p in profiles)
     return QoSProfile(

@@ -53,7 +53,7 @@ class SoundLifecycleNode(LifecycleNode):
         """Take note that a transition failed."""
         raise NotImplementedError
 
-    def _LifecycleNodeMixin__change_state(self, transition: int) -> Any:  # noqa: N802
+    def _LifecycleNodeMixin__change_state(self, transition: int) -> Any:
         # In Humble and Jazzy an impossible transition, such as activate before configure, raises
         # out of the service's callback: the node would end, and who asked would wait for ever.
         # The name is the private one of rclpy's mixin; where it is another, nothing is changed.
