@@ -20,7 +20,9 @@ from uncertainty_seg.errors import ModelBundleError
 SCHEMA_VERSION = 1
 FIT_RULES = ('letterbox', 'stretch')
 COLOR_ORDERS = ('rgb', 'bgr')
-METHODS = ('mc_dropout',)
+METHODS = ('mc_dropout', 'deep_ensemble')
+PRECISIONS = ('fp32', 'fp16', 'bf16', 'int8')
+REDUCTIONS = ('full', 'low')
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,18 @@ class ModelCard:
         Measured on validation data, named in `training`.
     sha256 : mapping of str to str
         Digest of each file beside the card.
+    precision : str
+        What the graphs compute in: 'fp32', 'fp16', 'bf16', or 'int8' for a quantised trunk.
+        The reduction is always float32.
+    reduction : str
+        'full' upsamples the logits of each pass to (h, w); 'low' reduces at (hl, wl) and
+        upsamples the maps.
+    chunk : int
+        Passes that the head takes at once, exactly; 0 if it takes any number.
+    is_balanced : bool
+        Every pass keeps the same number of channels at each channel site.
+    members : int
+        Networks of a deep ensemble, which are its passes; 0 for dropout.
 
     """
 
@@ -122,6 +136,11 @@ class ModelCard:
     not_good_for: str
     metrics: Mapping[str, float]
     sha256: Mapping[str, str]
+    precision: str = 'fp32'
+    reduction: str = 'full'
+    chunk: int = 0
+    is_balanced: bool = False
+    members: int = 0
 
     def __post_init__(self) -> None:
         """Refuse a card that contradicts itself."""
@@ -146,6 +165,15 @@ class ModelCard:
             (min(spec.width, spec.height) < 8, f'input {spec.width}x{spec.height}',
              'at least 8 pixels a side'),
             (not self.dropout_sites, 'no dropout site', 'at least one'),
+            (self.precision not in PRECISIONS, f'precision {self.precision!r}',
+             f'one of {PRECISIONS}'),
+            (self.reduction not in REDUCTIONS, f'reduction {self.reduction!r}',
+             f'one of {REDUCTIONS}'),
+            (self.chunk < 0, f'chunks of {self.chunk}', '0 or more'),
+            ((self.method == 'deep_ensemble') != (self.members >= 2),
+             f'{self.members} members for {self.method}', '2 or more for deep_ensemble, else 0'),
+            (self.members > 0 and self.passes != self.members,
+             f'{self.passes} passes of {self.members} members', 'one pass a member'),
             (bool(bad_sites), f'sites {bad_sites}', 'p between 0 and 1 and a shape'),
             (self.passes < 1, f'{self.passes} passes', 'at least 1'),
             (not all(map(math.isfinite, self.metrics.values())), 'a metric is not finite', ''),

@@ -67,7 +67,7 @@ def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     Parameters
     ----------
     model : ModelProto
-        With standard operators only.
+        Standard operators, and markers of dropout.
 
     Returns
     -------
@@ -75,7 +75,8 @@ def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
         Tensors with a symbolic or unknown axis are left out.
 
     """
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=True).graph
+    plain = without_markers(model)
+    inferred = onnx.shape_inference.infer_shapes(plain, strict_mode=False, data_prop=True).graph
     known = {}
     for info in (*inferred.value_info, *inferred.input, *inferred.output):
         dims = info.type.tensor_type.shape.dim
@@ -83,6 +84,18 @@ def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
             known[info.name] = tuple(d.dim_value for d in dims)
     known.update({t.name: tuple(t.dims) for t in inferred.initializer})
     return known
+
+
+def without_markers(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph with each marker of dropout as Identity, which onnx can read."""
+    if not any(node.domain == MARKER_DOMAIN for node in model.graph.node):
+        return model
+    twin = copy_of(model)
+    replace_nodes(twin.graph, [
+        helper.make_node('Identity', [node.input[0]], [node.output[0]])
+        if node.domain == MARKER_DOMAIN else node for node in twin.graph.node
+    ])
+    return twin
 
 
 def consumers(nodes: Iterable[onnx.NodeProto], name: str) -> list[onnx.NodeProto]:

@@ -42,6 +42,7 @@ RANDOM_OPS = frozenset({
     'Dropout', 'Bernoulli', 'Multinomial', 'RandomNormal', 'RandomNormalLike', 'RandomUniform',
     'RandomUniformLike',
 })
+_LATER_FIELDS = ('precision', 'reduction', 'chunk', 'is_balanced', 'members')
 _COMPILE = 'restore the bundle from its source or compile it again'
 
 
@@ -142,7 +143,14 @@ def model_digest(card: ModelCard) -> str:
     """Return one digest over the graphs of a card and all it says that moves a score."""
     files = [f'{name} {card.sha256[name]}' for name in sorted(card.sha256)]
     says = (card.method, card.class_names, card.input, card.dropout_sites, card.logits_shape)
+    # Named only where they are not the default, so that older calibrations stay valid.
+    says += tuple((name, getattr(card, name)) for name in _LATER_FIELDS
+                  if getattr(card, name) != _default(name))
     return hashlib.sha256('\n'.join([*files, repr(says)]).encode()).hexdigest()
+
+
+def _default(name: str) -> object:
+    return next(f.default for f in dataclasses.fields(ModelCard) if f.name == name)
 
 
 def write_bundle(folder: Path, card: ModelCard, files: Mapping[str, bytes]) -> ModelCard:
