@@ -1,9 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Dropout masks as data: a seed and the sites of a card give the same masks everywhere.
+What makes the passes of a frame differ, as data: the same seed gives the same inputs everywhere.
 
-Each site and each pass draws from its own stream, so that the first t passes do not depend on
-T, and a site keeps its masks when another one is added.
+For dropout these are masks: each site and each pass draws from its own stream, so that the first
+t passes do not depend on T, and a site keeps its masks when another one is added. For a deep
+ensemble they are the rows that choose a member.
 
 """
 
@@ -15,13 +16,75 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.core.model_card import DropoutSite
+from uncertainty_seg.core.model_card import DropoutSite, ModelCard
 from uncertainty_seg.errors import ConfigError
+
+MEMBER = 'member'
+PassInputs = dict[str, NDArray[np.float32]]
+_BLOCK = 1 << 16  # words at a time: they stay in the cache between drawing and comparing
+
+
+def pass_inputs(card: ModelCard, passes: int, seed: int) -> PassInputs:
+    """
+    Return what the head of a bundle is given beside the image, for T passes.
+
+    Parameters
+    ----------
+    card : ModelCard
+        Its method and sites.
+    passes : int
+        T, at least 1; for an ensemble the number of its members.
+    seed : int
+        At least 0; an ensemble has no randomness and ignores it.
+
+    Returns
+    -------
+    dict of str to ndarray of float32, shape (T, *site.shape)
+        Masks, or for an ensemble `member`: one row a pass with a single 1.
+
+    Raises
+    ------
+    ConfigError
+        If `passes` or `seed` is out of range, or `passes` is not the number of members.
+
+    """
+    _require(passes, seed)
+    if card.method == 'mc_dropout':
+        return make_masks(card.dropout_sites, passes, seed, card.is_balanced)
+    if passes != card.members:
+        raise ConfigError(f'passes is {passes}', f'the {card.members} members of {card.name!r}',
+                          'leave passes at 0, which takes each member once')
+    return {MEMBER: np.eye(card.members, dtype=np.float32)}
+
+
+def still_inputs(card: ModelCard, passes: int) -> PassInputs:
+    """
+    Return inputs under which all passes are the same.
+
+    Parameters
+    ----------
+    card : ModelCard
+        Its method and sites.
+    passes : int
+        At least 1.
+
+    Returns
+    -------
+    dict of str to ndarray of float32, shape (passes, *site.shape)
+        Ones where dropout can be switched off. A head that computes kept channels only, and an
+        ensemble, cannot be: they are given one and the same pass, over and over.
+
+    """
+    _require(passes, 0)
+    if card.method == 'mc_dropout' and not card.is_balanced:
+        return ones_masks(card.dropout_sites, passes)
+    first = pass_inputs(card, card.members or 1, 0)
+    return {name: np.repeat(rows[:1], passes, axis=0) for name, rows in first.items()}
 
 
 def make_masks(
-    sites: Iterable[DropoutSite], passes: int, seed: int
-) -> dict[str, NDArray[np.float32]]:
+    sites: Iterable[DropoutSite], passes: int, seed: int, balanced: bool = False
+) -> PassInputs:
     """
     Draw the masks of T passes.
 
@@ -33,11 +96,13 @@ def make_masks(
         T, at least 1.
     seed : int
         At least 0; the same seed gives the same masks on every machine.
+    balanced : bool
+        Keep exactly `kept_channels` channels in each pass, at the sites that drop channels.
 
     Returns
     -------
     dict of str to ndarray of float32, shape (T, *site.shape)
-        0 where dropped, else 1 / (1 - p).
+        0 where dropped, else 1 / (1 - p); C / K at a balanced site, so that the mean is 1.
 
     Raises
     ------
@@ -46,13 +111,40 @@ def make_masks(
 
     """
     _require(passes, seed)
-    return {site.name: _site_masks(site, passes, seed) for site in sites}
+    return {
+        site.name: _balanced_masks(site, passes, seed) if balanced and _is_balanced(site)
+        else _independent_masks(site, passes, seed)
+        for site in sites
+    }
 
 
-def ones_masks(sites: Iterable[DropoutSite], passes: int) -> dict[str, NDArray[np.float32]]:
+def ones_masks(sites: Iterable[DropoutSite], passes: int) -> PassInputs:
     """Return masks that switch dropout off: every pass is the deterministic network."""
     _require(passes, 0)
     return {site.name: np.ones((passes, *site.shape), np.float32) for site in sites}
+
+
+def kept_channels(site: DropoutSite) -> int:
+    """
+    Say how many channels of a site can be other than zero in one pass of balanced masks.
+
+    Parameters
+    ----------
+    site : DropoutSite
+        Any site.
+
+    Returns
+    -------
+    int
+        K = round((1 - p) C), at least 1, at a site of whole channels (C, 1, ..., 1). All of
+        `shape[0]` at any other site, and where rounding would leave nothing to drop: those
+        sites are drawn independently.
+
+    """
+    channels = site.shape[0]
+    if any(n != 1 for n in site.shape[1:]):
+        return channels
+    return max(1, round((1 - site.p) * channels))
 
 
 def frame_seed(seed: int, stamp_ns: int) -> int:
@@ -60,14 +152,35 @@ def frame_seed(seed: int, stamp_ns: int) -> int:
     return zlib.crc32(f'{seed}:{stamp_ns}'.encode())
 
 
-def _site_masks(site: DropoutSite, passes: int, seed: int) -> NDArray[np.float32]:
+def _is_balanced(site: DropoutSite) -> bool:
+    return kept_channels(site) < site.shape[0]
+
+
+def _stream(site: DropoutSite, seed: int) -> np.random.Philox:
     # Philox is counter based and frozen by numpy's stream policy for `random_raw`; the uint64
     # words are compared as integers, so that no rounding rule of a later numpy can move a mask.
-    stream = np.random.Philox(key=[seed & (2**64 - 1), zlib.crc32(site.name.encode())])
-    count = passes * int(np.prod(site.shape))
-    kept = stream.random_raw(count) >= np.uint64(int(site.p * 2.0**64))
-    masks = kept.reshape(passes, *site.shape).astype(np.float32)
-    return masks * np.float32(1.0 / (1.0 - site.p))
+    return np.random.Philox(key=[seed & (2**64 - 1), zlib.crc32(site.name.encode())])
+
+
+def _independent_masks(site: DropoutSite, passes: int, seed: int) -> NDArray[np.float32]:
+    stream = _stream(site, seed)
+    limit, scale = np.uint64(int(site.p * 2.0**64)), np.float32(1.0 / (1.0 - site.p))
+    masks = np.empty((passes, *site.shape), np.float32)
+    flat = masks.reshape(-1)
+    for first in range(0, flat.size, _BLOCK):
+        block = flat[first:first + _BLOCK]
+        np.multiply(stream.random_raw(block.size) >= limit, scale, out=block)
+    return masks
+
+
+def _balanced_masks(site: DropoutSite, passes: int, seed: int) -> NDArray[np.float32]:
+    """Keep the K channels with the largest words: those that independent masks keep first."""
+    channels, kept = site.shape[0], kept_channels(site)
+    words = _stream(site, seed).random_raw(passes * channels).reshape(passes, channels)
+    chosen = np.argsort(words, axis=1, kind='stable')[:, channels - kept:]
+    masks = np.zeros((passes, channels), np.float32)
+    np.put_along_axis(masks, chosen, np.float32(channels / kept), axis=1)
+    return masks.reshape(passes, *site.shape)
 
 
 def _require(passes: int, seed: int) -> None:
