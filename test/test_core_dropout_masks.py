@@ -2,15 +2,28 @@
 """Masks as data: repeatable, scaled, and independent of how many there are."""
 
 import hashlib
+import zlib
 
+from conftest import tiny_card
 import numpy as np
 import pytest
 
-from uncertainty_seg.core.dropout_masks import frame_seed, make_masks, ones_masks
-from uncertainty_seg.core.model_card import DropoutSite
+from uncertainty_seg.core.dropout_masks import (
+    frame_seed,
+    kept_channels,
+    make_masks,
+    MEMBER,
+    ones_masks,
+    pass_inputs,
+    still_inputs,
+)
+from uncertainty_seg.core.model_card import DropoutSite, ModelCard
 from uncertainty_seg.errors import ConfigError
 
 SITES = (DropoutSite('a', (64, 1, 1), 0.5), DropoutSite('b', (3, 8, 8), 0.2))
+LARGE = DropoutSite('c', (3, 150, 201), 0.3)  # more words than are drawn at once
+ENSEMBLE = tiny_card(method='deep_ensemble', members=3, passes=3,
+                     dropout_sites=(DropoutSite(MEMBER, (3,), 1 - 1 / 3),))
 
 
 def test_the_same_seed_gives_the_same_masks_and_another_does_not() -> None:
@@ -23,6 +36,14 @@ def test_the_same_seed_gives_the_same_masks_and_another_does_not() -> None:
 def test_the_masks_of_a_seed_never_change() -> None:
     digest = hashlib.sha256(make_masks(SITES, 4, 7)['b'].tobytes()).hexdigest()
     assert digest.startswith('968f4f3e659def2a')
+
+
+def test_drawing_in_blocks_gives_the_masks_of_one_draw() -> None:
+    stream = np.random.Philox(key=[5, zlib.crc32(b'c')])
+    words = stream.random_raw(2 * 3 * 150 * 201).reshape(2, 3, 150, 201)
+    kept = words >= np.uint64(int(0.3 * 2.0**64))
+    np.testing.assert_array_equal(make_masks([LARGE], 2, 5)['c'],
+                                  kept * np.float32(1 / (1 - 0.3)))
 
 
 def test_passes_differ_from_one_another() -> None:
@@ -62,3 +83,94 @@ def test_a_frame_seed_depends_on_seed_and_stamp() -> None:
 def test_no_passes_or_a_negative_seed_is_refused(passes: int, seed: int, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         make_masks(SITES, passes, seed)
+
+
+@pytest.mark.parametrize('p, kept', [(0.5, 32), (0.1, 58), (0.99, 1), (0.3, 45)])
+def test_a_balanced_pass_keeps_the_same_number_of_channels(p: float, kept: int) -> None:
+    site = DropoutSite('a', (64, 1, 1), p)
+    masks = make_masks([site], 30, 1, balanced=True)['a']
+    assert masks.shape == (30, 64, 1, 1)
+    assert kept_channels(site) == kept
+    assert ((masks > 0).sum((1, 2, 3)) == kept).all()
+    assert set(np.unique(masks)) == {np.float32(0), np.float32(64 / kept)}
+    np.testing.assert_allclose(masks.mean((1, 2, 3)), 1, rtol=1e-6)
+
+
+def test_balanced_masks_choose_every_channel_equally_often() -> None:
+    masks = make_masks([DropoutSite('a', (16, 1, 1), 0.25)], 4000, 2, balanced=True)['a']
+    # 12 of 16 in 4000 passes: the share of a channel has the standard deviation 0.0068.
+    np.testing.assert_allclose((masks > 0).mean(0), 0.75, atol=5 * 0.0068)
+
+
+def test_balanced_passes_differ_and_the_first_do_not_depend_on_t() -> None:
+    few, many = (make_masks(SITES, passes, 1, balanced=True)['a'] for passes in (3, 50))
+    np.testing.assert_array_equal(few, many[:3])
+    assert len({row.tobytes() for row in many}) == 50
+    assert (make_masks(SITES, 3, 2, balanced=True)['a'] != few).any()
+
+
+def test_the_balanced_masks_of_a_seed_never_change() -> None:
+    digest = hashlib.sha256(make_masks(SITES, 4, 7, balanced=True)['a'].tobytes()).hexdigest()
+    assert digest.startswith('3cd9b15c75f24d50')
+
+
+def test_a_balanced_pass_drops_what_an_independent_one_drops_first() -> None:
+    balanced = make_masks(SITES, 40, 0, balanced=True)['a'].reshape(40, -1) > 0
+    independent = make_masks(SITES, 40, 0)['a'].reshape(40, -1) > 0
+    changed = (balanced != independent).sum(1)
+    np.testing.assert_array_equal(changed, abs(independent.sum(1) - 32))
+
+
+@pytest.mark.parametrize('site', [
+    DropoutSite('elements', (3, 8, 8), 0.2), DropoutSite('path', (1, 1, 1), 0.2),
+    DropoutSite('rare', (8, 1, 1), 0.05),
+], ids=lambda site: site.name)
+def test_a_site_without_channels_to_balance_stays_independent(site: DropoutSite) -> None:
+    assert kept_channels(site) == site.shape[0]
+    balanced = make_masks([site], 50, 0, balanced=True)[site.name]
+    np.testing.assert_array_equal(balanced, make_masks([site], 50, 0)[site.name])
+    assert (balanced == 0).any()
+
+
+@pytest.mark.parametrize('balanced', [False, True])
+def test_the_inputs_of_a_card_with_dropout_are_its_masks(balanced: bool) -> None:
+    card = tiny_card(dropout_sites=SITES, is_balanced=balanced)
+    inputs, masks = pass_inputs(card, 6, 9), make_masks(SITES, 6, 9, balanced)
+    assert set(inputs) == {'a', 'b'}
+    for name in masks:
+        np.testing.assert_array_equal(inputs[name], masks[name])
+
+
+def test_the_inputs_of_an_ensemble_choose_each_member_once() -> None:
+    inputs = pass_inputs(ENSEMBLE, 3, 9)
+    assert set(inputs) == {MEMBER}
+    assert inputs[MEMBER].dtype == np.float32
+    np.testing.assert_array_equal(inputs[MEMBER], np.eye(3))
+
+
+@pytest.mark.parametrize('passes', [1, 2, 4])
+def test_an_ensemble_runs_with_all_its_members_or_not_at_all(passes: int) -> None:
+    with pytest.raises(ConfigError, match=f"passes is {passes}.*the 3 members of 'tiny'"):
+        pass_inputs(ENSEMBLE, passes, 0)
+
+
+@pytest.mark.parametrize('card, still', [
+    (tiny_card(dropout_sites=SITES), 'ones'),
+    (tiny_card(dropout_sites=SITES, is_balanced=True), 'first'), (ENSEMBLE, 'first'),
+], ids=['dropout', 'balanced', 'ensemble'])
+def test_still_inputs_are_one_and_the_same_pass(card: ModelCard, still: str) -> None:
+    inputs = still_inputs(card, 2)
+    moving = pass_inputs(card, card.members or 2, 0)
+    for site in card.dropout_sites:
+        rows = inputs[site.name]
+        assert rows.shape == (2, *site.shape)
+        assert rows.dtype == np.float32
+        wanted = np.ones(site.shape) if still == 'ones' else moving[site.name][0]
+        np.testing.assert_array_equal(rows, np.stack([wanted, wanted]))
+
+
+@pytest.mark.parametrize('card', [tiny_card(), ENSEMBLE], ids=['dropout', 'ensemble'])
+def test_inputs_of_no_passes_are_refused(card: ModelCard) -> None:
+    for make in (lambda: pass_inputs(card, 0, 0), lambda: still_inputs(card, 0)):
+        with pytest.raises(ConfigError, match='passes is 0'):
+            make()
