@@ -1,22 +1,23 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Every dropout node becomes ``x * mask``, the mask being an input of the graph.
+Every dropout node becomes an operation with a mask, the mask being an input of the graph.
 
 Two forms are understood: ONNX's own Dropout, which drops elements, and the marker
-``uncertainty_seg::Dropout`` that the torch front end writes, which also says "whole channels".
+``uncertainty_seg::Dropout`` that the torch front end writes, which also says what is dropped:
+elements, whole channels, the whole branch (stochastic depth), or either of the first two in the
+self-normalising way of AlphaDropout.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.errors import GraphError
+from uncertainty_seg.graph.mask_layout import alpha_nodes, lay_out, mask_shape
 from uncertainty_seg.graph.onnx_tools import (
     attribute,
     constants,
@@ -27,8 +28,11 @@ from uncertainty_seg.graph.onnx_tools import (
     replace_nodes,
     shapes,
 )
+from uncertainty_seg.graph.passes_axis import find_passes, Found
+from uncertainty_seg.graph.passes_rules import PassesAxis
 
 PASSES_AXIS = 'T'
+KINDS = ('element', 'channel', 'path', 'alpha', 'feature_alpha')
 
 
 def dropout_to_masks(
@@ -61,9 +65,13 @@ def dropout_to_masks(
         raise GraphError(
             'the network has no dropout' if not found else 'every dropout has the rate 0',
             'at least one dropout with a rate above 0, whose passes differ',
-            'train it with dropout (or use a deep ensemble, or a direct or propagated variance)',
+            'train it with dropout, or put some in with --inject-dropout, or compile several '
+            'networks with --method ensemble',
         )
-    known = shapes(_without_dropout(model))
+    plain = _without_dropout(model)
+    known, fixed = shapes(plain), constants(plain.graph)
+    images = {i.name: PassesAxis(0) for i in model.graph.input if i.name not in fixed}
+    axes = find_passes(plain.graph.node, known, fixed, images)
     result = copy_of(model)
     sites: list[DropoutSite] = []
     nodes: list[onnx.NodeProto] = []
@@ -73,9 +81,10 @@ def dropout_to_masks(
         elif _rate(model.graph, node) == 0:
             nodes.append(helper.make_node('Identity', [node.input[0]], [node.output[0]]))
         else:
-            site = _site(result.graph, node, known, len(sites))
+            site, made, tensors = _masked(result.graph, node, known, axes, len(sites))
             sites.append(site)
-            nodes.append(helper.make_node('Mul', [node.input[0], site.name], [node.output[0]]))
+            nodes.extend(made)
+            result.graph.initializer.extend(tensors)
             result.graph.input.append(float_info(site.name, (PASSES_AXIS, *site.shape)))
     replace_nodes(result.graph, nodes)
     return result, tuple(sites)
@@ -102,30 +111,58 @@ def _rate(graph: onnx.GraphProto, node: onnx.NodeProto) -> float:
     return rate
 
 
-def _site(
+def _masked(
     graph: onnx.GraphProto,
     node: onnx.NodeProto,
     known: dict[str, tuple[int, ...]],
+    axes: Found,
     index: int,
-) -> DropoutSite:
-    shape = known.get(node.input[0])
-    if shape is None or len(shape) < 2 or shape[0] != 1:
+) -> tuple[DropoutSite, list[onnx.NodeProto], list[onnx.TensorProto]]:
+    shape, axis = _place(node, known, axes)
+    kind = attribute(node, 'kind', 'element')
+    if kind not in KINDS:
+        raise GraphError(f'dropout {node.name!r} is of the kind {kind!r}', f'one of {KINDS}')
+    name = attribute(node, 'site', '') or f'dropout_{index}'
+    wish = fresh_name(graph, f'mask_{name}')
+    site = DropoutSite(wish, mask_shape(kind, shape, axis, node.name), _rate(graph, node))
+    mask, nodes, tensors = lay_out(site, shape, axis)
+    data, output = node.input[0], node.output[0]
+    if 'alpha' not in kind:
+        return site, [*nodes, helper.make_node('Mul', [data, mask], [output])], tensors
+    more, values = alpha_nodes(site, data, mask, output)
+    tensors += [numpy_helper.from_array(v, k) for k, v in values.items()]
+    return site, [*nodes, *more], tensors
+
+
+def _place(
+    node: onnx.NodeProto, known: dict[str, tuple[int, ...]], axes: Found
+) -> tuple[tuple[int, ...], PassesAxis]:
+    """Return the shape of one pass and where the passes go in it."""
+    data = node.input[0]
+    what = f'dropout {attribute(node, "site", "") or node.name!r}'
+    shape = known.get(data)
+    if shape is None or len(shape) < 2:
         raise GraphError(
-            f'dropout {node.name!r} works on a tensor of shape {shape}', 'a static one of batch 1',
+            f'{what} works on a tensor of shape {shape}', 'a static one of batch 1',
             'export the network with a fixed input size and batch 1',
         )
-    is_channel = attribute(node, 'kind', 'element') == 'channel'
-    mask = (shape[1], *(1,) * (len(shape) - 2)) if is_channel else shape[1:]
-    name = attribute(node, 'site', '') or f'dropout_{index}'
-    return DropoutSite(fresh_name(graph, f'mask_{name}'), mask, _rate(graph, node))
+    if data in axes.axes:
+        return shape, axes.axes[data]
+    if data in axes.lost:
+        raise GraphError(f'{what}: the batch was lost at {axes.lost[data]}',
+                         'a tensor whose batch axis is known',
+                         'compute that step without mixing the batch with other axes')
+    if shape[0] != 1:
+        raise GraphError(f'{what} works on a constant of shape {shape}, a weight for example',
+                         'dropout of what depends on the image')
+    return shape, PassesAxis(0)
 
 
 def _without_dropout(model: onnx.ModelProto) -> onnx.ModelProto:
     twin = copy_of(model)
-    nodes: Sequence[onnx.NodeProto] = [
+    replace_nodes(twin.graph, [
         helper.make_node('Identity', [node.input[0]], [node.output[0]])
         if is_dropout(node) else node
         for node in twin.graph.node
-    ]
-    replace_nodes(twin.graph, nodes)
+    ])
     return twin

@@ -1,0 +1,342 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+What each operator does to the axis that carries the passes.
+
+A rule sees a node of a graph of one pass and says where its outputs carry the passes, or raises
+`Lost`. `passes_axis` applies them in order.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+import onnx
+
+from uncertainty_seg.graph.onnx_tools import attribute
+
+Shape = tuple[int, ...]
+_TO_THE_END = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class PassesAxis:
+    """
+    Where a tensor carries the passes.
+
+    Attributes
+    ----------
+    axis : int
+        Of T, counted from the left.
+    inner : int
+        Entries a pass has on that axis: its size is T * inner, pass by pass.
+
+    """
+
+    axis: int
+    inner: int = 1
+
+
+class Lost(Exception):
+    """A rule cannot say where the passes are; its text says why."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What a rule sees of a node: it, the shapes of one pass, axes and constants."""
+
+    node: onnx.NodeProto
+    shapes: Mapping[str, Shape]
+    axes: Mapping[str, PassesAxis]
+    constants: Mapping[str, NDArray[np.generic]]
+
+    def shape(self, name: str) -> Shape:
+        """Return a static shape."""
+        if name not in self.shapes:
+            raise Lost(f'{name!r} has no static shape')
+        return self.shapes[name]
+
+    @property
+    def out(self) -> Shape:
+        """Shape of the first output."""
+        return self.shape(self.node.output[0])
+
+    @property
+    def first(self) -> PassesAxis:
+        """Axis of the data input, which must be the one that carries the passes."""
+        name = self.node.input[0]
+        if name not in self.axes:
+            raise Lost('an argument depends on the passes, and the data does not')
+        return self.axes[name]
+
+    def constant(self, index: int) -> list[int]:
+        """Return a constant integer input as a list; empty if it is not given."""
+        if index >= len(self.node.input) or not self.node.input[index]:
+            return []
+        value = self.constants.get(self.node.input[index])
+        if value is None:
+            raise Lost(f'{self.node.input[index]!r} is computed')
+        return [int(v) for v in np.asarray(value).reshape(-1)]
+
+
+Rule = Callable[[View], PassesAxis]
+
+
+def rule_of(node: onnx.NodeProto) -> Rule:
+    """Return the rule of a node's operator."""
+    if node.op_type in _RULES:
+        return _RULES[node.op_type]
+    if node.op_type.startswith(('Reduce', 'Arg')):
+        return _reduced
+    return _unknown
+
+
+def aligned(axis: PassesAxis, rank: int, out_rank: int) -> PassesAxis:
+    """Return the axis after broadcasting to more axes, which come in on the left."""
+    return PassesAxis(axis.axis + out_rank - rank, axis.inner)
+
+
+def _unknown(view: View) -> PassesAxis:
+    raise Lost('no rule says what this operator does with several passes')
+
+
+def _same(view: View) -> PassesAxis:
+    """Nothing moves: element by element, or along axes of no concern."""
+    return view.first
+
+
+def _sample_by_sample(view: View) -> PassesAxis:
+    axis = view.first
+    if axis.axis != 0:
+        raise Lost('it takes the batch on axis 0, and the passes are elsewhere')
+    return axis
+
+
+def _convolved(view: View) -> PassesAxis:
+    node = view.node
+    data, weights = view.axes.get(node.input[0]), view.axes.get(node.input[1])
+    if weights is None and data is not None and data.axis == 0:
+        return data
+    outputs = view.out[1]
+    if weights is not None and weights.axis == 0 and (data is None or data.axis == 0):
+        return PassesAxis(0)  # weights of each pass, which `dynamic_conv` turns into a product
+    if weights is not None and data is not None and data.axis == 1:
+        return PassesAxis(1, outputs)  # one group a sample
+    raise Lost('the passes are on its channels')
+
+
+def _broadcast(view: View) -> PassesAxis:
+    rank = len(view.out)
+    found = {aligned(view.axes[name], len(view.shape(name)), rank)
+             for name in view.node.input if name in view.axes}
+    if len(found) > 1:
+        raise Lost('its inputs carry the passes on different axes')
+    axis = found.pop()
+    if view.out[axis.axis] != axis.inner:
+        raise Lost('it stretches the axis of the passes')
+    return axis
+
+
+def _moved(view: View) -> PassesAxis:
+    axis = view.first
+    rank = len(view.out)
+    perm = attribute(view.node, 'perm', list(range(rank))[::-1])
+    return PassesAxis(list(perm).index(axis.axis), axis.inner)
+
+
+def _reshaped(view: View) -> PassesAxis:
+    return reshaped_axis(view.first, view.shape(view.node.input[0]), view.out)
+
+
+def reshaped_axis(axis: PassesAxis, old: Sequence[int], new: Sequence[int]) -> PassesAxis:
+    """
+    Say where the passes go in a reshape.
+
+    Parameters
+    ----------
+    axis : PassesAxis
+        In the old shape.
+    old, new : sequence of int
+        Shapes of one pass.
+
+    Returns
+    -------
+    PassesAxis
+        An axis of its own where the new shape has room for one.
+
+    Raises
+    ------
+    Lost
+        If the passes would end up inside an axis.
+
+    """
+    before = math.prod(old[:axis.axis])
+    starts = [i for i in range(len(new)) if math.prod(new[:i]) == before]
+    if not starts:
+        raise Lost(f'it mixes the passes into another axis ({list(old)} to {list(new)})')
+    own = next((i for i in starts if new[i] == 1), None)
+    return PassesAxis(own) if own is not None else PassesAxis(starts[-1], new[starts[-1]])
+
+
+def _inserted(view: View) -> PassesAxis:
+    axis = view.first
+    axes = view.constant(1) or attribute(view.node, 'axes', [])
+    rank = len(view.out)
+    new = {a % rank for a in axes}
+    kept = [i for i in range(rank) if i not in new]
+    return PassesAxis(kept[axis.axis], axis.inner)
+
+
+def _squeezed(view: View) -> PassesAxis:
+    axis = view.first
+    shape = view.shape(view.node.input[0])
+    axes = view.constant(1) or [i for i, n in enumerate(shape) if n == 1]
+    gone = {a % len(shape) for a in axes}
+    if axis.axis in gone:
+        return reshaped_axis(axis, shape, view.out)
+    return PassesAxis(axis.axis - sum(a < axis.axis for a in gone), axis.inner)
+
+
+def _multiplied(view: View) -> PassesAxis:
+    left, right = view.node.input[:2]
+    ranks = len(view.shape(left)), len(view.shape(right))
+    if min(ranks) < 2:
+        raise Lost('it is a product with a vector')
+    found = set()
+    for name, rank, summed in ((left, ranks[0], ranks[0] - 1), (right, ranks[1], ranks[1] - 2)):
+        if name in view.axes:
+            if view.axes[name].axis == summed:
+                raise Lost('it sums over the passes')
+            found.add(aligned(view.axes[name], rank, len(view.out)))
+    if len(found) > 1:
+        raise Lost('its inputs carry the passes on different axes')
+    return found.pop()
+
+
+def _gemm(view: View) -> PassesAxis:
+    axis = view.first
+    if axis.axis != 0 or attribute(view.node, 'transA', 0) or view.node.input[1] in view.axes:
+        raise Lost('it sums over the passes')
+    return axis
+
+
+def _einsum(view: View) -> PassesAxis:
+    terms, _, result = attribute(view.node, 'equation').replace(' ', '').partition('->')
+    labels = {(term[view.axes[name].axis], view.axes[name].inner)
+              for term, name in zip(terms.split(','), view.node.input, strict=True)
+              if name in view.axes}
+    if len(labels) != 1 or not result or '.' in terms:
+        raise Lost('its inputs carry the passes on different axes')
+    (label, inner), = labels
+    if label not in result:
+        raise Lost('it sums over the passes')
+    return PassesAxis(result.index(label), inner)
+
+
+def _joined(view: View) -> PassesAxis:
+    axes = {view.axes[name] for name in view.node.input if name in view.axes}
+    if len(axes) > 1:
+        raise Lost('its inputs carry the passes on different axes')
+    axis = axes.pop()
+    if attribute(view.node, 'axis') % len(view.out) == axis.axis:
+        raise Lost('it joins tensors along the axis of the passes')
+    return axis
+
+
+def _along_another(view: View) -> PassesAxis:
+    """Softmax, Split, TopK and the like work along an axis, which must be another."""
+    axis = view.first
+    default = 0 if view.node.op_type in ('Split', 'GatherElements') else -1
+    along = attribute(view.node, 'axis', default) % len(view.shape(view.node.input[0]))
+    if along == axis.axis:
+        raise Lost('it works along the axis of the passes')
+    return axis
+
+
+def _normalised(view: View) -> PassesAxis:
+    axis = view.first
+    if axis.axis >= attribute(view.node, 'axis', -1) % len(view.shape(view.node.input[0])):
+        raise Lost('it normalises over the passes')
+    return axis
+
+
+def _sliced(view: View) -> PassesAxis:
+    axis = view.first
+    rank = len(view.shape(view.node.input[0]))
+    axes = [a % rank for a in view.constant(3)] or list(range(rank))
+    if axis.axis in axes:
+        # One pass has one entry there, so that [:1] and [:] look alike: only the second is meant.
+        at = axes.index(axis.axis)
+        step = view.constant(4)[at] if view.constant(4) else 1
+        if (view.constant(1)[at], step) != (0, 1) or view.constant(2)[at] < _TO_THE_END:
+            raise Lost('it cuts the axis of the passes')
+    return axis
+
+
+def _gathered(view: View) -> PassesAxis:
+    axis = view.first
+    shape = view.shape(view.node.input[0])
+    along = attribute(view.node, 'axis', 0) % len(shape)
+    if along == axis.axis:
+        raise Lost('it picks one entry of the batch')
+    grown = len(view.shape(view.node.input[1])) - 1
+    return PassesAxis(axis.axis + (grown if along < axis.axis else 0), axis.inner)
+
+
+def _reduced(view: View) -> PassesAxis:
+    axis = view.first
+    rank = len(view.shape(view.node.input[0]))
+    if view.node.op_type.startswith('Arg'):
+        axes = [attribute(view.node, 'axis', 0)]
+    else:
+        axes = attribute(view.node, 'axes', None) or view.constant(1) or list(range(rank))
+    gone = {a % rank for a in axes}
+    if axis.axis in gone:
+        raise Lost('it reduces over the passes')
+    if attribute(view.node, 'keepdims', 1):
+        return axis
+    return PassesAxis(axis.axis - sum(a < axis.axis for a in gone), axis.inner)
+
+
+def _padded(view: View) -> PassesAxis:
+    axis = view.first
+    pads = view.constant(1)
+    half = len(pads) // 2
+    if pads[axis.axis] or pads[half + axis.axis]:
+        raise Lost('it pads the axis of the passes')
+    return axis
+
+
+def _repeated(view: View) -> PassesAxis:
+    axis = view.first
+    if view.constant(1)[axis.axis] != 1:
+        raise Lost('it repeats the passes')
+    return axis
+
+
+_SAME = (
+    'Relu', 'Clip', 'Sigmoid', 'Tanh', 'Erf', 'Exp', 'Log', 'Sqrt', 'Neg', 'Abs', 'Cast',
+    'Identity', 'LeakyRelu', 'HardSwish', 'HardSigmoid', 'Elu', 'Selu', 'Celu', 'Softplus',
+    'Softsign', 'Floor', 'Ceil', 'Round', 'Reciprocal', 'Sin', 'Cos', 'Sign', 'Not', 'IsNaN',
+    'IsInf', 'ThresholdedRelu', 'Dropout', 'QuantizeLinear', 'DequantizeLinear', 'Trilu', 'CumSum',
+)
+_RULES: dict[str, Rule] = {
+    **dict.fromkeys(_SAME, _same),
+    **dict.fromkeys(('BatchNormalization', 'InstanceNormalization', 'LRN', 'MaxPool', 'Resize',
+                     'AveragePool', 'GlobalAveragePool', 'GlobalMaxPool', 'DepthToSpace',
+                     'SpaceToDepth', 'GridSample', 'LpPool', 'GlobalLpPool'), _sample_by_sample),
+    **dict.fromkeys(('Conv', 'ConvTranspose'), _convolved),
+    **dict.fromkeys(('Add', 'Sub', 'Mul', 'Div', 'Pow', 'Min', 'Max', 'Mean', 'Sum', 'Where',
+                     'Equal', 'Less', 'Greater', 'LessOrEqual', 'GreaterOrEqual', 'And', 'Or',
+                     'Xor', 'Mod', 'PRelu', 'Expand'), _broadcast),
+    **dict.fromkeys(('Softmax', 'LogSoftmax', 'Hardmax', 'Split', 'TopK', 'LpNormalization',
+                     'GatherElements'), _along_another),
+    'Transpose': _moved, 'Reshape': _reshaped, 'Flatten': _reshaped, 'Unsqueeze': _inserted,
+    'Squeeze': _squeezed, 'MatMul': _multiplied, 'Gemm': _gemm, 'Einsum': _einsum,
+    'Concat': _joined, 'LayerNormalization': _normalised, 'Slice': _sliced,
+    'Gather': _gathered, 'Pad': _padded, 'Tile': _repeated,
+}
