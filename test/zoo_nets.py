@@ -1,0 +1,194 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Networks of the zoo that no library has: FC-DenseNet, a ViT, and dynamic convolution."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn, Tensor
+from torch.nn import functional as F  # noqa: N812
+
+
+class DenseLayer(nn.Sequential):
+    """BN, ReLU, 3x3 convolution, dropout: the layer of Jegou et al., arXiv:1611.09326, table 1."""
+
+    def __init__(self, channels: int, growth: int, p: float) -> None:
+        super().__init__(nn.BatchNorm2d(channels), nn.ReLU(),
+                         nn.Conv2d(channels, growth, 3, padding=1), nn.Dropout2d(p))
+
+
+class DenseBlock(nn.Module):
+    """Layers that each see all before them; gives the new features, and beside them the old."""
+
+    def __init__(self, channels: int, layers: int, growth: int, p: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            DenseLayer(channels + i * growth, growth, p) for i in range(layers))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = [x]
+        for layer in self.layers:
+            features.append(layer(torch.cat(features, 1)))
+        return torch.cat(features[1:], 1), torch.cat(features, 1)
+
+
+class TransitionDown(nn.Sequential):
+    """BN, ReLU, 1x1 convolution, dropout, 2x2 max pooling."""
+
+    def __init__(self, channels: int, p: float) -> None:
+        super().__init__(nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, channels, 1),
+                         nn.Dropout2d(p), nn.MaxPool2d(2))
+
+
+class FcDenseNet(nn.Module):
+    """
+    The fully convolutional DenseNet ("Tiramisu") with blocks of equal depth.
+
+    FC-DenseNet56 has 4 layers a block, growth 12 and 5 blocks down, which makes 56 convolutions.
+
+    """
+
+    def __init__(self, num_classes: int, layers: int = 4, growth: int = 12, depth: int = 5,
+                 first: int = 48, p: float = 0.2) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, first, 3, padding=1)
+        self.down, self.transitions = nn.ModuleList(), nn.ModuleList()
+        channels, skips = first, []
+        for _ in range(depth):
+            self.down.append(DenseBlock(channels, layers, growth, p))
+            channels += layers * growth
+            skips.append(channels)
+            self.transitions.append(TransitionDown(channels, p))
+        self.bottleneck = DenseBlock(channels, layers, growth, p)
+        self.ups, self.up = nn.ModuleList(), nn.ModuleList()
+        fresh = layers * growth
+        for skip in reversed(skips):
+            self.ups.append(nn.ConvTranspose2d(fresh, fresh, 3, stride=2, padding=1,
+                                               output_padding=1))
+            self.up.append(DenseBlock(fresh + skip, layers, growth, p))
+        self.classifier = nn.Conv2d(2 * fresh + skips[0], num_classes, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x, skips = self.first(image), []
+        for block, transition in zip(self.down, self.transitions, strict=True):
+            skips.append(block(x)[1])
+            x = transition(skips[-1])
+        fresh, everything = self.bottleneck(x)
+        for up, block in zip(self.ups, self.up, strict=True):
+            fresh, everything = block(torch.cat([up(fresh), skips.pop()], 1))
+        return self.classifier(everything)
+
+
+class SdpaAttention(nn.Module):
+    """Self-attention by F.scaled_dot_product_attention, with dropout inside as timm has it."""
+
+    def __init__(self, dim: int, heads: int, p: float) -> None:
+        super().__init__()
+        self.heads, self.p = heads, p
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, d = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.p if self.training else 0.0)
+        return self.proj(y.transpose(1, 2).reshape(b, n, d))
+
+
+class MhaAttention(nn.Module):
+    """Self-attention by nn.MultiheadAttention, which holds its dropout rate as a number."""
+
+    def __init__(self, dim: int, heads: int, p: float) -> None:
+        super().__init__()
+        self.mha = nn.MultiheadAttention(dim, heads, dropout=p, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mha(x, x, x, need_weights=False)[0]
+
+
+class VitBlock(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, dim: int, attention: nn.Module, p: float) -> None:
+        super().__init__()
+        self.norm1, self.attention, self.norm2 = nn.LayerNorm(dim), attention, nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Dropout(p),
+                                 nn.Linear(2 * dim, dim), nn.Dropout(p))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class VitSegmenter(nn.Module):
+    """Patches of 16 pixels, one block of each kind of attention, a linear decoder."""
+
+    def __init__(self, num_classes: int, dim: int = 96, heads: int = 3, p: float = 0.1) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, dim, 16, stride=16)
+        self.positions = nn.Parameter(torch.randn(1, dim, 8, 8) * 0.5)
+        self.blocks = nn.Sequential(
+            VitBlock(dim, MhaAttention(dim, heads, p), p),
+            VitBlock(dim, SdpaAttention(dim, heads, p), p),
+        )
+        self.norm, self.classifier = nn.LayerNorm(dim), nn.Linear(dim, num_classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.patches(image)
+        b, d, rows, columns = x.shape
+        x = x + F.interpolate(self.positions, (rows, columns), mode='bilinear')
+        x = self.blocks(x.flatten(2).transpose(1, 2))
+        x = self.classifier(self.norm(x)).transpose(1, 2).reshape(b, -1, rows, columns)
+        return F.interpolate(x, image.shape[2:], mode='bilinear', align_corners=False)
+
+
+def conv_bn(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """Return a 3x3 convolution, BN, ReLU."""
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+                         nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+class DynamicBlock(nn.Module):
+    """1x1 then depthwise 3x3 convolution, both with weights made for this image."""
+
+    def __init__(self, context: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.point = nn.Linear(context, inputs * outputs)
+        self.depth = nn.Linear(context, outputs * 9)
+        self.norm = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        point, depth = self.point(context), self.depth(context)
+        # The usual way to give each image its own weights: images become groups.
+        y = F.conv2d(x.reshape(1, b * c, h, w), point.reshape(-1, c, 1, 1), groups=b)
+        y = F.conv2d(y, depth.reshape(-1, 1, 3, 3), padding=1, groups=y.shape[1])
+        return F.relu(self.norm(y.reshape(b, -1, h, w)))
+
+
+class HyperSegmenter(nn.Module):
+    """
+    A decoder whose weights are made from the image by a context head (after HyperSeg).
+
+    HyperSeg (Nirkin et al., arXiv:2012.11582) makes weights a patch; here one set an image, with
+    dropout on what they are made of.
+
+    """
+
+    def __init__(self, num_classes: int, width: int = 32, context: int = 48,
+                 p: float = 0.3) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(conv_bn(3, width, 2), conv_bn(width, width, 2))
+        self.deep = nn.Sequential(conv_bn(width, 2 * width, 2), conv_bn(2 * width, 2 * width, 2))
+        self.context = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                                     nn.Linear(2 * width, context), nn.ReLU(), nn.Dropout(p))
+        self.coarse = DynamicBlock(context, 2 * width, width)
+        self.fine = DynamicBlock(context, 2 * width, width)
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        low = self.stem(image)
+        deep = self.deep(low)
+        context = self.context(deep)
+        x = self.coarse(deep, context)
+        x = F.interpolate(x, low.shape[2:], mode='bilinear', align_corners=False)
+        x = self.classifier(self.fine(torch.cat([x, low], 1), context))
+        return F.interpolate(x, image.shape[2:], mode='bilinear', align_corners=False)
