@@ -13,7 +13,7 @@ import onnx
 from onnx import helper, numpy_helper, TensorProto
 
 from uncertainty_seg.errors import GraphError
-from uncertainty_seg.graph.onnx_tools import copy_of, replace_nodes
+from uncertainty_seg.graph.onnx_tools import attribute, copy_of, replace_nodes
 
 _SMALLEST = 256
 
@@ -56,4 +56,38 @@ def halve_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     del result.graph.initializer[:]
     result.graph.initializer.extend(tensors)
     replace_nodes(result.graph, [*casts, *result.graph.node])
+    return result
+
+
+def restore_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """
+    Undo `halve_weights`: float32 initializers without a Cast, of the rounded values.
+
+    Parameters
+    ----------
+    model : ModelProto
+        Left as it is.
+
+    Returns
+    -------
+    ModelProto
+        For passes that look at weights: quantisers, and other precisions.
+
+    """
+    result = copy_of(model)
+    halves = {t.name: t for t in result.graph.initializer
+              if t.data_type == TensorProto.FLOAT16}
+    nodes, restored = [], []
+    for node in result.graph.node:
+        is_cast = node.op_type == 'Cast' and attribute(node, 'to') == TensorProto.FLOAT
+        if not is_cast or node.input[0] not in halves:
+            nodes.append(node)
+            continue
+        values = numpy_helper.to_array(halves[node.input[0]]).astype(np.float32)
+        restored.append(numpy_helper.from_array(values, node.output[0]))
+    used = {name for node in nodes for name in node.input}
+    kept = [t for t in result.graph.initializer if t.name in used or t.name not in halves]
+    del result.graph.initializer[:]
+    result.graph.initializer.extend([*kept, *restored])
+    replace_nodes(result.graph, nodes)
     return result

@@ -1,0 +1,262 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Let a trunk or a head compute in 16 bits: float16 or bfloat16, float32 at its border.
+
+Convolutions and matrix products are computed in 16 bits, and what follows them elementwise. What
+sums, divides or exponentiates stays in float32, and so does everything before the first product:
+the normalisation of the image. Inputs and outputs keep their types, so that masks, logits and the
+reduction behind them are float32, and the sites of the dropout see no difference.
+
+The converters of ONNX Runtime and onnxconverter-common know float16 only, replace what is too
+large by 10 000, normalise the image in 16 bits, and leave nodes in an order that onnx refuses.
+
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+import onnx
+from onnx import helper, numpy_helper, TensorProto
+
+from uncertainty_seg.errors import GraphError
+from uncertainty_seg.graph.half_weights import restore_weights
+from uncertainty_seg.graph.onnx_tools import constants, copy_of, replace_nodes
+from uncertainty_seg.graph.split import LOGITS
+
+# Always in 16 bits: they are where the time goes, and hardware sums their products in 32.
+_PRODUCTS = frozenset({'Conv', 'ConvTranspose', 'Einsum', 'Gemm', 'MatMul'})
+# In 16 bits if something that comes in is; every other operator stays in float32.
+_FOLLOWERS = frozenset({
+    'Abs', 'Add', 'AveragePool', 'Clip', 'Concat', 'DepthToSpace', 'Div', 'Elu', 'Erf', 'Expand',
+    'Flatten', 'Gather', 'GatherElements', 'HardSigmoid', 'HardSwish', 'Identity', 'LeakyRelu',
+    'Max', 'MaxPool', 'Min', 'Mul', 'Neg', 'PRelu', 'Pad', 'Relu', 'Reshape', 'Resize', 'Selu',
+    'Sigmoid', 'Slice', 'SpaceToDepth', 'Split', 'Squeeze', 'Sub', 'Tanh', 'Tile', 'Transpose',
+    'Unsqueeze', 'Where',
+})
+# Arguments that ONNX wants in float32, whatever the data's type.
+_FLOAT32_ARGUMENTS = {'Resize': (1, 2)}
+_QUANTISED = frozenset({'QuantizeLinear', 'DequantizeLinear', 'QLinearConv', 'ConvInteger'})
+_OTHER_FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    name: str
+    onnx_type: int
+    largest: float
+
+
+_KINDS = {
+    'fp16': _Kind('fp16', TensorProto.FLOAT16, 65504.0),
+    'bf16': _Kind('bf16', TensorProto.BFLOAT16, float(np.uint32(0x7F7F0000).view(np.float32))),
+}
+
+
+def to_precision(model: onnx.ModelProto, kind: str) -> onnx.ModelProto:
+    """
+    Move the products of a graph, and what follows them, to 16 bits.
+
+    Parameters
+    ----------
+    model : ModelProto
+        Trunk, head, or head with statistics, in float32, with large weights in half or not; left
+        as it is. What comes behind a tensor called `logits` stays in float32.
+    kind : str
+        'fp16' or 'bf16'.
+
+    Returns
+    -------
+    ModelProto
+        The same inputs and outputs. In bf16 it breaks the letter of opset 17, whose Conv knows
+        no bfloat16: OpenVINO and TensorRT read it, ONNX Runtime on a CPU does not.
+
+    Raises
+    ------
+    GraphError
+        If a weight is too large for the type, or the graph is not in float32.
+
+    Notes
+    -----
+    No weight of a bundle can show that a value inside the network leaves the range of float16.
+    It then becomes infinite, the maps NaN, and no frame is confident.
+
+    """
+    if kind not in _KINDS:
+        raise GraphError(f'precision {kind!r}', f'one of {", ".join(_KINDS)}')
+    plain = restore_weights(model)
+    writer = _Writer(_KINDS[kind], _floats(plain), _float_constants(plain), _names(plain))
+    for info in plain.graph.input:
+        writer.take(info)
+    outputs = {LOGITS, *(info.name for info in plain.graph.output)}
+    for node in plain.graph.node:
+        writer.put(node, outputs)
+    result = copy_of(plain)
+    del result.graph.value_info[:]
+    kept = [t for t in plain.graph.initializer if t.name not in writer.floats]
+    del result.graph.initializer[:]
+    result.graph.initializer.extend([*kept, *writer.tensors])
+    replace_nodes(result.graph, writer.nodes)
+    _check(result, kind)
+    return result
+
+
+@dataclass
+class _Writer:
+    """Writes nodes one after the other, and a cast where types meet."""
+
+    kind: _Kind
+    floats: frozenset[str]
+    constants: dict[str, NDArray[np.generic]]
+    taken: set[str]
+    low: set[str] = field(default_factory=set)
+    reduced: set[str] = field(default_factory=lambda: {LOGITS})
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    tensors: list[onnx.TensorProto] = field(default_factory=list)
+    # (name in the given graph, is low) -> name of the tensor that has this type.
+    there: dict[tuple[str, bool], str] = field(default_factory=dict)
+
+    def take(self, info: onnx.ValueInfoProto) -> None:
+        """Take an input: what the trunk hands over is rounded at once, a mask where it acts."""
+        if info.name not in self.floats:
+            return
+        self.there[info.name, False] = info.name
+        first = info.type.tensor_type.shape.dim[:1]
+        if first and first[0].dim_value == 1:
+            self.low.add(info.name)
+
+    def put(self, node: onnx.NodeProto, outputs: set[str]) -> None:
+        """Write a node in the type that suits it."""
+        if node.op_type == 'Constant' and node.output[0] in self.constants:
+            return
+        is_reduction = not self.reduced.isdisjoint(node.input)
+        self.reduced.update(node.output if is_reduction else ())
+        is_low = not is_reduction and self._is_low(node)
+        twin = onnx.NodeProto()
+        twin.CopyFrom(node)
+        for index, name in enumerate(node.input):
+            stays = index in _FLOAT32_ARGUMENTS.get(node.op_type, ())
+            is_bound = node.op_type == 'Clip' and index > 0
+            twin.input[index] = self._as(name, is_low and not stays, is_bound)
+        self.nodes.append(twin)
+        for index, name in enumerate(node.output):
+            if name not in self.floats:
+                continue
+            if not is_low:
+                self.there[name, False] = name
+                continue
+            self.low.add(name)
+            twin.output[index] = self._fresh(name, True) if name in outputs else name
+            self.there[name, True] = twin.output[index]
+            if name in outputs:
+                self._cast(twin.output[index], name, TensorProto.FLOAT)
+                self.there[name, False] = name
+
+    def _is_low(self, node: onnx.NodeProto) -> bool:
+        if node.op_type in _PRODUCTS:
+            return node.output[0] in self.floats
+        if node.op_type == 'Div' and node.input[1] not in self.constants:
+            return False  # a small divisor would underflow
+        return node.op_type in _FOLLOWERS and any(name in self.low for name in node.input)
+
+    def _as(self, name: str, is_low: bool, is_bound: bool) -> str:
+        """Return the name under which a tensor is there in a type; make it if it is not."""
+        if name not in self.floats:
+            return name
+        if (name, is_low) in self.there:
+            return self.there[name, is_low]
+        if name in self.constants:
+            values = self.constants[name]
+            made = self._fresh(name, True) if is_low else name
+            self.tensors.append(_low_tensor(made, values, self.kind, is_bound) if is_low
+                                else numpy_helper.from_array(values, made))
+        else:
+            made = self._fresh(name, is_low)
+            self._cast(self.there[name, not is_low], made,
+                       self.kind.onnx_type if is_low else TensorProto.FLOAT)
+        self.there[name, is_low] = made
+        return made
+
+    def _fresh(self, name: str, is_low: bool) -> str:
+        made = f'{name}_{self.kind.name if is_low else "fp32"}'
+        while made in self.taken:
+            made += '_'
+        self.taken.add(made)
+        return made
+
+    def _cast(self, name: str, made: str, onnx_type: int) -> None:
+        self.nodes.append(helper.make_node('Cast', [name], [made], f'cast_{made}', to=onnx_type))
+
+
+def _low_tensor(
+    name: str, values: NDArray[np.generic], kind: _Kind, is_bound: bool
+) -> onnx.TensorProto:
+    """Round a constant; a bound of Clip that lies beyond the type may be its largest value."""
+    values = np.asarray(values, np.float32)
+    if is_bound:
+        values = np.clip(values, -kind.largest, kind.largest)
+    with np.errstate(over='ignore'):  # what does not fit is found in the next lines
+        if kind.onnx_type == TensorProto.FLOAT16:
+            rounded = values.astype(np.float16)
+            back, raw = rounded.astype(np.float32), rounded.tobytes()
+        else:
+            bits = np.ascontiguousarray(values).view(np.uint32)
+            # To the nearest, ties to even, as the hardware rounds.
+            upper = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint32)
+            back, raw = (upper << 16).view(np.float32), upper.astype(np.uint16).tobytes()
+    if (np.isinf(back) & np.isfinite(values)).any():
+        raise GraphError(
+            f'weight {name!r} reaches {np.abs(values[np.isfinite(values)]).max():.3g}',
+            f'at most {kind.largest:.5g} in {kind.name}',
+            'compile with the precision bf16 or fp32',
+        )
+    return onnx.TensorProto(name=name, data_type=kind.onnx_type, dims=values.shape, raw_data=raw)
+
+
+def _float_constants(model: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
+    return {n: v for n, v in constants(model.graph).items() if v.dtype == np.float32}
+
+
+def _names(model: onnx.ModelProto) -> set[str]:
+    graph = model.graph
+    names = {n for node in graph.node for n in (*node.input, *node.output)}
+    return names | {t.name for t in (*graph.initializer, *graph.input)}
+
+
+def _element_types(model: onnx.ModelProto) -> dict[str, int]:
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    found = {t.name: t.data_type for t in graph.initializer}
+    for info in (*graph.value_info, *graph.input, *graph.output):
+        found[info.name] = info.type.tensor_type.elem_type
+    return found
+
+
+def _floats(model: onnx.ModelProto) -> frozenset[str]:
+    """Return the names of all float32 tensors, and refuse what is not plain float32."""
+    for node in model.graph.node:
+        if node.op_type in _QUANTISED:
+            raise GraphError(f'the graph holds {node.op_type} {node.name!r}', 'float32 throughout',
+                             'choose one precision: int8, or 16 bits')
+        if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+               for a in node.attribute):
+            raise GraphError(f'node {node.name!r} ({node.op_type}) holds a graph of its own',
+                             'a graph without control flow')
+    types = _element_types(model)
+    other = next((n for n, kind in types.items() if kind in _OTHER_FLOATS), None)
+    if other is not None:
+        raise GraphError(
+            f'tensor {other!r} is {TensorProto.DataType.Name(types[other])}', 'FLOAT throughout',
+            'start from the float32 network')
+    return frozenset(n for n, kind in types.items() if kind == TensorProto.FLOAT)
+
+
+def _check(model: onnx.ModelProto, kind: str) -> None:
+    """Let onnx check form and shapes; and types too where opset 17 knows the type."""
+    try:
+        onnx.checker.check_model(model, full_check=kind == 'fp16')
+        onnx.shape_inference.infer_shapes(model, check_type=kind == 'fp16', strict_mode=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as err:
+        raise GraphError(f'{model.graph.name} in {kind} is no valid graph ({err})',
+                         fix='report this as a bug') from err
