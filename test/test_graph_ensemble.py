@@ -133,6 +133,40 @@ def test_the_same_weights_used_in_another_way_are_computed_again() -> None:
                                   run(two, {'image': IMAGE})[0][0])
 
 
+def adder(values: np.ndarray, tensor: str, keys: list[str]) -> onnx.ModelProto:
+    """Add a weight to the image and pool, with a Constant of some name in between."""
+    one = numpy_helper.from_array(np.ones(1, np.float32), tensor)
+    pool = helper.make_node('AveragePool', ['m'], ['output'], kernel_shape=[2, 2],
+                            strides=[2, 2])
+    entries = {a.name: a for a in pool.attribute}
+    del pool.attribute[:]
+    pool.attribute.extend(entries[key] for key in keys)
+    nodes = [helper.make_node('Add', ['x', 'w'], ['s']),
+             helper.make_node('Constant', [], ['one'], value=one),
+             helper.make_node('Mul', ['s', 'one'], ['m']), pool]
+    graph = helper.make_graph(nodes, 'net', [float_info('x', (1, 2, 2, 2))],
+                              [float_info('output', (1, 2, 1, 1))],
+                              [numpy_helper.from_array(values, 'w')])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
+
+
+def test_weights_of_the_same_bytes_and_another_shape_are_two() -> None:
+    values = np.array([1, 5], np.float32)
+    keys = ['kernel_shape', 'strides']
+    models = [adder(values.reshape(shape), 'one', keys) for shape in ((1, 2, 1, 1), (1, 1, 1, 2))]
+    trunk, _, _ = ensemble_graphs(models)
+    members = run(trunk, {'x': np.zeros((1, 2, 2, 2), np.float32)})[0]
+    np.testing.assert_array_equal(members[:, :, 0, 0], [[1, 5], [3, 3]])
+
+
+def test_names_and_the_order_of_attributes_make_no_difference() -> None:
+    values = np.ones((1, 2, 1, 1), np.float32)
+    one = adder(values, 'one', ['kernel_shape', 'strides'])
+    two = adder(values, 'uno', ['strides', 'kernel_shape'])
+    with pytest.raises(GraphError, match='members 0 and 1 have the same weights'):
+        ensemble_graphs([one, two])
+
+
 @pytest.mark.parametrize('dropout', ['onnx', 'marker'])
 def test_dropout_in_a_member_is_switched_off(dropout: str) -> None:
     trunk, _, _ = ensemble_graphs([member(seed, dropout=dropout) for seed in range(2)])
@@ -185,6 +219,11 @@ def test_the_maps_of_the_bundle_are_those_of_the_oracle(tmp_path: Path) -> None:
 
 def bad_ensembles() -> dict[str, tuple[list[onnx.ModelProto], str]]:
     two_outputs, moving, looping = member(1), member(1), member(1)
+    two_inputs, two_images = member(1), adder(np.ones(1, np.float32), 'o', ['kernel_shape'])
+    two_inputs.graph.input.append(float_info('rate', (1,)))
+    two_inputs.graph.input.append(float_info('gain', (1,)))
+    for info in (two_images.graph.input[0], two_images.graph.output[0]):
+        info.type.tensor_type.shape.dim[0].dim_value = 2
     two_outputs.graph.output.append(float_info('c', (1, 8, 24, 32)))
     moving.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 40
     body = helper.make_graph([], 'body', [], [])
@@ -198,6 +237,8 @@ def bad_ensembles() -> dict[str, tuple[list[onnx.ModelProto], str]]:
         'size': ([member(0), member(1, stride=4)], r'member 1 has logits.*\(1, 3, 12, 16\)'),
         'image': ([member(0), moving], 'member 1 has the input image UINT8'),
         'outputs': ([member(0), two_outputs], 'member 1 has 1 inputs and 2 outputs'),
+        'inputs': ([member(0), two_inputs], 'member 1 has 2 inputs and 1 outputs'),
+        'batch': ([two_images, two_images], r'member 0 gives a tensor of shape \(2, 2, 1, 1\)'),
         'mask': ([member(0), member(1, dropout='mask')],
                  "member 1 computes with the mask of dropout 'drop'"),
         'flow': ([member(0), looping], 'control flow'),
