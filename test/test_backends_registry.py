@@ -3,6 +3,8 @@
 
 import logging
 from pathlib import Path
+import platform
+import sys
 
 import pytest
 
@@ -22,6 +24,11 @@ def bundle(tiny_bundle: Path) -> ModelBundle:
     return load_bundle(str(tiny_bundle))
 
 
+@pytest.fixture
+def no_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, 'openvino', None)
+
+
 def missing(bundle: ModelBundle, settings: Settings) -> Backend:
     raise BackendUnavailableError('gpu runtime is not installed', fix='pip install gpu')
 
@@ -30,6 +37,8 @@ def missing(bundle: ModelBundle, settings: Settings) -> Backend:
 def test_every_backend_opens_under_its_own_name_and_closes_twice(
     bundle: ModelBundle, name: str
 ) -> None:
+    if name == 'openvino':
+        pytest.importorskip('openvino')
     backend = open_backend(name, bundle, SETTINGS)
     assert backend.name == name
     backend.close()
@@ -42,16 +51,48 @@ def test_every_name_is_a_choice_of_the_settings(bundle: ModelBundle) -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones(bundle: ModelBundle) -> None:
-    with pytest.raises(ConfigError, match="backend is 'cuda', expected one of auto, onnxruntime"):
+    with pytest.raises(ConfigError, match="backend is 'cuda', expected one of auto, openvino"):
         open_backend('cuda', bundle, SETTINGS)
 
 
-def test_auto_takes_the_best_and_logs_name_and_reason(
-    bundle: ModelBundle, caplog: pytest.LogCaptureFixture
+def test_auto_takes_openvino_where_it_is_installed_and_logs_name_and_reason(
+    bundle: ModelBundle, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip('openvino')
+    monkeypatch.setattr(platform, 'machine', lambda: 'x86_64')
+    caplog.set_level(logging.INFO)
+    assert open_backend('auto', bundle, SETTINGS).name == 'openvino'
+    assert 'backend auto: took openvino, the best that works here' in caplog.text
+
+
+def test_auto_takes_onnxruntime_where_openvino_is_not_installed(
+    bundle: ModelBundle, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+    no_openvino: None,
+) -> None:
+    monkeypatch.setattr(platform, 'machine', lambda: 'x86_64')
     caplog.set_level(logging.INFO)
     assert open_backend('auto', bundle, SETTINGS).name == 'onnxruntime'
-    assert 'backend auto: took onnxruntime, the best that works here' in caplog.text
+    assert 'not openvino: openvino cannot be imported' in caplog.text
+    assert 'pip install openvino' in caplog.text
+    assert 'took onnxruntime, the next best that works here' in caplog.text
+
+
+def test_auto_leaves_openvino_to_those_who_ask_for_it_on_other_processors(
+    bundle: ModelBundle, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, 'machine', lambda: 'aarch64')
+    caplog.set_level(logging.INFO)
+    assert open_backend('auto', bundle, SETTINGS).name == 'onnxruntime'
+    assert 'auto takes openvino on x86_64 only, and this is aarch64' in caplog.text
+    assert 'set backend to openvino to try it' in caplog.text
+
+
+def test_auto_passes_over_what_cannot_compute_in_the_precision_asked_for(
+    bundle: ModelBundle, no_openvino: None
+) -> None:
+    with pytest.raises(BackendUnavailableError, match='no backend works here .*openvino cannot be '
+                       "imported .*onnxruntime does not compute 'tiny' in bf16: use backend"):
+        open_backend('auto', bundle, Settings(precision='bf16'))
 
 
 def test_auto_passes_over_what_is_not_installed_and_says_why(
@@ -68,8 +109,10 @@ def test_auto_passes_over_what_is_not_installed_and_says_why(
 def test_auto_never_falls_back_on_the_fake(
     bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(registry.OPENERS, 'onnxruntime', missing)
-    with pytest.raises(BackendUnavailableError, match=r'no backend works here \(onnxruntime: gpu'):
+    for name in registry.AUTO_ORDER:
+        monkeypatch.setitem(registry.OPENERS, name, missing)
+    words = r'no backend works here \(.*onnxruntime: gpu'
+    with pytest.raises(BackendUnavailableError, match=words):
         open_backend('auto', bundle, SETTINGS)
 
 

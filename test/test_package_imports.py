@@ -45,7 +45,7 @@ LIBRARIES = {
     'core': ({'numpy'}, set()),
     'graph': ({'numpy', 'onnx'}, set()),
     'storage': ({'numpy', 'cv2'}, {'rosbags'}),
-    'backends': ({'numpy'}, {'onnxruntime', 'numba'}),
+    'backends': ({'numpy'}, {'onnxruntime', 'openvino', 'numba'}),
     'training': ({'numpy', 'cv2', 'torch', 'torchvision', 'onnx', 'tqdm'}, {'onnxruntime'}),
     'synthetic': ({'numpy', 'cv2', 'tqdm'}, set()),
     'tools': ({'numpy', 'cv2', 'tqdm'}, {'av'}),
@@ -60,6 +60,8 @@ EXCEPTIONS = {
     'storage.model_bundle': (set(), {'onnx'}),
     # Reads the head's tensor sizes, to fit the passes of a call into the memory budget.
     'backends.resources': (set(), {'onnx'}),
+    # Reads the inputs and outputs that the files declare.
+    'backends.graph_files': (set(), {'onnx'}),
     # Loops decorated by numba; the module itself is imported late (see LATE_MODULES).
     'backends.reduction_kernels': ({'numba'}, set()),
 }

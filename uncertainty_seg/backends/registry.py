@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import logging
+import platform
 
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.pipeline import Backend, Pipeline
@@ -18,9 +19,18 @@ from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BackendUnavailableError, ConfigError
 
 AUTO = 'auto'
-# Best first. `fake` is not among them: it must never stand in for a network by itself.
-AUTO_ORDER = ('onnxruntime',)
+# Best first; tensorrt's place is before all of these. `fake` is not among them: it must never
+# stand in for a network by itself.
+AUTO_ORDER = ('openvino', 'onnxruntime')
+# Where it was measured to be the better choice; by name it may be taken anywhere.
+_AUTO_MACHINES = {'openvino': ('x86_64', 'AMD64')}
 _log = logging.getLogger(__name__)
+
+
+def _open_openvino(bundle: ModelBundle, settings: Settings) -> Backend:
+    from uncertainty_seg.backends.openvino import OpenVinoBackend
+
+    return OpenVinoBackend(bundle, settings)
 
 
 def _open_onnxruntime(bundle: ModelBundle, settings: Settings) -> Backend:
@@ -36,6 +46,7 @@ def _open_fake(bundle: ModelBundle, settings: Settings) -> Backend:
 
 
 OPENERS: dict[str, Callable[[ModelBundle, Settings], Backend]] = {
+    'openvino': _open_openvino,
     'onnxruntime': _open_onnxruntime,
     'fake': _open_fake,
 }
@@ -52,7 +63,7 @@ def open_backend(name: str, bundle: ModelBundle, settings: Settings) -> Backend:
     bundle : ModelBundle
         A checked bundle.
     settings : Settings
-        Threads and memory budget.
+        Threads, memory budget and precision.
 
     Returns
     -------
@@ -64,7 +75,8 @@ def open_backend(name: str, bundle: ModelBundle, settings: Settings) -> Backend:
     ConfigError
         If there is no backend of that name.
     BackendUnavailableError
-        If its runtime is not installed, or with 'auto', if none is.
+        If its runtime is not installed or does not compute in that precision; with 'auto', if
+        that is so for all.
     ModelBundleError
         If the graphs do not fit the card.
 
@@ -114,6 +126,7 @@ def _open_best(bundle: ModelBundle, settings: Settings) -> Backend:
     reasons: list[str] = []
     for name in AUTO_ORDER:
         try:
+            _require_machine(name)
             backend = OPENERS[name](bundle, settings)
         except BackendUnavailableError as err:
             reasons.append(f'{name}: {err}')
@@ -123,3 +136,12 @@ def _open_best(bundle: ModelBundle, settings: Settings) -> Backend:
                   'the next best that works here' if reasons else 'the best that works here')
         return backend
     raise BackendUnavailableError(f'no backend works here ({"; ".join(reasons)})')
+
+
+def _require_machine(name: str) -> None:
+    machines = _AUTO_MACHINES.get(name)
+    if machines and platform.machine() not in machines:
+        raise BackendUnavailableError(
+            f'auto takes {name} on {machines[0]} only, and this is {platform.machine()}',
+            fix=f'set backend to {name} to try it',
+        )

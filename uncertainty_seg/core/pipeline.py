@@ -26,12 +26,12 @@ from uncertainty_seg.core.calibration import Calibration
 from uncertainty_seg.core.dropout_masks import frame_seed, make_masks, ones_masks
 from uncertainty_seg.core.gate import Gate, Verdict
 from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.precision import precision_of
 from uncertainty_seg.core.preprocess import fit_image, Geometry, unfit_label, unfit_map
 from uncertainty_seg.core.settings import BUNDLE_PASSES, Settings
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import CalibrationError, ConfigError, ModelBundleError
 
-PRECISION = 'fp32'
 _log = logging.getLogger(__name__)
 Masks = Mapping[str, NDArray[np.float32]]
 
@@ -122,6 +122,8 @@ class Pipeline:
     ------
     CalibrationError
         If the bundle has no calibration, or one for another T, mask policy or precision.
+    ConfigError
+        If the graphs cannot be computed in the precision of the settings.
 
     """
 
@@ -135,6 +137,7 @@ class Pipeline:
     ) -> None:
         self._bundle, self._backend, self._clock = bundle, backend, clock
         self.passes = bundle.card.passes if settings.passes == BUNDLE_PASSES else settings.passes
+        self.precision = precision_of(bundle.card, settings.precision)
         self._temperature = temperature
         if temperature is None:
             self._temperature = self._checked_calibration(settings).temperature
@@ -301,7 +304,7 @@ class Pipeline:
         pairs = (
             ('passes', calibration.passes, self.passes),
             ('mask_policy', calibration.mask_policy, settings.mask_policy),
-            ('precision', calibration.precision, PRECISION),
+            ('precision', calibration.precision, self.precision),
         )
         for name, calibrated, wanted in pairs:
             if calibrated != wanted:

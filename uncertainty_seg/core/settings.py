@@ -14,7 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from uncertainty_seg.core.aggregate import score_names
+from uncertainty_seg.core.model_card import PRECISIONS
 from uncertainty_seg.core.parameters import from_dict, parameter, to_dict, Value
+from uncertainty_seg.core.precision import BUNDLE_PRECISION
 from uncertainty_seg.core.uncertainty import MAP_NAMES
 from uncertainty_seg.errors import ConfigError
 
@@ -73,7 +75,13 @@ class Settings:
     model: str = parameter('pipeline', "A shipped model's name, or the folder of a bundle.")
     backend: str = parameter(
         'auto', 'What executes the network; auto takes the best that is installed.',
-        choices=('auto', 'onnxruntime', 'fake'),
+        choices=('auto', 'openvino', 'onnxruntime', 'fake'),
+    )
+    precision: str = parameter(
+        BUNDLE_PRECISION,
+        "What the network computes in; bundle takes what the bundle's card says, bf16 is faster "
+        'on processors that have it (backend openvino only) and needs its own calibration.',
+        choices=(BUNDLE_PRECISION, *PRECISIONS),
     )
     threads: int = parameter(
         0, 'Threads of the backend; 0 takes every core this process may use.', lower=0, upper=256,

@@ -27,7 +27,7 @@ HELP = 'fit temperature and thresholds of a bundle'
 # sees what the network was never shown (docs/dropout_study.md).
 GATE_SCORES = ('entropy.mean', 'mutual_information.top', 'mutual_information.worst_window')
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5)
-_NAMES = ('backend', 'threads', 'passes', 'seed', 'mask_policy')
+_NAMES = ('backend', 'threads', 'passes', 'seed', 'mask_policy', 'precision')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     """Calibrate and print what was found."""
     from uncertainty_seg.core.calibration import Calibration, fit_thresholds
     from uncertainty_seg.core.evaluation import fit_temperature
-    from uncertainty_seg.core.pipeline import PRECISION
+    from uncertainty_seg.core.precision import precision_of
     from uncertainty_seg.storage.labelled_folder import load_folder
     from uncertainty_seg.storage.model_bundle import (
         load_bundle,
@@ -75,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
     seen = measure(bundle, settings, spread, temperature, 'training')
     passes = bundle.card.passes if settings.passes == BUNDLE_PASSES else settings.passes
     calibration = Calibration(
-        passes=passes, seed=settings.seed, mask_policy=settings.mask_policy, precision=PRECISION,
-        temperature=temperature,
+        passes=passes, seed=settings.seed, mask_policy=settings.mask_policy,
+        precision=precision_of(bundle.card, settings.precision), temperature=temperature,
         thresholds=fit_thresholds([f.scores for f in known.frames], args.quantile),
         train_thresholds=fit_thresholds([f.scores for f in seen.frames], args.quantile),
         gate_scores=tuple(args.scores), quantile=args.quantile, num_train=len(spread),

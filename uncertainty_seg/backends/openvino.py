@@ -1,0 +1,145 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+OpenVINO on the CPU, the fastest of the runtimes on x86.
+
+It computes in bf16 by itself on processors that have it, so the precision is always asked for by
+name. A head with a fixed number of passes takes a quarter less time and half the memory of one
+that takes any, so one is compiled for each size of chunk. Nothing is written to disk, and nothing
+is sent: `import openvino` does both unless it is kept from it.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import logging
+from pathlib import Path
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.backends.graph_files import COMPILE, IMAGE, LOGITS
+from uncertainty_seg.backends.streaming import Masks, StreamingBackend
+from uncertainty_seg.core.arrays import ImageU8
+from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.errors import BackendUnavailableError, ModelBundleError
+
+_DEVICE = 'CPU'
+_TELEMETRY = 'openvino_telemetry'
+# That of the frames, and that of the two passes which prove the masks before the first frame.
+_MAX_HEADS = 2
+_log = logging.getLogger(__name__)
+
+
+class OpenVinoBackend(StreamingBackend):
+    """
+    Run a bundle's two graphs with OpenVINO; parameters and errors as its base.
+
+    Notes
+    -----
+    All computes in float32 unless the precision is bf16. Graphs of fp16 are read as they are and
+    computed in float32; an int8 trunk runs in int8 where it is quantised.
+
+    """
+
+    name = 'openvino'
+    is_padded = True
+
+    def _import(self) -> None:
+        try:
+            with _no_telemetry():
+                import openvino
+        except ImportError as err:
+            raise BackendUnavailableError(
+                f'openvino cannot be imported ({err})', fix='pip install openvino'
+            ) from err
+        self._ov: Any = openvino
+        self._core: Any = openvino.Core()
+        if 'BF16' not in self._core.get_property(_DEVICE, 'OPTIMIZATION_CAPABILITIES'):
+            # It would quietly compute in float32, for which no bf16 calibration holds.
+            self.refused = {'bf16': 'this processor has no bf16: set precision to fp32'}
+
+    def _open(self, bundle: ModelBundle) -> None:
+        self._head_path = bundle.head_path
+        self._trunk: Any = self._compile(bundle.trunk_path, self._read(bundle.trunk_path))
+        self._trunk_call: Any = self._trunk.create_infer_request()
+        self._head: Any = self._read(bundle.head_path)
+        self._head_calls: dict[int, Any] = {}
+        _log.info('openvino %s, %d threads, %s', self._ov.__version__, self._threads,
+                  self.precision)
+
+    def _read(self, path: Path) -> Any:
+        with _named(path):
+            return self._core.read_model(path)
+
+    def _compile(self, path: Path, model: Any) -> Any:
+        hint = 'bf16' if self.precision == 'bf16' else 'f32'
+        options = {
+            'INFERENCE_PRECISION_HINT': hint, 'INFERENCE_NUM_THREADS': self._threads,
+            'NUM_STREAMS': 1, 'PERFORMANCE_HINT': 'LATENCY',
+            # Two processes that pin their threads take the same cores.
+            'ENABLE_CPU_PINNING': False,
+        }
+        with _named(path):
+            return self._core.compile_model(model, _DEVICE, options)
+
+    def _run_trunk(self, batch: ImageU8) -> None:
+        self._batch = self._shared(batch)
+        self._trunk_call.set_tensor(IMAGE, self._batch)
+        self._trunk_call.infer()
+
+    def _run_head(self, parts: Masks, passes: int) -> NDArray[np.float32]:
+        call = self._head_call(passes)
+        for name in self._names.head_inputs:
+            if name in parts:
+                tensor = self._shared(parts[name])
+            else:
+                tensor = self._batch if name == IMAGE else self._trunk_call.get_tensor(name)
+            call.set_tensor(name, tensor)
+        call.infer()
+        return call.get_tensor(LOGITS).data
+
+    def _head_call(self, passes: int) -> Any:
+        """Return the call of a head that takes so many passes; compile it when first needed."""
+        if passes not in self._head_calls:
+            while len(self._head_calls) >= _MAX_HEADS:
+                del self._head_calls[next(iter(self._head_calls))]
+            model = self._head.clone()
+            if not self._card.chunk:
+                model.reshape({site.name: [passes, *site.shape]
+                               for site in self._card.dropout_sites})
+            self._head_calls[passes] = self._compile(self._head_path, model).create_infer_request()
+        return self._head_calls[passes]
+
+    def _shared(self, values: NDArray[Any]) -> Any:
+        """Return a tensor over the memory of an array, which the tensor keeps alive."""
+        return self._ov.Tensor(values, shared_memory=True)
+
+    def _free(self) -> None:
+        self._trunk = self._trunk_call = self._head = self._batch = None
+        self._head_calls = {}
+
+
+@contextlib.contextmanager
+def _no_telemetry() -> Iterator[None]:
+    """Hide the package that would write to the home folder and report the import."""
+    loaded = sys.modules.pop(_TELEMETRY, None)
+    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[_TELEMETRY]
+        if loaded is not None:
+            sys.modules[_TELEMETRY] = loaded
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name the file of a graph that the runtime refuses."""
+    try:
+        yield
+    except Exception as err:  # the runtime's own errors derive from nothing narrower
+        raise ModelBundleError(f'openvino cannot open {path} ({err})', fix=COMPILE) from err
