@@ -70,6 +70,8 @@ def free_passes(model: onnx.ModelProto, sites: Iterable[DropoutSite]) -> onnx.Mo
     nodes = [new for node in result.graph.node for new in editor.freed(node)]
     replace_nodes(result.graph, [*editor.front, *nodes])
     del result.graph.value_info[:]
+    for info in result.graph.output:
+        info.type.tensor_type.ClearField('shape')  # it held the batch too
     return result
 
 
@@ -158,26 +160,29 @@ class _Editor:
             at = axis.axis - (rank - len(shape))
             if at < 0 or (shape[at] == 1 and node.op_type != 'Concat'):
                 continue
-            nodes, repeated = self._repeat(name, shape, at, f'{node.output[0]}_in{index}')
+            nodes, repeated = self._repeat(name, shape, axis.at(at), f'{node.output[0]}_in{index}')
             before += nodes
             twin.input[index] = repeated
         return [*before, twin]
 
     def _repeat(
-        self, name: str, shape: tuple[int, ...], at: int, prefix: str
+        self, name: str, shape: tuple[int, ...], axis: PassesAxis, prefix: str
     ) -> tuple[list[onnx.NodeProto], str]:
-        """Repeat a tensor T times along an axis, as one block after the other."""
-        one = (*shape[:at], 1, *shape[at:])
-        rows = self._constant(f'{prefix}_one', np.array(one, np.int64))
-        size = self._constant(f'{prefix}_left', np.array(one[:at], np.int64))
-        right = self._constant(f'{prefix}_right', np.array(one[at + 1:], np.int64))
-        flat = (*shape[:at], -1, *shape[at + 1:])
-        back = self._constant(f'{prefix}_flat', np.array(flat, np.int64))
+        """Repeat a tensor T times where the passes are."""
+        before, behind = shape[:axis.axis], shape[axis.axis + 1:]
+        if shape[axis.axis] != axis.size:
+            raise GraphError(f'{name!r} of shape {shape} meets passes on an axis of {axis.size}',
+                             'a network whose batch axis is not stretched')
+        left, right = (*before, axis.outer), (axis.inner, *behind)
+        rows = self._constant(f'{prefix}_one', np.array((*left, 1, *right), np.int64))
+        front = self._constant(f'{prefix}_left', np.array(left, np.int64))
+        back = self._constant(f'{prefix}_right', np.array(right, np.int64))
+        flat = self._constant(f'{prefix}_flat', np.array((*before, -1, *behind), np.int64))
         return [
             helper.make_node('Reshape', [name, rows], [f'{prefix}_own']),
-            helper.make_node('Concat', [size, self._passes(), right], [f'{prefix}_size'], axis=0),
+            helper.make_node('Concat', [front, self._passes(), back], [f'{prefix}_size'], axis=0),
             helper.make_node('Expand', [f'{prefix}_own', f'{prefix}_size'], [f'{prefix}_all']),
-            helper.make_node('Reshape', [f'{prefix}_all', back], [f'{prefix}_repeated']),
+            helper.make_node('Reshape', [f'{prefix}_all', flat], [f'{prefix}_repeated']),
         ], f'{prefix}_repeated'
 
     def _passes(self) -> str:

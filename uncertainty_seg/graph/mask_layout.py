@@ -50,7 +50,7 @@ def mask_shape(
         If channels are to be dropped from a tensor without its batch in front.
 
     """
-    full = shape if axis.inner > 1 else (*shape[:axis.axis], *shape[axis.axis + 1:])
+    full = shape if not axis.is_alone else (*shape[:axis.axis], *shape[axis.axis + 1:])
     if kind in ('element', 'alpha'):
         return full
     if kind == 'path':
@@ -87,22 +87,30 @@ def lay_out(
     if axis == PassesAxis(0):
         return site.name, [], []
     nodes, tensors, name = [], [], site.name
-    if axis.axis > 0:
-        rank = len(site.shape) + 1
-        perm = [*range(1, axis.axis + 1), 0, *range(axis.axis + 1, rank)]
+    mask = list(site.shape)
+    if not axis.is_alone and mask[axis.axis] != axis.size:
+        raise GraphError(f'{site.name} drops branches of a tensor of shape {shape}',
+                         'a batch axis of its own')
+
+    def reshape(suffix: str, sizes: list[int]) -> None:
+        nonlocal name
+        table = np.array(sizes, np.int64)
+        tensors.append(numpy_helper.from_array(table, f'{site.name}_{suffix}_shape'))
+        nodes.append(helper.make_node('Reshape', [name, f'{site.name}_{suffix}_shape'],
+                                      [f'{site.name}_{suffix}']))
+        name = f'{site.name}_{suffix}'
+
+    to = axis.axis
+    if axis.outer > 1:
+        reshape('apart', [-1, *mask[:to], axis.outer, axis.inner, *mask[to + 1:]])
+        to += 1
+    if to > 0:
+        rank = len(mask) + 1 + (axis.outer > 1)
+        perm = [*range(1, to + 1), 0, *range(to + 1, rank)]
         nodes.append(helper.make_node('Transpose', [name], [f'{site.name}_moved'], perm=perm))
         name = f'{site.name}_moved'
-    if axis.inner > 1:
-        # A branch's mask is one number, whatever is merged with the batch: repeat it there.
-        wanted = list(site.shape)
-        wanted[axis.axis] = -1
-        if site.shape[axis.axis] != axis.inner:
-            raise GraphError(f'{site.name} drops branches of a tensor of shape {shape}',
-                             'a batch axis of its own')
-        tensors.append(numpy_helper.from_array(np.array(wanted, np.int64), f'{site.name}_shape'))
-        nodes.append(helper.make_node('Reshape', [name, f'{site.name}_shape'],
-                                      [f'{site.name}_merged']))
-        name = f'{site.name}_merged'
+    if not axis.is_alone:
+        reshape('merged', [*mask[:axis.axis], -1, *mask[axis.axis + 1:]])
     return name, nodes, tensors
 
 
@@ -138,18 +146,22 @@ def alpha_nodes(
     c1 = (a / kept - 1) / (kept - 1)
     d0 = -(a * limit + b)
     d1 = (b / (kept - 1) - d0) / kept
-    values = {'c0': 1 - c1, 'c1': c1, 'd0': d0, 'd1': d1, 'one': 1.0}
-    names = {key: f'{site.name}_{key}' for key in (*values, 'x', 'y', 's', 'u', 'v', 'w', 'z')}
+    own = site.name
+    values = {f'{own}_c0': 1 - c1, f'{own}_c1': c1, f'{own}_d0': d0, f'{own}_d1': d1,
+              f'{own}_one': 1.0}
 
     def node(op: str, left: str, right: str, result: str) -> onnx.NodeProto:
-        return helper.make_node(op, [names.get(left, left), names.get(right, right)],
-                                [names.get(result, result)])
+        return helper.make_node(op, [left, right], [result])
 
     nodes = [
-        node('Mul', mask, 'c1', 'x'), node('Add', 'x', 'c0', 'y'), node('Mul', mask, 'y', 's'),
-        node('Mul', mask, 'd1', 'u'), node('Add', 'u', 'd0', 'v'), node('Sub', mask, 'one', 'w'),
-        node('Mul', 'v', 'w', 'z'),
-        node('Mul', data, 's', f'{site.name}_scaled'),
-        node('Add', f'{site.name}_scaled', 'z', output),
+        node('Mul', mask, f'{own}_c1', f'{own}_slope'),
+        node('Add', f'{own}_slope', f'{own}_c0', f'{own}_factor'),
+        node('Mul', mask, f'{own}_factor', f'{own}_scale'),
+        node('Mul', mask, f'{own}_d1', f'{own}_rise'),
+        node('Add', f'{own}_rise', f'{own}_d0', f'{own}_level'),
+        node('Sub', mask, f'{own}_one', f'{own}_switch'),
+        node('Mul', f'{own}_level', f'{own}_switch', f'{own}_shift'),
+        node('Mul', data, f'{own}_scale', f'{own}_scaled'),
+        node('Add', f'{own}_scaled', f'{own}_shift', output),
     ]
-    return nodes, {names[k]: np.array(v, np.float32) for k, v in values.items()}
+    return nodes, {k: np.array(v, np.float32) for k, v in values.items()}

@@ -32,13 +32,28 @@ class PassesAxis:
     ----------
     axis : int
         Of T, counted from the left.
-    inner : int
-        Entries a pass has on that axis: its size is T * inner, pass by pass.
+    inner, outer : int
+        What shares the axis: its size is outer * T * inner, in this order.
 
     """
 
     axis: int
     inner: int = 1
+    outer: int = 1
+
+    @property
+    def is_alone(self) -> bool:
+        """Say whether the axis holds the passes and nothing else."""
+        return self.inner == self.outer == 1
+
+    @property
+    def size(self) -> int:
+        """Size of the axis for one pass."""
+        return self.outer * self.inner
+
+    def at(self, axis: int) -> PassesAxis:
+        """Return the same on another axis."""
+        return PassesAxis(axis, self.inner, self.outer)
 
 
 class Lost(Exception):
@@ -97,7 +112,7 @@ def rule_of(node: onnx.NodeProto) -> Rule:
 
 def aligned(axis: PassesAxis, rank: int, out_rank: int) -> PassesAxis:
     """Return the axis after broadcasting to more axes, which come in on the left."""
-    return PassesAxis(axis.axis + out_rank - rank, axis.inner)
+    return axis.at(axis.axis + out_rank - rank)
 
 
 def _unknown(view: View) -> PassesAxis:
@@ -136,7 +151,7 @@ def _broadcast(view: View) -> PassesAxis:
     if len(found) > 1:
         raise Lost('its inputs carry the passes on different axes')
     axis = found.pop()
-    if view.out[axis.axis] != axis.inner:
+    if view.out[axis.axis] != axis.size:
         raise Lost('it stretches the axis of the passes')
     return axis
 
@@ -145,7 +160,7 @@ def _moved(view: View) -> PassesAxis:
     axis = view.first
     rank = len(view.out)
     perm = attribute(view.node, 'perm', list(range(rank))[::-1])
-    return PassesAxis(list(perm).index(axis.axis), axis.inner)
+    return axis.at(list(perm).index(axis.axis))
 
 
 def _reshaped(view: View) -> PassesAxis:
@@ -171,15 +186,22 @@ def reshaped_axis(axis: PassesAxis, old: Sequence[int], new: Sequence[int]) -> P
     Raises
     ------
     Lost
-        If the passes would end up inside an axis.
+        If the new axes cut across the passes.
 
     """
-    before = math.prod(old[:axis.axis])
+    before = math.prod(old[:axis.axis]) * axis.outer
     starts = [i for i in range(len(new)) if math.prod(new[:i]) == before]
-    if not starts:
-        raise Lost(f'it mixes the passes into another axis ({list(old)} to {list(new)})')
     own = next((i for i in starts if new[i] == 1), None)
-    return PassesAxis(own) if own is not None else PassesAxis(starts[-1], new[starts[-1]])
+    if own is not None:
+        return PassesAxis(own)
+    # (L, T, E) to (L, E): rows of features, so that T goes to the rows and not to the features.
+    if starts and (starts[-1] < len(new) - 1 or len(new) == 1):
+        return PassesAxis(starts[-1], new[starts[-1]])
+    inside = max(i for i in range(len(new)) if math.prod(new[:i]) < before)
+    outer, rest = divmod(before, math.prod(new[:inside]))
+    if rest or new[inside] % outer:
+        raise Lost(f'it cuts across the passes ({list(old)} to {list(new)})')
+    return PassesAxis(inside, new[inside] // outer, outer)
 
 
 def _inserted(view: View) -> PassesAxis:
@@ -188,7 +210,7 @@ def _inserted(view: View) -> PassesAxis:
     rank = len(view.out)
     new = {a % rank for a in axes}
     kept = [i for i in range(rank) if i not in new]
-    return PassesAxis(kept[axis.axis], axis.inner)
+    return axis.at(kept[axis.axis])
 
 
 def _squeezed(view: View) -> PassesAxis:
@@ -198,7 +220,7 @@ def _squeezed(view: View) -> PassesAxis:
     gone = {a % len(shape) for a in axes}
     if axis.axis in gone:
         return reshaped_axis(axis, shape, view.out)
-    return PassesAxis(axis.axis - sum(a < axis.axis for a in gone), axis.inner)
+    return axis.at(axis.axis - sum(a < axis.axis for a in gone))
 
 
 def _multiplied(view: View) -> PassesAxis:
@@ -226,15 +248,15 @@ def _gemm(view: View) -> PassesAxis:
 
 def _einsum(view: View) -> PassesAxis:
     terms, _, result = attribute(view.node, 'equation').replace(' ', '').partition('->')
-    labels = {(term[view.axes[name].axis], view.axes[name].inner)
+    labels = {(term[view.axes[name].axis], view.axes[name].at(0))
               for term, name in zip(terms.split(','), view.node.input, strict=True)
               if name in view.axes}
     if len(labels) != 1 or not result or '.' in terms:
         raise Lost('its inputs carry the passes on different axes')
-    (label, inner), = labels
+    (label, axis), = labels
     if label not in result:
         raise Lost('it sums over the passes')
-    return PassesAxis(result.index(label), inner)
+    return axis.at(result.index(label))
 
 
 def _joined(view: View) -> PassesAxis:
@@ -284,7 +306,7 @@ def _gathered(view: View) -> PassesAxis:
     if along == axis.axis:
         raise Lost('it picks one entry of the batch')
     grown = len(view.shape(view.node.input[1])) - 1
-    return PassesAxis(axis.axis + (grown if along < axis.axis else 0), axis.inner)
+    return axis.at(axis.axis + (grown if along < axis.axis else 0))
 
 
 def _reduced(view: View) -> PassesAxis:
@@ -299,7 +321,7 @@ def _reduced(view: View) -> PassesAxis:
         raise Lost('it reduces over the passes')
     if attribute(view.node, 'keepdims', 1):
         return axis
-    return PassesAxis(axis.axis - sum(a < axis.axis for a in gone), axis.inner)
+    return axis.at(axis.axis - sum(a < axis.axis for a in gone))
 
 
 def _padded(view: View) -> PassesAxis:
