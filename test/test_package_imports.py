@@ -46,9 +46,11 @@ LIBRARIES = {
     'graph': ({'numpy', 'onnx'}, set()),
     'storage': ({'numpy', 'cv2'}, {'rosbags'}),
     'backends': ({'numpy'}, {'onnxruntime', 'openvino', 'numba'}),
-    'training': ({'numpy', 'cv2', 'torch', 'torchvision', 'onnx', 'tqdm'}, {'onnxruntime'}),
+    'training': ({'numpy', 'cv2', 'torch', 'torchvision', 'onnx', 'tqdm'},
+                 {'onnxruntime', 'safetensors'}),
     'synthetic': ({'numpy', 'cv2', 'tqdm'}, set()),
-    'tools': ({'numpy', 'cv2', 'tqdm'}, {'av'}),
+    # The last two check and quantise what was compiled (compile_checks, quantise_trunk).
+    'tools': ({'numpy', 'cv2', 'tqdm'}, {'av', 'onnxruntime', 'nncf'}),
     'ros': ({'numpy', 'cv2'} | ROS_PACKAGES, set()),
     '__main__': (set(), set()),
 }
@@ -172,6 +174,10 @@ def test_the_package_itself_imports_nothing() -> None:
      'reduction_kernels may be imported inside a function only'),
     ('storage.bags', 'import onnx', 'storage.bags may not import onnx'),
     ('graph.lint', 'import onnxruntime', 'graph.lint may not import onnxruntime'),
+    ('backends.openvino', 'import openvino', 'openvino may be imported inside a function only'),
+    ('ros.node', 'def f():\n    import openvino', 'ros.node may not import openvino'),
+    ('training.fit', 'import safetensors', 'safetensors may be imported inside a function only'),
+    ('tools.demo', 'def f():\n    import torch', 'tools.demo may not import torch'),
     ('training.fit', 'import uncertainty_seg.backends.fake', 'training may not import backends'),
     ('core.gate', 'if TYPE_CHECKING:\n    import rclpy', 'core.gate may not import rclpy'),
     ('scratch', 'import os', 'scratch is no room of the design'),
@@ -190,6 +196,7 @@ def test_a_forbidden_import_is_found(
     ('backends.onnxrt', 'def open():\n    import onnxruntime'),
     ('backends.fake', 'def f():\n    from uncertainty_seg.backends import reduction_kernels'),
     ('storage.model_bundle', 'def f():\n    import onnx'),
+    ('backends.openvino', 'def open():\n    import openvino'),
     ('ros.node', 'import rclpy\nfrom uncertainty_seg.core import gate'),
     ('tools.demo', 'from uncertainty_seg.training import fit'),
 ])
