@@ -137,6 +137,10 @@ WAYS = {
         (1, 4, 6), {}),
     'gather behind the batch': (
         [drop('x', 'd'), NODE('Gather', ['d', 'i'], ['y'], axis=1)], (1, 4, 6), {'i': ints(2, 0)}),
+    'points in front of the batch': (
+        [NODE('Transpose', ['x'], ['t'], perm=[1, 2, 0]), drop('t', 'd'),
+         NODE('GatherND', ['d', 'i'], ['g']), NODE('Transpose', ['g'], ['y'], perm=[1, 0])],
+        (1, 4, 6), {'i': np.array([[0, 3], [2, 5], [1, 1]], np.int64)}),
     'whole slice': (
         [drop('x', 'd'), NODE('Slice', ['d', 'a', 'b', 'ax'], ['y'])], (1, 4, 6),
         {'a': ints(0, 1), 'b': ints(2**63 - 1, 3), 'ax': ints(0, 1)}),

@@ -68,7 +68,7 @@ def dropout_to_masks(
             'train it with dropout, or put some in with --inject-dropout, or compile several '
             'networks with --method ensemble',
         )
-    plain = _without_dropout(model)
+    plain = without_dropout(model)
     known, fixed = shapes(plain), constants(plain.graph)
     images = {i.name: PassesAxis(0) for i in model.graph.input if i.name not in fixed}
     axes = find_passes(plain.graph.node, known, fixed, images)
@@ -158,7 +158,8 @@ def _place(
     return shape, PassesAxis(0)
 
 
-def _without_dropout(model: onnx.ModelProto) -> onnx.ModelProto:
+def without_dropout(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph with every dropout switched off."""
     twin = copy_of(model)
     replace_nodes(twin.graph, [
         helper.make_node('Identity', [node.input[0]], [node.output[0]])

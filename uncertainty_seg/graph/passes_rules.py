@@ -309,6 +309,16 @@ def _gathered(view: View) -> PassesAxis:
     return axis.at(axis.axis + (grown if along < axis.axis else 0))
 
 
+def _gathered_points(view: View) -> PassesAxis:
+    axis = view.first
+    first = attribute(view.node, 'batch_dims', 0)
+    points = view.shape(view.node.input[1])
+    behind = first + points[-1]
+    if axis.axis < behind:
+        raise Lost('it picks entries of the batch')
+    return axis.at(len(points) - 1 + axis.axis - behind)
+
+
 def _reduced(view: View) -> PassesAxis:
     axis = view.first
     rank = len(view.shape(view.node.input[0]))
@@ -360,5 +370,5 @@ _RULES: dict[str, Rule] = {
     'Transpose': _moved, 'Reshape': _reshaped, 'Flatten': _reshaped, 'Unsqueeze': _inserted,
     'Squeeze': _squeezed, 'MatMul': _multiplied, 'Gemm': _gemm, 'Einsum': _einsum,
     'Concat': _joined, 'LayerNormalization': _normalised, 'Slice': _sliced,
-    'Gather': _gathered, 'Pad': _padded, 'Tile': _repeated,
+    'Gather': _gathered, 'GatherND': _gathered_points, 'Pad': _padded, 'Tile': _repeated,
 }

@@ -89,7 +89,9 @@ def read_classes(path: Path) -> ClassTable:
     Parameters
     ----------
     path : Path
-        ``{"classes": [{"id": 0, "name": "seabed", "rgb": [0, 0, 0]}, ...], "ignore_index": 255}``
+        JSON, or YAML by its ending:
+        ``{"classes": [{"id": 0, "name": "seabed", "rgb": [0, 0, 0]}, ...], "ignore_index": 255}``.
+        A class may be its name alone; it then has its place as id and a colour of its own.
 
     Returns
     -------
@@ -102,15 +104,16 @@ def read_classes(path: Path) -> ClassTable:
         If the file is missing, has another form, or its ids are not 0..C-1.
 
     """
-    raw = _read_json(path)
+    raw = _read_json(path) if path.suffix not in ('.yaml', '.yml') else _read_yaml(path)
     try:
-        entries = sorted(raw['classes'], key=lambda entry: int(entry['id']))
+        listed = [_class_entry(index, entry) for index, entry in enumerate(raw['classes'])]
+        entries = sorted(listed, key=lambda entry: int(entry['id']))
         colors = [tuple(int(v) for v in entry['rgb']) for entry in entries]
         palette = tuple((r, g, b) for r, g, b in colors)
         ids = [int(entry['id']) for entry in entries]
         names = tuple(str(entry['name']) for entry in entries)
         ignore_index = int(raw.get('ignore_index', 255))
-    except (KeyError, TypeError, ValueError) as err:
+    except (KeyError, TypeError, ValueError, AttributeError) as err:
         raise DatasetError(
             f'{path} has another form ({err!r})',
             '{"classes": [{"id": 0, "name": "seabed", "rgb": [0, 0, 0]}, ...]}',
@@ -173,6 +176,33 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError as err:
         raise DatasetError(f'{path} is no JSON ({err})') from err
     return content
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise DatasetError(f'{path} is missing', 'a table of classes')
+    try:
+        import yaml
+    except ImportError as err:
+        raise DatasetError(f'{path} needs PyYAML ({err})', 'it, or the table as JSON',
+                           'pip install PyYAML') from err
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as err:
+        raise DatasetError(f'{path} is no YAML ({err})') from err
+    if not isinstance(content, dict):
+        raise DatasetError(f'{path} holds a {type(content).__name__}', '"classes": [...]')
+    return content
+
+
+def _class_entry(index: int, entry: Any) -> dict[str, Any]:
+    """Complete a class that is its name alone."""
+    if not isinstance(entry, str):
+        return dict(entry)
+    # Steps of the golden angle keep neighbours in the list apart on the wheel of colours.
+    hue = int(index * 137.508) % 180
+    hsv = np.array([[[hue, 200, 255 - 40 * (index % 3)]]], np.uint8)
+    return {'id': index, 'name': entry, 'rgb': cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].tolist()}
 
 
 def _read_pair(folder: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -91,6 +91,14 @@ def positive_number(upper: float = math.inf) -> Callable[[str], float]:
     return convert
 
 
+def rate(text: str) -> float:
+    """Read a dropout rate between 0 and 1; an argparse type."""
+    value = positive_number()(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f'{text}, expected a rate between 0 and 1')
+    return value
+
+
 def image_size(text: str) -> tuple[int, int]:
     """Read WIDTHxHEIGHT; an argparse type."""
     width, _, height = text.partition('x')

@@ -2,7 +2,8 @@
 """
 The command line `uncertainty_seg`: finds the verb, runs it, turns errors into one sentence.
 
-A verb is a module with ``HELP``, ``add_arguments(parser)`` and ``run(args) -> int``; it imports
+A verb is a module with ``HELP``, ``add_arguments(parser)`` and ``run(args) -> int``, and maybe
+``MISUSE``, the errors that another argument or file mends (exit code 2); it imports
 what is heavy inside `run`, so that ``--help`` answers at once and without the libraries. Its last
 line on stdout is one JSON object.
 
@@ -48,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         child = verbs.add_parser(verb, help=module.HELP, description=module.__doc__,
                                  formatter_class=argparse.RawDescriptionHelpFormatter)
         module.add_arguments(child)
-        child.set_defaults(run=module.run)
+        child.set_defaults(run=module.run, misuse=getattr(module, 'MISUSE', ()))
     return parser
 
 
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except UncertaintySegError as err:
         print(f'uncertainty_seg {args.verb}: {err}', file=sys.stderr)
-        return EXIT_MISUSE if isinstance(err, ConfigError) else EXIT_FAILED
+        return EXIT_MISUSE if isinstance(err, (ConfigError, *args.misuse)) else EXIT_FAILED
     except ModuleNotFoundError as err:
         print(f'uncertainty_seg {args.verb}: {err.name} is not installed: '
               f'pip install {err.name}.', file=sys.stderr)
