@@ -1,0 +1,221 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+List the dropouts of a torch net, and the mode its modules must run in for all of them to show.
+
+Dropout behind ``if self.training`` shows in training mode only. A net whose other answers change
+in that mode stays in eval mode, but for the modules that drop. Either way it is proven on random
+images that, dropout aside, the net computes what it computes in eval mode.
+
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+import logging
+import warnings
+
+import torch
+from torch import nn, Tensor
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+
+from uncertainty_seg.errors import GraphError, UncertaintySegError
+from uncertainty_seg.training.dropout_watch import (
+    Drop,
+    place,
+    prepare_paths,
+    RandomGuard,
+    Replace,
+    unchanged,
+    watch,
+)
+from uncertainty_seg.training.net_outputs import named_outputs
+
+_log = logging.getLogger(__name__)
+# Largest difference between the two modes, relative to the largest output.
+_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class MarkedNet:
+    """
+    A copy of a net that is ready to run with something in the place of its dropout.
+
+    Attributes
+    ----------
+    net : Module
+        The copy, in eval mode.
+    drops : tuple of Drop
+        Every dropout of a rate above 0, in the order they run.
+    outputs : tuple of str
+        Names of the net's output tensors.
+    training : frozenset of str
+        Modules that must be in training mode to drop.
+    takes_eval : bool
+        Whether dropout counts although its module is in eval mode.
+
+    """
+
+    net: nn.Module
+    drops: tuple[Drop, ...]
+    outputs: tuple[str, ...]
+    training: frozenset[str]
+    takes_eval: bool
+
+    def run(self, image: Tensor, replace: Replace = unchanged) -> dict[str, Tensor]:
+        """Run the net with `replace` in the place of each dropout."""
+        with watch(self.net, replace, self.takes_eval, self.drops, self.training):
+            return named_outputs(self.net(image))
+
+
+@dataclass
+class _Trial:
+    outputs: dict[str, Tensor] = field(default_factory=dict)
+    drops: tuple[Drop, ...] = ()
+    called: frozenset[str] = frozenset()
+    problem: str = ''
+
+
+def find_dropout(net: nn.Module, height: int, width: int) -> MarkedNet:
+    """
+    Find every dropout of a net.
+
+    Parameters
+    ----------
+    net : Module
+        Maps float32 (1, 3, h, w) to a tensor, or to a dict, sequence or dataclass of tensors;
+        left as it is.
+    height, width : int
+        h and w.
+
+    Returns
+    -------
+    MarkedNet
+        A copy.
+
+    Raises
+    ------
+    GraphError
+        If the net cannot run at that size, draws random numbers in another way, or cannot be
+        brought to drop without changing what else it does.
+
+    """
+    image = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    plain = _try(_ready_copy(net), image)
+    if not plain.outputs:
+        raise GraphError(f'the net fails on an image of (1, 3, {height}, {width}): '
+                         f'{plain.problem}', 'a net that runs in eval mode at the given size')
+    twin = _ready_copy(net)
+    training = frozenset(n for n, module in twin.named_modules() if not _is_norm(module))
+    live = _try(twin, image, training)
+    problem = live.problem or _difference(plain.outputs, live.outputs)
+    if not problem:
+        return MarkedNet(twin, live.drops, tuple(plain.outputs), training, False)
+    _log.info('the net changes in training mode (%s): it stays in eval mode', problem)
+    return _in_eval_mode(_ready_copy(net), image, plain, live, problem)
+
+
+def plain_copy(net: nn.Module) -> nn.Module:
+    """
+    Return a copy on the CPU, in float32 and eval mode, out of the wrappers of torch.
+
+    Raises
+    ------
+    GraphError
+        If the net is scripted, so that its dropout cannot be seen, or is no net.
+
+    """
+    inner = getattr(net, '_orig_mod', net)
+    if isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        inner = inner.module
+    if isinstance(inner, torch.jit.ScriptModule):
+        raise GraphError('the net is a scripted or traced one, whose dropout cannot be seen',
+                         'a net of Python modules', 'return it before torch.jit, or export ONNX')
+    if not isinstance(inner, nn.Module):
+        raise GraphError(f'the net is {type(inner).__name__}', 'a torch.nn.Module')
+    return copy.deepcopy(inner).cpu().float().eval()
+
+
+def _ready_copy(net: nn.Module) -> nn.Module:
+    twin = plain_copy(net)
+    for name, module in twin.named_modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is None:
+            raise GraphError(
+                f'module {name!r} is {type(module).__name__} without running statistics, so that '
+                'a pass depends on the others of its batch', 'track_running_stats=True',
+                'train it so, or take GroupNorm',
+            )
+    prepare_paths(twin)
+    return twin
+
+
+def _in_eval_mode(
+    twin: nn.Module, image: Tensor, plain: _Trial, live: _Trial, why: str
+) -> MarkedNet:
+    """Keep eval mode; modules that only drop in training mode are put into it, one by one."""
+    first = _try(copy.deepcopy(twin), image, takes_eval=True)
+    seen = {drop.module for drop in first.drops}
+    hidden = frozenset({drop.module for drop in live.drops} & plain.called - seen)
+    trial = _try(twin, image, hidden, takes_eval=True)
+    problem = trial.problem or _difference(plain.outputs, trial.outputs)
+    lost = hidden - {drop.module for drop in trial.drops}
+    if problem or lost:
+        name = min(lost or hidden or seen or {''})
+        raise GraphError(
+            f'{place(name)} drops in training mode only, where the net computes something else '
+            f'({problem or why})', 'the same result but for the dropout',
+            'give its dropout a module of its own, such as torch.nn.Dropout',
+        )
+    return MarkedNet(twin, trial.drops, tuple(plain.outputs), hidden, True)
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, _NormBase) or hasattr(module, 'running_mean')
+
+
+def _try(
+    net: nn.Module, image: Tensor, training: frozenset[str] = frozenset(),
+    takes_eval: bool = False,
+) -> _Trial:
+    """Run a net with its dropout replaced by nothing; what a foreign net raises is a problem."""
+    before = {key: value.clone() for key, value in net.state_dict().items()
+              if isinstance(value, Tensor)}
+    trial = _Trial()
+    with (torch.no_grad(), warnings.catch_warnings(),
+          watch(net, takes_eval=takes_eval, training=training) as catcher):
+        warnings.simplefilter('ignore')
+        try:
+            with RandomGuard(catcher):
+                trial.outputs = named_outputs(net(image.clone()))
+        except UncertaintySegError:
+            raise
+        except Exception as err:
+            trial.problem = f'{type(err).__name__}: {first_line(err)}'
+    trial.drops, trial.called = tuple(catcher.drops), frozenset(catcher.called)
+    after = net.state_dict()
+    moved = [key for key, value in before.items() if not torch.equal(value, after[key])]
+    if moved and not trial.problem:
+        trial.problem = f'it writes to its {moved[0]!r}'
+    return trial
+
+
+def _difference(plain: dict[str, Tensor], other: dict[str, Tensor]) -> str:
+    """Say how two results of a net differ; the empty string if they do not."""
+    if list(plain) != list(other):
+        return f'it returns {list(other)} in place of {list(plain)}'
+    for name, value in plain.items():
+        if value.shape != other[name].shape:
+            return f'its {name!r} is {tuple(other[name].shape)} in place of {tuple(value.shape)}'
+        if not value.is_floating_point() or not value.numel():
+            continue
+        scale = value.abs().max().clamp(min=1e-6)
+        apart = float((value - other[name]).abs().max() / scale)
+        if not apart <= _TOLERANCE:
+            return f'its {name!r} differs by {apart:.2g} of its largest value'
+    return ''
+
+
+def first_line(err: Exception) -> str:
+    """Return the first line of an error's text that says something, at most 200 letters."""
+    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
+    return lines[0][:200] if lines else 'without a message'
