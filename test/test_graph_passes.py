@@ -114,8 +114,8 @@ def test_everything_before_the_first_dropout_is_in_the_trunk() -> None:
 def test_folding_a_mask_into_the_weights_changes_only_the_order_of_sums() -> None:
     masked, sites = dropout_to_masks(net('channel'))
     trunk, head = split_trunk_head(masked, sites)
-    folded, names = fold_masks(head)
-    assert names == (sites[0].name,)
+    folded, (decision,) = fold_masks(head)
+    assert (decision.where, decision.is_applied) == (sites[0].name, True)
     assert 'Conv' not in {n.op_type for n in folded.graph.node}
     masks = make_masks(sites, 7, 2)
     np.testing.assert_allclose(run_split(trunk, folded, X, masks),
@@ -125,8 +125,8 @@ def test_folding_a_mask_into_the_weights_changes_only_the_order_of_sums() -> Non
 def test_an_element_mask_is_not_folded() -> None:
     masked, sites = dropout_to_masks(net('element'))
     _, head = split_trunk_head(masked, sites)
-    folded, names = fold_masks(head)
-    assert names == ()
+    folded, (decision,) = fold_masks(head)
+    assert not decision.is_applied
     assert [n.op_type for n in folded.graph.node] == ['Mul', 'Conv']
 
 
@@ -140,7 +140,7 @@ def test_bytes_are_normalised_inside_the_graph() -> None:
 
 def test_the_last_upsampling_is_what_the_reduction_does_instead() -> None:
     full = run(net('none', resize=True), {'input': X})[0]
-    low = run(strip_final_resize(net('none', resize=True)), {'input': X})[0]
+    low = run(strip_final_resize(net('none', resize=True))[0], {'input': X})[0]
     assert low.shape == (1, 4, 4, 8)
     np.testing.assert_allclose(upsample_bilinear(low, 8, 16), full, atol=1e-5)
 
@@ -157,7 +157,7 @@ def test_putting_an_upsampling_on_equals_the_one_taken_off() -> None:
 
 
 def test_a_network_that_does_not_end_in_a_resize_is_left_alone() -> None:
-    assert strip_final_resize(net('channel')) == net('channel')
+    assert strip_final_resize(net('channel')) == (net('channel'), 'half_pixel')
 
 
 @pytest.mark.parametrize('temperature', [1.0, 0.7])

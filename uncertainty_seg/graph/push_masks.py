@@ -1,0 +1,218 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+A mask moves behind what does not care whether it comes before or after.
+
+``relu(x * m) == relu(x) * m`` for a mask, which is never negative, and the same holds for pooling,
+resizing and depthwise convolutions under a mask of whole channels. What a mask is moved behind
+is the same in every pass: it becomes part of the trunk and runs once.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+import math
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from uncertainty_seg.core.model_card import DropoutSite
+from uncertainty_seg.graph.commuting import bias_of, mixed_axes
+from uncertainty_seg.graph.cost import MACS_AN_ELEMENT, node_cost
+from uncertainty_seg.graph.fold_masks import obstacle
+from uncertainty_seg.graph.masked_graph import (
+    add_constant,
+    drop_unused,
+    MaskedView,
+    only_user,
+    producer,
+    swap,
+    view_of,
+)
+from uncertainty_seg.graph.onnx_tools import attribute, consumers, copy_of, fresh_name
+from uncertainty_seg.graph.plan import Decision
+
+
+def push_masks(
+    masked: onnx.ModelProto, sites: Iterable[DropoutSite], passes: int = 20
+) -> tuple[onnx.ModelProto, tuple[Decision, ...]]:
+    """
+    Move every mask as far back as it saves work.
+
+    Parameters
+    ----------
+    masked : ModelProto
+        From `dropout_to_masks`, not split yet; left as it is.
+    sites : iterable of DropoutSite
+        Its mask inputs.
+    passes : int
+        T that the savings are counted for.
+
+    Returns
+    -------
+    masked : ModelProto
+        Computes the same to rounding.
+    decisions : tuple of Decision
+        One a mask, or product of masks, that is applied to a tensor; `where` names it.
+
+    """
+    result, sites = copy_of(masked), tuple(sites)
+    _merge(result, sites)
+    view, decisions = view_of(result, sites), []
+    for name in [node.output[0] for node in result.graph.node if view.masked(node)]:
+        decisions.append(_push(result, sites, name, passes))
+        _merge(result, sites)  # it may have come to stand before the next one
+    drop_unused(result.graph)
+    return result, tuple(decisions)
+
+
+def _merge(model: onnx.ModelProto, sites: tuple[DropoutSite, ...]) -> None:
+    while _merge_two(model, sites):
+        pass
+
+
+def _merge_two(model: onnx.ModelProto, sites: tuple[DropoutSite, ...]) -> bool:
+    """Turn a ``(x * m) * n`` into ``x * (m * n)`` where the masks are far smaller than x."""
+    graph, view = model.graph, view_of(model, sites)
+    for outer in graph.node:
+        second = view.masked(outer)
+        inner = producer(graph.node, second[0]) if second else None
+        first = view.masked(inner) if inner is not None else None
+        if second is None or inner is None or first is None:
+            continue
+        shapes = (view.shapes[name] for name in (first[1], second[1]))
+        size = math.prod(np.broadcast_shapes(*shapes))
+        if 4 * size > math.prod(view.shapes[first[0]]) or not only_user(graph, inner.output[0]):
+            continue
+        both = fresh_name(graph, f'{first[1]}_and_{second[1]}')
+        swap(graph, outer, [helper.make_node('Mul', [first[1], second[1]], [both]),
+                            helper.make_node('Mul', [first[0], both], [outer.output[0]])])
+        swap(graph, inner, [])
+        return True
+    return False
+
+
+def _push(
+    model: onnx.ModelProto, sites: tuple[DropoutSite, ...], name: str, passes: int
+) -> Decision:
+    """Move the mask whose product has a name; say how far, or why not."""
+    graph, view = model.graph, view_of(model, sites)
+    mul = producer(graph.node, name)
+    found = view.masked(mul) if mul is not None else None
+    if mul is None or found is None:
+        raise KeyError(name)
+    data, mask = found
+    if data in view.touched:
+        return Decision('push_masks', mask, False, 'its tensor differs from pass to pass already')
+    plan = _Plan(graph, view, mask, passes)
+    saved = int(plan.stay(name) - plan.best(name))
+    if saved <= 0:
+        return Decision('push_masks', mask, False, plan.obstacle(name))
+    passed: list[onnx.NodeProto] = []
+    waiting = [mul]
+    while waiting:
+        mul = waiting.pop()
+        if plan.push(mul.output[0]) < plan.stay(mul.output[0]):
+            users = consumers(graph.node, mul.output[0])
+            swap(graph, mul, [])
+            late = [_exchange(graph, mul, user, view) for user in users]
+            # A product before a bias has a new name, and stays where it is.
+            waiting += [node for node in late if node.output[0] in view.shapes]
+            passed += users
+    behind = ', '.join(node.op_type for node in passed)
+    return Decision('push_masks', mask, True, f'moved behind {behind}', saved)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What it costs to apply a mask at a tensor, or further back; in multiply-adds."""
+
+    graph: onnx.GraphProto
+    view: MaskedView
+    mask: str
+    passes: int
+
+    def best(self, name: str) -> float:
+        return min(self.stay(name), self.push(name))
+
+    def stay(self, name: str) -> int:
+        """Cost of masking a tensor, and of all that the mask could pass, in every pass."""
+        users = consumers(self.graph.node, name)
+        is_folded = not obstacle(name, self.mask, users, self.view)
+        masking = 0 if is_folded else self._elements(name)
+        return self.passes * (masking + self._behind(name))
+
+    def push(self, name: str) -> float:
+        """Cost of the same if the mask is moved behind everything that takes the tensor."""
+        users = consumers(self.graph.node, name)
+        is_output = any(info.name == name for info in self.graph.output)
+        if is_output or not users or not all(self._commutes(user, name) for user in users):
+            return math.inf
+        return sum(self._once(user) for user in users)
+
+    def obstacle(self, name: str) -> str:
+        """Say what stops it at a tensor."""
+        users = consumers(self.graph.node, name)
+        stops = [u for u in users if not self._commutes(u, name)]
+        if stops:
+            return f'{stops[0].op_type} {stops[0].name or stops[0].output[0]!r} needs it before'
+        return 'to move it costs more than it saves' if users else 'nothing follows it'
+
+    def _commutes(self, node: onnx.NodeProto, data: str) -> bool:
+        mixed = mixed_axes(node, data, self.view)
+        return mixed is not None and not mixed & self.view.varies(self.mask)
+
+    def _once(self, node: onnx.NodeProto) -> float:
+        cost, out = node_cost(node, self.view.shapes).total, node.output[0]
+        if bias_of(node, self.view):  # is added behind the mask, and ends its way
+            return cost + 2 * self.passes * self._elements(out)
+        return cost + self.best(out)
+
+    def _behind(self, name: str) -> int:
+        total = 0
+        for user in consumers(self.graph.node, name):
+            if self._commutes(user, name):
+                total += node_cost(user, self.view.shapes).total
+                total += 0 if bias_of(user, self.view) else self._behind(user.output[0])
+        return total
+
+    def _elements(self, name: str) -> int:
+        return MACS_AN_ELEMENT * math.prod(self.view.shapes[name])
+
+
+def _exchange(
+    graph: onnx.GraphProto, mul: onnx.NodeProto, user: onnx.NodeProto, view: MaskedView
+) -> onnx.NodeProto:
+    """Let a user work on the unmasked tensor and mask what it makes; return the new product."""
+    masked, out, bias = mul.output[0], user.output[0], bias_of(user, view)
+    data, mask = mul.input
+    if data in view.masks:
+        data, mask = mask, data
+    early = onnx.NodeProto()
+    early.CopyFrom(user)
+    early.output[0] = fresh_name(graph, f'{out}_unmasked')
+    for index, name in enumerate(user.input):
+        if name == masked:
+            early.input[index] = data
+    if not bias:
+        late = helper.make_node('Mul', [early.output[0], mask], [out])
+        swap(graph, user, [early, late])
+        return late
+    del early.input[2:]
+    late = helper.make_node('Mul', [early.output[0], mask], [fresh_name(graph, f'{out}_unbiased')])
+    swap(graph, user, [early, late, helper.make_node(
+        'Add', [late.output[0], _bias_of_rank(graph, user, bias, view)], [out])])
+    return late
+
+
+def _bias_of_rank(
+    graph: onnx.GraphProto, node: onnx.NodeProto, bias: str, view: MaskedView
+) -> str:
+    values = np.asarray(view.constants[bias], np.float32)
+    if node.op_type == 'Gemm':
+        values = values * np.float32(attribute(node, 'beta', 1.0))
+    else:
+        values = values.reshape(1, -1, *[1] * (len(view.shapes[node.output[0]]) - 2))
+    return add_constant(graph, f'{node.output[0]}_bias', values, np.float32)
