@@ -51,6 +51,8 @@ class Reduction:
         h, w of the maps.
     threads : int
         Upper bound of the threads that compute, the caller's among them.
+    upsampling : str
+        'half_pixel' or 'align_corners'.
 
     Raises
     ------
@@ -65,14 +67,15 @@ class Reduction:
 
     """
 
-    def __init__(self, num_classes: int, height: int, width: int, threads: int) -> None:
+    def __init__(self, num_classes: int, height: int, width: int, threads: int,
+                 upsampling: str = 'half_pixel') -> None:
         if not (2 <= num_classes <= 255 and height >= 1 and width >= 1 and threads >= 1):
             raise ShapeError(
                 f'reduction of {num_classes} classes to {width}x{height} on {threads} threads',
                 '2 to 255 classes, a pixel and a thread',
             )
         self._kernel = load_kernel()
-        self._shape = (num_classes, height, width)
+        self._shape, self._upsampling = (num_classes, height, width), upsampling
         self._per_bit = np.float32(1 / math.log2(num_classes))
         self._num_helpers = threads - 1
         self._pool = ThreadPoolExecutor(threads - 1, 'reduction') if threads > 1 else None
@@ -159,7 +162,7 @@ class Reduction:
             if self._count:
                 raise ShapeError(f'logits of {low_shape[1]}x{low_shape[0]} among others',
                                  'one size for all passes')
-            self._plan = new_plan(low_shape, *self._shape)
+            self._plan = new_plan(low_shape, *self._shape, self._upsampling)
         return self._plan
 
     def _parts(self, logits: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:

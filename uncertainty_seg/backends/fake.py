@@ -18,7 +18,11 @@ from numpy.typing import NDArray
 from uncertainty_seg.backends.inputs import require_inputs
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.model_card import ModelCard
-from uncertainty_seg.core.uncertainty import maps_from_logits, UncertaintyMaps
+from uncertainty_seg.core.uncertainty import (
+    maps_from_logits,
+    maps_from_low_logits,
+    UncertaintyMaps,
+)
 from uncertainty_seg.errors import BackendError
 
 GAIN = 8.0
@@ -103,7 +107,8 @@ class FakeBackend:
             logits[0, 0, 0, 0] = np.nan
         head_s = time.perf_counter()
         spec = self._card.input
-        maps = maps_from_logits(logits, spec.height, spec.width, temperature)
+        reduce = maps_from_low_logits if self._card.reduction == 'low' else maps_from_logits
+        maps = reduce(logits, spec.height, spec.width, temperature, self._card.upsampling)
         self._timings_ms = {
             'trunk': (trunk_s - start_s) * 1e3,
             'head': (head_s - trunk_s) * 1e3,

@@ -6,7 +6,8 @@ The image is worked on in tiles of a few rows, and where w is s times wl, in s p
 a tile holds the columns ``i * s + k``, which all have the same interpolation weights and whose
 sources lie side by side. The slots of a phase are those of its rows one after the other, and at
 the end some that mean nothing, so that a loop runs over all of them at once and ends where a group
-of vectors ends. Otherwise there is one phase, and its slots look up their sources.
+of vectors ends. Otherwise, and where corners are aligned, which makes the weights of all columns
+differ, there is one phase, and its slots look up their sources.
 
 """
 
@@ -18,6 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from uncertainty_seg.core.uncertainty import bilinear_taps
 
 _MAX_SLOTS = 640  # of a tile: long loops, and still within the first caches
 _STEP = 64  # slots that LLVM takes at once with the widest vectors; what remains is slow
@@ -48,7 +51,7 @@ class Columns(NamedTuple):
     Attributes
     ----------
     offsets : ndarray of uint64, shape (s,) or (0,)
-        Where the left sources of each phase begin, 0 or 1; empty if w is no multiple of wl.
+        Where the left sources of each phase begin, 0 or 1; empty if there are no phases.
     shares : ndarray of float32, shape (s,) or (0,)
         Share of the right source in each phase.
     left, right : ndarray of uint32, shape (0,) or (n,)
@@ -115,7 +118,10 @@ class Plan:
     groups: Sums | None = None
 
 
-def new_plan(low_shape: tuple[int, int], num_classes: int, height: int, width: int) -> Plan:
+def new_plan(
+    low_shape: tuple[int, int], num_classes: int, height: int, width: int,
+    upsampling: str = 'half_pixel',
+) -> Plan:
     """
     Cut an image of (height, width) whose logits are of `low_shape`.
 
@@ -125,6 +131,8 @@ def new_plan(low_shape: tuple[int, int], num_classes: int, height: int, width: i
         (hl, wl).
     num_classes, height, width : int
         C, h, w.
+    upsampling : str
+        'half_pixel' or 'align_corners'.
 
     Returns
     -------
@@ -133,11 +141,12 @@ def new_plan(low_shape: tuple[int, int], num_classes: int, height: int, width: i
 
     """
     low_width = low_shape[1]
-    num_phases = width // low_width if width % low_width == 0 else 1
+    has_phases = width % low_width == 0 and (upsampling == 'half_pixel' or width == low_width)
+    num_phases = width // low_width if has_phases else 1
     tile_rows = _tile_rows(width // num_phases, height)
     num_tiles = math.ceil(height / tile_rows)
     n = math.ceil(tile_rows * (width // num_phases) / _STEP) * _STEP
-    upper, lower, row_shares = _taps(low_shape[0], height)
+    upper, lower, row_shares = _taps(low_shape[0], height, upsampling)
     end = (0, num_tiles * tile_rows - height)
     rows = Rows(
         np.pad(upper, end, 'edge').astype(np.int64), np.pad(lower, end, 'edge').astype(np.int64),
@@ -146,7 +155,8 @@ def new_plan(low_shape: tuple[int, int], num_classes: int, height: int, width: i
     shape = (num_tiles, num_phases, num_classes, n)
     sums = Sums(np.empty(shape, np.float32), np.empty(shape, np.uint16),
                 np.empty((num_tiles, num_phases, 3, n), np.float32))
-    columns = _new_columns(low_width, width, tile_rows, n)
+    columns = (_phases(low_width, width) if has_phases
+               else _look_ups(low_width, width, tile_rows, n, upsampling))
     return Plan(low_shape, rows, columns, num_tiles, sums)
 
 
@@ -161,26 +171,28 @@ def _tile_rows(stride: int, height: int) -> int:
     return min(candidates, key=waste)
 
 
-def _new_columns(low_width: int, width: int, tile_rows: int, n: int) -> Columns:
+def _phases(low_width: int, width: int) -> Columns:
     no_index, no_weight = np.empty(0, np.uint32), np.empty(0, np.float32)
-    if width % low_width == 0:
-        centres = (np.arange(width // low_width) + 0.5) * low_width / width - 0.5
-        offsets = (np.floor(centres) + 1).astype(np.uint64)
-        shares = (centres - np.floor(centres)).astype(np.float32)
-        return Columns(offsets, shares, no_index, no_index, no_weight)
-    left, right, weights = _taps(low_width, width)
+    centres = (np.arange(width // low_width) + 0.5) * low_width / width - 0.5
+    offsets = (np.floor(centres) + 1).astype(np.uint64)
+    shares = (centres - np.floor(centres)).astype(np.float32)
+    return Columns(offsets, shares, no_index, no_index, no_weight)
+
+
+def _look_ups(low_width: int, width: int, tile_rows: int, n: int, upsampling: str) -> Columns:
+    left, right, weights = _taps(low_width, width, upsampling)
     starts = np.repeat(np.arange(tile_rows) * low_width + 1, width)
     end = (0, n - tile_rows * width)
     return Columns(
-        np.empty(0, np.uint64), no_weight,
+        np.empty(0, np.uint64), np.empty(0, np.float32),
         np.pad(np.tile(left, tile_rows) + starts, end).astype(np.uint32),
         np.pad(np.tile(right, tile_rows) + starts, end).astype(np.uint32),
         np.pad(np.tile(weights, tile_rows), end),
     )
 
 
-def _taps(old: int, new: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
-    """Return both sources and the second's share, as `core.uncertainty.upsample_bilinear`."""
-    centre = np.maximum((np.arange(new) + 0.5) * old / new - 0.5, 0.0)
-    low = np.minimum(centre.astype(np.intp), old - 1)
-    return low, np.minimum(low + 1, old - 1), (centre - low).astype(np.float32)
+def _taps(
+    old: int, new: int, upsampling: str
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    low, high, share = bilinear_taps(old, new, upsampling)
+    return low, high, share.astype(np.float32)

@@ -75,7 +75,7 @@ class StreamingBackend(abc.ABC):
         self._open(bundle)
         self._names: GraphNames = require_graphs(bundle)
         self._reduction = Reduction(card.num_classes, card.input.height, card.input.width,
-                                    self._threads)
+                                    self._threads, card.upsampling)
         self._bytes_a_pass = head_bytes_a_pass(bundle.head_path)
         self._chunkings: dict[int, Chunking] = {}
         self._timings_ms: dict[str, float] = {}

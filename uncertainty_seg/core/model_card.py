@@ -23,6 +23,7 @@ COLOR_ORDERS = ('rgb', 'bgr')
 METHODS = ('mc_dropout', 'deep_ensemble')
 PRECISIONS = ('fp32', 'fp16', 'bf16', 'int8')
 REDUCTIONS = ('full', 'low')
+UPSAMPLINGS = ('half_pixel', 'align_corners')
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,9 @@ class ModelCard:
         Every pass keeps the same number of channels at each channel site.
     members : int
         Networks of a deep ensemble, which are its passes; 0 for dropout.
+    upsampling : str
+        How (hl, wl) becomes (h, w): bilinear, where the corners of the outer pixels meet
+        ('half_pixel') or their centres ('align_corners').
 
     """
 
@@ -141,6 +145,7 @@ class ModelCard:
     chunk: int = 0
     is_balanced: bool = False
     members: int = 0
+    upsampling: str = 'half_pixel'
 
     def __post_init__(self) -> None:
         """Refuse a card that contradicts itself."""
@@ -169,6 +174,8 @@ class ModelCard:
              f'one of {PRECISIONS}'),
             (self.reduction not in REDUCTIONS, f'reduction {self.reduction!r}',
              f'one of {REDUCTIONS}'),
+            (self.upsampling not in UPSAMPLINGS, f'upsampling {self.upsampling!r}',
+             f'one of {UPSAMPLINGS}'),
             (self.chunk < 0, f'chunks of {self.chunk}', '0 or more'),
             ((self.method == 'deep_ensemble') != (self.members >= 2),
              f'{self.members} members for {self.method}', '2 or more for deep_ensemble, else 0'),

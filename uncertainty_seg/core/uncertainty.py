@@ -10,6 +10,7 @@ chunk; their tests hold them to this file.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,23 +89,49 @@ def maps_from_probabilities(probs: NDArray[np.floating]) -> UncertaintyMaps:
     """
     if probs.ndim != 4 or probs.shape[0] < 1 or probs.shape[1] < 2:
         raise ShapeError(f'probabilities have shape {probs.shape}', '(T >= 1, C >= 2, H, W)')
-    passes, num_classes = probs.shape[:2]
     p = probs.astype(np.float64)
-    mean = p.mean(0)  # (T, C, H, W) -> (C, H, W)
+    return _maps(_moments(p), p.var(0).sum(0))
+
+
+class _Moments(NamedTuple):
+    """
+    Means over the passes, which suffice for every map; NaN where a pass is NaN.
+
+    Attributes
+    ----------
+    mean, votes : ndarray of float64, shape (C, H, W)
+        Probabilities, and share of the passes in which the class won.
+    squares, within : ndarray of float64, shape (H, W)
+        Sum of the squared probabilities; entropy of a pass in nats.
+
+    """
+
+    mean: NDArray[np.float64]
+    votes: NDArray[np.float64]
+    squares: NDArray[np.float64]
+    within: NDArray[np.float64]
+
+
+def _moments(p: NDArray[np.float64]) -> _Moments:
+    passes, num_classes = p.shape[:2]
+    votes = (p.argmax(1)[:, None] == np.arange(num_classes)[:, None, None]).sum(0) / passes
+    broken = np.isnan(p).any((0, 1))  # (T, C, H, W) -> (H, W)
+    return _Moments(p.mean(0), np.where(broken, np.nan, votes), (p * p).sum(1).mean(0),
+                    _entropy(p, 1).mean(0))
+
+
+def _maps(moments: _Moments, variance: NDArray[np.float64]) -> UncertaintyMaps:
+    mean = moments.mean
     entropy = _entropy(mean, 0)  # (C, H, W) -> (H, W)
-    mean_entropy = _entropy(p, 1).mean(0)  # (T, C, H, W) -> (H, W)
-    votes = (p.argmax(1)[:, None] == np.arange(num_classes)[:, None, None]).sum(0)
-    scale = 1.0 / np.log(num_classes)
-    broken = np.isnan(p).any((0, 1))  # (H, W)
-    variation = np.where(broken, np.nan, 1.0 - votes.max(0) / passes)
+    scale = 1.0 / np.log(len(mean))
     floats = (
         mean.max(0),
         entropy * scale,
         # np.maximum passes NaN on; rounding alone can take this below zero.
-        np.maximum((entropy - mean_entropy) * scale, 0.0),
-        variation,
-        p.var(0).sum(0),
-        mean_entropy * scale,
+        np.maximum((entropy - moments.within) * scale, 0.0),
+        1.0 - moments.votes.max(0),
+        variance,
+        moments.within * scale,
     )
     label = mean.argmax(0).astype(np.uint8)
     return UncertaintyMaps(label, *(f.astype(np.float32) for f in floats))
@@ -116,7 +143,8 @@ def _entropy(p: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
 
 
 def maps_from_logits(
-    logits: NDArray[np.floating], height: int, width: int, temperature: float = 1.0
+    logits: NDArray[np.floating], height: int, width: int, temperature: float = 1.0,
+    upsampling: str = 'half_pixel',
 ) -> UncertaintyMaps:
     """
     Upsample logits, take the softmax of each pass, and measure.
@@ -129,6 +157,8 @@ def maps_from_logits(
         h, w of the maps.
     temperature : float
         The logits are divided by it.
+    upsampling : str
+        One of `core.model_card.UPSAMPLINGS`.
 
     Returns
     -------
@@ -136,16 +166,58 @@ def maps_from_logits(
         Of shape (h, w).
 
     """
-    z = upsample_bilinear(logits, height, width) / temperature
+    full = upsample_bilinear(logits, height, width, upsampling)
+    return maps_from_probabilities(_softmax(full, temperature))
+
+
+def maps_from_low_logits(
+    logits: NDArray[np.floating], height: int, width: int, temperature: float = 1.0,
+    upsampling: str = 'half_pixel',
+) -> UncertaintyMaps:
+    """
+    Take softmax and means over the passes at low resolution, and only then upsample.
+
+    Parameters
+    ----------
+    logits : ndarray of float, shape (T, C, hl, wl)
+        The head's output.
+    height, width : int
+        h, w of the maps.
+    temperature : float
+        The logits are divided by it.
+    upsampling : str
+        One of `core.model_card.UPSAMPLINGS`.
+
+    Returns
+    -------
+    UncertaintyMaps
+        Of shape (h, w).
+
+    Notes
+    -----
+    What is upsampled are mean probabilities, shares of votes, mean entropy and mean square; label,
+    entropy and variance are computed from those at full resolution, because they bend between the
+    pixels. Since entropy is concave and the square convex, mutual information and variance stay at
+    or above zero.
+
+    """
+    low = _moments(_softmax(logits.astype(np.float64), temperature))
+    moments = _Moments(*(upsample_bilinear(v, height, width, upsampling) for v in low))
+    variance = np.maximum(moments.squares - (moments.mean ** 2).sum(0), 0.0)
+    return _maps(moments, variance)
+
+
+def _softmax(logits: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    z = logits / temperature
     exponentials = np.exp(z - z.max(1, keepdims=True))
-    return maps_from_probabilities(exponentials / exponentials.sum(1, keepdims=True))
+    return exponentials / exponentials.sum(1, keepdims=True)
 
 
 def upsample_bilinear(
-    values: NDArray[np.floating], height: int, width: int
+    values: NDArray[np.floating], height: int, width: int, upsampling: str = 'half_pixel'
 ) -> NDArray[np.float64]:
     """
-    Resize the last two axes, half-pixel centres, edges clamped.
+    Resize the last two axes, edges clamped.
 
     Parameters
     ----------
@@ -153,22 +225,47 @@ def upsample_bilinear(
         What to resize.
     height, width : int
         The new size.
+    upsampling : str
+        'half_pixel' or 'align_corners'.
 
     Returns
     -------
     ndarray of float64, shape (..., height, width)
-        As torch's interpolate(mode='bilinear', align_corners=False).
+        As torch's interpolate(mode='bilinear') with align_corners False or True.
 
     """
     rows, columns = values.shape[-2:]
-    y0, y1, fy = _taps(rows, height)
-    x0, x1, fx = _taps(columns, width)
+    y0, y1, fy = bilinear_taps(rows, height, upsampling)
+    x0, x1, fx = bilinear_taps(columns, width, upsampling)
     v = values.astype(np.float64)
     v = v[..., y0, :] * (1 - fy)[:, None] + v[..., y1, :] * fy[:, None]
     return v[..., x0] * (1 - fx) + v[..., x1] * fx
 
 
-def _taps(old: int, new: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
-    centre = np.maximum((np.arange(new) + 0.5) * old / new - 0.5, 0.0)
+def bilinear_taps(
+    old: int, new: int, upsampling: str
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
+    """
+    Say where each of `new` pixels of a line comes from.
+
+    Parameters
+    ----------
+    old, new : int
+        Pixels of the line before and after.
+    upsampling : str
+        'half_pixel' or 'align_corners'.
+
+    Returns
+    -------
+    low, high : ndarray of int, shape (new,)
+        Both sources.
+    share : ndarray of float64, shape (new,)
+        Share of the second.
+
+    """
+    if upsampling == 'align_corners':
+        centre = np.arange(new) * ((old - 1) / max(new - 1, 1))
+    else:
+        centre = np.maximum((np.arange(new) + 0.5) * old / new - 0.5, 0.0)
     low = np.minimum(centre.astype(np.intp), old - 1)
     return low, np.minimum(low + 1, old - 1), centre - low

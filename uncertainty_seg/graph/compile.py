@@ -45,6 +45,8 @@ class CompiledGraphs:
         (C, hl, wl).
     folded : tuple of str
         Masks that moved into the weights of the convolution behind them.
+    upsampling : str
+        One of `core.model_card.UPSAMPLINGS`.
 
     """
 
@@ -52,6 +54,7 @@ class CompiledGraphs:
     sites: tuple[DropoutSite, ...]
     logits_shape: tuple[int, int, int]
     folded: tuple[str, ...]
+    upsampling: str
 
 
 def compile_graph(
@@ -82,13 +85,14 @@ def compile_graph(
 
     """
     _require_opset(model)
-    masked, sites = dropout_to_masks(strip_final_resize(take_bytes(model, spec)))
+    plain, upsampling = strip_final_resize(take_bytes(model, spec))
+    masked, sites = dropout_to_masks(plain)
     trunk, head = split_trunk_head(masked, sites)
     head, folded = fold_masks(head)
     shape = tuple(d.dim_value for d in head.graph.output[0].type.tensor_type.shape.dim)
     if len(shape) != 4:
         raise GraphError(f'the output has {len(shape)} axes', '(1, C, hl, wl) logits')
-    stats = add_statistics(head, spec)
+    stats = add_statistics(head, spec, upsampling)
     if is_half:
         trunk, head, stats = halve_weights(trunk), halve_weights(head), halve_weights(stats)
     for part in (trunk, head, stats):
@@ -100,7 +104,8 @@ def compile_graph(
     )
     parts = {TRUNK_FILE: trunk, HEAD_FILE: head, HEAD_STATS_FILE: stats}
     files = {name: part.SerializeToString() for name, part in parts.items()}
-    return CompiledGraphs(files, sites, (shape[1], shape[2], shape[3]), folded)
+    return CompiledGraphs(files, sites, (shape[1], shape[2], shape[3]), folded,
+                          upsampling)
 
 
 def _require_opset(model: onnx.ModelProto) -> None:

@@ -40,7 +40,8 @@ def deterministic_graph(bundle: ModelBundle) -> onnx.ModelProto:
             for name, shape in sites.items()]
     inputs = [info for info in head.graph.input if info.name not in sites]
     spec = bundle.card.input
-    nodes, tensors = upsample_nodes(LOGITS, 'full_logits', spec.height, spec.width)
+    nodes, tensors = upsample_nodes(LOGITS, 'full_logits', spec.height, spec.width,
+                                    bundle.card.upsampling)
     nodes.append(helper.make_node('ArgMax', ['full_logits'], ['label'], axis=1, keepdims=0))
     label = helper.make_tensor_value_info('label', TensorProto.INT64,
                                           [1, spec.height, spec.width])

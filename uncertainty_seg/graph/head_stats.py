@@ -22,7 +22,9 @@ INV_TEMPERATURE = 'inv_temperature'
 SUM_P, SUM_ENTROPY, SUM_P2, VOTES = 'sum_p', 'sum_entropy', 'sum_p2', 'votes'
 
 
-def add_statistics(head: onnx.ModelProto, spec: InputSpec) -> onnx.ModelProto:
+def add_statistics(
+    head: onnx.ModelProto, spec: InputSpec, upsampling: str = 'half_pixel'
+) -> onnx.ModelProto:
     """
     Append upsampling, softmax and sums to a head.
 
@@ -32,6 +34,8 @@ def add_statistics(head: onnx.ModelProto, spec: InputSpec) -> onnx.ModelProto:
         Features and masks to `logits` (T, C, hl, wl); left as it is.
     spec : InputSpec
         Gives h and w.
+    upsampling : str
+        One of `core.model_card.UPSAMPLINGS`.
 
     Returns
     -------
@@ -54,18 +58,18 @@ def add_statistics(head: onnx.ModelProto, spec: InputSpec) -> onnx.ModelProto:
     plane = (spec.height, spec.width)
     outputs = [float_info(SUM_P, (num_classes, *plane)), float_info(SUM_ENTROPY, plane),
                float_info(SUM_P2, plane), float_info(VOTES, (num_classes, *plane))]
-    nodes = [*head.graph.node, *_reduction()]
+    nodes = [*head.graph.node, *_reduction(upsampling)]
     return build_model('head_stats', nodes, inputs, outputs,
                        [*head.graph.initializer, *tensors])
 
 
-def _reduction() -> list[onnx.NodeProto]:
+def _reduction(upsampling: str) -> list[onnx.NodeProto]:
     def node(op: str, inputs: list[str], output: str, **attributes: object) -> onnx.NodeProto:
         return helper.make_node(op, inputs, [output], **attributes)
 
     return [
         node('Resize', [LOGITS, '', 'stats_scales'], 'stats_full', mode='linear',
-             coordinate_transformation_mode='half_pixel'),
+             coordinate_transformation_mode=upsampling),
         node('Mul', ['stats_full', INV_TEMPERATURE], 'stats_cooled'),
         node('LogSoftmax', ['stats_cooled'], 'stats_log_p', axis=1),
         node('Exp', ['stats_log_p'], 'stats_p'),

@@ -42,7 +42,7 @@ RANDOM_OPS = frozenset({
     'Dropout', 'Bernoulli', 'Multinomial', 'RandomNormal', 'RandomNormalLike', 'RandomUniform',
     'RandomUniformLike',
 })
-_LATER_FIELDS = ('precision', 'reduction', 'chunk', 'is_balanced', 'members')
+_LATER_FIELDS = ('precision', 'reduction', 'chunk', 'is_balanced', 'members', 'upsampling')
 _COMPILE = 'restore the bundle from its source or compile it again'
 
 
