@@ -5,13 +5,10 @@ import dataclasses
 from pathlib import Path
 import sys
 
-from conftest import tiny_card
-import numpy as np
 import pytest
 
 from uncertainty_seg.backends.onnxrt import OnnxRuntimeBackend
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.dropout_masks import ones_masks
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BackendUnavailableError, ConfigError
 from uncertainty_seg.storage.model_bundle import load_bundle
@@ -40,15 +37,6 @@ def test_bf16_is_refused_by_setting_and_by_card(
     words = "onnxruntime does not compute 'tiny' in bf16: use backend openvino"
     with pytest.raises(BackendUnavailableError, match=words):
         OnnxRuntimeBackend(bundle, Settings(threads=1, precision=precision))
-
-
-def test_a_bundle_made_for_bf16_runs_in_fp32_if_told_to(bundle: ModelBundle) -> None:
-    card = tiny_card(precision='bf16', sha256=bundle.card.sha256)
-    backend = OnnxRuntimeBackend(dataclasses.replace(bundle, card=card),
-                                 Settings(threads=1, precision='fp32'))
-    maps = backend.run(np.zeros((48, 64, 3), np.uint8), ones_masks(card.dropout_sites, 2), 1.0)
-    assert maps.entropy == pytest.approx(1)
-    assert backend.precision == 'fp32'
 
 
 def test_a_precision_the_graphs_do_not_have_is_refused(bundle: ModelBundle) -> None:

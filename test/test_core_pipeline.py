@@ -132,7 +132,7 @@ class RandomBackend(FakeBackend):
 
 @pytest.mark.parametrize('kind, words', [
     (DeafBackend, 'the dropout masks change nothing'),
-    (RandomBackend, 'with dropout switched off, expected none')])
+    (RandomBackend, 'between equal passes, expected none')])
 def test_masks_that_are_not_what_makes_passes_differ_are_refused(
     tiny_bundle: Path, kind: type[FakeBackend], words: str
 ) -> None:

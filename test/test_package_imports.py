@@ -64,11 +64,13 @@ EXCEPTIONS = {
     'backends.resources': (set(), {'onnx'}),
     # Reads the inputs and outputs that the files declare.
     'backends.graph_files': (set(), {'onnx'}),
+    # Runs what was compiled; imported late (see LATE_MODULES).
+    'tools.compile_checks': ({'onnx'}, set()),
     # Loops decorated by numba; the module itself is imported late (see LATE_MODULES).
     'backends.reduction_kernels': ({'numba'}, set()),
 }
 # Modules that pull a heavy library in as soon as they are imported: importing them must be late.
-LATE_MODULES = {'backends.reduction_kernels'}
+LATE_MODULES = {'backends.reduction_kernels', 'tools.compile_checks'}
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ BLANKED = {
     'synthetic': HEAVY,
 }
 # Imported late only, which test_package_imports proves.
-HEAVY_MODULES = {'backends.reduction_kernels'}
+HEAVY_MODULES = {'backends.reduction_kernels', 'tools.compile_checks'}
 
 IMPORT_ALL = """
 import importlib, sys

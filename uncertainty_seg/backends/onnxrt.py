@@ -36,7 +36,7 @@ class OnnxRuntimeBackend(StreamingBackend):
     """
 
     name = 'onnxruntime'
-    refused = {'bf16': 'use backend openvino, or set precision to fp32'}
+    refused = {'bf16': 'use backend openvino'}
 
     def _import(self) -> None:
         try:

@@ -23,7 +23,7 @@ from uncertainty_seg.core.aggregate import frame_scores, HIGHEST_SCORE
 from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap, require_shape
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import Calibration
-from uncertainty_seg.core.dropout_masks import frame_seed, make_masks, ones_masks
+from uncertainty_seg.core.dropout_masks import frame_seed, pass_inputs, still_inputs
 from uncertainty_seg.core.gate import Gate, Verdict
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.precision import precision_of
@@ -143,7 +143,7 @@ class Pipeline:
             self._temperature = self._checked_calibration(settings).temperature
         self._settings = settings
         self._gate = self._new_gate(settings)
-        self._masks = make_masks(bundle.card.dropout_sites, self.passes, settings.seed)
+        self._masks = pass_inputs(bundle.card, self.passes, settings.seed)
 
     @property
     def settings(self) -> Settings:
@@ -182,19 +182,19 @@ class Pipeline:
         Raises
         ------
         ModelBundleError
-            If all-ones masks give any mutual information, or the drawn masks give none.
+            If equal passes give any mutual information, or the drawn masks give none.
 
         """
         spec = self.card.input
         noise = np.random.default_rng(0).integers(0, 256, (spec.height, spec.width, 3), np.uint8)
         assert self._temperature is not None
-        ones = ones_masks(self.card.dropout_sites, min(self.passes, 2))
-        still = self._backend.run(noise, ones, self._temperature).mutual_information
+        equal = still_inputs(self.card, min(self.passes, 2))
+        still = self._backend.run(noise, equal, self._temperature).mutual_information
         moved = self._backend.run(noise, self._masks, self._temperature).total_variance
         fix = 'compile the bundle again from the network with its dropout'
         if not float(still.max()) < 1e-4:
             raise ModelBundleError(
-                f'mutual information {float(still.max()):.2g} with dropout switched off',
+                f'mutual information {float(still.max()):.2g} between equal passes',
                 'none: something else than the masks is random', fix,
             )
         if self.passes > 1 and not float(moved.max()) > 1e-9:
@@ -292,7 +292,7 @@ class Pipeline:
         if self._settings.mask_policy == 'fixed':
             return self._masks
         seed = frame_seed(self._settings.seed, stamp_ns)
-        return make_masks(self.card.dropout_sites, self.passes, seed)
+        return pass_inputs(self.card, self.passes, seed)
 
     def _checked_calibration(self, settings: Settings) -> Calibration:
         calibration = self._bundle.calibration

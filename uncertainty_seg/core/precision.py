@@ -16,7 +16,7 @@ BUNDLE_PRECISION = 'bundle'
 # when the bundle was made cannot become float32 again.
 _ALLOWED = {
     'fp32': ('fp32', 'bf16'),
-    'bf16': ('bf16', 'fp32'),
+    'bf16': ('bf16',),
     'fp16': ('fp16',),
     'int8': ('int8', 'bf16'),
 }
