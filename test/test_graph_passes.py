@@ -222,14 +222,14 @@ def test_a_network_whose_passes_would_not_differ_is_refused(
 
 def test_another_opset_is_refused_with_what_to_do() -> None:
     model = net('element')
-    model.opset_import[0].version = 18
-    with pytest.raises(GraphError, match='opset_version=17'):
+    model.opset_import[0].version = 10
+    with pytest.raises(GraphError, match='opset 10'):
         compile_graph(model, SPEC)
 
 
 def test_another_input_size_is_refused() -> None:
     wrong = InputSpec(32, 8, 'stretch', 'rgb', (0, 0, 0), (1, 1, 1))
-    with pytest.raises(GraphError, match=r'shape \(1, 3, 8, 16\), expected \(1, 3, 8, 32\)'):
+    with pytest.raises(GraphError, match='fixed input size 16x8, expected 32x8'):
         compile_graph(net('element'), wrong)
 
 

@@ -18,9 +18,9 @@ import onnxruntime
 import pytest
 
 torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
-pytest.importorskip('torch_uncertainty', exc_type=ImportError,
+pytest.importorskip('torch_uncertainty',
                     reason='not installed: scripts/requirements/peers.txt')
-pytest.importorskip('baal', exc_type=ImportError,
+pytest.importorskip('baal',
                     reason='not installed: scripts/requirements/peers.txt')
 
 from baal.active import heuristics  # noqa: E402
@@ -37,6 +37,7 @@ from uncertainty_seg.core.model_card import InputSpec  # noqa: E402
 from uncertainty_seg.core.settings import Settings  # noqa: E402
 from uncertainty_seg.core.uncertainty import UncertaintyMaps  # noqa: E402
 from uncertainty_seg.graph.compile import compile_graph  # noqa: E402
+from uncertainty_seg.graph.options import CompileOptions  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle  # noqa: E402
 from uncertainty_seg.training.export import export_marked  # noqa: E402
 
@@ -98,7 +99,7 @@ def as_tensor(image: np.ndarray) -> torch.Tensor:
 
 
 def small_bundle(folder: Path) -> ModelBundle:
-    compiled = compile_graph(export_marked(Net(), SPEC), SPEC, is_half=False)
+    compiled = compile_graph(export_marked(Net(), SPEC), SPEC, CompileOptions(is_half=False))
     card = tiny_card(class_names=CLASSES, palette=((0, 0, 0),) * 5, input=SPEC,
                      dropout_sites=compiled.sites, logits_shape=compiled.logits_shape)
     write_bundle(folder / card.name, card, compiled.files)

@@ -15,6 +15,7 @@ from uncertainty_seg.core.dropout_masks import make_masks, ones_masks  # noqa: E
 from uncertainty_seg.core.model_card import InputSpec  # noqa: E402
 from uncertainty_seg.errors import GraphError, TrainingError  # noqa: E402
 from uncertainty_seg.graph.compile import compile_graph, CompiledGraphs  # noqa: E402
+from uncertainty_seg.graph.options import CompileOptions  # noqa: E402
 from uncertainty_seg.training.export import export_marked  # noqa: E402
 from uncertainty_seg.training.fit import IMAGENET_MEAN, IMAGENET_STD, normalise  # noqa: E402
 from uncertainty_seg.training.networks import (  # noqa: E402
@@ -78,7 +79,7 @@ def run_torch(net: PyramidNet, image: np.ndarray, masks: dict[str, np.ndarray]) 
 @pytest.mark.parametrize('plan', PLANS)
 def test_masked_torch_equals_the_compiled_graphs(plan: str) -> None:
     net = lively_net(PLANS[plan])
-    compiled = compile_graph(export_marked(net, SPEC), SPEC, is_half=False)
+    compiled = compile_graph(export_marked(net, SPEC), SPEC, CompileOptions(is_half=False))
     image = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
     masks = make_masks(compiled.sites, 4, 5)
     ours = run_compiled(compiled, image, masks)
@@ -89,7 +90,7 @@ def test_masked_torch_equals_the_compiled_graphs(plan: str) -> None:
 @pytest.mark.parametrize('plan', PLANS)
 def test_all_ones_masks_equal_the_network_in_eval_mode(plan: str) -> None:
     net = lively_net(PLANS[plan])
-    compiled = compile_graph(export_marked(net, SPEC), SPEC, is_half=False)
+    compiled = compile_graph(export_marked(net, SPEC), SPEC, CompileOptions(is_half=False))
     image = np.random.default_rng(1).integers(0, 256, (1, 64, 96, 3), np.uint8)
     with torch.no_grad():
         plain = net(normalise(image)).numpy()

@@ -3,12 +3,14 @@
 From an ONNX network with dropout to the graphs of a bundle: the order of the passes.
 
 Each pass is a file of its own and is tested for exact equality; this file only strings them
-together. It imports no runtime: that the result computes the same is shown by the tests.
+together. It imports no runtime: that the result computes the same is checked by
+`tools.compile_checks`.
 
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 import logging
 
@@ -17,14 +19,21 @@ import onnx
 from uncertainty_seg.core.bundle import HEAD_FILE, HEAD_STATS_FILE, TRUNK_FILE
 from uncertainty_seg.core.model_card import DropoutSite, InputSpec
 from uncertainty_seg.errors import GraphError
+from uncertainty_seg.graph.cost import Cost, graph_cost
 from uncertainty_seg.graph.dropout_to_masks import dropout_to_masks
-from uncertainty_seg.graph.final_resize import strip_final_resize
+from uncertainty_seg.graph.ensemble import ensemble_graphs
 from uncertainty_seg.graph.fold_masks import fold_masks
+from uncertainty_seg.graph.free_passes import free_passes, one_pass
 from uncertainty_seg.graph.half_weights import halve_weights
 from uncertainty_seg.graph.head_stats import add_statistics
-from uncertainty_seg.graph.image_input import take_bytes
 from uncertainty_seg.graph.lint import require_clean
-from uncertainty_seg.graph.onnx_tools import MARKER_DOMAIN, OPSET
+from uncertainty_seg.graph.onnx_tools import shapes
+from uncertainty_seg.graph.options import CompileOptions
+from uncertainty_seg.graph.plan import Decision, Plan
+from uncertainty_seg.graph.precision import to_precision
+from uncertainty_seg.graph.prepare import prepare, Prepared
+from uncertainty_seg.graph.push_masks import push_masks
+from uncertainty_seg.graph.skip_split import split_skips
 from uncertainty_seg.graph.split import split_trunk_head
 
 _log = logging.getLogger(__name__)
@@ -33,45 +42,58 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class CompiledGraphs:
     """
-    What a bundle holds beside its card.
+    What a bundle holds beside its card, and how it came about.
 
     Attributes
     ----------
     files : dict of str to bytes
-        Trunk, head, and head with statistics, by file name.
+        Trunk, head, and head with statistics, by file name, as they ship.
     sites : tuple of DropoutSite
         Mask inputs of the head.
     logits_shape : (int, int, int)
         (C, hl, wl).
-    folded : tuple of str
-        Masks that moved into the weights of the convolution behind them.
     upsampling : str
-        One of `core.model_card.UPSAMPLINGS`.
+        How the reduction upsamples the logits.
+    plan : Plan
+        Costs and decisions.
+    trunk, head : ModelProto
+        In float32 with float32 weights: exactly the network, for the checks.
+    prepared : tuple of Prepared
+        The network before the algebra; one for each member of an ensemble.
 
     """
 
     files: dict[str, bytes]
     sites: tuple[DropoutSite, ...]
     logits_shape: tuple[int, int, int]
-    folded: tuple[str, ...]
     upsampling: str
+    plan: Plan
+    trunk: onnx.ModelProto
+    head: onnx.ModelProto
+    prepared: tuple[Prepared, ...]
+
+    @property
+    def folded(self) -> tuple[str, ...]:
+        """Masks that moved into the weights of the operation behind them."""
+        return tuple(d.where for d in self.plan.decisions
+                     if d.step == 'fold_masks' and d.is_applied)
 
 
 def compile_graph(
-    model: onnx.ModelProto, spec: InputSpec, is_half: bool = True
+    model: onnx.ModelProto, spec: InputSpec, options: CompileOptions | None = None
 ) -> CompiledGraphs:
     """
-    Compile a network.
+    Compile a network with dropout.
 
     Parameters
     ----------
     model : ModelProto
-        Input float32 (1, 3, h, w), normalised; one output of logits (1, C, hl, wl), with or
-        without a last bilinear upsampling; at least one live dropout; opset 17.
+        Of opset 11 to 23; one image of normalised floats; logits, softmax or sigmoid at any
+        resolution; at least one live dropout, unless the options inject some.
     spec : InputSpec
         Size and normalisation.
-    is_half : bool
-        Store large weights in 16 bits.
+    options : CompileOptions, optional
+        The rest.
 
     Returns
     -------
@@ -84,32 +106,84 @@ def compile_graph(
         With what cannot be compiled, and what to do.
 
     """
-    _require_opset(model)
-    plain, upsampling = strip_final_resize(take_bytes(model, spec))
-    masked, sites = dropout_to_masks(plain)
-    trunk, head = split_trunk_head(masked, sites)
-    head, folded = fold_masks(head)
+    options = options or CompileOptions()
+    prepared = prepare(model, spec, options)
+    masked, sites = dropout_to_masks(prepared.model)
+    decisions = list(prepared.decisions)
+    network = graph_cost(masked.graph.node, shapes(one_pass(masked, sites)))
+    masked, made = push_masks(masked, sites, options.passes)
+    decisions += made
+    masked, made = split_skips(masked, sites, options.passes)
+    decisions += made
+    trunk, head = split_trunk_head(free_passes(masked, sites), sites)
+    cost = _head_cost(head, sites)  # before folding, which moves work into tensors of T x C
+    head, made = fold_masks(head, options.passes)
+    decisions += made
+    plan = Plan(options.passes, network, graph_cost(trunk.graph.node, shapes(trunk)), cost, sites,
+                tuple(decisions))
+    return _finished(trunk, head, sites, spec, options, plan, (prepared,))
+
+
+def compile_ensemble(
+    models: Sequence[onnx.ModelProto], spec: InputSpec, options: CompileOptions | None = None
+) -> CompiledGraphs:
+    """
+    Compile several networks whose answers are the passes of one bundle.
+
+    Parameters
+    ----------
+    models : sequence of ModelProto
+        Networks as for `compile_graph`, dropout not needed and switched off.
+    spec, options
+        As `compile_graph`.
+
+    Returns
+    -------
+    CompiledGraphs
+        Its one site chooses the member.
+
+    Raises
+    ------
+    GraphError
+        If a network cannot be compiled or they differ in shape.
+
+    """
+    options = options or CompileOptions()
+    prepared = tuple(prepare(model, spec, options) for model in models)
+    if len({p.upsampling for p in prepared}) > 1:
+        raise GraphError('the members upsample their logits in different ways', 'one way')
+    trunk, head, sites = ensemble_graphs([p.model for p in prepared])
+    costs = [graph_cost(p.model.graph.node, shapes(p.model)) for p in prepared]
+    plan = Plan(len(models), costs[0], graph_cost(trunk.graph.node, shapes(trunk)), Cost(0, 0),
+                sites, tuple(d for p in prepared for d in p.decisions))
+    return _finished(trunk, head, sites, spec, options, plan, prepared)
+
+
+def _head_cost(head: onnx.ModelProto, sites: Sequence[DropoutSite]) -> Cost:
+    return graph_cost(head.graph.node, shapes(one_pass(head, sites)))
+
+
+def _finished(
+    trunk: onnx.ModelProto, head: onnx.ModelProto, sites: tuple[DropoutSite, ...],
+    spec: InputSpec, options: CompileOptions, plan: Plan, prepared: tuple[Prepared, ...],
+) -> CompiledGraphs:
     shape = tuple(d.dim_value for d in head.graph.output[0].type.tensor_type.shape.dim)
     if len(shape) != 4:
         raise GraphError(f'the output has {len(shape)} axes', '(1, C, hl, wl) logits')
-    stats = add_statistics(head, spec, upsampling)
-    if is_half:
-        trunk, head, stats = halve_weights(trunk), halve_weights(head), halve_weights(stats)
-    for part in (trunk, head, stats):
+    upsampling = prepared[0].upsampling
+    parts = {TRUNK_FILE: trunk, HEAD_FILE: head}
+    if options.precision in ('fp16', 'bf16'):
+        parts = {name: to_precision(part, options.precision) for name, part in parts.items()}
+    elif options.is_half:
+        parts = {name: halve_weights(part) for name, part in parts.items()}
+    parts[HEAD_STATS_FILE] = add_statistics(parts[HEAD_FILE], spec, upsampling)
+    for part in parts.values():
         require_clean(part)
     _log.info(
-        '%d dropout sites (%s), trunk %d nodes, head %d nodes, folded: %s', len(sites),
+        '%d dropout sites (%s), trunk %d nodes, head %d nodes', len(sites),
         ', '.join(f'{s.name} p={s.p:g}' for s in sites), len(trunk.graph.node),
-        len(head.graph.node), ', '.join(folded) or 'none',
+        len(head.graph.node),
     )
-    parts = {TRUNK_FILE: trunk, HEAD_FILE: head, HEAD_STATS_FILE: stats}
     files = {name: part.SerializeToString() for name, part in parts.items()}
-    return CompiledGraphs(files, sites, (shape[1], shape[2], shape[3]), folded,
-                          upsampling)
-
-
-def _require_opset(model: onnx.ModelProto) -> None:
-    versions = {e.domain: e.version for e in model.opset_import if e.domain != MARKER_DOMAIN}
-    if versions.get('', versions.get('ai.onnx')) != OPSET:
-        raise GraphError(f'the network has the opsets {versions}', f'opset {OPSET}',
-                         f'export it again with opset_version={OPSET}')
+    return CompiledGraphs(files, sites, (shape[1], shape[2], shape[3]), upsampling, plan, trunk,
+                          head, prepared)

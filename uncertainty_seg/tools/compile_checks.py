@@ -1,0 +1,232 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Run what was compiled before it is written, and compare it with the network.
+
+Each check runs ONNX Runtime on random images. None looks at how the graphs were made.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+import onnx
+
+from uncertainty_seg.core.dropout_masks import pass_inputs, still_inputs
+from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.uncertainty import upsample_bilinear
+from uncertainty_seg.errors import BackendUnavailableError, GraphError
+from uncertainty_seg.graph.compile import CompiledGraphs
+from uncertainty_seg.graph.dropout_to_masks import dropout_to_masks, without_dropout
+from uncertainty_seg.graph.free_passes import one_pass
+
+Masks = Mapping[str, NDArray[np.float32]]
+# Image of normalised floats (1, 3, h, w) and masks (T, ...) to logits (T, C, hl, wl).
+MaskedNetwork = Callable[[NDArray[np.float32], Masks], NDArray[np.float32]]
+TOLERANCE = 1e-5
+# A wide network's sums are not exact to `TOLERANCE` in float32: allow what the runtime itself
+# changes on the network as it came when it reorders them, this many times, up to a bound.
+_NOISE_FACTOR, _MOST = 4.0, 1e-3
+_PASSES = 3
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """
+    What the checks measured, in shares of the logits' spread.
+
+    Attributes
+    ----------
+    still_error : float
+        Largest difference to the network without dropout, masks off.
+    masked_error : float
+        Largest difference to the network with the same masks, pass by pass.
+    spread : float
+        Largest logit less the smallest.
+    moved : float
+        Largest difference between two passes.
+
+    """
+
+    still_error: float
+    masked_error: float
+    spread: float
+    moved: float
+
+
+def check_compiled(
+    compiled: CompiledGraphs, card: ModelCard, network: MaskedNetwork | None = None,
+    num_images: int = 2,
+) -> CheckReport:
+    """
+    Compare trunk and head with the network they were made of.
+
+    Parameters
+    ----------
+    compiled : CompiledGraphs
+        Its exact graphs are run, in float32, before any rounding to 16 or 8 bits.
+    card : ModelCard
+        Of the bundle to be.
+    network : callable, optional
+        The network as its framework runs it with masks multiplied in; the graph of one pass,
+        before any algebra, if there is none.
+    num_images : int
+        Random images to run.
+
+    Returns
+    -------
+    CheckReport
+        The largest over all images.
+
+    Raises
+    ------
+    GraphError
+        If a difference is above `TOLERANCE` of the spread of the logits, masks that differ give
+        the same logits, or the passes influence each other.
+
+    """
+    rng = np.random.default_rng(0)
+    spec = card.input
+    runner = _Runner(compiled, card)
+    still, masked, spread, moved = 0.0, 0.0, 0.0, 0.0
+    for image in _images(rng, spec.height, spec.width, num_images):
+        if not card.is_balanced:
+            still = max(still, runner.still(image))
+            runner.require_near('with dropout off the result', still, image)
+        error, wide, motion = runner.masked(image, network)
+        masked, spread, moved = max(masked, error), max(spread, wide), max(moved, motion)
+        runner.require_near('with the same masks the result', masked, image)
+    if not moved > 1e-6 * spread:
+        raise GraphError('two different masks give the same logits', 'passes that differ',
+                         'the dropout is followed by something that undoes it')
+    return CheckReport(still, masked, spread, moved)
+
+
+class _Runner:
+    """Sessions of one compiled network and of what it is compared with."""
+
+    def __init__(self, compiled: CompiledGraphs, card: ModelCard) -> None:
+        self._compiled, self._card = compiled, card
+        self._trunk, self._head = _session(compiled.trunk), _session(compiled.head)
+
+    def ours(self, image: NDArray[np.uint8], masks: Masks) -> NDArray[np.float32]:
+        """Return the logits of T passes, at the resolution of the network's own output."""
+        names = [info.name for info in self._trunk.get_outputs()]
+        tensors = dict(zip(names, self._trunk.run(names, {'image': image}), strict=True))
+        wanted = {info.name for info in self._head.get_inputs()}
+        given = {'image': image, **tensors}
+        step = self._card.chunk or len(next(iter(masks.values())))
+        parts = [
+            self._head.run(['logits'], {**{k: v for k, v in given.items() if k in wanted},
+                                        **{k: v[at:at + step] for k, v in masks.items()}})[0]
+            for at in range(0, len(next(iter(masks.values()))), step)
+        ]
+        return np.concatenate(parts)
+
+    def still(self, image: NDArray[np.uint8]) -> float:
+        """Compare with the network without dropout; for an ensemble, with each member."""
+        passes = self._card.members or 1
+        inputs = pass_inputs(self._card, passes, 0) if self._card.members \
+            else still_inputs(self._card, passes)
+        ours = self.ours(image, inputs)
+        theirs = np.concatenate([
+            _session(without_dropout(p.float_model)).run(None, _feed(p.float_model, self.floats(
+                image)))[0] for p in self._compiled.prepared])
+        return self.distance(ours, theirs)
+
+    def masked(
+        self, image: NDArray[np.uint8], network: MaskedNetwork | None
+    ) -> tuple[float, float, float]:
+        """Compare pass by pass; return error, spread, and how far the passes differ."""
+        passes = self._card.members or max(_PASSES, self._card.chunk)
+        masks = pass_inputs(self._card, passes, 1)
+        ours = self.ours(image, masks)
+        spread = float(np.ptp(ours))
+        moved = float(abs(ours - ours[:1]).max())
+        if self._card.members:
+            return 0.0, spread, moved
+        theirs = network(self.floats(image), masks) if network else self._each(image, masks)
+        return self.distance(ours, theirs), spread, moved
+
+    def require_near(self, what: str, error: float, image: NDArray[np.uint8]) -> None:
+        """Raise if an error is above what float32 explains."""
+        if error <= TOLERANCE:
+            return
+        allowed = max(TOLERANCE, min(_NOISE_FACTOR * self._noise(image), _MOST))
+        if not error <= allowed:
+            raise GraphError(
+                f'{what} differs from the network by {error:.2g} of the spread of its logits',
+                f'at most {allowed:.2g}',
+                'report this network: a step of the compiler does not hold for it',
+            )
+
+    def floats(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Normalise an image as the trunk does."""
+        spec = self._card.input
+        scaled = (image / 255 - np.array(spec.mean)) / np.array(spec.std)
+        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)
+
+    def distance(self, ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+        """Return the largest difference as a share of the spread, at the network's size."""
+        if ours.shape[2:] != theirs.shape[2:]:
+            ours = upsample_bilinear(ours, *theirs.shape[2:], self._compiled.upsampling)
+        if theirs.shape[1] == 1 and ours.shape[1] == 2:  # one channel: a logit, or its sigmoid
+            return min(_distance(ours, np.concatenate([-theirs / 2, theirs / 2], 1)),
+                       _distance(ours, np.concatenate([1 - theirs, theirs], 1)))
+        return _distance(ours, theirs)
+
+    def _noise(self, image: NDArray[np.uint8]) -> float:
+        """Return how far the network is from itself, run with and without optimisation."""
+        model = without_dropout(self._compiled.prepared[0].float_model)
+        feed = _feed(model, self.floats(image))
+        optimised, plain = (_session(model, level).run(None, feed)[0] for level in (True, False))
+        return _distance(optimised, plain)
+
+    def _each(self, image: NDArray[np.uint8], masks: Masks) -> NDArray[np.float32]:
+        model, sites = dropout_to_masks(self._compiled.prepared[0].float_model)
+        session = _session(one_pass(model, sites))
+        feed = _feed(self._compiled.prepared[0].float_model, self.floats(image))
+        rows = len(next(iter(masks.values())))
+        return np.concatenate([
+            session.run(None, {**feed, **{k: v[t:t + 1] for k, v in masks.items()}})[0]
+            for t in range(rows)])
+
+
+def _distance(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    if ours.shape != theirs.shape:
+        raise GraphError(f'the result has the shape {ours.shape}', f'{theirs.shape}')
+    if theirs.min() >= 0 and np.allclose(theirs.sum(1), 1, atol=1e-4):
+        powers = np.exp(ours - ours.max(1, keepdims=True))
+        return float(abs(powers / powers.sum(1, keepdims=True) - theirs).max())
+    # Softmax forgets what is common to all classes, and so may the compiled graph.
+    ours, theirs = (v - v.mean(1, keepdims=True) for v in (ours, theirs))
+    return float(abs(ours - theirs).max() / max(np.ptp(theirs), 1e-6))
+
+
+def _feed(model: onnx.ModelProto, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    return {model.graph.input[0].name: image}
+
+
+def _images(
+    rng: np.random.Generator, height: int, width: int, count: int
+) -> list[NDArray[np.uint8]]:
+    return [rng.integers(0, 256, (1, height, width, 3), np.uint8) for _ in range(count)]
+
+
+def _session(model: onnx.ModelProto, is_optimised: bool = True) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as err:
+        raise BackendUnavailableError(
+            f'onnxruntime cannot be imported ({err})', 'it, to check what was compiled',
+            'pip install onnxruntime') from err
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if not is_optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=['CPUExecutionProvider'])
