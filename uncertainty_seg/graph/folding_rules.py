@@ -42,6 +42,10 @@ def rewritten(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
     return rule(node, state) if rule is not None else None
 
 
+def _is(node: onnx.NodeProto, *operators: str) -> bool:
+    return node.op_type in operators and node.domain in ('', 'ai.onnx')
+
+
 def _forwarded(node: onnx.NodeProto, state: FoldingState, source: str = '') -> Nodes | None:
     """Let the readers of a node read its input; an output of the graph keeps its name."""
     source = source or node.input[0]
@@ -76,6 +80,40 @@ def _same_shape(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
     return _forwarded(node, state) if old is not None and old == new else None
 
 
+def _reshape(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
+    """Make one Reshape of two; in between only the axes differ, never the order of numbers."""
+    new, before = state.shape(node.output[0]), state.made.get(node.input[0])
+    same = _same_shape(node, state)
+    if same is not None or new is None or before is None or not _is(before, *_RESHAPING):
+        return same
+    state.rename_inputs(before)
+    name = state.put(state.fresh(f'{node.output[0]}_shape'), np.array(new, np.int64))
+    return [helper.make_node('Reshape', [before.input[0], name], node.output, name=node.name)]
+
+
+def _where(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
+    condition = state.value(node.input[0])
+    if condition is None or not condition.size or condition.min() != condition.max():
+        return None
+    return _chosen(node, state, node.input[1 if condition.min() else 2])
+
+
+def _neutral(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
+    """Leave out a sum with zeros and a product with ones."""
+    neutral = 0 if node.op_type in ('Add', 'Sub') else 1
+    for index in (1,) if node.op_type in ('Sub', 'Div') else (1, 0):
+        value = state.value(node.input[index])
+        if value is not None and value.size and (value == neutral).all():
+            return _chosen(node, state, node.input[1 - index])
+    return None
+
+
+def _chosen(node: onnx.NodeProto, state: FoldingState, source: str) -> Nodes | None:
+    """Forward an input if it is as large as the result, which broadcasting could widen."""
+    old, new = state.shape(source), state.shape(node.output[0])
+    return _forwarded(node, state, source) if old is not None and old == new else None
+
+
 def _single(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
     return _forwarded(node, state) if len(node.input) == 1 else None
 
@@ -95,7 +133,7 @@ def _transpose(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
     if perm and perm == sorted(perm):
         return _forwarded(node, state)
     before = state.made.get(node.input[0])
-    if before is None or before.op_type != 'Transpose' or before.domain not in ('', 'ai.onnx'):
+    if before is None or not _is(before, 'Transpose'):
         return None
     first = list(attribute(before, 'perm', []))
     if not first or not perm:
@@ -195,9 +233,11 @@ def _concat_sequence(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
     return [*nodes, helper.make_node('Concat', parts, node.output, name=node.name, axis=axis)]
 
 
+_RESHAPING = ('Reshape', 'Flatten', 'Squeeze', 'Unsqueeze')
 _RULES: dict[str, Rule] = {
     'Identity': _identity, 'Cast': _cast, 'CastLike': _cast_like, 'Concat': _single,
     'Sum': _single, 'Transpose': _transpose, 'Slice': _slice, 'If': _if, 'Pad': _pad,
     'SequenceAt': _sequence_at, 'ConcatFromSequence': _concat_sequence,
-    **dict.fromkeys(('Reshape', 'Flatten', 'Squeeze', 'Unsqueeze', 'Expand', 'Tile'), _same_shape),
+    **dict.fromkeys(_RESHAPING, _reshape), 'Expand': _same_shape, 'Tile': _same_shape,
+    **dict.fromkeys(('Add', 'Sub', 'Mul', 'Div'), _neutral), 'Where': _where,
 }

@@ -108,7 +108,7 @@ def _tidied(model: onnx.ModelProto) -> onnx.ModelProto:
     del graph.value_info[:]
     for node in graph.node:
         node.domain = '' if node.domain == 'ai.onnx' else node.domain
-        node.doc_string = ''
+        node.ClearField('doc_string')
         # torch writes the exporting machine's stack of calls here; shipped files hold no paths.
         if 'metadata_props' in node.DESCRIPTOR.fields_by_name:
             node.ClearField('metadata_props')

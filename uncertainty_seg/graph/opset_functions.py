@@ -12,13 +12,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 import onnx
-from onnx import defs, helper
+from onnx import defs, helper, numpy_helper
 
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.constant_folding import fold_constants
-from uncertainty_seg.graph.onnx_tools import copy_of, OPSET, replace_nodes
+from uncertainty_seg.graph.onnx_tools import attribute, copy_of, OPSET, replace_nodes
 from uncertainty_seg.graph.tensor_types import TensorType, types_of, UNKNOWN
+
+# onnx's own body squeezes the batch away where it is 1.
+_WRONG = ('AffineGrid',)
 
 
 def expand_functions(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -41,7 +46,9 @@ def expand_functions(model: onnx.ModelProto) -> onnx.ModelProto:
         If such an operator has no body; the node is named.
 
     """
-    result = copy_of(model)
+    if not any(_is_unknown(node) for node in model.graph.node):
+        return copy_of(model)
+    result = fold_constants(model)  # what is constant needs no body
     while any(_is_unknown(node) for node in result.graph.node):
         ready = _ready(result)
         if not ready:
@@ -82,6 +89,8 @@ def _no_form(node: onnx.NodeProto) -> GraphError:
 def _body(
     node: onnx.NodeProto, version: int, types: Mapping[str, TensorType], taken: set[str]
 ) -> Sequence[onnx.NodeProto]:
+    if node.op_type == 'GroupNormalization' and version >= 21:
+        return _group_norm(node, types[node.input[0]].rank, taken)
     schema = _schema(node, version)
     function = _function(schema, node, types)
     names = dict(zip(function.output, node.output, strict=False))
@@ -93,6 +102,45 @@ def _body(
                 if a.default_value.name}
     return [_renamed(inner, names, prefix, taken, {**defaults, **given})
             for inner in function.node]
+
+
+def _group_norm(
+    node: onnx.NodeProto, rank: int, taken: set[str]
+) -> Sequence[onnx.NodeProto]:
+    """
+    Write GroupNormalization as torch does: normalise groups as if they were channels.
+
+    The body onnx gives takes the variance as the difference of two means, which cancels.
+
+    """
+    x, scale, bias = node.input
+    prefix = node.output[0]
+    groups = attribute(node, 'num_groups')
+
+    def constant(word: str, values: NDArray[Any]) -> onnx.NodeProto:
+        name = _fresh(f'{prefix}_{word}', taken)
+        return helper.make_node('Constant', [], [name], value=numpy_helper.from_array(values))
+
+    def step(op: str, inputs: list[str], word: str, **kwargs: Any) -> onnx.NodeProto:
+        return helper.make_node(op, inputs, [_fresh(f'{prefix}_{word}', taken)],
+                                name=f'{prefix}_{word}', **kwargs)
+
+    to_groups = constant('groups', np.array([0, groups, -1], np.int64))
+    ones, zeros = (constant(word, np.full(groups, value, np.float32))
+                   for word, value in (('ones', 1), ('zeros', 0)))
+    axes = constant('axes', np.arange(1, rank - 1, dtype=np.int64))
+    shape = step('Shape', [x], 'shape')
+    grouped = step('Reshape', [x, to_groups.output[0]], 'grouped')
+    normal = step('InstanceNormalization', [grouped.output[0], ones.output[0], zeros.output[0]],
+                  'normal', epsilon=attribute(node, 'epsilon', 1e-5))
+    flat = step('Reshape', [normal.output[0], shape.output[0]], 'flat')
+    factor, shift = (step('Unsqueeze', [name, axes.output[0]], word)
+                     for name, word in ((scale, 'scale'), (bias, 'shift')))
+    scaled = step('Mul', [flat.output[0], factor.output[0]], 'scaled')
+    last = helper.make_node('Add', [scaled.output[0], shift.output[0]], node.output,
+                            name=node.name)
+    return [to_groups, ones, zeros, axes, shape, grouped, normal, flat, factor, shift, scaled,
+            last]
 
 
 def _schema(node: onnx.NodeProto, version: int) -> Any:
@@ -114,7 +162,7 @@ def _function(
             schema.get_context_dependent_function(node.SerializeToString(), kinds))
     elif schema.has_function:
         function = schema.function_body
-    if not function.node:  # none at all, or not for inputs of this shape
+    if not function.node or node.op_type in _WRONG:  # no body at all, or not for such inputs
         raise _no_form(node)
     return function
 
@@ -143,6 +191,12 @@ def _renamed(
         value = _resolved(entry, attributes)
         if value is not None:
             twin.attribute.append(value)
+    for entry in twin.attribute:
+        if entry.type == onnx.AttributeProto.GRAPH:  # a branch reads tensors of the body
+            inner = [_renamed(n, names, prefix, taken, attributes) for n in entry.g.node]
+            replace_nodes(entry.g, inner)
+            for info in entry.g.output:
+                info.name = names.get(info.name, info.name)
     return twin
 
 

@@ -130,8 +130,8 @@ def _split(node: onnx.NodeProto, state: FoldingState) -> None:
     count = _drop(node, 'num_outputs')
     if count is None or _input(node, 1):
         return
-    dims = state.type_of(node.input[0]).dims
-    size = dims[attribute(node, 'axis', 0)] if dims is not None else None
+    dims, axis = state.type_of(node.input[0]).dims or (), attribute(node, 'axis', 0)
+    size = dims[axis] if -len(dims) <= axis < len(dims) else None
     if size is None:
         raise refused(node, 'splits an axis of unknown size',
                       'export the network with a fixed input size')

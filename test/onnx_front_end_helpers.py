@@ -1,0 +1,59 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Make small ONNX models and run them, for the tests of the ONNX front end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper, TensorProto
+import onnxruntime
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(1, 3, 8, 16)).astype(np.float32)
+N = helper.make_node
+
+
+def values(*shape: int, seed: int = 1) -> np.ndarray:
+    """Return normally distributed float32 numbers."""
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def make(
+    nodes: Sequence[onnx.NodeProto], tensors: Mapping[str, Any] | None = None, opset: int = 17,
+    shape: Sequence[int | str | None] = (1, 3, 8, 16), outputs: Sequence[str] = ('y',),
+    kind: int = TensorProto.FLOAT, source: str = 'x', domains: Sequence[str] = (),
+) -> onnx.ModelProto:
+    """Make a model of one input; constants by name."""
+    weights = [numpy_helper.from_array(np.asarray(value), name)
+               for name, value in (tensors or {}).items()]
+    results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
+    graph = helper.make_graph(
+        list(nodes), 'net', [helper.make_tensor_value_info(source, kind, shape)], results, weights)
+    opsets = [helper.make_opsetid('', opset), *(helper.make_opsetid(d, 1) for d in domains)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=min(10, 4 + opset // 3))
+
+
+def marker(source: str, target: str, kind: str = 'channel', site: str = 'a',
+           p: float = 0.5) -> onnx.NodeProto:
+    """Make a marker of dropout."""
+    return N('Dropout', [source], [target], name=f'drop_{site}', domain='uncertainty_seg', p=p,
+             kind=kind, site=site)
+
+
+def ops(model: onnx.ModelProto) -> list[str]:
+    """Return the operators of a model, in order."""
+    return [node.op_type for node in model.graph.node]
+
+
+def run(model: onnx.ModelProto, image: np.ndarray = X) -> list[np.ndarray]:
+    """Run a model by ONNX Runtime without its own rewriting of graphs."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=['CPUExecutionProvider'])
+    return session.run(None, {session.get_inputs()[0].name: image})
