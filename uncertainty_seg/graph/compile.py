@@ -21,6 +21,7 @@ from uncertainty_seg.core.model_card import DropoutSite, InputSpec
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.cost import Cost, graph_cost
 from uncertainty_seg.graph.dropout_to_masks import dropout_to_masks
+from uncertainty_seg.graph.dynamic_conv import dynamic_conv
 from uncertainty_seg.graph.ensemble import ensemble_graphs
 from uncertainty_seg.graph.fold_masks import fold_masks
 from uncertainty_seg.graph.free_passes import free_passes, one_pass
@@ -114,6 +115,8 @@ def compile_graph(
     masked, made = push_masks(masked, sites, options.passes)
     decisions += made
     masked, made = split_skips(masked, sites, options.passes)
+    decisions += made
+    masked, made = dynamic_conv(masked, sites)
     decisions += made
     trunk, head = split_trunk_head(free_passes(masked, sites), sites)
     cost = _head_cost(head, sites)  # before folding, which moves work into tensors of T x C
