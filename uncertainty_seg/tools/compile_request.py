@@ -24,10 +24,16 @@ from uncertainty_seg.graph.onnx_tools import load_model, OPSET
 from uncertainty_seg.graph.options import CompileOptions
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.model_bundle import write_bundle
-from uncertainty_seg.tools.compile_checks import check_compiled, CheckReport, MaskedNetwork
+from uncertainty_seg.tools.compile_checks import (
+    check_compiled,
+    CheckReport,
+    ExactNetwork,
+    MaskedNetwork,
+)
 
 _log = logging.getLogger(__name__)
 DEFAULT_PASSES = 20
+_Loaded = tuple[list[Any], 'MaskedNetwork | None', 'ExactNetwork | None']
 INJECTED = ('the network was not trained with the dropout that was put in: its passes differ, '
             'but by how much was never fitted to anything: calibrate it, and compare ranks only')
 
@@ -107,13 +113,13 @@ def compile_request(request: Request) -> tuple[CompiledGraphs, ModelCard, CheckR
     args = request.args
     if args.inject_dropout:
         print(f'WARNING: {INJECTED}.', file=sys.stderr)
-    models, network = (_onnx(request) if args.net.endswith('.onnx') else _torch(request))
+    models, network, exact = (_onnx(request) if args.net.endswith('.onnx') else _torch(request))
     if args.method == 'ensemble':
         compiled = compile_ensemble(models, request.spec, request.options)
     else:
         compiled = compile_graph(models[0], request.spec, request.options)
     card = _card(request, compiled)
-    report = check_compiled(compiled, card, network)
+    report = check_compiled(compiled, card, network, exact)
     files = dict(compiled.files)
     if args.precision == 'int8':
         from uncertainty_seg.tools.quantise_trunk import quantise_trunk
@@ -123,18 +129,19 @@ def compile_request(request: Request) -> tuple[CompiledGraphs, ModelCard, CheckR
     return compiled, write_bundle(args.out, card, files), report
 
 
-def _onnx(request: Request) -> tuple[list[Any], MaskedNetwork | None]:
+def _onnx(request: Request) -> _Loaded:
     paths = [request.args.net, *request.args.member]
-    return [load_model(path) for path in paths], None
+    return [load_model(path) for path in paths], None, None
 
 
-def _torch(request: Request) -> tuple[list[Any], MaskedNetwork | None]:
+def _torch(request: Request) -> _Loaded:
     args = request.args
     build = factory(args.net)
     try:
+        from uncertainty_seg.training.exact_reference import exact_logits
         from uncertainty_seg.training.export import export_marked, load_weights
         from uncertainty_seg.training.inject import inject_dropout
-        from uncertainty_seg.training.masked_reference import masked_logits
+        from uncertainty_seg.training.masked_reference import masked_network
     except ImportError as err:
         raise ConfigError(f'torch cannot be imported ({err})', 'it, to run a torch factory',
                           'pip install torch, or compile an ONNX file') from err
@@ -149,10 +156,13 @@ def _torch(request: Request) -> tuple[list[Any], MaskedNetwork | None]:
         nets.append(net)
         models.append(export_marked(net, request.spec))
 
-    def network(image: Any, masks: Any) -> Any:
-        return masked_logits(nets[0], image, masks, args.output)
+    width, height = args.input
+    wanted = args.output, len(request.classes.names)
 
-    return models, network
+    def exact(image: Any, masks: Any) -> Any:
+        return exact_logits(nets[0], image, masks, *wanted)
+
+    return models, masked_network(nets[0], height, width, *wanted), exact
 
 
 def factory(name: str) -> Callable[[], Any]:
