@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from uncertainty_seg.backends.cpu_reduction import load_kernel, Reduction
+from uncertainty_seg.backends.compiled_loops import load_kernel
+from uncertainty_seg.backends.cpu_reduction import Reduction
 from uncertainty_seg.core.uncertainty import maps_from_logits, UncertaintyMaps, upsample_bilinear
 from uncertainty_seg.errors import BackendUnavailableError, ShapeError
 

@@ -12,31 +12,25 @@ runtime.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-import functools
+from collections.abc import Iterator
 import itertools
-import logging
 import math
-import time
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from uncertainty_seg.backends.compiled_loops import load_kernel, new_maps, TileThreads
 from uncertainty_seg.backends.reduction_plan import new_plan, Plan
 from uncertainty_seg.core.arrays import FloatMap, LabelMap, require_shape
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
-from uncertainty_seg.errors import BackendUnavailableError, ShapeError
+from uncertainty_seg.errors import ShapeError
 
 # A float32 sum of this many equal passes is exact to 1.5e-6; longer ones are sums of groups.
 _GROUP = 32
 # The product of softmax denominators, each at most C, must stay below 2**127.
 _PRODUCT_BITS = 120
-_BLOCKS_A_THREAD = 4
 _MAX_PASSES = 65535  # of the vote counters
-_log = logging.getLogger(__name__)
 
 
 class Reduction:
@@ -77,12 +71,10 @@ class Reduction:
         self._kernel = load_kernel()
         self._shape, self._upsampling = (num_classes, height, width), upsampling
         self._per_bit = np.float32(1 / math.log2(num_classes))
-        self._num_helpers = threads - 1
-        self._pool = ThreadPoolExecutor(threads - 1, 'reduction') if threads > 1 else None
-        self._num_blocks = threads * _BLOCKS_A_THREAD if threads > 1 else 1
+        self._threads = TileThreads(threads)
         self._group = min(_GROUP, int(_PRODUCT_BITS / math.log2(num_classes)))
         self._plan: Plan | None = None
-        self._no_maps = _new_maps(height, width)  # never touched, hence never in memory
+        self._no_maps = new_maps(height, width)  # never touched, hence never in memory
         self._count = 0
         self._num_groups = 0
 
@@ -134,23 +126,17 @@ class Reduction:
         """
         plan = self._checked(logits)
         total = self._count + len(logits)
-        labels, maps = _new_maps(*self._shape[1:])
         if total <= self._group:
+            labels, maps = new_maps(*self._shape[1:])
             self._reduce(plan, logits, inv_temperature, labels, maps, total)
         else:
-            self.add(logits, inv_temperature)
-            self._close_group(plan)
-            assert plan.groups is not None
-            self._over_tiles(plan, (logits[:0], np.float32(1), plan.rows, plan.columns,
-                                    plan.groups, False, False, labels, maps,
-                                    np.float32(total), self._per_bit))
+            labels, maps = self._finish_groups(plan, logits, inv_temperature)
         self.reset()
         return UncertaintyMaps(labels, *maps)
 
     def close(self) -> None:
         """End the threads; may be called twice."""
-        if self._pool is not None:
-            self._pool.shutdown()
+        self._threads.close()
 
     def _checked(self, logits: NDArray[np.float32]) -> Plan:
         require_shape('logits', logits, (None, self._shape[0], None, None), np.float32)
@@ -184,24 +170,21 @@ class Reduction:
                                 np.float32(total), self._per_bit))
         self._count += len(part)
 
+    def _finish_groups(
+        self, plan: Plan, logits: NDArray[np.float32], inv_temperature: float
+    ) -> tuple[LabelMap, FloatMap]:
+        """Add the last passes, leave all sums in `plan.groups`, and compute the maps."""
+        self.add(logits, inv_temperature)
+        self._close_group(plan)
+        assert plan.groups is not None
+        labels, maps = new_maps(*self._shape[1:])
+        self._over_tiles(plan, (logits[:0], np.float32(1), plan.rows, plan.columns, plan.groups,
+                                False, False, labels, maps, np.float32(self._count),
+                                self._per_bit))
+        return labels, maps
+
     def _over_tiles(self, plan: Plan, arguments: tuple[Any, ...]) -> None:
-        """Run the kernel on all tiles, in blocks that the threads take as they come free."""
-        count = min(plan.num_tiles, self._num_blocks)
-        edges = [plan.num_tiles * index // count for index in range(count + 1)]
-        blocks = deque(itertools.pairwise(edges))
-
-        def work() -> None:
-            while True:
-                try:
-                    first, stop = blocks.popleft()
-                except IndexError:
-                    return
-                self._kernel(*arguments, first, stop)
-
-        helpers = [self._pool.submit(work) for _ in range(self._num_helpers)] if self._pool else []
-        work()
-        for helper in helpers:
-            helper.result()
+        self._threads.run(self._kernel, plan.num_tiles, arguments)
 
     def _close_group(self, plan: Plan) -> None:
         """Move the sums of a group, not its votes, to the sums of groups."""
@@ -219,53 +202,3 @@ class Reduction:
         groups.lines[:, :, 0] += low.lines[:, :, 0]
         groups.lines[:, :, 1] += low.lines[:, :, 1] + np.log2(low.lines[:, :, 2])
         self._num_groups += 1
-
-
-@functools.lru_cache(maxsize=1)
-def load_kernel() -> Callable[..., None]:
-    """
-    Compile the loops for this processor, or take them from numba's cache on disk.
-
-    Returns
-    -------
-    callable
-        `reduction_kernels.reduce_tiles`, which never compiles again.
-
-    Raises
-    ------
-    BackendUnavailableError
-        If numba is not installed.
-
-    """
-    try:
-        from uncertainty_seg.backends import reduction_kernels
-    except ImportError as err:
-        raise BackendUnavailableError(
-            f'numba cannot be imported ({err})', fix='pip install numba'
-        ) from err
-    start_s = time.perf_counter()
-    try:
-        kernel = _warmed(reduction_kernels.compile_kernel(True))
-    except Exception as err:  # numba passes on whatever its cache on disk meets
-        _log.warning('numba cannot keep compiled loops on disk (%s: %s), so that every start '
-                     'compiles them: set NUMBA_CACHE_DIR to a writable folder',
-                     type(err).__name__, err)
-        kernel = _warmed(reduction_kernels.compile_kernel(False))
-    _log.info('compiled loops of the reduction ready in %.1f s', time.perf_counter() - start_s)
-    return kernel
-
-
-def _warmed(kernel: Any) -> Callable[..., None]:
-    """Call the kernel once and forbid it to compile for any other type later."""
-    plan, one = new_plan((1, 1), 2, 1, 1), np.float32(1)
-    logits = np.zeros((1, 2, 1, 1), np.float32)
-    logits.flags.writeable = False  # what is compiled for it accepts writable arrays too
-    kernel(logits, one, plan.rows, plan.columns, plan.sums, True, True, *_new_maps(1, 1), one,
-           one, 0, 1)
-    kernel.disable_compile()
-    return kernel
-
-
-def _new_maps(height: int, width: int) -> tuple[LabelMap, FloatMap]:
-    # One array of all maps is large enough for the system to give it in large pages.
-    return np.empty((height, width), np.uint8), np.empty((6, height, width), np.float32)

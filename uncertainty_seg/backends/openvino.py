@@ -58,7 +58,7 @@ class OpenVinoBackend(StreamingBackend):
             ) from err
         self._ov: Any = openvino
         self._core: Any = openvino.Core()
-        if 'BF16' not in self._core.get_property(_DEVICE, 'OPTIMIZATION_CAPABILITIES'):
+        if not has_bf16(self._core):
             # It would quietly compute in float32, for which no bf16 calibration holds.
             self.refused = {'bf16': 'this processor has no bf16: set precision to fp32'}
 
@@ -121,6 +121,11 @@ class OpenVinoBackend(StreamingBackend):
     def _free(self) -> None:
         self._trunk = self._trunk_call = self._head = self._batch = None
         self._head_calls = {}
+
+
+def has_bf16(core: Any) -> bool:
+    """Say whether this processor computes in bf16."""
+    return 'BF16' in core.get_property(_DEVICE, 'OPTIMIZATION_CAPABILITIES')
 
 
 @contextlib.contextmanager

@@ -97,18 +97,22 @@ def head_bytes_a_pass(head_path: Path) -> int:
     Parameters
     ----------
     head_path : Path
-        The head, a graph whose only symbolic axis is the pass.
+        The head, a graph whose only symbolic axis is the pass, or one of a fixed number of passes.
 
     Returns
     -------
     int
         Growth of the largest sum of tensors that live at the same time, if nodes run in the
-        order of the file and nothing is fused: an upper bound of what a runtime needs.
+        order of the file and nothing is fused: an upper bound of what a runtime needs. Of a head
+        with a fixed number of passes, its share of the sum.
 
     """
     import onnx
 
     model = onnx.load(str(head_path))
+    first = model.graph.output[0].type.tensor_type.shape.dim[0]
+    if first.dim_value:
+        return math.ceil(_peak_bytes(model, first.dim_value) / first.dim_value)
     # Many passes, so that what is there only once does not decide where the peak lies.
     growth = _peak_bytes(model, 2 * MAX_CHUNK) - _peak_bytes(model, MAX_CHUNK)
     return max(math.ceil(growth / MAX_CHUNK), 1)

@@ -17,9 +17,9 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.backends.cpu_reduction import Reduction
-from uncertainty_seg.backends.graph_files import GraphNames, IMAGE, require_graphs
+from uncertainty_seg.backends.graph_files import GraphNames, require_graphs
 from uncertainty_seg.backends.inputs import require_inputs
+from uncertainty_seg.backends.low_reduction import new_reduction
 from uncertainty_seg.backends.resources import (
     choose_chunk,
     Chunking,
@@ -74,8 +74,7 @@ class StreamingBackend(abc.ABC):
         self._require_precision()
         self._open(bundle)
         self._names: GraphNames = require_graphs(bundle)
-        self._reduction = Reduction(card.num_classes, card.input.height, card.input.width,
-                                    self._threads, card.upsampling)
+        self._reduction = new_reduction(card, self._threads)
         self._bytes_a_pass = head_bytes_a_pass(bundle.head_path)
         self._chunkings: dict[int, Chunking] = {}
         self._timings_ms: dict[str, float] = {}
@@ -198,7 +197,8 @@ class StreamingBackend(abc.ABC):
 
     def _new_chunking(self, passes: int) -> Chunking:
         if self._card.chunk:
-            return Chunking(self._card.chunk, 'the head takes no other number')
+            size = f'{self._bytes_a_pass / 2**20:.1f} MB a pass'
+            return Chunking(self._card.chunk, f'the head takes no other number: {size}')
         return choose_chunk(passes, self._bytes_a_pass, self._budget_mb)
 
 
@@ -208,6 +208,3 @@ def _padded(part: NDArray[np.float32], passes: int) -> NDArray[np.float32]:
     if missing:
         part = np.concatenate([part, np.repeat(part[-1:], missing, 0)])
     return np.ascontiguousarray(part)
-
-
-__all__ = ['IMAGE', 'Masks', 'StreamingBackend']

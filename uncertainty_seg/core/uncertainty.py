@@ -10,7 +10,6 @@ chunk; their tests hold them to this file.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,49 +89,31 @@ def maps_from_probabilities(probs: NDArray[np.floating]) -> UncertaintyMaps:
     if probs.ndim != 4 or probs.shape[0] < 1 or probs.shape[1] < 2:
         raise ShapeError(f'probabilities have shape {probs.shape}', '(T >= 1, C >= 2, H, W)')
     p = probs.astype(np.float64)
-    return _maps(_moments(p), p.var(0).sum(0))
+    return _maps(p.mean(0), *_disagreement(p))
 
 
-class _Moments(NamedTuple):
-    """
-    Means over the passes, which suffice for every map; NaN where a pass is NaN.
-
-    Attributes
-    ----------
-    mean, votes : ndarray of float64, shape (C, H, W)
-        Probabilities, and share of the passes in which the class won.
-    squares, within : ndarray of float64, shape (H, W)
-        Sum of the squared probabilities; entropy of a pass in nats.
-
-    """
-
-    mean: NDArray[np.float64]
-    votes: NDArray[np.float64]
-    squares: NDArray[np.float64]
-    within: NDArray[np.float64]
-
-
-def _moments(p: NDArray[np.float64]) -> _Moments:
+def _disagreement(p: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """Return mutual information in nats, variation ratio and total variance, (H, W) each."""
     passes, num_classes = p.shape[:2]
-    votes = (p.argmax(1)[:, None] == np.arange(num_classes)[:, None, None]).sum(0) / passes
-    broken = np.isnan(p).any((0, 1))  # (T, C, H, W) -> (H, W)
-    return _Moments(p.mean(0), np.where(broken, np.nan, votes), (p * p).sum(1).mean(0),
-                    _entropy(p, 1).mean(0))
+    mean_entropy = _entropy(p, 1).mean(0)  # (T, C, H, W) -> (H, W)
+    votes = (p.argmax(1)[:, None] == np.arange(num_classes)[:, None, None]).sum(0)
+    broken = np.isnan(p).any((0, 1))  # (H, W)
+    return (
+        # np.maximum passes NaN on; rounding alone can take this below zero.
+        np.maximum(_entropy(p.mean(0), 0) - mean_entropy, 0.0),
+        np.where(broken, np.nan, 1.0 - votes.max(0) / passes),
+        p.var(0).sum(0),
+    )
 
 
-def _maps(moments: _Moments, variance: NDArray[np.float64]) -> UncertaintyMaps:
-    mean = moments.mean
+def _maps(
+    mean: NDArray[np.float64], mutual_nats: NDArray[np.float64],
+    variation: NDArray[np.float64], variance: NDArray[np.float64],
+) -> UncertaintyMaps:
     entropy = _entropy(mean, 0)  # (C, H, W) -> (H, W)
     scale = 1.0 / np.log(len(mean))
-    floats = (
-        mean.max(0),
-        entropy * scale,
-        # np.maximum passes NaN on; rounding alone can take this below zero.
-        np.maximum((entropy - moments.within) * scale, 0.0),
-        1.0 - moments.votes.max(0),
-        variance,
-        moments.within * scale,
-    )
+    floats = (mean.max(0), entropy * scale, mutual_nats * scale, variation, variance,
+              (entropy - mutual_nats) * scale)
     label = mean.argmax(0).astype(np.uint8)
     return UncertaintyMaps(label, *(f.astype(np.float32) for f in floats))
 
@@ -175,7 +156,7 @@ def maps_from_low_logits(
     upsampling: str = 'half_pixel',
 ) -> UncertaintyMaps:
     """
-    Take softmax and means over the passes at low resolution, and only then upsample.
+    Reduce the passes at low resolution, and upsample what comes out.
 
     Parameters
     ----------
@@ -195,16 +176,17 @@ def maps_from_low_logits(
 
     Notes
     -----
-    What is upsampled are mean probabilities, shares of votes, mean entropy and mean square; label,
-    entropy and variance are computed from those at full resolution, because they bend between the
-    pixels. Since entropy is concave and the square convex, mutual information and variance stay at
-    or above zero.
+    Upsampled are the mean probabilities and the maps of disagreement: mutual information,
+    variation ratio, variance. Label, confidence and entropy follow from the mean probabilities at
+    full resolution, and the aleatoric part is what entropy leaves: so a border between two classes
+    is as unsure as it should be, and passes that agree on it have no mutual information there, as
+    a mixture of neighbouring pixels would. Entropy is concave: the aleatoric part is never below
+    zero.
 
     """
-    low = _moments(_softmax(logits.astype(np.float64), temperature))
-    moments = _Moments(*(upsample_bilinear(v, height, width, upsampling) for v in low))
-    variance = np.maximum(moments.squares - (moments.mean ** 2).sum(0), 0.0)
-    return _maps(moments, variance)
+    p = _softmax(logits.astype(np.float64), temperature)
+    return _maps(*(upsample_bilinear(values, height, width, upsampling)
+                   for values in (p.mean(0), *_disagreement(p))))
 
 
 def _softmax(logits: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
@@ -263,8 +245,9 @@ def bilinear_taps(
         Share of the second.
 
     """
+    centre: NDArray[np.float64]
     if upsampling == 'align_corners':
-        centre = np.arange(new) * ((old - 1) / max(new - 1, 1))
+        centre = np.arange(new, dtype=np.float64) * ((old - 1) / max(new - 1, 1))
     else:
         centre = np.maximum((np.arange(new) + 0.5) * old / new - 0.5, 0.0)
     low = np.minimum(centre.astype(np.intp), old - 1)
