@@ -91,6 +91,22 @@ def _reshape(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
     return [helper.make_node('Reshape', [before.input[0], name], node.output, name=node.name)]
 
 
+def _softmax(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
+    """Take a softmax of the last axis out of the Flatten that onnx's converter puts before it."""
+    before = state.made.get(node.input[0])
+    if before is None or not _is(before, 'Flatten'):
+        return None
+    state.rename_inputs(before)
+    full, flat = state.shape(before.input[0]), state.shape(node.input[0])
+    if full is None or flat is None or attribute(node, 'axis', -1) not in (-1, len(flat) - 1) \
+            or full[-1] != flat[-1]:
+        return None
+    wide = state.fresh(f'{node.output[0]}_wide')
+    name = state.put(state.fresh(f'{node.output[0]}_shape'), np.array(flat, np.int64))
+    return [helper.make_node(node.op_type, before.input[:1], [wide], name=node.name, axis=-1),
+            helper.make_node('Reshape', [wide, name], node.output)]
+
+
 def _where(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
     condition = state.value(node.input[0])
     if condition is None or not condition.size or condition.min() != condition.max():
@@ -240,4 +256,5 @@ _RULES: dict[str, Rule] = {
     'SequenceAt': _sequence_at, 'ConcatFromSequence': _concat_sequence,
     **dict.fromkeys(_RESHAPING, _reshape), 'Expand': _same_shape, 'Tile': _same_shape,
     **dict.fromkeys(('Add', 'Sub', 'Mul', 'Div'), _neutral), 'Where': _where,
+    'Softmax': _softmax, 'LogSoftmax': _softmax,
 }

@@ -15,8 +15,19 @@ from onnx import TensorProto
 
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.dropout_to_masks import PASSES_AXIS
-from uncertainty_seg.graph.onnx_tools import attribute, consumers, OPSET
+from uncertainty_seg.graph.onnx_tools import (
+    attribute,
+    constants,
+    consumers,
+    MARKER_DOMAIN,
+    OPSET,
+)
+from uncertainty_seg.graph.split import LOGITS
+from uncertainty_seg.graph.tensor_types import types_of, UNKNOWN
 
+# TensorRT takes no larger k.
+_LARGEST_K = 3840
+_HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _RANDOM = {'Dropout', 'Bernoulli', 'Multinomial', 'RandomNormal', 'RandomNormalLike',
            'RandomUniform', 'RandomUniformLike'}
 _REDUCE_BY_ATTRIBUTE = {'ReduceMean', 'ReduceMax', 'ReduceMin', 'ReduceProd', 'ReduceL1',
@@ -38,7 +49,8 @@ def lint(model: onnx.ModelProto) -> list[str]:
         One sentence a violation, empty when clean.
 
     """
-    return [sentence for rule in _RULES for sentence in rule(model)]
+    found = list(_inside_the_file(model))  # the other rules read the weights
+    return found or [sentence for rule in _RULES for sentence in rule(model)]
 
 
 def require_clean(model: onnx.ModelProto) -> None:
@@ -55,10 +67,20 @@ def _opset(model: onnx.ModelProto) -> Iterator[str]:
         yield f'opsets {versions} instead of {OPSET} alone'
 
 
+def _domains(model: onnx.ModelProto) -> Iterator[str]:
+    for node in model.graph.node:
+        if node.domain == MARKER_DOMAIN:
+            yield f'node {node.name!r} is a marker of dropout, which no runtime knows'
+        elif node.domain not in ('', 'ai.onnx'):
+            yield f'node {node.name!r} is of the domain {node.domain}'
+
+
 def _random(model: onnx.ModelProto) -> Iterator[str]:
     for node in model.graph.node:
         if node.op_type in _RANDOM:
             yield f'node {node.name!r} is {node.op_type}, which runtimes drop or reseed'
+        if node.op_type == 'BitShift':
+            yield f'node {node.name!r} is BitShift, which TensorRT does not have'
 
 
 def _reduce_axes(model: onnx.ModelProto) -> Iterator[str]:
@@ -68,18 +90,33 @@ def _reduce_axes(model: onnx.ModelProto) -> Iterator[str]:
 
 
 def _bytes_at_the_border(model: onnx.ModelProto) -> Iterator[str]:
-    for info in model.graph.input:
-        if info.type.tensor_type.elem_type == TensorProto.UINT8:
-            for node in consumers(model.graph.node, info.name):
-                if node.op_type != 'Cast' or attribute(node, 'to') != TensorProto.FLOAT:
-                    yield f'bytes of {info.name!r} go into {node.op_type}, not a cast to float'
-    made = {name: node for node in model.graph.node for name in node.output}
+    """Bytes come in as an image or go out as a map; inside only quantised tensors are bytes."""
+    types = types_of(model)
+    inputs = {i.name for i in model.graph.input if _kind(i) == TensorProto.UINT8}
+    outputs = {o.name for o in model.graph.output}
+    for name in sorted(inputs):
+        for node in consumers(model.graph.node, name):
+            if node.op_type != 'Cast' or attribute(node, 'to') != TensorProto.FLOAT:
+                yield f'bytes of {name!r} go into {node.op_type}, not a cast to float'
+    for node in model.graph.node:
+        for name in node.output:
+            if types.get(name, UNKNOWN).kind != TensorProto.UINT8:
+                continue
+            source = types.get(node.input[0], UNKNOWN).kind if node.input else 0
+            is_map = name in outputs and node.op_type == 'Cast' and source == TensorProto.FLOAT
+            if not is_map and node.op_type != 'QuantizeLinear':
+                yield f'{node.op_type} {node.name!r} makes the bytes {name!r}, which only a ' \
+                      'cast from float at the end may'
+
+
+def _kind(info: onnx.ValueInfoProto) -> int:
+    return info.type.tensor_type.elem_type
+
+
+def _outputs(model: onnx.ModelProto) -> Iterator[str]:
     for info in model.graph.output:
-        kind = info.type.tensor_type.elem_type
-        if kind in (TensorProto.INT64, TensorProto.DOUBLE):
-            yield f'output {info.name!r} is {TensorProto.DataType.Name(kind)}'
-        if kind == TensorProto.UINT8 and made[info.name].op_type != 'Cast':
-            yield f'output {info.name!r} is bytes without a cast'
+        if _kind(info) in (TensorProto.INT64, TensorProto.DOUBLE):
+            yield f'output {info.name!r} is {TensorProto.DataType.Name(_kind(info))}'
 
 
 def _resize(model: onnx.ModelProto) -> Iterator[str]:
@@ -93,28 +130,57 @@ def _resize(model: onnx.ModelProto) -> Iterator[str]:
 
 
 def _constant_arguments(model: onnx.ModelProto) -> Iterator[str]:
-    known = {tensor.name for tensor in model.graph.initializer}
-    known |= {n.output[0] for n in model.graph.node if n.op_type == 'Constant'}
+    known = constants(model.graph)
     for node in model.graph.node:
-        if node.op_type in ('OneHot', 'TopK') and node.input[1] not in known:
+        second = node.input[1] if len(node.input) > 1 else ''
+        if node.op_type in ('OneHot', 'TopK') and second not in known:
             yield f'{node.op_type} {node.name!r} has a computed size'
+        elif node.op_type == 'TopK' and known[second].max() > _LARGEST_K:
+            yield f'TopK {node.name!r} takes the {known[second].max()} largest, more than ' \
+                  f'{_LARGEST_K}'
+        elif node.op_type.startswith('Reduce') and second and second not in known:
+            yield f'{node.op_type} {node.name!r} has computed axes'
+
+
+def _halves_after_logits(model: onnx.ModelProto) -> Iterator[str]:
+    """Probabilities and their sums are computed in 32 bits, whatever made the logits."""
+    types = types_of(model)
+    behind = {LOGITS}
+    for node in model.graph.node:
+        if behind & set(node.input):
+            behind |= set(node.output)
+    halves = sorted(n for n in behind if types.get(n, UNKNOWN).kind in _HALVES)
+    if halves:
+        yield f'{halves} at or behind {LOGITS!r} are of 16 bits'
+
+
+def _convolution_types(model: onnx.ModelProto) -> Iterator[str]:
+    types = types_of(model)
+    for node in model.graph.node:
+        if node.op_type in ('Conv', 'ConvTranspose'):
+            kinds = {types.get(name, UNKNOWN).kind for name in node.input if name} - {0}
+            if len(kinds) > 1:
+                names = sorted(TensorProto.DataType.Name(kind) for kind in kinds)
+                yield f'{node.op_type} {node.name!r} mixes {" and ".join(names)}'
 
 
 def _passes_axis(model: onnx.ModelProto) -> Iterator[str]:
     for info in model.graph.input:
         dims = info.type.tensor_type.shape.dim
         symbolic = [d.dim_param for d in dims if d.dim_param]
-        if symbolic and symbolic != [PASSES_AXIS]:
-            yield f'input {info.name!r} has the symbolic axes {symbolic}, not {PASSES_AXIS} alone'
+        if symbolic and (symbolic != [PASSES_AXIS] or dims[0].dim_param != PASSES_AXIS):
+            yield f'input {info.name!r} has the symbolic axes {symbolic}, not {PASSES_AXIS} ' \
+                  'alone and first'
 
 
 def _inside_the_file(model: onnx.ModelProto) -> Iterator[str]:
-    for tensor in model.graph.initializer:
+    constant = [a.t for n in model.graph.node for a in n.attribute if a.name == 'value']
+    for tensor in (*model.graph.initializer, *constant):
         if tensor.data_location == TensorProto.EXTERNAL:
             yield f'weight {tensor.name!r} lies in another file'
 
 
 _RULES: tuple[Callable[[onnx.ModelProto], Iterator[str]], ...] = (
-    _opset, _random, _reduce_axes, _bytes_at_the_border, _resize, _constant_arguments,
-    _passes_axis, _inside_the_file,
+    _opset, _domains, _random, _reduce_axes, _bytes_at_the_border, _outputs,
+    _resize, _constant_arguments, _halves_after_logits, _convolution_types, _passes_axis,
 )

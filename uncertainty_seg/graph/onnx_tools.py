@@ -9,6 +9,8 @@ Nothing here knows what a pass is for.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+import math
+import os
 from typing import Any
 
 import numpy as np
@@ -22,22 +24,49 @@ OPSET = 17
 # onnx writes the newest IR version by default, which TensorRT 8.6 cannot read.
 IR_VERSION = 8
 MARKER_DOMAIN = 'uncertainty_seg'
+# Protocol buffers end at 2 GiB; the graph beside the weights needs some of it.
+LARGEST_BYTES = 2**31 - 2**24
 
 
 def load_model(path: str) -> onnx.ModelProto:
     """
-    Read an ONNX file.
+    Read an ONNX file, and the files beside it that it keeps weights in.
 
     Raises
     ------
     GraphError
-        If it is missing or no ONNX file.
+        If it is missing, no ONNX file, lacks a file of weights, or is too large.
 
     """
     try:
-        return onnx.load(path)
+        model = onnx.load(path, load_external_data=False)
     except Exception as err:  # protobuf's own error class has moved between versions
         raise GraphError(f'{path} cannot be read ({err})', 'an ONNX file') from err
+    folder = os.path.dirname(os.path.abspath(path))
+    tensors = [*model.graph.initializer, *(a.t for n in model.graph.node for a in n.attribute)]
+    files = {entry.value for tensor in tensors if tensor.data_location == TensorProto.EXTERNAL
+             for entry in tensor.external_data if entry.key == 'location'}
+    missing = sorted(f for f in files if not os.path.isfile(os.path.join(folder, f)))
+    if missing:
+        raise GraphError(f'{path} keeps its weights in {missing}, which are not beside it',
+                         'all its files in one folder', 'copy them there, or save the network as '
+                         'one file')
+    require_size(model, path)
+    try:
+        onnx.load_external_data_for_model(model, folder)
+    except Exception as err:  # a file that is too short, or lies outside of the folder
+        raise GraphError(f'the weights of {path} cannot be read ({err})', 'the files it was '
+                         'saved with') from err
+    return model
+
+
+def require_size(model: onnx.ModelProto, name: str = 'the network') -> None:
+    """Raise GraphError if a network's weights are more than one ONNX file can hold."""
+    size = sum(math.prod(t.dims) * helper.tensor_dtype_to_np_dtype(t.data_type).itemsize
+               for t in model.graph.initializer)
+    if size > LARGEST_BYTES:
+        raise GraphError(f'{name} has {size / 1e9:.3g} GB of weights', 'less than the 2 GB that '
+                         'one ONNX file can hold', 'use a smaller network')
 
 
 def constants(graph: onnx.GraphProto) -> dict[str, NDArray[np.generic]]:
