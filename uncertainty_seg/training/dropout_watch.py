@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from torch import nn, Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary, TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from uncertainty_seg.errors import GraphError
 
@@ -299,28 +298,6 @@ class DropoutWatch(TorchFunctionMode):
         if wish not in taken:
             return wish
         return next(s for n in range(2, len(taken) + 3) if (s := f'{wish}_{n}') not in taken)
-
-
-class RandomGuard(TorchDispatchMode):
-    """Refuse any random number that `DropoutWatch` did not catch."""
-
-    def __init__(self, catcher: DropoutWatch) -> None:
-        super().__init__()
-        self._catcher = catcher
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        """Look at each operation that reaches a kernel."""
-        # Attention carries the tag for its dropout, which is 0 where it gets here.
-        is_random = torch.Tag.nondeterministic_seeded in func.tags
-        if is_random and 'scaled_dot_product' not in str(func):
-            name = str(func).split('.')[1]
-            raise GraphError(
-                f'{place(self._catcher.module)} draws random numbers with torch.{name}',
-                'randomness from dropout only, that masks can replace', _HOW_TO_DRAW,
-            )
-        return func(*args, **(kwargs or {}))
 
 
 def attention_weights(

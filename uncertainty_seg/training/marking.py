@@ -24,11 +24,11 @@ from uncertainty_seg.training.dropout_watch import (
     Drop,
     place,
     prepare_paths,
-    RandomGuard,
     Replace,
     unchanged,
     watch,
 )
+from uncertainty_seg.training.forward_guard import ForwardGuard
 from uncertainty_seg.training.net_outputs import named_outputs
 
 _log = logging.getLogger(__name__)
@@ -185,8 +185,9 @@ def _try(
           watch(net, takes_eval=takes_eval, training=training) as catcher):
         warnings.simplefilter('ignore')
         try:
-            with RandomGuard(catcher):
-                trial.outputs = named_outputs(net(image.clone()))
+            given = image.clone()
+            with ForwardGuard(catcher, given):
+                trial.outputs = named_outputs(net(given))
         except UncertaintySegError:
             raise
         except Exception as err:

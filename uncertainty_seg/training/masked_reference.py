@@ -1,0 +1,187 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Run a torch net pass by pass with given masks in the place of its dropout.
+
+This is what a compiled graph is compared with, so it shares nothing with it but the names of the
+masks: no export, no graph, torch's own arithmetic.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import difflib
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+from torch import nn, Tensor
+
+from uncertainty_seg.errors import GraphError
+from uncertainty_seg.training.dropout_watch import Drop
+from uncertainty_seg.training.marking import find_dropout, MarkedNet
+
+Array = NDArray[np.float32]
+MASK = 'mask_'
+# Names that the libraries of segmentation nets give to their logits.
+_USUAL = ('out', 'logits', 'output')
+# The value SELU saturates at, negated: torch's own digits.
+_SATURATION = -1.7580993408473766
+
+
+def masked_logits(
+    net: nn.Module, image: Array, masks: Mapping[str, Array], output: str | None = None,
+    num_classes: int | None = None,
+) -> Array:
+    """
+    Run a net once a pass, each dropout multiplied by its mask.
+
+    Parameters
+    ----------
+    net : Module
+        Left as it is.
+    image : ndarray of float32, shape (1, 3, h, w)
+        Normalised.
+    masks : mapping of str to ndarray of float32, shape (T, ...)
+        By 'mask_' and the site's name; 0, 1 / (1 - p), or 1 for no dropout.
+    output : str, optional
+        Which output, where the net has several; else the one of a usual name, or of
+        `num_classes`.
+    num_classes : int, optional
+        C.
+
+    Returns
+    -------
+    ndarray of float32, shape (T, C, hl, wl)
+        As the net returns it.
+
+    Raises
+    ------
+    GraphError
+        If a mask belongs to no dropout, does not fit, or one that matters is missing.
+
+    """
+    _, _, height, width = image.shape
+    return masked_network(net, height, width, output, num_classes)(image, masks)
+
+
+def plain_logits(
+    net: nn.Module, image: Array, output: str | None = None, num_classes: int | None = None
+) -> Array:
+    """Run a net in eval mode, without any dropout; returns (1, C, hl, wl)."""
+    _, _, height, width = image.shape
+    marked = find_dropout(net, height, width)
+    with torch.no_grad():
+        outputs = marked.run(torch.from_numpy(image.copy()))
+    return outputs[chosen_output(outputs, output, num_classes)].float().numpy()
+
+
+def masked_network(
+    net: nn.Module, height: int, width: int, output: str | None = None,
+    num_classes: int | None = None,
+) -> Callable[[Array, Mapping[str, Array]], Array]:
+    """Return `masked_logits` of one net, whose dropout is then looked for once only."""
+    marked = find_dropout(net, height, width)
+
+    def run(image: Array, masks: Mapping[str, Array]) -> Array:
+        _require_known(marked, masks)
+        passes = {len(rows) for rows in masks.values()}
+        if len(passes) != 1:
+            raise GraphError(f'the masks are of {sorted(passes)} passes', 'one number of passes')
+        return np.concatenate([
+            _one_pass(marked, image, {name: rows[t] for name, rows in masks.items()}, output,
+                      num_classes)
+            for t in range(passes.pop())
+        ])
+    return run
+
+
+def chosen_output(
+    outputs: Mapping[str, Tensor], output: str | None = None, num_classes: int | None = None
+) -> str:
+    """
+    Choose the output of logits by the rule of `graph.outputs`.
+
+    Raises
+    ------
+    GraphError
+        If none is called `output`, or none stands out.
+
+    """
+    names = list(outputs)
+    if output is not None:
+        if output in names:
+            return output
+        near = difflib.get_close_matches(output, names, 3)
+        raise GraphError(f'the network has no output {output!r}', f'one of {names}',
+                         f'did you mean {near}?' if near else '')
+    usual = [name for name in names if name in _USUAL]
+    fitting = [name for name, value in outputs.items()
+               if value.dim() == 4 and num_classes in (value.shape[1], value.shape[3])]
+    for candidates in (names, usual, fitting):
+        if len(candidates) == 1:
+            return candidates[0]
+    raise GraphError(f'the network has the outputs {names}', 'one of logits',
+                     'choose it with --output')
+
+
+def apply_mask(x: Tensor, drop: Drop, mask: Array | None) -> Tensor:
+    """
+    Do what a dropout does, given what it drew.
+
+    Parameters
+    ----------
+    x : Tensor
+        Of `drop.shape`.
+    drop : Drop
+        The site.
+    mask : ndarray of float32 or None
+        Of one pass; None puts in NaN, which shows whether the result depends on it.
+
+    Returns
+    -------
+    Tensor
+        As large as `x`.
+
+    """
+    if mask is None:
+        return x * float('nan')
+    scale = torch.from_numpy(np.array(mask, np.float32))
+    if scale.numel() == x.numel():
+        scale = scale.reshape(x.shape)  # an axis of batch 1 was left out, wherever it was
+    try:
+        scale = scale.expand(x.shape)
+    except RuntimeError as err:
+        raise GraphError(f'the mask of {drop.site!r} has the shape {mask.shape}',
+                         f'one for a tensor of {tuple(x.shape)}') from err
+    if drop.kind not in ('alpha', 'feature_alpha'):
+        return x * scale
+    gain = ((_SATURATION**2 * drop.p + 1) * (1 - drop.p)) ** -0.5
+    shift = -gain * _SATURATION * drop.p
+    kept = torch.where(scale == 1, x, x * gain + shift)
+    return torch.where(scale == 0, torch.full_like(x, gain * _SATURATION + shift), kept)
+
+
+def _one_pass(
+    marked: MarkedNet, image: Array, masks: Mapping[str, Array], output: str | None,
+    num_classes: int | None,
+) -> Array:
+    def replace(x: Tensor, drop: Drop) -> Tensor:
+        return apply_mask(x, drop, masks.get(MASK + drop.site))
+
+    with torch.no_grad():
+        outputs = marked.run(torch.from_numpy(image.copy()), replace)
+    result = outputs[chosen_output(outputs, output, num_classes)].float().numpy()
+    missing = [d.site for d in marked.drops if MASK + d.site not in masks]
+    if missing and np.isnan(result).any():
+        raise GraphError(f'the masks have none for {missing}', 'a mask for each dropout that '
+                         'reaches the output')
+    return result
+
+
+def _require_known(marked: MarkedNet, masks: Mapping[str, Array]) -> None:
+    known = {MASK + drop.site for drop in marked.drops}
+    strange = [name for name in masks if name not in known]
+    if strange or not masks:
+        raise GraphError(f'the masks {strange} belong to no dropout of the network' if strange
+                         else 'there are no masks', f'some of {sorted(known)}')
