@@ -66,6 +66,8 @@ EXCEPTIONS = {
     'backends.graph_files': (set(), {'onnx'}),
     # Runs what was compiled; imported late (see LATE_MODULES).
     'tools.compile_checks': ({'onnx'}, set()),
+    # Infers types before it quantises.
+    'tools.quantise_trunk': (set(), {'onnx'}),
     # Loops decorated by numba; the module itself is imported late (see LATE_MODULES).
     'backends.reduction_kernels': ({'numba'}, set()),
 }
