@@ -12,6 +12,7 @@ from test_graph_passes import net, run, run_split, SPEC, tensor
 
 from uncertainty_seg.core.dropout_masks import make_masks
 from uncertainty_seg.errors import GraphError
+from uncertainty_seg.graph.compile import compile_graph
 from uncertainty_seg.graph.dropout_to_masks import dropout_to_masks
 from uncertainty_seg.graph.fold_masks import fold_masks
 from uncertainty_seg.graph.half_weights import halve_weights, restore_weights
@@ -19,6 +20,7 @@ from uncertainty_seg.graph.head_stats import add_statistics
 from uncertainty_seg.graph.image_input import take_bytes
 from uncertainty_seg.graph.lint import lint
 from uncertainty_seg.graph.onnx_tools import build_model, float_info
+from uncertainty_seg.graph.options import CompileOptions
 from uncertainty_seg.graph.precision import to_precision
 from uncertainty_seg.graph.split import split_trunk_head
 
@@ -135,6 +137,15 @@ def test_the_reduction_of_a_head_stays_in_float32() -> None:
     assert TensorProto.FLOAT16 not in {kinds[name] for name in statistics}
     assert kinds['logits'] == TensorProto.FLOAT
     assert kinds['logits_fp16'] == TensorProto.FLOAT16
+
+
+@pytest.mark.parametrize('precision', ['fp16', 'bf16'])
+def test_a_network_compiles_to_three_graphs_of_a_precision(precision: str) -> None:
+    compiled = compile_graph(net('element'), SPEC, CompileOptions(precision=precision))
+    for data in compiled.files.values():
+        model = onnx.load_from_string(data)
+        assert LOW[precision] in types(model).values()
+        assert {i.type.tensor_type.elem_type for i in model.graph.output} == {TensorProto.FLOAT}
 
 
 def test_a_softmax_and_what_makes_a_layer_norm_stay_in_float32() -> None:

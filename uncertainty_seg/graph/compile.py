@@ -30,7 +30,7 @@ from uncertainty_seg.graph.head_stats import add_statistics
 from uncertainty_seg.graph.lint import require_clean
 from uncertainty_seg.graph.onnx_tools import shapes
 from uncertainty_seg.graph.options import CompileOptions
-from uncertainty_seg.graph.plan import Decision, Plan
+from uncertainty_seg.graph.plan import Plan
 from uncertainty_seg.graph.precision import to_precision
 from uncertainty_seg.graph.prepare import prepare, Prepared
 from uncertainty_seg.graph.push_masks import push_masks
@@ -174,12 +174,13 @@ def _finished(
     if len(shape) != 4:
         raise GraphError(f'the output has {len(shape)} axes', '(1, C, hl, wl) logits')
     upsampling = prepared[0].upsampling
-    parts = {TRUNK_FILE: trunk, HEAD_FILE: head}
+    # The precision last: statistics are checked by onnx, whose opset 17 has no Conv in bf16.
+    parts = {TRUNK_FILE: trunk, HEAD_FILE: head,
+             HEAD_STATS_FILE: add_statistics(head, spec, upsampling)}
     if options.precision in ('fp16', 'bf16'):
         parts = {name: to_precision(part, options.precision) for name, part in parts.items()}
     elif options.is_half:
         parts = {name: halve_weights(part) for name, part in parts.items()}
-    parts[HEAD_STATS_FILE] = add_statistics(parts[HEAD_FILE], spec, upsampling)
     for part in parts.values():
         require_clean(part)
     _log.info(
