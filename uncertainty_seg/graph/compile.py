@@ -27,6 +27,7 @@ from uncertainty_seg.graph.fold_masks import fold_masks
 from uncertainty_seg.graph.free_passes import free_passes, one_pass
 from uncertainty_seg.graph.half_weights import halve_weights
 from uncertainty_seg.graph.head_stats import add_statistics
+from uncertainty_seg.graph.kept_channels import keep_channels
 from uncertainty_seg.graph.lint import require_clean
 from uncertainty_seg.graph.onnx_tools import shapes
 from uncertainty_seg.graph.options import CompileOptions
@@ -122,6 +123,9 @@ def compile_graph(
     cost = _head_cost(head, sites)  # before folding, which moves work into tensors of T x C
     head, made = fold_masks(head, options.passes)
     decisions += made
+    if options.chunk:
+        head, made = keep_channels(head, sites, options.chunk)
+        decisions += made
     plan = Plan(options.passes, network, graph_cost(trunk.graph.node, shapes(trunk)), cost, sites,
                 tuple(decisions))
     return _finished(trunk, head, sites, spec, options, plan, (prepared,))

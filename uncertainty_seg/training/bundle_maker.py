@@ -123,7 +123,7 @@ def make_bundle(
         schema=SCHEMA_VERSION, name=recipe.name, method='mc_dropout',
         class_names=data.class_names, palette=data.palette, ignore_index=data.ignore_index,
         input=recipe.input, dropout_sites=graphs.sites, passes=recipe.passes, opset=OPSET,
-        logits_shape=graphs.logits_shape, upsampling=graphs.upsampling, training=recipe.training, license=recipe.license,
-        not_good_for=recipe.not_good_for, metrics={}, sha256={},
+        logits_shape=graphs.logits_shape, upsampling=graphs.upsampling, training=recipe.training,
+        license=recipe.license, not_good_for=recipe.not_good_for, metrics={}, sha256={},
     )
     return write_bundle(folder, card, graphs.files)

@@ -9,14 +9,14 @@ A wide net's logits are not exact to 1e-5 of their spread in float32, whoever co
 from __future__ import annotations
 
 from collections.abc import Mapping
-import copy
 
 import numpy as np
 from numpy.typing import NDArray
 import torch
 from torch import nn
 
-from uncertainty_seg.training.masked_reference import masked_network
+from uncertainty_seg.training.marking import find_dropout
+from uncertainty_seg.training.masked_reference import run_masked
 
 
 def exact_logits(
@@ -38,11 +38,12 @@ def exact_logits(
 
     """
     _, _, height, width = image.shape
+    marked = find_dropout(net, height, width)  # which works on a copy
+    marked.net.double()
     default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)  # for what the net makes itself, and the probing image
+    torch.set_default_dtype(torch.float64)  # for what the net makes itself
     try:
-        run = masked_network(copy.deepcopy(net).double(), height, width, output, num_classes)
-        return run(image.astype(np.float64), masks)
+        return run_masked(marked, image.astype(np.float64), masks, output, num_classes)
     except Exception:  # a net with float32 of its own fails in ways of its own
         return None
     finally:

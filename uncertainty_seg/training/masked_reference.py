@@ -84,16 +84,25 @@ def masked_network(
     marked = find_dropout(net, height, width)
 
     def run(image: Array, masks: Mapping[str, Array]) -> Array:
-        _require_known(marked, masks)
-        passes = {len(rows) for rows in masks.values()}
-        if len(passes) != 1:
-            raise GraphError(f'the masks are of {sorted(passes)} passes', 'one number of passes')
-        return np.concatenate([
-            _one_pass(marked, image, {name: rows[t] for name, rows in masks.items()}, output,
-                      num_classes)
-            for t in range(passes.pop())
-        ])
+        return run_masked(marked, image, masks, output, num_classes)
+
     return run
+
+
+def run_masked(
+    marked: MarkedNet, image: Array, masks: Mapping[str, Array], output: str | None = None,
+    num_classes: int | None = None,
+) -> Array:
+    """Do `masked_logits` with a net whose dropout was found already, in whatever type it has."""
+    _require_known(marked, masks)
+    passes = {len(rows) for rows in masks.values()}
+    if len(passes) != 1:
+        raise GraphError(f'the masks are of {sorted(passes)} passes', 'one number of passes')
+    return np.concatenate([
+        _one_pass(marked, image, {name: rows[t] for name, rows in masks.items()}, output,
+                  num_classes)
+        for t in range(passes.pop())
+    ])
 
 
 def chosen_output(
