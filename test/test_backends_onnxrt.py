@@ -10,7 +10,7 @@ import pytest
 from uncertainty_seg.backends.onnxrt import OnnxRuntimeBackend
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.errors import BackendUnavailableError, ConfigError
+from uncertainty_seg.errors import BackendUnavailableError
 from uncertainty_seg.storage.model_bundle import load_bundle
 
 SETTINGS = Settings(threads=1)
@@ -37,8 +37,3 @@ def test_bf16_is_refused_by_setting_and_by_card(
     words = "onnxruntime does not compute 'tiny' in bf16: use backend openvino"
     with pytest.raises(BackendUnavailableError, match=words):
         OnnxRuntimeBackend(bundle, Settings(threads=1, precision=precision))
-
-
-def test_a_precision_the_graphs_do_not_have_is_refused(bundle: ModelBundle) -> None:
-    with pytest.raises(ConfigError, match="precision is int8, but the graphs of 'tiny' are fp32"):
-        OnnxRuntimeBackend(bundle, Settings(precision='int8'))

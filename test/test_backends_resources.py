@@ -60,6 +60,14 @@ def test_memory_of_a_pass_is_what_lives_at_the_same_time(tmp_path: Path) -> None
     assert head_bytes_a_pass(save(tmp_path, tiny_head())) == 4 * 2 * 3 * 12 * 16
 
 
+def test_a_head_of_a_fixed_number_of_passes_takes_its_share_of_all(tmp_path: Path) -> None:
+    head = tiny_head()
+    for info in (head.graph.input[1], head.graph.output[0]):
+        info.type.tensor_type.shape.dim[0].dim_value = 8
+    # As above, and what the features take, divided by eight.
+    assert head_bytes_a_pass(save(tmp_path, head)) == 4 * 2 * 3 * 12 * 16
+
+
 def test_tensors_that_are_no_longer_needed_do_not_count(tmp_path: Path) -> None:
     names = ['drop', 'a', 'b', 'c', 'logits']
     nodes = [helper.make_node('Relu', [x], [y]) for x, y in zip(names, names[1:], strict=False)]

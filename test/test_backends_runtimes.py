@@ -29,6 +29,7 @@ from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.uncertainty import maps_from_logits, UncertaintyMaps
 from uncertainty_seg.errors import (
     BackendError,
+    ConfigError,
     ModelBundleError,
     ShapeError,
 )
@@ -318,3 +319,79 @@ def test_masks_per_element_are_cut_in_chunks_like_the_others(kind: Kind, tmp_pat
     colors = np.array([251, 199, 101]).reshape(3, 1, 1)  # no two share a factor: no ties
     logits = masks['drop'] * colors * (8 / 255)
     assert_close(maps, maps_from_logits(logits, 48, 64), 2e-6)
+
+
+def fixed_head(passes: int) -> onnx.ModelProto:
+    head = tiny_head()
+    for info in (head.graph.input[1], head.graph.output[0]):
+        info.type.tensor_type.shape.dim[0].dim_value = passes
+    return head
+
+
+@pytest.mark.parametrize('passes', [1, 7, 8, 20])
+def test_a_head_of_exactly_8_passes_gives_the_maps_of_one_that_takes_any(
+    kind: Kind, bundle: ModelBundle, tmp_path: Path, passes: int
+) -> None:
+    card = tiny_card(chunk=8)
+    write_bundle(tmp_path / 'b', card, {'trunk.onnx': tiny_trunk().SerializeToString(),
+                                        'head.onnx': fixed_head(8).SerializeToString()})
+    masks = make_masks(card.dropout_sites, passes, 0)
+    fixed = kind(load_bundle(str(tmp_path / 'b')), SETTINGS).run(noise(), masks, 1.0)
+    assert_close(fixed, kind(bundle, SETTINGS).run(noise(), masks, 1.0), 0.0)
+
+
+def test_a_fixed_head_that_the_card_does_not_speak_of_is_refused(
+    kind: Kind, tmp_path: Path
+) -> None:
+    write_bundle(tmp_path / 'b', tiny_card(chunk=4), {
+        'trunk.onnx': tiny_trunk().SerializeToString(),
+        'head.onnx': fixed_head(8).SerializeToString()})
+    with pytest.raises(ModelBundleError, match=r"'drop' as tensor\(float\) \[8, 3, 1, 1\], expect"
+                       r'ed tensor\(float\) \[4, 3, 1, 1\] as the card says'):
+        kind(load_bundle(str(tmp_path / 'b')), SETTINGS)
+
+
+def test_a_card_that_says_low_is_reduced_so(kind: Kind, bundle: ModelBundle) -> None:
+    low = dataclasses.replace(bundle, card=dataclasses.replace(bundle.card, reduction='low'))
+    masks = make_masks(bundle.card.dropout_sites, 20, 0)
+    maps = kind(low, SETTINGS).run(noise(), masks, 1.3)
+    assert_close(maps, FakeBackend(low.card).run(noise(), masks, 1.3), 2e-6)
+    full = kind(bundle, SETTINGS).run(noise(), masks, 1.3)
+    assert np.abs(maps.entropy - full.entropy).max() > 0.01
+
+
+def quantised_trunk() -> onnx.ModelProto:
+    """Return the tiny trunk with its features rounded to bytes and back."""
+    trunk = tiny_trunk()
+    trunk.graph.node[-1].output[0] = 'pooled'
+    trunk.graph.node.extend([
+        helper.make_node('QuantizeLinear', ['pooled', 'step', 'zero'], ['bytes']),
+        helper.make_node('DequantizeLinear', ['bytes', 'step', 'zero'], ['features']),
+    ])
+    trunk.graph.initializer.extend([
+        numpy_helper.from_array(np.array(1 / 16, np.float32), 'step'),
+        numpy_helper.from_array(np.array(0, np.uint8), 'zero'),
+    ])
+    return trunk
+
+
+def test_a_quantised_trunk_runs_as_it_is(kind: Kind, tmp_path: Path) -> None:
+    write_bundle(tmp_path / 'b', tiny_card(precision='int8'), {
+        'trunk.onnx': quantised_trunk().SerializeToString(),
+        'head.onnx': tiny_head().SerializeToString()})
+    backend = kind(load_bundle(str(tmp_path / 'b')), SETTINGS)
+    assert backend.precision == 'int8'
+    masks = make_masks(tiny_card().dropout_sites, 5, 0)
+    maps = backend.run(plain(84, 140, 230), masks, 1.0)
+    colors = np.round(np.array([84, 140, 230]) / 255 * 16).reshape(1, 3, 1, 1) / 16
+    logits = np.broadcast_to(masks['drop'] * colors * 8, (5, 3, 12, 16))
+    assert_close(maps, maps_from_logits(logits, 48, 64), 2e-5)
+
+
+@pytest.mark.parametrize('precision', ['fp16', 'int8'])
+def test_a_precision_that_the_card_does_not_have_is_refused(
+    kind: Kind, bundle: ModelBundle, precision: str
+) -> None:
+    words = f"precision is {precision}, but the graphs of 'tiny' are fp32, expected fp32 or bf16"
+    with pytest.raises(ConfigError, match=words):
+        kind(bundle, Settings(precision=precision))
