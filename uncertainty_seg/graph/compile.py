@@ -126,6 +126,8 @@ def compile_graph(
     if options.chunk:
         head, made = keep_channels(head, sites, options.chunk)
         decisions += made
+        whole = graph_cost(head.graph.node, shapes(head))
+        cost = Cost(whole.macs // options.chunk, whole.elements // options.chunk)
     plan = Plan(options.passes, network, graph_cost(trunk.graph.node, shapes(trunk)), cost, sites,
                 tuple(decisions))
     return _finished(trunk, head, sites, spec, options, plan, (prepared,))
