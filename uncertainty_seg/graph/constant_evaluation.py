@@ -32,6 +32,8 @@ _NEVER = {
     'DeformConv', 'ConvInteger', 'QLinearConv', 'RoiAlign', 'NonMaxSuppression', 'Col2Im',
     'Attention',
 }
+# The reference has no older form of it, whose meaning is the same.
+_FIRST_KNOWN = {'DequantizeLinear': 19}
 
 
 def evaluated(node: onnx.NodeProto, state: FoldingState) -> bool:
@@ -114,8 +116,9 @@ def _run(
         [node], 'one', [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None)
                         for name in feeds],
         [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in names])
+    version = max(state.version, _FIRST_KNOWN.get(node.op_type, 0))
     try:
-        results = ReferenceEvaluator(graph, opsets={'': state.version}).run(names, feeds)
+        results = ReferenceEvaluator(graph, opsets={'': version}).run(names, feeds)
     except Exception as err:  # whatever the reference cannot do stays in the graph
         _log.debug('%s %r is not folded: %s', node.op_type, node.name, err)
         return None

@@ -147,7 +147,7 @@ def _require_over_classes(
                 'train the network with one class a pixel')
         return
     along: int | None = axis - (4 - len(shapes[0]))
-    for step, new, old in zip(path, shapes, shapes[1:], strict=True):
+    for step, new, old in zip(path, shapes[:-1], shapes[1:], strict=True):
         along = _axis_before(step, along, old or (), new or ())
     rank = len(shapes[-1] or ())
     if along is None or along != attribute(node, 'axis', -1) % rank:
