@@ -35,7 +35,13 @@ setup(
     # distributions' OpenCV, for one, is not known to pip under the name it has on PyPI.
     install_requires=['setuptools'],
     # Not tests_require: with that, colcon test runs no test and passes.
-    extras_require={'test': ['pytest', 'pytest-timeout', 'hypothesis']},
+    # The rest is optional: a faster runtime, and what compiling other people's networks takes.
+    extras_require={
+        'test': ['pytest', 'pytest-timeout', 'hypothesis'],
+        'openvino': ['openvino'],
+        'nets': ['safetensors', 'timm', 'segmentation-models-pytorch'],
+        'peers': ['torch-uncertainty', 'lightning', 'torchmetrics', 'baal'],
+    },
     zip_safe=True,
     python_requires='>=3.10',
     author='The uncertainty_seg authors',

@@ -190,6 +190,12 @@ install() {  # install NAME FILE...: pip install -r each, unless NAME was done w
   printf '%s\n' "$hash" >"$stamp"
 }
 
+install_optional() {  # install_optional NAME FILE...: as install, but what fails is only said
+  (install "$@") || note "$1: NOT installed; what needs it is left out"
+}
+
+set_up_openvino() { install_optional openvino "$REQUIREMENTS/openvino.txt"; }
+
 set_up() {  # make .venv and fill it with all that the node needs to build and run
   local exe
   if exe="$(ros_python)"; then
@@ -225,6 +231,13 @@ set_up_torch() {  # torch, unless WITH_TORCH=0; the node and the demo never need
     note 'torch may be a download of 3 GB where pip finds no CPU build; WITH_TORCH=0 leaves it out'
     install torch "$REQUIREMENTS/torch.txt"
   fi
+}
+
+set_up_nets() {  # what the tests and benchmarks of torch networks compile, and compare with
+  has_torch || return 0
+  install_optional nets "$REQUIREMENTS/nets.txt"
+  install_optional peers "$REQUIREMENTS/peers.txt"
+  PIP_NO_DEPS=1 install_optional peers-alone "$REQUIREMENTS/peers_alone.txt"
 }
 
 # --- the package -------------------------------------------------------------------------------
