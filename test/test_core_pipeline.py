@@ -10,6 +10,7 @@ import pytest
 from uncertainty_seg.backends.fake import FakeBackend
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.evaluation import evaluate, fit_temperature
+from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.core.pipeline import FrameResult, Pipeline
 from uncertainty_seg.core.settings import Settings, settings_from_dict
 from uncertainty_seg.core.uncertainty import MAP_NAMES, UncertaintyMaps
@@ -144,12 +145,70 @@ def test_masks_that_are_not_what_makes_passes_differ_are_refused(
 @pytest.mark.parametrize('values, words', [
     ({'passes': 9}, 'passes is 9, but .* calibrated with 8: set passes to 8'),
     ({'mask_policy': 'per_frame'}, 'mask_policy is per_frame, but .* calibrated with fixed'),
+    ({'precision': 'bf16'}, 'precision is bf16, but .* calibrated with fp32: set precision to'),
 ])
 def test_settings_the_calibration_was_not_made_for_are_refused(
     tiny_bundle: Path, values: dict[str, object], words: str
 ) -> None:
     with pytest.raises(CalibrationError, match=words):
         open_tiny(tiny_bundle, settings_from_dict(values))
+
+
+def with_calibration(bundle: ModelBundle, **changes: object) -> ModelBundle:
+    assert bundle.calibration is not None
+    return dataclasses.replace(
+        bundle, calibration=dataclasses.replace(bundle.calibration, **changes))
+
+
+def test_a_calibration_made_in_bf16_holds_for_bf16_and_for_nothing_else(
+    tiny_bundle: Path
+) -> None:
+    bundle = with_calibration(load_bundle(str(tiny_bundle)), precision='bf16')
+    pipeline = Pipeline(bundle, FakeBackend(bundle.card), Settings(precision='bf16'))
+    assert pipeline.precision == 'bf16'
+    for precision in ('bundle', 'fp32'):
+        with pytest.raises(CalibrationError, match='precision is fp32, but .* with bf16'):
+            Pipeline(bundle, FakeBackend(bundle.card), Settings(precision=precision))
+
+
+def test_a_precision_that_the_graphs_do_not_have_is_refused(tiny_bundle: Path) -> None:
+    with pytest.raises(ConfigError, match='precision is int8, but the graphs of'):
+        open_tiny(tiny_bundle, Settings(precision='int8'))
+
+
+class TellingBackend(FakeBackend):
+    """Remembers what it was given; its passes are told apart by the first site alone."""
+
+    def run(self, image, masks, temperature):
+        self.given = {**getattr(self, 'given', {}), len(next(iter(masks.values()))): masks}
+        return super().run(image, masks, temperature)
+
+
+def test_the_passes_of_an_ensemble_are_its_members_and_equal_ones_prove_it(
+    tiny_bundle: Path
+) -> None:
+    bundle = load_bundle(str(tiny_bundle))
+    card = dataclasses.replace(bundle.card, method='deep_ensemble', members=3, passes=3,
+                               dropout_sites=(DropoutSite('member', (3,), 0.5),))
+    bundle = with_calibration(dataclasses.replace(bundle, card=card), passes=3)
+    backend = TellingBackend(card)
+    pipeline = Pipeline(bundle, backend, Settings())
+    pipeline.check_masks()
+    np.testing.assert_array_equal(backend.given[3]['member'], np.eye(3))
+    np.testing.assert_array_equal(backend.given[2]['member'], [[1, 0, 0], [1, 0, 0]])
+    assert pipeline.measure(GREY, 0).maps.mutual_information.max() > 0
+
+
+def test_balanced_masks_keep_the_same_number_in_every_pass(tiny_bundle: Path) -> None:
+    bundle = load_bundle(str(tiny_bundle))
+    site = DropoutSite('drop', (8, 1, 1), 0.5)
+    card = dataclasses.replace(bundle.card, is_balanced=True, dropout_sites=(site,))
+    backend = TellingBackend(card)
+    Pipeline(dataclasses.replace(bundle, card=card), backend, Settings()).check_masks()
+    assert set((backend.given[8]['drop'] > 0).sum((1, 2, 3))) == {4}
+    still = backend.given[2]['drop']
+    np.testing.assert_array_equal(still[0], still[1])
+    assert (still[0] > 0).sum() == 4
 
 
 def test_a_bundle_without_calibration_is_refused_unless_one_is_being_made(
