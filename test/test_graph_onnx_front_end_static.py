@@ -228,8 +228,8 @@ def test_the_output_keeps_its_name_and_states_its_shape() -> None:
 
 
 def test_an_output_that_is_the_input_or_made_twice_stays_a_copy() -> None:
-    model = make([N('Relu', ['x'], ['y']), N('Identity', ['y'], ['z']), N('Identity', ['x'], ['w'])],
-                 outputs=('y', 'z', 'w'))
+    nodes = [N('Relu', ['x'], ['y']), N('Identity', ['y'], ['z']), N('Identity', ['x'], ['w'])]
+    model = make(nodes, outputs=('y', 'z', 'w'))
     assert ops(require_same(model)) == ['Relu', 'Identity', 'Identity']
 
 

@@ -77,7 +77,7 @@ def _domains(model: onnx.ModelProto) -> Iterator[str]:
 
 def _random(model: onnx.ModelProto) -> Iterator[str]:
     for node in model.graph.node:
-        if node.op_type in _RANDOM:
+        if node.op_type in _RANDOM and node.domain != MARKER_DOMAIN:
             yield f'node {node.name!r} is {node.op_type}, which runtimes drop or reseed'
         if node.op_type == 'BitShift':
             yield f'node {node.name!r} is BitShift, which TensorRT does not have'
@@ -104,7 +104,7 @@ def _bytes_at_the_border(model: onnx.ModelProto) -> Iterator[str]:
                 continue
             source = types.get(node.input[0], UNKNOWN).kind if node.input else 0
             is_map = name in outputs and node.op_type == 'Cast' and source == TensorProto.FLOAT
-            if not is_map and node.op_type != 'QuantizeLinear':
+            if not is_map and source != TensorProto.UINT8 and node.op_type != 'QuantizeLinear':
                 yield f'{node.op_type} {node.name!r} makes the bytes {name!r}, which only a ' \
                       'cast from float at the end may'
 

@@ -73,7 +73,7 @@ def tensor_types(
     Parameters
     ----------
     nodes : iterable of NodeProto
-        In order; markers of dropout pass for Identity.
+        In order; markers of dropout pass for Identity, nodes of other domains are left out.
     inputs, outputs : sequence of ValueInfoProto
         Of the graph.
     tensors : mapping of str to TensorProto
@@ -87,7 +87,8 @@ def tensor_types(
         Tensors of unknown type are left out.
 
     """
-    plain = [hidden(node) if is_marker(node) else node for node in nodes]
+    plain = [hidden(node) if is_marker(node) else node for node in nodes
+             if node.domain in ('', 'ai.onnx', MARKER_DOMAIN)]
     small = [t for t in tensors.values() if is_read_by_inference(t)]
     large = [weight_info(t) for t in tensors.values() if not is_read_by_inference(t)]
     given = [info for info in inputs if info.name not in tensors]
