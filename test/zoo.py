@@ -125,8 +125,8 @@ class Recipe:
         Where it comes from, for the table in the docs.
     inject, at : float, str
         Dropout that the compiler injects, and where; 0 for a network that has its own.
-    stride : int
-        Sides of the image must be multiples of it.
+    words : tuple of str
+        More arguments of the command line.
 
     """
 
@@ -134,7 +134,7 @@ class Recipe:
     source: str
     inject: float = 0.0
     at: str = ''
-    stride: int = 32
+    words: tuple[str, ...] = ()
 
 
 NETS = {
@@ -150,6 +150,16 @@ NETS = {
     'vit': Recipe(vit, 'written for this test'),
     'hyperseg': Recipe(hyperseg, 'after arXiv:2012.11582'),
 }
+
+
+def build_with_dropout(name: str) -> nn.Module:
+    """Build a network, with the dropout that the compiler injects if it has none of its own."""
+    recipe = NETS[name]
+    if not recipe.inject:
+        return recipe.build()
+    from uncertainty_seg.training.inject import inject_dropout
+
+    return inject_dropout(recipe.build(), recipe.inject, recipe.at)[0]
 
 
 def logits_of(output: object) -> Tensor:

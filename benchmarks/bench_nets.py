@@ -1,0 +1,322 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Measure T passes of every network of the test zoo against what one would run without this package.
+
+Each network is compiled by the command line and then run interleaved, round by round in one
+process, with the same image and T:
+
+* ``torch``: torch eager, dropout on, T passes one after the other, the maps in numpy.
+* ``baal``: the same by baal's ModelWrapper, if baal is installed. It finds Dropout and Dropout2d;
+  stochastic depth and attention dropout it leaves off.
+* ``one``: the network without dropout as one graph, uint8 image to class ids, upsampling and
+  argmax inside, by ONNX Runtime, OpenVINO in float32 and OpenVINO in bfloat16.
+* ``ours``: the bundle with T passes and all maps, by the same three.
+
+Read the ratios of one run, not the milliseconds. CPU time with ``--threads 1`` is the steadier
+measure on a busy machine. Weights are random: time does not care.
+
+    python benchmarks/bench_nets.py [--nets fpn,vit] [--threads N] [--rounds 7] [--no-baal]
+
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+import contextlib
+from dataclasses import dataclass
+import io
+import json
+import os
+from pathlib import Path
+import sys
+import tempfile
+import time
+from typing import Any
+import warnings
+
+from bench_passes import machine, measure, numpy_maps
+import numpy as np
+import onnxruntime
+import torch
+from torch import nn, Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'test'))
+import zoo  # noqa: E402
+
+from uncertainty_seg.backends.registry import open_backend  # noqa: E402
+from uncertainty_seg.core.bundle import ModelBundle  # noqa: E402
+from uncertainty_seg.core.dropout_masks import make_masks  # noqa: E402
+from uncertainty_seg.core.settings import Settings  # noqa: E402
+from uncertainty_seg.errors import UncertaintySegError  # noqa: E402
+from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
+from uncertainty_seg.tools.main import main as command_line  # noqa: E402
+
+SMALL = {'fc_densenet56': ((320, 256), 8)}  # nothing of it is the same in all passes
+SIZE, PASSES = (512, 384), 20
+SLOW = ('torch', 'baal')
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network at a size, and how it runs here."""
+
+    name: str
+    size: tuple[int, int]
+    passes: int
+    threads: int
+
+    @property
+    def recipe(self) -> zoo.Recipe:
+        """Its entry in the zoo."""
+        return zoo.NETS[self.name]
+
+
+def compile_case(case: Case, folder: Path) -> tuple[ModelBundle, float]:
+    """Compile by the command line; return the bundle and the seconds that it took."""
+    classes = folder / 'classes.json'
+    classes.write_text(json.dumps({'classes': [
+        {'id': i, 'name': f'class {i}', 'rgb': [40 * i, 0, 0]} for i in range(zoo.NUM_CLASSES)]}))
+    out = folder / case.name
+    words = ['compile', f'zoo:{case.name}', '--input', '{}x{}'.format(*case.size),
+             '--classes', str(classes), '-o', str(out), '--passes', str(case.passes)]
+    if case.recipe.inject:
+        words += ['--inject-dropout', str(case.recipe.inject), '--at', case.recipe.at]
+    start_s = time.perf_counter()
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        code = command_line(words)
+    if code:
+        raise SystemExit(f'{case.name} was not compiled')
+    return load_bundle(str(out)), time.perf_counter() - start_s
+
+
+class Deployed(nn.Module):
+    """The network as one would deploy it: uint8 image to class ids."""
+
+    def __init__(self, net: nn.Module, bundle: ModelBundle) -> None:
+        super().__init__()
+        self.net, spec = net, bundle.card.input
+        self.size = (spec.height, spec.width)
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer('mean', 255 * torch.tensor(spec.mean).reshape(1, 3, 1, 1))
+        self.register_buffer('std', 255 * torch.tensor(spec.std).reshape(1, 3, 1, 1))
+
+    def logits(self, image: Tensor) -> Tensor:
+        """Return logits of the size of the image."""
+        x = (image.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        z = zoo.logits_of(self.net(x))
+        return z if z.shape[2:] == self.size else nn.functional.interpolate(
+            z, self.size, mode='bilinear', align_corners=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return class ids."""
+        return self.logits(image).argmax(1)
+
+
+def export_deployed(net: nn.Module, image: Tensor) -> bytes:
+    """Export without dropout, as a user would: the old exporter, or the new one if it cannot."""
+    file = io.BytesIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter('ignore')
+        try:
+            torch.onnx.export(net, (image,), file, opset_version=17, dynamo=False)
+        except torch.onnx.errors.OnnxExporterError:
+            program = torch.onnx.export(net, (image,), dynamo=True, verbose=False)
+            assert program is not None
+            return bytes(program.model_proto.SerializeToString())
+    return file.getvalue()
+
+
+def switch_dropout_on(net: nn.Module) -> None:
+    """Do what MC dropout recipes do: training mode for all that drops, and for nothing else."""
+    for module in net.modules():
+        kind = type(module).__name__
+        if kind.startswith(('Dropout', 'DropPath', 'MultiheadAttention', 'SdpaAttention')):
+            module.train()
+
+
+def torch_loop(net: Deployed, image: Tensor, passes: int) -> Call:
+    """Return what a user writes in torch and numpy."""
+    switch_dropout_on(net)
+
+    def run() -> object:
+        with torch.no_grad():
+            probs = [net.logits(image).softmax(1)[0].numpy() for _ in range(passes)]
+        return numpy_maps(np.stack(probs))
+
+    return run
+
+
+def baal_loop(net: Deployed, image: Tensor, passes: int) -> Call | None:
+    """Return the same through baal, or None where it is missing."""
+    try:
+        from baal.bayesian.dropout import patch_module
+        from baal.modelwrapper import ModelWrapper, TrainingArgs
+    except ImportError:
+        return None
+
+    class Logits(nn.Module):
+        """Baal wants a network of one output."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return net.logits(x)
+
+    net.net = patch_module(net.net, inplace=True)
+    wrapper = ModelWrapper(Logits(), TrainingArgs(use_cuda=False, replicate_in_memory=False))
+
+    def run() -> object:
+        stacked = wrapper.predict_on_batch(image, iterations=passes)  # (1, C, H, W, T)
+        return numpy_maps(np.ascontiguousarray(np.moveaxis(stacked.softmax(1)[0].numpy(), -1, 0)))
+
+    return run
+
+
+def onnxruntime_pass(graph: bytes, image: Any, threads: int) -> Call:
+    """Return a call of the deployed graph in ONNX Runtime."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(graph, options, providers=['CPUExecutionProvider'])
+    name = session.get_inputs()[0].name
+    return lambda: session.run(None, {name: image})
+
+
+def openvino_pass(graph: bytes, image: Any, threads: int, precision: str) -> Call | None:
+    """Return a call of the deployed graph in OpenVINO, or None where it cannot."""
+    try:
+        import openvino
+    except ImportError:
+        return None
+    core = openvino.Core()
+    if precision == 'bf16' and 'BF16' not in core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES'):
+        return None
+    options = {'INFERENCE_PRECISION_HINT': precision, 'INFERENCE_NUM_THREADS': threads,
+               'NUM_STREAMS': 1, 'PERFORMANCE_HINT': 'LATENCY', 'ENABLE_CPU_PINNING': False}
+    call = core.compile_model(core.read_model(graph), 'CPU', options).create_infer_request()
+    return lambda: call.infer([image])
+
+
+def contenders(case: Case, bundle: ModelBundle, has_baal: bool) -> tuple[
+        dict[str, Call | None], dict[str, Any]]:
+    """Make every call of a case; None for what is not installed. And the backends."""
+    width, height = case.size
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    tensor = torch.from_numpy(image[None])
+
+    def net() -> Deployed:
+        return Deployed(zoo.build_with_dropout(case.name), bundle).eval()
+
+    graph = export_deployed(net(), tensor)
+    calls: dict[str, Call | None] = {
+        'torch': torch_loop(net(), tensor, case.passes),
+        'baal': baal_loop(net(), tensor, case.passes) if has_baal else None,
+        'one ort': onnxruntime_pass(graph, image[None], case.threads),
+        'one ov': openvino_pass(graph, image[None], case.threads, 'f32'),
+        'one ov bf16': openvino_pass(graph, image[None], case.threads, 'bf16'),
+    }
+    masks = make_masks(bundle.card.dropout_sites, case.passes, 0)
+    backends: dict[str, Any] = {}
+    for name, runtime, precision in (('ours ort', 'onnxruntime', 'fp32'),
+                                     ('ours ov', 'openvino', 'fp32'),
+                                     ('ours ov bf16', 'openvino', 'bf16')):
+        try:
+            settings = Settings(threads=case.threads, precision=precision)
+            backends[name] = open_backend(runtime, bundle, settings)
+        except UncertaintySegError as err:
+            print(f'{name} is left out: {err}', file=sys.stderr)
+            continue
+        calls[name] = lambda backend=backends[name]: backend.run(image, masks, 1.0)
+    return calls, backends
+
+
+def run_case(case: Case, rounds: int, slow_rounds: int, has_baal: bool) -> dict[str, Any]:
+    """Compile and measure one network."""
+    with tempfile.TemporaryDirectory() as folder:
+        bundle, compile_s = compile_case(case, Path(folder))
+        calls, backends = contenders(case, bundle, has_baal)
+        times: dict[str, list[tuple[float, float]]] = {n: [] for n, call in calls.items() if call}
+        stages: dict[str, list[Mapping[str, float]]] = {name: [] for name in backends}
+        for index in range(rounds + 1):  # the first warms up
+            for name, call in calls.items():
+                if call and not (name in SLOW and index > slow_rounds):
+                    times[name].append(measure(call))
+            for name, backend in backends.items():
+                stages[name].append(backend.timings_ms)
+        for backend in backends.values():
+            backend.close()
+    wall, cpu = ({name: round(float(np.median([v[k] for v in values[1:]])), 2)
+                  for name, values in times.items()} for k in (0, 1))
+    return {
+        'net': case.name, 'size': '{}x{}'.format(*case.size), 'passes': case.passes,
+        'sites': len(bundle.card.dropout_sites), 'compile_s': round(compile_s, 1),
+        'wall_ms': wall, 'cpu_ms': cpu,
+        'stages_ms': {name: {part: round(float(np.median([s[part] for s in seen[1:]])), 1)
+                             for part in seen[0]} for name, seen in stages.items()},
+        'torch_over': _ratios('torch', wall, cpu), 'baal_over': _ratios('baal', wall, cpu),
+        'over_one_pass': {name: [round(t[name] / t[name.replace('ours', 'one')], 2)
+                                 for t in (wall, cpu)]
+                          for name in backends if name.replace('ours', 'one') in wall},
+    }
+
+
+def _ratios(base: str, wall: Mapping[str, float], cpu: Mapping[str, float]) -> dict[str, Any]:
+    """Say how many times longer `base` took than each of ours, by wall and by CPU time."""
+    if base not in wall:
+        return {}
+    return {name: [round(times[base] / times[name], 1) for times in (wall, cpu)]
+            for name in wall if name.startswith('ours')}
+
+
+COLUMNS = ('torch', 'baal', 'one ort', 'ours ort', 'one ov', 'ours ov', 'one ov bf16',
+           'ours ov bf16')
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Write medians and ratios as tables of Markdown."""
+    lines = ['| net | ' + ' | '.join(f'{c} ms' for c in COLUMNS) + ' | compile s |',
+             '|---' * (len(COLUMNS) + 2) + '|']
+    for result in results:
+        cells = [f'{result["wall_ms"][c]:.0f} ({result["cpu_ms"][c]:.0f})'
+                 if c in result['wall_ms'] else '-' for c in COLUMNS]
+        lines.append(f'| {_title(result)} | ' + ' | '.join(cells) + f' | {result["compile_s"]} |')
+    lines += ['', 'Ratios by wall clock (by CPU time in brackets).', '']
+    ours = [c for c in COLUMNS if c.startswith('ours')]
+    lines += ['| net | ' + ' | '.join(f'{what} / {c}' for what in ('torch', 'baal') for c in ours)
+              + ' | ' + ' | '.join(f'{c} / one pass' for c in ours) + ' |',
+              '|---' * (3 * len(ours) + 1) + '|']
+    for result in results:
+        cells = ['{} ({})'.format(*result[key][c]) if c in result[key] else '-'
+                 for key in ('torch_over', 'baal_over', 'over_one_pass') for c in ours]
+        lines.append(f'| {_title(result)} | ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
+def _title(result: Mapping[str, Any]) -> str:
+    return f'{result["net"]}, {result["size"]}, T={result["passes"]}'
+
+
+def main() -> None:
+    """Measure the networks asked for and print tables and a line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--nets', default=','.join(zoo.NETS), help='names, with commas between')
+    parser.add_argument('--threads', type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument('--rounds', type=int, default=7)
+    parser.add_argument('--slow-rounds', type=int, default=2, help='of torch and baal [2]')
+    parser.add_argument('--no-baal', action='store_true', help='leave baal out')
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    where, results = machine(args.threads), []
+    for name in args.nets.split(','):
+        size, passes = SMALL.get(name, (SIZE, PASSES))
+        case = Case(name, size, passes, args.threads)
+        results.append(run_case(case, args.rounds, args.slow_rounds, not args.no_baal))
+        print(json.dumps(results[-1]), file=sys.stderr, flush=True)
+    print(f'{where}, torch {torch.__version__}\n\n{table(results)}\n')
+    print(json.dumps({'what': where, 'nets': results}))
+
+
+if __name__ == '__main__':
+    main()
