@@ -64,6 +64,20 @@ def test_calibrate_writes_what_the_node_needs(
     assert set(bundle.calibration.thresholds) == set(bundle.calibration.train_thresholds)
 
 
+def test_calibrate_writes_the_precision_that_was_computed_in(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
+    arguments = ['calibrate', str(place), '--data', str(folder), '--backend', 'fake']
+    for precision, written in (('bundle', 'fp32'), ('bf16', 'bf16')):
+        assert main([*arguments, '--precision', precision]) == 0
+        calibration = load_bundle(str(place)).calibration
+        assert calibration is not None
+        assert calibration.precision == written
+    assert main([*arguments, '--precision', 'int8']) == 2
+    assert "precision is int8, but the graphs of 'tiny' are fp32" in capsys.readouterr().err
+
+
 def test_calibrate_refuses_images_of_other_classes(
     tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

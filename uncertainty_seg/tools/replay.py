@@ -21,7 +21,8 @@ from uncertainty_seg.tools.arguments import add_settings, print_json, settings_f
 
 HELP = 'run the model over a bag; write mask, flag, score and status to another bag'
 
-SETTINGS = ('model', 'backend', 'threads', 'passes', 'seed', 'mask_policy', 'map')
+SETTINGS = ('model', 'backend', 'threads', 'passes', 'seed', 'mask_policy',
+            'precision', 'map')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
