@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import nn, Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary, TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 
 from uncertainty_seg.errors import GraphError
 
@@ -272,8 +273,10 @@ class DropoutWatch(TorchFunctionMode):
     def _constant(self, source: Tensor | float) -> float:
         if not isinstance(source, Tensor):
             return float(source)
-        first = float(source.reshape(-1)[0])
-        if bool((source != first).any()):
+        with _disable_current_modes():  # a look that the guard on the run has no part in
+            first = float(source.reshape(-1)[0])
+            is_varied = bool((source != first).any())
+        if is_varied:
             raise GraphError(f'{place(self.module)} draws with a chance that varies', 'one rate',
                              _HOW_TO_DRAW)
         return first

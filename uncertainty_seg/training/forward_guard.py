@@ -10,6 +10,7 @@ the way that the image took where the net looks at values and branches.
 from __future__ import annotations
 
 from collections.abc import Iterator
+import re
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.training.dropout_watch import DropoutWatch, place
 
+# Operations that look at the shape of their argument only.
+_LIKE = re.compile(r'^new_|_like$')
 _DATA_DEPENDENT = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
 
@@ -69,7 +72,7 @@ class ForwardGuard(TorchDispatchMode):
                 'write it with torch.where, or take that check out',
             )
         result = func(*args, **options)
-        if given:
+        if given and not _LIKE.search(name):
             for x in _tensors([result]):
                 self._follow(x)
         return result

@@ -32,7 +32,7 @@ def named_outputs(returned: Any) -> dict[str, Tensor]:
     -------
     dict of str to Tensor
         'output' for a single tensor; else keys and fields by name, elements of a sequence as
-        'output_0' and on, nested names joined by an underscore.
+        'output_0' and on, nested names joined by an underscore, one more where two clash.
 
     Raises
     ------
@@ -40,7 +40,12 @@ def named_outputs(returned: Any) -> dict[str, Tensor]:
         If there is no tensor in it.
 
     """
-    found = dict(_walk(returned, ''))
+    found: dict[str, Tensor] = {}
+    for wish, value in _walk(returned, ''):
+        name = wish
+        while name in found:
+            name += '_'
+        found[name] = value
     if not found:
         raise GraphError(f'the net returns {type(returned).__name__} without a tensor',
                          'logits, alone or in a dict, sequence or dataclass')
