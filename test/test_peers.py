@@ -25,9 +25,10 @@ pytest.importorskip('baal',
 
 from baal.active import heuristics  # noqa: E402
 from baal.bayesian.dropout import MCDropoutModule, patch_module  # noqa: E402
+from baal.ensemble import EnsembleModelWrapper  # noqa: E402
 from baal.modelwrapper import ModelWrapper, TrainingArgs  # noqa: E402
 from torch import nn  # noqa: E402
-from torch_uncertainty.methods import mc_dropout  # noqa: E402
+from torch_uncertainty.methods import deep_ensembles, mc_dropout  # noqa: E402
 from torch_uncertainty.metrics import classification as metrics  # noqa: E402
 
 from uncertainty_seg.backends.onnxrt import OnnxRuntimeBackend  # noqa: E402
@@ -36,7 +37,7 @@ from uncertainty_seg.core.dropout_masks import pass_inputs  # noqa: E402
 from uncertainty_seg.core.model_card import InputSpec  # noqa: E402
 from uncertainty_seg.core.settings import Settings  # noqa: E402
 from uncertainty_seg.core.uncertainty import UncertaintyMaps  # noqa: E402
-from uncertainty_seg.graph.compile import compile_graph  # noqa: E402
+from uncertainty_seg.graph.compile import compile_ensemble, compile_graph  # noqa: E402
 from uncertainty_seg.graph.options import CompileOptions  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle  # noqa: E402
 from uncertainty_seg.training.export import export_marked  # noqa: E402
@@ -52,9 +53,9 @@ CLOSE = 2e-6  # float32 on both sides; measured: 7e-7
 class Net(nn.Module):
     """Two convolutions with batch norm, both kinds of dropout, logits at half resolution."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int = 1) -> None:
         super().__init__()
-        torch.manual_seed(1)
+        torch.manual_seed(seed)
         self.one, self.norm = nn.Conv2d(3, 24, 3, stride=2, padding=1), nn.BatchNorm2d(24)
         self.channels, self.two = nn.Dropout2d(0.4), nn.Conv2d(24, 24, 3, padding=1)
         self.elements, self.last = nn.Dropout(0.2), nn.Conv2d(24, len(CLASSES), 1)
@@ -101,6 +102,16 @@ def as_tensor(image: np.ndarray) -> torch.Tensor:
 def small_bundle(folder: Path) -> ModelBundle:
     compiled = compile_graph(export_marked(Net(), SPEC), SPEC, CompileOptions(is_half=False))
     card = tiny_card(class_names=CLASSES, palette=((0, 0, 0),) * 5, input=SPEC,
+                     dropout_sites=compiled.sites, logits_shape=compiled.logits_shape)
+    write_bundle(folder / card.name, card, compiled.files)
+    return load_bundle(str(folder / card.name))
+
+
+def ensemble_bundle(folder: Path, nets: list[Net]) -> ModelBundle:
+    compiled = compile_ensemble([export_marked(net, SPEC) for net in nets], SPEC,
+                                CompileOptions(is_half=False))
+    card = tiny_card(class_names=CLASSES, palette=((0, 0, 0),) * 5, input=SPEC,
+                     method='deep_ensemble', members=len(nets), passes=len(nets),
                      dropout_sites=compiled.sites, logits_shape=compiled.logits_shape)
     write_bundle(folder / card.name, card, compiled.files)
     return load_bundle(str(folder / card.name))
@@ -284,6 +295,25 @@ def test_their_own_random_masks_give_our_means_within_the_noise_of_the_draw(
     # 8 draws give the mean, and 7 degrees of freedom the spread: Student's t for 0.1 % is 5.4.
     assert (abs(theirs - our_draws.mean(0)) < 5.4 * spread * np.sqrt(1 + 1 / 8)).all()
     np.testing.assert_array_equal(net.norm.running_mean, before)
+
+
+@torch.no_grad()
+def test_an_ensemble_gives_the_maps_of_their_ensembles(tmp_path: Path) -> None:
+    nets = [Net(seed) for seed in range(4)]
+    ours = our_maps(ensemble_bundle(tmp_path, nets), noise(), 4, 0)
+    wrapper = EnsembleModelWrapper(Net(), TrainingArgs(use_cuda=False))
+    for net in nets:
+        wrapper.model.load_state_dict(net.state_dict())
+        wrapper.add_checkpoint()
+    by_baal = wrapper.predict_on_batch(as_tensor(noise()))[0].permute(3, 0, 1, 2)
+    by_torch_uncertainty = deep_ensembles(nets, task='segmentation')(as_tensor(noise()))
+    for logits in (by_baal, by_torch_uncertainty):
+        probs = nn.functional.interpolate(logits, size=(32, 48), mode='bilinear').softmax(1)
+        entropy = torch.special.entr(probs.mean(0)).sum(0) / np.log(len(CLASSES))
+        aleatoric = torch.special.entr(probs).sum(1).mean(0) / np.log(len(CLASSES))
+        np.testing.assert_allclose(ours.entropy, entropy, atol=1e-5)
+        np.testing.assert_allclose(ours.mutual_information, entropy - aleatoric, atol=1e-5)
+    assert ours.mutual_information.mean() > 0.1
 
 
 def differing_passes(run: Callable[[torch.Tensor], torch.Tensor], passes: int) -> Iterator[bool]:
