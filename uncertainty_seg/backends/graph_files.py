@@ -9,10 +9,13 @@ same words. What the nodes compute is not looked at.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.errors import ModelBundleError
@@ -74,6 +77,34 @@ def require_graphs(bundle: ModelBundle) -> GraphNames:
     _require_tensors('head.onnx gives', _tensors(head.output),
                      {LOGITS: (_FLOAT, [passes, *card.logits_shape])})
     return GraphNames(tuple(features), tuple(inputs))
+
+
+def with_masks(path: Path, masks: Mapping[str, NDArray[np.float32]]) -> bytes:
+    """
+    Read a head with some passes' masks as constants in it.
+
+    Parameters
+    ----------
+    path : Path
+        The head.
+    masks : mapping of str to ndarray of float32, shape (chunk, *site.shape)
+        Of every site.
+
+    Returns
+    -------
+    bytes
+        An ONNX file without mask inputs. What is gathered by masks is folded when it is opened.
+
+    """
+    import onnx
+
+    model = onnx.load(str(path))
+    kept = [info for info in model.graph.input if info.name not in masks]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(mask, name) for name, mask in masks.items())
+    return bytes(model.SerializeToString())
 
 
 def _graph(path: Path) -> Any:

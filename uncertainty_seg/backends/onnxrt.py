@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.backends.graph_files import COMPILE, IMAGE, LOGITS
+from uncertainty_seg.backends.graph_files import COMPILE, IMAGE, LOGITS, with_masks
 from uncertainty_seg.backends.streaming import Masks, StreamingBackend
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
@@ -49,12 +49,14 @@ class OnnxRuntimeBackend(StreamingBackend):
 
     def _open(self, bundle: ModelBundle) -> None:
         self._trunk: Any = self._open_session(bundle.trunk_path)
+        self._head_path = bundle.head_path
         self._head: Any = self._open_session(bundle.head_path)
+        self._bank_heads: dict[int, Any] = {}
         self._tensors: dict[str, Any] = {}
         self._buffer = np.empty((0, *self._card.logits_shape), np.float32)
         _log.info('onnxruntime %s, %d threads', self._ort.__version__, self._threads)
 
-    def _open_session(self, path: Path) -> Any:
+    def _open_session(self, path: Path, content: bytes | None = None) -> Any:
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
@@ -64,7 +66,7 @@ class OnnxRuntimeBackend(StreamingBackend):
         options.add_session_config_entry('session.force_spinning_stop', '1')
         try:
             return self._ort.InferenceSession(
-                str(path), options, providers=['CPUExecutionProvider']
+                content or str(path), options, providers=['CPUExecutionProvider']
             )
         except Exception as err:  # as in run
             raise ModelBundleError(f'onnxruntime cannot open {path} ({err})', fix=COMPILE) from err
@@ -74,9 +76,12 @@ class OnnxRuntimeBackend(StreamingBackend):
         features = self._trunk.run_with_ort_values(self._names.frontier, {IMAGE: image})
         self._tensors = {IMAGE: image, **dict(zip(self._names.frontier, features, strict=True))}
 
-    def _run_head(self, parts: Masks, passes: int) -> NDArray[np.float32]:
-        binding = self._head.io_binding()
+    def _run_head(self, parts: Masks, passes: int, bank: int | None) -> NDArray[np.float32]:
+        head = self._head if bank is None else self._bank_head(parts, bank)
+        binding = head.io_binding()
         for name in self._names.head_inputs:
+            if name in parts and bank is not None:
+                continue
             if name in parts:
                 binding.bind_cpu_input(name, parts[name])
             else:
@@ -85,9 +90,20 @@ class OnnxRuntimeBackend(StreamingBackend):
             self._buffer = np.empty((passes, *self._card.logits_shape), np.float32)
         logits = self._buffer[:passes]
         binding.bind_ortvalue_output(LOGITS, self._ort.OrtValue.ortvalue_from_numpy(logits))
-        self._head.run_with_iobinding(binding)
+        head.run_with_iobinding(binding)
         return logits
+
+    def _bank_head(self, parts: Masks, bank: int) -> Any:
+        """Return the head with a chunk of masks in it."""
+        if bank not in self._bank_heads:
+            content = with_masks(self._head_path, parts)
+            self._bank_heads[bank] = self._open_session(self._head_path, content)
+        return self._bank_heads[bank]
+
+    def _forget_bank(self) -> None:
+        self._bank_heads = {}
 
     def _free(self) -> None:
         self._trunk = self._head = None
         self._tensors = {}
+        self._bank_heads = {}

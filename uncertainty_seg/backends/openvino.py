@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.backends.graph_files import COMPILE, IMAGE, LOGITS
+from uncertainty_seg.backends.graph_files import COMPILE, IMAGE, LOGITS, with_masks
 from uncertainty_seg.backends.streaming import Masks, StreamingBackend
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
@@ -49,15 +49,8 @@ class OpenVinoBackend(StreamingBackend):
     is_padded = True
 
     def _import(self) -> None:
-        try:
-            with _no_telemetry():
-                import openvino
-        except ImportError as err:
-            raise BackendUnavailableError(
-                f'openvino cannot be imported ({err})', fix='pip install openvino'
-            ) from err
-        self._ov: Any = openvino
-        self._core: Any = openvino.Core()
+        self._ov: Any = import_openvino()
+        self._core: Any = self._ov.Core()
         if not has_bf16(self._core):
             # It would quietly compute in float32, for which no bf16 calibration holds.
             self.refused = {'bf16': 'this processor has no bf16: set precision to fp32'}
@@ -68,6 +61,7 @@ class OpenVinoBackend(StreamingBackend):
         self._trunk_call: Any = self._trunk.create_infer_request()
         self._head: Any = self._read(bundle.head_path)
         self._head_calls: dict[int, Any] = {}
+        self._bank_calls: dict[int, Any] = {}
         _log.info('openvino %s, %d threads, %s', self._ov.__version__, self._threads,
                   self.precision)
 
@@ -76,25 +70,21 @@ class OpenVinoBackend(StreamingBackend):
             return self._core.read_model(path)
 
     def _compile(self, path: Path, model: Any) -> Any:
-        hint = 'bf16' if self.precision == 'bf16' else 'f32'
-        options = {
-            'INFERENCE_PRECISION_HINT': hint, 'INFERENCE_NUM_THREADS': self._threads,
-            'NUM_STREAMS': 1, 'PERFORMANCE_HINT': 'LATENCY',
-            # Two processes that pin their threads take the same cores.
-            'ENABLE_CPU_PINNING': False,
-        }
         with _named(path):
-            return self._core.compile_model(model, _DEVICE, options)
+            return self._core.compile_model(
+                model, _DEVICE, cpu_options(self.precision, self._threads))
 
     def _run_trunk(self, batch: ImageU8) -> None:
         self._batch = self._shared(batch)
         self._trunk_call.set_tensor(IMAGE, self._batch)
         self._trunk_call.infer()
 
-    def _run_head(self, parts: Masks, passes: int) -> NDArray[np.float32]:
-        call = self._head_call(passes)
+    def _run_head(self, parts: Masks, passes: int, bank: int | None) -> NDArray[np.float32]:
+        call = self._head_call(passes) if bank is None else self._bank_call(parts, bank)
         for name in self._names.head_inputs:
             if name in parts:
+                if bank is not None:
+                    continue
                 tensor = self._shared(parts[name])
             else:
                 tensor = self._batch if name == IMAGE else self._trunk_call.get_tensor(name)
@@ -114,6 +104,16 @@ class OpenVinoBackend(StreamingBackend):
             self._head_calls[passes] = self._compile(self._head_path, model).create_infer_request()
         return self._head_calls[passes]
 
+    def _bank_call(self, parts: Masks, bank: int) -> Any:
+        """Return the call of the head with a chunk of masks in it."""
+        if bank not in self._bank_calls:
+            model = self._core.read_model(with_masks(self._head_path, parts))
+            self._bank_calls[bank] = self._compile(self._head_path, model).create_infer_request()
+        return self._bank_calls[bank]
+
+    def _forget_bank(self) -> None:
+        self._bank_calls = {}
+
     def _shared(self, values: NDArray[Any]) -> Any:
         """Return a tensor over the memory of an array, which the tensor keeps alive."""
         return self._ov.Tensor(values, shared_memory=True)
@@ -121,6 +121,28 @@ class OpenVinoBackend(StreamingBackend):
     def _free(self) -> None:
         self._trunk = self._trunk_call = self._head = self._batch = None
         self._head_calls = {}
+
+
+def import_openvino() -> Any:
+    """Return the package, without its report of having been imported."""
+    try:
+        with _no_telemetry():
+            import openvino
+    except ImportError as err:
+        raise BackendUnavailableError(
+            f'openvino cannot be imported ({err})', fix='pip install openvino'
+        ) from err
+    return openvino
+
+
+def cpu_options(precision: str, threads: int) -> dict[str, Any]:
+    """Return what a graph is compiled with."""
+    return {
+        'INFERENCE_PRECISION_HINT': 'bf16' if precision == 'bf16' else 'f32',
+        'INFERENCE_NUM_THREADS': threads, 'NUM_STREAMS': 1, 'PERFORMANCE_HINT': 'LATENCY',
+        # Two processes that pin their threads take the same cores.
+        'ENABLE_CPU_PINNING': False,
+    }
 
 
 def has_bf16(core: Any) -> bool:

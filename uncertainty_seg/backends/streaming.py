@@ -70,6 +70,9 @@ class StreamingBackend(abc.ABC):
         self.precision = precision_of(card, settings.precision)
         self._threads = usable_threads(settings.threads)
         self._budget_mb = settings.memory_budget_mb
+        # Weights that are gathered by masks which never change are constants to the runtime.
+        self._has_bank = card.chunk > 0 and settings.mask_policy == 'fixed'
+        self._bank: Masks | None = None
         self._import()
         self._require_precision()
         self._open(bundle)
@@ -142,8 +145,18 @@ class StreamingBackend(abc.ABC):
         """Run the trunk on (1, h, w, 3), and keep what it gives for the head."""
 
     @abc.abstractmethod
-    def _run_head(self, parts: Masks, passes: int) -> NDArray[np.float32]:
-        """Return the logits of some passes, in a buffer that the next call overwrites."""
+    def _run_head(self, parts: Masks, passes: int, bank: int | None) -> NDArray[np.float32]:
+        """
+        Return the logits of some passes, in a buffer that the next call overwrites.
+
+        `bank` tells one chunk of masks from another where they are the same in every frame, so
+        that a head may be opened for each; None where they are not.
+
+        """
+
+    @abc.abstractmethod
+    def _forget_bank(self) -> None:
+        """Let go of the heads that were opened for chunks of masks."""
 
     @abc.abstractmethod
     def _free(self) -> None:
@@ -185,7 +198,15 @@ class StreamingBackend(abc.ABC):
         """Run the head on some passes; on more, if it takes no fewer, whose logits are dropped."""
         wanted = chunk if self.is_padded or self._card.chunk else stop - first
         parts = {name: _padded(mask[first:stop], wanted) for name, mask in masks.items()}
-        return self._run_head(parts, wanted)[:stop - first]
+        return self._run_head(parts, wanted, self._bank_of(masks, first))[:stop - first]
+
+    def _bank_of(self, masks: Masks, first: int) -> int | None:
+        if not self._has_bank:
+            return None
+        if masks is not self._bank:
+            self._forget_bank()
+            self._bank = masks
+        return first
 
     def _chunk(self, passes: int) -> int:
         """Choose how many passes run at once; once for each T."""

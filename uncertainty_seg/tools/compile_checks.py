@@ -177,7 +177,8 @@ class _Runner:
     def distance(self, ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
         """Return the largest difference as a share of the spread, at the network's size."""
         if ours.shape[2:] != theirs.shape[2:]:
-            full = upsample_bilinear(ours, *theirs.shape[2:], self._compiled.upsampling)
+            height, width = theirs.shape[2:]
+            full = upsample_bilinear(ours, height, width, self._compiled.upsampling)
             ours = full.astype(np.float32)
         if theirs.shape[1] == 1 and ours.shape[1] == 2:  # one channel: a logit, or its sigmoid
             return min(_distance(ours, np.concatenate([-theirs / 2, theirs / 2], 1)),

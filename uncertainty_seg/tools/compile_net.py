@@ -66,7 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help='images the int8 scales are measured on')
     speed.add_argument('--quantiser', choices=QUANTISERS, default='onnxruntime')
     speed.add_argument('--skip-dropped', type=whole_number(1, 1000), metavar='CHUNK', default=0,
-                       help='do not compute dropped channels; balanced masks, CHUNK passes a call')
+                       nargs='?', const=1, help='do not compute dropped channels; balanced masks, '
+                       'CHUNK passes a call [1 where given]')
     speed.add_argument('--reduction', choices=REDUCTIONS, default='full',
                        help="low: maps at the logits' resolution, upsampled [full]")
     speed.add_argument('--full-weights', action='store_true', help='store 32-bit weights')
