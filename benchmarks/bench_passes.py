@@ -6,8 +6,8 @@ Three ways through the same architecture, interleaved round by round in one proc
 
 * ``torch``: the network in torch eager, dropout layers on, T passes one after the other, each
   upsampled and made a softmax by torch, the maps in numpy. Random weights; time does not care.
-* ``one pass``: trunk, head, upsampling and argmax of the bundle as one graph in ONNX Runtime,
-  dropout off: what is deployed without uncertainty.
+* ``one pass``: trunk, head, upsampling and argmax of the bundle as one graph, dropout off, in the
+  runtime and precision of ours: what is deployed without uncertainty.
 * ``ours``: the bundle's backend with T passes and all maps; below it, its stages.
 
 Read the ratios of one run, not its milliseconds: they are medians, and another program on the
@@ -15,8 +15,8 @@ machine slows all three. The wall clock is what a user waits for; on a busy mach
 CPU time with ``--threads 1`` are the steadier ones (with more threads those of ONNX Runtime spin
 after their work, which counts as CPU time). Without torch the first way is left out, and said so.
 
-    python benchmarks/bench_passes.py [BUNDLE] [--passes 20] [--threads N] [--rounds 15]
-        [--deterministic GRAPH.onnx] [--no-torch]
+    python benchmarks/bench_passes.py [BUNDLE] [--backend auto] [--precision bundle]
+        [--passes 20] [--threads N] [--rounds 15] [--deterministic GRAPH.onnx] [--no-torch]
 
 """
 
@@ -34,10 +34,13 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from uncertainty_seg.backends.registry import open_backend
+from uncertainty_seg.backends.openvino import cpu_options, import_openvino
+from uncertainty_seg.backends.registry import AUTO, open_backend, OPENERS
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.dropout_masks import make_masks
+from uncertainty_seg.core.dropout_masks import pass_inputs
+from uncertainty_seg.core.model_card import PRECISIONS
 from uncertainty_seg.core.pipeline import Backend
+from uncertainty_seg.core.precision import BUNDLE_PRECISION, precision_of
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.graph.compose import deterministic_graph
 from uncertainty_seg.storage.model_bundle import load_bundle
@@ -48,11 +51,20 @@ BUSY_LOAD = 0.5
 Call = Callable[[], object]
 
 
-def one_pass(bundle: ModelBundle, graph: Path | None, image: Any, threads: int) -> Call:
-    """Return a call of the deterministic graph in ONNX Runtime."""
+def one_pass(
+    bundle: ModelBundle, graph: Path | None, image: Any, threads: int,
+    backend: str = 'onnxruntime', precision: str = 'fp32',
+) -> Call:
+    """Return a call of the deterministic graph in the runtime of a backend."""
+    model = graph.read_bytes() if graph else deterministic_graph(bundle).SerializeToString()
+    if backend == 'openvino':
+        core = import_openvino().Core()
+        compiled = core.compile_model(core.read_model(model), 'CPU',
+                                      cpu_options(precision, threads))
+        call = compiled.create_infer_request()
+        return lambda: call.infer([image[None]], share_inputs=True)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    model = graph.read_bytes() if graph else deterministic_graph(bundle).SerializeToString()
     session = onnxruntime.InferenceSession(model, options, providers=['CPUExecutionProvider'])
     name = session.get_inputs()[0].name
     return lambda: session.run(None, {name: image[None]})
@@ -60,7 +72,7 @@ def one_pass(bundle: ModelBundle, graph: Path | None, image: Any, threads: int) 
 
 def ours(backend: Backend, bundle: ModelBundle, image: Any, passes: int) -> Call:
     """Return a call of the shipped backend."""
-    masks = make_masks(bundle.card.dropout_sites, passes, 0)
+    masks = pass_inputs(bundle.card, passes, 0)
     return lambda: backend.run(image, masks, 1.0)
 
 
@@ -129,6 +141,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('bundle', nargs='?', default='pipeline')
+    parser.add_argument('--backend', default=AUTO, choices=(AUTO, *OPENERS))
+    parser.add_argument('--precision', default=BUNDLE_PRECISION,
+                        choices=(BUNDLE_PRECISION, *PRECISIONS))
     parser.add_argument('--passes', type=int, default=20)
     parser.add_argument('--threads', type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument('--rounds', type=int, default=15)
@@ -140,11 +155,14 @@ def main() -> None:
     spec = bundle.card.input
     where = machine(args.threads)
     image = np.random.default_rng(0).integers(0, 256, (spec.height, spec.width, 3), np.uint8)
-    backend = open_backend('onnxruntime', bundle, Settings(threads=args.threads))
+    precision = precision_of(bundle.card, args.precision)
+    backend = open_backend(args.backend, bundle,
+                           Settings(threads=args.threads, precision=args.precision))
     calls = {
         'torch': None if args.no_torch
         else torch_eager(bundle, image, args.passes, args.threads),
-        'one pass': one_pass(bundle, args.deterministic, image, args.threads),
+        'one pass': one_pass(bundle, args.deterministic, image, args.threads, backend.name,
+                             precision),
         'ours': ours(backend, bundle, image, args.passes),
     }
     times: dict[str, list[tuple[float, float]]] = {n: [] for n, call in calls.items() if call}
@@ -156,7 +174,7 @@ def main() -> None:
         stages.append(backend.timings_ms)
     backend.close()
     report(f'{bundle.card.name}, {spec.width}x{spec.height}, C={bundle.card.num_classes}, '
-           f'T={args.passes}, {where}', times, stages)
+           f'T={args.passes}, {backend.name} {precision}, {where}', times, stages)
 
 
 def report(
