@@ -25,15 +25,16 @@ def make(
     nodes: Sequence[onnx.NodeProto], tensors: Mapping[str, Any] | None = None, opset: int = 17,
     shape: Sequence[int | str | None] = (1, 3, 8, 16), outputs: Sequence[str] = ('y',),
     kind: int = TensorProto.FLOAT, source: str = 'x', domains: Sequence[str] = (),
+    made: int = TensorProto.FLOAT,
 ) -> onnx.ModelProto:
     """Make a model of one input; constants by name."""
     weights = [numpy_helper.from_array(np.asarray(value), name)
                for name, value in (tensors or {}).items()]
-    results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
+    results = [helper.make_tensor_value_info(name, made, None) for name in outputs]
     graph = helper.make_graph(
         list(nodes), 'net', [helper.make_tensor_value_info(source, kind, shape)], results, weights)
     opsets = [helper.make_opsetid('', opset), *(helper.make_opsetid(d, 1) for d in domains)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=min(10, 4 + opset // 3))
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
 def marker(source: str, target: str, kind: str = 'channel', site: str = 'a',

@@ -37,7 +37,7 @@ def test_weights_in_a_file_beside_are_read(tmp_path: Path) -> None:
 def test_a_missing_file_of_weights_is_named(tmp_path: Path) -> None:
     path = external(tmp_path)
     (tmp_path / 'weights.bin').unlink()
-    with pytest.raises(GraphError, match=r"weights in \['weights.bin'\], which are not beside it"):
+    with pytest.raises(GraphError, match="weights in 'weights.bin', which is not beside it"):
         load_model(str(path))
 
 
@@ -45,8 +45,8 @@ def test_a_cut_file_of_weights_is_refused(tmp_path: Path) -> None:
     path = external(tmp_path)
     data = (tmp_path / 'weights.bin').read_bytes()
     (tmp_path / 'weights.bin').write_bytes(data[:100])
-    with pytest.raises(GraphError, match=r'net\.onnx'):
-        onnx_tools.constants(load_model(str(path)).graph)
+    with pytest.raises(GraphError, match='which has 100 bytes, expected a file of 19200 bytes'):
+        load_model(str(path))
 
 
 def test_weights_outside_of_the_folder_are_refused(tmp_path: Path) -> None:

@@ -279,6 +279,12 @@ def test_an_input_that_is_no_image_of_this_size_is_refused(
         make_static(make([N('Relu', ['x'], ['y'])], **kwargs), 8, 16)
 
 
+def test_a_network_that_contradicts_itself_is_refused() -> None:
+    model = make([N('ArgMax', ['x'], ['y'])], made=TensorProto.FLOAT)
+    with pytest.raises(GraphError, match='onnx finds the network wrong'):
+        make_static(model, 8, 16)
+
+
 @pytest.mark.parametrize('more, words', [(True, 'has 2 inputs.*x.*z'), (False, 'has 0 inputs')])
 def test_another_number_of_images_is_refused(more: bool, words: str) -> None:
     model = make([N('Relu', ['x'], ['y'])])

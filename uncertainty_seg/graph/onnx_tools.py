@@ -43,21 +43,34 @@ def load_model(path: str) -> onnx.ModelProto:
     except Exception as err:  # protobuf's own error class has moved between versions
         raise GraphError(f'{path} cannot be read ({err})', 'an ONNX file') from err
     folder = os.path.dirname(os.path.abspath(path))
-    tensors = [*model.graph.initializer, *(a.t for n in model.graph.node for a in n.attribute)]
-    files = {entry.value for tensor in tensors if tensor.data_location == TensorProto.EXTERNAL
-             for entry in tensor.external_data if entry.key == 'location'}
-    missing = sorted(f for f in files if not os.path.isfile(os.path.join(folder, f)))
-    if missing:
-        raise GraphError(f'{path} keeps its weights in {missing}, which are not beside it',
-                         'all its files in one folder', 'copy them there, or save the network as '
-                         'one file')
+    _require_files(model, path, folder)
     require_size(model, path)
     try:
         onnx.load_external_data_for_model(model, folder)
-    except Exception as err:  # a file that is too short, or lies outside of the folder
+    except Exception as err:  # a file that may not be read, or lies outside of the folder
         raise GraphError(f'the weights of {path} cannot be read ({err})', 'the files it was '
                          'saved with') from err
     return model
+
+
+def _require_files(model: onnx.ModelProto, path: str, folder: str) -> None:
+    """Look for every file of weights, and whether it is long enough."""
+    needed: dict[str, int] = {}
+    for tensor in (*model.graph.initializer, *(a.t for n in model.graph.node
+                                               for a in n.attribute)):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            where = {entry.key: entry.value for entry in tensor.external_data}
+            end = int(where.get('offset', 0)) + int(where.get('length', 0))
+            file = where.get('location', '')
+            needed[file] = max(end, needed.get(file, 0))
+    for file, size in sorted(needed.items()):
+        full = os.path.join(folder, file)
+        found = os.path.getsize(full) if os.path.isfile(full) else None
+        if found is None or found < size:
+            what = 'which is not beside it' if found is None else f'which has {found} bytes'
+            raise GraphError(f'{path} keeps its weights in {file!r}, {what}', f'a file of {size} '
+                             'bytes', 'copy all its files into one folder, or save the network '
+                             'as one file')
 
 
 def require_size(model: onnx.ModelProto, name: str = 'the network') -> None:

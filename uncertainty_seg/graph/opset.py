@@ -89,6 +89,10 @@ def opset_of(model: onnx.ModelProto) -> int:
     if not versions:
         raise GraphError('the network names no opset', f'opset {OLDEST} to {newest}',
                          'export it again')
+    if newest < versions[0] <= NEWEST:
+        raise GraphError(f'the network has opset {versions[0]}', f'{OLDEST} to {newest}, which is '
+                         'what the installed onnx knows', f'export it again with opset_version='
+                         f'{OPSET}, or install a newer onnx')
     if not OLDEST <= versions[0] <= newest:
         raise GraphError(f'the network has opset {versions[0]}', f'{OLDEST} to {newest}',
                          f'export it again with opset_version={OPSET}')

@@ -20,6 +20,7 @@ from onnx import defs, helper, numpy_helper
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.constant_folding import fold_constants
 from uncertainty_seg.graph.onnx_tools import attribute, copy_of, OPSET, replace_nodes
+from uncertainty_seg.graph.opset_rules import schema_of
 from uncertainty_seg.graph.tensor_types import TensorType, types_of, UNKNOWN
 
 # onnx's own body squeezes the batch away where it is 1.
@@ -78,7 +79,7 @@ def _expand(model: onnx.ModelProto, chosen: set[str]) -> None:
 
 
 def _is_unknown(node: onnx.NodeProto) -> bool:
-    return node.domain == '' and not defs.has(node.op_type, OPSET)
+    return node.domain == '' and schema_of(node.op_type, OPSET) is None
 
 
 def _no_form(node: onnx.NodeProto) -> GraphError:
@@ -146,8 +147,9 @@ def _group_norm(
 def _schema(node: onnx.NodeProto, version: int) -> Any:
     """Return the schema, of a newer opset if need be: torch writes Mish in opset 18 too."""
     for known in (version, defs.onnx_opset_version()):
-        if defs.has(node.op_type, known):
-            return defs.get_schema(node.op_type, known)
+        schema = schema_of(node.op_type, known)
+        if schema is not None:
+            return schema
     raise GraphError(f'node {node.name!r} is {node.op_type}, which no opset has', fix='export the '
                      'network again')
 

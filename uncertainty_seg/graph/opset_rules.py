@@ -62,10 +62,18 @@ def refused(node: onnx.NodeProto, what: str, fix: str = '') -> GraphError:
                       fix=fix or f'export the network again with opset_version={OPSET}')
 
 
+def schema_of(operator: str, opset: int) -> Any:
+    """Return the definition of an operator in an opset, None if it has none."""
+    try:
+        return defs.get_schema(operator, opset)
+    except defs.SchemaError:
+        return None
+
+
 def _require_known(node: onnx.NodeProto) -> None:
-    if not defs.has(node.op_type, OPSET):
+    schema = schema_of(node.op_type, OPSET)
+    if schema is None:
         raise refused(node, 'is newer')
-    schema = defs.get_schema(node.op_type, OPSET)
     for entry in node.attribute:
         if entry.name not in schema.attributes:
             raise refused(node, f'has the attribute {entry.name}')

@@ -15,6 +15,7 @@ import math
 import onnx
 from onnx import helper, TensorProto
 
+from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.onnx_tools import MARKER_DOMAIN
 
 # Small enough to be a shape, axes, or scales; what is larger is never read by the inference.
@@ -86,6 +87,11 @@ def tensor_types(
     dict of str to TensorType
         Tensors of unknown type are left out.
 
+    Raises
+    ------
+    GraphError
+        If the graph contradicts itself.
+
     """
     plain = [hidden(node) if is_marker(node) else node for node in nodes
              if node.domain in ('', 'ai.onnx', MARKER_DOMAIN)]
@@ -94,7 +100,10 @@ def tensor_types(
     given = [info for info in inputs if info.name not in tensors]
     graph = helper.make_graph(plain, 'types', [*given, *large], list(outputs), small)
     model = helper.make_model(graph, opset_imports=list(opsets), ir_version=8)
-    found = onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=True).graph
+    try:
+        found = onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=True).graph
+    except onnx.shape_inference.InferenceError as err:
+        raise GraphError(f'onnx finds the network wrong ({err})', fix='export it again') from err
     known = {info.name: _type_of(info)
              for info in (*found.value_info, *found.output, *found.input)}
     known.update({t.name: TensorType(t.data_type, tuple(t.dims)) for t in tensors.values()})
