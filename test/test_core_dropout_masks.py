@@ -102,6 +102,16 @@ def test_balanced_masks_choose_every_channel_equally_often() -> None:
     np.testing.assert_allclose((masks > 0).mean(0), 0.75, atol=5 * 0.0068)
 
 
+def test_balancing_takes_away_what_all_channels_do_in_common() -> None:
+    site, a = DropoutSite('a', (16, 1, 1), 0.5), np.linspace(0.5, 2, 16)
+    sums = {balanced: make_masks([site], 20000, 3, balanced)['a'].reshape(-1, 16) @ a
+            for balanced in (False, True)}
+    squares, common = (a**2).sum(), a.sum() ** 2 / 16
+    # 20 000 passes give a variance to 1 %.
+    assert sums[False].var() == pytest.approx(squares, rel=0.05)
+    assert sums[True].var() == pytest.approx(16 / 15 * (squares - common), rel=0.05)
+
+
 def test_balanced_passes_differ_and_the_first_do_not_depend_on_t() -> None:
     few, many = (make_masks(SITES, passes, 1, balanced=True)['a'] for passes in (3, 50))
     np.testing.assert_array_equal(few, many[:3])
