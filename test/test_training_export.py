@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The torch net with the masks put in by hooks equals the compiled graphs, and more traps."""
 
-from collections.abc import Callable
-
 import numpy as np
 import onnx
 import onnxruntime
@@ -11,6 +9,8 @@ import pytest
 torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
 pytest.importorskip('torchvision')
 
+from torchvision.ops import StochasticDepth  # noqa: E402
+
 from uncertainty_seg.core.dropout_masks import make_masks, ones_masks  # noqa: E402
 from uncertainty_seg.core.model_card import InputSpec  # noqa: E402
 from uncertainty_seg.errors import GraphError, TrainingError  # noqa: E402
@@ -18,6 +18,7 @@ from uncertainty_seg.graph.compile import compile_graph, CompiledGraphs  # noqa:
 from uncertainty_seg.graph.options import CompileOptions  # noqa: E402
 from uncertainty_seg.training.export import export_marked  # noqa: E402
 from uncertainty_seg.training.fit import IMAGENET_MEAN, IMAGENET_STD, normalise  # noqa: E402
+from uncertainty_seg.training.masked_reference import masked_logits  # noqa: E402
 from uncertainty_seg.training.networks import (  # noqa: E402
     DropoutPlan,
     load_encoder_weights,
@@ -58,24 +59,6 @@ def run_compiled(
     return head.run(None, {**features, **masks})[0]
 
 
-def multiply_by(values: np.ndarray) -> Callable[..., torch.Tensor]:
-    mask = torch.from_numpy(values)
-    return lambda _module, inputs, _output: inputs[0] * mask
-
-
-def run_torch(net: PyramidNet, image: np.ndarray, masks: dict[str, np.ndarray]) -> np.ndarray:
-    modules = {f'mask_{n.replace(".", "_")}': m for n, m in net.named_modules()}
-    passes = []
-    for t in range(len(next(iter(masks.values())))):
-        hooks = [modules[name].register_forward_hook(multiply_by(values[t: t + 1]))
-                 for name, values in masks.items()]
-        with torch.no_grad():
-            passes.append(net(normalise(image)).numpy()[0])
-        for hook in hooks:
-            hook.remove()
-    return np.stack(passes)
-
-
 @pytest.mark.parametrize('plan', PLANS)
 def test_masked_torch_equals_the_compiled_graphs(plan: str) -> None:
     net = lively_net(PLANS[plan])
@@ -83,7 +66,8 @@ def test_masked_torch_equals_the_compiled_graphs(plan: str) -> None:
     image = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
     masks = make_masks(compiled.sites, 4, 5)
     ours = run_compiled(compiled, image, masks)
-    np.testing.assert_allclose(ours, run_torch(net, image, masks), atol=1e-5)
+    theirs = masked_logits(net, normalise(image).numpy(), masks)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
     assert np.abs(ours[0] - ours[1]).max() > 1e-3  # else the parity above would prove nothing
 
 
@@ -131,12 +115,66 @@ def test_head_dropout_alone_leaves_one_matrix_product_in_the_head() -> None:
     assert 'Conv' not in ops
 
 
-def test_a_net_without_dropout_and_one_with_alpha_dropout_are_refused() -> None:
-    with pytest.raises(GraphError, match='every dropout has the rate 0'):
+def test_a_net_without_dropout_is_refused() -> None:
+    with pytest.raises(GraphError, match='has no dropout'):
         compile_graph(export_marked(lively_net(DropoutPlan(head=0.0)), SPEC), SPEC)
-    net = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.AlphaDropout(0.5))
-    with pytest.raises(GraphError, match='AlphaDropout, which also shifts'):
-        export_marked(net, SPEC)
+
+
+class Tokens(torch.nn.Module):
+    """torch's own transformer layer between two convolutions."""
+
+    def __init__(self, batch_first: bool) -> None:
+        super().__init__()
+        self.layer = torch.nn.TransformerEncoderLayer(8, 2, 16, 0.25, batch_first=batch_first)
+        self.batch_first = batch_first
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.layer(x.flatten(2).permute((0, 2, 1) if self.batch_first else (2, 0, 1)))
+        return tokens.permute((0, 2, 1) if self.batch_first else (1, 2, 0)).reshape(x.shape)
+
+
+class Residual(torch.nn.Module):
+    """A branch that may be dropped as a whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = torch.nn.Conv2d(8, 8, 3, padding=1)
+        self.path = StochasticDepth(0.25, 'row')
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.path(self.branch(x))
+
+
+class Functional(torch.nn.Module):
+    """Dropout that no list of modules shows."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            x = torch.nn.functional.dropout2d(x, 0.25)
+        return x * x.new_empty(1, 8, 1, 1).bernoulli_(0.75) / 0.75 if self.training else x
+
+
+KINDS = {
+    'element': lambda: torch.nn.Dropout(0.25), 'channel': lambda: torch.nn.Dropout2d(0.25),
+    'alpha': lambda: torch.nn.AlphaDropout(0.25), 'path': Residual, 'functional': Functional,
+    'feature_alpha': lambda: torch.nn.FeatureAlphaDropout(0.25),
+    'attention': lambda: Tokens(True), 'attention, sequence first': lambda: Tokens(False),
+}
+SMALL = InputSpec(16, 8, 'letterbox', 'rgb', IMAGENET_MEAN, IMAGENET_STD)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_every_kind_of_dropout_compiles_to_the_masked_net(kind: str) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), KINDS[kind](),
+                              torch.nn.Conv2d(8, 5, 1))
+    compiled = compile_graph(export_marked(net, SMALL), SMALL, CompileOptions(is_half=False))
+    image = np.random.default_rng(0).integers(0, 256, (1, 8, 16, 3), np.uint8)
+    masks = make_masks(compiled.sites, 4, 5)
+    ours = run_compiled(compiled, image, masks)
+    theirs = masked_logits(net, normalise(image).numpy(), masks)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.ptp(theirs))
+    assert np.abs(theirs - theirs[:1]).max() > 1e-3
 
 
 def test_foreign_or_missing_encoder_weights_are_refused(tmp_path) -> None:

@@ -233,7 +233,7 @@ def _named(net: nn.Module, probe: _Probe, where: str) -> list[str]:
 
 def _put_behind(net: nn.Module, name: str, p: float) -> str:
     module = net.get_submodule(name)
-    module.add_module(_NEW, InjectedDropout(p))
+    module.add_module(_NEW, InjectedDropout(p).eval())
     if not isinstance(module, nn.Sequential):  # which runs its new last child by itself
         module.register_forward_hook(_behind)
     return f'{name}.{_NEW}'
@@ -241,7 +241,7 @@ def _put_behind(net: nn.Module, name: str, p: float) -> str:
 
 def _put_before(net: nn.Module, name: str, p: float) -> str:
     module = net.get_submodule(name)
-    module.add_module(_NEW, InjectedDropout(p))
+    module.add_module(_NEW, InjectedDropout(p).eval())
     module.register_forward_pre_hook(_before)
     return f'{name}.{_NEW}'
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -77,9 +76,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise TrainingError(f'no weights at {path}', 'a file of weights')
     content = _read_safetensors(path) if path.suffix == '.safetensors' else _read_torch(path)
-    for key in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
+    while isinstance(content, Mapping):
+        inner = next((content[k] for k in _WRAPPERS if isinstance(content.get(k), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
     if not isinstance(content, Mapping):
         raise TrainingError(f'{path} holds {type(content).__name__}', 'a state dict',
                             'save net.state_dict()')
@@ -94,7 +95,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 def _read_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location='cpu', weights_only=True)
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, UnpicklingError) as err:
+    except Exception as err:  # damaged pickles raise almost anything
         first = str(err).splitlines()[0] if str(err) else type(err).__name__
         raise TrainingError(
             f'{path} cannot be loaded ({first})', 'tensors only, as torch.save writes them',

@@ -1,0 +1,117 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Weights load from every usual file, or the sentence says which keys do not fit."""
+
+from collections import OrderedDict
+from pathlib import Path
+import pickle
+import sys
+
+import pytest
+
+torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
+
+from torch import nn  # noqa: E402
+
+from uncertainty_seg.errors import TrainingError  # noqa: E402
+from uncertainty_seg.training import export, net_weights  # noqa: E402
+from uncertainty_seg.training.net_weights import load_weights  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+
+def net(width: int = 4) -> nn.Module:
+    return nn.Sequential(OrderedDict(a=nn.Conv2d(3, width, 1), norm=nn.BatchNorm2d(width),
+                                     b=nn.Conv2d(width, 2, 1)))
+
+
+def state(prefix: str = '') -> dict:
+    torch.manual_seed(1)
+    return {prefix + k: torch.ones_like(v) if v.dtype == torch.long else torch.randn(v.shape)
+            for k, v in net().state_dict().items()}
+
+
+def assert_loaded(path: Path) -> None:
+    found = net()
+    load_weights(found, path)
+    assert all(torch.equal(v, state()[k]) for k, v in found.state_dict().items())
+
+
+@pytest.mark.parametrize('wrap', [
+    lambda: state(), lambda: {'state_dict': state(), 'epoch': 3}, lambda: {'model': state()},
+    lambda: {'model_state_dict': state()}, lambda: state('module.'), lambda: state('_orig_mod.'),
+    lambda: {'model': {'state_dict': state('module.')}}, lambda: state('module._orig_mod.'),
+])
+def test_every_usual_wrapping_is_taken_off(tmp_path: Path, wrap) -> None:
+    torch.save(wrap(), tmp_path / 'w.pt')
+    assert_loaded(tmp_path / 'w.pt')
+
+
+def test_safetensors_load(tmp_path: Path) -> None:
+    library = pytest.importorskip('safetensors.torch')
+    library.save_file(state('module.'), tmp_path / 'w.safetensors')
+    assert_loaded(tmp_path / 'w.safetensors')
+
+
+def test_safetensors_that_are_none_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip('safetensors')
+    (tmp_path / 'w.safetensors').write_bytes(b'no')
+    with pytest.raises(TrainingError, match=r'w.safetensors cannot be loaded .*safetensors file'):
+        load_weights(net(), tmp_path / 'w.safetensors')
+
+
+def test_safetensors_without_the_library_name_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / 'w.safetensors').write_bytes(b'')
+    monkeypatch.setitem(sys.modules, 'safetensors', None)
+    with pytest.raises(TrainingError, match='not installed: pip install safetensors'):
+        load_weights(net(), tmp_path / 'w.safetensors')
+
+
+def test_weights_of_another_net_are_refused_by_their_keys_and_change_nothing(
+    tmp_path: Path
+) -> None:
+    foreign = state()
+    del foreign['a.weight']
+    foreign |= {f'extra.{n}': torch.zeros(1) for n in range(5)}
+    foreign['b.weight'] = torch.zeros(7, 4, 1, 1)
+    torch.save(foreign, tmp_path / 'w.pt')
+    target = net()
+    before = {k: v.clone() for k, v in target.state_dict().items()}
+    with pytest.raises(TrainingError, match=(
+        r'1 missing \(a.weight\); 5 unexpected \(extra.0, extra.1, extra.2, ...\); '
+        r'1 of another shape \(b.weight \(7, 4, 1, 1\) for \(2, 4, 1, 1\)\)')):
+        load_weights(target, tmp_path / 'w.pt')
+    assert all(torch.equal(before[k], v) for k, v in target.state_dict().items())
+
+
+def test_another_number_of_classes_shows_as_a_shape(tmp_path: Path) -> None:
+    torch.save(net(width=5).state_dict(), tmp_path / 'w.pt')
+    with pytest.raises(TrainingError, match=r'7 of another shape \(a.weight \(5, 3, 1, 1\) for'):
+        load_weights(net(), tmp_path / 'w.pt')
+
+
+class _Code:
+    """An object whose pickle would run code."""
+
+
+@pytest.mark.parametrize(('content', 'message'), [
+    (None, 'no weights at'), (b'', 'cannot be loaded'), (b'not weights', 'cannot be loaded'),
+    ([1, 2], 'holds list, expected a state dict'), ({}, 'holds no tensor, but nothing'),
+    ({'epoch': 1, 'optimizer': {}}, 'holds no tensor, but epoch, optimizer'),
+    (torch.zeros(2), 'holds Tensor'), (_Code(), 'cannot be loaded'), (pickle, 'cannot be loaded'),
+])
+def test_files_without_a_state_dict_are_refused(tmp_path: Path, content, message: str) -> None:
+    path = tmp_path / 'w.pt'
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is pickle:
+        path.write_bytes(pickle.dumps({'a': 1}, protocol=2)[:-3])
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(TrainingError, match=message):
+        load_weights(net(), path)
+
+
+def test_the_old_place_still_has_it() -> None:
+    assert export.load_weights is net_weights.load_weights
