@@ -279,9 +279,12 @@ def test_a_computed_affine_grid_is_refused_since_its_body_is_wrong_for_one_image
         to_opset17(make(nodes, tensors, 20))
 
 
-def test_an_operator_nobody_knows_is_refused_by_name() -> None:
-    with pytest.raises(GraphError, match="'odd' is Oddity, which no opset has"):
-        to_opset17(make([N('Oddity', ['x'], ['y'], name='odd')], opset=18))
+@pytest.mark.parametrize('opset', [13, 17, 18])
+@pytest.mark.parametrize('op, fix', [
+    ('Oddity', 'export the network again'), ('StatelessRandomUniformV2', 'inference mode')])
+def test_an_operator_nobody_knows_is_refused_by_name(opset: int, op: str, fix: str) -> None:
+    with pytest.raises(GraphError, match=f"'odd' is {op}, which no opset has.*{fix}"):
+        to_opset17(make([N(op, ['x'], ['y'], name='odd')], opset=opset))
 
 
 @pytest.mark.parametrize('opset', [13, 17, 20])

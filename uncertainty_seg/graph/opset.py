@@ -25,7 +25,7 @@ from uncertainty_seg.graph.onnx_tools import (
     replace_nodes,
 )
 from uncertainty_seg.graph.opset_functions import expand_functions
-from uncertainty_seg.graph.opset_rules import lowered
+from uncertainty_seg.graph.opset_rules import lowered, schema_of
 from uncertainty_seg.graph.tensor_types import (
     hidden,
     is_marker,
@@ -61,7 +61,7 @@ def to_opset17(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     version = opset_of(model)
     plain = _tidied(_inlined(model))
-    _require_known_domains(plain)
+    _require_known(plain)
     if version < OPSET:
         plain = _raised(plain)
     elif version > OPSET:
@@ -123,12 +123,17 @@ def _tidied(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _require_known_domains(model: onnx.ModelProto) -> None:
+def _require_known(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         if node.domain not in ('', MARKER_DOMAIN):
             raise GraphError(
                 f'node {node.name!r} is {node.domain}::{node.op_type}, which is not ONNX',
                 'standard operators', 'export the network without optimisation for one runtime')
+        if not node.domain and schema_of(node.op_type, defs.onnx_opset_version()) is None:
+            fix = ('export it in inference mode, and put dropout in with --inject-dropout'
+                   if 'Random' in node.op_type else 'export the network again')
+            raise GraphError(f'node {node.name!r} is {node.op_type}, which no opset has',
+                             'standard operators', fix)
 
 
 def _raised(model: onnx.ModelProto) -> onnx.ModelProto:

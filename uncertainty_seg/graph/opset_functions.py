@@ -150,8 +150,7 @@ def _schema(node: onnx.NodeProto, version: int) -> Any:
         schema = schema_of(node.op_type, known)
         if schema is not None:
             return schema
-    raise GraphError(f'node {node.name!r} is {node.op_type}, which no opset has', fix='export the '
-                     'network again')
+    raise _no_form(node)
 
 
 def _function(
