@@ -44,7 +44,7 @@ LIBRARIES = {
     'errors': (set(), set()),
     'core': ({'numpy'}, set()),
     'graph': ({'numpy', 'onnx'}, set()),
-    'storage': ({'numpy', 'cv2'}, {'rosbags'}),
+    'storage': ({'numpy', 'cv2'}, {'rosbags', 'yaml'}),
     'backends': ({'numpy'}, {'onnxruntime', 'openvino', 'numba'}),
     'training': ({'numpy', 'cv2', 'torch', 'torchvision', 'onnx', 'tqdm'},
                  {'onnxruntime', 'safetensors'}),
