@@ -17,6 +17,7 @@ import onnx
 from onnx import helper, TensorProto
 from onnx.reference import ReferenceEvaluator
 
+from uncertainty_seg.graph.constant_resize import resized_constant
 from uncertainty_seg.graph.folding_state import FoldingState
 
 _log = logging.getLogger(__name__)
@@ -24,11 +25,11 @@ _log = logging.getLogger(__name__)
 _REPEATING = ('Expand', 'Tile', 'ConstantOfShape')
 _MOST_REPEATED = 1 << 14
 _MOST_COMPUTED = 1 << 20
-# Random, or slow in the reference: Resize of a table of positions takes it minutes.
+# Random, or slow in the reference.
 _NEVER = {
     'Dropout', 'Bernoulli', 'Multinomial', 'RandomNormal', 'RandomNormalLike', 'RandomUniform',
     'RandomUniformLike', 'If', 'Loop', 'Scan', 'SequenceMap', 'Conv', 'ConvTranspose', 'MaxPool',
-    'AveragePool', 'LpPool', 'Resize', 'Upsample', 'GridSample', 'LSTM', 'GRU', 'RNN',
+    'AveragePool', 'LpPool', 'Upsample', 'GridSample', 'LSTM', 'GRU', 'RNN',
     'DeformConv', 'ConvInteger', 'QLinearConv', 'RoiAlign', 'NonMaxSuppression', 'Col2Im',
     'Attention',
 }
@@ -55,6 +56,8 @@ def evaluated(node: onnx.NodeProto, state: FoldingState) -> bool:
     """
     if node.domain not in ('', 'ai.onnx') or node.op_type in _NEVER:
         return False
+    if node.op_type == 'Resize':
+        return _resized(node, state)
     if node.op_type == 'Constant':
         return _constant(node, state)
     if node.op_type in ('Shape', 'Size'):
@@ -67,6 +70,14 @@ def evaluated(node: onnx.NodeProto, state: FoldingState) -> bool:
         return False
     for name, value in values.items():
         state.put(name, value)
+    return True
+
+
+def _resized(node: onnx.NodeProto, state: FoldingState) -> bool:
+    value = resized_constant(node, state)
+    if value is None or not _fits(value, node.output[0], state):
+        return False
+    state.put(node.output[0], value)
     return True
 
 
