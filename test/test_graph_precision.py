@@ -139,6 +139,13 @@ def test_the_reduction_of_a_head_stays_in_float32() -> None:
     assert kinds['logits_fp16'] == TensorProto.FLOAT16
 
 
+def test_a_mask_meets_the_weights_it_is_folded_into_in_float32() -> None:
+    _, head, _ = parts('channel')
+    kinds = types(to_precision(head, 'fp16'))
+    assert kinds['logits_masked'] == TensorProto.FLOAT
+    assert kinds['logits_stack_fp16'] == kinds['logits_product'] == TensorProto.FLOAT16
+
+
 @pytest.mark.parametrize('precision', ['fp16', 'bf16'])
 def test_a_network_compiles_to_three_graphs_of_a_precision(precision: str) -> None:
     compiled = compile_graph(net('element'), SPEC, CompileOptions(precision=precision))
@@ -158,15 +165,15 @@ def test_a_softmax_and_what_makes_a_layer_norm_stay_in_float32() -> None:
         helper.make_node('ReduceMean', ['square'], ['var'], axes=[1]),
         helper.make_node('Add', ['var', 'eps'], ['safe']),
         helper.make_node('Sqrt', ['safe'], ['std']),
-        helper.make_node('Div', ['d', 'std'], ['y']),
+        helper.make_node('Div', ['d', 'std'], ['normal']),
+        helper.make_node('Identity', ['normal'], ['y']),
     ]
     model = float_net(nodes, tensors=[tensor('two', np.array(2, np.float32)),
                                       tensor('eps', np.array(1e-12, np.float32))])
     low = to_precision(model, 'fp16')
     kinds = types(low)
-    floats = {name for name in ('s', 'mean', 'square', 'var', 'eps', 'safe', 'std', 'y')
-              if kinds[name] == TensorProto.FLOAT}
-    assert floats == {'s', 'mean', 'square', 'var', 'eps', 'safe', 'std', 'y'}
+    kept = ('s', 'mean', 'square', 'var', 'eps', 'safe', 'std', 'normal')
+    assert {kinds[name] for name in kept} == {TensorProto.FLOAT}
     assert {kinds[name] for name in ('c', 'm', 'd')} == {TensorProto.FLOAT16}
     x = RNG.normal(size=(1, 3, 6, 6)).astype(np.float32)
     np.testing.assert_allclose(run(low, {'x': x})[0], run(model, {'x': x})[0], atol=2e-2)
@@ -187,7 +194,8 @@ def test_scales_of_a_resize_stay_in_float32() -> None:
     model = float_net(nodes, shape=(1, 4, 12, 12),
                       tensors=[tensor('scales', np.array([1, 1, 2, 2], np.float32))])
     low = to_precision(model, 'fp16')
-    assert (types(low)['scales'], types(low)['c']) == (TensorProto.FLOAT, TensorProto.FLOAT16)
+    assert types(low)['scales'] == TensorProto.FLOAT
+    assert [node.op_type for node in low.graph.node] == ['Cast', 'Conv', 'Resize', 'Cast']
     x = RNG.normal(size=(1, 3, 6, 6)).astype(np.float32)
     np.testing.assert_allclose(run(low, {'x': x})[0], run(model, {'x': x})[0], atol=1e-2)
 

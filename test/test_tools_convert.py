@@ -84,6 +84,7 @@ def test_eight_bits_are_for_the_trunk_alone(bundle: ModelBundle, tmp_path: Path)
     card = convert_bundle(bundle, tmp_path / 'variant', 'int8', IMAGES)
     changed = {name for name, digest in card.sha256.items() if digest != bundle.card.sha256[name]}
     assert changed == {'trunk.onnx'}
+    assert (bundle.card.metrics, card.metrics) == ({'val_mean_iou': 0.5}, {})
 
 
 def test_what_is_rounded_already_is_not_converted_again(
