@@ -199,6 +199,13 @@ def test_what_changed_after_opset_17_computes_the_same(name: str) -> None:
     require_same(make(nodes, tensors, opset), 2e-5 if name == 'affine grid' else 2e-6)
 
 
+def test_a_function_of_a_tensor_of_unknown_axes_is_written_out_all_the_same() -> None:
+    skip_newer(20)
+    nodes = [N('NonZero', ['x'], ['n']), N('Reshape', ['n', 'flat'], ['s']),
+             N('Reshape', ['x', 's'], ['r']), N('Gelu', ['r'], ['y'])]
+    assert ops(to_opset17(make(nodes, {'flat': np.array([-1], I64)}, 20)))[-1] == 'Mul'
+
+
 def test_a_group_of_large_values_is_normalised_without_cancelling() -> None:
     skip_newer(21)
     nodes = [N('GroupNormalization', ['x', 's', 'b'], ['y'], num_groups=1)]

@@ -105,6 +105,15 @@ def test_a_last_upsampling_of_planes_last_becomes_one_of_planes(scaled: bool) ->
     assert ops(to_logits(model, None, 4))[-2:] == ['Conv', 'Resize']
 
 
+def test_a_resize_of_a_region_is_left_as_it_is() -> None:
+    tensors = {'s': np.array([1, 2, 2, 1], np.float32),
+               'roi': np.array([0, .1, .1, 0, 1, .9, .8, 1], np.float32)}
+    model = net([N('Transpose', ['z'], ['t'], perm=[0, 2, 3, 1]),
+                 N('Resize', ['t', 'roi', 's'], ['y'], mode='linear',
+                   coordinate_transformation_mode='tf_crop_and_resize')], tensors)
+    np.testing.assert_allclose(logits_of(model), run(model)[0].transpose(0, 3, 1, 2), atol=1e-5)
+
+
 def test_a_squeezed_output_gets_its_batch_back() -> None:
     model = net([N('Squeeze', ['z', 'zero'], ['y'])], NUMBERS)
     np.testing.assert_array_equal(logits_of(model)[0], run(model)[0])
@@ -125,6 +134,17 @@ def test_the_softmax_of_two_classes_is_the_sigmoid_of_one_channel(name: str) -> 
     model = net(BINARY[name], {'both': np.array([0, 1], I64)}, classes=1)
     said = run(model)[0].reshape(8, 16)
     np.testing.assert_allclose(softmax(logits_of(model, 2))[0, 1], said, atol=1e-6)
+
+
+@pytest.mark.parametrize('stated', ['scales', 'sizes'])
+def test_two_classes_of_what_no_convolution_makes_come_before_the_upsampling(stated: str) -> None:
+    tensors = {'s': np.array([1, 1, 2, 2], np.float32), 'n': np.array([1, 1, 16, 32], I64)}
+    inputs = ['t', '', 's'] if stated == 'scales' else ['t', '', '', 'n']
+    model = net([N('Tanh', ['z'], ['t']), N('Resize', inputs, ['y'], mode='linear')], tensors,
+                classes=1)
+    logits = logits_of(model, 2)
+    np.testing.assert_allclose(logits[:, 1:] - logits[:, :1], run(model)[0], atol=1e-5)
+    assert ops(to_logits(model, None, 2))[-1] == 'Resize'
 
 
 @pytest.mark.parametrize('stated', ['scales', 'sizes'])

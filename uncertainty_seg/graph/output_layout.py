@@ -18,8 +18,8 @@ import onnx
 from onnx import helper, numpy_helper, TensorProto
 
 from uncertainty_seg.graph.onnx_tools import (
+    attribute,
     constants,
-    consumers,
     copy_of,
     float_info,
     fresh_name,
@@ -76,13 +76,10 @@ def _turned(graph: onnx.GraphProto, name: str) -> str:
         return target
     low = fresh_name(graph, f'{target}_low')
     turn = helper.make_node('Transpose', last.input[:1], [low], perm=_FIRST)
-    inputs = [low]
-    for index, entry in enumerate(last.input[1:]):
-        value = constants(graph)[entry] if entry else None
-        order = list(_FIRST) if index else [*_FIRST, *(i + 4 for i in _FIRST)]
-        inputs.append(_add(graph, f'{target}_{index}', value[order])
-                      if value is not None and value.size else '')
-    last.input[:] = inputs
+    values = [constants(graph)[entry] if entry else None for entry in last.input[2:]]
+    last.input[:] = [low, '', *(
+        _add(graph, f'{target}_size', value[list(_FIRST)])
+        if value is not None and value.size else '' for value in values)]
     last.output[0] = target
     nodes = list(graph.node)
     at = nodes.index(last)
@@ -111,25 +108,24 @@ def two_classes(model: onnx.ModelProto) -> onnx.ModelProto:
     dims = [d.dim_value for d in graph.output[0].type.tensor_type.shape.dim]
     last = _last_resize(graph, name)
     source = last.input[0] if last is not None else name
-    conv = next((n for n in graph.node if source in n.output), None)
-    if conv is None or not _doubled(graph, conv):
-        source, name = _concatenated(graph, source, last)
     if last is not None:
         _resize_two(graph, last)
-        last.input[0] = source
-        name = last.output[0]
+    conv = next((n for n in graph.node if source in n.output), None)
+    if conv is None or not _doubled(graph, conv):
+        name = _concatenated(graph, source, last)
     del graph.output[:]
     graph.output.append(float_info(name, (1, 2, *dims[2:])))
     return result
 
 
 def _last_resize(graph: onnx.GraphProto, name: str) -> onnx.NodeProto | None:
-    """Return the Resize that makes the output, if its arguments are constants."""
+    """Return the Resize that makes the output, if its arguments are constants and no region."""
     node = next((n for n in graph.node if name in n.output), None)
     known = constants(graph)
-    is_plain = (node is not None and node.op_type == 'Resize'
-                and all(entry in known for entry in node.input[1:] if entry)
-                and not consumers(graph.node, name))
+    if node is None or node.op_type != 'Resize':
+        return None
+    is_plain = (all(entry in known for entry in node.input[1:] if entry) and attribute(
+        node, 'coordinate_transformation_mode') != 'tf_crop_and_resize')
     return node if is_plain else None
 
 
@@ -137,8 +133,7 @@ def _doubled(graph: onnx.GraphProto, conv: onnx.NodeProto) -> bool:
     """Give a convolution of one filter two of them."""
     known = constants(graph)
     weights = [known.get(entry) for entry in conv.input[1:]]
-    if (conv.op_type != 'Conv' or any(w is None or len(w) != 1 for w in weights)
-            or len(consumers(graph.node, conv.output[0])) > 1):
+    if conv.op_type != 'Conv' or any(w is None or len(w) != 1 for w in weights):
         return False
     for index, value in enumerate(weights, 1):
         if value is not None:
@@ -150,7 +145,8 @@ def _doubled(graph: onnx.GraphProto, conv: onnx.NodeProto) -> bool:
 
 def _concatenated(
     graph: onnx.GraphProto, source: str, last: onnx.NodeProto | None
-) -> tuple[str, str]:
+) -> str:
+    """Join -z / 2 and z / 2; return the name of the output then."""
     both = fresh_name(graph, f'{source}_two_classes')
     halves = []
     nodes = []
@@ -160,10 +156,14 @@ def _concatenated(
         nodes.append(helper.make_node('Mul', [source, scale], [half]))
         halves.append(half)
     nodes.append(helper.make_node('Concat', halves, [both], axis=1))
-    kept = list(graph.node)
-    at = kept.index(last) if last is not None else len(kept)
+    if last is None:
+        graph.node.extend(nodes)
+        return both
+    last.input[0] = both
+    kept, name = list(graph.node), last.output[0]
+    at = kept.index(last)
     replace_nodes(graph, [*kept[:at], *nodes, *kept[at:]])
-    return both, both
+    return name
 
 
 def _resize_two(graph: onnx.GraphProto, last: onnx.NodeProto) -> None:
