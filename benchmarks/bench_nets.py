@@ -15,7 +15,11 @@ process, with the same image and T:
 Read the ratios of one run, not the milliseconds. CPU time with ``--threads 1`` is the steadier
 measure on a busy machine. Weights are random: time does not care.
 
-    python benchmarks/bench_nets.py [--nets fpn,vit] [--threads N] [--rounds 7] [--no-baal]
+A name with ``+skip`` behind it is compiled with ``--skip-dropped``: dropped channels are not
+computed, which is another distribution of masks (docs/balanced_masks.md).
+
+    python benchmarks/bench_nets.py [--nets fpn,unet_dropout+skip] [--threads N] [--rounds 7]
+        [--no-baal]
 
 """
 
@@ -46,7 +50,7 @@ import zoo  # noqa: E402
 
 from uncertainty_seg.backends.registry import open_backend  # noqa: E402
 from uncertainty_seg.core.bundle import ModelBundle  # noqa: E402
-from uncertainty_seg.core.dropout_masks import make_masks  # noqa: E402
+from uncertainty_seg.core.dropout_masks import pass_inputs  # noqa: E402
 from uncertainty_seg.core.settings import Settings  # noqa: E402
 from uncertainty_seg.errors import UncertaintySegError  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
@@ -55,6 +59,7 @@ from uncertainty_seg.tools.main import main as command_line  # noqa: E402
 SMALL = {'fc_densenet56': ((320, 256), 8)}  # nothing of it is the same in all passes
 SIZE, PASSES = (512, 384), 20
 SLOW = ('torch', 'baal')
+SKIP = '+skip'
 Call = Callable[[], object]
 
 
@@ -68,28 +73,36 @@ class Case:
     threads: int
 
     @property
+    def net(self) -> str:
+        """Its name in the zoo."""
+        return self.name.removesuffix(SKIP)
+
+    @property
     def recipe(self) -> zoo.Recipe:
         """Its entry in the zoo."""
-        return zoo.NETS[self.name]
+        return zoo.NETS[self.net]
 
 
-def compile_case(case: Case, folder: Path) -> tuple[ModelBundle, float]:
-    """Compile by the command line; return the bundle and the seconds that it took."""
+def compile_case(case: Case, folder: Path) -> tuple[ModelBundle, float, dict[str, Any]]:
+    """Compile by the command line; return the bundle, the seconds it took and what it said."""
     classes = folder / 'classes.json'
     classes.write_text(json.dumps({'classes': [
         {'id': i, 'name': f'class {i}', 'rgb': [40 * i, 0, 0]} for i in range(zoo.NUM_CLASSES)]}))
     out = folder / case.name
-    words = ['compile', f'zoo:{case.name}', '--input', '{}x{}'.format(*case.size),
+    words = ['compile', f'zoo:{case.net}', '--input', '{}x{}'.format(*case.size),
              '--classes', str(classes), '-o', str(out), '--passes', str(case.passes)]
     if case.recipe.inject:
         words += ['--inject-dropout', str(case.recipe.inject), '--at', case.recipe.at]
+    if case.name != case.net:
+        words.append('--skip-dropped')
     start_s = time.perf_counter()
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         code = command_line(words)
     if code:
         raise SystemExit(f'{case.name} was not compiled')
-    return load_bundle(str(out)), time.perf_counter() - start_s
+    took_s = time.perf_counter() - start_s
+    return load_bundle(str(out)), took_s, json.loads(said.getvalue().splitlines()[-1])
 
 
 class Deployed(nn.Module):
@@ -206,7 +219,7 @@ def contenders(case: Case, bundle: ModelBundle, has_baal: bool) -> tuple[
     tensor = torch.from_numpy(image[None])
 
     def net() -> Deployed:
-        return Deployed(zoo.build_with_dropout(case.name), bundle).eval()
+        return Deployed(zoo.build_with_dropout(case.net), bundle).eval()
 
     graph = export_deployed(net(), tensor)
     calls: dict[str, Call | None] = {
@@ -216,7 +229,7 @@ def contenders(case: Case, bundle: ModelBundle, has_baal: bool) -> tuple[
         'one ov': openvino_pass(graph, image[None], case.threads, 'f32'),
         'one ov bf16': openvino_pass(graph, image[None], case.threads, 'bf16'),
     }
-    masks = make_masks(bundle.card.dropout_sites, case.passes, 0)
+    masks = pass_inputs(bundle.card, case.passes, 0)
     backends: dict[str, Any] = {}
     for name, runtime, precision in (('ours ort', 'onnxruntime', 'fp32'),
                                      ('ours ov', 'openvino', 'fp32'),
@@ -234,7 +247,7 @@ def contenders(case: Case, bundle: ModelBundle, has_baal: bool) -> tuple[
 def run_case(case: Case, rounds: int, slow_rounds: int, has_baal: bool) -> dict[str, Any]:
     """Compile and measure one network."""
     with tempfile.TemporaryDirectory() as folder:
-        bundle, compile_s = compile_case(case, Path(folder))
+        bundle, compile_s, said = compile_case(case, Path(folder))
         calls, backends = contenders(case, bundle, has_baal)
         times: dict[str, list[tuple[float, float]]] = {n: [] for n, call in calls.items() if call}
         stages: dict[str, list[Mapping[str, float]]] = {name: [] for name in backends}
@@ -250,7 +263,8 @@ def run_case(case: Case, rounds: int, slow_rounds: int, has_baal: bool) -> dict[
                   for name, values in times.items()} for k in (0, 1))
     return {
         'net': case.name, 'size': '{}x{}'.format(*case.size), 'passes': case.passes,
-        'sites': len(bundle.card.dropout_sites), 'compile_s': round(compile_s, 1),
+        'sites': len(bundle.card.dropout_sites), 'trunk_share': said['trunk_share'],
+        'gflops': said['gflops'], 'compile_s': round(compile_s, 1),
         'wall_ms': wall, 'cpu_ms': cpu,
         'stages_ms': {name: {part: round(float(np.median([s[part] for s in seen[1:]])), 1)
                              for part in seen[0]} for name, seen in stages.items()},

@@ -3,7 +3,8 @@
 Networks that people use go through the command line and come out as the same function.
 
 Each is compiled once, at 128x96. Errors are shares of the spread of the logits, the largest less
-the smallest, on an image of blobs and noise.
+the smallest, on an image of blobs and noise. Where torch itself is further than 1e-5 from its own
+float64 (U-Net on some processors: 1.6e-5), ours must be as near to float64 as torch is.
 
 """
 
@@ -33,6 +34,7 @@ from uncertainty_seg.core.dropout_masks import make_masks, ones_masks  # noqa: E
 from uncertainty_seg.core.uncertainty import upsample_bilinear  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
 from uncertainty_seg.tools.main import main  # noqa: E402
+from uncertainty_seg.training.exact_reference import exact_logits  # noqa: E402
 from uncertainty_seg.training.masked_reference import masked_logits  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -131,6 +133,12 @@ def error(ours: np.ndarray, theirs: np.ndarray, upsampling: str) -> float:
     return float(np.abs(full - theirs).max() / np.ptp(theirs))
 
 
+def require_equal(ours: np.ndarray, theirs: np.ndarray, exact: np.ndarray, sampling: str) -> None:
+    if error(ours, theirs, sampling) >= TOLERANCE:
+        noise = float(np.abs(theirs - exact).max() / np.ptp(exact))
+        assert error(ours, exact, sampling) < max(TOLERANCE, 1.5 * noise) < 1e-4
+
+
 @pytest.mark.parametrize('name', NAMES)
 def test_the_sites_are_those_that_the_network_has(name: str) -> None:
     found = [(s.shape, s.p) for s in compiled(name).bundle.card.dropout_sites]
@@ -145,9 +153,9 @@ def test_passes_equal_torch_with_the_same_masks(name: str) -> None:
     card = result.bundle.card
     masks = make_masks(card.dropout_sites, PASSES, 1)
     ours = result.logits(image, masks)
-    theirs = masked_logits(zoo.build_with_dropout(name), floats(image, result.bundle), masks)
+    given = zoo.build_with_dropout(name), floats(image, result.bundle), masks
     assert ours.shape == (PASSES, *card.logits_shape)
-    assert error(ours, theirs, card.upsampling) < TOLERANCE
+    require_equal(ours, masked_logits(*given), exact_logits(*given), card.upsampling)
     # Else parity would prove nothing.
     assert np.abs(ours[0] - ours[1]).max() > 1e-3 * np.ptp(ours)
 
@@ -156,8 +164,10 @@ def test_passes_equal_torch_with_the_same_masks(name: str) -> None:
 def test_masks_of_ones_equal_the_plain_network(name: str) -> None:
     result, image = compiled(name), picture()
     card = result.bundle.card
+    masks = ones_masks(card.dropout_sites, 2)
     with torch.no_grad():
         plain = zoo.logits_of(zoo.NETS[name].build()(
             torch.from_numpy(floats(image, result.bundle)))).numpy()
-    ours = result.logits(image, ones_masks(card.dropout_sites, 2))
-    assert error(ours, np.repeat(plain, 2, 0), card.upsampling) < TOLERANCE
+    exact = exact_logits(zoo.build_with_dropout(name), floats(image, result.bundle), masks)
+    ours = result.logits(image, masks)
+    require_equal(ours, np.repeat(plain, 2, 0), exact, card.upsampling)

@@ -72,7 +72,8 @@ EXCEPTIONS = {
     'backends.reduction_kernels': ({'numba'}, set()),
 }
 # Modules that pull a heavy library in as soon as they are imported: importing them must be late.
-LATE_MODULES = {'backends.reduction_kernels', 'tools.compile_checks'}
+LATE_MODULES = {'backends.reduction_kernels', 'tools.compile_checks', 'tools.compile_request',
+                'tools.quantise_trunk'}
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ def complaint(module: str, found: Import) -> str:
         target = rest[0] if rest else ''
         if target in ROOMS and target not in {'errors', room, *ROOMS[room]}:
             return f'{room} may not import {target}'
-        if not found.is_late and any('.'.join(rest).startswith(late) for late in LATE_MODULES):
+        is_heavy = any('.'.join(rest).startswith(late) for late in LATE_MODULES)
+        if is_heavy and not found.is_late and module not in LATE_MODULES:
             return f'{found.name} may be imported inside a function only'
         return ''
     if first in sys.stdlib_module_names:

@@ -30,7 +30,8 @@ BLANKED = {
     'synthetic': HEAVY,
 }
 # Imported late only, which test_package_imports proves.
-HEAVY_MODULES = {'backends.reduction_kernels', 'tools.compile_checks'}
+HEAVY_MODULES = {'backends.reduction_kernels', 'tools.compile_checks', 'tools.compile_request',
+                 'tools.quantise_trunk'}
 
 IMPORT_ALL = """
 import importlib, sys

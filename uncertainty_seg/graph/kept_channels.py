@@ -4,8 +4,8 @@ Channels that a pass drops are not computed.
 
 With balanced masks a site keeps exactly K of its C channels in each pass, though not the same
 ones. The convolution before the site then needs K rows of its weights, the one behind it K
-columns, gathered for each pass; a chunk of passes is one convolution of as many groups. Exact,
-but for the order of sums, under balanced masks; under others it is wrong.
+columns, gathered for each pass. Exact, but for the order of sums, under balanced masks; under
+others it is wrong.
 
 """
 
@@ -20,22 +20,24 @@ import onnx
 from uncertainty_seg.core.dropout_masks import kept_channels
 from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.graph.cost import MACS_AN_ELEMENT, node_cost
-from uncertainty_seg.graph.kept_nodes import with_kept_channels
+from uncertainty_seg.graph.kept_nodes import repeated, with_kept_channels
 from uncertainty_seg.graph.masked_graph import MaskedView, only_user, producer, view_of
 from uncertainty_seg.graph.onnx_tools import attribute, consumers
 from uncertainty_seg.graph.plan import Decision
 
-# A multiply-add of a grouped convolution with gathered weights, against one of a plain one whose
-# weights the runtime has packed; the second number over the pixels is added. On one core (ONNX
-# Runtime 1.32, 4 passes, 3x3): 1.5 at 192x256, 1.3 at 96x128 to 24x32, 1.9 at 12x16, 3.5 at 6x8.
+# A multiply-add of a convolution with gathered weights, against one of a plain one whose weights
+# the runtime has packed; the second number over the pixels is added. On one core, 3x3: ONNX
+# Runtime 1.32 took 1.7 at 192x256, 1.3 at 48x64 and 24x32, 1.9 at 12x16, 3.5 at 6x8; OpenVINO
+# 2026.4 1.0 to 1.3 down to 24x32. In between, the sites of p 0.3 and above are worth it.
 _SLOWER, _SLOWER_PIXELS = 1.35, 100
-_ANY_VALUE = ('Relu', 'LeakyRelu', 'Identity', 'Sigmoid', 'Tanh', 'HardSwish', 'HardSigmoid',
-              'Elu', 'Selu', 'Softplus', 'Erf', 'Exp', 'Sqrt', 'Neg', 'Abs', 'Clip', 'MaxPool',
-              'AveragePool', 'GlobalAveragePool', 'GlobalMaxPool', 'Resize')
+# Each works on every channel by itself.
+_BY_CHANNEL = ('Relu', 'LeakyRelu', 'Identity', 'Sigmoid', 'Tanh', 'HardSwish', 'HardSigmoid',
+               'Elu', 'Selu', 'Softplus', 'Erf', 'Exp', 'Sqrt', 'Neg', 'Abs', 'Clip', 'MaxPool',
+               'AveragePool', 'GlobalAveragePool', 'GlobalMaxPool', 'Resize')
+_BINARY = ('Add', 'Sub', 'Mul', 'Div')
 # The factor of a mask is put into the weights behind, so these must let it pass.
 _FACTOR_PASSES = ('Relu', 'LeakyRelu', 'Identity', 'Neg', 'Abs', 'MaxPool', 'AveragePool',
                   'GlobalAveragePool', 'GlobalMaxPool', 'Resize')
-_BINARY = ('Add', 'Sub', 'Mul', 'Div')
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ def keep_channels(
             reason or f'{kept} of {site.shape[0]} channels computed', max(saved, 0)))
     if not applied:
         return head, tuple(decisions)
-    return with_kept_channels(head, view, applied, made, chunk), tuple(decisions)
+    once = with_kept_channels(head, view, applied, made)
+    return repeated(once, [site.name for site in sites], chunk), tuple(decisions)
 
 
 def _reach(graph: onnx.GraphProto, site: DropoutSite, view: MaskedView) -> _Reach | str:
@@ -140,7 +143,7 @@ def _before(
         return None
     if _is_plain_conv(node, view):
         return frozenset([name]), (node,)
-    if node.op_type in _ANY_VALUE and _keeps_rank(node, view):
+    if node.op_type in _BY_CHANNEL and _keeps_rank(node, view):
         sources = [node.input[0]]
     elif node.op_type in _BINARY and _is_by_channel(node, view):
         sources = [n for n in node.input if n in view.touched]

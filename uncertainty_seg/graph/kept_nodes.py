@@ -1,15 +1,17 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Write a head that computes kept channels only.
+Write a head that computes kept channels only: for one pass, and for a chunk of them.
 
-Tensors keep their names. Where one has K channels a pass instead of all, `_Kept` says which;
-`kept_channels` decides where that is.
+One pass at a time beat all passes of a chunk as groups of one convolution: in OpenVINO by far,
+since it reorders memory around grouped convolutions, and in ONNX Runtime by a little. So a chunk
+is the head of one pass repeated. Tensors keep their names; where one has K channels instead of
+all, `_Kept` says which.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +25,7 @@ from uncertainty_seg.graph.masked_graph import (
     MaskedView,
     with_passes,
 )
-from uncertainty_seg.graph.onnx_tools import replace_nodes
+from uncertainty_seg.graph.onnx_tools import copy_of, replace_nodes
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,9 @@ class _Kept:
     Attributes
     ----------
     index : str
-        Int64 (T, K), ascending: their numbers.
+        Int64 (K,), ascending: their numbers.
     values : str
-        Float32 (T, K): what they are yet to be multiplied by; empty for nothing.
+        Float32 (1, K, 1, 1): what they are yet to be multiplied by; empty for nothing.
     count : int
         K.
 
@@ -48,11 +50,10 @@ class _Kept:
 
 
 def with_kept_channels(
-    head: onnx.ModelProto, view: MaskedView, kept: Mapping[str, int], made: Mapping[str, str],
-    chunk: int,
+    head: onnx.ModelProto, view: MaskedView, kept: Mapping[str, int], made: Mapping[str, str]
 ) -> onnx.ModelProto:
     """
-    Rewrite a head.
+    Rewrite a head for one pass.
 
     Parameters
     ----------
@@ -64,18 +65,18 @@ def with_kept_channels(
         Masks whose channels are chosen, each with K.
     made : mapping of str to str
         Tensors made for the channels of a mask alone: that mask.
-    chunk : int
-        T.
 
     Returns
     -------
     ModelProto
-        Of `chunk` passes.
+        Of one pass.
 
     """
-    result = with_passes(head, chunk)
-    writer = _Writer(result.graph, view, chunk, made)
-    nodes = [node for mask, count in kept.items() for node in writer.choose(mask, count)]
+    result = with_passes(head, 1)
+    writer = _Writer(result.graph, view, made)
+    nodes: list[onnx.NodeProto] = []
+    for mask, count in kept.items():
+        nodes += writer.choose(mask, count)
     for node in result.graph.node:
         nodes += writer.rewrite(node)
     replace_nodes(result.graph, nodes)
@@ -83,13 +84,74 @@ def with_kept_channels(
     return result
 
 
+def repeated(head: onnx.ModelProto, masks: Iterable[str], chunk: int) -> onnx.ModelProto:
+    """
+    Repeat a head of one pass for a chunk.
+
+    Parameters
+    ----------
+    head : ModelProto
+        Of one pass; left as it is.
+    masks : iterable of str
+        Inputs that differ from pass to pass.
+    chunk : int
+        Passes, at least 1.
+
+    Returns
+    -------
+    ModelProto
+        Masks and output have `chunk` in place of 1.
+
+    """
+    if chunk == 1:
+        return head
+    result, masks = copy_of(head), [m for m in masks if any(i.name == m for i in head.graph.input)]
+    graph, touched = result.graph, set(masks)
+    for info in (*graph.input, *graph.output):
+        if info.name in touched or info in graph.output:
+            info.type.tensor_type.shape.dim[0].dim_value = chunk
+    nodes: list[onnx.NodeProto] = []
+    for mask in masks:
+        parts = [f'{mask}_pass_{t}' for t in range(chunk)]
+        nodes.append(helper.make_node('Split', [mask], parts, axis=0))
+    shared = [n for n in graph.node if not _depends(n, touched)]
+    nodes += shared
+    for t in range(chunk):
+        nodes += [_of_pass(n, touched, t) for n in graph.node if n not in shared]
+    for info in graph.output:
+        outputs = [f'{info.name}_pass_{t}' for t in range(chunk)]
+        nodes.append(helper.make_node('Concat', outputs, [info.name], axis=0))
+    replace_nodes(graph, nodes)
+    return result
+
+
+def _depends(node: onnx.NodeProto, touched: set[str]) -> bool:
+    """Say whether a node takes one of these tensors, and if so count its outputs among them."""
+    is_touched = any(name in touched for name in node.input)
+    if is_touched:
+        touched.update(node.output)
+    return is_touched
+
+
+def _of_pass(node: onnx.NodeProto, touched: set[str], number: int) -> onnx.NodeProto:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    if copy.name:
+        copy.name = f'{node.name}_pass_{number}'
+    for names in (copy.input, copy.output):
+        for i, name in enumerate(names):
+            if name in touched:
+                names[i] = f'{name}_pass_{number}'
+    return copy
+
+
 class _Writer:
     """Rewrites nodes in the order of the graph and remembers who has which channels."""
 
     def __init__(
-        self, graph: onnx.GraphProto, view: MaskedView, chunk: int, made: Mapping[str, str]
+        self, graph: onnx.GraphProto, view: MaskedView, made: Mapping[str, str]
     ) -> None:
-        self._graph, self._view, self._chunk, self._made = graph, view, chunk, made
+        self._graph, self._view, self._made = graph, view, made
         self._chosen: dict[str, _Kept] = {}
         self._kept: dict[str, _Kept] = {}
 
@@ -97,148 +159,84 @@ class _Writer:
         """Find the channels that a mask keeps, in ascending order and without ties."""
         channels = self._view.shapes[mask][1]
         self._chosen[mask] = _Kept(f'{mask}_index', f'{mask}_values', count)
-        rows = self._constant(f'{mask}_row_shape', [self._chunk, channels])
+        flat = self._constant(f'{mask}_flat_shape', [channels])
         twice = self._constant(f'{mask}_twice', 2 * channels, np.float32)
-        order = self._constant(f'{mask}_order', np.arange(channels, 0, -1)[None], np.float32)
+        order = self._constant(f'{mask}_order', np.arange(channels, 0, -1), np.float32)
         number = self._constant(f'{mask}_number', [count])
         return [
-            _node('Reshape', [mask, rows], f'{mask}_rows'),
-            _node('Sign', [f'{mask}_rows'], f'{mask}_is_kept'),
+            _node('Reshape', [mask, flat], f'{mask}_flat'),
+            _node('Sign', [f'{mask}_flat'], f'{mask}_is_kept'),
             _node('Mul', [f'{mask}_is_kept', twice], f'{mask}_bonus'),
             _node('Add', [f'{mask}_bonus', order], f'{mask}_rank'),
-            helper.make_node('TopK', [f'{mask}_rank', number],
-                             [f'{mask}_top', f'{mask}_index'], axis=1),
-            _node('GatherElements', [f'{mask}_rows', f'{mask}_index'], f'{mask}_values', axis=1),
+            helper.make_node('TopK', [f'{mask}_rank', number], [f'{mask}_top', f'{mask}_index'],
+                             axis=0),
+            _node('Gather', [mask, f'{mask}_index'], f'{mask}_values', axis=1),
         ]
 
     def rewrite(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
         """Return what takes the place of a node."""
-        found = self._view.masked(node)
+        found, out = self._view.masked(node), node.output[0]
         if found is not None and found[1] in self._chosen:
-            return self._apply(node, *found)
-        out = node.output[0]
+            return self._apply(out, *found)
         if out not in self._made and not any(name in self._kept for name in node.input):
             return [node]
         if node.op_type == 'Conv':
             return self._convolve(node)
         if node.op_type == 'Concat':
             return self._join(node)
-        first = self._kept[next(name for name in node.input if name in self._kept)]
-        self._kept[out] = first
+        kept = self._kept[out] = next(self._kept[n] for n in node.input if n in self._kept)
         if node.op_type == 'Resize':
-            return [self._resize(node, first.count)]
+            return [self._resize(node, kept.count)]
         nodes: list[onnx.NodeProto] = []
-        if len(node.input) == 2 and out in self._made:  # arithmetic with what has all channels
-            copy = onnx.NodeProto()
-            copy.CopyFrom(node)
-            for i, name in enumerate(node.input):
-                if name not in self._kept and self._channels(name) > 1:
-                    nodes += self._gather(name, first, f'{out}_side_{i}')
-                    copy.input[i] = f'{out}_side_{i}'
-            node = copy
-        return [*nodes, node]
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        for i, name in enumerate(node.input):
+            if name and name not in self._kept and self._channels(name) > 1:
+                nodes.append(self._pick(name, kept, f'{out}_side_{i}'))
+                copy.input[i] = f'{out}_side_{i}'
+        return [*nodes, copy]
 
-    def _apply(self, mul: onnx.NodeProto, data: str, mask: str) -> list[onnx.NodeProto]:
+    def _apply(self, out: str, data: str, mask: str) -> list[onnx.NodeProto]:
         """Drop the product with a mask: the convolutions behind take its values as weights."""
-        out = mul.output[0]
-        self._kept[out] = self._chosen[mask]
+        kept = self._kept[out] = self._chosen[mask]
         if data in self._kept:
             return [_node('Identity', [data], out)]
-        return self._gather(data, self._chosen[mask], out)
+        return [self._pick(data, kept, out)]
 
-    def _gather(self, name: str, kept: _Kept, out: str) -> list[onnx.NodeProto]:
+    def _pick(self, name: str, kept: _Kept, out: str) -> onnx.NodeProto:
         """Pick channels of a tensor that has all of them."""
-        shape = self._view.shapes[name]
-        _, channels, rows, columns = (1,) * (4 - len(shape)) + shape
-        if name not in self._view.touched:
-            flat = self._constant(f'{out}_flat', [channels, rows, columns])
-            return [_node('Reshape', [name, flat], f'{out}_planes'),
-                    _node('Gather', [f'{out}_planes', kept.index], out, axis=0)]
-        flat = self._constant(f'{out}_flat', [self._chunk * channels, rows, columns])
-        first = self._constant(f'{out}_first', channels * np.arange(self._chunk)[:, None])
-        return [_node('Reshape', [name, flat], f'{out}_planes'),
-                _node('Add', [kept.index, first], f'{out}_where'),
-                _node('Gather', [f'{out}_planes', f'{out}_where'], out, axis=0)]
+        axis = len(self._view.shapes[name]) - 3
+        return _node('Gather', [name, kept.index], out, axis=axis)
 
     def _convolve(self, conv: onnx.NodeProto) -> list[onnx.NodeProto]:
-        """Write one group a pass, with the weights that it needs."""
-        data, out = conv.input[0], conv.output[0]
-        columns = self._kept.get(data)
-        rows = self._chosen[self._made[out]] if out in self._made else None
-        inputs, outputs = self._channels(data), self._channels(out)
-        if columns is not None:
-            inputs = columns.count
-        if rows is not None:
-            outputs = rows.count
+        """Convolve with the rows and columns of the weights that are needed."""
+        out, columns = conv.output[0], self._kept.get(conv.input[0])
+        copy, nodes = onnx.NodeProto(), []
+        copy.CopyFrom(conv)
+        if out in self._made:
+            rows = self._chosen[self._made[out]]
             self._kept[out] = _Kept(rows.index, '', rows.count)
-        nodes = self._weights(conv, rows, columns)
-        kernel = self._view.shapes[conv.input[1]][2:]
-        stack = self._constant(f'{out}_stack_shape', [self._chunk * outputs, inputs, *kernel])
-        wide = self._constant(f'{out}_wide', [
-            1, self._chunk * inputs, *self._view.shapes[data][2:]])
-        back = self._constant(f'{out}_back', [
-            self._chunk, outputs, *self._view.shapes[out][2:]])
-        bias, more = self._bias(conv, rows)
-        grouped = _node('Conv', [f'{out}_grouped', f'{out}_stack', *bias], f'{out}_groups',
-                        group=self._chunk)
-        grouped.attribute.extend(a for a in conv.attribute if a.name != 'group')
-        return [*nodes, *more, _node('Reshape', [f'{out}_gathered', stack], f'{out}_stack'),
-                _node('Reshape', [data, wide], f'{out}_grouped'), grouped,
-                _node('Reshape', [f'{out}_groups', back], out)]
-
-    def _weights(
-        self, conv: onnx.NodeProto, rows: _Kept | None, columns: _Kept | None
-    ) -> list[onnx.NodeProto]:
-        """Gather weights (T, R, K, k, k) of the rows and columns that there are."""
-        out = conv.output[0]
-        outputs, inputs, *kernel = self._view.shapes[conv.input[1]]
-        if columns is None:
-            which = rows.index if rows else self._constant(
-                f'{out}_rows', np.tile(np.arange(outputs), (self._chunk, 1)))
-            return [_node('Gather', [conv.input[1], which], f'{out}_gathered', axis=0)]
-        flat = self._constant(f'{out}_flat', [outputs * inputs, *kernel])
-        across = self._constant(f'{out}_across', [self._chunk, 1, -1])
-        nodes = [_node('Reshape', [conv.input[1], flat], f'{out}_list')]
-        if rows is None:
-            first = self._constant(f'{out}_rows', inputs * np.arange(outputs)[None, :, None])
-        else:
-            first = f'{out}_rows'
-            width = self._constant(f'{out}_width', inputs)
-            down = self._constant(f'{out}_down', [self._chunk, -1, 1])
-            nodes += [_node('Mul', [rows.index, width], f'{out}_starts'),
-                      _node('Reshape', [f'{out}_starts', down], first)]
-        nodes += [_node('Reshape', [columns.index, across], f'{out}_columns'),
-                  _node('Add', [first, f'{out}_columns'], f'{out}_where'),
-                  _node('Gather', [f'{out}_list', f'{out}_where'], f'{out}_picked', axis=0)]
-        factor = self._constant(f'{out}_factor_shape', [self._chunk, 1, -1, *[1] * len(kernel)])
-        return [*nodes, _node('Reshape', [columns.values, factor], f'{out}_factor'),
-                _node('Mul', [f'{out}_picked', f'{out}_factor'], f'{out}_gathered')]
-
-    def _bias(
-        self, conv: onnx.NodeProto, rows: _Kept | None
-    ) -> tuple[list[str], list[onnx.NodeProto]]:
-        if len(conv.input) < 3 or not conv.input[2]:
-            return [], []
-        out = conv.output[0]
-        if rows is None:
-            tiled = np.tile(self._view.constants[conv.input[2]], self._chunk)
-            return [self._constant(f'{out}_bias', tiled, np.float32)], []
-        flat = self._constant(f'{out}_bias_shape', [-1])
-        return [f'{out}_bias'], [
-            _node('Gather', [conv.input[2], rows.index], f'{out}_biases', axis=0),
-            _node('Reshape', [f'{out}_biases', flat], f'{out}_bias')]
+            for i, suffix in enumerate(('weight_rows', 'bias_rows'), 1):
+                if len(conv.input) > i and conv.input[i]:
+                    copy.input[i] = f'{out}_{suffix}'
+                    nodes.append(_node('Gather', [conv.input[i], rows.index], copy.input[i],
+                                       axis=0))
+        if columns is not None:
+            nodes += [_node('Gather', [copy.input[1], columns.index], f'{out}_picked', axis=1),
+                      _node('Mul', [f'{out}_picked', columns.values], f'{out}_weights')]
+            copy.input[1] = f'{out}_weights'
+        return [*nodes, copy]
 
     def _join(self, concat: onnx.NodeProto) -> list[onnx.NodeProto]:
         """Join the lists of channels as the tensors are joined."""
-        out, nodes, start = concat.output[0], [], 0
-        indices, values, count = [], [], 0
+        out, start, count = concat.output[0], 0, 0
+        nodes, indices, values = [], [], []
         for i, name in enumerate(concat.input):
             kept, channels = self._kept.get(name), self._channels(name)
             if kept is None:
-                everything = np.tile(start + np.arange(channels), (self._chunk, 1))
-                indices.append(self._constant(f'{out}_all_{i}', everything))
+                indices.append(self._constant(f'{out}_all_{i}', start + np.arange(channels)))
                 values.append(self._constant(
-                    f'{out}_ones_{i}', np.ones((self._chunk, channels)), np.float32))
+                    f'{out}_ones_{i}', np.ones((1, channels, 1, 1)), np.float32))
             else:
                 offset = self._constant(f'{out}_offset_{i}', start)
                 nodes.append(_node('Add', [kept.index, offset], f'{out}_moved_{i}'))
@@ -246,23 +244,21 @@ class _Writer:
                 values.append(kept.values)
             start, count = start + channels, count + (kept.count if kept else channels)
         self._kept[out] = _Kept(f'{out}_index', f'{out}_values', count)
-        return [*nodes, _node('Concat', indices, f'{out}_index', axis=1),
+        return [*nodes, _node('Concat', indices, f'{out}_index', axis=0),
                 _node('Concat', values, f'{out}_values', axis=1), concat]
 
     def _resize(self, resize: onnx.NodeProto, count: int) -> onnx.NodeProto:
         """Say the number of channels where the size of the result is given."""
-        if len(resize.input) < 4 or not resize.input[3]:
-            return resize
         copy = onnx.NodeProto()
         copy.CopyFrom(resize)
-        out = resize.output[0]
-        copy.input[3] = self._constant(f'{out}_sizes', [
-            self._chunk, count, *self._view.shapes[out][2:]])
+        if len(resize.input) > 3 and resize.input[3]:
+            out = resize.output[0]
+            copy.input[3] = self._constant(
+                f'{out}_sizes', [1, count, *self._view.shapes[out][2:]])
         return copy
 
     def _channels(self, name: str) -> int:
-        shape = self._view.shapes[name]
-        return ((1,) * (4 - len(shape)) + shape)[1]
+        return ((1,) * 4 + self._view.shapes[name])[-3]
 
     def _constant(self, wish: str, values: ArrayLike, dtype: type = np.int64) -> str:
         return add_constant(self._graph, wish, values, dtype)
