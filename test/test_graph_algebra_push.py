@@ -16,7 +16,6 @@ PASSED = {
     'average_pool': node('AveragePool', 'd', 'y', kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
     'global_pool': node('GlobalAveragePool', 'd', 'y'),
     'mean': node('ReduceMean', 'd', 'y', axes=[2, 3]),
-    'nearest': node('Resize', 'd - twice', 'y', mode='nearest', nearest_mode='floor'),
     'linear': node('Resize', 'd - twice', 'y', mode='linear'),
     'pad': node('Pad', 'd pads', 'y'),
     'pad_reflect': node('Pad', 'd pads', 'y', mode='reflect'),
@@ -56,6 +55,26 @@ def test_a_channel_mask_moves_behind(kind: str) -> None:
     assert decision.where == 'mask_d' and PASSED[kind].op_type in decision.reason
     assert trunk[-1] == PASSED[kind].op_type
     assert head == ['Mul', 'Add', 'Sigmoid'] if 'bias' in kind else head == ['Mul', 'Sigmoid']
+
+
+NEAREST = node('Resize', 'd - twice', 'y', mode='nearest', nearest_mode='floor')
+
+
+def test_a_mask_does_not_stop_behind_what_repeats_pixels() -> None:
+    trunk, head, (decision,) = pushed([drop('x', 'd'), NEAREST, HEAD])
+    assert not decision.is_applied and trunk == []
+    assert head == ['Mul', 'Resize', 'Sigmoid']
+
+
+def test_it_moves_behind_that_to_be_folded_or_to_go_on() -> None:
+    folded = [node('Conv', 'y full1', 'c'), node('Sigmoid', 'c', 'output')]
+    constants = {**CONSTANTS, 'full1': weights(6, 6, 1, 1)}
+    trunk, _, (decision,) = pushed([drop('x', 'd'), NEAREST, *folded], constants)
+    assert decision.is_applied and trunk == ['Resize']
+    pool = [node('GlobalAveragePool', 'y', 'p'), node('Sigmoid', 'p', 'output')]
+    trunk, head, (decision,) = pushed([drop('x', 'd'), NEAREST, *pool])
+    assert decision.is_applied and trunk == ['Resize', 'GlobalAveragePool']
+    assert head == ['Mul', 'Sigmoid']
 
 
 @pytest.mark.parametrize('kind', ['relu', 'leaky', 'prelu', 'scale', 'negative'])

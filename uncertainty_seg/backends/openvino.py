@@ -22,6 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.backends.graph_files import COMPILE, IMAGE, LOGITS, with_masks
+from uncertainty_seg.backends.openvino_graph import (
+    channels_last,
+    planes_between,
+    transpose_upsampled,
+)
 from uncertainty_seg.backends.streaming import Masks, StreamingBackend
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
@@ -57,9 +62,10 @@ class OpenVinoBackend(StreamingBackend):
 
     def _open(self, bundle: ModelBundle) -> None:
         self._head_path = bundle.head_path
-        self._trunk: Any = self._compile(bundle.trunk_path, self._read(bundle.trunk_path))
+        trunk, self._head = (self._read(path) for path in (bundle.trunk_path, bundle.head_path))
+        self._planes = planes_between(trunk, self._head)
+        self._trunk: Any = self._compile(bundle.trunk_path, trunk)
         self._trunk_call: Any = self._trunk.create_infer_request()
-        self._head: Any = self._read(bundle.head_path)
         self._head_calls: dict[int, Any] = {}
         self._bank_calls: dict[int, Any] = {}
         _log.info('openvino %s, %d threads, %s', self._ov.__version__, self._threads,
@@ -71,6 +77,8 @@ class OpenVinoBackend(StreamingBackend):
 
     def _compile(self, path: Path, model: Any) -> Any:
         with _named(path):
+            transpose_upsampled(self._ov, model)
+            model = channels_last(self._ov, model, self._planes)
             return self._core.compile_model(
                 model, _DEVICE, cpu_options(self.precision, self._threads))
 
@@ -128,6 +136,8 @@ def import_openvino() -> Any:
     try:
         with _no_telemetry():
             import openvino
+            import openvino.passes
+            import openvino.preprocess
     except ImportError as err:
         raise BackendUnavailableError(
             f'openvino cannot be imported ({err})', fix='pip install openvino'

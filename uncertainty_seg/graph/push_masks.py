@@ -166,9 +166,16 @@ class _Plan:
 
     def _once(self, node: onnx.NodeProto) -> float:
         cost, out = node_cost(node, self.view.shapes).total, node.output[0]
+        if _repeats_pixels(node) and self._would_end(out):
+            return math.inf
         if bias_of(node, self.view):  # is added behind the mask, and ends its way
             return cost + 2 * self.passes * self._elements(out)
         return cost + self.best(out)
+
+    def _would_end(self, name: str) -> bool:
+        """Say whether a mask at a tensor would multiply it there."""
+        is_folded = not obstacle(name, self.mask, consumers(self.graph.node, name), self.view)
+        return not is_folded and self.stay(name) <= self.push(name)
 
     def _behind(self, name: str) -> int:
         total = 0
@@ -180,6 +187,16 @@ class _Plan:
 
     def _elements(self, name: str) -> int:
         return MACS_AN_ELEMENT * math.prod(self.view.shapes[name])
+
+
+def _repeats_pixels(node: onnx.NodeProto) -> bool:
+    """
+    Say whether a node only repeats pixels.
+
+    To multiply what it makes costs as much as to make it, and OpenVINO can merge it with the
+    convolution behind it, if the mask does not stand between.
+    """
+    return node.op_type == 'Resize' and attribute(node, 'mode', 'nearest') == 'nearest'
 
 
 def _exchange(
