@@ -1,12 +1,14 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """What the pages say exists: links, verbs, launch arguments, figures of the cards."""
 
+import argparse
 from pathlib import Path
 import re
 
 import pytest
 
 from uncertainty_seg.storage.model_bundle import load_bundle
+from uncertainty_seg.tools import compile_net
 from uncertainty_seg.tools.main import VERBS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,6 +32,15 @@ def test_no_placeholder_is_left(page: Path) -> None:
 def test_every_verb_that_is_shown_exists(page: Path) -> None:
     shown = re.findall(r'^ +uncertainty_seg ([a-z-]+)', page.read_text(), re.MULTILINE)
     assert set(shown) <= set(VERBS)
+
+
+def test_every_option_of_compile_that_is_shown_exists() -> None:
+    parser = argparse.ArgumentParser()
+    compile_net.add_arguments(parser)
+    known = {word for action in parser._actions for word in action.option_strings}
+    page = (ROOT / 'docs' / 'compile.md').read_text()
+    shown = set(re.findall(r'(?<![\w-])--[a-z][a-z-]+', page)) - {'--data'}  # of calibrate
+    assert {'--weights', '--skip-dropped'} <= shown <= known
 
 
 def test_the_launch_table_is_that_of_the_launch_file() -> None:

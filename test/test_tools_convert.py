@@ -21,6 +21,7 @@ from uncertainty_seg.errors import ConfigError, DatasetError, GraphError
 from uncertainty_seg.graph.compile import compile_graph
 from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
 from uncertainty_seg.tools.convert_bundle import convert_bundle
+from uncertainty_seg.tools.main import main
 
 RNG = np.random.default_rng(0)
 IMAGES = [RNG.integers(0, 256, (8, 16, 3), np.uint8) for _ in range(12)]
@@ -145,3 +146,16 @@ def test_the_verb_wants_photographs_for_int8_only(
 ) -> None:
     with pytest.raises(ConfigError, match=words):
         call(bundle.folder, '-o', tmp_path / 'variant', *options)
+
+
+def test_the_verb_converts_and_says_what_to_do_next(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ['convert', str(tiny_bundle), '-o', str(tmp_path / 'half'), '--precision', 'fp16']
+    assert main(words) == 0
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert said['precision'] == 'fp16' and said['next'].startswith('uncertainty_seg calibrate ')
+    assert load_bundle(str(tmp_path / 'half')).card.precision == 'fp16'
+    # Of a variant there are no variants: misuse, and nothing written.
+    again = ['convert', str(tmp_path / 'half'), '-o', str(tmp_path / 'b'), '--precision', 'bf16']
+    assert main(again) == 2 and not (tmp_path / 'b').exists()

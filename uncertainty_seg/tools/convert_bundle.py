@@ -17,10 +17,11 @@ from pathlib import Path
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle, TRUNK_FILE
 from uncertainty_seg.core.model_card import ModelCard, PRECISIONS
-from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.errors import ConfigError, DatasetError, GraphError, ModelBundleError
 from uncertainty_seg.tools.arguments import print_json, whole_number
 
 HELP = 'make a variant of a bundle in another precision'
+MISUSE = (DatasetError, GraphError, ModelBundleError)
 _QUANTISERS = ('onnxruntime', 'nncf')
 
 

@@ -27,6 +27,7 @@ VERBS = {
     'make-scenes': 'uncertainty_seg.tools.make_scenes',
     'train': 'uncertainty_seg.tools.train_model',
     'compile': 'uncertainty_seg.tools.compile_net',
+    'convert': 'uncertainty_seg.tools.convert_bundle',
     'calibrate': 'uncertainty_seg.tools.calibrate_gate',
 }
 
