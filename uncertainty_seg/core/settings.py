@@ -74,13 +74,17 @@ class Settings:
 
     model: str = parameter('pipeline', "A shipped model's name, or the folder of a bundle.")
     backend: str = parameter(
-        'auto', 'What executes the network; auto takes the best that is installed.',
-        choices=('auto', 'openvino', 'onnxruntime', 'fake'),
+        'auto', 'What executes the network; auto takes the best of tensorrt, openvino and '
+        'onnxruntime that works here. onnxruntime_cuda and onnxruntime_tensorrt are a second way '
+        'to a GPU, taken by name only.',
+        choices=('auto', 'tensorrt', 'openvino', 'onnxruntime', 'onnxruntime_cuda',
+                 'onnxruntime_tensorrt', 'fake'),
     )
     precision: str = parameter(
         BUNDLE_PRECISION,
         "What the network computes in; bundle takes what the bundle's card says, bf16 is faster "
-        'on processors that have it (backend openvino only) and needs its own calibration.',
+        'on processors and GPUs that have it (backends openvino and tensorrt only) and needs its '
+        'own calibration.',
         choices=(BUNDLE_PRECISION, *PRECISIONS),
     )
     threads: int = parameter(
