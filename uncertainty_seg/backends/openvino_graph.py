@@ -53,9 +53,11 @@ def transpose_upsampled(openvino: Any, model: Any) -> int:
         upsampling, weights = (conv.input_value(i).get_node() for i in (0, 1))
         if not _is_doubling(upsampling) or weights.get_type_name() != 'Constant':
             continue
-        kernel = _kernel(np.asarray(weights.get_data(), np.float32))
+        # Asked for by name: numpy has no bf16, and bytes of it would come as float16.
+        kernel = _kernel(weights.get_data(dtype=np.float32))
         transposed = openvino.opset13.convolution_backprop_data(
-            upsampling.input_value(0), openvino.opset13.constant(kernel), [2, 2],
+            upsampling.input_value(0),
+            openvino.opset13.constant(kernel, dtype=weights.get_element_type()), [2, 2],
             pads_begin=[1, 1], pads_end=[1, 1])
         transposed.set_friendly_name(conv.get_friendly_name())
         openvino.utils.replace_node(conv, transposed)
