@@ -70,6 +70,10 @@ EXCEPTIONS = {
     'tools.quantise_trunk': (set(), {'onnx'}),
     # Loops decorated by numba; the module itself is imported late (see LATE_MODULES).
     'backends.reduction_kernels': ({'numba'}, set()),
+    # torch allocates and computes on the GPU.
+    'backends.device_masks': (set(), {'torch'}),
+    'backends.device_memory': (set(), {'torch'}),
+    'backends.device_reduction': (set(), {'torch'}),
 }
 # Modules that pull a heavy library in as soon as they are imported: importing them must be late.
 LATE_MODULES = {'backends.reduction_kernels', 'tools.compile_checks', 'tools.compile_request',

@@ -13,6 +13,7 @@ The tree::
     ├── GraphError            a network cannot be compiled
     ├── BackendError          the runtime failed
     │   └── BackendUnavailableError   it is not installed here
+    │       └── EngineMissingError    its engine has not been built on this machine
     ├── BagError              a bag cannot be read or written
     ├── DatasetError          a folder of labelled images is missing or damaged
     └── TrainingError         weights or a recipe for training are unusable
@@ -29,6 +30,7 @@ __all__ = [
     'CalibrationError',
     'ConfigError',
     'DatasetError',
+    'EngineMissingError',
     'GraphError',
     'ImageError',
     'ModelBundleError',
@@ -91,6 +93,10 @@ class BackendError(UncertaintySegError):
 
 class BackendUnavailableError(BackendError):
     """The runtime is not installed or cannot work on this machine."""
+
+
+class EngineMissingError(BackendUnavailableError):
+    """The runtime works here, and the engine it needs has not been built on this machine."""
 
 
 class BagError(UncertaintySegError):
