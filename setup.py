@@ -38,7 +38,7 @@ setup(
     # The rest is optional: a faster runtime, and what compiling other people's networks takes.
     extras_require={
         'test': ['pytest', 'pytest-timeout', 'hypothesis'],
-        'openvino': ['openvino'],
+        'openvino': ['openvino>=2025.0'],
         'nets': ['safetensors', 'timm', 'segmentation-models-pytorch'],
         'peers': ['torch-uncertainty', 'lightning', 'torchmetrics', 'baal'],
     },

@@ -140,7 +140,7 @@ def import_openvino() -> Any:
             import openvino.preprocess
     except ImportError as err:
         raise BackendUnavailableError(
-            f'openvino cannot be imported ({err})', fix='pip install openvino'
+            f'openvino cannot be imported ({err})', fix='pip install "openvino>=2025.0"'
         ) from err
     return openvino
 
