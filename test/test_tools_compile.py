@@ -7,9 +7,11 @@ The torch factories lie in a module of their own, in a folder on the path.
 """
 
 from collections.abc import Callable
+import importlib.util
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 from onnx import external_data_helper, helper
@@ -56,6 +58,21 @@ class Noisy(Still):
         return super().forward(x) + torch.randn(1, 3, 4, 8)
 
 
+class Undone(Still):
+    def forward(self, x):
+        return super().forward(x) + 0 * functional.dropout(x[:, :, ::2, ::2], 0.5, self.training)
+
+
+class Deep(nn.Sequential):
+    def __init__(self):
+        torch.manual_seed(2)
+        super().__init__(
+            nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Dropout2d(0.5), nn.Upsample(scale_factor=4),
+            nn.Conv2d(16, 32, 3, 1, 1), nn.ReLU(), nn.Dropout2d(0.5), nn.Conv2d(32, 3, 3, 1, 1))
+        with torch.no_grad():
+            self[-1].weight *= 5
+
+
 def broken():
     raise RuntimeError('no such file')
 
@@ -98,12 +115,11 @@ def sentence(result: tuple[int, str, str]) -> str:
     return lines[0]
 
 
-def maps_of(folder: str = 'bundle', passes: int = 0) -> np.ndarray:
-    bundle = load_bundle(folder)
-    backend = open_backend('onnxruntime', bundle, Settings(threads=1))
+def maps_of(name: str = 'onnxruntime', masks: dict | None = None) -> np.ndarray:
+    bundle = load_bundle('bundle')
+    backend = open_backend(name, bundle, Settings(threads=1))
     image = np.random.default_rng(0).integers(0, 256, (8, 16, 3), np.uint8)
-    masks = pass_inputs(bundle.card, passes or bundle.card.passes, 0)
-    maps = backend.run(image, masks, 1.0)
+    maps = backend.run(image, masks or pass_inputs(bundle.card, bundle.card.passes, 0), 1.0)
     backend.close()
     return maps.mutual_information
 
@@ -122,6 +138,52 @@ def test_a_factory_with_functional_dropout_becomes_a_bundle_that_runs(compile_: 
     card = load_bundle('bundle').card
     assert (card.passes, card.class_names, card.name) == (7, ('water', 'diver', 'wreck'), 'bundle')
     assert maps_of().max() > 1e-4
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize('words, runtimes, tolerance', [
+    (['--precision', 'fp16'], ['onnxruntime', 'openvino'], 2e-3),
+    (['--precision', 'bf16'], ['openvino'], 2e-2),
+    (['--precision', 'int8', '--calibration-images', 'photographs'],
+     ['onnxruntime', 'openvino'], 5e-2),
+    (['--skip-dropped'], ['onnxruntime', 'openvino'], 2e-5),
+    (['--skip-dropped', '3'], ['onnxruntime', 'openvino'], 2e-5),
+    (['--skip-dropped', '3', '--precision', 'fp16'], ['onnxruntime', 'openvino'], 2e-3),
+    (['--skip-dropped', '--precision', 'bf16'], ['openvino'], 2e-2),
+], ids=lambda v: ' '.join(v) if isinstance(v, list) else str(v))
+def test_every_option_runs_in_every_runtime_that_can(
+    compile_: Callable, words: list[str], runtimes: list[str], tolerance: float
+) -> None:
+    pytest.importorskip('torch')
+    rng = np.random.default_rng(3)
+    Path('photographs').mkdir()
+    for index in range(30):
+        image = rng.integers(0, 256, (8, 16, 3), np.uint8)
+        assert cv2.imwrite(f'photographs/{index}.png', image)
+    assert compile_('nets_of_a_user:Deep', '--passes', '8', *words)[0] == 0
+    found = {name: maps_of(name) for name in runtimes if name == 'onnxruntime' or _has_openvino()}
+    card = load_bundle('bundle').card
+    assert card.chunk == (int(words[1]) if words[1:2] == ['3'] else '--skip-dropped' in words)
+    masks = pass_inputs(card, 8, 0)
+    assert compile_('nets_of_a_user:Deep', '--passes', '8')[0] == 0
+    expected = maps_of(masks=masks)  # balanced ones fit the plain bundle too
+    assert expected.mean() > 0.01
+    for name, maps in found.items():
+        assert np.abs(maps - expected).max() < tolerance, name
+
+
+@pytest.mark.torch
+def test_where_skipping_does_not_pay_the_bundle_is_a_plain_one(compile_: Callable) -> None:
+    pytest.importorskip('torch')
+    code, _, err = compile_('nets_of_a_user:Net', '--skip-dropped', '4')
+    assert code == 0 and err.startswith('WARNING: no dropout of this network is worth skipping')
+    card = load_bundle('bundle').card
+    assert (card.chunk, card.is_balanced) == (0, False)
+    assert maps_of().max() > 1e-4
+
+
+def _has_openvino() -> bool:
+    return importlib.util.find_spec('openvino') is not None
 
 
 @pytest.mark.torch
@@ -155,6 +217,7 @@ def test_weights_of_three_members_make_an_ensemble(compile_: Callable, tmp_path:
 @pytest.mark.parametrize('network, arguments, words', [
     ('nets_of_a_user:Still', (), 'has no dropout.*--inject-dropout'),
     ('nets_of_a_user:Noisy', (), 'randn'),
+    ('nets_of_a_user:Undone', (), 'two different masks give the same logits'),
     ('nets_of_a_user:broken', (), r'broken\(\) failed \(RuntimeError: no such file\)'),
     ('nets_of_a_user:number', (), r'number\(\) returned a int, expected a torch module'),
     ('nets_of_a_user:gone', (), 'cannot be imported'),

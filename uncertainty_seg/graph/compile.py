@@ -75,6 +75,11 @@ class CompiledGraphs:
     prepared: tuple[Prepared, ...]
 
     @property
+    def chunk(self) -> int:
+        """Passes that the head takes at once; 0 for any number, where no channel is skipped."""
+        return int(self.head.graph.output[0].type.tensor_type.shape.dim[0].dim_value)
+
+    @property
     def folded(self) -> tuple[str, ...]:
         """Masks that moved into the weights of the operation behind them."""
         return tuple(d.where for d in self.plan.decisions
@@ -126,8 +131,9 @@ def compile_graph(
     if options.chunk:
         head, made = keep_channels(head, sites, options.chunk)
         decisions += made
-        whole = graph_cost(head.graph.node, shapes(head))
-        cost = Cost(whole.macs // options.chunk, whole.elements // options.chunk)
+        if any(decision.is_applied for decision in made):
+            whole = graph_cost(head.graph.node, shapes(head))
+            cost = Cost(whole.macs // options.chunk, whole.elements // options.chunk)
     plan = Plan(options.passes, network, graph_cost(trunk.graph.node, shapes(trunk)), cost, sites,
                 tuple(decisions))
     return _finished(trunk, head, sites, spec, options, plan, (prepared,))

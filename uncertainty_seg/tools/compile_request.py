@@ -37,6 +37,9 @@ _Loaded = tuple[list[Any], 'MaskedNetwork | None', 'ExactNetwork | None']
 INJECTED = ('the network was not trained with the dropout that was put in: its passes differ, '
             'but by how much was never fitted to anything: calibrate it, and compare ranks only')
 
+NOTHING_SKIPPED = ('no dropout of this network is worth skipping channels for (--explain says '
+                   'why): the bundle has independent masks and takes any number of passes')
+
 
 @dataclass(frozen=True)
 class Request:
@@ -211,6 +214,8 @@ def _card(request: Request, compiled: CompiledGraphs) -> ModelCard:
     if compiled.logits_shape[0] != len(classes.names):
         raise GraphError(f'the network has {compiled.logits_shape[0]} classes',
                          f'{len(classes.names)}, as {args.classes} says')
+    if args.skip_dropped and not compiled.chunk:
+        print(f'WARNING: {NOTHING_SKIPPED}.', file=sys.stderr)
     members = len(compiled.prepared) if args.method == 'ensemble' else 0
     return ModelCard(
         schema=SCHEMA_VERSION, name=args.out.resolve().name,
@@ -219,7 +224,7 @@ def _card(request: Request, compiled: CompiledGraphs) -> ModelCard:
         dropout_sites=compiled.sites, passes=members or request.options.passes, opset=OPSET,
         logits_shape=compiled.logits_shape, training=args.training, license=args.license,
         not_good_for=args.not_good_for, metrics={}, sha256={}, precision=args.precision,
-        reduction=args.reduction, chunk=args.skip_dropped, is_balanced=args.skip_dropped > 0,
+        reduction=args.reduction, chunk=compiled.chunk, is_balanced=compiled.chunk > 0,
         members=members, upsampling=compiled.upsampling,
     )
 
