@@ -115,6 +115,11 @@ class TensorRt:
         """Whether a build tells how far it is."""
         return hasattr(self.module, 'IProgressMonitor')
 
+    @property
+    def has_timing_cache(self) -> bool:
+        """Whether measurements of one build help the next; TensorRT-RTX measures when it runs."""
+        return not self.is_rtx
+
     def creation_flags(self, is_strongly_typed: bool) -> int:
         """
         Return the bits for `Builder.create_network`.
@@ -171,12 +176,12 @@ class TensorRt:
             Keep it as long as what was made with it.
 
         """
-        names = {getattr(self.module.ILogger.Severity, name): name for name in _LEVELS}
+        base: Any = self.module.ILogger
+        names = {getattr(base.Severity, name): name for name in _LEVELS}
 
-        class Bridge(self.module.ILogger):  # type: ignore[misc, name-defined]
+        class Bridge(base):  # type: ignore[misc]
             def __init__(self) -> None:
-                # pybind11 refuses a subclass whose base was not called by name.
-                type(self).__mro__[1].__init__(self)
+                base.__init__(self)  # pybind11 wants the base named
 
             def log(self, severity: Any, msg: str) -> None:
                 messages.take(names.get(severity, 'ERROR'), msg)
