@@ -1,0 +1,234 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Buffers, a stream and graphs of it: torch's on a GPU, and the same in the host's memory.
+
+An engine is given addresses and the handle of a stream, and torch allocates both. The kind in the
+host's memory does at once what a stream would do later; with it everything around an engine runs
+where no GPU is.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+import time
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from uncertainty_seg.errors import BackendUnavailableError
+
+ALIGNMENT = 256  # bytes, which TensorRT wants of every address
+Replay = Callable[[], None]
+
+
+class DeviceMemory(Protocol):
+    """What a backend asks of a device; buffers are torch tensors."""
+
+    @property
+    def device(self) -> Any:
+        """Torch's name of the device."""
+        ...
+
+    @property
+    def stream(self) -> int:
+        """Handle of the stream that everything is enqueued on; not the default one."""
+        ...
+
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
+        """Allocate on the device; where it is full, what is raised `is_full`."""
+        ...
+
+    def host(self, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
+        """Allocate on the host, where copies to and from the device need not wait."""
+        ...
+
+    def copy(self, target: Any, source: Any) -> None:
+        """Enqueue a copy, either way."""
+        ...
+
+    def active(self) -> Any:
+        """Return a context in which torch enqueues on the stream."""
+        ...
+
+    def wait(self) -> None:
+        """Wait for all that was enqueued; errors of the device come out here."""
+        ...
+
+    def mark(self) -> Any:
+        """Enqueue a mark of time."""
+        ...
+
+    def elapsed_ms(self, start: Any, end: Any) -> float:
+        """Return the time between two marks that were waited for."""
+        ...
+
+    def capture(self, work: Callable[[], None]) -> Replay:
+        """Record what `work` enqueues, without running it, and return what does run it."""
+        ...
+
+    def is_full(self, error: BaseException) -> bool:
+        """Say whether an error means that there is no memory left."""
+        ...
+
+    def close(self) -> None:
+        """Give back what is cached; buffers belong to who holds them."""
+        ...
+
+
+class TorchCuda:
+    """
+    A GPU through torch.
+
+    Parameters
+    ----------
+    index : int
+        Which GPU.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If torch is not installed, or is one without CUDA.
+
+    """
+
+    def __init__(self, index: int = 0) -> None:
+        self._torch: Any = _cuda_torch()
+        self.device: Any = self._torch.device('cuda', index)
+        self._stream: Any = self._torch.cuda.Stream(self.device)
+
+    @property
+    def stream(self) -> int:
+        """Handle of an own stream."""
+        return int(self._stream.cuda_stream)
+
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
+        """Allocate on the device; torch aligns to 512 bytes."""
+        with self.active():
+            return self._torch.empty(shape, dtype=_torch_dtype(dtype), device=self.device)
+
+    def host(self, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
+        """Allocate pinned memory."""
+        return self._torch.empty(shape, dtype=_torch_dtype(dtype), pin_memory=True)
+
+    def copy(self, target: Any, source: Any) -> None:
+        """Enqueue a copy."""
+        with self.active():
+            target.copy_(source, non_blocking=True)
+
+    def active(self) -> Any:
+        """Return a context in which torch enqueues on the stream."""
+        return self._torch.cuda.stream(self._stream)
+
+    def wait(self) -> None:
+        """Wait for the stream."""
+        self._stream.synchronize()
+
+    def mark(self) -> Any:
+        """Enqueue an event."""
+        event = self._torch.cuda.Event(enable_timing=True)
+        event.record(self._stream)
+        return event
+
+    def elapsed_ms(self, start: Any, end: Any) -> float:
+        """Return the time between two events."""
+        return float(start.elapsed_time(end))
+
+    def capture(self, work: Callable[[], None]) -> Replay:
+        """Record a CUDA graph; what it needs must have been enqueued once before."""
+        graph = self._torch.cuda.CUDAGraph()
+        self.wait()
+        # Another thread may allocate meanwhile; only this one's calls belong to the graph.
+        with self._torch.cuda.graph(graph, stream=self._stream,
+                                    capture_error_mode='thread_local'):
+            work()
+
+        def replay() -> None:
+            with self.active():
+                graph.replay()
+
+        return replay
+
+    def is_full(self, error: BaseException) -> bool:
+        """Recognise torch's error, and the one for a context that could not be made."""
+        return isinstance(error, (MemoryError, self._torch.cuda.OutOfMemoryError))
+
+    def close(self) -> None:
+        """Give cached memory back to the device."""
+        self._torch.cuda.empty_cache()
+
+
+class HostMemory:
+    """The same in the host's memory: what a stream would do later is done at once."""
+
+    device: Any = 'cpu'
+    stream = 1
+
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
+        """Allocate, aligned as on a device, and filled with what is surely wrong."""
+        import torch
+
+        kind = _torch_dtype(dtype)
+        count = int(np.prod(shape, dtype=np.int64))
+        raw = torch.full((count * np.dtype(dtype).itemsize + ALIGNMENT,), 0xFF, dtype=torch.uint8)
+        start = -raw.data_ptr() % ALIGNMENT
+        size = count * np.dtype(dtype).itemsize
+        return raw[start:start + size].view(kind).view(shape)
+
+    def host(self, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
+        """Allocate."""
+        return self.empty(shape, dtype)
+
+    def copy(self, target: Any, source: Any) -> None:
+        """Copy."""
+        target.copy_(source)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Do nothing: there is one stream."""
+        yield
+
+    def wait(self) -> None:
+        """Do nothing: all is done."""
+
+    def mark(self) -> Any:
+        """Read the clock."""
+        return time.perf_counter()
+
+    def elapsed_ms(self, start: Any, end: Any) -> float:
+        """Return the time between two marks."""
+        return float(end - start) * 1e3
+
+    def capture(self, work: Callable[[], None]) -> Replay:
+        """Return the work itself."""
+        return work
+
+    def is_full(self, error: BaseException) -> bool:
+        """Recognise Python's error."""
+        return isinstance(error, MemoryError)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def _torch_dtype(dtype: DTypeLike) -> Any:
+    import torch
+
+    return getattr(torch, np.dtype(dtype).name)
+
+
+def _cuda_torch() -> Any:
+    try:
+        import torch
+    except ImportError as err:
+        raise BackendUnavailableError(
+            f'torch cannot be imported ({err})', 'torch with CUDA, which holds the buffers',
+            'pip install torch; on a Jetson take the wheel that NVIDIA builds for its JetPack',
+        ) from err
+    if not torch.cuda.is_available():
+        raise BackendUnavailableError(
+            f'torch {torch.__version__} finds no CUDA', 'torch built with CUDA',
+            'on a Jetson take the wheel that NVIDIA builds for its JetPack')
+    return torch
