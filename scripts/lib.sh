@@ -196,6 +196,27 @@ install_optional() {  # install_optional NAME FILE...: as install, but what fail
 
 set_up_openvino() { install_optional openvino "$REQUIREMENTS/openvino.txt"; }
 
+# Each holds one version of TensorRT; tests look for it in UNCERTAINTY_SEG_RTX17 and so on.
+TENSORRT_FOLDERS=(rtx17 rtx14 trt86 trt103 trt1016 trt114)
+
+set_up_tensorrt() {  # versions of TensorRT that the tests build and look names up with; no GPU
+  local folder file
+  if [[ ${WITH_TENSORRT:-1} == 0 ]]; then
+    note 'WITH_TENSORRT=0: not installing TensorRT'
+    return
+  fi
+  note 'TensorRT: 200 MB in all, which only the tests need; WITH_TENSORRT=0 leaves it out'
+  for folder in "${TENSORRT_FOLDERS[@]}"; do
+    file="tensorrt_${folder/trt/api_}.txt"
+    file="${file/rtx/rtx_}"
+    # Without PIP_UPGRADE pip replaces nothing that lies in a target.
+    PIP_TARGET="$VENV/$folder" PIP_NO_DEPS=1 PIP_UPGRADE=1 \
+      install_optional "$folder" "$REQUIREMENTS/$file"
+    [[ ! -f $VENV/.installed-$folder ]] ||
+      export "UNCERTAINTY_SEG_${folder^^}=$VENV/$folder"
+  done
+}
+
 set_up() {  # make .venv and fill it with all that the node needs to build and run
   local exe
   if exe="$(ros_python)"; then
