@@ -13,6 +13,7 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
 
+from test_training_front_end import Net  # noqa: E402
 from torch import nn  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
@@ -38,28 +39,6 @@ pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings('ignore')]
 HEIGHT, WIDTH, P = 6, 8, 0.25
 SPEC = InputSpec(WIDTH, HEIGHT, 'stretch', 'rgb', (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 IMAGE = np.random.default_rng(0).standard_normal((1, 3, HEIGHT, WIDTH), np.float32)
-
-
-class Net(nn.Module):
-    """Planes, a body, two classes."""
-
-    def __init__(self, body: Callable | nn.Module) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 1)
-        self.body = body if isinstance(body, nn.Module) else Body(body)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.last(self.body(self.first(x)))
-
-
-class Body(nn.Module):
-    def __init__(self, function: Callable) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(x, self.training)
 
 
 class Attention(nn.Module):

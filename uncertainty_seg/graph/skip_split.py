@@ -20,6 +20,7 @@ from onnx import helper, numpy_helper
 from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.graph.cost import Cost, node_cost
 from uncertainty_seg.graph.free_passes import one_pass
+from uncertainty_seg.graph.masked_graph import drop_unused
 from uncertainty_seg.graph.onnx_tools import (
     attribute,
     constants,
@@ -83,7 +84,7 @@ def split_skips(
         decisions.append(decision)
         if decision.is_applied:
             fixed.update(_apply(graph, skip, known, touched, fixed))
-    _drop_unused(graph)
+    drop_unused(graph)
     return result, tuple(decisions)
 
 
@@ -226,17 +227,3 @@ def _twin(
             twin.input[index] = f'{prefix}_{index}'
             cut[twin.input[index]] = np.ascontiguousarray(np.take(values, channels, axis))
     return twin, cut
-
-
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    """Remove nodes and weights that nothing needs any more."""
-    wanted = {info.name for info in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if wanted & set(node.output):
-            wanted |= set(node.input)
-            kept.append(node)
-    replace_nodes(graph, kept[::-1])
-    tensors = [tensor for tensor in graph.initializer if tensor.name in wanted]
-    del graph.initializer[:]
-    graph.initializer.extend(tensors)
