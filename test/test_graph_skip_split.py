@@ -96,7 +96,8 @@ def test_joins_of_joins_are_taken_apart() -> None:
     assert '8 of 12 channels' in decision.reason
     masks, x = make_masks(sites, 3, 0), floats(1, 4, 9, 9)
     np.testing.assert_allclose(run(free_passes(split, sites), {'x': x, **masks})[0],
-                               run(free_passes(masked, sites), {'x': x, **masks})[0], rtol=1e-5, atol=1e-4)
+                               run(free_passes(masked, sites), {'x': x, **masks})[0],
+                               rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize('node', [
