@@ -36,9 +36,14 @@ setup(
     install_requires=['setuptools'],
     # Not tests_require: with that, colcon test runs no test and passes.
     # The rest is optional: a faster runtime, and what compiling other people's networks takes.
+    # Those of a GPU are for a desktop: on a Jetson TensorRT and torch are NVIDIA's builds, see
+    # docs/jetson.md. onnxruntime-gpu takes the place of onnxruntime.
     extras_require={
         'test': ['pytest', 'pytest-timeout', 'hypothesis'],
         'openvino': ['openvino>=2025.0'],
+        'tensorrt': ['tensorrt>=8.6,<12', 'torch'],
+        'tensorrt_rtx': ['tensorrt-rtx', 'torch'],
+        'onnxruntime_gpu': ['onnxruntime-gpu>=1.18'],
         'nets': ['safetensors', 'timm', 'segmentation-models-pytorch'],
         'peers': ['torch-uncertainty', 'lightning', 'torchmetrics', 'baal'],
     },

@@ -213,6 +213,11 @@ def test_stages_are_timed_and_closing_twice_is_allowed(bundle: ModelBundle) -> N
     backend.close()
 
 
+def test_the_self_check_is_told_what_ran(bundle: ModelBundle) -> None:
+    backend = OnHost(bundle, SETTINGS)
+    assert (backend.version, backend.device_name) == (onnxruntime.__version__, 'host')
+
+
 @pytest.fixture
 def claimed_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A GPU that is there by word only, and an ONNX Runtime that says it has providers for it."""

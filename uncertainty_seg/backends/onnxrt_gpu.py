@@ -89,6 +89,16 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
         self._filled: set[int] = set()
         super().__init__(bundle, settings)
 
+    @property
+    def version(self) -> str:
+        """Of ONNX Runtime."""
+        return str(self._ort.__version__)
+
+    @property
+    def device_name(self) -> str:
+        """The GPU, with its compute capability and the CUDA of its driver."""
+        return self._target
+
     def _import(self) -> None:
         self._target = self._find_device()
         super()._import()
@@ -249,8 +259,9 @@ class OnnxRuntimeTensorRtBackend(OnnxRuntimeCudaBackend):
     Notes
     -----
     Graphs of float32 only: the provider builds half precision with weak types, which may take the
-    reduction along, and that made 93 % of entropies NaN. Engines are built when the backend is
-    opened, minutes the first time, and kept in the folder of engines.
+    reduction along, and that made 93 % of entropies NaN. TensorRT uses TF32, and the provider has
+    no option against it. Engines are built when the backend is opened, minutes the first time,
+    and kept in the folder of engines.
 
     """
 

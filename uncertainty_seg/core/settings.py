@@ -83,8 +83,8 @@ class Settings:
     precision: str = parameter(
         BUNDLE_PRECISION,
         "What the network computes in; bundle takes what the bundle's card says, bf16 is faster "
-        'on processors and GPUs that have it (backends openvino and tensorrt only) and needs its '
-        'own calibration.',
+        'on processors that have it (backend openvino only; tensorrt takes a bundle made in it) '
+        'and needs its own calibration.',
         choices=(BUNDLE_PRECISION, *PRECISIONS),
     )
     threads: int = parameter(
