@@ -109,7 +109,12 @@ def image_size(text: str) -> tuple[int, int]:
 
 def print_json(values: Mapping[str, Any]) -> None:
     """Print the line for scripts; numbers that JSON does not know become null."""
-    print(json.dumps(_known_to_json(values), allow_nan=False), flush=True)
+    print(json_text(values), flush=True)
+
+
+def json_text(values: Mapping[str, Any]) -> str:
+    """Write values as one line of JSON; numbers that it does not know become null."""
+    return json.dumps(_known_to_json(values), allow_nan=False)
 
 
 def _known_to_json(value: Any) -> Any:
