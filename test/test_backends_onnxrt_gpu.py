@@ -3,7 +3,7 @@
 ONNX Runtime's GPU providers: the steps over memory of the host, refusals, and a GPU where one is.
 
 `OnHost` is the backend itself with the processor as its device, so that binding, residence of
-masks, sums across chunks and the graph of the maps are proven here; what CUDA makes of them is not.
+masks, sums across chunks and the graph of maps are proven here; what CUDA makes of them is not.
 
 """
 
