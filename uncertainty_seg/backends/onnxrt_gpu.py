@@ -51,6 +51,7 @@ CUDA, TENSORRT, CPU = (
     'CUDAExecutionProvider', 'TensorrtExecutionProvider', 'CPUExecutionProvider')
 # What ONNX Runtime raises for a file, whatever runs it.
 _FILE_ERRORS = ('InvalidProtobuf', 'InvalidGraph', 'NoSuchFile', 'InvalidArgument')
+_INSTALL = 'install CUDA, cuDNN and TensorRT of the versions that it wants: docs/tensorrt.md'
 # Softmax, its logarithm and their product are there at the same time, in full size.
 _FULL_TENSORS = 3
 # Heuristic, so that two starts choose the same kernels; memory stays what is asked for.
@@ -160,7 +161,9 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
             if type(err).__name__ in _FILE_ERRORS:
                 raise ModelBundleError(
                     f'onnxruntime cannot open {path} ({err})', fix=COMPILE) from err
-            raise BackendUnavailableError(f'{self.name} cannot open {path} ({err})') from err
+            says = ' '.join(str(err).split())
+            raise BackendUnavailableError(
+                f'{self.name} cannot open {path} ({says})', fix=_INSTALL) from err
         session.disable_fallback()
         require_placed(session, self.providers[0], path)
         return session
@@ -324,7 +327,7 @@ def require_placed(session: Any, provider: str, path: Path) -> None:
     if used[:1] != [provider]:
         raise BackendUnavailableError(
             f'onnxruntime would run {path.name} with {used[0] if used else "nothing"}', provider,
-            'its log says which library of CUDA, cuDNN or TensorRT cannot be loaded',
+            f'its log says which library cannot be loaded; {_INSTALL}',
         )
     if not hasattr(session, 'get_provider_graph_assignment_info'):
         return
