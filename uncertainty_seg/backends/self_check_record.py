@@ -226,6 +226,7 @@ def _read(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as err:
-        _log.warning('%s cannot be read (%s): nothing counts as checked', folder / RECORD_FILE, err)
+        _log.warning('%s cannot be read (%s): nothing counts as checked',
+                     folder / RECORD_FILE, err)
         return {}
     return found if isinstance(found, dict) else {}

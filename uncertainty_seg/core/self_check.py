@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from uncertainty_seg.core.aggregate import frame_scores
 from uncertainty_seg.core.uncertainty import MAP_NAMES, UncertaintyMaps
 
-# Compared by value; a variation ratio moves in steps of 1 / T and is compared by pixels that moved.
+# Compared by value; a variation ratio moves in steps of 1 / T, so that its pixels are counted.
 VALUE_MAPS = ('confidence', *(name for name in MAP_NAMES if name != 'variation_ratio'))
 QUANTILE = 0.999
 # Rounding may take a map that is zero or one by definition this far beyond.
@@ -224,7 +224,7 @@ def growth_check(samples_mb: Iterable[float], limit_mb: float) -> Check:
     samples = list(samples_mb)
     late = samples[len(samples) // 2:]
     grown = max(late) - late[0] if len(samples) >= 4 else math.nan
-    return Check('memory', grown, limit_mb, 'MB that memory grew by in the second half of the runs')
+    return Check('memory', grown, limit_mb, 'MB of growth in the second half of the runs')
 
 
 def _gap(values: NDArray[np.float32], reference: NDArray[np.float32]) -> NDArray[np.float64]:

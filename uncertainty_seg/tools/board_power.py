@@ -9,6 +9,7 @@ Nothing is estimated: a machine without a sensor gives nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 import shutil
 import subprocess
@@ -34,10 +35,9 @@ def power_reader(root: Path = Path('/')) -> Callable[[], dict[str, float]] | Non
         Returns watts by name of rail, at the time of the call; None if nothing tells.
 
     """
-    for read in (lambda: _rails_w(root), _gpu_w):
-        if read():
-            return read
-    return None
+    if _rails_w(root):
+        return partial(_rails_w, root)
+    return _gpu_w if _gpu_w() else None
 
 
 def _rails_w(root: Path) -> dict[str, float]:

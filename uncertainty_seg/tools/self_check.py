@@ -2,16 +2,17 @@
 """
 Check on this machine that a backend computes a model as it should.
 
-Fixed images and masks from a seed go through the backend, and through ONNX Runtime on the CPU in
-float32 with the definitions in numpy behind it. Labels, maps and scores have to agree as closely as
-the precision allows, be finite and possible, and come out the same again; memory must not grow.
-What was found is kept beside the engines: a precision that failed here is refused from then on.
+Fixed images and masks from a seed go through the backend, and through ONNX Runtime on the CPU
+in float32 with the definitions in numpy behind it. Labels, maps and scores have to agree as
+closely as the precision allows, be finite and possible, and come out the same again; memory must
+not grow. What was found is kept beside the engines: a precision that failed is refused here.
 
 """
 
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +90,20 @@ def _check(bundle: Any, settings: Settings, args: argparse.Namespace) -> tuple[A
                  'passes': plan.passes, 'frames': args.frames}
         with tqdm(total=args.frames + 1 + args.runs, desc='self-check', leave=False) as bar:
             found = check_backend(backend, Reference(bundle, settings.threads), plan, args.runs,
-                                  power_reader(), lambda words: bar.update())
+                                  power_reader(), lambda words: bar.update(),
+                                  partial(_open_unrecorded, bundle, settings))
     finally:
         backend.close()
     return key, found, facts
+
+
+def _open_unrecorded(bundle: Any, settings: Settings) -> Any:
+    """Open the only backend that records CUDA graphs, without them."""
+    from uncertainty_seg.backends.self_check_record import checking
+    from uncertainty_seg.backends.tensorrt import TensorRtBackend
+
+    with checking():
+        return TensorRtBackend(bundle, settings, is_recorded=False)
 
 
 def arithmetic_of(backend: str, precision: str) -> str:

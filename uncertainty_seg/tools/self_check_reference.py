@@ -22,8 +22,8 @@ from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.uncertainty import (
     maps_from_logits,
     maps_from_low_logits,
-    upsample_bilinear,
     UncertaintyMaps,
+    upsample_bilinear,
 )
 from uncertainty_seg.errors import BackendUnavailableError
 from uncertainty_seg.graph.onnx_tools import load_model

@@ -114,6 +114,7 @@ def check_backend(
     backend: Backend, reference: Runner, plan: Plan, runs: int,
     power: Callable[[], dict[str, float]] | None = None,
     progress: Callable[[str], object] = lambda words: None,
+    unrecorded: Callable[[], Backend] | None = None,
 ) -> Findings:
     """
     Run all checks.
@@ -132,6 +133,8 @@ def check_backend(
         Returns watts by rail.
     progress : callable, optional
         Told once for each image and each run.
+    unrecorded : callable, optional
+        Opens the same backend without CUDA graphs, if it has them.
 
     Returns
     -------
@@ -152,7 +155,7 @@ def check_backend(
         firsts.append(maps)
         progress('reference')
     found = Findings([*closeness_checks(worst(gaps), plan.tolerance), *worst_checks(sane)])
-    found.checks += _graph_check(backend, firsts[0], plan, masks)
+    found.checks += _device_checks(backend, firsts[0], plan, masks, unrecorded)
     _repeat(backend, plan, masks, firsts, runs, found, power, progress)
     return found
 
@@ -161,15 +164,26 @@ def _gap(maps: UncertaintyMaps, right: UncertaintyMaps, plan: Plan) -> Differenc
     return difference(maps, right, plan.passes, plan.limits)
 
 
-def _graph_check(
-    backend: Backend, first: UncertaintyMaps, plan: Plan, masks: Masks
+def _device_checks(
+    backend: Backend, first: UncertaintyMaps, plan: Plan, masks: Masks,
+    unrecorded: Callable[[], Backend] | None,
 ) -> list[Check]:
-    """Compare what was recorded as a CUDA graph with the same calls one by one, if it can be."""
-    plainly: Any = getattr(backend, 'run_without_graph', None)
-    if plainly is None:
-        return []
-    maps = plainly(plan.images[0], masks, plan.temperature)
-    return [same_check('graph', first, maps, 'values that differ when the CUDA graph is replayed')]
+    """Compare ways to the same maps that only some backends have."""
+    checks = []
+    drawn: Any = getattr(backend, 'pass_inputs', None)
+    if drawn is not None:
+        maps = backend.run(plan.images[0], drawn(plan.passes, plan.seed), plan.temperature)
+        checks.append(same_check('drawn', first, maps,
+                                 'values that differ with masks drawn on the device'))
+    if unrecorded is not None and getattr(backend, 'is_recorded', False):
+        plain = unrecorded()
+        try:
+            maps = plain.run(plan.images[0], masks, plan.temperature)
+        finally:
+            plain.close()
+        checks.append(same_check('graph', backend.run(plan.images[0], masks, plan.temperature),
+                                 maps, 'values that differ when the CUDA graph is replayed'))
+    return checks
 
 
 def _repeat(
