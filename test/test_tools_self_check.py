@@ -245,9 +245,15 @@ def test_percentiles_are_those_of_the_runs() -> None:
     assert 'ms, 101 runs' in report_table(found, {})
 
 
-def call(tmp_path: Path, *words: str) -> int:
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv('UNCERTAINTY_SEG_ENGINE_CACHE', str(tmp_path / 'cache'))
+    return tmp_path / 'cache'
+
+
+def call(*words: str) -> int:
     return main(['self-check', 'suim', '--frames', '1', '--runs', '4', '--passes', str(PASSES),
-                 '--cache', str(tmp_path / 'cache'), *words])
+                 *words])
 
 
 @pytest.fixture
@@ -260,9 +266,9 @@ def twisted_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.parametrize('backend', ['onnxruntime', 'openvino'])
 def test_the_shipped_runtimes_pass(
-        tmp_path: Path, backend: str, capsys: pytest.CaptureFixture[str]) -> None:
+        tmp_path: Path, cache: Path, backend: str, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip(backend)
-    assert call(tmp_path, '--backend', backend, '--report', str(tmp_path / 'report.json')) == 0
+    assert call('--backend', backend, '--report', str(tmp_path / 'report.json')) == 0
     lines = capsys.readouterr().out.splitlines()
     values = json.loads(lines[-1])
     assert (values['is_passed'], values['failed'], values['backend']) == (True, [], backend)
@@ -270,44 +276,44 @@ def test_the_shipped_runtimes_pass(
     assert set(values['latency_ms']) == {'trunk', 'head', 'reduction', 'total'}
     assert any(line.startswith('score ') and ' ok ' in line for line in lines)
     assert max(len(line) for line in lines[:-1]) <= 110
-    assert values['record'] == str(tmp_path / 'cache' / RECORD_FILE)
+    assert values['record'] == str(cache / RECORD_FILE)
     report = json.loads((tmp_path / 'report.json').read_text())
     assert report == {name: value for name, value in values.items() if name != 'record'}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('backend', ['onnxruntime', 'openvino'])
-def test_the_larger_shipped_bundle_passes_too(tmp_path: Path, backend: str) -> None:
+def test_the_larger_shipped_bundle_passes_too(cache: Path, backend: str) -> None:
     pytest.importorskip(backend)
-    assert main(['self-check', 'pipeline', '--backend', backend, '--frames', '2', '--runs', '8',
-                 '--cache', str(tmp_path)]) == 0
+    assert main(['self-check', 'pipeline', '--backend', backend, '--frames', '2', '--runs',
+                 '8']) == 0
 
 
 def test_a_failure_is_exit_code_1_and_kept(
-        tmp_path: Path, twisted_registry: None, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(tmp_path, '--backend', 'onnxruntime') == 1
+        cache: Path, twisted_registry: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call('--backend', 'onnxruntime') == 1
     said = capsys.readouterr().out
     assert 'FAILED' in said and 'mean' in json.loads(said.splitlines()[-1])['failed']
-    records = json.loads((tmp_path / 'cache' / RECORD_FILE).read_text())
+    records = json.loads((cache / RECORD_FILE).read_text())
     assert [(record['is_passed'], record['key']['backend']) for record in records.values()] == [
         (False, 'onnxruntime')]
     # What failed is not refused when it is checked again.
-    assert call(tmp_path, '--backend', 'onnxruntime') == 1
+    assert call('--backend', 'onnxruntime') == 1
 
 
 def test_the_fake_backend_is_nothing_to_check(
-        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(tmp_path, '--backend', 'fake') == 1
+        cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call('--backend', 'fake') == 1
     assert 'the fake backend computes no network' in capsys.readouterr().err
-    assert not (tmp_path / 'cache').exists()
+    assert not cache.exists()
 
 
 def test_a_backend_that_cannot_open_is_said_and_nothing_is_kept(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        cache: Path, monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str]) -> None:
     def missing(bundle: Any, settings: Any) -> Any:
         raise BackendUnavailableError('no GPU here', fix='take another')
     monkeypatch.setitem(registry.OPENERS, 'openvino', missing)
-    assert call(tmp_path, '--backend', 'openvino') == 1
+    assert call('--backend', 'openvino') == 1
     assert capsys.readouterr().err.endswith('no GPU here: take another.\n')
-    assert not (tmp_path / 'cache').exists()
+    assert not cache.exists()

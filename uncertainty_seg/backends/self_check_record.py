@@ -154,7 +154,6 @@ def read_record(key: SelfCheckKey, folder: Path | None = None) -> SelfCheckRecor
 def write_record(record: SelfCheckRecord, folder: Path | None = None) -> Path:
     """Add a result to the file, in place of an older one of the same key; return the file."""
     place = _folder(folder)
-    place.mkdir(parents=True, exist_ok=True)
     path = place / RECORD_FILE
     with EngineCache(place).lock('self_check'):
         records = _read(place)

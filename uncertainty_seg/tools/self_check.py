@@ -38,8 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='images compared with the reference, a second or two each [4]')
     parser.add_argument('--runs', type=whole_number(4, 100000), default=40,
                         help='runs for repeatability, memory and times [40]')
-    parser.add_argument('--cache', type=Path, metavar='DIR',
-                        help='folder of engines and records [that of this user]')
     parser.add_argument('--report', type=Path, metavar='FILE', help='write the JSON there too')
     add_settings(parser, _NAMES)
 
@@ -57,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     values = report_values(found, facts)
     record = SelfCheckRecord(key, values['is_passed'], tuple(values['failed']), values)
     print(report_table(found, facts))
-    place = write_record(record, args.cache)
+    place = write_record(record)
     if args.report is not None:
         args.report.write_text(json_text(values) + '\n', encoding='utf-8')
     print_json({**values, 'record': str(place)})

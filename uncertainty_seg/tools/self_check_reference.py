@@ -26,8 +26,6 @@ from uncertainty_seg.core.uncertainty import (
     upsample_bilinear,
 )
 from uncertainty_seg.errors import BackendUnavailableError
-from uncertainty_seg.graph.onnx_tools import load_model
-from uncertainty_seg.graph.to_float32 import to_float32
 
 _STRIPE = 32  # rows at a time in float64
 Masks = Mapping[str, NDArray[np.float32]]
@@ -95,6 +93,9 @@ def _rows(masks: Masks, first: int, count: int) -> dict[str, NDArray[np.float32]
 
 
 def _session(path: Path, threads: int) -> Any:
+    from uncertainty_seg.graph.onnx_tools import load_model
+    from uncertainty_seg.graph.to_float32 import to_float32
+
     try:
         import onnxruntime
     except ImportError as err:

@@ -1,0 +1,85 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Build the TensorRT engines of a bundle ahead of time, so that the node starts at once.
+
+An engine fits this GPU, this driver, this TensorRT and this model; one that is there already is
+left as it is. TensorRT-RTX also builds for GPUs that are not here.
+
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+import re
+from typing import Any
+
+from uncertainty_seg.tools.arguments import add_settings, print_json, settings_from_args
+
+HELP = 'build the TensorRT engines of a bundle ahead of time'
+_NAMES = ('precision', 'passes', 'memory_budget_mb')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument('bundle', help='shipped name or folder')
+    parser.add_argument('--cache', type=Path, metavar='DIR',
+                        help='folder of the engines; the node looks there if '
+                        'UNCERTAINTY_SEG_ENGINE_CACHE names it [that of this user]')
+    parser.add_argument('--compute-capability', type=_capabilities, default=(), metavar='LIST',
+                        help='for GPUs that are not here, as 8.6,8.9 (TensorRT-RTX only)')
+    add_settings(parser, _NAMES)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Build what is missing, and say what is there."""
+    from uncertainty_seg.backends.engine_cache import EngineCache
+    from uncertainty_seg.backends.engine_work import work_ahead, work_here
+    from uncertainty_seg.core.precision import precision_of
+    from uncertainty_seg.storage.model_bundle import load_bundle
+
+    settings = settings_from_args(args, _NAMES)
+    bundle = load_bundle(args.bundle)
+    works = [work_ahead(bundle, settings, one) for one in args.compute_capability] \
+        or [work_here(bundle, settings)]
+    cache = EngineCache(args.cache)
+    engines = [entry for index, work in enumerate(works)
+               for entry in _build(work, cache, f'{index + 1}/{len(works)}')]
+    first = works[0]
+    print_json({
+        'bundle': bundle.card.name, 'precision': precision_of(bundle.card, settings.precision),
+        'tensorrt': f'{first.trt.name} {first.trt.version}',
+        'chunk': first.engines.chunking.passes, 'cache': str(cache.folder), 'engines': engines,
+    })
+    return 0
+
+
+def _build(work: Any, cache: Any, number: str) -> list[dict[str, object]]:
+    """Build what one target lacks, with a bar; return all it has."""
+    from tqdm import tqdm
+
+    form = '{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}'
+    with tqdm(total=1.0, desc=f'engines {number}', bar_format=form, leave=False) as bar:
+        def tell(share: float, phase: str) -> None:
+            bar.set_postfix_str(phase, refresh=False)
+            bar.update(share - bar.n)
+
+        built = {engine.role for engine in work.build(cache, tell)}
+    return [_entry(engine, work.target, cache, engine.role in built)
+            for engine in work.engines.all]
+
+
+def _entry(engine: Any, target: Any, cache: Any, is_built: bool) -> dict[str, object]:
+    path = cache.plan_path(engine.key(target))
+    return {'role': engine.role, 'compute_capability': target.compute_capability,
+            'gpu': target.gpu, 'path': str(path), 'mb': round(path.stat().st_size / 1e6, 2),
+            'is_built': is_built}
+
+
+def _capabilities(text: str) -> tuple[str, ...]:
+    """Read '8.6,8.9'; an argparse type."""
+    found = tuple(part.strip() for part in text.split(','))
+    for part in found:
+        if not re.fullmatch(r'\d+\.\d', part):
+            raise argparse.ArgumentTypeError(f'{part!r}, expected a number such as 8.6')
+    return found
