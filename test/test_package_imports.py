@@ -59,6 +59,10 @@ EXCEPTIONS = {
     'core.preprocess': ({'cv2'}, set()),
     'core.render': ({'cv2'}, set()),
     'core.image_codec': ({'cv2'}, set()),
+    # Histograms, box sums, connected components and filters, within the budget of a frame.
+    'core.aggregate': ({'cv2'}, set()),
+    'core.image_quality': ({'cv2'}, set()),
+    'core.region_scores': ({'cv2'}, set()),
     'storage.model_bundle': (set(), {'onnx'}),
     # Reads the head's tensor sizes, to fit the passes of a call into the memory budget.
     'backends.resources': (set(), {'onnx'}),
