@@ -13,6 +13,7 @@ from std_msgs.msg import Header
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.ros import qos
 from uncertainty_seg.ros.diagnostics import diagnostics_message, HEALTH_NAME
+from uncertainty_seg.ros.engine_builder import BuildState
 from uncertainty_seg.ros.frame_statistics import FrameStatistics
 
 
@@ -40,6 +41,8 @@ class Health:
         were the frame before once more.
     published : mapping of str to int
         Pictures made of each topic.
+    build : BuildState or None
+        How far the engine is that is being built; None if none is.
 
     """
 
@@ -55,6 +58,7 @@ class Health:
     num_dropped: int
     num_repeated: int
     published: Mapping[str, int]
+    build: BuildState | None = None
 
     @property
     def level(self) -> bytes:
@@ -66,7 +70,9 @@ class Health:
 
     @property
     def message(self) -> str:
-        """The hint, else why there are no verdicts, else the newest fault, or the state."""
+        """The build, the hint, why there are no verdicts, the newest fault, or the state."""
+        if self.build is not None:
+            return str(self.build)
         if self.hint or self.is_stale:
             return self.hint or self.why_down
         is_faulty = self.state == 'active' and self.statistics.is_faulty
@@ -90,6 +96,9 @@ class Health:
         if self.pipeline is not None:
             values['backend'] = self.pipeline.backend_name
             values['passes'] = str(self.pipeline.passes)
+        if self.build is not None:
+            values['engine_build_percent'] = f'{self.build.share * 100:.0f}'
+            values['engine_build_phase'] = self.build.phase
         for stage, (median, largest) in stats.latencies_ms().items():
             values[f'latency.{stage}_ms'] = f'median {median:.2f}, max {largest:.2f}'
         return values | {f'published.{name}': str(n) for name, n in self.published.items()}

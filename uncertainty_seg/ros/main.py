@@ -83,12 +83,12 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _run() -> int:
     stop = _stop_on_signals()
-    node = UncertaintySegNode()
+    node = UncertaintySegNode(stop.is_set)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
         with ros_logging(node.get_logger()):
-            if not node.autostart():  # why is in the log already
+            if not node.autostart() and not stop.is_set():  # why is in the log already
                 return EXIT_FAILED
             while not stop.is_set():
                 _spin_once(executor, node)

@@ -11,15 +11,18 @@ in the worker's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+import time
+
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import Image
 
-from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BackendError
 from uncertainty_seg.ros.camera_link import CameraLink
+from uncertainty_seg.ros.engine_builder import BuildState, open_or_build
 from uncertainty_seg.ros.frame_intake import FrameIntake
 from uncertainty_seg.ros.frame_mailbox import Mailbox
 from uncertainty_seg.ros.frame_processor import FrameProcessor, Outputs
@@ -42,6 +45,11 @@ class UncertaintySegNode(SoundLifecycleNode):
     """
     Segment images, and say how far to trust the result.
 
+    Parameters
+    ----------
+    is_stopping : callable, optional
+        Whether the process was told to end; asked where a transition takes minutes.
+
     Raises
     ------
     ConfigError
@@ -49,8 +57,11 @@ class UncertaintySegNode(SoundLifecycleNode):
 
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_stopping: Callable[[], bool] = lambda: False) -> None:
         super().__init__(NODE_NAME, namespace='')
+        self._is_stopping = is_stopping
+        self._build: BuildState | None = None
+        self._diagnosed_s = 0.0
         self._pipeline: Pipeline | None = None
         self._pictures: PicturePublishers | None = None
         self._served = ParameterServer(self, self._reconfigure)
@@ -93,9 +104,13 @@ class UncertaintySegNode(SoundLifecycleNode):
 
     @said
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Open the model; the topics of the pictures appear."""
+        """Open the model, built first if need be; the topics of the pictures appear."""
         settings = self._served.settings
-        self._pipeline = open_pipeline(load_bundle(settings.model), settings)
+        try:
+            self._pipeline = open_or_build(load_bundle(settings.model), settings,
+                                           self._say_build, self._is_stopping)
+        finally:
+            self._build = None
         self._pictures = PicturePublishers(self)
         self._enter('inactive', 'the node is inactive')
         return TransitionCallbackReturn.SUCCESS
@@ -151,6 +166,12 @@ class UncertaintySegNode(SoundLifecycleNode):
         self._free()
         self._enter('unconfigured', 'the node is unconfigured after an error')
         return TransitionCallbackReturn.SUCCESS
+
+    def _say_build(self, state: BuildState) -> None:
+        self._build = state
+        self.fall(str(state))
+        if time.monotonic() - self._diagnosed_s >= DIAGNOSTICS_PERIOD_S:
+            self._on_diagnostics()
 
     def _enter(self, state: str, why_down: str) -> None:
         self._state = state
@@ -211,6 +232,7 @@ class UncertaintySegNode(SoundLifecycleNode):
         return f'no frame on {topic} for {silence_s:.1f} s'
 
     def _on_diagnostics(self) -> None:
+        self._diagnosed_s = time.monotonic()
         is_active, hint = self._state == 'active', ''
         silence_s = self._watchdog.silence_s()
         if self._camera is not None and self._processor is not None:
@@ -228,4 +250,5 @@ class UncertaintySegNode(SoundLifecycleNode):
             statistics=self._statistics, num_received=self._mailbox.num_received,
             num_dropped=self._mailbox.num_dropped, num_repeated=self._intake.num_repeated,
             published=self._pictures.counts if self._pictures is not None else {},
+            build=self._build,
         ))

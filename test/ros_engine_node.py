@@ -1,0 +1,67 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+The real node on a backend whose engine is missing, with a builder that does as it is told.
+
+The folder UNCERTAINTY_SEG_TEST_BUILD holds what the test and this process tell each other:
+`order` is what the builder does next ('0.42 words' reports progress, 'finish', 'fail', 'crash'),
+`built` is the engine, and the builder notes `begun` and how it `ended`.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import os
+from pathlib import Path
+import sys
+import threading
+from typing import Any
+
+from uncertainty_seg.backends import registry
+from uncertainty_seg.backends.fake import FakeBackend
+from uncertainty_seg.errors import BackendError, EngineMissingError
+from uncertainty_seg.ros import engine_builder
+from uncertainty_seg.ros.main import main
+
+FOLDER = Path(os.environ['UNCERTAINTY_SEG_TEST_BUILD'])
+
+
+def open_if_built(bundle: Any, settings: Any) -> FakeBackend:
+    if not (FOLDER / 'built').exists():
+        raise EngineMissingError('the engine of the tiny network is missing')
+    return FakeBackend(bundle.card)
+
+
+def build_on_command(
+    bundle: Any, settings: Any, progress: Callable[[float, str], None]
+) -> None:
+    with (FOLDER / 'begun').open('a') as begun:
+        begun.write(f'{threading.current_thread().name}\n')
+    try:
+        follow(progress)
+    except BaseException as err:
+        (FOLDER / 'ended').write_text(type(err).__name__)
+        raise
+    (FOLDER / 'ended').write_text('well')
+
+
+def follow(progress: Callable[[float, str], None]) -> None:
+    while True:
+        order = (FOLDER / 'order').read_text() if (FOLDER / 'order').exists() else ''
+        if order == 'finish':
+            (FOLDER / 'built').touch()
+            return
+        if order == 'fail':
+            raise BackendError('the builder failed on command')
+        if order == 'crash':
+            raise ZeroDivisionError('nobody expected this')
+        if order and order != 'hang':
+            share, _, words = order.partition(' ')
+            progress(float(share), words)
+        threading.Event().wait(0.01)
+
+
+if __name__ == '__main__':
+    registry.OPENERS['fake'] = open_if_built
+    engine_builder.build_here = build_on_command
+    sys.exit(main())
