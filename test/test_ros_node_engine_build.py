@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A node whose engine is missing builds it aloud: the flag is down and says why, until it is up."""
+"""A node whose engine is missing builds it aloud: the flag is down and says why until it is up."""
 
 from __future__ import annotations
 
