@@ -58,6 +58,34 @@ class Noisy(Still):
         return super().forward(x) + torch.randn(1, 3, 4, 8)
 
 
+class Squeezed(nn.Sequential):
+    """One channel whose axis is gone: (1, h, w)."""
+
+    def __init__(self):
+        torch.manual_seed(3)
+        super().__init__(nn.Conv2d(3, 8, 3, 2, 1), nn.Dropout2d(0.5), nn.Conv2d(8, 1, 1))
+
+    def forward(self, x):
+        return super().forward(x).squeeze(1).sigmoid()
+
+
+class Last(nn.Sequential):
+    """Classes last."""
+
+    def __init__(self):
+        torch.manual_seed(3)
+        super().__init__(nn.Conv2d(3, 8, 3, 2, 1), nn.Dropout2d(0.5), nn.Conv2d(8, 3, 1))
+
+    def forward(self, x):
+        return super().forward(x).permute(0, 2, 3, 1)
+
+
+class Unsampled(Last):
+    def forward(self, x):
+        x = self[1](self[0](x))
+        return self[2](functional.grid_sample(x, torch.zeros(1, 4, 8, 2), align_corners=False))
+
+
 class Undone(Still):
     def forward(self, x):
         return super().forward(x) + 0 * functional.dropout(x[:, :, ::2, ::2], 0.5, self.training)
@@ -173,6 +201,20 @@ def test_every_option_runs_in_every_runtime_that_can(
 
 
 @pytest.mark.torch
+@pytest.mark.parametrize('name, classes', [('Squeezed', 'two.yaml'), ('Last', 'classes.yaml')])
+def test_outputs_without_a_class_axis_or_with_it_last_are_taken(
+    compile_: Callable, name: str, classes: str
+) -> None:
+    pytest.importorskip('torch')
+    Path('two.yaml').write_text('classes: [background, pipe]\n')
+    code, out, err = compile_(f'nets_of_a_user:{name}', classes=classes)
+    assert (code, err) == (0, '')
+    result = json.loads(out.splitlines()[-1])
+    assert result['logits_shape'][1:] == [4, 8]
+    assert 0 < max(result['still_error'], result['masked_error']) < 1e-5
+
+
+@pytest.mark.torch
 def test_where_skipping_does_not_pay_the_bundle_is_a_plain_one(compile_: Callable) -> None:
     pytest.importorskip('torch')
     code, _, err = compile_('nets_of_a_user:Net', '--skip-dropped', '4')
@@ -217,6 +259,7 @@ def test_weights_of_three_members_make_an_ensemble(compile_: Callable, tmp_path:
 @pytest.mark.parametrize('network, arguments, words', [
     ('nets_of_a_user:Still', (), 'has no dropout.*--inject-dropout'),
     ('nets_of_a_user:Noisy', (), 'randn'),
+    ('nets_of_a_user:Unsampled', (), 'cannot be run .*GridSample|GridSample.* passes'),
     ('nets_of_a_user:Undone', (), 'two different masks give the same logits'),
     ('nets_of_a_user:broken', (), r'broken\(\) failed \(RuntimeError: no such file\)'),
     ('nets_of_a_user:number', (), r'number\(\) returned a int, expected a torch module'),

@@ -58,6 +58,31 @@ class DropPath(nn.Module):
         return x.div(keep) * (keep + torch.rand(rows)).floor_()
 
 
+class OwnDropPath(nn.Module):
+    """Keeps its rate under a name of its own and draws with bernoulli; `p` is something else."""
+
+    def __init__(self, rate: float, has_two: bool = False) -> None:
+        super().__init__()
+        self.rate, self.p, self.has_two = rate, nn.Identity(), has_two
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return x
+        keep = 1 - self.rate
+        return x * x.new_empty((x.shape[0], 1, 1, 1)).bernoulli_(keep) / keep
+
+
+class TwoDropPath(OwnDropPath):
+    """Is called with a second argument."""
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__(drop_prob)
+        self.drop_prob = drop_prob
+
+    def forward(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return other + super().forward(x)
+
+
 class SegformerDropPath(DropPath):
     """Known by the end of its name."""
 
@@ -95,6 +120,26 @@ MODULES = {
 def test_a_module_is_a_site_with_its_path_as_name(name: str) -> None:
     module, kind = MODULES[name]
     assert sites(nn.Sequential(nn.ReLU(), module)) == [('body_1', 0.25, kind, PLANES)]
+
+
+def test_a_path_that_keeps_its_rate_elsewhere_is_found_where_it_draws() -> None:
+    (drop,) = find(nn.Sequential(nn.ReLU(), OwnDropPath(0.25))).drops
+    assert (drop.p, drop.shape) == (0.25, (1, 1, 1, 1))
+
+
+def test_a_path_with_two_arguments_is_found_where_it_draws() -> None:
+    path = TwoDropPath(0.25)
+    body = Body(lambda x, training: path(x, x))
+    body.path = path
+    (drop,) = find(body).drops
+    assert (drop.p, drop.shape) == (0.25, (1, 1, 1, 1))
+
+
+def test_a_net_that_cannot_be_copied_is_refused_in_words() -> None:
+    body = torch.nn.utils.weight_norm(nn.Conv2d(4, 4, 1))
+    body(torch.ones(PLANES))
+    with pytest.raises(GraphError, match='cannot be copied .*remove_weight_norm'):
+        find(nn.Sequential(body, nn.Dropout(0.5)))
 
 
 FUNCTIONS = {

@@ -19,7 +19,7 @@ import onnx
 from uncertainty_seg.core.dropout_masks import pass_inputs, still_inputs
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.uncertainty import upsample_bilinear
-from uncertainty_seg.errors import BackendUnavailableError, GraphError
+from uncertainty_seg.errors import BackendUnavailableError, GraphError, UncertaintySegError
 from uncertainty_seg.graph.compile import CompiledGraphs
 from uncertainty_seg.graph.dropout_to_masks import dropout_to_masks, without_dropout
 from uncertainty_seg.graph.free_passes import one_pass
@@ -96,13 +96,19 @@ def check_compiled(
     """
     rng = np.random.default_rng(0)
     spec = card.input
-    runner = _Runner(compiled, card, network, exact)
     still, masked, spread, moved = 0.0, 0.0, 0.0, 0.0
-    for image in _images(rng, spec.height, spec.width, num_images):
-        if not card.is_balanced:
-            still = max(still, runner.still(image))
-        error, wide, motion = runner.masked(image)
-        masked, spread, moved = max(masked, error), max(spread, wide), max(moved, motion)
+    try:
+        runner = _Runner(compiled, card, network, exact)
+        for image in _images(rng, spec.height, spec.width, num_images):
+            if not card.is_balanced:
+                still = max(still, runner.still(image))
+            error, wide, motion = runner.masked(image)
+            masked, spread, moved = max(masked, error), max(spread, wide), max(moved, motion)
+    except UncertaintySegError:
+        raise
+    except Exception as err:  # the runtime's own errors derive from nothing narrower
+        raise GraphError(f'the network cannot be run ({err})', 'one that ONNX Runtime runs',
+                         'replace the operation that it names') from err
     if not moved > 1e-6 * spread:
         raise GraphError('two different masks give the same logits', 'passes that differ',
                          'the dropout is followed by something that undoes it')
@@ -176,6 +182,7 @@ class _Runner:
 
     def distance(self, ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
         """Return the largest difference as a share of the spread, at the network's size."""
+        theirs = _planes(theirs, ours.shape[1])
         if ours.shape[2:] != theirs.shape[2:]:
             height, width = theirs.shape[2:]
             full = upsample_bilinear(ours, height, width, self._compiled.upsampling)
@@ -222,6 +229,14 @@ def _distance(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
     # Softmax forgets what is common to all classes, and so may the compiled graph.
     ours, theirs = (v - v.mean(1, keepdims=True) for v in (ours, theirs))
     return float(abs(ours - theirs).max() / max(np.ptp(theirs), 1e-6))
+
+
+def _planes(theirs: NDArray[np.float32], num_classes: int) -> NDArray[np.float32]:
+    """Bring what a network gave, as the compiled graph's logits were brought, to (T, C, h, w)."""
+    if theirs.ndim == 3:  # one channel whose axis was squeezed
+        theirs = theirs[:, None]
+    is_last = theirs.shape[-1] in (1, num_classes) and theirs.shape[1] not in (1, num_classes)
+    return np.moveaxis(theirs, -1, 1) if is_last else theirs
 
 
 def _feed(model: onnx.ModelProto, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:

@@ -79,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print('stopped', file=sys.stderr)
         return EXIT_INTERRUPTED
     except UncertaintySegError as err:
-        print(f'uncertainty_seg {args.verb}: {err}', file=sys.stderr)
+        # Libraries that are quoted in it write several lines.
+        print(f'uncertainty_seg {args.verb}: {" ".join(str(err).split())}', file=sys.stderr)
         return EXIT_MISUSE if isinstance(err, (ConfigError, *args.misuse)) else EXIT_FAILED
     except ModuleNotFoundError as err:
         print(f'uncertainty_seg {args.verb}: {err.name} is not installed: '

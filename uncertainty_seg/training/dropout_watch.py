@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+import inspect
 import re
 import sys
 from types import FrameType, FunctionType
@@ -136,15 +137,28 @@ def prepare_paths(net: nn.Module) -> None:
     """
     for name, module in net.named_modules():
         class_name = type(module).__name__
-        rate = float(getattr(module, 'drop_prob', getattr(module, 'p', 0.0)) or 0.0)
-        if _BLOCK_CLASS.search(class_name) and rate > 0:
+        rate = _rate_of(module)
+        if _BLOCK_CLASS.search(class_name) and rate:
             raise _is_drop_block(name)
-        if not _PATH_CLASS.search(class_name):
-            continue
-        if not getattr(module, 'scale_by_keep', True) and rate > 0:
+        if not _PATH_CLASS.search(class_name) or rate is None or not _takes_one(module):
+            continue  # one that keeps its rate elsewhere runs, and is seen where it draws
+        if not getattr(module, 'scale_by_keep', True) and rate:
             raise GraphError(f'{name} is {class_name} with scale_by_keep=False, whose mean is not '
                              'its value in eval mode', 'scale_by_keep=True')
         module.forward = _path_forward(module, rate)
+
+
+def _rate_of(module: nn.Module) -> float | None:
+    """Return the rate of a module that drops, if it has one under a usual name."""
+    for name in ('drop_prob', 'p'):
+        value = getattr(module, name, '')
+        if value is None or isinstance(value, int | float):
+            return float(value or 0.0)
+    return None
+
+
+def _takes_one(module: nn.Module) -> bool:
+    return len(inspect.signature(module.forward).parameters) == 1
 
 
 def _path_forward(module: nn.Module, rate: float) -> Callable[[Tensor], Tensor]:

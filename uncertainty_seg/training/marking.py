@@ -133,7 +133,12 @@ def plain_copy(net: nn.Module) -> nn.Module:
                          'a net of Python modules', 'return it before torch.jit, or export ONNX')
     if not isinstance(inner, nn.Module):
         raise GraphError(f'the net is {type(inner).__name__}', 'a torch.nn.Module')
-    return copy.deepcopy(inner).cpu().float().eval()
+    try:
+        twin = copy.deepcopy(inner)
+    except Exception as err:  # torch's own words: weights that are computed cannot be copied
+        raise GraphError(f'the net cannot be copied ({err})', 'one that copy.deepcopy takes',
+                         'take weight_norm off, with torch.nn.utils.remove_weight_norm') from err
+    return twin.cpu().float().eval()
 
 
 def _ready_copy(net: nn.Module) -> nn.Module:
