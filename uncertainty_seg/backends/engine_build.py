@@ -99,7 +99,9 @@ def build_engine(
     if monitor is not None:
         config.progress_monitor = monitor
     tracker.start('build', None, 1)
-    memory = builder.build_serialized_network(network, config)
+    memory = None
+    if tracker.error is None:
+        memory = builder.build_serialized_network(network, config)
     if tracker.error is not None:
         raise tracker.error
     if memory is None:

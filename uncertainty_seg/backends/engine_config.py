@@ -20,6 +20,7 @@ from uncertainty_seg.errors import BackendError, GraphError
 Shape: TypeAlias = tuple[int, ...]
 # Precision -> flag of the builder, where TensorRT chooses the types.
 _WEAK_FLAGS = {'fp16': 'FP16', 'bf16': 'BF16', 'int8': 'INT8'}
+_FITTING = 'min <= opt <= max, and shapes that the graph allows'
 
 
 @dataclass(frozen=True)
@@ -146,10 +147,10 @@ def _set_profiles(
         is_taken = config.add_optimization_profile(profile) >= 0
     except ValueError as err:
         raise BackendError(f'profile {dict(spec.profiles)} of {what} ({err})',
-                           'min <= opt <= max, of the rank of the input') from err
+                           _FITTING) from err
     if not is_taken:
         raise BackendError(f'TensorRT refuses the profile {dict(spec.profiles)} of {what}',
-                           'shapes that the graph allows')
+                           _FITTING)
 
 
 def _set_targets(trt: TensorRt, config: Any, spec: EngineSpec) -> None:
