@@ -90,7 +90,7 @@ def build_engine(
     builder = _new_builder(trt, logger, messages)
     network = builder.create_network(trt.creation_flags(spec.is_strongly_typed))
     parser = trt.module.OnnxParser(network, logger)
-    _parse(trt, parser, graph, what)
+    _parse(trt, parser, graph, what, spec.precision)
     config = builder.create_builder_config()
     configure(trt, builder, config, network, spec, what)
     cache = _set_timing_cache(trt, config, timing_cache)
@@ -156,7 +156,9 @@ def _new_builder(trt: TensorRt, logger: Any, messages: Messages) -> Any:
     return builder
 
 
-def _parse(trt: TensorRt, parser: Any, graph: Path | bytes, what: str) -> None:
+def _parse(
+    trt: TensorRt, parser: Any, graph: Path | bytes, what: str, precision: str
+) -> None:
     model = _model(graph, what)
     opset = max((o.version for o in model.opset_import if o.domain in ('', 'ai.onnx')), default=0)
     if not trt.is_rtx and trt.major < 10 and opset > _LAST_OPSET_OF_8:
@@ -170,8 +172,12 @@ def _parse(trt: TensorRt, parser: Any, graph: Path | bytes, what: str) -> None:
     if not is_read:
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         reasons = '; '.join(_sentence(error, model) for error in errors)
-        raise GraphError(f'TensorRT {trt.version} cannot read {what} ({reasons or "no reason"})',
-                         fix='use another backend, or compile a network without that operator')
+        others = {'bf16': 'fp16 or fp32', 'fp16': 'fp32', 'int8': 'fp16 or fp32'}.get(precision)
+        raise GraphError(
+            f'TensorRT {trt.version} cannot read {what} in {precision} '
+            f'({reasons or "no reason"})',
+            fix=f'take a bundle in {others}, or another backend' if others else
+            'use another backend, or compile a network without that operator')
 
 
 def _model(graph: Path | bytes, what: str) -> Any:
