@@ -9,14 +9,22 @@ import sys
 import pytest
 
 from uncertainty_seg.backends import registry
+from uncertainty_seg.backends.cuda_device import find_device
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.parameters import iter_parameters
 from uncertainty_seg.core.pipeline import Backend
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.errors import BackendUnavailableError, ConfigError, ModelBundleError
+from uncertainty_seg.errors import (
+    BackendUnavailableError,
+    ConfigError,
+    EngineMissingError,
+    ModelBundleError,
+)
 from uncertainty_seg.storage.model_bundle import load_bundle
 
 SETTINGS = Settings(threads=1)
+GPU_NAMES = ('tensorrt', 'onnxruntime_cuda', 'onnxruntime_tensorrt')
 
 
 @pytest.fixture
@@ -29,6 +37,11 @@ def no_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, 'openvino', None)
 
 
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry.OPENERS, 'tensorrt', missing)
+
+
 def missing(bundle: ModelBundle, settings: Settings) -> Backend:
     raise BackendUnavailableError('gpu runtime is not installed', fix='pip install gpu')
 
@@ -39,46 +52,91 @@ def test_every_backend_opens_under_its_own_name_and_closes_twice(
 ) -> None:
     if name == 'openvino':
         pytest.importorskip('openvino')
-    backend = open_backend(name, bundle, SETTINGS)
+    try:
+        backend = open_backend(name, bundle, SETTINGS)
+    except BackendUnavailableError as err:
+        # Anything else that is not there fails.
+        if name not in GPU_NAMES:
+            raise
+        pytest.skip(f'{name}: {err}')
     assert backend.name == name
     backend.close()
     backend.close()
 
 
-def test_every_name_is_a_choice_of_the_settings(bundle: ModelBundle) -> None:
-    for name in (registry.AUTO, *registry.OPENERS):
-        assert Settings(backend=name).backend == name
+def test_the_names_are_the_choices_of_the_settings() -> None:
+    choices = next(p.choices for p in iter_parameters(Settings) if p.name == 'backend')
+    assert choices == (registry.AUTO, *registry.OPENERS)
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones(bundle: ModelBundle) -> None:
-    with pytest.raises(ConfigError, match="backend is 'cuda', expected one of auto, openvino"):
+    with pytest.raises(ConfigError, match="backend is 'cuda', expected one of auto, tensorrt"):
         open_backend('cuda', bundle, SETTINGS)
 
 
 def test_auto_takes_openvino_where_it_is_installed_and_logs_name_and_reason(
-    bundle: ModelBundle, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    bundle: ModelBundle, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+    no_gpu: None,
 ) -> None:
     pytest.importorskip('openvino')
     monkeypatch.setattr(platform, 'machine', lambda: 'x86_64')
     caplog.set_level(logging.INFO)
     assert open_backend('auto', bundle, SETTINGS).name == 'openvino'
-    assert 'backend auto: took openvino, the best that works here' in caplog.text
+    assert 'backend auto: not tensorrt: gpu runtime is not installed' in caplog.text
+    assert 'backend auto: took openvino, the next best that works here' in caplog.text
+
+
+def test_auto_looks_for_a_gpu_first(
+    bundle: ModelBundle, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setitem(registry.OPENERS, 'tensorrt', registry.OPENERS['fake'])
+    assert open_backend('auto', bundle, SETTINGS).name == 'fake'
+    assert 'backend auto: took tensorrt, the best that works here' in caplog.text
+    assert 'not ' not in caplog.text
+
+
+def test_on_a_machine_without_a_gpu_auto_says_so_and_goes_on(
+    bundle: ModelBundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    try:
+        find_device()
+    except BackendUnavailableError as err:
+        reason = str(err)
+    else:
+        pytest.skip('there is a GPU here')
+    caplog.set_level(logging.INFO)
+    assert open_backend('auto', bundle, SETTINGS).name in ('openvino', 'onnxruntime')
+    assert f'backend auto: not tensorrt: {reason}' in caplog.text
+    assert {record.levelname for record in caplog.records} == {'INFO'}
+
+
+def test_auto_does_not_run_on_the_processor_for_want_of_an_engine(
+    bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_built(bundle: ModelBundle, settings: Settings) -> Backend:
+        raise EngineMissingError('no engine', fix='uncertainty_seg build-engines')
+
+    monkeypatch.setitem(registry.OPENERS, 'tensorrt', not_built)
+    with pytest.raises(EngineMissingError, match='no engine: uncertainty_seg build-engines'):
+        open_backend('auto', bundle, SETTINGS)
 
 
 def test_auto_takes_onnxruntime_where_openvino_is_not_installed(
     bundle: ModelBundle, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
-    no_openvino: None,
+    no_openvino: None, no_gpu: None,
 ) -> None:
     monkeypatch.setattr(platform, 'machine', lambda: 'x86_64')
     caplog.set_level(logging.INFO)
     assert open_backend('auto', bundle, SETTINGS).name == 'onnxruntime'
     assert 'not openvino: openvino cannot be imported' in caplog.text
-    assert 'pip install openvino' in caplog.text
+    assert 'pip install "openvino' in caplog.text
     assert 'took onnxruntime, the next best that works here' in caplog.text
 
 
 def test_auto_leaves_openvino_to_those_who_ask_for_it_on_other_processors(
-    bundle: ModelBundle, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    bundle: ModelBundle, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+    no_gpu: None,
 ) -> None:
     monkeypatch.setattr(platform, 'machine', lambda: 'aarch64')
     caplog.set_level(logging.INFO)
@@ -88,10 +146,11 @@ def test_auto_leaves_openvino_to_those_who_ask_for_it_on_other_processors(
 
 
 def test_auto_passes_over_what_cannot_compute_in_the_precision_asked_for(
-    bundle: ModelBundle, no_openvino: None
+    bundle: ModelBundle, no_openvino: None, no_gpu: None
 ) -> None:
-    with pytest.raises(BackendUnavailableError, match='no backend works here .*openvino cannot be '
-                       "imported .*onnxruntime does not compute 'tiny' in bf16: use backend"):
+    words = ('no backend works here .*tensorrt: gpu.*openvino cannot be imported .*'
+             "onnxruntime does not compute 'tiny' in bf16: use backend")
+    with pytest.raises(BackendUnavailableError, match=words):
         open_backend('auto', bundle, Settings(precision='bf16'))
 
 

@@ -49,8 +49,10 @@ LIBRARIES = {
     'training': ({'numpy', 'cv2', 'torch', 'torchvision', 'onnx', 'tqdm'},
                  {'onnxruntime', 'safetensors'}),
     'synthetic': ({'numpy', 'cv2', 'tqdm'}, set()),
-    # The last two check and quantise what was compiled (compile_checks, quantise_trunk).
-    'tools': ({'numpy', 'cv2', 'tqdm'}, {'av', 'onnxruntime', 'nncf'}),
+    # onnxruntime and nncf check and quantise what was compiled (compile_checks, quantise_trunk);
+    # the last three are for what is fitted and reported offline.
+    'tools': ({'numpy', 'cv2', 'tqdm'},
+              {'av', 'onnxruntime', 'nncf', 'sklearn', 'scipy', 'matplotlib'}),
     'ros': ({'numpy', 'cv2'} | ROS_PACKAGES, set()),
     '__main__': (set(), set()),
 }
@@ -71,6 +73,8 @@ EXCEPTIONS = {
     # Say which node it was; read which axes are symbolic.
     'backends.engine_build': (set(), {'onnx'}),
     'backends.bundle_engines': (set(), {'onnx'}),
+    # Writes the two graphs around a head with statistics.
+    'backends.statistics_graphs': (set(), {'onnx'}),
     # Runs what was compiled; imported late (see LATE_MODULES).
     'tools.compile_checks': ({'onnx'}, set()),
     # Infers types before it quantises.

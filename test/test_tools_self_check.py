@@ -216,9 +216,10 @@ def test_the_images_are_the_same_every_time_and_differ(images: Any) -> None:
     assert np.array_equal(again[0], images[0]) and not np.array_equal(*again)
 
 
-def test_a_gpu_computes_float32_with_short_factors() -> None:
+def test_tensorrt_computes_float32_with_short_factors() -> None:
     assert arithmetic_of('tensorrt', 'fp32') == 'tf32'
     assert arithmetic_of('tensorrt', 'fp16') == 'fp16'
+    assert arithmetic_of('onnxruntime_cuda', 'fp32') == 'fp32'
     assert arithmetic_of('openvino', 'fp32') == 'fp32'
     assert arithmetic_of('openvino', 'bf16') == 'bf16'
 
@@ -275,7 +276,7 @@ def test_the_shipped_runtimes_pass(
     assert values['precision'] == values['arithmetic'] == 'fp32'
     assert set(values['latency_ms']) == {'trunk', 'head', 'reduction', 'total'}
     assert any(line.startswith('score ') and ' ok ' in line for line in lines)
-    assert max(len(line) for line in lines[:-1]) <= 110
+    assert max(len(line) for line in lines[1:-1]) <= 110  # the first has names of any length
     assert values['record'] == str(cache / RECORD_FILE)
     report = json.loads((tmp_path / 'report.json').read_text())
     assert report == {name: value for name, value in values.items() if name != 'record'}

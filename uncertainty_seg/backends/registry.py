@@ -16,15 +16,21 @@ import platform
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.pipeline import Backend, Pipeline
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.errors import BackendUnavailableError, ConfigError
+from uncertainty_seg.errors import BackendUnavailableError, ConfigError, EngineMissingError
 
 AUTO = 'auto'
-# Best first; tensorrt's place is before all of these. `fake` is not among them: it must never
-# stand in for a network by itself.
-AUTO_ORDER = ('openvino', 'onnxruntime')
+# Best first. `fake` is not among them: it must never stand in for a network by itself. Nor are
+# ONNX Runtime's ways to a GPU: where they work, tensorrt does.
+AUTO_ORDER = ('tensorrt', 'openvino', 'onnxruntime')
 # Where it was measured to be the better choice; by name it may be taken anywhere.
 _AUTO_MACHINES = {'openvino': ('x86_64', 'AMD64')}
 _log = logging.getLogger(__name__)
+
+
+def _open_tensorrt(bundle: ModelBundle, settings: Settings) -> Backend:
+    from uncertainty_seg.backends.tensorrt import TensorRtBackend
+
+    return TensorRtBackend(bundle, settings)
 
 
 def _open_openvino(bundle: ModelBundle, settings: Settings) -> Backend:
@@ -39,6 +45,18 @@ def _open_onnxruntime(bundle: ModelBundle, settings: Settings) -> Backend:
     return OnnxRuntimeBackend(bundle, settings)
 
 
+def _open_onnxruntime_cuda(bundle: ModelBundle, settings: Settings) -> Backend:
+    from uncertainty_seg.backends.onnxrt_gpu import OnnxRuntimeCudaBackend
+
+    return OnnxRuntimeCudaBackend(bundle, settings)
+
+
+def _open_onnxruntime_tensorrt(bundle: ModelBundle, settings: Settings) -> Backend:
+    from uncertainty_seg.backends.onnxrt_gpu import OnnxRuntimeTensorRtBackend
+
+    return OnnxRuntimeTensorRtBackend(bundle, settings)
+
+
 def _open_fake(bundle: ModelBundle, settings: Settings) -> Backend:
     from uncertainty_seg.backends.fake import FakeBackend
 
@@ -46,8 +64,11 @@ def _open_fake(bundle: ModelBundle, settings: Settings) -> Backend:
 
 
 OPENERS: dict[str, Callable[[ModelBundle, Settings], Backend]] = {
+    'tensorrt': _open_tensorrt,
     'openvino': _open_openvino,
     'onnxruntime': _open_onnxruntime,
+    'onnxruntime_cuda': _open_onnxruntime_cuda,
+    'onnxruntime_tensorrt': _open_onnxruntime_tensorrt,
     'fake': _open_fake,
 }
 
@@ -77,6 +98,9 @@ def open_backend(name: str, bundle: ModelBundle, settings: Settings) -> Backend:
     BackendUnavailableError
         If its runtime is not installed or does not compute in that precision; with 'auto', if
         that is so for all.
+    EngineMissingError
+        If a GPU is there and its engine has not been built; with 'auto' too, lest a vehicle run
+        on its processor for want of one command.
     ModelBundleError
         If the graphs do not fit the card.
 
@@ -128,6 +152,8 @@ def _open_best(bundle: ModelBundle, settings: Settings) -> Backend:
         try:
             _require_machine(name)
             backend = OPENERS[name](bundle, settings)
+        except EngineMissingError:
+            raise
         except BackendUnavailableError as err:
             reasons.append(f'{name}: {err}')
             _log.info('backend auto: not %s', reasons[-1])

@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 import hashlib
-from importlib import metadata
 import json
 import logging
 import os
 from pathlib import Path
+import sys
 from typing import Any
 
 from uncertainty_seg.backends.engine_cache import cache_folder, EngineCache
@@ -29,8 +29,11 @@ from uncertainty_seg.core.pipeline import Backend
 from uncertainty_seg.errors import BackendUnavailableError
 
 RECORD_FILE = 'self_check.json'
-# Name of a backend -> the distribution whose version it is.
-_DISTRIBUTIONS = {'openvino': 'openvino', 'onnxruntime': 'onnxruntime'}
+# Backend -> the module whose version is its own. Not the distribution: ONNX Runtime has several.
+_MODULES = {
+    'openvino': 'openvino', 'onnxruntime': 'onnxruntime', 'onnxruntime_cuda': 'onnxruntime',
+    'onnxruntime_tensorrt': 'onnxruntime',
+}
 _log = logging.getLogger(__name__)
 _is_checking: ContextVar[bool] = ContextVar('is_checking', default=False)
 
@@ -115,11 +118,12 @@ def key_of(card: ModelCard, backend: Backend, precision: str) -> SelfCheckKey:
     Returns
     -------
     SelfCheckKey
-        Without a version for a runtime that is nobody's distribution.
+        Without a version for a backend that has none, such as the fake one.
 
     """
-    name = _DISTRIBUTIONS.get(backend.name)
-    version = getattr(backend, 'version', None) or (metadata.version(name) if name else '')
+    # An open backend has imported it.
+    module = sys.modules.get(_MODULES.get(backend.name, ''))
+    version = getattr(backend, 'version', None) or getattr(module, '__version__', '')
     device = str(getattr(backend, 'device_name', ''))
     return SelfCheckKey.of(card, backend.name, str(version), precision, device)
 

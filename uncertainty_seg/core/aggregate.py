@@ -28,8 +28,6 @@ from uncertainty_seg.errors import ShapeError
 SCORED_MAPS = ('entropy', 'mutual_information')
 TOP_SHARE = 0.05
 QUANTILE = 0.95
-# Every scored map is normalised, so that a limit of 1 or more would judge nothing.
-HIGHEST_SCORE = 1.0
 _BINS = 1024
 _SMALL = 20_000
 

@@ -18,9 +18,10 @@ import math
 
 import numpy as np
 
-from uncertainty_seg.core.aggregate import HIGHEST_SCORE
 from uncertainty_seg.errors import CalibrationError
 
+# Every score lies in 0..1, so that a limit of 1 or more would judge nothing.
+HIGHEST_SCORE = 1.0
 _FIX = 'calibrate the bundle again'
 _DIGEST = 'sha256'
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from uncertainty_seg.core.aggregate import score_names
 from uncertainty_seg.core.settings import BUNDLE_PASSES, Settings
 from uncertainty_seg.tools.arguments import (
     add_settings,
@@ -38,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--quantile', type=positive_number(1.0), default=0.98,
                         help='share of validation frames that each threshold lets pass [0.98]')
     parser.add_argument('--scores', nargs='+', metavar='SCORE',
-                        default=GATE_SCORES, choices=score_names(),
+                        default=GATE_SCORES,
                         help=f'scores the gate looks at [{" ".join(GATE_SCORES)}]')
     parser.add_argument('--frames', type=whole_number(1), default=200,
                         help='training frames to look at, evenly spread [200]')

@@ -27,8 +27,8 @@ from uncertainty_seg.tools.arguments import (
 
 HELP = 'check that a backend computes what it should on this machine'
 _NAMES = ('backend', 'precision', 'passes', 'seed', 'threads', 'memory_budget_mb')
-# GPUs round the factors of a float32 product to 10 bits unless they are told not to.
-_TF32_BACKENDS = ('tensorrt', 'onnxruntime_cuda', 'onnxruntime_tensorrt')
+# TensorRT rounds the factors of a float32 product to 10 bits unless it is told not to.
+_TF32_BACKENDS = ('tensorrt', 'onnxruntime_tensorrt')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
