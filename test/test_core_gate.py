@@ -1,15 +1,23 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The flag: what makes it fall, what lets it rise, and that nothing else does."""
 
+import dataclasses
 import math
+from pathlib import Path
+from typing import Any
 
 import hypothesis
+from hypothesis import stateful
 from hypothesis import strategies as st
+import numpy as np
 import pytest
 
-from uncertainty_seg.core.gate import Gate
-from uncertainty_seg.core.settings import GateSettings
+from uncertainty_seg.backends.fake import FakeBackend
+from uncertainty_seg.core.gate import Gate, Verdict
+from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.settings import GateSettings, settings_from_dict
 from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.storage.model_bundle import load_bundle
 
 LIMITS = {'entropy.mean': 0.2, 'entropy.top': 0.5}
 GOOD = {'entropy.mean': 0.1, 'entropy.top': 0.2}
@@ -17,11 +25,11 @@ BAD = {'entropy.mean': 0.1, 'entropy.top': 0.6}
 NAN = {'entropy.mean': math.nan, 'entropy.top': 0.2}
 
 
-def gate(**changes: float) -> Gate:
+def gate(**changes: Any) -> Gate:
     return Gate(GateSettings(**{'rise_frames': 2, **changes}), LIMITS)
 
 
-def raised(**changes: float) -> Gate:
+def raised(**changes: Any) -> Gate:
     it = gate(**changes)
     for _ in range(5):
         it.update(GOOD)
@@ -81,6 +89,90 @@ def test_n_of_m_bad_frames_are_needed_when_asked_for() -> None:
     assert not it.update(BAD).is_confident
 
 
+def test_bad_frames_from_before_it_rose_count_among_the_last_m() -> None:
+    it = gate(rise_frames=1, fall_frames=2, fall_window=4)
+    it.update(BAD)
+    assert it.update(GOOD).is_confident
+    assert not it.update(BAD).is_confident
+
+
+def test_a_good_frame_never_makes_it_fall() -> None:
+    it = gate(rise_frames=1, fall_frames=1, fall_window=4)
+    it.update(BAD)
+    assert [it.update(GOOD).is_confident for _ in range(3)] == [True] * 3
+
+
+def test_bad_frames_from_before_a_fault_count_too() -> None:
+    it = gate(rise_frames=1, fall_frames=2, fall_window=4)
+    it.update(BAD)
+    it.fault('x')
+    assert it.update(GOOD).is_confident
+    assert not it.update(BAD).is_confident
+
+
+def flags_at(it: Gate, times: list[float]) -> list[bool]:
+    return [it.update(GOOD, time).is_confident for time in times]
+
+
+def test_a_fallen_flag_stays_down_for_the_hold() -> None:
+    it = gate(rise_frames=1, hold_s=2.0)
+    it.update(BAD, 10.0)
+    assert flags_at(it, [10.5, 11.9, 12.0]) == [False, False, True]
+
+
+def test_the_hold_is_counted_from_the_last_bad_frame_and_named() -> None:
+    it = gate(rise_frames=1, hold_s=2.0)
+    it.update(BAD, 10.0)
+    it.update(BAD, 11.0)
+    verdict = it.update(GOOD, 12.5)
+    assert verdict.reasons == ('held down for another 0.5 s',)
+    assert verdict.kind == 'recovering'
+    assert it.update(GOOD, 13.0).is_confident
+
+
+def test_good_frames_and_the_hold_are_both_needed() -> None:
+    it = gate(rise_frames=3, hold_s=1.0)
+    it.update(BAD, 0.0)
+    assert flags_at(it, [5.0, 6.0, 7.0]) == [False, False, True]
+
+
+def test_a_fault_without_a_time_holds_from_the_next_frame() -> None:
+    it = gate(rise_frames=1, hold_s=1.0)
+    flags_at(it, [0.0, 1.0])
+    it.fault('frames had stopped')
+    assert flags_at(it, [50.0, 50.9, 51.0]) == [False, False, True]
+
+
+def test_a_fault_with_a_time_holds_from_then() -> None:
+    it = gate(rise_frames=1, hold_s=1.0)
+    flags_at(it, [0.0, 1.0])
+    it.fault('engine error', 1.5)
+    assert flags_at(it, [2.0, 2.5]) == [False, True]
+
+
+def test_before_the_first_frame_it_counts_as_fallen() -> None:
+    assert flags_at(gate(rise_frames=1, hold_s=1.0), [7.0, 7.9, 8.0]) == [False, False, True]
+
+
+@pytest.mark.parametrize('late', [0.0, 9.0, math.nan, math.inf, -math.inf])
+def test_a_late_or_broken_stamp_never_ends_the_hold_early(late: float) -> None:
+    it = gate(rise_frames=1, hold_s=5.0)
+    it.update(BAD, 10.0)
+    assert flags_at(it, [late, 10.1, 15.0]) == [False, False, False]
+    assert flags_at(it, [15.1]) == [True]
+
+
+def test_a_clock_set_back_for_good_restarts_the_hold_once() -> None:
+    it = gate(rise_frames=1, hold_s=2.0)
+    it.update(BAD, 1000.0)
+    assert flags_at(it, [0.0, 0.5, 2.4, 2.5]) == [False, False, False, True]
+
+
+def test_without_a_clock_a_held_flag_stays_down() -> None:
+    it = gate(rise_frames=1, hold_s=0.1)
+    assert not any(it.update(GOOD).is_confident for _ in range(100))
+
+
 EVENTS = st.lists(st.sampled_from(['good', 'bad', 'nan', 'fault']), max_size=40)
 
 
@@ -103,14 +195,124 @@ def test_true_always_follows_enough_good_frames_and_never_a_bad_one(
             assert events[index - rise + 1: index + 1] == ['good'] * rise
 
 
-@hypothesis.given(EVENTS)
-@hypothesis.settings(max_examples=100, deadline=None)
-def test_lower_limits_never_make_a_false_flag_true(events: list[str]) -> None:
-    settings = GateSettings(rise_frames=2)
-    loose = Gate(settings, {'entropy.mean': 0.3, 'entropy.top': 0.7})
-    strict = Gate(settings, LIMITS)
-    for is_loose, is_strict in zip(play(loose, events), play(strict, events), strict=True):
-        assert is_loose or not is_strict
+def test_the_pipeline_holds_by_the_stamps_of_the_frames(tiny_bundle: Path) -> None:
+    bundle = load_bundle(str(tiny_bundle))
+    settings = settings_from_dict(
+        {'gate.rise_ratio': 1.0, 'gate.rise_frames': 1, 'gate.hold_s': 2.0})
+    pipeline = Pipeline(bundle, FakeBackend(bundle.card), settings)
+    blue = np.full((96, 128, 3), (255, 0, 0), np.uint8)
+    first_ns = 1_700_000_000_000_000_000  # a stamp of today, to see that a float holds it
+    flags = []
+    for second in (0, 1.9, 2, 9, 10, 10.9, 12):
+        if second == 9:
+            pipeline.fault('engine error')  # holds from the frame at 9 s
+        result = pipeline.process(blue, first_ns + round(second * 1e9))
+        flags.append(result.verdict.is_confident)
+    assert flags == [False, False, True, False, False, False, True]
+
+
+RATIOS = st.sampled_from([0.5, 0.8, 0.92, 0.97, 1.0, 1.04, 1.3, 1.9])
+TIMED = st.lists(st.tuples(RATIOS | st.none(), st.floats(0, 1)), max_size=40)
+SETTINGS = st.builds(
+    GateSettings, rise_frames=st.integers(1, 4), fall_frames=st.integers(1, 3),
+    fall_window=st.integers(3, 6), rise_ratio=st.sampled_from([0.9, 0.95, 1.0]),
+    hold_s=st.sampled_from([0.0, 0.3, 1.5]))
+
+
+def judge(settings: GateSettings, limit: float, events: list[tuple[float | None, float]],
+          direction: int = 1) -> list[bool]:
+    """Flags after events of (score or fault, time step), by a gate with one limit."""
+    it, now_s, flags = Gate(settings, {'a': limit}), 100.0, []
+    for score, step_s in events:
+        now_s += direction * step_s
+        verdict = it.fault('x', now_s) if score is None else it.update({'a': score}, now_s)
+        flags.append(verdict.is_confident)
+    return flags
+
+
+@hypothesis.given(SETTINGS, st.sampled_from([1.0, 1.02, 1.1, 1.5, 3.0]), TIMED,
+                  st.sampled_from([1, 1, -1]))
+@hypothesis.settings(max_examples=400, deadline=None)
+def test_a_smaller_limit_is_true_only_where_a_larger_one_is(
+    settings: GateSettings, larger: float, events: list[tuple[float | None, float]], way: int
+) -> None:
+    strict, loose = judge(settings, 1.0, events, way), judge(settings, larger, events, way)
+    assert all(b or not a for a, b in zip(strict, loose, strict=True))
+
+
+@hypothesis.given(SETTINGS, st.floats(0, 3), TIMED)
+@hypothesis.settings(max_examples=200, deadline=None)
+def test_a_longer_hold_is_true_only_where_a_shorter_one_is(
+    settings: GateSettings, more_s: float, events: list[tuple[float | None, float]]
+) -> None:
+    longer = dataclasses.replace(settings, hold_s=settings.hold_s + more_s)
+    pairs = zip(judge(longer, 1.0, events), judge(settings, 1.0, events), strict=True)
+    assert all(b or not a for a, b in pairs)
+
+
+class GateMachine(stateful.RuleBasedStateMachine):
+    """A camera whose clock is set back now and then and whose frames may come late."""
+
+    @stateful.initialize(settings=SETTINGS)
+    def start(self, settings: GateSettings) -> None:
+        self.settings, self.it = settings, Gate(settings, {'a': 1.0})
+        self.true_s, self.offset_s, self.was_late = 0.0, 0.0, False
+        self.last_trouble_s: float | None = None  # in true time; None before the first event
+        self.scores: list[float] = []  # since the last fault
+
+    @stateful.rule(score=RATIOS, step_s=st.floats(0, 1), back_s=st.sampled_from([0.0, 0.0, 3.0]))
+    def frame(self, score: float, step_s: float, back_s: float) -> None:
+        self.offset_s -= back_s
+        self.was_late = False
+        self.judge(score, step_s, self.true_s + step_s + self.offset_s)
+
+    @stateful.precondition(lambda self: not self.was_late)
+    @stateful.rule(score=RATIOS, step_s=st.floats(0, 1), late_s=st.floats(1.01, 5))
+    def late_frame(self, score: float, step_s: float, late_s: float) -> None:
+        self.was_late = True
+        self.judge(score, step_s, self.true_s + step_s + self.offset_s - late_s)
+
+    def judge(self, score: float, step_s: float, stamp_s: float) -> None:
+        self.true_s += step_s
+        was_up = self.it.last.is_confident
+        is_up = self.it.update({'a': score}, stamp_s).is_confident
+        self.scores.append(score)
+        if score > 1 or self.last_trouble_s is None:
+            self.last_trouble_s = self.true_s
+        if is_up and not was_up:
+            good = self.scores[-self.settings.rise_frames:]
+            assert len(good) == self.settings.rise_frames
+            assert max(good) <= self.settings.rise_ratio
+            assert self.true_s - self.last_trouble_s >= self.settings.hold_s - 1e-6
+        if is_up:
+            bad = [s > 1 for s in self.scores[-self.settings.fall_window:]]
+            assert score <= 1 or sum(bad) < self.settings.fall_frames
+
+    @stateful.rule(has_time=st.booleans(), step_s=st.floats(0, 1))
+    def fault(self, has_time: bool, step_s: float) -> None:
+        self.true_s += step_s
+        verdict = self.it.fault('x', self.true_s + self.offset_s if has_time else None)
+        self.after_fault(verdict)
+
+    @stateful.rule(score=st.sampled_from([math.nan, math.inf, None]))
+    def no_number(self, score: float | None) -> None:
+        scores = {} if score is None else {'a': score}
+        self.after_fault(self.it.update(scores, self.true_s + self.offset_s))
+
+    def after_fault(self, verdict: Verdict) -> None:
+        self.scores, self.last_trouble_s = [], self.true_s
+        assert (verdict.is_confident, verdict.kind) == (False, 'fault')
+
+    @stateful.invariant()
+    def the_verdict_says_why(self) -> None:
+        last = self.it.last
+        assert last.reasons
+        assert last.is_confident == (last.kind == 'confident')
+
+
+TestGateMachine = GateMachine.TestCase
+TestGateMachine.settings = hypothesis.settings(
+    max_examples=150, stateful_step_count=40, deadline=None)
 
 
 @pytest.mark.parametrize('limits', [{}, {'a': 0.0}, {'a': math.nan}, {'a': math.inf}])

@@ -2,9 +2,12 @@
 """
 From scores to the flag: a state machine that can only be talked into `true` by good frames.
 
-It has no clock and no thread. Time reaches it as calls: `update` for a frame, `fault` for
-everything that is not one. Unknown is not confident, and neither is a score that is not a
-number.
+It has no thread and reads no clock: `update` for a frame and `fault` for everything that is not
+one say what time it is. Unknown is not confident, and neither is a score that is not a number.
+
+For the same events, settings and times, a gate with smaller thresholds is true only where one
+with larger thresholds is: a frame that is bad for the larger is bad for the smaller, one that is
+good enough to rise for the smaller is so for the larger, and nothing else moves either.
 
 """
 
@@ -72,6 +75,9 @@ class Gate:
         self._thresholds = dict(thresholds)
         self._bad_frames: deque[bool] = deque(maxlen=settings.fall_window)
         self._good_in_a_row = 0
+        # None: the hold starts with the next frame, since nobody knows how long ago it began.
+        self._held_from_s: float | None = None
+        self._now_s = -math.inf
         self._last = Verdict(False, ('no frame yet',), math.inf, 'unknown')
 
     @property
@@ -84,7 +90,7 @@ class Gate:
         """Limit of each gated score."""
         return dict(self._thresholds)
 
-    def update(self, scores: Mapping[str, float]) -> Verdict:
+    def update(self, scores: Mapping[str, float], now_s: float = 0.0) -> Verdict:
         """
         Judge one frame.
 
@@ -92,6 +98,9 @@ class Gate:
         ----------
         scores : mapping of str to float
             At least the gated ones.
+        now_s : float
+            Time of the frame, for `hold_s`. After one that is before the last, or not finite, the
+            hold starts again with the next frame: a late frame never makes the flag true earlier.
 
         Returns
         -------
@@ -102,7 +111,7 @@ class Gate:
         values = {name: scores.get(name, math.nan) for name in self._thresholds}
         broken = [name for name, value in values.items() if not math.isfinite(value)]
         if broken:
-            return self.fault(f'score {broken[0]} is not a finite number')
+            return self.fault(f'score {broken[0]} is not a finite number', now_s)
         ratios = {name: values[name] / limit for name, limit in self._thresholds.items()}
         worst = max(ratios.values())
         over = [
@@ -110,29 +119,68 @@ class Gate:
             for name, ratio in ratios.items() if ratio > 1.0
         ]
         self._bad_frames.append(bool(over))
-        self._good_in_a_row = self._good_in_a_row + 1 if worst <= self._rise_limit() else 0
+        self._tick(now_s, is_bad=bool(over))
+        is_good = worst <= self._settings.rise_ratio
+        self._good_in_a_row = self._good_in_a_row + 1 if is_good else 0
         self._last = self._judge(over, worst)
         return self._last
 
-    def fault(self, reason: str) -> Verdict:
-        """Fall at once, and begin the way back from nothing."""
+    def fault(self, reason: str, now_s: float | None = None) -> Verdict:
+        """
+        Fall at once, and begin the way back from nothing.
+
+        Parameters
+        ----------
+        reason : str
+            For people.
+        now_s : float, optional
+            When, by the clock of the frames; without it the hold starts with the next frame.
+
+        Returns
+        -------
+        Verdict
+            Of kind 'fault'.
+
+        """
         self._good_in_a_row = 0
-        self._bad_frames.clear()
+        if now_s is None:
+            self._held_from_s = None
+        else:
+            self._tick(now_s, is_bad=True)
         self._last = Verdict(False, (reason,), math.inf, 'fault')
         return self._last
 
-    def _rise_limit(self) -> float:
-        # Once up, a frame between the two limits neither falls nor counts as a step back.
-        return 1.0 if self._last.is_confident else self._settings.rise_ratio
+    def _tick(self, now_s: float, is_bad: bool) -> None:
+        if not math.isfinite(now_s):
+            self._held_from_s = None
+            return
+        if now_s < self._now_s:
+            # Counting from here would let one late frame between two others buy their distance.
+            self._held_from_s = None
+        elif is_bad or self._held_from_s is None:
+            self._held_from_s = now_s
+        self._now_s = now_s
+
+    def _hold_left_s(self) -> float:
+        if self._held_from_s is None:
+            return self._settings.hold_s
+        return self._held_from_s + self._settings.hold_s - self._now_s
 
     def _judge(self, over: list[str], worst: float) -> Verdict:
-        if self._last.is_confident and sum(self._bad_frames) < self._settings.fall_frames:
+        # Only a bad frame lets it fall, so those from before it rose need not be forgotten.
+        falls = bool(over) and sum(self._bad_frames) >= self._settings.fall_frames
+        if self._last.is_confident and not falls:
             return Verdict(True, tuple(over) or ('all scores within limits',), worst, 'confident')
         if over:
             return Verdict(False, tuple(over), worst, 'uncertain')
-        missing = self._settings.rise_frames - self._good_in_a_row
-        if missing > 0:
-            reason = f'{self._good_in_a_row} of {self._settings.rise_frames} good frames'
-            return Verdict(False, (reason,), worst, 'recovering')
-        self._bad_frames.clear()
+        waits = self._waits_for()
+        if waits:
+            return Verdict(False, (waits,), worst, 'recovering')
         return Verdict(True, ('all scores within limits',), worst, 'confident')
+
+    def _waits_for(self) -> str:
+        rise_frames = self._settings.rise_frames
+        if self._good_in_a_row < rise_frames:
+            return f'{self._good_in_a_row} of {rise_frames} good frames'
+        left_s = self._hold_left_s()
+        return f'held down for another {left_s:.2g} s' if left_s > 0 else ''

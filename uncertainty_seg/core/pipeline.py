@@ -19,10 +19,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.core.aggregate import frame_scores, HIGHEST_SCORE
+from uncertainty_seg.core.aggregate import frame_scores
 from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap, require_shape
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.calibration import Calibration
+from uncertainty_seg.core.calibration import Calibration, HIGHEST_SCORE
 from uncertainty_seg.core.dropout_masks import frame_seed, pass_inputs, still_inputs
 from uncertainty_seg.core.gate import Gate, Verdict
 from uncertainty_seg.core.model_card import ModelCard
@@ -251,22 +251,24 @@ class Pipeline:
 
         """
         result = self.measure(image_bgr, stamp_ns)
-        verdict = self._judge(result.scores)
+        verdict = self._judge(result.scores, stamp_ns)
         return FrameResult(
             result.stamp_ns, result.geometry, result.maps, result.scores, verdict,
             result.timings_ms, result.passes,
         )
 
-    def _judge(self, scores: Mapping[str, float]) -> Verdict:
+    def _judge(self, scores: Mapping[str, float], stamp_ns: int) -> Verdict:
         while True:
             gate = self._gate
-            verdict = gate.update(scores) if gate else _uncalibrated()
+            verdict = gate.update(scores, stamp_ns / 1e9) if gate else _uncalibrated()
             # A gate that was replaced meanwhile judged by limits that no longer hold.
             if gate is self._gate:
                 return verdict
 
     def fault(self, reason: str) -> Verdict:
         """Make the flag fall for something that is not a score."""
+        # Stamps are the gate's only clock, live and replayed alike. What is no frame has none:
+        # its hold starts with the next frame.
         gate = self._gate
         return gate.fault(reason) if gate else _uncalibrated()
 

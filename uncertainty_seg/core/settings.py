@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from uncertainty_seg.core.aggregate import score_names
 from uncertainty_seg.core.model_card import PRECISIONS
 from uncertainty_seg.core.parameters import from_dict, parameter, to_dict, Value
 from uncertainty_seg.core.precision import BUNDLE_PRECISION
@@ -30,8 +29,8 @@ class GateSettings:
     """When a frame is confident."""
 
     scores: tuple[str, ...] = parameter(
-        (), "Scores the gate looks at; empty takes those of the bundle's calibration.",
-        choices=score_names(), live=True,
+        (), "Scores the gate looks at, of those the bundle's calibration has a limit for; empty "
+        "takes its choice.", live=True,
     )
     threshold_scale: float = parameter(
         1.0, 'Factor on every calibrated threshold; below 1 is stricter.',
@@ -52,6 +51,10 @@ class GateSettings:
     fall_window: int = parameter(
         1, 'Frames looked back on for fall_frames.', unit='frames',
         lower=1, upper=10000, live=True,
+    )
+    hold_s: float = parameter(
+        0.0, 'Least time the flag stays false after the last bad frame or fault, by the stamps.',
+        unit='s', lower=0.0, upper=3600.0, live=True,
     )
 
 
