@@ -14,9 +14,8 @@ NaN. A frame of which everything is left out has NaN for a score: nothing is kno
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,8 +27,6 @@ from uncertainty_seg.errors import ShapeError
 SCORED_MAPS = ('entropy', 'mutual_information')
 TOP_SHARE = 0.05
 QUANTILE = 0.95
-_BINS = 1024
-_SMALL = 20_000
 
 Ignore = NDArray[np.bool_] | None
 
@@ -88,7 +85,7 @@ def quantile_score(values: FloatMap, share: float = QUANTILE, ignore: Ignore = N
 
     """
     kept = kept_values(values, ignore)
-    return float(top_values(kept, _count(1 - share, kept.size))[1])
+    return top_values(kept, [top_count(1 - share, kept.size)])[0][1]
 
 
 def top_score(values: FloatMap, share: float = TOP_SHARE, ignore: Ignore = None) -> float:
@@ -111,7 +108,7 @@ def top_score(values: FloatMap, share: float = TOP_SHARE, ignore: Ignore = None)
 
     """
     kept = kept_values(values, ignore)
-    return top_values(kept, _count(share, kept.size))[0]
+    return top_values(kept, [top_count(share, kept.size)])[0][0]
 
 
 def foreground_top_score(values: FloatMap, share: float, ignore: Ignore = None) -> float:
@@ -120,7 +117,7 @@ def foreground_top_score(values: FloatMap, share: float, ignore: Ignore = None) 
     count = round(share * kept.size)
     if count < 1:
         return 0.0 * max_score(values, ignore)
-    return top_values(kept, count)[0]
+    return top_values(kept, [count])[0][0]
 
 
 def area_above_score(values: FloatMap, limit: float, ignore: Ignore = None) -> float:
@@ -131,62 +128,37 @@ def area_above_score(values: FloatMap, limit: float, ignore: Ignore = None) -> f
     return int(np.count_nonzero(kept > np.float32(limit))) / kept.size
 
 
-def _count(share: float, size: int) -> int:
+def top_count(share: float, size: int) -> int:
+    """Return how many of `size` pixels are a share, at least 1."""
     return max(1, round(share * size))
 
 
-def top_values(flat: FloatMap, count: int) -> tuple[float, float]:
+def top_values(flat: FloatMap, counts: Sequence[int]) -> list[tuple[float, float]]:
     """
-    Average the largest values of a line without sorting it.
+    Average the largest values of a line without sorting it, for several counts at once.
 
     Parameters
     ----------
     flat : ndarray of float32, shape (n,)
         Values.
-    count : int
-        How many, 1..n.
+    counts : sequence of int
+        How many, 1..n each.
 
     Returns
     -------
-    mean : float
-        Of the `count` largest; NaN if any value is NaN, or there is none.
-    smallest : float
-        Of these.
+    list of (float, float)
+        For each count the mean of so many largest, and the smallest of these; NaN if any value
+        is NaN, or there is none.
 
     """
-    highest = float(flat.max()) if flat.size else float('nan')
-    if not np.isfinite(highest):
-        return (float('nan'), float('nan')) if np.isnan(highest) else (highest, highest)
-    low, high = _bracket(flat, count, highest)
-    above = flat >= high
-    num_above = int(np.count_nonzero(above))
-    between = flat[(flat >= low) & ~above]
-    need = count - num_above
-    if not 0 < need <= between.size:  # a value on the edge of a bin, by rounding
-        between, need, num_above = flat, count, 0
-    rest = np.partition(between, between.size - need)[-need:]
-    total = float(rest.sum(dtype=np.float64))
-    if num_above:
-        total += float(flat[above].sum(dtype=np.float64))
-    return total / count, float(rest.min())
-
-
-def _bracket(flat: FloatMap, count: int, highest: float) -> tuple[np.float32, np.float32]:
-    """Return two values between which the `count`-th largest lies."""
-    lowest = float(flat.min())
-    everything = np.float32(lowest), np.float32(np.inf)
-    width = (highest - lowest) / _BINS
-    if flat.size < _SMALL or not np.isfinite(width) or width < 1e-7:
-        return everything
-    column = np.ascontiguousarray(flat)[:, None]
-    counts = cv2.calcHist([column], [0], None, [_BINS], [lowest, highest + width / 2]).ravel()
-    step = (highest + width / 2 - lowest) / _BINS
-    at_least = np.cumsum(counts[::-1])[::-1]
-    index = int(np.searchsorted(-at_least, -count, side='right')) - 1
-    if index < 0:
-        return everything
-    # Half a bin of room on both sides, for the rounding of edges.
-    return np.float32(lowest + (index - 0.5) * step), np.float32(lowest + (index + 1.5) * step)
+    if not flat.size or np.isnan(flat.max()):
+        return [(float('nan'), float('nan'))] * len(counts)
+    found, rest = {}, flat
+    # One at a time, each among the rest of the one before: numpy selects several slowly.
+    for count in sorted(set(counts), reverse=True):
+        rest = np.partition(rest, rest.size - count)[rest.size - count:]
+        found[count] = float(rest.mean(dtype=np.float64)), float(rest[0])
+    return [found[count] for count in counts]
 
 
 _AGGREGATES: dict[str, Callable[[FloatMap], float]] = {

@@ -68,13 +68,16 @@ class Parts:
 
         """
         if label.size and int(label.max()) >= num_classes:
-            raise ShapeError(f'class id {int(label.max())} in the mask', f'less than {num_classes}')
-        index = label.astype(np.intp)
-        index += boundary_mask(label) * np.intp(num_classes)
+            raise ShapeError(f'class id {int(label.max())} in the mask',
+                             f'less than {num_classes}')
+        # In bytes as long as they last; sums want the widest, and are made for every map.
+        kind = np.uint8 if num_classes <= 127 else np.uint16
+        index = label.astype(kind)
+        index += boundary_mask(label).view(np.uint8) * kind(num_classes)
         if ignore is not None:
             require_shape('ignore mask', ignore, label.shape, np.bool_)
             index[ignore] = 2 * num_classes
-        flat = index.ravel()
+        flat = index.ravel().astype(np.intp)
         counts = np.bincount(flat, minlength=2 * num_classes + 1)[: 2 * num_classes]
         return cls(flat, counts.reshape(2, num_classes))
 
@@ -91,7 +94,7 @@ class Parts:
         """Sum a map (h, w) over the inside and the border of each class, (2, C)."""
         size = self.counts.size
         summed = np.bincount(self.index, values.ravel(), minlength=size + 1)[:size]
-        return summed.reshape(self.counts.shape)
+        return np.asarray(summed.reshape(self.counts.shape), np.float64)
 
 
 def class_scores(

@@ -102,9 +102,9 @@ def largest_region_score(
         num_kept = values.size
     if not num_kept or np.isnan(values.max()):
         return _NAN
-    _, _, stats, _ = cv2.connectedComponentsWithStats(above.view(np.uint8), connectivity=8)
-    sizes = stats[1:, cv2.CC_STAT_AREA]  # the first is what lies outside
-    return float(sizes.max()) / num_kept if len(sizes) else 0.0
+    _, region = cv2.connectedComponents(above.view(np.uint8), connectivity=8)
+    sizes = np.bincount(region[above])
+    return int(sizes.max()) / num_kept if len(sizes) else 0.0
 
 
 def boundary_mask(label: LabelMap, width_px: int = BOUNDARY_PX) -> NDArray[np.bool_]:

@@ -1,0 +1,155 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Scores of the photograph itself: what a network that is sure of itself does not tell.
+
+Passes agree on a black frame as well as on a good one. These scores look at the pixels before the
+network does, know nothing of classes, and each lies in 0..1 and grows as the picture gets worse.
+None alone says that a mask is bad: a sharp picture of open water is flat and blue. They are made
+for a threshold that says "unlike what was calibrated on", alone or in `score_density`.
+
+The image is the one the network sees, padding cut off: detail finer than that does not count, and
+thresholds hold for one size of network.
+
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.core.arrays import ImageU8, require_shape
+from uncertainty_seg.core.model_card import COLOR_ORDERS
+from uncertainty_seg.errors import ShapeError
+
+IMAGE_SCORES = ('darkness', 'overexposure', 'blur', 'low_contrast', 'haze', 'flat_color',
+                'green_cast', 'blue_cast')
+BRIGHTEST = 250
+# Blocks of about a twentieth of the height: small enough to lie inside one thing.
+BLOCKS_DOWN = 16
+DETAIL_QUANTILE = 0.9
+# Colour and haze are looked at in a picture this many times smaller: they have no fine detail.
+SHRINK = 4
+# Grey levels at which a score is a half: what an ordinary photograph of a diver's camera has.
+HALF_CONTRAST = 30.0
+HALF_CHROMA = 10.0
+HALF_SHARPNESS = 0.5
+
+
+def image_scores(
+    image: ImageU8, color_order: str, ignore: NDArray[np.bool_] | None = None
+) -> dict[str, float]:
+    """
+    Score how bad a picture is.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (h, w, 3)
+        As the network sees it, without padding.
+    color_order : str
+        'rgb' or 'bgr'.
+    ignore : ndarray of bool, shape (h, w), optional
+        True where a pixel is left out. A block of which any part is, is left out whole.
+
+    Returns
+    -------
+    dict of str to float
+        In the order of `IMAGE_SCORES`. NaN throughout if everything is left out; NaN for blur and
+        low contrast if no whole block is left, or the picture is too small for one.
+
+        darkness: one minus the mean of the brightest channel.
+        overexposure: share of the pixels with a channel at its end.
+        blur: how little fine detail the sharpest tenth of the blocks has for its contrast.
+        low_contrast: how small the contrast inside the blocks is, where it is largest.
+        haze: brightness of the veil, the mean of the darker of green and blue around a pixel.
+        flat_color: how little the colours differ within the picture.
+        green_cast, blue_cast: where the mean colour lies between red and green, yellow and blue;
+        0.5 is neutral.
+
+    Raises
+    ------
+    ShapeError
+        If the image is not (h, w, 3) of bytes, or the mask is not of its size.
+
+    """
+    require_shape('image', image, (None, None, 3), np.uint8)
+    if color_order not in COLOR_ORDERS:
+        raise ShapeError(f'colour order {color_order!r}', f'one of {", ".join(COLOR_ORDERS)}')
+    if ignore is not None:
+        require_shape('ignore mask', ignore, image.shape[:2], np.bool_)
+    if not image.size or (ignore is not None and ignore.all()):
+        return dict.fromkeys(IMAGE_SCORES, float('nan'))
+    scores = {**_exposure(image, ignore), **_detail(image, color_order, ignore),
+              **_color(image, color_order, ignore)}
+    return {name: scores[name] for name in IMAGE_SCORES}
+
+
+def _exposure(image: ImageU8, ignore: NDArray[np.bool_] | None) -> dict[str, float]:
+    first, second, third = cv2.split(image)
+    brightest = cv2.max(cv2.max(first, second), third)
+    if ignore is not None:
+        brightest = brightest[~ignore]
+    return {
+        'darkness': 1 - cv2.mean(brightest.reshape(1, -1))[0] / 255,
+        'overexposure': int(np.count_nonzero(brightest >= BRIGHTEST)) / brightest.size,
+    }
+
+
+def _detail(
+    image: ImageU8, color_order: str, ignore: NDArray[np.bool_] | None
+) -> dict[str, float]:
+    """Compare second differences with contrast, block by block."""
+    side = max(8, round(image.shape[0] / BLOCKS_DOWN))
+    rows, columns = image.shape[0] // side * side, image.shape[1] // side * side
+    if not rows or not columns:
+        return {'blur': float('nan'), 'low_contrast': float('nan')}
+    code = cv2.COLOR_RGB2GRAY if color_order == 'rgb' else cv2.COLOR_BGR2GRAY
+    gray = cv2.cvtColor(image, code)
+    second = cv2.Laplacian(gray, cv2.CV_16S)[:rows, :columns].astype(np.float32)
+    gray = gray[:rows, :columns].astype(np.float32)
+    mean, square = _block_means(gray, side), _block_means(gray * gray, side)
+    contrast = np.sqrt(np.maximum(square - mean * mean, 0))
+    energy = np.sqrt(_block_means(second * second, side))
+    if ignore is not None:
+        whole = _block_means(ignore[:rows, :columns].astype(np.float32), side) == 0
+        contrast, energy = contrast[whole], energy[whole]
+    if not contrast.size:
+        return {'blur': float('nan'), 'low_contrast': float('nan')}
+    # One grey level of noise is no detail of a flat block.
+    sharpness = float(np.quantile(energy / (contrast + 1), DETAIL_QUANTILE))
+    return {
+        'blur': HALF_SHARPNESS / (HALF_SHARPNESS + sharpness),
+        'low_contrast': HALF_CONTRAST
+        / (HALF_CONTRAST + float(np.quantile(contrast, DETAIL_QUANTILE))),
+    }
+
+
+def _block_means(values: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    down, across = values.shape[0] // side, values.shape[1] // side
+    # Rows first: whole lines are added at once.
+    lines = values.reshape(down, side, -1).sum(1)
+    return np.asarray(lines.reshape(down, across, side).sum(2) / side**2, np.float32)
+
+
+def _color(
+    image: ImageU8, color_order: str, ignore: NDArray[np.bool_] | None
+) -> dict[str, float]:
+    """Look at a smaller picture: its veil, its mean colour, and how colours spread about it."""
+    size = max(1, image.shape[1] // SHRINK), max(1, image.shape[0] // SHRINK)
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    code = cv2.COLOR_RGB2LAB if color_order == 'rgb' else cv2.COLOR_BGR2LAB
+    lab = cv2.cvtColor(small, code)
+    blue = small[..., 2 if color_order == 'rgb' else 0]
+    # Water takes red away, so that the usual dark channel is red and says nothing.
+    veil = cv2.erode(cv2.min(small[..., 1], blue), np.ones((5, 5), np.uint8))
+    kept = None
+    if ignore is not None:
+        part = cv2.resize(ignore.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+        kept = (part <= part.min()).view(np.uint8)
+    mean, spread = (values.ravel()[1:] for values in cv2.meanStdDev(lab, mask=kept))
+    return {
+        'haze': cv2.mean(veil, kept)[0] / 255,
+        'flat_color': HALF_CHROMA / (HALF_CHROMA + float(np.hypot(*spread))),
+        'green_cast': (256 - float(mean[0])) / 256,
+        'blue_cast': (256 - float(mean[1])) / 256,
+    }
