@@ -253,9 +253,9 @@ def test_a_frame_in_work_while_the_gate_changes_is_judged_by_the_new_limits(
     assert old is not None
     update = old.update
 
-    def update_while_the_gate_changes(scores):
+    def update_while_the_gate_changes(scores, now_s):
         pipeline.reconfigure(strict)
-        return update(scores)
+        return update(scores, now_s)
 
     old.update = update_while_the_gate_changes
     verdict = pipeline.process(BLUE, 9).verdict

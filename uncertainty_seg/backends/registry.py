@@ -13,6 +13,9 @@ from collections.abc import Callable
 import logging
 import platform
 
+import numpy as np
+from numpy.typing import NDArray
+
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.pipeline import Backend, Pipeline
 from uncertainty_seg.core.settings import Settings
@@ -112,7 +115,9 @@ def open_backend(name: str, bundle: ModelBundle, settings: Settings) -> Backend:
     return OPENERS[name](bundle, settings)
 
 
-def open_pipeline(bundle: ModelBundle, settings: Settings) -> Pipeline:
+def open_pipeline(
+    bundle: ModelBundle, settings: Settings, ignore: NDArray[np.bool_] | None = None
+) -> Pipeline:
     """
     Open the backend of the settings, prove the masks on it, and warm it up.
 
@@ -122,6 +127,8 @@ def open_pipeline(bundle: ModelBundle, settings: Settings) -> Pipeline:
         A checked bundle.
     settings : Settings
         Checked settings.
+    ignore : ndarray of bool, optional
+        As `Pipeline` takes it.
 
     Returns
     -------
@@ -136,7 +143,7 @@ def open_pipeline(bundle: ModelBundle, settings: Settings) -> Pipeline:
     """
     backend = open_backend(settings.backend, bundle, settings)
     try:
-        pipeline = Pipeline(bundle, backend, settings)
+        pipeline = Pipeline(bundle, backend, settings, ignore=ignore)
         pipeline.check_masks()
     except BaseException:
         backend.close()

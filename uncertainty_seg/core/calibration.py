@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Thresholds and temperature of a bundle, and for what they hold.
+Thresholds and temperature of a bundle, for what they hold, and what is promised of them.
 
 A threshold carries its T, seed policy, precision and graphs, because the estimate of mutual
 information grows with T by about (1 - 1/T) and every change of the network moves the scores.
@@ -15,15 +15,65 @@ from dataclasses import dataclass
 import hashlib
 import json
 import math
+from typing import Any
 
 import numpy as np
 
-from uncertainty_seg.errors import CalibrationError
+from uncertainty_seg.core.score_density import density_from_json, density_to_json, ScoreDensity
+from uncertainty_seg.errors import CalibrationError, ConfigError
 
 # Every score lies in 0..1, so that a limit of 1 or more would judge nothing.
 HIGHEST_SCORE = 1.0
 _FIX = 'calibrate the bundle again'
 _DIGEST = 'sha256'
+
+
+@dataclass(frozen=True)
+class Promise:
+    """
+    Limits of the gate's scores with what they were fitted to promise.
+
+    P(a frame is accepted and bad) <= alpha, over the draw of the calibration blocks and of a new
+    block that is like them (conformal risk control). It is no statement about one frame, about
+    water that the blocks do not have, or about the share of bad frames among the accepted ones.
+
+    Attributes
+    ----------
+    alpha : float
+        Promised bound, in (0, 1).
+    limits : mapping of str to float
+        Limit of each gate score.
+    bad : str
+        What a bad frame is, as `core.bad_rule` reads it.
+    num_blocks, num_frames : int
+        Blocks that count as independent, and the frames in them.
+    bound : float
+        What conformal risk control found, at most alpha.
+    accepted, accepted_and_bad : float
+        Shares of the calibration frames.
+    bad_if_accepted_upper : float
+        Upper end of the 95 % interval (Clopper-Pearson) of P(bad | accepted); it says nothing of
+        how the limits were chosen on the same frames, and is for people who ask that question.
+
+    """
+
+    alpha: float
+    limits: Mapping[str, float]
+    bad: str
+    num_blocks: int
+    num_frames: int
+    bound: float
+    accepted: float
+    accepted_and_bad: float
+    bad_if_accepted_upper: float
+
+    def __post_init__(self) -> None:
+        """Refuse a promise that is none."""
+        wrong = [k for k, v in self.limits.items() if not 0 < v < HIGHEST_SCORE]
+        if wrong or not self.limits or not 0 < self.bound <= self.alpha < 1:
+            raise CalibrationError(
+                f'a promise of {self.alpha}: bound {self.bound} or limits {wrong} out of range',
+                'limits between 0 and 1, a bound of at most alpha', _FIX)
 
 
 @dataclass(frozen=True)
@@ -49,6 +99,14 @@ class Calibration:
         Frames the limits come from.
     model_sha256, data_sha256 : str
         Digest over the graphs and what the card says of them, and over the validation images.
+    promises : tuple of Promise
+        Limits of the gate scores for each alpha, the strictest first; may be empty.
+    pixel_limits : mapping of str to float
+        Value of a map above which a pixel counts as uncertain, for the scores that need one.
+    distances : mapping of str to float
+        Of each score, how far training and validation lie apart (Kolmogorov and Smirnov), 0..1.
+    density : ScoreDensity, optional
+        What the scores of ordinary frames look like together.
 
     """
 
@@ -65,6 +123,10 @@ class Calibration:
     num_val: int
     model_sha256: str
     data_sha256: str
+    promises: tuple[Promise, ...] = ()
+    pixel_limits: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    distances: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    density: ScoreDensity | None = None
 
     def __post_init__(self) -> None:
         """Refuse limits that could never be judged."""
@@ -79,11 +141,37 @@ class Calibration:
                 f'thresholds of {bad} or temperature {self.temperature} are out of range',
                 'thresholds between 0 and 1, which no score exceeds', _FIX,
             )
+        others = [p.alpha for p in self.promises if set(p.limits) != set(self.gate_scores)]
+        if others:
+            raise CalibrationError(f'the promise of {others[0]} is for other scores',
+                                   f'the gate scores {self.gate_scores}', _FIX)
+
+    def promise_of(self, alpha: float) -> Promise | None:
+        """
+        Return the promise of an alpha, the strictest if it is 0; None if nothing is promised.
+
+        Raises
+        ------
+        ConfigError
+            If there are promises, but none of this alpha.
+
+        """
+        alphas = [promise.alpha for promise in self.promises]
+        if alpha == 0:
+            return self.promises[alphas.index(min(alphas))] if alphas else None
+        if alpha not in alphas:
+            raise ConfigError(f'gate.alpha is {alpha:g}', f'0 or one of {alphas}',
+                              f'calibrate the bundle with --alpha {alpha:g}')
+        return self.promises[alphas.index(alpha)]
 
 
 def calibration_to_json(calibration: Calibration) -> str:
     """Write a calibration as indented JSON, with a digest over the rest of it."""
-    facts = dataclasses.asdict(calibration)
+    # Not asdict of the whole: it would copy the density's arrays, which are no JSON.
+    facts = {f.name: getattr(calibration, f.name) for f in dataclasses.fields(calibration)}
+    facts['promises'] = [dataclasses.asdict(promise) for promise in calibration.promises]
+    if calibration.density is not None:
+        facts['density'] = json.loads(density_to_json(calibration.density))
     return json.dumps({**facts, _DIGEST: _digest(facts)}, indent=2) + '\n'
 
 
@@ -114,11 +202,20 @@ def calibration_from_json(text: str | bytes) -> Calibration:
                 'calibration.json was changed after it was written', 'what calibrate wrote',
                 'restore the file, or calibrate the bundle again',
             )
-        return Calibration(**{**raw, 'gate_scores': tuple(raw['gate_scores'])})
+        return _from_facts(raw)
     except (ValueError, TypeError, KeyError, AttributeError) as err:
         raise CalibrationError(
             f'calibration.json cannot be read ({err})', 'what calibrate wrote', _FIX
         ) from err
+
+
+def _from_facts(raw: dict[str, Any]) -> Calibration:
+    density = raw.pop('density', None)
+    return Calibration(**{
+        **raw, 'gate_scores': tuple(raw['gate_scores']),
+        'promises': tuple(Promise(**promise) for promise in raw.get('promises', ())),
+        'density': density and density_from_json(json.dumps(density)),
+    })
 
 
 def _digest(facts: Mapping[str, object]) -> str:
@@ -160,4 +257,3 @@ def fit_thresholds(
         if not math.isfinite(limits[name]):
             raise CalibrationError(f'score {name!r} is not finite on too many frames')
     return limits
-

@@ -19,21 +19,31 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.core.aggregate import frame_scores
 from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap, require_shape
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.calibration import Calibration, HIGHEST_SCORE
+from uncertainty_seg.core.calibration import Calibration
 from uncertainty_seg.core.dropout_masks import frame_seed, pass_inputs, still_inputs
 from uncertainty_seg.core.gate import Gate, Verdict
+from uncertainty_seg.core.gate_limits import gate_limits
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.precision import precision_of
-from uncertainty_seg.core.preprocess import fit_image, Geometry, unfit_label, unfit_map
+from uncertainty_seg.core.preprocess import (
+    fit_ignore,
+    fit_image,
+    Geometry,
+    unfit_label,
+    unfit_map,
+)
+from uncertainty_seg.core.score_vector import ScoreVector
 from uncertainty_seg.core.settings import BUNDLE_PASSES, Settings
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
-from uncertainty_seg.errors import CalibrationError, ConfigError, ModelBundleError
+from uncertainty_seg.errors import CalibrationError, ModelBundleError
 
 _log = logging.getLogger(__name__)
 Masks = Mapping[str, NDArray[np.float32]]
+# Computed in every frame, whatever the gate looks at: cheap, and what people compare.
+BASE_SCORES = tuple(f'{name}.{kind}' for name in ('entropy', 'mutual_information')
+                    for kind in ('mean', 'top', 'worst_window'))
 
 
 class Backend(Protocol):
@@ -115,6 +125,10 @@ class Pipeline:
         Checked settings.
     temperature : float, optional
         Overrides the calibration's. Only for fitting one: the gate then stays shut.
+    ignore : ndarray of bool, shape of any image, optional
+        True where a pixel is left out of every score; stretched to the camera image.
+    scorer : ScoreVector, optional
+        Computes the scores; else `BASE_SCORES` and the gate's, or all, as the settings say.
     clock : callable, optional
         Seconds for the timings.
 
@@ -133,6 +147,8 @@ class Pipeline:
         backend: Backend,
         settings: Settings,
         temperature: float | None = None,
+        ignore: NDArray[np.bool_] | None = None,
+        scorer: ScoreVector | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._bundle, self._backend, self._clock = bundle, backend, clock
@@ -143,6 +159,10 @@ class Pipeline:
             self._temperature = self._checked_calibration(settings).temperature
         self._settings = settings
         self._gate = self._new_gate(settings)
+        self._given_scorer = scorer
+        self._scorer = scorer or self._new_scorer(settings, self._gate)
+        self._ignore = ignore
+        self._fitted_ignore: tuple[Geometry | None, NDArray[np.bool_] | None] = None, None
         self._masks = pass_inputs(bundle.card, self.passes, settings.seed)
 
     @property
@@ -234,7 +254,9 @@ class Pipeline:
         assert self._temperature is not None
         maps = self._backend.run(fitted, self._masks_of(stamp_ns), self._temperature)
         run_s = self._clock()
-        scores = frame_scores(maps.cut(geometry.rows, geometry.columns))
+        scores = self._scorer.compute(
+            maps.cut(geometry.rows, geometry.columns), fitted[geometry.rows, geometry.columns],
+            self._ignore_at(geometry))
         timings = {
             'preprocess': (fitted_s - start_s) * 1e3,
             **self._backend.timings_ms,
@@ -282,13 +304,32 @@ class Pipeline:
             If a gated score has no threshold; nothing is changed then.
 
         """
+        gate = self._gate
         if settings.gate != self._settings.gate:
-            self._gate = self._new_gate(settings)
-        self._settings = settings
+            gate = self._new_gate(settings)
+        if self._given_scorer is None:
+            self._scorer = self._new_scorer(settings, gate)
+        self._gate, self._settings = gate, settings
 
     def close(self) -> None:
         """Close the backend."""
         self._backend.close()
+
+    def _new_scorer(self, settings: Settings, gate: Gate | None) -> ScoreVector:
+        calibration = self._bundle.calibration
+        names = None if settings.all_scores else {*BASE_SCORES, *(gate.thresholds if gate else ())}
+        limits = calibration.pixel_limits if calibration else None
+        density = calibration.density if calibration else None
+        return ScoreVector(self.card, limits, density, names)
+
+    def _ignore_at(self, geometry: Geometry) -> NDArray[np.bool_] | None:
+        if self._ignore is None:
+            return None
+        known, fitted = self._fitted_ignore
+        if known != geometry:
+            fitted = fit_ignore(self._ignore, geometry)
+            self._fitted_ignore = geometry, fitted
+        return fitted
 
     def _masks_of(self, stamp_ns: int) -> Masks:
         if self._settings.mask_policy == 'fixed':
@@ -323,23 +364,7 @@ class Pipeline:
         calibration = self._bundle.calibration
         if calibration is None or self._temperature != calibration.temperature:
             return None
-        names = settings.gate.scores or calibration.gate_scores
-        missing = [name for name in names if name not in calibration.thresholds]
-        if missing:
-            raise ConfigError(
-                f'gate.scores names {missing[0]!r}', f'one of {", ".join(calibration.thresholds)}',
-                'calibrate the bundle again to have a threshold for it',
-            )
-        scale = settings.gate.threshold_scale
-        limits = {name: calibration.thresholds[name] * scale for name in names}
-        for name, limit in limits.items():
-            if limit >= HIGHEST_SCORE:
-                raise ConfigError(
-                    f'gate.threshold_scale {scale:g} makes the limit of {name} {limit:.3g}',
-                    f'below {HIGHEST_SCORE:g}, which no score exceeds',
-                    'the flag would never fall: take a smaller scale',
-                )
-        return Gate(settings.gate, limits)
+        return Gate(settings.gate, gate_limits(calibration, settings.gate))
 
 
 def _uncalibrated() -> Verdict:

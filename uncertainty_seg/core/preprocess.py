@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
 from uncertainty_seg.core.model_card import InputSpec
@@ -112,6 +113,29 @@ def fit_image(image_bgr: ImageU8, geometry: Geometry, spec: InputSpec) -> ImageU
     padded = np.full((spec.height, spec.width, 3), PADDING_VALUE, np.uint8)
     padded[geometry.rows, geometry.columns] = inner
     return padded
+
+
+def fit_ignore(ignore: NDArray[np.bool_], geometry: Geometry) -> NDArray[np.bool_]:
+    """
+    Fit a mask of pixels to leave out to the part of the input that holds the image.
+
+    Parameters
+    ----------
+    ignore : ndarray of bool, shape of any image
+        Stretched to the image.
+    geometry : Geometry
+        Where the image lies.
+
+    Returns
+    -------
+    ndarray of bool, shape of that part
+        True where any of a pixel is to be left out.
+
+    """
+    size = (geometry.columns.stop - geometry.columns.start,
+            geometry.rows.stop - geometry.rows.start)
+    shares = cv2.resize(ignore.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    return np.asarray(shares) > 0
 
 
 def unfit_label(label: LabelMap, geometry: Geometry) -> LabelMap:

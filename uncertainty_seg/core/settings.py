@@ -32,6 +32,10 @@ class GateSettings:
         (), "Scores the gate looks at, of those the bundle's calibration has a limit for; empty "
         "takes its choice.", live=True,
     )
+    alpha: float = parameter(
+        0.0, 'Promise of the calibration to keep: the chance that a frame is accepted and bad is '
+        'at most this; 0 takes the strictest there is.', lower=0.0, upper=1.0, live=True,
+    )
     threshold_scale: float = parameter(
         1.0, 'Factor on every calibrated threshold; below 1 is stricter.',
         lower=0.01, upper=100.0, live=True,
@@ -109,6 +113,14 @@ class Settings:
     map: str = parameter(
         'mutual_information', 'The uncertainty map that is published and drawn.',
         choices=MAP_NAMES, live=True,
+    )
+    all_scores: bool = parameter(
+        False, "Compute and publish every score there is, not only the gate's and the usual six.",
+        live=True,
+    )
+    ignore_mask: str = parameter(
+        '', 'Picture of which non-zero pixels are left out of every score (hull, vignette), '
+        'stretched to the camera image.',
     )
     stale_timeout_s: float = parameter(
         1.0, 'Without a frame for this long the flag falls; also the deadline of ~/confident.',

@@ -17,6 +17,9 @@ import logging
 import threading
 import time
 
+import numpy as np
+from numpy.typing import NDArray
+
 from uncertainty_seg.backends.engine_progress import Progress
 from uncertainty_seg.backends.engine_work import build_here
 from uncertainty_seg.backends.registry import open_pipeline
@@ -134,7 +137,7 @@ class EngineBuild:
 
 def open_or_build(
     bundle: ModelBundle, settings: Settings, say: Callable[[BuildState], None],
-    is_stopping: Callable[[], bool],
+    is_stopping: Callable[[], bool], ignore: NDArray[np.bool_] | None = None,
 ) -> Pipeline:
     """
     Open a pipeline; if its engine was never built here, build that first.
@@ -145,6 +148,8 @@ def open_or_build(
         As `open_pipeline` takes them.
     say, is_stopping : callable
         As `wait_for_build` takes them; not called if nothing is built.
+    ignore : ndarray of bool, optional
+        As `Pipeline` takes it.
 
     Returns
     -------
@@ -159,13 +164,13 @@ def open_or_build(
 
     """
     try:
-        return open_pipeline(bundle, settings)
+        return open_pipeline(bundle, settings, ignore)
     except EngineMissingError as err:
         _log.warning('%s Building it now, which may take minutes.', err)
     # Often enough for who waits with the deadline of the flag.
     period_s = min(settings.stale_timeout_s / 4, 0.25)
     wait_for_build(partial(build_here, bundle, settings), say, is_stopping, period_s)
-    return open_pipeline(bundle, settings)
+    return open_pipeline(bundle, settings, ignore)
 
 
 def wait_for_build(

@@ -33,6 +33,7 @@ from uncertainty_seg.ros.publishers import PicturePublishers, VerdictPublishers
 from uncertainty_seg.ros.transitions import said, SoundLifecycleNode
 from uncertainty_seg.ros.watchdog import Watchdog
 from uncertainty_seg.ros.worker import Worker
+from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import load_bundle
 
 NODE_NAME = 'uncertainty_seg'
@@ -108,7 +109,8 @@ class UncertaintySegNode(SoundLifecycleNode):
         settings = self._served.settings
         try:
             self._pipeline = open_or_build(load_bundle(settings.model), settings,
-                                           self._say_build, self._is_stopping)
+                                           self._say_build, self._is_stopping,
+                                           load_ignore_mask(settings.ignore_mask))
         finally:
             self._build = None
         self._pictures = PicturePublishers(self)

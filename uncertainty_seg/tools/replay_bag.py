@@ -25,6 +25,7 @@ from uncertainty_seg.core.render import heatmap_upper
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BackendError, BagError, ImageError
 from uncertainty_seg.storage.bags import BadMessage, BagImage, BagReader, BagWriter
+from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.tools.replay_outputs import (
     MASKS_ONLY,
@@ -114,7 +115,8 @@ def replay_bag(
         topic = bag.image_topic(topic)
         if bag.count(topic) == 0:
             raise BagError(f'bag {in_bag} has no message on {topic}', 'at least one image')
-        pipeline = open_pipeline(load_bundle(settings.model), settings)
+        pipeline = open_pipeline(load_bundle(settings.model), settings,
+                                 load_ignore_mask(settings.ignore_mask))
         upper = heatmap_upper(settings, pipeline.calibrated)
         with closing(pipeline), writer:
             replay = _Replay(writer, pipeline, choice, upper, topic)
