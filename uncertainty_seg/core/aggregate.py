@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -47,16 +48,22 @@ def kept_values(values: FloatMap, ignore: Ignore = None) -> FloatMap:
     return values[~ignore]
 
 
+def value_sum(flat: FloatMap) -> float:
+    """Add the values of a line in float64; not finite if one is not, NaN if there is none."""
+    # Several times as fast as numpy, which converts first.
+    return float(cv2.sumElems(flat.reshape(1, -1))[0]) if flat.size else float('nan')
+
+
 def mean_score(values: FloatMap, ignore: Ignore = None) -> float:
     """Return the mean of the pixels that count; NaN if any is NaN, or none counts."""
     kept = kept_values(values, ignore)
-    return float(kept.mean(dtype=np.float64)) if kept.size else float('nan')
+    return value_sum(kept) / kept.size if kept.size else float('nan')
 
 
 def sum_score(values: FloatMap, ignore: Ignore = None) -> float:
     """Return the sum over the pixels that count, as a share of the pixels of the frame."""
     kept = kept_values(values, ignore)
-    return float(kept.sum(dtype=np.float64)) / values.size if kept.size else float('nan')
+    return value_sum(kept) / values.size if kept.size else float('nan')
 
 
 def max_score(values: FloatMap, ignore: Ignore = None) -> float:
@@ -157,7 +164,7 @@ def top_values(flat: FloatMap, counts: Sequence[int]) -> list[tuple[float, float
     # One at a time, each among the rest of the one before: numpy selects several slowly.
     for count in sorted(set(counts), reverse=True):
         rest = np.partition(rest, rest.size - count)[rest.size - count:]
-        found[count] = float(rest.mean(dtype=np.float64)), float(rest[0])
+        found[count] = value_sum(rest) / count, float(rest[0])
     return [found[count] for count in counts]
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.core.arrays import FloatMap, LabelMap, require_shape
+from uncertainty_seg.core.arrays import FloatMap, LabelMap
 from uncertainty_seg.core.region_scores import boundary_mask
 from uncertainty_seg.errors import ShapeError
 
@@ -73,10 +73,9 @@ class Parts:
         # In bytes as long as they last; sums want the widest, and are made for every map.
         kind = np.uint8 if num_classes <= 127 else np.uint16
         index = label.astype(kind)
-        index += boundary_mask(label).view(np.uint8) * kind(num_classes)
+        index += boundary_mask(label, ignore=ignore).view(np.uint8) * kind(num_classes)
         if ignore is not None:
-            require_shape('ignore mask', ignore, label.shape, np.bool_)
-            index[ignore] = 2 * num_classes
+            np.copyto(index, kind(2 * num_classes), where=ignore)
         flat = index.ravel().astype(np.intp)
         counts = np.bincount(flat, minlength=2 * num_classes + 1)[: 2 * num_classes]
         return cls(flat, counts.reshape(2, num_classes))

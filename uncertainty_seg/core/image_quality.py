@@ -49,7 +49,7 @@ def image_scores(
     color_order : str
         'rgb' or 'bgr'.
     ignore : ndarray of bool, shape (h, w), optional
-        True where a pixel is left out. A block of which any part is, is left out whole.
+        True where a pixel is left out. A block that one lies in, or beside, is left out whole.
 
     Returns
     -------
@@ -111,7 +111,9 @@ def _detail(
     contrast = np.sqrt(np.maximum(square - mean * mean, 0))
     energy = np.sqrt(_block_means(second * second, side))
     if ignore is not None:
-        whole = _block_means(ignore[:rows, :columns].astype(np.float32), side) == 0
+        # A second difference looks one pixel beyond its block.
+        near = cv2.dilate(ignore.view(np.uint8), np.ones((3, 3), np.uint8))[:rows, :columns]
+        whole = _block_means(near.astype(np.float32), side) == 0
         contrast, energy = contrast[whole], energy[whole]
     if not contrast.size:
         return {'blur': float('nan'), 'low_contrast': float('nan')}
@@ -141,11 +143,12 @@ def _color(
     lab = cv2.cvtColor(small, code)
     blue = small[..., 2 if color_order == 'rgb' else 0]
     # Water takes red away, so that the usual dark channel is red and says nothing.
-    veil = cv2.erode(cv2.min(small[..., 1], blue), np.ones((5, 5), np.uint8))
-    kept = None
+    veil, kept = cv2.min(small[..., 1], blue), None
     if ignore is not None:
         part = cv2.resize(ignore.astype(np.float32), size, interpolation=cv2.INTER_AREA)
         kept = (part <= part.min()).view(np.uint8)
+        veil = cv2.max(veil, 255 * (1 - kept))  # so that it is nobody's darkest neighbour
+    veil = cv2.erode(veil, np.ones((5, 5), np.uint8))
     mean, spread = (values.ravel()[1:] for values in cv2.meanStdDev(lab, mask=kept))
     return {
         'haze': cv2.mean(veil, kept)[0] / 255,

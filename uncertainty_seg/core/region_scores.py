@@ -9,6 +9,8 @@ how far one thing reaches, whatever its form. Both take an ``ignore`` mask as `a
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -46,21 +48,58 @@ def worst_window_score(
         cost does not depend on the window.
 
     """
-    side = max(1, round(share * min(values.shape)))
-    if ignore is None:
-        return float(_box_means(values, side).max())
-    require_shape('ignore mask', ignore, values.shape, np.bool_)
-    kept = _box_means((~ignore).astype(np.float32), side)
-    fullest = float(kept.max())
-    # Less than one pixel of a window is rounding.
-    if fullest * side**2 < 0.5:
-        return _NAN
-    means = _box_means(np.where(ignore, np.float32(0), values), side)
-    counts = kept >= min(SMALLEST_KEPT, fullest) - 0.25 / side**2
-    return float((means[counts] / kept[counts]).max())
+    return Windows.of(values.shape, share, ignore).worst(values)
 
 
-def _box_means(values: FloatMap, side: int) -> FloatMap:
+@dataclass(frozen=True)
+class Windows:
+    """
+    Where the windows of a frame lie, for any map of it.
+
+    Attributes
+    ----------
+    side : int
+        Of the square, in pixels.
+    ignore : ndarray of bool, shape (h, w), or None
+        True where a pixel is left out.
+    scale : ndarray of float32, shape (h - side + 1, w - side + 1), or None
+        One over the share of the window's pixels that count; 0 where too few do.
+
+    """
+
+    side: int
+    ignore: NDArray[np.bool_] | None
+    scale: FloatMap | None
+
+    @classmethod
+    def of(
+        cls, shape: tuple[int, ...], share: float = WINDOW_SHARE,
+        ignore: NDArray[np.bool_] | None = None,
+    ) -> Windows:
+        """Lay the windows over a frame (h, w); see `worst_window_score`."""
+        side = max(1, round(share * min(shape)))
+        if ignore is None:
+            return cls(side, None, None)
+        require_shape('ignore mask', ignore, shape, np.bool_)
+        kept = _box_means((~ignore).view(np.uint8), side)
+        # Rounding is less than one pixel of a window.
+        pixel = 1 / side**2
+        least = max(min(SMALLEST_KEPT, float(kept.max())) - 0.25 * pixel, 0.5 * pixel)
+        scale = (kept >= least) / np.maximum(kept, np.float32(least))
+        return cls(side, ignore, scale)
+
+    def worst(self, values: FloatMap) -> float:
+        """Return the largest mean of a window of a map (h, w) of 0 or more."""
+        if self.ignore is None or self.scale is None:
+            return float(_box_means(values, self.side).max())
+        if not self.scale.any():
+            return _NAN
+        means = _box_means(np.where(self.ignore, np.float32(0), values), self.side)
+        means *= self.scale
+        return float(means.max())
+
+
+def _box_means(values: FloatMap | NDArray[np.uint8], side: int) -> FloatMap:
     """Return the mean of every square that lies inside the map."""
     # Running sums in float64: a NaN stays in all that follow, and max passes it on.
     boxes = cv2.boxFilter(
@@ -93,21 +132,23 @@ def largest_region_score(
         counts.
 
     """
-    above = values > np.float32(limit)
+    above, unknown = values > np.float32(limit), np.isnan(values)
     num_kept = values.size
     if ignore is not None:
         require_shape('ignore mask', ignore, values.shape, np.bool_)
         above &= ~ignore
-        values = values[~ignore]
-        num_kept = values.size
-    if not num_kept or np.isnan(values.max()):
+        unknown &= ~ignore
+        num_kept -= int(np.count_nonzero(ignore))
+    if not num_kept or unknown.any():
         return _NAN
     _, region = cv2.connectedComponents(above.view(np.uint8), connectivity=8)
     sizes = np.bincount(region[above])
     return int(sizes.max()) / num_kept if len(sizes) else 0.0
 
 
-def boundary_mask(label: LabelMap, width_px: int = BOUNDARY_PX) -> NDArray[np.bool_]:
+def boundary_mask(
+    label: LabelMap, width_px: int = BOUNDARY_PX, ignore: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_]:
     """
     Mark the pixels near a border between two classes.
 
@@ -117,6 +158,9 @@ def boundary_mask(label: LabelMap, width_px: int = BOUNDARY_PX) -> NDArray[np.bo
         Class ids.
     width_px : int
         How far from the border, at least 1.
+    ignore : ndarray of bool, shape (h, w), optional
+        True where a pixel is left out: its class makes no border. What is returned there says
+        nothing.
 
     Returns
     -------
@@ -125,4 +169,8 @@ def boundary_mask(label: LabelMap, width_px: int = BOUNDARY_PX) -> NDArray[np.bo
 
     """
     square = np.ones((2 * width_px + 1, 2 * width_px + 1), np.uint8)
-    return np.asarray(cv2.dilate(label, square) != cv2.erode(label, square), np.bool_)
+    low, high = label, label
+    if ignore is not None:
+        require_shape('ignore mask', ignore, label.shape, np.bool_)
+        low, high = np.where(ignore, np.uint8(255), label), np.where(ignore, np.uint8(0), label)
+    return np.asarray(cv2.dilate(high, square) != cv2.erode(low, square), np.bool_)

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,12 +27,13 @@ from uncertainty_seg.core.aggregate import (
     top_count,
     TOP_SHARE,
     top_values,
+    value_sum,
 )
 from uncertainty_seg.core.arrays import FloatMap, ImageU8, require_shape
 from uncertainty_seg.core.class_scores import class_scores, Parts
 from uncertainty_seg.core.image_quality import IMAGE_SCORES, image_scores
 from uncertainty_seg.core.model_card import ModelCard
-from uncertainty_seg.core.region_scores import largest_region_score, worst_window_score
+from uncertainty_seg.core.region_scores import largest_region_score, Windows
 from uncertainty_seg.core.score_density import DENSITY_SCORE, ScoreDensity
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import ConfigError, ShapeError
@@ -95,6 +95,7 @@ class ScoreVector:
             for map_name in SCORED_MAPS
         }
         of_parts = {'foreground_top', *_CLASS_KINDS, *self._class_keys}
+        self._needs_windows = any('worst_window' in kinds for kinds in self._kinds.values())
         self._needs_parts = any(of_parts & kinds for kinds in self._kinds.values())
 
     def compute(
@@ -129,14 +130,15 @@ class ScoreVector:
             raise ShapeError('maps without a pixel', 'at least 1x1')
         require_shape('image', image, (*size, 3), np.uint8)
         kept = {name: kept_values(getattr(maps, name), ignore) for name in SCORED_MAPS}
-        sums = {name: _sum(values) for name, values in kept.items()}
+        sums = {name: value_sum(values) for name, values in kept.items()}
         if not all(np.isfinite(total) for total in sums.values()):
             return dict.fromkeys(self.names, float('nan'))
         parts = Parts.of(maps.label, self._card.num_classes, ignore) if self._needs_parts else None
+        windows = Windows.of(size, ignore=ignore if self._needs_windows else None)
         found: dict[str, float] = {}
         for name, kinds in self._kinds.items():
             one = _MapScores(getattr(maps, name), kept[name], sums[name], ignore, parts,
-                             self._limits.get(name, 1.0))
+                             windows, self._limits.get(name, 1.0))
             of_map = one.plain(kinds) | one.top(kinds) | one.by_class(kinds, self._class_keys)
             found |= {f'{name}.{kind}': value for kind, value in of_map.items()}
         if self._needs_image:
@@ -176,11 +178,6 @@ def _require_names(names: Collection[str], possible: Collection[str]) -> None:
             raise ConfigError(f'no score {name!r}', f'one of {", ".join(possible)}')
 
 
-def _sum(values: FloatMap) -> float:
-    """Add in float64; not finite if any value is not."""
-    return float(cv2.sumElems(values.reshape(1, -1))[0])
-
-
 @dataclass(frozen=True)
 class _MapScores:
     """One map of one frame: its pixels that count, all finite, their sum, and the division."""
@@ -190,6 +187,7 @@ class _MapScores:
     total: float
     ignore: NDArray[np.bool_] | None
     parts: Parts | None
+    windows: Windows
     limit: float
 
     def plain(self, kinds: Collection[str]) -> dict[str, float]:
@@ -198,7 +196,7 @@ class _MapScores:
             'mean': lambda: self.total / self.kept.size,
             'sum': lambda: self.total / self.values.size,
             'max': lambda: float(self.kept.max()),
-            'worst_window': lambda: worst_window_score(self.values, ignore=self.ignore),
+            'worst_window': lambda: self.windows.worst(self.values),
             'area_above': lambda: area_above_score(self.kept, self.limit),
             'largest_region': lambda: largest_region_score(self.values, self.limit, self.ignore),
         }
