@@ -75,6 +75,8 @@ class Faults:
         Which of them raise.
     is_uncapturable : bool
         Nothing can be recorded on the stream.
+    meanwhile : callable
+        Called in each call of `execute_async_v3`, with its number.
 
     """
 
@@ -83,6 +85,7 @@ class Faults:
     refused: dict[int, str] = field(default_factory=dict)
     raised: dict[int, Exception] = field(default_factory=dict)
     is_uncapturable: bool = False
+    meanwhile: Callable[[int], object] = int
 
 
 class FakeGpu(HostMemory):
@@ -321,8 +324,11 @@ class IExecutionContext:
         gpu = self._gpu
         with self._alone() as engine:
             gpu.enqueued += 1
+            gpu.faults.meanwhile(gpu.enqueued)
             if gpu.enqueued in gpu.faults.raised:
-                raise gpu.faults.raised[gpu.enqueued]
+                # A new one: its traceback holds this context, which C++ would not.
+                error = gpu.faults.raised[gpu.enqueued]
+                raise type(error)(*error.args)
             if gpu.enqueued in gpu.faults.refused:
                 self._error(gpu.faults.refused[gpu.enqueued])
                 return False

@@ -22,6 +22,8 @@ from uncertainty_seg.errors import BackendUnavailableError
 
 ALIGNMENT = 256  # bytes, which TensorRT wants of every address
 Replay = Callable[[], None]
+# How torch, CUDA and TensorRT say that memory is full, where no class of exception does.
+_FULL = ('out of memory', 'outofmemory', 'could not be allocated')
 
 
 class DeviceMemory(Protocol):
@@ -152,8 +154,9 @@ class TorchCuda:
         return replay
 
     def is_full(self, error: BaseException) -> bool:
-        """Recognise torch's error, and the one for a context that could not be made."""
-        return isinstance(error, (MemoryError, self._torch.cuda.OutOfMemoryError))
+        """Recognise torch's errors, and the one for a context that could not be made."""
+        is_torch = isinstance(error, self._torch.cuda.OutOfMemoryError)
+        return is_torch or _is_full(error)
 
     def close(self) -> None:
         """Give cached memory back to the device."""
@@ -206,11 +209,22 @@ class HostMemory:
         return work
 
     def is_full(self, error: BaseException) -> bool:
-        """Recognise Python's error."""
-        return isinstance(error, MemoryError)
+        """Recognise Python's error, and what CUDA says."""
+        return _is_full(error)
 
     def close(self) -> None:
         """Do nothing."""
+
+
+def says_full(text: str) -> bool:
+    """Say whether a message of CUDA or TensorRT means that there is no memory left."""
+    return any(words in text.lower() for words in _FULL)
+
+
+def _is_full(error: BaseException) -> bool:
+    # Pinned memory that is full is a bare RuntimeError in torch.
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and says_full(str(error)))
 
 
 def _torch_dtype(dtype: DTypeLike) -> Any:

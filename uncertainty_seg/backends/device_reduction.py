@@ -110,7 +110,7 @@ def write_maps(sums: Mapping[str, Any], passes: int, labels: Any, floats: Any) -
     entropy = torch.special.entr(mean).sum(0)
     mutual = (entropy - sums[SUM_ENTROPY] / passes).clamp_(min=0)
     # A vote is cast even where a pass gave no number; the entropies know.
-    variation = 1 - sums[VOTES].amax(0) / passes
+    variation = (1 - sums[VOTES].amax(0) / passes).clamp_(min=0)
     variation = torch.where(torch.isnan(sums[SUM_ENTROPY]), torch.nan, variation)
     # The squares' mean less the mean's square: rounding alone can take it below zero.
     variance = (sums[SUM_P2] / passes - (mean * mean).sum(0)).clamp_(min=0)

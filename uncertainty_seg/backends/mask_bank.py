@@ -71,6 +71,10 @@ class MaskBank:
             self._copy(masks)
         self._loaded = masks
 
+    def clear(self) -> None:
+        """Let go of all buffers; nothing can be loaded any more."""
+        self.buffers, self._staging, self._loaded = [], [], None
+
     def _draw(self, masks: SeededMasks) -> None:
         for part, buffers in zip(self._parts, self.buffers, strict=True):
             given = part.stop - part.first

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import logging
+from pathlib import Path
 import threading
 import time
 
@@ -36,6 +37,7 @@ from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import (
     BackendError,
     BackendUnavailableError,
+    ShapeError,
     UncertaintySegError,
 )
 
@@ -103,11 +105,11 @@ class TensorRtBackend:
         # The driver first: without it some versions of TensorRT end the process.
         self._device = device or find_device()
         self._trt = trt or load_tensorrt()
-        self._require_checked()
+        cache = cache or EngineCache()
+        self._require_checked(cache.folder)
         self._new_memory: Callable[[], DeviceMemory] = TorchCuda if memory is None else (
             lambda: memory)
-        self._opener = EngineOpener(bundle, settings, self._trt, self._device,
-                                    cache or EngineCache())
+        self._opener = EngineOpener(bundle, settings, self._trt, self._device, cache)
         self._is_recorded, self._clock = is_recorded, clock
         self._lock = threading.Lock()
         self._user = ''
@@ -175,6 +177,8 @@ class TensorRtBackend:
             runner = self._ready()
             try:
                 maps = self._run_fitting(runner, image, masks, passes, temperature)
+            except NoMemoryError:  # which is no error of the device
+                raise
             except Exception as err:  # torch's and TensorRT's errors derive from nothing narrower
                 raise self._failed(err, passes) from err
             self._timings_ms = runner.timings_ms
@@ -191,17 +195,19 @@ class TensorRtBackend:
                 f'tensorrt reduces at full resolution, and {self._card.name!r} asks for '
                 f'{self._card.reduction!r}', fix='use backend openvino or onnxruntime')
 
-    def _require_checked(self) -> None:
+    def _require_checked(self, folder: Path) -> None:
         """Refuse what failed its self-check, and types that TensorRT chose and nobody checked."""
         is_chosen = self.precision != 'fp32' and not self._trt.has_strong_types
         key = SelfCheckKey.of(self._card, self.name, self.version, self.precision,
                               self.device_name)
-        require_not_failed(key, must_have_passed=is_chosen)
+        require_not_failed(key, is_chosen, folder)
 
     def _require_inputs(self, image: ImageU8, masks: Masks) -> int:
         if isinstance(masks, SeededMasks) and masks.card is self._card:
             spec = self._card.input
             require_shape('image', image, (spec.height, spec.width, 3), np.uint8)
+            if masks.passes < 1:
+                raise ShapeError(f'masks for {masks.passes} passes', 'T >= 1')
             return masks.passes
         return require_inputs(self._card, image, masks)
 
@@ -225,9 +231,7 @@ class TensorRtBackend:
                              runner.chunk, err)
 
     def _failed(self, err: Exception, passes: int) -> BackendError:
-        """Note an error of the device; memory that is full is none."""
-        if isinstance(err, NoMemoryError):
-            return err
+        """Note an error of the device."""
         says = str(err) if isinstance(err, UncertaintySegError) else f'{type(err).__name__}: {err}'
         self._fault, self._retry_s = says, self._clock() + BACK_OFF_S
         self._free()

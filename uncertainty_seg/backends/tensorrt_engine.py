@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from uncertainty_seg.backends.device_memory import ALIGNMENT, DeviceMemory, Replay
+from uncertainty_seg.backends.device_memory import ALIGNMENT, DeviceMemory, Replay, says_full
 from uncertainty_seg.backends.tensorrt_api import Messages, TensorRt
 from uncertainty_seg.errors import BackendError, ModelBundleError
 
@@ -156,8 +156,12 @@ class Engine:
         return inputs, outputs
 
     def _require(self, is_done: bool, what: str) -> None:
-        if not is_done:
-            raise BackendError(f'{self._role} {what} ({self._runtime.messages.said()})')
+        if is_done:
+            return
+        reason = self._runtime.messages.said()
+        if says_full(reason):
+            raise MemoryError(f'{self._role} {what}: {reason}')
+        raise BackendError(f'{self._role} {what} ({reason})')
 
 
 def require_tensors(

@@ -68,12 +68,20 @@ class _Call:
             except Exception as err:  # torch's and TensorRT's errors derive from nothing narrower
                 self._recording.give_up(err)
 
+    def clear(self) -> None:
+        self._buffers, self._replay = {}, None
+
 
 class _Plan:
     """The calls of the head for T passes, and the masks they read."""
 
     def __init__(self, parts: tuple[Part, ...], bank: MaskBank, calls: list[_Call]) -> None:
         self.parts, self.bank, self.calls = parts, bank, calls
+
+    def clear(self) -> None:
+        for call in self.calls:
+            call.clear()
+        self.bank.clear()
 
 
 class FrameRunner:
@@ -167,10 +175,15 @@ class FrameRunner:
 
     def close(self) -> None:
         """Let go of everything: what was recorded, engines, buffers."""
-        self._plans = {}
-        self._trunk_call = _Call(self._trunk, {}, Recording(False))
+        for plan in self._plans.values():
+            plan.clear()
+        self._trunk_call.clear()
         self._head.close()
         self._trunk.close()
+        # One by one, because whoever keeps an exception keeps this object by its traceback.
+        for name in ('_image', '_scale', '_host_image', '_host_scale', '_reduction'):
+            delattr(self, name)
+        self._plans, self._statistics, self._fixed = {}, {}, {}
         self._memory.close()
 
     def _plan(self, passes: int) -> _Plan:

@@ -8,6 +8,8 @@ Where the GPU's memory is full, engines for fewer passes at once are looked for.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+import dataclasses
 import logging
 
 from uncertainty_seg.backends.bundle_engines import BundleEngines, engines_of, NeededEngine
@@ -113,6 +115,8 @@ class EngineOpener:
                 raise NoMemoryError(self._bundle.card.name, reason)
             _log.warning('no engine or no memory for %d passes at once, trying %d: %s', chunk,
                          chunk // 2, reason)
+            # What torch keeps of buffers that are gone is not there for TensorRT.
+            memory.close()
             engines = self._engines(chunk // 2)
 
     def _engines(self, chunk: int) -> BundleEngines:
@@ -124,25 +128,36 @@ class EngineOpener:
         self, engines: BundleEngines, memory: DeviceMemory, is_recorded: bool
     ) -> FrameRunner:
         # Both are looked for before one is opened.
-        plans = {needed.role: self._plan(needed) for needed in engines.all}
+        found = [self._plan(needed) for needed in engines.all]
         runtime = Runtime(self._trt)
-        trunk, head = (self._engine(runtime, needed, plans[needed.role], memory)
-                       for needed in engines.all)
+        trunk, head = (self._engine(runtime, needed, *one, memory)
+                       for needed, one in zip(engines.all, found, strict=True))
         return FrameRunner(self._bundle.card, self._names, trunk, head, memory,
                            engines.chunking.passes, is_recorded)
 
-    def _plan(self, needed: NeededEngine) -> bytes:
-        plan = self._cache.load(needed.key(self._target))
-        if plan is None:
-            raise self._missing(needed)
-        return plan
+    def _plan(self, needed: NeededEngine) -> tuple[str, bytes]:
+        """Return an engine with its key."""
+        for key in self._keys(needed):
+            plan = self._cache.load(key)
+            if plan is not None:
+                return key, plan
+        raise self._missing(needed)
+
+    def _keys(self, needed: NeededEngine) -> Iterator[str]:
+        """Give the key of an engine that was built here, and of one for all GPUs like this."""
+        yield needed.key(self._target)
+        if self._trt.is_rtx:
+            like = self._device.compute_capability
+            spec = dataclasses.replace(needed.spec, compute_capabilities=(like,))
+            yield dataclasses.replace(needed, spec=spec).key(
+                EngineTarget(self._trt.name, self._trt.version, '', like, '', 0))
 
     def _engine(
-        self, runtime: Runtime, needed: NeededEngine, plan: bytes, memory: DeviceMemory
+        self, runtime: Runtime, needed: NeededEngine, key: str, plan: bytes, memory: DeviceMemory
     ) -> Engine:
         engine = runtime.open_plan(plan)
         if engine is None:
-            self._cache.discard(needed.key(self._target), runtime.messages.said())
+            self._cache.discard(key, runtime.messages.said())
             raise self._missing(needed)
         return Engine(runtime, engine, memory, needed.role)
 
