@@ -317,7 +317,8 @@ class IExecutionContext:
     def infer_shapes(self) -> list[str]:
         """Return the names of inputs without a shape."""
         with self._alone() as engine:
-            return [name for name in engine._tensors if name not in self._shapes]
+            return [name for name, (mode, _, _) in engine._tensors.items()
+                    if mode == TensorIOMode.INPUT and name not in self._shapes]
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         """Run, or say no."""

@@ -182,6 +182,15 @@ def test_the_source_is_read() -> None:
             'Runtime.deserialize_cuda_engine', 'ICudaEngine.num_io_tensors'} <= names
 
 
+def test_no_other_file_touches_tensorrt() -> None:
+    read = {*VARIABLES, 'tensorrt_api.py', 'engine_progress.py'}
+    for path in sorted(BACKENDS.glob('*.py')):
+        if path.name not in read:
+            text = path.read_text(encoding='utf-8')
+            found = re.findall(r'trt\.module|\.execute_async|create_execution_context', text)
+            assert not found, path.name
+
+
 def test_every_name_exists_but_those_we_ask_for_first(version: str, folder: Path) -> None:
     found = surface(version, folder / version)
     assert found['version'].startswith(VERSIONS[version][0])
