@@ -1,22 +1,40 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Scores: what each sees, known answers, and that NaN is never lost."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import hypothesis
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 import numpy as np
+from numpy.typing import NDArray
 import pytest
 
 from uncertainty_seg.core.aggregate import (
+    area_above_score,
+    foreground_top_score,
     frame_scores,
+    max_score,
     mean_score,
+    quantile_score,
     score_names,
+    sum_score,
     top_score,
-    worst_window_score,
+    top_values,
 )
+from uncertainty_seg.core.region_scores import worst_window_score
 from uncertainty_seg.core.settings import settings_from_dict
 from uncertainty_seg.core.uncertainty import maps_from_probabilities
 from uncertainty_seg.errors import ShapeError
 
+Values: TypeAlias = NDArray[np.float32]
+Score: TypeAlias = Callable[..., float]
 
-def small_region(value: float = 0.9) -> np.ndarray:
+
+def small_region(value: float = 0.9) -> Values:
     values = np.full((100, 200), 0.01, np.float32)
     values[40:50, 60:70] = value
     return values
@@ -50,7 +68,7 @@ def test_the_top_share_equals_sorting() -> None:
 
 
 @pytest.mark.parametrize('score', [mean_score, top_score, worst_window_score])
-def test_more_uncertainty_never_lowers_a_score(score: object) -> None:
+def test_more_uncertainty_never_lowers_a_score(score: Score) -> None:
     rng = np.random.default_rng(2)
     values = rng.random((40, 40)).astype(np.float32)
     more = values + rng.random((40, 40)).astype(np.float32) * 0.1
@@ -59,7 +77,7 @@ def test_more_uncertainty_never_lowers_a_score(score: object) -> None:
 
 @pytest.mark.parametrize('at', [(0, 0), (20, 20), (39, 39)])
 @pytest.mark.parametrize('score', [mean_score, top_score, worst_window_score])
-def test_one_nan_makes_every_score_nan(score: object, at: tuple[int, int]) -> None:
+def test_one_nan_makes_every_score_nan(score: Score, at: tuple[int, int]) -> None:
     values = np.full((40, 40), 0.1, np.float32)
     values[at] = np.nan
     assert np.isnan(score(values))
@@ -76,3 +94,80 @@ def test_maps_without_pixels_are_refused() -> None:
     probs = np.random.default_rng(3).dirichlet(np.ones(3), (4, 6, 8)).transpose(0, 3, 1, 2)
     with pytest.raises(ShapeError, match='without a pixel'):
         frame_scores(maps_from_probabilities(probs).cut(slice(0, 0), slice(0, 8)))
+
+
+MAPS = hnp.arrays(np.float32, st.tuples(st.integers(2, 14), st.integers(2, 14)),
+                  elements=st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0]))
+PLAIN = {
+    mean_score: lambda kept: kept.mean(),
+    max_score: lambda kept: kept.max(),
+    quantile_score: lambda kept: np.sort(kept)[-max(1, round(0.05 * len(kept)))],
+    top_score: lambda kept: np.sort(kept)[-max(1, round(0.05 * len(kept))):].mean(),
+    lambda v, ignore=None: foreground_top_score(v, 0.3, ignore):
+        lambda kept: np.sort(kept)[len(kept) - round(0.3 * len(kept)):].mean()
+        if round(0.3 * len(kept)) else 0.0,
+    lambda v, ignore=None: area_above_score(v, 0.25, ignore): lambda kept: (kept > 0.25).mean(),
+}
+NAMES = ('mean', 'max', 'quantile', 'top', 'foreground_top', 'area_above')
+
+
+@pytest.mark.parametrize(('score', 'plain'), PLAIN.items(), ids=NAMES)
+@hypothesis.given(MAPS, st.data())
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_a_score_under_a_mask_is_the_plain_one_of_what_is_left(
+        score: Score, plain: Callable[[Values], float], values: Values,
+        data: st.DataObject) -> None:
+    ignore = data.draw(hnp.arrays(np.bool_, values.shape))
+    kept = values[~ignore].astype(np.float64)
+    if not kept.size:
+        assert np.isnan(score(values, ignore=ignore))
+        return
+    hidden = np.where(ignore, np.float32(np.nan), values)
+    assert score(hidden, ignore=ignore) == pytest.approx(plain(kept), abs=1e-7)
+    assert score(values) == pytest.approx(plain(values.ravel().astype(np.float64)), abs=1e-7)
+
+
+@pytest.mark.parametrize('score', PLAIN, ids=NAMES)
+@hypothesis.given(MAPS, st.data())
+@hypothesis.settings(max_examples=40, deadline=None)
+def test_raising_any_pixel_never_lowers_a_score(
+        score: Score, values: Values, data: st.DataObject) -> None:
+    more = data.draw(hnp.arrays(np.float32, values.shape, elements=st.sampled_from([0.0, 0.3])))
+    assert score(values + more) >= score(values) - 1e-7
+
+
+def test_the_sum_is_a_share_of_the_whole_frame() -> None:
+    values = np.full((10, 10), 0.5, np.float32)
+    ignore = np.zeros((10, 10), np.bool_)
+    ignore[:, :4] = True
+    assert sum_score(values) == pytest.approx(0.5)
+    assert sum_score(values, ignore) == pytest.approx(0.3)
+    assert mean_score(values, ignore) == pytest.approx(0.5)
+
+
+def test_the_limit_itself_is_not_above_it() -> None:
+    values = np.array([[0.1, 0.25, 0.25, 0.9]], np.float32)
+    assert area_above_score(values, 0.25) == 0.25
+
+
+@pytest.mark.parametrize('counts', [[1], [5, 1], [3, 3, 10], [1, 10, 4]])
+def test_several_counts_are_found_at_once_in_the_order_asked(counts: list[int]) -> None:
+    flat = np.array([0.3, 0.9, 0.1, 0.1, 0.7, 0.2, 0.9, 0.0, 0.5, 0.4], np.float32)
+    ordered = np.sort(flat)[::-1].astype(np.float64)
+    for (mean, smallest), count in zip(top_values(flat, counts), counts, strict=True):
+        assert mean == pytest.approx(ordered[:count].mean())
+        assert smallest == ordered[count - 1]
+    assert flat[0] == np.float32(0.3), 'the map itself was put in order'
+
+
+@pytest.mark.parametrize('score', [*PLAIN, sum_score], ids=[*NAMES, 'sum'])
+def test_a_mask_of_another_size_is_refused(score: Score) -> None:
+    with pytest.raises(ShapeError, match=r'ignore mask has shape \(4, 5\)'):
+        score(np.zeros((5, 4), np.float32), ignore=np.zeros((4, 5), np.bool_))
+
+
+@pytest.mark.parametrize('score', [*PLAIN, sum_score], ids=[*NAMES, 'sum'])
+def test_a_nan_that_counts_is_never_lost(score: Score) -> None:
+    values = np.full((40, 40), 0.1, np.float32)
+    values[7, 9] = np.nan
+    assert np.isnan(score(values))

@@ -92,7 +92,7 @@ def quantile_score(values: FloatMap, share: float = QUANTILE, ignore: Ignore = N
 
     """
     kept = kept_values(values, ignore)
-    return top_values(kept, [top_count(1 - share, kept.size)])[0][1]
+    return top_values(kept, [top_count(round(1 - share, 9), kept.size)])[0][1]
 
 
 def top_score(values: FloatMap, share: float = TOP_SHARE, ignore: Ignore = None) -> float:

@@ -87,11 +87,14 @@ def image_scores(
 def _exposure(image: ImageU8, ignore: NDArray[np.bool_] | None) -> dict[str, float]:
     first, second, third = cv2.split(image)
     brightest = cv2.max(cv2.max(first, second), third)
+    over, kept = brightest >= BRIGHTEST, None
     if ignore is not None:
-        brightest = brightest[~ignore]
+        kept = (~ignore).view(np.uint8)
+        over &= ~ignore
+    num_kept = brightest.size if kept is None else int(np.count_nonzero(kept))
     return {
-        'darkness': 1 - cv2.mean(brightest.reshape(1, -1))[0] / 255,
-        'overexposure': int(np.count_nonzero(brightest >= BRIGHTEST)) / brightest.size,
+        'darkness': 1 - cv2.mean(brightest, kept)[0] / 255,
+        'overexposure': int(np.count_nonzero(over)) / num_kept,
     }
 
 

@@ -206,8 +206,8 @@ class _MapScores:
         """Return those asked for that look at the largest values."""
         size = self.kept.size
         front = round(self.parts.foreground_share(BACKGROUND) * size) if self.parts else 0
-        counts = {'top': top_count(TOP_SHARE, size), 'quantile': top_count(1 - QUANTILE, size),
-                  'foreground_top': front}
+        counts = {'top': top_count(TOP_SHARE, size), 'foreground_top': front,
+                  'quantile': top_count(round(1 - QUANTILE, 9), size)}
         asked = [kind for kind, count in counts.items() if kind in kinds and count]
         found = top_values(self.kept, [counts[kind] for kind in asked])
         none = {'foreground_top': 0.0} if 'foreground_top' in kinds else {}

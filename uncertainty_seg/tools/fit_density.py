@@ -10,6 +10,7 @@ least Bayesian information criterion: on few frames that is one plain Gaussian.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,10 +70,11 @@ def fit_density(
 def _table(
     frames: Sequence[Mapping[str, float]], names: Sequence[str]
 ) -> NDArray[np.float64]:
-    missing = [name for name in names for frame in frames[:1] if name not in frame]
-    if missing:
-        raise CalibrationError(f'frames without a score {missing[0]!r}',
-                               f'those of {", ".join(frames[0])}', 'fit on other scores')
+    for frame in frames:
+        missing = [name for name in names if name not in frame]
+        if missing:
+            raise CalibrationError(f'a frame without a score {missing[0]!r}',
+                                   f'those of {", ".join(frame)}', 'fit on other scores')
     table = np.array([[frame[name] for name in names] for frame in frames], np.float64)
     table = table.reshape(len(frames), len(names))
     table = table[np.isfinite(table).all(1)]
@@ -84,7 +86,7 @@ def _table(
     return table
 
 
-def _best_mixture(table: NDArray[np.float64], seed: int):  # type: ignore[no-untyped-def]
+def _best_mixture(table: NDArray[np.float64], seed: int) -> tuple[Any, str]:
     """Return the fitted mixture of least criterion, and its form."""
     try:
         from sklearn.mixture import GaussianMixture
