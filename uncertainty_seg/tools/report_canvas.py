@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which people with any kind of colour blindness tell apart; yellow is
-# left out, since it is too pale on white.
-BLUE, ORANGE, GREEN, RED = '#0072B2', '#B86E00', '#007A5A', '#C44E00'
-PINK, SKY = '#B45A8C', '#3A92C9'
+# Told apart with any kind of colour blindness, and dark enough for words on white; the last three
+# are for lines of many, which differ in their dashes too.
+BLUE, RED, PLUM = '#0072B2', '#C44E00', '#6B0F4F'
+GREEN, SKY, SAND = '#007A5A', '#4FA3D1', '#C9A227'
 INK, QUIET, GRID = '#1b1f24', '#59636e', '#d8dde3'
-SERIES = (BLUE, RED, GREEN, PINK, ORANGE, SKY)
+SERIES = (BLUE, RED, PLUM, SKY, SAND, GREEN)
 # Lines differ in form too: for print in grey.
 DASHES: tuple[Any, ...] = ('-', (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (9, 2)),
                            (0, (1, 1)))

@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.tools.report_canvas import (
     BLUE,
-    GREEN,
     INK,
     label_ends,
     percent_axis,
     picture,
-    PINK,
+    PLUM,
     QUIET,
     RED,
 )
@@ -60,7 +59,7 @@ def plot_spread(spread: ScoreSpread) -> str:
         # Words in the colours of the lines; above the bins, which are tall anywhere.
         figure.legend(loc='outside upper right', ncols=3, frameon=False, fontsize=8.5,
                       labelcolor='linecolor', handlelength=1.8, columnspacing=1.2)
-        if spread.threshold is not None:
+        if spread.threshold is not None and math.isfinite(spread.threshold):
             _paint_threshold(axes, spread.threshold, upper)
         axes.set(xlim=(0, upper), xlabel=spread.name, ylabel='share of frames')
         axes.set_ylim(0, axes.get_ylim()[1] * 1.18)
@@ -88,7 +87,7 @@ def _upper(spread: ScoreSpread) -> float:
 def _paint_histogram(
     axes: Axes, values: NDArray[np.float64], upper: float, name: str, rank: int
 ) -> None:
-    color, dash = (RED, BLUE, GREEN)[rank], ('-', (0, (6, 1.5)), (0, (2, 1)))[rank]
+    color, dash = (RED, BLUE, PLUM)[rank], ('-', (0, (6, 1.5)), (0, (2, 1)))[rank]
     edges = np.linspace(0, upper, _NUM_BINS + 1)
     counts, _ = np.histogram(np.clip(values, 0, upper), edges)
     share = counts / max(values.size, 1)
@@ -128,7 +127,7 @@ def plot_ladder(ladder: SeverityLadder) -> str:
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2.2, 1])
         severity = [step.severity for step in ladder.steps]
         lines = [('mean IoU', [s.mean_iou for s in ladder.steps], BLUE, 'o'),
-                 ('accepted', [s.accepted_share for s in ladder.steps], GREEN, 's'),
+                 ('accepted', [s.accepted_share for s in ladder.steps], PLUM, 's'),
                  ('accepted\nand bad', [s.accepted_bad_share for s in ladder.steps], RED, '^')]
         ends = []
         for name, values, color, marker in lines:
@@ -137,8 +136,8 @@ def plot_ladder(ladder: SeverityLadder) -> str:
         top.set(ylim=(0, 1), title=ladder.kind, ylabel='share, IoU')
         label_ends(top, ends, 0.15, 0.03, 0.97)
         ratios = [s.mean_ratio for s in ladder.steps]
-        bottom.plot(severity, ratios, color=PINK, marker='D', markersize=4, clip_on=False)
-        bottom.axhline(1, color=INK, linewidth=1, zorder=1)
+        bottom.plot(severity, ratios, color=INK, marker='D', markersize=4, clip_on=False)
+        bottom.axhline(1, color=QUIET, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1)
         finite = [r for r in ratios if math.isfinite(r)]
         bottom.set(xlabel='severity', ylabel='ratio', ylim=(0, 1.15 * max([1.5, *finite])))
         bottom.locator_params(axis='y', nbins=4)

@@ -185,7 +185,7 @@ def plot_reliability(curves: Mapping[str, Reliability]) -> str:
 def _lowest(curves: Sequence[Reliability]) -> float:
     values = [v[c.share > 0] for c in curves for v in (c.confidence, c.accuracy)]
     known = np.concatenate([*values, np.ones(1)])
-    return max(0.0, math.floor(float(np.nanmin(known)) * 10 - 1e-9) / 10)
+    return min(max(0.0, math.floor(float(np.nanmin(known)) * 10 + 1e-9) / 10), 0.9)
 
 
 def _paint_reliability(top: Axes, bottom: Axes, curves: Mapping[str, Reliability]) -> None:
