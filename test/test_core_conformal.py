@@ -50,11 +50,22 @@ def test_equal_ratios_are_accepted_or_refused_together() -> None:
     assert promised_limit(ratios, bad, np.arange(10), 0.1).limit == 0.3
 
 
-def test_scores_that_are_no_numbers_are_never_accepted() -> None:
-    ratios = [*np.linspace(0.1, 0.9, 9), np.nan, np.inf]
-    got = promised_limit(ratios, np.arange(11) > 8, np.arange(11), 0.1)
+@pytest.mark.parametrize('broken', [[np.nan], [np.inf], [np.nan, np.inf], [np.nan, np.nan]])
+@pytest.mark.parametrize('is_bad', [True, False])
+def test_scores_that_are_no_numbers_are_never_accepted(broken: list[float], is_bad: bool) -> None:
+    ratios = [*broken, *np.linspace(0.1, 0.9, 9)]
+    n = len(ratios)
+    got = promised_limit(ratios, [is_bad] * len(broken) + [False] * 9, np.arange(n), 0.1)
     assert got.limit == 0.9
-    assert got.accepted_share == pytest.approx(9 / 11)
+    assert got.accepted_share == pytest.approx(9 / n)
+    assert got.accepted_and_bad_share == 0
+
+
+def test_a_bound_exactly_at_alpha_is_kept_in_spite_of_rounding() -> None:
+    # 49 blocks of 3 frames: 42 bad ones make (14 + 1) / 50, which sums to a hair above 0.3.
+    blocks, ratios = np.arange(147) // 3, np.arange(147.0)
+    bad = (ratios >= 40)
+    assert promised_limit(ratios, bad, blocks, 0.3).limit == 40 + 42 - 1
 
 
 def test_too_few_blocks_are_refused_with_the_number_needed() -> None:

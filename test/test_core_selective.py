@@ -28,7 +28,9 @@ def test_risk_and_coverage_can_be_asked_for() -> None:
     assert curve.risk_at_coverage(0.75) == pytest.approx(1 / 3)
     assert curve.risk_at_coverage(0.6) == pytest.approx(1 / 3)
     assert curve.risk_at_coverage(0.0) == 0
-    assert curve.risk_at_coverage(1.0) == 0.5
+    assert curve.risk_at_coverage(1.0) == curve.risk_at_coverage(1.5) == 0.5
+    tenths = risk_coverage(np.arange(10), np.arange(10) > 2)
+    assert tenths.risk_at_coverage(0.1 + 0.2) == 0  # a rounding error above three tenths
     assert curve.coverage_at_risk(0.4) == 0.75
     assert curve.coverage_at_risk(0.0) == 0.25
     assert risk_coverage([1, 2], [1, 1]).coverage_at_risk(0.5) == 0

@@ -56,6 +56,7 @@ def test_frames_and_blocks_as_units() -> None:
     of_blocks = bad_share(accepted, bad, blocks, 0.9)
     assert (of_blocks.num_accepted, of_blocks.num_bad, of_blocks.unit) == (3, 1, 'block')
     assert of_blocks.upper == upper_bound(1, 3, 0.9)
+    assert bad_share(accepted, bad, blocks, 0.9, 2).upper == upper_bound(1, 3, 0.95)
 
 
 def test_nothing_accepted_has_no_share() -> None:
