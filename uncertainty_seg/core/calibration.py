@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from uncertainty_seg.core.gate_choice import RankFamily
 from uncertainty_seg.core.score_density import density_from_json, density_to_json, ScoreDensity
 from uncertainty_seg.errors import CalibrationError, ConfigError
 
@@ -107,6 +108,8 @@ class Calibration:
         Of each score, how far training and validation lie apart (Kolmogorov and Smirnov), 0..1.
     density : ScoreDensity, optional
         What the scores of ordinary frames look like together.
+    family : RankFamily, optional
+        How the limits of the gate scores move together when the gate is made stricter.
 
     """
 
@@ -127,6 +130,7 @@ class Calibration:
     pixel_limits: Mapping[str, float] = dataclasses.field(default_factory=dict)
     distances: Mapping[str, float] = dataclasses.field(default_factory=dict)
     density: ScoreDensity | None = None
+    family: RankFamily | None = None
 
     def __post_init__(self) -> None:
         """Refuse limits that could never be judged."""
@@ -172,6 +176,8 @@ def calibration_to_json(calibration: Calibration) -> str:
     facts['promises'] = [dataclasses.asdict(promise) for promise in calibration.promises]
     if calibration.density is not None:
         facts['density'] = json.loads(density_to_json(calibration.density))
+    if calibration.family is not None:
+        facts['family'] = calibration.family.to_facts()
     return json.dumps({**facts, _DIGEST: _digest(facts)}, indent=2) + '\n'
 
 
@@ -210,11 +216,12 @@ def calibration_from_json(text: str | bytes) -> Calibration:
 
 
 def _from_facts(raw: dict[str, Any]) -> Calibration:
-    density = raw.pop('density', None)
+    density, family = raw.pop('density', None), raw.pop('family', None)
     return Calibration(**{
         **raw, 'gate_scores': tuple(raw['gate_scores']),
         'promises': tuple(Promise(**promise) for promise in raw.get('promises', ())),
         'density': density and density_from_json(json.dumps(density)),
+        'family': family and RankFamily.from_facts(family),
     })
 
 

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.errors import DatasetError
 
+ENDINGS = ('.jpg', '.png')
+
 
 @dataclass(frozen=True)
 class LabelledFolder:
@@ -133,9 +135,9 @@ def load_folder(folder: Path, split: str) -> LabelledFolder:
     Parameters
     ----------
     folder : Path
-        With images/, masks/, classes.json and splits.json.
+        With images/, masks/, classes.json and maybe splits.json.
     split : str
-        A key of splits.json.
+        A key of splits.json; without that file the split is all of the folder.
 
     Returns
     -------
@@ -148,12 +150,7 @@ def load_folder(folder: Path, split: str) -> LabelledFolder:
         If a file is missing, unreadable, or image and mask differ in size.
 
     """
-    splits = _read_json(folder / 'splits.json')
-    if split not in splits:
-        raise DatasetError(
-            f'split {split!r} is not in {folder}/splits.json', f'one of {sorted(splits)}'
-        )
-    stems = [str(stem) for stem in splits[split]]
+    stems = _stems(folder, split)
     if not stems:
         raise DatasetError(f'split {split!r} of {folder} is empty', 'at least one image')
     pairs = [_read_pair(folder, stem) for stem in stems]
@@ -164,6 +161,18 @@ def load_folder(folder: Path, split: str) -> LabelledFolder:
         stems=stems,
         class_names=table.names, palette=table.palette, ignore_index=table.ignore_index,
     )
+
+
+def _stems(folder: Path, split: str) -> list[str]:
+    if not (folder / 'splits.json').is_file() and (folder / 'images').is_dir():
+        return sorted(path.stem for path in (folder / 'images').iterdir()
+                      if path.suffix in ENDINGS)
+    splits = _read_json(folder / 'splits.json')
+    if split not in splits:
+        raise DatasetError(
+            f'split {split!r} is not in {folder}/splits.json', f'one of {sorted(splits)}'
+        )
+    return [str(stem) for stem in splits[split]]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -206,7 +215,7 @@ def _class_entry(index: int, entry: Any) -> dict[str, Any]:
 
 
 def _read_pair(folder: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    places = [folder / 'images' / f'{stem}{ending}' for ending in ('.jpg', '.png')]
+    places = [folder / 'images' / f'{stem}{ending}' for ending in ENDINGS]
     found = [path for path in places if path.is_file()]
     image = cv2.imread(str(found[0]), cv2.IMREAD_COLOR) if found else None
     mask = cv2.imread(str(folder / 'masks' / f'{stem}.png'), cv2.IMREAD_UNCHANGED)
