@@ -34,6 +34,8 @@ SHRINK = 4
 HALF_CONTRAST = 30.0
 HALF_CHROMA = 10.0
 HALF_SHARPNESS = 0.5
+# What rounding to bytes adds to the mean square of a second difference, 1/12 times 4^2 + 4.
+_ROUNDING = 20 / 12
 
 
 def image_scores(
@@ -112,7 +114,7 @@ def _detail(
     gray = gray[:rows, :columns].astype(np.float32)
     mean, square = _block_means(gray, side), _block_means(gray * gray, side)
     contrast = np.sqrt(np.maximum(square - mean * mean, 0))
-    energy = np.sqrt(_block_means(second * second, side))
+    energy = np.sqrt(np.maximum(_block_means(second * second, side) - _ROUNDING, 0))
     if ignore is not None:
         # A second difference looks one pixel beyond its block.
         near = cv2.dilate(ignore.view(np.uint8), np.ones((3, 3), np.uint8))[:rows, :columns]

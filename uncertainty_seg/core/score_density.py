@@ -33,8 +33,8 @@ DENSITY_INPUTS = (
     'image.haze', 'image.flat_color', 'image.green_cast', 'image.blue_cast',
 )
 _FIX = 'fit the density again'
-# Past it 1 is the nearest number to the score; far past what any frame has.
-_LARGEST = 1e12
+# Where a score lies further out than this, its square says nothing more.
+_FARTHEST = 1e6
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class ScoreDensity:
         values = np.array([scores[name] for name in self.names], np.float64)
         if not np.isfinite(values).all():
             return float('nan')
-        standard = (values - self.centre) / self.scale
+        standard = np.clip((values - self.centre) / self.scale, -_FARTHEST, _FARTHEST)
         # (K, 1, d) @ (K, d, d) -> (K, d)
         whitened = ((standard - self.means)[:, None] @ self.factors)[:, 0]
         return -_log_sum(self._log_peaks() - 0.5 * (whitened**2).sum(1))
@@ -117,7 +117,7 @@ class ScoreDensity:
         above = self.surprise_nats(scores) + _log_sum(self._log_peaks())
         if math.isnan(above):
             return above
-        above = min(max(above, 0.0), _LARGEST)
+        above = max(above, 0.0)
         return above / (above + len(self.names) / 2)
 
     def _log_peaks(self) -> NDArray[np.float64]:
