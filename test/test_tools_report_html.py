@@ -103,7 +103,9 @@ def test_a_title_alone_is_a_page() -> None:
 
 
 @pytest.mark.parametrize('figure', [
-    '61.3 %', '3.2 %', '5 %', '4.73 %', '8.3 %', '42', 'blocks, 220 frames', 'iou<0.5',
+    '61.3 % of the frames accepted, 3.2 % accepted and bad', '61.3 % of frames accepted',
+    '3.2 % of frames accepted and bad', '5 % accepted and bad at most', '4.73 % bound that',
+    '8.3 % bad among accepted, at most (95 % confidence)', '42 blocks, 220 frames', 'iou<0.5',
     'the frames that the limits were fitted on', 'mc_dropout', 'ab12' * 16, 'camera left',
     'seed 7', 'passes T 20', 'temperature 1.35', 'date 2026-05-04', '1,234,567', '0.420',
     'turbidity 5 0.150 10.0 % 0.5 % 2.80', '12 of 17 such frames', '3 of 3 such frames',
@@ -273,11 +275,11 @@ def test_24_frames_of_noise_stay_below_4_megabytes(tmp_path: Path) -> None:
 
 
 def test_the_opening_tells_what_was_promised_from_what_was_bounded() -> None:
-    assert report_words.headline(sample_promise()) == (
+    assert report_words.headline(sample_promise()).replace('\N{NO-BREAK SPACE}', ' ') == (
         'When the flag is true, the mask is bad in at most 8.3 % of the frames, with 95 % '
         'confidence. What is promised: at most 5 % of all frames are both accepted and bad, on '
         'average over blocks of frames like those of the calibration.')
-    plain = report_words.headline(sample_promise(bad_upper=None))
+    plain = report_words.headline(sample_promise(bad_upper=None)).replace('\xa0', ' ')
     assert plain.startswith('When the flag is true, the frame is accepted: at most 5 % of all')
     assert 'confidence' not in plain
 

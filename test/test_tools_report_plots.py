@@ -144,8 +144,9 @@ def test_a_name_in_the_legend_has_the_colour_and_dashes_of_its_line(drawn: list[
 
 
 def test_reliability_draws_the_bins_that_hold_pixels(drawn: list[Figure]) -> None:
-    bins = Reliability(np.array([0.3, 0.5, np.nan, 0.9]), np.array([0.2, 0.55, np.nan, 0.8]),
-                       np.array([0.1, 0.2, 0.0, 0.7]), 0.0712)
+    bins = Reliability(np.array([0.3, 0.5, np.nan, 0.9, 0.95]),
+                       np.array([0.2, 0.55, np.nan, 0.8, 0.0]),
+                       np.array([0.1, 0.2, 0.0, 0.7, 0.0]), 0.0712)
     report_plots.plot_reliability({'before': bins})
     top, bottom = drawn[0].axes
     assert has_line(top, [0.3, 0.5, 0.9], [0.2, 0.55, 0.8])
@@ -212,6 +213,8 @@ ODD: list[Callable[[], str]] = [
     lambda: report_panels.plot_ladder(SeverityLadder('one', (
         SeverityStep(1, float('nan'), 0.0, 0.0, float('inf')),))),
     lambda: report_panels.plot_ladder(SeverityLadder('none', ())),
+    # Not a formula, and none that could be read.
+    lambda: report_panels.plot_ladder(SeverityLadder('$\\frac$', ())),
 ]
 
 

@@ -171,7 +171,7 @@ def plot_reliability(curves: Mapping[str, Reliability]) -> str:
         for x, y, words in ((0.30, 0.80, 'less sure than right'), (0.72, 0.16, 'too sure')):
             top.text(lower + x * span, lower + y * span, words, color=QUIET, fontsize=9,
                      ha='center', style='italic')
-        _paint_reliability(top, bottom, curves)
+        _paint_reliability(top, bottom, curves, lower)
         top.set(xlim=(lower, 1), ylim=(lower, 1.0), ylabel='accuracy: share that is right')
         bottom.set(xlabel='confidence of the pixel', ylabel='pixels')
         bottom.set_ylim(bottom=0)
@@ -188,7 +188,9 @@ def _lowest(curves: Sequence[Reliability]) -> float:
     return min(max(0.0, math.floor(float(np.nanmin(known)) * 10 + 1e-9) / 10), 0.9)
 
 
-def _paint_reliability(top: Axes, bottom: Axes, curves: Mapping[str, Reliability]) -> None:
+def _paint_reliability(
+    top: Axes, bottom: Axes, curves: Mapping[str, Reliability], lower: float
+) -> None:
     # The last is what is used: blue and solid.
     styles = [(SERIES[k], '-' if k == 0 else DASHES[k], 'os^Dvp'[k]) for k in range(len(SERIES))]
     ends = []
@@ -203,7 +205,5 @@ def _paint_reliability(top: Axes, bottom: Axes, curves: Mapping[str, Reliability
                     markersize=3.5, linewidth=1.2, zorder=5 - k, clip_on=False)
         if x.size:
             ends.append((float(y[-1]), f'{name}\nECE {curve.ece:.3f}', color))
-    lower = top.get_lines()[0].get_ydata()
-    low = float(np.min(np.asarray(lower)))
-    label_ends(top, ends, 0.13 * (1 - low), low, 0.97)
+    label_ends(top, ends, 0.13 * (1 - lower), lower, 0.97)
     bottom.axhline(0, color=GRID, linewidth=0.8)

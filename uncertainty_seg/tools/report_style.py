@@ -77,6 +77,9 @@ figure.frame { border-top: 1px solid var(--line); padding-top: 0.6rem; margin: 1
   body { font-size: 15px; } .bar { width: 4rem; } }
 @media print { body { max-width: none; padding: 0; font-size: 10.5pt; } nav { display: none; }
   figure, tr, .tile, .lead, .warning { break-inside: avoid; } h2 { break-after: avoid; }
-  .wide { overflow: visible; } th, td { white-space: normal; padding: 0.2rem 0.4rem; }
+  .wide { overflow: visible; } table { font-size: 7.5pt; } th, td { padding: 0.2rem 0.35rem; }
+  th { white-space: normal; } thead { display: table-header-group; }
+  details::details-content { content-visibility: visible; block-size: auto; }
+  summary { display: none; } .bar { width: 4rem; } .plots { grid-template-columns: 1fr 1fr; }
   a { color: inherit; text-decoration: none; } }
 """

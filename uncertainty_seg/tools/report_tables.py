@@ -124,7 +124,7 @@ def class_table(rows: Sequence[ClassRow]) -> str:
     cells = [(swatch(row.color_rgb) + escape(row.name), _bar(row.iou), f'{row.num_pixels:,}',
               words.percent(row.num_pixels / total), words.number(row.mean_entropy),
               words.limit(row.threshold)) for row in rows]
-    return table(['class', 'IoU', 'true pixels', 'share', 'mean entropy (of ln C)', 'limit'],
+    return table(['class', 'IoU', 'true pixels', 'share', 'mean entropy over ln C', 'limit'],
                  cells)
 
 

@@ -8,6 +8,8 @@ import math
 from uncertainty_seg.tools.report_parts import Interval, Promise
 
 NOTHING = '–'
+# A number and its unit stay on one line.
+PERCENT = '\N{NO-BREAK SPACE}%'
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -26,12 +28,12 @@ def percent(share: float | None, digits: int = 1) -> str:
     """Write a share as per cent."""
     if share is None or math.isnan(share):
         return NOTHING
-    return f'{100 * share:.{digits}f} %'
+    return f'{100 * share:.{digits}f}{PERCENT}'
 
 
 def whole_percent(share: float) -> str:
     """Write a chosen share, such as alpha, without decimals that nobody chose."""
-    return f'{100 * share:.4g} %'
+    return f'{100 * share:.4g}{PERCENT}'
 
 
 def interval(value: Interval | None, digits: int = 3) -> str:
