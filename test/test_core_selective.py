@@ -91,6 +91,7 @@ def test_no_score_beats_the_losses_and_scale_and_order_do_not_count(seed: int, n
     assert aurc(np.zeros(n), losses) == pytest.approx(losses.mean())
 
 
+@pytest.mark.torch
 def test_the_curve_is_that_of_torch_uncertainty() -> None:
     torch = pytest.importorskip('torch', reason='torch is not installed')
     peers = pytest.importorskip('torch_uncertainty.metrics.classification',

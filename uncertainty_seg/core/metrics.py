@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import FloatMap, LabelMap
+from uncertainty_seg.core.reliability import ReliabilityDiagram
 
 _BINS = 4096
 
@@ -82,7 +83,8 @@ class CalibrationError15:
     confidence: NDArray[np.float64] = field(default_factory=lambda: np.zeros(15))
 
     def add(self, confidence: FloatMap, is_right: NDArray[np.bool_]) -> None:
-        """Count pixels; both arrays have the same shape."""
+        """Count pixels; both arrays have the same shape, and NaN claims nothing: 0."""
+        confidence = np.nan_to_num(confidence, nan=0.0)
         bins = np.clip((confidence * 15).astype(np.int64), 0, 14).ravel()
         self.count += np.bincount(bins, minlength=15)
         self.hits += np.bincount(bins, weights=is_right.ravel(), minlength=15)
@@ -94,14 +96,20 @@ class CalibrationError15:
         """Return the mean gap between confidence and accuracy, 0..1."""
         return float(np.abs(self.confidence - self.hits).sum() / max(self.count.sum(), 1.0))
 
+    def diagram(self) -> ReliabilityDiagram:
+        """Return what a reliability diagram draws."""
+        known = np.where(self.count > 0, self.count, np.nan)
+        share = self.count / max(self.count.sum(), 1.0)
+        return ReliabilityDiagram(self.confidence / known, self.hits / known, share)
+
 
 @dataclass
 class Ranking:
     """
-    Area under the ROC curve of a score in 0..1 against yes and no, over any number of pixels.
+    How well a score in 0..1 tells yes from no, over any number of pixels.
 
-    Kept as two histograms, so that millions of pixels cost nothing; ties within a bin count
-    half. NaN is taken as the largest score.
+    Kept as two histograms, so that millions of pixels cost nothing; scores of one bin are taken
+    for equal. NaN is taken as the largest score. For errors, yes is "this pixel is wrong".
 
     Attributes
     ----------
@@ -122,12 +130,42 @@ class Ranking:
         self.negative += np.bincount(bins[~is_positive], minlength=_BINS + 1)
 
     def auroc(self) -> float:
-        """Return the chance that a yes outranks a no; NaN if either is missing."""
+        """Return the chance that a yes outranks a no, ties half; NaN if either is missing."""
         if not self.positive.sum() or not self.negative.sum():
             return float('nan')
         below = np.cumsum(self.negative) - self.negative
         wins = (self.positive * (below + 0.5 * self.negative)).sum()
         return float(wins / (self.positive.sum() * self.negative.sum()))
+
+    def average_precision(self) -> float:
+        """
+        Return the area under the precision-recall curve (AUPR), by steps; NaN without a yes.
+
+        A score that knows nothing has the share of yes, `prevalence`.
+
+        """
+        if not self.positive.sum():
+            return float('nan')
+        found, alarms = self._from_the_top()
+        precision = found / np.maximum(found + alarms, 1)
+        return float((np.diff(found, prepend=0) * precision).sum() / found[-1])
+
+    def prevalence(self) -> float:
+        """Return the share of yes; NaN without a pixel."""
+        yes, total = self.positive.sum(), self.positive.sum() + self.negative.sum()
+        return float(yes / total) if total else float('nan')
+
+    def fpr_at_tpr(self, tpr: float = 0.95) -> float:
+        """Return the share of no that is alarmed when `tpr` of the yes are (FPR95); or NaN."""
+        if not self.positive.sum() or not self.negative.sum():
+            return float('nan')
+        found, alarms = self._from_the_top()
+        first = np.searchsorted(found, tpr * found[-1] - 1e-6)
+        return float(alarms[first] / alarms[-1])
+
+    def _from_the_top(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        # Yes and no at or above each bin, from the highest bin down.
+        return np.cumsum(self.positive[::-1]), np.cumsum(self.negative[::-1])
 
 
 def auroc(scores_yes: NDArray[np.floating], scores_no: NDArray[np.floating]) -> float:
