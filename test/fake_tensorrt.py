@@ -106,6 +106,7 @@ class FakeGpu(HostMemory):
         self.violations: list[str] = []
         self.enqueued = self.replayed = self.captured = self.closed = 0
         self.contexts: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.most_contexts = 0
         self._buffers: dict[int, weakref.ref[Any]] = {}
         self._graph: list[Callable[[], None]] | None = None
 
@@ -166,6 +167,7 @@ class FakeGpu(HostMemory):
         """Record the calls of engines in `work`, without running them."""
         if self.faults.is_uncapturable:
             raise RuntimeError('CUDA error: operation not permitted when stream is capturing')
+        self.wait()
         recorded: list[Callable[[], None]] = []
         self._graph = recorded
         try:
@@ -291,6 +293,7 @@ class IExecutionContext:
         self._ran: set[tuple[tuple[int, ...], ...]] = set()
         self._lock = threading.Lock()
         self._gpu.contexts.add(self)
+        self._gpu.most_contexts = max(self._gpu.most_contexts, len(self._gpu.contexts))
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         """Take the shape of an input, if it is in the profile."""

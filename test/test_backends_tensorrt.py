@@ -27,7 +27,9 @@ from uncertainty_seg.backends.bundle_engines import BundleEngines, engines_of
 from uncertainty_seg.backends.cuda_device import CudaDevice
 from uncertainty_seg.backends.device_masks import SeededMasks
 from uncertainty_seg.backends.engine_cache import EngineCache, EngineTarget
+from uncertainty_seg.backends.mask_bank import MaskBank
 from uncertainty_seg.backends.onnxrt import OnnxRuntimeBackend
+from uncertainty_seg.backends.pass_parts import split_passes
 from uncertainty_seg.backends.tensorrt import TensorRtBackend
 from uncertainty_seg.backends.tensorrt_api import TensorRt
 from uncertainty_seg.core.bundle import ModelBundle
@@ -114,7 +116,9 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             'ensemble': ensemble_bundle(folder / 'ensemble'),
             'direct': elements_bundle(folder / 'direct', is_direct=True)}
     made['fp16'] = folder / 'fp16'
-    convert_bundle(load_bundle(str(made['channels'])), made['fp16'], 'fp16')
+    made['int8'] = folder / 'int8'
+    for precision in ('fp16', 'int8'):
+        convert_bundle(load_bundle(str(made['channels'])), made[precision], precision, [IMAGE])
     return made
 
 
@@ -182,7 +186,7 @@ def assert_close(ours: UncertaintyMaps, theirs: UncertaintyMaps, passes: int,
         assert ties.mean() <= (5e-2 if tolerance > TOLERANCE else 1e-3)
 
 
-KINDS = ('channels', 'chunk', 'elements', 'ensemble', 'direct', 'fp16')
+KINDS = ('channels', 'chunk', 'elements', 'ensemble', 'direct', 'fp16', 'int8')
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -322,6 +326,22 @@ def test_where_nothing_can_be_recorded_calls_are_enqueued(
             'trunk cannot be recorded on a stream.' if version.startswith('1.')
             else 'CUDA error: operation not permitted when stream is capturing')) == 1
     backend.close()
+
+
+def test_masks_that_failed_half_way_are_not_taken_for_those_before(
+    rigs: Rigs, bundles: dict[str, Path]
+) -> None:
+    rig = rigs(bundles['channels'])
+    bank = MaskBank(rig.card, split_passes(6, 3), rig.gpu)
+    masks = pass_inputs(rig.card, 6, 0)
+    last = list(masks)[-1]
+    bank.load(masks)
+    with pytest.raises(ValueError, match='broadcast'):
+        bank.load({**pass_inputs(rig.card, 6, 1), last: masks[last][:0]})
+    bank.load(masks)
+    for name, expected in masks.items():
+        rows = np.concatenate([buffers[name].numpy() for buffers in bank.buffers])
+        np.testing.assert_array_equal(rows, expected)
 
 
 @pytest.mark.parametrize('kind', ['channels', 'chunk', 'ensemble'])

@@ -150,6 +150,19 @@ def test_memory_that_is_full_for_every_engine_is_a_clear_stop(
     assert_nothing_held(rig)
 
 
+def test_what_did_not_fit_is_gone_before_less_is_tried(
+    rigs: Rigs, bundles: dict[str, Path]
+) -> None:
+    rig = rigs(bundles['channels'], passes=16)
+    rig.build(0, 8, 4, 2, 1)
+    rig.faults.rows_up_to = 0  # the contexts are made, and then there is no room for the image
+    with pytest.raises(NoMemoryError, match='no room for'):
+        rig.open()
+    assert rig.gpu.most_contexts == 2  # trunk and head of one attempt
+    assert rig.gpu.closed == 4  # torch gave its cache back before 8, 4, 2 and 1
+    assert_nothing_held(rig)
+
+
 # Memory in a run -------------------------------------------------------------------------------
 
 
@@ -176,7 +189,7 @@ def test_memory_that_fills_later_halves_the_passes_and_answers_go_on(
 
 @pytest.mark.parametrize('kind', ['channels', 'chunk'])
 def test_memory_for_not_one_pass_is_said_and_is_no_fault(
-    rigs: Rigs, bundles: dict[str, Path], kind: str
+    rigs: Rigs, bundles: dict[str, Path], kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     rig = rigs(bundles[kind])
     rig.build()
@@ -186,6 +199,8 @@ def test_memory_for_not_one_pass_is_said_and_is_no_fault(
         with pytest.raises(NoMemoryError, match='no memory for .bank. .*no room for') as caught:
             backend.run(IMAGE, masks_of(rig), 1.0)
         assert isinstance(caught.value.__cause__, MemoryError)
+    # A head of a fixed number of passes has no smaller one.
+    assert ('from now on' in caplog.text) == (kind == 'channels')
     rig.faults.rows_up_to = 10**6
     assert_answers(rig, backend)  # without being opened again
     backend.close()
@@ -193,13 +208,15 @@ def test_memory_for_not_one_pass_is_said_and_is_no_fault(
 
 @pytest.mark.parametrize('says', [
     'Error Code 1: Cuda Runtime (out of memory)',
-    'Requested amount of GPU memory (1024 bytes) could not be allocated.'])
-def test_a_call_that_is_refused_for_want_of_memory_is_tried_with_fewer_passes(
-    rigs: Rigs, bundles: dict[str, Path], says: str
+    'Requested amount of GPU memory (1024 bytes) could not be allocated.',
+    RuntimeError('CUDA error: out of memory')])
+def test_a_call_that_fails_for_want_of_memory_is_tried_with_fewer_passes(
+    rigs: Rigs, bundles: dict[str, Path], says: Exception | str
 ) -> None:
     rig = rigs(bundles['channels'], passes=8)
     rig.build()
-    rig.faults.refused = {3: says}  # the trunk runs and is recorded, then comes the head
+    # The trunk runs and is recorded, then comes the head.
+    rig.faults.meanwhile = lambda n: fail_next(rig, says) if n == 2 else None
     backend = rig.open()
     assert_answers(rig, backend)
     assert rig.gpu.enqueued > 4
@@ -269,6 +286,25 @@ def test_an_error_that_somebody_keeps_holds_nothing_of_the_gpu(
     assert caught.value.__cause__ is ILLEGAL
     assert_nothing_held(rig)
     assert rig.gpu.closed == 1
+    backend.close()
+
+
+def test_an_error_that_comes_out_before_a_recording_is_the_frames(
+    rigs: Rigs, bundles: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = rigs(bundles['channels'])
+    rig.build()
+    backend = rig.open()
+    errors = [ILLEGAL]
+
+    def wait() -> None:
+        if errors:
+            raise errors.pop()
+
+    rig.gpu.wait = wait  # type: ignore[method-assign]
+    with pytest.raises(BackendError, match='illegal memory'):
+        backend.run(IMAGE, masks_of(rig), 1.0)
+    assert 'no CUDA graphs' not in caplog.text
     backend.close()
 
 

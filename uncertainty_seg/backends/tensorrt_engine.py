@@ -105,6 +105,10 @@ class Engine:
         is_done = self._context.execute_async_v3(stream_handle=self._memory.stream)
         self._require(is_done, 'refused to run')
 
+    def wait(self) -> None:
+        """Wait for all that was enqueued; errors of the device come out here."""
+        self._memory.wait()
+
     def capture(self) -> Replay:
         """Record a graph of what `enqueue` does; it must have run once with what is bound."""
         is_capturable = getattr(self._context, 'is_stream_capturable', None)  # TensorRT-RTX only

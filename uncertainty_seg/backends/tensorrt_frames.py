@@ -63,6 +63,8 @@ class _Call:
         self._engine.bind(self._buffers)
         self._engine.enqueue()
         if self._recording.is_on:
+            # An error of what has just run is the frame's and not the recording's.
+            self._engine.wait()
             try:
                 self._replay = self._engine.capture()
             except Exception as err:  # torch's and TensorRT's errors derive from nothing narrower
