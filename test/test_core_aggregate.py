@@ -145,6 +145,14 @@ def test_the_sum_is_a_share_of_the_whole_frame() -> None:
     assert mean_score(values, ignore) == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize('num', [10, 50, 90, 250])
+def test_the_quantile_is_the_least_of_the_top_where_halves_are_rounded(num: int) -> None:
+    values = np.random.default_rng(num).permutation(num).astype(np.float32)[None] / num
+    count = round(0.05 * num)
+    assert quantile_score(values) == np.float32((num - max(count, 1)) / num)
+    assert top_score(values) == pytest.approx(np.sort(values[0])[-max(count, 1):].mean())
+
+
 def test_the_limit_itself_is_not_above_it() -> None:
     values = np.array([[0.1, 0.25, 0.25, 0.9]], np.float32)
     assert area_above_score(values, 0.25) == 0.25

@@ -129,6 +129,7 @@ def no_count_asked_for(flat: object, counts: Collection[int]) -> list[object]:
     (('entropy.mean', 'mutual_information.top'), ('image_scores', 'Parts', 'class_scores')),
     (('image.blur',), ('Parts', 'class_scores', 'largest_region_score', 'top_values')),
     (('entropy.class_mean',), ('image_scores', 'largest_region_score')),
+    (('entropy.foreground_top',), ('class_scores', 'image_scores')),
 ])
 def test_a_gate_of_few_scores_pays_for_these_only(
         names: tuple[str, ...], unused: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,9 +76,11 @@ def test_one_cloud_is_one_gaussian_and_its_ordinary_frame_near_a_half() -> None:
 
 @pytest.mark.usefixtures('sklearn_mixture')
 def test_the_same_frames_give_the_same_density() -> None:
-    frames = frames_of(two_clusters())
-    assert density_to_json(fit_density(frames, NAMES)) == density_to_json(
-        fit_density(frames, NAMES))
+    # Of no clear form, so that where the fit starts decides where it ends.
+    rng = np.random.default_rng(0)
+    frames = frames_of(rng.random((100, 2))**2 * np.sin(9 * rng.random((100, 1))))
+    fits = [density_to_json(fit_density(frames, NAMES, seed)) for seed in (3, 3, 4)]
+    assert fits[0] == fits[1] != fits[2]
 
 
 @pytest.mark.usefixtures('sklearn_mixture')
