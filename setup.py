@@ -41,6 +41,7 @@ setup(
     extras_require={
         'test': ['pytest', 'pytest-timeout', 'hypothesis'],
         'openvino': ['openvino>=2025.0'],
+        'calibrate': ['scikit-learn>=1.3', 'scipy>=1.9', 'matplotlib>=3.6'],
         'tensorrt': ['tensorrt>=8.6,<12', 'torch'],
         'tensorrt_rtx': ['tensorrt-rtx', 'torch'],
         'onnxruntime_gpu': ['onnxruntime-gpu>=1.18'],

@@ -9,7 +9,6 @@ import pytest
 
 from uncertainty_seg.backends.fake import FakeBackend
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.evaluation import evaluate, fit_temperature
 from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.core.pipeline import FrameResult, Pipeline
 from uncertainty_seg.core.settings import Settings, settings_from_dict
@@ -271,29 +270,6 @@ def test_a_gate_score_without_a_threshold_is_refused(tiny_bundle: Path) -> None:
     with pytest.raises(ConfigError, match=r"gate\.scores names 'entropy\.top'"):
         Pipeline(bundle, FakeBackend(bundle.card),
                  settings_from_dict({'gate.scores': ['entropy.top']}))
-
-
-def test_evaluation_of_a_known_scene(tiny_bundle: Path) -> None:
-    truth = np.zeros((96, 128), np.uint8)
-    truth[:, 64:] = 1  # half of it is labelled green, and is blue
-    found = evaluate(open_tiny(tiny_bundle), [(BLUE, truth)], 255)
-    assert found.accuracy == pytest.approx(0.5)
-    assert found.iou[0] == pytest.approx(0.5)
-    assert found.iou[1] == 0
-    assert found.frames[0].accuracy == pytest.approx(0.5)
-    confidence = open_tiny(tiny_bundle).measure(BLUE, 0).maps.confidence.mean()
-    assert found.ece == pytest.approx(confidence - 0.5, abs=1e-3)
-
-
-def test_the_temperature_is_chosen_by_likelihood_and_valued_on_the_other_half(
-    tiny_bundle: Path
-) -> None:
-    even = evaluate(open_tiny(tiny_bundle), [(BLUE, np.zeros((96, 128), np.uint8))], 255)
-    worse = dataclasses.replace(
-        even, ece=0.9, frames=(dataclasses.replace(even.frames[0], nll_nats=9.0),))
-    temperature, ece = fit_temperature({1.0: (worse, worse), 0.8: (even, even)})
-    assert temperature == 0.8
-    assert ece == pytest.approx(even.ece)
 
 
 def test_maps_can_be_cut() -> None:

@@ -53,8 +53,8 @@ class Promise:
     accepted, accepted_and_bad : float
         Shares of the calibration frames.
     bad_if_accepted_upper : float
-        Upper end of the 95 % interval (Clopper-Pearson) of P(bad | accepted); it says nothing of
-        how the limits were chosen on the same frames, and is for people who ask that question.
+        P(bad | accepted) is not above this, with 95 % confidence (Clopper-Pearson, shared among
+        all the limits that the same frames could have chosen); over blocks if there are some.
 
     """
 

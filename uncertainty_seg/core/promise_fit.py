@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from uncertainty_seg.core.calibration import Promise
 from uncertainty_seg.core.conformal import mean_block_share, promised_limit
@@ -20,8 +21,8 @@ from uncertainty_seg.core.frame_table import Column, FrameTable, split_blocks
 from uncertainty_seg.core.gate_choice import RankFamily
 from uncertainty_seg.errors import CalibrationError
 
-# Number of bad ones, and of how many, to an upper bound of their share.
-Bound = Callable[[int, int], float]
+# From accepted, bad and blocks, (n,) each, to an upper bound of P(bad | accepted).
+Bound = Callable[[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.str_]], float]
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def fit_promise(
     bad : str
         The rule by which `frames.is_bad` was found.
     bound : callable
-        Gives the upper bound of P(bad | accepted).
+        Gives the upper bound of P(bad | accepted), whatever limit was chosen.
 
     Returns
     -------
@@ -99,12 +100,12 @@ def fit_promise(
     return Promise(
         alpha, limits, bad, num_blocks, len(frames), float(reached),
         mean_block_share(accepted, frames.blocks), mean_block_share(wrong, frames.blocks),
-        bound(int(wrong.sum()), int(accepted.sum())))
+        bound(accepted, frames.is_bad, frames.blocks))
 
 
 def rehearse(
     family: RankFamily, frames: FrameTable, names: Sequence[str], alpha: float,
-    num_splits: int = 20,
+    num_splits: int = 200,
 ) -> Rehearsal | None:
     """
     Make the promise on half of the blocks, hold it against the other half, and again.

@@ -105,7 +105,7 @@ def find_bundle(name_or_path: str) -> Path:
     )
 
 
-def load_bundle(name_or_path: str) -> ModelBundle:
+def load_bundle(name_or_path: str, has_calibration: bool = True) -> ModelBundle:
     """
     Read a bundle and refuse whatever is wrong with it.
 
@@ -113,6 +113,8 @@ def load_bundle(name_or_path: str) -> ModelBundle:
     ----------
     name_or_path : str
         A shipped name or a path.
+    has_calibration : bool
+        False leaves the calibration unread, for who makes a new one.
 
     Returns
     -------
@@ -136,7 +138,8 @@ def load_bundle(name_or_path: str) -> ModelBundle:
         _check_file(folder, name, digest)
     for name in card.sha256:
         _check_ops(folder / name)
-    return ModelBundle(folder, card, _read_calibration(folder, card))
+    calibration = _read_calibration(folder, card) if has_calibration else None
+    return ModelBundle(folder, card, calibration)
 
 
 def model_digest(card: ModelCard) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from uncertainty_seg.errors import ConfigError, ShapeError
+from uncertainty_seg.errors import BackendUnavailableError, ConfigError, ShapeError
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ def upper_bound(num_bad: int, num: int, confidence: float = 0.95, num_tries: int
     ------
     ConfigError
         If the numbers contradict each other or the confidence is not between 0 and 1.
+    BackendUnavailableError
+        If scipy is not installed.
 
     References
     ----------
@@ -81,7 +83,11 @@ def upper_bound(num_bad: int, num: int, confidence: float = 0.95, num_tries: int
         )
     if num_bad == num:
         return 1.0
-    from scipy.stats import beta
+    try:
+        from scipy.stats import beta
+    except ImportError as err:
+        raise BackendUnavailableError('scipy is not installed', 'it, for the bound of a share',
+                                      'pip install scipy') from err
 
     return float(beta.ppf(1 - (1 - confidence) / num_tries, num_bad + 1, num - num_bad))
 

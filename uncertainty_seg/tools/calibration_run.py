@@ -1,0 +1,279 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The steps of ``calibrate``, in order, and on which frames each is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.core.bad_rule import BadRule
+from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.calibration import Calibration, HIGHEST_SCORE, Promise
+from uncertainty_seg.core.conformal import blocks_needed
+from uncertainty_seg.core.evaluation import best_temperature, Evaluation, frame_table
+from uncertainty_seg.core.frame_table import FrameTable, split_blocks
+from uncertainty_seg.core.gate_choice import choose_scores, has_ranks, RankFamily
+from uncertainty_seg.core.precision import precision_of
+from uncertainty_seg.core.promise_fit import (
+    fit_promise,
+    ks_distance,
+    quantile_limits,
+    Rehearsal,
+    rehearse,
+)
+from uncertainty_seg.core.score_density import DENSITY_SCORE, ScoreDensity
+from uncertainty_seg.core.score_vector import ScoreVector
+from uncertainty_seg.core.settings import BUNDLE_PASSES, Settings
+from uncertainty_seg.errors import CalibrationError, ConfigError
+from uncertainty_seg.storage.blocks import read_blocks
+from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder
+from uncertainty_seg.storage.model_bundle import model_digest
+from uncertainty_seg.tools.binomial import bad_share
+from uncertainty_seg.tools.fit_density import fit_density
+from uncertainty_seg.tools.labelled_pairs import (
+    bgr_pairs,
+    data_digest,
+    measure,
+    opened,
+    Pair,
+    pixel_limits,
+)
+
+TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0)
+# A pixel above this share of the training pixels counts as uncertain.
+PIXEL_QUANTILE = 0.9
+# The density says nothing of most frames: it guards (see RankFamily).
+GUARDS = {DENSITY_SCORE: 4.0}
+_MAPS = ('entropy', 'mutual_information')
+_SEED = 0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for; see the verb's arguments."""
+
+    bundle: ModelBundle
+    settings: Settings
+    train: Path
+    val: Path
+    blocks: Path | None
+    bad: str
+    alphas: tuple[float, ...]
+    scores: tuple[str, ...]
+    tune_share: float
+    quantile: float
+    max_train: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """
+    A calibration, and what it was made from.
+
+    Attributes
+    ----------
+    calibration : Calibration
+        To be written.
+    before, after : Evaluation
+        Of the validation frames that limits were fitted on, at temperature 1 and at the fitted.
+    seen : Evaluation
+        Of the training frames.
+    train, val : FrameTable
+        Training frames, and the validation frames that limits were fitted on.
+    pairs : list of (image, mask)
+        Of `val`.
+    rehearsals : tuple of Rehearsal
+        One an alpha that half of the blocks can carry.
+
+    """
+
+    calibration: Calibration
+    before: Evaluation
+    after: Evaluation
+    seen: Evaluation
+    train: FrameTable
+    val: FrameTable
+    pairs: list[Pair]
+    rehearsals: tuple[Rehearsal, ...]
+
+    def metrics(self) -> dict[str, float]:
+        """Return the figures of the card; the validation frames are those not tuned on."""
+        values = {
+            'val_mean_iou': self.after.mean_iou, 'val_pixel_accuracy': self.after.accuracy,
+            'val_ece': self.after.ece, 'val_ece_before_scaling': self.before.ece,
+            'val_error_auroc_entropy': self.after.error_auroc['entropy'],
+            'val_error_auroc_mutual_information': self.after.error_auroc['mutual_information'],
+            'val_mi_over_entropy': self.after.mi_share, 'train_mean_iou': self.seen.mean_iou,
+        }
+        return {name: round(value, 4) for name, value in values.items()}
+
+    def summary(self) -> dict[str, Any]:
+        """Return the line for scripts."""
+        made = self.calibration
+        return {
+            'temperature': made.temperature, **self.metrics(), 'gate_scores': made.gate_scores,
+            'promises': [{k: v for k, v in vars(promise).items()} for promise in made.promises],
+            'rehearsals': [vars(rehearsal) for rehearsal in self.rehearsals],
+            'bad_share': float(self.val.is_bad.mean()), 'num_train': made.num_train,
+            'num_val': made.num_val, 'thresholds': made.thresholds,
+            'train_thresholds': made.train_thresholds, 'distances': made.distances,
+        }
+
+
+def calibrate(request: Request) -> Found:
+    """
+    Fit temperature, density, choice and limits.
+
+    Parameters
+    ----------
+    request : Request
+        What to fit on.
+
+    Returns
+    -------
+    Found
+        Nothing is written yet.
+
+    Raises
+    ------
+    CalibrationError
+        If there are too few blocks, or nothing to choose or promise on.
+    ConfigError
+        If the rule cannot be read, or a score does not exist.
+    DatasetError
+        If the folders or the file of blocks are wrong.
+
+    """
+    bundle, settings = request.bundle, request.settings
+    rule = BadRule.parse(request.bad, bundle.card.class_names)
+    data = load_folder(request.val, 'val')
+    pairs, blocks = bgr_pairs(bundle, data), _blocks(request, data)
+    tuned, kept = split_blocks(blocks, request.tune_share, _SEED)
+    _require_blocks(blocks[kept], request)
+    train_data = load_folder(request.train, 'train')
+    train_pairs, train_stems = _spread(bgr_pairs(bundle, train_data), train_data.stems,
+                                       request.max_train)
+    temperature = _temperature(request, _where(pairs, tuned))
+    held = _where(pairs, kept)
+    with opened(bundle, settings, 1.0) as pipeline:
+        before = measure(pipeline, held, 'validation, temperature 1', rule)
+    with opened(bundle, settings, temperature) as pipeline:
+        limits = pixel_limits(pipeline, train_pairs[::10], _MAPS, PIXEL_QUANTILE)
+    with opened(bundle, settings, temperature, ScoreVector(bundle.card, limits)) as pipeline:
+        seen = measure(pipeline, train_pairs, 'training', rule)
+        after = measure(pipeline, held, 'validation', rule)
+    train = frame_table(seen.frames, train_stems, np.array(train_stems, np.str_))
+    val = frame_table(after.frames, _where(data.stems, kept), blocks[kept])
+    density = _density(train)
+    if density is not None:
+        train, val = (_with_density(table, density) for table in (train, val))
+    family, chosen = _choice(request, train)
+    made = [fit_promise(family, val, chosen, alpha, rule.text, _bad_if_accepted)
+            for alpha in request.alphas]
+    calibration = _calibration(request, temperature, limits, density, family.only(chosen), train,
+                               val, tuple(made), data)
+    again = (rehearse(family, val, chosen, alpha) for alpha in request.alphas)
+    return Found(calibration, before, after, seen, train, val, held,
+                 tuple(found for found in again if found is not None))
+
+
+def _blocks(request: Request, data: LabelledFolder) -> NDArray[np.str_]:
+    if request.blocks is None:
+        _log.warning('no --blocks: every validation image counts as independent of the others, '
+                     'which frames of one video are not')
+    return read_blocks(request.blocks, data.stems)
+
+
+def _require_blocks(blocks: NDArray[np.str_], request: Request) -> None:
+    """Refuse before anything is measured, which takes minutes."""
+    count, alpha = len(np.unique(blocks)), min(request.alphas)
+    needed = blocks_needed(alpha)
+    if count < needed:
+        total = int(np.ceil(needed / (1 - request.tune_share)))
+        raise CalibrationError(
+            f'{count} blocks to promise alpha {alpha:g} on', f'at least {needed}',
+            f'have {total} validation blocks in all (a part is for the temperature), or promise '
+            'a larger alpha')
+
+
+def _spread(
+    pairs: list[Pair], stems: list[str], most: int
+) -> tuple[list[Pair], list[str]]:
+    picked = np.unique(np.linspace(0, len(pairs) - 1, min(most, len(pairs))).round().astype(int))
+    return [pairs[i] for i in picked], [stems[i] for i in picked]
+
+
+def _where(items: list[Any], rows: NDArray[np.bool_]) -> list[Any]:
+    return [item for item, keep in zip(items, rows, strict=True) if keep]
+
+
+def _temperature(request: Request, pairs: list[Pair]) -> float:
+    found = {}
+    for temperature in TEMPERATURES:
+        with opened(request.bundle, request.settings, temperature) as pipeline:
+            found[temperature] = measure(pipeline, pairs, f'temperature {temperature:g}')
+    return best_temperature(found)
+
+
+def _density(train: FrameTable) -> ScoreDensity | None:
+    try:
+        return fit_density(train.rows(), seed=_SEED)
+    except CalibrationError as err:
+        _log.warning('no density of the scores: %s', err)
+        return None
+
+
+def _with_density(table: FrameTable, density: ScoreDensity) -> FrameTable:
+    return table.with_score(DENSITY_SCORE,
+                            np.array([density.score(row) for row in table.rows()]))
+
+
+def _choice(request: Request, train: FrameTable) -> tuple[RankFamily, tuple[str, ...]]:
+    """Take the scores that were asked for, or choose; the density guards wherever there is one."""
+    unknown = [name for name in request.scores if name not in train.scores]
+    if unknown:
+        raise ConfigError(f'no score {unknown[0]!r}', f'one of {", ".join(train.scores)}')
+    wanted = request.scores or [n for n, column in train.scores.items() if has_ranks(column)]
+    family = RankFamily.fit({name: train.scores[name] for name in wanted}, GUARDS)
+    if request.scores:
+        return family, request.scores
+    required = [name for name in GUARDS if name in family.names]
+    chosen = choose_scores(family, train.scores, train.is_bad.astype(np.float64), required)
+    return family, chosen
+
+
+def _bad_if_accepted(
+    accepted: NDArray[np.bool_], is_bad: NDArray[np.bool_], blocks: NDArray[np.str_]
+) -> float:
+    # Every frame is a limit that could have been chosen.
+    return bad_share(accepted, is_bad, blocks, num_tries=len(blocks)).upper
+
+
+def _calibration(
+    request: Request, temperature: float, limits: dict[str, float], density: ScoreDensity | None,
+    family: RankFamily, train: FrameTable, val: FrameTable, promises: tuple[Promise, ...],
+    data: LabelledFolder,
+) -> Calibration:
+    bundle, settings = request.bundle, request.settings
+    of_val, of_train = (quantile_limits(table, request.quantile, HIGHEST_SCORE)
+                        for table in (val, train))
+    # A gate score needs one whatever its quantile is.
+    thresholds = {**promises[-1].limits, **of_val}
+    passes = bundle.card.passes if settings.passes == BUNDLE_PASSES else settings.passes
+    return Calibration(
+        passes=passes, seed=settings.seed, mask_policy=settings.mask_policy,
+        precision=precision_of(bundle.card, settings.precision), temperature=temperature,
+        thresholds={name: thresholds[name] for name in val.scores if name in thresholds},
+        train_thresholds=of_train, gate_scores=tuple(promises[0].limits),
+        quantile=request.quantile, num_train=len(train), num_val=len(val),
+        model_sha256=model_digest(bundle.card), data_sha256=data_digest(data),
+        promises=promises, pixel_limits=limits, density=density, family=family,
+        distances={name: distance for name in val.scores
+                   if np.isfinite(distance := ks_distance(train.scores[name], val.scores[name]))},
+    )
