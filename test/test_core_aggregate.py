@@ -147,7 +147,7 @@ def test_the_sum_is_a_share_of_the_whole_frame() -> None:
 
 @pytest.mark.parametrize('num', [10, 50, 90, 250])
 def test_the_quantile_is_the_least_of_the_top_where_halves_are_rounded(num: int) -> None:
-    values = np.random.default_rng(num).permutation(num).astype(np.float32)[None] / num
+    values = np.random.default_rng(num).permutation(num).astype(np.float32)[None] / np.float32(num)
     count = round(0.05 * num)
     assert quantile_score(values) == np.float32((num - max(count, 1)) / num)
     assert top_score(values) == pytest.approx(np.sort(values[0])[-max(count, 1):].mean())
