@@ -62,16 +62,18 @@ def test_a_mixture_sees_what_no_single_score_shows() -> None:
     assert len(density.weights) == 2
     usual = [density.score({'a': v, 'b': v}) for v in (0.2, 0.8)]
     crossed = [density.score({'a': 0.2, 'b': 0.8}), density.score({'a': 0.8, 'b': 0.2})]
-    assert max(usual) < 0.6 < 0.9 < min(crossed)
+    assert max(usual) < 0.02 < 0.4 < min(crossed)
 
 
 @pytest.mark.usefixtures('sklearn_mixture')
-def test_one_cloud_is_one_gaussian_and_its_ordinary_frame_near_a_half() -> None:
+def test_one_cloud_is_one_gaussian_and_its_ordinary_frame_far_below_1() -> None:
     table = np.random.default_rng(1).normal(0.5, 0.1, (300, 2))
     density = fit_density(frames_of(table), NAMES)
     assert len(density.weights) == 1
     np.testing.assert_allclose(density.centre, table.mean(0))
-    assert np.median([density.score(f) for f in frames_of(table)]) == pytest.approx(0.41, abs=0.05)
+    # The median of half a chi square of two degrees is ln 2: ln 2 / (ln 2 + 1), to the power 8.
+    assert np.median([density.score(f) for f in frames_of(table)])**0.125 == pytest.approx(
+        0.41, abs=0.03)
 
 
 @pytest.mark.usefixtures('sklearn_mixture')
@@ -97,7 +99,7 @@ def test_a_score_that_never_moves_does_no_harm() -> None:
     table[:, 1] = 0.25
     density = fit_density(frames_of(table), NAMES)
     score = density.score({'a': 0.5, 'b': 0.25})
-    assert 0 <= score < 0.5
+    assert 0 <= score < 0.01
     assert density.score({'a': 0.5, 'b': 0.9}) > score
 
 

@@ -35,6 +35,9 @@ DENSITY_INPUTS = (
 _FIX = 'fit the density again'
 # Where a score lies further out than this, its square says nothing more.
 _FARTHEST = 1e6
+# A gate takes the largest score over threshold. Ordinary frames must be far below the threshold of
+# this score, or it decides their order too, of which it knows nothing.
+POWER = 8
 
 
 @dataclass(frozen=True)
@@ -110,15 +113,16 @@ class ScoreDensity:
         Notes
         -----
         With s the surprise above the least that any frame could have (all components at their
-        peak at once), the score is s / (s + d / 2). For one Gaussian the mean of s is d / 2, so
-        that an ordinary frame is near a half. The mapping keeps the order.
+        peak at once), the score is (s / (s + d / 2)) ** 8. For one Gaussian the mean of s is
+        d / 2, so that an ordinary frame is near 0.004, and one as far again near 0.04. The
+        mapping keeps the order.
 
         """
         above = self.surprise_nats(scores) + _log_sum(self._log_peaks())
         if math.isnan(above):
             return above
         above = max(above, 0.0)
-        return above / (above + len(self.names) / 2)
+        return float((above / (above + len(self.names) / 2)) ** POWER)
 
     def _log_peaks(self) -> NDArray[np.float64]:
         """Return the logarithm of weight times density at its mean, (K,)."""
