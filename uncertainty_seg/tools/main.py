@@ -29,6 +29,7 @@ VERBS = {
     'compile': 'uncertainty_seg.tools.compile_net',
     'convert': 'uncertainty_seg.tools.convert_bundle',
     'calibrate': 'uncertainty_seg.tools.calibrate_gate',
+    'evaluate': 'uncertainty_seg.tools.evaluate_bundle',
     'build-engines': 'uncertainty_seg.tools.build_engines',
     'self-check': 'uncertainty_seg.tools.self_check',
 }

@@ -1,0 +1,221 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The steps of ``evaluate``: labelled frames, foreign frames, and the ladder of corruptions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from uncertainty_seg.core.bad_rule import BadRule
+from uncertainty_seg.core.bootstrap import block_interval, Interval
+from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.calibration import Calibration, Promise
+from uncertainty_seg.core.evaluation import Evaluation, frame_table, score_frames
+from uncertainty_seg.core.frame_ranking import (
+    compare_rankings,
+    FrameRanking,
+    rank_frames,
+    RankingGain,
+)
+from uncertainty_seg.core.frame_table import Column, FrameTable
+from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.score_vector import ScoreVector
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.errors import CalibrationError
+from uncertainty_seg.storage.blocks import read_blocks
+from uncertainty_seg.storage.labelled_folder import load_folder
+from uncertainty_seg.tools.binomial import bad_share, BadShare
+from uncertainty_seg.tools.corruption_ladder import climb, Ladder
+from uncertainty_seg.tools.labelled_pairs import bgr_pairs, images_in, measure, opened, Pair
+
+# What the gate is compared with: the score of the papers this project starts from.
+PLAIN_SCORE = 'mutual_information.mean'
+_DEFAULT_RULE = 'iou<0.5'
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for; see the verb's arguments."""
+
+    bundle: ModelBundle
+    settings: Settings
+    data: Path
+    split: str
+    ood: Path | None
+    corrupt_frames: int
+    blocks: Path | None
+    bad: str | None
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """
+    What was measured.
+
+    Attributes
+    ----------
+    evaluation : Evaluation
+        Of the labelled frames.
+    frames, foreign : FrameTable
+        Labelled ones, and those of another kind if there are any.
+    pairs : list of (image, mask)
+        Of `frames`.
+    limits : mapping of str to float
+        Of the gate.
+    promise : Promise or None
+        What these limits promise.
+    rule : str
+        When a frame is bad.
+    rankings : mapping of str to FrameRanking
+        Of every score.
+    gate : FrameRanking
+        Of the gate's own order.
+    gain : RankingGain
+        Of the gate over `PLAIN_SCORE`.
+    gate_order : ndarray of float64, shape (n,)
+        The gate's order of `frames`.
+    accepted_and_bad, accepted : Interval
+        Shares of the frames, by block.
+    bad_if_accepted : BadShare
+        With its upper bound.
+    ladders : tuple of Ladder
+        One a kind of corruption.
+
+    """
+
+    evaluation: Evaluation
+    frames: FrameTable
+    foreign: FrameTable | None
+    pairs: list[Pair]
+    limits: Mapping[str, float]
+    promise: Promise | None
+    rule: str
+    rankings: Mapping[str, FrameRanking]
+    gate: FrameRanking
+    gain: RankingGain
+    gate_order: Column
+    accepted_and_bad: Interval
+    accepted: Interval
+    bad_if_accepted: BadShare
+    ladders: tuple[Ladder, ...]
+
+    def summary(self) -> dict[str, Any]:
+        """Return the line for scripts."""
+        found, pixels = self.evaluation, self.evaluation.pixels
+        curve = pixels.patches.curve()
+        return {
+            'mean_iou': found.mean_iou, 'accuracy': found.accuracy, 'iou': found.iou.tolist(),
+            'ece': found.ece, 'adaptive_ece': pixels.adaptive.value(),
+            'brier': pixels.brier.value(), 'pavpu_at_median': float(curve.pavpu[curve.median]),
+            'maps': {name: {'error_auroc': ranking.auroc(),
+                            'error_aupr': ranking.average_precision(),
+                            'error_fpr95': ranking.fpr_at_tpr()}
+                     for name, ranking in pixels.rankings.items()},
+            'bad': self.rule, 'bad_share': float(self.frames.is_bad.mean()),
+            'gate': {'limits': dict(self.limits), 'accepted': asdict(self.accepted),
+                     'accepted_and_bad': asdict(self.accepted_and_bad),
+                     'bad_if_accepted': asdict(self.bad_if_accepted), **asdict(self.gate),
+                     'foreign_accepted': self._foreign_accepted(),
+                     f'gain_over_{PLAIN_SCORE}': asdict(self.gain)},
+            'promise': asdict(self.promise) if self.promise else None,
+            'scores': {name: asdict(ranking) for name, ranking in self.rankings.items()},
+            'corruption': [asdict(ladder) for ladder in self.ladders],
+        }
+
+    def _foreign_accepted(self) -> float | None:
+        if self.foreign is None:
+            return None
+        return float(self.foreign.accepted(self.limits).mean())
+
+
+def evaluate_bundle(request: Request) -> Evaluated:
+    """
+    Measure a calibrated bundle.
+
+    Parameters
+    ----------
+    request : Request
+        What to measure on.
+
+    Returns
+    -------
+    Evaluated
+        With intervals where frames are counted.
+
+    Raises
+    ------
+    CalibrationError
+        If the bundle has no calibration, or one for other settings.
+    ConfigError
+        If the rule cannot be read, or there is no such promise.
+    DatasetError
+        If the folders or the file of blocks are wrong.
+
+    """
+    bundle, calibration = request.bundle, _calibration(request.bundle)
+    promise = calibration.promise_of(request.settings.gate.alpha)
+    text = request.bad or (promise.bad if promise else _DEFAULT_RULE)
+    rule = BadRule.parse(text, bundle.card.class_names)
+    data = load_folder(request.data, request.split)
+    pairs, blocks = bgr_pairs(bundle, data), read_blocks(request.blocks, data.stems)
+    foreign_images = images_in(request.ood) if request.ood else {}
+    scorer = ScoreVector(bundle.card, calibration.pixel_limits, calibration.density)
+    with opened(bundle, request.settings, scorer=scorer) as pipeline:
+        limits = pipeline.thresholds
+        evaluation = measure(pipeline, pairs, f'{request.split} frames', rule)
+        foreign = _foreign(pipeline, foreign_images)
+        ladders = climb(pipeline, pairs, rule, limits, request.corrupt_frames)
+    frames = frame_table(evaluation.frames, data.stems, blocks)
+    accepted = frames.accepted(limits)
+    order = _order(calibration, frames, limits)
+    foreign_order = None if foreign is None else _order(calibration, foreign, limits)
+    # A rule of the user's own is another question than the one that was promised on.
+    kept = promise if promise and rule.text == promise.bad else None
+    return Evaluated(
+        evaluation, frames, foreign, pairs, limits, kept, rule.text,
+        {name: rank_frames(values, frames, foreign.scores[name] if foreign else None)
+         for name, values in frames.scores.items()},
+        rank_frames(order, frames, foreign_order),
+        _gain(order, foreign_order, frames, foreign), order,
+        _share(accepted & frames.is_bad, frames), _share(accepted, frames),
+        bad_share(accepted, frames.is_bad), ladders)
+
+
+def _calibration(bundle: ModelBundle) -> Calibration:
+    if bundle.calibration is None:
+        raise CalibrationError(f'bundle {bundle.card.name!r} has no calibration.json',
+                               'thresholds for the gate', 'run uncertainty_seg calibrate on it')
+    return bundle.calibration
+
+
+def _foreign(pipeline: Pipeline, images: Mapping[str, Any]) -> FrameTable | None:
+    if not images:
+        return None
+    return frame_table(score_frames(pipeline, images.values()), images,
+                       np.array(list(images), np.str_))
+
+
+def _order(calibration: Calibration, frames: FrameTable, limits: Mapping[str, float]) -> Column:
+    """Return how strict the gate must be made for each frame to be refused."""
+    family = calibration.family
+    if family is None or not set(limits) <= set(family.names):
+        return frames.ratios(limits)
+    return family.frame_ranks(frames.scores, tuple(limits))
+
+
+def _gain(
+    order: Column, foreign_order: Column | None, frames: FrameTable, foreign: FrameTable | None
+) -> RankingGain:
+    pair = None
+    if foreign is not None and foreign_order is not None:
+        pair = foreign_order, foreign.scores[PLAIN_SCORE]
+    return compare_rankings(order, frames.scores[PLAIN_SCORE], frames, pair)
+
+
+def _share(chosen: Any, frames: FrameTable) -> Interval:
+    return block_interval(lambda rows: float(rows.mean()), chosen.astype(np.float64),
+                          frames.blocks)
