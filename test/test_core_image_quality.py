@@ -39,16 +39,16 @@ def blend(image: Image, color: tuple[int, int, int], share: float) -> Image:
 def test_a_black_picture() -> None:
     scores = image_scores(plain((0, 0, 0)), 'rgb')
     assert scores == pytest.approx({
-        'darkness': 1, 'overexposure': 0, 'blur': 1, 'low_contrast': 1, 'haze': 0,
-        'flat_color': 1, 'green_cast': 0.5, 'blue_cast': 0.5})
+        'darkness': 1, 'overexposure': 0, 'blur': 1, 'low_contrast': 1, 'specks': 0.5,
+        'haze': 0, 'flat_color': 1, 'green_cast': 0.5, 'blue_cast': 0.5})
     assert tuple(scores) == IMAGE_SCORES
 
 
 def test_a_white_picture() -> None:
     scores = image_scores(plain((255, 255, 255)), 'rgb')
     assert scores == pytest.approx({
-        'darkness': 0, 'overexposure': 1, 'blur': 1, 'low_contrast': 1, 'haze': 1,
-        'flat_color': 1, 'green_cast': 0.5, 'blue_cast': 0.5}, abs=0.005)
+        'darkness': 0, 'overexposure': 1, 'blur': 1, 'low_contrast': 1, 'specks': 0.5,
+        'haze': 1, 'flat_color': 1, 'green_cast': 0.5, 'blue_cast': 0.5}, abs=0.005)
 
 
 @pytest.mark.parametrize(('color', 'name', 'above'), [
@@ -81,12 +81,38 @@ def test_contrast_of_stripes_by_hand() -> None:
     assert scores['blur'] == pytest.approx(0.5 / (0.5 + (120**2 - 20 / 12)**0.5 / 31))
 
 
+def snow(image: Image, count: int, level: int = 255) -> Image:
+    """Put single pixels of one level where a seed says; more are the same ones and others."""
+    rng = np.random.default_rng(5)
+    flat = image.copy().reshape(-1, 3)
+    flat[rng.permutation(len(flat))[:count]] = level
+    return flat.reshape(image.shape)
+
+
+def test_specks_by_hand() -> None:
+    """One bright and one dark pixel, each a level off by 100, on 50 x 40 of grey."""
+    image = plain((120, 120, 120), 50, 40)
+    image[10, 10] = 220
+    bright, noise = 100**2 / 2000, 4.5**2
+    assert image_scores(image, 'rgb')['specks'] == pytest.approx(
+        (bright + noise / 2) / (bright + noise))
+    image[30, 30] = 20
+    assert image_scores(image, 'rgb')['specks'] == pytest.approx(0.5)
+
+
+def test_dark_grains_are_no_specks() -> None:
+    image = detailed()
+    assert image_scores(snow(image, 400, 0), 'rgb')['specks'] \
+        < image_scores(image, 'rgb')['specks'] - 0.05
+
+
 # Each in steps 0..3, of which the first is the picture itself or nearly.
 TROUBLES: dict[str, Callable[[Image, int], Image]] = {
     'darkness': lambda image, step: blend(image, (0, 0, 0), 0.3 * step),
     'overexposure': lambda image, step: cv2.add(image, np.full_like(image, 60 * step)),
     'blur': lambda image, step: cv2.GaussianBlur(image, (0, 0), 0.1 + step),
     'low_contrast': lambda image, step: blend(image, (120, 120, 120), 0.3 * step),
+    'specks': lambda image, step: snow(image, 150 * step),
     'haze': lambda image, step: blend(image, (150, 190, 190), 0.3 * step),
     'flat_color': lambda image, step: blend(image, (90, 90, 90), 0.3 * step),
     'green_cast': lambda image, step: blend(image, (20, 160, 60), 0.3 * step),
@@ -139,7 +165,7 @@ def test_a_mask_equals_cutting_out() -> None:
     under, cut = image_scores(image, 'rgb', ignore), image_scores(image[:, :160].copy(), 'rgb')
     for name in ('darkness', 'overexposure', 'haze', 'flat_color', 'green_cast', 'blue_cast'):
         assert under[name] == pytest.approx(cut[name], abs=1e-6), name
-    for name in ('blur', 'low_contrast'):  # without the blocks beside the mask
+    for name in ('blur', 'low_contrast', 'specks'):  # without what lies beside the mask
         assert under[name] == pytest.approx(cut[name], abs=0.02), name
 
 

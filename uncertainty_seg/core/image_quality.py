@@ -18,12 +18,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.core.arrays import ImageU8, require_shape
+from uncertainty_seg.core.arrays import ImageU8, LabelMap, require_shape
 from uncertainty_seg.core.model_card import COLOR_ORDERS
 from uncertainty_seg.errors import ShapeError
 
-IMAGE_SCORES = ('darkness', 'overexposure', 'blur', 'low_contrast', 'haze', 'flat_color',
-                'green_cast', 'blue_cast')
+IMAGE_SCORES = ('darkness', 'overexposure', 'blur', 'low_contrast', 'specks', 'haze',
+                'flat_color', 'green_cast', 'blue_cast')
 BRIGHTEST = 250
 # Blocks of about a twentieth of the height: small enough to lie inside one thing.
 BLOCKS_DOWN = 16
@@ -34,6 +34,9 @@ SHRINK = 4
 HALF_CONTRAST = 30.0
 HALF_CHROMA = 10.0
 HALF_SHARPNESS = 0.5
+# A speck is smaller than this share of the height; grey levels of it that are taken for noise.
+SPECK_SIZE = 1 / 51
+SPECK_NOISE = 4.5
 # What rounding to bytes adds to the mean square of a second difference, 1/12 times 4^2 + 4.
 _ROUNDING = 20 / 12
 
@@ -57,12 +60,14 @@ def image_scores(
     -------
     dict of str to float
         In the order of `IMAGE_SCORES`. NaN throughout if everything is left out; NaN for blur and
-        low contrast if no whole block is left, or the picture is too small for one.
+        low contrast if no whole block is left, or the picture is too small for one; NaN for specks
+        if no pixel is far enough from what is left out.
 
         darkness: one minus the mean of the brightest channel.
         overexposure: share of the pixels with a channel at its end.
         blur: how little fine detail the sharpest tenth of the blocks has for its contrast.
         low_contrast: how small the contrast inside the blocks is, where it is largest.
+        specks: how far small bright things outweigh small dark ones; about 0.5 without any.
         haze: brightness of the veil, the mean of the darker of green and blue around a pixel.
         flat_color: how little the colours differ within the picture.
         green_cast, blue_cast: where the mean colour lies between red and green, yellow and blue;
@@ -81,7 +86,9 @@ def image_scores(
         require_shape('ignore mask', ignore, image.shape[:2], np.bool_)
     if not image.size or (ignore is not None and ignore.all()):
         return dict.fromkeys(IMAGE_SCORES, float('nan'))
-    scores = {**_exposure(image, ignore), **_detail(image, color_order, ignore),
+    code = cv2.COLOR_RGB2GRAY if color_order == 'rgb' else cv2.COLOR_BGR2GRAY
+    gray = np.asarray(cv2.cvtColor(image, code), np.uint8)
+    scores = {**_exposure(image, ignore), **_detail(gray, ignore), 'specks': _specks(gray, ignore),
               **_color(image, color_order, ignore)}
     return {name: scores[name] for name in IMAGE_SCORES}
 
@@ -100,19 +107,15 @@ def _exposure(image: ImageU8, ignore: NDArray[np.bool_] | None) -> dict[str, flo
     }
 
 
-def _detail(
-    image: ImageU8, color_order: str, ignore: NDArray[np.bool_] | None
-) -> dict[str, float]:
+def _detail(gray: LabelMap, ignore: NDArray[np.bool_] | None) -> dict[str, float]:
     """Compare second differences with contrast, block by block."""
-    side = max(8, round(image.shape[0] / BLOCKS_DOWN))
-    rows, columns = image.shape[0] // side * side, image.shape[1] // side * side
+    side = max(8, round(gray.shape[0] / BLOCKS_DOWN))
+    rows, columns = gray.shape[0] // side * side, gray.shape[1] // side * side
     if not rows or not columns:
         return {'blur': float('nan'), 'low_contrast': float('nan')}
-    code = cv2.COLOR_RGB2GRAY if color_order == 'rgb' else cv2.COLOR_BGR2GRAY
-    gray = cv2.cvtColor(image, code)
     second = cv2.Laplacian(gray, cv2.CV_16S)[:rows, :columns].astype(np.float32)
-    gray = gray[:rows, :columns].astype(np.float32)
-    mean, square = _block_means(gray, side), _block_means(gray * gray, side)
+    levels = gray[:rows, :columns].astype(np.float32)
+    mean, square = _block_means(levels, side), _block_means(levels * levels, side)
     contrast = np.sqrt(np.maximum(square - mean * mean, 0))
     energy = np.sqrt(np.maximum(_block_means(second * second, side) - _ROUNDING, 0))
     if ignore is not None:
@@ -129,6 +132,33 @@ def _detail(
         'low_contrast': HALF_CONTRAST
         / (HALF_CONTRAST + float(np.quantile(contrast, DETAIL_QUANTILE))),
     }
+
+
+def _specks(gray: LabelMap, ignore: NDArray[np.bool_] | None) -> float:
+    """
+    Compare what is small and bright with what is small and dark.
+
+    The bottom has as much of one as of the other. Particles before the lamp are bright only.
+
+    """
+    width = 2 * max(1, round(gray.shape[0] * SPECK_SIZE / 2)) + 1
+    shape = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
+    kept = None
+    if ignore is not None:
+        # Both look as far as the shape reaches, twice.
+        kept = (1 - cv2.dilate(ignore.view(np.uint8), shape, iterations=2)).view(np.uint8)
+        if not kept.any():
+            return float('nan')
+    bright, dark = (
+        _mean_square(cv2.morphologyEx(gray, operation, shape), kept)
+        for operation in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT))
+    noise = SPECK_NOISE**2
+    return (bright + noise / 2) / (bright + dark + noise)
+
+
+def _mean_square(values: LabelMap, kept: NDArray[np.uint8] | None) -> float:
+    mean, spread = (float(v[0, 0]) for v in cv2.meanStdDev(values, mask=kept))
+    return mean * mean + spread * spread
 
 
 def _block_means(values: NDArray[np.float32], side: int) -> NDArray[np.float32]:

@@ -30,7 +30,7 @@ DENSITY_SCORE = 'density.scores'
 DENSITY_INPUTS = (
     'entropy.mean', 'entropy.class_mean', 'mutual_information.mean',
     'mutual_information.interior', 'image.darkness', 'image.blur', 'image.low_contrast',
-    'image.haze', 'image.flat_color', 'image.green_cast', 'image.blue_cast',
+    'image.specks', 'image.haze', 'image.flat_color', 'image.green_cast', 'image.blue_cast',
 )
 _FIX = 'fit the density again'
 # Where a score lies further out than this, its square says nothing more.
