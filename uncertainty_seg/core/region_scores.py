@@ -94,7 +94,8 @@ class Windows:
             return float(_box_means(values, self.side).max())
         if not self.scale.any():
             return _NAN
-        means = _box_means(np.where(self.ignore, np.float32(0), values), self.side)
+        filled = cv2.copyTo(values, (~self.ignore).view(np.uint8))  # 0 elsewhere
+        means = _box_means(np.asarray(filled, np.float32), self.side)
         means *= self.scale
         return float(means.max())
 
@@ -172,5 +173,7 @@ def boundary_mask(
     low, high = label, label
     if ignore is not None:
         require_shape('ignore mask', ignore, label.shape, np.bool_)
-        low, high = np.where(ignore, np.uint8(255), label), np.where(ignore, np.uint8(0), label)
+        # Highest where the least is looked for, lowest where the most is.
+        high = label * (~ignore).view(np.uint8)
+        low = label | (ignore.view(np.uint8) * np.uint8(255))
     return np.asarray(cv2.dilate(high, square) != cv2.erode(low, square), np.bool_)
