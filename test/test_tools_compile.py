@@ -101,6 +101,27 @@ class Deep(nn.Sequential):
             self[-1].weight *= 5
 
 
+class Path(nn.Module):
+    """One path, dropped so rarely that the first passes all keep it."""
+
+    def __init__(self):
+        torch.manual_seed(4)
+        super().__init__()
+        self.first, self.block = nn.Conv2d(3, 3, 3, 2, 1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        x = self.first(x)
+        keep = x.new_empty(len(x), 1, 1, 1).bernoulli_(0.98) / 0.98 if self.training else 1
+        return x + self.block(x) * keep
+
+
+class Diverged(Net):
+    def __init__(self):
+        super().__init__()
+        with torch.no_grad():
+            self.last.weight[1, 2] = float('nan')
+
+
 def broken():
     raise RuntimeError('no such file')
 
@@ -239,6 +260,18 @@ def test_dropout_is_injected_with_a_warning(compile_: Callable) -> None:
 
 
 @pytest.mark.torch
+def test_a_path_that_is_rarely_dropped_is_not_taken_for_one_that_never_is(
+    compile_: Callable
+) -> None:
+    pytest.importorskip('torch')
+    code, out, _ = compile_('nets_of_a_user:Path', '--passes', '1000')
+    assert code == 0
+    site, = json.loads(out.splitlines()[-1])['sites']
+    assert (site['shape'], round(site['p'], 6)) == ([1, 1, 1], 0.02)
+    assert maps_of().max() > 1e-6
+
+
+@pytest.mark.torch
 def test_weights_of_three_members_make_an_ensemble(compile_: Callable, tmp_path: Path) -> None:
     torch = pytest.importorskip('torch')
     arguments = []
@@ -260,6 +293,7 @@ def test_weights_of_three_members_make_an_ensemble(compile_: Callable, tmp_path:
     ('nets_of_a_user:Still', (), 'has no dropout.*--inject-dropout'),
     ('nets_of_a_user:Noisy', (), 'randn'),
     ('nets_of_a_user:Unsampled', (), 'cannot be run .*GridSample|GridSample.* passes'),
+    ('nets_of_a_user:Diverged', (), "'last.weight' of nets_of_a_user:Diverged holds NaN"),
     ('nets_of_a_user:Undone', (), 'two different masks give the same logits'),
     ('nets_of_a_user:broken', (), r'broken\(\) failed \(RuntimeError: no such file\)'),
     ('nets_of_a_user:number', (), r'number\(\) returned a int, expected a torch module'),
@@ -322,6 +356,16 @@ def broken_onnx(kind: str) -> None:
                                                     name='noisy'))
         model.graph.node.insert(1, helper.make_node('Add', ['input', 'noise'], ['sum']))
         model.graph.node[2].input[0] = 'sum'
+    if kind == 'nan':
+        for tensor in model.graph.initializer:
+            if tensor.name == 'w1':
+                values = onnx.numpy_helper.to_array(tensor) * np.float32(np.nan)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(values, 'w1'))
+    if kind == 'tensors':
+        model.graph.node[1].output[0] = model.graph.node[0].output[0]
+    if kind == 'nodes':
+        for node in model.graph.node:
+            node.name = 'same'
     if kind == 'external':
         external_data_helper.convert_model_to_external_data(
             model, location='weights.bin', size_threshold=0)
@@ -338,6 +382,8 @@ def broken_onnx(kind: str) -> None:
 
 @pytest.mark.parametrize('kind, words', [
     ('random', 'noisy'), ('external', 'weights.bin'), ('cut', 'net.onnx'), ('mixing', 'mix'),
+    ('nan', 'gives NaN or infinity'), ('tensors', "two tensors of the network are called 'c'"),
+    ('nodes', "two nodes of the network are called 'same'"),
 ])
 def test_an_onnx_file_that_does_not_fit_is_one_sentence(
     compile_: Callable, kind: str, words: str

@@ -124,7 +124,7 @@ def _resize(model: onnx.ModelProto) -> Iterator[str]:
         if node.op_type != 'Resize':
             continue
         if attribute(node, 'mode', 'nearest') not in ('nearest', 'linear'):
-            yield f'Resize {node.name!r} is neither nearest nor linear'
+            yield f'Resize {node.name!r} is neither nearest nor linear; resize bilinearly'
         if attribute(node, 'antialias', 0):
             yield f'Resize {node.name!r} wants antialiasing'
 

@@ -23,7 +23,7 @@ from uncertainty_seg.graph.opset import to_opset17
 from uncertainty_seg.graph.options import CompileOptions
 from uncertainty_seg.graph.outputs import to_logits
 from uncertainty_seg.graph.plan import Decision
-from uncertainty_seg.graph.refusals import free_names, require_compilable
+from uncertainty_seg.graph.refusals import free_names, require_compilable, require_own_names
 from uncertainty_seg.graph.static_input import fix_input
 
 
@@ -79,6 +79,7 @@ def prepare(model: onnx.ModelProto, spec: InputSpec, options: CompileOptions) ->
         With what cannot be compiled, and what to do.
 
     """
+    require_own_names(model)
     static = fold_constants(to_opset17(fix_input(model, spec.height, spec.width)))
     require_compilable(static)
     if options.num_classes:

@@ -8,6 +8,7 @@ Whether the passes can be told apart by their axis is another question, answered
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 import re
 
@@ -27,6 +28,27 @@ _LISTS = ('SequenceConstruct', 'SequenceEmpty', 'SequenceInsert', 'SequenceErase
 # Tensors that later passes make.
 _OURS = re.compile(r'image|image_(float|planes|scaled|scale|shift)|logits|mask_.*|stats_.*'
                    r'|inv_temperature|sum_p|sum_p2|sum_entropy|votes')
+
+
+def require_own_names(model: onnx.ModelProto) -> None:
+    """
+    Refuse a graph in which two things have one name, before a pass takes one for the other.
+
+    Raises
+    ------
+    GraphError
+        Naming the tensor or the node.
+
+    """
+    graph = model.graph
+    weights = {t.name for t in graph.initializer}  # older files list them as inputs, too
+    made = [i.name for i in graph.input if i.name not in weights] + sorted(weights)
+    made += [name for node in graph.node for name in node.output if name]
+    for what, names in (('tensors', made), ('nodes', [n.name for n in graph.node if n.name])):
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise GraphError(f'two {what} of the network are called {twice[0]!r}', 'a name of its '
+                             'own for each', 'export it again: no runtime takes such a file')
 
 
 def require_compilable(model: onnx.ModelProto) -> None:

@@ -153,6 +153,7 @@ def _torch(request: Request) -> _Loaded:
         net = build()
         if path is not None:
             load_weights(net, path)
+        _require_numbers(net, path or args.net)
         if args.inject_dropout:
             net, names = inject_dropout(net, args.inject_dropout, args.at)
             _log.info('dropout %g put in at %s', args.inject_dropout, ', '.join(names))
@@ -166,6 +167,14 @@ def _torch(request: Request) -> _Loaded:
         return exact_logits(nets[0], image, masks, *wanted)
 
     return models, masked_network(nets[0], height, width, *wanted), exact
+
+
+def _require_numbers(net: Any, source: object) -> None:
+    """Refuse parameters that are NaN or infinite; a buffer may hold infinity, as masks do."""
+    for name, values in net.named_parameters():
+        if not bool(values.isfinite().all()):
+            raise GraphError(f'the weight {name!r} of {source} holds NaN or infinity', 'numbers',
+                             'take a checkpoint from before the training diverged')
 
 
 def factory(name: str) -> Callable[[], Any]:
