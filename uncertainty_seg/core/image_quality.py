@@ -145,8 +145,9 @@ def _specks(gray: LabelMap, ignore: NDArray[np.bool_] | None) -> float:
     shape = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
     kept = None
     if ignore is not None:
-        # Both look as far as the shape reaches, twice.
-        kept = (1 - cv2.dilate(ignore.view(np.uint8), shape, iterations=2)).view(np.uint8)
+        # Both look as far as the shape reaches, twice; a square is the faster way to say so.
+        square = np.ones((2 * width - 1, 2 * width - 1), np.uint8)
+        kept = (cv2.dilate(ignore.view(np.uint8), square) == 0).view(np.uint8)
         if not kept.any():
             return float('nan')
     bright, dark = (
