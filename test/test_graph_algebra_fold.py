@@ -111,3 +111,17 @@ def test_a_mask_on_what_differs_between_the_passes_is_not_considered() -> None:
     nodes = [D, node('Sigmoid', 'd', 's'), drop('s', 'e'), node('Conv', 'e w', 'c'), OUT]
     found, decisions = folded([RELU, *nodes], {'w': W1})
     assert [d.where for d in decisions] == ['mask_d'] and 'Conv' in found
+
+
+@pytest.mark.parametrize('kernel, is_folded', [(3, False), (1, True)])
+def test_no_convolution_of_a_symbolic_number_of_outputs_is_made_where_none_is_wanted(
+    kernel: int, is_folded: bool
+) -> None:
+    """TensorRT refuses one; products with computed weights it takes."""
+    conv = node('Conv', 'd w', 'c', kernel_shape=[kernel] * 2)
+    plain, sites = masked([RELU, D, conv, OUT], {'w': weights(4, 6, kernel, kernel)})
+    trunk, head, masks, expected = parts(plain, sites)
+    result, (decision,) = fold_masks(head, into_kernels=False)
+    assert decision.is_applied == is_folded and ('Conv' in ops(result)) != is_folded
+    assert 'MatMul' in ops(result) or ops(result) == ops(head)
+    np.testing.assert_allclose(run_split(trunk, result, masks), expected, atol=TOLERANCE)

@@ -292,9 +292,11 @@ def compiled(name: str, folder: Path, *words: str) -> Path:
     return folder / name
 
 
-# Between them: channel, element and token dropout, attention, skips, a gather of kept channels.
+# Between them: channel, element and token dropout, attention, skips, a gather of kept channels,
+# a mask before a 3x3 convolution, dropout in every layer, computed kernels.
 ZOO = [('deeplabv3', ()), ('unet_dropout', ()), ('unet_dropout', ('--skip-dropped', '4')),
-       ('fpn', ('--precision', 'fp16')), ('vit', ()), ('vit', ('--precision', 'bf16')),
+       ('fpn', ('--precision', 'fp16')), ('pspnet', ()), ('fc_densenet56', ()),
+       ('segformer', ()), ('hyperseg', ()), ('vit', ()), ('vit', ('--precision', 'bf16')),
        ('lraspp', ('--precision', 'fp16'))]
 HARD_SWISH = ('lraspp', ('--precision', 'bf16'))
 
@@ -320,7 +322,8 @@ def test_networks_of_many_kinds_build(
     found = builder.bundle(zoo_bundles[name, words], 16)
     assert found['is_done'], found['text']
     is_fixed = '--skip-dropped' in words
-    assert found['chunk'] == (4 if is_fixed else 16)
+    # Dropout in every layer leaves no room for all passes at once.
+    assert found['chunk'] == 4 if is_fixed else 1 < found['chunk'] <= 16
     assert (found['profiles'] == {}) == is_fixed
 
 

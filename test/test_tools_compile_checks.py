@@ -1,14 +1,18 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The checks of `compile` pass what float32 explains and nothing else."""
 
+from dataclasses import replace
+
 from conftest import tiny_card
 import numpy as np
+from onnx import numpy_helper
 import pytest
 from test_graph_passes import net, SPEC
 
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.compile import compile_graph, CompiledGraphs
+from uncertainty_seg.graph.onnx_tools import copy_of
 from uncertainty_seg.tools import compile_checks
 from uncertainty_seg.tools.compile_checks import check_compiled
 
@@ -69,3 +73,15 @@ def test_where_torch_is_inexact_itself_float64_decides(
         check_compiled(compiled, card, Network(compiled, card, 4e-2),
                        Network(compiled, card, 2e-2))
 
+
+def test_the_head_of_the_statistics_is_compared_too(
+    compiled: CompiledGraphs, card: ModelCard
+) -> None:
+    other = copy_of(compiled.head)
+    for tensor in other.graph.initializer:
+        if tensor.name == 'b2':
+            values = numpy_helper.to_array(tensor) + np.arange(4, dtype=np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(values, 'b2'))
+    assert other != compiled.head
+    with pytest.raises(GraphError, match='with the same masks the result differs'):
+        check_compiled(replace(compiled, stats_head=other), card)

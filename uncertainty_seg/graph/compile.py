@@ -60,6 +60,8 @@ class CompiledGraphs:
         Costs and decisions.
     trunk, head : ModelProto
         In float32 with float32 weights: exactly the network, for the checks.
+    stats_head : ModelProto
+        The head in front of the statistics, in the same way: `head`, or one that TensorRT takes.
     prepared : tuple of Prepared
         The network before the algebra; one for each member of an ensemble.
 
@@ -72,6 +74,7 @@ class CompiledGraphs:
     plan: Plan
     trunk: onnx.ModelProto
     head: onnx.ModelProto
+    stats_head: onnx.ModelProto
     prepared: tuple[Prepared, ...]
 
     @property
@@ -126,17 +129,19 @@ def compile_graph(
     decisions += made
     trunk, head = split_trunk_head(free_passes(masked, sites), sites)
     cost = _head_cost(head, sites)  # before folding, which moves work into tensors of T x C
+    stats_head, _ = fold_masks(head, options.passes, into_kernels=False)
     head, made = fold_masks(head, options.passes)
     decisions += made
     if options.chunk:
         head, made = keep_channels(head, sites, options.chunk)
         decisions += made
         if any(decision.is_applied for decision in made):
+            stats_head = head  # no axis of it is symbolic
             whole = graph_cost(head.graph.node, shapes(head))
             cost = Cost(whole.macs // options.chunk, whole.elements // options.chunk)
     plan = Plan(options.passes, network, graph_cost(trunk.graph.node, shapes(trunk)), cost, sites,
                 tuple(decisions))
-    return _finished(trunk, head, sites, spec, options, plan, (prepared,))
+    return _finished(trunk, head, stats_head, sites, spec, options, plan, (prepared,))
 
 
 def compile_ensemble(
@@ -171,7 +176,7 @@ def compile_ensemble(
     costs = [graph_cost(p.model.graph.node, shapes(p.model)) for p in prepared]
     plan = Plan(len(models), costs[0], graph_cost(trunk.graph.node, shapes(trunk)), Cost(0, 0),
                 sites, tuple(d for p in prepared for d in p.decisions))
-    return _finished(trunk, head, sites, spec, options, plan, prepared)
+    return _finished(trunk, head, head, sites, spec, options, plan, prepared)
 
 
 def _head_cost(head: onnx.ModelProto, sites: Sequence[DropoutSite]) -> Cost:
@@ -179,8 +184,9 @@ def _head_cost(head: onnx.ModelProto, sites: Sequence[DropoutSite]) -> Cost:
 
 
 def _finished(
-    trunk: onnx.ModelProto, head: onnx.ModelProto, sites: tuple[DropoutSite, ...],
-    spec: InputSpec, options: CompileOptions, plan: Plan, prepared: tuple[Prepared, ...],
+    trunk: onnx.ModelProto, head: onnx.ModelProto, stats_head: onnx.ModelProto,
+    sites: tuple[DropoutSite, ...], spec: InputSpec, options: CompileOptions, plan: Plan,
+    prepared: tuple[Prepared, ...],
 ) -> CompiledGraphs:
     shape = tuple(d.dim_value for d in head.graph.output[0].type.tensor_type.shape.dim)
     if len(shape) != 4:
@@ -188,7 +194,7 @@ def _finished(
     upsampling = prepared[0].upsampling
     # The precision last: statistics are checked by onnx, whose opset 17 has no Conv in bf16.
     parts = {TRUNK_FILE: trunk, HEAD_FILE: head,
-             HEAD_STATS_FILE: add_statistics(head, spec, upsampling)}
+             HEAD_STATS_FILE: add_statistics(stats_head, spec, upsampling)}
     if options.precision in ('fp16', 'bf16'):
         parts = {name: to_precision(part, options.precision) for name, part in parts.items()}
     elif options.is_half:
@@ -202,4 +208,4 @@ def _finished(
     )
     files = {name: part.SerializeToString() for name, part in parts.items()}
     return CompiledGraphs(files, sites, (shape[1], shape[2], shape[3]), upsampling, plan, trunk,
-                          head, prepared)
+                          head, stats_head, prepared)

@@ -38,7 +38,7 @@ _Form = Callable[[onnx.GraphProto, onnx.NodeProto, str, str, MaskedView], list[o
 
 
 def fold_masks(
-    head: onnx.ModelProto, passes: int = 20
+    head: onnx.ModelProto, passes: int = 20, into_kernels: bool = True
 ) -> tuple[onnx.ModelProto, tuple[Decision, ...]]:
     """
     Fold every mask of channels that stands before linear operations, where it is cheaper.
@@ -49,6 +49,9 @@ def fold_masks(
         From `split_trunk_head`; left as it is.
     passes : int
         T that the savings are counted for.
+    into_kernels : bool
+        Fold into convolutions with T times the outputs, too. TensorRT takes none of a symbolic
+        number of outputs; products it does.
 
     Returns
     -------
@@ -68,6 +71,8 @@ def fold_masks(
         data, mask = found
         users = consumers(graph.node, mul.output[0])
         reason = obstacle(mul.output[0], mask, users, view)
+        if not (reason or into_kernels) and any(_form(u) is _one_convolution for u in users):
+            reason = 'a convolution of a symbolic number of outputs would follow'
         saved = 0
         if not reason:
             for user in users:

@@ -125,17 +125,22 @@ class _Runner:
         self._compiled, self._card = compiled, card
         self._network, self._exact = network, exact
         self._trunk, self._head = _session(compiled.trunk), _session(compiled.head)
+        self._stats_head = self._head if compiled.stats_head == compiled.head \
+            else _session(compiled.stats_head)
 
-    def ours(self, image: NDArray[np.uint8], masks: Masks) -> NDArray[np.float32]:
+    def ours(
+        self, image: NDArray[np.uint8], masks: Masks, head: Any = None
+    ) -> NDArray[np.float32]:
         """Return the logits of T passes, at the resolution of the network's own output."""
+        head = head or self._head
         names = [info.name for info in self._trunk.get_outputs()]
         tensors = dict(zip(names, self._trunk.run(names, {'image': image}), strict=True))
-        wanted = {info.name for info in self._head.get_inputs()}
+        wanted = {info.name for info in head.get_inputs()}
         given = {'image': image, **tensors}
         step = self._card.chunk or len(next(iter(masks.values())))
         parts = [
-            self._head.run(['logits'], {**{k: v for k, v in given.items() if k in wanted},
-                                        **{k: v[at:at + step] for k, v in masks.items()}})[0]
+            head.run(['logits'], {**{k: v for k, v in given.items() if k in wanted},
+                                  **{k: v[at:at + step] for k, v in masks.items()}})[0]
             for at in range(0, len(next(iter(masks.values()))), step)
         ]
         logits = np.concatenate(parts)
@@ -169,6 +174,15 @@ class _Runner:
             return 0.0, spread, moved
         theirs = self._network(self.floats(image), masks) if self._network \
             else self._each(image, masks)
+        results = [ours]
+        if self._stats_head is not self._head:
+            results.append(self.ours(image, masks, self._stats_head))
+        return max(self._error(r, theirs, image, masks) for r in results), spread, moved
+
+    def _error(
+        self, ours: NDArray[np.float32], theirs: NDArray[np.float32], image: NDArray[np.uint8],
+        masks: Masks,
+    ) -> float:
         error = self.distance(ours, theirs)
         if error > TOLERANCE:
             exact = self._exact(self.floats(image), masks) if self._exact else None
@@ -176,7 +190,7 @@ class _Runner:
             if exact is not None:
                 error, noise = self.distance(ours, exact), _distance(theirs, exact)
             _require(error, noise, 'with the same masks')
-        return error, spread, moved
+        return error
 
     def floats(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Normalise an image as the trunk does."""
