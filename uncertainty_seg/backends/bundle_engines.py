@@ -60,6 +60,12 @@ class NeededEngine:
         """Return its key in the cache; reads the graph."""
         return engine_key(self.path.read_bytes(), self.spec, target)
 
+    def key_ahead(self, trt: TensorRt, compute_capability: str) -> str:
+        """Return the key of its twin for every GPU of a compute capability."""
+        spec = dataclasses.replace(self.spec, compute_capabilities=(compute_capability,))
+        return dataclasses.replace(self, spec=spec).key(
+            EngineTarget.ahead(trt, compute_capability))
+
 
 @dataclass(frozen=True)
 class BundleEngines:

@@ -79,6 +79,11 @@ class EngineTarget:
         return EngineTarget(trt.name, trt.version, device.name, str(device.compute_capability),
                             str(device.driver), int(device.multiprocessors))
 
+    @staticmethod
+    def ahead(trt: TensorRt, compute_capability: str) -> EngineTarget:
+        """Take every GPU of a compute capability, which TensorRT-RTX can build for."""
+        return EngineTarget(trt.name, trt.version, '', compute_capability, '', 0)
+
 
 def engine_key(graph: bytes, spec: EngineSpec, target: EngineTarget) -> str:
     """

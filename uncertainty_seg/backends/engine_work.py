@@ -124,8 +124,7 @@ def work_ahead(
         )
     engines = engines_of(bundle, settings, _passes(bundle, settings), trt,
                          compute_capabilities=(compute_capability,))
-    target = EngineTarget(trt.name, trt.version, '', compute_capability, '', 0)
-    return EngineWork(trt, engines, target)
+    return EngineWork(trt, engines, EngineTarget.ahead(trt, compute_capability))
 
 
 def build_here(bundle: ModelBundle, settings: Settings, progress: Progress) -> None:

@@ -9,7 +9,6 @@ Where the GPU's memory is full, engines for fewer passes at once are looked for.
 from __future__ import annotations
 
 from collections.abc import Iterator
-import dataclasses
 import logging
 
 from uncertainty_seg.backends.bundle_engines import BundleEngines, engines_of, NeededEngine
@@ -147,10 +146,7 @@ class EngineOpener:
         """Give the key of an engine that was built here, and of one for all GPUs like this."""
         yield needed.key(self._target)
         if self._trt.is_rtx:
-            like = self._device.compute_capability
-            spec = dataclasses.replace(needed.spec, compute_capabilities=(like,))
-            yield dataclasses.replace(needed, spec=spec).key(
-                EngineTarget(self._trt.name, self._trt.version, '', like, '', 0))
+            yield needed.key_ahead(self._trt, self._device.compute_capability)
 
     def _engine(
         self, runtime: Runtime, needed: NeededEngine, key: str, plan: bytes, memory: DeviceMemory
