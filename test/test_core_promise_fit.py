@@ -1,6 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """What is promised of the limits that are written down, and what the rehearsal shows of it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -116,3 +118,11 @@ def test_a_frame_of_which_nothing_is_known_is_within_no_limit() -> None:
     assert frames.rows()[2]['a'] == 0.9
     with pytest.raises(ShapeError, match='one value a frame'):
         frames.with_score('a', np.zeros(2))
+
+
+def test_where_few_frames_are_bad_the_gate_still_ends_at_what_was_seen() -> None:
+    frames = table(500, 1)
+    frames = dataclasses.replace(frames, is_bad=np.arange(500) < 5)
+    promise = fit_promise(FAMILY, frames, ('a', 'b'), 0.1, 'rule', counted)
+    assert promise.limits == pytest.approx(FAMILY.limits(1.0, ('a', 'b')))
+    assert promise.accepted_and_bad <= 0.01 and promise.bound < 0.02

@@ -178,7 +178,9 @@ def calibration_to_json(calibration: Calibration) -> str:
         facts['density'] = json.loads(density_to_json(calibration.density))
     if calibration.family is not None:
         facts['family'] = calibration.family.to_facts()
-    return json.dumps({**facts, _DIGEST: _digest(facts)}, indent=2) + '\n'
+    lines = (f'  "{key}": {_value_text(key, value)}'
+             for key, value in {**facts, _DIGEST: _digest(facts)}.items())
+    return '{\n' + ',\n'.join(lines) + '\n}\n'
 
 
 def calibration_from_json(text: str | bytes) -> Calibration:
@@ -213,6 +215,12 @@ def calibration_from_json(text: str | bytes) -> Calibration:
         raise CalibrationError(
             f'calibration.json cannot be read ({err})', 'what calibrate wrote', _FIX
         ) from err
+
+
+def _value_text(key: str, value: object) -> str:
+    # Long rows of numbers are for programs, the rest is for people too.
+    indent = None if key in ('density', 'family') else 2
+    return json.dumps(value, indent=indent).replace('\n', '\n  ')
 
 
 def _from_facts(raw: dict[str, Any]) -> Calibration:

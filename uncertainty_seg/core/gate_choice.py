@@ -27,7 +27,7 @@ Columns = Mapping[str, Column]
 FEWEST_VALUES = 20
 # A score has to take this share off the area under risk and coverage to be added.
 SMALLEST_GAIN = 0.02
-MOST_KNOTS = 201
+MOST_KNOTS = 101
 # The largest limit that a score in 0..1 can still exceed, and the least that is above 0.
 HIGHEST_LIMIT, LOWEST_LIMIT = 1 - 2.0**-24, 2.0**-126
 

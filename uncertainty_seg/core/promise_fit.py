@@ -21,6 +21,8 @@ from uncertainty_seg.core.frame_table import Column, FrameTable, split_blocks
 from uncertainty_seg.core.gate_choice import RankFamily
 from uncertainty_seg.errors import CalibrationError
 
+# That of the most uncertain reference frame.
+HIGHEST_RANK = 1.0
 # From accepted, bad and blocks, (n,) each, to an upper bound of P(bad | accepted).
 Bound = Callable[[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.str_]], float]
 
@@ -84,9 +86,7 @@ def fit_promise(
         If there are too few blocks, or no frame can be accepted.
 
     """
-    limit = promised_limit(
-        family.frame_ranks(frames.scores, names), frames.is_bad, frames.blocks, alpha).limit
-    limits = family.limits(limit, names)
+    limits = family.limits(_rank(family, frames, names, alpha), names)
     accepted = frames.accepted(limits)
     wrong = accepted & frames.is_bad
     num_blocks = len(np.unique(frames.blocks))
@@ -127,8 +127,7 @@ def rehearse(
     for seed in range(num_splits):
         fitted, held_out = (frames.select(rows) for rows in split_blocks(frames.blocks, 0.5, seed))
         try:
-            ranks = family.frame_ranks(fitted.scores, names)
-            limit = promised_limit(ranks, fitted.is_bad, fitted.blocks, alpha).limit
+            limit = _rank(family, fitted, names, alpha)
         except CalibrationError:
             return None
         accepted = family.frame_ranks(held_out.scores, names) <= limit
@@ -136,6 +135,14 @@ def rehearse(
         taken.append(mean_block_share(accepted, held_out.blocks))
     return Rehearsal(alpha, num_splits, float(np.mean(lost)), float(np.mean(taken)),
                      float(np.mean(np.array(lost) > alpha)))
+
+
+def _rank(family: RankFamily, frames: FrameTable, names: Sequence[str], alpha: float) -> float:
+    ranks = family.frame_ranks(frames.scores, names)
+    limit = promised_limit(ranks, frames.is_bad, frames.blocks, alpha).limit
+    # Where few frames are bad the promise alone would let everything pass; but of what exceeds
+    # all reference frames nothing is known.
+    return min(limit, HIGHEST_RANK)
 
 
 def ks_distance(one: Column, other: Column) -> float:

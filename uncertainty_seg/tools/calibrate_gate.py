@@ -56,8 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--quantile', type=positive_number(1.0), default=0.98,
                         help='share of frames that the threshold of a score outside of the gate '
                         'lets pass [0.98]')
-    parser.add_argument('--frames', type=whole_number(1), default=1000,
-                        help='training frames to look at, at most, evenly spread [1000]')
+    parser.add_argument('--frames', type=whole_number(1), default=2000,
+                        help='training frames to look at, at most, evenly spread [2000]')
     parser.add_argument('--report', type=Path, metavar='FILE',
                         help='write an HTML report there')
     add_settings(parser, _NAMES)

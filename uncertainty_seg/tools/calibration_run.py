@@ -47,8 +47,11 @@ from uncertainty_seg.tools.labelled_pairs import (
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0)
 # A pixel above this share of the training pixels counts as uncertain.
 PIXEL_QUANTILE = 0.9
-# The density says nothing of most frames: it guards (see RankFamily).
-GUARDS = {DENSITY_SCORE: 4.0}
+# Scores that are in every gate that is not named, whatever bad training frames say of them, since
+# those have nothing foreign: the density for water, the top of mutual information for things never
+# shown. They say nothing of most frames, so that their ranks count in the tail (see RankFamily).
+GUARDS = {DENSITY_SCORE: 4.0, 'mutual_information.top': 16.0}
+MOST_SCORES = 5
 _MAPS = ('entropy', 'mutual_information')
 _SEED = 0
 _log = logging.getLogger(__name__)
@@ -235,7 +238,7 @@ def _with_density(table: FrameTable, density: ScoreDensity) -> FrameTable:
 
 
 def _choice(request: Request, train: FrameTable) -> tuple[RankFamily, tuple[str, ...]]:
-    """Take the scores that were asked for, or choose; the density guards wherever there is one."""
+    """Take the scores that were asked for, or choose some beside the guards."""
     unknown = [name for name in request.scores if name not in train.scores]
     if unknown:
         raise ConfigError(f'no score {unknown[0]!r}', f'one of {", ".join(train.scores)}')
@@ -244,7 +247,8 @@ def _choice(request: Request, train: FrameTable) -> tuple[RankFamily, tuple[str,
     if request.scores:
         return family, request.scores
     required = [name for name in GUARDS if name in family.names]
-    chosen = choose_scores(family, train.scores, train.is_bad.astype(np.float64), required)
+    chosen = choose_scores(family, train.scores, train.is_bad.astype(np.float64), required,
+                           MOST_SCORES)
     return family, chosen
 
 
