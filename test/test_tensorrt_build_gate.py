@@ -168,7 +168,7 @@ def test_a_rtx_engine_can_be_made_for_gpus_that_are_not_here(builder: Builder) -
     assert 1e6 < one < two
     found = builder.bundle('suim', 20, '3.5')
     assert found['error'] == 'BackendError'
-    assert "cannot build for '3.5', expected SM75, SM80, SM86" in found['text']
+    assert "cannot build for '3.5', expected 7.5, 8.0, 8.6" in found['text']
 
 
 def test_timing_caches_are_given_back_and_merged(builder: Builder) -> None:

@@ -166,4 +166,5 @@ def _set_targets(trt: TensorRt, config: Any, spec: EngineSpec) -> None:
         name = f'SM{number.replace(".", "")}'
         if name not in members or not config.set_compute_capability(members[name], index):
             raise BackendError(f'TensorRT-RTX {trt.version} cannot build for {number!r}',
-                               ', '.join(key for key in members if key.startswith('SM')))
+                               ', '.join(f'{key[2:-1]}.{key[-1]}' for key in members
+                                         if key.startswith('SM')))
