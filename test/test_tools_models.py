@@ -120,8 +120,11 @@ def test_compile_says_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]
                                                              'rgb': [1, 1, 1]}]}, r'ids \[0, 5\]'),
     ({'classes': [{'id': 0, 'name': 'a'}]}, 'another form'),
     ({'classes': CLASSES['classes'], 'ignore_index': 1}, 'ignore_index 1'),
+    ({'classes': ['sea', 'rock', 'sea', 'fish', 'rock', 'sea']},
+     "names more than one class 'rock', 'sea', expected a name of its own for each class"),
+    ({'classes': ['7', {'id': 1, 'name': 7, 'rgb': [0, 0, 0]}]}, "more than one class '7'"),
 ])
-def test_a_table_of_classes_that_would_shift_the_mask_is_refused(
+def test_a_table_of_classes_that_would_shift_or_mix_the_mask_is_refused(
     tmp_path: Path, change: dict[str, object], words: str
 ) -> None:
     (tmp_path / 'classes.json').write_text(json.dumps(change))

@@ -103,7 +103,7 @@ def read_classes(path: Path) -> ClassTable:
     Raises
     ------
     DatasetError
-        If the file is missing, has another form, or its ids are not 0..C-1.
+        If the file is missing, has another form, its ids are not 0..C-1, or a name comes twice.
 
     """
     raw = _read_json(path) if path.suffix not in ('.yaml', '.yml') else _read_yaml(path)
@@ -125,6 +125,10 @@ def read_classes(path: Path) -> ClassTable:
             f'{path} has the ids {ids} and ignore_index {ignore_index}',
             f'ids from 0 to {len(ids) - 1} and an ignore_index above them',
         )
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:  # scores, limits and messages go by the name
+        raise DatasetError(f'{path} names more than one class {", ".join(map(repr, twice))}',
+                           'a name of its own for each class')
     return ClassTable(names, palette, ignore_index)
 
 
