@@ -133,10 +133,12 @@ def export_by_trace(marked: MarkedNet, image: Tensor) -> onnx.ModelProto:
         return _Mark.apply(x, drop.p, drop.kind, drop.site)
 
     file = io.BytesIO()
+    # Of a domain that no node is of, torch writes a warning to stderr, from C++.
+    domains = {MARKER_DOMAIN: 1} if marked.drops else {}
     torch.onnx.export(
         _Traced(marked, replace).eval(), (image,), file,
         input_names=[INPUT], output_names=list(marked.outputs),
-        opset_version=OPSET, dynamo=False, custom_opsets={MARKER_DOMAIN: 1},
+        opset_version=OPSET, dynamo=False, custom_opsets=domains,
     )
     return onnx.load_from_string(file.getvalue())
 
