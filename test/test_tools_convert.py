@@ -138,8 +138,10 @@ def test_the_verb_converts_with_a_folder_of_photographs(
 
 
 @pytest.mark.parametrize('options, words', [
-    (('--precision', 'int8'), '--precision int8 with --calibration-images None'),
-    (('--precision', 'fp16', '--calibration-images', 'sea'), 'a folder of images for int8 only'),
+    (('--precision', 'int8'),
+     '^--precision int8, expected --calibration-images DIR with images of the sea it will work'),
+    (('--precision', 'fp16', '--calibration-images', 'sea'),
+     '^--calibration-images with --precision fp16, expected --precision int8 with it'),
 ])
 def test_the_verb_wants_photographs_for_int8_only(
     bundle: ModelBundle, tmp_path: Path, options: tuple[str, ...], words: str

@@ -44,9 +44,12 @@ def run(args: argparse.Namespace) -> int:
     from uncertainty_seg.storage.model_bundle import load_bundle
     from uncertainty_seg.tools.quantise_trunk import calibration_images
 
-    if (args.precision == 'int8') != (args.calibration_images is not None):
-        raise ConfigError(f'--precision {args.precision} with --calibration-images '
-                          f'{args.calibration_images}', 'a folder of images for int8 only')
+    if args.precision == 'int8' and args.calibration_images is None:
+        raise ConfigError('--precision int8', '--calibration-images DIR with images of the sea '
+                          'it will work in')
+    if args.precision != 'int8' and args.calibration_images is not None:
+        raise ConfigError(f'--calibration-images with --precision {args.precision}',
+                          '--precision int8 with it')
     bundle = load_bundle(args.bundle)
     images: tuple[ImageU8, ...] = ()
     if args.calibration_images is not None:
