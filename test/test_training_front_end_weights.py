@@ -2,10 +2,12 @@
 """Weights load from every usual file, or the sentence says which keys do not fit."""
 
 from collections import OrderedDict
+import os
 from pathlib import Path
 import pickle
 import sys
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
@@ -96,10 +98,16 @@ class _Code:
 
 
 @pytest.mark.parametrize(('content', 'message'), [
-    (None, 'no weights at'), (b'', 'cannot be loaded'), (b'not weights', 'cannot be loaded'),
+    (None, 'no weights at'), (b'', 'w.pt is empty'),
+    (b'epoch 1\nloss 0.3\n', "w.pt is no file of torch.save, it begins with 'epoch 1', expected"),
+    (b'\x1b[31m\xff\n', r"it begins with '\?\[31m\?', expected a state dict of tensors: give"),
     ([1, 2], 'holds list, expected a state dict'), ({}, 'holds no tensor, but nothing'),
     ({'epoch': 1, 'optimizer': {}}, 'holds no tensor, but epoch, optimizer'),
-    (torch.zeros(2), 'holds Tensor'), (_Code(), 'cannot be loaded'), (pickle, 'cannot be loaded'),
+    (torch.zeros(2), 'holds Tensor'), (pickle, 'w.pt is damaged or cut short, expected'),
+    (_Code(), r'an object of \S+\._Code, which could run code when it is loaded, expected'),
+    (os.system, r'an object of \w+\.system, which could run code when it is loaded, expected'),
+    (net(), r'an object of torch\.nn\.\S+\.Sequential, .*: save net.state_dict\(\) alone'),
+    ({'model': state(), 'best': np.float64(1)}, r'an object of numpy\.\S+\.scalar, which'),
 ])
 def test_files_without_a_state_dict_are_refused(tmp_path: Path, content, message: str) -> None:
     path = tmp_path / 'w.pt'
@@ -109,8 +117,22 @@ def test_files_without_a_state_dict_are_refused(tmp_path: Path, content, message
         path.write_bytes(pickle.dumps({'a': 1}, protocol=2)[:-3])
     elif content is not None:
         torch.save(content, path)
-    with pytest.raises(TrainingError, match=message):
+    with pytest.raises(TrainingError, match=message) as caught:
         load_weights(net(), path)
+    said = str(caught.value).replace(str(path), 'w.pt')
+    # One line of plain letters, short enough for a terminal's two.
+    assert said.isascii() and said.isprintable() and len(said) < 220
+
+
+@pytest.mark.filterwarnings('error', 'ignore:`torch.jit')
+def test_an_archive_that_is_cut_or_of_torchscript_is_refused_in_words(tmp_path: Path) -> None:
+    torch.save(state(), tmp_path / 'whole.pt')
+    (tmp_path / 'cut.pt').write_bytes((tmp_path / 'whole.pt').read_bytes()[:-200])
+    with pytest.raises(TrainingError, match=r'cut.pt is damaged or cut short, expected a state'):
+        load_weights(net(), tmp_path / 'cut.pt')
+    torch.jit.save(torch.jit.trace(net().eval(), torch.zeros(1, 3, 4, 4)), tmp_path / 'script.pt')
+    with pytest.raises(TrainingError, match=r'script.pt is a TorchScript archive, expected'):
+        load_weights(net(), tmp_path / 'script.pt')
 
 
 def test_the_old_place_still_has_it() -> None:

@@ -10,8 +10,11 @@ loaded half.
 from __future__ import annotations
 
 from collections.abc import Mapping
+import logging
 from pathlib import Path
+import re
 from typing import Any
+import warnings
 
 import torch
 from torch import nn, Tensor
@@ -23,6 +26,10 @@ _WRAPPERS = ('state_dict', 'model_state_dict', 'model_state', 'model')
 # Written before each key by DataParallel, and by torch.compile.
 _PREFIXES = ('module.', '_orig_mod.')
 _NAMED = 3
+# How files that torch.save writes begin: a zip archive, or a pickle up to torch 1.5.
+_BEGINNINGS = (b'PK', b'\x80')
+_TENSORS = 'a state dict of tensors'
+_log = logging.getLogger(__name__)
 
 
 def load_weights(net: nn.Module, path: Path) -> None:
@@ -93,14 +100,45 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> Any:
+    _require_torch_file(path)
     try:
-        return torch.load(path, map_location='cpu', weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # what matters of them is in the error
+            return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as err:  # damaged pickles raise almost anything
-        first = str(err).splitlines()[0] if str(err) else type(err).__name__
-        raise TrainingError(
-            f'{path} cannot be loaded ({first})', 'tensors only, as torch.save writes them',
-            'save net.state_dict() again',
-        ) from err
+        # torch's own words are a page about its options, with escapes for a terminal.
+        _log.debug('torch.load of %s: %s', path, err)
+        raise _refused(path, str(err)) from err
+
+
+def _require_torch_file(path: Path) -> None:
+    """Refuse what torch would take for an old pickle, and fail on in some odd way."""
+    try:
+        with path.open('rb') as file:
+            start = file.read(64)
+    except OSError as err:
+        raise TrainingError(f'{path} cannot be read ({err})', 'a file of weights') from err
+    if not start:
+        raise TrainingError(f'{path} is empty', _TENSORS, 'copy or save it again')
+    if not start.startswith(_BEGINNINGS):
+        line = start.split(b'\n')[0].decode('ascii', 'replace')
+        words = re.sub(r'[^ -~]', '?', line)[:24]
+        raise TrainingError(f'{path} is no file of torch.save, it begins with {words!r}', _TENSORS,
+                            'give the file with the weights, or download it again')
+
+
+def _refused(path: Path, says: str) -> TrainingError:
+    """Say in a sentence why torch does not load a file that looks like one of its own."""
+    if 'TorchScript' in says:
+        return TrainingError(f'{path} is a TorchScript archive', _TENSORS,
+                             'save the state_dict() of the net it was made of')
+    found = re.search(r'[Uu]nsupported (?:global: )?GLOBAL ([\w.]+)', says)
+    if found:
+        return TrainingError(
+            f'{path} holds an object of {found[1]}, which could run code when it is loaded',
+            _TENSORS, 'save net.state_dict() alone, not the whole net')
+    return TrainingError(f'{path} is damaged or cut short', _TENSORS,
+                         'copy it again, or save net.state_dict() again')
 
 
 def _read_safetensors(path: Path) -> Any:
