@@ -8,7 +8,7 @@ import re
 import pytest
 
 from uncertainty_seg.storage.model_bundle import load_bundle
-from uncertainty_seg.tools import compile_net
+from uncertainty_seg.tools import calibrate_gate, compile_net, evaluate_bundle
 from uncertainty_seg.tools.main import VERBS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,6 +41,35 @@ def test_every_option_of_compile_that_is_shown_exists() -> None:
     page = (ROOT / 'docs' / 'compile.md').read_text()
     shown = set(re.findall(r'(?<![\w-])--[a-z][a-z-]+', page)) - {'--data'}  # of calibrate
     assert {'--weights', '--skip-dropped'} <= shown <= known
+
+
+def test_every_option_of_calibrate_and_evaluate_is_on_their_page() -> None:
+    known = set()
+    for verb in (calibrate_gate, evaluate_bundle):
+        parser = argparse.ArgumentParser(add_help=False)
+        verb.add_arguments(parser)
+        known |= {word for action in parser._actions for word in action.option_strings}
+    page = (ROOT / 'docs' / 'calibration.md').read_text()
+    assert set(re.findall(r'(?<![\w-])--[a-z][a-z-]+', page)) == known
+
+
+@pytest.mark.parametrize('name', ['suim', 'pipeline'])
+def test_the_promises_on_the_page_are_those_that_ship(name: str) -> None:
+    calibration = load_bundle(name).calibration
+    assert calibration is not None
+    page = (ROOT / 'docs' / 'calibration.md').read_text()
+    start = page.index('| | `suim`, 0.05')
+    heads, *rows = (line.split('|')[1:-1] for line in page[start:].split('\n\n')[0].splitlines())
+    table = {row[0].strip(): row for row in rows}
+    for promise in calibration.promises:
+        column = [head.strip() for head in heads].index(f'`{name}`, {promise.alpha:.2f}')
+        for word, text in (
+            ('frames the limits were fitted on', f'{promise.num_frames}'),
+            ('accepted', f'{promise.accepted:.0%}'.replace('%', ' %')),
+            ('accepted and bad (fitted)', f'{promise.accepted_and_bad:.1%}'.replace('%', ' %')),
+            ('bad among accepted, upper bound', f'{promise.bad_if_accepted_upper:.2f}'),
+        ):
+            assert table[word][column].strip() == text
 
 
 def test_the_launch_table_is_that_of_the_launch_file() -> None:
