@@ -272,6 +272,18 @@ def test_a_buffer_that_does_not_fit_is_refused_before_it_is_bound(
     engine.close()
 
 
+def test_a_closed_engine_says_that_it_is_closed(
+    head: tuple[Engine, Rig, dict[str, Any]]
+) -> None:
+    engine, _, buffers = head
+    engine.bind(buffers)
+    for _ in range(2):  # closed twice, as after an error
+        engine.close()
+    for use in (engine.enqueue, engine.capture, lambda: engine.bind(buffers)):
+        with pytest.raises(BackendError, match='^head is closed'):
+            use()
+
+
 def test_more_passes_than_the_profile_has_are_refused(
     head: tuple[Engine, Rig, dict[str, Any]]
 ) -> None:

@@ -12,12 +12,16 @@ from dataclasses import dataclass
 import logging
 from pathlib import Path
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 from uncertainty_seg.backends.engine_config import configure, EngineSpec
 from uncertainty_seg.backends.engine_progress import PhaseTracker, Progress, progress_monitor
 from uncertainty_seg.backends.tensorrt_api import Messages, TensorRt
 from uncertainty_seg.errors import BackendError, BackendUnavailableError, GraphError
+
+if TYPE_CHECKING:
+    import onnx
+    import tensorrt
 
 # The parser of 8.6 ignores axes that are inputs, as opset 18 has them, and reduces over all.
 _LAST_OPSET_OF_8 = 17
@@ -146,7 +150,9 @@ def merge_timing_caches(trt: TensorRt, first: bytes, second: bytes) -> bytes:
     return _serialised(caches[0])
 
 
-def _new_builder(trt: TensorRt, logger: Any, messages: Messages) -> Any:
+def _new_builder(
+    trt: TensorRt, logger: tensorrt.ILogger, messages: Messages
+) -> tensorrt.Builder:
     try:
         builder = trt.module.Builder(logger)
     except TypeError as err:  # "factory function returned nullptr": pybind11 has no other word
@@ -157,7 +163,7 @@ def _new_builder(trt: TensorRt, logger: Any, messages: Messages) -> Any:
 
 
 def _parse(
-    trt: TensorRt, parser: Any, graph: Path | bytes, what: str, precision: str
+    trt: TensorRt, parser: tensorrt.OnnxParser, graph: Path | bytes, what: str, precision: str
 ) -> None:
     model = _model(graph, what)
     opset = max((o.version for o in model.opset_import if o.domain in ('', 'ai.onnx')), default=0)
@@ -180,7 +186,7 @@ def _parse(
             'use another backend, or compile a network without that operator')
 
 
-def _model(graph: Path | bytes, what: str) -> Any:
+def _model(graph: Path | bytes, what: str) -> onnx.ModelProto:
     """Read the graph with onnx, which says better than TensorRT what is no ONNX file."""
     import onnx
 
@@ -194,7 +200,7 @@ def _model(graph: Path | bytes, what: str) -> Any:
         raise GraphError(f'{what} is no ONNX file ({err})', fix='restore the bundle') from err
 
 
-def _sentence(error: Any, model: Any) -> str:
+def _sentence(error: tensorrt.ParserError, model: onnx.ModelProto) -> str:
     """Say which node it was; 8.6 knows its number only."""
     text = ' '.join(str(error.desc()).split())
     index = error.node()
@@ -204,7 +210,9 @@ def _sentence(error: Any, model: Any) -> str:
     return f'node {node.name or index!r} ({node.op_type}): {text}'
 
 
-def _set_timing_cache(trt: TensorRt, config: Any, data: bytes) -> Any:
+def _set_timing_cache(
+    trt: TensorRt, config: tensorrt.IBuilderConfig, data: bytes
+) -> tensorrt.ITimingCache | None:
     """Give the config what was measured; None where that is no longer done."""
     if not trt.has_timing_cache:
         return None
@@ -217,5 +225,5 @@ def _set_timing_cache(trt: TensorRt, config: Any, data: bytes) -> Any:
     return cache
 
 
-def _serialised(cache: Any) -> bytes:
+def _serialised(cache: tensorrt.ITimingCache | None) -> bytes:
     return b'' if cache is None else bytes(cache.serialize())

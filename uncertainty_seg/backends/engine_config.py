@@ -12,10 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from uncertainty_seg.backends.tensorrt_api import TensorRt
 from uncertainty_seg.errors import BackendError, GraphError
+
+if TYPE_CHECKING:
+    import tensorrt
 
 Shape: TypeAlias = tuple[int, ...]
 # Precision -> flag of the builder, where TensorRT chooses the types.
@@ -54,7 +57,8 @@ class EngineSpec:
 
 
 def configure(
-    trt: TensorRt, builder: Any, config: Any, network: Any, spec: EngineSpec, what: str
+    trt: TensorRt, builder: tensorrt.Builder, config: tensorrt.IBuilderConfig,
+    network: tensorrt.INetworkDefinition, spec: EngineSpec, what: str,
 ) -> None:
     """
     Write a spec into a builder's configuration, and into the network where types are weak.
@@ -63,7 +67,7 @@ def configure(
     ----------
     trt : TensorRt
         Says what its version can do.
-    builder, config, network : IBuilder, IBuilderConfig, INetworkDefinition
+    builder, config, network : Builder, IBuilderConfig, INetworkDefinition
         As TensorRT made them; the network has been parsed.
     spec : EngineSpec
         What for.
@@ -83,8 +87,11 @@ def configure(
     _set_targets(trt, config, spec)
 
 
-def _set_types(trt: TensorRt, config: Any, network: Any, spec: EngineSpec, what: str) -> None:
-    tf32 = trt.builder_flag('TF32')
+def _set_types(
+    trt: TensorRt, config: tensorrt.IBuilderConfig, network: tensorrt.INetworkDefinition,
+    spec: EngineSpec, what: str,
+) -> None:
+    tf32 = trt.module.BuilderFlag.TF32
     if spec.is_tf32:
         config.set_flag(tf32)
     else:
@@ -101,12 +108,14 @@ def _set_types(trt: TensorRt, config: Any, network: Any, spec: EngineSpec, what:
         raise BackendError(f'TensorRT {trt.version} does not compute in {spec.precision}',
                            fix='take a bundle in fp32 or fp16, or TensorRT 10')
     config.set_flag(flag)
-    config.set_flag(trt.builder_flag('OBEY_PRECISION_CONSTRAINTS'))
+    config.set_flag(trt.module.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
     if spec.float32_behind:
         _hold_float32(trt, network, spec.float32_behind, what)
 
 
-def _hold_float32(trt: TensorRt, network: Any, start: str, what: str) -> None:
+def _hold_float32(
+    trt: TensorRt, network: tensorrt.INetworkDefinition, start: str, what: str
+) -> None:
     """Hold every layer behind a tensor in float32; in 16 bits most entropies were NaN."""
     kinds = trt.module.DataType
     floats = (kinds.FLOAT, kinds.HALF)
@@ -130,7 +139,8 @@ def _hold_float32(trt: TensorRt, network: Any, start: str, what: str) -> None:
 
 
 def _set_profiles(
-    builder: Any, config: Any, network: Any, spec: EngineSpec, what: str
+    builder: tensorrt.Builder, config: tensorrt.IBuilderConfig,
+    network: tensorrt.INetworkDefinition, spec: EngineSpec, what: str,
 ) -> None:
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     dynamic = {t.name for t in inputs if -1 in tuple(t.shape)}
@@ -153,7 +163,7 @@ def _set_profiles(
                            _FITTING)
 
 
-def _set_targets(trt: TensorRt, config: Any, spec: EngineSpec) -> None:
+def _set_targets(trt: TensorRt, config: tensorrt.IBuilderConfig, spec: EngineSpec) -> None:
     if not spec.compute_capabilities:
         return
     if not trt.is_rtx:

@@ -12,9 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 import threading
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from uncertainty_seg.backends.tensorrt_api import TensorRt
+
+if TYPE_CHECKING:
+    import tensorrt
 
 # Share of the work that is done, 0..1, never falling, and what is being done.
 Progress: TypeAlias = Callable[[float, str], None]
@@ -95,9 +98,12 @@ class PhaseTracker:
         return min(1.0, (phase.done + max(inside, default=0.0)) / phase.steps)
 
 
-def progress_monitor(trt: TensorRt, tracker: PhaseTracker) -> Any:
+def progress_monitor(trt: TensorRt, tracker: PhaseTracker) -> tensorrt.IProgressMonitor:
     """Make the object that TensorRT calls; keep it until the build has ended."""
-    base: Any = trt.module.IProgressMonitor
+    if TYPE_CHECKING:
+        from tensorrt import IProgressMonitor as base  # the checker must know it by name
+    else:
+        base = trt.module.IProgressMonitor
 
     class Monitor(base):  # type: ignore[misc]
         def __init__(self) -> None:

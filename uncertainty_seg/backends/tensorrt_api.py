@@ -16,12 +16,17 @@ from collections.abc import Callable
 import importlib
 import logging
 import re
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from uncertainty_seg.errors import BackendError, BackendUnavailableError
+
+if TYPE_CHECKING:
+    import tensorrt
+
+    from uncertainty_seg.backends.tensorrt_types import TensorRtModule
 
 # Full TensorRT first; the last is what the wheels of TensorRT-RTX install.
 MODULES = ('tensorrt', 'tensorrt_rtx', 'tensorrt_rtx_bindings')
@@ -91,7 +96,7 @@ class TensorRt:
     """
 
     def __init__(self, module: Any) -> None:
-        self.module: Any = module
+        self.module: TensorRtModule = module
         self.name: str = module.__name__.split('.')[0]
         self.version: str = str(module.__version__)
         self.is_rtx = self.name.startswith('tensorrt_rtx')
@@ -156,11 +161,11 @@ class TensorRt:
         """Whether strong types must be asked for; from 11 on the flag is there and ignored."""
         return self.has_strong_types and hasattr(self.module.BuilderFlag, 'FP16')
 
-    def builder_flag(self, name: str) -> Any | None:
+    def builder_flag(self, name: str) -> tensorrt.BuilderFlag | None:
         """Return a flag of the builder by its name, or None if this version has none such."""
         return getattr(self.module.BuilderFlag, name, None)
 
-    def logger(self, messages: Messages) -> Any:
+    def logger(self, messages: Messages) -> tensorrt.ILogger:
         """
         Make a logger for `Builder`, `OnnxParser` or `Runtime`.
 
@@ -176,19 +181,22 @@ class TensorRt:
             Keep it as long as what was made with it.
 
         """
-        base: Any = self.module.ILogger
+        if TYPE_CHECKING:
+            from tensorrt import ILogger as base  # the checker must know a base class by name
+        else:
+            base = self.module.ILogger
         names = {getattr(base.Severity, name): name for name in _LEVELS}
 
         class Bridge(base):  # type: ignore[misc]
             def __init__(self) -> None:
                 base.__init__(self)  # pybind11 wants the base named
 
-            def log(self, severity: Any, msg: str) -> None:
+            def log(self, severity: tensorrt.ILogger.Severity, msg: str) -> None:
                 messages.take(names.get(severity, 'ERROR'), msg)
 
         return Bridge()
 
-    def numpy_dtype(self, data_type: Any) -> np.dtype[Any]:
+    def numpy_dtype(self, data_type: tensorrt.DataType) -> np.dtype[Any]:
         """
         Translate a type of TensorRT.
 
@@ -214,7 +222,7 @@ class TensorRt:
         raise BackendError(f'a tensor of type {data_type}', f'one of {", ".join(_DTYPES)}',
                            'compile the bundle again: its borders are float32 and uint8')
 
-    def data_type(self, dtype: DTypeLike) -> Any:
+    def data_type(self, dtype: DTypeLike) -> tensorrt.DataType:
         """Translate a type of numpy; the other way of `numpy_dtype`."""
         wanted = np.dtype(dtype)
         for name, known in _DTYPES.items():

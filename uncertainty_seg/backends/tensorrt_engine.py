@@ -10,13 +10,16 @@ of them is an exception with what TensorRT logged.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
 from uncertainty_seg.backends.device_memory import ALIGNMENT, DeviceMemory, Replay, says_full
 from uncertainty_seg.backends.tensorrt_api import Messages, TensorRt
 from uncertainty_seg.errors import BackendError, ModelBundleError
+
+if TYPE_CHECKING:
+    import tensorrt
 
 Shape = tuple[int, ...]
 Spec = tuple[Shape, 'np.dtype[Any]']
@@ -35,13 +38,15 @@ class Runtime:
 
     def __init__(self, trt: TensorRt) -> None:
         self.trt, self.messages = trt, Messages()
-        self._logger: Any = trt.logger(self.messages)
-        self._runtime: Any = trt.module.Runtime(self._logger)
+        self._logger = trt.logger(self.messages)
+        # TensorRT may give None for whatever it makes, which its own signatures do not say.
+        self._runtime: tensorrt.Runtime | None = trt.module.Runtime(self._logger)
         if self._runtime is None:
             raise BackendError(f'TensorRT {trt.version} does not start ({self.messages.said()})')
 
-    def open_plan(self, plan: bytes) -> Any:
+    def open_plan(self, plan: bytes) -> tensorrt.ICudaEngine | None:
         """Return the engine of a plan, or None if this TensorRT and GPU cannot use it."""
+        assert self._runtime is not None, 'open_plan of a closed runtime'
         return self._runtime.deserialize_cuda_engine(plan)
 
     def close(self) -> None:
@@ -71,11 +76,14 @@ class Engine:
 
     """
 
-    def __init__(self, runtime: Runtime, engine: Any, memory: DeviceMemory, role: str) -> None:
-        self._runtime, self._engine, self._memory, self._role = runtime, engine, memory, role
-        self.inputs, self.outputs = self._tensors()
-        self._context: Any = engine.create_execution_context()
-        if self._context is None:
+    def __init__(
+        self, runtime: Runtime, engine: tensorrt.ICudaEngine, memory: DeviceMemory, role: str
+    ) -> None:
+        self._runtime, self._memory, self._role = runtime, memory, role
+        self._engine: tensorrt.ICudaEngine | None = engine
+        self.inputs, self.outputs = _tensors(runtime.trt, engine)
+        self._opened: tensorrt.IExecutionContext | None = engine.create_execution_context()
+        if self._opened is None:
             raise MemoryError(f'no context for {role}: {runtime.messages.said()}')
         self._bound: dict[str, Any] = {}
         self._shapes: dict[str, Shape] = {}
@@ -118,9 +126,15 @@ class Engine:
 
     def close(self) -> None:
         """Let go of context and engine, in this order."""
-        self._context = None
+        self._opened = None
         self._engine = None
         self._bound = {}
+
+    @property
+    def _context(self) -> tensorrt.IExecutionContext:
+        if self._opened is None:
+            raise BackendError(f'{self._role} is closed')
+        return self._opened
 
     def _bind(self, name: str, tensor: Any) -> None:
         if name not in self.inputs and name not in self.outputs:
@@ -146,19 +160,6 @@ class Engine:
         if not tensor.is_contiguous() or tensor.data_ptr() % ALIGNMENT:
             raise BackendError(f'{self._role}: buffer {name} is cut out of another', 'its own')
 
-    def _tensors(self) -> tuple[dict[str, Spec], dict[str, Spec]]:
-        """Return shape and dtype of every input and output; -1 where an axis is open."""
-        trt, engine = self._runtime.trt, self._engine
-        inputs: dict[str, Spec] = {}
-        outputs: dict[str, Spec] = {}
-        for index in range(engine.num_io_tensors):
-            name = engine.get_tensor_name(index)
-            is_input = engine.get_tensor_mode(name) == trt.module.TensorIOMode.INPUT
-            spec = (tuple(engine.get_tensor_shape(name)),
-                    trt.numpy_dtype(engine.get_tensor_dtype(name)))
-            (inputs if is_input else outputs)[name] = spec
-        return inputs, outputs
-
     def _require(self, is_done: bool, what: str) -> None:
         if is_done:
             return
@@ -166,6 +167,21 @@ class Engine:
         if says_full(reason):
             raise MemoryError(f'{self._role} {what}: {reason}')
         raise BackendError(f'{self._role} {what} ({reason})')
+
+
+def _tensors(
+    trt: TensorRt, engine: tensorrt.ICudaEngine
+) -> tuple[dict[str, Spec], dict[str, Spec]]:
+    """Return shape and dtype of every input and output; -1 where an axis is open."""
+    inputs: dict[str, Spec] = {}
+    outputs: dict[str, Spec] = {}
+    for index in range(engine.num_io_tensors):
+        name = engine.get_tensor_name(index)
+        is_input = engine.get_tensor_mode(name) == trt.module.TensorIOMode.INPUT
+        spec = (tuple(engine.get_tensor_shape(name)),
+                trt.numpy_dtype(engine.get_tensor_dtype(name)))
+        (inputs if is_input else outputs)[name] = spec
+    return inputs, outputs
 
 
 def require_tensors(
