@@ -305,10 +305,12 @@ def test_an_engine_with_a_tensor_nowhere_is_not_run(
     engine.close()
 
 
-def test_a_runtime_that_does_not_start_says_so(rigs: Rigs, bundles: dict[str, Path]) -> None:
+def test_a_runtime_that_does_not_start_says_so(
+    rigs: Rigs, bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     rig = rigs(bundles['channels'])
-    rig.trt.module.Runtime = lambda logger: logger.log(rig.trt.module.ILogger.Severity.ERROR,
-                                                       'CUDA initialization failure')
+    monkeypatch.setattr(rig.trt.module, 'Runtime', lambda logger: logger.log(
+        rig.trt.module.ILogger.Severity.ERROR, 'CUDA initialization failure'))
     with pytest.raises(BackendError, match='10.3.0 does not start .CUDA initialization failure'):
         Runtime(rig.trt)
 
