@@ -51,9 +51,10 @@ def test_the_card_states_what_is_measured(found: Evaluation) -> None:
         found.error_auroc['entropy'], abs=0.003)
 
 
-def test_most_validation_frames_and_less_of_the_turbid_ones_are_within_the_thresholds(
+def test_half_of_the_validation_frames_and_no_turbid_ones_are_within_the_limits(
     suim: Pipeline, found: Evaluation, shared_data: Path
 ) -> None:
+    """As docs/calibration.md says of alpha 0.05."""
     turbid = [cv2.imread(str(p)) for p in sorted((shared_data / 'ood_dev').rglob('*.jpg'))]
     scores = [suim.measure(image, 0).scores for image in turbid]
     limits = suim.thresholds
@@ -62,9 +63,8 @@ def test_most_validation_frames_and_less_of_the_turbid_ones_are_within_the_thres
         return float(np.mean([all(f[n] <= limit for n, limit in limits.items()) for f in frames]))
 
     known = [frame.scores for frame in found.frames]
-    # 98 % by each score; what all of them let through together is measured.
-    assert accepted(known) >= 0.90
-    assert accepted(scores) <= accepted(known) - 0.02
+    assert accepted(known) == pytest.approx(0.50, abs=0.04)
+    assert accepted(scores) <= 0.02
     name = 'mutual_information.mean'
     strange = np.array([score[name] for score in scores])
     assert auroc(strange, np.array([frame[name] for frame in known])) > 0.65

@@ -119,21 +119,24 @@ def test_what_evaluate_counts_is_what_a_loop_over_the_pipeline_counts(
     assert found['gate']['bad_if_accepted']['num_accepted'] == sum(accepted)
 
 
-def test_the_gate_beats_the_mean_of_mutual_information(
-    calibrated: tuple[Path, dict[str, Any], Path], folders: Path
+def test_foreign_frames_are_ranked_and_refused(
+    calibrated: tuple[Path, dict[str, Any], Path], tmp_path: Path, folders: Path
 ) -> None:
     """Foreign frames: grey throughout, which is the tiny network's unknown."""
-    bundle, _, _ = calibrated
-    code, found = call_json([
-        'evaluate', str(bundle), str(folders / 'fresh'), '--ood', str(folders / 'grey'), *RUN]
-        if (folders / 'grey').is_dir() else
-        ['evaluate', str(bundle), str(folders / 'fresh'), '--ood',
-         str(write_folder(folders / 'grey', 30, 5, bad_share=1.0)), *RUN])
+    foreign = write_folder(tmp_path / 'grey', 30, 5, bad_share=1.0)
+    code, found = call_json(['evaluate', str(calibrated[0]), str(folders / 'fresh'), '--ood',
+                             str(foreign), *RUN])
     assert code == 0
-    assert found['gate']['ood_auroc']['value'] > 0.8
-    assert found['gate']['foreign_accepted'] < 0.2
-    ood = found['scores']['entropy.mean']['ood_auroc']
-    assert ood['lower'] <= ood['value'] <= ood['upper']
+    assert found['gate']['foreign_accepted'] < 0.2 < found['gate']['accepted']['value']
+    assert found['gate']['ood_auroc']['value'] > 0.7
+    for ranking in (found['gate'], found['scores']['entropy.mean']):
+        ood = ranking['ood_auroc']
+        assert ood['lower'] <= ood['value'] <= ood['upper'] and ood['num_blocks'] == 180
+    plain = found['scores']['mutual_information.mean']
+    gain = found['gate']['gain_over_mutual_information.mean']
+    for name, sign in (('ood_auroc', 1), ('excess_aurc', -1)):
+        difference = sign * (found['gate'][name]['value'] - plain[name]['value'])
+        assert gain[name]['value'] == pytest.approx(difference)
 
 
 def test_the_ladder_begins_at_the_clear_image_and_has_every_kind(
@@ -181,6 +184,28 @@ def test_blocks_count_and_not_frames(folders: Path, tmp_path: Path) -> None:
     assert found['promises'][0]['num_blocks'] == 33 and found['num_val'] == 99
 
 
+def test_the_precision_that_was_computed_in_is_written(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from conftest import make_tiny_bundle
+
+    bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
+    words = ['calibrate', str(bundle), '--train', str(folders / 'train'), '--val',
+             str(folders / 'val'), '--bad', RULE, '--backend', 'fake', '--alpha', '0.1']
+    for precision, written in (('bundle', 'fp32'), ('bf16', 'bf16')):
+        assert main([*words, '--precision', precision]) == 0
+        calibration = load_bundle(str(bundle)).calibration
+        assert calibration is not None and calibration.precision == written
+    assert main([*words, '--precision', 'int8']) == 2
+    assert "precision is int8, but the graphs of 'tiny' are fp32" in capsys.readouterr().err
+
+
+def rename_class(val: Path) -> None:
+    table = json.loads((val / 'classes.json').read_text())
+    table['classes'][0]['name'] = 'cyan'
+    (val / 'classes.json').write_text(json.dumps(table))
+
+
 def test_scores_that_are_named_are_not_chosen(folders: Path, tmp_path: Path) -> None:
     from conftest import make_tiny_bundle
 
@@ -212,6 +237,7 @@ WRONG: list[tuple[list[str], Callable[[Path], object], str]] = [
      'is (48, 64), its mask (48, 65)'),
     ([], lambda val: shutil.rmtree(val / 'masks'), "image or mask of 'frame_7_000'"),
     ([], lambda val: (val / 'classes.json').unlink(), 'classes.json is missing'),
+    ([], rename_class, "has the classes ('cyan', 'green', 'red')"),
     ([], shutil.rmtree, 'splits.json is missing'),
 ]
 

@@ -1,11 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The verbs that make a model: compile, calibrate, make-scenes, through the command line."""
+"""The verbs that make a model: compile and make-scenes, through the command line."""
 
 from collections.abc import Callable
 import json
 from pathlib import Path
 
-from conftest import make_tiny_bundle, TINY_PASSES
 import cv2
 import numpy as np
 import onnx
@@ -46,47 +45,6 @@ def folder(tmp_path: Path) -> Path:
 
 def last_json(text: str) -> dict[str, object]:
     return json.loads(text.strip().splitlines()[-1])
-
-
-def test_calibrate_writes_what_the_node_needs(
-    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    place = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
-    assert main(['calibrate', str(place), '--data', str(folder), '--threads', '1']) == 0
-    found = last_json(capsys.readouterr().out)
-    bundle = load_bundle(str(place))
-    assert bundle.calibration is not None
-    assert bundle.calibration.passes == TINY_PASSES
-    assert (bundle.calibration.num_train, bundle.calibration.num_val) == (6, 6)
-    assert bundle.card.metrics['val_mean_iou'] == pytest.approx(found['val_mean_iou'], abs=1e-3)
-    # Two of three classes occur, and their border is at most a block of the tiny net off.
-    assert bundle.card.metrics['val_pixel_accuracy'] > 0.9
-    assert set(bundle.calibration.thresholds) == set(bundle.calibration.train_thresholds)
-
-
-def test_calibrate_writes_the_precision_that_was_computed_in(
-    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    place = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
-    arguments = ['calibrate', str(place), '--data', str(folder), '--backend', 'fake']
-    for precision, written in (('bundle', 'fp32'), ('bf16', 'bf16')):
-        assert main([*arguments, '--precision', precision]) == 0
-        calibration = load_bundle(str(place)).calibration
-        assert calibration is not None
-        assert calibration.precision == written
-    assert main([*arguments, '--precision', 'int8']) == 2
-    assert "precision is int8, but the graphs of 'tiny' are fp32" in capsys.readouterr().err
-
-
-def test_calibrate_refuses_images_of_other_classes(
-    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    place = make_tiny_bundle(tmp_path / 'tiny')
-    other = json.loads((folder / 'classes.json').read_text())
-    other['classes'][0]['name'] = 'cyan'
-    (folder / 'classes.json').write_text(json.dumps(other))
-    assert main(['calibrate', str(place), '--data', str(folder)]) == 1
-    assert "has the classes ('cyan', 'green', 'red')" in capsys.readouterr().err
 
 
 def test_compile_makes_a_bundle_of_an_onnx_file(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Mapping
-import dataclasses
 import json
 import math
 from typing import Any
@@ -21,10 +20,7 @@ from uncertainty_seg.core.settings import Settings, settings_from_dict
 from uncertainty_seg.errors import ConfigError
 
 
-def add_settings(
-    parser: argparse.ArgumentParser, names: Iterable[str],
-    defaults: Mapping[str, float | str] | None = None,
-) -> None:
+def add_settings(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
     """
     Offer settings as options: `mask_policy` becomes ``--mask-policy``.
 
@@ -34,16 +30,12 @@ def add_settings(
         Gets the options.
     names : iterable of str
         Names as in `core.settings`.
-    defaults : mapping of str to value, optional
-        Where the verb's default is another than the setting's.
 
     """
     known = {p.name: p for p in iter_parameters(Settings)}
     group = parser.add_argument_group('settings, as the parameters of the node')
     for name in names:
         setting = known[name]
-        if defaults and name in defaults:
-            setting = dataclasses.replace(setting, default=defaults[name])
         group.add_argument(
             option_of(name), dest=name, type=_kind_of(setting), default=setting.default,
             metavar=name.rpartition('.')[2].upper(), help=_help_of(setting),

@@ -12,6 +12,7 @@ pipeline without ROS.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 import sys
 from typing import Any, TYPE_CHECKING
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
 HELP = 'play a dive through the real node; contact sheet, video and summary'
 
 SETTINGS = ('model', 'backend', 'threads', 'map', 'gate.alpha')
-# The looser of the promises that ship: a dive is harder than the scenes they were made on, and at
-# 0.05 the flag is down in most of it.
-ALPHA = 0.1
 SHEET_FILE, VIDEO_FILE = 'contact_sheet.png', 'dive.mp4'
 
 
@@ -53,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_dive_arguments(parser)
     parser.add_argument('--workers', type=whole_number(1, 64), default=2,
                         help='processes that render the dive [2]')
-    add_settings(parser, SETTINGS, {'gate.alpha': ALPHA})
+    add_settings(parser, SETTINGS)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -74,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     from uncertainty_seg.tools.demo_report import problems_of, summary_lines
     from uncertainty_seg.tools.dive_bag import ensure_dive
 
-    settings = settings_from_args(args, SETTINGS)
+    settings = _with_loosest_promise(settings_from_args(args, SETTINGS))
     dive, out_bag = args.out / 'dive', args.out / 'output_bag'
     _say('1/4 dive')
     if not ensure_dive(dive, dive_options(args), args.workers):
@@ -92,6 +90,23 @@ def run(args: argparse.Namespace) -> int:
     if problems and not args.no_check:
         raise UncertaintySegError(' '.join(problems), fix='use --no-check to accept that')
     return 0
+
+
+def _with_loosest_promise(settings: Settings) -> Settings:
+    """
+    Take the largest alpha that the model promises, unless one was asked for.
+
+    A dive is harder than the scenes that the promises were made on: at the strictest the flag is
+    down in most of it, which is right and shows little.
+
+    """
+    from uncertainty_seg.storage.model_bundle import load_bundle
+
+    calibration = load_bundle(settings.model).calibration
+    if settings.gate.alpha or calibration is None or not calibration.promises:
+        return settings
+    alpha = max(promise.alpha for promise in calibration.promises)
+    return replace(settings, gate=replace(settings.gate, alpha=alpha))
 
 
 def _make_outputs(args: argparse.Namespace, settings: Settings, dive: Path, out_bag: Path) -> None:
