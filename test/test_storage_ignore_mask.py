@@ -1,6 +1,7 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """What is painted white counts in no score, wherever the image lies in the network's input."""
 
+import dataclasses
 from pathlib import Path
 
 import cv2
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 
 from uncertainty_seg.backends.registry import open_pipeline
+from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.calibration import mask_digest
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
@@ -66,3 +69,23 @@ def test_what_lies_under_the_mask_moves_no_score(
     assert masked.measure(image, 0).scores == pytest.approx(masked.measure(sure, 0).scores)
     assert plain.measure(image, 0).scores['entropy.mean'] \
         > plain.measure(sure, 0).scores['entropy.mean'] + 0.1
+
+
+def test_another_mask_than_that_of_the_calibration_is_said(
+    tiny_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = load_bundle(str(tiny_bundle))
+    mask = np.zeros((6, 8), np.bool_)
+    mask[0] = True
+    open_pipeline(bundle, SETTINGS)
+    assert 'another ignore mask' not in caplog.text
+    open_pipeline(bundle, SETTINGS, mask)
+    assert 'calibrated with another ignore mask' in caplog.text
+    caplog.clear()
+    assert bundle.calibration is not None
+    with_mask = dataclasses.replace(bundle.calibration, ignore_sha256=mask_digest(mask))
+    masked = ModelBundle(bundle.folder, bundle.card, with_mask)
+    open_pipeline(masked, SETTINGS, mask)
+    assert 'another ignore mask' not in caplog.text
+    open_pipeline(masked, SETTINGS, ~mask)
+    assert 'another ignore mask' in caplog.text

@@ -18,6 +18,7 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from uncertainty_seg.core.gate_choice import RankFamily
 from uncertainty_seg.core.score_density import density_from_json, density_to_json, ScoreDensity
@@ -110,6 +111,8 @@ class Calibration:
         What the scores of ordinary frames look like together.
     family : RankFamily, optional
         How the limits of the gate scores move together when the gate is made stricter.
+    ignore_sha256 : str
+        `mask_digest` of the pixels that were left out.
 
     """
 
@@ -131,6 +134,7 @@ class Calibration:
     distances: Mapping[str, float] = dataclasses.field(default_factory=dict)
     density: ScoreDensity | None = None
     family: RankFamily | None = None
+    ignore_sha256: str = ''
 
     def __post_init__(self) -> None:
         """Refuse limits that could never be judged."""
@@ -231,6 +235,13 @@ def _from_facts(raw: dict[str, Any]) -> Calibration:
         'density': density and density_from_json(json.dumps(density)),
         'family': family and RankFamily.from_facts(family),
     })
+
+
+def mask_digest(ignore: NDArray[np.bool_] | None) -> str:
+    """Return a digest of an ignore mask (H, W); empty for none."""
+    if ignore is None:
+        return ''
+    return hashlib.sha256(f'{ignore.shape}'.encode() + np.packbits(ignore).tobytes()).hexdigest()
 
 
 def _digest(facts: Mapping[str, object]) -> str:

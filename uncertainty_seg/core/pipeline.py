@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap, require_shape
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.calibration import Calibration
+from uncertainty_seg.core.calibration import Calibration, mask_digest
 from uncertainty_seg.core.dropout_masks import frame_seed, pass_inputs, still_inputs
 from uncertainty_seg.core.gate import Gate, Verdict
 from uncertainty_seg.core.gate_limits import gate_limits
@@ -156,7 +156,7 @@ class Pipeline:
         self.precision = precision_of(bundle.card, settings.precision)
         self._temperature = temperature
         if temperature is None:
-            self._temperature = self._checked_calibration(settings).temperature
+            self._temperature = self._checked_calibration(settings, ignore).temperature
         self._settings = settings
         self._gate = self._new_gate(settings)
         self._given_scorer = scorer
@@ -337,7 +337,9 @@ class Pipeline:
         seed = frame_seed(self._settings.seed, stamp_ns)
         return pass_inputs(self.card, self.passes, seed)
 
-    def _checked_calibration(self, settings: Settings) -> Calibration:
+    def _checked_calibration(
+        self, settings: Settings, ignore: NDArray[np.bool_] | None
+    ) -> Calibration:
         calibration = self._bundle.calibration
         if calibration is None:
             raise CalibrationError(
@@ -358,6 +360,9 @@ class Pipeline:
         if calibration.seed != settings.seed:
             _log.info('masks from seed %d, calibrated with seed %d: scores vary by the noise of '
                       'the sampler', settings.seed, calibration.seed)
+        if calibration.ignore_sha256 != mask_digest(ignore):
+            _log.warning('%r was calibrated with another ignore mask than this one: its limits '
+                         'are for scores of other pixels', self.card.name)
         return calibration
 
     def _new_gate(self, settings: Settings) -> Gate | None:

@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.core.bad_rule import BadRule
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.calibration import Calibration, HIGHEST_SCORE, Promise
+from uncertainty_seg.core.calibration import (
+    Calibration,
+    HIGHEST_SCORE,
+    mask_digest,
+    Promise,
+)
 from uncertainty_seg.core.conformal import blocks_needed
 from uncertainty_seg.core.evaluation import best_temperature, Evaluation, frame_table
 from uncertainty_seg.core.frame_table import FrameTable, split_blocks
@@ -31,6 +36,7 @@ from uncertainty_seg.core.score_vector import ScoreVector
 from uncertainty_seg.core.settings import BUNDLE_PASSES, Settings
 from uncertainty_seg.errors import CalibrationError, ConfigError
 from uncertainty_seg.storage.blocks import read_blocks
+from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder
 from uncertainty_seg.storage.model_bundle import model_digest
 from uncertainty_seg.tools.binomial import bad_share
@@ -278,6 +284,7 @@ def _calibration(
         quantile=request.quantile, num_train=len(train), num_val=len(val),
         model_sha256=model_digest(bundle.card), data_sha256=data_digest(data),
         promises=promises, pixel_limits=limits, density=density, family=family,
+        ignore_sha256=mask_digest(load_ignore_mask(settings.ignore_mask)),
         distances={name: distance for name in val.scores
                    if np.isfinite(distance := ks_distance(train.scores[name], val.scores[name]))},
     )
