@@ -217,6 +217,18 @@ set_up_tensorrt() {  # versions of TensorRT that the tests build and look names 
   done
 }
 
+has_browser() { type -P chromium chromium-browser google-chrome >/dev/null; }
+
+set_up_browser() {  # for the test that looks at a report; system packages are CI's alone to install
+  if has_browser || [[ -z ${CI:-} || $EUID -ne 0 ]] || ! type -P apt-get >/dev/null; then
+    has_browser || note 'no Chromium: the test of the report in a browser is skipped'
+    return 0
+  fi
+  note 'Chromium: installing by apt-get'
+  (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core) \
+    >"$VENV/apt.log" 2>&1 || note 'Chromium: NOT installed; what needs it is left out'
+}
+
 set_up() {  # make .venv and fill it with all that the node needs to build and run
   local exe
   if exe="$(ros_python)"; then
