@@ -217,7 +217,7 @@ set_up_tensorrt() {  # versions of TensorRT that the tests build and look names 
   done
 }
 
-has_browser() { type -P chromium chromium-browser google-chrome >/dev/null; }
+has_browser() { [[ -n "$(type -P chromium chromium-browser google-chrome chrome)" ]]; }
 
 set_up_browser() {  # for the test that looks at a report; system packages are CI's alone to install
   if has_browser || [[ -z ${CI:-} || $EUID -ne 0 ]] || ! type -P apt-get >/dev/null; then
