@@ -272,6 +272,27 @@ def test_a_path_that_is_rarely_dropped_is_not_taken_for_one_that_never_is(
 
 
 @pytest.mark.torch
+def test_a_warning_says_how_often_a_rare_path_leaves_all_passes_equal(
+    compile_: Callable
+) -> None:
+    pytest.importorskip('torch')
+    code, out, err = compile_('nets_of_a_user:Path')
+    assert code == 0 and json.loads(out.splitlines()[-1])['passes'] == 20
+    assert err.startswith('WARNING: all 20 passes come out the same with a chance of 67%, so')
+    assert '(mask values: 1, highest rate: 0.02)' in err
+    assert err.endswith('such passes show no uncertainty: --passes 228 makes it less than 1%.\n')
+    # It is so: there is uncertainty where the path is dropped in some pass, and else none.
+    card = load_bundle('bundle').card
+    site, = (site.name for site in card.dropout_sites)
+    draws = [pass_inputs(card, 20, seed) for seed in range(8)]
+    differ = [bool(np.ptp(masks[site])) for masks in draws]
+    assert [maps_of(masks=masks).max() > 1e-4 for masks in draws] == differ
+    assert [maps_of(masks=masks).max() < 1e-6 for masks in draws] == [not d for d in differ]
+    assert 0 < sum(differ) < 8
+    assert compile_('nets_of_a_user:Path', '--passes', '228')[2] == ''
+
+
+@pytest.mark.torch
 def test_weights_of_three_members_make_an_ensemble(compile_: Callable, tmp_path: Path) -> None:
     torch = pytest.importorskip('torch')
     arguments = []

@@ -23,17 +23,13 @@ from uncertainty_seg.errors import BackendUnavailableError, GraphError, Uncertai
 from uncertainty_seg.graph.compile import CompiledGraphs
 from uncertainty_seg.graph.dropout_to_masks import dropout_to_masks, without_dropout
 from uncertainty_seg.graph.free_passes import one_pass
+from uncertainty_seg.tools.logit_distance import as_planes, distance, require_near, TOLERANCE
 
 Masks = Mapping[str, NDArray[np.float32]]
 # Image of normalised floats (1, 3, h, w) and masks (T, ...) to logits (T, C, hl, wl).
 MaskedNetwork = Callable[[NDArray[np.float32], Masks], NDArray[np.float32]]
 # The same in float64, or None where it cannot be.
 ExactNetwork = Callable[[NDArray[np.float32], Masks], 'NDArray[np.float32] | None']
-TOLERANCE = 1e-5
-# A wide network's sums are not exact to `TOLERANCE` in float32, whoever computes them: allow the
-# error of the network itself this many times, measured against float64 where it can run so, else
-# by what the runtime changes when it reorders the sums; up to a bound.
-_NOISE_FACTOR, _MOST = 4.0, 1e-3
 _PASSES = 3
 
 
@@ -160,7 +156,7 @@ class _Runner:
                 image)))[0] for p in self._compiled.prepared])
         error = self.distance(ours, theirs)
         if error > TOLERANCE:
-            _require(error, self._noise(image), 'with dropout off')
+            require_near(error, self._noise(image), 'with dropout off')
         return error
 
     def masked(self, image: NDArray[np.uint8]) -> tuple[float, float, float]:
@@ -188,8 +184,8 @@ class _Runner:
             exact = self._exact(self.floats(image), masks) if self._exact else None
             noise = self._noise(image)
             if exact is not None:
-                error, noise = self.distance(ours, exact), _distance(theirs, exact)
-            _require(error, noise, 'with the same masks')
+                error, noise = self.distance(ours, exact), distance(theirs, exact)
+            require_near(error, noise, 'with the same masks')
         return error
 
     def floats(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -200,22 +196,22 @@ class _Runner:
 
     def distance(self, ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
         """Return the largest difference as a share of the spread, at the network's size."""
-        theirs = _planes(theirs, ours.shape[1])
+        theirs = as_planes(theirs, ours.shape[1])
         if ours.shape[2:] != theirs.shape[2:]:
             height, width = theirs.shape[2:]
             full = upsample_bilinear(ours, height, width, self._compiled.upsampling)
             ours = full.astype(np.float32)
         if theirs.shape[1] == 1 and ours.shape[1] == 2:  # one channel: a logit, or its sigmoid
-            return min(_distance(ours, np.concatenate([-theirs / 2, theirs / 2], 1)),
-                       _distance(ours, np.concatenate([1 - theirs, theirs], 1)))
-        return _distance(ours, theirs)
+            return min(distance(ours, np.concatenate([-theirs / 2, theirs / 2], 1)),
+                       distance(ours, np.concatenate([1 - theirs, theirs], 1)))
+        return distance(ours, theirs)
 
     def _noise(self, image: NDArray[np.uint8]) -> float:
         """Return how far the network is from itself, run with and without optimisation."""
         model = without_dropout(self._compiled.prepared[0].float_model)
         feed = _feed(model, self.floats(image))
         optimised, plain = (_session(model, level).run(None, feed)[0] for level in (True, False))
-        return _distance(optimised, plain)
+        return distance(optimised, plain)
 
     def _each(self, image: NDArray[np.uint8], masks: Masks) -> NDArray[np.float32]:
         model, sites = dropout_to_masks(self._compiled.prepared[0].float_model)
@@ -233,36 +229,6 @@ def _different(masks: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.fl
         return masks
     return {name: np.concatenate([rows[:-1], np.zeros_like(rows[-1:])])
             for name, rows in masks.items()}
-
-
-def _require(error: float, noise: float, when: str) -> None:
-    """Raise if an error is above what float32 explains."""
-    allowed = max(TOLERANCE, min(_NOISE_FACTOR * noise, _MOST))
-    if not error <= allowed:
-        raise GraphError(
-            f'{when} the result differs from the network by {error:.2g} of the spread of its '
-            'logits', f'at most {allowed:.2g}',
-            'report this network: a step of the compiler does not hold for it',
-        )
-
-
-def _distance(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
-    if ours.shape != theirs.shape:
-        raise GraphError(f'the result has the shape {ours.shape}', f'{theirs.shape}')
-    if theirs.min() >= 0 and np.allclose(theirs.sum(1), 1, atol=1e-4):
-        powers = np.exp(ours - ours.max(1, keepdims=True))
-        return float(abs(powers / powers.sum(1, keepdims=True) - theirs).max())
-    # Softmax forgets what is common to all classes, and so may the compiled graph.
-    ours, theirs = (v - v.mean(1, keepdims=True) for v in (ours, theirs))
-    return float(abs(ours - theirs).max() / max(np.ptp(theirs), 1e-6))
-
-
-def _planes(theirs: NDArray[np.float32], num_classes: int) -> NDArray[np.float32]:
-    """Bring what a network gave, as the compiled graph's logits were brought, to (T, C, h, w)."""
-    if theirs.ndim == 3:  # one channel whose axis was squeezed
-        theirs = theirs[:, None]
-    is_last = theirs.shape[-1] in (1, num_classes) and theirs.shape[1] not in (1, num_classes)
-    return np.moveaxis(theirs, -1, 1) if is_last else theirs
 
 
 def _feed(model: onnx.ModelProto, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:

@@ -9,36 +9,26 @@ Nothing is written before the result was run against the network.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
-import logging
-import sys
-from typing import Any
 
 from uncertainty_seg.core.bundle import TRUNK_FILE
 from uncertainty_seg.core.model_card import InputSpec, ModelCard, SCHEMA_VERSION
 from uncertainty_seg.errors import ConfigError, GraphError
 from uncertainty_seg.graph.compile import compile_ensemble, compile_graph, CompiledGraphs
-from uncertainty_seg.graph.onnx_tools import load_model, OPSET
+from uncertainty_seg.graph.onnx_tools import OPSET
 from uncertainty_seg.graph.options import CompileOptions
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.model_bundle import write_bundle
-from uncertainty_seg.tools.compile_checks import (
-    check_compiled,
-    CheckReport,
-    ExactNetwork,
-    MaskedNetwork,
+from uncertainty_seg.tools.compile_checks import check_compiled, CheckReport
+from uncertainty_seg.tools.compile_networks import load_networks
+from uncertainty_seg.tools.compile_warnings import (
+    INJECTED,
+    NOTHING_SKIPPED,
+    warn,
+    warn_of_rare_dropout,
 )
 
-_log = logging.getLogger(__name__)
 DEFAULT_PASSES = 20
-_Loaded = tuple[list[Any], 'MaskedNetwork | None', 'ExactNetwork | None']
-INJECTED = ('the network was not trained with the dropout that was put in: its passes differ, '
-            'but by how much was never fitted to anything: calibrate it, and compare ranks only')
-
-NOTHING_SKIPPED = ('no dropout of this network is worth skipping channels for (--explain says '
-                   'why): the bundle has independent masks and takes any number of passes')
 
 
 @dataclass(frozen=True)
@@ -63,6 +53,11 @@ class Request:
     spec: InputSpec
     classes: ClassTable
     options: CompileOptions
+
+    @property
+    def is_onnx(self) -> bool:
+        """Whether the network is a file, and no factory."""
+        return str(self.args.net).endswith('.onnx')
 
     @classmethod
     def of(cls, args: argparse.Namespace, classes: ClassTable) -> Request:
@@ -115,14 +110,15 @@ def compile_request(request: Request) -> tuple[CompiledGraphs, ModelCard, CheckR
     """
     args = request.args
     if args.inject_dropout:
-        print(f'WARNING: {INJECTED}.', file=sys.stderr)
-    models, network, exact = (_onnx(request) if args.net.endswith('.onnx') else _torch(request))
+        warn(INJECTED)
+    loaded = load_networks(request)
     if args.method == 'ensemble':
-        compiled = compile_ensemble(models, request.spec, request.options)
+        compiled = compile_ensemble(loaded.models, request.spec, request.options)
     else:
-        compiled = compile_graph(models[0], request.spec, request.options)
+        compiled = compile_graph(loaded.models[0], request.spec, request.options)
     card = _card(request, compiled)
-    report = check_compiled(compiled, card, network, exact)
+    report = check_compiled(compiled, card, loaded.masked, loaded.exact)
+    warn_of_rare_dropout(card)
     files = dict(compiled.files)
     if args.precision == 'int8':
         from uncertainty_seg.tools.quantise_trunk import quantise_trunk
@@ -132,99 +128,13 @@ def compile_request(request: Request) -> tuple[CompiledGraphs, ModelCard, CheckR
     return compiled, write_bundle(args.out, card, files), report
 
 
-def _onnx(request: Request) -> _Loaded:
-    paths = [request.args.net, *request.args.member]
-    return [load_model(path) for path in paths], None, None
-
-
-def _torch(request: Request) -> _Loaded:
-    args = request.args
-    build = factory(args.net)
-    try:
-        from uncertainty_seg.training.exact_reference import exact_logits
-        from uncertainty_seg.training.export import export_marked, load_weights
-        from uncertainty_seg.training.inject import inject_dropout
-        from uncertainty_seg.training.masked_reference import masked_network
-    except ImportError as err:
-        raise ConfigError(f'torch cannot be imported ({err})', 'it, to run a torch factory',
-                          'pip install torch, or compile an ONNX file') from err
-    models, nets = [], []
-    for path in args.weights or [None]:
-        net = build()
-        if path is not None:
-            load_weights(net, path)
-        _require_numbers(net, path or args.net)
-        if args.inject_dropout:
-            net, names = inject_dropout(net, args.inject_dropout, args.at)
-            _log.info('dropout %g put in at %s', args.inject_dropout, ', '.join(names))
-        nets.append(net)
-        models.append(export_marked(net, request.spec))
-
-    width, height = args.input
-    wanted = args.output, len(request.classes.names)
-
-    def exact(image: Any, masks: Any) -> Any:
-        return exact_logits(nets[0], image, masks, *wanted)
-
-    return models, masked_network(nets[0], height, width, *wanted), exact
-
-
-def _require_numbers(net: Any, source: object) -> None:
-    """Refuse parameters that are NaN or infinite; a buffer may hold infinity, as masks do."""
-    for name, values in net.named_parameters():
-        if not bool(values.isfinite().all()):
-            raise GraphError(f'the weight {name!r} of {source} holds NaN or infinity', 'numbers',
-                             'take a checkpoint from before the training diverged')
-
-
-def factory(name: str) -> Callable[[], Any]:
-    """
-    Import a function that builds a torch network.
-
-    Parameters
-    ----------
-    name : str
-        package.module:function.
-
-    Returns
-    -------
-    callable
-        Without arguments.
-
-    Raises
-    ------
-    ConfigError
-        If it cannot be imported or called, or returns no module.
-
-    """
-    module_name, _, function = name.partition(':')
-    try:
-        found = getattr(import_module(module_name), function)
-    except (ImportError, AttributeError, ValueError) as err:
-        raise ConfigError(f'{name!r} cannot be imported ({err})', 'net.onnx or '
-                          'package.module:function', 'set PYTHONPATH to where the package lies'
-                          ) from err
-
-    def build() -> Any:
-        try:
-            net = found()
-        except Exception as err:  # whatever the user's own code raises
-            raise ConfigError(f'{name}() failed ({type(err).__name__}: {err})',
-                              'a function without arguments that returns a network') from err
-        if not callable(getattr(net, 'state_dict', None)):
-            raise ConfigError(f'{name}() returned a {type(net).__name__}', 'a torch module')
-        return net
-
-    return build
-
-
 def _card(request: Request, compiled: CompiledGraphs) -> ModelCard:
     args, classes = request.args, request.classes
     if compiled.logits_shape[0] != len(classes.names):
         raise GraphError(f'the network has {compiled.logits_shape[0]} classes',
                          f'{len(classes.names)}, as {args.classes} says')
     if args.skip_dropped and not compiled.chunk:
-        print(f'WARNING: {NOTHING_SKIPPED}.', file=sys.stderr)
+        warn(NOTHING_SKIPPED)
     members = len(compiled.prepared) if args.method == 'ensemble' else 0
     return ModelCard(
         schema=SCHEMA_VERSION, name=args.out.resolve().name,
