@@ -90,12 +90,13 @@ def check_compiled(
         explain it, logits are NaN or infinite, or masks that differ give the same logits.
 
     """
-    rng = np.random.default_rng(0)
     spec = card.input
+    images = np.random.default_rng(0).integers(
+        0, 256, (num_images, 1, spec.height, spec.width, 3), np.uint8)
     still, masked, spread, moved = 0.0, 0.0, 0.0, 0.0
     try:
         runner = _Runner(compiled, card, network, exact)
-        for image in _images(rng, spec.height, spec.width, num_images):
+        for image in images:
             if not card.is_balanced:
                 still = max(still, runner.still(image))
             error, wide, motion = runner.masked(image)
@@ -233,12 +234,6 @@ def _different(masks: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.fl
 
 def _feed(model: onnx.ModelProto, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
     return {model.graph.input[0].name: image}
-
-
-def _images(
-    rng: np.random.Generator, height: int, width: int, count: int
-) -> list[NDArray[np.uint8]]:
-    return [rng.integers(0, 256, (1, height, width, 3), np.uint8) for _ in range(count)]
 
 
 def _session(model: onnx.ModelProto, is_optimised: bool = True) -> Any:
