@@ -75,7 +75,8 @@ warn_return_any = false
 # `type: ignore` is for a run without stubs, where base classes of TensorRT are Any.
 warn_unused_ignores = false
 follow_imports = silent
-[mypy-onnx.*,torch.*]
+# numpy's types differ between its versions, and are no matter here.
+[mypy-numpy.*,onnx.*,torch.*]
 follow_imports = skip
 ignore_missing_imports = true
 [mypy-tensorrt]
