@@ -45,7 +45,8 @@ LIBRARIES = {
     'core': ({'numpy'}, set()),
     'graph': ({'numpy', 'onnx'}, set()),
     'storage': ({'numpy', 'cv2'}, {'rosbags', 'yaml'}),
-    'backends': ({'numpy'}, {'onnxruntime', 'openvino', 'numba'}),
+    # tensorrt: its classes, for the types alone; the module itself is looked for by name.
+    'backends': ({'numpy'}, {'onnxruntime', 'openvino', 'numba', 'tensorrt'}),
     'training': ({'numpy', 'cv2', 'torch', 'torchvision', 'onnx', 'tqdm'},
                  {'onnxruntime', 'safetensors'}),
     'synthetic': ({'numpy', 'cv2', 'tqdm'}, set()),
