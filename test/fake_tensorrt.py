@@ -96,13 +96,16 @@ class FakeGpu(HostMemory):
     ----------
     faults : Faults
         Looked at in each call, so that a test may change it.
+    is_mapped : bool
+        Engines may read what the host fills, as on a Jetson.
 
     """
 
     stream = 0x5EED
 
-    def __init__(self, faults: Faults) -> None:
-        self.faults = faults
+    def __init__(self, faults: Faults, is_mapped: bool = False) -> None:
+        self.faults, self.is_mapped = faults, is_mapped
+        self.copied = 0
         self.violations: list[str] = []
         self.enqueued = self.replayed = self.captured = self.closed = 0
         self.contexts: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -126,6 +129,19 @@ class FakeGpu(HostMemory):
     def host(self, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
         """Allocate what they cannot be bound to."""
         return super().empty(shape, dtype)
+
+    def inlet(self, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[Any, Any]:
+        """Allocate one buffer for both sides, if memory is mapped."""
+        if not self.is_mapped:
+            return super().inlet(shape, dtype)
+        shared = self.empty(shape, dtype)
+        return shared, shared
+
+    def copy(self, target: Any, source: Any) -> None:
+        """Copy, and count bytes."""
+        if target is not source:
+            self.copied += source.numel() * source.element_size()
+        super().copy(target, source)
 
     def close(self) -> None:
         """Count."""

@@ -295,6 +295,30 @@ def test_replayed_graphs_give_the_same_bits(
     plain.close()
 
 
+@pytest.mark.parametrize('kind', ['channels', 'fp16'])
+def test_mapped_memory_saves_the_copies_of_what_the_host_fills(
+    rigs: Rigs, bundles: dict[str, Path], kind: str
+) -> None:
+    """As on a Jetson; frame after frame, so that a stale buffer would show."""
+    found, copied = [], []
+    for is_mapped in (False, True):
+        rig = rigs(bundles[kind])
+        rig.gpu.is_mapped = is_mapped
+        rig.build()
+        backend = rig.open()
+        masks = backend.pass_inputs(rig.passes, 3)
+        backend.run(IMAGE, masks, 1.0)
+        rig.gpu.copied = 0
+        found.append([backend.run(image, masks, temperature) for image, temperature in (
+            (IMAGE, 1.0), (IMAGE[::-1].copy(), 0.7), (255 - IMAGE, 1.0))])
+        copied.append(rig.gpu.copied)
+        backend.close()
+    for plain, mapped in zip(*found, strict=True):
+        assert all(np.array_equal(getattr(plain, name), getattr(mapped, name))
+                   for name in ('label', *SMOOTH))
+    assert copied[0] - copied[1] == 3 * (IMAGE.nbytes + 4)
+
+
 def test_calls_of_two_sizes_are_not_recorded_and_still_right(
     rigs: Rigs, bundles: dict[str, Path]
 ) -> None:

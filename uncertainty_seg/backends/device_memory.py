@@ -47,8 +47,12 @@ class DeviceMemory(Protocol):
         """Allocate on the host, where copies to and from the device need not wait."""
         ...
 
+    def inlet(self, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[Any, Any]:
+        """Allocate what engines read and what the host fills for them; may be one and the same."""
+        ...
+
     def copy(self, target: Any, source: Any) -> None:
-        """Enqueue a copy, either way."""
+        """Enqueue a copy, either way; of nothing, if both are one."""
         ...
 
     def active(self) -> Any:
@@ -88,6 +92,9 @@ class TorchCuda:
     ----------
     index : int
         Which GPU.
+    is_mapped : bool
+        It shares its memory with the processor, as on a Jetson: engines then read pinned memory
+        where it lies. CUDA maps it at the same address on every 64-bit system.
 
     Raises
     ------
@@ -96,7 +103,8 @@ class TorchCuda:
 
     """
 
-    def __init__(self, index: int = 0) -> None:
+    def __init__(self, index: int = 0, is_mapped: bool = False) -> None:
+        self._is_mapped = is_mapped
         self._torch: Any = _cuda_torch()
         self.device: Any = self._torch.device('cuda', index)
         self._stream: Any = self._torch.cuda.Stream(self.device)
@@ -115,8 +123,15 @@ class TorchCuda:
         """Allocate pinned memory."""
         return self._torch.empty(shape, dtype=_torch_dtype(dtype), pin_memory=True)
 
+    def inlet(self, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[Any, Any]:
+        """Allocate one pinned buffer where memory is mapped, else one on each side."""
+        filled = self.host(shape, dtype)
+        return (filled if self._is_mapped else self.empty(shape, dtype)), filled
+
     def copy(self, target: Any, source: Any) -> None:
         """Enqueue a copy."""
+        if target is source:
+            return
         with self.active():
             target.copy_(source, non_blocking=True)
 
@@ -184,9 +199,14 @@ class HostMemory:
         """Allocate."""
         return self.empty(shape, dtype)
 
+    def inlet(self, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[Any, Any]:
+        """Allocate two."""
+        return self.empty(shape, dtype), self.host(shape, dtype)
+
     def copy(self, target: Any, source: Any) -> None:
         """Copy."""
-        target.copy_(source)
+        if target is not source:
+            target.copy_(source)
 
     @contextmanager
     def active(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
+from functools import partial
 import logging
 from pathlib import Path
 import threading
@@ -107,8 +108,9 @@ class TensorRtBackend:
         self._trt = trt or load_tensorrt()
         cache = cache or EngineCache()
         self._require_checked(cache.folder)
-        self._new_memory: Callable[[], DeviceMemory] = TorchCuda if memory is None else (
-            lambda: memory)
+        self._new_memory: Callable[[], DeviceMemory] = (
+            partial(TorchCuda, is_mapped=self._device.is_integrated) if memory is None
+            else lambda: memory)
         self._opener = EngineOpener(bundle, settings, self._trt, self._device, cache)
         self._is_recorded, self._clock = is_recorded, clock
         self._lock = threading.Lock()

@@ -123,10 +123,9 @@ class FrameRunner:
         with memory.active():
             self._reduction = DeviceReduction(card.num_classes, spec.height, spec.width, memory)
             self._require_engines(names)
-            self._image = memory.empty((1, spec.height, spec.width, 3), np.uint8)
-            self._host_image = memory.host((1, spec.height, spec.width, 3), np.uint8)
-            self._scale = memory.empty((1,), np.float32)
-            self._host_scale = memory.host((1,), np.float32)
+            # What is in the host's buffers is read until the frame is waited for, not after.
+            self._image, self._host_image = memory.inlet((1, spec.height, spec.width, 3), np.uint8)
+            self._scale, self._host_scale = memory.inlet((1,), np.float32)
             features = {name: memory.empty(*trunk.outputs[name]) for name in names.frontier}
             self._statistics = {name: memory.empty(*head.outputs[name]) for name in STATISTICS}
         self._trunk_call = _Call(trunk, {IMAGE: self._image, **features}, self.recording)
