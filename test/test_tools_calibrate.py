@@ -200,6 +200,39 @@ def test_the_precision_that_was_computed_in_is_written(
     assert "precision is int8, but the graphs of 'tiny' are fp32" in capsys.readouterr().err
 
 
+def test_every_block_counts_alike_where_the_promise_is_held_against_frames(
+    calibrated: tuple[Path, dict[str, Any], Path], folders: Path, tmp_path: Path
+) -> None:
+    """One block has 100 of 150 frames; the others have one each."""
+    bundle, _, _ = calibrated
+    stems = sorted(path.stem for path in (folders / 'fresh' / 'images').iterdir())
+    blocks = tmp_path / 'blocks.json'
+    blocks.write_text(json.dumps({'long dive': stems[:100], **{s: [s] for s in stems[100:]}}))
+    report = tmp_path / 'report.html'
+    words = ['evaluate', str(bundle), str(folders / 'fresh'), *RUN]
+    code, by_block = call_json([*words, '--blocks', str(blocks), '--report', str(report)])
+    assert code == 0
+    _, by_frame = call_json(words)
+    pipeline = open_pipeline(load_bundle(str(bundle)), settings_from_dict(BASE))
+    taken, lost = [], []
+    for stem in stems:
+        name = f'{stem}.png'
+        result = pipeline.measure(cv2.imread(str(folders / 'fresh' / 'images' / name)), 0)
+        truth = cv2.imread(str(folders / 'fresh' / 'masks' / name), cv2.IMREAD_UNCHANGED)
+        taken.append(all(result.scores[n] <= v for n, v in pipeline.thresholds.items()))
+        lost.append(taken[-1] and (result.label_at_source() == truth).mean() < 0.6)
+    for key, column in (('accepted', taken), ('accepted_and_bad', lost)):
+        alike = np.mean([np.mean(column[:100]), *column[100:]])
+        assert by_block['gate'][key]['value'] == pytest.approx(alike)
+        assert by_block['gate'][key]['num_blocks'] == 51
+        assert by_frame['gate'][key]['value'] == pytest.approx(np.mean(column))
+        assert alike != pytest.approx(np.mean(column))
+    assert f'{100 * np.mean([np.mean(lost[:100]), *lost[100:]]):.1f}' in report.read_text()
+    assert by_block['gate']['bad_if_accepted']['unit'] == 'block'
+    assert by_block['gate']['bad_if_accepted']['num_accepted'] <= 51
+    assert by_frame['gate']['bad_if_accepted']['unit'] == 'frame'
+
+
 def rename_class(val: Path) -> None:
     table = json.loads((val / 'classes.json').read_text())
     table['classes'][0]['name'] = 'cyan'

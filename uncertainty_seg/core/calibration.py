@@ -55,7 +55,8 @@ class Promise:
         Shares of the calibration frames.
     bad_if_accepted_upper : float
         P(bad | accepted) is not above this, with 95 % confidence (Clopper-Pearson, shared among
-        all the limits that the same frames could have chosen); over blocks if there are some.
+        all the limits that the same frames could have chosen). Of blocks with an accepted frame,
+        it is the share that has a bad one, so that each such block counts alike.
 
     """
 

@@ -72,10 +72,17 @@ def blocks_needed(alpha: float) -> int:
     return math.ceil(1 / alpha - 1e-9) - 1
 
 
+def block_shares(
+    chosen: ArrayLike, blocks: ArrayLike
+) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
+    """Return the names of the blocks, and the share of each one's frames that are chosen, 0..1."""
+    names, (index, sizes) = np.unique(np.asarray(blocks)), _index(blocks)
+    return names, np.bincount(index, np.asarray(chosen, np.float64)) / sizes
+
+
 def mean_block_share(chosen: ArrayLike, blocks: ArrayLike) -> float:
     """Return the mean over blocks of the share of a block's frames that are chosen, 0..1."""
-    index, sizes = _index(blocks)
-    return float((np.bincount(index, np.asarray(chosen, np.float64)) / sizes).mean())
+    return float(block_shares(chosen, blocks)[1].mean())
 
 
 def promised_limit(

@@ -106,7 +106,8 @@ def bad_share(
     blocks : array of int or str, shape (n,), optional
         The block of each frame. Frames of one block are alike, and n of them prove less than n
         others do: with blocks, a unit is a block with an accepted frame, bad if any accepted one
-        is. Its bound holds for "a block has a bad accepted frame", which is the larger share.
+        is. The bound is of "a block has a bad accepted frame", and so of "an accepted frame is
+        bad" where each block with an accepted frame counts alike, however many it has.
     confidence, num_tries : float, int
         See `upper_bound`.
 

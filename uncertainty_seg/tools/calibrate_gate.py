@@ -15,6 +15,7 @@ name the blocks with --blocks unless every image stands for itself.
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from uncertainty_seg.errors import CalibrationError, ConfigError, DatasetError
@@ -72,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
     )
     from uncertainty_seg.tools.calibration_report import write_calibration_report
     from uncertainty_seg.tools.calibration_run import calibrate, Request
+    from uncertainty_seg.tools.report_html import require_report_place
 
     train, val = args.train or args.data, args.val or args.data
     if train is None or val is None:
@@ -81,6 +83,11 @@ def run(args: argparse.Namespace) -> int:
         settings=settings_from_args(args, _NAMES), train=train, val=val, blocks=args.blocks,
         bad=args.bad, alphas=tuple(sorted(set(args.alpha))), scores=tuple(args.scores),
         tune_share=args.tune_share, quantile=args.quantile, max_train=args.frames)
+    if args.report:
+        require_report_place(args.report)
+    if not os.access(request.bundle.folder, os.W_OK):
+        raise ConfigError(f'bundle {request.bundle.folder} may not be written to',
+                          'a folder that may', 'calibrate a copy of it')
     found = calibrate(request)
     write_calibration(request.bundle, found.calibration)
     update_metrics(request.bundle, found.metrics())

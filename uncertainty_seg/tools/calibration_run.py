@@ -19,7 +19,6 @@ from uncertainty_seg.core.calibration import (
     mask_digest,
     Promise,
 )
-from uncertainty_seg.core.conformal import blocks_needed
 from uncertainty_seg.core.evaluation import best_temperature, Evaluation, frame_table
 from uncertainty_seg.core.frame_table import FrameTable, split_blocks
 from uncertainty_seg.core.gate_choice import choose_scores, has_ranks, RankFamily
@@ -40,10 +39,12 @@ from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder
 from uncertainty_seg.storage.model_bundle import model_digest
 from uncertainty_seg.tools.binomial import bad_share
+from uncertainty_seg.tools.calibration_checks import refuse_shared, require_blocks, require_scores
 from uncertainty_seg.tools.fit_density import fit_density
 from uncertainty_seg.tools.labelled_pairs import (
-    bgr_pairs,
     data_digest,
+    known_frames,
+    KnownFrames,
     measure,
     opened,
     Pair,
@@ -156,20 +157,22 @@ def calibrate(request: Request) -> Found:
     ConfigError
         If the rule cannot be read, or a score does not exist.
     DatasetError
-        If the folders or the file of blocks are wrong.
+        If the folders or the file of blocks are wrong, or both sets have an image.
 
     """
     bundle, settings = request.bundle, request.settings
     rule = BadRule.parse(request.bad, bundle.card.class_names)
+    require_scores(bundle.card, request.scores)
     data = load_folder(request.val, 'val')
-    pairs, blocks = bgr_pairs(bundle, data), _blocks(request, data)
+    known = known_frames(bundle, data, settings.ignore_mask)
+    blocks = _blocks(request, known.stems)
     tuned, kept = split_blocks(blocks, request.tune_share, _SEED)
-    _require_blocks(blocks[kept], request)
-    train_data = load_folder(request.train, 'train')
-    train_pairs, train_stems = _spread(bgr_pairs(bundle, train_data), train_data.stems,
-                                       request.max_train)
-    temperature = _temperature(request, _where(pairs, tuned))
-    held = _where(pairs, kept)
+    require_blocks(blocks, kept, request.alphas, request.tune_share)
+    train_known = known_frames(bundle, load_folder(request.train, 'train'), settings.ignore_mask)
+    refuse_shared(train_known, known)
+    train_pairs, train_stems = _spread(train_known, request.max_train)
+    temperature = _temperature(request, _where(known.pairs, tuned))
+    held = _where(known.pairs, kept)
     with opened(bundle, settings, 1.0) as pipeline:
         before = measure(pipeline, held, 'validation, temperature 1', rule)
     with opened(bundle, settings, temperature) as pipeline:
@@ -178,7 +181,7 @@ def calibrate(request: Request) -> Found:
         seen = measure(pipeline, train_pairs, 'training', rule)
         after = measure(pipeline, held, 'validation', rule)
     train = frame_table(seen.frames, train_stems, np.array(train_stems, np.str_))
-    val = frame_table(after.frames, _where(data.stems, kept), blocks[kept])
+    val = frame_table(after.frames, _where(known.stems, kept), blocks[kept])
     density = _density(train)
     if density is not None:
         train, val = (_with_density(table, density) for table in (train, val))
@@ -192,30 +195,17 @@ def calibrate(request: Request) -> Found:
                  tuple(found for found in again if found is not None))
 
 
-def _blocks(request: Request, data: LabelledFolder) -> NDArray[np.str_]:
+def _blocks(request: Request, stems: list[str]) -> NDArray[np.str_]:
     if request.blocks is None:
         _log.warning('no --blocks: every validation image counts as independent of the others, '
                      'which frames of one video are not')
-    return read_blocks(request.blocks, data.stems)
+    return read_blocks(request.blocks, stems)
 
 
-def _require_blocks(blocks: NDArray[np.str_], request: Request) -> None:
-    """Refuse before anything is measured, which takes minutes."""
-    count, alpha = len(np.unique(blocks)), min(request.alphas)
-    needed = blocks_needed(alpha)
-    if count < needed:
-        total = int(np.ceil(needed / (1 - request.tune_share)))
-        raise CalibrationError(
-            f'{count} blocks to promise alpha {alpha:g} on', f'at least {needed}',
-            f'have {total} validation blocks in all (a part is for the temperature), or promise '
-            'a larger alpha')
-
-
-def _spread(
-    pairs: list[Pair], stems: list[str], most: int
-) -> tuple[list[Pair], list[str]]:
-    picked = np.unique(np.linspace(0, len(pairs) - 1, min(most, len(pairs))).round().astype(int))
-    return [pairs[i] for i in picked], [stems[i] for i in picked]
+def _spread(known: KnownFrames, most: int) -> tuple[list[Pair], list[str]]:
+    count = len(known.pairs)
+    picked = np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int))
+    return [known.pairs[i] for i in picked], [known.stems[i] for i in picked]
 
 
 def _where(items: list[Any], rows: NDArray[np.bool_]) -> list[Any]:

@@ -14,6 +14,7 @@ from uncertainty_seg.core.bad_rule import BadRule
 from uncertainty_seg.core.bootstrap import block_interval, Interval
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import Calibration, Promise
+from uncertainty_seg.core.conformal import block_shares
 from uncertainty_seg.core.evaluation import Evaluation, frame_table, score_frames
 from uncertainty_seg.core.frame_ranking import (
     compare_rankings,
@@ -30,7 +31,7 @@ from uncertainty_seg.storage.blocks import read_blocks
 from uncertainty_seg.storage.labelled_folder import load_folder
 from uncertainty_seg.tools.binomial import bad_share, BadShare
 from uncertainty_seg.tools.corruption_ladder import climb, Ladder
-from uncertainty_seg.tools.labelled_pairs import bgr_pairs, images_in, measure, opened, Pair
+from uncertainty_seg.tools.labelled_pairs import images_in, known_frames, measure, opened, Pair
 
 # What the gate is compared with: the score of the papers this project starts from.
 PLAIN_SCORE = 'mutual_information.mean'
@@ -79,9 +80,9 @@ class Evaluated:
     gate_order : ndarray of float64, shape (n,)
         The gate's order of `frames`.
     accepted_and_bad, accepted : Interval
-        Shares of the frames, by block.
+        Shares of the frames; every block counts alike, as in the promise.
     bad_if_accepted : BadShare
-        With its upper bound.
+        With its upper bound; over blocks if there is a file of them.
     ladders : tuple of Ladder
         One a kind of corruption.
 
@@ -161,7 +162,8 @@ def evaluate_bundle(request: Request) -> Evaluated:
     text = request.bad or (promise.bad if promise else _DEFAULT_RULE)
     rule = BadRule.parse(text, bundle.card.class_names)
     data = load_folder(request.data, request.split)
-    pairs, blocks = bgr_pairs(bundle, data), read_blocks(request.blocks, data.stems)
+    known = known_frames(bundle, data, request.settings.ignore_mask)
+    pairs, blocks = known.pairs, read_blocks(request.blocks, known.stems)
     foreign_images = images_in(request.ood) if request.ood else {}
     scorer = ScoreVector(bundle.card, calibration.pixel_limits, calibration.density)
     with opened(bundle, request.settings, scorer=scorer) as pipeline:
@@ -169,7 +171,7 @@ def evaluate_bundle(request: Request) -> Evaluated:
         evaluation = measure(pipeline, pairs, f'{request.split} frames', rule)
         foreign = _foreign(pipeline, foreign_images)
         ladders = climb(pipeline, pairs, rule, limits, request.corrupt_frames)
-    frames = frame_table(evaluation.frames, data.stems, blocks)
+    frames = frame_table(evaluation.frames, known.stems, blocks)
     accepted = frames.accepted(limits)
     order = _order(calibration, frames, limits)
     foreign_order = None if foreign is None else _order(calibration, foreign, limits)
@@ -182,7 +184,7 @@ def evaluate_bundle(request: Request) -> Evaluated:
         rank_frames(order, frames, foreign_order),
         _gain(order, foreign_order, frames, foreign), order,
         _share(accepted & frames.is_bad, frames), _share(accepted, frames),
-        bad_share(accepted, frames.is_bad), ladders)
+        bad_share(accepted, frames.is_bad, blocks if request.blocks else None), ladders)
 
 
 def _calibration(bundle: ModelBundle) -> Calibration:
@@ -217,5 +219,6 @@ def _gain(
 
 
 def _share(chosen: Any, frames: FrameTable) -> Interval:
-    return block_interval(lambda rows: float(rows.mean()), chosen.astype(np.float64),
-                          frames.blocks)
+    """Return the mean over blocks of the share chosen, which is what is promised."""
+    names, shares = block_shares(chosen, frames.blocks)
+    return block_interval(lambda rows: float(rows.mean()), shares, names)

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 import hashlib
+import logging
 from pathlib import Path
 
 import cv2
@@ -31,6 +33,7 @@ from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.labelled_folder import LabelledFolder
 
 Pair = tuple[ImageU8, LabelMap]
+_log = logging.getLogger(__name__)
 _IMAGES = ('.jpg', '.jpeg', '.png')
 
 
@@ -59,6 +62,62 @@ def bgr_pairs(bundle: ModelBundle, data: LabelledFolder) -> list[Pair]:
              for mask in data.masks]
     images = [cv2.cvtColor(image, cv2.COLOR_RGB2BGR) for image in data.images]
     return list(zip(images, masks, strict=True))
+
+
+@dataclass(frozen=True)
+class KnownFrames:
+    """Frames with something to compare: pairs of (BGR image, mask), and where each came from."""
+
+    pairs: list[Pair]
+    stems: list[str]
+
+
+def known_frames(bundle: ModelBundle, data: LabelledFolder, ignore_mask: str) -> KnownFrames:
+    """
+    Return the frames of a folder that can be judged.
+
+    Parameters
+    ----------
+    bundle : ModelBundle
+        Has the classes of the folder.
+    data : LabelledFolder
+        What was read.
+    ignore_mask : str
+        Picture of what counts nowhere, as the node has it: the true masks then know nothing
+        there. Empty for none.
+
+    Returns
+    -------
+    KnownFrames
+        Without those of which no pixel is known, which a warning counts: they would pass for
+        good ones, and a promise on them would be worth less than it says.
+
+    Raises
+    ------
+    DatasetError
+        See `bgr_pairs`; or if no frame is left.
+    ConfigError
+        If the ignore mask cannot be read.
+
+    """
+    ignore, unknown = load_ignore_mask(ignore_mask), bundle.card.ignore_index
+    pairs = [(image, _without(mask, ignore, unknown)) for image, mask in bgr_pairs(bundle, data)]
+    kept = [i for i, (_, mask) in enumerate(pairs) if (mask != unknown).any()]
+    if not kept:
+        raise DatasetError('no mask has a pixel that is known', 'some')
+    if len(kept) < len(pairs):
+        _log.warning('%d of %d frames are left out: no pixel of their masks is known',
+                     len(pairs) - len(kept), len(pairs))
+    return KnownFrames([pairs[i] for i in kept], [data.stems[i] for i in kept])
+
+
+def _without(mask: LabelMap, ignore: NDArray[np.bool_] | None, unknown: int) -> LabelMap:
+    if ignore is None:
+        return mask
+    # Whatever the ignore mask touches is left out, as it is from the scores.
+    touched = cv2.resize(ignore.astype(np.float32), mask.shape[::-1],
+                         interpolation=cv2.INTER_AREA) > 0
+    return np.where(touched, np.uint8(unknown), mask)
 
 
 def images_in(folder: Path) -> dict[str, ImageU8]:

@@ -12,6 +12,7 @@ from uncertainty_seg.core import selective
 from uncertainty_seg.core.bootstrap import Interval
 from uncertainty_seg.core.calibration import Calibration
 from uncertainty_seg.core.calibration import Promise as Promised
+from uncertainty_seg.core.conformal import mean_block_share
 from uncertainty_seg.core.evaluation import Evaluation
 from uncertainty_seg.core.frame_ranking import FrameRanking
 from uncertainty_seg.core.frame_table import Column, FrameTable
@@ -40,11 +41,12 @@ def bundle_facts(
 def promise_part(
     promise: Promised, frames: FrameTable, bad_upper: float, measured_on: str
 ) -> parts.Promise:
-    """Hold a promise against frames."""
+    """Hold a promise against frames, of which every block counts alike."""
     accepted = frames.accepted(promise.limits)
     return parts.Promise(
         promise.bad, promise.alpha, promise.bound, promise.num_blocks, promise.num_frames,
-        float(accepted.mean()), float((accepted & frames.is_bad).mean()), bad_upper,
+        mean_block_share(accepted, frames.blocks),
+        mean_block_share(accepted & frames.is_bad, frames.blocks), bad_upper,
         measured_on=measured_on)
 
 

@@ -57,6 +57,28 @@ def write_report(path: Path, data: ReportData) -> None:
                           'a folder that exists and may be written to') from err
 
 
+def require_report_place(path: Path) -> None:
+    """
+    Refuse a file that could not be written, before minutes of work are spent on it.
+
+    Parameters
+    ----------
+    path : Path
+        Of the report.
+
+    Raises
+    ------
+    ConfigError
+        If its folder is missing or must not be written to, or it is a folder itself.
+
+    """
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        why = 'it is a folder' if path.is_dir() else \
+            'no permission' if path.parent.is_dir() else 'no such folder'
+        raise ConfigError(f'report {path} cannot be written ({why})',
+                          'a file in a folder that exists and may be written to')
+
+
 def report_page(data: ReportData) -> str:
     """Return the page of a report; see `write_report`."""
     sections = [(name, title, body) for name, title, body in _sections(data) if body]
@@ -117,8 +139,9 @@ def _promise(data: ReportData) -> str:
         f'<p>{escape(words.measured(data.promise))}</p>' + tables.promise_tiles(data.promise)
         + _look('“Accepted and bad” counts among all frames; “bad among accepted” counts among '
                 'those with the flag true, and is the larger of the two. The first is promised; '
-                'the bound of the second takes frames for independent, which neighbours in a '
-                'video are not. Neither says anything about water, light or things unlike those '
+                'the bound of the second takes blocks for independent, and without a file '
+                'of blocks all frames, which neighbours in a video are not. Neither says '
+                'anything about water, light or things unlike those '
                 'of the calibration.')
     )
 
