@@ -19,6 +19,9 @@ def write(tmp_path: Path, name: str, text: str) -> Path:
     ('b.json', '{"dive": ["a", "b"], "c": "other", "z": "other"}'),
     ('b.json', '{"a": "dive", "b": "dive", "c": "other"}'),
     ('b.csv', 'c, other\nb,dive\na,dive\n'),
+    # As a spreadsheet writes it: a mark first, empty lines last.
+    ('b.csv', '\ufeffb,dive\r\nc, other\r\na,dive\r\n\r\n'),
+    ('b.json', '\ufeff{"a": "dive", "b": "dive", "c": "other"}'),
 ])
 def test_each_form_gives_the_block_of_each_frame(tmp_path: Path, name: str, text: str) -> None:
     path = write(tmp_path, name, text)
@@ -32,7 +35,9 @@ def test_without_a_file_each_frame_is_alone() -> None:
 @pytest.mark.parametrize(('name', 'text', 'words'), [
     ('b.json', '{"a": "dive"}', "no block for 'b' and 0 more"),
     ('b.json', '{"dive": ["a", "b"], "other": ["b"]}', "has the frame 'b' twice"),
-    ('b.json', '[1]', 'a list'), ('b.json', '{"dive": 3}', 'neither a name nor a list'),
+    ('b.json', '{"a": "dive", "a": "other", "b": "dive"}', "has the frame 'a' twice"),
+    ('b.json', '[1]', 'a list'), ('b.json', '{"dive": {"a": "b"}}', 'neither a name nor a list'),
+    ('b.json', '{"dive": 3}', 'neither a name nor a list'),
     ('b.json', '{"dive": [3]}', 'neither a name nor a list'), ('b.json', 'no', 'Expecting value'),
     ('b.csv', 'a\n', 'a line of 1 fields'), ('none.json', '', 'Expecting value'),
 ])

@@ -63,18 +63,25 @@ def read_blocks(path: Path | None, stems: Sequence[str]) -> NDArray[np.str_]:
     return np.array([block_of[stem] for stem in stems], dtype=np.str_)
 
 
+class _Pairs(list[tuple[str, object]]):
+    """A JSON object, key by key."""
+
+
 def _pairs(path: Path) -> Iterator[tuple[str, str]]:
-    text = path.read_text(encoding='utf-8')
+    text = path.read_text(encoding='utf-8-sig')  # spreadsheets write a mark first
     if path.suffix.lower() == '.csv':
         for line in csv.reader(text.splitlines()):
+            if not line:
+                continue
             if len(line) != 2:
                 raise ValueError(f'a line of {len(line)} fields')
             yield line[0].strip(), line[1].strip()
         return
-    raw = json.loads(text)
-    if not isinstance(raw, dict):
+    # As pairs, because a key that comes twice would be lost in a dict.
+    raw = json.loads(text, object_pairs_hook=_Pairs)
+    if not isinstance(raw, _Pairs):
         raise ValueError(f'a {type(raw).__name__}')
-    for key, value in raw.items():
+    for key, value in raw:
         if isinstance(value, str):
             yield key, value
         elif isinstance(value, list) and all(isinstance(stem, str) for stem in value):
