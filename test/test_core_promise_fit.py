@@ -81,6 +81,21 @@ def test_the_rehearsal_keeps_the_promise_on_blocks_it_did_not_see() -> None:
 
 def test_half_of_too_few_blocks_cannot_rehearse() -> None:
     assert rehearse(FAMILY, table(30, 1), ('a',), 0.05) is None
+    assert rehearse(FAMILY, table(30, 1, per_block=30), ('a',), 0.5) is None
+
+
+def test_a_half_that_could_accept_nothing_counts_as_such() -> None:
+    """Of 40 frames the surest is bad: of 20, one accepted and bad is too much for 0.05."""
+    frames = table(40, 1)
+    first = np.arange(40) == np.argmin(frames.scores['a'])
+    frames = dataclasses.replace(frames, is_bad=first)
+    found = rehearse(FAMILY, frames, ('a',), 0.05)
+    assert found is not None
+    # It fits the limits in half of the draws, and nothing is accepted; else it is held out.
+    seen = np.array([split_blocks(frames.blocks, 0.5, seed)[0][first][0] for seed in range(200)])
+    assert 0.4 < seen.mean() < 0.6
+    assert found.accepted_and_bad == pytest.approx((~seen).mean() / 20)
+    assert found.accepted <= (~seen).mean()
 
 
 def test_the_distance_is_the_largest_gap_of_the_two_distributions() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.calibration import Promise
-from uncertainty_seg.core.conformal import mean_block_share, promised_limit
+from uncertainty_seg.core.conformal import blocks_needed, mean_block_share, promised_limit
 from uncertainty_seg.core.frame_table import Column, FrameTable, split_blocks
 from uncertainty_seg.core.gate_choice import RankFamily
 from uncertainty_seg.errors import CalibrationError
@@ -120,16 +120,20 @@ def rehearse(
     Returns
     -------
     Rehearsal or None
-        None if half of the blocks cannot carry the promise.
+        None if half of the blocks are too few for the promise. A half on which no frame could be
+        accepted counts as one that accepts none.
 
     """
+    count = len(np.unique(frames.blocks))
+    if count < 2 or round(count / 2) < blocks_needed(alpha):
+        return None
     lost, taken = [], []
     for seed in range(num_splits):
         fitted, held_out = (frames.select(rows) for rows in split_blocks(frames.blocks, 0.5, seed))
         try:
             limit = _rank(family, fitted, names, alpha)
         except CalibrationError:
-            return None
+            limit = -np.inf  # bad frames come first in this half: it would accept nothing
         accepted = family.frame_ranks(held_out.scores, names) <= limit
         lost.append(mean_block_share(accepted & held_out.is_bad, held_out.blocks))
         taken.append(mean_block_share(accepted, held_out.blocks))
