@@ -27,10 +27,13 @@ from uncertainty_seg.ros.frame_intake import FrameIntake
 from uncertainty_seg.ros.frame_mailbox import Mailbox
 from uncertainty_seg.ros.frame_processor import FrameProcessor, Outputs
 from uncertainty_seg.ros.frame_statistics import FrameStatistics
-from uncertainty_seg.ros.health import Health, HealthPublisher
+from uncertainty_seg.ros.health import HealthPublisher
 from uncertainty_seg.ros.parameters import ParameterServer
 from uncertainty_seg.ros.publishers import PicturePublishers, VerdictPublishers
+from uncertainty_seg.ros.qos_events import WatchedTopicsNode
+from uncertainty_seg.ros.topic_health import TopicHealth
 from uncertainty_seg.ros.transitions import said, SoundLifecycleNode
+from uncertainty_seg.ros.transport_hints import why_silent
 from uncertainty_seg.ros.watchdog import Watchdog
 from uncertainty_seg.ros.worker import Worker
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
@@ -42,7 +45,7 @@ SILENCE_HINT_S = 5.0
 STOP_TIMEOUT_S = 5.0
 
 
-class UncertaintySegNode(SoundLifecycleNode):
+class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
     """
     Segment images, and say how far to trust the result.
 
@@ -60,6 +63,7 @@ class UncertaintySegNode(SoundLifecycleNode):
 
     def __init__(self, is_stopping: Callable[[], bool] = lambda: False) -> None:
         super().__init__(NODE_NAME, namespace='')
+        self._topics = self.watch_topics()
         self._is_stopping = is_stopping
         self._build: BuildState | None = None
         self._diagnosed_s = 0.0
@@ -68,6 +72,7 @@ class UncertaintySegNode(SoundLifecycleNode):
         self._served = ParameterServer(self, self._reconfigure)
         settings = self._served.settings
         self._verdicts = VerdictPublishers(self, settings.stale_timeout_s)
+        self._flag_topic = self.resolve_topic_name('~/confident')
         self._statistics = FrameStatistics()
         self._watchdog = Watchdog(settings.stale_timeout_s)
         self._camera: CameraLink | None = None
@@ -212,6 +217,7 @@ class UncertaintySegNode(SoundLifecycleNode):
 
     def _on_tick(self) -> None:
         timeout_s = self._watchdog.timeout_s
+        self._topics.note_silence(self._flag_topic, self._verdicts.silence_s())
         # A frame that is ready now is published before, or knows of the trip.
         with self._verdicts.order:
             if self._state == 'active':
@@ -240,11 +246,12 @@ class UncertaintySegNode(SoundLifecycleNode):
         if self._camera is not None and self._processor is not None:
             is_silent = not self._processor.is_busy and not self._intake.is_repeating
             if silence_s >= SILENCE_HINT_S and is_silent:
-                hint = self._camera.why_silent()
-        if hint and hint != self._hint:
+                hint = why_silent(self, self._topics.subscription(self._camera.topic))
+        conflicts = self._topics.say()
+        if hint and hint != self._hint and hint not in conflicts:
             self.get_logger().warning(hint)
         self._hint = hint
-        self._health.publish(Health(
+        self._health.publish(TopicHealth(
             state=self._state, is_stale=is_active and silence_s >= self._watchdog.timeout_s,
             is_confident=self._verdicts.is_confident, why_down=self._why_down, hint=hint,
             model=self._served.settings.model,
@@ -252,5 +259,5 @@ class UncertaintySegNode(SoundLifecycleNode):
             statistics=self._statistics, num_received=self._mailbox.num_received,
             num_dropped=self._mailbox.num_dropped, num_repeated=self._intake.num_repeated,
             published=self._pictures.counts if self._pictures is not None else {},
-            build=self._build,
+            build=self._build, conflicts=conflicts, deadlines_missed=self._topics.num_missed,
         ))

@@ -1,0 +1,205 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Says why two ends of a topic do not meet, and when a promised deadline was missed.
+
+The middleware tells a node that somebody's quality of service does not fit its own, but not whose
+nor what to do. Here that event is only the alarm; the graph then names the other side and shows
+what it offers or asks for. A conflict is said for as long as the graph shows it.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import math
+import time
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSProfile
+
+try:
+    from rclpy.event_handler import (
+        PublisherEventCallbacks,
+        SubscriptionEventCallbacks,
+        UnsupportedEventTypeError,
+    )
+except ImportError:  # Humble
+    from rclpy.qos_event import (
+        PublisherEventCallbacks,
+        SubscriptionEventCallbacks,
+        UnsupportedEventTypeError,
+    )
+
+from uncertainty_seg.ros.qos_rules import has_deadline
+from uncertainty_seg.ros.qos_sentences import conflict_sentences, deadline_sentence, End, Topic
+
+# Endpoints are known before the node that owns them: its name comes with a later message.
+SETTLE_S = 3.0
+DEADLINE_MEMORY_S = 10.0
+# When frames stop, the flag is said to be false a moment after its deadline: that is no fault.
+LATE_FACTOR = 1.5
+
+
+class TopicWatch:
+    """
+    What is wrong with a node's topics.
+
+    Parameters
+    ----------
+    node : Node
+        Asked for the graph.
+    clock : callable, optional
+        Seconds that never stand still or go back.
+
+    Attributes
+    ----------
+    num_missed : dict of str to int
+        How often a deadline was missed, by name.
+
+    """
+
+    def __init__(self, node: Any, clock: Callable[[], float] = time.monotonic) -> None:
+        self._node = node
+        self._clock = clock
+        self._topics: dict[End, Topic] = {}
+        self._alarmed_s: dict[End, float] = {}
+        self._missed_s: dict[End, float] = {}
+        self._silences: dict[End, tuple[float, float]] = {}  # when seen, how long
+        self.num_missed: dict[str, int] = {}
+        self._said: tuple[str, ...] = ()
+
+    def events(self, topic: Topic) -> Any:
+        """Return the event callbacks that an end of a topic is created with."""
+        self._topics[topic.end] = topic
+        kind = PublisherEventCallbacks if topic.is_publisher else SubscriptionEventCallbacks
+        deadline = (lambda event: self._on_missed(topic)) if has_deadline(topic.qos) else None
+        return kind(incompatible_qos=lambda event: self._on_alarm(topic), deadline=deadline)
+
+    def subscription(self, name: str) -> Topic:
+        """Return what was subscribed under a name, as it is after remapping."""
+        return self._topics[name, False]
+
+    def sentences(self) -> tuple[str, ...]:
+        """
+        Say what is wrong now.
+
+        Returns
+        -------
+        tuple of str
+            A sentence for each conflict the graph shows and each deadline missed lately.
+
+        """
+        now_s = self._clock()
+        found = []
+        for end, alarmed_s in list(self._alarmed_s.items()):
+            topic = self._topics[end]
+            is_settled = now_s - alarmed_s >= SETTLE_S
+            others = self._others(topic) if self._has(topic) else []
+            here = conflict_sentences(topic, self._me(), others, is_settled)
+            found += here
+            if is_settled and not here:
+                del self._alarmed_s[end]  # the next one gives a new event
+        found += self._late(now_s)
+        return tuple(sorted(set(found)))
+
+    def note_silence(self, name: str, silence_s: float) -> None:
+        """
+        Take note of how long the node has published nothing on a topic.
+
+        Parameters
+        ----------
+        name : str
+            Of the topic, after remapping.
+        silence_s : float
+            Seconds so far.
+
+        """
+        now_s = self._clock()
+        seen_s, worst_s = self._silences.get((name, True), (now_s, 0.0))
+        if silence_s >= worst_s or now_s - seen_s >= DEADLINE_MEMORY_S:
+            self._silences[name, True] = now_s, silence_s
+
+    def say(self) -> tuple[str, ...]:
+        """Log what is newly wrong, once, and return all that is wrong now."""
+        found = self.sentences()
+        for sentence in found:
+            if sentence not in self._said:
+                self._node.get_logger().warning(sentence)
+        self._said = found
+        return found
+
+    def _late(self, now_s: float) -> list[str]:
+        found = []
+        for end, missed_s in self._missed_s.items():
+            topic = self._topics[end]
+            limit_s = topic.qos.deadline.nanoseconds / 1e9
+            seen_s, silence_s = self._silences.get(end, (-math.inf, limit_s))
+            is_late = (now_s - seen_s < DEADLINE_MEMORY_S and silence_s >= LATE_FACTOR * limit_s
+                       if topic.is_publisher else now_s - missed_s < DEADLINE_MEMORY_S)
+            if is_late:
+                found.append(deadline_sentence(topic, self._me(), silence_s))
+        return found
+
+    def _on_alarm(self, topic: Topic) -> None:
+        self._alarmed_s[topic.end] = self._clock()
+
+    def _on_missed(self, topic: Topic) -> None:
+        self._missed_s[topic.end] = self._clock()
+        self.num_missed[topic.name] = self.num_missed.get(topic.name, 0) + 1
+
+    def _me(self) -> str:
+        return str(self._node.get_fully_qualified_name())
+
+    def _has(self, topic: Topic) -> bool:
+        ends = self._node.publishers if topic.is_publisher else self._node.subscriptions
+        return any(end.topic_name == topic.name for end in ends)
+
+    def _others(self, topic: Topic) -> list[Any]:
+        look = (self._node.get_subscriptions_info_by_topic if topic.is_publisher
+                else self._node.get_publishers_info_by_topic)
+        return [info for info in look(topic.name) if info.topic_type == topic.type_name]
+
+
+class WatchedTopicsNode(LifecycleNode):
+    """A lifecycle node of which every topic made after `watch_topics` is watched."""
+
+    watch: TopicWatch | None = None
+
+    def watch_topics(self) -> TopicWatch:
+        """Watch what is created from now on."""
+        self.watch = TopicWatch(self)
+        return self.watch
+
+    def create_publisher(
+        self, msg_type: Any, topic: str, qos_profile: Any, *args: Any, **options: Any
+    ) -> Any:
+        """Create a publisher as rclpy does, with our events where none are given."""
+        return self._create(super().create_publisher, True, (msg_type, topic),
+                            (qos_profile, *args), options)
+
+    def create_subscription(
+        self, msg_type: Any, topic: str, callback: Any, qos_profile: Any, *args: Any,
+        **options: Any,
+    ) -> Any:
+        """Create a subscription as rclpy does, with our events where none are given."""
+        return self._create(super().create_subscription, False, (msg_type, topic, callback),
+                            (qos_profile, *args), options)
+
+    def _create(
+        self, create: Callable[..., Any], is_publisher: bool, what: tuple[Any, ...],
+        how: tuple[Any, ...], options: dict[str, Any],
+    ) -> Any:
+        qos = how[0]
+        if self.watch is None or 'event_callbacks' in options or not isinstance(qos, QoSProfile):
+            return create(*what, *how, **options)
+        topic = Topic(self.resolve_topic_name(what[1]), what[1].rpartition('/')[2],
+                      _type_name(what[0]), is_publisher, qos)
+        try:
+            return create(*what, *how, event_callbacks=self.watch.events(topic), **options)
+        except UnsupportedEventTypeError:  # of a middleware without events: then without
+            return create(*what, *how, **options)
+
+
+def _type_name(msg_type: Any) -> str:
+    return f'{msg_type.__module__.partition(".")[0]}/msg/{msg_type.__name__}'

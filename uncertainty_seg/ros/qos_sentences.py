@@ -1,0 +1,126 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""What is wrong between two ends of a topic, in one sentence that names both and the fix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rclpy.qos import QoSProfile
+
+from uncertainty_seg.ros.qos_rules import conflicts, Policy, seconds_in_words
+
+UNKNOWN_NAME = '_NODE_NAME_UNKNOWN_'
+End = tuple[str, bool]
+# What mends a conflict from the node's side, by the last word of the topic's own name.
+OWN_FIXES = {
+    ('image', 'reliability'): 'set the parameter reliability of {me} to best_effort',
+    ('confident', 'deadline'): 'make the parameter stale_timeout_s of {me} that short',
+}
+
+
+@dataclass(frozen=True)
+class Topic:
+    """
+    One of the node's own ends.
+
+    Attributes
+    ----------
+    name, key : str
+        Name after remapping; the last word of the name before, such as 'confident'.
+    type_name : str
+        As in 'sensor_msgs/msg/Image'.
+    is_publisher : bool
+        Whether the node publishes it.
+    qos : QoSProfile
+        What the node offers or asks for.
+
+    """
+
+    name: str
+    key: str
+    type_name: str
+    is_publisher: bool
+    qos: QoSProfile
+
+    @property
+    def end(self) -> End:
+        """What tells it from the node's other ends."""
+        return self.name, self.is_publisher
+
+
+def conflict_sentences(
+    topic: Topic, me: str, others: list[Any], is_settled: bool = True
+) -> list[str]:
+    """
+    Name both sides of each conflict on a topic, and what mends it.
+
+    Parameters
+    ----------
+    topic : Topic
+        The node's own end.
+    me : str
+        The node's full name.
+    others : list of rclpy.topic_endpoint_info.TopicEndpointInfo
+        The other ends.
+    is_settled : bool
+        Whether ends whose node is not known yet are told as well.
+
+    Returns
+    -------
+    list of str
+        One sentence for each node and policy.
+
+    """
+    found = []
+    for info in others:
+        if info.node_name == UNKNOWN_NAME and not is_settled:
+            continue
+        pair = (topic.qos, info.qos_profile) if topic.is_publisher else (info.qos_profile,
+                                                                          topic.qos)
+        found += [_sentence(topic, me, full_name(info), policy) for policy in conflicts(*pair)]
+    return found
+
+
+def _sentence(topic: Topic, me: str, other: str, policy: Policy) -> str:
+    publisher, subscriber = (me, other) if topic.is_publisher else (other, me)
+    change = (f'let {other} ask for {policy.offered}' if topic.is_publisher
+              else f'let {other} offer {policy.requested}')
+    if fix := OWN_FIXES.get((topic.key, policy.name)):
+        change = f'{fix.format(me=me)}, or {change}'
+    return (f'{topic.name}: {publisher} offers {policy.offered} and {subscriber} asks for '
+            f'{policy.requested}, so nothing passes between them; {change}')
+
+
+def deadline_sentence(topic: Topic, me: str, silence_s: float) -> str:
+    """
+    Say that a promised deadline was missed, and what to look for.
+
+    Parameters
+    ----------
+    topic : Topic
+        The node's own end.
+    me : str
+        The node's full name.
+    silence_s : float
+        Longest silence seen, where the node publishes.
+
+    Returns
+    -------
+    str
+        One sentence.
+
+    """
+    limit = seconds_in_words(topic.qos.deadline.nanoseconds)
+    if topic.is_publisher:
+        return (f'{topic.name}: {me} promises a message each {limit} and was silent for '
+                f'{silence_s:.1f} s: the computer is overloaded, or the process was stopped')
+    return (f'{topic.name}: {me} asks for a message each {limit} and none came: look for a '
+            'publisher that hangs or is too slow')
+
+
+def full_name(info: Any) -> str:
+    """Return a node's name with its namespace, in words where the middleware knows none."""
+    if info.node_name == UNKNOWN_NAME:
+        return 'a node that does not tell its name'
+    return f'{info.node_namespace.rstrip("/")}/{info.node_name}'
