@@ -36,9 +36,9 @@ from uncertainty_seg.ros.qos_sentences import Topic, UNKNOWN_NAME
 pytestmark = pytest.mark.ros
 
 STALE_TIMEOUT_S = 1.0
-FLAG = Topic('/uncertainty_seg/confident', 'confident', 'std_msgs/msg/Bool', True,
+FLAG = Topic('/uncertainty_seg/confident', 'std_msgs/msg/Bool', True,
              flag_qos(STALE_TIMEOUT_S))
-CAMERA = Topic('/cam', 'image', 'sensor_msgs/msg/Image', False, camera_qos('reliable'))
+CAMERA = Topic('/cam', 'sensor_msgs/msg/Image', False, camera_qos('reliable'))
 
 
 # --- the watch, without DDS ----------------------------------------------------------------------
@@ -158,7 +158,7 @@ def test_a_flag_that_falls_a_moment_after_its_deadline_is_no_fault() -> None:
 
 def test_silence_of_who_we_listen_to_is_said() -> None:
     rig = Watched()
-    topic = Topic('/beat', 'beat', 'std_msgs/msg/Bool', False, flag_qos(0.5))
+    topic = Topic('/beat', 'std_msgs/msg/Bool', False, flag_qos(0.5))
     rig.watch.events(topic).deadline(None)
     assert rig.watch.say() == (
         '/beat: /uncertainty_seg asks for a message each 0.5 s and none came: look for a '

@@ -19,6 +19,7 @@ from uncertainty_seg.ros.transport_hints import silence_reason, Transport, why_s
 pytestmark = pytest.mark.ros
 
 IMAGE = 'sensor_msgs/msg/Image'
+JPEG = 'sensor_msgs/msg/CompressedImage'
 ME = '/auv/uncertainty_seg'
 OURS = bytes.fromhex('010f78fd914163970000000000001403')
 SAME_COMPUTER = bytes.fromhex('010f78fd9041fc950000000000001303')
@@ -29,7 +30,7 @@ FAST = Transport('rmw_fastrtps_cpp', '7', is_local=False, has_profile=True, iden
 
 
 def topic(reliability: str = 'best_effort') -> Topic:
-    return Topic('/cam', 'image', IMAGE, False, camera_qos(reliability))
+    return Topic('/cam', IMAGE, False, camera_qos(reliability))
 
 
 def publisher(
@@ -51,9 +52,17 @@ def test_nobody_there_is_told_with_domain_and_middleware() -> None:
 
 
 def test_images_elsewhere_are_what_to_remap_to() -> None:
-    said = silence_reason(topic(), ME, [], FAST, ['/front/image_raw', '/down/image_raw'])
-    assert said == ('no publisher on /cam, but images are on /front/image_raw, /down/image_raw: '
+    said = silence_reason(topic(), ME, [], FAST, {
+        '/down/image_raw': IMAGE, '/front/image_raw': IMAGE, '/down/image_raw/compressed': JPEG})
+    assert said == ('no publisher on /cam, but images are on /down/image_raw, /front/image_raw: '
                     'remap image to the one that is meant')
+
+
+def test_images_of_another_kind_are_what_to_change_the_transport_to() -> None:
+    said = silence_reason(topic(), ME, [], FAST, {'/down/image_raw/compressed': JPEG})
+    assert said == (
+        'no publisher on /cam, but sensor_msgs/msg/CompressedImage on /down/image_raw/compressed: '
+        'set the parameter image_transport to compressed and remap image to /down/image_raw')
 
 
 def test_another_type_is_named_with_who_publishes_it() -> None:
@@ -102,9 +111,9 @@ class Graph:
 
     def __init__(self, own: bytes = OURS) -> None:
         self.context = SimpleNamespace(get_domain_id=lambda: 9)
-        me = SimpleNamespace(node_name='uncertainty_seg', node_namespace='/auv',
+        me = SimpleNamespace(node_name='uncertainty_seg', node_namespace='/auv', topic_type=IMAGE,
                              endpoint_gid=list(own))
-        other = SimpleNamespace(node_name='cam', node_namespace='/front',
+        other = SimpleNamespace(node_name='cam', node_namespace='/front', topic_type=IMAGE,
                                 endpoint_gid=list(SAME_COMPUTER))
         self.publishers = {'/auv/uncertainty_seg/mask': [me], '/front/image_raw': [other],
                            '/diagnostics': [other, me]}

@@ -193,8 +193,7 @@ class WatchedTopicsNode(LifecycleNode):
         qos = how[0]
         if self.watch is None or 'event_callbacks' in options or not isinstance(qos, QoSProfile):
             return create(*what, *how, **options)
-        topic = Topic(self.resolve_topic_name(what[1]), what[1].rpartition('/')[2],
-                      _type_name(what[0]), is_publisher, qos)
+        topic = Topic(self.resolve_topic_name(what[1]), _type_name(what[0]), is_publisher, qos)
         try:
             return create(*what, *how, event_callbacks=self.watch.events(topic), **options)
         except UnsupportedEventTypeError:  # of a middleware without events: then without

@@ -12,10 +12,10 @@ from uncertainty_seg.ros.qos_rules import conflicts, Policy, seconds_in_words
 
 UNKNOWN_NAME = '_NODE_NAME_UNKNOWN_'
 End = tuple[str, bool]
-# What mends a conflict from the node's side, by the last word of the topic's own name.
+# What mends a conflict from the node's side: of what it publishes only the flag has a deadline.
 OWN_FIXES = {
-    ('image', 'reliability'): 'set the parameter reliability of {me} to best_effort',
-    ('confident', 'deadline'): 'make the parameter stale_timeout_s of {me} that short',
+    (False, 'reliability'): 'set the parameter reliability of {me} to best_effort',
+    (True, 'deadline'): 'make the parameter stale_timeout_s of {me} that short',
 }
 
 
@@ -26,10 +26,8 @@ class Topic:
 
     Attributes
     ----------
-    name, key : str
-        Name after remapping; the last word of the name before, such as 'confident'.
-    type_name : str
-        As in 'sensor_msgs/msg/Image'.
+    name, type_name : str
+        Name after remapping; type as in 'sensor_msgs/msg/Image'.
     is_publisher : bool
         Whether the node publishes it.
     qos : QoSProfile
@@ -38,7 +36,6 @@ class Topic:
     """
 
     name: str
-    key: str
     type_name: str
     is_publisher: bool
     qos: QoSProfile
@@ -86,7 +83,7 @@ def _sentence(topic: Topic, me: str, other: str, policy: Policy) -> str:
     publisher, subscriber = (me, other) if topic.is_publisher else (other, me)
     change = (f'let {other} ask for {policy.offered}' if topic.is_publisher
               else f'let {other} offer {policy.requested}')
-    if fix := OWN_FIXES.get((topic.key, policy.name)):
+    if fix := OWN_FIXES.get((topic.is_publisher, policy.name)):
         change = f'{fix.format(me=me)}, or {change}'
     return (f'{topic.name}: {publisher} offers {policy.offered} and {subscriber} asks for '
             f'{policy.requested}, so nothing passes between them; {change}')

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 import os
+import types
 from typing import Any
 
 from uncertainty_seg.ros.qos_sentences import conflict_sentences, full_name, Topic
@@ -24,7 +25,8 @@ PROFILE = 'config/fastdds_profile.xml of uncertainty_seg'
 # An identifier begins with its vendor (RTPS 2.3, section 8.3.3.1.3); Fast DDS adds its computer.
 VENDORS = {b'\x01\x0f': 'Fast DDS', b'\x01\x10': 'Cyclone DDS', b'\x01\x01': 'Connext'}
 VENDOR_BYTES, HOST_BYTES = slice(0, 2), slice(2, 4)
-IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
+# What the parameter image_transport calls them.
+IMAGE_TYPES = {'sensor_msgs/msg/Image': 'raw', 'sensor_msgs/msg/CompressedImage': 'compressed'}
 
 
 @dataclass(frozen=True)
@@ -94,22 +96,23 @@ def why_silent(node: Any, topic: Topic) -> str:
     """
     publishers = node.get_publishers_info_by_topic(topic.name)
     me = node.get_fully_qualified_name()
-    found = image_topics(node, me) if not publishers else []
+    found = image_topics(node, me) if not publishers else {}
     return silence_reason(topic, me, publishers, Transport.of_node(node), found)
 
 
-def image_topics(node: Any, me: str) -> list[str]:
-    """List the topics on the graph on which somebody else publishes images."""
-    return sorted(
-        name for name, types in node.get_topic_names_and_types()
-        if set(types) & set(IMAGE_TYPES) and any(
-            full_name(info) != me for info in node.get_publishers_info_by_topic(name))
-    )
+def image_topics(node: Any, me: str) -> dict[str, str]:
+    """Return the topics on which somebody else publishes images, and their types."""
+    names = [name for name, kinds in node.get_topic_names_and_types()
+             if set(kinds) & set(IMAGE_TYPES)]
+    return {
+        name: info.topic_type for name in sorted(names)
+        for info in node.get_publishers_info_by_topic(name) if full_name(info) != me
+    }
 
 
 def silence_reason(
     topic: Topic, me: str, publishers: Sequence[Any], transport: Transport,
-    image_topics: Sequence[str] = (),
+    elsewhere: Mapping[str, str] = types.MappingProxyType({}),
 ) -> str:
     """
     Explain why no message comes.
@@ -124,8 +127,8 @@ def silence_reason(
         Those on the topic.
     transport : Transport
         Of this process.
-    image_topics : sequence of str
-        Where images are published, told if there is no publisher here.
+    elsewhere : mapping of str to str
+        Where images are published, and their types; told if there is no publisher here.
 
     Returns
     -------
@@ -134,12 +137,12 @@ def silence_reason(
 
     """
     if not publishers:
-        return _nobody(topic, transport, image_topics)
+        return _nobody(topic, transport, elsewhere)
     fitting = [info for info in publishers if info.topic_type == topic.type_name]
     if not fitting:
         kinds = ', '.join(sorted({info.topic_type for info in publishers}))
         return (f'{topic.name} carries {kinds} from {full_name(publishers[0])}, expected '
-                f'{topic.type_name}: remap {topic.key} to a topic of that type')
+                f'{topic.type_name}: remap image to a topic of that type')
     apart = {id(info): conflict_sentences(topic, me, [info]) for info in fitting}
     if all(apart.values()):
         return apart[id(fitting[0])][0]
@@ -149,13 +152,19 @@ def silence_reason(
             + _way(bytes(matched[0].endpoint_gid), transport))
 
 
-def _nobody(topic: Topic, transport: Transport, image_topics: Sequence[str]) -> str:
-    if image_topics:
-        return (f'no publisher on {topic.name}, but images are on {", ".join(image_topics)}: '
-                f'remap {topic.key} to the one that is meant')
+def _nobody(topic: Topic, transport: Transport, elsewhere: Mapping[str, str]) -> str:
+    usable = [name for name, kind in elsewhere.items() if kind == topic.type_name]
+    if usable:
+        return (f'no publisher on {topic.name}, but images are on {", ".join(usable)}: '
+                'remap image to the one that is meant')
+    if elsewhere:
+        name, kind = next(iter(elsewhere.items()))
+        return (f'no publisher on {topic.name}, but {kind} on {", ".join(elsewhere)}: set the '
+                f'parameter image_transport to {IMAGE_TYPES[kind]} and remap image to '
+                f'{name.removesuffix("/compressed")}')
     scope = ', looking on this computer only' if transport.is_local else ''
     return (f'no publisher on {topic.name} in ROS domain {transport.domain} ({transport.rmw}'
-            f'{scope}): start the camera, remap {topic.key} to its topic, or give both the same '
+            f'{scope}): start the camera, remap image to its topic, or give both the same '
             'ROS_DOMAIN_ID and RMW_IMPLEMENTATION')
 
 
