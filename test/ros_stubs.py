@@ -24,6 +24,8 @@ class StubNode:
     def __init__(self) -> None:
         self.now_ns = 0
         self.topics: dict[str, Publisher] = {}
+        self.callbacks: dict[str, Any] = {}
+        self.remaps: dict[str, str] = {}
         self.clock = SimpleNamespace(now=lambda: Time(nanoseconds=self.now_ns))
 
     def get_clock(self) -> Any:
@@ -32,6 +34,16 @@ class StubNode:
     def create_publisher(self, kind: type, topic: str, qos: Any) -> Publisher:
         self.topics[topic] = Publisher(kind, topic, qos)
         return self.topics[topic]
+
+    def create_subscription(self, kind: type, topic: str, callback: Any, qos: Any) -> Any:
+        self.callbacks[topic] = callback
+        return topic
+
+    def destroy_subscription(self, topic: str) -> None:
+        del self.callbacks[topic]
+
+    def resolve_topic_name(self, topic: str, *, only_expand: bool = False) -> str:
+        return f'/{topic}' if only_expand else self.remaps.get(topic, f'/{topic}')
 
     def destroy_publisher(self, publisher: Publisher) -> None:
         del self.topics[publisher.topic]

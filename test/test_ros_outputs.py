@@ -120,9 +120,10 @@ def test_a_clock_set_back_begins_a_new_interval(node: StubNode) -> None:
 
 def test_closing_takes_the_pictures_off_the_graph(node: StubNode) -> None:
     pictures = pictures_of(node)
-    assert len(node.topics) == 7
+    assert len(node.topics) == 8
     pictures.close()
     assert node.topics == {}
+    assert node.callbacks == {}
 
 
 def test_a_fault_is_false_with_an_infinite_score_and_its_reason(node: StubNode) -> None:

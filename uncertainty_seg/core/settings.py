@@ -22,6 +22,7 @@ from uncertainty_seg.errors import ConfigError
 BUNDLE_PASSES = -1
 MASK_POLICIES = ('fixed', 'per_frame')
 RELIABILITIES = ('best_effort', 'reliable')
+IMAGE_TRANSPORTS = ('raw', 'compressed')
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,10 @@ class Settings:
     reliability: str = parameter(
         'best_effort', 'Reliability asked of the camera; best_effort accepts both.',
         choices=RELIABILITIES,
+    )
+    image_transport: str = parameter(
+        'raw', 'raw takes sensor_msgs/Image from image; compressed takes CompressedImage (jpeg or '
+        'png) from image/compressed.', choices=IMAGE_TRANSPORTS,
     )
     flagged_min_interval_s: float = parameter(
         1.0, 'Least time between two frames on ~/flagged.', unit='s', lower=0.0, upper=86400.0,

@@ -14,8 +14,10 @@ from typing import Any
 
 from rclpy.node import Node
 from rclpy.qos import QoSReliabilityPolicy
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 
+from uncertainty_seg.ros.camera_topics import image_topic
+from uncertainty_seg.ros.conversions import AnyImage
 from uncertainty_seg.ros.qos import camera_qos
 
 IMAGE_TYPE = 'sensor_msgs/msg/Image'
@@ -33,14 +35,20 @@ class CameraLink:
         'best_effort' or 'reliable'.
     on_image : callable
         Called in the executor's thread with each message; must return at once.
+    transport : str, optional
+        'raw' takes Image, 'compressed' takes CompressedImage below that topic.
 
     """
 
-    def __init__(self, node: Node, reliability: str, on_image: Callable[[Image], None]) -> None:
+    def __init__(
+        self, node: Node, reliability: str,
+        on_image: Callable[[AnyImage], None], transport: str = 'raw',
+    ) -> None:
         self._node = node
         self._is_reliable = reliability == 'reliable'
         self._subscription = node.create_subscription(
-            Image, 'image', on_image, camera_qos(reliability)
+            CompressedImage if transport == 'compressed' else Image,
+            image_topic(node, transport), on_image, camera_qos(reliability)
         )
 
     @property

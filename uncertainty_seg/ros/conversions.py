@@ -4,37 +4,42 @@
 from __future__ import annotations
 
 import array
-from typing import Any, TYPE_CHECKING
+from typing import Any, TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 
 from uncertainty_seg.core.image_codec import RawImage
+from uncertainty_seg.core.image_files import ImageFile
 
 if TYPE_CHECKING:
     from std_msgs.msg import Header
 
+AnyImage: TypeAlias = Image | CompressedImage
 _CHANNELS_AND_DTYPE = {'mono8': (1, 'u1'), 'bgr8': (3, 'u1'), '32FC1': (1, 'f4')}
 
 
-def image_from_msg(msg: Image) -> RawImage:
+def image_from_msg(msg: AnyImage) -> RawImage | ImageFile:
     """
     Look at an image message as the codec wants it.
 
     Parameters
     ----------
-    msg : sensor_msgs/Image
+    msg : sensor_msgs/Image or sensor_msgs/CompressedImage
         As received.
 
     Returns
     -------
-    RawImage
-        A view: the pixels are those of the message and are not copied.
+    RawImage or ImageFile
+        A view: the bytes are those of the message and are not copied.
 
     """
+    data = np.frombuffer(msg.data, np.uint8)
+    if isinstance(msg, CompressedImage):
+        return ImageFile(data, msg.format)
     return RawImage(
-        data=np.frombuffer(msg.data, np.uint8), height=msg.height, width=msg.width,
+        data=data, height=msg.height, width=msg.width,
         encoding=msg.encoding, step=msg.step, is_bigendian=bool(msg.is_bigendian),
     )
 

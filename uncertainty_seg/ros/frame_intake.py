@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import logging
 
-from sensor_msgs.msg import Image
-
-from uncertainty_seg.ros.conversions import stamp_ns
+from uncertainty_seg.ros.conversions import AnyImage, stamp_ns
 from uncertainty_seg.ros.frame_mailbox import Mailbox
 
 _log = logging.getLogger(__name__)
@@ -32,14 +30,14 @@ class FrameIntake:
 
     """
 
-    def __init__(self, mailbox: Mailbox[Image]) -> None:
+    def __init__(self, mailbox: Mailbox[AnyImage]) -> None:
         self._mailbox = mailbox
         self._stamp_ns: int | None = None
         self._is_unstamped_said = False
         self.num_repeated = 0
         self.is_repeating = False
 
-    def __call__(self, msg: Image) -> None:
+    def __call__(self, msg: AnyImage) -> None:
         """Take a message; returns at once."""
         now_ns = stamp_ns(msg.header)
         if now_ns == 0:

@@ -22,7 +22,7 @@ from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.pipeline import FrameResult, Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import UncertaintySegError
-from uncertainty_seg.ros.conversions import image_from_msg, stamp_ns
+from uncertainty_seg.ros.conversions import AnyImage, image_from_msg, image_to_msg, stamp_ns
 from uncertainty_seg.ros.frame_statistics import FrameStatistics
 from uncertainty_seg.ros.frame_view import FrameView
 from uncertainty_seg.ros.publishers import PicturePublishers, VerdictPublishers
@@ -67,7 +67,7 @@ class FrameProcessor:
         self._kind = 'unknown'
         self.is_busy = False
 
-    def __call__(self, msg: Image) -> None:
+    def __call__(self, msg: AnyImage) -> None:
         """Process and publish one frame; never raises for a frame."""
         self.is_busy = True
         try:
@@ -83,7 +83,7 @@ class FrameProcessor:
         with self._outputs.verdicts.order:
             self._is_muted = True
 
-    def _handle(self, msg: Image) -> None:
+    def _handle(self, msg: AnyImage) -> None:
         start_s = time.perf_counter()
         if self._watchdog.take_trip():
             # The timer has let the flag fall; the gate begins its way back from there.
@@ -101,7 +101,9 @@ class FrameProcessor:
         if verdict is not None:
             self._show(msg, image, result, verdict, start_s)
 
-    def _answer(self, msg: Image, verdict: Verdict, result: FrameResult | None) -> Verdict | None:
+    def _answer(
+        self, msg: AnyImage, verdict: Verdict, result: FrameResult | None
+    ) -> Verdict | None:
         """Publish what holds now; None if nothing may be published any more."""
         verdicts = self._outputs.verdicts
         with verdicts.order:
@@ -121,7 +123,7 @@ class FrameProcessor:
         self._log_change(verdict)
         return verdict
 
-    def _answer_fault(self, msg: Image, reason: str) -> None:
+    def _answer_fault(self, msg: AnyImage, reason: str) -> None:
         try:
             self._answer(msg, self._fault(reason), None)
         except Exception:  # the watchdog is not fed: the flag falls when its time is over
@@ -136,7 +138,7 @@ class FrameProcessor:
             _log.warning('not confident: %s', reason)
 
     def _show(
-        self, msg: Image, image: ImageU8, result: FrameResult, verdict: Verdict, start_s: float
+        self, msg: AnyImage, image: ImageU8, result: FrameResult, verdict: Verdict, start_s: float
     ) -> None:
         pipeline, settings = self._pipeline, self._settings()
         view = FrameView(
@@ -145,7 +147,9 @@ class FrameProcessor:
         self._outputs.pictures.publish(msg.header, view)
         if not verdict.is_confident and verdict.kind != 'recovering':
             # While the gate only waits for more good frames, the frame itself needs no label.
-            self._outputs.pictures.publish_flagged(msg, settings.flagged_min_interval_s)
+            # A topic has one type: what came compressed is passed on as it was decoded.
+            flagged = msg if isinstance(msg, Image) else image_to_msg(msg.header, image, 'bgr8')
+            self._outputs.pictures.publish_flagged(flagged, settings.flagged_min_interval_s)
         total_ms = (time.perf_counter() - start_s) * 1e3
         self._outputs.statistics.add_frame({**result.timings_ms, 'total': total_ms})
 

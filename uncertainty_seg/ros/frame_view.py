@@ -51,6 +51,11 @@ class FrameView:
         self._image_bgr, self._result, self._verdict = image_bgr, result, verdict
         self._card, self._settings, self._thresholds = card, settings, thresholds
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """H, W of every picture."""
+        return self._image_bgr.shape[0], self._image_bgr.shape[1]
+
     @cached_property
     def mask(self) -> LabelMap:
         """Class ids (H, W)."""

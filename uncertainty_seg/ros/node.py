@@ -140,8 +140,9 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         )
         self._worker = Worker(self._mailbox, self._processor)
         self._worker.start()
-        reliability = self._served.settings.reliability
-        self._camera = CameraLink(self, reliability, self._intake)
+        settings = self._served.settings
+        self._camera = CameraLink(
+            self, settings.reliability, self._intake, settings.image_transport)
         self._enter('active', 'no frame yet')
         self.get_logger().info(f'active, waiting for images on {self._camera.topic}')
         return TransitionCallbackReturn.SUCCESS

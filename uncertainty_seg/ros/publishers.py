@@ -24,6 +24,7 @@ from std_msgs.msg import Bool, Float32, Header
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.pipeline import FrameResult
 from uncertainty_seg.ros import qos
+from uncertainty_seg.ros.camera_info import CameraInfoRelay
 from uncertainty_seg.ros.conversions import image_to_msg
 from uncertainty_seg.ros.diagnostics import verdict_message
 from uncertainty_seg.ros.frame_view import FrameView
@@ -112,7 +113,7 @@ class VerdictPublishers:
 
 class PicturePublishers:
     """
-    The images of a frame, made only for topics with subscribers.
+    The images of a frame and their calibration, made only for topics with subscribers.
 
     Parameters
     ----------
@@ -128,6 +129,7 @@ class PicturePublishers:
             name: node.create_publisher(Image, f'~/{name}', qos.picture_qos())
             for name in (*PICTURES, 'flagged')
         }
+        self._camera_info = CameraInfoRelay(node)
         self._flagged_ns: int | None = None
         self.counts = dict.fromkeys(self._publishers, 0)
 
@@ -137,6 +139,7 @@ class PicturePublishers:
             if self._publishers[name].get_subscription_count():
                 self._publishers[name].publish(image_to_msg(header, make(view), encoding))
                 self.counts[name] += 1
+        self._camera_info.publish(header, *view.size)
 
     def publish_flagged(self, msg: Image, min_interval_s: float) -> None:
         """
@@ -163,6 +166,7 @@ class PicturePublishers:
 
     def close(self) -> None:
         """Take the topics off the graph."""
+        self._camera_info.close()
         for publisher in self._publishers.values():
             self._node.destroy_publisher(publisher)
         self._publishers = {}
