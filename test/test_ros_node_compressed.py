@@ -1,0 +1,113 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Compressed frames and a calibration through the node in another process, over DDS."""
+
+import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from conftest import make_tiny_bundle
+import cv2
+import numpy as np
+import pytest
+from ros_helpers import Client, needs_ros, node_arguments, own_domain, Process, solid
+
+pytestmark = needs_ros
+
+# Left half blue, right half red: classes 0 and 2 of the tiny network.
+HALVES = np.hstack([solid(255, 0, 0, width=64), solid(0, 0, 255, width=64)])
+
+
+class Rig:
+    def __init__(self, process: Process, client: Client) -> None:
+        from diagnostic_msgs.msg import DiagnosticArray
+        from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+        self.process, self.client = process, client
+        self.status = client.listen('/uncertainty_seg/status', DiagnosticArray)
+        self.masks = client.listen('/uncertainty_seg/mask', Image)
+        self.flagged = client.listen('/uncertainty_seg/flagged', Image)
+        self.infos = client.listen('/uncertainty_seg/camera_info', CameraInfo)
+        self.camera = client.node.create_publisher(CompressedImage, '/cam/compressed', 10)
+        self.calibration = client.node.create_publisher(CameraInfo, '/camera_info', 10)
+        client.wait_until(self.camera.get_subscription_count, 'the node to subscribe')
+        client.wait_until(self.calibration.get_subscription_count, 'the calibration to be wanted')
+        self._second = 0
+        grey = solid(128, 128, 128)
+        k = [100.0, 0.0, 63.5, 0.0, 100.0, 47.5, 0.0, 0.0, 1.0]
+
+        def primed() -> bool:
+            self.calibration.publish(CameraInfo(width=128, height=96, k=k))
+            self.send(self.packed(grey))
+            return all((self.status, self.masks, self.flagged, self.infos))
+        client.wait_until(primed, 'the first answers')
+
+    @staticmethod
+    def packed(pixels: Any, kind: str = '.png') -> bytes:
+        return bytes(cv2.imencode(kind, pixels)[1].tobytes())
+
+    def send(self, data: bytes, text: str = 'bgr8; jpeg compressed bgr8') -> Any:
+        from builtin_interfaces.msg import Time
+        from sensor_msgs.msg import CompressedImage
+
+        self._second += 1
+        msg = CompressedImage(format=text, data=array.array('B', data))
+        msg.header.stamp = Time(sec=self._second)
+        msg.header.frame_id = 'camera_optical'
+        self.camera.publish(msg)
+        return msg
+
+    def of(self, messages: list[Any], msg: Any) -> Any:
+        def find() -> Any:
+            return [m for m in messages if m.header.stamp == msg.header.stamp]
+        return self.client.wait_until(find, 'what belongs to the frame')[0]
+
+
+@pytest.fixture(scope='module')
+def rig(tmp_path_factory: Any) -> Iterator[Rig]:
+    folder: Path = tmp_path_factory.mktemp('compressed')
+    bundle = make_tiny_bundle(folder / 'tiny')
+    with own_domain() as domain:
+        arguments = node_arguments(bundle, stale_timeout_s=600.0, flagged_min_interval_s=0.0,
+                                   image_transport='compressed')
+        process = Process(arguments, domain, folder / 'log')
+        client = Client(domain, process)
+        try:
+            yield Rig(process, client)
+        finally:
+            client.close()
+            process.end()
+
+
+@pytest.mark.parametrize('kind', ['.png', '.jpg'])
+def test_a_compressed_frame_gets_its_mask(rig: Rig, kind: str) -> None:
+    msg = rig.send(rig.packed(HALVES, kind))
+    mask = rig.of(rig.masks, msg)
+    assert (mask.height, mask.width, mask.header) == (96, 128, msg.header)
+    ids = np.frombuffer(mask.data, np.uint8).reshape(96, 128)
+    assert (ids[:, :60] == 0).all() and (ids[:, 68:] == 2).all()
+
+
+def test_what_is_flagged_goes_on_as_an_image(rig: Rig) -> None:
+    grey = solid(128, 127, 126)
+    msg = rig.send(rig.packed(grey))
+    flagged = rig.of(rig.flagged, msg)
+    assert (flagged.encoding, flagged.header) == ('bgr8', msg.header)
+    assert bytes(flagged.data) == grey.tobytes()
+
+
+def test_a_file_that_was_cut_lets_the_flag_fall_with_a_sentence_and_the_next_one_is_good(
+    rig: Rig
+) -> None:
+    data = rig.packed(HALVES, '.jpg')
+    status = rig.of(rig.status, rig.send(data[:-2])).status[0]
+    assert status.level == b'\x02'
+    assert 'jpeg image' in status.message and 'the message was cut' in status.message
+    assert rig.of(rig.masks, rig.send(data)).height == 96
+
+
+def test_the_calibration_stands_under_the_header_of_the_frame(rig: Rig) -> None:
+    msg = rig.send(rig.packed(HALVES))
+    info = rig.of(rig.infos, msg)
+    assert (info.header, info.width, info.height) == (msg.header, 128, 96)
+    assert list(info.k) == [100, 0, 63.5, 0, 100, 47.5, 0, 0, 1]
