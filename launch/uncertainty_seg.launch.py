@@ -3,8 +3,8 @@
 Start the node, and rviz if asked.
 
 The node configures and activates itself (autostart); with autostart:=false a lifecycle manager
-owns it. Its images need Fast DDS's larger shared memory, which is set here unless a profile is
-set already; the camera driver needs the same file.
+owns it. The environment of everything started here carries camera frames (docs/transport.md); what
+is set already is left as it is. The camera driver needs the same.
 
 """
 
@@ -20,6 +20,13 @@ from launch_ros.parameter_descriptions import ParameterValue
 
 # Humble and Jazzy read the first, Kilted and later the second.
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
+FRAME_MEMORY = {
+    # The profile says how messages travel; quality of service stays what the nodes ask for.
+    'RMW_FASTRTPS_USE_QOS_FROM_XML': '0',
+    # glibc then keeps memory of a frame's size instead of mapping it anew for each one, 32 MB.
+    'MALLOC_MMAP_THRESHOLD_': '33554432',
+    'MALLOC_TRIM_THRESHOLD_': '33554432',
+}
 # Arguments that are parameters too: where nothing is said, the file decides.
 PARAMETERS = {'model': str, 'use_sim_time': bool, 'autostart': bool}
 
@@ -40,6 +47,16 @@ def node_of(context: LaunchContext) -> list:
         remappings=[('image', LaunchConfiguration('image'))],
         arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
     )]
+
+
+def frame_transport(share: str) -> list:
+    """Set what lets camera frames through, where the user has not."""
+    variables = dict(FRAME_MEMORY)
+    if not any(name in os.environ for name in PROFILE_VARIABLES):
+        profile = os.path.join(share, 'config', 'fastdds_profile.xml')
+        variables |= dict.fromkeys(PROFILE_VARIABLES, profile)
+    return [SetEnvironmentVariable(name, value) for name, value in variables.items()
+            if name not in os.environ]
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -76,9 +93,5 @@ def generate_launch_description() -> LaunchDescription:
         remappings=[('image', LaunchConfiguration('image'))],
         condition=IfCondition(LaunchConfiguration('rviz')),
     )
-    profile = os.path.join(share, 'config', 'fastdds_profile.xml')
-    transport = [
-        SetEnvironmentVariable(name, profile)
-        for name in PROFILE_VARIABLES if name not in os.environ
-    ]
-    return LaunchDescription([*arguments, *transport, OpaqueFunction(function=node_of), rviz])
+    node = OpaqueFunction(function=node_of)
+    return LaunchDescription([*arguments, *frame_transport(share), node, rviz])

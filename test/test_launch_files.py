@@ -17,6 +17,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = {'FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'}
+FRAME_MEMORY = {'RMW_FASTRTPS_USE_QOS_FROM_XML', 'MALLOC_MMAP_THRESHOLD_',
+                'MALLOC_TRIM_THRESHOLD_'}
 
 
 class Call(SimpleNamespace):
@@ -66,7 +68,7 @@ def stand_ins(monkeypatch: Any, arguments: dict[str, str]) -> Iterator[None]:
     index = ModuleType('ament_index_python.packages')
     index.get_package_share_directory = lambda name: str(ROOT)
     monkeypatch.setitem(sys.modules, 'ament_index_python.packages', index)
-    for name in PROFILES:
+    for name in PROFILES | FRAME_MEMORY:
         monkeypatch.delenv(name, raising=False)
     yield
 
@@ -80,6 +82,11 @@ def actions_of(file: str) -> dict[str, list[Any]]:
         for one in opened:
             by_kind.setdefault(type(one).__name__, []).append(one)
     return by_kind
+
+
+def environment_set() -> dict[str, str]:
+    actions = actions_of('uncertainty_seg.launch.py').get('SetEnvironmentVariable', [])
+    return {action.words[0]: action.words[1] for action in actions}
 
 
 def test_the_nodes_arguments_are_declared_and_described() -> None:
@@ -114,12 +121,20 @@ def test_rviz_is_started_only_when_asked_with_our_layout() -> None:
 
 
 def test_large_shared_memory_is_set_unless_the_user_has_a_profile(monkeypatch: Any) -> None:
-    actions = actions_of('uncertainty_seg.launch.py')['SetEnvironmentVariable']
-    assert {a.words[0] for a in actions} == PROFILES
-    assert all(Path(a.words[1]).is_file() for a in actions)
-    for name in PROFILES:
-        monkeypatch.setenv(name, '/mine.xml')
-    assert 'SetEnvironmentVariable' not in actions_of('uncertainty_seg.launch.py')
+    assert PROFILES < environment_set().keys()
+    assert all(Path(environment_set()[n]).is_file() for n in PROFILES)
+    # A user with one of the two has a profile: the other must not stand beside it.
+    monkeypatch.setenv('FASTRTPS_DEFAULT_PROFILES_FILE', '/mine.xml')
+    assert not PROFILES & environment_set().keys()
+
+
+def test_memory_of_a_frames_size_is_kept_and_qos_stays_the_nodes(monkeypatch: Any) -> None:
+    told = environment_set()
+    assert told['RMW_FASTRTPS_USE_QOS_FROM_XML'] == '0'
+    assert told['MALLOC_MMAP_THRESHOLD_'] == told['MALLOC_TRIM_THRESHOLD_'] == str(32 << 20)
+    for name in FRAME_MEMORY:
+        monkeypatch.setenv(name, '1')
+    assert environment_set().keys() == PROFILES
 
 
 def test_the_demo_plays_on_the_topic_the_node_listens_to() -> None:
