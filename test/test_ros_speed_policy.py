@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import pytest
 
 from uncertainty_seg.errors import ConfigError
-from uncertainty_seg.ros.speed_policy import SpeedPolicy
+from uncertainty_seg.ros.speed_policy import SpeedPolicy, STALE
 from uncertainty_seg.ros.speed_settings import speed_settings_from_dict, SpeedSettings
 
 SLOW, RISE, DEADLINE_S, SETTLE_S = 0.25, 0.125, 1.0, 2.0
@@ -184,11 +184,21 @@ def test_what_makes_it_fall_does_so_at_once_and_is_said(kind: str, reason: str) 
     assert policy.num_falls == 1
 
 
+def test_the_first_cause_is_said_and_how_long_nothing_came() -> None:
+    policy = risen(SETTINGS)
+    policy.lose_flag(START_S + 7.25, 'its publisher is gone')
+    assert policy.reason == 'its publisher is gone'
+    policy.lose_flag(START_S + 8.5, STALE)
+    assert policy.reason == 'its publisher is gone, last heard 1.5 s ago'
+    policy.take_flag(START_S + 8.75, False)
+    assert policy.reason == 'the flag is false'
+
+
 def test_it_is_stale_at_the_deadline_and_not_before() -> None:
     policy = risen(SETTINGS)
     assert policy.factor_at(START_S + 7.984375) == SLOW + RISE * 5
     assert policy.tick(START_S + 8.0) == SLOW
-    assert policy.reason == 'no flag for 1.0 s'
+    assert policy.reason == 'the flag is stale, last heard 1.0 s ago'
 
 
 @pytest.mark.parametrize('delay_s', [-1.5, 1.5, math.inf, math.nan])

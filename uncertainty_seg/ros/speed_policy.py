@@ -15,6 +15,8 @@ from __future__ import annotations
 from uncertainty_seg.ros.speed_settings import SpeedSettings
 
 FULL = 1.0
+STALE = 'the flag is stale'
+_BAD_CLOCK = 'the clock stands still or went back'
 
 
 class SpeedPolicy:
@@ -46,6 +48,7 @@ class SpeedPolicy:
         # Arrival of the first and the last true of those that came without a gap.
         self._since_s: float | None = None
         self._true_s = now_s
+        self._heard_s: float | None = None
         self._why = 'no flag yet'
         self.num_falls = 0
 
@@ -65,8 +68,13 @@ class SpeedPolicy:
 
     @property
     def reason(self) -> str:
-        """Why there is no flag to rely on; empty if there is one."""
-        return self._why
+        """Why there is no flag to rely on, and since when; empty if there is one."""
+        if not self._why or self._heard_s is None:
+            return self._why
+        silence_s = self._now_s - self._heard_s
+        if silence_s < self._settings.deadline_s:
+            return self._why
+        return f'{self._why}, last heard {silence_s:.1f} s ago'
 
     def take_flag(self, now_s: float, is_confident: bool, delay_s: float | None = None) -> float:
         """
@@ -88,6 +96,7 @@ class SpeedPolicy:
 
         """
         self._advance(now_s)
+        self._heard_s = now_s
         limit_s = self._settings.max_delay_s
         if not is_confident:
             self._lose('the flag is false')
@@ -98,7 +107,7 @@ class SpeedPolicy:
         return self._factor
 
     def lose_flag(self, now_s: float, reason: str) -> float:
-        """Take note that the flag is not to be relied on, and return the factor."""
+        """Take note that the flag is not to be relied on; `STALE` says no more than the clock."""
         self._advance(now_s)
         self._lose(reason)
         return self._factor
@@ -112,7 +121,7 @@ class SpeedPolicy:
         """Do the same at every tick of a timer, between which the clock must have moved."""
         self._advance(now_s)
         if self._ticked_s is not None and now_s <= self._ticked_s:
-            self._lose('the clock stands still or went back')
+            self._lose(_BAD_CLOCK)
             self._factor = self._settings.slow_factor
         self._ticked_s = now_s
         return self._factor
@@ -128,8 +137,10 @@ class SpeedPolicy:
 
     def _lose(self, reason: str) -> None:
         self.num_falls += self._since_s is not None
+        # Silence is no news of a flag that is lost already.
+        if reason != STALE or self._since_s is not None:
+            self._why = reason
         self._since_s = None
-        self._why = reason
         if not self._settings.fall_per_s:
             self._factor = self._settings.slow_factor
 
@@ -137,12 +148,12 @@ class SpeedPolicy:
         passed_s = now_s - self._now_s
         self._now_s = now_s
         if passed_s < 0:
-            self._lose('the clock stands still or went back')
+            self._lose(_BAD_CLOCK)
             self._factor = self._settings.slow_factor
             return
         silence_s = now_s - self._true_s
         if self._since_s is not None and silence_s >= self._settings.deadline_s:
-            self._lose(f'no flag for {silence_s:.1f} s')
+            self._lose(STALE)
             passed_s = silence_s - self._settings.deadline_s
         # Once it falls it falls on, until the flag has settled again.
         if not self._is_settled():

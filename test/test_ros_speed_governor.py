@@ -1,0 +1,227 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The speed governor over real DDS: what dies, hangs or lies must not leave the vehicle fast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import math
+from pathlib import Path
+import signal
+from typing import Any
+
+from conftest import make_tiny_bundle
+import pytest
+from ros_helpers import (
+    image_message,
+    needs_ros,
+    node_arguments,
+    own_domain,
+    Process,
+    solid,
+    values_of,
+)
+from ros_speed_rig import DEADLINE_S, governor_arguments, now_s, SLOW, speed_rig, SpeedRig
+
+pytestmark = needs_ros
+
+
+@pytest.fixture(scope='module')
+def rig(tmp_path_factory: Any) -> Iterator[SpeedRig]:
+    with speed_rig(tmp_path_factory.mktemp('governor')) as rig:
+        yield rig
+
+
+def twist(x: float, yaw: float = 0.0) -> Any:
+    from geometry_msgs.msg import Twist  # type: ignore[import-untyped,unused-ignore]
+
+    msg = Twist()
+    msg.linear.x, msg.angular.z = x, yaw
+    return msg
+
+
+def test_without_a_flag_it_is_slow_and_says_what_is_missing(rig: SpeedRig) -> None:
+    assert set(rig.hear()) == {SLOW}
+    rig.wait_for_reason('no flag yet; no publisher on /confident: '
+                        'start the node, or remap confident')
+
+
+def test_a_flag_that_is_false_is_slow_at_once_and_a_true_one_rises_again(rig: SpeedRig) -> None:
+    peer = rig.speak('true')
+    rig.wait_for_rise()
+    num_before = len(rig.factors)
+    rig.say('false')
+    rig.wait_for_slow()
+    assert set(rig.hear()) == {SLOW}
+    rig.wait_for_reason('the flag is false')
+    rig.say('true')
+    rig.wait_for_rise(0.99)
+    assert all(factor <= 1.0 for _, factor in rig.factors[num_before:])
+    peer.end()
+    rig.wait_for_reason('the publisher of the flag is gone')
+
+
+def test_a_killed_publisher_slows_the_vehicle_and_the_command_it_has(rig: SpeedRig) -> None:
+    peer = rig.speak('true')
+    rig.wait_for_rise()
+    num_before = len(rig.limited)
+    rig.commands.publish(twist(2.0, -1.0))  # and no other: it is the governor that must act
+    first = rig.wait(lambda: rig.limited[num_before:], 'the limited command')[0]
+    assert first.linear.x > 2.0 * SLOW
+    peer.interrupt(signal.SIGKILL)
+    rig.assert_slow_in_time(now_s())
+    rig.wait(lambda: rig.limited[-1].linear.x == 2.0 * SLOW, 'the command to be slowed down')
+    assert rig.limited[-1].angular.z == -SLOW
+
+
+def test_a_publisher_that_hangs_is_slow_until_it_has_settled_again(rig: SpeedRig) -> None:
+    peer = rig.speak('true')
+    rig.wait_for_rise()
+    peer.send_signal(signal.SIGSTOP)
+    rig.assert_slow_in_time(now_s())
+    assert set(rig.hear(40)) == {SLOW}
+    num_before = len(rig.factors)
+    woken_s = now_s()
+    peer.send_signal(signal.SIGCONT)
+    rig.wait_for_rise()
+    rise_s = next(sent_s for sent_s, factor in rig.factors[num_before:] if factor > SLOW)
+    assert rise_s - woken_s >= DEADLINE_S  # and settle_s
+    peer.end()
+
+
+def test_a_publisher_that_only_stops_talking_slows_the_vehicle(rig: SpeedRig) -> None:
+    peer = rig.speak('true')
+    rig.wait_for_rise()
+    rig.say('')
+    rig.assert_slow_in_time(now_s())
+    rig.wait_for_reason('the flag is stale, last heard')
+    peer.end()
+
+
+def test_a_governor_that_slept_does_not_believe_what_waited_for_it(rig: SpeedRig) -> None:
+    peer = rig.speak('true')
+    rig.wait_for_rise()
+    rig.governor.send_signal(signal.SIGSTOP)
+    try:
+        # It talks on for longer than the deadline, into the queue of who sleeps, and dies.
+        rig.client.spin(3 * DEADLINE_S)
+        peer.interrupt(signal.SIGKILL)
+        rig.client.spin(0.2)
+        num_before = len(rig.factors)
+    finally:
+        rig.governor.send_signal(signal.SIGCONT)
+    assert set(rig.hear(30)) == {SLOW}
+    assert len(rig.factors) >= num_before + 30
+
+
+def test_a_command_that_is_not_finite_is_zero_counted_and_said(rig: SpeedRig) -> None:
+    for bad in (math.nan, math.inf):
+        num_before = len(rig.limited)
+        rig.commands.publish(twist(1.0, bad))
+        msg = rig.wait(lambda n=num_before: rig.limited[n:], 'an answer')[0]
+        assert (msg.linear.x, msg.angular.z) == (0.0, 0.0)
+    rig.wait(lambda: values_of(rig.health[-1])['commands_refused'] == '2', 'the count')
+    assert '/cmd_vel is not finite, zero goes out (1 so far)' in rig.governor.output
+
+
+def test_whoever_needs_the_factor_learns_that_the_governor_hangs(rig: SpeedRig) -> None:
+    from rclpy.duration import Duration
+    from rclpy.qos import QoSProfile
+    from std_msgs.msg import Float32
+    try:
+        from rclpy.event_handler import SubscriptionEventCallbacks
+    except ImportError:  # Humble
+        from rclpy.qos_event import SubscriptionEventCallbacks
+
+    heard: list[Any] = []
+    missed: list[Any] = []
+    rig.client.node.create_subscription(
+        Float32, '/speed_governor/speed_factor', heard.append,
+        QoSProfile(depth=10, deadline=Duration(seconds=0.25)),
+        event_callbacks=SubscriptionEventCallbacks(deadline=missed.append))
+    rig.wait(lambda: heard, 'the factor, by its deadline')
+    rig.governor.send_signal(signal.SIGSTOP)
+    try:
+        missed.clear()
+        rig.wait(lambda: missed, 'the missed deadline')
+    finally:
+        rig.governor.send_signal(signal.SIGCONT)
+    rig.hear()
+
+
+def test_a_signal_leaves_the_vehicle_slow_and_standing(tmp_path: Path) -> None:
+    with speed_rig(tmp_path) as rig:
+        rig.speak('true')
+        rig.wait_for_rise()
+        rig.commands.publish(twist(1.0))
+        rig.wait(lambda: rig.limited, 'the limited command')
+        assert rig.governor.interrupt(signal.SIGTERM) == 0
+        rig.client.watched = None
+        rig.wait(lambda: rig.factor == SLOW and rig.limited[-1].linear.x == 0, 'the last words')
+
+
+def test_commands_that_stop_coming_end_in_one_zero_stamped_ones_too(tmp_path: Path) -> None:
+    from geometry_msgs.msg import TwistStamped
+
+    with speed_rig(tmp_path, stamped=True, command_timeout_s=0.3) as rig:
+        command = TwistStamped(twist=twist(1.0, 2.0))
+        command.header.frame_id = 'base_link'
+        rig.commands.publish(command)
+        rig.wait(lambda: len(rig.limited) == 2, 'the zero')
+        rig.hear(30)
+        slowed, zero = rig.limited
+        assert (slowed.twist.linear.x, slowed.twist.angular.z) == (SLOW, 2 * SLOW)
+        assert (zero.twist.linear.x, zero.twist.angular.z) == (0.0, 0.0)
+        assert slowed.header.frame_id == zero.header.frame_id == 'base_link'
+        assert zero.header.stamp.sec >= slowed.header.stamp.sec > 0
+
+
+def test_a_publisher_that_promises_less_is_not_believed_and_that_is_said(tmp_path: Path) -> None:
+    with speed_rig(tmp_path, '-r', 'confident:=/auv/confident', '-p', 'slow_facter:=0.5') as rig:
+        rig.client.node.create_publisher(*flag_without_a_deadline())
+        rig.wait(lambda: 'offers another' in rig.governor.output, 'the sentence')
+        said = next(n for n in rig.governor.output.splitlines() if 'offers another' in n)
+        assert 'a publisher on /auv/confident offers another DEADLINE than is asked for' in said
+        assert 'set deadline_s to at least the stale_timeout_s' in said
+        assert 'there is no parameter slow_facter' in rig.governor.output
+
+
+def flag_without_a_deadline() -> tuple[Any, str, int]:
+    from std_msgs.msg import Bool
+
+    return Bool, '/auv/confident', 10
+
+
+@pytest.mark.parametrize(('parameters', 'sentence'), [
+    ({'settle_s': 0.25}, 'settle_s is 0.25, expected at least deadline_s, 0.5'),
+    ({'slow_factor': 'fast'}, "slow_factor is 'fast', expected a finite number from 0 to 1"),
+])
+def test_parameters_that_cannot_be_used_are_said_with_exit_code_2(
+    tmp_path: Path, parameters: dict[str, Any], sentence: str
+) -> None:
+    with own_domain() as domain:
+        process = Process(governor_arguments(**parameters), domain, tmp_path / 'log')
+        assert process.wait() == 2
+    assert f'speed_governor: {sentence}' in process.output
+    assert 'Traceback' not in process.output
+
+
+def test_the_real_node_killed_with_its_flag_up_slows_the_vehicle(tmp_path: Path) -> None:
+    bundle = make_tiny_bundle(tmp_path / 'tiny')
+    with speed_rig(tmp_path, '-r', 'confident:=/uncertainty_seg/confident') as rig:
+        arguments = node_arguments(bundle, stale_timeout_s=DEADLINE_S)
+        node = Process(arguments, rig.domain, tmp_path / 'node')
+        try:
+            second = 1000
+
+            def has_risen() -> bool:
+                nonlocal second
+                second += 1
+                rig.client.camera.publish(image_message(solid(0, 0, 255), second * 10**9))
+                rig.client.spin(0.05)
+                return rig.factor > SLOW + 0.05
+
+            rig.wait(has_risen, 'the factor to rise on the flags of the node')
+            node.interrupt(signal.SIGKILL)
+            rig.assert_slow_in_time(now_s())
+        finally:
+            node.end()
