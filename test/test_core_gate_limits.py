@@ -44,6 +44,21 @@ def test_other_scores_have_thresholds_and_no_promise(caplog: pytest.LogCaptureFi
     assert caplog.record_tuples == []
 
 
+@pytest.mark.parametrize(('settings', 'words'), [
+    (GateSettings(threshold_scale=1.5), 'threshold_scale is 1.5'),
+    (GateSettings(fall_frames=2, fall_window=3), 'fall_frames is 2'),
+    (GateSettings(threshold_scale=0.5), ''), (GateSettings(), ''),
+])
+def test_what_voids_the_promise_is_said(
+    settings: GateSettings, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate_limits(WITH, settings)
+    assert len(caplog.records) == (1 if words else 0) and words in caplog.text
+    caplog.clear()
+    gate_limits(WITHOUT, settings)
+    assert not caplog.records
+
+
 def test_a_score_without_a_threshold_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"gate.scores names 'd', expected one of a, b, c"):
         gate_limits(WITH, GateSettings(scores=('a', 'd')))

@@ -44,6 +44,8 @@ def gate_limits(calibration: Calibration, settings: GateSettings) -> dict[str, f
         _log.warning('gate.scores are not those of the calibration (%s): their limits promise '
                      'nothing', ', '.join(promise.limits))
         limits = calibration.thresholds
+    elif promise:
+        _warn_of_void(settings)
     missing = [name for name in names if name not in limits]
     if missing:
         raise ConfigError(
@@ -51,6 +53,15 @@ def gate_limits(calibration: Calibration, settings: GateSettings) -> dict[str, f
             'calibrate the bundle again to have a threshold for it',
         )
     return {name: _scaled(name, limits[name], settings.threshold_scale) for name in names}
+
+
+def _warn_of_void(settings: GateSettings) -> None:
+    if settings.threshold_scale > 1:
+        _log.warning('gate.threshold_scale is %g: with limits beyond those of the promise nothing '
+                     'is promised', settings.threshold_scale)
+    if settings.fall_frames > 1:
+        _log.warning('gate.fall_frames is %d: the flag stays up over frames beyond the limits, of '
+                     'which nothing is promised', settings.fall_frames)
 
 
 def _scaled(name: str, limit: float, scale: float) -> float:
