@@ -117,6 +117,15 @@ def test_what_evaluate_counts_is_what_a_loop_over_the_pipeline_counts(
     assert found['gate']['accepted_and_bad']['value'] == pytest.approx(
         np.mean(np.array(accepted) & np.array(bad)))
     assert found['gate']['bad_if_accepted']['num_accepted'] == sum(accepted)
+    for name, interval in found['intervals'].items():
+        assert interval['value'] == pytest.approx(found[name])
+        assert interval['lower'] < interval['value'] < interval['upper']
+    curve = found['pavpu']
+    assert {len(column) for column in curve.values()} == {34}
+    assert [curve['limits'][0], curve['limits'][-1]] == [0, 1]
+    # Above the largest entropy nothing is uncertain: what is left is the share of accurate ones.
+    assert curve['pavpu'][-1] == pytest.approx(curve['accurate_if_certain'][-1])
+    assert curve['uncertain_if_inaccurate'][-1] == 0
 
 
 def test_foreign_frames_are_ranked_and_refused(

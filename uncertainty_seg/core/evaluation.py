@@ -10,7 +10,7 @@ as a user of the node sees it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,12 +67,15 @@ class Evaluation:
         In the order of the images.
     mi_share : float
         Mean mutual information over mean entropy: how much of the uncertainty is the passes'.
+    totals : ndarray of float64, shape (n, C * C + 45)
+        What each image added to `pixels.totals()`.
 
     """
 
     pixels: PixelMeasures
     frames: tuple[FrameMeasure, ...]
     mi_share: float
+    totals: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
 
     @property
     def iou(self) -> NDArray[np.float64]:
@@ -135,14 +138,16 @@ def evaluate(
 
     """
     pixels = PixelMeasures(pipeline.card.num_classes)
-    frames, information, entropy = [], 0.0, 0.0
+    frames, information, entropy, totals = [], 0.0, 0.0, [pixels.totals()]
     for index, (image, truth) in enumerate(pairs):
         result = pipeline.measure(image, index)
         pixels.add(result, truth, ignore_index)
+        totals.append(pixels.totals())
         frames.append(_measure(result, truth, ignore_index, pipeline.card.num_classes, rule))
         information += result.scores['mutual_information.mean']
         entropy += result.scores['entropy.mean']
-    return Evaluation(pixels, tuple(frames), information / max(entropy, 1e-12))
+    return Evaluation(pixels, tuple(frames), information / max(entropy, 1e-12),
+                      np.diff(totals, axis=0))
 
 
 def _measure(

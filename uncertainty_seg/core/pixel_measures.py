@@ -81,6 +81,17 @@ class PixelMeasures:
             truth[known], weights=entropy[known].astype(np.float64),
             minlength=self.num_classes)[:self.num_classes]
 
+    def totals(self) -> NDArray[np.float64]:
+        """
+        Return the sums that IoU, accuracy and calibration error are made of, (C * C + 45,).
+
+        Those of one image are what it adds. `core.pixel_intervals` draws images by them.
+
+        """
+        bins = self.calibration
+        return np.concatenate([self.confusion.counts.ravel(), bins.count, bins.hits,
+                               bins.confidence])
+
     def mean_entropy(self) -> NDArray[np.float64]:
         """Return the mean entropy over the pixels of each true class, (C,); NaN without one."""
         pixels = self.confusion.counts.sum(1)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
+from uncertainty_seg.core.bootstrap import Interval
 from uncertainty_seg.core.score_vector import ScoreVector
 from uncertainty_seg.tools import report_fill as fill
 from uncertainty_seg.tools.evaluation_run import Evaluated, PLAIN_SCORE, Request
@@ -63,7 +64,9 @@ def _facts(found: Evaluated) -> dict[str, str]:
     pixels = found.evaluation.pixels
     facts = {
         'Frames': f'{len(found.frames)}', 'Bad frames': f'{found.frames.is_bad.mean():.0%}',
-        'Mean IoU': f'{found.evaluation.mean_iou:.3f}',
+        'Mean IoU': _text(found.pixel_intervals['mean_iou']),
+        'Pixel accuracy': _text(found.pixel_intervals['accuracy']),
+        'Calibration error': _text(found.pixel_intervals['ece'], 4),
         'Adaptive calibration error': f'{pixels.adaptive.value():.4f}',
         'Brier score of the most likely class': f'{pixels.brier.value():.4f}',
     }
@@ -75,6 +78,11 @@ def _facts(found: Evaluated) -> dict[str, str]:
     if found.foreign is not None:
         facts['Foreign frames'] = f'{len(found.foreign)}'
     return facts
+
+
+def _text(found: Interval, digits: int = 3) -> str:
+    lower, upper = (f'{end:.{digits}f}' for end in (found.lower, found.upper))
+    return f'{found.value:.{digits}f} ({lower} to {upper})'
 
 
 def _spreads(found: Evaluated) -> tuple[ScoreSpread, ...]:

@@ -24,6 +24,7 @@ from uncertainty_seg.core.frame_ranking import (
 )
 from uncertainty_seg.core.frame_table import Column, FrameTable
 from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.pixel_intervals import pixel_intervals
 from uncertainty_seg.core.score_vector import ScoreVector
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import CalibrationError
@@ -35,6 +36,9 @@ from uncertainty_seg.tools.labelled_pairs import images_in, known_frames, measur
 
 # What the gate is compared with: the score of the papers this project starts from.
 PLAIN_SCORE = 'mutual_information.mean'
+# One in 31 of the 1 024 limits of the curve, the ends among them.
+_PAVPU_STEP = 31
+_PAVPU = ('limits', 'accurate_if_certain', 'uncertain_if_inaccurate', 'pavpu')
 _DEFAULT_RULE = 'iou<0.5'
 
 
@@ -61,6 +65,8 @@ class Evaluated:
     ----------
     evaluation : Evaluation
         Of the labelled frames.
+    pixel_intervals : mapping of str to Interval
+        Of its mean IoU, accuracy and calibration error.
     frames, foreign : FrameTable
         Labelled ones, and those of another kind if there are any.
     pairs : list of (image, mask)
@@ -89,6 +95,7 @@ class Evaluated:
     """
 
     evaluation: Evaluation
+    pixel_intervals: Mapping[str, Interval]
     frames: FrameTable
     foreign: FrameTable | None
     pairs: list[Pair]
@@ -109,9 +116,11 @@ class Evaluated:
         found, pixels = self.evaluation, self.evaluation.pixels
         curve = pixels.patches.curve()
         return {
+            'intervals': {k: asdict(v) for k, v in self.pixel_intervals.items()},
             'mean_iou': found.mean_iou, 'accuracy': found.accuracy, 'iou': found.iou.tolist(),
             'ece': found.ece, 'adaptive_ece': pixels.adaptive.value(),
             'brier': pixels.brier.value(), 'pavpu_at_median': float(curve.pavpu[curve.median]),
+            'pavpu': {name: getattr(curve, name)[::_PAVPU_STEP].tolist() for name in _PAVPU},
             'maps': {name: {'error_auroc': ranking.auroc(),
                             'error_aupr': ranking.average_precision(),
                             'error_fpr95': ranking.fpr_at_tpr()}
@@ -178,7 +187,8 @@ def evaluate_bundle(request: Request) -> Evaluated:
     # A rule of the user's own is another question than the one that was promised on.
     kept = promise if promise and rule.text == promise.bad else None
     return Evaluated(
-        evaluation, frames, foreign, pairs, limits, kept, rule.text,
+        evaluation, pixel_intervals(evaluation.totals, blocks, bundle.card.num_classes),
+        frames, foreign, pairs, limits, kept, rule.text,
         {name: rank_frames(values, frames, foreign.scores[name] if foreign else None)
          for name, values in frames.scores.items()},
         rank_frames(order, frames, foreign_order),
