@@ -15,6 +15,7 @@ import pytest
 from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.core.settings import settings_from_dict
 from uncertainty_seg.storage.model_bundle import load_bundle
+from uncertainty_seg.tools.binomial import upper_bound
 from uncertainty_seg.tools.main import main
 
 pytest.importorskip('sklearn', reason='scikit-learn fits the density')
@@ -240,6 +241,25 @@ def test_every_block_counts_alike_where_the_promise_is_held_against_frames(
     assert by_block['gate']['bad_if_accepted']['unit'] == 'block'
     assert by_block['gate']['bad_if_accepted']['num_accepted'] <= 51
     assert by_frame['gate']['bad_if_accepted']['unit'] == 'frame'
+
+
+def test_frames_that_the_limits_were_fitted_on_are_called_so(
+    calibrated: tuple[Path, dict[str, Any], Path], folders: Path, tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The bound is then that of calibrate, which shares its error among all limits."""
+    said = 'the limits were fitted on these images'
+    report = tmp_path / 'report.html'
+    code, fresh = call_json(['evaluate', str(calibrated[0]), str(folders / 'fresh'), *RUN])
+    assert code == 0 and fresh['is_fitted'] is False and said not in caplog.text
+    code, fitted = call_json(['evaluate', str(calibrated[0]), str(folders / 'val'), '--report',
+                              str(report), *RUN])
+    assert code == 0 and fitted['is_fitted'] is True and said in caplog.text
+    bound = fitted['gate']['bad_if_accepted']
+    assert bound['upper'] == pytest.approx(
+        upper_bound(bound['num_bad'], bound['num_accepted'], num_tries=150))
+    assert bound['upper'] > upper_bound(bound['num_bad'], bound['num_accepted'])
+    assert 'it proves nothing' in report.read_text()
 
 
 def rename_class(val: Path) -> None:

@@ -42,7 +42,8 @@ def pixel_intervals(
     -------
     dict of str to Interval
         'mean_iou', 'accuracy' and 'ece', 0..1, with 95 % intervals. A class that a draw does not
-        have is left out of its mean.
+        have is left out of its mean. Chance alone adds to a calibration error and never takes
+        from it, so that its interval lies to the upper side.
 
     Raises
     ------

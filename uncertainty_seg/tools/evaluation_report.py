@@ -47,8 +47,9 @@ def write_evaluation_report(path: Path, request: Request, found: Evaluated) -> N
         bundle=fill.bundle_facts(card, made, f'{datetime.now():%Y-%m-%d}', _facts(found)),
         promise=None if promise is None else fill.promise_part(
             promise, found.frames, found.bad_if_accepted.upper,
-            'the frames of this evaluation; it proves something only where the limits were not '
-            'fitted on them'),
+            'the frames of this evaluation, some of which the limits were fitted on: it proves '
+            'nothing' if found.is_fitted else 'the frames of this evaluation, which are not the '
+            'set that the limits were fitted on'),
         scores=fill.score_rows(made, promise, found.rankings),
         risk_coverage=fill.risk_curves(found.frames, found.gate_order, promise),
         reliability={f'temperature {made.temperature:g}': fill.reliability(found.evaluation)},

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,20 @@ from uncertainty_seg.storage.blocks import read_blocks
 from uncertainty_seg.storage.labelled_folder import load_folder
 from uncertainty_seg.tools.binomial import bad_share, BadShare
 from uncertainty_seg.tools.corruption_ladder import climb, Ladder
-from uncertainty_seg.tools.labelled_pairs import images_in, known_frames, measure, opened, Pair
+from uncertainty_seg.tools.labelled_pairs import (
+    data_digest,
+    images_in,
+    known_frames,
+    measure,
+    opened,
+    Pair,
+)
 
 # What the gate is compared with: the score of the papers this project starts from.
 PLAIN_SCORE = 'mutual_information.mean'
 # One in 31 of the 1 024 limits of the curve, the ends among them.
 _PAVPU_STEP = 31
+_log = logging.getLogger(__name__)
 _PAVPU = ('limits', 'accurate_if_certain', 'uncertain_if_inaccurate', 'pavpu')
 _DEFAULT_RULE = 'iou<0.5'
 
@@ -88,9 +97,12 @@ class Evaluated:
     accepted_and_bad, accepted : Interval
         Shares of the frames; every block counts alike, as in the promise.
     bad_if_accepted : BadShare
-        With its upper bound; over blocks if there is a file of them.
+        With its upper bound; over blocks if there is a file of them. On images that the limits
+        were fitted on it is shared among all limits that these could have chosen.
     ladders : tuple of Ladder
         One a kind of corruption.
+    is_fitted : bool
+        Whether these are the images that the limits were fitted on.
 
     """
 
@@ -110,6 +122,7 @@ class Evaluated:
     accepted: Interval
     bad_if_accepted: BadShare
     ladders: tuple[Ladder, ...]
+    is_fitted: bool
 
     def summary(self) -> dict[str, Any]:
         """Return the line for scripts."""
@@ -131,6 +144,7 @@ class Evaluated:
                      'bad_if_accepted': asdict(self.bad_if_accepted), **asdict(self.gate),
                      'foreign_accepted': self._foreign_accepted(),
                      f'gain_over_{PLAIN_SCORE}': asdict(self.gain)},
+            'is_fitted': self.is_fitted,
             'promise': asdict(self.promise) if self.promise else None,
             'scores': {name: asdict(ranking) for name, ranking in self.rankings.items()},
             'corruption': [asdict(ladder) for ladder in self.ladders],
@@ -174,6 +188,10 @@ def evaluate_bundle(request: Request) -> Evaluated:
     known = known_frames(bundle, data, request.settings.ignore_mask)
     pairs, blocks = known.pairs, read_blocks(request.blocks, known.stems)
     foreign_images = images_in(request.ood) if request.ood else {}
+    is_fitted = data_digest(data) == calibration.data_sha256
+    if is_fitted:
+        _log.warning('the limits were fitted on these images: what is accepted and bad here '
+                     'proves nothing')
     scorer = ScoreVector(bundle.card, calibration.pixel_limits, calibration.density)
     with opened(bundle, request.settings, scorer=scorer) as pipeline:
         limits = pipeline.thresholds
@@ -194,7 +212,8 @@ def evaluate_bundle(request: Request) -> Evaluated:
         rank_frames(order, frames, foreign_order),
         _gain(order, foreign_order, frames, foreign), order,
         _share(accepted & frames.is_bad, frames), _share(accepted, frames),
-        bad_share(accepted, frames.is_bad, blocks if request.blocks else None), ladders)
+        bad_share(accepted, frames.is_bad, blocks if request.blocks else None,
+                  num_tries=len(frames) if is_fitted else 1), ladders, is_fitted)
 
 
 def _calibration(bundle: ModelBundle) -> Calibration:
