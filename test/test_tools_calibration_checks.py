@@ -13,10 +13,13 @@ import pytest
 
 from uncertainty_seg.storage.labelled_folder import load_folder
 from uncertainty_seg.storage.model_bundle import load_bundle
-from uncertainty_seg.tools import calibration_run, evaluation_run
+from uncertainty_seg.tools import calibration_run, evaluation_run, libraries
 from uncertainty_seg.tools.labelled_pairs import known_frames
 from uncertainty_seg.tools.main import main
 
+pytest.importorskip('scipy')
+pytest.importorskip('sklearn')
+pytest.importorskip('matplotlib')
 RUN = ['--backend', 'onnxruntime', '--threads', '1', '--bad', 'accuracy<0.6']
 
 
@@ -65,6 +68,26 @@ def test_it_is_said_before_anything_is_measured(
                  *words])
     assert code == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('verb', 'library', 'package'), [
+    ('calibrate', 'sklearn', 'scikit-learn'), ('calibrate', 'scipy', 'scipy'),
+    ('calibrate', 'matplotlib', 'matplotlib'), ('evaluate', 'scipy', 'scipy'),
+    ('evaluate', 'matplotlib', 'matplotlib'),
+])
+@pytest.mark.usefixtures('no_run')
+def test_a_library_that_is_missing_at_the_end_is_missed_at_the_beginning(
+    tiny_bundle: Path, folders: Path, tmp_path: Path, verb: str, library: str, package: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:
+    find = libraries.find_spec
+    monkeypatch.setattr(libraries, 'find_spec',
+                        lambda name: None if name == library else find(name))
+    data = ['--train', str(folders / 'train'), '--val'] if verb == 'calibrate' else []
+    code = main([verb, str(tiny_bundle), *data, str(folders / 'val'), '--report',
+                 str(tmp_path / 'r.html'), *RUN])
+    assert code == 1
+    assert f'{package} is not installed' in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures('no_run')

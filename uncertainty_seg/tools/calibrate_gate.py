@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument('bundle', help='shipped name or folder')
     parser.add_argument('--data', type=Path, metavar='DIR',
-                        help='short for --train DIR --val DIR')
+                        help='one folder with a splits.json: short for --train DIR --val DIR')
     parser.add_argument('--train', type=Path, metavar='DIR',
                         help='labelled images; the split "train" if DIR has a splits.json')
     parser.add_argument('--val', type=Path, metavar='DIR',
@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
     )
     from uncertainty_seg.tools.calibration_report import write_calibration_report
     from uncertainty_seg.tools.calibration_run import calibrate, Request
+    from uncertainty_seg.tools.libraries import require_libraries
     from uncertainty_seg.tools.report_html import require_report_place
 
     train, val = args.train or args.data, args.val or args.data
@@ -83,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
         settings=settings_from_args(args, _NAMES), train=train, val=val, blocks=args.blocks,
         bad=args.bad, alphas=tuple(sorted(set(args.alpha))), scores=tuple(args.scores),
         tune_share=args.tune_share, quantile=args.quantile, max_train=args.frames)
+    require_libraries('scipy', 'sklearn')
     if args.report:
         require_report_place(args.report)
     if not os.access(request.bundle.folder, os.W_OK):

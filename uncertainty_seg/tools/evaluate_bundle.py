@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from uncertainty_seg.storage.model_bundle import load_bundle
     from uncertainty_seg.tools.evaluation_report import write_evaluation_report
     from uncertainty_seg.tools.evaluation_run import evaluate_bundle, Request
+    from uncertainty_seg.tools.libraries import require_libraries
     from uncertainty_seg.tools.report_html import require_report_place
 
     request = Request(
@@ -60,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
         data=args.data, split=args.split, ood=args.ood,
         corrupt_frames=args.corrupt_frames if args.corrupt else 0, blocks=args.blocks,
         bad=args.bad)
+    require_libraries('scipy')
     if args.report:
         require_report_place(args.report)
     found = evaluate_bundle(request)

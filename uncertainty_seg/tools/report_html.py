@@ -16,6 +16,7 @@ from pathlib import Path
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.tools import report_tables as tables
 from uncertainty_seg.tools import report_words as words
+from uncertainty_seg.tools.libraries import require_libraries
 from uncertainty_seg.tools.report_data import FrameGroup, Legend, ReportData
 from uncertainty_seg.tools.report_frames import frame_tiles, heat_bar, IGNORED_RGB, Tile
 from uncertainty_seg.tools.report_panels import plot_ladder, plot_spread
@@ -70,8 +71,11 @@ def require_report_place(path: Path) -> None:
     ------
     ConfigError
         If its folder is missing or must not be written to, or it is a folder itself.
+    BackendUnavailableError
+        If matplotlib is not installed.
 
     """
+    require_libraries('matplotlib')
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         why = 'it is a folder' if path.is_dir() else \
             'no permission' if path.parent.is_dir() else 'no such folder'
