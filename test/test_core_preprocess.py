@@ -79,3 +79,25 @@ def test_nan_survives_the_way_back() -> None:
 def test_an_image_that_cannot_be_fitted_is_refused(size: tuple[int, int]) -> None:
     with pytest.raises(ImageError, match='expected'):
         Geometry.of(*size, spec())
+
+
+@pytest.mark.parametrize('tall', [False, True])
+def test_a_ramp_along_the_side_that_grows_stays_in_place_while_the_other_shrinks_far(
+    tall: bool
+) -> None:
+    step = 12
+    ramp = np.repeat((np.arange(20) * step).astype(np.uint8)[:, None], 1000, 1)
+    image = np.repeat((ramp.T if tall else ramp)[..., None], 3, 2)
+    size = spec('stretch')
+    fitted = fit_image(np.ascontiguousarray(image), Geometry.of(image.shape[0], image.shape[1], size),
+                       size)
+    values = fitted[5, :, 0] if tall else fitted[:, 5, 0]
+    place = np.clip((np.arange(len(values)) + 0.5) * 20 / len(values) - 0.5, 0, 19)
+    assert np.abs(values - place * step).max() <= 1
+
+
+def test_rows_that_shrink_far_are_averaged_though_the_columns_are_not() -> None:
+    image = np.zeros((960, 128, 3), np.uint8)
+    image[4::10] = image[5::10] = 200  # stripes finer than the network sees
+    fitted = fit_image(image, Geometry.of(960, 128, spec('stretch')), spec('stretch'))
+    assert (np.abs(fitted.astype(int) - 40) <= 1).all()

@@ -100,12 +100,7 @@ def fit_image(image_bgr: ImageU8, geometry: Geometry, spec: InputSpec) -> ImageU
     """
     inner_h = geometry.rows.stop - geometry.rows.start
     inner_w = geometry.columns.stop - geometry.columns.start
-    # Area averaging when shrinking far: linear would skip pixels and alias the texture.
-    shrinks = inner_w * 2 < image_bgr.shape[1]
-    inner = cv2.resize(
-        image_bgr, (inner_w, inner_h),
-        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
-    )
+    inner = _resized(image_bgr, inner_h, inner_w)
     if spec.color_order == 'rgb':
         inner = cv2.cvtColor(inner, cv2.COLOR_BGR2RGB)
     if (inner_h, inner_w) == (spec.height, spec.width):
@@ -113,6 +108,20 @@ def fit_image(image_bgr: ImageU8, geometry: Geometry, spec: InputSpec) -> ImageU
     padded = np.full((spec.height, spec.width, 3), PADDING_VALUE, np.uint8)
     padded[geometry.rows, geometry.columns] = inner
     return padded
+
+
+def _resized(image_bgr: ImageU8, inner_h: int, inner_w: int) -> ImageU8:
+    height, width = image_bgr.shape[:2]
+    size, resized = (inner_w, inner_h), image_bgr
+    # Area averaging when shrinking far: linear would skip pixels and alias the texture. A side
+    # that grows waits, for there it would move edges by up to a third of a pixel.
+    if inner_w * 2 < width or inner_h * 2 < height - 1:
+        smaller = min(inner_w, width), min(inner_h, height)
+        resized = np.asarray(cv2.resize(image_bgr, smaller, interpolation=cv2.INTER_AREA),
+                             np.uint8)
+        if smaller == size:
+            return resized
+    return np.asarray(cv2.resize(resized, size, interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def fit_ignore(ignore: NDArray[np.bool_], geometry: Geometry) -> NDArray[np.bool_]:

@@ -1,0 +1,218 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Mask and maps line up with the image to the pixel: a checkerboard through every fit rule and size.
+
+The backend labels each pixel of the network by its brightness, so that the mask that comes back
+must be the checkerboard that went in.
+
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from conftest import tiny_card, TINY_HEIGHT, TINY_WIDTH
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+import pytest
+
+from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.model_card import InputSpec
+from uncertainty_seg.core.pipeline import FrameResult, Pipeline
+from uncertainty_seg.core.preprocess import Geometry, unfit_label, unfit_map
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.core.uncertainty import UncertaintyMaps
+from uncertainty_seg.errors import ImageError
+
+FITS = ('letterbox', 'stretch')
+# H, W: as the network, odd, larger, smaller, one pixel, extreme.
+SIZES = [(48, 64), (96, 128), (480, 640), (720, 1280), (1280, 720), (481, 641), (97, 131),
+         (47, 63), (49, 65), (24, 32), (10, 7), (7, 10), (3, 3), (2, 2), (1, 1), (20, 1000), (1000, 20),
+         (1, 40), (33, 1), (45, 3000)]
+MAPS = ('entropy', 'mutual_information', 'variation_ratio', 'total_variance', 'aleatoric')
+
+
+class Brightness:
+    """Says of each pixel of the network whether it is bright; every map is the brightness."""
+
+    name = 'brightness'
+    timings_ms: Mapping[str, float] = {}
+
+    def run(self, image: Any, masks: Any, temperature: float) -> UncertaintyMaps:
+        values = (image[..., 0] / 255).astype(np.float32)
+        label = (image[..., 0] > 127).astype(np.uint8)
+        return UncertaintyMaps(label, *(values.copy() for _ in range(6)))
+
+    def close(self) -> None:
+        return None
+
+
+def pipeline_of(fit: str, width: int = TINY_WIDTH, height: int = TINY_HEIGHT) -> Pipeline:
+    spec = InputSpec(width, height, fit, 'bgr', (0, 0, 0), (1, 1, 1))
+    bundle = ModelBundle(folder=Path(), card=tiny_card(input=spec), calibration=None)
+    return Pipeline(bundle, Brightness(), Settings(), temperature=1.0)
+
+
+def checkerboard(height: int, width: int, cell_y: int, cell_x: int) -> NDArray[np.uint8]:
+    y, x = np.mgrid[:height, :width]
+    return ((y // cell_y + x // cell_x) % 2).astype(np.uint8)
+
+
+def run(pipeline: Pipeline, board: NDArray[np.uint8]) -> FrameResult:
+    return pipeline.measure(np.repeat(board[..., None] * np.uint8(255), 3, 2), 1)
+
+
+def far_from_edges(length: int, cell: int, margin: float) -> NDArray[np.bool_]:
+    """Return which pixel centres of an axis are further than that from every edge of a cell."""
+    centre = np.arange(length) + 0.5
+    edges = np.arange(cell, length, cell)
+    if not len(edges):
+        return np.ones(length, bool)
+    return np.abs(centre[:, None] - edges).min(1) > margin
+
+
+@pytest.mark.parametrize('fit', FITS)
+@pytest.mark.parametrize('size', SIZES)
+def test_the_mask_is_the_checkerboard_but_for_one_pixel_of_the_network_at_its_edges(
+    fit: str, size: tuple[int, int]
+) -> None:
+    (height, width), pipeline = size, pipeline_of(fit)
+    geometry = Geometry.of(height, width, pipeline.card.input)
+    inner_h = geometry.rows.stop - geometry.rows.start
+    inner_w = geometry.columns.stop - geometry.columns.start
+    # A cell is at least four of the network's pixels.
+    cells = [max(2, -(-4 * n // inner)) for n, inner in ((height, inner_h), (width, inner_w))]
+    board = checkerboard(height, width, *cells)
+    result = run(pipeline, board)
+    mask = result.label_at_source()
+    assert mask.shape == size
+    is_sure = np.ones(size, bool)
+    for axis, (n, inner, cell) in enumerate(((height, inner_h, cells[0]),
+                                             (width, inner_w, cells[1]))):
+        # A source pixel per network pixel blurs less than half of the larger of both.
+        far = far_from_edges(n, cell, max(n / inner, 0.5 if inner > n else 1.0))
+        is_sure &= far[:, None] if axis == 0 else far[None]
+    assert is_sure.any() or min(size) < 4
+    np.testing.assert_array_equal(mask[is_sure], board[is_sure])
+    for name in MAPS:
+        values = result.map_at_source(name)
+        assert values.shape == size
+        np.testing.assert_array_equal(values[is_sure] > 0.5, board[is_sure] == 1)
+    np.testing.assert_array_equal(result.confidence_at_source()[is_sure] > 127,
+                                  board[is_sure] == 1)
+
+
+@pytest.mark.parametrize('fit', FITS)
+@pytest.mark.parametrize('factor', [1, 2, 3, 4, 8])
+def test_an_image_that_is_a_multiple_of_the_network_comes_back_exactly(
+    fit: str, factor: int
+) -> None:
+    pipeline = pipeline_of(fit)
+    for cell in (1, 3, 5):
+        board = checkerboard(TINY_HEIGHT * factor, TINY_WIDTH * factor, cell * factor,
+                             cell * factor)
+        np.testing.assert_array_equal(run(pipeline, board).label_at_source(), board)
+
+
+@pytest.mark.parametrize('fit', FITS)
+@pytest.mark.parametrize('divisor', [1, 2, 4, 8])
+def test_an_image_the_network_is_a_multiple_of_comes_back_exactly(fit: str, divisor: int) -> None:
+    pipeline = pipeline_of(fit)
+    for cell in (1, 2, 3):
+        board = checkerboard(TINY_HEIGHT // divisor, TINY_WIDTH // divisor, cell, cell)
+        np.testing.assert_array_equal(run(pipeline, board).label_at_source(), board)
+
+
+@pytest.mark.parametrize('size', [(12, 64), (24, 128), (48, 20), (96, 40)])
+def test_a_letterboxed_image_comes_back_exactly_and_its_padding_is_not_seen(
+    size: tuple[int, int]
+) -> None:
+    pipeline = pipeline_of('letterbox')
+    factor = max(size[0] // TINY_HEIGHT, size[1] // TINY_WIDTH)
+    board = checkerboard(*size, 4 * factor, 4 * factor)
+    result = run(pipeline, board)
+    inner = result.maps.entropy[result.geometry.rows, result.geometry.columns].copy()
+    for name in MAPS:
+        getattr(result.maps, name)[:] = np.nan  # the padding must not be looked at
+        getattr(result.maps, name)[result.geometry.rows, result.geometry.columns] = inner
+    np.testing.assert_array_equal(result.label_at_source(), board)
+    for name in MAPS:
+        assert np.isfinite(result.map_at_source(name)).all()
+
+
+# Sizes where no pixel's centre lies on the border of two of the network's pixels.
+@pytest.mark.parametrize('fit', FITS)
+@pytest.mark.parametrize('size', [(48, 64), (144, 192), (481, 641), (97, 131), (720, 1280),
+                                  (1280, 720), (47, 63), (20, 1000), (7, 5)])
+def test_a_mirrored_scene_gives_mirrored_outputs_so_nothing_is_shifted(
+    fit: str, size: tuple[int, int]
+) -> None:
+    pipeline = pipeline_of(fit)
+    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    noise = cv2.GaussianBlur(noise, (0, 0), max(1, max(size) / 60)).astype(np.uint8)
+    plain = pipeline.measure(noise, 1)
+    for axis in (0, 1):
+        mirrored = pipeline.measure(np.ascontiguousarray(np.flip(noise, axis)), 1)
+        # OpenCV rounds to whole levels on the way in.
+        for name in MAPS:
+            back = np.flip(mirrored.map_at_source(name), axis)
+            assert np.abs(back - plain.map_at_source(name)).max() <= 1.01 / 255
+        differs = np.flip(mirrored.label_at_source(), axis) != plain.label_at_source()
+        assert differs.mean() < 0.005  # those a level from the threshold
+
+
+def indices(length: int, inner: int) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Return which of the network's pixels holds each centre, and where that is clear."""
+    place = (np.arange(length) + 0.5) * inner / length
+    is_clear = np.abs(place - np.rint(place)) > 1 / 128  # OpenCV counts in steps of 1/65536
+    return np.minimum(place.astype(np.intp), inner - 1), is_clear
+
+
+@pytest.mark.parametrize('network', [(48, 64), (47, 65), (1, 1), (3, 200)])
+@pytest.mark.parametrize('fit', FITS)
+@pytest.mark.parametrize('size', SIZES)
+def test_a_class_is_that_of_the_pixel_that_holds_the_centre(
+    size: tuple[int, int], fit: str, network: tuple[int, int]
+) -> None:
+    spec = InputSpec(network[1], network[0], fit, 'bgr', (0, 0, 0), (1, 1, 1))
+    try:
+        geometry = Geometry.of(*size, spec)
+    except ImageError:
+        assert fit == 'letterbox'
+        return
+    label = np.random.default_rng(1).integers(0, 256, network, np.uint8)
+    inner = label[geometry.rows, geometry.columns]
+    rows, rows_clear = indices(size[0], inner.shape[0])
+    columns, columns_clear = indices(size[1], inner.shape[1])
+    is_clear = rows_clear[:, None] & columns_clear
+    got, want = unfit_label(label, geometry), inner[rows][:, columns]
+    np.testing.assert_array_equal(got[is_clear], want[is_clear])
+
+
+def weights(length: int, inner: int) -> NDArray[np.float64]:
+    """Return the matrix that interpolates between centres, the border repeated."""
+    place = np.clip((np.arange(length) + 0.5) * inner / length - 0.5, 0, inner - 1)
+    low = np.floor(place).astype(int)
+    matrix = np.zeros((length, inner))
+    matrix[np.arange(length), low] += 1 - (place - low)
+    matrix[np.arange(length), np.minimum(low + 1, inner - 1)] += place - low
+    return matrix
+
+
+@pytest.mark.parametrize('network', [(48, 64), (47, 65), (1, 1)])
+@pytest.mark.parametrize('fit', FITS)
+@pytest.mark.parametrize('size', SIZES)
+def test_a_map_is_interpolated_between_centres(
+    size: tuple[int, int], fit: str, network: tuple[int, int]
+) -> None:
+    spec = InputSpec(network[1], network[0], fit, 'bgr', (0, 0, 0), (1, 1, 1))
+    try:
+        geometry = Geometry.of(*size, spec)
+    except ImageError:
+        assert fit == 'letterbox'
+        return
+    values = np.random.default_rng(2).random(network, np.float32)
+    inner = values[geometry.rows, geometry.columns].astype(np.float64)
+    want = weights(size[0], inner.shape[0]) @ inner @ weights(size[1], inner.shape[1]).T
+    np.testing.assert_allclose(unfit_map(values, geometry), want, atol=2e-5)
