@@ -28,8 +28,8 @@ from uncertainty_seg.errors import ImageError
 FITS = ('letterbox', 'stretch')
 # H, W: as the network, odd, larger, smaller, one pixel, extreme.
 SIZES = [(48, 64), (96, 128), (480, 640), (720, 1280), (1280, 720), (481, 641), (97, 131),
-         (47, 63), (49, 65), (24, 32), (10, 7), (7, 10), (3, 3), (2, 2), (1, 1), (20, 1000), (1000, 20),
-         (1, 40), (33, 1), (45, 3000)]
+         (47, 63), (49, 65), (24, 32), (10, 7), (7, 10), (3, 3), (2, 2), (1, 1), (20, 1000),
+         (1000, 20), (1, 40), (33, 1), (45, 3000)]
 MAPS = ('entropy', 'mutual_information', 'variation_ratio', 'total_variance', 'aleatoric')
 
 

@@ -89,8 +89,8 @@ def test_a_ramp_along_the_side_that_grows_stays_in_place_while_the_other_shrinks
     ramp = np.repeat((np.arange(20) * step).astype(np.uint8)[:, None], 1000, 1)
     image = np.repeat((ramp.T if tall else ramp)[..., None], 3, 2)
     size = spec('stretch')
-    fitted = fit_image(np.ascontiguousarray(image), Geometry.of(image.shape[0], image.shape[1], size),
-                       size)
+    geometry = Geometry.of(image.shape[0], image.shape[1], size)
+    fitted = fit_image(np.ascontiguousarray(image), geometry, size)
     values = fitted[5, :, 0] if tall else fitted[:, 5, 0]
     place = np.clip((np.arange(len(values)) + 0.5) * 20 / len(values) - 0.5, 0, 19)
     assert np.abs(values - place * step).max() <= 1
