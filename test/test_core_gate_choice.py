@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 
 from uncertainty_seg.core.frame_table import FrameTable
-from uncertainty_seg.core.gate_choice import choose_scores, has_ranks, RankFamily
+from uncertainty_seg.core.gate_choice import (
+    choose_scores,
+    GUARD_CEILING,
+    has_ranks,
+    RankFamily,
+)
 from uncertainty_seg.core.selective import excess_aurc
 from uncertainty_seg.errors import CalibrationError
 
@@ -35,13 +40,17 @@ def test_beyond_the_largest_the_rank_goes_on_growing_and_nothing_known_is_infini
     assert ranks == pytest.approx([1, 1.1, np.inf, np.inf])
 
 
-def test_a_guard_is_small_but_in_its_tail() -> None:
+def test_a_guard_is_small_but_in_its_tail_and_ends_before_its_largest() -> None:
     plain = RankFamily.fit(REFERENCE)
-    values = np.array([0.0, 0.2, 0.4, 0.5, 0.7])
-    inside = plain.ranks('rare', values)
-    assert FAMILY.ranks('rare', values) == pytest.approx(
-        np.where(inside > 1, inside, inside ** 4))
-    assert FAMILY.ranks('rare', np.zeros(1)) == 0
+    last = float(np.quantile(REFERENCE['rare'], GUARD_CEILING))
+    values = np.array([0.0, 0.2, 0.4, last])
+    ranks = FAMILY.ranks('rare', values)
+    assert ranks == pytest.approx((plain.ranks('rare', values) / GUARD_CEILING) ** 4, abs=0.03)
+    assert ranks[0] == 0 and ranks[3] == pytest.approx(1, abs=0.02)
+    # Above it a frame is refused at any rank up to 1, which is as far as a promise goes.
+    refused = REFERENCE['rare'] > FAMILY.limits(1.0, ['rare'])['rare']
+    assert refused.mean() == pytest.approx(1 - GUARD_CEILING, abs=0.004)
+    assert (FAMILY.ranks('rare', REFERENCE['rare'])[refused] > 1).all()
 
 
 @given(st.floats(0.01, 1.4), st.integers(0, 10**6))

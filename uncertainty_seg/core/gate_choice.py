@@ -28,6 +28,9 @@ FEWEST_VALUES = 20
 # A score has to take this share off the area under risk and coverage to be added.
 SMALLEST_GAIN = 0.02
 MOST_KNOTS = 101
+# A guard watches for what bad reference frames do not show, so that a promise about these must not
+# loosen it: what exceeds this share of the reference frames is refused at every alpha.
+GUARD_CEILING = 0.98
 # The largest limit that a score in 0..1 can still exceed, and the least that is above 0.
 HIGHEST_LIMIT, LOWEST_LIMIT = 1 - 2.0**-24, 2.0**-126
 
@@ -45,7 +48,8 @@ class RankFamily:
         These shares; the last is 1.
     powers : mapping of str to float
         A *guard* is a score that says nothing of most frames and a lot of a few. Its rank is
-        raised to this power, which leaves it small but in the tail; 1 for all others.
+        raised to this power, which leaves it small but in the tail; 1 for all others. Its last
+        knot is at `GUARD_CEILING` of the frames, so that no promise lifts its limit above.
 
     """
 
@@ -76,7 +80,9 @@ class RankFamily:
             If a score has fewer than `FEWEST_VALUES` different values above 0.
 
         """
-        pairs = {name: _knots(name, values) for name, values in reference.items()}
+        guards = powers or {}
+        pairs = {name: _knots(name, values, GUARD_CEILING if name in guards else 1.0)
+                 for name, values in reference.items()}
         return cls({name: pair[0] for name, pair in pairs.items()},
                    {name: pair[1] for name, pair in pairs.items()}, dict(powers or {}))
 
@@ -100,7 +106,7 @@ class RankFamily:
         -------
         ndarray of float64, shape (n,)
             The share of reference frames below, linear between knots, to the score's power;
-            beyond the largest the ratio to it, above 1. Infinite for what is not finite.
+            beyond the last knot the ratio to it, above 1. Infinite for what is not finite.
 
         """
         knots = self.knots[name]
@@ -176,7 +182,7 @@ class RankFamily:
         return min(max(inside, LOWEST_LIMIT), HIGHEST_LIMIT)
 
 
-def _knots(name: str, values: Column) -> tuple[Column, Column]:
+def _knots(name: str, values: Column, ceiling: float) -> tuple[Column, Column]:
     if not has_ranks(values):
         raise CalibrationError(f'score {name!r} hardly ever changes',
                                f'at least {FEWEST_VALUES} different values above 0',
@@ -187,7 +193,12 @@ def _knots(name: str, values: Column) -> tuple[Column, Column]:
     picked = np.unique(np.searchsorted(shares, np.linspace(0, 1, MOST_KNOTS) - 1e-12))
     # A knot at 0 would give every frame of 0 a rank of its own.
     picked = picked[knots[picked] > 0]
-    return knots[picked], shares[picked]
+    knots, shares = knots[picked], shares[picked]
+    if ceiling == 1:
+        return knots, shares
+    last = float(np.interp(ceiling, shares, knots))
+    below = (knots < last) & (shares < ceiling)
+    return np.append(knots[below], last), np.append(shares[below] / ceiling, 1.0)
 
 
 def has_ranks(values: Column) -> bool:

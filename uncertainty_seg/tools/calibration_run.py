@@ -57,7 +57,7 @@ PIXEL_QUANTILE = 0.9
 # Scores that are in every gate that is not named, whatever bad training frames say of them, since
 # those have nothing foreign: the density for water, the top of mutual information for things never
 # shown. They say nothing of most frames, so that their ranks count in the tail (see RankFamily).
-GUARDS = {DENSITY_SCORE: 4.0, 'mutual_information.top': 16.0}
+GUARDS = {DENSITY_SCORE: 8.0, 'mutual_information.top': 8.0}
 MOST_SCORES = 5
 _MAPS = ('entropy', 'mutual_information')
 _SEED = 0
@@ -217,7 +217,11 @@ def _temperature(request: Request, pairs: list[Pair]) -> float:
     for temperature in TEMPERATURES:
         with opened(request.bundle, request.settings, temperature) as pipeline:
             found[temperature] = measure(pipeline, pairs, f'temperature {temperature:g}')
-    return best_temperature(found)
+    best = best_temperature(found)
+    if best in (TEMPERATURES[0], TEMPERATURES[-1]):
+        _log.warning('the temperature %g is the end of what is tried: the confidence may be '
+                     'farther off than it can mend', best)
+    return best
 
 
 def _density(train: FrameTable) -> ScoreDensity | None:
