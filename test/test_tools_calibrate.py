@@ -15,6 +15,7 @@ import pytest
 from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.core.settings import settings_from_dict
 from uncertainty_seg.storage.model_bundle import load_bundle
+from uncertainty_seg.tools import calibration_run
 from uncertainty_seg.tools.binomial import upper_bound
 from uncertainty_seg.tools.main import main
 
@@ -260,6 +261,28 @@ def test_frames_that_the_limits_were_fitted_on_are_called_so(
         upper_bound(bound['num_bad'], bound['num_accepted'], num_tries=150))
     assert bound['upper'] > upper_bound(bound['num_bad'], bound['num_accepted'])
     assert 'it proves nothing' in report.read_text()
+
+
+def test_a_temperature_at_the_end_of_the_range_is_said(
+    folders: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Within the range nothing is said; with a range that ends too early it is."""
+    from conftest import make_tiny_bundle
+
+    bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
+    words = ['calibrate', str(bundle), '--train', str(folders / 'train'), '--val',
+             str(folders / 'val'), '--bad', RULE, '--alpha', '0.1', *RUN]
+    code, found = call_json(words)
+    assert code == 0
+    best = calibration_run.TEMPERATURES.index(found['temperature'])
+    assert ('is the end of what is tried' in caplog.text) == (
+        best in (0, len(calibration_run.TEMPERATURES) - 1))
+    caplog.clear()
+    monkeypatch.setattr(calibration_run, 'TEMPERATURES',
+                        calibration_run.TEMPERATURES[max(best - 1, 0):best + 1])
+    assert call_json(words)[1]['temperature'] == found['temperature']
+    assert f"the temperature {found['temperature']:g} is the end of what is tried" in caplog.text
 
 
 def rename_class(val: Path) -> None:
