@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 import math
 from pathlib import Path
+import re
 import signal
 from typing import Any
 
@@ -17,6 +18,7 @@ from ros_helpers import (
     node_arguments,
     own_domain,
     Process,
+    ROOT,
     solid,
     values_of,
 )
@@ -29,6 +31,27 @@ pytestmark = needs_ros
 def rig(tmp_path_factory: Any) -> Iterator[SpeedRig]:
     with speed_rig(tmp_path_factory.mktemp('governor')) as rig:
         yield rig
+
+
+def test_the_page_names_every_topic_of_the_node_and_its_type(rig: SpeedRig) -> None:
+    node = rig.client.node
+    rig.wait(lambda: 'speed_governor' in node.get_node_names(), 'the governor on the graph')
+
+    def topics() -> dict[str, str]:
+        return {
+            name.replace('/speed_governor/', '~/').removeprefix('/'): kind[0].replace('/msg/', '/')
+            for found in (node.get_publisher_names_and_types_by_node('speed_governor', '/'),
+                          node.get_subscriber_names_and_types_by_node('speed_governor', '/'))
+            for name, kind in found if name not in ('/rosout', '/parameter_events')
+        }
+
+    rig.wait(lambda: len(topics()) >= 5, 'its topics on the graph')
+    page = (ROOT / 'docs' / 'speed_governor.md').read_text(encoding='utf-8')
+    table = page.split('| topic |')[1].split('\n\n')[0]
+    listed = {name.removeprefix('/'): kind for name, kind
+              in re.findall(r'^\| `([^`]+)`[^|]*\| ([^ ,]+)', table, re.MULTILINE)}
+    listed['cmd_vel_limited'] = listed['cmd_vel']
+    assert listed == topics()
 
 
 def twist(x: float, yaw: float = 0.0) -> Any:
