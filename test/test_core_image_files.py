@@ -43,7 +43,7 @@ def jpeg_header(width: int, height: int, kind: int = 0xC0) -> bytes:
 
 @pytest.mark.parametrize('text', ['png', 'bgr8; png compressed bgr8', 'rgb8; png compressed bgr8',
                                   'bgra8; png compressed bgr8', 'yuv422; png compressed bgr8',
-                                  'jpeg', '', 'anything'])
+                                  'jpeg', 'rgb8', '', 'anything'])
 def test_a_png_comes_out_as_it_went_in_whatever_its_format_is_called(text: str) -> None:
     np.testing.assert_array_equal(decode(ImageFile(packed(BGR), text)), BGR)
 
@@ -170,6 +170,8 @@ def test_depth_is_no_picture(text: str) -> None:
     (png_of(8, 8, chunk(b'IDAT', bytes(9), claimed=2**31 - 1)), 'breaks off at byte 33'),
     (png_of(8, 8, chunk(b'tEXt', bytes(9), claimed=2**32 - 1)), 'breaks off at byte 33'),
     (jpeg_header(65535, 65535), 'in 83 bytes'),
+    (jpeg_header(1000, 1000), 'in 83 bytes'),
+    (png_of(1000, 1000), 'in 45 bytes'),
     (png_of(8193, 8192, chunk(b'IDAT', bytes(10**6))), f'at most {MAX_PIXELS} pixels'),
     (jpeg_header(8193, 8192) + bytes(10**6), f'at most {MAX_PIXELS} pixels'),
 ], ids=lambda value: value if isinstance(value, str) else 'file')

@@ -70,7 +70,7 @@ def test_a_calibration_of_another_size_projects_to_the_same_place_of_the_picture
     info = calibration()
     fitting = fit_camera_info(info, FRAME, height, width)
     assert fitting is not None
-    assert (fitting.width, fitting.height) == size
+    assert (fitting.width, fitting.height, fitting.header) == (*size, FRAME)
     for point in ((0.0, 0.0, 1.0), (0.3, -0.2, 1.5), (-1.0, 0.7, 4.0)):
         # Places in the picture are counted from its corner, half a pixel before the first centre.
         want = (pixel(info, point) + 0.5) * [width / 640, height / 480]

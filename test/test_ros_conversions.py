@@ -9,10 +9,11 @@ import pytest
 pytest.importorskip('rclpy', reason='rclpy is missing: source ROS 2, or install the wheels')
 
 from builtin_interfaces.msg import Time
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from uncertainty_seg.core.image_codec import decode
+from uncertainty_seg.core.image_codec import decode, RawImage
+from uncertainty_seg.core.image_files import ImageFile
 from uncertainty_seg.ros.conversions import image_from_msg, image_to_msg, stamp_ns
 
 pytestmark = pytest.mark.ros
@@ -30,8 +31,18 @@ def test_the_pixels_of_a_message_are_not_copied() -> None:
 def test_every_field_of_the_message_is_taken_over() -> None:
     msg = Image(height=2, width=3, encoding='mono16', step=8, is_bigendian=1)
     raw = image_from_msg(msg)
+    assert isinstance(raw, RawImage)
     assert (raw.height, raw.width, raw.encoding, raw.step, raw.is_bigendian) == (
         2, 3, 'mono16', 8, True)
+
+
+def test_a_compressed_message_is_a_file_and_is_not_copied() -> None:
+    msg = CompressedImage(format='rgb8; jpeg compressed bgr8', data=array.array('B', range(6)))
+    file = image_from_msg(msg)
+    msg.data[4] = 200
+    assert isinstance(file, ImageFile)
+    assert (file.format, np.asarray(file.data)[4]) == ('rgb8; jpeg compressed bgr8', 200)
+    assert (file.original, file.packing) == ('rgb8', 'jpeg compressed bgr8')
 
 
 @pytest.mark.parametrize(

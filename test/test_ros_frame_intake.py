@@ -8,7 +8,10 @@ import pytest
 
 pytest.importorskip('rclpy', reason='rclpy is missing: source ROS 2, or install the wheels')
 
+from builtin_interfaces.msg import Time
 from ros_helpers import image_message, solid
+from sensor_msgs.msg import CompressedImage
+from std_msgs.msg import Header
 
 from uncertainty_seg.ros.frame_intake import FrameIntake
 from uncertainty_seg.ros.frame_mailbox import Mailbox
@@ -50,6 +53,12 @@ def test_a_nanosecond_makes_a_new_frame(rig: Rig) -> None:
 
 def test_a_bag_that_starts_again_is_new(rig: Rig) -> None:
     assert rig.new_ones(7, 8, 7, 8) == [7, 8, 7, 8]
+
+
+def test_a_compressed_frame_is_known_by_its_stamp_too(rig: Rig) -> None:
+    for second, is_new in ((1, True), (1, False), (2, True)):
+        rig.intake(CompressedImage(header=Header(stamp=Time(sec=second))))
+        assert (rig.box.take(timeout_s=0) is not None) is is_new
 
 
 def test_frames_without_stamps_are_all_new_and_that_is_said_once(

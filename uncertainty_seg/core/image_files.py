@@ -26,7 +26,7 @@ _PNG_MAX_RATIO, _JPEG_MAX_PIXELS_A_BYTE = 1032, 512
 _PNG_START = b'\x89PNG\r\n\x1a\n'
 _PNG_ANIMATED = (b'acTL', b'fcTL', b'fdAT')
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-_SOI, _EOI, _SOS, _TEM = 0xD8, 0xD9, 0xDA, 0x01
+_SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 # Start of frame: baseline, extended and progressive; and those no usual decoder knows.
 _SOF_KNOWN, _SOF_OTHER = (0xC0, 0xC1, 0xC2), (0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC),
                                               *range(0xCD, 0xD0))
@@ -127,14 +127,12 @@ def _png_header(data: bytes) -> tuple[int, int]:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """Walk from marker to marker to the pixels; each but a few tells its own length."""
+    """Walk from marker to marker to the pixels; each there tells its own length."""
     at, size = 2, None
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], int.from_bytes(data[at + 2:at + 4], 'big')
         if marker == 0xFF:  # filling
             at += 1
-        elif marker == _TEM or 0xD0 <= marker <= 0xD7:
-            at += 2
         elif marker in _SOF_OTHER:
             raise ImageError(f'jpeg image of kind SOF{marker - 0xC0}', 'baseline or progressive')
         elif marker in (_SOI, _EOI) or length < 2:
