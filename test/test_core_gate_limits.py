@@ -7,7 +7,8 @@ import logging
 import pytest
 
 from uncertainty_seg.core.calibration import Calibration, Promise
-from uncertainty_seg.core.gate_limits import gate_limits
+from uncertainty_seg.core.gate import Gate
+from uncertainty_seg.core.gate_limits import gate_limits, promise_text
 from uncertainty_seg.core.settings import GateSettings
 from uncertainty_seg.errors import ConfigError
 
@@ -71,3 +72,22 @@ def test_the_scale_moves_every_limit_and_may_not_lift_one_past_all_scores(
     assert gate_limits(WITH, GateSettings(threshold_scale=0.5)) == {'a': 0.05, 'b': 0.1}
     with pytest.raises(ConfigError, match='scale 5 makes the limit of b 1, expected below 1'):
         gate_limits(WITH, GateSettings(threshold_scale=5.0))
+
+
+@pytest.mark.parametrize(('calibration', 'settings', 'says'), [
+    (WITH, GateSettings(), 'accepted and bad (iou<0.5) in at most 0.05 of the frames'),
+    (WITH, GateSettings(alpha=0.1, threshold_scale=0.5),
+     'accepted and bad (iou<0.5) in at most 0.1 of the frames'),
+    (WITH, GateSettings(scores=('b', 'a')),
+     'accepted and bad (iou<0.5) in at most 0.05 of the frames'),
+    (WITH, GateSettings(scores=('a',)), ''), (WITH, GateSettings(threshold_scale=1.1), ''),
+    (WITH, GateSettings(fall_frames=2, fall_window=2), ''), (WITHOUT, GateSettings(), ''),
+])
+def test_what_is_promised_is_said_with_every_verdict(
+    calibration: Calibration, settings: GateSettings, says: str
+) -> None:
+    assert promise_text(calibration, settings) == says
+    gate = Gate(settings, gate_limits(calibration, settings), says)
+    good, bad = dict.fromkeys('abc', 0.001), dict.fromkeys('abc', 0.99)
+    verdicts = [gate.last, gate.update(good), gate.update(bad), gate.fault('broken')]
+    assert [verdict.promise for verdict in verdicts] == [says] * 4

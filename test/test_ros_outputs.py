@@ -152,7 +152,7 @@ def test_status_lists_scores_thresholds_passes_and_times() -> None:
     status = msg.status[0]
     assert (status.level, status.message) == (b'\x01', 'entropy.mean 0.9 over 0.7')
     assert {pair.key: pair.value for pair in status.values} == {
-        'confident': 'false', 'kind': 'uncertain', 'score_ratio': '1.3',
+        'confident': 'false', 'kind': 'uncertain', 'score_ratio': '1.3', 'promise': 'none',
         'threshold.entropy.mean': '0.7', 'passes': '8', 'score.entropy.mean': '0.9',
         'latency.trunk_ms': '1.250',
     }

@@ -339,7 +339,7 @@ def test_status_is_that_of_the_node_without_latencies() -> None:
         thresholds = {'entropy.mean': 0.7}
 
     for kind in ('confident', 'uncertain', 'recovering', 'fault', 'unknown'):
-        verdict = Verdict(kind == 'confident', ('one', 'two'), 0.5, kind)
+        verdict = Verdict(kind == 'confident', ('one', 'two'), 0.5, kind, 'something')
         ours = verdict_status(Pipeline(), verdict, Result())
         header = __import__('std_msgs.msg').msg.Header()
         array = diagnostics.verdict_message(header, verdict, Result(), Pipeline.thresholds)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import math
 
 from uncertainty_seg.core.settings import GateSettings
@@ -40,6 +40,8 @@ class Verdict:
     kind : str
         'confident', 'uncertain', 'recovering' (scores good, not yet long enough), 'fault',
         or 'unknown' (no frame yet).
+    promise : str
+        What the limits promise, in words; empty if nothing.
 
     """
 
@@ -47,6 +49,7 @@ class Verdict:
     reasons: tuple[str, ...]
     score_ratio: float
     kind: str
+    promise: str = ''
 
 
 class Gate:
@@ -59,6 +62,8 @@ class Gate:
         Scores, hysteresis, counts.
     thresholds : mapping of str to float
         Limit of each gated score, all above 0.
+    promise : str
+        What they promise, for the verdicts.
 
     Raises
     ------
@@ -67,7 +72,9 @@ class Gate:
 
     """
 
-    def __init__(self, settings: GateSettings, thresholds: Mapping[str, float]) -> None:
+    def __init__(
+        self, settings: GateSettings, thresholds: Mapping[str, float], promise: str = ''
+    ) -> None:
         bad = {k: v for k, v in thresholds.items() if not (0 < v < math.inf)}
         if bad or not thresholds:
             raise ConfigError(f'thresholds {bad or "missing"}', 'finite numbers above 0')
@@ -78,7 +85,8 @@ class Gate:
         # None: the hold starts with the next frame, since nobody knows how long ago it began.
         self._held_from_s: float | None = None
         self._now_s = -math.inf
-        self._last = Verdict(False, ('no frame yet',), math.inf, 'unknown')
+        self._promise = promise
+        self._last = Verdict(False, ('no frame yet',), math.inf, 'unknown', promise)
 
     @property
     def last(self) -> Verdict:
@@ -122,7 +130,7 @@ class Gate:
         self._tick(now_s, is_bad=bool(over))
         is_good = worst <= self._settings.rise_ratio
         self._good_in_a_row = self._good_in_a_row + 1 if is_good else 0
-        self._last = self._judge(over, worst)
+        self._last = replace(self._judge(over, worst), promise=self._promise)
         return self._last
 
     def fault(self, reason: str, now_s: float | None = None) -> Verdict:
@@ -147,7 +155,7 @@ class Gate:
             self._held_from_s = None
         else:
             self._tick(now_s, is_bad=True)
-        self._last = Verdict(False, (reason,), math.inf, 'fault')
+        self._last = Verdict(False, (reason,), math.inf, 'fault', self._promise)
         return self._last
 
     def _tick(self, now_s: float, is_bad: bool) -> None:

@@ -55,6 +55,15 @@ def gate_limits(calibration: Calibration, settings: GateSettings) -> dict[str, f
     return {name: _scaled(name, limits[name], settings.threshold_scale) for name in names}
 
 
+def promise_text(calibration: Calibration, settings: GateSettings) -> str:
+    """Say what the limits of `gate_limits` promise; empty if nothing."""
+    promise = calibration.promise_of(settings.alpha)
+    is_void = settings.threshold_scale > 1 or settings.fall_frames > 1
+    if promise is None or is_void or set(settings.scores or promise.limits) != set(promise.limits):
+        return ''
+    return f'accepted and bad ({promise.bad}) in at most {promise.alpha:g} of the frames'
+
+
 def _warn_of_void(settings: GateSettings) -> None:
     if settings.threshold_scale > 1:
         _log.warning('gate.threshold_scale is %g: with limits beyond those of the promise nothing '

@@ -24,7 +24,7 @@ from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import Calibration, mask_digest
 from uncertainty_seg.core.dropout_masks import frame_seed, pass_inputs, still_inputs
 from uncertainty_seg.core.gate import Gate, Verdict
-from uncertainty_seg.core.gate_limits import gate_limits
+from uncertainty_seg.core.gate_limits import gate_limits, promise_text
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.precision import precision_of
 from uncertainty_seg.core.preprocess import (
@@ -371,7 +371,8 @@ class Pipeline:
         calibration = self._bundle.calibration
         if calibration is None or self._temperature != calibration.temperature:
             return None
-        return Gate(settings.gate, gate_limits(calibration, settings.gate))
+        return Gate(settings.gate, gate_limits(calibration, settings.gate),
+                    promise_text(calibration, settings.gate))
 
 
 def _uncalibrated() -> Verdict:

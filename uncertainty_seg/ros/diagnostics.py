@@ -38,13 +38,14 @@ def verdict_values(
     Returns
     -------
     dict of str to str
-        Flag, kind, ratio; every score, every threshold, T, milliseconds a stage.
+        Flag, kind, ratio, promise; every score, every threshold, T, milliseconds a stage.
 
     """
     values = {
         'confident': str(verdict.is_confident).lower(),
         'kind': verdict.kind,
         'score_ratio': f'{verdict.score_ratio:.6g}',
+        'promise': verdict.promise or 'none',
     }
     values |= {f'threshold.{name}': f'{limit:.6g}' for name, limit in thresholds.items()}
     if result is not None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.errors import DatasetError
 
-ENDINGS = ('.jpg', '.png')
+ENDINGS = ('.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG')
 
 
 @dataclass(frozen=True)

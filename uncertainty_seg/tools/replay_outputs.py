@@ -122,6 +122,7 @@ def verdict_status(
         'confident': str(verdict.is_confident).lower(),
         'kind': verdict.kind,
         'score_ratio': f'{verdict.score_ratio:.6g}',
+        'promise': verdict.promise or 'none',
     }
     values |= {f'threshold.{name}': f'{limit:.6g}' for name, limit in pipeline.thresholds.items()}
     if result is not None:
