@@ -130,16 +130,20 @@ class TopicWatch:
         return found
 
     def _late(self, now_s: float) -> list[str]:
-        found = []
-        for end, missed_s in self._missed_s.items():
-            topic = self._topics[end]
-            limit_s = topic.qos.deadline.nanoseconds / 1e9
-            seen_s, silence_s = self._silences.get(end, (-math.inf, limit_s))
-            is_late = (now_s - seen_s < DEADLINE_MEMORY_S and silence_s >= LATE_FACTOR * limit_s
-                       if topic.is_publisher else now_s - missed_s < DEADLINE_MEMORY_S)
-            if is_late:
-                found.append(deadline_sentence(topic, self._me(), silence_s))
-        return found
+        # Not by the event where we publish: a process that was stopped may publish again before
+        # the middleware looks at its deadline.
+        silences = {end: silence_s for end, (seen_s, silence_s) in self._silences.items()
+                    if now_s - seen_s < DEADLINE_MEMORY_S and silence_s >= self._too_long_s(end)}
+        silences |= {end: 0.0 for end, missed_s in self._missed_s.items()
+                     if now_s - missed_s < DEADLINE_MEMORY_S and not end[1]}
+        return [deadline_sentence(self._topics[end], self._me(), silence_s)
+                for end, silence_s in silences.items()]
+
+    def _too_long_s(self, end: End) -> float:
+        topic = self._topics.get(end)
+        if topic is None or not has_deadline(topic.qos):
+            return math.inf
+        return LATE_FACTOR * topic.qos.deadline.nanoseconds / 1e9
 
     def _on_alarm(self, topic: Topic) -> None:
         self._alarmed_s[topic.end] = self._clock()
