@@ -144,6 +144,7 @@ def test_a_long_silence_is_said_for_a_while() -> None:
     assert rig.watch.say() == (sentence,)
     assert rig.node.log == [sentence]
     rig.now_s = DEADLINE_MEMORY_S
+    assert rig.watch.say() == ()
     rig.watch.note_silence(FLAG.name, 0.1)
     assert rig.watch.say() == ()
     assert rig.watch.num_missed == {FLAG.name: 1}
