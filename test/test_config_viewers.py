@@ -46,6 +46,14 @@ FOXGLOVE_PANELS: dict[str, dict[str, type]] = {
                           'hardwareIdFilter': str, 'sortByLevel': bool},
 }
 TITLE = 'foxglovePanelTitle'
+# Parameters that the source of semantic_segmentation_layer declares (084337f), for a camera and
+# for a class type.
+NAV2_CAMERA = {
+    'segmentation_topic', 'confidence_topic', 'labels_topic', 'pointcloud_topic',
+    'observation_persistence', 'expected_update_rate', 'class_types', 'max_obstacle_distance',
+    'min_obstacle_distance', 'tile_map_decay_time', 'visualize_tile_map', 'use_cost_selection'}
+NAV2_CLASSES = {'classes', 'base_cost', 'max_cost', 'mark_confidence', 'samples_to_max_cost',
+                'dominant_priority'}
 
 
 def panels(kind: str) -> list[dict[str, Any]]:
@@ -133,6 +141,14 @@ def test_nav2_knows_every_class_of_the_model_once() -> None:
         costs = source[kind]
         assert 0 <= costs['base_cost'] <= costs['max_cost'] <= 254
         assert 0 <= costs['mark_confidence'] <= 255
+
+
+def test_nav2_is_given_only_parameters_it_declares() -> None:
+    layer = nav2_layer()
+    assert set(layer) == {'plugin', 'enabled', 'observation_sources', layer['observation_sources']}
+    source = layer[layer['observation_sources']]
+    assert set(source) <= NAV2_CAMERA | set(source['class_types'])
+    assert all(set(source[kind]) == NAV2_CLASSES for kind in source['class_types'])
 
 
 def test_the_docs_name_every_file_and_what_was_opened() -> None:

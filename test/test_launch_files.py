@@ -132,6 +132,8 @@ def test_memory_of_a_frames_size_is_kept_and_qos_stays_the_nodes(monkeypatch: An
     told = environment_set()
     assert told['RMW_FASTRTPS_USE_QOS_FROM_XML'] == '0'
     assert told['MALLOC_MMAP_THRESHOLD_'] == told['MALLOC_TRIM_THRESHOLD_'] == str(32 << 20)
+    page = (ROOT / 'docs' / 'transport.md').read_text(encoding='utf-8')
+    assert all(f'`{name}`' in page for name in told)
     for name in FRAME_MEMORY:
         monkeypatch.setenv(name, '1')
     assert environment_set().keys() == PROFILES
