@@ -86,10 +86,14 @@ def test_a_flag_that_is_false_is_slow_at_once_and_a_true_one_rises_again(rig: Sp
 def test_a_killed_publisher_slows_the_vehicle_and_the_command_it_has(rig: SpeedRig) -> None:
     peer = rig.speak('true')
     rig.wait_for_rise()
-    num_before = len(rig.limited)
-    rig.commands.publish(twist(2.0, -1.0))  # and no other: it is the governor that must act
-    first = rig.wait(lambda: rig.limited[num_before:], 'the limited command')[0]
-    assert first.linear.x > 2.0 * SLOW
+
+    def is_driven() -> bool:
+        rig.commands.publish(twist(2.0, -1.0))
+        rig.client.spin(0.1)
+        return bool(rig.limited and rig.limited[-1].linear.x > 2.0 * SLOW)
+
+    rig.wait(is_driven, 'a command faster than slow')
+    # From here on no command comes: it is the governor that must act.
     peer.interrupt(signal.SIGKILL)
     rig.assert_slow_in_time(now_s())
     rig.wait(lambda: rig.limited[-1].linear.x == 2.0 * SLOW, 'the command to be slowed down')
@@ -128,7 +132,7 @@ def test_a_governor_that_slept_does_not_believe_what_waited_for_it(rig: SpeedRig
         # It talks on for longer than the deadline, into the queue of who sleeps, and dies.
         rig.client.spin(3 * DEADLINE_S)
         peer.interrupt(signal.SIGKILL)
-        rig.client.spin(0.2)
+        rig.client.spin(1.5 * DEADLINE_S)  # all of it is stale
         num_before = len(rig.factors)
     finally:
         rig.governor.send_signal(signal.SIGCONT)
@@ -172,7 +176,8 @@ def test_whoever_needs_the_factor_learns_that_the_governor_hangs(rig: SpeedRig) 
 
 
 def test_a_signal_leaves_the_vehicle_slow_and_standing(tmp_path: Path) -> None:
-    with speed_rig(tmp_path) as rig:
+    # And flags are taken where clocks are not compared.
+    with speed_rig(tmp_path, compare_clocks=False) as rig:
         rig.speak('true')
         rig.wait_for_rise()
         rig.commands.publish(twist(1.0))

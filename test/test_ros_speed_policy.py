@@ -30,10 +30,11 @@ START_S = 1000.0
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happens `step_s` after the one before."""
+    """Something that happens `step_s` after the one before; a true was sent `age_s` earlier."""
 
     kind: str
     step_s: float
+    age_s: float = 0.0
 
 
 def steps(low: int, high: int) -> Any:
@@ -41,15 +42,16 @@ def steps(low: int, high: int) -> Any:
 
 
 def events(low: int = 0, kinds: tuple[str, ...] = ('false', 'late', 'lost')) -> Any:
-    # Mostly trues that come in time: else the factor would hardly ever leave the ground.
-    often = st.builds(Event, st.just('true'), steps(max(low, 0), 40))
-    other = st.builds(Event, st.sampled_from(('true', 'look', *kinds)), steps(low, 100))
-    return st.lists(st.one_of(often, often, often, often, other), max_size=60)
+    # Mostly trues that come in time, and many: else the factor would hardly ever leave the ground.
+    often = st.builds(Event, st.just('true'), steps(max(low, 0), 40), steps(-8, 16))
+    other = st.builds(Event, st.sampled_from(('true', 'look', *kinds)), steps(low, 100),
+                      steps(-70, 70))
+    return st.lists(st.one_of(*[often] * 9, other), min_size=20, max_size=60)
 
 
-def apply(policy: SpeedPolicy, kind: str, now_s: float) -> float:
+def apply(policy: SpeedPolicy, kind: str, now_s: float, age_s: float = 0.0) -> float:
     if kind == 'true':
-        return policy.take_flag(now_s, True, 0.01)
+        return policy.take_flag(now_s, True, age_s)
     if kind == 'late':
         return policy.take_flag(now_s, True, 1.5)
     if kind == 'false':
@@ -59,18 +61,19 @@ def apply(policy: SpeedPolicy, kind: str, now_s: float) -> float:
     return policy.factor_at(now_s)
 
 
-def earned(past: list[tuple[str, float]], now_s: float) -> float:
+def earned(past: list[tuple[Event, float]], now_s: float) -> float:
     """Return the factor that the last run of trues without a gap has earned by now."""
     first_s = last_s = None
-    for kind, at_s in past:
-        if kind == 'look':
+    for event, at_s in past:
+        if event.kind == 'look':
             continue
-        if kind != 'true':
+        if event.kind != 'true' or abs(event.age_s) >= DEADLINE_S:
             first_s = last_s = None
             continue
+        sent_s = at_s - max(event.age_s, 0.0)
         if last_s is None or at_s - last_s >= DEADLINE_S:
-            first_s = at_s
-        last_s = at_s
+            first_s, last_s = at_s, sent_s
+        last_s = max(last_s, sent_s)
     if first_s is None or last_s is None or now_s - last_s >= DEADLINE_S:
         return SLOW
     return min(SLOW + RISE * max(last_s - first_s - SETTLE_S, 0.0), 1.0)
@@ -81,8 +84,8 @@ def test_the_factor_is_what_the_last_run_of_trues_has_earned(story: list[Event])
     policy, now_s, past = SpeedPolicy(SETTINGS, START_S), START_S, []
     for event in story:
         now_s += event.step_s
-        past.append((event.kind, now_s))
-        assert apply(policy, event.kind, now_s) == earned(past, now_s)
+        past.append((event, now_s))
+        assert apply(policy, event.kind, now_s, event.age_s) == earned(past, now_s)
 
 
 @given(events(low=-100), st.sampled_from([SETTINGS, FALLING]))
@@ -93,14 +96,14 @@ def test_it_stays_in_range_and_rises_only_at_a_true_by_no_more_than_the_rate(
     true_s = -math.inf
     for event in story:
         now_s += event.step_s
-        after = apply(policy, event.kind, now_s)
+        after = apply(policy, event.kind, now_s, event.age_s)
         assert SLOW <= after <= 1.0
         if after > before:
-            assert event.kind == 'true'
+            assert event.kind == 'true' and abs(event.age_s) < DEADLINE_S
             assert 0 < now_s - true_s < DEADLINE_S  # renewed in time
             assert after - before <= RISE * (now_s - true_s)
         before = after
-        true_s = now_s if event.kind == 'true' else true_s
+        true_s = now_s - max(event.age_s, 0.0) if event.kind == 'true' else true_s
 
 
 @given(events(), st.lists(steps(0, 64), min_size=2, max_size=10),
@@ -111,7 +114,7 @@ def test_after_the_last_true_it_only_falls_and_ends_slow(
     policy, now_s = SpeedPolicy(settings, START_S), START_S
     for event in story:
         now_s += event.step_s
-        apply(policy, event.kind, now_s)
+        apply(policy, event.kind, now_s, event.age_s)
     factors = [policy.factor]
     for step_s in later:
         now_s += step_s
@@ -128,7 +131,7 @@ def test_a_clock_that_goes_back_leaves_it_slow_and_not_settled(
     policy, now_s = SpeedPolicy(FALLING, START_S), START_S
     for event in story:
         now_s += event.step_s
-        apply(policy, event.kind, now_s)
+        apply(policy, event.kind, now_s, event.age_s)
     now_s -= back_s
     assert policy.take_flag(now_s, True) == SLOW
     for _ in range(4):
@@ -201,15 +204,26 @@ def test_it_is_stale_at_the_deadline_and_not_before() -> None:
     assert policy.reason == 'the flag is stale, last heard 1.0 s ago'
 
 
-@pytest.mark.parametrize('delay_s', [-1.5, 1.5, math.inf, math.nan])
-def test_a_flag_from_another_time_is_none(delay_s: float) -> None:
+@pytest.mark.parametrize('age_s', [-1.5, 1.0, 1.5, math.inf, math.nan])
+def test_a_flag_from_another_time_is_none(age_s: float) -> None:
     policy = risen(SETTINGS)
-    assert policy.take_flag(START_S + 7.5, True, delay_s) == SLOW
+    assert policy.take_flag(START_S + 7.5, True, age_s) == SLOW
 
 
-def test_delays_are_not_looked_at_when_told_so() -> None:
-    policy = risen(replace(SETTINGS, max_delay_s=0.0))
-    assert policy.take_flag(START_S + 7.5, True, 1e6) == SLOW + RISE * 5.5
+def test_old_flags_taken_slowly_one_after_the_other_raise_nothing() -> None:
+    # They lay in the queue of a process that was starved, half a second apart.
+    policy = risen(SETTINGS)
+    sent_s = [START_S + 7.5 + n / 2 for n in range(10)]
+    for n, at_s in enumerate(sent_s):
+        now_s = START_S + 13.0 + n / 2
+        assert policy.take_flag(now_s, True, now_s - at_s) == SLOW
+
+
+def test_a_flag_on_its_way_for_a_while_is_stale_a_deadline_after_it_was_sent() -> None:
+    policy = risen(SETTINGS)
+    assert policy.take_flag(START_S + 7.75, True, 0.25) == SLOW + RISE * 5.5
+    assert policy.factor_at(START_S + 8.484375) == SLOW + RISE * 5.5
+    assert policy.factor_at(START_S + 8.5) == SLOW
 
 
 def test_old_flags_that_arrive_at_once_after_a_cut_raise_nothing() -> None:

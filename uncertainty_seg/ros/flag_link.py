@@ -10,7 +10,6 @@ what it sent could not be told from a flag that has died.
 from __future__ import annotations
 
 from collections.abc import Callable
-import time
 from typing import Any
 
 from rclpy.node import Node
@@ -42,23 +41,28 @@ class FlagLink:
         Owns the subscription.
     deadline_s : float
         Asked of the publisher.
+    compare_clocks : bool
+        Whether to tell when a flag was sent.
     on_flag : callable
-        Called with what the flag says and how long ago it was sent, in seconds of the system
-        clock, or None where that is not known.
+        Called with what the flag says and when it was sent, in seconds of the system clock of
+        its publisher, or None where that is not known.
     on_lost : callable
         Called with a reason when the middleware says that nothing comes.
 
     """
 
     def __init__(
-        self, node: Node, deadline_s: float,
+        self, node: Node, deadline_s: float, compare_clocks: bool,
         on_flag: Callable[[bool, float | None], None], on_lost: Callable[[str], None],
     ) -> None:
         self._node, self._deadline_s = node, deadline_s
         self._on_flag, self._on_lost = on_flag, on_lost
         self._num_publishers = 0
-        take = self._take_with_info if TELLS_WHEN_SENT else self._take
+        is_told = TELLS_WHEN_SENT and compare_clocks
+        take = self._take_with_info if is_told else self._take
         qos = flag_qos(deadline_s)
+        if not is_told:  # then old ones must not wait in line behind each other
+            qos.depth = 1
         events = SubscriptionEventCallbacks(
             deadline=lambda event: on_lost(STALE), liveliness=self._on_liveliness,
             incompatible_qos=self._on_incompatible,
@@ -83,7 +87,7 @@ class FlagLink:
 
     def _take_with_info(self, msg: Bool, info: Any) -> None:
         sent_ns = info['source_timestamp']
-        self._on_flag(msg.data, (time.time_ns() - sent_ns) * 1e-9 if sent_ns > 0 else None)
+        self._on_flag(msg.data, sent_ns * 1e-9 if sent_ns > 0 else None)
 
     def look(self) -> None:
         """Look whether the publisher has left or a second one has come; to be called often."""

@@ -76,7 +76,8 @@ class SpeedGovernorNode(Node):
             DiagnosticArray, '/diagnostics', qos.report_qos())
         self._commands = self.create_subscription(
             kind, 'cmd_vel', self._on_command, command_qos())
-        self._flag = FlagLink(self, settings.deadline_s, self._on_flag, self.fall)
+        self._flag = FlagLink(
+            self, settings.deadline_s, settings.compare_clocks, self._on_flag, self.fall)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1 / settings.rate_hz, self._on_tick, clock=steady)
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_diagnostics, clock=steady)
@@ -97,9 +98,12 @@ class SpeedGovernorNode(Node):
             if hasattr(publisher, 'wait_for_all_acked'):  # not on Humble's first releases
                 publisher.wait_for_all_acked(Duration(seconds=0.5))
 
-    def _on_flag(self, is_confident: bool, delay_s: float | None) -> None:
+    def _on_flag(self, is_confident: bool, sent_s: float | None) -> None:
+        # In this order: what comes between the two clocks makes the flag older, never younger.
+        now_s = self._steady_s()
+        age_s = None if sent_s is None else time.time() - sent_s
         before = self._policy.factor
-        factor = self._policy.take_flag(self._steady_s(), is_confident, delay_s)
+        factor = self._policy.take_flag(now_s, is_confident, age_s)
         if factor < before:  # not before the next tick would be too late
             self._give_out(factor)
 

@@ -4,9 +4,10 @@ How much speed the flag is worth: a state machine that is told the time. Imports
 
 The factor rises at one place only, the arrival of a `true`, and only for the time since the one
 before; so nothing that merely goes by, no timer and no silence, can make the vehicle faster.
-Everything else holds it or lets it fall. What a message says of *now* is not known when many come
-at once after a cut; therefore the flag must have kept coming for `settle_s`, which is at least
-the deadline: a burst of old ones is stale again before that time is over.
+Everything else holds it or lets it fall. A flag is as old as the time since it was sent: a process
+that was starved finds old ones in its queue, and takes them one after the other. After a cut many
+come at once; therefore the flag must have kept coming for `settle_s`, counted from the first
+arrival and at least the deadline: a burst is stale again before that time is over.
 
 """
 
@@ -45,7 +46,7 @@ class SpeedPolicy:
         self._now_s = now_s
         self._ticked_s: float | None = None
         self._factor = settings.slow_factor
-        # Arrival of the first and the last true of those that came without a gap.
+        # Of the trues that came without a gap: arrival of the first, sending of the last.
         self._since_s: float | None = None
         self._true_s = now_s
         self._heard_s: float | None = None
@@ -76,7 +77,7 @@ class SpeedPolicy:
             return self._why
         return f'{self._why}, last heard {silence_s:.1f} s ago'
 
-    def take_flag(self, now_s: float, is_confident: bool, delay_s: float | None = None) -> float:
+    def take_flag(self, now_s: float, is_confident: bool, age_s: float | None = None) -> float:
         """
         Take a flag that arrived.
 
@@ -86,8 +87,9 @@ class SpeedPolicy:
             The time.
         is_confident : bool
             What it says.
-        delay_s : float or None
-            How long ago it was sent, by the system clock, NaN is late; None if that is not known.
+        age_s : float or None
+            How long ago it was sent, by the system clocks; NaN is stale. None if that is not
+            known: it counts as sent now.
 
         Returns
         -------
@@ -97,13 +99,14 @@ class SpeedPolicy:
         """
         self._advance(now_s)
         self._heard_s = now_s
-        limit_s = self._settings.max_delay_s
+        age_s = 0.0 if age_s is None else age_s
         if not is_confident:
             self._lose('the flag is false')
-        elif limit_s and delay_s is not None and not abs(delay_s) <= limit_s:
-            self._lose(f'the flag was sent {delay_s:.1f} s ago: held up, or the clocks differ')
+        elif not abs(age_s) < self._settings.deadline_s:
+            self._lose(f'the flag was sent {age_s:.1f} s ago: held up, or the clocks differ')
         else:
-            self._rise()
+            # One from the future, by clocks that differ a little, is not younger than now.
+            self._rise(now_s - max(age_s, 0.0))
         return self._factor
 
     def lose_flag(self, now_s: float, reason: str) -> float:
@@ -126,13 +129,13 @@ class SpeedPolicy:
         self._ticked_s = now_s
         return self._factor
 
-    def _rise(self) -> None:
+    def _rise(self, sent_s: float) -> None:
         if self._since_s is None:
-            self._since_s = self._true_s = self._now_s
+            self._since_s, self._true_s = self._now_s, sent_s
         start_s = max(self._true_s, self._since_s + self._settings.settle_s)
-        risen = self._settings.rise_per_s * max(self._now_s - start_s, 0.0)
+        risen = self._settings.rise_per_s * max(sent_s - start_s, 0.0)
         self._factor = min(self._factor + risen, FULL)
-        self._true_s = self._now_s
+        self._true_s = max(self._true_s, sent_s)
         self._why = ''
 
     def _lose(self, reason: str) -> None:

@@ -27,8 +27,8 @@ class SpeedSettings:
         lower=0.0, upper=1.0,
     )
     deadline_s: float = parameter(
-        1.0, 'A flag not renewed for this long is stale. Also the deadline asked of its '
-        'publisher, so at least the stale_timeout_s of the node that publishes it.',
+        1.0, 'A flag this old is stale, and so is one not renewed for so long. Also the deadline '
+        'asked of its publisher, so at least the stale_timeout_s of the node that publishes it.',
         unit='s', lower=0.05, upper=3600.0,
     )
     settle_s: float = parameter(
@@ -42,10 +42,9 @@ class SpeedSettings:
     fall_per_s: float = parameter(
         0.0, 'How fast the factor falls; 0 is at once.', unit='1/s', lower=0.0, upper=100.0,
     )
-    max_delay_s: float = parameter(
-        1.0, 'A flag counts as no flag if it arrives this long after it was sent, by the system '
-        'clocks of both machines; 0 does not look, for clocks that differ.',
-        unit='s', lower=0.0, upper=3600.0,
+    compare_clocks: bool = parameter(
+        True, 'Count the age of a flag from when it was sent, by the system clocks of both '
+        'machines; false counts from its arrival, for clocks that differ.',
     )
     rate_hz: float = parameter(
         10.0, 'How often the factor is published and the deadline looked at; at least '
