@@ -226,6 +226,15 @@ def test_a_flag_on_its_way_for_a_while_is_stale_a_deadline_after_it_was_sent() -
     assert policy.factor_at(START_S + 8.5) == SLOW
 
 
+def test_a_first_flag_that_was_on_its_way_for_a_while_grows_old_from_its_sending() -> None:
+    policy = SpeedPolicy(SETTINGS, START_S)
+    policy.take_flag(START_S, True, 0.5)
+    policy.take_flag(START_S + 0.75, True, 0.0)  # 1.25 s after the first was sent: a new run
+    for n in range(1, 5):
+        assert policy.take_flag(START_S + 0.75 + n / 2, True, 0.0) == SLOW
+    assert policy.take_flag(START_S + 3.25, True, 0.0) == SLOW + RISE * 0.5
+
+
 def test_old_flags_that_arrive_at_once_after_a_cut_raise_nothing() -> None:
     policy = risen(SETTINGS)
     now_s = START_S + 20.0
