@@ -174,6 +174,9 @@ class TestAgainstTheNode:
             try:
                 client.wait_for_camera_match()
                 client.wait_for_topics('/uncertainty_seg/mask', '/diagnostics')
+                # Topics may be known before the name of the node that has them.
+                client.wait_until(lambda: 'uncertainty_seg' in client.node.get_node_names(),
+                                  'the name of the node')
                 found = client.node.get_publisher_names_and_types_by_node('uncertainty_seg', '/')
                 yield {name: types[0] for name, types in found}
             finally:

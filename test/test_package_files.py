@@ -81,7 +81,7 @@ def test_every_module_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_entry_point_exists(monkeypatch: pytest.MonkeyPatch) -> None:
     scripts = setup_arguments(monkeypatch)['entry_points']['console_scripts']
     assert {line.split(' = ')[0] for line in scripts} == {
-        'uncertainty_seg', 'uncertainty_seg_node', 'uncertainty_seg_play'}
+        'speed_governor', 'uncertainty_seg', 'uncertainty_seg_node', 'uncertainty_seg_play'}
     for line in scripts:
         module, function = line.split(' = ')[1].split(':')
         source = ROOT.joinpath(*module.split('.')).with_suffix('.py').read_text(encoding='utf-8')

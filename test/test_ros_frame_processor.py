@@ -101,6 +101,8 @@ class Rig:
             _state='active', _why_down='', _why_stale=lambda: 'no frame',
             fall=self.verdicts.publish_fault,
             get_logger=lambda: SimpleNamespace(warning=lambda text: None),
+            _topics=SimpleNamespace(note_silence=lambda topic, silence_s: None),
+            _flag_topic=None,
         )
 
 

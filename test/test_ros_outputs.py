@@ -23,7 +23,6 @@ from uncertainty_seg.core.render import (
     RED_BGR,
 )
 from uncertainty_seg.core.settings import Settings, settings_from_dict
-from uncertainty_seg.ros.camera_link import silence_reason
 from uncertainty_seg.ros.diagnostics import verdict_message
 from uncertainty_seg.ros.frame_view import FrameView
 from uncertainty_seg.ros.publishers import PicturePublishers, PICTURES, VerdictPublishers
@@ -193,31 +192,3 @@ def test_the_heatmap_range_is_the_setting_or_twice_the_calibrated_limit() -> Non
     assert heatmap_upper(Settings(), limits) == 0.4
     assert heatmap_upper(settings_from_dict({'map': 'entropy'}), limits) == 1.0
     assert heatmap_upper(settings_from_dict({'map': 'aleatoric'}), limits) == 0.5
-
-
-def _offer(kind: str, reliability: Any) -> Any:
-    return SimpleNamespace(topic_type=kind,
-                           qos_profile=SimpleNamespace(reliability=reliability))
-
-
-IMAGE = 'sensor_msgs/msg/Image'
-BEST_EFFORT, RELIABLE = QoSReliabilityPolicy.BEST_EFFORT, QoSReliabilityPolicy.RELIABLE
-
-
-@pytest.mark.parametrize(
-    ('offers', 'is_reliable', 'sentence'),
-    [
-        ([], False, 'no publisher on /cam: start the camera, or remap image'),
-        ([_offer('sensor_msgs/msg/CompressedImage', RELIABLE)], False,
-         '/cam carries sensor_msgs/msg/CompressedImage, expected sensor_msgs/msg/Image'),
-        ([_offer(IMAGE, BEST_EFFORT)], True, 'set the parameter reliability to best_effort'),
-        ([_offer(IMAGE, BEST_EFFORT)], False, '1 publisher.s. on /cam but no frame'),
-        ([_offer(IMAGE, BEST_EFFORT), _offer(IMAGE, RELIABLE)], True, 'fastdds_profile.xml'),
-    ],
-)
-def test_silence_is_explained_from_the_graph(
-    offers: list[Any], is_reliable: bool, sentence: str
-) -> None:
-    import re
-
-    assert re.search(sentence, silence_reason('/cam', offers, is_reliable))

@@ -88,12 +88,13 @@ class VerdictPublishers:
         """
         header = header or Header(stamp=self._clock.now().to_msg())
         with self.order:
+            # First: a process that is stopped between the two must find its silence afterwards.
+            self._sent_s = time.monotonic()
             self._flag.publish(Bool(data=verdict.is_confident))
             self._score.publish(Float32(data=verdict.score_ratio))
             if self._status.get_subscription_count():
                 self._status.publish(verdict_message(header, verdict, result, thresholds))
             self.is_confident = verdict.is_confident
-            self._sent_s = time.monotonic()
 
     def publish_fault(self, reason: str) -> None:
         """Say that the flag is down for a reason that is no frame."""
