@@ -235,7 +235,7 @@ def test_a_subscriber_that_asks_for_more_is_named_with_every_policy(rig: Rig) ->
     node = rig.client.node
     asked = QoSProfile(depth=1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL,
                        deadline=Duration(seconds=0.125))
-    subscription = node.create_subscription(Bool, FLAG.name, print, asked)
+    subscription = node.create_subscription(Bool, FLAG.name, lambda msg: None, asked)
     rig.wait_for('/uncertainty_seg/confident: /uncertainty_seg offers volatile and /test_client '
                  'asks for transient local')
     rig.wait_for('/uncertainty_seg offers a deadline of 1 s and /test_client asks for a deadline '
