@@ -175,3 +175,18 @@ def test_memory_may_grow_in_the_first_half_only(samples: list[float], grown: flo
 
 def test_too_few_samples_of_memory_do_not_pass() -> None:
     assert not growth_check([1, 1, 1], 100).is_passed
+
+
+def test_the_scores_that_are_held_to_limits_are_those_of_the_gate() -> None:
+    found, right = maps(), maps()
+    found.entropy[0, 0] += 0.25
+
+    def score(one: UncertaintyMaps) -> dict[str, float]:
+        return {'corner': float(one.entropy[0, 0]), 'other': 0.0}
+
+    limits = {'corner': 0.5, 'other': 0.1}
+    assert difference(found, right, PASSES, limits, score).score == pytest.approx(0.5)
+    assert difference(found, right, PASSES, {'other': 0.1}, score).score == 0
+    # A limit whose score nobody computed must not count as kept.
+    with pytest.raises(KeyError):
+        difference(found, right, PASSES, {'missing': 0.1}, score)

@@ -23,7 +23,7 @@ from uncertainty_seg.errors import BackendUnavailableError
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.tools.convert_bundle import convert_bundle
 from uncertainty_seg.tools.main import main
-from uncertainty_seg.tools.self_check import arithmetic_of
+from uncertainty_seg.tools.self_check import _plan, arithmetic_of
 from uncertainty_seg.tools.self_check_reference import Reference
 from uncertainty_seg.tools.self_check_report import report_table, report_values
 from uncertainty_seg.tools.self_check_run import check_backend, Findings, fixed_images, Plan
@@ -318,3 +318,12 @@ def test_a_backend_that_cannot_open_is_said_and_nothing_is_kept(
     assert call('--backend', 'openvino') == 1
     assert capsys.readouterr().err.endswith('no GPU here: take another.\n')
     assert not cache.exists()
+
+
+@pytest.mark.parametrize('name', ['pipeline', 'suim'])
+def test_every_score_of_the_gate_is_held_to_its_limit(name: str) -> None:
+    bundle = load_bundle(name)
+    given = _plan(bundle, Settings(), fixed_images(bundle.card.input, 1), 'fp32')
+    assert bundle.calibration is not None
+    assert given.limits == bundle.calibration.promise_of(0.05).limits
+    assert set(given.scorer.names) == set(given.limits) > {'density.scores', 'entropy.class_mean'}

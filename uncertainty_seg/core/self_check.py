@@ -9,7 +9,7 @@ tool's. A value that is not a number never passes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 import math
 
@@ -98,6 +98,7 @@ TOLERANCES: Mapping[str, Tolerance] = {
 
 def difference(
     maps: UncertaintyMaps, reference: UncertaintyMaps, passes: int, limits: Mapping[str, float],
+    score: Callable[[UncertaintyMaps], Mapping[str, float]] = frame_scores,
 ) -> Difference:
     """
     Measure how far maps lie from those of the reference.
@@ -111,6 +112,8 @@ def difference(
     limits : mapping of str to float
         Calibrated limit of each score; scores without one are not looked at. All of them, against
         a limit of 0.1, if there are none.
+    score : callable
+        Computes the scores of maps, at least those with a limit.
 
     Returns
     -------
@@ -127,7 +130,7 @@ def difference(
         mean=_largest(gap.mean() for gap in gaps),
         quantile=_largest(np.quantile(gap, QUANTILE) for gap in gaps),
         largest=_largest(gap.max() for gap in gaps),
-        score=_score_gap(frame_scores(maps), frame_scores(reference), limits),
+        score=_score_gap(score(maps), score(reference), limits),
     )
 
 
@@ -237,8 +240,7 @@ def _score_gap(
     scores: Mapping[str, float], wanted: Mapping[str, float], limits: Mapping[str, float]
 ) -> float:
     scales = dict(limits) or dict.fromkeys(wanted, _PLAIN_LIMIT)
-    return _largest(abs(scores[name] - wanted[name]) / scale
-                    for name, scale in scales.items() if name in wanted)
+    return _largest(abs(scores[name] - wanted[name]) / scale for name, scale in scales.items())
 
 
 def _largest(values: Iterable[float]) -> float:

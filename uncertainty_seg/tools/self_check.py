@@ -110,12 +110,17 @@ def arithmetic_of(backend: str, precision: str) -> str:
 
 
 def _plan(bundle: Any, settings: Settings, images: Any, arithmetic: str) -> Any:
+    from uncertainty_seg.core.gate_limits import gate_limits
+    from uncertainty_seg.core.score_vector import ScoreVector
     from uncertainty_seg.core.self_check import TOLERANCES
     from uncertainty_seg.tools.self_check_run import Plan
 
     card, calibration = bundle.card, bundle.calibration
     passes = card.passes if settings.passes == BUNDLE_PASSES else settings.passes
-    limits = {name: calibration.thresholds[name] for name in calibration.gate_scores} \
-        if calibration else {}
-    return Plan(card, passes, settings.seed, calibration.temperature if calibration else 1.0,
-                images, limits, TOLERANCES[arithmetic])
+    tolerance = TOLERANCES[arithmetic]
+    if calibration is None:
+        return Plan(card, passes, settings.seed, 1.0, images, {}, tolerance)
+    limits = gate_limits(calibration, settings.gate)
+    scorer = ScoreVector(card, calibration.pixel_limits, calibration.density, limits)
+    return Plan(card, passes, settings.seed, calibration.temperature, images, limits, tolerance,
+                scorer)

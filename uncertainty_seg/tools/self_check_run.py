@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 import os
 from pathlib import Path
 import sys
@@ -19,6 +20,7 @@ from uncertainty_seg.core.dropout_masks import pass_inputs
 from uncertainty_seg.core.model_card import InputSpec, ModelCard
 from uncertainty_seg.core.pipeline import Backend
 from uncertainty_seg.core.preprocess import fit_image, Geometry
+from uncertainty_seg.core.score_vector import ScoreVector
 from uncertainty_seg.core.self_check import (
     Check,
     closeness_checks,
@@ -67,6 +69,8 @@ class Plan:
         Calibrated limit of each gated score.
     tolerance : Tolerance
         How far the maps may lie from the reference.
+    scorer : ScoreVector, optional
+        Computes the gate's scores; the usual six without it.
 
     """
 
@@ -77,6 +81,7 @@ class Plan:
     images: Sequence[ImageU8]
     limits: Mapping[str, float]
     tolerance: Tolerance
+    scorer: ScoreVector | None = None
 
 
 @dataclass
@@ -150,7 +155,7 @@ def check_backend(
     for image, chosen in [*((image, masks) for image in plan.images), (plan.images[0], others)]:
         maps = backend.run(image, chosen, plan.temperature)
         right = reference.run(image, chosen, plan.temperature)
-        gaps.append(_gap(maps, right, plan))
+        gaps.append(_gap(maps, right, plan, image))
         sane += sanity_checks(maps, plan.passes, has_steps)
         firsts.append(maps)
         progress('reference')
@@ -160,8 +165,13 @@ def check_backend(
     return found
 
 
-def _gap(maps: UncertaintyMaps, right: UncertaintyMaps, plan: Plan) -> Difference:
-    return difference(maps, right, plan.passes, plan.limits)
+def _gap(
+    maps: UncertaintyMaps, right: UncertaintyMaps, plan: Plan, image: ImageU8
+) -> Difference:
+    if plan.scorer is None:
+        return difference(maps, right, plan.passes, plan.limits)
+    score = partial(plan.scorer.compute, image=image)
+    return difference(maps, right, plan.passes, plan.limits, score)
 
 
 def _device_checks(
