@@ -11,7 +11,6 @@ from uncertainty_seg.core.calibration import (
     Calibration,
     calibration_from_json,
     calibration_to_json,
-    fit_thresholds,
     Promise,
 )
 from uncertainty_seg.core.score_density import ScoreDensity
@@ -23,24 +22,6 @@ GOOD = Calibration(20, 0, 'fixed', 'fp32', 0.9, {'entropy.mean': 0.2}, {'entropy
 
 def test_a_calibration_makes_the_round_trip() -> None:
     assert calibration_from_json(calibration_to_json(GOOD)) == GOOD
-
-
-@pytest.mark.parametrize('quantile, limit', [(0.95, 95.0), (0.5, 50.0), (1.0, 100.0)])
-def test_the_limit_lets_exactly_the_share_pass(quantile: float, limit: float) -> None:
-    frames = [{'a': float(v)} for v in np.random.default_rng(0).permutation(100) + 1]
-    assert fit_thresholds(frames, quantile) == {'a': limit}
-
-
-def test_frames_without_a_score_count_as_the_worst() -> None:
-    frames = [{'a': 1.0}, {'a': float('nan')}, {'a': 2.0}, {'a': 3.0}]
-    assert fit_thresholds(frames, 0.75) == {'a': 3.0}
-    with pytest.raises(CalibrationError, match="score 'a' is not finite on too many frames"):
-        fit_thresholds(frames, 0.95)
-
-
-def test_no_frames_make_no_threshold() -> None:
-    with pytest.raises(CalibrationError, match='no frame'):
-        fit_thresholds([], 0.95)
 
 
 @pytest.mark.parametrize('change, words', [

@@ -176,7 +176,7 @@ _AGGREGATES: dict[str, Callable[[FloatMap], float]] = {
 
 
 def score_names() -> tuple[str, ...]:
-    """Return the name of every score, in a fixed order."""
+    """Return the names of the six scores that every frame has, in a fixed order."""
     return tuple(f'{name}.{aggregate}' for name in SCORED_MAPS for aggregate in _AGGREGATES)
 
 

@@ -9,12 +9,11 @@ information grows with T by about (1 - 1/T) and every change of the network move
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
 from dataclasses import dataclass
 import hashlib
 import json
-import math
 from typing import Any
 
 import numpy as np
@@ -248,39 +247,3 @@ def mask_digest(ignore: NDArray[np.bool_] | None) -> str:
 def _digest(facts: Mapping[str, object]) -> str:
     canonical = json.dumps(facts, sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def fit_thresholds(
-    scores: Sequence[Mapping[str, float]], quantile: float
-) -> dict[str, float]:
-    """
-    Put the limit of each score where a share `quantile` of the frames passes.
-
-    Parameters
-    ----------
-    scores : sequence of mapping
-        One mapping of score name to value a frame, all with the same names.
-    quantile : float
-        Share in (0, 1] of the frames at or below the limit.
-
-    Returns
-    -------
-    dict of str to float
-        An observed value each, the smallest that lets the share pass; NaN counts as infinite.
-
-    Raises
-    ------
-    CalibrationError
-        If there is no frame, or more frames than the share allows have no finite score.
-
-    """
-    if not scores:
-        raise CalibrationError('no frame to fit thresholds on', 'at least one')
-    rank = max(math.ceil(quantile * len(scores)) - 1, 0)
-    limits = {}
-    for name in scores[0]:
-        values = np.sort(np.nan_to_num([s[name] for s in scores], nan=np.inf))
-        limits[name] = float(values[rank])
-        if not math.isfinite(limits[name]):
-            raise CalibrationError(f'score {name!r} is not finite on too many frames')
-    return limits

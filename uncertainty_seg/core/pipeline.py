@@ -19,6 +19,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from uncertainty_seg.core.aggregate import score_names
 from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap, require_shape
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import Calibration, mask_digest
@@ -43,9 +44,6 @@ _log = logging.getLogger(__name__)
 Masks = Mapping[str, NDArray[np.float32]]
 # Total variance of equal passes, by the rounding of their sums: 2.4e-7 was seen.
 ROUNDING = 1e-6
-# Computed in every frame, whatever the gate looks at: cheap, and what people compare.
-BASE_SCORES = tuple(f'{name}.{kind}' for name in ('entropy', 'mutual_information')
-                    for kind in ('mean', 'top', 'worst_window'))
 
 
 class Backend(Protocol):
@@ -130,7 +128,8 @@ class Pipeline:
     ignore : ndarray of bool, shape of any image, optional
         True where a pixel is left out of every score; stretched to the camera image.
     scorer : ScoreVector, optional
-        Computes the scores; else `BASE_SCORES` and the gate's, or all, as the settings say.
+        Computes the scores; else the usual six (`score_names`: cheap, and what people compare)
+        and the gate's, or all, as the settings say.
     clock : callable, optional
         Seconds for the timings.
 
@@ -319,7 +318,8 @@ class Pipeline:
 
     def _new_scorer(self, settings: Settings, gate: Gate | None) -> ScoreVector:
         calibration = self._bundle.calibration
-        names = None if settings.all_scores else {*BASE_SCORES, *(gate.thresholds if gate else ())}
+        gated = gate.thresholds if gate else ()
+        names = None if settings.all_scores else {*score_names(), *gated}
         limits = calibration.pixel_limits if calibration else None
         density = calibration.density if calibration else None
         return ScoreVector(self.card, limits, density, names)
