@@ -55,7 +55,7 @@ def test_the_page_names_every_topic_of_the_node_and_its_type(rig: SpeedRig) -> N
 
 
 def twist(x: float, yaw: float = 0.0) -> Any:
-    from geometry_msgs.msg import Twist  # type: ignore[import-untyped,unused-ignore]
+    from geometry_msgs.msg import Twist
 
     msg = Twist()
     msg.linear.x, msg.angular.z = x, yaw

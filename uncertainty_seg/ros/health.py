@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
@@ -43,6 +43,10 @@ class Health:
         Pictures made of each topic.
     build : BuildState or None
         How far the engine is that is being built; None if none is.
+    conflicts : tuple of str
+        A sentence for everything that is wrong with a topic now, see `qos_events`.
+    deadlines_missed : mapping of str to int
+        How often the node was late, a topic.
 
     """
 
@@ -59,24 +63,29 @@ class Health:
     num_repeated: int
     published: Mapping[str, int]
     build: BuildState | None = None
+    conflicts: tuple[str, ...] = ()
+    deadlines_missed: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def level(self) -> bytes:
-        """OK for usable frames, ERROR for none or faulty ones, WARN while not active."""
+        """OK for usable frames, ERROR for none or faulty ones; WARN while not active or heard."""
         if self.state != 'active':
             return DiagnosticStatus.WARN
-        is_bad = self.is_stale or self.statistics.is_faulty
-        return DiagnosticStatus.ERROR if is_bad else DiagnosticStatus.OK
+        if self.is_stale or self.statistics.is_faulty:
+            return DiagnosticStatus.ERROR
+        return DiagnosticStatus.WARN if self.conflicts else DiagnosticStatus.OK
 
     @property
     def message(self) -> str:
-        """The build, the hint, why there are no verdicts, the newest fault, or the state."""
+        """The build, the hint, why no verdict comes, a fault, a conflict, or the state."""
         if self.build is not None:
             return str(self.build)
         if self.hint or self.is_stale:
             return self.hint or self.why_down
         is_faulty = self.state == 'active' and self.statistics.is_faulty
-        return self.statistics.last_fault if is_faulty else self.state
+        if is_faulty:
+            return self.statistics.last_fault
+        return self.conflicts[0] if self.conflicts else self.state
 
     def values(self) -> dict[str, str]:
         """List the numbers."""
@@ -101,7 +110,9 @@ class Health:
             values['engine_build_phase'] = self.build.phase
         for stage, (median, largest) in stats.latencies_ms().items():
             values[f'latency.{stage}_ms'] = f'median {median:.2f}, max {largest:.2f}'
-        return values | {f'published.{name}': str(n) for name, n in self.published.items()}
+        values |= {f'published.{name}': str(n) for name, n in self.published.items()}
+        values |= {f'deadline_missed.{name}': str(n) for name, n in self.deadlines_missed.items()}
+        return values | {f'topic.{i}': text for i, text in enumerate(self.conflicts, start=1)}
 
 
 class HealthPublisher:

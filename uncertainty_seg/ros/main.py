@@ -12,10 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 import ctypes
 import logging
-import signal
 import sys
-import threading
-from types import FrameType
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -24,6 +21,7 @@ from rclpy.signals import SignalHandlerOptions
 from uncertainty_seg.errors import ConfigError, UncertaintySegError
 from uncertainty_seg.ros.log_bridge import ros_logging
 from uncertainty_seg.ros.node import UncertaintySegNode
+from uncertainty_seg.ros.stopping import spin_until, stop_on_signals
 
 _log = logging.getLogger(__name__)
 EXIT_FAILED = 1
@@ -82,45 +80,25 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run() -> int:
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     node = UncertaintySegNode(stop.is_set)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
+
+    def on_fault(err: Exception) -> None:
+        _log.exception('a callback failed')
+        node.fall('internal error, see the log')
+
     try:
         with ros_logging(node.get_logger()):
             if not node.autostart() and not stop.is_set():  # why is in the log already
                 return EXIT_FAILED
-            while not stop.is_set():
-                _spin_once(executor, node)
+            spin_until(stop, executor, on_fault)
             node.stop()
         return 0
     finally:
         executor.shutdown()
         node.destroy_node()
-
-
-def _spin_once(executor: SingleThreadedExecutor, node: UncertaintySegNode) -> None:
-    try:
-        executor.spin_once(timeout_sec=0.2)
-    except ExternalShutdownException:
-        raise
-    except Exception:  # a fault of ours in one callback must not take the node from the vehicle
-        _log.exception('a callback failed')
-        node.fall('internal error, see the log')
-
-
-def _stop_on_signals() -> threading.Event:
-    stop = threading.Event()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        # A second one does not wait for an engine that does not come back.
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
-    return stop
 
 
 def _say(sentence: str, code: int) -> int:

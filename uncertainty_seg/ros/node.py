@@ -27,11 +27,10 @@ from uncertainty_seg.ros.frame_intake import FrameIntake
 from uncertainty_seg.ros.frame_mailbox import Mailbox
 from uncertainty_seg.ros.frame_processor import FrameProcessor, Outputs
 from uncertainty_seg.ros.frame_statistics import FrameStatistics
-from uncertainty_seg.ros.health import HealthPublisher
+from uncertainty_seg.ros.health import Health, HealthPublisher
 from uncertainty_seg.ros.parameters import ParameterServer
 from uncertainty_seg.ros.publishers import PicturePublishers, VerdictPublishers
 from uncertainty_seg.ros.qos_events import WatchedTopicsNode
-from uncertainty_seg.ros.topic_health import TopicHealth
 from uncertainty_seg.ros.transitions import said, SoundLifecycleNode
 from uncertainty_seg.ros.transport_hints import why_silent
 from uncertainty_seg.ros.watchdog import Watchdog
@@ -252,7 +251,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         if hint and hint != self._hint and hint not in conflicts:
             self.get_logger().warning(hint)
         self._hint = hint
-        self._health.publish(TopicHealth(
+        self._health.publish(Health(
             state=self._state, is_stale=is_active and silence_s >= self._watchdog.timeout_s,
             is_confident=self._verdicts.is_confident, why_down=self._why_down, hint=hint,
             model=self._served.settings.model,

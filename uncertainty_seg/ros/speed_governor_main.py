@@ -10,10 +10,7 @@ it in order, with the slow factor, a last zero command where one was in force, a
 from __future__ import annotations
 
 from collections.abc import Sequence
-import signal
 import sys
-import threading
-from types import FrameType
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -21,6 +18,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.ros.speed_governor import SpeedGovernorNode
+from uncertainty_seg.ros.stopping import spin_until, stop_on_signals
 
 EXIT_MISUSE = 2
 
@@ -56,41 +54,22 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run() -> int:
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     node = SpeedGovernorNode()
     executor = SingleThreadedExecutor()
     executor.add_node(node)
+
+    def on_fault(err: Exception) -> None:
+        node.get_logger().error(f'a callback failed: {type(err).__name__}: {err}')
+        node.fall('internal error, see the log')
+
     try:
-        while not stop.is_set():
-            _spin_once(executor, node)
+        spin_until(stop, executor, on_fault)
         node.stop()
         return 0
     finally:
         executor.shutdown()
         node.destroy_node()
-
-
-def _spin_once(executor: SingleThreadedExecutor, node: SpeedGovernorNode) -> None:
-    try:
-        executor.spin_once(timeout_sec=0.2)
-    except ExternalShutdownException:
-        raise
-    except Exception as err:  # a fault of ours must not leave the vehicle fast
-        node.get_logger().error(f'a callback failed: {type(err).__name__}: {err}')
-        node.fall('internal error, see the log')
-
-
-def _stop_on_signals() -> threading.Event:
-    stop = threading.Event()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
-    return stop
 
 
 def _refuse(sentence: str) -> int:
