@@ -32,6 +32,7 @@ from uncertainty_seg.ros.main import main
 
 
 class FaultyBackend:
+
     def __init__(self, inner: Any) -> None:
         self._inner = inner
         self.name = f'faulty {inner.name}'
@@ -61,6 +62,7 @@ class FaultyBackend:
 
 
 class FaultyMailbox(Mailbox[Any]):
+
     def put(self, item: Any) -> None:
         if item.encoding == 'raise':
             raise ZeroDivisionError('the callback fails on command')

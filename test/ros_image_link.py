@@ -65,7 +65,7 @@ class Sender:
         self._seen: set[int] = set()
         self._newest = 0
 
-    def open(self) -> None:
+    def open(self) -> None:  # noqa: A003
         """Send small images until one is seen, so that both ends know each other."""
         small = Image(height=1, width=1, encoding='bgr8', step=3, data=array.array('B', bytes(3)))
         end_s = time.monotonic() + MATCH_S

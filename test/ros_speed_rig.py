@@ -40,6 +40,7 @@ def governor_arguments(*words: str, **parameters: Any) -> list[str]:
 
 
 class SpeedRig:
+
     def __init__(self, domain: int, folder: Path, governor: Process, stamped: bool) -> None:
         from diagnostic_msgs.msg import DiagnosticArray
         from geometry_msgs.msg import (

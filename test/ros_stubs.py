@@ -8,6 +8,7 @@ from rclpy.time import Time
 
 
 class Publisher:
+
     def __init__(self, kind: type, topic: str, qos: Any) -> None:
         self.topic, self.qos = topic, qos
         self.num_subscribers = 0
@@ -21,6 +22,7 @@ class Publisher:
 
 
 class StubNode:
+
     def __init__(self) -> None:
         self.now_ns = 0
         self.topics: dict[str, Publisher] = {}

@@ -178,6 +178,7 @@ def test_8_tells_start_and_end_and_gives_back_its_measurements() -> None:
 
 def test_what_raises_before_the_build_spares_it() -> None:
     class Never(Builder86):
+
         def build_serialized_network(self, network: Any, config: Any) -> bytes | None:
             raise AssertionError
 

@@ -85,7 +85,7 @@ class Rig:
         self.build(0, chunk)
         self.faults.contexts_up_to = chunk
 
-    def open(self, **changes: Any) -> TensorRtBackend:
+    def open(self, **changes: Any) -> TensorRtBackend:  # noqa: A003
         facts = {'trt': self.trt, 'memory': self.gpu, 'device': DEVICE, 'cache': self.cache}
         return TensorRtBackend(self.bundle, self.settings, **{**facts, **changes})
 

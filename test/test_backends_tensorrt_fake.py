@@ -164,6 +164,7 @@ class Summer:
         self.module = fake_tensorrt(self.gpu)
 
         class Logger(self.module.ILogger):  # type: ignore[name-defined,misc]
+
             def log(logger, severity: Any, msg: str) -> None:  # noqa: N805
                 self.said.append(msg)
 
@@ -313,6 +314,7 @@ def use_two_threads(summer: Summer) -> None:
 
 def forget_the_base_of_the_logger(summer: Summer) -> None:
     class Bad(summer.module.ILogger):  # type: ignore[name-defined,misc]
+
         def __init__(self) -> None:
             pass
 

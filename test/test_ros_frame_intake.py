@@ -20,6 +20,7 @@ pytestmark = pytest.mark.ros
 
 
 class Rig:
+
     def __init__(self) -> None:
         box: Mailbox[Any] = Mailbox()
         self.box, self.intake = box, FrameIntake(box)

@@ -50,6 +50,7 @@ class HookedDog(Watchdog):
 
 
 class Rig:
+
     def __init__(self, folder: Path) -> None:
         self.settings = settings_from_dict({
             'model': str(make_tiny_bundle(folder / 'tiny')), 'backend': 'fake',
@@ -87,7 +88,7 @@ class Rig:
         """Be the node's timer."""
         UncertaintySegNode._on_tick(self._node())
 
-    def set(self, **values: Any) -> None:
+    def set(self, **values: Any) -> None:  # noqa: A003
         """Be the node's parameters."""
         self.settings = dataclasses.replace(self.settings, **values)
         UncertaintySegNode._reconfigure(self._node(), self.settings)

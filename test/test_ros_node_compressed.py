@@ -19,6 +19,7 @@ HALVES = np.hstack([solid(255, 0, 0, width=64), solid(0, 0, 255, width=64)])
 
 
 class Rig:
+
     def __init__(self, process: Process, client: Client) -> None:
         from diagnostic_msgs.msg import DiagnosticArray
         from sensor_msgs.msg import CameraInfo, CompressedImage, Image

@@ -30,6 +30,7 @@ STALE_TIMEOUT_S = 2.0
 
 
 class Rig:
+
     def __init__(self, process: Process, client: Client, folder: Path) -> None:
         from diagnostic_msgs.msg import DiagnosticArray
         from std_msgs.msg import Bool

@@ -26,6 +26,7 @@ STALE_TIMEOUT_S = 2.0
 
 
 class Rig:
+
     def __init__(self, process: Process, client: Client, release: Path) -> None:
         from diagnostic_msgs.msg import DiagnosticArray
         from sensor_msgs.msg import Image

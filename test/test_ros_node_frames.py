@@ -47,6 +47,7 @@ class Rig:
         client.wait_for_camera_match()
         client.wait_until(lambda: self.health, 'diagnostics')
         # The first frame is sent until its answers come: the node's publishers have found us then.
+
         def primed() -> bool:
             self.send(GREY)
             return all(self.pictures.values()) and bool(self.status)

@@ -22,6 +22,7 @@ pytestmark = needs_ros
 
 
 class Rig:
+
     def __init__(self, process: Process, client: Client, bundle: Path) -> None:
         from diagnostic_msgs.msg import DiagnosticArray
         from sensor_msgs.msg import Image

@@ -23,6 +23,7 @@ pytestmark = needs_ros
 
 
 class Rig:
+
     def __init__(self, process: Process, client: Client) -> None:
         from diagnostic_msgs.msg import DiagnosticArray
         from std_msgs.msg import Bool

@@ -24,6 +24,7 @@ STALE_TIMEOUT_S = 0.5
 
 
 class Rig:
+
     def __init__(self, process: Process, client: Client) -> None:
         from diagnostic_msgs.msg import DiagnosticArray
         from rclpy.duration import Duration

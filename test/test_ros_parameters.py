@@ -45,7 +45,7 @@ class Served:
             raise self.refusal
         self.applied.append(settings)
 
-    def set(self, **values: Any) -> Any:
+    def set(self, **values: Any) -> Any:  # noqa: A003
         changes = [Parameter(name.replace('__', '.'), value=v) for name, v in values.items()]
         return self.node.set_parameters_atomically(changes)
 

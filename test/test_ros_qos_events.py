@@ -65,6 +65,7 @@ class StubGraph:
 
 
 class Watched:
+
     def __init__(self) -> None:
         self.now_s = 0.0
         self.node = StubGraph()
@@ -181,6 +182,7 @@ def test_the_deadline_is_watched_only_where_there_is_one() -> None:
 # --- the node, over real DDS ---------------------------------------------------------------------
 
 class Rig:
+
     def __init__(self, process: Process, client: Client) -> None:
         self.process, self.client = process, client
         self.health = client.listen('/diagnostics', DiagnosticArray)
@@ -221,6 +223,7 @@ def test_a_camera_that_offers_less_is_named_until_it_is_gone(rig: Rig) -> None:
                  'so nothing passes between them; set the parameter reliability of '
                  '/uncertainty_seg to best_effort, or let /test_client offer reliable')
     # A camera that does match is heard meanwhile, and the conflict is a warning beside it.
+
     def is_warned() -> bool:
         rig.client.camera.publish(image_message(solid(0, 0, 255), len(rig.health) * 10**9 + 10**9))
         rig.client.spin(0.05)

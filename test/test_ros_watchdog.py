@@ -8,6 +8,7 @@ from uncertainty_seg.ros.watchdog import Watchdog
 
 
 class Clock:
+
     def __init__(self) -> None:
         self.now_s = 1000.0
 

@@ -91,7 +91,7 @@ class Browser:
             self.events.append(message)
         return message
 
-    def open(self, path: Path, width_px: int) -> None:
+    def open(self, path: Path, width_px: int) -> None:  # noqa: A003
         """Load a page at a width and wait until it and all its pictures are there."""
         self.events.clear()
         self.ask('Emulation.setDeviceMetricsOverride', width=width_px, height=900,

@@ -149,5 +149,3 @@ def test_a_map_of_another_size_is_refused_by_name(part: str) -> None:
     frame = replace(sample_frame(1), **{part: getattr(sample_frame(1), part)[:-1]})
     with pytest.raises(ShapeError, match=r"'dive/frame 1' has shape \(119, 160\), expected \(120"):
         tiles_of(frame)
-
-

@@ -143,6 +143,7 @@ def test_memory_that_grows_is_found(reference: Memo, images: Any) -> None:
 
 def test_memory_of_the_device_counts(reference: Memo, images: Any) -> None:
     class Leaking(Twisted):
+
         @property
         def device_memory_bytes(self) -> int:
             return self._runs * 20_000_000
@@ -178,6 +179,7 @@ def test_what_is_replayed_has_to_be_what_is_called(reference: Memo, images: Any)
 def test_masks_drawn_on_the_device_have_to_be_those_of_the_host(
         reference: Memo, images: Any) -> None:
     class Wrong(Recorded):
+
         def pass_inputs(self, passes: int, seed: int) -> Any:
             return super().pass_inputs(passes, seed + 1)
     assert failed(Wrong(), reference, plan(images)) == {'drawn'}

@@ -200,6 +200,7 @@ def test_a_rate_of_zero_and_an_absent_one_are_no_sites() -> None:
 
 def test_a_net_that_is_only_a_function_has_a_name_for_its_site() -> None:
     class Bare(nn.Module):
+
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return F.dropout(x, 0.25, self.training)
     assert [d.site for d in find_dropout(Bare(), HEIGHT, WIDTH).drops] == ['dropout']
@@ -242,6 +243,7 @@ def test_the_layer_of_attention_drops_its_weights(
 
 def test_torchs_encoder_layer_has_its_four_sites_though_it_has_a_fast_path() -> None:
     class Encoder(nn.Module):
+
         def __init__(self) -> None:
             super().__init__()
             self.layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.25, batch_first=True)
@@ -344,6 +346,7 @@ def test_a_net_that_cannot_run_is_refused_with_its_own_words() -> None:
 
 
 class _Silent(nn.Module):
+
     def forward(self, x: torch.Tensor) -> None:
         return None
 
@@ -417,6 +420,7 @@ def test_a_net_of_two_minds_stays_in_eval_mode_and_keeps_its_dropout(
 
 def test_attention_of_a_net_in_eval_mode_keeps_its_dropout() -> None:
     class Both(nn.Module):
+
         def __init__(self) -> None:
             super().__init__()
             self.conv, self.attention = nn.Conv2d(3, 4, 1), Attention(True, True)
@@ -429,6 +433,7 @@ def test_attention_of_a_net_in_eval_mode_keeps_its_dropout() -> None:
 
 def test_a_net_whose_change_hides_dropout_is_refused() -> None:
     class Tangled(nn.Module):
+
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return F.dropout(x, 0.5) * 2 if self.training else x
     with pytest.raises(GraphError, match='the net itself drops in training mode only'):
@@ -437,6 +442,7 @@ def test_a_net_whose_change_hides_dropout_is_refused() -> None:
 
 def test_a_module_that_writes_to_itself_in_training_mode_is_kept_in_eval_mode() -> None:
     class Counts(nn.Module):
+
         def __init__(self) -> None:
             super().__init__()
             self.register_buffer('mean', torch.zeros(1))

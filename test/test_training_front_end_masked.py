@@ -56,6 +56,7 @@ class Attention(nn.Module):
 
 
 class DropPath(nn.Module):
+
     def __init__(self, drop_prob: float) -> None:
         super().__init__()
         self.drop_prob = drop_prob
@@ -83,6 +84,7 @@ def recorded() -> Iterator[list[Drawn]]:
     drawn: list[Drawn] = []
 
     class Recorder(TorchDispatchMode):
+
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             result = func(*args, **(kwargs or {}))
             if 'bernoulli' in str(func):
@@ -247,6 +249,7 @@ def test_exporting_leaves_the_net_and_its_mode_alone() -> None:
 
 
 class Outputs(nn.Module):
+
     def __init__(self, shape: Callable) -> None:
         super().__init__()
         self.inner, self.shape = Net(nn.Dropout(P)), shape
@@ -325,6 +328,7 @@ def test_a_strange_a_missing_and_an_ill_fitting_mask_are_refused() -> None:
 
 def test_a_site_that_does_not_reach_the_output_needs_no_mask() -> None:
     class Auxiliary(nn.Module):
+
         def __init__(self) -> None:
             super().__init__()
             self.main, self.side = Net(nn.Dropout(P)), Net(nn.Dropout(P))

@@ -86,7 +86,7 @@ class BundleEngines:
     chunking: Chunking
 
     @property
-    def all(self) -> tuple[NeededEngine, NeededEngine]:
+    def all(self) -> tuple[NeededEngine, NeededEngine]:  # noqa: A003
         """Both, in the order they run."""
         return self.trunk, self.head_stats
 

@@ -106,6 +106,7 @@ def progress_monitor(trt: TensorRt, tracker: PhaseTracker) -> tensorrt.IProgress
         base = trt.module.IProgressMonitor
 
     class Monitor(base):  # type: ignore[misc]
+
         def __init__(self) -> None:
             base.__init__(self)  # pybind11 wants the base named
 

@@ -188,6 +188,7 @@ class TensorRt:
         names = {getattr(base.Severity, name): name for name in _LEVELS}
 
         class Bridge(base):  # type: ignore[misc]
+
             def __init__(self) -> None:
                 base.__init__(self)  # pybind11 wants the base named
 

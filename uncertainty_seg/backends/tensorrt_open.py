@@ -68,7 +68,7 @@ class EngineOpener:
         self._target = EngineTarget.of(trt, device)
         self._names = require_graphs(bundle)
 
-    def open(self, memory: DeviceMemory, is_recorded: bool) -> FrameRunner:
+    def open(self, memory: DeviceMemory, is_recorded: bool) -> FrameRunner:  # noqa: A003
         """
         Open both engines.
 

@@ -47,7 +47,7 @@ class ImageFile:
     """
 
     data: bytes | bytearray | memoryview | NDArray[np.uint8]
-    format: str = ''
+    format: str = ''  # noqa: A003
 
     @property
     def original(self) -> str:

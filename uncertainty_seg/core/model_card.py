@@ -130,13 +130,13 @@ class ModelCard:
     class_names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     ignore_index: int
-    input: InputSpec
+    input: InputSpec  # noqa: A003
     dropout_sites: tuple[DropoutSite, ...]
     passes: int
     opset: int
     logits_shape: tuple[int, int, int]
     training: str
-    license: str
+    license: str  # noqa: A003
     not_good_for: str
     metrics: Mapping[str, float]
     sha256: Mapping[str, str]

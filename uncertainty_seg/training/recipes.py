@@ -42,13 +42,13 @@ class Recipe:
     """
 
     name: str
-    input: InputSpec
+    input: InputSpec  # noqa: A003
     fit: FitSettings
     train_dropout: DropoutPlan
     run_dropout: DropoutPlan
     passes: int
     training: str
-    license: str
+    license: str  # noqa: A003
     not_good_for: str
 
 
