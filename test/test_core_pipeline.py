@@ -285,3 +285,73 @@ def test_maps_can_be_cut() -> None:
     rows = np.arange(12, dtype=np.float32).reshape(3, 4)
     maps = UncertaintyMaps(rows.astype(np.uint8), *([rows] * 6))
     assert maps.cut(slice(1, 2), slice(2, 4)).aleatoric.tolist() == [[6, 7]]
+
+
+def test_another_number_of_passes_takes_effect_live_and_shuts_the_gate(tiny_bundle: Path) -> None:
+    pipeline = open_tiny(tiny_bundle)
+    before = last(pipeline, BLUE)
+    assert before.verdict.is_confident and before.passes == 8
+    pipeline.reconfigure(dataclasses.replace(EASY, passes=3))
+    result = last(pipeline, BLUE, 9)
+    assert result.passes == 3
+    assert not result.verdict.is_confident
+    assert result.verdict.reasons == ('passes is 3: the limits are for 8',)
+    pipeline.reconfigure(EASY)
+    assert not pipeline.verdict.is_confident  # from nothing
+    again = last(pipeline, BLUE)
+    assert again.verdict.is_confident
+    np.testing.assert_array_equal(again.maps.entropy, before.maps.entropy)
+
+
+class ChangingBackend(FakeBackend):
+    """Calls back while a frame is in work."""
+
+    pipeline: Pipeline
+    change: Settings | None = None
+
+    def run(self, image, masks, temperature):
+        maps = super().run(image, masks, temperature)
+        if self.change is not None:
+            self.pipeline.reconfigure(self.change)
+        return maps
+
+
+def test_a_frame_of_another_t_is_not_judged_by_the_limits_of_this_one(tiny_bundle: Path) -> None:
+    bundle = load_bundle(str(tiny_bundle))
+    backend = ChangingBackend(bundle.card)
+    pipeline = backend.pipeline = Pipeline(
+        bundle, backend, dataclasses.replace(EASY, gate=dataclasses.replace(
+            EASY.gate, rise_frames=1)))
+    easy = pipeline.settings
+    assert pipeline.process(BLUE, 0).verdict.is_confident
+    pipeline.reconfigure(dataclasses.replace(easy, passes=3))
+    backend.change = easy  # back to 8, while a frame of 3 passes is in work
+    result = pipeline.process(BLUE, 1)
+    assert not result.verdict.is_confident
+    assert 'while the frame was in work' in result.verdict.reasons[0]
+    assert pipeline.process(BLUE, 2).verdict.is_confident
+
+
+def test_a_change_of_passes_that_cannot_be_drawn_changes_nothing(tiny_bundle: Path) -> None:
+    bundle = load_bundle(str(tiny_bundle))
+    card = dataclasses.replace(bundle.card, method='deep_ensemble', members=3, passes=3,
+                               dropout_sites=(DropoutSite('member', (3,), 0.5),))
+    bundle = with_calibration(dataclasses.replace(bundle, card=card), passes=3)
+    pipeline = Pipeline(bundle, TellingBackend(card), EASY)
+    with pytest.raises(ConfigError):
+        pipeline.reconfigure(dataclasses.replace(EASY, passes=5))
+    assert pipeline.passes == 3 and pipeline.settings == EASY
+
+
+def test_cameras_share_the_network_and_its_masks_but_not_the_gate(tiny_bundle: Path) -> None:
+    bundle = load_bundle(str(tiny_bundle))
+    backend = TellingBackend(bundle.card)
+    front = Pipeline(bundle, backend, EASY)
+    down = front.for_camera()
+    assert last(front, BLUE).verdict.is_confident
+    assert down.verdict.kind == 'unknown'
+    front_masks = backend.given[8]
+    last(down, GREY, 1)
+    # The very same object: a GPU knows by that that they are in its memory already.
+    assert all(backend.given[8][name] is mask for name, mask in front_masks.items())
+    assert front.verdict.is_confident and not down.verdict.is_confident

@@ -44,6 +44,18 @@ def test_a_whole_number_is_accepted_for_a_float_but_not_the_other_way() -> None:
     ({'backend': 'cuda'}, "backend is 'cuda', expected one of auto, tensorrt, openvino"),
     ({'map': 'doubt'}, "map is 'doubt', expected one of entropy"),
     ({'gate.scores': [3]}, 'gate.scores'),
+    ({'cameras': ['front', 'front']}, "cameras names 'front' twice, expected each camera once"),
+    ({'cameras': ['front/left']}, "cameras names 'front/left', expected letters"),
+    ({'cameras': ['']}, "cameras names ''"),
+    ({'cameras': ['9th']}, "cameras names '9th'"),
+    ({'max_rate_hz': []}, r'max_rate_hz is \[\], expected a list of finite numbers from 0'),
+    ({'max_rate_hz': [math.nan]}, r'max_rate_hz is \[nan\]'),
+    ({'max_rate_hz': [True]}, r'max_rate_hz is \[True\]'),
+    ({'max_rate_hz': 5.0}, 'max_rate_hz is 5.0, expected a list'),
+    ({'max_rate_hz': [2, 2]}, 'max_rate_hz has 2 numbers, expected one, or one for each of the 1'),
+    ({'cameras': ['a', 'b'], 'max_rate_hz': [2, 2, 2]}, 'has 3 numbers, expected .* the 2 cam'),
+    ({'max_rate_hz': [1.0]}, 'max_rate_hz is 1, expected more than 1 / stale_timeout_s = 1'),
+    ({'max_rate_hz': [5.0], 'stale_timeout_s': 0.1}, 'max_rate_hz is 5, expected more than'),
     ({'threshold': 1}, "unknown parameter 'threshold', expected one of model"),
 ])
 def test_a_wrong_value_is_answered_with_what_would_be_right(
@@ -56,3 +68,23 @@ def test_a_wrong_value_is_answered_with_what_would_be_right(
 def test_settings_that_fit_only_together_are_judged_together() -> None:
     gate = settings_from_dict({'gate.fall_frames': 3, 'gate.fall_window': 5}).gate
     assert (gate.fall_frames, gate.fall_window) == (3, 5)
+
+
+def test_a_rate_is_one_for_all_cameras_or_one_for_each() -> None:
+    cameras = ['front', 'down']
+    both = settings_from_dict({'cameras': cameras, 'max_rate_hz': [5]})
+    assert [both.rate_of(i) for i in range(2)] == [5.0, 5.0]
+    each = settings_from_dict({'cameras': cameras, 'max_rate_hz': [5, 2.5]})
+    assert [each.rate_of(i) for i in range(2)] == [5.0, 2.5]
+    assert Settings().rate_of(0) == 0
+
+
+def test_the_place_of_the_camera_in_a_path_is_filled_in() -> None:
+    settings = settings_from_dict({'ignore_mask': '/masks/hull_{camera}.png'})
+    assert settings.ignore_mask_of('front') == '/masks/hull_front.png'
+    assert Settings().ignore_mask_of('front') == ''
+
+
+def test_without_a_budget_of_its_own_it_is_half_of_the_timeout() -> None:
+    assert settings_from_dict({'stale_timeout_s': 0.8}).budget_ms == pytest.approx(400)
+    assert settings_from_dict({'latency_budget_ms': 30}).budget_ms == 30

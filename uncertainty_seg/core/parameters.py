@@ -16,7 +16,7 @@ from typing import Any, get_type_hints, TypeVar
 
 from uncertainty_seg.errors import ConfigError
 
-Value = bool | int | float | str | tuple[str, ...]
+Value = bool | int | float | str | tuple[str, ...] | tuple[float, ...]
 _T = TypeVar('_T')
 
 
@@ -29,8 +29,8 @@ class Parameter:
     ----------
     name : str
         Dotted name, as in ROS.
-    default : bool, int, float, str or tuple of str
-        Its value when nothing is said; it decides the type.
+    default : bool, int, float, str, tuple of str or tuple of float
+        Its value when nothing is said; it decides the type. An empty tuple is one of texts.
     description, unit : str
         For people.
     lower, upper : float or None
@@ -51,21 +51,30 @@ class Parameter:
     choices: tuple[str, ...] = ()
     live: bool = False
 
+    @property
+    def is_numbers(self) -> bool:
+        """Whether it is a list of numbers."""
+        return isinstance(self.default, tuple) and bool(self.default) and isinstance(
+            self.default[0], float)
+
     def checked(self, value: object) -> Value:
         """Return `value` in the setting's type, or raise ConfigError with what is wrong."""
         kind = type(self.default)
         if kind is float and type(value) is int:
             value = float(value)  # `rate: 7` in a YAML file is meant as 7.0
-        if kind is tuple and isinstance(value, list):
-            value = tuple(value)
+        if kind is tuple and isinstance(value, (list, tuple)):
+            value = tuple(float(v) if self.is_numbers and type(v) is int else v for v in value)
         if type(value) is not kind or not self._accepts(value):
-            raise ConfigError(f'{self.name} is {value!r}', self.wanted())
+            shown = list(value) if isinstance(value, tuple) else value
+            raise ConfigError(f'{self.name} is {shown!r}', self.wanted())
         return value
 
     def _accepts(self, value: object) -> bool:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return self._inside(value)
         words = value if isinstance(value, tuple) else (value,)
+        if self.is_numbers:
+            return bool(words) and all(type(v) is float and self._inside(v) for v in words)
         if isinstance(value, tuple) and not all(isinstance(word, str) for word in words):
             return False
         return not self.choices or all(word in self.choices for word in words)
@@ -84,6 +93,7 @@ class Parameter:
             )
         kind = {bool: 'true or false', int: 'a whole number', float: 'a finite number',
                 str: 'a text', tuple: 'a list of texts'}[type(self.default)]
+        kind = 'a list of finite numbers' if self.is_numbers else kind
         if self.lower is not None and self.upper is not None:
             return f'{kind} from {_plain(self.lower)} to {_plain(self.upper)}'
         if self.lower is not None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 import logging
 import time
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from uncertainty_seg.core.aggregate import score_names
 from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap, require_shape
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.calibration import Calibration, mask_digest
+from uncertainty_seg.core.bundle_limits import fitting_calibration
 from uncertainty_seg.core.dropout_masks import frame_seed, pass_inputs, still_inputs
 from uncertainty_seg.core.gate import Gate, Verdict
 from uncertainty_seg.core.gate_limits import gate_limits, promise_text
 from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.pass_source import Masks, PassSource
 from uncertainty_seg.core.precision import precision_of
 from uncertainty_seg.core.preprocess import (
     fit_ignore,
@@ -38,10 +39,9 @@ from uncertainty_seg.core.preprocess import (
 from uncertainty_seg.core.score_vector import ScoreVector
 from uncertainty_seg.core.settings import BUNDLE_PASSES, Settings
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
-from uncertainty_seg.errors import CalibrationError, ModelBundleError
+from uncertainty_seg.errors import ModelBundleError
 
 _log = logging.getLogger(__name__)
-Masks = Mapping[str, NDArray[np.float32]]
 # Total variance of equal passes, by the rounding of their sums: 2.4e-7 was seen.
 ROUNDING = 1e-6
 
@@ -111,6 +111,14 @@ class FrameResult:
         return unfit_map(getattr(self.maps, name), self.geometry)
 
 
+class _InForce(NamedTuple):
+    """What a live change replaces, in one step, so that no frame sees half of it."""
+
+    masks: Masks
+    passes: int
+    gate: Gate | None
+
+
 class Pipeline:
     """
     One model, one gate, one frame after the other; not for two threads at once.
@@ -132,6 +140,8 @@ class Pipeline:
         and the gate's, or all, as the settings say.
     clock : callable, optional
         Seconds for the timings.
+    source : PassSource, optional
+        Shared by the pipelines of several cameras.
 
     Raises
     ------
@@ -151,25 +161,55 @@ class Pipeline:
         ignore: NDArray[np.bool_] | None = None,
         scorer: ScoreVector | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        source: PassSource | None = None,
     ) -> None:
         self._bundle, self._backend, self._clock = bundle, backend, clock
-        self.passes = bundle.card.passes if settings.passes == BUNDLE_PASSES else settings.passes
+        self._source = source or PassSource(bundle.card)
+        passes = self._passes_of(settings)
         self.precision = precision_of(bundle.card, settings.precision)
         self._temperature = temperature
         if temperature is None:
-            self._temperature = self._checked_calibration(settings, ignore).temperature
+            self._temperature = fitting_calibration(
+                bundle, settings, passes, self.precision, ignore).temperature
         self._settings = settings
-        self._gate = self._new_gate(settings)
+        masks = self._source.of(passes, settings.seed)
+        self._force = _InForce(masks, passes, self._new_gate(settings))
         self._given_scorer = scorer
         self._scorer = scorer or self._new_scorer(settings, self._gate)
         self._ignore = ignore
         self._fitted_ignore: tuple[Geometry | None, NDArray[np.bool_] | None] = None, None
-        self._masks = pass_inputs(bundle.card, self.passes, settings.seed)
+
+    def for_camera(self, ignore: NDArray[np.bool_] | None = None) -> Pipeline:
+        """
+        Return a pipeline with a gate of its own on the same network.
+
+        Parameters
+        ----------
+        ignore : ndarray of bool, optional
+            Of the other camera.
+
+        Returns
+        -------
+        Pipeline
+            To be used in turn with this one, never at the same time; closing one closes both.
+
+        """
+        return Pipeline(self._bundle, self._backend, self._settings, ignore=ignore,
+                        clock=self._clock, source=self._source)
 
     @property
     def settings(self) -> Settings:
         """The settings in force."""
         return self._settings
+
+    @property
+    def passes(self) -> int:
+        """T."""
+        return self._force.passes
+
+    @property
+    def _gate(self) -> Gate | None:
+        return self._force.gate
 
     @property
     def card(self) -> ModelCard:
@@ -194,7 +234,7 @@ class Pipeline:
     @property
     def verdict(self) -> Verdict:
         """The verdict in force."""
-        return self._gate.last if self._gate else _uncalibrated()
+        return self._gate.last if self._gate else self._ungated()
 
     def check_masks(self) -> None:
         """
@@ -211,7 +251,7 @@ class Pipeline:
         assert self._temperature is not None
         equal = still_inputs(self.card, min(self.passes, 2))
         still = self._backend.run(noise, equal, self._temperature).mutual_information
-        moved = self._backend.run(noise, self._masks, self._temperature).total_variance
+        moved = self._backend.run(noise, self._force.masks, self._temperature).total_variance
         fix = 'compile the bundle again from the network with its dropout'
         if not float(still.max()) < 1e-4:
             raise ModelBundleError(
@@ -248,12 +288,13 @@ class Pipeline:
 
         """
         require_shape('image', image_bgr, (None, None, 3), np.uint8)
+        masks, passes = self._masks_of(stamp_ns)
         start_s = self._clock()
         geometry = Geometry.of(image_bgr.shape[0], image_bgr.shape[1], self.card.input)
         fitted = fit_image(image_bgr, geometry, self.card.input)
         fitted_s = self._clock()
         assert self._temperature is not None
-        maps = self._backend.run(fitted, self._masks_of(stamp_ns), self._temperature)
+        maps = self._backend.run(fitted, masks, self._temperature)
         run_s = self._clock()
         scores = self._scorer.compute(
             maps.cut(geometry.rows, geometry.columns), fitted[geometry.rows, geometry.columns],
@@ -263,7 +304,7 @@ class Pipeline:
             **self._backend.timings_ms,
             'scores': (self._clock() - run_s) * 1e3,
         }
-        return FrameResult(stamp_ns, geometry, maps, scores, self.verdict, timings, self.passes)
+        return FrameResult(stamp_ns, geometry, maps, scores, self.verdict, timings, passes)
 
     def process(self, image_bgr: ImageU8, stamp_ns: int) -> FrameResult:
         """
@@ -274,18 +315,23 @@ class Pipeline:
 
         """
         result = self.measure(image_bgr, stamp_ns)
-        verdict = self._judge(result.scores, stamp_ns)
+        verdict = self._judge(result, stamp_ns)
         return FrameResult(
             result.stamp_ns, result.geometry, result.maps, result.scores, verdict,
             result.timings_ms, result.passes,
         )
 
-    def _judge(self, scores: Mapping[str, float], stamp_ns: int) -> Verdict:
+    def _judge(self, result: FrameResult, stamp_ns: int) -> Verdict:
         while True:
-            gate = self._gate
-            verdict = gate.update(scores, stamp_ns / 1e9) if gate else _uncalibrated()
+            force = self._force
+            if result.passes != force.passes:
+                verdict = self.fault('passes was changed while the frame was in work')
+            elif force.gate:
+                verdict = force.gate.update(result.scores, stamp_ns / 1e9)
+            else:
+                verdict = self._ungated()
             # A gate that was replaced meanwhile judged by limits that no longer hold.
-            if gate is self._gate:
+            if force is self._force:
                 return verdict
 
     def fault(self, reason: str) -> Verdict:
@@ -293,7 +339,7 @@ class Pipeline:
         # Stamps are the gate's only clock, live and replayed alike. What is no frame has none:
         # its hold starts with the next frame.
         gate = self._gate
-        return gate.fault(reason) if gate else _uncalibrated()
+        return gate.fault(reason) if gate else self._ungated()
 
     def reconfigure(self, settings: Settings) -> None:
         """
@@ -305,12 +351,15 @@ class Pipeline:
             If a gated score has no threshold; nothing is changed then.
 
         """
-        gate = self._gate
-        if settings.gate != self._settings.gate:
+        gate, passes = self._gate, self._passes_of(settings)
+        if settings.gate != self._settings.gate or passes != self.passes:
             gate = self._new_gate(settings)
+        masks = self._source.of(passes, settings.seed)
         if self._given_scorer is None:
             self._scorer = self._new_scorer(settings, gate)
-        self._gate, self._settings = gate, settings
+        self._settings = settings
+        if (gate, passes) != (self._gate, self.passes):
+            self._force = _InForce(masks, passes, gate)
 
     def close(self) -> None:
         """Close the backend."""
@@ -333,47 +382,34 @@ class Pipeline:
             self._fitted_ignore = geometry, fitted
         return fitted
 
-    def _masks_of(self, stamp_ns: int) -> Masks:
-        if self._settings.mask_policy == 'fixed':
-            return self._masks
-        seed = frame_seed(self._settings.seed, stamp_ns)
-        return pass_inputs(self.card, self.passes, seed)
+    def _passes_of(self, settings: Settings) -> int:
+        return self.card.passes if settings.passes == BUNDLE_PASSES else settings.passes
 
-    def _checked_calibration(
-        self, settings: Settings, ignore: NDArray[np.bool_] | None
-    ) -> Calibration:
+    def _masks_of(self, stamp_ns: int) -> tuple[Masks, int]:
+        """Return the masks of a frame and their T."""
+        masks, passes, _ = self._force
+        if self._settings.mask_policy == 'fixed':
+            return masks, passes
+        seed = frame_seed(self._settings.seed, stamp_ns)
+        return pass_inputs(self.card, passes, seed), passes
+
+    def _ungated(self) -> Verdict:
         calibration = self._bundle.calibration
-        if calibration is None:
-            raise CalibrationError(
-                f'bundle {self.card.name!r} has no calibration.json', 'thresholds for the gate',
-                'run uncertainty_seg calibrate on it',
-            )
-        pairs = (
-            ('passes', calibration.passes, self.passes),
-            ('mask_policy', calibration.mask_policy, settings.mask_policy),
-            ('precision', calibration.precision, self.precision),
-        )
-        for name, calibrated, wanted in pairs:
-            if calibrated != wanted:
-                raise CalibrationError(
-                    f'{name} is {wanted}, but {self.card.name!r} was calibrated with {calibrated}',
-                    fix=f'set {name} to {calibrated}, or calibrate the bundle again',
-                )
-        if calibration.seed != settings.seed:
-            _log.info('masks from seed %d, calibrated with seed %d: scores vary by the noise of '
-                      'the sampler', settings.seed, calibration.seed)
-        if calibration.ignore_sha256 != mask_digest(ignore):
-            _log.warning('%r was calibrated with another ignore mask than this one: its limits '
-                         'are for scores of other pixels', self.card.name)
-        return calibration
+        if calibration is None or calibration.passes == self.passes:
+            return _no_limits('the bundle is not calibrated')
+        return _no_limits(f'passes is {self.passes}: the limits are for {calibration.passes}')
 
     def _new_gate(self, settings: Settings) -> Gate | None:
         calibration = self._bundle.calibration
         if calibration is None or self._temperature != calibration.temperature:
             return None
+        if self._passes_of(settings) != calibration.passes:
+            _log.warning('passes is %d and the limits are for %d: the flag is down until it is '
+                         'that again', self._passes_of(settings), calibration.passes)
+            return None
         return Gate(settings.gate, gate_limits(calibration, settings.gate),
                     promise_text(calibration, settings.gate))
 
 
-def _uncalibrated() -> Verdict:
-    return Verdict(False, ('the bundle is not calibrated',), float('inf'), 'fault')
+def _no_limits(reason: str) -> Verdict:
+    return Verdict(False, (reason,), float('inf'), 'fault')

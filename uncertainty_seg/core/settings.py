@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+import re
 
 from uncertainty_seg.core.model_card import PRECISIONS
 from uncertainty_seg.core.parameters import from_dict, parameter, to_dict, Value
@@ -22,7 +23,12 @@ from uncertainty_seg.errors import ConfigError
 BUNDLE_PASSES = -1
 MASK_POLICIES = ('fixed', 'per_frame')
 RELIABILITIES = ('best_effort', 'reliable')
+DURABILITIES = ('volatile', 'transient_local')
 IMAGE_TRANSPORTS = ('raw', 'compressed')
+# What stands for the camera in the path of an ignore mask.
+CAMERA_PLACE = '{camera}'
+# A token of a ROS topic name.
+_CAMERA_NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]*')
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,15 @@ class Settings:
     """All settings of a run."""
 
     model: str = parameter('pipeline', "A shipped model's name, or the folder of a bundle.")
+    cameras: tuple[str, ...] = parameter(
+        (), 'Names of several cameras that share the model: front listens to front/image and '
+        'publishes under ~/front/. Empty: one camera on image.',
+    )
+    max_rate_hz: tuple[float, ...] = parameter(
+        (0.0,), 'Most frames of a camera taken a second, so that one leaves time for another; one '
+        'number for all or one for each; 0 is no limit.', unit='Hz', lower=0.0, upper=1000.0,
+        live=True,
+    )
     backend: str = parameter(
         'auto', 'What executes the network; auto takes the best of tensorrt, openvino and '
         'onnxruntime that works here. onnxruntime_cuda and onnxruntime_tensorrt are a second way '
@@ -103,8 +118,9 @@ class Settings:
         lower=1, upper=65536,
     )
     passes: int = parameter(
-        BUNDLE_PASSES, "T, dropout passes a frame; -1 takes the bundle's own.", unit='passes',
-        lower=-1, upper=1000,
+        BUNDLE_PASSES, "T, dropout passes a frame; -1 takes the bundle's own. For a T that the "
+        'bundle was not calibrated with the node does not start; changed live, the flag is down.',
+        unit='passes', lower=-1, upper=1000, live=True,
     )
     seed: int = parameter(0, 'Seed of the dropout masks.', lower=0, upper=2**31 - 1)
     mask_policy: str = parameter(
@@ -121,15 +137,31 @@ class Settings:
     )
     ignore_mask: str = parameter(
         '', 'Picture of which non-zero pixels are left out of every score (hull, vignette), '
-        'stretched to the camera image.',
+        'stretched to the camera image. {camera} in the path stands for the name of the camera.',
     )
     stale_timeout_s: float = parameter(
         1.0, 'Without a frame for this long the flag falls; also the deadline of ~/confident.',
-        unit='s', lower=0.05, upper=3600.0,
+        unit='s', lower=0.05, upper=3600.0, live=True,
+    )
+    latency_budget_ms: float = parameter(
+        0.0, 'Time from the arrival of a frame to its flag beyond which /diagnostics warns; 0 '
+        'takes half of stale_timeout_s.', unit='ms', lower=0.0, upper=3.6e6, live=True,
+    )
+    latency_error_s: float = parameter(
+        3.0, 'Over the budget for this long is an error in /diagnostics.', unit='s', lower=0.0,
+        upper=3600.0, live=True,
     )
     reliability: str = parameter(
         'best_effort', 'Reliability asked of the camera; best_effort accepts both.',
         choices=RELIABILITIES,
+    )
+    durability: str = parameter(
+        'volatile', 'Durability asked of the camera; volatile accepts both. transient_local also '
+        'gets the last image of who published before.', choices=DURABILITIES,
+    )
+    queue_depth: int = parameter(
+        1, 'Images that wait in the middleware; the node takes the newest whatever this is.',
+        unit='frames', lower=1, upper=1000,
     )
     image_transport: str = parameter(
         'raw', 'raw takes sensor_msgs/Image from image; compressed takes CompressedImage (jpeg or '
@@ -147,6 +179,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
+        _require_cameras(self.cameras)
+        _require_rates(self)
         if self.passes == 0:
             raise ConfigError(
                 'passes is 0', 'at least 1', f"set {BUNDLE_PASSES} to take the bundle's own T"
@@ -157,6 +191,42 @@ class Settings:
                 f'at most gate.fall_window, {self.gate.fall_window}',
                 'a flag that needs more bad frames than it looks at would never fall',
             )
+
+    @property
+    def budget_ms(self) -> float:
+        """The latency budget in force."""
+        return self.latency_budget_ms or self.stale_timeout_s * 500.0
+
+    def rate_of(self, index: int) -> float:
+        """Return the most frames a second of a camera; 0 for any."""
+        return self.max_rate_hz[index if len(self.max_rate_hz) > 1 else 0]
+
+    def ignore_mask_of(self, camera: str) -> str:
+        """Return the path of a camera's ignore mask; empty for none."""
+        return self.ignore_mask.replace(CAMERA_PLACE, camera)
+
+
+def _require_cameras(cameras: tuple[str, ...]) -> None:
+    for name in cameras:
+        if not _CAMERA_NAME.fullmatch(name):
+            raise ConfigError(f'cameras names {name!r}', 'letters, digits and _, a letter first',
+                              'it becomes a part of topic names: take front for front/image')
+        if cameras.count(name) > 1:
+            raise ConfigError(f'cameras names {name!r} twice', 'each camera once')
+
+
+def _require_rates(settings: Settings) -> None:
+    rates, cameras = settings.max_rate_hz, settings.cameras
+    if len(rates) not in (1, max(len(cameras), 1)):
+        raise ConfigError(f'max_rate_hz has {len(rates)} numbers',
+                          f'one, or one for each of the {max(len(cameras), 1)} cameras')
+    slow = [rate for rate in rates if 0 < rate <= 1 / settings.stale_timeout_s]
+    if slow:
+        raise ConfigError(
+            f'max_rate_hz is {slow[0]:g}', f'more than 1 / stale_timeout_s = '
+            f'{1 / settings.stale_timeout_s:g}, or 0',
+            'the flag would fall between any two frames',
+        )
 
 
 def settings_from_dict(values: Mapping[str, object]) -> Settings:
