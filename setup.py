@@ -45,6 +45,8 @@ setup(
         'tensorrt': ['tensorrt>=8.6,<12', 'torch'],
         'tensorrt_rtx': ['tensorrt-rtx', 'torch'],
         'onnxruntime_gpu': ['onnxruntime-gpu>=1.18'],
+        'score': ['pyarrow>=17', 'mcap>=1.1'],
+        'ray': ['ray>=2.9', 'pyarrow>=17', 'mcap>=1.1'],
         'nets': ['safetensors', 'timm', 'segmentation-models-pytorch'],
         'peers': ['torch-uncertainty', 'lightning', 'torchmetrics', 'baal'],
     },

@@ -44,7 +44,7 @@ LIBRARIES = {
     'errors': (set(), set()),
     'core': ({'numpy'}, set()),
     'graph': ({'numpy', 'onnx'}, set()),
-    'storage': ({'numpy', 'cv2'}, {'rosbags', 'yaml'}),
+    'storage': ({'numpy', 'cv2'}, {'rosbags', 'yaml', 'mcap', 'pyarrow'}),
     # tensorrt: its classes, for the types alone; the module itself is looked for by name.
     'backends': ({'numpy'}, {'onnxruntime', 'openvino', 'numba', 'tensorrt'}),
     'training': ({'numpy', 'cv2', 'torch', 'torchvision', 'onnx', 'tqdm'},
@@ -53,7 +53,7 @@ LIBRARIES = {
     # onnxruntime and nncf check and quantise what was compiled (compile_checks, quantise_trunk);
     # the last three are for what is fitted and reported offline.
     'tools': ({'numpy', 'cv2', 'tqdm'},
-              {'av', 'onnxruntime', 'nncf', 'sklearn', 'scipy', 'matplotlib'}),
+              {'av', 'onnxruntime', 'nncf', 'sklearn', 'scipy', 'matplotlib', 'pyarrow', 'ray'}),
     'ros': ({'numpy', 'cv2'} | ROS_PACKAGES, set()),
     '__main__': (set(), set()),
 }
@@ -65,6 +65,8 @@ EXCEPTIONS = {
     # Histograms, box sums, connected components and filters, within the budget of a frame.
     'core.aggregate': ({'cv2'}, set()),
     'core.image_quality': ({'cv2'}, set()),
+    'core.frame_features': ({'cv2'}, set()),
+    'core.perceptual_hash': ({'cv2'}, set()),
     'core.region_scores': ({'cv2'}, set()),
     'storage.model_bundle': (set(), {'onnx'}),
     # Reads the head's tensor sizes, to fit the passes of a call into the memory budget.

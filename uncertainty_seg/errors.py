@@ -16,6 +16,8 @@ The tree::
     │       └── EngineMissingError    its engine has not been built on this machine
     ├── BagError              a bag cannot be read or written
     ├── DatasetError          a folder of labelled images is missing or damaged
+    ├── TableError            a table of scores cannot be read or written
+    ├── FrameLogError         a frame log cannot be read or written
     └── TrainingError         weights or a recipe for training are unusable
 
 Each carries one sentence made from facts: what came, what was expected, what to do.
@@ -31,10 +33,12 @@ __all__ = [
     'ConfigError',
     'DatasetError',
     'EngineMissingError',
+    'FrameLogError',
     'GraphError',
     'ImageError',
     'ModelBundleError',
     'ShapeError',
+    'TableError',
     'TrainingError',
     'UncertaintySegError',
 ]
@@ -105,6 +109,14 @@ class BagError(UncertaintySegError):
 
 class DatasetError(UncertaintySegError):
     """A folder of labelled images is missing or damaged."""
+
+
+class FrameLogError(UncertaintySegError):
+    """A frame log cannot be read or written."""
+
+
+class TableError(UncertaintySegError):
+    """A table of scores cannot be read or written."""
 
 
 class TrainingError(UncertaintySegError):

@@ -1,0 +1,443 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+The score table on disk: Parquet, one row a frame, one file (a part) a shard.
+
+A shard is what is scored in one go: one topic of one bag, one folder, one log. A table is a
+folder of parts; each part says in its own metadata what made it, so that parts can be told apart
+without any other file. What the scores mean is not known here.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.errors import BackendUnavailableError, TableError
+
+VERSION = 1
+KINDS = ('bag', 'folder', 'log')
+PART_ENDING = '.parquet'
+SCORE_PREFIX, SHARE_PREFIX = 'score.', 'share.'
+_TABLE_KEY, _SHARD_KEY = b'uncertainty_seg.table', b'uncertainty_seg.shard'
+# Rows that are held before they are written: some 2 MB.
+_GROUP = 1024
+
+
+@dataclass(frozen=True)
+class TableInfo:
+    """
+    What is the same for every row of a table.
+
+    Attributes
+    ----------
+    model : str
+        Shipped name or folder of the bundle, as it was given.
+    model_sha256 : str
+        `model_digest` of its card.
+    class_names : tuple of str
+        C names, in the order of the ids.
+    palette : tuple of (int, int, int)
+        RGB colours.
+    passes, seed : int
+        T, and the seed of the masks.
+    score_names : tuple of str
+        Of the columns ``score.<name>``.
+    num_features : int
+        Length of `features`.
+    settings : mapping of str to value
+        All settings by dotted name, for `core.settings.settings_from_dict`: with them the
+        pipeline gives the masks again.
+
+    """
+
+    model: str
+    model_sha256: str
+    class_names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    passes: int
+    seed: int
+    score_names: tuple[str, ...]
+    num_features: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def share_names(self) -> tuple[str, ...]:
+        """Return the class of each column ``share.<name>``; with its id where names repeat."""
+        names = self.class_names
+        return tuple(name if names.count(name) == 1 else f'{name} {index}'
+                     for index, name in enumerate(names))
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """
+    One frame.
+
+    Attributes
+    ----------
+    dive : str
+        Name of the run.
+    source : str
+        Path of the bag, folder or log, as it was given.
+    kind : str
+        One of `KINDS`.
+    topic : str
+        Image topic; the camera of a log; empty for a folder.
+    index : int
+        Position of the message in its topic, of the file in sorted order; those that cannot be
+        read count too.
+    stamp_ns : int
+        Stamp of the image.
+    height, width : int
+        H, W of the image in pixels.
+    is_confident, verdict, score_ratio : bool, str, float
+        The gate's flag, its kind, and the worst score over its limit.
+    scores : sequence of float
+        In the order of `TableInfo.score_names`; NaN where nothing is known.
+    shares : sequence of float
+        Share of each class among the pixels of the mask, 0..1.
+    phash : int
+        Unsigned 64-bit perceptual hash.
+    features : ndarray of float32, shape (num_features,)
+        `core.frame_features`.
+
+    """
+
+    dive: str
+    source: str
+    kind: str
+    topic: str
+    index: int
+    stamp_ns: int
+    height: int
+    width: int
+    is_confident: bool
+    verdict: str
+    score_ratio: float
+    scores: Sequence[float]
+    shares: Sequence[float]
+    phash: int
+    features: NDArray[np.float32]
+
+
+def frame_key(source: str, topic: str, index: int) -> str:
+    """Return what names a frame in a table: ``<source>#<topic>#<index>``."""
+    return f'{source}#{topic}#{index}'
+
+
+class ScoreWriter:
+    """
+    A part under construction; use it with `with`.
+
+    Parameters
+    ----------
+    path : Path
+        The part; it appears whole, or not at all. An older one is replaced then.
+    info : TableInfo
+        Of the table.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If pyarrow is not installed.
+    TableError
+        If the file cannot be written.
+
+    """
+
+    def __init__(self, path: Path, info: TableInfo) -> None:
+        self.path, self._info = path, info
+        self._schema = schema_of(info)
+        # Two processes may write the same part, where a cluster took one for dead.
+        self._draft = path.with_name(f'.{path.stem}.{os.getpid()}.tmp')
+        self._rows: list[ScoreRow] = []
+        self._facts: Mapping[str, Any] = {}
+        self._writer: Any = None
+        self.num_rows = 0
+
+    def __enter__(self) -> ScoreWriter:
+        """Open the draft."""
+        parquet = _parquet()
+        words = ['frame_key', 'dive', 'source', 'kind', 'topic', 'verdict']
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = parquet.ParquetWriter(
+                self._draft, self._schema, compression='zstd', use_dictionary=words)
+        except OSError as err:
+            raise _not_written(self.path, err) from err
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> Literal[False]:
+        """Finish and rename, or remove."""
+        try:
+            if exc_type is None:
+                self._finish()
+            else:
+                self._writer.close()
+        except OSError as err:
+            raise _not_written(self.path, err) from err
+        finally:
+            self._draft.unlink(missing_ok=True)
+        return False
+
+    def add(self, row: ScoreRow) -> None:
+        """Take one frame."""
+        self._rows.append(row)
+        self.num_rows += 1
+        if len(self._rows) == _GROUP:
+            self._flush()
+
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Keep what `read_facts` returns of this part: values that JSON knows."""
+        self._facts = facts
+
+    def _flush(self) -> None:
+        try:
+            self._writer.write_table(_table(self._rows, self._info, self._schema))
+        except OSError as err:
+            raise _not_written(self.path, err) from err
+        self._rows = []
+
+    def _finish(self) -> None:
+        if self._rows:
+            self._flush()
+        text = json.dumps(self._facts, sort_keys=True)
+        self._writer.add_key_value_metadata({_SHARD_KEY.decode(): text})
+        self._writer.close()
+        sync(self._draft)
+        self._draft.replace(self.path)
+        sync(self.path.parent)
+
+
+def write_rows(
+    path: Path, info: TableInfo, rows: Iterable[ScoreRow], facts: Mapping[str, Any] | None = None
+) -> int:
+    """
+    Write a part.
+
+    Parameters
+    ----------
+    path, info : Path, TableInfo
+        As `ScoreWriter` takes them.
+    rows : iterable of ScoreRow
+        Any number, in order.
+    facts : mapping, optional
+        What made the part.
+
+    Returns
+    -------
+    int
+        Number of rows.
+
+    Raises
+    ------
+    TableError
+        If the file cannot be written; nothing is there then.
+
+    """
+    with ScoreWriter(path, info) as writer:
+        for row in rows:
+            writer.add(row)
+        writer.note(facts or {})
+    return writer.num_rows
+
+
+def list_parts(path: Path) -> list[Path]:
+    """
+    List the parts of a table, sorted; a part is its own only one.
+
+    Raises
+    ------
+    TableError
+        If the path is missing.
+
+    """
+    if path.is_dir():
+        return sorted(part for part in path.glob(f'*{PART_ENDING}')
+                      if not part.name.startswith('.'))
+    if not path.is_file():
+        raise TableError(f'no table at {path}', 'the folder that uncertainty_seg score wrote')
+    return [path]
+
+
+def read_rows(paths: Path | Sequence[Path], columns: Sequence[str] | None = None) -> Any:
+    """
+    Read tables as one.
+
+    Parameters
+    ----------
+    paths : Path or sequence of Path
+        Folders of parts, or parts.
+    columns : sequence of str, optional
+        Those wanted; all if None.
+
+    Returns
+    -------
+    pyarrow.Table
+        Rows in the order of the paths, of the parts' names and of the frames; `info_of` gives
+        what its metadata says.
+
+    Raises
+    ------
+    TableError
+        If a file is no part, there is none, or their models or settings differ.
+
+    """
+    asked = [paths] if isinstance(paths, Path) else list(paths)
+    parts = [part for path in asked for part in list_parts(path)]
+    if not parts:
+        raise TableError(f'no part in {", ".join(map(str, asked))}', 'at least one',
+                         'run uncertainty_seg score')
+    first = read_info(parts[0])
+    for part in parts[1:]:
+        if read_info(part) != first:
+            raise TableError(f'{part} was scored with another model or settings than {parts[0]}',
+                             'tables of the same', 'score its source again')
+    tables = [_read(part, columns) for part in parts]
+    import pyarrow
+
+    return pyarrow.concat_tables(tables)
+
+
+def info_of(schema: Any) -> TableInfo:
+    """
+    Return what the metadata of a `pyarrow.Schema` says.
+
+    Raises
+    ------
+    TableError
+        If it is not of a score table, or of another version.
+
+    """
+    raw = (schema.metadata or {}).get(_TABLE_KEY)
+    if raw is None:
+        raise TableError('a Parquet file without the metadata of a score table',
+                         'one that uncertainty_seg score wrote')
+    values = json.loads(raw)
+    version = values.pop('version', None)
+    if version != VERSION:
+        raise TableError(f'a score table of version {version}', str(VERSION),
+                         'score again with this version of uncertainty_seg')
+    for name in ('class_names', 'score_names'):
+        values[name] = tuple(values[name])
+    values['palette'] = tuple((r, g, b) for r, g, b in values['palette'])
+    return TableInfo(**values)
+
+
+def read_info(part: Path) -> TableInfo:
+    """Return what is the same for every row of a part; errors as `info_of` and `read_rows`."""
+    try:
+        schema = _parquet().read_schema(part)
+    except (OSError, ValueError) as err:  # those of pyarrow are ValueErrors
+        raise _not_read(part, err) from err
+    return info_of(schema)
+
+
+def read_facts(part: Path) -> dict[str, Any]:
+    """Return what `ScoreWriter.note` kept of a part; errors as `read_rows`."""
+    try:
+        metadata = _parquet().read_metadata(part).metadata or {}
+    except (OSError, ValueError) as err:
+        raise _not_read(part, err) from err
+    facts: dict[str, Any] = json.loads(metadata.get(_SHARD_KEY, b'{}'))
+    return facts
+
+
+def schema_of(info: TableInfo) -> Any:
+    """
+    Return the `pyarrow.Schema` of a table.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If pyarrow is not installed.
+
+    """
+    _parquet()
+    import pyarrow as pa
+
+    words = [('frame_key', pa.string()), ('dive', pa.string()), ('source', pa.string()),
+             ('kind', pa.string()), ('topic', pa.string()), ('index', pa.int64()),
+             ('stamp_ns', pa.int64()), ('height', pa.int32()), ('width', pa.int32()),
+             ('confident', pa.bool_()), ('verdict', pa.string()), ('score_ratio', pa.float32())]
+    scores = [(f'{SCORE_PREFIX}{name}', pa.float32()) for name in info.score_names]
+    shares = [(f'{SHARE_PREFIX}{name}', pa.float32()) for name in info.share_names]
+    image = [('phash', pa.uint64()), ('features', pa.list_(pa.float32(), info.num_features))]
+    text = json.dumps({'version': VERSION, **asdict(info)}, sort_keys=True)
+    return pa.schema([*words, *scores, *shares, *image], metadata={_TABLE_KEY: text.encode()})
+
+
+def sync(path: Path) -> None:
+    """Have what was written to a file or a folder on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _table(rows: Sequence[ScoreRow], info: TableInfo, schema: Any) -> Any:
+    import pyarrow as pa
+
+    columns: dict[str, Any] = {
+        'frame_key': [frame_key(row.source, row.topic, row.index) for row in rows],
+        'confident': [row.is_confident for row in rows],
+    }
+    for name in ('dive', 'source', 'kind', 'topic', 'index', 'stamp_ns', 'height', 'width',
+                 'verdict', 'score_ratio', 'phash'):
+        columns[name] = [getattr(row, name) for row in rows]
+    scores = np.array([row.scores for row in rows], np.float32).reshape(len(rows), -1)
+    shares = np.array([row.shares for row in rows], np.float32).reshape(len(rows), -1)
+    # From numpy, since a list would be read as doubles and NaN could become null.
+    for prefix, names, values in ((SCORE_PREFIX, info.score_names, scores),
+                                  (SHARE_PREFIX, info.share_names, shares)):
+        for k, name in enumerate(names):
+            columns[f'{prefix}{name}'] = pa.array(np.ascontiguousarray(values[:, k]))
+    features = np.stack([row.features for row in rows]).astype(np.float32)
+    columns['features'] = pa.FixedSizeListArray.from_arrays(features.ravel(), info.num_features)
+    return pa.table({name: columns[name] for name in schema.names}, schema=schema)
+
+
+def _read(part: Path, columns: Sequence[str] | None) -> Any:
+    # Not read_table of the folder: it would leave out or cast what differs without a word.
+    try:
+        table = _parquet().ParquetFile(part).read(None if columns is None else list(columns))
+        metadata = table.schema.metadata
+        # What made one part does not hold for the others.
+        return table.replace_schema_metadata({_TABLE_KEY: metadata[_TABLE_KEY]})
+    except (OSError, ValueError) as err:
+        raise _not_read(part, err) from err
+
+
+def _parquet() -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError as err:
+        raise BackendUnavailableError('pyarrow is not installed', 'it, for the score table',
+                                      'pip install pyarrow') from err
+    return pyarrow.parquet
+
+
+def _not_read(part: Path, err: Exception) -> TableError:
+    return TableError(f'{part} cannot be read ({err})', 'a part of a score table',
+                      'delete it and score its source again')
+
+
+def _not_written(path: Path, err: OSError) -> TableError:
+    reason = err.strerror or str(err)
+    return TableError(f'{path} cannot be written ({reason})',
+                      'a folder with room that this user may write to')
