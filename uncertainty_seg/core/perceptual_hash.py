@@ -1,0 +1,70 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+A fingerprint of 64 bits of what an image shows, for finding near-duplicates.
+
+The pHash of Zauner (Implementation and Benchmarking of Perceptual Image Hash Functions, 2010):
+shrink to 32x32 grey, take the discrete cosine transform, and keep for the 8x8 lowest frequencies
+without the constant ones whether they are above their median. Noise, exposure and the quality of
+a JPEG move few bits; other content moves about half of them.
+
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.core.arrays import ImageU8, require_shape
+
+HASH_BITS = 64
+_SIDE, _LOW = 32, 8
+# Of blue, green and red: BT.601, as OpenCV's grey.
+_GREY = np.array([0.114, 0.587, 0.299])
+# An even image has frequencies of rounding alone; their signs say nothing.
+_ROUNDING = 1e-6
+
+
+def perceptual_hash(image_bgr: ImageU8) -> int:
+    """
+    Hash what an image shows.
+
+    Parameters
+    ----------
+    image_bgr : ndarray of uint8, shape (H, W, 3)
+        Any size from 1x1.
+
+    Returns
+    -------
+    int
+        0 to 2**64 - 1; frequency (1, 1) is the highest bit, rows first. 0 for an even image.
+
+    Raises
+    ------
+    ShapeError
+        If it is not a BGR image of bytes.
+
+    """
+    require_shape('image', image_bgr, (None, None, 3), np.uint8)
+    # Averages areas, so that no row of a large image is left out.
+    small = cv2.resize(image_bgr, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+    grey = np.asarray(small, np.float64) @ _GREY
+    basis = _cosines()
+    low = (basis @ grey @ basis.T).ravel()
+    bits = low > np.median(low) + _ROUNDING
+    return int.from_bytes(np.packbits(bits).tobytes(), 'big')
+
+
+def hash_distance(a: int, b: int) -> int:
+    """Return how many of the 64 bits differ (Hamming distance); 0 is alike, 32 is unrelated."""
+    return (a ^ b).bit_count()
+
+
+@lru_cache(maxsize=1)
+def _cosines() -> NDArray[np.float64]:
+    """Return rows 1..8 of the orthonormal DCT-II of length 32, shape (8, 32)."""
+    k = np.arange(1, _LOW + 1)[:, None]
+    n = np.arange(_SIDE)[None, :]
+    return np.sqrt(2 / _SIDE) * np.cos(np.pi * k * (2 * n + 1) / (2 * _SIDE))

@@ -1,0 +1,225 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+A frame log on disk: where what lies, and how it is read.
+
+::
+
+    LOG/manifest.jsonl                 an index; rebuilt from the folders when it is missing
+    LOG/frames/<frame_id>/frame.json   everything known of the frame
+                          image.<ext>  as received, or PNG or JPEG
+                          mask.png     class ids, mono8, at the size of the image
+                          uncertainty.png   16 bit: 0..65534 is 0..1, 65535 is not a number
+
+A folder appears under its name only when it is whole; what is under construction or on its way
+out has a name that begins with a dot. Writing is `frame_log_disk`'s.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap, require_shape
+from uncertainty_seg.core.image_codec import decode
+from uncertainty_seg.core.image_files import ImageFile
+from uncertainty_seg.errors import FrameLogError, ImageError
+
+FORMAT_VERSION = 1
+FRAMES_FOLDER = 'frames'
+MANIFEST_FILE = 'manifest.jsonl'
+SIDECAR_FILE = 'frame.json'
+MASK_FILE = 'mask.png'
+UNCERTAINTY_FILE = 'uncertainty.png'
+REASONS = ('flagged', 'window', 'control', 'trigger')
+NAN_VALUE = 65535
+_FULL_VALUE = 65534
+
+
+@dataclass(frozen=True)
+class LoggedFrame:
+    """
+    One frame of a log.
+
+    Attributes
+    ----------
+    folder : Path
+        Where its files lie.
+    sidecar : mapping of str to object
+        `frame.json`: version, frame_id, stamp_ns, ros_frame, camera, dive, reason (one of
+        `REASONS`), verdict {confident, kind, reasons, score_ratio}, scores, thresholds, passes,
+        seed, mask_policy, model {name, sha256}, map, classes [{id, name, color_rgb}],
+        image {height, width, encoding, file}, phash (16 hex digits), parameters,
+        reservoir {name, key, log_weight, bar}. A number that is not finite is null.
+
+    """
+
+    folder: Path
+    sidecar: Mapping[str, Any]
+
+    @property
+    def frame_id(self) -> str:
+        """Its name, unique in the log."""
+        return str(self.sidecar['frame_id'])
+
+    @property
+    def image_path(self) -> Path:
+        """The camera image."""
+        return self.folder / str(self.sidecar['image']['file'])
+
+    @property
+    def mask_path(self) -> Path:
+        """The class ids."""
+        return self.folder / MASK_FILE
+
+    @property
+    def uncertainty_path(self) -> Path:
+        """The uncertainty map."""
+        return self.folder / UNCERTAINTY_FILE
+
+    def read_image(self) -> ImageU8:
+        """
+        Read the image.
+
+        Returns
+        -------
+        ndarray of uint8, shape (H, W, 3)
+            BGR.
+
+        Raises
+        ------
+        FrameLogError
+            If the file is missing or damaged.
+
+        """
+        try:
+            return decode(ImageFile(self._bytes(self.image_path)))
+        except ImageError as err:
+            raise FrameLogError(f'{self.image_path} cannot be read ({err})') from err
+
+    def read_mask(self) -> LabelMap:
+        """Read the class ids, (H, W) of uint8; FrameLogError if missing or damaged."""
+        return np.asarray(self._png(self.mask_path, np.uint8), np.uint8)
+
+    def read_uncertainty(self) -> FloatMap:
+        """Read the uncertainty, (H, W) of float32, 0..1 or NaN; FrameLogError if damaged."""
+        return uncertainty_from_uint16(self._png(self.uncertainty_path, np.uint16))
+
+    def _png(self, path: Path, dtype: type) -> Any:
+        data = np.frombuffer(self._bytes(path), np.uint8)
+        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+        if pixels is None or pixels.ndim != 2 or pixels.dtype != dtype:
+            raise FrameLogError(f'{path} cannot be read', f'a grey png of {np.dtype(dtype)}')
+        return pixels
+
+    def _bytes(self, path: Path) -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError as err:
+            raise FrameLogError(f'{path} cannot be read ({err.strerror})') from err
+
+
+def iter_frames(folder: Path | str, problems: list[str] | None = None) -> Iterator[LoggedFrame]:
+    """
+    Walk through the frames of a log, also while it is being written.
+
+    Parameters
+    ----------
+    folder : Path or str
+        The log.
+    problems : list of str, optional
+        Takes one sentence for each frame with an unreadable `frame.json`, which is left out;
+        without it such a frame is an error.
+
+    Yields
+    ------
+    LoggedFrame
+        In the order of their names, which begin with the stamp.
+
+    Raises
+    ------
+    FrameLogError
+        If the folder is no frame log, or a frame is damaged.
+
+    """
+    frames = Path(folder) / FRAMES_FOLDER
+    if not frames.is_dir():
+        raise FrameLogError(f'{folder} holds no folder {FRAMES_FOLDER}', 'a frame log',
+                            'name the folder that was given as log.folder')
+    for path in sorted(p for p in frames.iterdir() if not p.name.startswith('.')):
+        try:
+            sidecar = read_sidecar(path)
+        except FrameLogError as err:
+            if not path.exists():
+                continue  # it was evicted while we looked
+            if problems is None:
+                raise
+            problems.append(str(err))
+            continue
+        yield LoggedFrame(path, sidecar)
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """
+    Read the `frame.json` of a frame's folder.
+
+    Raises
+    ------
+    FrameLogError
+        If it is missing, no JSON, of another version, or lacks what every reader needs.
+
+    """
+    file = path / SIDECAR_FILE
+    try:
+        sidecar = json.loads(file.read_bytes())
+        if sidecar['version'] != FORMAT_VERSION:
+            raise FrameLogError(f'{file} has version {sidecar["version"]!r}', str(FORMAT_VERSION),
+                                'read it with the uncertainty_seg that wrote it')
+        str(sidecar['frame_id']), str(sidecar['image']['file']), int(sidecar['stamp_ns'])
+    except OSError as err:
+        raise FrameLogError(f'{file} cannot be read ({err.strerror})') from err
+    except (ValueError, TypeError, KeyError) as err:
+        raise FrameLogError(f'{file} is damaged ({type(err).__name__}: {err})') from err
+    return dict(sidecar)
+
+
+def uncertainty_to_uint16(values: FloatMap) -> Any:
+    """
+    Pack an uncertainty map.
+
+    Parameters
+    ----------
+    values : ndarray of float32, shape (H, W)
+        0..1, larger is less certain; clipped. NaN allowed.
+
+    Returns
+    -------
+    ndarray of uint16, shape (H, W)
+        Steps of 1/65534; NaN is 65535.
+
+    Raises
+    ------
+    ShapeError
+        If it is no map of float32.
+
+    """
+    require_shape('uncertainty', values, (None, None), np.float32)
+    packed = np.multiply(values, np.float32(_FULL_VALUE))
+    np.rint(packed, out=packed)
+    np.clip(packed, 0, _FULL_VALUE, out=packed)
+    # A NaN as an integer is anything.
+    np.nan_to_num(packed, copy=False, nan=NAN_VALUE)
+    return packed.astype(np.uint16)
+
+
+def uncertainty_from_uint16(packed: Any) -> FloatMap:
+    """Unpack what `uncertainty_to_uint16` packed, to within 1/131068."""
+    values = packed.astype(np.float32) / np.float32(_FULL_VALUE)
+    values[packed == NAN_VALUE] = np.nan
+    return np.asarray(values, np.float32)
