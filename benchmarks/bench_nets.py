@@ -48,7 +48,7 @@ from torch import nn, Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'test'))
 import zoo  # noqa: E402
 
-from uncertainty_seg.backends.registry import open_backend  # noqa: E402
+from uncertainty_seg.backends.registry import open_backend  # noqa: E402, I100
 from uncertainty_seg.core.bundle import ModelBundle  # noqa: E402
 from uncertainty_seg.core.dropout_masks import pass_inputs  # noqa: E402
 from uncertainty_seg.core.settings import Settings  # noqa: E402

@@ -22,7 +22,7 @@ def probabilities(passes: int, classes: int, spread: float, seed: int = 0) -> np
 
 
 def sums(p: np.ndarray) -> dict[str, torch.Tensor]:
-    """What the graph gives, in float64 until the end."""
+    """Reckon what the graph gives, in float64 until the end."""
     q = p.astype(np.float64)
     logs = np.log(np.where(q == 0, 1, q))
     votes = (q.argmax(1)[:, None] == np.arange(q.shape[1])[:, None, None]).sum(0)

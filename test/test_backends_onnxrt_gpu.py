@@ -221,7 +221,7 @@ def test_the_self_check_is_told_what_ran(bundle: ModelBundle) -> None:
 
 @pytest.fixture
 def claimed_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A GPU that is there by word only, and an ONNX Runtime that says it has providers for it."""
+    """Claim a GPU by word only, and an ONNX Runtime that says it has providers for it."""
     monkeypatch.setattr(OnnxRuntimeCudaBackend, '_find_device', lambda self: 'claimed')
     monkeypatch.setattr(onnxruntime, 'get_available_providers', lambda: [TENSORRT, CUDA, CPU])
     monkeypatch.setenv('UNCERTAINTY_SEG_ENGINE_CACHE', str(tmp_path / 'engines'))

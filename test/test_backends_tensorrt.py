@@ -143,7 +143,7 @@ def ensemble_bundle(folder: Path) -> Path:
 
 
 def plain_member(seed: int) -> onnx.ModelProto:
-    """A network of two convolutions that takes a normalised image."""
+    """Make a network of two convolutions that takes a normalised image."""
     rng = np.random.default_rng(seed)
     conv = {'kernel_shape': [3, 3], 'pads': [1, 1, 1, 1]}
     nodes = [helper.make_node('Conv', ['x', 'w0'], ['c0'], **conv),
@@ -174,7 +174,7 @@ def reference(rig: Rig, masks: Mapping[str, np.ndarray], temperature: float = 1.
 
 def assert_close(ours: UncertaintyMaps, theirs: UncertaintyMaps, passes: int,
                  tolerance: float = TOLERANCE) -> None:
-    """Maps are equal; where two classes are as good as equal, label and votes may differ."""
+    """Hold maps equal; where two classes are as good as equal, label and votes may differ."""
     for name in SMOOTH:
         np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=0,
                                    atol=tolerance, err_msg=name)

@@ -81,7 +81,7 @@ def members(owner: str, kind: type) -> dict[str, Any]:
 
 @pytest.fixture(scope='module', params=VERSIONS)
 def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A version, and what the real module of it has of the stand-in's names."""
+    """Give a version, and what the real module of it has of the stand-in's names."""
     version, folder = request.param, os.environ.get(FOLDERS[request.param], '')
     name = 'tensorrt_rtx' if version.startswith('1.') else 'tensorrt'
     extension = Path(folder, f'{name}_bindings', f'{name}.so')

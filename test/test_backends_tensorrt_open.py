@@ -235,7 +235,7 @@ def test_the_key_in_the_cache_is_that_of_the_graph_and_the_place(
 
 @pytest.fixture
 def head(rigs: Rigs, bundles: dict[str, Path]) -> tuple[Engine, Rig, dict[str, Any]]:
-    """The head of a bundle with a buffer for each tensor, for up to 5 passes."""
+    """Open the head of a bundle with a buffer for each tensor, for up to 5 passes."""
     rig = rigs(bundles['channels'])
     needed, runtime = rig.engines().head_stats, Runtime(rig.trt)
     plan = plan_of(needed.path.read_bytes(), needed.spec.profiles, rig.trt.version)

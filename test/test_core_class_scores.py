@@ -19,7 +19,7 @@ LABELS = hnp.arrays(np.uint8, st.tuples(st.integers(1, 16), st.integers(1, 16)),
 
 
 def rare_diver() -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """A sure seabed, and 100 of 20 000 pixels of an unsure class 2."""
+    """Give a sure seabed, and 100 of 20 000 pixels of an unsure class 2."""
     label = np.zeros((100, 200), np.uint8)
     label[40:50, 60:70] = 2
     return np.where(label == 2, np.float32(0.8), np.float32(0.1)), label

@@ -222,7 +222,7 @@ SETTINGS = st.builds(
 
 def judge(settings: GateSettings, limit: float, events: list[tuple[float | None, float]],
           direction: int = 1) -> list[bool]:
-    """Flags after events of (score or fault, time step), by a gate with one limit."""
+    """Give the flags after events of (score or fault, time step), by a gate with one limit."""
     it, now_s, flags = Gate(settings, {'a': limit}), 100.0, []
     for score, step_s in events:
         now_s += direction * step_s

@@ -23,7 +23,7 @@ def plain(color: tuple[int, int, int], rows: int = 128, columns: int = 160) -> I
 
 
 def detailed(seed: int = 0, rows: int = 128, columns: int = 160) -> Image:
-    """A picture with structure of every size, bright and dark, in all colours."""
+    """Draw a picture with structure of every size, bright and dark, in all colours."""
     rng = np.random.default_rng(seed)
     total = np.zeros((rows, columns, 3))
     for size in (2, 8, 32):

@@ -18,7 +18,7 @@ from uncertainty_seg.errors import CalibrationError, ShapeError
 
 
 def table(n: int, seed: int, per_block: int = 1) -> FrameTable:
-    """A fifth of the frames is bad; both scores see it, one better."""
+    """Make a fifth of the frames bad; both scores see it, one better."""
     rng = np.random.default_rng(seed)
     is_bad = np.repeat(rng.uniform(size=n // per_block) < 0.2, per_block)
     scores = {'a': np.clip(rng.normal(0.3, 0.1, n) + 0.2 * is_bad, 0.01, 0.99),

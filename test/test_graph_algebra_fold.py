@@ -117,7 +117,7 @@ def test_a_mask_on_what_differs_between_the_passes_is_not_considered() -> None:
 def test_no_convolution_of_a_symbolic_number_of_outputs_is_made_where_none_is_wanted(
     kernel: int, is_folded: bool
 ) -> None:
-    """TensorRT refuses one; products with computed weights it takes."""
+    """Such a one is refused by TensorRT; products with computed weights it takes."""
     conv = node('Conv', 'd w', 'c', kernel_shape=[kernel] * 2)
     plain, sites = masked([RELU, D, conv, OUT], {'w': weights(4, 6, kernel, kernel)})
     trunk, head, masks, expected = parts(plain, sites)

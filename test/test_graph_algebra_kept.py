@@ -28,7 +28,7 @@ END = [node('Conv', 'd1 w2 b2', 'c2', **SAME), node('Relu', 'c2', 'r2'), drop('r
 
 @pytest.fixture(autouse=True)
 def everything_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests are small; what pays is tested by itself."""
+    """Keep all: the tests are small; what pays is tested by itself."""
     monkeypatch.setattr(kept_channels, '_saving', lambda *_: 1)
 
 

@@ -217,7 +217,7 @@ ALPHA = -1.7580993408473766
 
 @pytest.mark.parametrize('kind', ['alpha', 'feature_alpha'])
 def test_alpha_dropout_is_affine_where_kept_and_saturated_where_dropped(kind: str) -> None:
-    """a x + b where kept, a ALPHA + b where dropped: mean and variance stay."""
+    """It is a x + b where kept, a ALPHA + b where dropped: mean and variance stay."""
     p, x = 0.5, floats(1, 4, 6, 5)
     model = graph([drop('x', 'y', kind, p)], x.shape, x.shape)
     masked, sites = dropout_to_masks(model)

@@ -93,7 +93,7 @@ def test_three_gigabytes_are_refused_before_they_are_read(tmp_path: Path) -> Non
 
 
 def clean() -> onnx.ModelProto:
-    """A head: features and masks to logits and a statistic."""
+    """Make a head: features and masks to logits and a statistic."""
     nodes = [N('Mul', ['f', 'mask_a'], ['m']), N('Conv', ['m', 'w'], ['logits']),
              N('ReduceMean', ['logits'], ['sum_p'], axes=[1])]
     model = make(nodes, {'w': values(4, 3, 1, 1)}, source='f', outputs=('logits', 'sum_p'))

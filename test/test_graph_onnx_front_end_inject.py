@@ -199,8 +199,8 @@ def test_our_names_are_kept_free_and_nothing_else_changes() -> None:
              N('Add', ['net_image', 'mask_head'], ['logits'])]
     model = make(nodes, {'image_scale': values(1)}, source='image', outputs=('logits',))
     free = free_names(model)
-    assert [i.name for i in (*free.graph.input, *free.graph.output)] == ['net_net_image',
-                                                                        'net_logits']
+    assert [i.name for i in (*free.graph.input, *free.graph.output)] == [
+        'net_net_image', 'net_logits']
     assert free.graph.initializer[0].name == 'net_image_scale'
     np.testing.assert_array_equal(run(free)[0], run(model)[0])
     plain = unet()

@@ -94,8 +94,8 @@ def test_markers_stay_what_and_where_they_are(opset: int) -> None:
     model = to_opset17(make(nodes, opset=opset, domains=['uncertainty_seg']))
     assert ops(model) == ['Relu', 'Dropout', 'Softmax']
     assert model.graph.node[1] == nodes[1]
-    assert {(e.domain, e.version) for e in model.opset_import} == {('', 17),
-                                                                  ('uncertainty_seg', 1)}
+    assert {(e.domain, e.version) for e in model.opset_import} == {
+        ('', 17), ('uncertainty_seg', 1)}
 
 
 def test_large_weights_survive_the_way_up_bit_by_bit() -> None:

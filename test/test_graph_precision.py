@@ -60,7 +60,7 @@ def float_net(nodes: Iterable[onnx.NodeProto], output: str = 'y',
 
 
 def reference(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """ONNX's own evaluator, which knows bfloat16; ONNX Runtime on a CPU does not."""
+    """Ask the evaluator of ONNX itself, which knows bfloat16; ONNX Runtime on a CPU does not."""
     return ReferenceEvaluator(model).run(None, dict(feeds))
 
 

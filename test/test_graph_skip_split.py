@@ -29,7 +29,7 @@ BETWEEN = {
 
 
 def skip_net(between: Sequence[onnx.NodeProto] = (), wide: int = 16) -> onnx.ModelProto:
-    """s = relu(x), u = dropout(conv(x)); conv(cat[s, u, x]) with something between."""
+    """Make s = relu(x), u = dropout(conv(x)); conv(cat[s, u, x]) with something between."""
     channels = 3 + wide + 3
     nodes = [
         NODE('Relu', ['x'], ['s']),

@@ -29,7 +29,7 @@ for package in ('torchvision', 'segmentation_models_pytorch', 'timm'):
 
 import zoo  # noqa: E402
 
-from uncertainty_seg.core.bundle import ModelBundle  # noqa: E402
+from uncertainty_seg.core.bundle import ModelBundle  # noqa: E402, I100
 from uncertainty_seg.core.dropout_masks import make_masks, ones_masks  # noqa: E402
 from uncertainty_seg.core.uncertainty import upsample_bilinear  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402

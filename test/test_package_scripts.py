@@ -24,7 +24,7 @@ COMMANDS = ('bash', 'dirname', 'basename', 'cat', 'cp', 'ls', 'awk', 'tee', 'gre
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A folder with scripts/ and an empty bin/ that is the whole PATH."""
+    """Make a folder with scripts/ and an empty bin/ that is the whole PATH."""
     shutil.copytree(ROOT / 'scripts', tmp_path / 'scripts')
     (tmp_path / 'bin').mkdir()
     for name in COMMANDS:

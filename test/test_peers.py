@@ -23,7 +23,7 @@ pytest.importorskip('torch_uncertainty',
 pytest.importorskip('baal',
                     reason='not installed: scripts/requirements/peers.txt')
 
-from baal.active import heuristics  # noqa: E402
+from baal.active import heuristics  # noqa: E402, I100
 from baal.bayesian.dropout import MCDropoutModule, patch_module  # noqa: E402
 from baal.ensemble import EnsembleModelWrapper  # noqa: E402
 from baal.modelwrapper import ModelWrapper, TrainingArgs  # noqa: E402

@@ -4,8 +4,10 @@
 from typing import Any
 
 import pytest
+from ros_helpers import HAS_ROS, SKIP_REASON
 
-pytest.importorskip('rclpy', reason='rclpy is missing: source ROS 2, or install the wheels')
+if not HAS_ROS:
+    pytest.skip(SKIP_REASON, allow_module_level=True)
 
 from ros_stubs import StubNode
 

@@ -5,10 +5,12 @@ import array
 
 import numpy as np
 import pytest
+from ros_helpers import HAS_ROS, SKIP_REASON
 
-pytest.importorskip('rclpy', reason='rclpy is missing: source ROS 2, or install the wheels')
+if not HAS_ROS:
+    pytest.skip(SKIP_REASON, allow_module_level=True)
 
-from builtin_interfaces.msg import Time
+from builtin_interfaces.msg import Time  # noqa: I100
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 

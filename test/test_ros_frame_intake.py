@@ -5,11 +5,12 @@ import logging
 from typing import Any
 
 import pytest
+from ros_helpers import HAS_ROS, image_message, SKIP_REASON, solid
 
-pytest.importorskip('rclpy', reason='rclpy is missing: source ROS 2, or install the wheels')
+if not HAS_ROS:
+    pytest.skip(SKIP_REASON, allow_module_level=True)
 
-from builtin_interfaces.msg import Time
-from ros_helpers import image_message, solid
+from builtin_interfaces.msg import Time  # noqa: I100
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 

@@ -10,10 +10,11 @@ from typing import Any
 
 from conftest import make_tiny_bundle
 import pytest
+from ros_helpers import HAS_ROS, image_message, SKIP_REASON, solid, values_of
 
-pytest.importorskip('rclpy', reason='rclpy is missing: source ROS 2, or install the wheels')
+if not HAS_ROS:
+    pytest.skip(SKIP_REASON, allow_module_level=True)
 
-from ros_helpers import image_message, solid, values_of
 from ros_stubs import StubNode
 
 from uncertainty_seg.backends.registry import open_backend

@@ -9,10 +9,12 @@ from conftest import make_tiny_bundle
 from image_fuzz import check_file_message, check_raw, Fuzzer
 from image_oracle import answer
 import pytest
+from ros_helpers import HAS_ROS, SKIP_REASON
 
-pytest.importorskip('rclpy', reason='rclpy is missing: source ROS 2, or install the wheels')
+if not HAS_ROS:
+    pytest.skip(SKIP_REASON, allow_module_level=True)
 
-from builtin_interfaces.msg import Time
+from builtin_interfaces.msg import Time  # noqa: I100
 from rclpy.serialization import deserialize_message, serialize_message
 from ros_stubs import StubNode
 from sensor_msgs.msg import CompressedImage, Image

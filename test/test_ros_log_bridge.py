@@ -5,10 +5,12 @@ import logging
 from typing import Any
 
 import pytest
+from ros_helpers import HAS_ROS, SKIP_REASON
 
-pytest.importorskip('rclpy', reason='rclpy is missing: source ROS 2, or install the wheels')
+if not HAS_ROS:
+    pytest.skip(SKIP_REASON, allow_module_level=True)
 
-from rclpy.logging import get_logger, LoggingSeverity, set_logger_level
+from rclpy.logging import get_logger, LoggingSeverity, set_logger_level  # noqa: I100
 
 from uncertainty_seg.ros.log_bridge import ros_logging
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ros_helpers import HAS_ROS, SKIP_REASON
 
-pytest.importorskip('rclpy', reason='rclpy is missing: source ROS 2, or install the wheels')
+if not HAS_ROS:
+    pytest.skip(SKIP_REASON, allow_module_level=True)
 
-from rclpy.qos import QoSReliabilityPolicy
+from rclpy.qos import QoSReliabilityPolicy  # noqa: I100
 from ros_stubs import StubNode
 from std_msgs.msg import Header
 

@@ -6,10 +6,12 @@ import math
 from typing import Any
 
 import pytest
+from ros_helpers import HAS_ROS, SKIP_REASON
 
-pytest.importorskip('rclpy', reason='rclpy is missing: source ROS 2, or install the wheels')
+if not HAS_ROS:
+    pytest.skip(SKIP_REASON, allow_module_level=True)
 
-import rclpy
+import rclpy  # noqa: I100
 from rclpy.parameter import Parameter
 
 from uncertainty_seg.core.parameters import iter_parameters

@@ -23,7 +23,7 @@ from ros_helpers import (
 if not HAS_ROS:
     pytest.skip(SKIP_REASON, allow_module_level=True)
 
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray  # noqa: I100
 from rclpy.duration import Duration
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import Image

@@ -12,7 +12,7 @@ from ros_helpers import HAS_ROS, SKIP_REASON
 if not HAS_ROS:
     pytest.skip(SKIP_REASON, allow_module_level=True)
 
-from rclpy.duration import Duration
+from rclpy.duration import Duration  # noqa: I100
 from rclpy.qos import (
     qos_check_compatible,
     QoSCompatibility,

@@ -10,7 +10,7 @@ from ros_helpers import HAS_ROS, SKIP_REASON
 if not HAS_ROS:
     pytest.skip(SKIP_REASON, allow_module_level=True)
 
-from rclpy.qos import QoSProfile, QoSReliabilityPolicy
+from rclpy.qos import QoSProfile, QoSReliabilityPolicy  # noqa: I100
 
 from uncertainty_seg.ros.qos import camera_qos
 from uncertainty_seg.ros.qos_sentences import Topic

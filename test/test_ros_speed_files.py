@@ -47,7 +47,9 @@ def test_the_launch_file_joins_the_topics_and_starts_the_governor_again() -> Non
     assert flag.default_value == 'uncertainty_seg/confident'
 
 
-def test_a_parameter_file_is_taken_where_it_is_given(arguments: dict[str, str]) -> None:  # noqa: F811
+def test_a_parameter_file_is_taken_where_it_is_given(
+    arguments: dict[str, str],  # noqa: F811
+) -> None:
     arguments['params_file'] = 'mine.yaml'
     (node,) = actions_of(LAUNCH)['Node']
     assert [p.words[0] for p in node.parameters] == ['params_file']

@@ -106,7 +106,7 @@ def node(op: str, inputs: str, output: str, **attributes: Any) -> onnx.NodeProto
 
 @pytest.fixture
 def doubled(tmp_path: Path) -> Path:
-    """A batch T of float32 (T, 3, H, W), T, H and W symbolic, added to itself."""
+    """Write a batch T of float32 (T, 3, H, W), T, H and W symbolic, added to itself."""
     shape = ['T', 3, 'H', 'W']
     return save(tmp_path / 'doubled.onnx', [node('Add', 'x x', 'y')], [('x', FLOAT, shape)],
                 [('y', FLOAT, shape)])

@@ -144,7 +144,7 @@ def empty_libraries(extension: Path, folder: Path) -> None:
 
 @cache
 def surface(variable: str, folder: Path) -> dict[str, Any]:
-    """What a real module has of the names we use."""
+    """Give what a real module has of the names we use."""
     version = VERSIONS[variable][0]
     place = Path(os.environ.get(variable, ''))
     extension = place / 'tensorrt_bindings' / 'tensorrt.so'

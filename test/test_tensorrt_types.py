@@ -39,6 +39,8 @@ RTX = {'ComputeCapability', 'IBuilderConfig.num_compute_capabilities',
 @dataclass(frozen=True)
 class Version:
     """
+    A release, and what it lacks.
+
     Attributes
     ----------
     number : str

@@ -72,7 +72,7 @@ def test_misuse_exits_with_2(words: tuple[str, ...], capsys: pytest.CaptureFixtu
 def test_no_pass_at_all_is_misuse(capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line.main(['replay', 'in', 'out', '--passes', '0']) == 2
     said = capsys.readouterr()
-    assert said.err == ("uncertainty_seg replay: passes is 0, expected at least 1: "
+    assert said.err == ('uncertainty_seg replay: passes is 0, expected at least 1: '
                         "set -1 to take the bundle's own T.\n")
     assert said.out == ''
 

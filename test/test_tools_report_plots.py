@@ -20,7 +20,7 @@ from report_sample import sample_curve, sample_report
 
 pytest.importorskip('matplotlib', reason='matplotlib is not installed: no report is drawn')
 
-from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402, I100
 from matplotlib.text import Text  # noqa: E402
 
 from uncertainty_seg.errors import ShapeError  # noqa: E402

@@ -80,9 +80,9 @@ def test_weights_of_another_net_are_refused_by_their_keys_and_change_nothing(
     torch.save(foreign, tmp_path / 'w.pt')
     target = net()
     before = {k: v.clone() for k, v in target.state_dict().items()}
-    with pytest.raises(TrainingError, match=(
-        r'1 missing \(a.weight\); 5 unexpected \(extra.0, extra.1, extra.2, ...\); '
-        r'1 of another shape \(b.weight \(7, 4, 1, 1\) for \(2, 4, 1, 1\)\)')):
+    said = (r'1 missing \(a.weight\); 5 unexpected \(extra.0, extra.1, extra.2, ...\); '
+            r'1 of another shape \(b.weight \(7, 4, 1, 1\) for \(2, 4, 1, 1\)\)')
+    with pytest.raises(TrainingError, match=said):
         load_weights(target, tmp_path / 'w.pt')
     assert all(torch.equal(before[k], v) for k, v in target.state_dict().items())
 

@@ -33,7 +33,7 @@ def unet() -> nn.Module:
 
 
 def unet_dropout() -> nn.Module:
-    """The same with Dropout2d(0.5) behind each of the five decoder blocks."""
+    """Build the same with Dropout2d(0.5) behind each of the five decoder blocks."""
     import segmentation_models_pytorch as smp
 
     def build() -> nn.Module:
@@ -60,14 +60,14 @@ def deeplabv3plus() -> nn.Module:
 
 
 def pspnet() -> nn.Module:
-    """PSPNet of segmentation-models-pytorch: Dropout2d(0.2) before the last 3x3 convolution."""
+    """Build segmentation-models-pytorch's PSPNet: Dropout2d(0.2) before the last 3x3 layer."""
     import segmentation_models_pytorch as smp
 
     return _lively(lambda: smp.PSPNet(**_ENCODER))
 
 
 def segformer() -> nn.Module:
-    """SegFormer with mit_b0: stochastic depth in the encoder, no dropout in the decoder."""
+    """Build SegFormer with mit_b0: stochastic depth in the encoder, no dropout in the decoder."""
     import segmentation_models_pytorch as smp
 
     return _lively(lambda: smp.Segformer(**{**_ENCODER, 'encoder_name': 'mit_b0'}))
@@ -82,7 +82,7 @@ def deeplabv3() -> nn.Module:
 
 
 def deeplabv3_aux() -> nn.Module:
-    """The same with its auxiliary output, 'aux' beside 'out'."""
+    """Build the same with its auxiliary output, 'aux' beside 'out'."""
     from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large
 
     return _lively(lambda: deeplabv3_mobilenet_v3_large(
@@ -108,7 +108,7 @@ def vit() -> nn.Module:
 
 
 def hyperseg() -> nn.Module:
-    """Decoder that convolves with weights made from the image, with dropout before them."""
+    """Build a decoder whose weights are made from the image, with dropout before them."""
     return _lively(lambda: HyperSegmenter(NUM_CLASSES))
 
 

@@ -182,7 +182,8 @@ class TensorRt:
 
         """
         if TYPE_CHECKING:
-            from tensorrt import ILogger as base  # the checker must know a base class by name
+            # the checker must know a base class by name
+            from tensorrt import ILogger as base  # noqa: I100
         else:
             base = self.module.ILogger
         names = {getattr(base.Severity, name): name for name in _LEVELS}

@@ -96,7 +96,7 @@ def _body(
     function = _function(schema, node, types)
     names = dict(zip(function.output, node.output, strict=False))
     names.update(zip(function.input, node.input, strict=False))
-    names.update({name: '' for name in function.input[len(node.input):]})
+    names.update(dict.fromkeys(function.input[len(node.input):], ''))
     prefix = next(name for name in node.output if name)
     given = {a.name: a for a in node.attribute}
     defaults = {a.name: a.default_value for a in schema.attributes.values()

@@ -73,8 +73,8 @@ def conflict_sentences(
     for info in others:
         if info.node_name == UNKNOWN_NAME and not is_settled:
             continue
-        pair = (topic.qos, info.qos_profile) if topic.is_publisher else (info.qos_profile,
-                                                                          topic.qos)
+        theirs = info.qos_profile
+        pair = (topic.qos, theirs) if topic.is_publisher else (theirs, topic.qos)
         found += [_sentence(topic, me, full_name(info), policy) for policy in conflicts(*pair)]
     return found
 

@@ -128,7 +128,7 @@ class Found:
         made = self.calibration
         return {
             'temperature': made.temperature, **self.metrics(), 'gate_scores': made.gate_scores,
-            'promises': [{k: v for k, v in vars(promise).items()} for promise in made.promises],
+            'promises': [dict(vars(promise)) for promise in made.promises],
             'rehearsals': [vars(rehearsal) for rehearsal in self.rehearsals],
             'bad_share': float(self.val.is_bad.mean()), 'num_train': made.num_train,
             'num_val': made.num_val, 'thresholds': made.thresholds,

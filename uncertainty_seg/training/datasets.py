@@ -143,7 +143,7 @@ def batches(
     for start in range(0, len(order) - batch + 1, batch):
         pairs = [
             augment(data.images[i], data.masks[i], rng, how, data.ignore_index)
-            for i in order[start : start + batch]
+            for i in order[start:start + batch]
         ]
         yield np.stack([image for image, _ in pairs]), np.stack([mask for _, mask in pairs])
 
