@@ -8,10 +8,12 @@ import os
 from pathlib import Path
 import sqlite3
 
+import cv2
 import numpy as np
 import pytest
 
-from uncertainty_seg.core.image_codec import decode
+from uncertainty_seg.core.image_codec import decode, RawImage
+from uncertainty_seg.core.image_files import ImageFile
 from uncertainty_seg.errors import BagError
 from uncertainty_seg.storage import bag_writer
 from uncertainty_seg.storage.bags import (
@@ -66,9 +68,9 @@ def test_images_come_back_with_stamp_frame_and_pixels(tmp_path: Path, storage: s
     images = list(read_images(write_camera(tmp_path / 'bag', storage)))
     assert [i.stamp_ns for i in images] == [START_NS, START_NS + 1, START_NS + 2]
     assert [i.received_ns for i in images] == [START_NS + 10, START_NS + 11, START_NS + 12]
-    assert {(i.topic, i.frame_id, i.raw.encoding, i.raw.step) for i in images} == {
-        (CAMERA, 'cam', 'bgr8', 48)
-    }
+    assert {(i.topic, i.frame_id) for i in images} == {(CAMERA, 'cam')}
+    raw = [i.raw for i in images if isinstance(i.raw, RawImage)]
+    assert [(r.encoding, r.step) for r in raw] == [('bgr8', 48)] * 3
     for k, image in enumerate(images):
         np.testing.assert_array_equal(decode(image.raw), picture(k))
 
@@ -190,6 +192,36 @@ def test_several_cameras_ask_which(tmp_path: Path) -> None:
 def test_one_camera_is_found_among_other_images(tmp_path: Path) -> None:
     images = list(read_images(write_everything(tmp_path / 'bag', 'mcap')))
     assert {i.topic for i in images} == {CAMERA}
+
+
+def write_jpegs(path: Path, *topics: str) -> Path:
+    with BagWriter(path) as bag:
+        for k, topic in enumerate(topics):
+            data = bytes(cv2.imencode('.png', picture(k))[1])
+            bag.write_compressed(topic, START_NS + k, 'cam', 'bgr8; png compressed bgr8', data)
+    return path
+
+
+def test_a_compressed_camera_is_read_where_there_is_no_other(tmp_path: Path) -> None:
+    bag = write_jpegs(tmp_path / 'bag', '/cam/image_raw/compressed', '/rear/compressed',
+                      '/cam/image_raw/compressedDepth')
+    (image,) = read_images(bag)
+    assert (image.topic, image.stamp_ns, image.frame_id) == (
+        '/cam/image_raw/compressed', START_NS, 'cam')
+    np.testing.assert_array_equal(decode(image.raw), picture(0))
+
+
+def test_a_compressed_camera_can_be_named_beside_a_raw_one(tmp_path: Path) -> None:
+    bag = write_everything(tmp_path / 'bag', 'mcap')
+    images = list(read_images(bag, '/jpeg'))
+    assert [bytes(i.raw.data) for i in images] == [bytes([1, 2, k]) for k in range(3)]
+    assert {i.raw.format for i in images if isinstance(i.raw, ImageFile)} == {'jpeg'}
+
+
+def test_depth_that_is_compressed_is_no_camera(tmp_path: Path) -> None:
+    bag = write_jpegs(tmp_path / 'bag', '/depth/image/compressedDepth')
+    with pytest.raises(BagError, match='has no image topic, only /depth/image/compressedDepth'):
+        list(read_images(bag))
 
 
 @both_storages

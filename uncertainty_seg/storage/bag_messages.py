@@ -21,6 +21,8 @@ from uncertainty_seg.errors import BagError
 
 IMAGE_TYPE = 'sensor_msgs/msg/Image'
 COMPRESSED_TYPE = 'sensor_msgs/msg/CompressedImage'
+# What an image topic may be of.
+IMAGE_TYPES = (IMAGE_TYPE, COMPRESSED_TYPE)
 CAMERA_INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
 BOOL_TYPE = 'std_msgs/msg/Bool'
 FLOAT_TYPE = 'std_msgs/msg/Float32'

@@ -2,15 +2,15 @@
 """
 Read the images of a bag, rosbag2 (MCAP, sqlite3) or rosbag1.
 
-What comes out is a `RawImage`, as the node gets it from a subscription; whether it can be decoded
-is the codec's question. A message that is no message is passed on as `BadMessage`, so that
-whoever reads can count it.
+What comes out is a `RawImage` or an `ImageFile`, as the node gets it from a subscription; whether
+it can be decoded is the codec's question. A message that is no message is passed on as
+`BadMessage`, so that whoever reads can count it.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 import logging
@@ -21,10 +21,18 @@ from typing import Any, Literal
 import numpy as np
 
 from uncertainty_seg.core.image_codec import RawImage
+from uncertainty_seg.core.image_files import ImageFile
 from uncertainty_seg.errors import BagError
-from uncertainty_seg.storage.bag_messages import IMAGE_TYPE, typestore
+from uncertainty_seg.storage.bag_messages import (
+    COMPRESSED_TYPE,
+    IMAGE_TYPE,
+    IMAGE_TYPES,
+    typestore,
+)
 
 CAMERA_NAMES = ('image', 'image_raw')
+# What image_transport appends to the name of a camera, and to that of its depth.
+_COMPRESSED, _DEPTH = '/compressed', '/compressedDepth'
 _LOG = logging.getLogger(__name__)
 
 
@@ -43,7 +51,7 @@ class BagImage:
         When the recorder wrote it.
     frame_id : str
         Frame of its header.
-    raw : RawImage
+    raw : RawImage or ImageFile
         Its pixels, undecoded.
 
     """
@@ -52,7 +60,7 @@ class BagImage:
     stamp_ns: int
     received_ns: int
     frame_id: str
-    raw: RawImage
+    raw: RawImage | ImageFile
 
 
 @dataclass(frozen=True)
@@ -136,12 +144,13 @@ class BagReader:
         ----------
         topic : str or None
             The one that is wanted. None takes the only one, or else the only one with a
-            camera's usual name, `image` or `image_raw`.
+            camera's usual name, `image` or `image_raw`; compressed ones only where there is
+            no other.
 
         Returns
         -------
         str
-            A topic of sensor_msgs/Image.
+            A topic of sensor_msgs/Image or CompressedImage.
 
         Raises
         ------
@@ -149,29 +158,7 @@ class BagReader:
             If it is not there, is not of images, or the choice is open.
 
         """
-        have = self.topics()
-        images = [name for name, kind in have.items() if kind == IMAGE_TYPE]
-        listed = ', '.join(f'{name} ({kind})' for name, kind in have.items()) or 'no topic at all'
-        if topic is not None:
-            topic = f'/{topic.lstrip("/")}'
-            if topic not in images:
-                raise BagError(
-                    f'bag {self.path} has no images on {topic}, only {listed}',
-                    f'a topic of {IMAGE_TYPE}', 'name one with --topic',
-                )
-            return topic
-        if not images:
-            raise BagError(
-                f'bag {self.path} has no image topic, only {listed}', f'one of {IMAGE_TYPE}',
-                'record the camera too',
-            )
-        usual = [name for name in images if name.rpartition('/')[2] in CAMERA_NAMES]
-        if len(images) > 1 and len(usual) != 1:
-            raise BagError(
-                f'bag {self.path} has {len(images)} image topics: {", ".join(images)}',
-                'one', 'name it with --topic',
-            )
-        return usual[0] if len(usual) == 1 else images[0]
+        return choose_image_topic(self.path, self.topics(), topic)
 
     def messages(self, *topics: str) -> Iterator[BagMessage | BadMessage]:
         """
@@ -214,7 +201,7 @@ class BagReader:
     def images(self, topic: str | None = None) -> Iterator[BagImage | BadMessage]:
         """Read the images of a topic; see `image_topic` and `messages`."""
         for item in self.messages(self.image_topic(topic)):
-            yield item if isinstance(item, BadMessage) else _bag_image(item)
+            yield item if isinstance(item, BadMessage) else bag_image(item)
 
 
 def read_images(path: Path | str, topic: str | None = None) -> Iterator[BagImage]:
@@ -256,16 +243,50 @@ def header_stamp_ns(message: Any) -> int:
     return int(stamp.sec) * 10**9 + int(stamp.nanosec)
 
 
-def _bag_image(item: BagMessage) -> BagImage:
+def bag_image(item: BagMessage) -> BagImage:
+    """Take the image out of a message of one of `IMAGE_TYPES`."""
     message = item.message
-    raw = RawImage(
-        data=np.asarray(message.data, np.uint8), height=int(message.height),
-        width=int(message.width), encoding=str(message.encoding), step=int(message.step),
-        is_bigendian=bool(message.is_bigendian),
-    )
+    raw: RawImage | ImageFile
+    if hasattr(message, 'encoding'):
+        raw = RawImage(
+            data=np.asarray(message.data, np.uint8), height=int(message.height),
+            width=int(message.width), encoding=str(message.encoding), step=int(message.step),
+            is_bigendian=bool(message.is_bigendian),
+        )
+    else:
+        raw = ImageFile(np.asarray(message.data, np.uint8), str(message.format))
     return BagImage(
         item.topic, header_stamp_ns(message), item.received_ns, str(message.header.frame_id), raw
     )
+
+
+def choose_image_topic(path: Path, have: Mapping[str, str], topic: str | None) -> str:
+    """Find the topic to read images from among those of a bag; see `BagReader.image_topic`."""
+    listed = ', '.join(f'{name} ({kind})' for name, kind in have.items()) or 'no topic at all'
+    if topic is not None:
+        topic = f'/{topic.lstrip("/")}'
+        if have.get(topic) not in IMAGE_TYPES:
+            raise BagError(
+                f'bag {path} has no images on {topic}, only {listed}',
+                f'a topic of {IMAGE_TYPE} or CompressedImage', 'name one with --topic',
+            )
+        return topic
+    raw = [name for name, kind in have.items() if kind == IMAGE_TYPE]
+    images = raw or [name for name, kind in have.items()
+                     if kind == COMPRESSED_TYPE and not name.endswith(_DEPTH)]
+    if not images:
+        raise BagError(
+            f'bag {path} has no image topic, only {listed}', f'one of {IMAGE_TYPE}',
+            'record the camera too',
+        )
+    usual = [name for name in images
+             if name.removesuffix(_COMPRESSED).rpartition('/')[2] in CAMERA_NAMES]
+    if len(images) > 1 and len(usual) != 1:
+        raise BagError(
+            f'bag {path} has {len(images)} image topics: {", ".join(images)}',
+            'one', 'name it with --topic',
+        )
+    return usual[0] if len(usual) == 1 else images[0]
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from uncertainty_seg.core.arrays import ImageU8, LabelMap
-from uncertainty_seg.core.image_codec import decode
+from uncertainty_seg.core.image_codec import decode, RawImage
 from uncertainty_seg.storage.bags import BagImage, BagReader
 from uncertainty_seg.tools.demo_timeline import IMAGE_TOPIC, Moment, Timeline
 from uncertainty_seg.tools.replay_outputs import NODE_NAME
@@ -105,7 +105,7 @@ class _Cursor:
 
 
 def _ids(item: BagImage | None) -> LabelMap | None:
-    if item is None:
+    if item is None or not isinstance(item.raw, RawImage):  # class ids are never compressed
         return None
     rows = np.frombuffer(item.raw.data, np.uint8).reshape(item.raw.height, item.raw.step)
     return rows[:, : item.raw.width]
