@@ -37,7 +37,7 @@ class GateSettings:
 
     scores: tuple[str, ...] = parameter(
         (), "Scores the gate looks at, of those the bundle's calibration has a limit for; empty "
-        "takes its choice.", live=True,
+        'takes its choice.', live=True,
     )
     alpha: float = parameter(
         0.0, 'Promise of the calibration to keep: the chance that a frame is accepted and bad is '
@@ -127,7 +127,7 @@ class Settings:
         'fixed', 'fixed: one bank of masks for the run; per_frame: drawn from seed and stamp.',
         choices=MASK_POLICIES,
     )
-    map: str = parameter(
+    map: str = parameter(  # noqa: A003
         'mutual_information', 'The uncertainty map that is published and drawn.',
         choices=MAP_NAMES, live=True,
     )
