@@ -1,0 +1,255 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+The strategies: each takes rows from a pool until the quota is full or it has no more to offer.
+
+Rows come in the order of their lots, so that the first of equals is chosen by lot. A row that
+could not be scored is taken before or closed, but for `random`, which does not look.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.core.selection_pool import (
+    Candidates,
+    Column,
+    percentiles,
+    Quota,
+    Request,
+    Rows,
+)
+from uncertainty_seg.errors import ConfigError
+
+Strategy: TypeAlias = Callable[[Candidates, Request, Quota, Column, 'Candidates | None'], None]
+# Rows whose distance is computed at once: they stay in the processor's cache.
+_BLOCK = 4096
+
+
+def falling(values: Column) -> Rows:
+    """Return the rows from the largest to the smallest value; NaN first, equals as they stand."""
+    return np.argsort(np.where(np.isnan(values), -np.inf, -values), kind='stable')
+
+
+def threshold(
+    pool: Candidates, request: Request, quota: Quota, drawn: Column, labelled: Candidates | None
+) -> None:
+    """
+    Take every frame above a limit, the most uncertain first.
+
+    Source: Ribeiro Marnet et al., "Uncertainty Driven Active Learning for Image Segmentation in
+    Underwater Inspection", ROBOVIS 2024 (arXiv 2403.14002): a limit, not a number of frames,
+    decides what is labelled.
+
+    """
+    limit = np.inf if request.limit is None else request.limit
+    order = falling(pool.scores)
+    quota.take_in_order(order[pool.scores[order] > limit], f'above the limit {limit:.6g}')
+
+
+def top_k(
+    pool: Candidates, request: Request, quota: Quota, drawn: Column, labelled: Candidates | None
+) -> None:
+    """Take the most uncertain frames."""
+    quota.take_in_order(falling(pool.scores), 'one of the most uncertain')
+
+
+def power_bald(
+    pool: Candidates, request: Request, quota: Quota, drawn: Column, labelled: Candidates | None
+) -> None:
+    """
+    Draw without replacement, each frame with a weight of score ** beta.
+
+    The largest of ``beta ln(score) + Gumbel noise`` are such a draw. A score of 0 comes last.
+    Source: Kirsch et al., "Stochastic Batch Acquisition: A Simple Baseline for Deep Active
+    Learning" (arXiv 2106.12059), the power acquisition.
+
+    """
+    _require_weights(pool, request)
+    with np.errstate(divide='ignore'):
+        logs = np.log(pool.scores)
+    # 0 ** 0 is 1: with beta 0 all are alike.
+    weights = request.beta * logs if request.beta else np.zeros(len(pool))
+    quota.take_in_order(falling(weights - np.log(-np.log(drawn))),
+                        f'drawn with the weight score^{request.beta:g}')
+
+
+def uniform(
+    pool: Candidates, request: Request, quota: Quota, drawn: Column, labelled: Candidates | None
+) -> None:
+    """Draw by lot, whatever the score."""
+    quota.take_in_order(np.argsort(drawn, kind='stable'), f'drawn by lot, seed {request.seed}')
+
+
+def k_centre(
+    pool: Candidates, request: Request, quota: Quota, drawn: Column, labelled: Candidates | None
+) -> None:
+    """
+    Take the frame whose features are farthest from all chosen, again and again.
+
+    It begins with what is labelled or chosen already, or else with the most uncertain frame.
+    Sources: Sener and Savarese, "Active Learning for Convolutional Neural Networks: A Core-Set
+    Approach", ICLR 2018; Gonzalez, "Clustering to minimize the maximum intercluster distance",
+    1985: no frame is farther from a chosen one than twice what is possible.
+
+    """
+    _spread(pool, quota, np.ones(len(pool)), labelled, 'farthest from all chosen')
+
+
+def uncertainty_diversity(
+    pool: Candidates, request: Request, quota: Quota, drawn: Column, labelled: Candidates | None
+) -> None:
+    """
+    Take the frame of the largest ``score ** beta * distance to the nearest chosen``.
+
+    Source: Dyer and Frieze, "A simple heuristic for the p-centre problem", Operations Research
+    Letters 3, 1985: with weights w the largest w * distance is at most min(3, 1 + max w / min w)
+    times what is possible.
+
+    """
+    _require_weights(pool, request)
+    _spread(pool, quota, pool.scores ** request.beta, labelled,
+            f'largest score^{request.beta:g} times the distance to all chosen')
+
+
+def class_balanced(
+    pool: Candidates, request: Request, quota: Quota, drawn: Column, labelled: Candidates | None
+) -> None:
+    """
+    Fill the class that has least so far, again and again.
+
+    A frame fills every class by its share of the predicted pixels. The next frame is, for the
+    class with the least sum of shares among the chosen (of equals: in the pool), the one with
+    the largest share times percentile of the score. Frames without any share come last, the
+    most uncertain first.
+
+    """
+    if pool.shares is None:
+        raise ConfigError('the table has no shares of classes',
+                          'columns share.<class> for the strategy class-balanced')
+    shares = np.nan_to_num(pool.shares)
+    filled = np.nan_to_num(shares[quota.chosen]).sum(0)
+    if labelled is not None and labelled.shares is not None:
+        filled += np.nan_to_num(labelled.shares).sum(0)
+    queues = _queues(shares, percentiles(pool.scores))
+    rare_first = np.argsort(shares.sum(0), kind='stable')
+    while not quota.is_full:
+        for column in rare_first[np.argsort(filled[rare_first], kind='stable')]:
+            row = _next_open(queues[column], quota)
+            if row is not None:
+                break
+        else:
+            break
+        filled += shares[row]
+        quota.take(row, f'{100 * shares[row, column]:.3g} % {pool.class_names[column]}, the class '
+                        'with least so far')
+    quota.take_in_order(falling(pool.scores), 'one of the most uncertain, no class left to fill')
+
+
+ALL: dict[str, Strategy] = {
+    'threshold': threshold, 'top-k': top_k, 'power-bald': power_bald, 'k-centre': k_centre,
+    'uncertainty-diversity': uncertainty_diversity, 'class-balanced': class_balanced,
+    'random': uniform,
+}
+
+
+def _queues(shares: Column, worth: Column) -> list[list[int]]:
+    """Return for each class the rows that have it, the best last."""
+    queues = []
+    for share in shares.T:
+        rows = np.flatnonzero(share > 0)
+        queues.append(rows[falling(share[rows] * worth[rows])][::-1].tolist())
+    return queues
+
+
+def _next_open(queue: list[int], quota: Quota) -> int | None:
+    while queue:
+        row = queue.pop()
+        if quota.is_open[row]:
+            return row
+    return None
+
+
+def _require_weights(pool: Candidates, request: Request) -> None:
+    if (pool.scores < 0).any():
+        raise ConfigError(
+            f'{request.score_name} goes down to {np.nanmin(pool.scores):.6g}',
+            f'scores from 0 up as the weights of {request.strategy}',
+            'choose another --score or strategy')
+
+
+def _spread(
+    pool: Candidates, quota: Quota, weights: Column, labelled: Candidates | None, why: str
+) -> None:
+    if pool.features is None:
+        raise ConfigError('the table has no features', 'a column of them for the distances',
+                          'choose a strategy without distances, or score the frames again')
+    nearest = Nearest(pool.features)
+    if labelled is not None and labelled.features is not None:
+        for centre in labelled.features[np.isfinite(labelled.features).all(1)]:
+            nearest.add(centre)
+    for row in quota.chosen:
+        if np.isfinite(pool.features[row]).all():
+            nearest.add(pool.features[row])
+    # As squares, which are in the same order.
+    squares = np.square(weights)
+    while not quota.is_full and quota.is_open.any():
+        with np.errstate(invalid='ignore'):  # of rows that are closed
+            worth = pool.scores if nearest.is_empty else squares * nearest.squared
+        row = int(np.argmax(np.where(quota.is_open, worth, -np.inf)))
+        quota.take(row, 'the most uncertain, as a start' if nearest.is_empty else why)
+        nearest.add(pool.features[row])
+
+
+class Nearest:
+    """
+    The distance of every row to the nearest of the centres, while centres are added.
+
+    A row closer to its centre than half the distance of that centre to the new one cannot be
+    closer to the new one (triangle inequality) and is not looked at.
+
+    Parameters
+    ----------
+    features : ndarray of float32, shape (n, D)
+        Finite, but for rows that nobody asks about.
+
+    """
+
+    def __init__(self, features: NDArray[np.float32]) -> None:
+        self.squared = np.full(len(features), np.inf)
+        self._features = features
+        self._owners = np.zeros(len(features), np.int64)
+        self._centres = np.empty((0, features.shape[1]), np.float32)
+        self._num_centres = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no centre yet."""
+        return self._num_centres == 0
+
+    def add(self, centre: NDArray[np.float32]) -> None:
+        """Add a centre, shape (D,)."""
+        if self._num_centres == len(self._centres):
+            room = np.empty((max(16, 2 * self._num_centres), len(centre)), np.float32)
+            room[:self._num_centres] = self._centres
+            self._centres = room
+        apart = _squared(self._centres[:self._num_centres], centre)
+        rows = np.arange(len(self.squared)) if self.is_empty else \
+            np.flatnonzero(4 * self.squared > apart[self._owners])
+        self._centres[self._num_centres] = centre
+        for start in range(0, len(rows), _BLOCK):
+            block = rows[start:start + _BLOCK]
+            found = _squared(self._features[block], centre)
+            closer = found < self.squared[block]
+            self.squared[block[closer]] = found[closer]
+            self._owners[block[closer]] = self._num_centres
+        self._num_centres += 1
+
+
+def _squared(rows: NDArray[np.float32], centre: NDArray[np.float32]) -> Column:
+    apart = rows - centre
+    return np.einsum('ij,ij->i', apart, apart).astype(np.float64)
