@@ -30,7 +30,7 @@ CAMERAS = ('front', 'down')
 MODELS = (('mud', 'rock', 'weed'), ('seabed', 'pipeline', 'Bewuchs, grün'))
 
 
-class TwoCameras(LifecycleNode):
+class TwoCameras(LifecycleNode):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__('uncertainty_seg')

@@ -3,7 +3,7 @@
 The names of the classes in the mask, latched, as `vision_msgs/LabelInfo`.
 
 vision_msgs is optional: without it the node runs and the topic is missing. Its `LabelInfo` came
-with 4.1.0 and has been the same since; Humble to Rolling are released from that one branch.
+with 4.1.0 and has not changed since; Humble and all later distributions take the branch `ros2`.
 
 """
 
