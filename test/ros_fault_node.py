@@ -26,8 +26,7 @@ from uncertainty_seg.backends import registry
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import BackendError
-from uncertainty_seg.ros import node
-from uncertainty_seg.ros.frame_mailbox import Mailbox
+from uncertainty_seg.ros.frame_scheduler import Slot
 from uncertainty_seg.ros.main import main
 
 
@@ -61,12 +60,10 @@ class FaultyBackend:
         self._inner.close()
 
 
-class FaultyMailbox(Mailbox[Any]):
-
-    def put(self, item: Any) -> None:
-        if item.encoding == 'raise':
-            raise ZeroDivisionError('the callback fails on command')
-        super().put(item)
+def put_faultily(slot: Any, item: Any) -> None:
+    if item.encoding == 'raise':
+        raise ZeroDivisionError('the callback fails on command')
+    _put(slot, item)
 
 
 def open_faulty(name: str, bundle: Any, settings: Any) -> FaultyBackend:
@@ -75,5 +72,6 @@ def open_faulty(name: str, bundle: Any, settings: Any) -> FaultyBackend:
 
 if __name__ == '__main__':
     registry.open_backend = open_faulty
-    node.Mailbox = FaultyMailbox
+    _put = Slot.put
+    setattr(Slot, 'put', put_faultily)
     sys.exit(main())

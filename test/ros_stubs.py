@@ -25,6 +25,7 @@ class StubNode:
 
     def __init__(self) -> None:
         self.now_ns = 0
+        self.num_publishers = 1
         self.topics: dict[str, Publisher] = {}
         self.callbacks: dict[str, Any] = {}
         self.remaps: dict[str, str] = {}
@@ -46,6 +47,9 @@ class StubNode:
 
     def resolve_topic_name(self, topic: str, *, only_expand: bool = False) -> str:
         return f'/{topic}' if only_expand else self.remaps.get(topic, f'/{topic}')
+
+    def count_publishers(self, topic: str) -> int:
+        return self.num_publishers
 
     def destroy_publisher(self, publisher: Publisher) -> None:
         del self.topics[publisher.topic]

@@ -15,7 +15,7 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
 from uncertainty_seg.ros.frame_intake import FrameIntake
-from uncertainty_seg.ros.frame_mailbox import Mailbox
+from uncertainty_seg.ros.frame_scheduler import FrameScheduler
 
 pytestmark = pytest.mark.ros
 
@@ -23,15 +23,16 @@ pytestmark = pytest.mark.ros
 class Rig:
 
     def __init__(self) -> None:
-        box: Mailbox[Any] = Mailbox()
-        self.box, self.intake = box, FrameIntake(box)
+        self.scheduler: FrameScheduler[Any] = FrameScheduler()
+        self.box = self.scheduler.add(lambda msg, waited_s: None)
+        self.intake = FrameIntake(self.box)
 
     def new_ones(self, *stamps_ns: int) -> list[int]:
         """Send frames; returns the stamps of those that were let in."""
         passed = []
         for stamp_ns in stamps_ns:
             self.intake(image_message(solid(0, 0, 255), stamp_ns))
-            if self.box.take(timeout_s=0) is not None:
+            if self.scheduler.take(timeout_s=0) is not None:
                 passed.append(stamp_ns)
         return passed
 
@@ -60,7 +61,7 @@ def test_a_bag_that_starts_again_is_new(rig: Rig) -> None:
 def test_a_compressed_frame_is_known_by_its_stamp_too(rig: Rig) -> None:
     for second, is_new in ((1, True), (1, False), (2, True)):
         rig.intake(CompressedImage(header=Header(stamp=Time(sec=second))))
-        assert (rig.box.take(timeout_s=0) is not None) is is_new
+        assert (rig.scheduler.take(timeout_s=0) is not None) is is_new
 
 
 def test_frames_without_stamps_are_all_new_and_that_is_said_once(

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import dataclasses
 from pathlib import Path
 import threading
-from types import SimpleNamespace
 from typing import Any
 
 from conftest import make_tiny_bundle
@@ -20,9 +19,9 @@ from ros_stubs import StubNode
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import settings_from_dict
+from uncertainty_seg.ros.camera_station import CameraStation
 from uncertainty_seg.ros.frame_processor import FrameProcessor, Outputs
 from uncertainty_seg.ros.frame_statistics import FrameStatistics
-from uncertainty_seg.ros.node import UncertaintySegNode
 from uncertainty_seg.ros.publishers import PicturePublishers, VerdictPublishers
 from uncertainty_seg.ros.watchdog import Watchdog
 from uncertainty_seg.storage.model_bundle import load_bundle
@@ -68,7 +67,9 @@ class Rig:
         self.dog = HookedDog(lambda: self.now_s)
         self.node.topics['~/status'].num_subscribers = 1
         outputs = Outputs(self.verdicts, self.pictures, self.statistics)
-        self.process = FrameProcessor(self.pipeline, outputs, self.dog, lambda: self.settings)
+        self.veto = ''
+        self.process = FrameProcessor(self.pipeline, outputs, self.dog, lambda: self.settings,
+                                      lambda: self.veto)
         self._second = 0
 
     @property
@@ -87,25 +88,26 @@ class Rig:
 
     def tick(self) -> None:
         """Be the node's timer."""
-        UncertaintySegNode._on_tick(self._node())
+        self._station().tick(True, '')
 
-    def set(self, **values: Any) -> None:  # noqa: A003
+    def set(self, **values: Any) -> None:
         """Be the node's parameters."""
-        self.settings = dataclasses.replace(self.settings, **values)
-        UncertaintySegNode._reconfigure(self._node(), self.settings)
+        settings = dataclasses.replace(self.settings, **values)
+        self._station().reconfigure(settings)
+        self.settings = settings
 
     def set_scale(self, scale: float) -> None:
         self.set(gate=dataclasses.replace(self.settings.gate, threshold_scale=scale))
 
-    def _node(self) -> Any:
-        return SimpleNamespace(
+    def _station(self) -> CameraStation:
+        """Return a station around the parts of this rig, listening to nothing."""
+        any_node: Any = self.node
+        station = CameraStation(any_node, lambda: self.settings, 0, 'not this one')
+        vars(station).update(
             _watchdog=self.dog, _verdicts=self.verdicts, _pipeline=self.pipeline,
-            _state='active', _why_down='', _why_stale=lambda: 'no frame',
-            fall=self.verdicts.publish_fault,
-            get_logger=lambda: SimpleNamespace(warning=lambda text: None),
-            _topics=SimpleNamespace(note_silence=lambda topic, silence_s: None),
-            _flag_topic=None,
+            _processor=self.process, _statistics=self.statistics,
         )
+        return station
 
 
 @pytest.fixture
@@ -228,3 +230,27 @@ def test_a_muted_processor_publishes_nothing(rig: Rig) -> None:
     rig.send_good()
     assert rig.flags == []
     assert rig.node.topics['~/mask'].sent == []
+
+
+def test_no_frame_is_true_while_somebody_else_publishes_the_flag(rig: Rig) -> None:
+    rig.send_good()
+    rig.veto = 'somebody else publishes the flag'
+    rig.send_good()
+    assert rig.flags == [True, False]
+    assert 'somebody else' in rig.last_status.status[0].message
+    rig.veto = ''
+    rig.send_good()
+    assert rig.flags == [True, False, True]
+
+
+def test_a_frame_counts_its_wait_into_its_latency(rig: Rig) -> None:
+    rig.settings = dataclasses.replace(rig.settings, latency_budget_ms=5000.0)
+    rig.process(image_message(solid(0, 0, 255), 1), waited_s=4.0)
+    assert rig.statistics.over_budget_s() is None
+    stages = rig.statistics.latencies_ms()
+    assert stages['wait'][1] >= 4000
+    assert stages['wait'][1] < stages['to_flag'][1] < stages['total'][1]
+    rig.process(image_message(solid(0, 0, 255), 2), waited_s=6.0)
+    assert rig.statistics.over_budget_s() is not None
+    rig.process(image_message(solid(0, 0, 255), 3), waited_s=4.0)
+    assert rig.statistics.over_budget_s() is None

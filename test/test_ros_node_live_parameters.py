@@ -105,7 +105,7 @@ def test_other_scores_can_be_gated_and_taken_back(rig: Rig) -> None:
         ({'map': 'treasure'}, 'expected one of entropy'),
         ({'gate__fall_frames': 9}, 'would never fall'),
         ({'gate__threshold_scale': 'strict'}, 'expected a finite number'),
-        ({'passes': 0}, 'read-only'),
+        ({'passes': 0}, 'passes is 0, expected at least 1'),
         ({'model': 'other'}, 'read-only'),
         ({'seed': 5}, 'read-only'),
     ],

@@ -136,7 +136,7 @@ def test_what_the_pipeline_refuses_is_refused_and_not_stored(context: Any) -> No
 
 def test_a_structural_parameter_is_read_only(context: Any) -> None:
     served = Served(context, {})
-    result = served.set(passes=3)
+    result = served.set(seed=3)
     assert not result.successful
     assert 'read-only' in result.reason
 
@@ -147,6 +147,27 @@ def test_a_list_can_be_emptied_again(context: Any) -> None:
     assert served.server.settings.gate.scores == ('entropy.top',)
     assert served.set(gate__scores=['']).successful
     assert served.server.settings.gate.scores == ()
+
+
+@pytest.mark.parametrize(('given', 'rates'), [
+    ([12.5], (12.5,)), ([3], (3.0,)), ([3.0, 4.0], (3.0, 4.0)),
+])
+def test_a_list_of_numbers_takes_whole_ones_too(
+    context: Any, given: list[float], rates: tuple[float, ...]
+) -> None:
+    served = Served(context, {'cameras': ['a', 'b'], 'max_rate_hz': given})
+    assert served.server.settings.max_rate_hz == rates
+    assert served.set(max_rate_hz=[5, 6]).successful
+    assert served.server.settings.max_rate_hz == (5.0, 6.0)
+
+
+@pytest.mark.parametrize('value', [[math.nan], [-1.0], [1e6], ['fast'], [1.0, 2.0, 3.0], 7.0])
+def test_a_list_of_numbers_is_checked_number_by_number(context: Any, value: Any) -> None:
+    served = Served(context, {})
+    result = served.set(max_rate_hz=value)
+    assert not result.successful
+    assert 'max_rate_hz' in result.reason
+    assert served.server.settings == Settings()
 
 
 def test_other_peoples_parameters_are_left_alone(context: Any) -> None:

@@ -361,6 +361,10 @@ class Pipeline:
         if (gate, passes) != (self._gate, self.passes):
             self._force = _InForce(masks, passes, gate)
 
+    def restart(self) -> None:
+        """Start the gate from nothing."""
+        self._force = self._force._replace(gate=self._new_gate(self._settings))
+
     def close(self) -> None:
         """Close the backend."""
         self._backend.close()

@@ -16,7 +16,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo
 
 from uncertainty_seg.ros import qos
-from uncertainty_seg.ros.camera_topics import camera_info_topic
+from uncertainty_seg.ros.camera_topics import camera_info_topic, output_topic
 
 _log = logging.getLogger(__name__)
 
@@ -29,17 +29,21 @@ class CameraInfoRelay:
     ----------
     node : Node
         Owns subscription and publisher.
+    camera : str, optional
+        Name of one of several.
 
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, camera: str = '') -> None:
         self._node = node
         self._newest: CameraInfo | None = None
         self._said = ''
         # Best effort matches every camera.
         self._subscription = node.create_subscription(
-            CameraInfo, camera_info_topic(node), self._on_info, qos.camera_qos('best_effort'))
-        self._publisher = node.create_publisher(CameraInfo, '~/camera_info', qos.picture_qos())
+            CameraInfo, camera_info_topic(node, camera), self._on_info,
+            qos.camera_qos('best_effort'))
+        self._publisher = node.create_publisher(
+            CameraInfo, output_topic('camera_info', camera), qos.picture_qos())
 
     def publish(self, header: Any, height: int, width: int) -> bool:
         """

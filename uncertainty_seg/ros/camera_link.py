@@ -8,6 +8,7 @@ from collections.abc import Callable
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 
+from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.ros.camera_topics import image_topic
 from uncertainty_seg.ros.conversions import AnyImage
 from uncertainty_seg.ros.qos import camera_qos
@@ -15,29 +16,31 @@ from uncertainty_seg.ros.qos import camera_qos
 
 class CameraLink:
     """
-    Listen to the topic `image`.
+    Listen to the topic `image`, or to that of one of several cameras.
 
     Parameters
     ----------
     node : Node
         Owns the subscription.
-    reliability : str
-        'best_effort' or 'reliable'.
+    settings : Settings
+        Quality of service and transport; 'compressed' takes CompressedImage below the topic.
     on_image : callable
         Called in the executor's thread with each message; must return at once.
-    transport : str, optional
-        'raw' takes Image, 'compressed' takes CompressedImage below that topic.
+    camera : str, optional
+        Name of one of several.
 
     """
 
     def __init__(
-        self, node: Node, reliability: str,
-        on_image: Callable[[AnyImage], None], transport: str = 'raw',
+        self, node: Node, settings: Settings, on_image: Callable[[AnyImage], None],
+        camera: str = '',
     ) -> None:
         self._node = node
+        transport = settings.image_transport
         self._subscription = node.create_subscription(
             CompressedImage if transport == 'compressed' else Image,
-            image_topic(node, transport), on_image, camera_qos(reliability)
+            image_topic(node, transport, camera), on_image,
+            camera_qos(settings.reliability, settings.durability, settings.queue_depth)
         )
 
     @property

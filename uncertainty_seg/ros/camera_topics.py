@@ -3,7 +3,8 @@
 Where image_transport puts what belongs to an image topic.
 
 rclpy has no image_transport, so its two conventions are kept here: a compressed image is below
-the topic of the image, and the calibration beside it. Whoever remaps `image` gets both.
+the topic of the image, and the calibration beside it. Whoever remaps `image` gets both. With
+several cameras each has a room of its own: `front/image` comes in, `~/front/mask` goes out.
 
 """
 
@@ -14,7 +15,7 @@ from rclpy.node import Node
 COMPRESSED = '/compressed'
 
 
-def image_topic(node: Node, transport: str) -> str:
+def image_topic(node: Node, transport: str, camera: str = '') -> str:
     """
     Return the topic to take images from.
 
@@ -24,23 +25,36 @@ def image_topic(node: Node, transport: str) -> str:
         Knows the remappings.
     transport : str
         'raw' or 'compressed'.
+    camera : str, optional
+        Name of one of several.
 
     Returns
     -------
     str
-        `image` after remapping, with '/compressed' if that is asked for and not given already.
+        `image` or `<camera>/image` after remapping, with '/compressed' if that is asked for and
+        not given already.
 
     """
-    topic = str(node.resolve_topic_name('image'))
+    topic = str(node.resolve_topic_name(_input('image', camera)))
     if transport == 'compressed' and not topic.endswith(COMPRESSED):
         return f'{topic}{COMPRESSED}'
     return topic
 
 
-def camera_info_topic(node: Node) -> str:
+def camera_info_topic(node: Node, camera: str = '') -> str:
     """Return `camera_info` where it is remapped, else the one beside the image."""
-    topic = str(node.resolve_topic_name('camera_info'))
-    if topic != node.resolve_topic_name('camera_info', only_expand=True):
+    own = _input('camera_info', camera)
+    topic = str(node.resolve_topic_name(own))
+    if topic != node.resolve_topic_name(own, only_expand=True):
         return topic
-    base = str(node.resolve_topic_name('image')).removesuffix(COMPRESSED)
+    base = str(node.resolve_topic_name(_input('image', camera))).removesuffix(COMPRESSED)
     return f'{base.rpartition("/")[0]}/camera_info'
+
+
+def output_topic(name: str, camera: str = '') -> str:
+    """Return where an output is published: `~/name`, or `~/<camera>/name`."""
+    return f'~/{camera}/{name}' if camera else f'~/{name}'
+
+
+def _input(name: str, camera: str) -> str:
+    return f'{camera}/{name}' if camera else name

@@ -69,8 +69,14 @@ def diagnostics_message(
     hardware_id: str = '',
 ) -> DiagnosticArray:
     """Build a diagnostics message of one status."""
+    return DiagnosticArray(
+        header=header, status=[diagnostic_status(name, level, message, values, hardware_id)])
+
+
+def diagnostic_status(
+    name: str, level: bytes, message: str, values: Mapping[str, object], hardware_id: str = '',
+) -> DiagnosticStatus:
+    """Build one status."""
     pairs = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
-    status = DiagnosticStatus(
-        level=level, name=name, message=message, hardware_id=hardware_id, values=pairs
-    )
-    return DiagnosticArray(header=header, status=[status])
+    return DiagnosticStatus(
+        level=level, name=name, message=message, hardware_id=hardware_id, values=pairs)

@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Lets new frames into the mailbox, and no frame twice.
+Lets new frames into the slot of their camera, and no frame twice.
 
 A driver that sends its last image again and again, with the stamp it had, is a camera that has
 stopped: to judge that image once more would keep the flag up for ever. What is new is told by the
@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 
 from uncertainty_seg.ros.conversions import AnyImage, stamp_ns
-from uncertainty_seg.ros.frame_mailbox import Mailbox
+from uncertainty_seg.ros.frame_scheduler import Slot
 
 _log = logging.getLogger(__name__)
 
@@ -25,13 +25,13 @@ class FrameIntake:
 
     Parameters
     ----------
-    mailbox : Mailbox
+    slot : Slot
         Gets the new frames.
 
     """
 
-    def __init__(self, mailbox: Mailbox[AnyImage]) -> None:
-        self._mailbox = mailbox
+    def __init__(self, slot: Slot[AnyImage]) -> None:
+        self._slot = slot
         self._stamp_ns: int | None = None
         self._is_unstamped_said = False
         self.num_repeated = 0
@@ -47,7 +47,11 @@ class FrameIntake:
         if self.is_repeating:
             self.num_repeated += 1
         else:
-            self._mailbox.put(msg)
+            self._slot.put(msg)
+
+    def clear_counts(self) -> None:
+        """Count from nothing."""
+        self.num_repeated = 0
 
     def _say_unstamped(self) -> None:
         if not self._is_unstamped_said:

@@ -54,24 +54,26 @@ class FrameProcessor:
         Is fed with every verdict; if it tripped meanwhile, the verdict comes too late.
     settings : callable
         Returns the settings in force.
+    veto : callable, optional
+        Returns why no flag may be true now, whatever the frame; empty if it may.
 
     """
 
     def __init__(
         self, pipeline: Pipeline, outputs: Outputs, watchdog: Watchdog,
-        settings: Callable[[], Settings],
+        settings: Callable[[], Settings], veto: Callable[[], str] = str,
     ) -> None:
         self._pipeline, self._outputs = pipeline, outputs
-        self._watchdog, self._settings = watchdog, settings
+        self._watchdog, self._settings, self._veto = watchdog, settings, veto
         self._is_muted = False
         self._kind = 'unknown'
         self.is_busy = False
 
-    def __call__(self, msg: AnyImage) -> None:
-        """Process and publish one frame; never raises for a frame."""
+    def __call__(self, msg: AnyImage, waited_s: float = 0.0) -> None:
+        """Process and publish one frame that waited; never raises for a frame."""
         self.is_busy = True
         try:
-            self._handle(msg)
+            self._handle(msg, time.perf_counter() - waited_s)
         except Exception as err:  # a fault of ours must not end the thread, nor leave the flag up
             _log.exception('a frame could not be processed')
             self._answer_fault(msg, f'internal error {type(err).__name__}: {err}')
@@ -83,8 +85,8 @@ class FrameProcessor:
         with self._outputs.verdicts.order:
             self._is_muted = True
 
-    def _handle(self, msg: AnyImage) -> None:
-        start_s = time.perf_counter()
+    def _handle(self, msg: AnyImage, came_s: float) -> None:
+        waited_ms = (time.perf_counter() - came_s) * 1e3
         if self._watchdog.take_trip():
             # The timer has let the flag fall; the gate begins its way back from there.
             self._pipeline.fault('frames had stopped')
@@ -98,8 +100,14 @@ class FrameProcessor:
         if result.verdict.kind == 'fault':
             self._note_fault('; '.join(result.verdict.reasons))
         verdict = self._answer(msg, result.verdict, result)
-        if verdict is not None:
-            self._show(msg, image, result, verdict, start_s)
+        if verdict is None:
+            return
+        to_flag_ms = (time.perf_counter() - came_s) * 1e3
+        self._outputs.statistics.add_latency(to_flag_ms, self._settings().budget_ms)
+        self._show(msg, image, result, verdict)
+        total_ms = (time.perf_counter() - came_s) * 1e3
+        self._outputs.statistics.add_frame({
+            'wait': waited_ms, **result.timings_ms, 'to_flag': to_flag_ms, 'total': total_ms})
 
     def _answer(
         self, msg: AnyImage, verdict: Verdict, result: FrameResult | None
@@ -116,6 +124,8 @@ class FrameProcessor:
             elif result is not None and verdict != self._pipeline.verdict:
                 # Of a gate that was replaced meanwhile; its limits no longer hold.
                 verdict = self._pipeline.fault('the gate was changed while the frame was in work')
+            if verdict.is_confident and (veto := self._veto()):
+                verdict = self._fault(veto)
             verdicts.publish(verdict, self._pipeline.thresholds, msg.header, result)
             self._watchdog.feed()
         if verdict.kind != 'fault':
@@ -138,7 +148,7 @@ class FrameProcessor:
             _log.warning('not confident: %s', reason)
 
     def _show(
-        self, msg: AnyImage, image: ImageU8, result: FrameResult, verdict: Verdict, start_s: float
+        self, msg: AnyImage, image: ImageU8, result: FrameResult, verdict: Verdict
     ) -> None:
         pipeline, settings = self._pipeline, self._settings()
         view = FrameView(
@@ -150,8 +160,6 @@ class FrameProcessor:
             # A topic has one type: what came compressed is passed on as it was decoded.
             flagged = msg if isinstance(msg, Image) else image_to_msg(msg.header, image, 'bgr8')
             self._outputs.pictures.publish_flagged(flagged, settings.flagged_min_interval_s)
-        total_ms = (time.perf_counter() - start_s) * 1e3
-        self._outputs.statistics.add_frame({**result.timings_ms, 'total': total_ms})
 
     def _log_change(self, verdict: Verdict) -> None:
         if verdict.kind != self._kind and verdict.kind != 'fault':

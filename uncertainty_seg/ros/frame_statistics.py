@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What the node counts about itself: frames, faults, rate, time a stage."""
+"""What the node counts about one camera: frames, faults, rate, time a stage, its budget."""
 
 from __future__ import annotations
 
@@ -26,12 +26,41 @@ class FrameStatistics:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._forget()
+
+    def _forget(self) -> None:
         self._timings: dict[str, deque[float]] = {}
         self._done_s: deque[float] = deque(maxlen=WINDOW_FRAMES)
         self.num_processed = 0
         self.num_faulty = 0
         self.last_fault = ''
         self.is_faulty = False
+        self._latest_ms = 0.0
+        self._over_since_s: float | None = None
+
+    def add_latency(self, to_flag_ms: float, budget_ms: float) -> None:
+        """Note how long a frame took to its flag, and since when that has been too long."""
+        with self._lock:
+            self._latest_ms = to_flag_ms
+            if to_flag_ms <= budget_ms:
+                self._over_since_s = None
+            elif self._over_since_s is None:
+                self._over_since_s = self._clock()
+
+    def over_budget_s(self) -> float | None:
+        """Return since how many seconds every frame was over its budget; None if it is not."""
+        with self._lock:
+            return None if self._over_since_s is None else self._clock() - self._over_since_s
+
+    @property
+    def latest_ms(self) -> float:
+        """How long the newest frame took to its flag."""
+        return self._latest_ms
 
     def add_frame(self, timings_ms: Mapping[str, float]) -> None:
         """Count a frame that went through, with the time of each stage."""

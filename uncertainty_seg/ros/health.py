@@ -1,118 +1,216 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What the node says of itself on /diagnostics, once a second, in every state."""
+"""
+What the node says of itself on /diagnostics, once a second and on change, in every state.
+
+There is a status for each camera. Late frames are told as Autoware's nodes do it: a warning for a
+frame over its budget, an error once that has lasted.
+
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
 from std_msgs.msg import Header
 
 from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.ros import qos
-from uncertainty_seg.ros.diagnostics import diagnostics_message, HEALTH_NAME
+from uncertainty_seg.ros.diagnostics import diagnostic_status
 from uncertainty_seg.ros.engine_builder import BuildState
 from uncertainty_seg.ros.frame_statistics import FrameStatistics
 
+if TYPE_CHECKING:
+    from uncertainty_seg.ros.board_state import BoardState
+
 
 @dataclass(frozen=True)
-class Health:
+class FrameCounts:
     """
-    A look at the node.
+    What became of the messages of a camera.
+
+    Attributes
+    ----------
+    num_received, num_dropped, num_over_rate, num_repeated : int
+        New frames that came; those replaced by newer ones before their turn because the network
+        was busy, and because of the rate cap; messages that were the frame before once more.
+    published : mapping of str to int
+        Pictures made of each topic.
+
+    """
+
+    num_received: int = 0
+    num_dropped: int = 0
+    num_over_rate: int = 0
+    num_repeated: int = 0
+    published: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NodeHealth:
+    """
+    What is the same for every camera.
 
     Attributes
     ----------
     state : str
         Lifecycle state.
-    is_stale, is_confident : bool
-        Active without a verdict for too long; the flag as published last.
-    why_down, hint : str
-        Why the flag is down; why no frame comes, where that is known, else empty.
-    model : str
-        The parameter.
+    settings : Settings
+        Those in force.
     pipeline : Pipeline or None
-        None until configured.
-    statistics : FrameStatistics
-        Since the last activation.
-    num_received, num_dropped, num_repeated : int
-        New frames that came, those replaced by newer ones before their turn, and messages that
-        were the frame before once more.
-    published : mapping of str to int
-        Pictures made of each topic.
+        Of any camera; None until configured.
     build : BuildState or None
         How far the engine is that is being built; None if none is.
     conflicts : tuple of str
         A sentence for everything that is wrong with a topic now, see `qos_events`.
     deadlines_missed : mapping of str to int
         How often the node was late, a topic.
+    board : BoardState or None
+        Temperature and throttling; None if nobody looked.
+    extra : mapping of str to str
+        Of the frame log.
+    trouble : str
+        What is wrong with the frame log, in a sentence; else empty.
 
     """
 
     state: str
+    settings: Settings
+    pipeline: Pipeline | None = None
+    build: BuildState | None = None
+    conflicts: tuple[str, ...] = ()
+    deadlines_missed: Mapping[str, int] = field(default_factory=dict)
+    board: BoardState | None = None
+    extra: Mapping[str, str] = field(default_factory=dict)
+    trouble: str = ''
+
+    def warnings(self) -> list[str]:
+        """List what is wrong and does not touch the flag, the most telling first."""
+        found = list(self.conflicts)
+        if self.board is not None and self.board.is_throttled:
+            found.append(self.board.why)
+        return [*found, self.trouble] if self.trouble else found
+
+    def values(self) -> dict[str, str]:
+        """List the numbers."""
+        values = {'state': self.state, 'model': self.settings.model}
+        if self.pipeline is not None:
+            values |= {'backend': self.pipeline.backend_name, 'passes': str(self.pipeline.passes)}
+        if self.build is not None:
+            values['engine_build_percent'] = f'{self.build.share * 100:.0f}'
+            values['engine_build_phase'] = self.build.phase
+        if self.board is not None:
+            values |= self.board.values
+        values |= {f'deadline_missed.{name}': str(n) for name, n in self.deadlines_missed.items()}
+        values |= {f'topic.{i}': text for i, text in enumerate(self.conflicts, start=1)}
+        return values | dict(self.extra)
+
+
+@dataclass(frozen=True)
+class Health:
+    """
+    A look at one camera.
+
+    Attributes
+    ----------
+    camera : str
+        Its name; empty if it is the only one.
+    node : NodeHealth
+        What is the same for all.
+    is_stale, is_confident : bool
+        Active without a verdict for too long; the flag as published last.
+    why_down, hint : str
+        Why the flag is down; why no frame comes, where that is known, else empty.
+    rival : str
+        Who else publishes the flag, in a sentence; else empty.
+    statistics : FrameStatistics
+        Since the last activation.
+    counts : FrameCounts
+        Since the last activation.
+
+    """
+
+    camera: str
+    node: NodeHealth
     is_stale: bool
     is_confident: bool
     why_down: str
     hint: str
-    model: str
-    pipeline: Pipeline | None
+    rival: str
     statistics: FrameStatistics
-    num_received: int
-    num_dropped: int
-    num_repeated: int
-    published: Mapping[str, int]
-    build: BuildState | None = None
-    conflicts: tuple[str, ...] = ()
-    deadlines_missed: Mapping[str, int] = field(default_factory=dict)
+    counts: FrameCounts
+
+    @property
+    def is_active(self) -> bool:
+        """Whether frames are expected."""
+        return self.node.state == 'active'
+
+    def budget(self) -> tuple[bytes, str]:
+        """Return how bad the latency is, and a sentence; empty within the budget."""
+        over_s = self.statistics.over_budget_s() if self.is_active else None
+        if over_s is None:
+            return DiagnosticStatus.OK, ''
+        settings = self.node.settings
+        is_long = over_s >= settings.latency_error_s
+        lasting = f', for {over_s:.1f} s now' if is_long else ''
+        return (DiagnosticStatus.ERROR if is_long else DiagnosticStatus.WARN,
+                f'{self.statistics.latest_ms:.0f} ms to the flag, over the budget of '
+                f'{settings.budget_ms:.0f} ms{lasting}')
 
     @property
     def level(self) -> bytes:
-        """OK for usable frames, ERROR for none or faulty ones; WARN while not active or heard."""
-        if self.state != 'active':
+        """OK for usable frames in time; WARN while not active; ERROR without usable frames."""
+        if not self.is_active:
             return DiagnosticStatus.WARN
-        if self.is_stale or self.statistics.is_faulty:
+        if self.is_stale or self.statistics.is_faulty or self.rival:
             return DiagnosticStatus.ERROR
-        return DiagnosticStatus.WARN if self.conflicts else DiagnosticStatus.OK
+        warns = DiagnosticStatus.WARN if self.node.warnings() else DiagnosticStatus.OK
+        return max(self.budget()[0], warns)
 
     @property
     def message(self) -> str:
-        """The build, the hint, why no verdict comes, a fault, a conflict, or the state."""
-        if self.build is not None:
-            return str(self.build)
+        """Return the worst thing there is to say, or the state."""
+        if self.node.build is not None:
+            return str(self.node.build)
+        if self.is_active and self.rival:
+            return self.rival
         if self.hint or self.is_stale:
             return self.hint or self.why_down
-        is_faulty = self.state == 'active' and self.statistics.is_faulty
-        if is_faulty:
+        if self.is_active and self.statistics.is_faulty:
             return self.statistics.last_fault
-        return self.conflicts[0] if self.conflicts else self.state
+        said = [self.budget()[1], *self.node.warnings()]
+        return next((text for text in said if text), self.node.state)
+
+    @property
+    def condition(self) -> tuple[object, ...]:
+        """What a change of is told at once: equal for two looks that differ in numbers alone."""
+        return (self.node.state, self.level, self.is_stale, self.hint, self.rival,
+                self.statistics.is_faulty, self.node.conflicts, self.node.trouble,
+                self.node.build is None)
 
     def values(self) -> dict[str, str]:
         """List the numbers."""
-        stats = self.statistics
+        stats, counts = self.statistics, self.counts
         values = {
-            'state': self.state,
-            'model': self.model,
             'confident': str(self.is_confident).lower(),
-            'frames_received': str(self.num_received),
-            'frames_dropped': str(self.num_dropped),
-            'frames_repeated': str(self.num_repeated),
+            'frames_received': str(counts.num_received),
+            'frames_dropped': str(counts.num_dropped),
+            'frames_over_rate': str(counts.num_over_rate),
+            'frames_repeated': str(counts.num_repeated),
             'frames_processed': str(stats.num_processed),
             'frames_faulty': str(stats.num_faulty),
             'rate_hz': f'{stats.rate_hz():.2f}',
+            'latency_budget_ms': f'{self.node.settings.budget_ms:g}',
             'last_fault': stats.last_fault,
         }
-        if self.pipeline is not None:
-            values['backend'] = self.pipeline.backend_name
-            values['passes'] = str(self.pipeline.passes)
-        if self.build is not None:
-            values['engine_build_percent'] = f'{self.build.share * 100:.0f}'
-            values['engine_build_phase'] = self.build.phase
         for stage, (median, largest) in stats.latencies_ms().items():
             values[f'latency.{stage}_ms'] = f'median {median:.2f}, max {largest:.2f}'
-        values |= {f'published.{name}': str(n) for name, n in self.published.items()}
-        values |= {f'deadline_missed.{name}': str(n) for name, n in self.deadlines_missed.items()}
-        return values | {f'topic.{i}': text for i, text in enumerate(self.conflicts, start=1)}
+        values |= {f'published.{name}': str(n) for name, n in counts.published.items()}
+        return {**({'camera': self.camera} if self.camera else {}), **self.node.values(), **values}
 
 
 class HealthPublisher:
@@ -128,11 +226,20 @@ class HealthPublisher:
 
     def __init__(self, node: Node) -> None:
         self._clock = node.get_clock()
+        # Two nodes must not write under one name: an aggregator would mix them.
+        self._name = node.get_fully_qualified_name().lstrip('/')
         self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', qos.report_qos())
 
-    def publish(self, health: Health) -> None:
-        """Say how the node is."""
-        self._publisher.publish(diagnostics_message(
-            Header(stamp=self._clock.now().to_msg()), HEALTH_NAME, health.level,
-            health.message, health.values(), health.model,
+    def publish(self, cameras: Iterable[Health]) -> None:
+        """Say how each camera is, in one message."""
+        self._publisher.publish(DiagnosticArray(
+            header=Header(stamp=self._clock.now().to_msg()),
+            status=[self._status(health) for health in cameras],
         ))
+
+    def _status(self, health: Health) -> DiagnosticStatus:
+        camera = f' {health.camera}' if health.camera else ''
+        return diagnostic_status(
+            f'{self._name}: health{camera}', health.level, health.message, health.values(),
+            health.node.settings.model,
+        )

@@ -5,7 +5,7 @@ The lifecycle node: wiring and callbacks only.
 configure opens the model, activate listens, deactivate stops, cleanup frees. In every state but
 active, and whenever no verdict was reached for too long, the flag is published as false with the
 reason. Callbacks run in one executor thread and never wait for the network; frames are worked on
-in the worker's.
+in the worker's. What belongs to one camera is in its `CameraStation`.
 
 """
 
@@ -13,34 +13,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import time
+from typing import Any
 
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
-from sensor_msgs.msg import Image
+from std_srvs.srv import Trigger
 
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BackendError
-from uncertainty_seg.ros.camera_link import CameraLink
+from uncertainty_seg.ros.camera_station import CameraStation
+from uncertainty_seg.ros.conversions import AnyImage
 from uncertainty_seg.ros.engine_builder import BuildState, open_or_build
-from uncertainty_seg.ros.frame_intake import FrameIntake
-from uncertainty_seg.ros.frame_mailbox import Mailbox
-from uncertainty_seg.ros.frame_processor import FrameProcessor, Outputs
-from uncertainty_seg.ros.frame_statistics import FrameStatistics
-from uncertainty_seg.ros.health import Health, HealthPublisher
+from uncertainty_seg.ros.frame_scheduler import FrameScheduler
+from uncertainty_seg.ros.health import HealthPublisher, NodeHealth
 from uncertainty_seg.ros.parameters import ParameterServer
-from uncertainty_seg.ros.publishers import PicturePublishers, VerdictPublishers
 from uncertainty_seg.ros.qos_events import WatchedTopicsNode
 from uncertainty_seg.ros.transitions import said, SoundLifecycleNode
-from uncertainty_seg.ros.transport_hints import why_silent
-from uncertainty_seg.ros.watchdog import Watchdog
 from uncertainty_seg.ros.worker import Worker
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import load_bundle
 
 NODE_NAME = 'uncertainty_seg'
 DIAGNOSTICS_PERIOD_S = 1.0
-SILENCE_HINT_S = 5.0
 STOP_TIMEOUT_S = 5.0
 
 
@@ -66,84 +61,73 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         self._is_stopping = is_stopping
         self._build: BuildState | None = None
         self._diagnosed_s = 0.0
-        self._pipeline: Pipeline | None = None
-        self._pictures: PicturePublishers | None = None
-        self._served = ParameterServer(self, self._reconfigure)
-        settings = self._served.settings
-        self._verdicts = VerdictPublishers(self, settings.stale_timeout_s)
-        self._flag_topic = self.resolve_topic_name('~/confident')
-        self._statistics = FrameStatistics()
-        self._watchdog = Watchdog(settings.stale_timeout_s)
-        self._camera: CameraLink | None = None
-        self._mailbox: Mailbox[Image] = Mailbox()
-        self._intake = FrameIntake(self._mailbox)
-        self._processor: FrameProcessor | None = None
-        self._worker: Worker[Image] | None = None
+        self._condition: tuple[object, ...] = ()
+        self._pipelines: list[Pipeline] = []
+        self._stations: list[CameraStation] = []
+        self._worker: Worker[AnyImage] | None = None
         self._state = 'unconfigured'
-        self._why_down = 'the node is unconfigured'
-        self._hint = ''
+        self._served = ParameterServer(self, self._reconfigure)
+        self._stations = [
+            CameraStation(self, self._settings, index, name)
+            for index, name in enumerate(self._settings().cameras or ('',))
+        ]
         self._health = HealthPublisher(self)
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
-        tick_s = min(max(settings.stale_timeout_s / 10, 0.01), 0.1)
-        self.create_timer(tick_s, self._on_tick, clock=steady)
-        self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_diagnostics, clock=steady)
-        self.fall(self._why_down)
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._tick_timer = self._make_tick_timer(self._settings())
+        self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_diagnostics, clock=self._steady)
+        self.create_service(Trigger, '~/reset', self._on_reset)
+        self.fall('the node is unconfigured')
 
     def autostart(self) -> bool:
         """Configure and activate unless a lifecycle manager does; False if that failed."""
-        if not self._served.settings.autostart:
+        if not self._settings().autostart:
             return True
         success = TransitionCallbackReturn.SUCCESS
         return self.trigger_configure() == success and self.trigger_activate() == success
 
     def fall(self, reason: str) -> None:
-        """Publish the flag as false, and go on saying so until the node is active."""
-        self._why_down = reason
-        self._verdicts.publish_fault(reason)
+        """Publish every flag as false, and go on saying so until the node is active."""
+        for station in self._stations:
+            station.fall(reason)
 
     def stop(self) -> None:
         """Shut down from whatever state, with a last false flag."""
         if self._state != 'finalized':
             self.trigger_shutdown()
-        self._verdicts.flush(0.5)
+        for station in self._stations:
+            station.flush(0.5)
 
     @said
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Open the model, built first if need be; the topics of the pictures appear."""
-        settings = self._served.settings
+        settings = self._settings()
+        ignore = [load_ignore_mask(settings.ignore_mask_of(s.name)) for s in self._stations]
         try:
-            self._pipeline = open_or_build(load_bundle(settings.model), settings,
-                                           self._say_build, self._is_stopping,
-                                           load_ignore_mask(settings.ignore_mask))
+            first = open_or_build(load_bundle(settings.model), settings, self._say_build,
+                                  self._is_stopping, ignore[0])
         finally:
             self._build = None
-        self._pictures = PicturePublishers(self)
+        self._pipelines = [first, *(first.for_camera(mask) for mask in ignore[1:])]
+        for station, pipeline in zip(self._stations, self._pipelines, strict=True):
+            station.configure(pipeline)
         self._enter('inactive', 'the node is inactive')
         return TransitionCallbackReturn.SUCCESS
 
     @said
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Listen to the camera."""
-        if self._pipeline is None or self._pictures is None:
+        """Listen to the cameras."""
+        if not self._pipelines:
             raise BackendError(
                 'the engine is gone', fix='clean the node up and configure it again'
             )
-        self._pipeline.fault('the node was just activated')
-        self._watchdog = Watchdog(self._served.settings.stale_timeout_s)
-        self._statistics = FrameStatistics()
-        self._mailbox = Mailbox()
-        self._intake = FrameIntake(self._mailbox)
-        outputs = Outputs(self._verdicts, self._pictures, self._statistics)
-        self._processor = FrameProcessor(
-            self._pipeline, outputs, self._watchdog, lambda: self._served.settings
-        )
-        self._worker = Worker(self._mailbox, self._processor)
+        scheduler: FrameScheduler[AnyImage] = FrameScheduler()
+        self._worker = Worker(scheduler)
+        for station in self._stations:
+            station.listen(scheduler)
         self._worker.start()
-        settings = self._served.settings
-        self._camera = CameraLink(
-            self, settings.reliability, self._intake, settings.image_transport)
         self._enter('active', 'no frame yet')
-        self.get_logger().info(f'active, waiting for images on {self._camera.topic}')
+        topics = ', '.join(station.topic for station in self._stations)
+        self.get_logger().info(f'active, waiting for images on {topics}')
         return TransitionCallbackReturn.SUCCESS
 
     @said
@@ -174,6 +158,9 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         self._enter('unconfigured', 'the node is unconfigured after an error')
         return TransitionCallbackReturn.SUCCESS
 
+    def _settings(self) -> Settings:
+        return self._served.settings
+
     def _say_build(self, state: BuildState) -> None:
         self._build = state
         self.fall(str(state))
@@ -185,79 +172,74 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         self.fall(why_down)
 
     def _stop_listening(self) -> None:
-        if self._processor is not None:
+        for station in self._stations:
             # Before anything that takes time: nobody may go on believing a true meanwhile.
-            self._processor.mute()
-            self.fall('the node is stopping')
-        if self._camera is not None:
-            self._camera.close()
+            station.mute('the node is stopping')
         is_back = self._worker is None or self._worker.stop(STOP_TIMEOUT_S)
         if not is_back:
             # A thread is still inside the engine: to free it now would end the process.
             self.get_logger().error('the engine does not return; its memory is kept')
-            self._pipeline = None
-        self._camera = self._worker = self._processor = None
+            self._pipelines = []
+        for station in self._stations:
+            station.stop_listening()
+        self._worker = None
 
     def _free(self) -> None:
         self._stop_listening()
-        if self._pictures is not None:
-            self._pictures.close()
-        if self._pipeline is not None:
-            self._pipeline.close()
-        self._pipeline = self._pictures = None
+        for station in self._stations:
+            station.free()
+        for pipeline in self._pipelines:
+            pipeline.close()
+        self._pipelines = []
 
     def _reconfigure(self, settings: Settings) -> None:
-        if self._pipeline is None:
-            return
-        with self._verdicts.order:
-            is_other_gate = settings.gate != self._pipeline.settings.gate
-            self._pipeline.reconfigure(settings)
-            if is_other_gate and self._state == 'active':
-                self.fall('the gate was changed')
+        for station in self._stations:
+            station.reconfigure(settings)
+        if settings.stale_timeout_s != self._settings().stale_timeout_s:
+            self.destroy_timer(self._tick_timer)
+            self._tick_timer = self._make_tick_timer(settings)
+
+    def _make_tick_timer(self, settings: Settings) -> Any:
+        tick_s = min(max(settings.stale_timeout_s / 10, 0.01), 0.1)
+        return self.create_timer(tick_s, self._on_tick, clock=self._steady)
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        for station in self._stations:
+            station.reset()
+        response.success, response.message = True, 'gate and counts start from nothing'
+        return response
 
     def _on_tick(self) -> None:
-        timeout_s = self._watchdog.timeout_s
-        self._topics.note_silence(self._flag_topic, self._verdicts.silence_s())
-        # A frame that is ready now is published before, or knows of the trip.
-        with self._verdicts.order:
-            if self._state == 'active':
-                if not self._watchdog.is_stale():
-                    return
-                self._why_down = self._why_stale()
-                if self._verdicts.is_confident:
-                    self.get_logger().warning(f'not confident: {self._why_down}')
-            # Said again and again, so that whoever joins late hears it, and the deadline is kept.
-            if self._verdicts.is_confident or self._verdicts.silence_s() >= timeout_s / 2:
-                self.fall(self._why_down)
+        is_active = self._state == 'active'
+        for station in self._stations:
+            self._topics.note_silence(*station.flag())
+            station.tick(is_active, self._holder(station))
+        if self._look() != self._condition:
+            self._say_health()
 
-    def _why_stale(self) -> str:
-        silence_s = self._watchdog.silence_s()
-        if self._processor is not None and self._processor.is_busy:
-            return f'a frame has been in work too long, no verdict for {silence_s:.1f} s'
-        topic = self._camera.topic if self._camera is not None else 'image'
-        if self._intake.is_repeating:
-            return f'{topic} repeats its last image, nothing new for {silence_s:.1f} s'
-        return f'no frame on {topic} for {silence_s:.1f} s'
+    def _holder(self, station: CameraStation) -> str:
+        others = (s.name for s in self._stations if s is not station and s.is_busy)
+        return next(others, '')
 
     def _on_diagnostics(self) -> None:
+        for station in self._stations:
+            station.look_around()
+        self._topics.say()
+        self._say_health()
+
+    def _say_health(self) -> None:
         self._diagnosed_s = time.monotonic()
-        is_active, hint = self._state == 'active', ''
-        silence_s = self._watchdog.silence_s()
-        if self._camera is not None and self._processor is not None:
-            is_silent = not self._processor.is_busy and not self._intake.is_repeating
-            if silence_s >= SILENCE_HINT_S and is_silent:
-                hint = why_silent(self, self._topics.subscription(self._camera.topic))
-        conflicts = self._topics.say()
-        if hint and hint != self._hint and hint not in conflicts:
-            self.get_logger().warning(hint)
-        self._hint = hint
-        self._health.publish(Health(
-            state=self._state, is_stale=is_active and silence_s >= self._watchdog.timeout_s,
-            is_confident=self._verdicts.is_confident, why_down=self._why_down, hint=hint,
-            model=self._served.settings.model,
-            pipeline=self._pipeline,
-            statistics=self._statistics, num_received=self._mailbox.num_received,
-            num_dropped=self._mailbox.num_dropped, num_repeated=self._intake.num_repeated,
-            published=self._pictures.counts if self._pictures is not None else {},
-            build=self._build, conflicts=conflicts, deadlines_missed=self._topics.num_missed,
-        ))
+        self._condition = self._look()
+        node = self._node_health()
+        self._health.publish(station.health(node) for station in self._stations)
+
+    def _look(self) -> tuple[object, ...]:
+        node = self._node_health()
+        return tuple(station.health(node).condition for station in self._stations)
+
+    def _node_health(self) -> NodeHealth:
+        return NodeHealth(
+            state=self._state, settings=self._settings(),
+            pipeline=self._pipelines[0] if self._pipelines else None, build=self._build,
+            conflicts=self.conflicts, deadlines_missed=self._topics.num_missed,
+        )

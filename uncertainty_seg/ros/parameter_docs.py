@@ -83,7 +83,7 @@ def _yaml_value(value: Value) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         # An empty list would reach the node as no value.
-        return '[' + ', '.join(f"'{word}'" for word in value or ('',)) + ']'
+        return '[' + ', '.join(_yaml_value(item) for item in value or ('',)) + ']'
     return f"'{value}'" if isinstance(value, str) else str(value)
 
 

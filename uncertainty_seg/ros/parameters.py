@@ -10,6 +10,7 @@ ROS refuses, are accepted, and the judgement over all values together is made he
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 import sys
 from typing import Any
@@ -88,6 +89,8 @@ def from_ros(setting: Parameter, value: object) -> object:
     if not isinstance(setting.default, tuple):
         return value
     # `scores: []` in a YAML file arrives as no value at all.
+    if setting.is_numbers:
+        return tuple(value) if isinstance(value, (list, tuple, array)) else value
     words = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
     return tuple(word for word in words if word != '')
 
@@ -118,7 +121,7 @@ def descriptor_of(setting: Parameter) -> ParameterDescriptor:
     )
     if setting.lower is None and setting.upper is None:
         return descriptor
-    if isinstance(setting.default, float):
+    if isinstance(setting.default, float) or setting.is_numbers:
         low, high = _bounds(setting, sys.float_info.max)
         descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
     else:

@@ -25,6 +25,7 @@ from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.pipeline import FrameResult
 from uncertainty_seg.ros import qos
 from uncertainty_seg.ros.camera_info import CameraInfoRelay
+from uncertainty_seg.ros.camera_topics import output_topic
 from uncertainty_seg.ros.conversions import image_to_msg
 from uncertainty_seg.ros.diagnostics import verdict_message
 from uncertainty_seg.ros.frame_view import FrameView
@@ -49,23 +50,48 @@ class VerdictPublishers:
         Owns the publishers.
     stale_timeout_s : float
         The deadline the flag is offered with.
+    camera : str, optional
+        Name of one of several.
 
     Attributes
     ----------
+    is_confident : bool
+        The flag as it was published last.
+    num_sent : int
+        Flags published so far.
     order : RLock
         Held by worker and timer from the question whether a verdict holds until it is published,
         so that nothing can make it untrue in between.
 
     """
 
-    def __init__(self, node: Node, stale_timeout_s: float) -> None:
-        self._clock: Clock = node.get_clock()
+    def __init__(self, node: Node, stale_timeout_s: float, camera: str = '') -> None:
+        self._node, self._clock = node, node.get_clock()
+        self._flag_topic = output_topic('confident', camera)
         self.order = threading.RLock()
         self._sent_s = -math.inf
         self.is_confident = False
-        self._flag = node.create_publisher(Bool, '~/confident', qos.flag_qos(stale_timeout_s))
-        self._score = node.create_publisher(Float32, '~/score', qos.report_qos())
-        self._status = node.create_publisher(DiagnosticArray, '~/status', qos.report_qos())
+        self.num_sent = 0
+        self._flag = self._make_flag(stale_timeout_s)
+        self._score = node.create_publisher(
+            Float32, output_topic('score', camera), qos.report_qos())
+        self._status = node.create_publisher(
+            DiagnosticArray, output_topic('status', camera), qos.report_qos())
+
+    @property
+    def topic(self) -> str:
+        """The topic of the flag, after remapping."""
+        return str(self._node.resolve_topic_name(self._flag_topic))
+
+    def promise(self, stale_timeout_s: float) -> None:
+        """Offer the flag with another deadline; whoever asked for the old one is told by ROS."""
+        with self.order:
+            self._node.destroy_publisher(self._flag)
+            self._flag = self._make_flag(stale_timeout_s)
+
+    def _make_flag(self, stale_timeout_s: float) -> Any:
+        return self._node.create_publisher(
+            Bool, self._flag_topic, qos.flag_qos(stale_timeout_s))
 
     def publish(
         self, verdict: Verdict, thresholds: Mapping[str, float],
@@ -90,6 +116,7 @@ class VerdictPublishers:
         with self.order:
             # First: a process that is stopped between the two must find its silence afterwards.
             self._sent_s = time.monotonic()
+            self.num_sent += 1
             self._flag.publish(Bool(data=verdict.is_confident))
             self._score.publish(Float32(data=verdict.score_ratio))
             if self._status.get_subscription_count():
@@ -120,17 +147,19 @@ class PicturePublishers:
     ----------
     node : Node
         Owns the publishers.
+    camera : str, optional
+        Name of one of several.
 
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, camera: str = '') -> None:
         self._node = node
         self._clock: Clock = node.get_clock()
         self._publishers = {
-            name: node.create_publisher(Image, f'~/{name}', qos.picture_qos())
+            name: node.create_publisher(Image, output_topic(name, camera), qos.picture_qos())
             for name in (*PICTURES, 'flagged')
         }
-        self._camera_info = CameraInfoRelay(node)
+        self._camera_info = CameraInfoRelay(node, camera)
         self._flagged_ns: int | None = None
         self.counts = dict.fromkeys(self._publishers, 0)
 
@@ -164,6 +193,10 @@ class PicturePublishers:
         self._flagged_ns = now_ns
         self._publishers['flagged'].publish(msg)
         self.counts['flagged'] += 1
+
+    def clear_counts(self) -> None:
+        """Count from nothing."""
+        self.counts = dict.fromkeys(self.counts, 0)
 
     def close(self) -> None:
         """Take the topics off the graph."""

@@ -12,23 +12,31 @@ from rclpy.qos import (
 )
 
 
-def camera_qos(reliability: str) -> QoSProfile:
+def camera_qos(
+    reliability: str, durability: str = 'volatile', queue_depth: int = 1
+) -> QoSProfile:
     """
-    Ask for the newest camera frame.
+    Ask for camera frames.
 
     Parameters
     ----------
     reliability : str
         'best_effort' matches every camera; 'reliable' only reliable ones.
+    durability : str, optional
+        'volatile' matches every camera; 'transient_local' only those that keep their last image.
+    queue_depth : int, optional
+        Frames that wait in the middleware.
 
     Returns
     -------
     QoSProfile
-        Depth 1.
+        By default the newest frame alone, of any camera.
 
     """
     return QoSProfile(
-        history=QoSHistoryPolicy.KEEP_LAST, depth=1, durability=QoSDurabilityPolicy.VOLATILE,
+        history=QoSHistoryPolicy.KEEP_LAST, depth=queue_depth,
+        durability=QoSDurabilityPolicy.TRANSIENT_LOCAL if durability == 'transient_local'
+        else QoSDurabilityPolicy.VOLATILE,
         reliability=QoSReliabilityPolicy.RELIABLE if reliability == 'reliable'
         else QoSReliabilityPolicy.BEST_EFFORT,
     )
@@ -52,6 +60,14 @@ def flag_qos(stale_timeout_s: float) -> QoSProfile:
     return QoSProfile(
         history=QoSHistoryPolicy.KEEP_LAST, depth=10, durability=QoSDurabilityPolicy.VOLATILE,
         reliability=QoSReliabilityPolicy.RELIABLE, deadline=Duration(seconds=stale_timeout_s),
+    )
+
+
+def rival_qos() -> QoSProfile:
+    """Ask for every flag there is: reliable, depth 100."""
+    return QoSProfile(
+        history=QoSHistoryPolicy.KEEP_LAST, depth=100, durability=QoSDurabilityPolicy.VOLATILE,
+        reliability=QoSReliabilityPolicy.RELIABLE,
     )
 
 

@@ -120,6 +120,11 @@ class TopicWatch:
         if silence_s >= worst_s or now_s - seen_s >= DEADLINE_MEMORY_S:
             self._silences[name, True] = now_s, silence_s
 
+    @property
+    def said(self) -> tuple[str, ...]:
+        """What `say` returned last."""
+        return self._said
+
     def say(self) -> tuple[str, ...]:
         """Log what is newly wrong, once, and return all that is wrong now."""
         found = self.sentences()
@@ -169,6 +174,11 @@ class WatchedTopicsNode(LifecycleNode):
     """A lifecycle node of which every topic made after `watch_topics` is watched."""
 
     watch: TopicWatch | None = None
+
+    @property
+    def conflicts(self) -> tuple[str, ...]:
+        """What is wrong with the topics, as it was said last."""
+        return self.watch.said if self.watch is not None else ()
 
     def watch_topics(self) -> TopicWatch:
         """Watch what is created from now on."""

@@ -1,0 +1,246 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+All that belongs to one camera: its topics, its gate, its watchdog, its health.
+
+Several cameras share the node, the network and the worker. Nothing else: what stops one of them
+is not heard of by another. The verdict's topics live as long as the node, the pictures from
+configure to cleanup, the subscription from activate to deactivate.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import logging
+
+from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.ros.camera_link import CameraLink
+from uncertainty_seg.ros.camera_topics import output_topic
+from uncertainty_seg.ros.conversions import AnyImage
+from uncertainty_seg.ros.frame_intake import FrameIntake
+from uncertainty_seg.ros.frame_processor import FrameProcessor, Outputs
+from uncertainty_seg.ros.frame_scheduler import FrameScheduler, Slot
+from uncertainty_seg.ros.frame_statistics import FrameStatistics
+from uncertainty_seg.ros.health import FrameCounts, Health, NodeHealth
+from uncertainty_seg.ros.label_info import LabelInfoPublisher
+from uncertainty_seg.ros.publishers import PicturePublishers, VerdictPublishers
+from uncertainty_seg.ros.qos_events import WatchedTopicsNode
+from uncertainty_seg.ros.rival_watch import RivalWatch
+from uncertainty_seg.ros.transport_hints import why_silent
+from uncertainty_seg.ros.watchdog import Watchdog
+
+SILENCE_HINT_S = 5.0
+_log = logging.getLogger(__name__)
+
+
+class CameraStation:
+    """
+    One camera of a node.
+
+    Parameters
+    ----------
+    node : WatchedTopicsNode
+        Owns the topics.
+    settings : callable
+        Returns the settings in force.
+    index : int
+        Which of the cameras of the settings it is.
+    name : str
+        Of the camera; empty if it is the only one.
+
+    """
+
+    def __init__(
+        self, node: WatchedTopicsNode, settings: Callable[[], Settings], index: int, name: str,
+    ) -> None:
+        self._node, self._settings = node, settings
+        self._index, self.name = index, name
+        timeout_s = settings().stale_timeout_s
+        self._verdicts = VerdictPublishers(node, timeout_s, name)
+        self._rival = RivalWatch(node, self._verdicts.topic, lambda: self._verdicts.num_sent)
+        self._watchdog = Watchdog(timeout_s)
+        self._statistics = FrameStatistics()
+        self._pipeline: Pipeline | None = None
+        self._pictures: PicturePublishers | None = None
+        self._labels: LabelInfoPublisher | None = None
+        self._processor: FrameProcessor | None = None
+        self._slot: Slot[AnyImage] | None = None
+        self._intake: FrameIntake | None = None
+        self._link: CameraLink | None = None
+        self._why_down = ''
+        self._hint = ''
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a frame of this camera is in work."""
+        return self._processor is not None and self._processor.is_busy
+
+    @property
+    def topic(self) -> str:
+        """The topic listened to, after remapping; empty while it does not listen."""
+        return self._link.topic if self._link is not None else ''
+
+    def fall(self, reason: str) -> None:
+        """Publish the flag as false, and go on saying so while nothing better is known."""
+        self._why_down = reason
+        self._verdicts.publish_fault(reason)
+
+    def configure(self, pipeline: Pipeline) -> None:
+        """Take over a pipeline of its own; the topics of the pictures appear."""
+        self._pipeline = pipeline
+        self._pictures = PicturePublishers(self._node, self.name)
+        self._labels = LabelInfoPublisher(self._node, output_topic('label_info', self.name))
+        self._labels.publish(pipeline.card)
+
+    def listen(self, scheduler: FrameScheduler[AnyImage]) -> None:
+        """Subscribe to the camera; the gate and all counts start from nothing."""
+        assert self._pipeline is not None and self._pictures is not None
+        settings = self._settings()
+        self._pipeline.fault('the node was just activated')
+        self._watchdog = Watchdog(settings.stale_timeout_s)
+        self._statistics = FrameStatistics()
+        self._processor = FrameProcessor(
+            self._pipeline, Outputs(self._verdicts, self._pictures, self._statistics),
+            self._watchdog, self._settings, lambda: self._rival.reason,
+        )
+        self._slot = scheduler.add(self._processor)
+        self._slot.limit(settings.rate_of(self._index))
+        self._intake = FrameIntake(self._slot)
+        self._link = CameraLink(self._node, settings, self._intake, self.name)
+
+    def mute(self, reason: str) -> None:
+        """Let the flag fall for good: no frame in work may raise it any more."""
+        if self._processor is not None:
+            self._processor.mute()
+            self.fall(reason)
+
+    def stop_listening(self) -> None:
+        """Unsubscribe."""
+        if self._link is not None:
+            self._link.close()
+        self._link = self._processor = None
+
+    def free(self) -> None:
+        """Take the pictures off the graph and forget the pipeline, which is not closed here."""
+        if self._pictures is not None:
+            self._pictures.close()
+        if self._labels is not None:
+            self._labels.close()
+        self._rival.close()
+        self._pipeline = self._pictures = self._labels = None
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until the last flag has reached who listens."""
+        self._verdicts.flush(timeout_s)
+
+    def reconfigure(self, settings: Settings) -> None:
+        """
+        Take over live settings.
+
+        Raises
+        ------
+        ConfigError
+            If the gate cannot have them; nothing is changed then.
+
+        """
+        old = self._settings()
+        with self._verdicts.order:
+            if self._pipeline is not None:
+                is_other = self._is_other_gate(settings)
+                self._pipeline.reconfigure(settings)
+                if is_other and self._processor is not None:
+                    self.fall('the gate was changed')
+            if settings.stale_timeout_s != old.stale_timeout_s:
+                self._watchdog.timeout_s = settings.stale_timeout_s
+                self._verdicts.promise(settings.stale_timeout_s)
+        if self._slot is not None:
+            self._slot.limit(settings.rate_of(self._index))
+
+    def reset(self) -> None:
+        """Start the gate and all counts from nothing."""
+        with self._verdicts.order:
+            if self._pipeline is not None:
+                self._pipeline.restart()
+            self.fall('the node was reset')
+        self._statistics.clear()
+        for part in (self._slot, self._intake, self._pictures):
+            if part is not None:
+                part.clear_counts()
+
+    def tick(self, is_active: bool, holder: str) -> None:
+        """
+        Let the flag fall if its time is over, and repeat a false.
+
+        Parameters
+        ----------
+        is_active : bool
+            Whether the node is.
+        holder : str
+            Whose frame the network has in work; empty for none.
+
+        """
+        # A frame that is ready now is published before, or knows of the trip.
+        with self._verdicts.order:
+            silence_s = self._verdicts.silence_s()
+            if is_active and self._verdicts.is_confident and self._rival.reason:
+                self._why_down = self._rival.reason
+            elif is_active:
+                if not self._watchdog.is_stale():
+                    return
+                self._why_down = self._why_stale(holder)
+            if is_active and self._verdicts.is_confident:
+                _log.warning('not confident: %s', self._why_down)
+            # Said again and again, so that whoever joins late hears it, and the deadline is kept.
+            if self._verdicts.is_confident or silence_s >= self._watchdog.timeout_s / 2:
+                self.fall(self._why_down)
+
+    def flag(self) -> tuple[str, float]:
+        """Return the topic of the flag, and for how long it has been silent in seconds."""
+        return self._verdicts.topic, self._verdicts.silence_s()
+
+    def look_around(self) -> None:
+        """Ask the graph, once a second, why no frame comes and who else publishes the flag."""
+        hint = ''
+        if self._link is not None and self._intake is not None:
+            is_silent = not self.is_busy and not self._intake.is_repeating
+            if is_silent and self._watchdog.silence_s() >= SILENCE_HINT_S:
+                assert self._node.watch is not None
+                hint = why_silent(self._node, self._node.watch.subscription(self.topic))
+        self._rival.look()
+        if hint and hint != self._hint and hint not in self._node.conflicts:
+            _log.warning(hint)
+        self._hint = hint
+
+    def health(self, node: NodeHealth) -> Health:
+        """Return how it is."""
+        return Health(
+            camera=self.name, node=node,
+            is_stale=self._link is not None
+            and self._watchdog.silence_s() >= self._watchdog.timeout_s,
+            is_confident=self._verdicts.is_confident, why_down=self._why_down, hint=self._hint,
+            rival=self._rival.reason, statistics=self._statistics, counts=self._counts(),
+        )
+
+    def _counts(self) -> FrameCounts:
+        published = self._pictures.counts if self._pictures is not None else {}
+        if self._slot is None or self._intake is None:
+            return FrameCounts(published=published)
+        return FrameCounts(self._slot.num_received, self._slot.num_dropped,
+                           self._slot.num_over_rate, self._intake.num_repeated, published)
+
+    def _is_other_gate(self, settings: Settings) -> bool:
+        assert self._pipeline is not None
+        old = self._pipeline.settings
+        return (settings.gate, settings.passes) != (old.gate, old.passes)
+
+    def _why_stale(self, holder: str) -> str:
+        silence_s = self._watchdog.silence_s()
+        if self.is_busy:
+            return f'a frame has been in work too long, no verdict for {silence_s:.1f} s'
+        if holder:
+            return (f'a frame of {holder} has been in work too long, no verdict for '
+                    f'{silence_s:.1f} s')
+        if self._intake is not None and self._intake.is_repeating:
+            return f'{self.topic} repeats its last image, nothing new for {silence_s:.1f} s'
+        return f'no frame on {self.topic or "image"} for {silence_s:.1f} s'

@@ -1,0 +1,158 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+A slot for the newest frame of each camera, between the callbacks that store and the worker.
+
+A network slower than the cameras must not work through a queue of old frames: what waits is
+replaced by what comes, and counted. Of the cameras that have a frame the one that was served
+longest ago is next, so that a fast camera takes no turn from a slow one. A camera with a rate cap
+waits until its time has come; with its newest frame, not with the one that came first. Knows
+nothing of messages or ROS.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import math
+import threading
+import time
+from typing import Generic, TypeVar
+
+T = TypeVar('T')
+
+
+class Slot(Generic[T]):
+    """
+    The newest frame of one camera; made by `FrameScheduler.add`.
+
+    Attributes
+    ----------
+    handle : callable
+        What the worker calls with a frame and the seconds it waited; it must not raise.
+    num_received, num_dropped, num_over_rate : int
+        Frames put so far; those replaced by a newer one, or left behind at the end, because the
+        network was busy; and those replaced because the rate cap had them wait.
+
+    """
+
+    def __init__(
+        self, handle: Callable[[T, float], None], changed: threading.Condition,
+        clock: Callable[[], float],
+    ) -> None:
+        self.handle = handle
+        self._changed, self._clock = changed, clock
+        self._min_interval_s = 0.0
+        self._item: tuple[T, float] | None = None
+        self._is_closed = False
+        self.served_s = -math.inf
+        self.num_received = self.num_dropped = self.num_over_rate = 0
+
+    def put(self, item: T) -> None:
+        """Store a frame in place of one that still waits; never blocks on the worker."""
+        with self._changed:
+            if self._is_closed:
+                return
+            self.num_received += 1
+            now_s = self._clock()
+            if self._item is not None:
+                is_early = now_s < self.due_s
+                self.num_over_rate += is_early
+                self.num_dropped += not is_early
+            self._item = item, now_s
+            self._changed.notify()
+
+    def limit(self, max_rate_hz: float) -> None:
+        """Set the most frames a second that are handed out; 0 for any."""
+        with self._changed:
+            self._min_interval_s = 1 / max_rate_hz if max_rate_hz else 0.0
+            self._changed.notify()
+
+    def clear_counts(self) -> None:
+        """Count from nothing."""
+        self.num_received = self.num_dropped = self.num_over_rate = 0
+
+    @property
+    def due_s(self) -> float:
+        """When the rate cap allows the next frame, on the clock of the scheduler."""
+        return self.served_s + self._min_interval_s
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is a frame."""
+        return self._item is not None
+
+    def take(self, now_s: float) -> tuple[T, float]:
+        """Remove the frame; returns it and the seconds it waited. Only for the scheduler."""
+        assert self._item is not None
+        item, put_s = self._item
+        self._item, self.served_s = None, now_s
+        return item, now_s - put_s
+
+    def close(self) -> None:
+        """Take nothing more; what waited counts as dropped. Only for the scheduler."""
+        self._is_closed = True
+        self.num_dropped += self._item is not None
+        self._item = None
+
+
+class FrameScheduler(Generic[T]):
+    """
+    Hand out the frames of several cameras in fair turns.
+
+    Parameters
+    ----------
+    clock : callable, optional
+        Seconds that never stand still or go back.
+
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._slots: list[Slot[T]] = []
+        self._is_closed = False
+
+    def add(self, handle: Callable[[T, float], None]) -> Slot[T]:
+        """Make room for one more camera, whose frames go to `handle`."""
+        with self._changed:
+            self._slots.append(Slot(handle, self._changed, self._clock))
+            return self._slots[-1]
+
+    def take(self, timeout_s: float = math.inf) -> tuple[Slot[T], T, float] | None:
+        """
+        Wait for the next frame and remove it.
+
+        Parameters
+        ----------
+        timeout_s : float
+            How long to wait.
+
+        Returns
+        -------
+        (Slot, T, float) or None
+            Whose turn it is, its newest frame and the seconds that waited; None after the time
+            or once the scheduler is closed.
+
+        """
+        end_s = self._clock() + timeout_s
+        with self._changed:
+            while not self._is_closed:
+                now_s = self._clock()
+                waiting = [slot for slot in self._slots if slot.is_waiting]
+                due = [slot for slot in waiting if slot.due_s <= now_s]
+                if due:
+                    slot = min(due, key=lambda slot: slot.served_s)
+                    return (slot, *slot.take(now_s))
+                if now_s >= end_s:
+                    return None
+                until_s = min([end_s, *(slot.due_s for slot in waiting)])
+                self._changed.wait(None if until_s == math.inf else until_s - now_s)
+        return None
+
+    def close(self) -> None:
+        """Wake the worker, and take nothing more."""
+        with self._changed:
+            self._is_closed = True
+            for slot in self._slots:
+                slot.close()
+            self._changed.notify_all()
