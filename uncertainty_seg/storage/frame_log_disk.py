@@ -1,0 +1,219 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Put a frame on disk whole or not at all, take it away again, and say what a disk complains of.
+
+A frame is built in a hidden folder, every file of it is brought to the disk, and one rename makes
+it visible. So neither a killed process nor a power cut shows half a frame.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+import errno
+import fcntl
+import os
+from pathlib import Path
+import shutil
+
+from uncertainty_seg.errors import FrameLogError
+from uncertainty_seg.storage.frame_log_format import FRAMES_FOLDER
+
+LOCK_FILE = '.lock'
+_BUILDING, _LEAVING = '.new-', '.gone-'
+_BLOCK = 4096
+# Errno -> what the drop is counted as, what happened, what to do.
+_TROUBLES = {
+    errno.ENOSPC: ('disk_full', 'its disk is full', 'make room'),
+    errno.EDQUOT: ('disk_full', "its user's disk quota is used up", 'make room'),
+    errno.EROFS: ('read_only', 'its disk is read-only', 'mount it for writing'),
+    errno.ENOENT: ('folder_missing', 'the folder is gone', 'put it or its disk back'),
+    errno.ENOTDIR: ('folder_missing', 'a file is in its place', 'name another folder'),
+    errno.EACCES: ('not_writable', 'this user may not write there', 'change its permissions'),
+    errno.EPERM: ('not_writable', 'this user may not write there', 'change its permissions'),
+}
+
+
+def trouble(err: OSError, folder: Path) -> tuple[str, FrameLogError]:
+    """
+    Name what a disk complained of.
+
+    Parameters
+    ----------
+    err : OSError
+        As caught.
+    folder : Path
+        The log.
+
+    Returns
+    -------
+    str, FrameLogError
+        What a drop for it is counted as: 'disk_full', 'read_only', 'folder_missing',
+        'not_writable' or 'disk_error'; the sentence.
+
+    """
+    cause, what, fix = _TROUBLES.get(
+        err.errno or 0, ('disk_error', err.strerror or str(err), 'see what the disk reports'))
+    return cause, FrameLogError(f'frame log {folder} cannot be written, {what}', fix=fix)
+
+
+def disk_bytes(sizes: Mapping[str, int]) -> int:
+    """Return what files of these sizes take on disk, in whole blocks and with their folder."""
+    return _BLOCK + sum(-(-size // _BLOCK) * _BLOCK for size in sizes.values())
+
+
+def folder_bytes(path: Path) -> int:
+    """Return what a frame's folder takes on disk."""
+    return disk_bytes({p.name: p.stat().st_size for p in path.iterdir()})
+
+
+def write_frame(folder: Path, frame_id: str, files: Mapping[str, bytes]) -> None:
+    """
+    Put a frame into a log.
+
+    Parameters
+    ----------
+    folder : Path
+        The log.
+    frame_id : str
+        A name that is not there yet.
+    files : mapping of str to bytes
+        Name to content.
+
+    Raises
+    ------
+    OSError
+        If the disk refuses. Nothing of the frame is left then, if the disk lets us clean up.
+
+    """
+    frames = folder / FRAMES_FOLDER
+    building = frames / f'{_BUILDING}{frame_id}'
+    try:
+        building.mkdir()
+        for name, content in files.items():
+            _write_synced(building / name, content)
+        _sync_folder(building)
+        os.rename(building, frames / frame_id)
+    except OSError:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    _sync_folder(frames)
+
+
+def remove_frame(folder: Path, frame_id: str) -> None:
+    """Take a frame out of a log: at once out of sight, then from the disk; OSError if refused."""
+    frames = folder / FRAMES_FOLDER
+    leaving = frames / f'{_LEAVING}{frame_id}'
+    os.rename(frames / frame_id, leaving)
+    shutil.rmtree(leaving)
+
+
+def sweep(folder: Path) -> tuple[int, list[str]]:
+    """
+    Remove what a crash left behind.
+
+    Parameters
+    ----------
+    folder : Path
+        The log.
+
+    Returns
+    -------
+    int, list of str
+        Frames that were being written; ids of those that were on their way out.
+
+    Raises
+    ------
+    OSError
+        If the disk refuses.
+
+    """
+    num_unfinished, leaving = 0, []
+    for path in (folder / FRAMES_FOLDER).iterdir():
+        if path.name.startswith(_BUILDING):
+            num_unfinished += 1
+        elif path.name.startswith(_LEAVING):
+            leaving.append(path.name.removeprefix(_LEAVING))
+        else:
+            continue
+        shutil.rmtree(path)
+    return num_unfinished, leaving
+
+
+def frame_names(folder: Path) -> list[str]:
+    """Return the ids of the frames in a log, sorted; OSError if it cannot be read."""
+    return sorted(entry.name for entry in os.scandir(folder / FRAMES_FOLDER)
+                  if entry.is_dir() and not entry.name.startswith('.'))
+
+
+def lock_folder(folder: Path) -> int:
+    """
+    Make sure that no other process writes into a log.
+
+    Parameters
+    ----------
+    folder : Path
+        The log.
+
+    Returns
+    -------
+    int
+        A file descriptor; the lock ends when it is closed, by us or by the end of the process.
+
+    Raises
+    ------
+    FrameLogError
+        If another process holds it.
+    OSError
+        If the disk refuses.
+
+    """
+    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as err:
+        os.close(descriptor)
+        raise FrameLogError(f'frame log {folder} is written by another process', 'one writer',
+                            'give each node a log.folder of its own') from err
+    except OSError:
+        pass  # some network disks know no locks; then there is none
+    return descriptor
+
+
+def require_device(folder: Path, device: int) -> None:
+    """Refuse a folder that would be made on another disk than before, with FrameLogError."""
+    nearest = folder
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if os.stat(nearest).st_dev != device:
+        raise FrameLogError(f'frame log {folder} cannot be written, its disk is gone',
+                            fix='put it back')
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all; OSError if the disk refuses."""
+    building = path.with_name(f'{_BUILDING}{path.name}')
+    try:
+        _write_synced(building, content)
+        os.replace(building, path)
+    except OSError:
+        with suppress(OSError):
+            building.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open('wb') as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,242 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+The slow half of the frame log: near-duplicates, encoding, the disk and its troubles.
+
+Runs in the log's thread; whatever happens here ends as a count and a sentence, never as the end
+of that thread.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+import logging
+import math
+from pathlib import Path
+import shutil
+import time
+
+from uncertainty_seg.core.log_settings import LogSettings, MEGABYTE
+from uncertainty_seg.core.reservoir import gumbel_key
+from uncertainty_seg.errors import FrameLogError, UncertaintySegError
+from uncertainty_seg.storage.frame_log_disk import disk_bytes, trouble
+from uncertainty_seg.storage.frame_log_duplicates import RecentFrames
+from uncertainty_seg.storage.frame_log_files import frame_files, look_at
+from uncertainty_seg.storage.frame_log_frame import LogFrame
+from uncertainty_seg.storage.frame_log_manifest import Entry
+from uncertainty_seg.storage.frame_log_state import LogCounters
+from uncertainty_seg.storage.frame_log_store import CONTROL, FrameStore, MAIN
+from uncertainty_seg.storage.frame_ring import Candidate, KEPT, SKIPPED
+
+_log = logging.getLogger(__name__)
+# Who asks for a frame wants it more than any score does.
+_TRIGGER_LOG_WEIGHT = 1000.0
+
+
+class FrameLogWriter:
+    """
+    Writes the frames that were chosen.
+
+    Parameters
+    ----------
+    folder : Path
+        The log.
+    settings : LogSettings
+        What to keep.
+    counters : LogCounters
+        Are counted up.
+    on_kept : callable or None
+        Called with frame and reason.
+    clock : callable
+        Seconds.
+
+    Raises
+    ------
+    FrameLogError, ConfigError
+        As `FrameStore`.
+
+    """
+
+    def __init__(
+        self, folder: Path, settings: LogSettings, counters: LogCounters,
+        on_kept: Callable[[LogFrame, str], None] | None, clock: Callable[[], float],
+    ) -> None:
+        self._folder, self._settings, self._counters = folder, settings, counters
+        self._on_kept, self._clock = on_kept, clock
+        self._store: FrameStore | None = FrameStore(folder, settings)
+        self._device = self._store.device
+        self._cause, self._retry_at_s = '', -math.inf
+        self._recent = RecentFrames()
+        self.wanted = settings
+        self.folder_text = str(folder)
+        self.num_leftovers = self._store.num_leftovers
+        self.num_frames = self.num_bytes = 0
+        self.free_mb = math.nan
+        self.error = ''
+        if self.num_leftovers:
+            _log.warning('frame log %s: %d unfinished frames of a crash were removed', folder,
+                         self.num_leftovers)
+        for problem in self._store.problems:
+            _log.warning('frame log: %s', problem)
+        self._note_size()
+
+    @property
+    def is_writing(self) -> bool:
+        """False while the disk refuses."""
+        return self._store is not None
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether other settings are wanted than those in force."""
+        return self.wanted is not self._settings
+
+    @property
+    def quota_mb(self) -> float:
+        """The quota in force."""
+        return self._settings.quota_mb
+
+    def work(self, item: Candidate | None) -> None:
+        """Write a frame, or only take over new settings; never raises."""
+        start_s = time.perf_counter()
+        try:
+            self._reconfigure()
+            if item is not None:
+                self._take(item)
+        except OSError as err:
+            self._refused(err)
+            if item is not None:
+                self._counters.drop(self._cause)
+        except UncertaintySegError as err:
+            self._bad_frame(str(err))
+        except Exception as err:  # a frame of ours that is wrong must not end the log
+            _log.exception('a frame could not be logged')
+            self._bad_frame(f'a frame could not be logged: {type(err).__name__}: {err}')
+        if item is not None:
+            item.fate = KEPT if item.fate == KEPT else SKIPPED
+            self._counters.write_ms = (time.perf_counter() - start_s) * 1e3
+
+    def close(self) -> None:
+        """Give the folder free."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def _reconfigure(self) -> None:
+        if not self.is_outdated:
+            return
+        self._settings = self.wanted
+        if self._store is not None:
+            num_gone = self._store.reconfigure(self._settings)
+            self._counters.num_evicted += num_gone
+            if num_gone:
+                _log.warning('frame log: %d frames had to go for the smaller quota', num_gone)
+            self._note_size()
+
+    def _take(self, item: Candidate) -> None:
+        store = self._opened()
+        if store is None:
+            self._counters.drop(self._cause)
+            return
+        reservoir = CONTROL if item.reason == 'control' else MAIN
+        log_weight = self._log_weight(item)
+        key = gumbel_key(log_weight, item.uniforms[1])
+        if not store.would_take(reservoir, key):
+            self._counters.skipped['outranked'] += 1
+            return
+        looked = look_at(item.frame)
+        if self._is_repeated(item, looked.phash):
+            self._counters.skipped['duplicate'] += 1
+            return
+        bar = store.bar(reservoir)
+        frame_id = store.new_id(item.frame.stamp_ns, item.frame.camera)
+        facts = {'frame_id': frame_id, 'reason': item.reason,
+                 'reservoir': {'name': reservoir, 'key': key, 'log_weight': log_weight,
+                               'bar': bar if math.isfinite(bar) else None}}
+        files = frame_files(item.frame, looked, item.about, self._settings, facts)
+        entry = Entry(frame_id, item.reason, reservoir, key, 0)
+        cause, num_gone = store.add(entry, files)
+        self._counters.num_evicted += num_gone
+        self._note_size()
+        if cause:
+            self._not_kept(cause, store, files, reservoir)
+            return
+        if reservoir == MAIN:
+            self._recent.add(item.frame, looked.phash)
+        self._kept(item)
+
+    def _log_weight(self, item: Candidate) -> float:
+        if item.reason == 'control':
+            return 0.0
+        if item.reason == 'trigger':
+            return _TRIGGER_LOG_WEIGHT
+        return self._settings.score_power * item.frame.log_weight
+
+    def _is_repeated(self, item: Candidate, phash: int) -> bool:
+        # The control is chosen by chance alone, and what is asked for is given.
+        is_exempt = item.is_onset or item.reason in ('control', 'trigger')
+        return not is_exempt and self._recent.has_one_like(item.frame, phash, self._settings)
+
+    def _not_kept(
+        self, cause: str, store: FrameStore, files: dict[str, bytes], reservoir: str
+    ) -> None:
+        if cause == 'outranked':
+            self._counters.skipped[cause] += 1
+            return
+        self._counters.drop(cause)
+        if cause == 'too_big':
+            size = disk_bytes({name: len(content) for name, content in files.items()})
+            self._say(store.quota_sentence(size, reservoir))
+        else:
+            self._say(str(FrameLogError(
+                f'{self.free_mb:.0f} MB are free on the disk of frame log {self._folder}',
+                f'log.free_disk_mb, {self._settings.free_disk_mb:g}', 'make room')))
+
+    def _kept(self, item: Candidate) -> None:
+        item.fate = KEPT
+        self._counters.kept[item.reason] += 1
+        if self.error:
+            _log.info('frame log: frames are written again')
+            self.error = ''
+        if self._on_kept is not None:
+            try:
+                self._on_kept(item.frame, item.reason)
+            except Exception:  # the frame is kept, whatever others do with it
+                _log.exception('who was told of a kept frame failed')
+
+    def _opened(self) -> FrameStore | None:
+        if self._store is None and self._clock() >= self._retry_at_s:
+            try:
+                self._store = FrameStore(self._folder, self._settings, self._device)
+                self._counters.num_evicted += self._store.trim()
+            except UncertaintySegError as err:
+                cause = err.__cause__
+                self._refused(cause if isinstance(cause, OSError) else err)
+        return self._store
+
+    def _refused(self, err: OSError | UncertaintySegError) -> None:
+        """Note that the disk refuses, and when to try again."""
+        if isinstance(err, OSError):
+            self._cause, sentence = trouble(err, self._folder)
+        else:
+            self._cause, sentence = 'folder_missing', FrameLogError(str(err))
+        self._retry_at_s = self._clock() + self._settings.retry_s
+        self.close()
+        self.free_mb = math.nan
+        with suppress(OSError):
+            self.free_mb = shutil.disk_usage(self._folder).free / MEGABYTE
+        self._say(str(sentence))
+
+    def _bad_frame(self, sentence: str) -> None:
+        self._counters.drop('bad_frame')
+        self._say(sentence)
+
+    def _say(self, sentence: str) -> None:
+        if sentence != self.error:
+            _log.warning('frame log: %s', sentence)
+        self.error = sentence
+
+    def _note_size(self) -> None:
+        assert self._store is not None
+        self.num_frames, self.num_bytes = self._store.num_frames, self._store.num_bytes
+        self.free_mb = self._store.free_bytes / MEGABYTE
