@@ -163,9 +163,10 @@ def _reasons(
     pool: Candidates, quota: Quota, counts: Rows, request: Request
 ) -> tuple[str, ...]:
     chosen = np.array(quota.chosen, np.int64)
-    ranks: Column = percentiles(np.where(np.isfinite(pool.scores), pool.scores, np.nan))
+    is_scored = np.isfinite(pool.scores)
+    ranks: Column = percentiles(np.where(is_scored, pool.scores, np.nan))
     apart = nearest_before(pool.cut(chosen))
     return tuple(
         reason(f'{request.strategy}: {why}', request.score_name, float(pool.scores[row]),
-               float(ranks[row]), len(pool), gap, int(counts[row]))
+               float(ranks[row]), int(is_scored.sum()), gap, int(counts[row]))
         for row, why, gap in zip(chosen, quota.whys, apart, strict=True))

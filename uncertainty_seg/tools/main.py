@@ -32,6 +32,7 @@ VERBS = {
     'evaluate': 'uncertainty_seg.tools.evaluate_bundle',
     'build-engines': 'uncertainty_seg.tools.build_engines',
     'self-check': 'uncertainty_seg.tools.self_check',
+    'select': 'uncertainty_seg.tools.select_frames',
 }
 
 EXIT_FAILED = 1

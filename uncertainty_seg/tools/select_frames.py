@@ -1,0 +1,136 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Choose the frames of a score table that are worth a label, with a reason for each.
+
+Of frames that look alike only the most uncertain one can be chosen. The folder OUT gets
+selection.parquet and selection.csv (the chosen rows, their rank and reason) and contact_sheet.html
+(pictures of them, in one file). The same table, options and seed give the same choice. Strategies:
+
+  uncertainty-diversity  largest score^beta x distance to the nearest frame chosen before
+  power-bald             drawn without replacement, score^beta as weight
+  threshold              every frame above --limit, the most uncertain first
+  top-k                  the most uncertain
+  k-centre               farthest from all chosen before, whatever the score
+  class-balanced         for the class with least so far, by its share x percentile of the score
+  random                 by lot, to compare with
+
+A frame that could not be scored counts as most uncertain and comes first (not for random).
+
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+import sys
+
+from uncertainty_seg.errors import ConfigError, TableError
+from uncertainty_seg.tools.arguments import print_json, whole_number
+
+HELP = 'choose the frames of a score table that are worth a label'
+MISUSE = (ConfigError, TableError)
+# As in core.selection_pool, which needs numpy; the first one is the default.
+STRATEGIES = ('uncertainty-diversity', 'power-bald', 'threshold', 'top-k', 'k-centre',
+              'class-balanced', 'random')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument('tables', nargs='+', type=Path, metavar='TABLE',
+                        help='score table (folder or part), of one model and its settings')
+    parser.add_argument('-n', '--count', type=whole_number(1), required=True, metavar='N',
+                        help='frames wanted')
+    parser.add_argument('-o', '--out', type=Path, default=Path('selection'),
+                        help='folder to write [selection]')
+    parser.add_argument('--force', action='store_true', help='replace a selection that is in OUT')
+    parser.add_argument('--strategy', choices=STRATEGIES, default=STRATEGIES[0],
+                        help=f'how to choose [{STRATEGIES[0]}]')
+    parser.add_argument('--score', default='score_ratio', metavar='NAME',
+                        help='score to choose by [score_ratio]')
+    parser.add_argument('--beta', type=_from_zero, default=1.0,
+                        help='power of the score as a weight; 0 ignores it [1]')
+    parser.add_argument('--seed', type=whole_number(0), default=0, help='of the lots [0]')
+    parser.add_argument('--limit', type=float, metavar='X',
+                        help='of threshold [1 for score_ratio; see --limit-quantile]')
+    parser.add_argument('--limit-quantile', type=_share, default=0.95, metavar='Q',
+                        help='without --limit: this quantile of the --labelled scores [0.95]')
+    parser.add_argument('--labelled', nargs='+', type=Path, default=[], metavar='TABLE',
+                        help='table or selection of frames that have labels: they and what looks '
+                             'like them are left out; distances and classes count from them')
+    parser.add_argument('--per-dive', type=_cap, metavar='M',
+                        help='frames that a dive may give: a number, or a share of N as 20%% '
+                             'or 0.2')
+    parser.add_argument('--min-distance', type=whole_number(0, 32), default=8, metavar='BITS',
+                        help='frames whose perceptual hashes differ in fewer of their 64 bits '
+                             'look alike; 0: none do [8]')
+    parser.add_argument('--unscored', choices=('first', 'skip'), default='first',
+                        help='frames that could not be scored [first]')
+    parser.add_argument('--sheet', type=whole_number(0), default=500, metavar='K',
+                        help='pictures on the contact sheet; 0 writes none [500]')
+
+
+def run(args: argparse.Namespace) -> int:
+    """
+    Choose and write.
+
+    Returns
+    -------
+    int
+        0, also if there were fewer frames than wanted, which is said.
+
+    Raises
+    ------
+    TableError
+        If a table cannot be read, or is of another model.
+    ConfigError
+        If an option does not fit the table, or no frame is left to choose.
+
+    """
+    from uncertainty_seg.tools.select_files import require_place, write_selection
+    from uncertainty_seg.tools.select_run import select_frames
+    from uncertainty_seg.tools.select_sheet import write_sheet
+
+    require_place(args.out, args.force)
+    found = select_frames(args)
+    for sentence in found.remarks:
+        print(sentence, file=sys.stderr)
+    written = write_selection(args.out, found)
+    missing = write_sheet(args.out, found, args.sheet)
+    print(f'{len(found.selection.rows)} of {found.selection.num_candidates} frames -> {args.out}')
+    print_json({'verb': 'select', 'out': args.out, **found.summary(),
+                'files': written + (['contact_sheet.html'] if args.sheet else []),
+                'pictures_missing': missing})
+    return 0
+
+
+def _from_zero(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value < float('inf'):
+        raise argparse.ArgumentTypeError(f'{text}, expected a number from 0 up')
+    return value
+
+
+def _share(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f'{text}, expected a number from 0 to 1')
+    return value
+
+
+def _cap(text: str) -> int | float:
+    """Read a number of frames, or a share of all wanted, as a float below 1 or up to 1."""
+    value = _number(text[:-1]) / 100 if text.endswith('%') else _number(text)
+    is_share = text.endswith('%') or '.' in text
+    if is_share and 0 < value <= 1:
+        return value
+    if not is_share and value >= 1 and value.is_integer():
+        return int(value)
+    raise argparse.ArgumentTypeError(f'{text}, expected a whole number from 1, or a share of all '
+                                     'as 20% or 0.2')
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r}, expected a number') from None
