@@ -9,6 +9,8 @@ from uncertainty_seg.errors import BackendUnavailableError
 
 # What is imported -> its name for pip, and what it is for.
 _LIBRARIES = {
+    'pyarrow': ('pyarrow', 'the score table'),
+    'ray': ('ray', 'a cluster'),
     'matplotlib': ('matplotlib', 'the plots of a report'),
     'scipy': ('scipy', 'the bound of a share'),
     'sklearn': ('scikit-learn', 'the density'),
@@ -22,7 +24,7 @@ def require_libraries(*names: str) -> None:
     Parameters
     ----------
     *names : str
-        Of 'matplotlib', 'scipy' and 'sklearn', as they are imported.
+        Of 'matplotlib', 'pyarrow', 'ray', 'scipy' and 'sklearn', as they are imported.
 
     Raises
     ------

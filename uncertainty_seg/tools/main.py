@@ -31,6 +31,7 @@ VERBS = {
     'calibrate': 'uncertainty_seg.tools.calibrate_gate',
     'evaluate': 'uncertainty_seg.tools.evaluate_bundle',
     'build-engines': 'uncertainty_seg.tools.build_engines',
+    'score': 'uncertainty_seg.tools.score_frames',
     'self-check': 'uncertainty_seg.tools.self_check',
     'select': 'uncertainty_seg.tools.select_frames',
 }
