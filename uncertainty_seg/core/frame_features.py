@@ -1,0 +1,144 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+One vector of unit length for each frame, near for frames that show alike: for diversity.
+
+It needs no second network: it describes what is seen and what the network made of it. Five parts
+of unit length, each with a fixed weight:
+
+====================  ===========  =======================================================
+part                  length       what it holds
+====================  ===========  =======================================================
+thumbnail             4 x 6 x 3    Lab colours of the image, averaged over cells
+edges                 4 x 6 x 3    size of the gradient along three directions, a cell
+colours               5 x 5        histogram of a and b of Lab
+classes               C            share of each class
+uncertainty           4 C          entropy and mutual information of each class
+====================  ===========  =======================================================
+
+Histograms, shares and uncertainties enter by their square root, so that a distance between them
+is a Hellinger distance, and small shares count. All are averages over the image, which is why the
+size of the image, the quality of a JPEG, noise and small shifts move it little; tests say how
+little. It is not invariant to a mirror, a turn, or other light.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.core.arrays import ImageU8, require_shape
+from uncertainty_seg.errors import ShapeError
+
+ROWS, COLUMNS = 4, 6
+_DIRECTIONS, _COLORS = 3, 5
+# Where gradients and colours are looked for; an image of any size is averaged to it.
+_HEIGHT, _WIDTH = 96, 144
+# Squares sum to 1; what is seen counts as much as what the network made of it.
+_WEIGHTS = np.sqrt([0.25, 0.15, 0.10, 0.30, 0.20])
+# Of the thumbnail, how far grey weighs against colour and light, lest noise on an even picture
+# become a direction; and the least mean gradient, in grey values a pixel, that is one.
+_GREY, _FLAT = 0.1, 1.0
+
+
+def num_features(num_classes: int) -> int:
+    """Return the length of the vector for C classes."""
+    return ROWS * COLUMNS * (3 + _DIRECTIONS) + _COLORS**2 + 5 * num_classes
+
+
+def frame_features(
+    image_bgr: ImageU8,
+    shares: Sequence[float],
+    entropies: Sequence[float],
+    informations: Sequence[float],
+) -> NDArray[np.float32]:
+    """
+    Describe a frame.
+
+    Parameters
+    ----------
+    image_bgr : ndarray of uint8, shape (H, W, 3)
+        Any size from 1x1.
+    shares : sequence of float, length C
+        Share of each class among the pixels of the mask, 0..1.
+    entropies, informations : sequence of float, length C
+        Mean entropy and mean mutual information of each class, 0..1. What is not a number
+        counts as 1, the least certain.
+
+    Returns
+    -------
+    ndarray of float32, shape (num_features(C),)
+        Of unit length; the dot product of two is their cosine.
+
+    Raises
+    ------
+    ShapeError
+        If it is no BGR image of bytes, or the lists differ in length.
+
+    """
+    require_shape('image', image_bgr, (None, None, 3), np.uint8)
+    if not len(shares) == len(entropies) == len(informations) > 0:
+        raise ShapeError(f'{len(shares)} shares, {len(entropies)} entropies and '
+                         f'{len(informations)} of information', 'one of each a class')
+    small = cv2.resize(image_bgr, (_WIDTH, _HEIGHT), interpolation=cv2.INTER_AREA)
+    lab = cv2.cvtColor(small, cv2.COLOR_BGR2LAB)
+    parts = (_thumbnail(lab), _edges(lab[..., 0]), _colors(lab),
+             _roots(np.asarray(shares, np.float64)), _certainty(entropies, informations))
+    vector = np.concatenate([w * part for w, part in zip(_WEIGHTS, parts, strict=True)])
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+def _cells(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Average (h, w) or (h, w, n) over the cells of the grid, and flatten."""
+    cells = cv2.resize(values, (COLUMNS, ROWS), interpolation=cv2.INTER_AREA)
+    return np.asarray(cells, np.float64).ravel()
+
+
+def _thumbnail(lab: ImageU8) -> NDArray[np.float64]:
+    values = _cells(lab.astype(np.float32)) / 127.5 - 1
+    padded = np.append(values, _GREY * np.sqrt(values.size))
+    return values / np.linalg.norm(padded)
+
+
+def _edges(light: NDArray[np.uint8]) -> NDArray[np.float64]:
+    smooth = cv2.GaussianBlur(light, (0, 0), 1.5).astype(np.float32)
+    across, down = (cv2.Sobel(smooth, cv2.CV_32F, *order, ksize=3, scale=1 / 8)
+                    for order in ((1, 0), (0, 1)))
+    size, angle = cv2.cartToPolar(across, down)
+    # Soft bins of the direction without its sign: neighbours share what lies between them.
+    centres = np.pi * np.arange(_DIRECTIONS) / _DIRECTIONS
+    nearness = np.cos(angle[..., None] - centres) ** 2 * (2 / _DIRECTIONS)
+    cells = _cells((size[..., None] * nearness).astype(np.float32))
+    return np.sqrt(cells / (cells.sum() + _FLAT * ROWS * COLUMNS))
+
+
+def _colors(lab: ImageU8) -> NDArray[np.float64]:
+    """Return the histogram of a and b, each pixel shared among its four nearest bins."""
+    # Bins are 16 grey values wide around neutral; stronger colours fall into the outer ones.
+    at = np.clip((lab[..., 1:].reshape(-1, 2).astype(np.float64) - 128) / 16 + _COLORS // 2,
+                 0, _COLORS - 1)
+    low = np.minimum(at.astype(np.int64), _COLORS - 2)
+    part = at - low
+    found = np.zeros((_COLORS, _COLORS))
+    for da in (0, 1):
+        for db in (0, 1):
+            weight = (np.abs(1 - da - part[:, 0])) * (np.abs(1 - db - part[:, 1]))
+            index = (low[:, 0] + da) * _COLORS + low[:, 1] + db
+            found += np.bincount(index, weight, _COLORS**2).reshape(_COLORS, _COLORS)
+    return _roots(found.ravel())
+
+
+def _certainty(*kinds: Sequence[float]) -> NDArray[np.float64]:
+    values = np.nan_to_num(np.concatenate([np.asarray(kind, np.float64) for kind in kinds]),
+                           nan=1.0)
+    values = np.clip(values, 0, 1)
+    # With its complement each is a unit vector, so that its size is kept.
+    return np.sqrt(np.concatenate([values, 1 - values]) / values.size)
+
+
+def _roots(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    total = values.sum()
+    return np.sqrt(values / total) if total > 0 else np.full(values.size, values.size**-0.5)

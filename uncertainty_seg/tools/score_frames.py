@@ -1,0 +1,85 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Run the model over many bags, folders and frame logs; one row a frame in a table (Parquet).
+
+Each row has every score, the gate's verdict, the share of each class, a hash and a vector of
+features: what `select` chooses from. The table is a folder of parts, one for each topic of a bag,
+each folder, each log. A second run makes only what is missing or whose source, model or settings
+have changed. Frames that cannot be read are counted and left out.
+
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+import sys
+import time
+
+from uncertainty_seg.errors import BagError
+from uncertainty_seg.tools.arguments import (
+    add_settings,
+    print_json,
+    settings_from_args,
+    whole_number,
+)
+
+HELP = 'score the frames of bags, folders and logs into a table, here or on a Ray cluster'
+
+SETTINGS = ('model', 'backend', 'threads', 'passes', 'seed', 'mask_policy', 'precision',
+            'ignore_mask')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the verb."""
+    parser.add_argument('inputs', metavar='INPUT', type=Path, nargs='+',
+                        help='bag, folder of pictures, frame log, or a folder of such')
+    parser.add_argument('--out', metavar='TABLE', type=Path, required=True,
+                        help='folder of the table; what is finished in it is kept')
+    parser.add_argument('--topic', action='append', default=[],
+                        help='image topic; give it again for more; each is a shard of its own')
+    parser.add_argument('--stride', type=whole_number(1), default=1, metavar='N',
+                        help='score each N-th frame only [1]')
+    parser.add_argument('--workers', type=whole_number(1, 256), default=1, metavar='N',
+                        help='processes on this machine, a shard each [1]')
+    parser.add_argument('--ray', metavar='auto|ADDRESS',
+                        help='score on a Ray cluster; all paths must be shared by its machines')
+    add_settings(parser, SETTINGS)
+
+
+def run(args: argparse.Namespace) -> int:
+    """
+    Score; see the module.
+
+    Returns
+    -------
+    int
+        0, bad frames or not: they are counted.
+
+    Raises
+    ------
+    UncertaintySegError
+        If nothing can be read, the model, the table or a setting cannot be used; and, after all
+        the others are finished, if a source cannot be read or broke off.
+
+    """
+    from uncertainty_seg.tools.score_run import require_engines, RunChoice, score_sources
+
+    choice = RunChoice(args.workers, args.ray, args.stride)
+    require_engines(choice)
+    start_s = time.perf_counter()
+    settings = replace(settings_from_args(args, SETTINGS), all_scores=True)
+    summary = score_sources(args.inputs, args.topic, args.out, settings, choice)
+    seconds = time.perf_counter() - start_s
+    for problem in summary.problems:
+        print(f'bad {problem}', file=sys.stderr)
+    print(f'{summary.num_scored} frames in {seconds:.1f} s '
+          f'({summary.num_scored / seconds:.1f} a second), {summary.num_frames} in all, '
+          f'{summary.num_bad} bad -> {args.out}')
+    print_json({'verb': 'score', 'table': args.out, **summary.as_dict()})
+    if summary.broken:
+        more = f' (and {len(summary.broken) - 1} more)' if len(summary.broken) > 1 else ''
+        raise BagError(f'{summary.broken[0].rstrip(".")}{more}; the {summary.num_frames} frames '
+                       f'that could be read are in {args.out}')
+    return 0

@@ -1,0 +1,153 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+The folder of a score table: which parts are finished, which are to be made, and its index.
+
+What made a part stands in the part. The index repeats it for people and scripts; it is made from
+the parts and never trusted.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+import fcntl
+import hashlib
+import json
+from pathlib import Path
+import re
+from typing import Any
+
+from uncertainty_seg.errors import ConfigError, TableError
+from uncertainty_seg.storage.frame_sources import FrameSource
+from uncertainty_seg.storage.score_rows import list_parts, PART_ENDING, read_facts, read_info
+from uncertainty_seg.tools.score_shard import Engine, ShardJob, ShardReport
+
+INDEX_FILE, LOCK_FILE = 'index.json', '.lock'
+
+
+@contextmanager
+def locked_table(table: Path) -> Iterator[None]:
+    """
+    Hold a table for one run, and make its folder.
+
+    Raises
+    ------
+    TableError
+        If it is no folder of parts, cannot be written, or another run holds it.
+
+    """
+    _require_table(table)
+    try:
+        table.mkdir(parents=True, exist_ok=True)
+        lock = (table / LOCK_FILE).open('w')
+    except OSError as err:
+        raise TableError(f'{table} cannot be written ({err.strerror})',
+                         'a folder that this user may write to') from err
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            raise TableError(f'another run is writing to {table}', 'one at a time',
+                             'wait for it, or give another --out') from err
+        _remove_drafts(table)
+        yield
+
+
+def plan_jobs(
+    table: Path, sources: Sequence[FrameSource], engine: Engine, stride: int
+) -> tuple[list[ShardJob], list[ShardReport]]:
+    """
+    Tell what is to be scored from what is finished.
+
+    Parameters
+    ----------
+    table : Path
+        Folder of the table.
+    sources : sequence of FrameSource
+        All that is asked for.
+    engine : Engine
+        Opened for the settings of the run.
+    stride : int
+        Each `stride`-th frame is scored.
+
+    Returns
+    -------
+    jobs : list of ShardJob
+        Shards without a part, or whose source, model or settings have changed since.
+    finished : list of ShardReport
+        Of the others.
+
+    Raises
+    ------
+    ConfigError
+        If the table has parts of other sources that were made with another model or settings:
+        nothing could be compared with them.
+
+    """
+    jobs, finished = [], []
+    for source in sources:
+        job = ShardJob(source, table / part_name(source), stride, engine.settings, engine.info,
+                       engine.fingerprint(source, stride))
+        done = _report_of(job.part)
+        if done is not None and done.fingerprint == job.fingerprint:
+            finished.append(done)
+        else:
+            jobs.append(job)
+    mine = {part_name(source) for source in sources}
+    foreign = [part for part in list_parts(table)
+               if part.name not in mine and read_info(part) != engine.info]
+    if foreign:
+        raise ConfigError(
+            f'{table} holds {len(foreign)} parts of other sources, scored with another model or '
+            f'settings ({foreign[0].name})', 'one model and one set of settings a table',
+            'give their sources too, or another --out')
+    return jobs, finished
+
+
+def part_name(source: FrameSource) -> str:
+    """Return the file name of a source's part: the same however its path is written."""
+    path = Path(source.path).resolve()
+    digest = hashlib.sha256(f'{path}#{source.topic}'.encode()).hexdigest()[:12]
+    return f'{re.sub(r"[^A-Za-z0-9_.-]", "_", path.name)}-{digest}{PART_ENDING}'
+
+
+def write_index(table: Path) -> None:
+    """Write what the parts say of themselves, by rename."""
+    parts = list_parts(table)
+    reports = [asdict(report) for report in map(_report_of, parts) if report]
+    info: dict[str, Any] = asdict(read_info(parts[0])) if parts else {}
+    draft = table / f'.{INDEX_FILE}.tmp'
+    draft.write_text(json.dumps({'table': info, 'parts': reports}, indent=1) + '\n')
+    draft.replace(table / INDEX_FILE)
+
+
+def _require_table(table: Path) -> None:
+    """Refuse a folder of something else, where parts would get lost among it."""
+    if not table.exists():
+        return
+    if not table.is_dir():
+        raise TableError(f'{table} is a file', 'a folder for the table', 'give another --out')
+    known = (INDEX_FILE, LOCK_FILE)
+    others = [path.name for path in table.iterdir()
+              if path.name not in known and not path.name.endswith((PART_ENDING, '.tmp'))]
+    if others and not (table / LOCK_FILE).exists():
+        raise TableError(f'{table} is no score table (it holds {sorted(others)[0]})',
+                         'a new or empty folder', 'give another --out')
+
+
+def _remove_drafts(table: Path) -> None:
+    """Remove what a run that was killed left behind."""
+    for draft in table.glob('.*.tmp'):
+        draft.unlink(missing_ok=True)
+
+
+def _report_of(part: Path) -> ShardReport | None:
+    """Return what a part says of itself; None for one that is missing or damaged."""
+    if not part.is_file():
+        return None
+    try:
+        return ShardReport(**read_facts(part))
+    except (TableError, TypeError):
+        return None

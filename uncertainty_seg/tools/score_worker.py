@@ -1,0 +1,78 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Score shards in a process that is not the one that asked, on this machine or another.
+
+Such a process keeps its model open from shard to shard. How far it is stands in a small file
+beside the part, which the process that asked reads for its progress bar.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+import time
+
+import cv2
+
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.errors import TableError
+from uncertainty_seg.tools.score_shard import Engine, score_shard, ShardJob, ShardReport
+from uncertainty_seg.tools.score_table import LOCK_FILE
+
+POLL_S = 0.5
+
+
+def score_in_worker(job: ShardJob) -> ShardReport:
+    """
+    Score a shard with the engine of this process.
+
+    Raises
+    ------
+    TableError
+        If the folder of the table is not the one of the process that asked.
+    UncertaintySegError
+        As `score_shard`, and as `Engine`.
+
+    """
+    if not (job.part.parent / LOCK_FILE).exists():
+        raise TableError(f'{job.part.parent} is not there on a machine of the cluster',
+                         'a folder that all of them share', 'give a shared --out and inputs')
+    engine = _engine(job.settings, job.info.model_sha256)
+    place = _progress_file(job)
+    last_s = time.monotonic()
+
+    def on_frame(count: int) -> None:
+        nonlocal last_s
+        now_s = time.monotonic()
+        if now_s - last_s >= POLL_S:
+            last_s = now_s
+            place.write_text(str(count))
+
+    try:
+        return score_shard(job, engine, on_frame)
+    finally:
+        place.unlink(missing_ok=True)
+
+
+def num_done(jobs: Iterable[ShardJob]) -> int:
+    """Return how many frames are done of the shards that are being scored."""
+    total = 0
+    for job in jobs:
+        try:
+            total += int(_progress_file(job).read_text() or 0)
+        except (OSError, ValueError):
+            continue
+    return total
+
+
+def _progress_file(job: ShardJob) -> Path:
+    return job.part.with_name(f'.{job.part.stem}.count.tmp')
+
+
+@lru_cache(maxsize=1)
+def _engine(settings: Settings, model_sha256: str) -> Engine:
+    # One model a process; the hash tells another bundle under the same name.
+    cv2.setNumThreads(max(1, settings.threads))
+    return Engine(settings)
