@@ -1,0 +1,241 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""A manager as Nav2's brings the node up and down, and up again after whatever went wrong."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from conftest import make_tiny_bundle
+import pytest
+from ros_helpers import needs_ros
+from ros_lifecycle_rig import FAILING_NODE, node_rig, NodeRig
+
+pytestmark = needs_ros
+
+
+class Manager:
+    """What nav2_lifecycle_manager does to one node, in its words."""
+
+    def __init__(self, rig: NodeRig) -> None:
+        from lifecycle_msgs.msg import TransitionEvent
+
+        self.rig = rig
+        self.events = rig.client.listen('/uncertainty_seg/transition_event', TransitionEvent)
+
+    @property
+    def state(self) -> str:
+        return self.rig.client.state()
+
+    def startup(self) -> bool:
+        """Configure and activate; stops at the first that fails."""
+        return all(self.rig.client.change_state(word) for word in ('configure', 'activate'))
+
+    def reset(self) -> bool:
+        """Deactivate and clean up, each where the state allows it."""
+        todo = {'active': ('deactivate', 'cleanup'), 'inactive': ('cleanup',)}
+        return all(self.rig.client.change_state(word) for word in todo.get(self.state, ()))
+
+    def ask(self, number: int = 0, label: str = '') -> Any:
+        """Ask for any transition there is or is not; returns the future."""
+        from lifecycle_msgs.srv import ChangeState
+
+        request = ChangeState.Request()
+        request.transition.id, request.transition.label = number, label
+        return self.rig.client.ask('/uncertainty_seg/change_state', ChangeState, request)
+
+    def told(self, number: int = 0, label: str = '') -> bool:
+        future = self.ask(number, label)
+        self.rig.wait(future.done, f'the answer to {number} {label!r}')
+        return bool(future.result().success)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory: Any) -> Path:
+    path: Path = tmp_path_factory.mktemp('manager')
+    make_tiny_bundle(path / 'tiny')
+    return path
+
+
+@pytest.fixture(scope='module')
+def shared(folder: Path) -> Iterator[Manager]:
+    with node_rig(folder, folder / 'tiny', FAILING_NODE, autostart=False) as rig:
+        yield Manager(rig)
+
+
+@pytest.fixture
+def manager(shared: Manager) -> Manager:
+    """The node as it is found: unconfigured, and saying so."""
+    assert shared.reset()
+    assert shared.state == 'unconfigured'
+    return shared
+
+
+def serve(manager: Manager) -> None:
+    """See that frames come in and the flag goes up."""
+    manager.rig.client.wait_for_camera_match()
+    manager.rig.raise_flag()
+
+
+def test_startup_pause_resume_reset_and_startup_again(manager: Manager) -> None:
+    rig = manager.rig
+    rig.wait_for_reason('the node is unconfigured')
+    manager.events.clear()
+    assert manager.startup()
+    assert manager.state == 'active'
+    serve(manager)
+
+    assert rig.client.change_state('deactivate')
+    rig.wait_for_reason('the node is inactive')
+    num_before = len(rig.flags)
+    for second in range(5):  # a camera does not know of it and goes on
+        rig.send(5000 + second)
+        rig.client.spin(0.02)
+    rig.next_health()
+    assert not any(flag.data for flag in rig.flags[num_before:])
+
+    assert rig.client.change_state('activate')
+    serve(manager)
+    assert manager.reset()
+    rig.wait_for_reason('the node is unconfigured')
+    assert manager.startup()
+    serve(manager)
+
+    def goals() -> list[str]:
+        return [event.goal_state.label for event in manager.events]
+    rig.wait(lambda: goals() == [
+        'configuring', 'inactive', 'activating', 'active', 'deactivating', 'inactive',
+        'activating', 'active', 'deactivating', 'inactive', 'cleaningup', 'unconfigured',
+        'configuring', 'inactive', 'activating', 'active'], 'every transition to be told')
+
+
+@pytest.mark.parametrize(
+    ('file', 'damage', 'sentence'),
+    [
+        ('trunk.onnx', lambda data: data[: len(data) // 2], 'was truncated or changed'),
+        ('head.onnx', lambda data: None, 'head.onnx is missing'),
+        ('calibration.json', lambda data: b'{"schema":', 'calibration.json'),
+        ('card.json', lambda data: b'\xff\xfe', 'card.json'),
+    ],
+)
+def test_a_bundle_that_is_repaired_on_disk_can_be_configured_then(
+    manager: Manager, folder: Path, file: str, damage: Any, sentence: str
+) -> None:
+    path = folder / 'tiny' / file
+    sound = path.read_bytes()
+    broken = damage(sound)
+    path.unlink() if broken is None else path.write_bytes(broken)
+    try:
+        for _ in range(2):  # a manager may try again
+            assert not manager.startup()
+            assert manager.state == 'unconfigured'
+            manager.rig.wait_for_reason(sentence)
+            assert manager.rig.status[-1].status[0].level == b'\x02'
+    finally:
+        path.write_bytes(sound)
+    assert manager.startup()
+    serve(manager)
+
+
+@pytest.mark.parametrize(
+    ('call', 'topic', 'transition'),
+    [
+        ('create_publisher', 'mask', 'configure'),
+        ('create_subscription', '/cam', 'activate'),
+    ],
+)
+def test_an_error_in_a_transition_is_said_and_the_node_can_be_started_again(
+    manager: Manager, folder: Path, call: str, topic: str, transition: str
+) -> None:
+    failure = folder / 'failures' / call
+    failure.write_text(topic)
+    try:
+        assert not manager.startup()
+        manager.rig.wait_for_reason('the node is unconfigured after an error')
+        assert manager.state == 'unconfigured'
+        assert f'on_{transition}: OSError: {call} fails on command' in manager.rig.process.output
+    finally:
+        failure.unlink()
+    assert manager.startup()
+    serve(manager)
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason=(
+    'on_error puts "the node is unconfigured after an error" where the error itself belongs'))
+def test_status_says_which_error_it_was(manager: Manager, folder: Path) -> None:
+    failure = folder / 'failures' / 'create_subscription'
+    failure.write_text('/cam')
+    try:
+        assert not manager.startup()
+        manager.rig.wait_for_reason('unconfigured')
+    finally:
+        failure.unlink()
+    assert 'fails on command' in manager.rig.status[-1].status[0].message
+
+
+@pytest.mark.parametrize('word', [None, 'configure', 'activate'])
+def test_what_a_state_does_not_allow_is_refused_and_changes_nothing(
+    manager: Manager, word: str | None
+) -> None:
+    if word is not None:
+        assert manager.rig.client.change_state('configure')
+    if word == 'activate':
+        assert manager.rig.client.change_state('activate')
+    state = manager.state
+    allowed = {'unconfigured': (1, 5), 'inactive': (2, 3, 6), 'active': (4, 7)}[state]
+    for number in {*range(12), 30, 60, 97, 255} - {*allowed}:
+        assert not manager.told(number), number
+    for label in ('nonsense', 'CONFIGURE', 'transition_success', 'create', 'destroy', 'x' * 1000):
+        assert not manager.told(label=label), label
+    assert manager.state == state
+    if state == 'active':
+        serve(manager)
+
+
+def test_two_managers_at_once_are_answered_one_after_the_other(manager: Manager) -> None:
+    assert manager.startup()
+    # Fewer than the ten that ROS lets wait for a service.
+    labels = ('deactivate', 'activate', 'activate', 'deactivate', 'cleanup', 'deactivate',
+              'configure', 'activate')
+    futures = [manager.ask(label=label) for label in labels]
+    manager.rig.wait(lambda: all(future.done() for future in futures), 'all answers')
+    answers = [future.result().success for future in futures]
+    assert answers == [True, True, False, True, True, False, True, True]
+    assert manager.state == 'active'
+    serve(manager)
+
+
+def test_shutdown_is_the_end_and_a_signal_ends_the_process(manager: Manager) -> None:
+    # The last test of this node.
+    rig = manager.rig
+    assert manager.startup()
+    serve(manager)
+    assert manager.told(label='shutdown')
+    rig.wait_for_reason('the node has shut down')
+    assert manager.state == 'finalized'
+    assert not manager.startup()
+    assert not manager.told(label='shutdown')
+    assert rig.next_health()['state'] == 'finalized'
+    assert rig.process.interrupt() == 0
+    assert 'Traceback' not in rig.process.output
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason=(
+    'on_error that fails leaves ROS finalized and the node believing it is active: /diagnostics '
+    'says active, and stop() asks for a shutdown that is not possible, a traceback and exit 1'))
+def test_an_error_that_cannot_be_handled_finalizes_the_node_in_order(
+    folder: Path, tmp_path: Path
+) -> None:
+    with node_rig(tmp_path, folder / 'tiny', FAILING_NODE, autostart=False) as rig:
+        manager = Manager(rig)
+        assert manager.startup()
+        serve(manager)
+        (tmp_path / 'failures' / 'destroy_subscription').write_text('/cam')
+        if manager.told(label='deactivate') or manager.state != 'finalized':
+            raise RuntimeError(rig.process.output)
+        num_before = len(rig.flags)
+        state = rig.next_health()['state']
+        assert not any(flag.data for flag in rig.flags[num_before:])
+        rig.client.watched = None
+        assert rig.process.interrupt() == 0
+        assert 'Traceback' not in rig.process.output
+        assert state == 'finalized'
