@@ -48,6 +48,7 @@ setup(
         'score': ['pyarrow>=17', 'mcap>=1.1'],
         'ray': ['ray>=2.9', 'pyarrow>=17', 'mcap>=1.1'],
         'nets': ['safetensors', 'timm', 'segmentation-models-pytorch'],
+        'labels': ['pycocotools>=2.0.7'],
         'peers': ['torch-uncertainty', 'lightning', 'torchmetrics', 'baal'],
     },
     zip_safe=True,

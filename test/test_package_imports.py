@@ -69,6 +69,9 @@ EXCEPTIONS = {
     'core.perceptual_hash': ({'cv2'}, set()),
     'core.region_scores': ({'cv2'}, set()),
     'storage.model_bundle': (set(), {'onnx'}),
+    # Packs run lengths and draws polygons as COCO's own reader does.
+    'storage.label_coco': (set(), {'pycocotools'}),
+    'storage.label_regions': (set(), {'pycocotools'}),
     # Reads the head's tensor sizes, to fit the passes of a call into the memory budget.
     'backends.resources': (set(), {'onnx'}),
     # Reads the inputs and outputs that the files declare.

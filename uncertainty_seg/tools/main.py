@@ -33,6 +33,8 @@ VERBS = {
     'build-engines': 'uncertainty_seg.tools.build_engines',
     'score': 'uncertainty_seg.tools.score_frames',
     'self-check': 'uncertainty_seg.tools.self_check',
+    'export-labels': 'uncertainty_seg.tools.export_labels',
+    'import-labels': 'uncertainty_seg.tools.import_labels',
     'select': 'uncertainty_seg.tools.select_frames',
 }
 

@@ -1,0 +1,268 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+A frame on its way to a labelling tool, and the table of those that were sent.
+
+The table, ``frames.json``, lies beside every export. It holds what no labelling tool gives back:
+the classes, and which dive, stamp and reason a file name stands for. Corrected labels are read
+against it.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+import dataclasses
+from dataclasses import dataclass
+import json
+from pathlib import Path
+import re
+from typing import Any
+import zipfile
+
+import cv2
+import numpy as np
+
+from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
+from uncertainty_seg.errors import DatasetError
+from uncertainty_seg.storage.labelled_folder import ClassTable, read_classes
+
+TABLE_FILE = 'frames.json'
+TABLE_VERSION = 1
+IMAGES = 'images'
+# CVAT wants its images inside the archive; nobody else does.
+ARCHIVE_FILE = 'cvat.zip'
+_FIX = 'name the folder that export-labels wrote with --frames'
+
+
+@dataclass(frozen=True)
+class LabelFrame:
+    """
+    One frame with the mask that the model gave it.
+
+    Attributes
+    ----------
+    stem : str
+        Name of its files without ending, unique within an export.
+    key : str
+        Its id where it came from: the frame's of a log, or ``SOURCE#TOPIC#INDEX``.
+    dive : str
+        The run it belongs to; frames of one dive are never split.
+    stamp_ns : int
+        Stamp of the image in nanoseconds.
+    frame_id : str
+        ROS frame of the image.
+    image_file : bytes
+        The image as a file, as it was received where it came as one.
+    ending : str
+        '.jpg' or '.png', what `image_file` is.
+    mask : ndarray of uint8, shape (H, W)
+        Class ids; the table's `ignore_index` where nothing is known.
+    uncertainty : ndarray of float32, shape (H, W), or None
+        0..1, growing with uncertainty; NaN where it could not be computed.
+    reason : str
+        Why it was kept or chosen.
+    score : float
+        Worst score over its threshold; above 1 is not confident. NaN if there is none.
+
+    """
+
+    stem: str
+    key: str
+    dive: str
+    stamp_ns: int
+    frame_id: str
+    image_file: bytes
+    ending: str
+    mask: LabelMap
+    uncertainty: FloatMap | None
+    reason: str
+    score: float
+
+    @property
+    def height(self) -> int:
+        """H in pixels."""
+        return int(self.mask.shape[0])
+
+    @property
+    def width(self) -> int:
+        """W in pixels."""
+        return int(self.mask.shape[1])
+
+    @property
+    def file_name(self) -> str:
+        """Name of the image file."""
+        return f'{self.stem}{self.ending}'
+
+    def image(self) -> ImageU8:
+        """Decode the image to BGR, (H, W, 3); `DatasetError` if that fails."""
+        return decoded(self.image_file, self.file_name)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a format may carry beside the labels; the score None if there is none."""
+        score = self.score if np.isfinite(self.score) else None
+        return {'key': self.key, 'dive': self.dive, 'stamp_ns': self.stamp_ns,
+                'reason': self.reason, 'score': score}
+
+
+@dataclass(frozen=True)
+class FrameRow:
+    """
+    A line of the table: `LabelFrame` without pixels; `file` is the name of its image.
+
+    Attributes
+    ----------
+    stem, file, key, dive, reason : str
+        As in `LabelFrame`.
+    stamp_ns, height, width : int
+        Nanoseconds, pixels.
+    score : float or None
+        As in `LabelFrame`, None where there is none.
+
+    """
+
+    stem: str
+    file: str
+    key: str
+    dive: str
+    stamp_ns: int
+    height: int
+    width: int
+    reason: str
+    score: float | None
+
+
+@dataclass(frozen=True)
+class FrameTable:
+    """
+    What an export sent out.
+
+    Attributes
+    ----------
+    folder : Path
+        Where it lies.
+    classes : ClassTable
+        Names, colours and the ignore index.
+    rows : mapping of str to FrameRow
+        By stem, in the order of the export.
+
+    """
+
+    folder: Path
+    classes: ClassTable
+    rows: dict[str, FrameRow]
+
+    def row_of(self, name: str, source: object) -> FrameRow:
+        """
+        Find a frame by the name that a tool gives back, with folders and ending or without.
+
+        Raises
+        ------
+        DatasetError
+            If no such frame was sent.
+
+        """
+        base = re.split(r'[/\\]', name)[-1]
+        # Names contain points, so that only the very ending may be cut off, and only if it is one.
+        for stem in (base, base.rpartition('.')[0]):
+            if stem in self.rows:
+                return self.rows[stem]
+        raise DatasetError(f'{source} has labels of {name!r}, which is not in '
+                           f'{self.folder / TABLE_FILE}', 'frames of that export', _FIX)
+
+    def image_file(self, row: FrameRow) -> bytes:
+        """Read the image of a frame; `DatasetError` if it is gone."""
+        try:
+            if (self.folder / ARCHIVE_FILE).is_file():
+                with zipfile.ZipFile(self.folder / ARCHIVE_FILE) as archive:
+                    return archive.read(f'{IMAGES}/{row.file}')
+            return (self.folder / IMAGES / row.file).read_bytes()
+        except (OSError, KeyError, zipfile.BadZipFile) as err:
+            raise DatasetError(f'image {row.file} of {self.folder} cannot be read ({err})',
+                               'the images of the export') from err
+
+
+def write_image(folder: Path, frame: LabelFrame) -> None:
+    """Write the image of a frame into `folder`, its bytes untouched."""
+    folder.mkdir(exist_ok=True)
+    (folder / frame.file_name).write_bytes(frame.image_file)
+
+
+def listed(frames: Iterable[LabelFrame], rows: list[FrameRow]) -> Iterator[LabelFrame]:
+    """
+    Pass frames on and note each in `rows`.
+
+    Raises
+    ------
+    DatasetError
+        If two have one stem, which would write one file over the other.
+
+    """
+    seen: set[str] = set()
+    for frame in frames:
+        if frame.stem in seen:
+            raise DatasetError(f'two frames are called {frame.stem!r}', 'a name of its own each')
+        seen.add(frame.stem)
+        yield frame
+        rows.append(FrameRow(frame.stem, frame.file_name, height=frame.height, width=frame.width,
+                             **frame.facts()))
+
+
+def write_table(
+    folder: Path, classes: ClassTable, rows: Iterable[FrameRow], kind: str
+) -> None:
+    """Write ``frames.json``; `kind` is the format of the export."""
+    content = {'version': TABLE_VERSION, 'format': kind, **classes_as_json(classes),
+               'frames': [dataclasses.asdict(row) for row in rows]}
+    (folder / TABLE_FILE).write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
+
+
+def read_table(folder: Path) -> FrameTable:
+    """
+    Read ``frames.json`` of an export.
+
+    Raises
+    ------
+    DatasetError
+        If it is missing, damaged, or of another version.
+
+    """
+    path = folder / TABLE_FILE
+    if not path.is_file():
+        raise DatasetError(f'{folder} has no {TABLE_FILE}', 'the folder of an export', _FIX)
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get('version') != TABLE_VERSION:
+        raise DatasetError(f'{path} is of another version', str(TABLE_VERSION), 'export again')
+    try:
+        rows = {str(item['stem']): FrameRow(**item) for item in content['frames']}
+    except (KeyError, TypeError) as err:
+        raise DatasetError(f'{path} is damaged ({err})', 'what export-labels wrote') from err
+    return FrameTable(folder, read_classes(path), rows)
+
+
+def classes_as_json(classes: ClassTable) -> dict[str, Any]:
+    """Return the content of a classes.json, as `labelled_folder.read_classes` reads it."""
+    entries = [{'id': index, 'name': name, 'rgb': list(rgb)} for index, (name, rgb) in
+               enumerate(zip(classes.names, classes.palette, strict=True))]
+    return {'classes': entries, 'ignore_index': classes.ignore_index}
+
+
+def hex_color(rgb: tuple[int, int, int]) -> str:
+    """Return a colour as '#rrggbb'."""
+    return '#' + bytes(rgb).hex()
+
+
+def read_json(path: Path) -> Any:
+    """Read a file of JSON; `DatasetError` if it is none."""
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError) as err:
+        raise DatasetError(f'{path} cannot be read as JSON ({err})', 'an export of labels') \
+            from err
+
+
+def decoded(data: bytes, name: str) -> ImageU8:
+    """Decode an image file to BGR, (H, W, 3); `DatasetError` if that fails."""
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    if image is None:
+        raise DatasetError(f'{name} is no image that can be read', 'JPEG or PNG')
+    return np.asarray(image, np.uint8)

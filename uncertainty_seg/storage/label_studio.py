@@ -1,0 +1,161 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Labels for Label Studio: ``tasks.json`` with brush predictions, and ``config.xml``.
+
+Each image lies in its task as a data URL, so that nothing has to be served; or its address is a
+prefix and its name. Dive, reason, score and stamp are data of the task, and the reason is shown
+above the image. What comes back is Label Studio's export "JSON": the newest annotation counts that
+was not cancelled, and a task without one is not labelled.
+
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from uncertainty_seg.core.arrays import LabelMap
+from uncertainty_seg.errors import DatasetError
+from uncertainty_seg.storage.label_brush import decode_brush, encode_brush
+from uncertainty_seg.storage.label_frames import (
+    FrameTable,
+    hex_color,
+    IMAGES,
+    LabelFrame,
+    read_json,
+    write_image,
+)
+from uncertainty_seg.storage.label_regions import LabelCanvas, Region, regions_of
+from uncertainty_seg.storage.labelled_folder import ClassTable
+
+FILE = 'tasks.json'
+CONFIG_FILE = 'config.xml'
+# Names in the labelling config.
+_BRUSH, _IMAGE = 'mask', 'image'
+_TYPES = {'.jpg': 'jpeg', '.png': 'png'}
+
+
+def write_labels(
+    folder: Path, frames: Iterable[LabelFrame], classes: ClassTable, image_prefix: str = ''
+) -> None:
+    """
+    Write frames into an empty folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to.
+    frames : iterable of LabelFrame
+        What; read once, one at a time.
+    classes : ClassTable
+        Names and colours.
+    image_prefix : str
+        What comes before the name of an image in its address, such as
+        ``/data/local-files/?d=dive_7/images/``; empty puts the image into the task.
+
+    """
+    (folder / CONFIG_FILE).write_text(labelling_config(classes), encoding='utf-8')
+    with (folder / FILE).open('w', encoding='utf-8') as file:
+        before = '[\n'
+        for frame in frames:
+            write_image(folder / IMAGES, frame)
+            # Written one by one: with the images inside, the whole list may not fit into memory.
+            file.write(before + json.dumps(_task(frame, classes, image_prefix)))
+            before = ',\n'
+        file.write('\n]\n' if before != '[\n' else '[]\n')
+
+
+def read_labels(path: Path, table: FrameTable) -> Iterator[tuple[str, LabelMap]]:
+    """
+    Read corrected labels.
+
+    Parameters
+    ----------
+    path : Path
+        Label Studio's export as "JSON", or a folder with it as its only other JSON file.
+    table : FrameTable
+        What had been sent.
+
+    Yields
+    ------
+    str, ndarray of uint8 of shape (H, W)
+        Stem and mask of each labelled frame, regions painted in their order.
+
+    Raises
+    ------
+    DatasetError
+        If the file is damaged, or a frame, class or size is not that of the export.
+
+    """
+    file = path / FILE if path.is_dir() else path
+    try:
+        for task in read_json(file):
+            done = [a for a in task['annotations'] if not a.get('was_cancelled')] \
+                if 'annotations' in task else []
+            if not done:
+                continue
+            row = table.row_of(_name(task['data']), file)
+            canvas = LabelCanvas(row, table.classes)
+            newest = max(done, key=lambda a: (str(a.get('updated_at') or ''), a.get('id') or 0))
+            for region in newest['result']:
+                _paint(canvas, region)
+            if canvas.mask is not None:
+                yield row.stem, canvas.mask
+    except (KeyError, TypeError, ValueError, AttributeError) as err:
+        raise DatasetError(f'{file} is no export of Label Studio ({err!r})', 'its format "JSON"',
+                           'export again as JSON, not as JSON-MIN or CSV') from err
+
+
+def labelling_config(classes: ClassTable) -> str:
+    """Return the XML for "Labeling interface, code": the classes in their colours."""
+    view = ElementTree.Element('View')
+    ElementTree.SubElement(view, 'Header', value='$dive: $reason', size='5')
+    ElementTree.SubElement(view, 'Image', name=_IMAGE, value='$image', zoom='true',
+                           zoomControl='true')
+    brush = ElementTree.SubElement(view, 'BrushLabels', name=_BRUSH, toName=_IMAGE)
+    for name, rgb in zip(classes.names, classes.palette, strict=True):
+        ElementTree.SubElement(brush, 'Label', value=name, background=hex_color(rgb))
+    ElementTree.indent(view)
+    return ElementTree.tostring(view, 'unicode') + '\n'
+
+
+def _task(frame: LabelFrame, classes: ClassTable, prefix: str) -> dict[str, Any]:
+    kind = _TYPES[frame.ending]
+    inline = f'data:image/{kind};base64,'
+    image = prefix + frame.file_name if prefix else \
+        inline + base64.b64encode(frame.image_file).decode('ascii')
+    regions = [_result(region, frame, classes) for region in
+               regions_of(frame.mask, len(classes.names))]
+    # Label Studio takes the score of a prediction for confidence; ours is the opposite, and data.
+    return {'data': {_IMAGE: image, 'frame': frame.stem, **frame.facts()},
+            'predictions': [{'model_version': 'uncertainty_seg', 'result': regions}]}
+
+
+def _result(region: Region, frame: LabelFrame, classes: ClassTable) -> dict[str, Any]:
+    return {
+        'id': f'class{region.class_id}', 'type': 'brushlabels', 'from_name': _BRUSH,
+        'to_name': _IMAGE, 'original_width': frame.width, 'original_height': frame.height,
+        'image_rotation': 0,
+        'value': {'format': 'rle', 'rle': encode_brush(region.pixels),
+                  'brushlabels': [classes.names[region.class_id]]},
+    }
+
+
+def _name(data: dict[str, Any]) -> str:
+    """Return what names the frame: our own field, or the address of an image that was served."""
+    return str(data.get('frame') or str(data[_IMAGE]).rpartition('=')[2])
+
+
+def _paint(canvas: LabelCanvas, region: dict[str, Any]) -> None:
+    kind = region.get('type')
+    if kind != 'brushlabels':
+        raise DatasetError(f'{canvas.row.file} has a region of type {kind!r} in Label Studio',
+                           'brushlabels', 'draw with the brush, as config.xml offers it')
+    height, width = int(region['original_height']), int(region['original_width'])
+    canvas.require_size(height, width)
+    for name in region['value']['brushlabels']:
+        canvas.paint(str(name), decode_brush(region['value']['rle'], height, width))

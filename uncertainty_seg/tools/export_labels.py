@@ -1,0 +1,131 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Hand frames and the model's masks to a labelling tool.
+
+The frames are those of frame logs, as the vehicle kept them, or of a selection, whose images are
+read from their bags and whose masks the model makes again. Formats: coco, cvat (images 1.1),
+label-studio, labelme, folder (as `train` reads it), fiftyone, mcap and rosbag2. Every frame
+carries its dive, its score and the reason it is there. Corrected labels come back by
+import-labels.
+
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+import sys
+from typing import TYPE_CHECKING
+
+from uncertainty_seg.errors import (
+    ConfigError,
+    DatasetError,
+    FrameLogError,
+    ModelBundleError,
+    TableError,
+)
+from uncertainty_seg.tools.arguments import print_json
+
+if TYPE_CHECKING:
+    from uncertainty_seg.tools.export_labels_log import FrameFeed
+
+HELP = 'write frames and masks for a labelling tool: COCO, CVAT, Label Studio, LabelMe, bags ...'
+MISUSE = (ConfigError, DatasetError, FrameLogError, ModelBundleError, TableError)
+# As label_formats and frame_log_format have them, which import OpenCV; a test compares.
+FORMATS = ('coco', 'cvat', 'label-studio', 'labelme', 'folder', 'fiftyone', 'mcap', 'rosbag2')
+REASONS = ('flagged', 'window', 'control', 'trigger')
+_PROBLEMS_SHOWN = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the verb."""
+    parser.add_argument('inputs', metavar='INPUT', nargs='+', type=Path,
+                        help='frame logs, or one selection (selection.parquet or its folder)')
+    parser.add_argument('out', metavar='OUT', type=Path, help='new folder to write')
+    parser.add_argument('--format', required=True, choices=FORMATS, dest='kind',
+                        help='what to write')
+    parser.add_argument('--reasons', nargs='+', choices=REASONS, default=(), metavar='REASON',
+                        help=f'only frames that a log kept for these: {", ".join(REASONS)} [all]')
+    parser.add_argument('--image-prefix', default='', metavar='TEXT',
+                        help='label-studio: address of the images up to their names, such as '
+                        '"/data/local-files/?d=dive_7/images/" [images inside the tasks]')
+    parser.add_argument('--model', metavar='BUNDLE',
+                        help='selection: where the bundle that scored it is now')
+    parser.add_argument('--backend', help='selection: what runs the bundle [as it was scored]')
+
+
+def run(args: argparse.Namespace) -> int:
+    """
+    Export; see the module.
+
+    Returns
+    -------
+    int
+        0. Frames that cannot be used are left out, counted, and said on stderr.
+
+    Raises
+    ------
+    UncertaintySegError
+        If an input is of no known kind, nothing can be exported, or OUT is not empty.
+
+    """
+    from tqdm import tqdm
+
+    from uncertainty_seg.storage.label_formats import write_export
+
+    if args.image_prefix and args.kind != 'label-studio':
+        raise ConfigError(f'--image-prefix with the format {args.kind}', 'label-studio')
+    feed = _feed(args)
+    bar = tqdm(feed.frames, total=feed.total, desc='export', unit='frame', disable=None)
+    try:
+        rows = write_export(args.out, args.kind, bar, feed.classes, args.image_prefix)
+    except DatasetError:
+        _show(feed.problems)
+        raise
+    _show(feed.problems)
+    print(f'{len(rows)} frames, {len(feed.problems)} left out -> {args.out}')
+    print_json({
+        'verb': 'export-labels', 'format': args.kind, 'out': args.out, 'frames': len(rows),
+        'left_out': len(feed.problems), 'dives': dict(Counter(row.dive for row in rows)),
+        'classes': list(feed.classes.names)})
+    return 0
+
+
+def _feed(args: argparse.Namespace) -> FrameFeed:
+    from uncertainty_seg.storage.label_formats import BAGS
+    from uncertainty_seg.tools.export_labels_log import frames_of_logs
+
+    has_uncertainty = args.kind in BAGS
+    selections = [path for path in args.inputs if _is_selection(path)]
+    if not selections:
+        return frames_of_logs([_log(path) for path in args.inputs], has_uncertainty, args.reasons)
+    if len(args.inputs) > 1:
+        raise ConfigError(f'{len(args.inputs)} inputs with the selection {selections[0]}',
+                          'one selection alone, or frame logs')
+    from uncertainty_seg.tools.export_labels_selection import frames_of_selection
+
+    return frames_of_selection(selections[0], has_uncertainty, args.model, args.backend)
+
+
+def _is_selection(path: Path) -> bool:
+    return path.suffix == '.parquet' or (path / 'selection.parquet').is_file()
+
+
+def _log(path: Path) -> Path:
+    from uncertainty_seg.storage.frame_log_format import FRAMES_FOLDER
+
+    if not (path / FRAMES_FOLDER).is_dir():
+        came = f'{path} is missing' if not path.exists() else \
+            f'{path} is neither a frame log nor a selection'
+        raise DatasetError(came, f'a folder with {FRAMES_FOLDER}/, or selection.parquet',
+                           'the output folder comes last')
+    return path
+
+
+def _show(problems: Sequence[str]) -> None:
+    for problem in problems[:_PROBLEMS_SHOWN]:
+        print(f'left out: {" ".join(problem.split())}', file=sys.stderr)
+    if len(problems) > _PROBLEMS_SHOWN:
+        print(f'and {len(problems) - _PROBLEMS_SHOWN} more', file=sys.stderr)

@@ -1,0 +1,172 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Frames of a selection as `LabelFrame`: images from their sources, masks from the model again.
+
+A selection holds scores, not masks. The bundle that scored it must be here, which its digest
+shows; with its settings the pipeline gives the same masks.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from uncertainty_seg.backends.registry import open_pipeline
+from uncertainty_seg.core.arrays import ImageU8
+from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.image_codec import decode
+from uncertainty_seg.core.image_files import ImageFile
+from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.settings import Settings, settings_from_dict
+from uncertainty_seg.errors import (
+    ModelBundleError,
+    TableError,
+    UncertaintySegError,
+)
+from uncertainty_seg.storage.frame_sources import BadFrame, frames_at, SourceFrame
+from uncertainty_seg.storage.ignore_mask import load_ignore_mask
+from uncertainty_seg.storage.label_frames import LabelFrame
+from uncertainty_seg.storage.model_bundle import load_bundle, model_digest
+from uncertainty_seg.storage.score_rows import read_info, read_rows, TableInfo
+from uncertainty_seg.tools.export_labels_log import (
+    distinct_classes,
+    FrameFeed,
+    image_ending,
+    stem_of,
+)
+
+SELECTION_FILE = 'selection.parquet'
+_COLUMNS = ('frame_key', 'dive', 'source', 'kind', 'topic', 'index', 'stamp_ns', 'score_ratio',
+            'reason')
+Row = dict[str, Any]
+
+
+def frames_of_selection(
+    path: Path, has_uncertainty: bool, model: str | None = None, backend: str | None = None
+) -> FrameFeed:
+    """
+    Open a selection.
+
+    Parameters
+    ----------
+    path : Path
+        ``selection.parquet``, or the folder with it.
+    has_uncertainty : bool
+        Compute the uncertainty maps too.
+    model, backend : str, optional
+        Where the bundle is now, and what runs it; as in the table if None.
+
+    Returns
+    -------
+    FrameFeed
+        Source by source, each read once from its start. Frames that cannot be read are left out
+        and said, those of a source that is gone as well.
+
+    Raises
+    ------
+    TableError
+        If the file is no selection.
+    ModelBundleError
+        If the bundle is missing or is not the one that scored it.
+
+    """
+    file = path / SELECTION_FILE if path.is_dir() else path
+    info = read_info(file)
+    rows = _rows(file)
+    changed = {**info.settings, 'model': model or info.settings.get('model', info.model)}
+    if backend:
+        changed['backend'] = backend
+    settings = settings_from_dict(changed)
+    bundle = _bundle(settings.model, info)
+    classes = distinct_classes(info.class_names, info.palette)
+    feed = FrameFeed(classes, iter(()), len(rows))
+    frames = _frames(rows, bundle, settings, has_uncertainty, feed.problems)
+    return replace(feed, frames=frames)
+
+
+def _rows(file: Path) -> list[Row]:
+    try:
+        rows: list[Row] = read_rows(file, _COLUMNS).to_pylist()
+    except KeyError as err:
+        raise TableError(f'{file} lacks {err}', 'a selection') from err
+    if rows and 'reason' not in rows[0]:
+        raise TableError(f'{file} is a score table', f'the {SELECTION_FILE} of a selection',
+                         'run uncertainty_seg select on it first')
+    if not rows:
+        raise TableError(f'{file} holds no frame', 'at least one')
+    return rows
+
+
+def _bundle(model: str, info: TableInfo) -> ModelBundle:
+    bundle = load_bundle(model)
+    found = model_digest(bundle.card)
+    if found != info.model_sha256:
+        raise ModelBundleError(
+            f'bundle {model} has the digest {found[:12]}',
+            f'{info.model_sha256[:12]}, the one that scored the selection',
+            'name that bundle with --model, or score and select again')
+    return bundle
+
+
+def _frames(
+    rows: list[Row], bundle: ModelBundle, settings: Settings, has_uncertainty: bool,
+    problems: list[str],
+) -> Iterator[LabelFrame]:
+    ignore = load_ignore_mask(settings.ignore_mask)
+    by_source: dict[tuple[str, str, str], dict[int, Row]] = {}
+    for row in rows:
+        place = row['source'], row['kind'], row['topic']
+        by_source.setdefault(place, {})[row['index']] = row
+    with closing(open_pipeline(bundle, settings, ignore)) as pipeline:
+        for place, wanted in by_source.items():
+            missing = dict(wanted)
+            try:
+                for frame in frames_at(*place, wanted):
+                    row = missing.pop(frame.index)
+                    yield from _usable(frame, row, pipeline, has_uncertainty, problems)
+            except (UncertaintySegError, OSError) as err:
+                problems.append(f'{len(missing)} frames of {place[0]} are left out: {err}')
+            else:
+                problems += [f'{row["frame_key"]} is not in its source any more.'
+                             for row in missing.values()]
+
+
+def _usable(
+    frame: SourceFrame | BadFrame, row: Row, pipeline: Pipeline, has_uncertainty: bool,
+    problems: list[str],
+) -> Iterator[LabelFrame]:
+    if isinstance(frame, BadFrame):
+        problems.append(f'{row["frame_key"]}: {frame.reason}')
+        return
+    try:
+        yield _frame(frame, row, pipeline, has_uncertainty)
+    except UncertaintySegError as err:
+        problems.append(f'{row["frame_key"]}: {err}')
+
+
+def _frame(
+    frame: SourceFrame, row: Row, pipeline: Pipeline, has_uncertainty: bool
+) -> LabelFrame:
+    image = decode(frame.raw)
+    result = pipeline.measure(image, frame.stamp_ns)
+    data = bytes(frame.raw.data) if isinstance(frame.raw, ImageFile) else _png(image)
+    ratio = row['score_ratio']
+    # Index and topic, not the path: it names folders of somebody's machine.
+    name = '_'.join(part for part in (row['topic'], f'{row["index"]:06d}') if part)
+    return LabelFrame(
+        stem=stem_of(row['dive'], name), key=row['frame_key'], dive=row['dive'],
+        stamp_ns=row['stamp_ns'], frame_id='', image_file=data, ending=image_ending(data),
+        mask=result.label_at_source(),
+        uncertainty=result.map_at_source(pipeline.settings.map) if has_uncertainty else None,
+        reason=row['reason'], score=float('nan') if ratio is None else float(ratio))
+
+
+def _png(image: ImageU8) -> bytes:
+    _, data = cv2.imencode('.png', image)
+    return bytes(data.tobytes())

@@ -1,0 +1,90 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Bring corrected labels back as a folder that `train`, `calibrate` and `evaluate` read.
+
+LABELS is what the tool exported, or the corrected export itself. Images, classes and dives come
+from the folder that export-labels wrote, which is LABELS, the folder around it, or --frames. A
+dive is never split; frames that nobody labelled are left out and counted.
+
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+import sys
+
+from uncertainty_seg.errors import ConfigError, DatasetError
+from uncertainty_seg.tools.arguments import print_json, rate, whole_number
+
+HELP = 'bring corrected labels back into a training folder, no dive in two splits'
+MISUSE = (ConfigError, DatasetError)
+# As label_formats has them, which imports OpenCV; a test compares.
+FORMATS = ('coco', 'cvat', 'label-studio', 'labelme', 'folder')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the verb."""
+    parser.add_argument('labels', metavar='LABELS', type=Path,
+                        help='file or folder that the labelling tool exported')
+    parser.add_argument('out', metavar='OUT', type=Path, help='new training folder to write')
+    parser.add_argument('--format', required=True, choices=FORMATS, dest='kind',
+                        help='what LABELS is')
+    parser.add_argument('--frames', type=Path, metavar='DIR',
+                        help='folder that export-labels wrote [LABELS, or the folder around it]')
+    parser.add_argument('--shares', nargs='+', type=_share, metavar='SPLIT=SHARE',
+                        default=[('train', 0.8), ('val', 0.2)],
+                        help='splits and their shares of the frames [train=0.8 val=0.2]')
+    parser.add_argument('--seed', type=whole_number(0), default=0,
+                        help='decides between splits that are equally good [0]')
+
+
+def run(args: argparse.Namespace) -> int:
+    """
+    Import; see the module.
+
+    Returns
+    -------
+    int
+        0.
+
+    Raises
+    ------
+    UncertaintySegError
+        If labels do not fit to the export, none is there, or OUT is not empty.
+
+    """
+    from tqdm import tqdm
+
+    from uncertainty_seg.storage.label_formats import find_table, new_folder, READERS
+    from uncertainty_seg.storage.label_frames import read_table
+    from uncertainty_seg.storage.label_training import write_training_folder
+
+    if not args.labels.exists():
+        raise DatasetError(f'no labels at {args.labels}', 'what the labelling tool exported')
+    shares = dict(args.shares)
+    if len(shares) < len(args.shares):
+        raise ConfigError('--shares names a split twice', 'each once')
+    table = read_table(find_table(args.labels, args.frames))
+    bar = tqdm(READERS[args.kind](args.labels, table), total=len(table.rows), desc='import',
+               unit='frame', disable=None)
+    with new_folder(args.out) as work:
+        done = write_training_folder(work, table, bar, shares, args.seed)
+    empty = [name for name, count in done.splits.items() if count == 0]
+    if empty:
+        print(f'warning: {done.dives} dives for {len(shares)} splits, so {", ".join(empty)} is '
+              f'empty: label frames of another dive.', file=sys.stderr)
+    counts = ', '.join(f'{name} {count}' for name, count in done.splits.items())
+    print(f'{done.frames} frames of {done.dives} dives ({counts}), {done.unlabelled} not labelled '
+          f'-> {args.out}')
+    print_json({'verb': 'import-labels', 'format': args.kind, 'out': args.out,
+                **dataclasses.asdict(done)})
+    return 0
+
+
+def _share(text: str) -> tuple[str, float]:
+    name, _, number = text.partition('=')
+    if not name or not number:
+        raise argparse.ArgumentTypeError(f'{text!r}, expected a split and its share: train=0.8')
+    return name, 1.0 if number in ('1', '1.0') else rate(number)
