@@ -20,7 +20,7 @@ PACKAGE = 'uncertainty_seg'
 ROS = ('rclpy', 'sensor_msgs', 'std_msgs', 'diagnostic_msgs', 'lifecycle_msgs', 'cv_bridge')
 HEAVY = (*ROS, 'torch', 'torchvision', 'onnxruntime', 'numba', 'onnx', 'rosbags', 'tensorrt',
          'tensorrt_rtx', 'tensorrt_rtx_bindings', 'openvino', 'nncf', 'safetensors', 'sklearn',
-         'pyarrow', 'ray', 'mcap')
+         'pyarrow', 'ray', 'mcap', 'pycocotools')
 # Room -> what must not be needed to import it.
 BLANKED = {
     'core': (*HEAVY, 'tqdm', 'av'),
