@@ -73,5 +73,5 @@ def open_faulty(name: str, bundle: Any, settings: Any) -> FaultyBackend:
 if __name__ == '__main__':
     registry.open_backend = open_faulty
     _put = Slot.put
-    setattr(Slot, 'put', put_faultily)
+    Slot.put = put_faultily  # type: ignore[method-assign]
     sys.exit(main())

@@ -5,7 +5,8 @@ from collections import Counter
 import threading
 from typing import Any
 
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 import pytest
 
 from uncertainty_seg.ros.frame_scheduler import FrameScheduler, Slot
