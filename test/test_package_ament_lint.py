@@ -36,6 +36,10 @@ FLAKE8_IGNORED = ('B902', 'C816', 'I202', *DOCSTRING_IGNORED)
 FLAKE8_OPTIONS = ('--isolated', '--max-line-length=99', '--import-order-style=google',
                   '--docstring-convention=all', '--extend-ignore=' + ','.join(FLAKE8_IGNORED))
 HAS_AMENT = all(find_spec(name) for name in ('ament_flake8', 'ament_pep257'))
+# An f-string with `class` or `def` alone before or after a brace: as of Python 3.12 pydocstyle
+# takes the word for the keyword and stops, and flake8, its worker lost, waits for ever.
+KEYWORD_IN_F_STRING = re.compile(r"""[fF]['"](?:[^'"]*\})?(?:class|def)(?:\{|['"])""")
+TIMEOUT_S = 150  # ten times what two cores need
 MISSING = [name for name in TOOLS if find_spec(name) is None]
 needs_tools = pytest.mark.skipif(
     bool(MISSING), reason=f'{", ".join(MISSING)} not installed: scripts/test installs them')
@@ -68,7 +72,7 @@ ALLOWED = {
 def flake8(*paths: str, cwd: Path = ROOT) -> list[str]:
     """Run flake8 as ament_flake8 does; return its lines, each `file:line:column: code words`."""
     done = subprocess.run([sys.executable, '-m', 'flake8', *FLAKE8_OPTIONS, *paths], cwd=cwd,
-                          capture_output=True, text=True, check=False)
+                          capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
     assert not done.stderr, done.stderr
     return done.stdout.splitlines()
 
@@ -93,6 +97,14 @@ def test_the_own_ament_flake8_and_pep257_of_a_sourced_ros_find_nothing(
     code, errors = import_module('ament_flake8.main').main_with_errors(argv=list(CHECKED))
     assert (code, errors) == (0, [])
     assert import_module('ament_pep257.main').main(argv=list(CHECKED)) == 0
+
+
+def test_no_f_string_stops_pydocstyle_on_python_3_12() -> None:
+    files = [p for name in CHECKED for p in sorted((ROOT / name).rglob('*.py'))]
+    assert [p.name for p in files if p != Path(__file__)
+            and KEYWORD_IN_F_STRING.search(p.read_text(encoding='utf-8'))] == []
+    assert KEYWORD_IN_F_STRING.search("f'class{n}'")
+    assert not KEYWORD_IN_F_STRING.search("f'class {n}' f'{n} class' f'{n}classes' 'class{n}'")
 
 
 @needs_tools

@@ -137,7 +137,7 @@ def _task(frame: LabelFrame, classes: ClassTable, prefix: str) -> dict[str, Any]
 
 def _result(region: Region, frame: LabelFrame, classes: ClassTable) -> dict[str, Any]:
     return {
-        'id': f'class{region.class_id}', 'type': 'brushlabels', 'from_name': _BRUSH,
+        'id': 'class' + str(region.class_id), 'type': 'brushlabels', 'from_name': _BRUSH,
         'to_name': _IMAGE, 'original_width': frame.width, 'original_height': frame.height,
         'image_rotation': 0,
         'value': {'format': 'rle', 'rle': encode_brush(region.pixels),
