@@ -121,4 +121,8 @@ def _paint(canvas: LabelCanvas, name: str, segmentation: Any) -> None:
     canvas.require_size(height, width)
     packed = segmentation if isinstance(segmentation['counts'], (str, bytes)) else \
         coco_mask.frPyObjects(segmentation, height, width)
-    canvas.paint(name, np.asarray(coco_mask.decode(packed), bool))
+    pixels = np.asarray(coco_mask.decode(packed), np.uint8)
+    # pycocotools leaves memory as it was where run lengths end before the image does.
+    if pixels.max(initial=0) > 1 or int(pixels.sum()) != int(coco_mask.area(packed)):
+        raise ValueError(f'run lengths of {canvas.row.file} do not fill {width}x{height}')
+    canvas.paint(name, pixels.astype(bool))

@@ -1,0 +1,267 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""export-labels and import-labels from logs and selections; one sentence for what is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+import shutil
+
+import cv2
+from label_sample import CLASSES, corrected, make_frame, messages_of, write_log
+import numpy as np
+import pytest
+
+pytest.importorskip('pycocotools', reason='pycocotools is not installed: no labels as COCO')
+
+from uncertainty_seg.core.arrays import ImageU8  # noqa: E402
+from uncertainty_seg.storage import frame_log_format, label_formats  # noqa: E402
+from uncertainty_seg.storage.bags import BagWriter  # noqa: E402
+from uncertainty_seg.storage.label_bag import UNCERTAINTY_TOPIC  # noqa: E402
+from uncertainty_seg.storage.label_folder import read_mask  # noqa: E402
+from uncertainty_seg.storage.label_frames import read_table  # noqa: E402
+from uncertainty_seg.storage.labelled_folder import load_folder  # noqa: E402
+from uncertainty_seg.tools import export_labels, import_labels  # noqa: E402
+from uncertainty_seg.tools.main import main  # noqa: E402
+
+
+def random_masks(count: int, seed: int = 0) -> list[ImageU8]:
+    """Return masks of odd and mixed sizes; log masks have no pixel without a class."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, 3, (9 + 4 * i, 23 - 2 * i)).astype(np.uint8) for i in range(count)]
+
+
+@pytest.fixture
+def masks() -> list[ImageU8]:
+    return random_masks(4)
+
+
+@pytest.fixture
+def log(tmp_path: Path, masks: list[ImageU8]) -> Path:
+    return write_log(tmp_path / 'log', masks)
+
+
+def run(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    found: dict[str, object] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return found
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """Return the one sentence that a misuse is answered with."""
+    capsys.readouterr()
+    assert run(*words) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].endswith('.')
+    return lines[-1]
+
+
+def test_the_verbs_name_the_formats_there_are() -> None:
+    assert export_labels.FORMATS == tuple(label_formats.WRITERS)
+    assert import_labels.FORMATS == tuple(label_formats.READERS)
+    assert export_labels.REASONS == frame_log_format.REASONS
+
+
+@pytest.mark.parametrize('kind', import_labels.FORMATS)
+def test_two_dives_go_out_and_come_back_to_training(
+    kind: str, log: Path, masks: list[ImageU8], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = write_log(tmp_path / 'log_8', random_masks(2, seed=1), dive='dive 8')
+    assert run('export-labels', log, other, tmp_path / 'out', '--format', kind) == 0
+    said = last_line(capsys)
+    assert said['frames'] == 6 and said['dives'] == {'dive_7': 4, 'dive 8': 2}
+    assert run('import-labels', corrected(tmp_path / 'out', kind), tmp_path / 'train',
+               '--format', kind) == 0
+    assert last_line(capsys)['splits'] == {'train': 4, 'val': 2}
+    data = load_folder(tmp_path / 'train', 'train')
+    assert (data.class_names, data.palette) == (CLASSES.names, CLASSES.palette)
+    assert data.stems == [f'dive_7_{10**18 + i}_front' for i in range(4)]
+    for mask, found in zip(masks, data.masks, strict=True):
+        np.testing.assert_array_equal(found, mask)
+    assert load_folder(tmp_path / 'train', 'val').stems[0].startswith('dive_8_')
+    received = (log / 'frames' / f'{10**18 + 1}_front' / 'image.jpg').read_bytes()
+    assert (tmp_path / 'train' / 'images' / f'{data.stems[1]}.jpg').read_bytes() == received
+
+
+def test_a_bag_has_the_uncertainty_of_the_log(log: Path, tmp_path: Path) -> None:
+    assert run('export-labels', log, tmp_path / 'bag', '--format', 'mcap') == 0
+    logged = next(frame_log_format.iter_frames(log)).read_uncertainty()
+    message = messages_of(tmp_path / 'bag')[UNCERTAINTY_TOPIC][0]
+    assert np.isnan(logged[0, 0])
+    np.testing.assert_array_equal(message.data.view('<f4').reshape(logged.shape), logged)
+
+
+def test_only_the_reasons_that_are_asked_for(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run('export-labels', log, tmp_path / 'out', '--format', 'folder', '--reasons',
+               'control') == 0
+    (row,) = read_table(tmp_path / 'out').rows.values()
+    assert (row.reason, row.score) == ('control: within limits', 0.5)
+    assert 'kept as window' in refused(capsys, 'export-labels', log, tmp_path / 'no', '--format',
+                                       'folder', '--reasons', 'window')
+
+
+def test_what_is_damaged_or_not_finished_is_left_out_and_said(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = sorted((log / 'frames').iterdir())
+    (folders[0] / 'mask.png').unlink()
+    cv2.imwrite(str(folders[1] / 'mask.png'), np.zeros((3, 3), np.uint8))
+    (folders[2] / 'frame.json').write_text('{"version": 1, "frame')
+    shutil.copytree(folders[3], log / 'frames' / '.tmp_half')  # as while it is being written
+    assert run('export-labels', log, tmp_path / 'out', '--format', 'coco') == 0
+    output = capsys.readouterr()
+    said = json.loads(output.out.splitlines()[-1])
+    assert (said['frames'], said['left_out']) == (1, 3)
+    for word in ('mask.png cannot be read', '3x3, expected the 21x13', 'frame.json is damaged'):
+        assert word in output.err
+    (folders[3] / 'mask.png').unlink()
+    assert 'no frame to export' in refused(
+        capsys, 'export-labels', log, tmp_path / 'no', '--format', 'coco')
+    assert not (tmp_path / 'no').exists()
+
+
+def test_misuse_is_one_sentence(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def export(*words: object) -> str:
+        return refused(capsys, 'export-labels', *words, tmp_path / 'new', '--format', 'coco')
+
+    empty = tmp_path / 'empty'
+    (empty / 'frames').mkdir(parents=True)
+    assert 'holds no frame' in export(empty)
+    assert 'neither a frame log nor a selection' in export(tmp_path)
+    assert 'is missing' in export(tmp_path / 'nowhere')
+    squid = write_log(tmp_path / 'squid', random_masks(1), names=('a', 'b', 'squid'))
+    assert 'has other classes than' in export(log, squid)
+    assert 'is there already and not empty' in refused(
+        capsys, 'export-labels', log, log, '--format', 'coco')
+    assert '--image-prefix' in refused(capsys, 'export-labels', log, tmp_path / 'new', '--format',
+                                       'coco', '--image-prefix', '/x/')
+    with pytest.raises(SystemExit) as caught:
+        run('export-labels', log, tmp_path / 'new', '--format', 'yolo')
+    assert caught.value.code == 2
+    assert all(kind in capsys.readouterr().err for kind in ('fiftyone',))
+    assert not (tmp_path / 'new').exists()
+
+
+def test_misuse_of_import_is_one_sentence(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / 'out'
+    assert run('export-labels', log, out, '--format', 'folder') == 0
+
+    def bring(labels: Path, *words: object) -> str:
+        return refused(capsys, 'import-labels', labels, tmp_path / 'new', '--format', 'folder',
+                       *words)
+
+    assert 'no labels at' in bring(tmp_path / 'nowhere')
+    assert 'has no frames.json' in bring(log)
+    assert 'add up to 1' in bring(out, '--shares', 'train=0.5', 'val=0.2')
+    assert 'twice' in bring(out, '--shares', 'a=0.5', 'a=0.5')
+    (out / 'images' / sorted(p.name for p in (out / 'images').iterdir())[0]).unlink()
+    assert 'cannot be read' in bring(out)
+    for file in (out / 'masks').iterdir():
+        mask = read_mask(file)
+        cv2.imwrite(str(file), np.full(mask.shape, 255, np.uint8))
+    assert 'none of the 4 frames' in bring(out)
+    assert not (tmp_path / 'new').exists()
+
+
+def test_one_dive_alone_is_all_training_and_a_warning(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run('export-labels', log, tmp_path / 'out', '--format', 'cvat') == 0
+    assert run('import-labels', tmp_path / 'out' / 'cvat.zip', tmp_path / 'train', '--format',
+               'cvat') == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out.splitlines()[-1])['splits'] == {'train': 4, 'val': 0}
+    assert 'val is empty: label frames of another dive' in output.err
+
+
+# --- selections --------------------------------------------------------------------------------
+
+
+def make_selection(folder: Path, bundle: Path, rows: list[tuple[str, str, str, int]]) -> Path:
+    """Write a selection of (source, kind, topic, index), as `select` leaves it."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    from uncertainty_seg.storage.model_bundle import load_bundle, model_digest
+    from uncertainty_seg.storage.score_rows import read_rows, ScoreRow, TableInfo, write_rows
+
+    card = load_bundle(str(bundle)).card
+    info = TableInfo(str(bundle), model_digest(card), card.class_names, card.palette, 8, 3,
+                     ('entropy.mean',), 2, {'model': str(bundle), 'passes': 8, 'seed': 3,
+                                            'backend': 'onnxruntime'})
+    table = [ScoreRow('dive 9', source, kind, topic, index, 1000 + index, 48, 64, False,
+                      'uncertain', 1.5, (0.9,), (1.0, 0.0, 0.0), 0, np.zeros(2, np.float32))
+             for source, kind, topic, index in rows]
+    folder.mkdir()
+    write_rows(folder / 'part.parquet', info, table)
+    chosen = read_rows(folder / 'part.parquet')
+    chosen = chosen.append_column('reason', pa.array(['rank 1 of 9'] * len(rows), pa.string()))
+    (folder / 'part.parquet').rename(folder / 'scores')
+    parquet.write_table(chosen, folder / 'selection.parquet')
+    return folder
+
+
+def test_a_selection_gets_the_masks_of_the_model_that_scored_it(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip('pyarrow', reason='pyarrow is not installed: no selection')
+    # The tiny network answers blue, green, red by colour.
+    images = [make_frame(0, (48, 64)).image() for _ in range(3)]
+    for index, image in enumerate(images):
+        image[:] = 0
+        image[:, :32, index] = 255
+        image[:, 32:, (index + 1) % 3] = 255
+    bag = tmp_path / 'dive.bag'
+    with BagWriter(bag) as writer:
+        for index, image in enumerate(images):
+            writer.write_image('/cam/image_raw', 1000 + index, 'cam', image, 'bgr8')
+    pictures = tmp_path / 'pictures'
+    pictures.mkdir()
+    cv2.imwrite(str(pictures / 'a.png'), images[0])
+    where = [(str(bag), 'bag', '/cam/image_raw', 2), (str(pictures), 'folder', '', 0),
+             (str(bag), 'bag', '/cam/image_raw', 1), (str(bag), 'bag', '/cam/image_raw', 7),
+             (str(tmp_path / 'gone'), 'bag', '/x', 0)]
+    selection = make_selection(tmp_path / 'selection', tiny_bundle, where)
+    assert run('export-labels', selection, tmp_path / 'out', '--format', 'folder') == 0
+    output = capsys.readouterr()
+    said = json.loads(output.out.splitlines()[-1])
+    assert (said['frames'], said['left_out']) == (3, 2)
+    assert 'is not in its source any more' in output.err and 'gone' in output.err
+    data = load_folder(tmp_path / 'out', 'train')
+    expected = {'dive_9_cam_image_raw_000001': (1, 2), 'dive_9_cam_image_raw_000002': (2, 0),
+                'dive_9_000000': (0, 1)}
+    assert set(data.stems) == set(expected)
+    for stem, mask in zip(data.stems, data.masks, strict=True):
+        assert (set(mask[:, :30].flat), set(mask[:, 34:].flat)) == tuple(
+            {value} for value in expected[stem])
+    row = read_table(tmp_path / 'out').rows['dive_9_cam_image_raw_000002']
+    assert (row.reason, row.dive, row.score) == ('rank 1 of 9', 'dive 9', 1.5)
+    assert row.key == f'{bag}#/cam/image_raw#2'
+
+
+def test_another_bundle_or_a_table_is_one_sentence(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip('pyarrow', reason='pyarrow is not installed: no selection')
+    selection = make_selection(tmp_path / 'selection', tiny_bundle, [('x', 'bag', '/x', 0)])
+    words = ('export-labels', selection, tmp_path / 'out', '--format', 'folder')
+    assert 'the one that scored the selection' in refused(capsys, *words, '--model', 'pipeline')
+    scores = tmp_path / 'scores.parquet'
+    (selection / 'scores').rename(scores)
+    assert 'is a score table' in refused(
+        capsys, 'export-labels', scores, tmp_path / 'out', '--format', 'folder')
+    scores.write_bytes(b'no table')
+    assert 'cannot be read' in refused(
+        capsys, 'export-labels', scores, tmp_path / 'out', '--format', 'folder')
+    assert 'one selection alone' in refused(
+        capsys, 'export-labels', scores, scores, tmp_path / 'out', '--format', 'folder')
