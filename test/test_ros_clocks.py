@@ -86,7 +86,7 @@ def test_a_bag_that_loops_keeps_the_flag_up_through_every_jump(rig: ClockRig) ->
     for second in (100, 101):
         rig.flag_of(second)
     loops = [second for _ in range(5) for second in range(100, 106)]
-    assert all([rig.flag_of(second) for second in loops])
+    assert all(rig.flag_of(second) for second in loops)
 
 
 def test_a_frozen_camera_is_false_after_its_time_and_recovers_from_nothing(rig: ClockRig) -> None:

@@ -90,7 +90,7 @@ class Rig:
         """Be the node's timer."""
         self._station().tick(True, '')
 
-    def set(self, **values: Any) -> None:
+    def set(self, **values: Any) -> None:  # noqa: A003
         """Be the node's parameters."""
         settings = dataclasses.replace(self.settings, **values)
         self._station().reconfigure(settings)

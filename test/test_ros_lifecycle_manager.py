@@ -64,7 +64,7 @@ def shared(folder: Path) -> Iterator[Manager]:
 
 @pytest.fixture
 def manager(shared: Manager) -> Manager:
-    """The node as it is found: unconfigured, and saying so."""
+    """Give the node as it is found: unconfigured, and saying so."""
     assert shared.reset()
     assert shared.state == 'unconfigured'
     return shared

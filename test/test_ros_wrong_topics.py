@@ -96,7 +96,7 @@ def wrong(tmp_path_factory: Any) -> Iterator[WrongRig]:
 
 @pytest.fixture(scope='module')
 def told(wrong: WrongRig) -> list[str]:
-    """What was said from the start until some seconds after the wrong image was explained."""
+    """Give what was said from the start until some seconds after the wrong image was explained."""
     wrong.hear_until('/cam carries std_msgs/msg/String')
     wrong.hear()
     return wrong.texts()
