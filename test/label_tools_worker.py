@@ -1,0 +1,147 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Read exports with the labelling tools' own code, in a process that has them.
+
+It imports nothing of this package. Arguments: the tool, the export, and a .npz file for the masks
+by stem (255 where nothing covers a pixel) and the facts that it found.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import json
+from pathlib import Path
+import shutil
+import sys
+from typing import Any
+import zipfile
+
+import numpy as np
+
+# Filled by a reader: stem to mask, stem to the reason that was found.
+Found = tuple[dict[str, Any], dict[str, str]]
+
+
+def label_studio(folder: Path) -> Found:
+    """Decode by the converter of Label Studio's SDK; its own packing must unpack too."""
+    from label_studio_sdk.converter import brush
+
+    masks, reasons = {}, {}
+    config = (folder / 'config.xml').read_text()
+    names = parsed_labels(config)
+    for task in json.loads((folder / 'tasks.json').read_text()):
+        (prediction,) = task['predictions']
+        stem, results = task['data']['frame'], prediction['result']
+        for result in results:  # as the converter gets them, which flattens `value`
+            result.update(result['value'])
+        layers = brush.decode_from_annotation('mask', results)
+        size = results[0]['original_height'], results[0]['original_width']
+        masks[stem] = np.full(size, 255, np.uint8)
+        for name, layer in layers.items():
+            label = name.removeprefix('mask-').rpartition('-')[0]
+            masks[stem][layer > 127] = names.index(label)
+        reasons[stem] = task['data']['reason']
+    repack(folder, masks, brush)
+    return masks, reasons
+
+
+def parsed_labels(config: str) -> list[str]:
+    """Return the names that the SDK finds in a labelling config."""
+    from label_studio_sdk.label_interface import LabelInterface
+
+    interface = LabelInterface(config)
+    control = interface.get_control('mask')
+    assert control.tag == 'BrushLabels' and control.to_name == ['image']
+    return list(control.labels)
+
+
+def repack(folder: Path, masks: dict[str, Any], brush: Any) -> None:
+    """Leave each mask's class 1 as the SDK packs it, for our reader."""
+    packed = {stem: brush.mask2rle(((mask == 1) * 255).astype(np.uint8))
+              for stem, mask in masks.items()}
+    (folder / 'packed_by_sdk.json').write_text(json.dumps(packed))
+
+
+def datumaro_cvat(folder: Path) -> Found:
+    """Read the archive for CVAT; a frame's reason is an attribute of its tag."""
+    place = folder / 'unpacked'
+    with zipfile.ZipFile(folder / 'cvat.zip') as archive:
+        archive.extractall(place)
+    return by_datumaro(place, 'cvat')
+
+
+def datumaro_coco(folder: Path) -> Found:
+    """Read COCO, in the layout of folders that datumaro wants."""
+    place = folder / 'moved'
+    (place / 'annotations').mkdir(parents=True)
+    shutil.copytree(folder / 'images', place / 'images' / 'default')
+    shutil.copy(folder / 'annotations.json', place / 'annotations' / 'instances_default.json')
+    return by_datumaro(place, 'coco_instances')
+
+
+def by_datumaro(place: Path, kind: str) -> Found:
+    """Paint what datumaro finds; its label ids go by the order in the file."""
+    import datumaro
+
+    masks, reasons = {}, {}
+    data = datumaro.Dataset.import_from(str(place), kind)
+    for item in data:
+        height, width = item.media.size
+        mask = np.full((height, width), 255, np.uint8)
+        for shape in item.annotations:
+            if shape.type == datumaro.AnnotationType.mask:
+                mask[np.asarray(shape.image).astype(bool)] = shape.label
+            elif shape.type == datumaro.AnnotationType.label:
+                reasons[item.id] = shape.attributes['reason']
+        masks[item.id] = mask
+    return masks, reasons
+
+
+def labelme(folder: Path) -> Found:
+    """Read by LabelMe's class for its files, and draw by its own function."""
+    from labelme import LabelFile, utils
+
+    names = (folder / 'labels.txt').read_text().splitlines()
+    masks, reasons = {}, {}
+    for path in sorted((folder / 'images').glob('*.json')):
+        file = LabelFile(str(path))
+        image = utils.img_data_to_arr(file.image_data)
+        values = {name: index + 1 for index, name in enumerate(names)}
+        drawn, _ = utils.shapes_to_label(image.shape, file.shapes, values)
+        masks[path.stem] = (drawn - 1).astype(np.uint8)  # 0, which is nothing, becomes 255
+        reasons[path.stem] = file.other_data['reason']
+    return masks, reasons
+
+
+def fiftyone(folder: Path) -> Found:
+    """Import into FiftyOne's database, which starts and ends with this process."""
+    import fiftyone as fo
+
+    data = fo.Dataset.from_dir(str(folder), dataset_type=fo.types.FiftyOneDataset)
+    masks, reasons = {}, {}
+    targets = (folder / 'targets.json')
+    targets.write_text(json.dumps(data.default_mask_targets))
+    for sample in data:
+        stem = Path(sample.filepath).name.rpartition('.')[0]
+        assert Path(sample.filepath).is_file()
+        masks[stem], reasons[stem] = sample.prediction.get_mask(), sample.reason
+    data.delete()
+    return masks, reasons
+
+
+READERS: dict[str, Callable[[Path], Found]] = {
+    'label-studio': label_studio, 'cvat': datumaro_cvat, 'coco': datumaro_coco,
+    'labelme': labelme, 'fiftyone': fiftyone}
+PACKAGES = {'label-studio': 'label_studio_sdk', 'cvat': 'datumaro', 'coco': 'datumaro',
+            'labelme': 'labelme', 'fiftyone': 'fiftyone'}
+
+if __name__ == '__main__':
+    _, root, *kinds = sys.argv
+    from importlib.util import find_spec
+
+    for kind in kinds:
+        if find_spec(PACKAGES[kind]) is not None:
+            found_masks, found_reasons = READERS[kind](Path(root) / kind)
+            np.savez(Path(root) / f'{kind}.npz', **found_masks)
+            (Path(root) / f'{kind}.json').write_text(json.dumps(found_reasons))
