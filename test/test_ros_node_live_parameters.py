@@ -31,6 +31,7 @@ class Rig:
         self.process, self.client = process, client
         self.status = client.listen('/uncertainty_seg/status', DiagnosticArray)
         self.flags = client.listen('/uncertainty_seg/confident', Bool)
+        self.health = client.listen('/diagnostics', DiagnosticArray)
         self._second = 1000
         client.wait_for_camera_match()
 
@@ -123,3 +124,55 @@ def test_a_bad_change_is_refused_with_a_reason_and_changes_nothing(
 def test_a_change_of_two_that_belong_together_is_judged_together(rig: Rig) -> None:
     assert rig.client.set_together(gate__fall_frames=2, gate__fall_window=3).successful
     assert rig.client.set_together(gate__fall_frames=1, gate__fall_window=1).successful
+
+
+def test_another_number_of_passes_is_taken_at_once_and_not_trusted(rig: Rig) -> None:
+    assert rig.verdict()['passes'] == '8'
+    assert rig.client.set_parameters(passes=3)[0].successful
+    verdict = rig.verdict()
+    assert (verdict['passes'], verdict['confident']) == ('3', 'false')
+    assert rig.status[-1].status[0].message == 'passes is 3: the limits are for 8'
+    assert rig.client.set_parameters(passes=-1)[0].successful
+    verdict = rig.verdict()
+    assert (verdict['passes'], verdict['confident']) == ('8', 'true')
+
+
+def test_another_deadline_is_offered_and_kept(rig: Rig) -> None:
+    def offered_s() -> set[float]:
+        infos = rig.client.node.get_publishers_info_by_topic('/uncertainty_seg/confident')
+        return {info.qos_profile.deadline.nanoseconds / 1e9 for info in infos}
+
+    assert rig.verdict()['confident'] == 'true'
+    rig.client.wait_until(lambda: offered_s() == {600}, 'the first deadline')
+    assert rig.client.set_parameters(stale_timeout_s=0.5)[0].successful
+    rig.client.wait_until(lambda: offered_s() == {0.5}, 'the new deadline')
+    # No frame comes now, and the flag falls by the new time: the old one is ten minutes.
+    rig.client.wait_until(lambda: rig.flags and not rig.flags[-1].data, 'the flag to fall')
+    rig.client.wait_until(
+        lambda: 'no frame on /cam' in rig.status[-1].status[0].message, 'the reason')
+    (result,) = rig.client.set_parameters(max_rate_hz=[1.0])
+    assert 'more than 1 / stale_timeout_s = 2' in result.reason
+    assert rig.client.set_parameters(stale_timeout_s=600)[0].successful
+    rig.client.wait_until(lambda: offered_s() == {600}, 'the first deadline again')
+    assert rig.verdict()['confident'] == 'true'
+
+
+def test_a_budget_that_is_exceeded_is_a_warning_and_an_error_once_it_lasts(rig: Rig) -> None:
+    def health(level: bytes) -> Any:
+        rig.verdict()
+        return [s.status[0] for s in rig.health if s.status[0].level == level]
+
+    del rig.health[:]
+    assert rig.client.set_parameters(latency_budget_ms=1e6)[0].successful
+    rig.client.wait_until(lambda: health(b'\x00'), 'health within the budget')
+    together = rig.client.set_together(latency_budget_ms=1e-3, latency_error_s=1.0)
+    assert together.successful
+    (first, *_) = rig.client.wait_until(lambda: health(b'\x01'), 'a warning')
+    assert 'to the flag, over the budget of 0.001 ms' in first.message
+    (first, *_) = rig.client.wait_until(lambda: health(b'\x02'), 'an error')
+    assert 'over the budget of 0.001 ms, for 1.' in first.message
+    assert rig.client.set_parameters(latency_budget_ms=0.0)[0].successful
+    del rig.health[:]
+    rig.client.wait_until(lambda: health(b'\x00'), 'health again')
+    values = {pair.key for pair in rig.health[-1].status[0].values}
+    assert {'latency.wait_ms', 'latency.to_flag_ms', 'latency.total_ms'} <= values

@@ -72,9 +72,10 @@ class CameraStation:
         self._hint = ''
 
     @property
-    def is_busy(self) -> bool:
-        """Whether a frame of this camera is in work."""
-        return self._processor is not None and self._processor.is_busy
+    def is_stuck(self) -> bool:
+        """Whether a frame of this camera has been in work for a good part of the timeout."""
+        busy_s = self._processor.busy_s if self._processor is not None else 0.0
+        return busy_s >= self._watchdog.timeout_s / 2
 
     @property
     def topic(self) -> str:
@@ -203,7 +204,7 @@ class CameraStation:
         """Ask the graph, once a second, why no frame comes and who else publishes the flag."""
         hint = ''
         if self._link is not None and self._intake is not None:
-            is_silent = not self.is_busy and not self._intake.is_repeating
+            is_silent = not self.is_stuck and not self._intake.is_repeating
             if is_silent and self._watchdog.silence_s() >= SILENCE_HINT_S:
                 assert self._node.watch is not None
                 hint = why_silent(self._node, self._node.watch.subscription(self.topic))
@@ -236,7 +237,7 @@ class CameraStation:
 
     def _why_stale(self, holder: str) -> str:
         silence_s = self._watchdog.silence_s()
-        if self.is_busy:
+        if self.is_stuck:
             return f'a frame has been in work too long, no verdict for {silence_s:.1f} s'
         if holder:
             return (f'a frame of {holder} has been in work too long, no verdict for '

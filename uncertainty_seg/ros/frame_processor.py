@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 import logging
+import math
 import time
 
 from sensor_msgs.msg import Image
@@ -67,18 +68,24 @@ class FrameProcessor:
         self._watchdog, self._settings, self._veto = watchdog, settings, veto
         self._is_muted = False
         self._kind = 'unknown'
-        self.is_busy = False
+        self._busy_since_s = math.nan
+
+    @property
+    def busy_s(self) -> float:
+        """For how long a frame has been in work, in seconds; 0 if none is."""
+        since_s = self._busy_since_s
+        return 0.0 if math.isnan(since_s) else time.monotonic() - since_s
 
     def __call__(self, msg: AnyImage, waited_s: float = 0.0) -> None:
         """Process and publish one frame that waited; never raises for a frame."""
-        self.is_busy = True
+        self._busy_since_s = time.monotonic()
         try:
             self._handle(msg, time.perf_counter() - waited_s)
         except Exception as err:  # a fault of ours must not end the thread, nor leave the flag up
             _log.exception('a frame could not be processed')
             self._answer_fault(msg, f'internal error {type(err).__name__}: {err}')
         finally:
-            self.is_busy = False
+            self._busy_since_s = math.nan
 
     def mute(self) -> None:
         """Publish no verdict from here on, even if an engine comes back from the dead."""

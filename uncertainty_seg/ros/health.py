@@ -159,7 +159,7 @@ class Health:
         lasting = f', for {over_s:.1f} s now' if is_long else ''
         return (DiagnosticStatus.ERROR if is_long else DiagnosticStatus.WARN,
                 f'{self.statistics.latest_ms:.0f} ms to the flag, over the budget of '
-                f'{settings.budget_ms:.0f} ms{lasting}')
+                f'{settings.budget_ms:g} ms{lasting}')
 
     @property
     def level(self) -> bytes:

@@ -218,7 +218,8 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
             self._say_health()
 
     def _holder(self, station: CameraStation) -> str:
-        others = (s.name for s in self._stations if s is not station and s.is_busy)
+        """Return the camera whose frame keeps the network from this one's; empty for none."""
+        others = (s.name for s in self._stations if s is not station and s.is_stuck)
         return next(others, '')
 
     def _on_diagnostics(self) -> None:
