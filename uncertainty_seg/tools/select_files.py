@@ -21,7 +21,7 @@ _LEADING = ('rank', 'reason', 'stands_for', 'strategy')
 
 def require_place(folder: Path, is_replacing: bool) -> None:
     """
-    Refuse a folder that cannot be written, or holds a selection that nobody said to replace.
+    Refuse a file, or a folder that holds a selection that nobody said to replace.
 
     Raises
     ------
@@ -34,11 +34,6 @@ def require_place(folder: Path, is_replacing: bool) -> None:
     if (folder / PARQUET).exists() and not is_replacing:
         raise ConfigError(f'{folder} holds a selection already', 'a new folder',
                           'give another --out, or --force to replace it')
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise ConfigError(f'{folder} cannot be made ({err.strerror})',
-                          'a folder that may be written to') from err
 
 
 def write_selection(folder: Path, found: Found) -> list[str]:
@@ -48,7 +43,7 @@ def write_selection(folder: Path, found: Found) -> list[str]:
     Parameters
     ----------
     folder : Path
-        A folder that exists.
+        Made if it is not there.
     found : Found
         What was chosen.
 
@@ -60,10 +55,15 @@ def write_selection(folder: Path, found: Found) -> list[str]:
     Raises
     ------
     ConfigError
-        If one cannot be written.
+        If the folder cannot be made, or a file not be written.
 
     """
     chosen = chosen_rows(found)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise ConfigError(f'{folder} cannot be made ({err.strerror})',
+                          'a folder that may be written to') from err
 
     def parquet(draft: Path) -> None:
         from pyarrow.parquet import write_table
