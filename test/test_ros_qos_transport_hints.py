@@ -1,6 +1,7 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """One sentence when nothing comes, told from the graph and from the publisher's identifier."""
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -63,6 +64,14 @@ def test_images_of_another_kind_are_what_to_change_the_transport_to() -> None:
     assert said == (
         'no publisher on /cam, but sensor_msgs/msg/CompressedImage on /down/image_raw/compressed: '
         'set the parameter image_transport to compressed and remap image to /down/image_raw')
+
+
+def test_a_compressed_topic_is_named_as_it_is_remapped_and_by_the_camera_that_waits() -> None:
+    waiting = dataclasses.replace(topic(), type_name=JPEG, name='/cam/compressed')
+    said = silence_reason(waiting, ME, [], FAST, {'/down/image_raw/compressed': JPEG},
+                          'down/image')
+    assert said == ('no publisher on /cam/compressed, but images are on /down/image_raw: '
+                    'remap down/image to the one that is meant')
 
 
 def test_another_type_is_named_with_who_publishes_it() -> None:

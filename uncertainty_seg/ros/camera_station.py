@@ -16,7 +16,7 @@ import logging
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.ros.camera_link import CameraLink
-from uncertainty_seg.ros.camera_topics import output_topic
+from uncertainty_seg.ros.camera_topics import input_topic, output_topic
 from uncertainty_seg.ros.conversions import AnyImage
 from uncertainty_seg.ros.frame_intake import FrameIntake
 from uncertainty_seg.ros.frame_processor import FrameProcessor, Outputs
@@ -207,7 +207,8 @@ class CameraStation:
             is_silent = not self.is_stuck and not self._intake.is_repeating
             if is_silent and self._watchdog.silence_s() >= SILENCE_HINT_S:
                 assert self._node.watch is not None
-                hint = why_silent(self._node, self._node.watch.subscription(self.topic))
+                topic = self._node.watch.subscription(self.topic)
+                hint = why_silent(self._node, topic, input_topic('image', self.name))
         self._rival.look()
         if hint and hint != self._hint and hint not in self._node.conflicts:
             _log.warning(hint)

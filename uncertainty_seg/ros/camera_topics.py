@@ -35,7 +35,7 @@ def image_topic(node: Node, transport: str, camera: str = '') -> str:
         not given already.
 
     """
-    topic = str(node.resolve_topic_name(_input('image', camera)))
+    topic = str(node.resolve_topic_name(input_topic('image', camera)))
     if transport == 'compressed' and not topic.endswith(COMPRESSED):
         return f'{topic}{COMPRESSED}'
     return topic
@@ -43,11 +43,11 @@ def image_topic(node: Node, transport: str, camera: str = '') -> str:
 
 def camera_info_topic(node: Node, camera: str = '') -> str:
     """Return `camera_info` where it is remapped, else the one beside the image."""
-    own = _input('camera_info', camera)
+    own = input_topic('camera_info', camera)
     topic = str(node.resolve_topic_name(own))
     if topic != node.resolve_topic_name(own, only_expand=True):
         return topic
-    base = str(node.resolve_topic_name(_input('image', camera))).removesuffix(COMPRESSED)
+    base = str(node.resolve_topic_name(input_topic('image', camera))).removesuffix(COMPRESSED)
     return f'{base.rpartition("/")[0]}/camera_info'
 
 
@@ -56,5 +56,6 @@ def output_topic(name: str, camera: str = '') -> str:
     return f'~/{camera}/{name}' if camera else f'~/{name}'
 
 
-def _input(name: str, camera: str) -> str:
+def input_topic(name: str, camera: str = '') -> str:
+    """Return where an input is taken from: `name`, or `<camera>/name`."""
     return f'{camera}/{name}' if camera else name

@@ -17,6 +17,7 @@ import os
 import types
 from typing import Any
 
+from uncertainty_seg.ros.camera_topics import COMPRESSED
 from uncertainty_seg.ros.qos_sentences import conflict_sentences, full_name, Topic
 
 # Humble and Jazzy read the first, Kilted and later the second.
@@ -77,7 +78,7 @@ class Transport:
         return self.rmw.startswith('rmw_fastrtps')
 
 
-def why_silent(node: Any, topic: Topic) -> str:
+def why_silent(node: Any, topic: Topic, own: str = 'image') -> str:
     """
     Explain why no message comes, from what the graph shows.
 
@@ -87,6 +88,8 @@ def why_silent(node: Any, topic: Topic) -> str:
         Asked for the graph.
     topic : Topic
         The subscription.
+    own : str, optional
+        What is to be remapped.
 
     Returns
     -------
@@ -97,7 +100,7 @@ def why_silent(node: Any, topic: Topic) -> str:
     publishers = node.get_publishers_info_by_topic(topic.name)
     me = node.get_fully_qualified_name()
     found = image_topics(node, me) if not publishers else {}
-    return silence_reason(topic, me, publishers, Transport.of_node(node), found)
+    return silence_reason(topic, me, publishers, Transport.of_node(node), found, own)
 
 
 def image_topics(node: Any, me: str) -> dict[str, str]:
@@ -112,7 +115,7 @@ def image_topics(node: Any, me: str) -> dict[str, str]:
 
 def silence_reason(
     topic: Topic, me: str, publishers: Sequence[Any], transport: Transport,
-    elsewhere: Mapping[str, str] = types.MappingProxyType({}),
+    elsewhere: Mapping[str, str] = types.MappingProxyType({}), own: str = 'image',
 ) -> str:
     """
     Explain why no message comes.
@@ -129,6 +132,8 @@ def silence_reason(
         Of this process.
     elsewhere : mapping of str to str
         Where images are published, and their types; told if there is no publisher here.
+    own : str, optional
+        What is to be remapped.
 
     Returns
     -------
@@ -137,12 +142,12 @@ def silence_reason(
 
     """
     if not publishers:
-        return _nobody(topic, transport, elsewhere)
+        return _nobody(topic, transport, elsewhere, own)
     fitting = [info for info in publishers if info.topic_type == topic.type_name]
     if not fitting:
         kinds = ', '.join(sorted({info.topic_type for info in publishers}))
         return (f'{topic.name} carries {kinds} from {full_name(publishers[0])}, expected '
-                f'{topic.type_name}: remap image to a topic of that type')
+                f'{topic.type_name}: remap {own} to a topic of that type')
     apart = {id(info): conflict_sentences(topic, me, [info]) for info in fitting}
     if all(apart.values()):
         return apart[id(fitting[0])][0]
@@ -152,20 +157,29 @@ def silence_reason(
             + _way(bytes(matched[0].endpoint_gid), transport))
 
 
-def _nobody(topic: Topic, transport: Transport, elsewhere: Mapping[str, str]) -> str:
-    usable = [name for name, kind in elsewhere.items() if kind == topic.type_name]
+def _nobody(
+    topic: Topic, transport: Transport, elsewhere: Mapping[str, str], own: str
+) -> str:
+    usable = [_base(name, kind) for name, kind in elsewhere.items() if kind == topic.type_name]
     if usable:
         return (f'no publisher on {topic.name}, but images are on {", ".join(usable)}: '
-                'remap image to the one that is meant')
+                f'remap {own} to the one that is meant')
     if elsewhere:
         name, kind = next(iter(elsewhere.items()))
         return (f'no publisher on {topic.name}, but {kind} on {", ".join(elsewhere)}: set the '
-                f'parameter image_transport to {IMAGE_TYPES[kind]} and remap image to '
-                f'{name.removesuffix("/compressed")}')
+                f'parameter image_transport to {IMAGE_TYPES[kind]} and remap {own} to '
+                f'{_base(name, kind)}')
     scope = ', looking on this computer only' if transport.is_local else ''
     return (f'no publisher on {topic.name} in ROS domain {transport.domain} ({transport.rmw}'
-            f'{scope}): start the camera, remap image to its topic, or give both the same '
+            f'{scope}): start the camera, remap {own} to its topic, or give both the same '
             'ROS_DOMAIN_ID and RMW_IMPLEMENTATION')
+
+
+def _base(name: str, kind: str) -> str:
+    """Return what to remap to, so that a topic is listened to."""
+    # The node puts it there again.
+    is_compressed = IMAGE_TYPES.get(kind) == 'compressed'
+    return name.removesuffix(COMPRESSED) if is_compressed else name
 
 
 def _way(publisher: bytes, transport: Transport) -> str:
