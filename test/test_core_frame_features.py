@@ -58,10 +58,15 @@ def test_any_frame_has_a_finite_vector_of_unit_length(
     assert math.isclose(float(np.linalg.norm(found)), 1, abs_tol=1e-5)
 
 
+def as_jpeg(image: ImageU8, quality: int) -> ImageU8:
+    _, data = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
+
+
 SAME: dict[str, tuple[Callable[[ImageU8], ImageU8], float]] = {
     'half the size': (lambda i: cv2.resize(i, None, fx=.5, fy=.5, interpolation=cv2.INTER_AREA),
                       0.03),
-    'jpeg of quality 50': (lambda i: cv2.imdecode(cv2.imencode('.jpg', i, [1, 50])[1], 1), 0.05),
+    'jpeg of quality 50': (lambda i: as_jpeg(i, 50), 0.05),
     'noise': (lambda i: np.clip(i + np.random.default_rng(0).normal(0, 5, i.shape), 0, 255)
               .astype(np.uint8), 0.05),
     'shift by 2 %': (lambda i: np.roll(i, (i.shape[0] // 50, i.shape[1] // 50), (0, 1)), 0.10),

@@ -193,6 +193,9 @@ def _contents(bag: Path) -> tuple[dict[str, str], dict[str, int]]:
         scan = scan_mcap(file)
         types |= scan.types
         found |= {topic: found.get(topic, 0) + count for topic, count in scan.counts.items()}
+    if not types:
+        raise BagError(f'bag {bag} breaks off before it names a topic', 'a whole bag',
+                       'copy it again, or wait until the recorder has closed it')
     return types, {topic: max(counts.get(topic, 0), found.get(topic, 0)) for topic in types}
 
 

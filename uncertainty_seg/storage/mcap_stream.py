@@ -114,15 +114,6 @@ class _Walk:
         self.broke_off = ''
         self._schemas: dict[int, str] = {}
 
-    def all_topics(self) -> dict[int, str]:
-        """Return channel to topic after a walk to the end."""
-        for record in self._records():
-            if type(record).__name__ == 'Chunk':
-                self._unpacked(record)
-            else:
-                self._note(record)
-        return self.topics
-
     def items(self) -> Iterator[tuple[str, int, bytes | None]]:
         """Yield topic, bag time and bytes, which are None for a message that is lost."""
         is_lost = False
@@ -135,13 +126,23 @@ class _Walk:
             elif kind == 'MessageIndex' and is_lost:
                 if record.channel_id not in self.topics:
                     # The damaged chunk was the one to name it; later ones or the end may.
-                    self.topics = _Walk(self._path).all_topics() | self.topics
+                    self._learn_all()
                 topic = self.topics.get(record.channel_id, '')
                 yield from ((topic, time, None) for time, _ in record.records)
             elif kind == 'Message':
                 yield self.topics.get(record.channel_id, ''), record.log_time, record.data
             else:
                 self._note(record)
+
+    def _learn_all(self) -> None:
+        """Take over the channels that a walk to the end meets."""
+        other = _Walk(self._path)
+        for record in other._records():
+            if type(record).__name__ == 'Chunk':
+                other._unpacked(record)
+            else:
+                other._note(record)
+        self.topics, self.types = other.topics | self.topics, other.types | self.types
 
     def _records(self) -> Iterator[Any]:
         exceptions, stream_reader = _mcap()
