@@ -48,6 +48,9 @@ class StubNode:
     def resolve_topic_name(self, topic: str, *, only_expand: bool = False) -> str:
         return f'/{topic}' if only_expand else self.remaps.get(topic, f'/{topic}')
 
+    def get_fully_qualified_name(self) -> str:
+        return '/auv/seg'
+
     def count_publishers(self, topic: str) -> int:
         return self.num_publishers
 
