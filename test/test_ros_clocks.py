@@ -28,6 +28,7 @@ class ClockRig:
         self._clock = rig.client.node.create_publisher(Clock, '/clock', 10)
         rig.wait(lambda: self._clock.get_subscription_count(), 'the node to listen to /clock')
         self._second = 10_000
+        rig.raise_flag()  # frames are lost until both sides have found each other
 
     def set_clock(self, sec: int, nanosec: int = 0) -> None:
         """Publish a time; nobody waits until it is there."""

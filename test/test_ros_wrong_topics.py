@@ -169,9 +169,6 @@ def test_another_type_beside_the_images_is_named(wrong: WrongRig) -> None:
     assert_told(wrong.texts(num_before), '/cam', 'sensor_msgs/msg/CompressedImage')
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason=(
-    'two nodes of one name share every topic and service; both flags come on one topic, so that '
-    'a deadline does not tell when one of them has died, and neither says a word'))
 def test_a_second_node_of_the_same_name_is_named(wrong: WrongRig, tmp_path: Path) -> None:
     bundle = make_tiny_bundle(tmp_path / 'tiny')
     twin = Process(node_arguments(bundle), wrong.rig.domain, tmp_path / 'twin')
