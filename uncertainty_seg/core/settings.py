@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 import re
 
+from uncertainty_seg.core.log_settings import LogSettings
 from uncertainty_seg.core.model_card import PRECISIONS
 from uncertainty_seg.core.parameters import from_dict, parameter, to_dict, Value
 from uncertainty_seg.core.precision import BUNDLE_PRECISION
@@ -168,7 +169,8 @@ class Settings:
         'png) from image/compressed.', choices=IMAGE_TRANSPORTS,
     )
     flagged_min_interval_s: float = parameter(
-        1.0, 'Least time between two frames on ~/flagged.', unit='s', lower=0.0, upper=86400.0,
+        1.0, 'Least time between two frames on ~/flagged while nothing is logged; a frame log '
+        'publishes there what it keeps.', unit='s', lower=0.0, upper=86400.0,
         live=True,
     )
     autostart: bool = parameter(
@@ -176,6 +178,7 @@ class Settings:
     )
     gate: GateSettings = field(default_factory=GateSettings)
     view: ViewSettings = field(default_factory=ViewSettings)
+    log: LogSettings = field(default_factory=LogSettings)
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""

@@ -17,8 +17,9 @@ from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.ros.camera_link import CameraLink
 from uncertainty_seg.ros.camera_topics import input_topic, output_topic
-from uncertainty_seg.ros.conversions import AnyImage
+from uncertainty_seg.ros.conversions import AnyImage, as_image
 from uncertainty_seg.ros.frame_intake import FrameIntake
+from uncertainty_seg.ros.frame_log_link import MessageFrame
 from uncertainty_seg.ros.frame_processor import FrameProcessor, Outputs
 from uncertainty_seg.ros.frame_scheduler import FrameScheduler, Slot
 from uncertainty_seg.ros.frame_statistics import FrameStatistics
@@ -29,6 +30,7 @@ from uncertainty_seg.ros.qos_events import WatchedTopicsNode
 from uncertainty_seg.ros.rival_watch import RivalWatch
 from uncertainty_seg.ros.transport_hints import why_silent
 from uncertainty_seg.ros.watchdog import Watchdog
+from uncertainty_seg.storage.frame_log import FrameLog
 
 SILENCE_HINT_S = 5.0
 _log = logging.getLogger(__name__)
@@ -94,7 +96,9 @@ class CameraStation:
         self._labels = LabelInfoPublisher(self._node, output_topic('label_info', self.name))
         self._labels.publish(pipeline.card)
 
-    def listen(self, scheduler: FrameScheduler[AnyImage]) -> None:
+    def listen(
+        self, scheduler: FrameScheduler[AnyImage], log: FrameLog | None = None
+    ) -> None:
         """Subscribe to the camera; the gate and all counts start from nothing."""
         assert self._pipeline is not None and self._pictures is not None
         settings = self._settings()
@@ -102,13 +106,21 @@ class CameraStation:
         self._watchdog = Watchdog(settings.stale_timeout_s)
         self._statistics = FrameStatistics()
         self._processor = FrameProcessor(
-            self._pipeline, Outputs(self._verdicts, self._pictures, self._statistics),
+            self._pipeline,
+            Outputs(self._verdicts, self._pictures, self._statistics, log, self.name),
             self._watchdog, self._settings, lambda: self._rival.reason,
         )
         self._slot = scheduler.add(self._processor)
         self._slot.limit(settings.rate_of(self._index))
         self._intake = FrameIntake(self._slot)
         self._link = CameraLink(self._node, settings, self._intake, self.name)
+
+    def publish_kept(self, frame: MessageFrame) -> None:
+        """Publish what the log has kept, from the log's thread."""
+        pictures, image = self._pictures, frame.image_bgr
+        if pictures is None or frame.message is None or image is None:
+            return
+        pictures.publish_flagged(as_image(frame.message, image), 0.0)
 
     def mute(self, reason: str) -> None:
         """Let the flag fall for good: no frame in work may raise it any more."""

@@ -75,6 +75,12 @@ def image_to_msg(header: Header, pixels: NDArray[Any], encoding: str) -> Image:
     return msg
 
 
+def as_image(msg: AnyImage, image_bgr: NDArray[np.uint8]) -> Image:
+    """Return an image message as it is; one that came compressed as it was decoded, bgr8."""
+    # A topic has one type.
+    return msg if isinstance(msg, Image) else image_to_msg(msg.header, image_bgr, 'bgr8')
+
+
 def stamp_ns(header: Header) -> int:
     """Return a header's stamp in nanoseconds."""
     return int(header.stamp.sec) * 10**9 + int(header.stamp.nanosec)

@@ -15,19 +15,20 @@ import logging
 import math
 import time
 
-from sensor_msgs.msg import Image
-
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.gate import Verdict
-from uncertainty_seg.core.image_codec import decode
+from uncertainty_seg.core.image_codec import decode, RawImage
+from uncertainty_seg.core.image_files import ImageFile
 from uncertainty_seg.core.pipeline import FrameResult, Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import UncertaintySegError
-from uncertainty_seg.ros.conversions import AnyImage, image_from_msg, image_to_msg, stamp_ns
+from uncertainty_seg.ros.conversions import AnyImage, as_image, image_from_msg, stamp_ns
+from uncertainty_seg.ros.frame_log_link import message_frame
 from uncertainty_seg.ros.frame_statistics import FrameStatistics
 from uncertainty_seg.ros.frame_view import FrameView
 from uncertainty_seg.ros.publishers import PicturePublishers, VerdictPublishers
 from uncertainty_seg.ros.watchdog import Watchdog
+from uncertainty_seg.storage.frame_log import FrameLog
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ class Outputs:
     verdicts: VerdictPublishers
     pictures: PicturePublishers
     statistics: FrameStatistics
+    log: FrameLog | None = None
+    camera: str = ''
 
 
 class FrameProcessor:
@@ -99,7 +102,8 @@ class FrameProcessor:
             self._pipeline.fault('frames had stopped')
             self._watchdog.feed()
         try:
-            image = decode(image_from_msg(msg))
+            received = image_from_msg(msg)
+            image = decode(received)
             result = self._pipeline.process(image, stamp_ns(msg.header))
         except UncertaintySegError as err:
             self._answer(msg, self._fault(str(err)), None)
@@ -112,6 +116,7 @@ class FrameProcessor:
         to_flag_ms = (time.perf_counter() - came_s) * 1e3
         self._outputs.statistics.add_latency(to_flag_ms, self._settings().budget_ms)
         self._show(msg, image, result, verdict)
+        self._log(msg, received, image, result, verdict)
         total_ms = (time.perf_counter() - came_s) * 1e3
         self._outputs.statistics.add_frame({
             'wait': waited_ms, **result.timings_ms, 'to_flag': to_flag_ms, 'total': total_ms})
@@ -162,11 +167,21 @@ class FrameProcessor:
             image, result, verdict, pipeline.card, settings, pipeline.calibrated
         )
         self._outputs.pictures.publish(msg.header, view)
-        if not verdict.is_confident and verdict.kind != 'recovering':
+        is_bad = not verdict.is_confident and verdict.kind != 'recovering'
+        if is_bad and self._outputs.log is None:
             # While the gate only waits for more good frames, the frame itself needs no label.
-            # A topic has one type: what came compressed is passed on as it was decoded.
-            flagged = msg if isinstance(msg, Image) else image_to_msg(msg.header, image, 'bgr8')
-            self._outputs.pictures.publish_flagged(flagged, settings.flagged_min_interval_s)
+            self._outputs.pictures.publish_flagged(
+                as_image(msg, image), settings.flagged_min_interval_s)
+
+    def _log(
+        self, msg: AnyImage, received: RawImage | ImageFile, image: ImageU8, result: FrameResult,
+        verdict: Verdict,
+    ) -> None:
+        outputs = self._outputs
+        if outputs.log is not None:
+            outputs.log.offer(message_frame(
+                outputs.camera, msg, received, image, result, verdict,
+                self._pipeline.thresholds, self._settings().map))
 
     def _log_change(self, verdict: Verdict) -> None:
         if verdict.kind != self._kind and verdict.kind != 'fault':

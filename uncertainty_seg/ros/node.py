@@ -11,8 +11,9 @@ in the worker's. What belongs to one camera is in its `CameraStation`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import time
+from types import MappingProxyType
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
@@ -25,6 +26,7 @@ from uncertainty_seg.errors import BackendError
 from uncertainty_seg.ros.camera_station import CameraStation
 from uncertainty_seg.ros.conversions import AnyImage
 from uncertainty_seg.ros.engine_builder import BuildState, open_or_build
+from uncertainty_seg.ros.frame_log_link import MessageFrame, NOT_LOGGING, RunLog
 from uncertainty_seg.ros.frame_scheduler import FrameScheduler
 from uncertainty_seg.ros.health import HealthPublisher, NodeHealth
 from uncertainty_seg.ros.parameters import ParameterServer
@@ -65,6 +67,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         self._pipelines: list[Pipeline] = []
         self._stations: list[CameraStation] = []
         self._worker: Worker[AnyImage] | None = None
+        self._log: RunLog | None = None
         self._state = 'unconfigured'
         self._served = ParameterServer(self, self._reconfigure)
         self._stations = [
@@ -76,6 +79,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         self._tick_timer = self._make_tick_timer(self._settings())
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_diagnostics, clock=self._steady)
         self.create_service(Trigger, '~/reset', self._on_reset)
+        self.create_service(Trigger, '~/trigger_log', self._on_trigger_log)
         self.fall('the node is unconfigured')
 
     def autostart(self) -> bool:
@@ -100,31 +104,22 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
     @said
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Open the model, built first if need be; the topics of the pictures appear."""
-        settings = self._settings()
-        ignore = [load_ignore_mask(settings.ignore_mask_of(s.name)) for s in self._stations]
         try:
-            first = open_or_build(load_bundle(settings.model), settings, self._say_build,
-                                  self._is_stopping, ignore[0])
-        finally:
-            self._build = None
-        self._pipelines = [first, *(first.for_camera(mask) for mask in ignore[1:])]
-        for station, pipeline in zip(self._stations, self._pipelines, strict=True):
-            station.configure(pipeline)
+            self._open()
+        except BaseException:
+            self._free()  # nothing half open: it can be configured again
+            raise
         self._enter('inactive', 'the node is inactive')
         return TransitionCallbackReturn.SUCCESS
 
     @said
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Listen to the cameras."""
-        if not self._pipelines:
-            raise BackendError(
-                'the engine is gone', fix='clean the node up and configure it again'
-            )
-        scheduler: FrameScheduler[AnyImage] = FrameScheduler()
-        self._worker = Worker(scheduler)
-        for station in self._stations:
-            station.listen(scheduler)
-        self._worker.start()
+        try:
+            self._listen()
+        except BaseException:
+            self._stop_listening()
+            raise
         self._enter('active', 'no frame yet')
         topics = ', '.join(station.topic for station in self._stations)
         self.get_logger().info(f'active, waiting for images on {topics}')
@@ -171,6 +166,31 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         self._state = state
         self.fall(why_down)
 
+    def _open(self) -> None:
+        settings = self._settings()
+        ignore = [load_ignore_mask(settings.ignore_mask_of(s.name)) for s in self._stations]
+        try:
+            first = open_or_build(load_bundle(settings.model), settings, self._say_build,
+                                  self._is_stopping, ignore[0])
+        finally:
+            self._build = None
+        self._pipelines = [first]
+        self._log = RunLog(settings, first, self._on_kept)
+        self._pipelines += [first.for_camera(mask) for mask in ignore[1:]]
+        for station, pipeline in zip(self._stations, self._pipelines, strict=True):
+            station.configure(pipeline)
+
+    def _listen(self) -> None:
+        if not self._pipelines:
+            raise BackendError(
+                'the engine is gone', fix='clean the node up and configure it again'
+            )
+        scheduler: FrameScheduler[AnyImage] = FrameScheduler()
+        self._worker = Worker(scheduler)
+        for station in self._stations:
+            station.listen(scheduler, self._log.log if self._log is not None else None)
+        self._worker.start()
+
     def _stop_listening(self) -> None:
         for station in self._stations:
             # Before anything that takes time: nobody may go on believing a true meanwhile.
@@ -186,15 +206,24 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
 
     def _free(self) -> None:
         self._stop_listening()
+        if self._log is not None:
+            self._log.close()  # what it writes last goes out on the topics that end next
         for station in self._stations:
             station.free()
         for pipeline in self._pipelines:
             pipeline.close()
-        self._pipelines = []
+        self._pipelines, self._log = [], None
+
+    def _on_kept(self, frame: MessageFrame) -> None:
+        for station in self._stations:
+            if station.name == frame.camera:
+                station.publish_kept(frame)
 
     def _reconfigure(self, settings: Settings) -> None:
         for station in self._stations:
             station.reconfigure(settings)
+        if self._log is not None:
+            self._log.reconfigure(settings, self._pipelines[0])
         if settings.stale_timeout_s != self._settings().stale_timeout_s:
             self.destroy_timer(self._tick_timer)
             self._tick_timer = self._make_tick_timer(settings)
@@ -207,6 +236,13 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         for station in self._stations:
             station.reset()
         response.success, response.message = True, 'gate and counts start from nothing'
+        return response
+
+    def _on_trigger_log(
+        self, request: Trigger.Request, response: Trigger.Response
+    ) -> Trigger.Response:
+        response.success, response.message = (
+            self._log.trigger() if self._log is not None else (False, NOT_LOGGING))
         return response
 
     def _on_tick(self) -> None:
@@ -231,16 +267,17 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
     def _say_health(self) -> None:
         self._diagnosed_s = time.monotonic()
         self._condition = self._look()
-        node = self._node_health()
+        node = self._node_health(self._log.values() if self._log is not None else {})
         self._health.publish(station.health(node) for station in self._stations)
 
     def _look(self) -> tuple[object, ...]:
         node = self._node_health()
         return tuple(station.health(node).condition for station in self._stations)
 
-    def _node_health(self) -> NodeHealth:
+    def _node_health(self, extra: Mapping[str, str] = MappingProxyType({})) -> NodeHealth:
         return NodeHealth(
             state=self._state, settings=self._settings(),
             pipeline=self._pipelines[0] if self._pipelines else None, build=self._build,
             conflicts=self.conflicts, deadlines_missed=self._topics.num_missed,
+            extra=extra, trouble=self._log.trouble() if self._log is not None else '',
         )

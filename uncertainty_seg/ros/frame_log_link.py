@@ -1,0 +1,147 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Between the node and the frame log: what a processed message becomes there, and what comes back.
+
+A frame that the log has kept is published on `~/flagged`, so that a plain `ros2 bag record` of
+that topic holds what the log holds.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import dataclasses
+from dataclasses import dataclass
+import time
+
+from uncertainty_seg.core.arrays import ImageU8
+from uncertainty_seg.core.gate import Verdict
+from uncertainty_seg.core.image_codec import RawImage
+from uncertainty_seg.core.image_files import ImageFile
+from uncertainty_seg.core.pipeline import FrameResult, Pipeline
+from uncertainty_seg.core.settings import Settings, settings_to_dict
+from uncertainty_seg.ros.conversions import AnyImage, stamp_ns
+from uncertainty_seg.storage.frame_log import FrameLog
+from uncertainty_seg.storage.frame_log_frame import about_run, LogAbout, LogFrame
+
+CLOSE_TIMEOUT_S = 5.0
+NOT_LOGGING = 'nothing is logged: log.folder is empty, or the node is not configured'
+
+
+@dataclass(frozen=True)
+class MessageFrame(LogFrame):
+    """A frame of the log that remembers its message; `image_bgr` is that message decoded."""
+
+    message: AnyImage | None = None
+    image_bgr: ImageU8 | None = None
+
+
+def message_frame(
+    camera: str, msg: AnyImage, received: RawImage | ImageFile, image_bgr: ImageU8,
+    result: FrameResult, verdict: Verdict, thresholds: Mapping[str, float], map_name: str,
+) -> MessageFrame:
+    """
+    Describe a processed message for the log.
+
+    Parameters
+    ----------
+    camera : str
+        Its name; empty if it is the only one.
+    msg : Image or CompressedImage
+        As received.
+    received : RawImage or ImageFile
+        The message's image, undecoded.
+    image_bgr : ndarray of uint8, shape (H, W, 3)
+        The decoded image.
+    result, verdict : FrameResult, Verdict
+        What came of it; the flag as it was published.
+    thresholds : mapping of str to float
+        Limits in force.
+    map_name : str
+        The uncertainty map to keep.
+
+    Returns
+    -------
+    MessageFrame
+        Keeps copies of the two maps, since a backend may write into them with the next frame.
+
+    """
+    maps = result.maps
+    label, chosen = maps.label.copy(), getattr(maps, map_name).copy()
+    kept = dataclasses.replace(result, maps=dataclasses.replace(
+        maps, label=label, **{map_name: chosen}))
+    is_file = isinstance(received, ImageFile)
+    return MessageFrame(
+        stamp_ns=stamp_ns(msg.header), camera=camera, ros_frame=msg.header.frame_id,
+        image=received if isinstance(received, ImageFile) else image_bgr,
+        encoding=str(msg.format if is_file else msg.encoding), verdict=verdict,
+        scores=dict(result.scores), thresholds=dict(thresholds),
+        mask=kept.label_at_source, uncertainty=lambda: kept.map_at_source(map_name),
+        held_bytes=label.nbytes + chosen.nbytes, message=msg, image_bgr=image_bgr,
+    )
+
+
+class RunLog:
+    """
+    The frame log of a run, or none: from configure to cleanup.
+
+    Parameters
+    ----------
+    settings : Settings
+        `log.folder` empty is no log.
+    pipeline : Pipeline
+        Of any camera.
+    on_kept : callable
+        Called with a frame once it is on disk, from the log's thread.
+
+    Raises
+    ------
+    FrameLogError, ConfigError
+        If nothing can be kept there.
+
+    """
+
+    def __init__(
+        self, settings: Settings, pipeline: Pipeline, on_kept: Callable[[MessageFrame], None]
+    ) -> None:
+        self._dive = time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())
+        self._on_kept = on_kept
+        self.log: FrameLog | None = None
+        if settings.log.folder:
+            self.log = FrameLog(settings.log.folder, settings.log,
+                                self._about(settings, pipeline), self._tell)
+
+    def reconfigure(self, settings: Settings, pipeline: Pipeline) -> None:
+        """Take over live settings."""
+        if self.log is not None:
+            self.log.reconfigure(settings.log, self._about(settings, pipeline))
+
+    def trigger(self) -> tuple[bool, str]:
+        """Keep the newest frame of every camera now; returns whether, and a sentence."""
+        if self.log is None:
+            return False, NOT_LOGGING
+        num_frames = self.log.trigger()
+        if not num_frames:
+            return False, 'no frame to keep: none came yet, or the log cannot take it'
+        return True, f'{num_frames} frame(s) kept in {self.log.settings.folder}'
+
+    def values(self) -> dict[str, str]:
+        """List the numbers of /diagnostics."""
+        return self.log.state().as_dict() if self.log is not None else {}
+
+    def trouble(self) -> str:
+        """Say what keeps the log from writing; empty if nothing does."""
+        return self.log.state().error if self.log is not None else ''
+
+    def close(self) -> None:
+        """Write what waits, and end."""
+        if self.log is not None:
+            self.log.close(CLOSE_TIMEOUT_S)
+        self.log = None
+
+    def _about(self, settings: Settings, pipeline: Pipeline) -> LogAbout:
+        return about_run(self._dive, pipeline.card, pipeline.passes, settings_to_dict(settings))
+
+    def _tell(self, frame: LogFrame, reason: str) -> None:
+        assert isinstance(frame, MessageFrame)
+        self._on_kept(frame)
