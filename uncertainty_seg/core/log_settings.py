@@ -32,15 +32,15 @@ class LogSettings:
         95, 'Quality of image_format jpeg.', lower=1, upper=100, live=True,
     )
     before_s: float = parameter(
-        1.0, 'Frames this long before a flagged one are kept with it.', unit='s',
+        2.0, 'Frames this long before a flagged one are kept with it.', unit='s',
         lower=0.0, upper=60.0, live=True,
     )
     after_s: float = parameter(
-        1.0, 'Frames this long after a flagged one are kept with it.', unit='s',
+        2.0, 'Frames this long after a flagged one are kept with it.', unit='s',
         lower=0.0, upper=3600.0, live=True,
     )
     min_interval_s: float = parameter(
-        1.0, 'Least time between two kept frames of a camera; the control is not held to it.',
+        2.0, 'Least time between two kept frames of a camera; the control is not held to it.',
         unit='s', lower=0.0, upper=86400.0, live=True,
     )
     control_share: float = parameter(

@@ -168,29 +168,39 @@ class FrameRing:
             # and the rest is kept as if it were not there.
             item.reason = 'control'
             return [item]
-        gap_s = settings.min_interval_s - _SLACK_S
         if item.frame.is_flagged:
-            if now_s - camera.kept_flagged_s < gap_s:
+            if now_s - camera.kept_flagged_s < settings.min_interval_s - _SLACK_S:
                 self.num_interval += 1
                 return []
-            return self._flagged(camera, item, gap_s)
-        if since_flagged_s <= settings.after_s + _SLACK_S and settings.after_s > 0:
-            if now_s - camera.kept_s < gap_s:
-                self.num_interval += 1
-                return []
-            item.reason, camera.kept_s = 'window', now_s
-            return [item]
-        return []
+            return self._flagged(camera, item)
+        if since_flagged_s > settings.after_s + _SLACK_S or settings.after_s <= 0:
+            return []
+        if now_s - camera.kept_s < self._gap_s(settings.after_s):
+            self.num_interval += 1
+            return []
+        item.reason, camera.kept_s = 'window', now_s
+        return [item]
 
-    def _flagged(self, camera: _Camera, item: Candidate, gap_s: float) -> list[Candidate]:
+    def _gap_s(self, window_s: float) -> float:
+        """Return the least time between frames of a window; a short one holds one frame."""
+        return min(self.settings.min_interval_s, window_s) - _SLACK_S
+
+    def _flagged(self, camera: _Camera, item: Candidate) -> list[Candidate]:
+        before_s = self.settings.before_s
+        gap_s = self._gap_s(before_s)
+        # Flagged ones that came too soon after another are no context.
+        context = [old for old in camera.ring if not old.frame.is_flagged
+                   and old.time_s >= max(item.time_s - before_s - _SLACK_S, camera.kept_s + gap_s)]
         before: list[Candidate] = []
         next_s = item.time_s
-        for old in reversed(camera.ring):
-            is_near = old.time_s >= item.time_s - self.settings.before_s - _SLACK_S
-            if is_near and old.time_s <= next_s - gap_s and old.time_s >= camera.kept_s + gap_s:
-                # One that came too soon after another flagged one is flagged all the same.
-                old.reason, next_s = 'flagged' if old.frame.is_flagged else 'window', old.time_s
+        for old in reversed(context):
+            if old.time_s <= next_s - gap_s:
+                next_s = old.time_s
                 before.append(old)
+        if not before:
+            before = context[:1]  # memory cut the ring short, or the flag has just been up
+        for old in before:
+            old.reason = 'window'
         self._take_out(camera, before)
         item.reason = 'flagged'
         item.is_onset, camera.is_onset_due = camera.is_onset_due, False

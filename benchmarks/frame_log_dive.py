@@ -1,0 +1,133 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+What the frame log keeps of a dive with known events, and how many bytes that takes.
+
+The dive is made by `uncertainty_seg make-dive DIVE`. Pipeline and log run over it as in the node,
+offline, so that no frame is lost; beside the log another one keeps every frame in the same form.
+
+    python benchmarks/frame_log_dive.py DIVE [--set before_s=2.0 ...]
+
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import closing
+import functools
+import json
+from pathlib import Path
+import tempfile
+import time
+
+from uncertainty_seg.backends.registry import open_pipeline
+from uncertainty_seg.core.image_codec import decode
+from uncertainty_seg.core.log_settings import LogSettings
+from uncertainty_seg.core.parameters import from_dict
+from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.settings import Settings, settings_to_dict
+from uncertainty_seg.storage.bags import BadMessage, BagReader, header_stamp_ns
+from uncertainty_seg.storage.frame_log import FrameLog
+from uncertainty_seg.storage.frame_log_format import iter_frames
+from uncertainty_seg.storage.frame_log_frame import about_run, LogFrame
+from uncertainty_seg.storage.model_bundle import load_bundle
+from uncertainty_seg.tools.demo_timeline import (
+    Event,
+    EVENT_TOPIC,
+    find_events,
+    IMAGE_TOPIC,
+    Moment,
+)
+
+BUDGET, MAP = 0.10, 'mutual_information'
+
+
+def moments_of(dive: Path) -> list[Moment]:
+    """Return the frames of a dive and what goes on in them; the flag is not known here."""
+    found: list[Moment] = []
+    event = ''
+    with BagReader(dive) as bag:
+        for item in bag.messages(EVENT_TOPIC, IMAGE_TOPIC):
+            if isinstance(item, BadMessage):
+                continue
+            if item.topic == EVENT_TOPIC:
+                event = item.message.data
+                continue
+            stamp_ns = header_stamp_ns(item.message)
+            start_ns = found[0].stamp_ns if found else stamp_ns
+            found.append(Moment(stamp_ns, (stamp_ns - start_ns) / 1e9, event))
+    return found
+
+
+def frames_of(dive: Path, pipeline: Pipeline) -> Iterator[LogFrame]:
+    """Run the pipeline over a dive."""
+    with BagReader(dive) as bag:
+        for item in bag.images(IMAGE_TOPIC):
+            if isinstance(item, BadMessage):
+                continue
+            image = decode(item.raw)
+            result = pipeline.process(image, item.stamp_ns)
+            yield LogFrame(
+                item.stamp_ns, '', item.frame_id, image, 'bgr8', result.verdict, result.scores,
+                pipeline.thresholds, result.label_at_source,
+                functools.partial(result.map_at_source, MAP))
+
+
+def offer(log: FrameLog, frame: LogFrame) -> None:
+    """Offer a frame when there is room for it and its window."""
+    while log.state().num_waiting:
+        time.sleep(0.001)
+    log.offer(frame)
+
+
+def table(events: list[Event], start_ns: int, log: Path) -> list[bool]:
+    """Print each event and its frames; return for each whether there are any."""
+    kept = [(frame.sidecar['stamp_ns'], frame.sidecar['reason']) for frame in iter_frames(log)]
+    found = []
+    for event in events:
+        times_s = [((stamp_ns - start_ns) / 1e9, reason) for stamp_ns, reason in kept]
+        inside = [reason for time_s, reason in times_s if event.start_s <= time_s <= event.stop_s]
+        words = ', '.join(f'{inside.count(r)} {r}' for r in sorted(set(inside))) or 'none'
+        print(f'  {event.title:24s} {event.start_s:5.1f} to {event.stop_s:5.1f} s: {words}')
+        found.append(bool(inside))
+    return found
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[1])
+    parser.add_argument('dive', type=Path)
+    parser.add_argument('--model', default='pipeline')
+    parser.add_argument('--set', action='append', default=[], metavar='NAME=VALUE', dest='given',
+                        help='a setting of the log, as JSON')
+    args = parser.parse_args()
+    given = dict(text.split('=', 1) for text in args.given)
+    settings = from_dict(LogSettings, {name: json.loads(text) for name, text in given.items()})
+    keep_all = from_dict(LogSettings, {'control_share': 1.0, 'control_quota': 0.9})
+    moments = moments_of(args.dive)
+    run = Settings(model=args.model)
+    pipeline = open_pipeline(load_bundle(run.model), run, None)
+    about = about_run(args.dive.name, pipeline.card, pipeline.passes, settings_to_dict(run))
+    num_flagged = 0
+    with tempfile.TemporaryDirectory() as name, closing(pipeline):
+        folder = Path(name)
+        log = FrameLog(folder / 'log', settings, about)
+        everything = FrameLog(folder / 'all', keep_all, about)
+        for frame in frames_of(args.dive, pipeline):
+            num_flagged += frame.is_flagged
+            offer(log, frame)
+            offer(everything, frame)
+        log.close(60.0)
+        everything.close(60.0)
+        state, all_state = log.state(), everything.state()
+        print(f'{len(moments)} frames, {num_flagged} flagged')
+        found = table(list(find_events(moments)), moments[0].stamp_ns, folder / 'log')
+    print(f'kept {state.num_frames} of {all_state.num_frames} frames: '
+          f'{dict(state.kept)}, skipped {dict(state.skipped)}')
+    share = state.num_bytes / all_state.num_bytes
+    print(f'{state.num_bytes / 1e6:.1f} of {all_state.num_bytes / 1e6:.1f} MB, {share:.1%} of '
+          f'keep-all (at most {BUDGET:.0%}); {sum(found)} of {len(found)} events')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,170 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+What logging every frame adds to the latency of a frame.
+
+Frames of 1280x720 come at 30 Hz, all of them flagged and none skipped. A stand-in for the
+pipeline works on each: a matrix product (a runtime's, without the GIL) and some plain Python.
+Blocks with and without the log take turns in one run, so that both see the same machine.
+
+    python benchmarks/frame_log_latency.py [--mode received|png|jpeg] [--seconds 5] [--blocks 6]
+
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from pathlib import Path
+import tempfile
+import time
+
+import cv2
+import numpy as np
+
+from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
+from uncertainty_seg.core.gate import Verdict
+from uncertainty_seg.core.image_files import ImageFile
+from uncertainty_seg.core.log_settings import LogSettings
+from uncertainty_seg.storage.frame_log import FrameLog
+from uncertainty_seg.storage.frame_log_frame import LogAbout, LogFrame
+
+WIDTH, HEIGHT, RATE_HZ, BUDGET_MS = 1280, 720, 30, 2.0
+CLASSES = 6
+START_NS = 1_000_000_000
+
+
+class Camera:
+    """Draws an image with detail and noise, its maps at network size, and hands out frames."""
+
+    def __init__(self, mode: str) -> None:
+        rng = np.random.default_rng(0)
+        coarse = rng.integers(0, 256, (HEIGHT // 16, WIDTH // 16, 3), np.uint8)
+        smooth = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+        noisy = smooth + rng.normal(0, 4, smooth.shape)
+        self.image: ImageU8 = np.clip(noisy, 0, 255).astype(np.uint8)
+        self.jpeg = ImageFile(bytes(cv2.imencode('.jpg', self.image)[1]), 'jpeg')
+        field = cv2.GaussianBlur(rng.random((HEIGHT // 4, WIDTH // 4)), (0, 0), 5)
+        self.map: FloatMap = cv2.normalize(field, None, 0, 1, cv2.NORM_MINMAX).astype(np.float32)
+        self._mode, self._count = mode, 0
+
+    def next(self) -> LogFrame:
+        """Return the next frame, a copy as a camera's would be."""
+        self._count += 1
+        image = self.jpeg if self._mode == 'received' else self.image.copy()
+        small = self.map.copy()
+        mask = functools.partial(_mask, (small * CLASSES).astype(np.uint8) % CLASSES)
+        uncertainty = functools.partial(_map, small)
+        verdict = Verdict(False, ('mean 2 over 1',), 2.0, 'uncertain')
+        stamp_ns = START_NS + round(self._count * 1e9 / RATE_HZ)
+        return LogFrame(stamp_ns, '', 'camera', image, 'bgr8', verdict, {'mean': 2.0},
+                        {'mean': 1.0}, mask, uncertainty, held_bytes=small.nbytes)
+
+
+def _mask(small: LabelMap) -> LabelMap:
+    stretched = cv2.resize(small, (WIDTH, HEIGHT), interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(stretched, np.uint8)
+
+
+def _map(small: FloatMap) -> FloatMap:
+    return np.asarray(cv2.resize(small, (WIDTH, HEIGHT)), np.float32)
+
+
+class Load:
+    """The stand-in for the pipeline."""
+
+    def __init__(self, busy_ms: float) -> None:
+        self._matrix = np.random.default_rng(1).random((512, 512), np.float32)
+        start_s = time.perf_counter()
+        for _ in range(20):
+            self._matrix @ self._matrix
+        one_ms = (time.perf_counter() - start_s) / 20 * 1e3
+        self._rounds = max(1, round(busy_ms / one_ms))
+
+    def __call__(self) -> None:
+        """Work on one frame."""
+        for _ in range(self._rounds):
+            self._matrix @ self._matrix
+        sum(range(20000))
+
+
+def block(camera: Camera, load: Load, log: FrameLog | None, num_frames: int) \
+        -> tuple[list[float], list[float]]:
+    """Return the milliseconds of each frame, and of each offer."""
+    frames_ms, offers_ms = [], []
+    next_s = time.perf_counter()
+    for _ in range(num_frames):
+        next_s += 1 / RATE_HZ
+        frame = camera.next()
+        start_s = time.perf_counter()
+        load()
+        offer_s = time.perf_counter()
+        if log is not None:
+            log.offer(frame)
+        end_s = time.perf_counter()
+        frames_ms.append((end_s - start_s) * 1e3)
+        offers_ms.append((end_s - offer_s) * 1e3)
+        time.sleep(max(0.0, next_s - time.perf_counter()))
+    return frames_ms, offers_ms
+
+
+def wait_until_written(log: FrameLog) -> None:
+    """Let the queue run empty, so that its work is not counted against the block without."""
+    while log.state().num_waiting:
+        time.sleep(0.01)
+    time.sleep(0.2)
+
+
+def row(name: str, values_ms: list[float]) -> str:
+    """Write mean, median and 99 % quantile."""
+    median, high = np.quantile(values_ms, [0.5, 0.99])
+    return f'{name:28s} {np.mean(values_ms):8.3f} {median:8.3f} {high:8.3f}'
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[1])
+    parser.add_argument('--mode', choices=('received', 'png', 'jpeg'), default='received',
+                        help='received: JPEG from the camera, kept; else encoded by the log')
+    parser.add_argument('--seconds', type=float, default=5.0, help='length of a block [5]')
+    parser.add_argument('--blocks', type=int, default=6, help='blocks of each kind [6]')
+    parser.add_argument('--busy-ms', type=float, default=15.0, help='work of a frame [15]')
+    parser.add_argument('--folder', type=Path, help='a folder on the disk to measure')
+    args = parser.parse_args()
+    cv2.setNumThreads(1)
+    settings = LogSettings(
+        image_format=args.mode, min_interval_s=0.0, duplicate_bits=0, control_share=0.0,
+        free_disk_mb=0.0, quota_mb=2000.0)
+    about = LogAbout('bench', 'none', '', tuple('abcdef'), ((0, 0, 0),) * CLASSES, 20)
+    camera, load = Camera(args.mode), Load(args.busy_ms)
+    num_frames = int(args.seconds * RATE_HZ)
+    with_ms: list[float] = []
+    without_ms: list[float] = []
+    offers_ms: list[float] = []
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        log = FrameLog(folder, settings, about)
+        block(camera, load, None, RATE_HZ)
+        for _ in range(args.blocks):
+            without_ms += block(camera, load, None, num_frames)[0]
+            frames, offers = block(camera, load, log, num_frames)
+            with_ms, offers_ms = with_ms + frames, offers_ms + offers
+            wait_until_written(log)
+        log.close(60.0)
+        state = log.state()
+    print(f'{WIDTH}x{HEIGHT} at {RATE_HZ} Hz, {len(with_ms)} flagged frames, image {args.mode}')
+    print(f'{"ms":28s} {"mean":>8s} {"median":>8s} {"p99":>8s}')
+    print(row('frame without the log', without_ms))
+    print(row('frame with the log', with_ms))
+    print(row('of that offer()', offers_ms))
+    added_ms = float(np.median(with_ms) - np.median(without_ms))
+    mean_ms = float(np.mean(with_ms) - np.mean(without_ms))
+    print(f'added: median {added_ms:.3f} ms, mean {mean_ms:.3f} ms; '
+          f'ratio of medians {np.median(with_ms) / np.median(without_ms):.3f}; '
+          f'budget {BUDGET_MS:g} ms')
+    dropped = ', '.join(f'{n} {cause}' for cause, n in state.dropped.items() if n) or '0'
+    print(f'kept {sum(state.kept.values())}, dropped {dropped}, '
+          f'{state.num_bytes / max(state.num_frames, 1) / 1e6:.2f} MB a frame, '
+          f'the last written in {state.write_ms:.0f} ms')
+
+
+if __name__ == '__main__':
+    main()
