@@ -5,8 +5,9 @@
 # It knows nothing of the package's own verbs. Sourced, never run.
 #
 # Variables a caller may set:
-#   PYTHON   the interpreter to use (default: the first of PYTHON_VERSIONS that is installed)
-#   VENV     the virtual environment (default: .venv)
+#   PYTHON       the interpreter to use (default: the first of PYTHON_VERSIONS that is installed)
+#   VENV         the virtual environment (default: .venv)
+#   ROS_WHEELS   jazzy (default) or kilted: which wheels of ROS 2, where none is sourced
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="${VENV:-$ROOT/.venv}"
@@ -15,6 +16,9 @@ REQUIREMENTS="$ROOT/scripts/requirements"
 # 3.11 first: every wheel used here, torch included, has been published for it for longest, so pip
 # meets the fewest surprises. Any of the four works.
 PYTHON_VERSIONS=(3.11 3.12 3.13 3.10)
+# Distributions of ROS 2 that are on PyPI, and what each needs.
+declare -A ROS_WHEELS_FILES=([jazzy]=ros.txt [kilted]=ros_kilted.txt)
+ROS_WHEELS="${ROS_WHEELS:-jazzy}"
 # Seconds before each new try of a failed download.
 RETRY_WAITS_S=(5 20 60)
 
@@ -229,8 +233,20 @@ set_up_browser() {  # for the test that looks at a report; system packages are C
     >"$VENV/apt.log" 2>&1 || note 'Chromium: NOT installed; what needs it is left out'
 }
 
+wheels_file() {  # print the requirements of the wheels of ROS that are asked for
+  local file="${ROS_WHEELS_FILES[$ROS_WHEELS]:-}"
+  [[ -n $file ]] || die "ROS_WHEELS=$ROS_WHEELS is unknown" \
+    'jazzy and kilted are on PyPI; for another distribution source its setup.bash'
+  printf '%s\n' "$REQUIREMENTS/$file"
+}
+
+wheels_flavour() {  # print what .venv is said to be made for; Jazzy is the plain one
+  local flavour="ros-wheels-$ROS_WHEELS"
+  printf '%s\n' "${flavour%-jazzy}"
+}
+
 set_up() {  # make .venv and fill it with all that the node needs to build and run
-  local exe
+  local exe wheels
   if exe="$(ros_python)"; then
     note "ROS 2 $ROS_DISTRO is sourced: using its packages ($exe)"
     make_venv "$exe" "ros-$ROS_DISTRO" --system-site-packages
@@ -248,9 +264,10 @@ set_up() {  # make .venv and fill it with all that the node needs to build and r
     note "ROS_DISTRO=$ROS_DISTRO is set, but no python3 here imports rclpy: using the ROS 2 wheels"
     unset PYTHONPATH AMENT_PREFIX_PATH ROS_DISTRO
   fi
+  wheels="$(wheels_file)"
   exe="$(find_python)"
-  make_venv "$exe" ros-wheels
-  install runtime "$REQUIREMENTS/runtime.txt" "$REQUIREMENTS/ros.txt" "$REQUIREMENTS/build.txt"
+  make_venv "$exe" "$(wheels_flavour)"
+  install runtime "$REQUIREMENTS/runtime.txt" "$wheels" "$REQUIREMENTS/build.txt"
 }
 
 has_torch() { "$VENV/bin/python" -c 'import torch, torchvision' >/dev/null 2>&1; }

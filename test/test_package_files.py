@@ -17,7 +17,7 @@ import pytest
 import uncertainty_seg
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = ('demo', 'test', 'bench', 'check_launch', 'train')
+SCRIPTS = ('demo', 'test', 'bench', 'check_launch', 'matrix', 'train')
 # A folder of the machine that a file was written on. .ci belongs to the machine that runs it.
 MACHINE_PATH = re.compile(r'/(?:root|tmp|work|farm|home)/[A-Za-z0-9_.-]+')
 # Put together here, so that this file does not hold them itself.
@@ -124,6 +124,16 @@ def test_the_manifest_names_what_the_ros_room_imports() -> None:
     assert imported <= named
     assert {'rclpy', 'sensor_msgs', 'std_msgs', 'diagnostic_msgs', 'lifecycle_msgs', 'cv_bridge',
             'python3-numpy', 'python3-opencv'} <= named
+
+
+def test_the_manifest_is_one_that_ros_tools_accept() -> None:
+    # What colcon and rosdep read it with; ament_xmllint asks the schema, which is on the network.
+    package = pytest.importorskip('catkin_pkg.package', reason='catkin_pkg is not installed')
+    warnings: list[str] = []
+    manifest = package.parse_package(str(ROOT / 'package.xml'), warnings=warnings)
+    manifest.validate(warnings=warnings)
+    assert warnings == []
+    assert manifest.get_build_type() == 'ament_python'
 
 
 @pytest.mark.parametrize('name', SCRIPTS)

@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+import re
 import shutil
 import subprocess
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+REQUIREMENTS = ROOT / 'scripts' / 'requirements'
 # What the set-up calls besides Python.
-COMMANDS = ('bash', 'dirname', 'basename', 'cat', 'cp', 'ls', 'awk', 'tee', 'grep', 'sha256sum',
-            'cut', 'mkdir', 'rm', 'touch', 'sleep', 'env')
+COMMANDS = ('bash', 'dirname', 'basename', 'cat', 'cp', 'ls', 'awk', 'tee', 'grep', 'sed', 'tail',
+            'sha256sum', 'cut', 'mkdir', 'rm', 'touch', 'sleep', 'env')
 
 
 @pytest.fixture
@@ -172,6 +175,125 @@ def test_the_wheels_own_guard_does_not_leak(checkout: Path) -> None:
     done = run(checkout, lib('env'), _ROS_WHEELS_BOOTSTRAP_COMPLETE='1')
     assert done.returncode == 0
     assert '_ROS_WHEELS_BOOTSTRAP_COMPLETE' not in done.stdout
+
+
+def test_kilted_wheels_are_taken_when_asked_for(checkout: Path) -> None:
+    assert run(checkout, lib('wheels_file')).stdout.endswith('/requirements/ros.txt\n')
+    done = run(checkout, lib('wheels_file; wheels_flavour'), ROS_WHEELS='kilted')
+    file, flavour = done.stdout.splitlines()
+    assert flavour == 'ros-wheels-kilted'
+    assert 'ros-kilted-rclpy' in Path(file).read_text(encoding='utf-8')
+
+
+def test_both_distributions_get_the_same_packages() -> None:
+    names = [{re.sub(rf'^ros-{name}-|~=.*', '', line) for line in text.splitlines()
+              if line.startswith('ros-')}
+             for name, text in (
+                 ('jazzy', (REQUIREMENTS / 'ros.txt').read_text(encoding='utf-8')),
+                 ('kilted', (REQUIREMENTS / 'ros_kilted.txt').read_text(encoding='utf-8')))]
+    assert names[0] == names[1]
+    assert 'rclpy' in names[0]
+
+
+def test_a_distribution_without_wheels_is_refused_before_anything_is_made(checkout: Path) -> None:
+    python = fake_python(checkout / 'mine', '3.11')
+    done = run(checkout, 'scripts/demo', PYTHON=str(python), ROS_WHEELS='humble')
+    assert done.returncode == 1
+    assert 'ROS_WHEELS=humble is unknown' in done.stderr
+    assert 'source its setup.bash' in done.stderr
+    assert not (checkout / '.venv').exists()
+
+
+# --- colcon test ---------------------------------------------------------------------------------
+
+def colcon_step(checkout: Path, command: str, said: str) -> subprocess.CompletedProcess[str]:
+    """Run a function of scripts/test with a colcon that says what it was given, or `said`."""
+    script = (ROOT / 'scripts' / 'test').read_text(encoding='utf-8')
+    functions = script[script.index('BUILT='):script.index('totals() {')]
+    (checkout / 'functions').write_text(functions, encoding='utf-8')
+    report = checkout / '.venv/colcon/build/uncertainty_seg/pytest.xml'
+    report.parent.mkdir(parents=True)
+    report.touch()
+    return run(checkout, lib(
+        'source functions; colcon() { printf "<%s>\\n" "$@" >>given; printf "%s\\n" "$SAID"; };'
+        f' {command}'), SAID=said)
+
+
+def test_pytest_options_reach_pytest_through_colcon(checkout: Path) -> None:
+    done = colcon_step(checkout, "colcon_tests 'not slow' -k 'gate or mask' --durations=5", '')
+    assert done.returncode == 0, done.stderr
+    given = (checkout / 'given').read_text(encoding='utf-8').splitlines()
+    after = given[given.index('<--pytest-args>') + 1:]
+    # A space before each: colcon has options of the same names.
+    assert after == ['< --timeout=300>', '< -m>', '< not slow>', '< -k>', '< gate or mask>',
+                     '< --durations=5>']
+    assert '<--return-code-on-test-failure>' in given
+
+
+@pytest.mark.parametrize(('said', 'collected', 'options', 'is_fine'), [
+    ('Summary: 4700 tests, 0 errors, 0 failures, 20 skipped', '4700', '', True),
+    ('Summary: 4702 tests, 0 errors, 0 failures, 22 skipped', '4700', '', True),
+    ('Summary: 4699 tests, 0 errors, 0 failures, 0 skipped', '4700', '', False),
+    ('Summary: 0 tests, 0 errors, 0 failures, 0 skipped', '4700', '', False),
+    ('Summary: 15 tests, 0 errors, 0 failures, 0 skipped', '15', '', False),
+    ('Summary: 15 tests, 0 errors, 0 failures, 0 skipped', '15', '-k gate', True),
+    ('Summary: 0 tests, 0 errors, 0 failures, 0 skipped', '0', '-k gate', True),
+    ('Summary: 15 tests, 0 errors, 0 failures, 0 skipped', '', '-k gate', False),
+    ('', '4700', '', False),
+])
+def test_colcon_must_run_what_pytest_collects(
+    checkout: Path, said: str, collected: str, options: str, is_fine: bool,
+) -> None:
+    (checkout / '.venv').mkdir()
+    (checkout / '.venv' / 'collected').write_text(collected, encoding='utf-8')
+    done = colcon_step(checkout, f"ran_all 'not slow' {options}", said)
+    assert (done.returncode == 0) is is_fine, done.stdout
+
+
+@pytest.mark.parametrize(('line', 'count'), [
+    ('5487/5545 tests collected (58 deselected) in 13.33s', '5487'),
+    ('1 test collected in 0.10s', '1'),
+    ('12 tests collected, 1 error in 9.10s', '12'),
+    ('no tests collected (5545 deselected) in 2.11s', '0'),
+    ('ERROR: usage: pytest', ''),
+])
+def test_the_number_of_tests_is_read_from_pytest(checkout: Path, line: str, count: str) -> None:
+    python = fake_python(checkout / '.venv' / 'bin' / 'python', '3.11')
+    python.write_text(f'#!/usr/bin/env bash\nprintf "%s\\n" test_a.py::test_b "{line}"\n',
+                      encoding='utf-8')
+    assert colcon_step(checkout, "collect 'not slow'", '').stdout.strip() == count
+
+
+# --- the matrix ----------------------------------------------------------------------------------
+
+def test_a_python_that_is_missing_is_a_line_of_the_matrix(checkout: Path) -> None:
+    done = run(checkout, 'scripts/matrix', MATRIX='jazzy:3.10 kilted:3.12')
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == [
+        '| 3.10 | jazzy | not run: no Python 3.10 here | | | | |',
+        '| 3.12 | kilted | not run: no Python 3.12 here | | | | |']
+
+
+def test_an_installation_that_fails_fails_the_matrix(checkout: Path) -> None:
+    fake_python(checkout / 'bin' / 'python3.12', '3.12')
+    done = run(checkout, 'scripts/matrix', MATRIX='humble:3.12')
+    assert done.returncode == 1
+    assert '| 3.12 | humble | not run: its packages could not be installed |' in done.stdout
+    assert 'ROS_WHEELS=humble is unknown' in done.stdout
+
+
+def test_the_workflow_runs_every_pair_of_the_matrix() -> None:
+    jobs = yaml.safe_load((ROOT / '.github/workflows/ci.yml').read_text(encoding='utf-8'))['jobs']
+    job = jobs['wheels']
+    pairs = {('jazzy', python) for python in job['strategy']['matrix']['python']}
+    pairs |= {(entry['wheels'], entry['python'])
+              for entry in job['strategy']['matrix']['include'] if 'python' in entry}
+    script = (ROOT / 'scripts' / 'matrix').read_text(encoding='utf-8')
+    default = re.search(r'MATRIX:-([^}]*)}', script)
+    assert default is not None
+    assert pairs == {tuple(pair.split(':')) for pair in default[1].split()}
+    assert {'humble', 'jazzy', 'kilted', 'rolling'} <= set(
+        jobs['ros']['strategy']['matrix']['distro'])
 
 
 def test_skipping_the_launch_files_says_so(checkout: Path) -> None:
