@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Score: the rows are those of replay, a second run makes only what is missing, once a sentence."""
+"""Score: rows are those of replay, a second run makes what is missing, mistakes one sentence."""
 
 from __future__ import annotations
 
