@@ -72,6 +72,8 @@ EXCEPTIONS = {
     # Packs run lengths and draws polygons as COCO's own reader does.
     'storage.label_coco': (set(), {'pycocotools'}),
     'storage.label_regions': (set(), {'pycocotools'}),
+    # Asks the NVIDIA driver for heat and throttling, where it is installed.
+    'ros.board_gpu': (set(), {'pynvml'}),
     # Reads the head's tensor sizes, to fit the passes of a call into the memory budget.
     'backends.resources': (set(), {'onnx'}),
     # Reads the inputs and outputs that the files declare.
