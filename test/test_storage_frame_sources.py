@@ -195,6 +195,14 @@ def test_a_truncated_mcap_is_read_as_far_as_it_goes(tmp_path: Path, share: float
     np.testing.assert_array_equal(decode(last.raw), picture(whole - 1))
 
 
+def test_frames_before_the_end_can_be_asked_for_of_a_truncated_bag(tmp_path: Path) -> None:
+    path = chunked(tmp_path / 'cut.mcap')
+    os.truncate(path, path.stat().st_size // 2)
+    assert indices(frames_at(str(path), 'bag', CAMERA, [0, 2])) == [0, 2]
+    with pytest.raises(BagError, match='breaks off'):
+        list(frames_at(str(path), 'bag', CAMERA, [0, NUM - 1]))
+
+
 def test_what_the_metadata_promises_is_known_of_a_truncated_bag(tmp_path: Path) -> None:
     bag = rosbag2(tmp_path / 'bag')
     (file,) = bag.glob('*.mcap')
@@ -313,8 +321,8 @@ def test_everything_below_a_folder_is_found_once(tmp_path: Path) -> None:
 
 def test_links_in_a_circle_come_to_an_end(tmp_path: Path) -> None:
     rosbag2(tmp_path / 'fleet' / 'bag', count=1)
-    (tmp_path / 'fleet' / 'again').symlink_to(tmp_path / 'fleet')
-    assert len(found(tmp_path / 'fleet')) == 1
+    (tmp_path / 'fleet' / 'to_itself').symlink_to(tmp_path / 'fleet')
+    assert [s.path for s in found(tmp_path / 'fleet')] == [str(tmp_path / 'fleet' / 'bag')]
 
 
 def test_each_topic_is_a_source(tmp_path: Path) -> None:
