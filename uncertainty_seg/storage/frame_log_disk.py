@@ -169,7 +169,8 @@ def lock_folder(folder: Path) -> int:
         If the disk refuses.
 
     """
-    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    # Open for reading: a file open for writing would keep the disk from being made read-only.
+    descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as err:

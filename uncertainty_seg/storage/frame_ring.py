@@ -61,6 +61,7 @@ class _Camera:
     kept_flagged_s: float = -math.inf
     kept_s: float = -math.inf
     is_onset_due: bool = False
+    was_flagged: bool = False
     newest: Candidate | None = None
     ring: deque[Candidate] = field(default_factory=deque)
 
@@ -162,7 +163,9 @@ class FrameRing:
         since_flagged_s = now_s - camera.seen_flagged_s
         if item.frame.is_flagged:
             camera.seen_flagged_s = now_s
-            camera.is_onset_due |= since_flagged_s > settings.after_s + _SLACK_S
+            is_new = not camera.was_flagged and since_flagged_s > settings.after_s + _SLACK_S
+            camera.is_onset_due |= is_new
+        camera.was_flagged = item.frame.is_flagged
         if item.uniforms[0] < settings.control_share:
             # It steps out of the rest's way: whether it is kept depends on nothing but chance,
             # and the rest is kept as if it were not there.
