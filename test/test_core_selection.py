@@ -27,7 +27,7 @@ def pool(count: int, seed: int = 0, num_dives: int = 3, first: int = 0) -> Candi
         scores=rng.integers(0, 12, count) / 4, class_names=('water', 'reef', 'robot'),
         hashes=hashes ^ (np.uint64(1) << rng.integers(0, 64, count).astype(np.uint64)),
         features=rng.normal(size=(count, 4)).astype(np.float32),
-        shares=rng.dirichlet([3, 1, 0.1], count))
+        times_s=rng.integers(0, 20, count) / 4, shares=rng.dirichlet([3, 1, 0.1], count))
 
 
 def request(strategy: str, count: int, **more: object) -> Request:
@@ -37,12 +37,15 @@ def request(strategy: str, count: int, **more: object) -> Request:
 @pytest.mark.parametrize('strategy', STRATEGIES)
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 40), wanted=st.integers(1, 20),
-       cap=st.one_of(st.none(), st.integers(1, 5)), min_distance=st.sampled_from([0, 1, 4]))
+       cap=st.one_of(st.none(), st.integers(1, 5)), min_distance=st.sampled_from([0, 1, 4]),
+       gap_s=st.sampled_from([0, 0.25, 1.0]))
 def test_what_holds_for_every_strategy(
-    strategy: str, seed: int, count: int, wanted: int, cap: int | None, min_distance: int
+    strategy: str, seed: int, count: int, wanted: int, cap: int | None, min_distance: int,
+    gap_s: float,
 ) -> None:
     frames = pool(count, seed)
-    asked = request(strategy, wanted, per_dive=cap, min_distance=min_distance, seed=seed)
+    asked = request(strategy, wanted, per_dive=cap, min_distance=min_distance, seed=seed,
+                    min_gap_s=gap_s)
     found = select(frames, asked)
     keys = list(frames.keys[found.rows])
     assert len(set(keys)) == len(keys) == len(found.reasons) <= wanted
@@ -51,7 +54,11 @@ def test_what_holds_for_every_strategy(
     chosen = frames.hashes[found.rows]
     apart = bits_apart(chosen[:, None], chosen)[~np.eye(len(chosen), dtype=bool)]
     assert (apart >= min_distance).all()
-    if cap is None and strategy != 'threshold':
+    assert frames.times_s is not None
+    dives, times_s = frames.dives[found.rows], frames.times_s[found.rows]
+    for dive in set(dives):
+        assert (np.diff(np.sort(times_s[dives == dive])) >= gap_s).all()
+    if cap is None and not gap_s and strategy != 'threshold':
         assert len(keys) == min(wanted, count - found.num_duplicates)
     # Another order of the rows is another order of the numbers, not of the frames.
     order = np.random.default_rng(seed).permutation(count)
@@ -189,9 +196,15 @@ def test_a_column_that_is_needed_is_asked_for(strategy: str, without: str, says:
         select(frames, request(strategy, 2, min_distance=4))
 
 
+def test_a_gap_needs_times() -> None:
+    with pytest.raises(ConfigError, match='a gap of 2 s and frames without a time'):
+        select(replace(pool(3), times_s=None), request('top-k', 1, min_gap_s=2.0))
+
+
 @pytest.mark.parametrize(('wrong', 'says'), [
     ({'strategy': 'best'}, "'best', expected one of threshold, top-k"), ({'count': 0}, '0 frames'),
     ({'per_dive': 0}, '0 a dive'), ({'beta': -1.0}, 'beta -1'), ({'beta': np.inf}, 'beta inf'),
+    ({'min_gap_s': -0.5}, 'min_gap_s -0.5'),
     ({'strategy': 'threshold', 'limit': None}, 'has no limit'),
     ({'strategy': 'threshold', 'limit': np.nan}, 'has no limit'),
 ])

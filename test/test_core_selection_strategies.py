@@ -25,7 +25,7 @@ def frames(scores: object, features: Floats | None = None, shares: object = None
     values = np.asarray(scores, np.float64)
     keys = np.array([str(first + k) for k in range(len(values))], object)
     return Candidates(keys, np.array(['dive'] * len(values), object), values, None, features,
-                      None if shares is None else np.asarray(shares, float), class_names)
+                      None if shares is None else np.asarray(shares, float), None, class_names)
 
 
 def choose(strategy: str, pool: Candidates, count: int, labelled: Candidates | None = None,

@@ -137,6 +137,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_order_of_the_tables(
     (['--strategy', 'top-k', '-n', '4', '--per-dive', '1'], [9, 8]),
     (['--strategy', 'top-k', '-n', '4', '--per-dive', '50%'], [9, 8, 7, 6]),
     (['--strategy', 'top-k', '-n', '4', '--per-dive', '0.3'], [9, 8, 7, 6]),
+    (['--strategy', 'top-k', '-n', '3', '--min-gap', '4'], [9, 8, 5]),  # a second apart each
     (['--strategy', 'top-k', '-n', '2', '--score', 'entropy.mean'], [9, 8]),
     (['--strategy', 'top-k', '-n', '2', '--score', 'score.mutual_information.top'], [0, 1]),
 ])
@@ -232,6 +233,7 @@ def test_an_option_that_does_not_fit_is_one_sentence(
     ['-n', '0'], ['-n', '-1'], ['-n', 'all'], [], ['-n', '1', '--per-dive', '0'],
     ['-n', '1', '--per-dive', '120%'], ['-n', '1', '--per-dive', '1.5'],
     ['-n', '1', '--per-dive', 'few'], ['-n', '1', '--beta', '-1'], ['-n', '1', '--beta', 'nan'],
+    ['-n', '1', '--min-gap', '-1'],
     ['-n', '1', '--min-distance', '33'], ['-n', '1', '--strategy', 'best'],
     ['-n', '1', '--limit-quantile', '2'],
 ])
@@ -319,11 +321,13 @@ def test_a_file_that_cannot_be_written_leaves_no_draft(
 
 
 def colors_of(page: str) -> list[tuple[int, ...]]:
-    """Return the mean colour, BGR, of each picture of a page, in order."""
+    """Return the mean colour, BGR, of each picture of a page, in order; all must be small."""
     found = []
     for text in re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page):
         image = cv2.imdecode(np.frombuffer(base64.b64decode(text), np.uint8), cv2.IMREAD_COLOR)
-        found.append(tuple(int(v) for v in np.asarray(image).mean((0, 1)).round(-1)))
+        picture = np.asarray(image)
+        assert picture.shape[0] <= 192 and picture.shape[1] <= 256
+        found.append(tuple(int(v) for v in picture.mean((0, 1)).round(-1)))
     return found
 
 
@@ -382,15 +386,16 @@ def test_a_sheet_of_fewer_pictures_says_where_the_others_are(
     assert '3 more frames are in selection.csv.' in page
 
 
-def test_a_picture_that_is_damaged_is_grey(
+def test_a_picture_that_is_damaged_is_grey_and_the_next_one_is_not(
     seen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / 'pictures' / '2.png').write_bytes(b'no picture')
-    assert main(['select', str(seen), '-n', '2', '--strategy', 'top-k',
+    (tmp_path / 'pictures' / '1.png').write_bytes(b'no picture')
+    assert main(['select', str(seen), '-n', '4', '--strategy', 'top-k',
                  '-o', str(tmp_path / 'out')]) == 0
     assert said(capsys)[0]['pictures_missing'] == 1
     page = (tmp_path / 'out' / 'contact_sheet.html').read_text(encoding='utf-8')
-    assert '1 of 2 pictures could not be read' in page
+    assert '1 of 4 pictures could not be read' in page
+    assert colors_of(page) == [(0, 0, 50), (200, 0, 0), (0, 0, 200)]
 
 
 @pytest.mark.parametrize(('seconds', 'text'), [

@@ -105,7 +105,7 @@ def select(
     stays = np.flatnonzero((owners == np.arange(len(pool))) & ~is_known)
     counts = np.bincount(owners[owners >= 0], minlength=len(pool))[stays] - 1
     order, pool, drawn = order[stays], pool.cut(stays), drawn[stays]
-    quota = Quota(pool.dives, request.count, request.per_dive)
+    quota = Quota(pool, request)
     unscored = _unscored(pool, request)
     _take_unscored(unscored, request, quota)
     ALL[request.strategy](pool, request, quota, drawn, labelled)

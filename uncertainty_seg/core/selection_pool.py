@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 import hashlib
 import math
@@ -38,6 +38,8 @@ class Candidates:
         Of the network's trunk; NaN where there are none.
     shares : ndarray of float64, shape (n, C), or None
         Share of the pixels that each class was predicted on, 0..1.
+    times_s : ndarray of float64, shape (n,), or None
+        When each was taken, in seconds of its dive's clock.
     class_names : tuple of str
         C names.
 
@@ -49,10 +51,11 @@ class Candidates:
     hashes: NDArray[np.uint64] | None = None
     features: NDArray[np.float32] | None = None
     shares: Column | None = None
+    times_s: Column | None = None
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for field in fields(self)[:6]:
+        for field in fields(self)[:-1]:
             array = getattr(self, field.name)
             if array is not None and len(array) != len(self.keys):
                 raise ShapeError(f'{len(array)} {field.name} of {len(self.keys)} frames',
@@ -66,7 +69,7 @@ class Candidates:
         def part(array: NDArray[np.generic] | None) -> NDArray[np.generic] | None:
             return None if array is None else array[rows]
 
-        arrays = {field.name: part(getattr(self, field.name)) for field in fields(self)[:6]}
+        arrays = {field.name: part(getattr(self, field.name)) for field in fields(self)[:-1]}
         return Candidates(**arrays, class_names=self.class_names)  # type: ignore[arg-type]
 
 
@@ -91,6 +94,8 @@ class Request:
         Of the strategy threshold: frames above it are chosen.
     per_dive : int or None
         Frames that a dive may give; at least 1.
+    min_gap_s : float
+        Frames of one dive are chosen at least so far apart in time; 0 for any.
     min_distance : int
         Frames whose hashes differ in fewer bits are one; 0 leaves them all.
     skips_unscored : bool
@@ -105,6 +110,7 @@ class Request:
     beta: float = 1.0
     limit: float | None = None
     per_dive: int | None = None
+    min_gap_s: float = 0.0
     min_distance: int = 0
     skips_unscored: bool = False
 
@@ -113,8 +119,10 @@ class Request:
             raise ConfigError(f'the strategy {self.strategy!r}', f'one of {", ".join(STRATEGIES)}')
         if self.count < 1 or (self.per_dive is not None and self.per_dive < 1):
             raise ConfigError(f'{self.count} frames, {self.per_dive} a dive', 'at least 1')
-        if not (math.isfinite(self.beta) and self.beta >= 0):
-            raise ConfigError(f'beta {self.beta:g}', 'a number from 0 up')
+        for name in ('beta', 'min_gap_s'):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f'{name} {value:g}', 'a number from 0 up')
         if self.strategy == 'threshold' and (self.limit is None or math.isnan(self.limit)):
             raise ConfigError('the strategy threshold has no limit', 'a number, as --limit')
 
@@ -172,44 +180,54 @@ class Quota:
 
     Parameters
     ----------
-    dives : ndarray of str, shape (n,)
-        Dive of every row.
-    count : int
-        Rows wanted.
-    per_dive : int or None
-        Rows that a dive may give.
+    pool : Candidates
+        Gives the dive of every row, and its time if there is a gap to keep.
+    request : Request
+        Gives how many rows are wanted, may come from a dive, and how far apart.
+
+    Raises
+    ------
+    ConfigError
+        If there is a gap to keep and no time.
 
     """
 
-    def __init__(self, dives: Sequence[str] | NDArray[np.object_], count: int,
-                 per_dive: int | None = None) -> None:
-        self.is_open = np.ones(len(dives), np.bool_)
+    def __init__(self, pool: Candidates, request: Request) -> None:
+        if request.min_gap_s and pool.times_s is None:
+            raise ConfigError(f'a gap of {request.min_gap_s:g} s and frames without a time',
+                              'stamps for the gap')
+        self.is_open = np.ones(len(pool), np.bool_)
         self.chosen: list[int] = []
         self.whys: list[str] = []
-        self._count, self._per_dive = count, per_dive
-        names = {name: code for code, name in enumerate(dict.fromkeys(dives))}
-        self._codes = np.array([names[name] for name in dives], np.int64)
+        self._request = request
+        self._times_s = pool.times_s if request.min_gap_s else None
+        names = {name: code for code, name in enumerate(dict.fromkeys(pool.dives))}
+        self._codes = np.array([names[name] for name in pool.dives], np.int64)
         self._taken = np.zeros(len(names), np.int64)
 
     @property
     def is_full(self) -> bool:
         """Whether nothing more is wanted."""
-        return len(self.chosen) >= self._count
+        return len(self.chosen) >= self._request.count
 
     @property
     def is_capped(self) -> bool:
         """Whether a dive had to give less than it could have."""
-        return self._per_dive is not None and bool((self._taken >= self._per_dive).any())
+        cap = self._request.per_dive
+        return cap is not None and bool((self._taken >= cap).any())
 
     def take(self, row: int, why: str) -> None:
-        """Choose a row, and say why in some words; its dive closes when it gave all it may."""
+        """Choose a row, say why in some words, and close what may not be chosen after it."""
         self.chosen.append(int(row))
         self.whys.append(why)
         self.is_open[row] = False
         code = self._codes[row]
         self._taken[code] += 1
-        if self._taken[code] == self._per_dive:
+        if self._taken[code] == self._request.per_dive:
             self.is_open[self._codes == code] = False
+        elif self._times_s is not None:
+            near = np.abs(self._times_s - self._times_s[row]) < self._request.min_gap_s
+            self.is_open[near & (self._codes == code)] = False
 
     def take_in_order(self, order: Rows, why: str) -> None:
         """Choose rows that are open, the first first, until nothing more is wanted."""

@@ -60,9 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--per-dive', type=_cap, metavar='M',
                         help='frames that a dive may give: a number, or a share of N as 20%% '
                              'or 0.2')
-    parser.add_argument('--min-distance', type=whole_number(0, 32), default=8, metavar='BITS',
+    parser.add_argument('--min-gap', type=_from_zero, default=0.0, metavar='SECONDS',
+                        help='least time between two frames chosen from one dive; pictures of a '
+                             'folder count as 1 s apart [0]')
+    parser.add_argument('--min-distance', type=whole_number(0, 32), default=12, metavar='BITS',
                         help='frames whose perceptual hashes differ in fewer of their 64 bits '
-                             'look alike; 0: none do [8]')
+                             'look alike; 0: none do [12]')
     parser.add_argument('--unscored', choices=('first', 'skip'), default='first',
                         help='frames that could not be scored [first]')
     parser.add_argument('--sheet', type=whole_number(0), default=500, metavar='K',

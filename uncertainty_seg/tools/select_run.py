@@ -97,7 +97,7 @@ def _request(args: argparse.Namespace, column: str, labelled: Candidates | None)
     return Request(
         args.strategy, args.count, column.removeprefix('score.'), args.seed, args.beta,
         _limit(args, column, labelled) if args.strategy == 'threshold' else None, cap,
-        args.min_distance, args.unscored == 'skip')
+        args.min_gap, args.min_distance, args.unscored == 'skip')
 
 
 def _limit(args: argparse.Namespace, column: str, labelled: Candidates | None) -> float:
@@ -135,6 +135,8 @@ def _remarks(request: Request, chosen: Selection) -> list[str]:
             why.append(f'{chosen.num_unscored} could not be scored')
         if chosen.is_capped:
             why.append(f'no dive may give more than {request.per_dive}')
+        if request.min_gap_s:
+            why.append(f'those of a dive are {request.min_gap_s:g} s apart')
         said.append(f'only {len(chosen.rows)} of the {request.count} frames asked for were left '
                     f'of {chosen.num_candidates}: {", ".join(why)}.')
     if chosen.num_unscored and not request.skips_unscored:

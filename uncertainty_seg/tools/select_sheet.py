@@ -200,6 +200,8 @@ def _options(request: Request) -> list[tuple[str, str]]:
         pairs.append(('beta', f'{request.beta:g}'))
     if request.per_dive is not None:
         pairs.append(('a dive gives at most', str(request.per_dive)))
+    if request.min_gap_s:
+        pairs.append(('least time between two', f'{request.min_gap_s:g} s'))
     return pairs
 
 

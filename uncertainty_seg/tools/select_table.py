@@ -139,6 +139,7 @@ def candidates_of(table: Any, info: TableInfo, column: str) -> Candidates:
         hashes=_hashes(table) if 'phash' in have else None,
         features=_features(table) if 'features' in have else None,
         shares=np.stack([_floats(table, name) for name in shares], 1) if has_shares else None,
+        times_s=np.asarray(table.column('stamp_ns').to_numpy(), np.int64) / 1e9,
         class_names=info.share_names)
 
 
