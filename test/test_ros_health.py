@@ -2,7 +2,6 @@
 """What /diagnostics says: the worst first, a status for each camera, a name for each node."""
 
 import dataclasses
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from ros_stubs import StubNode
 
 from uncertainty_seg.core.settings import settings_from_dict
+from uncertainty_seg.ros.board_state import BoardState
 from uncertainty_seg.ros.engine_builder import BuildState
 from uncertainty_seg.ros.frame_statistics import FrameStatistics
 from uncertainty_seg.ros.health import FrameCounts, Health, HealthPublisher, NodeHealth
@@ -68,15 +68,14 @@ def test_a_budget_counts_while_the_node_is_active(camera: Camera) -> None:
 
 
 def test_the_worst_is_said_first(camera: Camera) -> None:
-    hot = SimpleNamespace(is_throttled=True, why='the board is throttled', values={'t_c': '97'})
+    hot = BoardState(is_throttled=True, why='the board is throttled', values={'t_c': '97'})
     node = dataclasses.replace(NODE, conflicts=('a conflict',), board=hot, trouble='a full disk')
     health = camera.look(node)
     assert (health.level, health.message) == (WARN, 'a conflict')
     assert health.values()['t_c'] == '97'
     health = camera.look(dataclasses.replace(node, conflicts=()))
     assert health.message == 'the board is throttled'
-    cool = SimpleNamespace(is_throttled=False, why='', values={})
-    health = camera.look(dataclasses.replace(node, conflicts=(), board=cool))
+    health = camera.look(dataclasses.replace(node, conflicts=(), board=BoardState()))
     assert (health.level, health.message) == (WARN, 'a full disk')
     camera.statistics.add_latency(150.0, 100.0)
     assert camera.look(node).message.startswith('150 ms')

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
@@ -20,12 +19,10 @@ from std_msgs.msg import Header
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.ros import qos
+from uncertainty_seg.ros.board_state import BoardState
 from uncertainty_seg.ros.diagnostics import diagnostic_status
 from uncertainty_seg.ros.engine_builder import BuildState
 from uncertainty_seg.ros.frame_statistics import FrameStatistics
-
-if TYPE_CHECKING:
-    from uncertainty_seg.ros.board_state import BoardState
 
 
 @dataclass(frozen=True)
@@ -69,8 +66,8 @@ class NodeHealth:
         A sentence for everything that is wrong with a topic now, see `qos_events`.
     deadlines_missed : mapping of str to int
         How often the node was late, a topic.
-    board : BoardState or None
-        Temperature and throttling; None if nobody looked.
+    board : BoardState
+        Temperature and throttling.
     extra : mapping of str to str
         Of the frame log.
     trouble : str
@@ -84,14 +81,14 @@ class NodeHealth:
     build: BuildState | None = None
     conflicts: tuple[str, ...] = ()
     deadlines_missed: Mapping[str, int] = field(default_factory=dict)
-    board: BoardState | None = None
+    board: BoardState = field(default_factory=BoardState)
     extra: Mapping[str, str] = field(default_factory=dict)
     trouble: str = ''
 
     def warnings(self) -> list[str]:
         """List what is wrong and does not touch the flag, the most telling first."""
         found = list(self.conflicts)
-        if self.board is not None and self.board.is_throttled:
+        if self.board.is_throttled:
             found.append(self.board.why)
         return [*found, self.trouble] if self.trouble else found
 
@@ -103,8 +100,7 @@ class NodeHealth:
         if self.build is not None:
             values['engine_build_percent'] = f'{self.build.share * 100:.0f}'
             values['engine_build_phase'] = self.build.phase
-        if self.board is not None:
-            values |= self.board.values
+        values |= self.board.values
         values |= {f'deadline_missed.{name}': str(n) for name, n in self.deadlines_missed.items()}
         values |= {f'topic.{i}': text for i, text in enumerate(self.conflicts, start=1)}
         return values | dict(self.extra)

@@ -23,6 +23,7 @@ from std_srvs.srv import Trigger
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BackendError
+from uncertainty_seg.ros.board_state import BoardReader, BoardState
 from uncertainty_seg.ros.camera_station import CameraStation
 from uncertainty_seg.ros.conversions import AnyImage
 from uncertainty_seg.ros.engine_builder import BuildState, open_or_build
@@ -74,6 +75,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
             CameraStation(self, self._settings, index, name)
             for index, name in enumerate(self._settings().cameras or ('',))
         ]
+        self._board, self._board_state = BoardReader(), BoardState()
         self._health = HealthPublisher(self)
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._tick_timer = self._make_tick_timer(self._settings())
@@ -262,6 +264,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         for station in self._stations:
             station.look_around()
         self._topics.say()
+        self._board_state = self._board.read()
         self._say_health()
 
     def _say_health(self) -> None:
@@ -279,5 +282,5 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
             state=self._state, settings=self._settings(),
             pipeline=self._pipelines[0] if self._pipelines else None, build=self._build,
             conflicts=self.conflicts, deadlines_missed=self._topics.num_missed,
-            extra=extra, trouble=self._log.trouble() if self._log is not None else '',
+            board=self._board_state, extra=extra, trouble=self._log.trouble() if self._log is not None else '',
         )
