@@ -282,5 +282,6 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
             state=self._state, settings=self._settings(),
             pipeline=self._pipelines[0] if self._pipelines else None, build=self._build,
             conflicts=self.conflicts, deadlines_missed=self._topics.num_missed,
-            board=self._board_state, extra=extra, trouble=self._log.trouble() if self._log is not None else '',
+            board=self._board_state, extra=extra,
+            trouble=self._log.trouble() if self._log is not None else '',
         )
