@@ -224,7 +224,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
     def _reconfigure(self, settings: Settings) -> None:
         for station in self._stations:
             station.reconfigure(settings)
-        if self._log is not None:
+        if self._log is not None and self._pipelines:
             self._log.reconfigure(settings, self._pipelines[0])
         if settings.stale_timeout_s != self._settings().stale_timeout_s:
             self.destroy_timer(self._tick_timer)
