@@ -3,8 +3,7 @@
 The run lengths of Label Studio's brush: a stream of bits over RGBA bytes.
 
 The format is that of the JavaScript package ``@thi.ng/rle-pack``. Label Studio's SDK has a codec
-in Python; it pins OpenCV below 4.13, brings 40 packages, and takes one Python step a bit. Tests
-hold this one to it, both ways.
+in Python; it pins OpenCV below 4.13 and brings 70 packages. Tests hold this one to it, both ways.
 
 """
 
