@@ -19,9 +19,6 @@ NOT_COUNTED = ('memory_kb', 'references')
 
 configure_forgets = pytest.mark.xfail(strict=True, raises=AssertionError, reason=(
     'PicturePublishers that raises in the middle leaves the publishers it has made on the node'))
-first_camera_stays = pytest.mark.xfail(strict=True, raises=AssertionError, reason=(
-    'on_activate that FAILS at the second camera goes on listening to the first, and each new try '
-    'adds a subscription'))
 references_grow = pytest.mark.xfail(strict=True, raises=AssertionError, reason=(
     "rclpy never takes a dead entity's reference from its callback group: give what a transition "
     'makes a callback group of its own'))
@@ -82,8 +79,7 @@ def test_a_hundred_activations_with_frames_in_flight_need_no_memory(slow: Growth
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', [
-    pytest.param('refused_activate', marks=first_camera_stays), 'raising_activate'])
+@pytest.mark.parametrize('name', TWO)
 def test_a_second_camera_that_cannot_be_had_leaves_nothing_of_the_first(
     two_cameras: Growth, name: str
 ) -> None:
