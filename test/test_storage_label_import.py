@@ -214,6 +214,22 @@ def test_damaged_labels_are_one_sentence(case: str, frame: LabelFrame, tmp_path:
     assert str(caught.value).endswith('.') and '\n' not in str(caught.value)
 
 
+@pytest.mark.parametrize('kind, name, content', [
+    ('label-studio', 'min.json', '[{"id": 1, "image": "x.png", "mask": []}]'),
+    ('label-studio', 'csv.json', 'id,image'),
+    ('coco', 'list.json', '[1]'),
+    ('cvat', 'video.xml', '<annotations><track id="0" label="pipe"/></annotations>'),
+    ('cvat', 'cut.xml', '<annotations><image'),
+])
+def test_another_export_of_the_tool_is_one_sentence(
+    kind: str, name: str, content: str, frame: LabelFrame, tmp_path: Path
+) -> None:
+    write_export(tmp_path / 'out', 'folder', [frame], CLASSES)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DatasetError, match=name):
+        list(READERS[kind](tmp_path / name, read_table(tmp_path / 'out')))
+
+
 @pytest.mark.parametrize('kind', READERS)
 def test_what_is_no_export_is_one_sentence(
     kind: str, frame: LabelFrame, tmp_path: Path

@@ -81,8 +81,12 @@ def read_labels(path: Path, table: FrameTable) -> Iterator[tuple[str, LabelMap]]
 
     """
     place = _place(path)
+    root = _root(place)
+    if root.find('image') is None:
+        raise DatasetError(f'{place} has no image', 'labels of images',
+                           'export as "CVAT for images 1.1", not as video')
     try:
-        for image in _root(place).iter('image'):
+        for image in root.iter('image'):
             canvas = LabelCanvas(table.row_of(image.attrib['name'], place), table.classes)
             canvas.require_size(int(image.attrib['height']), int(image.attrib['width']))
             shapes = [item for item in image if item.tag != 'tag']

@@ -94,8 +94,9 @@ def read_labels(path: Path, table: FrameTable) -> Iterator[tuple[str, LabelMap]]
     file = path / FILE if path.is_dir() else path
     try:
         for task in read_json(file):
-            done = [a for a in task['annotations'] if not a.get('was_cancelled')] \
-                if 'annotations' in task else []
+            if 'annotations' not in task and 'predictions' in task:
+                continue  # as it was sent
+            done = [a for a in task['annotations'] if not a.get('was_cancelled')]
             if not done:
                 continue
             row = table.row_of(_name(task['data']), file)

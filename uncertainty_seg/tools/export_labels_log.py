@@ -123,8 +123,7 @@ def safe_name(text: str) -> str:
 
 def stem_of(dive: str, name: str) -> str:
     """Return the name of a frame's files, which tells the dive."""
-    dive, name = safe_name(dive), safe_name(name)
-    return name if name.startswith(dive) else f'{dive}_{name}'
+    return f'{safe_name(dive)}_{safe_name(name)}'
 
 
 def image_ending(data: bytes) -> str:
