@@ -299,6 +299,7 @@ class LeakRig:
         return node
 
     def _end(self, node: Any) -> None:
+        node.stop()
         self._executor.remove_node(node)
         node.destroy_node()
 
