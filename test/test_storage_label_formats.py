@@ -125,6 +125,18 @@ def test_a_mask_of_cvat_is_runs_by_row_from_its_corner(tmp_path: Path) -> None:
     assert [label['name'] for label in raw] == declared == [*CLASSES.names, 'uncertainty_seg']
 
 
+def test_a_mask_of_labelme_is_a_box_whose_last_pixels_belong_to_it(tmp_path: Path) -> None:
+    mask = np.full((5, 6), 255, np.uint8)
+    mask[1:4, 2:5] = 1
+    frame = make_frame(0, (5, 6), mask=mask)
+    write_export(tmp_path / 'out', 'labelme', [frame], CLASSES)
+    file = json.loads((tmp_path / 'out' / 'images' / f'{frame.stem}.json').read_text())
+    (shape,) = file['shapes']
+    assert (shape['label'], shape['shape_type']) == ('pipe', 'mask')
+    assert shape['points'] == [[2, 1], [4, 3]]
+    assert (file['imagePath'], file['imageData']) == (frame.file_name, None)
+
+
 @pytest.mark.parametrize('kind', ['label-studio', 'labelme', 'fiftyone'])
 def test_the_reason_goes_along(kind: str, tmp_path: Path, frames: list[LabelFrame]) -> None:
     write_export(tmp_path / 'out', kind, frames[:1], CLASSES)
@@ -179,6 +191,8 @@ def test_a_bag_has_the_stamps_and_the_bytes(
         assert bytes(values.data) == np.asarray(frame.uncertainty, '<f4').tobytes()
     (compressed,) = found[COMPRESSED_TOPIC]
     assert bytes(compressed.data) == frames[1].image_file
+    assert header_stamp_ns(compressed) == stamps[1]
+    assert [header_stamp_ns(message) for message in found[IMAGE_TOPIC]] == stamps[::2]
     pixels = cv2.imdecode(np.frombuffer(frames[0].image_file, np.uint8), cv2.IMREAD_COLOR)
     assert bytes(found[IMAGE_TOPIC][0].data) == np.asarray(pixels).tobytes()
     (status,) = found[REASON_TOPIC][2].status
