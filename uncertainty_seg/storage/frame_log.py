@@ -27,7 +27,7 @@ from uncertainty_seg.storage.frame_log_writer import FrameLogWriter
 from uncertainty_seg.storage.frame_ring import Candidate, CHOSEN, FrameRing, KEPT, SKIPPED
 
 _log = logging.getLogger(__name__)
-_NICENESS = 10
+_NICENESS = 19
 
 
 class FrameLog:
