@@ -13,10 +13,14 @@ intervals are of the difference to random, by half-sampling: half of the photogr
 strategies choose half as many of them, and the spread of half a pool is that of a whole one drawn
 anew (Politis, Romano and Wolf, Subsampling, 1999; a bootstrap would make duplicates).
 
+``dive BAG TABLE`` takes the bag of `make-dive` and the table that `score` made of it, and counts
+what is chosen by the event it was taken in.
+
 ``speed ROWS`` writes a score table of that many drawn frames and takes the time on the core of
 the verb, a process for each strategy, reading and writing included.
 
     python benchmarks/select_study.py photographs DIR [--bundle suim] [--count 30]
+    python benchmarks/select_study.py dive BAG TABLE [--count 20]
     python benchmarks/select_study.py speed 100000 [--count 500]
 
 """
@@ -47,10 +51,13 @@ from uncertainty_seg.core.score_vector import class_keys, ScoreVector
 from uncertainty_seg.core.selection import select
 from uncertainty_seg.core.selection_pool import Candidates, Request, STRATEGIES
 from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.storage.bag_reader import BagMessage, BagReader
 from uncertainty_seg.storage.labelled_folder import load_folder
 from uncertainty_seg.storage.model_bundle import load_bundle
-from uncertainty_seg.storage.score_rows import schema_of, TableInfo
+from uncertainty_seg.storage.score_rows import info_of, read_rows, schema_of, TableInfo
+from uncertainty_seg.tools.demo_timeline import EVENT_TOPIC
 from uncertainty_seg.tools.labelled_pairs import bgr_pairs, opened
+from uncertainty_seg.tools.select_table import candidates_of
 
 BAD_IOU = 0.5
 DRAWS, SEEDS = 200, 20
@@ -201,6 +208,28 @@ def view_distances(pool: Pool) -> None:
                   f'99 % below {high:g}; {", ".join(below)}')
 
 
+def dive(bag: Path, table_path: Path, count: int) -> None:
+    """Print how many frames of each event every strategy chooses, and of how many there are."""
+    with BagReader(bag) as reader:
+        events = {item.received_ns: item.message.data for item in reader.messages(EVENT_TOPIC)
+                  if isinstance(item, BagMessage)}
+    table = read_rows(table_path)
+    frames = candidates_of(table, info_of(table.schema), 'score_ratio')
+    kinds = np.array([events[stamp] for stamp in table.column('stamp_ns').to_pylist()])
+    names = list(dict.fromkeys(kinds))
+
+    def counted(title: str, rows: NDArray[np.int64]) -> None:
+        cells = [f'{name} {np.sum(kinds[rows] == name)}' for name in names]
+        print(f'  {title:34} ' + ', '.join(cells)
+              + f'; with the flag up {np.sum(frames.scores[rows] <= 1)}')
+
+    counted('all', np.arange(len(kinds)))
+    for gap_s in (0.0, 2.0):
+        for name in STRATEGIES:
+            asked = Request(name, count, limit=1.0, min_distance=12, min_gap_s=gap_s)
+            counted(f'{name}, {gap_s:g} s apart', select(frames, asked).rows)
+
+
 def write_drawn_table(path: Path, count: int) -> None:
     """Write a table as 40 dives would give it: scenes of 25 frames, 64 features, 20 scores."""
     import pyarrow as pa
@@ -265,7 +294,7 @@ def _children_s() -> float:
 
 
 def main() -> None:
-    """Run one of the two."""
+    """Run one of the three."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest='kind', required=True)
@@ -274,6 +303,10 @@ def main() -> None:
     photographs.add_argument('--bundle', default='suim')
     photographs.add_argument('--count', type=int, default=30)
     photographs.add_argument('--views', type=float, default=6, help='mean views of a photograph')
+    dived = kinds.add_parser('dive')
+    dived.add_argument('bag', type=Path)
+    dived.add_argument('table', type=Path)
+    dived.add_argument('--count', type=int, default=20)
     timed = kinds.add_parser('speed')
     timed.add_argument('rows', type=int)
     timed.add_argument('--count', type=int, default=500)
@@ -281,6 +314,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.kind == 'speed':
         speed(args.rows, args.count, args.min_distance)
+        return
+    if args.kind == 'dive':
+        dive(args.bag, args.table, args.count)
         return
     study(score_pool(args.folder, args.bundle, 1), args.count, 0)
     hovering = score_pool(args.folder, args.bundle, args.views)

@@ -70,6 +70,12 @@ def test_power_bald_draws_with_its_exact_probabilities(beta: float) -> None:
     assert np.abs(hits / draws - want).max() < 4 * np.sqrt(want * (1 - want) / draws).max() + 1e-9
 
 
+def test_a_reason_names_the_weight() -> None:
+    for beta, weight in ((1.0, 'weight score;'), (0.5, 'weight score^0.5;')):
+        found = select(frames([1, 2]), Request('power-bald', 1, beta=beta))
+        assert weight in found.reasons[0]
+
+
 def test_power_bald_draws_a_score_of_0_last_and_refuses_one_below() -> None:
     pool = frames([0, 1e-9, 0, 2e-9])
     for seed in range(20):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import base64
 import csv
 from dataclasses import replace
@@ -79,6 +80,17 @@ def indices(folder: Path) -> list[int]:
 
 def test_the_strategies_of_the_help_are_those_of_the_core() -> None:
     assert sorted(select_frames.STRATEGIES) == sorted(STRATEGIES)
+
+
+def test_every_option_and_strategy_is_on_its_page() -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    select_frames.add_arguments(parser)
+    known = {word for action in parser._actions for word in action.option_strings}
+    page = (Path(__file__).resolve().parents[1] / 'docs' / 'select.md').read_text()
+    shown = set(re.findall(r'(?<![\w-])--?[a-z][a-z-]*', page))
+    # Of make-dive, score and export-labels, which stand on the page too.
+    assert known <= shown <= known | {'--duration', '--rate', '--model'}
+    assert all(f'| `{name}` |' in page for name in STRATEGIES)
 
 
 def test_what_is_written_is_the_chosen_rows_with_rank_and_reason(

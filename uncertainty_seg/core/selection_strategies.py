@@ -75,7 +75,7 @@ def power_bald(
     # 0 ** 0 is 1: with beta 0 all are alike.
     weights = request.beta * logs if request.beta else np.zeros(len(pool))
     quota.take_in_order(falling(weights - np.log(-np.log(drawn))),
-                        f'drawn with the weight score^{request.beta:g}')
+                        f'drawn with the weight {_weight(request)}')
 
 
 def uniform(
@@ -113,7 +113,7 @@ def uncertainty_diversity(
     """
     _require_weights(pool, request)
     _spread(pool, quota, pool.scores ** request.beta, labelled,
-            f'largest score^{request.beta:g} times the distance to all chosen')
+            f'largest {_weight(request)} times the distance to all chosen')
 
 
 def class_balanced(
@@ -172,6 +172,10 @@ def _next_open(queue: list[int], quota: Quota) -> int | None:
         if quota.is_open[row]:
             return row
     return None
+
+
+def _weight(request: Request) -> str:
+    return 'score' if request.beta == 1 else f'score^{request.beta:g}'
 
 
 def _require_weights(pool: Candidates, request: Request) -> None:
