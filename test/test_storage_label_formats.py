@@ -167,6 +167,22 @@ def test_tasks_carry_their_images_or_where_they_are(
     assert labels == list(zip(CLASSES.names, ('#000000', '#ff0000', '#00c864'), strict=True))
 
 
+def test_tasks_that_are_too_much_for_one_upload_are_parts(
+    tmp_path: Path, frames: list[LabelFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_export(tmp_path / 'one', 'label-studio', frames, CLASSES)
+    whole = json.loads((tmp_path / 'one' / 'tasks.json').read_text())
+    lengths = [len(json.dumps(task)) for task in whole]
+    monkeypatch.setattr('uncertainty_seg.storage.label_studio.PART_CHARACTERS',
+                        lengths[1] + lengths[2] + 10)
+    order = [frames[1], frames[2], frames[0]]
+    write_export(tmp_path / 'parts', 'label-studio', order, CLASSES)
+    parts = [json.loads((tmp_path / 'parts' / name).read_text())
+             for name in ('tasks.json', 'tasks_2.json')]
+    assert parts == [[whole[1], whole[2]], [whole[0]]]
+    assert not (tmp_path / 'parts' / 'tasks_3.json').exists()
+
+
 def test_a_folder_is_what_training_reads(tmp_path: Path, frames: list[LabelFrame]) -> None:
     write_export(tmp_path / 'out', 'folder', frames, CLASSES)
     data = load_folder(tmp_path / 'out', 'train')

@@ -3,9 +3,10 @@
 Labels for Label Studio: ``tasks.json`` with brush predictions, and ``config.xml``.
 
 Each image lies in its task as a data URL, so that nothing has to be served; or its address is a
-prefix and its name. Dive, reason, score and stamp are data of the task, and the reason is shown
-above the image. What comes back is Label Studio's export "JSON": the newest annotation counts that
-was not cancelled, and a task without one is not labelled.
+prefix and its name. What is too much for one upload is several files. Dive, reason, score and
+stamp are data of the task, and the reason is shown above the image. What comes back is Label
+Studio's export "JSON": the newest annotation counts that was not cancelled, and a task without
+one is not labelled.
 
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Iterator
+from itertools import count
 import json
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,8 @@ from uncertainty_seg.storage.labelled_folder import ClassTable
 
 FILE = 'tasks.json'
 CONFIG_FILE = 'config.xml'
+# Label Studio takes no more than 250 MB at once.
+PART_CHARACTERS = 200_000_000
 # Names in the labelling config.
 _BRUSH, _IMAGE = 'mask', 'image'
 _TYPES = {'.jpg': 'jpeg', '.png': 'png'}
@@ -59,14 +63,23 @@ def write_labels(
 
     """
     (folder / CONFIG_FILE).write_text(labelling_config(classes), encoding='utf-8')
-    with (folder / FILE).open('w', encoding='utf-8') as file:
-        before = '[\n'
-        for frame in frames:
-            write_image(folder / IMAGES, frame)
-            # Written one by one: with the images inside, the whole list may not fit into memory.
-            file.write(before + json.dumps(_task(frame, classes, image_prefix)))
-            before = ',\n'
-        file.write('\n]\n' if before != '[\n' else '[]\n')
+    texts = (_written(folder, frame, classes, image_prefix) for frame in frames)
+    held = next(texts, None)
+    for number in count(1):
+        # One task at a time: with the images inside, the whole list may not fit into memory.
+        with (folder / part_name(number)).open('w', encoding='utf-8') as file:
+            size, before = 0, '['
+            while held is not None and (size == 0 or size + len(held) < PART_CHARACTERS):
+                size += file.write(f'{before}\n{held}')
+                held, before = next(texts, None), ','
+            file.write('\n]\n' if size else '[]\n')
+        if held is None:
+            return
+
+
+def part_name(number: int) -> str:
+    """Return tasks.json for part 1, then tasks_2.json and so on."""
+    return FILE if number == 1 else FILE.replace('.', f'_{number}.')
 
 
 def read_labels(path: Path, table: FrameTable) -> Iterator[tuple[str, LabelMap]]:
@@ -122,6 +135,11 @@ def labelling_config(classes: ClassTable) -> str:
         ElementTree.SubElement(brush, 'Label', value=name, background=hex_color(rgb))
     ElementTree.indent(view)
     return ElementTree.tostring(view, 'unicode') + '\n'
+
+
+def _written(folder: Path, frame: LabelFrame, classes: ClassTable, prefix: str) -> str:
+    write_image(folder / IMAGES, frame)
+    return json.dumps(_task(frame, classes, prefix))
 
 
 def _task(frame: LabelFrame, classes: ClassTable, prefix: str) -> dict[str, Any]:
