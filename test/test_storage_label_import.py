@@ -283,3 +283,27 @@ def test_shares_that_are_none_are_refused_before_the_work(
     write_export(tmp_path / 'out', 'folder', three_dives(), CLASSES)
     with pytest.raises(ConfigError, match='add up to 1'):
         write_training_folder(tmp_path, read_table(tmp_path / 'out'), iter(()), shares, 0)
+
+
+@pytest.mark.parametrize('change, word', [
+    (lambda c: c.update(version=9), 'of another version'),
+    (lambda c: c['frames'][0].pop('dive'), 'is damaged'),
+    (lambda c: c['classes'].append(c['classes'][0]), 'ids'),
+])
+def test_a_damaged_table_is_one_sentence(
+    change: Callable[[Any], None], word: str, frame: LabelFrame, tmp_path: Path
+) -> None:
+    write_export(tmp_path / 'out', 'folder', [frame], CLASSES)
+    json_edit('frames.json', change)(tmp_path / 'out')
+    with pytest.raises(DatasetError, match=word):
+        read_table(tmp_path / 'out')
+
+
+def test_an_image_that_was_changed_since_is_refused(frame: LabelFrame, tmp_path: Path) -> None:
+    write_export(tmp_path / 'out', 'folder', [frame], CLASSES)
+    cv2.imwrite(str(tmp_path / 'out' / 'images' / frame.file_name), np.zeros((9, 9, 3), np.uint8))
+    table = read_table(tmp_path / 'out')
+    (tmp_path / 'train').mkdir()
+    with pytest.raises(DatasetError, match='is 9x9, expected 10x8, as it was sent'):
+        write_training_folder(tmp_path / 'train', table, READERS['folder'](tmp_path / 'out', table),
+                              {'train': 1.0}, 0)

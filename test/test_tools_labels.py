@@ -139,6 +139,14 @@ def test_misuse_is_one_sentence(
     assert 'is missing' in export(tmp_path / 'nowhere')
     squid = write_log(tmp_path / 'squid', random_masks(1), names=('a', 'b', 'squid'))
     assert 'has other classes than' in export(log, squid)
+    assert 'each name once' in export(write_log(tmp_path / 'twins', random_masks(1),
+                                                names=('a', 'b', 'a')))
+    sidecar = next((squid / 'frames').iterdir()) / 'frame.json'
+    for old, new, word in (('"id": 0', '"id": 5', 'class ids'), ('"name"', '"nom"', 'damaged')):
+        whole = sidecar.read_text()
+        sidecar.write_text(whole.replace(old, new))
+        assert word in export(squid)
+        sidecar.write_text(whole)
     assert 'is there already and not empty' in refused(
         capsys, 'export-labels', log, log, '--format', 'coco')
     assert '--image-prefix' in refused(capsys, 'export-labels', log, tmp_path / 'new', '--format',
