@@ -304,6 +304,6 @@ def test_an_image_that_was_changed_since_is_refused(frame: LabelFrame, tmp_path:
     cv2.imwrite(str(tmp_path / 'out' / 'images' / frame.file_name), np.zeros((9, 9, 3), np.uint8))
     table = read_table(tmp_path / 'out')
     (tmp_path / 'train').mkdir()
+    labels = READERS['folder'](tmp_path / 'out', table)
     with pytest.raises(DatasetError, match='is 9x9, expected 10x8, as it was sent'):
-        write_training_folder(tmp_path / 'train', table, READERS['folder'](tmp_path / 'out', table),
-                              {'train': 1.0}, 0)
+        write_training_folder(tmp_path / 'train', table, labels, {'train': 1.0}, 0)
