@@ -41,10 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='image topic; give it again for more; each is a shard of its own')
     parser.add_argument('--stride', type=whole_number(1), default=1, metavar='N',
                         help='score each N-th frame only [1]')
-    parser.add_argument('--workers', type=whole_number(1, 256), default=1, metavar='N',
-                        help='processes on this machine, a shard each [1]')
-    parser.add_argument('--ray', metavar='auto|ADDRESS',
-                        help='score on a Ray cluster; all paths must be shared by its machines')
+    machines = parser.add_mutually_exclusive_group()
+    machines.add_argument('--workers', type=whole_number(1, 256), default=1, metavar='N',
+                          help='processes on this machine, a shard each [1]')
+    machines.add_argument('--ray', metavar='auto|ADDRESS',
+                          help='score on a Ray cluster; its machines must share all paths')
     add_settings(parser, SETTINGS)
 
 

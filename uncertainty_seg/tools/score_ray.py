@@ -55,19 +55,17 @@ def run_on_ray(
         What a shard raised; those that are finished are kept.
 
     """
-    ray = _connected(address)
+    os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
+    import ray
+
+    _connect(ray, address)
     try:
         yield from _reports(ray, jobs, bar)
     finally:
         ray.shutdown()
 
 
-def _connected(address: str) -> Any:
-    os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
-    import ray
-
-    if ray.is_initialized():  # by a script that calls this as a library
-        return ray
+def _connect(ray: Any, address: str) -> None:
     try:
         # What workers print must not follow the last line on stdout.
         ray.init(address=address, log_to_driver=False, logging_level='error',
@@ -76,7 +74,6 @@ def _connected(address: str) -> Any:
         raise BackendUnavailableError(
             f'no Ray cluster at {address!r} ({str(err).split(".")[0]})', 'one that runs',
             'start it with ray start --head, or leave out --ray') from err
-    return ray
 
 
 def _reports(ray: Any, jobs: Sequence[ShardJob], bar: tqdm) -> Iterator[ShardReport]:

@@ -68,6 +68,8 @@ class ShardJob:
         Of the table.
     fingerprint : str
         Of all that moves a row; another one, and the part is of something else.
+    folder : str
+        Where relative paths begin, on every machine.
 
     """
 
@@ -77,6 +79,7 @@ class ShardJob:
     settings: Settings
     info: TableInfo
     fingerprint: str
+    folder: str = '.'
 
 
 @dataclass

@@ -15,6 +15,7 @@ from dataclasses import asdict
 import fcntl
 import hashlib
 import json
+import os
 from pathlib import Path
 import re
 from typing import Any
@@ -89,7 +90,7 @@ def plan_jobs(
     jobs, finished = [], []
     for source in sources:
         job = ShardJob(source, table / part_name(source), stride, engine.settings, engine.info,
-                       engine.fingerprint(source, stride))
+                       engine.fingerprint(source, stride), os.getcwd())
         done = _report_of(job.part)
         if done is not None and done.fingerprint == job.fingerprint:
             finished.append(done)

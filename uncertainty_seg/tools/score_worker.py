@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+import os
 from pathlib import Path
 import time
 
@@ -36,6 +37,9 @@ def score_in_worker(job: ShardJob) -> ShardReport:
         As `score_shard`, and as `Engine`.
 
     """
+    # A worker of a cluster was started elsewhere; absolute paths need no such folder.
+    if Path(job.folder).is_dir():
+        os.chdir(job.folder)
     if not (job.part.parent / LOCK_FILE).exists():
         raise TableError(f'{job.part.parent} is not there on a machine of the cluster',
                          'a folder that all of them share', 'give a shared --out and inputs')
