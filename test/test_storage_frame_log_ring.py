@@ -46,6 +46,7 @@ def chosen(dive: str, ring: FrameRing, rate_hz: float = 10.0) -> str:
      '..w.w.F.w.w....'),
     # The flag flickers: what is kept for one event is not kept again for the next.
     ({'before_s': 0.4}, '....#..#', 'wwwwFwwF'),
+    ({'min_interval_s': 0.4, 'before_s': 0.4}, '#...#', 'F...F'),
     ({'min_interval_s': 0.5}, '#.....#', 'F.....F'),
     # Flagged at once: nothing before.
     ({'before_s': 1.0}, '##', 'FF'),

@@ -6,8 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 import dataclasses
+import errno
 import json
 import math
+import os
 from pathlib import Path
 import shutil
 
@@ -17,7 +19,7 @@ import pytest
 
 from uncertainty_seg.core.log_settings import LogSettings, MEGABYTE
 from uncertainty_seg.errors import ConfigError, FrameLogError
-from uncertainty_seg.storage.frame_log_disk import folder_bytes
+from uncertainty_seg.storage.frame_log_disk import folder_bytes, write_frame
 from uncertainty_seg.storage.frame_log_manifest import Entry
 from uncertainty_seg.storage.frame_log_store import FrameStore
 
@@ -179,12 +181,23 @@ def test_frames_taken_away_by_hand_make_room(tmp_path: Path) -> None:
     with opened(tmp_path, quota(3)) as store:
         for k in range(6):
             add(store, str(k), float(k))
-        assert store.bar('main') == 2.0
-    for name in ('4', '5'):
-        shutil.rmtree(tmp_path / 'frames' / name)
+        assert store.bar('main') == 2.0 and not store.would_take('main', 1.0)
+    shutil.rmtree(tmp_path / 'frames' / '4')
     with opened(tmp_path, quota(3)) as store:
-        assert store.num_frames == 1
+        assert store.num_frames == 2
         assert add(store, 'low', -5.0) == ('', 0)
+
+
+def test_a_frame_that_could_not_be_written_leaves_nothing(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(errno.ENOSPC, 'no room')
+
+    with opened(tmp_path):
+        monkeypatch.setattr(os, 'fsync', refuse)
+        with pytest.raises(OSError, match='no room'):
+            write_frame(tmp_path, 'a', {'image.png': b'1', 'frame.json': b'2'})
+    assert names(tmp_path) == set()
 
 
 def test_strange_folders_are_left_alone_and_told(tmp_path: Path) -> None:
@@ -222,6 +235,30 @@ def test_another_disk_in_the_place_of_the_log_is_refused(tmp_path: Path) -> None
         FrameStore(tmp_path / 'log', settings(), device + 1)
     assert not (tmp_path / 'log').exists()
     FrameStore(tmp_path / 'log', settings(), device).close()
+
+
+def test_a_frame_gets_its_name_when_all_of_it_is_on_the_disk(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def noted_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        # Where it was when it was brought to the disk; nothing is to be seen by then.
+        steps.append(os.readlink(f'/proc/self/fd/{descriptor}'))
+        assert steps[-1].endswith('frames') or names(tmp_path) <= {'.new-a'}
+
+    def noted_rename(old: Path, new: Path) -> None:
+        rename(old, new)
+        steps.append(f'{old.name} is {new.name}')
+
+    with opened(tmp_path):
+        monkeypatch.setattr(os, 'fsync', noted_fsync)
+        monkeypatch.setattr(os, 'rename', noted_rename)
+        write_frame(tmp_path, 'a', {'image.png': b'1', 'frame.json': b'2'})
+    frames = str(tmp_path / 'frames')
+    assert steps == [f'{frames}/.new-a/image.png', f'{frames}/.new-a/frame.json',
+                     f'{frames}/.new-a', '.new-a is a', frames]
 
 
 def test_names_of_frames_sort_by_stamp_and_are_new(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ class FrameLog:
         self._queue: deque[Candidate] = deque()
         self._queue_bytes = 0
         self._work = threading.Condition()
-        self._is_closing = self._is_abandoned = False
+        self._is_closing = False
         self._thread = threading.Thread(target=self._run, name='frame_log', daemon=True)
         self._thread.start()
 
@@ -176,7 +176,6 @@ class FrameLog:
             self._work.notify()
         self._thread.join(timeout_s)
         with self._work:
-            self._is_abandoned = True
             num_left = len(self._queue)
             self._queue.clear()
             for _ in range(num_left):
