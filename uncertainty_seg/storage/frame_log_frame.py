@@ -52,9 +52,7 @@ class LogFrame:
     features : ndarray of float32, shape (D,), or None
         Of the trunk, where the backend gives them.
     held_bytes : int
-        Memory that `mask`, `uncertainty` and `source` hold on to.
-    source : object
-        Whatever the caller wants to have back in `on_kept`, such as the message; never looked at.
+        Memory that `mask` and `uncertainty` hold on to.
 
     """
 
@@ -70,7 +68,6 @@ class LogFrame:
     uncertainty: Callable[[], FloatMap]
     features: NDArray[np.float32] | None = None
     held_bytes: int = 0
-    source: object = None
 
     @property
     def is_flagged(self) -> bool:
