@@ -47,7 +47,7 @@ class Camera:
         self.map: FloatMap = cv2.normalize(field, None, 0, 1, cv2.NORM_MINMAX).astype(np.float32)
         self._mode, self._count = mode, 0
 
-    def next(self) -> LogFrame:
+    def next(self) -> LogFrame:  # noqa: A003
         """Return the next frame, a copy as a camera's would be."""
         self._count += 1
         image = self.jpeg if self._mode == 'received' else self.image.copy()

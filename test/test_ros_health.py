@@ -10,7 +10,7 @@ from ros_helpers import HAS_ROS, SKIP_REASON
 if not HAS_ROS:
     pytest.skip(SKIP_REASON, allow_module_level=True)
 
-from diagnostic_msgs.msg import DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticStatus  # noqa: I100
 from ros_stubs import StubNode
 
 from uncertainty_seg.core.settings import settings_from_dict

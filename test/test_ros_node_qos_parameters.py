@@ -21,7 +21,7 @@ from ros_helpers import (
 if not HAS_ROS:
     pytest.skip(SKIP_REASON, allow_module_level=True)
 
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray  # noqa: I100
 from rclpy.qos import (
     QoSDurabilityPolicy,
     QoSProfile,

@@ -117,6 +117,7 @@ def test_a_disk_that_others_fill_stops_the_growth_and_deletes_nothing(
     free = [10 * MEGABYTE]
 
     class Usage:
+
         def __init__(self, _: object) -> None:
             self.free = free[0]
 

@@ -41,8 +41,8 @@ FACTS = ('key', 'dive', 'stamp_ns', 'reason', 'score')
 
 @pytest.fixture
 def frames() -> list[LabelFrame]:
-    return [make_frame(0, (7, 9)), make_frame(1, (33, 20)), make_frame(2, (1, 1), 'dive 2',
-                                                                      np.ones((1, 1), np.uint8))]
+    return [make_frame(0, (7, 9)), make_frame(1, (33, 20)),
+            make_frame(2, (1, 1), 'dive 2', np.ones((1, 1), np.uint8))]
 
 
 @settings(max_examples=12, deadline=None)
