@@ -55,6 +55,7 @@ def test_a_whole_number_is_accepted_for_a_float_but_not_the_other_way() -> None:
     ({'max_rate_hz': [2, 2]}, 'max_rate_hz has 2 numbers, expected one, or one for each of the 1'),
     ({'cameras': ['a', 'b'], 'max_rate_hz': [2, 2, 2]}, 'has 3 numbers, expected .* the 2 cam'),
     ({'max_rate_hz': [1.0]}, 'max_rate_hz is 1, expected more than 1 / stale_timeout_s = 1'),
+    ({'durability': 'transient_local', 'gate.rise_frames': 1}, 'images from before the start'),
     ({'max_rate_hz': [5.0], 'stale_timeout_s': 0.1}, 'max_rate_hz is 5, expected more than'),
     ({'threshold': 1}, "unknown parameter 'threshold', expected one of model"),
 ])

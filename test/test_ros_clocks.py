@@ -193,9 +193,6 @@ def test_simulated_time_that_runs_fast_does_not_let_the_flag_fall(rig: ClockRig)
         assert rig.flag_of(rig.next_second())
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason=(
-    'rclpy raises ValueError in its callback of /clock for a time before 1970; the node takes '
-    'that for a fault of its own: a traceback and a false flag for each message'))
 def test_a_clock_before_1970_is_said_in_a_sentence_and_does_not_touch_the_flag(
     rig: ClockRig,
 ) -> None:

@@ -3,9 +3,11 @@
 
 from collections.abc import Callable
 import dataclasses
+import gc
 from pathlib import Path
 import threading
 from typing import Any
+import weakref
 
 from conftest import make_tiny_bundle
 import pytest
@@ -21,6 +23,7 @@ from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import settings_from_dict
 from uncertainty_seg.ros.camera_station import CameraStation
 from uncertainty_seg.ros.frame_processor import FrameProcessor, Outputs
+from uncertainty_seg.ros.frame_scheduler import FrameScheduler
 from uncertainty_seg.ros.frame_statistics import FrameStatistics
 from uncertainty_seg.ros.publishers import PicturePublishers, VerdictPublishers
 from uncertainty_seg.ros.watchdog import Watchdog
@@ -137,6 +140,7 @@ def test_a_picture_that_raises_is_a_fault_of_its_frame_and_the_next_one_is_good(
 def test_a_verdict_that_cannot_be_published_does_not_end_the_thread(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    rig.send_good()
     with monkeypatch.context() as patch:
         patch.setattr(rig.verdicts, 'publish', raise_bug)
         rig.now_s += TIMEOUT_S
@@ -144,7 +148,34 @@ def test_a_verdict_that_cannot_be_published_does_not_end_the_thread(
         assert rig.dog.is_stale()  # so that the timer lets the flag fall
     assert rig.process.busy_s == 0
     rig.tick()
-    assert rig.flags == [False]
+    assert rig.flags == [True, False]
+
+
+def test_a_verdict_that_comes_too_late_is_false_though_no_timer_ran(rig: Rig) -> None:
+    rig.send_good()
+
+    def long_work() -> None:
+        rig.now_s += TIMEOUT_S
+
+    measure = rig.pipeline.measure
+
+    def measure_slowly(*args: Any) -> Any:
+        long_work()
+        return measure(*args)
+
+    rig.pipeline.measure = measure_slowly  # type: ignore[method-assign]
+    rig.send_good()
+    assert rig.flags == [True, False]
+    assert 'the frame came or was computed too late' in rig.last_status.status[0].message
+
+
+def test_a_flag_that_no_timer_let_fall_falls_with_the_next_frame_before_it_is_looked_at(
+    rig: Rig
+) -> None:
+    rig.send_good()
+    rig.now_s += TIMEOUT_S
+    rig.send_good()
+    assert rig.flags == [True, False, True]
 
 
 def test_the_timer_cannot_come_between_a_frames_question_and_its_flag(rig: Rig) -> None:
@@ -230,6 +261,22 @@ def test_a_muted_processor_publishes_nothing(rig: Rig) -> None:
     rig.send_good()
     assert rig.flags == []
     assert rig.node.topics['~/mask'].sent == []
+
+
+def test_a_station_that_was_freed_holds_on_to_no_model(rig: Rig) -> None:
+    any_node: Any = rig.node
+    bundle = load_bundle(rig.settings.model)
+    pipeline = Pipeline(bundle, open_backend('fake', bundle, rig.settings), rig.settings)
+    station = CameraStation(any_node, lambda: rig.settings, 0, 'front')
+    scheduler: FrameScheduler[Any] = FrameScheduler()
+    station.configure(pipeline)
+    station.listen(scheduler)
+    station.stop_listening()
+    model = weakref.ref(pipeline)
+    del pipeline, scheduler
+    station.free()
+    gc.collect()
+    assert model() is None
 
 
 def test_no_frame_is_true_while_somebody_else_publishes_the_flag(rig: Rig) -> None:

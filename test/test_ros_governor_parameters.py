@@ -41,9 +41,6 @@ ANYTHING: list[Any] = [
     True, 0, 1, -1, 10**12, -10**12, 0.0, 2.5, 1e300, math.nan, math.inf, -math.inf, '', 'soon',
     '0.5', 'true', [True], [1, 2], [1.5], [math.nan], ['a', 'b'], [b'a'],
 ]
-rclpys_words = pytest.mark.xfail(strict=True, raises=AssertionError, reason=(
-    "declared with a static type, rclpy refuses before the settings do: 'Wrong parameter type, "
-    "expected Type.STRING got Type.INTEGER' names no parameter and no fix"))
 
 
 def ids(setting: Setting) -> str:
@@ -185,7 +182,6 @@ def test_each_bad_value_of_the_right_type_is_refused_by_name(ours: Bare, setting
     assert_refused_by_name(ours, setting, values)
 
 
-@rclpys_words
 @pytest.mark.parametrize('setting', LIVE_TYPED, ids=ids)
 def test_each_other_type_is_refused_by_name(ours: Bare, setting: Setting) -> None:
     kind = type(setting.default)
@@ -214,13 +210,8 @@ def test_one_bad_value_among_good_ones_changes_none(ours: Bare) -> None:
     assert ours.node.get_parameter('map').value == 'mutual_information'
 
 
-DELETED_FOR_GOOD = pytest.mark.xfail(strict=True, raises=AssertionError, reason=(
-    '`ros2 param delete` takes gate.scores away for good: no value reads as the empty list, rclpy '
-    'undeclares what is dynamically typed, and every later `ros2 param set` of it is refused'))
-
-
 @pytest.mark.parametrize('name', [
-    pytest.param(s.name, marks=[DELETED_FOR_GOOD] if s.name == 'gate.scores' else [])
+    pytest.param(s.name)
     for s in OURS
 ])
 def test_no_parameter_can_be_deleted(context: Any, name: str) -> None:
@@ -295,9 +286,6 @@ def test_what_cannot_be_used_at_the_start_is_one_sentence_and_exit_code_2(
     assert sentence in own[0]
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason=(
-    'what rclpy declares itself, use_sim_time, raises its InvalidParameterTypeException through '
-    'main(): a traceback and exit code 1'))
 @pytest.mark.parametrize('name', TRACEBACKS)
 def test_a_parameter_of_rclpy_is_one_sentence_and_exit_code_2(
     ended: dict[str, tuple[int, str]], name: str

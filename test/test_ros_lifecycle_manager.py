@@ -159,8 +159,6 @@ def test_an_error_in_a_transition_is_said_and_the_node_can_be_started_again(
     serve(manager)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason=(
-    'on_error puts "the node is unconfigured after an error" where the error itself belongs'))
 def test_status_says_which_error_it_was(manager: Manager, folder: Path) -> None:
     failure = folder / 'failures' / 'create_subscription'
     failure.write_text('/cam')
@@ -172,9 +170,6 @@ def test_status_says_which_error_it_was(manager: Manager, folder: Path) -> None:
     assert 'fails on command' in manager.rig.status[-1].status[0].message
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason=(
-    'what a callback raises publishes one false, but the gate hears nothing of it: the next frame '
-    'is true again without gate.rise_frames good ones'))
 def test_after_a_fault_of_a_callback_the_flag_rises_from_nothing(
     manager: Manager, folder: Path
 ) -> None:
@@ -247,9 +242,6 @@ def test_shutdown_is_the_end_and_a_signal_ends_the_process(manager: Manager) -> 
     assert 'Traceback' not in rig.process.output[num_before:]
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason=(
-    'on_error that fails leaves ROS finalized and the node believing it is active: /diagnostics '
-    'says active, and stop() asks for a shutdown that is not possible, a traceback and exit 1'))
 def test_an_error_that_cannot_be_handled_finalizes_the_node_in_order(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -50,10 +50,14 @@ class StubGraph:
         self.ends: dict[str, list[Any]] = {}
         self.publishers = [SimpleNamespace(topic_name=FLAG.name)]
         self.subscriptions = [SimpleNamespace(topic_name=CAMERA.name)]
+        self.is_simulated = False
         self.log: list[str] = []
 
     def get_fully_qualified_name(self) -> str:
         return '/uncertainty_seg'
+
+    def get_parameter_or(self, name: str, alternative: Any) -> Any:
+        return SimpleNamespace(value=self.is_simulated)
 
     def get_logger(self) -> Any:
         return SimpleNamespace(warning=self.log.append)
@@ -132,7 +136,29 @@ def test_an_end_of_another_type_is_no_conflict_of_qos() -> None:
     rig = Watched()
     rig.put(CAMERA, BEST_EFFORT, topic_type='std_msgs/msg/String')
     rig.alarm(CAMERA)
+    assert rig.watch.say() == (
+        '/cam carries std_msgs/msg/String from /other, of which /uncertainty_seg hears nothing: '
+        'it expects sensor_msgs/msg/Image there; remap one of them',)
+    rig.node.subscriptions = []
     assert rig.watch.say() == ()
+
+
+def test_another_type_is_told_beside_the_right_one_and_on_the_clock_that_is_followed() -> None:
+    rig = Watched()
+    rig.put(CAMERA, camera_qos('reliable'))
+    clock = Topic('/clock', 'std_msgs/msg/String', False, camera_qos('reliable'))
+    rig.put(clock, BEST_EFFORT, 'stranger')
+    assert rig.watch.say() == ()
+    rig.node.is_simulated = True
+    (sentence,) = rig.watch.say()
+    assert sentence.startswith('/clock carries std_msgs/msg/String from /stranger')
+
+
+def test_what_the_middleware_lost_is_counted_by_topic() -> None:
+    rig = Watched()
+    for count in (2, 3):
+        rig.events[CAMERA.name].message_lost(SimpleNamespace(total_count_change=count))
+    assert rig.watch.num_lost == {CAMERA.name: 5}
 
 
 def test_a_long_silence_is_said_for_a_while() -> None:

@@ -38,6 +38,15 @@ def test_feeding_begins_anew(clock: Clock) -> None:
     assert not dog.is_stale()
 
 
+def test_a_trip_that_nobody_looked_at_is_told_too(clock: Clock) -> None:
+    dog = Watchdog(1.0, clock)
+    clock.now_s += 1.0
+    assert dog.take_trip()
+    dog.feed()
+    clock.now_s += 0.9
+    assert not dog.take_trip()
+
+
 def test_a_trip_is_remembered_after_feeding_and_told_once(clock: Clock) -> None:
     dog = Watchdog(1.0, clock)
     assert not dog.take_trip()

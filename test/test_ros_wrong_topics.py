@@ -16,11 +16,6 @@ GOVERNOR = ['-m', 'uncertainty_seg.ros.speed_governor_main', '--ros-args', '-r',
 NUM_MORE = 2  # diagnostics, one a second, in which what is wrong must be told
 
 
-def not_said(topic: str) -> pytest.MarkDecorator:
-    return pytest.mark.xfail(strict=True, raises=AssertionError, reason=(
-        f'nobody looks at the types on {topic}: what comes there is not heard, without a word'))
-
-
 class WrongRig:
     """Node and governor, and a stranger who publishes other types on all they listen to."""
 
@@ -97,7 +92,7 @@ def wrong(tmp_path_factory: Any) -> Iterator[WrongRig]:
 @pytest.fixture(scope='module')
 def told(wrong: WrongRig) -> list[str]:
     """Give what was said from the start until some seconds after the wrong image was explained."""
-    wrong.hear_until('/cam carries std_msgs/msg/String')
+    wrong.hear_until('/cam carries std_msgs/msg/String', 'remap image to a topic of that type')
     wrong.hear()
     return wrong.texts()
 
@@ -113,22 +108,18 @@ def test_another_type_on_the_image_topic_is_named(told: list[str], wrong: WrongR
     assert wrong.rig.flags and not any(flag.data for flag in wrong.rig.flags)
 
 
-@not_said('camera_info')
 def test_another_type_on_the_calibration_topic_is_named(told: list[str]) -> None:
     assert_told(told, '/camera_info', 'std_msgs/msg/String')
 
 
-@not_said('/clock')
 def test_another_type_on_the_clock_topic_is_named(told: list[str]) -> None:
     assert_told(told, '/clock', 'std_msgs/msg/String')
 
 
-@not_said('confident')
 def test_another_type_where_the_governor_expects_the_flag_is_named(told: list[str]) -> None:
     assert_told(told, '/other/confident', 'std_msgs/msg/String')
 
 
-@not_said('cmd_vel')
 def test_a_stamped_command_where_none_is_expected_is_named(told: list[str]) -> None:
     # What Nav2 publishes from Kilted on, unless it is told not to: the vehicle stands still.
     assert_told(told, '/cmd_vel', 'TwistStamped')
@@ -160,7 +151,6 @@ def test_images_beside_another_type_are_taken(wrong: WrongRig) -> None:
     assert 'Traceback' not in wrong.rig.process.output
 
 
-@not_said('image while frames come')
 def test_another_type_beside_the_images_is_named(wrong: WrongRig) -> None:
     num_before = len(wrong.rig.health)
     for _ in range(NUM_MORE):

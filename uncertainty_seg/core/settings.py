@@ -158,7 +158,8 @@ class Settings:
     )
     durability: str = parameter(
         'volatile', 'Durability asked of the camera; volatile accepts both. transient_local also '
-        'gets the last image of who published before.', choices=DURABILITIES,
+        'gets the last images of who published before, however old they are.',
+        choices=DURABILITIES,
     )
     queue_depth: int = parameter(
         1, 'Images that wait in the middleware; the node takes the newest whatever this is.',
@@ -184,6 +185,7 @@ class Settings:
         """Refuse settings that contradict each other."""
         _require_cameras(self.cameras)
         _require_rates(self)
+        _require_no_history(self)
         if self.passes == 0:
             raise ConfigError(
                 'passes is 0', 'at least 1', f"set {BUNDLE_PASSES} to take the bundle's own T"
@@ -229,6 +231,16 @@ def _require_rates(settings: Settings) -> None:
             f'max_rate_hz is {slow[0]:g}', f'more than 1 / stale_timeout_s = '
             f'{1 / settings.stale_timeout_s:g}, or 0',
             'the flag would fall between any two frames',
+        )
+
+
+def _require_no_history(settings: Settings) -> None:
+    is_kept = settings.durability == 'transient_local'
+    if is_kept and settings.queue_depth >= settings.gate.rise_frames:
+        raise ConfigError(
+            f'queue_depth is {settings.queue_depth} with durability transient_local',
+            f'less than gate.rise_frames, {settings.gate.rise_frames}',
+            'images from before the start would raise the flag',
         )
 
 

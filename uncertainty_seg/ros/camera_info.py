@@ -38,12 +38,16 @@ class CameraInfoRelay:
         self._node = node
         self._newest: CameraInfo | None = None
         self._said = ''
-        # Best effort matches every camera.
-        self._subscription = node.create_subscription(
-            CameraInfo, camera_info_topic(node, camera), self._on_info,
-            qos.camera_qos('best_effort'))
         self._publisher = node.create_publisher(
             CameraInfo, output_topic('camera_info', camera), qos.picture_qos())
+        try:
+            # Best effort matches every camera.
+            self._subscription = node.create_subscription(
+                CameraInfo, camera_info_topic(node, camera), self._on_info,
+                qos.camera_qos('best_effort'))
+        except BaseException:
+            node.destroy_publisher(self._publisher)
+            raise
 
     def publish(self, header: Any, height: int, width: int) -> bool:
         """

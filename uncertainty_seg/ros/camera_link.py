@@ -48,10 +48,6 @@ class CameraLink:
         """The topic listened to, after remapping."""
         return str(self._subscription.topic_name)
 
-    def num_publishers(self) -> int:
-        """Return how many publishers the topic has."""
-        return int(self._node.count_publishers(self.topic))
-
     def close(self) -> None:
         """Listen no more."""
         self._node.destroy_subscription(self._subscription)

@@ -89,6 +89,13 @@ class CameraStation:
         self._why_down = reason
         self._verdicts.publish_fault(reason)
 
+    def fault(self, reason: str) -> None:
+        """Let the flag fall; the gate rises from nothing after."""
+        with self._verdicts.order:
+            if self._pipeline is not None:
+                self._pipeline.fault(reason)
+            self.fall(reason)
+
     def configure(self, pipeline: Pipeline) -> None:
         """Take over a pipeline of its own; the topics of the pictures appear."""
         self._pipeline = pipeline
@@ -117,10 +124,9 @@ class CameraStation:
 
     def publish_kept(self, frame: MessageFrame) -> None:
         """Publish what the log has kept, from the log's thread."""
-        pictures, image = self._pictures, frame.image_bgr
-        if pictures is None or frame.message is None or image is None:
-            return
-        pictures.publish_flagged(as_image(frame.message, image), 0.0)
+        pictures = self._pictures
+        if pictures is not None and frame.message is not None:
+            pictures.publish_flagged(as_image(frame.message), 0.0)
 
     def mute(self, reason: str) -> None:
         """Let the flag fall for good: no frame in work may raise it any more."""
@@ -141,7 +147,8 @@ class CameraStation:
         if self._labels is not None:
             self._labels.close()
         self._rival.close()
-        self._pipeline = self._pictures = self._labels = None
+        # The slot and the intake hold on to the processor, that is to the model and the log.
+        self._pipeline = self._pictures = self._labels = self._slot = self._intake = None
 
     def flush(self, timeout_s: float) -> None:
         """Wait until the last flag has reached who listens."""
@@ -166,6 +173,8 @@ class CameraStation:
                     self.fall('the gate was changed')
             if settings.stale_timeout_s != old.stale_timeout_s:
                 self._watchdog.timeout_s = settings.stale_timeout_s
+                if self._pipeline is not None:
+                    self._pipeline.restart()
                 self._verdicts.promise(settings.stale_timeout_s)
         if self._slot is not None:
             self._slot.limit(settings.rate_of(self._index))
@@ -175,7 +184,8 @@ class CameraStation:
         with self._verdicts.order:
             if self._pipeline is not None:
                 self._pipeline.restart()
-            self.fall('the node was reset')
+            if self._link is not None:
+                self.fall('the node was reset')
         self._statistics.clear()
         for part in (self._slot, self._intake, self._pictures):
             if part is not None:
@@ -241,7 +251,12 @@ class CameraStation:
         if self._slot is None or self._intake is None:
             return FrameCounts(published=published)
         return FrameCounts(self._slot.num_received, self._slot.num_dropped,
-                           self._slot.num_over_rate, self._intake.num_repeated, published)
+                           self._slot.num_over_rate, self._intake.num_repeated, self._num_lost(),
+                           published)
+
+    def _num_lost(self) -> int:
+        watch = self._node.watch
+        return watch.num_lost.get(self.topic, 0) if watch is not None else 0
 
     def _is_other_gate(self, settings: Settings) -> bool:
         assert self._pipeline is not None

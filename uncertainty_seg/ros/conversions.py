@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 
-from uncertainty_seg.core.image_codec import RawImage
+from uncertainty_seg.core.image_codec import decode, RawImage
 from uncertainty_seg.core.image_files import ImageFile
 
 if TYPE_CHECKING:
@@ -75,10 +75,11 @@ def image_to_msg(header: Header, pixels: NDArray[Any], encoding: str) -> Image:
     return msg
 
 
-def as_image(msg: AnyImage, image_bgr: NDArray[np.uint8]) -> Image:
-    """Return an image message as it is; one that came compressed as it was decoded, bgr8."""
-    # A topic has one type.
-    return msg if isinstance(msg, Image) else image_to_msg(msg.header, image_bgr, 'bgr8')
+def as_image(msg: AnyImage) -> Image:
+    """Return an image message as it is; one that came compressed is decoded to bgr8."""
+    if isinstance(msg, Image):  # a topic has one type
+        return msg
+    return image_to_msg(msg.header, decode(image_from_msg(msg)), 'bgr8')
 
 
 def stamp_ns(header: Header) -> int:

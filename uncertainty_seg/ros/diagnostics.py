@@ -12,7 +12,6 @@ from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.pipeline import FrameResult
 
 VERDICT_NAME = 'uncertainty_seg: verdict'
-HEALTH_NAME = 'uncertainty_seg: health'
 _LEVELS = {
     'confident': DiagnosticStatus.OK,
     'uncertain': DiagnosticStatus.WARN,

@@ -10,30 +10,42 @@ that topic holds what the log holds.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-import dataclasses
 from dataclasses import dataclass
+import logging
 import time
+
+import numpy as np
 
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.image_codec import RawImage
 from uncertainty_seg.core.image_files import ImageFile
 from uncertainty_seg.core.pipeline import FrameResult, Pipeline
+from uncertainty_seg.core.preprocess import unfit_label, unfit_map
 from uncertainty_seg.core.settings import Settings, settings_to_dict
 from uncertainty_seg.ros.conversions import AnyImage, stamp_ns
 from uncertainty_seg.storage.frame_log import FrameLog
 from uncertainty_seg.storage.frame_log_frame import about_run, LogAbout, LogFrame
 
+_log = logging.getLogger(__name__)
 CLOSE_TIMEOUT_S = 5.0
 NOT_LOGGING = 'nothing is logged: log.folder is empty, or the node is not configured'
 
 
 @dataclass(frozen=True)
 class MessageFrame(LogFrame):
-    """A frame of the log that remembers its message; `image_bgr` is that message decoded."""
+    """A frame of the log that remembers its message."""
 
     message: AnyImage | None = None
-    image_bgr: ImageU8 | None = None
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it takes while it waits, the message included."""
+        data = np.frombuffer(self.message.data, np.uint8) if self.message is not None else None
+        image = self.image.data if isinstance(self.image, ImageFile) else self.image
+        is_same = data is None or np.may_share_memory(data, np.frombuffer(image, np.uint8) if (
+            isinstance(image, (bytes, bytearray))) else image)
+        return super().memory_bytes + (0 if is_same or data is None else data.nbytes)
 
 
 def message_frame(
@@ -66,18 +78,18 @@ def message_frame(
         Keeps copies of the two maps, since a backend may write into them with the next frame.
 
     """
-    maps = result.maps
-    label, chosen = maps.label.copy(), getattr(maps, map_name).copy()
-    kept = dataclasses.replace(result, maps=dataclasses.replace(
-        maps, label=label, **{map_name: chosen}))
+    # Nothing else of the result is held on to: the other maps are ten times as large.
+    label, chosen = result.maps.label.copy(), getattr(result.maps, map_name).copy()
+    geometry = result.geometry
     is_file = isinstance(received, ImageFile)
     return MessageFrame(
         stamp_ns=stamp_ns(msg.header), camera=camera, ros_frame=msg.header.frame_id,
         image=received if isinstance(received, ImageFile) else image_bgr,
         encoding=str(msg.format if is_file else msg.encoding), verdict=verdict,
         scores=dict(result.scores), thresholds=dict(thresholds),
-        mask=kept.label_at_source, uncertainty=lambda: kept.map_at_source(map_name),
-        held_bytes=label.nbytes + chosen.nbytes, message=msg, image_bgr=image_bgr,
+        mask=lambda: unfit_label(label, geometry),
+        uncertainty=lambda: unfit_map(chosen, geometry),
+        held_bytes=label.nbytes + chosen.nbytes, message=msg,
     )
 
 
@@ -121,9 +133,12 @@ class RunLog:
         if self.log is None:
             return False, NOT_LOGGING
         num_frames = self.log.trigger()
+        state = self.log.state()
+        if not state.is_writing:
+            return False, state.error or 'the log cannot write'
         if not num_frames:
             return False, 'no frame to keep: none came yet, or the log cannot take it'
-        return True, f'{num_frames} frame(s) kept in {self.log.settings.folder}'
+        return True, f'{num_frames} frame(s) on the way to {self.log.settings.folder}'
 
     def values(self) -> dict[str, str]:
         """List the numbers of /diagnostics."""
@@ -135,8 +150,9 @@ class RunLog:
 
     def close(self) -> None:
         """Write what waits, and end."""
-        if self.log is not None:
-            self.log.close(CLOSE_TIMEOUT_S)
+        if self.log is not None and not self.log.close(CLOSE_TIMEOUT_S):
+            _log.warning('the disk of %s does not answer; what waited for it is given up',
+                         self.log.settings.folder)
         self.log = None
 
     def _about(self, settings: Settings, pipeline: Pipeline) -> LogAbout:

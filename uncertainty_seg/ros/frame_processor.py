@@ -2,8 +2,9 @@
 """
 Takes one image message through the pipeline and publishes what came of it.
 
-Runs in the worker's thread, which alone talks to the gate. Whatever goes wrong with a frame ends
-as a flag that is down, with the reason; the next frame is a new chance.
+Runs in the worker's thread; parameters and transitions reach the gate from the executor's, under
+the lock of the verdict's publishers. Whatever goes wrong with a frame ends as a flag that is down,
+with the reason; the next frame is a new chance.
 
 """
 
@@ -98,9 +99,7 @@ class FrameProcessor:
     def _handle(self, msg: AnyImage, came_s: float) -> None:
         waited_ms = (time.perf_counter() - came_s) * 1e3
         if self._watchdog.take_trip():
-            # The timer has let the flag fall; the gate begins its way back from there.
-            self._pipeline.fault('frames had stopped')
-            self._watchdog.feed()
+            self._begin_anew()
         try:
             received = image_from_msg(msg)
             image = decode(received)
@@ -120,6 +119,16 @@ class FrameProcessor:
         total_ms = (time.perf_counter() - came_s) * 1e3
         self._outputs.statistics.add_frame({
             'wait': waited_ms, **result.timings_ms, 'to_flag': to_flag_ms, 'total': total_ms})
+
+    def _begin_anew(self) -> None:
+        """Let the flag fall, if the timer has not done so; the gate rises from nothing."""
+        verdicts = self._outputs.verdicts
+        verdict = self._pipeline.fault('frames had stopped')
+        with verdicts.order:
+            if verdicts.is_confident and not self._is_muted:
+                verdicts.publish(verdict, self._pipeline.thresholds)
+        self._outputs.statistics.clear_latency()
+        self._watchdog.feed()
 
     def _answer(
         self, msg: AnyImage, verdict: Verdict, result: FrameResult | None
@@ -171,7 +180,7 @@ class FrameProcessor:
         if is_bad and self._outputs.log is None:
             # While the gate only waits for more good frames, the frame itself needs no label.
             self._outputs.pictures.publish_flagged(
-                as_image(msg, image), settings.flagged_min_interval_s)
+                as_image(msg), settings.flagged_min_interval_s)
 
     def _log(
         self, msg: AnyImage, received: RawImage | ImageFile, image: ImageU8, result: FrameResult,

@@ -28,7 +28,8 @@ class Slot(Generic[T]):
     Attributes
     ----------
     handle : callable
-        What the worker calls with a frame and the seconds it waited; it must not raise.
+        What the worker calls with a frame and the seconds it waited for the network; it must not
+        raise.
     num_received, num_dropped, num_over_rate : int
         Frames put so far; those replaced by a newer one, or left behind at the end, because the
         network was busy; and those replaced because the rate cap had them wait.
@@ -82,11 +83,13 @@ class Slot(Generic[T]):
         return self._item is not None
 
     def take(self, now_s: float) -> tuple[T, float]:
-        """Remove the frame; returns it and the seconds it waited. Only for the scheduler."""
+        """Remove the frame; returns it and the seconds since it was due. For the scheduler."""
         assert self._item is not None
         item, put_s = self._item
+        # The time its own rate cap had it wait is wanted, and no latency of ours.
+        waited_s = now_s - max(put_s, self.due_s)
         self._item, self.served_s = None, now_s
-        return item, now_s - put_s
+        return item, waited_s
 
     def close(self) -> None:
         """Take nothing more; what waited counts as dropped. Only for the scheduler."""

@@ -52,6 +52,11 @@ class FrameStatistics:
             elif self._over_since_s is None:
                 self._over_since_s = self._clock()
 
+    def clear_latency(self) -> None:
+        """Forget how long frames took: those before and after a gap are not one row."""
+        with self._lock:
+            self._over_since_s = None
+
     def over_budget_s(self) -> float | None:
         """Return since how many seconds every frame was over its budget; None if it is not."""
         with self._lock:

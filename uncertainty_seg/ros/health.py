@@ -32,9 +32,10 @@ class FrameCounts:
 
     Attributes
     ----------
-    num_received, num_dropped, num_over_rate, num_repeated : int
+    num_received, num_dropped, num_over_rate, num_repeated, num_lost : int
         New frames that came; those replaced by newer ones before their turn because the network
-        was busy, and because of the rate cap; messages that were the frame before once more.
+        was busy, and because of the rate cap; messages that were the frame before once more;
+        those the middleware lost on the way.
     published : mapping of str to int
         Pictures made of each topic.
 
@@ -44,6 +45,7 @@ class FrameCounts:
     num_dropped: int = 0
     num_over_rate: int = 0
     num_repeated: int = 0
+    num_lost: int = 0
     published: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -197,6 +199,7 @@ class Health:
             'frames_dropped': str(counts.num_dropped),
             'frames_over_rate': str(counts.num_over_rate),
             'frames_repeated': str(counts.num_repeated),
+            'frames_lost_in_transport': str(counts.num_lost),
             'frames_processed': str(stats.num_processed),
             'frames_faulty': str(stats.num_faulty),
             'rate_hz': f'{stats.rate_hz():.2f}',

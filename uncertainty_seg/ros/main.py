@@ -15,13 +15,14 @@ import logging
 import sys
 
 import rclpy
+from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
 from uncertainty_seg.errors import ConfigError, UncertaintySegError
 from uncertainty_seg.ros.log_bridge import ros_logging
 from uncertainty_seg.ros.node import UncertaintySegNode
-from uncertainty_seg.ros.stopping import spin_until, stop_on_signals
+from uncertainty_seg.ros.stopping import clock_fault, spin_until, stop_on_signals
 
 _log = logging.getLogger(__name__)
 EXIT_FAILED = 1
@@ -69,7 +70,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return _say(f'arguments cannot be used: {err}', EXIT_MISUSE)
     try:
         return _run()
-    except ConfigError as err:
+    except (ConfigError, InvalidParameterTypeException) as err:  # the latter of rclpy's own
         return _say(str(err), EXIT_MISUSE)
     except UncertaintySegError as err:
         return _say(str(err), EXIT_FAILED)
@@ -86,8 +87,11 @@ def _run() -> int:
     executor.add_node(node)
 
     def on_fault(err: Exception) -> None:
+        if sentence := clock_fault(err):
+            node.get_logger().warning(sentence, once=True)
+            return
         _log.exception('a callback failed')
-        node.fall('internal error, see the log')
+        node.fault('internal error, see the log')
 
     try:
         with ros_logging(node.get_logger()):
@@ -98,7 +102,10 @@ def _run() -> int:
         return 0
     finally:
         executor.shutdown()
-        node.destroy_node()
+        try:
+            node.destroy_node()
+        except Exception as err:  # the process ends anyway
+            node.get_logger().warning(f'the node cannot be taken apart: {err}')
 
 
 def _say(sentence: str, code: int) -> int:

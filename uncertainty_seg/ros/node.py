@@ -16,6 +16,7 @@ import time
 from types import MappingProxyType
 from typing import Any
 
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import Trigger
@@ -23,7 +24,8 @@ from std_srvs.srv import Trigger
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BackendError
-from uncertainty_seg.ros.board_state import BoardReader, BoardState
+from uncertainty_seg.ros.board_state import BoardState
+from uncertainty_seg.ros.board_watch import BoardWatch
 from uncertainty_seg.ros.camera_station import CameraStation
 from uncertainty_seg.ros.conversions import AnyImage
 from uncertainty_seg.ros.engine_builder import BuildState, open_or_build
@@ -75,7 +77,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
             CameraStation(self, self._settings, index, name)
             for index, name in enumerate(self._settings().cameras or ('',))
         ]
-        self._board, self._board_state = BoardReader(), BoardState()
+        self._board, self._board_state = BoardWatch(), BoardState()
         self._health = HealthPublisher(self)
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._tick_timer = self._make_tick_timer(self._settings())
@@ -96,6 +98,11 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         for station in self._stations:
             station.fall(reason)
 
+    def fault(self, reason: str) -> None:
+        """Let every flag fall for a fault of ours; each rises from nothing after."""
+        for station in self._stations:
+            station.fault(reason)
+
     def stop(self) -> None:
         """Shut down from whatever state, with a last false flag."""
         if self._state != 'finalized':
@@ -106,6 +113,8 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
     @said
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Open the model, built first if need be; the topics of the pictures appear."""
+        # Of its own: rclpy takes no dead entity's reference from a group, so the group must go.
+        self.topic_group = MutuallyExclusiveCallbackGroup()
         try:
             self._open()
         except BaseException:
@@ -150,9 +159,15 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
 
     @said
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Free everything; the node can be configured again."""
-        self._free()
-        self._enter('unconfigured', 'the node is unconfigured after an error')
+        """Free everything; the node can be configured again, unless that fails too."""
+        cause = self.error
+        try:
+            self._free()
+        except BaseException:
+            # ROS ends the node's life then.
+            self._enter('finalized', f'the node has ended after an error: {cause}')
+            raise
+        self._enter('unconfigured', f'the node is unconfigured after an error: {cause}')
         return TransitionCallbackReturn.SUCCESS
 
     def _settings(self) -> Settings:
@@ -215,6 +230,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         for pipeline in self._pipelines:
             pipeline.close()
         self._pipelines, self._log = [], None
+        self.topic_group = None
 
     def _on_kept(self, frame: MessageFrame) -> None:
         for station in self._stations:
@@ -264,7 +280,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         for station in self._stations:
             station.look_around()
         self._topics.say()
-        self._board_state = self._board.read()
+        self._board_state = self._board.look()
         self._say_health()
 
     def _say_health(self) -> None:

@@ -66,6 +66,11 @@ class ParameterServer:
         return self._settings
 
     def _on_set(self, changes: list[Any]) -> SetParametersResult:
+        deleted = [c.name for c in changes if c.name in self._known and _is_unset(c)]
+        if deleted:
+            return SetParametersResult(successful=False, reason=(
+                f'{deleted[0]} cannot be deleted: it is a setting of the node; set it to '
+                f'{_shown(self._known[deleted[0]].default)} for its default'))
         own = {c.name: from_ros(self._known[c.name], c.value)
                for c in changes if c.name in self._known}
         if not own:
@@ -77,6 +82,14 @@ class ParameterServer:
             return SetParametersResult(successful=False, reason=str(err))
         self._settings = settings
         return SetParametersResult(successful=True)
+
+
+def _is_unset(change: Any) -> bool:
+    return bool(change.type_ == RosParameter.Type.NOT_SET)
+
+
+def _shown(value: Value) -> str:
+    return str(to_ros(value))
 
 
 def to_ros(value: Value) -> Any:
@@ -111,13 +124,12 @@ def descriptor_of(setting: Parameter) -> ParameterDescriptor:
 
     """
     unit = f' [{setting.unit}]' if setting.unit else ''
-    is_open = isinstance(setting.default, (float, tuple))
     kind = RosParameter.Type.from_parameter_value(to_ros(setting.default))
     descriptor = ParameterDescriptor(
         name=setting.name, type=kind.value, description=f'{setting.description}{unit}',
         additional_constraints=setting.wanted(), read_only=not setting.live,
         # Left open for ROS, decided by the settings: see the head of this file.
-        dynamic_typing=is_open,
+        dynamic_typing=True,
     )
     if setting.lower is None and setting.upper is None:
         return descriptor

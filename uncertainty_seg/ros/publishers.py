@@ -84,8 +84,15 @@ class VerdictPublishers:
         return str(self._node.resolve_topic_name(self._flag_topic))
 
     def promise(self, stale_timeout_s: float) -> None:
-        """Offer the flag with another deadline; whoever asked for the old one is told by ROS."""
+        """
+        Offer the flag with another deadline.
+
+        It falls before: who asked for the old deadline may never hear of the new one, and must
+        not be left with a true.
+        """
         with self.order:
+            self.publish_fault('the deadline was changed')
+            self.flush(0.2)
             self._node.destroy_publisher(self._flag)
             self._flag = self._make_flag(stale_timeout_s)
 
@@ -116,12 +123,12 @@ class VerdictPublishers:
         with self.order:
             # First: a process that is stopped between the two must find its silence afterwards.
             self._sent_s = time.monotonic()
-            self.num_sent += 1
             self._flag.publish(Bool(data=verdict.is_confident))
+            self.is_confident = verdict.is_confident
+            self.num_sent += 1
             self._score.publish(Float32(data=verdict.score_ratio))
             if self._status.get_subscription_count():
                 self._status.publish(verdict_message(header, verdict, result, thresholds))
-            self.is_confident = verdict.is_confident
 
     def publish_fault(self, reason: str) -> None:
         """Say that the flag is down for a reason that is no frame."""
@@ -155,12 +162,17 @@ class PicturePublishers:
     def __init__(self, node: Node, camera: str = '') -> None:
         self._node = node
         self._clock: Clock = node.get_clock()
-        self._publishers = {
-            name: node.create_publisher(Image, output_topic(name, camera), qos.picture_qos())
-            for name in (*PICTURES, 'flagged')
-        }
-        self._camera_info = CameraInfoRelay(node, camera)
+        self._publishers: dict[str, Any] = {}
+        self._camera_info: CameraInfoRelay | None = None
         self._flagged_ns: int | None = None
+        try:
+            for name in (*PICTURES, 'flagged'):
+                self._publishers[name] = node.create_publisher(
+                    Image, output_topic(name, camera), qos.picture_qos())
+            self._camera_info = CameraInfoRelay(node, camera)
+        except BaseException:
+            self.close()  # what was made would stay on the node
+            raise
         self.counts = dict.fromkeys(self._publishers, 0)
 
     def publish(self, header: Header, view: FrameView) -> None:
@@ -169,7 +181,8 @@ class PicturePublishers:
             if self._publishers[name].get_subscription_count():
                 self._publishers[name].publish(image_to_msg(header, make(view), encoding))
                 self.counts[name] += 1
-        self._camera_info.publish(header, *view.size)
+        if self._camera_info is not None:
+            self._camera_info.publish(header, *view.size)
 
     def publish_flagged(self, msg: Image, min_interval_s: float) -> None:
         """
@@ -200,7 +213,8 @@ class PicturePublishers:
 
     def close(self) -> None:
         """Take the topics off the graph."""
-        self._camera_info.close()
+        if self._camera_info is not None:
+            self._camera_info.close()
         for publisher in self._publishers.values():
             self._node.destroy_publisher(publisher)
         self._publishers = {}

@@ -15,7 +15,9 @@ import math
 import time
 from typing import Any
 
+from rclpy.callback_groups import CallbackGroup
 from rclpy.lifecycle import LifecycleNode
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 
 try:
@@ -32,13 +34,22 @@ except ImportError:  # Humble
     )
 
 from uncertainty_seg.ros.qos_rules import has_deadline
-from uncertainty_seg.ros.qos_sentences import conflict_sentences, deadline_sentence, End, Topic
+from uncertainty_seg.ros.qos_sentences import (
+    conflict_sentences,
+    deadline_sentence,
+    End,
+    Topic,
+    type_sentence,
+)
 
 # Endpoints are known before the node that owns them: its name comes with a later message.
 SETTLE_S = 3.0
 DEADLINE_MEMORY_S = 10.0
 # When frames stop, the flag is said to be false a moment after its deadline: that is no fault.
 LATE_FACTOR = 1.5
+# Heard by rclpy itself.
+CLOCK = '/clock', 'rosgraph_msgs/msg/Clock'
+NOT_SIMULATED = Parameter('use_sim_time', value=False)
 
 
 class TopicWatch:
@@ -56,6 +67,8 @@ class TopicWatch:
     ----------
     num_missed : dict of str to int
         How often a deadline was missed, by name.
+    num_lost : dict of str to int
+        Messages the middleware knows to have been lost on the way, by name.
 
     """
 
@@ -67,14 +80,19 @@ class TopicWatch:
         self._missed_s: dict[End, float] = {}
         self._silences: dict[End, tuple[float, float]] = {}  # when seen, how long
         self.num_missed: dict[str, int] = {}
+        self.num_lost: dict[str, int] = {}
         self._said: tuple[str, ...] = ()
 
     def events(self, topic: Topic) -> Any:
         """Return the event callbacks that an end of a topic is created with."""
         self._topics[topic.end] = topic
+        self._silences.pop(topic.end, None)  # by an older deadline
         kind = PublisherEventCallbacks if topic.is_publisher else SubscriptionEventCallbacks
         deadline = (lambda event: self._on_missed(topic)) if has_deadline(topic.qos) else None
-        return kind(incompatible_qos=lambda event: self._on_alarm(topic), deadline=deadline)
+        alarm = {'incompatible_qos': lambda event: self._on_alarm(topic), 'deadline': deadline}
+        if not topic.is_publisher:
+            alarm['message_lost'] = lambda event: self._on_lost(topic, event.total_count_change)
+        return kind(**alarm)
 
     def subscription(self, name: str) -> Topic:
         """Return what was subscribed under a name, as it is after remapping."""
@@ -101,6 +119,7 @@ class TopicWatch:
             if is_settled and not here:
                 del self._alarmed_s[end]  # the next one gives a new event
         found += self._late(now_s)
+        found += self._of_other_types()
         return tuple(sorted(set(found)))
 
     def note_silence(self, name: str, silence_s: float) -> None:
@@ -150,12 +169,25 @@ class TopicWatch:
             return math.inf
         return LATE_FACTOR * topic.qos.deadline.nanoseconds / 1e9
 
+    def _of_other_types(self) -> list[str]:
+        heard = {(topic.name, topic.type_name) for topic in list(self._topics.values())
+                 if not topic.is_publisher and self._has(topic)}
+        if self._node.get_parameter_or('use_sim_time', NOT_SIMULATED).value is True:
+            heard.add(CLOCK)
+        found = [type_sentence(name, kind, self._me(),
+                               self._node.get_publishers_info_by_topic(name))
+                 for name, kind in heard]
+        return [sentence for sentence in found if sentence]
+
     def _on_alarm(self, topic: Topic) -> None:
         self._alarmed_s[topic.end] = self._clock()
 
     def _on_missed(self, topic: Topic) -> None:
         self._missed_s[topic.end] = self._clock()
         self.num_missed[topic.name] = self.num_missed.get(topic.name, 0) + 1
+
+    def _on_lost(self, topic: Topic, count: int) -> None:
+        self.num_lost[topic.name] = self.num_lost.get(topic.name, 0) + count
 
     def _me(self) -> str:
         return str(self._node.get_fully_qualified_name())
@@ -174,6 +206,8 @@ class WatchedTopicsNode(LifecycleNode):
     """A lifecycle node of which every topic made after `watch_topics` is watched."""
 
     watch: TopicWatch | None = None
+    # What topics are made in, unless told otherwise; None is the node's own.
+    topic_group: CallbackGroup | None = None
 
     @property
     def conflicts(self) -> tuple[str, ...]:
@@ -205,6 +239,8 @@ class WatchedTopicsNode(LifecycleNode):
         how: tuple[Any, ...], options: dict[str, Any],
     ) -> Any:
         qos = how[0]
+        if self.topic_group is not None:
+            options = {'callback_group': self.topic_group, **options}
         if self.watch is None or 'event_callbacks' in options or not isinstance(qos, QoSProfile):
             return create(*what, *how, **options)
         topic = Topic(self.resolve_topic_name(what[1]), _type_name(what[0]), is_publisher, qos)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ End = tuple[str, bool]
 # What mends a conflict from the node's side: of what it publishes only the flag has a deadline.
 OWN_FIXES = {
     (False, 'reliability'): 'set the parameter reliability of {me} to best_effort',
+    (False, 'durability'): 'set the parameter durability of {me} to volatile',
     (True, 'deadline'): 'make the parameter stale_timeout_s of {me} that short',
 }
 
@@ -87,6 +89,34 @@ def _sentence(topic: Topic, me: str, other: str, policy: Policy) -> str:
         change = f'{fix.format(me=me)}, or {change}'
     return (f'{topic.name}: {publisher} offers {policy.offered} and {subscriber} asks for '
             f'{policy.requested}, so nothing passes between them; {change}')
+
+
+def type_sentence(name: str, type_name: str, me: str, others: Sequence[Any]) -> str:
+    """
+    Say that a topic carries something else too, of which nothing is heard.
+
+    Parameters
+    ----------
+    name, type_name : str
+        Of a topic the node listens to.
+    me : str
+        The node's full name.
+    others : sequence of rclpy.topic_endpoint_info.TopicEndpointInfo
+        Its publishers.
+
+    Returns
+    -------
+    str
+        One sentence; empty if all publish that type.
+
+    """
+    strange = [info for info in others if info.topic_type != type_name]
+    if not strange:
+        return ''
+    kinds = ', '.join(sorted({info.topic_type for info in strange}))
+    who = ', '.join(sorted({full_name(info) for info in strange}))
+    return (f'{name} carries {kinds} from {who}, of which {me} hears nothing: it expects '
+            f'{type_name} there; remap one of them')
 
 
 def deadline_sentence(topic: Topic, me: str, silence_s: float) -> str:

@@ -5,22 +5,35 @@ Notices that somebody else speaks on the topic of our flag.
 Two nodes of one name, or a bag that is played with the flag in it: whoever listens hears one flag
 made of two, and cannot tell whose word it is. ROS 2 allows it without a word. A node that was
 killed stays in the graph for a while (20 s with Fast DDS) and says nothing any more, so the graph
-is only the alarm: what is heard beyond what was sent is the proof.
+is only the alarm: what is heard beyond what was sent is the proof. How long to listen is told by
+the deadline the other one offers; one that offers best effort cannot be listened to reliably, and
+counts as long as it is there.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import time
 from typing import Any
 
+from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from std_msgs.msg import Bool
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
 
 from uncertainty_seg.ros import qos
 
-# A node that lives repeats its flag at least every half of its stale timeout, 1 s by default.
-PROBE_S = 3.0
+# How long to listen, at least and at most: what is dead leaves the graph by then.
+PROBE_S, LONGEST_PROBE_S = 3.0, 20.0
+# A node repeats its flag every half of the deadline it offers: this many deadlines are enough.
+PROBE_DEADLINES = 2
+# No deadline reads as centuries.
+UNLIMITED_S = 1e6
+FLAG_TYPE = 'std_msgs/msg/Bool'
 # Flags of ours that were on the way when counting began.
 MAX_ON_THE_WAY = 2
 
@@ -61,8 +74,14 @@ class RivalWatch:
 
     def look(self) -> None:
         """Ask the graph, and weigh what was heard. From the executor's thread."""
-        if self._node.count_publishers(self._topic) <= 1:
+        speakers = [info.qos_profile for info in
+                    self._node.get_publishers_info_by_topic(self._topic)
+                    if info.topic_type == FLAG_TYPE]
+        if len(speakers) <= 1:
             self.close()
+            return
+        if any(one.reliability == QoSReliabilityPolicy.BEST_EFFORT for one in speakers):
+            self.reason = self._sentence()
             return
         if self._subscription is None:
             self._listen()
@@ -72,7 +91,7 @@ class RivalWatch:
         gain = self._num_heard - self._num_sent() - self._excess
         if gain > MAX_ON_THE_WAY:
             self.reason = self._sentence()
-        elif self._clock() - self._since_s < PROBE_S:
+        elif self._clock() - self._since_s < _probe_s(speakers):
             return
         else:
             self.reason = ''
@@ -87,7 +106,9 @@ class RivalWatch:
     def _listen(self) -> None:
         self._num_heard = 0
         self._subscription = self._node.create_subscription(
-            Bool, self._topic, self._on_flag, qos.rival_qos())
+            Bool, self._topic, self._on_flag, qos.rival_qos(),
+            # None of the node's own: this one's quality of service is nobody's to mend.
+            event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False))
         self._begin()
 
     def _begin(self) -> None:
@@ -100,3 +121,9 @@ class RivalWatch:
     def _sentence(self) -> str:
         return (f'somebody else publishes {self._topic}: nobody can tell whose flag it is; give '
                 'each node its own name or namespace, and play no flag from a bag')
+
+
+def _probe_s(speakers: Sequence[QoSProfile]) -> float:
+    deadlines_s = [speaker.deadline.nanoseconds / 1e9 for speaker in speakers]
+    longest_s = max((s for s in deadlines_s if 0 < s < UNLIMITED_S), default=0.0)
+    return min(max(PROBE_S, PROBE_DEADLINES * longest_s), LONGEST_PROBE_S)

@@ -27,6 +27,7 @@ from uncertainty_seg.ros import qos
 from uncertainty_seg.ros.command_limiter import CommandLimiter, Velocity
 from uncertainty_seg.ros.diagnostics import diagnostics_message
 from uncertainty_seg.ros.flag_link import FlagLink
+from uncertainty_seg.ros.qos_sentences import type_sentence
 from uncertainty_seg.ros.speed_parameters import declared_settings
 from uncertainty_seg.ros.speed_policy import SpeedPolicy
 
@@ -151,11 +152,20 @@ class SpeedGovernorNode(Node):
             self.get_logger().info('full speed' if state == 'full' else 'speed rises')
         self._state = state
 
+    def _of_other_types(self) -> list[str]:
+        heard = {self._flag.topic: 'std_msgs/msg/Bool',
+                 str(self._commands.topic_name):
+                 f'geometry_msgs/msg/{self._commands.msg_type.__name__}'}
+        return [type_sentence(name, kind, self.get_fully_qualified_name(),
+                              self.get_publishers_info_by_topic(name))
+                for name, kind in heard.items()]
+
     def _on_diagnostics(self) -> None:
         policy = self._policy
         reason = policy.reason
         if reason and not self._flag.num_publishers():
             reason += f'; no publisher on {self._flag.topic}: start the node, or remap confident'
+        reason = '; '.join(text for text in (reason, *self._of_other_types()) if text)
         values = {
             'speed_factor': f'{policy.factor:.3f}',
             'state': policy.state,

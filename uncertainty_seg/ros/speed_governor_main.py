@@ -13,12 +13,13 @@ from collections.abc import Sequence
 import sys
 
 import rclpy
+from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.ros.speed_governor import SpeedGovernorNode
-from uncertainty_seg.ros.stopping import spin_until, stop_on_signals
+from uncertainty_seg.ros.stopping import clock_fault, spin_until, stop_on_signals
 
 EXIT_MISUSE = 2
 
@@ -45,7 +46,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return _refuse(f'arguments cannot be used: {err}')
     try:
         return _run()
-    except ConfigError as err:
+    except (ConfigError, InvalidParameterTypeException) as err:  # the latter of rclpy's own
         return _refuse(str(err))
     except (KeyboardInterrupt, ExternalShutdownException):
         return 0
@@ -60,6 +61,9 @@ def _run() -> int:
     executor.add_node(node)
 
     def on_fault(err: Exception) -> None:
+        if sentence := clock_fault(err):
+            node.get_logger().warning(sentence, once=True)
+            return
         node.get_logger().error(f'a callback failed: {type(err).__name__}: {err}')
         node.fall('internal error, see the log')
 

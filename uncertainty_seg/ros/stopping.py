@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 import signal
 import threading
+import traceback
 from types import FrameType
 
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -29,6 +31,15 @@ def stop_on_signals() -> threading.Event:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
     return stop
+
+
+def clock_fault(err: Exception) -> str:
+    """Return a sentence if it was rclpy that could not use a message on /clock, else nothing."""
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(err.__traceback__)]
+    if any(code.co_name == 'clock_callback' and Path(code.co_filename).name == 'time_source.py'
+           for code in codes):
+        return f'a time on /clock cannot be used and is passed over: {err}'
+    return ''
 
 
 def spin_until(

@@ -40,14 +40,25 @@ def said(transition: _Transition[_NodeT]) -> _Transition[_NodeT]:
             node.fall(str(err))
             return TransitionCallbackReturn.FAILURE
         except Exception as err:
-            node.get_logger().error(f'{transition.__name__}: {type(err).__name__}: {err}')
+            node.error = f'{type(err).__name__}: {err}'
+            node.get_logger().error(f'{transition.__name__}: {node.error}')
             return TransitionCallbackReturn.ERROR
 
     return run
 
 
 class SoundLifecycleNode(LifecycleNode):
-    """A lifecycle node that survives a transition its state does not allow."""
+    """
+    A lifecycle node that survives a transition its state does not allow.
+
+    Attributes
+    ----------
+    error : str
+        What the last transition raised that was no error of ours.
+
+    """
+
+    error = ''
 
     def fall(self, reason: str) -> None:
         """Take note that a transition failed."""

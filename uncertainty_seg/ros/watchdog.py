@@ -50,12 +50,16 @@ class Watchdog:
     def is_stale(self) -> bool:
         """Tell whether the time is over; remembers it for `take_trip`."""
         with self._lock:
-            is_stale = self._clock() - self._fed_s >= self.timeout_s
-            self._has_tripped = self._has_tripped or is_stale
-            return is_stale
+            return self._look()
 
     def take_trip(self) -> bool:
         """Tell whether the time was over since this was last asked."""
         with self._lock:
+            self._look()  # by the clock, too: the timer may have been late, or stuck
             tripped, self._has_tripped = self._has_tripped, False
             return tripped
+
+    def _look(self) -> bool:
+        is_stale = self._clock() - self._fed_s >= self.timeout_s
+        self._has_tripped = self._has_tripped or is_stale
+        return is_stale
