@@ -300,6 +300,9 @@ class LeakRig:
     def _new_node(self) -> Any:
         node = self._make_node()
         self._executor.add_node(node)
+        # What is made at the first second's diagnostics and kept is no growth.
+        node._on_diagnostics()
+        node._board.wait(30)
         return node
 
     def _end(self, node: Any) -> None:
