@@ -171,3 +171,50 @@ def test_a_folder_that_cannot_be_written_stops_the_start_with_a_sentence(tmp_pat
         assert process.wait() == 1
         assert str(in_the_way) in process.output
         assert 'Traceback' not in process.output
+
+
+def test_each_camera_logs_what_came_compressed_as_it_came_and_republishes_it_on_its_own_topic(
+    tmp_path: Path, folder: Path
+) -> None:
+    from builtin_interfaces.msg import Time
+    from sensor_msgs.msg import CompressedImage, Image
+    from std_msgs.msg import Float32, Header
+    from std_srvs.srv import Trigger
+
+    colors = {'front': (255, 0, 0), 'down': (0, 0, 255)}
+    files = {name: cv2.imencode('.png', solid(*color))[1].tobytes()
+             for name, color in colors.items()}
+    with own_domain() as domain:
+        process = Process(node_arguments(
+            make_tiny_bundle(tmp_path / 'tiny'), cameras='[front, down]',
+            image_transport='compressed', stale_timeout_s=600, log__folder=folder,
+            log__control_share=0.0, log__free_disk_mb=0.0), domain, tmp_path / 'output')
+        client = Client(domain, process)
+        try:
+            flagged = {name: client.listen(f'/uncertainty_seg/{name}/flagged', Image)
+                       for name in files}
+            flags = {name: client.listen(f'/uncertainty_seg/{name}/score', Float32)
+                     for name in files}
+            for second, (name, data) in enumerate(files.items(), start=1):
+                camera = client.node.create_publisher(CompressedImage, f'/{name}/image/compressed',
+                                                      10)
+                client.wait_until(camera.get_subscription_count, 'the node to subscribe')
+                msg = CompressedImage(header=Header(stamp=Time(sec=second)), format='png',
+                                      data=data)
+                client.wait_until(
+                    lambda: camera.publish(msg) or client.spin(0.05)  # noqa: B023
+                    or any(m.data < 2 for m in flags[name]), 'a verdict')  # noqa: B023
+            answer = client.call('/uncertainty_seg/trigger_log', Trigger, Trigger.Request())
+            assert answer.success and answer.message.startswith('2 frame(s)')
+            places = client.wait_until(
+                lambda: len(found := list((folder / 'frames').glob('[!.]*'))) >= 2 and found,
+                'both frames')
+            for place in places:
+                name = json.loads((place / 'frame.json').read_text())['camera']
+                assert (place / 'image.png').read_bytes() == files[name]
+                client.wait_until(lambda: flagged[name], 'the kept frame')  # noqa: B023
+                kept = flagged[name][-1]
+                assert kept.encoding == 'bgr8' and tuple(kept.data[:3]) == colors[name]
+        finally:
+            client.close()
+            process.end()
