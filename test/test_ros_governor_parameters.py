@@ -21,7 +21,7 @@ from ros_helpers import HAS_ROS, node_arguments, own_domain, Process, SKIP_REASO
 if not HAS_ROS:
     pytest.skip(SKIP_REASON, allow_module_level=True)
 
-import rclpy
+import rclpy  # noqa: I100
 from rclpy.parameter import Parameter
 
 from uncertainty_seg.core.parameters import iter_parameters
@@ -85,7 +85,7 @@ class Bare:
             self.node.destroy_node()
             raise
 
-    def set(self, name: str, value: Any) -> Any:
+    def set(self, name: str, value: Any) -> Any:  # noqa: A003
         return self.node.set_parameters_atomically([Parameter(name, value=value)])
 
 

@@ -23,7 +23,7 @@ from ros_helpers import (
 if not HAS_ROS:
     pytest.skip(SKIP_REASON, allow_module_level=True)
 
-from rclpy.duration import Duration
+from rclpy.duration import Duration  # noqa: I100
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 
 from uncertainty_seg.ros.rival_watch import PROBE_S, RivalWatch
