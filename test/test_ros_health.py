@@ -85,6 +85,7 @@ def test_the_worst_is_said_first(camera: Camera) -> None:
     assert (stale.level, stale.message) == (ERROR, 'no frame')
     rival = camera.look(node, is_stale=True, why_down='no frame', rival='somebody else')
     assert (rival.level, rival.message) == (ERROR, 'somebody else')
+    assert Camera().look(rival='somebody else').level == ERROR
     building = dataclasses.replace(node, state='unconfigured', build=BuildState(0.5, 'trunk'))
     assert camera.look(building).message == 'building engine (50 %)'
 
