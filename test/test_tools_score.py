@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 import json
 import os
 from pathlib import Path
+import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +26,8 @@ from uncertainty_seg.storage.bag_messages import IMAGE_TYPE
 from uncertainty_seg.storage.bags import BagMessage, BagReader, BagWriter
 from uncertainty_seg.storage.model_bundle import load_bundle, model_digest, write_calibration
 from uncertainty_seg.storage.score_rows import info_of, list_parts, read_rows
+from uncertainty_seg.tools import score_frames
+from uncertainty_seg.tools.arguments import option_of
 from uncertainty_seg.tools.main import main
 from uncertainty_seg.tools.score_table import locked_table
 
@@ -416,3 +420,17 @@ def test_processes_give_the_bytes_of_one(tmp_path: Path, tiny_bundle: Path) -> N
     assert score(tiny_bundle, tmp_path / 'one', fleet) == 0
     assert score(tiny_bundle, tmp_path / 'two', fleet, '--workers', 2) == 0
     assert parts_of(tmp_path / 'one') == parts_of(tmp_path / 'two')
+
+
+def test_every_option_and_column_is_on_the_page(tmp_path: Path, tiny_bundle: Path) -> None:
+    page = (ROOT / 'docs' / 'score.md').read_text()
+    parser = argparse.ArgumentParser(add_help=False)
+    score_frames.add_arguments(parser)
+    own = {word for action in parser._actions for word in action.option_strings}
+    own -= {option_of(name) for name in score_frames.SETTINGS}
+    assert {word for word in own if word not in page} == set()
+    bag = write_bag(tmp_path / 'bag', [RED])
+    assert score(tiny_bundle, tmp_path / 'table', bag) == 0
+    names = {name.split('.')[0] for name in read_rows(tmp_path / 'table').schema.names}
+    missing = {name for name in names if not re.search(rf'`{name}(\.<\w+>)?`', page)}
+    assert missing == set()
