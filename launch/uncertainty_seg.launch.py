@@ -37,6 +37,9 @@ def node_of(context: LaunchContext) -> list:
     for name, kind in PARAMETERS.items():
         if LaunchConfiguration(name).perform(context):
             given[name] = ParameterValue(LaunchConfiguration(name), value_type=kind)
+    topics = camera_topics(LaunchConfiguration('cameras').perform(context))
+    if topics:
+        given['cameras'] = list(topics)
     return [Node(
         package='uncertainty_seg',
         executable='uncertainty_seg_node',
@@ -44,9 +47,16 @@ def node_of(context: LaunchContext) -> list:
         namespace=LaunchConfiguration('namespace'),
         output='screen',
         parameters=[LaunchConfiguration('params_file'), *([given] if given else [])],
-        remappings=[('image', LaunchConfiguration('image'))],
+        remappings=[('image', LaunchConfiguration('image')),
+                    *((f'{name}/image', topic) for name, topic in topics.items() if topic)],
         arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
     )]
+
+
+def camera_topics(words: str) -> dict:
+    """Read 'front=/cam1/image_raw,down' as the names of cameras and where their images are."""
+    pairs = (word.partition('=') for word in words.split(',') if word.strip())
+    return {name.strip(): topic.strip() for name, _, topic in pairs}
 
 
 def frame_transport(share: str) -> list:
@@ -69,6 +79,10 @@ def generate_launch_description() -> LaunchDescription:
             description=f'name of a shipped model, or the folder of a bundle; {from_file}'),
         DeclareLaunchArgument(
             'image', default_value='image', description='topic of the camera image'),
+        DeclareLaunchArgument(
+            'cameras', default_value='',
+            description='several cameras and their topics: front=/cam1/image_raw,down; without a '
+                        f'topic down is heard on down/image; {from_file}'),
         DeclareLaunchArgument(
             'params_file', default_value=os.path.join(share, 'config', 'uncertainty_seg.yaml'),
             description='parameters; copy config/uncertainty_seg.yaml to begin with'),

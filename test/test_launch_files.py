@@ -92,8 +92,8 @@ def environment_set() -> dict[str, str]:
 def test_the_nodes_arguments_are_declared_and_described() -> None:
     declared = actions_of('uncertainty_seg.launch.py')['DeclareLaunchArgument']
     assert [a.words[0] for a in declared] == [
-        'model', 'image', 'params_file', 'namespace', 'use_sim_time', 'autostart', 'rviz',
-        'log_level']
+        'model', 'image', 'cameras', 'params_file', 'namespace', 'use_sim_time', 'autostart',
+        'rviz', 'log_level']
     assert all(a.description for a in declared)
     page = (ROOT / 'docs' / 'ros_interface.md').read_text(encoding='utf-8')
     for argument in declared:
@@ -111,6 +111,13 @@ def test_arguments_stand_over_the_parameter_file(arguments: dict[str, str]) -> N
     assert set(node.parameters[1]) == {'model', 'autostart'}
     assert node.parameters[1]['model'].value_type is str
     assert node.parameters[1]['autostart'].value_type is bool
+
+
+def test_several_cameras_are_named_and_remapped(arguments: dict[str, str]) -> None:
+    arguments.update(cameras='front=/cam1/image_raw, down')
+    node, _ = actions_of('uncertainty_seg.launch.py')['Node']
+    assert node.parameters[1] == {'cameras': ['front', 'down']}
+    assert node.remappings[1:] == [('front/image', '/cam1/image_raw')]
 
 
 def test_rviz_is_started_only_when_asked_with_our_layout() -> None:
