@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from uncertainty_seg.errors import TableError
-from uncertainty_seg.storage import score_rows
+from uncertainty_seg.storage import score_rows, score_schema
 from uncertainty_seg.storage.score_rows import (
     info_of,
     read_facts,
@@ -164,7 +164,7 @@ def test_what_is_no_table_is_one_sentence(tmp_path: Path) -> None:
 def test_a_table_of_a_later_version_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(score_rows, 'VERSION', 99)
+    monkeypatch.setattr(score_schema, 'VERSION', 99)
     write_rows(tmp_path / 'a.parquet', INFO, [row(0)])
     monkeypatch.undo()
     with pytest.raises(TableError, match='version 99, expected 1'):
