@@ -78,7 +78,7 @@ class Recorder:
 
     @property
     def card(self) -> object:
-        """The card of the bundle."""
+        """Return the card of the bundle."""
         return self.pipeline.card
 
     def measure(self, image: np.ndarray, stamp_ns: int) -> FrameResult:

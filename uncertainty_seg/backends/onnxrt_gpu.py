@@ -97,7 +97,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
 
     @property
     def device_name(self) -> str:
-        """The GPU, with its compute capability and the CUDA of its driver."""
+        """Return the GPU, with its compute capability and the CUDA of its driver."""
         return self._target
 
     def _import(self) -> None:

@@ -73,7 +73,7 @@ class SelfCheckKey:
 
     @property
     def text(self) -> str:
-        """The key in the file."""
+        """Return the key in the file."""
         return ' '.join((self.graphs[:16], self.backend, self.version, self.precision,
                          self.device.replace(' ', '_'))).rstrip()
 

@@ -61,7 +61,7 @@ class Messages:
 
     @property
     def errors(self) -> tuple[str, ...]:
-        """The last errors, oldest first."""
+        """Return the last errors, oldest first."""
         return tuple(self._errors)
 
     def said(self) -> str:

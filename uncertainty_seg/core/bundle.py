@@ -43,10 +43,10 @@ class ModelBundle:
 
     @property
     def trunk_path(self) -> Path:
-        """The graph that runs once a frame."""
+        """Return the graph that runs once a frame."""
         return self.folder / TRUNK_FILE
 
     @property
     def head_path(self) -> Path:
-        """The graph that runs T times a frame."""
+        """Return the graph that runs T times a frame."""
         return self.folder / HEAD_FILE

@@ -94,7 +94,7 @@ class Evaluation:
 
     @property
     def ece(self) -> float:
-        """Expected calibration error."""
+        """Return the expected calibration error."""
         return self.pixels.calibration.value()
 
     @property

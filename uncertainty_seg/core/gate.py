@@ -90,7 +90,7 @@ class Gate:
 
     @property
     def last(self) -> Verdict:
-        """The verdict in force."""
+        """Return the verdict in force."""
         return self._last
 
     @property

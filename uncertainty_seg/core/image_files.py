@@ -51,7 +51,7 @@ class ImageFile:
 
     @property
     def original(self) -> str:
-        """Encoding of the image before it was compressed; empty where it is not told."""
+        """Return the encoding before the image was compressed; empty where it is not told."""
         return self.format.partition(';')[0].strip() if ';' in self.format else ''
 
     @property

@@ -199,7 +199,7 @@ class Pipeline:
 
     @property
     def settings(self) -> Settings:
-        """The settings in force."""
+        """Return the settings in force."""
         return self._settings
 
     @property
@@ -213,7 +213,7 @@ class Pipeline:
 
     @property
     def card(self) -> ModelCard:
-        """The card of the bundle."""
+        """Return the card of the bundle."""
         return self._bundle.card
 
     @property
@@ -233,7 +233,7 @@ class Pipeline:
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict in force."""
+        """Return the verdict in force."""
         return self._gate.last if self._gate else self._ungated()
 
     def check_masks(self) -> None:

@@ -199,7 +199,7 @@ class Settings:
 
     @property
     def budget_ms(self) -> float:
-        """The latency budget in force."""
+        """Return the latency budget in force."""
         return self.latency_budget_ms or self.stale_timeout_s * 500.0
 
     def rate_of(self, index: int) -> float:

@@ -79,7 +79,7 @@ class CompiledGraphs:
 
     @property
     def chunk(self) -> int:
-        """Passes that the head takes at once; 0 for any number, where no channel is skipped."""
+        """Return how many passes the head takes at once; 0: any, where no channel is skipped."""
         return int(self.head.graph.output[0].type.tensor_type.shape.dim[0].dim_value)
 
     @property

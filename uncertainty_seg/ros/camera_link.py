@@ -45,7 +45,7 @@ class CameraLink:
 
     @property
     def topic(self) -> str:
-        """The topic listened to, after remapping."""
+        """Return the topic listened to, after remapping."""
         return str(self._subscription.topic_name)
 
     def close(self) -> None:

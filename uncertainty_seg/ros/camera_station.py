@@ -81,7 +81,7 @@ class CameraStation:
 
     @property
     def topic(self) -> str:
-        """The topic listened to, after remapping; empty while it does not listen."""
+        """Return the topic listened to, after remapping; empty while it does not listen."""
         return self._link.topic if self._link is not None else ''
 
     def fall(self, reason: str) -> None:

@@ -75,7 +75,7 @@ class FlagLink:
 
     @property
     def topic(self) -> str:
-        """The topic listened to, after remapping."""
+        """Return the topic listened to, after remapping."""
         return str(self._subscription.topic_name)
 
     def num_publishers(self) -> int:

@@ -40,7 +40,7 @@ class MessageFrame(LogFrame):
 
     @property
     def memory_bytes(self) -> int:
-        """What it takes while it waits, the message included."""
+        """Return what it takes while it waits, the message included."""
         data = np.frombuffer(self.message.data, np.uint8) if self.message is not None else None
         image = self.image.data if isinstance(self.image, ImageFile) else self.image
         is_same = data is None or np.may_share_memory(data, np.frombuffer(image, np.uint8) if (

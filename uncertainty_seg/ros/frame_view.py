@@ -68,12 +68,12 @@ class FrameView:
 
     @cached_property
     def uncertainty(self) -> FloatMap:
-        """The chosen map (H, W), 0..1, NaN kept."""
+        """Return the chosen map (H, W), 0..1, NaN kept."""
         return self._result.map_at_source(self._settings.map)
 
     @cached_property
     def heatmap(self) -> ImageU8:
-        """The chosen map in colours (H, W, 3); warm is uncertain."""
+        """Return the chosen map in colours (H, W, 3); warm is uncertain."""
         return heatmap(self.uncertainty, heatmap_upper(self._settings, self._thresholds))
 
     @cached_property

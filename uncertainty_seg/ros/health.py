@@ -185,7 +185,7 @@ class Health:
 
     @property
     def condition(self) -> tuple[object, ...]:
-        """What a change of is told at once: equal for two looks that differ in numbers alone."""
+        """Return what is told at once if it changes: all of a look but its numbers."""
         return (self.node.state, self.level, self.is_stale, self.hint, self.rival,
                 self.statistics.is_faulty, self.node.conflicts, self.node.trouble,
                 self.node.build is None)

@@ -62,7 +62,7 @@ class ParameterServer:
 
     @property
     def settings(self) -> Settings:
-        """The settings in force."""
+        """Return the settings in force."""
         return self._settings
 
     def _on_set(self, changes: list[Any]) -> SetParametersResult:

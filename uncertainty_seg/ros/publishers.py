@@ -80,7 +80,7 @@ class VerdictPublishers:
 
     @property
     def topic(self) -> str:
-        """The topic of the flag, after remapping."""
+        """Return the topic of the flag, after remapping."""
         return str(self._node.resolve_topic_name(self._flag_topic))
 
     def promise(self, stale_timeout_s: float) -> None:

@@ -141,7 +141,7 @@ class TopicWatch:
 
     @property
     def said(self) -> tuple[str, ...]:
-        """What `say` returned last."""
+        """Return what `say` returned last."""
         return self._said
 
     def say(self) -> tuple[str, ...]:
@@ -211,7 +211,7 @@ class WatchedTopicsNode(LifecycleNode):
 
     @property
     def conflicts(self) -> tuple[str, ...]:
-        """What is wrong with the topics, as it was said last."""
+        """Return what is wrong with the topics, as it was said last."""
         return self.watch.said if self.watch is not None else ()
 
     def watch_topics(self) -> TopicWatch:

@@ -44,7 +44,7 @@ class Topic:
 
     @property
     def end(self) -> End:
-        """What tells it from the node's other ends."""
+        """Return what tells it from the node's other ends."""
         return self.name, self.is_publisher
 
 

@@ -55,7 +55,7 @@ class SpeedPolicy:
 
     @property
     def factor(self) -> float:
-        """The share of the speed asked for that may be driven, `slow_factor` to 1."""
+        """Return the share of the speed asked for that may be driven, `slow_factor` to 1."""
         return self._factor
 
     @property

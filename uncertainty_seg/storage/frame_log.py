@@ -74,7 +74,7 @@ class FrameLog:
 
     @property
     def settings(self) -> LogSettings:
-        """The settings in force."""
+        """Return the settings in force."""
         return self._settings
 
     def offer(self, frame: LogFrame) -> None:

@@ -70,17 +70,17 @@ class LoggedFrame:
 
     @property
     def image_path(self) -> Path:
-        """The camera image."""
+        """Return the camera image."""
         return self.folder / str(self.sidecar['image']['file'])
 
     @property
     def mask_path(self) -> Path:
-        """The class ids."""
+        """Return the class ids."""
         return self.folder / MASK_FILE
 
     @property
     def uncertainty_path(self) -> Path:
-        """The uncertainty map."""
+        """Return the uncertainty map."""
         return self.folder / UNCERTAINTY_FILE
 
     def read_image(self) -> ImageU8:

@@ -72,7 +72,7 @@ class LogFrame:
     @property
     def is_flagged(self) -> bool:
         """
-        The frame itself was over a limit or could not be judged.
+        Say whether the frame itself was over a limit or could not be judged.
 
         Not so while the gate only waits for more good frames; and it is so for a single bad
         frame that the hysteresis overlooks.
@@ -81,7 +81,7 @@ class LogFrame:
 
     @property
     def memory_bytes(self) -> int:
-        """What it takes while it waits."""
+        """Return what it takes while it waits."""
         image = self.image
         size = len(image.data) if isinstance(image, ImageFile) else image.nbytes
         return size + self.held_bytes

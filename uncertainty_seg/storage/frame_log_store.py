@@ -87,7 +87,7 @@ class FrameStore:
 
     @property
     def problems(self) -> list[str]:
-        """A sentence for each folder among the frames that is none."""
+        """Return a sentence for each folder among the frames that is none."""
         return self._index.problems
 
     @property
@@ -97,7 +97,7 @@ class FrameStore:
 
     @property
     def num_bytes(self) -> int:
-        """What they take on disk."""
+        """Return what they take on disk."""
         return sum(reservoir.num_bytes for reservoir in self._reservoirs.values())
 
     @property

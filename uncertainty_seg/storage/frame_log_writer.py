@@ -83,7 +83,7 @@ class FrameLogWriter:
 
     @property
     def is_writing(self) -> bool:
-        """False while the disk refuses."""
+        """Return False while the disk refuses."""
         return self._store is not None
 
     @property
@@ -93,7 +93,7 @@ class FrameLogWriter:
 
     @property
     def quota_mb(self) -> float:
-        """The quota in force."""
+        """Return the quota in force."""
         return self._settings.quota_mb
 
     def work(self, item: Candidate | None) -> None:

@@ -49,7 +49,7 @@ class Region:
 
     @property
     def crop(self) -> BoolMask:
-        """The pixels of the box."""
+        """Return the pixels of the box."""
         return self.pixels[self.top:self.bottom + 1, self.left:self.right + 1]
 
 
@@ -84,7 +84,7 @@ class LabelCanvas:
 
     @property
     def mask(self) -> LabelMap | None:
-        """The mask, or None if every pixel of it is unknown: then nobody labelled the frame."""
+        """Return the mask; None if every pixel is unknown: then nobody labelled the frame."""
         return self._mask if (self._mask != self._ignore_index).any() else None
 
     def paint(self, name: str, pixels: BoolMask, left: int = 0, top: int = 0) -> None:

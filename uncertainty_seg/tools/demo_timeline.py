@@ -57,7 +57,7 @@ class Moment:
 
     @property
     def is_confident(self) -> bool:
-        """The flag."""
+        """Return the flag."""
         return self.kind == 'confident'
 
 
@@ -89,7 +89,7 @@ class Event:
 
     @property
     def title(self) -> str:
-        """The name for people."""
+        """Return the name for people."""
         return self.name.replace('_', ' ')
 
 
@@ -112,7 +112,7 @@ class Timeline:
 
     @property
     def taken(self) -> tuple[Moment, ...]:
-        """The frames the node gave a verdict for."""
+        """Return the frames the node gave a verdict for."""
         return tuple(m for m in self.moments if m.kind != 'dropped')
 
     @property

@@ -65,7 +65,7 @@ class _Probe:
 
     @property
     def main(self) -> Tensor:
-        """The output of logits."""
+        """Return the output of logits."""
         try:
             return self.outputs[chosen_output(self.outputs)]
         except GraphError:
