@@ -2,6 +2,7 @@
 """Several cameras on one node: outputs apart, fair turns, and no flag that hangs on another's."""
 
 from collections.abc import Iterator
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -199,14 +200,18 @@ def test_two_nodes_of_two_names_serve_two_cameras(tmp_path: Path) -> None:
         client = Client(domain, processes[0])
         try:
             masks = {name: client.listen(f'/{name}_seg/mask', Image) for name in CAMERAS}
+            seconds = itertools.count(1)
             for name, label in (('front', 0), ('down', 1)):
                 camera = client.node.create_publisher(Image, f'/{name}/image', 10)
                 client.wait_until(camera.get_subscription_count, 'the node to subscribe')
                 client.wait_for_topics(f'/{name}_seg/mask')
-                msg = image_message(solid(*CAMERAS[name]), 10**9)
-                client.wait_until(
-                    lambda: camera.publish(msg) or client.spin(0.05) or masks[name],  # noqa: B023
-                    'a mask')
+
+                def has_mask() -> bool:  # a stamp of its own: one that was not heard is lost
+                    msg = image_message(solid(*CAMERAS[name]), next(seconds) * 10**9)  # noqa: B023
+                    camera.publish(msg)  # noqa: B023
+                    client.spin(0.05)
+                    return bool(masks[name])  # noqa: B023
+                client.wait_until(has_mask, 'a mask')
                 assert set(np.unique(masks[name][-1].data)) == {label}
         finally:
             client.close()

@@ -57,7 +57,7 @@ def test_a_node_that_starts_late_gets_the_last_image_of_a_camera_that_keeps_it(
         program = [*NODE, '--ros-args', '-r', 'image:=/kept']
         process = Process(node_arguments(
             bundle, program, reliability='reliable', durability='transient_local',
-            queue_depth=5), domain, tmp_path / 'log')
+            queue_depth=2), domain, tmp_path / 'log')
         client.watched = process
         try:
             health = client.listen('/diagnostics', DiagnosticArray)
