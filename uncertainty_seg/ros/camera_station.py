@@ -125,7 +125,7 @@ class CameraStation:
     def publish_kept(self, frame: MessageFrame) -> None:
         """Publish what the log has kept, from the log's thread."""
         pictures = self._pictures
-        if pictures is not None and frame.message is not None:
+        if pictures is not None and frame.message is not None and pictures.wants_flagged:
             pictures.publish_flagged(as_image(frame.message), 0.0)
 
     def mute(self, reason: str) -> None:

@@ -20,6 +20,7 @@ from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.image_codec import RawImage
 from uncertainty_seg.core.image_files import ImageFile
+from uncertainty_seg.core.log_settings import MEGABYTE
 from uncertainty_seg.core.pipeline import FrameResult, Pipeline
 from uncertainty_seg.core.preprocess import unfit_label, unfit_map
 from uncertainty_seg.core.settings import Settings, settings_to_dict
@@ -122,6 +123,10 @@ class RunLog:
         if settings.log.folder:
             self.log = FrameLog(settings.log.folder, settings.log,
                                 self._about(settings, pipeline), self._tell)
+            state = self.log.state()
+            _log.info('frames are logged in %s, which holds %d of them, %.0f of %g MB',
+                      settings.log.folder, state.num_frames, state.num_bytes / MEGABYTE,
+                      settings.log.quota_mb)
 
     def reconfigure(self, settings: Settings, pipeline: Pipeline) -> None:
         """Take over live settings."""

@@ -177,7 +177,7 @@ class FrameProcessor:
         )
         self._outputs.pictures.publish(msg.header, view)
         is_bad = not verdict.is_confident and verdict.kind != 'recovering'
-        if is_bad and self._outputs.log is None:
+        if is_bad and self._outputs.log is None and self._outputs.pictures.wants_flagged:
             # While the gate only waits for more good frames, the frame itself needs no label.
             self._outputs.pictures.publish_flagged(
                 as_image(msg), settings.flagged_min_interval_s)

@@ -184,6 +184,11 @@ class PicturePublishers:
         if self._camera_info is not None:
             self._camera_info.publish(header, *view.size)
 
+    @property
+    def wants_flagged(self) -> bool:
+        """Whether somebody listens to the images that are worth a label."""
+        return bool(self._publishers and self._publishers['flagged'].get_subscription_count())
+
     def publish_flagged(self, msg: Image, min_interval_s: float) -> None:
         """
         Republish an image that is worth a label, not more often than asked.
@@ -197,7 +202,7 @@ class PicturePublishers:
             a bag that starts again, begins a new interval.
 
         """
-        if not self._publishers['flagged'].get_subscription_count():
+        if not self.wants_flagged:
             return
         now_ns = self._clock.now().nanoseconds
         if self._flagged_ns is not None:
