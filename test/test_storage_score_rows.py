@@ -21,6 +21,7 @@ from uncertainty_seg.storage.score_rows import (
     read_rows,
     ScoreRow,
     TableInfo,
+    unique_dives,
     write_rows,
 )
 
@@ -45,7 +46,8 @@ def test_a_row_comes_back_to_the_bit(tmp_path: Path) -> None:
     table = read_rows(tmp_path)
     first, second = table.to_pylist()
     assert first == {
-        'frame_key': '/bags/dive_07#/cam#3', 'dive': 'dive_07', 'source': '/bags/dive_07',
+        'frame_key': '/bags/dive_07#/cam#3', 'dive': 'dive_07', 'run': '/bags/dive_07',
+        'source': '/bags/dive_07',
         'kind': 'bag', 'topic': '/cam', 'index': 3, 'stamp_ns': 10**18 + 3, 'height': 480,
         'width': 640, 'confident': True, 'verdict': 'confident', 'score_ratio': 0.5,
         'score.entropy.mean': 0.25, 'score.entropy.top': float(np.float32(0.1)),
@@ -60,7 +62,8 @@ def test_the_types_are_those_of_the_contract(tmp_path: Path) -> None:
     write_rows(tmp_path / 'a.parquet', INFO, [row(0)])
     found = {name: str(kind) for name, kind in zip(
         read_rows(tmp_path).schema.names, read_rows(tmp_path).schema.types, strict=True)}
-    words = dict.fromkeys(('frame_key', 'dive', 'source', 'kind', 'topic', 'verdict'), 'string')
+    words = dict.fromkeys(
+        ('frame_key', 'dive', 'run', 'source', 'kind', 'topic', 'verdict'), 'string')
     numbers = {'index': 'int64', 'stamp_ns': 'int64', 'height': 'int32', 'width': 'int32',
                'confident': 'bool', 'score_ratio': 'float', 'score.entropy.mean': 'float',
                'score.entropy.top': 'float', 'share.sand': 'float', 'share.fish': 'float',
@@ -137,6 +140,25 @@ def test_parts_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
     assert read_rows(tmp_path)['index'].to_pylist() == [1, 2]
     both = [tmp_path / 'b.parquet', tmp_path]
     assert read_rows(both)['index'].to_pylist() == [2, 1, 2]
+
+
+def test_two_runs_of_one_name_are_two_dives_and_files_of_one_run_one(tmp_path: Path) -> None:
+    write_rows(tmp_path / 'a.parquet', INFO, [
+        row(0, dive='bag', source='/north/bag'),
+        row(1, dive='bag', source='/south/bag'),
+        row(2, dive='long', source='/long/x_0.mcap', run='/long'),
+        row(3, dive='long', source='/long/x_1.mcap', run='/long'),
+        row(4, dive='given', source='/p/x.mcap', run='given'),
+        row(5, dive='given', source='/q/x.mcap', run='given')])
+    table = read_rows(tmp_path)
+    # sha256 of '/north/bag' and '/south/bag', taken with sha256sum.
+    expected = ['bag_f1d93c', 'bag_802f93', 'long', 'long', 'given', 'given']
+    assert unique_dives(table) == expected
+    again = table.set_column(1, 'dive', pyarrow.array(expected))
+    assert unique_dives(again) == expected
+    assert unique_dives(table.slice(0, 1)) == ['bag']
+    # A table of before there were runs.
+    assert unique_dives(table.drop_columns(['run']).slice(0, 2)) == expected[:2]
 
 
 @pytest.mark.parametrize('change', [

@@ -10,7 +10,9 @@ without any other file. What the scores mean is not known here.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -47,7 +49,9 @@ __all__ = [
     'read_info',
     'read_rows',
     'schema_of',
+    'short_digest',
     'sync',
+    'unique_dives',
     'write_rows',
 ]
 
@@ -90,7 +94,7 @@ class ScoreWriter:
     def __enter__(self) -> ScoreWriter:
         """Open the draft."""
         parquet = parquet_module()
-        words = ['frame_key', 'dive', 'source', 'kind', 'topic', 'verdict']
+        words = ['frame_key', 'dive', 'run', 'source', 'kind', 'topic', 'verdict']
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = parquet.ParquetWriter(
@@ -253,6 +257,39 @@ def read_facts(part: Path) -> dict[str, Any]:
         raise _not_read(part, err) from err
     facts: dict[str, Any] = json.loads(metadata.get(_SHARD_KEY, b'{}'))
     return facts
+
+
+def unique_dives(table: Any) -> list[str]:
+    """
+    Name the dive of each row so that two runs of one name are two dives.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        Rows of one or more tables: the columns `dive` and `source`, and `run` where there is one.
+
+    Returns
+    -------
+    list of str
+        The name of the dive; with '_' and the `short_digest` of its run where rows of another
+        run have the name too. A run of several files is one dive. The names depend on the rows:
+        give all that are to be told apart. Names that were made once stay as they are.
+
+    """
+    names = ['' if name is None else str(name) for name in table.column('dive').to_pylist()]
+    sources = table.column('source').to_pylist()
+    runs = table.column('run').to_pylist() if 'run' in table.column_names else sources
+    pairs = list(zip(names, (run or source for run, source in zip(runs, sources, strict=True)),
+                     strict=True))
+    runs_of = Counter(name for name, _ in set(pairs))
+    unique = {(name, run): f'{name}_{short_digest(run)}' if runs_of[name] > 1 else name
+              for name, run in set(pairs)}
+    return [unique[pair] for pair in pairs]
+
+
+def short_digest(text: str) -> str:
+    """Return 6 hex digits that stand for a path in a name: it may say whose machine it was."""
+    return hashlib.sha256(str(text).encode()).hexdigest()[:6]
 
 
 def sync(path: Path) -> None:

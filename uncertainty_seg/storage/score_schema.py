@@ -101,6 +101,9 @@ class ScoreRow:
         Unsigned 64-bit perceptual hash.
     features : ndarray of float32, shape (num_features,)
         `core.frame_features`.
+    run : str
+        What tells the run from others of its name: the path of the folder or file that names it,
+        or the name itself if somebody gave it. Empty stands for the source.
 
     """
 
@@ -119,6 +122,7 @@ class ScoreRow:
     shares: Sequence[float]
     phash: int
     features: NDArray[np.float32]
+    run: str = ''
 
 
 def frame_key(source: str, topic: str, index: int) -> str:
@@ -164,10 +168,11 @@ def schema_of(info: TableInfo) -> Any:
     parquet_module()
     import pyarrow as pa
 
-    words = [('frame_key', pa.string()), ('dive', pa.string()), ('source', pa.string()),
-             ('kind', pa.string()), ('topic', pa.string()), ('index', pa.int64()),
-             ('stamp_ns', pa.int64()), ('height', pa.int32()), ('width', pa.int32()),
-             ('confident', pa.bool_()), ('verdict', pa.string()), ('score_ratio', pa.float32())]
+    words = [('frame_key', pa.string()), ('dive', pa.string()), ('run', pa.string()),
+             ('source', pa.string()), ('kind', pa.string()), ('topic', pa.string()),
+             ('index', pa.int64()), ('stamp_ns', pa.int64()), ('height', pa.int32()),
+             ('width', pa.int32()), ('confident', pa.bool_()), ('verdict', pa.string()),
+             ('score_ratio', pa.float32())]
     scores = [(f'{SCORE_PREFIX}{name}', pa.float32()) for name in info.score_names]
     shares = [(f'{SHARE_PREFIX}{name}', pa.float32()) for name in info.share_names]
     image = [('phash', pa.uint64()), ('features', pa.list_(pa.float32(), info.num_features))]
@@ -181,6 +186,7 @@ def arrow_table(rows: Sequence[ScoreRow], info: TableInfo, schema: Any) -> Any:
 
     columns: dict[str, Any] = {
         'frame_key': [frame_key(row.source, row.topic, row.index) for row in rows],
+        'run': [row.run or row.source for row in rows],
         'confident': [row.is_confident for row in rows],
     }
     for name in ('dive', 'source', 'kind', 'topic', 'index', 'stamp_ns', 'height', 'width',
