@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 import hashlib
 import json
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -33,6 +33,7 @@ from uncertainty_seg.storage.score_schema import (
     TABLE_KEY,
     TableInfo,
 )
+from uncertainty_seg.storage.whole_files import whole_file
 
 __all__ = [
     'KINDS',
@@ -50,7 +51,6 @@ __all__ = [
     'read_rows',
     'schema_of',
     'short_digest',
-    'sync',
     'unique_dives',
     'write_rows',
 ]
@@ -84,8 +84,7 @@ class ScoreWriter:
     def __init__(self, path: Path, info: TableInfo) -> None:
         self.path, self._info = path, info
         self._schema = schema_of(info)
-        # Two processes may write the same part, where a cluster took one for dead.
-        self._draft = path.with_name(f'.{path.stem}.{os.getpid()}.tmp')
+        self._stack = ExitStack()
         self._rows: list[ScoreRow] = []
         self._facts: Mapping[str, Any] = {}
         self._writer: Any = None
@@ -97,8 +96,11 @@ class ScoreWriter:
         words = ['frame_key', 'dive', 'run', 'source', 'kind', 'topic', 'verdict']
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = parquet.ParquetWriter(
-                self._draft, self._schema, compression='zstd', use_dictionary=words)
+            with ExitStack() as stack:
+                draft = stack.enter_context(whole_file(self.path))
+                self._writer = stack.enter_context(parquet.ParquetWriter(
+                    draft, self._schema, compression='zstd', use_dictionary=words))
+                self._stack = stack.pop_all()
         except OSError as err:
             raise _not_written(self.path, err) from err
         return self
@@ -109,16 +111,15 @@ class ScoreWriter:
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> Literal[False]:
-        """Finish and rename, or remove."""
+        """Finish and show the part, or remove what there is of it."""
         try:
-            if exc_type is None:
+            if exc_type is not None:
+                self._stack.__exit__(exc_type, exc, trace)
+                return False
+            with self._stack:
                 self._finish()
-            else:
-                self._writer.close()
         except OSError as err:
             raise _not_written(self.path, err) from err
-        finally:
-            self._draft.unlink(missing_ok=True)
         return False
 
     def add(self, row: ScoreRow) -> None:
@@ -144,10 +145,6 @@ class ScoreWriter:
             self._flush()
         text = json.dumps(self._facts, sort_keys=True)
         self._writer.add_key_value_metadata({_SHARD_KEY.decode(): text})
-        self._writer.close()
-        sync(self._draft)
-        self._draft.replace(self.path)
-        sync(self.path.parent)
 
 
 def write_rows(
@@ -290,15 +287,6 @@ def unique_dives(table: Any) -> list[str]:
 def short_digest(text: str) -> str:
     """Return 6 hex digits that stand for a path in a name: it may say whose machine it was."""
     return hashlib.sha256(str(text).encode()).hexdigest()[:6]
-
-
-def sync(path: Path) -> None:
-    """Have what was written to a file or a folder on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _read(part: Path, columns: Sequence[str] | None) -> Any:

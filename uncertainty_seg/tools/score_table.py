@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-import fcntl
 import hashlib
 import json
 import os
@@ -23,6 +22,7 @@ from typing import Any
 from uncertainty_seg.errors import ConfigError, TableError
 from uncertainty_seg.storage.frame_sources import FrameSource
 from uncertainty_seg.storage.score_rows import list_parts, PART_ENDING, read_facts, read_info
+from uncertainty_seg.storage.whole_files import lock_file, whole_file
 from uncertainty_seg.tools.score_shard import Engine, ShardJob, ShardReport
 
 INDEX_FILE, LOCK_FILE = 'index.json', '.lock'
@@ -42,18 +42,18 @@ def locked_table(table: Path) -> Iterator[None]:
     _require_table(table)
     try:
         table.mkdir(parents=True, exist_ok=True)
-        lock = (table / LOCK_FILE).open('w')
+        lock = lock_file(table / LOCK_FILE)
+    except BlockingIOError as err:
+        raise TableError(f'another run is writing to {table}', 'one at a time',
+                         'wait for it, or give another --out') from err
     except OSError as err:
         raise TableError(f'{table} cannot be written ({err.strerror})',
                          'a folder that this user may write to') from err
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as err:
-            raise TableError(f'another run is writing to {table}', 'one at a time',
-                             'wait for it, or give another --out') from err
+    try:
         _remove_drafts(table)
         yield
+    finally:
+        os.close(lock)
 
 
 def plan_jobs(
@@ -119,9 +119,8 @@ def write_index(table: Path) -> None:
     parts = list_parts(table)
     reports = [asdict(report) for report in map(_report_of, parts) if report]
     info: dict[str, Any] = asdict(read_info(parts[0])) if parts else {}
-    draft = table / f'.{INDEX_FILE}.tmp'
-    draft.write_text(json.dumps({'table': info, 'parts': reports}, indent=1) + '\n')
-    draft.replace(table / INDEX_FILE)
+    with whole_file(table / INDEX_FILE) as draft:
+        draft.write_text(json.dumps({'table': info, 'parts': reports}, indent=1) + '\n')
 
 
 def _require_table(table: Path) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import csv
-import os
 from pathlib import Path
 from typing import Any
 
 from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.storage.whole_files import whole_file
 from uncertainty_seg.tools.arguments import json_text
 from uncertainty_seg.tools.select_run import Found
 
@@ -95,7 +95,7 @@ def chosen_rows(found: Found) -> Any:
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """
-    Write a file under another name first and rename it.
+    Write a file of a selection, whole or not at all.
 
     Raises
     ------
@@ -103,12 +103,10 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         If it cannot be written; an older one stays as it was.
 
     """
-    draft = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
-        write(draft)
-        os.replace(draft, path)
+        with whole_file(path) as draft:
+            write(draft)
     except OSError as err:
-        draft.unlink(missing_ok=True)
         raise ConfigError(f'{path} cannot be written ({err.strerror})',
                           'a folder with room that may be written to') from err
 
