@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 import json
 from pathlib import Path
+import struct
 from typing import Any
 
 import cv2
@@ -66,7 +67,7 @@ def read_back(folder: Path, kind: str) -> dict[str, ImageU8]:
 
 def write_log(
     folder: Path, masks: Sequence[ImageU8], dive: str = 'dive_7',
-    names: tuple[str, ...] = CLASSES.names,
+    names: tuple[str, ...] = CLASSES.names, orientation: int = 1,
 ) -> Path:
     """Write a frame log by the node's own code; the second frame of each pair came as JPEG."""
     about = LogAbout(dive, 'tiny', '0' * 64, names, CLASSES.palette[:len(names)], passes=8)
@@ -74,7 +75,8 @@ def write_log(
         rng = np.random.default_rng(index)
         image: ImageU8 | ImageFile = rng.integers(0, 255, (*mask.shape, 3), np.uint8)
         if index % 2:
-            image = ImageFile(cv2.imencode('.jpg', np.asarray(image))[1].tobytes(), 'jpeg')
+            data = cv2.imencode('.jpg', np.asarray(image))[1].tobytes()
+            image = ImageFile(turned(data, orientation) if orientation > 1 else data, 'jpeg')
         values = rng.random(mask.shape, np.float32)
         values[0, 0] = np.nan
         ratio = 0.5 + index
@@ -92,6 +94,15 @@ def write_log(
         for name, data in files.items():
             (place / name).write_bytes(data)
     return folder
+
+
+def turned(jpeg: bytes, orientation: int, order: str = '<') -> bytes:
+    """Put an orientation into the EXIF of a JPEG, as a camera that is mounted askew does."""
+    tiff = struct.pack(f'{order}2sHIH', b'II' if order == '<' else b'MM', 42, 8, 2)
+    tiff += struct.pack(f'{order}HHIHH', 0x0103, 3, 1, 6, 0)
+    tiff += struct.pack(f'{order}HHIHH', 0x0112, 3, 1, orientation, 0) + bytes(4)
+    body = b'Exif\0\0' + tiff
+    return jpeg[:2] + b'\xff\xe1' + struct.pack('>H', len(body) + 2) + body + jpeg[2:]
 
 
 def messages_of(bag: Path) -> dict[str, list[Any]]:

@@ -24,6 +24,7 @@ import numpy as np
 
 from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
 from uncertainty_seg.errors import DatasetError
+from uncertainty_seg.storage.label_orientation import without_orientation
 from uncertainty_seg.storage.labelled_folder import ClassTable, read_classes
 
 TABLE_FILE = 'frames.json'
@@ -189,7 +190,7 @@ def write_image(folder: Path, frame: LabelFrame) -> None:
 
 def listed(frames: Iterable[LabelFrame], rows: list[FrameRow]) -> Iterator[LabelFrame]:
     """
-    Pass frames on and note each in `rows`.
+    Pass frames on, their images such that no tool turns them, and note each in `rows`.
 
     Raises
     ------
@@ -202,7 +203,7 @@ def listed(frames: Iterable[LabelFrame], rows: list[FrameRow]) -> Iterator[Label
         if frame.stem in seen:
             raise DatasetError(f'two frames are called {frame.stem!r}', 'a name of its own each')
         seen.add(frame.stem)
-        yield frame
+        yield dataclasses.replace(frame, image_file=without_orientation(frame.image_file))
         rows.append(FrameRow(frame.stem, frame.file_name, height=frame.height, width=frame.width,
                              **frame.facts()))
 
@@ -262,7 +263,9 @@ def read_json(path: Path) -> Any:
 
 def decoded(data: bytes, name: str) -> ImageU8:
     """Decode an image file to BGR, (H, W, 3); `DatasetError` if that fails."""
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    # As it lies in the file: its mask does, and the node does not turn it either.
+    kind = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), kind) if data else None
     if image is None:
         raise DatasetError(f'{name} is no image that can be read', 'JPEG or PNG')
     return np.asarray(image, np.uint8)

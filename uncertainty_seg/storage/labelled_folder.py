@@ -4,6 +4,7 @@ Photographs with masks in a folder.
 
 The layout: ``images/STEM.jpg`` (or png), ``masks/STEM.png`` with the class id as pixel value,
 ``classes.json`` with names, colours and the ignore index, ``splits.json`` with lists of stems.
+An orientation in the metadata of an image is ignored: its pixels count as they lie in the file.
 
 """
 
@@ -221,7 +222,9 @@ def _class_entry(index: int, entry: Any) -> dict[str, Any]:
 def _read_pair(folder: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     places = [folder / 'images' / f'{stem}{ending}' for ending in ENDINGS]
     found = [path for path in places if path.is_file()]
-    image = cv2.imread(str(found[0]), cv2.IMREAD_COLOR) if found else None
+    # As it lies in the file: so lies its mask, and so does the node see it.
+    kind = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imread(str(found[0]), kind) if found else None
     mask = cv2.imread(str(folder / 'masks' / f'{stem}.png'), cv2.IMREAD_UNCHANGED)
     if image is None or mask is None:
         raise DatasetError(f'image or mask of {stem!r} in {folder} is missing or unreadable')
