@@ -151,10 +151,29 @@ def test_misuse_is_one_sentence(
         capsys, 'export-labels', log, log, '--format', 'coco')
     assert '--image-prefix' in refused(capsys, 'export-labels', log, tmp_path / 'new', '--format',
                                        'coco', '--image-prefix', '/x/')
-    with pytest.raises(SystemExit) as caught:
-        run('export-labels', log, tmp_path / 'new', '--format', 'yolo')
-    assert caught.value.code == 2
-    assert all(kind in capsys.readouterr().err for kind in ('fiftyone',))
+    for option, text in (('--model', 'pipeline'), ('--backend', 'openvino')):
+        assert f'{option} with frame logs' in refused(
+            capsys, 'export-labels', log, tmp_path / 'new', '--format', 'coco', option, text)
+    assert not (tmp_path / 'new').exists()
+
+
+@pytest.mark.parametrize('words, said', [
+    (('export-labels', 'log', 'new', '--format', 'yolo'), '--format yolo, expected one of coco'),
+    (('export-labels', 'log', 'new', '--format', 'coco', '--reasons', 'control', 'odd'),
+     '--reasons odd, expected one of flagged'),
+    (('import-labels', 'out', 'new', '--format', 'mcap'), '--format mcap, expected one of coco'),
+    (('import-labels', 'out', 'new', '--format', 'coco', '--shares', 'train'), '--shares train,'),
+    (('import-labels', 'out', 'new', '--format', 'coco', '--shares', 'a=2'), '--shares a=2,'),
+])
+def test_a_word_that_is_not_known_is_one_sentence_and_nothing_else(
+    words: tuple[str, ...], said: str, log: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'out').mkdir()
+    assert run(*words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
     assert not (tmp_path / 'new').exists()
 
 
@@ -238,13 +257,14 @@ def test_a_selection_gets_the_masks_of_the_model_that_scored_it(
     cv2.imwrite(str(pictures / 'a.png'), images[0])
     where = [(str(bag), 'bag', '/cam/image_raw', 2), (str(pictures), 'folder', '', 0),
              (str(bag), 'bag', '/cam/image_raw', 1), (str(bag), 'bag', '/cam/image_raw', 7),
-             (str(tmp_path / 'gone'), 'bag', '/x', 0)]
+             *((str(tmp_path / 'gone'), 'bag', '/x', index) for index in range(3))]
     selection = make_selection(tmp_path / 'selection', tiny_bundle, where)
     assert run('export-labels', selection, tmp_path / 'out', '--format', 'folder') == 0
     output = capsys.readouterr()
     said = json.loads(output.out.splitlines()[-1])
-    assert (said['frames'], said['left_out']) == (3, 2)
-    assert 'is not in its source any more' in output.err and 'gone' in output.err
+    assert (said['frames'], said['left_out']) == (3, 4)
+    assert 'is not in its source any more' in output.err
+    assert f'3 frames of {tmp_path / "gone"}' in output.err
     data = load_folder(tmp_path / 'out', 'train')
     expected = {'dive_9_cam_image_raw_000001': (1, 2), 'dive_9_cam_image_raw_000002': (2, 0),
                 'dive_9_000000': (0, 1)}
@@ -264,6 +284,7 @@ def test_another_bundle_or_a_table_is_one_sentence(
     selection = make_selection(tmp_path / 'selection', tiny_bundle, [('x', 'bag', '/x', 0)])
     words = ('export-labels', selection, tmp_path / 'out', '--format', 'folder')
     assert 'the one that scored the selection' in refused(capsys, *words, '--model', 'pipeline')
+    assert '--reasons with the selection' in refused(capsys, *words, '--reasons', 'control')
     scores = tmp_path / 'scores.parquet'
     (selection / 'scores').rename(scores)
     assert 'is a score table' in refused(

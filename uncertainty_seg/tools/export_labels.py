@@ -44,10 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('inputs', metavar='INPUT', nargs='+', type=Path,
                         help='frame logs, or one selection (selection.parquet or its folder)')
     parser.add_argument('out', metavar='OUT', type=Path, help='new folder to write')
-    parser.add_argument('--format', required=True, choices=FORMATS, dest='kind',
-                        help='what to write')
-    parser.add_argument('--reasons', nargs='+', choices=REASONS, default=(), metavar='REASON',
-                        help=f'only frames that a log kept for these: {", ".join(REASONS)} [all]')
+    # Not `choices`: argparse would print its usage before the sentence.
+    parser.add_argument('--format', required=True, dest='kind', metavar='FORMAT',
+                        help=f'what to write: {", ".join(FORMATS)}')
+    parser.add_argument('--reasons', nargs='+', default=(), metavar='REASON',
+                        help='logs: only frames that were kept for these: '
+                        f'{", ".join(REASONS)} [all]')
     parser.add_argument('--image-prefix', default='', metavar='TEXT',
                         help='label-studio: address of the images up to their names, such as '
                         '"/data/local-files/?d=dive_7/images/" [images inside the tasks]')
@@ -75,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
 
     from uncertainty_seg.storage.label_formats import write_export
 
+    _require_known('--format', [args.kind], FORMATS)
+    _require_known('--reasons', args.reasons, REASONS)
     if args.image_prefix and args.kind != 'label-studio':
         raise ConfigError(f'--image-prefix with the format {args.kind}', 'label-studio')
     feed = _feed(args)
@@ -82,13 +86,13 @@ def run(args: argparse.Namespace) -> int:
     try:
         rows = write_export(args.out, args.kind, bar, feed.classes, args.image_prefix)
     except DatasetError:
-        _show(feed.problems)
+        _show(feed.left_out.sentences)
         raise
-    _show(feed.problems)
-    print(f'{len(rows)} frames, {len(feed.problems)} left out -> {args.out}')
+    _show(feed.left_out.sentences)
+    print(f'{len(rows)} frames, {feed.left_out.frames} left out -> {args.out}')
     print_json({
         'verb': 'export-labels', 'format': args.kind, 'out': args.out, 'frames': len(rows),
-        'left_out': len(feed.problems), 'dives': dict(Counter(row.dive for row in rows)),
+        'left_out': feed.left_out.frames, 'dives': dict(Counter(row.dive for row in rows)),
         'classes': list(feed.classes.names)})
     return 0
 
@@ -100,13 +104,31 @@ def _feed(args: argparse.Namespace) -> FrameFeed:
     has_uncertainty = args.kind in BAGS
     selections = [path for path in args.inputs if _is_selection(path)]
     if not selections:
+        _require_unused(args, ('model', 'backend'), 'frame logs, which hold their masks',
+                        'a selection')
         return frames_of_logs([_log(path) for path in args.inputs], has_uncertainty, args.reasons)
     if len(args.inputs) > 1:
         raise ConfigError(f'{len(args.inputs)} inputs with the selection {selections[0]}',
                           'one selection alone, or frame logs')
+    _require_unused(args, ('reasons',), f'the selection {selections[0]}', 'frame logs')
     from uncertainty_seg.tools.export_labels_selection import frames_of_selection
 
     return frames_of_selection(selections[0], has_uncertainty, args.model, args.backend)
+
+
+def _require_known(option: str, words: Sequence[str], known: Sequence[str]) -> None:
+    strange = [word for word in words if word not in known]
+    if strange:
+        raise ConfigError(f'{option} {strange[0]}', f'one of {", ".join(known)}')
+
+
+def _require_unused(
+    args: argparse.Namespace, options: Sequence[str], inputs: str, wanted: str
+) -> None:
+    for option in options:
+        if getattr(args, option):
+            raise ConfigError(f'--{option} with {inputs}', f'it with {wanted} alone',
+                              'leave it out')
 
 
 def _is_selection(path: Path) -> bool:

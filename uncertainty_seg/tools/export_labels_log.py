@@ -19,6 +19,29 @@ _JPEG_START = b'\xff\xd8'
 
 
 @dataclass
+class LeftOut:
+    """
+    What is not exported.
+
+    Attributes
+    ----------
+    sentences : list of str
+        Why; one may stand for many frames.
+    frames : int
+        How many.
+
+    """
+
+    sentences: list[str] = field(default_factory=list)
+    frames: int = 0
+
+    def add(self, sentence: object, frames: int = 1) -> None:
+        """Note why some frames are left out."""
+        self.sentences.append(str(sentence))
+        self.frames += frames
+
+
+@dataclass
 class FrameFeed:
     """
     Frames to export.
@@ -31,15 +54,15 @@ class FrameFeed:
         Read once.
     total : int
         How many there may be, for the progress bar.
-    problems : list of str
-        Grows while frames are read: a sentence for each that was left out.
+    left_out : LeftOut
+        Grows while frames are read.
 
     """
 
     classes: ClassTable
     frames: Iterator[LabelFrame]
     total: int
-    problems: list[str] = field(default_factory=list)
+    left_out: LeftOut = field(default_factory=LeftOut)
 
 
 def frames_of_logs(
@@ -84,8 +107,9 @@ def frames_of_logs(
         if classes_of(frame.sidecar) != classes:
             raise DatasetError(f'{frame.folder} has other classes than {logged[0].folder}',
                                'one set of classes', 'export the logs of each model by themselves')
-    frames = _frames(logged, classes, has_uncertainty, problems)
-    return FrameFeed(classes, frames, len(logged), problems)
+    left_out = LeftOut(problems, len(problems))
+    frames = _frames(logged, classes, has_uncertainty, left_out)
+    return FrameFeed(classes, frames, len(logged), left_out)
 
 
 def classes_of(sidecar: Mapping[str, Any]) -> ClassTable:
@@ -132,15 +156,14 @@ def image_ending(data: bytes) -> str:
 
 
 def _frames(
-    logged: Sequence[LoggedFrame], classes: ClassTable, has_uncertainty: bool,
-    problems: list[str],
+    logged: Sequence[LoggedFrame], classes: ClassTable, has_uncertainty: bool, left_out: LeftOut
 ) -> Iterator[LabelFrame]:
     for entry in logged:
         try:
             yield _frame(entry, classes, has_uncertainty)
         except (FrameLogError, DatasetError) as err:
             if entry.folder.exists():  # else its log evicted it while we were reading
-                problems.append(str(err))
+                left_out.add(err)
 
 
 def _frame(entry: LoggedFrame, classes: ClassTable, has_uncertainty: bool) -> LabelFrame:

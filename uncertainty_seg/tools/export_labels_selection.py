@@ -38,6 +38,7 @@ from uncertainty_seg.tools.export_labels_log import (
     distinct_classes,
     FrameFeed,
     image_ending,
+    LeftOut,
     stem_of,
 )
 
@@ -86,7 +87,7 @@ def frames_of_selection(
     bundle = _bundle(settings.model, info)
     classes = distinct_classes(info.class_names, info.palette)
     feed = FrameFeed(classes, iter(()), len(rows))
-    frames = _frames(rows, bundle, settings, has_uncertainty, feed.problems)
+    frames = _frames(rows, bundle, settings, has_uncertainty, feed.left_out)
     return replace(feed, frames=frames)
 
 
@@ -116,7 +117,7 @@ def _bundle(model: str, info: TableInfo) -> ModelBundle:
 
 def _frames(
     rows: list[Row], bundle: ModelBundle, settings: Settings, has_uncertainty: bool,
-    problems: list[str],
+    left_out: LeftOut,
 ) -> Iterator[LabelFrame]:
     ignore = load_ignore_mask(settings.ignore_mask)
     by_source: dict[tuple[str, str, str], dict[int, Row]] = {}
@@ -129,25 +130,25 @@ def _frames(
             try:
                 for frame in frames_at(*place, wanted):
                     row = missing.pop(frame.index)
-                    yield from _usable(frame, row, pipeline, has_uncertainty, problems)
+                    yield from _usable(frame, row, pipeline, has_uncertainty, left_out)
             except (UncertaintySegError, OSError) as err:
-                problems.append(f'{len(missing)} frames of {place[0]} are left out: {err}')
+                left_out.add(f'{len(missing)} frames of {place[0]}: {err}', len(missing))
             else:
-                problems += [f'{row["frame_key"]} is not in its source any more.'
-                             for row in missing.values()]
+                for row in missing.values():
+                    left_out.add(f'{row["frame_key"]} is not in its source any more.')
 
 
 def _usable(
     frame: SourceFrame | BadFrame, row: Row, pipeline: Pipeline, has_uncertainty: bool,
-    problems: list[str],
+    left_out: LeftOut,
 ) -> Iterator[LabelFrame]:
     if isinstance(frame, BadFrame):
-        problems.append(f'{row["frame_key"]}: {frame.reason}')
+        left_out.add(f'{row["frame_key"]}: {frame.reason}')
         return
     try:
         yield _frame(frame, row, pipeline, has_uncertainty)
     except UncertaintySegError as err:
-        problems.append(f'{row["frame_key"]}: {err}')
+        left_out.add(f'{row["frame_key"]}: {err}')
 
 
 def _frame(

@@ -29,12 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('labels', metavar='LABELS', type=Path,
                         help='file or folder that the labelling tool exported')
     parser.add_argument('out', metavar='OUT', type=Path, help='new training folder to write')
-    parser.add_argument('--format', required=True, choices=FORMATS, dest='kind',
-                        help='what LABELS is')
+    # Not `choices`: argparse would print its usage before the sentence.
+    parser.add_argument('--format', required=True, dest='kind', metavar='FORMAT',
+                        help=f'what LABELS is: {", ".join(FORMATS)}')
     parser.add_argument('--frames', type=Path, metavar='DIR',
                         help='folder that export-labels wrote [LABELS, or the folder around it]')
-    parser.add_argument('--shares', nargs='+', type=_share, metavar='SPLIT=SHARE',
-                        default=[('train', 0.8), ('val', 0.2)],
+    parser.add_argument('--shares', nargs='+', metavar='SPLIT=SHARE',
+                        default=['train=0.8', 'val=0.2'],
                         help='splits and their shares of the frames [train=0.8 val=0.2]')
     parser.add_argument('--seed', type=whole_number(0), default=0,
                         help='decides between splits that are equally good [0]')
@@ -61,9 +62,11 @@ def run(args: argparse.Namespace) -> int:
     from uncertainty_seg.storage.label_frames import read_table
     from uncertainty_seg.storage.label_training import write_training_folder
 
+    if args.kind not in FORMATS:
+        raise ConfigError(f'--format {args.kind}', f'one of {", ".join(FORMATS)}')
     if not args.labels.exists():
         raise DatasetError(f'no labels at {args.labels}', 'what the labelling tool exported')
-    shares = dict(args.shares)
+    shares = dict(_share(text) for text in args.shares)
     if len(shares) < len(args.shares):
         raise ConfigError('--shares names a split twice', 'each once')
     table = read_table(find_table(args.labels, args.frames))
@@ -85,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _share(text: str) -> tuple[str, float]:
     name, _, number = text.partition('=')
-    if not name or not number:
-        raise argparse.ArgumentTypeError(f'{text!r}, expected a split and its share: train=0.8')
-    return name, 1.0 if number in ('1', '1.0') else rate(number)
+    try:
+        return name, 1.0 if number in ('1', '1.0') else rate(number)
+    except argparse.ArgumentTypeError:
+        raise ConfigError(f'--shares {text}', 'a split and its share, such as train=0.8') from None
