@@ -128,9 +128,14 @@ def folder(path: Path) -> Path:
     return path
 
 
-def found(*inputs: Path, topics: Iterable[str] = ()) -> list[FrameSource]:
+def made(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def found(*inputs: Path, topics: Iterable[str] = (), dive: str = '') -> list[FrameSource]:
     problems: list[str] = []
-    sources = find_sources(list(inputs), list(topics), problems)
+    sources = find_sources(list(inputs), list(topics), problems, dive)
     assert problems == []
     return sources
 
@@ -141,10 +146,10 @@ def indices(frames: Iterable[SourceFrame | BadFrame]) -> list[int]:
 
 MAKERS: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     'mcap': (rosbag2, 'bag', CAMERA), 'sqlite3': (lambda p: rosbag2(p, 'sqlite3'), 'bag', CAMERA),
-    'rosbag1': (lambda p: rosbag1(p.with_suffix('.bag')), 'bag', CAMERA),
+    'rosbag1': (lambda p: rosbag1(made(p) / 'hour_1.bag'), 'bag', CAMERA),
     'compressed': (compressed, 'bag', f'{CAMERA}/compressed'),
     'log': (log, 'log', 'front'), 'folder': (folder, 'folder', ''),
-    'one file': (lambda p: chunked(p.with_suffix('.mcap')), 'bag', CAMERA),
+    'one file': (lambda p: chunked(made(p) / 'hour_1.mcap'), 'bag', CAMERA),
 }
 
 
@@ -314,9 +319,32 @@ def test_everything_below_a_folder_is_found_once(tmp_path: Path) -> None:
     (fleet / 'empty').mkdir()
     sources = found(fleet, fleet / 'north', fleet / 'north' / 'bag')
     assert [(s.path.removeprefix(f'{fleet}/'), s.kind, s.dive) for s in sources] == [
-        ('alone.mcap', 'bag', 'alone'), ('log_3', 'log', 'log_3'),
+        ('alone.mcap', 'bag', 'fleet'), ('log_3', 'log', 'log_3'),
         ('north/bag', 'bag', 'north/bag'), ('photos/images', 'folder', 'photos'),
         ('south/bag', 'bag', 'south/bag')]
+
+
+def test_files_of_one_folder_are_one_run_however_they_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / 'eight' / '2026_dive7'
+    place.mkdir(parents=True)
+    first, second = (chunked(place / f'rec_{k}.mcap', count=1) for k in range(2))
+    monkeypatch.chdir(place)
+    for inputs in ([place], [first, second], [tmp_path], [Path('rec_0.mcap'), second],
+                   [first, Path('rec_1.mcap')], [Path()]):
+        assert [(s.dive, s.run) for s in found(*inputs)] == [('2026_dive7', str(place))] * 2
+    monkeypatch.chdir(tmp_path)
+    assert [s.run for s in found(Path('eight'))] == ['eight/2026_dive7'] * 2
+
+
+def test_a_dive_that_is_given_holds_for_bags_folders_and_logs(tmp_path: Path) -> None:
+    inputs = [rosbag2(tmp_path / name, count=1) for name in ('hour_1', 'hour_2')]
+    sources = found(*inputs, log(tmp_path / 'log', 'what the log says'), dive='2026_dive7')
+    assert [(s.dive, s.run) for s in sources] == [('2026_dive7', '2026_dive7')] * 3
+    frames = [frame for source in sources for frame in read_source(source)]
+    assert {f.dive for f in frames if isinstance(f, SourceFrame)} == {'2026_dive7'}
+    assert len(frames) == 2 + NUM
 
 
 def test_links_in_a_circle_come_to_an_end(tmp_path: Path) -> None:

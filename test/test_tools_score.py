@@ -25,7 +25,13 @@ from uncertainty_seg.core.perceptual_hash import perceptual_hash
 from uncertainty_seg.storage.bag_messages import IMAGE_TYPE
 from uncertainty_seg.storage.bags import BagMessage, BagReader, BagWriter
 from uncertainty_seg.storage.model_bundle import load_bundle, model_digest, write_calibration
-from uncertainty_seg.storage.score_rows import info_of, list_parts, read_rows
+from uncertainty_seg.storage.score_rows import (
+    info_of,
+    list_parts,
+    read_rows,
+    short_digest,
+    unique_dives,
+)
 from uncertainty_seg.tools import score_frames
 from uncertainty_seg.tools.arguments import option_of
 from uncertainty_seg.tools.main import main
@@ -249,6 +255,23 @@ def test_every_kind_of_input_and_every_size_fits_one_table(
                   for r in rows) == [
         ('bag', 'bag', CAMERA, START_NS, 48, 64), ('bag', 'bag', CAMERA, START_NS + STEP_NS, 7, 9),
         ('folder', 'photos', '', 0, 48, 64), ('log', 'monday', 'front', 17, 40, 90)]
+
+
+def test_bags_of_a_dive_that_is_named_are_one_dive_in_the_table(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    bags = [write_bag(tmp_path / name / 'bag', [RED]) for name in ('north', 'south')]
+    places = []
+    for k, words in enumerate(([], ['--dive', '2026_dive7'])):
+        for bag in bags:
+            assert score(tiny_bundle, tmp_path / f'{k}' / bag.parent.name, bag, *words) == 0
+        table = read_rows([tmp_path / f'{k}' / bag.parent.name for bag in bags])
+        places.append([(row['dive'], row['run'], name) for row, name in zip(
+            table.to_pylist(), unique_dives(table), strict=True)])
+    names = [f'bag_{short_digest(str(bag))}' for bag in bags]
+    assert places == [
+        [('bag', str(bag), name) for bag, name in zip(bags, names, strict=True)],
+        [('2026_dive7', '2026_dive7', '2026_dive7')] * 2]
 
 
 def test_a_source_that_breaks_off_keeps_its_rows_and_is_told(

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 import hashlib
 from pathlib import Path
-import re
 
 from uncertainty_seg.errors import BagError, UncertaintySegError
 from uncertainty_seg.storage.bag_reader import BagReader, choose_image_topic
@@ -28,7 +27,7 @@ BAG_ENDINGS = ('.mcap', '.db3', '.bag')
 
 @dataclass(frozen=True)
 class _Place:
-    """Something that was found, and the folder or file that names its run."""
+    """Something that was found, and the folder that names its run."""
 
     kind: str
     path: Path
@@ -36,7 +35,7 @@ class _Place:
 
 
 def find_sources(
-    inputs: Sequence[Path], topics: Sequence[str], problems: list[str]
+    inputs: Sequence[Path], topics: Sequence[str], problems: list[str], dive: str = ''
 ) -> list[FrameSource]:
     """
     Find everything that can be read.
@@ -49,12 +48,15 @@ def find_sources(
         Image topics wanted of each bag; empty takes the camera of each, if that is not open.
     problems : list of str
         Takes one sentence for each bag, folder or topic that cannot be used.
+    dive : str
+        Name of the run that all of them are of; empty takes the names of their folders.
 
     Returns
     -------
     list of FrameSource
         Each once, in the order of the inputs, then of the paths, then of the topics. Runs of the
-        same name in other folders are told apart by the folders above them.
+        same name in other folders are told apart by the folders above them. Files of one folder
+        are one run: a recorder that begins a new file each hour must not make each hour a dive.
 
     Raises
     ------
@@ -64,6 +66,9 @@ def find_sources(
     """
     places = {place.path.resolve(): place for path in inputs for place in _places(path)}
     names = _run_names([place.run for place in places.values()])
+    # One spelling for each run; '.' is none.
+    runs = {place.run.absolute(): str(place.run if place.run.name else place.run.absolute())
+            for place in places.values()}
     found: list[FrameSource] = []
     for place in places.values():
         try:
@@ -71,7 +76,8 @@ def find_sources(
         except (UncertaintySegError, OSError) as err:
             problems.append(' '.join(str(err).split()))
             continue
-        found += [replace(source, dive=names[place.run]) for source in sources]
+        found += [replace(source, dive=dive or names[place.run], is_dive_given=bool(dive),
+                          run=dive or runs[place.run.absolute()]) for source in sources]
     if not found:
         more = f' (and {len(problems) - 1} more like it)' if len(problems) > 1 else ''
         raise BagError(problems[0].rstrip('.') + more)
@@ -83,7 +89,7 @@ def _places(path: Path) -> Iterator[_Place]:
         if path.suffix not in BAG_ENDINGS:
             raise BagError(f'{path} is no bag', f'a file {", ".join(BAG_ENDINGS)}, or a folder',
                            'of pictures, give the folder' if path.suffix in ENDINGS else '')
-        yield _Place('bag', path, _run_of(path))
+        yield _Place('bag', path, path.parent)
     elif path.is_dir():
         found = list(_places_in(path, set()))
         if not found:
@@ -110,7 +116,7 @@ def _places_in(folder: Path, seen: set[Path]) -> Iterator[_Place]:
         yield _Place('folder', folder / 'images', folder)
         return
     inside = sorted(path for path in folder.iterdir() if not path.name.startswith('.'))
-    found = [_Place('bag', path, _run_of(path)) for path in inside
+    found = [_Place('bag', path, folder) for path in inside
              if path.suffix in BAG_ENDINGS and path.is_file()]
     for path in inside:
         if path.is_dir():
@@ -124,13 +130,6 @@ def _is_log(folder: Path) -> bool:
     frames = folder / FRAMES_FOLDER
     return frames.is_dir() and ((folder / MANIFEST_FILE).exists()
                                 or any(frames.glob(f'*/{SIDECAR_FILE}')))
-
-
-def _run_of(file: Path) -> Path:
-    """Return the folder of a file that rosbag2 numbered, else the path without its ending."""
-    folder = file.absolute().parent
-    is_numbered = re.fullmatch(re.escape(folder.name) + r'_\d+', file.stem)
-    return file.parent if is_numbered else file.with_suffix('')
 
 
 def _run_names(runs: Iterable[Path]) -> dict[Path, str]:

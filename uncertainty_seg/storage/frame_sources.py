@@ -45,6 +45,11 @@ class FrameSource:
         those that were found.
     digest : str
         Of the names, sizes and times of its files: another one, and it has changed.
+    run : str
+        What tells the run from others of its name: the path of the folder that names it,
+        or `dive` itself if somebody gave that.
+    is_dive_given : bool
+        Somebody named the run: it holds against what a log says of its frames.
 
     """
 
@@ -54,6 +59,8 @@ class FrameSource:
     dive: str = ''
     num_frames: int = 0
     digest: str = ''
+    run: str = ''
+    is_dive_given: bool = False
 
 
 @dataclass(frozen=True)
@@ -209,16 +216,17 @@ def _log_frames(source: FrameSource) -> _Items:
             index += 1
         problems.clear()
         yield index, lambda frame=frame, index=index: _logged(  # type: ignore[misc]
-            frame, index, source.dive)
+            frame, index, source)
         index += 1
     for place, reason in enumerate(problems, index):
         yield place, _known(BadFrame(place, reason))
 
 
-def _logged(frame: LoggedFrame, index: int, dive: str) -> SourceFrame | BadFrame:
+def _logged(frame: LoggedFrame, index: int, source: FrameSource) -> SourceFrame | BadFrame:
     sidecar = frame.sidecar
+    dive = '' if source.is_dive_given else sidecar.get('dive')
     return _picture(frame.image_path, index, int(sidecar['stamp_ns']),
-                    str(sidecar.get('camera', '')), str(sidecar.get('dive') or dive))
+                    str(sidecar.get('camera', '')), str(dive or source.dive))
 
 
 def _picture(

@@ -102,7 +102,7 @@ class ScoreRow:
     features : ndarray of float32, shape (num_features,)
         `core.frame_features`.
     run : str
-        What tells the run from others of its name: the path of the folder or file that names it,
+        What tells the run from others of its name: the path of the folder that names it,
         or the name itself if somebody gave it. Empty stands for the source.
 
     """

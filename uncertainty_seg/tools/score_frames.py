@@ -39,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='folder of the table; what is finished in it is kept')
     parser.add_argument('--topic', action='append', default=[],
                         help='image topic; give it again for more; each is a shard of its own')
+    parser.add_argument('--dive', metavar='NAME', default='',
+                        help='name of the dive that all INPUTs are of [the folder of each]')
     parser.add_argument('--stride', type=whole_number(1), default=1, metavar='N',
                         help='score each N-th frame only [1]')
     machines = parser.add_mutually_exclusive_group()
@@ -67,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from uncertainty_seg.tools.score_run import require_engines, RunChoice, score_sources
 
-    choice = RunChoice(args.workers, args.ray, args.stride)
+    choice = RunChoice(args.workers, args.ray, args.stride, args.dive.strip())
     require_engines(choice)
     start_s = time.perf_counter()
     settings = replace(settings_from_args(args, SETTINGS), all_scores=True)

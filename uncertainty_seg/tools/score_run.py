@@ -46,12 +46,15 @@ class RunChoice:
         Address of a Ray cluster; None stays on this machine.
     stride : int
         Each `stride`-th frame is scored.
+    dive : str
+        Name of the run that all inputs are of; empty takes the names of their folders.
 
     """
 
     workers: int = 1
     ray: str | None = None
     stride: int = 1
+    dive: str = ''
 
 
 @dataclass
@@ -143,7 +146,7 @@ def score_sources(
 
     """
     broken: list[str] = []
-    sources = find_sources(inputs, topics, broken)
+    sources = find_sources(inputs, topics, broken, choice.dive)
     with closing(Engine(_shared_out(settings, choice))) as engine, locked_table(table):
         jobs, finished = plan_jobs(table, sources, engine, choice.stride)
         info = engine.info

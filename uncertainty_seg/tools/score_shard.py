@@ -287,7 +287,7 @@ class _Shard:
             item.dive, source.path, source.kind, item.topic, item.index, item.stamp_ns,
             height, width, verdict.is_confident, verdict.kind, verdict.score_ratio,
             [scores[name] for name in self._job.info.score_names], shares,
-            perceptual_hash(image), features)
+            perceptual_hash(image), features, source.run)
 
 
 def _as_json(values: dict[str, Any]) -> dict[str, Any]:
