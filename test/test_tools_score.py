@@ -237,6 +237,50 @@ def test_each_shard_has_a_gate_of_its_own(tmp_path: Path, tiny_bundle: Path) -> 
     assert first == second and first[0] == 'recovering' and first[-1] == 'confident'
 
 
+def write_logged(log: Path, k: int, camera: str, dive: str, is_whole: bool = True) -> None:
+    stamp = START_NS + k * STEP_NS
+    frame = log / 'frames' / f'{stamp}_{camera}_{dive}'
+    frame.mkdir(parents=True)
+    data = bytes(cv2.imencode('.png', RED)[1])
+    (frame / 'image.png').write_bytes(data if is_whole else data[:40])
+    (frame / 'frame.json').write_text(json.dumps({
+        'version': 1, 'frame_id': frame.name, 'stamp_ns': stamp, 'camera': camera, 'dive': dive,
+        'image': {'file': 'image.png'}}))
+
+
+def test_each_camera_and_dive_of_a_log_has_a_gate_of_its_own(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    for k in range(6):
+        write_logged(tmp_path / 'log', k, 'front', 'monday')
+        # A blind camera, and another vehicle whose frames come at the same time.
+        write_logged(tmp_path / 'log', k, 'side', 'monday', is_whole=False)
+        write_logged(tmp_path / 'log', k, 'front', 'tuesday', is_whole=k % 2 == 0)
+    write_bag(tmp_path / 'bag', [RED] * 6)
+    assert score(tiny_bundle, tmp_path / 'table', tmp_path / 'log', tmp_path / 'bag') == 0
+    rows = read_rows(tmp_path / 'table').to_pylist()
+    seen = {name: [row['verdict'] for row in rows if row['dive'] == name]
+            for name in ('bag', 'monday', 'tuesday')}
+    assert seen['monday'] == seen['bag'] and seen['bag'][-1] == 'confident'
+    assert len(seen['tuesday']) == 3 and 'confident' not in seen['tuesday']
+
+
+def test_a_logged_frame_of_nobody_knows_which_camera_shuts_every_gate(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    for k in range(6):
+        for camera in ('front', 'side'):
+            write_logged(tmp_path / 'log', k, camera, 'monday')
+    (sidecar,) = (tmp_path / 'log' / 'frames').glob(f'{START_NS + 4 * STEP_NS}_front_*/frame.json')
+    sidecar.write_text('{')
+    assert score(tiny_bundle, tmp_path / 'table', tmp_path / 'log') == 0
+    rows = read_rows(tmp_path / 'table').to_pylist()
+    for camera in ('front', 'side'):
+        flags = {(row['stamp_ns'] - START_NS) // STEP_NS: row['confident']
+                 for row in rows if row['topic'] == camera}
+        assert flags[3] and not flags[5]
+
+
 def test_every_kind_of_input_and_every_size_fits_one_table(
     tmp_path: Path, tiny_bundle: Path
 ) -> None:

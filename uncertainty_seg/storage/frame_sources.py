@@ -90,10 +90,24 @@ class SourceFrame:
 
 @dataclass(frozen=True)
 class BadFrame:
-    """A place in the source whose frame cannot be read, and why."""
+    """
+    A place in the source whose frame cannot be read.
+
+    Attributes
+    ----------
+    index : int
+        Its place in the source.
+    reason : str
+        Why.
+    topic, dive : str or None
+        As of a `SourceFrame`; None where nobody knows, since what says it is damaged.
+
+    """
 
     index: int
     reason: str
+    topic: str | None = None
+    dive: str | None = None
 
 
 def read_source(source: FrameSource, stride: int = 1) -> Iterator[SourceFrame | BadFrame]:
@@ -157,7 +171,7 @@ _Items = Iterator[tuple[int, Callable[[], SourceFrame | BadFrame]]]
 def _bag_frames(source: FrameSource) -> _Items:
     for index, item in enumerate(_bag_items(source)):
         if isinstance(item, BadMessage):
-            yield index, _known(BadFrame(index, item.reason))
+            yield index, _known(BadFrame(index, item.reason, item.topic, source.dive))
         else:
             frame = SourceFrame(index, item.stamp_ns, item.topic, source.dive, item.raw)
             yield index, _known(frame)
@@ -235,7 +249,7 @@ def _picture(
     try:
         return SourceFrame(index, stamp_ns, topic, dive, ImageFile(path.read_bytes()))
     except OSError as err:
-        return BadFrame(index, f'{path} cannot be read ({err.strerror})')
+        return BadFrame(index, f'{path} cannot be read ({err.strerror})', topic, dive)
 
 
 def _known(item: SourceFrame | BadFrame) -> Callable[[], SourceFrame | BadFrame]:

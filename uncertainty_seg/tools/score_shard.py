@@ -2,8 +2,9 @@
 """
 Score one shard: every frame of one source, in order, into one part of the table.
 
-The same function runs here, in another process and on a cluster. The gate starts anew with each
-shard and sees its frames one after the other; nothing of another shard moves a row.
+The same function runs here, in another process and on a cluster. A gate starts anew with each
+shard, and for each dive and camera of a log; it sees its frames one after the other. Nothing of
+another shard moves a row.
 
 """
 
@@ -23,6 +24,7 @@ from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.calibration import calibration_to_json, mask_digest
 from uncertainty_seg.core.frame_features import frame_features, num_features
 from uncertainty_seg.core.image_codec import decode
+from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.perceptual_hash import perceptual_hash
 from uncertainty_seg.core.pipeline import FrameResult, Pipeline
 from uncertainty_seg.core.score_vector import class_keys, ScoreVector
@@ -156,6 +158,11 @@ class Engine:
         return Pipeline(self._bundle, self._backend, self.settings, ignore=self._ignore,
                         scorer=self._scorer)
 
+    @property
+    def card(self) -> ModelCard:
+        """Return the card of the bundle."""
+        return self._bundle.card
+
     def fingerprint(self, source: FrameSource, stride: int) -> str:
         """Return a digest of all that moves a row of a source."""
         calibration = self._bundle.calibration
@@ -217,7 +224,7 @@ def score_shard(
                          job.fingerprint)
     try:
         with ScoreWriter(job.part, job.info) as writer:
-            shard = _Shard(engine.pipeline(), job, report, writer)
+            shard = _Shard(engine, job, report, writer)
             shard.read(on_frame)
             if not report.num_frames:
                 raise _NoRowsError
@@ -232,14 +239,15 @@ class _NoRowsError(Exception):
 
 
 class _Shard:
-    """The loop over the frames."""
+    """The loop over the frames; a gate for each camera of each dive, since a log mixes them."""
 
     def __init__(
-        self, pipeline: Pipeline, job: ShardJob, report: ShardReport, writer: ScoreWriter
+        self, engine: Engine, job: ShardJob, report: ShardReport, writer: ScoreWriter
     ) -> None:
-        self._pipeline, self._job, self._report = pipeline, job, report
+        self._engine, self._job, self._report = engine, job, report
         self._writer = writer
-        self._keys = class_keys(pipeline.card)
+        self._pipelines: dict[tuple[str, str], Pipeline] = {}
+        self._keys = class_keys(engine.card)
 
     def read(self, on_frame: Callable[[int], None] | None) -> None:
         report, source = self._report, self._job.source
@@ -256,24 +264,33 @@ class _Shard:
 
     def _take(self, item: SourceFrame | BadFrame) -> None:
         if isinstance(item, BadFrame):
-            self._fault(item.index, item.reason)
+            self._fault(item, item.reason)
             return
         try:
             image = decode(item.raw)
-            result = self._pipeline.process(image, item.stamp_ns)
+            result = self._pipeline_of(item.dive, item.topic).process(image, item.stamp_ns)
         except (ImageError, BackendError) as err:
-            self._fault(item.index, str(err))
+            self._fault(item, str(err))
             return
         self._report.num_frames += 1
         self._report.num_confident += result.verdict.is_confident
         self._writer.add(self._row(item, image, result))
 
-    def _fault(self, index: int, reason: str) -> None:
+    def _pipeline_of(self, dive: str, topic: str) -> Pipeline:
+        if (dive, topic) not in self._pipelines:
+            self._pipelines[dive, topic] = self._engine.pipeline()
+        return self._pipelines[dive, topic]
+
+    def _fault(self, item: SourceFrame | BadFrame, reason: str) -> None:
         self._report.num_bad += 1
         if len(self._report.problems) < NUM_PROBLEMS_KEPT:
-            self._report.problems.append(f'frame {index}: {" ".join(reason.split())}')
-        # The flag falls, as it does in the node.
-        self._pipeline.fault(reason)
+            self._report.problems.append(f'frame {item.index}: {" ".join(reason.split())}')
+        # The flag falls, as it does in the node; of every camera if nobody knows of which.
+        if item.dive is not None and item.topic is not None:
+            self._pipeline_of(item.dive, item.topic).fault(reason)
+        else:
+            for pipeline in self._pipelines.values():
+                pipeline.fault(reason)
 
     def _row(self, item: SourceFrame, image: ImageU8, result: FrameResult) -> ScoreRow:
         source, scores, verdict = self._job.source, result.scores, result.verdict
