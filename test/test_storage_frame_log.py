@@ -30,7 +30,7 @@ import pytest
 from uncertainty_seg.core.image_files import ImageFile
 from uncertainty_seg.core.perceptual_hash import perceptual_hash
 from uncertainty_seg.errors import ConfigError
-from uncertainty_seg.storage import frame_log_store
+from uncertainty_seg.storage import frame_log_swap
 from uncertainty_seg.storage.frame_log import FrameLog
 from uncertainty_seg.storage.frame_log_format import iter_frames
 from uncertainty_seg.storage.frame_log_frame import LogFrame
@@ -368,7 +368,7 @@ def test_a_disk_that_refuses_is_said_and_tried_again(
     clock = Clock()
     log = FrameLog(folder, settings(), ABOUT, clock=clock)
     with monkeypatch.context() as patch:
-        patch.setattr(frame_log_store, 'write_frame', refuse)
+        patch.setattr(frame_log_swap, 'write_frame', refuse)
         log.offer(log_frame(0))
         state = written(log)
         assert (state.is_writing, state.dropped[cause]) == (False, 1)

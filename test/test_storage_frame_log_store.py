@@ -12,6 +12,7 @@ import math
 import os
 from pathlib import Path
 import shutil
+from typing import Any
 
 from frame_log_helpers import settings
 import numpy as np
@@ -19,8 +20,9 @@ import pytest
 
 from uncertainty_seg.core.log_settings import LogSettings, MEGABYTE
 from uncertainty_seg.errors import ConfigError, FrameLogError
+from uncertainty_seg.storage import frame_log_manifest, frame_log_swap
 from uncertainty_seg.storage.frame_log_disk import folder_bytes, write_frame
-from uncertainty_seg.storage.frame_log_manifest import Entry
+from uncertainty_seg.storage.frame_log_manifest import Bar, Entry, note_change
 from uncertainty_seg.storage.frame_log_store import FrameStore
 
 BLOCK = 4096
@@ -199,6 +201,162 @@ def test_a_frame_that_could_not_be_written_leaves_nothing(
         with pytest.raises(OSError, match='no room'):
             write_frame(tmp_path, 'a', {'image.png': b'1', 'frame.json': b'2'})
     assert names(tmp_path) == set()
+
+
+class Killed(BaseException):
+    """Ends a writer where it stands: nothing that handles errors runs."""
+
+
+@contextmanager
+def killed_at(step: int, patch: pytest.MonkeyPatch) -> Iterator[None]:
+    """End the writer before its call number `step` to the disk."""
+    left = [step]
+
+    def counted(call: Any) -> Any:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return call(*args, **kwargs)
+        return wrapper
+
+    with patch.context() as here:
+        for name in ('rename', 'fsync', 'unlink', 'rmdir', 'mkdir'):
+            here.setattr(os, name, counted(getattr(os, name)))
+        here.setattr(frame_log_manifest, 'append_line', counted(frame_log_manifest.append_line))
+        yield
+
+
+def test_a_kill_at_any_step_of_an_eviction_keeps_sample_and_bar(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [3.0, 1.0, 6.0, 2.0, 9.0, 2.5, 8.0]
+    is_kept_seen, is_killed, step = set(), True, 0
+    while is_killed:
+        folder = tmp_path / str(step)
+        with opened(folder, quota(3)) as store:
+            for k in range(4):
+                add(store, str(k), keys[k])
+            is_killed = False
+            try:
+                with killed_at(step, monkeypatch):
+                    add(store, '4', keys[4])
+            except Killed:
+                is_killed = True
+        with opened(folder, quota(3)) as store:
+            is_kept = '4' in names(folder)
+            offered = {k for k in range(5) if k != 4 or is_kept}
+            # Whole frames only, and those that an undisturbed writer would hold.
+            assert names(folder) == best_names(keys, offered, 3)
+            assert store.bar('main') == sorted(keys[k] for k in offered)[-4]
+            for k in (5, 6):
+                add(store, str(k), keys[k])
+            offered |= {5, 6}
+            assert names(folder) == best_names(keys, offered, 3)
+            assert store.bar('main') == sorted(keys[k] for k in offered)[-4]
+        is_kept_seen.add(is_kept)
+        step += 1
+    # Hide, make, three syncs and a rename, a sync, the note, and the removal.
+    assert step > 10 and is_kept_seen == {True, False}
+
+
+def best_names(keys: list[float], offered: set[int], num: int) -> set[str]:
+    return {str(k) for k in sorted(offered, key=lambda k: -keys[k])[:num]}
+
+
+@pytest.mark.parametrize('call', ['write_frame', 'note_change'])
+def test_a_frame_that_cannot_be_written_costs_no_other(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, 'no room')
+
+    with opened(tmp_path, quota(2)) as store:
+        for k in range(3):
+            add(store, str(k), float(k))
+    for _ in range(3):
+        with opened(tmp_path, quota(2)) as store, monkeypatch.context() as patch:
+            patch.setattr(frame_log_swap, call, refuse)
+            with pytest.raises(OSError, match='no room'):
+                add(store, 'new', 9.0)
+        assert names(tmp_path) == {'1', '2'}
+    with opened(tmp_path, quota(2)) as store:
+        assert store.num_frames == 2 and store.bar('main') == 0.0
+
+
+def test_the_bar_is_kept_though_nothing_had_to_go_for_it(tmp_path: Path) -> None:
+    with opened(tmp_path, quota(2)) as store:
+        add(store, 'a', 1.0, num_bytes=BLOCK)
+        add(store, 'b', 2.0)
+        assert add(store, 'c', 0.5) == ('outranked', 0)
+    with opened(tmp_path, quota(2)) as store:
+        # It would fit, and must not come in where a larger key did not.
+        assert store.bar('main') == 0.5 and not store.would_take('main', 0.4)
+
+
+def test_a_large_frame_that_had_to_go_is_remembered(tmp_path: Path) -> None:
+    chosen = settings(quota_mb=10 * BLOCK / MEGABYTE)
+    with opened(tmp_path, chosen) as store:
+        add(store, 'large', 5.0, num_bytes=8 * BLOCK)
+        assert add(store, 'small', 6.0, num_bytes=BLOCK) == ('', 1)
+        assert not store.would_take('main', 4.0)
+    # The room is what the large one left, not new.
+    with opened(tmp_path, chosen) as store:
+        assert not store.would_take('main', 4.0) and store.bar('main') == 5.0
+
+
+def test_what_was_decided_before_a_kill_is_not_undone(tmp_path: Path) -> None:
+    with opened(tmp_path, quota(3)) as store:
+        add(store, 'a', 1.0)
+        add(store, 'b', 2.0)
+    for frame_id in 'ab':
+        (tmp_path / 'frames' / frame_id).rename(tmp_path / 'frames' / f'.out-{frame_id}')
+    note_change(tmp_path, 'main', Bar(1.0, FRAME_BYTES), ['a'], None)
+    with opened(tmp_path, quota(3)) as store:
+        assert names(tmp_path) == {'b'}
+        assert store.num_leftovers == 1 and store.bar('main') == 1.0
+
+
+def test_a_small_reservoir_is_the_batch_whatever_the_sizes(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, 'fsync', lambda _: None)
+    rng, num_blocks = np.random.default_rng(12), 10
+    chosen = settings(quota_mb=num_blocks * BLOCK / MEGABYTE)
+    for run in range(40):
+        keys, blocks = rng.normal(size=10), rng.integers(1, 9, 10)
+        expected, used = set(), 0
+        for k in np.argsort(-keys):
+            used += int(blocks[k]) + 1
+            if used > num_blocks:
+                break
+            expected.add(str(k))
+        folder = tmp_path / str(run)
+        with opened(folder, chosen) as store:
+            for k in range(5):
+                add(store, str(k), keys[k], num_bytes=int(blocks[k]) * BLOCK)
+        with opened(folder, chosen) as store:
+            for k in range(5, 10):
+                if store.would_take('main', keys[k]):
+                    add(store, str(k), keys[k], num_bytes=int(blocks[k]) * BLOCK)
+        assert names(folder) == expected
+
+
+def test_a_smaller_quota_holds_from_the_start(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        for k in range(6):
+            add(store, str(k), float(k))
+    with opened(tmp_path, quota(2)) as store:
+        assert store.num_trimmed == 4 and store.bar('main') == 3.0
+        assert names(tmp_path) == {'4', '5'}
+
+
+def test_a_control_that_is_no_longer_wanted_stays(tmp_path: Path) -> None:
+    with opened(tmp_path, quota(10, control_share=0.1, control_quota=0.3)) as store:
+        add(store, 'c', 1.0, 'control')
+    with opened(tmp_path, quota(10, control_quota=0.3)) as store:
+        assert store.num_trimmed == 0
+        for k in range(12):
+            add(store, str(k), float(k))
+    # All that the control does not use is for the others.
+    assert names(tmp_path) == {'c', *(str(k) for k in range(3, 12))}
 
 
 def test_strange_folders_are_left_alone_and_told(tmp_path: Path) -> None:

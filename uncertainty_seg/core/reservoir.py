@@ -81,12 +81,17 @@ class Reservoir:
         How much fits.
     bar : float, optional
         Largest key that had to go before this object was made.
+    largest : int, optional
+        Size of the largest item before this object was made.
 
     """
 
-    def __init__(self, capacity: Capacity, bar: float = -math.inf) -> None:
+    def __init__(
+        self, capacity: Capacity, bar: float = -math.inf, largest: int = 0
+    ) -> None:
         self.capacity = capacity
         self._bar = bar
+        self._largest = largest
         self._heap: list[tuple[float, str]] = []
         self._sizes: dict[str, int] = {}
         self._num_bytes = 0
@@ -101,6 +106,11 @@ class Reservoir:
 
         """
         return self._bar
+
+    @property
+    def largest(self) -> int:
+        """Size of the largest item that was ever taken in, if only for a moment."""
+        return self._largest
 
     @property
     def num_bytes(self) -> int:
@@ -120,6 +130,7 @@ class Reservoir:
         heapq.heappush(self._heap, (key, name))
         self._sizes[name] = size
         self._num_bytes += size
+        self._largest = max(self._largest, size)
 
     def would_outlast(self, key: float) -> bool:
         """Tell whether an item of this key has a chance; False once a larger key had to go."""
@@ -168,6 +179,17 @@ class Reservoir:
             self._num_bytes -= self._sizes.pop(name)
             gone.append(name)
         return gone
+
+    def was_enlarged(self, capacity: Capacity) -> bool:
+        """
+        Tell whether items had to go from a much smaller reservoir than one of this capacity.
+
+        Items go only when what is left and the last of them do not fit together. So a reservoir
+        that is emptier than this by the largest item has been given room since. Twice the room is
+        asked for, or a capacity that goes up and down would let every key in again and again.
+        """
+        return (2 * (self._num_bytes + self._largest) < capacity.num_bytes
+                and 2 * (len(self) + 1) < capacity.num_items)
 
     def lower_bar(self) -> None:
         """Let any key in again, for a reservoir that was enlarged or emptied by others."""

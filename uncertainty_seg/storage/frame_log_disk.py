@@ -3,13 +3,14 @@
 Put a frame on disk whole or not at all, take it away again, and say what a disk complains of.
 
 A frame is built in a hidden folder, every file of it is brought to the disk, and one rename makes
-it visible. So neither a killed process nor a power cut shows half a frame.
+it visible. So neither a killed process nor a power cut shows half a frame. What has to go is
+hidden first, as `.out-`, which can be taken back, and removed, as `.gone-`, when that is decided.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from contextlib import suppress
 import errno
 import fcntl
@@ -21,7 +22,7 @@ from uncertainty_seg.errors import FrameLogError
 from uncertainty_seg.storage.frame_log_format import FRAMES_FOLDER
 
 LOCK_FILE = '.lock'
-_BUILDING, _LEAVING = '.new-', '.gone-'
+_BUILDING, _HIDDEN, _LEAVING = '.new-', '.out-', '.gone-'
 _BLOCK = 4096
 # Errno -> what the drop is counted as, what happened, what to do.
 _TROUBLES = {
@@ -101,22 +102,36 @@ def write_frame(folder: Path, frame_id: str, files: Mapping[str, bytes]) -> None
     _sync_folder(frames)
 
 
-def remove_frame(folder: Path, frame_id: str) -> None:
-    """Take a frame out of a log: at once out of sight, then from the disk; OSError if refused."""
+def hide_frame(folder: Path, frame_id: str) -> None:
+    """Take a frame out of sight, for the time being; OSError if the disk refuses."""
     frames = folder / FRAMES_FOLDER
-    leaving = frames / f'{_LEAVING}{frame_id}'
-    os.rename(frames / frame_id, leaving)
+    os.rename(frames / frame_id, frames / f'{_HIDDEN}{frame_id}')
+
+
+def show_frame(folder: Path, frame_id: str) -> None:
+    """Put a hidden frame back; OSError if the disk refuses."""
+    frames = folder / FRAMES_FOLDER
+    os.rename(frames / f'{_HIDDEN}{frame_id}', frames / frame_id)
+
+
+def remove_frame(folder: Path, frame_id: str) -> None:
+    """Remove a frame, hidden or not, for good; OSError if the disk refuses."""
+    frames = folder / FRAMES_FOLDER
+    hidden, leaving = frames / f'{_HIDDEN}{frame_id}', frames / f'{_LEAVING}{frame_id}'
+    os.rename(hidden if hidden.exists() else frames / frame_id, leaving)
     shutil.rmtree(leaving)
 
 
-def sweep(folder: Path) -> tuple[int, list[str]]:
+def sweep(folder: Path, evicted: Container[str]) -> tuple[int, list[str]]:
     """
-    Remove what a crash left behind.
+    Remove what a crash left behind, and show again what was only hidden by then.
 
     Parameters
     ----------
     folder : Path
         The log.
+    evicted : container of str
+        Frames of which the index says that they had to go.
 
     Returns
     -------
@@ -130,14 +145,17 @@ def sweep(folder: Path) -> tuple[int, list[str]]:
 
     """
     num_unfinished, leaving = 0, []
-    for path in (folder / FRAMES_FOLDER).iterdir():
-        if path.name.startswith(_BUILDING):
+    for path in sorted((folder / FRAMES_FOLDER).iterdir()):
+        prefix = next((p for p in (_BUILDING, _HIDDEN, _LEAVING) if path.name.startswith(p)), '')
+        frame_id = path.name.removeprefix(prefix)
+        if prefix == _BUILDING:
             num_unfinished += 1
-        elif path.name.startswith(_LEAVING):
-            leaving.append(path.name.removeprefix(_LEAVING))
-        else:
-            continue
-        shutil.rmtree(path)
+            shutil.rmtree(path)
+        elif prefix == _HIDDEN and frame_id not in evicted:
+            show_frame(folder, frame_id)  # still whole: files go only from what is `.gone-`
+        elif prefix:
+            leaving.append(frame_id)
+            shutil.rmtree(path)
     return num_unfinished, leaving
 
 
@@ -203,6 +221,15 @@ def replace_file(path: Path, content: bytes) -> None:
             building.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def append_line(path: Path, text: str, is_synced: bool) -> None:
+    """Add to the end of a file, and bring it to the disk if so wished; OSError if refused."""
+    with path.open('a') as file:
+        file.write(text)
+        file.flush()
+        if is_synced:
+            os.fsync(file.fileno())
 
 
 def _write_synced(path: Path, content: bytes) -> None:

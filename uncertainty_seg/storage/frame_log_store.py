@@ -10,8 +10,8 @@ thread; after an OSError the object is closed and a new one reads the folder aga
 
 from __future__ import annotations
 
-import logging
-import math
+from collections.abc import Mapping, Sequence
+import dataclasses
 import os
 from pathlib import Path
 import shutil
@@ -22,24 +22,19 @@ from uncertainty_seg.errors import ConfigError, FrameLogError
 from uncertainty_seg.storage.frame_log_disk import (
     disk_bytes,
     lock_folder,
-    remove_frame,
     require_device,
-    sweep,
     trouble,
-    write_frame,
 )
 from uncertainty_seg.storage.frame_log_format import FRAMES_FOLDER
 from uncertainty_seg.storage.frame_log_manifest import (
+    Bar,
     Entry,
-    Index,
     load_index,
-    note_added,
-    note_evicted,
     RESERVOIRS,
     write_index,
 )
+from uncertainty_seg.storage.frame_log_swap import swap_frames
 
-_log = logging.getLogger(__name__)
 MAIN, CONTROL = RESERVOIRS
 
 
@@ -64,6 +59,13 @@ class FrameStore:
     ConfigError
         If no frame in it fits the quota.
 
+    Attributes
+    ----------
+    device : int
+        Number of the disk.
+    num_trimmed : int
+        Frames that had to go at the start, since the quota is smaller than before.
+
     """
 
     def __init__(self, folder: Path, settings: LogSettings, device: int | None = None) -> None:
@@ -75,20 +77,30 @@ class FrameStore:
             (folder / FRAMES_FOLDER).mkdir(parents=True, exist_ok=True)
             self.device = os.stat(folder).st_dev
             self._lock = lock_folder(folder)
-            self.num_leftovers, self._index = self._swept()
+            self._index = load_index(folder)
+            # Also the proof that the folder can be written.
+            write_index(folder, self._index)
             self._require_room()
+            self._reservoirs = self._restored()
+            # As the index on disk has them.
+            self._noted_bars = dict(self._index.bars)
+            self.num_trimmed = self.reconfigure(settings)
         except OSError as err:
             self.close()
             raise trouble(err, folder)[1] from err
         except (FrameLogError, ConfigError):
             self.close()
             raise
-        self._reservoirs = self._restored()
 
     @property
     def problems(self) -> list[str]:
         """Return a sentence for each folder among the frames that is none."""
         return self._index.problems
+
+    @property
+    def num_leftovers(self) -> int:
+        """Frames that a crash left behind, removed at the start."""
+        return self._index.num_leftovers
 
     @property
     def num_frames(self) -> int:
@@ -144,7 +156,8 @@ class FrameStore:
         Raises
         ------
         OSError
-            If the disk refuses. The object is of no use then: `close` it.
+            If the disk refuses. The log holds what it held before, and this object is of no use:
+            `close` it.
 
         """
         size = disk_bytes({name: len(content) for name, content in files.items()})
@@ -156,14 +169,9 @@ class FrameStore:
         if not reservoir.fits_alone(size):
             return 'no_room', 0
         is_kept, gone = reservoir.offer(entry.frame_id, entry.key, size)
-        self._evict(gone)
-        if not is_kept:
-            return 'outranked', len(gone)
-        write_frame(self.folder, entry.frame_id, files)
-        entry = Entry(entry.frame_id, entry.reason, entry.reservoir, entry.key, size)
-        self._index.entries[entry.frame_id] = entry
-        note_added(self.folder, entry)
-        return '', len(gone)
+        added = dataclasses.replace(entry, num_bytes=size) if is_kept else None
+        self._swap(entry.reservoir, gone, added, files)
+        return '' if is_kept else 'outranked', len(gone)
 
     def reconfigure(self, settings: LogSettings) -> int:
         """
@@ -188,20 +196,17 @@ class FrameStore:
         """
         before = {name: self._capacity(name) for name in RESERVOIRS}
         self._settings = settings
-        gone = []
+        num_gone = 0
         for name, reservoir in self._reservoirs.items():
             reservoir.capacity = self._capacity(name)
             grew = (reservoir.capacity.num_bytes > before[name].num_bytes
                     or reservoir.capacity.num_items > before[name].num_items)
             if grew:
                 reservoir.lower_bar()
-            gone += reservoir.trim()
-        self._evict(gone)
-        return len(gone)
-
-    def trim(self) -> int:
-        """Throw out what is over the quota; return how many; OSError if the disk refuses."""
-        return self.reconfigure(self._settings)
+            gone = reservoir.trim()
+            self._swap(name, gone)
+            num_gone += len(gone)
+        return num_gone
 
     def quota_sentence(self, size: int, reservoir: str) -> str:
         """Say that a frame of this size can never be kept."""
@@ -216,13 +221,6 @@ class FrameStore:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
-
-    def _swept(self) -> tuple[int, Index]:
-        num_unfinished, leaving = sweep(self.folder)
-        index = load_index(self.folder, leaving)
-        # Also the proof that the folder can be written.
-        write_index(self.folder, index)
-        return num_unfinished + len(leaving), index
 
     def _require_room(self) -> None:
         sizes = [entry.num_bytes for entry in self._index.entries.values()]
@@ -239,20 +237,24 @@ class FrameStore:
             # A key below the bar is there if the bar had been lowered since.
             keys = [entry.key for entry in entries if entry.reservoir == name]
             bar = min([self._index.bars[name], *keys])
-            found[name] = Reservoir(self._capacity(name),
-                                    -math.inf if name in self._index.lost else bar)
+            found[name] = Reservoir(Capacity(0, 0), bar, self._index.largest[name])
         for entry in entries:
             found[entry.reservoir].restore(entry.frame_id, entry.key, entry.num_bytes)
         return found
 
     def _capacity(self, reservoir: str) -> Capacity:
         """Return what the quota gives a reservoir."""
-        settings = self._settings
-        # Without new control frames nothing is set aside for them.
-        control = settings.control_quota if settings.control_share > 0 else 0.0
-        share = control if reservoir == CONTROL else 1.0 - control
-        return Capacity(int(settings.quota_mb * MEGABYTE * share),
-                        int(settings.quota_frames * share))
+        settings, held = self._settings, self._reservoirs[CONTROL]
+        control = Capacity(int(settings.quota_mb * MEGABYTE * settings.control_quota),
+                           int(settings.quota_frames * settings.control_quota))
+        if settings.control_share <= 0:
+            # None will come: those of before stay, and nothing is set aside for more.
+            control = Capacity(min(control.num_bytes, held.num_bytes),
+                               min(control.num_items, len(held)))
+        if reservoir == CONTROL:
+            return control
+        return Capacity(int(settings.quota_mb * MEGABYTE) - control.num_bytes,
+                        settings.quota_frames - control.num_items)
 
     def _fit_to_disk(self, name: str) -> None:
         """
@@ -261,19 +263,26 @@ class FrameStore:
         When others fill the disk the log stops growing; what it holds is not deleted for them.
         """
         quota, reservoir = self._capacity(name), self._reservoirs[name]
-        room = max(0, self.free_bytes - int(self._settings.free_disk_mb * MEGABYTE))
+        # A frame is written before those go that it replaces, which takes room for a moment.
+        spare = 2 * max(one.largest for one in self._reservoirs.values())
+        kept_free = max(int(self._settings.free_disk_mb * MEGABYTE), spare)
+        room = max(0, self.free_bytes - kept_free)
         allowed = min(quota.num_bytes, reservoir.num_bytes + room)
         reservoir.capacity = Capacity(allowed, quota.num_items)
-        # A full reservoir stays nearly full. One that is not was given more room since its bar
-        # rose, and would refuse frames that it has room for.
-        if reservoir.num_bytes < allowed / 2 and len(reservoir) < quota.num_items / 2:
+        # The disk has room again, or others took frames away while we did not look.
+        if reservoir.was_enlarged(reservoir.capacity):
             reservoir.lower_bar()
 
-    def _evict(self, names: list[str]) -> None:
-        for name in names:
-            entry = self._index.entries.pop(name, None)
-            if entry is None:
-                continue  # the frame that was offered and did not stay
-            remove_frame(self.folder, name)
-            note_evicted(self.folder, entry, self._reservoirs[entry.reservoir].bar)
-            _log.debug('frame log: %s had to go', name)
+    def _swap(
+        self, name: str, gone: Sequence[str], added: Entry | None = None,
+        files: Mapping[str, bytes] | None = None,
+    ) -> None:
+        reservoir = self._reservoirs[name]
+        bar = Bar(reservoir.bar, reservoir.largest) if (
+            reservoir.bar != self._noted_bars[name]) else None
+        swap_frames(self.folder, name, bar, gone, added, files)
+        self._noted_bars[name] = reservoir.bar
+        for frame_id in gone:
+            del self._index.entries[frame_id]
+        if added is not None:
+            self._index.entries[added.frame_id] = added

@@ -79,6 +79,7 @@ class FrameLogWriter:
                          self.num_leftovers)
         for problem in self._store.problems:
             _log.warning('frame log: %s', problem)
+        self._went(self._store.num_trimmed)
         self._note_size()
 
     @property
@@ -127,11 +128,13 @@ class FrameLogWriter:
             return
         self._settings = self.wanted
         if self._store is not None:
-            num_gone = self._store.reconfigure(self._settings)
-            self._counters.num_evicted += num_gone
-            if num_gone:
-                _log.warning('frame log: %d frames had to go for the smaller quota', num_gone)
+            self._went(self._store.reconfigure(self._settings))
             self._note_size()
+
+    def _went(self, num_gone: int) -> None:
+        self._counters.num_evicted += num_gone
+        if num_gone:
+            _log.warning('frame log: %d frames had to go for the smaller quota', num_gone)
 
     def _take(self, item: Candidate) -> None:
         store = self._opened()
@@ -208,7 +211,7 @@ class FrameLogWriter:
         if self._store is None and self._clock() >= self._retry_at_s:
             try:
                 self._store = FrameStore(self._folder, self._settings, self._device)
-                self._counters.num_evicted += self._store.trim()
+                self._went(self._store.num_trimmed)
             except UncertaintySegError as err:
                 cause = err.__cause__
                 self._refused(cause if isinstance(cause, OSError) else err)
