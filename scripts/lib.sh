@@ -221,6 +221,19 @@ set_up_tensorrt() {  # versions of TensorRT that the tests build and look names 
   done
 }
 
+wants_label_tools() {
+  [[ ${WITH_LABEL_TOOLS:-1} != 0 ]] || { note "WITH_LABEL_TOOLS=0: not installing $1"; return 1; }
+}
+
+set_up_ray() { wants_label_tools Ray && install_optional ray "$REQUIREMENTS/ray.txt" || true; }
+
+set_up_label_tools() {  # the labelling tools' own readers; 1 GB, which only the tests need
+  wants_label_tools 'the labelling tools' || return 0
+  # Apart, since they pin other versions of numpy and OpenCV.
+  PIP_TARGET="$VENV/label_tools" PIP_UPGRADE=1 \
+    install_optional label_tools "$REQUIREMENTS/label_tools.txt"
+}
+
 has_browser() { [[ -n "$(type -P chromium chromium-browser google-chrome chrome)" ]]; }
 
 set_up_browser() {  # for the test that looks at a report; system packages are CI's alone to install
