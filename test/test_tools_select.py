@@ -28,6 +28,7 @@ from uncertainty_seg.storage.score_rows import (  # noqa: E402
     read_rows,
     ScoreRow,
     TableInfo,
+    unique_dives,
     write_rows,
 )
 from uncertainty_seg.tools import select_frames, select_sheet  # noqa: E402
@@ -210,6 +211,30 @@ def test_what_is_labelled_gives_the_limit_and_is_not_chosen_again(
     facts = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[0] == '{']
     assert facts[-1]['limit'] == pytest.approx(0.6)
     assert indices(second) == [9, 8, 7, 6, 5, 4, 3, 2]
+
+
+def test_dives_of_one_name_are_two_for_the_cap_and_in_what_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    north, south, west = (
+        table(tmp_path / name, [row(10 * k + n, 3 - 0.1 * n, 'bag', f'/{name}/bag')
+                                for n in range(4)])
+        for k, name in enumerate(('north', 'south', 'west')))
+    # sha256sum of '/north/bag' and so on.
+    names = {'/north/bag': 'bag_f1d93c', '/south/bag': 'bag_802f93', '/west/bag': 'bag_939292'}
+    words = ['--strategy', 'top-k', '--per-dive', '2', '-n', '4']
+    assert main(['select', str(north), str(south), *words, '-o', str(tmp_path / 'out')]) == 0
+    facts, err = said(capsys)
+    assert (facts['chosen'], facts['dives'], facts['dives_chosen']) == (4, 2, 2)
+    assert err.startswith('2 dives of different paths share a name') and err.count('\n') == 1
+    chosen = pq.read_table(tmp_path / 'out' / 'selection.parquet')
+    assert [names[run] for run in chosen.column('run').to_pylist()] == \
+        chosen.column('dive').to_pylist() == unique_dives(chosen)
+    # What is labelled is of other runs too, whatever comes of it.
+    assert main(['select', str(west), '--labelled', str(north), *words[:-1], '2',
+                 '-o', str(tmp_path / 'next')]) == 0
+    assert set(pq.read_table(tmp_path / 'next' / 'selection.parquet').column('dive').to_pylist()) \
+        == {names['/west/bag']}
 
 
 def test_a_frame_that_is_there_twice_is_one(

@@ -14,7 +14,7 @@ from uncertainty_seg.core.selection import select, Selection
 from uncertainty_seg.core.selection_pool import Candidates, Request
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.storage.score_rows import info_of, TableInfo
-from uncertainty_seg.tools.select_table import candidates_of, read_table, score_column
+from uncertainty_seg.tools.select_table import candidates_of, name_dives, read_table, score_column
 
 RATIO = 'score_ratio'
 
@@ -27,7 +27,7 @@ class Found:
     Attributes
     ----------
     table : pyarrow.Table
-        All rows.
+        All rows; dives of one name are told apart.
     info : TableInfo
         Of the table.
     candidates : Candidates
@@ -78,11 +78,12 @@ def select_frames(args: argparse.Namespace) -> Found:
                           f'at most {len(table)}', 'give a smaller -n, or more tables')
     info = info_of(table.schema)
     column = score_column(args.score, info)
-    pool = candidates_of(table, info, column)
-    labelled = None
+    known = None
     if args.labelled:
         known = read_table(args.labelled, remarks, of=(info, args.tables[0]))
-        labelled = candidates_of(known, info, column)
+    table, known = name_dives(table, known, remarks)
+    pool = candidates_of(table, info, column)
+    labelled = None if known is None else candidates_of(known, info, column)
     request = _request(args, column, labelled)
     chosen = select(pool, request, labelled)
     if not len(chosen.rows):

@@ -21,6 +21,7 @@ from uncertainty_seg.storage.score_rows import (
     SCORE_PREFIX,
     SHARE_PREFIX,
     TableInfo,
+    unique_dives,
 )
 
 _NEEDED = ('frame_key', 'dive', 'source', 'kind', 'topic', 'index', 'stamp_ns', 'score_ratio')
@@ -71,6 +72,48 @@ def read_table(
                        'already and were left out.')
         table = table.take(np.sort(first))
     return table
+
+
+def name_dives(table: Any, labelled: Any, remarks: list[str]) -> tuple[Any, Any]:
+    """
+    Name the dives so that two runs of one name, which were scored one by one, are two dives.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        As `read_table` gives it.
+    labelled : pyarrow.Table or None
+        Another one: its runs are not those of the table either.
+    remarks : list of str
+        Takes a sentence if names had to be changed.
+
+    Returns
+    -------
+    pyarrow.Table, pyarrow.Table or None
+        The same rows; `dive` is what `unique_dives` says of all of them together.
+
+    """
+    import pyarrow as pa
+
+    tables = [table] if labelled is None else [table, labelled]
+    shared = [name for name in ('dive', 'source', 'run')
+              if all(name in one.column_names for one in tables)]
+    together = pa.concat_tables([one.select(shared) for one in tables])
+    names = unique_dives(together)
+    changed = {new for old, new in zip(together.column('dive').to_pylist(), names, strict=True)
+               if (old or '') != new}
+    if changed:
+        remarks.append(f'{len(changed)} dives of different paths share a name and are told apart '
+                       f'by 6 digits ({", ".join(sorted(changed)[:3])}); score files of one dive '
+                       'with --dive.')
+    table = _with_dives(table, names[:len(table)])
+    return table, None if labelled is None else _with_dives(labelled, names[len(table):])
+
+
+def _with_dives(table: Any, names: Sequence[str]) -> Any:
+    import pyarrow as pa
+
+    return table.set_column(table.column_names.index('dive'), 'dive', pa.array(names, pa.string()))
 
 
 def _read(paths: Sequence[Path], listed: str) -> Any:
