@@ -225,8 +225,9 @@ def test_pytest_options_reach_pytest_through_colcon(checkout: Path) -> None:
     given = (checkout / 'given').read_text(encoding='utf-8').splitlines()
     after = given[given.index('<--pytest-args>') + 1:]
     # A space before each: colcon has options of the same names.
-    assert after == ['< --timeout=300>', '< --numprocesses=2>', '< --dist=loadfile>', '< -m>', '< not slow>', '< -k>', '< gate or mask>',
-                     '< --durations=5>']
+    assert after == [
+        '< --timeout=300>', '< --numprocesses=2>', '< --dist=loadfile>', '< -m>', '< not slow>',
+        '< -k>', '< gate or mask>', '< --durations=5>']
     assert '<--return-code-on-test-failure>' in given
 
 
