@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 import shutil
+from typing import Any
 
 import cv2
 from label_sample import CLASSES, corrected, make_frame, messages_of, write_log
@@ -15,12 +17,21 @@ import pytest
 pytest.importorskip('pycocotools', reason='pycocotools is not installed: no labels as COCO')
 
 from uncertainty_seg.core.arrays import ImageU8  # noqa: E402
+from uncertainty_seg.core.perceptual_hash import perceptual_hash  # noqa: E402
 from uncertainty_seg.storage import frame_log_format, label_formats  # noqa: E402
 from uncertainty_seg.storage.bags import BagWriter  # noqa: E402
 from uncertainty_seg.storage.label_bag import UNCERTAINTY_TOPIC  # noqa: E402
 from uncertainty_seg.storage.label_folder import read_mask  # noqa: E402
 from uncertainty_seg.storage.label_frames import read_table  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import load_folder  # noqa: E402
+from uncertainty_seg.storage.model_bundle import load_bundle, model_digest  # noqa: E402
+from uncertainty_seg.storage.score_rows import (  # noqa: E402
+    read_rows,
+    ScoreRow,
+    short_digest,
+    TableInfo,
+    write_rows,
+)
 from uncertainty_seg.tools import export_labels, import_labels  # noqa: E402
 from uncertainty_seg.tools.main import main  # noqa: E402
 
@@ -214,28 +225,49 @@ def test_one_dive_alone_is_all_training_and_a_warning(
 # --- selections --------------------------------------------------------------------------------
 
 
-def make_selection(folder: Path, bundle: Path, rows: list[tuple[str, str, str, int]]) -> Path:
-    """Write a selection of (source, kind, topic, index), as `select` leaves it."""
+def row_of(
+    source: Path, kind: str, topic: str, index: int, image: ImageU8 | None = None, **facts: Any
+) -> ScoreRow:
+    """Return a row of a score table as `score` makes it of an image."""
+    height, width = (48, 64) if image is None else image.shape[:2]
+    phash = 0 if image is None else perceptual_hash(image)
+    stamp_ns = 1000 + index if kind == 'bag' else index * 10**9
+    row = ScoreRow('dive 9', str(source), kind, topic, index, stamp_ns, height, width, False,
+                   'uncertain', 1.5, (0.9,), (1.0, 0.0, 0.0), phash, np.zeros(2, np.float32))
+    return dataclasses.replace(row, **facts)
+
+
+def make_selection(folder: Path, bundle: Path, rows: list[ScoreRow]) -> Path:
+    """Write a selection, as `select` leaves it."""
     import pyarrow as pa
     from pyarrow import parquet
-
-    from uncertainty_seg.storage.model_bundle import load_bundle, model_digest
-    from uncertainty_seg.storage.score_rows import read_rows, ScoreRow, TableInfo, write_rows
 
     card = load_bundle(str(bundle)).card
     info = TableInfo(str(bundle), model_digest(card), card.class_names, card.palette, 8, 3,
                      ('entropy.mean',), 2, {'model': str(bundle), 'passes': 8, 'seed': 3,
                                             'backend': 'onnxruntime'})
-    table = [ScoreRow('dive 9', source, kind, topic, index, 1000 + index, 48, 64, False,
-                      'uncertain', 1.5, (0.9,), (1.0, 0.0, 0.0), 0, np.zeros(2, np.float32))
-             for source, kind, topic, index in rows]
     folder.mkdir()
-    write_rows(folder / 'part.parquet', info, table)
+    write_rows(folder / 'part.parquet', info, rows)
     chosen = read_rows(folder / 'part.parquet')
     chosen = chosen.append_column('reason', pa.array(['rank 1 of 9'] * len(rows), pa.string()))
     (folder / 'part.parquet').rename(folder / 'scores')
     parquet.write_table(chosen, folder / 'selection.parquet')
     return folder
+
+
+def write_bag(bag: Path, images: list[ImageU8], *topics: str) -> Path:
+    """Write each image on each topic, with the stamps 1000, 1001 and so on."""
+    with BagWriter(bag) as writer:
+        for index, image in enumerate(images):
+            for topic in topics:
+                writer.write_image(topic, 1000 + index, f'{topic[1:4]}_frame', image, 'bgr8')
+    return bag
+
+
+def random_images(count: int, seed: int = 0) -> list[ImageU8]:
+    """Return images that look nothing like each other."""
+    coarse = np.random.default_rng(seed).integers(0, 255, (count, 6, 8, 3), np.uint8)
+    return [np.asarray(cv2.resize(image, (64, 48)), np.uint8) for image in coarse]
 
 
 def test_a_selection_gets_the_masks_of_the_model_that_scored_it(
@@ -248,16 +280,15 @@ def test_a_selection_gets_the_masks_of_the_model_that_scored_it(
         image[:] = 0
         image[:, :32, index] = 255
         image[:, 32:, (index + 1) % 3] = 255
-    bag = tmp_path / 'dive.bag'
-    with BagWriter(bag) as writer:
-        for index, image in enumerate(images):
-            writer.write_image('/cam/image_raw', 1000 + index, 'cam', image, 'bgr8')
+    bag = write_bag(tmp_path / 'dive.bag', images, '/cam/image_raw')
     pictures = tmp_path / 'pictures'
     pictures.mkdir()
     cv2.imwrite(str(pictures / 'a.png'), images[0])
-    where = [(str(bag), 'bag', '/cam/image_raw', 2), (str(pictures), 'folder', '', 0),
-             (str(bag), 'bag', '/cam/image_raw', 1), (str(bag), 'bag', '/cam/image_raw', 7),
-             *((str(tmp_path / 'gone'), 'bag', '/x', index) for index in range(3))]
+    where = [row_of(bag, 'bag', '/cam/image_raw', 2, images[2]),
+             row_of(pictures, 'folder', '', 0, images[0], run=str(bag)),
+             row_of(bag, 'bag', '/cam/image_raw', 1, images[1]),
+             row_of(bag, 'bag', '/cam/image_raw', 7),
+             *(row_of(tmp_path / 'gone', 'bag', '/x', index, run=str(bag)) for index in range(3))]
     selection = make_selection(tmp_path / 'selection', tiny_bundle, where)
     assert run('export-labels', selection, tmp_path / 'out', '--format', 'folder') == 0
     output = capsys.readouterr()
@@ -266,22 +297,78 @@ def test_a_selection_gets_the_masks_of_the_model_that_scored_it(
     assert 'is not in its source any more' in output.err
     assert f'3 frames of {tmp_path / "gone"}' in output.err
     data = load_folder(tmp_path / 'out', 'train')
-    expected = {'dive_9_cam_image_raw_000001': (1, 2), 'dive_9_cam_image_raw_000002': (2, 0),
-                'dive_9_000000': (0, 1)}
+    of_bag, of_pictures = (short_digest(str(place)) for place in (bag, pictures))
+    expected = {f'dive_9_cam_image_raw_{of_bag}_000001': (1, 2),
+                f'dive_9_cam_image_raw_{of_bag}_000002': (2, 0),
+                f'dive_9_{of_pictures}_000000': (0, 1)}
     assert set(data.stems) == set(expected)
     for stem, mask in zip(data.stems, data.masks, strict=True):
         assert (set(mask[:, :30].flat), set(mask[:, 34:].flat)) == tuple(
             {value} for value in expected[stem])
-    row = read_table(tmp_path / 'out').rows['dive_9_cam_image_raw_000002']
+    row = read_table(tmp_path / 'out').rows[f'dive_9_cam_image_raw_{of_bag}_000002']
     assert (row.reason, row.dive, row.score) == ('rank 1 of 9', 'dive 9', 1.5)
-    assert row.key == f'{bag}#/cam/image_raw#2'
+    assert row.key == 'dive.bag#/cam/image_raw#2'
+
+
+def test_an_image_that_is_not_the_one_that_was_scored_is_left_out(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip('pyarrow', reason='pyarrow is not installed: no selection')
+    images = random_images(5)
+    bag = write_bag(tmp_path / 'bag', images, '/cam/image_raw')
+    pictures = tmp_path / 'pictures'
+    pictures.mkdir()
+    for index, image in enumerate(images):
+        cv2.imwrite(str(pictures / f'{index}.png'), image)
+    rows = [row_of(bag, 'bag', '/cam/image_raw', index, image)
+            for index, image in enumerate(images)]
+    rows[1] = dataclasses.replace(rows[1], stamp_ns=rows[1].stamp_ns + 1)
+    rows[2] = dataclasses.replace(rows[2], height=24, width=32)
+    rows[3] = dataclasses.replace(rows[3], phash=rows[3].phash ^ 0b111)
+    rows[4] = dataclasses.replace(rows[4], phash=rows[4].phash ^ 0b11)  # another JPEG decoder
+    rows += [row_of(pictures, 'folder', '', index, image) for index, image in enumerate(images)]
+    (pictures / '0.png').unlink()  # every index now names the next picture
+    selection = make_selection(tmp_path / 'selection', tiny_bundle, rows)
+    assert run('export-labels', selection, tmp_path / 'out', '--format', 'folder') == 0
+    output = capsys.readouterr()
+    said = json.loads(output.out.splitlines()[-1])
+    assert (said['frames'], said['left_out']) == (2, 8)
+    assert 'bag#/cam/image_raw#1: another image is in its place' in output.err
+    assert 'score it again' in output.err
+    assert {row.key for row in read_table(tmp_path / 'out').rows.values()} == {
+        'bag#/cam/image_raw#0', 'bag#/cam/image_raw#4'}
+
+
+def test_two_runs_of_one_name_are_two_dives_without_a_path_in_the_export(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip('pyarrow', reason='pyarrow is not installed: no selection')
+    images = random_images(4)
+    topic = '/cam/image_raw'
+    bags = [write_bag(tmp_path / place, [image], topic) for place, image in
+            zip(('june/dive_a', 'july/dive_a', 'may/rec_0', 'may/rec_1'), images, strict=True)]
+    runs = [str(bags[0]), str(bags[1]), str(tmp_path / 'may'), str(tmp_path / 'may')]
+    names = ['dive_a', 'dive_a', 'may', 'may']
+    rows = [row_of(bag, 'bag', topic, 0, image, dive=name, run=of)
+            for bag, image, name, of in zip(bags, images, names, runs, strict=True)]
+    selection = make_selection(tmp_path / 'selection', tiny_bundle, rows)
+    out = tmp_path / 'out'
+    assert run('export-labels', selection, out, '--format', 'label-studio') == 0
+    dives = {f'dive_a_{short_digest(of)}': 1 for of in runs[:2]}
+    assert last_line(capsys)['dives'] == {**dives, 'may': 2}
+    stems = {f'{dive}_cam_image_raw_000000' for dive in dives} | {
+        f'may_cam_image_raw_{short_digest(str(bag))}_000000' for bag in bags[2:]}
+    assert set(read_table(out).rows) == stems
+    for file in out.glob('*.json'):
+        assert str(tmp_path) not in file.read_text()
 
 
 def test_another_bundle_or_a_table_is_one_sentence(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip('pyarrow', reason='pyarrow is not installed: no selection')
-    selection = make_selection(tmp_path / 'selection', tiny_bundle, [('x', 'bag', '/x', 0)])
+    selection = make_selection(tmp_path / 'selection', tiny_bundle,
+                               [row_of(Path('x'), 'bag', '/x', 0)])
     words = ('export-labels', selection, tmp_path / 'out', '--format', 'folder')
     assert 'the one that scored the selection' in refused(capsys, *words, '--model', 'pipeline')
     assert '--reasons with the selection' in refused(capsys, *words, '--reasons', 'control')

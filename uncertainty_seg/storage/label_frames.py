@@ -45,7 +45,8 @@ class LabelFrame:
     stem : str
         Name of its files without ending, unique within an export.
     key : str
-        Its id where it came from: the frame's of a log, or ``SOURCE#TOPIC#INDEX``.
+        Its id where it came from: the frame's of a log, or ``SOURCE#TOPIC#INDEX`` with the last
+        name of the source's path alone.
     dive : str
         The run it belongs to; frames of one dive are never split.
     stamp_ns : int
@@ -201,7 +202,8 @@ def listed(frames: Iterable[LabelFrame], rows: list[FrameRow]) -> Iterator[Label
     seen: set[str] = set()
     for frame in frames:
         if frame.stem in seen:
-            raise DatasetError(f'two frames are called {frame.stem!r}', 'a name of its own each')
+            raise DatasetError(f'two frames are called {frame.stem!r}', 'a name of its own each',
+                               'export their logs one by one')
         seen.add(frame.stem)
         yield dataclasses.replace(frame, image_file=without_orientation(frame.image_file))
         rows.append(FrameRow(frame.stem, frame.file_name, height=frame.height, width=frame.width,

@@ -3,7 +3,8 @@
 Frames of a selection as `LabelFrame`: images from their sources, masks from the model again.
 
 A selection holds scores, not masks. The bundle that scored it must be here, which its digest
-shows; with its settings the pipeline gives the same masks.
+shows; with its settings the pipeline gives the same masks. A source may have changed since: what
+is exported is the image that was scored, by its stamp, size and hash, or nothing.
 
 """
 
@@ -22,9 +23,11 @@ from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.image_files import ImageFile
+from uncertainty_seg.core.perceptual_hash import hash_distance, perceptual_hash
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings, settings_from_dict
 from uncertainty_seg.errors import (
+    DatasetError,
     ModelBundleError,
     TableError,
     UncertaintySegError,
@@ -33,7 +36,13 @@ from uncertainty_seg.storage.frame_sources import BadFrame, frames_at, SourceFra
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.label_frames import LabelFrame
 from uncertainty_seg.storage.model_bundle import load_bundle, model_digest
-from uncertainty_seg.storage.score_rows import read_info, read_rows, TableInfo
+from uncertainty_seg.storage.score_rows import (
+    read_info,
+    read_rows,
+    short_digest,
+    TableInfo,
+    unique_dives,
+)
 from uncertainty_seg.tools.export_labels_log import (
     distinct_classes,
     FrameFeed,
@@ -43,8 +52,11 @@ from uncertainty_seg.tools.export_labels_log import (
 )
 
 SELECTION_FILE = 'selection.parquet'
-_COLUMNS = ('frame_key', 'dive', 'source', 'kind', 'topic', 'index', 'stamp_ns', 'score_ratio',
-            'reason')
+# `run` is missing from older tables.
+_COLUMNS = ('frame_key', 'dive', 'run', 'source', 'kind', 'topic', 'index', 'stamp_ns', 'height',
+            'width', 'score_ratio', 'phash', 'reason')
+# Another release of a JPEG decoder may move a bit of the hash.
+_HASH_SLACK = 2
 Row = dict[str, Any]
 
 
@@ -66,8 +78,8 @@ def frames_of_selection(
     Returns
     -------
     FrameFeed
-        Source by source, each read once from its start. Frames that cannot be read are left out
-        and said, those of a source that is gone as well.
+        Dive by dive, then source by source. Frames that cannot be read or are not those that
+        were scored are left out and said, and so are those of a source that is gone.
 
     Raises
     ------
@@ -93,7 +105,9 @@ def frames_of_selection(
 
 def _rows(file: Path) -> list[Row]:
     try:
-        rows: list[Row] = read_rows(file, _COLUMNS).to_pylist()
+        table = read_rows(file, _COLUMNS)
+        rows: list[Row] = table.to_pylist()
+        dives = unique_dives(table)
     except KeyError as err:
         raise TableError(f'{file} lacks {err}', 'a selection') from err
     if rows and 'reason' not in rows[0]:
@@ -101,7 +115,19 @@ def _rows(file: Path) -> list[Row]:
                          'run uncertainty_seg select on it first')
     if not rows:
         raise TableError(f'{file} holds no frame', 'at least one')
+    sources: dict[str, set[str]] = {}
+    for row, dive in zip(rows, dives, strict=True):
+        row['dive'] = dive
+        sources.setdefault(dive, set()).add(row['source'])
+    for row in rows:
+        row['name'] = _name(row, len(sources[row['dive']]) > 1)
     return rows
+
+
+def _name(row: Row, has_sources: bool) -> str:
+    """Name a frame within its dive, without its path, which says whose machine it was."""
+    source = short_digest(row['source']) if has_sources else ''
+    return '_'.join(part for part in (row['topic'], source, f'{row["index"]:06d}') if part)
 
 
 def _bundle(model: str, info: TableInfo) -> ModelBundle:
@@ -120,19 +146,20 @@ def _frames(
     left_out: LeftOut,
 ) -> Iterator[LabelFrame]:
     ignore = load_ignore_mask(settings.ignore_mask)
-    by_source: dict[tuple[str, str, str], dict[int, Row]] = {}
-    for row in rows:
-        place = row['source'], row['kind'], row['topic']
+    by_source: dict[tuple[str, str, str, str], dict[int, Row]] = {}
+    for row in sorted(rows, key=lambda row: str(row['dive'])):  # a log may mix dives
+        place = row['dive'], row['source'], row['kind'], row['topic']
         by_source.setdefault(place, {})[row['index']] = row
     with closing(open_pipeline(bundle, settings, ignore)) as pipeline:
-        for place, wanted in by_source.items():
+        for (_, *source), wanted in by_source.items():
+            path, kind, topic = source
             missing = dict(wanted)
             try:
-                for frame in frames_at(*place, wanted):
+                for frame in frames_at(path, kind, topic, wanted):
                     row = missing.pop(frame.index)
                     yield from _usable(frame, row, pipeline, has_uncertainty, left_out)
             except (UncertaintySegError, OSError) as err:
-                left_out.add(f'{len(missing)} frames of {place[0]}: {err}', len(missing))
+                left_out.add(f'{len(missing)} frames of {path}: {err}', len(missing))
             else:
                 for row in missing.values():
                     left_out.add(f'{row["frame_key"]} is not in its source any more.')
@@ -155,17 +182,25 @@ def _frame(
     frame: SourceFrame, row: Row, pipeline: Pipeline, has_uncertainty: bool
 ) -> LabelFrame:
     image = decode(frame.raw)
+    _require_scored(frame, image, row)
     result = pipeline.measure(image, frame.stamp_ns)
     data = bytes(frame.raw.data) if isinstance(frame.raw, ImageFile) else _png(image)
     ratio = row['score_ratio']
-    # Index and topic, not the path: it names folders of somebody's machine.
-    name = '_'.join(part for part in (row['topic'], f'{row["index"]:06d}') if part)
+    key = f'{Path(row["source"]).name}#{row["topic"]}#{row["index"]}'
     return LabelFrame(
-        stem=stem_of(row['dive'], name), key=row['frame_key'], dive=row['dive'],
+        stem=stem_of(row['dive'], row['name']), key=key, dive=row['dive'],
         stamp_ns=row['stamp_ns'], frame_id='', image_file=data, ending=image_ending(data),
         mask=result.label_at_source(),
         uncertainty=result.map_at_source(pipeline.settings.map) if has_uncertainty else None,
         reason=row['reason'], score=float('nan') if ratio is None else float(ratio))
+
+
+def _require_scored(frame: SourceFrame, image: ImageU8, row: Row) -> None:
+    bits = hash_distance(perceptual_hash(image), row['phash'])
+    if (frame.stamp_ns != row['stamp_ns'] or image.shape[:2] != (row['height'], row['width'])
+            or bits > _HASH_SLACK):
+        raise DatasetError('another image is in its place', 'the one that was scored',
+                           'its source has changed: score it again, and select')
 
 
 def _png(image: ImageU8) -> bytes:
