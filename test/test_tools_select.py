@@ -21,6 +21,7 @@ import pytest
 
 pq = pytest.importorskip('pyarrow.parquet', reason='pyarrow is not installed: no score table')
 
+from uncertainty_seg.core.perceptual_hash import perceptual_hash  # noqa: E402
 from uncertainty_seg.core.selection_pool import STRATEGIES  # noqa: E402
 from uncertainty_seg.storage.bags import BagWriter  # noqa: E402
 from uncertainty_seg.storage.score_rows import (  # noqa: E402
@@ -33,6 +34,7 @@ from uncertainty_seg.storage.score_rows import (  # noqa: E402
 )
 from uncertainty_seg.tools import select_frames, select_sheet  # noqa: E402
 from uncertainty_seg.tools.main import main  # noqa: E402
+from uncertainty_seg.tools.select_pictures import Place, thumbnails  # noqa: E402
 
 INFO = TableInfo('suim', 'ab' * 32, ('water', 'robot'), ((0, 0, 9), (9, 0, 0)), 20, 0,
                  ('entropy.mean', 'mutual_information.top'), 3)
@@ -368,24 +370,37 @@ def colors_of(page: str) -> list[tuple[int, ...]]:
     return found
 
 
+def textured(color: tuple[int, int, int], height: int, width: int, seed: int) -> np.ndarray:
+    """Return a picture of that mean colour whose hash is its own."""
+    blocks = np.random.default_rng(seed).uniform(-30, 30, (6, 8)).astype(np.float32)
+    waves = cv2.resize(blocks, (width, height), interpolation=cv2.INTER_CUBIC)[..., None]
+    return np.clip(np.array(color) + waves - waves.mean(), 0, 255).round().astype(np.uint8)
+
+
 @pytest.fixture
 def seen(tmp_path: Path) -> Path:
     """Two frames of a bag, two pictures of a folder, one of a bag that is gone."""
+    red = [textured((60, 60, 60 + 30 * k), 48, 64, k) for k in range(5)]
+    blue = [textured((60 + 60 * k, 60, 60), 900, 600, 9 + k) for k in range(3)]
     with BagWriter(tmp_path / 'bag') as bag:
-        for k in range(5):
-            image = np.full((48, 64, 3), (0, 0, 50 * k), np.uint8)
+        for k, image in enumerate(red):
             bag.write_image('/cam', 10**12 + k * 10**9, 'cam', image, 'bgr8')
     (tmp_path / 'pictures').mkdir()
-    for k in range(3):
-        cv2.imwrite(str(tmp_path / 'pictures' / f'{k}.png'),
-                    np.full((900, 600, 3), (100 * k, 0, 0), np.uint8))
+    for k, image in enumerate(blue):
+        cv2.imwrite(str(tmp_path / 'pictures' / f'{k}.png'), image)
     bag_at, folder_at = str(tmp_path / 'bag'), str(tmp_path / 'pictures')
+
+    def of_bag(k: int, ratio: float) -> ScoreRow:
+        return row(k, ratio, source=bag_at, phash=perceptual_hash(red[k]))
+
+    def of_folder(k: int, ratio: float, dive: str) -> ScoreRow:
+        made = row(k, ratio, dive, folder_at, 'folder', '', perceptual_hash(blue[k]))
+        return replace(made, stamp_ns=k * 10**9)
+
     # A time in a dive counts from its first row, chosen or not.
-    rows = [row(0, 0.1, source=bag_at), row(1, 5.0, source=bag_at), row(4, 3.0, source=bag_at),
-            row(2, 4.0, '<dive & 2>', folder_at, 'folder', ''),
-            row(1, 2.0, 'dive 2', folder_at, 'folder', '', 2**60),
-            row(3, 1.0, 'gone', str(tmp_path / 'gone'), phash=2**50 - 1)]
-    return table(tmp_path / 'seen', rows)
+    return table(tmp_path / 'seen', [
+        of_bag(0, 0.1), of_bag(1, 5.0), of_bag(4, 3.0), of_folder(2, 4.0, '<dive & 2>'),
+        of_folder(1, 2.0, 'dive 2'), row(3, 1.0, 'gone', str(tmp_path / 'gone'))])
 
 
 def test_the_sheet_shows_each_frame_with_its_picture_dive_time_and_reason(
@@ -395,7 +410,7 @@ def test_the_sheet_shows_each_frame_with_its_picture_dive_time_and_reason(
     assert main(words) == 0
     assert said(capsys)[0]['pictures_missing'] == 1
     page = (tmp_path / 'out' / 'contact_sheet.html').read_text(encoding='utf-8')
-    assert colors_of(page) == [(0, 0, 50), (200, 0, 0), (0, 0, 200), (100, 0, 0)]
+    assert colors_of(page) == [(60, 60, 90), (180, 60, 60), (60, 60, 180), (120, 60, 60)]
     captions = [unescape(re.sub('<[^>]+>', '|', text)) for text in
                 re.findall('<figcaption>(.*?)</figcaption>', page, re.DOTALL)]
     assert captions[0].startswith('|1| · dive 1 · 0:00:01|score_ratio 5.000||top-k: ')
@@ -432,7 +447,46 @@ def test_a_picture_that_is_damaged_is_grey_and_the_next_one_is_not(
     assert said(capsys)[0]['pictures_missing'] == 1
     page = (tmp_path / 'out' / 'contact_sheet.html').read_text(encoding='utf-8')
     assert '1 of 4 pictures could not be read' in page
-    assert colors_of(page) == [(0, 0, 50), (200, 0, 0), (0, 0, 200)]
+    assert colors_of(page) == [(60, 60, 90), (180, 60, 60), (60, 60, 180)]
+
+
+def test_a_picture_that_is_another_one_now_is_grey_and_said(
+    seen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Every picture behind it is in another place now.
+    (tmp_path / 'pictures' / '0.png').unlink()
+    words = ['select', str(seen), '-n', '5', '--strategy', 'top-k', '-o', str(tmp_path / 'out')]
+    assert main(words) == 0
+    facts, err = said(capsys)
+    # The last one has no picture, as before, and the one of the bag that is gone has none.
+    assert (facts['pictures_missing'], facts['pictures_changed']) == (3, 1)
+    assert err == ('1 of the frames are other pictures now than those that were scored: score '
+                   'their sources again.\n')
+    page = (tmp_path / 'out' / 'contact_sheet.html').read_text(encoding='utf-8')
+    assert colors_of(page) == [(60, 60, 90), (60, 60, 180)]
+    assert page.count('>another picture now<') == 1 and page.count('>no picture<') == 2
+    assert ('2 of 5 pictures could not be read from their sources and are grey. 1 of 5 frames are '
+            'other pictures now than those that were scored, and are grey.') in page
+    assert (f'{tmp_path / "pictures"} has changed since it was scored: 1 of its frames are other '
+            'pictures now; score it again') in page
+
+
+@pytest.mark.parametrize(('late_ns', 'bits', 'is_same'), [
+    (0, 0, True), (0, 0b11, True), (0, 0b111, False), (1, 0, False), (0, None, True),
+    (1, None, False)])
+def test_a_picture_is_known_by_its_stamp_and_within_two_bits_by_its_hash(
+    late_ns: int, bits: int | None, is_same: bool, tmp_path: Path
+) -> None:
+    image = textured((90, 90, 90), 48, 64, 7)
+    with BagWriter(tmp_path / 'bag') as bag:
+        bag.write_image('/cam', 17, 'cam', image, 'bgr8')
+    # A table may have no column of hashes.
+    phash = None if bits is None else perceptual_hash(image) ^ bits
+    place = Place(str(tmp_path / 'bag'), 'bag', '/cam', 0, 17 + late_ns, phash)
+    found = thumbnails([place])
+    assert (set(found.addresses), found.changed) == (
+        ({place}, set()) if is_same else (set(), {place}))
+    assert len(found.problems) == (not is_same)
 
 
 @pytest.mark.parametrize(('seconds', 'text'), [

@@ -98,11 +98,14 @@ def run(args: argparse.Namespace) -> int:
     for sentence in found.remarks:
         print(sentence, file=sys.stderr)
     written = write_selection(args.out, found)
-    missing = write_sheet(args.out, found, args.sheet)
+    missing, changed = write_sheet(args.out, found, args.sheet)
+    if changed:
+        print(f'{changed} of the frames are other pictures now than those that were scored: score '
+              'their sources again.', file=sys.stderr)
     print(f'{len(found.selection.rows)} of {found.selection.num_candidates} frames -> {args.out}')
     print_json({'verb': 'select', 'out': args.out, **found.summary(),
                 'files': written + (['contact_sheet.html'] if args.sheet else []),
-                'pictures_missing': missing})
+                'pictures_missing': missing, 'pictures_changed': changed})
     return 0
 
 

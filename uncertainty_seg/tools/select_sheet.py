@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -17,7 +17,7 @@ from uncertainty_seg.tools import report_words as words
 from uncertainty_seg.tools.report_style import CSS
 from uncertainty_seg.tools.report_tables import facts_list, table
 from uncertainty_seg.tools.select_files import SHEET, write_whole
-from uncertainty_seg.tools.select_pictures import Place, thumbnails
+from uncertainty_seg.tools.select_pictures import Pictures, Place, thumbnails
 from uncertainty_seg.tools.select_run import Found
 
 _SHEET_CSS = """
@@ -53,6 +53,8 @@ class Card:
         Dive, time since its first frame, the score in words, the reason, and the frame's key.
     address : str or None
         ``data:`` address of its picture; None if it could not be had.
+    is_changed : bool
+        Another picture is in its place now.
 
     """
 
@@ -63,9 +65,10 @@ class Card:
     reason: str
     key: str
     address: str | None
+    is_changed: bool = False
 
 
-def write_sheet(folder: Path, found: Found, max_pictures: int) -> int:
+def write_sheet(folder: Path, found: Found, max_pictures: int) -> tuple[int, int]:
     """
     Read the pictures and write contact_sheet.html; an older one is removed if none is wanted.
 
@@ -80,8 +83,8 @@ def write_sheet(folder: Path, found: Found, max_pictures: int) -> int:
 
     Returns
     -------
-    int
-        Pictures that could not be had.
+    int, int
+        Pictures that are grey; those of them in whose place another one is now.
 
     Raises
     ------
@@ -91,15 +94,14 @@ def write_sheet(folder: Path, found: Found, max_pictures: int) -> int:
     """
     if not max_pictures:
         (folder / SHEET).unlink(missing_ok=True)
-        return 0
+        return 0, 0
     rows = found.selection.rows[:max_pictures]
     places = [_place(found.table, int(row)) for row in rows]
-    problems: list[str] = []
-    addresses = thumbnails(places, problems)
-    cards = _cards(found, places, addresses)
-    page = sheet_page(found, cards, problems)
+    pictures = thumbnails(places)
+    cards = _cards(found, places, pictures)
+    page = sheet_page(found, cards, pictures.problems)
     write_whole(folder / SHEET, lambda draft: _write(draft, page))
-    return sum(card.address is None for card in cards)
+    return sum(card.address is None for card in cards), len(pictures.changed)
 
 
 def sheet_page(found: Found, cards: Sequence[Card], problems: Sequence[str]) -> str:
@@ -135,14 +137,13 @@ def _write(path: Path, page: str) -> None:
 
 
 def _place(rows: Any, row: int) -> Place:
-    source, kind, topic, index = (rows.column(name)[row].as_py()
-                                  for name in ('source', 'kind', 'topic', 'index'))
-    return Place(source, kind, topic, index)
+    names = ['source', 'kind', 'topic', 'index', 'stamp_ns']
+    if 'phash' in rows.column_names:
+        names.append('phash')
+    return Place(*(rows.column(name)[row].as_py() for name in names))
 
 
-def _cards(
-    found: Found, places: Sequence[Place], addresses: Mapping[Place, str]
-) -> list[Card]:
+def _cards(found: Found, places: Sequence[Place], pictures: Pictures) -> list[Card]:
     pool, selection = found.candidates, found.selection
     stamps = np.asarray(found.table.column('stamp_ns').to_numpy(), np.int64)
     starts: dict[str, int] = {}
@@ -154,7 +155,8 @@ def _cards(
         time='' if place.kind == 'folder' else
         clock((int(stamps[row]) - starts[pool.dives[row]]) / 1e9),
         score=f'{found.request.score_name} {words.number(float(pool.scores[row]))}',
-        reason=selection.reasons[rank - 1], address=addresses.get(place))
+        reason=selection.reasons[rank - 1], address=pictures.addresses.get(place),
+        is_changed=place in pictures.changed)
         for rank, (row, place) in enumerate(zip(selection.rows, places, strict=False), 1)]
 
 
@@ -178,8 +180,13 @@ def _missing(cards: Sequence[Card], problems: Sequence[str]) -> str:
     items = ''.join(f'<li>{escape(text)}</li>' for text in problems[:_MAX_PROBLEMS])
     if len(problems) > _MAX_PROBLEMS:
         items += f'<li>and {len(problems) - _MAX_PROBLEMS} more</li>'
-    return (f'<p class="warning">{missing} of {len(cards)} pictures could not be read from their '
-            f'sources and are grey.</p>' + (f'<ul>{items}</ul>' if items else ''))
+    changed = sum(card.is_changed for card in cards)
+    said = [f'{missing - changed} of {len(cards)} pictures could not be read from their sources '
+            'and are grey.'] if missing > changed else []
+    if changed:
+        said.append(f'{changed} of {len(cards)} frames are other pictures now than those that '
+                    'were scored, and are grey.')
+    return f'<p class="warning">{" ".join(said)}</p>' + (f'<ul>{items}</ul>' if items else '')
 
 
 def _facts(found: Found) -> str:
@@ -207,7 +214,8 @@ def _options(request: Request) -> list[tuple[str, str]]:
 
 def _card(card: Card) -> str:
     picture = f'<img src="{card.address}" alt="frame {card.rank}" loading="lazy">' \
-        if card.address else '<div class="none">no picture</div>'
+        if card.address else \
+        f'<div class="none">{"another picture now" if card.is_changed else "no picture"}</div>'
     when = f' · {card.time}' if card.time else ''
     return (f'<figure title="{escape(card.key)}">{picture}<figcaption>'
             f'<b>{card.rank}</b> · {escape(card.dive)}{when}'
