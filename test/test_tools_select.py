@@ -268,14 +268,30 @@ def test_an_option_that_does_not_fit_is_one_sentence(
     assert not (tmp_path / 'out').exists()
 
 
-@pytest.mark.parametrize('words', [
-    ['-n', '0'], ['-n', '-1'], ['-n', 'all'], [], ['-n', '1', '--per-dive', '0'],
-    ['-n', '1', '--per-dive', '120%'], ['-n', '1', '--per-dive', '1.5'],
-    ['-n', '1', '--per-dive', 'few'], ['-n', '1', '--beta', '-1'], ['-n', '1', '--beta', 'nan'],
-    ['-n', '1', '--min-gap', '-1'],
-    ['-n', '1', '--min-distance', '33'], ['-n', '1', '--strategy', 'best'],
-    ['-n', '1', '--limit-quantile', '2'],
+@pytest.mark.parametrize(('words', 'sentence'), [
+    (['-n', '0'], '-n 0, expected 1 to 1000000000.'),
+    (['-n', '-3'], '-n -3, expected 1 to 1000000000.'),
+    (['-n', 'all'], "-n 'all', expected a whole number."),
+    (['--per-dive', '0'], '--per-dive 0, expected a whole number from 1, or a share of all'),
+    (['--per-dive', '120%'], '--per-dive 120%, expected'),
+    (['--per-dive', '1.5'], '--per-dive 1.5, expected'),
+    (['--per-dive', 'few'], "--per-dive 'few', expected a number."),
+    (['--beta', '-1'], '--beta -1, expected a number from 0 up.'),
+    (['--beta', 'nan'], '--beta nan, expected a number from 0 up.'),
+    (['--min-gap', '-1'], '--min-gap -1, expected a number from 0 up.'),
+    (['--min-distance', '33'], '--min-distance 33, expected 0 to 32.'),
+    (['--limit', 'high'], "--limit 'high', expected a number."),
+    (['--limit-quantile', '2'], '--limit-quantile 2, expected a number from 0 to 1.'),
+    (['--seed', '-1'], '--seed -1, expected'), (['--sheet', '-1'], '--sheet -1, expected'),
 ])
+def test_a_number_that_is_none_is_one_sentence_before_anything_is_read(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refused(capsys, '/no/such', *([] if '-n' in words else ['-n', '1']),
+                   *words).startswith(sentence)
+
+
+@pytest.mark.parametrize('words', [[], ['-n', '1', '--strategy', 'best']])
 def test_misuse_is_told_before_anything_is_read(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,11 +21,12 @@ A frame that could not be scored counts as most uncertain and comes first (not f
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 import sys
 
 from uncertainty_seg.errors import ConfigError, TableError
-from uncertainty_seg.tools.arguments import print_json, whole_number
+from uncertainty_seg.tools.arguments import option_of, print_json, whole_number
 
 HELP = 'choose the frames of a score table that are worth a label'
 MISUSE = (ConfigError, TableError)
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument('tables', nargs='+', type=Path, metavar='TABLE',
                         help='score table (folder or part), of one model and its settings')
-    parser.add_argument('-n', '--count', type=whole_number(1), required=True, metavar='N',
+    parser.add_argument('-n', '--count', required=True, metavar='N',
                         help='frames wanted')
     parser.add_argument('-o', '--out', type=Path, default=Path('selection'),
                         help='folder to write [selection]')
@@ -47,28 +48,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f'how to choose [{STRATEGIES[0]}]')
     parser.add_argument('--score', default='score_ratio', metavar='NAME',
                         help='score to choose by [score_ratio]')
-    parser.add_argument('--beta', type=_from_zero, default=1.0,
+    parser.add_argument('--beta', default=1.0,
                         help='power of the score as a weight; 0 ignores it [1]')
-    parser.add_argument('--seed', type=whole_number(0), default=0, help='of the lots [0]')
-    parser.add_argument('--limit', type=float, metavar='X',
+    parser.add_argument('--seed', default=0, help='of the lots [0]')
+    parser.add_argument('--limit', metavar='X',
                         help='of threshold [1 for score_ratio; see --limit-quantile]')
-    parser.add_argument('--limit-quantile', type=_share, default=0.95, metavar='Q',
+    parser.add_argument('--limit-quantile', default=0.95, metavar='Q',
                         help='without --limit: this quantile of the --labelled scores [0.95]')
     parser.add_argument('--labelled', nargs='+', type=Path, default=[], metavar='TABLE',
                         help='table or selection of frames that have labels: they and what looks '
                              'like them are left out; distances and classes count from them')
-    parser.add_argument('--per-dive', type=_cap, metavar='M',
+    parser.add_argument('--per-dive', metavar='M',
                         help='frames that a dive may give: a number, or a share of N as 20%% '
                              'or 0.2')
-    parser.add_argument('--min-gap', type=_from_zero, default=0.0, metavar='SECONDS',
+    parser.add_argument('--min-gap', default=0.0, metavar='SECONDS',
                         help='least time between two frames chosen from one dive; pictures of a '
                              'folder count as 1 s apart [0]')
-    parser.add_argument('--min-distance', type=whole_number(0, 32), default=12, metavar='BITS',
+    parser.add_argument('--min-distance', default=12, metavar='BITS',
                         help='frames whose perceptual hashes differ in fewer of their 64 bits '
                              'look alike; 0: none do [12]')
     parser.add_argument('--unscored', choices=('first', 'skip'), default='first',
                         help='frames that could not be scored [first]')
-    parser.add_argument('--sheet', type=whole_number(0), default=500, metavar='K',
+    parser.add_argument('--sheet', default=500, metavar='K',
                         help='pictures on the contact sheet; 0 writes none [500]')
 
 
@@ -93,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
     from uncertainty_seg.tools.select_run import select_frames
     from uncertainty_seg.tools.select_sheet import write_sheet
 
+    _read_numbers(args)
     require_place(args.out, args.force)
     found = select_frames(args)
     for sentence in found.remarks:
@@ -107,6 +109,18 @@ def run(args: argparse.Namespace) -> int:
                 'files': written + (['contact_sheet.html'] if args.sheet else []),
                 'pictures_missing': missing, 'pictures_changed': changed})
     return 0
+
+
+def _read_numbers(args: argparse.Namespace) -> None:
+    # Not as types of argparse, which would print its usage before the sentence.
+    for name, read in _NUMBERS.items():
+        text = getattr(args, name)
+        if isinstance(text, str):
+            try:
+                setattr(args, name, read(text))
+            except argparse.ArgumentTypeError as err:
+                option = '-n' if name == 'count' else option_of(name)
+                raise ConfigError(f'{option} {err}') from None
 
 
 def _from_zero(text: str) -> float:
@@ -140,3 +154,10 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f'{text!r}, expected a number') from None
+
+
+_NUMBERS: dict[str, Callable[[str], float]] = {
+    'count': whole_number(1), 'beta': _from_zero, 'seed': whole_number(0), 'limit': _number,
+    'limit_quantile': _share, 'per_dive': _cap, 'min_gap': _from_zero,
+    'min_distance': whole_number(0, 32), 'sheet': whole_number(0),
+}
