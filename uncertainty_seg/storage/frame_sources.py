@@ -9,6 +9,8 @@ start. Where sources lie is found by `find_sources`; nothing is decoded here.
 
 from __future__ import annotations
 
+from array import array
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,21 +180,21 @@ def _bag_frames(source: FrameSource) -> _Items:
 
 
 def _bag_items(source: FrameSource) -> Iterator[BagImage | BadMessage]:
-    last_ns = None
+    read = array('q')  # bag times, 8 bytes each
     try:
         with BagReader(source.path) as bag:
             for item in bag.images(source.topic):
-                last_ns = item.received_ns
+                read.append(item.received_ns)
                 yield item
         return
     except BagError:
         files = mcap_files(Path(source.path))
         if not files:
             raise
-    broke_off = []
+    broke_off, known = [], Counter(read)
     for file in files:
         try:
-            for found in stream_messages(file, source.topic, last_ns):
+            for found in stream_messages(file, source.topic, known):
                 yield found if isinstance(found, BadMessage) else bag_image(found)
         except BagError as err:
             broke_off.append(err)

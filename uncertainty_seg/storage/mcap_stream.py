@@ -10,6 +10,7 @@ is passed on as `BadMessage`, as many as the index behind the chunk names.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,7 +67,7 @@ def scan_mcap(path: Path) -> McapScan:
 
 
 def stream_messages(
-    path: Path, topic: str, after_ns: int | None = None
+    path: Path, topic: str, known: Counter[int] | None = None
 ) -> Iterator[BagMessage | BadMessage]:
     """
     Read the messages of a topic.
@@ -77,8 +78,9 @@ def stream_messages(
         The file.
     topic : str
         The topic.
-    after_ns : int, optional
-        Only messages that were received later.
+    known : Counter of int, optional
+        Bag times of messages to leave out, since they were read before; each that is left out is
+        taken from it. Several may have one bag time, of which some were read.
 
     Yields
     ------
@@ -93,7 +95,10 @@ def stream_messages(
     """
     walk = _Walk(path)
     for name, received_ns, data in walk.items():
-        if name != topic or (after_ns is not None and received_ns <= after_ns):
+        if name != topic:
+            continue
+        if known and known[received_ns] > 0:
+            known[received_ns] -= 1
             continue
         yield _decoded(name, walk.types.get(name, ''), received_ns, data)
     if walk.broke_off:
