@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 import json
 from pathlib import Path
 import tempfile
@@ -196,6 +197,7 @@ def test_a_folder_is_what_training_reads(tmp_path: Path, frames: list[LabelFrame
 def test_a_bag_has_the_stamps_and_the_bytes(
     kind: str, tmp_path: Path, frames: list[LabelFrame]
 ) -> None:
+    frames[2] = replace(frames[2], dive='dive.1')
     write_export(tmp_path / 'out', kind, frames, CLASSES)
     found = messages_of(tmp_path / 'out')
     stamps = [frame.stamp_ns for frame in frames]
@@ -213,8 +215,42 @@ def test_a_bag_has_the_stamps_and_the_bytes(
     assert bytes(found[IMAGE_TOPIC][0].data) == np.asarray(pixels).tobytes()
     (status,) = found[REASON_TOPIC][2].status
     assert status.message == REASON
-    assert {'dive': 'dive 2', 'class.1': 'pipe'}.items() <= {
+    assert {'dive': 'dive.1', 'class.1': 'pipe'}.items() <= {
         item.key: item.value for item in status.values}.items()
+
+
+@pytest.mark.parametrize('kind', BAGS)
+def test_dives_and_cameras_of_equal_stamps_are_kept_apart(kind: str, tmp_path: Path) -> None:
+    wanted: dict[tuple[str, str], LabelFrame] = {}
+    for dive, place in (('a b', 'a_b'), ('a_b', 'a_b_2'), ('frames.json', 'frames.json_2'),
+                        ('bag', 'bag')):
+        for camera in ('front', 'down'):
+            frame = make_frame(len(wanted), (5, 6), dive)
+            wanted[place, camera] = replace(frame, stem=str(len(wanted)), stamp_ns=7,
+                                            camera=camera, frame_id=f'{camera}_frame')
+    write_export(tmp_path / 'out', kind, wanted.values(), CLASSES)
+    assert {path.name for path in (tmp_path / 'out').iterdir()} == {
+        'frames.json', *(place for place, _ in wanted)}
+    rows = read_table(tmp_path / 'out').rows
+    for (place, camera), frame in wanted.items():
+        found = messages_of(tmp_path / 'out' / place)
+        (mask,) = found[f'/uncertainty_seg/{camera}/mask']
+        np.testing.assert_array_equal(mask.data.reshape(frame.mask.shape), frame.mask)
+        ending = '/compressed' if frame.ending == '.jpg' else ''
+        (image,) = found[f'/{camera}/image_raw{ending}']
+        pixels = bytes(image.data) if ending else image.data.reshape(frame.image().shape)
+        np.testing.assert_array_equal(pixels, frame.image_file if ending else frame.image())
+        assert image.header.frame_id == mask.header.frame_id == f'{camera}_frame'
+        for name in ('uncertainty', 'kept'):
+            assert len(found[f'/uncertainty_seg/{camera}/{name}']) == 1
+        assert rows[frame.stem].camera == camera
+
+
+def test_a_dive_that_is_interrupted_is_no_bag(tmp_path: Path) -> None:
+    frames = [make_frame(0, (4, 4)), make_frame(1, (4, 4), 'other'), make_frame(2, (4, 4))]
+    with pytest.raises(DatasetError, match='dive by dive'):
+        write_export(tmp_path / 'out', 'mcap', frames, CLASSES)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize('kind', WRITERS)

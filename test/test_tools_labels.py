@@ -20,7 +20,7 @@ from uncertainty_seg.core.arrays import ImageU8  # noqa: E402
 from uncertainty_seg.core.perceptual_hash import perceptual_hash  # noqa: E402
 from uncertainty_seg.storage import frame_log_format, label_formats  # noqa: E402
 from uncertainty_seg.storage.bags import BagWriter  # noqa: E402
-from uncertainty_seg.storage.label_bag import UNCERTAINTY_TOPIC  # noqa: E402
+from uncertainty_seg.storage.label_bag import topic_of, UNCERTAINTY_TOPIC  # noqa: E402
 from uncertainty_seg.storage.label_folder import read_mask  # noqa: E402
 from uncertainty_seg.storage.label_frames import read_table  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import load_folder  # noqa: E402
@@ -101,9 +101,22 @@ def test_two_dives_go_out_and_come_back_to_training(
 def test_a_bag_has_the_uncertainty_of_the_log(log: Path, tmp_path: Path) -> None:
     assert run('export-labels', log, tmp_path / 'bag', '--format', 'mcap') == 0
     logged = next(frame_log_format.iter_frames(log)).read_uncertainty()
-    message = messages_of(tmp_path / 'bag')[UNCERTAINTY_TOPIC][0]
+    message = messages_of(tmp_path / 'bag')[topic_of(UNCERTAINTY_TOPIC, 'front')][0]
     assert np.isnan(logged[0, 0])
     np.testing.assert_array_equal(message.data.view('<f4').reshape(logged.shape), logged)
+
+
+def test_logs_that_mix_dives_become_a_bag_a_dive(
+    log: Path, tmp_path: Path, masks: list[ImageU8], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place in list((log / 'frames').iterdir())[::2]:  # as after a new name without a restart
+        text = (place / 'frame.json').read_text()
+        (place / 'frame.json').write_text(
+            text.replace('"dive_7"', '"dive_8"').replace('"camera": "front"', '"camera": ""'))
+    assert run('export-labels', log, tmp_path / 'out', '--format', 'mcap') == 0
+    assert last_line(capsys)['dives'] == {'dive_7': 2, 'dive_8': 2}
+    assert len(messages_of(tmp_path / 'out' / 'dive_7')['/uncertainty_seg/front/mask']) == 2
+    assert len(messages_of(tmp_path / 'out' / 'dive_8')['/uncertainty_seg/mask']) == 2
 
 
 def test_only_the_reasons_that_are_asked_for(
@@ -339,6 +352,43 @@ def test_an_image_that_is_not_the_one_that_was_scored_is_left_out(
         'bag#/cam/image_raw#0', 'bag#/cam/image_raw#4'}
 
 
+@pytest.mark.parametrize('topics, names', [
+    (('/cam/front/image_raw',), ('',)),
+    (('/cam/front/image_raw', '/down/image_rect'), ('cam/front/', 'down/image_rect/')),
+])
+def test_a_bag_of_a_selection_has_each_camera_and_its_ros_frame(
+    topics: tuple[str, ...], names: tuple[str, ...], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip('pyarrow', reason='pyarrow is not installed: no selection')
+    images = random_images(2)
+    bag = write_bag(tmp_path / 'dive', images, *topics)
+    rows = [row_of(bag, 'bag', topic, index, image) for index, image in enumerate(images)
+            for topic in topics]
+    selection = make_selection(tmp_path / 'selection', tiny_bundle, rows)
+    assert run('export-labels', selection, tmp_path / 'out', '--format', 'mcap') == 0
+    found = messages_of(tmp_path / 'out')
+    for topic, name in zip(topics, names, strict=True):
+        sent = found[f'/{name or "camera/"}image_raw']
+        assert [message.header.frame_id for message in sent] == [f'{topic[1:4]}_frame'] * 2
+        for message, image in zip(sent, images, strict=True):
+            np.testing.assert_array_equal(message.data.reshape(image.shape), image)
+        assert len(found[f'/uncertainty_seg/{name}mask']) == 2
+
+
+def test_a_selection_of_a_log_keeps_the_camera_and_the_ros_frame(
+    log: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip('pyarrow', reason='pyarrow is not installed: no selection')
+    logged = list(frame_log_format.iter_frames(log))[1]
+    row = row_of(log, 'log', 'front', 1, logged.read_image(),
+                 stamp_ns=int(logged.sidecar['stamp_ns']))
+    selection = make_selection(tmp_path / 'selection', tiny_bundle, [row])
+    assert run('export-labels', selection, tmp_path / 'out', '--format', 'mcap') == 0
+    (message,) = messages_of(tmp_path / 'out')['/front/image_raw/compressed']
+    assert message.header.frame_id == 'camera'
+    assert bytes(message.data) == logged.image_path.read_bytes()
+
+
 def test_two_runs_of_one_name_are_two_dives_without_a_path_in_the_export(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -346,21 +396,24 @@ def test_two_runs_of_one_name_are_two_dives_without_a_path_in_the_export(
     images = random_images(4)
     topic = '/cam/image_raw'
     bags = [write_bag(tmp_path / place, [image], topic) for place, image in
-            zip(('june/dive_a', 'july/dive_a', 'may/rec_0', 'may/rec_1'), images, strict=True)]
-    runs = [str(bags[0]), str(bags[1]), str(tmp_path / 'may'), str(tmp_path / 'may')]
-    names = ['dive_a', 'dive_a', 'may', 'may']
+            zip(('june/dive_a', 'may/rec_0', 'july/dive_a', 'may/rec_1'), images, strict=True)]
+    runs = [str(bags[0]), str(tmp_path / 'may'), str(bags[2]), str(tmp_path / 'may')]
+    names = ['dive_a', 'may', 'dive_a', 'may']
     rows = [row_of(bag, 'bag', topic, 0, image, dive=name, run=of)
             for bag, image, name, of in zip(bags, images, names, runs, strict=True)]
     selection = make_selection(tmp_path / 'selection', tiny_bundle, rows)
     out = tmp_path / 'out'
     assert run('export-labels', selection, out, '--format', 'label-studio') == 0
-    dives = {f'dive_a_{short_digest(of)}': 1 for of in runs[:2]}
+    dives = {f'dive_a_{short_digest(of)}': 1 for of in runs[::2]}
     assert last_line(capsys)['dives'] == {**dives, 'may': 2}
     stems = {f'{dive}_cam_image_raw_000000' for dive in dives} | {
-        f'may_cam_image_raw_{short_digest(str(bag))}_000000' for bag in bags[2:]}
+        f'may_cam_image_raw_{short_digest(str(bag))}_000000' for bag in bags[1::2]}
     assert set(read_table(out).rows) == stems
     for file in out.glob('*.json'):
         assert str(tmp_path) not in file.read_text()
+    assert run('export-labels', selection, tmp_path / 'bags', '--format', 'mcap') == 0
+    assert {path.name for path in (tmp_path / 'bags').iterdir()} == {
+        'frames.json', 'may', *dives}
 
 
 def test_another_bundle_or_a_table_is_one_sentence(

@@ -94,8 +94,8 @@ def write_export(
         writer = partial(label_studio.write_labels, image_prefix=image_prefix)
     rows: list[FrameRow] = []
     with new_folder(out) as work:
-        # A bag is written under a name of its own, and is then what `out` is.
-        place = work / 'bag' if kind in BAGS else work
+        # A bag is written under a name of its own, which no dive has, and is then what `out` is.
+        place = work / '.bag' if kind in BAGS else work
         writer(place, listed(frames, rows), classes)
         if place != work:
             for file in place.iterdir():

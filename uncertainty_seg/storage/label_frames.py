@@ -65,6 +65,8 @@ class LabelFrame:
         Why it was kept or chosen.
     score : float
         Worst score over its threshold; above 1 is not confident. NaN if there is none.
+    camera : str
+        Name of the camera; empty if it is the only one.
 
     """
 
@@ -79,6 +81,7 @@ class LabelFrame:
     uncertainty: FloatMap | None
     reason: str
     score: float
+    camera: str = ''
 
     @property
     def height(self) -> int:
@@ -103,7 +106,7 @@ class LabelFrame:
         """Return what a format may carry beside the labels; the score None if there is none."""
         score = self.score if np.isfinite(self.score) else None
         return {'key': self.key, 'dive': self.dive, 'stamp_ns': self.stamp_ns,
-                'reason': self.reason, 'score': score}
+                'reason': self.reason, 'score': score, 'camera': self.camera}
 
 
 @dataclass(frozen=True)
@@ -113,8 +116,8 @@ class FrameRow:
 
     Attributes
     ----------
-    stem, file, key, dive, reason : str
-        As in `LabelFrame`.
+    stem, file, key, dive, reason, camera : str
+        As in `LabelFrame`; `camera` is empty in older tables.
     stamp_ns, height, width : int
         Nanoseconds, pixels.
     score : float or None
@@ -131,6 +134,7 @@ class FrameRow:
     width: int
     reason: str
     score: float | None
+    camera: str = ''
 
 
 @dataclass(frozen=True)
@@ -247,6 +251,11 @@ def classes_as_json(classes: ClassTable) -> dict[str, Any]:
     entries = [{'id': index, 'name': name, 'rgb': list(rgb)} for index, (name, rgb) in
                enumerate(zip(classes.names, classes.palette, strict=True))]
     return {'classes': entries, 'ignore_index': classes.ignore_index}
+
+
+def safe_name(text: str) -> str:
+    """Return a text as a part of a file name that every tool and archive takes."""
+    return re.sub(r'[^A-Za-z0-9._-]+', '_', text).strip('._') or 'frame'
 
 
 def hex_color(rgb: tuple[int, int, int]) -> str:

@@ -3,19 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-import re
-from typing import Any
+from typing import Any, TypeVar
 
 from uncertainty_seg.errors import DatasetError, FrameLogError
 from uncertainty_seg.storage.frame_log_format import iter_frames, LoggedFrame
-from uncertainty_seg.storage.label_frames import decoded, LabelFrame
+from uncertainty_seg.storage.label_frames import decoded, LabelFrame, safe_name
 from uncertainty_seg.storage.labelled_folder import ClassTable
 
 IGNORE_INDEX = 255
 _JPEG_START = b'\xff\xd8'
+Item = TypeVar('Item')
 
 
 @dataclass
@@ -83,8 +83,8 @@ def frames_of_logs(
     Returns
     -------
     FrameFeed
-        In the order of the folders and of the frames. A frame whose image, mask or sidecar is
-        missing or damaged is left out and said.
+        Dive by dive, in the order of the folders and of the frames. A frame whose image, mask or
+        sidecar is missing or damaged is left out and said.
 
     Raises
     ------
@@ -107,6 +107,7 @@ def frames_of_logs(
         if classes_of(frame.sidecar) != classes:
             raise DatasetError(f'{frame.folder} has other classes than {logged[0].folder}',
                                'one set of classes', 'export the logs of each model by themselves')
+    logged = dive_by_dive(logged, _dive_of)
     left_out = LeftOut(problems, len(problems))
     frames = _frames(logged, classes, has_uncertainty, left_out)
     return FrameFeed(classes, frames, len(logged), left_out)
@@ -140,9 +141,12 @@ def distinct_classes(
     return ClassTable(names, palette, IGNORE_INDEX)
 
 
-def safe_name(text: str) -> str:
-    """Return a text as a part of a file name that every tool and archive takes."""
-    return re.sub(r'[^A-Za-z0-9._-]+', '_', text).strip('._') or 'frame'
+def dive_by_dive(items: Iterable[Item], dive_of: Callable[[Item], str]) -> list[Item]:
+    """Return items in the order they have, but those of a dive in a row, behind its first."""
+    groups: dict[str, list[Item]] = {}
+    for item in items:
+        groups.setdefault(dive_of(item), []).append(item)
+    return [item for group in groups.values() for item in group]
 
 
 def stem_of(dive: str, name: str) -> str:
@@ -175,13 +179,18 @@ def _frame(entry: LoggedFrame, classes: ClassTable, has_uncertainty: bool) -> La
     mask = entry.read_mask()
     require_mask(mask, decoded(data, str(path)).shape[:2], classes, str(entry.mask_path))
     ratio = sidecar.get('verdict', {}).get('score_ratio')
-    dive = str(sidecar.get('dive') or entry.folder.parents[1].name)
+    dive = _dive_of(entry)
     return LabelFrame(
         stem=stem_of(dive, entry.frame_id), key=entry.frame_id, dive=dive,
+        camera=str(sidecar.get('camera', '')),
         stamp_ns=int(sidecar['stamp_ns']), frame_id=str(sidecar.get('ros_frame', '')),
         image_file=data, ending=image_ending(data), mask=mask,
         uncertainty=entry.read_uncertainty() if has_uncertainty else None,
         reason=_reason(sidecar), score=float('nan') if ratio is None else float(ratio))
+
+
+def _dive_of(entry: LoggedFrame) -> str:
+    return str(entry.sidecar.get('dive') or entry.folder.parents[1].name)
 
 
 def require_mask(mask: Any, shape: tuple[int, ...], classes: ClassTable, source: str) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,10 @@ from uncertainty_seg.storage.score_rows import (
     TableInfo,
     unique_dives,
 )
+from uncertainty_seg.tools.export_labels_camera import camera_of, has_cameras, ros_frames
 from uncertainty_seg.tools.export_labels_log import (
     distinct_classes,
+    dive_by_dive,
     FrameFeed,
     image_ending,
     LeftOut,
@@ -119,8 +122,13 @@ def _rows(file: Path) -> list[Row]:
     for row, dive in zip(rows, dives, strict=True):
         row['dive'] = dive
         sources.setdefault(dive, set()).add(row['source'])
+    rows = dive_by_dive(rows, itemgetter('dive'))
+    is_named = has_cameras(rows)
     for row in rows:
         row['name'] = _name(row, len(sources[row['dive']]) > 1)
+        # A log names cameras only where the node had several.
+        is_one = row['kind'] == 'bag' and not is_named
+        row['camera'] = '' if is_one else camera_of(row['kind'], row['topic'])
     return rows
 
 
@@ -147,7 +155,7 @@ def _frames(
 ) -> Iterator[LabelFrame]:
     ignore = load_ignore_mask(settings.ignore_mask)
     by_source: dict[tuple[str, str, str, str], dict[int, Row]] = {}
-    for row in sorted(rows, key=lambda row: str(row['dive'])):  # a log may mix dives
+    for row in rows:
         place = row['dive'], row['source'], row['kind'], row['topic']
         by_source.setdefault(place, {})[row['index']] = row
     with closing(open_pipeline(bundle, settings, ignore)) as pipeline:
@@ -155,8 +163,11 @@ def _frames(
             path, kind, topic = source
             missing = dict(wanted)
             try:
+                ros_frame_of = ros_frames(path, kind, topic)
                 for frame in frames_at(path, kind, topic, wanted):
                     row = missing.pop(frame.index)
+                    if isinstance(frame, SourceFrame):
+                        row['ros_frame'] = ros_frame_of(frame)
                     yield from _usable(frame, row, pipeline, has_uncertainty, left_out)
             except (UncertaintySegError, OSError) as err:
                 left_out.add(f'{len(missing)} frames of {path}: {err}', len(missing))
@@ -189,7 +200,8 @@ def _frame(
     key = f'{Path(row["source"]).name}#{row["topic"]}#{row["index"]}'
     return LabelFrame(
         stem=stem_of(row['dive'], row['name']), key=key, dive=row['dive'],
-        stamp_ns=row['stamp_ns'], frame_id='', image_file=data, ending=image_ending(data),
+        camera=row['camera'], stamp_ns=row['stamp_ns'], frame_id=row['ros_frame'],
+        image_file=data, ending=image_ending(data),
         mask=result.label_at_source(),
         uncertainty=result.map_at_source(pipeline.settings.map) if has_uncertainty else None,
         reason=row['reason'], score=float('nan') if ratio is None else float(ratio))
