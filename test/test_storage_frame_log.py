@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+import errno
 import json
 import os
 from pathlib import Path
@@ -29,12 +30,14 @@ import pytest
 
 from uncertainty_seg.core.image_files import ImageFile
 from uncertainty_seg.core.perceptual_hash import perceptual_hash
+from uncertainty_seg.core.reservoir import gumbel_key, stable_uniforms
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.storage import frame_log_swap
-from uncertainty_seg.storage.frame_log import FrameLog
+from uncertainty_seg.storage.frame_log import FrameLog, NICENESS
 from uncertainty_seg.storage.frame_log_format import iter_frames
 from uncertainty_seg.storage.frame_log_frame import LogFrame
 from uncertainty_seg.storage.frame_log_state import LogState
+from uncertainty_seg.storage.frame_log_store import FrameStore
 
 
 @pytest.fixture
@@ -359,8 +362,6 @@ def test_a_folder_that_is_removed_comes_back(folder: Path) -> None:
 def test_a_disk_that_refuses_is_said_and_tried_again(
         folder: Path, monkeypatch: pytest.MonkeyPatch, number: str, cause: str, words: str
 ) -> None:
-    import errno
-
     def refuse(*_: object) -> None:
         code = getattr(errno, number)
         raise OSError(code, os.strerror(code))
@@ -380,6 +381,132 @@ def test_a_disk_that_refuses_is_said_and_tried_again(
     written(log)
     assert log.close(20)
     assert numbers(folder) == [2] and log.state().error == ''
+
+
+def test_what_is_refused_at_the_next_try_is_said_as_it_is(
+        folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, 'no room')
+
+    clock = Clock()
+    log = FrameLog(folder, settings(), ABOUT, clock=clock)
+    log.offer(log_frame(0))
+    written(log)
+    with monkeypatch.context() as patch:
+        patch.setattr(frame_log_swap, 'write_frame', refuse)
+        log.offer(log_frame(1))
+        written(log)
+    other = FrameStore(folder, settings())
+    clock.now_s += 60
+    log.offer(log_frame(2))
+    state = written(log)
+    assert state.dropped['other_writer'] == 1 and 'written by another process' in state.error
+    other.close()
+    log.reconfigure(settings(quota_mb=0.001))
+    clock.now_s += 60
+    log.offer(log_frame(3))
+    state = written(log)
+    assert state.dropped['too_big'] == 1 and 'log.quota_mb is 0.001, expected room' in state.error
+    assert state.dropped['folder_missing'] == 0
+    assert log.close(20) and numbers(folder) == [0]
+
+
+def test_a_quota_that_was_made_smaller_holds_from_the_start_and_is_counted(folder: Path) -> None:
+    with logging_to(folder) as log:
+        for number in range(5):
+            log.offer(log_frame(number))
+    with logging_to(folder, quota_frames=2) as log:
+        state = log.state()
+        assert (state.num_frames, state.num_evicted) == (2, 3)
+    assert len(numbers(folder)) == 2
+
+
+def test_the_control_knows_no_score(folder: Path) -> None:
+    with logging_to(folder, control_share=1.0, score_power=3.0) as log:
+        for number, ratio in enumerate((0.01, 100.0)):
+            log.offer(log_frame(number, ratio))
+    for frame in iter_frames(folder):
+        luck = stable_uniforms('dive 7', 5, '', frame.sidecar['stamp_ns'])[1]
+        assert frame.sidecar['reason'] == 'control'
+        assert frame.sidecar['reservoir'] == {
+            'name': 'control', 'log_weight': 0.0, 'bar': None, 'key': gumbel_key(0.0, luck)}
+    assert numbers(folder) == [0, 1]
+
+
+@pytest.mark.parametrize(('limits', 'others', 'cause'), [
+    ({'queue_frames': 2}, 2, 'queue_full'), ({'memory_mb': 1.0}, 2, 'memory_full')])
+def test_the_control_has_places_of_its_own(
+        folder: Path, limits: dict[str, object], others: int, cause: str) -> None:
+    share, gate = 0.2, Gate()
+    held_bytes = 140_000 if cause == 'memory_full' else 0
+    chance = [stable_uniforms('dive 7', 5, '', log_frame(k).stamp_ns)[0] for k in range(100)]
+    control = [k for k in range(1, 100) if chance[k] < share]
+    with logging_to(folder, control_share=share, **limits) as log:
+        log.offer(log_frame(0, mask=gate, held_bytes=held_bytes))
+        assert gate.is_asked.wait(20) and chance[0] >= share
+        for number in range(1, 100):
+            # A frame of the control is small, so that some go into its own memory.
+            log.offer(log_frame(number, held_bytes=held_bytes // (7 if number in control else 1)))
+        state = log.state()
+        num_control = state.num_waiting - others
+        assert num_control >= 4
+        assert state.dropped['control'] == len(control) - num_control > 0
+        assert state.dropped[cause] == 99 - len(control) - others
+        gate.may_go_on.set()
+    assert sum(reason == 'control' for reason in reasons(folder).values()) == num_control
+
+
+def test_who_asks_takes_nothing_out_of_the_control(folder: Path) -> None:
+    gate = Gate()
+    with logging_to(folder, control_share=1.0) as log:
+        log.offer(log_frame(0, mask=gate))
+        assert gate.is_asked.wait(20)
+        assert log.trigger() == 1
+        log.offer(log_frame(1, 0.5))
+        assert log.trigger() == 1
+        gate.may_go_on.set()
+    assert reasons(folder) == {0: 'control', 1: 'control'}
+    assert log.state().kept == {'flagged': 0, 'window': 0, 'control': 2, 'trigger': 0}
+
+
+def test_a_frame_in_the_hands_of_the_writer_keeps_its_reason(folder: Path) -> None:
+    gate = Gate()
+    with logging_to(folder) as log:
+        log.offer(log_frame(0, mask=gate))
+        assert gate.is_asked.wait(20)
+        assert log.trigger() == 1
+        gate.may_go_on.set()
+        assert written(log).kept['flagged'] == 1
+        log.offer(log_frame(1))
+    assert reasons(folder) == {0: 'flagged', 1: 'flagged'}
+
+
+def test_an_event_without_room_is_kept_with_its_next_frame(folder: Path) -> None:
+    gate, same = Gate(), image_of(0)
+    with logging_to(folder, queue_frames=1, min_interval_s=1.0, duplicate_bits=4) as log:
+        log.offer(log_frame(0, mask=gate, image=same))
+        assert gate.is_asked.wait(20)
+        log.offer(log_frame(10, image=image_of(10)))  # takes the only place
+        log.offer(log_frame(11, 0.5))
+        log.offer(log_frame(30, image=same))
+        assert log.state().dropped['queue_full'] == 1
+        gate.may_go_on.set()
+        wait_for(lambda: log.state().kept['flagged'] == 2, 'the first two')
+        # Not held to the interval since a frame that was lost, nor taken for a duplicate of 0.
+        log.offer(log_frame(31, image=same))
+    assert numbers(folder) == [0, 10, 31]
+
+
+def test_the_thread_gives_way_but_not_for_long(folder: Path) -> None:
+    found: list[int] = []
+    log = FrameLog(folder, settings(), ABOUT,
+                   lambda *_: found.append(os.getpriority(os.PRIO_PROCESS, 0)))
+    log.offer(log_frame(0))
+    assert log.close(20)
+    # With 19 the tail of a frame is 20 times as long beside others (docs/frame_log.md).
+    assert found == [max(os.getpriority(os.PRIO_PROCESS, 0), NICENESS)] and 0 < NICENESS <= 5
+    # One line: what Python's fast encoder writes.
+    assert next(iter_frames(folder)).folder.joinpath('frame.json').read_text().count('\n') == 1
 
 
 def test_the_state_as_texts(folder: Path) -> None:

@@ -80,7 +80,7 @@ def test_memory_shortens_the_window() -> None:
     assert chosen('.......#', ring) == '....wwwF'
     assert ring.num_pushed_out == 4
     # With an interval, of which only the shortened end is left, there is one all the same.
-    ring.settings = dataclasses.replace(ring.settings, min_interval_s=0.8)
+    ring = FrameRing(dataclasses.replace(ring.settings, min_interval_s=0.8))
     assert chosen('.......#', ring) == '....w..F'
     assert ring.num_bytes <= 3.5 * FRAME_BYTES
 
@@ -149,10 +149,49 @@ def test_the_first_flagged_frame_of_an_event_is_its_onset() -> None:
 def test_a_stamp_that_goes_back_starts_again() -> None:
     ring = FrameRing(settings(min_interval_s=10.0, before_s=5.0))
     assert chosen('...#', ring) == 'w..F'
-    ring.take(log_frame(50, 0.5), ABOUT, 0.0)
+    ring.take(log_frame(90, 0.5), ABOUT, 0.0)
     items = ring.take(log_frame(1, 2.0), ABOUT, 0.0)
     assert [item.reason for item in items] == ['flagged']
     assert len(ring) == 0 and ring.num_bytes == 0
+
+
+def test_neighbours_that_swap_places_change_nothing() -> None:
+    def taken(order: list[int], first: int, last: int, **changes: object) -> list[Candidate]:
+        ring = FrameRing(settings(**changes))
+        return [item for k in order for item in ring.take(
+            log_frame(k, 2.0 if first <= k < last else 0.5), ABOUT, 0.0)]
+
+    swapped = [k ^ 1 for k in range(100)]
+    # 10 s of flagged frames, one each 2 s.
+    assert len(taken(swapped, 0, 100, min_interval_s=2.0)) == 5
+    for changes in ({'min_interval_s': 0.5, 'before_s': 1.0}, {'min_interval_s': 1.0},
+                    {'min_interval_s': 1.0, 'after_s': 1.0}, {'before_s': 1.0}):
+        in_order = taken(list(range(100)), 30, 70, **changes)
+        found = taken(swapped, 30, 70, **changes)
+        # The time of two neighbours is the same now: a step of 0.2 s, so at most a few fewer.
+        assert len(in_order) * 0.7 <= len(found) <= len(in_order)
+        assert sum(item.is_onset for item in found) == 1
+        assert {item.reason for item in found} == {item.reason for item in in_order}
+        times_s = [item.time_s for item in found]
+        assert times_s == sorted(times_s)
+
+
+def test_what_had_no_room_has_used_up_nothing() -> None:
+    ring = FrameRing(settings(min_interval_s=1.0, before_s=0.2, after_s=0.5))
+    for number in range(3):
+        ring.take(log_frame(number, 0.5), ABOUT, 0.0)
+    *_, first = ring.take(log_frame(3), ABOUT, 0.0)
+    assert first.reason == 'flagged' and first.is_onset
+    ring.give_back(first)
+    *_, second = ring.take(log_frame(4), ABOUT, 0.0)
+    assert second.reason == 'flagged' and second.is_onset
+    assert not ring.take(log_frame(5), ABOUT, 0.0)
+    # And so for one of the window after it.
+    assert not ring.take(log_frame(8, 0.5), ABOUT, 0.0)
+    window, = ring.take(log_frame(9, 0.5), ABOUT, 0.0)
+    ring.give_back(window)
+    window, = ring.take(log_frame(10, 0.5), ABOUT, 0.0)
+    assert window.reason == 'window' and not window.is_onset
 
 
 def test_frames_without_a_stamp_are_timed_as_they_come() -> None:

@@ -24,10 +24,21 @@ from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.storage.frame_log_frame import LogAbout, LogFrame
 from uncertainty_seg.storage.frame_log_state import LogCounters, LogState
 from uncertainty_seg.storage.frame_log_writer import FrameLogWriter
-from uncertainty_seg.storage.frame_ring import Candidate, CHOSEN, FrameRing, KEPT, SKIPPED
+from uncertainty_seg.storage.frame_ring import (
+    Candidate,
+    CHOSEN,
+    FrameRing,
+    KEPT,
+    SKIPPED,
+    WRITING,
+)
 
 _log = logging.getLogger(__name__)
-_NICENESS = 19
+# The pipeline comes first where both want the processor. Not more: a thread that hardly runs is
+# also one that holds Python's lock when it is put aside, and then all of the node waits.
+NICENESS = 5
+# The control must not depend on how much is flagged. It has places, and memory, of its own.
+_CONTROL_PLACES, _CONTROL_MEMORY = 4, 1 / 8
 
 
 class FrameLog:
@@ -109,15 +120,17 @@ class FrameLog:
         -------
         int
             How many frames are on their way to the disk or there already; 0 before the first
-            frame.
+            frame. Those that are on their way as control stay that.
 
         """
         with self._work:
             items = [] if self._is_closing else self._ring.newest(num_frames, camera)
             found = 0
             for item in items:
-                is_new = item.fate not in (CHOSEN, KEPT)
-                if item.fate != KEPT:
+                is_new = item.fate not in (CHOSEN, WRITING, KEPT)
+                # The writer reads the reason; and a control frame that is taken out because
+                # somebody looked would leave no random sample.
+                if is_new or (item.fate == CHOSEN and item.reason != 'control'):
                     item.reason = 'trigger'
                 found += self._put(item) if is_new else 1
             return found
@@ -188,14 +201,10 @@ class FrameLog:
     def _put(self, item: Candidate) -> bool:
         """Queue a frame, under the lock."""
         size = item.frame.memory_bytes
-        limit = self._settings.memory_mb * MEGABYTE / 2
-        cause = ''
-        if len(self._queue) >= self._settings.queue_frames:
-            cause = 'queue_full'
-        elif self._queue and self._queue_bytes + size > limit:
-            cause = 'memory_full'
+        cause = self._refusal(item, size)
         if cause:
             item.fate = SKIPPED
+            self._ring.give_back(item)
             self._counters.drop(cause)
             return False
         item.fate = CHOSEN
@@ -204,17 +213,30 @@ class FrameLog:
         self._work.notify()
         return True
 
+    def _refusal(self, item: Candidate, size: int) -> str:
+        """Say what there is no room for a frame in; empty if there is."""
+        is_control = item.reason == 'control'
+        places = self._settings.queue_frames + (_CONTROL_PLACES if is_control else 0)
+        memory = self._settings.memory_mb * MEGABYTE / 2 * (
+            1 if is_control else 1 - _CONTROL_MEMORY)
+        if len(self._queue) >= places:
+            return 'control' if is_control else 'queue_full'
+        if self._queue and self._queue_bytes + size > memory:
+            return 'control' if is_control else 'memory_full'
+        return ''
+
     def _run(self) -> None:
-        # The pipeline comes first where both want the processor. Threads have a niceness of
-        # their own on Linux.
+        # Threads have a niceness of their own on Linux.
         with suppress(OSError, AttributeError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+            mine = os.getpriority(os.PRIO_PROCESS, 0)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), max(mine, NICENESS))
         while True:
             with self._work:
                 self._work.wait_for(self._has_work)
                 item = self._queue.popleft() if self._queue else None
                 if item is not None:
                     self._queue_bytes -= item.frame.memory_bytes
+                    item.fate = WRITING
                 elif self._is_closing:
                     break
             self._writer.work(item)

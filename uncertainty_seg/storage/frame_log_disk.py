@@ -36,7 +36,9 @@ _TROUBLES = {
 }
 
 
-def trouble(err: OSError, folder: Path) -> tuple[str, FrameLogError]:
+def trouble(
+    err: OSError, folder: Path, is_new: bool = False
+) -> tuple[str, FrameLogError]:
     """
     Name what a disk complained of.
 
@@ -46,6 +48,8 @@ def trouble(err: OSError, folder: Path) -> tuple[str, FrameLogError]:
         As caught.
     folder : Path
         The log.
+    is_new : bool
+        It has not been written yet, so that nothing can have gone.
 
     Returns
     -------
@@ -54,6 +58,10 @@ def trouble(err: OSError, folder: Path) -> tuple[str, FrameLogError]:
         'not_writable' or 'disk_error'; the sentence.
 
     """
+    if is_new and err.errno == errno.ENOENT:
+        return 'folder_missing', FrameLogError(
+            f'frame log {folder} cannot be written, no folder can be made there',
+            fix='name another folder as log.folder')
     cause, what, fix = _TROUBLES.get(
         err.errno or 0, ('disk_error', err.strerror or str(err), 'see what the disk reports'))
     return cause, FrameLogError(f'frame log {folder} cannot be written, {what}', fix=fix)

@@ -100,7 +100,8 @@ def frame_files(
         image_file: image,
         MASK_FILE: _encoded('.png', mask),
         UNCERTAINTY_FILE: _encoded('.png', uncertainty_to_uint16(uncertainty)),
-        SIDECAR_FILE: (json.dumps(_plain(sidecar), indent=1) + '\n').encode(),
+        # Without `indent`: with it Python encodes by itself, and holds the node up.
+        SIDECAR_FILE: (json.dumps(_plain(sidecar)) + '\n').encode(),
     }
 
 

@@ -11,9 +11,10 @@ from typing import Protocol
 from uncertainty_seg.core.log_settings import MEGABYTE
 from uncertainty_seg.storage.frame_log_format import REASONS
 
-# Why a frame is lost: something was wrong.
-DROP_CAUSES = ('queue_full', 'memory_full', 'disk_full', 'read_only', 'folder_missing',
-               'not_writable', 'disk_error', 'no_room', 'too_big', 'bad_frame', 'closing')
+# Why a frame is lost: something was wrong. `control`: queue or memory were full for one of those.
+DROP_CAUSES = ('queue_full', 'memory_full', 'control', 'disk_full', 'read_only', 'folder_missing',
+               'not_writable', 'disk_error', 'other_writer', 'no_room', 'too_big', 'bad_frame',
+               'closing')
 # Why a frame is not kept: it was not worth it.
 SKIP_CAUSES = ('interval', 'duplicate', 'outranked')
 

@@ -87,7 +87,7 @@ class FrameStore:
             self.num_trimmed = self.reconfigure(settings)
         except OSError as err:
             self.close()
-            raise trouble(err, folder)[1] from err
+            raise trouble(err, folder, is_new=device is None)[1] from err
         except (FrameLogError, ConfigError):
             self.close()
             raise

@@ -19,7 +19,7 @@ import time
 
 from uncertainty_seg.core.log_settings import LogSettings, MEGABYTE
 from uncertainty_seg.core.reservoir import gumbel_key
-from uncertainty_seg.errors import FrameLogError, UncertaintySegError
+from uncertainty_seg.errors import ConfigError, FrameLogError, UncertaintySegError
 from uncertainty_seg.storage.frame_log_disk import disk_bytes, trouble
 from uncertainty_seg.storage.frame_log_duplicates import RecentFrames
 from uncertainty_seg.storage.frame_log_files import frame_files, look_at
@@ -213,22 +213,18 @@ class FrameLogWriter:
                 self._store = FrameStore(self._folder, self._settings, self._device)
                 self._went(self._store.num_trimmed)
             except UncertaintySegError as err:
-                cause = err.__cause__
-                self._refused(cause if isinstance(cause, OSError) else err)
+                self._refused(err)
         return self._store
 
     def _refused(self, err: OSError | UncertaintySegError) -> None:
         """Note that the disk refuses, and when to try again."""
-        if isinstance(err, OSError):
-            self._cause, sentence = trouble(err, self._folder)
-        else:
-            self._cause, sentence = 'folder_missing', FrameLogError(str(err))
+        self._cause, sentence = _cause_of(err, self._folder)
         self._retry_at_s = self._clock() + self._settings.retry_s
         self.close()
         self.free_mb = math.nan
         with suppress(OSError):
             self.free_mb = shutil.disk_usage(self._folder).free / MEGABYTE
-        self._say(str(sentence))
+        self._say(sentence)
 
     def _bad_frame(self, sentence: str) -> None:
         self._counters.drop('bad_frame')
@@ -243,3 +239,16 @@ class FrameLogWriter:
         assert self._store is not None
         self.num_frames, self.num_bytes = self._store.num_frames, self._store.num_bytes
         self.free_mb = self._store.free_bytes / MEGABYTE
+
+
+def _cause_of(err: OSError | UncertaintySegError, folder: Path) -> tuple[str, str]:
+    """Return what a drop is counted as, and the sentence."""
+    cause = err if isinstance(err, OSError) else err.__cause__
+    if isinstance(err, ConfigError):
+        return 'too_big', str(err)
+    if isinstance(cause, BlockingIOError):
+        return 'other_writer', str(err)
+    if isinstance(cause, OSError):
+        name, sentence = trouble(cause, folder)
+        return name, str(sentence)
+    return 'folder_missing', str(err)  # its disk was taken away

@@ -20,7 +20,10 @@ from uncertainty_seg.storage.frame_log_frame import LogAbout, LogFrame
 
 # Cameras do not keep their rate to the nanosecond.
 _SLACK_S = 1e-3
-WAITING, CHOSEN, KEPT, SKIPPED = 'waiting', 'chosen', 'kept', 'skipped'
+# A driver with several threads swaps neighbours; more than this is another recording, or a clock
+# that was set.
+_SWAPPED_S = 1.0
+WAITING, CHOSEN, WRITING, KEPT, SKIPPED = 'waiting', 'chosen', 'writing', 'kept', 'skipped'
 
 
 @dataclass(eq=False)
@@ -33,7 +36,7 @@ class Candidate:
     frame, about : LogFrame, LogAbout
         The frame; the run at its time.
     time_s : float
-        By its stamp, or by when it came if it has none.
+        By its stamp, or by when it came if it has none; never before the frame that came before.
     uniforms : (float, float)
         Its luck: as control, and in the reservoir.
     reason : str
@@ -41,7 +44,9 @@ class Candidate:
     is_onset : bool
         The first flagged frame of an event: never a duplicate.
     fate : str
-        'waiting', 'chosen', 'kept' or 'skipped'.
+        'waiting', 'chosen', 'writing', 'kept' or 'skipped'.
+    before_s : (float, float)
+        When the camera had been kept last, at all and flagged, before this one was chosen.
 
     """
 
@@ -52,6 +57,7 @@ class Candidate:
     reason: str = ''
     is_onset: bool = False
     fate: str = WAITING
+    before_s: tuple[float, float] = (-math.inf, -math.inf)
 
 
 @dataclass
@@ -112,8 +118,9 @@ class FrameRing:
         time_s = frame.stamp_ns / 1e9 if frame.stamp_ns else now_s
         name = frame.stamp_ns or -self._num_seen
         luck = stable_uniforms(about.dive, about.seed, frame.camera, name)
-        item = Candidate(frame, about, time_s, luck)
         camera = self._camera_at(frame.camera, time_s)
+        item = Candidate(frame, about, camera.now_s, luck,
+                         before_s=(camera.kept_s, camera.kept_flagged_s))
         self._forget_old(camera)
         camera.newest = item
         chosen = self._chosen(camera, item)
@@ -122,6 +129,27 @@ class FrameRing:
         for one in chosen:
             one.fate = CHOSEN
         return chosen
+
+    def give_back(self, item: Candidate) -> None:
+        """
+        Take back what a chosen frame has used up, since there was no room for it.
+
+        The next one may then be kept in its place, also as the first of its event.
+
+        Parameters
+        ----------
+        item : Candidate
+            The frame.
+
+        """
+        camera = self._cameras[item.frame.camera]
+        kept_s, kept_flagged_s = item.before_s
+        if camera.kept_s == item.time_s:
+            camera.kept_s = kept_s
+        if camera.kept_flagged_s == item.time_s:
+            camera.kept_flagged_s = kept_flagged_s
+        camera.is_onset_due |= item.is_onset
+        item.is_onset = False
 
     def newest(self, num_frames: int, camera: str | None = None) -> list[Candidate]:
         """
@@ -151,11 +179,11 @@ class FrameRing:
 
     def _camera_at(self, name: str, time_s: float) -> _Camera:
         camera = self._cameras.setdefault(name, _Camera())
-        if time_s < camera.now_s:
-            # A bag that starts again, or a clock that was set: nothing before has a distance.
+        if time_s < camera.now_s - max(_SWAPPED_S, self.settings.before_s):
+            # Nothing before has a distance.
             self._take_out(camera, list(camera.ring))
             camera = self._cameras[name] = _Camera()
-        camera.now_s = time_s
+        camera.now_s = max(camera.now_s, time_s)
         return camera
 
     def _chosen(self, camera: _Camera, item: Candidate) -> list[Candidate]:
