@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import math
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, HealthCheck, settings
 from hypothesis import strategies as st
 import pytest
 
@@ -79,6 +79,7 @@ def earned(past: list[tuple[Event, float]], now_s: float) -> float:
     return min(SLOW + RISE * max(last_s - first_s - SETTLE_S, 0.0), 1.0)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # that of a busy machine
 @given(events())
 def test_the_factor_is_what_the_last_run_of_trues_has_earned(story: list[Event]) -> None:
     policy, now_s, past = SpeedPolicy(SETTINGS, START_S), START_S, []
