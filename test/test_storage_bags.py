@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 import logging
 import os
 from pathlib import Path
@@ -15,7 +16,6 @@ import pytest
 from uncertainty_seg.core.image_codec import decode, RawImage
 from uncertainty_seg.core.image_files import ImageFile
 from uncertainty_seg.errors import BagError
-from uncertainty_seg.storage import bag_writer
 from uncertainty_seg.storage.bags import (
     BadMessage,
     BagMessage,
@@ -116,6 +116,35 @@ def test_other_pixels_give_other_bytes(tmp_path: Path, storage: str) -> None:
     second = files_of(tmp_path / 'second')
     assert first['metadata.yaml'] == second['metadata.yaml']
     assert first != second
+
+
+def test_each_chunk_has_the_checksum_of_its_bytes(tmp_path: Path) -> None:
+    stream_reader = pytest.importorskip('mcap.stream_reader', reason='mcap is not installed')
+    with BagWriter(tmp_path / 'bag') as bag:
+        for k in range(4):  # a chunk ends beyond 1 MiB
+            bag.write_image(CAMERA, START_NS + k, 'cam', picture(k, 600, 600), 'bgr8')
+    with (tmp_path / 'bag' / 'bag_0.mcap').open('rb') as file:
+        chunks = [record for record in stream_reader.StreamReader(file, emit_chunks=True).records
+                  if type(record).__name__ == 'Chunk']
+    assert len(chunks) == 4
+    for chunk in chunks:
+        # An independent reader checks it, unless it is 0.
+        assert chunk.uncompressed_crc
+        assert stream_reader.breakup_chunk(chunk, validate_crc=True)
+
+
+def test_pixels_that_were_damaged_on_the_disk_are_told_from_sound_ones(tmp_path: Path) -> None:
+    if tuple(map(int, version('rosbags').split('.')[:3])) < (0, 11, 9):
+        pytest.skip('rosbags older than 0.11.9 may not look at checksums')
+    # Noise cannot be compressed: it lies in the file as it is, and any byte of it decodes.
+    with BagWriter(tmp_path / 'bag') as bag:
+        bag.write_image(CAMERA, START_NS, 'cam', picture(0, 200, 200), 'bgr8')
+    file = tmp_path / 'bag' / 'bag_0.mcap'
+    data = bytearray(file.read_bytes())
+    data[data.index(picture(0, 200, 200).tobytes()[60_000:60_100]) + 50] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(BagError, match='checksum'):
+        list(read_images(tmp_path / 'bag'))
 
 
 def test_metadata_version_is_one_that_humble_reads(tmp_path: Path) -> None:
@@ -318,7 +347,7 @@ def test_old_bag_survives_a_rename_that_fails(
             raise OSError(5, 'Input/output error')
         real(source, target)
 
-    monkeypatch.setattr(bag_writer.os, 'replace', replace)
+    monkeypatch.setattr(os, 'replace', replace)
     with pytest.raises(BagError, match='Input/output error'):
         with BagWriter(bag, is_overwriting=True) as writer:
             writer.write_bool('/flag', START_NS, True)

@@ -24,12 +24,14 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.errors import BagError
 from uncertainty_seg.storage import bag_messages as messages
+from uncertainty_seg.storage.mcap_checksums import note_checksums, write_checksums
 
 STORAGES = ('mcap', 'sqlite3')
 # What the decoders of Humble and Jazzy accept; 9 fails on Humble.
 METADATA_VERSION = 8
 METADATA_FILE = 'metadata.yaml'
 _INNER_NAME = 'bag_0'
+_MCAP_FILE = f'{_INNER_NAME}.mcap'
 
 
 class BagWriter:
@@ -68,6 +70,7 @@ class BagWriter:
         self._connections: dict[str, Any] = {}
         self._work: Path | None = None
         self._writer: Any = None
+        self._checksums: list[int] = []
         self.num_messages = 0
 
     def __enter__(self) -> BagWriter:
@@ -94,6 +97,8 @@ class BagWriter:
             with _as_bag_error(self.path):
                 if exc_type is None:
                     self._writer.close()
+                    if self._storage == 'mcap' and self._work:
+                        write_checksums(self._work / _INNER_NAME / _MCAP_FILE, self._checksums)
                     self._rename()
                 else:
                     self._writer.abort()
@@ -189,6 +194,8 @@ class BagWriter:
         if self._storage == 'mcap':
             writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
         writer.open()
+        if self._storage == 'mcap':
+            self._checksums = note_checksums(writer.storage)
         return writer
 
     def _write(
