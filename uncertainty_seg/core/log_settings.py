@@ -24,6 +24,11 @@ class LogSettings:
     folder: str = parameter(
         '', 'Folder of the frame log, made if missing; empty keeps nothing.',
     )
+    dive: str = parameter(
+        '', 'Name of the dive in every frame; empty takes the time of the start, or goes on with '
+        'the dive of the log if its newest frame was written within 10 minutes. The control is '
+        'drawn by this name: the same dive under the same name keeps the same control.', live=True,
+    )
     image_format: str = parameter(
         'received', 'received keeps the bytes of compressed images and writes raw ones as png; '
         'png and jpeg write every image so.', choices=IMAGE_FORMATS, live=True,
@@ -75,8 +80,8 @@ class LogSettings:
         lower=0.0, upper=1e9, live=True,
     )
     queue_frames: int = parameter(
-        64, 'Frames that may wait to be written; more are dropped and counted.', unit='frames',
-        lower=1, upper=10000, live=True,
+        64, 'Frames that may wait to be written; more are dropped and counted. The control has '
+        'four places more.', unit='frames', lower=1, upper=10000, live=True,
     )
     memory_mb: float = parameter(
         256.0, 'Memory for frames that wait: half for those to be written, half for the time '

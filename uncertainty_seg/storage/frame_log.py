@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 import logging
 import os
 from pathlib import Path
@@ -21,6 +22,7 @@ import time
 
 from uncertainty_seg.core.log_settings import LogSettings, MEGABYTE
 from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.storage.frame_log_dive import dive_name
 from uncertainty_seg.storage.frame_log_frame import LogAbout, LogFrame
 from uncertainty_seg.storage.frame_log_state import LogCounters, LogState
 from uncertainty_seg.storage.frame_log_writer import FrameLogWriter
@@ -52,7 +54,7 @@ class FrameLog:
     settings : LogSettings
         What to keep.
     about : LogAbout
-        The run.
+        The run; its `dive` is the name of a dive that begins, see `frame_log_dive.dive_name`.
     on_kept : callable, optional
         Called with a frame and the reason as soon as the frame is on disk, from the log's thread.
     clock : callable, optional
@@ -72,7 +74,11 @@ class FrameLog:
         on_kept: Callable[[LogFrame, str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._settings, self._about, self._clock = settings, about, clock
+        self._settings, self._clock = settings, clock
+        # Before the log is opened, which may have to evict the newest frame.
+        self._own_dive = dive_name(Path(folder), replace(settings, dive=''), about.dive,
+                                   time.time())
+        self._about = self._named(about)
         self._counters = LogCounters()
         self._writer = FrameLogWriter(Path(folder), settings, self._counters, on_kept, clock)
         self._ring = FrameRing(settings)
@@ -87,6 +93,11 @@ class FrameLog:
     def settings(self) -> LogSettings:
         """Return the settings in force."""
         return self._settings
+
+    @property
+    def dive(self) -> str:
+        """Return the name of the dive that frames carry now."""
+        return self._about.dive
 
     def offer(self, frame: LogFrame) -> None:
         """
@@ -144,7 +155,8 @@ class FrameLog:
         settings : LogSettings
             With the same folder.
         about : LogAbout, optional
-            The run, if what it says has changed.
+            The run, if what it says has changed; not its name, which is that of the start unless
+            the settings give another.
 
         Raises
         ------
@@ -156,7 +168,8 @@ class FrameLog:
             raise ConfigError(f'log.folder was changed to {settings.folder!r}',
                               f'{self._settings.folder!r}', 'close the log and open another')
         with self._work:
-            self._settings, self._about = settings, about or self._about
+            self._settings = settings
+            self._about = self._named(about or self._about)
             self._ring.settings = settings
             self._writer.wanted = settings
             self._work.notify()
@@ -197,6 +210,9 @@ class FrameLog:
             _log.warning('frame log: %d frames were not written in the %g s given',
                          num_left, timeout_s)
         return not num_left and not self._thread.is_alive()
+
+    def _named(self, about: LogAbout) -> LogAbout:
+        return replace(about, dive=self._settings.dive or self._own_dive)
 
     def _put(self, item: Candidate) -> bool:
         """Queue a frame, under the lock."""
