@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 import json
 import os
 from pathlib import Path
@@ -14,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Any
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -42,6 +43,7 @@ pytest.importorskip('pyarrow', reason='pyarrow is not installed')
 CAMERA = '/camera/image_raw'
 START_NS, STEP_NS = 1_700_000_000_000_000_123, 10**8
 ROOT = Path(__file__).resolve().parents[1]
+Start: TypeAlias = Callable[..., 'subprocess.Popen[str]']
 
 
 def solid(color: tuple[int, int, int], height: int = 48, width: int = 64) -> np.ndarray:
@@ -415,16 +417,38 @@ def mend(fleet: Path) -> None:
     shutil.copy(pipe.with_name('1.png'), pipe)
 
 
-def started(*arguments: object, waits_for: Callable[[], bool]) -> subprocess.Popen[str]:
-    """Start a run in a process and group of its own; return when it has come that far."""
-    process = subprocess.Popen(
-        [sys.executable, '-m', 'uncertainty_seg', 'score', *map(str, arguments)], text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-        env={**os.environ, 'PYTHONPATH': str(ROOT)})
-    while process.poll() is None and not waits_for():
-        time.sleep(0.01)
-    assert process.poll() is None, process.communicate()
-    return process
+@pytest.fixture
+def started() -> Iterator[Start]:
+    """Return what starts a run in a group of its own; what is left of it ends with the test."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: object, waits_for: Callable[[], bool]) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, '-m', 'uncertainty_seg', 'score', *map(str, arguments)], text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            env={**os.environ, 'PYTHONPATH': str(ROOT)})
+        processes.append(process)
+        while process.poll() is None and not waits_for():
+            time.sleep(0.01)
+        assert process.poll() is None, process.communicate()
+        return process
+
+    yield start
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def require_nobody_left(process: subprocess.Popen[str]) -> None:
+    """Wait until no process of a group lives, which is soon."""
+    for _ in range(1000):
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.02)
+    pytest.fail('a process outlived its run by 20 s')
 
 
 def has_parts(table: Path, count: int) -> bool:
@@ -434,7 +458,8 @@ def has_parts(table: Path, count: int) -> bool:
 
 @pytest.mark.parametrize('workers', [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_loses_one_shard_and_another_goes_on(
-    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str], workers: int
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str], workers: int,
+    started: Start,
 ) -> None:
     fleet, table = fleet_of(tmp_path / 'fleet'), tmp_path / 'table'
     process = started(
@@ -455,7 +480,7 @@ def test_a_run_that_is_killed_loses_one_shard_and_another_goes_on(
 
 @pytest.mark.slow
 def test_a_worker_that_dies_is_one_sentence_and_costs_its_shard_only(
-    tmp_path: Path, tiny_bundle: Path
+    tmp_path: Path, tiny_bundle: Path, started: Start
 ) -> None:
     fleet, table = fleet_of(tmp_path / 'fleet'), tmp_path / 'table'
     process = started(
@@ -470,7 +495,9 @@ def test_a_worker_that_dies_is_one_sentence_and_costs_its_shard_only(
 
 
 @pytest.mark.slow
-def test_an_interrupt_stops_the_workers_too(tmp_path: Path, tiny_bundle: Path) -> None:
+def test_an_interrupt_stops_the_workers_too(
+    tmp_path: Path, tiny_bundle: Path, started: Start
+) -> None:
     fleet, table = fleet_of(tmp_path / 'fleet'), tmp_path / 'table'
     process = started(
         fleet, '--out', table, '--model', tiny_bundle, '--backend', 'fake', '--workers', 2,
@@ -479,6 +506,20 @@ def test_an_interrupt_stops_the_workers_too(tmp_path: Path, tiny_bundle: Path) -
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err.strip()) == (130, 'stopped')
     assert json.loads((table / 'index.json').read_text())['parts']
+    require_nobody_left(process)
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_run_that_is_killed_alone(
+    tmp_path: Path, tiny_bundle: Path, started: Start
+) -> None:
+    fleet, table = fleet_of(tmp_path / 'fleet'), tmp_path / 'table'
+    process = started(
+        fleet, '--out', table, '--model', tiny_bundle, '--backend', 'fake', '--workers', 2,
+        waits_for=lambda: has_parts(table, 2))
+    process.kill()  # not its group: one of its workers waits for the next shard, one for a pipe
+    process.wait()
+    require_nobody_left(process)
 
 
 def test_processes_give_the_bytes_of_one(tmp_path: Path, tiny_bundle: Path) -> None:

@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, field, replace
 import multiprocessing
 import os
 from pathlib import Path
-import signal
 import sys
 
 from tqdm import tqdm
@@ -28,7 +27,7 @@ from uncertainty_seg.storage.find_sources import find_sources
 from uncertainty_seg.tools.libraries import require_libraries
 from uncertainty_seg.tools.score_shard import Engine, score_shard, ShardJob, ShardReport
 from uncertainty_seg.tools.score_table import locked_table, plan_jobs, write_index
-from uncertainty_seg.tools.score_worker import num_done, POLL_S, score_in_worker
+from uncertainty_seg.tools.score_worker import begin_worker, num_done, POLL_S, score_in_worker
 
 _PROBLEMS_SHOWN = 10
 
@@ -206,12 +205,13 @@ def _run_in_processes(
 ) -> Iterator[ShardReport]:
     # Not fork: runtimes hold threads and locks.
     context = multiprocessing.get_context('spawn')
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _ignore_interrupt)
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, begin_worker)
     # The longest first, so that none of them is left over at the end.
     ordered = sorted(jobs, key=lambda job: -job.source.num_frames)
-    pending = {pool.submit(score_in_worker, job) for job in ordered}
     num_before = num_finished = 0
     try:
+        # Within the block: an interrupt may come while the processes start.
+        pending = {pool.submit(score_in_worker, job) for job in ordered}
         while pending:
             done, pending = wait(pending, POLL_S, FIRST_COMPLETED)
             for future in done:
@@ -232,8 +232,3 @@ def _run_in_processes(
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _ignore_interrupt() -> None:
-    # Ctrl-C reaches the whole group; the parent decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -11,8 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+import multiprocessing
+from multiprocessing.process import BaseProcess
 import os
 from pathlib import Path
+import signal
+import threading
 import time
 
 import cv2
@@ -23,6 +27,21 @@ from uncertainty_seg.tools.score_shard import Engine, score_shard, ShardJob, Sha
 from uncertainty_seg.tools.score_table import LOCK_FILE
 
 POLL_S = 0.5
+
+
+def begin_worker() -> None:
+    """Make a process of this machine end with the one that asked, and not before."""
+    # Ctrl-C reaches the whole group; the parent decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    # A parent that is killed tells nobody: its workers would wait for the next shard for ever.
+    parent.join()
+    os._exit(1)
 
 
 def score_in_worker(job: ShardJob) -> ShardReport:
