@@ -251,6 +251,7 @@ def write_drawn_table(path: Path, count: int) -> None:
     columns: dict[str, object] = {
         'frame_key': [f'/dives/dive_{d:02d}#/camera/image_raw#{k}' for k, d in enumerate(dives)],
         'dive': [f'dive_{d:02d}' for d in dives],
+        'run': [f'dive_{d:02d}' for d in dives],
         'source': [f'/dives/dive_{d:02d}' for d in dives],
         'kind': ['bag'] * count, 'topic': ['/camera/image_raw'] * count,
         'index': np.arange(count), 'stamp_ns': np.arange(count) * 10**8,
