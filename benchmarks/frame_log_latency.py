@@ -7,14 +7,20 @@ pipeline works on each: a matrix product (a runtime's, without the GIL) and some
 Blocks with and without the log take turns in one run, so that both see the same machine.
 
     python benchmarks/frame_log_latency.py [--mode received|png|jpeg] [--seconds 1] [--blocks 30]
+        [--hogs 4] [--niceness 5]
 
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 import functools
+import os
 from pathlib import Path
+import subprocess
+import sys
 import tempfile
 import time
 
@@ -25,6 +31,7 @@ from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.image_files import ImageFile
 from uncertainty_seg.core.log_settings import LogSettings
+from uncertainty_seg.storage import frame_log
 from uncertainty_seg.storage.frame_log import FrameLog
 from uncertainty_seg.storage.frame_log_frame import LogAbout, LogFrame
 
@@ -114,10 +121,24 @@ def wait_until_written(log: FrameLog) -> None:
     time.sleep(0.2)
 
 
+@contextmanager
+def hogs(number: int) -> Iterator[None]:
+    """Keep processors busy meanwhile."""
+    running = [subprocess.Popen([sys.executable, '-c', 'while True: pass'])
+               for _ in range(number)]
+    try:
+        yield
+    finally:
+        for one in running:
+            one.kill()
+            one.wait()
+
+
 def row(name: str, values_ms: list[float]) -> str:
-    """Write mean, median and 99 % quantile."""
+    """Write mean, median, 99 % quantile and largest."""
     median, high = np.quantile(values_ms, [0.5, 0.99])
-    return f'{name:28s} {np.mean(values_ms):8.3f} {median:8.3f} {high:8.3f}'
+    return (f'{name:28s} {np.mean(values_ms):8.3f} {median:8.3f} {high:8.3f} '
+            f'{max(values_ms):8.3f}')
 
 
 def main() -> None:
@@ -129,7 +150,11 @@ def main() -> None:
     parser.add_argument('--blocks', type=int, default=30, help='blocks of each kind [30]')
     parser.add_argument('--busy-ms', type=float, default=15.0, help='work of a frame [15]')
     parser.add_argument('--folder', type=Path, help='a folder on the disk to measure')
+    parser.add_argument('--hogs', type=int, default=0, help='busy processes beside [0]')
+    parser.add_argument('--niceness', type=int, default=frame_log.NICENESS,
+                        help="of the log's thread [as shipped]")
     args = parser.parse_args()
+    frame_log.NICENESS = args.niceness
     cv2.setNumThreads(1)
     settings = LogSettings(
         image_format=args.mode, min_interval_s=0.0, duplicate_bits=0, control_share=0.0,
@@ -140,7 +165,8 @@ def main() -> None:
     with_ms: list[float] = []
     without_ms: list[float] = []
     offers_ms: list[float] = []
-    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+    load_before = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder, hogs(args.hogs):
         log = FrameLog(folder, settings, about)
         block(camera, load, None, RATE_HZ)
         for _ in range(args.blocks):
@@ -150,8 +176,9 @@ def main() -> None:
             wait_until_written(log)
         log.close(60.0)
         state = log.state()
-    print(f'{WIDTH}x{HEIGHT} at {RATE_HZ} Hz, {len(with_ms)} flagged frames, image {args.mode}')
-    print(f'{"ms":28s} {"mean":>8s} {"median":>8s} {"p99":>8s}')
+    print(f'{WIDTH}x{HEIGHT} at {RATE_HZ} Hz, {len(with_ms)} flagged frames, image {args.mode}, '
+          f'niceness {args.niceness}, {args.hogs} hogs, load before {load_before:.1f}')
+    print(f'{"ms":28s} {"mean":>8s} {"median":>8s} {"p99":>8s} {"max":>8s}')
     print(row('frame without the log', without_ms))
     print(row('frame with the log', with_ms))
     print(row('of that offer()', offers_ms))
