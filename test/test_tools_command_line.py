@@ -154,3 +154,14 @@ def test_argument_types_know_their_bounds() -> None:
                           (image_size, '640*480'), (image_size, '-1x5')):
         with pytest.raises(argparse.ArgumentTypeError, match=r', expected '):
             convert(text)
+
+
+@pytest.mark.parametrize('words', [['select', 'table'], ['score'], ['fly'], []])
+def test_misuse_of_any_verb_is_one_sentence(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        command_line.main(words)
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count('\n') == 1 and '--help' in said

@@ -35,7 +35,9 @@ def load_ignore_mask(path: str) -> NDArray[np.bool_] | None:
     if not path:
         return None
     fix = 'set ignore_mask to a PNG that is white where pixels are left out and black elsewhere'
-    picture = cv2.imread(path, cv2.IMREAD_COLOR) if Path(path).is_file() else None
+    # As the node decodes: what a camera says of its orientation turns nothing.
+    kind = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    picture = cv2.imread(path, kind) if Path(path).is_file() else None
     if picture is None:
         raise ConfigError(f'ignore_mask {path!r} cannot be read', 'a picture', fix)
     mask = picture.any(axis=2)

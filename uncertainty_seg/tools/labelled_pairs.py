@@ -135,7 +135,8 @@ def images_in(folder: Path) -> dict[str, ImageU8]:
         if place.is_dir() else []
     if not paths:
         raise DatasetError(f'no image in {place}', 'files that end with ' + ' or '.join(_IMAGES))
-    images = {path.name: cv2.imread(str(path), cv2.IMREAD_COLOR) for path in paths}
+    kind = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # as the node decodes
+    images = {path.name: cv2.imread(str(path), kind) for path in paths}
     broken = [name for name, image in images.items() if image is None]
     if broken:
         raise DatasetError(f'{place / broken[0]} is no image that can be read', 'JPEG or PNG')

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from importlib import import_module
 import logging
 import sys
+from typing import NoReturn
 
 from uncertainty_seg import __version__
 from uncertainty_seg.errors import ConfigError, UncertaintySegError
@@ -43,9 +44,17 @@ EXIT_MISUSE = 2
 EXIT_INTERRUPTED = 130
 
 
+class SentenceParser(argparse.ArgumentParser):
+    """A parser that refuses in one sentence, without its whole usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and end the process."""
+        self.exit(EXIT_MISUSE, f'{self.prog}: error: {message}; see {self.prog} --help\n')
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of every verb."""
-    parser = argparse.ArgumentParser(
+    parser = SentenceParser(
         prog='uncertainty_seg',
         description='Segmentation that says, for every pixel, how far to trust it.',
         epilog='The last line on stdout is JSON. Exit code 1: it failed, and why; 2: misuse.',

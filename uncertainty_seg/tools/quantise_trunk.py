@@ -134,7 +134,8 @@ def calibration_images(
         raise DatasetError(f'{folder} holds no image', wish)
     count = min(limit, len(files))
     spread = [files[i * len(files) // count] for i in range(count)]
-    loaded = [cv2.imread(str(path), cv2.IMREAD_COLOR) for path in spread]
+    kind = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # as the node decodes
+    loaded = [cv2.imread(str(path), kind) for path in spread]
     images = [np.asarray(image, np.uint8) for image in loaded if image is not None]
     num_unreadable = len(loaded) - len(images)
     if not images:
