@@ -77,7 +77,7 @@ def look(folder: Path, promised: set[int], is_small: bool) -> collections.Counte
         seen.add(frame.sidecar['stamp_ns'])
     for path in (folder / 'frames').iterdir():
         counts['building'] += path.name.startswith('.new-')
-        counts['leaving'] += path.name.startswith('.gone-')
+        counts['leaving'] += path.name.startswith(('.out-', '.gone-'))
     if is_small:
         assert len(seen) <= SMALL_QUOTA + 1
     else:
