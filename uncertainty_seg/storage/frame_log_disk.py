@@ -11,15 +11,14 @@ hidden first, as `.out-`, which can be taken back, and removed, as `.gone-`, whe
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from contextlib import suppress
 import errno
-import fcntl
 import os
 from pathlib import Path
 import shutil
 
 from uncertainty_seg.errors import FrameLogError
 from uncertainty_seg.storage.frame_log_format import FRAMES_FOLDER
+from uncertainty_seg.storage.whole_files import lock_file, sync, whole_file
 
 LOCK_FILE = '.lock'
 _BUILDING, _HIDDEN, _LEAVING = '.new-', '.out-', '.gone-'
@@ -102,12 +101,12 @@ def write_frame(folder: Path, frame_id: str, files: Mapping[str, bytes]) -> None
         building.mkdir()
         for name, content in files.items():
             _write_synced(building / name, content)
-        _sync_folder(building)
+        sync(building)
         os.rename(building, frames / frame_id)
     except OSError:
         shutil.rmtree(building, ignore_errors=True)
         raise
-    _sync_folder(frames)
+    sync(frames)
 
 
 def hide_frame(folder: Path, frame_id: str) -> None:
@@ -195,17 +194,11 @@ def lock_folder(folder: Path) -> int:
         If the disk refuses.
 
     """
-    # Open for reading: a file open for writing would keep the disk from being made read-only.
-    descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock_file(folder / LOCK_FILE)
     except BlockingIOError as err:
-        os.close(descriptor)
         raise FrameLogError(f'frame log {folder} is written by another process', 'one writer',
                             'give each node a log.folder of its own') from err
-    except OSError:
-        pass  # some network disks know no locks; then there is none
-    return descriptor
 
 
 def require_device(folder: Path, device: int) -> None:
@@ -220,15 +213,9 @@ def require_device(folder: Path, device: int) -> None:
 
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file whole or not at all; OSError if the disk refuses."""
-    building = path.with_name(f'{_BUILDING}{path.name}')
-    try:
-        _write_synced(building, content)
-        os.replace(building, path)
-    except OSError:
-        with suppress(OSError):
-            building.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    # Always the same draft: there is one writer, and what a killed one left is written over.
+    with whole_file(path, f'{_BUILDING}{path.name}') as draft:
+        draft.write_bytes(content)
 
 
 def append_line(path: Path, text: str, is_synced: bool) -> None:
@@ -245,11 +232,3 @@ def _write_synced(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
