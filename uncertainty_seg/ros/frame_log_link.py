@@ -147,7 +147,9 @@ class RunLog:
 
     def values(self) -> dict[str, str]:
         """List the numbers of /diagnostics."""
-        return self.log.state().as_dict() if self.log is not None else {}
+        if self.log is None:
+            return {}
+        return {'log.dive': self.log.dive, **self.log.state().as_dict()}
 
     def trouble(self) -> str:
         """Say what keeps the log from writing; empty if nothing does."""
