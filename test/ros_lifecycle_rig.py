@@ -321,6 +321,8 @@ class LeakRig:
             if self._camera.get_subscription_count():
                 self._send()
             self._executor.spin_once(timeout_sec=0.005)
+            # On an idle machine this loop would keep the interpreter from the worker's thread.
+            time.sleep(0.002)
 
     def _send(self) -> None:
         self._camera.publish(image_message(GOOD, next(self._stamps) * 10**9))
