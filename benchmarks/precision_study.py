@@ -30,7 +30,8 @@ import numpy as np
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.evaluation import evaluate
-from uncertainty_seg.core.pipeline import FrameResult, Pipeline
+from uncertainty_seg.core.frame_result import FrameResult
+from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import UncertaintySegError
 from uncertainty_seg.storage.labelled_folder import load_folder

@@ -9,8 +9,9 @@ import pytest
 
 from uncertainty_seg.backends.fake import FakeBackend
 from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.model_card import DropoutSite
-from uncertainty_seg.core.pipeline import FrameResult, Pipeline
+from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings, settings_from_dict
 from uncertainty_seg.core.uncertainty import MAP_NAMES, UncertaintyMaps
 from uncertainty_seg.errors import (

@@ -10,6 +10,7 @@ from typing import Any
 import weakref
 
 from conftest import make_tiny_bundle
+import numpy as np
 import pytest
 from ros_helpers import HAS_ROS, image_message, SKIP_REASON, solid, values_of
 
@@ -19,9 +20,12 @@ if not HAS_ROS:
 from ros_stubs import StubNode
 
 from uncertainty_seg.backends.registry import open_backend
+from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import settings_from_dict
 from uncertainty_seg.ros.camera_station import CameraStation
+from uncertainty_seg.ros.conversions import image_from_msg
+from uncertainty_seg.ros.frame_log_link import message_frame
 from uncertainty_seg.ros.frame_processor import FrameProcessor, Outputs
 from uncertainty_seg.ros.frame_scheduler import FrameScheduler
 from uncertainty_seg.ros.frame_statistics import FrameStatistics
@@ -301,3 +305,20 @@ def test_a_frame_counts_its_wait_into_its_latency(rig: Rig) -> None:
     assert rig.statistics.over_budget_s() is not None
     rig.process(image_message(solid(0, 0, 255), 3), waited_s=4.0)
     assert rig.statistics.over_budget_s() is None
+
+
+@pytest.mark.parametrize('encoding', ['bgr8', 'rgb8'])
+def test_the_log_counts_a_message_that_its_image_is_no_view_of(rig: Rig, encoding: str) -> None:
+    msg = image_message(solid(0, 0, 255), 10**9, encoding)
+    image = decode(image_from_msg(msg))
+    result = rig.pipeline.process(image, 10**9)
+    frame = message_frame('front', msg, image_from_msg(msg), image, result, result.verdict, {},
+                          'entropy')
+    pixels, maps = image.nbytes, result.maps.label.nbytes + result.maps.entropy.nbytes
+    copies = 1 if np.may_share_memory(image, np.frombuffer(msg.data, np.uint8)) else 2
+    assert frame.memory_bytes == copies * pixels + maps
+    assert (encoding, copies) in {('bgr8', 1), ('bgr8', 2), ('rgb8', 2)}
+    # What a backend writes with the next frame does not reach what is kept.
+    before = frame.uncertainty().copy()
+    result.maps.entropy[:] = 0.5
+    np.testing.assert_array_equal(frame.uncertainty(), before)

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import ImageU8, LabelMap
 from uncertainty_seg.core.bad_rule import BadRule
+from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.frame_table import FrameTable
 from uncertainty_seg.core.metrics import ConfusionMatrix
-from uncertainty_seg.core.pipeline import FrameResult, Pipeline
+from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.pixel_measures import PixelMeasures
 from uncertainty_seg.errors import ImageError
 

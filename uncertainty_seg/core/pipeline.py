@@ -11,7 +11,6 @@ pipeline knows no runtime.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 import logging
 import time
 from typing import NamedTuple, Protocol
@@ -20,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.aggregate import score_names
-from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap, require_shape
+from uncertainty_seg.core.arrays import ImageU8, require_shape
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.bundle_limits import fitting_calibration
 from uncertainty_seg.core.dropout_masks import frame_seed, pass_inputs, still_inputs
+from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.gate import Gate, Verdict
 from uncertainty_seg.core.gate_limits import gate_limits, promise_text
 from uncertainty_seg.core.model_card import ModelCard
@@ -33,8 +33,6 @@ from uncertainty_seg.core.preprocess import (
     fit_ignore,
     fit_image,
     Geometry,
-    unfit_label,
-    unfit_map,
 )
 from uncertainty_seg.core.score_vector import ScoreVector
 from uncertainty_seg.core.settings import BUNDLE_PASSES, Settings
@@ -63,52 +61,6 @@ class Backend(Protocol):
     def close(self) -> None:
         """Free everything; may be called twice."""
         ...
-
-
-@dataclass(frozen=True)
-class FrameResult:
-    """
-    All that is known of one frame.
-
-    Attributes
-    ----------
-    stamp_ns : int
-        The image's stamp.
-    geometry : Geometry
-        Where the image lies in the maps.
-    maps : UncertaintyMaps
-        At network resolution, padding included.
-    scores : mapping of str to float
-        Without the padding.
-    verdict : Verdict
-        The flag and why.
-    timings_ms : mapping of str to float
-        Time a stage.
-    passes : int
-        T.
-
-    """
-
-    stamp_ns: int
-    geometry: Geometry
-    maps: UncertaintyMaps
-    scores: Mapping[str, float]
-    verdict: Verdict
-    timings_ms: Mapping[str, float]
-    passes: int
-
-    def label_at_source(self) -> LabelMap:
-        """Return class ids (H, W), letterbox undone."""
-        return unfit_label(self.maps.label, self.geometry)
-
-    def confidence_at_source(self) -> NDArray[np.uint8]:
-        """Return confidence (H, W) as 0..255; 0 where it is not a number."""
-        values = np.nan_to_num(unfit_map(self.maps.confidence, self.geometry), nan=0.0)
-        return np.rint(values * 255).astype(np.uint8)
-
-    def map_at_source(self, name: str) -> FloatMap:
-        """Return an uncertainty map (H, W), letterbox undone, NaN kept."""
-        return unfit_map(getattr(self.maps, name), self.geometry)
 
 
 class _InForce(NamedTuple):

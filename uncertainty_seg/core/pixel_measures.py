@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import LabelMap
+from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.metrics import CalibrationError15, ConfusionMatrix, Ranking
 from uncertainty_seg.core.pavpu import PatchUncertainty
-from uncertainty_seg.core.pipeline import FrameResult
 from uncertainty_seg.core.reliability import AdaptiveCalibrationError, TopLabelBrier
 from uncertainty_seg.core.uncertainty import MAP_NAMES
 

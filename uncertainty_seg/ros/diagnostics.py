@@ -8,8 +8,8 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
+from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.gate import Verdict
-from uncertainty_seg.core.pipeline import FrameResult
 
 VERDICT_NAME = 'uncertainty_seg: verdict'
 _LEVELS = {

@@ -17,11 +17,12 @@ import time
 import numpy as np
 
 from uncertainty_seg.core.arrays import ImageU8
+from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.image_codec import RawImage
 from uncertainty_seg.core.image_files import ImageFile
 from uncertainty_seg.core.log_settings import MEGABYTE
-from uncertainty_seg.core.pipeline import FrameResult, Pipeline
+from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.preprocess import unfit_label, unfit_map
 from uncertainty_seg.core.settings import Settings, settings_to_dict
 from uncertainty_seg.ros.conversions import AnyImage, stamp_ns
@@ -42,11 +43,11 @@ class MessageFrame(LogFrame):
     @property
     def memory_bytes(self) -> int:
         """Return what it takes while it waits, the message included."""
-        data = np.frombuffer(self.message.data, np.uint8) if self.message is not None else None
-        image = self.image.data if isinstance(self.image, ImageFile) else self.image
-        is_same = data is None or np.may_share_memory(data, np.frombuffer(image, np.uint8) if (
-            isinstance(image, (bytes, bytearray))) else image)
-        return super().memory_bytes + (0 if is_same or data is None else data.nbytes)
+        if self.message is None or isinstance(self.image, ImageFile):
+            return super().memory_bytes  # a file is a view of its message
+        data = np.frombuffer(self.message.data, np.uint8)
+        is_same = np.may_share_memory(data, self.image)
+        return super().memory_bytes + (0 if is_same else data.nbytes)
 
 
 def message_frame(

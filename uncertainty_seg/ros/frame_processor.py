@@ -17,10 +17,11 @@ import math
 import time
 
 from uncertainty_seg.core.arrays import ImageU8
+from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.image_codec import decode, RawImage
 from uncertainty_seg.core.image_files import ImageFile
-from uncertainty_seg.core.pipeline import FrameResult, Pipeline
+from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import UncertaintySegError
 from uncertainty_seg.ros.conversions import AnyImage, as_image, image_from_msg, stamp_ns

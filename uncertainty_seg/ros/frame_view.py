@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
+from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.model_card import ModelCard
-from uncertainty_seg.core.pipeline import FrameResult
 from uncertainty_seg.core.render import (
     color_mask,
     draw_flag,

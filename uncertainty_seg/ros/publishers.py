@@ -21,8 +21,8 @@ from rclpy.node import Node
 from sensor_msgs.msg import Image
 from std_msgs.msg import Bool, Float32, Header
 
+from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.gate import Verdict
-from uncertainty_seg.core.pipeline import FrameResult
 from uncertainty_seg.ros import qos
 from uncertainty_seg.ros.camera_info import CameraInfoRelay
 from uncertainty_seg.ros.camera_topics import output_topic

@@ -15,8 +15,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import ImageU8
+from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.gate import Verdict
-from uncertainty_seg.core.pipeline import FrameResult, Pipeline
+from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.render import draw_flag, heatmap, overlay
 from uncertainty_seg.storage.bags import BagImage, BagWriter, Status
 

@@ -23,10 +23,11 @@ from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.calibration import calibration_to_json, mask_digest
 from uncertainty_seg.core.frame_features import frame_features, num_features
+from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.perceptual_hash import perceptual_hash
-from uncertainty_seg.core.pipeline import FrameResult, Pipeline
+from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.score_vector import class_keys, ScoreVector
 from uncertainty_seg.core.settings import Settings, settings_to_dict
 from uncertainty_seg.errors import (

@@ -1,0 +1,61 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""What the pipeline makes of one frame, and its maps at the size of the image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.core.arrays import FloatMap, LabelMap
+from uncertainty_seg.core.gate import Verdict
+from uncertainty_seg.core.preprocess import Geometry, unfit_label, unfit_map
+from uncertainty_seg.core.uncertainty import UncertaintyMaps
+
+
+@dataclass(frozen=True)
+class FrameResult:
+    """
+    All that is known of one frame.
+
+    Attributes
+    ----------
+    stamp_ns : int
+        The image's stamp.
+    geometry : Geometry
+        Where the image lies in the maps.
+    maps : UncertaintyMaps
+        At network resolution, padding included.
+    scores : mapping of str to float
+        Without the padding.
+    verdict : Verdict
+        The flag and why.
+    timings_ms : mapping of str to float
+        Time a stage.
+    passes : int
+        T.
+
+    """
+
+    stamp_ns: int
+    geometry: Geometry
+    maps: UncertaintyMaps
+    scores: Mapping[str, float]
+    verdict: Verdict
+    timings_ms: Mapping[str, float]
+    passes: int
+
+    def label_at_source(self) -> LabelMap:
+        """Return class ids (H, W), letterbox undone."""
+        return unfit_label(self.maps.label, self.geometry)
+
+    def confidence_at_source(self) -> NDArray[np.uint8]:
+        """Return confidence (H, W) as 0..255; 0 where it is not a number."""
+        values = np.nan_to_num(unfit_map(self.maps.confidence, self.geometry), nan=0.0)
+        return np.rint(values * 255).astype(np.uint8)
+
+    def map_at_source(self, name: str) -> FloatMap:
+        """Return an uncertainty map (H, W), letterbox undone, NaN kept."""
+        return unfit_map(getattr(self.maps, name), self.geometry)
