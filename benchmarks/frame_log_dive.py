@@ -32,7 +32,7 @@ from uncertainty_seg.storage.frame_log_format import iter_frames
 from uncertainty_seg.storage.frame_log_frame import about_run, LogFrame
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.tools.demo_timeline import (
-    Event,
+    FlagEvent,
     EVENT_TOPIC,
     find_events,
     IMAGE_TOPIC,
@@ -80,7 +80,7 @@ def offer(log: FrameLog, frame: LogFrame) -> None:
     log.offer(frame)
 
 
-def table(events: list[Event], start_ns: int, log: Path) -> list[bool]:
+def table(events: list[FlagEvent], start_ns: int, log: Path) -> list[bool]:
     """Print each event and its frames; return for each whether there are any."""
     kept = [(frame.sidecar['stamp_ns'], frame.sidecar['reason']) for frame in iter_frames(log)]
     found = []

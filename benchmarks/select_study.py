@@ -49,7 +49,7 @@ from uncertainty_seg.core.perceptual_hash import perceptual_hash
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.score_vector import class_keys, ScoreVector
 from uncertainty_seg.core.selection import select
-from uncertainty_seg.core.selection_pool import Candidates, Request, STRATEGIES
+from uncertainty_seg.core.selection_pool import Candidates, SelectionRequest, STRATEGIES
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.storage.bag_reader import BagMessage, BagReader
 from uncertainty_seg.storage.labelled_folder import load_folder
@@ -142,7 +142,7 @@ def _scored(pipeline: Pipeline, image: ImageU8, truth: LabelMap) -> tuple[object
             counts.mean_iou(), true / max(1, true.sum()))
 
 
-def measured(pool: Pool, request: Request) -> Values:
+def measured(pool: Pool, request: SelectionRequest) -> Values:
     """
     Choose, and return the mean of `MEASURES` over what was chosen.
 
@@ -153,7 +153,7 @@ def measured(pool: Pool, request: Request) -> Values:
     return np.nanmean([_measured(pool, replace(request, seed=seed)) for seed in seeds], 0)
 
 
-def _measured(pool: Pool, request: Request) -> Values:
+def _measured(pool: Pool, request: SelectionRequest) -> Values:
     rows = select(pool.frames, request).rows
     if not len(rows):
         return np.full(len(MEASURES), np.nan)
@@ -167,7 +167,7 @@ def _measured(pool: Pool, request: Request) -> Values:
 def study(pool: Pool, count: int, min_distance: int) -> None:
     """Print every strategy beside random, with 95 % intervals of the difference."""
     members = [np.flatnonzero(pool.photographs == k) for k in range(pool.photographs.max() + 1)]
-    asked = {name: Request(name, count, limit=1.0, min_distance=min_distance)
+    asked = {name: SelectionRequest(name, count, limit=1.0, min_distance=min_distance)
              for name in STRATEGIES}
     whole = {name: measured(pool, request) for name, request in asked.items()}
     rng = np.random.default_rng(1)
@@ -226,7 +226,7 @@ def dive(bag: Path, table_path: Path, count: int) -> None:
     counted('all', np.arange(len(kinds)))
     for gap_s in (0.0, 2.0):
         for name in STRATEGIES:
-            asked = Request(name, count, limit=1.0, min_distance=12, min_gap_s=gap_s)
+            asked = SelectionRequest(name, count, limit=1.0, min_distance=12, min_gap_s=gap_s)
             counted(f'{name}, {gap_s:g} s apart', select(frames, asked).rows)
 
 

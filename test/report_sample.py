@@ -10,12 +10,12 @@ from uncertainty_seg.tools.report_data import FrameGroup, Legend, ReportData, Re
 from uncertainty_seg.tools.report_parts import (
     BundleFacts,
     ClassRow,
-    Interval,
-    Promise,
+    IntervalEntry,
+    PromiseEntry,
     Reliability,
-    RiskCoverage,
+    RiskCoverageCurves,
     RiskCurve,
-    ScoreRow,
+    ScoreEntry,
     ScoreSpread,
     SeverityLadder,
     SeverityStep,
@@ -30,12 +30,12 @@ SCORES = ('entropy.mean', 'entropy.top', 'mutual_information.top',
           'density.scores', 'image.darkness', 'image.blur')
 
 
-def sample_promise(**changes: object) -> Promise:
+def sample_promise(**changes: object) -> PromiseEntry:
     """Return a promise that holds."""
     facts = {'bad_rule': 'iou<0.5', 'alpha': 0.05, 'bound': 0.0473, 'num_blocks': 42,
              'num_frames': 220, 'accepted_share': 0.613, 'accepted_bad_share': 0.0317,
              'bad_upper': 0.0834, 'measured_on': 'the frames that the limits were fitted on'}
-    return Promise(**{**facts, **changes})  # type: ignore[arg-type]
+    return PromiseEntry(**{**facts, **changes})  # type: ignore[arg-type]
 
 
 def sample_frame(seed: int, source: str = 'dive/frame', height: int = 120, width: int = 160,
@@ -77,8 +77,8 @@ def sample_report() -> ReportData:
     gate = sample_curve('gate', 0.4, is_gate=True)
     curves = (gate, *(sample_curve(name, 0.4 + 0.3 * k) for k, name in enumerate(SCORES)))
     rows = tuple(
-        ScoreRow(name, 0.2512 + k / 100, 0.2017 + k / 100, 0.13 + k / 100, 0.0512 + k / 1000,
-                 Interval(0.0211 + k / 1000, 0.01, 0.04), Interval(0.913, 0.87, 0.95), k in (0, 3))
+        ScoreEntry(name, 0.2512 + k / 100, 0.2017 + k / 100, 0.13 + k / 100, 0.0512 + k / 1000,
+                 IntervalEntry(0.0211 + k / 1000, 0.01, 0.04), IntervalEntry(0.913, 0.87, 0.95), k in (0, 3))
         for k, name in enumerate(SCORES))
     spreads = tuple(
         ScoreSpread(name, _beta(k, 2, 18, 300), _beta(k + 50, 2.3, 16, 200),
@@ -96,7 +96,7 @@ def sample_report() -> ReportData:
             'tiny', 'mc_dropout', 20, 7, 'fp32', 1.35, '2026-05-04', {'graphs': 'ab12' * 16},
             {'camera': 'left'}),
         sample_promise(), rows,
-        RiskCoverage(curves, (float(gate.coverage[120]), float(gate.risk[120])), 0.05),
+        RiskCoverageCurves(curves, (float(gate.coverage[120]), float(gate.risk[120])), 0.05),
         {'before': sample_reliability(0.12, 0.0712), 'after': sample_reliability(0.02, 0.0312)},
         spreads, classes, ladders, Legend(CLASSES, PALETTE, 255, 'entropy', 0.4),
         FrameGroup(tuple(sample_frame(k) for k in range(12)), 17),

@@ -13,7 +13,7 @@ import pytest
 
 from uncertainty_seg.core.near_duplicates import bits_apart
 from uncertainty_seg.core.selection import select
-from uncertainty_seg.core.selection_pool import Candidates, lots, percentiles, Request, STRATEGIES
+from uncertainty_seg.core.selection_pool import Candidates, lots, percentiles, SelectionRequest, STRATEGIES
 from uncertainty_seg.errors import ConfigError, ShapeError
 
 
@@ -30,8 +30,8 @@ def pool(count: int, seed: int = 0, num_dives: int = 3, first: int = 0) -> Candi
         times_s=rng.integers(0, 20, count) / 4, shares=rng.dirichlet([3, 1, 0.1], count))
 
 
-def request(strategy: str, count: int, **more: object) -> Request:
-    return Request(strategy, count, **{'limit': 0.9, **more})  # type: ignore[arg-type]
+def request(strategy: str, count: int, **more: object) -> SelectionRequest:
+    return SelectionRequest(strategy, count, **{'limit': 0.9, **more})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize('strategy', STRATEGIES)
@@ -211,7 +211,7 @@ def test_a_gap_needs_times() -> None:
 def test_a_request_that_makes_no_sense_is_refused(wrong: dict[str, object], says: str) -> None:
     values = {'strategy': 'top-k', 'count': 3, **wrong}
     with pytest.raises(ConfigError, match=says):
-        Request(**values)  # type: ignore[arg-type]
+        SelectionRequest(**values)  # type: ignore[arg-type]
 
 
 def test_columns_of_different_length_are_refused() -> None:

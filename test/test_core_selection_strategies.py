@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import pytest
 
 from uncertainty_seg.core.selection import select
-from uncertainty_seg.core.selection_pool import Candidates, Request
+from uncertainty_seg.core.selection_pool import Candidates, SelectionRequest
 from uncertainty_seg.core.selection_strategies import Nearest
 from uncertainty_seg.errors import ConfigError
 
@@ -30,7 +30,7 @@ def frames(scores: object, features: Floats | None = None, shares: object = None
 
 def choose(strategy: str, pool: Candidates, count: int, labelled: Candidates | None = None,
            **more: object) -> list[int]:
-    asked = Request(strategy, count, **more)  # type: ignore[arg-type]
+    asked = SelectionRequest(strategy, count, **more)  # type: ignore[arg-type]
     return select(pool, asked, labelled).rows.tolist()
 
 
@@ -39,7 +39,7 @@ def test_threshold_takes_what_is_above_the_most_uncertain_first() -> None:
     assert choose('threshold', pool, 5, limit=1.0) == [3, 1, 4]
     assert choose('threshold', pool, 2, limit=1.0) == [3, 1]
     assert choose('threshold', pool, 5, limit=3.0) == []
-    assert select(pool, Request('threshold', 2, limit=1.0)).num_over_limit == 3
+    assert select(pool, SelectionRequest('threshold', 2, limit=1.0)).num_over_limit == 3
 
 
 def test_top_k_takes_the_largest() -> None:
@@ -72,7 +72,7 @@ def test_power_bald_draws_with_its_exact_probabilities(beta: float) -> None:
 
 def test_a_reason_names_the_weight() -> None:
     for beta, weight in ((1.0, 'weight score;'), (0.5, 'weight score^0.5;')):
-        found = select(frames([1, 2]), Request('power-bald', 1, beta=beta))
+        found = select(frames([1, 2]), SelectionRequest('power-bald', 1, beta=beta))
         assert weight in found.reasons[0]
 
 
@@ -177,7 +177,7 @@ def test_class_balanced_fills_the_class_with_least() -> None:
     names = ('water', 'reef', 'robot')
     shares = [[1, 0, 0], [0.9, 0.1, 0], [0.5, 0.5, 0], [0.2, 0, 0.8], [0.9, 0, 0.1]]
     pool = frames([5, 4, 3, 2, 1], shares=shares, class_names=names)
-    found = select(pool, Request('class-balanced', 5))
+    found = select(pool, SelectionRequest('class-balanced', 5))
     # Rarest first: reef (0.6 in all), row 2; robot, row 3; then reef (0.5 < 0.7, 0.8), row 1;
     # then reef (0.6) has no frame left, robot and water are even at 0.8 and 1.6: robot, row 4.
     assert found.rows.tolist() == [2, 3, 1, 4, 0]
@@ -197,7 +197,7 @@ def test_class_balanced_counts_what_is_labelled() -> None:
 
 def test_class_balanced_takes_frames_without_any_class_last() -> None:
     pool = frames([1, 9, 8], shares=[[0.5], [0], [np.nan]], class_names=('a',))
-    found = select(pool, Request('class-balanced', 3))
+    found = select(pool, SelectionRequest('class-balanced', 3))
     assert found.rows.tolist() == [0, 1, 2]
     assert 'no class left to fill' in found.reasons[1]
 

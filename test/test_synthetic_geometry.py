@@ -21,14 +21,14 @@ from uncertainty_seg.synthetic.figures import Limbs, march, Slab, slope
 from uncertainty_seg.synthetic.noise import sample_tile, spectral_tile, stream
 from uncertainty_seg.synthetic.objects import hit_prop, Prop
 from uncertainty_seg.synthetic.pipe import ANODE_RAISE_M, GROWTH_MAX_M, JOINT_RAISE_M
-from uncertainty_seg.synthetic.plan import Plan
+from uncertainty_seg.synthetic.plan import PipePlan
 from uncertainty_seg.synthetic.raycast import BED, cast, FAR_M, ON_PIPE, trace_bed
 from uncertainty_seg.synthetic.seabed import Seabed
 from uncertainty_seg.synthetic.unknowns import meet, Thing
 from uncertainty_seg.synthetic.world import build_world, World
 
 SIZE = (160, 120)
-PLAN = Plan(-6, 8, 6, burials=((2.5, 4, 0.7),), spans=((-2, 0, 0.8),), growths=((0, 3, 1.0),))
+PLAN = PipePlan(-6, 8, 6, burials=((2.5, 4, 0.7),), spans=((-2, 0, 0.8),), growths=((0, 3, 1.0),))
 
 
 @pytest.fixture(scope='module')
@@ -176,7 +176,7 @@ def test_unknown_objects_are_met_in_one_piece_before_the_camera(world: World, ki
 
 
 def test_debris_is_labelled_where_it_hides_the_seabed():
-    world = build_world(3, Plan(-6, 8, 6, props_per_m=3.0))
+    world = build_world(3, PipePlan(-6, 8, 6, props_per_m=3.0))
     camera = camera_over_pipe(world)
     hits = cast(world, camera, camera.rays())
     assert ((hits.mask == DEBRIS) & (hits.what >= 10)).sum() > 50
@@ -184,8 +184,8 @@ def test_debris_is_labelled_where_it_hides_the_seabed():
 
 
 def test_a_burial_hides_the_pipe_and_a_span_shows_all_of_it():
-    buried = build_world(5, Plan(-6, 8, 6, burials=((-6, 8, 1.0),), props_per_m=0))
-    hanging = build_world(5, Plan(-6, 8, 6, spans=((-6, 8, 1.0),), props_per_m=0))
+    buried = build_world(5, PipePlan(-6, 8, 6, burials=((-6, 8, 1.0),), props_per_m=0))
+    hanging = build_world(5, PipePlan(-6, 8, 6, spans=((-6, 8, 1.0),), props_per_m=0))
     pixels = []
     for world in (buried, hanging):
         camera = camera_over_pipe(world, x=0.0)

@@ -15,7 +15,7 @@ from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.synthetic.camera import Camera, rotation
 from uncertainty_seg.synthetic.classes import CLASS_NAMES, IGNORE, PALETTE, SEABED
 from uncertainty_seg.synthetic.noise import stream
-from uncertainty_seg.synthetic.plan import Plan
+from uncertainty_seg.synthetic.plan import PipePlan
 from uncertainty_seg.synthetic.scene import (
     MAX_TRAINING_TURBIDITY,
     render,
@@ -110,7 +110,7 @@ def test_turbidity_takes_contrast_and_labels_away_step_by_step():
 
 
 def test_nothing_is_labelled_where_the_water_lets_nothing_through():
-    world = build_world(7, Plan(-6, 8, 6))
+    world = build_world(7, PipePlan(-6, 8, 6))
     i = world.pipe.index(np.zeros(1, np.float32))[0]
     place = np.array([-1, world.pipe.y[i], world.pipe.z[i] + 1.2], np.float32)
     camera = Camera(place, rotation(0, 0.45, 0), 120.0, SMALL)

@@ -24,10 +24,10 @@ from uncertainty_seg.tools import report_words  # noqa: E402
 from uncertainty_seg.tools.report_data import FrameGroup, ReportData  # noqa: E402
 from uncertainty_seg.tools.report_html import report_page, write_report  # noqa: E402
 from uncertainty_seg.tools.report_parts import (  # noqa: E402
-    Interval,
-    RiskCoverage,
+    IntervalEntry,
+    RiskCoverageCurves,
     RiskCurve,
-    ScoreRow,
+    ScoreEntry,
     ScoreSpread,
     SeverityLadder,
     SeverityStep,
@@ -128,7 +128,7 @@ def test_a_row_of_scores_reads_as_given_and_the_gated_come_first(page: str) -> N
 
 
 def test_a_long_tail_of_scores_is_folded_and_complete() -> None:
-    rows = tuple(ScoreRow(f's{k:03d}', excess_aurc=Interval(k / 100, 0, 1)) for k in range(60))
+    rows = tuple(ScoreEntry(f's{k:03d}', excess_aurc=IntervalEntry(k / 100, 0, 1)) for k in range(60))
     text = Reader(report_page(ReportData('t', scores=rows))).text
     assert '36 more scores' in text
     assert all(row.name in text for row in rows)
@@ -144,7 +144,7 @@ def test_more_small_plots_than_fit_are_counted() -> None:
 
 def test_what_is_not_known_is_a_dash_and_not_a_number() -> None:
     text = Reader(report_page(ReportData('t', scores=(
-        ScoreRow('bare'), ScoreRow('odd', float('nan'), aurc=float('nan')))))).text
+        ScoreEntry('bare'), ScoreEntry('odd', float('nan'), aurc=float('nan')))))).text
     assert 'bare – – – – – –' in text
     assert 'odd – – – – – –' in text
     assert 'nan' not in text.lower()
@@ -165,8 +165,8 @@ def test_every_text_of_a_report_is_escaped() -> None:
     nasty = ReportData(
         NASTY, replace(whole.bundle, name=NASTY, method=NASTY, precision=NASTY, date=NASTY,
                        hashes={NASTY: NASTY}, facts={NASTY: NASTY}),
-        sample_promise(bad_rule=NASTY, measured_on=NASTY), (ScoreRow(NASTY),),
-        RiskCoverage((RiskCurve(NASTY, np.r_[0.5, 1], np.r_[0.1, 0.2]),)),
+        sample_promise(bad_rule=NASTY, measured_on=NASTY), (ScoreEntry(NASTY),),
+        RiskCoverageCurves((RiskCurve(NASTY, np.r_[0.5, 1], np.r_[0.1, 0.2]),)),
         {NASTY: next(iter((whole.reliability or {}).values()))},
         (replace(whole.spreads[0], name=NASTY),), whole.classes,
         (SeverityLadder(NASTY, (SeverityStep(1, 0.5, 0.5, 0.1, 1.0),)),),

@@ -28,7 +28,7 @@ from uncertainty_seg.tools import report_canvas as canvas  # noqa: E402
 from uncertainty_seg.tools import report_panels, report_plots  # noqa: E402
 from uncertainty_seg.tools.report_parts import (  # noqa: E402
     Reliability,
-    RiskCoverage,
+    RiskCoverageCurves,
     RiskCurve,
     ScoreSpread,
     SeverityLadder,
@@ -96,7 +96,7 @@ def legend_words(figure: Figure) -> list[str]:
 
 def test_risk_coverage_draws_each_curve_from_5_percent_on(drawn: list[Figure]) -> None:
     curves = (sample_curve('gate', 0.4, True), sample_curve('a', 0.7), sample_curve('b', 1.0))
-    report_plots.plot_risk_coverage(RiskCoverage(curves))
+    report_plots.plot_risk_coverage(RiskCoverageCurves(curves))
     axes = drawn[0].axes[0]
     for curve in curves:
         kept = curve.coverage >= 0.05
@@ -106,7 +106,7 @@ def test_risk_coverage_draws_each_curve_from_5_percent_on(drawn: list[Figure]) -
 def test_the_edge_of_the_hatched_part_is_where_accepted_and_bad_is_alpha(
     drawn: list[Figure],
 ) -> None:
-    report_plots.plot_risk_coverage(RiskCoverage((sample_curve('a', 0.5),), None, 0.05))
+    report_plots.plot_risk_coverage(RiskCoverageCurves((sample_curve('a', 0.5),), None, 0.05))
     edge = [line for line in lines_of(drawn[0].axes[0]) if line.shape[0] == 500][0]
     inside = edge[edge[:, 1] < 1]
     assert np.allclose(inside.prod(axis=1), 0.05)
@@ -114,7 +114,7 @@ def test_the_edge_of_the_hatched_part_is_where_accepted_and_bad_is_alpha(
 
 
 def test_the_gate_works_where_its_point_is_drawn(drawn: list[Figure]) -> None:
-    report_plots.plot_risk_coverage(RiskCoverage((sample_curve('a', 0.5),), (0.6, 0.031)))
+    report_plots.plot_risk_coverage(RiskCoverageCurves((sample_curve('a', 0.5),), (0.6, 0.031)))
     assert has_line(drawn[0].axes[0], [0.6], [0.031])
     assert 'the limits are here:\n60.0 % accepted,\n3.1 % of these bad' in legend_words(drawn[0])
 
@@ -123,7 +123,7 @@ def test_names_stand_by_growing_area_after_the_gate_and_the_rest_is_counted(
     drawn: list[Figure],
 ) -> None:
     scores = [replace(sample_curve(f's{k}', 0.5), aurc=0.1 - k / 100) for k in range(8)]
-    report_plots.plot_risk_coverage(RiskCoverage((*scores, sample_curve('gate', 0.4, True))))
+    report_plots.plot_risk_coverage(RiskCoverageCurves((*scores, sample_curve('gate', 0.4, True))))
     names = [words.split('\n')[0] for words in legend_words(drawn[0])]
     assert names == ['gate', 's5', 's4', 's3', 's2', 's1', 's0', '2 more']
 
@@ -131,7 +131,7 @@ def test_names_stand_by_growing_area_after_the_gate_and_the_rest_is_counted(
 def test_a_name_in_the_legend_has_the_colour_and_dashes_of_its_line(drawn: list[Figure]) -> None:
     curves = tuple(replace(sample_curve(f's{k}', 0.4 + k / 5), aurc=(3 - k) / 10)
                    for k in range(3))
-    report_plots.plot_risk_coverage(RiskCoverage(curves))
+    report_plots.plot_risk_coverage(RiskCoverageCurves(curves))
     figure = drawn[0]
     shown = dict(zip([w.split('\n')[0] for w in legend_words(figure)],
                      figure.legends[0].get_lines(), strict=True))
@@ -201,10 +201,10 @@ def test_no_word_lies_on_another_or_leaves_its_plot(drawn: list[Figure]) -> None
 
 EMPTY = np.zeros(0)
 ODD: list[Callable[[], str]] = [
-    lambda: report_plots.plot_risk_coverage(RiskCoverage(())),
-    lambda: report_plots.plot_risk_coverage(RiskCoverage((RiskCurve('a', EMPTY, EMPTY),))),
+    lambda: report_plots.plot_risk_coverage(RiskCoverageCurves(())),
+    lambda: report_plots.plot_risk_coverage(RiskCoverageCurves((RiskCurve('a', EMPTY, EMPTY),))),
     lambda: report_plots.plot_risk_coverage(
-        RiskCoverage((RiskCurve('a', np.ones(1), np.zeros(1), None, True),), (1.0, 0.0), 0.1)),
+        RiskCoverageCurves((RiskCurve('a', np.ones(1), np.zeros(1), None, True),), (1.0, 0.0), 0.1)),
     lambda: report_plots.plot_reliability({'x': Reliability(
         np.full(3, np.nan), np.full(3, np.nan), np.zeros(3), float('nan'))}),
     lambda: report_panels.plot_spread(ScoreSpread('s', EMPTY, np.full(4, np.nan))),

@@ -34,7 +34,7 @@ from uncertainty_seg.storage.score_rows import (  # noqa: E402
 )
 from uncertainty_seg.tools import select_frames, select_sheet  # noqa: E402
 from uncertainty_seg.tools.main import main  # noqa: E402
-from uncertainty_seg.tools.select_pictures import Place, thumbnails  # noqa: E402
+from uncertainty_seg.tools.select_pictures import PicturePlace, thumbnails  # noqa: E402
 
 INFO = TableInfo('suim', 'ab' * 32, ('water', 'robot'), ((0, 0, 9), (9, 0, 0)), 20, 0,
                  ('entropy.mean', 'mutual_information.top'), 3)
@@ -498,7 +498,7 @@ def test_a_picture_is_known_by_its_stamp_and_within_two_bits_by_its_hash(
         bag.write_image('/cam', 17, 'cam', image, 'bgr8')
     # A table may have no column of hashes.
     phash = None if bits is None else perceptual_hash(image) ^ bits
-    place = Place(str(tmp_path / 'bag'), 'bag', '/cam', 0, 17 + late_ns, phash)
+    place = PicturePlace(str(tmp_path / 'bag'), 'bag', '/cam', 0, 17 + late_ns, phash)
     found = thumbnails([place])
     assert (set(found.addresses), found.changed) == (
         ({place}, set()) if is_same else (set(), {place}))

@@ -26,7 +26,7 @@ from uncertainty_seg.tools.main import main
 from uncertainty_seg.tools.self_check import _plan, arithmetic_of
 from uncertainty_seg.tools.self_check_reference import Reference
 from uncertainty_seg.tools.self_check_report import report_table, report_values
-from uncertainty_seg.tools.self_check_run import check_backend, Findings, fixed_images, Plan
+from uncertainty_seg.tools.self_check_run import check_backend, Findings, fixed_images, CheckPlan
 
 PASSES = 6
 Change = Callable[[UncertaintyMaps, int], UncertaintyMaps]
@@ -77,12 +77,12 @@ def images() -> Any:
     return fixed_images(load_bundle('suim').card.input, 1)
 
 
-def plan(images: Any, precision: str = 'fp32') -> Plan:
+def plan(images: Any, precision: str = 'fp32') -> CheckPlan:
     card = load_bundle('suim').card
-    return Plan(card, PASSES, 0, 1.0, images, {'entropy.mean': 0.2}, TOLERANCES[precision])
+    return CheckPlan(card, PASSES, 0, 1.0, images, {'entropy.mean': 0.2}, TOLERANCES[precision])
 
 
-def failed(backend: Any, reference: Any, given: Plan, **options: Any) -> set[str]:
+def failed(backend: Any, reference: Any, given: CheckPlan, **options: Any) -> set[str]:
     found = check_backend(backend, reference, given, 4, **options)
     backend.close()
     return {check.name for check in found.checks if not check.is_passed}

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.backends.compiled_loops import load_kernel, new_maps, TileThreads
-from uncertainty_seg.backends.reduction_plan import new_plan, Plan
+from uncertainty_seg.backends.reduction_plan import new_plan, ReductionPlan
 from uncertainty_seg.core.arrays import FloatMap, LabelMap, require_shape
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import ShapeError
@@ -73,7 +73,7 @@ class Reduction:
         self._per_bit = np.float32(1 / math.log2(num_classes))
         self._threads = TileThreads(threads)
         self._group = min(_GROUP, int(_PRODUCT_BITS / math.log2(num_classes)))
-        self._plan: Plan | None = None
+        self._plan: ReductionPlan | None = None
         self._no_maps = new_maps(height, width)  # never touched, hence never in memory
         self._count = 0
         self._num_groups = 0
@@ -138,7 +138,7 @@ class Reduction:
         """End the threads; may be called twice."""
         self._threads.close()
 
-    def _checked(self, logits: NDArray[np.float32]) -> Plan:
+    def _checked(self, logits: NDArray[np.float32]) -> ReductionPlan:
         require_shape('logits', logits, (None, self._shape[0], None, None), np.float32)
         if min(logits.shape) < 1 or self._count + len(logits) > _MAX_PASSES:
             raise ShapeError(f'logits of shape {logits.shape} after {self._count} passes',
@@ -158,7 +158,7 @@ class Reduction:
             yield logits[first:stop]
 
     def _reduce(
-        self, plan: Plan, part: NDArray[np.float32], inv_temperature: float, labels: LabelMap,
+        self, plan: ReductionPlan, part: NDArray[np.float32], inv_temperature: float, labels: LabelMap,
         maps: FloatMap, total: int,
     ) -> None:
         position = self._count % self._group
@@ -171,7 +171,7 @@ class Reduction:
         self._count += len(part)
 
     def _finish_groups(
-        self, plan: Plan, logits: NDArray[np.float32], inv_temperature: float
+        self, plan: ReductionPlan, logits: NDArray[np.float32], inv_temperature: float
     ) -> tuple[LabelMap, FloatMap]:
         """Add the last passes, leave all sums in `plan.groups`, and compute the maps."""
         self.add(logits, inv_temperature)
@@ -183,10 +183,10 @@ class Reduction:
                                 self._per_bit))
         return labels, maps
 
-    def _over_tiles(self, plan: Plan, arguments: tuple[Any, ...]) -> None:
+    def _over_tiles(self, plan: ReductionPlan, arguments: tuple[Any, ...]) -> None:
         self._threads.run(self._kernel, plan.num_tiles, arguments)
 
-    def _close_group(self, plan: Plan) -> None:
+    def _close_group(self, plan: ReductionPlan) -> None:
         """Move the sums of a group, not its votes, to the sums of groups."""
         low = plan.sums
         if plan.groups is None:

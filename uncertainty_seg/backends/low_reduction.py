@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.backends.compiled_loops import load_spreader, new_maps
 from uncertainty_seg.backends.cpu_reduction import Reduction
-from uncertainty_seg.backends.reduction_plan import new_plan, Plan
+from uncertainty_seg.backends.reduction_plan import new_plan, ReductionPlan
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
 
@@ -74,7 +74,7 @@ def new_reduction(card: ModelCard, threads: int) -> Reduction:
     return Reduction(card.num_classes, height, width, threads, card.upsampling)
 
 
-def _mean_probabilities(plan: Plan, passes: int) -> NDArray[np.float32]:
+def _mean_probabilities(plan: ReductionPlan, passes: int) -> NDArray[np.float32]:
     """Take the sums out of tiles whose rows are as long as the map: (C, hl, wl)."""
     assert plan.groups is not None
     tiled = plan.groups.probs[:, 0]  # (tiles, phases, C, n) -> (tiles, C, n)

@@ -91,7 +91,7 @@ class Sums(NamedTuple):
 
 
 @dataclass
-class Plan:
+class ReductionPlan:
     """
     Where everything lies, for one size of logits, and the memory for it.
 
@@ -121,7 +121,7 @@ class Plan:
 def new_plan(
     low_shape: tuple[int, int], num_classes: int, height: int, width: int,
     upsampling: str = 'half_pixel',
-) -> Plan:
+) -> ReductionPlan:
     """
     Cut an image of (height, width) whose logits are of `low_shape`.
 
@@ -157,7 +157,7 @@ def new_plan(
                 np.empty((num_tiles, num_phases, 3, n), np.float32))
     columns = (_phases(low_width, width) if has_phases
                else _look_ups(low_width, width, tile_rows, n, upsampling))
-    return Plan(low_shape, rows, columns, num_tiles, sums)
+    return ReductionPlan(low_shape, rows, columns, num_tiles, sums)
 
 
 def _tile_rows(stride: int, height: int) -> int:

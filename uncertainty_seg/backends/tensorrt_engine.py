@@ -21,8 +21,8 @@ from uncertainty_seg.errors import BackendError, ModelBundleError
 if TYPE_CHECKING:
     import tensorrt
 
-Shape = tuple[int, ...]
-Spec = tuple[Shape, 'np.dtype[Any]']
+EngineShape = tuple[int, ...]
+Spec = tuple[EngineShape, 'np.dtype[Any]']
 
 
 class Runtime:
@@ -86,7 +86,7 @@ class Engine:
         if self._opened is None:
             raise MemoryError(f'no context for {role}: {runtime.messages.said()}')
         self._bound: dict[str, Any] = {}
-        self._shapes: dict[str, Shape] = {}
+        self._shapes: dict[str, EngineShape] = {}
 
     def bind(self, tensors: Mapping[str, Any]) -> None:
         """
@@ -185,7 +185,7 @@ def _tensors(
 
 
 def require_tensors(
-    engine: Engine, role: str, inputs: set[str], outputs: set[str], shapes: Mapping[str, Shape],
+    engine: Engine, role: str, inputs: set[str], outputs: set[str], shapes: Mapping[str, EngineShape],
     known: set[str],
 ) -> None:
     """

@@ -74,7 +74,7 @@ class _Call:
         self._buffers, self._replay = {}, None
 
 
-class _Plan:
+class _HeadCalls:
     """The calls of the head for T passes, and the masks they read."""
 
     def __init__(self, parts: tuple[Part, ...], bank: MaskBank, calls: list[_Call]) -> None:
@@ -132,7 +132,7 @@ class FrameRunner:
         given = {IMAGE: self._image, INV_TEMPERATURE: self._scale, **features}
         self._fixed = {**{name: given[name] for name in head.inputs if name in given},
                        **self._statistics}
-        self._plans: dict[int, _Plan] = {}
+        self._plans: dict[int, _HeadCalls] = {}
         self.timings_ms: dict[str, float] = {}
 
     def run(
@@ -187,7 +187,7 @@ class FrameRunner:
         self._plans, self._statistics, self._fixed = {}, {}, {}
         self._memory.close()
 
-    def _plan(self, passes: int) -> _Plan:
+    def _plan(self, passes: int) -> _HeadCalls:
         """Return the calls for T passes; those for another T make place."""
         if passes not in self._plans:
             self._plans = {}
@@ -198,7 +198,7 @@ class FrameRunner:
             recording = self.recording if is_uniform else Recording(False)
             calls = [_Call(self._head, {**self._fixed, **buffers}, recording)
                      for buffers in bank.buffers]
-            self._plans[passes] = _Plan(parts, bank, calls)
+            self._plans[passes] = _HeadCalls(parts, bank, calls)
             _log.info('T=%d in calls of %s passes%s', passes, '+'.join(str(p.size) for p in parts),
                       '' if recording.is_on else ', not recorded')
         return self._plans[passes]

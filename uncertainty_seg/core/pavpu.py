@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import FloatMap, require_shape
 
-_BINS = 1024
+_PAVPU_BINS = 1024
 PATCH_PX = 4
 
 Floats = NDArray[np.float64]
@@ -69,8 +69,8 @@ class PatchUncertainty:
 
     """
 
-    accurate: Floats = field(default_factory=lambda: np.zeros(_BINS))
-    inaccurate: Floats = field(default_factory=lambda: np.zeros(_BINS))
+    accurate: Floats = field(default_factory=lambda: np.zeros(_PAVPU_BINS))
+    inaccurate: Floats = field(default_factory=lambda: np.zeros(_PAVPU_BINS))
 
     def add(
         self, uncertainty: FloatMap, is_right: NDArray[np.bool_], known: NDArray[np.bool_]
@@ -102,9 +102,9 @@ class PatchUncertainty:
         mean = np.clip(_patch_sums(values)[kept] / counts, 0, 1)
         is_accurate = _patch_sums(is_right & known)[kept] > 0.5 * counts
         # Bin k holds what is above limit k - 1 and at or below limit k; limits are squares.
-        bins = np.clip(np.ceil(np.sqrt(mean) * (_BINS - 1)).astype(np.int64), 0, _BINS - 1)
-        self.accurate += np.bincount(bins[is_accurate], minlength=_BINS)
-        self.inaccurate += np.bincount(bins[~is_accurate], minlength=_BINS)
+        bins = np.clip(np.ceil(np.sqrt(mean) * (_PAVPU_BINS - 1)).astype(np.int64), 0, _PAVPU_BINS - 1)
+        self.accurate += np.bincount(bins[is_accurate], minlength=_PAVPU_BINS)
+        self.inaccurate += np.bincount(bins[~is_accurate], minlength=_PAVPU_BINS)
 
     def curve(self) -> PavpuCurve:
         """Return the three measures at every limit; all NaN without a patch."""
@@ -113,7 +113,7 @@ class PatchUncertainty:
         total = sure_right[-1] + sure_wrong[-1]
         sure = sure_right + sure_wrong
         return PavpuCurve(
-            np.linspace(0, 1, _BINS) ** 2, _share(sure_right, sure),
+            np.linspace(0, 1, _PAVPU_BINS) ** 2, _share(sure_right, sure),
             _share(unsure_wrong, sure_wrong[-1:]), _share(sure_right + unsure_wrong, total),
             int(np.searchsorted(sure, total / 2)),
         )

@@ -22,7 +22,7 @@ from uncertainty_seg.core.selection_pool import (
     lots,
     percentiles,
     Quota,
-    Request,
+    SelectionRequest,
     Rows,
 )
 from uncertainty_seg.core.selection_reasons import nearest_before, reason
@@ -69,7 +69,7 @@ class Selection:
 
 
 def select(
-    candidates: Candidates, request: Request, labelled: Candidates | None = None
+    candidates: Candidates, request: SelectionRequest, labelled: Candidates | None = None
 ) -> Selection:
     """
     Choose frames.
@@ -121,7 +121,7 @@ def select(
 
 
 def _owners(
-    pool: Candidates, request: Request, is_known: NDArray[np.bool_], labelled: Candidates | None
+    pool: Candidates, request: SelectionRequest, is_known: NDArray[np.bool_], labelled: Candidates | None
 ) -> Rows:
     """Return the row that stands for each; -1 if a labelled frame does."""
     if not request.min_distance:
@@ -143,14 +143,14 @@ def _owners(
     return np.maximum(owners, -1)
 
 
-def _unscored(pool: Candidates, request: Request) -> NDArray[np.bool_]:
+def _unscored(pool: Candidates, request: SelectionRequest) -> NDArray[np.bool_]:
     unscored = ~np.isfinite(pool.scores)
     if request.strategy in _SPREAD and pool.features is not None:
         unscored |= ~np.isfinite(pool.features).all(1)
     return unscored
 
 
-def _take_unscored(unscored: NDArray[np.bool_], request: Request, quota: Quota) -> None:
+def _take_unscored(unscored: NDArray[np.bool_], request: SelectionRequest, quota: Quota) -> None:
     if request.skips_unscored:
         quota.is_open[unscored] = False
     elif request.strategy != 'random':
@@ -160,7 +160,7 @@ def _take_unscored(unscored: NDArray[np.bool_], request: Request, quota: Quota) 
 
 
 def _reasons(
-    pool: Candidates, quota: Quota, counts: Rows, request: Request
+    pool: Candidates, quota: Quota, counts: Rows, request: SelectionRequest
 ) -> tuple[str, ...]:
     chosen = np.array(quota.chosen, np.int64)
     is_scored = np.isfinite(pool.scores)

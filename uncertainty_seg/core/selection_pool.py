@@ -74,7 +74,7 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class Request:
+class SelectionRequest:
     """
     How to choose.
 
@@ -192,7 +192,7 @@ class Quota:
 
     """
 
-    def __init__(self, pool: Candidates, request: Request) -> None:
+    def __init__(self, pool: Candidates, request: SelectionRequest) -> None:
         if request.min_gap_s and pool.times_s is None:
             raise ConfigError(f'a gap of {request.min_gap_s:g} s and frames without a time',
                               'stamps for the gap')

@@ -12,7 +12,7 @@ from uncertainty_seg.core.near_duplicates import bits_apart
 from uncertainty_seg.core.selection_pool import Candidates
 
 # Rows compared with all before them at once.
-_BLOCK = 256
+_REASONS_BLOCK = 256
 
 
 def reason(
@@ -81,8 +81,8 @@ def _feature_gaps(features: NDArray[np.float32]) -> list[float]:
     rows = features.astype(np.float64)
     squares = np.square(rows).sum(1)
     gaps = []
-    for start in range(0, len(rows), _BLOCK):
-        part = slice(start, start + _BLOCK)
+    for start in range(0, len(rows), _REASONS_BLOCK):
+        part = slice(start, start + _REASONS_BLOCK)
         apart = squares[part, None] + squares - 2 * rows[part] @ rows.T
         gaps += _smallest_before(np.where(np.isnan(apart), np.inf, np.maximum(apart, 0)), start)
     return gaps
@@ -90,8 +90,8 @@ def _feature_gaps(features: NDArray[np.float32]) -> list[float]:
 
 def _bit_gaps(hashes: NDArray[np.uint64]) -> list[int]:
     gaps: list[float] = []
-    for start in range(0, len(hashes), _BLOCK):
-        apart = bits_apart(hashes[start:start + _BLOCK, None], hashes).astype(np.float64)
+    for start in range(0, len(hashes), _REASONS_BLOCK):
+        apart = bits_apart(hashes[start:start + _REASONS_BLOCK, None], hashes).astype(np.float64)
         gaps += _smallest_before(apart, start)
     return [int(min(gap, 65)) for gap in gaps]
 

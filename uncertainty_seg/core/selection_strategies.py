@@ -20,12 +20,12 @@ from uncertainty_seg.core.selection_pool import (
     Column,
     percentiles,
     Quota,
-    Request,
+    SelectionRequest,
     Rows,
 )
 from uncertainty_seg.errors import ConfigError
 
-Strategy: TypeAlias = Callable[[Candidates, Request, Quota, Column, 'Candidates | None'], None]
+Strategy: TypeAlias = Callable[[Candidates, SelectionRequest, Quota, Column, 'Candidates | None'], None]
 # Rows whose distance is computed at once: they stay in the processor's cache.
 _BLOCK = 4096
 
@@ -36,7 +36,7 @@ def falling(values: Column) -> Rows:
 
 
 def threshold(
-    pool: Candidates, request: Request, quota: Quota, drawn: Column, labelled: Candidates | None
+    pool: Candidates, request: SelectionRequest, quota: Quota, drawn: Column, labelled: Candidates | None
 ) -> None:
     """
     Take every frame above a limit, the most uncertain first.
@@ -52,14 +52,14 @@ def threshold(
 
 
 def top_k(
-    pool: Candidates, request: Request, quota: Quota, drawn: Column, labelled: Candidates | None
+    pool: Candidates, request: SelectionRequest, quota: Quota, drawn: Column, labelled: Candidates | None
 ) -> None:
     """Take the most uncertain frames."""
     quota.take_in_order(falling(pool.scores), 'one of the most uncertain')
 
 
 def power_bald(
-    pool: Candidates, request: Request, quota: Quota, drawn: Column, labelled: Candidates | None
+    pool: Candidates, request: SelectionRequest, quota: Quota, drawn: Column, labelled: Candidates | None
 ) -> None:
     """
     Draw without replacement, each frame with a weight of score ** beta.
@@ -79,14 +79,14 @@ def power_bald(
 
 
 def uniform(
-    pool: Candidates, request: Request, quota: Quota, drawn: Column, labelled: Candidates | None
+    pool: Candidates, request: SelectionRequest, quota: Quota, drawn: Column, labelled: Candidates | None
 ) -> None:
     """Draw by lot, whatever the score."""
     quota.take_in_order(np.argsort(drawn, kind='stable'), f'drawn by lot, seed {request.seed}')
 
 
 def k_centre(
-    pool: Candidates, request: Request, quota: Quota, drawn: Column, labelled: Candidates | None
+    pool: Candidates, request: SelectionRequest, quota: Quota, drawn: Column, labelled: Candidates | None
 ) -> None:
     """
     Take the frame whose features are farthest from all chosen, again and again.
@@ -101,7 +101,7 @@ def k_centre(
 
 
 def uncertainty_diversity(
-    pool: Candidates, request: Request, quota: Quota, drawn: Column, labelled: Candidates | None
+    pool: Candidates, request: SelectionRequest, quota: Quota, drawn: Column, labelled: Candidates | None
 ) -> None:
     """
     Take the frame of the largest ``score ** beta * distance to the nearest chosen``.
@@ -117,7 +117,7 @@ def uncertainty_diversity(
 
 
 def class_balanced(
-    pool: Candidates, request: Request, quota: Quota, drawn: Column, labelled: Candidates | None
+    pool: Candidates, request: SelectionRequest, quota: Quota, drawn: Column, labelled: Candidates | None
 ) -> None:
     """
     Fill the class that has least so far, again and again.
@@ -174,11 +174,11 @@ def _next_open(queue: list[int], quota: Quota) -> int | None:
     return None
 
 
-def _weight(request: Request) -> str:
+def _weight(request: SelectionRequest) -> str:
     return 'score' if request.beta == 1 else f'score^{request.beta:g}'
 
 
-def _require_weights(pool: Candidates, request: Request) -> None:
+def _require_weights(pool: Candidates, request: SelectionRequest) -> None:
     if (pool.scores < 0).any():
         raise ConfigError(
             f'{request.score_name} goes down to {np.nanmin(pool.scores):.6g}',

@@ -31,7 +31,7 @@ from uncertainty_seg.graph.kept_channels import keep_channels
 from uncertainty_seg.graph.lint import require_clean
 from uncertainty_seg.graph.onnx_tools import shapes
 from uncertainty_seg.graph.options import CompileOptions
-from uncertainty_seg.graph.plan import Plan
+from uncertainty_seg.graph.plan import CompilePlan
 from uncertainty_seg.graph.precision import to_precision
 from uncertainty_seg.graph.prepare import prepare, Prepared
 from uncertainty_seg.graph.push_masks import push_masks
@@ -71,7 +71,7 @@ class CompiledGraphs:
     sites: tuple[DropoutSite, ...]
     logits_shape: tuple[int, int, int]
     upsampling: str
-    plan: Plan
+    plan: CompilePlan
     trunk: onnx.ModelProto
     head: onnx.ModelProto
     stats_head: onnx.ModelProto
@@ -139,7 +139,7 @@ def compile_graph(
             stats_head = head  # no axis of it is symbolic
             whole = graph_cost(head.graph.node, shapes(head))
             cost = Cost(whole.macs // options.chunk, whole.elements // options.chunk)
-    plan = Plan(options.passes, network, graph_cost(trunk.graph.node, shapes(trunk)), cost, sites,
+    plan = CompilePlan(options.passes, network, graph_cost(trunk.graph.node, shapes(trunk)), cost, sites,
                 tuple(decisions))
     return _finished(trunk, head, stats_head, sites, spec, options, plan, (prepared,))
 
@@ -174,7 +174,7 @@ def compile_ensemble(
         raise GraphError('the members upsample their logits in different ways', 'one way')
     trunk, head, sites = ensemble_graphs([p.model for p in prepared])
     costs = [graph_cost(p.model.graph.node, shapes(p.model)) for p in prepared]
-    plan = Plan(len(models), costs[0], graph_cost(trunk.graph.node, shapes(trunk)), Cost(0, 0),
+    plan = CompilePlan(len(models), costs[0], graph_cost(trunk.graph.node, shapes(trunk)), Cost(0, 0),
                 sites, tuple(d for p in prepared for d in p.decisions))
     return _finished(trunk, head, head, sites, spec, options, plan, prepared)
 
@@ -185,7 +185,7 @@ def _head_cost(head: onnx.ModelProto, sites: Sequence[DropoutSite]) -> Cost:
 
 def _finished(
     trunk: onnx.ModelProto, head: onnx.ModelProto, stats_head: onnx.ModelProto,
-    sites: tuple[DropoutSite, ...], spec: InputSpec, options: CompileOptions, plan: Plan,
+    sites: tuple[DropoutSite, ...], spec: InputSpec, options: CompileOptions, plan: CompilePlan,
     prepared: tuple[Prepared, ...],
 ) -> CompiledGraphs:
     shape = tuple(d.dim_value for d in head.graph.output[0].type.tensor_type.shape.dim)

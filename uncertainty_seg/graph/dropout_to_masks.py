@@ -28,7 +28,7 @@ from uncertainty_seg.graph.onnx_tools import (
     replace_nodes,
     shapes,
 )
-from uncertainty_seg.graph.passes_axis import find_passes, Found
+from uncertainty_seg.graph.passes_axis import find_passes, FoundPasses
 from uncertainty_seg.graph.passes_rules import PassesAxis
 
 PASSES_AXIS = 'T'
@@ -115,7 +115,7 @@ def _masked(
     graph: onnx.GraphProto,
     node: onnx.NodeProto,
     known: dict[str, tuple[int, ...]],
-    axes: Found,
+    axes: FoundPasses,
     index: int,
 ) -> tuple[DropoutSite, list[onnx.NodeProto], list[onnx.TensorProto]]:
     shape, axis = _place(node, known, axes)
@@ -135,7 +135,7 @@ def _masked(
 
 
 def _place(
-    node: onnx.NodeProto, known: dict[str, tuple[int, ...]], axes: Found
+    node: onnx.NodeProto, known: dict[str, tuple[int, ...]], axes: FoundPasses
 ) -> tuple[tuple[int, ...], PassesAxis]:
     """Return the shape of one pass and where the passes go in it."""
     data = node.input[0]

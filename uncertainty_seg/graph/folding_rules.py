@@ -18,7 +18,7 @@ from uncertainty_seg.graph.folding_state import FoldingState
 from uncertainty_seg.graph.onnx_tools import attribute
 
 Nodes = Sequence[onnx.NodeProto]
-Rule = Callable[[onnx.NodeProto, FoldingState], 'Nodes | None']
+FoldingRule = Callable[[onnx.NodeProto, FoldingState], 'Nodes | None']
 
 
 def rewritten(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
@@ -250,7 +250,7 @@ def _concat_sequence(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
 
 
 _RESHAPING = ('Reshape', 'Flatten', 'Squeeze', 'Unsqueeze')
-_RULES: dict[str, Rule] = {
+_RULES: dict[str, FoldingRule] = {
     'Identity': _identity, 'Cast': _cast, 'CastLike': _cast_like, 'Concat': _single,
     'Sum': _single, 'Transpose': _transpose, 'Slice': _slice, 'If': _if, 'Pad': _pad,
     'SequenceAt': _sequence_at, 'ConcatFromSequence': _concat_sequence,

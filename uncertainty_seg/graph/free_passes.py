@@ -23,7 +23,7 @@ from uncertainty_seg.graph.onnx_tools import (
     replace_nodes,
     shapes,
 )
-from uncertainty_seg.graph.passes_axis import find_passes, Found
+from uncertainty_seg.graph.passes_axis import find_passes, FoundPasses
 from uncertainty_seg.graph.passes_rules import PassesAxis
 
 _RESHAPES = ('Reshape', 'Flatten', 'Squeeze', 'Unsqueeze')
@@ -91,7 +91,7 @@ class _Editor:
     """Rewrites one node after the other; `front` holds what goes before all."""
 
     def __init__(
-        self, model: onnx.ModelProto, known: dict[str, tuple[int, ...]], found: Found,
+        self, model: onnx.ModelProto, known: dict[str, tuple[int, ...]], found: FoundPasses,
         sites: tuple[DropoutSite, ...],
     ) -> None:
         self.front: list[onnx.NodeProto] = []

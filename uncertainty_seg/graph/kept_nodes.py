@@ -73,7 +73,7 @@ def with_kept_channels(
 
     """
     result = with_passes(head, 1)
-    writer = _Writer(result.graph, view, made)
+    writer = _KeptWriter(result.graph, view, made)
     nodes: list[onnx.NodeProto] = []
     for mask, count in kept.items():
         nodes += writer.choose(mask, count)
@@ -145,7 +145,7 @@ def _of_pass(node: onnx.NodeProto, touched: set[str], number: int) -> onnx.NodeP
     return copy
 
 
-class _Writer:
+class _KeptWriter:
     """Rewrites nodes in the order of the graph and remembers who has which channels."""
 
     def __init__(

@@ -21,7 +21,7 @@ from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.folding_state import FoldingState
 from uncertainty_seg.graph.onnx_tools import attribute, MARKER_DOMAIN, OPSET
 
-Rule = Callable[[onnx.NodeProto, FoldingState], 'Sequence[onnx.NodeProto] | None']
+OpsetRule = Callable[[onnx.NodeProto, FoldingState], 'Sequence[onnx.NodeProto] | None']
 
 
 def lowered(node: onnx.NodeProto, state: FoldingState) -> Sequence[onnx.NodeProto]:
@@ -52,7 +52,7 @@ def lowered(node: onnx.NodeProto, state: FoldingState) -> Sequence[onnx.NodeProt
     replaced = rule(node, state) if rule is not None else None
     nodes = [node] if replaced is None else replaced
     for new in nodes:
-        _require_known(new)
+        _require_known_operator(new)
     return nodes
 
 
@@ -70,7 +70,7 @@ def schema_of(operator: str, opset: int) -> Any:
         return None
 
 
-def _require_known(node: onnx.NodeProto) -> None:
+def _require_known_operator(node: onnx.NodeProto) -> None:
     schema = schema_of(node.op_type, OPSET)
     if schema is None:
         raise refused(node, 'is newer')
@@ -261,7 +261,7 @@ def _dft(node: onnx.NodeProto, state: FoldingState) -> None:
     del node.input[2:]
 
 
-_RULES: dict[str, Rule] = {
+_RULES: dict[str, OpsetRule] = {
     **dict.fromkeys(('ReduceL1', 'ReduceL2', 'ReduceLogSum', 'ReduceLogSumExp', 'ReduceMax',
                      'ReduceMean', 'ReduceMin', 'ReduceProd', 'ReduceSumSquare'), _reduce),
     'Split': _split, 'Pad': _pad, 'Resize': _resize, 'AveragePool': _pool, 'LpPool': _pool,

@@ -21,7 +21,7 @@ from uncertainty_seg.graph.passes_rules import Lost, PassesAxis, rule_of, Shape,
 
 
 @dataclass
-class Found:
+class FoundPasses:
     """
     Result of `find_passes`.
 
@@ -43,7 +43,7 @@ def find_passes(
     shapes: Mapping[str, Shape],
     constants: Mapping[str, NDArray[np.generic]],
     seeds: Mapping[str, PassesAxis],
-) -> Found:
+) -> FoundPasses:
     """
     Follow the passes through a graph.
 
@@ -64,7 +64,7 @@ def find_passes(
         Axes, and tensors for which a rule gave up.
 
     """
-    found = Found(dict(seeds), {})
+    found = FoundPasses(dict(seeds), {})
     for node in nodes:
         lost = next((found.lost[name] for name in node.input if name in found.lost), None)
         if lost is None and not any(name in found.axes for name in node.input):

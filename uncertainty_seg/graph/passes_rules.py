@@ -98,10 +98,10 @@ class View:
         return [int(v) for v in np.asarray(value).reshape(-1)]
 
 
-Rule = Callable[[View], PassesAxis]
+PassesRule = Callable[[View], PassesAxis]
 
 
-def rule_of(node: onnx.NodeProto) -> Rule:
+def rule_of(node: onnx.NodeProto) -> PassesRule:
     """Return the rule of a node's operator."""
     if node.op_type in _RULES:
         return _RULES[node.op_type]
@@ -356,7 +356,7 @@ _SAME = (
     'Softsign', 'Floor', 'Ceil', 'Round', 'Reciprocal', 'Sin', 'Cos', 'Sign', 'Not', 'IsNaN',
     'IsInf', 'ThresholdedRelu', 'Dropout', 'QuantizeLinear', 'DequantizeLinear', 'Trilu', 'CumSum',
 )
-_RULES: dict[str, Rule] = {
+_RULES: dict[str, PassesRule] = {
     **dict.fromkeys(_SAME, _same),
     **dict.fromkeys(('BatchNormalization', 'InstanceNormalization', 'LRN', 'MaxPool', 'Resize',
                      'AveragePool', 'GlobalAveragePool', 'GlobalMaxPool', 'DepthToSpace',

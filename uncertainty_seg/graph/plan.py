@@ -38,7 +38,7 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Plan:
+class CompilePlan:
     """
     All that `--explain` prints.
 
@@ -69,7 +69,7 @@ class Plan:
         return self.trunk.macs / total if total else 0.0
 
 
-def explain(plan: Plan) -> str:
+def explain(plan: CompilePlan) -> str:
     """Write a plan as a text of a few lines for people."""
     t = plan.passes
     loop, ours = t * plan.network.macs, plan.trunk.macs + t * plan.head.macs

@@ -87,7 +87,7 @@ def to_precision(model: onnx.ModelProto, kind: str) -> onnx.ModelProto:
     if kind not in _KINDS:
         raise GraphError(f'precision {kind!r}', f'one of {", ".join(_KINDS)}')
     plain = restore_weights(model)
-    writer = _Writer(_KINDS[kind], _floats(plain), _float_constants(plain), _names(plain))
+    writer = _CastWriter(_KINDS[kind], _floats(plain), _float_constants(plain), _names(plain))
     for info in plain.graph.input:
         writer.take(info)
     outputs = {LOGITS, *(info.name for info in plain.graph.output)}
@@ -104,7 +104,7 @@ def to_precision(model: onnx.ModelProto, kind: str) -> onnx.ModelProto:
 
 
 @dataclass
-class _Writer:
+class _CastWriter:
     """Writes nodes one after the other, and a cast where types meet."""
 
     kind: _Kind

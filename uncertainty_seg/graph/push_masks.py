@@ -106,7 +106,7 @@ def _push(
     data, mask = found
     if data in view.touched:
         return Decision('push_masks', mask, False, 'its tensor differs from pass to pass already')
-    plan = _Plan(graph, view, mask, passes)
+    plan = _PushCost(graph, view, mask, passes)
     saved = int(plan.stay(name) - plan.best(name))
     if saved <= 0:
         return Decision('push_masks', mask, False, plan.obstacle(name))
@@ -126,7 +126,7 @@ def _push(
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _PushCost:
     """What it costs to apply a mask at a tensor, or further back; in multiply-adds."""
 
     graph: onnx.GraphProto

@@ -26,7 +26,7 @@ BAG_ENDINGS = ('.mcap', '.db3', '.bag')
 
 
 @dataclass(frozen=True)
-class _Place:
+class _SourcePlace:
     """Something that was found, and the folder that names its run."""
 
     kind: str
@@ -84,12 +84,12 @@ def find_sources(
     return found
 
 
-def _places(path: Path) -> Iterator[_Place]:
+def _places(path: Path) -> Iterator[_SourcePlace]:
     if path.is_file():
         if path.suffix not in BAG_ENDINGS:
             raise BagError(f'{path} is no bag', f'a file {", ".join(BAG_ENDINGS)}, or a folder',
                            'of pictures, give the folder' if path.suffix in ENDINGS else '')
-        yield _Place('bag', path, path.parent)
+        yield _SourcePlace('bag', path, path.parent)
     elif path.is_dir():
         found = list(_places_in(path, set()))
         if not found:
@@ -101,28 +101,28 @@ def _places(path: Path) -> Iterator[_Place]:
                        'check the path')
 
 
-def _places_in(folder: Path, seen: set[Path]) -> Iterator[_Place]:
+def _places_in(folder: Path, seen: set[Path]) -> Iterator[_SourcePlace]:
     if folder.resolve() in seen:  # links that lead in a circle
         return
     seen.add(folder.resolve())
     if _is_log(folder):
-        yield _Place('log', folder, folder)
+        yield _SourcePlace('log', folder, folder)
         return
     if (folder / METADATA_FILE).is_file():
-        yield _Place('bag', folder, folder)
+        yield _SourcePlace('bag', folder, folder)
         return
     if (folder / 'images').is_dir() and (folder / 'masks').is_dir():
         # Class ids are no photographs.
-        yield _Place('folder', folder / 'images', folder)
+        yield _SourcePlace('folder', folder / 'images', folder)
         return
     inside = sorted(path for path in folder.iterdir() if not path.name.startswith('.'))
-    found = [_Place('bag', path, folder) for path in inside
+    found = [_SourcePlace('bag', path, folder) for path in inside
              if path.suffix in BAG_ENDINGS and path.is_file()]
     for path in inside:
         if path.is_dir():
             found += _places_in(path, seen)
     if not found and pictures(folder):
-        found = [_Place('folder', folder, folder)]
+        found = [_SourcePlace('folder', folder, folder)]
     yield from found
 
 
@@ -146,7 +146,7 @@ def _run_names(runs: Iterable[Path]) -> dict[Path, str]:
 
 
 def _sources_of(
-    place: _Place, topics: Sequence[str], problems: list[str]
+    place: _SourcePlace, topics: Sequence[str], problems: list[str]
 ) -> list[FrameSource]:
     if place.kind == 'bag':
         return _topics_of(place.path, topics, problems)

@@ -95,7 +95,7 @@ class LogState:
         return texts
 
 
-class _Writer(Protocol):
+class _WriterState(Protocol):
     """What a snapshot asks of the writer."""
 
     folder_text: str
@@ -128,7 +128,7 @@ class LogCounters:
         self.dropped[cause] += num_frames
 
     def snapshot(
-        self, writer: _Writer, num_waiting: int, num_in_ring: int, num_pushed_out: int,
+        self, writer: _WriterState, num_waiting: int, num_in_ring: int, num_pushed_out: int,
         skipped: Mapping[str, int],
     ) -> LogState:
         """Return the state of this moment; `skipped` is what the writer does not know of."""

@@ -61,7 +61,7 @@ class Candidate:
 
 
 @dataclass
-class _Camera:
+class _CameraRing:
     now_s: float = -math.inf
     seen_flagged_s: float = -math.inf
     kept_flagged_s: float = -math.inf
@@ -85,7 +85,7 @@ class FrameRing:
 
     def __init__(self, settings: LogSettings) -> None:
         self.settings = settings
-        self._cameras: dict[str, _Camera] = {}
+        self._cameras: dict[str, _CameraRing] = {}
         self._num_seen = 0
         self.num_bytes = 0
         self.num_interval = 0
@@ -177,16 +177,16 @@ class FrameRing:
             self._take_out(self._cameras[item.frame.camera], [item])
         return sorted(found, key=lambda item: item.time_s)
 
-    def _camera_at(self, name: str, time_s: float) -> _Camera:
-        camera = self._cameras.setdefault(name, _Camera())
+    def _camera_at(self, name: str, time_s: float) -> _CameraRing:
+        camera = self._cameras.setdefault(name, _CameraRing())
         if time_s < camera.now_s - max(_SWAPPED_S, self.settings.before_s):
             # Nothing before has a distance.
             self._take_out(camera, list(camera.ring))
-            camera = self._cameras[name] = _Camera()
+            camera = self._cameras[name] = _CameraRing()
         camera.now_s = max(camera.now_s, time_s)
         return camera
 
-    def _chosen(self, camera: _Camera, item: Candidate) -> list[Candidate]:
+    def _chosen(self, camera: _CameraRing, item: Candidate) -> list[Candidate]:
         settings, now_s = self.settings, item.time_s
         since_flagged_s = now_s - camera.seen_flagged_s
         if item.frame.is_flagged:
@@ -216,7 +216,7 @@ class FrameRing:
         """Return the least time between frames of a window; a short one holds one frame."""
         return min(self.settings.min_interval_s, window_s) - _SLACK_S
 
-    def _flagged(self, camera: _Camera, item: Candidate) -> list[Candidate]:
+    def _flagged(self, camera: _CameraRing, item: Candidate) -> list[Candidate]:
         before_s = self.settings.before_s
         gap_s = self._gap_s(before_s)
         # Flagged ones that came too soon after another are no context.
@@ -238,7 +238,7 @@ class FrameRing:
         camera.kept_s = camera.kept_flagged_s = item.time_s
         return [*reversed(before), item]
 
-    def _wait(self, camera: _Camera, item: Candidate) -> None:
+    def _wait(self, camera: _CameraRing, item: Candidate) -> None:
         if self.settings.before_s <= 0:
             return
         camera.ring.append(item)
@@ -250,12 +250,12 @@ class FrameRing:
             self._take_out(oldest, [oldest.ring[0]])
             self.num_pushed_out += 1
 
-    def _forget_old(self, camera: _Camera) -> None:
+    def _forget_old(self, camera: _CameraRing) -> None:
         oldest_s = camera.now_s - self.settings.before_s - _SLACK_S
         while camera.ring and camera.ring[0].time_s < oldest_s:
             self._take_out(camera, [camera.ring[0]])
 
-    def _take_out(self, camera: _Camera, items: list[Candidate]) -> None:
+    def _take_out(self, camera: _CameraRing, items: list[Candidate]) -> None:
         for item in items:
             if item in camera.ring:
                 camera.ring.remove(item)

@@ -20,7 +20,7 @@ import numpy as np
 from uncertainty_seg.core.arrays import LabelMap
 from uncertainty_seg.errors import DatasetError
 from uncertainty_seg.storage.label_frames import (
-    FrameTable,
+    ExportedFrames,
     IMAGES,
     LabelFrame,
     read_json,
@@ -53,7 +53,7 @@ def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable
     (folder / FILE).write_text(json.dumps(content), encoding='utf-8')
 
 
-def read_labels(path: Path, table: FrameTable) -> Iterator[tuple[str, LabelMap]]:
+def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelMap]]:
     """
     Read corrected labels.
 

@@ -21,7 +21,7 @@ from uncertainty_seg.core.arrays import LabelMap
 from uncertainty_seg.errors import DatasetError
 from uncertainty_seg.storage.label_frames import (
     ARCHIVE_FILE,
-    FrameTable,
+    ExportedFrames,
     hex_color,
     IMAGES,
     LabelFrame,
@@ -58,7 +58,7 @@ def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable
                                       encoding='utf-8')
 
 
-def read_labels(path: Path, table: FrameTable) -> Iterator[tuple[str, LabelMap]]:
+def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelMap]]:
     """
     Read corrected labels.
 

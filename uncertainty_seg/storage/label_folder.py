@@ -19,7 +19,7 @@ from uncertainty_seg.core.arrays import LabelMap
 from uncertainty_seg.errors import DatasetError
 from uncertainty_seg.storage.label_frames import (
     classes_as_json,
-    FrameTable,
+    ExportedFrames,
     IMAGES,
     LabelFrame,
     write_image,
@@ -39,7 +39,7 @@ def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable
     write_classes(folder, classes)
 
 
-def read_labels(path: Path, table: FrameTable) -> Iterator[tuple[str, LabelMap]]:
+def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelMap]]:
     """
     Read corrected labels.
 

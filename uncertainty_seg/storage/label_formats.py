@@ -29,7 +29,7 @@ from uncertainty_seg.storage import (
 )
 from uncertainty_seg.storage.label_frames import (
     FrameRow,
-    FrameTable,
+    ExportedFrames,
     LabelFrame,
     listed,
     TABLE_FILE,
@@ -38,7 +38,7 @@ from uncertainty_seg.storage.label_frames import (
 from uncertainty_seg.storage.labelled_folder import ClassTable
 
 Writer = Callable[[Path, Iterable[LabelFrame], ClassTable], None]
-Reader = Callable[[Path, FrameTable], Iterator[tuple[str, LabelMap]]]
+Reader = Callable[[Path, ExportedFrames], Iterator[tuple[str, LabelMap]]]
 BAGS = {'mcap': 'mcap', 'rosbag2': 'sqlite3'}
 WRITERS: dict[str, Writer] = {
     'coco': label_coco.write_labels,

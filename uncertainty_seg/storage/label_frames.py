@@ -138,7 +138,7 @@ class FrameRow:
 
 
 @dataclass(frozen=True)
-class FrameTable:
+class ExportedFrames:
     """
     What an export sent out.
 
@@ -223,7 +223,7 @@ def write_table(
     (folder / TABLE_FILE).write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
 
 
-def read_table(folder: Path) -> FrameTable:
+def read_table(folder: Path) -> ExportedFrames:
     """
     Read ``frames.json`` of an export.
 
@@ -243,7 +243,7 @@ def read_table(folder: Path) -> FrameTable:
         rows = {str(item['stem']): FrameRow(**item) for item in content['frames']}
     except (KeyError, TypeError) as err:
         raise DatasetError(f'{path} is damaged ({err})', 'what export-labels wrote') from err
-    return FrameTable(folder, read_classes(path), rows)
+    return ExportedFrames(folder, read_classes(path), rows)
 
 
 def classes_as_json(classes: ClassTable) -> dict[str, Any]:

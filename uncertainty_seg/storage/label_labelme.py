@@ -22,7 +22,7 @@ import numpy as np
 from uncertainty_seg.core.arrays import LabelMap
 from uncertainty_seg.errors import DatasetError
 from uncertainty_seg.storage.label_frames import (
-    FrameTable,
+    ExportedFrames,
     IMAGES,
     LabelFrame,
     read_json,
@@ -52,7 +52,7 @@ def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable
     (folder / LABELS_FILE).write_text('\n'.join(classes.names) + '\n', encoding='utf-8')
 
 
-def read_labels(path: Path, table: FrameTable) -> Iterator[tuple[str, LabelMap]]:
+def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelMap]]:
     """
     Read corrected labels.
 

@@ -24,7 +24,7 @@ from uncertainty_seg.core.arrays import LabelMap
 from uncertainty_seg.errors import DatasetError
 from uncertainty_seg.storage.label_brush import decode_brush, encode_brush
 from uncertainty_seg.storage.label_frames import (
-    FrameTable,
+    ExportedFrames,
     hex_color,
     IMAGES,
     LabelFrame,
@@ -82,7 +82,7 @@ def part_name(number: int) -> str:
     return FILE if number == 1 else FILE.replace('.', f'_{number}.')
 
 
-def read_labels(path: Path, table: FrameTable) -> Iterator[tuple[str, LabelMap]]:
+def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelMap]]:
     """
     Read corrected labels.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from uncertainty_seg.core.arrays import LabelMap
 from uncertainty_seg.errors import DatasetError
 from uncertainty_seg.storage.label_folder import write_classes, write_mask
-from uncertainty_seg.storage.label_frames import decoded, FrameRow, FrameTable, IMAGES
+from uncertainty_seg.storage.label_frames import decoded, FrameRow, ExportedFrames, IMAGES
 from uncertainty_seg.storage.label_splits import split_by_dive
 
 
@@ -42,7 +42,7 @@ class TrainingFolder:
 
 
 def write_training_folder(
-    folder: Path, table: FrameTable, labels: Iterable[tuple[str, LabelMap]],
+    folder: Path, table: ExportedFrames, labels: Iterable[tuple[str, LabelMap]],
     shares: Mapping[str, float], seed: int,
 ) -> TrainingFolder:
     """
@@ -92,7 +92,7 @@ def write_training_folder(
                           {name: len(stems) for name, stems in splits.items()})
 
 
-def _checked_image(table: FrameTable, row: FrameRow) -> bytes:
+def _checked_image(table: ExportedFrames, row: FrameRow) -> bytes:
     data = table.image_file(row)
     height, width = decoded(data, row.file).shape[:2]
     if (height, width) != (row.height, row.width):

@@ -14,8 +14,6 @@ import numpy as np
 
 from uncertainty_seg.synthetic.noise import FloatArray
 
-__all__ = ['Camera', 'rotation']
-
 
 def rotation(yaw: float, pitch: float, roll: float) -> FloatArray:
     """

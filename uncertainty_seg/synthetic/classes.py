@@ -9,8 +9,6 @@ Okabe and Ito (2008), told apart under the common forms of colour blindness.
 
 from __future__ import annotations
 
-__all__ = ['ANODE', 'CLASS_NAMES', 'DEBRIS', 'FIELD_JOINT', 'IGNORE', 'MARINE_GROWTH', 'PALETTE',
-           'PIPELINE', 'SEABED']
 
 SEABED, PIPELINE, FIELD_JOINT, ANODE, MARINE_GROWTH, DEBRIS = range(6)
 IGNORE = 255

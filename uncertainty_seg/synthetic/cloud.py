@@ -14,8 +14,6 @@ import numpy as np
 
 from uncertainty_seg.synthetic.noise import FloatArray, sample_tile
 
-__all__ = ['Cloud']
-
 
 @dataclass(frozen=True, eq=False)
 class Cloud:

@@ -27,7 +27,7 @@ from uncertainty_seg.synthetic.camera import Camera, rotation
 from uncertainty_seg.synthetic.cloud import Cloud
 from uncertainty_seg.synthetic.noise import FloatArray, spectral_tile, stream
 from uncertainty_seg.synthetic.placing import shoal
-from uncertainty_seg.synthetic.plan import Plan
+from uncertainty_seg.synthetic.plan import PipePlan
 from uncertainty_seg.synthetic.raycast import cast, UNKNOWN
 from uncertainty_seg.synthetic.scene import check_scene, render
 from uncertainty_seg.synthetic.sensor import random_sensor
@@ -35,7 +35,6 @@ from uncertainty_seg.synthetic.unknowns import Thing, thing_axes
 from uncertainty_seg.synthetic.water import random_water
 from uncertainty_seg.synthetic.world import build_world
 
-__all__ = ['Dive', 'DiveFrame', 'Event', 'render_frames']
 
 # Seconds in a dive of 40 s.
 BURIAL_S, CLOUD_S, OBJECT_S, FISH_S = (8.5, 12.5), (14.0, 21.0), (25.5, 30.0), (32.5, 35.3)
@@ -47,7 +46,7 @@ WRECK_SHARE = 0.05
 
 
 @dataclass(frozen=True)
-class Event:
+class DiveEvent:
     """
     Something that happens in a dive.
 
@@ -167,7 +166,7 @@ class Dive:
         """Scale a span of the nominal dive to this one's length."""
         return span[0] * self._pace, span[1] * self._pace
 
-    def _plan(self, rng: np.random.Generator) -> Plan:
+    def _plan(self, rng: np.random.Generator) -> PipePlan:
         """Plan the world under the path."""
         first, last = self._x(0.0), self._x(self.duration_s)
         burial = tuple(self._x(t) for t in self._scaled(BURIAL_S))
@@ -178,7 +177,7 @@ class Dive:
             x += length + float(rng.uniform(1.5, 4))
         wreck = self._x(WRECK_CLOSEST_S * self._pace)
         clear = ((wreck - 2.5, wreck + 3.5, 0.0),) if self.unknown == 'wreck' else ()
-        return Plan(first - 6, last + 17, 8, ((burial[0] + 1.7, burial[1] + 2.3, 0.78),),
+        return PipePlan(first - 6, last + 17, 8, ((burial[0] + 1.7, burial[1] + 2.3, 0.78),),
                     ((last - 1, last + 4, 0.7),), tuple(growths), clear, 0.3)
 
     def _x(self, t: float) -> float:
@@ -226,12 +225,12 @@ class Dive:
                 seen.append(float(t))
         return (min(seen), max(seen)) if seen else self._scaled(OBJECT_S)
 
-    def _timeline(self) -> tuple[Event, ...]:
+    def _timeline(self) -> tuple[DiveEvent, ...]:
         """Return the events in order."""
         span = self._wreck_span() if self.unknown == 'wreck' else self._scaled(OBJECT_S)
-        return (Event('burial', *self._scaled(BURIAL_S)),
-                Event('silt_cloud', *self._scaled(CLOUD_S)),
-                Event(self.unknown, *span), Event('fish', *self._scaled(FISH_S)))
+        return (DiveEvent('burial', *self._scaled(BURIAL_S)),
+                DiveEvent('silt_cloud', *self._scaled(CLOUD_S)),
+                DiveEvent(self.unknown, *span), DiveEvent('fish', *self._scaled(FISH_S)))
 
     def _crossing(self, t: float, span: tuple[float, float], width: float, ahead: float
                   ) -> FloatArray:

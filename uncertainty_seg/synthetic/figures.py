@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.synthetic.noise import FloatArray
 
-__all__ = ['Limbs', 'Slab', 'march', 'slope']
 
 Distance = Callable[[FloatArray], FloatArray]
 MOST_STEPS, BLOCK_PX = 48, 6

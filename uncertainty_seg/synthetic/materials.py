@@ -26,8 +26,6 @@ from uncertainty_seg.synthetic.raycast import (
 )
 from uncertainty_seg.synthetic.world import World
 
-__all__ = ['Surface', 'look']
-
 
 @dataclass(frozen=True, eq=False)
 class Surface:

@@ -14,8 +14,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ['FloatArray', 'ramp', 'sample_grid', 'sample_rows', 'sample_tile', 'spectral_tile',
-           'stream', 'window']
 
 FloatArray = NDArray[np.float32]
 

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.synthetic.noise import FloatArray
 
-__all__ = ['Prop', 'hit_prop', 'random_prop']
-
 
 @dataclass(frozen=True, eq=False)
 class Prop:

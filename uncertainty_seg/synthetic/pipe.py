@@ -15,10 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.synthetic.noise import FloatArray, sample_tile, window
-from uncertainty_seg.synthetic.plan import Plan
+from uncertainty_seg.synthetic.plan import PipePlan
 
-__all__ = ['ANODE_RAISE_M', 'GROWTH_CELL_M', 'GROWTH_COLUMNS', 'GROWTH_MAX_M', 'JOINT_RAISE_M',
-           'Pipe', 'Route', 'TABLE_STEP_M', 'build_pipe', 'draw_route']
 
 TABLE_STEP_M = 0.002
 GROWTH_CELL_M, GROWTH_COLUMNS = 0.01, 160
@@ -80,7 +78,7 @@ class Pipe:
         return (y - self.y[i]) * self.cosine[i], z - self.z[i]
 
 
-def draw_route(rng: np.random.Generator, plan: Plan) -> Route:
+def draw_route(rng: np.random.Generator, plan: PipePlan) -> Route:
     """Draw a gently curved route and the pipe's radius."""
     x = np.arange(plan.start, plan.stop, TABLE_STEP_M, dtype=np.float64)
     y, slope = np.zeros_like(x), np.zeros_like(x)
@@ -107,7 +105,7 @@ def _bands(rng: np.random.Generator, x: FloatArray, every: tuple[float, float], 
     return table
 
 
-def _growth(rng: np.random.Generator, plan: Plan, tile: FloatArray, radius: float) -> FloatArray:
+def _growth(rng: np.random.Generator, plan: PipePlan, tile: FloatArray, radius: float) -> FloatArray:
     """Return metres of growth over (x, angle)."""
     x = np.arange(plan.start, plan.stop, GROWTH_CELL_M, dtype=np.float32)
     around = np.linspace(0, 2 * np.pi * radius, GROWTH_COLUMNS, endpoint=False, dtype=np.float32)
@@ -128,7 +126,7 @@ def _growth(rng: np.random.Generator, plan: Plan, tile: FloatArray, radius: floa
     return np.clip(cover * (0.25 + 0.4 * lumps) * size, 0, GROWTH_MAX_M).astype(np.float32)
 
 
-def build_pipe(rng: np.random.Generator, plan: Plan, route: Route, axis: FloatArray,
+def build_pipe(rng: np.random.Generator, plan: PipePlan, route: Route, axis: FloatArray,
                tiles: tuple[FloatArray, FloatArray]) -> Pipe:
     """
     Build the pipe on its route.

@@ -17,8 +17,6 @@ from uncertainty_seg.synthetic.noise import FloatArray
 from uncertainty_seg.synthetic.unknowns import Thing, thing_axes
 from uncertainty_seg.synthetic.world import World
 
-__all__ = ['place', 'shoal']
-
 
 def _lift(world: World, point: FloatArray, clearance: float) -> FloatArray:
     """Raise a point so that seabed and pipe are `clearance` below it."""

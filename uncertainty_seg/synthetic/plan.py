@@ -12,13 +12,12 @@ from dataclasses import dataclass
 
 from uncertainty_seg.synthetic.noise import stream
 
-__all__ = ['Plan', 'random_plan', 'Stretches']
 
 Stretches = tuple[tuple[float, float, float], ...]
 
 
 @dataclass(frozen=True)
-class Plan:
+class PipePlan:
     """
     Where along the pipe what happens; stretches are (start, stop, strength 0..1) in metres.
 
@@ -47,7 +46,7 @@ class Plan:
     props_per_m: float = 0.4
 
 
-def random_plan(seed: int) -> Plan:
+def random_plan(seed: int) -> PipePlan:
     """Draw what one single scene around x = 0 shows of normal operation."""
     rng = stream(seed, 1)
 
@@ -59,5 +58,5 @@ def random_plan(seed: int) -> Plan:
 
     burials, spans = stretch(0.38, 1.5, 6), stretch(0.3, 2, 6)
     growths = stretch(0.7, 2, 8) + stretch(0.6, 2, 6)
-    return Plan(-11, 11, 9, burials, spans, growths,
+    return PipePlan(-11, 11, 9, burials, spans, growths,
                 props_per_m=float(rng.choice([0.4, 1.0, 1.8])))

@@ -37,7 +37,6 @@ from uncertainty_seg.synthetic.seabed import CELL_M, Seabed
 from uncertainty_seg.synthetic.unknowns import meet, Thing
 from uncertainty_seg.synthetic.world import World
 
-__all__ = ['FAR_M', 'Hits', 'OPEN_WATER', 'PROP', 'ROPE', 'cast', 'pipe_surface']
 
 FAR_M = 16.0
 # What a ray met, finer than the classes: the props follow from PROP on, one number each.

@@ -28,8 +28,6 @@ from uncertainty_seg.synthetic.unknowns import Thing
 from uncertainty_seg.synthetic.water import form, lamps_of, random_water, Water
 from uncertainty_seg.synthetic.world import build_world, World
 
-__all__ = ['MAX_TRAINING_TURBIDITY', 'Scene', 'UNKNOWN_KINDS', 'check_scene', 'render',
-           'render_scene']
 
 MAX_TRAINING_TURBIDITY = 0.6
 UNKNOWN_KINDS = ('wreck', 'diver', 'fish')

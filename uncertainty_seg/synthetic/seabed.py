@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.synthetic.noise import FloatArray, sample_tile, window
 from uncertainty_seg.synthetic.pipe import Route, TABLE_STEP_M
-from uncertainty_seg.synthetic.plan import Plan
+from uncertainty_seg.synthetic.plan import PipePlan
 
-__all__ = ['CELL_M', 'Seabed', 'build_seabed']
 
 CELL_M = 0.03
 
@@ -53,7 +52,7 @@ class Seabed:
         return float(self.height[row, column])
 
 
-def _boulders(rng: np.random.Generator, plan: Plan, height: FloatArray, rock: FloatArray,
+def _boulders(rng: np.random.Generator, plan: PipePlan, height: FloatArray, rock: FloatArray,
               aside: FloatArray, tile: FloatArray) -> None:
     """Raise domes of rock in place, off the pipe."""
     rows, columns = height.shape
@@ -77,7 +76,7 @@ def _boulders(rng: np.random.Generator, plan: Plan, height: FloatArray, rock: Fl
         rock[box] = np.maximum(rock[box], raised.astype(np.float32))
 
 
-def _ropes(rng: np.random.Generator, plan: Plan, shape: tuple[int, int], y0: float) -> FloatArray:
+def _ropes(rng: np.random.Generator, plan: PipePlan, shape: tuple[int, int], y0: float) -> FloatArray:
     """Return each cell's distance to the nearest rope, metres, capped at 1."""
     drawn = np.full(shape, 255, np.uint8)
     for _ in range(int(rng.poisson((plan.stop - plan.start) * plan.props_per_m * 0.12))):
@@ -118,7 +117,7 @@ class _Grid:
     pick: NDArray[np.intp]
 
 
-def _grid(plan: Plan, route: Route) -> _Grid:
+def _grid(plan: PipePlan, route: Route) -> _Grid:
     """Lay the cells out."""
     nx, ny = int((plan.stop - plan.start) / CELL_M), int(2 * plan.half_width / CELL_M)
     along = np.arange(nx, dtype=np.float32) * CELL_M + np.float32(plan.start)
@@ -143,7 +142,7 @@ def _ripples(rng: np.random.Generator, grid: _Grid, coarse: FloatArray
             strength * 0.06 * patchy * ripple)
 
 
-def _meet_pipe(rng: np.random.Generator, plan: Plan, grid: _Grid, axis: FloatArray,
+def _meet_pipe(rng: np.random.Generator, plan: PipePlan, grid: _Grid, axis: FloatArray,
                radius: float, coarse: FloatArray, height: FloatArray) -> FloatArray:
     """Scour the seabed under free spans, bank it against the pipe, heap it over burials."""
     span = np.zeros(grid.along.size, np.float32)
@@ -165,7 +164,7 @@ def _meet_pipe(rng: np.random.Generator, plan: Plan, grid: _Grid, axis: FloatArr
     return np.ascontiguousarray(height, np.float32)
 
 
-def build_seabed(rng: np.random.Generator, plan: Plan, route: Route, coarse: FloatArray,
+def build_seabed(rng: np.random.Generator, plan: PipePlan, route: Route, coarse: FloatArray,
                  lumpy: FloatArray) -> tuple[Seabed, FloatArray]:
     """
     Build the seabed around a pipe.

@@ -17,7 +17,6 @@ from uncertainty_seg.synthetic.camera import Camera
 from uncertainty_seg.synthetic.figures import Limbs, march, Slab, slope
 from uncertainty_seg.synthetic.noise import FloatArray, sample_rows, stream
 
-__all__ = ['REACH_M', 'Thing', 'meet', 'thing_axes']
 
 REACH_M = {'diver': 1.9, 'wreck': 2.75, 'fish': 0.29}
 HULL_LENGTH, HULL_HEIGHT, HULL_WIDTH = 3.8, 1.55, 0.95

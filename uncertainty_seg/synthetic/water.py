@@ -20,7 +20,6 @@ from uncertainty_seg.synthetic.materials import Surface
 from uncertainty_seg.synthetic.noise import FloatArray, ramp
 from uncertainty_seg.synthetic.raycast import FAR_M
 
-__all__ = ['Formed', 'Lamp', 'Water', 'form', 'lamps_of', 'random_water']
 
 VEIL_STEP_PX, VEIL_SAMPLES = 8, 12
 BACKSCATTER, DAY_VEIL = 0.011, 0.10

@@ -15,10 +15,9 @@ import numpy as np
 from uncertainty_seg.synthetic.noise import FloatArray, spectral_tile, stream
 from uncertainty_seg.synthetic.objects import Prop, random_prop
 from uncertainty_seg.synthetic.pipe import build_pipe, draw_route, Pipe, Route, TABLE_STEP_M
-from uncertainty_seg.synthetic.plan import Plan
+from uncertainty_seg.synthetic.plan import PipePlan
 from uncertainty_seg.synthetic.seabed import build_seabed, Seabed
 
-__all__ = ['World', 'build_world']
 
 # Linear BGR: sand, grey sand, dark silt, olive mud, pale sand.
 SEDIMENTS = np.array([[.24, .30, .34], [.25, .27, .28], [.16, .19, .21], [.20, .29, .31],
@@ -39,7 +38,7 @@ class World:
 
     """
 
-    plan: Plan
+    plan: PipePlan
     seabed: Seabed
     pipe: Pipe
     props: tuple[Prop, ...]
@@ -51,7 +50,7 @@ class World:
     gravel: float
 
 
-def _props(rng: np.random.Generator, plan: Plan, route: Route, seabed: Seabed
+def _props(rng: np.random.Generator, plan: PipePlan, route: Route, seabed: Seabed
            ) -> tuple[Prop, ...]:
     """Scatter debris along the pipe, off it and off the stretches to be kept clear."""
     props = []
@@ -66,7 +65,7 @@ def _props(rng: np.random.Generator, plan: Plan, route: Route, seabed: Seabed
     return tuple(props)
 
 
-def build_world(seed: int, plan: Plan) -> World:
+def build_world(seed: int, plan: PipePlan) -> World:
     """Build the world of a seed and a plan."""
     rng = stream(seed, 2)
     coarse, fine = spectral_tile(rng, 256, 1.6, 1, 60), spectral_tile(rng, 512, 0.9, 8, 256)

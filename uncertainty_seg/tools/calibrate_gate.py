@@ -72,14 +72,14 @@ def run(args: argparse.Namespace) -> int:
         write_calibration,
     )
     from uncertainty_seg.tools.calibration_report import write_calibration_report
-    from uncertainty_seg.tools.calibration_run import calibrate, Request
+    from uncertainty_seg.tools.calibration_run import calibrate, CalibrationRequest
     from uncertainty_seg.tools.libraries import require_libraries
     from uncertainty_seg.tools.report_html import require_report_place
 
     train, val = args.train or args.data, args.val or args.data
     if train is None or val is None:
         raise ConfigError('no training or validation images', '--train DIR and --val DIR')
-    request = Request(
+    request = CalibrationRequest(
         bundle=load_bundle(args.bundle, has_calibration=False),
         settings=settings_from_args(args, _NAMES), train=train, val=val, blocks=args.blocks,
         bad=args.bad, alphas=tuple(sorted(set(args.alpha))), scores=tuple(args.scores),

@@ -11,14 +11,14 @@ from uncertainty_seg.core.calibration import Promise
 from uncertainty_seg.core.frame_ranking import rank_frames
 from uncertainty_seg.core.score_vector import ScoreVector
 from uncertainty_seg.tools import report_fill as fill
-from uncertainty_seg.tools.calibration_run import Found, Request
+from uncertainty_seg.tools.calibration_run import CalibrationOutcome, CalibrationRequest
 from uncertainty_seg.tools.labelled_pairs import opened
 from uncertainty_seg.tools.report_data import ReportData
 from uncertainty_seg.tools.report_html import write_report
 from uncertainty_seg.tools.report_parts import ScoreSpread
 
 
-def write_calibration_report(path: Path, request: Request, found: Found) -> None:
+def write_calibration_report(path: Path, request: CalibrationRequest, found: CalibrationOutcome) -> None:
     """
     Write the report of a calibration.
 
@@ -50,21 +50,21 @@ def write_calibration_report(path: Path, request: Request, found: Found) -> None
                              for show in (fill.worst_accepted, fill.wrongly_refused))
     write_report(path, ReportData(
         f'Calibration of {card.name}',
-        bundle=fill.bundle_facts(card, made, f'{datetime.now():%Y-%m-%d}', _facts(found)),
+        bundle=fill.bundle_facts(card, made, f'{datetime.now():%Y-%m-%d}', _calibration_facts(found)),
         promise=fill.promise_part(promise, found.val, promise.bad_if_accepted_upper,
                                   'the frames the limits were fitted on'),
         scores=fill.score_rows(made, promise, rankings),
         risk_coverage=fill.risk_curves(found.val, gate, promise),
         reliability={'temperature 1': fill.reliability(found.before),
                      f'temperature {made.temperature:g}': fill.reliability(found.after)},
-        spreads=_spreads(found, promise),
+        spreads=_calibration_spreads(found, promise),
         classes=fill.class_rows(found.after, card, promise.limits),
         legend=fill.legend(card, found.val), worst_accepted=accepted, wrongly_refused=refused,
-        notes=_notes(found),
+        notes=_calibration_notes(found),
     ))
 
 
-def _facts(found: Found) -> dict[str, str]:
+def _calibration_facts(found: CalibrationOutcome) -> dict[str, str]:
     made = found.calibration
     return {
         'Training frames': f'{made.num_train}', 'Validation frames': f'{made.num_val}',
@@ -73,7 +73,7 @@ def _facts(found: Found) -> dict[str, str]:
     }
 
 
-def _spreads(found: Found, promise: Promise) -> tuple[ScoreSpread, ...]:
+def _calibration_spreads(found: CalibrationOutcome, promise: Promise) -> tuple[ScoreSpread, ...]:
     made = found.calibration
     return tuple(
         ScoreSpread(name, found.train.scores[name], values, None,
@@ -83,7 +83,7 @@ def _spreads(found: Found, promise: Promise) -> tuple[ScoreSpread, ...]:
         if name in promise.limits or name in fill.COMPARED)
 
 
-def _notes(found: Found) -> tuple[str, ...]:
+def _calibration_notes(found: CalibrationOutcome) -> tuple[str, ...]:
     notes = [
         f'Promised on one half of the blocks and held against the other, {r.num_splits} times: '
         f'{r.accepted_and_bad:.1%} of the held-out frames were accepted and bad on average '

@@ -65,7 +65,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Request:
+class CalibrationRequest:
     """What was asked for; see the verb's arguments."""
 
     bundle: ModelBundle
@@ -82,7 +82,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Found:
+class CalibrationOutcome:
     """
     A calibration, and what it was made from.
 
@@ -136,7 +136,7 @@ class Found:
         }
 
 
-def calibrate(request: Request) -> Found:
+def calibrate(request: CalibrationRequest) -> CalibrationOutcome:
     """
     Fit temperature, density, choice and limits.
 
@@ -191,11 +191,11 @@ def calibrate(request: Request) -> Found:
     calibration = _calibration(request, temperature, limits, density, family.only(chosen), train,
                                val, tuple(made), data)
     again = (rehearse(family, val, chosen, alpha) for alpha in request.alphas)
-    return Found(calibration, before, after, seen, train, val, held,
+    return CalibrationOutcome(calibration, before, after, seen, train, val, held,
                  tuple(found for found in again if found is not None))
 
 
-def _blocks(request: Request, stems: list[str]) -> NDArray[np.str_]:
+def _blocks(request: CalibrationRequest, stems: list[str]) -> NDArray[np.str_]:
     if request.blocks is None:
         _log.warning('no --blocks: every validation image counts as independent of the others, '
                      'which frames of one video are not')
@@ -212,7 +212,7 @@ def _where(items: list[Any], rows: NDArray[np.bool_]) -> list[Any]:
     return [item for item, keep in zip(items, rows, strict=True) if keep]
 
 
-def _temperature(request: Request, pairs: list[Pair]) -> float:
+def _temperature(request: CalibrationRequest, pairs: list[Pair]) -> float:
     found = {}
     for temperature in TEMPERATURES:
         with opened(request.bundle, request.settings, temperature) as pipeline:
@@ -237,7 +237,7 @@ def _with_density(table: FrameTable, density: ScoreDensity) -> FrameTable:
                             np.array([density.score(row) for row in table.rows()]))
 
 
-def _choice(request: Request, train: FrameTable) -> tuple[RankFamily, tuple[str, ...]]:
+def _choice(request: CalibrationRequest, train: FrameTable) -> tuple[RankFamily, tuple[str, ...]]:
     """Take the scores that were asked for, or choose some beside the guards."""
     unknown = [name for name in request.scores if name not in train.scores]
     if unknown:
@@ -260,7 +260,7 @@ def _bad_if_accepted(
 
 
 def _calibration(
-    request: Request, temperature: float, limits: dict[str, float], density: ScoreDensity | None,
+    request: CalibrationRequest, temperature: float, limits: dict[str, float], density: ScoreDensity | None,
     family: RankFamily, train: FrameTable, val: FrameTable, promises: tuple[Promise, ...],
     data: LabelledFolder,
 ) -> Calibration:

@@ -95,7 +95,7 @@ def check_compiled(
         0, 256, (num_images, 1, spec.height, spec.width, 3), np.uint8)
     still, masked, spread, moved = 0.0, 0.0, 0.0, 0.0
     try:
-        runner = _Runner(compiled, card, network, exact)
+        runner = _NetworkRunner(compiled, card, network, exact)
         for image in images:
             if not card.is_balanced:
                 still = max(still, runner.still(image))
@@ -112,7 +112,7 @@ def check_compiled(
     return CheckReport(still, masked, spread, moved)
 
 
-class _Runner:
+class _NetworkRunner:
     """Sessions of one compiled network and of what it is compared with."""
 
     def __init__(

@@ -81,9 +81,9 @@ def run(args: argparse.Namespace) -> int:
     """Compile, check, write, and say what became of the dropout."""
     from uncertainty_seg.graph.plan import explain
     from uncertainty_seg.storage.labelled_folder import read_classes
-    from uncertainty_seg.tools.compile_request import compile_request, Request
+    from uncertainty_seg.tools.compile_request import compile_request, CompileRequest
 
-    request = Request.of(args, read_classes(args.classes))
+    request = CompileRequest.of(args, read_classes(args.classes))
     compiled, card, report = compile_request(request)
     plan = compiled.plan
     if args.explain:

@@ -13,7 +13,7 @@ from uncertainty_seg.errors import ConfigError, GraphError
 
 if TYPE_CHECKING:
     from uncertainty_seg.tools.compile_checks import ExactNetwork, MaskedNetwork
-    from uncertainty_seg.tools.compile_request import Request
+    from uncertainty_seg.tools.compile_request import CompileRequest
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class LoadedNetworks:
     exact: ExactNetwork | None = None
 
 
-def load_networks(request: Request) -> LoadedNetworks:
+def load_networks(request: CompileRequest) -> LoadedNetworks:
     """
     Load every network of a request, with its weights and injected dropout.
 
@@ -107,14 +107,14 @@ def factory(name: str) -> Callable[[], Any]:
     return build
 
 
-def _onnx(request: Request) -> LoadedNetworks:
+def _onnx(request: CompileRequest) -> LoadedNetworks:
     from uncertainty_seg.graph.onnx_tools import load_model
 
     paths = [request.args.net, *request.args.member]
     return LoadedNetworks([load_model(path) for path in paths])
 
 
-def _torch(request: Request) -> LoadedNetworks:
+def _torch(request: CompileRequest) -> LoadedNetworks:
     args = request.args
     build = factory(args.net)
     try:

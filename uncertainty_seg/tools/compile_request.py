@@ -32,7 +32,7 @@ DEFAULT_PASSES = 20
 
 
 @dataclass(frozen=True)
-class Request:
+class CompileRequest:
     """
     A checked command line.
 
@@ -60,7 +60,7 @@ class Request:
         return str(self.args.net).endswith('.onnx')
 
     @classmethod
-    def of(cls, args: argparse.Namespace, classes: ClassTable) -> Request:
+    def of(cls, args: argparse.Namespace, classes: ClassTable) -> CompileRequest:
         """
         Check arguments against each other.
 
@@ -84,7 +84,7 @@ class Request:
         return cls(args, spec, classes, options)
 
 
-def compile_request(request: Request) -> tuple[CompiledGraphs, ModelCard, CheckReport]:
+def compile_request(request: CompileRequest) -> tuple[CompiledGraphs, ModelCard, CheckReport]:
     """
     Compile, check and write a bundle.
 
@@ -128,7 +128,7 @@ def compile_request(request: Request) -> tuple[CompiledGraphs, ModelCard, CheckR
     return compiled, write_bundle(args.out, card, files), report
 
 
-def _card(request: Request, compiled: CompiledGraphs) -> ModelCard:
+def _card(request: CompileRequest, compiled: CompiledGraphs) -> ModelCard:
     args, classes = request.args, request.classes
     if compiled.logits_shape[0] != len(classes.names):
         raise GraphError(f'the network has {compiled.logits_shape[0]} classes',

@@ -26,7 +26,7 @@ from uncertainty_seg.tools.demo_canvas import (
     PANEL,
     write,
 )
-from uncertainty_seg.tools.demo_timeline import Event, Timeline
+from uncertainty_seg.tools.demo_timeline import FlagEvent, Timeline
 
 EVENT_TINT: Color = (190, 150, 120)
 _TICKS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -87,7 +87,7 @@ class ScorePlot:
             cv2.circle(canvas, centre, unit, INK, -1, cv2.LINE_AA)
             write(canvas, name, *centre, self._cap_px, (0, 0, 0), 2, 'centre')
 
-    def _draw_event(self, canvas: ImageU8, event: Event) -> None:
+    def _draw_event(self, canvas: ImageU8, event: FlagEvent) -> None:
         left, right = self.x_of(event.start_s), self.x_of(event.stop_s)
         box = Box(left, self._area.top, max(right - left, 2), self._band.bottom - self._area.top)
         fill(canvas, box, EVENT_TINT, 0.35)

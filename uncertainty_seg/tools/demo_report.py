@@ -9,7 +9,7 @@ import statistics
 
 from uncertainty_seg.core.metrics import ConfusionMatrix
 from uncertainty_seg.tools.demo_frames import DemoFrame
-from uncertainty_seg.tools.demo_timeline import Event, Moment, Timeline
+from uncertainty_seg.tools.demo_timeline import FlagEvent, Moment, Timeline
 
 # What no threshold may miss, and the least number of these events a dive has. Burial is not among
 # them: sand over a pipe is a sight the network was trained on, and being sure of it is right.
@@ -168,7 +168,7 @@ def event_strip(timeline: Timeline, width: int = STRIP_WIDTH) -> str:
     return line.rstrip()
 
 
-def _event_line(event: Event) -> str:
+def _event_line(event: FlagEvent) -> str:
     words = f'{event.title}, {event.start_s:.1f} to {event.stop_s:.1f} s:'
     if math.isinf(event.fell_after_s):
         return f'{words} the flag stayed up'

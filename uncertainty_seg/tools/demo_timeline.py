@@ -62,7 +62,7 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Event:
+class FlagEvent:
     """
     A stretch of the dive with a name, and what the flag did.
 
@@ -108,7 +108,7 @@ class Timeline:
     """
 
     moments: tuple[Moment, ...]
-    events: tuple[Event, ...]
+    events: tuple[FlagEvent, ...]
 
     @property
     def taken(self) -> tuple[Moment, ...]:
@@ -160,7 +160,7 @@ def read_timeline(dive: Path, outputs: Path) -> Timeline:
     return Timeline(tuple(moments), tuple(find_events(moments)))
 
 
-def find_events(moments: Sequence[Moment]) -> Iterator[Event]:
+def find_events(moments: Sequence[Moment]) -> Iterator[FlagEvent]:
     """
     Find the events, and when the flag fell and rose again.
 
@@ -185,7 +185,7 @@ def find_events(moments: Sequence[Moment]) -> Iterator[Event]:
         start_s, last_s = stretch[0].time_s, stretch[-1].time_s
         stop_s = after[0].time_s if after else last_s
         falls = [m.time_s for m in stretch if m.kind not in ('confident', 'dropped')]
-        yield Event(
+        yield FlagEvent(
             stretch[0].event, start_s, stop_s,
             falls[0] - start_s if falls else math.inf,
             _rise_s(stretch, after) - stop_s if falls else 0.0,

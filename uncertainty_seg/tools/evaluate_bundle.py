@@ -52,11 +52,11 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     from uncertainty_seg.storage.model_bundle import load_bundle
     from uncertainty_seg.tools.evaluation_report import write_evaluation_report
-    from uncertainty_seg.tools.evaluation_run import evaluate_bundle, Request
+    from uncertainty_seg.tools.evaluation_run import evaluate_bundle, EvaluationRequest
     from uncertainty_seg.tools.libraries import require_libraries
     from uncertainty_seg.tools.report_html import require_report_place
 
-    request = Request(
+    request = EvaluationRequest(
         bundle=load_bundle(args.bundle), settings=settings_from_args(args, _NAMES),
         data=args.data, split=args.split, ood=args.ood,
         corrupt_frames=args.corrupt_frames if args.corrupt else 0, blocks=args.blocks,

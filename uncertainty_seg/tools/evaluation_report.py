@@ -9,14 +9,14 @@ from pathlib import Path
 from uncertainty_seg.core.bootstrap import Interval
 from uncertainty_seg.core.score_vector import ScoreVector
 from uncertainty_seg.tools import report_fill as fill
-from uncertainty_seg.tools.evaluation_run import Evaluated, PLAIN_SCORE, Request
+from uncertainty_seg.tools.evaluation_run import Evaluated, PLAIN_SCORE, EvaluationRequest
 from uncertainty_seg.tools.labelled_pairs import opened
 from uncertainty_seg.tools.report_data import ReportData
 from uncertainty_seg.tools.report_html import write_report
 from uncertainty_seg.tools.report_parts import ScoreSpread, SeverityLadder, SeverityStep
 
 
-def write_evaluation_report(path: Path, request: Request, found: Evaluated) -> None:
+def write_evaluation_report(path: Path, request: EvaluationRequest, found: Evaluated) -> None:
     """
     Write the report of an evaluation.
 
@@ -44,7 +44,7 @@ def write_evaluation_report(path: Path, request: Request, found: Evaluated) -> N
     promise = found.promise
     write_report(path, ReportData(
         f'Evaluation of {card.name}',
-        bundle=fill.bundle_facts(card, made, f'{datetime.now():%Y-%m-%d}', _facts(found)),
+        bundle=fill.bundle_facts(card, made, f'{datetime.now():%Y-%m-%d}', _evaluation_facts(found)),
         promise=None if promise is None else fill.promise_part(
             promise, found.frames, found.bad_if_accepted.upper,
             'the frames of this evaluation, some of which the limits were fitted on: it proves '
@@ -53,15 +53,15 @@ def write_evaluation_report(path: Path, request: Request, found: Evaluated) -> N
         scores=fill.score_rows(made, promise, found.rankings),
         risk_coverage=fill.risk_curves(found.frames, found.gate_order, promise),
         reliability={f'temperature {made.temperature:g}': fill.reliability(found.evaluation)},
-        spreads=_spreads(found),
+        spreads=_evaluation_spreads(found),
         classes=fill.class_rows(found.evaluation, card, found.limits),
         ladders=_ladders(found) or None,
         legend=fill.legend(card, found.frames), worst_accepted=accepted, wrongly_refused=refused,
-        notes=_notes(found),
+        notes=_evaluation_notes(found),
     ))
 
 
-def _facts(found: Evaluated) -> dict[str, str]:
+def _evaluation_facts(found: Evaluated) -> dict[str, str]:
     pixels = found.evaluation.pixels
     facts = {
         'Frames': f'{len(found.frames)}', 'Bad frames': f'{found.frames.is_bad.mean():.0%}',
@@ -86,7 +86,7 @@ def _text(found: Interval, digits: int = 3) -> str:
     return f'{found.value:.{digits}f} ({lower} to {upper})'
 
 
-def _spreads(found: Evaluated) -> tuple[ScoreSpread, ...]:
+def _evaluation_spreads(found: Evaluated) -> tuple[ScoreSpread, ...]:
     foreign = found.foreign.scores if found.foreign else {}
     return tuple(
         ScoreSpread(name, None, values, foreign.get(name), found.limits.get(name), None,
@@ -102,7 +102,7 @@ def _ladders(found: Evaluated) -> tuple[SeverityLadder, ...]:
             for s in ladder.steps)) for ladder in found.ladders)
 
 
-def _notes(found: Evaluated) -> tuple[str, ...]:
+def _evaluation_notes(found: Evaluated) -> tuple[str, ...]:
     gain = found.gain.excess_aurc
     notes = [f'The E-AURC of the gate is {gain.value:.4f} below that of {PLAIN_SCORE} '
              f'({gain.lower:.4f} to {gain.upper:.4f}).']

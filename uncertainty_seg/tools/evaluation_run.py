@@ -52,7 +52,7 @@ _DEFAULT_RULE = 'iou<0.5'
 
 
 @dataclass(frozen=True)
-class Request:
+class EvaluationRequest:
     """What was asked for; see the verb's arguments."""
 
     bundle: ModelBundle
@@ -156,7 +156,7 @@ class Evaluated:
         return float(self.foreign.accepted(self.limits).mean())
 
 
-def evaluate_bundle(request: Request) -> Evaluated:
+def evaluate_bundle(request: EvaluationRequest) -> Evaluated:
     """
     Measure a calibrated bundle.
 

@@ -109,7 +109,7 @@ def frames_of_logs(
                                'one set of classes', 'export the logs of each model by themselves')
     logged = dive_by_dive(logged, _dive_of)
     left_out = LeftOut(problems, len(problems))
-    frames = _frames(logged, classes, has_uncertainty, left_out)
+    frames = _logged_frames(logged, classes, has_uncertainty, left_out)
     return FrameFeed(classes, frames, len(logged), left_out)
 
 
@@ -159,18 +159,18 @@ def image_ending(data: bytes) -> str:
     return '.jpg' if data.startswith(_JPEG_START) else '.png'
 
 
-def _frames(
+def _logged_frames(
     logged: Sequence[LoggedFrame], classes: ClassTable, has_uncertainty: bool, left_out: LeftOut
 ) -> Iterator[LabelFrame]:
     for entry in logged:
         try:
-            yield _frame(entry, classes, has_uncertainty)
+            yield _logged_frame(entry, classes, has_uncertainty)
         except (FrameLogError, DatasetError) as err:
             if entry.folder.exists():  # else its log evicted it while we were reading
                 left_out.add(err)
 
 
-def _frame(entry: LoggedFrame, classes: ClassTable, has_uncertainty: bool) -> LabelFrame:
+def _logged_frame(entry: LoggedFrame, classes: ClassTable, has_uncertainty: bool) -> LabelFrame:
     sidecar, path = entry.sidecar, entry.image_path
     try:
         data = path.read_bytes()

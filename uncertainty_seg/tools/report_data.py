@@ -17,10 +17,10 @@ from uncertainty_seg.errors import ShapeError
 from uncertainty_seg.tools.report_parts import (
     BundleFacts,
     ClassRow,
-    Promise,
+    PromiseEntry,
     Reliability,
-    RiskCoverage,
-    ScoreRow,
+    RiskCoverageCurves,
+    ScoreEntry,
     ScoreSpread,
     SeverityLadder,
 )
@@ -105,9 +105,9 @@ class ReportData:
 
     title: str
     bundle: BundleFacts | None = None
-    promise: Promise | None = None
-    scores: tuple[ScoreRow, ...] | None = None
-    risk_coverage: RiskCoverage | None = None
+    promise: PromiseEntry | None = None
+    scores: tuple[ScoreEntry, ...] | None = None
+    risk_coverage: RiskCoverageCurves | None = None
     reliability: Mapping[str, Reliability] | None = None
     spreads: tuple[ScoreSpread, ...] | None = None
     classes: tuple[ClassRow, ...] | None = None

@@ -40,10 +40,10 @@ def bundle_facts(
 
 def promise_part(
     promise: Promised, frames: FrameTable, bad_upper: float, measured_on: str
-) -> parts.Promise:
+) -> parts.PromiseEntry:
     """Hold a promise against frames, of which every block counts alike."""
     accepted = frames.accepted(promise.limits)
-    return parts.Promise(
+    return parts.PromiseEntry(
         promise.bad, promise.alpha, promise.bound, promise.num_blocks, promise.num_frames,
         mean_block_share(accepted, frames.blocks),
         mean_block_share(accepted & frames.is_bad, frames.blocks), bad_upper,
@@ -52,13 +52,13 @@ def promise_part(
 
 def score_rows(
     calibration: Calibration, promise: Promised | None, rankings: Mapping[str, FrameRanking]
-) -> tuple[parts.ScoreRow, ...]:
+) -> tuple[parts.ScoreEntry, ...]:
     """Make a row of every score, the gate's first, then by how well they rank bad frames."""
     limits = promise.limits if promise else {}
 
-    def row(name: str, found: FrameRanking) -> parts.ScoreRow:
+    def row(name: str, found: FrameRanking) -> parts.ScoreEntry:
         ood = found.ood_auroc
-        return parts.ScoreRow(
+        return parts.ScoreEntry(
             name, limits.get(name, calibration.thresholds.get(name)),
             calibration.train_thresholds.get(name), calibration.distances.get(name), found.aurc,
             _interval(found.excess_aurc), _interval(ood) if ood else None, name in limits)
@@ -67,14 +67,14 @@ def score_rows(
     return tuple(sorted(rows, key=lambda r: (not r.is_gated, r.aurc)))
 
 
-def _interval(found: Interval) -> parts.Interval:
-    return parts.Interval(found.value, found.lower, found.upper)
+def _interval(found: Interval) -> parts.IntervalEntry:
+    return parts.IntervalEntry(found.value, found.lower, found.upper)
 
 
 def risk_curves(
     frames: FrameTable, gate: Column, promise: Promised | None,
     compared: Sequence[str] = COMPARED,
-) -> parts.RiskCoverage:
+) -> parts.RiskCoverageCurves:
     """Draw the gate, made stricter by its one number, and some single scores."""
     losses = frames.is_bad.astype(np.float64)
 
@@ -85,10 +85,10 @@ def risk_curves(
 
     curves = [curve(GATE, gate, True), *(curve(n, frames.scores[n]) for n in compared)]
     if promise is None:
-        return parts.RiskCoverage(tuple(curves))
+        return parts.RiskCoverageCurves(tuple(curves))
     accepted = frames.accepted(promise.limits)
     risk = float(frames.is_bad[accepted].mean()) if accepted.any() else 0.0
-    return parts.RiskCoverage(tuple(curves), (float(accepted.mean()), risk), promise.alpha)
+    return parts.RiskCoverageCurves(tuple(curves), (float(accepted.mean()), risk), promise.alpha)
 
 
 def reliability(found: Evaluation) -> parts.Reliability:

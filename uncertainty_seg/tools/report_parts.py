@@ -19,7 +19,7 @@ from uncertainty_seg.errors import ShapeError
 
 
 @dataclass(frozen=True)
-class Interval:
+class IntervalEntry:
     """A figure and the two ends of its interval."""
 
     value: float
@@ -59,7 +59,7 @@ class BundleFacts:
 
 
 @dataclass(frozen=True)
-class Promise:
+class PromiseEntry:
     """
     What the flag promises, and what was measured of it.
 
@@ -97,7 +97,7 @@ class Promise:
 
 
 @dataclass(frozen=True)
-class ScoreRow:
+class ScoreEntry:
     """
     One score: its limits, and how well it ranks frames.
 
@@ -125,8 +125,8 @@ class ScoreRow:
     train_threshold: float | None = None
     distance_ks: float | None = None
     aurc: float | None = None
-    excess_aurc: Interval | None = None
-    ood_auroc: Interval | None = None
+    excess_aurc: IntervalEntry | None = None
+    ood_auroc: IntervalEntry | None = None
     is_gated: bool = False
 
 
@@ -160,7 +160,7 @@ class RiskCurve:
 
 
 @dataclass(frozen=True)
-class RiskCoverage:
+class RiskCoverageCurves:
     """Curves, the point the gate works at as (coverage, risk), and the promised alpha."""
 
     curves: tuple[RiskCurve, ...]

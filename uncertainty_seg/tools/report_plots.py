@@ -25,7 +25,7 @@ from uncertainty_seg.tools.report_canvas import (
     QUIET,
     SERIES,
 )
-from uncertainty_seg.tools.report_parts import Reliability, RiskCoverage, RiskCurve
+from uncertainty_seg.tools.report_parts import Reliability, RiskCoverageCurves, RiskCurve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,7 @@ _POINT: dict[str, Any] = {'marker': 'o', 'markersize': 9, 'color': 'white',
                           'markeredgecolor': INK, 'markeredgewidth': 2.4}
 
 
-def plot_risk_coverage(data: RiskCoverage) -> str:
+def plot_risk_coverage(data: RiskCoverageCurves) -> str:
     """
     Draw the share of bad frames among the accepted over the share accepted.
 
@@ -81,7 +81,7 @@ def plot_risk_coverage(data: RiskCoverage) -> str:
     return picture(paint, 8.4, 4.4)
 
 
-def _risk_limit(data: RiskCoverage) -> float:
+def _risk_limit(data: RiskCoverageCurves) -> float:
     steady = [curve.risk[curve.coverage >= _STEADY_COVERAGE] for curve in data.curves]
     values = np.concatenate([*steady, np.zeros(1)])
     values = values[np.isfinite(values)]
@@ -116,7 +116,7 @@ def _paint_point(axes: Axes, point: tuple[float, float]) -> None:
     axes.plot([coverage], [risk], **_POINT, zorder=7, clip_on=False)
 
 
-def _list_curves(figure: Figure, data: RiskCoverage) -> None:
+def _list_curves(figure: Figure, data: RiskCoverageCurves) -> None:
     """Write the names beside the plot, gate first and then from low to high area."""
     from matplotlib.lines import Line2D
 

@@ -11,9 +11,9 @@ from uncertainty_seg.tools import report_words as words
 from uncertainty_seg.tools.report_parts import (
     BundleFacts,
     ClassRow,
-    Interval,
-    Promise,
-    ScoreRow,
+    IntervalEntry,
+    PromiseEntry,
+    ScoreEntry,
     SeverityLadder,
 )
 
@@ -70,7 +70,7 @@ def bundle_facts(bundle: BundleFacts) -> str:
     return facts_list(pairs) + (f'<dl class="hashes">{digests}</dl>' if digests else '')
 
 
-def promise_tiles(promise: Promise) -> str:
+def promise_tiles(promise: PromiseEntry) -> str:
     """Return the figures of a promise, large."""
     level = words.whole_percent(promise.level)
     figures = [
@@ -86,7 +86,7 @@ def promise_tiles(promise: Promise) -> str:
     return f'<div class="tiles">{tiles}</div>'
 
 
-def score_table(rows: Sequence[ScoreRow]) -> str:
+def score_table(rows: Sequence[ScoreEntry]) -> str:
     """Return the scores, gated first, then by E-AURC; a long tail is folded away."""
     ordered = sorted(rows, key=lambda row: (not row.is_gated, _excess(row), row.name))
     shown = max(_SHOWN_SCORES, sum(row.is_gated for row in rows))
@@ -98,7 +98,7 @@ def score_table(rows: Sequence[ScoreRow]) -> str:
     return text
 
 
-def _score_rows(rows: Sequence[ScoreRow]) -> str:
+def _score_rows(rows: Sequence[ScoreEntry]) -> str:
     heads = ['score', 'gate', 'limit', 'of training', 'KS', 'AURC', 'E-AURC', 'OOD AUROC']
     cells = [(f'<code>{escape(row.name)}</code>', 'yes' if row.is_gated else '',
               words.limit(row.threshold), words.limit(row.train_threshold),
@@ -108,12 +108,12 @@ def _score_rows(rows: Sequence[ScoreRow]) -> str:
     return table(heads, cells, [k for k, row in enumerate(rows) if row.is_gated])
 
 
-def _interval(value: Interval | None, digits: int) -> str:
+def _interval(value: IntervalEntry | None, digits: int) -> str:
     figure, _, ends = words.interval(value, digits).partition(' ')
     return f'{figure} <small>{ends}</small>' if ends else figure
 
 
-def _excess(row: ScoreRow) -> float:
+def _excess(row: ScoreEntry) -> float:
     value = math.inf if row.excess_aurc is None else row.excess_aurc.value
     return math.inf if math.isnan(value) else value
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 
-from uncertainty_seg.tools.report_parts import Interval, Promise
+from uncertainty_seg.tools.report_parts import IntervalEntry, PromiseEntry
 
 NOTHING = '–'
 # A number and its unit stay on one line.
@@ -36,7 +36,7 @@ def whole_percent(share: float) -> str:
     return f'{100 * share:.4g}{PERCENT}'
 
 
-def interval(value: Interval | None, digits: int = 3) -> str:
+def interval(value: IntervalEntry | None, digits: int = 3) -> str:
     """Write a figure with its interval."""
     if value is None or math.isnan(value.value):
         return NOTHING
@@ -44,7 +44,7 @@ def interval(value: Interval | None, digits: int = 3) -> str:
     return f'{number(value.value, digits)} [{low}, {high}]'
 
 
-def headline(promise: Promise) -> str:
+def headline(promise: PromiseEntry) -> str:
     """
     Say in one or two sentences what the flag is worth.
 
@@ -70,7 +70,7 @@ def headline(promise: Promise) -> str:
             f'confidence. What is promised: {promised}')
 
 
-def measured(promise: Promise) -> str:
+def measured(promise: PromiseEntry) -> str:
     """Say what was measured of the promise, and on what."""
     where = f' on {promise.measured_on}' if promise.measured_on else ''
     return (f'Measured{where}: {percent(promise.accepted_share)} of the frames accepted, '
@@ -78,7 +78,7 @@ def measured(promise: Promise) -> str:
             f'{promise.bad_rule}.')
 
 
-def warning(promise: Promise) -> str | None:
+def warning(promise: PromiseEntry) -> str | None:
     """Say that more was accepted and bad than promised; None if it was not."""
     # Written so that NaN is a warning too.
     if promise.accepted_bad_share <= promise.alpha:

@@ -25,7 +25,7 @@ from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BackendError
 from uncertainty_seg.storage.find_sources import find_sources
 from uncertainty_seg.tools.libraries import require_libraries
-from uncertainty_seg.tools.score_shard import Engine, score_shard, ShardJob, ShardReport
+from uncertainty_seg.tools.score_shard import ShardEngine, score_shard, ShardJob, ShardReport
 from uncertainty_seg.tools.score_table import locked_table, plan_jobs, write_index
 from uncertainty_seg.tools.score_worker import begin_worker, num_done, POLL_S, score_in_worker
 
@@ -146,7 +146,7 @@ def score_sources(
     """
     broken: list[str] = []
     sources = find_sources(inputs, topics, broken, choice.dive)
-    with closing(Engine(_shared_out(settings, choice))) as engine, locked_table(table):
+    with closing(ShardEngine(_shared_out(settings, choice))) as engine, locked_table(table):
         jobs, finished = plan_jobs(table, sources, engine, choice.stride)
         info = engine.info
         summary = ScoreSummary(info.model, engine.settings.backend, info.passes, len(sources),
@@ -176,7 +176,7 @@ def _num_cores() -> int:
 
 
 def _run(
-    jobs: Sequence[ShardJob], engine: Engine, choice: RunChoice
+    jobs: Sequence[ShardJob], engine: ShardEngine, choice: RunChoice
 ) -> Iterator[ShardReport]:
     total = sum(-(-job.source.num_frames // job.stride) for job in jobs)
     with tqdm(total=total, desc='score', unit='frame', file=sys.stderr, disable=None) as bar:
@@ -190,7 +190,7 @@ def _run(
             yield from _run_here(jobs, engine, bar)
 
 
-def _run_here(jobs: Sequence[ShardJob], engine: Engine, bar: tqdm) -> Iterator[ShardReport]:
+def _run_here(jobs: Sequence[ShardJob], engine: ShardEngine, bar: tqdm) -> Iterator[ShardReport]:
     for job in jobs:
         start = bar.n
 

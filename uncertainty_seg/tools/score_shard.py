@@ -120,7 +120,7 @@ class ShardReport:
     broke_off: str = ''
 
 
-class Engine:
+class ShardEngine:
     """
     The opened model, for shard after shard.
 
@@ -189,7 +189,7 @@ class Engine:
 
 
 def score_shard(
-    job: ShardJob, engine: Engine, on_frame: Callable[[int], None] | None = None
+    job: ShardJob, engine: ShardEngine, on_frame: Callable[[int], None] | None = None
 ) -> ShardReport:
     """
     Score the frames of a source and write its part.
@@ -243,7 +243,7 @@ class _Shard:
     """The loop over the frames; a gate for each camera of each dive, since a log mixes them."""
 
     def __init__(
-        self, engine: Engine, job: ShardJob, report: ShardReport, writer: ScoreWriter
+        self, engine: ShardEngine, job: ShardJob, report: ShardReport, writer: ScoreWriter
     ) -> None:
         self._engine, self._job, self._report = engine, job, report
         self._writer = writer

@@ -23,7 +23,7 @@ from uncertainty_seg.errors import ConfigError, TableError
 from uncertainty_seg.storage.frame_sources import FrameSource
 from uncertainty_seg.storage.score_rows import list_parts, PART_ENDING, read_facts, read_info
 from uncertainty_seg.storage.whole_files import lock_file, whole_file
-from uncertainty_seg.tools.score_shard import Engine, ShardJob, ShardReport
+from uncertainty_seg.tools.score_shard import ShardEngine, ShardJob, ShardReport
 
 INDEX_FILE, LOCK_FILE = 'index.json', '.lock'
 
@@ -57,7 +57,7 @@ def locked_table(table: Path) -> Iterator[None]:
 
 
 def plan_jobs(
-    table: Path, sources: Sequence[FrameSource], engine: Engine, stride: int
+    table: Path, sources: Sequence[FrameSource], engine: ShardEngine, stride: int
 ) -> tuple[list[ShardJob], list[ShardReport]]:
     """
     Tell what is to be scored from what is finished.

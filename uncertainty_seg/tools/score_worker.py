@@ -23,7 +23,7 @@ import cv2
 
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import TableError
-from uncertainty_seg.tools.score_shard import Engine, score_shard, ShardJob, ShardReport
+from uncertainty_seg.tools.score_shard import ShardEngine, score_shard, ShardJob, ShardReport
 from uncertainty_seg.tools.score_table import LOCK_FILE
 
 POLL_S = 0.5
@@ -53,7 +53,7 @@ def score_in_worker(job: ShardJob) -> ShardReport:
     TableError
         If the folder of the table is not the one of the process that asked.
     UncertaintySegError
-        As `score_shard`, and as `Engine`.
+        As `score_shard`, and as `ShardEngine`.
 
     """
     # A worker of a cluster was started elsewhere; absolute paths need no such folder.
@@ -95,7 +95,7 @@ def _progress_file(job: ShardJob) -> Path:
 
 
 @lru_cache(maxsize=1)
-def _engine(settings: Settings, model_sha256: str) -> Engine:
+def _engine(settings: Settings, model_sha256: str) -> ShardEngine:
     # One model a process; the hash tells another bundle under the same name.
     cv2.setNumThreads(max(1, settings.threads))
-    return Engine(settings)
+    return ShardEngine(settings)

@@ -11,7 +11,7 @@ from typing import Any
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.storage.whole_files import whole_file
 from uncertainty_seg.tools.arguments import json_text
-from uncertainty_seg.tools.select_run import Found
+from uncertainty_seg.tools.select_run import SelectionOutcome
 
 PARQUET, CSV, SHEET = 'selection.parquet', 'selection.csv', 'contact_sheet.html'
 METADATA_KEY = b'uncertainty_seg.selection'
@@ -36,7 +36,7 @@ def require_place(folder: Path, is_replacing: bool) -> None:
                           'give another --out, or --force to replace it')
 
 
-def write_selection(folder: Path, found: Found) -> list[str]:
+def write_selection(folder: Path, found: SelectionOutcome) -> list[str]:
     """
     Write selection.parquet and selection.csv, each whole or not at all.
 
@@ -75,7 +75,7 @@ def write_selection(folder: Path, found: Found) -> list[str]:
     return [PARQUET, CSV]
 
 
-def chosen_rows(found: Found) -> Any:
+def chosen_rows(found: SelectionOutcome) -> Any:
     """Return the chosen rows with rank, strategy, reason and stands_for, a `pyarrow.Table`."""
     import pyarrow as pa
 

@@ -28,7 +28,7 @@ _DECODERS_DIFFER = 2
 
 
 @dataclass(frozen=True)
-class Place:
+class PicturePlace:
     """
     Where a frame is, and how to know it again.
 
@@ -67,12 +67,12 @@ class Pictures:
 
     """
 
-    addresses: dict[Place, str] = field(default_factory=dict)
-    changed: set[Place] = field(default_factory=set)
+    addresses: dict[PicturePlace, str] = field(default_factory=dict)
+    changed: set[PicturePlace] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
 
 
-def thumbnails(places: Sequence[Place]) -> Pictures:
+def thumbnails(places: Sequence[PicturePlace]) -> Pictures:
     """
     Read frames and make them small.
 
@@ -87,7 +87,7 @@ def thumbnails(places: Sequence[Place]) -> Pictures:
         Of those that are what was scored.
 
     """
-    wanted: dict[tuple[str, str, str], dict[int, Place]] = {}
+    wanted: dict[tuple[str, str, str], dict[int, PicturePlace]] = {}
     for place in places:
         wanted.setdefault((place.source, place.kind, place.topic), {})[place.index] = place
     found = Pictures()
@@ -102,7 +102,7 @@ def thumbnails(places: Sequence[Place]) -> Pictures:
 
 
 def _read(
-    source: tuple[str, str, str], by_index: dict[int, Place], found: Pictures, bar: tqdm[None]
+    source: tuple[str, str, str], by_index: dict[int, PicturePlace], found: Pictures, bar: tqdm[None]
 ) -> None:
     try:
         for frame in frames_at(*source, by_index):
@@ -122,7 +122,7 @@ def _read(
         found.problems.append(' '.join(str(err).split()))
 
 
-def _is_same(place: Place, stamp_ns: int, image_bgr: ImageU8) -> bool:
+def _is_same(place: PicturePlace, stamp_ns: int, image_bgr: ImageU8) -> bool:
     if stamp_ns != place.stamp_ns:
         return False
     return place.phash is None or \

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from uncertainty_seg.core.selection import select, Selection
-from uncertainty_seg.core.selection_pool import Candidates, Request
+from uncertainty_seg.core.selection_pool import Candidates, SelectionRequest
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.storage.score_rows import info_of, TableInfo
 from uncertainty_seg.tools.select_table import candidates_of, name_dives, read_table, score_column
@@ -20,7 +20,7 @@ RATIO = 'score_ratio'
 
 
 @dataclass(frozen=True)
-class Found:
+class SelectionOutcome:
     """
     What was chosen, from what, and how.
 
@@ -44,7 +44,7 @@ class Found:
     table: Any
     info: TableInfo
     candidates: Candidates
-    request: Request
+    request: SelectionRequest
     selection: Selection
     remarks: list[str]
 
@@ -59,7 +59,7 @@ class Found:
                 'dives_chosen': len(set(self.candidates.dives[chosen.rows]))}
 
 
-def select_frames(args: argparse.Namespace) -> Found:
+def select_frames(args: argparse.Namespace) -> SelectionOutcome:
     """
     Choose as the arguments say; see the verb.
 
@@ -88,14 +88,14 @@ def select_frames(args: argparse.Namespace) -> Found:
     chosen = select(pool, request, labelled)
     if not len(chosen.rows):
         raise _nothing_left(pool, request, chosen)
-    return Found(table, info, pool, request, chosen, remarks + _remarks(request, chosen))
+    return SelectionOutcome(table, info, pool, request, chosen, remarks + _remarks(request, chosen))
 
 
-def _request(args: argparse.Namespace, column: str, labelled: Candidates | None) -> Request:
+def _request(args: argparse.Namespace, column: str, labelled: Candidates | None) -> SelectionRequest:
     cap = args.per_dive
     if isinstance(cap, float):
         cap = max(1, math.ceil(cap * args.count - 1e-9))
-    return Request(
+    return SelectionRequest(
         args.strategy, args.count, column.removeprefix('score.'), args.seed, args.beta,
         _limit(args, column, labelled) if args.strategy == 'threshold' else None, cap,
         args.min_gap, args.min_distance, args.unscored == 'skip')
@@ -115,7 +115,7 @@ def _limit(args: argparse.Namespace, column: str, labelled: Candidates | None) -
                       'give --limit, or --labelled tables to take it from')
 
 
-def _nothing_left(pool: Candidates, request: Request, chosen: Selection) -> ConfigError:
+def _nothing_left(pool: Candidates, request: SelectionRequest, chosen: Selection) -> ConfigError:
     if request.strategy == 'threshold' and chosen.num_candidates > chosen.num_duplicates:
         known = pool.scores[np.isfinite(pool.scores)]
         largest = f'the largest is {known.max():.6g}' if len(known) else 'none has one'
@@ -126,7 +126,7 @@ def _nothing_left(pool: Candidates, request: Request, chosen: Selection) -> Conf
         f'{chosen.num_unscored} could not be scored', 'some', 'score more dives')
 
 
-def _remarks(request: Request, chosen: Selection) -> list[str]:
+def _remarks(request: SelectionRequest, chosen: Selection) -> list[str]:
     said = []
     if len(chosen.rows) < request.count:
         why = [f'{chosen.num_duplicates} look like others']

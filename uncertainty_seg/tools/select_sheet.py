@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from uncertainty_seg.core.selection_pool import Request
+from uncertainty_seg.core.selection_pool import SelectionRequest
 from uncertainty_seg.tools import report_words as words
 from uncertainty_seg.tools.report_style import CSS
 from uncertainty_seg.tools.report_tables import facts_list, table
 from uncertainty_seg.tools.select_files import SHEET, write_whole
-from uncertainty_seg.tools.select_pictures import Pictures, Place, thumbnails
-from uncertainty_seg.tools.select_run import Found
+from uncertainty_seg.tools.select_pictures import Pictures, PicturePlace, thumbnails
+from uncertainty_seg.tools.select_run import SelectionOutcome
 
 _SHEET_CSS = """
 .sheet { display: grid; gap: 1rem 0.8rem; margin: 1rem 0;
@@ -68,7 +68,7 @@ class Card:
     is_changed: bool = False
 
 
-def write_sheet(folder: Path, found: Found, max_pictures: int) -> tuple[int, int]:
+def write_sheet(folder: Path, found: SelectionOutcome, max_pictures: int) -> tuple[int, int]:
     """
     Read the pictures and write contact_sheet.html; an older one is removed if none is wanted.
 
@@ -104,7 +104,7 @@ def write_sheet(folder: Path, found: Found, max_pictures: int) -> tuple[int, int
     return sum(card.address is None for card in cards), len(pictures.changed)
 
 
-def sheet_page(found: Found, cards: Sequence[Card], problems: Sequence[str]) -> str:
+def sheet_page(found: SelectionOutcome, cards: Sequence[Card], problems: Sequence[str]) -> str:
     """Return the page; equal choices and pictures make equal bytes."""
     count = len(found.selection.rows)
     title = f'{count} frames to label'
@@ -136,14 +136,14 @@ def _write(path: Path, page: str) -> None:
     path.write_text(page, encoding='utf-8', newline='\n')
 
 
-def _place(rows: Any, row: int) -> Place:
+def _place(rows: Any, row: int) -> PicturePlace:
     names = ['source', 'kind', 'topic', 'index', 'stamp_ns']
     if 'phash' in rows.column_names:
         names.append('phash')
-    return Place(*(rows.column(name)[row].as_py() for name in names))
+    return PicturePlace(*(rows.column(name)[row].as_py() for name in names))
 
 
-def _cards(found: Found, places: Sequence[Place], pictures: Pictures) -> list[Card]:
+def _cards(found: SelectionOutcome, places: Sequence[PicturePlace], pictures: Pictures) -> list[Card]:
     pool, selection = found.candidates, found.selection
     stamps = np.asarray(found.table.column('stamp_ns').to_numpy(), np.int64)
     starts: dict[str, int] = {}
@@ -160,7 +160,7 @@ def _cards(found: Found, places: Sequence[Place], pictures: Pictures) -> list[Ca
         for rank, (row, place) in enumerate(zip(selection.rows, places, strict=False), 1)]
 
 
-def _lead(found: Found) -> str:
+def _lead(found: SelectionOutcome) -> str:
     request, selection = found.request, found.selection
     dives = found.candidates.dives
     seed = f', seed {request.seed}'
@@ -189,7 +189,7 @@ def _missing(cards: Sequence[Card], problems: Sequence[str]) -> str:
     return f'<p class="warning">{" ".join(said)}</p>' + (f'<ul>{items}</ul>' if items else '')
 
 
-def _facts(found: Found) -> str:
+def _facts(found: SelectionOutcome) -> str:
     request, chosen = found.request, found.selection
     pairs = [('model', found.info.model), ('strategy', request.strategy),
              ('score', request.score_name), ('seed', str(request.seed)),
@@ -199,7 +199,7 @@ def _facts(found: Found) -> str:
     return facts_list(pairs)
 
 
-def _options(request: Request) -> list[tuple[str, str]]:
+def _options(request: SelectionRequest) -> list[tuple[str, str]]:
     pairs = []
     if request.limit is not None:
         pairs.append(('limit', f'{request.limit:.6g}'))
@@ -223,7 +223,7 @@ def _card(card: Card) -> str:
             f'<span class="why">{escape(card.reason)}</span></figcaption></figure>')
 
 
-def _dives(found: Found) -> str:
+def _dives(found: SelectionOutcome) -> str:
     there = Counter(found.candidates.dives)
     chosen = Counter(found.candidates.dives[found.selection.rows])
     listed = sorted(there, key=lambda dive: (-chosen[dive], dive))

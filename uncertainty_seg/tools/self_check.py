@@ -113,14 +113,14 @@ def _plan(bundle: Any, settings: Settings, images: Any, arithmetic: str) -> Any:
     from uncertainty_seg.core.gate_limits import gate_limits
     from uncertainty_seg.core.score_vector import ScoreVector
     from uncertainty_seg.core.self_check import TOLERANCES
-    from uncertainty_seg.tools.self_check_run import Plan
+    from uncertainty_seg.tools.self_check_run import CheckPlan
 
     card, calibration = bundle.card, bundle.calibration
     passes = card.passes if settings.passes == BUNDLE_PASSES else settings.passes
     tolerance = TOLERANCES[arithmetic]
     if calibration is None:
-        return Plan(card, passes, settings.seed, 1.0, images, {}, tolerance)
+        return CheckPlan(card, passes, settings.seed, 1.0, images, {}, tolerance)
     limits = gate_limits(calibration, settings.gate)
     scorer = ScoreVector(card, calibration.pixel_limits, calibration.density, limits)
-    return Plan(card, passes, settings.seed, calibration.temperature, images, limits, tolerance,
+    return CheckPlan(card, passes, settings.seed, calibration.temperature, images, limits, tolerance,
                 scorer)

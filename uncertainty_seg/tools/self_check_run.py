@@ -42,7 +42,7 @@ _POWER_EVERY = 5
 Masks = Mapping[str, NDArray[np.float32]]
 
 
-class Runner(Protocol):
+class ReferenceRunner(Protocol):
     """What is asked of a reference."""
 
     def run(self, image: ImageU8, masks: Masks, temperature: float) -> UncertaintyMaps:
@@ -51,7 +51,7 @@ class Runner(Protocol):
 
 
 @dataclass(frozen=True)
-class Plan:
+class CheckPlan:
     """
     What is run.
 
@@ -116,7 +116,7 @@ def fixed_images(spec: InputSpec, count: int) -> list[ImageU8]:
 
 
 def check_backend(
-    backend: Backend, reference: Runner, plan: Plan, runs: int,
+    backend: Backend, reference: ReferenceRunner, plan: CheckPlan, runs: int,
     power: Callable[[], dict[str, float]] | None = None,
     progress: Callable[[str], object] = lambda words: None,
     unrecorded: Callable[[], Backend] | None = None,
@@ -166,7 +166,7 @@ def check_backend(
 
 
 def _gap(
-    maps: UncertaintyMaps, right: UncertaintyMaps, plan: Plan, image: ImageU8
+    maps: UncertaintyMaps, right: UncertaintyMaps, plan: CheckPlan, image: ImageU8
 ) -> Difference:
     if plan.scorer is None:
         return difference(maps, right, plan.passes, plan.limits)
@@ -175,7 +175,7 @@ def _gap(
 
 
 def _device_checks(
-    backend: Backend, first: UncertaintyMaps, plan: Plan, masks: Masks,
+    backend: Backend, first: UncertaintyMaps, plan: CheckPlan, masks: Masks,
     unrecorded: Callable[[], Backend] | None,
 ) -> list[Check]:
     """Compare ways to the same maps that only some backends have."""
@@ -197,7 +197,7 @@ def _device_checks(
 
 
 def _repeat(
-    backend: Backend, plan: Plan, masks: Masks, firsts: Sequence[UncertaintyMaps], runs: int,
+    backend: Backend, plan: CheckPlan, masks: Masks, firsts: Sequence[UncertaintyMaps], runs: int,
     found: Findings, power: Callable[[], dict[str, float]] | None,
     progress: Callable[[str], object],
 ) -> None:
