@@ -57,8 +57,8 @@ def publish_on_command() -> int:
     from std_msgs.msg import Header
 
     from uncertainty_seg.ros.conversions import image_to_msg
+    from uncertainty_seg.ros.graph_watch.qos import camera_qos
     from uncertainty_seg.ros.main import keep_frames_on_the_heap
-    from uncertainty_seg.ros.qos import camera_qos
 
     keep_frames_on_the_heap()
     rclpy.init()

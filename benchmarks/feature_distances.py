@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from uncertainty_seg.analysis.frame_features import frame_features
 from uncertainty_seg.core.arrays import ImageU8
-from uncertainty_seg.core.frame_features import frame_features
 from uncertainty_seg.storage.frame_sources import pictures
 
 NUM_CLASSES = 8

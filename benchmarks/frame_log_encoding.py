@@ -19,7 +19,7 @@ import numpy as np
 
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.perceptual_hash import perceptual_hash
-from uncertainty_seg.storage.frame_log_format import uncertainty_to_uint16
+from uncertainty_seg.storage.frame_log.format import uncertainty_to_uint16
 
 
 def measured(call: Callable[[], Any], rounds: int) -> tuple[float, Any]:

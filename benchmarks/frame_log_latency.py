@@ -29,11 +29,11 @@ import numpy as np
 
 from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
 from uncertainty_seg.core.gate import Verdict
-from uncertainty_seg.core.image_files import ImageFile
-from uncertainty_seg.core.log_settings import LogSettings
-from uncertainty_seg.storage import frame_log
-from uncertainty_seg.storage.frame_log import FrameLog
-from uncertainty_seg.storage.frame_log_frame import LogAbout, LogFrame
+from uncertainty_seg.core.image_codec import ImageFile
+from uncertainty_seg.core.settings import LogSettings
+from uncertainty_seg.storage.frame_log import log as frame_log
+from uncertainty_seg.storage.frame_log.format import LogAbout, LogFrame
+from uncertainty_seg.storage.frame_log.log import FrameLog
 
 WIDTH, HEIGHT, RATE_HZ, BUDGET_MS = 1280, 720, 30, 2.0
 CLASSES = 6

@@ -23,8 +23,8 @@ import numpy as np
 
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.model_card import ModelCard
-from uncertainty_seg.core.score_density import DENSITY_INPUTS, DENSITY_SCORE, ScoreDensity
-from uncertainty_seg.core.score_vector import ScoreVector
+from uncertainty_seg.core.scores.density import DENSITY_INPUTS, DENSITY_SCORE, ScoreDensity
+from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.uncertainty import maps_from_low_logits, UncertaintyMaps
 from uncertainty_seg.storage.model_bundle import load_bundle
 

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.synthetic.classes import CLASS_NAMES, IGNORE, PALETTE
 from uncertainty_seg.synthetic.dive import Dive
+from uncertainty_seg.synthetic.pipe import CLASS_NAMES, IGNORE, PALETTE
 from uncertainty_seg.synthetic.scene import render_scene
 
 PICTURES = Path(__file__).parent / 'pictures'

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+import sys
 
 import numpy as np
 import onnx
@@ -26,6 +27,13 @@ from uncertainty_seg.storage.model_bundle import (
     write_bundle,
     write_calibration,
 )
+
+# What tests share is found here too, and by the processes that they start.
+TEST = Path(__file__).resolve().parent
+SHARED = [str(TEST), *(str(path) for path in TEST.rglob('*') if path.is_dir())]
+sys.path[:0] = SHARED
+os.environ['PYTHONPATH'] = os.pathsep.join(
+    [*SHARED, *filter(None, [os.environ.get('PYTHONPATH')])])
 
 TINY_WIDTH, TINY_HEIGHT, TINY_PASSES, TINY_P = 64, 48, 8, 0.25
 

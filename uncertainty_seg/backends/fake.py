@@ -15,7 +15,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.backends.inputs import require_inputs
+from uncertainty_seg.backends.graph_files import require_inputs
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.uncertainty import (

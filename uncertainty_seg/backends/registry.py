@@ -31,31 +31,31 @@ _log = logging.getLogger(__name__)
 
 
 def _open_tensorrt(bundle: ModelBundle, settings: Settings) -> Backend:
-    from uncertainty_seg.backends.tensorrt import TensorRtBackend
+    from uncertainty_seg.backends.gpu.tensorrt import TensorRtBackend
 
     return TensorRtBackend(bundle, settings)
 
 
 def _open_openvino(bundle: ModelBundle, settings: Settings) -> Backend:
-    from uncertainty_seg.backends.openvino import OpenVinoBackend
+    from uncertainty_seg.backends.cpu.openvino import OpenVinoBackend
 
     return OpenVinoBackend(bundle, settings)
 
 
 def _open_onnxruntime(bundle: ModelBundle, settings: Settings) -> Backend:
-    from uncertainty_seg.backends.onnxrt import OnnxRuntimeBackend
+    from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
 
     return OnnxRuntimeBackend(bundle, settings)
 
 
 def _open_onnxruntime_cuda(bundle: ModelBundle, settings: Settings) -> Backend:
-    from uncertainty_seg.backends.onnxrt_gpu import OnnxRuntimeCudaBackend
+    from uncertainty_seg.backends.gpu.onnxrt_gpu import OnnxRuntimeCudaBackend
 
     return OnnxRuntimeCudaBackend(bundle, settings)
 
 
 def _open_onnxruntime_tensorrt(bundle: ModelBundle, settings: Settings) -> Backend:
-    from uncertainty_seg.backends.onnxrt_gpu import OnnxRuntimeTensorRtBackend
+    from uncertainty_seg.backends.gpu.onnxrt_gpu import OnnxRuntimeTensorRtBackend
 
     return OnnxRuntimeTensorRtBackend(bundle, settings)
 

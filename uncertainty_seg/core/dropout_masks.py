@@ -10,7 +10,7 @@ ensemble they are the rows that choose a member.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 import zlib
 
 import numpy as np
@@ -188,3 +188,33 @@ def _require(passes: int, seed: int) -> None:
         raise ConfigError(f'passes is {passes}', 'at least 1', "set passes to the bundle's own T")
     if seed < 0:
         raise ConfigError(f'seed is {seed}', 'at least 0')
+
+
+# -------------------------------------------------------------------------------------------------
+# The masks of the policy 'fixed', shared by the pipelines of several cameras.
+
+Masks = Mapping[str, NDArray[np.float32]]
+
+
+class PassSource:
+    """
+    Masks drawn once for all who ask.
+
+    Parameters
+    ----------
+    card : ModelCard
+        Its method and sites.
+
+    """
+
+    def __init__(self, card: ModelCard) -> None:
+        self._card = card
+        self._drawn: tuple[tuple[int, int], Masks] | None = None
+
+    def of(self, passes: int, seed: int) -> Masks:
+        """Return the masks of T passes; the same object as last time where both are the same."""
+        drawn = self._drawn
+        if drawn is None or drawn[0] != (passes, seed):
+            # Backends know masks they have been given before by their identity.
+            drawn = self._drawn = (passes, seed), pass_inputs(self._card, passes, seed)
+        return drawn[1]

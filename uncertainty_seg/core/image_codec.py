@@ -12,6 +12,7 @@ allocated.
 from __future__ import annotations
 
 from dataclasses import dataclass
+import struct
 import sys
 from typing import Any
 
@@ -20,9 +21,262 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import ImageU8
-from uncertainty_seg.core.image_encodings import Encoding, ENCODINGS
-from uncertainty_seg.core.image_files import check_file, ImageFile
 from uncertainty_seg.errors import ImageError
+
+# -------------------------------------------------------------------------------------------------
+# What the encodings of sensor_msgs/image_encodings mean, as one table.
+# Colour conversions are named as OpenCV names them, so that this table needs no OpenCV. What has
+# no colour of its own (8UC2, signed or double values, 32FC2) is left out and refused.
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """
+    How one encoding lays out a pixel.
+
+    Attributes
+    ----------
+    dtype : str
+        'u1', 'u2' or 'f4'.
+    channels : int
+        Values a pixel in a row of the image; chroma that lies elsewhere is not counted.
+    conversion : str
+        OpenCV's conversion to BGR, such as 'RGB2BGR'; empty where the values are BGR already.
+    family : str
+        'plain', or what needs more care: 'bayer', 'yuv422', 'yuv420', 'yuv444'.
+
+    """
+
+    dtype: str
+    channels: int
+    conversion: str = ''
+    family: str = 'plain'
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes a value."""
+        return np.dtype(self.dtype).itemsize
+
+    def row_bytes(self, width: int) -> int:
+        """Return the bytes of a row without padding."""
+        return width * self.channels * self.itemsize
+
+    def needed_bytes(self, height: int, width: int, step: int) -> int:
+        """
+        Return how long the data of an image must be.
+
+        Parameters
+        ----------
+        height, width : int
+            H, W, at least 1.
+        step : int
+            Bytes from one row to the next, of the luma where chroma has a plane of its own.
+
+        Returns
+        -------
+        int
+            Without the padding of the last row, which some drivers leave out.
+
+        """
+        if self.family == 'yuv420':
+            return step * (height + height // 2 - 1) + width
+        if self.family == 'yuv444':
+            # A row of chroma has two bytes a pixel, and so twice the step (V4L2, NV24).
+            return step * height + 2 * step * (height - 1) + 2 * width
+        return step * (height - 1) + self.row_bytes(width)
+
+
+# ROS names a Bayer pattern by its first two pixels, OpenCV by the second row's: RGGB is BayerBG.
+_BAYER = {'rggb': 'BayerBG2BGR', 'bggr': 'BayerRG2BGR', 'gbrg': 'BayerGR2BGR',
+          'grbg': 'BayerGB2BGR'}
+_UYVY = Encoding('u1', 2, 'YUV2BGR_UYVY', 'yuv422')
+_YUYV = Encoding('u1', 2, 'YUV2BGR_YUY2', 'yuv422')
+
+ENCODINGS = {
+    'bgr8': Encoding('u1', 3),
+    'rgb8': Encoding('u1', 3, 'RGB2BGR'),
+    'bgra8': Encoding('u1', 4, 'BGRA2BGR'),
+    'rgba8': Encoding('u1', 4, 'RGBA2BGR'),
+    'mono8': Encoding('u1', 1, 'GRAY2BGR'),
+    '8UC1': Encoding('u1', 1, 'GRAY2BGR'),
+    '8UC3': Encoding('u1', 3),
+    '8UC4': Encoding('u1', 4, 'BGRA2BGR'),
+    'bgr16': Encoding('u2', 3),
+    'rgb16': Encoding('u2', 3, 'RGB2BGR'),
+    'bgra16': Encoding('u2', 4, 'BGRA2BGR'),
+    'rgba16': Encoding('u2', 4, 'RGBA2BGR'),
+    'mono16': Encoding('u2', 1, 'GRAY2BGR'),
+    '16UC1': Encoding('u2', 1, 'GRAY2BGR'),
+    '16UC3': Encoding('u2', 3),
+    '16UC4': Encoding('u2', 4, 'BGRA2BGR'),
+    '32FC1': Encoding('f4', 1, 'GRAY2BGR'),
+    '32FC3': Encoding('f4', 3),
+    **{f'bayer_{pattern}8': Encoding('u1', 1, code, 'bayer') for pattern, code in _BAYER.items()},
+    **{f'bayer_{pattern}16': Encoding('u2', 1, code, 'bayer')
+       for pattern, code in _BAYER.items()},
+    'uyvy': _UYVY,
+    'yuv422': _UYVY,  # the older name
+    'yuyv': _YUYV,
+    'yuv422_yuy2': _YUYV,  # the older name
+    'nv12': Encoding('u1', 1, 'YUV2BGR_NV12', 'yuv420'),
+    'nv21': Encoding('u1', 1, 'YUV2BGR_NV21', 'yuv420'),
+    # OpenCV knows no NV24; see `image_codec`.
+    'nv24': Encoding('u1', 1, 'YUV2BGR_NV12', 'yuv444'),
+}
+
+
+# -------------------------------------------------------------------------------------------------
+# What is known of a JPEG or PNG file before it is decoded.
+# A decoder allocates what a header claims, a thousand million pixels from a few bytes; OpenCV 4.14
+# does so for every chunk of a PNG, 4 GB and 9 s for a file of 260 bytes; and older ones paint what
+# is missing of a JPEG grey and say nothing. So sizes and the end are looked at first.
+
+# Twice an 8K frame; 200 MB as BGR.
+MAX_PIXELS = 2**26
+# No file of these kinds holds more: deflate packs 1032 bytes into one, and a JPEG spends a bit at
+# least on each block of 8x8 pixels. More than that was cut off, or never there.
+_PNG_MAX_RATIO, _JPEG_MAX_PIXELS_A_BYTE = 1032, 512
+_PNG_START = b'\x89PNG\r\n\x1a\n'
+_PNG_ANIMATED = (b'acTL', b'fcTL', b'fdAT')
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
+# Start of frame: baseline, extended and progressive; and those no usual decoder knows.
+_SOF_KNOWN, _SOF_OTHER = (0xC0, 0xC1, 0xC2), (0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC),
+                                              *range(0xCD, 0xD0))
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """
+    An image as a compressed message carries it.
+
+    Attributes
+    ----------
+    data : buffer of bytes
+        The whole file.
+    format : str
+        As in sensor_msgs/CompressedImage: 'jpeg', or 'rgb8; jpeg compressed bgr8'.
+
+    """
+
+    data: bytes | bytearray | memoryview | NDArray[np.uint8]
+    format: str = ''  # noqa: A003
+
+    @property
+    def original(self) -> str:
+        """Return the encoding before the image was compressed; empty where it is not told."""
+        return self.format.partition(';')[0].strip() if ';' in self.format else ''
+
+    @property
+    def packing(self) -> str:
+        """How it was compressed, in small letters."""
+        return self.format.rpartition(';')[2].strip().lower()
+
+
+def check_file(file: ImageFile) -> tuple[int, int]:
+    """
+    Find out whether a file may be decoded.
+
+    Parameters
+    ----------
+    file : ImageFile
+        As received; what it is is told by its first bytes, not by its format field.
+
+    Returns
+    -------
+    int, int
+        H, W that the header claims.
+
+    Raises
+    ------
+    ImageError
+        If it is no JPEG or PNG, is cut off, or claims more pixels than are allowed or than its
+        bytes can hold.
+
+    """
+    data = bytes(file.data)
+    if 'compresseddepth' in file.packing:
+        raise ImageError(f'compressed image of format {file.format!r}', 'a camera image',
+                         'depth is no picture; subscribe to the colour camera')
+    if data.startswith(_PNG_START):
+        height, width = _png_size(data)
+    elif data.startswith(bytes((0xFF, _SOI))):
+        height, width = _jpeg_size(data)
+    else:
+        raise ImageError(
+            f'compressed image of format {file.format!r} that begins with {data[:4].hex(" ")!r}',
+            'a jpeg or png file', 'set the format of the camera to jpeg or png, or '
+            'image_transport to raw')
+    if height < 1 or width < 1:
+        raise ImageError(f'compressed image of {width}x{height} pixels', 'at least 1x1')
+    if height * width > MAX_PIXELS:
+        raise ImageError(f'compressed image of {width}x{height} pixels',
+                         f'at most {MAX_PIXELS} pixels')
+    return height, width
+
+
+def _png_size(data: bytes) -> tuple[int, int]:
+    """Walk from chunk to chunk to the end; each tells its own length, which is allocated too."""
+    at = len(_PNG_START)
+    while at + 12 <= len(data):
+        length, kind = int.from_bytes(data[at:at + 4], 'big'), data[at + 4:at + 8]
+        if (kind == b'IHDR') != (at == len(_PNG_START)) or at + 12 + length > len(data):
+            break
+        if kind in _PNG_ANIMATED:
+            raise ImageError('animated png image', 'one of a single picture')
+        if kind == b'IEND':
+            return _png_header(data)
+        at += 12 + length
+    raise ImageError(f'png image of {len(data)} bytes that breaks off at byte {at}',
+                     'a whole file', 'the message was cut or is damaged')
+
+
+def _png_header(data: bytes) -> tuple[int, int]:
+    width, height, depth, color = struct.unpack_from('>IIBB', data, 16)
+    row_bits = width * depth * _PNG_CHANNELS.get(color, 1)
+    if height * (row_bits // 8 + 1) > len(data) * _PNG_MAX_RATIO:
+        raise _too_short('png', height, width, len(data))
+    return height, width
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    """Walk from marker to marker to the pixels; each there tells its own length."""
+    at, size = 2, None
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2:at + 4], 'big')
+        if marker == 0xFF:  # filling
+            at += 1
+        elif marker in _SOF_OTHER:
+            raise ImageError(f'jpeg image of kind SOF{marker - 0xC0}', 'baseline or progressive')
+        elif marker in (_SOI, _EOI) or length < 2:
+            break
+        elif marker == _SOS and size is not None:
+            return _whole_jpeg(data, at, size)
+        else:
+            if marker in _SOF_KNOWN and at + 9 <= len(data):
+                size = struct.unpack_from('>HH', data, at + 5)
+            at += 2 + length
+    raise ImageError(f'jpeg image of {len(data)} bytes whose header breaks off at byte {at}',
+                     'a whole file', 'the message was cut or is damaged')
+
+
+def _whole_jpeg(data: bytes, start: int, size: tuple[int, ...]) -> tuple[int, int]:
+    height, width = size
+    if height * width > len(data) * _JPEG_MAX_PIXELS_A_BYTE:
+        raise _too_short('jpeg', height, width, len(data))
+    # Within the pixels this pair cannot occur; after the end cameras put padding.
+    if data.rfind(bytes((0xFF, _EOI)), start) < 0:
+        raise ImageError(f'jpeg image of {len(data)} bytes without its end', 'a whole file',
+                         'the message was cut')
+    return height, width
+
+
+def _too_short(kind: str, height: int, width: int, length: int) -> ImageError:
+    return ImageError(f'{kind} image of {width}x{height} pixels in {length} bytes',
+                      'a whole file', 'the message was cut or its header is damaged')
+
+
+# -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

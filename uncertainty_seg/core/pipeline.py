@@ -18,24 +18,26 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.core.aggregate import score_names
 from uncertainty_seg.core.arrays import ImageU8, require_shape
-from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.bundle_limits import fitting_calibration
-from uncertainty_seg.core.dropout_masks import frame_seed, pass_inputs, still_inputs
+from uncertainty_seg.core.bundle import fitting_calibration, ModelBundle
+from uncertainty_seg.core.dropout_masks import (
+    frame_seed,
+    Masks,
+    pass_inputs,
+    PassSource,
+    still_inputs,
+)
 from uncertainty_seg.core.frame_result import FrameResult
-from uncertainty_seg.core.gate import Gate, Verdict
-from uncertainty_seg.core.gate_limits import gate_limits, promise_text
+from uncertainty_seg.core.gate import Gate, gate_limits, promise_text, Verdict
 from uncertainty_seg.core.model_card import ModelCard
-from uncertainty_seg.core.pass_source import Masks, PassSource
-from uncertainty_seg.core.precision import precision_of
 from uncertainty_seg.core.preprocess import (
     fit_ignore,
     fit_image,
     Geometry,
 )
-from uncertainty_seg.core.score_vector import ScoreVector
-from uncertainty_seg.core.settings import BUNDLE_PASSES, Settings
+from uncertainty_seg.core.scores.aggregate import score_names
+from uncertainty_seg.core.scores.vector import ScoreVector
+from uncertainty_seg.core.settings import BUNDLE_PASSES, precision_of, Settings
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import ModelBundleError
 

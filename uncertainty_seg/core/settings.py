@@ -14,12 +14,154 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 import re
 
-from uncertainty_seg.core.log_settings import LogSettings
-from uncertainty_seg.core.model_card import PRECISIONS
+from uncertainty_seg.core.model_card import ModelCard, PRECISIONS
 from uncertainty_seg.core.parameters import from_dict, parameter, to_dict, Value
-from uncertainty_seg.core.precision import BUNDLE_PRECISION
 from uncertainty_seg.core.uncertainty import MAP_NAMES
 from uncertainty_seg.errors import ConfigError
+
+# -------------------------------------------------------------------------------------------------
+# Settings of the frame log: what is kept, as what, and how much of it.
+# Nested as `log` in `core.settings.Settings`.
+
+IMAGE_FORMATS = ('received', 'png', 'jpeg')
+MEGABYTE = 10**6
+
+
+@dataclass(frozen=True)
+class LogSettings:
+    """Which frames are kept on disk."""
+
+    folder: str = parameter(
+        '', 'Folder of the frame log, made if missing; empty keeps nothing.',
+    )
+    dive: str = parameter(
+        '', 'Name of the dive in every frame; empty takes the time of the start, or goes on with '
+        'the dive of the log if its newest frame was written within 10 minutes. The control is '
+        'drawn by this name: the same dive under the same name keeps the same control.', live=True,
+    )
+    image_format: str = parameter(
+        'received', 'received keeps the bytes of compressed images and writes raw ones as png; '
+        'png and jpeg write every image so.', choices=IMAGE_FORMATS, live=True,
+    )
+    jpeg_quality: int = parameter(
+        95, 'Quality of image_format jpeg.', lower=1, upper=100, live=True,
+    )
+    before_s: float = parameter(
+        2.0, 'Frames this long before a flagged one are kept with it.', unit='s',
+        lower=0.0, upper=60.0, live=True,
+    )
+    after_s: float = parameter(
+        2.0, 'Frames this long after a flagged one are kept with it.', unit='s',
+        lower=0.0, upper=3600.0, live=True,
+    )
+    min_interval_s: float = parameter(
+        2.0, 'Least time between two kept frames of a camera; the control is not held to it.',
+        unit='s', lower=0.0, upper=86400.0, live=True,
+    )
+    control_share: float = parameter(
+        0.005, 'Share of all frames kept at random, whatever the flag; an unbiased control.',
+        lower=0.0, upper=1.0, live=True,
+    )
+    duplicate_bits: int = parameter(
+        4, 'A frame whose perceptual hash differs in fewer of 64 bits from one kept lately is '
+        'skipped; 0 skips none.', unit='bits', lower=0, upper=32, live=True,
+    )
+    duplicate_features: float = parameter(
+        0.0, 'A frame whose features are nearer than this (cosine distance) to one kept lately '
+        'is skipped, where the backend gives features; 0 skips none.',
+        lower=0.0, upper=2.0, live=True,
+    )
+    score_power: float = parameter(
+        1.0, 'When the log is full a frame stays with a chance that grows with its score to this '
+        'power; 0 makes all frames equal.', lower=0.0, upper=100.0, live=True,
+    )
+    quota_mb: float = parameter(
+        4096.0, 'Most that the log may take on disk.', unit='MB', lower=0.001, upper=1e9,
+        live=True,
+    )
+    quota_frames: int = parameter(
+        100000, 'Most frames in the log.', unit='frames', lower=1, upper=10**7, live=True,
+    )
+    control_quota: float = parameter(
+        0.1, 'Share of both quotas that belongs to the control.', lower=0.0, upper=0.9, live=True,
+    )
+    free_disk_mb: float = parameter(
+        1024.0, 'The log does not grow while less than this is free on its disk.', unit='MB',
+        lower=0.0, upper=1e9, live=True,
+    )
+    queue_frames: int = parameter(
+        64, 'Frames that may wait to be written; more are dropped and counted. The control has '
+        'four places more.', unit='frames', lower=1, upper=10000, live=True,
+    )
+    memory_mb: float = parameter(
+        256.0, 'Memory for frames that wait: half for those to be written, half for the time '
+        'before a flagged frame, which is shortened if need be.', unit='MB',
+        lower=1.0, upper=1e6, live=True,
+    )
+    retry_s: float = parameter(
+        5.0, 'Time until the disk is tried again after it refused.', unit='s',
+        lower=0.1, upper=3600.0, live=True,
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse a control that could never be kept."""
+        if self.control_share > 0 and self.quota_frames * self.control_quota < 1:
+            raise ConfigError(
+                f'log.control_quota is {self.control_quota:g} of {self.quota_frames} frames',
+                'room for one frame at least', 'raise it, or set log.control_share to 0')
+
+
+# -------------------------------------------------------------------------------------------------
+# Which precision a bundle is computed in: what its card and the settings say together.
+# Which of them a runtime can do is the backends' own. The reduction is float32 in all of them.
+
+BUNDLE_PRECISION = 'bundle'
+# Precision of the card -> what its graphs may be computed in. What was rounded to 16 or 8 bits
+# when the bundle was made cannot become float32 again.
+_ALLOWED = {
+    'fp32': ('fp32', 'bf16'),
+    'bf16': ('bf16',),
+    'fp16': ('fp16',),
+    'int8': ('int8', 'bf16'),
+}
+
+
+def precision_of(card: ModelCard, wanted: str) -> str:
+    """
+    Decide what to compute in.
+
+    Parameters
+    ----------
+    card : ModelCard
+        Says what the graphs were made for.
+    wanted : str
+        The setting: 'bundle' for what the card says, or a precision by name. 'bf16' of an
+        'int8' card computes in bf16 what is not quantised.
+
+    Returns
+    -------
+    str
+        One of `core.model_card.PRECISIONS`; a calibration holds for this one only.
+
+    Raises
+    ------
+    ConfigError
+        If the graphs cannot be computed in it.
+
+    """
+    if wanted == BUNDLE_PRECISION:
+        return card.precision
+    allowed = _ALLOWED[card.precision]
+    if wanted not in allowed:
+        raise ConfigError(
+            f'precision is {wanted}, but the graphs of {card.name!r} are {card.precision}',
+            ' or '.join(allowed), f'set precision to {BUNDLE_PRECISION}, or compile a bundle '
+            f'with --precision {wanted}',
+        )
+    return wanted
+
+
+# -------------------------------------------------------------------------------------------------
 
 BUNDLE_PASSES = -1
 MASK_POLICIES = ('fixed', 'per_frame')

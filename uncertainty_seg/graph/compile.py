@@ -19,24 +19,102 @@ import onnx
 from uncertainty_seg.core.bundle import HEAD_FILE, HEAD_STATS_FILE, TRUNK_FILE
 from uncertainty_seg.core.model_card import DropoutSite, InputSpec
 from uncertainty_seg.errors import GraphError
-from uncertainty_seg.graph.cost import Cost, graph_cost
-from uncertainty_seg.graph.dropout_to_masks import dropout_to_masks
-from uncertainty_seg.graph.dynamic_conv import dynamic_conv
-from uncertainty_seg.graph.ensemble import ensemble_graphs
-from uncertainty_seg.graph.fold_masks import fold_masks
-from uncertainty_seg.graph.free_passes import free_passes, one_pass
-from uncertainty_seg.graph.half_weights import halve_weights
-from uncertainty_seg.graph.head_stats import add_statistics
-from uncertainty_seg.graph.kept_channels import keep_channels
-from uncertainty_seg.graph.lint import require_clean
+from uncertainty_seg.graph.algebra.dropout_to_masks import dropout_to_masks
+from uncertainty_seg.graph.algebra.ensemble import ensemble_graphs
+from uncertainty_seg.graph.algebra.fold_masks import dynamic_conv, fold_batch_norm, fold_masks
+from uncertainty_seg.graph.algebra.free_passes import free_passes, one_pass
+from uncertainty_seg.graph.algebra.kept_channels import keep_channels
+from uncertainty_seg.graph.algebra.push_masks import push_masks
+from uncertainty_seg.graph.algebra.split import split_skips, split_trunk_head
+from uncertainty_seg.graph.frontend.constant_folding import fold_constants
+from uncertainty_seg.graph.frontend.inject import inject_dropout
+from uncertainty_seg.graph.frontend.lint import (
+    free_names,
+    require_clean,
+    require_compilable,
+    require_own_names,
+)
+from uncertainty_seg.graph.frontend.opset import to_opset17
+from uncertainty_seg.graph.frontend.outputs import strip_final_resize, to_logits
+from uncertainty_seg.graph.frontend.static_input import fix_input, take_bytes
+from uncertainty_seg.graph.head_graphs import add_statistics
 from uncertainty_seg.graph.onnx_tools import shapes
-from uncertainty_seg.graph.options import CompileOptions
-from uncertainty_seg.graph.plan import CompilePlan
-from uncertainty_seg.graph.precision import to_precision
-from uncertainty_seg.graph.prepare import prepare, Prepared
-from uncertainty_seg.graph.push_masks import push_masks
-from uncertainty_seg.graph.skip_split import split_skips
-from uncertainty_seg.graph.split import split_trunk_head
+from uncertainty_seg.graph.plan import CompileOptions, CompilePlan, Cost, Decision, graph_cost
+from uncertainty_seg.graph.precision import halve_weights, to_precision
+
+# -------------------------------------------------------------------------------------------------
+# Bring a network as it came to the one form that the algebra works on.
+# Opset 17, one image of bytes at batch 1, static shapes, shape arithmetic folded, batch norms
+# folded, one output of logits at its own resolution, dropout still in it.
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """
+    A network ready for the algebra.
+
+    Attributes
+    ----------
+    model : ModelProto
+        Image of bytes to logits, with dropout.
+    float_model : ModelProto
+        Normalised floats to logits as the network makes them, upsampled and all: what the result
+        is compared with.
+    upsampling : str
+        Of the bilinear resize that was taken off, for the reduction.
+    injected : tuple of str
+        Sites that were put in.
+    decisions : tuple of Decision
+        What was folded.
+
+    """
+
+    model: onnx.ModelProto
+    float_model: onnx.ModelProto
+    upsampling: str
+    injected: tuple[str, ...]
+    decisions: tuple[Decision, ...]
+
+
+def prepare(model: onnx.ModelProto, spec: InputSpec, options: CompileOptions) -> Prepared:
+    """
+    Normalise a network.
+
+    Parameters
+    ----------
+    model : ModelProto
+        Any of opset 11 to 23; left as it is.
+    spec : InputSpec
+        Size and normalisation of the image.
+    options : CompileOptions
+        Output, classes, dropout to inject.
+
+    Returns
+    -------
+    Prepared
+        See there.
+
+    Raises
+    ------
+    GraphError
+        With what cannot be compiled, and what to do.
+
+    """
+    require_own_names(model)
+    static = fold_constants(to_opset17(fix_input(model, spec.height, spec.width)))
+    require_compilable(static)
+    if options.num_classes:
+        static = to_logits(static, options.output, options.num_classes)
+    logits = free_names(static)
+    injected: tuple[str, ...] = ()
+    if options.inject is not None:
+        logits, injected = inject_dropout(logits, *options.inject)
+    plain, upsampling = strip_final_resize(take_bytes(logits, spec))
+    folded, decisions = fold_batch_norm(plain)
+    return Prepared(folded, logits, upsampling, injected, decisions)
+
+
+# -------------------------------------------------------------------------------------------------
 
 _log = logging.getLogger(__name__)
 
@@ -139,8 +217,14 @@ def compile_graph(
             stats_head = head  # no axis of it is symbolic
             whole = graph_cost(head.graph.node, shapes(head))
             cost = Cost(whole.macs // options.chunk, whole.elements // options.chunk)
-    plan = CompilePlan(options.passes, network, graph_cost(trunk.graph.node, shapes(trunk)), cost, sites,
-                tuple(decisions))
+    plan = CompilePlan(
+        options.passes,
+        network,
+        graph_cost(trunk.graph.node, shapes(trunk)),
+        cost,
+        sites,
+        tuple(decisions),
+    )
     return _finished(trunk, head, stats_head, sites, spec, options, plan, (prepared,))
 
 
@@ -174,8 +258,14 @@ def compile_ensemble(
         raise GraphError('the members upsample their logits in different ways', 'one way')
     trunk, head, sites = ensemble_graphs([p.model for p in prepared])
     costs = [graph_cost(p.model.graph.node, shapes(p.model)) for p in prepared]
-    plan = CompilePlan(len(models), costs[0], graph_cost(trunk.graph.node, shapes(trunk)), Cost(0, 0),
-                sites, tuple(d for p in prepared for d in p.decisions))
+    plan = CompilePlan(
+        len(models),
+        costs[0],
+        graph_cost(trunk.graph.node, shapes(trunk)),
+        Cost(0, 0),
+        sites,
+        tuple(d for p in prepared for d in p.decisions),
+    )
     return _finished(trunk, head, head, sites, spec, options, plan, prepared)
 
 

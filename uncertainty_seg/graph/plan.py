@@ -3,11 +3,127 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+import math
 
-from uncertainty_seg.core.model_card import DropoutSite
-from uncertainty_seg.graph.cost import Cost
+import onnx
+
+from uncertainty_seg.core.model_card import DropoutSite, PRECISIONS
+from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.graph.onnx_tools import attribute
+
+# -------------------------------------------------------------------------------------------------
+# What a graph costs: multiply-adds and tensor elements a node, from static shapes.
+# The counts decide between two ways to compute the same thing; they are no prediction of time.
+
+Shapes = Mapping[str, tuple[int, ...]]
+# An elementwise operation reads and writes memory; a multiply-add of a convolution works in
+# registers. On two CPU cores one element moved took as long as about this many multiply-adds.
+MACS_AN_ELEMENT = 8
+
+
+@dataclass(frozen=True)
+class Cost:
+    """
+    Cost of some nodes, for one pass.
+
+    Attributes
+    ----------
+    macs : int
+        Multiply-adds of convolutions and matrix products.
+    elements : int
+        Elements written by all nodes.
+
+    """
+
+    macs: int
+    elements: int
+
+    def __add__(self, other: Cost) -> Cost:
+        """Add two costs."""
+        return Cost(self.macs + other.macs, self.elements + other.elements)
+
+    @property
+    def total(self) -> int:
+        """One number to compare by, in multiply-adds."""
+        return self.macs + MACS_AN_ELEMENT * self.elements
+
+
+def node_cost(node: onnx.NodeProto, known: Shapes) -> Cost:
+    """Return the cost of a node; tensors without a static shape count nothing."""
+    written = sum(math.prod(known[name]) for name in node.output if name in known)
+    return Cost(_macs(node, known), written)
+
+
+def graph_cost(nodes: Iterable[onnx.NodeProto], known: Shapes) -> Cost:
+    """Return the cost of nodes together."""
+    return sum((node_cost(node, known) for node in nodes), Cost(0, 0))
+
+
+def _macs(node: onnx.NodeProto, known: Shapes) -> int:
+    shapes = [known.get(name) for name in node.input]
+    out = known.get(node.output[0]) if node.output else None
+    if out is None or len(shapes) < 2 or shapes[0] is None or shapes[1] is None:
+        return 0
+    if node.op_type == 'Conv':
+        return math.prod(out) * math.prod(shapes[1][1:])
+    if node.op_type == 'ConvTranspose':
+        return math.prod(shapes[0]) * math.prod(shapes[1][1:])
+    if node.op_type == 'MatMul':
+        return math.prod(out) * shapes[0][-1]
+    if node.op_type == 'Gemm':
+        return math.prod(out) * shapes[0][0 if attribute(node, 'transA', 0) else 1]
+    return 0
+
+
+# -------------------------------------------------------------------------------------------------
+# How a network is to be compiled, apart from the image it takes.
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """
+    Choices of whoever compiles.
+
+    Attributes
+    ----------
+    passes : int
+        T that costs are weighed for; other numbers of passes work too.
+    num_classes : int
+        C that the network must have; 0 to take what comes.
+    output : str or None
+        Which output holds the logits; None where there is no doubt.
+    inject : (float, str) or None
+        Rate and place of dropout to put into an ONNX network that has none.
+    is_half : bool
+        Store large weights in 16 bits.
+    precision : str
+        'fp32', 'fp16' or 'bf16': what trunk and head compute in. ('int8' is a trunk quantised
+        afterwards.)
+    chunk : int
+        Passes a call of the head, for a head that computes kept channels only; 0 for a head that
+        computes all channels and takes any number of passes.
+
+    """
+
+    passes: int = 20
+    num_classes: int = 0
+    output: str | None = None
+    inject: tuple[float, str] | None = None
+    is_half: bool = True
+    precision: str = 'fp32'
+    chunk: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f'precision {self.precision!r}', f'one of {", ".join(PRECISIONS)}')
+        if self.passes < 1 or self.chunk < 0:
+            raise ConfigError(f'{self.passes} passes in chunks of {self.chunk}', 'at least 1 pass')
+
+
+# -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

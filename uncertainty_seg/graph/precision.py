@@ -22,9 +22,136 @@ import onnx
 from onnx import helper, numpy_helper, TensorProto
 
 from uncertainty_seg.errors import GraphError
-from uncertainty_seg.graph.half_weights import restore_weights
-from uncertainty_seg.graph.onnx_tools import constants, copy_of, replace_nodes
-from uncertainty_seg.graph.split import LOGITS
+from uncertainty_seg.graph.algebra.split import LOGITS
+from uncertainty_seg.graph.onnx_tools import attribute, constants, copy_of, replace_nodes
+
+# -------------------------------------------------------------------------------------------------
+# Store weights in 16 bits and compute in 32: half the file, the same arithmetic.
+# Each large initializer becomes float16 with a Cast behind it, which runtimes fold when they load.
+
+_SMALLEST = 256
+
+
+def halve_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """
+    Round every large float32 initializer to float16.
+
+    Parameters
+    ----------
+    model : ModelProto
+        Left as it is.
+
+    Returns
+    -------
+    ModelProto
+        About half the size. Weights move by up to 0.05 %, so measure what you ship.
+
+    Raises
+    ------
+    GraphError
+        If a weight is too large for 16 bits.
+
+    """
+    result = copy_of(model)
+    casts, tensors = [], []
+    for tensor in result.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype != np.float32 or values.size < _SMALLEST:
+            tensors.append(tensor)
+            continue
+        with np.errstate(over='ignore'):  # what does not fit is found in the next line
+            half = values.astype(np.float16)
+        if not np.isfinite(half).all():
+            raise GraphError(f'weight {tensor.name!r} is too large for 16 bits', 'at most 65504',
+                             'compile with 32-bit weights')
+        stored = f'{tensor.name}_half'
+        tensors.append(numpy_helper.from_array(half, stored))
+        casts.append(helper.make_node('Cast', [stored], [tensor.name], to=TensorProto.FLOAT))
+    del result.graph.initializer[:]
+    result.graph.initializer.extend(tensors)
+    replace_nodes(result.graph, [*casts, *result.graph.node])
+    return result
+
+
+def restore_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """
+    Undo `halve_weights`: float32 initializers without a Cast, of the rounded values.
+
+    Parameters
+    ----------
+    model : ModelProto
+        Left as it is.
+
+    Returns
+    -------
+    ModelProto
+        For passes that look at weights: quantisers, and other precisions.
+
+    """
+    result = copy_of(model)
+    halves = {t.name: t for t in result.graph.initializer
+              if t.data_type == TensorProto.FLOAT16}
+    nodes, restored = [], []
+    for node in result.graph.node:
+        is_cast = node.op_type == 'Cast' and attribute(node, 'to') == TensorProto.FLOAT
+        if not is_cast or node.input[0] not in halves:
+            nodes.append(node)
+            continue
+        values = numpy_helper.to_array(halves[node.input[0]]).astype(np.float32)
+        restored.append(numpy_helper.from_array(values, node.output[0]))
+    used = {name for node in nodes for name in node.input}
+    kept = [t for t in result.graph.initializer if t.name in used or t.name not in halves]
+    del result.graph.initializer[:]
+    result.graph.initializer.extend([*kept, *restored])
+    replace_nodes(result.graph, nodes)
+    return result
+
+
+# -------------------------------------------------------------------------------------------------
+# Take a graph that computes in 16 bits back to float32, with the weights it has.
+# What was rounded stays rounded. It is the reference that a backend of 16 bits is held against,
+# and lets ONNX Runtime, whose CPU has no bfloat16, run a graph of it. Quantised parts stay as they
+# are.
+
+_LOW = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+
+
+def to_float32(model: onnx.ModelProto) -> onnx.ModelProto:
+    """
+    Compute in float32 whatever a graph computes in float16 or bfloat16.
+
+    Parameters
+    ----------
+    model : ModelProto
+        Left as it is. Its inputs and outputs are not of 16 bits.
+
+    Returns
+    -------
+    ModelProto
+        Each weight widened, each Cast to 16 bits one to float32.
+
+    """
+    result = copy_of(model)
+    del result.graph.value_info[:]
+    for tensor in result.graph.initializer:
+        if tensor.data_type in _LOW:
+            tensor.CopyFrom(_wide(tensor))
+    for node in result.graph.node:
+        for entry in node.attribute:
+            if entry.type == onnx.AttributeProto.TENSOR and entry.t.data_type in _LOW:
+                entry.t.CopyFrom(_wide(entry.t))
+            elif node.op_type == 'Cast' and entry.name == 'to' and entry.i in _LOW:
+                entry.i = TensorProto.FLOAT
+    return result
+
+
+def _wide(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    values = np.asarray(numpy_helper.to_array(tensor))
+    return helper.make_tensor(tensor.name, TensorProto.FLOAT, values.shape,
+                              values.astype(np.float32).tobytes(), raw=True)
+
+
+# -------------------------------------------------------------------------------------------------
 
 # Always in 16 bits: they are where the time goes, and hardware sums their products in 32.
 _PRODUCTS = frozenset({'Conv', 'ConvTranspose', 'Einsum', 'Gemm', 'MatMul'})

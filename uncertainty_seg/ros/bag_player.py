@@ -28,8 +28,8 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 
 from uncertainty_seg.errors import BagError, UncertaintySegError
-from uncertainty_seg.storage.bag_messages import IMAGE_TYPE, typestore
-from uncertainty_seg.storage.bags import BadMessage, BagReader
+from uncertainty_seg.storage.bags.messages import IMAGE_TYPE, typestore
+from uncertainty_seg.storage.bags.reader import BadMessage, BagReader
 
 LINGER_S = 0.5
 MATCH_S = 0.5

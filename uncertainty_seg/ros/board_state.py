@@ -11,21 +11,183 @@ nothing here raises: a machine that does not tell gives NaN.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 import math
 from pathlib import Path
 import re
+import threading
+import time
+from typing import Any
 
-from uncertainty_seg.ros.board_gpu import find_gpus, Gpu
-from uncertainty_seg.ros.board_sensors import (
-    Number,
-    numbered,
-    processor_clocks,
-    read_text,
-    Reading,
-    Zone,
-)
+# -------------------------------------------------------------------------------------------------
+# What sysfs tells of a board: numbers in files, thermal zones with their trip points, clocks.
+# Knows no ROS. Nothing here raises: a file that cannot be read is None.
+
+# A sensor that does not answer is left alone for as many reads: those of a Jetson's unit that is
+# switched off fail with EAGAIN, and answer again once it is on.
+RETRY_AFTER_READS = 60
+# What a sensor of a board can mean, degrees C. One that is off says -256, a trip that is -274.
+_COLDEST_C, _HOTTEST_C = -40.0, 150.0
+# The first kind that a zone has is where the board begins to slow down. Active trips turn a fan.
+_LIMIT_KINDS = ('passive', 'hot', 'critical')
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A sensor's name, what it says, and its trip points by kind, degrees C."""
+
+    name: str
+    celsius: float
+    limits_c: dict[str, float]
+
+    @property
+    def limit_c(self) -> float:
+        """Degrees C at which this sensor begins to slow the board down; NaN if it never does."""
+        return next((self.limits_c[kind] for kind in _LIMIT_KINDS if kind in self.limits_c),
+                    math.nan)
+
+
+class Number:
+    """A number in a file; a file that fails is not asked again for RETRY_AFTER_READS reads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._pause = path, 0
+
+    def read(self) -> float | None:
+        """Return the number; None if it cannot be read or is not asked for."""
+        if self._pause:
+            self._pause -= 1
+            return None
+        try:
+            return float(self._path.read_bytes())
+        except (OSError, ValueError):
+            self._pause = RETRY_AFTER_READS
+            return None
+
+
+class Zone:
+    """A thermal zone; the trip points are read once."""
+
+    def __init__(self, name: str, milli: Number, limits_c: dict[str, float]) -> None:
+        self._name, self._milli, self._limits_c = name, milli, limits_c
+
+    @classmethod
+    def of(cls, folder: Path) -> Zone:
+        """Return the zone of a folder `thermal_zone<n>`."""
+        limits: dict[str, float] = {}
+        for path in numbered(folder, 'trip_point_*_type'):
+            kind = read_text(path)
+            milli = Number(path.with_name(path.name.replace('_type', '_temp'))).read()
+            if kind in _LIMIT_KINDS and milli is not None and 0 < milli / 1e3 < _HOTTEST_C:
+                limits[kind] = min(milli / 1e3, limits.get(kind, math.inf))
+        ordered = {kind: limits[kind] for kind in _LIMIT_KINDS if kind in limits}
+        return cls(read_text(folder / 'type') or folder.name, Number(folder / 'temp'), ordered)
+
+    def read(self) -> Reading | None:
+        """Return what the zone says; None if it is off or says what no board can mean."""
+        milli = self._milli.read()
+        if milli is None or not _COLDEST_C < milli / 1e3 < _HOTTEST_C:
+            return None
+        return Reading(self._name, milli / 1e3, self._limits_c)
+
+
+def processor_clocks(folder: Path) -> list[tuple[Number, float]]:
+    """Find the clocks of the first four groups of cores: a Jetson has three at most."""
+    found = []
+    for policy in numbered(folder, 'policy*')[:4]:
+        largest = Number(policy / 'cpuinfo_max_freq').read()
+        if largest is not None:
+            found.append((Number(policy / 'scaling_cur_freq'), largest))
+    return found
+
+
+def numbered(folder: Path, pattern: str) -> list[Path]:
+    """List what matches, 2 before 10; a folder that is missing or closed has nothing."""
+    try:
+        paths = list(folder.glob(pattern))
+    except OSError:
+        return []
+    return sorted(paths, key=lambda path: [int(n) for n in re.findall(r'\d+', str(path))])
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file without the line's end; empty if it cannot be read."""
+    try:
+        return path.read_text(encoding='ascii').strip()
+    except (OSError, ValueError):
+        return ''
+
+
+# -------------------------------------------------------------------------------------------------
+# What the NVIDIA driver tells of its GPUs, by NVML; for a desktop or a Jetson whose driver has it.
+# `pynvml` (nvidia-ml-py on PyPI) is optional. Nothing here raises.
+
+# NVML's bits for why a clock is lower than it might be; idle and a clock set by hand are no fault.
+_HEAT_OR_FAULT = {0x08: 'hardware slowdown', 0x20: 'heat', 0x40: 'heat (by hardware)',
+                  0x80: 'power brake'}
+# Every GPU under full load meets it, so it is told, and is no throttling.
+_GPU_REASONS = {0x04: 'power limit', **_HEAT_OR_FAULT}
+
+
+@dataclass(frozen=True)
+class GpuState:
+    """What a GPU says: its sensor, why it is throttled, and values for diagnostics."""
+
+    readings: list[Reading]
+    reasons: list[str]
+    values: dict[str, str]
+
+
+class Gpu:
+    """A GPU that NVML knows; a question that it cannot answer is not put again."""
+
+    def __init__(self, nvml: Any, index: int) -> None:
+        self._nvml, self._name = nvml, f'gpu{index}'
+        self._handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        self._refused: set[str] = set()
+        # 1: NVML_TEMPERATURE_THRESHOLD_SLOWDOWN; 0 below: NVML_TEMPERATURE_GPU.
+        limit = self._ask('nvmlDeviceGetTemperatureThreshold', 1)
+        self._limits_c = {} if limit is None else {'passive': float(limit)}
+        # The name before release 12 of NVML is still the only one of an older pynvml.
+        new, old = (f'nvmlDeviceGetCurrentClocks{word}Reasons' for word in ('Event', 'Throttle'))
+        self._reasons = new if hasattr(nvml, new) else old
+
+    def read(self) -> GpuState:
+        """Return what the GPU tells now; empty where it tells nothing."""
+        celsius = self._ask('nvmlDeviceGetTemperature', 0)
+        bits = self._ask(self._reasons)
+        readings = [] if celsius is None else [
+            Reading(self._name, float(celsius), self._limits_c)]
+        if bits is None:
+            return GpuState(readings, [], {})
+        reasons = [f'{self._name} runs slower for {word}' for bit, word in _HEAT_OR_FAULT.items()
+                   if bits & bit]
+        said = ', '.join(word for bit, word in _GPU_REASONS.items() if bits & bit) or 'nothing'
+        return GpuState(readings, reasons, {f'board.{self._name}.clocks_limited_by': said})
+
+    def _ask(self, function: str, *arguments: int) -> Any:
+        if function in self._refused:
+            return None
+        try:
+            return getattr(self._nvml, function)(self._handle, *arguments)
+        except Exception:  # NVML's errors are classes of the library, which may be of any release
+            self._refused.add(function)
+            return None
+
+
+def find_gpus() -> list[Gpu]:
+    """Open NVML; without the library, the driver or a GPU there is nothing to ask."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return [Gpu(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount())]
+    except Exception:
+        return []
+
+
+# -------------------------------------------------------------------------------------------------
 
 # Cooling devices that cool by computing less; the others are fans and a hot-surface-alert.
 _SLOWS = re.compile(r'(thermal-)?(cpufreq|devfreq)-|Processor|intel_powerclamp|[cg]pu-throttle'
@@ -169,3 +331,52 @@ def _temperature_values(hottest: Reading, found: list[Reading]) -> dict[str, str
         values['board.limits_c'] = ', '.join(f'{k} {v:.1f}' for k, v in hottest.limits_c.items())
     values['board.zones_c'] = ', '.join(f'{one.name} {one.celsius:.1f}' for one in found)
     return values
+
+
+# -------------------------------------------------------------------------------------------------
+# Looks at the board without waiting for it.
+# A driver that hangs, as that of a GPU does when the GPU itself hangs, may not answer for long.
+# The thread that takes the flag down must not stand in that line.
+
+TOO_OLD_S = 5.0
+SILENT = BoardState(values={'board.temperature_c': 'the system does not answer'})
+
+
+class BoardWatch:
+    """
+    Read the board in threads of its own, one at a time.
+
+    Parameters
+    ----------
+    read : callable, optional
+        Reads the board; `BoardReader.read` by default.
+    clock : callable, optional
+        Seconds that never stand still or go back.
+
+    """
+
+    def __init__(
+        self, read: Callable[[], BoardState] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._read, self._clock = read, clock
+        self._newest: tuple[BoardState, float] = BoardState(), clock()
+        self._thread: threading.Thread | None = None
+
+    def look(self) -> BoardState:
+        """Return what was read last, and begin to read again; returns at once."""
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._run, name='board-watch', daemon=True)
+            self._thread.start()
+        state, read_s = self._newest
+        return state if self._clock() - read_s < TOO_OLD_S else SILENT
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until the reading that was begun has ended, for that long at most."""
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        if self._read is None:
+            self._read = BoardReader().read
+        self._newest = self._read(), self._clock()

@@ -4,14 +4,123 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import logging
 
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.ros.camera_topics import image_topic
-from uncertainty_seg.ros.conversions import AnyImage
-from uncertainty_seg.ros.qos import camera_qos
+from uncertainty_seg.ros.conversions import AnyImage, stamp_ns
+from uncertainty_seg.ros.frame_scheduler import Slot
+from uncertainty_seg.ros.graph_watch.qos import camera_qos
+
+# -------------------------------------------------------------------------------------------------
+# Lets new frames into the slot of their camera, and no frame twice.
+# A driver that sends its last image again and again, with the stamp it had, is a camera that has
+# stopped: to judge that image once more would keep the flag up for ever. What is new is told by
+# the stamp alone; pixels are not compared, for a still camera before a still scene gives the same
+# ones. A stamp that goes back is new, since a bag that starts again does that.
+
+_log = logging.getLogger(__name__)
+
+
+class FrameIntake:
+    """
+    Pass on each message whose stamp is not that of the one before.
+
+    Parameters
+    ----------
+    slot : Slot
+        Gets the new frames.
+
+    """
+
+    def __init__(self, slot: Slot[AnyImage]) -> None:
+        self._slot = slot
+        self._stamp_ns: int | None = None
+        self._is_unstamped_said = False
+        self.num_repeated = 0
+        self.is_repeating = False
+
+    def __call__(self, msg: AnyImage) -> None:
+        """Take a message; returns at once."""
+        now_ns = stamp_ns(msg.header)
+        if now_ns == 0:
+            self._say_unstamped()
+        self.is_repeating = now_ns == self._stamp_ns and now_ns != 0
+        self._stamp_ns = now_ns
+        if self.is_repeating:
+            self.num_repeated += 1
+        else:
+            self._slot.put(msg)
+
+    def clear_counts(self) -> None:
+        """Count from nothing."""
+        self.num_repeated = 0
+
+    def _say_unstamped(self) -> None:
+        if not self._is_unstamped_said:
+            self._is_unstamped_said = True
+            _log.warning('images come with the stamp 0: every one counts as new, and a camera '
+                         'that repeats its last image is not noticed')
+
+
+# -------------------------------------------------------------------------------------------------
+# Where image_transport puts what belongs to an image topic.
+# rclpy has no image_transport, so its two conventions are kept here: a compressed image is below
+# the topic of the image, and the calibration beside it. Whoever remaps `image` gets both. With
+# several cameras each has a room of its own: `front/image` comes in, `~/front/mask` goes out.
+
+COMPRESSED = '/compressed'
+
+
+def image_topic(node: Node, transport: str, camera: str = '') -> str:
+    """
+    Return the topic to take images from.
+
+    Parameters
+    ----------
+    node : Node
+        Knows the remappings.
+    transport : str
+        'raw' or 'compressed'.
+    camera : str, optional
+        Name of one of several.
+
+    Returns
+    -------
+    str
+        `image` or `<camera>/image` after remapping, with '/compressed' if that is asked for and
+        not given already.
+
+    """
+    topic = str(node.resolve_topic_name(input_topic('image', camera)))
+    if transport == 'compressed' and not topic.endswith(COMPRESSED):
+        return f'{topic}{COMPRESSED}'
+    return topic
+
+
+def camera_info_topic(node: Node, camera: str = '') -> str:
+    """Return `camera_info` where it is remapped, else the one beside the image."""
+    own = input_topic('camera_info', camera)
+    topic = str(node.resolve_topic_name(own))
+    if topic != node.resolve_topic_name(own, only_expand=True):
+        return topic
+    base = str(node.resolve_topic_name(input_topic('image', camera))).removesuffix(COMPRESSED)
+    return f'{base.rpartition("/")[0]}/camera_info'
+
+
+def output_topic(name: str, camera: str = '') -> str:
+    """Return where an output is published: `~/name`, or `~/<camera>/name`."""
+    return f'~/{camera}/{name}' if camera else f'~/{name}'
+
+
+def input_topic(name: str, camera: str = '') -> str:
+    """Return where an input is taken from: `name`, or `<camera>/name`."""
+    return f'{camera}/{name}' if camera else name
+
+
+# -------------------------------------------------------------------------------------------------
 
 
 class CameraLink:

@@ -15,22 +15,17 @@ import logging
 
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.ros.camera_link import CameraLink
-from uncertainty_seg.ros.camera_topics import input_topic, output_topic
+from uncertainty_seg.ros.camera_link import CameraLink, FrameIntake, input_topic, output_topic
 from uncertainty_seg.ros.conversions import AnyImage, as_image
-from uncertainty_seg.ros.frame_intake import FrameIntake
 from uncertainty_seg.ros.frame_log_link import MessageFrame
 from uncertainty_seg.ros.frame_processor import FrameProcessor, Outputs
 from uncertainty_seg.ros.frame_scheduler import FrameScheduler, Slot
-from uncertainty_seg.ros.frame_statistics import FrameStatistics
-from uncertainty_seg.ros.health import FrameCounts, Health, NodeHealth
-from uncertainty_seg.ros.label_info import LabelInfoPublisher
-from uncertainty_seg.ros.publishers import PicturePublishers, VerdictPublishers
-from uncertainty_seg.ros.qos_events import WatchedTopicsNode
-from uncertainty_seg.ros.rival_watch import RivalWatch
-from uncertainty_seg.ros.transport_hints import why_silent
+from uncertainty_seg.ros.graph_watch.qos_events import RivalWatch, WatchedTopicsNode
+from uncertainty_seg.ros.graph_watch.transport_hints import why_silent
+from uncertainty_seg.ros.health import FrameCounts, FrameStatistics, Health, NodeHealth
+from uncertainty_seg.ros.publishers import LabelInfoPublisher, PicturePublishers, VerdictPublishers
 from uncertainty_seg.ros.watchdog import Watchdog
-from uncertainty_seg.storage.frame_log import FrameLog
+from uncertainty_seg.storage.frame_log.log import FrameLog
 
 SILENCE_HINT_S = 5.0
 _log = logging.getLogger(__name__)

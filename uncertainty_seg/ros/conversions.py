@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 
-from uncertainty_seg.core.image_codec import decode, RawImage
-from uncertainty_seg.core.image_files import ImageFile
+from uncertainty_seg.core.image_codec import decode, ImageFile, RawImage
 
 if TYPE_CHECKING:
     from std_msgs.msg import Header

@@ -19,15 +19,13 @@ import numpy as np
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.gate import Verdict
-from uncertainty_seg.core.image_codec import RawImage
-from uncertainty_seg.core.image_files import ImageFile
-from uncertainty_seg.core.log_settings import MEGABYTE
+from uncertainty_seg.core.image_codec import ImageFile, RawImage
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.preprocess import unfit_label, unfit_map
-from uncertainty_seg.core.settings import Settings, settings_to_dict
+from uncertainty_seg.core.settings import MEGABYTE, Settings, settings_to_dict
 from uncertainty_seg.ros.conversions import AnyImage, stamp_ns
-from uncertainty_seg.storage.frame_log import FrameLog
-from uncertainty_seg.storage.frame_log_frame import about_run, LogAbout, LogFrame
+from uncertainty_seg.storage.frame_log.format import about_run, LogAbout, LogFrame
+from uncertainty_seg.storage.frame_log.log import FrameLog
 
 _log = logging.getLogger(__name__)
 CLOSE_TIMEOUT_S = 5.0

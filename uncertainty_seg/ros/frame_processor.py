@@ -19,18 +19,17 @@ import time
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.gate import Verdict
-from uncertainty_seg.core.image_codec import decode, RawImage
-from uncertainty_seg.core.image_files import ImageFile
+from uncertainty_seg.core.image_codec import decode, ImageFile, RawImage
 from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.render import FrameView
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import UncertaintySegError
 from uncertainty_seg.ros.conversions import AnyImage, as_image, image_from_msg, stamp_ns
 from uncertainty_seg.ros.frame_log_link import message_frame
-from uncertainty_seg.ros.frame_statistics import FrameStatistics
-from uncertainty_seg.ros.frame_view import FrameView
+from uncertainty_seg.ros.health import FrameStatistics
 from uncertainty_seg.ros.publishers import PicturePublishers, VerdictPublishers
 from uncertainty_seg.ros.watchdog import Watchdog
-from uncertainty_seg.storage.frame_log import FrameLog
+from uncertainty_seg.storage.frame_log.log import FrameLog
 
 _log = logging.getLogger(__name__)
 

@@ -9,20 +9,212 @@ frame over its budget, an error once that has lasted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+import statistics
+import threading
+import time
+from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 from std_msgs.msg import Header
 
+from uncertainty_seg.core.frame_result import FrameResult
+from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.ros import qos
 from uncertainty_seg.ros.board_state import BoardState
-from uncertainty_seg.ros.diagnostics import diagnostic_status
 from uncertainty_seg.ros.engine_builder import BuildState
-from uncertainty_seg.ros.frame_statistics import FrameStatistics
+from uncertainty_seg.ros.graph_watch import qos
+
+# -------------------------------------------------------------------------------------------------
+# Verdict and health as diagnostic messages.
+
+VERDICT_NAME = 'uncertainty_seg: verdict'
+_LEVELS = {
+    'confident': DiagnosticStatus.OK,
+    'uncertain': DiagnosticStatus.WARN,
+    'recovering': DiagnosticStatus.WARN,
+}
+
+
+def verdict_values(
+    verdict: Verdict, result: FrameResult | None, thresholds: Mapping[str, float]
+) -> dict[str, str]:
+    """
+    List what led to a verdict.
+
+    Parameters
+    ----------
+    verdict : Verdict
+        The flag and why.
+    result : FrameResult or None
+        The frame; None where there was none.
+    thresholds : mapping of str to float
+        Limit of each gated score.
+
+    Returns
+    -------
+    dict of str to str
+        Flag, kind, ratio, promise; every score, every threshold, T, milliseconds a stage.
+
+    """
+    values = {
+        'confident': str(verdict.is_confident).lower(),
+        'kind': verdict.kind,
+        'score_ratio': f'{verdict.score_ratio:.6g}',
+        'promise': verdict.promise or 'none',
+    }
+    values |= {f'threshold.{name}': f'{limit:.6g}' for name, limit in thresholds.items()}
+    if result is not None:
+        values['passes'] = str(result.passes)
+        values |= {f'score.{name}': f'{value:.6g}' for name, value in result.scores.items()}
+        values |= {f'latency.{stage}_ms': f'{ms:.3f}' for stage, ms in result.timings_ms.items()}
+    return values
+
+
+def verdict_message(
+    header: Any, verdict: Verdict, result: FrameResult | None, thresholds: Mapping[str, float]
+) -> DiagnosticArray:
+    """Build the message of `~/status`; the reasons are its text."""
+    level = _LEVELS.get(verdict.kind, DiagnosticStatus.ERROR)
+    values = verdict_values(verdict, result, thresholds)
+    return diagnostics_message(header, VERDICT_NAME, level, '; '.join(verdict.reasons), values)
+
+
+def diagnostics_message(
+    header: Any, name: str, level: bytes, message: str, values: Mapping[str, object],
+    hardware_id: str = '',
+) -> DiagnosticArray:
+    """Build a diagnostics message of one status."""
+    return DiagnosticArray(
+        header=header, status=[diagnostic_status(name, level, message, values, hardware_id)])
+
+
+def diagnostic_status(
+    name: str, level: bytes, message: str, values: Mapping[str, object], hardware_id: str = '',
+) -> DiagnosticStatus:
+    """Build one status."""
+    pairs = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
+    return DiagnosticStatus(
+        level=level, name=name, message=message, hardware_id=hardware_id, values=pairs)
+
+
+# -------------------------------------------------------------------------------------------------
+# What the node counts about one camera: frames, faults, rate, time a stage, its budget.
+
+WINDOW_FRAMES = 100
+
+
+class FrameStatistics:
+    """
+    Remember the last frames; written by the worker, read by the timer.
+
+    Parameters
+    ----------
+    clock : callable, optional
+        Seconds that never stand still or go back.
+
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._forget()
+
+    def _forget(self) -> None:
+        self._timings: dict[str, deque[float]] = {}
+        self._done_s: deque[float] = deque(maxlen=WINDOW_FRAMES)
+        self.num_processed = 0
+        self.num_faulty = 0
+        self.last_fault = ''
+        self.is_faulty = False
+        self._latest_ms = 0.0
+        self._over_since_s: float | None = None
+
+    def add_latency(self, to_flag_ms: float, budget_ms: float) -> None:
+        """Note how long a frame took to its flag, and since when that has been too long."""
+        with self._lock:
+            self._latest_ms = to_flag_ms
+            if to_flag_ms <= budget_ms:
+                self._over_since_s = None
+            elif self._over_since_s is None:
+                self._over_since_s = self._clock()
+
+    def clear_latency(self) -> None:
+        """Forget how long frames took: those before and after a gap are not one row."""
+        with self._lock:
+            self._over_since_s = None
+
+    def over_budget_s(self) -> float | None:
+        """Return since how many seconds every frame was over its budget; None if it is not."""
+        with self._lock:
+            return None if self._over_since_s is None else self._clock() - self._over_since_s
+
+    @property
+    def latest_ms(self) -> float:
+        """How long the newest frame took to its flag."""
+        return self._latest_ms
+
+    def add_frame(self, timings_ms: Mapping[str, float]) -> None:
+        """Count a frame that went through, with the time of each stage."""
+        with self._lock:
+            self.num_processed += 1
+            self._done_s.append(self._clock())
+            for stage, value_ms in timings_ms.items():
+                self._timings.setdefault(stage, deque(maxlen=WINDOW_FRAMES)).append(value_ms)
+
+    def add_fault(self, reason: str) -> bool:
+        """
+        Count a frame that could not be used.
+
+        Parameters
+        ----------
+        reason : str
+            Why.
+
+        Returns
+        -------
+        bool
+            True if the reason is another one than last time: worth a line in the log.
+
+        """
+        with self._lock:
+            self.num_faulty += 1
+            self.is_faulty = True
+            is_new, self.last_fault = reason != self.last_fault, reason
+            return is_new
+
+    def clear_fault(self) -> None:
+        """Note that the newest verdict is of a frame that could be used."""
+        self.is_faulty = False
+
+    def rate_hz(self) -> float:
+        """Return frames a second over the last frames; 0 once they have stopped for a while."""
+        with self._lock:
+            if len(self._done_s) < 2:
+                return 0.0
+            # Up to now and not to the last frame, so that the rate fades when frames stop.
+            span_s = max(self._clock() - self._done_s[0], 1e-9)
+            return (len(self._done_s) - 1) / span_s
+
+    def latencies_ms(self) -> dict[str, tuple[float, float]]:
+        """Return median and largest time of each stage over the last frames."""
+        with self._lock:
+            return {
+                stage: (statistics.median(values), max(values))
+                for stage, values in self._timings.items()
+            }
+
+
+# -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

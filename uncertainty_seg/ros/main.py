@@ -20,9 +20,8 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
 from uncertainty_seg.errors import ConfigError, UncertaintySegError
-from uncertainty_seg.ros.log_bridge import ros_logging
 from uncertainty_seg.ros.node import UncertaintySegNode
-from uncertainty_seg.ros.stopping import clock_fault, spin_until, stop_on_signals
+from uncertainty_seg.ros.transitions import clock_fault, ros_logging, spin_until, stop_on_signals
 
 _log = logging.getLogger(__name__)
 EXIT_FAILED = 1

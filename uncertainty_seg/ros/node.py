@@ -24,18 +24,16 @@ from std_srvs.srv import Trigger
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BackendError
-from uncertainty_seg.ros.board_state import BoardState
-from uncertainty_seg.ros.board_watch import BoardWatch
+from uncertainty_seg.ros.board_state import BoardState, BoardWatch
 from uncertainty_seg.ros.camera_station import CameraStation
 from uncertainty_seg.ros.conversions import AnyImage
 from uncertainty_seg.ros.engine_builder import BuildState, open_or_build
 from uncertainty_seg.ros.frame_log_link import MessageFrame, NOT_LOGGING, RunLog
-from uncertainty_seg.ros.frame_scheduler import FrameScheduler
+from uncertainty_seg.ros.frame_scheduler import FrameScheduler, Worker
+from uncertainty_seg.ros.graph_watch.qos_events import WatchedTopicsNode
 from uncertainty_seg.ros.health import HealthPublisher, NodeHealth
 from uncertainty_seg.ros.parameters import ParameterServer
-from uncertainty_seg.ros.qos_events import WatchedTopicsNode
 from uncertainty_seg.ros.transitions import said, SoundLifecycleNode
-from uncertainty_seg.ros.worker import Worker
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import load_bundle
 

@@ -10,6 +10,8 @@ consent; the pictures live from configure to cleanup.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+import functools
+import logging
 import math
 import threading
 import time
@@ -18,17 +20,262 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock
 from rclpy.node import Node
-from sensor_msgs.msg import Image
+from rclpy.qos import QoSDurabilityPolicy, QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Bool, Float32, Header
 
 from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.gate import Verdict
-from uncertainty_seg.ros import qos
-from uncertainty_seg.ros.camera_info import CameraInfoRelay
-from uncertainty_seg.ros.camera_topics import output_topic
+from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.render import FrameView
+from uncertainty_seg.ros.camera_link import camera_info_topic, output_topic
 from uncertainty_seg.ros.conversions import image_to_msg
-from uncertainty_seg.ros.diagnostics import verdict_message
-from uncertainty_seg.ros.frame_view import FrameView
+from uncertainty_seg.ros.graph_watch import qos
+from uncertainty_seg.ros.health import verdict_message
+
+# -------------------------------------------------------------------------------------------------
+# The camera's calibration, relayed beside the mask so that its pixels can be projected.
+# The mask has the size of the image, so the relay is the input itself, under the header of the
+# frame it stands with. Only a driver that publishes the calibration of another size has it scaled.
+
+_log = logging.getLogger(__name__)
+
+
+class CameraInfoRelay:
+    """
+    Publish `~/camera_info` with each frame, from the newest message of `camera_info`.
+
+    Parameters
+    ----------
+    node : Node
+        Owns subscription and publisher.
+    camera : str, optional
+        Name of one of several.
+
+    """
+
+    def __init__(self, node: Node, camera: str = '') -> None:
+        self._node = node
+        self._newest: CameraInfo | None = None
+        self._said = ''
+        self._publisher = node.create_publisher(
+            CameraInfo, output_topic('camera_info', camera), qos.picture_qos())
+        try:
+            # Best effort matches every camera.
+            self._subscription = node.create_subscription(
+                CameraInfo, camera_info_topic(node, camera), self._on_info,
+                qos.camera_qos('best_effort'))
+        except BaseException:
+            node.destroy_publisher(self._publisher)
+            raise
+
+    def publish(self, header: Any, height: int, width: int) -> bool:
+        """
+        Publish the calibration that fits a frame, if there is one and somebody listens.
+
+        Parameters
+        ----------
+        header : std_msgs/Header
+            Of the frame.
+        height, width : int
+            H, W of the mask.
+
+        Returns
+        -------
+        bool
+            Whether it was published.
+
+        """
+        info = self._newest
+        if info is None or not self._publisher.get_subscription_count():
+            return False
+        fitting = fit_camera_info(info, header, height, width)
+        if fitting is None:
+            self._say(f'camera_info of {info.width}x{info.height} is not relayed: it does not '
+                      f'belong to images of {width}x{height}, which have another shape')
+            return False
+        self._publisher.publish(fitting)
+        return True
+
+    def close(self) -> None:
+        """Listen no more and take the topic off the graph."""
+        self._node.destroy_subscription(self._subscription)
+        self._node.destroy_publisher(self._publisher)
+
+    def _on_info(self, msg: CameraInfo) -> None:
+        self._newest = msg
+
+    def _say(self, sentence: str) -> None:
+        if sentence != self._said:
+            self._said = sentence
+            _log.warning(sentence)
+
+
+def fit_camera_info(
+    info: CameraInfo, header: Any, height: int, width: int
+) -> CameraInfo | None:
+    """
+    Return a calibration for images of a size.
+
+    Parameters
+    ----------
+    info : sensor_msgs/CameraInfo
+        As received; it is not changed.
+    header : std_msgs/Header
+        Put in place of its own.
+    height, width : int
+        H, W of the image.
+
+    Returns
+    -------
+    sensor_msgs/CameraInfo or None
+        Equal to `info` if it describes images of that size (its own, or that of its region and
+        binning) or none at all (an uncalibrated camera). Scaled if the image has its shape, to a
+        pixel: pixel centres are whole numbers, so c becomes (c + 0.5) s - 0.5. None if the shape
+        is another, for then nobody knows what was cut off.
+
+    """
+    if (width, height) in ((info.width, info.height), _described_size(info)) or info.width == 0:
+        return _copy(info, header=header)
+    has_shape = abs(width * info.height - height * info.width) < max(info.width, width)
+    if not has_shape or _described_size(info) != (info.width, info.height):
+        return None
+    scales = width / info.width, height / info.height
+    return _copy(info, header=header, width=width, height=height,
+                 k=_scaled(info.k, 3, scales), p=_scaled(info.p, 4, scales))
+
+
+def _described_size(info: CameraInfo) -> tuple[int, int]:
+    """Return W, H of the images a calibration is for; zeros stand for everything."""
+    width, height = info.roi.width or info.width, info.roi.height or info.height
+    return width // max(info.binning_x, 1), height // max(info.binning_y, 1)
+
+
+def _scaled(matrix: Any, columns: int, scales: tuple[float, float]) -> list[float]:
+    """Scale the first two rows of a matrix that projects to pixels."""
+    values = [float(value) for value in matrix]
+    for row, scale in enumerate(scales):
+        start = row * columns
+        values[start:start + columns] = [scale * v for v in values[start:start + columns]]
+        # An uncalibrated camera has zeros there, which stay zeros.
+        if values[2 * columns + 2]:
+            values[start + 2] += (scale - 1) / 2
+    return values
+
+
+def _copy(info: CameraInfo, **changes: Any) -> CameraInfo:
+    fields = {name: getattr(info, name) for name in info.get_fields_and_field_types()}
+    return CameraInfo(**{**fields, **changes})
+
+
+# -------------------------------------------------------------------------------------------------
+# The names of the classes in the mask, latched, as `vision_msgs/LabelInfo`.
+# vision_msgs is optional: without it the node runs and the topic is missing. Its `LabelInfo` came
+# with 4.1.0 and has not changed since; Humble and all later distributions take the branch `ros2`.
+
+
+# The message wants the confidence below which a pixel was withheld; the mask withholds none.
+NO_THRESHOLD = 0.0
+
+
+class LabelInfoPublisher:
+    """
+    Say once what the ids of a mask mean; who joins later is told too.
+
+    Parameters
+    ----------
+    node : Node
+        Owns the publisher.
+    topic : str
+        Beside the mask: '~/label_info', or '~/front/label_info' for a camera.
+
+    Notes
+    -----
+    Where vision_msgs cannot be imported nothing is published, and one line of the process's log
+    says so, however many cameras there are.
+
+    """
+
+    def __init__(self, node: Node, topic: str) -> None:
+        self._node = node
+        types = _message_types()
+        self._publisher = None if types is None else node.create_publisher(
+            types[0], topic, label_qos())
+
+    def publish(self, card: ModelCard) -> bool:
+        """
+        Publish the names of a model's classes, stamped with the node's time.
+
+        Parameters
+        ----------
+        card : ModelCard
+            Of the model that makes the masks.
+
+        Returns
+        -------
+        bool
+            Whether it was published.
+
+        """
+        if self._publisher is None:
+            return False
+        self._publisher.publish(label_message(card, self._node.get_clock().now().to_msg()))
+        return True
+
+    def close(self) -> None:
+        """Take the topic and its latched message off the graph."""
+        if self._publisher is not None:
+            self._node.destroy_publisher(self._publisher)
+        self._publisher = None
+
+
+def label_qos() -> QoSProfile:
+    """Offer the newest names to everybody, also late: reliable, transient local, depth 1."""
+    return QoSProfile(
+        history=QoSHistoryPolicy.KEEP_LAST, depth=1,
+        durability=QoSDurabilityPolicy.TRANSIENT_LOCAL,
+        reliability=QoSReliabilityPolicy.RELIABLE,
+    )
+
+
+def label_message(card: ModelCard, stamp: Any) -> Any:
+    """
+    Build the message; needs vision_msgs.
+
+    Parameters
+    ----------
+    card : ModelCard
+        Of the model that makes the masks.
+    stamp : builtin_interfaces/Time
+        When this was said. It belongs to no image and no frame.
+
+    Returns
+    -------
+    vision_msgs/LabelInfo
+        A name for each id of the mono8 mask, in the order of the ids. 255 is "unlabelled" by the
+        convention of vision_msgs and of the card; it is not listed, for no mask has it, and a
+        consumer such as Nav2's semantic layer takes each entry for a class it must know.
+
+    """
+    label_info, vision_class = _message_types()
+    class_map = [vision_class(class_id=number, class_name=name)
+                 for number, name in enumerate(card.class_names)]
+    return label_info(header=Header(stamp=stamp), class_map=class_map, threshold=NO_THRESHOLD)
+
+
+@functools.cache
+def _message_types() -> Any:
+    """Return LabelInfo and VisionClass, or None; cached so that their lack is said once."""
+    try:
+        from vision_msgs.msg import LabelInfo, VisionClass
+    except ImportError as err:
+        _log.info(f'class names are not published on label_info: {err}; '
+                  'to have them, install vision_msgs 4.1 or newer')
+        return None
+    return LabelInfo, VisionClass
+
+
+# -------------------------------------------------------------------------------------------------
 
 PICTURES: dict[str, tuple[str, Callable[[FrameView], Any]]] = {
     'mask': ('mono8', lambda view: view.mask),

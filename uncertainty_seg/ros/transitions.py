@@ -3,13 +3,157 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
+import logging
+from pathlib import Path
+import signal
+import threading
+import traceback
+from types import FrameType
 from typing import Any, TypeVar
 
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.logging import get_logger_effective_level
 
 from uncertainty_seg.errors import UncertaintySegError
+
+# -------------------------------------------------------------------------------------------------
+# Hands what the package logs with Python's `logging` to the ROS logger.
+# Code outside `ros` never imports rclpy; its lines still reach the console and /rosout.
+
+PACKAGE_LOGGER = 'uncertainty_seg'
+
+
+class RosLogHandler(logging.Handler):
+    """
+    Write each record to a ROS logger.
+
+    Parameters
+    ----------
+    logger : RcutilsLogger
+        The node's.
+
+    """
+
+    def __init__(self, logger: RcutilsLogger) -> None:
+        super().__init__()
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record in the nearest ROS severity."""
+        text = self.format(record)
+        # rclpy ties a severity to the line that calls: each needs a line of its own.
+        if record.levelno >= logging.CRITICAL:
+            self._logger.fatal(text)
+        elif record.levelno >= logging.ERROR:
+            self._logger.error(text)
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(text)
+        elif record.levelno >= logging.INFO:
+            self._logger.info(text)
+        else:
+            self._logger.debug(text)
+
+
+@contextmanager
+def ros_logging(logger: RcutilsLogger) -> Iterator[None]:
+    """
+    Send the package's log lines to a ROS logger while the block runs.
+
+    Parameters
+    ----------
+    logger : RcutilsLogger
+        The node's; its level, as set by --log-level, holds for the package too.
+
+    Yields
+    ------
+    None
+
+    """
+    package = logging.getLogger(PACKAGE_LOGGER)
+    before = package.level, package.propagate
+    handler = RosLogHandler(logger)
+    package.addHandler(handler)
+    # ROS counts 10, 20, 30, 40, 50 from debug to fatal, as Python does.
+    package.setLevel(int(get_logger_effective_level(logger.name)))
+    package.propagate = False
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(before[0])
+        package.propagate = before[1]
+
+
+# -------------------------------------------------------------------------------------------------
+# Let a node run until a signal ends it in order, and past faults of its callbacks.
+
+
+def stop_on_signals() -> threading.Event:
+    """
+    Turn the first signal into an event; the second is a KeyboardInterrupt.
+
+    ROS's own handlers must be off: they would close the context before the node could say a last
+    word. A second signal does not wait for an engine that does not come back.
+
+    """
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    return stop
+
+
+def clock_fault(err: Exception) -> str:
+    """Return a sentence if it was rclpy that could not use a message on /clock, else nothing."""
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(err.__traceback__)]
+    if any(code.co_name == 'clock_callback' and Path(code.co_filename).name == 'time_source.py'
+           for code in codes):
+        return f'a time on /clock cannot be used and is passed over: {err}'
+    return ''
+
+
+def spin_until(
+    stop: threading.Event, executor: SingleThreadedExecutor, on_fault: Callable[[Exception], None]
+) -> None:
+    """
+    Run callbacks until the event.
+
+    Parameters
+    ----------
+    stop : Event
+        Looked at several times a second.
+    executor : SingleThreadedExecutor
+        With the node.
+    on_fault : callable
+        Told of what a callback raised; called inside the except block. A fault of ours in one
+        callback must not take the node from the vehicle.
+
+    Raises
+    ------
+    ExternalShutdownException
+        If somebody else closed the context.
+
+    """
+    while not stop.is_set():
+        try:
+            executor.spin_once(timeout_sec=0.2)
+        except ExternalShutdownException:
+            raise
+        except Exception as err:
+            on_fault(err)
+
+
+# -------------------------------------------------------------------------------------------------
 
 _NodeT = TypeVar('_NodeT', bound='SoundLifecycleNode')
 _Transition = Callable[[_NodeT, LifecycleState], TransitionCallbackReturn]

@@ -11,17 +11,32 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+import hashlib
 from pathlib import Path
 
-from uncertainty_seg.core.image_codec import RawImage
-from uncertainty_seg.core.image_files import ImageFile
-from uncertainty_seg.errors import BagError
-from uncertainty_seg.storage.bag_reader import BadMessage, bag_image, BagImage, BagReader
-from uncertainty_seg.storage.frame_log_format import iter_frames, LoggedFrame
+from uncertainty_seg.core.image_codec import ImageFile, RawImage
+from uncertainty_seg.errors import BagError, UncertaintySegError
+from uncertainty_seg.storage.bags.reader import (
+    BadMessage,
+    bag_image,
+    BagImage,
+    BagReader,
+    choose_image_topic,
+    MCAP_ENDING,
+    scan_mcap,
+    stream_messages,
+)
+from uncertainty_seg.storage.bags.writer import METADATA_FILE
+from uncertainty_seg.storage.frame_log.format import (
+    FRAMES_FOLDER,
+    iter_frames,
+    LoggedFrame,
+    MANIFEST_FILE,
+    SIDECAR_FILE,
+)
 from uncertainty_seg.storage.labelled_folder import ENDINGS
-from uncertainty_seg.storage.mcap_stream import MCAP_ENDING, stream_messages
 
 # A picture has no stamp: its place in the order stands for seconds.
 PICTURE_STEP_NS = 10**9
@@ -261,3 +276,206 @@ def _known(item: SourceFrame | BadFrame) -> Callable[[], SourceFrame | BadFrame]
 _READERS: dict[str, Callable[[FrameSource], _Items]] = {
     'bag': _bag_frames, 'folder': _folder_frames, 'log': _log_frames,
 }
+
+
+# -------------------------------------------------------------------------------------------------
+# Find the sources of frames below paths: bags, folders of pictures, frame logs.
+# A folder is a log, a bag, or else looked through: bags and logs below it, or, if there is none,
+# its pictures.
+
+BAG_ENDINGS = ('.mcap', '.db3', '.bag')
+
+
+@dataclass(frozen=True)
+class _SourcePlace:
+    """Something that was found, and the folder that names its run."""
+
+    kind: str
+    path: Path
+    run: Path
+
+
+def find_sources(
+    inputs: Sequence[Path], topics: Sequence[str], problems: list[str], dive: str = ''
+) -> list[FrameSource]:
+    """
+    Find everything that can be read.
+
+    Parameters
+    ----------
+    inputs : sequence of Path
+        Bags, folders of pictures, frame logs, or folders of such.
+    topics : sequence of str
+        Image topics wanted of each bag; empty takes the camera of each, if that is not open.
+    problems : list of str
+        Takes one sentence for each bag, folder or topic that cannot be used.
+    dive : str
+        Name of the run that all of them are of; empty takes the names of their folders.
+
+    Returns
+    -------
+    list of FrameSource
+        Each once, in the order of the inputs, then of the paths, then of the topics. Runs of the
+        same name in other folders are told apart by the folders above them. Files of one folder
+        are one run: a recorder that begins a new file each hour must not make each hour a dive.
+
+    Raises
+    ------
+    BagError
+        If an input is missing or of no known kind, or nothing is found at all.
+
+    """
+    places = {place.path.resolve(): place for path in inputs for place in _places(path)}
+    names = _run_names([place.run for place in places.values()])
+    # One spelling for each run; '.' is none.
+    runs = {place.run.absolute(): str(place.run if place.run.name else place.run.absolute())
+            for place in places.values()}
+    found: list[FrameSource] = []
+    for place in places.values():
+        try:
+            sources = _sources_of(place, topics, problems)
+        except (UncertaintySegError, OSError) as err:
+            problems.append(' '.join(str(err).split()))
+            continue
+        found += [replace(source, dive=dive or names[place.run], is_dive_given=bool(dive),
+                          run=dive or runs[place.run.absolute()]) for source in sources]
+    if not found:
+        more = f' (and {len(problems) - 1} more like it)' if len(problems) > 1 else ''
+        raise BagError(problems[0].rstrip('.') + more)
+    return found
+
+
+def _places(path: Path) -> Iterator[_SourcePlace]:
+    if path.is_file():
+        if path.suffix not in BAG_ENDINGS:
+            raise BagError(f'{path} is no bag', f'a file {", ".join(BAG_ENDINGS)}, or a folder',
+                           'of pictures, give the folder' if path.suffix in ENDINGS else '')
+        yield _SourcePlace('bag', path, path.parent)
+    elif path.is_dir():
+        found = list(_places_in(path, set()))
+        if not found:
+            raise BagError(f'{path} holds no frame', 'a bag, a frame log, or pictures '
+                           f'({", ".join(ENDINGS[:3])}), there or below')
+        yield from found
+    else:
+        raise BagError(f'no input at {path}', 'a bag, a folder of pictures, or a frame log',
+                       'check the path')
+
+
+def _places_in(folder: Path, seen: set[Path]) -> Iterator[_SourcePlace]:
+    if folder.resolve() in seen:  # links that lead in a circle
+        return
+    seen.add(folder.resolve())
+    if _is_log(folder):
+        yield _SourcePlace('log', folder, folder)
+        return
+    if (folder / METADATA_FILE).is_file():
+        yield _SourcePlace('bag', folder, folder)
+        return
+    if (folder / 'images').is_dir() and (folder / 'masks').is_dir():
+        # Class ids are no photographs.
+        yield _SourcePlace('folder', folder / 'images', folder)
+        return
+    inside = sorted(path for path in folder.iterdir() if not path.name.startswith('.'))
+    found = [_SourcePlace('bag', path, folder) for path in inside
+             if path.suffix in BAG_ENDINGS and path.is_file()]
+    for path in inside:
+        if path.is_dir():
+            found += _places_in(path, seen)
+    if not found and pictures(folder):
+        found = [_SourcePlace('folder', folder, folder)]
+    yield from found
+
+
+def _is_log(folder: Path) -> bool:
+    frames = folder / FRAMES_FOLDER
+    return frames.is_dir() and ((folder / MANIFEST_FILE).exists()
+                                or any(frames.glob(f'*/{SIDECAR_FILE}')))
+
+
+def _run_names(runs: Iterable[Path]) -> dict[Path, str]:
+    """Name each run by its last folder, and as many above it as it takes."""
+    parts = {run: run.absolute().parts for run in runs}
+    names = {}
+    for run, mine in parts.items():
+        others = [theirs for theirs in parts.values() if theirs != mine]
+        length = 1
+        while any(theirs[-length:] == mine[-length:] for theirs in others):
+            length += 1
+        names[run] = '/'.join(mine[-length:]).removeprefix('//')
+    return names
+
+
+def _sources_of(
+    place: _SourcePlace, topics: Sequence[str], problems: list[str]
+) -> list[FrameSource]:
+    if place.kind == 'bag':
+        return _topics_of(place.path, topics, problems)
+    if place.kind == 'log':
+        files = sorted(place.path.glob(f'{FRAMES_FOLDER}/[!.]*/{SIDECAR_FILE}'))
+    else:
+        files = pictures(place.path)
+    if not files:
+        raise BagError(f'{place.path} holds no frame', 'at least one')
+    return [FrameSource(str(place.path), place.kind, '', '', len(files), _digest(files))]
+
+
+def _topics_of(bag: Path, topics: Sequence[str], problems: list[str]) -> list[FrameSource]:
+    types, counts = _contents(bag)
+    files = sorted(p for p in bag.iterdir() if p.is_file()) if bag.is_dir() else [bag]
+    digest = _digest(files)
+    found = {}
+    for wanted in topics or (None,):
+        try:
+            topic = choose_image_topic(bag, types, wanted)
+            if counts.get(topic, 0) == 0:
+                raise BagError(f'bag {bag} has no message on {topic}', 'at least one image')
+        except BagError as err:
+            problems.append(str(err))
+            continue
+        found[topic] = FrameSource(str(bag), 'bag', topic, '', counts[topic], digest)
+    return list(found.values())
+
+
+def _contents(bag: Path) -> tuple[dict[str, str], dict[str, int]]:
+    """Return topic to type and to number of messages, from the index or else the bag itself."""
+    try:
+        with BagReader(bag) as reader:
+            types = reader.topics()
+            return types, {topic: reader.count(topic) for topic in types}
+    except BagError:
+        files = mcap_files(bag)
+        if not files:
+            raise
+    types, counts = {}, _promised(bag)
+    found: dict[str, int] = {}
+    for file in files:
+        scan = scan_mcap(file)
+        types |= scan.types
+        found |= {topic: found.get(topic, 0) + count for topic, count in scan.counts.items()}
+    if not types:
+        raise BagError(f'bag {bag} breaks off before it names a topic', 'a whole bag',
+                       'copy it again, or wait until the recorder has closed it')
+    return types, {topic: max(counts.get(topic, 0), found.get(topic, 0)) for topic in types}
+
+
+def _promised(bag: Path) -> dict[str, int]:
+    """Return how many messages the metadata of a bag says there are, where it can be read."""
+    import yaml
+
+    try:
+        content = yaml.safe_load((bag / METADATA_FILE).read_text())
+        listed = content['rosbag2_bagfile_information']['topics_with_message_count']
+        return {str(entry['topic_metadata']['name']): int(entry['message_count'])
+                for entry in listed}
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return {}
+
+
+def _digest(files: Iterable[Path]) -> str:
+    seen = hashlib.sha256()
+    for file in files:
+        status = file.stat()
+        seen.update(f'{file.parent.name}/{file.name} {status.st_size} {status.st_mtime_ns}\n'
+                    .encode())
+    return seen.hexdigest()[:16]

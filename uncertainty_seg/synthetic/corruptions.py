@@ -22,7 +22,6 @@ from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.synthetic.noise import FloatArray, stream
 from uncertainty_seg.synthetic.water import random_water
 
-
 MAX_SEVERITY = 5
 # One entry a severity, from 1 to 5. Lengths are shares of the longer side of the image.
 SEEN_THROUGH = (0.70, 0.48, 0.32, 0.20, 0.12)

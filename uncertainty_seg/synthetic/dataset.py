@@ -20,9 +20,8 @@ import numpy as np
 from tqdm import tqdm
 
 from uncertainty_seg.errors import ConfigError
-from uncertainty_seg.synthetic.classes import CLASS_NAMES, IGNORE, PALETTE
+from uncertainty_seg.synthetic.pipe import CLASS_NAMES, IGNORE, PALETTE
 from uncertainty_seg.synthetic.scene import check_scene, render_scene
-
 
 DEFAULT_SPLITS: Mapping[str, float] = {'train': 0.8, 'val': 0.1, 'test': 0.1}
 JPEG_QUALITY = 92

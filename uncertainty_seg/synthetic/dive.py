@@ -24,17 +24,14 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.synthetic.camera import Camera, rotation
-from uncertainty_seg.synthetic.cloud import Cloud
 from uncertainty_seg.synthetic.noise import FloatArray, spectral_tile, stream
-from uncertainty_seg.synthetic.placing import shoal
-from uncertainty_seg.synthetic.plan import PipePlan
+from uncertainty_seg.synthetic.pipe import PipePlan
 from uncertainty_seg.synthetic.raycast import cast, UNKNOWN
 from uncertainty_seg.synthetic.scene import check_scene, render
 from uncertainty_seg.synthetic.sensor import random_sensor
 from uncertainty_seg.synthetic.unknowns import Thing, thing_axes
-from uncertainty_seg.synthetic.water import random_water
-from uncertainty_seg.synthetic.world import build_world
-
+from uncertainty_seg.synthetic.water import Cloud, random_water
+from uncertainty_seg.synthetic.world import build_world, shoal
 
 # Seconds in a dive of 40 s.
 BURIAL_S, CLOUD_S, OBJECT_S, FISH_S = (8.5, 12.5), (14.0, 21.0), (25.5, 30.0), (32.5, 35.3)
@@ -178,7 +175,7 @@ class Dive:
         wreck = self._x(WRECK_CLOSEST_S * self._pace)
         clear = ((wreck - 2.5, wreck + 3.5, 0.0),) if self.unknown == 'wreck' else ()
         return PipePlan(first - 6, last + 17, 8, ((burial[0] + 1.7, burial[1] + 2.3, 0.78),),
-                    ((last - 1, last + 4, 0.7),), tuple(growths), clear, 0.3)
+                        ((last - 1, last + 4, 0.7),), tuple(growths), clear, 0.3)
 
     def _x(self, t: float) -> float:
         """Return how far along the pipe the vehicle is."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from uncertainty_seg.synthetic.camera import Camera
-from uncertainty_seg.synthetic.classes import ANODE, FIELD_JOINT, MARINE_GROWTH
 from uncertainty_seg.synthetic.noise import FloatArray, ramp, sample_grid, sample_rows, sample_tile
+from uncertainty_seg.synthetic.pipe import ANODE, FIELD_JOINT, MARINE_GROWTH
 from uncertainty_seg.synthetic.raycast import (
     BED,
     Hits,

@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-
 FloatArray = NDArray[np.float32]
 
 

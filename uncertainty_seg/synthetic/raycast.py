@@ -14,29 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.synthetic.camera import Camera
-from uncertainty_seg.synthetic.classes import (
-    ANODE,
-    DEBRIS,
-    FIELD_JOINT,
-    IGNORE,
-    MARINE_GROWTH,
-    PIPELINE,
-    SEABED,
-)
 from uncertainty_seg.synthetic.noise import FloatArray, sample_grid, sample_rows
 from uncertainty_seg.synthetic.objects import hit_prop
 from uncertainty_seg.synthetic.pipe import (
+    ANODE,
     ANODE_RAISE_M,
+    DEBRIS,
+    FIELD_JOINT,
     GROWTH_CELL_M,
     GROWTH_COLUMNS,
     GROWTH_MAX_M,
+    IGNORE,
     JOINT_RAISE_M,
+    MARINE_GROWTH,
     Pipe,
+    PIPELINE,
+    SEABED,
 )
 from uncertainty_seg.synthetic.seabed import CELL_M, Seabed
 from uncertainty_seg.synthetic.unknowns import meet, Thing
 from uncertainty_seg.synthetic.world import World
-
 
 FAR_M = 16.0
 # What a ray met, finer than the classes: the props follow from PROP on, one number each.

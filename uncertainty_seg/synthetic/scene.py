@@ -16,18 +16,14 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.synthetic.camera import Camera, rotation
-from uncertainty_seg.synthetic.classes import SEABED
-from uncertainty_seg.synthetic.cloud import Cloud
 from uncertainty_seg.synthetic.materials import look
 from uncertainty_seg.synthetic.noise import FloatArray, stream
-from uncertainty_seg.synthetic.placing import place
-from uncertainty_seg.synthetic.plan import random_plan
+from uncertainty_seg.synthetic.pipe import random_plan, SEABED
 from uncertainty_seg.synthetic.raycast import cast, FAR_M, ON_PIPE, UNKNOWN
 from uncertainty_seg.synthetic.sensor import develop, exposure, random_sensor, Sensor, visible
 from uncertainty_seg.synthetic.unknowns import Thing
-from uncertainty_seg.synthetic.water import form, lamps_of, random_water, Water
-from uncertainty_seg.synthetic.world import build_world, World
-
+from uncertainty_seg.synthetic.water import Cloud, form, lamps_of, random_water, Water
+from uncertainty_seg.synthetic.world import build_world, place, World
 
 MAX_TRAINING_TURBIDITY = 0.6
 UNKNOWN_KINDS = ('wreck', 'diver', 'fish')

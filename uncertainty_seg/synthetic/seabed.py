@@ -15,9 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.synthetic.noise import FloatArray, sample_tile, window
-from uncertainty_seg.synthetic.pipe import Route, TABLE_STEP_M
-from uncertainty_seg.synthetic.plan import PipePlan
-
+from uncertainty_seg.synthetic.pipe import PipePlan, Route, TABLE_STEP_M
 
 CELL_M = 0.03
 
@@ -76,7 +74,9 @@ def _boulders(rng: np.random.Generator, plan: PipePlan, height: FloatArray, rock
         rock[box] = np.maximum(rock[box], raised.astype(np.float32))
 
 
-def _ropes(rng: np.random.Generator, plan: PipePlan, shape: tuple[int, int], y0: float) -> FloatArray:
+def _ropes(
+    rng: np.random.Generator, plan: PipePlan, shape: tuple[int, int], y0: float
+) -> FloatArray:
     """Return each cell's distance to the nearest rope, metres, capped at 1."""
     drawn = np.full(shape, 255, np.uint8)
     for _ in range(int(rng.poisson((plan.stop - plan.start) * plan.props_per_m * 0.12))):

@@ -18,7 +18,6 @@ from uncertainty_seg.synthetic.camera import Camera
 from uncertainty_seg.synthetic.noise import FloatArray
 from uncertainty_seg.synthetic.water import Formed, lamps_of, LUMA, Water
 
-
 SNOW_BOX_M = 3.0
 LEAST_TRANSMISSION, LEAST_LEVELS = 0.045, 8.0
 

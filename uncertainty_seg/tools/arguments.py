@@ -11,13 +11,51 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Mapping
+from importlib.util import find_spec
 import json
 import math
 from typing import Any
 
 from uncertainty_seg.core.parameters import iter_parameters, Parameter
 from uncertainty_seg.core.settings import Settings, settings_from_dict
-from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.errors import BackendUnavailableError, ConfigError
+
+# -------------------------------------------------------------------------------------------------
+# Ask for libraries that are needed at the end of minutes of work, at its beginning.
+
+# What is imported -> its name for pip, and what it is for.
+_LIBRARIES = {
+    'pyarrow': ('pyarrow', 'the score table'),
+    'ray': ('ray', 'a cluster'),
+    'matplotlib': ('matplotlib', 'the plots of a report'),
+    'scipy': ('scipy', 'the bound of a share'),
+    'sklearn': ('scikit-learn', 'the density'),
+}
+
+
+def require_libraries(*names: str) -> None:
+    """
+    Refuse to begin without a library.
+
+    Parameters
+    ----------
+    *names : str
+        Of 'matplotlib', 'pyarrow', 'ray', 'scipy' and 'sklearn', as they are imported.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If one is not installed.
+
+    """
+    for name in names:
+        if find_spec(name) is None:
+            package, use = _LIBRARIES[name]
+            raise BackendUnavailableError(f'{package} is not installed', f'it, for {use}',
+                                          f'pip install {package}')
+
+
+# -------------------------------------------------------------------------------------------------
 
 
 def add_settings(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:

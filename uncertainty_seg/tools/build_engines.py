@@ -33,9 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build what is missing, and say what is there."""
-    from uncertainty_seg.backends.engine_cache import EngineCache
-    from uncertainty_seg.backends.engine_work import work_ahead, work_here
-    from uncertainty_seg.core.precision import precision_of
+    from uncertainty_seg.backends.gpu.bundle_engines import work_ahead, work_here
+    from uncertainty_seg.backends.gpu.engine_cache import EngineCache
+    from uncertainty_seg.core.settings import precision_of
     from uncertainty_seg.storage.model_bundle import load_bundle
 
     settings = settings_from_args(args, _NAMES)

@@ -71,10 +71,10 @@ def run(args: argparse.Namespace) -> int:
         update_metrics,
         write_calibration,
     )
-    from uncertainty_seg.tools.calibration_report import write_calibration_report
-    from uncertainty_seg.tools.calibration_run import calibrate, CalibrationRequest
-    from uncertainty_seg.tools.libraries import require_libraries
-    from uncertainty_seg.tools.report_html import require_report_place
+    from uncertainty_seg.tools.arguments import require_libraries
+    from uncertainty_seg.tools.calibrate.calibration_run import calibrate, CalibrationRequest
+    from uncertainty_seg.tools.report.fill import write_calibration_report
+    from uncertainty_seg.tools.report.page import require_report_place
 
     train, val = args.train or args.data, args.val or args.data
     if train is None or val is None:

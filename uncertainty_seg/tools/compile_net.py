@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     """Compile, check, write, and say what became of the dropout."""
     from uncertainty_seg.graph.plan import explain
     from uncertainty_seg.storage.labelled_folder import read_classes
-    from uncertainty_seg.tools.compile_request import compile_request, CompileRequest
+    from uncertainty_seg.tools.compile.request import compile_request, CompileRequest
 
     request = CompileRequest.of(args, read_classes(args.classes))
     compiled, card, report = compile_request(request)

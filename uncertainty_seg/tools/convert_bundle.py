@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Convert, and say what to do next."""
     from uncertainty_seg.storage.model_bundle import load_bundle
-    from uncertainty_seg.tools.quantise_trunk import calibration_images
+    from uncertainty_seg.tools.compile.quantise_trunk import calibration_images
 
     if args.precision == 'int8' and args.calibration_images is None:
         raise ConfigError('--precision int8', '--calibration-images DIR with images of the sea '
@@ -93,11 +93,11 @@ def convert_bundle(
         If a graph cannot be converted.
 
     """
-    from uncertainty_seg.graph.lint import require_clean
+    from uncertainty_seg.graph.frontend.lint import require_clean
     from uncertainty_seg.graph.onnx_tools import load_model
     from uncertainty_seg.graph.precision import to_precision
     from uncertainty_seg.storage.model_bundle import write_bundle
-    from uncertainty_seg.tools.quantise_trunk import quantised
+    from uncertainty_seg.tools.compile.quantise_trunk import quantised
 
     card = bundle.card
     if card.precision != 'fp32':

@@ -51,10 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     from uncertainty_seg.storage.model_bundle import load_bundle
-    from uncertainty_seg.tools.evaluation_report import write_evaluation_report
-    from uncertainty_seg.tools.evaluation_run import evaluate_bundle, EvaluationRequest
-    from uncertainty_seg.tools.libraries import require_libraries
-    from uncertainty_seg.tools.report_html import require_report_place
+    from uncertainty_seg.tools.arguments import require_libraries
+    from uncertainty_seg.tools.calibrate.evaluation_run import evaluate_bundle, EvaluationRequest
+    from uncertainty_seg.tools.report.fill import write_evaluation_report
+    from uncertainty_seg.tools.report.page import require_report_place
 
     request = EvaluationRequest(
         bundle=load_bundle(args.bundle), settings=settings_from_args(args, _NAMES),

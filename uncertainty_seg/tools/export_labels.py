@@ -29,7 +29,7 @@ from uncertainty_seg.errors import (
 from uncertainty_seg.tools.arguments import print_json
 
 if TYPE_CHECKING:
-    from uncertainty_seg.tools.export_labels_log import FrameFeed
+    from uncertainty_seg.tools.export_sources import FrameFeed
 
 HELP = 'write frames and masks for a labelling tool: COCO, CVAT, Label Studio, LabelMe, bags ...'
 MISUSE = (ConfigError, DatasetError, FrameLogError, ModelBundleError, TableError)
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from tqdm import tqdm
 
-    from uncertainty_seg.storage.label_formats import write_export
+    from uncertainty_seg.storage.labels.formats import write_export
 
     _require_known('--format', [args.kind], FORMATS)
     _require_known('--reasons', args.reasons, REASONS)
@@ -98,8 +98,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _feed(args: argparse.Namespace) -> FrameFeed:
-    from uncertainty_seg.storage.label_formats import BAGS
-    from uncertainty_seg.tools.export_labels_log import frames_of_logs
+    from uncertainty_seg.storage.labels.formats import BAGS
+    from uncertainty_seg.tools.export_sources import frames_of_logs
 
     has_uncertainty = args.kind in BAGS
     selections = [path for path in args.inputs if _is_selection(path)]
@@ -111,7 +111,7 @@ def _feed(args: argparse.Namespace) -> FrameFeed:
         raise ConfigError(f'{len(args.inputs)} inputs with the selection {selections[0]}',
                           'one selection alone, or frame logs')
     _require_unused(args, ('reasons',), f'the selection {selections[0]}', 'frame logs')
-    from uncertainty_seg.tools.export_labels_selection import frames_of_selection
+    from uncertainty_seg.tools.export_sources import frames_of_selection
 
     return frames_of_selection(selections[0], has_uncertainty, args.model, args.backend)
 
@@ -136,7 +136,7 @@ def _is_selection(path: Path) -> bool:
 
 
 def _log(path: Path) -> Path:
-    from uncertainty_seg.storage.frame_log_format import FRAMES_FOLDER
+    from uncertainty_seg.storage.frame_log.format import FRAMES_FOLDER
 
     if not (path / FRAMES_FOLDER).is_dir():
         came = f'{path} is missing' if not path.exists() else \

@@ -58,9 +58,9 @@ def run(args: argparse.Namespace) -> int:
     """
     from tqdm import tqdm
 
-    from uncertainty_seg.storage.label_formats import find_table, new_folder, READERS
-    from uncertainty_seg.storage.label_frames import read_table
-    from uncertainty_seg.storage.label_training import write_training_folder
+    from uncertainty_seg.storage.labels.formats import find_table, new_folder, READERS
+    from uncertainty_seg.storage.labels.frames import read_table
+    from uncertainty_seg.storage.labels.training import write_training_folder
 
     if args.kind not in FORMATS:
         raise ConfigError(f'--format {args.kind}', f'one of {", ".join(FORMATS)}')

@@ -22,7 +22,7 @@ from uncertainty_seg import __version__
 from uncertainty_seg.errors import ConfigError, UncertaintySegError
 
 VERBS = {
-    'demo': 'uncertainty_seg.tools.demo',
+    'demo': 'uncertainty_seg.tools.demo_dive',
     'make-dive': 'uncertainty_seg.tools.make_dive',
     'replay': 'uncertainty_seg.tools.replay',
     'make-scenes': 'uncertainty_seg.tools.make_scenes',

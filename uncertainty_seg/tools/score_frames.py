@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         the others are finished, if a source cannot be read or broke off.
 
     """
-    from uncertainty_seg.tools.score_run import require_engines, RunChoice, score_sources
+    from uncertainty_seg.tools.score.run import require_engines, RunChoice, score_sources
 
     choice = RunChoice(args.workers, args.ray, args.stride, args.dive.strip())
     require_engines(choice)

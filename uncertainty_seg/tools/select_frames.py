@@ -90,9 +90,8 @@ def run(args: argparse.Namespace) -> int:
         If an option does not fit the table, or no frame is left to choose.
 
     """
-    from uncertainty_seg.tools.select_files import require_place, write_selection
-    from uncertainty_seg.tools.select_run import select_frames
-    from uncertainty_seg.tools.select_sheet import write_sheet
+    from uncertainty_seg.tools.selection.run import select_frames
+    from uncertainty_seg.tools.selection.sheet import require_place, write_selection, write_sheet
 
     _read_numbers(args)
     require_place(args.out, args.force)

@@ -44,10 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, print a table and a line of JSON; 1 if a check failed."""
-    from uncertainty_seg.backends.self_check_record import SelfCheckRecord, write_record
+    from uncertainty_seg.backends.gpu.self_check_record import SelfCheckRecord, write_record
     from uncertainty_seg.storage.model_bundle import load_bundle
     from uncertainty_seg.tools.arguments import json_text
-    from uncertainty_seg.tools.self_check_report import report_table, report_values
+    from uncertainty_seg.tools.self_check_run import report_table, report_values
 
     settings = settings_from_args(args, _NAMES)
     bundle = load_bundle(args.bundle)
@@ -66,12 +66,15 @@ def _check(bundle: Any, settings: Settings, args: argparse.Namespace) -> tuple[A
     """Open the backend and its reference, and run them; return key, findings and facts."""
     from tqdm import tqdm
 
+    from uncertainty_seg.backends.gpu.self_check_record import checking, key_of
     from uncertainty_seg.backends.registry import open_backend
-    from uncertainty_seg.backends.self_check_record import checking, key_of
-    from uncertainty_seg.core.precision import precision_of
-    from uncertainty_seg.tools.board_power import power_reader
-    from uncertainty_seg.tools.self_check_reference import Reference
-    from uncertainty_seg.tools.self_check_run import check_backend, fixed_images
+    from uncertainty_seg.core.settings import precision_of
+    from uncertainty_seg.tools.self_check_run import (
+        check_backend,
+        fixed_images,
+        power_reader,
+        Reference,
+    )
 
     precision = precision_of(bundle.card, settings.precision)
     with checking():
@@ -97,8 +100,8 @@ def _check(bundle: Any, settings: Settings, args: argparse.Namespace) -> tuple[A
 
 def _open_unrecorded(bundle: Any, settings: Settings) -> Any:
     """Open the only backend that records CUDA graphs, without them."""
-    from uncertainty_seg.backends.self_check_record import checking
-    from uncertainty_seg.backends.tensorrt import TensorRtBackend
+    from uncertainty_seg.backends.gpu.self_check_record import checking
+    from uncertainty_seg.backends.gpu.tensorrt import TensorRtBackend
 
     with checking():
         return TensorRtBackend(bundle, settings, is_recorded=False)
@@ -110,9 +113,9 @@ def arithmetic_of(backend: str, precision: str) -> str:
 
 
 def _plan(bundle: Any, settings: Settings, images: Any, arithmetic: str) -> Any:
-    from uncertainty_seg.core.gate_limits import gate_limits
-    from uncertainty_seg.core.score_vector import ScoreVector
-    from uncertainty_seg.core.self_check import TOLERANCES
+    from uncertainty_seg.analysis.self_check import TOLERANCES
+    from uncertainty_seg.core.gate import gate_limits
+    from uncertainty_seg.core.scores.vector import ScoreVector
     from uncertainty_seg.tools.self_check_run import CheckPlan
 
     card, calibration = bundle.card, bundle.calibration
@@ -122,5 +125,6 @@ def _plan(bundle: Any, settings: Settings, images: Any, arithmetic: str) -> Any:
         return CheckPlan(card, passes, settings.seed, 1.0, images, {}, tolerance)
     limits = gate_limits(calibration, settings.gate)
     scorer = ScoreVector(card, calibration.pixel_limits, calibration.density, limits)
-    return CheckPlan(card, passes, settings.seed, calibration.temperature, images, limits, tolerance,
-                scorer)
+    return CheckPlan(
+        card, passes, settings.seed, calibration.temperature, images, limits, tolerance, scorer
+    )

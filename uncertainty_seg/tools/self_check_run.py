@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
+import math
 import os
 from pathlib import Path
+import shutil
+import subprocess
 import sys
 import time
 from typing import Any, Protocol
@@ -15,13 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.core.arrays import ImageU8
-from uncertainty_seg.core.dropout_masks import pass_inputs
-from uncertainty_seg.core.model_card import InputSpec, ModelCard
-from uncertainty_seg.core.pipeline import Backend
-from uncertainty_seg.core.preprocess import fit_image, Geometry
-from uncertainty_seg.core.score_vector import ScoreVector
-from uncertainty_seg.core.self_check import (
+from uncertainty_seg.analysis.self_check import (
     Check,
     closeness_checks,
     Difference,
@@ -33,8 +30,186 @@ from uncertainty_seg.core.self_check import (
     worst,
     worst_checks,
 )
-from uncertainty_seg.core.uncertainty import UncertaintyMaps
+from uncertainty_seg.core.arrays import ImageU8
+from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.dropout_masks import pass_inputs
+from uncertainty_seg.core.model_card import InputSpec, ModelCard
+from uncertainty_seg.core.pipeline import Backend
+from uncertainty_seg.core.preprocess import fit_image, Geometry
+from uncertainty_seg.core.scores.vector import ScoreVector
+from uncertainty_seg.core.uncertainty import (
+    maps_from_logits,
+    maps_from_low_logits,
+    UncertaintyMaps,
+    upsample_bilinear,
+)
+from uncertainty_seg.errors import BackendUnavailableError
 from uncertainty_seg.synthetic.scene import MAX_TRAINING_TURBIDITY, render_scene
+
+# -------------------------------------------------------------------------------------------------
+# What the board draws, where it tells: the sensors of a Jetson, or nvidia-smi.
+# Nothing is estimated: a machine without a sensor gives nothing.
+
+# Voltage and current of each rail, by the driver of the INA3221 that JetPack 5 and later use.
+_RAILS = 'sys/class/hwmon/hwmon*/in*_label'
+_SMI = 'nvidia-smi'
+_SMI_TIMEOUT_S = 5.0
+
+
+def power_reader(root: Path = Path('/')) -> Callable[[], dict[str, float]] | None:
+    """
+    Find what tells the power.
+
+    Parameters
+    ----------
+    root : Path
+        Where the system's files lie.
+
+    Returns
+    -------
+    callable or None
+        Returns watts by name of rail, at the time of the call; None if nothing tells.
+
+    """
+    if _rails_w(root):
+        return partial(_rails_w, root)
+    return _gpu_w if _gpu_w() else None
+
+
+def _rails_w(root: Path) -> dict[str, float]:
+    found = {}
+    for label in sorted(root.glob(_RAILS)):
+        number = label.name.removeprefix('in').removesuffix('_label')
+        if not number.isdigit():
+            continue
+        milli = [_number(label.with_name(name)) for name in (f'in{number}_input',
+                                                             f'curr{number}_input')]
+        if milli[0] is not None and milli[1] is not None:
+            found[_text(label)] = milli[0] * milli[1] / 1e6
+    return found
+
+
+def _gpu_w() -> dict[str, float]:
+    program = shutil.which(_SMI)
+    if program is None:
+        return {}
+    command = [program, '--query-gpu=power.draw', '--format=csv,noheader,nounits']
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, check=True,
+                              timeout=_SMI_TIMEOUT_S).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    watts = {f'gpu{index}': _float(text) for index, text in enumerate(said)}
+    return {name: value for name, value in watts.items() if value is not None}
+
+
+def _number(path: Path) -> float | None:
+    return _float(_text(path))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding='ascii').strip()
+    except (OSError, ValueError):
+        return ''
+
+
+def _float(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:  # nvidia-smi says [N/A]
+        return None
+
+
+# -------------------------------------------------------------------------------------------------
+# What a backend is held against: ONNX Runtime on the CPU in float32, and the definitions in numpy.
+# It shares no line with the backends but the files of the bundle: sessions that fuse nothing, one
+# pass after the other, and `core.uncertainty` in float64 for what follows. Slow, and simple.
+
+_STRIPE = 32  # rows at a time in float64
+
+
+class Reference:
+    """
+    Run a bundle as literally as it can be run.
+
+    Parameters
+    ----------
+    bundle : ModelBundle
+        A checked bundle, of any precision: weights of 16 bits are widened, an int8 trunk is
+        computed with float32 between its rounding steps.
+    threads : int
+        Of ONNX Runtime; 0 takes every core.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If ONNX Runtime is not installed.
+
+    """
+
+    def __init__(self, bundle: ModelBundle, threads: int = 0) -> None:
+        self._card = bundle.card
+        self._trunk = _session(bundle.trunk_path, threads)
+        self._head = _session(bundle.head_path, threads)
+
+    def run(self, image: ImageU8, masks: Masks, temperature: float) -> UncertaintyMaps:
+        """Return the maps of an image; as `Backend.run`."""
+        card, spec = self._card, self._card.input
+        logits = self._logits(image, masks)
+        if card.reduction == 'low':
+            return maps_from_low_logits(
+                logits, spec.height, spec.width, temperature, card.upsampling)
+        full = np.stack([upsample_bilinear(one, spec.height, spec.width, card.upsampling)
+                         .astype(np.float32) for one in logits])
+        stripes = [
+            maps_from_logits(part, part.shape[2], part.shape[3], temperature)
+            for part in (full[:, :, row:row + _STRIPE] for row in range(0, spec.height, _STRIPE))
+        ]
+        return UncertaintyMaps(*(np.concatenate([getattr(part, f.name) for part in stripes])
+                                 for f in fields(UncertaintyMaps)))
+
+    def _logits(self, image: ImageU8, masks: Masks) -> NDArray[np.float32]:
+        """Return (T, C, hl, wl)."""
+        names = [info.name for info in self._trunk.get_outputs()]
+        batch = image[None]
+        found = dict(zip(names, self._trunk.run(names, {'image': batch}), strict=True))
+        wanted = {info.name for info in self._head.get_inputs()}
+        given = {name: value for name, value in {'image': batch, **found}.items()
+                 if name in wanted}
+        passes, step = len(next(iter(masks.values()))), self._card.chunk or 1
+        return np.concatenate([
+            self._head.run(['logits'], {**given, **_rows(masks, first, step)})[0][:passes - first]
+            for first in range(0, passes, step)])
+
+
+def _rows(masks: Masks, first: int, count: int) -> dict[str, NDArray[np.float32]]:
+    """Cut some passes out of the masks; the last is repeated where there are too few."""
+    last = len(next(iter(masks.values()))) - 1
+    rows = np.minimum(np.arange(first, first + count), last)
+    return {name: mask[rows] for name, mask in masks.items()}
+
+
+def _session(path: Path, threads: int) -> Any:
+    from uncertainty_seg.graph.onnx_tools import load_model
+    from uncertainty_seg.graph.precision import to_float32
+
+    try:
+        import onnxruntime
+    except ImportError as err:
+        raise BackendUnavailableError(
+            f'onnxruntime cannot be imported ({err}), and the check compares with it',
+            fix='pip install onnxruntime',
+        ) from err
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Fuses nothing, and leaves the rounding steps of an int8 trunk where they are.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    content = to_float32(load_model(str(path))).SerializeToString()
+    return onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
+
+
+# -------------------------------------------------------------------------------------------------
 
 MEMORY_LIMIT_MB = 16.0
 # Reading the power may start a program, which takes longer than a frame.
@@ -235,3 +410,75 @@ def memory_of_process_mb() -> float:
 def _device_mb(backend: Backend) -> float:
     """Return the memory a backend holds on its device, where it says so."""
     return float(getattr(backend, 'device_memory_bytes', 0)) / 1e6
+
+
+# -------------------------------------------------------------------------------------------------
+# What the self-check found, as a table for people and as values for JSON.
+
+PERCENTILES = (50, 90, 99)
+
+
+def report_values(found: Findings, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Put everything that was found into one dictionary.
+
+    Parameters
+    ----------
+    found : Findings
+        What was found.
+    facts : mapping of str to any
+        What was checked: bundle, backend, version, precision, passes.
+
+    Returns
+    -------
+    dict of str to any
+        `facts`, then `is_passed`, `failed`, `checks`, `latency_ms`, `power_w`. A number that is
+        none is None.
+
+    """
+    return {
+        **facts,
+        'is_passed': all(check.is_passed for check in found.checks),
+        'failed': [check.name for check in found.checks if not check.is_passed],
+        'checks': {check.name: {'measured': _finite(check.measured), 'limit': check.limit,
+                                'is_passed': check.is_passed} for check in found.checks},
+        'latency_ms': {stage: _percentiles(times) for stage, times in found.stages_ms.items()},
+        'power_w': {rail: {'mean': round(float(np.mean(watts)), 3), 'max': round(max(watts), 3)}
+                    for rail, watts in found.power_w.items()},
+    }
+
+
+def report_table(found: Findings, facts: Mapping[str, Any]) -> str:
+    """Write the same for a reader, 99 columns wide at most."""
+    lines = [', '.join(f'{name} {value}' for name, value in facts.items() if value != ''), '']
+    lines += _check_lines(found.checks)
+    if found.stages_ms:
+        count = len(found.stages_ms['total'])
+        lines += ['', f'{f"ms, {count} runs":20}' + ''.join(f'{f"p{p}":>10}' for p in PERCENTILES)
+                  + f'{"max":>10}']
+        for stage, times in found.stages_ms.items():
+            numbers = _percentiles(times).values()
+            lines.append(f'{stage:20}' + ''.join(f'{number:10.2f}' for number in numbers))
+    if found.power_w:
+        lines += ['', f'{"W":20}{"mean":>10}{"max":>10}']
+        lines += [f'{rail:20}{np.mean(watts):10.2f}{max(watts):10.2f}'
+                  for rail, watts in found.power_w.items()]
+    return '\n'.join(lines)
+
+
+def _check_lines(checks: Sequence[Check]) -> list[str]:
+    lines = [f'{"check":20}{"measured":>10}{"at most":>10}']
+    for check in checks:
+        verdict = 'ok    ' if check.is_passed else 'FAILED'
+        lines.append(f'{check.name:20}{check.measured:10.3g}{check.limit:10.3g}  {verdict}  '
+                     f'{check.about}')
+    return lines
+
+
+def _percentiles(times: Sequence[float]) -> dict[str, float]:
+    points = {f'p{p}': round(float(np.percentile(times, p)), 3) for p in PERCENTILES}
+    return {**points, 'max': round(max(times), 3)}
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -33,8 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train and compile."""
     from uncertainty_seg.storage.labelled_folder import load_folder
-    from uncertainty_seg.training.bundle_maker import make_bundle, train_weights
-    from uncertainty_seg.training.recipes import recipe
+    from uncertainty_seg.training.recipes import make_bundle, recipe, train_weights
 
     logging.getLogger('uncertainty_seg').setLevel(logging.INFO)
     plan = recipe(args.recipe)

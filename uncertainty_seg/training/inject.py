@@ -20,9 +20,8 @@ from torch.nn.modules import activation
 from torch.nn.modules.batchnorm import _NormBase
 
 from uncertainty_seg.errors import ConfigError, GraphError
-from uncertainty_seg.training.marking import first_line, plain_copy
+from uncertainty_seg.training.marking import first_line, named_outputs, plain_copy
 from uncertainty_seg.training.masked_reference import chosen_output
-from uncertainty_seg.training.net_outputs import named_outputs
 
 # What libraries call the part of a net behind its encoder, in order of preference.
 _DECODERS = ('decoder', 'classifier', 'decode_head')

@@ -10,26 +10,181 @@ images that, dropout aside, the net computes what it computes in eval mode.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 import copy
+import dataclasses
 from dataclasses import dataclass, field
 import logging
+import re
+from typing import Any
 import warnings
 
 import torch
 from torch import nn, Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from uncertainty_seg.errors import GraphError, UncertaintySegError
 from uncertainty_seg.training.dropout_watch import (
     Drop,
+    DropoutWatch,
     place,
     prepare_paths,
     Replace,
     unchanged,
     watch,
 )
-from uncertainty_seg.training.forward_guard import ForwardGuard
-from uncertainty_seg.training.net_outputs import named_outputs
+
+# -------------------------------------------------------------------------------------------------
+# Refuse what a graph cannot hold, as it happens: other randomness, and choices made by the image.
+# A trace takes down the operations of one run. A random number would be frozen in it, and so would
+# the way that the image took where the net looks at values and branches.
+
+# Operations that look at the shape of their argument only.
+_LIKE = re.compile(r'^new_|_like$')
+_DATA_DEPENDENT = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+
+
+class ForwardGuard(TorchDispatchMode):
+    """
+    Look at every operation of a run.
+
+    Parameters
+    ----------
+    watch : DropoutWatch
+        Knows which module is running, and has taken the dropout out.
+    image : Tensor
+        What the net is run on; whatever is computed from it is followed.
+
+    Raises
+    ------
+    GraphError
+        From within the run.
+
+    """
+
+    def __init__(self, watch: DropoutWatch, image: Tensor) -> None:
+        super().__init__()
+        self._watch = watch
+        # By address; the weak reference keeps the address from being used again.
+        self._of_image: dict[int, StorageWeakRef] = {}
+        self._follow(image)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Judge one operation and run it."""
+        options = kwargs or {}
+        name = str(func).split('.')[1]
+        # Attention carries the tag for its dropout, which is 0 where it gets here.
+        if torch.Tag.nondeterministic_seeded in func.tags and 'scaled_dot_product' not in name:
+            raise GraphError(
+                f'{place(self._watch.module)} draws random numbers with {name}',
+                'no randomness but dropout, which masks can replace',
+                "use torch's own dropout there, or a module without randomness",
+            )
+        given = [x for x in _tensors([args, options]) if self._is_of_image(x)]
+        if given and _is_choice(func, args):
+            raise GraphError(
+                f'{place(self._watch.module)} looks at the values of its tensors ({name}) to '
+                'decide what to do', 'the same operations for every image',
+                'write it with torch.where, or take that check out',
+            )
+        result = func(*args, **options)
+        if given and not _LIKE.search(name):
+            for x in _tensors([result]):
+                self._follow(x)
+        return result
+
+    def _follow(self, x: Tensor) -> None:
+        reference = StorageWeakRef(x.untyped_storage())
+        self._of_image.setdefault(reference.cdata, reference)
+
+    def _is_of_image(self, x: Tensor) -> bool:
+        return x.untyped_storage()._cdata in self._of_image
+
+
+def _is_choice(func: Any, args: Any) -> bool:
+    if str(func) == 'aten.index.Tensor':  # by numbers it is a gather, by a mask a choice
+        return any(x.dtype in (torch.bool, torch.uint8) for x in _tensors(args[1]))
+    return bool(_DATA_DEPENDENT & set(func.tags))
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _tensors(value)
+    elif isinstance(values, dict):
+        yield from _tensors(list(values.values()))
+
+
+# -------------------------------------------------------------------------------------------------
+# The tensors in whatever a net returns: a tensor, a dict, a sequence, or a dataclass of them.
+# Which of them are the logits is decided elsewhere, by these names.
+
+SINGLE = 'output'
+
+
+def named_outputs(returned: Any) -> dict[str, Tensor]:
+    """
+    Name every tensor of a net's result.
+
+    Parameters
+    ----------
+    returned : object
+        As the net's forward returned it.
+
+    Returns
+    -------
+    dict of str to Tensor
+        'output' for a single tensor; else keys and fields by name, elements of a sequence as
+        'output_0' and on, nested names joined by an underscore, one more where two clash.
+
+    Raises
+    ------
+    GraphError
+        If there is no tensor in it.
+
+    """
+    found: dict[str, Tensor] = {}
+    for wish, value in _walk(returned, ''):
+        name = wish
+        while name in found:
+            name += '_'
+        found[name] = value
+    if not found:
+        raise GraphError(f'the net returns {type(returned).__name__} without a tensor',
+                         'logits, alone or in a dict, sequence or dataclass')
+    if len(found) == 1 and not isinstance(returned, Mapping):
+        return {SINGLE: next(iter(found.values()))}
+    return found
+
+
+def _walk(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name or SINGLE, value
+        return
+    for key, part in _parts(value):
+        is_place = isinstance(key, int) and not name
+        yield from _walk(part, f'{SINGLE}_{key}' if is_place else f'{name}_{key}'.lstrip('_'))
+
+
+def _parts(value: Any) -> list[tuple[Any, Any]]:
+    if isinstance(value, Mapping):
+        return list(value.items())
+    if hasattr(value, '_fields'):
+        return list(zip(value._fields, value, strict=True))
+    if isinstance(value, list | tuple):
+        return list(enumerate(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
+    return []
+
+
+# -------------------------------------------------------------------------------------------------
 
 _log = logging.getLogger(__name__)
 # Largest difference between the two modes, relative to the largest output.

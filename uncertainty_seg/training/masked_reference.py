@@ -194,3 +194,39 @@ def _require_known(marked: MarkedNet, masks: Mapping[str, Array]) -> None:
     if strange or not masks:
         raise GraphError(f'the masks {strange} belong to no dropout of the network' if strange
                          else 'there are no masks', f'some of {sorted(known)}')
+
+
+# -------------------------------------------------------------------------------------------------
+# The masked torch net in float64: tells an error of the compiler from the noise of float32.
+# A wide net's logits are not exact to 1e-5 of their spread in float32, whoever computes them.
+
+
+def exact_logits(
+    net: nn.Module, image: NDArray[np.float32], masks: Mapping[str, NDArray[np.float32]],
+    output: str | None = None, num_classes: int | None = None,
+) -> NDArray[np.float32] | None:
+    """
+    Run a net once a pass in float64.
+
+    Parameters
+    ----------
+    net, image, masks, output, num_classes
+        As `masked_reference.masked_logits`.
+
+    Returns
+    -------
+    ndarray of float32, shape (T, C, hl, wl), or None
+        Rounded at the very end; None for a net that cannot run in float64.
+
+    """
+    _, _, height, width = image.shape
+    marked = find_dropout(net, height, width)  # which works on a copy
+    marked.net.double()
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # for what the net makes itself
+    try:
+        return run_masked(marked, image.astype(np.float64), masks, output, num_classes)
+    except Exception:  # a net with float32 of its own fails in ways of its own
+        return None
+    finally:
+        torch.set_default_dtype(default)

@@ -1,0 +1,100 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""What is measured on frames whose answer is known by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from uncertainty_seg.analysis.bad_rule import BadRule
+from uncertainty_seg.analysis.evaluation import (
+    best_temperature,
+    evaluate,
+    Evaluation,
+    frame_table,
+    score_frames,
+)
+from uncertainty_seg.backends.fake import FakeBackend
+from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.errors import DatasetError, ImageError
+from uncertainty_seg.storage.model_bundle import load_bundle
+
+BLUE = np.zeros((96, 128, 3), np.uint8)
+BLUE[..., 0] = 255
+ALL_BLUE = np.zeros((96, 128), np.uint8)
+HALF = ALL_BLUE.copy()
+HALF[:, 64:] = 1  # half of it is labelled green, and is blue
+UNKNOWN = np.full((96, 128), 255, np.uint8)
+
+
+@pytest.fixture
+def pipeline(tiny_bundle: Path) -> Pipeline:
+    bundle = load_bundle(str(tiny_bundle))
+    return Pipeline(bundle, FakeBackend(bundle.card), Settings())
+
+
+def test_a_known_scene(pipeline: Pipeline) -> None:
+    found = evaluate(pipeline, [(BLUE, HALF)], 255)
+    assert found.accuracy == pytest.approx(0.5)
+    assert found.iou[:2] == pytest.approx([0.5, 0])
+    assert found.mean_iou == pytest.approx(0.25)
+    frame = found.frames[0]
+    assert (frame.accuracy, frame.mean_iou, frame.is_bad) == (
+        pytest.approx(0.5), pytest.approx(0.25), False)
+    maps = pipeline.measure(BLUE, 0).maps
+    confidence = float(maps.confidence.mean())
+    assert found.ece == pytest.approx(confidence - 0.5, abs=1e-3)
+    assert found.pixels.adaptive.value() == pytest.approx(confidence - 0.5, abs=1e-3)
+    assert found.pixels.brier.value() == pytest.approx(
+        (confidence ** 2 + (1 - confidence) ** 2) / 2, abs=1e-3)
+    # Every pixel looks alike: no map can tell which half is wrong.
+    assert found.error_auroc['entropy'] == pytest.approx(0.5)
+    assert found.pixels.mean_entropy()[:2] == pytest.approx([maps.entropy.mean()] * 2, rel=1e-5)
+    assert np.isnan(found.pixels.mean_entropy()[2])
+    assert frame.nll_nats == pytest.approx(
+        -(np.log(confidence) + np.log(1 - confidence)) / 2, rel=1e-3)
+
+
+def test_the_rule_says_which_frames_are_bad(pipeline: Pipeline) -> None:
+    rule = BadRule.parse('accuracy<0.6', pipeline.card.class_names)
+    found = evaluate(pipeline, [(BLUE, HALF), (BLUE, ALL_BLUE)], 255, rule)
+    assert [frame.is_bad for frame in found.frames] == [True, False]
+    table = frame_table(found.frames, ['a', 'b'], np.array(['x', 'y']))
+    assert table.is_bad.tolist() == [True, False]
+    assert table.mean_iou == pytest.approx([0.25, 1.0])
+    assert table.scores['entropy.mean'][0] == found.frames[0].scores['entropy.mean']
+
+
+def test_a_frame_nobody_labelled_counts_nowhere_and_does_no_harm(pipeline: Pipeline) -> None:
+    rule = BadRule.parse('accuracy<0.6', pipeline.card.class_names)
+    found = evaluate(pipeline, [(BLUE, UNKNOWN), (BLUE, ALL_BLUE)], 255, rule)
+    assert found.accuracy == 1 and found.frames[0].is_bad is False
+    assert np.isnan(found.frames[0].mean_iou) and np.isfinite(found.nll_nats)
+
+
+def test_an_id_that_is_no_class_is_refused(pipeline: Pipeline) -> None:
+    rule = BadRule.parse('accuracy<0.6', pipeline.card.class_names)
+    with pytest.raises(DatasetError, match='class id 7'):
+        evaluate(pipeline, [(BLUE, np.full((96, 128), 7, np.uint8))], 255, rule)
+
+
+def test_foreign_frames_have_scores_and_nothing_else(pipeline: Pipeline) -> None:
+    frames = score_frames(pipeline, [BLUE])
+    assert frames[0].scores == pipeline.measure(BLUE, 0).scores
+    table = frame_table(frames, ['a'], np.array(['a']))
+    assert not table.is_bad.any() and np.isnan(table.mean_iou).all()
+    with pytest.raises(ImageError, match='no frame was measured'):
+        frame_table([], [], np.array([], np.str_))
+
+
+def test_the_temperature_is_chosen_by_likelihood(tiny_bundle: Path) -> None:
+    """The blue network is right on blue: the colder, the better; half wrong, the warmer."""
+    bundle = load_bundle(str(tiny_bundle))
+
+    def at(temperature: float, truth: np.ndarray) -> Evaluation:
+        pipeline = Pipeline(bundle, FakeBackend(bundle.card), Settings(), temperature)
+        return evaluate(pipeline, [(BLUE, truth)], 255)
+
+    assert best_temperature({t: at(t, ALL_BLUE) for t in (0.5, 1.0, 2.0)}) == 0.5
+    assert best_temperature({t: at(t, HALF) for t in (0.5, 1.0, 2.0)}) == 2.0

@@ -1,0 +1,174 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""What OpenVINO gets in place of a shipped graph computes the same; what gains is changed only."""
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper, TensorProto
+import pytest
+
+openvino = pytest.importorskip('openvino')
+from uncertainty_seg.backends.cpu.openvino import (  # noqa: E402
+    channels_last,
+    import_openvino,
+    planes_between,
+    transpose_upsampled,
+)
+
+OV = import_openvino()
+RNG = np.random.default_rng(0)
+C, O, H, W = 8, 12, 5, 6  # noqa: E741
+ASYMMETRIC = {'coordinate_transformation_mode': 'asymmetric', 'nearest_mode': 'floor'}
+SAME = {'kernel_shape': [3, 3], 'pads': [1, 1, 1, 1]}
+
+
+def network(resize: dict[str, Any], conv: dict[str, Any], *, channels: int = C,
+            scales: tuple[float, ...] = (1, 1, 2, 2), has_half: bool = False,
+            is_computed: bool = False) -> Any:
+    """Resize x, convolve; the weights are an input, in 16 bits, or plain."""
+    rows, columns = conv['kernel_shape']
+    weights = RNG.normal(size=(O, channels // conv.get('group', 1), rows, columns))
+    kind = np.float16 if has_half else np.float32
+    tensors = [numpy_helper.from_array(np.array(scales, np.float32), 'scales'),
+               numpy_helper.from_array(RNG.normal(size=O).astype(np.float32), 'bias')]
+    inputs = [helper.make_tensor_value_info('x', TensorProto.FLOAT, [1, channels, H, W])]
+    if is_computed:
+        inputs.append(helper.make_tensor_value_info('w', TensorProto.FLOAT, weights.shape))
+    else:
+        name = 'stored' if has_half else 'w'
+        tensors.append(numpy_helper.from_array(weights.astype(kind), name))
+    nodes = [helper.make_node('Resize', ['x', '', 'scales'], ['up'], **resize)]
+    if has_half:
+        nodes.append(helper.make_node('Cast', ['stored'], ['w'], to=TensorProto.FLOAT))
+    nodes += [helper.make_node('Conv', ['up', 'w', 'bias'], ['c'], 'conv', **conv),
+              helper.make_node('Relu', ['c'], ['y'])]
+    output = helper.make_tensor_value_info('y', TensorProto.FLOAT, [None] * 4)
+    model = helper.make_model(
+        helper.make_graph(nodes, 'net', inputs, [output], tensors),
+        opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return OV.Core().read_model(model.SerializeToString())
+
+
+def run(model: Any, *inputs: np.ndarray) -> list[np.ndarray]:
+    options = {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': 1}
+    compiled = OV.Core().compile_model(model, 'CPU', options)
+    result = compiled.create_infer_request().infer(list(inputs))
+    return [np.array(result[port]) for port in compiled.outputs]
+
+
+def kinds(model: Any) -> list[str]:
+    return [node.get_type_name() for node in model.get_ordered_ops()]
+
+
+@pytest.mark.parametrize('resize', [
+    ASYMMETRIC,
+    {'coordinate_transformation_mode': 'half_pixel', 'nearest_mode': 'round_prefer_floor'},
+    {'coordinate_transformation_mode': 'half_pixel', 'nearest_mode': 'round_prefer_ceil'},
+    {'coordinate_transformation_mode': 'pytorch_half_pixel', 'nearest_mode': 'round_prefer_floor'},
+])
+@pytest.mark.parametrize('has_half', [False, True])
+def test_a_convolution_behind_a_doubling_is_one_transposed_convolution(
+    resize: dict[str, Any], has_half: bool
+) -> None:
+    model = network({'mode': 'nearest', **resize}, SAME, has_half=has_half)
+    image = RNG.normal(size=(1, C, H, W)).astype(np.float32)
+    before, = run(model.clone(), image)
+    assert transpose_upsampled(OV, model) == 1
+    assert 'ConvolutionBackpropData' in kinds(model)
+    assert not {'Interpolate', 'Convolution'} & set(kinds(model))
+    after, = run(model, image)
+    assert after.shape == before.shape == (1, O, 2 * H, 2 * W)
+    np.testing.assert_allclose(after, before, atol=2e-5)
+    assert before.std() > 1
+
+
+@pytest.mark.parametrize('kind', [TensorProto.FLOAT16, TensorProto.BFLOAT16])
+def test_a_graph_in_16_bits_keeps_them(kind: int) -> None:
+    weights = RNG.normal(size=(O, C, 3, 3)).astype(np.float32)
+    narrow = helper.make_tensor('narrow', kind, weights.shape, weights.ravel())
+    nodes = [helper.make_node('Cast', ['x'], ['x16'], to=kind),
+             helper.make_node('Resize', ['x16', '', 'scales'], ['up'], mode='nearest',
+                              **ASYMMETRIC),
+             helper.make_node('Conv', ['up', 'narrow'], ['c'], **SAME),
+             helper.make_node('Cast', ['c'], ['y'], to=TensorProto.FLOAT)]
+    scales = numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), 'scales')
+    made = helper.make_model(helper.make_graph(
+        nodes, 'net', [helper.make_tensor_value_info('x', TensorProto.FLOAT, [1, C, H, W])],
+        [helper.make_tensor_value_info('y', TensorProto.FLOAT, [None] * 4)], [narrow, scales]),
+        opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
+    model = OV.Core().read_model(made.SerializeToString())
+    image = RNG.normal(size=(1, C, H, W)).astype(np.float32)
+    before, = run(model.clone(), image)
+    assert transpose_upsampled(OV, model) == 1
+    after, = run(model, image)
+    # Weights that are added up are rounded anew: to 8 bits of bf16, 11 of fp16.
+    bits = 8 if kind == TensorProto.BFLOAT16 else 11
+    assert np.abs(after - before).max() < 2.0**-bits * 10 * before.std()
+    assert before.std() > 1
+
+
+@pytest.mark.parametrize('resize, conv, more', [
+    ({'mode': 'linear'}, SAME, {}),
+    (ASYMMETRIC, SAME, {'scales': (1, 1, 3, 3)}),
+    (ASYMMETRIC, SAME, {'scales': (1, 1, 2, 1)}),
+    # These take the neighbour of some pixels.
+    ({'coordinate_transformation_mode': 'asymmetric', 'nearest_mode': 'ceil'}, SAME, {}),
+    ({'coordinate_transformation_mode': 'align_corners', 'nearest_mode': 'floor'}, SAME, {}),
+    (ASYMMETRIC, {'kernel_shape': [1, 1]}, {}),
+    (ASYMMETRIC, {'kernel_shape': [5, 5], 'pads': [2] * 4}, {}),
+    (ASYMMETRIC, {'kernel_shape': [3, 3]}, {}),
+    (ASYMMETRIC, {**SAME, 'strides': [2, 2]}, {}),
+    (ASYMMETRIC, {'kernel_shape': [3, 3], 'pads': [2] * 4, 'dilations': [2, 2]}, {}),
+    (ASYMMETRIC, {**SAME, 'group': 4}, {}),
+    (ASYMMETRIC, SAME, {'channels': 4}),
+    (ASYMMETRIC, SAME, {'is_computed': True}),
+])
+def test_everything_else_is_left_alone(
+    resize: dict[str, Any], conv: dict[str, Any], more: dict[str, Any]
+) -> None:
+    model = network({'mode': 'nearest', **resize}, conv, **more)
+    assert transpose_upsampled(OV, model) == 0
+    assert 'Interpolate' in kinds(model) and 'ConvolutionBackpropData' not in kinds(model)
+
+
+def two_graphs(has_convolution: bool) -> tuple[Any, Any]:
+    """Trunk: image to planes f and a row g. Head: both and a mask to logits."""
+    def model(nodes: list[Any], inputs: dict[str, Any], outputs: list[str]) -> Any:
+        weights = numpy_helper.from_array(RNG.normal(size=(C, C, 1, 1)).astype(np.float32), 'w')
+        infos = [helper.make_tensor_value_info(k, TensorProto.FLOAT, v) for k, v in inputs.items()]
+        results = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in outputs]
+        graph = helper.make_graph(nodes, 'part', infos, results, [weights])
+        made = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
+        return OV.Core().read_model(made.SerializeToString())
+
+    node = helper.make_node
+    trunk = model([node('Relu', ['x'], ['f']), node('ReduceMean', ['x'], ['g'], axes=[2, 3],
+                                                    keepdims=0)],
+                  {'x': [1, C, H, W]}, ['f', 'g'])
+    step = node('Conv', ['m', 'w'], ['c']) if has_convolution else node('Neg', ['m'], ['c'])
+    head = model([node('Mul', ['f', 'mask'], ['m']), step, node('ReduceMean', ['g'], ['k']),
+                  node('Add', ['c', 'k'], ['logits'])],
+                 {'f': [1, C, H, W], 'g': [1, C], 'mask': [3, C, 1, 1]}, ['logits'])
+    return trunk, head
+
+
+def test_planes_cross_with_their_channels_last() -> None:
+    trunk, head = two_graphs(True)
+    assert planes_between(trunk, head) == {'f'}
+    image = RNG.normal(size=(1, C, H, W)).astype(np.float32)
+    mask = RNG.random((3, C, 1, 1)).astype(np.float32)
+    planes, row = run(trunk, image)
+    expected, = run(head, planes, row, mask)
+    last, same = run(channels_last(OV, trunk, {'f'}), image)
+    np.testing.assert_array_equal(last, planes.transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(same, row)
+    turned = channels_last(OV, head, {'f'})
+    assert {n for port in turned.inputs for n in port.get_names()} == {'f', 'g', 'mask'}
+    found, = run(turned, last, row, mask)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_head_without_convolutions_takes_planes_as_they_are() -> None:
+    assert planes_between(*two_graphs(False)) == frozenset()

@@ -1,0 +1,211 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The weak types of TensorRT 8.6, on a network of plain objects: no such TensorRT runs here."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import onnx
+from onnx import helper, TensorProto
+import pytest
+
+from uncertainty_seg.backends.gpu.engine_build import build_engine, configure, EngineSpec
+from uncertainty_seg.backends.gpu.tensorrt_api import TensorRt
+from uncertainty_seg.errors import BackendError, BackendUnavailableError, GraphError
+
+FLAGS = SimpleNamespace(FP16='FP16', INT8='INT8', TF32='TF32', OBEY_PRECISION_CONSTRAINTS='OBEY')
+TYPES = SimpleNamespace(FLOAT='FLOAT', HALF='HALF', INT32='INT32', BOOL='BOOL')
+
+
+class Layer:
+    """A layer with tensors as (name, type)."""
+
+    def __init__(self, inputs: list[Any], outputs: list[Any]) -> None:
+        self._inputs = [one and SimpleNamespace(name=one[0], dtype=one[1]) for one in inputs]
+        self._outputs = [SimpleNamespace(name=name, dtype=dtype) for name, dtype in outputs]
+        self.num_inputs, self.num_outputs = len(inputs), len(outputs)
+        self.precision = None
+        self.types: dict[int, str] = {}
+
+    def get_input(self, index: int) -> Any:
+        return self._inputs[index]
+
+    def get_output(self, index: int) -> Any:
+        return self._outputs[index]
+
+    def set_output_type(self, index: int, dtype: str) -> None:
+        self.types[index] = dtype
+
+
+class Config:
+    """Remembers flags; TF32 is on, as in TensorRT."""
+
+    def __init__(self) -> None:
+        self.flags = {'TF32'}
+
+    def set_flag(self, flag: str) -> None:
+        self.flags.add(flag)
+
+    def clear_flag(self, flag: str) -> None:
+        self.flags.discard(flag)
+
+
+def module_86(**more: Any) -> Any:
+    class Logger:
+        Severity = SimpleNamespace(INTERNAL_ERROR=0, ERROR=1, WARNING=2, INFO=3, VERBOSE=4)
+
+    return SimpleNamespace(
+        __name__='tensorrt', __version__='8.6.1', BuilderFlag=FLAGS, DataType=TYPES,
+        ILogger=Logger, NetworkDefinitionCreationFlag=SimpleNamespace(EXPLICIT_BATCH=0), **more)
+
+
+def head() -> dict[str, Layer]:
+    f, h, i, b = 'FLOAT', 'HALF', 'INT32', 'BOOL'
+    return {
+        'conv': Layer([('x', h), ('w', h)], [('z', h)]),
+        'cast': Layer([('z', h)], [('logits', f)]),
+        'resize': Layer([('logits', f), None], [('full', f)]),
+        'softmax': Layer([('full', h)], [('p', h)]),
+        'shape': Layer([('p', f)], [('size', i)]),
+        'slice': Layer([('size', i)], [('part', i)]),
+        'winner': Layer([('p', f)], [('top', f), ('class', i)]),
+        'equal': Layer([('class', i), ('ids', i)], [('vote', b)]),
+        'count': Layer([('vote', b)], [('votes', f)]),
+        'aside': Layer([('x', h)], [('side', h)]),
+    }
+
+
+def configured(spec: EngineSpec, layers: dict[str, Layer]) -> Config:
+    config, made = Config(), list(layers.values())
+    network = SimpleNamespace(num_layers=len(made), get_layer=made.__getitem__, num_inputs=0)
+    configure(TensorRt(module_86()), None, config, network, spec, 'head_stats.onnx')
+    return config
+
+
+def weak(precision: str, **more: Any) -> EngineSpec:
+    return EngineSpec(precision, {}, False, **more)
+
+
+def test_everything_behind_the_logits_is_held_in_float32_on_8() -> None:
+    layers = head()
+    config = configured(weak('fp16', float32_behind='logits'), layers)
+    assert config.flags == {'TF32', 'FP16', 'OBEY'}
+    assert {name for name, layer in layers.items() if layer.precision == 'FLOAT'} == {
+        'resize', 'softmax', 'shape', 'winner'}
+    assert {name: layer.types for name, layer in layers.items() if layer.types} == {
+        'resize': {0: 'FLOAT'}, 'softmax': {0: 'FLOAT'}, 'winner': {0: 'FLOAT'},
+        'count': {0: 'FLOAT'}}
+
+
+def test_a_head_whose_reduction_cannot_be_found_is_refused() -> None:
+    layers = head()
+    del layers['cast']
+    with pytest.raises(GraphError, match="head_stats.onnx has no tensor 'logits'"):
+        configured(weak('fp16', float32_behind='logits'), layers)
+
+
+def test_a_trunk_has_no_reduction() -> None:
+    layers = head()
+    configured(weak('int8'), layers)
+    assert not any(layer.types or layer.precision for layer in layers.values())
+
+
+@pytest.mark.parametrize(('is_tf32', 'flags'), [(True, {'TF32'}), (False, set())])
+def test_fp32_sets_no_flag_but_tf32(is_tf32: bool, flags: set[str]) -> None:
+    assert configured(weak('fp32', is_tf32=is_tf32, float32_behind='logits'), {}).flags == flags
+
+
+def test_bf16_and_other_gpus_are_refused_on_8() -> None:
+    with pytest.raises(BackendError, match='8.6.1 does not compute in bf16.*fp32 or fp16'):
+        configured(weak('bf16'), {})
+    with pytest.raises(BackendError, match='builds for the GPU of this machine only'):
+        configured(weak('fp32', compute_capabilities=('8.7',)), {})
+
+
+def graph(opset: int) -> bytes:
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in 'xy']
+    made = helper.make_graph([helper.make_node('Relu', ['x'], ['y'])], 'g', info[:1], info[1:])
+    model: onnx.ModelProto = helper.make_model(
+        made, opset_imports=[helper.make_opsetid('', opset)], ir_version=8)
+    return model.SerializeToString()
+
+
+class Builder86:
+    """Parses anything, builds what it is told."""
+
+    memory: bytes | None = b'plan'
+
+    def __init__(self, logger: Any) -> None:
+        self.logger = logger
+
+    def create_network(self, flags: int) -> Any:
+        assert flags == 1
+        return SimpleNamespace(num_layers=0, num_inputs=0)
+
+    def create_builder_config(self) -> Any:
+        config = Config()
+        cache = SimpleNamespace(serialize=lambda: b'measured')
+        config.create_timing_cache = lambda data: cache  # type: ignore[attr-defined]
+        # What is given fits no more; a new one does.
+        config.set_timing_cache = lambda cache, ignore: True  # type: ignore[attr-defined]
+        return config
+
+    def build_serialized_network(self, network: Any, config: Any) -> bytes | None:
+        if self.memory is None:
+            self.logger.log(1, 'no kernel for node 7')
+        return self.memory
+
+
+def build(opset: int = 17, builder: Any = Builder86, parser: Any = None, **more: Any) -> Any:
+    parser = parser or SimpleNamespace(parse=lambda data: True)
+    module = module_86(Builder=builder, OnnxParser=lambda network, logger: parser)
+    return build_engine(TensorRt(module), graph(opset), weak('fp32'), **more)
+
+
+def test_opset_18_is_refused_on_8_where_it_reduces_over_all_axes() -> None:
+    assert build(17).plan == b'plan'
+    with pytest.raises(GraphError, match='opset 18, of which TensorRT 8.6.1 computes some'):
+        build(18)
+
+
+def test_8_tells_start_and_end_and_gives_back_its_measurements() -> None:
+    told: list[tuple[float, str]] = []
+    built = build(progress=lambda share, phase: told.append((share, phase)))
+    assert told == [(0, 'build'), (1, 'built')] and built.timing_cache == b'measured'
+
+
+def test_what_raises_before_the_build_spares_it() -> None:
+    class Never(Builder86):
+
+        def build_serialized_network(self, network: Any, config: Any) -> bytes | None:
+            raise AssertionError
+
+    def stop(share: float, phase: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(builder=Never, progress=stop)
+
+
+def test_a_failed_build_says_what_tensorrt_said() -> None:
+    class Failing(Builder86):
+        memory = None
+
+    with pytest.raises(BackendError, match=r'cannot build the graph in fp32 \(no kernel for node'):
+        build(builder=Failing)
+
+
+def test_a_machine_without_a_builder_is_told_so() -> None:
+    def none(logger: Any) -> Any:
+        raise TypeError('pybind11::init(): factory function returned nullptr')
+
+    with pytest.raises(BackendUnavailableError, match='8.6.1 has no builder here'):
+        build(builder=none)
+
+
+def test_the_parser_of_8_gives_a_number_and_the_name_is_found() -> None:
+    error = SimpleNamespace(node=lambda: 0, desc=lambda: 'no\n importer')
+    parser = SimpleNamespace(parse=lambda data: False, num_errors=1, get_error=[error].__getitem__)
+    with pytest.raises(GraphError, match=r'node 0 \(Relu\): no importer\)'):
+        build(parser=parser)

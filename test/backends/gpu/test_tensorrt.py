@@ -1,0 +1,396 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Maps of the backend `tensorrt`, on a stand-in for TensorRT that runs ONNX Runtime.
+
+What must hold: they are those of the backend `onnxruntime` under the same masks, however passes
+are split, whatever T was before, recorded or not, and in every kind of bundle. The stand-in fails
+a test that breaks a rule of TensorRT.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from fake_tensorrt import fake_tensorrt, FakeGpu, Faults, plan_of
+import numpy as np
+import onnx
+from onnx import helper
+import pytest
+from test_free_passes import drop, graph
+from test_mask_bank import bundle_of
+
+from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
+from uncertainty_seg.backends.gpu.bundle_engines import BundleEngines, engines_of
+from uncertainty_seg.backends.gpu.device_masks import MaskBank, SeededMasks, split_passes
+from uncertainty_seg.backends.gpu.device_memory import CudaDevice
+from uncertainty_seg.backends.gpu.engine_cache import EngineCache, EngineTarget
+from uncertainty_seg.backends.gpu.tensorrt import TensorRtBackend
+from uncertainty_seg.backends.gpu.tensorrt_api import TensorRt
+from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.dropout_masks import pass_inputs, still_inputs
+from uncertainty_seg.core.model_card import InputSpec, ModelCard
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.core.uncertainty import UncertaintyMaps
+from uncertainty_seg.errors import ShapeError
+from uncertainty_seg.graph.compile import compile_ensemble, compile_graph
+from uncertainty_seg.graph.plan import CompileOptions
+from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
+from uncertainty_seg.tools.convert_bundle import convert_bundle
+
+pytest.importorskip('torch')
+pytestmark = pytest.mark.torch
+DEVICE = CudaDevice('Fake', '8.6', '12.6', 20, 8 * 10**9, False)
+SPEC = InputSpec(64, 48, 'stretch', 'rgb', (0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
+IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+TOLERANCE = 2e-5
+SMOOTH = ('confidence', 'entropy', 'mutual_information', 'total_variance', 'aleatoric')
+
+
+class Rig:
+    """A bundle, its engines in a cache, and the GPU they run on."""
+
+    def __init__(self, folder: Path, bundle: Path | str, version: str = '10.3.0',
+                 **settings: Any) -> None:
+        self.faults = Faults()
+        self.gpu = FakeGpu(self.faults)
+        self.trt = TensorRt(fake_tensorrt(self.gpu, version))
+        self.bundle: ModelBundle = load_bundle(str(bundle))
+        self.card: ModelCard = self.bundle.card
+        self.settings = Settings(threads=1, **settings)
+        self.cache = EngineCache(folder / 'engines')
+        self.target = EngineTarget.of(self.trt, DEVICE)
+
+    def engines(self, chunk: int = 0) -> BundleEngines:
+        return engines_of(self.bundle, self.settings, self.passes, self.trt, chunk)
+
+    @property
+    def passes(self) -> int:
+        return self.card.passes if self.settings.passes < 0 else self.settings.passes
+
+    def build(self, *chunks: int) -> None:
+        """Store engines as build_missing does, for each number of passes at once."""
+        for chunk in chunks or (0,):
+            for needed in self.engines(chunk).all:
+                plan = plan_of(needed.path.read_bytes(), needed.spec.profiles, self.trt.version)
+                self.cache.store(needed.key(self.target), plan, {'role': needed.role})
+
+    def build_for(self, chunk: int) -> None:
+        """Build for the memory budget and for fewer passes, and leave room for those alone."""
+        self.build(0, chunk)
+        self.faults.contexts_up_to = chunk
+
+    def open(self, **changes: Any) -> TensorRtBackend:  # noqa: A003
+        facts = {'trt': self.trt, 'memory': self.gpu, 'device': DEVICE, 'cache': self.cache}
+        return TensorRtBackend(self.bundle, self.settings, **{**facts, **changes})
+
+
+Rigs = Callable[..., Rig]
+
+
+@pytest.fixture
+def rigs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rigs]:
+    """Make rigs, and fail a test that did what TensorRT does not survive."""
+    monkeypatch.setenv('UNCERTAINTY_SEG_ENGINE_CACHE', str(tmp_path / 'engines'))
+    made: list[Rig] = []
+
+    def make(bundle: Path | str, **facts: Any) -> Rig:
+        made.append(Rig(tmp_path, bundle, **facts))
+        return made[-1]
+
+    yield make
+    assert [rig.gpu.violations for rig in made] == [[] for _ in made]
+
+
+@pytest.fixture(scope='module')
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp('bundles')
+    made = {'channels': bundle_of(folder / 'channels', 0),
+            'chunk': bundle_of(folder / 'chunk', 3),
+            'elements': elements_bundle(folder / 'elements'),
+            'ensemble': ensemble_bundle(folder / 'ensemble'),
+            'direct': elements_bundle(folder / 'direct', is_direct=True)}
+    made['fp16'] = folder / 'fp16'
+    made['int8'] = folder / 'int8'
+    for precision in ('fp16', 'int8'):
+        convert_bundle(load_bundle(str(made['channels'])), made[precision], precision, [IMAGE])
+    return made
+
+
+def elements_bundle(folder: Path, is_direct: bool = False) -> Path:
+    """Masks of single elements; direct: dropout on the image, which leaves the trunk nothing."""
+    weights = np.random.default_rng(4).normal(size=(3, 3, 3, 3)).astype(np.float32)
+    conv = {'kernel_shape': [3, 3], 'pads': [1, 1, 1, 1]}
+    nodes = [drop('x', 'd0', p=0.2)] if is_direct else [
+        helper.make_node('Conv', ['x', 'w0'], ['c0'], **conv), drop('c0', 'd0')]
+    nodes.append(helper.make_node('Conv', ['d0', 'w1'], ['y'], **conv))
+    model = graph(nodes, (1, 3, 48, 64), (1, 3, 48, 64), w0=weights, w1=weights[::-1].copy())
+    made = compile_graph(model, SPEC, CompileOptions(is_half=False))
+    write_bundle(folder, card_of(made, 'mc_dropout'), made.files)
+    return folder
+
+
+def ensemble_bundle(folder: Path) -> Path:
+    made = compile_ensemble([plain_member(seed) for seed in range(4)], SPEC,
+                            CompileOptions(is_half=False))
+    write_bundle(folder, card_of(made, 'deep_ensemble', members=4, passes=4), made.files)
+    return folder
+
+
+def plain_member(seed: int) -> onnx.ModelProto:
+    """Make a network of two convolutions that takes a normalised image."""
+    rng = np.random.default_rng(seed)
+    conv = {'kernel_shape': [3, 3], 'pads': [1, 1, 1, 1]}
+    nodes = [helper.make_node('Conv', ['x', 'w0'], ['c0'], **conv),
+             helper.make_node('Relu', ['c0'], ['r0']),
+             helper.make_node('Conv', ['r0', 'w1'], ['y'], **conv)]
+    return graph(nodes, (1, 3, 48, 64), (1, 3, 48, 64),
+                 w0=rng.normal(size=(8, 3, 3, 3)).astype(np.float32),
+                 w1=rng.normal(size=(3, 8, 3, 3)).astype(np.float32) / 4)
+
+
+def card_of(made: Any, method: str, **facts: Any) -> ModelCard:
+    facts = {'passes': 20, **facts}
+    return ModelCard(
+        schema=1, name=method, method=method, class_names=('a', 'b', 'c'),
+        palette=((0, 0, 0),) * 3, ignore_index=255, input=SPEC, dropout_sites=made.sites,
+        opset=17, logits_shape=made.logits_shape, training='', license='', not_good_for='',
+        metrics={}, sha256={}, upsampling=made.upsampling, **facts)
+
+
+def reference(rig: Rig, masks: Mapping[str, np.ndarray], temperature: float = 1.0,
+              image: np.ndarray = IMAGE) -> UncertaintyMaps:
+    backend = OnnxRuntimeBackend(rig.bundle, rig.settings)
+    try:
+        return backend.run(image, masks, temperature)
+    finally:
+        backend.close()
+
+
+def assert_close(ours: UncertaintyMaps, theirs: UncertaintyMaps, passes: int,
+                 tolerance: float = TOLERANCE) -> None:
+    """Hold maps equal; where two classes are as good as equal, label and votes may differ."""
+    for name in SMOOTH:
+        np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=0,
+                                   atol=tolerance, err_msg=name)
+    votes = ours.variation_ratio * passes
+    np.testing.assert_allclose(votes, np.rint(votes), rtol=0, atol=1e-4)
+    assert ours.variation_ratio.min() >= 0
+    for ties in (abs(ours.variation_ratio - theirs.variation_ratio) > 1e-5,
+                 ours.label != theirs.label):
+        assert ties.mean() <= (5e-2 if tolerance > TOLERANCE else 1e-3)
+
+
+KINDS = ('channels', 'chunk', 'elements', 'ensemble', 'direct', 'fp16', 'int8')
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_maps_are_those_of_onnxruntime(rigs: Rigs, bundles: dict[str, Path], kind: str) -> None:
+    rig = rigs(bundles[kind])
+    rig.build()
+    masks = pass_inputs(rig.card, rig.passes, 3)
+    backend = rig.open()
+    for temperature in (1.0, 2.5, 0.4):
+        ours = backend.run(IMAGE, masks, temperature)
+        # The two runtimes round to 16 bits in different places of a graph in fp16.
+        assert_close(ours, reference(rig, masks, temperature), rig.passes,
+                     5e-3 if kind == 'fp16' else TOLERANCE)
+    backend.close()
+    assert ours.mutual_information.max() > 0.01
+
+
+@pytest.mark.parametrize('is_recorded', [False, True])
+@pytest.mark.parametrize('kind', ['channels', 'chunk'])
+def test_maps_do_not_depend_on_how_passes_are_split(
+    rigs: Rigs, bundles: dict[str, Path], kind: str, is_recorded: bool
+) -> None:
+    rig = rigs(bundles[kind], passes=50)
+    chunk = rig.card.chunk or 4
+    rig.build_for(chunk)
+    backend = rig.open(is_recorded=is_recorded)
+    for passes in (1, 2, 7, 20, 50, 3, 7):
+        masks = pass_inputs(rig.card, passes, passes)
+        assert_close(backend.run(IMAGE, masks, 1.3), reference(rig, masks, 1.3), passes)
+    backend.close()
+
+
+def test_the_shipped_model_gives_the_maps_of_onnxruntime(rigs: Rigs) -> None:
+    rig = rigs('suim', passes=5)
+    rig.build()
+    masks = pass_inputs(rig.card, 5, 0)
+    image = np.random.default_rng(1).integers(0, 256, (256, 320, 3), np.uint8)
+    backend = rig.open()
+    assert_close(backend.run(image, masks, 1.7), reference(rig, masks, 1.7, image), 5)
+    assert list(backend.timings_ms) == ['trunk', 'head', 'reduction']
+    backend.close()
+
+
+def test_another_bank_in_each_frame_is_another_answer(
+    rigs: Rigs, bundles: dict[str, Path]
+) -> None:
+    rig = rigs(bundles['elements'], passes=6)
+    rig.build_for(3)
+    backend = rig.open()
+    for seed in (0, 1, 2, 1):
+        masks = pass_inputs(rig.card, 6, seed)
+        assert_close(backend.run(IMAGE, masks, 1.0), reference(rig, masks), 6)
+        # A mapping is looked at once, and whoever made it may let it go.
+        del masks
+    backend.close()
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_masks_drawn_on_the_device_are_those_of_the_seed(
+    rigs: Rigs, bundles: dict[str, Path], kind: str
+) -> None:
+    rig = rigs(bundles[kind])
+    rig.build()
+    backend = rig.open()
+    for seed in (5, 6):
+        seeded = backend.pass_inputs(rig.passes, seed)
+        drawn = backend.run(IMAGE, seeded, 1.0)
+        if rig.card.method == 'mc_dropout':
+            assert not seeded._drawn  # nothing was drawn on the host
+        given = backend.run(IMAGE, pass_inputs(rig.card, rig.passes, seed), 1.0)
+        assert_same_bits(drawn, given)
+    backend.close()
+
+
+def test_seeded_masks_of_another_card_are_checked_like_any(
+    rigs: Rigs, bundles: dict[str, Path]
+) -> None:
+    rig, other = rigs(bundles['channels']), rigs(bundles['elements'])
+    rig.build()
+    backend = rig.open()
+    twin = SeededMasks(load_bundle(str(bundles['channels'])).card, 4, 9)
+    assert_same_bits(backend.run(IMAGE, twin, 1.0),
+                     backend.run(IMAGE, backend.pass_inputs(4, 9), 1.0))
+    with pytest.raises(ShapeError, match='masks for'):
+        backend.run(IMAGE, SeededMasks(other.card, 4, 9), 1.0)
+    backend.close()
+
+
+@pytest.mark.parametrize('kind', ['channels', 'chunk', 'elements'])
+def test_replayed_graphs_give_the_same_bits(
+    rigs: Rigs, bundles: dict[str, Path], kind: str
+) -> None:
+    rig = rigs(bundles[kind], passes=6)
+    rig.build_for(3)
+    recorded, plain = rig.open(is_recorded=True), rig.open(is_recorded=False)
+    images = np.random.default_rng(2).integers(0, 256, (4, 48, 64, 3), np.uint8)
+    for number, image in enumerate(images):
+        for seed, temperature in ((number, 1.0), (number, 2.0)):
+            masks = pass_inputs(rig.card, 6, seed)
+            assert_same_bits(recorded.run(image, masks, temperature),
+                             plain.run(image, masks, temperature))
+    # The trunk and both calls of the head, in every frame but the first.
+    assert (rig.gpu.captured, rig.gpu.replayed) == (3, 3 * 7)
+    assert recorded.is_recorded
+    recorded.close()
+    plain.close()
+
+
+@pytest.mark.parametrize('kind', ['channels', 'fp16'])
+def test_mapped_memory_saves_the_copies_of_what_the_host_fills(
+    rigs: Rigs, bundles: dict[str, Path], kind: str
+) -> None:
+    """As on a Jetson; frame after frame, so that a stale buffer would show."""
+    found, copied = [], []
+    for is_mapped in (False, True):
+        rig = rigs(bundles[kind])
+        rig.gpu.is_mapped = is_mapped
+        rig.build()
+        backend = rig.open()
+        masks = backend.pass_inputs(rig.passes, 3)
+        backend.run(IMAGE, masks, 1.0)
+        rig.gpu.copied = 0
+        found.append([backend.run(image, masks, temperature) for image, temperature in (
+            (IMAGE, 1.0), (IMAGE[::-1].copy(), 0.7), (255 - IMAGE, 1.0))])
+        copied.append(rig.gpu.copied)
+        backend.close()
+    for plain, mapped in zip(*found, strict=True):
+        assert all(np.array_equal(getattr(plain, name), getattr(mapped, name))
+                   for name in ('label', *SMOOTH))
+    assert copied[0] - copied[1] == 3 * (IMAGE.nbytes + 4)
+
+
+def test_calls_of_two_sizes_are_not_recorded_and_still_right(
+    rigs: Rigs, bundles: dict[str, Path]
+) -> None:
+    rig = rigs(bundles['channels'], passes=8)
+    rig.build_for(4)
+    backend = rig.open()
+    masks = pass_inputs(rig.card, 7, 0)
+    for _ in range(3):
+        assert_close(backend.run(IMAGE, masks, 1.0), reference(rig, masks), 7)
+    assert (rig.gpu.captured, rig.gpu.replayed) == (1, 2)  # the trunk alone
+    backend.close()
+
+
+@pytest.mark.parametrize('version', ['10.3.0', '1.7.1.116'])
+def test_where_nothing_can_be_recorded_calls_are_enqueued(
+    rigs: Rigs, bundles: dict[str, Path], version: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = rigs(bundles['channels'], version=version)
+    rig.build()
+    rig.faults.is_uncapturable = True
+    backend = rig.open()
+    masks = pass_inputs(rig.card, rig.passes, 0)
+    for _ in range(3):
+        assert_close(backend.run(IMAGE, masks, 1.0), reference(rig, masks), rig.passes)
+    assert not backend.is_recorded
+    assert rig.gpu.captured == 0
+    assert [record.message for record in caplog.records].count(
+        'no CUDA graphs, which only costs time: ' + (
+            'trunk cannot be recorded on a stream.' if version.startswith('1.')
+            else 'CUDA error: operation not permitted when stream is capturing')) == 1
+    backend.close()
+
+
+def test_masks_that_failed_half_way_are_not_taken_for_those_before(
+    rigs: Rigs, bundles: dict[str, Path]
+) -> None:
+    rig = rigs(bundles['channels'])
+    bank = MaskBank(rig.card, split_passes(6, 3), rig.gpu)
+    masks = pass_inputs(rig.card, 6, 0)
+    last = list(masks)[-1]
+    bank.load(masks)
+    with pytest.raises(ValueError, match='broadcast'):
+        bank.load({**pass_inputs(rig.card, 6, 1), last: masks[last][:0]})
+    bank.load(masks)
+    for name, expected in masks.items():
+        rows = np.concatenate([buffers[name].numpy() for buffers in bank.buffers])
+        np.testing.assert_array_equal(rows, expected)
+
+
+@pytest.mark.parametrize('kind', ['channels', 'chunk', 'ensemble'])
+def test_equal_passes_agree(rigs: Rigs, bundles: dict[str, Path], kind: str) -> None:
+    rig = rigs(bundles[kind])
+    rig.build()
+    backend = rig.open()
+    maps = backend.run(IMAGE, still_inputs(rig.card, 4), 1.0)
+    assert 0 <= maps.mutual_information.min() <= maps.mutual_information.max() < 1e-6
+    assert not maps.variation_ratio.any()
+    backend.close()
+
+
+@pytest.mark.parametrize('version', ['8.6.1', '10.16.1.11', '11.4.0.106', '1.4.0.76'])
+def test_one_code_path_runs_every_version(
+    rigs: Rigs, bundles: dict[str, Path], version: str
+) -> None:
+    rig = rigs(bundles['channels'], version=version)
+    rig.build()
+    backend = rig.open()
+    masks = pass_inputs(rig.card, rig.passes, 0)
+    assert_close(backend.run(IMAGE, masks, 1.0), reference(rig, masks), rig.passes)
+    assert (backend.version, backend.device_name) == (version, 'Fake')
+    backend.close()
+
+
+def assert_same_bits(one: UncertaintyMaps, other: UncertaintyMaps) -> None:
+    for field in dataclasses.fields(UncertaintyMaps):
+        assert getattr(one, field.name).tobytes() == getattr(other, field.name).tobytes(), \
+            field.name

@@ -1,0 +1,340 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+What ships goes through the real parser and builder of TensorRT, on a machine without a GPU.
+
+TensorRT-RTX 1.7 has the interface of TensorRT 11 and 1.4 that of 10; both build without a driver.
+That proves operators, types, shapes, profiles and every call that builds; not kernels, numbers,
+memory or speed, and nothing of the weak types of 8.6. A process for each version does the work
+(tensorrt_gate_worker), with the package's own functions.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import io
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper, TensorProto
+import pytest
+
+from uncertainty_seg.storage.model_bundle import load_bundle, shipped_bundles
+from uncertainty_seg.tools.convert_bundle import convert_bundle
+from uncertainty_seg.tools.main import main
+
+ROOT = Path(__file__).resolve().parents[3]
+# Variable that names the folder of a version -> version.
+GENERATIONS = {'UNCERTAINTY_SEG_RTX17': '1.7.1.116', 'UNCERTAINTY_SEG_RTX14': '1.4.0.76'}
+FLOAT, BYTE = TensorProto.FLOAT, TensorProto.UINT8
+SHIPPED = ('pipeline', 'suim')
+
+
+class Builder:
+    """The worker process of one version."""
+
+    def __init__(self, folder: str, version: str) -> None:
+        self.version = version
+        path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
+        self._process = subprocess.Popen(
+            [sys.executable, str(ROOT / 'test' / 'rigs' / 'tensorrt_gate_worker.py'), folder],
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, 'PYTHONPATH': path},
+        )
+
+    def __call__(self, job: str, **facts: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps({'job': job, **facts}) + '\n')
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        assert line, f'the process ended with code {self._process.wait()}'
+        return json.loads(line)
+
+    def graph(self, path: Path, is_content: bool = False, **spec: Any) -> dict[str, Any]:
+        spec = {'precision': 'fp32', **spec}
+        return self('graph', path=str(path), spec=spec, is_content=is_content)
+
+    def bundle(self, folder: Path | str, passes: int = 20, *capabilities: str) -> dict[str, Any]:
+        return self('bundle', folder=str(folder), passes=passes, capabilities=capabilities)
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+@pytest.fixture(scope='module', params=GENERATIONS, ids=lambda name: name[-5:].lower())
+def builder(request: pytest.FixtureRequest) -> Iterator[Builder]:
+    folder = os.environ.get(request.param, '')
+    if not Path(folder, 'tensorrt_rtx_bindings').is_dir():
+        pytest.skip(f'TensorRT-RTX {GENERATIONS[request.param]} is not here: scripts/test '
+                    f'installs it and sets {request.param}')
+    worker = Builder(folder, GENERATIONS[request.param])
+    yield worker
+    worker.close()
+
+
+@pytest.fixture(scope='module')
+def variants(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
+    """Every shipped bundle in every precision, but int8."""
+    folder = tmp_path_factory.mktemp('variants')
+    found = {(name, 'fp32'): path for name, path in shipped_bundles().items()}
+    for name, precision in [(name, kind) for name in SHIPPED for kind in ('fp16', 'bf16')]:
+        found[name, precision] = folder / f'{name}_{precision}'
+        convert_bundle(load_bundle(name), found[name, precision], precision)
+    return found
+
+
+def save(path: Path, nodes: list[onnx.NodeProto], inputs: list[Any], outputs: list[Any],
+         opset: int = 17, **tensors: np.ndarray) -> Path:
+    """Write a graph; inputs and outputs as (name, type, shape)."""
+    infos = [[helper.make_tensor_value_info(*one) for one in some] for some in (inputs, outputs)]
+    weights = [numpy_helper.from_array(value, name) for name, value in tensors.items()]
+    graph = helper.make_graph(nodes, 'hand_made', *infos, weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid('', opset)],
+                                ir_version=8), str(path))
+    return path
+
+
+def node(op: str, inputs: str, output: str, **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(op, inputs.split(), [output], f'the_{op.lower()}', **attributes)
+
+
+@pytest.fixture
+def doubled(tmp_path: Path) -> Path:
+    """Write a batch T of float32 (T, 3, H, W), T, H and W symbolic, added to itself."""
+    shape = ['T', 3, 'H', 'W']
+    return save(tmp_path / 'doubled.onnx', [node('Add', 'x x', 'y')], [('x', FLOAT, shape)],
+                [('y', FLOAT, shape)])
+
+
+def test_the_version_is_the_one_that_was_asked_for(builder: Builder) -> None:
+    found = builder('version')
+    assert found['version'] == builder.version
+    assert (found['is_rtx'], found['strong'], found['weak']) == (True, True, False)
+    assert found['dtypes'] == ['float32', 'float16', 'uint8', 'int32', 'int64', 'bool']
+
+
+def test_all_shipped_bundles_are_tested() -> None:
+    assert set(shipped_bundles()) == set(SHIPPED)
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'fp16', 'bf16'])
+@pytest.mark.parametrize('name', SHIPPED)
+def test_every_shipped_bundle_builds(
+    builder: Builder, variants: dict[tuple[str, str], Path], name: str, precision: str
+) -> None:
+    found = builder.bundle(variants[name, precision])
+    assert found['is_done'], found['text']
+    size = (variants[name, precision] / 'trunk.onnx').stat().st_size
+    assert found['sizes']['trunk'] > size / 2  # the weights are in it
+    assert found['sizes']['head_stats'] > 1e5
+    assert found['again'] == 0
+    sites = {site.name for site in load_bundle(name).card.dropout_sites}
+    assert {key: [shape[0] for shape in shapes] for key, shapes in found['profiles'].items()} == \
+        {key: [1, found['chunk'], found['chunk']] for key in sites}
+    assert 1 < found['chunk'] <= 20
+
+
+def test_16_bits_halve_the_weights_of_the_engine(
+    builder: Builder, variants: dict[tuple[str, str], Path]
+) -> None:
+    sizes = {kind: builder.bundle(variants['suim', kind])['sizes']['trunk']
+             for kind in ('fp32', 'fp16', 'bf16')}
+    assert sizes['fp16'] < 0.75 * sizes['fp32'] and sizes['bf16'] < 0.75 * sizes['fp32']
+
+
+def test_progress_rises_and_ends_with_the_engine(builder: Builder) -> None:
+    shares = builder.bundle('suim')['shares']
+    assert len(shares) > 20 and shares == sorted(shares)
+    assert shares[0] == 0 and shares[-1] == 1
+    # Two engines: the first ends at a half.
+    assert shares.index(0.5) > 5 and max(s for s in shares if s < 1) < 1
+
+
+def test_a_progress_that_raises_stops_the_build_and_no_other(builder: Builder) -> None:
+    found = builder('stopped', path=str(shipped_bundles()['suim'] / 'trunk.onnx'))
+    assert found['said'].startswith('stop in ') and found['said'] != 'stop in build'
+    assert found['size'] > 1e6
+
+
+def test_a_rtx_engine_can_be_made_for_gpus_that_are_not_here(builder: Builder) -> None:
+    one, two = (builder.bundle('suim', 20, *some)['sizes']['trunk']
+                for some in (['8.6'], ['8.6', '8.9']))
+    assert 1e6 < one < two
+    found = builder.bundle('suim', 20, '3.5')
+    assert found['error'] == 'BackendError'
+    assert "cannot build for '3.5', expected 7.5, 8.0, 8.6" in found['text']
+
+
+def test_timing_caches_are_given_back_and_merged(builder: Builder) -> None:
+    found = builder('timing', path=str(shipped_bundles()['suim'] / 'trunk.onnx'))
+    assert found['is_done'], found['text']
+    empty, *made = found['sizes']
+    assert empty == 0 and min(made) > 0 and found['is_mended']
+
+
+def test_passes_height_and_width_may_all_be_symbolic(builder: Builder, doubled: Path) -> None:
+    profile = [[1, 3, 32, 32], [8, 3, 96, 128], [64, 3, 384, 512]]
+    for is_content in (False, True):
+        found = builder.graph(doubled, is_content, profiles={'x': profile})
+        assert found['is_done'], found['text']
+
+
+@pytest.mark.parametrize(('profiles', 'words'), [
+    ({}, "symbolic axes in ['x'], and profiles are given for [], expected a profile for each"),
+    ({'x': [[1, 3, 4, 4]] * 3, 'z': [[1]] * 3}, "given for ['x', 'z']"),
+    ({'x': [[8, 3, 4, 4], [1, 3, 4, 4], [4, 3, 4, 4]]}, 'min <= opt <= max'),
+    ({'x': [[1, 3, 4]] * 3}, 'doubled.onnx'),
+    ({'x': [[1, 5, 4, 4]] * 3}, 'doubled.onnx'),
+])
+def test_a_profile_that_does_not_fit_is_refused(
+    builder: Builder, doubled: Path, profiles: dict[str, Any], words: str
+) -> None:
+    found = builder.graph(doubled, profiles=profiles)
+    assert found['is_done'] is False and found['error'] == 'BackendError'
+    assert words in found['text']
+
+
+def test_masks_that_disagree_about_the_passes_are_refused(
+    builder: Builder, tmp_path: Path
+) -> None:
+    path = save(tmp_path / 'two.onnx', [node('Add', 'a b', 'y')],
+                [('a', FLOAT, ['T', 4]), ('b', FLOAT, ['T', 4])], [('y', FLOAT, ['T', 4])])
+    found = builder.graph(path, profiles={'a': [[1, 4], [8, 4], [8, 4]],
+                                          'b': [[1, 4], [4, 4], [8, 4]]})
+    assert found['error'] == 'BackendError' and 'T must be equal' in found['text']
+
+
+def refused_graphs(folder: Path) -> dict[str, tuple[Path, str]]:
+    """Graphs that TensorRT must refuse, and the node that is named."""
+    x, y = [('x', FLOAT, [1, 4])], [('y', FLOAT, [1, 4])]
+    image = [('x', BYTE, [1, 4, 4, 3])]
+    yes, rate = np.array(True), np.array(0.5, np.float32)
+    return {
+        'dropout': (save(folder / 'a.onnx', [node('Dropout', 'x rate yes', 'y')], x, y, rate=rate,
+                         yes=yes), "node 'the_dropout' (Dropout)"),
+        'bernoulli': (save(folder / 'b.onnx', [node('Bernoulli', 'x', 'y')], x, y),
+                      "node 'the_bernoulli' (Bernoulli)"),
+        'bytes': (save(folder / 'c.onnx', [node('Transpose', 'x', 'z', perm=[0, 3, 1, 2]),
+                                           node('Cast', 'z', 'y', to=FLOAT)], image,
+                       [('y', FLOAT, [1, 3, 4, 4])]), "node 'the_transpose' (Transpose)"),
+        'unknown': (save(folder / 'd.onnx', [helper.make_node('Sorcery', ['x'], ['y'], 'the_one',
+                                                              domain='of.mine')], x, y),
+                    "node 'the_one' (Sorcery)"),
+    }
+
+
+@pytest.mark.parametrize('name', ['dropout', 'bernoulli', 'bytes', 'unknown'])
+def test_a_graph_that_tensorrt_cannot_compute_is_refused_by_node(
+    builder: Builder, tmp_path: Path, name: str
+) -> None:
+    path, words = refused_graphs(tmp_path)[name]
+    found = builder.graph(path)
+    assert found['is_done'] is False
+    assert found['error'] == 'GraphError', found['text']
+    assert f'TensorRT {builder.version} cannot read {path.name} in fp32 (' in found['text']
+    assert words in found['text']
+
+
+def test_what_is_no_graph_is_refused(builder: Builder, tmp_path: Path) -> None:
+    path = tmp_path / 'broken.onnx'
+    path.write_bytes(b'\x12\xff\xff')
+    for is_content in (False, True):
+        found = builder.graph(path, is_content)
+        assert found['error'] == 'GraphError' and 'is no ONNX file' in found['text']
+    gone = builder.graph(tmp_path / 'gone.onnx')
+    assert gone['error'] == 'GraphError' and 'gone.onnx cannot be read' in gone['text']
+
+
+def test_weak_types_are_refused_where_there_are_none(builder: Builder) -> None:
+    path = shipped_bundles()['suim'] / 'trunk.onnx'
+    found = builder.graph(path, precision='fp16', is_strongly_typed=False)
+    assert found['error'] == 'BackendError'
+    assert 'strongly typed networks only' in found['text']
+
+
+@pytest.mark.slow
+def test_an_int8_trunk_builds_where_int8_is_computed(builder: Builder, tmp_path: Path) -> None:
+    bundle = load_bundle('suim')
+    spec, rng = bundle.card.input, np.random.default_rng(0)
+    images = [np.kron(rng.integers(0, 256, (8, 10, 3)), np.ones((32, 32, 1))).astype(np.uint8)
+              for _ in range(4)]
+    assert images[0].shape == (spec.height, spec.width, 3)
+    convert_bundle(bundle, tmp_path / 'int8', 'int8', images)
+    found = builder.bundle(tmp_path / 'int8')
+    if builder.version.startswith('1.4'):
+        assert found['error'] in ('BackendError', 'GraphError')
+        assert 'trunk.onnx' in found['text'] and 'int8' in found['text'].lower()
+    else:
+        assert found['is_done'], found['text']
+        assert found['sizes']['trunk'] > 1e6
+
+
+def compiled(name: str, folder: Path, *words: str) -> Path:
+    """Compile a network of the zoo at 128x96, as the command line does."""
+    import zoo
+
+    recipe = zoo.NETS[name]
+    classes = folder / 'classes.json'
+    classes.write_text(json.dumps({'classes': [
+        {'id': i, 'name': str(i), 'rgb': [i, i, i]} for i in range(zoo.NUM_CLASSES)]}))
+    words = ('compile', f'zoo:{name}', '--input', '128x96', '--classes', str(classes),
+             '-o', str(folder / name), *words)
+    if recipe.inject:
+        words += ('--inject-dropout', str(recipe.inject), '--at', recipe.at)
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert main([*words, *recipe.words]) == 0
+    return folder / name
+
+
+# Between them: channel, element and token dropout, attention, skips, a gather of kept channels,
+# a mask before a 3x3 convolution, dropout in every layer, computed kernels.
+ZOO = [('deeplabv3', ()), ('unet_dropout', ()), ('unet_dropout', ('--skip-dropped', '4')),
+       ('fpn', ('--precision', 'fp16')), ('pspnet', ()), ('fc_densenet56', ()),
+       ('segformer', ()), ('hyperseg', ()), ('vit', ()), ('vit', ('--precision', 'bf16')),
+       ('lraspp', ('--precision', 'fp16'))]
+HARD_SWISH = ('lraspp', ('--precision', 'bf16'))
+
+
+@pytest.fixture(scope='module')
+def zoo_bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Path]:
+    for package in ('torch', 'torchvision', 'segmentation_models_pytorch', 'timm'):
+        pytest.importorskip(package)
+    import torch
+
+    torch.set_num_threads(1)
+    return {(name, words): compiled(name, tmp_path_factory.mktemp('zoo'), *words)
+            for name, words in (*ZOO, HARD_SWISH)}
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+@pytest.mark.parametrize(('name', 'words'), ZOO, ids=lambda v: v if isinstance(v, str) else
+                         ' '.join(v).replace('--', '') or 'fp32')
+def test_networks_of_many_kinds_build(
+    builder: Builder, zoo_bundles: dict[Any, Path], name: str, words: tuple[str, ...]
+) -> None:
+    found = builder.bundle(zoo_bundles[name, words], 16)
+    assert found['is_done'], found['text']
+    is_fixed = '--skip-dropped' in words
+    # Dropout in every layer leaves no room for all passes at once.
+    assert found['chunk'] == 4 if is_fixed else 1 < found['chunk'] <= 16
+    assert (found['profiles'] == {}) == is_fixed
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+def test_a_hard_swish_in_bf16_is_refused_by_node(
+    builder: Builder, zoo_bundles: dict[Any, Path]
+) -> None:
+    found = builder.bundle(zoo_bundles[HARD_SWISH], 16)
+    assert found['error'] == 'GraphError' and 'The current type = BF16' in found['text']
+    assert '(HardSwish)' in found['text'] and 'take a bundle in fp16 or fp32' in found['text']

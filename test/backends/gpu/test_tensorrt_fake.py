@@ -1,0 +1,339 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+The stand-in for TensorRT has no name, argument or value that a real one has not, and its teeth.
+
+Real modules of six versions are imported: those of TensorRT over empty libraries, as in
+test_tensorrt_contract, those of TensorRT-RTX as they are. Then every rule that the stand-in
+enforces is broken once.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import EnumMeta
+import gc
+import inspect
+import json
+import os
+from pathlib import Path
+import re
+import subprocess
+import sys
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+from fake_tensorrt import fake_tensorrt, FakeGpu, Faults, plan_of, VERSIONS, ViolationError
+import numpy as np
+from onnx import helper, numpy_helper, TensorProto
+import pytest
+from test_tensorrt_contract import empty_libraries
+from test_tensorrt_contract import VERSIONS as INTERFACES
+
+from uncertainty_seg.backends.gpu.tensorrt_api import MODULES, TensorRt
+
+FOLDERS = {version: variable for variable, (version, _) in INTERFACES.items()} | {
+    '1.7.1.116': 'UNCERTAINTY_SEG_RTX17', '1.4.0.76': 'UNCERTAINTY_SEG_RTX14'}
+# In the process that imports a version: kind, value and text of each name.
+LOOK = """
+import importlib, json, sys
+whole = importlib.import_module(sys.argv[1])
+module = importlib.import_module(sys.argv[2])
+def facts(name):
+    found = module
+    for part in name.split('.'):
+        found = getattr(found, part, None)
+        if found is None:
+            return None
+    try:
+        value = int(found)
+    except TypeError:
+        value = None
+    return {'value': value, 'is_callable': callable(found), 'doc': found.__doc__}
+print(json.dumps([whole.__version__, {name: facts(name) for name in json.loads(sys.argv[3])}]))
+"""
+
+
+def surface(version: str) -> dict[str, Any]:
+    """Every public name of the stand-in -> what it is there."""
+    module = fake_tensorrt(FakeGpu(Faults()), version)
+    found: dict[str, Any] = {}
+    for name, kind in vars(module).items():
+        if isinstance(kind, type):
+            found[name] = kind
+            found.update(members(name, kind))
+    return found
+
+
+def members(owner: str, kind: type) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if isinstance(kind, EnumMeta):
+        values: Mapping[str, Any] = kind.__members__
+        return {f'{owner}.{name}': one for name, one in values.items()}
+    for name in dir(kind):
+        if not name.startswith('_') or (name == '__init__' and owner == 'Runtime'):
+            found[f'{owner}.{name}'] = value = getattr(kind, name)
+            if isinstance(value, type):
+                found.update(members(f'{owner}.{name}', value))
+    return found
+
+
+@pytest.fixture(scope='module', params=VERSIONS)
+def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Give a version, and what the real module of it has of the stand-in's names."""
+    version, folder = request.param, os.environ.get(FOLDERS[request.param], '')
+    name = 'tensorrt_rtx' if version.startswith('1.') else 'tensorrt'
+    extension = Path(folder, f'{name}_bindings', f'{name}.so')
+    if not folder or not extension.is_file():
+        pytest.skip(f'TensorRT {version} is not here: scripts/test installs it and sets '
+                    f'{FOLDERS[version]}')
+    environment = {**os.environ, 'PYTHONPATH': folder}
+    if name == 'tensorrt':
+        environment['LD_LIBRARY_PATH'] = str(tmp_path_factory.mktemp('libraries'))
+        empty_libraries(extension, Path(environment['LD_LIBRARY_PATH']))
+    done = subprocess.run(
+        [sys.executable, '-c', LOOK, f'{name}_bindings', f'{name}_bindings.{name}',
+         json.dumps(sorted(surface(version)))], capture_output=True, text=True, check=False,
+        env=environment)
+    assert done.returncode == 0, done.stderr
+    found_version, found = json.loads(done.stdout.splitlines()[-1])
+    assert found_version == version
+    return SimpleNamespace(version=version, found=found)
+
+
+def test_every_name_of_the_stand_in_is_real(real: Any) -> None:
+    ours = surface(real.version)
+    assert {'Runtime.deserialize_cuda_engine', 'ICudaEngine.num_io_tensors', 'DataType.FLOAT',
+            'IExecutionContext.execute_async_v3', 'ILogger.Severity.ERROR'} <= set(ours)
+    assert [name for name in ours if real.found[name] is None] == []
+
+
+def test_every_value_of_the_stand_in_is_real(real: Any) -> None:
+    values = {name: int(one) for name, one in surface(real.version).items()
+              if isinstance(type(one), EnumMeta)}
+    assert values == {name: real.found[name]['value'] for name in values}
+
+
+def test_methods_take_and_give_what_the_real_ones_do(real: Any) -> None:
+    checked = 0
+    for name, ours in surface(real.version).items():
+        theirs = real.found[name]
+        if not inspect.isfunction(ours):
+            # A property: the real one must not be called either.
+            assert not isinstance(ours, property) or not theirs['is_callable'], name
+            continue
+        signature, short = inspect.signature(ours), name.rsplit('.', 1)[1]
+        forms = re.findall(rf'^(?:\d+\. )?{short}\(self: ?[^,)]*(.*)\) -> (.*)$', theirs['doc'],
+                           re.MULTILINE)
+        wanted = list(signature.parameters)[1:]
+        taken = [re.findall(r', (\w+):', form)[:len(wanted)] for form, _ in forms]
+        assert wanted in taken, (name, theirs['doc'])
+        if signature.return_annotation in ('bool', 'int', 'str', 'list[str]'):
+            given = {kind.lower() for _, kind in forms}
+            assert given == {signature.return_annotation}, name
+        checked += 1
+    assert checked >= 11
+
+
+def test_the_module_is_one_that_is_looked_for(real: Any) -> None:
+    trt = TensorRt(fake_tensorrt(FakeGpu(Faults()), real.version))
+    assert trt.name in MODULES
+    assert trt.is_rtx == real.version.startswith('1.')
+    assert trt.has_strong_types == (real.version != '8.6.1')
+
+
+# Its teeth --------------------------------------------------------------------------------------
+
+
+class Summer:
+    """An engine that sums float32 (T, 2) over T, of 1 to 4, with all that it needs."""
+
+    def __init__(self) -> None:
+        pytest.importorskip('torch')
+        info = [helper.make_tensor_value_info('x', TensorProto.FLOAT, ['T', 2]),
+                helper.make_tensor_value_info('y', TensorProto.FLOAT, [2])]
+        nodes = [helper.make_node('ReduceSum', ['x', 'axes'], ['y'], keepdims=0)]
+        graph = helper.make_graph(nodes, 'g', info[:1], info[1:], [
+            numpy_helper.from_array(np.zeros(1, np.int64), 'axes')])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)],
+                                  ir_version=8)
+        self.plan = plan_of(model.SerializeToString(), {'x': ((1, 2), (4, 2), (4, 2))}, '10.3.0')
+        self.gpu = FakeGpu(Faults())
+        self.said: list[str] = []
+        self.module = fake_tensorrt(self.gpu)
+
+        class Logger(self.module.ILogger):  # type: ignore[name-defined,misc]
+
+            def log(logger, severity: Any, msg: str) -> None:  # noqa: N805
+                self.said.append(msg)
+
+        self.runtime = self.module.Runtime(Logger())
+        self.engine: Any = self.runtime.deserialize_cuda_engine(self.plan)
+        self.context: Any = self.engine.create_execution_context()
+        self.x: Any = self.gpu.empty((3, 2), np.float32)
+        self.y: Any = self.gpu.empty((2,), np.float32)
+
+    def bind(self) -> None:
+        assert self.context.set_input_shape('x', (3, 2))
+        assert self.context.set_tensor_address('x', self.x.data_ptr())
+        assert self.context.set_tensor_address('y', self.y.data_ptr())
+
+    def recorded(self) -> Callable[[], None]:
+        def enqueue() -> None:
+            assert self.run()
+
+        return self.gpu.capture(enqueue)
+
+    def run(self) -> bool:
+        return bool(self.context.execute_async_v3(stream_handle=self.gpu.stream))
+
+
+@pytest.fixture
+def summer() -> Summer:
+    return Summer()
+
+
+@pytest.mark.torch
+def test_it_computes(summer: Summer) -> None:
+    summer.bind()
+    summer.x.fill_(14)
+    assert summer.run()
+    assert (summer.y == 42).all()
+    replay = summer.recorded()
+    summer.x.fill_(4)
+    assert (summer.y == 42).all()  # recorded, and not run
+    replay()
+    assert (summer.y == 12).all()
+
+
+@pytest.mark.torch
+def test_a_graph_writes_to_the_addresses_it_was_recorded_with(summer: Summer) -> None:
+    summer.bind()
+    summer.x.fill_(1)
+    summer.run()
+    replay = summer.recorded()
+    other = summer.gpu.empty((2,), np.float32)
+    summer.context.set_tensor_address('y', other.data_ptr())
+    summer.x.fill_(5)
+    replay()
+    assert (summer.y == 15).all()
+    assert other.isnan().all()
+
+
+@pytest.mark.torch
+def test_no_is_said_where_tensorrt_says_it(summer: Summer) -> None:
+    assert not summer.run()  # neither shape nor address
+    assert summer.context.infer_shapes() == ['x']
+    assert not summer.context.set_input_shape('x', (5, 2))
+    assert not summer.context.set_input_shape('x', (1, 2, 1))
+    assert not summer.context.set_input_shape('y', (1, 2))
+    assert not summer.context.set_tensor_address('x', summer.x.data_ptr() + 64)
+    assert not summer.context.set_tensor_address('x', 0)
+    assert not summer.context.set_tensor_address('z', summer.x.data_ptr())
+    assert summer.runtime.deserialize_cuda_engine(summer.plan[:-1] + b'x') is None
+    assert summer.runtime.deserialize_cuda_engine(b'') is None
+    summer.gpu.faults.contexts_up_to = 3
+    assert summer.engine.create_execution_context() is None
+    assert len(summer.said) == 10
+    assert summer.gpu.violations == []
+
+
+def free_a_buffer(summer: Summer) -> None:
+    summer.x = None
+    gc.collect()
+    summer.run()
+
+
+def bind_another_type(summer: Summer) -> None:
+    other = summer.gpu.empty((3, 2), np.int32)
+    summer.context.set_tensor_address('x', other.data_ptr())
+    summer.run()
+
+
+def bind_a_smaller(summer: Summer) -> None:
+    other = summer.gpu.empty((2, 2), np.float32)
+    summer.context.set_tensor_address('x', other.data_ptr())
+    summer.run()
+
+
+def bind_the_host(summer: Summer) -> None:
+    other = summer.gpu.host((3, 2), np.float32)
+    summer.context.set_tensor_address('x', other.data_ptr())
+    summer.run()
+
+
+def take_the_default_stream(summer: Summer) -> None:
+    summer.context.execute_async_v3(0)
+
+
+def free_the_engine(summer: Summer) -> None:
+    summer.engine = None
+    gc.collect()
+    summer.run()
+
+
+def record_cold(summer: Summer) -> None:
+    summer.recorded()
+
+
+def replay_without_a_context(summer: Summer) -> None:
+    summer.run()
+    replay = summer.recorded()
+    summer.context = None
+    gc.collect()
+    replay()
+
+
+def replay_without_a_buffer(summer: Summer) -> None:
+    summer.run()
+    replay = summer.recorded()
+    summer.y = None
+    gc.collect()
+    replay()
+
+
+def use_two_threads(summer: Summer) -> None:
+    raised: list[Exception] = []
+
+    def work() -> None:
+        try:
+            summer.context.infer_shapes()
+        except ViolationError as err:
+            raised.append(err)
+
+    def meanwhile(_: int) -> None:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+
+    summer.gpu.faults.meanwhile = meanwhile
+    summer.run()
+    raise raised[0]
+
+
+def forget_the_base_of_the_logger(summer: Summer) -> None:
+    class Bad(summer.module.ILogger):  # type: ignore[name-defined,misc]
+
+        def __init__(self) -> None:
+            pass
+
+    summer.module.Runtime(Bad())
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(('harm', 'says'), [
+    (free_a_buffer, 'where no buffer is'), (bind_another_type, 'bound to int32'),
+    (bind_a_smaller, r'bound to float32 \(2, 2\)'), (bind_the_host, 'where no buffer is'),
+    (take_the_default_stream, 'stream 0'), (free_the_engine, 'engine is gone'),
+    (record_cold, 'before it ran'), (replay_without_a_context, 'context is gone'),
+    (replay_without_a_buffer, 'where no buffer is'), (use_two_threads, 'two threads'),
+    (forget_the_base_of_the_logger, 'base of the logger'),
+])
+def test_what_would_crash_is_a_violation(
+    summer: Summer, harm: Callable[[Summer], None], says: str
+) -> None:
+    summer.bind()
+    with pytest.raises(ViolationError, match=says):
+        harm(summer)
+    assert len(summer.gpu.violations) == 1

@@ -1,0 +1,264 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Every call of TensorRT fits the types that its own modules declare, in six versions.
+
+TensorRT ships no types for a checker. Its modules carry signatures in their docstrings, of which
+mypy's stubgen makes stubs; mypy then checks the package's files against them in strict mode. What
+a version lacks, and the package asks for first, is listed. Not seen here: where None comes back
+(the signatures do not say), and what the values mean.
+
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+import os
+from pathlib import Path
+import re
+import subprocess
+import sys
+
+import pytest
+from test_tensorrt_contract import empty_libraries, used_names
+
+ROOT = Path(__file__).resolve().parents[3]
+BACKENDS = ROOT / 'uncertainty_seg' / 'backends'
+FILES = ('engine_build.py', 'engine_config.py', 'engine_progress.py', 'tensorrt_api.py',
+         'tensorrt_engine.py', 'tensorrt_open.py', 'tensorrt_types.py')
+# Used where types are weak only. TensorRT-RTX 1.4 declares them, and can do none of it.
+WEAK = {'BuilderFlag.OBEY_PRECISION_CONSTRAINTS', 'ILayer.precision', 'ILayer.set_output_type'}
+BATCH = {'NetworkDefinitionCreationFlag.EXPLICIT_BATCH'}
+STRONG = {'NetworkDefinitionCreationFlag.STRONGLY_TYPED'}
+PROGRESS = {'IProgressMonitor', 'IBuilderConfig.progress_monitor'}
+RTX = {'ComputeCapability', 'IBuilderConfig.num_compute_capabilities',
+       'IBuilderConfig.set_compute_capability'}
+
+
+@dataclass(frozen=True)
+class Version:
+    """
+    A release, and what it lacks.
+
+    Attributes
+    ----------
+    number : str
+        As the module says it.
+    variable : str
+        Names the folder that it is installed in.
+    module : str
+        With the signatures.
+    lacks : set of str
+        Names that the package uses in other versions only.
+
+    """
+
+    number: str
+    variable: str
+    module: str
+    lacks: frozenset[str]
+
+
+RTX_MODULE, FULL_MODULE = 'tensorrt_rtx_bindings.tensorrt_rtx', 'tensorrt_bindings.tensorrt'
+VERSIONS = [Version(number, f'UNCERTAINTY_SEG_{key}', module, frozenset(lacks))
+            for number, key, module, lacks in (
+                ('1.7.1.116', 'RTX17', RTX_MODULE, WEAK | BATCH),
+                ('1.4.0.76', 'RTX14', RTX_MODULE, ()),
+                ('8.6.1', 'TRT86', FULL_MODULE, STRONG | PROGRESS | RTX),
+                ('10.3.0', 'TRT103', FULL_MODULE, RTX),
+                ('10.16.1.11', 'TRT1016', FULL_MODULE, RTX),
+                ('11.4.0.106', 'TRT114', FULL_MODULE, WEAK | BATCH | RTX))]
+CONFIG = """
+[mypy]
+strict = true
+python_version = 3.10
+warn_return_any = false
+# `type: ignore` is for a run without stubs, where base classes of TensorRT are Any.
+warn_unused_ignores = false
+follow_imports = silent
+# numpy's types differ between its versions, and are no matter here.
+[mypy-numpy.*,onnx.*,torch.*]
+follow_imports = skip
+ignore_missing_imports = true
+[mypy-tensorrt]
+disallow_any_generics = false
+disallow_untyped_defs = false
+disallow_incomplete_defs = false
+disable_error_code = assignment, override, overload-overlap, overload-cannot-match, misc
+"""
+# Methods whose docstring gives a type by its name in C++, in some versions.
+IN_C = {'log': '(self, severity: ILogger.Severity, msg: str) -> None',
+        'get_error': '(self, index: int) -> ParserError',
+        'get_tensor_mode': '(self, name: str) -> TensorIOMode'}
+# What is wrong: file, the call as it stands, the same broken, and what mypy must say of it.
+BROKEN = [
+    ('engine_build.py', 'OnnxParser(network, logger)', 'OnnxParser(logger, network)',
+     'Argument 1 to "OnnxParser" has incompatible type "ILogger"'),
+    ('engine_build.py', 'create_network(trt.', 'create_network(0, trt.',
+     'Too many arguments for "create_network" of "Builder"'),
+    ('engine_build.py', '.parse_from_file(str(graph))', '.parse_from_file(graph)',
+     'Argument 1 to "parse_from_file" of "OnnxParser" has incompatible type "Path"'),
+    ('engine_build.py', 'error.node()', 'error.node', 'Unsupported operand types for <='),
+    ('engine_build.py', 'bytes(memory)', 'bytes(config)',
+     'No overload variant of "bytes" matches argument type "IBuilderConfig"'),
+    ('engine_config.py', '.add_optimization_profile(', '.add_profile(',
+     '"IBuilderConfig" has no attribute "add_profile"'),
+    ('engine_config.py', 'set_shape(name, *shapes)', 'set_shape(name, shapes)',
+     'Missing positional arguments "opt", "max" in call to "set_shape"'),
+    ('engine_progress.py', 'num_steps: int', 'num_steps: str',
+     'incompatible with supertype "'),
+    ('tensorrt_api.py', 'severity: tensorrt.ILogger.Severity', 'severity: tensorrt.DataType',
+     'incompatible with supertype "'),
+    ('tensorrt_engine.py', 'stream_handle=', 'stream=', 'Unexpected keyword argument "stream"'),
+    ('tensorrt_engine.py', 'set_tensor_address(name, tensor.data_ptr())',
+     'set_tensor_address(len(name), tensor.data_ptr())',
+     'Argument 1 to "set_tensor_address" of "IExecutionContext" has incompatible type "int"'),
+    ('tensorrt_engine.py', 'set_input_shape(name, shape)', 'set_input_shape(name, 1.5)',
+     '"set_input_shape"'),
+    ('tensorrt_engine.py', 'get_tensor_mode(name)', 'get_tensor_mode(index)',
+     'Argument 1 to "get_tensor_mode" of "ICudaEngine" has incompatible type "int"'),
+]
+
+
+def stub_of(text: str) -> str:
+    """
+    Mend what stubgen writes down of TensorRT's docstrings.
+
+    C++ takes a tuple where the signature says Dims. The buffer of IHostMemory has no signature,
+    nor has the iterator that Dims has by its length and items.
+
+    """
+    # The types of TensorRT hide Python's of the same name.
+    text = re.sub(r'^bool: .*\n', '', text, flags=re.MULTILINE)
+    text = re.sub(r'(?<=[\[ ])bool\b(?! as)', 'builtins.bool', text)
+    text = re.sub(r'(?:typing\.)?SupportsInt\b', 'int', text)  # which would take a float
+    text = re.sub(r'(?<=\w: )Dims(?=[,)])', 'Dims | collections.abc.Sequence[int]', text)
+    # Names that Python has not.
+    text = re.sub(r'(?<=[:>] )buffer\b', 'typing_extensions.Buffer', text)
+    text = re.sub(r'(?<=[ \[])capsule\b', 'object', text)
+    text = _member(text, 'Dims', 'def __iter__(self) -> collections.abc.Iterator[int]: ...')
+    text = _member(text, 'IHostMemory', 'def __buffer__(self, flags: int) -> memoryview: ...')
+    for name, signature in IN_C.items():
+        text = re.sub(rf'def {name}\(self, (?:\*|\w+,).*', f'def {name}{signature}: ...', text)
+    lines = [_without_bad_syntax(line) for line in text.splitlines()]
+    head = ['import builtins, collections.abc, typing_extensions', '__version__: str']
+    return '\n'.join([*head, *lines])
+
+
+def _member(text: str, owner: str, line: str) -> str:
+    """Put a member into a class, if it has none of that name."""
+    start = re.search(rf'^class {owner}:\n', text, re.MULTILINE)
+    assert start is not None, owner
+    body = text[start.end():].split('\nclass ')[0]
+    is_there = line.split('(')[0] in body
+    return text if is_there else f'{text[:start.end()]}    {line}\n{text[start.end():]}'
+
+
+def _without_bad_syntax(line: str) -> str:
+    """Forget a signature that is none, as one whose last argument alone has no default."""
+    found = re.match(r'( *)def (\w+)\(', line)
+    if found is None:
+        return line
+    try:
+        ast.parse(line.strip())
+    except SyntaxError:
+        return f'{found[1]}def {found[2]}(self, *args, **kwargs): ...'
+    return line
+
+
+@dataclass(frozen=True)
+class Checker:
+    """mypy, with the stubs of one version."""
+
+    version: Version
+    stub: str
+    folder: Path
+
+    def errors(self, *shadows: tuple[Path, Path]) -> list[str]:
+        """Return what mypy says of the package's files; of shadows in the place of some."""
+        words = [word for pair in shadows for word in ('--shadow-file', *map(str, pair))]
+        done = subprocess.run(
+            [sys.executable, '-m', 'mypy', '--config-file', str(self.folder / 'mypy.ini'),
+             '--cache-dir', str(self.folder.parent / 'cache'), '--no-error-summary', *words,
+             *(str(BACKENDS / name) for name in FILES)],
+            capture_output=True, text=True, check=False, cwd=ROOT,
+            env={**os.environ, 'MYPYPATH': str(self.folder)})
+        assert not done.stderr, done.stderr
+        return [line for line in done.stdout.splitlines() if ' error: ' in line]
+
+
+@pytest.fixture(scope='module', params=VERSIONS, ids=lambda version: version.number)
+def checker(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Checker]:
+    version: Version = request.param
+    pytest.importorskip('mypy', reason='mypy is not installed: scripts/test installs it')
+    place = Path(os.environ.get(version.variable, ''))
+    extension = place / f'{version.module.replace(".", "/")}.so'
+    if not os.environ.get(version.variable) or not extension.is_file():
+        pytest.skip(f'the interface of TensorRT {version.number} is not here: scripts/test '
+                    f'installs it and sets {version.variable}')
+    folder = tmp_path_factory.getbasetemp() / 'tensorrt_types' / version.number
+    (folder / 'tensorrt').mkdir(parents=True)
+    if version.module == FULL_MODULE:
+        empty_libraries(extension, folder)
+    subprocess.run(
+        [sys.executable, '-c', 'from mypy.stubgen import main; main()', '--inspect-mode', '-q',
+         '-m', version.module, '-o', str(folder / 'raw')], check=True,
+        env={**os.environ, 'LD_LIBRARY_PATH': str(folder), 'PYTHONPATH': str(place)})
+    raw = folder / 'raw' / f'{version.module.replace(".", "/")}.pyi'
+    stub = stub_of(raw.read_text(encoding='utf-8'))
+    (folder / 'tensorrt' / '__init__.pyi').write_text(stub, encoding='utf-8')
+    (folder / 'mypy.ini').write_text(CONFIG, encoding='utf-8')
+    yield Checker(version, stub, folder)
+
+
+def missing_name(line: str) -> str:
+    """Return Class.member if an error is that there is none such, else the error."""
+    patterns = (r'"(?:type\[)?(\w+)\]?" has no attribute "(\w+)"',
+                r'Name "tensorrt\.(\w+)" is not defined()',
+                r'Module "tensorrt" has no attribute "(\w+)"()')
+    found = next((m for m in (re.search(p, line) for p in patterns) if m), None)
+    if found is None:
+        return line
+    return '.'.join(part for part in found.groups() if part and part != 'tensorrt')
+
+
+def test_every_call_fits_what_the_version_declares(checker: Checker) -> None:
+    found = {missing_name(line) for line in checker.errors()}
+    assert found == checker.version.lacks, '\n'.join(sorted(found ^ checker.version.lacks))
+
+
+def test_what_we_call_has_a_signature_to_be_checked_by(checker: Checker) -> None:
+    classes = {node.name: node for node in ast.parse(checker.stub).body
+               if isinstance(node, ast.ClassDef)}
+    checked = 0
+    for name in sorted(used_names()):
+        owner, _, member = name.partition('.')
+        for node in ast.walk(classes[owner]) if owner in classes and member else ():
+            if isinstance(node, ast.FunctionDef) and node.name == member:
+                arguments = node.args.args[1:]
+                assert node.returns is not None and ast.unparse(node.returns) != 'Any', name
+                assert node.args.vararg is None and node.args.kwarg is None, name
+                assert all(one.annotation is not None for one in arguments), name
+                checked += 1
+    assert checked > 30
+
+
+def test_a_wrong_call_is_reported(checker: Checker, tmp_path: Path) -> None:
+    texts = {name: (BACKENDS / name).read_text(encoding='utf-8') for name in FILES}
+    for file, right, wrong, _ in BROKEN:
+        assert texts[file].count(right) == 1, right
+        texts[file] = texts[file].replace(right, wrong)
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, encoding='utf-8')
+    said = checker.errors(*((BACKENDS / name, tmp_path / name) for name in FILES))
+    for file, _, wrong, words in BROKEN:
+        if file == 'engine_progress.py' and 'IProgressMonitor' in checker.version.lacks:
+            continue
+        row = next(number for number, line in enumerate(texts[file].splitlines(), 1)
+                   if wrong in line)
+        near = [line for line in said if (match := re.search(rf'{file}:(\d+): ', line))
+                and abs(int(match[1]) - row) <= 2]
+        assert any(words in line for line in near), (words, near)

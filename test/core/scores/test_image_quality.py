@@ -1,0 +1,199 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Scores of the photograph: known pictures, each grows with its own trouble, and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import hypothesis
+from hypothesis import strategies as st
+import numpy as np
+from numpy.typing import NDArray
+import pytest
+
+from uncertainty_seg.core.scores.image_quality import BRIGHTEST, IMAGE_SCORES, image_scores
+from uncertainty_seg.errors import ShapeError
+
+Image = NDArray[np.uint8]
+
+
+def plain(color: tuple[int, int, int], rows: int = 128, columns: int = 160) -> Image:
+    return np.full((rows, columns, 3), color, np.uint8)
+
+
+def detailed(seed: int = 0, rows: int = 128, columns: int = 160) -> Image:
+    """Draw a picture with structure of every size, bright and dark, in all colours."""
+    rng = np.random.default_rng(seed)
+    total = np.zeros((rows, columns, 3))
+    for size in (2, 8, 32):
+        coarse = rng.normal(size=(rows // size, columns // size, 3))
+        total += cv2.resize(coarse, (columns, rows), interpolation=cv2.INTER_LINEAR)
+    return np.clip(120 + 35 * total, 0, 255).astype(np.uint8)
+
+
+def blend(image: Image, color: tuple[int, int, int], share: float) -> Image:
+    return np.rint(image * (1 - share) + np.array(color) * share).astype(np.uint8)
+
+
+def test_a_black_picture() -> None:
+    scores = image_scores(plain((0, 0, 0)), 'rgb')
+    assert scores == pytest.approx({
+        'darkness': 1, 'overexposure': 0, 'blur': 1, 'low_contrast': 1, 'specks': 0.5,
+        'haze': 0, 'flat_color': 1, 'green_cast': 0.5, 'blue_cast': 0.5})
+    assert tuple(scores) == IMAGE_SCORES
+
+
+def test_a_white_picture() -> None:
+    scores = image_scores(plain((255, 255, 255)), 'rgb')
+    assert scores == pytest.approx({
+        'darkness': 0, 'overexposure': 1, 'blur': 1, 'low_contrast': 1, 'specks': 0.5,
+        'haze': 1, 'flat_color': 1, 'green_cast': 0.5, 'blue_cast': 0.5}, abs=0.005)
+
+
+@pytest.mark.parametrize(('color', 'name', 'above'), [
+    ((40, 140, 40), 'green_cast', True), ((140, 40, 40), 'green_cast', False),
+    ((40, 60, 160), 'blue_cast', True), ((150, 140, 30), 'blue_cast', False),
+])
+def test_casts_lie_on_their_side_of_neutral(
+        color: tuple[int, int, int], name: str, above: bool) -> None:
+    assert (image_scores(plain(color), 'rgb')[name] > 0.55) == above
+    assert (image_scores(plain(color), 'rgb')[name] < 0.45) != above
+
+
+def test_exposure_by_hand() -> None:
+    image = plain((10, 20, 51))
+    image[:32] = (0, BRIGHTEST, 0)
+    image[32:64] = (0, BRIGHTEST - 1, 0)
+    scores = image_scores(image, 'rgb')
+    assert scores['overexposure'] == pytest.approx(0.25)
+    mean = 0.5 * 51 + 0.25 * BRIGHTEST + 0.25 * (BRIGHTEST - 1)
+    assert scores['darkness'] == pytest.approx(1 - mean / 255)
+
+
+def test_contrast_of_stripes_by_hand() -> None:
+    image = plain((100, 100, 100))
+    image[:, ::2] = 160  # in every block half is 60 above: a deviation of 30
+    scores = image_scores(image, 'rgb')
+    assert scores['low_contrast'] == pytest.approx(30 / (30 + 30))
+    # Laplacian of lone stripes: 2 * 60, up and down, less what rounding may have added; over
+    # deviation plus one level of noise.
+    assert scores['blur'] == pytest.approx(0.5 / (0.5 + (120**2 - 20 / 12)**0.5 / 31))
+
+
+def snow(image: Image, count: int, level: int = 255) -> Image:
+    """Put single pixels of one level where a seed says; more are the same ones and others."""
+    rng = np.random.default_rng(5)
+    flat = image.copy().reshape(-1, 3)
+    flat[rng.permutation(len(flat))[:count]] = level
+    return flat.reshape(image.shape)
+
+
+def test_specks_by_hand() -> None:
+    """One bright and one dark pixel, each a level off by 100, on 50 x 40 of grey."""
+    image = plain((120, 120, 120), 50, 40)
+    image[10, 10] = 220
+    bright, noise = 100**2 / 2000, 4.5**2
+    assert image_scores(image, 'rgb')['specks'] == pytest.approx(
+        (bright + noise / 2) / (bright + noise))
+    image[30, 30] = 20
+    assert image_scores(image, 'rgb')['specks'] == pytest.approx(0.5)
+
+
+def test_dark_grains_are_no_specks() -> None:
+    image = detailed()
+    assert image_scores(snow(image, 400, 0), 'rgb')['specks'] \
+        < image_scores(image, 'rgb')['specks'] - 0.05
+
+
+# Each in steps 0..3, of which the first is the picture itself or nearly.
+TROUBLES: dict[str, Callable[[Image, int], Image]] = {
+    'darkness': lambda image, step: blend(image, (0, 0, 0), 0.3 * step),
+    'overexposure': lambda image, step: cv2.add(image, np.full_like(image, 60 * step)),
+    'blur': lambda image, step: cv2.GaussianBlur(image, (0, 0), 0.1 + step),
+    'low_contrast': lambda image, step: blend(image, (120, 120, 120), 0.3 * step),
+    'specks': lambda image, step: snow(image, 150 * step),
+    'haze': lambda image, step: blend(image, (150, 190, 190), 0.3 * step),
+    'flat_color': lambda image, step: blend(image, (90, 90, 90), 0.3 * step),
+    'green_cast': lambda image, step: blend(image, (20, 160, 60), 0.3 * step),
+    'blue_cast': lambda image, step: blend(image, (20, 60, 180), 0.3 * step),
+}
+
+
+@pytest.mark.parametrize('name', IMAGE_SCORES)
+@pytest.mark.parametrize('seed', range(3))
+def test_each_score_grows_with_its_own_trouble(name: str, seed: int) -> None:
+    image = detailed(seed)
+    ladder = [image_scores(TROUBLES[name](image, step), 'rgb')[name] for step in range(4)]
+    assert ladder == sorted(ladder)
+    assert ladder[-1] > ladder[0] + 0.05
+    assert all(0 <= value <= 1 for value in ladder)
+
+
+def test_noise_looks_like_detail() -> None:
+    """What blur misses, as its row of the table says."""
+    soft = cv2.GaussianBlur(detailed(), (0, 0), 4)
+    noise = np.random.default_rng(1).normal(0, 20, soft.shape)
+    noisy = np.clip(soft + noise, 0, 255).astype(np.uint8)
+    assert image_scores(noisy, 'rgb')['blur'] < image_scores(soft, 'rgb')['blur'] - 0.1
+
+
+def test_both_orders_of_colours_give_the_same() -> None:
+    image = detailed()
+    swapped = np.ascontiguousarray(image[..., ::-1])
+    assert image_scores(swapped, 'bgr') == pytest.approx(image_scores(image, 'rgb'), abs=1e-6)
+    assert image_scores(swapped, 'rgb') != pytest.approx(image_scores(image, 'rgb'), abs=1e-3)
+
+
+@hypothesis.given(st.integers(0, 127), st.integers(0, 159), st.integers(1, 90),
+                  st.integers(0, 2**31))
+@hypothesis.settings(max_examples=40, deadline=None)
+def test_what_lies_under_the_mask_changes_nothing(
+        top: int, left: int, side: int, seed: int) -> None:
+    image = detailed()
+    ignore = np.zeros(image.shape[:2], np.bool_)
+    ignore[top:top + side, left:left + side] = True
+    noise = np.random.default_rng(seed).integers(0, 256, image.shape, np.uint8)
+    other = np.where(ignore[..., None], noise, image)
+    assert image_scores(other, 'rgb', ignore) == image_scores(image, 'rgb', ignore)
+
+
+def test_a_mask_equals_cutting_out() -> None:
+    image = detailed(columns=240)
+    ignore = np.zeros(image.shape[:2], np.bool_)
+    ignore[:, 160:] = True
+    under, cut = image_scores(image, 'rgb', ignore), image_scores(image[:, :160].copy(), 'rgb')
+    for name in ('darkness', 'overexposure', 'haze', 'flat_color', 'green_cast', 'blue_cast'):
+        assert under[name] == pytest.approx(cut[name], abs=1e-6), name
+    for name in ('blur', 'low_contrast', 'specks'):  # without what lies beside the mask
+        assert under[name] == pytest.approx(cut[name], abs=0.02), name
+
+
+def test_a_mask_that_leaves_nothing_out_changes_nothing() -> None:
+    image = detailed()
+    none = np.zeros(image.shape[:2], np.bool_)
+    assert image_scores(image, 'rgb', none) == pytest.approx(image_scores(image, 'rgb'))
+
+
+def test_nothing_is_known_of_what_is_left_out_or_too_small() -> None:
+    image = detailed()
+    everything = np.ones(image.shape[:2], np.bool_)
+    assert np.isnan(list(image_scores(image, 'rgb', everything).values())).all()
+    lattice = np.zeros(image.shape[:2], np.bool_)
+    lattice[::8, ::8] = True
+    for scores in (image_scores(image, 'rgb', lattice), image_scores(image[:6, :6], 'rgb')):
+        assert np.isnan([scores['blur'], scores['low_contrast']]).all()
+        assert np.isfinite([v for k, v in scores.items() if k not in ('blur', 'low_contrast')]
+                           ).all()
+
+
+@pytest.mark.parametrize(('image', 'order', 'ignore', 'words'), [
+    (np.zeros((8, 8), np.uint8), 'rgb', None, 'image has shape'),
+    (np.zeros((8, 8, 3), np.float32), 'rgb', None, 'of float32'),
+    (np.zeros((8, 8, 3), np.uint8), 'yuv', None, "colour order 'yuv'"),
+    (np.zeros((8, 9, 3), np.uint8), 'rgb', np.zeros((9, 8), np.bool_), 'ignore mask'),
+])
+def test_what_does_not_fit_is_refused(
+        image: Image, order: str, ignore: NDArray[np.bool_] | None, words: str) -> None:
+    with pytest.raises(ShapeError, match=words):
+        image_scores(image, order, ignore)

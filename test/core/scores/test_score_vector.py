@@ -1,0 +1,325 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""All scores of a frame: names, values, masks, what is computed, and that NaN closes the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+import dataclasses
+import fnmatch
+from pathlib import Path
+from typing import Any
+
+from conftest import tiny_card
+import hypothesis
+from hypothesis import strategies as st
+import numpy as np
+from numpy.typing import NDArray
+import pytest
+
+from uncertainty_seg.core.gate import Gate
+from uncertainty_seg.core.scores import vector as module
+from uncertainty_seg.core.scores.aggregate import frame_scores, score_names
+from uncertainty_seg.core.scores.density import DENSITY_SCORE, ScoreDensity
+from uncertainty_seg.core.scores.image_quality import image_scores
+from uncertainty_seg.core.scores.vector import ScoreVector
+from uncertainty_seg.core.settings import GateSettings
+from uncertainty_seg.core.uncertainty import maps_from_probabilities, UncertaintyMaps
+from uncertainty_seg.errors import ConfigError, ShapeError
+from uncertainty_seg.tools.score.table import SCORES, TABLE_BEGIN, TABLE_END, with_table
+
+PAGE = Path(__file__).resolve().parents[3] / 'docs' / 'scores.md'
+ROWS, COLUMNS = 40, 56
+LIMITS = {'entropy': 0.5, 'mutual_information': 0.1}
+
+
+def some_density(*names: str) -> ScoreDensity:
+    """Return a standard normal distribution over scores."""
+    size = len(names)
+    return ScoreDensity(names, np.zeros(size), np.ones(size), np.ones(1), np.zeros((1, size)),
+                        np.eye(size)[None])
+
+
+DENSITY = some_density('entropy.mean', 'image.blur')
+FULL = ScoreVector(tiny_card(), LIMITS, DENSITY)
+
+
+def frame(seed: int = 0, rows: int = ROWS, columns: int = COLUMNS) \
+        -> tuple[UncertaintyMaps, NDArray[np.uint8]]:
+    """Return maps of random passes over blobs of three classes, and an image."""
+    rng = np.random.default_rng(seed)
+    blobs = np.kron(rng.normal(size=(3, rows // 8, columns // 8)), np.ones((1, 8, 8)))
+    logits = 3 * blobs + rng.normal(size=(5, 3, rows, columns))
+    probs = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    return maps_from_probabilities(probs), rng.integers(0, 256, (rows, columns, 3), np.uint8)
+
+
+def changed(maps: UncertaintyMaps, **values: Any) -> UncertaintyMaps:
+    return dataclasses.replace(maps, **values)
+
+
+def test_the_names_are_unique_complete_and_in_a_fixed_order() -> None:
+    assert len(set(FULL.names)) == len(FULL.names)
+    assert set(score_names()) <= set(FULL.names)
+    assert {f'entropy.class.{name}' for name in ('blue', 'green', 'red')} <= set(FULL.names)
+    assert FULL.names[-1] == DENSITY_SCORE
+    maps, image = frame()
+    assert tuple(FULL.compute(maps, image)) == FULL.names
+    some = ScoreVector(tiny_card(), LIMITS, DENSITY, FULL.names[::-3])
+    assert some.names == tuple(name for name in FULL.names if name in FULL.names[::-3])
+
+
+def test_what_needs_limits_or_a_density_is_there_only_with_them() -> None:
+    bare = set(ScoreVector(tiny_card()).names)
+    missing = set(FULL.names) - bare
+    assert missing == {DENSITY_SCORE, *(f'{name}.{kind}' for name in LIMITS
+                                        for kind in ('area_above', 'largest_region'))}
+    one = ScoreVector(tiny_card(), {'entropy': 0.5})
+    assert set(one.names) - bare == {'entropy.area_above', 'entropy.largest_region'}
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_the_six_names_of_before_keep_their_values(seed: int) -> None:
+    maps, image = frame(seed)
+    scores, before = FULL.compute(maps, image), frame_scores(maps)
+    assert {name: scores[name] for name in before} == pytest.approx(before, rel=1e-12)
+
+
+def test_scores_equal_plain_numpy() -> None:
+    maps, image = frame()
+    scores = FULL.compute(maps, image)
+    for name, limit in LIMITS.items():
+        values = getattr(maps, name).astype(np.float64)
+        ordered, front = np.sort(values.ravel())[::-1], maps.label > 0
+        num_top = round(0.05 * values.size)
+        expected = {
+            'mean': values.mean(), 'sum': values.mean(), 'max': values.max(),
+            'top': ordered[:num_top].mean(), 'quantile': ordered[num_top - 1],
+            'foreground_top': ordered[:int(front.sum())].mean(),
+            'foreground': values[front].mean(), 'area_above': (values > limit).mean(),
+            'class.green': values[maps.label == 1].mean(),
+            'class_mean': np.mean([values[maps.label == c].mean() for c in range(3)]),
+        }
+        for kind, value in expected.items():
+            assert scores[f'{name}.{kind}'] == pytest.approx(value, abs=1e-6), (name, kind)
+    of_image = image_scores(image, 'bgr')
+    assert {k: scores[f'image.{k}'] for k in of_image} == of_image
+    assert scores[DENSITY_SCORE] == DENSITY.score(scores)
+
+
+@hypothesis.given(st.sets(st.sampled_from(FULL.names), min_size=1), st.integers(0, 5),
+                  st.booleans())
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_asked_for_alone_a_score_is_the_same(
+        names: set[str], seed: int, with_mask: bool) -> None:
+    maps, image = frame(seed)
+    ignore = np.random.default_rng(seed).random((ROWS, COLUMNS)) < 0.1 if with_mask else None
+    if ignore is not None:
+        ignore[:, :20] = False  # so that whole blocks are left
+    some = ScoreVector(tiny_card(), LIMITS, DENSITY, names).compute(maps, image, ignore)
+    everything = FULL.compute(maps, image, ignore)
+    assert some == {name: everything[name] for name in FULL.names if name in names}
+
+
+def no_count_asked_for(flat: object, counts: Collection[int]) -> list[object]:
+    assert not counts
+    return []
+
+
+@pytest.mark.parametrize(('names', 'unused'), [
+    (('entropy.mean', 'mutual_information.top'), ('image_scores', 'Parts', 'class_scores')),
+    (('image.blur',), ('Parts', 'class_scores', 'largest_region_score', 'top_values')),
+    (('entropy.class_mean',), ('image_scores', 'largest_region_score')),
+    (('entropy.foreground_top',), ('class_scores', 'image_scores')),
+])
+def test_a_gate_of_few_scores_pays_for_these_only(
+        names: tuple[str, ...], unused: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    for function in unused:
+        instead = no_count_asked_for if function == 'top_values' else None
+        monkeypatch.setattr(module, function, instead)
+    maps, image = frame()
+    assert tuple(ScoreVector(tiny_card(), LIMITS, DENSITY, names).compute(maps, image)) == names
+
+
+@pytest.mark.parametrize('map_name', LIMITS)
+@hypothesis.given(st.integers(0, 2**31))
+@hypothesis.settings(max_examples=30, deadline=None)
+def test_for_one_mask_raising_uncertainty_anywhere_lowers_no_score_of_a_map(
+        map_name: str, seed: int) -> None:
+    maps, image = frame()
+    rng = np.random.default_rng(seed)
+    values = getattr(maps, map_name)
+    more = values + (rng.random(values.shape) < rng.random()) * np.float32(0.2 * rng.random())
+    low = FULL.compute(maps, image)
+    high = FULL.compute(changed(maps, **{map_name: more.astype(np.float32)}), image)
+    for name in FULL.names:
+        if name != DENSITY_SCORE:
+            assert high[name] >= low[name] - 1e-6, name
+
+
+def test_where_the_mask_changes_too_a_class_mean_may_fall() -> None:
+    maps, image = frame()
+    one_class = changed(maps, label=np.zeros_like(maps.label),
+                        entropy=np.full_like(maps.entropy, 0.5))
+    label, entropy = one_class.label.copy(), one_class.entropy.copy()
+    label[:10], entropy[:10], entropy[10:] = 1, 0.1, 0.6
+    low, high = (FULL.compute(m, image) for m in
+                 (one_class, changed(one_class, label=label, entropy=entropy)))
+    assert high['entropy.max'] > low['entropy.max']
+    assert high['entropy.class_mean'] < low['entropy.class_mean']
+
+
+def test_the_density_may_fall_where_uncertainty_rises() -> None:
+    maps, image = frame()
+    mean = FULL.compute(maps, image)['entropy.mean']
+    density = dataclasses.replace(some_density('entropy.mean'), centre=np.array([mean + 0.1]),
+                                  scale=np.array([0.05]))
+    vector = ScoreVector(tiny_card(), density=density, names=[DENSITY_SCORE])
+    more = changed(maps, entropy=maps.entropy + np.float32(0.1))
+    assert vector.compute(more, image)[DENSITY_SCORE] < 1e-6
+    assert vector.compute(maps, image)[DENSITY_SCORE] > 0.1
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_a_mask_equals_cutting_out(seed: int) -> None:
+    maps, image = frame(seed)
+    ignore = np.zeros((ROWS, COLUMNS), np.bool_)
+    ignore[:, 40:] = True
+    under = FULL.compute(maps, image, ignore)
+    cut = FULL.compute(maps.cut(slice(None), slice(0, 40)), image[:, :40].copy())
+    # The sum is of the whole frame; a window may hang over; what is beside the mask is left out.
+    for name in set(FULL.names) - {'entropy.sum', 'mutual_information.sum', DENSITY_SCORE,
+                                   'image.blur', 'image.low_contrast', 'image.specks'}:
+        if name.endswith('worst_window'):
+            assert under[name] >= cut[name] - 1e-6
+        else:
+            assert under[name] == pytest.approx(cut[name], abs=1e-6), name
+    assert under['entropy.sum'] == pytest.approx(cut['entropy.sum'] * 40 / COLUMNS)
+
+
+@hypothesis.given(st.integers(0, 2**31))
+@hypothesis.settings(max_examples=25, deadline=None)
+def test_what_lies_under_the_mask_changes_no_score(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    maps, image = frame()
+    ignore = np.zeros((ROWS, COLUMNS), np.bool_)
+    top, left = rng.integers(0, 30, 2)
+    ignore[top:top + rng.integers(1, 25), left:left + rng.integers(1, 25)] = True
+    other, other_image = frame(seed % 1000 + 1)
+    mixed = UncertaintyMaps(*(
+        np.where(ignore, getattr(other, field.name), getattr(maps, field.name))
+        for field in dataclasses.fields(maps)))
+    mixed.entropy[ignore] = np.nan
+    mixed_image = np.where(ignore[..., None], other_image, image)
+    assert FULL.compute(mixed, mixed_image, ignore) == pytest.approx(
+        FULL.compute(maps, image, ignore), rel=1e-9, nan_ok=True)
+
+
+def test_a_class_that_is_not_predicted_lets_the_frame_pass() -> None:
+    maps, image = frame()
+    maps = changed(maps, label=np.minimum(maps.label, 1))
+    names = ['entropy.class.red', 'entropy.class.green']
+    scores = ScoreVector(tiny_card(), names=names).compute(maps, image)
+    assert scores['entropy.class.red'] == 0 < scores['entropy.class.green']
+    gate = Gate(GateSettings(rise_frames=1), {'entropy.class.red': 0.01})
+    assert gate.update(scores).is_confident
+
+
+def test_without_foreground_its_scores_are_zero() -> None:
+    maps, image = frame()
+    scores = FULL.compute(changed(maps, label=np.zeros_like(maps.label)), image)
+    for name in LIMITS:
+        assert scores[f'{name}.foreground'] == scores[f'{name}.foreground_top'] == 0
+        assert scores[f'{name}.top'] > 0
+
+
+@pytest.mark.parametrize('broken', ['entropy', 'mutual_information'])
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+def test_a_frame_with_one_pixel_that_is_no_number_is_never_confident(
+        broken: str, value: float) -> None:
+    maps, image = frame()
+    values = getattr(maps, broken).copy()
+    values[3, 50] = value
+    maps = changed(maps, **{broken: values})
+    scores = FULL.compute(maps, image)
+    assert tuple(scores) == FULL.names
+    assert np.isnan(list(scores.values())).all()
+    for name in ('image.darkness', 'entropy.area_above', DENSITY_SCORE):
+        alone = ScoreVector(tiny_card(), LIMITS, DENSITY, [name]).compute(maps, image)
+        verdict = Gate(GateSettings(rise_frames=1), {name: 0.999}).update(alone)
+        assert (verdict.is_confident, verdict.kind) == (False, 'fault')
+    ignore = np.zeros((ROWS, COLUMNS), np.bool_)
+    ignore[3, 50] = True
+    assert np.isfinite(list(FULL.compute(maps, image, ignore).values())).all()
+
+
+def test_a_frame_that_is_left_out_whole_is_never_confident() -> None:
+    scores = FULL.compute(*frame(), np.ones((ROWS, COLUMNS), np.bool_))
+    assert np.isnan(list(scores.values())).all()
+
+
+def test_views_of_padded_maps_give_the_same_as_copies() -> None:
+    maps, image = frame(columns=72)
+    cut = maps.cut(slice(None), slice(8, 64))
+    copied = UncertaintyMaps(*(np.ascontiguousarray(getattr(cut, field.name))
+                               for field in dataclasses.fields(cut)))
+    view = image[:, 8:64]
+    assert FULL.compute(cut, view) == FULL.compute(copied, np.ascontiguousarray(view))
+
+
+def test_all_scores_lie_in_0_to_1() -> None:
+    for seed in range(5):
+        scores = FULL.compute(*frame(seed))
+        assert all(0 <= value <= 1 for value in scores.values()), scores
+
+
+def test_classes_of_one_name_are_told_apart_by_their_ids() -> None:
+    card = tiny_card(class_names=('rock', 'weed', 'rock'))
+    vector = ScoreVector(card, names=[f'entropy.class.{n}' for n in ('rock 0', 'weed', 'rock 2')])
+    maps, image = frame()
+    expected = [maps.entropy[maps.label == index].mean() for index in range(3)]
+    assert list(vector.compute(maps, image).values()) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize('names', [
+    ['entropy.men'], ['entropy.mean', 'entropy.class.purple'], [DENSITY_SCORE],
+    ['entropy.area_above'], ['label.mean'],
+])
+def test_an_unknown_name_is_refused_with_those_there_are(names: Collection[str]) -> None:
+    with pytest.raises(ConfigError, match=r'no score .*one of entropy\.mean, .*image\.blue_cast'):
+        ScoreVector(tiny_card(), names=names)
+
+
+@pytest.mark.parametrize(('limits', 'density'), [
+    ({'label': 0.5}, None), ({'entropy': 1.0}, None), ({'entropy': -0.1}, None),
+    ({'entropy': float('nan')}, None), (None, some_density('entropy.class.purple')),
+    (None, some_density(DENSITY_SCORE)), (None, some_density('entropy.area_above')),
+])
+def test_limits_and_densities_that_do_not_fit_are_refused(
+        limits: dict[str, float] | None, density: ScoreDensity | None) -> None:
+    with pytest.raises(ConfigError):
+        ScoreVector(tiny_card(), limits, density)
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    maps, image = frame()
+    with pytest.raises(ShapeError, match='image has shape'):
+        FULL.compute(maps, image[:-1])
+    with pytest.raises(ShapeError, match='ignore mask has shape'):
+        FULL.compute(maps, image, np.zeros((ROWS, COLUMNS + 1), np.bool_))
+    with pytest.raises(ShapeError, match='without a pixel'):
+        FULL.compute(maps.cut(slice(0, 0), slice(0, 8)), image[:0, :8])
+
+
+def test_every_score_has_a_row_of_what_it_sees_and_misses() -> None:
+    patterns = [kind.name.replace('<map>', '*').replace('<class>', '*') for kind in SCORES]
+    for name in FULL.names:
+        assert sum(fnmatch.fnmatchcase(name, pattern) for pattern in patterns) == 1, name
+    for pattern in patterns:
+        assert fnmatch.filter(FULL.names, pattern), pattern
+    assert all(kind.meaning and kind.sees and kind.misses for kind in SCORES)
+
+
+def test_the_table_of_the_page_is_that_of_the_scores() -> None:
+    page = PAGE.read_text(encoding='utf-8')
+    assert page == with_table(page), 'run python -m uncertainty_seg.tools.score.table'
+    assert page.count(TABLE_BEGIN) == page.count(TABLE_END) == 1

@@ -1,0 +1,73 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Thresholds: where they come to lie, and what a calibration refuses."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from uncertainty_seg.core.calibration import (
+    Calibration,
+    calibration_from_json,
+    calibration_to_json,
+    Promise,
+)
+from uncertainty_seg.core.scores.density import ScoreDensity
+from uncertainty_seg.errors import CalibrationError
+
+GOOD = Calibration(20, 0, 'fixed', 'fp32', 0.9, {'entropy.mean': 0.2}, {'entropy.mean': 0.1},
+                   ('entropy.mean',), 0.95, 200, 100, 'aa', 'bb')
+
+
+def test_a_calibration_makes_the_round_trip() -> None:
+    assert calibration_from_json(calibration_to_json(GOOD)) == GOOD
+
+
+@pytest.mark.parametrize('change, words', [
+    ({'gate_scores': ()}, 'names no gate score'),
+    ({'gate_scores': ('entropy.top',)}, 'have no threshold'),
+    ({'thresholds': {'entropy.mean': float('nan')}}, 'out of range'),
+    ({'thresholds': {'entropy.mean': 0.0}}, 'out of range'),
+    ({'thresholds': {'entropy.mean': 1.0}}, 'out of range'),
+    ({'temperature': float('nan')}, 'out of range'),
+])
+def test_limits_that_cannot_judge_are_refused(change: dict[str, object], words: str) -> None:
+    with pytest.raises(CalibrationError, match=words):
+        dataclasses.replace(GOOD, **change)
+
+
+@pytest.mark.parametrize('text', ['', '{}', '[1]', '{"passes": 20}'])
+def test_a_damaged_file_is_refused_in_words(text: str) -> None:
+    with pytest.raises(CalibrationError, match=r'calibration\.json cannot be read'):
+        calibration_from_json(text)
+
+
+PROMISE = Promise(0.05, {'entropy.mean': 0.1}, 'iou<0.5', 60, 70, 0.04, 0.7, 0.03, 0.1)
+DENSITY = ScoreDensity(('a', 'b'), np.array([0.1, 0.2]), np.array([1.0, 2.0]), np.array([1.0]),
+                       np.zeros((1, 2)), np.array([[[1.0, 0.3], [0.0, 2.0]]]))
+
+
+def test_promises_and_density_come_back_from_the_file() -> None:
+    full = dataclasses.replace(GOOD, promises=(PROMISE,), pixel_limits={'entropy': 0.4},
+                               distances={'entropy.mean': 0.25}, density=DENSITY)
+    back = calibration_from_json(calibration_to_json(full))
+    assert back.promises == (PROMISE,) and back.pixel_limits == {'entropy': 0.4}
+    assert back.distances == {'entropy.mean': 0.25}
+    scores = {'a': 0.7, 'b': 0.1}
+    assert back.density is not None and back.density.score(scores) == DENSITY.score(scores)
+
+
+@pytest.mark.parametrize('changes', [
+    {'bound': 0.06}, {'bound': 0.0}, {'alpha': 1.0}, {'limits': {}},
+    {'limits': {'entropy.mean': 1.0}}, {'limits': {'entropy.mean': 0.0}},
+])
+def test_a_promise_that_is_none_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(CalibrationError, match='a promise of'):
+        dataclasses.replace(PROMISE, **changes)
+
+
+def test_a_promise_for_other_scores_than_the_gates_is_refused() -> None:
+    other = dataclasses.replace(PROMISE, limits={'entropy.top': 0.1})
+    with pytest.raises(CalibrationError, match='promise of 0.05 is for other scores'):
+        dataclasses.replace(GOOD, promises=(other,))

@@ -1,0 +1,140 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+What `ament_flake8` and `ament_pep257` of a ROS 2 distribution say of this package: nothing.
+
+Neither is on PyPI. Both are thin: flake8 with eight plug-ins, and pydocstyle, each with a few
+options, which are the same from Humble to Rolling (read in ament/ament_lint, branches humble,
+jazzy and rolling). Without a sourced ROS the same tools are run here with the same options; with
+one, its own `ament_flake8` and `ament_pep257` are.
+
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CHECKED = ('uncertainty_seg', 'launch', 'test', 'benchmarks', 'docs', 'setup.py')
+# Modules of flake8 and of the plug-ins that ament_flake8 depends on.
+TOOLS = ('flake8', 'flake8_blind_except', 'flake8_builtins', 'flake8_class_newline',
+         'flake8_comprehensions', 'flake8_deprecated', 'flake8_docstrings', 'flake8_import_order',
+         'flake8_quotes', 'pydocstyle')
+# A docstring may be missing (D100 to D107), and pep257 contradicts itself (D203, D212).
+DOCSTRING_IGNORED = ('D100', 'D101', 'D102', 'D103', 'D104', 'D105', 'D106', 'D107',
+                     'D203', 'D212', 'D404')
+# Exceptions without a base, trailing commas, and empty lines between groups of imports.
+FLAKE8_IGNORED = ('B902', 'C816', 'I202', *DOCSTRING_IGNORED)
+# ament_pep257 is all of pydocstyle but its list, which is part of ament_flake8's: one run of
+# flake8 with all the conventions is both, and saves reading every docstring twice. It knows of no
+# properties: their docstrings must be imperative as well.
+FLAKE8_OPTIONS = ('--isolated', '--max-line-length=99', '--import-order-style=google',
+                  '--docstring-convention=all', '--property-decorators=',
+                  '--extend-ignore=' + ','.join(FLAKE8_IGNORED))
+HAS_AMENT = all(find_spec(name) for name in ('ament_flake8', 'ament_pep257'))
+# An f-string with `class` or `def` alone before or after a brace: as of Python 3.12 pydocstyle
+# takes the word for the keyword and stops, and flake8, its worker lost, waits for ever.
+KEYWORD_IN_F_STRING = re.compile(r"""[fF]['"](?:[^'"]*\})?(?:class|def)(?:\{|['"])""")
+TIMEOUT_S = 150  # ten times what two cores need
+MISSING = [name for name in TOOLS if find_spec(name) is None]
+needs_tools = pytest.mark.skipif(
+    bool(MISSING), reason=f'{", ".join(MISSING)} not installed: scripts/test installs them')
+
+# A file with a fault for each plug-in. The codes are those that ament_flake8 reports.
+FAULTS = {
+    'B901': 'try:\n    pass\nexcept:\n    pass\n',
+    'A001': 'list = 1\n',
+    'A002': 'def f(input):\n    return input\n',
+    'CNL100': 'class A:\n    def f(self):\n        pass\n',
+    'C408': 'a = dict()\n',
+    'D213': 'def f():\n    """Start too early.\n\n    More.\n    """\n',
+    'D401': 'def f():\n    """Returns a thing."""\n',
+    'D401_property': 'class A:\n\n    @property\n    def a(self):\n        """The thing."""\n',
+    'D413': 'def f():\n    """\n    Do it.\n\n    Returns\n    -------\n    int\n    """\n',
+    'I100': 'import sys\nimport os\nprint(os, sys)\n',
+    'Q000': 'a = "text"\n',
+    'E402': 'print()\nimport os\nos\n',
+    'E501': 'a = ' + '1' * 96 + '\n',
+    'F401': 'import os\n',
+}
+ALLOWED = {
+    'B902': 'try:\n    pass\nexcept Exception:\n    pass\n',
+    'D103': 'def f():\n    pass\n',
+    'D404': 'class A:\n    """This is a thing."""\n',
+    'E501': 'a = ' + '1' * 95 + '\n',
+    'W503': 'a = (1\n     + 2)\n',
+}
+
+
+def flake8(*paths: str, cwd: Path = ROOT) -> list[str]:
+    """Run flake8 as ament_flake8 does; return its lines, each `file:line:column: code words`."""
+    done = subprocess.run([sys.executable, '-m', 'flake8', *FLAKE8_OPTIONS, *paths], cwd=cwd,
+                          capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
+    assert not done.stderr, done.stderr
+    return done.stdout.splitlines()
+
+
+def codes(lines: list[str]) -> set[str]:
+    """Return the codes of flake8's lines."""
+    return {match[1] for line in lines if (match := re.search(r':\d+:\d+: ([A-Z]+\d+) ', line))}
+
+
+@needs_tools
+@pytest.mark.skipif(HAS_AMENT, reason='a ROS with its own ament_flake8 is here: that is asked')
+def test_flake8_and_pep257_of_ament_find_nothing() -> None:
+    assert flake8(*CHECKED) == []
+
+
+@pytest.mark.skipif(not HAS_AMENT, reason='no sourced ROS with ament_flake8 and ament_pep257: the '
+                    'same tools are run with the same options instead')
+def test_the_own_ament_flake8_and_pep257_of_a_sourced_ros_find_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    code, errors = import_module('ament_flake8.main').main_with_errors(argv=list(CHECKED))
+    assert (code, errors) == (0, [])
+    assert import_module('ament_pep257.main').main(argv=list(CHECKED)) == 0
+
+
+def test_no_f_string_stops_pydocstyle_on_python_3_12() -> None:
+    files = [p for name in CHECKED for p in sorted((ROOT / name).rglob('*.py'))]
+    assert [p.name for p in files if p != Path(__file__)
+            and KEYWORD_IN_F_STRING.search(p.read_text(encoding='utf-8'))] == []
+    assert KEYWORD_IN_F_STRING.search("f'class{n}'")
+    assert not KEYWORD_IN_F_STRING.search("f'class {n}' f'{n} class' f'{n}classes' 'class{n}'")
+
+
+@needs_tools
+def test_each_plug_in_is_at_work(tmp_path: Path) -> None:
+    for code, text in FAULTS.items():
+        (tmp_path / f'bad_{code}.py').write_text(text, encoding='utf-8')
+    lines = flake8('.', cwd=tmp_path)
+    for code in FAULTS:
+        found = codes([line for line in lines if f'bad_{code}.py' in line])
+        assert code.partition('_')[0] in found, code
+
+
+@needs_tools
+def test_what_ament_allows_is_allowed(tmp_path: Path) -> None:
+    for code, text in ALLOWED.items():
+        (tmp_path / f'good_{code}.py').write_text(text, encoding='utf-8')
+    assert flake8('.', cwd=tmp_path) == []
+
+
+@needs_tools
+def test_pydocstyle_by_itself_says_what_flake8_says_of_docstrings(tmp_path: Path) -> None:
+    for code, text in FAULTS.items():
+        (tmp_path / f'bad_{code}.py').write_text(text, encoding='utf-8')
+    done = subprocess.run(
+        [sys.executable, '-m', 'pydocstyle', '--property-decorators=',
+         '--ignore=' + ','.join(DOCSTRING_IGNORED), r'--match=.*\.py', '.'],
+        cwd=tmp_path, capture_output=True, text=True, check=False)
+    found = set(re.findall(r'^\s+(D\d+):', done.stdout, re.MULTILINE))
+    assert {'D213', 'D401', 'D413'} <= found
+    assert found == {code for code in codes(flake8('.', cwd=tmp_path)) if code[0] == 'D'}

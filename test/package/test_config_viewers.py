@@ -1,0 +1,252 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+The layouts for RViz, Foxglove and Nav2: every topic, type and field is one the node really has.
+
+What is published is asked of the node itself, over DDS. What a Foxglove layout may hold is written
+down here from the sources of Foxglove Studio 1.48, of Lichtblick, and of foxglove-sdk; where the
+latter is installed the layout is held against it as well.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
+import json
+import re
+from typing import Any
+
+from conftest import make_tiny_bundle
+import pytest
+from ros_helpers import Client, needs_ros, node_arguments, own_domain, Process, ROOT
+from ruamel.yaml import YAML
+
+from uncertainty_seg.core.gate import Verdict
+from uncertainty_seg.storage.model_bundle import load_bundle
+
+CONFIG = ROOT / 'config'
+FOXGLOVE = json.loads((CONFIG / 'foxglove_layout.json').read_text(encoding='utf-8'))
+IMAGE = 'sensor_msgs/msg/Image'
+CAMERA = '/image'
+Yaml = YAML(typ='safe')
+
+# Panel -> what its settings may and must be.
+FOXGLOVE_PANELS: dict[str, dict[str, type]] = {
+    'Image': {'imageMode': dict},
+    'Indicator': {'path': str, 'style': str, 'rules': list, 'fallbackColor': str,
+                  'fallbackLabel': str},
+    'RawMessages': {'topicPath': str, 'diffEnabled': bool, 'diffMethod': str,
+                    'diffTopicPath': str, 'showFullMessageForDiff': bool},
+    'Plot': {'paths': list, 'minYValue': int, 'maxYValue': int, 'showLegend': bool,
+             'legendDisplay': str, 'showPlotValuesInLegend': bool, 'showXAxisLabels': bool,
+             'showYAxisLabels': bool, 'isSynced': bool, 'xAxisVal': str},
+    'StateTransitions': {'paths': list, 'isSynced': bool},
+    'DiagnosticSummary': {'topicToRender': str, 'minLevel': int, 'pinnedIds': list,
+                          'hardwareIdFilter': str, 'sortByLevel': bool},
+}
+TITLE = 'foxglovePanelTitle'
+# Parameters that the source of semantic_segmentation_layer declares (084337f), for a camera and
+# for a class type.
+NAV2_CAMERA = {
+    'segmentation_topic', 'confidence_topic', 'labels_topic', 'pointcloud_topic',
+    'observation_persistence', 'expected_update_rate', 'class_types', 'max_obstacle_distance',
+    'min_obstacle_distance', 'tile_map_decay_time', 'visualize_tile_map', 'use_cost_selection'}
+NAV2_CLASSES = {'classes', 'base_cost', 'max_cost', 'mark_confidence', 'samples_to_max_cost',
+                'dominant_priority'}
+
+
+def panels(kind: str) -> list[dict[str, Any]]:
+    """Return the settings of every panel of a kind."""
+    return [settings for name, settings in FOXGLOVE['configById'].items()
+            if name.partition('!')[0] == kind]
+
+
+def leaves(tree: Any) -> list[str]:
+    """Return the panels of a layout's tree, from left to right and top to bottom."""
+    if isinstance(tree, str):
+        return [tree]
+    assert tree['direction'] in ('row', 'column')
+    assert 0 < tree['splitPercentage'] < 100
+    return leaves(tree['first']) + leaves(tree['second'])
+
+
+def message_paths() -> list[str]:
+    """Return every message path of the Foxglove layout."""
+    series = [s['value'] for kind in ('Plot', 'StateTransitions') for panel in panels(kind)
+              for s in panel['paths']]
+    others = [p['path'] for p in panels('Indicator')]
+    others += [p['topicPath'] for p in panels('RawMessages')]
+    return [path for path in series + others if path.startswith('/')]
+
+
+def rviz_displays() -> list[dict[str, Any]]:
+    layout = Yaml.load((CONFIG / 'uncertainty_seg.rviz').read_text(encoding='utf-8'))
+    return list(layout['Visualization Manager']['Displays'])
+
+
+def nav2_layer() -> dict[str, Any]:
+    text = (CONFIG / 'nav2_semantic.yaml').read_text(encoding='utf-8')
+    costmap = Yaml.load(text)['local_costmap']['local_costmap']['ros__parameters']
+    assert 'semantic_layer' in costmap['plugins']
+    return dict(costmap['semantic_layer'])
+
+
+# --- the files by themselves ---------------------------------------------------------------------
+
+
+def test_every_foxglove_panel_is_placed_once_and_of_a_known_kind() -> None:
+    placed = leaves(FOXGLOVE['layout'])
+    assert sorted(placed) == sorted(FOXGLOVE['configById'])
+    assert set(FOXGLOVE) == {'configById', 'globalVariables', 'userNodes', 'playbackConfig',
+                             'layout'}
+    for name, settings in FOXGLOVE['configById'].items():
+        accepted = {**FOXGLOVE_PANELS[name.partition('!')[0]], TITLE: str}
+        assert {key: type(value) for key, value in settings.items()} == accepted, name
+
+
+def test_the_score_is_plotted_against_its_limit() -> None:
+    (plot,) = panels('Plot')
+    # A series that is a number is a line across the plot.
+    assert [s['value'] for s in plot['paths']] == ['/uncertainty_seg/score.data', '1']
+    assert plot['minYValue'] < 1 < plot['maxYValue']
+
+
+def test_the_flag_is_shown_now_and_over_time_and_never_true_by_default() -> None:
+    (indicator,) = panels('Indicator')
+    (rule,) = indicator['rules']
+    assert (rule['operator'], rule['rawValue'], rule['label']) == ('=', 'true', 'confident')
+    assert indicator['fallbackLabel'] != rule['label']
+    (transitions,) = panels('StateTransitions')
+    assert indicator['path'] in [s['value'] for s in transitions['paths']]
+
+
+@pytest.mark.skipif(find_spec('foxglove') is None, reason='foxglove-sdk is not installed')
+def test_the_foxglove_panels_have_the_settings_of_its_sdk() -> None:
+    layouts = import_module('foxglove.layouts')
+    names = {'Image': 'ImageConfig', 'DiagnosticSummary': 'DiagnosticsSummaryConfig'}
+    for kind, accepted in FOXGLOVE_PANELS.items():
+        known = getattr(layouts, names.get(kind, f'{kind}Config'))()._to_dict()
+        assert set(accepted) <= set(known), kind
+    for kind, series in (('Plot', 'PlotSeries'), ('StateTransitions', 'StateTransitionsSeries')):
+        known = getattr(layouts, series)()._to_dict()
+        assert all(set(s) <= {*known, 'color'} for p in panels(kind) for s in p['paths'])
+
+
+def test_nav2_knows_every_class_of_the_model_once() -> None:
+    source = nav2_layer()['front']
+    classes = [name for kind in source['class_types'] for name in source[kind]['classes']]
+    card = load_bundle(str(CONFIG / 'models' / 'pipeline')).card
+    assert sorted(classes) == sorted(card.class_names)
+    for kind in source['class_types']:
+        costs = source[kind]
+        assert 0 <= costs['base_cost'] <= costs['max_cost'] <= 254
+        assert 0 <= costs['mark_confidence'] <= 255
+
+
+def test_nav2_is_given_only_parameters_it_declares() -> None:
+    layer = nav2_layer()
+    assert set(layer) == {'plugin', 'enabled', 'observation_sources', layer['observation_sources']}
+    source = layer[layer['observation_sources']]
+    assert set(source) <= NAV2_CAMERA | set(source['class_types'])
+    assert all(set(source[kind]) == NAV2_CLASSES for kind in source['class_types'])
+
+
+def test_the_docs_name_every_file_and_what_was_opened() -> None:
+    page = (ROOT / 'docs' / 'viewers.md').read_text(encoding='utf-8')
+    for file in ('uncertainty_seg.rviz', 'foxglove_layout.json', 'nav2_semantic.yaml'):
+        assert (CONFIG / file).is_file()
+        assert file in page
+
+
+# --- against the node ----------------------------------------------------------------------------
+
+
+class TestAgainstTheNode:
+    pytestmark = needs_ros
+
+    @pytest.fixture(scope='class')
+    def published(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+        """Return topic and type of all that the running node publishes."""
+        folder = tmp_path_factory.mktemp('viewers')
+        bundle = make_tiny_bundle(folder / 'tiny')
+        with own_domain() as domain:
+            process = Process(node_arguments(bundle), domain, folder / 'log')
+            client = Client(domain, process)
+            try:
+                client.wait_for_camera_match()
+                client.wait_for_topics('/uncertainty_seg/mask', '/diagnostics')
+                # Topics may be known before the name of the node that has them.
+                client.wait_until(lambda: 'uncertainty_seg' in client.node.get_node_names(),
+                                  'the name of the node')
+                found = client.node.get_publisher_names_and_types_by_node('uncertainty_seg', '/')
+                yield {name: types[0] for name, types in found}
+            finally:
+                client.close()
+                process.end()
+
+    def test_rviz_shows_pictures_that_are_published_with_a_qos_that_matches(
+        self, published: dict[str, str]
+    ) -> None:
+        from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
+
+        from uncertainty_seg.ros.graph_watch.qos import picture_qos
+        from uncertainty_seg.ros.graph_watch.qos_sentences import conflicts
+
+        names = [f'/{display["Topic"]["Value"]}' for display in rviz_displays()]
+        assert len(names) == len(set(names))
+        assert {'/uncertainty_seg/overlay', '/uncertainty_seg/heatmap',
+                '/uncertainty_seg/mask_color', CAMERA} <= set(names)
+        for display, name in zip(rviz_displays(), names, strict=True):
+            assert display['Class'] == 'rviz_default_plugins/Image'
+            assert name == CAMERA or published[name] == IMAGE
+            asked = QoSProfile(
+                depth=display['Topic']['Depth'],
+                reliability={'Best Effort': QoSReliabilityPolicy.BEST_EFFORT,
+                             'Reliable': QoSReliabilityPolicy.RELIABLE}[
+                                 display['Topic']['Reliability Policy']],
+                durability={'Volatile': QoSDurabilityPolicy.VOLATILE}[
+                    display['Topic']['Durability Policy']])
+            assert conflicts(picture_qos(), asked) == []
+
+    def test_foxglove_shows_pictures_and_diagnostics_that_are_published(
+        self, published: dict[str, str]
+    ) -> None:
+        topics = [panel['imageMode']['imageTopic'] for panel in panels('Image')]
+        assert CAMERA in topics
+        assert {published[topic] for topic in topics if topic != CAMERA} == {IMAGE}
+        (summary,) = panels('DiagnosticSummary')
+        assert published[summary['topicToRender']] == 'diagnostic_msgs/msg/DiagnosticArray'
+
+    @pytest.mark.parametrize('path', message_paths())
+    def test_every_foxglove_path_leads_to_a_field(
+        self, published: dict[str, str], path: str
+    ) -> None:
+        topic, _, rest = path.partition('.')
+        kind = published[topic]
+        for field in re.sub(r'\[[^]]*\]|\{[^}]*\}', '', rest).split('.'):
+            package, name = kind.split('/')[0], kind.rsplit('/', 1)[-1]
+            fields = getattr(import_module(f'{package}.msg'), name).get_fields_and_field_types()
+            kind = re.sub(r'sequence<(.*)>', r'\1', fields[field])
+        assert kind in ('boolean', 'float', 'octet', 'string')
+
+    def test_the_kind_of_a_verdict_is_filtered_by_the_key_it_has(self) -> None:
+        from uncertainty_seg.ros.health import verdict_values
+
+        wanted = re.findall(r'key=="(\w+)"', ' '.join(message_paths()))
+        values = verdict_values(Verdict(True, (), 0.5, 'confident'), None, {})
+        assert wanted
+        assert set(wanted) <= values.keys()
+
+    def test_nav2_gets_mono8_and_the_label_topic(self, published: dict[str, str]) -> None:
+        from uncertainty_seg.ros.publishers import PICTURES
+
+        source = nav2_layer()['front']
+        for name, topic in (('mask', 'segmentation_topic'), ('confidence', 'confidence_topic')):
+            assert source[topic] == f'/uncertainty_seg/{name}'
+            assert published[source[topic]] == IMAGE
+            assert PICTURES[name][0] == 'mono8'
+        # Published only where vision_msgs is installed.
+        labels = 'vision_msgs/msg/LabelInfo'
+        assert source['labels_topic'] == '/uncertainty_seg/label_info'
+        assert published.get(source['labels_topic'], labels) == labels

@@ -1,0 +1,262 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Who may import whom: the table of the design, read off the source by its syntax tree.
+
+A room is a folder of the package. Every import counts, wherever it stands; one that stands inside
+a function or under TYPE_CHECKING is *late*: it does not run when the module is imported.
+
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+import sys
+
+import pytest
+
+PACKAGE = 'uncertainty_seg'
+SOURCE = Path(__file__).resolve().parents[2] / PACKAGE
+
+# Room -> the other rooms it may import. errors and its own room are everybody's.
+ROOMS = {
+    'errors': set(),
+    'core': set(),
+    'analysis': {'core'},
+    'graph': {'core'},
+    'storage': {'core'},
+    'backends': {'core'},
+    'training': {'core', 'graph', 'storage'},
+    'synthetic': {'core', 'graph', 'storage'},
+    'tools': {'core', 'analysis', 'graph', 'storage', 'backends', 'training', 'synthetic'},
+    'ros': {'core', 'backends', 'storage'},
+    '__main__': {'tools'},
+}
+
+ROS_PACKAGES = {
+    'rclpy', 'ament_index_python', 'builtin_interfaces', 'cv_bridge', 'diagnostic_msgs',
+    'geometry_msgs', 'lifecycle_msgs', 'rcl_interfaces', 'rosgraph_msgs', 'sensor_msgs',
+    'std_msgs', 'std_srvs', 'vision_msgs',
+}
+# Room -> libraries it may import anywhere, and those it may import late only.
+LIBRARIES = {
+    'errors': (set(), set()),
+    'core': ({'numpy'}, set()),
+    'analysis': ({'numpy'}, {'scipy'}),
+    'graph': ({'numpy', 'onnx'}, set()),
+    'storage': ({'numpy', 'cv2'}, {'rosbags', 'yaml', 'mcap', 'pyarrow'}),
+    # tensorrt: its classes, for the types alone; the module itself is looked for by name.
+    'backends': ({'numpy'}, {'onnxruntime', 'openvino', 'numba', 'tensorrt'}),
+    'training': ({'numpy', 'cv2', 'torch', 'torchvision', 'onnx', 'tqdm'},
+                 {'onnxruntime', 'safetensors'}),
+    'synthetic': ({'numpy', 'cv2', 'tqdm'}, set()),
+    # onnxruntime and nncf check and quantise what was compiled (compile_checks, quantise_trunk);
+    # the last three are for what is fitted and reported offline.
+    'tools': ({'numpy', 'cv2', 'tqdm'},
+              {'av', 'onnxruntime', 'nncf', 'sklearn', 'scipy', 'matplotlib', 'pyarrow', 'ray'}),
+    'ros': ({'numpy', 'cv2'} | ROS_PACKAGES, set()),
+    '__main__': (set(), set()),
+}
+# Module -> libraries that it may import besides its room's: at once, and late only.
+EXCEPTIONS = {
+    'core.preprocess': ({'cv2'}, set()),
+    'core.render': ({'cv2'}, set()),
+    'core.image_codec': ({'cv2'}, set()),
+    # Histograms, box sums, connected components and filters, within the budget of a frame.
+    'core.scores.aggregate': ({'cv2'}, set()),
+    'core.scores.image_quality': ({'cv2'}, set()),
+    'analysis.frame_features': ({'cv2'}, set()),
+    'core.perceptual_hash': ({'cv2'}, set()),
+    'storage.model_bundle': (set(), {'onnx'}),
+    # Packs run lengths and draws polygons as COCO's own reader does.
+    'storage.labels.coco': (set(), {'pycocotools'}),
+    'storage.labels.regions': (set(), {'pycocotools'}),
+    # Asks the NVIDIA driver for heat and throttling, where it is installed.
+    'ros.board_state': (set(), {'pynvml'}),
+    # Reads the head's tensor sizes, to fit the passes of a call into the memory budget.
+    'backends.resources': (set(), {'onnx'}),
+    # Reads the inputs and outputs that the files declare.
+    'backends.graph_files': (set(), {'onnx'}),
+    # Say which node it was; read which axes are symbolic.
+    'backends.gpu.engine_build': (set(), {'onnx'}),
+    'backends.gpu.bundle_engines': (set(), {'onnx'}),
+    # Writes the two graphs around a head with statistics.
+    'backends.gpu.onnxrt_gpu': (set(), {'onnx'}),
+    # Runs what was compiled; imported late (see LATE_MODULES).
+    'tools.compile.checks': ({'onnx'}, set()),
+    # Infers types before it quantises.
+    'tools.compile.quantise_trunk': (set(), {'onnx'}),
+    # Loops decorated by numba; the module itself is imported late (see LATE_MODULES).
+    'backends.cpu.reduction_kernels': ({'numba'}, set()),
+    # torch allocates and computes on the GPU.
+    'backends.gpu.device_masks': (set(), {'torch'}),
+    'backends.gpu.device_memory': (set(), {'torch'}),
+}
+# Modules that pull a heavy library in as soon as they are imported: importing them must be late.
+LATE_MODULES = {'backends.cpu.reduction_kernels', 'tools.compile.checks',
+                'tools.compile.request', 'tools.compile.quantise_trunk'}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import: the absolute dotted name, its line, and whether it is late."""
+
+    name: str
+    line: int
+    is_late: bool
+
+
+def imports_of(source: str, module: str) -> Iterator[Import]:
+    """Yield the imports of a module's source; relative ones made absolute."""
+    def visit(node: ast.AST, is_late: bool) -> Iterator[Import]:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(alias.name, node.lineno, is_late)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ''
+            if node.level:
+                parents = f'{PACKAGE}.{module}'.split('.')[:-node.level]
+                base = '.'.join([*parents, *([base] if base else [])])
+            for alias in node.names:
+                yield Import(f'{base}.{alias.name}', node.lineno, is_late)
+        inside = is_late or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        if isinstance(node, ast.If) and 'TYPE_CHECKING' in ast.unparse(node.test):
+            for child in node.body:
+                yield from visit(child, True)
+            for child in node.orelse:
+                yield from visit(child, inside)
+            return
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, inside)
+    yield from visit(ast.parse(source), False)
+
+
+def complaint(module: str, found: Import) -> str:
+    """Say what is wrong with one import; the empty string if nothing is."""
+    room = module.split('.')[0]
+    first, *rest = found.name.split('.')
+    if first == PACKAGE:
+        target = rest[0] if rest else ''
+        if target in ROOMS and target not in {'errors', room, *ROOMS[room]}:
+            return f'{room} may not import {target}'
+        is_heavy = any('.'.join(rest).startswith(late) for late in LATE_MODULES)
+        if is_heavy and not found.is_late and module not in LATE_MODULES:
+            return f'{found.name} may be imported inside a function only'
+        return ''
+    if first in sys.stdlib_module_names:
+        return ''
+    at_once, late = (a | b for a, b in zip(
+        LIBRARIES[room], EXCEPTIONS.get(module, (set(), set())), strict=True))
+    if first in at_once or (found.is_late and first in late):
+        return ''
+    if first in late:
+        return f'{first} may be imported inside a function only'
+    return f'{module} may not import {first}'
+
+
+def complaints(root: Path) -> list[str]:
+    """Check every module below a package's folder."""
+    found = []
+    for path in sorted(root.rglob('*.py')):
+        parts = path.relative_to(root).with_suffix('').parts
+        module = '.'.join(parts)
+        if parts[0] == '__init__':
+            continue
+        if parts[0] not in ROOMS:
+            found.append(f'{path.name}: {parts[0]} is no room of the design')
+            continue
+        for one in imports_of(path.read_text(encoding='utf-8'), module):
+            problem = complaint(module, one)
+            if problem:
+                found.append(f'{module}:{one.line}: {problem}')
+    return found
+
+
+def test_every_module_keeps_to_the_table() -> None:
+    assert complaints(SOURCE) == []
+
+
+def test_every_room_is_there() -> None:
+    there = {p.stem for p in SOURCE.iterdir() if p.suffix == '.py' or (p / '__init__.py').exists()}
+    assert there - {'__init__'} == set(ROOMS)
+
+
+def test_the_package_itself_imports_nothing() -> None:
+    assert list(imports_of((SOURCE / '__init__.py').read_text(encoding='utf-8'), '__init__')) == []
+
+
+@pytest.mark.parametrize(
+    ('module', 'source', 'expected'),
+    [
+        ('core.gate', 'import rclpy', 'core.gate may not import rclpy'),
+        ('core.gate', 'def f():\n    import torch', 'core.gate may not import torch'),
+        ('core.gate', 'import cv2', 'core.gate may not import cv2'),
+        (
+            'core.gate',
+            'from uncertainty_seg.storage.bags.reader import x',
+            'core may not import storage',
+        ),
+        ('core.gate', 'from ..storage import bags', 'core may not import storage'),
+        ('core.gate', 'from uncertainty_seg import ros', 'core may not import ros'),
+        ('tools.demo', 'from uncertainty_seg.ros import node', 'tools may not import ros'),
+        (
+            'tools.demo',
+            'from sensor_msgs.msg import Image',
+            'tools.demo may not import sensor_msgs',
+        ),
+        ('ros.node', 'import uncertainty_seg.training.fit', 'ros may not import training'),
+        ('ros.node', 'import torch', 'ros.node may not import torch'),
+        ('backends.fake', 'import numba', 'numba may be imported inside a function only'),
+        (
+            'backends.fake',
+            'from uncertainty_seg.backends.cpu import reduction_kernels',
+            'reduction_kernels may be imported inside a function only',
+        ),
+        ('storage.bags', 'import onnx', 'storage.bags may not import onnx'),
+        ('graph.lint', 'import onnxruntime', 'graph.lint may not import onnxruntime'),
+        (
+            'backends.openvino',
+            'import openvino',
+            'openvino may be imported inside a function only',
+        ),
+        ('ros.node', 'def f():\n    import openvino', 'ros.node may not import openvino'),
+        (
+            'training.fit',
+            'import safetensors',
+            'safetensors may be imported inside a function only',
+        ),
+        ('tools.demo', 'def f():\n    import torch', 'tools.demo may not import torch'),
+        (
+            'training.fit',
+            'import uncertainty_seg.backends.fake',
+            'training may not import backends',
+        ),
+        ('core.gate', 'if TYPE_CHECKING:\n    import rclpy', 'core.gate may not import rclpy'),
+        ('scratch', 'import os', 'scratch is no room of the design'),
+    ],
+)
+def test_a_forbidden_import_is_found(
+        tmp_path: Path, module: str, source: str, expected: str) -> None:
+    path = tmp_path.joinpath(*module.split('.')).with_suffix('.py')
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(source, encoding='utf-8')
+    assert [line.endswith(expected) for line in complaints(tmp_path)] == [True]
+
+
+@pytest.mark.parametrize(('module', 'source'), [
+    ('core.render', 'import cv2'),
+    ('core.gate', 'from . import aggregate\nfrom ..errors import ConfigError\nimport math'),
+    ('backends.onnxrt', 'def open():\n    import onnxruntime'),
+    ('backends.fake', 'def f():\n    from uncertainty_seg.backends.cpu import reduction_kernels'),
+    ('storage.model_bundle', 'def f():\n    import onnx'),
+    ('backends.openvino', 'def open():\n    import openvino'),
+    ('ros.node', 'import rclpy\nfrom uncertainty_seg.core import gate'),
+    ('tools.demo', 'from uncertainty_seg.training import fit'),
+])
+def test_an_allowed_import_is_left_alone(tmp_path: Path, module: str, source: str) -> None:
+    path = tmp_path.joinpath(*module.split('.')).with_suffix('.py')
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(source, encoding='utf-8')
+    assert complaints(tmp_path) == []

@@ -1,0 +1,186 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+What the launch files declare and start, read with stand-ins for launch and launch_ros.
+
+That the real launch (or play_launch) reads and starts them is the step scripts/check_launch.
+
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+import runpy
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROFILES = {'FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'}
+FRAME_MEMORY = {'RMW_FASTRTPS_USE_QOS_FROM_XML', 'MALLOC_MMAP_THRESHOLD_',
+                'MALLOC_TRIM_THRESHOLD_'}
+
+
+class Call(SimpleNamespace):
+    """Remembers what it was made with."""
+
+    def __init__(self, *words: Any, **options: Any) -> None:
+        super().__init__(words=words, **options)
+
+
+def kind(name: str) -> type:
+    return type(name, (Call,), {})
+
+
+def configuration(values: dict[str, str]) -> type:
+    def perform(self: Any, context: Any) -> str:
+        return values.get(self.words[0], '')
+    return type('LaunchConfiguration', (Call,), {'perform': perform})
+
+
+@pytest.fixture
+def arguments() -> dict[str, str]:
+    """Values of the launch arguments; tests add to it."""
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def stand_ins(monkeypatch: Any, arguments: dict[str, str]) -> Iterator[None]:
+    contents = {
+        'launch': ['LaunchContext', 'LaunchDescription'],
+        'launch.actions': ['DeclareLaunchArgument', 'IncludeLaunchDescription',
+                           'OpaqueFunction', 'SetEnvironmentVariable'],
+        'launch.conditions': ['IfCondition'],
+        'launch.launch_description_sources': ['PythonLaunchDescriptionSource'],
+        'launch_ros': [],
+        'launch_ros.actions': ['Node'],
+        'launch_ros.parameter_descriptions': ['ParameterValue'],
+        'ament_index_python': [],
+    }
+    for module_name, names in contents.items():
+        module = ModuleType(module_name)
+        for name in names:
+            setattr(module, name, kind(name))
+        monkeypatch.setitem(sys.modules, module_name, module)
+    substitutions = ModuleType('launch.substitutions')
+    substitutions.LaunchConfiguration = configuration(arguments)
+    monkeypatch.setitem(sys.modules, 'launch.substitutions', substitutions)
+    index = ModuleType('ament_index_python.packages')
+    index.get_package_share_directory = lambda name: str(ROOT)
+    monkeypatch.setitem(sys.modules, 'ament_index_python.packages', index)
+    for name in PROFILES | FRAME_MEMORY:
+        monkeypatch.delenv(name, raising=False)
+    yield
+
+
+def actions_of(file: str) -> dict[str, list[Any]]:
+    """Return the actions of a launch file by their kind, opaque ones opened."""
+    description = runpy.run_path(str(ROOT / 'launch' / file))['generate_launch_description']()
+    by_kind: dict[str, list[Any]] = {}
+    for action in description.words[0]:
+        opened = action.function(None) if type(action).__name__ == 'OpaqueFunction' else [action]
+        for one in opened:
+            by_kind.setdefault(type(one).__name__, []).append(one)
+    return by_kind
+
+
+def environment_set() -> dict[str, str]:
+    actions = actions_of('uncertainty_seg.launch.py').get('SetEnvironmentVariable', [])
+    return {action.words[0]: action.words[1] for action in actions}
+
+
+def test_the_nodes_arguments_are_declared_and_described() -> None:
+    declared = actions_of('uncertainty_seg.launch.py')['DeclareLaunchArgument']
+    assert [a.words[0] for a in declared] == [
+        'model', 'image', 'cameras', 'params_file', 'namespace', 'use_sim_time', 'autostart',
+        'rviz', 'log_level']
+    assert all(a.description for a in declared)
+    page = (ROOT / 'docs' / 'ros_interface.md').read_text(encoding='utf-8')
+    for argument in declared:
+        assert f'`{argument.words[0]}`' in page
+
+
+def test_without_arguments_the_parameter_file_decides(arguments: dict[str, str]) -> None:
+    node, _ = actions_of('uncertainty_seg.launch.py')['Node']
+    assert [p.words[0] for p in node.parameters] == ['params_file']
+
+
+def test_arguments_stand_over_the_parameter_file(arguments: dict[str, str]) -> None:
+    arguments.update(model='suim', autostart='false')
+    node, _ = actions_of('uncertainty_seg.launch.py')['Node']
+    assert set(node.parameters[1]) == {'model', 'autostart'}
+    assert node.parameters[1]['model'].value_type is str
+    assert node.parameters[1]['autostart'].value_type is bool
+
+
+def test_several_cameras_are_named_and_remapped(arguments: dict[str, str]) -> None:
+    arguments.update(cameras='front=/cam1/image_raw, down')
+    node, _ = actions_of('uncertainty_seg.launch.py')['Node']
+    assert node.parameters[1] == {'cameras': ['front', 'down']}
+    assert node.remappings[1:] == [('front/image', '/cam1/image_raw')]
+
+
+def test_rviz_is_started_only_when_asked_with_our_layout() -> None:
+    _, rviz = actions_of('uncertainty_seg.launch.py')['Node']
+    assert rviz.executable == 'rviz2'
+    assert rviz.condition.words[0].words == ('rviz',)
+    assert (ROOT / rviz.arguments[1]).is_file()
+
+
+def test_large_shared_memory_is_set_unless_the_user_has_a_profile(monkeypatch: Any) -> None:
+    assert PROFILES < environment_set().keys()
+    assert all(Path(environment_set()[n]).is_file() for n in PROFILES)
+    # A user with one of the two has a profile: the other must not stand beside it.
+    monkeypatch.setenv('FASTRTPS_DEFAULT_PROFILES_FILE', '/mine.xml')
+    assert not PROFILES & environment_set().keys()
+
+
+def test_memory_of_a_frames_size_is_kept_and_qos_stays_the_nodes(monkeypatch: Any) -> None:
+    told = environment_set()
+    assert told['RMW_FASTRTPS_USE_QOS_FROM_XML'] == '0'
+    assert told['MALLOC_MMAP_THRESHOLD_'] == told['MALLOC_TRIM_THRESHOLD_'] == str(32 << 20)
+    page = (ROOT / 'docs' / 'transport.md').read_text(encoding='utf-8')
+    assert all(f'`{name}`' in page for name in told)
+    for name in FRAME_MEMORY:
+        monkeypatch.setenv(name, '1')
+    assert environment_set().keys() == PROFILES
+
+
+def test_the_demo_plays_on_the_topic_the_node_listens_to() -> None:
+    actions = actions_of('demo.launch.py')
+    (player,) = actions['Node']
+    (include,) = actions['IncludeLaunchDescription']
+    assert player.executable == 'uncertainty_seg_play'
+    assert player.remappings[0][0] == 'image'
+    assert player.remappings[0][1].words == dict(include.launch_arguments)['image'].words
+    declared = {a.words[0] for a in actions['DeclareLaunchArgument']}
+    assert declared == {'bag', 'model', 'image', 'rate', 'rviz'}
+    assert Path(include.words[0].words[0]).is_file()
+
+
+def test_every_executable_is_installed() -> None:
+    setup = (ROOT / 'setup.py').read_text(encoding='utf-8')
+    for file in ('uncertainty_seg.launch.py', 'demo.launch.py'):
+        for node in actions_of(file)['Node']:
+            if node.package == 'uncertainty_seg':
+                assert f"'{node.executable} = " in setup
+
+
+def test_the_rviz_layout_shows_the_flag_and_topics_of_the_node() -> None:
+    from ruamel.yaml import YAML
+
+    text = (ROOT / 'config' / 'uncertainty_seg.rviz').read_text(encoding='utf-8')
+    layout = YAML(typ='safe').load(text)
+    topics = [d['Topic']['Value'] for d in layout['Visualization Manager']['Displays']]
+    assert topics == ['uncertainty_seg/overlay', 'uncertainty_seg/heatmap',
+                      'uncertainty_seg/mask_color', 'image']
+
+
+def test_the_transport_profile_has_room_for_a_camera_frame() -> None:
+    from xml.etree import ElementTree
+
+    space = '{http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles}'
+    root = ElementTree.parse(ROOT / 'config' / 'fastdds_profile.xml').getroot()
+    sizes = [int(e.text or 0) for e in root.iter(f'{space}segment_size')]
+    assert sizes == [32 << 20]
+    assert [e.text for e in root.iter(f'{space}useBuiltinTransports')] == ['false']

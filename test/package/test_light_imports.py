@@ -1,0 +1,83 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Rooms that are light really import without the heavy libraries, each module in a bare process.
+
+The syntax tree (test_package_imports) sees what a module names; this sees what it pulls in.
+
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = 'uncertainty_seg'
+ROS = ('rclpy', 'sensor_msgs', 'std_msgs', 'diagnostic_msgs', 'lifecycle_msgs', 'cv_bridge')
+HEAVY = (*ROS, 'torch', 'torchvision', 'onnxruntime', 'numba', 'onnx', 'rosbags', 'tensorrt',
+         'tensorrt_rtx', 'tensorrt_rtx_bindings', 'openvino', 'nncf', 'safetensors', 'sklearn',
+         'pyarrow', 'ray', 'mcap', 'pycocotools')
+# Room -> what must not be needed to import it.
+BLANKED = {
+    'core': (*HEAVY, 'tqdm', 'av'),
+    'analysis': (*HEAVY, 'tqdm', 'av'),
+    'storage': HEAVY,
+    'backends': HEAVY,
+    'tools': (*HEAVY, 'av'),
+    'graph': (*ROS, 'torch', 'onnxruntime', 'numba', 'rosbags'),
+    'synthetic': HEAVY,
+}
+# Imported late only, which test_package_imports proves.
+HEAVY_MODULES = {'backends.cpu.reduction_kernels', 'tools.compile.checks',
+                 'tools.compile.request', 'tools.compile.quantise_trunk'}
+
+IMPORT_ALL = """
+import importlib, sys
+blanked, modules = sys.argv[1].split(','), sys.argv[2:]
+for name in blanked:
+    sys.modules[name] = None
+for name in modules:
+    importlib.import_module(name)
+print(len(modules), 'imported')
+"""
+
+
+def modules_of(room: str) -> list[str]:
+    """Dotted names of a room's modules."""
+    names = []
+    for path in sorted((ROOT / PACKAGE / room).rglob('*.py')):
+        parts = path.relative_to(ROOT / PACKAGE).with_suffix('').parts
+        name = '.'.join(part for part in parts if part != '__init__')
+        if name not in HEAVY_MODULES:
+            names.append(f'{PACKAGE}.{name}')
+    return names
+
+
+def import_all(modules: list[str], blanked: tuple[str, ...], path: Path) \
+        -> subprocess.CompletedProcess[str]:
+    """Import modules in a process where some libraries cannot be imported."""
+    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(
+        [str(path), os.environ.get('PYTHONPATH', '')])}
+    return subprocess.run(
+        [sys.executable, '-c', IMPORT_ALL, ','.join(blanked), *modules],
+        capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.mark.parametrize('room', sorted(BLANKED))
+def test_a_light_room_imports_without_the_heavy_libraries(room: str) -> None:
+    modules = modules_of(room)
+    assert len(modules) > 1
+    done = import_all(modules, BLANKED[room], ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f'{len(modules)} imported\n'
+
+
+def test_a_heavy_import_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / 'heavy_one.py').write_text('import torch\n', encoding='utf-8')
+    done = import_all(['heavy_one'], BLANKED['core'], tmp_path)
+    assert done.returncode == 1
+    assert 'import of torch halted' in done.stderr

@@ -1,0 +1,169 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""What is installed, how the package's files agree, and what no tracked file may hold."""
+
+from __future__ import annotations
+
+import configparser
+from pathlib import Path
+import re
+import shutil
+import subprocess
+from typing import Any
+from unittest import mock
+from xml.etree import ElementTree
+
+import pytest
+
+import uncertainty_seg
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ('demo', 'test', 'bench', 'check_launch', 'matrix', 'train')
+# A folder of the machine that a file was written on. .ci belongs to the machine that runs it.
+MACHINE_PATH = re.compile(r'/(?:root|tmp|work|farm|home)/[A-Za-z0-9_.-]+')
+# Put together here, so that this file does not hold them itself.
+REGISTRIES = tuple('.'.join(parts) for parts in (
+    ('pypi', 'org'), ('pythonhosted', 'org'), ('download', 'pytorch', 'org')))
+# Files that are no text.
+BINARY = ('.png', '.jpg', '.onnx', '.npz', '.mp4', '.mcap', '.db3')
+
+
+def setup_arguments(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Run setup.py from the root as colcon does; return what it gives to setup()."""
+    monkeypatch.chdir(ROOT)
+    source = (ROOT / 'setup.py').read_text(encoding='utf-8')
+    with mock.patch('setuptools.setup') as setup:
+        exec(compile(source, 'setup.py', 'exec'), {'__name__': '__main__'})
+    return setup.call_args.kwargs
+
+
+def tracked_files() -> list[Path]:
+    """Files that git tracks or would; skips in an exported tree."""
+    if shutil.which('git') is None or not (ROOT / '.git').exists():
+        pytest.skip('not a git checkout')
+    done = subprocess.run(
+        ['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'],
+        cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / name for name in done.stdout.split('\0') if name and (ROOT / name).is_file()]
+
+
+def machine_words(text: str) -> list[str]:
+    """Paths of a machine and hosts of registries that a text holds."""
+    return MACHINE_PATH.findall(text) + [host for host in REGISTRIES if host in text]
+
+
+def test_every_launch_and_config_file_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {
+        f'{target}/{Path(name).name}': name
+        for target, names in setup_arguments(monkeypatch)['data_files'] for name in names}
+    for folder in ('launch', 'config'):
+        files = [p for p in (ROOT / folder).rglob('*')
+                 if p.is_file() and '__pycache__' not in p.parts]
+        assert files
+        for path in files:
+            relative = path.relative_to(ROOT).as_posix()
+            assert installed.get(f'share/uncertainty_seg/{relative}') == relative
+
+
+def test_the_package_is_found_by_ament(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = dict(setup_arguments(monkeypatch)['data_files'])
+    assert files['share/uncertainty_seg'] == ['package.xml']
+    assert files['share/ament_index/resource_index/packages'] == ['resource/uncertainty_seg']
+    assert (ROOT / 'resource' / 'uncertainty_seg').is_file()
+
+
+def test_every_module_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    packages = set(setup_arguments(monkeypatch)['packages'])
+    folders = {'.'.join(p.parent.relative_to(ROOT).parts)
+               for p in (ROOT / 'uncertainty_seg').rglob('*.py')}
+    assert packages == folders
+
+
+def test_every_entry_point_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripts = setup_arguments(monkeypatch)['entry_points']['console_scripts']
+    assert {line.split(' = ')[0] for line in scripts} == {
+        'speed_governor', 'uncertainty_seg', 'uncertainty_seg_node', 'uncertainty_seg_play'}
+    for line in scripts:
+        module, function = line.split(' = ')[1].split(':')
+        source = ROOT.joinpath(*module.split('.')).with_suffix('.py').read_text(encoding='utf-8')
+        assert re.search(rf'^def {function}\(', source, re.MULTILINE), line
+
+
+def test_colcon_finds_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = setup_arguments(monkeypatch)
+    # With tests_require colcon test runs no test and passes.
+    assert 'tests_require' not in arguments
+    assert 'pytest' in arguments['extras_require']['test']
+
+
+def test_one_version_and_licence_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = setup_arguments(monkeypatch)
+    manifest = ElementTree.parse(ROOT / 'package.xml').getroot()
+    assert arguments['version'] == manifest.findtext('version') == uncertainty_seg.__version__
+    assert arguments['license'] == manifest.findtext('license') == 'Apache-2.0'
+    assert arguments['name'] == manifest.findtext('name') == 'uncertainty_seg'
+    text = (ROOT / 'LICENSE').read_text(encoding='utf-8')
+    assert 'Apache License' in text and 'APPENDIX: How to apply' in text
+
+
+def test_executables_go_where_ros2_run_looks() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / 'setup.cfg')
+    assert config['install']['install_scripts'] == '$base/lib/uncertainty_seg'
+    assert config['develop']['script_dir'] == '$base/lib/uncertainty_seg'
+
+
+def test_the_manifest_names_what_the_ros_room_imports() -> None:
+    manifest = ElementTree.parse(ROOT / 'package.xml').getroot()
+    named = {tag.text for tag in manifest.iter('exec_depend')}
+    imported = set()
+    ros = (ROOT / 'uncertainty_seg' / 'ros').glob('*.py')
+    for path in (*ros, *(ROOT / 'launch').glob('*.py')):
+        imported |= set(re.findall(
+            r'^\s*(?:from|import) (rclpy|launch|launch_ros|ament_index_python|\w+_msgs|\w+_srvs'
+            r'|\w+_interfaces)\b', path.read_text(encoding='utf-8'), re.MULTILINE))
+    # Published where it is installed, see ros/publishers.py.
+    assert imported - {'vision_msgs'} <= named
+    assert {'rclpy', 'sensor_msgs', 'std_msgs', 'diagnostic_msgs', 'lifecycle_msgs', 'cv_bridge',
+            'python3-numpy', 'python3-opencv'} <= named
+
+
+def test_the_manifest_is_one_that_ros_tools_accept() -> None:
+    # What colcon and rosdep read it with; ament_xmllint asks the schema, which is on the network.
+    package = pytest.importorskip('catkin_pkg.package', reason='catkin_pkg is not installed')
+    warnings: list[str] = []
+    manifest = package.parse_package(str(ROOT / 'package.xml'), warnings=warnings)
+    manifest.validate(warnings=warnings)
+    assert warnings == []
+    assert manifest.get_build_type() == 'ament_python'
+
+
+@pytest.mark.parametrize('name', SCRIPTS)
+def test_a_script_parses_and_can_be_run(name: str) -> None:
+    path = ROOT / 'scripts' / name
+    assert path.stat().st_mode & 0o111
+    assert path.read_text(encoding='utf-8').startswith('#!/usr/bin/env bash\n')
+    subprocess.run(['bash', '-n', str(path)], check=True)
+
+
+def test_every_source_file_names_its_licence() -> None:
+    files = [p for p in tracked_files() if p.suffix == '.py']
+    assert len(files) > 20
+    assert [p.name for p in files if p.read_text(encoding='utf-8').strip()
+            and 'SPDX-License-Identifier: Apache-2.0' not in p.read_text(encoding='utf-8')] == []
+
+
+def test_no_tracked_file_holds_a_path_of_a_machine_or_a_registry() -> None:
+    found = {}
+    for path in tracked_files():
+        if '.ci' in path.parts or path.suffix in BINARY:
+            continue
+        words = machine_words(path.read_text(encoding='utf-8', errors='replace'))
+        if words:
+            found[path.relative_to(ROOT).as_posix()] = words
+    assert found == {}
+
+
+def test_a_path_of_a_machine_is_noticed() -> None:
+    assert machine_words('data = "' + '/'.join(('', 'home', 'me', 'dive.mcap')) + '"')
+    assert machine_words('--index-url ' + REGISTRIES[0])
+    assert not machine_words('config/models/pipeline and /camera/image_raw and $HOME/x')

@@ -1,0 +1,297 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Parameters of both nodes, each of them, with every value they must not take.
+
+In this process for the many; as processes for files, arguments and exit codes.
+
+"""
+
+from collections.abc import Iterator, Sequence
+import math
+from pathlib import Path
+from typing import Any
+
+from conftest import make_tiny_bundle
+from hypothesis import given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
+import pytest
+from ros_helpers import HAS_ROS, node_arguments, own_domain, Process, SKIP_REASON
+
+if not HAS_ROS:
+    pytest.skip(SKIP_REASON, allow_module_level=True)
+
+import rclpy  # noqa: I100
+from rclpy.parameter import Parameter
+
+from uncertainty_seg.core.parameters import iter_parameters
+from uncertainty_seg.core.parameters import Parameter as Setting
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.ros.governor.node import declared_settings
+from uncertainty_seg.ros.governor.policy import SpeedSettings
+from uncertainty_seg.ros.parameters import ParameterServer
+
+pytestmark = pytest.mark.ros
+
+GOVERNOR = ['-m', 'uncertainty_seg.ros.governor.node', '--ros-args']
+OURS, GOVERNORS = list(iter_parameters(Settings)), list(iter_parameters(SpeedSettings))
+# One value of every type there is, and the ones that are easily let through.
+ANYTHING: list[Any] = [
+    True, 0, 1, -1, 10**12, -10**12, 0.0, 2.5, 1e300, math.nan, math.inf, -math.inf, '', 'soon',
+    '0.5', 'true', [True], [1, 2], [1.5], [math.nan], ['a', 'b'], [b'a'],
+]
+
+
+def ids(setting: Setting) -> str:
+    return setting.name
+
+
+def is_bad(setting: Setting, value: Any) -> bool:
+    """Tell whether a value is out of range or of another type, worked out from the table."""
+    default: Any = setting.default
+    if isinstance(default, tuple):  # one value stands for a list of one; '' and [''] for none
+        values = value if isinstance(value, list) else [value]
+        kind = type(default[0]) if default else str
+        return any(_is_bad_one(setting, kind, one) for one in values)
+    return _is_bad_one(setting, type(default), value)
+
+
+def _is_bad_one(setting: Setting, kind: type, value: Any) -> bool:
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        return True
+    if setting.choices:
+        return value not in setting.choices
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    low = -math.inf if setting.lower is None else setting.lower
+    high = math.inf if setting.upper is None else setting.upper
+    return not (low <= value <= high and math.isfinite(value))
+
+
+class Bare:
+    """A node with nothing but parameters."""
+
+    def __init__(self, context: Any, declare: Any, overrides: dict[str, Any]) -> None:
+        self.node: Any = rclpy.create_node(
+            'bare', context=context, enable_rosout=False, start_parameter_services=False,
+            parameter_overrides=[Parameter(name, value=v) for name, v in overrides.items()])
+        self.applied: list[Settings] = []
+        try:
+            self.served = declare(self)
+        except ConfigError:
+            self.node.destroy_node()
+            raise
+
+    def set(self, name: str, value: Any) -> Any:  # noqa: A003
+        return self.node.set_parameters_atomically([Parameter(name, value=value)])
+
+
+def serve(bare: Bare) -> Any:
+    return ParameterServer(bare.node, bare.applied.append)
+
+
+def govern(bare: Bare) -> Any:
+    return declared_settings(bare.node)
+
+
+@pytest.fixture(scope='module')
+def context() -> Iterator[Any]:
+    context = rclpy.Context()
+    rclpy.init(context=context, args=[])
+    yield context
+    context.try_shutdown()
+
+
+@pytest.fixture(scope='module')
+def ours(context: Any) -> Bare:
+    return Bare(context, serve, {})
+
+
+@pytest.fixture(scope='module')
+def governor(context: Any) -> Bare:
+    return Bare(context, govern, {})
+
+
+# --- each parameter, at the start ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(('declare', 'setting'), [
+    *[(serve, setting) for setting in OURS], *[(govern, setting) for setting in GOVERNORS],
+], ids=lambda word: word.name if isinstance(word, Setting) else word.__name__)
+def test_each_bad_value_at_the_start_names_the_parameter(
+    context: Any, declare: Any, setting: Setting
+) -> None:
+    bad = [value for value in ANYTHING if is_bad(setting, value)]
+    assert len(bad) >= 10
+    for value in bad:
+        with pytest.raises(ConfigError) as caught:
+            Bare(context, declare, {setting.name: value})
+        sentence = str(caught.value)
+        assert sentence.startswith(f'{setting.name} is '), sentence
+        assert f'expected {setting.wanted()}' in sentence
+
+
+@effort(max_examples=40, deadline=None)
+@given(st.sampled_from([(serve, s) for s in OURS if isinstance(s.default, float)]
+                       + [(govern, s) for s in GOVERNORS if isinstance(s.default, float)]),
+       st.one_of(st.floats(), st.integers(-2**63, 2**63 - 1)))
+def test_any_number_is_taken_as_it_is_or_refused_by_name(
+    context: Any, which: tuple[Any, Setting], value: float
+) -> None:
+    declare, setting = which
+    try:
+        bare = Bare(context, declare, {setting.name: value})
+    except ConfigError as err:
+        # Of another one's name only where the value contradicts that.
+        assert is_bad(setting, value) == str(err).startswith(f'{setting.name} is ') or (
+            setting.name in str(err))
+        return
+    assert not is_bad(setting, value)
+    assert bare.node.get_parameter(setting.name).value == value
+    bare.node.destroy_node()
+
+
+# --- each parameter, live ------------------------------------------------------------------------
+
+LIVE_OPEN = [s for s in OURS if s.live and isinstance(s.default, (float, tuple))]
+LIVE_TYPED = [s for s in OURS if s.live and s not in LIVE_OPEN]
+
+
+def assert_refused_by_name(bare: Bare, setting: Setting, values: Sequence[Any]) -> None:
+    before = bare.node.get_parameter(setting.name).value
+    for value in values:
+        result = bare.set(setting.name, value)
+        assert not result.successful, value
+        assert setting.name in result.reason, result.reason
+        assert bare.node.get_parameter(setting.name).value == before
+    assert not bare.applied
+
+
+@pytest.mark.parametrize('setting', LIVE_OPEN, ids=ids)
+def test_each_bad_value_of_a_live_number_is_refused_by_name(ours: Bare, setting: Setting) -> None:
+    assert_refused_by_name(ours, setting, [v for v in ANYTHING if is_bad(setting, v)])
+
+
+@pytest.mark.parametrize('setting', LIVE_TYPED, ids=ids)
+def test_each_bad_value_of_the_right_type_is_refused_by_name(ours: Bare, setting: Setting) -> None:
+    kind = type(setting.default)
+    values = [v for v in ANYTHING if type(v) is kind and is_bad(setting, v)]
+    assert values or kind is bool or (kind is str and not setting.choices)
+    assert_refused_by_name(ours, setting, values)
+
+
+@pytest.mark.parametrize('setting', LIVE_TYPED, ids=ids)
+def test_each_other_type_is_refused_by_name(ours: Bare, setting: Setting) -> None:
+    kind = type(setting.default)
+    assert_refused_by_name(ours, setting, [v for v in ANYTHING if type(v) is not kind])
+
+
+@pytest.mark.parametrize('setting', [s for s in OURS if not s.live], ids=ids)
+def test_each_structural_parameter_is_refused_whatever_the_value(
+    ours: Bare, setting: Setting
+) -> None:
+    assert_refused_by_name(ours, setting, [*ANYTHING, setting.default])
+
+
+@pytest.mark.parametrize('setting', GOVERNORS, ids=ids)
+def test_each_parameter_of_the_governor_is_read_only(governor: Bare, setting: Setting) -> None:
+    assert_refused_by_name(governor, setting, [*ANYTHING, setting.default])
+
+
+def test_one_bad_value_among_good_ones_changes_none(ours: Bare) -> None:
+    together = {'map': 'entropy', 'gate.hold_s': 1, 'gate.rise_ratio': math.nan}
+    result = ours.node.set_parameters_atomically(
+        [Parameter(name, value=value) for name, value in together.items()])
+    assert not result.successful
+    assert 'gate.rise_ratio' in result.reason
+    assert not ours.applied
+    assert ours.node.get_parameter('map').value == 'mutual_information'
+
+
+@pytest.mark.parametrize('name', [
+    pytest.param(s.name)
+    for s in OURS
+])
+def test_no_parameter_can_be_deleted(context: Any, name: str) -> None:
+    bare = Bare(context, serve, {})
+    result = bare.node.set_parameters([Parameter(name, Parameter.Type.NOT_SET)])[0]
+    assert bare.node.has_parameter(name)
+    assert not result.successful
+    bare.node.destroy_node()
+
+
+# --- files, arguments and exit codes -------------------------------------------------------------
+
+STARTS: dict[str, tuple[list[str], str]] = {
+    # name: arguments, sentence
+    'nan': (['-p', 'gate.alpha:=.nan'], 'gate.alpha is nan'),
+    'beyond 64 bits': (['-p', 'seed:=99999999999999999999'], 'seed is 1e+20'),
+    'contradiction': (['-p', 'gate.fall_frames:=3'], 'gate.fall_frames is 3, expected at most'),
+}
+FILES: dict[str, tuple[str, str]] = {
+    # name: parameters, sentence
+    'file with a contradiction': ('gate: {fall_frames: 5, fall_window: 4}', 'fall_frames is 5'),
+    'file with two types in a list': ('gate.scores: [entropy.mean, 5]', 'arguments cannot be'),
+    'file that is no yaml': ('\tseed: 1', 'arguments cannot be used'),
+}
+GOVERNOR_STARTS: dict[str, tuple[list[str], str]] = {
+    'governor: nan': (['-p', 'deadline_s:=.nan'], 'deadline_s is nan'),
+    'governor: contradiction': (['-p', 'rate_hz:=1', '-p', 'deadline_s:=0.5'],
+                                'rate_hz is 1, expected at least 2 / deadline_s'),
+}
+TRACEBACKS = {'clock by number': ['-p', 'use_sim_time:=5'],
+              'governor: clock by number': ['-p', 'use_sim_time:=5']}
+
+
+@pytest.fixture(scope='module')
+def ended(tmp_path_factory: Any) -> dict[str, tuple[int, str]]:
+    """Start them all, then wait for all: exit code and output by name."""
+    folder: Path = tmp_path_factory.mktemp('starts')
+    bundle = make_tiny_bundle(folder / 'tiny')
+    words = {name: words for name, (words, _) in {**STARTS, **GOVERNOR_STARTS}.items()}
+    words.update(TRACEBACKS)
+    for number, (name, (text, _)) in enumerate(FILES.items()):
+        file = folder / f'{number}.yaml'
+        file.write_text(f'/**:\n  ros__parameters:\n    {text}\n')
+        words[name] = ['--params-file', str(file)]
+    processes = {}
+    with own_domain() as domain:
+        try:
+            for name, extra in words.items():
+                is_governor = name.startswith('governor')
+                arguments = GOVERNOR if is_governor else node_arguments(bundle, autostart=False)
+                log = folder / name.replace(' ', '_')
+                processes[name] = Process([*arguments, *extra], domain, log)
+            return {name: (process.wait(), process.output) for name, process in processes.items()}
+        finally:
+            for process in processes.values():
+                process.end()
+
+
+@pytest.mark.parametrize(
+    ('name', 'sentence'),
+    [(name, said) for name, (_, said) in {**STARTS, **GOVERNOR_STARTS, **FILES}.items()])
+def test_what_cannot_be_used_at_the_start_is_one_sentence_and_exit_code_2(
+    ended: dict[str, tuple[int, str]], name: str, sentence: str
+) -> None:
+    code, output = ended[name]
+    assert code == 2, output
+    program = 'speed_governor' if name.startswith('governor') else 'uncertainty_seg_node'
+    # Before that, rcl itself may have said that it cannot read a file.
+    own = [line for line in output.splitlines() if line and not line.startswith('[ERROR]')]
+    assert len(own) == 1, output
+    assert own[0].startswith(f'{program}: ')
+    assert sentence in own[0]
+
+
+@pytest.mark.parametrize('name', TRACEBACKS)
+def test_a_parameter_of_rclpy_is_one_sentence_and_exit_code_2(
+    ended: dict[str, tuple[int, str]], name: str
+) -> None:
+    code, output = ended[name]
+    assert 'Traceback' not in output
+    assert code == 2
+    assert 'use_sim_time' in output

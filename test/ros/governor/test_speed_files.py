@@ -1,0 +1,80 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""What people read of the speed governor: its page, its launch file, its parameters in ROS."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import re
+from typing import Any
+
+import pytest
+from test_launch_files import actions_of, arguments, stand_ins
+
+from uncertainty_seg.core.parameters import iter_parameters
+from uncertainty_seg.ros.governor.policy import SpeedSettings
+
+__all__ = ['arguments', 'stand_ins']  # fixtures, the second for every test here
+ROOT = Path(__file__).resolve().parents[3]
+PAGE = (ROOT / 'docs' / 'speed_governor.md').read_text(encoding='utf-8')
+LAUNCH = 'speed_governor.launch.py'
+
+
+def test_the_table_of_parameters_is_that_of_the_settings() -> None:
+    rows = ['| parameter | default | accepts | meaning |', '|---|---|---|---|']
+    for setting in iter_parameters(SpeedSettings):
+        unit = f', in {setting.unit}' if setting.unit else ''
+        default = str(setting.default).lower()
+        rows.append(f'| `{setting.name}` | `{default}` | {setting.wanted()}{unit} '
+                    f'| {setting.description} |')
+    assert '\n'.join(rows) + '\n\n' in PAGE, '\n'.join(rows)
+
+
+def test_every_launch_argument_is_described_and_on_the_page() -> None:
+    declared = actions_of(LAUNCH)['DeclareLaunchArgument']
+    listed = re.findall(r'`(\w+)`', PAGE.split('Launch arguments: ')[1].split('\n\n')[0])
+    assert [a.words[0] for a in declared] == listed
+    assert all(a.description for a in declared)
+
+
+def test_the_launch_file_joins_the_topics_and_starts_the_governor_again() -> None:
+    (node,) = actions_of(LAUNCH)['Node']
+    assert f"'{node.executable} = " in (ROOT / 'setup.py').read_text(encoding='utf-8')
+    assert [(name, to.words[0]) for name, to in node.remappings] == [
+        (name, name) for name in ('confident', 'cmd_vel', 'cmd_vel_limited')]
+    assert node.parameters == []
+    assert node.respawn is True
+    (flag,) = [a for a in actions_of(LAUNCH)['DeclareLaunchArgument'] if a.words == ('confident',)]
+    assert flag.default_value == 'uncertainty_seg/confident'
+
+
+def test_a_parameter_file_is_taken_where_it_is_given(
+    arguments: dict[str, str],  # noqa: F811
+) -> None:
+    arguments['params_file'] = 'mine.yaml'
+    (node,) = actions_of(LAUNCH)['Node']
+    assert [p.words[0] for p in node.parameters] == ['params_file']
+
+
+@pytest.mark.ros
+def test_every_parameter_is_described_ranged_and_read_only() -> None:
+    rclpy: Any = pytest.importorskip('rclpy', reason='rclpy is missing: source ROS 2')
+    from rclpy.parameter import Parameter
+
+    from uncertainty_seg.ros.governor.node import declared_settings
+
+    context = rclpy.Context()
+    rclpy.init(context=context, args=[])
+    try:
+        node = rclpy.create_node(
+            'described', context=context, enable_rosout=False, start_parameter_services=False,
+            parameter_overrides=[Parameter('rise_per_s', value=2)])
+        assert declared_settings(node) == SpeedSettings(rise_per_s=2.0)
+        for setting in iter_parameters(SpeedSettings):
+            descriptor = node.describe_parameter(setting.name)
+            assert setting.description in descriptor.description
+            assert descriptor.additional_constraints == setting.wanted()
+            assert descriptor.read_only
+            assert not node.set_parameters([Parameter(setting.name, value=0.5)])[0].successful
+        node.destroy_node()
+    finally:
+        context.try_shutdown()

@@ -1,0 +1,273 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+What a flag is worth, with a clock that the test turns. Times are multiples of 1/64 s: exact.
+
+The oracle knows no state machine: it looks at the whole past and finds the last run of trues
+without a gap. At once down, the factor must be what that run has earned, to the last bit.
+
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+import math
+from typing import Any
+
+from hypothesis import given, HealthCheck, settings
+from hypothesis import strategies as st
+import pytest
+
+from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.ros.governor.policy import (
+    speed_settings_from_dict,
+    SpeedPolicy,
+    SpeedSettings,
+    STALE,
+)
+
+SLOW, RISE, DEADLINE_S, SETTLE_S = 0.25, 0.125, 1.0, 2.0
+SETTINGS = SpeedSettings(slow_factor=SLOW, deadline_s=DEADLINE_S, settle_s=SETTLE_S,
+                         rise_per_s=RISE)
+FALLING = replace(SETTINGS, fall_per_s=0.5)
+START_S = 1000.0
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happens `step_s` after the one before; a true was sent `age_s` earlier."""
+
+    kind: str
+    step_s: float
+    age_s: float = 0.0
+
+
+def steps(low: int, high: int) -> Any:
+    return st.integers(low, high).map(lambda n: n / 64)
+
+
+def events(low: int = 0, kinds: tuple[str, ...] = ('false', 'late', 'lost')) -> Any:
+    # Mostly trues that come in time, and many: else the factor would hardly ever leave the ground.
+    often = st.builds(Event, st.just('true'), steps(max(low, 0), 40), steps(-8, 16))
+    other = st.builds(Event, st.sampled_from(('true', 'look', *kinds)), steps(low, 100),
+                      steps(-70, 70))
+    return st.lists(st.one_of(*[often] * 9, other), min_size=20, max_size=60)
+
+
+def apply(policy: SpeedPolicy, kind: str, now_s: float, age_s: float = 0.0) -> float:
+    if kind == 'true':
+        return policy.take_flag(now_s, True, age_s)
+    if kind == 'late':
+        return policy.take_flag(now_s, True, 1.5)
+    if kind == 'false':
+        return policy.take_flag(now_s, False)
+    if kind == 'lost':
+        return policy.lose_flag(now_s, 'its publisher is gone')
+    return policy.factor_at(now_s)
+
+
+def earned(past: list[tuple[Event, float]], now_s: float) -> float:
+    """Return the factor that the last run of trues without a gap has earned by now."""
+    first_s = last_s = None
+    for event, at_s in past:
+        if event.kind == 'look':
+            continue
+        if event.kind != 'true' or abs(event.age_s) >= DEADLINE_S:
+            first_s = last_s = None
+            continue
+        sent_s = at_s - max(event.age_s, 0.0)
+        if last_s is None or at_s - last_s >= DEADLINE_S:
+            first_s, last_s = at_s, sent_s
+        last_s = max(last_s, sent_s)
+    if first_s is None or last_s is None or now_s - last_s >= DEADLINE_S:
+        return SLOW
+    return min(SLOW + RISE * max(last_s - first_s - SETTLE_S, 0.0), 1.0)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])  # that of a busy machine
+@given(events())
+def test_the_factor_is_what_the_last_run_of_trues_has_earned(story: list[Event]) -> None:
+    policy, now_s, past = SpeedPolicy(SETTINGS, START_S), START_S, []
+    for event in story:
+        now_s += event.step_s
+        past.append((event, now_s))
+        assert apply(policy, event.kind, now_s, event.age_s) == earned(past, now_s)
+
+
+@given(events(low=-100), st.sampled_from([SETTINGS, FALLING]))
+def test_it_stays_in_range_and_rises_only_at_a_true_by_no_more_than_the_rate(
+    story: list[Event], settings: SpeedSettings
+) -> None:
+    policy, now_s, before = SpeedPolicy(settings, START_S), START_S, SLOW
+    true_s = -math.inf
+    for event in story:
+        now_s += event.step_s
+        after = apply(policy, event.kind, now_s, event.age_s)
+        assert SLOW <= after <= 1.0
+        if after > before:
+            assert event.kind == 'true' and abs(event.age_s) < DEADLINE_S
+            assert 0 < now_s - true_s < DEADLINE_S  # renewed in time
+            assert after - before <= RISE * (now_s - true_s)
+        before = after
+        true_s = now_s - max(event.age_s, 0.0) if event.kind == 'true' else true_s
+
+
+@given(events(), st.lists(steps(0, 64), min_size=2, max_size=10),
+       st.sampled_from([SETTINGS, FALLING]))
+def test_after_the_last_true_it_only_falls_and_ends_slow(
+    story: list[Event], later: list[float], settings: SpeedSettings
+) -> None:
+    policy, now_s = SpeedPolicy(settings, START_S), START_S
+    for event in story:
+        now_s += event.step_s
+        apply(policy, event.kind, now_s, event.age_s)
+    factors = [policy.factor]
+    for step_s in later:
+        now_s += step_s
+        factors.append(policy.factor_at(now_s))
+    assert factors == sorted(factors, reverse=True)
+    # The deadline, and the slowest fall after it.
+    assert policy.factor_at(now_s + DEADLINE_S + (1 - SLOW) / FALLING.fall_per_s) == SLOW
+
+
+@given(events(), steps(1, 400))
+def test_a_clock_that_goes_back_leaves_it_slow_and_not_settled(
+    story: list[Event], back_s: float
+) -> None:
+    policy, now_s = SpeedPolicy(FALLING, START_S), START_S
+    for event in story:
+        now_s += event.step_s
+        apply(policy, event.kind, now_s, event.age_s)
+    now_s -= back_s
+    assert policy.take_flag(now_s, True) == SLOW
+    for _ in range(4):
+        now_s += SETTLE_S / 4
+        assert policy.take_flag(now_s, True) == SLOW
+    now_s += 0.5
+    assert policy.take_flag(now_s, True) == SLOW + RISE * 0.5
+
+
+def test_a_clock_that_stands_still_lets_it_fall_at_the_next_tick() -> None:
+    policy = risen(FALLING)
+    now_s = START_S + 7.0
+    assert policy.tick(now_s) > SLOW
+    assert policy.take_flag(now_s, True) > SLOW
+    assert policy.tick(now_s) == SLOW
+    assert policy.reason == 'the clock stands still or went back'
+    for _ in range(100):
+        policy.take_flag(now_s, True)
+    assert policy.tick(now_s) == SLOW
+
+
+def risen(settings: SpeedSettings, until_s: float = 7.0) -> SpeedPolicy:
+    """Return a policy that heard a true every half second from the start on."""
+    policy = SpeedPolicy(settings, START_S)
+    for n in range(int(until_s * 2) + 1):
+        policy.take_flag(START_S + n / 2, True)
+    return policy
+
+
+def test_it_starts_slow_settles_rises_and_arrives() -> None:
+    policy = SpeedPolicy(SETTINGS, START_S)
+    assert (policy.factor, policy.state, policy.reason) == (SLOW, 'slow', 'no flag yet')
+    states = []
+    for n in range(18):
+        policy.take_flag(START_S + n / 2, True)
+        states.append(policy.state)
+    # 2 s to settle, (1 - 0.25) / 0.125 = 6 s to rise.
+    assert states == ['settling'] * 4 + ['rising'] * 12 + ['full'] * 2
+    assert (policy.factor, policy.reason, policy.num_falls) == (1.0, '', 0)
+
+
+@pytest.mark.parametrize(('kind', 'reason'), [
+    ('false', 'the flag is false'),
+    ('late', 'the flag was sent 1.5 s ago: held up, or the clocks differ'),
+    ('lost', 'its publisher is gone'),
+])
+def test_what_makes_it_fall_does_so_at_once_and_is_said(kind: str, reason: str) -> None:
+    policy = risen(SETTINGS)
+    assert policy.factor > SLOW
+    assert apply(policy, kind, START_S + 7.25) == SLOW
+    assert (policy.reason, policy.state, policy.num_falls) == (reason, 'slow', 1)
+    apply(policy, kind, START_S + 7.5)
+    assert policy.num_falls == 1
+
+
+def test_the_first_cause_is_said_and_how_long_nothing_came() -> None:
+    policy = risen(SETTINGS)
+    policy.lose_flag(START_S + 7.25, 'its publisher is gone')
+    assert policy.reason == 'its publisher is gone'
+    policy.lose_flag(START_S + 8.5, STALE)
+    assert policy.reason == 'its publisher is gone, last heard 1.5 s ago'
+    policy.take_flag(START_S + 8.75, False)
+    assert policy.reason == 'the flag is false'
+
+
+def test_it_is_stale_at_the_deadline_and_not_before() -> None:
+    policy = risen(SETTINGS)
+    assert policy.factor_at(START_S + 7.984375) == SLOW + RISE * 5
+    assert policy.tick(START_S + 8.0) == SLOW
+    assert policy.reason == 'the flag is stale, last heard 1.0 s ago'
+
+
+@pytest.mark.parametrize('age_s', [-1.5, 1.0, 1.5, math.inf, math.nan])
+def test_a_flag_from_another_time_is_none(age_s: float) -> None:
+    policy = risen(SETTINGS)
+    assert policy.take_flag(START_S + 7.5, True, age_s) == SLOW
+
+
+def test_old_flags_taken_slowly_one_after_the_other_raise_nothing() -> None:
+    # They lay in the queue of a process that was starved, half a second apart.
+    policy = risen(SETTINGS)
+    sent_s = [START_S + 7.5 + n / 2 for n in range(10)]
+    for n, at_s in enumerate(sent_s):
+        now_s = START_S + 13.0 + n / 2
+        assert policy.take_flag(now_s, True, now_s - at_s) == SLOW
+
+
+def test_a_flag_on_its_way_for_a_while_is_stale_a_deadline_after_it_was_sent() -> None:
+    policy = risen(SETTINGS)
+    assert policy.take_flag(START_S + 7.75, True, 0.25) == SLOW + RISE * 5.5
+    assert policy.factor_at(START_S + 8.484375) == SLOW + RISE * 5.5
+    assert policy.factor_at(START_S + 8.5) == SLOW
+
+
+def test_a_first_flag_that_was_on_its_way_for_a_while_grows_old_from_its_sending() -> None:
+    policy = SpeedPolicy(SETTINGS, START_S)
+    policy.take_flag(START_S, True, 0.5)
+    policy.take_flag(START_S + 0.75, True, 0.0)  # 1.25 s after the first was sent: a new run
+    for n in range(1, 5):
+        assert policy.take_flag(START_S + 0.75 + n / 2, True, 0.0) == SLOW
+    assert policy.take_flag(START_S + 3.25, True, 0.0) == SLOW + RISE * 0.5
+
+
+def test_old_flags_that_arrive_at_once_after_a_cut_raise_nothing() -> None:
+    policy = risen(SETTINGS)
+    now_s = START_S + 20.0
+    assert [policy.take_flag(now_s + n / 1024, True) for n in range(10)] == [SLOW] * 10
+    for n in range(400):
+        assert policy.factor_at(now_s + n / 64) == SLOW
+
+
+def test_with_a_rate_it_falls_from_the_deadline_on_and_through_a_flag_that_comes_back() -> None:
+    policy = risen(FALLING, until_s=8.0)
+    assert policy.factor == 1.0
+    assert policy.factor_at(START_S + 9.5) == 0.75  # half a second after the deadline
+    assert policy.take_flag(START_S + 9.75, True) == 0.625
+    assert policy.factor_at(START_S + 10.0) == 0.5
+    assert policy.take_flag(START_S + 10.25, False) == 0.375
+    assert policy.factor_at(START_S + 60.0) == SLOW
+
+
+@pytest.mark.parametrize(('values', 'sentence'), [
+    ({'settle_s': 0.5}, 'settle_s is 0.5, expected at least deadline_s, 1'),
+    ({'rate_hz': 1}, 'rate_hz is 1, expected at least 2 / deadline_s, 2'),
+    ({'slow_factor': 1.5}, 'slow_factor is 1.5, expected a finite number from 0 to 1'),
+    ({'slow_factor': math.nan}, 'slow_factor is nan'),
+    ({'deadline_s': math.inf, 'settle_s': math.inf}, 'deadline_s is inf'),
+    ({'stamped': 'yes'}, "stamped is 'yes', expected true or false"),
+    ({'dead_line_s': 1.0}, "unknown parameter 'dead_line_s'"),
+])
+def test_settings_that_make_no_sense_are_refused(values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        speed_settings_from_dict(values)
+    assert str(caught.value).startswith(sentence)

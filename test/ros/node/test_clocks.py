@@ -1,0 +1,207 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Stamps and clocks that jump, stand still or are impossible: the flag keeps its promise."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from conftest import make_tiny_bundle
+import pytest
+from ros_helpers import needs_ros, values_of
+from ros_lifecycle_rig import BAD, node_rig, NodeRig
+
+pytestmark = needs_ros
+
+STALE_TIMEOUT_S = 2.0  # so long that a busy machine does not let the flag fall by itself
+INT32_MAX, UINT32_MAX = 2**31 - 1, 2**32 - 1
+
+
+class ClockRig:
+    """The node on simulated time, and who publishes /clock."""
+
+    def __init__(self, rig: NodeRig) -> None:
+        from rosgraph_msgs.msg import Clock
+
+        self.rig, self._kind = rig, Clock
+        rig.client.wait_for_camera_match()
+        rig.client.wait_for_topics('/uncertainty_seg/flagged', '/uncertainty_seg/mask')
+        self._clock = rig.client.node.create_publisher(Clock, '/clock', 10)
+        rig.wait(lambda: self._clock.get_subscription_count(), 'the node to listen to /clock')
+        self._second = 10_000
+        rig.raise_flag()  # frames are lost until both sides have found each other
+
+    def set_clock(self, sec: int, nanosec: int = 0) -> None:
+        """Publish a time; nobody waits until it is there."""
+        msg = self._kind()
+        msg.clock.sec, msg.clock.nanosec = sec, nanosec
+        self._clock.publish(msg)
+
+    def be_at(self, sec: int) -> None:
+        """Set the clock and wait until diagnostics are stamped with it."""
+        num_before = len(self.rig.health)
+
+        def is_there() -> bool:
+            self.set_clock(sec)
+            return any(m.header.stamp.sec == sec for m in self.rig.health[num_before:])
+        self.rig.wait(is_there, f'diagnostics at {sec} s')
+
+    def next_second(self) -> int:
+        self._second += 1
+        return self._second
+
+    def flag_of(self, sec: int, nanosec: int = 0, **options: Any) -> bool:
+        """Send a frame and return the flag that came of it."""
+        return values_of(self.rig.answer(sec, nanosec, **options))['confident'] == 'true'
+
+    def rise(self) -> None:
+        """Send frames, each a second later, until one is confident."""
+        self.rig.wait(lambda: self.flag_of(self.next_second()), 'a confident frame')
+
+    def num_flagged_of(self, frames: int) -> int:
+        """Send frames that are worth a label; returns how many came back."""
+        num_before = len(self.rig.flagged)
+        for _ in range(frames):
+            assert not self.flag_of(self.next_second(), pixels=BAD)
+        self.rig.client.spin(0.1)
+        return len(self.rig.flagged) - num_before
+
+
+@pytest.fixture(scope='module')
+def rig(tmp_path_factory: Any) -> Iterator[ClockRig]:
+    folder: Path = tmp_path_factory.mktemp('clocks')
+    bundle = make_tiny_bundle(folder / 'tiny')
+    with node_rig(folder, bundle, stale_timeout_s=STALE_TIMEOUT_S, use_sim_time=True) as rig:
+        yield ClockRig(rig)
+
+
+@pytest.fixture(autouse=True)
+def lives_on(rig: ClockRig) -> Iterator[None]:
+    """Whatever the clocks did: good frames raise the flag again."""
+    yield
+    rig.rise()
+
+
+# --- stamps --------------------------------------------------------------------------------------
+
+
+def test_a_bag_that_loops_keeps_the_flag_up_through_every_jump(rig: ClockRig) -> None:
+    for second in (100, 101):
+        rig.flag_of(second)
+    loops = [second for _ in range(5) for second in range(100, 106)]
+    assert all(rig.flag_of(second) for second in loops)
+
+
+def test_a_frozen_camera_is_false_after_its_time_and_recovers_from_nothing(rig: ClockRig) -> None:
+    rig.rise()
+    last = rig.next_second()
+    assert rig.flag_of(last)
+    node = rig.rig
+
+    def has_fallen() -> bool:
+        node.send(last)
+        node.client.spin(0.05)
+        return not node.flags[-1].data
+    node.wait(has_fallen, 'the flag to fall')
+    assert 'repeats its last image' in node.status[-1].status[0].message
+    assert [rig.flag_of(rig.next_second()) for _ in range(3)] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ('sec', 'nanosec'),
+    [(INT32_MAX, 999_999_999), (INT32_MAX, UINT32_MAX), (-1, 0), (-1, 1), (-INT32_MAX - 1, 0),
+     (0, 1), (5, UINT32_MAX)],
+)
+def test_a_stamp_no_clock_gives_is_a_frame_like_any_other(
+    rig: ClockRig, sec: int, nanosec: int
+) -> None:
+    rig.rise()
+    assert rig.flag_of(sec, nanosec)
+    assert not rig.flag_of(sec, nanosec - 1 if nanosec else 1, pixels=BAD)
+    rig.rig.wait(lambda: [m for m in rig.rig.masks
+                          if (m.header.stamp.sec, m.header.stamp.nanosec) == (sec, nanosec)],
+                 'the mask with the very stamp')
+
+
+def test_frames_without_stamps_are_frames_and_that_is_said_once(rig: ClockRig) -> None:
+    flags = []
+    for _ in range(6):  # each is waited for: the newest replaces one that waits
+        flags.append(rig.flag_of(0))
+    assert flags[-1]
+    assert not rig.flag_of(0, pixels=BAD)
+    assert rig.rig.process.output.count('images come with the stamp 0') == 1
+
+
+def test_a_hold_counts_from_the_jump_back_and_never_ends_early(rig: ClockRig) -> None:
+    client = rig.rig.client
+    rig.rise()
+    assert client.set_together(gate__hold_s=5.0, gate__rise_frames=1).successful
+    try:
+        assert not rig.flag_of(50_000, pixels=BAD)
+        assert not rig.flag_of(50_004)
+        told = {second: rig.flag_of(second) for second in range(40_000, 40_012)}
+        # Five seconds after the first frame that followed the jump, or the one after it.
+        assert not any(told[second] for second in range(40_000, 40_005))
+        assert all(told[second] for second in range(40_007, 40_012))
+    finally:
+        assert client.set_together(gate__hold_s=0.0, gate__rise_frames=3).successful
+
+
+def test_a_hold_that_began_in_the_future_ends_in_the_present(rig: ClockRig) -> None:
+    client = rig.rig.client
+    rig.rise()
+    assert client.set_together(gate__hold_s=5.0, gate__rise_frames=1).successful
+    try:
+        assert not rig.flag_of(INT32_MAX, pixels=BAD)
+        told = {second: rig.flag_of(second) for second in range(60_000, 60_010)}
+        assert not any(told[second] for second in range(60_000, 60_005))
+        assert all(told[second] for second in range(60_007, 60_010))
+    finally:
+        assert client.set_together(gate__hold_s=0.0, gate__rise_frames=3).successful
+
+
+# --- the clock of the node -----------------------------------------------------------------------
+
+
+def test_flagged_frames_keep_their_distance_on_the_nodes_clock(rig: ClockRig) -> None:
+    rig.be_at(7200)
+    assert rig.num_flagged_of(3) == 1
+    # The clock stands still: no time has passed, however many frames come.
+    assert rig.num_flagged_of(3) == 0
+    rig.be_at(7202)
+    assert rig.num_flagged_of(3) == 1
+
+
+def test_a_clock_that_jumps_back_an_hour_silences_nothing(rig: ClockRig) -> None:
+    rig.be_at(7200)
+    rig.num_flagged_of(1)
+    rig.be_at(3600)  # diagnostics go on, stamped with the new time
+    assert rig.num_flagged_of(3) == 1
+
+
+def test_a_clock_that_jumps_does_not_touch_the_flag(rig: ClockRig) -> None:
+    rig.rise()
+    flags = []
+    for now in (INT32_MAX, 1, 86_400, 0, 10):
+        rig.set_clock(now)
+        flags.append(rig.flag_of(rig.next_second()))
+    assert all(flags)
+
+
+def test_simulated_time_that_runs_fast_does_not_let_the_flag_fall(rig: ClockRig) -> None:
+    # An hour of a bag's time between two frames is no hour without frames.
+    rig.rise()
+    for hour in range(5):
+        rig.set_clock(100_000 + 3600 * hour)
+        assert rig.flag_of(rig.next_second())
+
+
+def test_a_clock_before_1970_is_said_in_a_sentence_and_does_not_touch_the_flag(
+    rig: ClockRig,
+) -> None:
+    rig.rise()
+    num_before = len(rig.rig.flags)
+    for _ in range(3):
+        rig.set_clock(-5)
+        rig.flag_of(rig.next_second())
+    assert 'Traceback' not in rig.rig.process.output
+    assert all(flag.data for flag in rig.rig.flags[num_before:])

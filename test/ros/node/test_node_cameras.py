@@ -1,0 +1,219 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Several cameras on one node: outputs apart, fair turns, and no flag that hangs on another's."""
+
+from collections.abc import Iterator
+import itertools
+from pathlib import Path
+from typing import Any
+
+from conftest import make_tiny_bundle
+import numpy as np
+import pytest
+from ros_fault_node_commands import WAITS
+from ros_helpers import (
+    Client,
+    image_message,
+    needs_ros,
+    NODE,
+    node_arguments,
+    own_domain,
+    Process,
+    solid,
+)
+
+pytestmark = needs_ros
+FAULT_NODE = [str(Path(__file__).resolve().parents[2] / 'rigs' / 'ros_fault_node.py')]
+STALE_TIMEOUT_S = 1.0
+BLUE, GREEN = (255, 0, 0), (0, 255, 0)
+CAMERAS = {'front': BLUE, 'down': GREEN}
+
+
+class Rig:
+
+    def __init__(self, process: Process, client: Client) -> None:
+        from diagnostic_msgs.msg import DiagnosticArray
+        from sensor_msgs.msg import CameraInfo, Image
+        from std_msgs.msg import Bool
+
+        self.process, self.client = process, client
+        self.health = client.listen('/diagnostics', DiagnosticArray)
+        self.flags, self.masks, self.status, self.infos = ({
+            name: client.listen(f'/uncertainty_seg/{name}/{topic}', kind) for name in CAMERAS}
+            for topic, kind in (('confident', Bool), ('mask', Image),
+                                ('status', DiagnosticArray), ('camera_info', CameraInfo)))
+        self.cameras = {name: client.node.create_publisher(Image, f'/{name}/image', 10)
+                        for name in CAMERAS}
+        self.calibrations = {
+            name: client.node.create_publisher(CameraInfo, f'/{name}/camera_info', 10)
+            for name in CAMERAS}
+        self._second = 1000
+        for camera in self.cameras.values():
+            client.wait_until(camera.get_subscription_count, 'the node to subscribe')
+
+    def send(self, *names: str, **changes: Any) -> None:
+        """Send a good frame of each camera, under a stamp of its own."""
+        for name in names:
+            self._second += 1
+            msg = image_message(solid(*CAMERAS[name]), self._second * 10**9, **changes)
+            self.cameras[name].publish(msg)
+
+    def run_until(self, condition: Any, what: str, *names: str) -> None:
+        """Send good frames of some cameras until a condition holds."""
+        def holds() -> bool:
+            self.send(*names)
+            self.client.spin(0.05)
+            return bool(condition())
+        self.client.wait_until(holds, what)
+
+    def raise_flags(self) -> None:
+        self.run_until(lambda: self.health and all(map(self.is_up, CAMERAS)), 'both flags',
+                       *CAMERAS)
+
+    def is_up(self, name: str) -> bool:
+        return bool(self.flags[name] and self.flags[name][-1].data)
+
+    def reason(self, name: str) -> str:
+        return str(self.status[name][-1].status[0].message)
+
+    def health_of(self, name: str) -> tuple[bytes, str, dict[str, str]]:
+        """Return level, message and values of a camera's newest diagnostics."""
+        (status,) = [s for s in self.health[-1].status
+                     if s.name == f'uncertainty_seg: health {name}']
+        return status.level, status.message, {p.key: p.value for p in status.values}
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    bundle = make_tiny_bundle(tmp_path / 'tiny')
+    release = {'UNCERTAINTY_SEG_TEST_RELEASE': str(tmp_path / 'release')}
+    with own_domain() as domain:
+        arguments = node_arguments(
+            bundle, FAULT_NODE, cameras='[front, down]', stale_timeout_s=STALE_TIMEOUT_S,
+            gate__threshold_scale=1.4)
+        process = Process(arguments, domain, tmp_path / 'log', release)
+        client = Client(domain, process)
+        try:
+            yield Rig(process, client)
+        finally:
+            (tmp_path / 'release').touch()
+            client.close()
+            process.end()
+
+
+def test_each_camera_has_its_own_outputs_and_there_is_one_model(rig: Rig) -> None:
+    from sensor_msgs.msg import CameraInfo
+
+    def has_both(name: str) -> bool:
+        # Again and again: best effort, what was sent before it was found is not heard.
+        rig.calibrations[name].publish(
+            CameraInfo(height=96, width=128, distortion_model=name))
+        return bool(rig.masks[name] and rig.infos[name])
+
+    rig.raise_flags()
+    # Classes of the tiny bundle are colour channels: blue is 0, green 1.
+    for name, label in (('front', 0), ('down', 1)):
+        rig.run_until(lambda: has_both(name), 'mask and calibration', *CAMERAS)  # noqa: B023
+        assert {int(v) for mask in rig.masks[name] for v in np.unique(mask.data)} == {label}
+        assert {info.distortion_model for info in rig.infos[name]} == {name}
+        assert rig.health_of(name)[2]['camera'] == name
+    assert rig.client.node.count_publishers('/uncertainty_seg/confident') == 0
+    assert rig.process.output.count('model tiny from') == 1
+
+
+def test_a_camera_that_dies_takes_its_own_flag_down_and_no_other(rig: Rig) -> None:
+    rig.raise_flags()
+    rig.run_until(lambda: not rig.is_up('down'), 'the flag of down to fall', 'front')
+    rig.run_until(lambda: 'no frame on /down/image' in rig.reason('down'), 'why', 'front')
+    rig.run_until(lambda: rig.health_of('down')[0] == b'\x02', 'down to be an error', 'front')
+    # Where the machine itself stood still for a second, front's flag may fall for that.
+    assert not any('down' in msg.status[0].message for msg in rig.status['front'])
+    assert rig.is_up('front') or 'no frame on /front' in rig.reason('front')
+    assert rig.health_of('front')[0] == b'\x00'
+    rig.raise_flags()
+
+
+def test_a_camera_that_sends_rubbish_takes_its_own_flag_down_and_no_other(rig: Rig) -> None:
+    rig.raise_flags()
+    rig.send('down', encoding='nonsense')
+    rig.run_until(lambda: not rig.is_up('down'), 'the flag of down to fall', 'front')
+    assert any('nonsense' in msg.status[0].message for msg in rig.status['down'])
+    assert not any('nonsense' in msg.status[0].message for msg in rig.status['front'])
+    rig.raise_flags()
+
+
+def test_a_network_that_hangs_with_one_cameras_frame_is_told_of_the_other(
+    rig: Rig, tmp_path: Path
+) -> None:
+    rig.raise_flags()
+    stuck = image_message(solid(0, WAITS, 0), 7 * 10**9)
+    rig.cameras['down'].publish(stuck)
+    for name in CAMERAS:
+        rig.client.wait_until(lambda: not rig.is_up(name), f'the flag of {name}')  # noqa: B023
+    for name, words in (('front', 'a frame of down has been'), ('down', 'a frame has been')):
+        rig.client.wait_until(
+            lambda: f'{words} in work too long' in rig.reason(name), 'why')  # noqa: B023
+    (tmp_path / 'release').touch()
+    rig.raise_flags()
+
+
+def test_a_rate_cap_lets_a_camera_wait_and_says_how_often(rig: Rig) -> None:
+    rig.raise_flags()
+    result = rig.client.set_together(stale_timeout_s=600.0, max_rate_hz=[0.0, 0.01])
+    assert result.successful, result.reason
+    first = {name: len(rig.masks[name]) for name in CAMERAS}
+    rig.run_until(lambda: len(rig.masks['front']) - first['front'] >= 30, 'frames', *CAMERAS)
+    # One that was on its way, and one that is due at once.
+    assert len(rig.masks['down']) - first['down'] <= 2
+    rig.run_until(lambda: int(rig.health_of('down')[2]['frames_over_rate']) > 5, 'the count',
+                  *CAMERAS)
+    assert rig.health_of('front')[2]['frames_over_rate'] == '0'
+
+
+def test_a_reset_starts_every_gate_and_count_from_nothing(rig: Rig) -> None:
+    from std_srvs.srv import Trigger
+
+    rig.raise_flags()
+    rig.run_until(lambda: int(rig.health_of('front')[2]['frames_received']) > 3, 'counts',
+                  *CAMERAS)
+    num_before = int(rig.health_of('front')[2]['frames_received'])
+    answer = rig.client.call('/uncertainty_seg/reset', Trigger, Trigger.Request())
+    assert answer.success
+    rig.client.wait_until(lambda: not any(map(rig.is_up, CAMERAS)), 'both flags to fall')
+    rig.client.wait_until(
+        lambda: int(rig.health_of('front')[2]['frames_received']) < num_before, 'counts anew')
+    assert 'the node was reset' in [s.status[0].message for s in rig.status['front']]
+    rig.raise_flags()
+
+
+def test_two_nodes_of_two_names_serve_two_cameras(tmp_path: Path) -> None:
+    from sensor_msgs.msg import Image
+
+    bundle = make_tiny_bundle(tmp_path / 'tiny')
+    with own_domain() as domain:
+        processes = [
+            # The first rule for a name is the one that holds.
+            Process(node_arguments(
+                bundle, [*NODE, '--ros-args', '-r', f'__node:={name}_seg',
+                         '-r', f'image:=/{name}/image'],
+                gate__rise_frames=1, stale_timeout_s=600), domain, tmp_path / name)
+            for name in CAMERAS]
+        client = Client(domain, processes[0])
+        try:
+            masks = {name: client.listen(f'/{name}_seg/mask', Image) for name in CAMERAS}
+            seconds = itertools.count(1)
+            for name, label in (('front', 0), ('down', 1)):
+                camera = client.node.create_publisher(Image, f'/{name}/image', 10)
+                client.wait_until(camera.get_subscription_count, 'the node to subscribe')
+                client.wait_for_topics(f'/{name}_seg/mask')
+
+                def has_mask() -> bool:  # a stamp of its own: one that was not heard is lost
+                    msg = image_message(solid(*CAMERAS[name]), next(seconds) * 10**9)  # noqa: B023
+                    camera.publish(msg)  # noqa: B023
+                    client.spin(0.05)
+                    return bool(masks[name])  # noqa: B023
+                client.wait_until(has_mask, 'a mask')
+                assert set(np.unique(masks[name][-1].data)) == {label}
+        finally:
+            client.close()
+            for process in processes:
+                process.end()

@@ -1,0 +1,153 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""How the node starts and ends: one sentence and an exit code for whatever is wrong."""
+
+from collections.abc import Iterator
+from pathlib import Path
+import signal
+from typing import Any
+
+from conftest import make_tiny_bundle
+import pytest
+from ros_helpers import Client, needs_ros, node_arguments, own_domain, Process
+
+pytestmark = needs_ros
+
+
+@pytest.fixture(scope='module')
+def domain() -> Iterator[int]:
+    with own_domain() as number:
+        yield number
+
+
+def run(arguments: list[str], domain: int, folder: Path) -> tuple[int, str]:
+    process = Process(arguments, domain, folder / 'log')
+    try:
+        return process.wait(), process.output
+    finally:
+        process.end()
+
+
+def assert_one_sentence(output: str, sentence: str) -> None:
+    lines = [line for line in output.splitlines() if line.strip()]
+    assert len(lines) == 1, output
+    assert sentence in lines[0]
+    assert 'Traceback' not in output
+
+
+def _missing(bundle: Path) -> None:
+    (bundle / 'head.onnx').unlink()
+
+
+def _truncated(bundle: Path) -> None:
+    data = (bundle / 'trunk.onnx').read_bytes()
+    (bundle / 'trunk.onnx').write_bytes(data[: len(data) // 2])
+
+
+def _tampered(bundle: Path) -> None:
+    with (bundle / 'head.onnx').open('ab') as file:
+        file.write(b'x')
+
+
+def _no_card(bundle: Path) -> None:
+    (bundle / 'card.json').unlink()
+
+
+def _uncalibrated(bundle: Path) -> None:
+    (bundle / 'calibration.json').unlink()
+
+
+@pytest.mark.parametrize(
+    ('damage', 'sentence'),
+    [
+        (_missing, 'head.onnx is missing'),
+        (_truncated, 'was truncated or changed'),
+        (_tampered, 'was truncated or changed'),
+        (_no_card, 'holds no card.json'),
+        (_uncalibrated, 'has no calibration.json'),
+    ],
+)
+def test_a_damaged_bundle_is_one_sentence_and_exit_code_1(
+    tmp_path: Path, domain: int, damage: Any, sentence: str
+) -> None:
+    bundle = make_tiny_bundle(tmp_path / 'tiny')
+    damage(bundle)
+    code, output = run(node_arguments(bundle), domain, tmp_path)
+    assert code == 1
+    assert_one_sentence(output, sentence)
+
+
+@pytest.mark.parametrize(
+    ('parameters', 'sentence'),
+    [
+        ({'passes': 0}, 'passes is 0, expected at least 1'),
+        ({'gate__rise_ratio': '.nan'}, 'gate.rise_ratio is nan, expected a finite number'),
+        ({'backend': 'abacus'}, "backend is 'abacus', expected one of"),
+    ],
+)
+def test_a_bad_parameter_is_one_sentence_and_exit_code_2(
+    tmp_path: Path, domain: int, parameters: dict[str, Any], sentence: str
+) -> None:
+    bundle = make_tiny_bundle(tmp_path / 'tiny')
+    code, output = run(node_arguments(bundle, **parameters), domain, tmp_path)
+    assert code == 2
+    assert_one_sentence(output, sentence)
+
+
+def test_a_parameter_that_does_not_fit_the_calibration_is_one_sentence(
+    tmp_path: Path, domain: int
+) -> None:
+    bundle = make_tiny_bundle(tmp_path / 'tiny')
+    code, output = run(node_arguments(bundle, passes=5), domain, tmp_path)
+    assert code == 1
+    assert_one_sentence(output, 'passes is 5, but')
+
+
+def test_a_parameter_file_that_is_missing_is_exit_code_2(tmp_path: Path, domain: int) -> None:
+    arguments = ['-m', 'uncertainty_seg.ros.main', '--ros-args', '--params-file',
+                 str(tmp_path / 'none.yaml')]
+    code, output = run(arguments, domain, tmp_path)
+    assert code == 2
+    assert 'none.yaml' in output
+    assert 'Traceback' not in output
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_in_order_with_a_last_false(
+    tmp_path: Path, domain: int, number: int
+) -> None:
+    from diagnostic_msgs.msg import DiagnosticArray
+    from std_msgs.msg import Bool
+
+    bundle = make_tiny_bundle(tmp_path / 'tiny')
+    process = Process(node_arguments(bundle), domain, tmp_path / 'log')
+    client = Client(domain, process)
+    try:
+        flags = client.listen('/uncertainty_seg/confident', Bool)
+        status = client.listen('/uncertainty_seg/status', DiagnosticArray)
+        client.wait_for_camera_match()
+        client.wait_until(lambda: flags and status, 'the flag')
+        client.watched = None
+        assert process.interrupt(number) == 0
+        client.wait_until(lambda: 'shut down' in status[-1].status[0].message, 'the last word')
+        assert not flags[-1].data
+        assert 'Traceback' not in process.output
+    finally:
+        client.close()
+        process.end()
+
+
+def test_the_parameter_file_of_the_package_starts_the_node(tmp_path: Path, domain: int) -> None:
+    root = Path(__file__).resolve().parents[3]
+    bundle = make_tiny_bundle(tmp_path / 'tiny')
+    arguments = node_arguments(bundle)
+    arguments += ['--params-file', str(root / 'config' / 'uncertainty_seg.yaml'),
+                  '-p', f'model:={bundle}', '-p', 'backend:=fake']
+    process = Process(arguments, domain, tmp_path / 'log')
+    client = Client(domain, process)
+    try:
+        client.wait_for_camera_match()
+        assert process.interrupt() == 0
+        assert 'there is no parameter' not in process.output
+    finally:
+        client.close()
+        process.end()

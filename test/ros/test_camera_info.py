@@ -1,0 +1,139 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The calibration beside the mask projects to the mask's pixels."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+from ros_helpers import HAS_ROS, SKIP_REASON
+
+if not HAS_ROS:
+    pytest.skip(SKIP_REASON, allow_module_level=True)
+
+from builtin_interfaces.msg import Time  # noqa: I100
+from ros_stubs import StubNode
+from sensor_msgs.msg import CameraInfo, RegionOfInterest
+from std_msgs.msg import Header
+
+from uncertainty_seg.ros.publishers import CameraInfoRelay, fit_camera_info
+
+pytestmark = pytest.mark.ros
+
+FRAME = Header(stamp=Time(sec=12, nanosec=345), frame_id='camera_optical')
+FOCAL, CX, CY = 400.0, 319.5, 200.25
+
+
+def calibration(width: int = 640, height: int = 480, **changes: Any) -> CameraInfo:
+    facts = {
+        'header': Header(stamp=Time(sec=1), frame_id='other'), 'width': width, 'height': height,
+        'distortion_model': 'plumb_bob', 'd': [0.1, -0.2, 0.001, 0.002, 0.03],
+        'k': [FOCAL, 0.0, CX, 0.0, FOCAL, CY, 0.0, 0.0, 1.0],
+        'r': [float(v) for v in np.eye(3).ravel()],
+        'p': [FOCAL, 0.0, CX, -24.0, 0.0, FOCAL, CY, 0.0, 0.0, 0.0, 1.0, 0.0],
+    }
+    return CameraInfo(**{**facts, **changes})
+
+
+def fields_of(info: Any) -> dict[str, Any]:
+    names = [name for name in info.get_fields_and_field_types() if name != 'header']
+    return {name: str(getattr(info, name)) for name in names}
+
+
+def pixel(info: Any, point: tuple[float, float, float]) -> Any:
+    """Project a point of the camera's frame without distortion."""
+    x, y, z = np.reshape(info.p, (3, 4)) @ [*point, 1.0]
+    return np.array([x / z, y / z])
+
+
+@pytest.mark.parametrize('info', [
+    calibration(),
+    calibration(1280, 960, binning_x=2, binning_y=2),
+    calibration(1920, 1080, roi=RegionOfInterest(x_offset=9, width=640, height=480)),
+    calibration(1920, 1080, binning_x=2, binning_y=2,
+                roi=RegionOfInterest(width=1280, height=960)),
+    CameraInfo(),
+], ids=['same size', 'binned', 'region', 'binned region', 'uncalibrated'])
+def test_a_calibration_of_the_images_is_relayed_as_it_is_under_the_frames_header(
+    info: CameraInfo
+) -> None:
+    fitting = fit_camera_info(info, FRAME, 480, 640)
+    assert fitting is not None and fitting is not info
+    assert fitting.header == FRAME
+    assert fields_of(fitting) == fields_of(info)
+    assert info.header != FRAME
+
+
+@pytest.mark.parametrize('size', [(320, 240), (960, 720), (427, 320), (1280, 960), (1, 1)])
+def test_a_calibration_of_another_size_projects_to_the_same_place_of_the_picture(
+    size: tuple[int, int]
+) -> None:
+    width, height = size
+    info = calibration()
+    fitting = fit_camera_info(info, FRAME, height, width)
+    assert fitting is not None
+    assert (fitting.width, fitting.height, fitting.header) == (*size, FRAME)
+    for point in ((0.0, 0.0, 1.0), (0.3, -0.2, 1.5), (-1.0, 0.7, 4.0)):
+        # Places in the picture are counted from its corner, half a pixel before the first centre.
+        want = (pixel(info, point) + 0.5) * [width / 640, height / 480]
+        np.testing.assert_allclose(pixel(fitting, point) + 0.5, want, atol=1e-9)
+    np.testing.assert_allclose(np.reshape(fitting.k, (3, 3))[2], [0, 0, 1])
+    np.testing.assert_allclose(np.reshape(fitting.k, (3, 3))[:2, 2] + 0.5,
+                               (np.array([CX, CY]) + 0.5) * [width / 640, height / 480])
+    assert list(fitting.d) == list(info.d)
+    assert list(info.p)[2] == CX
+
+
+def test_an_uncalibrated_camera_of_another_size_stays_so() -> None:
+    fitting = fit_camera_info(CameraInfo(width=640, height=480), FRAME, 240, 320)
+    assert fitting is not None
+    assert not any(fitting.k) and not any(fitting.p)
+
+
+@pytest.mark.parametrize('info', [
+    calibration(640, 400), calibration(480, 640),
+    calibration(1280, 960, roi=RegionOfInterest(width=100, height=100))])
+def test_a_calibration_of_another_shape_is_not_guessed_at(info: CameraInfo) -> None:
+    assert fit_camera_info(info, FRAME, 480, 640) is None
+
+
+@pytest.fixture
+def node() -> StubNode:
+    return StubNode()
+
+
+def relay_of(node: StubNode) -> CameraInfoRelay:
+    any_node: Any = node
+    return CameraInfoRelay(any_node)
+
+
+def test_the_newest_calibration_goes_out_with_each_frame_if_somebody_listens(
+    node: StubNode
+) -> None:
+    relay, out = relay_of(node), node.topics['~/camera_info']
+    out.num_subscribers = 1
+    assert not relay.publish(FRAME, 480, 640)
+    for focal in (1.0, 2.0):
+        node.callbacks['/camera_info'](calibration(k=[focal] * 9))
+    assert relay.publish(FRAME, 480, 640)
+    out.num_subscribers = 0
+    assert not relay.publish(FRAME, 480, 640)
+    (msg,) = out.sent
+    assert (msg.header, msg.k[0]) == (FRAME, 2.0)
+
+
+def test_why_a_calibration_is_not_relayed_is_said_once(
+    node: StubNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    relay = relay_of(node)
+    node.topics['~/camera_info'].num_subscribers = 1
+    node.callbacks['/camera_info'](calibration(640, 400))
+    with caplog.at_level(logging.WARNING):
+        assert [relay.publish(FRAME, 480, 640) for _ in range(3)] == [False] * 3
+    (line,) = caplog.messages
+    assert line.startswith('camera_info of 640x400 is not relayed')
+
+
+def test_closing_leaves_nothing_behind(node: StubNode) -> None:
+    relay_of(node).close()
+    assert (node.topics, node.callbacks) == ({}, {})

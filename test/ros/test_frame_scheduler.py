@@ -1,0 +1,211 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The slots between callbacks and worker: newest first, fair turns, rate caps; the thread."""
+
+from collections import Counter
+import threading
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+import pytest
+
+from uncertainty_seg.ros.frame_scheduler import FrameScheduler, Slot, Worker
+
+
+def never(item: Any, waited_s: float) -> None:
+    raise AssertionError('no worker runs here')
+
+
+class Rig:
+    """A scheduler whose time is told by hand."""
+
+    def __init__(self, *cameras: str) -> None:
+        self.now_s = 100.0
+        self.scheduler: FrameScheduler[str] = FrameScheduler(lambda: self.now_s)
+        self.slots: dict[str, Slot[str]] = {name: self.scheduler.add(never) for name in cameras}
+
+    def take(self) -> str | None:
+        turn = self.scheduler.take(timeout_s=0)
+        return None if turn is None else turn[1]
+
+
+def test_the_newest_frame_wins_and_the_others_are_counted() -> None:
+    rig = Rig('one')
+    for item in '01234':
+        rig.slots['one'].put(item)
+    assert rig.take() == '4'
+    assert rig.take() is None
+    slot = rig.slots['one']
+    assert (slot.num_received, slot.num_dropped, slot.num_over_rate) == (5, 4, 0)
+
+
+def test_how_long_a_frame_waited_is_told() -> None:
+    rig = Rig('one')
+    rig.slots['one'].put('frame')
+    rig.now_s += 0.25
+    turn = rig.scheduler.take(timeout_s=0)
+    assert turn is not None and turn[2] == pytest.approx(0.25)
+
+
+def test_the_wait_for_its_own_cap_is_not_counted() -> None:
+    rig = Rig('one')
+    rig.slots['one'].limit(1.0)
+    rig.slots['one'].put('first')
+    assert rig.take() == 'first'
+    rig.slots['one'].put('second')
+    rig.now_s += 1.25
+    turn = rig.scheduler.take(timeout_s=0)
+    assert turn is not None and turn[2] == pytest.approx(0.25)
+
+
+def test_a_fast_camera_takes_no_turn_from_a_slow_one() -> None:
+    rig = Rig('fast', 'slow')
+    served = []
+    for _ in range(10):
+        for _ in range(7):
+            rig.slots['fast'].put('fast')
+        rig.slots['slow'].put('slow')
+        for _ in range(2):  # the network manages two frames meanwhile
+            rig.now_s += 0.05
+            served.append(rig.take())
+    assert Counter(served) == {'fast': 10, 'slow': 10}
+
+
+@given(st.lists(st.sets(st.sampled_from('abc')), min_size=1, max_size=40))
+def test_no_camera_with_a_frame_is_passed_over_for_more_than_a_round(
+    puts: list[set[str]]
+) -> None:
+    rig = Rig(*'abc')
+    passed_over: Counter[str] = Counter()
+    for names in puts:
+        for name in names:
+            rig.slots[name].put(name)
+        waiting = {n for n, slot in rig.slots.items() if slot.is_waiting}
+        rig.now_s += 1
+        served = rig.take()
+        assert (served in waiting) if waiting else (served is None)
+        passed_over.update(waiting - {served})
+        passed_over.pop(served or '', None)
+        assert max(passed_over.values(), default=0) <= 2
+
+
+def test_a_capped_camera_waits_for_its_time_and_then_gives_its_newest_frame() -> None:
+    rig = Rig('one')
+    slot = rig.slots['one']
+    slot.limit(10.0)
+    slot.put('first')
+    assert rig.take() == 'first'
+    for item in ('early', 'newer'):
+        rig.now_s += 0.04
+        slot.put(item)
+        assert rig.take() is None
+    rig.now_s += 0.02
+    assert rig.take() == 'newer'
+    assert (slot.num_dropped, slot.num_over_rate) == (0, 1)
+    slot.limit(0)
+    slot.put('free')
+    assert rig.take() == 'free'
+
+
+def test_the_cap_of_one_camera_holds_up_no_other() -> None:
+    rig = Rig('capped', 'free')
+    rig.slots['capped'].limit(1.0)
+    for slot in rig.slots.values():
+        slot.put('first')
+    assert (rig.take(), rig.take(), rig.take()) == ('first', 'first', None)
+    for name, slot in rig.slots.items():
+        slot.put(name)
+    assert (rig.take(), rig.take()) == ('free', None)
+
+
+def test_at_most_the_capped_rate_is_handed_out() -> None:
+    rig = Rig('one')
+    rig.slots['one'].limit(4.0)
+    taken = 0
+    for _ in range(3000):  # 30 frames a second for 100 s, asked every time
+        rig.now_s += 1 / 30
+        rig.slots['one'].put('frame')
+        taken += rig.take() is not None
+    assert 0.85 * 400 <= taken <= 401
+
+
+def test_a_real_wait_ends_when_the_cap_allows() -> None:
+    scheduler: FrameScheduler[str] = FrameScheduler()
+    slot = scheduler.add(never)
+    slot.limit(20.0)
+    slot.put('first')
+    assert scheduler.take(10) is not None
+    slot.put('second')
+    assert scheduler.take(0) is None
+    taken: list[Any] = []
+    taker = threading.Thread(target=lambda: taken.append(scheduler.take()), daemon=True)
+    taker.start()
+    taker.join(30)  # nobody puts or wakes: the time itself must
+    assert [turn[1] for turn in taken] == ['second']
+
+
+def test_closing_wakes_the_taker_and_drops_what_waits() -> None:
+    scheduler: FrameScheduler[int] = FrameScheduler()
+    slot = scheduler.add(never)
+    slot.limit(0.001)
+    slot.put(0)
+    assert scheduler.take(1) is not None
+    slot.put(1)
+    taken: list[Any] = []
+    taker = threading.Thread(target=lambda: taken.append(scheduler.take()))
+    taker.start()
+    scheduler.close()
+    taker.join(10)
+    assert taken == [None]
+    slot.put(2)
+    assert (slot.num_received, slot.num_dropped) == (2, 1)
+    assert scheduler.take() is None
+
+
+def test_a_busy_worker_skips_to_the_newest_frame_of_each_camera() -> None:
+    scheduler: FrameScheduler[int] = FrameScheduler()
+    release, entered, done = threading.Event(), threading.Event(), threading.Event()
+    handled: list[int] = []
+
+    def handle(item: int, waited_s: float) -> None:
+        handled.append(item)
+        entered.set()
+        release.wait(10)
+        if len(handled) == 3:
+            done.set()
+
+    front, down = scheduler.add(handle), scheduler.add(handle)
+    worker = Worker(scheduler)
+    worker.start()
+    front.put(0)
+    assert entered.wait(10)
+    for item in range(1, 21):
+        front.put(item)
+        down.put(-item)
+    release.set()
+    assert done.wait(10)
+    assert worker.stop(10)
+    assert handled == [0, -20, 20]
+    assert (front.num_received, front.num_dropped) == (21, 19)
+    assert (down.num_received, down.num_dropped) == (20, 19)
+
+
+def test_stop_tells_when_the_handler_does_not_come_back() -> None:
+    scheduler: FrameScheduler[int] = FrameScheduler()
+    release, entered = threading.Event(), threading.Event()
+
+    def handle(item: int, waited_s: float) -> None:
+        entered.set()
+        release.wait(10)
+
+    worker = Worker(scheduler)
+    scheduler.add(handle).put(0)
+    worker.start()
+    assert entered.wait(10)
+    assert not worker.stop(0.01)
+    release.set()
+    assert worker.stop(10)
+
+
+def test_a_worker_that_never_started_stops() -> None:
+    assert Worker(FrameScheduler[int]()).stop(0.01)

@@ -1,0 +1,119 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""What /diagnostics says: the worst first, a status for each camera, a name for each node."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+from ros_helpers import HAS_ROS, SKIP_REASON
+
+if not HAS_ROS:
+    pytest.skip(SKIP_REASON, allow_module_level=True)
+
+from diagnostic_msgs.msg import DiagnosticStatus  # noqa: I100
+from ros_stubs import StubNode
+
+from uncertainty_seg.core.settings import settings_from_dict
+from uncertainty_seg.ros.board_state import BoardState
+from uncertainty_seg.ros.engine_builder import BuildState
+from uncertainty_seg.ros.health import (
+    FrameCounts,
+    FrameStatistics,
+    Health,
+    HealthPublisher,
+    NodeHealth,
+)
+
+pytestmark = pytest.mark.ros
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+SETTINGS = settings_from_dict({'latency_budget_ms': 100.0, 'latency_error_s': 2.0})
+NODE = NodeHealth(state='active', settings=SETTINGS)
+
+
+class Camera:
+
+    def __init__(self) -> None:
+        self.now_s = 50.0
+        self.statistics = FrameStatistics(lambda: self.now_s)
+
+    def look(self, node: NodeHealth = NODE, **changes: Any) -> Health:
+        health = Health(
+            camera='', node=node, is_stale=False, is_confident=True, why_down='', hint='',
+            rival='', statistics=self.statistics, counts=FrameCounts(num_over_rate=3))
+        return dataclasses.replace(health, **changes)
+
+
+@pytest.fixture
+def camera() -> Camera:
+    return Camera()
+
+
+def test_over_the_budget_is_a_warning_and_an_error_once_it_lasts(camera: Camera) -> None:
+    camera.statistics.add_latency(99.0, 100.0)
+    assert (camera.look().level, camera.look().message) == (OK, 'active')
+    camera.statistics.add_latency(150.0, 100.0)
+    assert camera.look().level == WARN
+    assert camera.look().message == '150 ms to the flag, over the budget of 100 ms'
+    camera.now_s += 1.9
+    camera.statistics.add_latency(130.0, 100.0)
+    assert camera.look().level == WARN
+    camera.now_s += 0.1
+    assert camera.look().level == ERROR
+    assert camera.look().message == (
+        '130 ms to the flag, over the budget of 100 ms, for 2.0 s now')
+    camera.statistics.add_latency(100.0, 100.0)  # one good frame ends it
+    assert camera.look().level == OK
+
+
+def test_a_budget_counts_while_the_node_is_active(camera: Camera) -> None:
+    camera.statistics.add_latency(150.0, 100.0)
+    camera.now_s += 9
+    health = camera.look(dataclasses.replace(NODE, state='inactive'))
+    assert (health.level, health.message) == (WARN, 'inactive')
+
+
+def test_the_worst_is_said_first(camera: Camera) -> None:
+    hot = BoardState(is_throttled=True, why='the board is throttled', values={'t_c': '97'})
+    node = dataclasses.replace(NODE, conflicts=('a conflict',), board=hot, trouble='a full disk')
+    health = camera.look(node)
+    assert (health.level, health.message) == (WARN, 'a conflict')
+    assert health.values()['t_c'] == '97'
+    health = camera.look(dataclasses.replace(node, conflicts=()))
+    assert health.message == 'the board is throttled'
+    health = camera.look(dataclasses.replace(node, conflicts=(), board=BoardState()))
+    assert (health.level, health.message) == (WARN, 'a full disk')
+    camera.statistics.add_latency(150.0, 100.0)
+    assert camera.look(node).message.startswith('150 ms')
+    camera.statistics.add_fault('a bad image')
+    assert (camera.look(node).level, camera.look(node).message) == (ERROR, 'a bad image')
+    stale = camera.look(node, is_stale=True, why_down='no frame')
+    assert (stale.level, stale.message) == (ERROR, 'no frame')
+    rival = camera.look(node, is_stale=True, why_down='no frame', rival='somebody else')
+    assert (rival.level, rival.message) == (ERROR, 'somebody else')
+    assert Camera().look(rival='somebody else').level == ERROR
+    building = dataclasses.replace(node, state='unconfigured', build=BuildState(0.5, 'trunk'))
+    assert camera.look(building).message == 'building engine (50 %)'
+
+
+def test_numbers_are_no_change_and_everything_else_is(camera: Camera) -> None:
+    before = camera.look().condition
+    camera.statistics.add_frame({'total': 5.0})
+    camera.statistics.add_latency(5.0, 100.0)
+    assert camera.look().condition == before
+    for changed in (camera.look(is_stale=True), camera.look(hint='no publisher'),
+                    camera.look(rival='somebody'),
+                    camera.look(dataclasses.replace(NODE, state='inactive')),
+                    camera.look(dataclasses.replace(NODE, trouble='a full disk'))):
+        assert changed.condition != before
+    camera.statistics.add_latency(500.0, 100.0)
+    assert camera.look().condition != before
+
+
+def test_each_camera_of_each_node_has_a_status_of_its_own(camera: Camera) -> None:
+    node: Any = StubNode()
+    HealthPublisher(node).publish([camera.look(camera=name) for name in ('front', 'down')])
+    (msg,) = node.topics['/diagnostics'].sent
+    assert [status.name for status in msg.status] == [
+        'auv/seg: health front', 'auv/seg: health down']
+    values = {pair.key: pair.value for pair in msg.status[1].values}
+    assert (values['camera'], values['frames_over_rate']) == ('down', '3')

@@ -1,0 +1,518 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The frame log as the node uses it: what comes back, what is counted, that it never waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+import errno
+import json
+import os
+from pathlib import Path
+import shutil
+import threading
+from typing import Any
+
+import cv2
+from frame_log_helpers import (
+    ABOUT,
+    assert_whole,
+    image_of,
+    log_frame,
+    mask_of,
+    numbers,
+    reasons,
+    settings,
+    wait_for,
+)
+import numpy as np
+import pytest
+
+from uncertainty_seg.core.image_codec import ImageFile
+from uncertainty_seg.core.perceptual_hash import perceptual_hash
+from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.storage.frame_log import store as frame_log_swap
+from uncertainty_seg.storage.frame_log.format import iter_frames, LogFrame
+from uncertainty_seg.storage.frame_log.log import FrameLog, NICENESS
+from uncertainty_seg.storage.frame_log.reservoir import gumbel_key, stable_uniforms
+from uncertainty_seg.storage.frame_log.store import FrameStore
+from uncertainty_seg.storage.frame_log.writer import LogState
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / 'log'
+
+
+@contextmanager
+def logging_to(folder: Path, **changes: Any) -> Iterator[FrameLog]:
+    log = FrameLog(folder, settings(**changes), ABOUT)
+    try:
+        yield log
+    finally:
+        assert log.close(20)
+
+
+def written(log: FrameLog) -> LogState:
+    """Wait until nothing waits any more."""
+    wait_for(lambda: (s := log.state()).num_waiting == 0 and _settled(s), 'the last frame')
+    return log.state()
+
+
+def _settled(state: LogState) -> bool:
+    done = sum(state.kept.values()) + sum(state.dropped.values()) + sum(state.skipped.values())
+    return done >= state.num_seen - state.num_in_ring
+
+
+class Gate:
+    """A mask that the log's thread waits for."""
+
+    def __init__(self) -> None:
+        self.is_asked, self.may_go_on = threading.Event(), threading.Event()
+
+    def __call__(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        self.is_asked.set()
+        assert self.may_go_on.wait(20)
+        return mask_of(0)
+
+
+def test_what_is_kept_comes_back(folder: Path) -> None:
+    with logging_to(folder) as log:
+        for number in range(4):
+            log.offer(log_frame(number))
+    frames = list(iter_frames(folder))
+    assert len(frames) == 4
+    for frame in frames:
+        assert_whole(frame)
+
+
+def test_the_sidecar_tells_everything(folder: Path) -> None:
+    with logging_to(folder) as log:
+        log.offer(log_frame(3, 1.5, camera='/front'))
+    sidecar = next(iter_frames(folder)).sidecar
+    key = sidecar['reservoir']['key']
+    assert sidecar == {
+        'version': 1, 'frame_id': '0000000001300000000-_front', 'stamp_ns': 1_300_000_000,
+        'ros_frame': 'optical', 'camera': '/front', 'dive': 'dive 7', 'reason': 'flagged',
+        'verdict': {'confident': False, 'kind': 'uncertain', 'reasons': ['mean 1.5 over 1'],
+                    'score_ratio': 1.5},
+        'scores': {'mean': 1.5, 'top': None}, 'thresholds': {'mean': 1.0}, 'passes': 8, 'seed': 5,
+        'mask_policy': 'fixed', 'model': {'name': 'tiny', 'sha256': 'ab' * 32},
+        'map': 'mutual_information',
+        'classes': [{'id': 0, 'name': 'sea', 'color_rgb': [0, 0, 255]},
+                    {'id': 1, 'name': 'pipe', 'color_rgb': [255, 255, 0]},
+                    {'id': 2, 'name': 'fish', 'color_rgb': [0, 255, 0]},
+                    {'id': 3, 'name': 'silt', 'color_rgb': [90, 80, 70]}],
+        'image': {'height': 36, 'width': 48, 'encoding': 'bgr8', 'file': 'image.png'},
+        'phash': f'{perceptual_hash(image_of(3)):016x}',
+        'parameters': {'passes': 8, 'gate.scores': ['mean']},
+        'reservoir': {'name': 'main', 'key': key, 'log_weight': pytest.approx(np.log(1.5)),
+                      'bar': None},
+    }
+    lines = [json.loads(line) for line in (folder / 'manifest.jsonl').read_text().splitlines()]
+    assert [(line['op'], line['frame_id'], line['key']) for line in lines] == [
+        ('add', sidecar['frame_id'], key)]
+
+
+def test_a_compressed_image_keeps_its_bytes(folder: Path) -> None:
+    frame = log_frame(1, jpeg=True)
+    with logging_to(folder) as log:
+        log.offer(frame)
+    kept = next(iter_frames(folder))
+    assert isinstance(frame.image, ImageFile)
+    assert kept.image_path.name == 'image.jpg'
+    assert kept.image_path.read_bytes() == frame.image.data
+    assert kept.sidecar['image']['encoding'] == 'jpeg'
+
+
+@pytest.mark.parametrize(('image_format', 'name', 'worst'), [
+    ('png', 'image.png', 0), ('jpeg', 'image.jpg', 4)])
+@pytest.mark.parametrize('jpeg', [False, True])
+def test_images_are_written_as_asked(
+        folder: Path, image_format: str, name: str, worst: int, jpeg: bool) -> None:
+    ramp = np.broadcast_to(5 * np.arange(48)[:, None], (36, 48, 3)).astype(np.uint8)
+    data = bytes(cv2.imencode('.jpg', ramp)[1])
+    with logging_to(folder, image_format=image_format) as log:
+        log.offer(log_frame(2, image=ImageFile(data, 'jpeg') if jpeg else ramp))
+    kept = next(iter_frames(folder))
+    assert kept.image_path.name == name
+    expected = cv2.imdecode(np.frombuffer(data, np.uint8), 1) if jpeg else ramp
+    assert np.abs(kept.read_image().astype(int) - expected).max() <= worst
+
+
+def test_windows_and_flagged_frames_reach_the_disk(folder: Path) -> None:
+    with logging_to(folder, before_s=0.2, after_s=0.1) as log:
+        for number in range(8):
+            log.offer(log_frame(number, 2.0 if number == 4 else 0.5))
+    assert reasons(folder) == {2: 'window', 3: 'window', 4: 'flagged', 5: 'window'}
+
+
+def test_masks_are_made_for_kept_frames_only(folder: Path) -> None:
+    asked: list[int] = []
+
+    def frame(number: int, ratio: float, like: int) -> LogFrame:
+        def mask() -> np.ndarray[Any, np.dtype[np.uint8]]:
+            asked.append(number)
+            return mask_of(number)
+
+        return log_frame(number, ratio, mask=mask, image=image_of(like))
+
+    with logging_to(folder, duplicate_bits=4) as log:
+        for number, ratio, like in [(0, 2, 0), (1, 2, 0), (2, .5, 2), (3, 2, 3)]:
+            log.offer(frame(number, ratio, like))
+    assert asked == [0, 3] == numbers(folder)
+
+
+def test_a_frame_that_waits_never_holds_the_caller_up(folder: Path) -> None:
+    gate = Gate()
+    with logging_to(folder, queue_frames=2) as log:
+        log.offer(log_frame(0, mask=gate))
+        assert gate.is_asked.wait(20)
+        # The log's thread is stuck now; were offer to wait for it, this would never end.
+        for number in range(1, 8):
+            log.offer(log_frame(number))
+        state = log.state()
+        assert (state.num_waiting, state.dropped['queue_full']) == (2, 5)
+        gate.may_go_on.set()
+    assert numbers(folder) == [0, 1, 2]
+
+
+def test_memory_bounds_the_queue_too(folder: Path) -> None:
+    gate = Gate()
+    with logging_to(folder, memory_mb=1.0) as log:
+        log.offer(log_frame(0, mask=gate))
+        assert gate.is_asked.wait(20)
+        for number in range(1, 5):
+            log.offer(log_frame(number, held_bytes=200_000))
+        assert log.state().dropped['memory_full'] == 2
+        gate.may_go_on.set()
+    assert numbers(folder) == [0, 1, 2]
+
+
+def test_a_trigger_keeps_the_newest_frame(folder: Path) -> None:
+    with logging_to(folder, before_s=1.0) as log:
+        assert log.trigger() == 0
+        for number in range(6):
+            log.offer(log_frame(number, 0.5))
+        assert log.trigger() == 1
+        assert written(log).kept['trigger'] == 1
+        # Kept already: not written twice.
+        assert log.trigger() == 1
+        assert log.trigger(3) == 3
+    assert reasons(folder) == {3: 'trigger', 4: 'trigger', 5: 'trigger'}
+    assert log.trigger() == 0
+
+
+def test_what_was_asked_for_outlasts_every_score(folder: Path) -> None:
+    with logging_to(folder, quota_frames=1) as log:
+        log.offer(log_frame(0, 0.01))
+        log.trigger()
+        for number in range(1, 30):
+            log.offer(log_frame(number, 99.0))
+            written(log)
+    assert reasons(folder) == {0: 'trigger'}
+
+
+def test_near_duplicates_are_skipped_but_not_an_event(folder: Path) -> None:
+    same = image_of(0)
+    with logging_to(folder, duplicate_bits=4, after_s=0.3) as log:
+        for number, ratio in enumerate([2, 2, 2, .5, .5, .5, .5, .5, 2, 2]):
+            log.offer(log_frame(number, ratio, image=same))
+        log.offer(log_frame(10, 2, image=image_of(10)))
+    # Not 3 and 4, which are like 0; but 8, with which another event begins.
+    assert reasons(folder) == {0: 'flagged', 8: 'flagged', 10: 'flagged'}
+    assert log.state().skipped['duplicate'] == 6
+
+
+def test_news_in_a_known_scene_is_no_duplicate_of_the_scene(folder: Path) -> None:
+    same = image_of(0)
+    with logging_to(folder, duplicate_bits=4, before_s=0.1, after_s=10.0) as log:
+        log.offer(log_frame(0, 2, image=image_of(7)))
+        log.offer(log_frame(1, .5, image=same))
+        log.offer(log_frame(2, 2, image=same))
+    assert reasons(folder) == {0: 'flagged', 1: 'window', 2: 'flagged'}
+
+
+def test_features_tell_duplicates_where_there_are_any(folder: Path) -> None:
+    vectors = [[1.0, 0.0], [0.99, 0.05], [0.0, 1.0], None]
+    with logging_to(folder, duplicate_features=0.1) as log:
+        for number, vector in enumerate(vectors):
+            features = None if vector is None else np.array(vector, np.float32)
+            log.offer(log_frame(number, features=features))
+    assert numbers(folder) == [0, 2, 3]
+
+
+def test_the_log_weight_is_that_of_the_score() -> None:
+    ratios = {0.5: 0.5, 1e-9: 0.01, 3.0: 3.0, float('inf'): 100.0, float('nan'): 100.0}
+    for ratio, weight in ratios.items():
+        assert log_frame(0, ratio).log_weight == pytest.approx(np.log(weight))
+
+
+def test_a_full_log_keeps_what_scores_high(folder: Path) -> None:
+    with logging_to(folder, quota_frames=6, score_power=8.0) as log:
+        for number in range(36):
+            log.offer(log_frame(number, 50.0 if number % 6 == 0 else 1.1))
+            written(log)
+    assert [number % 6 for number in numbers(folder)] == [0] * 6
+    assert log.state().num_evicted + log.state().skipped['outranked'] == 30
+
+
+def test_a_bad_frame_is_counted_and_the_next_is_kept(folder: Path) -> None:
+    def broken() -> Any:
+        raise RuntimeError('no such map')
+
+    with logging_to(folder) as log:
+        log.offer(log_frame(0, mask=lambda: np.zeros((3, 3), np.uint8)))
+        assert 'mask has shape (3, 3)' in written(log).error
+        log.offer(log_frame(1, uncertainty=broken))
+        assert 'RuntimeError: no such map' in written(log).error
+        log.offer(log_frame(2, image=ImageFile(b'no image', 'jpeg')))
+        assert 'jpeg or png' in written(log).error
+        log.offer(log_frame(3))
+        state = written(log)
+    assert state.error == '' and state.dropped['bad_frame'] == 3
+    assert numbers(folder) == [3]
+
+
+def test_a_frame_larger_than_the_quota_is_said(folder: Path) -> None:
+    with logging_to(folder, quota_mb=0.01) as log:
+        log.offer(log_frame(0))
+        state = written(log)
+    assert state.dropped['too_big'] == 1
+    assert state.error.startswith('a frame takes 0.0') and 'raise log.quota_mb' in state.error
+
+
+def test_live_settings_hold_for_the_frames_to_come(folder: Path) -> None:
+    with logging_to(folder) as log:
+        for number in range(6):
+            log.offer(log_frame(number))
+        assert written(log).num_frames == 6
+        log.reconfigure(settings(quota_frames=2))
+        wait_for(lambda: log.state().num_frames == 2, 'the smaller quota')
+        assert log.state().num_evicted == 4
+        with pytest.raises(ConfigError, match='log.folder was changed'):
+            log.reconfigure(settings(folder='/elsewhere'))
+        assert log.settings.quota_frames == 2
+
+
+def test_who_asks_is_told_of_kept_frames(folder: Path) -> None:
+    told: list[tuple[int, str]] = []
+
+    def on_kept(frame: LogFrame, reason: str) -> None:
+        told.append((frame.stamp_ns, reason))
+        raise ValueError('of the listener')
+
+    log = FrameLog(folder, settings(), ABOUT, on_kept)
+    log.offer(log_frame(0))
+    log.offer(log_frame(1))
+    assert log.close(20)
+    assert told == [(1_000_000_000, 'flagged'), (1_100_000_000, 'flagged')]
+    assert log.state().kept['flagged'] == 2 and not log.state().dropped['bad_frame']
+
+
+def test_a_close_that_cannot_wait_counts_what_is_left(folder: Path) -> None:
+    gate = Gate()
+    log = FrameLog(folder, settings(), ABOUT)
+    log.offer(log_frame(0, mask=gate))
+    assert gate.is_asked.wait(20)
+    log.offer(log_frame(1))
+    assert not log.close(0.01)
+    assert log.state().dropped['closing'] == 1
+    log.offer(log_frame(2))
+    gate.may_go_on.set()
+    assert log.close(20)
+    assert numbers(folder) == [0]
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_a_folder_that_is_removed_comes_back(folder: Path) -> None:
+    clock = Clock()
+    log = FrameLog(folder, settings(retry_s=5.0), ABOUT, clock=clock)
+    log.offer(log_frame(0))
+    written(log)
+    shutil.rmtree(folder)
+    for number in (1, 2):
+        log.offer(log_frame(number))
+        written(log)
+    state = log.state()
+    assert not state.is_writing and state.dropped['folder_missing'] == 2
+    assert 'cannot be written, the folder is gone: put it or its disk back.' in state.error
+    clock.now_s += 5.0
+    log.offer(log_frame(3))
+    assert written(log).is_writing
+    assert log.close(20)
+    assert numbers(folder) == [3] and log.state().error == ''
+
+
+@pytest.mark.parametrize(('number', 'cause', 'words'), [
+    ('ENOSPC', 'disk_full', 'its disk is full: make room'),
+    ('EROFS', 'read_only', 'its disk is read-only: mount'),
+    ('EACCES', 'not_writable', 'may not write there'),
+    ('EIO', 'disk_error', 'Input/output error'),
+])
+def test_a_disk_that_refuses_is_said_and_tried_again(
+        folder: Path, monkeypatch: pytest.MonkeyPatch, number: str, cause: str, words: str
+) -> None:
+    def refuse(*_: object) -> None:
+        code = getattr(errno, number)
+        raise OSError(code, os.strerror(code))
+
+    clock = Clock()
+    log = FrameLog(folder, settings(), ABOUT, clock=clock)
+    with monkeypatch.context() as patch:
+        patch.setattr(frame_log_swap, 'write_frame', refuse)
+        log.offer(log_frame(0))
+        state = written(log)
+        assert (state.is_writing, state.dropped[cause]) == (False, 1)
+        assert words in state.error
+        log.offer(log_frame(1))  # too soon to try again
+        assert written(log).dropped[cause] == 2
+    clock.now_s += 60
+    log.offer(log_frame(2))
+    written(log)
+    assert log.close(20)
+    assert numbers(folder) == [2] and log.state().error == ''
+
+
+def test_what_is_refused_at_the_next_try_is_said_as_it_is(
+        folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, 'no room')
+
+    clock = Clock()
+    log = FrameLog(folder, settings(), ABOUT, clock=clock)
+    log.offer(log_frame(0))
+    written(log)
+    with monkeypatch.context() as patch:
+        patch.setattr(frame_log_swap, 'write_frame', refuse)
+        log.offer(log_frame(1))
+        written(log)
+    other = FrameStore(folder, settings())
+    clock.now_s += 60
+    log.offer(log_frame(2))
+    state = written(log)
+    assert state.dropped['other_writer'] == 1 and 'written by another process' in state.error
+    other.close()
+    log.reconfigure(settings(quota_mb=0.001))
+    clock.now_s += 60
+    log.offer(log_frame(3))
+    state = written(log)
+    assert state.dropped['too_big'] == 1 and 'log.quota_mb is 0.001, expected room' in state.error
+    assert state.dropped['folder_missing'] == 0
+    assert log.close(20) and numbers(folder) == [0]
+
+
+def test_a_quota_that_was_made_smaller_holds_from_the_start_and_is_counted(folder: Path) -> None:
+    with logging_to(folder) as log:
+        for number in range(5):
+            log.offer(log_frame(number))
+    with logging_to(folder, quota_frames=2) as log:
+        state = log.state()
+        assert (state.num_frames, state.num_evicted) == (2, 3)
+    assert len(numbers(folder)) == 2
+
+
+def test_the_control_knows_no_score(folder: Path) -> None:
+    with logging_to(folder, control_share=1.0, score_power=3.0) as log:
+        for number, ratio in enumerate((0.01, 100.0)):
+            log.offer(log_frame(number, ratio))
+    for frame in iter_frames(folder):
+        luck = stable_uniforms('dive 7', 5, '', frame.sidecar['stamp_ns'])[1]
+        assert frame.sidecar['reason'] == 'control'
+        assert frame.sidecar['reservoir'] == {
+            'name': 'control', 'log_weight': 0.0, 'bar': None, 'key': gumbel_key(0.0, luck)}
+    assert numbers(folder) == [0, 1]
+
+
+@pytest.mark.parametrize(('limits', 'others', 'cause'), [
+    ({'queue_frames': 2}, 2, 'queue_full'), ({'memory_mb': 1.0}, 2, 'memory_full')])
+def test_the_control_has_places_of_its_own(
+        folder: Path, limits: dict[str, object], others: int, cause: str) -> None:
+    share, gate = 0.2, Gate()
+    held_bytes = 140_000 if cause == 'memory_full' else 0
+    chance = [stable_uniforms('dive 7', 5, '', log_frame(k).stamp_ns)[0] for k in range(100)]
+    control = [k for k in range(1, 100) if chance[k] < share]
+    with logging_to(folder, control_share=share, **limits) as log:
+        log.offer(log_frame(0, mask=gate, held_bytes=held_bytes))
+        assert gate.is_asked.wait(20) and chance[0] >= share
+        for number in range(1, 100):
+            # A frame of the control is small, so that some go into its own memory.
+            log.offer(log_frame(number, held_bytes=held_bytes // (7 if number in control else 1)))
+        state = log.state()
+        num_control = state.num_waiting - others
+        assert num_control >= 4
+        assert state.dropped['control'] == len(control) - num_control > 0
+        assert state.dropped[cause] == 99 - len(control) - others
+        gate.may_go_on.set()
+    assert sum(reason == 'control' for reason in reasons(folder).values()) == num_control
+
+
+def test_who_asks_takes_nothing_out_of_the_control(folder: Path) -> None:
+    gate = Gate()
+    with logging_to(folder, control_share=1.0) as log:
+        log.offer(log_frame(0, mask=gate))
+        assert gate.is_asked.wait(20)
+        assert log.trigger() == 1
+        log.offer(log_frame(1, 0.5))
+        assert log.trigger() == 1
+        gate.may_go_on.set()
+    assert reasons(folder) == {0: 'control', 1: 'control'}
+    assert log.state().kept == {'flagged': 0, 'window': 0, 'control': 2, 'trigger': 0}
+
+
+def test_a_frame_in_the_hands_of_the_writer_keeps_its_reason(folder: Path) -> None:
+    gate = Gate()
+    with logging_to(folder) as log:
+        log.offer(log_frame(0, mask=gate))
+        assert gate.is_asked.wait(20)
+        assert log.trigger() == 1
+        gate.may_go_on.set()
+        assert written(log).kept['flagged'] == 1
+        log.offer(log_frame(1))
+    assert reasons(folder) == {0: 'flagged', 1: 'flagged'}
+
+
+def test_an_event_without_room_is_kept_with_its_next_frame(folder: Path) -> None:
+    gate, same = Gate(), image_of(0)
+    with logging_to(folder, queue_frames=1, min_interval_s=1.0, duplicate_bits=4) as log:
+        log.offer(log_frame(0, mask=gate, image=same))
+        assert gate.is_asked.wait(20)
+        log.offer(log_frame(10, image=image_of(10)))  # takes the only place
+        log.offer(log_frame(11, 0.5))
+        log.offer(log_frame(30, image=same))
+        assert log.state().dropped['queue_full'] == 1
+        gate.may_go_on.set()
+        wait_for(lambda: log.state().kept['flagged'] == 2, 'the first two')
+        # Not held to the interval since a frame that was lost, nor taken for a duplicate of 0.
+        log.offer(log_frame(31, image=same))
+    assert numbers(folder) == [0, 10, 31]
+
+
+def test_the_thread_gives_way_but_not_for_long(folder: Path) -> None:
+    found: list[int] = []
+    log = FrameLog(folder, settings(), ABOUT,
+                   lambda *_: found.append(os.getpriority(os.PRIO_PROCESS, 0)))
+    log.offer(log_frame(0))
+    assert log.close(20)
+    # With 19 the tail of a frame is 20 times as long beside others (docs/frame_log.md).
+    assert found == [max(os.getpriority(os.PRIO_PROCESS, 0), NICENESS)] and 0 < NICENESS <= 5
+    # One line: what Python's fast encoder writes.
+    assert next(iter_frames(folder)).folder.joinpath('frame.json').read_text().count('\n') == 1
+
+
+def test_the_state_as_texts(folder: Path) -> None:
+    with logging_to(folder, queue_frames=1, quota_mb=12.5) as log:
+        log.offer(log_frame(0))
+        texts = written(log).as_dict()
+    assert texts['log.folder'] == str(folder) and texts['log.writing'] == 'true'
+    assert texts['log.kept.flagged'] == '1' and texts['log.kept.control'] == '0'
+    assert texts['log.quota_mb'] == '12.5' and texts['log.frames'] == '1'
+    assert not any(key.startswith('log.dropped') for key in texts)

@@ -1,0 +1,439 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The quota on disk, the index, a second writer, and what is found at the start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+import dataclasses
+import errno
+import json
+import math
+import os
+from pathlib import Path
+import shutil
+from typing import Any
+
+from frame_log_helpers import settings
+import numpy as np
+import pytest
+
+from uncertainty_seg.core.settings import LogSettings, MEGABYTE
+from uncertainty_seg.errors import ConfigError, FrameLogError
+from uncertainty_seg.storage.frame_log import store as frame_log_swap
+from uncertainty_seg.storage.frame_log.disk import append_line, folder_bytes, write_frame
+from uncertainty_seg.storage.frame_log.manifest import Bar, Entry, note_change
+from uncertainty_seg.storage.frame_log.store import FrameStore
+
+BLOCK = 4096
+FRAME_BYTES = 3 * BLOCK  # a folder, a file of two blocks
+
+
+def add(store: FrameStore, name: str, key: float, reservoir: str = 'main',
+        num_bytes: int = 2 * BLOCK) -> tuple[str, int]:
+    sidecar = {'version': 1, 'frame_id': name, 'stamp_ns': 1, 'reason': 'flagged',
+               'image': {'file': 'frame.json'}, 'reservoir': {
+                   'name': reservoir, 'key': key,
+                   'bar': store.bar(reservoir) if store.bar(reservoir) > -math.inf else None}}
+    text = json.dumps(sidecar).encode()
+    return store.add(Entry(name, 'flagged', reservoir, key, 0),
+                     {'frame.json': text.ljust(num_bytes)})
+
+
+def quota(frames: float, **changes: object) -> LogSettings:
+    return settings(quota_mb=frames * FRAME_BYTES / MEGABYTE, **changes)
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in (folder / 'frames').iterdir()}
+
+
+@contextmanager
+def opened(folder: Path, chosen: LogSettings | None = None) -> Iterator[FrameStore]:
+    with closing(FrameStore(folder, chosen or settings())) as store:
+        yield store
+
+
+def test_what_stays_is_the_batch_of_largest_keys(tmp_path: Path) -> None:
+    keys = np.random.default_rng(3).normal(size=30).tolist()
+    with opened(tmp_path, quota(7.5)) as store:
+        for k, key in enumerate(keys):
+            add(store, str(k), key)
+        assert store.num_frames == 7 and store.num_bytes == 7 * FRAME_BYTES
+    best = sorted(range(30), key=lambda k: -keys[k])[:7]
+    assert names(tmp_path) == {str(k) for k in best}
+    assert all(folder_bytes(tmp_path / 'frames' / str(k)) == FRAME_BYTES for k in best)
+
+
+@pytest.mark.parametrize('is_manifest_there', [True, False])
+def test_a_restart_in_the_middle_changes_nothing(
+        tmp_path: Path, is_manifest_there: bool) -> None:
+    keys = np.random.default_rng(4).normal(size=40).tolist()
+    for start in (0, 13, 25):
+        with opened(tmp_path, quota(5)) as store:
+            for k in range(start, {0: 13, 13: 25, 25: 40}[start]):
+                add(store, str(k), keys[k])
+        if not is_manifest_there:
+            (tmp_path / 'manifest.jsonl').unlink()
+    assert names(tmp_path) == {str(k) for k in sorted(range(40), key=lambda k: -keys[k])[:5]}
+
+
+def test_the_quota_in_frames(tmp_path: Path) -> None:
+    with opened(tmp_path, settings(quota_frames=2)) as store:
+        results = [add(store, name, key) for name, key in [('a', 1), ('b', 3), ('c', 2), ('d', 0)]]
+        assert results == [('', 0), ('', 0), ('', 1), ('outranked', 0)]
+        assert not store.would_take('main', 1.0) and store.would_take('main', 2.5)
+    assert names(tmp_path) == {'b', 'c'}
+
+
+def test_the_control_has_a_quota_of_its_own(tmp_path: Path) -> None:
+    chosen = quota(10, control_share=0.1, control_quota=0.3)
+    with opened(tmp_path, chosen) as store:
+        for k in range(12):
+            add(store, f'control{k}', -100.0 - k, 'control')
+            add(store, f'main{k}', 100.0 + k)
+    assert names(tmp_path) == {*(f'control{k}' for k in range(3)),
+                               *(f'main{k}' for k in range(5, 12))}
+
+
+def test_a_frame_larger_than_the_quota_takes_nobody_along(tmp_path: Path) -> None:
+    with opened(tmp_path, quota(2)) as store:
+        add(store, 'small', 1.0)
+        assert add(store, 'large', 9.0, num_bytes=9 * BLOCK) == ('too_big', 0)
+        sentence = store.quota_sentence(10 * BLOCK, 'main')
+        assert sentence.startswith('a frame takes') and '0.041 MB' in sentence
+        assert '0.0246 MB of log.quota_mb' in sentence
+    assert names(tmp_path) == {'small'}
+
+
+def test_a_quota_below_the_frames_that_are_there_is_refused_at_the_start(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        add(store, 'a', 1.0)
+    with pytest.raises(ConfigError, match='log.quota_mb is 0.01, expected room for a frame'):
+        FrameStore(tmp_path, settings(quota_mb=0.01))
+    assert names(tmp_path) == {'a'}
+
+
+def test_a_disk_that_others_fill_stops_the_growth_and_deletes_nothing(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = [10 * MEGABYTE]
+
+    class Usage:
+
+        def __init__(self, _: object) -> None:
+            self.free = free[0]
+
+    monkeypatch.setattr(shutil, 'disk_usage', Usage)
+    with opened(tmp_path, settings(free_disk_mb=5.0)) as store:
+        add(store, 'a', 1.0)
+        add(store, 'b', 2.0)
+        free[0] = 4 * MEGABYTE
+        assert add(store, 'c', 3.0) == ('', 1)
+        assert add(store, 'd', 0.5) == ('outranked', 0)
+        assert names(tmp_path) == {'b', 'c'}
+        free[0] = 10 * MEGABYTE
+        # There is room again: not refused for what had to go when there was none.
+        assert store.would_take('main', 0.1) and add(store, 'e', 0.1) == ('', 0)
+    assert names(tmp_path) == {'b', 'c', 'e'}
+
+
+def test_no_room_for_the_first_frame(tmp_path: Path) -> None:
+    with opened(tmp_path, settings(free_disk_mb=1e9)) as store:
+        assert add(store, 'a', 1.0) == ('no_room', 0)
+
+
+def test_a_smaller_quota_holds_at_once_and_a_larger_one_lets_all_in(tmp_path: Path) -> None:
+    with opened(tmp_path, quota(4)) as store:
+        for k in range(5):
+            add(store, str(k), float(k))
+        assert store.reconfigure(quota(2)) == 2
+        assert names(tmp_path) == {'3', '4'} and not store.would_take('main', 1.5)
+        assert store.reconfigure(quota(3)) == 0
+        assert add(store, 'low', -9.0) == ('', 0)
+
+
+def test_the_index_is_made_again(tmp_path: Path) -> None:
+    manifest = tmp_path / 'manifest.jsonl'
+    with opened(tmp_path) as store:
+        for k in range(4):
+            add(store, str(k), float(k))
+    whole = manifest.read_text()
+    for damaged in (None, '', whole[:-20], whole + '{"op": "add", "frame', '\0' * 30,
+                    whole.replace('"main"', '"other"')):
+        manifest.unlink() if damaged is None else manifest.write_text(damaged)
+        with opened(tmp_path) as store:
+            assert store.num_frames == 4 and store.num_bytes == 4 * FRAME_BYTES
+        assert sorted(manifest.read_text().splitlines()) == sorted(whole.splitlines())
+
+
+def test_the_leftovers_of_a_crash_are_removed_and_counted(tmp_path: Path) -> None:
+    with opened(tmp_path, quota(3)) as store:
+        add(store, 'a', 1.0)
+        add(store, 'b', 2.0)
+        assert store.num_leftovers == 0
+    (tmp_path / 'frames' / '.new-c').mkdir()
+    (tmp_path / 'frames' / '.new-c' / 'image.png').write_bytes(b'half')
+    (tmp_path / 'frames' / 'a').rename(tmp_path / 'frames' / '.gone-a')
+    with opened(tmp_path, quota(3)) as store:
+        assert store.num_leftovers == 2
+        assert names(tmp_path) == {'b'}
+        assert store.num_frames == 1 and store.bar('main') == 1.0
+
+
+def test_frames_taken_away_by_hand_make_room(tmp_path: Path) -> None:
+    with opened(tmp_path, quota(3)) as store:
+        for k in range(6):
+            add(store, str(k), float(k))
+        assert store.bar('main') == 2.0 and not store.would_take('main', 1.0)
+    shutil.rmtree(tmp_path / 'frames' / '4')
+    with opened(tmp_path, quota(3)) as store:
+        assert store.num_frames == 2
+        assert add(store, 'low', -5.0) == ('', 0)
+
+
+def test_a_frame_that_could_not_be_written_leaves_nothing(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(errno.ENOSPC, 'no room')
+
+    with opened(tmp_path):
+        monkeypatch.setattr(os, 'fsync', refuse)
+        with pytest.raises(OSError, match='no room'):
+            write_frame(tmp_path, 'a', {'image.png': b'1', 'frame.json': b'2'})
+    assert names(tmp_path) == set()
+
+
+class Killed(BaseException):
+    """Ends a writer where it stands: nothing that handles errors runs."""
+
+
+@contextmanager
+def killed_at(step: int, patch: pytest.MonkeyPatch) -> Iterator[None]:
+    """End the writer before its call number `step` to the disk."""
+    left = [step]
+
+    def counted(call: Any) -> Any:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return call(*args, **kwargs)
+        return wrapper
+
+    with patch.context() as here:
+        for name in ('rename', 'fsync', 'unlink', 'rmdir', 'mkdir'):
+            here.setattr(os, name, counted(getattr(os, name)))
+        here.setattr('uncertainty_seg.storage.frame_log.manifest.append_line',
+                     counted(append_line))
+        yield
+
+
+def test_a_kill_at_any_step_of_an_eviction_keeps_sample_and_bar(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [3.0, 1.0, 6.0, 2.0, 9.0, 2.5, 8.0]
+    is_kept_seen, is_killed, step = set(), True, 0
+    while is_killed:
+        folder = tmp_path / str(step)
+        with opened(folder, quota(3)) as store:
+            for k in range(4):
+                add(store, str(k), keys[k])
+            is_killed = False
+            try:
+                with killed_at(step, monkeypatch):
+                    add(store, '4', keys[4])
+            except Killed:
+                is_killed = True
+        with opened(folder, quota(3)) as store:
+            is_kept = '4' in names(folder)
+            offered = {k for k in range(5) if k != 4 or is_kept}
+            # Whole frames only, and those that an undisturbed writer would hold.
+            assert names(folder) == best_names(keys, offered, 3)
+            assert store.bar('main') == sorted(keys[k] for k in offered)[-4]
+            for k in (5, 6):
+                add(store, str(k), keys[k])
+            offered |= {5, 6}
+            assert names(folder) == best_names(keys, offered, 3)
+            assert store.bar('main') == sorted(keys[k] for k in offered)[-4]
+        is_kept_seen.add(is_kept)
+        step += 1
+    # Hide, make, three syncs and a rename, a sync, the note, and the removal.
+    assert step > 10 and is_kept_seen == {True, False}
+
+
+def best_names(keys: list[float], offered: set[int], num: int) -> set[str]:
+    return {str(k) for k in sorted(offered, key=lambda k: -keys[k])[:num]}
+
+
+@pytest.mark.parametrize('call', ['write_frame', 'note_change'])
+def test_a_frame_that_cannot_be_written_costs_no_other(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, 'no room')
+
+    with opened(tmp_path, quota(2)) as store:
+        for k in range(3):
+            add(store, str(k), float(k))
+    for _ in range(3):
+        with opened(tmp_path, quota(2)) as store, monkeypatch.context() as patch:
+            patch.setattr(frame_log_swap, call, refuse)
+            with pytest.raises(OSError, match='no room'):
+                add(store, 'new', 9.0)
+        assert names(tmp_path) == {'1', '2'}
+    with opened(tmp_path, quota(2)) as store:
+        assert store.num_frames == 2 and store.bar('main') == 0.0
+
+
+def test_the_bar_is_kept_though_nothing_had_to_go_for_it(tmp_path: Path) -> None:
+    with opened(tmp_path, quota(2)) as store:
+        add(store, 'a', 1.0, num_bytes=BLOCK)
+        add(store, 'b', 2.0)
+        assert add(store, 'c', 0.5) == ('outranked', 0)
+    with opened(tmp_path, quota(2)) as store:
+        # It would fit, and must not come in where a larger key did not.
+        assert store.bar('main') == 0.5 and not store.would_take('main', 0.4)
+
+
+def test_a_large_frame_that_had_to_go_is_remembered(tmp_path: Path) -> None:
+    chosen = settings(quota_mb=10 * BLOCK / MEGABYTE)
+    with opened(tmp_path, chosen) as store:
+        add(store, 'large', 5.0, num_bytes=8 * BLOCK)
+        assert add(store, 'small', 6.0, num_bytes=BLOCK) == ('', 1)
+        assert not store.would_take('main', 4.0)
+    # The room is what the large one left, not new.
+    with opened(tmp_path, chosen) as store:
+        assert not store.would_take('main', 4.0) and store.bar('main') == 5.0
+
+
+def test_what_was_decided_before_a_kill_is_not_undone(tmp_path: Path) -> None:
+    with opened(tmp_path, quota(3)) as store:
+        add(store, 'a', 1.0)
+        add(store, 'b', 2.0)
+    for frame_id in 'ab':
+        (tmp_path / 'frames' / frame_id).rename(tmp_path / 'frames' / f'.out-{frame_id}')
+    note_change(tmp_path, 'main', Bar(1.0, FRAME_BYTES), ['a'], None)
+    with opened(tmp_path, quota(3)) as store:
+        assert names(tmp_path) == {'b'}
+        assert store.num_leftovers == 1 and store.bar('main') == 1.0
+
+
+def test_a_small_reservoir_is_the_batch_whatever_the_sizes(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, 'fsync', lambda _: None)
+    rng, num_blocks = np.random.default_rng(12), 10
+    chosen = settings(quota_mb=num_blocks * BLOCK / MEGABYTE)
+    for run in range(40):
+        keys, blocks = rng.normal(size=10), rng.integers(1, 9, 10)
+        expected, used = set(), 0
+        for k in np.argsort(-keys):
+            used += int(blocks[k]) + 1
+            if used > num_blocks:
+                break
+            expected.add(str(k))
+        folder = tmp_path / str(run)
+        with opened(folder, chosen) as store:
+            for k in range(5):
+                add(store, str(k), keys[k], num_bytes=int(blocks[k]) * BLOCK)
+        with opened(folder, chosen) as store:
+            for k in range(5, 10):
+                if store.would_take('main', keys[k]):
+                    add(store, str(k), keys[k], num_bytes=int(blocks[k]) * BLOCK)
+        assert names(folder) == expected
+
+
+def test_a_smaller_quota_holds_from_the_start(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        for k in range(6):
+            add(store, str(k), float(k))
+    with opened(tmp_path, quota(2)) as store:
+        assert store.num_trimmed == 4 and store.bar('main') == 3.0
+        assert names(tmp_path) == {'4', '5'}
+
+
+def test_a_control_that_is_no_longer_wanted_stays(tmp_path: Path) -> None:
+    with opened(tmp_path, quota(10, control_share=0.1, control_quota=0.3)) as store:
+        add(store, 'c', 1.0, 'control')
+    with opened(tmp_path, quota(10, control_quota=0.3)) as store:
+        assert store.num_trimmed == 0
+        for k in range(12):
+            add(store, str(k), float(k))
+    # All that the control does not use is for the others.
+    assert names(tmp_path) == {'c', *(str(k) for k in range(3, 12))}
+
+
+def test_strange_folders_are_left_alone_and_told(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        add(store, 'a', 1.0)
+    (tmp_path / 'frames' / 'mine').mkdir()
+    (tmp_path / 'frames' / 'notes.txt').write_text('x')
+    with opened(tmp_path) as store:
+        assert len(store.problems) == 1 and 'mine is left alone' in store.problems[0]
+        assert store.num_frames == 1
+    assert names(tmp_path) == {'a', 'mine', 'notes.txt'}
+
+
+def test_a_second_writer_is_refused_until_the_first_is_done(tmp_path: Path) -> None:
+    with opened(tmp_path):
+        with pytest.raises(FrameLogError, match='is written by another process'):
+            FrameStore(tmp_path, settings())
+    FrameStore(tmp_path, settings()).close()
+
+
+@pytest.mark.parametrize('kind', ['file', 'below a file', 'not ours'])
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path, kind: str) -> None:
+    (tmp_path / 'file').write_text('x')
+    folder = {'file': tmp_path / 'file', 'below a file': tmp_path / 'file' / 'log',
+              'not ours': Path('/proc/frame_log')}[kind]
+    with pytest.raises(FrameLogError,
+                       match=r'^frame log .* cannot be written, [^.]*: [^.]*[.\w]*\.$') as caught:
+        FrameStore(folder, settings())
+    # Nothing is gone that never was.
+    assert 'gone' not in str(caught.value)
+
+
+def test_another_disk_in_the_place_of_the_log_is_refused(tmp_path: Path) -> None:
+    with opened(tmp_path / 'log') as store:
+        device = store.device
+    shutil.rmtree(tmp_path / 'log')
+    with pytest.raises(FrameLogError, match='its disk is gone: put it back'):
+        FrameStore(tmp_path / 'log', settings(), device + 1)
+    assert not (tmp_path / 'log').exists()
+    FrameStore(tmp_path / 'log', settings(), device).close()
+
+
+def test_a_frame_gets_its_name_when_all_of_it_is_on_the_disk(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def noted_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        # Where it was when it was brought to the disk; nothing is to be seen by then.
+        steps.append(os.readlink(f'/proc/self/fd/{descriptor}'))
+        assert steps[-1].endswith('frames') or names(tmp_path) <= {'.new-a'}
+
+    def noted_rename(old: Path, new: Path) -> None:
+        rename(old, new)
+        steps.append(f'{old.name} is {new.name}')
+
+    with opened(tmp_path):
+        monkeypatch.setattr(os, 'fsync', noted_fsync)
+        monkeypatch.setattr(os, 'rename', noted_rename)
+        write_frame(tmp_path, 'a', {'image.png': b'1', 'frame.json': b'2'})
+    frames = str(tmp_path / 'frames')
+    assert steps == [f'{frames}/.new-a/image.png', f'{frames}/.new-a/frame.json',
+                     f'{frames}/.new-a', '.new-a is a', frames]
+
+
+def test_names_of_frames_sort_by_stamp_and_are_new(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        first = store.new_id(17, '/front cam/../x')
+        assert first == '0000000000000000017-_front_cam____x'
+        add(store, first, 1.0)
+        assert store.new_id(17, '/front cam/../x') == f'{first}.2'
+        assert store.new_id(9, '') < store.new_id(10, '') < store.new_id(10**18, '')
+
+
+def test_a_control_that_could_never_be_kept_is_refused() -> None:
+    with pytest.raises(ConfigError, match='log.control_quota is 0.1 of 5 frames'):
+        LogSettings(quota_frames=5)
+    dataclasses.replace(LogSettings(), quota_frames=5, control_share=0.0)

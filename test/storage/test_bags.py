@@ -1,0 +1,370 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Bags: what is written is read back, twice the same bytes, and bad bags get one sentence."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+import logging
+import os
+from pathlib import Path
+import sqlite3
+
+import cv2
+import numpy as np
+import pytest
+
+from uncertainty_seg.core.image_codec import decode, ImageFile, RawImage
+from uncertainty_seg.errors import BagError
+from uncertainty_seg.storage.bags.reader import (
+    BadMessage,
+    BagMessage,
+    BagReader,
+    BagWriter,
+    header_stamp_ns,
+    PinholeCamera,
+    read_images,
+    Status,
+    STORAGES,
+)
+
+CAMERA = '/camera/image_raw'
+START_NS = 1_700_000_000_123_456_789
+both_storages = pytest.mark.parametrize('storage', STORAGES)
+
+
+def picture(k: int, height: int = 12, width: int = 16) -> np.ndarray:
+    return np.random.default_rng(k).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def write_camera(path: Path, storage: str = 'mcap', count: int = 3, topic: str = CAMERA) -> Path:
+    with BagWriter(path, storage) as bag:
+        for k in range(count):
+            bag.write_image(topic, START_NS + k, 'cam', picture(k), 'bgr8', START_NS + 10 + k)
+    return path
+
+
+def write_everything(path: Path, storage: str) -> Path:
+    with BagWriter(path, storage) as bag:
+        for k in range(3):
+            t = START_NS + k * 10**8
+            bag.write_string('/event', t, 'silt_cloud')
+            bag.write_image(CAMERA, t, 'cam', picture(k), 'bgr8')
+            bag.write_image('/map', t, 'cam', picture(k)[..., 0].astype(np.float32), '32FC1')
+            bag.write_camera_info('/camera/camera_info', t, 'cam', PinholeCamera(16, 12, 20.5))
+            bag.write_compressed('/jpeg', t, 'cam', 'jpeg', bytes([1, 2, k]))
+            bag.write_bool('/flag', t, k == 1)
+            bag.write_float('/score', t, float('inf'))
+            bag.write_diagnostics('/status', t, (Status(1, 'who', 'what', {'a': 'b'}, 'hw'),))
+    return path
+
+
+def files_of(bag: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in bag.iterdir()}
+
+
+@both_storages
+def test_images_come_back_with_stamp_frame_and_pixels(tmp_path: Path, storage: str) -> None:
+    images = list(read_images(write_camera(tmp_path / 'bag', storage)))
+    assert [i.stamp_ns for i in images] == [START_NS, START_NS + 1, START_NS + 2]
+    assert [i.received_ns for i in images] == [START_NS + 10, START_NS + 11, START_NS + 12]
+    assert {(i.topic, i.frame_id) for i in images} == {(CAMERA, 'cam')}
+    raw = [i.raw for i in images if isinstance(i.raw, RawImage)]
+    assert [(r.encoding, r.step) for r in raw] == [('bgr8', 48)] * 3
+    for k, image in enumerate(images):
+        np.testing.assert_array_equal(decode(image.raw), picture(k))
+
+
+@both_storages
+def test_every_message_type_comes_back(tmp_path: Path, storage: str) -> None:
+    topics = ('/event', '/map', '/camera/camera_info', '/jpeg', '/flag', '/score', '/status')
+    with BagReader(write_everything(tmp_path / 'bag', storage)) as bag:
+        assert set(bag.topics()) == {*topics, CAMERA}
+        assert bag.count('/flag') == 3
+        items = [i for i in bag.messages(*topics) if i.received_ns == START_NS + 10**8]
+    found = {i.topic: i.message for i in items if isinstance(i, BagMessage)}
+    assert found['/event'].data == 'silt_cloud'
+    assert found['/flag'].data is True
+    assert found['/score'].data == float('inf')
+    assert found['/jpeg'].data.tolist() == [1, 2, 1]
+    assert found['/camera/camera_info'].k.tolist() == [20.5, 0, 8, 0, 20.5, 6, 0, 0, 1]
+    assert found['/map'].data.view('<f4').reshape(12, 16)[3, 4] == picture(1)[3, 4, 0]
+    status = found['/status'].status[0]
+    assert (status.level, status.name, status.message, status.hardware_id) == (
+        1, 'who', 'what', 'hw'
+    )
+    assert [(v.key, v.value) for v in status.values] == [('a', 'b')]
+    assert header_stamp_ns(found['/status']) == START_NS + 10**8
+
+
+@both_storages
+def test_same_messages_give_same_bytes_under_any_name(tmp_path: Path, storage: str) -> None:
+    first = files_of(write_everything(tmp_path / 'first', storage))
+    second = files_of(write_everything(tmp_path / 'deep' / 'second_with_a_long_name', storage))
+    assert sorted(first) == sorted(second) and len(first) == 2
+    assert first == second
+
+
+@both_storages
+def test_other_pixels_give_other_bytes(tmp_path: Path, storage: str) -> None:
+    first = files_of(write_camera(tmp_path / 'first', storage))
+    with BagWriter(tmp_path / 'second', storage) as bag:
+        for k in range(3):
+            changed = picture(k)
+            changed[0, 0, 0] ^= 1
+            bag.write_image(CAMERA, START_NS + k, 'cam', changed, 'bgr8', START_NS + 10 + k)
+    second = files_of(tmp_path / 'second')
+    assert first['metadata.yaml'] == second['metadata.yaml']
+    assert first != second
+
+
+def test_each_chunk_has_the_checksum_of_its_bytes(tmp_path: Path) -> None:
+    stream_reader = pytest.importorskip('mcap.stream_reader', reason='mcap is not installed')
+    with BagWriter(tmp_path / 'bag') as bag:
+        for k in range(4):  # a chunk ends beyond 1 MiB
+            bag.write_image(CAMERA, START_NS + k, 'cam', picture(k, 600, 600), 'bgr8')
+    with (tmp_path / 'bag' / 'bag_0.mcap').open('rb') as file:
+        chunks = [record for record in stream_reader.StreamReader(file, emit_chunks=True).records
+                  if type(record).__name__ == 'Chunk']
+    assert len(chunks) == 4
+    for chunk in chunks:
+        # An independent reader checks it, unless it is 0.
+        assert chunk.uncompressed_crc
+        assert stream_reader.breakup_chunk(chunk, validate_crc=True)
+
+
+def test_pixels_that_were_damaged_on_the_disk_are_told_from_sound_ones(tmp_path: Path) -> None:
+    if tuple(map(int, version('rosbags').split('.')[:3])) < (0, 11, 9):
+        pytest.skip('rosbags older than 0.11.9 may not look at checksums')
+    # Noise cannot be compressed: it lies in the file as it is, and any byte of it decodes.
+    with BagWriter(tmp_path / 'bag') as bag:
+        bag.write_image(CAMERA, START_NS, 'cam', picture(0, 200, 200), 'bgr8')
+    file = tmp_path / 'bag' / 'bag_0.mcap'
+    data = bytearray(file.read_bytes())
+    data[data.index(picture(0, 200, 200).tobytes()[60_000:60_100]) + 50] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(BagError, match='checksum'):
+        list(read_images(tmp_path / 'bag'))
+
+
+def test_metadata_version_is_one_that_humble_reads(tmp_path: Path) -> None:
+    assert '\n  version: 8\n' in (write_camera(tmp_path / 'b') / 'metadata.yaml').read_text()
+
+
+def test_missing_bag_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(BagError, match=r'no bag at .*nothing, expected a rosbag2 folder'):
+        list(read_images(tmp_path / 'nothing'))
+
+
+def test_folder_without_metadata_names_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / 'bag').mkdir()
+    with pytest.raises(BagError, match=r'has no metadata.yaml.*ros2 bag reindex'):
+        list(read_images(tmp_path / 'bag'))
+
+
+def test_text_file_is_no_bag(tmp_path: Path) -> None:
+    (tmp_path / 'notes.txt').write_text('not a bag')
+    with pytest.raises(BagError, match=r'notes.txt cannot be read \(Unrecognized storage'):
+        list(read_images(tmp_path / 'notes.txt'))
+
+
+def test_metadata_that_is_no_yaml_is_one_sentence(tmp_path: Path) -> None:
+    bag = write_camera(tmp_path / 'bag')
+    (bag / 'metadata.yaml').write_text('{{{')
+    with pytest.raises(BagError, match='cannot be read'):
+        list(read_images(bag))
+
+
+@both_storages
+@pytest.mark.parametrize('share', [0.0, 0.3, 0.9])
+def test_truncated_bag_is_one_sentence(tmp_path: Path, storage: str, share: float) -> None:
+    bag = write_camera(tmp_path / 'bag', storage, count=200)
+    data = next(p for p in bag.iterdir() if p.suffix in ('.mcap', '.db3'))
+    data.write_bytes(data.read_bytes()[: int(share * data.stat().st_size)])
+    with pytest.raises(BagError, match='cannot be read .*copy it again'):
+        list(read_images(bag))
+
+
+def test_bag_without_images_lists_what_it_has(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / 'bag') as bag:
+        bag.write_bool('/flag', START_NS, True)
+    with pytest.raises(BagError, match=r'no image topic, only /flag \(std_msgs/msg/Bool\)'):
+        list(read_images(tmp_path / 'bag'))
+
+
+def test_bag_without_any_topic_says_so(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / 'bag'):
+        pass
+    with pytest.raises(BagError, match='no topic at all'):
+        list(read_images(tmp_path / 'bag'))
+
+
+def test_absent_topic_lists_the_others(tmp_path: Path) -> None:
+    with pytest.raises(BagError, match=r'no images on /front, only /camera/image_raw'):
+        list(read_images(write_camera(tmp_path / 'bag'), 'front'))
+
+
+def test_topic_of_another_type_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BagError, match='no images on /flag'):
+        list(read_images(write_everything(tmp_path / 'bag', 'mcap'), '/flag'))
+
+
+def test_several_cameras_ask_which(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / 'bag') as bag:
+        for topic in ('/left/image_raw', '/right/image_raw'):
+            bag.write_image(topic, START_NS, 'cam', picture(0), 'bgr8')
+    with pytest.raises(BagError, match='2 image topics: /left/image_raw, /right/image_raw'):
+        list(read_images(tmp_path / 'bag'))
+    assert len(list(read_images(tmp_path / 'bag', 'left/image_raw'))) == 1
+
+
+def test_one_camera_is_found_among_other_images(tmp_path: Path) -> None:
+    images = list(read_images(write_everything(tmp_path / 'bag', 'mcap')))
+    assert {i.topic for i in images} == {CAMERA}
+
+
+def write_jpegs(path: Path, *topics: str) -> Path:
+    with BagWriter(path) as bag:
+        for k, topic in enumerate(topics):
+            data = bytes(cv2.imencode('.png', picture(k))[1])
+            bag.write_compressed(topic, START_NS + k, 'cam', 'bgr8; png compressed bgr8', data)
+    return path
+
+
+def test_a_compressed_camera_is_read_where_there_is_no_other(tmp_path: Path) -> None:
+    bag = write_jpegs(tmp_path / 'bag', '/cam/image_raw/compressed', '/rear/compressed',
+                      '/cam/image_raw/compressedDepth')
+    (image,) = read_images(bag)
+    assert (image.topic, image.stamp_ns, image.frame_id) == (
+        '/cam/image_raw/compressed', START_NS, 'cam')
+    np.testing.assert_array_equal(decode(image.raw), picture(0))
+
+
+def test_a_compressed_camera_can_be_named_beside_a_raw_one(tmp_path: Path) -> None:
+    bag = write_everything(tmp_path / 'bag', 'mcap')
+    images = list(read_images(bag, '/jpeg'))
+    assert [bytes(i.raw.data) for i in images] == [bytes([1, 2, k]) for k in range(3)]
+    assert {i.raw.format for i in images if isinstance(i.raw, ImageFile)} == {'jpeg'}
+
+
+def test_depth_that_is_compressed_is_no_camera(tmp_path: Path) -> None:
+    bag = write_jpegs(tmp_path / 'bag', '/depth/image/compressedDepth')
+    with pytest.raises(BagError, match='has no image topic, only /depth/image/compressedDepth'):
+        list(read_images(bag))
+
+
+@both_storages
+def test_damaged_message_is_passed_on_and_counted(
+    tmp_path: Path, storage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / 'bag'
+    with BagWriter(path, storage) as bag:
+        bag.write_image(CAMERA, START_NS, 'cam', picture(0), 'bgr8')
+        bag.write_serialized(CAMERA, 'sensor_msgs/msg/Image', START_NS + 1, b'\0\1\0\0\7\7')
+        bag.write_image(CAMERA, START_NS + 2, 'cam', picture(2), 'bgr8')
+    with BagReader(path) as reader:
+        items = list(reader.images())
+    assert [isinstance(i, BadMessage) for i in items] == [False, True, False]
+    assert items[1].received_ns == START_NS + 1
+    with caplog.at_level(logging.WARNING):
+        assert [i.stamp_ns for i in read_images(path)] == [START_NS, START_NS + 2]
+    assert 'skipped 1 damaged image message' in caplog.text
+
+
+def test_existing_output_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    bag = write_camera(tmp_path / 'bag')
+    before = files_of(bag)
+    with pytest.raises(BagError, match=r'bag exists, expected a new path: .*--force'):
+        BagWriter(bag)
+    assert files_of(bag) == before
+
+
+def test_force_replaces_a_bag(tmp_path: Path) -> None:
+    bag = write_camera(tmp_path / 'bag', 'sqlite3')
+    with BagWriter(bag, is_overwriting=True) as writer:
+        writer.write_bool('/flag', START_NS, True)
+    assert sorted(files_of(bag)) == ['bag_0.mcap', 'metadata.yaml']
+    assert os.listdir(tmp_path) == ['bag']
+
+
+@pytest.mark.parametrize('kind', ['file', 'folder'])
+def test_force_does_not_touch_what_is_no_bag(tmp_path: Path, kind: str) -> None:
+    target = tmp_path / 'thesis'
+    if kind == 'folder':
+        target.mkdir()
+    (target / 'thesis.tex' if kind == 'folder' else target).write_text('ten years of work')
+    with pytest.raises(BagError, match='exists and is no bag'):
+        BagWriter(target, is_overwriting=True)
+    assert target.exists()
+
+
+def test_unwritable_output_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(BagError, match=r'cannot be written .*this user may write to'):
+        with BagWriter(tmp_path / 'file' / 'bag'):
+            pass
+
+
+def test_unknown_storage_lists_the_known() -> None:
+    with pytest.raises(BagError, match="'rosbag1', expected one of mcap, sqlite3"):
+        BagWriter('bag', 'rosbag1')
+
+
+@both_storages
+def test_interrupted_bag_leaves_nothing(tmp_path: Path, storage: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        with BagWriter(tmp_path / 'bag', storage) as writer:
+            writer.write_image(CAMERA, START_NS, 'cam', picture(0), 'bgr8')
+            assert not (tmp_path / 'bag').exists()
+            raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize('fault', [OSError(28, 'No space left on device'),
+                                   sqlite3.OperationalError('database or disk is full')])
+def test_full_disk_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path, fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BagError, match=r'cannot be written \((No space|database or disk)'):
+        with BagWriter(tmp_path / 'bag') as writer:
+            def refuse(*args: object) -> None:
+                raise fault
+
+            writer.write_bool('/flag', START_NS, True)
+            monkeypatch.setattr(writer._writer, 'write', refuse)
+            writer.write_bool('/flag', START_NS, True)
+    assert os.listdir(tmp_path) == []
+
+
+def test_old_bag_survives_a_rename_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bag = write_camera(tmp_path / 'bag')
+    before, real = files_of(bag), os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        if Path(source).name == 'bag_0':
+            raise OSError(5, 'Input/output error')
+        real(source, target)
+
+    monkeypatch.setattr(os, 'replace', replace)
+    with pytest.raises(BagError, match='Input/output error'):
+        with BagWriter(bag, is_overwriting=True) as writer:
+            writer.write_bool('/flag', START_NS, True)
+    assert files_of(bag) == before
+
+
+def test_topic_keeps_its_type(tmp_path: Path) -> None:
+    with pytest.raises(BagError, match=r'Float32 on /flag, expected std_msgs/msg/Bool'):
+        with BagWriter(tmp_path / 'bag') as writer:
+            writer.write_bool('/flag', START_NS, True)
+            writer.write_float('/flag', START_NS, 1.0)
+
+
+@pytest.mark.parametrize(('array', 'encoding'), [
+    (np.zeros((2, 3), np.uint8), 'bgr8'), (np.zeros((2, 3, 3), np.uint8), 'mono8'),
+    (np.zeros((2, 3), np.float64), '32FC1'), (np.zeros((2, 3), np.uint8), 'rgba8'),
+])
+def test_array_must_fit_its_encoding(tmp_path: Path, array: np.ndarray, encoding: str) -> None:
+    with pytest.raises(BagError, match=f'as {encoding}, expected one of mono8'):
+        with BagWriter(tmp_path / 'bag') as writer:
+            writer.write_image(CAMERA, START_NS, 'cam', array, encoding)

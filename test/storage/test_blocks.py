@@ -1,0 +1,50 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Frames find their block in each form of the file, and a file that is none is said."""
+
+from pathlib import Path
+
+import pytest
+
+from uncertainty_seg.errors import DatasetError
+from uncertainty_seg.storage.labelled_folder import read_blocks
+
+
+def write(tmp_path: Path, name: str, text: str) -> Path:
+    path = tmp_path / name
+    path.write_text(text, encoding='utf-8')
+    return path
+
+
+@pytest.mark.parametrize(('name', 'text'), [
+    ('b.json', '{"dive": ["a", "b"], "c": "other", "z": "other"}'),
+    ('b.json', '{"a": "dive", "b": "dive", "c": "other"}'),
+    ('b.csv', 'c, other\nb,dive\na,dive\n'),
+    # As a spreadsheet writes it: a mark first, empty lines last.
+    ('b.csv', '\ufeffb,dive\r\nc, other\r\na,dive\r\n\r\n'),
+    ('b.json', '\ufeff{"a": "dive", "b": "dive", "c": "other"}'),
+])
+def test_each_form_gives_the_block_of_each_frame(tmp_path: Path, name: str, text: str) -> None:
+    path = write(tmp_path, name, text)
+    assert read_blocks(path, ['b', 'c', 'a', 'b']).tolist() == ['dive', 'other', 'dive', 'dive']
+
+
+def test_without_a_file_each_frame_is_alone() -> None:
+    assert read_blocks(None, ['a', 'b']).tolist() == ['a', 'b']
+
+
+@pytest.mark.parametrize(('name', 'text', 'words'), [
+    ('b.json', '{"a": "dive"}', "no block for 'b' and 0 more"),
+    ('b.json', '{"dive": ["a", "b"], "other": ["b"]}', "has the frame 'b' twice"),
+    ('b.json', '{"a": "dive", "a": "other", "b": "dive"}', "has the frame 'a' twice"),
+    ('b.json', '[1]', 'a list'), ('b.json', '{"dive": {"a": "b"}}', 'neither a name nor a list'),
+    ('b.json', '{"dive": 3}', 'neither a name nor a list'),
+    ('b.json', '{"dive": [3]}', 'neither a name nor a list'), ('b.json', 'no', 'Expecting value'),
+    ('b.csv', 'a\n', 'a line of 1 fields'), ('none.json', '', 'Expecting value'),
+])
+def test_what_is_wrong_with_a_file_is_said(
+    tmp_path: Path, name: str, text: str, words: str
+) -> None:
+    with pytest.raises(DatasetError, match=words):
+        read_blocks(write(tmp_path, name, text), ['a', 'b'])
+    with pytest.raises(DatasetError, match='gives no blocks'):
+        read_blocks(tmp_path / 'missing.csv', ['a'])

@@ -1,0 +1,194 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The score table: rows come back to the bit, a part is whole or absent, models do not mix."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from uncertainty_seg.errors import TableError
+from uncertainty_seg.storage import score_rows
+from uncertainty_seg.storage import score_rows as score_schema
+from uncertainty_seg.storage.score_rows import (
+    info_of,
+    read_facts,
+    read_info,
+    read_rows,
+    ScoreRow,
+    TableInfo,
+    unique_dives,
+    write_rows,
+)
+
+pyarrow = pytest.importorskip('pyarrow', reason='pyarrow is not installed')
+
+INFO = TableInfo(
+    'suim', 'ab' * 32, ('sand', 'fish'), ((1, 2, 3), (4, 5, 6)), 20, 7,
+    ('entropy.mean', 'entropy.top'), 3, {'seed': 7, 'gate.scores': ['entropy.mean']})
+
+
+def row(index: int, **changes: Any) -> ScoreRow:
+    made = ScoreRow('dive_07', '/bags/dive_07', 'bag', '/cam', index, 10**18 + index, 480, 640,
+                    True, 'confident', 0.5, (0.25, 0.1), (0.75, 0.25), 2**64 - 1 - index,
+                    np.array([0.6, 0.8, index], np.float32))
+    return replace(made, **changes)
+
+
+def test_a_row_comes_back_to_the_bit(tmp_path: Path) -> None:
+    write_rows(tmp_path / 'a.parquet', INFO, [
+        row(3), row(4, scores=(math.nan, 0.0), score_ratio=math.inf, is_confident=False,
+                    verdict='fault')])
+    table = read_rows(tmp_path)
+    first, second = table.to_pylist()
+    assert first == {
+        'frame_key': '/bags/dive_07#/cam#3', 'dive': 'dive_07', 'run': '/bags/dive_07',
+        'source': '/bags/dive_07',
+        'kind': 'bag', 'topic': '/cam', 'index': 3, 'stamp_ns': 10**18 + 3, 'height': 480,
+        'width': 640, 'confident': True, 'verdict': 'confident', 'score_ratio': 0.5,
+        'score.entropy.mean': 0.25, 'score.entropy.top': float(np.float32(0.1)),
+        'share.sand': 0.75, 'share.fish': 0.25, 'phash': 2**64 - 4,
+        'features': [float(np.float32(0.6)), float(np.float32(0.8)), 3.0]}
+    # NaN stays a number that is none: null would be left out of a mean without a word.
+    assert math.isnan(second['score.entropy.mean']) and second['score_ratio'] == math.inf
+    assert table['score.entropy.mean'].null_count == 0
+
+
+def test_the_types_are_those_of_the_contract(tmp_path: Path) -> None:
+    write_rows(tmp_path / 'a.parquet', INFO, [row(0)])
+    found = {name: str(kind) for name, kind in zip(
+        read_rows(tmp_path).schema.names, read_rows(tmp_path).schema.types, strict=True)}
+    words = dict.fromkeys(
+        ('frame_key', 'dive', 'run', 'source', 'kind', 'topic', 'verdict'), 'string')
+    numbers = {'index': 'int64', 'stamp_ns': 'int64', 'height': 'int32', 'width': 'int32',
+               'confident': 'bool', 'score_ratio': 'float', 'score.entropy.mean': 'float',
+               'score.entropy.top': 'float', 'share.sand': 'float', 'share.fish': 'float',
+               'phash': 'uint64', 'features': 'fixed_size_list<element: float>[3]'}
+    assert found == words | numbers
+
+
+def test_order_is_kept_beyond_what_is_held_in_memory(tmp_path: Path) -> None:
+    count = 2 * score_rows._GROUP + 5
+    assert write_rows(tmp_path / 'a.parquet', INFO, map(row, range(count))) == count
+    table = read_rows(tmp_path, ['index', 'features'])
+    assert table['index'].to_pylist() == list(range(count))
+    last = np.asarray(table['features'].combine_chunks().flatten()).reshape(count, 3)[:, 2]
+    np.testing.assert_array_equal(last, np.arange(count))
+
+
+def test_what_made_a_table_comes_back(tmp_path: Path) -> None:
+    part = tmp_path / 'a.parquet'
+    write_rows(part, INFO, [row(0)], {'num_bad': 3, 'text': 'ä'})
+    assert read_info(part) == INFO == info_of(read_rows(part, ['index']).schema)
+    assert read_facts(part) == {'num_bad': 3, 'text': 'ä'}
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
+    for name in ('a', 'b'):
+        write_rows(tmp_path / f'{name}.parquet', INFO, map(row, range(9)), {'n': 9})
+    write_rows(tmp_path / 'c.parquet', INFO, [row(k, phash=k) for k in range(9)], {'n': 9})
+    a, b, c = (path.read_bytes() for path in sorted(tmp_path.glob('*.parquet')))
+    assert a == b != c
+
+
+def test_classes_of_one_name_have_a_column_each(tmp_path: Path) -> None:
+    info = replace(INFO, class_names=('sand', 'sand'))
+    write_rows(tmp_path / 'a.parquet', info, [row(0)])
+    (found,) = read_rows(tmp_path, ['share.sand 0', 'share.sand 1']).to_pylist()
+    assert found == {'share.sand 0': 0.75, 'share.sand 1': 0.25}
+
+
+def test_an_interrupted_part_leaves_the_old_one(tmp_path: Path) -> None:
+    part = tmp_path / 'a.parquet'
+    write_rows(part, INFO, [row(1)])
+
+    def rows() -> Any:
+        yield from map(row, range(2000))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_rows(part, INFO, rows())
+    assert os.listdir(tmp_path) == ['a.parquet']
+    assert read_rows(part)['index'].to_pylist() == [1]
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **more: object) -> None:
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('pyarrow.parquet.ParquetWriter.write_table', refuse)
+    with pytest.raises(TableError, match=r'cannot be written \(No space left on device\)'):
+        write_rows(tmp_path / 'a.parquet', INFO, [row(0)])
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_is_a_file_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(TableError, match='cannot be written'):
+        write_rows(tmp_path / 'file' / 'a.parquet', INFO, [row(0)])
+
+
+def test_parts_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for name, index in (('b', 2), ('a', 1), ('.hidden', 9)):
+        write_rows(tmp_path / f'{name}.parquet', INFO, [row(index)])
+    assert read_rows(tmp_path)['index'].to_pylist() == [1, 2]
+    both = [tmp_path / 'b.parquet', tmp_path]
+    assert read_rows(both)['index'].to_pylist() == [2, 1, 2]
+
+
+def test_two_runs_of_one_name_are_two_dives_and_files_of_one_run_one(tmp_path: Path) -> None:
+    write_rows(tmp_path / 'a.parquet', INFO, [
+        row(0, dive='bag', source='/north/bag'),
+        row(1, dive='bag', source='/south/bag'),
+        row(2, dive='long', source='/long/x_0.mcap', run='/long'),
+        row(3, dive='long', source='/long/x_1.mcap', run='/long'),
+        row(4, dive='given', source='/p/x.mcap', run='given'),
+        row(5, dive='given', source='/q/x.mcap', run='given')])
+    table = read_rows(tmp_path)
+    # sha256 of '/north/bag' and '/south/bag', taken with sha256sum.
+    expected = ['bag_f1d93c', 'bag_802f93', 'long', 'long', 'given', 'given']
+    assert unique_dives(table) == expected
+    again = table.set_column(1, 'dive', pyarrow.array(expected))
+    assert unique_dives(again) == expected
+    assert unique_dives(table.slice(0, 1)) == ['bag']
+    # A table of before there were runs.
+    assert unique_dives(table.drop_columns(['run']).slice(0, 2)) == expected[:2]
+
+
+@pytest.mark.parametrize('change', [
+    {'model_sha256': 'cd' * 32}, {'passes': 8}, {'settings': {'seed': 7}}])
+def test_rows_of_two_models_are_not_one_table(tmp_path: Path, change: dict[str, Any]) -> None:
+    write_rows(tmp_path / 'a.parquet', INFO, [row(0)])
+    write_rows(tmp_path / 'b.parquet', replace(INFO, **change), [row(0)])
+    with pytest.raises(TableError, match=r'b.parquet was scored with another model or settings'):
+        read_rows(tmp_path)
+
+
+def test_what_is_no_table_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match='no part in '):
+        read_rows(tmp_path)
+    with pytest.raises(TableError, match='no table at '):
+        read_rows(tmp_path / 'nothing')
+    (tmp_path / 'a.parquet').write_bytes(b'PAR1 and no more')
+    with pytest.raises(TableError, match=r'a.parquet cannot be read'):
+        read_rows(tmp_path)
+    pyarrow.parquet.write_table(pyarrow.table({'index': [1]}), tmp_path / 'a.parquet')
+    with pytest.raises(TableError, match='without the metadata of a score table'):
+        read_rows(tmp_path)
+
+
+def test_a_table_of_a_later_version_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score_schema, 'VERSION', 99)
+    write_rows(tmp_path / 'a.parquet', INFO, [row(0)])
+    monkeypatch.undo()
+    with pytest.raises(TableError, match='version 99, expected 1'):
+        read_rows(tmp_path)

@@ -1,0 +1,167 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The command line: help without heavy libraries, exit codes, one sentence, one JSON line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.errors import BagError, ConfigError
+from uncertainty_seg.storage.bags.reader import BagWriter
+from uncertainty_seg.tools import main as command_line
+from uncertainty_seg.tools.arguments import (
+    add_settings,
+    image_size,
+    option_of,
+    positive_number,
+    print_json,
+    settings_from_args,
+    whole_number,
+)
+
+HEAVY = ('onnxruntime', 'numba', 'cv2', 'rosbags', 'torch', 'onnx', 'rclpy', 'tqdm')
+BLANKED = (
+    'import sys\n'
+    f'sys.modules.update(dict.fromkeys({HEAVY!r}))\n'
+    'from uncertainty_seg.tools.main import main\n'
+    'sys.exit(main(sys.argv[1:]))\n'
+)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def call(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, '-m', 'uncertainty_seg.tools.main', *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize('verb', ['', *command_line.VERBS])
+def test_help_needs_no_heavy_library(verb: str) -> None:
+    words = [sys.executable, '-c', BLANKED, *filter(None, [verb]), '--help']
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, '')
+    assert done.stdout.startswith(f'usage: uncertainty_seg {verb}'.rstrip())
+
+
+def test_every_verb_has_help_arguments_and_run() -> None:
+    parser = command_line.build_parser()
+    assert all(verb in parser.format_help() for verb in command_line.VERBS)
+
+
+@pytest.mark.parametrize('words', [
+    (), ('fly',), ('replay',), ('replay', 'a', 'b', '--passes', 'many'),
+    ('replay', 'a', 'b', '--passes', '1001'), ('replay', 'a', 'b', '--backend', 'abacus'),
+    ('replay', 'a', 'b', '--seed', '-3'), ('replay', 'a', 'b', '--map', 'treasure'),
+    ('make-dive', 'a', '--duration', '0'), ('make-dive', 'a', '--duration', 'nan'),
+    ('make-dive', 'a', '--rate', 'inf'), ('make-dive', 'a', '--size', '640'),
+    ('demo', '--pace', '-1'),
+])
+def test_misuse_exits_with_2(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        command_line.main(words)
+    assert stop.value.code == 2
+    assert 'error: ' in capsys.readouterr().err
+
+
+def test_no_pass_at_all_is_misuse(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.main(['replay', 'in', 'out', '--passes', '0']) == 2
+    said = capsys.readouterr()
+    assert said.err == ('uncertainty_seg replay: passes is 0, expected at least 1: '
+                        "set -1 to take the bundle's own T.\n")
+    assert said.out == ''
+
+
+def test_failure_is_one_sentence_and_exit_code_1() -> None:
+    done = call('replay', '/no/such/bag', 'out')
+    assert done.returncode == 1
+    assert done.stderr == ('uncertainty_seg replay: no bag at /no/such/bag, expected a rosbag2 '
+                           'folder or file: check the path.\n')
+    assert done.stdout == ''
+
+
+@pytest.mark.parametrize(('fault', 'code', 'said'), [
+    (ConfigError('x is 3', 'less'), 2, 'x is 3, expected less.'),
+    (BagError('no bag'), 1, 'no bag.'),
+    (PermissionError(13, 'Permission denied', 'here'), 1, "[Errno 13] Permission denied: 'here'"),
+    (KeyboardInterrupt(), 130, 'stopped'),
+])
+def test_errors_become_exit_codes(
+    fault: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(args: argparse.Namespace) -> int:
+        raise fault
+
+    monkeypatch.setattr('uncertainty_seg.tools.replay.run', run)
+    assert command_line.main(['replay', 'in', 'out']) == code
+    assert capsys.readouterr().err.strip().endswith(said)
+
+
+def test_what_is_no_known_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(args: argparse.Namespace) -> int:
+        raise ZeroDivisionError('a bug')
+
+    monkeypatch.setattr('uncertainty_seg.tools.replay.run', run)
+    with pytest.raises(ZeroDivisionError, match='a bug'):
+        command_line.main(['replay', 'in', 'out'])
+
+
+def test_last_line_is_json(tiny_bundle: Path, tmp_path: Path) -> None:
+    with BagWriter(tmp_path / 'in') as bag:
+        bag.write_image('/camera', 5, 'cam', np.zeros((48, 64, 3), np.uint8), 'bgr8')
+    done = call('replay', str(tmp_path / 'in'), str(tmp_path / 'out'), '--model',
+                str(tiny_bundle), '--backend', 'fake')
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert (facts['verb'], facts['num_frames'], facts['model']) == ('replay', 1, 'tiny')
+
+
+def test_json_line_knows_no_infinity(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({'a': float('inf'), 'b': [float('nan'), 1.5], 'c': Path('d'),
+                'e': {'f': -float('inf')}})
+    assert json.loads(capsys.readouterr().out) == {
+        'a': None, 'b': [None, 1.5], 'c': 'd', 'e': {'f': None}
+    }
+
+
+def test_settings_of_the_command_line_are_those_of_the_node() -> None:
+    parser = argparse.ArgumentParser()
+    names = ('model', 'passes', 'mask_policy', 'stale_timeout_s')
+    add_settings(parser, names)
+    assert settings_from_args(parser.parse_args([]), names) == Settings()
+    words = ['--model', 'm', '--passes', '7', '--mask-policy', 'per_frame',
+             '--stale-timeout-s', '3']
+    settings = settings_from_args(parser.parse_args(words), names)
+    assert (settings.model, settings.passes, settings.mask_policy, settings.stale_timeout_s) == (
+        'm', 7, 'per_frame', 3.0
+    )
+    assert option_of('gate.rise_frames') == '--gate-rise-frames'
+
+
+def test_argument_types_know_their_bounds() -> None:
+    assert whole_number(0, 3)('3') == 3
+    assert positive_number(2)('2') == 2.0
+    assert image_size('640x480') == (640, 480)
+    for convert, text in ((whole_number(0, 3), '4'), (whole_number(0), 'x'),
+                          (positive_number(), '0'), (positive_number(), 'nan'),
+                          (positive_number(), 'inf'), (positive_number(2), '2.1'),
+                          (image_size, '640*480'), (image_size, '-1x5')):
+        with pytest.raises(argparse.ArgumentTypeError, match=r', expected '):
+            convert(text)
+
+
+@pytest.mark.parametrize('words', [['select', 'table'], ['score'], ['fly'], []])
+def test_misuse_of_any_verb_is_one_sentence(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        command_line.main(words)
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count('\n') == 1 and '--help' in said

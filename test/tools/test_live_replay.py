@@ -1,0 +1,156 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The rosbag replay tests: the live node, fed by a player, and the offline replay agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from ros_helpers import needs_ros, own_domain, ros_environment
+
+from uncertainty_seg.core.settings import Settings, settings_from_dict
+from uncertainty_seg.errors import UncertaintySegError
+from uncertainty_seg.storage.bags.reader import BagMessage, BagReader, BagWriter, header_stamp_ns
+from uncertainty_seg.tools.demo.live import ros_arguments, run_live
+from uncertainty_seg.tools.demo.timeline import IMAGE_TOPIC, read_timeline
+from uncertainty_seg.tools.replay import OutputChoice, replay_bag
+
+NODE = '/uncertainty_seg'
+START_NS, STEP_NS = 1_700_000_000_000_000_123, 10**8
+
+
+@pytest.fixture
+def domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    with own_domain() as number:
+        for name, value in ros_environment(number).items():
+            monkeypatch.setenv(name, value)
+        yield number
+
+
+def noisy_bag(path: Path, count: int = 24, height: int = 90, width: int = 120) -> Path:
+    """Write pictures that fade from red to grey, no two alike; the flag falls on the way."""
+    generator = np.random.default_rng(7)
+    with BagWriter(path) as bag:
+        for k in range(count):
+            share = k / (count - 1)
+            color = (1 - share) * np.array([0, 0, 255]) + share * 128
+            noise = generator.integers(-40, 40, (height, width, 3))
+            pixels = np.clip(color + noise, 0, 255).astype(np.uint8)
+            bag.write_image(IMAGE_TOPIC, START_NS + k * STEP_NS, 'cam', pixels, 'bgr8')
+    return path
+
+
+def images_of(bag: Path, name: str) -> dict[int, tuple[Any, ...]]:
+    """Return stamp to everything an image message says."""
+    with BagReader(bag) as reader:
+        return {
+            item.stamp_ns: (item.frame_id, item.raw.encoding, item.raw.height, item.raw.width,
+                            bytes(item.raw.data))
+            for item in reader.images(f'{NODE}/{name}')
+        }
+
+
+def statuses_of(bag: Path) -> dict[int, dict[str, str]]:
+    """Return stamp to the values of ~/status that do not come from a clock."""
+    found = {}
+    with BagReader(bag) as reader:
+        for item in reader.messages(f'{NODE}/status'):
+            assert isinstance(item, BagMessage)
+            status = item.message.status[0]
+            values = {v.key: v.value for v in status.values if not v.key.startswith('latency.')}
+            found[header_stamp_ns(item.message)] = {**values, 'message': status.message}
+    return found
+
+
+def require_agreement(live: Path, offline: Path, num_least: int) -> list[int]:
+    """Compare masks, heatmaps and scores of the frames the node took; return their stamps."""
+    for name in ('mask', 'heatmap'):
+        theirs, ours = images_of(live, name), images_of(offline, name)
+        assert len(theirs) >= num_least
+        assert set(theirs) <= set(ours)
+        for stamp, message in theirs.items():
+            assert message == ours[stamp], f'{name} at {stamp} differs'
+    theirs, ours = statuses_of(live), statuses_of(offline)
+    taken = sorted(set(theirs) & set(ours))
+    assert len(taken) >= num_least
+    for stamp in taken:
+        scores = {k: v for k, v in theirs[stamp].items() if k.startswith(('score', 'thresh'))}
+        assert len(scores) >= 7
+        assert scores.items() <= ours[stamp].items()
+    return taken
+
+
+class TestLive:
+    """Three processes over DDS."""
+
+    pytestmark = needs_ros
+
+    def test_node_and_replay_agree_to_the_byte(
+        self, tmp_path: Path, tiny_bundle: Path, domain: int
+    ) -> None:
+        settings = settings_from_dict({'model': str(tiny_bundle), 'backend': 'onnxruntime'})
+        bag = noisy_bag(tmp_path / 'in')
+        played = run_live(bag, tmp_path / 'live', tmp_path / 'logs', settings, 0.5, 2.4)
+        assert played == 24
+        replay_bag(bag, tmp_path / 'offline', settings, choice=OutputChoice(has_views=True))
+        taken = require_agreement(tmp_path / 'live', tmp_path / 'offline', 12)
+        theirs, ours = statuses_of(tmp_path / 'live'), statuses_of(tmp_path / 'offline')
+        if len(taken) == 24:  # with no frame dropped, the gate went the same way, too
+            assert [theirs[t] for t in taken] == [ours[t] for t in taken]
+        kinds = {ours[t]['kind'] for t in ours}
+        assert {'confident', 'uncertain'} <= kinds  # else the agreement proves little
+
+    @pytest.mark.slow
+    def test_shipped_model_agrees_on_a_dive(self, tmp_path: Path, domain: int) -> None:
+        from uncertainty_seg.tools.make_dive import DiveOptions, write_dive
+
+        dive = tmp_path / 'dive'
+        write_dive(dive, DiveOptions(3, 5.0, 2.0, (320, 240), 'diver'), workers=1)
+        run_live(dive, tmp_path / 'live', tmp_path / 'logs', Settings(), 0.5, 5.0)
+        replay_bag(dive, tmp_path / 'offline', Settings(), choice=OutputChoice(has_views=True))
+        require_agreement(tmp_path / 'live', tmp_path / 'offline', 5)
+        # The demo reads both alike.
+        live = read_timeline(dive, tmp_path / 'live')
+        offline = read_timeline(dive, tmp_path / 'offline')
+        assert len(offline.taken) == len(live.moments) == 10
+        assert len(live.taken) >= 5
+        assert all(m.latency_ms > 0 for m in live.taken)
+
+    def test_node_that_cannot_start_is_said_in_its_own_words(
+        self, tmp_path: Path, domain: int
+    ) -> None:
+        settings = settings_from_dict({'model': str(tmp_path / 'nothing')})
+        with pytest.raises(UncertaintySegError, match=r'the node ended too early .*no model'):
+            run_live(noisy_bag(tmp_path / 'in', 3), tmp_path / 'live', tmp_path / 'logs',
+                     settings, 1.0, 0.3)
+        assert not (tmp_path / 'live').exists()
+
+    def test_recorder_refuses_what_it_cannot_write(self, tmp_path: Path, domain: int) -> None:
+        (tmp_path / 'file').write_text('')
+        done = subprocess.run(
+            [sys.executable, '-m', 'uncertainty_seg.ros.recorder', '/flag', '--out',
+             str(tmp_path / 'file' / 'bag')],
+            capture_output=True, text=True, check=False,
+        )
+        assert done.returncode == 1
+        assert 'cannot be written' in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_a_slowed_dive_does_not_look_like_a_dead_camera() -> None:
+    words = ros_arguments(Settings(), 0.1)
+    assert 'stale_timeout_s:=20.0' in words
+    assert 'stale_timeout_s:=2.0' in ros_arguments(Settings(), 1.0)
+
+
+def test_settings_reach_the_node_as_yaml() -> None:
+    settings = settings_from_dict({'model': '/a b/c', 'gate.scores': ('entropy.mean',),
+                                   'gate.rise_frames': 4})
+    words = ros_arguments(settings, 1.0)
+    assert {'model:="/a b/c"', 'gate.scores:=["entropy.mean"]', 'gate.rise_frames:=4',
+            'reliability:="reliable"'} <= set(words)
+    assert not any(word.startswith('seed') for word in words)

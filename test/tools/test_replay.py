@@ -1,0 +1,351 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Replay: twice the same bytes, every frame has a verdict, bad input is one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import json
+import os
+from pathlib import Path
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from uncertainty_seg.core.gate import Verdict
+from uncertainty_seg.errors import BackendError
+from uncertainty_seg.storage.bags.messages import image_message, IMAGE_TYPE, typestore
+from uncertainty_seg.storage.bags.reader import (
+    BagMessage,
+    BagReader,
+    BagWriter,
+    header_stamp_ns,
+    read_images,
+    STORAGES,
+)
+from uncertainty_seg.tools.main import main
+from uncertainty_seg.tools.replay import verdict_status
+
+CAMERA = '/camera/image_raw'
+START_NS, STEP_NS = 1_700_000_000_000_000_123, 10**8
+ZSTD_MAGIC = re.escape(b'\x28\xb5\x2f\xfd')
+BACKENDS = ('fake', 'onnxruntime')
+
+
+def solid(color: tuple[int, int, int], height: int = 48, width: int = 64) -> np.ndarray:
+    return np.full((height, width, 3), color, np.uint8)
+
+
+BLUE, GREEN, GREY = solid((255, 0, 0)), solid((0, 255, 0)), solid((128, 128, 128))
+# Of the tiny network's scores, red's are well within the limits and grey's are not.
+RED = solid((0, 0, 255))
+
+
+def write_bag(path: Path, pictures: list[np.ndarray], storage: str = 'mcap') -> Path:
+    with BagWriter(path, storage) as bag:
+        for k, pixels in enumerate(pictures):
+            t = START_NS + k * STEP_NS
+            bag.write_image(CAMERA, t, f'cam_{k}', pixels, 'bgr8', t + 7)
+    return path
+
+
+def broken_message(**changes: Any) -> bytes:
+    message = image_message(START_NS + STEP_NS, 'cam', GREEN, 'bgr8')
+    for name, value in changes.items():
+        setattr(message, name, value)
+    return bytes(typestore().serialize_cdr(message, IMAGE_TYPE))
+
+
+def nan_message() -> bytes:
+    values = np.full((48, 64), 0.5, np.float32)
+    values[3, 4] = np.nan
+    message = image_message(START_NS + STEP_NS, 'cam', values, '32FC1')
+    return bytes(typestore().serialize_cdr(message, IMAGE_TYPE))
+
+
+BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
+    'nan': (nan_message, 'float image with 1 values that are NaN'),
+    'encoding': (lambda: broken_message(encoding='yuv999'), "image encoding 'yuv999'"),
+    'step': (lambda: broken_message(step=100), 'image step 100 for 64 pixels'),
+    'cut': (lambda: broken_message(data=np.zeros(99, np.uint8)), 'image with 99 bytes'),
+    'empty': (lambda: broken_message(height=0, width=0), 'image of 0x0 pixels'),
+    'garbage': (lambda: b'\0\1\0\0\7\7\7', 'sensor_msgs/msg/Image of 7 bytes cannot be read'),
+}
+
+
+def run_replay(in_bag: Path, out_bag: Path, bundle: Path, *words: str) -> int:
+    return main(['replay', str(in_bag), str(out_bag), '--model', str(bundle), *words])
+
+
+def last_json(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    return dict(json.loads(capsys.readouterr().out.splitlines()[-1]))
+
+
+def messages(bag: Path, name: str) -> list[BagMessage]:
+    with BagReader(bag) as reader:
+        found = list(reader.messages(f'/uncertainty_seg/{name}'))
+    assert all(isinstance(item, BagMessage) for item in found)
+    return found
+
+
+def flags(bag: Path) -> list[bool]:
+    return [item.message.data for item in messages(bag, 'confident')]
+
+
+def files_of(bag: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in bag.iterdir()}
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('storage', STORAGES)
+def test_twice_the_same_bytes(
+    tmp_path: Path, tiny_bundle: Path, backend: str, storage: str
+) -> None:
+    in_bag = write_bag(tmp_path / 'in', [BLUE, GREEN, GREY, solid((7, 200, 99), 60, 90)])
+    words = ('--backend', backend, '--storage', storage, '--maps', '--views')
+    for name in ('first', 'second'):
+        assert run_replay(in_bag, tmp_path / name, tiny_bundle, *words) == 0
+    first, second = files_of(tmp_path / 'first'), files_of(tmp_path / 'second')
+    assert len(first) == 2
+    assert first == second
+
+
+@pytest.mark.parametrize('storage', STORAGES)
+def test_both_formats_of_a_bag_give_the_same_outputs(
+    tmp_path: Path, tiny_bundle: Path, storage: str
+) -> None:
+    in_bag = write_bag(tmp_path / 'in', [BLUE, GREEN], storage)
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle) == 0
+    reference = write_bag(tmp_path / 'reference_in', [BLUE, GREEN], 'mcap')
+    assert run_replay(reference, tmp_path / 'reference', tiny_bundle) == 0
+    assert files_of(tmp_path / 'out') == files_of(tmp_path / 'reference')
+
+
+def test_another_seed_gives_other_scores(tmp_path: Path, tiny_bundle: Path) -> None:
+    in_bag = write_bag(tmp_path / 'in', [GREY])
+    scores = []
+    for seed in ('0', '1'):
+        assert run_replay(in_bag, tmp_path / seed, tiny_bundle, '--seed', seed) == 0
+        scores.append(messages(tmp_path / seed, 'score')[0].message.data)
+    assert scores[0] != scores[1]
+
+
+def test_number_of_threads_changes_nothing(tmp_path: Path, tiny_bundle: Path) -> None:
+    in_bag = write_bag(tmp_path / 'in', [BLUE, GREY])
+    for threads in ('1', '2'):
+        assert run_replay(in_bag, tmp_path / threads, tiny_bundle, '--threads', threads,
+                          '--maps') == 0
+    assert files_of(tmp_path / '1') == files_of(tmp_path / '2')
+
+
+def test_answers_are_those_that_can_be_worked_out(tmp_path: Path, tiny_bundle: Path) -> None:
+    in_bag = write_bag(tmp_path / 'in', [BLUE, GREEN, RED])
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle) == 0
+    labels = [np.unique(i.raw.data).tolist()
+              for i in read_images(tmp_path / 'out', '/uncertainty_seg/mask')]
+    assert labels == [[0], [1], [2]]
+
+
+def test_outputs_carry_stamp_frame_and_time_of_their_image(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    in_bag = write_bag(tmp_path / 'in', [BLUE, GREEN, GREY])
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle, '--maps', '--views') == 0
+    stamps = [START_NS + k * STEP_NS for k in range(3)]
+    kinds = {'mask': 'mono8', 'uncertainty': '32FC1', 'confidence': 'mono8', 'heatmap': 'bgr8',
+             'overlay': 'bgr8'}
+    for name, encoding in kinds.items():
+        images = list(read_images(tmp_path / 'out', f'/uncertainty_seg/{name}'))
+        assert [i.stamp_ns for i in images] == stamps
+        assert [i.received_ns for i in images] == [t + 7 for t in stamps]
+        assert [i.frame_id for i in images] == ['cam_0', 'cam_1', 'cam_2']
+        assert {(i.raw.encoding, i.raw.height, i.raw.width) for i in images} == {
+            (encoding, 48, 64)
+        }
+    for name in ('confident', 'score', 'status'):
+        assert [i.received_ns for i in messages(tmp_path / 'out', name)] == [t + 7 for t in stamps]
+    status = messages(tmp_path / 'out', 'status')
+    assert [header_stamp_ns(i.message) for i in status] == stamps
+    assert not any('latency' in v.key for i in status for v in i.message.status[0].values)
+
+
+def test_masks_alone_unless_more_is_asked(tmp_path: Path, tiny_bundle: Path) -> None:
+    assert run_replay(write_bag(tmp_path / 'in', [BLUE]), tmp_path / 'out', tiny_bundle) == 0
+    with BagReader(tmp_path / 'out') as bag:
+        assert [t.rpartition('/')[2] for t in bag.topics()] == [
+            'confident', 'mask', 'score', 'status'
+        ]
+
+
+def test_flag_rises_on_red_and_falls_on_grey(tmp_path: Path, tiny_bundle: Path) -> None:
+    in_bag = write_bag(tmp_path / 'in', [RED] * 4 + [GREY] + [RED] * 4)
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle) == 0
+    assert flags(tmp_path / 'out') == [False, False, True, True, False, False, False, True, True]
+    words = [i.message.status[0].message for i in messages(tmp_path / 'out', 'status')]
+    assert words[4].startswith('entropy.mean') and ' over 0.7' in words[4]
+    assert words[2] == 'all scores within limits'
+
+
+@pytest.mark.parametrize('kind', BROKEN)
+def test_bad_frame_is_counted_and_published_as_false(
+    tmp_path: Path, tiny_bundle: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make, reason = BROKEN[kind]
+    with BagWriter(tmp_path / 'in') as bag:
+        for k in range(8):
+            t = START_NS + k * STEP_NS
+            if k == 4:
+                bag.write_serialized(CAMERA, IMAGE_TYPE, t, make())
+            else:
+                bag.write_image(CAMERA, t, 'cam', RED, 'bgr8')
+    assert run_replay(tmp_path / 'in', tmp_path / 'out', tiny_bundle) == 0
+    said = capsys.readouterr()
+    facts = json.loads(said.out.splitlines()[-1])
+    assert (facts['num_frames'], facts['num_bad']) == (8, 1)
+    assert f'bad frame 5: {reason}' in said.err
+    assert flags(tmp_path / 'out') == [False, False, True, True, False, False, False, True]
+    scores = [i.message.data for i in messages(tmp_path / 'out', 'score')]
+    assert np.isinf(scores[4]) and np.isfinite(scores[3])
+    status = messages(tmp_path / 'out', 'status')[4].message.status[0]
+    assert status.level == 2 and status.message.startswith(reason)
+    assert len(messages(tmp_path / 'out', 'mask')) == 7
+
+
+def test_failing_backend_is_published_as_false_frame_by_frame(
+    tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from uncertainty_seg.core.pipeline import Pipeline
+
+    def fail(self: Pipeline, image: np.ndarray, stamp_ns: int) -> None:
+        raise BackendError('the device is gone')
+
+    monkeypatch.setattr(Pipeline, 'process', fail)
+    in_bag = write_bag(tmp_path / 'in', [BLUE] * 3)
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle) == 0
+    assert last_json(capsys)['num_bad'] == 3
+    assert flags(tmp_path / 'out') == [False] * 3
+
+
+def test_size_may_change_in_mid_stream(tmp_path: Path, tiny_bundle: Path) -> None:
+    sizes = [(48, 64), (30, 90), (480, 640), (1, 1), (48, 64)]
+    in_bag = write_bag(tmp_path / 'in', [solid((255, 0, 0), *size) for size in sizes])
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle, '--maps', '--views') == 0
+    for name in ('mask', 'uncertainty', 'heatmap'):
+        images = read_images(tmp_path / 'out', f'/uncertainty_seg/{name}')
+        assert [(i.raw.height, i.raw.width) for i in images] == sizes
+
+
+def test_input_that_breaks_off_keeps_the_frames_before(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Noise does not compress, so that each chunk of the file holds one frame.
+    noise = np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8)
+    in_bag = write_bag(tmp_path / 'in', [noise] * 6)
+    data = bytearray((in_bag / 'bag_0.mcap').read_bytes())
+    fourth_chunk = [m.start() for m in re.finditer(ZSTD_MAGIC, data)][3]
+    data[fourth_chunk:fourth_chunk + 4] = bytes(4)
+    (in_bag / 'bag_0.mcap').write_bytes(data)
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle) == 1
+    said = capsys.readouterr()
+    facts = json.loads(said.out.splitlines()[-1])
+    assert facts['num_frames'] == 3
+    assert len(flags(tmp_path / 'out')) == facts['num_frames']
+    assert f'the {facts["num_frames"]} frames before it are in {tmp_path / "out"}' in said.err
+
+
+@pytest.mark.parametrize(('words', 'code', 'said'), [
+    ((), 1, 'has no image topic, only /flag (std_msgs/msg/Bool)'),
+    (('--topic', '/flag'), 1, 'has no images on /flag'),
+    (('--passes', '0'), 2, 'passes is 0, expected at least 1'),
+])
+def test_bag_without_images(
+    tmp_path: Path, tiny_bundle: Path, words: tuple[str, ...], code: int, said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with BagWriter(tmp_path / 'in') as bag:
+        bag.write_bool('/flag', START_NS, True)
+    assert run_replay(tmp_path / 'in', tmp_path / 'out', tiny_bundle, *words) == code
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+
+def test_unreadable_bag(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_bag = write_bag(tmp_path / 'in', [BLUE])
+    (in_bag / 'bag_0.mcap').write_bytes(b'this is no bag')
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle) == 1
+    assert 'cannot be read' in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+
+def test_existing_output_stays_unless_forced(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_bag, out = write_bag(tmp_path / 'in', [BLUE]), write_bag(tmp_path / 'out', [GREY])
+    before = files_of(out)
+    assert run_replay(in_bag, out, tiny_bundle) == 1
+    assert 'exists, expected a new path: give another name, or --force' in capsys.readouterr().err
+    assert files_of(out) == before
+    assert run_replay(in_bag, out, tiny_bundle, '--force') == 0
+    assert len(flags(out)) == 1
+
+
+def test_input_is_never_the_output(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_bag = write_bag(tmp_path / 'in', [BLUE])
+    before = files_of(in_bag)
+    os.symlink(in_bag, tmp_path / 'link')
+    assert run_replay(in_bag, tmp_path / 'link', tiny_bundle, '--force') == 1
+    assert 'is both input and output' in capsys.readouterr().err
+    assert files_of(in_bag) == before
+
+
+def test_unwritable_output(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'file').write_text('')
+    in_bag = write_bag(tmp_path / 'in', [BLUE])
+    assert run_replay(in_bag, tmp_path / 'file' / 'out', tiny_bundle) == 1
+    assert 'cannot be written' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('words', 'said'), [
+    (('--passes', '3'), 'passes is 3, but'), (('--mask-policy', 'per_frame'), 'mask_policy is'),
+])
+def test_thresholds_of_another_setting_are_refused(
+    tmp_path: Path, tiny_bundle: Path, words: tuple[str, ...], said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    in_bag = write_bag(tmp_path / 'in', [BLUE])
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle, *words) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.ros
+def test_status_is_that_of_the_node_without_latencies() -> None:
+    diagnostics = pytest.importorskip('uncertainty_seg.ros.health')
+
+    class Result:
+        scores = {'entropy.mean': 0.123456789, 'entropy.top': float('nan')}
+        timings_ms = {'trunk': 3.0}
+        passes = 8
+
+    class Pipeline:
+        thresholds = {'entropy.mean': 0.7}
+
+    for kind in ('confident', 'uncertain', 'recovering', 'fault', 'unknown'):
+        verdict = Verdict(kind == 'confident', ('one', 'two'), 0.5, kind, 'something')
+        ours = verdict_status(Pipeline(), verdict, Result())
+        header = __import__('std_msgs.msg').msg.Header()
+        array = diagnostics.verdict_message(header, verdict, Result(), Pipeline.thresholds)
+        theirs = array.status[0]
+        values = {v.key: v.value for v in theirs.values if not v.key.startswith('latency.')}
+        assert (ours.name, ours.message, bytes([ours.level])) == (
+            theirs.name, theirs.message, theirs.level
+        )
+        assert dict(ours.values) == values

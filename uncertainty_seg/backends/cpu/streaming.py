@@ -1,0 +1,229 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+What the runtimes of a CPU share: trunk once, head in chunks of passes, each reduced as it comes.
+
+Neither a tensor of all passes nor the probabilities exist at any time, so that memory does not
+grow with T. How a graph is opened and run is the runtime's file's; this one imports none.
+
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+import logging
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.backends.cpu.reduction import new_reduction
+from uncertainty_seg.backends.graph_files import GraphNames, require_graphs, require_inputs
+from uncertainty_seg.backends.resources import (
+    choose_chunk,
+    Chunking,
+    head_bytes_a_pass,
+    usable_threads,
+)
+from uncertainty_seg.core.arrays import ImageU8
+from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.settings import precision_of, Settings
+from uncertainty_seg.core.uncertainty import UncertaintyMaps
+from uncertainty_seg.errors import BackendError, BackendUnavailableError
+
+_log = logging.getLogger(__name__)
+Masks = Mapping[str, NDArray[np.float32]]
+
+
+class StreamingBackend(abc.ABC):
+    """
+    Run a bundle's two graphs on the CPU; a runtime fills in how.
+
+    Parameters
+    ----------
+    bundle : ModelBundle
+        A checked bundle.
+    settings : Settings
+        Gives threads, memory budget and precision.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If the runtime or numba is not installed, or cannot compute in the precision asked for.
+    ConfigError
+        If the graphs cannot be computed in it.
+    ModelBundleError
+        If a graph cannot be opened or does not fit the card.
+
+    """
+
+    name: str
+    # Precision -> what to do where the runtime cannot; those it can are left out.
+    refused: Mapping[str, str] = {}
+    # The head always gets chunks of one size.
+    is_padded = False
+
+    def __init__(self, bundle: ModelBundle, settings: Settings) -> None:
+        self._card = card = bundle.card
+        self.precision = precision_of(card, settings.precision)
+        self._threads = usable_threads(settings.threads)
+        self._budget_mb = settings.memory_budget_mb
+        # Weights that are gathered by masks which never change are constants to the runtime.
+        self._has_bank = card.chunk > 0 and settings.mask_policy == 'fixed'
+        self._bank: Masks | None = None
+        self._import()
+        self._require_precision()
+        self._open(bundle)
+        self._names: GraphNames = require_graphs(bundle)
+        self._reduction = new_reduction(card, self._threads)
+        self._bytes_a_pass = head_bytes_a_pass(bundle.head_path)
+        self._chunkings: dict[int, Chunking] = {}
+        self._timings_ms: dict[str, float] = {}
+        self._is_open = True
+
+    def run(self, image: ImageU8, masks: Masks, temperature: float) -> UncertaintyMaps:
+        """
+        Compute the maps of one image.
+
+        Parameters
+        ----------
+        image : ndarray of uint8, shape (h, w, 3)
+            In the card's size and colour order.
+        masks : mapping of str to ndarray of float32, shape (T, *site.shape)
+            One array for each dropout site.
+        temperature : float
+            The logits are divided by it.
+
+        Returns
+        -------
+        UncertaintyMaps
+            Of shape (h, w).
+
+        Raises
+        ------
+        ShapeError
+            If image or masks do not fit the card.
+        BackendError
+            If the runtime fails, or the backend is closed.
+
+        """
+        if not self._is_open:
+            raise BackendError('run of a closed backend', fix='open it again')
+        passes = require_inputs(self._card, image, masks)
+        try:
+            return self._run(np.ascontiguousarray(image)[None], masks, passes, 1 / temperature)
+        except Exception as err:  # the runtime's own errors derive from nothing narrower
+            raise BackendError(
+                f'{self.name} failed on {passes} passes of {self._card.name!r} '
+                f'({type(err).__name__}: {err})'
+            ) from err
+
+    @property
+    def timings_ms(self) -> Mapping[str, float]:
+        """Time of each stage of the last run: 'trunk', 'head', 'reduction'."""
+        return self._timings_ms
+
+    def close(self) -> None:
+        """Free graphs and threads; may be called twice."""
+        if self._is_open:
+            self._is_open = False
+            self._free()
+            self._reduction.close()
+
+    @abc.abstractmethod
+    def _import(self) -> None:
+        """Import the runtime, or raise BackendUnavailableError."""
+
+    @abc.abstractmethod
+    def _open(self, bundle: ModelBundle) -> None:
+        """Open both graphs, or raise ModelBundleError."""
+
+    @abc.abstractmethod
+    def _run_trunk(self, batch: ImageU8) -> None:
+        """Run the trunk on (1, h, w, 3), and keep what it gives for the head."""
+
+    @abc.abstractmethod
+    def _run_head(self, parts: Masks, passes: int, bank: int | None) -> NDArray[np.float32]:
+        """
+        Return the logits of some passes, in a buffer that the next call overwrites.
+
+        `bank` tells one chunk of masks from another where they are the same in every frame, so
+        that a head may be opened for each; None where they are not.
+
+        """
+
+    @abc.abstractmethod
+    def _forget_bank(self) -> None:
+        """Let go of the heads that were opened for chunks of masks."""
+
+    @abc.abstractmethod
+    def _free(self) -> None:
+        """Let go of the graphs."""
+
+    def _require_precision(self) -> None:
+        if self.precision in self.refused:
+            raise BackendUnavailableError(
+                f'{self.name} does not compute {self._card.name!r} in {self.precision}',
+                fix=self.refused[self.precision],
+            )
+
+    def _run(
+        self, batch: ImageU8, masks: Masks, passes: int, inv_temperature: float
+    ) -> UncertaintyMaps:
+        start_s = time.perf_counter()
+        self._run_trunk(batch)
+        trunk_s = time.perf_counter()
+        head_s = reduction_s = 0.0
+        self._reduction.reset()
+        chunk = self._chunk(passes)
+        for first in range(0, passes, chunk):
+            before_s = time.perf_counter()
+            logits = self._logits(masks, first, min(first + chunk, passes), chunk)
+            between_s = time.perf_counter()
+            if first + chunk < passes:
+                self._reduction.add(logits, inv_temperature)
+            else:
+                maps = self._reduction.finish(logits, inv_temperature)
+            head_s += between_s - before_s
+            reduction_s += time.perf_counter() - between_s
+        self._timings_ms = {
+            'trunk': (trunk_s - start_s) * 1e3, 'head': head_s * 1e3,
+            'reduction': reduction_s * 1e3,
+        }
+        return maps
+
+    def _logits(self, masks: Masks, first: int, stop: int, chunk: int) -> NDArray[np.float32]:
+        """Run the head on some passes; on more, if it takes no fewer, whose logits are dropped."""
+        wanted = chunk if self.is_padded or self._card.chunk else stop - first
+        parts = {name: _padded(mask[first:stop], wanted) for name, mask in masks.items()}
+        return self._run_head(parts, wanted, self._bank_of(masks, first))[:stop - first]
+
+    def _bank_of(self, masks: Masks, first: int) -> int | None:
+        if not self._has_bank:
+            return None
+        if masks is not self._bank:
+            self._forget_bank()
+            self._bank = masks
+        return first
+
+    def _chunk(self, passes: int) -> int:
+        """Choose how many passes run at once; once for each T."""
+        if passes not in self._chunkings:
+            chunking = self._new_chunking(passes)
+            self._chunkings[passes] = chunking
+            _log.info('T=%d in chunks of %d: %s', passes, chunking.passes, chunking.reason)
+        return self._chunkings[passes].passes
+
+    def _new_chunking(self, passes: int) -> Chunking:
+        if self._card.chunk:
+            size = f'{self._bytes_a_pass / 2**20:.1f} MB a pass'
+            return Chunking(self._card.chunk, f'the head takes no other number: {size}')
+        return choose_chunk(passes, self._bytes_a_pass, self._budget_mb)
+
+
+def _padded(part: NDArray[np.float32], passes: int) -> NDArray[np.float32]:
+    """Repeat the last pass until there are as many as wanted."""
+    missing = passes - len(part)
+    if missing:
+        part = np.concatenate([part, np.repeat(part[-1:], missing, 0)])
+    return np.ascontiguousarray(part)

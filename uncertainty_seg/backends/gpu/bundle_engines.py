@@ -1,0 +1,392 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Which engines a bundle needs, and how those that are missing are made.
+
+Two: the trunk, whose shapes are all fixed, and the head with its reduction inside, which takes
+from one pass to a chunk of them. Whoever runs frames only asks what is missing; building is the
+command line's and the node's, who say that they do.
+
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from datetime import datetime, timezone
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+from uncertainty_seg.backends.gpu.device_memory import find_device
+from uncertainty_seg.backends.gpu.engine_build import (
+    build_engine,
+    EngineSpec,
+    merge_timing_caches,
+    Progress,
+    Shape,
+)
+from uncertainty_seg.backends.gpu.engine_cache import engine_key, EngineCache, EngineTarget
+from uncertainty_seg.backends.gpu.tensorrt_api import load_tensorrt, TensorRt
+from uncertainty_seg.backends.graph_files import COMPILE, LOGITS
+from uncertainty_seg.backends.resources import choose_chunk, Chunking, head_bytes_a_pass
+from uncertainty_seg.core.bundle import HEAD_STATS_FILE, ModelBundle
+from uncertainty_seg.core.settings import BUNDLE_PASSES, precision_of, Settings
+from uncertainty_seg.errors import BackendUnavailableError, ModelBundleError
+
+TRUNK, HEAD_STATS = 'trunk', 'head_stats'
+# float32 planes (C, h, w) of one pass that live at once in the reduction if nothing is fused:
+# log p, p, and their product.
+_PLANES = 3
+
+
+@dataclass(frozen=True)
+class NeededEngine:
+    """
+    One engine of a bundle.
+
+    Attributes
+    ----------
+    role : str
+        'trunk' or 'head_stats'.
+    path : Path
+        Its graph.
+    spec : EngineSpec
+        What it is built for.
+
+    """
+
+    role: str
+    path: Path
+    spec: EngineSpec
+
+    def key(self, target: EngineTarget) -> str:
+        """Return its key in the cache; reads the graph."""
+        return engine_key(self.path.read_bytes(), self.spec, target)
+
+    def key_ahead(self, trt: TensorRt, compute_capability: str) -> str:
+        """Return the key of its twin for every GPU of a compute capability."""
+        spec = dataclasses.replace(self.spec, compute_capabilities=(compute_capability,))
+        return dataclasses.replace(self, spec=spec).key(
+            EngineTarget.ahead(trt, compute_capability))
+
+
+@dataclass(frozen=True)
+class BundleEngines:
+    """
+    The engines of a bundle.
+
+    Attributes
+    ----------
+    trunk, head_stats : NeededEngine
+        Run once a frame; run once a chunk of passes.
+    chunking : Chunking
+        Passes of a call of the head, at most; exactly, if the card has a chunk.
+
+    """
+
+    trunk: NeededEngine
+    head_stats: NeededEngine
+    chunking: Chunking
+
+    @property
+    def all(self) -> tuple[NeededEngine, NeededEngine]:  # noqa: A003
+        """Both, in the order they run."""
+        return self.trunk, self.head_stats
+
+
+def engines_of(
+    bundle: ModelBundle, settings: Settings, passes: int, trt: TensorRt, chunk: int = 0,
+    compute_capabilities: tuple[str, ...] = (),
+) -> BundleEngines:
+    """
+    Decide which engines a bundle needs.
+
+    Parameters
+    ----------
+    bundle : ModelBundle
+        A checked bundle.
+    settings : Settings
+        Gives precision and memory budget.
+    passes : int
+        T.
+    trt : TensorRt
+        The version that will run them.
+    chunk : int
+        Passes of a call of the head, at most; 0 to fit them into the memory budget.
+    compute_capabilities : tuple of str
+        For TensorRT-RTX, to build for GPUs that are not here.
+
+    Returns
+    -------
+    BundleEngines
+        What to look up or build.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If this TensorRT cannot compute the graphs in the precision of the settings.
+    ModelBundleError
+        If the bundle has no head with statistics, or one of an unknown form.
+
+    """
+    precision = _precision(bundle, settings, trt)
+    path = bundle.folder / HEAD_STATS_FILE
+    if HEAD_STATS_FILE not in bundle.card.sha256:
+        raise ModelBundleError(f'{bundle.card.name!r} has no {HEAD_STATS_FILE}',
+                               'the head with its reduction, which TensorRT runs', COMPILE)
+    chunking = _chunking(bundle, settings, passes, chunk)
+    spec = EngineSpec(precision, {}, trt.has_strong_types,
+                      compute_capabilities=compute_capabilities)
+    head_spec = dataclasses.replace(spec, profiles=_profiles(path, chunking.passes),
+                                    float32_behind=LOGITS)
+    return BundleEngines(NeededEngine(TRUNK, bundle.trunk_path, spec),
+                         NeededEngine(HEAD_STATS, path, head_spec), chunking)
+
+
+def missing(
+    engines: BundleEngines, cache: EngineCache, target: EngineTarget
+) -> list[NeededEngine]:
+    """List the engines that the cache does not hold, in the order they run."""
+    return [engine for engine in engines.all if not cache.has(engine.key(target))]
+
+
+def build_missing(
+    trt: TensorRt, engines: BundleEngines, cache: EngineCache, target: EngineTarget,
+    progress: Progress | None = None,
+) -> list[NeededEngine]:
+    """
+    Build what the cache does not hold; minutes on a Jetson.
+
+    Parameters
+    ----------
+    trt : TensorRt
+        What builds.
+    engines : BundleEngines
+        From `engines_of`.
+    cache : EngineCache
+        Where they go.
+    target : EngineTarget
+        Where they will run: here, or for TensorRT-RTX what the specs name.
+    progress : callable, optional
+        Given the share of everything that is done, and the engine and phase at work.
+
+    Returns
+    -------
+    list of NeededEngine
+        Those that were built; one that another process built meanwhile is not among them.
+
+    Raises
+    ------
+    GraphError, BackendError
+        As `build_engine`; what was built before stays.
+
+    """
+    wanted = missing(engines, cache, target)
+    built = []
+    for index, engine in enumerate(wanted):
+        key = engine.key(target)
+        with cache.lock(key):
+            if not cache.has(key):
+                _build(trt, engine, key, cache, target, _part(progress, index, wanted))
+                built.append(engine)
+    return built
+
+
+def _build(
+    trt: TensorRt, engine: NeededEngine, key: str, cache: EngineCache, target: EngineTarget,
+    progress: Progress | None,
+) -> None:
+    made = build_engine(trt, engine.path, engine.spec, progress, cache.timing_cache(target))
+    cache.store(key, made.plan, {
+        'role': engine.role,
+        'graph': str(engine.path),
+        'graph_sha256': hashlib.sha256(engine.path.read_bytes()).hexdigest(),
+        'spec': dataclasses.asdict(engine.spec),
+        'target': dataclasses.asdict(target),
+        'build_s': round(made.build_s, 3),
+        'built': datetime.now(timezone.utc).isoformat(timespec='seconds'),
+    })
+    cache.merge_timing_cache(target, made.timing_cache,
+                             lambda old, new: merge_timing_caches(trt, old, new))
+
+
+def _part(progress: Progress | None, index: int, wanted: list[NeededEngine]) -> Progress | None:
+    """Make of the progress of one engine that of all."""
+    if progress is None:
+        return None
+
+    def tell(share: float, phase: str) -> None:
+        progress((index + share) / len(wanted), f'{wanted[index].role}: {phase}')
+
+    return tell
+
+
+def _precision(bundle: ModelBundle, settings: Settings, trt: TensorRt) -> str:
+    wanted, card = precision_of(bundle.card, settings.precision), bundle.card
+    if wanted != card.precision:
+        raise BackendUnavailableError(
+            f'TensorRT computes a graph in the types it is written in, and {card.name!r} is '
+            f'written in {card.precision}, not {wanted}',
+            fix=f'make a bundle of it: uncertainty_seg convert --precision {wanted}')
+    if wanted == 'bf16' and trt.builder_flag('BF16') is None and not trt.has_strong_types:
+        raise BackendUnavailableError(f'TensorRT {trt.version} has no bf16',
+                                      fix='take a bundle in fp32 or fp16, or TensorRT 10')
+    return wanted
+
+
+def _chunking(bundle: ModelBundle, settings: Settings, passes: int, chunk: int) -> Chunking:
+    card = bundle.card
+    if card.chunk:
+        return Chunking(card.chunk, 'the head takes no other number')
+    if chunk:
+        return Chunking(min(chunk, passes), 'asked for')
+    plane = math.prod((card.num_classes, card.input.height, card.input.width))
+    # The head's tensors are gone when the reduction's are largest.
+    bytes_a_pass = max(head_bytes_a_pass(bundle.head_path), 4 * _PLANES * plane)
+    return choose_chunk(passes, bytes_a_pass, settings.memory_budget_mb)
+
+
+def _profiles(path: Path, chunk: int) -> dict[str, tuple[Shape, Shape, Shape]]:
+    """Return shapes of what has as many rows as there are passes: from one to a chunk."""
+    profiles = {}
+    for name, dims in _symbolic_inputs(path):
+        rest = tuple(dims[1:])
+        if dims[0] is not None or None in rest:
+            raise ModelBundleError(f'{path.name} takes {name!r} of shape {dims}',
+                                   'passes as its only symbolic axis, and the first', COMPILE)
+        full = (chunk, *(int(n) for n in rest if n is not None))
+        profiles[name] = ((1, *full[1:]), full, full)
+    return profiles
+
+
+def _symbolic_inputs(path: Path) -> list[tuple[str, list[int | None]]]:
+    import onnx
+
+    try:
+        graph: Any = onnx.load(str(path), load_external_data=False).graph
+    except Exception as err:  # protobuf's own error class has moved between versions
+        raise ModelBundleError(f'{path} is no ONNX file ({err})', fix=COMPILE) from err
+    weights = {weight.name for weight in graph.initializer}
+    found = []
+    for info in graph.input:
+        dims = [dim.dim_value if dim.HasField('dim_value') else None
+                for dim in info.type.tensor_type.shape.dim]
+        if info.name not in weights and None in dims:
+            found.append((info.name, dims))
+    return found
+
+
+# -------------------------------------------------------------------------------------------------
+# The engines that a bundle lacks, for this machine's GPU or for another: what is to be built.
+# Shared by `uncertainty_seg build-engines` and the node, so that both build what the backend looks
+# for. Building takes minutes; whoever does it says so.
+
+
+@dataclass(frozen=True)
+class EngineWork:
+    """
+    The engines of a bundle for one GPU.
+
+    Attributes
+    ----------
+    trt : TensorRt
+        What builds and runs them.
+    engines : BundleEngines
+        What is needed.
+    target : EngineTarget
+        Where they will run.
+
+    """
+
+    trt: TensorRt
+    engines: BundleEngines
+    target: EngineTarget
+
+    def missing(self, cache: EngineCache) -> list[NeededEngine]:
+        """List what the cache does not hold."""
+        return missing(self.engines, cache, self.target)
+
+    def build(self, cache: EngineCache, progress: Progress | None = None) -> list[NeededEngine]:
+        """Build that, one after the other; return what was built."""
+        return build_missing(self.trt, self.engines, cache, self.target, progress)
+
+
+def work_here(bundle: ModelBundle, settings: Settings) -> EngineWork:
+    """
+    Say what the backend `tensorrt` needs on this machine.
+
+    Parameters
+    ----------
+    bundle : ModelBundle
+        A checked bundle.
+    settings : Settings
+        Gives passes, precision and memory budget.
+
+    Returns
+    -------
+    EngineWork
+        For the first GPU.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If there is no GPU or no TensorRT, or it cannot compute in that precision.
+    ModelBundleError
+        If the bundle has no head that TensorRT runs.
+
+    """
+    # The driver first: without it some versions of TensorRT end the process.
+    device = find_device()
+    trt = load_tensorrt()
+    engines = engines_of(bundle, settings, _passes(bundle, settings), trt)
+    return EngineWork(trt, engines, EngineTarget.of(trt, device))
+
+
+def work_ahead(
+    bundle: ModelBundle, settings: Settings, compute_capability: str, trt: TensorRt | None = None,
+) -> EngineWork:
+    """
+    Say what TensorRT-RTX needs on every GPU of a compute capability; none has to be here.
+
+    Parameters
+    ----------
+    bundle, settings : ModelBundle, Settings
+        As `work_here`.
+    compute_capability : str
+        As '8.6'.
+    trt : TensorRt, optional
+        Else what is installed.
+
+    Returns
+    -------
+    EngineWork
+        Its target names no GPU, driver or number of multiprocessors: it fits all of them.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If TensorRT is not installed, or builds for the GPU of this machine only.
+    ModelBundleError
+        If the bundle has no head that TensorRT runs.
+
+    """
+    trt = trt or load_tensorrt()
+    if not trt.is_rtx:
+        raise BackendUnavailableError(
+            f'TensorRT {trt.version} builds for the GPU of this machine only',
+            fix='leave --compute-capability out on the machine that runs the engines, or build '
+                'with TensorRT-RTX',
+        )
+    engines = engines_of(bundle, settings, _passes(bundle, settings), trt,
+                         compute_capabilities=(compute_capability,))
+    return EngineWork(trt, engines, EngineTarget.ahead(trt, compute_capability))
+
+
+def build_here(bundle: ModelBundle, settings: Settings, progress: Progress) -> None:
+    """Build what the backend `tensorrt` lacks on this machine, into the cache of this user."""
+    work_here(bundle, settings).build(EngineCache(), progress)
+
+
+def _passes(bundle: ModelBundle, settings: Settings) -> int:
+    return bundle.card.passes if settings.passes == BUNDLE_PASSES else settings.passes

@@ -1,0 +1,415 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Buffers, a stream and graphs of it: torch's on a GPU, and the same in the host's memory.
+
+An engine is given addresses and the handle of a stream, and torch allocates both. The kind in the
+host's memory does at once what a stream would do later; with it everything around an engine runs
+where no GPU is.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+import ctypes
+from dataclasses import dataclass
+import time
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from uncertainty_seg.errors import BackendUnavailableError
+
+# -------------------------------------------------------------------------------------------------
+# Whether there is an NVIDIA GPU, asked of the driver alone.
+# It comes before TensorRT is touched: where the driver is missing, the runtime of TensorRT 11
+# gives an object that ends the process when it is used. Neither CUDA's toolkit nor torch is
+# needed.
+
+_LIBRARY = 'libcuda.so.1'
+_NAME_BYTES = 256
+# Of enum CUdevice_attribute, which CUDA never renumbers.
+_MULTIPROCESSORS, _INTEGRATED, _MAJOR, _MINOR = 16, 18, 75, 76
+_NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
+
+
+@dataclass(frozen=True)
+class CudaDevice:
+    """
+    A GPU, as far as engines and buffers depend on it.
+
+    Attributes
+    ----------
+    name : str
+        As the driver gives it, 'Orin' or 'NVIDIA GeForce RTX 4070'.
+    compute_capability : str
+        '8.7'.
+    driver : str
+        The CUDA version that the driver supports, '12.6'.
+    multiprocessors : int
+        Boards of one name are sold with different numbers of them.
+    memory_bytes : int
+        Of the whole device; what is free is less.
+    is_integrated : bool
+        It shares its memory with the processor, as on a Jetson.
+
+    """
+
+    name: str
+    compute_capability: str
+    driver: str
+    multiprocessors: int
+    memory_bytes: int
+    is_integrated: bool
+
+
+def find_device(library: Any = None, index: int = 0) -> CudaDevice:
+    """
+    Ask the driver for a GPU.
+
+    Parameters
+    ----------
+    library : Any, optional
+        The driver's library, opened; a test's stands in for it.
+    index : int
+        Which GPU of those that CUDA_VISIBLE_DEVICES leaves.
+
+    Returns
+    -------
+    CudaDevice
+        That GPU.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If the driver is not installed or does not start, or there is no such GPU.
+
+    """
+    driver = _Driver(library if library is not None else _open_library())
+    driver.start()
+    driver.require(index)
+    device = driver.number('cuDeviceGet', index)
+    major, minor, multiprocessors, integrated = (
+        driver.attribute(attribute, device)
+        for attribute in (_MAJOR, _MINOR, _MULTIPROCESSORS, _INTEGRATED))
+    version = driver.number('cuDriverGetVersion')
+    return CudaDevice(
+        driver.name(device), f'{major}.{minor}', f'{version // 1000}.{version % 1000 // 10}',
+        multiprocessors, driver.memory_bytes(device), bool(integrated))
+
+
+def _open_library() -> Any:
+    try:
+        return ctypes.CDLL(_LIBRARY)
+    except OSError as err:
+        raise BackendUnavailableError(
+            f'no NVIDIA driver on this machine ({_LIBRARY} cannot be loaded: {err})',
+            fix='install the driver; in a container, start it with the NVIDIA runtime') from err
+
+
+class _Driver:
+    """The few calls that are needed, each checked."""
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+
+    def start(self) -> None:
+        code = self._library.cuInit(0)
+        if code == _NO_DEVICE:
+            raise _no_device(0)
+        self._require_success('cuInit', code)
+
+    def require(self, index: int) -> None:
+        count = self.number('cuDeviceGetCount')
+        if index >= count:
+            raise _no_device(count)
+
+    def number(self, call: str, *arguments: int) -> int:
+        value = ctypes.c_int()
+        code = getattr(self._library, call)(ctypes.byref(value), *arguments)
+        self._require_success(call, code)
+        return value.value
+
+    def attribute(self, attribute: int, device: int) -> int:
+        return self.number('cuDeviceGetAttribute', attribute, device)
+
+    def name(self, device: int) -> str:
+        text = ctypes.create_string_buffer(_NAME_BYTES)
+        code = self._library.cuDeviceGetName(text, _NAME_BYTES, device)
+        self._require_success('cuDeviceGetName', code)
+        return text.value.decode(errors='replace')
+
+    def memory_bytes(self, device: int) -> int:
+        size = ctypes.c_size_t()
+        code = self._library.cuDeviceTotalMem_v2(ctypes.byref(size), device)
+        self._require_success('cuDeviceTotalMem_v2', code)
+        return size.value
+
+    def _require_success(self, call: str, code: int) -> None:
+        if code:
+            raise BackendUnavailableError(
+                f'the NVIDIA driver does not start ({call} gave {self._meaning(code)})',
+                fix='after an update of the driver, restart; nvidia-smi tells more')
+
+    def _meaning(self, code: int) -> str:
+        text = ctypes.c_char_p()
+        self._library.cuGetErrorString(code, ctypes.byref(text))
+        return f'{code}: {text.value.decode(errors="replace")}' if text.value else str(code)
+
+
+def _no_device(count: int) -> BackendUnavailableError:
+    return BackendUnavailableError(
+        f'the NVIDIA driver is here, but {count or "no"} GPU', 'one that may be used',
+        'see CUDA_VISIBLE_DEVICES and, in a container, NVIDIA_VISIBLE_DEVICES')
+
+
+# -------------------------------------------------------------------------------------------------
+
+ALIGNMENT = 256  # bytes, which TensorRT wants of every address
+Replay = Callable[[], None]
+# How torch, CUDA and TensorRT say that memory is full, where no class of exception does.
+_FULL = ('out of memory', 'outofmemory', 'could not be allocated')
+
+
+class DeviceMemory(Protocol):
+    """What a backend asks of a device; buffers are torch tensors."""
+
+    @property
+    def device(self) -> Any:
+        """Torch's name of the device."""
+        ...
+
+    @property
+    def stream(self) -> int:
+        """Handle of the stream that everything is enqueued on; not the default one."""
+        ...
+
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
+        """Allocate on the device; where it is full, what is raised `is_full`."""
+        ...
+
+    def host(self, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
+        """Allocate on the host, where copies to and from the device need not wait."""
+        ...
+
+    def inlet(self, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[Any, Any]:
+        """Allocate what engines read and what the host fills for them; may be one and the same."""
+        ...
+
+    def copy(self, target: Any, source: Any) -> None:
+        """Enqueue a copy, either way; of nothing, if both are one."""
+        ...
+
+    def active(self) -> Any:
+        """Return a context in which torch enqueues on the stream."""
+        ...
+
+    def wait(self) -> None:
+        """Wait for all that was enqueued; errors of the device come out here."""
+        ...
+
+    def mark(self) -> Any:
+        """Enqueue a mark of time."""
+        ...
+
+    def elapsed_ms(self, start: Any, end: Any) -> float:
+        """Return the time between two marks that were waited for."""
+        ...
+
+    def capture(self, work: Callable[[], None]) -> Replay:
+        """Record what `work` enqueues, without running it, and return what does run it."""
+        ...
+
+    def is_full(self, error: BaseException) -> bool:
+        """Say whether an error means that there is no memory left."""
+        ...
+
+    def close(self) -> None:
+        """Give back what is cached; buffers belong to who holds them."""
+        ...
+
+
+class TorchCuda:
+    """
+    A GPU through torch.
+
+    Parameters
+    ----------
+    index : int
+        Which GPU.
+    is_mapped : bool
+        It shares its memory with the processor, as on a Jetson: engines then read pinned memory
+        where it lies. CUDA maps it at the same address on every 64-bit system.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If torch is not installed, or is one without CUDA.
+
+    """
+
+    def __init__(self, index: int = 0, is_mapped: bool = False) -> None:
+        self._is_mapped = is_mapped
+        self._torch: Any = _cuda_torch()
+        self.device: Any = self._torch.device('cuda', index)
+        self._stream: Any = self._torch.cuda.Stream(self.device)
+
+    @property
+    def stream(self) -> int:
+        """Handle of an own stream."""
+        return int(self._stream.cuda_stream)
+
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
+        """Allocate on the device; torch aligns to 512 bytes."""
+        with self.active():
+            return self._torch.empty(shape, dtype=_torch_dtype(dtype), device=self.device)
+
+    def host(self, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
+        """Allocate pinned memory."""
+        return self._torch.empty(shape, dtype=_torch_dtype(dtype), pin_memory=True)
+
+    def inlet(self, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[Any, Any]:
+        """Allocate one pinned buffer where memory is mapped, else one on each side."""
+        filled = self.host(shape, dtype)
+        return (filled if self._is_mapped else self.empty(shape, dtype)), filled
+
+    def copy(self, target: Any, source: Any) -> None:
+        """Enqueue a copy."""
+        if target is source:
+            return
+        with self.active():
+            target.copy_(source, non_blocking=True)
+
+    def active(self) -> Any:
+        """Return a context in which torch enqueues on the stream."""
+        return self._torch.cuda.stream(self._stream)
+
+    def wait(self) -> None:
+        """Wait for the stream."""
+        self._stream.synchronize()
+
+    def mark(self) -> Any:
+        """Enqueue an event."""
+        event = self._torch.cuda.Event(enable_timing=True)
+        event.record(self._stream)
+        return event
+
+    def elapsed_ms(self, start: Any, end: Any) -> float:
+        """Return the time between two events."""
+        return float(start.elapsed_time(end))
+
+    def capture(self, work: Callable[[], None]) -> Replay:
+        """Record a CUDA graph; what it needs must have been enqueued once before."""
+        graph = self._torch.cuda.CUDAGraph()
+        self.wait()
+        # Another thread may allocate meanwhile; only this one's calls belong to the graph.
+        with self._torch.cuda.graph(graph, stream=self._stream,
+                                    capture_error_mode='thread_local'):
+            work()
+
+        def replay() -> None:
+            with self.active():
+                graph.replay()
+
+        return replay
+
+    def is_full(self, error: BaseException) -> bool:
+        """Recognise torch's errors, and the one for a context that could not be made."""
+        is_torch = isinstance(error, self._torch.cuda.OutOfMemoryError)
+        return is_torch or _is_full(error)
+
+    def close(self) -> None:
+        """Give cached memory back to the device."""
+        self._torch.cuda.empty_cache()
+
+
+class HostMemory:
+    """The same in the host's memory: what a stream would do later is done at once."""
+
+    device: Any = 'cpu'
+    stream = 1
+
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
+        """Allocate, aligned as on a device, and filled with what is surely wrong."""
+        import torch
+
+        kind = _torch_dtype(dtype)
+        count = int(np.prod(shape, dtype=np.int64))
+        raw = torch.full((count * np.dtype(dtype).itemsize + ALIGNMENT,), 0xFF, dtype=torch.uint8)
+        start = -raw.data_ptr() % ALIGNMENT
+        size = count * np.dtype(dtype).itemsize
+        return raw[start:start + size].view(kind).view(shape)
+
+    def host(self, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
+        """Allocate."""
+        return self.empty(shape, dtype)
+
+    def inlet(self, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[Any, Any]:
+        """Allocate two."""
+        return self.empty(shape, dtype), self.host(shape, dtype)
+
+    def copy(self, target: Any, source: Any) -> None:
+        """Copy."""
+        if target is not source:
+            target.copy_(source)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Do nothing: there is one stream."""
+        yield
+
+    def wait(self) -> None:
+        """Do nothing: all is done."""
+
+    def mark(self) -> Any:
+        """Read the clock."""
+        return time.perf_counter()
+
+    def elapsed_ms(self, start: Any, end: Any) -> float:
+        """Return the time between two marks."""
+        return float(end - start) * 1e3
+
+    def capture(self, work: Callable[[], None]) -> Replay:
+        """Return the work itself."""
+        return work
+
+    def is_full(self, error: BaseException) -> bool:
+        """Recognise Python's error, and what CUDA says."""
+        return _is_full(error)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def says_full(text: str) -> bool:
+    """Say whether a message of CUDA or TensorRT means that there is no memory left."""
+    return any(words in text.lower() for words in _FULL)
+
+
+def _is_full(error: BaseException) -> bool:
+    # Pinned memory that is full is a bare RuntimeError in torch.
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and says_full(str(error)))
+
+
+def _torch_dtype(dtype: DTypeLike) -> Any:
+    import torch
+
+    return getattr(torch, np.dtype(dtype).name)
+
+
+def _cuda_torch() -> Any:
+    try:
+        import torch
+    except ImportError as err:
+        raise BackendUnavailableError(
+            f'torch cannot be imported ({err})', 'torch with CUDA, which holds the buffers',
+            'pip install torch; on a Jetson take the wheel that NVIDIA builds for its JetPack',
+        ) from err
+    if not torch.cuda.is_available():
+        raise BackendUnavailableError(
+            f'torch {torch.__version__} finds no CUDA', 'torch built with CUDA',
+            'on a Jetson take the wheel that NVIDIA builds for its JetPack')
+    return torch

@@ -1,0 +1,323 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Engines on disk, each under a key of everything it depends on.
+
+A plan is read by the TensorRT that built it, on the GPU it was built on, and by no other; some
+versions notice and some crash. So all of that is in the key, and what does not fit is never
+opened. Beside each plan lies a JSON file with the same facts in words and the plan's hash.
+
+A plan is code: the folder is the user's own, and nothing is fetched into it.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+import dataclasses
+from dataclasses import dataclass
+import fcntl
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+import tempfile
+from typing import Protocol
+
+from uncertainty_seg.backends.gpu.engine_build import EngineSpec
+from uncertainty_seg.backends.gpu.tensorrt_api import TensorRt
+from uncertainty_seg.errors import BackendError
+
+FOLDER_VARIABLE = 'UNCERTAINTY_SEG_ENGINE_CACHE'
+# Raised when engines are built differently from the same spec, so that old ones are left alone.
+_RECIPE = 1
+# Engines beyond this go, those first that were not used for longest.
+MAX_BYTES = 4 * 10**9
+_log = logging.getLogger(__name__)
+
+
+class Device(Protocol):
+    """What the cache asks of a GPU; `cuda_device.CudaDevice` is one."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def compute_capability(self) -> str: ...  # noqa: D102
+    @property
+    def driver(self) -> str: ...  # noqa: D102
+    @property
+    def multiprocessors(self) -> int: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class EngineTarget:
+    """
+    Where an engine runs: it fits no other version, GPU or driver.
+
+    Attributes
+    ----------
+    module, version : str
+        Of TensorRT, as `TensorRt.name` and `TensorRt.version`.
+    gpu, compute_capability, driver : str
+        As 'Orin', '8.7', '12.6'.
+    multiprocessors : int
+        A Jetson has fewer in some power modes.
+
+    """
+
+    module: str
+    version: str
+    gpu: str
+    compute_capability: str
+    driver: str
+    multiprocessors: int
+
+    @staticmethod
+    def of(trt: TensorRt, device: Device) -> EngineTarget:
+        """Take the facts of a TensorRT and a GPU."""
+        return EngineTarget(trt.name, trt.version, device.name, str(device.compute_capability),
+                            str(device.driver), int(device.multiprocessors))
+
+    @staticmethod
+    def ahead(trt: TensorRt, compute_capability: str) -> EngineTarget:
+        """Take every GPU of a compute capability, which TensorRT-RTX can build for."""
+        return EngineTarget(trt.name, trt.version, '', compute_capability, '', 0)
+
+
+def engine_key(graph: bytes, spec: EngineSpec, target: EngineTarget) -> str:
+    """
+    Return the name of an engine.
+
+    Parameters
+    ----------
+    graph : bytes
+        The ONNX file, with its weights.
+    spec : EngineSpec
+        What it is built for.
+    target : EngineTarget
+        Where.
+
+    Returns
+    -------
+    str
+        sha256 over all of it, in hex.
+
+    """
+    facts = {'recipe': _RECIPE, 'graph': hashlib.sha256(graph).hexdigest(),
+             'spec': dataclasses.asdict(spec), 'target': dataclasses.asdict(target)}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def cache_folder() -> Path:
+    """
+    Say where engines are kept.
+
+    Returns
+    -------
+    Path
+        $UNCERTAINTY_SEG_ENGINE_CACHE, else uncertainty_seg/engines below $XDG_CACHE_HOME or
+        ~/.cache. It need not be there.
+
+    """
+    named = os.environ.get(FOLDER_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    # By its specification a relative path there counts for nothing.
+    base = Path(os.environ.get('XDG_CACHE_HOME', ''))
+    if not base.is_absolute():
+        base = Path.home() / '.cache'
+    return base / 'uncertainty_seg' / 'engines'
+
+
+class EngineCache:
+    """
+    Engines in a folder, which is made when the first is stored.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Else `cache_folder()`.
+    max_bytes : int
+        Size of all plans above which the ones not used for longest are removed.
+
+    Notes
+    -----
+    Every method raises BackendError if the folder cannot be used.
+
+    """
+
+    def __init__(self, folder: Path | None = None, max_bytes: int = MAX_BYTES) -> None:
+        self.folder = folder or cache_folder()
+        self._max_bytes = max_bytes
+
+    def plan_path(self, key: str) -> Path:
+        """Return where an engine lies, or will."""
+        return self.folder / f'{key}.engine'
+
+    def facts_path(self, key: str) -> Path:
+        """Return where its JSON lies."""
+        return self.folder / f'{key}.json'
+
+    def has(self, key: str) -> bool:
+        """Tell whether an engine is there; it may still turn out to be damaged."""
+        return self.plan_path(key).is_file() and self.facts_path(key).is_file()
+
+    def load(self, key: str) -> bytes | None:
+        """
+        Read an engine.
+
+        Parameters
+        ----------
+        key : str
+            From `engine_key`.
+
+        Returns
+        -------
+        bytes or None
+            The plan. None if there is none, and if it is damaged: then it is removed, which is
+            said, so that it is said once.
+
+        """
+        with self._usable():
+            if not self.has(key):
+                return None
+            plan = self.plan_path(key).read_bytes()
+            if hashlib.sha256(plan).hexdigest() != self._facts(key).get('sha256'):
+                self.discard(key, 'plan and JSON do not belong together')
+                return None
+            os.utime(self.plan_path(key))
+            return plan
+
+    def store(self, key: str, plan: bytes, facts: Mapping[str, object]) -> Path:
+        """
+        Write an engine; a power cut leaves the whole of it or nothing that is loaded.
+
+        Parameters
+        ----------
+        key : str
+            From `engine_key`.
+        plan : bytes
+            What was built.
+        facts : mapping of str to object
+            For people, as JSON.
+
+        Returns
+        -------
+        Path
+            Of the plan.
+
+        """
+        says = {**facts, 'sha256': hashlib.sha256(plan).hexdigest(), 'bytes': len(plan)}
+        with self._usable():
+            self._write(self.facts_path(key), (json.dumps(says, indent=2) + '\n').encode())
+            self._write(self.plan_path(key), plan)
+            self._evict(key)
+        return self.plan_path(key)
+
+    def discard(self, key: str, reason: str) -> None:
+        """Remove an engine that cannot be used, and say so."""
+        with self._usable():
+            _log.warning('engine %s removed, to be built again: %s', self.plan_path(key), reason)
+            self.plan_path(key).unlink(missing_ok=True)
+            self.facts_path(key).unlink(missing_ok=True)
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """
+        Keep other processes, and other threads, from the same work.
+
+        Parameters
+        ----------
+        name : str
+            A key, or another name of which there is one.
+
+        """
+        with self._usable():
+            self._make_folder()
+            handle = os.open(self.folder / f'.{name}.lock', os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                _log.info('waiting for another process that works on %s', name)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)  # which unlocks; the file stays, lest a waiter hold a removed one
+
+    def timing_cache(self, target: EngineTarget) -> bytes:
+        """Return what earlier builds measured on a target; empty if none did."""
+        with self._usable():
+            try:
+                return self._timing_path(target).read_bytes()
+            except FileNotFoundError:
+                return b''
+
+    def merge_timing_cache(
+        self, target: EngineTarget, new: bytes, merge: Callable[[bytes, bytes], bytes]
+    ) -> None:
+        """
+        Join new measurements with those on disk.
+
+        Parameters
+        ----------
+        target : EngineTarget
+            Where they were made.
+        new : bytes
+            Of one build; empty for nothing to do.
+        merge : callable
+            Given what is on disk and `new`; `engine_build.merge_timing_caches`.
+
+        """
+        if not new:
+            return
+        path = self._timing_path(target)
+        with self.lock(path.stem), self._usable():
+            self._write(path, merge(self.timing_cache(target), new))
+
+    def _timing_path(self, target: EngineTarget) -> Path:
+        facts = json.dumps(dataclasses.asdict(target), sort_keys=True)
+        return self.folder / f'timing-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.cache'
+
+    def _facts(self, key: str) -> Mapping[str, object]:
+        try:
+            facts = json.loads(self.facts_path(key).read_text())
+        except ValueError:
+            return {}
+        return facts if isinstance(facts, dict) else {}
+
+    def _make_folder(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def _write(self, path: Path, data: bytes) -> None:
+        self._make_folder()
+        with tempfile.NamedTemporaryFile(dir=self.folder, prefix='.new-', delete=False) as file:
+            draft = Path(file.name)
+            try:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+                draft.replace(path)
+            except BaseException:
+                draft.unlink(missing_ok=True)
+                raise
+
+    def _evict(self, kept: str) -> None:
+        plans = sorted(self.folder.glob('*.engine'), key=lambda path: path.stat().st_mtime)
+        total = sum(path.stat().st_size for path in plans)
+        for path in plans:
+            if total <= self._max_bytes:
+                return
+            if path.stem != kept:
+                total -= path.stat().st_size
+                self.discard(path.stem, f'the cache holds more than {self._max_bytes / 1e9:g} GB')
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as err:
+            raise BackendError(
+                f'the engine cache {self.folder} cannot be used ({err})',
+                fix=f'set {FOLDER_VARIABLE} to a folder that can be written') from err

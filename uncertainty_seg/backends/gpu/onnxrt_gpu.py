@@ -1,0 +1,480 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+ONNX Runtime on an NVIDIA GPU: the second way to one, beside TensorRT itself.
+
+ONNX Runtime gives a graph to the processor, with a warning at most, when its GPU provider cannot
+be loaded. A vehicle would find out by its frame rate, so here that is an error. No GPU was at
+hand: on one this file has not run; its tests take the same steps over memory of the host.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+import hashlib
+import logging
+import math
+from pathlib import Path
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
+from uncertainty_seg.backends.cpu.streaming import Masks
+from uncertainty_seg.backends.gpu.device_memory import find_device
+from uncertainty_seg.backends.gpu.engine_cache import cache_folder
+from uncertainty_seg.backends.graph_files import COMPILE, IMAGE
+from uncertainty_seg.backends.resources import (
+    choose_chunk,
+    Chunking,
+    head_bytes_a_pass,
+    MAX_CHUNK,
+)
+from uncertainty_seg.core.arrays import ImageU8
+from uncertainty_seg.core.bundle import HEAD_STATS_FILE, ModelBundle
+from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.settings import BUNDLE_PASSES, Settings
+from uncertainty_seg.core.uncertainty import UncertaintyMaps
+from uncertainty_seg.errors import BackendUnavailableError, ModelBundleError
+
+# -------------------------------------------------------------------------------------------------
+# Two graphs around `head_stats.onnx`, so that the passes of a frame never leave the device.
+# One adds the sums of a chunk to those of the chunks before it, the other makes the maps of the
+# sums. Both are made from the bundle when it is opened, and in float32 whatever the network is in.
+
+# As graph.head_stats names them, which this room may not import; a test compares.
+INV_TEMPERATURE, PASSES = 'inv_temperature', 'passes'
+SUMS = ('sum_p', 'sum_entropy', 'sum_p2', 'votes')
+BEFORE = 'before_'
+MAPS = tuple(field.name for field in fields(UncertaintyMaps))
+_OPSET, _IR = 17, 8
+
+
+def adding(head_stats: Path) -> bytes:
+    """
+    Let a head with statistics add to sums that are given.
+
+    Parameters
+    ----------
+    head_stats : Path
+        As `graph.head_stats.add_statistics` wrote it; left as it is.
+
+    Returns
+    -------
+    bytes
+        An ONNX file with one more input for each of `SUMS`, `before_` put before its name.
+
+    """
+    import onnx
+
+    model = onnx.load(str(head_stats))
+    graph = model.graph
+    inside = {name: f'{name}_of_chunk' for name in SUMS}
+    for node in graph.node:
+        renamed = [inside.get(name, name) for name in node.output]
+        del node.output[:]
+        node.output.extend(renamed)
+    for info in graph.output:
+        before = onnx.ValueInfoProto()
+        before.CopyFrom(info)
+        before.name = BEFORE + info.name
+        graph.input.append(before)
+    graph.node.extend(
+        onnx.helper.make_node('Add', [BEFORE + name, part], [name])
+        for name, part in inside.items())
+    return bytes(model.SerializeToString())
+
+
+def finishing(card: ModelCard) -> bytes:
+    """
+    Make the maps of `core.uncertainty` from sums over passes.
+
+    Parameters
+    ----------
+    card : ModelCard
+        Gives C, h and w.
+
+    Returns
+    -------
+    bytes
+        An ONNX file: `SUMS` and float32 `passes` (1,) in, `MAPS` (h, w) out, `label` as uint8.
+        A pixel whose sum of squares is NaN is NaN in every map of floats, and 0 in `label`.
+
+    """
+    from onnx import helper, TensorProto
+
+    plane = [card.input.height, card.input.width]
+    stack = [card.num_classes, *plane]
+    floats = TensorProto.FLOAT
+    shapes = {'sum_p': stack, 'sum_entropy': plane, 'sum_p2': plane, 'votes': stack, PASSES: [1]}
+    inputs = [helper.make_tensor_value_info(name, floats, dims) for name, dims in shapes.items()]
+    outputs = [helper.make_tensor_value_info(
+        name, TensorProto.UINT8 if name == 'label' else floats, plane) for name in MAPS]
+    graph = helper.make_graph(_finish(), 'maps_of_sums', inputs, outputs,
+                              _constants(card.num_classes))
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid('', _OPSET)], ir_version=_IR)
+    return bytes(model.SerializeToString())
+
+
+def _constants(num_classes: int) -> list[Any]:
+    import numpy as np
+    from onnx import numpy_helper
+
+    values = {
+        'zero': np.float32(0), 'one': np.float32(1), 'nan': np.float32(math.nan),
+        'log_classes': np.float32(math.log(num_classes)), 'class_axis': np.array([0], np.int64),
+    }
+    return [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
+
+
+def _finish() -> list[Any]:
+    """Return the nodes; max and argmax of runtimes disagree about NaN, so it is put in by name."""
+    from onnx import helper, TensorProto
+
+    def node(op: str, inputs: str, output: str, **attributes: object) -> Any:
+        return helper.make_node(op, inputs.split(), [output], **attributes)
+
+    return [
+        node('IsNaN', 'sum_p2', 'is_broken'),
+        node('Div', f'sum_p {PASSES}', 'mean'),
+        # Label and confidence. ReduceMax takes its axes as an attribute, or TensorRT 8.6 is wrong.
+        node('ArgMax', 'mean', 'winner', axis=0, keepdims=0),
+        node('Cast', 'winner', 'winner_f', to=TensorProto.FLOAT),
+        node('Where', 'is_broken zero winner_f', 'label_f'),
+        node('Cast', 'label_f', 'label', to=TensorProto.UINT8),
+        node('ReduceMax', 'mean', 'largest', axes=[0], keepdims=0),
+        node('Where', 'is_broken nan largest', 'confidence'),
+        # Entropy, and what of it is not within the passes; 0 log 0 is 0.
+        node('Equal', 'mean zero', 'is_zero'),
+        node('Where', 'is_zero one mean', 'safe'),
+        node('Log', 'safe', 'log_mean'),
+        node('Mul', 'mean log_mean', 'plogp'),
+        node('ReduceSum', 'plogp class_axis', 'minus_entropy', keepdims=0),
+        node('Neg', 'minus_entropy', 'entropy_nats'),
+        node('Div', f'sum_entropy {PASSES}', 'within_nats'),
+        node('Sub', 'entropy_nats within_nats', 'mutual_raw'),
+        *_not_below_zero('mutual_raw', 'mutual_nats'),
+        node('Sub', 'entropy_nats mutual_nats', 'aleatoric_nats'),
+        node('Div', 'entropy_nats log_classes', 'entropy'),
+        node('Div', 'mutual_nats log_classes', 'mutual_information'),
+        node('Div', 'aleatoric_nats log_classes', 'aleatoric'),
+        # Disagreement.
+        node('ReduceMax', 'votes', 'most_votes', axes=[0], keepdims=0),
+        node('Div', f'most_votes {PASSES}', 'agreeing'),
+        node('Sub', 'one agreeing', 'disagreeing'),
+        node('Where', 'is_broken nan disagreeing', 'variation_ratio'),
+        node('Div', f'sum_p2 {PASSES}', 'mean_square'),
+        node('Mul', 'mean mean', 'mean_squared'),
+        node('ReduceSum', 'mean_squared class_axis', 'square_of_mean', keepdims=0),
+        node('Sub', 'mean_square square_of_mean', 'variance_raw'),
+        *_not_below_zero('variance_raw', 'total_variance'),
+    ]
+
+
+def _not_below_zero(name: str, output: str) -> list[Any]:
+    """Clip what rounding took below zero; NaN is below nothing and stays."""
+    from onnx import helper
+
+    return [
+        helper.make_node('Less', [name, 'zero'], [f'{name}_is_below']),
+        helper.make_node('Where', [f'{name}_is_below', 'zero', name], [output]),
+    ]
+
+
+# -------------------------------------------------------------------------------------------------
+
+CUDA, TENSORRT, CPU = (
+    'CUDAExecutionProvider', 'TensorrtExecutionProvider', 'CPUExecutionProvider')
+# What ONNX Runtime raises for a file, whatever runs it.
+_FILE_ERRORS = ('InvalidProtobuf', 'InvalidGraph', 'NoSuchFile', 'InvalidArgument')
+_INSTALL = 'install CUDA, cuDNN and TensorRT of the versions that it wants: docs/tensorrt.md'
+# Softmax, its logarithm and their product are there at the same time, in full size.
+_FULL_TENSORS = 3
+# Heuristic, so that two starts choose the same kernels; memory stays what is asked for.
+CUDA_OPTIONS = {
+    'device_id': '0', 'use_tf32': '0', 'cudnn_conv_algo_search': 'HEURISTIC',
+    'arena_extend_strategy': 'kSameAsRequested',
+}
+_log = logging.getLogger(__name__)
+Tensors = Mapping[str, Any]
+
+
+class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
+    """
+    Run a bundle with ONNX Runtime's CUDA provider; parameters and errors as its base.
+
+    Notes
+    -----
+    Features, masks and sums stay on the device, and only maps come back, where the card asks for
+    the full reduction of any number of passes. Of other cards the logits come back, and the
+    processor reduces them. float32 is float32: TF32 is off, so that calibrations hold.
+
+    """
+
+    name = 'onnxruntime_cuda'
+    refused = {'bf16': 'use backend tensorrt'}
+    # The first must run the graphs; the others may have what it cannot do.
+    providers: tuple[str, ...] = (CUDA,)
+    device = 'cuda'
+
+    def __init__(self, bundle: ModelBundle, settings: Settings) -> None:
+        self._is_fixed = settings.mask_policy == 'fixed'
+        self._passes = (bundle.card.passes if settings.passes == BUNDLE_PASSES
+                        else settings.passes)
+        self._masks: Masks | None = None
+        self._slots: dict[int, dict[str, Any]] = {}
+        self._filled: set[int] = set()
+        super().__init__(bundle, settings)
+
+    @property
+    def version(self) -> str:
+        """Of ONNX Runtime."""
+        return str(self._ort.__version__)
+
+    @property
+    def device_name(self) -> str:
+        """Return the GPU, with its compute capability and the CUDA of its driver."""
+        return self._target
+
+    def _import(self) -> None:
+        self._target = self._find_device()
+        super()._import()
+        there = self._ort.get_available_providers()
+        lacking = [name for name in self.providers if name not in there]
+        if lacking:
+            raise BackendUnavailableError(
+                f'this onnxruntime {self._ort.__version__} has no {lacking[0]}',
+                fix='put onnxruntime-gpu in the place of onnxruntime: docs/tensorrt.md',
+            )
+
+    def _find_device(self) -> str:
+        """Say which GPU there is, before a library that needs one is touched."""
+        found = find_device()
+        return f'{found.name}, {found.compute_capability}, {found.driver}'
+
+    def _open(self, bundle: ModelBundle) -> None:
+        self._head_path = bundle.head_path
+        self._bank_heads, self._tensors = {}, {}
+        self._buffer = np.empty((0, *self._card.logits_shape), np.float32)
+        self._chunk_bytes = head_bytes_a_pass(bundle.head_path)
+        self._trunk = self._open_session(bundle.trunk_path)
+        self._image = self._empty((1, self._card.input.height, self._card.input.width, 3),
+                                  np.uint8)
+        self._head = self._adder = self._finisher = None
+        stats = bundle.folder / HEAD_STATS_FILE
+        if self._card.reduction == 'full' and not self._card.chunk and stats.is_file():
+            self._open_statistics(stats)
+        else:
+            self._head = self._open_session(bundle.head_path, has_masks=True)
+        _log.info('%s: onnxruntime %s on %s, reduction on the %s', self.name,
+                  self._ort.__version__, self._target, 'device' if self._adder else 'processor')
+
+    def _open_statistics(self, path: Path) -> None:
+        plane = (self._card.input.height, self._card.input.width)
+        stack = (self._card.num_classes, *plane)
+        self._chunk_bytes += _FULL_TENSORS * 4 * math.prod(stack)
+        self._adder = self._open_session(path, adding(path), has_masks=True)
+        self._finisher = self._open_session(path, finishing(self._card))
+        self._zeros = {name: self._empty(shape, np.float32) for name, shape in zip(
+            SUMS, (stack, plane, plane, stack), strict=True)}
+        for zeros in self._zeros.values():
+            zeros.update_inplace(np.zeros(zeros.shape(), np.float32))
+
+    def _open_session(
+        self, path: Path, content: bytes | None = None, has_masks: bool = False
+    ) -> Any:
+        content = content or path.read_bytes()
+        options = self._ort.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.use_deterministic_compute = True
+        # Lets `_require_placed` see which node runs where; versions that know it not pass it over.
+        options.add_session_config_entry('session.record_ep_graph_assignment_info', '1')
+        providers = [(name, self._options(name, content, has_masks)) for name in self.providers]
+        try:
+            session = self._ort.InferenceSession(
+                content, options, providers=providers, enable_fallback=0)
+        except Exception as err:  # the runtime's own errors derive from nothing narrower
+            if type(err).__name__ in _FILE_ERRORS:
+                raise ModelBundleError(
+                    f'onnxruntime cannot open {path} ({err})', fix=COMPILE) from err
+            says = ' '.join(str(err).split())
+            raise BackendUnavailableError(
+                f'{self.name} cannot open {path} ({says})', fix=_INSTALL) from err
+        session.disable_fallback()
+        require_placed(session, self.providers[0], path)
+        return session
+
+    def _options(self, provider: str, graph: bytes, has_masks: bool) -> dict[str, str]:
+        """Return the options of one provider for one graph."""
+        return dict(CUDA_OPTIONS) if provider == CUDA else {}
+
+    def _new_chunking(self, passes: int) -> Chunking:
+        if self._adder is None:
+            return super()._new_chunking(passes)
+        return choose_chunk(passes, self._chunk_bytes, self._budget_mb)
+
+    def _run(
+        self, batch: ImageU8, masks: Masks, passes: int, inv_temperature: float
+    ) -> UncertaintyMaps:
+        if self._adder is None:
+            return super()._run(batch, masks, passes, inv_temperature)
+        start_s = time.perf_counter()
+        self._run_trunk(batch)
+        trunk_s = time.perf_counter()
+        sums = self._sums(masks, passes, np.array([inv_temperature], np.float32))
+        head_s = time.perf_counter()
+        maps = self._finish(sums, passes)
+        self._timings_ms = {
+            'trunk': (trunk_s - start_s) * 1e3, 'head': (head_s - trunk_s) * 1e3,
+            'reduction': (time.perf_counter() - head_s) * 1e3,
+        }
+        return maps
+
+    def _run_trunk(self, batch: ImageU8) -> None:
+        self._image.update_inplace(batch)
+        features = self._call(self._trunk, {IMAGE: self._image}, self._names.frontier)
+        self._tensors = {IMAGE: self._image, **features}
+
+    def _sums(self, masks: Masks, passes: int, inv_temperature: NDArray[np.float32]) -> Tensors:
+        """Run the head chunk by chunk; each adds to the sums of the one before."""
+        if not self._is_fixed or masks is not self._masks:
+            self._filled.clear()
+            self._masks = masks
+        heat = self._ort.OrtValue.ortvalue_from_numpy(inv_temperature)
+        sums: Tensors = self._zeros
+        chunk = self._chunk(passes)
+        for first in range(0, passes, chunk):
+            parts = {name: mask[first:first + chunk] for name, mask in masks.items()}
+            given = {**self._tensors, **self._resident(first, parts)}
+            inputs = {name: given[name] for name in self._names.head_inputs}
+            inputs.update({BEFORE + name: value for name, value in sums.items()})
+            sums = self._call(self._adder, {**inputs, INV_TEMPERATURE: heat}, SUMS)
+        return sums
+
+    def _resident(self, first: int, parts: Masks) -> Tensors:
+        """Return a chunk of masks on the device; copied once where they never change."""
+        slot = self._slots.get(first, {})
+        if any(name not in slot or tuple(slot[name].shape()) != part.shape
+               for name, part in parts.items()):
+            self._filled.discard(first)
+            slot = {name: self._empty(part.shape, np.float32) for name, part in parts.items()}
+            self._slots[first] = slot
+        if first not in self._filled:
+            for name, part in parts.items():
+                slot[name].update_inplace(np.ascontiguousarray(part))
+            self._filled.add(first)
+        return slot
+
+    def _finish(self, sums: Tensors, passes: int) -> UncertaintyMaps:
+        count = self._ort.OrtValue.ortvalue_from_numpy(np.array([passes], np.float32))
+        maps = self._call(self._finisher, {**sums, PASSES: count}, MAPS, 'cpu')
+        return UncertaintyMaps(**{name: value.numpy() for name, value in maps.items()})
+
+    def _call(
+        self, session: Any, inputs: Tensors, outputs: tuple[str, ...], device: str | None = None
+    ) -> dict[str, Any]:
+        """Run a graph on tensors where they lie, and leave its results where they are made."""
+        binding = session.io_binding()
+        for name, value in inputs.items():
+            binding.bind_ortvalue_input(name, value)
+        for name in outputs:
+            binding.bind_output(name, device or self.device)
+        session.run_with_iobinding(binding)
+        return dict(zip(outputs, binding.get_outputs(), strict=True))
+
+    def _empty(self, shape: tuple[int, ...], dtype: type[np.generic]) -> Any:
+        return self._ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, self.device, 0)
+
+    def _free(self) -> None:
+        super()._free()
+        self._adder = self._finisher = self._image = self._masks = None
+        self._slots, self._zeros = {}, {}
+
+
+class OnnxRuntimeTensorRtBackend(OnnxRuntimeCudaBackend):
+    """
+    Run a bundle with ONNX Runtime's TensorRT provider; parameters and errors as its base.
+
+    Notes
+    -----
+    Graphs of float32 only: the provider builds half precision with weak types, which may take the
+    reduction along, and that made 93 % of entropies NaN. TensorRT uses TF32, and the provider has
+    no option against it. Engines are built when the backend is opened, minutes the first time,
+    and kept in the folder of engines.
+
+    """
+
+    name = 'onnxruntime_tensorrt'
+    refused = dict.fromkeys(('bf16', 'fp16', 'int8'), 'use backend tensorrt')
+    providers = (TENSORRT, CUDA)
+
+    def _options(self, provider: str, graph: bytes, has_masks: bool) -> dict[str, str]:
+        if provider != TENSORRT:
+            return super()._options(provider, graph, has_masks)
+        ranges = self._ranges() if has_masks and not self._card.chunk else {}
+        # A folder for each graph, range, GPU and version of ONNX Runtime: the names of its files
+        # are not known to tell two sets of weights apart.
+        key = hashlib.sha256(graph)
+        key.update(repr((self._target, self._ort.__version__, sorted(ranges.items()))).encode())
+        folder = cache_folder() / 'onnxruntime' / key.hexdigest()
+        folder.mkdir(parents=True, exist_ok=True)
+        return {**tensorrt_options(folder), **ranges}
+
+    def _ranges(self) -> dict[str, str]:
+        """Return how many passes the masks may have, as the provider wants it written."""
+        # A budget that holds one pass or fewer leaves one.
+        largest = max(1, min(MAX_CHUNK, self._budget_mb * 2**20 // self._chunk_bytes))
+        usual = choose_chunk(self._passes, self._chunk_bytes, self._budget_mb).passes
+        return {f'trt_profile_{word}_shapes': ','.join(
+            f'{site.name}:' + 'x'.join(map(str, (count, *site.shape)))
+            for site in self._card.dropout_sites)
+            for word, count in (('min', 1), ('opt', usual), ('max', largest))}
+
+
+def tensorrt_options(folder: Path) -> dict[str, str]:
+    """Return the options of the TensorRT provider that keeps its engines in a folder."""
+    return {
+        'device_id': '0', 'trt_fp16_enable': '0', 'trt_int8_enable': '0',
+        'trt_engine_cache_enable': '1', 'trt_engine_cache_path': str(folder),
+        'trt_timing_cache_enable': '1', 'trt_timing_cache_path': str(folder),
+    }
+
+
+def require_placed(session: Any, provider: str, path: Path) -> None:
+    """
+    Refuse a session that does not run where it should, and say what of it does not.
+
+    Parameters
+    ----------
+    session : onnxruntime.InferenceSession
+        Opened; asked only.
+    provider : str
+        The execution provider that was asked for.
+    path : Path
+        The graph's file, for the words.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If the provider is not the session's first, or was given no node.
+
+    """
+    used = session.get_providers()
+    if used[:1] != [provider]:
+        raise BackendUnavailableError(
+            f'onnxruntime would run {path.name} with {used[0] if used else "nothing"}', provider,
+            f'its log says which library cannot be loaded; {_INSTALL}',
+        )
+    if not hasattr(session, 'get_provider_graph_assignment_info'):
+        return
+    places = [part.ep_name for part in session.get_provider_graph_assignment_info()]
+    if places and provider not in places:
+        raise BackendUnavailableError(
+            f'onnxruntime gave {provider} no node of {path.name}', 'all of them')
+    if CPU in places and provider != CPU:
+        _log.warning('%d parts of %s run on the processor: %s does not have them',
+                     places.count(CPU), path.name, provider)

@@ -1,0 +1,235 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+What `uncertainty_seg self-check` found on this machine, beside the engines it was found with.
+
+A backend that failed for a model in a precision is not opened for the node again until it
+passes; one whose precision is not to be trusted blindly is not opened before it has passed. The
+record holds for these graphs, this runtime's version, this precision and this device, and no
+others.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+import sys
+from typing import Any
+
+from uncertainty_seg.backends.gpu.engine_cache import cache_folder, EngineCache
+from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.pipeline import Backend
+from uncertainty_seg.errors import BackendUnavailableError
+
+RECORD_FILE = 'self_check.json'
+# Backend -> the module whose version is its own. Not the distribution: ONNX Runtime has several.
+_MODULES = {
+    'openvino': 'openvino', 'onnxruntime': 'onnxruntime', 'onnxruntime_cuda': 'onnxruntime',
+    'onnxruntime_tensorrt': 'onnxruntime',
+}
+_log = logging.getLogger(__name__)
+_is_checking: ContextVar[bool] = ContextVar('is_checking', default=False)
+
+
+@dataclass(frozen=True)
+class SelfCheckKey:
+    """
+    What a result holds for.
+
+    Attributes
+    ----------
+    graphs : str
+        Digest over the files of the bundle.
+    backend, version : str
+        Name of the backend; version of its runtime.
+    precision : str
+        One of `core.model_card.PRECISIONS`.
+    device : str
+        Name of the GPU; empty for a backend of the CPU.
+
+    """
+
+    graphs: str
+    backend: str
+    version: str
+    precision: str
+    device: str = ''
+
+    @staticmethod
+    def of(
+        card: ModelCard, backend: str, version: str, precision: str, device: str = ''
+    ) -> SelfCheckKey:
+        """Make the key of a bundle's card."""
+        files = '\n'.join(f'{name} {card.sha256[name]}' for name in sorted(card.sha256))
+        digest = hashlib.sha256(files.encode()).hexdigest()
+        return SelfCheckKey(digest, backend, version, precision, device)
+
+    @property
+    def text(self) -> str:
+        """Return the key in the file."""
+        return ' '.join((self.graphs[:16], self.backend, self.version, self.precision,
+                         self.device.replace(' ', '_'))).rstrip()
+
+
+@dataclass(frozen=True)
+class SelfCheckRecord:
+    """
+    A result.
+
+    Attributes
+    ----------
+    key : SelfCheckKey
+        What it holds for.
+    is_passed : bool
+        Whether every check held.
+    failed : tuple of str
+        Names of the checks that did not.
+    report : mapping of str to any
+        All that was measured, as the tool prints it.
+
+    """
+
+    key: SelfCheckKey
+    is_passed: bool
+    failed: tuple[str, ...]
+    report: Mapping[str, Any]
+
+
+def key_of(card: ModelCard, backend: Backend, precision: str) -> SelfCheckKey:
+    """
+    Make the key of an open backend.
+
+    Parameters
+    ----------
+    card : ModelCard
+        Of the bundle it is open for.
+    backend : Backend
+        Says by its attributes `version` and `device_name` what it runs on, where it has them.
+    precision : str
+        What it computes in.
+
+    Returns
+    -------
+    SelfCheckKey
+        Without a version for a backend that has none, such as the fake one.
+
+    """
+    # An open backend has imported it.
+    module = sys.modules.get(_MODULES.get(backend.name, ''))
+    version = getattr(backend, 'version', None) or getattr(module, '__version__', '')
+    device = str(getattr(backend, 'device_name', ''))
+    return SelfCheckKey.of(card, backend.name, str(version), precision, device)
+
+
+def read_record(key: SelfCheckKey, folder: Path | None = None) -> SelfCheckRecord | None:
+    """
+    Look up what was found.
+
+    Parameters
+    ----------
+    key : SelfCheckKey
+        What is about to run.
+    folder : Path or None
+        Of the engines; that of this user if None.
+
+    Returns
+    -------
+    SelfCheckRecord or None
+        None if it was never checked, or the file cannot be read, which is said in the log.
+
+    """
+    found = _read(_folder(folder)).get(key.text)
+    if not isinstance(found, dict) or not isinstance(found.get('is_passed'), bool):
+        return None
+    failed = tuple(str(name) for name in found.get('failed', ()))
+    # Found under a shortened digest; the whole one decides.
+    if found.get('key') != asdict(key):
+        return None
+    return SelfCheckRecord(key, found['is_passed'], failed, found.get('report', {}))
+
+
+def write_record(record: SelfCheckRecord, folder: Path | None = None) -> Path:
+    """Add a result to the file, in place of an older one of the same key; return the file."""
+    place = _folder(folder)
+    path = place / RECORD_FILE
+    with EngineCache(place).lock('self_check'):
+        records = _read(place)
+        records[record.key.text] = {
+            'key': asdict(record.key), 'is_passed': record.is_passed,
+            'failed': list(record.failed), 'report': record.report,
+        }
+        draft = path.with_suffix('.tmp')
+        draft.write_text(json.dumps(records, indent=1, allow_nan=False) + '\n', encoding='utf-8')
+        os.replace(draft, path)
+    return path
+
+
+def require_not_failed(
+    key: SelfCheckKey, must_have_passed: bool = False, folder: Path | None = None
+) -> None:
+    """
+    Refuse what failed its check here.
+
+    Parameters
+    ----------
+    key : SelfCheckKey
+        What is about to run.
+    must_have_passed : bool
+        Refuse what was never checked as well.
+    folder : Path or None
+        Of the engines; that of this user if None.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If it failed, or was not checked and has to be. Never inside `checking`.
+
+    """
+    if _is_checking.get():
+        return
+    record = read_record(key, folder)
+    what = f'{key.backend} {key.version} in {key.precision}'.replace('  ', ' ')
+    if record is not None and not record.is_passed:
+        raise BackendUnavailableError(
+            f'{what} failed its self-check on this model ({", ".join(record.failed)})',
+            fix='choose another precision or backend, or mend it and run uncertainty_seg '
+                'self-check again',
+        )
+    if record is None and must_have_passed:
+        raise BackendUnavailableError(
+            f'{what} was never checked on this model', 'a self-check that passed',
+            'run uncertainty_seg self-check, or choose another precision',
+        )
+
+
+@contextmanager
+def checking() -> Iterator[None]:
+    """Let anything be opened meanwhile: what failed must be opened to be checked again."""
+    token = _is_checking.set(True)
+    try:
+        yield
+    finally:
+        _is_checking.reset(token)
+
+
+def _folder(folder: Path | None) -> Path:
+    return folder if folder is not None else cache_folder()
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / RECORD_FILE).read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as err:
+        _log.warning('%s cannot be read (%s): nothing counts as checked',
+                     folder / RECORD_FILE, err)
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,642 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Let a graph exported for one image take T passes, wherever it was written for a batch of 1.
+
+An exporter writes the batch into reshapes, sizes and joins as the number 1. Where a mask reaches
+such a node it is rewritten so that T follows from its input; what cannot be, is refused by name.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+import onnx
+from onnx import helper, numpy_helper
+
+from uncertainty_seg.core.model_card import DropoutSite
+from uncertainty_seg.errors import GraphError
+from uncertainty_seg.graph.onnx_tools import (
+    attribute,
+    constants,
+    copy_of,
+    replace_nodes,
+    shapes,
+)
+
+# -------------------------------------------------------------------------------------------------
+# What each operator does to the axis that carries the passes.
+# A rule sees a node of a graph of one pass and says where its outputs carry the passes, or raises
+# `Lost`. `passes_axis` applies them in order.
+
+Shape = tuple[int, ...]
+_TO_THE_END = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class PassesAxis:
+    """
+    Where a tensor carries the passes.
+
+    Attributes
+    ----------
+    axis : int
+        Of T, counted from the left.
+    inner, outer : int
+        What shares the axis: its size is outer * T * inner, in this order.
+
+    """
+
+    axis: int
+    inner: int = 1
+    outer: int = 1
+
+    @property
+    def is_alone(self) -> bool:
+        """Say whether the axis holds the passes and nothing else."""
+        return self.inner == self.outer == 1
+
+    @property
+    def size(self) -> int:
+        """Size of the axis for one pass."""
+        return self.outer * self.inner
+
+    def at(self, axis: int) -> PassesAxis:
+        """Return the same on another axis."""
+        return PassesAxis(axis, self.inner, self.outer)
+
+
+class Lost(Exception):
+    """A rule cannot say where the passes are; its text says why."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What a rule sees of a node: it, the shapes of one pass, axes and constants."""
+
+    node: onnx.NodeProto
+    shapes: Mapping[str, Shape]
+    axes: Mapping[str, PassesAxis]
+    constants: Mapping[str, NDArray[np.generic]]
+
+    def shape(self, name: str) -> Shape:
+        """Return a static shape."""
+        if name not in self.shapes:
+            raise Lost(f'{name!r} has no static shape')
+        return self.shapes[name]
+
+    @property
+    def out(self) -> Shape:
+        """Shape of the first output."""
+        return self.shape(self.node.output[0])
+
+    @property
+    def first(self) -> PassesAxis:
+        """Axis of the data input, which must be the one that carries the passes."""
+        name = self.node.input[0]
+        if name not in self.axes:
+            raise Lost('an argument depends on the passes, and the data does not')
+        return self.axes[name]
+
+    def constant(self, index: int) -> list[int]:
+        """Return a constant integer input as a list; empty if it is not given."""
+        if index >= len(self.node.input) or not self.node.input[index]:
+            return []
+        value = self.constants.get(self.node.input[index])
+        if value is None:
+            raise Lost(f'{self.node.input[index]!r} is computed')
+        return [int(v) for v in np.asarray(value).reshape(-1)]
+
+
+PassesRule = Callable[[View], PassesAxis]
+
+
+def rule_of(node: onnx.NodeProto) -> PassesRule:
+    """Return the rule of a node's operator."""
+    if node.op_type in _RULES:
+        return _RULES[node.op_type]
+    if node.op_type.startswith(('Reduce', 'Arg')):
+        return _reduced
+    return _unknown
+
+
+def aligned(axis: PassesAxis, rank: int, out_rank: int) -> PassesAxis:
+    """Return the axis after broadcasting to more axes, which come in on the left."""
+    return axis.at(axis.axis + out_rank - rank)
+
+
+def _unknown(view: View) -> PassesAxis:
+    raise Lost('no rule says what this operator does with several passes')
+
+
+def _same(view: View) -> PassesAxis:
+    """Nothing moves: element by element, or along axes of no concern."""
+    return view.first
+
+
+def _sample_by_sample(view: View) -> PassesAxis:
+    axis = view.first
+    if axis.axis != 0:
+        raise Lost('it takes the batch on axis 0, and the passes are elsewhere')
+    return axis
+
+
+def _convolved(view: View) -> PassesAxis:
+    node = view.node
+    data, weights = view.axes.get(node.input[0]), view.axes.get(node.input[1])
+    if weights is None and data is not None and data.axis == 0:
+        return data
+    outputs = view.out[1]
+    if weights is not None and weights.axis == 0 and (data is None or data.axis == 0):
+        return PassesAxis(0)  # weights of each pass, which `dynamic_conv` turns into a product
+    if weights is not None and data is not None and data.axis == 1:
+        return PassesAxis(1, outputs)  # one group a sample
+    raise Lost('the passes are on its channels')
+
+
+def _broadcast(view: View) -> PassesAxis:
+    rank = len(view.out)
+    found = {aligned(view.axes[name], len(view.shape(name)), rank)
+             for name in view.node.input if name in view.axes}
+    if len(found) > 1:
+        raise Lost('its inputs carry the passes on different axes')
+    axis = found.pop()
+    if view.out[axis.axis] != axis.size:
+        raise Lost('it stretches the axis of the passes')
+    return axis
+
+
+def _moved(view: View) -> PassesAxis:
+    axis = view.first
+    rank = len(view.out)
+    perm = attribute(view.node, 'perm', list(range(rank))[::-1])
+    return axis.at(list(perm).index(axis.axis))
+
+
+def _reshaped(view: View) -> PassesAxis:
+    return reshaped_axis(view.first, view.shape(view.node.input[0]), view.out)
+
+
+def reshaped_axis(axis: PassesAxis, old: Sequence[int], new: Sequence[int]) -> PassesAxis:
+    """
+    Say where the passes go in a reshape.
+
+    Parameters
+    ----------
+    axis : PassesAxis
+        In the old shape.
+    old, new : sequence of int
+        Shapes of one pass.
+
+    Returns
+    -------
+    PassesAxis
+        An axis of its own where the new shape has room for one.
+
+    Raises
+    ------
+    Lost
+        If the new axes cut across the passes.
+
+    """
+    before = math.prod(old[:axis.axis]) * axis.outer
+    starts = [i for i in range(len(new)) if math.prod(new[:i]) == before]
+    own = next((i for i in starts if new[i] == 1), None)
+    if own is not None:
+        return PassesAxis(own)
+    # (L, T, E) to (L, E): rows of features, so that T goes to the rows and not to the features.
+    if starts and (starts[-1] < len(new) - 1 or len(new) == 1):
+        return PassesAxis(starts[-1], new[starts[-1]])
+    inside = max(i for i in range(len(new)) if math.prod(new[:i]) < before)
+    outer, rest = divmod(before, math.prod(new[:inside]))
+    if rest or new[inside] % outer:
+        raise Lost(f'it cuts across the passes ({list(old)} to {list(new)})')
+    return PassesAxis(inside, new[inside] // outer, outer)
+
+
+def _inserted(view: View) -> PassesAxis:
+    axis = view.first
+    axes = view.constant(1) or attribute(view.node, 'axes', [])
+    rank = len(view.out)
+    new = {a % rank for a in axes}
+    kept = [i for i in range(rank) if i not in new]
+    return axis.at(kept[axis.axis])
+
+
+def _squeezed(view: View) -> PassesAxis:
+    axis = view.first
+    shape = view.shape(view.node.input[0])
+    axes = view.constant(1) or [i for i, n in enumerate(shape) if n == 1]
+    gone = {a % len(shape) for a in axes}
+    if axis.axis in gone:
+        return reshaped_axis(axis, shape, view.out)
+    return axis.at(axis.axis - sum(a < axis.axis for a in gone))
+
+
+def _multiplied(view: View) -> PassesAxis:
+    left, right = view.node.input[:2]
+    ranks = len(view.shape(left)), len(view.shape(right))
+    if min(ranks) < 2:
+        raise Lost('it is a product with a vector')
+    found = set()
+    for name, rank, summed in ((left, ranks[0], ranks[0] - 1), (right, ranks[1], ranks[1] - 2)):
+        if name in view.axes:
+            if view.axes[name].axis == summed:
+                raise Lost('it sums over the passes')
+            found.add(aligned(view.axes[name], rank, len(view.out)))
+    if len(found) > 1:
+        raise Lost('its inputs carry the passes on different axes')
+    return found.pop()
+
+
+def _gemm(view: View) -> PassesAxis:
+    axis = view.first
+    if axis.axis != 0 or attribute(view.node, 'transA', 0) or view.node.input[1] in view.axes:
+        raise Lost('it sums over the passes')
+    return axis
+
+
+def _einsum(view: View) -> PassesAxis:
+    terms, _, result = attribute(view.node, 'equation').replace(' ', '').partition('->')
+    labels = {(term[view.axes[name].axis], view.axes[name].at(0))
+              for term, name in zip(terms.split(','), view.node.input, strict=True)
+              if name in view.axes}
+    if len(labels) != 1 or not result or '.' in terms:
+        raise Lost('its inputs carry the passes on different axes')
+    (label, axis), = labels
+    if label not in result:
+        raise Lost('it sums over the passes')
+    return axis.at(result.index(label))
+
+
+def _joined(view: View) -> PassesAxis:
+    axes = {view.axes[name] for name in view.node.input if name in view.axes}
+    if len(axes) > 1:
+        raise Lost('its inputs carry the passes on different axes')
+    axis = axes.pop()
+    if attribute(view.node, 'axis') % len(view.out) == axis.axis:
+        raise Lost('it joins tensors along the axis of the passes')
+    return axis
+
+
+def _along_another(view: View) -> PassesAxis:
+    """Softmax, Split, TopK and the like work along an axis, which must be another."""
+    axis = view.first
+    default = 0 if view.node.op_type in ('Split', 'GatherElements') else -1
+    along = attribute(view.node, 'axis', default) % len(view.shape(view.node.input[0]))
+    if along == axis.axis:
+        raise Lost('it works along the axis of the passes')
+    return axis
+
+
+def _normalised(view: View) -> PassesAxis:
+    axis = view.first
+    if axis.axis >= attribute(view.node, 'axis', -1) % len(view.shape(view.node.input[0])):
+        raise Lost('it normalises over the passes')
+    return axis
+
+
+def _sliced(view: View) -> PassesAxis:
+    axis = view.first
+    rank = len(view.shape(view.node.input[0]))
+    axes = [a % rank for a in view.constant(3)] or list(range(rank))
+    if axis.axis in axes:
+        # One pass has one entry there, so that [:1] and [:] look alike: only the second is meant.
+        at = axes.index(axis.axis)
+        step = view.constant(4)[at] if view.constant(4) else 1
+        if (view.constant(1)[at], step) != (0, 1) or view.constant(2)[at] < _TO_THE_END:
+            raise Lost('it cuts the axis of the passes')
+    return axis
+
+
+def _gathered(view: View) -> PassesAxis:
+    axis = view.first
+    shape = view.shape(view.node.input[0])
+    along = attribute(view.node, 'axis', 0) % len(shape)
+    if along == axis.axis:
+        raise Lost('it picks one entry of the batch')
+    grown = len(view.shape(view.node.input[1])) - 1
+    return axis.at(axis.axis + (grown if along < axis.axis else 0))
+
+
+def _gathered_points(view: View) -> PassesAxis:
+    axis = view.first
+    first = attribute(view.node, 'batch_dims', 0)
+    points = view.shape(view.node.input[1])
+    behind = first + points[-1]
+    if axis.axis < behind:
+        raise Lost('it picks entries of the batch')
+    return axis.at(len(points) - 1 + axis.axis - behind)
+
+
+def _reduced(view: View) -> PassesAxis:
+    axis = view.first
+    rank = len(view.shape(view.node.input[0]))
+    if view.node.op_type.startswith('Arg'):
+        axes = [attribute(view.node, 'axis', 0)]
+    else:
+        axes = attribute(view.node, 'axes', None) or view.constant(1) or list(range(rank))
+    gone = {a % rank for a in axes}
+    if axis.axis in gone:
+        raise Lost('it reduces over the passes')
+    if attribute(view.node, 'keepdims', 1):
+        return axis
+    return axis.at(axis.axis - sum(a < axis.axis for a in gone))
+
+
+def _padded(view: View) -> PassesAxis:
+    axis = view.first
+    pads = view.constant(1)
+    half = len(pads) // 2
+    if pads[axis.axis] or pads[half + axis.axis]:
+        raise Lost('it pads the axis of the passes')
+    return axis
+
+
+def _repeated(view: View) -> PassesAxis:
+    axis = view.first
+    if view.constant(1)[axis.axis] != 1:
+        raise Lost('it repeats the passes')
+    return axis
+
+
+_SAME = (
+    'Relu', 'Clip', 'Sigmoid', 'Tanh', 'Erf', 'Exp', 'Log', 'Sqrt', 'Neg', 'Abs', 'Cast',
+    'Identity', 'LeakyRelu', 'HardSwish', 'HardSigmoid', 'Elu', 'Selu', 'Celu', 'Softplus',
+    'Softsign', 'Floor', 'Ceil', 'Round', 'Reciprocal', 'Sin', 'Cos', 'Sign', 'Not', 'IsNaN',
+    'IsInf', 'ThresholdedRelu', 'Dropout', 'QuantizeLinear', 'DequantizeLinear', 'Trilu', 'CumSum',
+)
+_RULES: dict[str, PassesRule] = {
+    **dict.fromkeys(_SAME, _same),
+    **dict.fromkeys(('BatchNormalization', 'InstanceNormalization', 'LRN', 'MaxPool', 'Resize',
+                     'AveragePool', 'GlobalAveragePool', 'GlobalMaxPool', 'DepthToSpace',
+                     'SpaceToDepth', 'GridSample', 'LpPool', 'GlobalLpPool'), _sample_by_sample),
+    **dict.fromkeys(('Conv', 'ConvTranspose'), _convolved),
+    **dict.fromkeys(('Add', 'Sub', 'Mul', 'Div', 'Pow', 'Min', 'Max', 'Mean', 'Sum', 'Where',
+                     'Equal', 'Less', 'Greater', 'LessOrEqual', 'GreaterOrEqual', 'And', 'Or',
+                     'Xor', 'Mod', 'PRelu', 'Expand'), _broadcast),
+    **dict.fromkeys(('Softmax', 'LogSoftmax', 'Hardmax', 'Split', 'TopK', 'LpNormalization',
+                     'GatherElements'), _along_another),
+    'Transpose': _moved, 'Reshape': _reshaped, 'Flatten': _reshaped, 'Unsqueeze': _inserted,
+    'Squeeze': _squeezed, 'MatMul': _multiplied, 'Gemm': _gemm, 'Einsum': _einsum,
+    'Concat': _joined, 'LayerNormalization': _normalised, 'Slice': _sliced,
+    'Gather': _gathered, 'GatherND': _gathered_points, 'Pad': _padded, 'Tile': _repeated,
+}
+
+
+# -------------------------------------------------------------------------------------------------
+# Which axis of each tensor carries the passes.
+# A network is exported for one image. Most tensors keep the batch on axis 0; attention moves it or
+# merges it with the heads. This follows it node by node through a graph of one pass and says where
+# it is, or which node lost it. It changes nothing.
+
+
+@dataclass
+class FoundPasses:
+    """
+    Result of `find_passes`.
+
+    Attributes
+    ----------
+    axes : dict of str to PassesAxis
+        Tensors that carry the passes. What is in neither is the same in all of them.
+    lost : dict of str to str
+        Tensors whose axis is not known: the node and the reason.
+
+    """
+
+    axes: dict[str, PassesAxis]
+    lost: dict[str, str]
+
+
+def find_passes(
+    nodes: Iterable[onnx.NodeProto],
+    shapes: Mapping[str, Shape],
+    constants: Mapping[str, NDArray[np.generic]],
+    seeds: Mapping[str, PassesAxis],
+) -> FoundPasses:
+    """
+    Follow the passes through a graph.
+
+    Parameters
+    ----------
+    nodes : iterable of NodeProto
+        In order, constants of shape arithmetic folded.
+    shapes : mapping of str to tuple of int
+        Static shapes of one pass.
+    constants : mapping of str to ndarray
+        Initializers and constants.
+    seeds : mapping of str to PassesAxis
+        Inputs that carry the passes.
+
+    Returns
+    -------
+    Found
+        Axes, and tensors for which a rule gave up.
+
+    """
+    found = FoundPasses(dict(seeds), {})
+    for node in nodes:
+        lost = next((found.lost[name] for name in node.input if name in found.lost), None)
+        if lost is None and not any(name in found.axes for name in node.input):
+            continue
+        if lost is None:
+            try:
+                axis = rule_of(node)(View(node, shapes, found.axes, constants))
+                axes = _of_outputs(node, axis)
+            except Lost as err:
+                lost = f'{node.op_type} {node.name or node.output[0]!r}: {err}'
+        if lost is not None:
+            found.lost.update(dict.fromkeys(node.output, lost))
+        else:
+            found.axes.update(axes)
+    return found
+
+
+def _of_outputs(node: onnx.NodeProto, axis: PassesAxis) -> dict[str, PassesAxis]:
+    return {name: axis for name in node.output if name}
+
+
+# -------------------------------------------------------------------------------------------------
+
+_RESHAPES = ('Reshape', 'Flatten', 'Squeeze', 'Unsqueeze')
+_BROADCASTS = ('Add', 'Sub', 'Mul', 'Div', 'Pow', 'Min', 'Max', 'Mean', 'Sum', 'Where', 'Equal',
+               'Less', 'Greater', 'LessOrEqual', 'GreaterOrEqual', 'And', 'Or', 'Xor', 'Mod',
+               'PRelu', 'MatMul')
+
+
+def free_passes(model: onnx.ModelProto, sites: Iterable[DropoutSite]) -> onnx.ModelProto:
+    """
+    Rewrite what depends on the number of passes.
+
+    Parameters
+    ----------
+    model : ModelProto
+        From `dropout_to_masks`, whole or its head, shape arithmetic folded; left as it is.
+    sites : iterable of DropoutSite
+        Its mask inputs.
+
+    Returns
+    -------
+    ModelProto
+        Computes for T masks what the graph of one pass computes for each.
+
+    Raises
+    ------
+    GraphError
+        With the node at which passes would mix, if the output depends on it.
+
+    """
+    result = copy_of(model)
+    sites = tuple(sites)
+    known = shapes(one_pass(model, sites))
+    # Masks are laid out as (T, ...): whatever inner they have is on axes of their own.
+    seeds = {site.name: PassesAxis(0) for site in sites}
+    found = find_passes(model.graph.node, known, constants(model.graph), seeds)
+    for info in model.graph.output:
+        if info.name in found.lost:
+            raise GraphError(f'passes would mix at {found.lost[info.name]}',
+                             'an operation that treats every image of a batch alike',
+                             'write that step without the batch size, or move the dropout '
+                             'behind it')
+    editor = _Editor(result, known, found, sites)
+    nodes = [new for node in result.graph.node for new in editor.freed(node)]
+    replace_nodes(result.graph, [*editor.front, *nodes])
+    del result.graph.value_info[:]
+    for info in result.graph.output:
+        info.type.tensor_type.ClearField('shape')  # it held the batch too
+    return result
+
+
+def one_pass(model: onnx.ModelProto, sites: Iterable[DropoutSite]) -> onnx.ModelProto:
+    """Return the graph with T = 1, whose shapes are all static."""
+    fixed = copy_of(model)
+    names = {site.name for site in sites}
+    for info in fixed.graph.input:
+        if info.name in names:
+            info.type.tensor_type.shape.dim[0].Clear()
+            info.type.tensor_type.shape.dim[0].dim_value = 1
+    del fixed.graph.value_info[:]
+    return fixed
+
+
+class _Editor:
+    """Rewrites one node after the other; `front` holds what goes before all."""
+
+    def __init__(
+        self, model: onnx.ModelProto, known: dict[str, tuple[int, ...]], found: FoundPasses,
+        sites: tuple[DropoutSite, ...],
+    ) -> None:
+        self.front: list[onnx.NodeProto] = []
+        self._graph = model.graph
+        self._known, self._found, self._sites = known, found, sites
+
+    def freed(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """Return what to put in place of a node."""
+        axis = self._found.axes.get(node.output[0])
+        if axis is None:
+            return [node]
+        if node.op_type in _RESHAPES:
+            return [self._reshape(node, axis)]
+        if node.op_type == 'Expand':
+            return [self._expand(node, axis)]
+        if node.op_type == 'Resize' and len(node.input) > 3 and node.input[3]:
+            return [self._resize(node)]
+        if node.op_type == 'Conv' and node.input[1] in self._found.axes:
+            raise GraphError(f'the weights of Conv {node.name or node.output[0]!r} depend on '
+                             'dropout', 'a 1x1 or depthwise convolution of that kind')
+        if node.op_type == 'Concat' or node.op_type in _BROADCASTS:
+            return self._stretched(node, axis)
+        return [node]
+
+    def _constant(self, name: str, values: np.ndarray) -> str:
+        self._graph.initializer.append(numpy_helper.from_array(values, name))
+        return name
+
+    def _reshape(self, node: onnx.NodeProto, axis: PassesAxis) -> onnx.NodeProto:
+        shape = list(self._known[node.output[0]])
+        shape[axis.axis] = -1
+        name = self._constant(f'{node.output[0]}_free', np.array(shape, np.int64))
+        return helper.make_node('Reshape', [node.input[0], name], list(node.output),
+                                name=node.name)
+
+    def _expand(self, node: onnx.NodeProto, axis: PassesAxis) -> onnx.NodeProto:
+        shape = list(self._known[node.output[0]])
+        shape[axis.axis] = 1  # keeps what the input has there
+        name = self._constant(f'{node.output[0]}_free', np.array(shape, np.int64))
+        return helper.make_node('Expand', [node.input[0], name], list(node.output),
+                                name=node.name)
+
+    def _resize(self, node: onnx.NodeProto) -> onnx.NodeProto:
+        """Say the size by scales, which hold no batch."""
+        old, new = self._known[node.input[0]], self._known[node.output[0]]
+        scales = np.array([_scale(a, b) for a, b in zip(old, new, strict=True)], np.float32)
+        name = self._constant(f'{node.output[0]}_free', scales)
+        twin = onnx.NodeProto()
+        twin.CopyFrom(node)
+        del twin.input[2:]
+        twin.input.append(name)
+        return twin
+
+    def _stretched(self, node: onnx.NodeProto, axis: PassesAxis) -> list[onnx.NodeProto]:
+        """Repeat for every pass the inputs that would not broadcast."""
+        before: list[onnx.NodeProto] = []
+        rank = len(self._known[node.output[0]])
+        if node.op_type == 'MatMul' and axis.axis >= rank - 2:
+            return [node]
+        twin = onnx.NodeProto()
+        twin.CopyFrom(node)
+        for index, name in enumerate(node.input):
+            shape = self._known.get(name)
+            if not name or name in self._found.axes or shape is None:
+                continue
+            at = axis.axis - (rank - len(shape))
+            if at < 0 or (shape[at] == 1 and node.op_type != 'Concat'):
+                continue
+            nodes, repeated = self._repeat(name, shape, axis.at(at), f'{node.output[0]}_in{index}')
+            before += nodes
+            twin.input[index] = repeated
+        return [*before, twin]
+
+    def _repeat(
+        self, name: str, shape: tuple[int, ...], axis: PassesAxis, prefix: str
+    ) -> tuple[list[onnx.NodeProto], str]:
+        """Repeat a tensor T times where the passes are."""
+        before, behind = shape[:axis.axis], shape[axis.axis + 1:]
+        if shape[axis.axis] != axis.size:
+            raise GraphError(f'{name!r} of shape {shape} meets passes on an axis of {axis.size}',
+                             'a network whose batch axis is not stretched')
+        left, right = (*before, axis.outer), (axis.inner, *behind)
+        rows = self._constant(f'{prefix}_one', np.array((*left, 1, *right), np.int64))
+        front = self._constant(f'{prefix}_left', np.array(left, np.int64))
+        back = self._constant(f'{prefix}_right', np.array(right, np.int64))
+        flat = self._constant(f'{prefix}_flat', np.array((*before, -1, *behind), np.int64))
+        return [
+            helper.make_node('Reshape', [name, rows], [f'{prefix}_own']),
+            helper.make_node('Concat', [front, self._passes(), back], [f'{prefix}_size'], axis=0),
+            helper.make_node('Expand', [f'{prefix}_own', f'{prefix}_size'], [f'{prefix}_all']),
+            helper.make_node('Reshape', [f'{prefix}_all', flat], [f'{prefix}_repeated']),
+        ], f'{prefix}_repeated'
+
+    def _passes(self) -> str:
+        """Return a tensor that holds T, int64 (1,)."""
+        if not self.front:
+            first = self._constant('passes_from', np.array([0], np.int64))
+            stop = self._constant('passes_to', np.array([1], np.int64))
+            self.front = [
+                helper.make_node('Shape', [self._sites[0].name], ['passes_shape']),
+                helper.make_node('Slice', ['passes_shape', first, stop], ['passes_count']),
+            ]
+        return 'passes_count'
+
+
+def _scale(old: int, new: int) -> np.float32:
+    """Return the float32 by which a runtime comes from the old size to the new."""
+    scale = np.float32(new / old)
+    while int(scale * np.float32(old)) < new:
+        scale = np.nextafter(scale, np.float32(np.inf))
+    return scale

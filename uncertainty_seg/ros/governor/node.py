@@ -1,0 +1,428 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+The node `speed_governor`: slows the vehicle down when the flag is false, late or gone.
+
+A process of its own, so that it outlives the perception node; it needs no model and no image.
+What a flag is worth is decided by `speed_policy`, what becomes of a command by `command_limiter`;
+here they are wired to topics. Their clock is steady and not the node's: simulated time may stand
+still, and a flag would not grow old.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+import sys
+import time
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import Twist, TwistStamped
+from rcl_interfaces.msg import ParameterDescriptor
+import rclpy
+from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
+from rclpy.exceptions import InvalidParameterTypeException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import qos_policy_name_from_kind, QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from rclpy.subscription import Subscription
+from std_msgs.msg import Bool, Float32, Header
+
+from uncertainty_seg.core.parameters import iter_parameters
+from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.ros.governor.policy import (
+    CommandLimiter,
+    speed_settings_from_dict,
+    SpeedPolicy,
+    SpeedSettings,
+    STALE,
+    Velocity,
+)
+from uncertainty_seg.ros.graph_watch import qos
+from uncertainty_seg.ros.graph_watch.qos import flag_qos
+from uncertainty_seg.ros.graph_watch.qos_sentences import type_sentence
+from uncertainty_seg.ros.health import diagnostics_message
+from uncertainty_seg.ros.parameters import descriptor_of, from_ros, to_ros
+from uncertainty_seg.ros.transitions import clock_fault, spin_until, stop_on_signals
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
+
+# -------------------------------------------------------------------------------------------------
+# The subscription to the flag, and everything by which the middleware says that it is lost.
+# The deadline is asked for as it is offered, so that a publisher that promises less never matches:
+# what it sent could not be told from a flag that has died.
+
+FLAG_TOPIC = 'confident'
+GONE = 'the publisher of the flag is gone'
+# Humble's callbacks are not told when a message was sent.
+TELLS_WHEN_SENT = hasattr(Subscription, 'CallbackType')
+
+
+class FlagLink:
+    """
+    Listen to the topic `confident`.
+
+    Parameters
+    ----------
+    node : Node
+        Owns the subscription.
+    deadline_s : float
+        Asked of the publisher.
+    compare_clocks : bool
+        Whether to tell when a flag was sent.
+    on_flag : callable
+        Called with what the flag says and when it was sent, in seconds of the system clock of
+        its publisher, or None where that is not known.
+    on_lost : callable
+        Called with a reason when the middleware says that nothing comes.
+
+    """
+
+    def __init__(
+        self, node: Node, deadline_s: float, compare_clocks: bool,
+        on_flag: Callable[[bool, float | None], None], on_lost: Callable[[str], None],
+    ) -> None:
+        self._node, self._deadline_s = node, deadline_s
+        self._on_flag, self._on_lost = on_flag, on_lost
+        self._num_publishers = 0
+        is_told = TELLS_WHEN_SENT and compare_clocks
+        take = self._take_with_info if is_told else self._take
+        qos = flag_qos(deadline_s)
+        if not is_told:  # then old ones must not wait in line behind each other
+            qos.depth = 1
+        events = SubscriptionEventCallbacks(
+            deadline=lambda event: on_lost(STALE), liveliness=self._on_liveliness,
+            incompatible_qos=self._on_incompatible,
+        )
+        try:
+            self._subscription = node.create_subscription(
+                Bool, FLAG_TOPIC, take, qos, event_callbacks=events)
+        except UnsupportedEventTypeError:  # the clock alone tells then
+            self._subscription = node.create_subscription(Bool, FLAG_TOPIC, take, qos)
+
+    @property
+    def topic(self) -> str:
+        """Return the topic listened to, after remapping."""
+        return str(self._subscription.topic_name)
+
+    def num_publishers(self) -> int:
+        """Return how many publishers the topic has."""
+        return int(self._node.count_publishers(self.topic))
+
+    def _take(self, msg: Bool) -> None:
+        self._on_flag(msg.data, None)
+
+    def _take_with_info(self, msg: Bool, info: Any) -> None:
+        sent_ns = info['source_timestamp']
+        self._on_flag(msg.data, sent_ns * 1e-9 if sent_ns > 0 else None)
+
+    def look(self) -> None:
+        """Look whether the publisher has left or a second one has come; to be called often."""
+        before, self._num_publishers = self._num_publishers, self.num_publishers()
+        # A publisher that was killed leaves seconds after the one that took its place came.
+        if before and not self._num_publishers:
+            self._on_lost(GONE)
+        elif before < 2 <= self._num_publishers:
+            self._node.get_logger().warning(
+                f'{self._num_publishers} publishers on {self.topic}: while one says true, the '
+                'death of another is not noticed; give each its own governor')
+
+    def _on_liveliness(self, event: Any) -> None:
+        # Fast DDS says nothing here where no lease is offered, so the graph is looked at, too.
+        if not event.alive_count:
+            self._on_lost(GONE)
+
+    def _on_incompatible(self, event: Any) -> None:
+        policy = qos_policy_name_from_kind(event.last_policy_kind)
+        self._node.get_logger().error(
+            f'a publisher on {self.topic} offers another {policy} than is asked for, its flag is '
+            f'not taken: asked are reliable and a deadline of {self._deadline_s:g} s; set '
+            'deadline_s to at least the stale_timeout_s of the node that publishes it')
+
+
+# -------------------------------------------------------------------------------------------------
+# The settings of the speed governor as ROS parameters, which stay as they are at the start.
+
+
+def declared_settings(node: Node) -> SpeedSettings:
+    """
+    Declare every setting on a node, described and read-only.
+
+    Parameters
+    ----------
+    node : Node
+        Gets the parameters.
+
+    Returns
+    -------
+    SpeedSettings
+        As given at the start.
+
+    Raises
+    ------
+    ConfigError
+        If a value is of another type, out of range or NaN, or values contradict each other.
+
+    """
+    known = list(iter_parameters(SpeedSettings))
+    values = {}
+    for setting in known:
+        # Any value passes here, so that the settings say what is wrong with it.
+        anything = ParameterDescriptor(name=setting.name, dynamic_typing=True)
+        value = node.declare_parameter(setting.name, to_ros(setting.default), anything).value
+        values[setting.name] = from_ros(setting, value)
+    settings = speed_settings_from_dict(values)
+    for setting in known:
+        node.set_descriptor(setting.name, descriptor_of(setting))
+    _warn_of_strangers(node)
+    return settings
+
+
+def _warn_of_strangers(node: Node) -> None:
+    # ROS ignores a misspelt parameter without a word. The attribute is not public; without it
+    # there is no warning.
+    for name in sorted(getattr(node, '_parameter_overrides', {})):
+        if not node.has_parameter(name) and not name.startswith('qos_overrides.'):
+            node.get_logger().warning(f'there is no parameter {name}, it is ignored')
+
+
+# -------------------------------------------------------------------------------------------------
+
+NODE_NAME = 'speed_governor'
+DIAGNOSTICS_NAME = 'uncertainty_seg: speed_governor'
+DIAGNOSTICS_PERIOD_S = 1.0
+REFUSAL_SAID_EVERY_S = 5.0
+# The deadline that the factor is offered with, in periods of it: room for a busy machine.
+DEADLINE_PERIODS = 5
+
+
+def steady_s() -> float:
+    """Return seconds that never stand still or go back, not even while the machine sleeps."""
+    # Linux; elsewhere the sleep of the machine is not seen.
+    boot = getattr(time, 'CLOCK_BOOTTIME', None)
+    return time.monotonic() if boot is None else time.clock_gettime(boot)
+
+
+class SpeedGovernorNode(Node):
+    """
+    Publish a speed factor, and limit velocity commands by it.
+
+    Parameters
+    ----------
+    clock : callable, optional
+        Seconds that never stand still or go back.
+
+    Raises
+    ------
+    ConfigError
+        If a parameter is out of range.
+
+    """
+
+    def __init__(self, clock: Callable[[], float] = steady_s) -> None:
+        super().__init__(NODE_NAME)
+        self._steady_s = clock
+        settings = self._settings = declared_settings(self)
+        self._policy = SpeedPolicy(settings, clock())
+        self._limiter = CommandLimiter(settings.command_timeout_s)
+        self._state, self._frame_id = 'slow', ''
+        self._factors = self.create_publisher(
+            Float32, '~/speed_factor', qos.flag_qos(DEADLINE_PERIODS / settings.rate_hz))
+        kind = TwistStamped if settings.stamped else Twist
+        self._limited = self.create_publisher(kind, 'cmd_vel_limited', command_qos())
+        self._diagnostics = self.create_publisher(
+            DiagnosticArray, '/diagnostics', qos.report_qos())
+        self._commands = self.create_subscription(
+            kind, 'cmd_vel', self._on_command, command_qos())
+        self._flag = FlagLink(
+            self, settings.deadline_s, settings.compare_clocks, self._on_flag, self.fall)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(1 / settings.rate_hz, self._on_tick, clock=steady)
+        self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_diagnostics, clock=steady)
+        self.get_logger().info(
+            f'waiting for {self._flag.topic}, {self._commands.topic_name} -> '
+            f'{self._limited.topic_name}, at factor {settings.slow_factor:g} until then')
+
+    def fall(self, reason: str) -> None:
+        """Take it that there is no flag, and say so at once."""
+        self._give_out(self._policy.lose_flag(self._steady_s(), reason))
+
+    def stop(self) -> None:
+        """Leave the vehicle slow, and standing if it was driven by a command."""
+        self.fall('the governor stops')
+        self._factors.publish(Float32(data=self._settings.slow_factor))
+        self._publish(self._limiter.stop())
+        for publisher in (self._factors, self._limited):
+            if hasattr(publisher, 'wait_for_all_acked'):  # not on Humble's first releases
+                publisher.wait_for_all_acked(Duration(seconds=0.5))
+
+    def _on_flag(self, is_confident: bool, sent_s: float | None) -> None:
+        # In this order: what comes between the two clocks makes the flag older, never younger.
+        now_s = self._steady_s()
+        age_s = None if sent_s is None else time.time() - sent_s
+        before = self._policy.factor
+        factor = self._policy.take_flag(now_s, is_confident, age_s)
+        if factor < before:  # not before the next tick would be too late
+            self._give_out(factor)
+
+    def _on_command(self, msg: Any) -> None:
+        now_s = self._steady_s()
+        if self._settings.stamped:
+            self._frame_id = msg.header.frame_id
+        num_refused = self._limiter.num_refused
+        factor = self._policy.factor_at(now_s)
+        self._publish(self._limiter.take(now_s, velocity_of(self._twist_in(msg)), factor))
+        if self._limiter.num_refused > num_refused:
+            self.get_logger().warning(
+                f'{self._commands.topic_name} is not finite, zero goes out '
+                f'({self._limiter.num_refused} so far)',
+                throttle_duration_sec=REFUSAL_SAID_EVERY_S)
+
+    def _on_tick(self) -> None:
+        self._flag.look()
+        self._give_out(self._policy.tick(self._steady_s()))
+
+    def _give_out(self, factor: float) -> None:
+        self._factors.publish(Float32(data=factor))
+        self._publish(self._limiter.tick(self._steady_s(), factor))
+        self._say_state()
+
+    def _publish(self, velocity: Velocity | None) -> None:
+        if velocity is None:
+            return
+        msg = TwistStamped() if self._settings.stamped else Twist()
+        if self._settings.stamped:
+            msg.header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self._frame_id)
+        set_velocity(self._twist_in(msg), velocity)
+        self._limited.publish(msg)
+
+    def _twist_in(self, msg: Any) -> Any:
+        return msg.twist if self._settings.stamped else msg
+
+    def _say_state(self) -> None:
+        # Not each flicker of the flag while slow: only what the vehicle feels.
+        state, before = self._policy.state, self._state
+        if before in ('rising', 'full') and state in ('slow', 'settling'):
+            reason = self._policy.reason or 'the flag was lost for a moment'
+            self.get_logger().warning(f'slow: {reason}')
+        elif state != before and state in ('rising', 'full'):
+            self.get_logger().info('full speed' if state == 'full' else 'speed rises')
+        self._state = state
+
+    def _of_other_types(self) -> list[str]:
+        heard = {self._flag.topic: 'std_msgs/msg/Bool',
+                 str(self._commands.topic_name):
+                 f'geometry_msgs/msg/{self._commands.msg_type.__name__}'}
+        return [type_sentence(name, kind, self.get_fully_qualified_name(),
+                              self.get_publishers_info_by_topic(name))
+                for name, kind in heard.items()]
+
+    def _on_diagnostics(self) -> None:
+        policy = self._policy
+        reason = policy.reason
+        if reason and not self._flag.num_publishers():
+            reason += f'; no publisher on {self._flag.topic}: start the node, or remap confident'
+        reason = '; '.join(text for text in (reason, *self._of_other_types()) if text)
+        values = {
+            'speed_factor': f'{policy.factor:.3f}',
+            'state': policy.state,
+            'flag_lost': policy.num_falls,
+            'commands_refused': self._limiter.num_refused,
+        }
+        level = DiagnosticStatus.WARN if reason else DiagnosticStatus.OK
+        self._diagnostics.publish(diagnostics_message(
+            Header(stamp=self.get_clock().now().to_msg()), DIAGNOSTICS_NAME, level,
+            reason or policy.state, values))
+
+
+def command_qos() -> QoSProfile:
+    """Take and offer the newest command only, reliably."""
+    return QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=1,
+                      reliability=QoSReliabilityPolicy.RELIABLE)
+
+
+def velocity_of(twist: Twist) -> Velocity:
+    """Return the six velocities of a twist, m/s and rad/s."""
+    return tuple(getattr(part, axis) for part in (twist.linear, twist.angular) for axis in 'xyz')
+
+
+def set_velocity(twist: Twist, velocity: Velocity) -> None:
+    """Write six velocities, m/s and rad/s, into a twist."""
+    values = iter(velocity)
+    for part in (twist.linear, twist.angular):
+        for axis in 'xyz':
+            setattr(part, axis, next(values))
+
+
+# -------------------------------------------------------------------------------------------------
+# Entry point of `speed_governor`.
+# Exit code 2, and one sentence, for an argument or a parameter that cannot be used. A signal ends
+# it in order, with the slow factor, a last zero command where one was in force, and exit code 0.
+
+EXIT_MISUSE = 2
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """
+    Run the node until it is told to stop.
+
+    Parameters
+    ----------
+    args : sequence of str or None
+        Arguments as after the program's name; those of the process if None.
+
+    Returns
+    -------
+    int
+        Exit code.
+
+    """
+    try:
+        # ROS's own handlers would close the context before the last words could be published.
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as err:  # of rcl: an argument or a parameter file it cannot read
+        return _refuse(f'arguments cannot be used: {err}')
+    try:
+        return _run()
+    except (ConfigError, InvalidParameterTypeException) as err:  # the latter of rclpy's own
+        return _refuse(str(err))
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 0
+    finally:
+        rclpy.try_shutdown()
+
+
+def _run() -> int:
+    stop = stop_on_signals()
+    node = SpeedGovernorNode()
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+
+    def on_fault(err: Exception) -> None:
+        if sentence := clock_fault(err):
+            node.get_logger().warning(sentence, once=True)
+            return
+        node.get_logger().error(f'a callback failed: {type(err).__name__}: {err}')
+        node.fall('internal error, see the log')
+
+    try:
+        spin_until(stop, executor, on_fault)
+        node.stop()
+        return 0
+    finally:
+        executor.shutdown()
+        node.destroy_node()
+
+
+def _refuse(sentence: str) -> int:
+    print(f'speed_governor: {sentence}', file=sys.stderr)
+    return EXIT_MISUSE
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,335 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+How much speed the flag is worth: a state machine that is told the time. Imports no ROS.
+
+The factor rises at one place only, the arrival of a `true`, and only for the time since the one
+before; so nothing that merely goes by, no timer and no silence, can make the vehicle faster.
+Everything else holds it or lets it fall. A flag is as old as the time since it was sent: a process
+that was starved finds old ones in its queue, and takes them one after the other. After a cut many
+come at once; therefore the flag must have kept coming for `settle_s`, counted from the first
+arrival and at least the deadline: a burst is stale again before that time is over.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+import math
+
+from uncertainty_seg.core.parameters import from_dict, parameter
+from uncertainty_seg.errors import ConfigError
+
+# -------------------------------------------------------------------------------------------------
+# Scales velocity commands, and ends them when they stop coming. Is told the time; imports no ROS.
+# A driver may send a command once and rely on it for a while. If the factor falls meanwhile, the
+# command is given out anew, slower: the vehicle must not wait for the driver's next one.
+
+Velocity = tuple[float, ...]
+
+
+class CommandLimiter:
+    """
+    Turn commands into limited ones. Not thread-safe.
+
+    Parameters
+    ----------
+    timeout_s : float
+        A command is over after this long.
+
+    Attributes
+    ----------
+    num_refused : int
+        Commands that held NaN or infinity, for each of which zero was given out.
+
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._command: Velocity | None = None
+        self._taken_s = -math.inf
+        self._factor = 1.0
+        self.num_refused = 0
+
+    def take(self, now_s: float, command: Sequence[float], factor: float) -> Velocity:
+        """
+        Limit a command that arrived.
+
+        Parameters
+        ----------
+        now_s : float
+            The time.
+        command : sequence of float
+            Velocities along and around the axes, m/s and rad/s.
+        factor : float
+            0 to 1.
+
+        Returns
+        -------
+        tuple of float
+            Each times the factor; all zero if one of them is not finite.
+
+        """
+        is_sound = all(math.isfinite(value) for value in command)
+        self.num_refused += not is_sound
+        self._command = tuple(command) if is_sound else (0.0,) * len(command)
+        self._taken_s = now_s
+        return self._scaled(self._command, factor)
+
+    def tick(self, now_s: float, factor: float) -> Velocity | None:
+        """
+        Look whether the command in force is over or too fast by now.
+
+        Parameters
+        ----------
+        now_s : float
+            The time; if it went back the command is over.
+        factor : float
+            0 to 1.
+
+        Returns
+        -------
+        tuple of float or None
+            What to give out, zero once when it is over; None for nothing.
+
+        """
+        if self._command is None:
+            return None
+        if not 0 <= now_s - self._taken_s < self._timeout_s:
+            return self.stop()
+        # Only down: a faster one is the driver's to ask for.
+        return self._scaled(self._command, factor) if factor < self._factor else None
+
+    def stop(self) -> Velocity | None:
+        """End the command in force: zero to give out, or None if there is none."""
+        command, self._command = self._command, None
+        return None if command is None else (0.0,) * len(command)
+
+    def _scaled(self, command: Velocity, factor: float) -> Velocity:
+        self._factor = factor
+        return tuple(value * factor for value in command)
+
+
+# -------------------------------------------------------------------------------------------------
+# Every setting of the speed governor, with its meaning, unit and range: the one source.
+# The node's parameters and the table in docs/speed_governor.md are made from this class. Imports
+# no ROS.
+
+TICKS_A_DEADLINE = 2.0
+
+
+@dataclass(frozen=True)
+class SpeedSettings:
+    """How much speed a flag is worth."""
+
+    slow_factor: float = parameter(
+        0.2, 'Speed factor without a flag that can be relied on; 0 stops the vehicle.',
+        lower=0.0, upper=1.0,
+    )
+    deadline_s: float = parameter(
+        1.0, 'A flag this old is stale, and so is one not renewed for so long. Also the deadline '
+        'asked of its publisher, so at least the stale_timeout_s of the node that publishes it.',
+        unit='s', lower=0.05, upper=3600.0,
+    )
+    settle_s: float = parameter(
+        2.0, 'Least time the flag must keep coming as true before the factor rises; at least '
+        'deadline_s, so that old messages that arrive at once raise nothing.',
+        unit='s', lower=0.05, upper=3600.0,
+    )
+    rise_per_s: float = parameter(
+        0.1, 'How fast the factor rises after that.', unit='1/s', lower=0.001, upper=100.0,
+    )
+    fall_per_s: float = parameter(
+        0.0, 'How fast the factor falls; 0 is at once.', unit='1/s', lower=0.0, upper=100.0,
+    )
+    compare_clocks: bool = parameter(
+        True, 'Count the age of a flag from when it was sent, by the system clocks of both '
+        'machines; false counts from its arrival, for clocks that differ.',
+    )
+    rate_hz: float = parameter(
+        10.0, 'How often the factor is published and the deadline looked at; at least '
+        f'{TICKS_A_DEADLINE:g} / deadline_s.', unit='Hz', lower=1.0, upper=1000.0,
+    )
+    command_timeout_s: float = parameter(
+        0.5, 'Without a velocity command for this long one zero command is published, and then '
+        'none until the next comes.', unit='s', lower=0.05, upper=3600.0,
+    )
+    stamped: bool = parameter(
+        False, 'Commands are geometry_msgs/TwistStamped in and out, as with Nav2 from Kilted on.',
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse settings that contradict each other."""
+        if self.settle_s < self.deadline_s:
+            raise ConfigError(
+                f'settle_s is {self.settle_s:g}', f'at least deadline_s, {self.deadline_s:g}',
+                'with less, a flag from before a cut could raise the speed after it',
+            )
+        if self.rate_hz * self.deadline_s < TICKS_A_DEADLINE:
+            raise ConfigError(
+                f'rate_hz is {self.rate_hz:g}',
+                f'at least {TICKS_A_DEADLINE:g} / deadline_s, '
+                f'{TICKS_A_DEADLINE / self.deadline_s:g}',
+                'else a stale flag is noticed too late',
+            )
+
+
+def speed_settings_from_dict(values: Mapping[str, object]) -> SpeedSettings:
+    """Build checked settings from names; see `core.parameters.from_dict`."""
+    return from_dict(SpeedSettings, values)
+
+
+# -------------------------------------------------------------------------------------------------
+
+FULL = 1.0
+STALE = 'the flag is stale'
+_BAD_CLOCK = 'the clock stands still or went back'
+
+
+class SpeedPolicy:
+    """
+    Turn flags and their absence into a speed factor.
+
+    Times are seconds of one clock that goes on when the machine sleeps; where that clock is seen
+    to stand still or go back, the factor falls. Starts slow. Not thread-safe.
+
+    Parameters
+    ----------
+    settings : SpeedSettings
+        How fast, how far, how long.
+    now_s : float
+        The time.
+
+    Attributes
+    ----------
+    num_falls : int
+        How often a run of flags that were true ended.
+
+    """
+
+    def __init__(self, settings: SpeedSettings, now_s: float) -> None:
+        self._settings = settings
+        self._now_s = now_s
+        self._ticked_s: float | None = None
+        self._factor = settings.slow_factor
+        # Of the trues that came without a gap: arrival of the first, sending of the last.
+        self._since_s: float | None = None
+        self._true_s = now_s
+        self._heard_s: float | None = None
+        self._why = 'no flag yet'
+        self.num_falls = 0
+
+    @property
+    def factor(self) -> float:
+        """Return the share of the speed asked for that may be driven, `slow_factor` to 1."""
+        return self._factor
+
+    @property
+    def state(self) -> str:
+        """One of slow (no flag), settling (not yet), rising and full."""
+        if self._since_s is None:
+            return 'slow'
+        if not self._is_settled():
+            return 'settling'
+        return 'full' if self._factor >= FULL else 'rising'
+
+    @property
+    def reason(self) -> str:
+        """Why there is no flag to rely on, and since when; empty if there is one."""
+        if not self._why or self._heard_s is None:
+            return self._why
+        silence_s = self._now_s - self._heard_s
+        if silence_s < self._settings.deadline_s:
+            return self._why
+        return f'{self._why}, last heard {silence_s:.1f} s ago'
+
+    def take_flag(self, now_s: float, is_confident: bool, age_s: float | None = None) -> float:
+        """
+        Take a flag that arrived.
+
+        Parameters
+        ----------
+        now_s : float
+            The time.
+        is_confident : bool
+            What it says.
+        age_s : float or None
+            How long ago it was sent, by the system clocks; NaN is stale. None if that is not
+            known: it counts as sent now.
+
+        Returns
+        -------
+        float
+            The factor; only a `true` in time can have raised it.
+
+        """
+        self._advance(now_s)
+        self._heard_s = now_s
+        age_s = 0.0 if age_s is None else age_s
+        if not is_confident:
+            self._lose('the flag is false')
+        elif not abs(age_s) < self._settings.deadline_s:
+            self._lose(f'the flag was sent {age_s:.1f} s ago: held up, or the clocks differ')
+        else:
+            # One from the future, by clocks that differ a little, is not younger than now.
+            self._rise(now_s - max(age_s, 0.0))
+        return self._factor
+
+    def lose_flag(self, now_s: float, reason: str) -> float:
+        """Take note that the flag is not to be relied on; `STALE` says no more than the clock."""
+        self._advance(now_s)
+        self._lose(reason)
+        return self._factor
+
+    def factor_at(self, now_s: float) -> float:
+        """Return the factor that holds now; a flag that is stale by now has made it fall."""
+        self._advance(now_s)
+        return self._factor
+
+    def tick(self, now_s: float) -> float:
+        """Do the same at every tick of a timer, between which the clock must have moved."""
+        self._advance(now_s)
+        if self._ticked_s is not None and now_s <= self._ticked_s:
+            self._lose(_BAD_CLOCK)
+            self._factor = self._settings.slow_factor
+        self._ticked_s = now_s
+        return self._factor
+
+    def _rise(self, sent_s: float) -> None:
+        if self._since_s is None:
+            self._since_s, self._true_s = self._now_s, sent_s
+        start_s = max(self._true_s, self._since_s + self._settings.settle_s)
+        risen = self._settings.rise_per_s * max(sent_s - start_s, 0.0)
+        self._factor = min(self._factor + risen, FULL)
+        self._true_s = max(self._true_s, sent_s)
+        self._why = ''
+
+    def _lose(self, reason: str) -> None:
+        self.num_falls += self._since_s is not None
+        # Silence is no news of a flag that is lost already.
+        if reason != STALE or self._since_s is not None:
+            self._why = reason
+        self._since_s = None
+        if not self._settings.fall_per_s:
+            self._factor = self._settings.slow_factor
+
+    def _advance(self, now_s: float) -> None:
+        passed_s = now_s - self._now_s
+        self._now_s = now_s
+        if passed_s < 0:
+            self._lose(_BAD_CLOCK)
+            self._factor = self._settings.slow_factor
+            return
+        silence_s = now_s - self._true_s
+        if self._since_s is not None and silence_s >= self._settings.deadline_s:
+            self._lose(STALE)
+            passed_s = silence_s - self._settings.deadline_s
+        # Once it falls it falls on, until the flag has settled again.
+        if not self._is_settled():
+            fallen = self._factor - self._settings.fall_per_s * passed_s
+            self._factor = max(fallen, self._settings.slow_factor)
+
+    def _is_settled(self) -> bool:
+        if self._since_s is None:
+            return False
+        return self._now_s - self._since_s >= self._settings.settle_s

@@ -1,0 +1,519 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Read the images of a bag, rosbag2 (MCAP, sqlite3) or rosbag1.
+
+What comes out is a `RawImage` or an `ImageFile`, as the node gets it from a subscription; whether
+it can be decoded is the codec's question. A message that is no message is passed on as
+`BadMessage`, so that whoever reads can count it.
+
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+import logging
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+
+from uncertainty_seg.core.image_codec import ImageFile, RawImage
+from uncertainty_seg.errors import BackendUnavailableError, BagError
+from uncertainty_seg.storage.bags.messages import (
+    COMPRESSED_TYPE,
+    IMAGE_TYPE,
+    IMAGE_TYPES,
+    PinholeCamera,
+    Status,
+    typestore,
+)
+from uncertainty_seg.storage.bags.writer import BagWriter, METADATA_FILE, STORAGES
+
+CAMERA_NAMES = ('image', 'image_raw')
+# What image_transport appends to the name of a camera, and to that of its depth.
+_COMPRESSED, _DEPTH = '/compressed', '/compressedDepth'
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BagImage:
+    """
+    One image message.
+
+    Attributes
+    ----------
+    topic : str
+        Where it was published.
+    stamp_ns : int
+        Stamp of its header.
+    received_ns : int
+        When the recorder wrote it.
+    frame_id : str
+        Frame of its header.
+    raw : RawImage or ImageFile
+        Its pixels, undecoded.
+
+    """
+
+    topic: str
+    stamp_ns: int
+    received_ns: int
+    frame_id: str
+    raw: RawImage | ImageFile
+
+
+@dataclass(frozen=True)
+class BagMessage:
+    """Any message: topic, bag time, and the decoded message of rosbags."""
+
+    topic: str
+    received_ns: int
+    message: Any
+
+
+@dataclass(frozen=True)
+class BadMessage:
+    """A message whose bytes cannot be read; it has no stamp but the time it was received."""
+
+    topic: str
+    received_ns: int
+    reason: str
+
+
+class BagReader:
+    """
+    An open bag; use it with `with`.
+
+    Parameters
+    ----------
+    path : Path or str
+        Folder of a rosbag2 bag, its .mcap or .db3 file, or a rosbag1 .bag file.
+
+    Raises
+    ------
+    BagError
+        If the path is missing or no readable bag.
+
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        if not self.path.exists():
+            raise BagError(f'no bag at {self.path}', 'a rosbag2 folder or file', 'check the path')
+        self._reader: Any = None
+
+    def __enter__(self) -> BagReader:
+        """Open the files and read their index."""
+        from rosbags.highlevel import AnyReader
+
+        if self.path.is_dir() and not (self.path / 'metadata.yaml').exists():
+            raise BagError(
+                f'{self.path} has no metadata.yaml', 'a finished rosbag2 bag',
+                f'run ros2 bag reindex {self.path}, or give the .mcap or .db3 file inside',
+            )
+        with _as_bag_error(self.path):
+            self._reader = AnyReader([self.path], default_typestore=typestore())
+            self._reader.open()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> Literal[False]:
+        """Close the files."""
+        self._reader.close()
+        return False
+
+    def topics(self) -> dict[str, str]:
+        """Return topic to message type, sorted by topic."""
+        pairs = {c.topic: c.msgtype for c in self._reader.connections}
+        return dict(sorted(pairs.items()))
+
+    def count(self, topic: str) -> int:
+        """Return how many messages a topic has."""
+        return sum(c.msgcount for c in self._reader.connections if c.topic == topic)
+
+    def image_topic(self, topic: str | None = None) -> str:
+        """
+        Find the topic to read images from.
+
+        Parameters
+        ----------
+        topic : str or None
+            The one that is wanted. None takes the only one, or else the only one with a
+            camera's usual name, `image` or `image_raw`; compressed ones only where there is
+            no other.
+
+        Returns
+        -------
+        str
+            A topic of sensor_msgs/Image or CompressedImage.
+
+        Raises
+        ------
+        BagError
+            If it is not there, is not of images, or the choice is open.
+
+        """
+        return choose_image_topic(self.path, self.topics(), topic)
+
+    def messages(self, *topics: str) -> Iterator[BagMessage | BadMessage]:
+        """
+        Read messages in the order of bag time.
+
+        Parameters
+        ----------
+        *topics : str
+            Those wanted; those the bag does not have are silently empty.
+
+        Yields
+        ------
+        BagMessage or BadMessage
+            One each message, none left out.
+
+        Raises
+        ------
+        BagError
+            If the file itself breaks off.
+
+        """
+        wanted = [c for c in self._reader.connections if c.topic in topics]
+        stream = iter(self._reader.messages(connections=wanted) if wanted else ())
+        while True:
+            with _as_bag_error(self.path):
+                item = next(stream, None)
+            if item is None:
+                return
+            connection, received_ns, data = item
+            yield self._decoded(connection, received_ns, data)
+
+    def _decoded(self, connection: Any, received_ns: int, data: bytes) -> BagMessage | BadMessage:
+        try:
+            message = self._reader.deserialize(data, connection.msgtype)
+        except Exception as err:  # damaged bytes make a decoder raise anything
+            reason = f'{connection.msgtype} of {len(data)} bytes cannot be read ({err})'
+            return BadMessage(connection.topic, received_ns, reason)
+        return BagMessage(connection.topic, received_ns, message)
+
+    def images(self, topic: str | None = None) -> Iterator[BagImage | BadMessage]:
+        """Read the images of a topic; see `image_topic` and `messages`."""
+        for item in self.messages(self.image_topic(topic)):
+            yield item if isinstance(item, BadMessage) else bag_image(item)
+
+
+def read_images(path: Path | str, topic: str | None = None) -> Iterator[BagImage]:
+    """
+    Read every image of a bag that can be read.
+
+    Parameters
+    ----------
+    path : Path or str
+        The bag.
+    topic : str or None
+        Image topic; None if there is only one.
+
+    Yields
+    ------
+    BagImage
+        In the order of bag time. Damaged messages are skipped; a warning counts them.
+
+    Raises
+    ------
+    BagError
+        If the bag or the topic is missing or the file is damaged.
+
+    """
+    num_bad = 0
+    with BagReader(path) as bag:
+        for item in bag.images(topic):
+            if isinstance(item, BadMessage):
+                num_bad += 1
+            else:
+                yield item
+    if num_bad:
+        _LOG.warning('%s: skipped %d damaged image messages', path, num_bad)
+
+
+def header_stamp_ns(message: Any) -> int:
+    """Return the header stamp of a decoded message, in nanoseconds."""
+    stamp = message.header.stamp
+    return int(stamp.sec) * 10**9 + int(stamp.nanosec)
+
+
+def bag_image(item: BagMessage) -> BagImage:
+    """Take the image out of a message of one of `IMAGE_TYPES`."""
+    message = item.message
+    raw: RawImage | ImageFile
+    if hasattr(message, 'encoding'):
+        raw = RawImage(
+            data=np.asarray(message.data, np.uint8), height=int(message.height),
+            width=int(message.width), encoding=str(message.encoding), step=int(message.step),
+            is_bigendian=bool(message.is_bigendian),
+        )
+    else:
+        raw = ImageFile(np.asarray(message.data, np.uint8), str(message.format))
+    return BagImage(
+        item.topic, header_stamp_ns(message), item.received_ns, str(message.header.frame_id), raw
+    )
+
+
+def choose_image_topic(path: Path, have: Mapping[str, str], topic: str | None) -> str:
+    """Find the topic to read images from among those of a bag; see `BagReader.image_topic`."""
+    listed = ', '.join(f'{name} ({kind})' for name, kind in have.items()) or 'no topic at all'
+    if topic is not None:
+        topic = f'/{topic.lstrip("/")}'
+        if have.get(topic) not in IMAGE_TYPES:
+            raise BagError(
+                f'bag {path} has no images on {topic}, only {listed}',
+                f'a topic of {IMAGE_TYPE} or CompressedImage', 'name one with --topic',
+            )
+        return topic
+    raw = [name for name, kind in have.items() if kind == IMAGE_TYPE]
+    images = raw or [name for name, kind in have.items()
+                     if kind == COMPRESSED_TYPE and not name.endswith(_DEPTH)]
+    if not images:
+        raise BagError(
+            f'bag {path} has no image topic, only {listed}', f'one of {IMAGE_TYPE}',
+            'record the camera too',
+        )
+    usual = [name for name in images
+             if name.removesuffix(_COMPRESSED).rpartition('/')[2] in CAMERA_NAMES]
+    if len(images) > 1 and len(usual) != 1:
+        raise BagError(
+            f'bag {path} has {len(images)} image topics: {", ".join(images)}',
+            'one', 'name it with --topic',
+        )
+    return usual[0] if len(usual) == 1 else images[0]
+
+
+@contextmanager
+def _as_bag_error(path: Path) -> Iterator[None]:
+    # rosbags, sqlite, yaml and the decompressors have an error tree each, without a common base.
+    try:
+        yield
+    except BagError:
+        raise
+    except Exception as err:
+        raise BagError(
+            f'bag {path} cannot be read ({str(err).rstrip(".")})',
+            'a whole rosbag2 or rosbag1 bag', 'copy it again, or try ros2 bag reindex',
+        ) from err
+
+
+# -------------------------------------------------------------------------------------------------
+# Read an MCAP file from its start, whatever its end is like.
+# For a file that has no index, since it was cut off or is still being written, or in which a chunk
+# is damaged: `bag_reader` refuses the one and stops at the other. What lies within a damaged chunk
+# is passed on as `BadMessage`, as many as the index behind the chunk names.
+
+MCAP_ENDING = '.mcap'
+
+
+@dataclass
+class McapScan:
+    """
+    What a file holds, as far as it can be read.
+
+    Attributes
+    ----------
+    types : dict of str to str
+        Topic to message type, sorted by topic.
+    counts : dict of str to int
+        Topic to number of messages, those of damaged chunks included.
+    num_bytes : int
+        Read before the file broke off; its size if it did not.
+    broke_off : str
+        Why it ended early; empty if it did not.
+
+    """
+
+    types: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    num_bytes: int = 0
+    broke_off: str = ''
+
+
+def scan_mcap(path: Path) -> McapScan:
+    """
+    Read a file once to find out what it holds.
+
+    Raises
+    ------
+    BagError
+        If it is no MCAP file at all.
+    BackendUnavailableError
+        If the package mcap is not installed.
+
+    """
+    walk = _Walk(path)
+    counts: dict[str, int] = {}
+    for topic, _, _ in walk.items():
+        counts[topic] = counts.get(topic, 0) + 1
+    return McapScan(dict(sorted(walk.types.items())), counts, walk.num_bytes, walk.broke_off)
+
+
+def stream_messages(
+    path: Path, topic: str, known: Counter[int] | None = None
+) -> Iterator[BagMessage | BadMessage]:
+    """
+    Read the messages of a topic.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    topic : str
+        The topic.
+    known : Counter of int, optional
+        Bag times of messages to leave out, since they were read before; each that is left out is
+        taken from it. Several may have one bag time, of which some were read.
+
+    Yields
+    ------
+    BagMessage or BadMessage
+        In the order of the chunks, and of bag time within each.
+
+    Raises
+    ------
+    BagError
+        At the end, if the file broke off; or at once, if it is no MCAP file.
+
+    """
+    walk = _Walk(path)
+    for name, received_ns, data in walk.items():
+        if name != topic:
+            continue
+        if known and known[received_ns] > 0:
+            known[received_ns] -= 1
+            continue
+        yield _decoded(name, walk.types.get(name, ''), received_ns, data)
+    if walk.broke_off:
+        raise BagError(
+            f'bag {path} breaks off after {walk.num_bytes} of {path.stat().st_size} bytes '
+            f'({walk.broke_off})', 'a whole file',
+            'copy it again, or wait until the recorder has closed it')
+
+
+class _Walk:
+    """Goes through the records of one file; remembers what channels there are."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.topics: dict[int, str] = {}
+        self.types: dict[str, str] = {}
+        self.num_bytes = 0
+        self.broke_off = ''
+        self._schemas: dict[int, str] = {}
+
+    def items(self) -> Iterator[tuple[str, int, bytes | None]]:
+        """Yield topic, bag time and bytes, which are None for a message that is lost."""
+        is_lost = False
+        for record in self._records():
+            kind = type(record).__name__
+            if kind == 'Chunk':
+                messages = self._unpacked(record)
+                is_lost = messages is None
+                yield from sorted(messages or (), key=lambda item: item[1])
+            elif kind == 'MessageIndex' and is_lost:
+                if record.channel_id not in self.topics:
+                    # The damaged chunk was the one to name it; later ones or the end may.
+                    self._learn_all()
+                topic = self.topics.get(record.channel_id, '')
+                yield from ((topic, time, None) for time, _ in record.records)
+            elif kind == 'Message':
+                yield self.topics.get(record.channel_id, ''), record.log_time, record.data
+            else:
+                self._note(record)
+
+    def _learn_all(self) -> None:
+        """Take over the channels that a walk to the end meets."""
+        other = _Walk(self._path)
+        for record in other._records():
+            if type(record).__name__ == 'Chunk':
+                other._unpacked(record)
+            else:
+                other._note(record)
+        self.topics, self.types = other.topics | self.topics, other.types | self.types
+
+    def _records(self) -> Iterator[Any]:
+        exceptions, stream_reader = _mcap()
+        with self._path.open('rb') as file:
+            reader = stream_reader.StreamReader(file, emit_chunks=True)
+            try:
+                for record in reader.records:
+                    self.num_bytes = file.tell()
+                    yield record
+            except exceptions.McapError as err:
+                if self.num_bytes == 0:
+                    raise BagError(f'bag {self._path} is empty or no MCAP file') from err
+                self.broke_off = 'it ends within a record'
+            except Exception as err:  # whatever the bytes are taken for
+                self.broke_off = str(err) or type(err).__name__
+
+    def _unpacked(self, chunk: Any) -> list[tuple[str, int, bytes | None]] | None:
+        _, stream_reader = _mcap()
+        try:
+            records = stream_reader.breakup_chunk(chunk, validate_crc=True)
+        except Exception:  # a decompressor's, a checksum's, or that of nonsense in the records
+            return None
+        found: list[tuple[str, int, bytes | None]] = []
+        for record in records:
+            if type(record).__name__ == 'Message':
+                topic = self.topics.get(record.channel_id, '')
+                found.append((topic, record.log_time, record.data))
+            else:
+                self._note(record)
+        return found
+
+    def _note(self, record: Any) -> None:
+        kind = type(record).__name__
+        if kind == 'Schema':
+            self._schemas[record.id] = record.name
+        elif kind == 'Channel':
+            self.topics[record.id] = record.topic
+            self.types[record.topic] = self._schemas.get(record.schema_id, '')
+
+
+def _decoded(
+    topic: str, kind: str, received_ns: int, data: bytes | None
+) -> BagMessage | BadMessage:
+    if data is None:
+        return BadMessage(topic, received_ns, 'it lies in a damaged chunk')
+    try:
+        return BagMessage(topic, received_ns, typestore().deserialize_cdr(data, kind))
+    except Exception as err:  # damaged bytes make a decoder raise anything
+        reason = f'{kind} of {len(data)} bytes cannot be read ({err})'
+        return BadMessage(topic, received_ns, reason)
+
+
+def _mcap() -> tuple[Any, Any]:
+    try:
+        from mcap import exceptions, stream_reader
+    except ImportError as err:
+        raise BackendUnavailableError('mcap is not installed', 'it, to read a bag without index',
+                                      'pip install mcap') from err
+    return exceptions, stream_reader
+
+
+# -------------------------------------------------------------------------------------------------
+# Bags on disk, without ROS: the one door to `bag_reader`, `bag_writer` and `bag_messages`.
+
+__all__ = [
+    'BadMessage',
+    'BagImage',
+    'BagMessage',
+    'BagReader',
+    'BagWriter',
+    'METADATA_FILE',
+    'PinholeCamera',
+    'STORAGES',
+    'Status',
+    'header_stamp_ns',
+    'read_images',
+]

@@ -1,0 +1,376 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+A frame log on disk: where what lies, and how it is read.
+
+::
+
+    LOG/manifest.jsonl                 an index; rebuilt from the folders when it is missing
+    LOG/frames/<frame_id>/frame.json   everything known of the frame
+                          image.<ext>  as received, or PNG or JPEG
+                          mask.png     class ids, mono8, at the size of the image
+                          uncertainty.png   16 bit: 0..65534 is 0..1, 65535 is not a number
+
+A folder appears under its name only when it is whole; what is under construction or on its way
+out has a name that begins with a dot. Writing is `frame_log_disk`'s.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap, require_shape
+from uncertainty_seg.core.gate import Verdict
+from uncertainty_seg.core.image_codec import decode, ImageFile
+from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.parameters import Value
+from uncertainty_seg.core.settings import MASK_POLICIES
+from uncertainty_seg.errors import FrameLogError, ImageError
+from uncertainty_seg.storage.model_bundle import model_digest
+
+# -------------------------------------------------------------------------------------------------
+# What the frame log is given: of each frame that was processed, and of the run it was in.
+
+
+@dataclass(frozen=True)
+class LogFrame:
+    """
+    One frame that was processed.
+
+    The log keeps references and looks at the arrays later, in its own thread: whoever offers a
+    frame must not write into them any more, nor into what the two functions read.
+
+    Attributes
+    ----------
+    stamp_ns : int
+        The image's stamp; 0 if it has none, the time of the offer then counts.
+    camera : str
+        Name of the camera; windows, intervals and duplicates are by camera. Empty if only one.
+    ros_frame : str
+        frame_id of the header.
+    image : ImageFile or ndarray of uint8, shape (H, W, 3)
+        As received if it came compressed, else BGR.
+    encoding : str
+        Encoding of the message, for the sidecar: 'rgb8', 'jpeg'.
+    verdict : Verdict
+        Flag, reasons and worst score ratio.
+    scores, thresholds : mapping of str to float
+        Every score; limit of each gated one.
+    mask : callable
+        Returns class ids (H, W) of uint8 at the size of the image; called once, for kept frames
+        only.
+    uncertainty : callable
+        Returns the published map (H, W) of float32, 0..1, larger is less certain, NaN kept.
+    features : ndarray of float32, shape (D,), or None
+        Of the trunk, where the backend gives them.
+    held_bytes : int
+        Memory that `mask` and `uncertainty` hold on to.
+
+    """
+
+    stamp_ns: int
+    camera: str
+    ros_frame: str
+    image: ImageFile | ImageU8
+    encoding: str
+    verdict: Verdict
+    scores: Mapping[str, float]
+    thresholds: Mapping[str, float]
+    mask: Callable[[], LabelMap]
+    uncertainty: Callable[[], FloatMap]
+    features: NDArray[np.float32] | None = None
+    held_bytes: int = 0
+
+    @property
+    def is_flagged(self) -> bool:
+        """
+        Say whether the frame itself was over a limit or could not be judged.
+
+        Not so while the gate only waits for more good frames; and it is so for a single bad
+        frame that the hysteresis overlooks.
+        """
+        return not self.verdict.score_ratio <= 1.0
+
+    @property
+    def memory_bytes(self) -> int:
+        """Return what it takes while it waits."""
+        image = self.image
+        size = len(image.data) if isinstance(image, ImageFile) else image.nbytes
+        return size + self.held_bytes
+
+    @property
+    def log_weight(self) -> float:
+        """Logarithm of its worst score ratio, which is 0.01 at least and 100 at most."""
+        ratio = self.verdict.score_ratio
+        return math.log(min(max(ratio, 0.01), 100.0)) if ratio == ratio else math.log(100.0)
+
+
+@dataclass(frozen=True)
+class LogAbout:
+    """
+    What is the same for all frames of a run.
+
+    Attributes
+    ----------
+    dive : str
+        Name of the run.
+    model, model_sha256 : str
+        Name of the bundle; digest of its graphs.
+    class_names : tuple of str
+        C names.
+    palette : tuple of (int, int, int)
+        RGB colour of each class.
+    passes, seed, mask_policy : int, int, str
+        As in the settings, T resolved.
+    map_name : str
+        Which uncertainty map is logged.
+    parameters : mapping of str to bool, int, float, str or tuple of str
+        All settings in force.
+
+    """
+
+    dive: str
+    model: str
+    model_sha256: str
+    class_names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    passes: int
+    seed: int = 0
+    mask_policy: str = MASK_POLICIES[0]
+    map_name: str = 'mutual_information'
+    parameters: Mapping[str, Value] = field(default_factory=dict)
+
+
+def about_run(
+    dive: str, card: ModelCard, passes: int, parameters: Mapping[str, Value]
+) -> LogAbout:
+    """
+    Describe a run.
+
+    Parameters
+    ----------
+    dive : str
+        Its name.
+    card : ModelCard
+        Of the bundle.
+    passes : int
+        T in use.
+    parameters : mapping
+        `core.settings.settings_to_dict` of the settings in force.
+
+    Returns
+    -------
+    LogAbout
+        For `FrameLog`.
+
+    """
+    def setting(name: str) -> Any:
+        return parameters[name]
+
+    return LogAbout(dive, card.name, model_digest(card), card.class_names, card.palette, passes,
+                    setting('seed'), setting('mask_policy'), setting('map'), parameters)
+
+
+# -------------------------------------------------------------------------------------------------
+
+FORMAT_VERSION = 1
+FRAMES_FOLDER = 'frames'
+MANIFEST_FILE = 'manifest.jsonl'
+SIDECAR_FILE = 'frame.json'
+MASK_FILE = 'mask.png'
+UNCERTAINTY_FILE = 'uncertainty.png'
+REASONS = ('flagged', 'window', 'control', 'trigger')
+NAN_VALUE = 65535
+_FULL_VALUE = 65534
+
+
+@dataclass(frozen=True)
+class LoggedFrame:
+    """
+    One frame of a log.
+
+    Attributes
+    ----------
+    folder : Path
+        Where its files lie.
+    sidecar : mapping of str to object
+        `frame.json`: version, frame_id, stamp_ns, ros_frame, camera, dive, reason (one of
+        `REASONS`), verdict {confident, kind, reasons, score_ratio}, scores, thresholds, passes,
+        seed, mask_policy, model {name, sha256}, map, classes [{id, name, color_rgb}],
+        image {height, width, encoding, file}, phash (16 hex digits), parameters,
+        reservoir {name, key, log_weight, bar}. A number that is not finite is null.
+
+    """
+
+    folder: Path
+    sidecar: Mapping[str, Any]
+
+    @property
+    def frame_id(self) -> str:
+        """Its name, unique in the log."""
+        return str(self.sidecar['frame_id'])
+
+    @property
+    def image_path(self) -> Path:
+        """Return the camera image."""
+        return self.folder / str(self.sidecar['image']['file'])
+
+    @property
+    def mask_path(self) -> Path:
+        """Return the class ids."""
+        return self.folder / MASK_FILE
+
+    @property
+    def uncertainty_path(self) -> Path:
+        """Return the uncertainty map."""
+        return self.folder / UNCERTAINTY_FILE
+
+    def read_image(self) -> ImageU8:
+        """
+        Read the image.
+
+        Returns
+        -------
+        ndarray of uint8, shape (H, W, 3)
+            BGR.
+
+        Raises
+        ------
+        FrameLogError
+            If the file is missing or damaged.
+
+        """
+        try:
+            return decode(ImageFile(self._bytes(self.image_path)))
+        except ImageError as err:
+            raise FrameLogError(f'{self.image_path} cannot be read ({err})') from err
+
+    def read_mask(self) -> LabelMap:
+        """Read the class ids, (H, W) of uint8; FrameLogError if missing or damaged."""
+        return np.asarray(self._png(self.mask_path, np.uint8), np.uint8)
+
+    def read_uncertainty(self) -> FloatMap:
+        """Read the uncertainty, (H, W) of float32, 0..1 or NaN; FrameLogError if damaged."""
+        return uncertainty_from_uint16(self._png(self.uncertainty_path, np.uint16))
+
+    def _png(self, path: Path, dtype: type) -> Any:
+        data = np.frombuffer(self._bytes(path), np.uint8)
+        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+        if pixels is None or pixels.ndim != 2 or pixels.dtype != dtype:
+            raise FrameLogError(f'{path} cannot be read', f'a grey png of {np.dtype(dtype)}')
+        return pixels
+
+    def _bytes(self, path: Path) -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError as err:
+            raise FrameLogError(f'{path} cannot be read ({err.strerror})') from err
+
+
+def iter_frames(folder: Path | str, problems: list[str] | None = None) -> Iterator[LoggedFrame]:
+    """
+    Walk through the frames of a log, also while it is being written.
+
+    Parameters
+    ----------
+    folder : Path or str
+        The log.
+    problems : list of str, optional
+        Takes one sentence for each frame with an unreadable `frame.json`, which is left out;
+        without it such a frame is an error.
+
+    Yields
+    ------
+    LoggedFrame
+        In the order of their names, which begin with the stamp.
+
+    Raises
+    ------
+    FrameLogError
+        If the folder is no frame log, or a frame is damaged.
+
+    """
+    frames = Path(folder) / FRAMES_FOLDER
+    if not frames.is_dir():
+        raise FrameLogError(f'{folder} holds no folder {FRAMES_FOLDER}', 'a frame log',
+                            'name the folder that was given as log.folder')
+    for path in sorted(p for p in frames.iterdir() if not p.name.startswith('.')):
+        try:
+            sidecar = read_sidecar(path)
+        except FrameLogError as err:
+            if not path.exists():
+                continue  # it was evicted while we looked
+            if problems is None:
+                raise
+            problems.append(str(err))
+            continue
+        yield LoggedFrame(path, sidecar)
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """
+    Read the `frame.json` of a frame's folder.
+
+    Raises
+    ------
+    FrameLogError
+        If it is missing, no JSON, of another version, or lacks what every reader needs.
+
+    """
+    file = path / SIDECAR_FILE
+    try:
+        sidecar = json.loads(file.read_bytes())
+        if sidecar['version'] != FORMAT_VERSION:
+            raise FrameLogError(f'{file} has version {sidecar["version"]!r}', str(FORMAT_VERSION),
+                                'read it with the uncertainty_seg that wrote it')
+        str(sidecar['frame_id']), str(sidecar['image']['file']), int(sidecar['stamp_ns'])
+    except OSError as err:
+        raise FrameLogError(f'{file} cannot be read ({err.strerror})') from err
+    except (ValueError, TypeError, KeyError) as err:
+        raise FrameLogError(f'{file} is damaged ({type(err).__name__}: {err})') from err
+    return dict(sidecar)
+
+
+def uncertainty_to_uint16(values: FloatMap) -> Any:
+    """
+    Pack an uncertainty map.
+
+    Parameters
+    ----------
+    values : ndarray of float32, shape (H, W)
+        0..1, larger is less certain; clipped. NaN allowed.
+
+    Returns
+    -------
+    ndarray of uint16, shape (H, W)
+        Steps of 1/65534; NaN is 65535.
+
+    Raises
+    ------
+    ShapeError
+        If it is no map of float32.
+
+    """
+    require_shape('uncertainty', values, (None, None), np.float32)
+    packed = np.multiply(values, np.float32(_FULL_VALUE))
+    np.rint(packed, out=packed)
+    np.clip(packed, 0, _FULL_VALUE, out=packed)
+    # A NaN as an integer is anything.
+    np.nan_to_num(packed, copy=False, nan=NAN_VALUE)
+    return packed.astype(np.uint16)
+
+
+def uncertainty_from_uint16(packed: Any) -> FloatMap:
+    """Unpack what `uncertainty_to_uint16` packed, to within 1/131068."""
+    values = packed.astype(np.float32) / np.float32(_FULL_VALUE)
+    values[packed == NAN_VALUE] = np.nan
+    return np.asarray(values, np.float32)

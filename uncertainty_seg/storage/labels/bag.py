@@ -1,0 +1,119 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Labels as bags: image, mask and uncertainty of each frame, with the stamps they had.
+
+For viewers, and for `ros2 bag play`. One bag a dive, since dives may have equal stamps, and of
+several cameras each has topics of its own. The image is as it was received where it came
+compressed; why a frame is there stands in its diagnostics message. A bag is not read back.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+from pathlib import Path
+
+from uncertainty_seg.errors import DatasetError
+from uncertainty_seg.storage.bags.reader import BagWriter, Status
+from uncertainty_seg.storage.labelled_folder import ClassTable
+from uncertainty_seg.storage.labels.frames import LabelFrame, safe_name, TABLE_FILE
+
+IMAGE_TOPIC = '/camera/image_raw'
+COMPRESSED_TOPIC = '/camera/image_raw/compressed'
+# Those of the node, so that layouts for it show an export too.
+MASK_TOPIC = '/uncertainty_seg/mask'
+UNCERTAINTY_TOPIC = '/uncertainty_seg/uncertainty'
+REASON_TOPIC = '/uncertainty_seg/kept'
+
+
+def write_labels(
+    folder: Path, frames: Iterable[LabelFrame], classes: ClassTable, storage: str
+) -> None:
+    """
+    Write a bag, or a folder with a bag for each dive if there are several.
+
+    Parameters
+    ----------
+    folder : Path
+        The bag or the folder of bags; must not exist.
+    frames : iterable of LabelFrame
+        Dive by dive; within one they are written as they come, and a reader sorts by time.
+    classes : ClassTable
+        Names, which every diagnostics message carries.
+    storage : str
+        'mcap' or 'sqlite3'.
+
+    Raises
+    ------
+    DatasetError
+        If the frames of a dive do not come in a row.
+
+    """
+    folder.mkdir()
+    bags: dict[str, Path] = {}
+    for dive, group in groupby(frames, key=lambda frame: frame.dive):
+        if dive in bags:
+            raise DatasetError(f'frames of {dive!r} before and behind those of another dive',
+                               'dive by dive')
+        bags[dive] = _free_place(folder, dive)
+        with BagWriter(bags[dive], storage) as bag:
+            for frame in group:
+                _write(bag, frame, classes)
+    if len(bags) == 1:
+        alone = folder.with_name(f'{folder.name}.alone')
+        next(iter(bags.values())).rename(alone)
+        folder.rmdir()
+        alone.rename(folder)
+
+
+def topic_of(name: str, camera: str) -> str:
+    """
+    Return a topic as the node names it.
+
+    Parameters
+    ----------
+    name : str
+        A topic of a single camera, such as `MASK_TOPIC`.
+    camera : str
+        One of several, or empty for a single one.
+
+    Returns
+    -------
+    str
+        '/uncertainty_seg/front/mask', '/front/image_raw'; `name` for a single camera.
+
+    """
+    if not camera:
+        return name
+    room, _, rest = name.removeprefix('/').partition('/')
+    return f'/{camera}/{rest}' if room == 'camera' else f'/{room}/{camera}/{rest}'
+
+
+def _free_place(folder: Path, dive: str) -> Path:
+    """Name the bag of a dive; names that differ may be equal as names of files."""
+    name, count = safe_name(dive), 1
+    # The table of the export will lie beside the bags.
+    taken = {path.name for path in folder.iterdir()} | {TABLE_FILE}
+    while name in taken:
+        count += 1
+        name = f'{safe_name(dive)}_{count}'
+    return folder / name
+
+
+def _write(bag: BagWriter, frame: LabelFrame, classes: ClassTable) -> None:
+    stamp_ns, frame_id, camera = frame.stamp_ns, frame.frame_id, frame.camera
+    if frame.ending == '.jpg':
+        bag.write_compressed(topic_of(COMPRESSED_TOPIC, camera), stamp_ns, frame_id, 'jpeg',
+                             frame.image_file)
+    else:
+        bag.write_image(topic_of(IMAGE_TOPIC, camera), stamp_ns, frame_id, frame.image(), 'bgr8')
+    bag.write_image(topic_of(MASK_TOPIC, camera), stamp_ns, frame_id, frame.mask, 'mono8')
+    if frame.uncertainty is not None:
+        bag.write_image(topic_of(UNCERTAINTY_TOPIC, camera), stamp_ns, frame_id,
+                        frame.uncertainty, '32FC1')
+    values = {key: str(value) for key, value in frame.facts().items()}
+    values |= {f'class.{index}': name for index, name in enumerate(classes.names)}
+    level = 0 if frame.score <= 1 else 1
+    bag.write_diagnostics(topic_of(REASON_TOPIC, camera), stamp_ns,
+                          (Status(level, 'uncertainty_seg: kept', frame.reason, values),))

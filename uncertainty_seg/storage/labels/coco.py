@@ -1,0 +1,128 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Labels as COCO: ``annotations.json`` with compressed run lengths, and ``images/``.
+
+One annotation a class and frame, without loss. Category ids are class ids + 1, since many tools
+take 0 for background; categories and frames go by their names when labels come back. Polygons are
+read as well, as pycocotools draws them.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from uncertainty_seg.core.arrays import LabelMap
+from uncertainty_seg.errors import DatasetError
+from uncertainty_seg.storage.labelled_folder import ClassTable
+from uncertainty_seg.storage.labels.frames import (
+    ExportedFrames,
+    IMAGES,
+    LabelFrame,
+    read_json,
+    write_image,
+)
+from uncertainty_seg.storage.labels.regions import LabelCanvas, Region, regions_of
+
+FILE = 'annotations.json'
+
+
+def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable) -> None:
+    """Write frames into an empty folder; `images[]` carries dive, reason, score and stamp."""
+    import pycocotools.mask  # noqa: F401  (asked for before the first image is written)
+
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for frame in frames:
+        write_image(folder / IMAGES, frame)
+        images.append({'id': len(images) + 1, 'file_name': frame.file_name, 'width': frame.width,
+                       'height': frame.height, **frame.facts()})
+        annotations += [
+            {'id': len(annotations) + number, 'image_id': len(images), **_annotation(region)}
+            for number, region in enumerate(regions_of(frame.mask, len(classes.names)), start=1)]
+    categories = [{'id': index + 1, 'name': name, 'supercategory': '', 'color': list(rgb)}
+                  for index, (name, rgb) in
+                  enumerate(zip(classes.names, classes.palette, strict=True))]
+    content = {'info': {'description': 'exported by uncertainty_seg'}, 'licenses': [],
+               'images': images, 'annotations': annotations, 'categories': categories}
+    (folder / FILE).write_text(json.dumps(content), encoding='utf-8')
+
+
+def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelMap]]:
+    """
+    Read corrected labels.
+
+    Parameters
+    ----------
+    path : Path
+        The JSON file, or a folder with ``annotations.json``.
+    table : FrameTable
+        What had been sent.
+
+    Yields
+    ------
+    str, ndarray of uint8 of shape (H, W)
+        Stem and mask of each labelled frame.
+
+    Raises
+    ------
+    DatasetError
+        If the file is damaged, or a frame, class or size is not that of the export.
+
+    """
+    file = path / FILE if path.is_dir() else path
+    content = read_json(file)
+    try:
+        names = {item['id']: str(item['name']) for item in content['categories']}
+        by_image: dict[Any, list[dict[str, Any]]] = {}
+        for item in content['annotations']:
+            by_image.setdefault(item['image_id'], []).append(item)
+        for image in content['images']:
+            canvas = LabelCanvas(table.row_of(str(image['file_name']), file), table.classes)
+            canvas.require_size(int(image['height']), int(image['width']))
+            for item in by_image.get(image['id'], ()):
+                name = names.get(item['category_id'], str(item['category_id']))
+                _paint(canvas, name, item['segmentation'])
+            if canvas.mask is not None:
+                yield canvas.row.stem, canvas.mask
+    except (KeyError, TypeError, ValueError, AttributeError) as err:
+        raise DatasetError(f'{file} is no COCO file ({err!r})',
+                           'images, annotations and categories') from err
+
+
+def _annotation(region: Region) -> dict[str, Any]:
+    from pycocotools import mask as coco_mask
+
+    packed = coco_mask.encode(np.asfortranarray(region.pixels, np.uint8))
+    return {
+        'category_id': region.class_id + 1,
+        'segmentation': {'size': [int(n) for n in packed['size']],
+                         'counts': packed['counts'].decode('ascii')},
+        'area': int(np.count_nonzero(region.pixels)),
+        'bbox': [region.left, region.top, region.right - region.left + 1,
+                 region.bottom - region.top + 1],
+        'iscrowd': 0,
+    }
+
+
+def _paint(canvas: LabelCanvas, name: str, segmentation: Any) -> None:
+    """Paint what COCO allows: polygons, lists of run lengths, and those packed into a text."""
+    from pycocotools import mask as coco_mask
+
+    if isinstance(segmentation, list):
+        canvas.paint_polygons(name, segmentation)
+        return
+    height, width = (int(n) for n in segmentation['size'])
+    canvas.require_size(height, width)
+    packed = segmentation if isinstance(segmentation['counts'], (str, bytes)) else \
+        coco_mask.frPyObjects(segmentation, height, width)
+    pixels = np.asarray(coco_mask.decode(packed), np.uint8)
+    # pycocotools leaves memory as it was where run lengths end before the image does.
+    if pixels.max(initial=0) > 1 or int(pixels.sum()) != int(coco_mask.area(packed)):
+        raise ValueError(f'run lengths of {canvas.row.file} do not fill {width}x{height}')
+    canvas.paint(name, pixels.astype(bool))

@@ -1,0 +1,136 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+The formats by name: the one door to the modules ``label_<format>``.
+
+Each has ``write_labels(folder, frames, classes)``; those whose corrections come back also have
+``read_labels(path, table)``.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+import shutil
+import tempfile
+
+from uncertainty_seg.core.arrays import LabelMap
+from uncertainty_seg.errors import DatasetError
+from uncertainty_seg.storage.labelled_folder import ClassTable
+from uncertainty_seg.storage.labels import bag as label_bag
+from uncertainty_seg.storage.labels import coco as label_coco
+from uncertainty_seg.storage.labels import cvat as label_cvat
+from uncertainty_seg.storage.labels import fiftyone as label_fiftyone
+from uncertainty_seg.storage.labels import folder as label_folder
+from uncertainty_seg.storage.labels import label_studio
+from uncertainty_seg.storage.labels import labelme as label_labelme
+from uncertainty_seg.storage.labels.frames import (
+    ExportedFrames,
+    FrameRow,
+    LabelFrame,
+    listed,
+    TABLE_FILE,
+    write_table,
+)
+
+Writer = Callable[[Path, Iterable[LabelFrame], ClassTable], None]
+Reader = Callable[[Path, ExportedFrames], Iterator[tuple[str, LabelMap]]]
+BAGS = {'mcap': 'mcap', 'rosbag2': 'sqlite3'}
+WRITERS: dict[str, Writer] = {
+    'coco': label_coco.write_labels,
+    'cvat': label_cvat.write_labels,
+    'label-studio': label_studio.write_labels,
+    'labelme': label_labelme.write_labels,
+    'folder': label_folder.write_labels,
+    'fiftyone': label_fiftyone.write_labels,
+    **{name: partial(label_bag.write_labels, storage=storage) for name, storage in BAGS.items()},
+}
+READERS: dict[str, Reader] = {
+    'coco': label_coco.read_labels,
+    'cvat': label_cvat.read_labels,
+    'label-studio': label_studio.read_labels,
+    'labelme': label_labelme.read_labels,
+    'folder': label_folder.read_labels,
+}
+
+
+def write_export(
+    out: Path, kind: str, frames: Iterable[LabelFrame], classes: ClassTable,
+    image_prefix: str = '',
+) -> list[FrameRow]:
+    """
+    Write an export, whole or not at all.
+
+    Parameters
+    ----------
+    out : Path
+        Folder that does not exist yet, or is empty.
+    kind : str
+        A key of `WRITERS`.
+    frames : iterable of LabelFrame
+        Read once, one at a time.
+    classes : ClassTable
+        Names, colours and ignore index.
+    image_prefix : str
+        For label-studio alone; see `label_studio.write_labels`.
+
+    Returns
+    -------
+    list of FrameRow
+        What was written, in order.
+
+    Raises
+    ------
+    DatasetError
+        If the folder is not empty, two frames share a name, or there is none.
+
+    """
+    writer = WRITERS[kind]
+    if kind == 'label-studio':
+        writer = partial(label_studio.write_labels, image_prefix=image_prefix)
+    rows: list[FrameRow] = []
+    with new_folder(out) as work:
+        # A bag is written under a name of its own, which no dive has, and is then what `out` is.
+        place = work / '.bag' if kind in BAGS else work
+        writer(place, listed(frames, rows), classes)
+        if place != work:
+            for file in place.iterdir():
+                file.rename(work / file.name)
+            place.rmdir()
+        if not rows:
+            raise DatasetError('no frame to export', 'at least one that can be read')
+        write_table(work, classes, rows, kind)
+    return rows
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """
+    Give a folder to write into, which becomes `out` when the block ends well.
+
+    Raises
+    ------
+    DatasetError
+        If `out` exists and is not an empty folder.
+
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise DatasetError(f'{out} is there already and not empty', 'a new folder',
+                           'give another name')
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f'.{out.name}.partial-', dir=out.parent))
+    try:
+        yield work
+        work.chmod(0o755)  # mkdtemp keeps others out
+        work.replace(out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def find_table(labels: Path, frames: Path | None) -> Path:
+    """Return the folder with frames.json: the one that was named, or the labels' own."""
+    if frames is not None:
+        return frames
+    return labels if (labels / TABLE_FILE).is_file() else labels.parent

@@ -1,0 +1,368 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+A frame on its way to a labelling tool, and the table of those that were sent.
+
+The table, ``frames.json``, lies beside every export. It holds what no labelling tool gives back:
+the classes, and which dive, stamp and reason a file name stands for. Corrected labels are read
+against it.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+import dataclasses
+from dataclasses import dataclass
+import json
+from pathlib import Path
+import re
+import struct
+from typing import Any
+import zipfile
+import zlib
+
+import cv2
+import numpy as np
+
+from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
+from uncertainty_seg.errors import DatasetError
+from uncertainty_seg.storage.labelled_folder import ClassTable, read_classes
+
+# -------------------------------------------------------------------------------------------------
+# Take the orientation out of the metadata of an image file, without touching its pixels.
+# The live node, the log and every reader here leave pixels as they lie in the file, as CameraInfo
+# has them. Labelling tools and browsers turn them by the orientation of EXIF (tag 0x0112) or XMP,
+# and the mask would no longer lie on its image. The tag is set to 1, "as it lies", where it is
+# another value; nothing is decoded.
+
+_EXIF, _XMP = b'Exif\0\0', b'http://ns.adobe.com/xap/1.0/\0'
+_TAG, _SHORT, _LONG = 0x0112, 3, 4
+_PNG_START = b'\x89PNG\r\n\x1a\n'
+# Older ways to put EXIF and XMP into a PNG; they are packed, and no pixel needs them.
+_PNG_TEXTS = (b'Raw profile type exif\0', b'Raw profile type APP1\0', b'XML:com.adobe.xmp\0')
+_XMP_ORIENTATION = re.compile(rb'(tiff:Orientation\s*(?:=\s*["\']|>\s*))[2-8]')
+
+
+def without_orientation(data: bytes) -> bytes:
+    """
+    Return an image file that nobody turns.
+
+    Parameters
+    ----------
+    data : bytes
+        A JPEG or PNG.
+
+    Returns
+    -------
+    bytes
+        The same pixels. Equal to `data` if it has no orientation but 1; a PNG loses XMP and EXIF
+        that are kept as text. Damaged metadata stay as they are.
+
+    """
+    if data.startswith(_PNG_START):
+        return _png(data)
+    return _jpeg(data) if data.startswith(b'\xff\xd8') else data
+
+
+def _jpeg(data: bytes) -> bytes:
+    """Walk from marker to marker to the pixels."""
+    found, at = bytearray(data), 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
+        if data[at + 1] == 0xFF:  # filling
+            at += 1
+            continue
+        end = at + 2 + int.from_bytes(data[at + 2:at + 4], 'big')
+        body = data[at + 4:end]
+        if data[at + 1] == 0xE1 and body.startswith(_EXIF):
+            found[at + 4:end] = _EXIF + _tiff(body[len(_EXIF):])
+        elif data[at + 1] == 0xE1 and body.startswith(_XMP):
+            found[at + 4:end] = _XMP_ORIENTATION.sub(rb'\g<1>1', body)
+        at = end
+    return bytes(found)
+
+
+def _png(data: bytes) -> bytes:
+    found, at = bytearray(_PNG_START), len(_PNG_START)
+    while at + 12 <= len(data):
+        length, kind = int.from_bytes(data[at:at + 4], 'big'), data[at + 4:at + 8]
+        chunk, at = data[at:at + 12 + length], at + 12 + length
+        if kind == b'eXIf':
+            content = kind + _tiff(chunk[8:-4])
+            chunk = chunk[:4] + content + struct.pack('>I', zlib.crc32(content))
+        if kind not in (b'tEXt', b'zTXt', b'iTXt') or not chunk[8:].startswith(_PNG_TEXTS):
+            found += chunk
+    return bytes(found + data[at:])
+
+
+def _tiff(block: bytes) -> bytes:
+    """Set the orientation in the first directory of a TIFF header to 1; its length stays."""
+    order = {b'II*\0': '<', b'MM\0*': '>'}.get(block[:4])
+    if order is None or len(block) < 10:
+        return block
+    found = bytearray(block)
+    start = struct.unpack_from(f'{order}I', block, 4)[0]
+    if start + 2 > len(block):
+        return block
+    count = struct.unpack_from(f'{order}H', block, start)[0]
+    for at in range(start + 2, min(start + 2 + 12 * count, len(block) - 11), 12):
+        tag, kind = struct.unpack_from(f'{order}HH', block, at)
+        if tag == _TAG and kind in (_SHORT, _LONG):
+            struct.pack_into(f'{order}{"H" if kind == _SHORT else "I"}', found, at + 8, 1)
+    return bytes(found)
+
+
+# -------------------------------------------------------------------------------------------------
+
+TABLE_FILE = 'frames.json'
+TABLE_VERSION = 1
+IMAGES = 'images'
+# CVAT wants its images inside the archive; nobody else does.
+ARCHIVE_FILE = 'cvat.zip'
+_FIX = 'name the folder that export-labels wrote with --frames'
+
+
+@dataclass(frozen=True)
+class LabelFrame:
+    """
+    One frame with the mask that the model gave it.
+
+    Attributes
+    ----------
+    stem : str
+        Name of its files without ending, unique within an export.
+    key : str
+        Its id where it came from: the frame's of a log, or ``SOURCE#TOPIC#INDEX`` with the last
+        name of the source's path alone.
+    dive : str
+        The run it belongs to; frames of one dive are never split.
+    stamp_ns : int
+        Stamp of the image in nanoseconds.
+    frame_id : str
+        ROS frame of the image.
+    image_file : bytes
+        The image as a file, as it was received where it came as one.
+    ending : str
+        '.jpg' or '.png', what `image_file` is.
+    mask : ndarray of uint8, shape (H, W)
+        Class ids; the table's `ignore_index` where nothing is known.
+    uncertainty : ndarray of float32, shape (H, W), or None
+        0..1, growing with uncertainty; NaN where it could not be computed.
+    reason : str
+        Why it was kept or chosen.
+    score : float
+        Worst score over its threshold; above 1 is not confident. NaN if there is none.
+    camera : str
+        Name of the camera; empty if it is the only one.
+
+    """
+
+    stem: str
+    key: str
+    dive: str
+    stamp_ns: int
+    frame_id: str
+    image_file: bytes
+    ending: str
+    mask: LabelMap
+    uncertainty: FloatMap | None
+    reason: str
+    score: float
+    camera: str = ''
+
+    @property
+    def height(self) -> int:
+        """H in pixels."""
+        return int(self.mask.shape[0])
+
+    @property
+    def width(self) -> int:
+        """W in pixels."""
+        return int(self.mask.shape[1])
+
+    @property
+    def file_name(self) -> str:
+        """Name of the image file."""
+        return f'{self.stem}{self.ending}'
+
+    def image(self) -> ImageU8:
+        """Decode the image to BGR, (H, W, 3); `DatasetError` if that fails."""
+        return decoded(self.image_file, self.file_name)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a format may carry beside the labels; the score None if there is none."""
+        score = self.score if np.isfinite(self.score) else None
+        return {'key': self.key, 'dive': self.dive, 'stamp_ns': self.stamp_ns,
+                'reason': self.reason, 'score': score, 'camera': self.camera}
+
+
+@dataclass(frozen=True)
+class FrameRow:
+    """
+    A line of the table: `LabelFrame` without pixels; `file` is the name of its image.
+
+    Attributes
+    ----------
+    stem, file, key, dive, reason, camera : str
+        As in `LabelFrame`; `camera` is empty in older tables.
+    stamp_ns, height, width : int
+        Nanoseconds, pixels.
+    score : float or None
+        As in `LabelFrame`, None where there is none.
+
+    """
+
+    stem: str
+    file: str
+    key: str
+    dive: str
+    stamp_ns: int
+    height: int
+    width: int
+    reason: str
+    score: float | None
+    camera: str = ''
+
+
+@dataclass(frozen=True)
+class ExportedFrames:
+    """
+    What an export sent out.
+
+    Attributes
+    ----------
+    folder : Path
+        Where it lies.
+    classes : ClassTable
+        Names, colours and the ignore index.
+    rows : mapping of str to FrameRow
+        By stem, in the order of the export.
+
+    """
+
+    folder: Path
+    classes: ClassTable
+    rows: dict[str, FrameRow]
+
+    def row_of(self, name: str, source: object) -> FrameRow:
+        """
+        Find a frame by the name that a tool gives back, with folders and ending or without.
+
+        Raises
+        ------
+        DatasetError
+            If no such frame was sent.
+
+        """
+        base = re.split(r'[/\\]', name)[-1]
+        # Names contain points, so that only the very ending may be cut off, and only if it is one.
+        for stem in (base, base.rpartition('.')[0]):
+            if stem in self.rows:
+                return self.rows[stem]
+        raise DatasetError(f'{source} has labels of {name!r}, which is not in '
+                           f'{self.folder / TABLE_FILE}', 'frames of that export', _FIX)
+
+    def image_file(self, row: FrameRow) -> bytes:
+        """Read the image of a frame; `DatasetError` if it is gone."""
+        try:
+            if (self.folder / ARCHIVE_FILE).is_file():
+                with zipfile.ZipFile(self.folder / ARCHIVE_FILE) as archive:
+                    return archive.read(f'{IMAGES}/{row.file}')
+            return (self.folder / IMAGES / row.file).read_bytes()
+        except (OSError, KeyError, zipfile.BadZipFile) as err:
+            raise DatasetError(f'image {row.file} of {self.folder} cannot be read ({err})',
+                               'the images of the export') from err
+
+
+def write_image(folder: Path, frame: LabelFrame) -> None:
+    """Write the image of a frame into `folder`, its bytes untouched."""
+    folder.mkdir(exist_ok=True)
+    (folder / frame.file_name).write_bytes(frame.image_file)
+
+
+def listed(frames: Iterable[LabelFrame], rows: list[FrameRow]) -> Iterator[LabelFrame]:
+    """
+    Pass frames on, their images such that no tool turns them, and note each in `rows`.
+
+    Raises
+    ------
+    DatasetError
+        If two have one stem, which would write one file over the other.
+
+    """
+    seen: set[str] = set()
+    for frame in frames:
+        if frame.stem in seen:
+            raise DatasetError(f'two frames are called {frame.stem!r}', 'a name of its own each',
+                               'export their logs one by one')
+        seen.add(frame.stem)
+        yield dataclasses.replace(frame, image_file=without_orientation(frame.image_file))
+        rows.append(FrameRow(frame.stem, frame.file_name, height=frame.height, width=frame.width,
+                             **frame.facts()))
+
+
+def write_table(
+    folder: Path, classes: ClassTable, rows: Iterable[FrameRow], kind: str
+) -> None:
+    """Write ``frames.json``; `kind` is the format of the export."""
+    content = {'version': TABLE_VERSION, 'format': kind, **classes_as_json(classes),
+               'frames': [dataclasses.asdict(row) for row in rows]}
+    (folder / TABLE_FILE).write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
+
+
+def read_table(folder: Path) -> ExportedFrames:
+    """
+    Read ``frames.json`` of an export.
+
+    Raises
+    ------
+    DatasetError
+        If it is missing, damaged, or of another version.
+
+    """
+    path = folder / TABLE_FILE
+    if not path.is_file():
+        raise DatasetError(f'{folder} has no {TABLE_FILE}', 'the folder of an export', _FIX)
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get('version') != TABLE_VERSION:
+        raise DatasetError(f'{path} is of another version', str(TABLE_VERSION), 'export again')
+    try:
+        rows = {str(item['stem']): FrameRow(**item) for item in content['frames']}
+    except (KeyError, TypeError) as err:
+        raise DatasetError(f'{path} is damaged ({err})', 'what export-labels wrote') from err
+    return ExportedFrames(folder, read_classes(path), rows)
+
+
+def classes_as_json(classes: ClassTable) -> dict[str, Any]:
+    """Return the content of a classes.json, as `labelled_folder.read_classes` reads it."""
+    entries = [{'id': index, 'name': name, 'rgb': list(rgb)} for index, (name, rgb) in
+               enumerate(zip(classes.names, classes.palette, strict=True))]
+    return {'classes': entries, 'ignore_index': classes.ignore_index}
+
+
+def safe_name(text: str) -> str:
+    """Return a text as a part of a file name that every tool and archive takes."""
+    return re.sub(r'[^A-Za-z0-9._-]+', '_', text).strip('._') or 'frame'
+
+
+def hex_color(rgb: tuple[int, int, int]) -> str:
+    """Return a colour as '#rrggbb'."""
+    return '#' + bytes(rgb).hex()
+
+
+def read_json(path: Path) -> Any:
+    """Read a file of JSON; `DatasetError` if it is none."""
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError) as err:
+        raise DatasetError(f'{path} cannot be read as JSON ({err})', 'an export of labels') \
+            from err
+
+
+def decoded(data: bytes, name: str) -> ImageU8:
+    """Decode an image file to BGR, (H, W, 3); `DatasetError` if that fails."""
+    # As it lies in the file: its mask does, and the node does not turn it either.
+    kind = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), kind) if data else None
+    if image is None:
+        raise DatasetError(f'{name} is no image that can be read', 'JPEG or PNG')
+    return np.asarray(image, np.uint8)

@@ -1,0 +1,311 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Labels for Label Studio: ``tasks.json`` with brush predictions, and ``config.xml``.
+
+Each image lies in its task as a data URL, so that nothing has to be served; or its address is a
+prefix and its name. What is too much for one upload is several files. Dive, reason, score and
+stamp are data of the task, and the reason is shown above the image. What comes back is Label
+Studio's export "JSON": the newest annotation counts that was not cancelled, and a task without
+one is not labelled.
+
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.core.arrays import LabelMap
+from uncertainty_seg.errors import DatasetError
+from uncertainty_seg.storage.labelled_folder import ClassTable
+from uncertainty_seg.storage.labels.frames import (
+    ExportedFrames,
+    hex_color,
+    IMAGES,
+    LabelFrame,
+    read_json,
+    write_image,
+)
+from uncertainty_seg.storage.labels.regions import (
+    BoolMask,
+    LabelCanvas,
+    Region,
+    regions_of,
+    run_lengths,
+)
+
+# -------------------------------------------------------------------------------------------------
+# The run lengths of Label Studio's brush: a stream of bits over RGBA bytes.
+# The format is that of the JavaScript package ``@thi.ng/rle-pack``. Label Studio's SDK has a codec
+# in Python; it pins OpenCV below 4.13 and brings 70 packages. Tests hold this one to it, both
+# ways.
+
+_WORD_BITS = 8
+# Bits that a length may take; which of the four it is stands before it.
+_SIZES = np.array([3, 4, 8, 16])
+_HEADER_BITS = 32 + 5 + 4 * 4
+_LONGEST = 1 << 16
+# Alpha from which a pixel is painted: the rim of a brush may be see-through.
+_PAINTED = 128
+
+
+def encode_brush(pixels: BoolMask) -> list[int]:
+    """
+    Pack a region.
+
+    Parameters
+    ----------
+    pixels : ndarray of bool, shape (H, W)
+        True where it is painted.
+
+    Returns
+    -------
+    list of int
+        Bytes 0..255, as Label Studio has them in JSON.
+
+    """
+    lengths = np.array(run_lengths(pixels.ravel()), np.int64) * 4
+    values = np.arange(lengths.size) % 2 * 255
+    # A run longer than 16 bits can say is several.
+    parts = -(-lengths // _LONGEST)
+    chunks = np.repeat(np.where(parts > 0, _LONGEST, 0), parts)
+    last = np.cumsum(parts)[parts > 0] - 1
+    chunks[last] = lengths[parts > 0] - (parts[parts > 0] - 1) * _LONGEST
+    body = _run_bits(chunks, np.repeat(values, parts))
+    header = _bits(pixels.size * 4, 32) + _bits(_WORD_BITS - 1, 5)
+    header += [bit for size in _SIZES for bit in _bits(int(size) - 1, 4)]
+    return np.packbits(np.concatenate((np.array(header, np.uint8), body))).tolist()
+
+
+def decode_brush(packed: Sequence[int], height: int, width: int) -> BoolMask:
+    """
+    Unpack a region.
+
+    Parameters
+    ----------
+    packed : sequence of int
+        Bytes, as from `encode_brush` or Label Studio.
+    height, width : int
+        Of the image.
+
+    Returns
+    -------
+    ndarray of bool, shape (H, W)
+        True where alpha is at least half.
+
+    Raises
+    ------
+    DatasetError
+        If the bytes break off or are of an image of another size.
+
+    """
+    try:
+        values = _unpacked(_BitReader(bytes(packed)), height * width * 4)
+    except (ValueError, IndexError, TypeError) as err:
+        raise DatasetError(f'a brush of {width}x{height} pixels cannot be unpacked ({err})',
+                           'the rle of a region of Label Studio') from err
+    return values.reshape(height, width, 4)[..., 3] >= _PAINTED
+
+
+class _BitReader:
+    """Reads whole numbers bit by bit, the highest bit first."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data + bytes(4)  # so that a number may be cut from whole bytes at the end
+        self._end, self._at = len(data) * 8, 0
+
+    def read(self, count: int) -> int:
+        """Return the next number of up to 32 bits."""
+        start, self._at = self._at, self._at + count
+        if self._at > self._end:
+            raise ValueError(f'it ends at byte {self._end // 8}')
+        block = int.from_bytes(self._data[start >> 3:(start >> 3) + 5], 'big')
+        return block >> (40 - (start & 7) - count) & ((1 << count) - 1)
+
+
+def _unpacked(bits: _BitReader, expected: int) -> NDArray[np.uint8]:
+    num, word = bits.read(32), bits.read(5) + 1
+    sizes = [bits.read(4) + 1 for _ in range(4)]
+    if num != expected:
+        raise ValueError(f'it has {num} values for {expected}')
+    values, at = np.zeros(num, np.uint8), 0
+    while at < num:
+        is_run = bits.read(1)
+        end = at + 1 + bits.read(sizes[bits.read(2)])
+        if end > num:
+            raise ValueError(f'a run ends at {end} of {num}')
+        values[at:end] = bits.read(word) if is_run else [bits.read(word) for _ in range(at, end)]
+        at = end
+    return values
+
+
+def _run_bits(lengths: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Return the bits of runs: 1, which size, the length less 1, the value."""
+    which = np.searchsorted(1 << _SIZES, lengths)
+    size = _SIZES[which]
+    code = ((0b100 | which) << size | (lengths - 1)) << _WORD_BITS | values
+    used = 3 + size + _WORD_BITS
+    left = (code << (32 - used)).astype('>u4')
+    table = np.unpackbits(left.view(np.uint8)).reshape(-1, 32)
+    bits: NDArray[np.uint8] = table[np.arange(32) < used[:, None]]
+    return bits
+
+
+def _bits(value: int, count: int) -> list[int]:
+    return [value >> shift & 1 for shift in reversed(range(count))]
+
+
+# -------------------------------------------------------------------------------------------------
+
+FILE = 'tasks.json'
+CONFIG_FILE = 'config.xml'
+# Label Studio takes no more than 250 MB at once.
+PART_CHARACTERS = 200_000_000
+# Names in the labelling config.
+_BRUSH, _IMAGE = 'mask', 'image'
+_TYPES = {'.jpg': 'jpeg', '.png': 'png'}
+
+
+def write_labels(
+    folder: Path, frames: Iterable[LabelFrame], classes: ClassTable, image_prefix: str = ''
+) -> None:
+    """
+    Write frames into an empty folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to.
+    frames : iterable of LabelFrame
+        What; read once, one at a time.
+    classes : ClassTable
+        Names and colours.
+    image_prefix : str
+        What comes before the name of an image in its address, such as
+        ``/data/local-files/?d=dive_7/images/``; empty puts the image into the task.
+
+    """
+    (folder / CONFIG_FILE).write_text(labelling_config(classes), encoding='utf-8')
+    texts = (_written(folder, frame, classes, image_prefix) for frame in frames)
+    held = next(texts, None)
+    for number in count(1):
+        # One task at a time: with the images inside, the whole list may not fit into memory.
+        with (folder / part_name(number)).open('w', encoding='utf-8') as file:
+            size, before = 0, '['
+            while held is not None and (size == 0 or size + len(held) < PART_CHARACTERS):
+                size += file.write(f'{before}\n{held}')
+                held, before = next(texts, None), ','
+            file.write('\n]\n' if size else '[]\n')
+        if held is None:
+            return
+
+
+def part_name(number: int) -> str:
+    """Return tasks.json for part 1, then tasks_2.json and so on."""
+    return FILE if number == 1 else FILE.replace('.', f'_{number}.')
+
+
+def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelMap]]:
+    """
+    Read corrected labels.
+
+    Parameters
+    ----------
+    path : Path
+        Label Studio's export as "JSON", or a folder with it as its only other JSON file.
+    table : FrameTable
+        What had been sent.
+
+    Yields
+    ------
+    str, ndarray of uint8 of shape (H, W)
+        Stem and mask of each labelled frame, regions painted in their order.
+
+    Raises
+    ------
+    DatasetError
+        If the file is damaged, or a frame, class or size is not that of the export.
+
+    """
+    file = path / FILE if path.is_dir() else path
+    try:
+        for task in read_json(file):
+            if 'annotations' not in task and 'predictions' in task:
+                continue  # as it was sent
+            done = [a for a in task['annotations'] if not a.get('was_cancelled')]
+            if not done:
+                continue
+            row = table.row_of(_name(task['data']), file)
+            canvas = LabelCanvas(row, table.classes)
+            newest = max(done, key=lambda a: (str(a.get('updated_at') or ''), a.get('id') or 0))
+            for region in newest['result']:
+                _paint(canvas, region)
+            if canvas.mask is not None:
+                yield row.stem, canvas.mask
+    except (KeyError, TypeError, ValueError, AttributeError) as err:
+        raise DatasetError(f'{file} is no export of Label Studio ({err!r})', 'its format "JSON"',
+                           'export again as JSON, not as JSON-MIN or CSV') from err
+
+
+def labelling_config(classes: ClassTable) -> str:
+    """Return the XML for "Labeling interface, code": the classes in their colours."""
+    view = ElementTree.Element('View')
+    ElementTree.SubElement(view, 'Header', value='$dive: $reason', size='5')
+    ElementTree.SubElement(view, 'Image', name=_IMAGE, value='$image', zoom='true',
+                           zoomControl='true')
+    brush = ElementTree.SubElement(view, 'BrushLabels', name=_BRUSH, toName=_IMAGE)
+    for name, rgb in zip(classes.names, classes.palette, strict=True):
+        ElementTree.SubElement(brush, 'Label', value=name, background=hex_color(rgb))
+    ElementTree.indent(view)
+    return ElementTree.tostring(view, 'unicode') + '\n'
+
+
+def _written(folder: Path, frame: LabelFrame, classes: ClassTable, prefix: str) -> str:
+    write_image(folder / IMAGES, frame)
+    return json.dumps(_task(frame, classes, prefix))
+
+
+def _task(frame: LabelFrame, classes: ClassTable, prefix: str) -> dict[str, Any]:
+    kind = _TYPES[frame.ending]
+    inline = f'data:image/{kind};base64,'
+    image = prefix + frame.file_name if prefix else \
+        inline + base64.b64encode(frame.image_file).decode('ascii')
+    regions = [_result(region, frame, classes) for region in
+               regions_of(frame.mask, len(classes.names))]
+    # Label Studio takes the score of a prediction for confidence; ours is the opposite, and data.
+    return {'data': {_IMAGE: image, 'frame': frame.stem, **frame.facts()},
+            'predictions': [{'model_version': 'uncertainty_seg', 'result': regions}]}
+
+
+def _result(region: Region, frame: LabelFrame, classes: ClassTable) -> dict[str, Any]:
+    return {
+        'id': 'class' + str(region.class_id), 'type': 'brushlabels', 'from_name': _BRUSH,
+        'to_name': _IMAGE, 'original_width': frame.width, 'original_height': frame.height,
+        'image_rotation': 0,
+        'value': {'format': 'rle', 'rle': encode_brush(region.pixels),
+                  'brushlabels': [classes.names[region.class_id]]},
+    }
+
+
+def _name(data: dict[str, Any]) -> str:
+    """Return what names the frame: our own field, or the address of an image that was served."""
+    return str(data.get('frame') or str(data[_IMAGE]).rpartition('=')[2])
+
+
+def _paint(canvas: LabelCanvas, region: dict[str, Any]) -> None:
+    kind = region.get('type')
+    if kind != 'brushlabels':
+        raise DatasetError(f'{canvas.row.file} has a region of type {kind!r} in Label Studio',
+                           'brushlabels', 'draw with the brush, as config.xml offers it')
+    height, width = int(region['original_height']), int(region['original_width'])
+    canvas.require_size(height, width)
+    for name in region['value']['brushlabels']:
+        canvas.paint(str(name), decode_brush(region['value']['rle'], height, width))

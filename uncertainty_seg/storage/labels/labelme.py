@@ -1,0 +1,128 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Labels as LabelMe: ``images/STEM.json`` beside each image, as ``labelme images`` opens them.
+
+Each class is a shape of type `mask`: polygons would lose pixels. Dive, reason, score and stamp are
+keys of their own, which LabelMe keeps when it saves. Masks, polygons and rectangles are read back.
+
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Iterator
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from uncertainty_seg.core.arrays import LabelMap
+from uncertainty_seg.errors import DatasetError
+from uncertainty_seg.storage.labelled_folder import ClassTable
+from uncertainty_seg.storage.labels.frames import (
+    ExportedFrames,
+    IMAGES,
+    LabelFrame,
+    read_json,
+    TABLE_FILE,
+    write_image,
+)
+from uncertainty_seg.storage.labels.regions import BoolMask, LabelCanvas, Region, regions_of
+
+LABELS_FILE = 'labels.txt'
+# The first version of LabelMe that knows masks.
+_VERSION = '5.2.0'
+_KINDS = ('mask', 'polygon', 'rectangle')
+
+
+def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable) -> None:
+    """Write frames into an empty folder, and ``labels.txt`` for ``labelme --labels``."""
+    for frame in frames:
+        write_image(folder / IMAGES, frame)
+        shapes = [_shape(region, classes) for region in
+                  regions_of(frame.mask, len(classes.names))]
+        content = {'version': _VERSION, 'flags': {}, 'shapes': shapes,
+                   'imagePath': frame.file_name, 'imageData': None, 'imageHeight': frame.height,
+                   'imageWidth': frame.width, **frame.facts()}
+        text = json.dumps(content, indent=2)
+        (folder / IMAGES / f'{frame.stem}.json').write_text(text, encoding='utf-8')
+    (folder / LABELS_FILE).write_text('\n'.join(classes.names) + '\n', encoding='utf-8')
+
+
+def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelMap]]:
+    """
+    Read corrected labels.
+
+    Parameters
+    ----------
+    path : Path
+        A folder with a JSON file a frame, or with such a folder ``images``.
+    table : FrameTable
+        What had been sent.
+
+    Yields
+    ------
+    str, ndarray of uint8 of shape (H, W)
+        Stem and mask of each labelled frame, shapes painted in their order.
+
+    Raises
+    ------
+    DatasetError
+        If a file is damaged, or a frame, class or size is not that of the export.
+
+    """
+    places = sorted(p for place in (path, path / IMAGES) if place.is_dir()
+                    for p in place.glob('*.json') if p.name != TABLE_FILE)
+    if not places:
+        raise DatasetError(f'{path} holds no JSON files', 'a folder that LabelMe saved to')
+    for place in places:
+        content = read_json(place)
+        try:
+            row = table.row_of(str(content['imagePath']), place)
+            canvas = LabelCanvas(row, table.classes)
+            canvas.require_size(int(content['imageHeight']), int(content['imageWidth']))
+            for shape in content['shapes']:
+                _paint(canvas, shape)
+        except (KeyError, TypeError, ValueError, binascii.Error) as err:
+            raise DatasetError(f'{place} is no file of LabelMe ({err!r})',
+                               'one with imagePath, imageHeight, imageWidth and shapes') from err
+        if canvas.mask is not None:
+            yield row.stem, canvas.mask
+
+
+def _shape(region: Region, classes: ClassTable) -> dict[str, Any]:
+    _, png = cv2.imencode('.png', region.crop.astype(np.uint8))
+    return {
+        'label': classes.names[region.class_id],
+        'points': [[float(region.left), float(region.top)],
+                   [float(region.right), float(region.bottom)]],
+        'group_id': None, 'description': '', 'shape_type': 'mask', 'flags': {},
+        'mask': base64.b64encode(png.tobytes()).decode('ascii'),
+    }
+
+
+def _paint(canvas: LabelCanvas, shape: dict[str, Any]) -> None:
+    name, kind = str(shape['label']), shape.get('shape_type') or 'polygon'
+    points = np.asarray(shape['points'], np.float64).reshape(-1, 2)
+    if kind == 'mask':
+        left, top = (int(n) for n in points[0])
+        canvas.paint(name, _crop(shape['mask'], canvas), left, top)
+    elif kind == 'polygon':
+        canvas.paint_polygons(name, [points])
+    elif kind == 'rectangle':
+        (left, top), (right, bottom) = points.min(0), points.max(0)
+        canvas.paint_box(name, left, top, right, bottom)
+    else:
+        raise DatasetError(f'{canvas.row.file} has a {kind} of {name!r} in LabelMe',
+                           f'a shape of type {", ".join(_KINDS)}')
+
+
+def _crop(text: str, canvas: LabelCanvas) -> BoolMask:
+    data = np.frombuffer(base64.b64decode(text), np.uint8)
+    pixels = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if data.size else None
+    if pixels is None:
+        raise DatasetError(f'a mask of {canvas.row.file} is no picture', 'a PNG in base64')
+    return np.asarray(pixels > 0, np.bool_)

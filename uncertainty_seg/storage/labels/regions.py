@@ -1,0 +1,176 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+From a mask to one region a class, and from the regions of a tool back to a mask.
+
+A pixel that no region covers is "not known"; where regions overlap, the later one is on top. So a
+labeller may paint over what is there and need not erase first.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from uncertainty_seg.core.arrays import LabelMap
+from uncertainty_seg.errors import DatasetError
+from uncertainty_seg.storage.labelled_folder import ClassTable
+from uncertainty_seg.storage.labels.frames import FrameRow
+
+BoolMask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Region:
+    """
+    The pixels of one class in one frame.
+
+    Attributes
+    ----------
+    class_id : int
+        0..C-1.
+    pixels : ndarray of bool, shape (H, W)
+        True where the class is; never empty.
+    left, top, right, bottom : int
+        The smallest box around them, in pixels; right and bottom are the last that belong to it.
+
+    """
+
+    class_id: int
+    pixels: BoolMask
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def crop(self) -> BoolMask:
+        """Return the pixels of the box."""
+        return self.pixels[self.top:self.bottom + 1, self.left:self.right + 1]
+
+
+def regions_of(mask: LabelMap, num_classes: int) -> Iterator[Region]:
+    """Yield a region for each class that is in a mask, ids ascending."""
+    for class_id in np.unique(mask):
+        if class_id < num_classes:
+            pixels = mask == class_id
+            rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
+            yield Region(int(class_id), pixels, int(columns[0]), int(rows[0]),
+                         int(columns[-1]), int(rows[-1]))
+
+
+class LabelCanvas:
+    """
+    The mask of one frame while the regions of a tool are painted into it.
+
+    Parameters
+    ----------
+    row : FrameRow
+        The frame, for its size and its name in sentences.
+    classes : ClassTable
+        The only names that may come.
+
+    """
+
+    def __init__(self, row: FrameRow, classes: ClassTable) -> None:
+        self.row = row
+        self._ids = {name: index for index, name in enumerate(classes.names)}
+        self._ignore_index = classes.ignore_index
+        self._mask = np.full((row.height, row.width), classes.ignore_index, np.uint8)
+
+    @property
+    def mask(self) -> LabelMap | None:
+        """Return the mask; None if every pixel is unknown: then nobody labelled the frame."""
+        return self._mask if (self._mask != self._ignore_index).any() else None
+
+    def paint(self, name: str, pixels: BoolMask, left: int = 0, top: int = 0) -> None:
+        """
+        Give pixels to a class.
+
+        Parameters
+        ----------
+        name : str
+            Of the class.
+        pixels : ndarray of bool
+            All of the frame, or a box of it.
+        left, top : int
+            Where the box begins.
+
+        Raises
+        ------
+        DatasetError
+            If the name is unknown or the box leaves the frame.
+
+        """
+        class_id = self.class_id(name)
+        height, width = pixels.shape
+        if min(left, top) < 0 or top + height > self.row.height or left + width > self.row.width:
+            raise DatasetError(
+                f'a region of {self.row.file} is {width}x{height} at {left},{top}',
+                f'a part of the {self.row.width}x{self.row.height} of the image',
+                'label the images of the export in their own size')
+        self._mask[top:top + height, left:left + width][pixels] = class_id
+
+    def paint_polygons(self, name: str, polygons: Sequence[ArrayLike]) -> None:
+        """
+        Give the inside of polygons, in pycocotools' sense, to a class.
+
+        Parameters
+        ----------
+        name : str
+            Of the class.
+        polygons : sequence of array_like
+            Each (n, 2) of x, y, or the same flat; pixel i reaches from i to i + 1.
+
+        Raises
+        ------
+        DatasetError
+            If the name is unknown or a polygon has less than 3 corners.
+
+        """
+        from pycocotools import mask as coco_mask
+
+        corners = [np.asarray(points, np.float64).reshape(-1) for points in polygons]
+        if any(flat.size < 6 or flat.size % 2 or not np.isfinite(flat).all() for flat in corners):
+            raise DatasetError(f'a polygon of {self.row.file} has less than 3 corners',
+                               'corners that are finite')
+        lists = [flat.tolist() for flat in corners]
+        packed = coco_mask.frPyObjects(lists, self.row.height, self.row.width)
+        self.paint(name, np.asarray(coco_mask.decode(coco_mask.merge(packed)), bool))
+
+    def paint_box(self, name: str, left: float, top: float, right: float, bottom: float) -> None:
+        """Give a box to a class; its sides as in `paint_polygons`."""
+        self.paint_polygons(name, [[left, top, right, top, right, bottom, left, bottom]])
+
+    def class_id(self, name: str) -> int:
+        """Return the id of a class; `DatasetError` naming those there are."""
+        if name not in self._ids:
+            raise DatasetError(f'{self.row.file} has the class {name!r}',
+                               f'one of {", ".join(self._ids)}',
+                               'rename the label, or export with a bundle that knows it')
+        return self._ids[name]
+
+    def require_size(self, height: int, width: int) -> None:
+        """Refuse labels that were drawn on an image of another size."""
+        if (height, width) != (self.row.height, self.row.width):
+            raise DatasetError(f'the labels of {self.row.file} are {width}x{height}',
+                               f'the {self.row.width}x{self.row.height} of its image',
+                               'label the images of the export in their own size')
+
+
+def run_lengths(flat: NDArray[Any]) -> list[int]:
+    """Return the lengths of runs in a flat mask; the first is of False and may be 0."""
+    steps = np.flatnonzero(np.diff(flat.astype(np.int8))) + 1
+    lengths = np.diff(np.concatenate(([0], steps, [flat.size]))).tolist()
+    return [0, *lengths] if flat.size and flat[0] else lengths
+
+
+def from_run_lengths(lengths: Sequence[int], height: int, width: int) -> BoolMask | None:
+    """Undo `run_lengths`, row by row; None if they do not fill height times width pixels."""
+    if min(lengths, default=0) < 0 or sum(lengths) != height * width:
+        return None
+    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(height, width)

@@ -1,0 +1,189 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Corrected labels as a training folder: images/, masks/, classes.json, splits.json, blocks.json.
+
+It is what `labelled_folder.load_folder` reads; blocks.json, which says the dive of each frame, is
+for ``calibrate --blocks``.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+import json
+from pathlib import Path
+
+import numpy as np
+
+from uncertainty_seg.core.arrays import LabelMap
+from uncertainty_seg.errors import ConfigError, DatasetError
+from uncertainty_seg.storage.labels.folder import write_classes, write_mask
+from uncertainty_seg.storage.labels.frames import decoded, ExportedFrames, FrameRow, IMAGES
+
+# -------------------------------------------------------------------------------------------------
+# Split frames into training and validation by whole dives.
+# Neighbouring frames of a dive look alike: with one in training and one in validation, a network
+# is tested on what it has learnt by heart.
+
+
+def split_by_dive(
+    dive_of: Mapping[str, str], shares: Mapping[str, float], seed: int
+) -> dict[str, list[str]]:
+    """
+    Give every dive to one split.
+
+    Parameters
+    ----------
+    dive_of : mapping of str to str
+        Dive of each frame, by stem.
+    shares : mapping of str to float
+        Wanted share of the frames by name of the split; they add up to 1.
+    seed : int
+        Decides between choices that are equally near.
+
+    Returns
+    -------
+    dict of str to list of str
+        Stems of each split, sorted. Splits are filled from the smallest share to the largest,
+        which takes the rest; each gets the dives whose frames are nearest in number to its share
+        (so with two splits no choice is nearer), and at least one while there are enough dives.
+
+    Raises
+    ------
+    ConfigError
+        If the shares are not above 0 or do not add up to 1.
+
+    """
+    if not shares or min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-6:
+        listed = ' '.join(f'{name}={share:g}' for name, share in shares.items())
+        raise ConfigError(f'shares {listed or "of nothing"}', 'some above 0 that add up to 1')
+    stems: dict[str, list[str]] = {}
+    for stem, dive in sorted(dive_of.items()):
+        stems.setdefault(dive, []).append(stem)
+    order = np.random.default_rng(seed).permutation(len(stems))
+    left = [sorted(stems)[i] for i in order]
+    splits: dict[str, list[str]] = {name: [] for name in shares}
+    by_share = sorted(shares, key=lambda name: shares[name])
+    for waiting, name in zip(range(len(shares) - 1, 0, -1), by_share, strict=False):
+        chosen = _nearest([len(stems[d]) for d in left], shares[name] * len(dive_of),
+                          max_count=len(left) - waiting)
+        splits[name] = sorted(stem for i in chosen for stem in stems[left[i]])
+        left = [dive for i, dive in enumerate(left) if i not in chosen]
+    splits[by_share[-1]] = sorted(stem for dive in left for stem in stems[dive])
+    return splits
+
+
+def _nearest(sizes: Sequence[int], target: float, max_count: int) -> set[int]:
+    """
+    Choose items whose sizes add up nearest to a target.
+
+    At least one is chosen and at most `max_count`; none if that is 0. Of two sums that are
+    equally near the smaller one is taken.
+
+    """
+    if max_count < 1:
+        return set()
+    # fewest[i][s]: how few of the first i items add up to s. The classic table of subset sums.
+    total, unreachable = sum(sizes), len(sizes) + 1
+    fewest = np.full((len(sizes) + 1, total + 1), unreachable, np.int32)
+    fewest[0, 0] = 0
+    for i, size in enumerate(sizes):
+        fewest[i + 1] = fewest[i]
+        np.minimum(fewest[i + 1, size:], fewest[i, :total + 1 - size] + 1,
+                   out=fewest[i + 1, size:])
+    sums = np.flatnonzero((fewest[-1] >= 1) & (fewest[-1] <= max_count))
+    rest = int(sums[np.argmin(np.abs(sums - target))])
+    chosen = set()
+    for i in reversed(range(len(sizes))):
+        if fewest[i + 1, rest] != fewest[i, rest]:
+            chosen.add(i)
+            rest -= sizes[i]
+    return chosen
+
+
+# -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrainingFolder:
+    """
+    What was written.
+
+    Attributes
+    ----------
+    frames, unlabelled, dives : int
+        Labelled frames; those of the export that nobody labelled; dives of the labelled ones.
+    splits : mapping of str to int
+        Frames of each split.
+
+    """
+
+    frames: int
+    unlabelled: int
+    dives: int
+    splits: Mapping[str, int]
+
+
+def write_training_folder(
+    folder: Path, table: ExportedFrames, labels: Iterable[tuple[str, LabelMap]],
+    shares: Mapping[str, float], seed: int,
+) -> TrainingFolder:
+    """
+    Write corrected labels with the images of their export.
+
+    Parameters
+    ----------
+    folder : Path
+        An empty one.
+    table : FrameTable
+        The export.
+    labels : iterable of (str, ndarray of uint8 of shape (H, W))
+        Stem and mask; where a stem comes twice the later one holds.
+    shares, seed : mapping of str to float, int
+        See `split_by_dive`.
+
+    Returns
+    -------
+    TrainingFolder
+        Numbers for the report.
+
+    Raises
+    ------
+    DatasetError
+        If no frame is labelled, or an image is gone or of another size.
+    ConfigError
+        If the shares are no shares.
+
+    """
+    split_by_dive({}, shares, seed)  # refuses wrong shares before the work
+    (folder / IMAGES).mkdir()
+    dive_of: dict[str, str] = {}
+    for stem, mask in labels:
+        row = table.rows[stem]
+        if stem not in dive_of:
+            (folder / IMAGES / row.file).write_bytes(_checked_image(table, row))
+        write_mask(folder, stem, mask)
+        dive_of[stem] = row.dive
+    if not dive_of:
+        raise DatasetError(f'none of the {len(table.rows)} frames of {table.folder} is labelled',
+                           'at least one', 'submit annotations in the tool, then export again')
+    splits = split_by_dive(dive_of, shares, seed)
+    write_classes(folder, table.classes)
+    _write_json(folder / 'splits.json', splits)
+    _write_json(folder / 'blocks.json', dict(sorted(dive_of.items())))
+    return TrainingFolder(len(dive_of), len(table.rows) - len(dive_of), len(set(dive_of.values())),
+                          {name: len(stems) for name, stems in splits.items()})
+
+
+def _checked_image(table: ExportedFrames, row: FrameRow) -> bytes:
+    data = table.image_file(row)
+    height, width = decoded(data, row.file).shape[:2]
+    if (height, width) != (row.height, row.width):
+        raise DatasetError(f'image {row.file} of {table.folder} is {width}x{height}',
+                           f'{row.width}x{row.height}, as it was sent')
+    return data
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')

@@ -1,0 +1,471 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The steps of ``calibrate``, in order, and on which frames each is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.analysis.bad_rule import BadRule
+from uncertainty_seg.analysis.conformal import (
+    bad_share,
+    blocks_needed,
+    fit_promise,
+    ks_distance,
+    quantile_limits,
+    Rehearsal,
+    rehearse,
+)
+from uncertainty_seg.analysis.evaluation import best_temperature, Evaluation, frame_table
+from uncertainty_seg.analysis.frame_table import FrameTable, split_blocks
+from uncertainty_seg.analysis.gate_choice import choose_scores
+from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.calibration import (
+    Calibration,
+    has_ranks,
+    HIGHEST_SCORE,
+    mask_digest,
+    Promise,
+    RankFamily,
+)
+from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.scores.density import DENSITY_INPUTS, DENSITY_SCORE, ScoreDensity
+from uncertainty_seg.core.scores.vector import ScoreVector
+from uncertainty_seg.core.settings import BUNDLE_PASSES, precision_of, Settings
+from uncertainty_seg.errors import (
+    BackendUnavailableError,
+    CalibrationError,
+    ConfigError,
+    DatasetError,
+)
+from uncertainty_seg.storage.ignore_mask import load_ignore_mask
+from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder, read_blocks
+from uncertainty_seg.storage.model_bundle import model_digest
+from uncertainty_seg.tools.calibrate.labelled_pairs import (
+    data_digest,
+    known_frames,
+    KnownFrames,
+    measure,
+    opened,
+    Pair,
+    pixel_limits,
+)
+
+# -------------------------------------------------------------------------------------------------
+# Fit the Gaussian mixture of `core.score_density` on frames of known kind, with scikit-learn.
+# The number of components, and whether each has a full or a diagonal covariance, is what has the
+# least Bayesian information criterion: on few frames that is one plain Gaussian.
+
+COMPONENTS = range(1, 7)
+FORMS = ('full', 'diag')
+# Added to variances, which are 1 on the whole: frames of one video fall into thin sheets.
+FLOOR = 1e-3
+STARTS = 3
+# A covariance of d scores needs more frames than d, by far.
+FRAMES_A_SCORE = 5
+
+
+def fit_density(
+    frames: Sequence[Mapping[str, float]], names: Sequence[str] = DENSITY_INPUTS, seed: int = 0,
+) -> ScoreDensity:
+    """
+    Fit a density over scores.
+
+    Parameters
+    ----------
+    frames : sequence of mapping
+        Scores of each frame; frames where one of `names` is not finite are left out.
+    names : sequence of str
+        Scores to look at.
+    seed : int
+        Of the starts.
+
+    Returns
+    -------
+    ScoreDensity
+        With the least Bayesian information criterion.
+
+    Raises
+    ------
+    CalibrationError
+        If a score is missing, or there are fewer than five frames a score.
+    BackendUnavailableError
+        If scikit-learn is not installed.
+
+    """
+    table = _table(frames, names)
+    centre, scale = table.mean(0), table.std(0)
+    # A score that never moves must not be divided by nothing.
+    scale = np.where(scale > 1e-9, scale, 1.0)
+    mixture, form = _best_mixture((table - centre) / scale, seed)
+    factors = mixture.precisions_cholesky_
+    if form == 'diag':
+        factors = np.stack([np.diag(row) for row in factors])
+    return ScoreDensity(tuple(names), centre, scale, np.asarray(mixture.weights_),
+                        np.asarray(mixture.means_), np.asarray(factors))
+
+
+def _table(
+    frames: Sequence[Mapping[str, float]], names: Sequence[str]
+) -> NDArray[np.float64]:
+    for frame in frames:
+        missing = [name for name in names if name not in frame]
+        if missing:
+            raise CalibrationError(f'a frame without a score {missing[0]!r}',
+                                   f'those of {", ".join(frame)}', 'fit on other scores')
+    table = np.array([[frame[name] for name in names] for frame in frames], np.float64)
+    table = table.reshape(len(frames), len(names))
+    table = table[np.isfinite(table).all(1)]
+    if len(table) < FRAMES_A_SCORE * len(names):
+        raise CalibrationError(
+            f'{len(table)} frames for a density over {len(names)} scores',
+            f'at least {FRAMES_A_SCORE * len(names)}', 'take more frames or fewer scores',
+        )
+    return table
+
+
+def _best_mixture(table: NDArray[np.float64], seed: int) -> tuple[Any, str]:
+    """Return the fitted mixture of least criterion, and its form."""
+    try:
+        from sklearn.mixture import GaussianMixture
+    except ImportError as err:
+        raise BackendUnavailableError('scikit-learn is not installed', 'it, to fit a density',
+                                      'pip install scikit-learn') from err
+    fitted = [
+        (GaussianMixture(count, covariance_type=form, reg_covar=FLOOR, n_init=STARTS,
+                         random_state=seed).fit(table), form)
+        for form in FORMS for count in COMPONENTS if count <= len(table) // 2
+    ]
+    return min(fitted, key=lambda pair: pair[0].bic(table))
+
+
+# -------------------------------------------------------------------------------------------------
+# What ``calibrate`` refuses before anything is measured, since measuring takes minutes.
+
+
+def require_scores(card: ModelCard, names: Sequence[str]) -> None:
+    """
+    Refuse scores that cannot be there.
+
+    Raises
+    ------
+    ConfigError
+        If a name is no score of the bundle.
+
+    """
+    # The value of the limits decides which pixels count, and not which scores there are.
+    possible = (*ScoreVector(card, {'entropy': 0.5, 'mutual_information': 0.5}).names,
+                DENSITY_SCORE)
+    unknown = [name for name in names if name not in possible]
+    if unknown:
+        raise ConfigError(f'no score {unknown[0]!r}', f'one of {", ".join(possible)}')
+
+
+def require_blocks(
+    blocks: NDArray[np.str_], kept: NDArray[np.bool_], alphas: Sequence[float], tune_share: float
+) -> None:
+    """
+    Refuse blocks that cannot carry the promise, or leave none for the temperature.
+
+    Parameters
+    ----------
+    blocks : ndarray of str, shape (n,)
+        The block of each validation frame.
+    kept : ndarray of bool, shape (n,)
+        Which frames the limits are fitted on; the temperature is fitted on the others.
+    alphas : sequence of float
+        To promise.
+    tune_share : float
+        Part of the blocks that was asked for for the temperature.
+
+    Raises
+    ------
+    CalibrationError
+        It says how many blocks are needed.
+
+    """
+    count, alpha = len(np.unique(blocks[kept])), min(alphas)
+    needed = blocks_needed(alpha)
+    if count < needed:
+        total = max(int(np.ceil(needed / (1 - tune_share))), needed + 1)
+        raise CalibrationError(
+            f'{count} blocks to promise alpha {alpha:g} on', f'at least {needed}',
+            f'have {total} validation blocks in all (a part is for the temperature), or promise '
+            'a larger alpha')
+    if kept.all():
+        raise CalibrationError(
+            f'no block to fit the temperature on, with {count} in all and a share of '
+            f'{tune_share:.2g}', 'at least 1', 'have more blocks, or a larger --tune-share')
+
+
+def refuse_shared(train: KnownFrames, val: KnownFrames) -> None:
+    """
+    Refuse to promise on frames that density and choice have seen, whatever they are called.
+
+    Raises
+    ------
+    DatasetError
+        If an image is in both.
+
+    """
+    seen = {_digest(image): stem
+            for (image, _), stem in zip(train.pairs, train.stems, strict=True)}
+    for (image, _), stem in zip(val.pairs, val.stems, strict=True):
+        twin = seen.get(_digest(image))
+        if twin is not None:
+            raise DatasetError(
+                f'the validation image {stem!r} is the training image {twin!r}',
+                'validation images that nothing was trained or chosen on',
+                'give --train and --val different folders, or the folder a splits.json')
+
+
+def _digest(image: NDArray[np.uint8]) -> bytes:
+    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
+
+
+# -------------------------------------------------------------------------------------------------
+
+TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0)
+# A pixel above this share of the training pixels counts as uncertain.
+PIXEL_QUANTILE = 0.9
+# Scores that are in every gate that is not named, whatever bad training frames say of them, since
+# those have nothing foreign: the density for water, the top of mutual information for things never
+# shown. They say nothing of most frames, so that their ranks count in the tail (see RankFamily).
+GUARDS = {DENSITY_SCORE: 8.0, 'mutual_information.top': 8.0}
+MOST_SCORES = 5
+_MAPS = ('entropy', 'mutual_information')
+_SEED = 0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CalibrationRequest:
+    """What was asked for; see the verb's arguments."""
+
+    bundle: ModelBundle
+    settings: Settings
+    train: Path
+    val: Path
+    blocks: Path | None
+    bad: str
+    alphas: tuple[float, ...]
+    scores: tuple[str, ...]
+    tune_share: float
+    quantile: float
+    max_train: int
+
+
+@dataclass(frozen=True)
+class CalibrationOutcome:
+    """
+    A calibration, and what it was made from.
+
+    Attributes
+    ----------
+    calibration : Calibration
+        To be written.
+    before, after : Evaluation
+        Of the validation frames that limits were fitted on, at temperature 1 and at the fitted.
+    seen : Evaluation
+        Of the training frames.
+    train, val : FrameTable
+        Training frames, and the validation frames that limits were fitted on.
+    pairs : list of (image, mask)
+        Of `val`.
+    rehearsals : tuple of Rehearsal
+        One an alpha that half of the blocks can carry.
+
+    """
+
+    calibration: Calibration
+    before: Evaluation
+    after: Evaluation
+    seen: Evaluation
+    train: FrameTable
+    val: FrameTable
+    pairs: list[Pair]
+    rehearsals: tuple[Rehearsal, ...]
+
+    def metrics(self) -> dict[str, float]:
+        """Return the figures of the card; the validation frames are those not tuned on."""
+        values = {
+            'val_mean_iou': self.after.mean_iou, 'val_pixel_accuracy': self.after.accuracy,
+            'val_ece': self.after.ece, 'val_ece_before_scaling': self.before.ece,
+            'val_error_auroc_entropy': self.after.error_auroc['entropy'],
+            'val_error_auroc_mutual_information': self.after.error_auroc['mutual_information'],
+            'val_mi_over_entropy': self.after.mi_share, 'train_mean_iou': self.seen.mean_iou,
+        }
+        return {name: round(value, 4) for name, value in values.items()}
+
+    def summary(self) -> dict[str, Any]:
+        """Return the line for scripts."""
+        made = self.calibration
+        return {
+            'temperature': made.temperature, **self.metrics(), 'gate_scores': made.gate_scores,
+            'promises': [dict(vars(promise)) for promise in made.promises],
+            'rehearsals': [vars(rehearsal) for rehearsal in self.rehearsals],
+            'bad_share': float(self.val.is_bad.mean()), 'num_train': made.num_train,
+            'num_val': made.num_val, 'thresholds': made.thresholds,
+            'train_thresholds': made.train_thresholds, 'distances': made.distances,
+        }
+
+
+def calibrate(request: CalibrationRequest) -> CalibrationOutcome:
+    """
+    Fit temperature, density, choice and limits.
+
+    Parameters
+    ----------
+    request : Request
+        What to fit on.
+
+    Returns
+    -------
+    Found
+        Nothing is written yet.
+
+    Raises
+    ------
+    CalibrationError
+        If there are too few blocks, or nothing to choose or promise on.
+    ConfigError
+        If the rule cannot be read, or a score does not exist.
+    DatasetError
+        If the folders or the file of blocks are wrong, or both sets have an image.
+
+    """
+    bundle, settings = request.bundle, request.settings
+    rule = BadRule.parse(request.bad, bundle.card.class_names)
+    require_scores(bundle.card, request.scores)
+    data = load_folder(request.val, 'val')
+    known = known_frames(bundle, data, settings.ignore_mask)
+    blocks = _blocks(request, known.stems)
+    tuned, kept = split_blocks(blocks, request.tune_share, _SEED)
+    require_blocks(blocks, kept, request.alphas, request.tune_share)
+    train_known = known_frames(bundle, load_folder(request.train, 'train'), settings.ignore_mask)
+    refuse_shared(train_known, known)
+    train_pairs, train_stems = _spread(train_known, request.max_train)
+    temperature = _temperature(request, _where(known.pairs, tuned))
+    held = _where(known.pairs, kept)
+    with opened(bundle, settings, 1.0) as pipeline:
+        before = measure(pipeline, held, 'validation, temperature 1', rule)
+    with opened(bundle, settings, temperature) as pipeline:
+        limits = pixel_limits(pipeline, train_pairs[::10], _MAPS, PIXEL_QUANTILE)
+    with opened(bundle, settings, temperature, ScoreVector(bundle.card, limits)) as pipeline:
+        seen = measure(pipeline, train_pairs, 'training', rule)
+        after = measure(pipeline, held, 'validation', rule)
+    train = frame_table(seen.frames, train_stems, np.array(train_stems, np.str_))
+    val = frame_table(after.frames, _where(known.stems, kept), blocks[kept])
+    density = _density(train)
+    if density is not None:
+        train, val = (_with_density(table, density) for table in (train, val))
+    family, chosen = _choice(request, train)
+    made = [fit_promise(family, val, chosen, alpha, rule.text, _bad_if_accepted)
+            for alpha in request.alphas]
+    calibration = _calibration(request, temperature, limits, density, family.only(chosen), train,
+                               val, tuple(made), data)
+    again = (rehearse(family, val, chosen, alpha) for alpha in request.alphas)
+    return CalibrationOutcome(calibration, before, after, seen, train, val, held,
+                              tuple(found for found in again if found is not None))
+
+
+def _blocks(request: CalibrationRequest, stems: list[str]) -> NDArray[np.str_]:
+    if request.blocks is None:
+        _log.warning('no --blocks: every validation image counts as independent of the others, '
+                     'which frames of one video are not')
+    return read_blocks(request.blocks, stems)
+
+
+def _spread(known: KnownFrames, most: int) -> tuple[list[Pair], list[str]]:
+    count = len(known.pairs)
+    picked = np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int))
+    return [known.pairs[i] for i in picked], [known.stems[i] for i in picked]
+
+
+def _where(items: list[Any], rows: NDArray[np.bool_]) -> list[Any]:
+    return [item for item, keep in zip(items, rows, strict=True) if keep]
+
+
+def _temperature(request: CalibrationRequest, pairs: list[Pair]) -> float:
+    found = {}
+    for temperature in TEMPERATURES:
+        with opened(request.bundle, request.settings, temperature) as pipeline:
+            found[temperature] = measure(pipeline, pairs, f'temperature {temperature:g}')
+    best = best_temperature(found)
+    if best in (TEMPERATURES[0], TEMPERATURES[-1]):
+        _log.warning('the temperature %g is the end of what is tried: the confidence may be '
+                     'farther off than it can mend', best)
+    return best
+
+
+def _density(train: FrameTable) -> ScoreDensity | None:
+    try:
+        return fit_density(train.rows(), seed=_SEED)
+    except CalibrationError as err:
+        _log.warning('no density of the scores: %s', err)
+        return None
+
+
+def _with_density(table: FrameTable, density: ScoreDensity) -> FrameTable:
+    return table.with_score(DENSITY_SCORE,
+                            np.array([density.score(row) for row in table.rows()]))
+
+
+def _choice(request: CalibrationRequest, train: FrameTable) -> tuple[RankFamily, tuple[str, ...]]:
+    """Take the scores that were asked for, or choose some beside the guards."""
+    unknown = [name for name in request.scores if name not in train.scores]
+    if unknown:
+        raise ConfigError(f'no score {unknown[0]!r}', f'one of {", ".join(train.scores)}')
+    wanted = request.scores or [n for n, column in train.scores.items() if has_ranks(column)]
+    family = RankFamily.fit({name: train.scores[name] for name in wanted}, GUARDS)
+    if request.scores:
+        return family, request.scores
+    required = [name for name in GUARDS if name in family.names]
+    chosen = choose_scores(family, train.scores, train.is_bad.astype(np.float64), required,
+                           MOST_SCORES)
+    return family, chosen
+
+
+def _bad_if_accepted(
+    accepted: NDArray[np.bool_], is_bad: NDArray[np.bool_], blocks: NDArray[np.str_]
+) -> float:
+    # Every frame is a limit that could have been chosen.
+    return bad_share(accepted, is_bad, blocks, num_tries=len(blocks)).upper
+
+
+def _calibration(
+    request: CalibrationRequest,
+    temperature: float,
+    limits: dict[str, float],
+    density: ScoreDensity | None,
+    family: RankFamily,
+    train: FrameTable,
+    val: FrameTable,
+    promises: tuple[Promise, ...],
+    data: LabelledFolder,
+) -> Calibration:
+    bundle, settings = request.bundle, request.settings
+    of_val, of_train = (quantile_limits(table, request.quantile, HIGHEST_SCORE)
+                        for table in (val, train))
+    # A gate score needs one whatever its quantile is.
+    thresholds = {**promises[-1].limits, **of_val}
+    passes = bundle.card.passes if settings.passes == BUNDLE_PASSES else settings.passes
+    return Calibration(
+        passes=passes, seed=settings.seed, mask_policy=settings.mask_policy,
+        precision=precision_of(bundle.card, settings.precision), temperature=temperature,
+        thresholds={name: thresholds[name] for name in val.scores if name in thresholds},
+        train_thresholds=of_train, gate_scores=tuple(promises[0].limits),
+        quantile=request.quantile, num_train=len(train), num_val=len(val),
+        model_sha256=model_digest(bundle.card), data_sha256=data_digest(data),
+        promises=promises, pixel_limits=limits, density=density, family=family,
+        ignore_sha256=mask_digest(load_ignore_mask(settings.ignore_mask)),
+        distances={name: distance for name in val.scores
+                   if np.isfinite(distance := ks_distance(train.scores[name], val.scores[name]))},
+    )

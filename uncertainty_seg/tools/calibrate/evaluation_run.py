@@ -1,0 +1,359 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The steps of ``evaluate``: labelled frames, foreign frames, and the ladder of corruptions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from uncertainty_seg.analysis.bad_rule import BadRule
+from uncertainty_seg.analysis.bootstrap import block_interval, Interval, pixel_intervals
+from uncertainty_seg.analysis.conformal import bad_share, BadShare, block_shares
+from uncertainty_seg.analysis.evaluation import (
+    compare_rankings,
+    Evaluation,
+    frame_table,
+    FrameRanking,
+    rank_frames,
+    RankingGain,
+    score_frames,
+)
+from uncertainty_seg.analysis.frame_table import Column, FrameTable
+from uncertainty_seg.core.arrays import ImageU8, LabelMap
+from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.calibration import Calibration, Promise
+from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.scores.vector import ScoreVector
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.errors import CalibrationError
+from uncertainty_seg.storage.labelled_folder import load_folder, read_blocks
+from uncertainty_seg.synthetic.corruptions import corrupt, KINDS, MAX_SEVERITY
+from uncertainty_seg.tools.calibrate.labelled_pairs import (
+    data_digest,
+    images_in,
+    known_frames,
+    measure,
+    opened,
+    Pair,
+)
+
+# -------------------------------------------------------------------------------------------------
+# What masks and gate do as the water gets worse, step by step.
+
+
+@dataclass(frozen=True)
+class Step:
+    """
+    One severity.
+
+    Attributes
+    ----------
+    severity : int
+        0 for the image as it is.
+    mean_iou : float
+        Of the masks, over all pixels.
+    accepted, accepted_and_bad : float
+        Shares of the frames.
+    ratio : float
+        Mean of the largest score over its limit.
+
+    """
+
+    severity: int
+    mean_iou: float
+    accepted: float
+    accepted_and_bad: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The steps of one kind of corruption, on the same images."""
+
+    kind: str
+    num_frames: int
+    steps: tuple[Step, ...]
+
+
+def climb(
+    pipeline: Pipeline, pairs: Sequence[Pair], rule: BadRule, limits: Mapping[str, float],
+    most: int,
+) -> tuple[Ladder, ...]:
+    """
+    Measure every kind at every severity.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        Its gate is not asked.
+    pairs : sequence of (image, mask)
+        Clear images.
+    rule : BadRule
+        When a mask is bad.
+    limits : mapping of str to float
+        Of the gate.
+    most : int
+        Images to take, evenly spread; 0 for no ladder.
+
+    Returns
+    -------
+    tuple of Ladder
+        In the order of `synthetic.corruptions.KINDS`.
+
+    """
+    if not most:
+        return ()
+    picked = np.unique(np.linspace(0, len(pairs) - 1, min(most, len(pairs))).round().astype(int))
+    taken = [pairs[i] for i in picked]
+    clear = _step(pipeline, taken, rule, limits, KINDS[0], 0)
+    return tuple(
+        Ladder(kind, len(taken), (clear, *(_step(pipeline, taken, rule, limits, kind, severity)
+                                           for severity in range(1, MAX_SEVERITY + 1))))
+        for kind in KINDS)
+
+
+def _step(
+    pipeline: Pipeline, pairs: Sequence[Pair], rule: BadRule, limits: Mapping[str, float],
+    kind: str, severity: int,
+) -> Step:
+    found = measure(pipeline, _Corrupted(pairs, kind, severity), f'{kind} {severity}', rule)
+    names = [str(i) for i in range(len(pairs))]
+    frames = frame_table(found.frames, names, np.array(names, np.str_))
+    accepted = frames.accepted(limits)
+    return Step(severity, found.mean_iou, float(accepted.mean()),
+                float((accepted & frames.is_bad).mean()), float(frames.ratios(limits).mean()))
+
+
+class _Corrupted(Sequence[Pair]):
+    """The pairs with their images made worse, one at a time; each has its own seed."""
+
+    def __init__(self, pairs: Sequence[Pair], kind: str, severity: int) -> None:
+        self._pairs, self._kind, self._severity = pairs, kind, severity
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> tuple[ImageU8, LabelMap]:  # type: ignore[override]
+        image, truth = self._pairs[index]
+        return corrupt(image, self._kind, self._severity, seed=index), truth
+
+    def __iter__(self) -> Iterator[Pair]:
+        return (self[i] for i in range(len(self)))
+
+
+# -------------------------------------------------------------------------------------------------
+
+# What the gate is compared with: the score of the papers this project starts from.
+PLAIN_SCORE = 'mutual_information.mean'
+# One in 31 of the 1 024 limits of the curve, the ends among them.
+_PAVPU_STEP = 31
+_log = logging.getLogger(__name__)
+_PAVPU = ('limits', 'accurate_if_certain', 'uncertain_if_inaccurate', 'pavpu')
+_DEFAULT_RULE = 'iou<0.5'
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """What was asked for; see the verb's arguments."""
+
+    bundle: ModelBundle
+    settings: Settings
+    data: Path
+    split: str
+    ood: Path | None
+    corrupt_frames: int
+    blocks: Path | None
+    bad: str | None
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """
+    What was measured.
+
+    Attributes
+    ----------
+    evaluation : Evaluation
+        Of the labelled frames.
+    pixel_intervals : mapping of str to Interval
+        Of its mean IoU, accuracy and calibration error.
+    frames, foreign : FrameTable
+        Labelled ones, and those of another kind if there are any.
+    pairs : list of (image, mask)
+        Of `frames`.
+    limits : mapping of str to float
+        Of the gate.
+    promise : Promise or None
+        What these limits promise.
+    rule : str
+        When a frame is bad.
+    rankings : mapping of str to FrameRanking
+        Of every score.
+    gate : FrameRanking
+        Of the gate's own order.
+    gain : RankingGain
+        Of the gate over `PLAIN_SCORE`.
+    gate_order : ndarray of float64, shape (n,)
+        The gate's order of `frames`.
+    accepted_and_bad, accepted : Interval
+        Shares of the frames; every block counts alike, as in the promise.
+    bad_if_accepted : BadShare
+        With its upper bound; over blocks if there is a file of them. On images that the limits
+        were fitted on it is shared among all limits that these could have chosen.
+    ladders : tuple of Ladder
+        One a kind of corruption.
+    is_fitted : bool
+        Whether these are the images that the limits were fitted on.
+
+    """
+
+    evaluation: Evaluation
+    pixel_intervals: Mapping[str, Interval]
+    frames: FrameTable
+    foreign: FrameTable | None
+    pairs: list[Pair]
+    limits: Mapping[str, float]
+    promise: Promise | None
+    rule: str
+    rankings: Mapping[str, FrameRanking]
+    gate: FrameRanking
+    gain: RankingGain
+    gate_order: Column
+    accepted_and_bad: Interval
+    accepted: Interval
+    bad_if_accepted: BadShare
+    ladders: tuple[Ladder, ...]
+    is_fitted: bool
+
+    def summary(self) -> dict[str, Any]:
+        """Return the line for scripts."""
+        found, pixels = self.evaluation, self.evaluation.pixels
+        curve = pixels.patches.curve()
+        return {
+            'intervals': {k: asdict(v) for k, v in self.pixel_intervals.items()},
+            'mean_iou': found.mean_iou, 'accuracy': found.accuracy, 'iou': found.iou.tolist(),
+            'ece': found.ece, 'adaptive_ece': pixels.adaptive.value(),
+            'brier': pixels.brier.value(), 'pavpu_at_median': float(curve.pavpu[curve.median]),
+            'pavpu': {name: getattr(curve, name)[::_PAVPU_STEP].tolist() for name in _PAVPU},
+            'maps': {name: {'error_auroc': ranking.auroc(),
+                            'error_aupr': ranking.average_precision(),
+                            'error_fpr95': ranking.fpr_at_tpr()}
+                     for name, ranking in pixels.rankings.items()},
+            'bad': self.rule, 'bad_share': float(self.frames.is_bad.mean()),
+            'gate': {'limits': dict(self.limits), 'accepted': asdict(self.accepted),
+                     'accepted_and_bad': asdict(self.accepted_and_bad),
+                     'bad_if_accepted': asdict(self.bad_if_accepted), **asdict(self.gate),
+                     'foreign_accepted': self._foreign_accepted(),
+                     f'gain_over_{PLAIN_SCORE}': asdict(self.gain)},
+            'is_fitted': self.is_fitted,
+            'promise': asdict(self.promise) if self.promise else None,
+            'scores': {name: asdict(ranking) for name, ranking in self.rankings.items()},
+            'corruption': [asdict(ladder) for ladder in self.ladders],
+        }
+
+    def _foreign_accepted(self) -> float | None:
+        if self.foreign is None:
+            return None
+        return float(self.foreign.accepted(self.limits).mean())
+
+
+def evaluate_bundle(request: EvaluationRequest) -> Evaluated:
+    """
+    Measure a calibrated bundle.
+
+    Parameters
+    ----------
+    request : Request
+        What to measure on.
+
+    Returns
+    -------
+    Evaluated
+        With intervals where frames are counted.
+
+    Raises
+    ------
+    CalibrationError
+        If the bundle has no calibration, or one for other settings.
+    ConfigError
+        If the rule cannot be read, or there is no such promise.
+    DatasetError
+        If the folders or the file of blocks are wrong.
+
+    """
+    bundle, calibration = request.bundle, _calibration(request.bundle)
+    promise = calibration.promise_of(request.settings.gate.alpha)
+    text = request.bad or (promise.bad if promise else _DEFAULT_RULE)
+    rule = BadRule.parse(text, bundle.card.class_names)
+    data = load_folder(request.data, request.split)
+    known = known_frames(bundle, data, request.settings.ignore_mask)
+    pairs, blocks = known.pairs, read_blocks(request.blocks, known.stems)
+    foreign_images = images_in(request.ood) if request.ood else {}
+    is_fitted = data_digest(data) == calibration.data_sha256
+    if is_fitted:
+        _log.warning('the limits were fitted on these images: what is accepted and bad here '
+                     'proves nothing')
+    scorer = ScoreVector(bundle.card, calibration.pixel_limits, calibration.density)
+    with opened(bundle, request.settings, scorer=scorer) as pipeline:
+        limits = pipeline.thresholds
+        evaluation = measure(pipeline, pairs, f'{request.split} frames', rule)
+        foreign = _foreign(pipeline, foreign_images)
+        ladders = climb(pipeline, pairs, rule, limits, request.corrupt_frames)
+    frames = frame_table(evaluation.frames, known.stems, blocks)
+    accepted = frames.accepted(limits)
+    order = _order(calibration, frames, limits)
+    foreign_order = None if foreign is None else _order(calibration, foreign, limits)
+    # A rule of the user's own is another question than the one that was promised on.
+    kept = promise if promise and rule.text == promise.bad else None
+    return Evaluated(
+        evaluation, pixel_intervals(evaluation.totals, blocks, bundle.card.num_classes),
+        frames, foreign, pairs, limits, kept, rule.text,
+        {name: rank_frames(values, frames, foreign.scores[name] if foreign else None)
+         for name, values in frames.scores.items()},
+        rank_frames(order, frames, foreign_order),
+        _gain(order, foreign_order, frames, foreign), order,
+        _share(accepted & frames.is_bad, frames), _share(accepted, frames),
+        bad_share(accepted, frames.is_bad, blocks if request.blocks else None,
+                  num_tries=len(frames) if is_fitted else 1), ladders, is_fitted)
+
+
+def _calibration(bundle: ModelBundle) -> Calibration:
+    if bundle.calibration is None:
+        raise CalibrationError(f'bundle {bundle.card.name!r} has no calibration.json',
+                               'thresholds for the gate', 'run uncertainty_seg calibrate on it')
+    return bundle.calibration
+
+
+def _foreign(pipeline: Pipeline, images: Mapping[str, Any]) -> FrameTable | None:
+    if not images:
+        return None
+    return frame_table(score_frames(pipeline, images.values()), images,
+                       np.array(list(images), np.str_))
+
+
+def _order(calibration: Calibration, frames: FrameTable, limits: Mapping[str, float]) -> Column:
+    """Return how strict the gate must be made for each frame to be refused."""
+    family = calibration.family
+    if family is None or not set(limits) <= set(family.names):
+        return frames.ratios(limits)
+    return family.frame_ranks(frames.scores, tuple(limits))
+
+
+def _gain(
+    order: Column, foreign_order: Column | None, frames: FrameTable, foreign: FrameTable | None
+) -> RankingGain:
+    pair = None
+    if foreign is not None and foreign_order is not None:
+        pair = foreign_order, foreign.scores[PLAIN_SCORE]
+    return compare_rankings(order, frames.scores[PLAIN_SCORE], frames, pair)
+
+
+def _share(chosen: Any, frames: FrameTable) -> Interval:
+    """Return the mean over blocks of the share chosen, which is what is promised."""
+    names, shares = block_shares(chosen, frames.blocks)
+    return block_interval(lambda rows: float(rows.mean()), shares, names)

@@ -1,0 +1,190 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Open a bundle's pipeline over a folder of images, for the verbs that measure.
+
+It joins what the rooms below may not join: folders on disk, a runtime, and the pipeline.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+import hashlib
+import logging
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from uncertainty_seg.analysis.bad_rule import BadRule
+from uncertainty_seg.analysis.evaluation import evaluate, Evaluation
+from uncertainty_seg.backends.registry import open_backend
+from uncertainty_seg.core.arrays import ImageU8, LabelMap
+from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.scores.vector import ScoreVector
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.errors import DatasetError
+from uncertainty_seg.storage.ignore_mask import load_ignore_mask
+from uncertainty_seg.storage.labelled_folder import LabelledFolder
+
+Pair = tuple[ImageU8, LabelMap]
+_log = logging.getLogger(__name__)
+_IMAGES = ('.jpg', '.jpeg', '.png')
+
+
+def bgr_pairs(bundle: ModelBundle, data: LabelledFolder) -> list[Pair]:
+    """
+    Return (BGR image, mask) pairs of a folder that has the bundle's classes.
+
+    Raises
+    ------
+    DatasetError
+        If the class names differ, or a mask has an id that is no class.
+
+    """
+    card = bundle.card
+    if data.class_names != card.class_names:
+        raise DatasetError(f'the folder has the classes {data.class_names}',
+                           f'those of {card.name!r}, {card.class_names}')
+    for stem, mask in zip(data.stems, data.masks, strict=True):
+        strange = (mask >= card.num_classes) & (mask != data.ignore_index)
+        if strange.any():
+            raise DatasetError(
+                f'the mask of {stem!r} has the class id {int(mask[strange][0])}',
+                f'0 to {card.num_classes - 1}, or {data.ignore_index} where nobody knows')
+    # The card's own id for "nobody knows" is what everything after this looks for.
+    masks = [np.where(mask == data.ignore_index, np.uint8(card.ignore_index), mask)
+             for mask in data.masks]
+    images = [cv2.cvtColor(image, cv2.COLOR_RGB2BGR) for image in data.images]
+    return list(zip(images, masks, strict=True))
+
+
+@dataclass(frozen=True)
+class KnownFrames:
+    """Frames with something to compare: pairs of (BGR image, mask), and where each came from."""
+
+    pairs: list[Pair]
+    stems: list[str]
+
+
+def known_frames(bundle: ModelBundle, data: LabelledFolder, ignore_mask: str) -> KnownFrames:
+    """
+    Return the frames of a folder that can be judged.
+
+    Parameters
+    ----------
+    bundle : ModelBundle
+        Has the classes of the folder.
+    data : LabelledFolder
+        What was read.
+    ignore_mask : str
+        Picture of what counts nowhere, as the node has it: the true masks then know nothing
+        there. Empty for none.
+
+    Returns
+    -------
+    KnownFrames
+        Without those of which no pixel is known, which a warning counts: they would pass for
+        good ones, and a promise on them would be worth less than it says.
+
+    Raises
+    ------
+    DatasetError
+        See `bgr_pairs`; or if no frame is left.
+    ConfigError
+        If the ignore mask cannot be read.
+
+    """
+    ignore, unknown = load_ignore_mask(ignore_mask), bundle.card.ignore_index
+    pairs = [(image, _without(mask, ignore, unknown)) for image, mask in bgr_pairs(bundle, data)]
+    kept = [i for i, (_, mask) in enumerate(pairs) if (mask != unknown).any()]
+    if not kept:
+        raise DatasetError('no mask has a pixel that is known', 'some')
+    if len(kept) < len(pairs):
+        _log.warning('%d of %d frames are left out: no pixel of their masks is known',
+                     len(pairs) - len(kept), len(pairs))
+    return KnownFrames([pairs[i] for i in kept], [data.stems[i] for i in kept])
+
+
+def _without(mask: LabelMap, ignore: NDArray[np.bool_] | None, unknown: int) -> LabelMap:
+    if ignore is None:
+        return mask
+    # Whatever the ignore mask touches is left out, as it is from the scores.
+    touched = cv2.resize(ignore.astype(np.float32), mask.shape[::-1],
+                         interpolation=cv2.INTER_AREA) > 0
+    return np.where(touched, np.uint8(unknown), mask)
+
+
+def images_in(folder: Path) -> dict[str, ImageU8]:
+    """
+    Read the images of a folder, or of its folder images/, by name.
+
+    Raises
+    ------
+    DatasetError
+        If there is none, or one cannot be read.
+
+    """
+    place = folder / 'images' if (folder / 'images').is_dir() else folder
+    paths = sorted(p for p in place.iterdir() if p.suffix.lower() in _IMAGES) \
+        if place.is_dir() else []
+    if not paths:
+        raise DatasetError(f'no image in {place}', 'files that end with ' + ' or '.join(_IMAGES))
+    kind = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # as the node decodes
+    images = {path.name: cv2.imread(str(path), kind) for path in paths}
+    broken = [name for name, image in images.items() if image is None]
+    if broken:
+        raise DatasetError(f'{place / broken[0]} is no image that can be read', 'JPEG or PNG')
+    return {name: np.asarray(image, np.uint8) for name, image in images.items()}
+
+
+@contextmanager
+def opened(
+    bundle: ModelBundle, settings: Settings, temperature: float | None = None,
+    scorer: ScoreVector | None = None,
+) -> Iterator[Pipeline]:
+    """Open a pipeline with the ignore mask of the settings, and close it at the end."""
+    backend = open_backend(settings.backend, bundle, settings)
+    try:
+        yield Pipeline(bundle, backend, settings, temperature, scorer=scorer,
+                       ignore=load_ignore_mask(settings.ignore_mask))
+    finally:
+        backend.close()
+
+
+def measure(
+    pipeline: Pipeline, pairs: Sequence[Pair], title: str, rule: BadRule | None = None
+) -> Evaluation:
+    """Evaluate pairs, with a progress bar."""
+    bar = tqdm(pairs, desc=title, unit='frame', disable=None)
+    return evaluate(pipeline, bar, pipeline.card.ignore_index, rule)
+
+
+def pixel_limits(
+    pipeline: Pipeline, pairs: Sequence[Pair], names: Sequence[str], quantile: float
+) -> dict[str, float]:
+    """Return the value of each map that a share of the pixels does not exceed."""
+    values: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
+    for image, _ in pairs:
+        result = pipeline.measure(image, 0)
+        maps = result.maps.cut(result.geometry.rows, result.geometry.columns)
+        for name, parts in values.items():
+            # Neighbours tell the same.
+            parts.append(getattr(maps, name)[::3, ::3].ravel())
+    return {name: float(np.nanquantile(np.concatenate(parts), quantile))
+            for name, parts in values.items()}
+
+
+def data_digest(data: LabelledFolder) -> str:
+    """Return one digest over the names and pixels of a set."""
+    digest = hashlib.sha256()
+    for stem, image, mask in zip(data.stems, data.images, data.masks, strict=True):
+        digest.update(stem.encode())
+        digest.update(image.tobytes())
+        digest.update(mask.tobytes())
+    return digest.hexdigest()

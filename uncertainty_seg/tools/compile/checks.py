@@ -1,0 +1,343 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Run what was compiled before it is written, and compare it with the network.
+
+Each check runs ONNX Runtime on random images. None looks at how the graphs were made.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+import onnx
+
+from uncertainty_seg.core.dropout_masks import pass_inputs, still_inputs
+from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.uncertainty import upsample_bilinear
+from uncertainty_seg.errors import BackendUnavailableError, GraphError, UncertaintySegError
+from uncertainty_seg.graph.algebra.dropout_to_masks import dropout_to_masks, without_dropout
+from uncertainty_seg.graph.algebra.free_passes import one_pass
+from uncertainty_seg.graph.compile import CompiledGraphs
+
+# -------------------------------------------------------------------------------------------------
+# How far the logits of a compiled network are from the network's own, and how far they may be.
+
+TOLERANCE = 1e-5
+# A wide network's sums are not exact to `TOLERANCE` in float32, whoever computes them: allow the
+# error of the network itself this many times, measured against float64 where it can run so, else
+# by what the runtime changes when it reorders the sums; up to a bound.
+_NOISE_FACTOR, _MOST = 4.0, 1e-3
+
+
+def require_near(error: float, noise: float, when: str) -> None:
+    """
+    Refuse an error that float32 does not explain.
+
+    Parameters
+    ----------
+    error : float
+        A `distance`; NaN is refused.
+    noise : float
+        How far the network is from itself in float32, as a `distance`.
+    when : str
+        Which comparison it was, for the message.
+
+    Raises
+    ------
+    GraphError
+        If the error is above `TOLERANCE` and above some times the noise.
+
+    """
+    allowed = max(TOLERANCE, min(_NOISE_FACTOR * noise, _MOST))
+    if not error <= allowed:
+        raise GraphError(
+            f'{when} the result differs from the network by {error:.2g} of the spread of its '
+            'logits', f'at most {allowed:.2g}',
+            'report this network: a step of the compiler does not hold for it',
+        )
+
+
+def distance(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    """
+    Return the largest difference between two tensors of logits.
+
+    Parameters
+    ----------
+    ours, theirs : ndarray of float32, shape (T, C, h, w)
+        Logits; where theirs are probabilities, the softmax of ours is compared.
+
+    Returns
+    -------
+    float
+        As a share of the spread of theirs. What is common to all classes does not count.
+
+    Raises
+    ------
+    GraphError
+        If the shapes differ.
+
+    """
+    if ours.shape != theirs.shape:
+        raise GraphError(f'the result has the shape {ours.shape}', f'{theirs.shape}')
+    if theirs.min() >= 0 and np.allclose(theirs.sum(1), 1, atol=1e-4):
+        powers = np.exp(ours - ours.max(1, keepdims=True))
+        return float(abs(powers / powers.sum(1, keepdims=True) - theirs).max())
+    # Softmax forgets what is common to all classes, and so may the compiled graph.
+    ours, theirs = (v - v.mean(1, keepdims=True) for v in (ours, theirs))
+    return float(abs(ours - theirs).max() / max(np.ptp(theirs), 1e-6))
+
+
+def as_planes(theirs: NDArray[np.float32], num_classes: int) -> NDArray[np.float32]:
+    """
+    Bring what a network gave into the order of the compiled graph's logits.
+
+    Parameters
+    ----------
+    theirs : ndarray of float32, shape (T, C, h, w), (T, h, w, C) or (T, h, w)
+        The last where one channel was squeezed.
+    num_classes : int
+        C.
+
+    Returns
+    -------
+    ndarray of float32, shape (T, C, h, w)
+        The same values.
+
+    """
+    if theirs.ndim == 3:  # one channel whose axis was squeezed
+        theirs = theirs[:, None]
+    is_last = theirs.shape[-1] in (1, num_classes) and theirs.shape[1] not in (1, num_classes)
+    return np.moveaxis(theirs, -1, 1) if is_last else theirs
+
+
+# -------------------------------------------------------------------------------------------------
+
+Masks = Mapping[str, NDArray[np.float32]]
+# Image of normalised floats (1, 3, h, w) and masks (T, ...) to logits (T, C, hl, wl).
+MaskedNetwork = Callable[[NDArray[np.float32], Masks], NDArray[np.float32]]
+# The same in float64, or None where it cannot be.
+ExactNetwork = Callable[[NDArray[np.float32], Masks], 'NDArray[np.float32] | None']
+_PASSES = 3
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """
+    What the checks measured, in shares of the logits' spread.
+
+    Attributes
+    ----------
+    still_error : float
+        Largest difference to the network without dropout, masks off.
+    masked_error : float
+        Largest difference to the network with the same masks, pass by pass.
+    spread : float
+        Largest logit less the smallest.
+    moved : float
+        Largest difference between two passes.
+
+    """
+
+    still_error: float
+    masked_error: float
+    spread: float
+    moved: float
+
+
+def check_compiled(
+    compiled: CompiledGraphs, card: ModelCard, network: MaskedNetwork | None = None,
+    exact: ExactNetwork | None = None, num_images: int = 2,
+) -> CheckReport:
+    """
+    Compare trunk and head with the network they were made of.
+
+    Parameters
+    ----------
+    compiled : CompiledGraphs
+        Its exact graphs are run, in float32, before any rounding to 16 or 8 bits.
+    card : ModelCard
+        Of the bundle to be.
+    network : callable, optional
+        The network as its framework runs it with masks multiplied in; the graph of one pass,
+        before any algebra, if there is none.
+    exact : callable, optional
+        The same in float64, asked only where `TOLERANCE` is exceeded.
+    num_images : int
+        Random images to run.
+
+    Returns
+    -------
+    CheckReport
+        The largest over all images.
+
+    Raises
+    ------
+    GraphError
+        If a difference is above `TOLERANCE` of the spread of the logits and float32 does not
+        explain it, logits are NaN or infinite, or masks that differ give the same logits.
+
+    """
+    spec = card.input
+    images = np.random.default_rng(0).integers(
+        0, 256, (num_images, 1, spec.height, spec.width, 3), np.uint8)
+    still, masked, spread, moved = 0.0, 0.0, 0.0, 0.0
+    try:
+        runner = _NetworkRunner(compiled, card, network, exact)
+        for image in images:
+            if not card.is_balanced:
+                still = max(still, runner.still(image))
+            error, wide, motion = runner.masked(image)
+            masked, spread, moved = max(masked, error), max(spread, wide), max(moved, motion)
+    except UncertaintySegError:
+        raise
+    except Exception as err:  # the runtime's own errors derive from nothing narrower
+        raise GraphError(f'the network cannot be run ({err})', 'one that ONNX Runtime runs',
+                         'replace the operation that it names') from err
+    if not moved > 1e-6 * spread:
+        raise GraphError('two different masks give the same logits', 'passes that differ',
+                         'the dropout is followed by something that undoes it')
+    return CheckReport(still, masked, spread, moved)
+
+
+class _NetworkRunner:
+    """Sessions of one compiled network and of what it is compared with."""
+
+    def __init__(
+        self, compiled: CompiledGraphs, card: ModelCard, network: MaskedNetwork | None,
+        exact: ExactNetwork | None,
+    ) -> None:
+        self._compiled, self._card = compiled, card
+        self._network, self._exact = network, exact
+        self._trunk, self._head = _session(compiled.trunk), _session(compiled.head)
+        self._stats_head = self._head if compiled.stats_head == compiled.head \
+            else _session(compiled.stats_head)
+
+    def ours(
+        self, image: NDArray[np.uint8], masks: Masks, head: Any = None
+    ) -> NDArray[np.float32]:
+        """Return the logits of T passes, at the resolution of the network's own output."""
+        head = head or self._head
+        names = [info.name for info in self._trunk.get_outputs()]
+        tensors = dict(zip(names, self._trunk.run(names, {'image': image}), strict=True))
+        wanted = {info.name for info in head.get_inputs()}
+        given = {'image': image, **tensors}
+        step = self._card.chunk or len(next(iter(masks.values())))
+        parts = [
+            head.run(['logits'], {**{k: v for k, v in given.items() if k in wanted},
+                                  **{k: v[at:at + step] for k, v in masks.items()}})[0]
+            for at in range(0, len(next(iter(masks.values()))), step)
+        ]
+        logits = np.concatenate(parts)
+        if not np.isfinite(logits).all():  # a NaN is above no tolerance
+            raise GraphError('the network gives NaN or infinity on a random image', 'numbers',
+                             'look for NaN in its weights, and check --mean and --std')
+        return logits
+
+    def still(self, image: NDArray[np.uint8]) -> float:
+        """Compare with the network without dropout; for an ensemble, with each member."""
+        passes = self._card.members or 1
+        inputs = pass_inputs(self._card, passes, 0) if self._card.members \
+            else still_inputs(self._card, passes)
+        ours = self.ours(image, inputs)
+        theirs = np.concatenate([
+            _session(without_dropout(p.float_model)).run(None, _feed(p.float_model, self.floats(
+                image)))[0] for p in self._compiled.prepared])
+        error = self.distance(ours, theirs)
+        if error > TOLERANCE:
+            require_near(error, self._noise(image), 'with dropout off')
+        return error
+
+    def masked(self, image: NDArray[np.uint8]) -> tuple[float, float, float]:
+        """Compare pass by pass; return error, spread, and how far the passes differ."""
+        passes = self._card.members or max(_PASSES, self._card.chunk)
+        masks = _different(pass_inputs(self._card, passes, 1))
+        ours = self.ours(image, masks)
+        spread = float(np.ptp(ours))
+        moved = float(abs(ours - ours[:1]).max())
+        if self._card.members:
+            return 0.0, spread, moved
+        theirs = self._network(self.floats(image), masks) if self._network \
+            else self._each(image, masks)
+        results = [ours]
+        if self._stats_head is not self._head:
+            results.append(self.ours(image, masks, self._stats_head))
+        return max(self._error(r, theirs, image, masks) for r in results), spread, moved
+
+    def _error(
+        self, ours: NDArray[np.float32], theirs: NDArray[np.float32], image: NDArray[np.uint8],
+        masks: Masks,
+    ) -> float:
+        error = self.distance(ours, theirs)
+        if error > TOLERANCE:
+            exact = self._exact(self.floats(image), masks) if self._exact else None
+            noise = self._noise(image)
+            if exact is not None:
+                error, noise = self.distance(ours, exact), distance(theirs, exact)
+            require_near(error, noise, 'with the same masks')
+        return error
+
+    def floats(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Normalise an image as the trunk does."""
+        spec = self._card.input
+        scaled = (image / 255 - np.array(spec.mean)) / np.array(spec.std)
+        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)
+
+    def distance(self, ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+        """Return the largest difference as a share of the spread, at the network's size."""
+        theirs = as_planes(theirs, ours.shape[1])
+        if ours.shape[2:] != theirs.shape[2:]:
+            height, width = theirs.shape[2:]
+            full = upsample_bilinear(ours, height, width, self._compiled.upsampling)
+            ours = full.astype(np.float32)
+        if theirs.shape[1] == 1 and ours.shape[1] == 2:  # one channel: a logit, or its sigmoid
+            return min(distance(ours, np.concatenate([-theirs / 2, theirs / 2], 1)),
+                       distance(ours, np.concatenate([1 - theirs, theirs], 1)))
+        return distance(ours, theirs)
+
+    def _noise(self, image: NDArray[np.uint8]) -> float:
+        """Return how far the network is from itself, run with and without optimisation."""
+        model = without_dropout(self._compiled.prepared[0].float_model)
+        feed = _feed(model, self.floats(image))
+        optimised, plain = (_session(model, level).run(None, feed)[0] for level in (True, False))
+        return distance(optimised, plain)
+
+    def _each(self, image: NDArray[np.uint8], masks: Masks) -> NDArray[np.float32]:
+        model, sites = dropout_to_masks(self._compiled.prepared[0].float_model)
+        session = _session(one_pass(model, sites))
+        feed = _feed(self._compiled.prepared[0].float_model, self.floats(image))
+        rows = len(next(iter(masks.values())))
+        return np.concatenate([
+            session.run(None, {**feed, **{k: v[t:t + 1] for k, v in masks.items()}})[0]
+            for t in range(rows)])
+
+
+def _different(masks: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    """Let the last pass drop everything where so few passes drew the same: a rare dropped path."""
+    if any((rows != rows[:1]).any() for rows in masks.values()):
+        return masks
+    return {name: np.concatenate([rows[:-1], np.zeros_like(rows[-1:])])
+            for name, rows in masks.items()}
+
+
+def _feed(model: onnx.ModelProto, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    return {model.graph.input[0].name: image}
+
+
+def _session(model: onnx.ModelProto, is_optimised: bool = True) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as err:
+        raise BackendUnavailableError(
+            f'onnxruntime cannot be imported ({err})', 'it, to check what was compiled',
+            'pip install onnxruntime') from err
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if not is_optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=['CPUExecutionProvider'])

@@ -1,0 +1,314 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Score one shard: every frame of one source, in order, into one part of the table.
+
+The same function runs here, in another process and on a cluster. A gate starts anew with each
+shard, and for each dive and camera of a log; it sees its frames one after the other. Nothing of
+another shard moves a row.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from uncertainty_seg.analysis.frame_features import frame_features, num_features
+from uncertainty_seg.backends.registry import open_backend
+from uncertainty_seg.core.arrays import ImageU8
+from uncertainty_seg.core.calibration import calibration_to_json, mask_digest
+from uncertainty_seg.core.frame_result import FrameResult
+from uncertainty_seg.core.image_codec import decode
+from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.perceptual_hash import perceptual_hash
+from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.scores.vector import class_keys, ScoreVector
+from uncertainty_seg.core.settings import Settings, settings_to_dict
+from uncertainty_seg.errors import (
+    BackendError,
+    BagError,
+    FrameLogError,
+    ImageError,
+    ModelBundleError,
+)
+from uncertainty_seg.storage.frame_sources import (
+    BadFrame,
+    FrameSource,
+    read_source,
+    SourceFrame,
+)
+from uncertainty_seg.storage.ignore_mask import load_ignore_mask
+from uncertainty_seg.storage.model_bundle import load_bundle, model_digest
+from uncertainty_seg.storage.score_rows import ScoreRow, ScoreWriter, TableInfo
+
+NUM_PROBLEMS_KEPT = 5
+# What moves no row.
+_OF_THE_MACHINE = ('threads',)
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """
+    One shard to score.
+
+    Attributes
+    ----------
+    source : FrameSource
+        What to read.
+    part : Path
+        Where its rows go.
+    stride : int
+        Each `stride`-th frame is scored.
+    settings : Settings
+        Of the run.
+    info : TableInfo
+        Of the table.
+    fingerprint : str
+        Of all that moves a row; another one, and the part is of something else.
+    folder : str
+        Where relative paths begin, on every machine.
+
+    """
+
+    source: FrameSource
+    part: Path
+    stride: int
+    settings: Settings
+    info: TableInfo
+    fingerprint: str
+    folder: str = '.'
+
+
+@dataclass
+class ShardReport:
+    """
+    What became of a shard.
+
+    Attributes
+    ----------
+    part, source, kind, topic, dive : str
+        File of its rows, empty if it has none; where the frames came from.
+    fingerprint : str
+        That of the job.
+    num_frames, num_bad, num_lost, num_confident : int
+        Rows; frames that could not be used; frames that the index of the bag names and that were
+        not there; rows with the flag up.
+    problems : list of str
+        The reasons of the first bad frames.
+    broke_off : str
+        Why the source ended early; empty if it did not.
+
+    """
+
+    part: str
+    source: str
+    kind: str
+    topic: str
+    dive: str
+    fingerprint: str
+    num_frames: int = 0
+    num_bad: int = 0
+    num_lost: int = 0
+    num_confident: int = 0
+    problems: list[str] = field(default_factory=list)
+    broke_off: str = ''
+
+
+class ShardEngine:
+    """
+    The opened model, for shard after shard.
+
+    Parameters
+    ----------
+    settings : Settings
+        Model, backend, T, seed and so on.
+
+    Raises
+    ------
+    UncertaintySegError
+        If bundle, backend and settings do not fit.
+
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._bundle = load_bundle(settings.model)
+        self._ignore = load_ignore_mask(settings.ignore_mask)
+        calibration = self._bundle.calibration
+        self._scorer = ScoreVector(
+            self._bundle.card, calibration.pixel_limits if calibration else None,
+            calibration.density if calibration else None)
+        self._backend = open_backend(settings.backend, self._bundle, settings)
+        # What `auto` found here holds for every shard of the table.
+        self.settings = replace(settings, backend=self._backend.name)
+        try:
+            pipeline = self.pipeline()
+            pipeline.check_masks()
+            self.info = self._info(pipeline)
+        except BaseException:
+            self.close()
+            raise
+
+    def pipeline(self) -> Pipeline:
+        """Return a pipeline whose gate has seen nothing."""
+        return Pipeline(self._bundle, self._backend, self.settings, ignore=self._ignore,
+                        scorer=self._scorer)
+
+    @property
+    def card(self) -> ModelCard:
+        """Return the card of the bundle."""
+        return self._bundle.card
+
+    def fingerprint(self, source: FrameSource, stride: int) -> str:
+        """Return a digest of all that moves a row of a source."""
+        calibration = self._bundle.calibration
+        says = {
+            'source': asdict(source), 'stride': stride, 'info': asdict(self.info),
+            'calibration': calibration_to_json(calibration) if calibration else '',
+            'ignore': mask_digest(self._ignore),
+        }
+        return hashlib.sha256(json.dumps(says, sort_keys=True).encode()).hexdigest()[:32]
+
+    def close(self) -> None:
+        """Close the backend."""
+        self._backend.close()
+
+    def _info(self, pipeline: Pipeline) -> TableInfo:
+        card = pipeline.card
+        settings = {name: value for name, value in settings_to_dict(self.settings).items()
+                    if name not in _OF_THE_MACHINE}
+        return TableInfo(
+            self.settings.model, model_digest(card), card.class_names, card.palette,
+            pipeline.passes, self.settings.seed, self._scorer.names,
+            num_features(card.num_classes), _as_json(settings))
+
+
+def score_shard(
+    job: ShardJob, engine: ShardEngine, on_frame: Callable[[int], None] | None = None
+) -> ShardReport:
+    """
+    Score the frames of a source and write its part.
+
+    Parameters
+    ----------
+    job : ShardJob
+        What to do.
+    engine : Engine
+        Opened for the settings of the job.
+    on_frame : callable, optional
+        Told how many frames are done, bad ones included, after each.
+
+    Returns
+    -------
+    ShardReport
+        With rows, or `part` is empty: no frame could be used.
+
+    Raises
+    ------
+    ModelBundleError
+        If the engine is of another model than the job: another machine has other files.
+    TableError
+        If the part cannot be written.
+
+    """
+    if engine.fingerprint(job.source, job.stride) != job.fingerprint:
+        raise ModelBundleError(
+            f'model {job.settings.model!r} or its calibration is another one in this process',
+            'the same files on every machine', 'install the same bundle, or give a shared path')
+    source = job.source
+    report = ShardReport(job.part.name, source.path, source.kind, source.topic, source.dive,
+                         job.fingerprint)
+    try:
+        with ScoreWriter(job.part, job.info) as writer:
+            shard = _Shard(engine, job, report, writer)
+            shard.read(on_frame)
+            if not report.num_frames:
+                raise _NoRowsError
+            writer.note(asdict(report))
+    except _NoRowsError:
+        report.part = ''
+    return report
+
+
+class _NoRowsError(Exception):
+    """Leaves the part unwritten."""
+
+
+class _Shard:
+    """The loop over the frames; a gate for each camera of each dive, since a log mixes them."""
+
+    def __init__(
+        self, engine: ShardEngine, job: ShardJob, report: ShardReport, writer: ScoreWriter
+    ) -> None:
+        self._engine, self._job, self._report = engine, job, report
+        self._writer = writer
+        self._pipelines: dict[tuple[str, str], Pipeline] = {}
+        self._keys = class_keys(engine.card)
+
+    def read(self, on_frame: Callable[[int], None] | None) -> None:
+        report, source = self._report, self._job.source
+        num_seen = 0
+        try:
+            for item in read_source(source, self._job.stride):
+                num_seen = item.index + 1
+                self._take(item)
+                if on_frame:
+                    on_frame(report.num_frames + report.num_bad)
+        except (BagError, FrameLogError, OSError) as err:
+            report.broke_off = ' '.join(str(err).split())
+            report.num_lost = max(0, source.num_frames - num_seen)
+
+    def _take(self, item: SourceFrame | BadFrame) -> None:
+        if isinstance(item, BadFrame):
+            self._fault(item, item.reason)
+            return
+        try:
+            image = decode(item.raw)
+            result = self._pipeline_of(item.dive, item.topic).process(image, item.stamp_ns)
+        except (ImageError, BackendError) as err:
+            self._fault(item, str(err))
+            return
+        self._report.num_frames += 1
+        self._report.num_confident += result.verdict.is_confident
+        self._writer.add(self._row(item, image, result))
+
+    def _pipeline_of(self, dive: str, topic: str) -> Pipeline:
+        if (dive, topic) not in self._pipelines:
+            self._pipelines[dive, topic] = self._engine.pipeline()
+        return self._pipelines[dive, topic]
+
+    def _fault(self, item: SourceFrame | BadFrame, reason: str) -> None:
+        self._report.num_bad += 1
+        if len(self._report.problems) < NUM_PROBLEMS_KEPT:
+            self._report.problems.append(f'frame {item.index}: {" ".join(reason.split())}')
+        # The flag falls, as it does in the node; of every camera if nobody knows of which.
+        if item.dive is not None and item.topic is not None:
+            self._pipeline_of(item.dive, item.topic).fault(reason)
+        else:
+            for pipeline in self._pipelines.values():
+                pipeline.fault(reason)
+
+    def _row(self, item: SourceFrame, image: ImageU8, result: FrameResult) -> ScoreRow:
+        source, scores, verdict = self._job.source, result.scores, result.verdict
+        label = result.label_at_source()
+        height, width = label.shape
+        counts = np.bincount(label.ravel(), minlength=len(self._keys))
+        shares = (counts / label.size).tolist()
+        features = frame_features(image, shares, [scores[f'entropy.{key}'] for key in self._keys],
+                                  [scores[f'mutual_information.{key}'] for key in self._keys])
+        return ScoreRow(
+            item.dive, source.path, source.kind, item.topic, item.index, item.stamp_ns,
+            height, width, verdict.is_confident, verdict.kind, verdict.score_ratio,
+            [scores[name] for name in self._job.info.score_names], shares,
+            perceptual_hash(image), features, source.run)
+
+
+def _as_json(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values as they come back from JSON: tuples become lists."""
+    found: dict[str, Any] = json.loads(json.dumps(values))
+    return found

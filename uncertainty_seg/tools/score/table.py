@@ -1,0 +1,292 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+The folder of a score table: which parts are finished, which are to be made, and its index.
+
+What made a part stands in the part. The index repeats it for people and scripts; it is made from
+the parts and never trusted.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+import hashlib
+import json
+import os
+from pathlib import Path
+import re
+import sys
+from typing import Any
+
+from uncertainty_seg.core.scores.aggregate import BOUNDARY_PX
+from uncertainty_seg.core.scores.density import DENSITY_SCORE
+from uncertainty_seg.errors import ConfigError, TableError
+from uncertainty_seg.storage.frame_sources import FrameSource
+from uncertainty_seg.storage.score_rows import list_parts, PART_ENDING, read_facts, read_info
+from uncertainty_seg.storage.whole_files import lock_file, whole_file
+from uncertainty_seg.tools.score.shard import ShardEngine, ShardJob, ShardReport
+
+# -------------------------------------------------------------------------------------------------
+# What each kind of score is, what it sees, and what hides from it.
+# No score sees everything; a gate is chosen so that what one misses another sees. The table of
+# docs/scores.md is made from this one, and a test holds them together.
+
+TABLE_BEGIN = '<!-- scores: made by python -m uncertainty_seg.tools.score.table -->'
+TABLE_END = '<!-- end of scores -->'
+
+
+@dataclass(frozen=True)
+class ScoreKind:
+    """
+    One kind of score.
+
+    Attributes
+    ----------
+    name : str
+        ``<map>`` and ``<class>`` stand for each map and each class.
+    meaning : str
+        How it is computed.
+    sees, misses : str
+        What raises it, and what does not although it should.
+
+    """
+
+    name: str
+    meaning: str
+    sees: str
+    misses: str
+
+
+SCORES = (
+    ScoreKind('<map>.mean', 'mean over the image',
+              'a whole image that is unsure', 'a small region: 1 % of the pixels moves it by 1 %'),
+    ScoreKind('<map>.top', 'mean of the most uncertain 5 % of the pixels',
+              'the worst pixels, wherever they lie',
+              'a region below 5 % is diluted; many borders look like one unknown thing'),
+    ScoreKind('<map>.worst_window',
+              'largest mean of a square of 15 % of the shorter side',
+              'a compact unsure thing, however sure the rest is',
+              'what is thin or smaller than the square'),
+    ScoreKind('<map>.sum', 'sum over the pixels that count, as a share of all pixels of the image',
+              "how much of the camera's picture is unsure, if part of it is ignored",
+              'as the mean; without an ignore mask it is the mean'),
+    ScoreKind('<map>.max', 'largest value',
+              'a single pixel', 'everything else: nearly every image has one unsure pixel'),
+    ScoreKind('<map>.quantile', 'value that 95 % of the pixels do not exceed',
+              'that at least 5 % are as unsure as this',
+              'how unsure these are, and any region below 5 %'),
+    ScoreKind('<map>.area_above', "share of the pixels above the map's pixel limit",
+              'how much is unsure, compact or not', 'how far above the limit; anything below it'),
+    ScoreKind('<map>.largest_region',
+              'share of the pixels in the largest connected region above the pixel limit',
+              'one unsure thing of any form', 'many small ones; anything below the limit'),
+    ScoreKind('<map>.foreground', 'mean over the pixels of any class but the first',
+              'unsure objects in a wide and sure background',
+              'an object that was taken for background; 0 without foreground'),
+    ScoreKind('<map>.foreground_top',
+              'mean of as many of the top pixels as there is foreground (QFR)',
+              'unsure pixels beside the objects too, in proportion to them',
+              'an object that was taken for background; 0 without foreground'),
+    ScoreKind('<map>.class_mean', 'mean of the class means, each predicted class once (BCA)',
+              'a rare class that is unsure', 'a class that is not predicted; a small part of a '
+              'large class. A new class that is sure lowers it'),
+    ScoreKind('<map>.boundary', f'mean within {BOUNDARY_PX} px of a border between classes',
+              'borders that are blurred or in dispute',
+              'everything else; nearly always high; 0 without a border'),
+    ScoreKind('<map>.interior', f'mean farther than {BOUNDARY_PX} px from any border',
+              'areas that are unsure as such, without what every border adds',
+              'thin things, which are border throughout'),
+    ScoreKind('<map>.class.<class>', 'mean over the pixels predicted as one class',
+              'an unsure class, with a threshold of its own',
+              'that the class was missed: 0 where it is not predicted'),
+    ScoreKind('image.darkness', 'one minus the mean of the brightest channel',
+              'night, a lamp that is out', 'a dark half beside a bright one'),
+    ScoreKind('image.overexposure', 'share of the pixels with a channel at its end',
+              'glare, a lamp too near', 'light that is nearly too much'),
+    ScoreKind('image.blur', 'lack of fine detail in the sharpest tenth of the blocks',
+              'motion, focus, a dirty port over all of it',
+              'blur of a part; noise looks like detail'),
+    ScoreKind('image.low_contrast', 'lack of contrast in the tenth of the blocks with most of it',
+              'turbid water, fog of particles', 'turbid water around one thing of high contrast'),
+    ScoreKind('image.specks', 'how far small bright things outweigh small dark ones, 0.5 if not',
+              'marine snow, sediment stirred up before a lamp, bubbles',
+              'particles larger than a fiftieth of the height; a bottom of bright pebbles has it'),
+    ScoreKind('image.haze', 'brightness of the veil: what even the darkest of a neighbourhood has',
+              'scattered light', 'haze in the dark; bright sand looks like haze'),
+    ScoreKind('image.flat_color', 'lack of difference between colours',
+              'water that leaves one colour', 'a cast that moves all colours alike'),
+    ScoreKind('image.green_cast', 'mean colour between red and green, 0.5 is neutral',
+              'coastal water, algae', 'grows one way only: a red cast lowers it'),
+    ScoreKind('image.blue_cast', 'mean colour between yellow and blue, 0.5 is neutral',
+              'open and deep water', 'grows one way only: a yellow cast lowers it'),
+    ScoreKind(DENSITY_SCORE, 'how rare several scores are together, by a Gaussian mixture '
+              'fitted on frames of known kind',
+              'combinations never seen, though each value is usual',
+              'whether rare is bad: a clearer image than any it was fitted on is rare too'),
+)
+
+
+def scores_table() -> str:
+    """Return the table as Markdown."""
+    lines = ['| score | is the | sees | misses |', '|---|---|---|---|']
+    lines += [f'| `{kind.name}` | {kind.meaning} | {kind.sees} | {kind.misses} |'
+              for kind in SCORES]
+    return '\n'.join(lines) + '\n'
+
+
+def with_table(page: str) -> str:
+    """Return a page with the table between its markers renewed."""
+    head, _, rest = page.partition(TABLE_BEGIN)
+    _, _, tail = rest.partition(TABLE_END)
+    return f'{head}{TABLE_BEGIN}\n{scores_table()}{TABLE_END}{tail}'
+
+
+# -------------------------------------------------------------------------------------------------
+# Writes the table of docs/scores.md from the scores themselves.
+#
+# ``python -m uncertainty_seg.tools.score.table`` rewrites it in a source tree; a test compares.
+
+PAGE_PATH = Path('docs') / 'scores.md'
+
+
+def main() -> int:
+    """Rewrite the page in the source tree this module lies in."""
+    page = Path(__file__).resolve().parents[2] / PAGE_PATH
+    page.write_text(with_table(page.read_text(encoding='utf-8')), encoding='utf-8')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
+
+
+# -------------------------------------------------------------------------------------------------
+
+INDEX_FILE, LOCK_FILE = 'index.json', '.lock'
+
+
+@contextmanager
+def locked_table(table: Path) -> Iterator[None]:
+    """
+    Hold a table for one run, and make its folder.
+
+    Raises
+    ------
+    TableError
+        If it is no folder of parts, cannot be written, or another run holds it.
+
+    """
+    _require_table(table)
+    try:
+        table.mkdir(parents=True, exist_ok=True)
+        lock = lock_file(table / LOCK_FILE)
+    except BlockingIOError as err:
+        raise TableError(f'another run is writing to {table}', 'one at a time',
+                         'wait for it, or give another --out') from err
+    except OSError as err:
+        raise TableError(f'{table} cannot be written ({err.strerror})',
+                         'a folder that this user may write to') from err
+    try:
+        _remove_drafts(table)
+        yield
+    finally:
+        os.close(lock)
+
+
+def plan_jobs(
+    table: Path, sources: Sequence[FrameSource], engine: ShardEngine, stride: int
+) -> tuple[list[ShardJob], list[ShardReport]]:
+    """
+    Tell what is to be scored from what is finished.
+
+    Parameters
+    ----------
+    table : Path
+        Folder of the table.
+    sources : sequence of FrameSource
+        All that is asked for.
+    engine : Engine
+        Opened for the settings of the run.
+    stride : int
+        Each `stride`-th frame is scored.
+
+    Returns
+    -------
+    jobs : list of ShardJob
+        Shards without a part, or whose source, model or settings have changed since.
+    finished : list of ShardReport
+        Of the others.
+
+    Raises
+    ------
+    ConfigError
+        If the table has parts of other sources that were made with another model or settings:
+        nothing could be compared with them.
+
+    """
+    jobs, finished = [], []
+    for source in sources:
+        job = ShardJob(source, table / part_name(source), stride, engine.settings, engine.info,
+                       engine.fingerprint(source, stride), os.getcwd())
+        done = _report_of(job.part)
+        if done is not None and done.fingerprint == job.fingerprint:
+            finished.append(done)
+        else:
+            jobs.append(job)
+    mine = {part_name(source) for source in sources}
+    foreign = [part for part in list_parts(table)
+               if part.name not in mine and read_info(part) != engine.info]
+    if foreign:
+        raise ConfigError(
+            f'{table} holds {len(foreign)} parts of other sources, scored with another model or '
+            f'settings ({foreign[0].name})', 'one model and one set of settings a table',
+            'give their sources too, or another --out')
+    return jobs, finished
+
+
+def part_name(source: FrameSource) -> str:
+    """Return the file name of a source's part: the same however its path is written."""
+    path = Path(source.path).resolve()
+    digest = hashlib.sha256(f'{path}#{source.topic}'.encode()).hexdigest()[:12]
+    return f'{re.sub(r"[^A-Za-z0-9_.-]", "_", path.name)}-{digest}{PART_ENDING}'
+
+
+def write_index(table: Path) -> None:
+    """Write what the parts say of themselves, by rename."""
+    parts = list_parts(table)
+    reports = [asdict(report) for report in map(_report_of, parts) if report]
+    info: dict[str, Any] = asdict(read_info(parts[0])) if parts else {}
+    with whole_file(table / INDEX_FILE) as draft:
+        draft.write_text(json.dumps({'table': info, 'parts': reports}, indent=1) + '\n')
+
+
+def _require_table(table: Path) -> None:
+    """Refuse a folder of something else, where parts would get lost among it."""
+    if not table.exists():
+        return
+    if not table.is_dir():
+        raise TableError(f'{table} is a file', 'a folder for the table', 'give another --out')
+    known = (INDEX_FILE, LOCK_FILE)
+    others = [path.name for path in table.iterdir()
+              if path.name not in known and not path.name.endswith((PART_ENDING, '.tmp'))]
+    if others and not (table / LOCK_FILE).exists():
+        raise TableError(f'{table} is no score table (it holds {sorted(others)[0]})',
+                         'a new or empty folder', 'give another --out')
+
+
+def _remove_drafts(table: Path) -> None:
+    """Remove what a run that was killed left behind."""
+    for draft in table.glob('.*.tmp'):
+        draft.unlink(missing_ok=True)
+
+
+def _report_of(part: Path) -> ShardReport | None:
+    """Return what a part says of itself; None for one that is missing or damaged."""
+    if not part.is_file():
+        return None
+    try:
+        return ShardReport(**read_facts(part))
+    except (TableError, TypeError):
+        return None

@@ -1,0 +1,357 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The verb select without its files: read the tables, choose, and say what is worth saying."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.analysis.selection import select, Selection
+from uncertainty_seg.analysis.selection_pool import Candidates, SelectionRequest
+from uncertainty_seg.errors import ConfigError, TableError
+from uncertainty_seg.storage.score_rows import (
+    info_of,
+    list_parts,
+    read_info,
+    read_rows,
+    schema_of,
+    SCORE_PREFIX,
+    SHARE_PREFIX,
+    TableInfo,
+    unique_dives,
+)
+
+# -------------------------------------------------------------------------------------------------
+# From a score table to the candidates of a selection.
+
+_NEEDED = ('frame_key', 'dive', 'source', 'kind', 'topic', 'index', 'stamp_ns', 'score_ratio')
+
+
+def read_table(
+    paths: Sequence[Path], remarks: list[str], of: tuple[TableInfo, Path] | None = None
+) -> Any:
+    """
+    Read score tables as one.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Tables, their parts, or earlier selections.
+    remarks : list of str
+        Takes a sentence for frames that are there more than once.
+    of : (TableInfo, Path), optional
+        Another table, whose model it must be.
+
+    Returns
+    -------
+    pyarrow.Table
+        Each frame once, the first of several.
+
+    Raises
+    ------
+    TableError
+        If one cannot be read, has no row or lacks a column, or they are of different models.
+
+    """
+    listed = ', '.join(str(path) for path in paths)
+    table = _read(paths, listed)
+    lacking = [name for name in _NEEDED if name not in table.column_names]
+    if lacking:
+        raise TableError(f'{listed} has no column {", ".join(lacking)}',
+                         'a table of uncertainty_seg score', 'score the sources again')
+    if not len(table):
+        raise TableError(f'{listed} has no frame', 'at least one', 'score a source with frames')
+    if of is not None and info_of(table.schema) != of[0]:
+        raise TableError(f'{listed} was scored with another model or settings than {of[1]}',
+                         'tables of the same', 'score its sources again')
+    keys = table.column('frame_key').to_numpy()
+    first = list({key: row for row, key in zip(range(len(keys) - 1, -1, -1), keys[::-1],
+                                               strict=True)}.values())
+    if len(first) < len(keys):
+        remarks.append(f'{len(keys) - len(first)} rows of {listed} are of frames that are there '
+                       'already and were left out.')
+        table = table.take(np.sort(first))
+    return table
+
+
+def name_dives(table: Any, labelled: Any, remarks: list[str]) -> tuple[Any, Any]:
+    """
+    Name the dives so that two runs of one name, which were scored one by one, are two dives.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        As `read_table` gives it.
+    labelled : pyarrow.Table or None
+        Another one: its runs are not those of the table either.
+    remarks : list of str
+        Takes a sentence if names had to be changed.
+
+    Returns
+    -------
+    pyarrow.Table, pyarrow.Table or None
+        The same rows; `dive` is what `unique_dives` says of all of them together.
+
+    """
+    import pyarrow as pa
+
+    tables = [table] if labelled is None else [table, labelled]
+    shared = [name for name in ('dive', 'source', 'run')
+              if all(name in one.column_names for one in tables)]
+    together = pa.concat_tables([one.select(shared) for one in tables])
+    names = unique_dives(together)
+    changed = {new for old, new in zip(together.column('dive').to_pylist(), names, strict=True)
+               if (old or '') != new}
+    if changed:
+        remarks.append(f'{len(changed)} dives of different paths share a name and are told apart '
+                       f'by 6 digits ({", ".join(sorted(changed)[:3])}); score files of one dive '
+                       'with --dive.')
+    table = _with_dives(table, names[:len(table)])
+    return table, None if labelled is None else _with_dives(labelled, names[len(table):])
+
+
+def _with_dives(table: Any, names: Sequence[str]) -> Any:
+    import pyarrow as pa
+
+    return table.set_column(table.column_names.index('dive'), 'dive', pa.array(names, pa.string()))
+
+
+def _read(paths: Sequence[Path], listed: str) -> Any:
+    parts = [part for path in paths for part in list_parts(path)]
+    # A selection has more columns, which are left out: it may be read beside a table.
+    columns = schema_of(read_info(parts[0])).names if parts else None
+    try:
+        return read_rows(paths, columns)
+    except ValueError as err:  # of pyarrow, joining parts
+        raise TableError(f'{listed} have different columns', 'tables of the same version',
+                         'score the sources again') from err
+
+
+def score_column(name: str, info: TableInfo) -> str:
+    """
+    Find the column of a score.
+
+    Raises
+    ------
+    ConfigError
+        If the table has no such score; the sentence lists those it has.
+
+    """
+    short = name.removeprefix(SCORE_PREFIX)
+    if short in info.score_names:
+        return f'{SCORE_PREFIX}{short}'
+    if name == 'score_ratio':
+        return name
+    raise ConfigError(f'the table has no score {name!r}',
+                      f'one of {", ".join(("score_ratio", *info.score_names))}')
+
+
+def candidates_of(table: Any, info: TableInfo, column: str) -> Candidates:
+    """
+    Return the rows of a table as candidates.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        As `read_table` gives it.
+    info : TableInfo
+        Of the table.
+    column : str
+        Column of the score.
+
+    Returns
+    -------
+    Candidates
+        Without hashes, features or shares where the table has no such columns.
+
+    Raises
+    ------
+    TableError
+        If the column of the score is missing.
+
+    """
+    have = set(table.column_names)
+    if column not in have:
+        raise TableError(f'the table has no column {column}', 'one for each of its scores',
+                         'score the sources again')
+    shares = [f'{SHARE_PREFIX}{name}' for name in info.share_names]
+    has_shares = bool(shares) and have.issuperset(shares)
+    return Candidates(
+        keys=_objects(table, 'frame_key'), dives=_objects(table, 'dive'),
+        scores=_floats(table, column),
+        hashes=_hashes(table) if 'phash' in have else None,
+        features=_features(table) if 'features' in have else None,
+        shares=np.stack([_floats(table, name) for name in shares], 1) if has_shares else None,
+        times_s=np.asarray(table.column('stamp_ns').to_numpy(), np.int64) / 1e9,
+        class_names=info.share_names)
+
+
+def _objects(table: Any, name: str) -> NDArray[np.object_]:
+    values = table.column(name).to_numpy()
+    return np.array(['' if value is None else value for value in values], object)
+
+
+def _floats(table: Any, name: str) -> NDArray[np.float64]:
+    # A null is not a number either.
+    return np.asarray(table.column(name).to_numpy(), np.float64)
+
+
+def _hashes(table: Any) -> NDArray[np.uint64]:
+    column = table.column('phash')
+    if column.null_count:
+        raise TableError(f'{column.null_count} frames have no phash', 'one each',
+                         'score the sources again')
+    return np.asarray(column.to_numpy(), np.uint64)
+
+
+def _features(table: Any) -> NDArray[np.float32] | None:
+    column = table.column('features').combine_chunks()
+    width = column.type.list_size
+    if column.null_count or not width:
+        return None
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(values, np.float32).reshape(-1, width)
+
+
+# -------------------------------------------------------------------------------------------------
+
+RATIO = 'score_ratio'
+
+
+@dataclass(frozen=True)
+class SelectionOutcome:
+    """
+    What was chosen, from what, and how.
+
+    Attributes
+    ----------
+    table : pyarrow.Table
+        All rows; dives of one name are told apart.
+    info : TableInfo
+        Of the table.
+    candidates : Candidates
+        The same rows.
+    request : Request
+        What was asked for.
+    selection : Selection
+        What was chosen.
+    remarks : list of str
+        Sentences for who asked.
+
+    """
+
+    table: Any
+    info: TableInfo
+    candidates: Candidates
+    request: SelectionRequest
+    selection: Selection
+    remarks: list[str]
+
+    def summary(self) -> dict[str, Any]:
+        """Return the line for scripts, and what the written table remembers."""
+        chosen = self.selection
+        return {**asdict(self.request), 'model': self.info.model,
+                'model_sha256': self.info.model_sha256, 'chosen': len(chosen.rows),
+                'candidates': chosen.num_candidates, 'near_duplicates': chosen.num_duplicates,
+                'unscored': chosen.num_unscored, 'over_limit': chosen.num_over_limit,
+                'dives': len(set(self.candidates.dives)),
+                'dives_chosen': len(set(self.candidates.dives[chosen.rows]))}
+
+
+def select_frames(args: argparse.Namespace) -> SelectionOutcome:
+    """
+    Choose as the arguments say; see the verb.
+
+    Raises
+    ------
+    TableError
+        If a table cannot be read, or is of another model.
+    ConfigError
+        If an option does not fit the table, or no frame is left to choose.
+
+    """
+    remarks: list[str] = []
+    table = read_table(args.tables, remarks)
+    if args.count > len(table):
+        raise ConfigError(f'{args.count} frames were asked of {len(table)}',
+                          f'at most {len(table)}', 'give a smaller -n, or more tables')
+    info = info_of(table.schema)
+    column = score_column(args.score, info)
+    known = None
+    if args.labelled:
+        known = read_table(args.labelled, remarks, of=(info, args.tables[0]))
+    table, known = name_dives(table, known, remarks)
+    pool = candidates_of(table, info, column)
+    labelled = None if known is None else candidates_of(known, info, column)
+    request = _request(args, column, labelled)
+    chosen = select(pool, request, labelled)
+    if not len(chosen.rows):
+        raise _nothing_left(pool, request, chosen)
+    return SelectionOutcome(
+        table, info, pool, request, chosen, remarks + _remarks(request, chosen)
+    )
+
+
+def _request(
+    args: argparse.Namespace, column: str, labelled: Candidates | None
+) -> SelectionRequest:
+    cap = args.per_dive
+    if isinstance(cap, float):
+        cap = max(1, math.ceil(cap * args.count - 1e-9))
+    return SelectionRequest(
+        args.strategy, args.count, column.removeprefix('score.'), args.seed, args.beta,
+        _limit(args, column, labelled) if args.strategy == 'threshold' else None, cap,
+        args.min_gap, args.min_distance, args.unscored == 'skip')
+
+
+def _limit(args: argparse.Namespace, column: str, labelled: Candidates | None) -> float:
+    if args.limit is not None:
+        return float(args.limit)
+    if labelled is not None:
+        known = labelled.scores[np.isfinite(labelled.scores)]
+        if not len(known):
+            raise ConfigError(f'no labelled frame has a {column}', 'some', 'give a --limit')
+        return float(np.quantile(known, args.limit_quantile))
+    if column == RATIO:
+        return 1.0  # where the gate's own limit is
+    raise ConfigError(f'the strategy threshold has no limit for {column}', 'a number',
+                      'give --limit, or --labelled tables to take it from')
+
+
+def _nothing_left(pool: Candidates, request: SelectionRequest, chosen: Selection) -> ConfigError:
+    if request.strategy == 'threshold' and chosen.num_candidates > chosen.num_duplicates:
+        known = pool.scores[np.isfinite(pool.scores)]
+        largest = f'the largest is {known.max():.6g}' if len(known) else 'none has one'
+        return ConfigError(f'no frame has a {request.score_name} above the limit '
+                           f'{request.limit:.6g}: {largest}', '', 'give a lower --limit')
+    return ConfigError(
+        f'no frame is left of {chosen.num_candidates}: {chosen.num_duplicates} look like others, '
+        f'{chosen.num_unscored} could not be scored', 'some', 'score more dives')
+
+
+def _remarks(request: SelectionRequest, chosen: Selection) -> list[str]:
+    said = []
+    if len(chosen.rows) < request.count:
+        why = [f'{chosen.num_duplicates} look like others']
+        if request.limit is not None:
+            why.append(f'{chosen.num_over_limit} are above the limit {request.limit:.6g}')
+        if request.skips_unscored:
+            why.append(f'{chosen.num_unscored} could not be scored')
+        if chosen.is_capped:
+            why.append(f'no dive may give more than {request.per_dive}')
+        if request.min_gap_s:
+            why.append(f'those of a dive are {request.min_gap_s:g} s apart')
+        said.append(f'only {len(chosen.rows)} of the {request.count} frames asked for were left '
+                    f'of {chosen.num_candidates}: {", ".join(why)}.')
+    if chosen.num_unscored and not request.skips_unscored:
+        said.append(f'{chosen.num_unscored} of the frames could not be scored: '
+                    + ('drawn as any other.' if request.strategy == 'random'
+                       else 'first to be chosen (--unscored skip leaves them out).'))
+    return said
