@@ -30,7 +30,7 @@ from uncertainty_seg.storage.model_bundle import (
 
 # What tests share is found here too, and by the processes that they start.
 TEST = Path(__file__).resolve().parent
-SHARED = [str(TEST), *(str(path) for path in TEST.rglob('*') if path.is_dir())]
+SHARED = [str(TEST.parent), str(TEST), *(str(path) for path in TEST.rglob('*') if path.is_dir())]
 sys.path[:0] = SHARED
 os.environ['PYTHONPATH'] = os.pathsep.join(
     [*SHARED, *filter(None, [os.environ.get('PYTHONPATH')])])

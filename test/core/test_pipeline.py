@@ -1,6 +1,7 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """One pipeline for node and tools: order, masks, faults, and what a calibration refuses."""
 
+from collections.abc import Callable
 import dataclasses
 from pathlib import Path
 
@@ -252,24 +253,38 @@ def test_a_scale_that_would_lift_a_limit_out_of_reach_is_refused_and_changes_not
     assert pipeline.thresholds == {'entropy.mean': pytest.approx(0.7)}
 
 
-def test_a_frame_in_work_while_the_gate_changes_is_judged_by_the_new_limits(
+@pytest.mark.parametrize(('change', 'reason'), [
+    (lambda pipeline: pipeline.reconfigure(dataclasses.replace(
+        EASY, gate=dataclasses.replace(EASY.gate, threshold_scale=0.9))),
+     'the gate was changed while the frame was in work'),
+    (lambda pipeline: pipeline.reconfigure(dataclasses.replace(EASY, passes=3)),
+     'passes is 3: the limits are for 8'),
+    (lambda pipeline: pipeline.restart(), 'the gate was reset while the frame was in work'),
+    (lambda pipeline: pipeline.fault('engine error'),
+     'engine error while the frame was in work'),
+])
+def test_a_frame_that_was_begun_before_the_gate_changed_is_not_judged(
+    tiny_bundle: Path, change: Callable[[Pipeline], object], reason: str
+) -> None:
+    pipeline = open_tiny(tiny_bundle)
+    assert last(pipeline, BLUE).verdict.is_confident
+    force = pipeline.begin()
+    result = pipeline.measure(BLUE, 9, force)
+    change(pipeline)
+    verdict = pipeline.judge(force, result)
+    assert (verdict.is_confident, verdict.reasons) == (False, (reason,))
+    assert pipeline.verdict == verdict
+
+
+def test_a_change_that_the_gate_does_not_depend_on_leaves_the_frame_in_work(
     tiny_bundle: Path
 ) -> None:
     pipeline = open_tiny(tiny_bundle)
     assert last(pipeline, BLUE).verdict.is_confident
-    strict = dataclasses.replace(EASY, gate=dataclasses.replace(EASY.gate, threshold_scale=0.01))
-    old = pipeline._gate
-    assert old is not None
-    update = old.update
-
-    def update_while_the_gate_changes(scores, now_s):
-        pipeline.reconfigure(strict)
-        return update(scores, now_s)
-
-    old.update = update_while_the_gate_changes
-    verdict = pipeline.process(BLUE, 9).verdict
-    assert not verdict.is_confident
-    assert verdict.reasons[0].endswith('over 0.007')
+    force = pipeline.begin()
+    result = pipeline.measure(BLUE, 9, force)
+    assert not pipeline.reconfigure(dataclasses.replace(EASY, map='entropy'))
+    assert pipeline.judge(force, result).is_confident
 
 
 def test_a_gate_score_without_a_threshold_is_refused(tiny_bundle: Path) -> None:

@@ -231,10 +231,10 @@ class TestAgainstTheNode:
         assert kind in ('boolean', 'float', 'octet', 'string')
 
     def test_the_kind_of_a_verdict_is_filtered_by_the_key_it_has(self) -> None:
-        from uncertainty_seg.ros.health import verdict_values
+        from uncertainty_seg.core.status import verdict_status
 
         wanted = re.findall(r'key=="(\w+)"', ' '.join(message_paths()))
-        values = verdict_values(Verdict(True, (), 0.5, 'confident'), None, {})
+        values = verdict_status(Verdict(True, (), 0.5, 'confident'), None, {}).values
         assert wanted
         assert set(wanted) <= values.keys()
 

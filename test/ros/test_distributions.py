@@ -42,7 +42,7 @@ from uncertainty_seg.ros.governor import node as speed_parameters
 pytestmark = pytest.mark.ros
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = sorted((*(ROOT / 'uncertainty_seg' / 'ros').glob('*.py'),
+SOURCES = sorted((*(ROOT / 'uncertainty_seg' / 'ros').rglob('*.py'),
                   *(ROOT / 'launch').glob('*.py')))
 # Names that Humble does not know, and keywords of calls, which end with `=`.
 NOT_ON_HUMBLE = {
@@ -63,7 +63,7 @@ NOT_ON_HUMBLE = {
 # Deprecated after Humble, with a name that Humble has as well.
 NOT_ON_ROLLING = {'warn', 'QoSEventHandler'}
 # Places that ask first, and are tested without it below.
-GUARDED = {(f'{name}.py', 'event_handler') for name in ('flag_link', 'qos_events', 'rival_watch')}
+GUARDED = {(f'{name}.py', 'event_handler') for name in ('node', 'qos_events')}
 
 
 def words_of(path: Path) -> Iterator[str]:
@@ -84,7 +84,7 @@ def words_of(path: Path) -> Iterator[str]:
 def afresh(module: str) -> ModuleType:
     """Load a module of the package once more, beside the one in use."""
     path = ROOT / 'uncertainty_seg' / 'ros' / f'{module}.py'
-    spec = importlib.util.spec_from_file_location(f'{module}_on_humble', path)
+    spec = importlib.util.spec_from_file_location(f'{path.stem}_on_humble', path)
     assert spec is not None and spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
@@ -125,7 +125,7 @@ def humble(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return classes
 
 
-@pytest.mark.parametrize('module', ['flag_link', 'qos_events', 'rival_watch'])
+@pytest.mark.parametrize('module', ['governor/node', 'graph_watch/qos_events'])
 def test_events_are_found_where_humble_keeps_them(humble: SimpleNamespace, module: str) -> None:
     loaded = afresh(module)
     assert loaded.SubscriptionEventCallbacks is humble.SubscriptionEventCallbacks
@@ -143,7 +143,7 @@ def test_a_flag_is_taken_by_a_callback_of_one_argument_on_humble(humble: SimpleN
             return SimpleNamespace(topic_name='/confident')
 
     flags: list[tuple[bool, float | None]] = []
-    afresh('flag_link').FlagLink(Node(), 1.0, True, lambda *flag: flags.append(flag), print)
+    afresh('governor/node').FlagLink(Node(), 1.0, True, lambda *flag: flags.append(flag), print)
     (callback, qos, events), = made
     callback(Bool(data=True))
     assert flags == [(True, None)]
@@ -163,7 +163,7 @@ def test_where_no_event_is_supported_the_flag_is_taken_without(humble: SimpleNam
             made.append(arguments)
             return SimpleNamespace(topic_name='/confident')
 
-    afresh('flag_link').FlagLink(Node(), 1.0, True, print, print)
+    afresh('governor/node').FlagLink(Node(), 1.0, True, print, print)
     assert len(made) == 1
 
 

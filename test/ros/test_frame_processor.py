@@ -1,18 +1,16 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """One frame after the other through the real pipeline, on publishers that only keep."""
 
-from collections.abc import Callable
 import dataclasses
 import gc
 from pathlib import Path
-import threading
 from typing import Any
 import weakref
 
 from conftest import make_tiny_bundle
 import numpy as np
 import pytest
-from ros_helpers import HAS_ROS, image_message, SKIP_REASON, solid, values_of
+from ros_helpers import HAS_ROS, image_message, SKIP_REASON, solid
 
 if not HAS_ROS:
     pytest.skip(SKIP_REASON, allow_module_level=True)
@@ -30,7 +28,7 @@ from uncertainty_seg.ros.frame_processor import FrameProcessor, Outputs
 from uncertainty_seg.ros.frame_scheduler import FrameScheduler
 from uncertainty_seg.ros.health import FrameStatistics
 from uncertainty_seg.ros.publishers import PicturePublishers, VerdictPublishers
-from uncertainty_seg.ros.watchdog import Watchdog
+from uncertainty_seg.ros.verdict_owner import VerdictOwner
 from uncertainty_seg.storage.model_bundle import load_bundle
 
 pytestmark = pytest.mark.ros
@@ -39,45 +37,32 @@ TIMEOUT_S = 1.0
 PATIENCE_S = 0.2  # for a thread that must not get through
 
 
-class HookedDog(Watchdog):
-    """Lets something happen right after a trip was asked for."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        super().__init__(TIMEOUT_S, clock)
-        self.num_asked = 0
-        self.after: Callable[[], None] | None = None
-
-    def take_trip(self) -> bool:
-        tripped = super().take_trip()
-        self.num_asked += 1
-        # The first question is at the frame's start, the second one before its verdict.
-        if self.after is not None and self.num_asked == 2:
-            self.after()
-        return tripped
-
-
 class Rig:
 
     def __init__(self, folder: Path) -> None:
         self.settings = settings_from_dict({
-            'model': str(make_tiny_bundle(folder / 'tiny')), 'backend': 'fake',
+            'model': str(make_tiny_bundle(folder / 'tiny')), 'backend': 'onnxruntime',
             'gate.rise_frames': 1,
         })
-        bundle = load_bundle(self.settings.model)
-        self.pipeline = Pipeline(
-            bundle, open_backend('fake', bundle, self.settings), self.settings)
         self.node, self.now_s = StubNode(), 1000.0
         any_node: Any = self.node
+        self.pipeline = self.open()
         self.verdicts = VerdictPublishers(any_node, TIMEOUT_S)
         self.pictures = PicturePublishers(any_node)
         self.statistics = FrameStatistics()
-        self.dog = HookedDog(lambda: self.now_s)
+        self.owner = VerdictOwner(self.verdicts, TIMEOUT_S, clock=lambda: self.now_s)
+        self.owner.take_over(self.pipeline)
+        self.owner.start(TIMEOUT_S)
         self.node.topics['~/status'].num_subscribers = 1
-        outputs = Outputs(self.verdicts, self.pictures, self.statistics)
-        self.veto = ''
-        self.process = FrameProcessor(self.pipeline, outputs, self.dog, lambda: self.settings,
-                                      lambda: self.veto)
+        self.process = FrameProcessor(
+            self.pipeline, self.owner, Outputs(self.pictures, self.statistics),
+            lambda: self.settings)
         self._second = 0
+
+    def open(self) -> Pipeline:  # noqa: A003
+        bundle = load_bundle(self.settings.model)
+        return Pipeline(
+            bundle, open_backend('onnxruntime', bundle, self.settings), self.settings)
 
     @property
     def flags(self) -> list[bool]:
@@ -92,29 +77,6 @@ class Rig:
         msg = image_message(solid(0, 0, 255), self._second * 10**9)
         self.process(msg)
         return msg
-
-    def tick(self) -> None:
-        """Be the node's timer."""
-        self._station().tick(True, '')
-
-    def set(self, **values: Any) -> None:  # noqa: A003
-        """Be the node's parameters."""
-        settings = dataclasses.replace(self.settings, **values)
-        self._station().reconfigure(settings)
-        self.settings = settings
-
-    def set_scale(self, scale: float) -> None:
-        self.set(gate=dataclasses.replace(self.settings.gate, threshold_scale=scale))
-
-    def _station(self) -> CameraStation:
-        """Return a station around the parts of this rig, listening to nothing."""
-        any_node: Any = self.node
-        station = CameraStation(any_node, lambda: self.settings, 0, 'not this one')
-        vars(station).update(
-            _watchdog=self.dog, _verdicts=self.verdicts, _pipeline=self.pipeline,
-            _processor=self.process, _statistics=self.statistics,
-        )
-        return station
 
 
 @pytest.fixture
@@ -149,128 +111,15 @@ def test_a_verdict_that_cannot_be_published_does_not_end_the_thread(
         patch.setattr(rig.verdicts, 'publish', raise_bug)
         rig.now_s += TIMEOUT_S
         rig.send_good()
-        assert rig.dog.is_stale()  # so that the timer lets the flag fall
+        assert rig.owner.is_stale()  # so that the timer lets the flag fall
     assert rig.process.busy_s == 0
-    rig.tick()
+    rig.owner.tick(lambda: 'no frame')
     assert rig.flags == [True, False]
-
-
-def test_a_verdict_that_comes_too_late_is_false_though_no_timer_ran(rig: Rig) -> None:
-    rig.send_good()
-
-    def long_work() -> None:
-        rig.now_s += TIMEOUT_S
-
-    measure = rig.pipeline.measure
-
-    def measure_slowly(*args: Any) -> Any:
-        long_work()
-        return measure(*args)
-
-    rig.pipeline.measure = measure_slowly  # type: ignore[method-assign]
-    rig.send_good()
-    assert rig.flags == [True, False]
-    assert 'the frame came or was computed too late' in rig.last_status.status[0].message
-
-
-def test_a_flag_that_no_timer_let_fall_falls_with_the_next_frame_before_it_is_looked_at(
-    rig: Rig
-) -> None:
-    rig.send_good()
-    rig.now_s += TIMEOUT_S
-    rig.send_good()
-    assert rig.flags == [True, False, True]
-
-
-def test_the_timer_cannot_come_between_a_frames_question_and_its_flag(rig: Rig) -> None:
-    # It would say false, and the true of a frame that is too late would follow.
-    timers: list[threading.Thread] = []
-
-    def trip() -> None:
-        rig.now_s += TIMEOUT_S
-        timers.append(threading.Thread(target=rig.tick))
-        timers[0].start()
-        timers[0].join(PATIENCE_S)
-
-    rig.dog.after = trip
-    rig.send_good()
-    timers[0].join(60)
-    assert rig.flags == [True]
-
-
-def test_a_frame_that_is_ready_after_the_trip_is_not_true(rig: Rig) -> None:
-    measure = rig.pipeline.measure
-
-    def slow(*args: Any) -> Any:
-        result = measure(*args)
-        rig.now_s += TIMEOUT_S
-        rig.tick()
-        return result
-
-    rig.pipeline.measure = slow
-    rig.send_good()
-    assert rig.flags == [False, False]
-    assert 'too late' in rig.last_status.status[0].message
-
-
-def test_a_verdict_of_a_gate_that_was_replaced_is_not_published(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    judge = rig.pipeline.process
-
-    def judge_and_change(*args: Any) -> Any:
-        result = judge(*args)
-        rig.set_scale(0.01)
-        return result
-
-    with monkeypatch.context() as patch:
-        patch.setattr(rig.pipeline, 'process', judge_and_change)
-        rig.send_good()
-    assert rig.flags == [False, False]
-    status = rig.last_status.status[0]
-    assert status.message == 'the gate was changed while the frame was in work'
-    assert values_of(rig.last_status)['threshold.entropy.mean'] == '0.007'
-    rig.set_scale(1.0)
-    rig.send_good()
-    assert rig.flags[-1]
-    assert values_of(rig.last_status)['threshold.entropy.mean'] == '0.7'
-
-
-def test_a_new_gate_cannot_come_between_a_frames_question_and_its_flag(rig: Rig) -> None:
-    changes = [threading.Thread(target=rig.set_scale, args=(0.01,))]
-
-    def change() -> None:
-        changes[0].start()
-        changes[0].join(PATIENCE_S)
-
-    rig.dog.after = change
-    rig.send_good()
-    changes[0].join(60)
-    assert rig.flags == [True, False]
-    assert 'threshold.entropy.mean' not in values_of(rig.last_status)
-
-
-def test_a_change_that_leaves_the_gate_leaves_the_flag(rig: Rig) -> None:
-    rig.send_good()
-    rig.set(map='entropy')
-    assert rig.flags == [True]
-    rig.set_scale(0.5)
-    assert rig.flags == [True, False]
-    assert rig.last_status.status[0].message == 'the gate was changed'
-
-
-def test_a_muted_processor_publishes_nothing(rig: Rig) -> None:
-    rig.process.mute()
-    rig.node.topics['~/mask'].num_subscribers = 1
-    rig.send_good()
-    assert rig.flags == []
-    assert rig.node.topics['~/mask'].sent == []
 
 
 def test_a_station_that_was_freed_holds_on_to_no_model(rig: Rig) -> None:
     any_node: Any = rig.node
-    bundle = load_bundle(rig.settings.model)
-    pipeline = Pipeline(bundle, open_backend('fake', bundle, rig.settings), rig.settings)
+    pipeline = rig.open()
     station = CameraStation(any_node, lambda: rig.settings, 0, 'front')
     scheduler: FrameScheduler[Any] = FrameScheduler()
     station.configure(pipeline)
@@ -281,17 +130,6 @@ def test_a_station_that_was_freed_holds_on_to_no_model(rig: Rig) -> None:
     station.free()
     gc.collect()
     assert model() is None
-
-
-def test_no_frame_is_true_while_somebody_else_publishes_the_flag(rig: Rig) -> None:
-    rig.send_good()
-    rig.veto = 'somebody else publishes the flag'
-    rig.send_good()
-    assert rig.flags == [True, False]
-    assert 'somebody else' in rig.last_status.status[0].message
-    rig.veto = ''
-    rig.send_good()
-    assert rig.flags == [True, False, True]
 
 
 def test_a_frame_counts_its_wait_into_its_latency(rig: Rig) -> None:
@@ -312,8 +150,7 @@ def test_the_log_counts_a_message_that_its_image_is_no_view_of(rig: Rig, encodin
     msg = image_message(solid(0, 0, 255), 10**9, encoding)
     image = decode(image_from_msg(msg))
     result = rig.pipeline.process(image, 10**9)
-    frame = message_frame('front', msg, image_from_msg(msg), image, result, result.verdict, {},
-                          'entropy')
+    frame = message_frame('front', msg, image, result, {}, 'entropy')
     pixels, maps = image.nbytes, result.maps.label.nbytes + result.maps.entropy.nbytes
     copies = 1 if np.may_share_memory(image, np.frombuffer(msg.data, np.uint8)) else 2
     assert frame.memory_bytes == copies * pixels + maps

@@ -46,7 +46,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
         def start_one(*words: str, path: str = '') -> Process:
             folders = ':'.join(filter(None, [path, str(Path(PEER).parents[1])]))
             log = tmp_path / f'{words[0]}{time.monotonic_ns()}.txt'
-            process = Process([PEER, *words], domain, log, {'PYTHONPATH': folders})
+            process = Process([PEER, *words], domain, log, {
+                'PYTHONPATH': os.pathsep.join([folders, os.environ['PYTHONPATH']])})
             stack.callback(process.end)
             return process
 

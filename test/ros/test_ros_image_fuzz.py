@@ -27,7 +27,7 @@ from uncertainty_seg.ros.conversions import image_from_msg
 from uncertainty_seg.ros.frame_processor import FrameProcessor, Outputs
 from uncertainty_seg.ros.health import FrameStatistics
 from uncertainty_seg.ros.publishers import PicturePublishers, VerdictPublishers
-from uncertainty_seg.ros.watchdog import Watchdog
+from uncertainty_seg.ros.verdict_owner import VerdictOwner
 from uncertainty_seg.storage.model_bundle import load_bundle
 
 pytestmark = pytest.mark.ros
@@ -85,8 +85,11 @@ class Rig:
         verdicts, pictures = VerdictPublishers(self.node, 600.0), PicturePublishers(self.node)
         for topic in self.node.topics.values():
             topic.num_subscribers = 1
-        self.process = FrameProcessor(pipeline, Outputs(verdicts, pictures, FrameStatistics()),
-                                      Watchdog(600.0), lambda: self.settings)
+        owner = VerdictOwner(verdicts, 600.0)
+        owner.take_over(pipeline)
+        owner.start(600.0)
+        self.process = FrameProcessor(pipeline, owner, Outputs(pictures, FrameStatistics()),
+                                      lambda: self.settings)
 
     def last(self, topic: str) -> Any:
         return self.node.topics[f'~/{topic}'].sent[-1]

@@ -1,10 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Staleness and the node's own numbers, with a clock that the test turns."""
+"""The numbers that the node keeps about its frames, with a clock that the test turns."""
 
 import pytest
 
 from uncertainty_seg.ros.health import FrameStatistics, WINDOW_FRAMES
-from uncertainty_seg.ros.watchdog import Watchdog
 
 
 class Clock:
@@ -19,43 +18,6 @@ class Clock:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-def test_it_trips_at_the_timeout_and_not_before(clock: Clock) -> None:
-    dog = Watchdog(1.0, clock)
-    clock.now_s += 0.999
-    assert not dog.is_stale()
-    assert dog.silence_s() == pytest.approx(0.999)
-    clock.now_s += 0.001
-    assert dog.is_stale()
-
-
-def test_feeding_begins_anew(clock: Clock) -> None:
-    dog = Watchdog(1.0, clock)
-    clock.now_s += 0.9
-    dog.feed()
-    clock.now_s += 0.9
-    assert not dog.is_stale()
-
-
-def test_a_trip_that_nobody_looked_at_is_told_too(clock: Clock) -> None:
-    dog = Watchdog(1.0, clock)
-    clock.now_s += 1.0
-    assert dog.take_trip()
-    dog.feed()
-    clock.now_s += 0.9
-    assert not dog.take_trip()
-
-
-def test_a_trip_is_remembered_after_feeding_and_told_once(clock: Clock) -> None:
-    dog = Watchdog(1.0, clock)
-    assert not dog.take_trip()
-    clock.now_s += 2
-    assert dog.is_stale()
-    dog.feed()
-    assert not dog.is_stale()
-    assert dog.take_trip()
-    assert not dog.take_trip()
 
 
 def test_the_rate_counts_frames_a_second_and_fades_when_they_stop(clock: Clock) -> None:

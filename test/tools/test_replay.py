@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from uncertainty_seg.core.gate import Verdict
+from uncertainty_seg.core.settings import settings_from_dict
 from uncertainty_seg.errors import BackendError
 from uncertainty_seg.storage.bags.messages import image_message, IMAGE_TYPE, typestore
 from uncertainty_seg.storage.bags.reader import (
@@ -25,7 +25,7 @@ from uncertainty_seg.storage.bags.reader import (
     STORAGES,
 )
 from uncertainty_seg.tools.main import main
-from uncertainty_seg.tools.replay import verdict_status
+from uncertainty_seg.tools.replay import replay_bag
 
 CAMERA = '/camera/image_raw'
 START_NS, STEP_NS = 1_700_000_000_000_000_123, 10**8
@@ -218,10 +218,10 @@ def test_failing_backend_is_published_as_false_frame_by_frame(
 ) -> None:
     from uncertainty_seg.core.pipeline import Pipeline
 
-    def fail(self: Pipeline, image: np.ndarray, stamp_ns: int) -> None:
+    def fail(self: Pipeline, *args: object) -> None:
         raise BackendError('the device is gone')
 
-    monkeypatch.setattr(Pipeline, 'process', fail)
+    monkeypatch.setattr(Pipeline, 'measure', fail)
     in_bag = write_bag(tmp_path / 'in', [BLUE] * 3)
     assert run_replay(in_bag, tmp_path / 'out', tiny_bundle) == 0
     assert last_json(capsys)['num_bad'] == 3
@@ -326,26 +326,16 @@ def test_thresholds_of_another_setting_are_refused(
     assert not (tmp_path / 'out').exists()
 
 
-@pytest.mark.ros
-def test_status_is_that_of_the_node_without_latencies() -> None:
-    diagnostics = pytest.importorskip('uncertainty_seg.ros.health')
-
-    class Result:
-        scores = {'entropy.mean': 0.123456789, 'entropy.top': float('nan')}
-        timings_ms = {'trunk': 3.0}
-        passes = 8
-
-    class Pipeline:
-        thresholds = {'entropy.mean': 0.7}
-
-    for kind in ('confident', 'uncertain', 'recovering', 'fault', 'unknown'):
-        verdict = Verdict(kind == 'confident', ('one', 'two'), 0.5, kind, 'something')
-        ours = verdict_status(Pipeline(), verdict, Result())
-        header = __import__('std_msgs.msg').msg.Header()
-        array = diagnostics.verdict_message(header, verdict, Result(), Pipeline.thresholds)
-        theirs = array.status[0]
-        values = {v.key: v.value for v in theirs.values if not v.key.startswith('latency.')}
-        assert (ours.name, ours.message, bytes([ours.level])) == (
-            theirs.name, theirs.message, theirs.level
-        )
-        assert dict(ours.values) == values
+def test_status_is_that_of_the_node_without_latencies(tmp_path: Path, tiny_bundle: Path) -> None:
+    # One function makes both; what is left to prove is that replay leaves the latencies out.
+    bag = write_bag(tmp_path / 'in', [RED, GREY])
+    settings = settings_from_dict({'model': str(tiny_bundle), 'backend': 'onnxruntime'})
+    replay_bag(bag, tmp_path / 'out', settings)
+    with BagReader(tmp_path / 'out') as out:
+        found = [m.message.status[0] for m in out.messages('/uncertainty_seg/status')
+                 if isinstance(m, BagMessage)]
+    keys = [{pair.key for pair in status.values} for status in found]
+    assert len(keys) == 2
+    for names in keys:
+        assert {'confident', 'score.entropy.mean', 'threshold.entropy.mean', 'passes'} <= names
+        assert not [name for name in names if name.startswith('latency.')]

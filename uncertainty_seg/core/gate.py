@@ -131,6 +131,16 @@ class Verdict:
     kind: str
     promise: str = ''
 
+    @property
+    def is_worth_a_label(self) -> bool:
+        """
+        Say whether the frame itself was over a limit or could not be judged.
+
+        Not so while the gate only waits for more good frames; and it is so for a single bad
+        frame that the hysteresis overlooks.
+        """
+        return not self.score_ratio <= 1.0
+
 
 class Gate:
     """

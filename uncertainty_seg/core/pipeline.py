@@ -11,9 +11,10 @@ pipeline knows no runtime.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 import logging
 import time
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,7 @@ from uncertainty_seg.errors import ModelBundleError
 _log = logging.getLogger(__name__)
 # Total variance of equal passes, by the rounding of their sums: 2.4e-7 was seen.
 ROUNDING = 1e-6
+NOT_JUDGED = Verdict(False, ('not judged',), float('inf'), 'unknown')
 
 
 class Backend(Protocol):
@@ -65,17 +67,41 @@ class Backend(Protocol):
         ...
 
 
-class _InForce(NamedTuple):
-    """What a live change replaces, in one step, so that no frame sees half of it."""
+@dataclass(frozen=True)
+class InForce:
+    """
+    What a frame is measured by; replaced as a whole, so that no frame sees half of a change.
 
+    Attributes
+    ----------
+    epoch : int
+        Grows with every event after which the gate starts from nothing: a fault, a restart, a
+        change of what the gate or T depends on.
+    settings : Settings
+        The settings.
+    masks : Masks
+        Of the mask policy 'fixed'.
+    passes : int
+        T.
+    scorer : ScoreVector
+        Computes what the gate needs.
+
+    """
+
+    epoch: int
+    settings: Settings
     masks: Masks
     passes: int
-    gate: Gate | None
+    scorer: ScoreVector
 
 
 class Pipeline:
     """
-    One model, one gate, one frame after the other; not for two threads at once.
+    One model and one gate, for one frame after the other.
+
+    Only `begin` and `measure` may run in a thread of their own, in that order. All other methods
+    change the gate: one owner calls them, and takes care that no two run at once. A frame that
+    was begun before such a change is not judged by what holds after it; `judge` refuses it.
 
     Parameters
     ----------
@@ -125,13 +151,19 @@ class Pipeline:
         if temperature is None:
             self._temperature = fitting_calibration(
                 bundle, settings, passes, self.precision, ignore).temperature
-        self._settings = settings
-        masks = self._source.of(passes, settings.seed)
-        self._force = _InForce(masks, passes, self._new_gate(settings))
+        self._gate = self._new_gate(settings)
         self._given_scorer = scorer
-        self._scorer = scorer or self._new_scorer(settings, self._gate)
+        self._force = InForce(0, settings, self._source.of(passes, settings.seed), passes,
+                              scorer or self._new_scorer(settings, self._gate))
+        self._cause = ''
         self._ignore = ignore
         self._fitted_ignore: tuple[Geometry | None, NDArray[np.bool_] | None] = None, None
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def for_camera(self, ignore: NDArray[np.bool_] | None = None) -> Pipeline:
         """
@@ -148,22 +180,18 @@ class Pipeline:
             To be used in turn with this one, never at the same time; closing one closes both.
 
         """
-        return Pipeline(self._bundle, self._backend, self._settings, ignore=ignore,
+        return Pipeline(self._bundle, self._backend, self.settings, ignore=ignore,
                         clock=self._clock, source=self._source)
 
     @property
     def settings(self) -> Settings:
         """Return the settings in force."""
-        return self._settings
+        return self._force.settings
 
     @property
     def passes(self) -> int:
         """T."""
         return self._force.passes
-
-    @property
-    def _gate(self) -> Gate | None:
-        return self._force.gate
 
     @property
     def card(self) -> ModelCard:
@@ -215,7 +243,13 @@ class Pipeline:
         if self.passes > 1 and not float(moved.max()) > ROUNDING:
             raise ModelBundleError('the dropout masks change nothing', 'passes that differ', fix)
 
-    def measure(self, image_bgr: ImageU8, stamp_ns: int) -> FrameResult:
+    def begin(self) -> InForce:
+        """Return what the next frame is measured by; to be passed to `measure` and `judge`."""
+        return self._force
+
+    def measure(
+        self, image_bgr: ImageU8, stamp_ns: int, force: InForce | None = None
+    ) -> FrameResult:
         """
         Run the network and compute scores, without the gate.
 
@@ -225,11 +259,13 @@ class Pipeline:
             Any size.
         stamp_ns : int
             Its stamp; seeds the masks under the policy 'per_frame'.
+        force : InForce, optional
+            From `begin`; what is in force now if it is left out.
 
         Returns
         -------
         FrameResult
-            With the verdict that was in force before.
+            With the verdict `NOT_JUDGED`.
 
         Raises
         ------
@@ -242,7 +278,8 @@ class Pipeline:
 
         """
         require_shape('image', image_bgr, (None, None, 3), np.uint8)
-        masks, passes = self._masks_of(stamp_ns)
+        force = force or self.begin()
+        masks = self._masks_of(force, stamp_ns)
         start_s = self._clock()
         geometry = Geometry.of(image_bgr.shape[0], image_bgr.shape[1], self.card.input)
         fitted = fit_image(image_bgr, geometry, self.card.input)
@@ -250,7 +287,7 @@ class Pipeline:
         assert self._temperature is not None
         maps = self._backend.run(fitted, masks, self._temperature)
         run_s = self._clock()
-        scores = self._scorer.compute(
+        scores = force.scorer.compute(
             maps.cut(geometry.rows, geometry.columns), fitted[geometry.rows, geometry.columns],
             self._ignore_at(geometry))
         timings = {
@@ -258,46 +295,59 @@ class Pipeline:
             **self._backend.timings_ms,
             'scores': (self._clock() - run_s) * 1e3,
         }
-        return FrameResult(stamp_ns, geometry, maps, scores, self.verdict, timings, passes)
+        return FrameResult(stamp_ns, geometry, maps, scores, NOT_JUDGED, timings, force.passes)
 
-    def process(self, image_bgr: ImageU8, stamp_ns: int) -> FrameResult:
+    def judge(self, force: InForce, result: FrameResult) -> Verdict:
+        """
+        Let the gate judge a measured frame.
+
+        Parameters
+        ----------
+        force : InForce
+            What the frame was begun with.
+        result : FrameResult
+            From `measure`.
+
+        Returns
+        -------
+        Verdict
+            In force from now on. A fault if anything changed the gate since the frame was begun:
+            its limits, T or history are no longer those that the frame was measured for.
+
+        """
+        if force.epoch != self._force.epoch:
+            return self.fault(f'{self._cause} while the frame was in work')
+        if self._gate is None:
+            return self._ungated()
+        return self._gate.update(result.scores, result.stamp_ns / 1e9)
+
+    def process(self, image_bgr: ImageU8, stamp_ns: int = 0) -> FrameResult:
         """
         Run the network and judge the frame.
 
         Parameters and errors are those of `measure`. After an error the caller says so with
-        `fault`, which is what makes the flag fall.
+        `fault`, which makes the flag fall; `core.frame_loop` does that.
 
         """
-        result = self.measure(image_bgr, stamp_ns)
-        verdict = self._judge(result, stamp_ns)
-        return FrameResult(
-            result.stamp_ns, result.geometry, result.maps, result.scores, verdict,
-            result.timings_ms, result.passes,
-        )
-
-    def _judge(self, result: FrameResult, stamp_ns: int) -> Verdict:
-        while True:
-            force = self._force
-            if result.passes != force.passes:
-                verdict = self.fault('passes was changed while the frame was in work')
-            elif force.gate:
-                verdict = force.gate.update(result.scores, stamp_ns / 1e9)
-            else:
-                verdict = self._ungated()
-            # A gate that was replaced meanwhile judged by limits that no longer hold.
-            if force is self._force:
-                return verdict
+        force = self.begin()
+        result = self.measure(image_bgr, stamp_ns, force)
+        return replace(result, verdict=self.judge(force, result))
 
     def fault(self, reason: str) -> Verdict:
-        """Make the flag fall for something that is not a score."""
+        """Make the flag fall for something that is not a score; a frame in work counts no more."""
+        self._next_epoch(reason)
         # Stamps are the gate's only clock, live and replayed alike. What is no frame has none:
         # its hold starts with the next frame.
-        gate = self._gate
-        return gate.fault(reason) if gate else self._ungated()
+        return self._gate.fault(reason) if self._gate else self._ungated()
 
-    def reconfigure(self, settings: Settings) -> None:
+    def reconfigure(self, settings: Settings) -> bool:
         """
         Take over the live settings; the flag starts again from unknown if the gate changed.
+
+        Returns
+        -------
+        bool
+            Whether the gate was changed.
 
         Raises
         ------
@@ -306,18 +356,27 @@ class Pipeline:
 
         """
         gate, passes = self._gate, self._passes_of(settings)
-        if settings.gate != self._settings.gate or passes != self.passes:
+        has_other_passes = passes != self.passes
+        is_other = has_other_passes or settings.gate != self.settings.gate
+        if is_other:
             gate = self._new_gate(settings)
         masks = self._source.of(passes, settings.seed)
-        if self._given_scorer is None:
-            self._scorer = self._new_scorer(settings, gate)
-        self._settings = settings
-        if (gate, passes) != (self._gate, self.passes):
-            self._force = _InForce(masks, passes, gate)
+        scorer = self._given_scorer or self._new_scorer(settings, gate)
+        self._force = replace(
+            self._force, settings=settings, masks=masks, passes=passes, scorer=scorer)
+        self._gate = gate
+        if is_other:
+            self._next_epoch(f'{"passes" if has_other_passes else "the gate"} was changed')
+        return is_other
 
-    def restart(self) -> None:
-        """Start the gate from nothing."""
-        self._force = self._force._replace(gate=self._new_gate(self._settings))
+    def restart(self, cause: str = 'the gate was reset') -> None:
+        """Start the gate from nothing; a frame in work counts no more."""
+        self._gate = self._new_gate(self.settings)
+        self._next_epoch(cause)
+
+    def _next_epoch(self, cause: str) -> None:
+        self._cause = cause
+        self._force = replace(self._force, epoch=self._force.epoch + 1)
 
     def close(self) -> None:
         """Close the backend."""
@@ -343,13 +402,11 @@ class Pipeline:
     def _passes_of(self, settings: Settings) -> int:
         return self.card.passes if settings.passes == BUNDLE_PASSES else settings.passes
 
-    def _masks_of(self, stamp_ns: int) -> tuple[Masks, int]:
-        """Return the masks of a frame and their T."""
-        masks, passes, _ = self._force
-        if self._settings.mask_policy == 'fixed':
-            return masks, passes
-        seed = frame_seed(self._settings.seed, stamp_ns)
-        return pass_inputs(self.card, passes, seed), passes
+    def _masks_of(self, force: InForce, stamp_ns: int) -> Masks:
+        if force.settings.mask_policy == 'fixed':
+            return force.masks
+        seed = frame_seed(force.settings.seed, stamp_ns)
+        return pass_inputs(self.card, force.passes, seed)
 
     def _ungated(self) -> Verdict:
         calibration = self._bundle.calibration

@@ -187,9 +187,7 @@ class FrameView:
     image_bgr : ndarray of uint8, shape (H, W, 3)
         The camera image.
     result : FrameResult
-        What the pipeline made of it.
-    verdict : Verdict
-        The flag that was published; it can differ from the result's if the frame came too late.
+        What the pipeline made of it, with the verdict that was published.
     card : ModelCard
         For the palette.
     settings : Settings
@@ -200,10 +198,10 @@ class FrameView:
     """
 
     def __init__(
-        self, image_bgr: ImageU8, result: FrameResult, verdict: Verdict, card: ModelCard,
-        settings: Settings, thresholds: Mapping[str, float],
+        self, image_bgr: ImageU8, result: FrameResult, card: ModelCard, settings: Settings,
+        thresholds: Mapping[str, float],
     ) -> None:
-        self._image_bgr, self._result, self._verdict = image_bgr, result, verdict
+        self._image_bgr, self._result = image_bgr, result
         self._card, self._settings, self._thresholds = card, settings, thresholds
 
     @property
@@ -241,4 +239,4 @@ class FrameView:
         """Class colours over the image (H, W, 3), with the flag as border and words."""
         alpha = self._settings.view.overlay_alpha
         picture = overlay(self._image_bgr, self.mask, self._card.palette, alpha)
-        return draw_flag(picture, self._verdict)
+        return draw_flag(picture, self._result.verdict)

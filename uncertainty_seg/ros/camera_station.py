@@ -24,7 +24,7 @@ from uncertainty_seg.ros.graph_watch.qos_events import RivalWatch, WatchedTopics
 from uncertainty_seg.ros.graph_watch.transport_hints import why_silent
 from uncertainty_seg.ros.health import FrameCounts, FrameStatistics, Health, NodeHealth
 from uncertainty_seg.ros.publishers import LabelInfoPublisher, PicturePublishers, VerdictPublishers
-from uncertainty_seg.ros.watchdog import Watchdog
+from uncertainty_seg.ros.verdict_owner import VerdictOwner
 from uncertainty_seg.storage.frame_log.log import FrameLog
 
 SILENCE_HINT_S = 5.0
@@ -56,7 +56,7 @@ class CameraStation:
         timeout_s = settings().stale_timeout_s
         self._verdicts = VerdictPublishers(node, timeout_s, name)
         self._rival = RivalWatch(node, self._verdicts.topic, lambda: self._verdicts.num_sent)
-        self._watchdog = Watchdog(timeout_s)
+        self._owner = VerdictOwner(self._verdicts, timeout_s, lambda: self._rival.reason)
         self._statistics = FrameStatistics()
         self._pipeline: Pipeline | None = None
         self._pictures: PicturePublishers | None = None
@@ -65,14 +65,13 @@ class CameraStation:
         self._slot: Slot[AnyImage] | None = None
         self._intake: FrameIntake | None = None
         self._link: CameraLink | None = None
-        self._why_down = ''
         self._hint = ''
 
     @property
     def is_stuck(self) -> bool:
         """Whether a frame of this camera has been in work for a good part of the timeout."""
         busy_s = self._processor.busy_s if self._processor is not None else 0.0
-        return busy_s >= self._watchdog.timeout_s / 2
+        return busy_s >= self._owner.timeout_s / 2
 
     @property
     def topic(self) -> str:
@@ -80,20 +79,13 @@ class CameraStation:
         return self._link.topic if self._link is not None else ''
 
     def fall(self, reason: str) -> None:
-        """Publish the flag as false, and go on saying so while nothing better is known."""
-        self._why_down = reason
-        self._verdicts.publish_fault(reason)
-
-    def fault(self, reason: str) -> None:
-        """Let the flag fall; the gate rises from nothing after."""
-        with self._verdicts.order:
-            if self._pipeline is not None:
-                self._pipeline.fault(reason)
-            self.fall(reason)
+        """Publish the flag as false, and repeat it while nothing better is known."""
+        self._owner.fall(reason)
 
     def configure(self, pipeline: Pipeline) -> None:
         """Take over a pipeline of its own; the topics of the pictures appear."""
         self._pipeline = pipeline
+        self._owner.take_over(pipeline)
         self._pictures = PicturePublishers(self._node, self.name)
         self._labels = LabelInfoPublisher(self._node, output_topic('label_info', self.name))
         self._labels.publish(pipeline.card)
@@ -104,14 +96,11 @@ class CameraStation:
         """Subscribe to the camera; the gate and all counts start from nothing."""
         assert self._pipeline is not None and self._pictures is not None
         settings = self._settings()
-        self._pipeline.fault('the node was just activated')
-        self._watchdog = Watchdog(settings.stale_timeout_s)
+        self._owner.start(settings.stale_timeout_s)
         self._statistics = FrameStatistics()
         self._processor = FrameProcessor(
-            self._pipeline,
-            Outputs(self._verdicts, self._pictures, self._statistics, log, self.name),
-            self._watchdog, self._settings, lambda: self._rival.reason,
-        )
+            self._pipeline, self._owner,
+            Outputs(self._pictures, self._statistics, log, self.name), self._settings)
         self._slot = scheduler.add(self._processor)
         self._slot.limit(settings.rate_of(self._index))
         self._intake = FrameIntake(self._slot)
@@ -125,9 +114,7 @@ class CameraStation:
 
     def mute(self, reason: str) -> None:
         """Let the flag fall for good: no frame in work may raise it any more."""
-        if self._processor is not None:
-            self._processor.mute()
-            self.fall(reason)
+        self._owner.stop(reason)
 
     def stop_listening(self) -> None:
         """Unsubscribe."""
@@ -142,6 +129,7 @@ class CameraStation:
         if self._labels is not None:
             self._labels.close()
         self._rival.close()
+        self._owner.take_over(None)
         # The slot and the intake hold on to the processor, that is to the model and the log.
         self._pipeline = self._pictures = self._labels = self._slot = self._intake = None
 
@@ -159,59 +147,29 @@ class CameraStation:
             If the gate cannot have them; nothing is changed then.
 
         """
-        old = self._settings()
-        with self._verdicts.order:
-            if self._pipeline is not None:
-                is_other = self._is_other_gate(settings)
-                self._pipeline.reconfigure(settings)
-                if is_other and self._processor is not None:
-                    self.fall('the gate was changed')
-            if settings.stale_timeout_s != old.stale_timeout_s:
-                self._watchdog.timeout_s = settings.stale_timeout_s
-                if self._pipeline is not None:
-                    self._pipeline.restart()
-                self._verdicts.promise(settings.stale_timeout_s)
+        self._owner.reconfigure(settings)
         if self._slot is not None:
             self._slot.limit(settings.rate_of(self._index))
 
     def reset(self) -> None:
         """Start the gate and all counts from nothing."""
-        with self._verdicts.order:
-            if self._pipeline is not None:
-                self._pipeline.restart()
-            if self._link is not None:
-                self.fall('the node was reset')
+        self._owner.reset()
         self._statistics.clear()
         for part in (self._slot, self._intake, self._pictures):
             if part is not None:
                 part.clear_counts()
 
-    def tick(self, is_active: bool, holder: str) -> None:
+    def tick(self, holder: str) -> None:
         """
         Let the flag fall if its time is over, and repeat a false.
 
         Parameters
         ----------
-        is_active : bool
-            Whether the node is.
         holder : str
             Whose frame the network has in work; empty for none.
 
         """
-        # A frame that is ready now is published before, or knows of the trip.
-        with self._verdicts.order:
-            silence_s = self._verdicts.silence_s()
-            if is_active and self._verdicts.is_confident and self._rival.reason:
-                self._why_down = self._rival.reason
-            elif is_active:
-                if not self._watchdog.is_stale():
-                    return
-                self._why_down = self._why_stale(holder)
-            if is_active and self._verdicts.is_confident:
-                _log.warning('not confident: %s', self._why_down)
-            # Said again and again, so that whoever joins late hears it, and the deadline is kept.
-            if self._verdicts.is_confident or silence_s >= self._watchdog.timeout_s / 2:
-                self.fall(self._why_down)
+        self._owner.tick(lambda: self._why_stale(holder))
 
     def flag(self) -> tuple[str, float]:
         """Return the topic of the flag, and for how long it has been silent in seconds."""
@@ -222,7 +180,7 @@ class CameraStation:
         hint = ''
         if self._link is not None and self._intake is not None:
             is_silent = not self.is_stuck and not self._intake.is_repeating
-            if is_silent and self._watchdog.silence_s() >= SILENCE_HINT_S:
+            if is_silent and self._owner.silence_s() >= SILENCE_HINT_S:
                 assert self._node.watch is not None
                 topic = self._node.watch.subscription(self.topic)
                 hint = why_silent(self._node, topic, input_topic('image', self.name))
@@ -235,9 +193,8 @@ class CameraStation:
         """Return how it is."""
         return Health(
             camera=self.name, node=node,
-            is_stale=self._link is not None
-            and self._watchdog.silence_s() >= self._watchdog.timeout_s,
-            is_confident=self._verdicts.is_confident, why_down=self._why_down, hint=self._hint,
+            is_stale=self._link is not None and self._owner.is_stale(),
+            is_confident=self._owner.is_confident, why_down=self._owner.why_down, hint=self._hint,
             rival=self._rival.reason, statistics=self._statistics, counts=self._counts(),
         )
 
@@ -253,13 +210,8 @@ class CameraStation:
         watch = self._node.watch
         return watch.num_lost.get(self.topic, 0) if watch is not None else 0
 
-    def _is_other_gate(self, settings: Settings) -> bool:
-        assert self._pipeline is not None
-        old = self._pipeline.settings
-        return (settings.gate, settings.passes) != (old.gate, old.passes)
-
     def _why_stale(self, holder: str) -> str:
-        silence_s = self._watchdog.silence_s()
+        silence_s = self._owner.silence_s()
         if self.is_stuck:
             return f'a frame has been in work too long, no verdict for {silence_s:.1f} s'
         if holder:

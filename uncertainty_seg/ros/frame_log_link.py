@@ -18,12 +18,11 @@ import numpy as np
 
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.frame_result import FrameResult
-from uncertainty_seg.core.gate import Verdict
-from uncertainty_seg.core.image_codec import ImageFile, RawImage
+from uncertainty_seg.core.image_codec import ImageFile
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.preprocess import unfit_label, unfit_map
 from uncertainty_seg.core.settings import MEGABYTE, Settings, settings_to_dict
-from uncertainty_seg.ros.conversions import AnyImage, stamp_ns
+from uncertainty_seg.ros.conversions import AnyImage, image_from_msg, stamp_ns
 from uncertainty_seg.storage.frame_log.format import about_run, LogAbout, LogFrame
 from uncertainty_seg.storage.frame_log.log import FrameLog
 
@@ -49,8 +48,8 @@ class MessageFrame(LogFrame):
 
 
 def message_frame(
-    camera: str, msg: AnyImage, received: RawImage | ImageFile, image_bgr: ImageU8,
-    result: FrameResult, verdict: Verdict, thresholds: Mapping[str, float], map_name: str,
+    camera: str, msg: AnyImage, image_bgr: ImageU8, result: FrameResult,
+    thresholds: Mapping[str, float], map_name: str,
 ) -> MessageFrame:
     """
     Describe a processed message for the log.
@@ -61,12 +60,10 @@ def message_frame(
         Its name; empty if it is the only one.
     msg : Image or CompressedImage
         As received.
-    received : RawImage or ImageFile
-        The message's image, undecoded.
     image_bgr : ndarray of uint8, shape (H, W, 3)
         The decoded image.
-    result, verdict : FrameResult, Verdict
-        What came of it; the flag as it was published.
+    result : FrameResult
+        What came of it, with the verdict as it was published.
     thresholds : mapping of str to float
         Limits in force.
     map_name : str
@@ -80,7 +77,7 @@ def message_frame(
     """
     # Nothing else of the result is held on to: the other maps are ten times as large.
     label, chosen = result.maps.label.copy(), getattr(result.maps, map_name).copy()
-    geometry = result.geometry
+    geometry, verdict, received = result.geometry, result.verdict, image_from_msg(msg)
     is_file = isinstance(received, ImageFile)
     return MessageFrame(
         stamp_ns=stamp_ns(msg.header), camera=camera, ros_frame=msg.header.frame_id,

@@ -90,7 +90,7 @@ def _run() -> int:
             node.get_logger().warning(sentence, once=True)
             return
         _log.exception('a callback failed')
-        node.fault('internal error, see the log')
+        node.fall('internal error, see the log')
 
     try:
         with ros_logging(node.get_logger()):

@@ -96,11 +96,6 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         for station in self._stations:
             station.fall(reason)
 
-    def fault(self, reason: str) -> None:
-        """Let every flag fall for a fault of ours; each rises from nothing after."""
-        for station in self._stations:
-            station.fault(reason)
-
     def stop(self) -> None:
         """Shut down from whatever state, with a last false flag."""
         if self._state != 'finalized':
@@ -262,10 +257,9 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         return response
 
     def _on_tick(self) -> None:
-        is_active = self._state == 'active'
         for station in self._stations:
             self._topics.note_silence(*station.flag())
-            station.tick(is_active, self._holder(station))
+            station.tick(self._holder(station))
         if self._look() != self._condition:
             self._say_health()
 

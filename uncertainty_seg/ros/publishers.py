@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 import functools
 import logging
 import math
-import threading
 import time
 from typing import Any
 
@@ -28,10 +27,11 @@ from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.render import FrameView
+from uncertainty_seg.core.status import verdict_status
 from uncertainty_seg.ros.camera_link import camera_info_topic, output_topic
 from uncertainty_seg.ros.conversions import image_to_msg
 from uncertainty_seg.ros.graph_watch import qos
-from uncertainty_seg.ros.health import verdict_message
+from uncertainty_seg.ros.health import diagnostics_message
 
 # -------------------------------------------------------------------------------------------------
 # The camera's calibration, relayed beside the mask so that its pixels can be projected.
@@ -289,7 +289,7 @@ PICTURES: dict[str, tuple[str, Callable[[FrameView], Any]]] = {
 
 class VerdictPublishers:
     """
-    The flag, its score and its reasons.
+    The flag, its score and its reasons; used by the owner of the verdict alone.
 
     Parameters
     ----------
@@ -306,16 +306,12 @@ class VerdictPublishers:
         The flag as it was published last.
     num_sent : int
         Flags published so far.
-    order : RLock
-        Held by worker and timer from the question whether a verdict holds until it is published,
-        so that nothing can make it untrue in between.
 
     """
 
     def __init__(self, node: Node, stale_timeout_s: float, camera: str = '') -> None:
         self._node, self._clock = node, node.get_clock()
         self._flag_topic = output_topic('confident', camera)
-        self.order = threading.RLock()
         self._sent_s = -math.inf
         self.is_confident = False
         self.num_sent = 0
@@ -334,14 +330,12 @@ class VerdictPublishers:
         """
         Offer the flag with another deadline.
 
-        It falls before: who asked for the old deadline may never hear of the new one, and must
-        not be left with a true.
+        It must have fallen before: who asked for the old deadline may never hear of the new one,
+        and must not be left with a true.
         """
-        with self.order:
-            self.publish_fault('the deadline was changed')
-            self.flush(0.2)
-            self._node.destroy_publisher(self._flag)
-            self._flag = self._make_flag(stale_timeout_s)
+        self.flush(0.2)
+        self._node.destroy_publisher(self._flag)
+        self._flag = self._make_flag(stale_timeout_s)
 
     def _make_flag(self, stale_timeout_s: float) -> Any:
         return self._node.create_publisher(
@@ -367,15 +361,15 @@ class VerdictPublishers:
 
         """
         header = header or Header(stamp=self._clock.now().to_msg())
-        with self.order:
-            # First: a process that is stopped between the two must find its silence afterwards.
-            self._sent_s = time.monotonic()
-            self._flag.publish(Bool(data=verdict.is_confident))
-            self.is_confident = verdict.is_confident
-            self.num_sent += 1
-            self._score.publish(Float32(data=verdict.score_ratio))
-            if self._status.get_subscription_count():
-                self._status.publish(verdict_message(header, verdict, result, thresholds))
+        # First: a process that is stopped between the two must find its silence afterwards.
+        self._sent_s = time.monotonic()
+        self._flag.publish(Bool(data=verdict.is_confident))
+        self.is_confident = verdict.is_confident
+        self.num_sent += 1
+        self._score.publish(Float32(data=verdict.score_ratio))
+        if self._status.get_subscription_count():
+            status = verdict_status(verdict, result, thresholds)
+            self._status.publish(diagnostics_message(header, status))
 
     def publish_fault(self, reason: str) -> None:
         """Say that the flag is down for a reason that is no frame."""

@@ -11,8 +11,7 @@ reported and written as not confident.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Mapping
 import dataclasses
 from dataclasses import dataclass, field
 import logging
@@ -25,15 +24,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from uncertainty_seg.backends.registry import open_pipeline
-from uncertainty_seg.core.arrays import ImageU8
-from uncertainty_seg.core.frame_result import FrameResult
-from uncertainty_seg.core.gate import Verdict
+from uncertainty_seg.core.frame_loop import FrameLoop, Outcome
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.render import draw_flag, heatmap, heatmap_upper, overlay
+from uncertainty_seg.core.render import FrameView
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.errors import BackendError, BagError, ImageError
-from uncertainty_seg.storage.bags.reader import BadMessage, BagImage, BagReader, BagWriter, Status
+from uncertainty_seg.core.status import verdict_status
+from uncertainty_seg.errors import BagError
+from uncertainty_seg.storage.bags.reader import BadMessage, BagImage, BagReader, BagWriter
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.tools.arguments import add_settings, print_json, settings_from_args
@@ -44,9 +42,6 @@ from uncertainty_seg.tools.arguments import add_settings, print_json, settings_f
 # Knows nothing of where frames come from.
 
 NODE_NAME = '/uncertainty_seg'
-VERDICT_NAME = 'uncertainty_seg: verdict'
-OK, WARN, ERROR = 0, 1, 2
-_LEVELS = {'confident': OK, 'uncertain': WARN, 'recovering': WARN}
 
 
 @dataclass(frozen=True)
@@ -70,89 +65,48 @@ class OutputChoice:
 MASKS_ONLY = OutputChoice()
 
 
-def write_result(
-    writer: BagWriter,
-    pipeline: Pipeline,
-    item: BagImage,
-    image: ImageU8,
-    result: FrameResult,
-    choice: OutputChoice,
-    heatmap_upper: float,
+def write_view(
+    writer: BagWriter, item: BagImage, view: FrameView, choice: OutputChoice
 ) -> None:
     """
-    Write the images and the verdict of a frame.
+    Write the images of a frame.
 
     Parameters
     ----------
-    writer, pipeline : BagWriter, Pipeline
-        Where to; what made the result.
-    item, image : BagImage, ndarray of uint8, shape (H, W, 3)
-        The message, for its stamp and frame, and its pixels in BGR.
-    result : FrameResult
-        The frame's outputs.
+    writer : BagWriter
+        Where to.
+    item : BagImage
+        The message, for its stamp and frame.
+    view : FrameView
+        The pictures.
     choice : OutputChoice
         Which of them.
-    heatmap_upper : float
-        Uncertainty drawn as the warmest colour.
 
     """
-
     def write(name: str, array: NDArray[Any], encoding: str) -> None:
-        topic = f'{NODE_NAME}/{name}'
         writer.write_image(
-            topic, item.stamp_ns, item.frame_id, array, encoding, item.received_ns
-        )
+            f'{NODE_NAME}/{name}', item.stamp_ns, item.frame_id, array, encoding,
+            item.received_ns)
 
-    label = result.label_at_source()
-    write('mask', label, 'mono8')
+    write('mask', view.mask, 'mono8')
     if choice.has_maps:
-        write('uncertainty', result.map_at_source(pipeline.settings.map), '32FC1')
-        write('confidence', result.confidence_at_source(), 'mono8')
+        write('uncertainty', view.uncertainty, '32FC1')
+        write('confidence', view.confidence, 'mono8')
     if choice.has_views:
-        uncertainty = result.map_at_source(pipeline.settings.map)
-        write('heatmap', heatmap(uncertainty, heatmap_upper), 'bgr8')
-        alpha = pipeline.settings.view.overlay_alpha
-        painted = overlay(image, label, pipeline.card.palette, alpha)
-        write('overlay', draw_flag(painted, result.verdict), 'bgr8')
-    write_verdict(writer, pipeline, item.stamp_ns, item.received_ns, result.verdict, result)
+        write('heatmap', view.heatmap, 'bgr8')
+        write('overlay', view.overlay, 'bgr8')
 
 
 def write_verdict(
-    writer: BagWriter,
-    pipeline: Pipeline,
-    stamp_ns: int,
+    writer: BagWriter, outcome: Outcome, thresholds: Mapping[str, float], stamp_ns: int,
     received_ns: int,
-    verdict: Verdict,
-    result: FrameResult | None = None,
 ) -> None:
-    """Write flag, score and status; `result` is None if there was no usable frame."""
+    """Write flag, score and status of a frame, usable or not."""
+    verdict = outcome.verdict
     writer.write_bool(f'{NODE_NAME}/confident', received_ns, verdict.is_confident)
     writer.write_float(f'{NODE_NAME}/score', received_ns, verdict.score_ratio)
-    status = verdict_status(pipeline, verdict, result)
+    status = verdict_status(verdict, outcome.result, thresholds, has_latency=False)
     writer.write_diagnostics(f'{NODE_NAME}/status', stamp_ns, (status,), received_ns)
-
-
-def verdict_status(
-    pipeline: Pipeline, verdict: Verdict, result: FrameResult | None = None
-) -> Status:
-    """
-    Put verdict, scores and thresholds into a diagnostics entry.
-
-    Its keys are those of the node's ~/status, less the latencies: a test compares them.
-
-    """
-    values = {
-        'confident': str(verdict.is_confident).lower(),
-        'kind': verdict.kind,
-        'score_ratio': f'{verdict.score_ratio:.6g}',
-        'promise': verdict.promise or 'none',
-    }
-    values |= {f'threshold.{name}': f'{limit:.6g}' for name, limit in pipeline.thresholds.items()}
-    if result is not None:
-        values['passes'] = str(result.passes)
-        values |= {f'score.{name}': f'{value:.6g}' for name, value in result.scores.items()}
-    level = _LEVELS.get(verdict.kind, ERROR)
-    return Status(level, VERDICT_NAME, '; '.join(verdict.reasons), values)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -243,9 +197,8 @@ def replay_bag(
             raise BagError(f'bag {in_bag} has no message on {topic}', 'at least one image')
         pipeline = open_pipeline(load_bundle(settings.model), settings,
                                  load_ignore_mask(settings.ignore_mask))
-        upper = heatmap_upper(settings, pipeline.calibrated)
-        with closing(pipeline), writer:
-            replay = _Replay(writer, pipeline, choice, upper, topic)
+        with pipeline, writer:
+            replay = _Replay(writer, pipeline, choice, topic)
             bar = tqdm(
                 replay.frames(bag.images(topic)), total=bag.count(topic), desc='replay',
                 unit='frame', file=sys.stderr, disable=None,
@@ -256,12 +209,13 @@ def replay_bag(
 
 
 class _Replay:
-    """The loop over the frames and what it counts."""
+    """The frames of a bag through the frame loop, and what is counted."""
 
     def __init__(
-        self, writer: BagWriter, pipeline: Pipeline, choice: OutputChoice, upper: float, topic: str
+        self, writer: BagWriter, pipeline: Pipeline, choice: OutputChoice, topic: str
     ) -> None:
-        self._writer, self._pipeline, self._choice, self._upper = writer, pipeline, choice, upper
+        self._writer, self._pipeline, self._choice = writer, pipeline, choice
+        self._loop = FrameLoop(pipeline)
         self.report = ReplayReport(
             topic, pipeline.card.name, pipeline.backend_name, pipeline.passes
         )
@@ -284,26 +238,27 @@ class _Replay:
         self.report.num_frames += 1
         if isinstance(item, BadMessage):
             # Its header is lost with it; the time of its arrival is the stamp that is left.
-            self._fault(item.received_ns, item.received_ns, item.reason)
+            self._write(self._loop.refuse(item.reason), item.received_ns, item.received_ns)
             return
-        try:
-            image = decode(item.raw)
-            result = self._pipeline.process(image, item.stamp_ns)
-        except (ImageError, BackendError) as err:
-            self._fault(item.stamp_ns, item.received_ns, str(err))
-            return
-        self.report.num_confident += result.verdict.is_confident
-        write_result(
-            self._writer, self._pipeline, item, image, result, self._choice, self._upper
-        )
+        outcome = self._loop.take(lambda: decode(item.raw), item.stamp_ns)
+        if outcome is not None and outcome.result is not None:
+            assert outcome.image_bgr is not None
+            pipeline = self._pipeline
+            view = FrameView(outcome.image_bgr, outcome.result, pipeline.card, pipeline.settings,
+                             pipeline.calibrated)
+            write_view(self._writer, item, view, self._choice)
+        self._write(outcome, item.stamp_ns, item.received_ns)
 
-    def _fault(self, stamp_ns: int, received_ns: int, reason: str) -> None:
+    def _write(self, outcome: Outcome | None, stamp_ns: int, received_ns: int) -> None:
+        assert outcome is not None  # nobody stops this judge
         report = self.report
-        report.num_bad += 1
-        if len(report.problems) < NUM_PROBLEMS_KEPT:
-            report.problems.append(f'frame {report.num_frames}: {reason}')
-        verdict = self._pipeline.fault(reason)
-        write_verdict(self._writer, self._pipeline, stamp_ns, received_ns, verdict)
+        report.num_confident += outcome.verdict.is_confident
+        if outcome.result is None:
+            report.num_bad += 1
+            if len(report.problems) < NUM_PROBLEMS_KEPT:
+                report.problems.append(f'frame {report.num_frames}: {outcome.problem}')
+        write_verdict(
+            self._writer, outcome, self._pipeline.thresholds, stamp_ns, received_ns)
 
 
 # -------------------------------------------------------------------------------------------------

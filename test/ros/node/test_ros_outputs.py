@@ -26,7 +26,8 @@ from uncertainty_seg.core.render import (
     RED_BGR,
 )
 from uncertainty_seg.core.settings import Settings, settings_from_dict
-from uncertainty_seg.ros.health import verdict_message
+from uncertainty_seg.core.status import verdict_status
+from uncertainty_seg.ros.health import diagnostic_status
 from uncertainty_seg.ros.publishers import PicturePublishers, PICTURES, VerdictPublishers
 
 pytestmark = pytest.mark.ros
@@ -39,6 +40,7 @@ class Result:
     """Counts how often a map is brought to the source's size."""
 
     scores, timings_ms, passes = {'entropy.mean': 0.9}, {'trunk': 1.25}, 8
+    verdict = CONFIDENT
 
     def __init__(self) -> None:
         self.num_made = 0
@@ -65,7 +67,7 @@ def make_view(result: Result, settings: Settings | None = None) -> FrameView:
     card: Any = SimpleNamespace(palette=((0, 0, 255),))
     image = np.zeros((24, 32, 3), np.uint8)
     any_result: Any = result
-    return FrameView(image, any_result, CONFIDENT, card, settings or Settings(), {})
+    return FrameView(image, any_result, card, settings or Settings(), {})
 
 
 def pictures_of(node: StubNode) -> PicturePublishers:
@@ -149,8 +151,7 @@ def test_the_flag_is_reliable_and_promises_the_deadline(node: StubNode) -> None:
 
 def test_status_lists_scores_thresholds_passes_and_times() -> None:
     any_result: Any = Result()
-    msg = verdict_message(Header(), UNCERTAIN, any_result, {'entropy.mean': 0.7})
-    status = msg.status[0]
+    status = diagnostic_status(verdict_status(UNCERTAIN, any_result, {'entropy.mean': 0.7}))
     assert (status.level, status.message) == (b'\x01', 'entropy.mean 0.9 over 0.7')
     assert {pair.key: pair.value for pair in status.values} == {
         'confident': 'false', 'kind': 'uncertain', 'score_ratio': '1.3', 'promise': 'none',
@@ -166,7 +167,7 @@ def test_status_lists_scores_thresholds_passes_and_times() -> None:
 )
 def test_the_level_of_a_status_follows_the_kind(kind: str, level: bytes) -> None:
     verdict = Verdict(kind == 'confident', ('why',), 1.0, kind)
-    assert verdict_message(Header(), verdict, None, {}).status[0].level == level
+    assert diagnostic_status(verdict_status(verdict, None, {})).level == level
 
 
 @pytest.mark.parametrize(

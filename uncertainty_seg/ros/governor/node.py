@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist, TwistStamped
 from rcl_interfaces.msg import ParameterDescriptor
 import rclpy
@@ -31,6 +31,7 @@ from rclpy.subscription import Subscription
 from std_msgs.msg import Bool, Float32, Header
 
 from uncertainty_seg.core.parameters import iter_parameters
+from uncertainty_seg.core.status import OK, Status, WARN
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.ros.governor.policy import (
     CommandLimiter,
@@ -331,13 +332,12 @@ class SpeedGovernorNode(Node):
         values = {
             'speed_factor': f'{policy.factor:.3f}',
             'state': policy.state,
-            'flag_lost': policy.num_falls,
-            'commands_refused': self._limiter.num_refused,
+            'flag_lost': str(policy.num_falls),
+            'commands_refused': str(self._limiter.num_refused),
         }
-        level = DiagnosticStatus.WARN if reason else DiagnosticStatus.OK
         self._diagnostics.publish(diagnostics_message(
-            Header(stamp=self.get_clock().now().to_msg()), DIAGNOSTICS_NAME, level,
-            reason or policy.state, values))
+            Header(stamp=self.get_clock().now().to_msg()),
+            Status(WARN if reason else OK, DIAGNOSTICS_NAME, reason or policy.state, values)))
 
 
 def command_qos() -> QoSProfile:

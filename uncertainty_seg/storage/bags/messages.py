@@ -9,7 +9,6 @@ those of Humble, which later distributions share for every type used here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from uncertainty_seg.core.status import Status
 from uncertainty_seg.errors import BagError
 
 IMAGE_TYPE = 'sensor_msgs/msg/Image'
@@ -50,29 +50,6 @@ class PinholeCamera:
     width: int
     height: int
     focal_px: float
-
-
-@dataclass(frozen=True)
-class Status:
-    """
-    One entry of a diagnostics message.
-
-    Attributes
-    ----------
-    level : int
-        0 ok, 1 warning, 2 error, 3 stale.
-    name, message, hardware_id : str
-        Who speaks, what it says, about which device.
-    values : mapping of str to str
-        Its numbers, in order.
-
-    """
-
-    level: int
-    name: str
-    message: str
-    values: Mapping[str, str]
-    hardware_id: str = ''
 
 
 @lru_cache(maxsize=1)

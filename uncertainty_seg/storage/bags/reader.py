@@ -28,7 +28,6 @@ from uncertainty_seg.storage.bags.messages import (
     IMAGE_TYPE,
     IMAGE_TYPES,
     PinholeCamera,
-    Status,
     typestore,
 )
 from uncertainty_seg.storage.bags.writer import BagWriter, METADATA_FILE, STORAGES
@@ -513,7 +512,6 @@ __all__ = [
     'METADATA_FILE',
     'PinholeCamera',
     'STORAGES',
-    'Status',
     'header_stamp_ns',
     'read_images',
 ]

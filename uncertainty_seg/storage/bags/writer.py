@@ -24,6 +24,7 @@ import zlib
 
 from numpy.typing import NDArray
 
+from uncertainty_seg.core.status import Status
 from uncertainty_seg.errors import BagError
 from uncertainty_seg.storage.bags import messages
 
@@ -226,7 +227,7 @@ class BagWriter:
         self,
         topic: str,
         stamp_ns: int,
-        statuses: tuple[messages.Status, ...],
+        statuses: tuple[Status, ...],
         received_ns: int | None = None,
     ) -> None:
         """Write a diagnostic_msgs/DiagnosticArray."""

@@ -92,13 +92,8 @@ class LogFrame:
 
     @property
     def is_flagged(self) -> bool:
-        """
-        Say whether the frame itself was over a limit or could not be judged.
-
-        Not so while the gate only waits for more good frames; and it is so for a single bad
-        frame that the hysteresis overlooks.
-        """
-        return not self.verdict.score_ratio <= 1.0
+        """Say whether the frame is worth a label."""
+        return self.verdict.is_worth_a_label
 
     @property
     def memory_bytes(self) -> int:

@@ -14,8 +14,9 @@ from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 
+from uncertainty_seg.core.status import Status
 from uncertainty_seg.errors import DatasetError
-from uncertainty_seg.storage.bags.reader import BagWriter, Status
+from uncertainty_seg.storage.bags.reader import BagWriter
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.labels.frames import LabelFrame, safe_name, TABLE_FILE
 

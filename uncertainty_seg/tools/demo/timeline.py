@@ -19,6 +19,7 @@ import numpy as np
 
 from uncertainty_seg.core.arrays import ImageU8, LabelMap
 from uncertainty_seg.core.image_codec import decode, RawImage
+from uncertainty_seg.core.status import VERDICT_NAME
 from uncertainty_seg.errors import BagError
 from uncertainty_seg.storage.bags.reader import (
     BadMessage,
@@ -27,7 +28,7 @@ from uncertainty_seg.storage.bags.reader import (
     BagReader,
     header_stamp_ns,
 )
-from uncertainty_seg.tools.replay import NODE_NAME, VERDICT_NAME
+from uncertainty_seg.tools.replay import NODE_NAME
 
 EVENT_TOPIC = '/ground_truth/event'
 IMAGE_TOPIC = '/camera/image_raw'

@@ -23,6 +23,7 @@ from uncertainty_seg.analysis.frame_features import frame_features, num_features
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.calibration import calibration_to_json, mask_digest
+from uncertainty_seg.core.frame_loop import FrameLoop
 from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.model_card import ModelCard
@@ -31,10 +32,8 @@ from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.scores.vector import class_keys, ScoreVector
 from uncertainty_seg.core.settings import Settings, settings_to_dict
 from uncertainty_seg.errors import (
-    BackendError,
     BagError,
     FrameLogError,
-    ImageError,
     ModelBundleError,
 )
 from uncertainty_seg.storage.frame_sources import (
@@ -240,14 +239,14 @@ class _NoRowsError(Exception):
 
 
 class _Shard:
-    """The loop over the frames; a gate for each camera of each dive, since a log mixes them."""
+    """The frames of a source; a loop for each camera of each dive, since a log mixes them."""
 
     def __init__(
         self, engine: ShardEngine, job: ShardJob, report: ShardReport, writer: ScoreWriter
     ) -> None:
         self._engine, self._job, self._report = engine, job, report
         self._writer = writer
-        self._pipelines: dict[tuple[str, str], Pipeline] = {}
+        self._loops: dict[tuple[str, str], FrameLoop] = {}
         self._keys = class_keys(engine.card)
 
     def read(self, on_frame: Callable[[int], None] | None) -> None:
@@ -265,33 +264,33 @@ class _Shard:
 
     def _take(self, item: SourceFrame | BadFrame) -> None:
         if isinstance(item, BadFrame):
-            self._fault(item, item.reason)
+            # The flag falls, as it does in the node; of every camera if nobody knows of which.
+            loops = list(self._loops.values())
+            if item.dive is not None and item.topic is not None:
+                loops = [self._loop_of(item.dive, item.topic)]
+            for loop in loops:
+                loop.refuse(item.reason)
+            self._count_bad(item, item.reason)
             return
-        try:
-            image = decode(item.raw)
-            result = self._pipeline_of(item.dive, item.topic).process(image, item.stamp_ns)
-        except (ImageError, BackendError) as err:
-            self._fault(item, str(err))
+        outcome = self._loop_of(item.dive, item.topic).take(
+            lambda: decode(item.raw), item.stamp_ns)
+        assert outcome is not None  # nobody stops this judge
+        if outcome.result is None or outcome.image_bgr is None:
+            self._count_bad(item, outcome.problem)
             return
         self._report.num_frames += 1
-        self._report.num_confident += result.verdict.is_confident
-        self._writer.add(self._row(item, image, result))
+        self._report.num_confident += outcome.verdict.is_confident
+        self._writer.add(self._row(item, outcome.image_bgr, outcome.result))
 
-    def _pipeline_of(self, dive: str, topic: str) -> Pipeline:
-        if (dive, topic) not in self._pipelines:
-            self._pipelines[dive, topic] = self._engine.pipeline()
-        return self._pipelines[dive, topic]
+    def _loop_of(self, dive: str, topic: str) -> FrameLoop:
+        if (dive, topic) not in self._loops:
+            self._loops[dive, topic] = FrameLoop(self._engine.pipeline())
+        return self._loops[dive, topic]
 
-    def _fault(self, item: SourceFrame | BadFrame, reason: str) -> None:
+    def _count_bad(self, item: SourceFrame | BadFrame, reason: str) -> None:
         self._report.num_bad += 1
         if len(self._report.problems) < NUM_PROBLEMS_KEPT:
             self._report.problems.append(f'frame {item.index}: {" ".join(reason.split())}')
-        # The flag falls, as it does in the node; of every camera if nobody knows of which.
-        if item.dive is not None and item.topic is not None:
-            self._pipeline_of(item.dive, item.topic).fault(reason)
-        else:
-            for pipeline in self._pipelines.values():
-                pipeline.fault(reason)
 
     def _row(self, item: SourceFrame, image: ImageU8, result: FrameResult) -> ScoreRow:
         source, scores, verdict = self._job.source, result.scores, result.verdict

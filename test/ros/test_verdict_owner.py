@@ -1,0 +1,425 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+One owner of the verdict: whatever happens at whatever step of a frame, no fault is lost.
+
+The gate wants three good frames in a row. Every kind of event is brought in at every step of a
+frame, and what is published from then on is known beforehand. A stress test does the same with
+two threads and lets chance choose.
+
+"""
+
+from collections.abc import Callable
+import dataclasses
+from pathlib import Path
+import random
+import threading
+from typing import Any
+
+from conftest import make_tiny_bundle
+import pytest
+from ros_helpers import HAS_ROS, image_message, SKIP_REASON, solid, values_of
+
+if not HAS_ROS:
+    pytest.skip(SKIP_REASON, allow_module_level=True)
+
+from ros_stubs import Publisher, StubNode
+
+from uncertainty_seg.backends.registry import open_backend
+from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.settings import Settings, settings_from_dict
+from uncertainty_seg.ros.frame_processor import FrameProcessor, Outputs
+from uncertainty_seg.ros.health import FrameStatistics
+from uncertainty_seg.ros.publishers import PicturePublishers, VerdictPublishers
+from uncertainty_seg.ros.verdict_owner import VerdictOwner
+from uncertainty_seg.storage.model_bundle import load_bundle
+
+pytestmark = pytest.mark.ros
+
+RISE_FRAMES, TIMEOUT_S = 3, 1.0
+PATIENCE_S = 0.2  # for a thread that must not get through
+GOOD = (0, 0, 255)
+
+
+class HookedBackend:
+    """A backend that lets something happen while the network runs."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self.name = backend.name
+        self.during: Callable[[], None] = lambda: None
+
+    def run(self, *args: Any) -> Any:
+        self.during()
+        return self._backend.run(*args)
+
+    @property
+    def timings_ms(self) -> Any:
+        return self._backend.timings_ms
+
+    def close(self) -> None:
+        self._backend.close()
+
+
+class Rig:
+    """The owner between a worker, played by `send`, and an executor, played by the events."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        path = make_tiny_bundle(folder / 'tiny')
+        self.settings = settings_from_dict({
+            'model': str(path), 'gate.rise_frames': RISE_FRAMES, **settings})
+        bundle = load_bundle(str(path))
+        self.backend = HookedBackend(open_backend('onnxruntime', bundle, self.settings))
+        self.pipeline = Pipeline(bundle, self.backend, self.settings)
+        self.node, self.now_s, self.veto = StubNode(), 1000.0, ''
+        any_node: Any = self.node
+        self.verdicts = VerdictPublishers(any_node, TIMEOUT_S)
+        self.owner = VerdictOwner(
+            self.verdicts, TIMEOUT_S, lambda: self.veto, lambda: self.now_s)
+        self.owner.take_over(self.pipeline)
+        self.owner.start(TIMEOUT_S)
+        self.process = FrameProcessor(
+            self.pipeline, self.owner,
+            Outputs(PicturePublishers(any_node), FrameStatistics()), lambda: self.settings)
+        self.node.topics['~/status'].num_subscribers = 1
+        self._second = 0
+
+    @property
+    def flags(self) -> list[bool]:
+        """Flags by their statuses: with another deadline the flag has another publisher."""
+        return [values_of(status)['confident'] == 'true' for status in self.statuses]
+
+    @property
+    def statuses(self) -> list[Any]:
+        return self.node.topics['~/status'].sent
+
+    @property
+    def last_message(self) -> str:
+        return self.statuses[-1].status[0].message
+
+    def send(self, count: int = 1, color: tuple[int, int, int] = GOOD) -> None:
+        for _ in range(count):
+            self._second += 1
+            self.process(image_message(solid(*color), self._second * 10**9))
+
+    def tick(self) -> None:
+        self.owner.tick(lambda: 'no frame came')
+
+    def change(self, **values: Any) -> None:
+        settings = dataclasses.replace(self.settings, **values)
+        self.owner.reconfigure(settings)
+        self.settings = settings
+
+    def change_gate(self, scale: float) -> None:
+        self.change(gate=dataclasses.replace(self.settings.gate, threshold_scale=scale))
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig(tmp_path)
+
+
+def pass_silence(rig: Rig) -> None:
+    rig.now_s += TIMEOUT_S
+    rig.tick()
+
+
+EVENTS: dict[str, Callable[[Rig], None]] = {
+    'fault': lambda rig: rig.owner.fall('the engine is gone'),
+    'parameter': lambda rig: rig.change_gate(0.99),
+    'deadline': lambda rig: rig.change(stale_timeout_s=2 * TIMEOUT_S),
+    'reset': lambda rig: rig.owner.reset(),
+    'silence': pass_silence,
+    'deactivate': lambda rig: rig.owner.stop('the node is stopping'),
+}
+
+
+def at_step(rig: Rig, step: str, event: Callable[[], None], patch: pytest.MonkeyPatch) -> None:
+    """Send one good frame, and let an event happen at one of its steps."""
+    happened = threading.Event()
+
+    def once() -> None:
+        if not happened.is_set():
+            happened.set()
+            event()
+
+    def before(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args: (once(), function(*args))[1]
+
+    def after(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args: (function(*args), once())[0]
+
+    from uncertainty_seg.ros import frame_processor
+    with patch.context() as scope:
+        if step == 'begin':
+            scope.setattr(rig.owner, 'begin', before(rig.owner.begin))
+        elif step == 'begun':
+            scope.setattr(rig.owner, 'begin', after(rig.owner.begin))
+        elif step == 'decode':
+            scope.setattr(frame_processor, 'decode', before(frame_processor.decode))
+        elif step == 'network':
+            rig.backend.during = once
+        elif step == 'measured':
+            scope.setattr(rig.owner, 'judge', before(rig.owner.judge))
+        elif step == 'published':
+            scope.setattr(rig.owner, 'judge', after(rig.owner.judge))
+        rig.send()
+    rig.backend.during = lambda: None
+    assert happened.is_set()
+
+
+BEFORE, IN_WORK, AFTER = ('begin',), ('begun', 'decode', 'network', 'measured'), ('published',)
+
+
+@pytest.mark.parametrize('event', EVENTS)
+@pytest.mark.parametrize('step', [*BEFORE, *IN_WORK, *AFTER])
+def test_after_any_event_at_any_step_three_frames_begun_later_are_needed(
+    rig: Rig, event: str, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.send(RISE_FRAMES)
+    assert rig.flags == [False, False, True]
+    at_step(rig, step, lambda: EVENTS[event](rig), monkeypatch)
+    rig.send(4)
+    flags = rig.flags[RISE_FRAMES:]
+    if step in AFTER:
+        assert flags.pop(0)  # of the frame, before the event
+    assert not flags.pop(0)  # of the event
+    if event == 'deactivate':
+        assert flags == []
+        return
+    if step in IN_WORK:
+        assert not flags.pop(0)  # of the frame, which was begun before the event
+    num_good = 4 + (step in BEFORE)
+    assert flags == [False] * (RISE_FRAMES - 1) + [True] * (num_good - RISE_FRAMES + 1)
+
+
+@pytest.mark.parametrize('event', ['fault', 'parameter', 'deadline', 'reset', 'silence'])
+def test_a_frame_that_was_in_work_says_what_happened(
+    rig: Rig, event: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.send(RISE_FRAMES)
+    at_step(rig, 'network', lambda: EVENTS[event](rig), monkeypatch)
+    expected = {'fault': 'the engine is gone', 'parameter': 'the gate was changed',
+                'deadline': 'the deadline was changed', 'reset': 'the node was reset',
+                'silence': 'the frame came or was computed too late'}[event]
+    assert expected in rig.last_message
+    assert event == 'silence' or 'while the frame was in work' in rig.last_message
+
+
+class BlockedPublisher(Publisher):
+    """Waits inside of `publish` for a thread that must not get through."""
+
+    during: Callable[[], None] = staticmethod(lambda: None)
+
+    def publish(self, msg: Any) -> None:
+        self.during()
+        super().publish(msg)
+
+
+@pytest.mark.parametrize('event', EVENTS)
+def test_no_event_comes_between_a_verdict_and_its_publication(rig: Rig, event: str) -> None:
+    rig.send(RISE_FRAMES - 1)
+    flag = rig.node.topics['~/confident']
+    flag.__class__ = BlockedPublisher
+    threads: list[threading.Thread] = []
+
+    def bring() -> None:
+        if not threads:
+            threads.append(threading.Thread(target=EVENTS[event], args=(rig,)))
+            threads[0].start()
+            threads[0].join(PATIENCE_S)
+            assert threads[0].is_alive()
+
+    flag.during = bring
+    rig.send()
+    threads[0].join(60)
+    # A tick that comes after the verdict finds that there is one.
+    assert rig.flags == [False, False, True] + [False] * (event != 'silence')
+    assert [msg.data for msg in flag.sent] == rig.flags
+
+
+def test_no_limit_of_replaced_settings_is_published_with_a_true_flag(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.send(RISE_FRAMES)
+    at_step(rig, 'measured', lambda: rig.change_gate(0.5), monkeypatch)
+    rig.send(RISE_FRAMES)
+    limits = [values_of(status).get('threshold.entropy.mean') for status in rig.statuses]
+    assert limits == ['0.7'] * RISE_FRAMES + [None] + ['0.35'] * (1 + RISE_FRAMES)
+    assert rig.flags[-1]
+
+
+def test_an_event_that_changes_nothing_about_the_gate_leaves_flag_and_frame(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.send(RISE_FRAMES)
+    at_step(rig, 'network', lambda: rig.change(map='entropy'), monkeypatch)
+    assert rig.flags == [False, False, True, True]
+
+
+def test_activation_starts_the_gate_from_nothing(rig: Rig) -> None:
+    rig.send(RISE_FRAMES)
+    rig.owner.stop('the node is stopping')
+    rig.owner.start(TIMEOUT_S)
+    assert 'activated' not in rig.last_message
+    rig.send(RISE_FRAMES)
+    assert rig.flags[RISE_FRAMES:] == [False, False, False, True]
+
+
+def test_another_deadline_starts_the_gate_from_nothing_and_publishes_false_under_the_old_one(
+    rig: Rig
+) -> None:
+    rig.send(RISE_FRAMES)
+    old = rig.node.topics['~/confident']
+    rig.change(stale_timeout_s=2 * TIMEOUT_S)
+    assert [msg.data for msg in old.sent] == [False, False, True, False]
+    new = rig.node.topics['~/confident']
+    assert new is not old and new.qos.deadline.nanoseconds == 2 * TIMEOUT_S * 1e9
+    rig.send(RISE_FRAMES)
+    assert [msg.data for msg in new.sent] == [False, False, True]
+    rig.now_s += 1.5 * TIMEOUT_S
+    rig.tick()
+    assert rig.flags[-1]
+
+
+def test_a_frame_that_is_ready_after_the_end_of_listening_is_not_published(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.node.topics['~/mask'].num_subscribers = 1
+    at_step(rig, 'measured', lambda: rig.owner.stop('the node is stopping'), monkeypatch)
+    rig.send()
+    assert rig.flags == [False]
+    assert rig.node.topics['~/mask'].sent == []
+    rig.owner.stop('again')
+    assert rig.flags == [False]
+
+
+def test_the_end_of_listening_waits_for_the_verdict_that_is_being_published(rig: Rig) -> None:
+    # Else the true of the frame would follow the last false.
+    rig.send(RISE_FRAMES - 1)
+    order: list[str] = []
+    flag = rig.node.topics['~/confident']
+    flag.__class__ = BlockedPublisher
+    stops = [threading.Thread(target=lambda: (rig.owner.stop('stop'), order.append('stopped')))]
+
+    def bring() -> None:
+        if not stops[0].is_alive() and not order:
+            stops[0].start()
+            stops[0].join(PATIENCE_S)
+            order.append('published')
+
+    flag.during = bring
+    rig.send()
+    stops[0].join(60)
+    assert order == ['published', 'stopped']
+    assert rig.flags == [False, False, True, False]
+
+
+class TestStaleness:
+
+    def test_the_flag_falls_at_the_timeout_and_not_before(self, rig: Rig) -> None:
+        rig.send(RISE_FRAMES)
+        rig.now_s += 0.999 * TIMEOUT_S
+        rig.tick()
+        assert rig.flags[-1] and not rig.owner.is_stale()
+        assert rig.owner.silence_s() == pytest.approx(0.999 * TIMEOUT_S)
+        rig.now_s += 0.002 * TIMEOUT_S
+        rig.tick()
+        assert not rig.flags[-1] and rig.owner.is_stale()
+        assert rig.last_message == 'no frame came'
+
+    def test_a_verdict_begins_the_time_anew(self, rig: Rig) -> None:
+        rig.send(RISE_FRAMES)
+        for _ in range(5):
+            rig.now_s += 0.9 * TIMEOUT_S
+            rig.send()
+            rig.tick()
+        assert all(rig.flags[RISE_FRAMES:])
+
+    def test_a_frame_that_comes_too_late_is_false_first_though_no_timer_ran(
+        self, rig: Rig
+    ) -> None:
+        rig.send(RISE_FRAMES)
+        rig.now_s += TIMEOUT_S
+        rig.send()
+        # One false because frames had stopped, one for the first of three good frames.
+        assert rig.flags[RISE_FRAMES:] == [False, False]
+        assert rig.statuses[RISE_FRAMES].status[0].message == 'frames had stopped'
+        assert rig.last_message == '1 of 3 good frames'
+
+    def test_a_frame_whose_network_takes_too_long_is_false_though_no_timer_ran(
+        self, rig: Rig
+    ) -> None:
+        rig.send(RISE_FRAMES)
+
+        def work() -> None:
+            rig.now_s += TIMEOUT_S
+
+        rig.backend.during = work
+        rig.send()
+        assert rig.flags[RISE_FRAMES:] == [False]
+        assert 'came or was computed too late' in rig.last_message
+
+
+def test_a_veto_keeps_the_flag_down_and_the_gate_starts_from_nothing_after(rig: Rig) -> None:
+    rig.send(RISE_FRAMES)
+    rig.veto = 'somebody else publishes the flag'
+    rig.tick()
+    assert not rig.flags[-1] and rig.last_message == rig.veto
+    rig.send(RISE_FRAMES)
+    assert not any(rig.flags[RISE_FRAMES:])
+    rig.veto = ''
+    rig.send(RISE_FRAMES)
+    assert rig.flags[-RISE_FRAMES:] == [False, False, True]
+
+
+def test_settings_that_the_gate_cannot_have_change_nothing(rig: Rig) -> None:
+    from uncertainty_seg.errors import CalibrationError, ConfigError
+    rig.send(RISE_FRAMES)
+    gate = dataclasses.replace(rig.settings.gate, scores=('bogus',))
+    with pytest.raises((ConfigError, CalibrationError), match='bogus'):
+        rig.owner.reconfigure(dataclasses.replace(rig.settings, gate=gate))
+    rig.send()
+    assert rig.flags == [False, False, True, True]
+
+
+def test_under_stress_no_fault_is_lost_and_no_true_comes_without_three_good_frames(
+    tmp_path: Path
+) -> None:
+    rig = Rig(tmp_path)
+    faults, stop = 4000, threading.Event()
+    settings: list[Settings] = [rig.settings]
+
+    def work() -> None:
+        while not stop.is_set():
+            rig.send()
+
+    def bring() -> None:
+        chance = random.Random(0)
+        for number in range(faults):
+            if chance.random() < 0.1:
+                rig.change_gate(chance.choice([0.97, 0.98, 0.99]))
+                settings.append(rig.settings)
+            if chance.random() < 0.1:
+                rig.owner.reset()
+            rig.owner.fall(f'fault {number}')
+            if chance.random() < 0.3:
+                threading.Event().wait(chance.random() * 0.004)
+        stop.set()
+
+    threads = [threading.Thread(target=work), threading.Thread(target=bring)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(240)
+    told = [(status.status[0].message, flag.data) for status, flag in zip(
+        rig.statuses, rig.node.topics['~/confident'].sent, strict=True)]
+    assert [is_true for _, is_true in told] == rig.flags
+    assert [m for m, _ in told if m.startswith('fault') and 'while' not in m] \
+        == [f'fault {number}' for number in range(faults)]
+    num_good = num_true = 0
+    for message, is_true in told:
+        is_event = message.startswith('fault') or 'was' in message
+        num_good = 0 if is_event else num_good + 1
+        assert is_true == (num_good >= RISE_FRAMES), (message, num_good)
+        num_true += is_true
+    assert num_true > 0

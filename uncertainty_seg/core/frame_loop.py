@@ -1,0 +1,170 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+What is done with each frame: decode it, process it, judge it; or say why it cannot be used.
+
+The node, `replay` and `score` share this loop, so that the same image gets the same verdict in
+all three, and so does an image that cannot be used. It knows neither messages nor files: the
+caller says how a frame is read, and takes what came of it. Who judges is the pipeline itself, or
+in the node the owner of the verdict, which publishes in the same step.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+import logging
+from typing import Any, Protocol
+
+from uncertainty_seg.core.arrays import ImageU8
+from uncertainty_seg.core.frame_result import FrameResult
+from uncertainty_seg.core.gate import Verdict
+from uncertainty_seg.core.pipeline import InForce, Pipeline
+from uncertainty_seg.errors import UncertaintySegError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """
+    What came of a frame.
+
+    Attributes
+    ----------
+    verdict : Verdict
+        The flag and why.
+    image_bgr : ndarray of uint8, shape (H, W, 3), or None
+        The decoded image.
+    result : FrameResult or None
+        What was measured, with the verdict; None if the frame could not be used.
+
+    """
+
+    verdict: Verdict
+    image_bgr: ImageU8 | None = None
+    result: FrameResult | None = None
+
+    @property
+    def problem(self) -> str:
+        """Return why the frame could not be used, in one line; empty if it could."""
+        return '' if self.result else ' '.join('; '.join(self.verdict.reasons).split())
+
+
+class Judge(Protocol):
+    """Decides about a frame; None where nothing is to be decided any more."""
+
+    def begin(self) -> InForce | None:
+        """Return what the next frame is measured by."""
+        ...
+
+    def judge(self, force: InForce, result: FrameResult, about: Any) -> Verdict | None:
+        """Return the verdict about a measured frame."""
+        ...
+
+    def refuse(self, reason: str, about: Any) -> Verdict | None:
+        """Return the verdict about a frame that cannot be used."""
+        ...
+
+
+class PlainJudge:
+    """
+    Judges by the gate of a pipeline, and tells nobody.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        Its gate.
+
+    """
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+
+    def begin(self) -> InForce:
+        """Return what is in force."""
+        return self._pipeline.begin()
+
+    def judge(self, force: InForce, result: FrameResult, about: Any) -> Verdict:
+        """Let the gate judge."""
+        return self._pipeline.judge(force, result)
+
+    def refuse(self, reason: str, about: Any) -> Verdict:
+        """Let the flag fall."""
+        return self._pipeline.fault(reason)
+
+
+class FrameLoop:
+    """
+    Take the frames of one camera, one after the other.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        Runs the network.
+    judge : Judge, optional
+        Decides and, in the node, publishes; the pipeline's gate if it is left out.
+
+    """
+
+    def __init__(self, pipeline: Pipeline, judge: Judge | None = None) -> None:
+        self.pipeline = pipeline
+        self._judge = judge or PlainJudge(pipeline)
+
+    def take(
+        self, read: Callable[[], ImageU8], stamp_ns: int, about: Any = None
+    ) -> Outcome | None:
+        """
+        Take one frame; never raises for a frame.
+
+        Parameters
+        ----------
+        read : callable
+            Decodes the image, ndarray of uint8, shape (H, W, 3), BGR. What it raises is a fault
+            of the frame.
+        stamp_ns : int
+            Its stamp.
+        about : object, optional
+            Handed to the judge: the header to publish under.
+
+        Returns
+        -------
+        Outcome or None
+            None if the judge decides about no frame any more.
+
+        """
+        force = self._judge.begin()
+        if force is None:
+            return None
+        try:
+            image = read()
+            result = self.pipeline.measure(image, stamp_ns, force)
+        except UncertaintySegError as err:
+            return self.refuse(str(err), about)
+        except Exception as err:  # a fault of ours must neither end the loop nor leave the flag up
+            _log.exception('a frame could not be processed')
+            return self.refuse(f'internal error {type(err).__name__}: {err}', about)
+        verdict = self._judge.judge(force, result, about)
+        if verdict is None:
+            return None
+        return Outcome(verdict, image, replace(result, verdict=verdict))
+
+    def refuse(self, reason: str, about: Any = None) -> Outcome | None:
+        """
+        Let the flag fall for a frame that cannot be used.
+
+        Parameters
+        ----------
+        reason : str
+            Why, in a sentence.
+        about : object, optional
+            As in `take`.
+
+        Returns
+        -------
+        Outcome or None
+            As of `take`.
+
+        """
+        verdict = self._judge.refuse(reason, about)
+        return None if verdict is None else Outcome(verdict)

@@ -1,0 +1,84 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+A verdict as an entry of a diagnostics message: for `~/status`, and for the bags of `replay`.
+
+Neither a message nor a bag; who writes one takes the entry as it is.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from uncertainty_seg.core.frame_result import FrameResult
+from uncertainty_seg.core.gate import Verdict
+
+VERDICT_NAME = 'uncertainty_seg: verdict'
+OK, WARN, ERROR = 0, 1, 2
+_LEVELS = {'confident': OK, 'uncertain': WARN, 'recovering': WARN}
+
+
+@dataclass(frozen=True)
+class Status:
+    """
+    One entry of a diagnostics message.
+
+    Attributes
+    ----------
+    level : int
+        0 ok, 1 warning, 2 error, 3 stale.
+    name, message, hardware_id : str
+        Who speaks, what it says, about which device.
+    values : mapping of str to str
+        Its numbers, in order.
+
+    """
+
+    level: int
+    name: str
+    message: str
+    values: Mapping[str, str]
+    hardware_id: str = ''
+
+
+def verdict_status(
+    verdict: Verdict, result: FrameResult | None, thresholds: Mapping[str, float],
+    has_latency: bool = True,
+) -> Status:
+    """
+    List what led to a verdict.
+
+    Parameters
+    ----------
+    verdict : Verdict
+        The flag and why.
+    result : FrameResult or None
+        The frame; None where there was none.
+    thresholds : mapping of str to float
+        Limit of each gated score.
+    has_latency : bool
+        With the milliseconds of each stage. A replay leaves them out: its bytes depend on its
+        input alone.
+
+    Returns
+    -------
+    Status
+        The reasons as message; flag, kind, ratio, promise, every threshold, every score and T as
+        values.
+
+    """
+    values = {
+        'confident': str(verdict.is_confident).lower(),
+        'kind': verdict.kind,
+        'score_ratio': f'{verdict.score_ratio:.6g}',
+        'promise': verdict.promise or 'none',
+    }
+    values |= {f'threshold.{name}': f'{limit:.6g}' for name, limit in thresholds.items()}
+    if result is not None:
+        values['passes'] = str(result.passes)
+        values |= {f'score.{name}': f'{value:.6g}' for name, value in result.scores.items()}
+        if has_latency:
+            values |= {f'latency.{k}_ms': f'{ms:.3f}' for k, ms in result.timings_ms.items()}
+    level = _LEVELS.get(verdict.kind, ERROR)
+    return Status(level, VERDICT_NAME, '; '.join(verdict.reasons), values)

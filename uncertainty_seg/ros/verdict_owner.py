@@ -1,0 +1,215 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+The one owner of a camera's verdict: its gate, the time since its last verdict, its publication.
+
+Two threads decide about a flag. The worker judges frames; the executor's thread brings faults,
+settings, resets, the timer of staleness and the end of listening. Each of these is one method
+here, and each method holds the one lock from its question to the last message it publishes. So
+they happen one after the other, in some order, and nothing can make a verdict untrue between the
+moment it is reached and the moment it is published. No other class of the package locks anything
+about the verdict, and nobody else calls the methods of a pipeline that change its gate.
+
+What happens while a frame is in work does not wait for it: the network runs without the lock.
+Instead the frame is begun under an epoch of the pipeline, which every such event ends. When the
+frame is ready in another epoch it is published as a fault, with the event as the reason: it was
+measured for limits, for a T or for a past that no longer hold.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import logging
+import threading
+import time
+
+from std_msgs.msg import Header
+
+from uncertainty_seg.core.frame_result import FrameResult
+from uncertainty_seg.core.gate import Verdict
+from uncertainty_seg.core.pipeline import InForce, Pipeline
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.ros.publishers import VerdictPublishers
+
+_log = logging.getLogger(__name__)
+
+
+class VerdictOwner:
+    """
+    Decide about the flag of one camera, and publish each decision in the same step.
+
+    Its clock is the steady one and not the node's. With `use_sim_time` the node's clock stands
+    still while a bag is paused or its player has died, and the flag would stay up. The price is
+    that a bag played so slowly that frames are further apart than the timeout is never confident.
+
+    Parameters
+    ----------
+    publishers : VerdictPublishers
+        Used by nobody else.
+    timeout_s : float
+        After this long without a verdict the flag falls.
+    veto : callable, optional
+        Returns why no flag may be true now, whatever the frame; empty if it may.
+    clock : callable, optional
+        Seconds that never stand still or go back.
+
+    Attributes
+    ----------
+    timeout_s : float
+        See above.
+    why_down : str
+        Why the flag fell last, for a reason that is no frame.
+
+    """
+
+    def __init__(
+        self, publishers: VerdictPublishers, timeout_s: float, veto: Callable[[], str] = str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._publishers, self._veto, self._clock = publishers, veto, clock
+        self._lock = threading.RLock()
+        self._pipeline: Pipeline | None = None
+        self._is_listening = False
+        self.timeout_s = timeout_s
+        self._fed_s = clock()
+        self.why_down = ''
+
+    # --- what the worker asks; see core.frame_loop.Judge -----------------------------------------
+
+    def begin(self) -> InForce | None:
+        """Return what the next frame is measured by; None once nothing is judged any more."""
+        with self._lock:
+            if self._pipeline is None or not self._is_listening:
+                return None
+            if self.is_stale():
+                # The timer may have been late: the flag falls first, then the frame is begun.
+                verdict = self._pipeline.fault('frames had stopped')
+                if self._publishers.is_confident:
+                    self._publishers.publish(verdict, self._pipeline.thresholds)
+                self._fed_s = self._clock()
+            return self._pipeline.begin()
+
+    def judge(self, force: InForce, result: FrameResult, about: Header) -> Verdict | None:
+        """Judge a measured frame and publish the verdict; None if nothing may be published."""
+        with self._lock:
+            if self._pipeline is None or not self._is_listening:
+                return None
+            if self.is_stale():
+                verdict = self._pipeline.fault(f'no verdict for {self.timeout_s:g} s: the frame '
+                                               'came or was computed too late')
+            else:
+                verdict = self._pipeline.judge(force, result)
+            if verdict.is_confident and (veto := self._veto()):
+                verdict = self._pipeline.fault(veto)
+            return self._answer(self._pipeline, verdict, about, result)
+
+    def refuse(self, reason: str, about: Header) -> Verdict | None:
+        """Publish that a frame could not be used; None if nothing may be published."""
+        with self._lock:
+            if self._pipeline is None or not self._is_listening:
+                return None
+            return self._answer(self._pipeline, self._pipeline.fault(reason), about, None)
+
+    def _answer(
+        self, pipeline: Pipeline, verdict: Verdict, header: Header, result: FrameResult | None
+    ) -> Verdict:
+        self._publishers.publish(verdict, pipeline.thresholds, header, result)
+        self._fed_s = self._clock()
+        return verdict
+
+    # --- what the executor's thread brings -------------------------------------------------------
+
+    def take_over(self, pipeline: Pipeline | None) -> None:
+        """Judge by the gate of a pipeline from now on; None to hold on to none."""
+        with self._lock:
+            self._pipeline = pipeline
+
+    def start(self, timeout_s: float) -> None:
+        """Begin to judge frames; the gate and the timeout start from nothing."""
+        with self._lock:
+            assert self._pipeline is not None
+            self._pipeline.restart('the node was just activated')
+            self.timeout_s, self._fed_s = timeout_s, self._clock()
+            self._is_listening = True
+
+    def stop(self, reason: str) -> None:
+        """Let the flag fall for good: no frame in work may raise it, whenever it is ready."""
+        with self._lock:
+            if self._is_listening:
+                self._is_listening = False
+                self.fall(reason)
+
+    def fall(self, reason: str) -> None:
+        """Publish the flag as false; the gate rises from nothing after."""
+        with self._lock:
+            self.why_down = reason
+            if self._pipeline is not None:
+                self._pipeline.fault(reason)
+            self._publishers.publish_fault(reason)
+
+    def reconfigure(self, settings: Settings) -> None:
+        """
+        Take over live settings; the flag falls if they change what it stands for.
+
+        Raises
+        ------
+        ConfigError
+            If the gate cannot have them; nothing is changed then.
+
+        """
+        with self._lock:
+            if self._pipeline is not None and self._pipeline.reconfigure(settings) \
+                    and self._is_listening:
+                self.fall('the gate was changed')
+            if settings.stale_timeout_s != self.timeout_s:
+                self.timeout_s = settings.stale_timeout_s
+                if self._pipeline is not None:
+                    self._pipeline.restart('the deadline was changed')
+                self._publishers.publish_fault('the deadline was changed')
+                self._publishers.promise(self.timeout_s)
+
+    def reset(self) -> None:
+        """Start the gate from nothing."""
+        with self._lock:
+            if self._pipeline is not None:
+                self._pipeline.restart('the node was reset')
+            if self._is_listening:
+                self.fall('the node was reset')
+
+    def tick(self, why_stale: Callable[[], str]) -> None:
+        """
+        Let the flag fall if its time is over, and repeat a false.
+
+        Parameters
+        ----------
+        why_stale : callable
+            Returns why no verdict was reached.
+
+        """
+        with self._lock:
+            if self._is_listening:
+                veto = self._veto() if self._publishers.is_confident else ''
+                if not veto and not self.is_stale():
+                    return
+                self.why_down = veto or why_stale()
+            was_confident = self._publishers.is_confident
+            if was_confident:
+                _log.warning('not confident: %s', self.why_down)
+            # Repeated, so that whoever joins late hears it, and the deadline is kept.
+            if was_confident or self._publishers.silence_s() >= self.timeout_s / 2:
+                self.fall(self.why_down)
+
+    # --- what anybody may ask --------------------------------------------------------------------
+
+    @property
+    def is_confident(self) -> bool:
+        """The flag as it was published last."""
+        return self._publishers.is_confident
+
+    def silence_s(self) -> float:
+        """Return the seconds since the last verdict about a frame."""
+        return self._clock() - self._fed_s
+
+    def is_stale(self) -> bool:
+        """Tell whether that is too long ago."""
+        return self.silence_s() >= self.timeout_s
