@@ -52,10 +52,9 @@ class Rig:
         self.statistics = FrameStatistics()
         self.owner = VerdictOwner(self.verdicts, TIMEOUT_S, clock=lambda: self.now_s)
         self.owner.take_over(self.pipeline)
-        self.owner.start(TIMEOUT_S)
         self.node.topics['~/status'].num_subscribers = 1
         self.process = FrameProcessor(
-            self.pipeline, self.owner, Outputs(self.pictures, self.statistics),
+            self.owner.start(TIMEOUT_S), Outputs(self.pictures, self.statistics),
             lambda: self.settings)
         self._second = 0
 

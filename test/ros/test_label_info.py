@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 import json
 import logging
+import os
 from pathlib import Path
 import sys
 import time

@@ -13,6 +13,7 @@ import dataclasses
 from pathlib import Path
 import random
 import threading
+import time
 from typing import Any
 
 from conftest import make_tiny_bundle
@@ -76,12 +77,15 @@ class Rig:
         self.owner = VerdictOwner(
             self.verdicts, TIMEOUT_S, lambda: self.veto, lambda: self.now_s)
         self.owner.take_over(self.pipeline)
-        self.owner.start(TIMEOUT_S)
-        self.process = FrameProcessor(
-            self.pipeline, self.owner,
-            Outputs(PicturePublishers(any_node), FrameStatistics()), lambda: self.settings)
+        self.pictures = PicturePublishers(any_node)
+        self.start()
         self.node.topics['~/status'].num_subscribers = 1
         self._second = 0
+
+    def start(self) -> None:
+        self.process = FrameProcessor(
+            self.owner.start(TIMEOUT_S), Outputs(self.pictures, FrameStatistics()),
+            lambda: self.settings)
 
     @property
     def flags(self) -> list[bool]:
@@ -259,7 +263,7 @@ def test_an_event_that_changes_nothing_about_the_gate_leaves_flag_and_frame(
 def test_activation_starts_the_gate_from_nothing(rig: Rig) -> None:
     rig.send(RISE_FRAMES)
     rig.owner.stop('the node is stopping')
-    rig.owner.start(TIMEOUT_S)
+    rig.start()
     assert 'activated' not in rig.last_message
     rig.send(RISE_FRAMES)
     assert rig.flags[RISE_FRAMES:] == [False, False, False, True]
@@ -291,6 +295,22 @@ def test_a_frame_that_is_ready_after_the_end_of_listening_is_not_published(
     assert rig.node.topics['~/mask'].sent == []
     rig.owner.stop('again')
     assert rig.flags == [False]
+
+
+@pytest.mark.parametrize('hangs_in', ['network', 'decode'])
+def test_a_frame_of_a_run_that_has_ended_is_not_published_in_the_next(
+    rig: Rig, hangs_in: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def activate_anew() -> None:
+        rig.owner.stop('the node is stopping')
+        rig.start()
+        if hangs_in == 'decode':
+            raise ValueError('the frame ends with an error, even')
+
+    at_step(rig, hangs_in, activate_anew, monkeypatch)
+    assert rig.flags == [False]
+    rig.send(RISE_FRAMES)
+    assert rig.flags == [False, False, False, True]
 
 
 def test_the_end_of_listening_waits_for_the_verdict_that_is_being_published(rig: Rig) -> None:
@@ -403,7 +423,10 @@ def test_under_stress_no_fault_is_lost_and_no_true_comes_without_three_good_fram
                 rig.owner.reset()
             rig.owner.fall(f'fault {number}')
             if chance.random() < 0.3:
-                threading.Event().wait(chance.random() * 0.004)
+                time.sleep(chance.random() * 0.004)
+            end_s = time.monotonic() + 60
+            while number % 100 == 0 and not rig.owner.is_confident and time.monotonic() < end_s:
+                time.sleep(0.001)
         stop.set()
 
     threads = [threading.Thread(target=work), threading.Thread(target=bring)]

@@ -96,10 +96,9 @@ class CameraStation:
         """Subscribe to the camera; the gate and all counts start from nothing."""
         assert self._pipeline is not None and self._pictures is not None
         settings = self._settings()
-        self._owner.start(settings.stale_timeout_s)
         self._statistics = FrameStatistics()
         self._processor = FrameProcessor(
-            self._pipeline, self._owner,
+            self._owner.start(settings.stale_timeout_s),
             Outputs(self._pictures, self._statistics, log, self.name), self._settings)
         self._slot = scheduler.add(self._processor)
         self._slot.limit(settings.rate_of(self._index))

@@ -18,14 +18,13 @@ import time
 
 from uncertainty_seg.core.frame_loop import FrameLoop, Outcome
 from uncertainty_seg.core.image_codec import decode
-from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.render import FrameView
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.ros.conversions import AnyImage, as_image, image_from_msg, stamp_ns
 from uncertainty_seg.ros.frame_log_link import message_frame
 from uncertainty_seg.ros.health import FrameStatistics
 from uncertainty_seg.ros.publishers import PicturePublishers
-from uncertainty_seg.ros.verdict_owner import VerdictOwner
+from uncertainty_seg.ros.verdict_owner import Run
 from uncertainty_seg.storage.frame_log.log import FrameLog
 
 _log = logging.getLogger(__name__)
@@ -47,10 +46,8 @@ class FrameProcessor:
 
     Parameters
     ----------
-    pipeline : Pipeline
-        Runs the network.
-    owner : VerdictOwner
-        Judges, and publishes the verdict.
+    run : Run
+        Judges, and publishes the verdict; its pipeline runs the network.
     outputs : Outputs
         Gets what came of it.
     settings : callable
@@ -59,12 +56,11 @@ class FrameProcessor:
     """
 
     def __init__(
-        self, pipeline: Pipeline, owner: VerdictOwner, outputs: Outputs,
-        settings: Callable[[], Settings],
+        self, run: Run, outputs: Outputs, settings: Callable[[], Settings]
     ) -> None:
-        self._pipeline, self._outputs, self._settings = pipeline, outputs, settings
-        self._owner = owner
-        self._loop = FrameLoop(pipeline, owner)
+        self._run, self._outputs, self._settings = run, outputs, settings
+        self._pipeline = run.pipeline
+        self._loop = FrameLoop(run.pipeline, run)
         self._kind = 'unknown'
         self._busy_since_s = math.nan
 
@@ -87,7 +83,7 @@ class FrameProcessor:
 
     def _handle(self, msg: AnyImage, came_s: float) -> None:
         waited_ms = (time.perf_counter() - came_s) * 1e3
-        if self._owner.is_stale():
+        if self._run.is_late():
             self._outputs.statistics.clear_latency()
         outcome = self._loop.take(
             lambda: decode(image_from_msg(msg)), stamp_ns(msg.header), msg.header)

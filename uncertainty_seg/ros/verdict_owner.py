@@ -69,51 +69,53 @@ class VerdictOwner:
         self._publishers, self._veto, self._clock = publishers, veto, clock
         self._lock = threading.RLock()
         self._pipeline: Pipeline | None = None
-        self._is_listening = False
+        self._run: Run | None = None
         self.timeout_s = timeout_s
         self._fed_s = clock()
         self.why_down = ''
 
-    # --- what the worker asks; see core.frame_loop.Judge -----------------------------------------
+    # --- what the worker asks, through its run ---------------------------------------------------
 
-    def begin(self) -> InForce | None:
-        """Return what the next frame is measured by; None once nothing is judged any more."""
+    def begin(self, run: Run) -> InForce | None:
+        """Return what the next frame is measured by; None once the run has ended."""
         with self._lock:
-            if self._pipeline is None or not self._is_listening:
+            if run is not self._run:
                 return None
             if self.is_stale():
                 # The timer may have been late: the flag falls first, then the frame is begun.
-                verdict = self._pipeline.fault('frames had stopped')
+                verdict = run.pipeline.fault('frames had stopped')
                 if self._publishers.is_confident:
-                    self._publishers.publish(verdict, self._pipeline.thresholds)
+                    self._publishers.publish(verdict, run.pipeline.thresholds)
                 self._fed_s = self._clock()
-            return self._pipeline.begin()
+            return run.pipeline.begin()
 
-    def judge(self, force: InForce, result: FrameResult, about: Header) -> Verdict | None:
-        """Judge a measured frame and publish the verdict; None if nothing may be published."""
+    def judge(
+        self, run: Run, force: InForce, result: FrameResult, about: Header
+    ) -> Verdict | None:
+        """Judge a measured frame and publish the verdict; None once the run has ended."""
         with self._lock:
-            if self._pipeline is None or not self._is_listening:
+            if run is not self._run:
                 return None
             if self.is_stale():
-                verdict = self._pipeline.fault(f'no verdict for {self.timeout_s:g} s: the frame '
-                                               'came or was computed too late')
+                verdict = run.pipeline.fault(f'no verdict for {self.timeout_s:g} s: the frame '
+                                             'came or was computed too late')
             else:
-                verdict = self._pipeline.judge(force, result)
+                verdict = run.pipeline.judge(force, result)
             if verdict.is_confident and (veto := self._veto()):
-                verdict = self._pipeline.fault(veto)
-            return self._answer(self._pipeline, verdict, about, result)
+                verdict = run.pipeline.fault(veto)
+            return self._answer(run, verdict, about, result)
 
-    def refuse(self, reason: str, about: Header) -> Verdict | None:
-        """Publish that a frame could not be used; None if nothing may be published."""
+    def refuse(self, run: Run, reason: str, about: Header) -> Verdict | None:
+        """Publish that a frame could not be used; None once the run has ended."""
         with self._lock:
-            if self._pipeline is None or not self._is_listening:
+            if run is not self._run:
                 return None
-            return self._answer(self._pipeline, self._pipeline.fault(reason), about, None)
+            return self._answer(run, run.pipeline.fault(reason), about, None)
 
     def _answer(
-        self, pipeline: Pipeline, verdict: Verdict, header: Header, result: FrameResult | None
+        self, run: Run, verdict: Verdict, header: Header, result: FrameResult | None
     ) -> Verdict:
-        self._publishers.publish(verdict, pipeline.thresholds, header, result)
+        self._publishers.publish(verdict, run.pipeline.thresholds, header, result)
         self._fed_s = self._clock()
         return verdict
 
@@ -122,21 +124,22 @@ class VerdictOwner:
     def take_over(self, pipeline: Pipeline | None) -> None:
         """Judge by the gate of a pipeline from now on; None to hold on to none."""
         with self._lock:
-            self._pipeline = pipeline
+            self._pipeline, self._run = pipeline, None
 
-    def start(self, timeout_s: float) -> None:
-        """Begin to judge frames; the gate and the timeout start from nothing."""
+    def start(self, timeout_s: float) -> Run:
+        """Begin a run of frames; the gate and the timeout start from nothing."""
         with self._lock:
             assert self._pipeline is not None
             self._pipeline.restart('the node was just activated')
             self.timeout_s, self._fed_s = timeout_s, self._clock()
-            self._is_listening = True
+            self._run = Run(self, self._pipeline)
+            return self._run
 
     def stop(self, reason: str) -> None:
-        """Let the flag fall for good: no frame in work may raise it, whenever it is ready."""
+        """End the run: its flag falls, and no frame of it is published, whenever it is ready."""
         with self._lock:
-            if self._is_listening:
-                self._is_listening = False
+            if self._run is not None:
+                self._run = None
                 self.fall(reason)
 
     def fall(self, reason: str) -> None:
@@ -159,7 +162,7 @@ class VerdictOwner:
         """
         with self._lock:
             if self._pipeline is not None and self._pipeline.reconfigure(settings) \
-                    and self._is_listening:
+                    and self._run is not None:
                 self.fall('the gate was changed')
             if settings.stale_timeout_s != self.timeout_s:
                 self.timeout_s = settings.stale_timeout_s
@@ -173,7 +176,7 @@ class VerdictOwner:
         with self._lock:
             if self._pipeline is not None:
                 self._pipeline.restart('the node was reset')
-            if self._is_listening:
+            if self._run is not None:
                 self.fall('the node was reset')
 
     def tick(self, why_stale: Callable[[], str]) -> None:
@@ -187,7 +190,7 @@ class VerdictOwner:
 
         """
         with self._lock:
-            if self._is_listening:
+            if self._run is not None:
                 veto = self._veto() if self._publishers.is_confident else ''
                 if not veto and not self.is_stale():
                     return
@@ -213,3 +216,39 @@ class VerdictOwner:
     def is_stale(self) -> bool:
         """Tell whether that is too long ago."""
         return self.silence_s() >= self.timeout_s
+
+
+class Run:
+    """
+    The frames from one activation to the next deactivation; the judge of their frame loop.
+
+    An engine that hangs may come back when the node has long been activated anew: its frame
+    belongs to a run that has ended, and is not published.
+
+    Parameters
+    ----------
+    owner : VerdictOwner
+        Decides.
+    pipeline : Pipeline
+        Has the gate.
+
+    """
+
+    def __init__(self, owner: VerdictOwner, pipeline: Pipeline) -> None:
+        self._owner, self.pipeline = owner, pipeline
+
+    def begin(self) -> InForce | None:
+        """See `VerdictOwner.begin`."""
+        return self._owner.begin(self)
+
+    def judge(self, force: InForce, result: FrameResult, about: Header) -> Verdict | None:
+        """See `VerdictOwner.judge`."""
+        return self._owner.judge(self, force, result, about)
+
+    def refuse(self, reason: str, about: Header) -> Verdict | None:
+        """See `VerdictOwner.refuse`."""
+        return self._owner.refuse(self, reason, about)
+
+    def is_late(self) -> bool:
+        """Tell whether frames had stopped before the one that is about to begin."""
+        return self._owner.is_stale()
