@@ -1,0 +1,99 @@
+#!/usr/bin/env python3
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Count the files of the package that one frame passes in the node, from its message to its flag.
+
+The node runs in this process with a shipped model on ONNX Runtime, and is sent images over DDS.
+Counted are calls of functions of the package in the executor's and the worker's thread, for one
+frame after a few that warm everything up; nobody listens to pictures.
+
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+import sys
+import threading
+import time
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = os.sep + 'uncertainty_seg' + os.sep
+WARM_UP_FRAMES = 10
+
+
+class FramePath:
+    """Remember which files are entered, in which order, while it is switched on."""
+
+    def __init__(self) -> None:
+        self.is_on = False
+        self.calls: list[str] = []
+
+    def __call__(self, frame: Any, event: str, arg: Any) -> None:
+        """Be the profile function of a thread."""
+        if self.is_on and event == 'call':
+            name = frame.f_code.co_filename
+            if PACKAGE in name and '/test/' not in name:
+                self.calls.append(name.rpartition(PACKAGE)[2])
+
+
+def main() -> int:
+    """Print the files in the order in which the frame enters them, then one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--model', default='pipeline')
+    args = parser.parse_args()
+    path = FramePath()
+    threading.setprofile(path)
+    import numpy as np
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+    from rclpy.parameter import Parameter
+    from sensor_msgs.msg import Image
+
+    from uncertainty_seg.ros.conversions import image_to_msg
+    from uncertainty_seg.ros.node import UncertaintySegNode
+
+    rclpy.init(args=['--ros-args', '-p', f'model:={args.model}', '-p', 'backend:=onnxruntime',
+                     '-p', 'stale_timeout_s:=60.0'])
+    node = UncertaintySegNode()
+    assert node.autostart()
+    camera = rclpy.create_node('camera')
+    publisher = camera.create_publisher(Image, 'image', 5)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    while not publisher.get_subscription_count():
+        executor.spin_once(timeout_sec=0.1)
+    header = Image().header
+    pixels = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
+
+    def send(second: int) -> None:
+        header.stamp.sec = second
+        publisher.publish(image_to_msg(header, pixels, 'bgr8'))
+        end_s = time.monotonic() + 2
+        while time.monotonic() < end_s:
+            executor.spin_once(timeout_sec=0.05)
+
+    for second in range(1, WARM_UP_FRAMES):
+        send(second)
+    # Timers are no part of a frame.
+    for timer in list(node.timers):
+        timer.cancel()
+    sys.setprofile(path)
+    path.is_on = True
+    send(WARM_UP_FRAMES)
+    path.is_on = False
+    sys.setprofile(None)
+    files = list(dict.fromkeys(path.calls))
+    changes = sum(a != b for a, b in zip(path.calls, path.calls[1:], strict=False))
+    print(*files, sep='\n')
+    print(json.dumps({'files': len(files), 'calls': len(path.calls), 'changes_of_file': changes}))
+    node.stop()
+    rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
