@@ -23,8 +23,8 @@ import rclpy
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 
+from uncertainty_seg.ros.node_life import ros_logging
 from uncertainty_seg.ros.publishers import label_qos, LabelInfoPublisher
-from uncertainty_seg.ros.transitions import ros_logging
 
 CAMERAS = ('front', 'down')
 MODELS = (('mud', 'rock', 'weed'), ('seabed', 'pipeline', 'Bewuchs, grün'))

@@ -12,7 +12,7 @@ if not HAS_ROS:
 
 from rclpy.logging import get_logger, LoggingSeverity, set_logger_level  # noqa: I100
 
-from uncertainty_seg.ros.transitions import ros_logging
+from uncertainty_seg.ros.node_life import ros_logging
 
 pytestmark = pytest.mark.ros
 

@@ -163,8 +163,8 @@ class Gpu:
             return GpuState(readings, [], {})
         reasons = [f'{self._name} runs slower for {word}' for bit, word in _HEAT_OR_FAULT.items()
                    if bits & bit]
-        said = ', '.join(word for bit, word in _GPU_REASONS.items() if bits & bit) or 'nothing'
-        return GpuState(readings, reasons, {f'board.{self._name}.clocks_limited_by': said})
+        words = ', '.join(word for bit, word in _GPU_REASONS.items() if bits & bit) or 'nothing'
+        return GpuState(readings, reasons, {f'board.{self._name}.clocks_limited_by': words})
 
     def _ask(self, function: str, *arguments: int) -> Any:
         if function in self._refused:
@@ -297,25 +297,25 @@ class BoardReader:
 
     def _over_current(self) -> tuple[list[str], dict[str, str]]:
         """Name the counters that grew since the last read, and what all of them say."""
-        grown, said = [], []
+        grown, words = [], []
         for i, (name, counter) in enumerate(self._counters):
             count = counter.read()
             if count is None:
                 continue
             more = count - self._counts.get(i, count)
             self._counts[i] = count
-            said.append(f'{name} {count:.0f}')
+            words.append(f'{name} {count:.0f}')
             if more > 0:
                 grown.append(f'{name} counted {more:.0f} more over-current or undervoltage events')
-        return grown, {'board.over_current_events': ', '.join(said)} if said else {}
+        return grown, {'board.over_current_events': ', '.join(words)} if words else {}
 
     def _clock_values(self) -> dict[str, str]:
-        said = []
+        words = []
         for now, largest in self._clocks:
             khz = now.read()
             if khz is not None:
-                said.append(f'{khz / 1e3:.0f} of {largest / 1e3:.0f}')
-        return {'board.cpu_mhz': ', '.join(said)} if said else {}
+                words.append(f'{khz / 1e3:.0f} of {largest / 1e3:.0f}')
+        return {'board.cpu_mhz': ', '.join(words)} if words else {}
 
     def _open_gpus(self) -> list[Gpu]:
         if self._gpus is None:

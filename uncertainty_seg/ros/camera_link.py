@@ -38,7 +38,7 @@ class FrameIntake:
     def __init__(self, slot: Slot[AnyImage]) -> None:
         self._slot = slot
         self._stamp_ns: int | None = None
-        self._is_unstamped_said = False
+        self._is_unstamped_reported = False
         self.num_repeated = 0
         self.is_repeating = False
 
@@ -46,7 +46,7 @@ class FrameIntake:
         """Take a message; returns at once."""
         now_ns = stamp_ns(msg.header)
         if now_ns == 0:
-            self._say_unstamped()
+            self._warn_unstamped()
         self.is_repeating = now_ns == self._stamp_ns and now_ns != 0
         self._stamp_ns = now_ns
         if self.is_repeating:
@@ -58,9 +58,9 @@ class FrameIntake:
         """Count from nothing."""
         self.num_repeated = 0
 
-    def _say_unstamped(self) -> None:
-        if not self._is_unstamped_said:
-            self._is_unstamped_said = True
+    def _warn_unstamped(self) -> None:
+        if not self._is_unstamped_reported:
+            self._is_unstamped_reported = True
             _log.warning('images come with the stamp 0: every one counts as new, and a camera '
                          'that repeats its last image is not noticed')
 

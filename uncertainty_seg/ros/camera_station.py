@@ -174,7 +174,7 @@ class CameraStation:
         """Return the topic of the flag, and for how long it has been silent in seconds."""
         return self._verdicts.topic, self._verdicts.silence_s()
 
-    def look_around(self) -> None:
+    def check_graph(self) -> None:
         """Ask the graph, once a second, why no frame comes and who else publishes the flag."""
         hint = ''
         if self._link is not None and self._intake is not None:

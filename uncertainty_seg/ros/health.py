@@ -312,8 +312,8 @@ class Health:
             return self.hint or self.why_down
         if self.is_active and self.statistics.is_faulty:
             return self.statistics.last_fault
-        said = [self.budget()[1], *self.node.warnings()]
-        return next((text for text in said if text), self.node.state)
+        texts = [self.budget()[1], *self.node.warnings()]
+        return next((text for text in texts if text), self.node.state)
 
     @property
     def condition(self) -> tuple[object, ...]:

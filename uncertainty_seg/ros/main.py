@@ -21,7 +21,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from uncertainty_seg.errors import ConfigError, UncertaintySegError
 from uncertainty_seg.ros.node import UncertaintySegNode
-from uncertainty_seg.ros.transitions import clock_fault, ros_logging, spin_until, stop_on_signals
+from uncertainty_seg.ros.node_life import clock_fault, ros_logging, spin_until, stop_on_signals
 
 _log = logging.getLogger(__name__)
 EXIT_FAILED = 1
@@ -66,13 +66,13 @@ def main(args: Sequence[str] | None = None) -> int:
         # ROS's own handlers would close the context before the last flag could be published.
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as err:  # of rcl: an argument or a parameter file it cannot read
-        return _say(f'arguments cannot be used: {err}', EXIT_MISUSE)
+        return _fail(f'arguments cannot be used: {err}', EXIT_MISUSE)
     try:
         return _run()
     except (ConfigError, InvalidParameterTypeException) as err:  # the latter of rclpy's own
-        return _say(str(err), EXIT_MISUSE)
+        return _fail(str(err), EXIT_MISUSE)
     except UncertaintySegError as err:
-        return _say(str(err), EXIT_FAILED)
+        return _fail(str(err), EXIT_FAILED)
     except (KeyboardInterrupt, ExternalShutdownException):
         return 0
     finally:
@@ -107,7 +107,7 @@ def _run() -> int:
             node.get_logger().warning(f'the node cannot be taken apart: {err}')
 
 
-def _say(sentence: str, code: int) -> int:
+def _fail(sentence: str, code: int) -> int:
     print(f'uncertainty_seg_node: {sentence}', file=sys.stderr)
     return code
 

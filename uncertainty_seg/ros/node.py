@@ -32,8 +32,8 @@ from uncertainty_seg.ros.frame_log_link import MessageFrame, NOT_LOGGING, RunLog
 from uncertainty_seg.ros.frame_scheduler import FrameScheduler, Worker
 from uncertainty_seg.ros.graph_watch.qos_events import WatchedTopicsNode
 from uncertainty_seg.ros.health import HealthPublisher, NodeHealth
+from uncertainty_seg.ros.node_life import report_errors, SoundLifecycleNode
 from uncertainty_seg.ros.parameters import ParameterServer
-from uncertainty_seg.ros.transitions import said, SoundLifecycleNode
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import load_bundle
 
@@ -103,7 +103,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         for station in self._stations:
             station.flush(0.5)
 
-    @said
+    @report_errors
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Open the model, built first if need be; the topics of the pictures appear."""
         # Of its own: rclpy takes no dead entity's reference from a group, so the group must go.
@@ -116,7 +116,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         self._enter('inactive', 'the node is inactive')
         return TransitionCallbackReturn.SUCCESS
 
-    @said
+    @report_errors
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Listen to the cameras."""
         try:
@@ -129,28 +129,28 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         self.get_logger().info(f'active, waiting for images on {topics}')
         return TransitionCallbackReturn.SUCCESS
 
-    @said
+    @report_errors
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Listen no more."""
         self._stop_listening()
         self._enter('inactive', 'the node is inactive')
         return TransitionCallbackReturn.SUCCESS
 
-    @said
+    @report_errors
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the model."""
         self._free()
         self._enter('unconfigured', 'the node is unconfigured')
         return TransitionCallbackReturn.SUCCESS
 
-    @said
+    @report_errors
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free everything, from any state."""
         self._free()
         self._enter('finalized', 'the node has shut down')
         return TransitionCallbackReturn.SUCCESS
 
-    @said
+    @report_errors
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free everything; the node can be configured again, unless that fails too."""
         cause = self.error
@@ -166,7 +166,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
     def _settings(self) -> Settings:
         return self._served.settings
 
-    def _say_build(self, state: BuildState) -> None:
+    def _report_build(self, state: BuildState) -> None:
         self._build = state
         self.fall(str(state))
         if time.monotonic() - self._diagnosed_s >= DIAGNOSTICS_PERIOD_S:
@@ -180,7 +180,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         settings = self._settings()
         ignore = [load_ignore_mask(settings.ignore_mask_of(s.name)) for s in self._stations]
         try:
-            first = open_or_build(load_bundle(settings.model), settings, self._say_build,
+            first = open_or_build(load_bundle(settings.model), settings, self._report_build,
                                   self._is_stopping, ignore[0])
         finally:
             self._build = None
@@ -261,7 +261,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
             self._topics.note_silence(*station.flag())
             station.tick(self._holder(station))
         if self._look() != self._condition:
-            self._say_health()
+            self._report_health()
 
     def _holder(self, station: CameraStation) -> str:
         """Return the camera whose frame keeps the network from this one's; empty for none."""
@@ -270,12 +270,12 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
 
     def _on_diagnostics(self) -> None:
         for station in self._stations:
-            station.look_around()
-        self._topics.say()
+            station.check_graph()
+        self._topics.report()
         self._board_state = self._board.look()
-        self._say_health()
+        self._report_health()
 
-    def _say_health(self) -> None:
+    def _report_health(self) -> None:
         self._diagnosed_s = time.monotonic()
         self._condition = self._look()
         node = self._node_health(self._log.values() if self._log is not None else {})

@@ -57,7 +57,7 @@ class CameraInfoRelay:
     def __init__(self, node: Node, camera: str = '') -> None:
         self._node = node
         self._newest: CameraInfo | None = None
-        self._said = ''
+        self._reported = ''
         self._publisher = node.create_publisher(
             CameraInfo, output_topic('camera_info', camera), qos.picture_qos())
         try:
@@ -91,7 +91,7 @@ class CameraInfoRelay:
             return False
         fitting = fit_camera_info(info, header, height, width)
         if fitting is None:
-            self._say(f'camera_info of {info.width}x{info.height} is not relayed: it does not '
+            self._report(f'camera_info of {info.width}x{info.height} is not relayed: it does not '
                       f'belong to images of {width}x{height}, which have another shape')
             return False
         self._publisher.publish(fitting)
@@ -105,9 +105,9 @@ class CameraInfoRelay:
     def _on_info(self, msg: CameraInfo) -> None:
         self._newest = msg
 
-    def _say(self, sentence: str) -> None:
-        if sentence != self._said:
-            self._said = sentence
+    def _report(self, sentence: str) -> None:
+        if sentence != self._reported:
+            self._reported = sentence
             _log.warning(sentence)
 
 
@@ -247,7 +247,7 @@ def label_message(card: ModelCard, stamp: Any) -> Any:
     card : ModelCard
         Of the model that makes the masks.
     stamp : builtin_interfaces/Time
-        When this was said. It belongs to no image and no frame.
+        When this was published. It belongs to no image and no frame.
 
     Returns
     -------
@@ -265,7 +265,7 @@ def label_message(card: ModelCard, stamp: Any) -> Any:
 
 @functools.cache
 def _message_types() -> Any:
-    """Return LabelInfo and VisionClass, or None; cached so that their lack is said once."""
+    """Return LabelInfo and VisionClass, or None; cached so that their lack is reported once."""
     try:
         from vision_msgs.msg import LabelInfo, VisionClass
     except ImportError as err:

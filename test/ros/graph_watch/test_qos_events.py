@@ -92,17 +92,17 @@ BEST_EFFORT = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT)
 def test_a_conflict_is_said_once_for_as_long_as_the_graph_shows_it() -> None:
     rig = Watched()
     rig.put(CAMERA, BEST_EFFORT)
-    assert rig.watch.say() == ()  # no alarm, no look at the graph
+    assert rig.watch.report() == ()  # no alarm, no look at the graph
     rig.alarm(CAMERA)
     for _ in range(3):
-        (sentence,) = rig.watch.say()
+        (sentence,) = rig.watch.report()
     assert '/other offers best effort and /uncertainty_seg asks for reliable' in sentence
     assert rig.node.log == [sentence]
     rig.node.ends.clear()
-    assert rig.watch.say() == ()
+    assert rig.watch.report() == ()
     rig.put(CAMERA, BEST_EFFORT)
     rig.alarm(CAMERA)
-    assert rig.watch.say() == (sentence,)
+    assert rig.watch.report() == (sentence,)
     assert rig.node.log == [sentence, sentence]
 
 
@@ -110,38 +110,38 @@ def test_a_node_without_a_name_is_waited_for_and_then_told_without_one() -> None
     rig = Watched()
     rig.put(CAMERA, BEST_EFFORT, UNKNOWN_NAME)
     rig.alarm(CAMERA)
-    assert rig.watch.say() == ()
+    assert rig.watch.report() == ()
     rig.now_s = SETTLE_S
-    assert 'a node that does not tell its name offers best effort' in rig.watch.say()[0]
+    assert 'a node that does not tell its name offers best effort' in rig.watch.report()[0]
 
 
 def test_an_alarm_that_the_graph_does_not_bear_out_is_forgotten() -> None:
     rig = Watched()
     rig.alarm(CAMERA)
     rig.now_s = SETTLE_S
-    assert rig.watch.say() == ()
+    assert rig.watch.report() == ()
     rig.put(CAMERA, BEST_EFFORT)
-    assert rig.watch.say() == ()
+    assert rig.watch.report() == ()
 
 
 def test_what_we_no_longer_listen_to_is_no_conflict() -> None:
     rig = Watched()
     rig.put(CAMERA, BEST_EFFORT)
     rig.alarm(CAMERA)
-    assert rig.watch.say()
+    assert rig.watch.report()
     rig.node.subscriptions = []
-    assert rig.watch.say() == ()
+    assert rig.watch.report() == ()
 
 
 def test_an_end_of_another_type_is_no_conflict_of_qos() -> None:
     rig = Watched()
     rig.put(CAMERA, BEST_EFFORT, topic_type='std_msgs/msg/String')
     rig.alarm(CAMERA)
-    assert rig.watch.say() == (
+    assert rig.watch.report() == (
         '/cam carries std_msgs/msg/String from /other, of which /uncertainty_seg hears nothing: '
         'it expects sensor_msgs/msg/Image there; remap one of them',)
     rig.node.subscriptions = []
-    assert rig.watch.say() == ()
+    assert rig.watch.report() == ()
 
 
 def test_another_type_is_told_beside_the_right_one_and_on_the_clock_that_is_followed() -> None:
@@ -149,9 +149,9 @@ def test_another_type_is_told_beside_the_right_one_and_on_the_clock_that_is_foll
     rig.put(CAMERA, camera_qos('reliable'))
     clock = Topic('/clock', 'std_msgs/msg/String', False, camera_qos('reliable'))
     rig.put(clock, BEST_EFFORT, 'stranger')
-    assert rig.watch.say() == ()
+    assert rig.watch.report() == ()
     rig.node.is_simulated = True
-    (sentence,) = rig.watch.say()
+    (sentence,) = rig.watch.report()
     assert sentence.startswith('/clock carries std_msgs/msg/String from /stranger')
 
 
@@ -167,14 +167,14 @@ def test_a_long_silence_is_said_for_a_while() -> None:
     rig.events[FLAG.name].deadline(None)
     for silence_s in (0.1, 2.5, 0.1):
         rig.watch.note_silence(FLAG.name, silence_s)
-    (sentence,) = rig.watch.say()
+    (sentence,) = rig.watch.report()
     assert 'promises a message each 1 s and was silent for 2.5 s' in sentence
-    assert rig.watch.say() == (sentence,)
+    assert rig.watch.report() == (sentence,)
     assert rig.node.log == [sentence]
     rig.now_s = DEADLINE_MEMORY_S
-    assert rig.watch.say() == ()
+    assert rig.watch.report() == ()
     rig.watch.note_silence(FLAG.name, 0.1)
-    assert rig.watch.say() == ()
+    assert rig.watch.report() == ()
     assert rig.watch.num_missed == {FLAG.name: 1}
 
 
@@ -182,21 +182,21 @@ def test_a_flag_that_falls_a_moment_after_its_deadline_is_no_fault() -> None:
     rig = Watched()
     rig.events[FLAG.name].deadline(None)
     rig.watch.note_silence(FLAG.name, 1.1 * STALE_TIMEOUT_S)
-    assert rig.watch.say() == ()
+    assert rig.watch.report() == ()
 
 
 def test_what_has_no_deadline_may_be_silent() -> None:
     rig = Watched()
     rig.watch.note_silence('/elsewhere', 1e6)
     rig.watch.note_silence(CAMERA.name, 1e6)
-    assert rig.watch.say() == ()
+    assert rig.watch.report() == ()
 
 
 def test_silence_of_who_we_listen_to_is_said() -> None:
     rig = Watched()
     topic = Topic('/beat', 'std_msgs/msg/Bool', False, flag_qos(0.5))
     rig.watch.events(topic).deadline(None)
-    assert rig.watch.say() == (
+    assert rig.watch.report() == (
         '/beat: /uncertainty_seg asks for a message each 0.5 s and none came: look for a '
         'publisher that hangs or is too slow',)
 

@@ -45,8 +45,8 @@ from uncertainty_seg.ros.graph_watch import qos
 from uncertainty_seg.ros.graph_watch.qos import flag_qos
 from uncertainty_seg.ros.graph_watch.qos_sentences import type_sentence
 from uncertainty_seg.ros.health import diagnostics_message
+from uncertainty_seg.ros.node_life import clock_fault, spin_until, stop_on_signals
 from uncertainty_seg.ros.parameters import descriptor_of, from_ros, to_ros
-from uncertainty_seg.ros.transitions import clock_fault, spin_until, stop_on_signals
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError

@@ -4,7 +4,7 @@ Says why two ends of a topic do not meet, and when a promised deadline was misse
 
 The middleware tells a node that somebody's quality of service does not fit its own, but not whose
 nor what to do. Here that event is only the alarm; the graph then names the other side and shows
-what it offers or asks for. A conflict is said for as long as the graph shows it.
+what it offers or asks for. A conflict is reported for as long as the graph shows it.
 
 """
 
@@ -160,7 +160,7 @@ def _probe_s(speakers: Sequence[QoSProfile]) -> float:
 # Endpoints are known before the node that owns them: its name comes with a later message.
 SETTLE_S = 3.0
 DEADLINE_MEMORY_S = 10.0
-# When frames stop, the flag is said to be false a moment after its deadline: that is no fault.
+# When frames stop, the flag is published as false a moment after its deadline: that is no fault.
 LATE_FACTOR = 1.5
 # Heard by rclpy itself.
 CLOCK = '/clock', 'rosgraph_msgs/msg/Clock'
@@ -196,7 +196,7 @@ class TopicWatch:
         self._silences: dict[End, tuple[float, float]] = {}  # when seen, how long
         self.num_missed: dict[str, int] = {}
         self.num_lost: dict[str, int] = {}
-        self._said: tuple[str, ...] = ()
+        self._reported: tuple[str, ...] = ()
 
     def events(self, topic: Topic) -> Any:
         """Return the event callbacks that an end of a topic is created with."""
@@ -255,17 +255,17 @@ class TopicWatch:
             self._silences[name, True] = now_s, silence_s
 
     @property
-    def said(self) -> tuple[str, ...]:
+    def reported(self) -> tuple[str, ...]:
         """Return what `say` returned last."""
-        return self._said
+        return self._reported
 
-    def say(self) -> tuple[str, ...]:
+    def report(self) -> tuple[str, ...]:
         """Log what is newly wrong, once, and return all that is wrong now."""
         found = self.sentences()
         for sentence in found:
-            if sentence not in self._said:
+            if sentence not in self._reported:
                 self._node.get_logger().warning(sentence)
-        self._said = found
+        self._reported = found
         return found
 
     def _late(self, now_s: float) -> list[str]:
@@ -326,8 +326,8 @@ class WatchedTopicsNode(LifecycleNode):
 
     @property
     def conflicts(self) -> tuple[str, ...]:
-        """Return what is wrong with the topics, as it was said last."""
-        return self.watch.said if self.watch is not None else ()
+        """Return what is wrong with the topics, as it was reported last."""
+        return self.watch.reported if self.watch is not None else ()
 
     def watch_topics(self) -> TopicWatch:
         """Watch what is created from now on."""

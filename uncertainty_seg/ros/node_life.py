@@ -1,5 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What rclpy's lifecycle leaves to be mended: errors inside transitions, impossible ones."""
+"""
+What rclpy leaves to its users in the life of a node: log lines, signals, failed transitions.
+
+Code outside of `ros` logs with Python's `logging`, a signal ends the node in order, a fault of a
+callback does not end it, and an error inside a transition is reported in one sentence.
+
+"""
 
 from __future__ import annotations
 
@@ -159,7 +165,7 @@ _NodeT = TypeVar('_NodeT', bound='SoundLifecycleNode')
 _Transition = Callable[[_NodeT, LifecycleState], TransitionCallbackReturn]
 
 
-def said(transition: _Transition[_NodeT]) -> _Transition[_NodeT]:
+def report_errors(transition: _Transition[_NodeT]) -> _Transition[_NodeT]:
     """
     Turn what a transition raises into a sentence in the log; rclpy swallows it.
 
