@@ -50,7 +50,6 @@ def main() -> int:
     import numpy as np
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
-    from rclpy.parameter import Parameter
     from sensor_msgs.msg import Image
 
     from uncertainty_seg.ros.conversions import image_to_msg
