@@ -2,7 +2,7 @@
 """
 A model bundle once it has been read and checked: what backends and pipeline are given.
 
-Reading it from disk is `storage.model_bundle`'s.
+`storage.model_bundle` reads it from disk.
 
 """
 
@@ -37,7 +37,7 @@ class ModelBundle:
     folder : Path
         Where its files lie.
     card : ModelCard
-        What it says of itself.
+        Its description.
     calibration : Calibration or None
         Thresholds; None for a bundle that was compiled and not yet calibrated.
 
@@ -74,7 +74,7 @@ def fitting_calibration(
     Parameters
     ----------
     bundle : ModelBundle
-        Whose limits are asked for.
+        With the limits in question.
     settings : Settings
         Mask policy and seed.
     passes : int
@@ -87,7 +87,7 @@ def fitting_calibration(
     Returns
     -------
     Calibration
-        The seed and the ignore mask may be others than its own, which is said in the log.
+        The seed and the ignore mask may differ from its own, which is logged.
 
     Raises
     ------

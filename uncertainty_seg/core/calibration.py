@@ -58,7 +58,7 @@ class RankFamily:
     shares : mapping of str to ndarray of float64, shape (k,)
         These shares; the last is 1.
     powers : mapping of str to float
-        A *guard* is a score that says nothing of most frames and a lot of a few. Its rank is
+        A *guard* is a score that is low for most frames and telling for a few. Its rank is
         raised to this power, which leaves it small but in the tail; 1 for all others. Its last
         knot is at `GUARD_CEILING` of the frames, so that no promise lifts its limit above.
 
@@ -283,15 +283,15 @@ class Calibration:
     thresholds : mapping of str to float
         Limit of each score, from the validation set.
     train_thresholds : mapping of str to float
-        The same from the training set; far below means the network knows it by heart.
+        The same from the training set; far lower values mean that the network overfits.
     gate_scores : tuple of str
-        Scores the gate looks at unless it is told otherwise.
+        Scores that the gate uses by default.
     quantile : float
         Share of validation frames at or below each limit.
     num_train, num_val : int
         Frames the limits come from.
     model_sha256, data_sha256 : str
-        Digest over the graphs and what the card says of them, and over the validation images.
+        Digest over the graphs and their entries in the card, and over the validation images.
     promises : tuple of Promise
         Limits of the gate scores for each alpha, the strictest first; may be empty.
     pixel_limits : mapping of str to float

@@ -198,7 +198,7 @@ Masks = Mapping[str, NDArray[np.float32]]
 
 class PassSource:
     """
-    Masks drawn once for all who ask.
+    Masks that are drawn once and shared.
 
     Parameters
     ----------
@@ -215,6 +215,6 @@ class PassSource:
         """Return the masks of T passes; the same object as last time where both are the same."""
         drawn = self._drawn
         if drawn is None or drawn[0] != (passes, seed):
-            # Backends know masks they have been given before by their identity.
+            # Backends recognise masks that they were given before by identity.
             drawn = self._drawn = (passes, seed), pass_inputs(self._card, passes, seed)
         return drawn[1]

@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What is done with each frame: decode it, process it, judge it; or say why it cannot be used.
+What is done with each frame: decode, process, judge; or refuse, with the reason.
 
 The node, `replay` and `score` share this loop, so that the same image gets the same verdict in
-all three, and so does an image that cannot be used. It knows neither messages nor files: the
-caller says how a frame is read, and takes what came of it. Who judges is the pipeline itself, or
-in the node the owner of the verdict, which publishes in the same step.
+all three, and so does an image that cannot be used. It depends on neither messages nor files: the
+caller passes a function that decodes the frame, and gets the outcome. The judge is the gate of the
+pipeline, or in the node the owner of the verdict, which publishes in the same step.
 
 """
 
@@ -52,7 +52,7 @@ class Outcome:
 
 
 class Judge(Protocol):
-    """Decides about a frame; None where nothing is to be decided any more."""
+    """Decides about frames; returns None once it has stopped."""
 
     def begin(self) -> InForce | None:
         """Return what the next frame is measured by."""
@@ -69,7 +69,7 @@ class Judge(Protocol):
 
 class PlainJudge:
     """
-    Judges by the gate of a pipeline, and tells nobody.
+    Judge by the gate of a pipeline, and publish nothing.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ class FrameLoop:
             result = self.pipeline.measure(image, stamp_ns, force)
         except UncertaintySegError as err:
             return self.refuse(str(err), about)
-        except Exception as err:  # a fault of ours must neither end the loop nor leave the flag up
+        except Exception as err:  # a bug must neither end the loop nor leave the flag up
             _log.exception('a frame could not be processed')
             return self.refuse(f'internal error {type(err).__name__}: {err}', about)
         verdict = self._judge.judge(force, result, about)

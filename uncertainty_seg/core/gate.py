@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-From scores to the flag: a state machine that can only be talked into `true` by good frames.
+From scores to the flag: a state machine that only good frames can turn to `true`.
 
-It has no thread and reads no clock: `update` for a frame and `fault` for everything that is not
-one say what time it is. Unknown is not confident, and neither is a score that is not a number.
+It has no thread and reads no clock: `update` for a frame and `fault` for everything else are
+given the time. Unknown is not confident, and neither is a score that is not a number.
 
 For the same events, settings and times, a gate with smaller thresholds is true only where one
 with larger thresholds is: a frame that is bad for the larger is bad for the smaller, one that is
@@ -24,7 +24,7 @@ from uncertainty_seg.core.settings import GateSettings
 from uncertainty_seg.errors import ConfigError
 
 # -------------------------------------------------------------------------------------------------
-# Which scores the gate looks at and where their limits are, by calibration and settings.
+# The gated scores and their limits, from calibration and settings.
 
 _log = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ class Gate:
         self._thresholds = dict(thresholds)
         self._bad_frames: deque[bool] = deque(maxlen=settings.fall_window)
         self._good_in_a_row = 0
-        # None: the hold starts with the next frame, since nobody knows how long ago it began.
+        # None: the hold starts with the next frame, since its beginning is not known.
         self._held_from_s: float | None = None
         self._now_s = -math.inf
         self._promise = promise
@@ -253,7 +253,7 @@ class Gate:
             self._held_from_s = None
             return
         if now_s < self._now_s:
-            # Counting from here would let one late frame between two others buy their distance.
+            # Counting from here would let one late frame between two others shorten the hold.
             self._held_from_s = None
         elif is_bad or self._held_from_s is None:
             self._held_from_s = now_s

@@ -120,7 +120,7 @@ ENCODINGS = {
     'yuv422_yuy2': _YUYV,  # the older name
     'nv12': Encoding('u1', 1, 'YUV2BGR_NV12', 'yuv420'),
     'nv21': Encoding('u1', 1, 'YUV2BGR_NV21', 'yuv420'),
-    # OpenCV knows no NV24; see `image_codec`.
+    # OpenCV does not convert NV24.
     'nv24': Encoding('u1', 1, 'YUV2BGR_NV12', 'yuv444'),
 }
 
@@ -164,7 +164,7 @@ class ImageFile:
 
     @property
     def original(self) -> str:
-        """Return the encoding before the image was compressed; empty where it is not told."""
+        """Return the encoding before the image was compressed; empty where it is not given."""
         return self.format.partition(';')[0].strip() if ';' in self.format else ''
 
     @property
@@ -180,7 +180,7 @@ def check_file(file: ImageFile) -> tuple[int, int]:
     Parameters
     ----------
     file : ImageFile
-        As received; what it is is told by its first bytes, not by its format field.
+        As received; its format is recognised by its first bytes, not by its format field.
 
     Returns
     -------
@@ -216,7 +216,7 @@ def check_file(file: ImageFile) -> tuple[int, int]:
 
 
 def _png_size(data: bytes) -> tuple[int, int]:
-    """Walk from chunk to chunk to the end; each tells its own length, which is allocated too."""
+    """Walk from chunk to chunk to the end; each states its own length, which is allocated too."""
     at = len(_PNG_START)
     while at + 12 <= len(data):
         length, kind = int.from_bytes(data[at:at + 4], 'big'), data[at + 4:at + 8]
@@ -240,7 +240,7 @@ def _png_header(data: bytes) -> tuple[int, int]:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """Walk from marker to marker to the pixels; each there tells its own length."""
+    """Walk from marker to marker to the pixels; each states its own length."""
     at, size = 2, None
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], int.from_bytes(data[at + 2:at + 4], 'big')
@@ -307,7 +307,7 @@ class RawImage:
     is_bigendian: bool = False
 
 
-# OpenCV makes smaller mosaics black without a word.
+# OpenCV silently makes smaller mosaics black.
 MIN_BAYER_PX = 3
 KNOWN_ENCODINGS = tuple(ENCODINGS)
 
@@ -441,7 +441,7 @@ def _encoding_in(file: ImageFile, channels: int, dtype: np.dtype[Any]) -> str:
     """Return what the values in a file are, as image_transport takes them."""
     bits = 8 * dtype.itemsize
     if channels == 1:
-        # A mosaic is packed as it is, unless the publisher says that it made it grey.
+        # A mosaic is packed as it is, unless the publisher declares it as grey.
         is_mosaic = file.original.startswith('bayer_') and 'mono' not in file.packing
         mosaic = f'{file.original.rstrip("0123456789")}{bits}'
         return mosaic if is_mosaic and mosaic in ENCODINGS else f'mono{bits}'

@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What a model bundle says about itself: classes, input, dropout sites, licence, hashes.
+The description of a model bundle: classes, input, dropout sites, licence, hashes.
 
 Text in, dataclass out, and back. Reading files and comparing hashes is `storage`'s.
 
@@ -76,7 +76,7 @@ class InputSpec:
 @dataclass(frozen=True)
 class ModelCard:
     """
-    Everything a runtime or a reader must know of a bundle.
+    Everything a runtime or a reader needs of a bundle.
 
     Attributes
     ----------

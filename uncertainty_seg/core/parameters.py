@@ -30,7 +30,7 @@ class Parameter:
     name : str
         Dotted name, as in ROS.
     default : bool, int, float, str, tuple of str or tuple of float
-        Its value when nothing is said; it decides the type. An empty tuple is one of texts.
+        The default value; it decides the type. An empty tuple is a tuple of texts.
     description, unit : str
         For people.
     lower, upper : float or None

@@ -23,7 +23,7 @@ HASH_BITS = 64
 _SIDE, _LOW = 32, 8
 # Of blue, green and red: BT.601, as OpenCV's grey.
 _GREY = np.array([0.114, 0.587, 0.299])
-# An even image has frequencies of rounding alone; their signs say nothing.
+# The frequencies of a uniform image are rounding errors; their signs carry no information.
 _ROUNDING = 1e-6
 
 

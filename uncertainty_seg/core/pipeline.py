@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The only file that knows the order: image, network, maps, scores, verdict.
+The only file with the order of the steps: image, network, maps, scores, verdict.
 
 The ROS node and every offline tool call this pipeline, so that a bag replayed offline and the
-live node give the same numbers. What runs the network is a `Backend`; it knows no gate, and the
-pipeline knows no runtime.
+live node give the same numbers. A `Backend` runs the network; it does not depend on the gate,
+nor the pipeline on a runtime.
 
 """
 

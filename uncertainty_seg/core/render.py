@@ -21,7 +21,7 @@ from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.settings import Settings
 
-# Not a colour of the map: whoever sees it knows that no number was there.
+# Not a colour of the map, so that a missing number is recognised.
 NAN_COLOR_BGR = (255, 0, 255)
 # Where no threshold of the map's top score is known.
 DEFAULT_HEATMAP_UPPER = 0.5
@@ -175,7 +175,7 @@ def _write(
 
 
 # -------------------------------------------------------------------------------------------------
-# The pictures of one frame, each made when somebody asks for it and only once.
+# The pictures of one frame, each rendered on first use and only once.
 
 
 class FrameView:

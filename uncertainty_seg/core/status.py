@@ -2,7 +2,7 @@
 """
 A verdict as an entry of a diagnostics message: for `~/status`, and for the bags of `replay`.
 
-Neither a message nor a bag; who writes one takes the entry as it is.
+The node writes it into a message, `replay` into a bag.
 
 """
 
@@ -29,7 +29,7 @@ class Status:
     level : int
         0 ok, 1 warning, 2 error, 3 stale.
     name, message, hardware_id : str
-        Who speaks, what it says, about which device.
+        Its source, its text, the device it is about.
     values : mapping of str to str
         Its numbers, in order.
 

@@ -61,12 +61,12 @@ class BagPlayer:
 
     def wait_for_subscriber(self, timeout_s: float) -> None:
         """
-        Wait until somebody listens, so that the first frames are not lost.
+        Wait for a subscriber, so that the first frames are not lost.
 
         Raises
         ------
         BagError
-            If nobody does in time.
+            If none comes in time.
 
         """
         end_s = time.monotonic() + timeout_s

@@ -2,10 +2,10 @@
 """
 How warm the board is, and whether it slows itself down: from sysfs, and from NVML.
 
-Reads what the kernel and the NVIDIA driver tell anyone, without a program and without rights:
+Reads what the kernel and the NVIDIA driver publish to every user, without helper programs:
 thermal zones with their trip points, cooling devices, the over-current counters of a Jetson, the
 clock of the processor, and a desktop GPU where `pynvml` is installed. Nothing is estimated, and
-nothing here raises: a machine that does not tell gives NaN.
+nothing here raises: a value that a machine does not provide is NaN.
 
 """
 
@@ -21,13 +21,13 @@ import time
 from typing import Any
 
 # -------------------------------------------------------------------------------------------------
-# What sysfs tells of a board: numbers in files, thermal zones with their trip points, clocks.
+# Readings of sysfs: numbers in files, thermal zones with their trip points, clocks.
 # Knows no ROS. Nothing here raises: a file that cannot be read is None.
 
 # A sensor that does not answer is left alone for as many reads: those of a Jetson's unit that is
 # switched off fail with EAGAIN, and answer again once it is on.
 RETRY_AFTER_READS = 60
-# What a sensor of a board can mean, degrees C. One that is off says -256, a trip that is -274.
+# Plausible range of a sensor, degrees C. One that is switched off reads -256, such a trip -274.
 _COLDEST_C, _HOTTEST_C = -40.0, 150.0
 # The first kind that a zone has is where the board begins to slow down. Active trips turn a fan.
 _LIMIT_KINDS = ('passive', 'hot', 'critical')
@@ -35,7 +35,7 @@ _LIMIT_KINDS = ('passive', 'hot', 'critical')
 
 @dataclass(frozen=True)
 class Reading:
-    """A sensor's name, what it says, and its trip points by kind, degrees C."""
+    """A sensor's name, its reading, and its trip points by kind, degrees C."""
 
     name: str
     celsius: float
@@ -49,13 +49,13 @@ class Reading:
 
 
 class Number:
-    """A number in a file; a file that fails is not asked again for RETRY_AFTER_READS reads."""
+    """A number in a file; a file that fails is not read again for RETRY_AFTER_READS reads."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._pause = path, 0
 
     def read(self) -> float | None:
-        """Return the number; None if it cannot be read or is not asked for."""
+        """Return the number; None if it cannot be read or is paused."""
         if self._pause:
             self._pause -= 1
             return None
@@ -85,7 +85,7 @@ class Zone:
         return cls(read_text(folder / 'type') or folder.name, Number(folder / 'temp'), ordered)
 
     def read(self) -> Reading | None:
-        """Return what the zone says; None if it is off or says what no board can mean."""
+        """Return the reading; None if the zone is off or its value is not plausible."""
         milli = self._milli.read()
         if milli is None or not _COLDEST_C < milli / 1e3 < _HOTTEST_C:
             return None
@@ -120,19 +120,19 @@ def read_text(path: Path) -> str:
 
 
 # -------------------------------------------------------------------------------------------------
-# What the NVIDIA driver tells of its GPUs, by NVML; for a desktop or a Jetson whose driver has it.
+# Readings of NVIDIA GPUs by NVML; for a desktop, or a Jetson whose driver has it.
 # `pynvml` (nvidia-ml-py on PyPI) is optional. Nothing here raises.
 
 # NVML's bits for why a clock is lower than it might be; idle and a clock set by hand are no fault.
 _HEAT_OR_FAULT = {0x08: 'hardware slowdown', 0x20: 'heat', 0x40: 'heat (by hardware)',
                   0x80: 'power brake'}
-# Every GPU under full load meets it, so it is told, and is no throttling.
+# Every GPU under full load reaches it: it is reported, and does not count as throttling.
 _GPU_REASONS = {0x04: 'power limit', **_HEAT_OR_FAULT}
 
 
 @dataclass(frozen=True)
 class GpuState:
-    """What a GPU says: its sensor, why it is throttled, and values for diagnostics."""
+    """The readings of a GPU: its sensor, why it is throttled, and values for diagnostics."""
 
     readings: list[Reading]
     reasons: list[str]
@@ -140,7 +140,7 @@ class GpuState:
 
 
 class Gpu:
-    """A GPU that NVML knows; a question that it cannot answer is not put again."""
+    """A GPU in NVML; a query that fails is not repeated."""
 
     def __init__(self, nvml: Any, index: int) -> None:
         self._nvml, self._name = nvml, f'gpu{index}'
@@ -154,7 +154,7 @@ class Gpu:
         self._reasons = new if hasattr(nvml, new) else old
 
     def read(self) -> GpuState:
-        """Return what the GPU tells now; empty where it tells nothing."""
+        """Return the current readings; empty where there are none."""
         celsius = self._ask('nvmlDeviceGetTemperature', 0)
         bits = self._ask(self._reasons)
         readings = [] if celsius is None else [
@@ -177,7 +177,7 @@ class Gpu:
 
 
 def find_gpus() -> list[Gpu]:
-    """Open NVML; without the library, the driver or a GPU there is nothing to ask."""
+    """Open NVML; without the library, the driver or a GPU the list is empty."""
     try:
         import pynvml
 
@@ -199,7 +199,7 @@ _UNREADABLE = 'not readable here'
 @dataclass(frozen=True)
 class BoardState:
     """
-    What a board tells at one moment.
+    The readings of a board at one moment.
 
     Attributes
     ----------
@@ -265,7 +265,7 @@ class BoardReader:
         -------
         BoardState
             A counter of over-current events means throttling if it grew since the last read, so
-            the first one does not tell.
+            the first reading has none.
 
         """
         gpus = [gpu.read() for gpu in self._open_gpus()]
@@ -296,7 +296,7 @@ class BoardReader:
                 yield f'{name} is at {step:.0f} of {largest or "?"}'
 
     def _over_current(self) -> tuple[list[str], dict[str, str]]:
-        """Name the counters that grew since the last read, and what all of them say."""
+        """Name the counters that grew since the last read, and the values of all."""
         grown, words = [], []
         for i, (name, counter) in enumerate(self._counters):
             count = counter.read()

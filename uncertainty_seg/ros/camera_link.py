@@ -17,7 +17,7 @@ from uncertainty_seg.ros.graph_watch.qos import camera_qos
 # -------------------------------------------------------------------------------------------------
 # Lets new frames into the slot of their camera, and no frame twice.
 # A driver that sends its last image again and again, with the stamp it had, is a camera that has
-# stopped: to judge that image once more would keep the flag up for ever. What is new is told by
+# stopped: judging that image again would keep the flag up for ever. A new frame is recognised by
 # the stamp alone; pixels are not compared, for a still camera before a still scene gives the same
 # ones. A stamp that goes back is new, since a bag that starts again does that.
 

@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-All that belongs to one camera: its topics, its gate, its watchdog, its health.
+Everything that belongs to one camera: its topics, its verdict, its health.
 
-Several cameras share the node, the network and the worker. Nothing else: what stops one of them
-is not heard of by another. The verdict's topics live as long as the node, the pictures from
+Several cameras share the node, the network and the worker, and nothing else: a fault of one does
+not affect another. The verdict's topics live as long as the node, the pictures from
 configure to cleanup, the subscription from activate to deactivate.
 
 """
@@ -133,7 +133,7 @@ class CameraStation:
         self._pipeline = self._pictures = self._labels = self._slot = self._intake = None
 
     def flush(self, timeout_s: float) -> None:
-        """Wait until the last flag has reached who listens."""
+        """Wait until the last flag has reached its subscribers."""
         self._verdicts.flush(timeout_s)
 
     def reconfigure(self, settings: Settings) -> None:
@@ -175,7 +175,7 @@ class CameraStation:
         return self._verdicts.topic, self._verdicts.silence_s()
 
     def check_graph(self) -> None:
-        """Ask the graph, once a second, why no frame comes and who else publishes the flag."""
+        """Look in the graph, once a second, why no frame comes and who else publishes the flag."""
         hint = ''
         if self._link is not None and self._intake is not None:
             is_silent = not self.is_stuck and not self._intake.is_repeating

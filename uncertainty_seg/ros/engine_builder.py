@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Build engines inside the node without falling silent.
+Build engines inside the node while it goes on publishing its state.
 
-Building takes minutes and does not return meanwhile, so that it runs in a thread; who waits for it
-says again and again how far it is. A build that is stopped ends at the next report of progress;
+A build takes minutes and does not return meanwhile, so it runs in a thread, and the thread that
+waits for it reports its progress. A build that is stopped ends at the next report of progress;
 TensorRT before 10 reports none, and is then left behind.
 
 """
@@ -28,7 +28,7 @@ from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BackendError, EngineMissingError, UncertaintySegError
 
-# How long a build that was told to stop is waited for.
+# How long to wait for a build that was stopped.
 STOP_TIMEOUT_S = 5.0
 _log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class BuildState:
     phase: str = ''
 
     def __str__(self) -> str:
-        """Say it as a reason for the flag to be down."""
+        """Return it as a reason for the flag to be down."""
         return f'building engine ({self.share * 100:.0f} %)'
 
 
@@ -96,7 +96,7 @@ class EngineBuild:
         Returns
         -------
         bool
-            True if it is built, False if it goes on.
+            True if it is built, False if it is still running.
 
         Raises
         ------
@@ -127,7 +127,7 @@ class EngineBuild:
             self._error = BackendError('the build was stopped')
         except UncertaintySegError as err:
             self._error = err
-        except Exception as err:  # TensorRT's and the system's own; the thread must not die mute
+        except Exception as err:  # TensorRT's and the system's own; the thread must report them
             self._error = BackendError(
                 f'the engine cannot be built ({type(err).__name__}: {err})')
             self._error.__cause__ = err
@@ -136,7 +136,7 @@ class EngineBuild:
 
 
 def open_or_build(
-    bundle: ModelBundle, settings: Settings, say: Callable[[BuildState], None],
+    bundle: ModelBundle, settings: Settings, report: Callable[[BuildState], None],
     is_stopping: Callable[[], bool], ignore: NDArray[np.bool_] | None = None,
 ) -> Pipeline:
     """
@@ -146,7 +146,7 @@ def open_or_build(
     ----------
     bundle, settings : ModelBundle, Settings
         As `open_pipeline` takes them.
-    say, is_stopping : callable
+    report, is_stopping : callable
         As `wait_for_build` takes them; not called if nothing is built.
     ignore : ndarray of bool, optional
         As `Pipeline` takes it.
@@ -167,25 +167,25 @@ def open_or_build(
         return open_pipeline(bundle, settings, ignore)
     except EngineMissingError as err:
         _log.warning('%s Building it now, which may take minutes.', err)
-    # Often enough for who waits with the deadline of the flag.
+    # Often enough for subscribers that ask for the deadline of the flag.
     period_s = min(settings.stale_timeout_s / 4, 0.25)
-    wait_for_build(partial(build_here, bundle, settings), say, is_stopping, period_s)
+    wait_for_build(partial(build_here, bundle, settings), report, is_stopping, period_s)
     return open_pipeline(bundle, settings, ignore)
 
 
 def wait_for_build(
-    build: Callable[[Progress], None], say: Callable[[BuildState], None],
+    build: Callable[[Progress], None], report: Callable[[BuildState], None],
     is_stopping: Callable[[], bool], period_s: float,
 ) -> None:
     """
-    Build in a thread, and say in this one how far it is until it is done.
+    Build in a thread, and report the progress from this one until it is done.
 
     Parameters
     ----------
     build : callable
         As `EngineBuild` takes it.
-    say : callable
-        Called at once and then every `period_s`.
+    report : callable
+        Called at once and then every `period_s`, with the progress.
     is_stopping : callable
         Asked as often; True gives the build up.
     period_s : float
@@ -201,12 +201,12 @@ def wait_for_build(
     """
     start_s = time.monotonic()
     running = EngineBuild(build)
-    say(running.state)
+    report(running.state)
     while not running.wait(period_s):
         if is_stopping():
             if not running.stop():
                 _log.warning('the build of the engine does not stop; it is left behind')
             raise BackendError('the node is stopping before its engine was built',
                                fix='run uncertainty_seg build-engines beforehand')
-        say(running.state)
+        report(running.state)
     _log.info('engine built in %.0f s', time.monotonic() - start_s)

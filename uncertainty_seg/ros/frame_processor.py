@@ -75,7 +75,7 @@ class FrameProcessor:
         self._busy_since_s = time.monotonic()
         try:
             self._handle(msg, time.perf_counter() - waited_s)
-        except Exception as err:  # a fault of ours must not end the thread, nor leave the flag up
+        except Exception as err:  # a bug must not end the thread, nor leave the flag up
             _log.exception('a frame could not be processed')
             self._refuse(msg, f'internal error {type(err).__name__}: {err}')
         finally:

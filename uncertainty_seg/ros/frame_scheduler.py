@@ -86,7 +86,7 @@ class Slot(Generic[T]):
         """Remove the frame; returns it and the seconds since it was due. For the scheduler."""
         assert self._item is not None
         item, put_s = self._item
-        # The time its own rate cap had it wait is wanted, and no latency of ours.
+        # Waiting for its own rate cap is wanted, and is no latency.
         waited_s = now_s - max(put_s, self.due_s)
         self._item, self.served_s = None, now_s
         return item, waited_s
@@ -174,7 +174,7 @@ class Worker(Generic[T]):
     Parameters
     ----------
     scheduler : FrameScheduler
-        Where the frames come from, and who handles each; closed by `stop`.
+        Hands out the frames with their handlers; closed by `stop`.
 
     """
 

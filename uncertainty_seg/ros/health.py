@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What the node says of itself on /diagnostics, once a second and on change, in every state.
+The state of the node on /diagnostics, once a second and on change, in every lifecycle state.
 
-There is a status for each camera. Late frames are told as Autoware's nodes do it: a warning for a
-frame over its budget, an error once that has lasted.
+There is a status for each camera. Late frames are reported as Autoware's nodes do it: a warning
+for a frame over its budget, an error once that has lasted.
 
 """
 
@@ -243,7 +243,7 @@ class NodeHealth:
 @dataclass(frozen=True)
 class Health:
     """
-    A look at one camera.
+    The state of one camera.
 
     Attributes
     ----------
@@ -303,7 +303,7 @@ class Health:
 
     @property
     def message(self) -> str:
-        """Return the worst thing there is to say, or the state."""
+        """Return the most severe problem, or the state."""
         if self.node.build is not None:
             return str(self.node.build)
         if self.is_active and self.rival:
@@ -317,7 +317,7 @@ class Health:
 
     @property
     def condition(self) -> tuple[object, ...]:
-        """Return what is told at once if it changes: all of a look but its numbers."""
+        """Return what is published at once when it changes: everything but the numbers."""
         return (self.node.state, self.level, self.is_stale, self.hint, self.rival,
                 self.statistics.is_faulty, self.node.conflicts, self.node.trouble,
                 self.node.build is None)

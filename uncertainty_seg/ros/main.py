@@ -2,7 +2,7 @@
 """
 Entry point of `uncertainty_seg_node`.
 
-What is wrong at the start is said in one sentence: exit code 2 for a parameter or argument, 1 for
+A fault at the start is reported in one sentence: exit code 2 for a parameter or argument, 1 for
 anything else. A signal ends it in order, with a last false flag, and exit code 0.
 
 """
@@ -48,7 +48,7 @@ def keep_frames_on_the_heap() -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """
-    Run the node until it is told to stop.
+    Run the node until a signal ends it.
 
     Parameters
     ----------

@@ -44,12 +44,12 @@ STOP_TIMEOUT_S = 5.0
 
 class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
     """
-    Segment images, and say how far to trust the result.
+    Segment images, and publish how far the result can be trusted.
 
     Parameters
     ----------
     is_stopping : callable, optional
-        Whether the process was told to end; asked where a transition takes minutes.
+        Whether the process is ending; checked where a transition takes minutes.
 
     Raises
     ------
@@ -203,7 +203,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
 
     def _stop_listening(self) -> None:
         for station in self._stations:
-            # Before anything that takes time: nobody may go on believing a true meanwhile.
+            # Before anything that takes time: no subscriber may be left with a true meanwhile.
             station.mute('the node is stopping')
         is_back = self._worker is None or self._worker.stop(STOP_TIMEOUT_S)
         if not is_back:

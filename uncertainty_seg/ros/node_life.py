@@ -28,7 +28,7 @@ from rclpy.logging import get_logger_effective_level
 from uncertainty_seg.errors import UncertaintySegError
 
 # -------------------------------------------------------------------------------------------------
-# Hands what the package logs with Python's `logging` to the ROS logger.
+# Passes the log lines of the package from Python's `logging` to the ROS logger.
 # Code outside `ros` never imports rclpy; its lines still reach the console and /rosout.
 
 PACKAGE_LOGGER = 'uncertainty_seg'
@@ -96,15 +96,15 @@ def ros_logging(logger: RcutilsLogger) -> Iterator[None]:
 
 
 # -------------------------------------------------------------------------------------------------
-# Let a node run until a signal ends it in order, and past faults of its callbacks.
+# Run a node until a signal ends it in order, past faults of its callbacks.
 
 
 def stop_on_signals() -> threading.Event:
     """
     Turn the first signal into an event; the second is a KeyboardInterrupt.
 
-    ROS's own handlers must be off: they would close the context before the node could say a last
-    word. A second signal does not wait for an engine that does not come back.
+    ROS's own handlers must be off: they would close the context before the node could publish its
+    last flag. A second signal does not wait for an engine that does not return.
 
     """
     stop = threading.Event()
@@ -141,13 +141,13 @@ def spin_until(
     executor : SingleThreadedExecutor
         With the node.
     on_fault : callable
-        Told of what a callback raised; called inside the except block. A fault of ours in one
+        Given what a callback raised; called inside the except block. A bug in one
         callback must not take the node from the vehicle.
 
     Raises
     ------
     ExternalShutdownException
-        If somebody else closed the context.
+        If the context was closed elsewhere.
 
     """
     while not stop.is_set():
@@ -177,7 +177,7 @@ def report_errors(transition: _Transition[_NodeT]) -> _Transition[_NodeT]:
     Returns
     -------
     callable
-        FAILURE for an error of ours, which leaves the state as it was; ERROR for any other.
+        FAILURE for an error of the package, which leaves the state as it was; ERROR for others.
 
     """
 
@@ -204,7 +204,7 @@ class SoundLifecycleNode(LifecycleNode):
     Attributes
     ----------
     error : str
-        What the last transition raised that was no error of ours.
+        What the last transition raised that is no error of the package.
 
     """
 
@@ -216,7 +216,7 @@ class SoundLifecycleNode(LifecycleNode):
 
     def _LifecycleNodeMixin__change_state(self, transition: int) -> Any:
         # In Humble and Jazzy an impossible transition, such as activate before configure, raises
-        # out of the service's callback: the node would end, and who asked would wait for ever.
+        # out of the service's callback: the node would end, and its client would wait for ever.
         # The name is the private one of rclpy's mixin; where it is another, nothing is changed.
         try:
             return super()._LifecycleNodeMixin__change_state(transition)

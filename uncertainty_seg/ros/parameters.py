@@ -241,7 +241,7 @@ def _declare(node: Node, setting: Parameter) -> object:
 
 
 def _warn_of_strangers(node: Node) -> None:
-    # ROS ignores a misspelt parameter without a word. Only a warning, for a file may speak to
+    # ROS ignores a misspelt parameter silently. Only a warning, for a file may speak to
     # several nodes. The attribute is not public; without it there is no warning.
     given = getattr(node, '_parameter_overrides', {})
     for name in sorted(given):

@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Everything the node publishes, and only what somebody listens to.
+Everything the node publishes, and only where there are subscribers.
 
-The verdict's topics live as long as the node, because their silence must never be read as
-consent; the pictures live from configure to cleanup.
+The topics of the verdict exist as long as the node, so that their silence is never mistaken for a
+state of the node; those of the pictures exist from configure to cleanup.
 
 """
 
@@ -71,7 +71,7 @@ class CameraInfoRelay:
 
     def publish(self, header: Any, height: int, width: int) -> bool:
         """
-        Publish the calibration that fits a frame, if there is one and somebody listens.
+        Publish the calibration that fits a frame, if there is one and it has a subscriber.
 
         Parameters
         ----------
@@ -132,7 +132,7 @@ def fit_camera_info(
         Equal to `info` if it describes images of that size (its own, or that of its region and
         binning) or none at all (an uncalibrated camera). Scaled if the image has its shape, to a
         pixel: pixel centres are whole numbers, so c becomes (c + 0.5) s - 0.5. None if the shape
-        is another, for then nobody knows what was cut off.
+        is another, for then it is not known what was cut off.
 
     """
     if (width, height) in ((info.width, info.height), _described_size(info)) or info.width == 0:
@@ -180,7 +180,7 @@ NO_THRESHOLD = 0.0
 
 class LabelInfoPublisher:
     """
-    Say once what the ids of a mask mean; who joins later is told too.
+    Publish once, latched, what the ids of a mask mean.
 
     Parameters
     ----------
@@ -330,8 +330,8 @@ class VerdictPublishers:
         """
         Offer the flag with another deadline.
 
-        It must have fallen before: who asked for the old deadline may never hear of the new one,
-        and must not be left with a true.
+        It must have fallen before: a subscriber that asks for the old deadline may not match the
+        new one, and must not be left with a true.
         """
         self.flush(0.2)
         self._node.destroy_publisher(self._flag)
@@ -380,7 +380,7 @@ class VerdictPublishers:
         return time.monotonic() - self._sent_s
 
     def flush(self, timeout_s: float) -> None:
-        """Wait until the last flag has reached who listens, where ROS can tell."""
+        """Wait until the last flag has reached its subscribers, where ROS reports that."""
         from rclpy.duration import Duration
 
         if hasattr(self._flag, 'wait_for_all_acked'):
@@ -417,7 +417,7 @@ class PicturePublishers:
         self.counts = dict.fromkeys(self._publishers, 0)
 
     def publish(self, header: Header, view: FrameView) -> None:
-        """Make and publish the pictures somebody wants, under the image's own header."""
+        """Render and publish the pictures that have subscribers, under the image's own header."""
         for name, (encoding, make) in PICTURES.items():
             if self._publishers[name].get_subscription_count():
                 self._publishers[name].publish(image_to_msg(header, make(view), encoding))
@@ -427,12 +427,12 @@ class PicturePublishers:
 
     @property
     def wants_flagged(self) -> bool:
-        """Whether somebody listens to the images that are worth a label."""
+        """Whether the images that are worth a label have a subscriber."""
         return bool(self._publishers and self._publishers['flagged'].get_subscription_count())
 
     def publish_flagged(self, msg: Image, min_interval_s: float) -> None:
         """
-        Republish an image that is worth a label, not more often than asked.
+        Republish an image that is worth a label, at a limited rate.
 
         Parameters
         ----------

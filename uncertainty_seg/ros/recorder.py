@@ -37,7 +37,7 @@ QUEUE_DEPTH = 50
 
 class RecorderNode(Node):
     """
-    Subscribes to each topic as soon as somebody publishes it.
+    Subscribes to each topic as soon as it has a publisher.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class RecorderNode(Node):
 
     @property
     def num_waiting(self) -> int:
-        """Topics that nobody publishes yet."""
+        """Topics that have no publisher yet."""
         return len(self._waiting)
 
     def _look(self) -> None:
@@ -100,7 +100,7 @@ def _qos_that_hears(publishers: Sequence[Any]) -> QoSProfile:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """
-    Record until told to stop.
+    Record until stopped.
 
     Returns
     -------

@@ -7,7 +7,7 @@ settings, resets, the timer of staleness and the end of listening. Each of these
 here, and each method holds the one lock from its question to the last message it publishes. So
 they happen one after the other, in some order, and nothing can make a verdict untrue between the
 moment it is reached and the moment it is published. No other class of the package locks anything
-about the verdict, and nobody else calls the methods of a pipeline that change its gate.
+about the verdict, and no other caller uses the methods of a pipeline that change its gate.
 
 What happens while a frame is in work does not wait for it: the network runs without the lock.
 Instead the frame is begun under an epoch of the pipeline, which every such event ends. When the
@@ -45,7 +45,7 @@ class VerdictOwner:
     Parameters
     ----------
     publishers : VerdictPublishers
-        Used by nobody else.
+        Used by this object alone.
     timeout_s : float
         After this long without a verdict the flag falls.
     veto : callable, optional
@@ -74,7 +74,7 @@ class VerdictOwner:
         self._fed_s = clock()
         self.why_down = ''
 
-    # --- what the worker asks, through its run ---------------------------------------------------
+    # --- called by the worker, through its run ---------------------------------------------------
 
     def begin(self, run: Run) -> InForce | None:
         """Return what the next frame is measured by; None once the run has ended."""
@@ -119,7 +119,7 @@ class VerdictOwner:
         self._fed_s = self._clock()
         return verdict
 
-    # --- what the executor's thread brings -------------------------------------------------------
+    # --- called by the executor's thread ---------------------------------------------------------
 
     def take_over(self, pipeline: Pipeline | None) -> None:
         """Judge by the gate of a pipeline from now on; None to hold on to none."""
@@ -198,11 +198,11 @@ class VerdictOwner:
             was_confident = self._publishers.is_confident
             if was_confident:
                 _log.warning('not confident: %s', self.why_down)
-            # Repeated, so that whoever joins late hears it, and the deadline is kept.
+            # Repeated for subscribers that join late, and to keep the deadline.
             if was_confident or self._publishers.silence_s() >= self.timeout_s / 2:
                 self.fall(self.why_down)
 
-    # --- what anybody may ask --------------------------------------------------------------------
+    # --- state, for any thread -------------------------------------------------------------------
 
     @property
     def is_confident(self) -> bool:

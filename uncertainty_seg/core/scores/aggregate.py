@@ -3,7 +3,7 @@
 From a map to a number a frame, by the values alone: where they lie is `region_scores`'.
 
 A mean sees that the whole image is unsure and hides a small region; the mean of the top share
-sees the region and says nothing of the rest. Each score is named ``<map>.<aggregate>``, grows
+sees the region and ignores the rest. Each score is named ``<map>.<aggregate>``, grows
 with uncertainty and, since the maps do, lies in 0..1.
 
 Every function takes an optional ``ignore`` (h, w), True where a pixel is left out: a hull in
@@ -26,7 +26,7 @@ from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import ShapeError
 
 # -------------------------------------------------------------------------------------------------
-# Scores that know where in the image the uncertain pixels lie.
+# Scores that depend on where in the image the uncertain pixels lie.
 # The worst window sees a compact region that a mean dilutes. The largest region above a limit sees
 # how far one thing reaches, whatever its form. Both take an ``ignore`` mask as `aggregate` does.
 
@@ -193,10 +193,10 @@ def boundary_mask(
 
 
 # -------------------------------------------------------------------------------------------------
-# Scores of a map by what the mask says is there: each class, foreground, borders and insides.
-# A mean over the image is a mean over its largest class. Here every class that occurs speaks for
-# itself, and their equal-weight mean lets a rare one be heard. One pass over the pixels sums all
-# of it, and the same counts serve every map of a frame.
+# Scores of a map by the classes of the mask: each class, foreground, borders and insides.
+# A mean over the image is a mean over its largest class. Here every class that occurs counts by
+# itself, and their equal-weight mean gives a rare one its weight. One pass over the pixels sums
+# all of it, and the same counts serve every map of a frame.
 # A class that does not occur has no uncertainty: its score is 0, not NaN, since other scores judge
 # the frame. So none of these sees a thing that the network missed altogether.
 

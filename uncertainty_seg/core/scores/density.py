@@ -6,8 +6,8 @@ Each score may be at a value that is seen every day while the two together never
 that is flat and green, a mask that is sure and has many borders. The mixture is fitted on frames
 of the data the network was trained for (`tools.fit_density`); here it is evaluated only.
 
-It asks whether a frame is unusual, not whether it is bad: a frame that is clearer than all it was
-fitted on is unusual too.
+It measures whether a frame is unusual, not whether it is bad: a frame that is clearer than all
+that it was fitted on is unusual too.
 
 """
 
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from uncertainty_seg.errors import CalibrationError
 
 DENSITY_SCORE = 'density.scores'
-# Few, since a mixture of many dimensions knows its own frames only; each smooth, since one that
+# Few, since a mixture of many dimensions fits its own frames only; each smooth, since one that
 # is 0 on most frames (a region, an overexposed part, a rare class) has no density there.
 DENSITY_INPUTS = (
     'entropy.mean', 'entropy.class_mean', 'mutual_information.mean',
@@ -33,10 +33,10 @@ DENSITY_INPUTS = (
     'image.specks', 'image.haze', 'image.flat_color', 'image.green_cast', 'image.blue_cast',
 )
 _FIX = 'fit the density again'
-# Where a score lies further out than this, its square says nothing more.
+# Beyond this distance the square of a score carries no more information.
 _FARTHEST = 1e6
 # A gate takes the largest score over threshold. Ordinary frames must be far below the threshold of
-# this score, or it decides their order too, of which it knows nothing.
+# this score, or it decides their order too, about which it carries no information.
 POWER = 8
 
 

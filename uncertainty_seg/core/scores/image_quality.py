@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Scores of the photograph itself: what a network that is sure of itself does not tell.
+Scores of the photograph itself: they show what a confident network does not.
 
 Passes agree on a black frame as well as on a good one. These scores look at the pixels before the
-network does, know nothing of classes, and each lies in 0..1 and grows as the picture gets worse.
-None alone says that a mask is bad: a sharp picture of open water is flat and blue. They are made
-for a threshold that says "unlike what was calibrated on", alone or in `score_density`.
+network does, do not depend on classes, and each lies in 0..1 and grows as the picture gets worse.
+None alone shows that a mask is bad: a sharp picture of open water is flat and blue. They are made
+for a threshold on "unlike the calibration frames", alone or in `score_density`.
 
 The image is the one the network sees, padding cut off: detail finer than that does not count, and
 thresholds hold for one size of network.
@@ -145,7 +145,7 @@ def _specks(gray: LabelMap, ignore: NDArray[np.bool_] | None) -> float:
     shape = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
     kept = None
     if ignore is not None:
-        # Both look as far as the shape reaches, twice; a square is the faster way to say so.
+        # Both reach twice as far as the shape; a square is faster.
         square = np.ones((2 * width - 1, 2 * width - 1), np.uint8)
         kept = (cv2.dilate(ignore.view(np.uint8), square) == 0).view(np.uint8)
         if not kept.any():
@@ -178,12 +178,12 @@ def _color(
     code = cv2.COLOR_RGB2LAB if color_order == 'rgb' else cv2.COLOR_BGR2LAB
     lab = cv2.cvtColor(small, code)
     blue = small[..., 2 if color_order == 'rgb' else 0]
-    # Water takes red away, so that the usual dark channel is red and says nothing.
+    # Water absorbs red, so the usual dark channel is red and carries no information.
     veil, kept = cv2.min(small[..., 1], blue), None
     if ignore is not None:
         part = cv2.resize(ignore.astype(np.float32), size, interpolation=cv2.INTER_AREA)
         kept = (part <= part.min()).view(np.uint8)
-        veil = cv2.max(veil, 255 * (1 - kept))  # so that it is nobody's darkest neighbour
+        veil = cv2.max(veil, 255 * (1 - kept))  # so that it is never the darkest neighbour
     veil = cv2.erode(veil, np.ones((5, 5), np.uint8))
     mean, spread = (values.ravel()[1:] for values in cv2.meanStdDev(lab, mask=kept))
     return {

@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Every score of a frame in one mapping, in a fixed order, computing what is asked for only.
+Every score of a frame in one mapping, in a fixed order, computing only what is requested.
 
 What the scores of a map share is made once: its pixels that count, their largest ones, the
 division of the frame into classes and borders. `score_table.SCORES` says what each sees and

@@ -44,12 +44,12 @@ def camera_qos(
 
 def flag_qos(stale_timeout_s: float) -> QoSProfile:
     """
-    Offer the flag: reliable, never an old one to who joins late, and never silent for long.
+    Offer the flag: reliable, no old one for late subscribers, and never silent for long.
 
     Parameters
     ----------
     stale_timeout_s : float
-        The deadline offered; a subscriber that asks for it learns when even the node is gone.
+        The deadline offered; a subscriber that asks for it is notified even if the node has died.
 
     Returns
     -------

@@ -2,9 +2,9 @@
 """
 Says why two ends of a topic do not meet, and when a promised deadline was missed.
 
-The middleware tells a node that somebody's quality of service does not fit its own, but not whose
-nor what to do. Here that event is only the alarm; the graph then names the other side and shows
-what it offers or asks for. A conflict is reported for as long as the graph shows it.
+The middleware reports that the quality of service of some endpoint does not fit, but neither which
+endpoint nor what to do. That event only triggers a look at the graph, which names the other side
+and what it offers or asks for. A conflict is reported for as long as the graph shows it.
 
 """
 
@@ -45,13 +45,13 @@ except ImportError:  # Humble
     )
 
 # -------------------------------------------------------------------------------------------------
-# Notices that somebody else speaks on the topic of our flag.
-# Two nodes of one name, or a bag that is played with the flag in it: whoever listens hears one
-# flag made of two, and cannot tell whose word it is. ROS 2 allows it without a word. A node that
-# was killed stays in the graph for a while (20 s with Fast DDS) and says nothing any more, so the
-# graph is only the alarm: what is heard beyond what was sent is the proof. How long to listen is
-# told by the deadline the other one offers; one that offers best effort cannot be listened to
-# reliably, and counts as long as it is there.
+# Detects another publisher on the topic of the flag.
+# With two nodes of one name, or a bag that is played with the flag in it, a subscriber receives
+# a mixture of two flags and cannot separate them. ROS 2 allows that silently. A node that was
+# killed stays in the graph for a while (20 s with Fast DDS) and publishes nothing any more, so
+# the graph only raises the suspicion: messages received beyond those sent are the proof. How long
+# to listen follows from the deadline that the other publisher offers; one that offers best effort
+# cannot be received reliably, and counts as long as it is there.
 
 # How long to listen, at least and at most: what is dead leaves the graph by then.
 PROBE_S, LONGEST_PROBE_S = 3.0, 20.0
@@ -60,7 +60,7 @@ PROBE_DEADLINES = 2
 # No deadline reads as centuries.
 UNLIMITED_S = 1e6
 FLAG_TYPE = 'std_msgs/msg/Bool'
-# Flags of ours that were on the way when counting began.
+# Own flags that were on the way when counting began.
 MAX_ON_THE_WAY = 2
 
 
@@ -99,7 +99,7 @@ class RivalWatch:
         self.reason = ''
 
     def look(self) -> None:
-        """Ask the graph, and weigh what was heard. From the executor's thread."""
+        """Look at the graph and at what was received. From the executor's thread."""
         speakers = [info.qos_profile for info in
                     self._node.get_publishers_info_by_topic(self._topic)
                     if info.topic_type == FLAG_TYPE]
@@ -111,7 +111,7 @@ class RivalWatch:
             return
         if self._subscription is None:
             self._listen()
-            # Until it is known whether the other one lives, nobody can trust the flag.
+            # Until it is known whether the other publisher is alive, the flag cannot be trusted.
             self.reason = self._sentence()
             return
         gain = self._num_heard - self._num_sent() - self._excess
@@ -133,7 +133,7 @@ class RivalWatch:
         self._num_heard = 0
         self._subscription = self._node.create_subscription(
             Bool, self._topic, self._on_flag, qos.rival_qos(),
-            # None of the node's own: this one's quality of service is nobody's to mend.
+            # None of the node's own: users cannot change the quality of service of this one.
             event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False))
         self._begin()
 
@@ -183,7 +183,7 @@ class TopicWatch:
     num_missed : dict of str to int
         How often a deadline was missed, by name.
     num_lost : dict of str to int
-        Messages the middleware knows to have been lost on the way, by name.
+        Messages that the middleware reports as lost on the way, by name.
 
     """
 
@@ -204,10 +204,11 @@ class TopicWatch:
         self._silences.pop(topic.end, None)  # by an older deadline
         kind = PublisherEventCallbacks if topic.is_publisher else SubscriptionEventCallbacks
         deadline = (lambda event: self._on_missed(topic)) if has_deadline(topic.qos) else None
-        alarm = {'incompatible_qos': lambda event: self._on_alarm(topic), 'deadline': deadline}
+        callbacks = {'incompatible_qos': lambda event: self._on_alarm(topic), 'deadline': deadline}
         if not topic.is_publisher:
-            alarm['message_lost'] = lambda event: self._on_lost(topic, event.total_count_change)
-        return kind(**alarm)
+            callbacks['message_lost'] = (
+                lambda event: self._on_lost(topic, event.total_count_change))
+        return kind(**callbacks)
 
     def subscription(self, name: str) -> Topic:
         """Return what was subscribed under a name, as it is after remapping."""
@@ -256,7 +257,7 @@ class TopicWatch:
 
     @property
     def reported(self) -> tuple[str, ...]:
-        """Return what `say` returned last."""
+        """Return what `report` returned last."""
         return self._reported
 
     def report(self) -> tuple[str, ...]:
@@ -285,13 +286,13 @@ class TopicWatch:
         return LATE_FACTOR * topic.qos.deadline.nanoseconds / 1e9
 
     def _of_other_types(self) -> list[str]:
-        heard = {(topic.name, topic.type_name) for topic in list(self._topics.values())
+        listened = {(topic.name, topic.type_name) for topic in list(self._topics.values())
                  if not topic.is_publisher and self._has(topic)}
         if self._node.get_parameter_or('use_sim_time', NOT_SIMULATED).value is True:
-            heard.add(CLOCK)
+            listened.add(CLOCK)
         found = [type_sentence(name, kind, self._me(),
                                self._node.get_publishers_info_by_topic(name))
-                 for name, kind in heard]
+                 for name, kind in listened]
         return [sentence for sentence in found if sentence]
 
     def _on_alarm(self, topic: Topic) -> None:
@@ -321,7 +322,7 @@ class WatchedTopicsNode(LifecycleNode):
     """A lifecycle node of which every topic made after `watch_topics` is watched."""
 
     watch: TopicWatch | None = None
-    # What topics are made in, unless told otherwise; None is the node's own.
+    # The callback group of new topics unless another is given; None is the node's own.
     topic_group: CallbackGroup | None = None
 
     @property

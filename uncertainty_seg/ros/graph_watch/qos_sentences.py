@@ -111,7 +111,7 @@ class Topic:
     is_publisher : bool
         Whether the node publishes it.
     qos : QoSProfile
-        What the node offers or asks for.
+        What the node offers or requests.
 
     """
 
@@ -122,7 +122,7 @@ class Topic:
 
     @property
     def end(self) -> End:
-        """Return what tells it from the node's other ends."""
+        """Return what distinguishes it from the node's other endpoints."""
         return self.name, self.is_publisher
 
 
@@ -141,7 +141,7 @@ def conflict_sentences(
     others : list of rclpy.topic_endpoint_info.TopicEndpointInfo
         The other ends.
     is_settled : bool
-        Whether ends whose node is not known yet are told as well.
+        Whether endpoints whose node is not known yet are reported as well.
 
     Returns
     -------
@@ -171,7 +171,7 @@ def _sentence(topic: Topic, me: str, other: str, policy: Policy) -> str:
 
 def type_sentence(name: str, type_name: str, me: str, others: Sequence[Any]) -> str:
     """
-    Say that a topic carries something else too, of which nothing is heard.
+    Report that a topic carries messages of another type, which are not received.
 
     Parameters
     ----------

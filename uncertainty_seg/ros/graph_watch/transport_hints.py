@@ -2,9 +2,9 @@
 """
 One sentence when nothing comes through a subscription.
 
-A subscriber that hears nothing looks the same whether the camera is off, the topic is misspelt,
-the quality of service does not match, or large frames are lost on the way. The graph tells which,
-and the publisher's identifier tells whose middleware it is and whether it runs on this computer.
+A subscriber that receives nothing looks the same whether the camera is off, the topic is misspelt,
+the quality of service does not match, or large frames are lost on the way. The graph shows which,
+and the publisher's identifier shows its middleware and whether it runs on this computer.
 Whether its process has a Fast DDS profile cannot be seen from here.
 
 """
@@ -33,7 +33,7 @@ IMAGE_TYPES = {'sensor_msgs/msg/Image': 'raw', 'sensor_msgs/msg/CompressedImage'
 @dataclass(frozen=True)
 class Transport:
     """
-    What this process knows of its own way to others.
+    The transport of this process.
 
     Attributes
     ----------
@@ -104,7 +104,7 @@ def why_silent(node: Any, topic: Topic, own: str = 'image') -> str:
 
 
 def image_topics(node: Any, me: str) -> dict[str, str]:
-    """Return the topics on which somebody else publishes images, and their types."""
+    """Return the topics on which other nodes publish images, and their types."""
     names = [name for name, kinds in node.get_topic_names_and_types()
              if set(kinds) & set(IMAGE_TYPES)]
     return {
@@ -131,7 +131,7 @@ def silence_reason(
     transport : Transport
         Of this process.
     elsewhere : mapping of str to str
-        Where images are published, and their types; told if there is no publisher here.
+        Where images are published, and their types; named if there is no publisher here.
     own : str, optional
         What is to be remapped.
 
