@@ -19,6 +19,8 @@ PYTHON_VERSIONS=(3.11 3.12 3.13 3.10)
 # Distributions of ROS 2 that are on PyPI, and what each needs.
 declare -A ROS_WHEELS_FILES=([jazzy]=ros.txt [kilted]=ros_kilted.txt)
 ROS_WHEELS="${ROS_WHEELS:-jazzy}"
+# The Python that the distribution builds its packages for, cv_bridge among them.
+SYSTEM_PYTHON="${SYSTEM_PYTHON:-/usr/bin/python3}"
 # Seconds before each new try of a failed download.
 RETRY_WAITS_S=(5 20 60)
 
@@ -244,6 +246,43 @@ set_up_browser() {  # for the test that looks at a report; system packages are C
   note 'Chromium: installing by apt-get'
   (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core) \
     >"$VENV/apt.log" 2>&1 || note 'Chromium: NOT installed; what needs it is left out'
+}
+
+cv_bridge_folder() {  # cv_bridge_folder EXE [OPTION]: where that Python has cv_bridge, or nothing
+  "$@" -c 'from importlib.util import find_spec
+spec = find_spec("cv_bridge")
+print(spec.submodule_search_locations[0] if spec else "")' 2>/dev/null || true
+}
+
+set_up_cv_bridge() {  # for the tests that compare with it: apt's, in an environment beside .venv
+  local skipped='what needs cv_bridge is skipped'
+  [[ ${WITH_CV_BRIDGE:-1} != 0 ]] || { note "WITH_CV_BRIDGE=0: $skipped"; return 0; }
+  if [[ -n "$(cv_bridge_folder "$VENV/bin/python")" ]]; then note 'cv_bridge is there'; return 0; fi
+  # The messages of that ROS and those of the wheels do not go together.
+  [[ -z ${ROS_DISTRO:-} ]] || { note "ROS 2 $ROS_DISTRO has no cv_bridge: $skipped"; return 0; }
+  if [[ -z "$(cv_bridge_folder "$SYSTEM_PYTHON" -I)" ]]; then
+    [[ $EUID -eq 0 ]] && type -P apt-get >/dev/null ||
+      { note "no python3-cv-bridge, and no apt-get as root to install it: $skipped"; return 0; }
+    note 'cv_bridge: installing python3-cv-bridge by apt-get (170 MB; WITH_CV_BRIDGE=0 leaves it out)'
+    (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+      --no-install-recommends python3-cv-bridge python3-venv) >"$VENV/apt-cv-bridge.log" 2>&1 ||
+      { note "python3-cv-bridge: NOT installed: $skipped"; return 0; }
+  fi
+  (beside_cv_bridge) || note "no environment for cv_bridge could be made: $skipped"
+}
+
+beside_cv_bridge() {  # an environment of the distribution's Python, with its numpy and its cv_bridge
+  local folder packages
+  is_supported "$(python_version "$SYSTEM_PYTHON")" || return
+  folder="$(cv_bridge_folder "$SYSTEM_PYTHON" -I)" && [[ -n $folder ]] || return
+  VENV="$VENV-cv-bridge"
+  make_venv "$SYSTEM_PYTHON" "$(wheels_flavour)"
+  "$SYSTEM_PYTHON" -I -c 'import numpy; print(f"numpy~={numpy.__version__}")' \
+    >>"$VENV/constraints.txt" || return
+  install cv_bridge "$REQUIREMENTS/runtime.txt" "$(wheels_file)"
+  packages="$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')"
+  # The folder alone: the messages beside it are of ROS 1.
+  ln -sfn "$folder" "$packages/cv_bridge"
 }
 
 wheels_file() {  # print the requirements of the wheels of ROS that are asked for

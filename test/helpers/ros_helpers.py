@@ -108,17 +108,19 @@ class Process:
         Where stdout and stderr go.
     environment : mapping of str to str
         Over ours.
+    python : str
+        The interpreter.
 
     """
 
     def __init__(
         self, arguments: Sequence[str], domain: int, log: Path,
-        environment: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None, python: str = sys.executable,
     ) -> None:
         self._log = log
         with log.open('w') as out:
             self._process = subprocess.Popen(
-                [sys.executable, *arguments], stdout=out, stderr=subprocess.STDOUT,
+                [python, *arguments], stdout=out, stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL, env={**ros_environment(domain), **(environment or {})},
             )
 

@@ -177,6 +177,27 @@ def test_the_wheels_own_guard_does_not_leak(checkout: Path) -> None:
     assert '_ROS_WHEELS_BOOTSTRAP_COMPLETE' not in done.stdout
 
 
+def test_cv_bridge_is_optional_and_what_is_left_out_is_said(checkout: Path) -> None:
+    fake_python(checkout / '.venv' / 'bin' / 'python', '3.11')
+    python = str(fake_python(checkout / 'system_python', '3.13'))
+    apt = checkout / 'bin' / 'apt-get'
+    for said, variables in (
+        ('WITH_CV_BRIDGE=0', {'WITH_CV_BRIDGE': '0'}),
+        ('ROS 2 jazzy has no cv_bridge', {'ROS_DISTRO': 'jazzy'}),
+        ('no python3-cv-bridge, and no apt-get as root', {}),
+    ):
+        done = run(checkout, lib('set_up_cv_bridge'), SYSTEM_PYTHON=python, **variables)
+        assert done.returncode == 0, done.stderr
+        assert said in done.stdout and 'what needs cv_bridge is skipped' in done.stdout
+    apt.write_text('#!/usr/bin/env bash\necho "$*" >>apt_calls; exit 1\n', encoding='utf-8')
+    apt.chmod(0o755)
+    done = run(checkout, lib('set_up_cv_bridge'), SYSTEM_PYTHON=python)
+    assert done.returncode == 0, done.stderr
+    if os.geteuid() == 0:
+        assert 'python3-cv-bridge: NOT installed' in done.stdout
+        assert (checkout / 'apt_calls').read_text(encoding='utf-8') == 'update -qq\n'
+
+
 def test_kilted_wheels_are_taken_when_asked_for(checkout: Path) -> None:
     assert run(checkout, lib('wheels_file')).stdout.endswith('/requirements/ros.txt\n')
     done = run(checkout, lib('wheels_file; wheels_flavour'), ROS_WHEELS='kilted')

@@ -5,13 +5,13 @@ From the bytes of an image message to a BGR array, or one sentence why not.
 No message type is known here: the node and the bag reader fill the same `RawImage`, so both see
 the same pixels. OpenCV converts colours and decodes files; own code only undoes row padding and
 byte order, which cv_bridge misreads without an error, and looks at sizes before anything is
-allocated.
+allocated. Rows that cv_bridge has read already (`RawImage.values`) are not read again.
 
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import struct
 import sys
 from typing import Any
@@ -296,6 +296,9 @@ class RawImage:
         Bytes a row, padding included.
     is_bigendian : bool
         Byte order of values of more than one byte.
+    values : ndarray, shape (H, W, channels), or None
+        What `data` holds, where somebody has read it already: in this machine's byte order, of
+        the encoding's type.
 
     """
 
@@ -305,6 +308,7 @@ class RawImage:
     encoding: str
     step: int
     is_bigendian: bool = False
+    values: NDArray[Any] | None = field(default=None, repr=False)
 
 
 # OpenCV silently makes smaller mosaics black.
@@ -347,7 +351,7 @@ def _decode_raw(raw: RawImage) -> ImageU8:
     buffer = _checked(raw, kind)
     if kind.family in ('yuv420', 'yuv444'):
         return _decode_planes(buffer, raw, kind)
-    pixels = _rows(buffer, raw, kind)
+    pixels = _rows(buffer, raw, kind) if raw.values is None else raw.values
     if kind.dtype == 'f4':
         pixels = _bytes_of_floats(pixels)
     elif kind.dtype == 'u2' and kind.family != 'bayer':

@@ -206,6 +206,8 @@ class NodeHealth:
         Of the frame log.
     trouble : str
         What is wrong with the frame log, in a sentence; else empty.
+    image_codec : str
+        What reads and writes images: 'cv_bridge' or 'own codec'.
 
     """
 
@@ -218,6 +220,7 @@ class NodeHealth:
     board: BoardState = field(default_factory=BoardState)
     extra: Mapping[str, str] = field(default_factory=dict)
     trouble: str = ''
+    image_codec: str = 'own codec'
 
     def warnings(self) -> list[str]:
         """List what is wrong and does not touch the flag, the most telling first."""
@@ -228,7 +231,8 @@ class NodeHealth:
 
     def values(self) -> dict[str, str]:
         """List the numbers."""
-        values = {'state': self.state, 'model': self.settings.model}
+        values = {'state': self.state, 'model': self.settings.model,
+                  'image_codec': self.image_codec}
         if self.pipeline is not None:
             values |= {'backend': self.pipeline.backend_name, 'passes': str(self.pipeline.passes)}
         if self.build is not None:

@@ -26,7 +26,7 @@ from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BackendError
 from uncertainty_seg.ros.board_state import BoardState, BoardWatch
 from uncertainty_seg.ros.camera_station import CameraStation
-from uncertainty_seg.ros.conversions import AnyImage
+from uncertainty_seg.ros.conversions import AnyImage, image_bridge
 from uncertainty_seg.ros.engine_builder import BuildState, open_or_build
 from uncertainty_seg.ros.frame_log_link import MessageFrame, NOT_LOGGING, RunLog
 from uncertainty_seg.ros.frame_scheduler import FrameScheduler, Worker
@@ -83,6 +83,11 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         self.create_service(Trigger, '~/reset', self._on_reset)
         self.create_service(Trigger, '~/trigger_log', self._on_trigger_log)
         self.fall('the node is unconfigured')
+        bridge, logger = image_bridge(), self.get_logger()
+        if bridge.is_fault:
+            logger.warning(bridge.sentence)
+        else:
+            logger.info(bridge.sentence)
 
     def autostart(self) -> bool:
         """Configure and activate unless a lifecycle manager does; False if that failed."""
@@ -290,6 +295,6 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
             state=self._state, settings=self._settings(),
             pipeline=self._pipelines[0] if self._pipelines else None, build=self._build,
             conflicts=self.conflicts, deadlines_missed=self._topics.num_missed,
-            board=self._board_state, extra=extra,
+            board=self._board_state, extra=extra, image_codec=image_bridge().name,
             trouble=self._log.trouble() if self._log is not None else '',
         )

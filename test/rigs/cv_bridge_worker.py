@@ -1,0 +1,252 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Compare the real cv_bridge with the package's codec, in a Python that has cv_bridge.
+
+Prints one JSON object: a name for each question, and what was found. `test_cv_bridge.py` knows
+the answers. The argument 'route' asks only what cv_bridge is used for.
+
+"""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Callable
+from dataclasses import replace
+import inspect
+import json
+import sys
+import timeit
+from typing import Any
+import warnings
+
+from fake_cv_bridge import CvBridge as FakeBridge
+from image_fuzz import check_raw, Fuzzer, sentence_or_image
+from image_oracle import answer
+import numpy as np
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from uncertainty_seg.core.image_codec import decode, ENCODINGS, RawImage
+from uncertainty_seg.ros import conversions
+from uncertainty_seg.ros.conversions import (
+    BRIDGE_READS,
+    BRIDGE_WRITES,
+    CODEC_READS,
+    image_bridge,
+    image_from_msg,
+    image_to_msg,
+)
+
+SIZES = ((4, 4), (7, 10), (33, 46))
+NATIVE = int(sys.byteorder == 'big')
+RNG = np.random.default_rng(12)
+HEADER = Header(frame_id='camera_optical')
+NUM_FUZZED = 6000
+
+
+def values_of(encoding: str, height: int, width: int) -> Any:
+    kind = ENCODINGS[encoding]
+    shape = (height, width, kind.channels)
+    if kind.dtype == 'f4':
+        return RNG.random(shape).astype(np.float32)
+    return RNG.integers(0, np.iinfo(kind.dtype).max + 1, shape).astype(kind.dtype)
+
+
+def message(encoding: str, height: int, width: int) -> Any:
+    """Return a message of rows without padding, in this machine's byte order."""
+    values = values_of(encoding, height, width)
+    return Image(header=HEADER, height=height, width=width, encoding=encoding,
+                 is_bigendian=NATIVE, step=ENCODINGS[encoding].row_bytes(width),
+                 data=array.array('B', values.tobytes()))
+
+
+def padded(msg: Any, count: int) -> Any:
+    """Return a message with so many bytes behind each row."""
+    rows = np.frombuffer(msg.data, np.uint8).reshape(msg.height, msg.step)
+    rows = np.pad(rows, ((0, 0), (0, count)), constant_values=77)
+    return Image(header=HEADER, height=msg.height, width=msg.width, encoding=msg.encoding,
+                 is_bigendian=msg.is_bigendian, step=msg.step + count,
+                 data=array.array('B', rows.tobytes()))
+
+
+def by_codec(read: RawImage) -> RawImage:
+    return replace(read, values=None)
+
+
+def as_bgr(bridge: Any, msg: Any) -> Any:
+    """Return cv_bridge's own conversion to bgr8, or None where it has none."""
+    from cv_bridge import CvBridgeError
+
+    try:
+        return bridge.imgmsg_to_cv2(msg, 'bgr8')
+    except CvBridgeError:
+        return None
+
+
+def route() -> dict[str, Any]:
+    """Return what cv_bridge is used for here."""
+    from cv_bridge import CvBridge
+
+    found = image_bridge()
+    return {'name': found.name, 'is_fault': found.is_fault, 'sentence': found.sentence,
+            'reads': sorted(found.reads), 'writes': sorted(found.writes),
+            'assigns_bytes': 'tostring' in inspect.getsource(CvBridge.cv2_to_imgmsg)}
+
+
+def reading() -> dict[str, Any]:
+    """Compare what is read through cv_bridge with the codec, the oracle and cv_bridge's bgr8."""
+    bridge, found = image_bridge().bridge, {}
+    for encoding in BRIDGE_READS:
+        is_equal, is_shared, apart = True, True, -1
+        for height, width in SIZES:
+            msg = message(encoding, height, width)
+            read = image_from_msg(msg)
+            assert isinstance(read, RawImage)
+            image = decode(read)
+            is_equal &= bool((image == decode(by_codec(read))).all())
+            right = answer(by_codec(read))
+            assert right is not None
+            right.check(image)
+            is_shared &= read.values is not None and np.shares_memory(read.values, read.data)
+            if (theirs := as_bgr(bridge, msg)) is not None:
+                apart = max(apart, int(np.abs(image.astype(int) - theirs).max()))
+        found[encoding] = {'through': is_shared, 'equal': is_equal, 'apart': apart}
+    return found
+
+
+def writing() -> dict[str, bool]:
+    """Compare messages that cv_bridge writes with the codec's."""
+    bridge, found = image_bridge().bridge, {}
+    for encoding in BRIDGE_WRITES:
+        found[encoding] = True
+        for height, width in (*SIZES, (1, 1)):
+            values = values_of(encoding, height, 2 * width)
+            values = values[..., 0] if values.shape[2] == 1 else values
+            for pixels in (values, values[:, ::2]):  # contiguous and not
+                sent = image_to_msg(HEADER, pixels, encoding)
+                own = conversions._own_message(
+                    HEADER, np.ascontiguousarray(pixels), encoding)
+                direct = bridge.cv2_to_imgmsg(
+                    np.ascontiguousarray(pixels), encoding, header=HEADER)
+                found[encoding] &= sent == own == direct and isinstance(sent.data, array.array)
+                again = decode(image_from_msg(sent))
+                found[encoding] &= bool((again == decode(by_codec(image_from_msg(own)))).all())
+    return found
+
+
+def outcome(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what comes of a call, or the name of the exception."""
+    try:
+        return call(*arguments)
+    except Exception as err:
+        return type(err).__name__
+
+
+def left_to_the_codec() -> dict[str, Any]:
+    """Return what cv_bridge itself does with what it is not asked for, and that ours is right."""
+    bridge, found = image_bridge().bridge, {}
+    swapped = message('mono16', 7, 10)
+    swapped.is_bigendian = 1 - NATIVE
+    cut = message('bgr8', 7, 10)
+    cut.data = cut.data[:-1]
+    for name, msg in (('a padded row', padded(message('rgb8', 7, 10), 2)),
+                      ('rows padded by a pixel', padded(message('rgb8', 7, 10), 3)),
+                      ('the other byte order', swapped), ('a byte too few', cut)):
+        read = image_from_msg(msg)
+        assert isinstance(read, RawImage) and read.values is None, name
+        assert any(is_left(msg, ENCODINGS[msg.encoding]) for is_left in CODEC_READS.values())
+        assert check_raw(read) is (msg is not cut)  # as the oracle says
+        theirs = outcome(bridge.imgmsg_to_cv2, msg, 'passthrough')
+        if not isinstance(theirs, str):
+            rows = np.frombuffer(msg.data, np.uint8).reshape(msg.height, msg.step)
+            right = rows[:, :ENCODINGS[msg.encoding].row_bytes(msg.width)]
+            is_right = bool((theirs.reshape(msg.height, -1) == right).all())
+            theirs = 'right' if is_right else 'other pixels'
+        found[name] = theirs
+    return found
+
+
+def fuzz() -> dict[str, int]:
+    """Return how many messages at random were shown, and how many of them went through it."""
+    fuzzer, num_shown, num_through = Fuzzer(seed=12), 0, 0
+    for _ in range(NUM_FUZZED):
+        raw = fuzzer.raw()
+        msg = Image(height=raw.height, width=raw.width, encoding=raw.encoding, step=raw.step,
+                    is_bigendian=int(raw.is_bigendian), data=array.array('B', bytes(raw.data)))
+        read = image_from_msg(msg)
+        assert isinstance(read, RawImage)
+        num_shown += check_raw(read)
+        image, own = sentence_or_image(read), sentence_or_image(by_codec(read))
+        assert (image is None) is (own is None)
+        assert image is None or (image == own).all()
+        num_through += read.values is not None
+    return {'shown': num_shown, 'through': num_through}
+
+
+def fake_differs() -> list[str]:
+    """Return where the fake of the tests differs from the real one."""
+    real, fake = image_bridge().bridge, FakeBridge()
+    differ = []
+    for encoding in (*image_bridge().reads, 'nv12', '', 'no such encoding'):
+        kind = ENCODINGS.get(encoding, ENCODINGS['mono8'])
+        values = values_of(encoding if encoding in ENCODINGS else 'mono8', 5, 6)
+        msg = message('mono8', 5, 6) if encoding not in ENCODINGS else message(encoding, 5, 6)
+        msg.encoding = encoding
+        pixels = values[..., 0] if kind.channels == 1 else values
+        for one, other in (
+            [outcome(b.imgmsg_to_cv2, msg, 'passthrough') for b in (real, fake)],
+            [outcome(b.cv2_to_imgmsg, pixels, encoding, HEADER) for b in (real, fake)],
+        ):
+            if isinstance(one, np.ndarray):
+                is_same = (one.dtype, one.shape) == (other.dtype, other.shape) and (
+                    one == other).all()
+            else:
+                is_same = one == other
+            if not is_same:
+                differ.append(encoding)
+    return differ
+
+
+def speed() -> dict[str, dict[str, float]]:
+    """Return milliseconds for 640x480, through cv_bridge and not; the best of many."""
+    found = {}
+    bridge, none = image_bridge(), conversions.ImageBridge('')
+
+    def best_ms(route_: Any, call: Callable[[], Any]) -> float:
+        conversions.image_bridge = lambda: route_
+        return min(timeit.repeat(call, number=4, repeat=10)) / 4 * 1e3
+
+    for name in ('bgr8', 'rgb8'):
+        msg = message(name, 480, 640)
+
+        def read(msg: Any = msg) -> Any:
+            return decode(image_from_msg(msg))
+
+        found[f'read {name}'] = {
+            'own codec': best_ms(none, read), 'cv_bridge': best_ms(bridge, read),
+            "imgmsg_to_cv2(msg, 'bgr8')": best_ms(
+                bridge, lambda msg=msg: bridge.bridge.imgmsg_to_cv2(msg, 'bgr8'))}
+    for name in BRIDGE_WRITES:
+        values = values_of(name, 480, 640)
+        values = values[..., 0] if values.shape[2] == 1 else values
+
+        def write(values: Any = values, name: str = name) -> Any:
+            return image_to_msg(HEADER, values, name)
+
+        found[f'write {name}'] = {
+            'own codec': best_ms(none, write), 'cv_bridge': best_ms(bridge, write)}
+    conversions.image_bridge = image_bridge
+    return found
+
+
+def main() -> None:
+    warnings.simplefilter('ignore')  # Debian's cv_bridge calls what numpy has deprecated
+    found: dict[str, Any] = {'route': route()}
+    if sys.argv[1:] != ['route']:
+        for job in (reading, writing, left_to_the_codec, fuzz, fake_differs, speed):
+            found[job.__name__] = job()
+    print(json.dumps(found))
+
+
+if __name__ == '__main__':
+    main()
