@@ -89,7 +89,7 @@ class Rig:
 
     @property
     def flags(self) -> list[bool]:
-        """Flags by their statuses: with another deadline the flag has another publisher."""
+        """Return the flags by their statuses: another deadline is another publisher."""
         return [values_of(status)['confident'] == 'true' for status in self.statuses]
 
     @property

@@ -92,7 +92,7 @@ class CameraInfoRelay:
         fitting = fit_camera_info(info, header, height, width)
         if fitting is None:
             self._report(f'camera_info of {info.width}x{info.height} is not relayed: it does not '
-                      f'belong to images of {width}x{height}, which have another shape')
+                         f'belong to images of {width}x{height}, which have another shape')
             return False
         self._publisher.publish(fitting)
         return True

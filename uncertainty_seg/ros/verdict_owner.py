@@ -206,7 +206,7 @@ class VerdictOwner:
 
     @property
     def is_confident(self) -> bool:
-        """The flag as it was published last."""
+        """Return the flag as it was published last."""
         return self._publishers.is_confident
 
     def silence_s(self) -> float:
