@@ -167,10 +167,11 @@ def _calibration_facts(found: CalibrationOutcome) -> dict[str, str]:
 
 def _calibration_notes(found: CalibrationOutcome) -> tuple[str, ...]:
     notes = [
-        f'Promised on one half of the blocks and held against the other, {r.num_splits} times: '
-        f'{r.accepted_and_bad:.1%} of the held-out frames were accepted and bad on average '
-        f'(promised {r.alpha:.0%}), {r.accepted:.0%} were accepted; {r.share_above:.0%} of the '
-        'halves were above the promise, which is about their mean.' for r in found.rehearsals]
+        f'Limits were fitted on one half of the blocks and measured on the other, '
+        f'{r.num_splits} times: on average {r.accepted_and_bad:.1%} of the held-out frames were '
+        f'accepted and bad (promised {r.alpha:.0%}) and {r.accepted:.0%} were accepted. '
+        f'{r.share_above:.0%} of the halves were above the promise, which is one about their mean.'
+        for r in found.rehearsals]
     others = [
         f'At alpha {p.alpha:g} the gate accepts {p.accepted:.0%} of the frames, '
         f'{p.accepted_and_bad:.1%} are accepted and bad.' for p in found.calibration.promises[1:]]

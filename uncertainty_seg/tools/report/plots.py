@@ -70,7 +70,8 @@ def plot_risk_coverage(data: RiskCoverageCurves) -> str:
     Parameters
     ----------
     data : RiskCoverageCurves
-        The gate's curve is black and in front; the rest as many as there are colours, then grey.
+        The gate's curve is black and in front; others have a colour while there are colours, then
+        grey.
 
     Returns
     -------
@@ -242,13 +243,13 @@ def _paint_reliability(
 # Values of one score.
 
 _NUM_BINS = 28
-# A plot that shows the last of a long tail shows nothing of the rest.
+# The axis ends at this quantile: with a long tail on it, the other values could not be told apart.
 _SHOWN_QUANTILE = 0.99
 
 
 def plot_spread(spread: ScoreSpread) -> str:
     """
-    Draw how often a score takes which value, on training, validation and foreign frames.
+    Draw the histogram of a score on training, validation and foreign frames.
 
     Parameters
     ----------
@@ -324,7 +325,7 @@ def _paint_threshold(axes: Axes, threshold: float, upper: float) -> None:
 
 def plot_ladder(ladder: Ladder) -> str:
     """
-    Draw what a corruption does: shares above, the ratio of score to threshold below.
+    Draw the effect of a corruption: shares above, the ratio of score to threshold below.
 
     Parameters
     ----------
@@ -368,7 +369,7 @@ def _last(values: list[float]) -> float:
 
 
 # -------------------------------------------------------------------------------------------------
-# What all plots share: from a figure to text, axes of shares, and labels that keep apart.
+# What all plots use: from a figure to an address, axes of shares, and labels kept apart.
 
 
 def picture(paint: Callable[[Figure], None], width_in: float, height_in: float) -> str:
@@ -378,7 +379,7 @@ def picture(paint: Callable[[Figure], None], width_in: float, height_in: float) 
     Parameters
     ----------
     paint : callable
-        Draws on an empty figure; axes keep clear of each other by themselves.
+        Draws on an empty figure, whose layout keeps axes apart.
     width_in, height_in : float
         Size in inches; a page shows about 96 pixels an inch.
 
@@ -405,16 +406,16 @@ def spread_apart(
     wanted: Sequence[float], gap: float, lower: float, upper: float
 ) -> list[float]:
     """
-    Move labels as little as is needed for none to lie on another.
+    Move labels as little as possible so that none overlaps another.
 
     Parameters
     ----------
     wanted : sequence of float
-        Where each would lie best.
+        The best place of each.
     gap : float
         Least distance between two.
     lower, upper : float
-        They stay within, as far as there is room.
+        Range of the places, as far as there is room.
 
     Returns
     -------
