@@ -25,7 +25,7 @@ setup(
     name=PACKAGE,
     version='0.1.0',
     packages=find_packages(include=[PACKAGE, PACKAGE + '.*']),
-    package_data={PACKAGE: ['py.typed']},
+    package_data={PACKAGE: ['py.typed', 'tools/report/templates/*']},
     data_files=[
         ('share/ament_index/resource_index/packages', ['resource/' + PACKAGE]),
         ('share/' + PACKAGE, ['package.xml']),
@@ -41,11 +41,11 @@ setup(
     extras_require={
         'test': ['pytest', 'pytest-timeout', 'hypothesis'],
         'openvino': ['openvino>=2025.0'],
-        'calibrate': ['scikit-learn>=1.3', 'scipy>=1.9', 'matplotlib>=3.6'],
+        'calibrate': ['scikit-learn>=1.3', 'scipy>=1.9', 'matplotlib>=3.6', 'jinja2>=3.0'],
         'tensorrt': ['tensorrt>=8.6,<12', 'torch'],
         'tensorrt_rtx': ['tensorrt-rtx', 'torch'],
         'onnxruntime_gpu': ['onnxruntime-gpu>=1.18'],
-        'score': ['pyarrow>=17', 'mcap>=1.1'],
+        'score': ['pyarrow>=17', 'mcap>=1.1', 'jinja2>=3.0'],
         'ray': ['ray>=2.9', 'pyarrow>=17', 'mcap>=1.1'],
         'nets': ['safetensors', 'timm', 'segmentation-models-pytorch'],
         'labels': ['pycocotools>=2.0.7'],

@@ -6,7 +6,12 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from uncertainty_seg.analysis.metrics import auroc, CalibrationError15, ConfusionMatrix, Ranking
+from uncertainty_seg.analysis.metrics import (
+    auroc,
+    ConfusionMatrix,
+    ExpectedCalibrationError,
+    Ranking,
+)
 
 
 def test_iou_by_hand_with_ignored_pixels() -> None:
@@ -32,7 +37,7 @@ def test_image_after_image_equals_all_at_once() -> None:
 
 
 def test_a_perfectly_calibrated_and_an_overconfident_bin() -> None:
-    error = CalibrationError15()
+    error = ExpectedCalibrationError()
     error.add(np.full(10, 0.7, np.float32), np.arange(10) < 7)
     assert error.value() == pytest.approx(0, abs=1e-6)
     error.add(np.full(10, 0.9, np.float32), np.arange(10) < 4)
@@ -123,7 +128,7 @@ def test_the_rankings_are_those_of_torchmetrics_and_torch_uncertainty() -> None:
 
 
 def test_the_diagram_is_what_was_counted() -> None:
-    error = CalibrationError15()
+    error = ExpectedCalibrationError()
     error.add(np.array([0.7, 0.7, 0.95, 0.95], np.float32), np.array([True, False, True, True]))
     diagram = error.diagram()
     assert diagram.confidence[[10, 14]] == pytest.approx([0.7, 0.95])
@@ -135,7 +140,7 @@ def test_the_diagram_is_what_was_counted() -> None:
 
 
 def test_a_confidence_that_is_no_number_claims_nothing() -> None:
-    error = CalibrationError15()
+    error = ExpectedCalibrationError()
     error.add(np.array([np.nan, 1.0], np.float32), np.array([True, True]))
     assert error.value() == pytest.approx(0.5)
 

@@ -3,25 +3,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
+from uncertainty_seg.analysis.bootstrap import Interval
+from uncertainty_seg.analysis.evaluation import FrameRanking
+from uncertainty_seg.analysis.metrics import ExpectedCalibrationError
+from uncertainty_seg.analysis.selective import RiskCoverage
+from uncertainty_seg.core.calibration import Promise
+from uncertainty_seg.tools.calibrate.evaluation_run import Ladder, Step
 from uncertainty_seg.tools.report.data import (
-    BundleFacts,
     ClassRow,
     FrameGroup,
-    IntervalEntry,
     Legend,
-    PromiseEntry,
-    Reliability,
     ReportData,
     ReportFrame,
     RiskCoverageCurves,
     RiskCurve,
     ScoreEntry,
     ScoreSpread,
-    SeverityLadder,
-    SeverityStep,
 )
 
 # Whatever a folder, a class or a score is called must be shown as it is.
@@ -33,12 +35,10 @@ SCORES = ('entropy.mean', 'entropy.top', 'mutual_information.top',
           'density.scores', 'image.darkness', 'image.blur')
 
 
-def sample_promise(**changes: object) -> PromiseEntry:
+def sample_promise(**changes: object) -> Promise:
     """Return a promise that holds."""
-    facts = {'bad_rule': 'iou<0.5', 'alpha': 0.05, 'bound': 0.0473, 'num_blocks': 42,
-             'num_frames': 220, 'accepted_share': 0.613, 'accepted_bad_share': 0.0317,
-             'bad_upper': 0.0834, 'measured_on': 'the frames that the limits were fitted on'}
-    return PromiseEntry(**{**facts, **changes})  # type: ignore[arg-type]
+    promise = Promise(0.05, {SCORES[0]: 0.25}, 'iou<0.5', 42, 220, 0.0473, 0.613, 0.0317, 0.0834)
+    return replace(promise, **changes)  # type: ignore[arg-type]
 
 
 def sample_frame(seed: int, source: str = 'dive/frame', height: int = 120, width: int = 160,
@@ -61,14 +61,16 @@ def sample_curve(name: str, noise: float, is_gate: bool = False) -> RiskCurve:
     order = np.argsort(is_bad + rng.normal(0, noise, 200))
     ranks = np.arange(1, 201)
     risk = np.cumsum(is_bad[order]) / ranks
-    return RiskCurve(name, ranks / 200, risk, float(risk.mean()), is_gate)
+    points = RiskCoverage(ranks.astype(float), ranks / 200, risk)
+    return RiskCurve(name, points, float(risk.mean()), is_gate)
 
 
-def sample_reliability(bend: float, ece: float) -> Reliability:
-    """Return bins that lie below the diagonal by so much."""
-    confidence = np.linspace(0.2, 0.98, 10)
-    return Reliability(confidence, confidence - bend * np.sin(3 * confidence) ** 2,
-                       np.r_[np.linspace(0.01, 0.08, 9), 0.595], ece)
+def sample_reliability(bend: float) -> ExpectedCalibrationError:
+    """Return the sums of bins that lie below the diagonal by so much; the lowest are empty."""
+    confidence = np.linspace(1 / 30, 29 / 30, 15)
+    count = np.r_[np.zeros(3), np.linspace(100, 800, 11), 6000]
+    accuracy = confidence - bend * np.sin(3 * confidence) ** 2
+    return ExpectedCalibrationError(count, count * accuracy, count * confidence)
 
 
 def _beta(seed: int, a: float, b: float, size: int) -> NDArray[np.float64]:
@@ -80,18 +82,10 @@ def sample_report() -> ReportData:
     gate = sample_curve('gate', 0.4, is_gate=True)
     curves = (gate, *(sample_curve(name, 0.4 + 0.3 * k) for k, name in enumerate(SCORES)))
     rows = tuple(
-        ScoreEntry(
-            name,
-            0.2512 + k / 100,
-            0.2017 + k / 100,
-            0.13 + k / 100,
-            0.0512 + k / 1000,
-            IntervalEntry(0.0211 + k / 1000, 0.01, 0.04),
-            IntervalEntry(0.913, 0.87, 0.95),
-            k in (0, 3),
-        )
-        for k, name in enumerate(SCORES)
-    )
+        ScoreEntry(name, 0.2512 + k / 100, 0.2017 + k / 100, 0.13 + k / 100, FrameRanking(
+            0.0512 + k / 1000, Interval(0.0211 + k / 1000, 0.01, 0.04, 0.95, 42),
+            Interval(0.913, 0.87, 0.95, 0.95, 42)), k in (0, 3))
+        for k, name in enumerate(SCORES))
     spreads = tuple(
         ScoreSpread(name, _beta(k, 2, 18, 300), _beta(k + 50, 2.3, 16, 200),
                     _beta(k + 90, 5, 12, 80), 0.28, 0.13, k in (0, 3))
@@ -99,19 +93,21 @@ def sample_report() -> ReportData:
     classes = tuple(ClassRow(name, (0.91, 0.42, float('nan'))[k], (1234567, 4321, 0)[k],
                              0.1 + k / 10, 0.3, PALETTE[k]) for k, name in enumerate(CLASSES))
     ladders = tuple(
-        SeverityLadder(kind, tuple(
-            SeverityStep(s, 0.65 - 0.1 * s, 0.6 / (1 + s), 0.03 / (1 + s), 0.8 + 0.4 * s)
+        Ladder(kind, 20, tuple(
+            Step(s, 0.65 - 0.1 * s, 0.6 / (1 + s), 0.03 / (1 + s), 0.8 + 0.4 * s)
             for s in range(6)))
         for kind in ('turbidity', 'darkness', 'blur'))
     return ReportData(
-        'Calibration of tiny', BundleFacts(
-            'tiny', 'mc_dropout', 20, 7, 'fp32', 1.35, '2026-05-04', {'graphs': 'ab12' * 16},
-            {'camera': 'left'}),
-        sample_promise(), rows,
-        RiskCoverageCurves(curves, (float(gate.coverage[120]), float(gate.risk[120])), 0.05),
-        {'before': sample_reliability(0.12, 0.0712), 'after': sample_reliability(0.02, 0.0312)},
-        spreads, classes, ladders, Legend(CLASSES, PALETTE, 255, 'entropy', 0.4),
-        FrameGroup(tuple(sample_frame(k) for k in range(12)), 17),
-        FrameGroup(tuple(sample_frame(k, 'other') for k in range(3)), 3),
-        ('Frames of one dive share a block.', f'Odd: {NASTY}'),
+        'Calibration of tiny',
+        facts={'bundle': 'tiny', 'method': 'mc_dropout', 'passes T': '20', 'camera': 'left'},
+        hashes={'graphs': 'ab12' * 16}, promise=sample_promise(),
+        measured_on='the frames that the limits were fitted on', scores=rows,
+        risk_coverage=RiskCoverageCurves(
+            curves, (float(gate.points.coverage[120]), float(gate.points.risk[120])), 0.05),
+        reliability={'before': sample_reliability(0.12), 'after': sample_reliability(0.02)},
+        spreads=spreads, classes=classes, ladders=ladders,
+        legend=Legend(CLASSES, PALETTE, 255, 'entropy', 0.4),
+        worst_accepted=FrameGroup(tuple(sample_frame(k) for k in range(12)), 17),
+        wrongly_refused=FrameGroup(tuple(sample_frame(k, 'other') for k in range(3)), 3),
+        notes=('Frames of one dive share a block.', f'Odd: {NASTY}'),
     )

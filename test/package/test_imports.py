@@ -55,7 +55,8 @@ LIBRARIES = {
     # onnxruntime and nncf check and quantise what was compiled (compile_checks, quantise_trunk);
     # the last three are for what is fitted and reported offline.
     'tools': ({'numpy', 'cv2', 'tqdm'},
-              {'av', 'onnxruntime', 'nncf', 'sklearn', 'scipy', 'matplotlib', 'pyarrow', 'ray'}),
+              {'av', 'onnxruntime', 'nncf', 'sklearn', 'scipy', 'matplotlib', 'jinja2', 'pyarrow',
+               'ray'}),
     'ros': ({'numpy', 'cv2'} | ROS_PACKAGES, set()),
     '__main__': (set(), set()),
 }

@@ -27,7 +27,7 @@ BLANKED = {
     'analysis': (*HEAVY, 'tqdm', 'av'),
     'storage': HEAVY,
     'backends': HEAVY,
-    'tools': (*HEAVY, 'av'),
+    'tools': (*HEAVY, 'av', 'jinja2', 'matplotlib'),
     'graph': (*ROS, 'torch', 'onnxruntime', 'numba', 'rosbags'),
     'synthetic': HEAVY,
 }

@@ -78,6 +78,16 @@ def test_every_module_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert packages == folders
 
 
+def test_every_other_file_of_the_package_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    patterns = setup_arguments(monkeypatch)['package_data']['uncertainty_seg']
+    folder = ROOT / 'uncertainty_seg'
+    installed = {path for pattern in patterns for path in folder.glob(pattern)}
+    others = {path for path in folder.rglob('*') if path.is_file() and path.suffix != '.py'
+              and '__pycache__' not in path.parts}
+    assert installed == others
+    assert folder / 'tools' / 'report' / 'templates' / 'report.html' in installed
+
+
 def test_every_entry_point_exists(monkeypatch: pytest.MonkeyPatch) -> None:
     scripts = setup_arguments(monkeypatch)['entry_points']['console_scripts']
     assert {line.split(' = ')[0] for line in scripts} == {

@@ -74,7 +74,8 @@ def test_it_is_said_before_anything_is_measured(
 @pytest.mark.parametrize(('verb', 'library', 'package'), [
     ('calibrate', 'sklearn', 'scikit-learn'), ('calibrate', 'scipy', 'scipy'),
     ('calibrate', 'matplotlib', 'matplotlib'), ('evaluate', 'scipy', 'scipy'),
-    ('evaluate', 'matplotlib', 'matplotlib'),
+    ('evaluate', 'matplotlib', 'matplotlib'), ('calibrate', 'jinja2', 'jinja2'),
+    ('evaluate', 'jinja2', 'jinja2'),
 ])
 @pytest.mark.usefixtures('no_run')
 def test_a_library_that_is_missing_at_the_end_is_missed_at_the_beginning(

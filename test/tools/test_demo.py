@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import dataclasses
 import json
 import math
+import os
 from pathlib import Path
 import sys
 
@@ -15,13 +16,12 @@ import cv2
 import numpy as np
 import pytest
 
+from uncertainty_seg.core.status import Status
 from uncertainty_seg.errors import BackendUnavailableError, BagError, UncertaintySegError
-from uncertainty_seg.storage.bags.reader import BagWriter, read_images, Status
+from uncertainty_seg.storage.bags.reader import BagWriter, read_images
 from uncertainty_seg.tools import make_dive as dive_bag
 from uncertainty_seg.tools.demo import live as demo_live
-from uncertainty_seg.tools.demo import video as demo_encoder
-from uncertainty_seg.tools.demo.live import ChildProcess, find_pace
-from uncertainty_seg.tools.demo.plot import (
+from uncertainty_seg.tools.demo.drawing import (
     blank,
     Box,
     fill,
@@ -30,6 +30,13 @@ from uncertainty_seg.tools.demo.plot import (
     ScorePlot,
     text_width,
 )
+from uncertainty_seg.tools.demo.live import ChildProcess, find_pace
+from uncertainty_seg.tools.demo.pictures import (
+    choose_moments,
+    make_pictures,
+    MAX_COLUMNS,
+    open_encoder,
+)
 from uncertainty_seg.tools.demo.report import (
     Accuracy,
     event_strip,
@@ -37,7 +44,6 @@ from uncertainty_seg.tools.demo.report import (
     problems_of,
     summary_lines,
 )
-from uncertainty_seg.tools.demo.sheet import choose_moments, make_pictures, MAX_COLUMNS
 from uncertainty_seg.tools.demo.timeline import (
     find_events,
     iter_frames,
@@ -45,7 +51,6 @@ from uncertainty_seg.tools.demo.timeline import (
     read_timeline,
     Timeline,
 )
-from uncertainty_seg.tools.demo.video import open_encoder
 from uncertainty_seg.tools.main import main
 from uncertainty_seg.tools.make_dive import DiveOptions
 
@@ -285,13 +290,21 @@ def test_video_that_cannot_be_written_is_one_sentence(
     monkeypatch.setitem(sys.modules, 'av', None)
     with pytest.raises(UncertaintySegError, match='no encoder can write'):
         open_encoder(tmp_path / 'nowhere' / 'v.mp4', 64, 48, 8.0)
-    assert demo_encoder.Encoder is not None
 
 
 def test_without_ros_the_demo_names_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo_live.importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(BackendUnavailableError, match='no rclpy.*use --offline'):
         demo_live.require_ros()
+
+
+def test_the_processes_of_the_demo_find_this_package() -> None:
+    found = demo_live.ros_environment({'PYTHONPATH': 'given', 'HOME': 'h'})
+    folder, given = found['PYTHONPATH'].split(os.pathsep)
+    assert (Path(folder) / 'uncertainty_seg' / '__init__.py').is_file()
+    assert (given, found['HOME']) == ('given', 'h')
+    profile = Path(found['FASTDDS_DEFAULT_PROFILES_FILE'])
+    assert profile.is_file() and found['FASTRTPS_DEFAULT_PROFILES_FILE'] == str(profile)
 
 
 def test_dive_has_every_topic_and_the_same_bytes_for_any_workers(tmp_path: Path) -> None:

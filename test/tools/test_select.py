@@ -32,7 +32,7 @@ from uncertainty_seg.storage.score_rows import (  # noqa: E402
     unique_dives,
     write_rows,
 )
-from uncertainty_seg.tools import select_frames  # noqa: E402
+from uncertainty_seg.tools import arguments, select_frames  # noqa: E402
 from uncertainty_seg.tools.main import main  # noqa: E402
 from uncertainty_seg.tools.selection import sheet as select_sheet  # noqa: E402
 from uncertainty_seg.tools.selection.sheet import PicturePlace, thumbnails  # noqa: E402
@@ -443,6 +443,36 @@ def test_the_sheet_shows_each_frame_with_its_picture_dive_time_and_reason(
     # Nothing is fetched: no script, no address but those in the page.
     assert '<script' not in page
     assert {text.split(':')[0] for text in re.findall(r'(?:src|href)="([^"]*)"', page)} == {'data'}
+
+
+def test_no_name_of_a_dive_a_file_or_a_model_is_markup_on_the_sheet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nasty = '<script>alert("x")</script> & \'y\''
+    rows = [row(0, 1.0, nasty, f'{tmp_path}/gone/{nasty}', topic=nasty), row(1, 2.0, nasty)]
+    info = replace(INFO, model=nasty, score_names=(nasty, 'b'))
+    given = table(tmp_path / 'nasty', rows, info)
+    assert main(['select', str(given), '-n', '2', '--strategy', 'top-k', '--score', nasty,
+                 '-o', str(tmp_path / 'out')]) == 0
+    page = (tmp_path / 'out' / 'contact_sheet.html').read_text(encoding='utf-8')
+    assert '<script' not in page
+    # Score in the lead, model and score as facts, dive and score of two cards (the dive in the key
+    # too), the source that could not be read, and the dive in the table.
+    escaped = page.count('&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt; &amp; &#39;y&#39;')
+    assert escaped == page.count('script&gt;') / 2 >= 10
+
+
+def test_a_sheet_without_jinja2_is_refused_before_anything_is_read(
+    ten: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = arguments.find_spec
+    monkeypatch.setattr(arguments, 'find_spec',
+                        lambda name: None if name == 'jinja2' else find(name))
+    words = ['select', str(ten), '-n', '1', '-o', str(tmp_path / 'out')]
+    assert main(words) == 1
+    assert 'jinja2 is not installed' in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+    assert main([*words, '--sheet', '0']) == 0
 
 
 def test_a_sheet_of_fewer_pictures_says_where_the_others_are(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from uncertainty_seg.analysis.metrics import CalibrationError15, ConfusionMatrix
+from uncertainty_seg.analysis.metrics import ConfusionMatrix, ExpectedCalibrationError
 from uncertainty_seg.errors import ConfigError, ShapeError
 
 Rows = NDArray[np.float64]
@@ -158,7 +158,7 @@ def pixel_intervals(
     figures: dict[str, Callable[[Rows], float]] = {
         'mean_iou': lambda rows: _confusion(rows, num_classes).mean_iou(),
         'accuracy': lambda rows: _confusion(rows, num_classes).accuracy(),
-        'ece': lambda rows: CalibrationError15(
+        'ece': lambda rows: ExpectedCalibrationError(
             *rows.sum(0)[num_classes**2:].reshape(3, -1)).value(),
     }
     return {name: block_interval(figure, totals, blocks, draws=draws)

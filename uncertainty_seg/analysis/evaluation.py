@@ -21,8 +21,8 @@ from uncertainty_seg.analysis.frame_table import Column, FrameTable
 from uncertainty_seg.analysis.metrics import (
     AdaptiveCalibrationError,
     auroc,
-    CalibrationError15,
     ConfusionMatrix,
+    ExpectedCalibrationError,
     PatchUncertainty,
     Ranking,
     TopLabelBrier,
@@ -49,8 +49,12 @@ class PixelMeasures:
         C.
     confusion : ConfusionMatrix
         True against predicted class.
-    calibration, adaptive, brier : CalibrationError15, AdaptiveCalibrationError, TopLabelBrier
-        Confidence against accuracy.
+    calibration : ExpectedCalibrationError
+        Confidence against accuracy, in equal bins of confidence.
+    adaptive : AdaptiveCalibrationError
+        The same in bins of equally many pixels.
+    brier : TopLabelBrier
+        The same as a squared error.
     patches : PatchUncertainty
         Entropy of patches against their accuracy.
     rankings : dict of str to Ranking
@@ -62,7 +66,7 @@ class PixelMeasures:
 
     num_classes: int
     confusion: ConfusionMatrix = field(init=False)
-    calibration: CalibrationError15 = field(default_factory=CalibrationError15)
+    calibration: ExpectedCalibrationError = field(default_factory=ExpectedCalibrationError)
     adaptive: AdaptiveCalibrationError = field(default_factory=AdaptiveCalibrationError)
     brier: TopLabelBrier = field(default_factory=TopLabelBrier)
     patches: PatchUncertainty = field(default_factory=PatchUncertainty)

@@ -289,7 +289,7 @@ class ConfusionMatrix:
 
 
 @dataclass
-class CalibrationError15:
+class ExpectedCalibrationError:
     """
     Expected calibration error in 15 equal bins of confidence, over any number of images.
 

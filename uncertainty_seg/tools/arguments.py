@@ -28,6 +28,7 @@ _LIBRARIES = {
     'pyarrow': ('pyarrow', 'the score table'),
     'ray': ('ray', 'a cluster'),
     'matplotlib': ('matplotlib', 'the plots of a report'),
+    'jinja2': ('jinja2', 'pages of HTML'),
     'scipy': ('scipy', 'the bound of a share'),
     'sklearn': ('scikit-learn', 'the density'),
 }
@@ -40,7 +41,7 @@ def require_libraries(*names: str) -> None:
     Parameters
     ----------
     *names : str
-        Of 'matplotlib', 'pyarrow', 'ray', 'scipy' and 'sklearn', as they are imported.
+        Of 'jinja2', 'matplotlib', 'pyarrow', 'ray', 'scipy' and 'sklearn', as they are imported.
 
     Raises
     ------

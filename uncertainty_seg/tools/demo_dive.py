@@ -127,7 +127,7 @@ def _make_pictures(
     out: Path, settings: Settings, dive: Path, out_bag: Path
 ) -> tuple[Timeline, Accuracy]:
     from uncertainty_seg.storage.model_bundle import load_bundle
-    from uncertainty_seg.tools.demo.sheet import make_pictures
+    from uncertainty_seg.tools.demo.pictures import make_pictures
 
     card = load_bundle(settings.model).card
     subtitle = f'model {card.name}, {settings.map.replace("_", " ")} of {card.passes} passes'

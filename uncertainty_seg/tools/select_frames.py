@@ -26,7 +26,7 @@ from pathlib import Path
 import sys
 
 from uncertainty_seg.errors import ConfigError, TableError
-from uncertainty_seg.tools.arguments import option_of, print_json, whole_number
+from uncertainty_seg.tools.arguments import option_of, print_json, require_libraries, whole_number
 
 HELP = 'choose the frames of a score table that are worth a label'
 MISUSE = (ConfigError, TableError)
@@ -94,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
     from uncertainty_seg.tools.selection.sheet import require_place, write_selection, write_sheet
 
     _read_numbers(args)
+    if args.sheet:
+        require_libraries('jinja2')
     require_place(args.out, args.force)
     found = select_frames(args)
     for sentence in found.remarks:

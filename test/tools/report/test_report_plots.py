@@ -23,17 +23,15 @@ pytest.importorskip('matplotlib', reason='matplotlib is not installed: no report
 from matplotlib.figure import Figure  # noqa: E402, I100
 from matplotlib.text import Text  # noqa: E402
 
+from uncertainty_seg.analysis.metrics import ExpectedCalibrationError  # noqa: E402
+from uncertainty_seg.analysis.selective import RiskCoverage  # noqa: E402
 from uncertainty_seg.errors import ShapeError  # noqa: E402
-from uncertainty_seg.tools.report import plots as canvas  # noqa: E402
-from uncertainty_seg.tools.report import plots as report_panels  # noqa: E402
-from uncertainty_seg.tools.report import plots as report_plots  # noqa: E402
+from uncertainty_seg.tools.calibrate.evaluation_run import Ladder, Step  # noqa: E402
+from uncertainty_seg.tools.report import plots  # noqa: E402
 from uncertainty_seg.tools.report.data import (  # noqa: E402
-    Reliability,
     RiskCoverageCurves,
     RiskCurve,
     ScoreSpread,
-    SeverityLadder,
-    SeverityStep,
 )
 
 
@@ -41,7 +39,7 @@ from uncertainty_seg.tools.report.data import (  # noqa: E402
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """Figures as they are before they become SVG, laid out."""
     figures: list[Figure] = []
-    real = canvas.picture
+    real = plots.picture
 
     def picture(paint: Callable[[Figure], None], width_in: float, height_in: float) -> str:
         def kept(figure: Figure) -> None:
@@ -50,8 +48,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
         return real(kept, width_in, height_in)
 
-    monkeypatch.setattr(report_plots, 'picture', picture)
-    monkeypatch.setattr(report_panels, 'picture', picture)
+    monkeypatch.setattr(plots, 'picture', picture)
     return figures
 
 
@@ -97,17 +94,17 @@ def legend_words(figure: Figure) -> list[str]:
 
 def test_risk_coverage_draws_each_curve_from_5_percent_on(drawn: list[Figure]) -> None:
     curves = (sample_curve('gate', 0.4, True), sample_curve('a', 0.7), sample_curve('b', 1.0))
-    report_plots.plot_risk_coverage(RiskCoverageCurves(curves))
+    plots.plot_risk_coverage(RiskCoverageCurves(curves))
     axes = drawn[0].axes[0]
     for curve in curves:
-        kept = curve.coverage >= 0.05
-        assert has_line(axes, curve.coverage[kept], curve.risk[kept])
+        kept = curve.points.coverage >= 0.05
+        assert has_line(axes, curve.points.coverage[kept], curve.points.risk[kept])
 
 
 def test_the_edge_of_the_hatched_part_is_where_accepted_and_bad_is_alpha(
     drawn: list[Figure],
 ) -> None:
-    report_plots.plot_risk_coverage(RiskCoverageCurves((sample_curve('a', 0.5),), None, 0.05))
+    plots.plot_risk_coverage(RiskCoverageCurves((sample_curve('a', 0.5),), None, 0.05))
     edge = [line for line in lines_of(drawn[0].axes[0]) if line.shape[0] == 500][0]
     inside = edge[edge[:, 1] < 1]
     assert np.allclose(inside.prod(axis=1), 0.05)
@@ -115,7 +112,7 @@ def test_the_edge_of_the_hatched_part_is_where_accepted_and_bad_is_alpha(
 
 
 def test_the_gate_works_where_its_point_is_drawn(drawn: list[Figure]) -> None:
-    report_plots.plot_risk_coverage(RiskCoverageCurves((sample_curve('a', 0.5),), (0.6, 0.031)))
+    plots.plot_risk_coverage(RiskCoverageCurves((sample_curve('a', 0.5),), (0.6, 0.031)))
     assert has_line(drawn[0].axes[0], [0.6], [0.031])
     assert 'the limits are here:\n60.0 % accepted,\n3.1 % of these bad' in legend_words(drawn[0])
 
@@ -124,7 +121,7 @@ def test_names_stand_by_growing_area_after_the_gate_and_the_rest_is_counted(
     drawn: list[Figure],
 ) -> None:
     scores = [replace(sample_curve(f's{k}', 0.5), aurc=0.1 - k / 100) for k in range(8)]
-    report_plots.plot_risk_coverage(RiskCoverageCurves((*scores, sample_curve('gate', 0.4, True))))
+    plots.plot_risk_coverage(RiskCoverageCurves((*scores, sample_curve('gate', 0.4, True))))
     names = [words.split('\n')[0] for words in legend_words(drawn[0])]
     assert names == ['gate', 's5', 's4', 's3', 's2', 's1', 's0', '2 more']
 
@@ -132,12 +129,12 @@ def test_names_stand_by_growing_area_after_the_gate_and_the_rest_is_counted(
 def test_a_name_in_the_legend_has_the_colour_and_dashes_of_its_line(drawn: list[Figure]) -> None:
     curves = tuple(replace(sample_curve(f's{k}', 0.4 + k / 5), aurc=(3 - k) / 10)
                    for k in range(3))
-    report_plots.plot_risk_coverage(RiskCoverageCurves(curves))
+    plots.plot_risk_coverage(RiskCoverageCurves(curves))
     figure = drawn[0]
     shown = dict(zip([w.split('\n')[0] for w in legend_words(figure)],
                      figure.legends[0].get_lines(), strict=True))
     for curve in curves:
-        kept = curve.risk[curve.coverage >= 0.05]
+        kept = curve.points.risk[curve.points.coverage >= 0.05]
         line, = [line for line in figure.axes[0].get_lines()
                  if np.array_equal(np.asarray(line.get_ydata()), kept)]
         assert line.get_color() == shown[curve.name].get_color()
@@ -145,21 +142,23 @@ def test_a_name_in_the_legend_has_the_colour_and_dashes_of_its_line(drawn: list[
 
 
 def test_reliability_draws_the_bins_that_hold_pixels(drawn: list[Figure]) -> None:
-    bins = Reliability(np.array([0.3, 0.5, np.nan, 0.9, 0.95]),
-                       np.array([0.2, 0.55, np.nan, 0.8, 0.0]),
-                       np.array([0.1, 0.2, 0.0, 0.7, 0.0]), 0.0712)
-    report_plots.plot_reliability({'before': bins})
+    count, confidence = np.zeros(15), np.zeros(15)
+    hits = np.zeros(15)
+    count[[4, 7, 13]], confidence[[4, 7, 13]] = (10, 20, 70), (3, 10, 63)
+    hits[[4, 7, 13]] = 2, 11, 56
+    plots.plot_reliability({'before': ExpectedCalibrationError(count, hits, confidence)})
     top, bottom = drawn[0].axes
     assert has_line(top, [0.3, 0.5, 0.9], [0.2, 0.55, 0.8])
     assert has_line(bottom, [0.3, 0.5, 0.9], [0.1, 0.2, 0.7])
-    assert 'before\nECE 0.071' in [t.get_text() for t in top.texts]
+    # 0.1 * 0.1 + 0.2 * 0.05 + 0.7 * 0.1
+    assert 'before\nECE 0.090' in [t.get_text() for t in top.texts]
     assert top.get_xlim()[0] == top.get_ylim()[0] == pytest.approx(0.2)
 
 
 def test_every_frame_is_in_a_bin_of_its_set(drawn: list[Figure]) -> None:
     val = np.r_[np.full(100, 0.1), np.full(99, 0.5), 99.0]
     train = np.r_[np.full(5, 0.1), np.nan, np.inf]
-    report_panels.plot_spread(ScoreSpread('s', train, val, threshold=0.7))
+    plots.plot_spread(ScoreSpread('s', train, val, threshold=0.7))
     axes = drawn[0].axes[0]
     patches: list[Any] = list(axes.patches)
     steps = {p.get_label(): p.get_data() for p in patches if 'child' not in p.get_label()}
@@ -174,51 +173,52 @@ def test_every_frame_is_in_a_bin_of_its_set(drawn: list[Figure]) -> None:
 
 
 def test_a_ladder_draws_its_steps(drawn: list[Figure]) -> None:
-    steps = tuple(SeverityStep(k, 0.7 - k / 10, 0.6 - k / 10, 0.01 * k, 0.8 + k) for k in range(6))
-    report_panels.plot_ladder(SeverityLadder('turbidity', steps))
+    steps = tuple(Step(k, 0.7 - k / 10, 0.6 - k / 10, 0.01 * k, 0.8 + k) for k in range(6))
+    plots.plot_ladder(Ladder('turbidity', 9, steps))
     top, bottom = drawn[0].axes
     x = range(6)
     assert has_line(top, x, [s.mean_iou for s in steps])
-    assert has_line(top, x, [s.accepted_share for s in steps])
-    assert has_line(top, x, [s.accepted_bad_share for s in steps])
-    assert has_line(bottom, x, [s.mean_ratio for s in steps])
+    assert has_line(top, x, [s.accepted for s in steps])
+    assert has_line(top, x, [s.accepted_and_bad for s in steps])
+    assert has_line(bottom, x, [s.ratio for s in steps])
     assert top.get_title(loc='left') == 'turbidity'
 
 
 def test_no_word_lies_on_another_or_leaves_its_plot(drawn: list[Figure]) -> None:
     data = sample_report()
     assert data.risk_coverage and data.reliability and data.spreads and data.ladders
-    report_plots.plot_risk_coverage(data.risk_coverage)
-    report_plots.plot_reliability(data.reliability)
-    equal = SeverityLadder('all at once', tuple(
-        SeverityStep(k, 0.0, 0.0, 0.0, 1.0) for k in range(6)))
+    plots.plot_risk_coverage(data.risk_coverage)
+    plots.plot_reliability(data.reliability)
+    equal = Ladder('all at once', 9, tuple(
+        Step(k, 0.0, 0.0, 0.0, 1.0) for k in range(6)))
     for ladder in (*data.ladders, equal):
-        report_panels.plot_ladder(ladder)
+        plots.plot_ladder(ladder)
     for spread in data.spreads:
-        report_panels.plot_spread(spread)
+        plots.plot_spread(spread)
     assert [overlapping(figure) for figure in drawn] == [[]] * len(drawn)
     assert [outside(figure) for figure in drawn] == [[]] * len(drawn)
 
 
 EMPTY = np.zeros(0)
+NO_POINT, ONE_POINT = (RiskCoverage(np.ones(n), np.ones(n), np.zeros(n)) for n in (0, 1))
 ODD: list[Callable[[], str]] = [
-    lambda: report_plots.plot_risk_coverage(RiskCoverageCurves(())),
-    lambda: report_plots.plot_risk_coverage(RiskCoverageCurves((RiskCurve('a', EMPTY, EMPTY),))),
-    lambda: report_plots.plot_risk_coverage(
-        RiskCoverageCurves((RiskCurve('a', np.ones(1), np.zeros(1), None, True),), (1.0, 0.0), 0.1)
+    lambda: plots.plot_risk_coverage(RiskCoverageCurves(())),
+    lambda: plots.plot_risk_coverage(RiskCoverageCurves((RiskCurve('a', NO_POINT),))),
+    lambda: plots.plot_risk_coverage(
+        RiskCoverageCurves((RiskCurve('a', ONE_POINT, None, True),), (1.0, 0.0), 0.1)
     ),
-    lambda: report_plots.plot_reliability(
-        {'x': Reliability(np.full(3, np.nan), np.full(3, np.nan), np.zeros(3), float('nan'))}
+    lambda: plots.plot_reliability(
+        {'x': ExpectedCalibrationError()}
     ),
-    lambda: report_panels.plot_spread(ScoreSpread('s', EMPTY, np.full(4, np.nan))),
-    lambda: report_panels.plot_spread(ScoreSpread('$', None, np.zeros(4), threshold=0.0)),
-    lambda: report_panels.plot_spread(ScoreSpread('_s', None, np.ones(4), threshold=np.inf)),
-    lambda: report_panels.plot_ladder(
-        SeverityLadder('one', (SeverityStep(1, float('nan'), 0.0, 0.0, float('inf')),))
+    lambda: plots.plot_spread(ScoreSpread('s', EMPTY, np.full(4, np.nan))),
+    lambda: plots.plot_spread(ScoreSpread('$', None, np.zeros(4), threshold=0.0)),
+    lambda: plots.plot_spread(ScoreSpread('_s', None, np.ones(4), threshold=np.inf)),
+    lambda: plots.plot_ladder(
+        Ladder('one', 9, (Step(1, float('nan'), 0.0, 0.0, float('inf')),))
     ),
-    lambda: report_panels.plot_ladder(SeverityLadder('none', ())),
+    lambda: plots.plot_ladder(Ladder('none', 9, ())),
     # Not a formula, and none that could be read.
-    lambda: report_panels.plot_ladder(SeverityLadder('$\\frac$', ())),
+    lambda: plots.plot_ladder(Ladder('$\\frac$', 9, ())),
 ]
 
 
@@ -234,14 +234,12 @@ def test_odd_data_are_drawn_without_a_warning(case: int) -> None:
 
 def test_halves_of_a_curve_that_differ_in_length_are_refused() -> None:
     with pytest.raises(ShapeError, match="risk curve 'x'"):
-        RiskCurve('x', np.zeros(3), np.zeros(4))
-    with pytest.raises(ShapeError, match='reliability'):
-        Reliability(np.zeros(3), np.zeros(3), np.zeros(2), 0.1)
+        RiskCurve('x', RiskCoverage(np.zeros(3), np.zeros(3), np.zeros(4)))
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_labels_keep_apart_inside_and_in_order(wanted: list[float]) -> None:
-    places = canvas.spread_apart(wanted, 0.1, 0.0, 1.0)
+    places = plots.spread_apart(wanted, 0.1, 0.0, 1.0)
     ranked = [places[k] for k in sorted(range(len(wanted)), key=lambda k: wanted[k])]
     assert all(b - a >= 0.1 - 1e-6 for a, b in itertools.pairwise(ranked))
     assert min(places) >= -1e-6 and max(places) <= 1 + 1e-6
@@ -249,12 +247,12 @@ def test_labels_keep_apart_inside_and_in_order(wanted: list[float]) -> None:
 
 @given(st.lists(st.integers(0, 8), min_size=1, max_size=8, unique=True))
 def test_labels_that_are_apart_stay(wanted: list[int]) -> None:
-    assert canvas.spread_apart(wanted, 0.9, 0, 8) == pytest.approx(wanted)
+    assert plots.spread_apart(wanted, 0.9, 0, 8) == pytest.approx(wanted)
 
 
 def test_two_labels_on_one_spot_move_equally_far() -> None:
-    assert canvas.spread_apart([0.5, 0.5], 0.2, 0, 1) == pytest.approx([0.4, 0.6])
-    assert canvas.spread_apart([0.0, 0.05], 0.2, 0, 1) == pytest.approx([0.0, 0.2])
+    assert plots.spread_apart([0.5, 0.5], 0.2, 0, 1) == pytest.approx([0.4, 0.6])
+    assert plots.spread_apart([0.0, 0.05], 0.2, 0, 1) == pytest.approx([0.0, 0.2])
 
 
 def rgb(color: str) -> np.ndarray[Any, Any]:
@@ -268,7 +266,7 @@ def linear(color: str) -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize('name', ['INK', 'QUIET', 'BLUE', 'RED', 'PLUM'])
 def test_words_have_the_contrast_that_wcag_asks_for(name: str) -> None:
-    luminance = linear(getattr(canvas, name)) @ [0.2126, 0.7152, 0.0722]
+    luminance = linear(getattr(plots, name)) @ [0.2126, 0.7152, 0.0722]
     assert 1.05 / (luminance + 0.05) >= 4.5
 
 
@@ -296,9 +294,9 @@ def test_colours_that_share_a_plot_are_told_apart_with_any_sight(sight: str) -> 
                    for one, other in itertools.combinations(colors, 2))
 
     # About 2 is the least difference that people see side by side.
-    assert least((canvas.BLUE, canvas.RED, canvas.PLUM)) > 30
-    assert least(canvas.SERIES) > 10
+    assert least((plots.BLUE, plots.RED, plots.PLUM)) > 30
+    assert least(plots.SERIES) > 10
 
 
 def test_lines_of_scores_differ_in_form_too() -> None:
-    assert len({str(dash) for dash in canvas.DASHES}) == len(canvas.SERIES)
+    assert len({str(dash) for dash in plots.DASHES}) == len(plots.SERIES)

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What the demo says at the end: one screen for people, and whether the flag did its job."""
+"""The summary of a dive on one screen, and the check that the flag reacted to the events."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import statistics
 from uncertainty_seg.analysis.metrics import ConfusionMatrix
 from uncertainty_seg.tools.demo.timeline import DemoFrame, FlagEvent, Moment, Timeline
 
-# What no threshold may miss, and the least number of these events a dive has. Burial is not among
-# them: sand over a pipe is a sight the network was trained on, and being sure of it is right.
+# Events at which the flag must become false at any threshold, and how many of them a dive must
+# have. Burial is not among them: the network was trained on sand over a pipe.
 MUST_FALL = ('silt_cloud', 'diver', 'wreck')
 NUM_MUST_FALL = 2
-# A flag that is mostly down anyway has told nothing by being down.
+# A flag that is false most of the time says nothing about the events.
 LEAST_PLAIN_SHARE = 0.6
 STRIP_WIDTH = 72
 STRIP_KEY = '# confident   . not   - recovering   x fault   (blank) not processed'
@@ -40,7 +40,7 @@ class Accuracy:
         self._confident = ConfusionMatrix(num_classes)
 
     def add(self, frame: DemoFrame) -> None:
-        """Count a frame, if both of its masks are there."""
+        """Count a frame that has both masks."""
         if frame.truth is None or frame.label is None:
             return
         self._all.add(frame.truth, frame.label, self._ignore_index)
@@ -49,18 +49,18 @@ class Accuracy:
 
     @property
     def mean_iou(self) -> float:
-        """Over every frame that was processed; NaN if there was none."""
+        """Over all processed frames; NaN if there was none."""
         return self._all.mean_iou() if self._all.counts.any() else math.nan
 
     @property
     def mean_iou_confident(self) -> float:
-        """Over the frames with the flag up; NaN if there was none."""
+        """Over the confident frames; NaN if there was none."""
         return self._confident.mean_iou() if self._confident.counts.any() else math.nan
 
 
 def problems_of(timeline: Timeline) -> list[str]:
     """
-    Say where the flag did not do its job.
+    Return how the flag did not react as it must.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def problems_of(timeline: Timeline) -> list[str]:
     Returns
     -------
     list of str
-        A sentence each; empty if the flag fell at every event it must fall at, and rose after.
+        Sentences; none if the flag became false at every event of `MUST_FALL`, and true after it.
 
     """
     found = []
@@ -83,7 +83,7 @@ def problems_of(timeline: Timeline) -> list[str]:
                 found.append(f'The flag did not fall at {title}.')
         if math.isfinite(event.fell_after_s) and math.isinf(event.recovered_after_s):
             found.append(f'The flag did not rise again after {title}.')
-    # Written so that NaN, from a dive without plain inspection, is a problem too.
+    # NaN, of a dive without plain inspection, is a problem too.
     if not timeline.plain_share >= LEAST_PLAIN_SHARE:
         found.append(f'The flag was up in {_percent(timeline.plain_share)} of plain inspection, '
                      f'not in {LEAST_PLAIN_SHARE:.0%} or more.')
@@ -93,14 +93,14 @@ def problems_of(timeline: Timeline) -> list[str]:
 
 
 def median_latency_ms(timeline: Timeline) -> float:
-    """Return the median of the pipeline's time a frame; NaN where a replay gave none."""
+    """Return the median time of the pipeline a frame; NaN without a known one."""
     known = [m.latency_ms for m in timeline.taken if math.isfinite(m.latency_ms)]
     return statistics.median(known) if known else math.nan
 
 
 def summary_lines(timeline: Timeline, accuracy: Accuracy) -> Iterator[str]:
     """
-    Put a dive on one screen.
+    Summarise a dive on one screen.
 
     Parameters
     ----------
@@ -132,14 +132,14 @@ def summary_lines(timeline: Timeline, accuracy: Accuracy) -> Iterator[str]:
 
 def flag_strip(moments: tuple[Moment, ...], width: int = STRIP_WIDTH) -> str:
     """
-    Draw the flag over time in letters.
+    Draw the flag over time as characters.
 
     Parameters
     ----------
     moments : tuple of Moment
         In order.
     width : int
-        Letters; each stands for the worst verdict of its share of the frames.
+        Characters; each is the worst verdict of its share of the frames.
 
     Returns
     -------
@@ -158,7 +158,7 @@ def flag_strip(moments: tuple[Moment, ...], width: int = STRIP_WIDTH) -> str:
 
 
 def event_strip(timeline: Timeline, width: int = STRIP_WIDTH) -> str:
-    """Write the events' names under the flag's strip, each where it begins."""
+    """Write the names of the events below the flag's strip, each where it starts."""
     width = min(width, len(timeline.moments))
     line = ''
     for event in timeline.events:

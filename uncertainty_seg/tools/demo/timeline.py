@@ -1,8 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What happened in a dive, frame by frame: the event that was on, and the flag that was given.
+What happened in a dive, frame by frame: the event, the verdict, and the pictures of both bags.
 
-Joins a dive's bag and the node's output bag by stamp. Numbers only; pixels are `demo_frames`'s.
+The bag of the dive and the bag of the node's outputs are joined by stamp. Verdicts fit in memory;
+pictures do not, and are read as a stream.
 
 """
 
@@ -30,9 +31,11 @@ from uncertainty_seg.storage.bags.reader import (
 )
 from uncertainty_seg.tools.replay import NODE_NAME
 
-EVENT_TOPIC = '/ground_truth/event'
 IMAGE_TOPIC = '/camera/image_raw'
-STATUS_TOPIC = f'{NODE_NAME}/status'
+EVENT_TOPIC, TRUTH_TOPIC = '/ground_truth/event', '/ground_truth/mask'
+STATUS_TOPIC, MASK_TOPIC, HEATMAP_TOPIC = (
+    f'{NODE_NAME}/{name}' for name in ('status', 'mask', 'heatmap'))
+# The event of a frame in which nothing happens.
 PLAIN_EVENT = 'inspection'
 
 
@@ -46,15 +49,15 @@ class Moment:
     stamp_ns, time_s : int, float
         Its stamp; seconds since the first frame.
     event : str
-        What goes on, `PLAIN_EVENT` where nothing does.
+        Name of the event, `PLAIN_EVENT` where nothing happens.
     kind : str
-        The verdict's kind, or 'dropped' if the node did not take the frame.
+        Kind of the verdict; 'dropped' if the node did not process the frame.
     reason : str
-        Why.
+        Of the verdict.
     ratio : float
-        Worst score over threshold; NaN if dropped, infinite after a fault.
+        Largest score over its threshold; NaN if dropped, infinite after a fault.
     latency_ms : float
-        The pipeline's time for the frame; NaN if it was not given.
+        Time of the pipeline for the frame; NaN if the bag does not have it.
 
     """
 
@@ -75,19 +78,20 @@ class Moment:
 @dataclass(frozen=True)
 class FlagEvent:
     """
-    A stretch of the dive with a name, and what the flag did.
+    An event of the dive, and how the flag reacted to it.
 
     Attributes
     ----------
     name : str
-        As the dive calls it.
+        As in the bag of the dive.
     start_s, stop_s : float
         Since the first frame of the dive.
     fell_after_s, recovered_after_s : float
-        Since start and since stop; infinite where it did not. The second is negative if the flag
-        was up again before the event was over, and 0 if it never fell.
+        When the flag became false, since the start, and true again, since the stop; infinite if
+        it did not. The second is negative if the flag was true again before the event was over,
+        and 0 if it never became false.
     was_up_before : bool
-        Whether there was a flag that could fall, at some time since the event before.
+        Whether the flag was true at some time between the event before and this one.
 
     """
 
@@ -100,7 +104,7 @@ class FlagEvent:
 
     @property
     def title(self) -> str:
-        """Return the name for people."""
+        """Return the name as it is written in pictures and summaries."""
         return self.name.replace('_', ' ')
 
 
@@ -113,8 +117,8 @@ class Timeline:
     ----------
     moments : tuple of Moment
         Every frame of the dive, in order.
-    events : tuple of Event
-        Every stretch that is not plain inspection.
+    events : tuple of FlagEvent
+        Every run of frames that are not plain inspection.
 
     """
 
@@ -123,7 +127,7 @@ class Timeline:
 
     @property
     def taken(self) -> tuple[Moment, ...]:
-        """Return the frames the node gave a verdict for."""
+        """Return the frames that have a verdict."""
         return tuple(m for m in self.moments if m.kind != 'dropped')
 
     @property
@@ -133,14 +137,14 @@ class Timeline:
 
     @property
     def plain_share(self) -> float:
-        """Share of confident frames among those taken during plain inspection; NaN if none."""
+        """Share of confident frames among those processed in plain inspection; NaN if none."""
         plain = [m.is_confident for m in self.taken if m.event == PLAIN_EVENT]
         return sum(plain) / len(plain) if plain else math.nan
 
 
 def read_timeline(dive: Path, outputs: Path) -> Timeline:
     """
-    Join a dive and what the node said about it.
+    Join a dive and the verdicts on it.
 
     Parameters
     ----------
@@ -173,7 +177,7 @@ def read_timeline(dive: Path, outputs: Path) -> Timeline:
 
 def find_events(moments: Sequence[Moment]) -> Iterator[FlagEvent]:
     """
-    Find the events, and when the flag fell and rose again.
+    Find the events, and when the flag became false and true again.
 
     Parameters
     ----------
@@ -182,8 +186,8 @@ def find_events(moments: Sequence[Moment]) -> Iterator[FlagEvent]:
 
     Yields
     ------
-    Event
-        In order. A flag that rises only in the next event has not recovered from this one.
+    FlagEvent
+        In order. A flag that becomes true only in the next event has not recovered from this one.
 
     """
     stretches = [list(group) for _, group in groupby(moments, key=lambda m: m.event)]
@@ -205,8 +209,8 @@ def find_events(moments: Sequence[Moment]) -> Iterator[FlagEvent]:
 
 
 def _rise_s(stretch: Sequence[Moment], after: Sequence[Moment]) -> float:
-    # A flag that is up again when the event ends, as in a thinning cloud, rose when its last run
-    # of confident frames began.
+    # If the flag is true again when the event ends, as in a thinning cloud, it became true at the
+    # start of its last run of confident frames.
     rise_s = math.inf
     for moment in stretch:
         if moment.kind != 'dropped':
@@ -246,24 +250,15 @@ def _verdict(status: Any) -> dict[str, Any]:
     }
 
 
-# -------------------------------------------------------------------------------------------------
-# The pictures of a dive, frame by frame: camera, true classes, and what the node published.
-# Read as a stream from both bags, since a dive's pictures do not fit in memory.
-
-TRUTH_TOPIC = '/ground_truth/mask'
-MASK_TOPIC = f'{NODE_NAME}/mask'
-HEATMAP_TOPIC = f'{NODE_NAME}/heatmap'
-
-
 @dataclass(frozen=True)
 class DemoFrame:
     """
-    One frame; what is not in the bags is None.
+    One frame with its pictures; what is not in the bags is None.
 
     Attributes
     ----------
     moment : Moment
-        Its verdict.
+        Event and verdict.
     image : ndarray of uint8, shape (H, W, 3)
         Camera, BGR.
     truth, label : ndarray of uint8, shape (H, W), or None
@@ -282,7 +277,7 @@ class DemoFrame:
 
 def iter_frames(dive: Path, outputs: Path, timeline: Timeline) -> Iterator[DemoFrame]:
     """
-    Walk through a dive.
+    Read the frames of a dive with their pictures.
 
     Parameters
     ----------
@@ -294,12 +289,12 @@ def iter_frames(dive: Path, outputs: Path, timeline: Timeline) -> Iterator[DemoF
     Yields
     ------
     DemoFrame
-        One a moment, in order.
+        One for each moment, in order.
 
     Raises
     ------
     UncertaintySegError
-        If a bag breaks off or a picture in it cannot be decoded.
+        If a bag ends early or a picture in it cannot be decoded.
 
     """
     with BagReader(dive) as in_bag, BagReader(outputs) as out_bag:
@@ -316,7 +311,7 @@ def iter_frames(dive: Path, outputs: Path, timeline: Timeline) -> Iterator[DemoF
 
 
 class _Cursor:
-    """Finds the message of a stamp; stamps must be asked for in rising order."""
+    """Finds the message of a stamp; stamps must be given in rising order."""
 
     def __init__(self, bag: BagReader, topic: str) -> None:
         is_there = topic in bag.topics()

@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What a report shows, as plain values: filled by `calibrate` and `evaluate`, drawn by `report_html`.
+What a report shows, as plain values: made by `fill`, drawn by `plots` and `page`.
 
-Nothing here draws or measures. Every part but the title may be left out, and then its section is.
-Numbers and curves are in `report_parts`; frames are here.
+Nothing here measures or draws. Shares and IoU are 0..1, every score grows with uncertainty, and
+NaN is shown as a dash.
 
 """
 
@@ -11,95 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from uncertainty_seg.analysis.evaluation import FrameRanking
+from uncertainty_seg.analysis.metrics import ExpectedCalibrationError
+from uncertainty_seg.analysis.selective import RiskCoverage
 from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
+from uncertainty_seg.core.calibration import Promise
 from uncertainty_seg.errors import ShapeError
 
-# -------------------------------------------------------------------------------------------------
-# The parts of a report that are numbers and curves; `report_data` puts them together.
-# Nothing here draws or measures. Shares and IoU are 0..1, every score grows with uncertainty, and
-# NaN is shown as a dash.
+if TYPE_CHECKING:
+    from uncertainty_seg.tools.calibrate.evaluation_run import Ladder
 
-
-@dataclass(frozen=True)
-class IntervalEntry:
-    """A figure and the two ends of its interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class BundleFacts:
-    """
-    What was measured, and with what.
-
-    Attributes
-    ----------
-    name, method, precision, date : str
-        The date is the caller's: the report reads no clock.
-    passes, seed : int
-        T, and the seed of the masks.
-    temperature : float
-        The logits were divided by it.
-    hashes : mapping of str to str
-        What was hashed -> digest.
-    facts : mapping of str to str
-        Anything else worth a line.
-
-    """
-
-    name: str
-    method: str
-    passes: int
-    seed: int
-    precision: str
-    temperature: float = 1.0
-    date: str = ''
-    hashes: Mapping[str, str] = field(default_factory=dict)
-    facts: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class PromiseEntry:
-    """
-    What the flag promises, and what was measured of it.
-
-    Attributes
-    ----------
-    bad_rule : str
-        When a frame counts as bad, such as ``iou<0.5``.
-    alpha : float
-        Promised upper limit of P(accepted and bad).
-    bound : float
-        What conformal risk control arrived at, at most alpha.
-    num_blocks, num_frames : int
-        What the limits come from.
-    accepted_share, accepted_bad_share : float
-        Of all frames that were measured.
-    bad_upper : float or None
-        Clopper-Pearson upper bound of P(bad | accepted).
-    level : float
-        Confidence of that bound.
-    measured_on : str
-        Which frames the two shares were measured on, and whether the limits were fitted on them.
-
-    """
-
-    bad_rule: str
-    alpha: float
-    bound: float
-    num_blocks: int
-    num_frames: int
-    accepted_share: float
-    accepted_bad_share: float
-    bad_upper: float | None = None
-    level: float = 0.95
-    measured_on: str = ''
+MAX_FRAMES = 12
 
 
 @dataclass(frozen=True)
@@ -115,14 +42,10 @@ class ScoreEntry:
         From the validation and from the training frames.
     distance_ks : float or None
         Kolmogorov-Smirnov distance between its values there, 0..1.
-    aurc : float or None
-        Area under the risk-coverage curve; small is good.
-    excess_aurc : Interval or None
-        The same over that of the best possible order.
-    ood_auroc : Interval or None
-        How well it ranks foreign frames above familiar ones.
+    ranking : FrameRanking or None
+        How well it ranks frames.
     is_gated : bool
-        The gate looks at it.
+        The gate uses it.
 
     """
 
@@ -130,9 +53,7 @@ class ScoreEntry:
     threshold: float | None = None
     train_threshold: float | None = None
     distance_ks: float | None = None
-    aurc: float | None = None
-    excess_aurc: IntervalEntry | None = None
-    ood_auroc: IntervalEntry | None = None
+    ranking: FrameRanking | None = None
     is_gated: bool = False
 
 
@@ -145,8 +66,8 @@ class RiskCurve:
     ----------
     name : str
         The score, or what the gate is to be called.
-    coverage, risk : ndarray of float, shape (K,)
-        Both 0..1, by growing coverage.
+    points : RiskCoverage
+        Coverage and risk.
     aurc : float or None
         Written beside the name.
     is_gate : bool
@@ -155,14 +76,16 @@ class RiskCurve:
     """
 
     name: str
-    coverage: NDArray[np.float64]
-    risk: NDArray[np.float64]
+    points: RiskCoverage
     aurc: float | None = None
     is_gate: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse curves whose halves differ in length."""
-        _require_pair(f'risk curve {self.name!r}', self.coverage, self.risk)
+        """Refuse a curve whose halves differ in length."""
+        coverage, risk = self.points.coverage.shape, self.points.risk.shape
+        if coverage != risk or len(coverage) != 1:
+            raise ShapeError(f'risk curve {self.name!r} has arrays of shape {coverage} and {risk}',
+                             'one axis of equal length')
 
 
 @dataclass(frozen=True)
@@ -172,33 +95,6 @@ class RiskCoverageCurves:
     curves: tuple[RiskCurve, ...]
     point: tuple[float, float] | None = None
     alpha: float | None = None
-
-
-@dataclass(frozen=True)
-class Reliability:
-    """
-    Confidence against accuracy in bins.
-
-    Attributes
-    ----------
-    confidence, accuracy : ndarray of float, shape (B,)
-        Means of each bin, 0..1; NaN for an empty one.
-    share : ndarray of float, shape (B,)
-        Of all pixels that lie in the bin.
-    ece : float
-        Expected calibration error.
-
-    """
-
-    confidence: NDArray[np.float64]
-    accuracy: NDArray[np.float64]
-    share: NDArray[np.float64]
-    ece: float
-
-    def __post_init__(self) -> None:
-        """Refuse bins that do not belong together."""
-        _require_pair('reliability', self.confidence, self.accuracy)
-        _require_pair('reliability', self.confidence, self.share)
 
 
 @dataclass(frozen=True)
@@ -227,36 +123,6 @@ class ClassRow:
 
 
 @dataclass(frozen=True)
-class SeverityStep:
-    """What the network and the gate do at one severity; the ratio is score over threshold."""
-
-    severity: int
-    mean_iou: float
-    accepted_share: float
-    accepted_bad_share: float
-    mean_ratio: float
-
-
-@dataclass(frozen=True)
-class SeverityLadder:
-    """One kind of corruption, by growing severity."""
-
-    kind: str
-    steps: tuple[SeverityStep, ...]
-
-
-def _require_pair(name: str, one: NDArray[np.float64], other: NDArray[np.float64]) -> None:
-    if one.ndim != 1 or one.shape != other.shape:
-        raise ShapeError(f'{name} has arrays of shape {one.shape} and {other.shape}',
-                         'one axis of equal length')
-
-
-# -------------------------------------------------------------------------------------------------
-
-MAX_FRAMES = 12
-
-
-@dataclass(frozen=True)
 class ReportFrame:
     """
     A frame worth looking at.
@@ -268,13 +134,13 @@ class ReportFrame:
     image_bgr : ndarray of uint8, shape (H, W, 3)
         As the camera gave it.
     truth : ndarray of uint8, shape (H, W), or None
-        True class ids, if anybody knows them.
+        True class ids, if they are known.
     predicted : ndarray of uint8, shape (H, W)
         Class ids.
     heat : ndarray of float32, shape (H, W)
         An uncertainty map.
     score_ratio : float
-        Largest score over threshold; above 1 is refused.
+        Largest score over threshold; a frame above 1 is rejected.
     iou : float
         Of the frame.
     reason : str
@@ -320,11 +186,18 @@ class ReportData:
     ----------
     title : str
         The heading.
-    bundle, promise, risk_coverage, legend, worst_accepted, wrongly_refused
-        As their classes say; frames need the legend.
+    facts, hashes : mapping of str to str
+        What was measured and with what; what was hashed -> digest.
+    promise : Promise
+        Its shares and its bound of P(bad | accepted) are those of the frames that `measured_on`
+        names; a bound of NaN is not known.
+    measured_on : str
+        Which frames these are, and whether the limits were fitted on them.
     scores, spreads, classes, ladders
         Tables and small plots, a row or plot each.
-    reliability : mapping of str to Reliability
+    risk_coverage, legend, worst_accepted, wrongly_refused
+        As their classes say; frames need the legend.
+    reliability : mapping of str to ExpectedCalibrationError
         By when: such as 'before' and 'after' temperature scaling, at most three.
     notes : tuple of str
         A sentence or two each: what the report does not show, what was odd.
@@ -332,21 +205,23 @@ class ReportData:
     """
 
     title: str
-    bundle: BundleFacts | None = None
-    promise: PromiseEntry | None = None
+    facts: Mapping[str, str] | None = None
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    promise: Promise | None = None
+    measured_on: str = ''
     scores: tuple[ScoreEntry, ...] | None = None
     risk_coverage: RiskCoverageCurves | None = None
-    reliability: Mapping[str, Reliability] | None = None
+    reliability: Mapping[str, ExpectedCalibrationError] | None = None
     spreads: tuple[ScoreSpread, ...] | None = None
     classes: tuple[ClassRow, ...] | None = None
-    ladders: tuple[SeverityLadder, ...] | None = None
+    ladders: tuple[Ladder, ...] | None = None
     legend: Legend | None = None
     worst_accepted: FrameGroup | None = None
     wrongly_refused: FrameGroup | None = None
     notes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse frames that nobody could read."""
+        """Refuse frames that could not be read without a legend."""
         has_frames = self.worst_accepted is not None or self.wrongly_refused is not None
         if has_frames and self.legend is None:
             raise ShapeError('a report has frames and no legend', 'class names and colours')

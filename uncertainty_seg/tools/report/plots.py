@@ -1,14 +1,15 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The report's plots about ranking and honesty: risk-coverage and reliability.
+The plots of a report: risk over coverage, reliability, values of a score, severity of corruption.
 
-Each function takes values of `report_parts` and returns an SVG as a ``data:`` address.
+Each function takes values of `report.data` and returns an SVG as a ``data:`` address. Letters are
+outlines: sharp in print, the same on every machine, and no font is fetched. The bytes depend on
+the data only.
 
 """
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
 import io
 import math
@@ -17,22 +18,15 @@ from typing import Any, TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.tools.report.data import (
-    Reliability,
-    RiskCoverageCurves,
-    RiskCurve,
-    ScoreSpread,
-    SeverityLadder,
-)
+from uncertainty_seg.analysis.metrics import ExpectedCalibrationError, ReliabilityDiagram
+from uncertainty_seg.tools.report.data import RiskCoverageCurves, RiskCurve, ScoreSpread
+from uncertainty_seg.tools.report.pictures import data_address
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# -------------------------------------------------------------------------------------------------
-# One style for every plot of the report, and the way from a plot to text in a page.
-# Plots are SVG with letters as outlines: sharp in print, the same on every machine, and no font is
-# fetched. The bytes depend on the data only.
+    from uncertainty_seg.tools.calibrate.evaluation_run import Ladder
 
 # Told apart with any kind of colour blindness, and dark enough for words on white; the last three
 # are for lines of many, which differ in their dashes too.
@@ -57,130 +51,205 @@ _STYLE = {
 }
 
 
-def picture(paint: Callable[[Figure], None], width_in: float, height_in: float) -> str:
+# -------------------------------------------------------------------------------------------------
+# Risk over coverage.
+
+_MAX_POINTS = 400
+# Below the first, a risk is the share among a handful of frames, and no curve is drawn; what lies
+# below the second does not stretch the axis.
+_DRAWN_COVERAGE, _STEADY_COVERAGE = 0.05, 0.15
+_PALE = '#b4bcc4'
+_POINT: dict[str, Any] = {'marker': 'o', 'markersize': 9, 'color': 'white',
+                          'markeredgecolor': INK, 'markeredgewidth': 2.4}
+
+
+def plot_risk_coverage(data: RiskCoverageCurves) -> str:
     """
-    Draw a figure.
+    Draw the share of bad frames among the accepted over the share accepted.
 
     Parameters
     ----------
-    paint : callable
-        Draws on an empty figure; axes keep clear of each other by themselves.
-    width_in, height_in : float
-        Size in inches; a page shows about 96 pixels an inch.
+    data : RiskCoverageCurves
+        The gate's curve is black and in front; others have a colour while there are colours, then
+        grey.
 
     Returns
     -------
     str
-        A ``data:`` address of an SVG.
+        A ``data:`` address.
 
     """
-    from matplotlib import style
-    from matplotlib.figure import Figure
 
-    with style.context(['default', _STYLE]):
-        figure = Figure(figsize=(width_in, height_in), layout='constrained')
-        paint(figure)
-        file = io.BytesIO()
-        # No date and no version: equal data are equal bytes.
-        nothing = dict.fromkeys(('Date', 'Creator', 'Format', 'Type'))
-        figure.savefig(file, format='svg', metadata=nothing)
-    return data_address('image/svg+xml', file.getvalue())
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        top = _risk_limit(data)
+        if data.alpha is not None:
+            _paint_promise(axes, data.alpha, top)
+        scores = [curve for curve in data.curves if not curve.is_gate]
+        for k, curve in reversed(list(enumerate(scores))):
+            known = k < len(SERIES)
+            axes.plot(*_thin(curve), color=SERIES[k] if known else _PALE,
+                      linestyle=DASHES[k] if known else '-', linewidth=1.6 if known else 0.9,
+                      zorder=3 if known else 2)
+        for curve in data.curves:
+            if curve.is_gate:
+                axes.plot(*_thin(curve), color=INK, linewidth=2.6, zorder=5)
+        if data.point is not None:
+            _paint_point(axes, data.point)
+        axes.set(xlim=(0, 1), ylim=(0, top), xlabel='coverage: share of frames accepted',
+                 ylabel='risk: share of the accepted that is bad')
+        percent_axis(axes.xaxis)
+        percent_axis(axes.yaxis)
+        _list_curves(figure, data)
 
-
-def data_address(kind: str, content: bytes) -> str:
-    """Return content as an address that a page can hold."""
-    return f'data:{kind};base64,{base64.b64encode(content).decode("ascii")}'
-
-
-def spread_apart(
-    wanted: Sequence[float], gap: float, lower: float, upper: float
-) -> list[float]:
-    """
-    Move labels as little as is needed for none to lie on another.
-
-    Parameters
-    ----------
-    wanted : sequence of float
-        Where each would lie best.
-    gap : float
-        Least distance between two.
-    lower, upper : float
-        They stay within, as far as there is room.
-
-    Returns
-    -------
-    list of float
-        Places in the order of `wanted`, whose rank they keep.
-
-    """
-    order = sorted(range(len(wanted)), key=lambda k: wanted[k])
-    groups: list[list[float]] = []  # [sum of wanted centres, count, centre]
-    for k in order:
-        groups.append([wanted[k], 1, _held(wanted[k], 1, gap, lower, upper)])
-        while len(groups) > 1 and _overlap(groups[-2], groups[-1], gap):
-            total, count, _ = groups.pop()
-            groups[-1][0] += total
-            groups[-1][1] += count
-            mean = groups[-1][0] / groups[-1][1]
-            groups[-1][2] = _held(mean, groups[-1][1], gap, lower, upper)
-    places = [0.0] * len(wanted)
-    ranks = iter(order)
-    for _, count, centre in groups:
-        for step in range(int(count)):
-            places[next(ranks)] = centre + (step - (count - 1) / 2) * gap
-    return places
+    return picture(paint, 8.4, 4.4)
 
 
-def _held(centre: float, count: float, gap: float, lower: float, upper: float) -> float:
-    half = (count - 1) * gap / 2
-    return max(min(centre, upper - half), lower + half)
+def _risk_limit(data: RiskCoverageCurves) -> float:
+    steady = [c.points.risk[c.points.coverage >= _STEADY_COVERAGE] for c in data.curves]
+    values = np.concatenate([*steady, np.zeros(1)])
+    values = values[np.isfinite(values)]
+    highest = max(float(values.max()), data.alpha or 0.0, data.point[1] if data.point else 0.0)
+    return float(min(max(1.12 * highest, 0.02), 1.02))
 
 
-def _overlap(below: list[float], above: list[float], gap: float) -> bool:
-    reach = (below[1] + above[1]) / 2 * gap
-    return above[2] - below[2] < reach - 1e-9
+def _thin(curve: RiskCurve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    points = curve.points
+    drawn = np.flatnonzero(points.coverage >= _DRAWN_COVERAGE)
+    steps = np.linspace(0, max(drawn.size - 1, 0), min(drawn.size, _MAX_POINTS))
+    kept = drawn[steps.round().astype(int)]
+    return points.coverage[kept], points.risk[kept]
 
 
-def label_ends(
-    axes: Axes, ends: Sequence[tuple[float, str, str]], gap: float, lower: float, upper: float
-) -> None:
-    """
-    Write names beside the right ends of lines.
-
-    Parameters
-    ----------
-    axes : Axes
-        With its limits set.
-    ends : sequence of (float, str, str)
-        Height of each line's end in the axis's unit, its name and its colour.
-    gap, lower, upper : float
-        As in `spread_apart`.
-
-    """
-    places = spread_apart([end[0] for end in ends], gap, lower, upper)
-    for place, (_, name, color) in zip(places, ends, strict=True):
-        axes.annotate(name, (1, place), (6, 0), xycoords=('axes fraction', 'data'),
-                      textcoords='offset points', color=color, va='center', ha='left',
-                      fontsize=8.5, annotation_clip=False)
+def _paint_promise(axes: Axes, alpha: float, top: float) -> None:
+    # Accepted and bad is coverage times risk: the promise is a hyperbola.
+    coverage = np.linspace(1e-3, 1, 500)
+    limit = np.minimum(alpha / coverage, 10)
+    axes.fill_between(coverage, limit, 10, facecolor='#f3f4f6', edgecolor='#c9d0d7',
+                      hatch='////', linewidth=0, zorder=0.5)
+    axes.plot(coverage, limit, color=QUIET, linewidth=1.1, zorder=1)
+    axes.annotate(f'accepted and bad above {100 * alpha:.4g} %', (0.985, top), (0, -6),
+                  textcoords='offset points', ha='right', va='top', color=QUIET, fontsize=8.5,
+                  bbox={'facecolor': 'white', 'edgecolor': 'none', 'pad': 1.5, 'alpha': 0.9},
+                  zorder=4)
 
 
-def percent_axis(axis: Any) -> None:
-    """Write the ticks of an axis of shares as per cent."""
-    axis.set_major_formatter(lambda share, _: f'{100 * share:.6g} %')
+def _paint_point(axes: Axes, point: tuple[float, float]) -> None:
+    coverage, risk = point
+    axes.plot([coverage, coverage, 0], [0, risk, risk], color=INK, linewidth=0.9,
+              linestyle=(0, (1, 2)), zorder=6)
+    axes.plot([coverage], [risk], **_POINT, zorder=7, clip_on=False)
+
+
+def _list_curves(figure: Figure, data: RiskCoverageCurves) -> None:
+    """Write the names beside the plot, gate first and then from low to high area."""
+    from matplotlib.lines import Line2D
+
+    scores = [curve for curve in data.curves if not curve.is_gate]
+    entries = [(_name(c), Line2D([], [], color=INK, linewidth=2.6))
+               for c in data.curves if c.is_gate]
+    if data.point is not None:
+        coverage, risk = data.point
+        words = f'the limits are here:\n{coverage:.1%} accepted,\n{risk:.1%} of these bad'
+        entries.append((words.replace('%', ' %'), Line2D([], [], **_POINT, linestyle='')))
+    ranked = sorted(range(min(len(scores), len(SERIES))), key=lambda k: _area(scores[k]))
+    entries += [(_name(scores[k]), Line2D([], [], color=SERIES[k], linestyle=DASHES[k],
+                                          linewidth=1.6)) for k in ranked]
+    if len(scores) > len(SERIES):
+        words = f'{len(scores) - len(SERIES)} more'
+        entries.append((words, Line2D([], [], color=_PALE, linewidth=0.9)))
+    if entries:
+        names, handles = zip(*entries, strict=True)
+        figure.legend(handles, names, loc='outside right center', frameon=False, fontsize=8.5,
+                      handlelength=2.6, labelspacing=0.9)
+
+
+def _name(curve: RiskCurve) -> str:
+    return curve.name if curve.aurc is None else f'{curve.name}\nAURC {curve.aurc:.4f}'
+
+
+def _area(curve: RiskCurve) -> float:
+    return math.inf if curve.aurc is None else curve.aurc
 
 
 # -------------------------------------------------------------------------------------------------
-# The report's small plots, many of a kind: values of a score, and corruption by severity.
-# Each function takes values of `report_parts` and returns an SVG as a ``data:`` address.
+# Reliability.
+
+
+def plot_reliability(errors: Mapping[str, ExpectedCalibrationError]) -> str:
+    """
+    Draw accuracy over confidence, and below it where the pixels lie.
+
+    Parameters
+    ----------
+    errors : mapping of str to ExpectedCalibrationError
+        By name, such as 'before' and 'after'; the last one is solid and in front.
+
+    Returns
+    -------
+    str
+        A ``data:`` address.
+
+    """
+    curves = {f'{name}\nECE {error.value():.3f}': error.diagram()
+              for name, error in errors.items()}
+
+    def paint(figure: Figure) -> None:
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3.4, 1])
+        lower = _lowest(list(curves.values()))
+        top.plot([lower, 1], [lower, 1], color=QUIET, linewidth=1, zorder=1)
+        span = 1 - lower
+        for x, y, words in ((0.30, 0.80, 'underconfident'), (0.72, 0.16, 'overconfident')):
+            top.text(lower + x * span, lower + y * span, words, color=QUIET, fontsize=9,
+                     ha='center', style='italic')
+        _paint_reliability(top, bottom, curves, lower)
+        top.set(xlim=(lower, 1), ylim=(lower, 1.0), ylabel='accuracy: share that is right')
+        bottom.set(xlabel='confidence of the pixel', ylabel='pixels')
+        bottom.set_ylim(bottom=0)
+        for axis in (top.yaxis, bottom.yaxis, bottom.xaxis):
+            percent_axis(axis)
+        bottom.locator_params(axis='y', nbins=3)
+
+    return picture(paint, 5.6, 5.0)
+
+
+def _lowest(curves: Sequence[ReliabilityDiagram]) -> float:
+    values = [v[c.share > 0] for c in curves for v in (c.confidence, c.accuracy)]
+    known = np.concatenate([*values, np.ones(1)])
+    return min(max(0.0, math.floor(float(np.nanmin(known)) * 10 + 1e-9) / 10), 0.9)
+
+
+def _paint_reliability(
+    top: Axes, bottom: Axes, curves: Mapping[str, ReliabilityDiagram], lower: float
+) -> None:
+    # The last is what is used: blue and solid.
+    styles = [(SERIES[k], '-' if k == 0 else DASHES[k], 'os^Dvp'[k]) for k in range(len(SERIES))]
+    ends = []
+    for k, (name, curve) in enumerate(reversed(list(curves.items()))):
+        color, dash, marker = styles[k % len(styles)]
+        known = curve.share > 0
+        x, y = curve.confidence[known], curve.accuracy[known]
+        top.plot(x, y, color=color, linestyle=dash, marker=marker, markersize=5, zorder=5 - k,
+                 clip_on=False)
+        bottom.plot(x, curve.share[known], color=color, linestyle=dash, marker=marker,
+                    markersize=3.5, linewidth=1.2, zorder=5 - k, clip_on=False)
+        if x.size:
+            ends.append((float(y[-1]), name, color))
+    label_ends(top, ends, 0.13 * (1 - lower), lower, 0.97)
+    bottom.axhline(0, color=GRID, linewidth=0.8)
+
+
+# -------------------------------------------------------------------------------------------------
+# Values of one score.
 
 _NUM_BINS = 28
-# A plot that shows the last of a long tail shows nothing of the rest.
+# The axis ends at this quantile: with a long tail on it, the other values could not be told apart.
 _SHOWN_QUANTILE = 0.99
 
 
 def plot_spread(spread: ScoreSpread) -> str:
     """
-    Draw how often a score takes which value, on training, validation and foreign frames.
+    Draw the histogram of a score on training, validation and foreign frames.
 
     Parameters
     ----------
@@ -250,13 +319,17 @@ def _paint_threshold(axes: Axes, threshold: float, upper: float) -> None:
                   zorder=5)
 
 
-def plot_ladder(ladder: SeverityLadder) -> str:
+# -------------------------------------------------------------------------------------------------
+# Severity of a corruption.
+
+
+def plot_ladder(ladder: Ladder) -> str:
     """
-    Draw what a corruption does: shares above, the ratio of score to threshold below.
+    Draw the effect of a corruption: shares above, the ratio of score to threshold below.
 
     Parameters
     ----------
-    ladder : SeverityLadder
+    ladder : Ladder
         By growing severity.
 
     Returns
@@ -270,15 +343,15 @@ def plot_ladder(ladder: SeverityLadder) -> str:
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2.2, 1])
         severity = [step.severity for step in ladder.steps]
         lines = [('mean IoU', [s.mean_iou for s in ladder.steps], BLUE, 'o'),
-                 ('accepted', [s.accepted_share for s in ladder.steps], PLUM, 's'),
-                 ('accepted\nand bad', [s.accepted_bad_share for s in ladder.steps], RED, '^')]
+                 ('accepted', [s.accepted for s in ladder.steps], PLUM, 's'),
+                 ('accepted\nand bad', [s.accepted_and_bad for s in ladder.steps], RED, '^')]
         ends = []
         for name, values, color, marker in lines:
             top.plot(severity, values, color=color, marker=marker, markersize=5, clip_on=False)
             ends.append((_last(values), name, color))
         top.set(ylim=(0, 1), title=ladder.kind, ylabel='share, IoU')
         label_ends(top, ends, 0.15, 0.03, 0.97)
-        ratios = [s.mean_ratio for s in ladder.steps]
+        ratios = [s.ratio for s in ladder.steps]
         bottom.plot(severity, ratios, color=INK, marker='D', markersize=4, clip_on=False)
         bottom.axhline(1, color=QUIET, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1)
         finite = [r for r in ratios if math.isfinite(r)]
@@ -296,180 +369,96 @@ def _last(values: list[float]) -> float:
 
 
 # -------------------------------------------------------------------------------------------------
-
-_MAX_POINTS = 400
-# Below the first, a risk is the share among a handful of frames, and no curve is drawn; what lies
-# below the second does not stretch the axis.
-_DRAWN_COVERAGE, _STEADY_COVERAGE = 0.05, 0.15
-_PALE = '#b4bcc4'
-_POINT: dict[str, Any] = {'marker': 'o', 'markersize': 9, 'color': 'white',
-                          'markeredgecolor': INK, 'markeredgewidth': 2.4}
+# What all plots use: from a figure to an address, axes of shares, and labels kept apart.
 
 
-def plot_risk_coverage(data: RiskCoverageCurves) -> str:
+def picture(paint: Callable[[Figure], None], width_in: float, height_in: float) -> str:
     """
-    Draw the share of bad frames among the accepted over the share accepted.
+    Draw a figure.
 
     Parameters
     ----------
-    data : RiskCoverage
-        The gate's curve is black and in front; the rest as many as there are colours, then grey.
+    paint : callable
+        Draws on an empty figure, whose layout keeps axes apart.
+    width_in, height_in : float
+        Size in inches; a page shows about 96 pixels an inch.
 
     Returns
     -------
     str
-        A ``data:`` address.
+        A ``data:`` address of an SVG.
 
     """
+    from matplotlib import style
+    from matplotlib.figure import Figure
 
-    def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        top = _risk_limit(data)
-        if data.alpha is not None:
-            _paint_promise(axes, data.alpha, top)
-        scores = [curve for curve in data.curves if not curve.is_gate]
-        for k, curve in reversed(list(enumerate(scores))):
-            known = k < len(SERIES)
-            axes.plot(*_thin(curve), color=SERIES[k] if known else _PALE,
-                      linestyle=DASHES[k] if known else '-', linewidth=1.6 if known else 0.9,
-                      zorder=3 if known else 2)
-        for curve in data.curves:
-            if curve.is_gate:
-                axes.plot(*_thin(curve), color=INK, linewidth=2.6, zorder=5)
-        if data.point is not None:
-            _paint_point(axes, data.point)
-        axes.set(xlim=(0, 1), ylim=(0, top), xlabel='coverage: share of frames accepted',
-                 ylabel='risk: share of the accepted that is bad')
-        percent_axis(axes.xaxis)
-        percent_axis(axes.yaxis)
-        _list_curves(figure, data)
-
-    return picture(paint, 8.4, 4.4)
+    with style.context(['default', _STYLE]):
+        figure = Figure(figsize=(width_in, height_in), layout='constrained')
+        paint(figure)
+        file = io.BytesIO()
+        # No date and no version: equal data are equal bytes.
+        nothing = dict.fromkeys(('Date', 'Creator', 'Format', 'Type'))
+        figure.savefig(file, format='svg', metadata=nothing)
+    return data_address('image/svg+xml', file.getvalue())
 
 
-def _risk_limit(data: RiskCoverageCurves) -> float:
-    steady = [curve.risk[curve.coverage >= _STEADY_COVERAGE] for curve in data.curves]
-    values = np.concatenate([*steady, np.zeros(1)])
-    values = values[np.isfinite(values)]
-    highest = max(float(values.max()), data.alpha or 0.0, data.point[1] if data.point else 0.0)
-    return float(min(max(1.12 * highest, 0.02), 1.02))
-
-
-def _thin(curve: RiskCurve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    drawn = np.flatnonzero(curve.coverage >= _DRAWN_COVERAGE)
-    steps = np.linspace(0, max(drawn.size - 1, 0), min(drawn.size, _MAX_POINTS))
-    kept = drawn[steps.round().astype(int)]
-    return curve.coverage[kept], curve.risk[kept]
-
-
-def _paint_promise(axes: Axes, alpha: float, top: float) -> None:
-    # Accepted and bad is coverage times risk: the promise is a hyperbola.
-    coverage = np.linspace(1e-3, 1, 500)
-    limit = np.minimum(alpha / coverage, 10)
-    axes.fill_between(coverage, limit, 10, facecolor='#f3f4f6', edgecolor='#c9d0d7',
-                      hatch='////', linewidth=0, zorder=0.5)
-    axes.plot(coverage, limit, color=QUIET, linewidth=1.1, zorder=1)
-    axes.annotate(f'accepted and bad above {100 * alpha:.4g} %', (0.985, top), (0, -6),
-                  textcoords='offset points', ha='right', va='top', color=QUIET, fontsize=8.5,
-                  bbox={'facecolor': 'white', 'edgecolor': 'none', 'pad': 1.5, 'alpha': 0.9},
-                  zorder=4)
-
-
-def _paint_point(axes: Axes, point: tuple[float, float]) -> None:
-    coverage, risk = point
-    axes.plot([coverage, coverage, 0], [0, risk, risk], color=INK, linewidth=0.9,
-              linestyle=(0, (1, 2)), zorder=6)
-    axes.plot([coverage], [risk], **_POINT, zorder=7, clip_on=False)
-
-
-def _list_curves(figure: Figure, data: RiskCoverageCurves) -> None:
-    """Write the names beside the plot, gate first and then from low to high area."""
-    from matplotlib.lines import Line2D
-
-    scores = [curve for curve in data.curves if not curve.is_gate]
-    entries = [(_name(c), Line2D([], [], color=INK, linewidth=2.6))
-               for c in data.curves if c.is_gate]
-    if data.point is not None:
-        coverage, risk = data.point
-        words = f'the limits are here:\n{coverage:.1%} accepted,\n{risk:.1%} of these bad'
-        entries.append((words.replace('%', ' %'), Line2D([], [], **_POINT, linestyle='')))
-    ranked = sorted(range(min(len(scores), len(SERIES))), key=lambda k: _area(scores[k]))
-    entries += [(_name(scores[k]), Line2D([], [], color=SERIES[k], linestyle=DASHES[k],
-                                          linewidth=1.6)) for k in ranked]
-    if len(scores) > len(SERIES):
-        words = f'{len(scores) - len(SERIES)} more'
-        entries.append((words, Line2D([], [], color=_PALE, linewidth=0.9)))
-    if entries:
-        names, handles = zip(*entries, strict=True)
-        figure.legend(handles, names, loc='outside right center', frameon=False, fontsize=8.5,
-                      handlelength=2.6, labelspacing=0.9)
-
-
-def _name(curve: RiskCurve) -> str:
-    return curve.name if curve.aurc is None else f'{curve.name}\nAURC {curve.aurc:.4f}'
-
-
-def _area(curve: RiskCurve) -> float:
-    return math.inf if curve.aurc is None else curve.aurc
-
-
-def plot_reliability(curves: Mapping[str, Reliability]) -> str:
+def spread_apart(
+    wanted: Sequence[float], gap: float, lower: float, upper: float
+) -> list[float]:
     """
-    Draw accuracy over confidence, and below it where the pixels lie.
+    Move labels as little as possible so that none overlaps another.
 
     Parameters
     ----------
-    curves : mapping of str to Reliability
-        By name, such as 'before' and 'after'; the last one is solid and in front.
+    wanted : sequence of float
+        The best place of each.
+    gap : float
+        Least distance between two.
+    lower, upper : float
+        Range of the places, as far as there is room.
 
     Returns
     -------
-    str
-        A ``data:`` address.
+    list of float
+        Places in the order of `wanted`, whose rank they keep.
 
     """
-
-    def paint(figure: Figure) -> None:
-        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3.4, 1])
-        lower = _lowest(list(curves.values()))
-        top.plot([lower, 1], [lower, 1], color=QUIET, linewidth=1, zorder=1)
-        span = 1 - lower
-        for x, y, words in ((0.30, 0.80, 'less sure than right'), (0.72, 0.16, 'too sure')):
-            top.text(lower + x * span, lower + y * span, words, color=QUIET, fontsize=9,
-                     ha='center', style='italic')
-        _paint_reliability(top, bottom, curves, lower)
-        top.set(xlim=(lower, 1), ylim=(lower, 1.0), ylabel='accuracy: share that is right')
-        bottom.set(xlabel='confidence of the pixel', ylabel='pixels')
-        bottom.set_ylim(bottom=0)
-        for axis in (top.yaxis, bottom.yaxis, bottom.xaxis):
-            percent_axis(axis)
-        bottom.locator_params(axis='y', nbins=3)
-
-    return picture(paint, 5.6, 5.0)
+    count = len(wanted)
+    order = np.argsort(wanted, kind='stable')
+    # Less the gaps below it, a place may be equal to its neighbour's and not lower, so that the
+    # nearest places are an isotonic regression, here by its max-min formula.
+    gaps = gap * np.arange(count)
+    free = np.asarray(wanted, np.float64)[order] - gaps
+    fitted = [max(min(free[i:j].mean() for j in range(k + 1, count + 1)) for i in range(k + 1))
+              for k in range(count)]
+    places = np.empty(count)
+    places[order] = gaps + np.clip(fitted, lower, max(upper - gap * (count - 1), lower))
+    return places.tolist()
 
 
-def _lowest(curves: Sequence[Reliability]) -> float:
-    values = [v[c.share > 0] for c in curves for v in (c.confidence, c.accuracy)]
-    known = np.concatenate([*values, np.ones(1)])
-    return min(max(0.0, math.floor(float(np.nanmin(known)) * 10 + 1e-9) / 10), 0.9)
-
-
-def _paint_reliability(
-    top: Axes, bottom: Axes, curves: Mapping[str, Reliability], lower: float
+def label_ends(
+    axes: Axes, ends: Sequence[tuple[float, str, str]], gap: float, lower: float, upper: float
 ) -> None:
-    # The last is what is used: blue and solid.
-    styles = [(SERIES[k], '-' if k == 0 else DASHES[k], 'os^Dvp'[k]) for k in range(len(SERIES))]
-    ends = []
-    for k, (name, curve) in enumerate(reversed(list(curves.items()))):
-        color, dash, marker = styles[k % len(styles)]
-        known = (curve.share > 0) & np.isfinite(curve.accuracy)
-        order = np.argsort(curve.confidence[known])
-        x, y = curve.confidence[known][order], curve.accuracy[known][order]
-        top.plot(x, y, color=color, linestyle=dash, marker=marker, markersize=5, zorder=5 - k,
-                 clip_on=False)
-        bottom.plot(x, curve.share[known][order], color=color, linestyle=dash, marker=marker,
-                    markersize=3.5, linewidth=1.2, zorder=5 - k, clip_on=False)
-        if x.size:
-            ends.append((float(y[-1]), f'{name}\nECE {curve.ece:.3f}', color))
-    label_ends(top, ends, 0.13 * (1 - lower), lower, 0.97)
-    bottom.axhline(0, color=GRID, linewidth=0.8)
+    """
+    Write names beside the right ends of lines.
+
+    Parameters
+    ----------
+    axes : Axes
+        With its limits set.
+    ends : sequence of (float, str, str)
+        Height of each line's end in the axis's unit, its name and its colour.
+    gap, lower, upper : float
+        As in `spread_apart`.
+
+    """
+    places = spread_apart([end[0] for end in ends], gap, lower, upper)
+    for place, (_, name, color) in zip(places, ends, strict=True):
+        axes.annotate(name, (1, place), (6, 0), xycoords=('axes fraction', 'data'),
+                      textcoords='offset points', color=color, va='center', ha='left',
+                      fontsize=8.5, annotation_clip=False)
+
+
+def percent_axis(axis: Any) -> None:
+    """Write the ticks of an axis of shares as per cent."""
+    axis.set_major_formatter(lambda share, _: f'{100 * share:.6g} %')

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The contact sheet of a selection: one page that needs nothing else, pictures in it."""
+"""The files of a selection: Parquet for the next step, CSV and a contact sheet for a person."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 import csv
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from uncertainty_seg.analysis.selection_pool import SelectionRequest
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.perceptual_hash import hash_distance, perceptual_hash
@@ -23,14 +21,268 @@ from uncertainty_seg.errors import ConfigError, UncertaintySegError
 from uncertainty_seg.storage.frame_sources import BadFrame, frames_at
 from uncertainty_seg.storage.whole_files import whole_file
 from uncertainty_seg.tools.arguments import json_text
-from uncertainty_seg.tools.report import page as words
-from uncertainty_seg.tools.report.page import CSS, facts_list, table
-from uncertainty_seg.tools.report.plots import data_address
+from uncertainty_seg.tools.report.page import number, render_page
+from uncertainty_seg.tools.report.pictures import fitted_size, jpeg_address
 from uncertainty_seg.tools.selection.run import SelectionOutcome
+
+PARQUET, CSV, SHEET = 'selection.parquet', 'selection.csv', 'contact_sheet.html'
+METADATA_KEY = b'uncertainty_seg.selection'
+# First in the CSV; what follows is in the order of the table.
+_LEADING = ('rank', 'reason', 'stands_for', 'strategy')
+
+
+def require_place(folder: Path, is_replacing: bool) -> None:
+    """
+    Refuse a file, or a folder that holds a selection that nobody said to replace.
+
+    Raises
+    ------
+    ConfigError
+        With what is in the way.
+
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f'{folder} is a file', 'a folder for the selection')
+    if (folder / PARQUET).exists() and not is_replacing:
+        raise ConfigError(f'{folder} holds a selection already', 'a new folder',
+                          'give another --out, or --force to replace it')
+
+
+def write_selection(folder: Path, found: SelectionOutcome) -> list[str]:
+    """
+    Write selection.parquet and selection.csv, each whole or not at all.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it is not there.
+    found : SelectionOutcome
+        What was chosen.
+
+    Returns
+    -------
+    list of str
+        Names of the files.
+
+    Raises
+    ------
+    ConfigError
+        If the folder cannot be made, or a file not be written.
+
+    """
+    chosen = chosen_rows(found)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise ConfigError(f'{folder} cannot be made ({err.strerror})',
+                          'a folder that may be written to') from err
+
+    def parquet(draft: Path) -> None:
+        from pyarrow.parquet import write_table
+
+        write_table(chosen, draft, compression='zstd')
+
+    write_whole(folder / PARQUET, parquet)
+    write_whole(folder / CSV, lambda draft: _write_csv(draft, chosen))
+    return [PARQUET, CSV]
+
+
+def chosen_rows(found: SelectionOutcome) -> Any:
+    """Return the chosen rows with rank, strategy, reason and stands_for, a `pyarrow.Table`."""
+    import pyarrow as pa
+
+    selection = found.selection
+    rows = found.table.take(pa.array(selection.rows))
+    ends = {
+        'rank': pa.array(range(1, len(rows) + 1), pa.int32()),
+        'strategy': pa.array([found.request.strategy] * len(rows), pa.string()),
+        'reason': pa.array(selection.reasons, pa.string()),
+        'stands_for': pa.array(selection.stands_for, pa.int64()),
+    }
+    for name, values in ends.items():
+        rows = rows.append_column(name, values)
+    return rows.replace_schema_metadata({
+        **(found.table.schema.metadata or {}), METADATA_KEY: json_text(found.summary()).encode()})
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """
+    Write a file of a selection, whole or not at all.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be written; an older one stays as it was.
+
+    """
+    try:
+        with whole_file(path) as draft:
+            write(draft)
+    except OSError as err:
+        raise ConfigError(f'{path} cannot be written ({err.strerror})',
+                          'a folder with room that may be written to') from err
+
+
+def _write_csv(path: Path, chosen: Any) -> None:
+    names = [*_LEADING, *(name for name in chosen.column_names
+                          if name not in (*_LEADING, 'features'))]
+    columns = [[_text(name, value) for value in chosen.column(name).to_pylist()]
+               for name in names]
+    with path.open('w', encoding='utf-8', newline='') as file:
+        writer = csv.writer(file, lineterminator='\n')
+        writer.writerow(names)
+        writer.writerows(zip(*columns, strict=True))
+
+
+def _text(name: str, value: Any) -> str:
+    if value is None:
+        return ''
+    if name == 'phash':  # a spreadsheet would round the number
+        return f'{value:016x}'
+    return f'{value:.7g}' if isinstance(value, float) else str(value)
+
+
+# -------------------------------------------------------------------------------------------------
+# The contact sheet: one page that needs nothing else, its pictures in it.
+
+# Rows listed in the table of dives, and in the list of sources that could not be read.
+_MAX_DIVES, _MAX_PROBLEMS = 60, 20
+
+
+@dataclass(frozen=True)
+class Card:
+    """
+    One frame on the sheet.
+
+    Attributes
+    ----------
+    rank : int
+        From 1.
+    dive, time, score, reason, key : str
+        Dive, time since its first frame, the score in words, the reason, and the frame's key.
+    address : str or None
+        ``data:`` address of its picture; None if it could not be had.
+    is_changed : bool
+        Another picture is in its place now.
+
+    """
+
+    rank: int
+    dive: str
+    time: str
+    score: str
+    reason: str
+    key: str
+    address: str | None
+    is_changed: bool = False
+
+
+def write_sheet(folder: Path, found: SelectionOutcome, max_pictures: int) -> tuple[int, int]:
+    """
+    Read the pictures and write contact_sheet.html; an older one is removed if none is wanted.
+
+    Parameters
+    ----------
+    folder : Path
+        A folder that exists.
+    found : SelectionOutcome
+        What was chosen.
+    max_pictures : int
+        Frames on the sheet, the first chosen first; with 0 there is no sheet.
+
+    Returns
+    -------
+    int, int
+        Pictures that are grey; those of them in whose place another one is now.
+
+    Raises
+    ------
+    ConfigError
+        If the page cannot be written.
+
+    """
+    if not max_pictures:
+        (folder / SHEET).unlink(missing_ok=True)
+        return 0, 0
+    rows = found.selection.rows[:max_pictures]
+    places = [_place(found.table, int(row)) for row in rows]
+    pictures = thumbnails(places)
+    cards = _cards(found, places, pictures)
+    page = sheet_page(found, cards, pictures.problems)
+    write_whole(folder / SHEET,
+                lambda draft: draft.write_text(page, encoding='utf-8', newline='\n'))
+    return sum(card.address is None for card in cards), len(pictures.changed)
+
+
+def sheet_page(found: SelectionOutcome, cards: Sequence[Card], problems: Sequence[str]) -> str:
+    """Return the page; equal choices and pictures make equal bytes."""
+    count, dives = len(found.selection.rows), found.candidates.dives
+    chosen = Counter(dives[found.selection.rows])
+    changed = sum(card.is_changed for card in cards)
+    return render_page(
+        'contact_sheet.html', title=f'{count} frames to label', request=found.request,
+        num_chosen=count, num_candidates=found.selection.num_candidates, remarks=found.remarks,
+        cards=cards, num_changed=changed,
+        num_unread=sum(card.address is None for card in cards) - changed,
+        problems=problems, max_problems=_MAX_PROBLEMS, options=_options(found),
+        dives=sorted(((name, size, chosen[name]) for name, size in Counter(dives).items()),
+                     key=lambda dive: (-dive[2], dive[0])),
+        num_dives_chosen=len(chosen), max_dives=_MAX_DIVES)
+
+
+def _options(found: SelectionOutcome) -> list[tuple[str, str]]:
+    request, chosen = found.request, found.selection
+    pairs = [('model', found.info.model), ('strategy', request.strategy),
+             ('score', request.score_name), ('seed', str(request.seed)),
+             ('near duplicates left out', f'{chosen.num_duplicates} (fewer than '
+              f'{request.min_distance} bits)' if request.min_distance else 'not looked for'),
+             ('frames not scored', str(chosen.num_unscored))]
+    if request.limit is not None:
+        pairs.append(('limit', f'{request.limit:.6g}'))
+    if request.strategy in ('power-bald', 'uncertainty-diversity'):
+        pairs.append(('beta', f'{request.beta:g}'))
+    if request.per_dive is not None:
+        pairs.append(('a dive gives at most', str(request.per_dive)))
+    if request.min_gap_s:
+        pairs.append(('least time between two', f'{request.min_gap_s:g} s'))
+    return pairs
+
+
+def _cards(
+    found: SelectionOutcome, places: Sequence[PicturePlace], pictures: Pictures
+) -> list[Card]:
+    pool, selection = found.candidates, found.selection
+    stamps = np.asarray(found.table.column('stamp_ns').to_numpy(), np.int64)
+    starts: dict[str, int] = {}
+    for dive, stamp in zip(pool.dives, stamps, strict=True):
+        starts[dive] = min(stamp, starts.get(dive, stamp))
+    return [Card(
+        rank=rank, dive=pool.dives[row], key=pool.keys[row],
+        # A picture of a folder has no time: its stamp is its place.
+        time='' if place.kind == 'folder' else
+        clock((int(stamps[row]) - starts[pool.dives[row]]) / 1e9),
+        score=f'{found.request.score_name} {number(float(pool.scores[row]))}',
+        reason=selection.reasons[rank - 1], address=pictures.addresses.get(place),
+        is_changed=place in pictures.changed)
+        for rank, (row, place) in enumerate(zip(selection.rows, places, strict=False), 1)]
+
+
+def clock(seconds: float) -> str:
+    """Write a time as h:mm:ss."""
+    whole = int(seconds)
+    return f'{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}'
+
+
+def _place(rows: Any, row: int) -> PicturePlace:
+    names = ['source', 'kind', 'topic', 'index', 'stamp_ns']
+    if 'phash' in rows.column_names:
+        names.append('phash')
+    return PicturePlace(*(rows.column(name)[row].as_py() for name in names))
+
 
 # -------------------------------------------------------------------------------------------------
 # Small pictures of chosen frames, read from the bags, folders and logs they came from.
-# A source may have changed since it was scored, and then another picture stands in the same place:
+# A source may have changed since it was scored, and then another picture is in the same place:
 # its stamp and its hash tell.
 
 _WIDTH_PX, _HEIGHT_PX, _QUALITY = 256, 192, 75
@@ -69,9 +321,9 @@ class Pictures:
 
     Attributes
     ----------
-    addresses : dict of Place to str
+    addresses : dict of PicturePlace to str
         ``data:`` addresses of JPEGs; frames that cannot be had are left out.
-    changed : set of Place
+    changed : set of PicturePlace
         Frames left out since another picture is in their place now.
     problems : list of str
         A sentence for every source that has changed, cannot be read, or not to its end.
@@ -89,7 +341,7 @@ def thumbnails(places: Sequence[PicturePlace]) -> Pictures:
 
     Parameters
     ----------
-    places : sequence of Place
+    places : sequence of PicturePlace
         Frames; each source is read once, from its start to the last of them.
 
     Returns
@@ -144,347 +396,6 @@ def _is_same(place: PicturePlace, stamp_ns: int, image_bgr: ImageU8) -> bool:
 
 
 def _small(image_bgr: ImageU8) -> str:
-    height, width = image_bgr.shape[:2]
-    scale = min(_WIDTH_PX / width, _HEIGHT_PX / height, 1.0)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
+    size = fitted_size(image_bgr, _WIDTH_PX, _HEIGHT_PX)
     small = cv2.resize(image_bgr, size, interpolation=cv2.INTER_AREA)
-    _, content = cv2.imencode('.jpg', small, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-    return data_address('image/jpeg', content.tobytes())
-
-
-# -------------------------------------------------------------------------------------------------
-# A selection on disk: Parquet for the next step, CSV for a person.
-
-PARQUET, CSV, SHEET = 'selection.parquet', 'selection.csv', 'contact_sheet.html'
-METADATA_KEY = b'uncertainty_seg.selection'
-# First in the CSV; what follows is in the order of the table.
-_LEADING = ('rank', 'reason', 'stands_for', 'strategy')
-
-
-def require_place(folder: Path, is_replacing: bool) -> None:
-    """
-    Refuse a file, or a folder that holds a selection that nobody said to replace.
-
-    Raises
-    ------
-    ConfigError
-        With what is in the way.
-
-    """
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f'{folder} is a file', 'a folder for the selection')
-    if (folder / PARQUET).exists() and not is_replacing:
-        raise ConfigError(f'{folder} holds a selection already', 'a new folder',
-                          'give another --out, or --force to replace it')
-
-
-def write_selection(folder: Path, found: SelectionOutcome) -> list[str]:
-    """
-    Write selection.parquet and selection.csv, each whole or not at all.
-
-    Parameters
-    ----------
-    folder : Path
-        Made if it is not there.
-    found : Found
-        What was chosen.
-
-    Returns
-    -------
-    list of str
-        Names of the files.
-
-    Raises
-    ------
-    ConfigError
-        If the folder cannot be made, or a file not be written.
-
-    """
-    chosen = chosen_rows(found)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise ConfigError(f'{folder} cannot be made ({err.strerror})',
-                          'a folder that may be written to') from err
-
-    def parquet(draft: Path) -> None:
-        from pyarrow.parquet import write_table
-
-        write_table(chosen, draft, compression='zstd')
-
-    write_whole(folder / PARQUET, parquet)
-    write_whole(folder / CSV, lambda draft: _write_csv(draft, chosen))
-    return [PARQUET, CSV]
-
-
-def chosen_rows(found: SelectionOutcome) -> Any:
-    """Return the chosen rows with rank, strategy, reason and stands_for, a `pyarrow.Table`."""
-    import pyarrow as pa
-
-    selection = found.selection
-    rows = found.table.take(pa.array(selection.rows))
-    ends = {
-        'rank': pa.array(range(1, len(rows) + 1), pa.int32()),
-        'strategy': pa.array([found.request.strategy] * len(rows), pa.string()),
-        'reason': pa.array(selection.reasons, pa.string()),
-        'stands_for': pa.array(selection.stands_for, pa.int64()),
-    }
-    for name, values in ends.items():
-        rows = rows.append_column(name, values)
-    return rows.replace_schema_metadata({
-        **(found.table.schema.metadata or {}), METADATA_KEY: json_text(found.summary()).encode()})
-
-
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """
-    Write a file of a selection, whole or not at all.
-
-    Raises
-    ------
-    ConfigError
-        If it cannot be written; an older one stays as it was.
-
-    """
-    try:
-        with whole_file(path) as draft:
-            write(draft)
-    except OSError as err:
-        raise ConfigError(f'{path} cannot be written ({err.strerror})',
-                          'a folder with room that may be written to') from err
-
-
-def _write_csv(path: Path, chosen: Any) -> None:
-    names = [*_LEADING, *(name for name in chosen.column_names
-                          if name not in (*_LEADING, 'features'))]
-    columns = [[_text(name, value) for value in chosen.column(name).to_pylist()]
-               for name in names]
-    with path.open('w', encoding='utf-8', newline='') as file:
-        writer = csv.writer(file, lineterminator='\n')
-        writer.writerow(names)
-        writer.writerows(zip(*columns, strict=True))
-
-
-def _text(name: str, value: Any) -> str:
-    if value is None:
-        return ''
-    if name == 'phash':  # a spreadsheet would round the number
-        return f'{value:016x}'
-    return f'{value:.7g}' if isinstance(value, float) else str(value)
-
-
-# -------------------------------------------------------------------------------------------------
-
-_SHEET_CSS = """
-.sheet { display: grid; gap: 1rem 0.8rem; margin: 1rem 0;
-  grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); }
-.sheet figure { margin: 0; border: 1px solid var(--line); border-radius: 6px; overflow: hidden; }
-.sheet img, .sheet .none { display: block; width: 100%; aspect-ratio: 4 / 3;
-  object-fit: contain; background: #eceff2; }
-.sheet .none { display: grid; place-items: center; color: var(--quiet); font-size: 0.85rem;
-  background: #c9ced4; }
-.sheet figcaption { padding: 0.4rem 0.6rem 0.6rem; font-size: 0.82rem; }
-.sheet b { font-variant-numeric: tabular-nums; }
-.sheet span { display: block; }
-.sheet .why { color: var(--quiet); margin-top: 0.25rem; }
-@media print { .sheet { grid-template-columns: repeat(4, 1fr); }
-  .sheet figure { break-inside: avoid; } }
-"""
-# Dives listed in the table.
-_MAX_DIVES = 60
-_MAX_PROBLEMS = 20
-
-
-@dataclass(frozen=True)
-class Card:
-    """
-    One frame on the sheet.
-
-    Attributes
-    ----------
-    rank : int
-        From 1.
-    dive, time, score, reason, key : str
-        Dive, time since its first frame, the score in words, the reason, and the frame's key.
-    address : str or None
-        ``data:`` address of its picture; None if it could not be had.
-    is_changed : bool
-        Another picture is in its place now.
-
-    """
-
-    rank: int
-    dive: str
-    time: str
-    score: str
-    reason: str
-    key: str
-    address: str | None
-    is_changed: bool = False
-
-
-def write_sheet(folder: Path, found: SelectionOutcome, max_pictures: int) -> tuple[int, int]:
-    """
-    Read the pictures and write contact_sheet.html; an older one is removed if none is wanted.
-
-    Parameters
-    ----------
-    folder : Path
-        A folder that exists.
-    found : Found
-        What was chosen.
-    max_pictures : int
-        Frames on the sheet, the first chosen first; with 0 there is no sheet.
-
-    Returns
-    -------
-    int, int
-        Pictures that are grey; those of them in whose place another one is now.
-
-    Raises
-    ------
-    ConfigError
-        If the page cannot be written.
-
-    """
-    if not max_pictures:
-        (folder / SHEET).unlink(missing_ok=True)
-        return 0, 0
-    rows = found.selection.rows[:max_pictures]
-    places = [_place(found.table, int(row)) for row in rows]
-    pictures = thumbnails(places)
-    cards = _cards(found, places, pictures)
-    page = sheet_page(found, cards, pictures.problems)
-    write_whole(folder / SHEET, lambda draft: _write(draft, page))
-    return sum(card.address is None for card in cards), len(pictures.changed)
-
-
-def sheet_page(found: SelectionOutcome, cards: Sequence[Card], problems: Sequence[str]) -> str:
-    """Return the page; equal choices and pictures make equal bytes."""
-    count = len(found.selection.rows)
-    title = f'{count} frames to label'
-    parts = [f'<p class="lead">{escape(_lead(found))}</p>',
-             *(f'<p class="warning">{escape(_sentence(text))}</p>' for text in found.remarks),
-             _missing(cards, problems), _facts(found)]
-    left = count - len(cards)
-    more = f'<p>{left} more frames are in selection.csv.</p>' if left else ''
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<link rel="icon" href="data:,">\n'
-        f'<title>{escape(title)}</title>\n<style>{CSS}{_SHEET_CSS}</style>\n</head>\n<body>\n'
-        f'<header>\n<h1>{escape(title)}</h1>\n' + '\n'.join(filter(None, parts))
-        + '\n</header>\n<main>\n<section id="frames">\n<h2>Frames</h2>\n<div class="sheet">\n'
-        + '\n'.join(map(_card, cards)) + f'\n</div>\n{more}\n</section>\n'
-        f'<section id="dives">\n<h2>Dives</h2>\n{_dives(found)}\n</section>\n'
-        '</main>\n</body>\n</html>\n'
-    )
-
-
-def clock(seconds: float) -> str:
-    """Write a time as h:mm:ss."""
-    whole = int(seconds)
-    return f'{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}'
-
-
-def _write(path: Path, page: str) -> None:
-    path.write_text(page, encoding='utf-8', newline='\n')
-
-
-def _place(rows: Any, row: int) -> PicturePlace:
-    names = ['source', 'kind', 'topic', 'index', 'stamp_ns']
-    if 'phash' in rows.column_names:
-        names.append('phash')
-    return PicturePlace(*(rows.column(name)[row].as_py() for name in names))
-
-
-def _cards(
-    found: SelectionOutcome, places: Sequence[PicturePlace], pictures: Pictures
-) -> list[Card]:
-    pool, selection = found.candidates, found.selection
-    stamps = np.asarray(found.table.column('stamp_ns').to_numpy(), np.int64)
-    starts: dict[str, int] = {}
-    for dive, stamp in zip(pool.dives, stamps, strict=True):
-        starts[dive] = min(stamp, starts.get(dive, stamp))
-    return [Card(
-        rank=rank, dive=pool.dives[row], key=pool.keys[row],
-        # A picture of a folder has no time: its stamp is its place.
-        time='' if place.kind == 'folder' else
-        clock((int(stamps[row]) - starts[pool.dives[row]]) / 1e9),
-        score=f'{found.request.score_name} {words.number(float(pool.scores[row]))}',
-        reason=selection.reasons[rank - 1], address=pictures.addresses.get(place),
-        is_changed=place in pictures.changed)
-        for rank, (row, place) in enumerate(zip(selection.rows, places, strict=False), 1)]
-
-
-def _lead(found: SelectionOutcome) -> str:
-    request, selection = found.request, found.selection
-    dives = found.candidates.dives
-    seed = f', seed {request.seed}'
-    return (f'{len(selection.rows)} of {selection.num_candidates} frames, from '
-            f'{len(set(dives[selection.rows]))} of {len(set(dives))} dives, by '
-            f'{request.strategy} on {request.score_name}{seed}.')
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _missing(cards: Sequence[Card], problems: Sequence[str]) -> str:
-    missing = sum(card.address is None for card in cards)
-    if not missing:
-        return ''
-    items = ''.join(f'<li>{escape(text)}</li>' for text in problems[:_MAX_PROBLEMS])
-    if len(problems) > _MAX_PROBLEMS:
-        items += f'<li>and {len(problems) - _MAX_PROBLEMS} more</li>'
-    changed = sum(card.is_changed for card in cards)
-    said = [f'{missing - changed} of {len(cards)} pictures could not be read from their sources '
-            'and are grey.'] if missing > changed else []
-    if changed:
-        said.append(f'{changed} of {len(cards)} frames are other pictures now than those that '
-                    'were scored, and are grey.')
-    return f'<p class="warning">{" ".join(said)}</p>' + (f'<ul>{items}</ul>' if items else '')
-
-
-def _facts(found: SelectionOutcome) -> str:
-    request, chosen = found.request, found.selection
-    pairs = [('model', found.info.model), ('strategy', request.strategy),
-             ('score', request.score_name), ('seed', str(request.seed)),
-             ('near duplicates left out', f'{chosen.num_duplicates} (fewer than '
-              f'{request.min_distance} bits)' if request.min_distance else 'not looked for'),
-             ('frames not scored', str(chosen.num_unscored)), *_options(request)]
-    return facts_list(pairs)
-
-
-def _options(request: SelectionRequest) -> list[tuple[str, str]]:
-    pairs = []
-    if request.limit is not None:
-        pairs.append(('limit', f'{request.limit:.6g}'))
-    if request.strategy in ('power-bald', 'uncertainty-diversity'):
-        pairs.append(('beta', f'{request.beta:g}'))
-    if request.per_dive is not None:
-        pairs.append(('a dive gives at most', str(request.per_dive)))
-    if request.min_gap_s:
-        pairs.append(('least time between two', f'{request.min_gap_s:g} s'))
-    return pairs
-
-
-def _card(card: Card) -> str:
-    picture = f'<img src="{card.address}" alt="frame {card.rank}" loading="lazy">' \
-        if card.address else \
-        f'<div class="none">{"another picture now" if card.is_changed else "no picture"}</div>'
-    when = f' · {card.time}' if card.time else ''
-    return (f'<figure title="{escape(card.key)}">{picture}<figcaption>'
-            f'<b>{card.rank}</b> · {escape(card.dive)}{when}'
-            f'<span>{escape(card.score)}</span>'
-            f'<span class="why">{escape(card.reason)}</span></figcaption></figure>')
-
-
-def _dives(found: SelectionOutcome) -> str:
-    there = Counter(found.candidates.dives)
-    chosen = Counter(found.candidates.dives[found.selection.rows])
-    listed = sorted(there, key=lambda dive: (-chosen[dive], dive))
-    rows = [(escape(dive), str(there[dive]), str(chosen[dive]),
-             words.percent(chosen[dive] / there[dive])) for dive in listed[:_MAX_DIVES]]
-    left = len(listed) - len(rows)
-    more = f'<p>{left} more dives are not listed.</p>' if left else ''
-    return table(('dive', 'frames', 'chosen', 'share'), rows) + more
+    return jpeg_address(np.asarray(small, np.uint8), _QUALITY)

@@ -14,7 +14,7 @@ from report_sample import PALETTE, sample_frame
 
 from uncertainty_seg.errors import ShapeError
 from uncertainty_seg.tools.report.data import FrameGroup, Legend, ReportFrame
-from uncertainty_seg.tools.report.frames import (
+from uncertainty_seg.tools.report.pictures import (
     frame_tiles,
     heat_bar,
     IGNORED_RGB,

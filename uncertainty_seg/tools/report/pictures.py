@@ -1,18 +1,18 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The report's frames as small pictures that a page holds: image, truth, prediction, heatmap.
+Pictures as text that a page holds, and the frames of a report as such pictures.
 
-Photographs and heatmaps are JPEG, masks PNG, whose edges stay sharp. All are made smaller
-together until they fit into a budget.
+Photographs and heatmaps are JPEG, masks PNG, whose edges stay sharp. The frames of a report are
+made smaller together until they fit into a budget.
 
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -22,7 +22,34 @@ from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
 from uncertainty_seg.core.render import color_mask
 from uncertainty_seg.errors import ShapeError
 from uncertainty_seg.tools.report.data import FrameGroup, Legend, MAX_FRAMES, ReportFrame
-from uncertainty_seg.tools.report.plots import data_address
+
+
+def data_address(kind: str, content: bytes) -> str:
+    """Return content of a media type as an address that a page can hold."""
+    return f'data:{kind};base64,{base64.b64encode(content).decode("ascii")}'
+
+
+def jpeg_address(picture_bgr: ImageU8, quality: int) -> str:
+    """Return a picture as the address of a JPEG."""
+    _, content = cv2.imencode('.jpg', picture_bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return data_address('image/jpeg', content.tobytes())
+
+
+def png_address(picture_bgr: ImageU8) -> str:
+    """Return a picture as the address of a PNG."""
+    _, content = cv2.imencode('.png', picture_bgr, [cv2.IMWRITE_PNG_COMPRESSION, 6])
+    return data_address('image/png', content.tobytes())
+
+
+def fitted_size(image: ImageU8, width_px: int, height_px: float) -> tuple[int, int]:
+    """Fit an image into a box without making it larger; (width, height) for OpenCV."""
+    height, width = image.shape[:2]
+    scale = min(width_px / width, height_px / height, 1.0)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+# -------------------------------------------------------------------------------------------------
+# The frames of a report.
 
 # Of all pictures of frames, as they stand in the page.
 BUDGET_BYTES = 3_000_000
@@ -33,9 +60,8 @@ _SIZES = ((360, 85), (300, 80), (240, 75), (180, 65), (120, 55))
 _ASPECT = 0.75
 
 
-@dataclass(frozen=True)
-class Tile:
-    """A picture, its caption, and its ``data:`` address; no address where nothing is known."""
+class Tile(NamedTuple):
+    """A picture's caption and its ``data:`` address; no address where nothing is known."""
 
     caption: str
     address: str | None
@@ -105,41 +131,22 @@ def _require_fit(frame: ReportFrame) -> None:
 def _tiles(
     frame: ReportFrame, legend: Legend, width_px: int, quality: int
 ) -> tuple[Tile, ...]:
-    jpeg = [cv2.IMWRITE_JPEG_QUALITY, quality]
-    png = [cv2.IMWRITE_PNG_COMPRESSION, 6]
-    size = _size(frame.image_bgr, width_px)
-    small = cv2.resize(frame.image_bgr, size, interpolation=cv2.INTER_AREA)
-    truth = None if frame.truth is None else paint_mask(_nearest(frame.truth, size), legend)
-    predicted = paint_mask(_nearest(frame.predicted, size), legend)
-    heat = paint_heat(cv2.resize(frame.heat, size, interpolation=cv2.INTER_AREA),
-                      legend.heat_upper)
+    size = fitted_size(frame.image_bgr, width_px, width_px * _ASPECT)
+    small = np.asarray(cv2.resize(frame.image_bgr, size, interpolation=cv2.INTER_AREA), np.uint8)
+    heat = cv2.resize(frame.heat, size, interpolation=cv2.INTER_AREA)
+    truth, predicted = (
+        None if label is None else
+        png_address(paint_mask(cv2.resize(label, size, interpolation=cv2.INTER_NEAREST), legend))
+        for label in (frame.truth, frame.predicted))
     return (
-        Tile('image', _address('.jpg', small, jpeg)),
-        Tile('truth', None if truth is None else _address('.png', truth, png)),
-        Tile('prediction', _address('.png', predicted, png)),
-        Tile(legend.heat_name, _address('.jpg', heat, jpeg)),
+        Tile('image', jpeg_address(small, quality)), Tile('truth', truth),
+        Tile('prediction', predicted),
+        Tile(legend.heat_name, jpeg_address(paint_heat(heat, legend.heat_upper), quality)),
     )
 
 
-def _size(image: ImageU8, width_px: int) -> tuple[int, int]:
-    """Fit an image into a box of 4:3 without making it larger; (width, height) for OpenCV."""
-    height, width = image.shape[:2]
-    scale = min(width_px / width, width_px * _ASPECT / height, 1.0)
-    return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _nearest(label: LabelMap, size: tuple[int, int]) -> LabelMap:
-    return np.asarray(cv2.resize(label, size, interpolation=cv2.INTER_NEAREST), np.uint8)
-
-
-def _address(suffix: str, picture_bgr: ImageU8, options: Sequence[int]) -> str:
-    _, content = cv2.imencode(suffix, picture_bgr, options)
-    kind = {'.jpg': 'image/jpeg', '.png': 'image/png'}[suffix]
-    return data_address(kind, content.tobytes())
-
-
 def paint_mask(label: LabelMap, legend: Legend) -> ImageU8:
-    """Paint class ids in the legend's colours, and what nobody knows in grey."""
+    """Paint class ids in the legend's colours, and unknown pixels in grey."""
     painted = color_mask(label, legend.palette)
     painted[label == legend.ignore_index] = IGNORED_RGB[::-1]
     return painted
@@ -163,4 +170,4 @@ def paint_heat(values: FloatMap, upper: float) -> ImageU8:
 def heat_bar(width_px: int = 160, height_px: int = 12) -> str:
     """Return the colours of the heatmap from nothing to its upper end, as an address."""
     ramp = np.tile(np.linspace(0, 1, width_px, dtype=np.float32), (height_px, 1))
-    return _address('.png', paint_heat(ramp, 1.0), [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    return png_address(paint_heat(ramp, 1.0))

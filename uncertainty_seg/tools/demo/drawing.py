@@ -1,8 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The score over time with the flag as a coloured band and the events by name.
+Text, flags and the plot of the score, drawn with OpenCV alone: no font file, no plotting library.
 
-The vertical axis is a square root: it has to show a threshold at 1 and peaks far above it.
+Colours are BGR. The flag is a coloured band under the score, and the events are named above it.
 
 """
 
@@ -17,11 +17,6 @@ import numpy as np
 
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.tools.demo.timeline import FlagEvent, Timeline
-
-# -------------------------------------------------------------------------------------------------
-# Words, plates and the score plot: what contact sheet and video are drawn with.
-# Only OpenCV's own strokes are used, so that the demo needs no font and no plotting library. Knows
-# pixels and colours (BGR), not bags.
 
 Color = tuple[int, int, int]
 
@@ -76,7 +71,7 @@ def blank(width: int, height: int) -> ImageU8:
 
 
 def fill(canvas: ImageU8, box: Box, color: Color, alpha: float = 1.0) -> None:
-    """Fill a rectangle, mixing with what is there if `alpha` is below 1."""
+    """Fill a rectangle; below an `alpha` of 1 the colour is mixed with the canvas."""
     area = canvas[box.top:box.bottom, box.left:box.right]
     if alpha >= 1:
         area[:] = color
@@ -119,12 +114,12 @@ def write(
     align: str = 'left',
 ) -> None:
     """
-    Write a line.
+    Write a line of text.
 
     Parameters
     ----------
     canvas : ndarray of uint8, shape (H, W, 3)
-        Drawn upon.
+        Changed in place.
     text : str
         ASCII; the font has no other letters.
     left, middle : int
@@ -146,7 +141,7 @@ def write(
 
 
 def plate(canvas: ImageU8, box: Box, kind: str, cap_px: float, weight: int = 2) -> None:
-    """Draw the flag as a coloured plate with its word."""
+    """Draw the flag as its name on its colour."""
     fill(canvas, box, FLAG_COLORS[kind])
     middle = (box.left + box.right) // 2, (box.top + box.bottom) // 2
     write(canvas, FLAG_WORDS[kind], *middle, cap_px, (255, 255, 255), weight, 'centre')
@@ -172,24 +167,24 @@ def legend(
     return left
 
 
-# -------------------------------------------------------------------------------------------------
-
 EVENT_TINT: Color = (190, 150, 120)
 _TICKS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 class ScorePlot:
     """
-    A plot made once, on which marks can be set.
+    Score over time, with the flag as a coloured band below and the events by name above.
+
+    The vertical axis is a square root, to show both the threshold at 1 and peaks far above it.
 
     Parameters
     ----------
     box : Box
-        Where it lies on the canvas, without the numbers left of it.
+        Its place on the canvas, without the numbers left of it.
     timeline : Timeline
-        What it shows.
+        The dive.
     cap_px : float
-        Height of its letters.
+        Height of its capitals.
 
     """
 
@@ -211,7 +206,7 @@ class ScorePlot:
         return self._area.left + round(share * (self._area.width - 1))
 
     def y_of(self, ratio: float) -> int:
-        """Return the row of a ratio; what is too large or infinite lies on the upper edge."""
+        """Return the row of a ratio; one that is too large is on the upper edge."""
         share = math.sqrt(min(max(ratio, 0.0) / self._upper, 1.0))
         return self._area.bottom - 1 - round(share * (self._area.height - 1))
 
@@ -225,7 +220,7 @@ class ScorePlot:
         self._draw_line(canvas)
 
     def mark(self, canvas: ImageU8, time_s: float, name: str = '') -> None:
-        """Set a vertical mark at a time, with a letter on top."""
+        """Draw a vertical mark at a time, with a letter on top."""
         x, unit = self.x_of(time_s), round(self._cap_px)
         cv2.line(canvas, (x, self._area.top), (x, self._band.bottom), INK, 2)
         if name:
@@ -263,7 +258,7 @@ class ScorePlot:
         fill(canvas, self._band, FLAG_COLORS['dropped'])
         kind = 'dropped'
         for moment, later in zip(moments, [*moments[1:], None], strict=True):
-            # Where the node dropped a frame, the flag it gave before is still in force.
+            # After a dropped frame the flag before it is still in force.
             kind = kind if moment.kind == 'dropped' else moment.kind
             left = self.x_of(moment.time_s)
             right = self.x_of(later.time_s) if later else self._band.right
