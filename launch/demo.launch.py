@@ -2,7 +2,7 @@
 """
 Play a bag through the node: ros2 launch uncertainty_seg demo.launch.py bag:=dive.
 
-The player is the package's own, so nothing but ROS's core is needed. It waits for the node.
+The player is part of this package, so only the core of ROS is needed. It waits for the node.
 
 """
 
@@ -20,7 +20,7 @@ def generate_launch_description() -> LaunchDescription:
     """Describe the arguments and what they start."""
     share = get_package_share_directory('uncertainty_seg')
     arguments = [
-        DeclareLaunchArgument('bag', description='the bag to play'),
+        DeclareLaunchArgument('bag', description='bag to play'),
         DeclareLaunchArgument(
             'model', default_value='',
             description='name of a shipped model, or the folder of a bundle'),
@@ -38,7 +38,7 @@ def generate_launch_description() -> LaunchDescription:
             'rviz': LaunchConfiguration('rviz'),
         }.items(),
     )
-    # After the node's file, whose larger shared memory the player needs as well.
+    # After the node's launch file, because the player needs its environment (shared memory) too.
     player = Node(
         package='uncertainty_seg',
         executable='uncertainty_seg_play',

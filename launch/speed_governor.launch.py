@@ -2,8 +2,8 @@
 """
 Start the speed governor: ros2 launch uncertainty_seg speed_governor.launch.py cmd_vel:=...
 
-Kept apart from the launch file of the perception node, so that the end of that one does not end
-the governor. If the governor itself dies it is started again, and begins slow.
+A launch file of its own, so that the governor keeps running when that of the perception node ends.
+If the governor itself dies it is restarted, and starts slow.
 
 """
 
@@ -42,10 +42,10 @@ def generate_launch_description() -> LaunchDescription:
             'cmd_vel', default_value='cmd_vel', description='commands of the driver'),
         DeclareLaunchArgument(
             'cmd_vel_limited', default_value='cmd_vel_limited',
-            description='limited commands, for the vehicle'),
+            description='limited commands for the vehicle'),
         DeclareLaunchArgument(
             'params_file', default_value='',
-            description='parameters; without one, every default of docs/speed_governor.md'),
+            description='parameter file; without one, the defaults of docs/speed_governor.md'),
         DeclareLaunchArgument('namespace', default_value='', description='namespace of the node'),
         DeclareLaunchArgument(
             'log_level', default_value='info', description='debug, info, warn or error'),

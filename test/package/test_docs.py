@@ -30,7 +30,7 @@ def test_no_placeholder_is_left(page: Path) -> None:
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda p: p.name)
 def test_every_verb_that_is_shown_exists(page: Path) -> None:
-    shown = re.findall(r'^ +uncertainty_seg ([a-z-]+)', page.read_text(), re.MULTILINE)
+    shown = re.findall(r'^ +uncertainty_seg ([a-z][a-z-]*)', page.read_text(), re.MULTILINE)
     assert set(shown) <= set(VERBS)
 
 
@@ -73,7 +73,8 @@ def test_the_promises_on_the_page_are_those_that_ship(name: str) -> None:
 
 
 def test_the_launch_table_is_that_of_the_launch_file() -> None:
-    table = README.split('| launch argument |')[1].split('\n\n')[0]
+    page = (ROOT / 'docs' / 'ros_interface.md').read_text()
+    table = page.split('| launch argument |')[1].split('\n\n')[0]
     listed = re.findall(r'^\| `(\w+)`', table, re.MULTILINE)
     code = (ROOT / 'launch' / 'uncertainty_seg.launch.py').read_text()
     declared = re.findall(r"DeclareLaunchArgument\(\s*'(\w+)'", code)
@@ -92,3 +93,81 @@ def test_the_figures_of_the_models_are_those_of_their_cards(name: str, column: i
             line = next(n for n in page.splitlines()
                         if n.startswith('|') and word in n.split('|')[1] and 'training' not in n)
             assert f'{value:.3f}' in line.split('|')[column + 1], line
+
+
+ROOMS = sorted(path.name for path in (ROOT / 'uncertainty_seg').iterdir()
+               if path.is_dir() and path.name != '__pycache__')
+# Files of baal, torch-uncertainty and cv_bridge.
+FOREIGN = {'active/heuristics/heuristics.py', 'ood_criteria.py', 'core.py'}
+
+
+def missing_files(text: str) -> list[str]:
+    """Return the paths of Python files in a text that are neither in the tree nor in a room."""
+    named = re.findall(r'(?<![\w/.*-])((?:\w+/)*\w+\.py)\b(?!:)', text)
+    known = [path.relative_to(ROOT).as_posix() for folder in
+             ('uncertainty_seg', 'test', 'benchmarks', 'docs', 'launch')
+             for path in (ROOT / folder).rglob('*.py')]
+    return [name for name in named if name not in FOREIGN and not (ROOT / name).exists()
+            and not any(path.endswith('/' + name) for path in known)]
+
+
+def missing_names(text: str) -> list[str]:
+    """Return the dotted names of modules, and of things in them, that do not exist."""
+    rooms = '|'.join(ROOMS)
+    named = re.findall(rf'(?:\buncertainty_seg\.|`)((?:{rooms})(?:\.\w+)+)', text)
+    return [name for name in named
+            if not name.endswith('.py') and not _is_there(name.split('.'))]
+
+
+def _is_there(words: list[str]) -> bool:
+    place = ROOT / 'uncertainty_seg'
+    while words and (place / words[0]).is_dir():
+        place /= words.pop(0)
+    if not words:
+        return True
+    module = place / f'{words[0]}.py'
+    # A word below the module is something that it defines.
+    return module.exists() and all(
+        re.search(rf'^(?:def|class) {word}\b|^{word} =', module.read_text(), re.MULTILINE)
+        for word in words[1:2])
+
+
+def test_missing_files_and_modules_are_found() -> None:
+    text = 'see `core/gate.py`, test_gate.py and test/core/test_gate.py, not `core/no_gate.py`'
+    assert missing_files(text) == ['core/no_gate.py']
+    text = 'uncertainty_seg.core.gate, `core.gate.Gate`, `core.gates` and `core.gate.NoGate`'
+    assert missing_names(text) == ['core.gates', 'core.gate.NoGate']
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda p: p.name)
+def test_every_file_and_module_that_is_named_exists(page: Path) -> None:
+    text = page.read_text()
+    assert missing_files(text) + missing_names(text) == []
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda p: p.name)
+def test_every_anchor_is_a_heading(page: Path) -> None:
+    for path, anchor in re.findall(r'\]\(([^):]*)#([^)]+)\)', page.read_text()):
+        target = (page.parent / path) if path else page
+        heads = re.findall(r'^#+ (.+)$', target.read_text(), re.MULTILINE)
+        # As GitHub makes them: lower case, without punctuation, blanks as hyphens.
+        slugs = {re.sub(r'[^\w\- ]', '', head.lower()).replace(' ', '-') for head in heads}
+        assert anchor in slugs, f'{path}#{anchor}'
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda p: p.name)
+def test_lines_are_below_120_characters(page: Path) -> None:
+    lines = page.read_text().splitlines()
+    assert [line for line in lines if len(line) >= 120] == []
+
+
+def test_the_readme_is_short_and_the_index_names_every_page() -> None:
+    assert len(README.splitlines()) < 150
+    index = (ROOT / 'docs' / 'README.md').read_text()
+    names = {page.name for page in (ROOT / 'docs').glob('*.md')} - {'README.md'}
+    assert {name for name in names if f']({name}' not in index} == set()
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda p: p.name)
+def test_nobody_is_told_to_install_the_package_from_an_index(page: Path) -> None:
+    assert re.findall(r'pip install (?:-\S+ )*.?uncertainty_seg\b', page.read_text()) == []

@@ -132,8 +132,8 @@ def test_an_unfinished_environment_is_made_anew(checkout: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert not (venv / 'half_a_package').exists()
     assert not (venv / '.unfinished').exists()
-    assert done.stdout.count('making it anew') == 1
-    assert done.stdout.count('is there (Python 3.11, ros-wheels)') == 1
+    assert done.stdout.count('creating it again') == 1
+    assert done.stdout.count('exists (Python 3.11, ros-wheels)') == 1
 
 
 def installing(checkout: Path, pip: str, times: int = 1) -> subprocess.CompletedProcess[str]:

@@ -1,18 +1,20 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The YAML file and the table people read are those of the settings."""
+"""The YAML file and the lists of parameters that people read are those of the settings."""
 
 from pathlib import Path
 
+import pytest
 from ruamel.yaml import YAML
 
+from uncertainty_seg.core.parameters import iter_parameters
 from uncertainty_seg.core.settings import Settings, settings_from_dict
 from uncertainty_seg.ros.parameters import (
-    parameters_table,
+    LIST_BEGIN,
+    LIST_END,
+    PAGES,
+    parameters_list,
     parameters_yaml,
-    TABLE_BEGIN,
-    TABLE_END,
-    TABLE_PATH,
-    with_table,
+    with_list,
     YAML_PATH,
 )
 
@@ -34,10 +36,11 @@ def test_the_parameter_file_is_up_to_date() -> None:
     assert (ROOT / YAML_PATH).read_text(encoding='utf-8') == parameters_yaml(), RENEW
 
 
-def test_the_table_is_up_to_date() -> None:
-    page = (ROOT / TABLE_PATH).read_text(encoding='utf-8')
-    assert page == with_table(page), RENEW
-    assert page.count(TABLE_BEGIN) == page.count(TABLE_END) == 1
+@pytest.mark.parametrize('path', PAGES, ids=str)
+def test_the_list_of_the_page_is_up_to_date(path: Path) -> None:
+    page = (ROOT / path).read_text(encoding='utf-8')
+    assert page == with_list(page, PAGES[path]), RENEW
+    assert page.count(LIST_BEGIN) == page.count(LIST_END) == 1
 
 
 def test_the_parameter_file_holds_every_default() -> None:
@@ -47,9 +50,12 @@ def test_the_parameter_file_holds_every_default() -> None:
     assert settings_from_dict(values) == Settings()
 
 
-def test_the_table_has_a_row_a_parameter_with_range_and_unit() -> None:
-    rows = [line for line in parameters_table().splitlines() if line.startswith('| `stale_')]
-    assert rows == [
-        '| `stale_timeout_s` | `1.0` | a finite number from 0.05 to 3600, in s | yes | '
-        'Without a frame for this long the flag falls; also the deadline of ~/confident. |'
-    ]
+def test_an_entry_says_name_default_unit_range_and_whether_it_is_live() -> None:
+    text = parameters_list(Settings).replace('\n  ', ' ')
+    entries = dict(line.removeprefix('- ').split(' = ', 1) for line in text.splitlines())
+    assert len(entries) == len(list(iter_parameters(Settings)))
+    assert entries['**`stale_timeout_s`**'] == (
+        '`1.0`, live. Without a frame for this long the flag falls; also the deadline of '
+        '~/confident. Accepts a finite number from 0.05 to 3600, in s.')
+    assert entries['**`reliability`**'].startswith("`'best_effort'`. ")
+    assert entries['**`reliability`**'].endswith(' Accepts one of `best_effort`, `reliable`.')

@@ -3,7 +3,7 @@
 How a setting is described once and checked everywhere.
 
 A setting is a dataclass field made by `parameter`. ROS declarations, the YAML file and the
-table in docs/ros_interface.md are all read from these fields; none of them is typed a second time.
+list in docs/ros_interface.md are all read from these fields; none of them is typed a second time.
 
 """
 

@@ -2,7 +2,7 @@
 """
 Every setting of the package, with its meaning, unit and range: the one source.
 
-The node's parameters, config/uncertainty_seg.yaml and the table in docs/ros_interface.md are
+The node's parameters, config/uncertainty_seg.yaml and the list in docs/ros_interface.md are
 made from these classes. What a field accepts is checked by `core.parameters`; what two fields
 must agree on is checked here.
 
@@ -32,39 +32,42 @@ class LogSettings:
     """Which frames are kept on disk."""
 
     folder: str = parameter(
-        '', 'Folder of the frame log, made if missing; empty keeps nothing.',
+        '', 'Folder of the frame log, created if it is missing; empty switches the log off.',
     )
     dive: str = parameter(
-        '', 'Name of the dive in every frame; empty takes the time of the start, or goes on with '
-        'the dive of the log if its newest frame was written within 10 minutes. The control is '
-        'drawn by this name: the same dive under the same name keeps the same control.', live=True,
+        '', 'Name of the dive in every frame; empty takes the time of the start, or continues '
+        'the dive of the log if its newest frame was written within the last 10 minutes. The '
+        'random control frames are drawn from a hash of this name, so the same dive under the '
+        'same name keeps the same control frames.', live=True,
     )
     image_format: str = parameter(
-        'received', 'received keeps the bytes of compressed images and writes raw ones as png; '
-        'png and jpeg write every image so.', choices=IMAGE_FORMATS, live=True,
+        'received', 'received keeps the bytes of compressed images and writes raw images as png; '
+        'png and jpeg encode every image in that format.', choices=IMAGE_FORMATS, live=True,
     )
     jpeg_quality: int = parameter(
-        95, 'Quality of image_format jpeg.', lower=1, upper=100, live=True,
+        95, 'JPEG quality with image_format jpeg.', lower=1, upper=100, live=True,
     )
     before_s: float = parameter(
-        2.0, 'Frames this long before a flagged one are kept with it.', unit='s',
+        2.0, 'Frames up to this long before a flagged frame are kept with it.', unit='s',
         lower=0.0, upper=60.0, live=True,
     )
     after_s: float = parameter(
-        2.0, 'Frames this long after a flagged one are kept with it.', unit='s',
+        2.0, 'Frames up to this long after a flagged frame are kept with it.', unit='s',
         lower=0.0, upper=3600.0, live=True,
     )
     min_interval_s: float = parameter(
-        2.0, 'Least time between two kept frames of a camera; the control is not held to it.',
+        2.0, 'Least time between two kept frames of a camera; control frames are exempt.',
         unit='s', lower=0.0, upper=86400.0, live=True,
     )
     control_share: float = parameter(
-        0.005, 'Share of all frames kept at random, whatever the flag; an unbiased control.',
+        0.005, 'Share of all frames that is kept at random, whatever the flag: an unbiased '
+        'control.',
         lower=0.0, upper=1.0, live=True,
     )
     duplicate_bits: int = parameter(
-        4, 'A frame whose perceptual hash differs in fewer of 64 bits from one kept lately is '
-        'skipped; 0 skips none.', unit='bits', lower=0, upper=32, live=True,
+        4, 'A frame is skipped if its perceptual hash differs in fewer than this many of 64 bits '
+        'from that of a recently kept frame; 0 skips none.',
+        unit='bits', lower=0, upper=32, live=True,
     )
     duplicate_features: float = parameter(
         0.0, 'A frame whose features are nearer than this (cosine distance) to one kept lately '
@@ -72,34 +75,36 @@ class LogSettings:
         lower=0.0, upper=2.0, live=True,
     )
     score_power: float = parameter(
-        1.0, 'When the log is full a frame stays with a chance that grows with its score to this '
+        1.0, 'When the log is full, the chance that a frame stays grows with its score to this '
         'power; 0 makes all frames equal.', lower=0.0, upper=100.0, live=True,
     )
     quota_mb: float = parameter(
-        4096.0, 'Most that the log may take on disk.', unit='MB', lower=0.001, upper=1e9,
+        4096.0, 'Largest size of the log on disk.', unit='MB', lower=0.001, upper=1e9,
         live=True,
     )
     quota_frames: int = parameter(
-        100000, 'Most frames in the log.', unit='frames', lower=1, upper=10**7, live=True,
+        100000, 'Largest number of frames in the log.',
+        unit='frames', lower=1, upper=10**7, live=True,
     )
     control_quota: float = parameter(
-        0.1, 'Share of both quotas that belongs to the control.', lower=0.0, upper=0.9, live=True,
+        0.1, 'Share of both quotas that is reserved for control frames.',
+        lower=0.0, upper=0.9, live=True,
     )
     free_disk_mb: float = parameter(
         1024.0, 'The log does not grow while less than this is free on its disk.', unit='MB',
         lower=0.0, upper=1e9, live=True,
     )
     queue_frames: int = parameter(
-        64, 'Frames that may wait to be written; more are dropped and counted. The control has '
-        'four places more.', unit='frames', lower=1, upper=10000, live=True,
+        64, 'Frames that may wait to be written; further ones are dropped and counted. Control '
+        'frames have four places of their own.', unit='frames', lower=1, upper=10000, live=True,
     )
     memory_mb: float = parameter(
-        256.0, 'Memory for frames that wait: half for those to be written, half for the time '
-        'before a flagged frame, which is shortened if need be.', unit='MB',
+        256.0, 'Memory for waiting frames: half for those to be written, half for those from '
+        'before a flagged frame, of which fewer are held if memory is short.', unit='MB',
         lower=1.0, upper=1e6, live=True,
     )
     retry_s: float = parameter(
-        5.0, 'Time until the disk is tried again after it refused.', unit='s',
+        5.0, 'Time until writing is tried again after the disk refused it.', unit='s',
         lower=0.1, upper=3600.0, live=True,
     )
 
@@ -179,19 +184,20 @@ class GateSettings:
     """When a frame is confident."""
 
     scores: tuple[str, ...] = parameter(
-        (), "Scores the gate looks at, of those the bundle's calibration has a limit for; empty "
-        'takes its choice.', live=True,
+        (), "Scores that the gate compares, of those for which the bundle's calibration has a "
+        "threshold; empty takes the calibration's choice.", live=True,
     )
     alpha: float = parameter(
         0.0, 'Promise of the calibration to keep: the chance that a frame is accepted and bad is '
-        'at most this; 0 takes the strictest there is.', lower=0.0, upper=1.0, live=True,
+        'at most this; 0 takes the strictest promise of the calibration.',
+        lower=0.0, upper=1.0, live=True,
     )
     threshold_scale: float = parameter(
         1.0, 'Factor on every calibrated threshold; below 1 is stricter.',
         lower=0.01, upper=100.0, live=True,
     )
     rise_ratio: float = parameter(
-        0.95, 'To become confident again every score must be below this share of its threshold.',
+        0.95, 'For the flag to rise, every score must be below this share of its threshold.',
         lower=0.01, upper=1.0, live=True,
     )
     rise_frames: int = parameter(
@@ -203,11 +209,12 @@ class GateSettings:
         lower=1, upper=10000, live=True,
     )
     fall_window: int = parameter(
-        1, 'Frames looked back on for fall_frames.', unit='frames',
+        1, 'Number of latest frames among which fall_frames are counted.', unit='frames',
         lower=1, upper=10000, live=True,
     )
     hold_s: float = parameter(
-        0.0, 'Least time the flag stays false after the last bad frame or fault, by the stamps.',
+        0.0, 'Least time that the flag stays false after the last bad frame or fault, by the '
+        'stamps.',
         unit='s', lower=0.0, upper=3600.0, live=True,
     )
 
@@ -217,7 +224,8 @@ class ViewSettings:
     """How maps are drawn for people."""
 
     heatmap_upper: float = parameter(
-        0.0, 'Uncertainty drawn as the warmest colour; 0 takes twice the calibrated top-q limit.',
+        0.0, 'Uncertainty drawn as the warmest colour; 0 takes twice the calibrated top-q '
+        'threshold.',
         lower=0.0, upper=1.0, live=True,
     )
     overlay_alpha: float = parameter(
@@ -235,39 +243,43 @@ class Settings:
         'publishes under ~/front/. Empty: one camera on image.',
     )
     max_rate_hz: tuple[float, ...] = parameter(
-        (0.0,), 'Most frames of a camera taken a second, so that one leaves time for another; one '
-        'number for all or one for each; 0 is no limit.', unit='Hz', lower=0.0, upper=1000.0,
+        (0.0,), 'Largest number of frames a second taken from a camera, to leave time for the '
+        'others; one number for all cameras or one for each; 0 is no limit.',
+        unit='Hz', lower=0.0, upper=1000.0,
         live=True,
     )
     backend: str = parameter(
-        'auto', 'What executes the network; auto takes the best of tensorrt, openvino and '
-        'onnxruntime that works here. onnxruntime_cuda and onnxruntime_tensorrt are a second way '
-        'to a GPU, taken by name only.',
+        'auto', 'Runtime that executes the network; auto takes the first of tensorrt, openvino '
+        'and onnxruntime that works on this machine. onnxruntime_cuda and onnxruntime_tensorrt '
+        'are a second way to use a GPU and are taken by name only.',
         choices=('auto', 'tensorrt', 'openvino', 'onnxruntime', 'onnxruntime_cuda',
                  'onnxruntime_tensorrt', 'fake'),
     )
     precision: str = parameter(
         BUNDLE_PRECISION,
-        "What the network computes in; bundle takes what the bundle's card says, bf16 is faster "
-        'on processors that have it (backend openvino only; tensorrt takes a bundle made in it) '
-        'and needs its own calibration.',
+        "Precision of the network; bundle takes that of the bundle's card. bf16 is faster on "
+        'processors that support it (backend openvino only; tensorrt takes a bundle compiled in '
+        'bf16) and needs its own calibration.',
         choices=(BUNDLE_PRECISION, *PRECISIONS),
     )
     threads: int = parameter(
-        0, 'Threads of the backend; 0 takes every core this process may use.', lower=0, upper=256,
+        0, 'Threads of the backend; 0 uses every core that this process may use.',
+        lower=0, upper=256,
     )
     memory_budget_mb: int = parameter(
-        64, 'Memory for the passes that run at once; more passes go in chunks.', unit='MB',
+        64, 'Memory for the passes that run at once; more passes run in chunks.', unit='MB',
         lower=1, upper=65536,
     )
     passes: int = parameter(
-        BUNDLE_PASSES, "T, dropout passes a frame; -1 takes the bundle's own. For a T that the "
-        'bundle was not calibrated with the node does not start; changed live, the flag is down.',
+        BUNDLE_PASSES, "T, the number of dropout passes a frame; -1 takes the bundle's own. "
+        'With a T that the bundle was not calibrated for, the node does not start; after such a '
+        'change of a running node the flag stays false.',
         unit='passes', lower=-1, upper=1000, live=True,
     )
     seed: int = parameter(0, 'Seed of the dropout masks.', lower=0, upper=2**31 - 1)
     mask_policy: str = parameter(
-        'fixed', 'fixed: one bank of masks for the run; per_frame: drawn from seed and stamp.',
+        'fixed', 'fixed: one set of masks for the whole run; per_frame: drawn from seed and '
+        'stamp.',
         choices=MASK_POLICIES,
     )
     map: str = parameter(  # noqa: A003
@@ -275,11 +287,11 @@ class Settings:
         choices=MAP_NAMES, live=True,
     )
     all_scores: bool = parameter(
-        False, "Compute and publish every score there is, not only the gate's and the usual six.",
+        False, "Compute and publish every score, not only the gate's and the usual six.",
         live=True,
     )
     ignore_mask: str = parameter(
-        '', 'Picture of which non-zero pixels are left out of every score (hull, vignette), '
+        '', 'Image file whose non-zero pixels are left out of every score (hull, vignette), '
         'stretched to the camera image. {camera} in the path stands for the name of the camera.',
     )
     stale_timeout_s: float = parameter(
@@ -287,24 +299,26 @@ class Settings:
         unit='s', lower=0.05, upper=3600.0, live=True,
     )
     latency_budget_ms: float = parameter(
-        0.0, 'Time from the arrival of a frame to its flag beyond which /diagnostics warns; 0 '
+        0.0, 'Time from the arrival of a frame to its flag above which /diagnostics warns; 0 '
         'takes half of stale_timeout_s.', unit='ms', lower=0.0, upper=3.6e6, live=True,
     )
     latency_error_s: float = parameter(
-        3.0, 'Over the budget for this long is an error in /diagnostics.', unit='s', lower=0.0,
+        3.0, 'Time over the budget after which /diagnostics reports an error.',
+        unit='s', lower=0.0,
         upper=3600.0, live=True,
     )
     reliability: str = parameter(
-        'best_effort', 'Reliability asked of the camera; best_effort accepts both.',
+        'best_effort', 'Reliability requested from the camera; best_effort accepts both.',
         choices=RELIABILITIES,
     )
     durability: str = parameter(
-        'volatile', 'Durability asked of the camera; volatile accepts both. transient_local also '
-        'gets the last images of who published before, however old they are.',
+        'volatile', 'Durability requested from the camera; volatile accepts both. '
+        'transient_local also receives latched images of earlier publishers, however old they '
+        'are.',
         choices=DURABILITIES,
     )
     queue_depth: int = parameter(
-        1, 'Images that wait in the middleware; the node takes the newest whatever this is.',
+        1, 'Images that may wait in the middleware; the node always takes the newest.',
         unit='frames', lower=1, upper=1000,
     )
     image_transport: str = parameter(
@@ -313,11 +327,11 @@ class Settings:
     )
     flagged_min_interval_s: float = parameter(
         1.0, 'Least time between two frames on ~/flagged while nothing is logged; a frame log '
-        'publishes there what it keeps.', unit='s', lower=0.0, upper=86400.0,
+        'publishes the frames that it keeps there.', unit='s', lower=0.0, upper=86400.0,
         live=True,
     )
     autostart: bool = parameter(
-        True, 'Configure and activate at once; false leaves it to a lifecycle manager.',
+        True, 'Configure and activate at the start; false leaves it to a lifecycle manager.',
     )
     gate: GateSettings = field(default_factory=GateSettings)
     view: ViewSettings = field(default_factory=ViewSettings)

@@ -29,21 +29,27 @@ from rclpy.parameter import Parameter as RosParameter
 from uncertainty_seg.core.parameters import iter_parameters, Parameter, Value
 from uncertainty_seg.core.settings import Settings, settings_from_dict, settings_to_dict
 from uncertainty_seg.errors import UncertaintySegError
+from uncertainty_seg.ros.governor.policy import SpeedSettings
 
 # -------------------------------------------------------------------------------------------------
-# Writes what people read about the parameters: the YAML file and the table, from the settings.
+# What people read about the parameters is written from the settings: the YAML file and the lists
+# of parameters in the documentation.
 #
-# ``python -m uncertainty_seg.ros.parameters`` rewrites both in a source tree; a test compares.
-# Imports no ROS.
+# ``python -m uncertainty_seg.ros.parameters`` rewrites them in a source tree; a test compares.
 
 YAML_PATH = Path('config') / 'uncertainty_seg.yaml'
-TABLE_PATH = Path('docs') / 'ros_interface.md'
-TABLE_BEGIN = '<!-- parameters: made by python -m uncertainty_seg.ros.parameters -->'
-TABLE_END = '<!-- end of parameters -->'
+# Page -> the settings that it lists.
+PAGES: dict[Path, type] = {
+    Path('docs') / 'ros_interface.md': Settings,
+    Path('docs') / 'speed_governor.md': SpeedSettings,
+}
+LIST_BEGIN = '<!-- parameters: made by python -m uncertainty_seg.ros.parameters -->'
+LIST_END = '<!-- end of parameters -->'
+PAGE_COLUMNS = 110
 _YAML_HEAD = """\
-# Every parameter of the node with its default. Copy what you change, and give the file to
-# ros2 launch uncertainty_seg uncertainty_seg.launch.py params_file:=...
-# Made by python -m uncertainty_seg.ros.parameters
+# Every parameter of the node with its default. Copy the lines that you change into a file of your
+# own, and give it to: ros2 launch uncertainty_seg uncertainty_seg.launch.py params_file:=...
+# Written by python -m uncertainty_seg.ros.parameters
 /**:
   ros__parameters:
 """
@@ -66,32 +72,26 @@ def parameters_yaml() -> str:
     return _YAML_HEAD + '\n'.join(lines) + '\n'
 
 
-def parameters_table() -> str:
-    """Return the parameters as a Markdown table."""
-    lines = ['| parameter | default | accepts | live | meaning |', '|---|---|---|---|---|']
-    for setting in iter_parameters(Settings):
-        live = 'yes' if setting.live else 'no'
-        lines.append(
-            f'| `{setting.name}` | `{_yaml_value(setting.default)}` | {_accepted(setting)} '
-            f'| {live} | {setting.description} |'
+def parameters_list(settings: type) -> str:
+    """Return the parameters as a Markdown list: name, default, meaning, what is accepted."""
+    lines = []
+    for setting in iter_parameters(settings):
+        # Each accepted word in code, so that Markdown does not read its underscores.
+        words = [f'`{word}`' for word in setting.choices]
+        accepted = f'one of {", ".join(words)}' if words else _accepted(setting)
+        lines += textwrap.wrap(
+            f'- **`{setting.name}`** = `{_yaml_value(setting.default)}`'
+            f'{", live" if setting.live else ""}. {setting.description} Accepts {accepted}.',
+            PAGE_COLUMNS, subsequent_indent='  ', break_long_words=False, break_on_hyphens=False,
         )
     return '\n'.join(lines) + '\n'
 
 
-def with_table(page: str) -> str:
-    """Return a page with the table between its markers renewed."""
-    head, _, rest = page.partition(TABLE_BEGIN)
-    _, _, tail = rest.partition(TABLE_END)
-    return f'{head}{TABLE_BEGIN}\n{parameters_table()}{TABLE_END}{tail}'
-
-
-def main() -> int:
-    """Rewrite both files in the source tree this module lies in."""
-    root = Path(__file__).resolve().parents[2]
-    (root / YAML_PATH).write_text(parameters_yaml(), encoding='utf-8')
-    page = root / TABLE_PATH
-    page.write_text(with_table(page.read_text(encoding='utf-8')), encoding='utf-8')
-    return 0
+def with_list(page: str, settings: type) -> str:
+    """Return a page with the list between its markers renewed."""
+    head, _, rest = page.partition(LIST_BEGIN)
+    _, _, tail = rest.partition(LIST_END)
+    return f'{head}{LIST_BEGIN}\n\n{parameters_list(settings)}\n{LIST_END}{tail}'
 
 
 def _accepted(setting: Parameter) -> str:
@@ -105,10 +105,6 @@ def _yaml_value(value: Value) -> str:
         # An empty list would reach the node as no value.
         return '[' + ', '.join(_yaml_value(item) for item in value or ('',)) + ']'
     return f"'{value}'" if isinstance(value, str) else str(value)
-
-
-if __name__ == '__main__':
-    sys.exit(main())
 
 
 # -------------------------------------------------------------------------------------------------
@@ -247,3 +243,17 @@ def _warn_of_strangers(node: Node) -> None:
     for name in sorted(given):
         if not node.has_parameter(name) and not name.startswith('qos_overrides.'):
             node.get_logger().warning(f'there is no parameter {name}, it is ignored')
+
+
+def main() -> int:
+    """Rewrite the file and the pages in the source tree this module lies in."""
+    root = Path(__file__).resolve().parents[2]
+    (root / YAML_PATH).write_text(parameters_yaml(), encoding='utf-8')
+    for path, settings in PAGES.items():
+        page = root / path
+        page.write_text(with_list(page.read_text(encoding='utf-8'), settings), encoding='utf-8')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -25,7 +25,7 @@ from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import GateSettings
 from uncertainty_seg.core.uncertainty import maps_from_probabilities, UncertaintyMaps
 from uncertainty_seg.errors import ConfigError, ShapeError
-from uncertainty_seg.tools.score.table import SCORES, TABLE_BEGIN, TABLE_END, with_table
+from uncertainty_seg.tools.score.table import LIST_BEGIN, LIST_END, SCORES, with_list
 
 PAGE = Path(__file__).resolve().parents[3] / 'docs' / 'scores.md'
 ROWS, COLUMNS = 40, 56
@@ -319,7 +319,7 @@ def test_every_score_has_a_row_of_what_it_sees_and_misses() -> None:
     assert all(kind.meaning and kind.sees and kind.misses for kind in SCORES)
 
 
-def test_the_table_of_the_page_is_that_of_the_scores() -> None:
+def test_the_list_of_the_page_is_that_of_the_scores() -> None:
     page = PAGE.read_text(encoding='utf-8')
-    assert page == with_table(page), 'run python -m uncertainty_seg.tools.score.table'
-    assert page.count(TABLE_BEGIN) == page.count(TABLE_END) == 1
+    assert page == with_list(page), 'run python -m uncertainty_seg.tools.score.table'
+    assert page.count(LIST_BEGIN) == page.count(LIST_END) == 1

@@ -19,16 +19,6 @@ PAGE = (ROOT / 'docs' / 'speed_governor.md').read_text(encoding='utf-8')
 LAUNCH = 'speed_governor.launch.py'
 
 
-def test_the_table_of_parameters_is_that_of_the_settings() -> None:
-    rows = ['| parameter | default | accepts | meaning |', '|---|---|---|---|']
-    for setting in iter_parameters(SpeedSettings):
-        unit = f', in {setting.unit}' if setting.unit else ''
-        default = str(setting.default).lower()
-        rows.append(f'| `{setting.name}` | `{default}` | {setting.wanted()}{unit} '
-                    f'| {setting.description} |')
-    assert '\n'.join(rows) + '\n\n' in PAGE, '\n'.join(rows)
-
-
 def test_every_launch_argument_is_described_and_on_the_page() -> None:
     declared = actions_of(LAUNCH)['DeclareLaunchArgument']
     listed = re.findall(r'`(\w+)`', PAGE.split('Launch arguments: ')[1].split('\n\n')[0])

@@ -112,7 +112,7 @@ class CommandLimiter:
 
 # -------------------------------------------------------------------------------------------------
 # Every setting of the speed governor, with its meaning, unit and range: the one source.
-# The node's parameters and the table in docs/speed_governor.md are made from this class. Imports
+# The node's parameters and the list in docs/speed_governor.md are made from this class. Imports
 # no ROS.
 
 TICKS_A_DEADLINE = 2.0
@@ -123,36 +123,37 @@ class SpeedSettings:
     """How much speed a flag is worth."""
 
     slow_factor: float = parameter(
-        0.2, 'Speed factor without a flag that can be relied on; 0 stops the vehicle.',
+        0.2, 'Speed factor while no reliable flag arrives; 0 stops the vehicle.',
         lower=0.0, upper=1.0,
     )
     deadline_s: float = parameter(
-        1.0, 'A flag this old is stale, and so is one not renewed for so long. Also the deadline '
-        'asked of its publisher, so at least the stale_timeout_s of the node that publishes it.',
+        1.0, 'A flag that was sent or renewed longer ago than this is stale. Also the deadline '
+        'requested from its publisher, so at least the stale_timeout_s of that node.',
         unit='s', lower=0.05, upper=3600.0,
     )
     settle_s: float = parameter(
-        2.0, 'Least time the flag must keep coming as true before the factor rises; at least '
-        'deadline_s, so that old messages that arrive at once raise nothing.',
+        2.0, 'Time for which the flag must keep arriving as true before the factor rises; at '
+        'least deadline_s, so that a burst of old messages cannot raise it.',
         unit='s', lower=0.05, upper=3600.0,
     )
     rise_per_s: float = parameter(
-        0.1, 'How fast the factor rises after that.', unit='1/s', lower=0.001, upper=100.0,
+        0.1, 'Rate at which the factor rises after that.', unit='1/s', lower=0.001, upper=100.0,
     )
     fall_per_s: float = parameter(
-        0.0, 'How fast the factor falls; 0 is at once.', unit='1/s', lower=0.0, upper=100.0,
+        0.0, 'Rate at which the factor falls; 0 means at once.',
+        unit='1/s', lower=0.0, upper=100.0,
     )
     compare_clocks: bool = parameter(
-        True, 'Count the age of a flag from when it was sent, by the system clocks of both '
-        'machines; false counts from its arrival, for clocks that differ.',
+        True, 'Count the age of a flag from the time it was sent, by the system clocks of both '
+        'machines; false counts from its arrival, for clocks that are not synchronised.',
     )
     rate_hz: float = parameter(
-        10.0, 'How often the factor is published and the deadline looked at; at least '
+        10.0, 'How often the factor is published and the deadline checked; at least '
         f'{TICKS_A_DEADLINE:g} / deadline_s.', unit='Hz', lower=1.0, upper=1000.0,
     )
     command_timeout_s: float = parameter(
-        0.5, 'Without a velocity command for this long one zero command is published, and then '
-        'none until the next comes.', unit='s', lower=0.05, upper=3600.0,
+        0.5, 'If no velocity command arrives for this long, one zero command is published, and '
+        'then none until the next command.', unit='s', lower=0.05, upper=3600.0,
     )
     stamped: bool = parameter(
         False, 'Commands are geometry_msgs/TwistStamped in and out, as with Nav2 from Kilted on.',

@@ -18,6 +18,7 @@ import os
 from pathlib import Path
 import re
 import sys
+import textwrap
 from typing import Any
 
 from uncertainty_seg.core.scores.aggregate import BOUNDARY_PX
@@ -29,12 +30,13 @@ from uncertainty_seg.storage.whole_files import lock_file, whole_file
 from uncertainty_seg.tools.score.shard import ShardEngine, ShardJob, ShardReport
 
 # -------------------------------------------------------------------------------------------------
-# What each kind of score is, what it sees, and what hides from it.
-# No score sees everything; a gate is chosen so that what one misses another sees. The table of
-# docs/scores.md is made from this one, and a test holds them together.
+# What each kind of score measures, what raises it, and what it cannot detect.
+# No score detects everything; a gate combines several, so that they cover each other's gaps. The
+# list in docs/scores.md is written from this one, and a test compares the two.
 
-TABLE_BEGIN = '<!-- scores: made by python -m uncertainty_seg.tools.score.table -->'
-TABLE_END = '<!-- end of scores -->'
+LIST_BEGIN = '<!-- scores: made by python -m uncertainty_seg.tools.score.table -->'
+LIST_END = '<!-- end of scores -->'
+PAGE_COLUMNS = 110
 
 
 @dataclass(frozen=True)
@@ -61,105 +63,102 @@ class ScoreKind:
 
 SCORES = (
     ScoreKind('<map>.mean', 'mean over the image',
-              'a whole image that is unsure', 'a small region: 1 % of the pixels moves it by 1 %'),
+              'a whole image that is uncertain', 'a small region: 1 % of the pixels moves it by '
+              '1 %'),
     ScoreKind('<map>.top', 'mean of the most uncertain 5 % of the pixels',
               'the worst pixels, wherever they lie',
-              'a region below 5 % is diluted; many borders look like one unknown thing'),
+              'a region below 5 % is diluted; many borders look like one unknown object'),
     ScoreKind('<map>.worst_window',
               'largest mean of a square of 15 % of the shorter side',
-              'a compact unsure thing, however sure the rest is',
-              'what is thin or smaller than the square'),
+              'a compact uncertain object, however certain the rest is',
+              'objects that are thin or smaller than the square'),
     ScoreKind('<map>.sum', 'sum over the pixels that count, as a share of all pixels of the image',
-              "how much of the camera's picture is unsure, if part of it is ignored",
-              'as the mean; without an ignore mask it is the mean'),
+              "how much of the camera's image is uncertain, if part of it is ignored",
+              'the same as the mean, which it equals without an ignore mask'),
     ScoreKind('<map>.max', 'largest value',
-              'a single pixel', 'everything else: nearly every image has one unsure pixel'),
+              'a single pixel', 'everything else: nearly every image has one uncertain pixel'),
     ScoreKind('<map>.quantile', 'value that 95 % of the pixels do not exceed',
-              'that at least 5 % are as unsure as this',
-              'how unsure these are, and any region below 5 %'),
+              'that at least 5 % of the pixels are this uncertain',
+              'how uncertain these are, and any region below 5 %'),
     ScoreKind('<map>.area_above', "share of the pixels above the map's pixel limit",
-              'how much is unsure, compact or not', 'how far above the limit; anything below it'),
+              'how much is uncertain, compact or not', 'how far above the limit; anything below '
+              'it'),
     ScoreKind('<map>.largest_region',
               'share of the pixels in the largest connected region above the pixel limit',
-              'one unsure thing of any form', 'many small ones; anything below the limit'),
+              'one uncertain object of any shape', 'many small ones; anything below the limit'),
     ScoreKind('<map>.foreground', 'mean over the pixels of any class but the first',
-              'unsure objects in a wide and sure background',
-              'an object that was taken for background; 0 without foreground'),
+              'uncertain objects on a large and certain background',
+              'an object that was labelled as background; 0 without foreground'),
     ScoreKind('<map>.foreground_top',
-              'mean of as many of the top pixels as there is foreground (QFR)',
-              'unsure pixels beside the objects too, in proportion to them',
-              'an object that was taken for background; 0 without foreground'),
+              'mean of the most uncertain pixels, as many as there are foreground pixels (QFR)',
+              'uncertain pixels beside the objects too, in proportion to them',
+              'an object that was labelled as background; 0 without foreground'),
     ScoreKind('<map>.class_mean', 'mean of the class means, each predicted class once (BCA)',
-              'a rare class that is unsure', 'a class that is not predicted; a small part of a '
-              'large class. A new class that is sure lowers it'),
+              'a rare class that is uncertain', 'a class that is not predicted; a small part of '
+              'a large class. A further class that is certain lowers it'),
     ScoreKind('<map>.boundary', f'mean within {BOUNDARY_PX} px of a border between classes',
-              'borders that are blurred or in dispute',
-              'everything else; nearly always high; 0 without a border'),
+              'borders that are blurred or on which the passes disagree',
+              'everything else; it is nearly always high; 0 without a border'),
     ScoreKind('<map>.interior', f'mean farther than {BOUNDARY_PX} px from any border',
-              'areas that are unsure as such, without what every border adds',
-              'thin things, which are border throughout'),
+              'areas that are uncertain themselves, without what every border adds',
+              'thin objects, which consist of border pixels'),
     ScoreKind('<map>.class.<class>', 'mean over the pixels predicted as one class',
-              'an unsure class, with a threshold of its own',
-              'that the class was missed: 0 where it is not predicted'),
+              'an uncertain class, with a threshold of its own',
+              'that the class was missed: the score is 0 where it is not predicted'),
     ScoreKind('image.darkness', 'one minus the mean of the brightest channel',
-              'night, a lamp that is out', 'a dark half beside a bright one'),
-    ScoreKind('image.overexposure', 'share of the pixels with a channel at its end',
-              'glare, a lamp too near', 'light that is nearly too much'),
+              'night, a lamp that has failed', 'a dark half beside a bright one'),
+    ScoreKind('image.overexposure', 'share of the pixels with a saturated channel',
+              'glare, a lamp that is too near', 'light that is just below saturation'),
     ScoreKind('image.blur', 'lack of fine detail in the sharpest tenth of the blocks',
-              'motion, focus, a dirty port over all of it',
-              'blur of a part; noise looks like detail'),
-    ScoreKind('image.low_contrast', 'lack of contrast in the tenth of the blocks with most of it',
-              'turbid water, fog of particles', 'turbid water around one thing of high contrast'),
-    ScoreKind('image.specks', 'how far small bright things outweigh small dark ones, 0.5 if not',
-              'marine snow, sediment stirred up before a lamp, bubbles',
-              'particles larger than a fiftieth of the height; a bottom of bright pebbles has it'),
-    ScoreKind('image.haze', 'brightness of the veil: what even the darkest of a neighbourhood has',
+              'motion, defocus, a port that is dirty all over',
+              'blur of a part of the image; noise looks like detail'),
+    ScoreKind('image.low_contrast', 'lack of contrast in the tenth of the blocks that has the '
+              'most',
+              'turbid water, clouds of particles', 'turbid water around one object of high '
+              'contrast'),
+    ScoreKind('image.specks', 'how far small bright spots outweigh small dark ones; 0.5 if they '
+              'do not',
+              'marine snow, sediment stirred up in front of a lamp, bubbles',
+              'particles larger than a fiftieth of the height; bright pebbles raise it too'),
+    ScoreKind('image.haze', 'brightness of the veil: the least brightness in each neighbourhood',
               'scattered light', 'haze in the dark; bright sand looks like haze'),
     ScoreKind('image.flat_color', 'lack of difference between colours',
-              'water that leaves one colour', 'a cast that moves all colours alike'),
+              'water that leaves one colour', 'a cast that shifts all colours alike'),
     ScoreKind('image.green_cast', 'mean colour between red and green, 0.5 is neutral',
-              'coastal water, algae', 'grows one way only: a red cast lowers it'),
+              'coastal water, algae', 'a red cast, which lowers it'),
     ScoreKind('image.blue_cast', 'mean colour between yellow and blue, 0.5 is neutral',
-              'open and deep water', 'grows one way only: a yellow cast lowers it'),
-    ScoreKind(DENSITY_SCORE, 'how rare several scores are together, by a Gaussian mixture '
-              'fitted on frames of known kind',
-              'combinations never seen, though each value is usual',
-              'whether rare is bad: a clearer image than any it was fitted on is rare too'),
+              'open and deep water', 'a yellow cast, which lowers it'),
+    ScoreKind(DENSITY_SCORE, 'how rare the combination of several scores is, by a Gaussian '
+              'mixture fitted on training frames',
+              'combinations that did not occur, although each value is usual',
+              'whether rare is bad: an image clearer than any training frame is rare too'),
 )
 
 
-def scores_table() -> str:
-    """Return the table as Markdown."""
-    lines = ['| score | is the | sees | misses |', '|---|---|---|---|']
-    lines += [f'| `{kind.name}` | {kind.meaning} | {kind.sees} | {kind.misses} |'
-              for kind in SCORES]
+def scores_list() -> str:
+    """Return the scores as a Markdown list."""
+    lines = []
+    for kind in SCORES:
+        lines += textwrap.wrap(
+            f'- **`{kind.name}`**: {kind.meaning}. *Detects*: {kind.sees}. *Misses*: '
+            f'{kind.misses}.', PAGE_COLUMNS, subsequent_indent='  ', break_long_words=False,
+            break_on_hyphens=False)
     return '\n'.join(lines) + '\n'
 
 
-def with_table(page: str) -> str:
-    """Return a page with the table between its markers renewed."""
-    head, _, rest = page.partition(TABLE_BEGIN)
-    _, _, tail = rest.partition(TABLE_END)
-    return f'{head}{TABLE_BEGIN}\n{scores_table()}{TABLE_END}{tail}'
+def with_list(page: str) -> str:
+    """Return a page with the list between its markers renewed."""
+    head, _, rest = page.partition(LIST_BEGIN)
+    _, _, tail = rest.partition(LIST_END)
+    return f'{head}{LIST_BEGIN}\n\n{scores_list()}\n{LIST_END}{tail}'
 
 
 # -------------------------------------------------------------------------------------------------
-# Writes the table of docs/scores.md from the scores themselves.
+# The list in docs/scores.md is written from the scores themselves.
 #
 # ``python -m uncertainty_seg.tools.score.table`` rewrites it in a source tree; a test compares.
 
 PAGE_PATH = Path('docs') / 'scores.md'
-
-
-def main() -> int:
-    """Rewrite the page in the source tree this module lies in."""
-    page = Path(__file__).resolve().parents[2] / PAGE_PATH
-    page.write_text(with_table(page.read_text(encoding='utf-8')), encoding='utf-8')
-    return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())
 
 
 # -------------------------------------------------------------------------------------------------
@@ -290,3 +289,14 @@ def _report_of(part: Path) -> ShardReport | None:
         return ShardReport(**read_facts(part))
     except (TableError, TypeError):
         return None
+
+
+def main() -> int:
+    """Rewrite the page in the source tree this module lies in."""
+    page = Path(__file__).resolve().parents[3] / PAGE_PATH
+    page.write_text(with_list(page.read_text(encoding='utf-8')), encoding='utf-8')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
