@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # ROS's own handlers would close the context under the bag that is being finished.
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     try:
-        with BagWriter(args.out, args.storage, is_overwriting=args.force) as writer:
+        with BagWriter(args.out, args.storage, overwrite=args.force) as writer:
             node, executor = RecorderNode(args.topics, writer), SingleThreadedExecutor()
             executor.add_node(node)
             while not stop.is_set():

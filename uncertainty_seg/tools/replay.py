@@ -157,7 +157,7 @@ def replay_bag(
     storage: str = 'mcap',
     choice: OutputChoice = MASKS_ONLY,
     *,
-    is_overwriting: bool = False,
+    overwrite: bool = False,
 ) -> ReplayReport:
     """
     Replay a bag into another one.
@@ -174,7 +174,7 @@ def replay_bag(
         'mcap' or 'sqlite3'.
     choice : OutputChoice
         What to write beside mask, flag, score and status.
-    is_overwriting : bool
+    overwrite : bool
         Replace `out_bag` if it is a bag.
 
     Returns
@@ -190,7 +190,7 @@ def replay_bag(
     """
     if out_bag.resolve() == in_bag.resolve():
         raise BagError(f'{out_bag} is both input and output', 'two bags', 'name another output')
-    writer = BagWriter(out_bag, storage, is_overwriting=is_overwriting)
+    writer = BagWriter(out_bag, storage, overwrite=overwrite)
     with BagReader(in_bag) as bag:
         topic = bag.image_topic(topic)
         if bag.count(topic) == 0:
@@ -302,7 +302,7 @@ def run(args: argparse.Namespace) -> int:
     start_s = time.perf_counter()
     report = replay_bag(
         args.in_bag, args.out_bag, settings, args.topic, args.storage,
-        OutputChoice(args.maps, args.views), is_overwriting=args.force,
+        OutputChoice(args.maps, args.views), overwrite=args.force,
     )
     for problem in report.problems:
         print(f'bad {problem}', file=sys.stderr)

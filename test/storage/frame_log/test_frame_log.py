@@ -31,7 +31,7 @@ import pytest
 from uncertainty_seg.core.image_codec import ImageFile
 from uncertainty_seg.core.perceptual_hash import perceptual_hash
 from uncertainty_seg.errors import ConfigError
-from uncertainty_seg.storage.frame_log import store as frame_log_swap
+from uncertainty_seg.storage.frame_log import disk
 from uncertainty_seg.storage.frame_log.format import iter_frames, LogFrame
 from uncertainty_seg.storage.frame_log.log import FrameLog, NICENESS
 from uncertainty_seg.storage.frame_log.reservoir import gumbel_key, stable_uniforms
@@ -233,15 +233,6 @@ def test_news_in_a_known_scene_is_no_duplicate_of_the_scene(folder: Path) -> Non
     assert reasons(folder) == {0: 'flagged', 1: 'window', 2: 'flagged'}
 
 
-def test_features_tell_duplicates_where_there_are_any(folder: Path) -> None:
-    vectors = [[1.0, 0.0], [0.99, 0.05], [0.0, 1.0], None]
-    with logging_to(folder, duplicate_features=0.1) as log:
-        for number, vector in enumerate(vectors):
-            features = None if vector is None else np.array(vector, np.float32)
-            log.offer(log_frame(number, features=features))
-    assert numbers(folder) == [0, 2, 3]
-
-
 def test_the_log_weight_is_that_of_the_score() -> None:
     ratios = {0.5: 0.5, 1e-9: 0.01, 3.0: 3.0, float('inf'): 100.0, float('nan'): 100.0}
     for ratio, weight in ratios.items():
@@ -368,7 +359,7 @@ def test_a_disk_that_refuses_is_said_and_tried_again(
     clock = Clock()
     log = FrameLog(folder, settings(), ABOUT, clock=clock)
     with monkeypatch.context() as patch:
-        patch.setattr(frame_log_swap, 'write_frame', refuse)
+        patch.setattr(disk, 'write_frame', refuse)
         log.offer(log_frame(0))
         state = written(log)
         assert (state.is_writing, state.dropped[cause]) == (False, 1)
@@ -392,7 +383,7 @@ def test_what_is_refused_at_the_next_try_is_said_as_it_is(
     log.offer(log_frame(0))
     written(log)
     with monkeypatch.context() as patch:
-        patch.setattr(frame_log_swap, 'write_frame', refuse)
+        patch.setattr(disk, 'write_frame', refuse)
         log.offer(log_frame(1))
         written(log)
     other = FrameStore(folder, settings())

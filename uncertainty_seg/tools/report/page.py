@@ -15,6 +15,7 @@ import os
 from pathlib import Path
 
 from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.storage.whole_files import replace_file
 from uncertainty_seg.tools.arguments import require_libraries
 from uncertainty_seg.tools.report.data import (
     BundleFacts,
@@ -372,12 +373,9 @@ def write_report(path: Path, data: ReportData) -> None:
 
     """
     page = report_page(data)
-    draft = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
-        draft.write_text(page, encoding='utf-8', newline='\n')
-        os.replace(draft, path)
+        replace_file(path, page)
     except OSError as err:
-        draft.unlink(missing_ok=True)
         raise ConfigError(f'report {path} cannot be written ({err.strerror})',
                           'a folder that exists and may be written to') from err
 
