@@ -66,11 +66,6 @@ class LogSettings:
         4, 'A frame whose perceptual hash differs in fewer of 64 bits from one kept lately is '
         'skipped; 0 skips none.', unit='bits', lower=0, upper=32, live=True,
     )
-    duplicate_features: float = parameter(
-        0.0, 'A frame whose features are nearer than this (cosine distance) to one kept lately '
-        'is skipped, where the backend gives features; 0 skips none.',
-        lower=0.0, upper=2.0, live=True,
-    )
     score_power: float = parameter(
         1.0, 'When the log is full a frame stays with a chance that grows with its score to this '
         'power; 0 makes all frames equal.', lower=0.0, upper=100.0, live=True,
