@@ -17,18 +17,17 @@ import pytest
 from rosbags.highlevel import AnyReader
 
 from uncertainty_seg.core.image_codec import decode, ImageFile, RawImage
+from uncertainty_seg.core.status import Status
 from uncertainty_seg.errors import BackendUnavailableError, BagError
+from uncertainty_seg.storage.bags.messages import PinholeCamera
 from uncertainty_seg.storage.bags.reader import (
     BadMessage,
     BagMessage,
     BagReader,
-    BagWriter,
     header_stamp_ns,
-    PinholeCamera,
     read_images,
-    Status,
-    STORAGES,
 )
+from uncertainty_seg.storage.bags.writer import BagWriter, STORAGES
 
 CAMERA = '/camera/image_raw'
 START_NS = 1_700_000_000_123_456_789

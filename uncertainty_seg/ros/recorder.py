@@ -28,7 +28,7 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
 from uncertainty_seg.errors import BagError, UncertaintySegError
-from uncertainty_seg.storage.bags.reader import BagWriter, STORAGES
+from uncertainty_seg.storage.bags.writer import BagWriter, STORAGES
 
 LOOK_EVERY_S = 0.1
 # Enough for the burst that waits while a chunk of the bag is compressed.

@@ -21,7 +21,8 @@ import sys
 
 from tqdm import tqdm
 
-from uncertainty_seg.storage.bags.reader import BagWriter, PinholeCamera
+from uncertainty_seg.storage.bags.messages import PinholeCamera
+from uncertainty_seg.storage.bags.writer import BagWriter
 from uncertainty_seg.synthetic import dive as dive_module
 from uncertainty_seg.synthetic.dive import Dive, render_frames
 from uncertainty_seg.tools.arguments import image_size, positive_number, print_json, whole_number

@@ -31,7 +31,8 @@ from uncertainty_seg.core.render import FrameView
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.status import verdict_status
 from uncertainty_seg.errors import BagError
-from uncertainty_seg.storage.bags.reader import BadMessage, BagImage, BagReader, BagWriter
+from uncertainty_seg.storage.bags.reader import BadMessage, BagImage, BagReader
+from uncertainty_seg.storage.bags.writer import BagWriter
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.tools.arguments import add_settings, print_json, settings_from_args

@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Write a rosbag2 bag whose bytes depend on nothing but what is written into it.
+Write a rosbag2 bag whose bytes depend on its messages alone.
 
-Files inside the bag have a fixed name, stamps are given by the caller, and no clock is read, so
-the same messages give the same files under any folder name. A bag appears under its name only
-when it is whole. What the messages mean is not known here.
+Files in the bag have fixed names, stamps are given by the caller, and no clock is read, so the
+same messages give the same files under any folder name. A bag appears under its name only when it
+is complete.
 
 """
 
@@ -25,10 +25,10 @@ from uncertainty_seg.storage.bags import messages
 from uncertainty_seg.storage.whole_files import move_up, whole_folder
 
 STORAGES = ('mcap', 'sqlite3')
-# What the decoders of Humble and Jazzy accept; 9 fails on Humble.
+# Humble and Jazzy read 8; Humble does not read 9.
 METADATA_VERSION = 8
 METADATA_FILE = 'metadata.yaml'
-# rosbags names the file in a bag after its folder; this one gives the same name in every bag.
+# rosbags names the file after its folder: so it has the same name in every bag.
 _INNER_NAME = 'bag_0'
 
 
@@ -43,7 +43,7 @@ class BagWriter:
     storage : str
         'mcap' (chunks compressed by zstd) or 'sqlite3'.
     overwrite : bool
-        Put the finished bag in place of an older one; anything that is no bag stays untouched.
+        Replace an older bag at the end; anything that is no bag is left untouched.
 
     Raises
     ------
@@ -52,8 +52,8 @@ class BagWriter:
 
     Notes
     -----
-    Leaving the `with` block by an exception removes what was written. The bag time of a message
-    is its stamp unless `received_ns` says otherwise.
+    An exception in the `with` block removes what was written. The bag time of a message is its
+    stamp unless `received_ns` is given.
 
     """
 
@@ -107,7 +107,7 @@ class BagWriter:
         encoding: str,
         received_ns: int | None = None,
     ) -> None:
-        """Write a sensor_msgs/Image; see `bag_messages.image_message`."""
+        """Write a sensor_msgs/Image; see `messages.image_message`."""
         message = messages.image_message(stamp_ns, frame_id, array, encoding)
         self._write(topic, messages.IMAGE_TYPE, stamp_ns, message, received_ns)
 
@@ -153,14 +153,14 @@ class BagWriter:
 
     def write_serialized(self, topic: str, kind: str, received_ns: int, data: bytes) -> None:
         """
-        Write a message that is serialised already.
+        Write a serialised message.
 
         Parameters
         ----------
         topic : str
             Its topic.
         kind : str
-            Its type, such as 'std_msgs/msg/Bool', one that Humble's common interfaces know.
+            Its type, such as 'std_msgs/msg/Bool', one of Humble's common interfaces.
         received_ns : int
             Bag time.
         data : bytes
@@ -169,7 +169,7 @@ class BagWriter:
         Raises
         ------
         BagError
-            If the type is unknown, a topic comes with two types, or the disk refuses.
+            If the type is unknown, the topic has another type, or the disk refuses.
 
         """
         with _as_bag_error(self.path):
@@ -182,8 +182,8 @@ class BagWriter:
         plugin = StoragePlugin[self._storage.upper()]
         writer = Writer(folder, version=METADATA_VERSION, storage_plugin=plugin)
         if self._storage == 'mcap':
-            # That of rosbags writes 0 for the checksum of a chunk, which means none: a reader
-            # then takes a message whose bytes were damaged on the disk for a sound one.
+            # rosbags' own writes no checksums of chunks, without which readers do not notice
+            # bytes that were damaged on the disk.
             writer.STORAGE_PLUGINS = {plugin: _McapStorage}
         writer.open()
         return writer
@@ -257,7 +257,7 @@ def _require_free(path: Path, overwrite: bool) -> None:
 
 @contextmanager
 def _as_bag_error(path: Path) -> Iterator[None]:
-    # rosbags lets the errors of its storages through, and sqlite3 has its own tree.
+    # rosbags passes on the errors of its storages; those of sqlite3 are no OSErrors.
     from rosbags.rosbag2 import WriterError
 
     try:
