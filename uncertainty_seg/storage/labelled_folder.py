@@ -75,19 +75,7 @@ class LabelledFolder:
 
 @dataclass(frozen=True)
 class ClassTable:
-    """
-    The content of classes.json.
-
-    Attributes
-    ----------
-    names : tuple of str
-        C names, in the order of the ids 0..C-1.
-    palette : tuple of (int, int, int)
-        RGB colours.
-    ignore_index : int
-        At least C; 255 by default.
-
-    """
+    """The content of classes.json: names and RGB colours by id, and an ignore index >= C."""
 
     names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
@@ -141,19 +129,7 @@ def read_classes(path: Path) -> ClassTable:
 
 def load_folder(folder: Path, split: str) -> LabelledFolder:
     """
-    Read one split of a labelled folder.
-
-    Parameters
-    ----------
-    folder : Path
-        With images/, masks/, classes.json and optionally splits.json.
-    split : str
-        A key of splits.json; without that file all of the folder is read.
-
-    Returns
-    -------
-    LabelledFolder
-        All images of the split, in its order.
+    Read one split of a labelled folder, in its order; without splits.json all of the folder.
 
     Raises
     ------

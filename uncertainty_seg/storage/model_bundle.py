@@ -61,22 +61,9 @@ def shipped_bundles() -> dict[str, Path]:
 
 def find_bundle(name_or_path: str) -> Path:
     """
-    Find a bundle's folder.
+    Find the folder of a bundle by the name of a shipped one ('pipeline'), or by its path.
 
-    Parameters
-    ----------
-    name_or_path : str
-        Name of a shipped bundle ('pipeline'), or a path.
-
-    Returns
-    -------
-    Path
-        A folder with a card.
-
-    Raises
-    ------
-    ModelBundleError
-        If there is none.
+    ModelBundleError if there is no folder with a card.
 
     """
     path = Path(name_or_path).expanduser()
@@ -94,19 +81,9 @@ def find_bundle(name_or_path: str) -> Path:
 
 def load_bundle(name_or_path: str, has_calibration: bool = True) -> ModelBundle:
     """
-    Read and check a bundle.
+    Read and check a bundle, found by `find_bundle`.
 
-    Parameters
-    ----------
-    name_or_path : str
-        As for `find_bundle`.
-    has_calibration : bool
-        False does not read the calibration, as when a new one is made.
-
-    Returns
-    -------
-    ModelBundle
-        The hash of every file is that of the card.
+    Without `has_calibration` its calibration is not read, as when a new one is made.
 
     Raises
     ------
@@ -145,21 +122,12 @@ def _default(name: str) -> object:
 
 def write_bundle(folder: Path, card: ModelCard, files: Mapping[str, bytes]) -> ModelCard:
     """
-    Write a bundle, whole or not at all.
-
-    Parameters
-    ----------
-    folder : Path
-        An older bundle there is replaced.
-    card : ModelCard
-        Its hashes are filled in.
-    files : mapping of str to bytes
-        Content of each graph by file name.
+    Write a bundle of graphs, given by file name, whole or not at all; an older one is replaced.
 
     Returns
     -------
     ModelCard
-        As written.
+        The card as written: with the hashes of the files.
 
     Raises
     ------

@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, field
 import hashlib
 import json
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -254,12 +253,7 @@ class ScoreWriter:
             raise _not_written(self.path, err) from err
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> Literal[False]:
+    def __exit__(self, exc_type: Any, exc: Any, trace: Any) -> Literal[False]:
         """Finish the part, or remove the draft."""
         try:
             if exc_type is not None:

@@ -34,17 +34,7 @@ ENCODINGS = {'mono8': ('u1', 1), 'bgr8': ('u1', 3), 'rgb8': ('u1', 3), '32FC1': 
 
 @dataclass(frozen=True)
 class PinholeCamera:
-    """
-    A camera without distortion, for camera_info.
-
-    Attributes
-    ----------
-    width, height : int
-        Image size in pixels.
-    focal_px : float
-        Focal length in both directions; the principal point is the centre.
-
-    """
+    """A camera without distortion; pixels. The principal point is the centre of the image."""
 
     width: int
     height: int

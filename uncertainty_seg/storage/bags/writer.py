@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, ExitStack
 from pathlib import Path
 import sqlite3
-from types import TracebackType
 from typing import Any, Literal
 
 from numpy.typing import NDArray
@@ -80,12 +79,7 @@ class BagWriter:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> Literal[False]:
+    def __exit__(self, exc_type: Any, exc: Any, trace: Any) -> Literal[False]:
         """Finish the draft and rename it, or remove it."""
         with _as_bag_error(self.path):
             if exc_type is not None:

@@ -40,17 +40,7 @@ _BLOCK = 4096
 
 @dataclass(frozen=True)
 class Looked:
-    """
-    The decoded image of a frame.
-
-    Attributes
-    ----------
-    image_bgr : ndarray of uint8, shape (H, W, 3)
-        Pixels.
-    phash : int
-        64-bit perceptual hash.
-
-    """
+    """The decoded image of a frame, BGR, (H, W, 3), and its 64-bit perceptual hash."""
 
     image_bgr: ImageU8
     phash: int
@@ -67,18 +57,10 @@ def frame_files(
     facts: Mapping[str, Any],
 ) -> dict[str, bytes]:
     """
-    Encode the files of a frame.
+    Encode the files of a frame of a run.
 
-    Parameters
-    ----------
-    frame, looked : LogFrame, Looked
-        The frame.
-    about : LogAbout
-        Its run.
-    settings : LogSettings
-        For the format of the image.
-    facts : mapping
-        What only the log knows: frame_id, reason, reservoir.
+    `settings` give the format of the image; `facts` are what only the log knows: frame_id, reason
+    and reservoir.
 
     Returns
     -------
@@ -179,21 +161,9 @@ def folder_bytes(path: Path) -> int:
 
 def write_frame(folder: Path, frame_id: str, files: Mapping[str, bytes]) -> None:
     """
-    Add a frame to a log.
+    Add a frame to a log, under a name that is not in use; content by file name.
 
-    Parameters
-    ----------
-    folder : Path
-        The log.
-    frame_id : str
-        A name that is not in use.
-    files : mapping of str to bytes
-        Content by file name.
-
-    Raises
-    ------
-    OSError
-        If the disk refuses. Nothing of the frame remains, if the disk allows to clean up.
+    OSError if the disk refuses. Nothing of the frame remains then, if the disk allows to clean up.
 
     """
     place = folder / log_format.FRAMES_FOLDER / frame_id
@@ -224,24 +194,13 @@ def remove_frame(folder: Path, frame_id: str) -> None:
 
 def sweep(folder: Path, evicted: Container[str]) -> tuple[int, list[str]]:
     """
-    Remove the remains of a crash, and show hidden frames whose eviction was not decided.
-
-    Parameters
-    ----------
-    folder : Path
-        The log.
-    evicted : container of str
-        Frames that were evicted according to the index.
+    Remove the remains of a crash, and show hidden frames that were not `evicted` by the index.
 
     Returns
     -------
     int, list of str
-        Number of frames that were being written; ids of those that were being removed.
-
-    Raises
-    ------
-    OSError
-        If the disk refuses.
+        Number of frames that were being written; ids of those that were being removed. OSError if
+        the disk refuses.
 
     """
     num_unfinished, leaving = 0, []
@@ -281,24 +240,9 @@ def append_line(path: Path, text: str, is_synced: bool) -> None:
 
 def lock_folder(folder: Path) -> int:
     """
-    Lock a log against other processes that write.
+    Lock a log against other processes that write; returns a descriptor as `lock_file` does.
 
-    Parameters
-    ----------
-    folder : Path
-        The log.
-
-    Returns
-    -------
-    int
-        A file descriptor; the lock ends when it is closed, at the latest with the process.
-
-    Raises
-    ------
-    FrameLogError
-        If another process holds it.
-    OSError
-        If the disk refuses.
+    FrameLogError if another process holds the lock, OSError if the disk refuses.
 
     """
     try:

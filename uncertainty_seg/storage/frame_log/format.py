@@ -152,25 +152,14 @@ def about_run(
     dive: str, card: ModelCard, passes: int, parameters: Mapping[str, Value]
 ) -> LogAbout:
     """
-    Describe a run of a bundle for `FrameLog`.
+    Describe a run, named `dive`, of a bundle with T passes for `FrameLog`.
 
-    Parameters
-    ----------
-    dive : str
-        Its name.
-    card : ModelCard
-        Of the bundle.
-    passes : int
-        T in use.
-    parameters : mapping
-        `core.settings.settings_to_dict` of the settings in force.
+    `parameters` is `core.settings.settings_to_dict` of the current settings.
 
     """
-    def setting(name: str) -> Any:
-        return parameters[name]
-
+    values: Mapping[str, Any] = parameters
     return LogAbout(dive, card.name, model_digest(card), card.class_names, card.palette, passes,
-                    setting('seed'), setting('mask_policy'), setting('map'), parameters)
+                    values['seed'], values['mask_policy'], values['map'], parameters)
 
 
 @dataclass(frozen=True)

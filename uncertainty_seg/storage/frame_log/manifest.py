@@ -81,8 +81,6 @@ class Index:
         Evicted frames that the file on disk still names.
     num_leftovers : int
         Frames that were being written or removed when the last writer ended.
-    is_current : bool
-        The file on disk has the same content.
     problems : list of str
         A sentence for each folder that is no readable frame; these are left alone.
 
@@ -93,7 +91,6 @@ class Index:
     largest: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RESERVOIRS, 0))
     evicted: set[str] = field(default_factory=set)
     num_leftovers: int = 0
-    is_current: bool = True
     problems: list[str] = field(default_factory=list)
 
 
@@ -101,21 +98,8 @@ def load_index(folder: Path) -> Index:
     """
     Read the content of a log and remove the remains of a crash; for its one writer.
 
-    Parameters
-    ----------
-    folder : Path
-        The log.
-
-    Returns
-    -------
-    Index
-        In agreement with the folders. A reservoir from which somebody else has removed frames
-        admits any key again.
-
-    Raises
-    ------
-    OSError
-        If the disk refuses.
+    The index agrees with the folders. A reservoir from which somebody else has removed frames
+    admits any key again. OSError if the disk refuses.
 
     """
     index = _read(folder / MANIFEST_FILE)
@@ -126,13 +110,10 @@ def load_index(folder: Path) -> Index:
         gone = index.entries.pop(frame_id, None)
         if gone is not None:
             index.bars[gone.reservoir] = max(index.bars[gone.reservoir], gone.key)
-            index.is_current = False
     missing = set(index.entries) - set(there)
     lost = {index.entries.pop(frame_id).reservoir for frame_id in missing}
-    index.is_current &= not lost
     for frame_id in there:
         if frame_id not in index.entries:
-            index.is_current = False
             _add_from_folder(index, folder / FRAMES_FOLDER / frame_id)
     for reservoir in lost:
         index.bars[reservoir] = -math.inf
@@ -178,7 +159,6 @@ def _read(path: Path) -> Index:
     try:
         lines = path.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
-        index.is_current = False
         return index
     for line in lines:
         try:
@@ -186,7 +166,7 @@ def _read(path: Path) -> Index:
                 raise ValueError('cut off')
             _apply(index, json.loads(line))
         except (ValueError, TypeError, KeyError):
-            index.is_current = False  # after a crash; the folders decide
+            continue  # after a crash; the folders decide
     return index
 
 

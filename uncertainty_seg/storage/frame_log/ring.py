@@ -73,15 +73,7 @@ class _CameraRing:
 
 
 class FrameRing:
-    """
-    Takes every frame and returns those to keep.
-
-    Parameters
-    ----------
-    settings : LogSettings
-        May be replaced at any time.
-
-    """
+    """Takes every frame and returns those to keep; `settings` may be replaced at any time."""
 
     def __init__(self, settings: LogSettings) -> None:
         self.settings = settings
@@ -97,16 +89,7 @@ class FrameRing:
 
     def take(self, frame: LogFrame, about: LogAbout, now_s: float) -> list[Candidate]:
         """
-        Take the next frame of a camera.
-
-        Parameters
-        ----------
-        frame : LogFrame
-            The frame.
-        about : LogAbout
-            The run.
-        now_s : float
-            Any clock, for frames without a stamp.
+        Take the next frame of a camera; `now_s` is of any clock, for frames without a stamp.
 
         Returns
         -------
@@ -148,14 +131,7 @@ class FrameRing:
 
     def newest(self, num_frames: int, camera: str | None = None) -> list[Candidate]:
         """
-        Take out the newest frames, on request.
-
-        Parameters
-        ----------
-        num_frames : int
-            At most so many of each camera.
-        camera : str, optional
-            Of this one only.
+        Take out the newest frames of each camera, or of one, on request.
 
         Returns
         -------

@@ -129,14 +129,7 @@ class FrameStore:
 
     def add(self, entry: Entry, files: dict[str, bytes]) -> tuple[str, int]:
         """
-        Admit a frame if its key is large enough.
-
-        Parameters
-        ----------
-        entry : Entry
-            The frame; its `num_bytes` is filled in.
-        files : dict of str to bytes
-            Content by file name.
+        Admit a frame, given its files by name, if its key is large enough.
 
         Returns
         -------
@@ -166,23 +159,10 @@ class FrameStore:
 
     def reconfigure(self, settings: LogSettings) -> int:
         """
-        Apply other quotas.
+        Apply other quotas; return the number of evicted frames. OSError if the disk refuses.
 
-        Parameters
-        ----------
-        settings : LogSettings
-            The new ones.
-
-        Returns
-        -------
-        int
-            Number of evicted frames. A larger quota admits frames of any key again: the sample is
-            exact for the time since then, and for the time before.
-
-        Raises
-        ------
-        OSError
-            If the disk refuses.
+        A larger quota admits frames of any key again: the sample is exact for the time since
+        then, and for the time before.
 
         """
         before = {name: self._capacity(name) for name in RESERVOIRS}
@@ -292,10 +272,8 @@ def replace_frames(
 
     Parameters
     ----------
-    folder : Path
-        The log.
-    reservoir : str
-        One of `manifest.RESERVOIRS`.
+    folder, reservoir : Path, str
+        The log; one of `manifest.RESERVOIRS`.
     bar : Bar or None
         Its eviction threshold, if that has changed.
     gone : sequence of str

@@ -3,7 +3,9 @@
 The label formats by name, and an export in any of them.
 
 The module of a format has ``write_labels(folder, frames, classes)``, which writes into an empty
-folder, and ``read_labels(path, table)`` if corrected labels can be read back.
+folder, and ``read_labels(path, table)`` if corrected labels can be read back. That yields the stem
+and the mask, (H, W) of uint8, of each labelled frame. It raises a DatasetError if a file is
+damaged, or a frame, class or size is not that of the export, which `table` lists.
 
 """
 
@@ -17,13 +19,7 @@ from pathlib import Path
 from uncertainty_seg.core.arrays import LabelMap
 from uncertainty_seg.errors import DatasetError
 from uncertainty_seg.storage.labelled_folder import ClassTable
-from uncertainty_seg.storage.labels import bag as label_bag
-from uncertainty_seg.storage.labels import coco as label_coco
-from uncertainty_seg.storage.labels import cvat as label_cvat
-from uncertainty_seg.storage.labels import fiftyone as label_fiftyone
-from uncertainty_seg.storage.labels import folder as label_folder
-from uncertainty_seg.storage.labels import label_studio
-from uncertainty_seg.storage.labels import labelme as label_labelme
+from uncertainty_seg.storage.labels import bag, coco, cvat, fiftyone, folder, label_studio, labelme
 from uncertainty_seg.storage.labels.frames import (
     ExportedFrames,
     FrameRow,
@@ -38,20 +34,20 @@ Writer = Callable[[Path, Iterable[LabelFrame], ClassTable], None]
 Reader = Callable[[Path, ExportedFrames], Iterator[tuple[str, LabelMap]]]
 BAGS = {'mcap': 'mcap', 'rosbag2': 'sqlite3'}
 WRITERS: dict[str, Writer] = {
-    'coco': label_coco.write_labels,
-    'cvat': label_cvat.write_labels,
+    'coco': coco.write_labels,
+    'cvat': cvat.write_labels,
     'label-studio': label_studio.write_labels,
-    'labelme': label_labelme.write_labels,
-    'folder': label_folder.write_labels,
-    'fiftyone': label_fiftyone.write_labels,
-    **{name: partial(label_bag.write_labels, storage=storage) for name, storage in BAGS.items()},
+    'labelme': labelme.write_labels,
+    'folder': folder.write_labels,
+    'fiftyone': fiftyone.write_labels,
+    **{name: partial(bag.write_labels, storage=storage) for name, storage in BAGS.items()},
 }
 READERS: dict[str, Reader] = {
-    'coco': label_coco.read_labels,
-    'cvat': label_cvat.read_labels,
+    'coco': coco.read_labels,
+    'cvat': cvat.read_labels,
     'label-studio': label_studio.read_labels,
-    'labelme': label_labelme.read_labels,
-    'folder': label_folder.read_labels,
+    'labelme': labelme.read_labels,
+    'folder': folder.read_labels,
 }
 
 
@@ -103,10 +99,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     """
     Yield a folder to write into, which becomes `out` at the end of the block.
 
-    Raises
-    ------
-    DatasetError
-        If `out` exists and is not an empty folder.
+    `DatasetError` if `out` exists and is not an empty folder.
 
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
