@@ -172,7 +172,7 @@ def test_misuse_is_one_sentence(
         sidecar.write_text(whole.replace(old, new))
         assert word in export(squid)
         sidecar.write_text(whole)
-    assert 'is there already and not empty' in refused(
+    assert 'exists and is not empty' in refused(
         capsys, 'export-labels', log, log, '--format', 'coco')
     assert '--image-prefix' in refused(capsys, 'export-labels', log, tmp_path / 'new', '--format',
                                        'coco', '--image-prefix', '/x/')

@@ -109,11 +109,11 @@ def load_bundle(name_or_path: str, has_calibration: bool = True) -> ModelBundle:
 def model_digest(card: ModelCard) -> str:
     """Return a digest of a card's graphs and of every field that changes a score."""
     files = [f'{name} {card.sha256[name]}' for name in sorted(card.sha256)]
-    says = (card.method, card.class_names, card.input, card.dropout_sites, card.logits_shape)
+    fields = (card.method, card.class_names, card.input, card.dropout_sites, card.logits_shape)
     # Included only if not the default, so that older calibrations stay valid.
-    says += tuple((name, getattr(card, name)) for name in _LATER_FIELDS
-                  if getattr(card, name) != _default(name))
-    return hashlib.sha256('\n'.join([*files, repr(says)]).encode()).hexdigest()
+    fields += tuple((name, getattr(card, name)) for name in _LATER_FIELDS
+                    if getattr(card, name) != _default(name))
+    return hashlib.sha256('\n'.join([*files, repr(fields)]).encode()).hexdigest()
 
 
 def _default(name: str) -> object:

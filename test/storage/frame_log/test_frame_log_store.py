@@ -394,7 +394,7 @@ def test_another_disk_in_the_place_of_the_log_is_refused(tmp_path: Path) -> None
     with opened(tmp_path / 'log') as store:
         device = store.device
     shutil.rmtree(tmp_path / 'log')
-    with pytest.raises(FrameLogError, match='its disk is gone: put it back'):
+    with pytest.raises(FrameLogError, match='its disk is missing: mount it again'):
         FrameStore(tmp_path / 'log', settings(), device + 1)
     assert not (tmp_path / 'log').exists()
     FrameStore(tmp_path / 'log', settings(), device).close()

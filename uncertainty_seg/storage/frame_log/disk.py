@@ -39,21 +39,21 @@ _BLOCK = 4096
 
 
 @dataclass(frozen=True)
-class Looked:
+class DecodedFrame:
     """The decoded image of a frame, BGR, (H, W, 3), and its 64-bit perceptual hash."""
 
     image_bgr: ImageU8
     phash: int
 
 
-def look_at(frame: LogFrame) -> Looked:
+def decode_frame(frame: LogFrame) -> DecodedFrame:
     """Decode and hash a frame; ImageError if its bytes are no image, ShapeError if its array."""
     image = decode(frame.image) if isinstance(frame.image, ImageFile) else frame.image
-    return Looked(image, perceptual_hash(image))
+    return DecodedFrame(image, perceptual_hash(image))
 
 
 def frame_files(
-    frame: LogFrame, looked: Looked, about: LogAbout, settings: LogSettings,
+    frame: LogFrame, decoded: DecodedFrame, about: LogAbout, settings: LogSettings,
     facts: Mapping[str, Any],
 ) -> dict[str, bytes]:
     """
@@ -73,15 +73,15 @@ def frame_files(
         If mask or uncertainty have another size than the image, or something cannot be encoded.
 
     """
-    height, width = looked.image_bgr.shape[:2]
+    height, width = decoded.image_bgr.shape[:2]
     mask, uncertainty = frame.mask(), frame.uncertainty()
     require_shape('mask', mask, (height, width), np.uint8)
     require_shape('uncertainty', uncertainty, (height, width), np.float32)
-    image_file, image = _image(frame, looked, settings)
+    image_file, image = _image(frame, decoded, settings)
     image_facts = {'height': height, 'width': width, 'encoding': frame.encoding,
                    'file': image_file}
     sidecar = _sidecar(frame, about, {**facts, 'image': image_facts,
-                                      'phash': f'{looked.phash:016x}'})
+                                      'phash': f'{decoded.phash:016x}'})
     packed = log_format.uncertainty_to_uint16(uncertainty)
     return {
         image_file: image,
@@ -92,15 +92,15 @@ def frame_files(
     }
 
 
-def _image(frame: LogFrame, looked: Looked, settings: LogSettings) -> tuple[str, bytes]:
+def _image(frame: LogFrame, decoded: DecodedFrame, settings: LogSettings) -> tuple[str, bytes]:
     if settings.image_format == 'jpeg':
         quality = (cv2.IMWRITE_JPEG_QUALITY, settings.jpeg_quality)
-        return 'image.jpg', _encoded('.jpg', looked.image_bgr, quality)
+        return 'image.jpg', _encoded('.jpg', decoded.image_bgr, quality)
     if settings.image_format == 'received' and isinstance(frame.image, ImageFile):
         data = bytes(frame.image.data)
         # `decode` accepts JPEG and PNG only.
         return ('image.png' if data.startswith(b'\x89PNG') else 'image.jpg'), data
-    return 'image.png', _encoded('.png', looked.image_bgr)
+    return 'image.png', _encoded('.png', decoded.image_bgr)
 
 
 def _encoded(ending: str, pixels: NDArray[Any], options: tuple[int, ...] = ()) -> bytes:
@@ -258,23 +258,23 @@ def require_device(folder: Path, device: int) -> None:
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent
     if os.stat(nearest).st_dev != device:
-        raise FrameLogError(f'frame log {folder} cannot be written, its disk is gone',
-                            fix='put it back')
+        raise FrameLogError(f'frame log {folder} cannot be written, its disk is missing',
+                            fix='mount it again')
 
 
 # Errno -> cause that drops are counted under, what happened, what to do.
-_TROUBLES = {
+_DISK_ERRORS = {
     errno.ENOSPC: ('disk_full', 'its disk is full', 'make room'),
     errno.EDQUOT: ('disk_full', "its user's disk quota is used up", 'make room'),
     errno.EROFS: ('read_only', 'its disk is read-only', 'mount it for writing'),
-    errno.ENOENT: ('folder_missing', 'the folder is gone', 'put it or its disk back'),
+    errno.ENOENT: ('folder_missing', 'the folder is missing', 'restore it or mount its disk'),
     errno.ENOTDIR: ('folder_missing', 'a file is in its place', 'name another folder'),
     errno.EACCES: ('not_writable', 'this user may not write there', 'change its permissions'),
     errno.EPERM: ('not_writable', 'this user may not write there', 'change its permissions'),
 }
 
 
-def trouble(err: OSError, folder: Path, is_new: bool = False) -> tuple[str, FrameLogError]:
+def disk_error(err: OSError, folder: Path, is_new: bool = False) -> tuple[str, FrameLogError]:
     """
     Explain an error of the disk.
 
@@ -298,6 +298,6 @@ def trouble(err: OSError, folder: Path, is_new: bool = False) -> tuple[str, Fram
         return 'folder_missing', FrameLogError(
             f'frame log {folder} cannot be written, no folder can be made there',
             fix='name another folder as log.folder')
-    cause, what, fix = _TROUBLES.get(
+    cause, what, fix = _DISK_ERRORS.get(
         err.errno or 0, ('disk_error', err.strerror or str(err), 'see what the disk reports'))
     return cause, FrameLogError(f'frame log {folder} cannot be written, {what}', fix=fix)

@@ -132,7 +132,7 @@ class LogAbout:
     map_name : str
         Which uncertainty map is logged.
     parameters : mapping of str to bool, int, float, str or tuple of str
-        All settings in force.
+        All settings.
 
     """
 

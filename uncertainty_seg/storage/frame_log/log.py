@@ -135,7 +135,7 @@ class FrameLog:
 
     @property
     def settings(self) -> LogSettings:
-        """Return the settings in force."""
+        """Return the current settings."""
         return self._settings
 
     @property

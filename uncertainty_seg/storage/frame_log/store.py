@@ -78,7 +78,7 @@ class FrameStore:
             self.num_trimmed = self.reconfigure(settings)
         except OSError as err:
             self.close()
-            raise disk.trouble(err, folder, is_new=device is None)[1] from err
+            raise disk.disk_error(err, folder, is_new=device is None)[1] from err
         except (FrameLogError, ConfigError):
             self.close()
             raise

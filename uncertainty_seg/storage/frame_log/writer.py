@@ -225,7 +225,7 @@ class FrameLogWriter:
 
     @property
     def quota_mb(self) -> float:
-        """Return the quota in force."""
+        """Return the current quota."""
         return self._settings.quota_mb
 
     def work(self, item: Candidate | None) -> None:
@@ -278,8 +278,8 @@ class FrameLogWriter:
         if not store.would_take(reservoir, key):
             self._counters.skipped['outranked'] += 1
             return
-        looked = disk.look_at(item.frame)
-        if self._is_repeated(item, looked.phash):
+        decoded = disk.decode_frame(item.frame)
+        if self._is_repeated(item, decoded.phash):
             self._counters.skipped['duplicate'] += 1
             return
         bar = store.bar(reservoir)
@@ -287,7 +287,7 @@ class FrameLogWriter:
         facts = {'frame_id': frame_id, 'reason': item.reason,
                  'reservoir': {'name': reservoir, 'key': key, 'log_weight': log_weight,
                                'bar': bar if math.isfinite(bar) else None}}
-        files = disk.frame_files(item.frame, looked, item.about, self._settings, facts)
+        files = disk.frame_files(item.frame, decoded, item.about, self._settings, facts)
         entry = Entry(frame_id, item.reason, reservoir, key, 0)
         cause, num_gone = store.add(entry, files)
         self._counters.num_evicted += num_gone
@@ -296,7 +296,7 @@ class FrameLogWriter:
             self._not_kept(cause, store, files, reservoir)
             return
         if reservoir == MAIN:
-            self._recent.add(item.frame, looked.phash)
+            self._recent.add(item.frame, decoded.phash)
         self._kept(item)
 
     def _log_weight(self, item: Candidate) -> float:
@@ -381,6 +381,6 @@ def _cause_of(err: OSError | UncertaintySegError, folder: Path) -> tuple[str, st
     if isinstance(cause, BlockingIOError):
         return 'other_writer', str(err)
     if isinstance(cause, OSError):
-        name, sentence = disk.trouble(cause, folder)
+        name, sentence = disk.disk_error(cause, folder)
         return name, str(sentence)
     return 'folder_missing', str(err)  # its disk was unplugged

@@ -55,7 +55,7 @@ def write_labels(
     bags: dict[str, Path] = {}
     for dive, group in groupby(frames, key=lambda frame: frame.dive):
         if dive in bags:
-            raise DatasetError(f'frames of {dive!r} before and behind those of another dive',
+            raise DatasetError(f'the frames of dive {dive!r} are not consecutive',
                                'dive by dive')
         bags[dive] = _free_place(folder, dive)
         with BagWriter(bags[dive], storage) as bag:

@@ -86,6 +86,6 @@ def _paint(canvas: LabelCanvas, mask: LabelMap, classes: ClassTable) -> None:
     if strange.any():
         raise DatasetError(f'the mask of {canvas.row.file} has the id {mask[strange][0]}',
                            f'0 to {len(classes.names) - 1} ({", ".join(classes.names)}), or '
-                           f'{classes.ignore_index} where nobody knows')
+                           f'{classes.ignore_index} for unknown')
     for region in regions_of(mask, len(classes.names)):
         canvas.paint(classes.names[region.class_id], region.pixels)

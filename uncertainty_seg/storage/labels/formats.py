@@ -103,7 +103,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise DatasetError(f'{out} is there already and not empty', 'a new folder',
+        raise DatasetError(f'{out} exists and is not empty', 'a new folder',
                            'give another name')
     out.parent.mkdir(parents=True, exist_ok=True)
     # Thousands of small files, which can be exported again.
