@@ -71,7 +71,7 @@ def whole_folder(
     Parameters
     ----------
     path : Path
-        The folder; its parent exists. An older one is replaced at the end.
+        The folder, or a link to it; its parent exists. An older one is replaced at the end.
     draft_name : str, optional
         Name of the draft beside it; by default a random hidden one.
     is_synced : bool
@@ -89,6 +89,7 @@ def whole_folder(
         If the disk refuses; an older folder stays as it was.
 
     """
+    path = path.resolve()
     draft = path.with_name(draft_name or f'.{path.name}.{secrets.token_hex(4)}.partial')
     try:
         draft.mkdir()

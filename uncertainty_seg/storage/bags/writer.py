@@ -230,9 +230,9 @@ class _McapStorage:
         self._writer.add_message(self._channels[connection.id], timestamp, bytes(data), timestamp)
 
     def close(self, version: int, metadata: str) -> None:
-        self._writer.add_metadata('rosbag2', {'serialized_metadata': metadata})
-        self._writer.finish()
-        self._file.close()
+        with self._file:
+            self._writer.add_metadata('rosbag2', {'serialized_metadata': metadata})
+            self._writer.finish()
 
     def abort(self) -> None:
         self._file.close()

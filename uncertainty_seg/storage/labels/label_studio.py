@@ -54,7 +54,6 @@ _TYPES = {'.jpg': 'jpeg', '.png': 'png'}
 _WORD_BITS = 8
 # Bits of a length; an index into these precedes it.
 _SIZES = np.array([3, 4, 8, 16])
-_HEADER_BITS = 32 + 5 + 4 * 4
 _LONGEST = 1 << 16
 # Alpha from which a pixel is painted: the rim of a brush may be transparent.
 _PAINTED = 128
