@@ -18,7 +18,7 @@ from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.image_codec import ImageFile
 from uncertainty_seg.core.settings import LogSettings
 from uncertainty_seg.storage.bags.reader import BagMessage, BagReader
-from uncertainty_seg.storage.frame_log.disk import frame_files, look_at
+from uncertainty_seg.storage.frame_log.disk import decode_frame, frame_files
 from uncertainty_seg.storage.frame_log.format import LogAbout, LogFrame
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.labels.formats import READERS
@@ -90,7 +90,7 @@ def write_log(
         facts = {'frame_id': frame_id, 'reason': ('control', 'flagged')[ratio > 1]}
         place = folder / 'frames' / frame_id
         place.mkdir(parents=True)
-        files = frame_files(frame, look_at(frame), about, LogSettings(), facts)
+        files = frame_files(frame, decode_frame(frame), about, LogSettings(), facts)
         for name, data in files.items():
             (place / name).write_bytes(data)
     return folder

@@ -14,7 +14,7 @@ from ros_helpers import Client, needs_ros, node_arguments, own_domain, Process, 
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import settings_from_dict
-from uncertainty_seg.storage.bags.reader import BagWriter
+from uncertainty_seg.storage.bags.writer import BagWriter
 from uncertainty_seg.storage.model_bundle import load_bundle
 
 pytestmark = needs_ros

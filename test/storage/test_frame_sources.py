@@ -16,7 +16,8 @@ import pytest
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.errors import BagError, UncertaintySegError
 from uncertainty_seg.storage.bags.messages import image_message, IMAGE_TYPE, typestore
-from uncertainty_seg.storage.bags.reader import BagWriter, scan_mcap
+from uncertainty_seg.storage.bags.reader import scan_mcap
+from uncertainty_seg.storage.bags.writer import BagWriter
 from uncertainty_seg.storage.frame_sources import (
     BadFrame,
     find_sources,

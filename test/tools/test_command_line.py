@@ -14,7 +14,7 @@ import pytest
 
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BagError, ConfigError
-from uncertainty_seg.storage.bags.reader import BagWriter
+from uncertainty_seg.storage.bags.writer import BagWriter
 from uncertainty_seg.tools import main as command_line
 from uncertainty_seg.tools.arguments import (
     add_settings,

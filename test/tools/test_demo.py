@@ -18,7 +18,8 @@ import pytest
 
 from uncertainty_seg.core.status import Status
 from uncertainty_seg.errors import BackendUnavailableError, BagError, UncertaintySegError
-from uncertainty_seg.storage.bags.reader import BagWriter, read_images
+from uncertainty_seg.storage.bags.reader import read_images
+from uncertainty_seg.storage.bags.writer import BagWriter
 from uncertainty_seg.tools import make_dive as dive_bag
 from uncertainty_seg.tools.demo import live as demo_live
 from uncertainty_seg.tools.demo.drawing import (

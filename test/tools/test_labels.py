@@ -18,7 +18,7 @@ pytest.importorskip('pycocotools', reason='pycocotools is not installed: no labe
 
 from uncertainty_seg.core.arrays import ImageU8  # noqa: E402
 from uncertainty_seg.core.perceptual_hash import perceptual_hash  # noqa: E402
-from uncertainty_seg.storage.bags.reader import BagWriter  # noqa: E402
+from uncertainty_seg.storage.bags.writer import BagWriter  # noqa: E402
 from uncertainty_seg.storage.frame_log import format as frame_log_format  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import load_folder  # noqa: E402
 from uncertainty_seg.storage.labels import formats as label_formats  # noqa: E402
@@ -172,7 +172,7 @@ def test_misuse_is_one_sentence(
         sidecar.write_text(whole.replace(old, new))
         assert word in export(squid)
         sidecar.write_text(whole)
-    assert 'is there already and not empty' in refused(
+    assert 'exists and is not empty' in refused(
         capsys, 'export-labels', log, log, '--format', 'coco')
     assert '--image-prefix' in refused(capsys, 'export-labels', log, tmp_path / 'new', '--format',
                                        'coco', '--image-prefix', '/x/')

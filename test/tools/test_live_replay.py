@@ -15,7 +15,8 @@ from ros_helpers import needs_ros, own_domain, ros_environment
 
 from uncertainty_seg.core.settings import Settings, settings_from_dict
 from uncertainty_seg.errors import UncertaintySegError
-from uncertainty_seg.storage.bags.reader import BagMessage, BagReader, BagWriter, header_stamp_ns
+from uncertainty_seg.storage.bags.reader import BagMessage, BagReader, header_stamp_ns
+from uncertainty_seg.storage.bags.writer import BagWriter
 from uncertainty_seg.tools.demo.live import ros_arguments, run_live
 from uncertainty_seg.tools.demo.timeline import IMAGE_TOPIC, read_timeline
 from uncertainty_seg.tools.replay import OutputChoice, replay_bag

@@ -16,14 +16,8 @@ import pytest
 from uncertainty_seg.core.settings import settings_from_dict
 from uncertainty_seg.errors import BackendError
 from uncertainty_seg.storage.bags.messages import image_message, IMAGE_TYPE, typestore
-from uncertainty_seg.storage.bags.reader import (
-    BagMessage,
-    BagReader,
-    BagWriter,
-    header_stamp_ns,
-    read_images,
-    STORAGES,
-)
+from uncertainty_seg.storage.bags.reader import BagMessage, BagReader, header_stamp_ns, read_images
+from uncertainty_seg.storage.bags.writer import BagWriter, STORAGES
 from uncertainty_seg.tools.main import main
 from uncertainty_seg.tools.replay import replay_bag
 

@@ -24,7 +24,8 @@ import pytest
 from uncertainty_seg.core.calibration import Calibration
 from uncertainty_seg.core.perceptual_hash import perceptual_hash
 from uncertainty_seg.storage.bags.messages import IMAGE_TYPE
-from uncertainty_seg.storage.bags.reader import BagMessage, BagReader, BagWriter
+from uncertainty_seg.storage.bags.reader import BagMessage, BagReader
+from uncertainty_seg.storage.bags.writer import BagWriter
 from uncertainty_seg.storage.model_bundle import load_bundle, model_digest, write_calibration
 from uncertainty_seg.storage.score_rows import (
     info_of,

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import pytest
 
-from uncertainty_seg.storage.bags.reader import BagWriter
+from uncertainty_seg.storage.bags.writer import BagWriter
 from uncertainty_seg.storage.score_rows import list_parts
 from uncertainty_seg.tools.main import main
 

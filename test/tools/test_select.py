@@ -23,7 +23,7 @@ pq = pytest.importorskip('pyarrow.parquet', reason='pyarrow is not installed: no
 
 from uncertainty_seg.analysis.selection_pool import STRATEGIES  # noqa: E402
 from uncertainty_seg.core.perceptual_hash import perceptual_hash  # noqa: E402
-from uncertainty_seg.storage.bags.reader import BagWriter  # noqa: E402
+from uncertainty_seg.storage.bags.writer import BagWriter  # noqa: E402
 from uncertainty_seg.storage.score_rows import (  # noqa: E402
     info_of,
     read_rows,

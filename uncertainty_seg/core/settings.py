@@ -69,11 +69,6 @@ class LogSettings:
         'from that of a recently kept frame; 0 skips none.',
         unit='bits', lower=0, upper=32, live=True,
     )
-    duplicate_features: float = parameter(
-        0.0, 'A frame whose features are nearer than this (cosine distance) to one kept lately '
-        'is skipped, where the backend gives features; 0 skips none.',
-        lower=0.0, upper=2.0, live=True,
-    )
     score_power: float = parameter(
         1.0, 'When the log is full, the chance that a frame stays grows with its score to this '
         'power; 0 makes all frames equal.', lower=0.0, upper=100.0, live=True,

@@ -28,7 +28,7 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
 from uncertainty_seg.errors import BagError, UncertaintySegError
-from uncertainty_seg.storage.bags.reader import BagWriter, STORAGES
+from uncertainty_seg.storage.bags.writer import BagWriter, STORAGES
 
 LOOK_EVERY_S = 0.1
 # Enough for the burst that waits while a chunk of the bag is compressed.
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # ROS's own handlers would close the context under the bag that is being finished.
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     try:
-        with BagWriter(args.out, args.storage, is_overwriting=args.force) as writer:
+        with BagWriter(args.out, args.storage, overwrite=args.force) as writer:
             node, executor = RecorderNode(args.topics, writer), SingleThreadedExecutor()
             executor.add_node(node)
             while not stop.is_set():

@@ -1,9 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Frames of a bag, a folder of pictures or a frame log, read alike.
+Find and read the frames of bags, folders of pictures and frame logs alike.
 
-A source is one topic of one bag, one folder, or one log; it is read in its own order from its
-start. Where sources lie is found by `find_sources`; nothing is decoded here.
+A source is one topic of one bag, one folder, or one log. `find_sources` looks through folders: a
+folder is a log, a bag, or contains bags and logs, or else pictures. `read_source` reads a source
+in its own order from the start. Nothing is decoded here.
 
 """
 
@@ -38,14 +39,15 @@ from uncertainty_seg.storage.frame_log.format import (
 )
 from uncertainty_seg.storage.labelled_folder import ENDINGS
 
-# A picture has no stamp: its place in the order stands for seconds.
+BAG_ENDINGS = ('.mcap', '.db3', '.bag')
+# A picture has no stamp: its position counts as seconds.
 PICTURE_STEP_NS = 10**9
 
 
 @dataclass(frozen=True)
 class FrameSource:
     """
-    What is read in one go.
+    A topic of a bag, a folder of pictures, or a frame log.
 
     Attributes
     ----------
@@ -58,15 +60,15 @@ class FrameSource:
     dive : str
         Name of the run.
     num_frames : int
-        Frames that the index of the source names, readable or not; of a bag without an index,
-        those that were found.
+        Frames in the index of the source, readable or not; of a bag without an index, those that
+        were found.
     digest : str
-        Of the names, sizes and times of its files: another one, and it has changed.
+        Digest of the names, sizes and times of its files, by which a change is noticed.
     run : str
-        What tells the run from others of its name: the path of the folder that names it,
-        or `dive` itself if somebody gave that.
+        What distinguishes runs of one name: the path of the folder that names it, or `dive` if
+        that was given.
     is_dive_given : bool
-        Somebody named the run: it holds against what a log says of its frames.
+        `dive` was given and has precedence over what a log says of its frames.
 
     """
 
@@ -83,16 +85,16 @@ class FrameSource:
 @dataclass(frozen=True)
 class SourceFrame:
     """
-    One frame, undecoded.
+    A frame, undecoded.
 
     Attributes
     ----------
     index : int
-        Its place in the source, bad ones counted.
+        Its position in the source, unreadable frames included.
     stamp_ns : int
-        Stamp of its header; of a picture, its place in seconds.
+        Stamp of its header; of a picture, its position in seconds.
     topic, dive : str
-        Of the source; a log knows those of each frame.
+        Those of the source; in a log, those of the frame.
     raw : RawImage or ImageFile
         Its pixels.
 
@@ -108,16 +110,16 @@ class SourceFrame:
 @dataclass(frozen=True)
 class BadFrame:
     """
-    A place in the source whose frame cannot be read.
+    A frame that cannot be read.
 
     Attributes
     ----------
     index : int
-        Its place in the source.
+        Its position in the source.
     reason : str
         Why.
     topic, dive : str or None
-        As of a `SourceFrame`; None where nobody knows, since what says it is damaged.
+        As of a `SourceFrame`; None if that cannot be read either.
 
     """
 
@@ -134,20 +136,19 @@ def read_source(source: FrameSource, stride: int = 1) -> Iterator[SourceFrame | 
     Parameters
     ----------
     source : FrameSource
-        What to read; path, kind and topic suffice.
+        Its path, kind and topic are needed.
     stride : int
-        Keep those whose index is a multiple of it.
+        Frames whose index is a multiple of it are read.
 
     Yields
     ------
     SourceFrame or BadFrame
-        In order. The frames of a bag without index, or behind a damaged part of an MCAP bag,
-        are read too.
+        In order, also from MCAP bags without an index or with a damaged part.
 
     Raises
     ------
     UncertaintySegError
-        If the source is missing; or, after all that could be read, if a bag broke off.
+        If the source is missing; after all readable frames, if a bag ends early.
 
     """
     read = _READERS[source.kind]
@@ -160,17 +161,17 @@ def frames_at(
     path: str, kind: str, topic: str, indices: Collection[int]
 ) -> Iterator[SourceFrame | BadFrame]:
     """
-    Read some frames of a source, which a table names by `source`, `kind`, `topic` and `index`.
+    Read the frames of a source with some indices, as in the columns of a score table.
 
     Yields
     ------
     SourceFrame or BadFrame
-        In the order of the source; those it does not have are left out.
+        In the order of the source; indices that it does not have are ignored.
 
     Raises
     ------
     UncertaintySegError
-        If the source is missing or a bag broke off before the last of them.
+        If the source is missing, or a bag ends before the last of them.
 
     """
     last = max(indices, default=-1)
@@ -220,7 +221,7 @@ def _bag_items(source: FrameSource) -> Iterator[BagImage | BadMessage]:
 def mcap_files(bag: Path) -> list[Path]:
     """List the MCAP files of a bag that has them, in their order."""
     if bag.is_dir():
-        # rosbag2 numbers them: ..._9.mcap comes before ..._10.mcap.
+        # rosbag2 numbers them: ..._9.mcap precedes ..._10.mcap.
         return sorted(bag.glob(f'*{MCAP_ENDING}'), key=lambda path: (len(path.name), path.name))
     return [bag] if bag.suffix == MCAP_ENDING else []
 
@@ -241,7 +242,7 @@ def _log_frames(source: FrameSource) -> _Items:
     problems: list[str] = []
     index = 0
     for frame in iter_frames(source.path, problems):
-        # Frames that are left out have their place too.
+        # Frames that are left out have an index too.
         for reason in problems:
             yield index, _known(BadFrame(index, reason))
             index += 1
@@ -278,17 +279,9 @@ _READERS: dict[str, Callable[[FrameSource], _Items]] = {
 }
 
 
-# -------------------------------------------------------------------------------------------------
-# Find the sources of frames below paths: bags, folders of pictures, frame logs.
-# A folder is a log, a bag, or else looked through: bags and logs below it, or, if there is none,
-# its pictures.
-
-BAG_ENDINGS = ('.mcap', '.db3', '.bag')
-
-
 @dataclass(frozen=True)
 class _SourcePlace:
-    """Something that was found, and the folder that names its run."""
+    """A bag, folder or log, and the folder that names its run."""
 
     kind: str
     path: Path
@@ -299,35 +292,35 @@ def find_sources(
     inputs: Sequence[Path], topics: Sequence[str], problems: list[str], dive: str = ''
 ) -> list[FrameSource]:
     """
-    Find everything that can be read.
+    Find the sources below paths.
 
     Parameters
     ----------
     inputs : sequence of Path
-        Bags, folders of pictures, frame logs, or folders of such.
+        Bags, folders of pictures, frame logs, or folders of these.
     topics : sequence of str
-        Image topics wanted of each bag; empty takes the camera of each, if that is not open.
+        Image topics to read from each bag; empty takes its camera, if that is unambiguous.
     problems : list of str
-        Takes one sentence for each bag, folder or topic that cannot be used.
+        Receives a sentence for each bag, folder or topic that cannot be used.
     dive : str
-        Name of the run that all of them are of; empty takes the names of their folders.
+        Name of the run of all sources; empty takes the names of their folders.
 
     Returns
     -------
     list of FrameSource
-        Each once, in the order of the inputs, then of the paths, then of the topics. Runs of the
-        same name in other folders are told apart by the folders above them. Files of one folder
-        are one run: a recorder that begins a new file each hour must not make each hour a dive.
+        Each once, in the order of the inputs, then of the paths, then of the topics. Folders of
+        the same name are distinguished by the folders above them. The files of a folder are one
+        run, since a recorder may begin a new file each hour.
 
     Raises
     ------
     BagError
-        If an input is missing or of no known kind, or nothing is found at all.
+        If an input is missing or of unknown kind, or nothing is found.
 
     """
     places = {place.path.resolve(): place for path in inputs for place in _places(path)}
     names = _run_names([place.run for place in places.values()])
-    # One spelling for each run; '.' is none.
+    # One spelling for each run; '.' has no name.
     runs = {place.run.absolute(): str(place.run if place.run.name else place.run.absolute())
             for place in places.values()}
     found: list[FrameSource] = []
@@ -363,7 +356,7 @@ def _places(path: Path) -> Iterator[_SourcePlace]:
 
 
 def _places_in(folder: Path, seen: set[Path]) -> Iterator[_SourcePlace]:
-    if folder.resolve() in seen:  # links that lead in a circle
+    if folder.resolve() in seen:  # a circle of links
         return
     seen.add(folder.resolve())
     if _is_log(folder):
@@ -373,7 +366,7 @@ def _places_in(folder: Path, seen: set[Path]) -> Iterator[_SourcePlace]:
         yield _SourcePlace('bag', folder, folder)
         return
     if (folder / 'images').is_dir() and (folder / 'masks').is_dir():
-        # Class ids are no photographs.
+        # The masks are no photographs.
         yield _SourcePlace('folder', folder / 'images', folder)
         return
     inside = sorted(path for path in folder.iterdir() if not path.name.startswith('.'))
@@ -394,7 +387,7 @@ def _is_log(folder: Path) -> bool:
 
 
 def _run_names(runs: Iterable[Path]) -> dict[Path, str]:
-    """Name each run by its last folder, and as many above it as it takes."""
+    """Name each run by its folder, and as many above it as make the name unique."""
     parts = {run: run.absolute().parts for run in runs}
     names = {}
     for run, mine in parts.items():
@@ -438,7 +431,7 @@ def _topics_of(bag: Path, topics: Sequence[str], problems: list[str]) -> list[Fr
 
 
 def _contents(bag: Path) -> tuple[dict[str, str], dict[str, int]]:
-    """Return topic to type and to number of messages, from the index or else the bag itself."""
+    """Return topic to type and to number of messages, from the index or else by a scan."""
     try:
         with BagReader(bag) as reader:
             types = reader.topics()
@@ -447,7 +440,7 @@ def _contents(bag: Path) -> tuple[dict[str, str], dict[str, int]]:
         files = mcap_files(bag)
         if not files:
             raise
-    types, counts = {}, _promised(bag)
+    types, counts = {}, _counts_in_metadata(bag)
     found: dict[str, int] = {}
     for file in files:
         scan = scan_mcap(file)
@@ -459,8 +452,8 @@ def _contents(bag: Path) -> tuple[dict[str, str], dict[str, int]]:
     return types, {topic: max(counts.get(topic, 0), found.get(topic, 0)) for topic in types}
 
 
-def _promised(bag: Path) -> dict[str, int]:
-    """Return how many messages the metadata of a bag says there are, where it can be read."""
+def _counts_in_metadata(bag: Path) -> dict[str, int]:
+    """Return topic to number of messages by metadata.yaml; empty if it cannot be read."""
     import yaml
 
     try:

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A picture of the pixels that no score may count: the hull in view, a vignette."""
+"""The mask of pixels that are left out of every score: the hull in view, a vignette."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.storage.labelled_folder import READ_AS_STORED
 
 
 def load_ignore_mask(path: str) -> NDArray[np.bool_] | None:
@@ -19,7 +20,7 @@ def load_ignore_mask(path: str) -> NDArray[np.bool_] | None:
     Parameters
     ----------
     path : str
-        A picture; empty for none.
+        An image file; empty for none.
 
     Returns
     -------
@@ -29,15 +30,13 @@ def load_ignore_mask(path: str) -> NDArray[np.bool_] | None:
     Raises
     ------
     ConfigError
-        If the file is missing or no picture, or it leaves no pixel.
+        If the file is missing or no image, or no pixel remains.
 
     """
     if not path:
         return None
     fix = 'set ignore_mask to a PNG that is white where pixels are left out and black elsewhere'
-    # As the node decodes: what a camera says of its orientation turns nothing.
-    kind = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    picture = cv2.imread(path, kind) if Path(path).is_file() else None
+    picture = cv2.imread(path, READ_AS_STORED) if Path(path).is_file() else None
     if picture is None:
         raise ConfigError(f'ignore_mask {path!r} cannot be read', 'a picture', fix)
     mask = picture.any(axis=2)

@@ -3,8 +3,9 @@
 Photographs with masks in a folder.
 
 The layout: ``images/STEM.jpg`` (or png), ``masks/STEM.png`` with the class id as pixel value,
-``classes.json`` with names, colours and the ignore index, ``splits.json`` with lists of stems.
-An orientation in the metadata of an image is ignored: its pixels count as they lie in the file.
+``classes.json`` with names, colours and the ignore index, ``splits.json`` with lists of stems. An
+orientation in the metadata of an image is ignored. The file of ``calibrate --blocks``, which says
+what frames belong together, is read here too.
 
 """
 
@@ -24,84 +25,12 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.errors import DatasetError
 
-# -------------------------------------------------------------------------------------------------
-# Which frames belong together: the file of ``calibrate --blocks``.
-# JSON ``{"dive_07": ["frame_0001", ...], ...}`` or ``{"frame_0001": "dive_07", ...}``, or CSV with
-# a line ``frame_0001,dive_07`` a frame.
-
-_FORMS = ('{"dive_07": ["frame_0001", ...]} or {"frame_0001": "dive_07"} as JSON, or lines '
-          'frame_0001,dive_07 as CSV')
-
-
-def read_blocks(path: Path | None, stems: Sequence[str]) -> NDArray[np.str_]:
-    """
-    Look up the block of each frame.
-
-    Parameters
-    ----------
-    path : Path or None
-        The file; None makes each frame a block of its own.
-    stems : sequence of str
-        File names of the frames, without ending.
-
-    Returns
-    -------
-    ndarray of str, shape (n,)
-        Names of blocks. Frames in the file that are not asked for do no harm.
-
-    Raises
-    ------
-    DatasetError
-        If the file cannot be read, or lacks a frame or has it twice.
-
-    """
-    if path is None:
-        return np.array(stems, dtype=np.str_)
-    try:
-        pairs = list(_pairs(path))
-    except (OSError, ValueError, csv.Error) as err:
-        raise DatasetError(f'{path} gives no blocks ({err})', _FORMS) from err
-    block_of = dict(pairs)
-    if len(block_of) < len(pairs):
-        twice, _ = Counter(stem for stem, _ in pairs).most_common(1)[0]
-        raise DatasetError(f'{path} has the frame {twice!r} twice', 'one block a frame')
-    missing = [stem for stem in stems if stem not in block_of]
-    if missing:
-        raise DatasetError(f'{path} has no block for {missing[0]!r} and {len(missing) - 1} more',
-                           'one for every frame')
-    return np.array([block_of[stem] for stem in stems], dtype=np.str_)
-
-
-class _Pairs(list[tuple[str, object]]):
-    """A JSON object, key by key."""
-
-
-def _pairs(path: Path) -> Iterator[tuple[str, str]]:
-    text = path.read_text(encoding='utf-8-sig')  # spreadsheets write a mark first
-    if path.suffix.lower() == '.csv':
-        for line in csv.reader(text.splitlines()):
-            if not line:
-                continue
-            if len(line) != 2:
-                raise ValueError(f'a line of {len(line)} fields')
-            yield line[0].strip(), line[1].strip()
-        return
-    # As pairs, because a key that comes twice would be lost in a dict.
-    raw = json.loads(text, object_pairs_hook=_Pairs)
-    if not isinstance(raw, _Pairs):
-        raise ValueError(f'a {type(raw).__name__}')
-    for key, value in raw:
-        if isinstance(value, str):
-            yield key, value
-        elif isinstance(value, list) and all(isinstance(stem, str) for stem in value):
-            yield from ((stem, key) for stem in value)
-        else:
-            raise ValueError(f'{key!r} holds neither a name nor a list of names')
-
-
-# -------------------------------------------------------------------------------------------------
-
 ENDINGS = ('.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG')
+# As the node decodes: an orientation in the metadata is ignored.
+READ_AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+_FORM = '{"classes": [{"id": 0, "name": "seabed", "rgb": [0, 0, 0]}, ...]}'
+_BLOCK_FORMS = ('{"dive_07": ["frame_0001", ...]} or {"frame_0001": "dive_07"} as JSON, or lines '
+                'frame_0001,dive_07 as CSV')
 
 
 @dataclass(frozen=True)
@@ -114,7 +43,7 @@ class LabelledFolder:
     images : list of ndarray of uint8, shape (H, W, 3)
         RGB; sizes may differ.
     masks : list of ndarray of uint8, shape (H, W)
-        Class ids, and `ignore_index` where nothing is known.
+        Class ids, and `ignore_index` where the class is unknown.
     stems : list of str
         File names without ending.
     class_names : tuple of str
@@ -122,7 +51,7 @@ class LabelledFolder:
     palette : tuple of (int, int, int)
         RGB colour of each class.
     ignore_index : int
-        Pixel value that no loss or metric may count.
+        Pixel value that losses and metrics leave out.
 
     """
 
@@ -146,19 +75,7 @@ class LabelledFolder:
 
 @dataclass(frozen=True)
 class ClassTable:
-    """
-    What classes.json says.
-
-    Attributes
-    ----------
-    names : tuple of str
-        C names, in the order of the ids 0..C-1.
-    palette : tuple of (int, int, int)
-        RGB colours.
-    ignore_index : int
-        At least C; 255 if the file names none.
-
-    """
+    """The content of classes.json: names and RGB colours by id, and an ignore index >= C."""
 
     names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
@@ -174,20 +91,20 @@ def read_classes(path: Path) -> ClassTable:
     path : Path
         JSON, or YAML by its ending:
         ``{"classes": [{"id": 0, "name": "seabed", "rgb": [0, 0, 0]}, ...], "ignore_index": 255}``.
-        A class may be its name alone; it then has its place as id and a colour of its own.
+        A class may be given by its name alone: its position is the id, and a colour is made up.
 
     Returns
     -------
     ClassTable
-        With ids that leave none out.
+        Sorted by id.
 
     Raises
     ------
     DatasetError
-        If the file is missing, has another form, its ids are not 0..C-1, or a name comes twice.
+        If the file is missing, has another form, its ids are not 0..C-1, or a name is repeated.
 
     """
-    raw = _read_json(path) if path.suffix not in ('.yaml', '.yml') else _read_yaml(path)
+    raw = _read_mapping(path)
     try:
         listed = [_class_entry(index, entry) for index, entry in enumerate(raw['classes'])]
         entries = sorted(listed, key=lambda entry: int(entry['id']))
@@ -197,17 +114,14 @@ def read_classes(path: Path) -> ClassTable:
         names = tuple(str(entry['name']) for entry in entries)
         ignore_index = int(raw.get('ignore_index', 255))
     except (KeyError, TypeError, ValueError, AttributeError) as err:
-        raise DatasetError(
-            f'{path} has another form ({err!r})',
-            '{"classes": [{"id": 0, "name": "seabed", "rgb": [0, 0, 0]}, ...]}',
-        ) from err
+        raise DatasetError(f'{path} has another form ({err!r})', _FORM) from err
     if ids != list(range(len(ids))) or ignore_index < len(ids):
         raise DatasetError(
             f'{path} has the ids {ids} and ignore_index {ignore_index}',
             f'ids from 0 to {len(ids) - 1} and an ignore_index above them',
         )
     twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:  # scores, limits and messages go by the name
+    if twice:  # scores, limits and messages refer to classes by name
         raise DatasetError(f'{path} names more than one class {", ".join(map(repr, twice))}',
                            'a name of its own for each class')
     return ClassTable(names, palette, ignore_index)
@@ -215,19 +129,7 @@ def read_classes(path: Path) -> ClassTable:
 
 def load_folder(folder: Path, split: str) -> LabelledFolder:
     """
-    Read one split of a labelled folder.
-
-    Parameters
-    ----------
-    folder : Path
-        With images/, masks/, classes.json and maybe splits.json.
-    split : str
-        A key of splits.json; without that file the split is all of the folder.
-
-    Returns
-    -------
-    LabelledFolder
-        All images of the split, in its order.
+    Read one split of a labelled folder, in its order; without splits.json all of the folder.
 
     Raises
     ------
@@ -252,7 +154,7 @@ def _stems(folder: Path, split: str) -> list[str]:
     if not (folder / 'splits.json').is_file() and (folder / 'images').is_dir():
         return sorted(path.stem for path in (folder / 'images').iterdir()
                       if path.suffix in ENDINGS)
-    splits = _read_json(folder / 'splits.json')
+    splits = _read_mapping(folder / 'splits.json')
     if split not in splits:
         raise DatasetError(
             f'split {split!r} is not in {folder}/splits.json', f'one of {sorted(splits)}'
@@ -260,40 +162,38 @@ def _stems(folder: Path, split: str) -> list[str]:
     return [str(stem) for stem in splits[split]]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_mapping(path: Path) -> dict[str, Any]:
+    """Read a JSON file, or YAML by its ending; `DatasetError` if that fails."""
     if not path.is_file():
-        raise DatasetError(
-            f'{path} is missing', 'a folder with images, masks, classes.json, splits.json'
-        )
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as err:
-        raise DatasetError(f'{path} is no JSON ({err})') from err
-    return content
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise DatasetError(f'{path} is missing', 'a table of classes')
-    try:
-        import yaml
-    except ImportError as err:
-        raise DatasetError(f'{path} needs PyYAML ({err})', 'it, or the table as JSON',
-                           'pip install PyYAML') from err
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as err:
-        raise DatasetError(f'{path} is no YAML ({err})') from err
+        raise DatasetError(f'{path} is missing',
+                           'a folder with images, masks, classes.json, splits.json')
+    kind = 'YAML' if path.suffix in ('.yaml', '.yml') else 'JSON'
+    content: Any
+    if kind == 'JSON':
+        try:
+            content = json.loads(path.read_text())
+        except ValueError as err:
+            raise DatasetError(f'{path} is no JSON ({err})') from err
+    else:
+        try:
+            import yaml
+        except ImportError as err:
+            raise DatasetError(f'{path} needs PyYAML ({err})', 'it, or the table as JSON',
+                               'pip install PyYAML') from err
+        try:
+            content = yaml.safe_load(path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as err:
+            raise DatasetError(f'{path} is no YAML ({err})') from err
     if not isinstance(content, dict):
-        raise DatasetError(f'{path} holds a {type(content).__name__}', '"classes": [...]')
+        raise DatasetError(f'{path} holds a {type(content).__name__}', _FORM)
     return content
 
 
 def _class_entry(index: int, entry: Any) -> dict[str, Any]:
-    """Complete a class that is its name alone."""
+    """Complete a class that is given by its name alone."""
     if not isinstance(entry, str):
         return dict(entry)
-    # Steps of the golden angle keep neighbours in the list apart on the wheel of colours.
+    # Steps of the golden angle give neighbours in the list different hues.
     hue = int(index * 137.508) % 180
     hsv = np.array([[[hue, 200, 255 - 40 * (index % 3)]]], np.uint8)
     return {'id': index, 'name': entry, 'rgb': cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].tolist()}
@@ -302,9 +202,7 @@ def _class_entry(index: int, entry: Any) -> dict[str, Any]:
 def _read_pair(folder: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     places = [folder / 'images' / f'{stem}{ending}' for ending in ENDINGS]
     found = [path for path in places if path.is_file()]
-    # As it lies in the file: so lies its mask, and so does the node see it.
-    kind = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imread(str(found[0]), kind) if found else None
+    image = cv2.imread(str(found[0]), READ_AS_STORED) if found else None
     mask = cv2.imread(str(folder / 'masks' / f'{stem}.png'), cv2.IMREAD_UNCHANGED)
     if image is None or mask is None:
         raise DatasetError(f'image or mask of {stem!r} in {folder} is missing or unreadable')
@@ -313,3 +211,70 @@ def _read_pair(folder: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.u
             f'image {stem!r} is {image.shape[:2]}, its mask {mask.shape}', 'equal sizes'
         )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), mask
+
+
+def read_blocks(path: Path | None, stems: Sequence[str]) -> NDArray[np.str_]:
+    """
+    Look up the block of each frame: frames of a block are not independent of each other.
+
+    Parameters
+    ----------
+    path : Path or None
+        JSON ``{"dive_07": ["frame_0001", ...], ...}`` or ``{"frame_0001": "dive_07", ...}``, or
+        CSV with a line ``frame_0001,dive_07`` a frame. None makes each frame a block of its own.
+    stems : sequence of str
+        File names of the frames, without ending.
+
+    Returns
+    -------
+    ndarray of str, shape (n,)
+        Names of blocks. Other frames in the file are ignored.
+
+    Raises
+    ------
+    DatasetError
+        If the file cannot be read, lacks a frame, or has one twice.
+
+    """
+    if path is None:
+        return np.array(stems, dtype=np.str_)
+    try:
+        pairs = list(_pairs(path))
+    except (OSError, ValueError, csv.Error) as err:
+        raise DatasetError(f'{path} gives no blocks ({err})', _BLOCK_FORMS) from err
+    block_of = dict(pairs)
+    if len(block_of) < len(pairs):
+        twice, _ = Counter(stem for stem, _ in pairs).most_common(1)[0]
+        raise DatasetError(f'{path} has the frame {twice!r} twice', 'one block a frame')
+    missing = [stem for stem in stems if stem not in block_of]
+    if missing:
+        raise DatasetError(f'{path} has no block for {missing[0]!r} and {len(missing) - 1} more',
+                           'one for every frame')
+    return np.array([block_of[stem] for stem in stems], dtype=np.str_)
+
+
+class _Pairs(list[tuple[str, object]]):
+    """A JSON object, key by key."""
+
+
+def _pairs(path: Path) -> Iterator[tuple[str, str]]:
+    text = path.read_text(encoding='utf-8-sig')  # spreadsheets write a byte order mark
+    if path.suffix.lower() == '.csv':
+        for line in csv.reader(text.splitlines()):
+            if not line:
+                continue
+            if len(line) != 2:
+                raise ValueError(f'a line of {len(line)} fields')
+            yield line[0].strip(), line[1].strip()
+        return
+    # As pairs, because a dict would lose a repeated key.
+    raw = json.loads(text, object_pairs_hook=_Pairs)
+    if not isinstance(raw, _Pairs):
+        raise ValueError(f'a {type(raw).__name__}')
+    for key, value in raw:
+        if isinstance(value, str):
+            yield key, value
+        elif isinstance(value, list) and all(isinstance(stem, str) for stem in value):
+            yield from ((stem, key) for stem in value)
+        else:
+            raise ValueError(f'{key!r} holds neither a name nor a list of names')

@@ -2,8 +2,8 @@
 """
 Model bundles on disk: find, check, read, write.
 
-Everything in a bundle is checked before the first frame. What the graphs compute is not known
-here; only that they are the files the card speaks of and hold no dropout of their own.
+A bundle is checked as a whole before the first frame: the graphs are the files that the card
+names, and contain no random operators of their own. What they compute is not known here.
 
 """
 
@@ -14,9 +14,7 @@ import dataclasses
 import hashlib
 import os
 from pathlib import Path
-import shutil
 import sys
-import tempfile
 
 from uncertainty_seg.core.bundle import (
     CALIBRATION_FILE,
@@ -31,13 +29,10 @@ from uncertainty_seg.core.calibration import (
     calibration_to_json,
 )
 from uncertainty_seg.core.model_card import card_from_json, card_to_json, ModelCard
-from uncertainty_seg.errors import (
-    BackendUnavailableError,
-    CalibrationError,
-    ModelBundleError,
-)
+from uncertainty_seg.errors import BackendUnavailableError, CalibrationError, ModelBundleError
+from uncertainty_seg.storage.whole_files import replace_file, whole_folder
 
-# Runtimes drop or reseed these without a word; dropout must come in as a mask.
+# Runtimes remove or reseed these silently; dropout has to come in as a mask.
 RANDOM_OPS = frozenset({
     'Dropout', 'Bernoulli', 'Multinomial', 'RandomNormal', 'RandomNormalLike', 'RandomUniform',
     'RandomUniformLike',
@@ -47,15 +42,7 @@ _COMPILE = 'restore the bundle from its source or compile it again'
 
 
 def models_folders() -> list[Path]:
-    """
-    List the folders where shipped bundles may lie, nearest first.
-
-    Returns
-    -------
-    list of Path
-        The source tree's, then that of each sourced ROS prefix, then that of this Python.
-
-    """
+    """List the folders of shipped bundles: source tree, each sourced ROS prefix, this Python."""
     source = Path(__file__).resolve().parents[2] / 'config' / 'models'
     prefixes = [Path(p) for p in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if p]
     share = [p / 'share' / 'uncertainty_seg' / 'config' / 'models'
@@ -74,22 +61,9 @@ def shipped_bundles() -> dict[str, Path]:
 
 def find_bundle(name_or_path: str) -> Path:
     """
-    Turn a shipped name or a path into a bundle's folder.
+    Find the folder of a bundle by the name of a shipped one ('pipeline'), or by its path.
 
-    Parameters
-    ----------
-    name_or_path : str
-        'pipeline', or a path.
-
-    Returns
-    -------
-    Path
-        A folder that holds a card.
-
-    Raises
-    ------
-    ModelBundleError
-        If there is none.
+    ModelBundleError if there is no folder with a card.
 
     """
     path = Path(name_or_path).expanduser()
@@ -107,24 +81,14 @@ def find_bundle(name_or_path: str) -> Path:
 
 def load_bundle(name_or_path: str, has_calibration: bool = True) -> ModelBundle:
     """
-    Read a bundle and refuse whatever is wrong with it.
+    Read and check a bundle, found by `find_bundle`.
 
-    Parameters
-    ----------
-    name_or_path : str
-        A shipped name or a path.
-    has_calibration : bool
-        False leaves the calibration unread, for who makes a new one.
-
-    Returns
-    -------
-    ModelBundle
-        With every file's hash compared.
+    Without `has_calibration` its calibration is not read, as when a new one is made.
 
     Raises
     ------
     ModelBundleError
-        If it is missing, truncated, tampered with, of another schema, or random by itself.
+        If it is missing, truncated, modified, of another schema, or has random operators.
     CalibrationError
         If its calibration was made for other graphs.
 
@@ -136,20 +100,20 @@ def load_bundle(name_or_path: str, has_calibration: bool = True) -> ModelBundle:
             raise ModelBundleError(f'card of {card.name!r} has no sha256 of {name}', fix=_COMPILE)
     for name, digest in card.sha256.items():
         _check_file(folder, name, digest)
-    for name in card.sha256:
+    for name in card.sha256:  # not before every hash is known to be right
         _check_ops(folder / name)
     calibration = _read_calibration(folder, card) if has_calibration else None
     return ModelBundle(folder, card, calibration)
 
 
 def model_digest(card: ModelCard) -> str:
-    """Return one digest over the graphs of a card and all it says that moves a score."""
+    """Return a digest of a card's graphs and of every field that changes a score."""
     files = [f'{name} {card.sha256[name]}' for name in sorted(card.sha256)]
-    says = (card.method, card.class_names, card.input, card.dropout_sites, card.logits_shape)
-    # Named only where they are not the default, so that older calibrations stay valid.
-    says += tuple((name, getattr(card, name)) for name in _LATER_FIELDS
-                  if getattr(card, name) != _default(name))
-    return hashlib.sha256('\n'.join([*files, repr(says)]).encode()).hexdigest()
+    fields = (card.method, card.class_names, card.input, card.dropout_sites, card.logits_shape)
+    # Included only if not the default, so that older calibrations stay valid.
+    fields += tuple((name, getattr(card, name)) for name in _LATER_FIELDS
+                    if getattr(card, name) != _default(name))
+    return hashlib.sha256('\n'.join([*files, repr(fields)]).encode()).hexdigest()
 
 
 def _default(name: str) -> object:
@@ -158,21 +122,12 @@ def _default(name: str) -> object:
 
 def write_bundle(folder: Path, card: ModelCard, files: Mapping[str, bytes]) -> ModelCard:
     """
-    Write a bundle so that it is there whole or not at all.
-
-    Parameters
-    ----------
-    folder : Path
-        Replaced if it holds a bundle.
-    card : ModelCard
-        Its hashes are filled in.
-    files : mapping of str to bytes
-        Content of each graph by file name.
+    Write a bundle of graphs, given by file name, whole or not at all; an older one is replaced.
 
     Returns
     -------
     ModelCard
-        As written.
+        The card as written: with the hashes of the files.
 
     Raises
     ------
@@ -185,31 +140,22 @@ def write_bundle(folder: Path, card: ModelCard, files: Mapping[str, bytes]) -> M
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     card = dataclasses.replace(card, sha256=digests)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix='.writing-') as temporary:
-        draft = Path(temporary) / folder.name
-        draft.mkdir()
+    with whole_folder(folder) as draft:
         for name, data in files.items():
             (draft / name).write_bytes(data)
         (draft / CARD_FILE).write_text(card_to_json(card))
-        if folder.exists():
-            shutil.rmtree(folder)
-        draft.rename(folder)
     return card
 
 
 def write_calibration(bundle: ModelBundle, calibration: Calibration) -> None:
-    """Write calibration.json into a bundle, by rename."""
-    draft = bundle.folder / f'.{CALIBRATION_FILE}.tmp'
-    draft.write_text(calibration_to_json(calibration))
-    draft.replace(bundle.folder / CALIBRATION_FILE)
+    """Write calibration.json into a bundle, whole or not at all."""
+    replace_file(bundle.folder / CALIBRATION_FILE, calibration_to_json(calibration))
 
 
 def update_metrics(bundle: ModelBundle, metrics: Mapping[str, float]) -> None:
-    """Write measured figures into a bundle's card, by rename; the graphs stay as they are."""
+    """Write measured figures into a bundle's card; the graphs stay as they are."""
     card = dataclasses.replace(bundle.card, metrics=dict(metrics))
-    draft = bundle.folder / f'.{CARD_FILE}.tmp'
-    draft.write_text(card_to_json(card))
-    draft.replace(bundle.folder / CARD_FILE)
+    replace_file(bundle.folder / CARD_FILE, card_to_json(card))
 
 
 def _check_file(folder: Path, name: str, digest: str) -> None:

@@ -2,9 +2,9 @@
 """
 The score table on disk: Parquet, one row a frame, one file (a part) a shard.
 
-A shard is what is scored in one go: one topic of one bag, one folder, one log. A table is a
-folder of parts; each part says in its own metadata what made it, so that parts can be told apart
-without any other file. What the scores mean is not known here.
+A shard is one topic of a bag, a folder or a log. A table is a folder of parts; the metadata of
+each part says how it was made, so that no other file is needed to tell parts apart. What the
+scores mean is not known here.
 
 """
 
@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, field
 import hashlib
 import json
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -26,20 +25,20 @@ from numpy.typing import NDArray
 from uncertainty_seg.errors import BackendUnavailableError, TableError
 from uncertainty_seg.storage.whole_files import whole_file
 
-# -------------------------------------------------------------------------------------------------
-# What a score table holds: its columns, and what its metadata says of all rows.
-# What the scores mean is not known here; files are `score_rows`'s.
-
+PART_ENDING = '.parquet'
 VERSION = 1
 KINDS = ('bag', 'folder', 'log')
 SCORE_PREFIX, SHARE_PREFIX = 'score.', 'share.'
 TABLE_KEY = b'uncertainty_seg.table'
+_SHARD_KEY = b'uncertainty_seg.shard'
+# Rows that are held before they are written: some 2 MB.
+_GROUP = 1024
 
 
 @dataclass(frozen=True)
 class TableInfo:
     """
-    What is the same for every row of a table.
+    What is common to all rows of a table.
 
     Attributes
     ----------
@@ -54,12 +53,12 @@ class TableInfo:
     passes, seed : int
         T, and the seed of the masks.
     score_names : tuple of str
-        Of the columns ``score.<name>``.
+        Names of the columns ``score.<name>``.
     num_features : int
         Length of `features`.
     settings : mapping of str to value
-        All settings by dotted name, for `core.settings.settings_from_dict`: with them the
-        pipeline gives the masks again.
+        Settings by dotted name, for `core.settings.settings_from_dict`: with them the pipeline
+        reproduces the masks.
 
     """
 
@@ -84,7 +83,7 @@ class TableInfo:
 @dataclass(frozen=True)
 class ScoreRow:
     """
-    One frame.
+    A frame.
 
     Attributes
     ----------
@@ -97,8 +96,8 @@ class ScoreRow:
     topic : str
         Image topic; the camera of a log; empty for a folder.
     index : int
-        Position of the message in its topic, of the file in sorted order; those that cannot be
-        read count too.
+        Position of the message in its topic, or of the file in sorted order; unreadable ones
+        count too.
     stamp_ns : int
         Stamp of the image.
     height, width : int
@@ -106,7 +105,7 @@ class ScoreRow:
     is_confident, verdict, score_ratio : bool, str, float
         The gate's flag, its kind, and the worst score over its limit.
     scores : sequence of float
-        In the order of `TableInfo.score_names`; NaN where nothing is known.
+        In the order of `TableInfo.score_names`; NaN if unknown.
     shares : sequence of float
         Share of each class among the pixels of the mask, 0..1.
     phash : int
@@ -114,8 +113,8 @@ class ScoreRow:
     features : ndarray of float32, shape (num_features,)
         `core.frame_features`.
     run : str
-        What tells the run from others of its name: the path of the folder that names it,
-        or the name itself if somebody gave it. Empty stands for the source.
+        What distinguishes runs of one name: the path of the folder that names it, or the name
+        if that was given. Empty stands for the source.
 
     """
 
@@ -138,20 +137,12 @@ class ScoreRow:
 
 
 def frame_key(source: str, topic: str, index: int) -> str:
-    """Return what names a frame in a table: ``<source>#<topic>#<index>``."""
+    """Return the name of a frame in a table: ``<source>#<topic>#<index>``."""
     return f'{source}#{topic}#{index}'
 
 
 def info_of(schema: Any) -> TableInfo:
-    """
-    Return what the metadata of a `pyarrow.Schema` says.
-
-    Raises
-    ------
-    TableError
-        If it is not of a score table, or of another version.
-
-    """
+    """Read the metadata of a `pyarrow.Schema`; TableError if it is of no score table."""
     raw = (schema.metadata or {}).get(TABLE_KEY)
     if raw is None:
         raise TableError('a Parquet file without the metadata of a score table',
@@ -168,15 +159,7 @@ def info_of(schema: Any) -> TableInfo:
 
 
 def schema_of(info: TableInfo) -> Any:
-    """
-    Return the `pyarrow.Schema` of a table.
-
-    Raises
-    ------
-    BackendUnavailableError
-        If pyarrow is not installed.
-
-    """
+    """Return the `pyarrow.Schema` of a table; BackendUnavailableError without pyarrow."""
     parquet_module()
     import pyarrow as pa
 
@@ -206,7 +189,7 @@ def arrow_table(rows: Sequence[ScoreRow], info: TableInfo, schema: Any) -> Any:
         columns[name] = [getattr(row, name) for row in rows]
     scores = np.array([row.scores for row in rows], np.float32).reshape(len(rows), -1)
     shares = np.array([row.shares for row in rows], np.float32).reshape(len(rows), -1)
-    # From numpy, since a list would be read as doubles and NaN could become null.
+    # From numpy: a list would be read as doubles, and NaN could become null.
     for prefix, names, values in ((SCORE_PREFIX, info.score_names, scores),
                                   (SHARE_PREFIX, info.share_names, shares)):
         for k, name in enumerate(names):
@@ -226,34 +209,6 @@ def parquet_module() -> Any:
     return pyarrow.parquet
 
 
-# -------------------------------------------------------------------------------------------------
-
-__all__ = [
-    'KINDS',
-    'PART_ENDING',
-    'SCORE_PREFIX',
-    'SHARE_PREFIX',
-    'ScoreRow',
-    'ScoreWriter',
-    'TableInfo',
-    'frame_key',
-    'info_of',
-    'list_parts',
-    'read_facts',
-    'read_info',
-    'read_rows',
-    'schema_of',
-    'short_digest',
-    'unique_dives',
-    'write_rows',
-]
-
-PART_ENDING = '.parquet'
-_SHARD_KEY = b'uncertainty_seg.shard'
-# Rows that are held before they are written: some 2 MB.
-_GROUP = 1024
-
-
 class ScoreWriter:
     """
     A part under construction; use it with `with`.
@@ -261,7 +216,7 @@ class ScoreWriter:
     Parameters
     ----------
     path : Path
-        The part; it appears whole, or not at all. An older one is replaced then.
+        The part; it appears whole, or not at all, and replaces an older one.
     info : TableInfo
         Of the table.
 
@@ -298,13 +253,8 @@ class ScoreWriter:
             raise _not_written(self.path, err) from err
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> Literal[False]:
-        """Finish and show the part, or remove what there is of it."""
+    def __exit__(self, exc_type: Any, exc: Any, trace: Any) -> Literal[False]:
+        """Finish the part, or remove the draft."""
         try:
             if exc_type is not None:
                 self._stack.__exit__(exc_type, exc, trace)
@@ -316,14 +266,14 @@ class ScoreWriter:
         return False
 
     def add(self, row: ScoreRow) -> None:
-        """Take one frame."""
+        """Add a frame."""
         self._rows.append(row)
         self.num_rows += 1
         if len(self._rows) == _GROUP:
             self._flush()
 
     def note(self, facts: Mapping[str, Any]) -> None:
-        """Keep what `read_facts` returns of this part: values that JSON knows."""
+        """Store facts of JSON types in the part, for `read_facts`."""
         self._facts = facts
 
     def _flush(self) -> None:
@@ -343,29 +293,7 @@ class ScoreWriter:
 def write_rows(
     path: Path, info: TableInfo, rows: Iterable[ScoreRow], facts: Mapping[str, Any] | None = None
 ) -> int:
-    """
-    Write a part.
-
-    Parameters
-    ----------
-    path, info : Path, TableInfo
-        As `ScoreWriter` takes them.
-    rows : iterable of ScoreRow
-        Any number, in order.
-    facts : mapping, optional
-        What made the part.
-
-    Returns
-    -------
-    int
-        Number of rows.
-
-    Raises
-    ------
-    TableError
-        If the file cannot be written; nothing is there then.
-
-    """
+    """Write a part with rows and facts by `ScoreWriter`; return the number of rows."""
     with ScoreWriter(path, info) as writer:
         for row in rows:
             writer.add(row)
@@ -374,15 +302,7 @@ def write_rows(
 
 
 def list_parts(path: Path) -> list[Path]:
-    """
-    List the parts of a table, sorted; a part is its own only one.
-
-    Raises
-    ------
-    TableError
-        If the path is missing.
-
-    """
+    """List the parts of a table, sorted, or a part itself; TableError if the path is missing."""
     if path.is_dir():
         return sorted(part for part in path.glob(f'*{PART_ENDING}')
                       if not part.name.startswith('.'))
@@ -400,13 +320,13 @@ def read_rows(paths: Path | Sequence[Path], columns: Sequence[str] | None = None
     paths : Path or sequence of Path
         Folders of parts, or parts.
     columns : sequence of str, optional
-        Those wanted; all if None.
+        Names of columns to read; all if None.
 
     Returns
     -------
     pyarrow.Table
-        Rows in the order of the paths, of the parts' names and of the frames; `info_of` gives
-        what its metadata says.
+        Rows in the order of the paths, of the parts' names and of the frames; `info_of` reads its
+        metadata.
 
     Raises
     ------
@@ -431,7 +351,7 @@ def read_rows(paths: Path | Sequence[Path], columns: Sequence[str] | None = None
 
 
 def read_info(part: Path) -> TableInfo:
-    """Return what is the same for every row of a part; errors as `info_of` and `read_rows`."""
+    """Read the `TableInfo` of a part; errors as `info_of` and `read_rows`."""
     try:
         schema = parquet_module().read_schema(part)
     except (OSError, ValueError) as err:  # those of pyarrow are ValueErrors
@@ -440,7 +360,7 @@ def read_info(part: Path) -> TableInfo:
 
 
 def read_facts(part: Path) -> dict[str, Any]:
-    """Return what `ScoreWriter.note` kept of a part; errors as `read_rows`."""
+    """Read what `ScoreWriter.note` stored in a part; errors as `read_rows`."""
     try:
         metadata = parquet_module().read_metadata(part).metadata or {}
     except (OSError, ValueError) as err:
@@ -456,14 +376,14 @@ def unique_dives(table: Any) -> list[str]:
     Parameters
     ----------
     table : pyarrow.Table
-        Rows of one or more tables: the columns `dive` and `source`, and `run` where there is one.
+        All rows that are to be distinguished, from one or more tables: the columns `dive` and
+        `source`, and `run` if there is one.
 
     Returns
     -------
     list of str
-        The name of the dive; with '_' and the `short_digest` of its run where rows of another
-        run have the name too. A run of several files is one dive. The names depend on the rows:
-        give all that are to be told apart. Names that were made once stay as they are.
+        The name of the dive, with '_' and the `short_digest` of its run if rows of another run
+        have the same name. A run of several files is one dive.
 
     """
     names = ['' if name is None else str(name) for name in table.column('dive').to_pylist()]
@@ -478,16 +398,16 @@ def unique_dives(table: Any) -> list[str]:
 
 
 def short_digest(text: str) -> str:
-    """Return 6 hex digits that stand for a path in a name: it may say whose machine it was."""
+    """Return 6 hex digits in place of a path, which may contain private names."""
     return hashlib.sha256(str(text).encode()).hexdigest()[:6]
 
 
 def _read(part: Path, columns: Sequence[str] | None) -> Any:
-    # Not read_table of the folder: it would leave out or cast what differs without a word.
+    # Not read_table of the folder, which silently omits or casts columns that differ.
     try:
         table = parquet_module().ParquetFile(part).read(None if columns is None else list(columns))
         metadata = table.schema.metadata
-        # What made one part does not hold for the others.
+        # Without the facts, which hold for one part only.
         return table.replace_schema_metadata({TABLE_KEY: metadata[TABLE_KEY]})
     except (OSError, ValueError) as err:
         raise _not_read(part, err) from err

@@ -1,9 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Write a file whole or not at all, and hold a folder for one process.
+Write a file or folder whole or not at all, and lock a file for one process.
 
-A file is written under another name, brought to the disk and renamed, so that neither a killed
-process nor a power cut shows half of it, and the rename is brought to the disk as well.
+Both are written under another name, flushed to the disk and renamed, so that neither a killed
+process nor a power cut shows half of them; the rename is flushed as well. This is the only module
+of the package that renames anything on disk.
 
 """
 
@@ -14,6 +15,8 @@ from contextlib import contextmanager, suppress
 import fcntl
 import os
 from pathlib import Path
+import secrets
+import shutil
 
 
 @contextmanager
@@ -26,8 +29,8 @@ def whole_file(path: Path, draft_name: str | None = None) -> Iterator[Path]:
     path : Path
         The file. An older one is replaced at the end.
     draft_name : str, optional
-        Name of the draft beside it. The usual one ends in '.tmp' and names the process: two may
-        write the same file, and whoever sweeps a folder knows what a killed one left.
+        Name of the draft beside it. The default ends in '.tmp' and contains the process id: two
+        processes may write the same file, and drafts of killed ones can be recognised.
 
     Yields
     ------
@@ -44,16 +47,96 @@ def whole_file(path: Path, draft_name: str | None = None) -> Iterator[Path]:
     try:
         yield draft
         sync(draft)
-        os.replace(draft, path)
+        rename(draft, path)
         sync(path.parent)
     finally:
-        # It is not there any more after a rename; what hindered the write may hinder this too.
+        # After a rename it does not exist; whatever prevented the write may prevent this too.
         with suppress(OSError):
             draft.unlink(missing_ok=True)
 
 
+def replace_file(path: Path, content: str | bytes, draft_name: str | None = None) -> None:
+    """Write a file of this content, text as UTF-8; parameters and errors as `whole_file`."""
+    with whole_file(path, draft_name) as draft:
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def whole_folder(
+    path: Path, draft_name: str | None = None, *, is_synced: bool = True
+) -> Iterator[Path]:
+    """
+    Fill a folder; it appears under its name at the end of the block, or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        The folder, or a link to it; its parent exists. An older one is replaced at the end.
+    draft_name : str, optional
+        Name of the draft beside it; by default a random hidden one.
+    is_synced : bool
+        Flush every file to the disk before the rename. False is for thousands of small files that
+        can be made again, where it would take longer than writing them.
+
+    Yields
+    ------
+    Path
+        The draft: an empty folder.
+
+    Raises
+    ------
+    OSError
+        If the disk refuses; an older folder stays as it was.
+
+    """
+    path = path.resolve()
+    draft = path.with_name(draft_name or f'.{path.name}.{secrets.token_hex(4)}.partial')
+    try:
+        draft.mkdir()
+        yield draft
+        if is_synced:
+            for file in sorted(draft.rglob('*')):
+                sync(file)
+            sync(draft)
+        _put_in_place(draft, path)
+        if is_synced:
+            sync(path.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _put_in_place(draft: Path, path: Path) -> None:
+    """Rename a folder, over an older one, which is put back if this fails."""
+    if not path.exists():
+        rename(draft, path)
+        return
+    older = draft.with_name(f'{draft.name}.old')
+    rename(path, older)
+    try:
+        rename(draft, path)
+    except OSError:
+        rename(older, path)
+        raise
+    shutil.rmtree(older, ignore_errors=True)
+
+
+def rename(path: Path, target: Path) -> None:
+    """Rename a file or folder on one disk, over a file or empty folder; OSError if refused."""
+    os.replace(path, target)
+
+
+def move_up(folder: Path) -> None:
+    """Move the content of a folder into its parent, and remove it; OSError if refused."""
+    # Under another name, since it may contain something of its own name.
+    aside = folder.with_name(f'.{secrets.token_hex(4)}')
+    rename(folder, aside)
+    for path in aside.iterdir():
+        rename(path, folder.with_name(path.name))
+    aside.rmdir()
+
+
 def sync(path: Path) -> None:
-    """Have what was written to a file or a folder on the disk; OSError if the disk refuses."""
+    """Flush a file or folder to the disk; OSError if the disk refuses."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -63,25 +146,25 @@ def sync(path: Path) -> None:
 
 def lock_file(path: Path) -> int:
     """
-    Hold a file for this process; it is made if it is missing.
+    Lock a file for this process; it is made if it is missing.
 
     Parameters
     ----------
     path : Path
-        The file; what it holds does not matter.
+        The file; its content does not matter.
 
     Returns
     -------
     int
-        A file descriptor. The lock ends when it is closed, by us or by the end of the process.
-        Some network disks know no locks: there is none then.
+        A file descriptor. The lock ends when it is closed, at the latest with the process. There
+        is no lock on network disks that do not support any.
 
     Raises
     ------
     BlockingIOError
         If another process holds it.
     OSError
-        If it cannot be made.
+        If the file cannot be made.
 
     """
     # Open for reading: a file open for writing would keep a disk from being made read-only.

@@ -116,7 +116,7 @@ def _make_outputs(args: argparse.Namespace, settings: Settings, dive: Path, out_
 
     if args.offline:
         replay_bag(dive, out_bag, settings, IMAGE_TOPIC, choice=OutputChoice(has_views=True),
-                   is_overwriting=True)
+                   overwrite=True)
         return
     pace = args.pace or find_pace(settings, dive, args.rate)
     _say(f'    playing at {pace:.2f} times the speed of the dive')

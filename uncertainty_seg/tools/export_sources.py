@@ -360,7 +360,10 @@ def frames_of_selection(
     file = path / SELECTION_FILE if path.is_dir() else path
     info = read_info(file)
     rows = _rows(file)
-    changed = {**info.settings, 'model': model or info.settings.get('model', info.model)}
+    # The settings of the log do not change a mask, and an older table may have one that is gone.
+    changed = {name: value for name, value in info.settings.items()
+               if not name.startswith('log.')}
+    changed |= {'model': model or info.settings.get('model', info.model)}
     if backend:
         changed['backend'] = backend
     settings = settings_from_dict(changed)

@@ -21,7 +21,8 @@ import sys
 
 from tqdm import tqdm
 
-from uncertainty_seg.storage.bags.reader import BagWriter, PinholeCamera
+from uncertainty_seg.storage.bags.messages import PinholeCamera
+from uncertainty_seg.storage.bags.writer import BagWriter
 from uncertainty_seg.synthetic import dive as dive_module
 from uncertainty_seg.synthetic.dive import Dive, render_frames
 from uncertainty_seg.tools.arguments import image_size, positive_number, print_json, whole_number
@@ -118,7 +119,7 @@ RECEIPT_FILE = 'dive.json'
 
 def write_dive(
     path: Path, options: DiveOptions, workers: int, storage: str = 'mcap',
-    is_overwriting: bool = False,
+    overwrite: bool = False,
 ) -> int:
     """
     Render a dive.
@@ -133,7 +134,7 @@ def write_dive(
         Processes that render.
     storage : str
         'mcap' or 'sqlite3'.
-    is_overwriting : bool
+    overwrite : bool
         Replace `path` if it is a bag.
 
     Returns
@@ -149,7 +150,7 @@ def write_dive(
         If an option is out of range.
 
     """
-    writer = BagWriter(path, storage, is_overwriting=is_overwriting)
+    writer = BagWriter(path, storage, overwrite=overwrite)
     dive = Dive(options.seed, duration_s=options.duration_s, rate_hz=options.rate_hz,
                 size=options.size, unknown=options.unknown)
     camera = PinholeCamera(*options.size, dive.focal_px)
@@ -191,7 +192,7 @@ def ensure_dive(path: Path, options: DiveOptions, workers: int) -> bool:
     if receipt.is_file() and receipt.read_text() == text and path.is_dir():
         return False
     receipt.unlink(missing_ok=True)
-    write_dive(path, options, workers, is_overwriting=True)
+    write_dive(path, options, workers, overwrite=True)
     receipt.write_text(text)
     return True
 

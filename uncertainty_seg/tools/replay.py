@@ -31,7 +31,8 @@ from uncertainty_seg.core.render import FrameView
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.status import verdict_status
 from uncertainty_seg.errors import BagError
-from uncertainty_seg.storage.bags.reader import BadMessage, BagImage, BagReader, BagWriter
+from uncertainty_seg.storage.bags.reader import BadMessage, BagImage, BagReader
+from uncertainty_seg.storage.bags.writer import BagWriter
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.tools.arguments import add_settings, print_json, settings_from_args
@@ -157,7 +158,7 @@ def replay_bag(
     storage: str = 'mcap',
     choice: OutputChoice = MASKS_ONLY,
     *,
-    is_overwriting: bool = False,
+    overwrite: bool = False,
 ) -> ReplayReport:
     """
     Replay a bag into another one.
@@ -174,7 +175,7 @@ def replay_bag(
         'mcap' or 'sqlite3'.
     choice : OutputChoice
         What to write beside mask, flag, score and status.
-    is_overwriting : bool
+    overwrite : bool
         Replace `out_bag` if it is a bag.
 
     Returns
@@ -190,7 +191,7 @@ def replay_bag(
     """
     if out_bag.resolve() == in_bag.resolve():
         raise BagError(f'{out_bag} is both input and output', 'two bags', 'name another output')
-    writer = BagWriter(out_bag, storage, is_overwriting=is_overwriting)
+    writer = BagWriter(out_bag, storage, overwrite=overwrite)
     with BagReader(in_bag) as bag:
         topic = bag.image_topic(topic)
         if bag.count(topic) == 0:
@@ -302,7 +303,7 @@ def run(args: argparse.Namespace) -> int:
     start_s = time.perf_counter()
     report = replay_bag(
         args.in_bag, args.out_bag, settings, args.topic, args.storage,
-        OutputChoice(args.maps, args.views), is_overwriting=args.force,
+        OutputChoice(args.maps, args.views), overwrite=args.force,
     )
     for problem in report.problems:
         print(f'bad {problem}', file=sys.stderr)

@@ -1,10 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The frame log as the node uses it: what comes back, what is counted, that it never waits."""
+"""The frame log as the node uses it: content, counts, that it never blocks, names of dives."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+import dataclasses
 import errno
 import json
 import os
@@ -20,6 +21,7 @@ from frame_log_helpers import (
     image_of,
     log_frame,
     mask_of,
+    number_of,
     numbers,
     reasons,
     settings,
@@ -30,10 +32,11 @@ import pytest
 
 from uncertainty_seg.core.image_codec import ImageFile
 from uncertainty_seg.core.perceptual_hash import perceptual_hash
+from uncertainty_seg.core.settings import LogSettings
 from uncertainty_seg.errors import ConfigError
-from uncertainty_seg.storage.frame_log import store as frame_log_swap
+from uncertainty_seg.storage.frame_log import disk
 from uncertainty_seg.storage.frame_log.format import iter_frames, LogFrame
-from uncertainty_seg.storage.frame_log.log import FrameLog, NICENESS
+from uncertainty_seg.storage.frame_log.log import dive_name, FrameLog, NICENESS, SAME_DIVE_S
 from uncertainty_seg.storage.frame_log.reservoir import gumbel_key, stable_uniforms
 from uncertainty_seg.storage.frame_log.store import FrameStore
 from uncertainty_seg.storage.frame_log.writer import LogState
@@ -233,15 +236,6 @@ def test_news_in_a_known_scene_is_no_duplicate_of_the_scene(folder: Path) -> Non
     assert reasons(folder) == {0: 'flagged', 1: 'window', 2: 'flagged'}
 
 
-def test_features_tell_duplicates_where_there_are_any(folder: Path) -> None:
-    vectors = [[1.0, 0.0], [0.99, 0.05], [0.0, 1.0], None]
-    with logging_to(folder, duplicate_features=0.1) as log:
-        for number, vector in enumerate(vectors):
-            features = None if vector is None else np.array(vector, np.float32)
-            log.offer(log_frame(number, features=features))
-    assert numbers(folder) == [0, 2, 3]
-
-
 def test_the_log_weight_is_that_of_the_score() -> None:
     ratios = {0.5: 0.5, 1e-9: 0.01, 3.0: 3.0, float('inf'): 100.0, float('nan'): 100.0}
     for ratio, weight in ratios.items():
@@ -344,7 +338,7 @@ def test_a_folder_that_is_removed_comes_back(folder: Path) -> None:
         written(log)
     state = log.state()
     assert not state.is_writing and state.dropped['folder_missing'] == 2
-    assert 'cannot be written, the folder is gone: put it or its disk back.' in state.error
+    assert 'cannot be written, the folder is missing: restore it or mount its disk.' in state.error
     clock.now_s += 5.0
     log.offer(log_frame(3))
     assert written(log).is_writing
@@ -368,7 +362,7 @@ def test_a_disk_that_refuses_is_said_and_tried_again(
     clock = Clock()
     log = FrameLog(folder, settings(), ABOUT, clock=clock)
     with monkeypatch.context() as patch:
-        patch.setattr(frame_log_swap, 'write_frame', refuse)
+        patch.setattr(disk, 'write_frame', refuse)
         log.offer(log_frame(0))
         state = written(log)
         assert (state.is_writing, state.dropped[cause]) == (False, 1)
@@ -392,7 +386,7 @@ def test_what_is_refused_at_the_next_try_is_said_as_it_is(
     log.offer(log_frame(0))
     written(log)
     with monkeypatch.context() as patch:
-        patch.setattr(frame_log_swap, 'write_frame', refuse)
+        patch.setattr(disk, 'write_frame', refuse)
         log.offer(log_frame(1))
         written(log)
     other = FrameStore(folder, settings())
@@ -516,3 +510,99 @@ def test_the_state_as_texts(folder: Path) -> None:
     assert texts['log.kept.flagged'] == '1' and texts['log.kept.control'] == '0'
     assert texts['log.quota_mb'] == '12.5' and texts['log.frames'] == '1'
     assert not any(key.startswith('log.dropped') for key in texts)
+
+
+NOW_S = 1_000_000.0
+
+
+def write(folder: Path, stop: int, started: str, chosen: LogSettings, first: int = 0) -> str:
+    """Log some frames as a node that was started at a time; return the dive's name."""
+    log = FrameLog(folder, chosen, dataclasses.replace(ABOUT, dive=started))
+    for number in range(first, stop):
+        log.offer(log_frame(number, 0.5 if number % 2 else 2.0))
+    assert log.close(20)
+    return log.dive
+
+
+def dives(folder: Path) -> dict[int, str]:
+    return {number_of(f.sidecar['stamp_ns']): f.sidecar['dive'] for f in iter_frames(folder)}
+
+
+def set_age(folder: Path, ages_s: list[float]) -> list[Path]:
+    """Say of each frame, by name, how long ago it was written."""
+    frames = sorted((folder / 'frames').iterdir())
+    for path, age_s in zip(frames, ages_s, strict=True):
+        os.utime(path, (NOW_S - age_s, NOW_S - age_s))
+    return frames
+
+
+@pytest.mark.parametrize(('ages_s', 'expected'), [
+    ([900.0, 300.0], 'second'), ([300.0, 900.0], 'first'),  # by the file, not by the stamp
+    ([SAME_DIVE_S + 1, 900.0], 'start'), ([SAME_DIVE_S - 1, 900.0], 'first'),
+    # The clock was set back: by little, and by much.
+    ([900.0, -30.0], 'second'), ([900.0, -9000.0], 'start'),
+])
+def test_a_log_goes_on_with_the_dive_of_its_newest_frame(
+        tmp_path: Path, ages_s: list[float], expected: str) -> None:
+    assert write(tmp_path, 1, '', settings(dive='first')) == 'first'
+    assert write(tmp_path, 3, '', settings(dive='second'), first=2) == 'second'
+    set_age(tmp_path, ages_s)
+    assert dive_name(tmp_path, settings(), 'start', NOW_S) == expected
+    assert dive_name(tmp_path, settings(dive='mine'), 'start', NOW_S) == 'mine'
+
+
+def test_without_a_readable_frame_the_dive_begins(tmp_path: Path) -> None:
+    assert dive_name(tmp_path / 'none', settings(), 'start', NOW_S) == 'start'
+    write(tmp_path, 1, 'before', settings())
+    frame, = set_age(tmp_path, [1.0])
+    assert dive_name(tmp_path, settings(), 'start', NOW_S) == 'before'
+    hidden = frame.rename(frame.with_name(f'.gone-{frame.name}'))
+    assert dive_name(tmp_path, settings(), 'start', NOW_S) == 'start'
+    hidden.rename(frame)
+    (frame / 'frame.json').write_text('{"vers')
+    os.utime(frame, (NOW_S, NOW_S))
+    assert dive_name(tmp_path, settings(), 'start', NOW_S) == 'start'
+
+
+def test_a_restart_under_water_is_the_same_dive(tmp_path: Path) -> None:
+    assert write(tmp_path, 1, 'monday', settings()) == 'monday'
+    assert write(tmp_path, 3, 'monday, a minute later', settings(), first=2) == 'monday'
+    for path in (tmp_path / 'frames').iterdir():
+        os.utime(path, (0, 0))
+    assert write(tmp_path, 5, 'tuesday', settings(), first=4) == 'tuesday'
+    assert dives(tmp_path) == {0: 'monday', 2: 'monday', 4: 'tuesday'}
+
+
+def test_the_newest_frame_tells_though_the_quota_throws_it_out(tmp_path: Path) -> None:
+    write(tmp_path, 1, '', settings(dive='asked for', score_power=0.0))
+    old, = (tmp_path / 'frames').iterdir()
+    sidecar = json.loads((old / 'frame.json').read_text())
+    sidecar['reservoir']['key'] = 1e6  # outlasts all
+    (old / 'frame.json').write_text(json.dumps(sidecar))
+    os.utime(old, (0, 0))
+    (tmp_path / 'manifest.jsonl').unlink()
+    write(tmp_path, 3, '', settings(dive='now'), first=2)
+    log = FrameLog(tmp_path, settings(quota_frames=1), ABOUT)
+    assert log.dive == 'now' and log.close(20)
+    assert dives(tmp_path) == {0: 'asked for'}
+
+
+def test_a_name_given_while_it_runs_holds_for_the_frames_to_come(tmp_path: Path) -> None:
+    about = dataclasses.replace(ABOUT, dive='start')
+    log = FrameLog(tmp_path, settings(), about)
+    for number, dive in ((0, ''), (2, 'pier'), (4, '')):
+        log.reconfigure(settings(dive=dive), about)
+        log.offer(log_frame(number))
+    assert log.close(20)
+    assert dives(tmp_path) == {0: 'start', 2: 'pier', 4: 'start'}
+
+
+def test_the_same_name_keeps_the_same_control(tmp_path: Path) -> None:
+    def control(name: str, started: str, dive: str) -> list[int]:
+        chosen = settings(control_share=0.3, min_interval_s=1e4, dive=dive)
+        write(tmp_path / name, 60, started, chosen)
+        return numbers(tmp_path / name)
+
+    first = control('a', 'monday', 'pier 3')
+    assert len(first) > 8 and control('b', 'tuesday', 'pier 3') == first
+    assert control('c', 'monday', '') != control('d', 'tuesday', '')

@@ -83,7 +83,7 @@ def test_a_disk_made_read_only(stages: dict[str, Any]) -> None:
 def test_a_disk_taken_away(stages: dict[str, Any]) -> None:
     gone, back = stages['taken away'], stages['put back']
     assert back['kept'] == gone['kept'] + 1
-    assert not gone['writing'] and 'its disk is gone: put it back' in gone['error']
+    assert not gone['writing'] and 'its disk is missing: mount it again' in gone['error']
     assert gone['dropped']['folder_missing'] == 4
     assert gone['empty'], 'the log was begun again on the disk below'
     assert back['writing'] and back['error'] == '' and back['whole'] == 4

@@ -12,6 +12,7 @@ import math
 import os
 from pathlib import Path
 import shutil
+from types import ModuleType
 from typing import Any
 
 from frame_log_helpers import settings
@@ -20,7 +21,7 @@ import pytest
 
 from uncertainty_seg.core.settings import LogSettings, MEGABYTE
 from uncertainty_seg.errors import ConfigError, FrameLogError
-from uncertainty_seg.storage.frame_log import store as frame_log_swap
+from uncertainty_seg.storage.frame_log import disk, manifest
 from uncertainty_seg.storage.frame_log.disk import append_line, folder_bytes, write_frame
 from uncertainty_seg.storage.frame_log.manifest import Bar, Entry, note_change
 from uncertainty_seg.storage.frame_log.store import FrameStore
@@ -221,10 +222,9 @@ def killed_at(step: int, patch: pytest.MonkeyPatch) -> Iterator[None]:
         return wrapper
 
     with patch.context() as here:
-        for name in ('rename', 'fsync', 'unlink', 'rmdir', 'mkdir'):
+        for name in ('replace', 'fsync', 'unlink', 'rmdir', 'mkdir'):
             here.setattr(os, name, counted(getattr(os, name)))
-        here.setattr('uncertainty_seg.storage.frame_log.manifest.append_line',
-                     counted(append_line))
+        here.setattr(disk, 'append_line', counted(append_line))
         yield
 
 
@@ -264,9 +264,9 @@ def best_names(keys: list[float], offered: set[int], num: int) -> set[str]:
     return {str(k) for k in sorted(offered, key=lambda k: -keys[k])[:num]}
 
 
-@pytest.mark.parametrize('call', ['write_frame', 'note_change'])
+@pytest.mark.parametrize(('module', 'call'), [(disk, 'write_frame'), (manifest, 'note_change')])
 def test_a_frame_that_cannot_be_written_costs_no_other(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, call: str) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, 'no room')
 
@@ -275,7 +275,7 @@ def test_a_frame_that_cannot_be_written_costs_no_other(
             add(store, str(k), float(k))
     for _ in range(3):
         with opened(tmp_path, quota(2)) as store, monkeypatch.context() as patch:
-            patch.setattr(frame_log_swap, call, refuse)
+            patch.setattr(module, call, refuse)
             with pytest.raises(OSError, match='no room'):
                 add(store, 'new', 9.0)
         assert names(tmp_path) == {'1', '2'}
@@ -394,7 +394,7 @@ def test_another_disk_in_the_place_of_the_log_is_refused(tmp_path: Path) -> None
     with opened(tmp_path / 'log') as store:
         device = store.device
     shutil.rmtree(tmp_path / 'log')
-    with pytest.raises(FrameLogError, match='its disk is gone: put it back'):
+    with pytest.raises(FrameLogError, match='its disk is missing: mount it again'):
         FrameStore(tmp_path / 'log', settings(), device + 1)
     assert not (tmp_path / 'log').exists()
     FrameStore(tmp_path / 'log', settings(), device).close()
@@ -403,7 +403,7 @@ def test_another_disk_in_the_place_of_the_log_is_refused(tmp_path: Path) -> None
 def test_a_frame_gets_its_name_when_all_of_it_is_on_the_disk(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
-    fsync, rename = os.fsync, os.rename
+    fsync, replace = os.fsync, os.replace
 
     def noted_fsync(descriptor: int) -> None:
         fsync(descriptor)
@@ -411,16 +411,16 @@ def test_a_frame_gets_its_name_when_all_of_it_is_on_the_disk(
         steps.append(os.readlink(f'/proc/self/fd/{descriptor}'))
         assert steps[-1].endswith('frames') or names(tmp_path) <= {'.new-a'}
 
-    def noted_rename(old: Path, new: Path) -> None:
-        rename(old, new)
+    def noted_replace(old: Path, new: Path) -> None:
+        replace(old, new)
         steps.append(f'{old.name} is {new.name}')
 
     with opened(tmp_path):
         monkeypatch.setattr(os, 'fsync', noted_fsync)
-        monkeypatch.setattr(os, 'rename', noted_rename)
+        monkeypatch.setattr(os, 'replace', noted_replace)
         write_frame(tmp_path, 'a', {'image.png': b'1', 'frame.json': b'2'})
     frames = str(tmp_path / 'frames')
-    assert steps == [f'{frames}/.new-a/image.png', f'{frames}/.new-a/frame.json',
+    assert steps == [f'{frames}/.new-a/frame.json', f'{frames}/.new-a/image.png',
                      f'{frames}/.new-a', '.new-a is a', frames]
 
 

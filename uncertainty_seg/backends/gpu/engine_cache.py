@@ -22,12 +22,12 @@ import json
 import logging
 import os
 from pathlib import Path
-import tempfile
 from typing import Protocol
 
 from uncertainty_seg.backends.gpu.engine_build import EngineSpec
 from uncertainty_seg.backends.gpu.tensorrt_api import TensorRt
 from uncertainty_seg.errors import BackendError
+from uncertainty_seg.storage.whole_files import replace_file
 
 FOLDER_VARIABLE = 'UNCERTAINTY_SEG_ENGINE_CACHE'
 # Raised when engines are built differently from the same spec, so that old ones are left alone.
@@ -210,8 +210,8 @@ class EngineCache:
         """
         says = {**facts, 'sha256': hashlib.sha256(plan).hexdigest(), 'bytes': len(plan)}
         with self._usable():
-            self._write(self.facts_path(key), (json.dumps(says, indent=2) + '\n').encode())
-            self._write(self.plan_path(key), plan)
+            self.write(self.facts_path(key), (json.dumps(says, indent=2) + '\n').encode())
+            self.write(self.plan_path(key), plan)
             self._evict(key)
         return self.plan_path(key)
 
@@ -274,7 +274,7 @@ class EngineCache:
             return
         path = self._timing_path(target)
         with self.lock(path.stem), self._usable():
-            self._write(path, merge(self.timing_cache(target), new))
+            self.write(path, merge(self.timing_cache(target), new))
 
     def _timing_path(self, target: EngineTarget) -> Path:
         facts = json.dumps(dataclasses.asdict(target), sort_keys=True)
@@ -290,18 +290,10 @@ class EngineCache:
     def _make_folder(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    def _write(self, path: Path, data: bytes) -> None:
+    def write(self, path: Path, data: bytes) -> None:
+        """Write a file of the folder, whole or not at all; OSError if the disk refuses."""
         self._make_folder()
-        with tempfile.NamedTemporaryFile(dir=self.folder, prefix='.new-', delete=False) as file:
-            draft = Path(file.name)
-            try:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-                draft.replace(path)
-            except BaseException:
-                draft.unlink(missing_ok=True)
-                raise
+        replace_file(path, data)
 
     def _evict(self, kept: str) -> None:
         plans = sorted(self.folder.glob('*.engine'), key=lambda path: path.stat().st_mtime)

@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 import hashlib
 import json
 import logging
-import os
 from pathlib import Path
 import sys
 from typing import Any
@@ -159,15 +158,14 @@ def write_record(record: SelfCheckRecord, folder: Path | None = None) -> Path:
     """Add a result to the file, in place of an older one of the same key; return the file."""
     place = _folder(folder)
     path = place / RECORD_FILE
-    with EngineCache(place).lock('self_check'):
+    cache = EngineCache(place)
+    with cache.lock('self_check'):
         records = _read(place)
         records[record.key.text] = {
             'key': asdict(record.key), 'is_passed': record.is_passed,
             'failed': list(record.failed), 'report': record.report,
         }
-        draft = path.with_suffix('.tmp')
-        draft.write_text(json.dumps(records, indent=1, allow_nan=False) + '\n', encoding='utf-8')
-        os.replace(draft, path)
+        cache.write(path, (json.dumps(records, indent=1, allow_nan=False) + '\n').encode())
     return path
 
 

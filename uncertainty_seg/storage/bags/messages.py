@@ -1,9 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The messages a bag holds, built from plain values and serialised without ROS.
+The messages of a bag, built from plain values and serialised without ROS.
 
-Knows the message types, not files; `bag_writer` and `bag_reader` do the rest. The definitions are
-those of Humble, which later distributions share for every type used here.
+The definitions are those of Humble, which later distributions share for every type used here.
 
 """
 
@@ -21,7 +20,7 @@ from uncertainty_seg.errors import BagError
 
 IMAGE_TYPE = 'sensor_msgs/msg/Image'
 COMPRESSED_TYPE = 'sensor_msgs/msg/CompressedImage'
-# What an image topic may be of.
+# Types of an image topic.
 IMAGE_TYPES = (IMAGE_TYPE, COMPRESSED_TYPE)
 CAMERA_INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
 BOOL_TYPE = 'std_msgs/msg/Bool'
@@ -35,17 +34,7 @@ ENCODINGS = {'mono8': ('u1', 1), 'bgr8': ('u1', 3), 'rgb8': ('u1', 3), '32FC1': 
 
 @dataclass(frozen=True)
 class PinholeCamera:
-    """
-    What a camera_info message says of an undistorted camera.
-
-    Attributes
-    ----------
-    width, height : int
-        Image size in pixels.
-    focal_px : float
-        Focal length, the same both ways; the principal point is the centre.
-
-    """
+    """A camera without distortion; pixels. The principal point is the centre of the image."""
 
     width: int
     height: int
@@ -54,7 +43,7 @@ class PinholeCamera:
 
 @lru_cache(maxsize=1)
 def typestore() -> Any:
-    """Return the message definitions; made once, since that takes a tenth of a second."""
+    """Return the message definitions, cached since loading takes 0.1 s."""
     from rosbags.typesys import get_typestore, Stores
 
     return get_typestore(Stores.ROS2_HUMBLE)
@@ -64,28 +53,21 @@ def image_message(
     stamp_ns: int, frame_id: str, array: NDArray[Any], encoding: str
 ) -> Any:
     """
-    Build a sensor_msgs/Image.
+    Build a sensor_msgs/Image without padding.
 
     Parameters
     ----------
-    stamp_ns : int
-        Header stamp.
-    frame_id : str
-        Header frame.
+    stamp_ns, frame_id : int, str
+        Of the header.
     array : ndarray, shape (H, W) or (H, W, 3)
-        Pixels, of the dtype the encoding asks for.
+        Pixels, of the dtype of the encoding.
     encoding : str
         One of `ENCODINGS`.
-
-    Returns
-    -------
-    object
-        The message, its rows without padding.
 
     Raises
     ------
     BagError
-        If array and encoding do not fit together.
+        If array and encoding do not match.
 
     """
     dtype, channels = ENCODINGS.get(encoding, ('', 0))

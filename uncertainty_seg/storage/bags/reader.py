@@ -2,21 +2,23 @@
 """
 Read the images of a bag, rosbag2 (MCAP, sqlite3) or rosbag1.
 
-What comes out is a `RawImage` or an `ImageFile`, as the node gets it from a subscription; whether
-it can be decoded is the codec's question. A message that is no message is passed on as
-`BadMessage`, so that whoever reads can count it.
+An image is a `RawImage` or an `ImageFile`, as the node gets it from a subscription; it is not
+decoded here. A damaged message is a `BadMessage`, so that readers can count it.
+
+`BagReader` needs a whole bag. `scan_mcap` and `stream_messages` read an MCAP file from its start,
+for one that has no index, because it was cut off or is still being written, or that has damaged
+chunks. The messages of a damaged chunk are `BadMessage`, as many as the index behind it names.
 
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 import logging
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -27,13 +29,12 @@ from uncertainty_seg.storage.bags.messages import (
     COMPRESSED_TYPE,
     IMAGE_TYPE,
     IMAGE_TYPES,
-    PinholeCamera,
     typestore,
 )
-from uncertainty_seg.storage.bags.writer import BagWriter, METADATA_FILE, STORAGES
 
 CAMERA_NAMES = ('image', 'image_raw')
-# What image_transport appends to the name of a camera, and to that of its depth.
+MCAP_ENDING = '.mcap'
+# What image_transport appends to the topic of a camera, and to that of its depth.
 _COMPRESSED, _DEPTH = '/compressed', '/compressedDepth'
 _LOG = logging.getLogger(__name__)
 
@@ -41,18 +42,16 @@ _LOG = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class BagImage:
     """
-    One image message.
+    An image message.
 
     Attributes
     ----------
     topic : str
-        Where it was published.
-    stamp_ns : int
-        Stamp of its header.
+        Its topic.
+    stamp_ns, frame_id : int, str
+        Of its header.
     received_ns : int
-        When the recorder wrote it.
-    frame_id : str
-        Frame of its header.
+        Bag time: when the recorder wrote it.
     raw : RawImage or ImageFile
         Its pixels, undecoded.
 
@@ -76,7 +75,7 @@ class BagMessage:
 
 @dataclass(frozen=True)
 class BadMessage:
-    """A message whose bytes cannot be read; it has no stamp but the time it was received."""
+    """A message whose bytes cannot be read; its only time is the bag time."""
 
     topic: str
     received_ns: int
@@ -119,12 +118,7 @@ class BagReader:
             self._reader.open()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> Literal[False]:
+    def __exit__(self, exc_type: Any, exc: Any, trace: Any) -> Literal[False]:
         """Close the files."""
         self._reader.close()
         return False
@@ -140,14 +134,13 @@ class BagReader:
 
     def image_topic(self, topic: str | None = None) -> str:
         """
-        Find the topic to read images from.
+        Choose the topic to read images from.
 
         Parameters
         ----------
         topic : str or None
-            The one that is wanted. None takes the only one, or else the only one with a
-            camera's usual name, `image` or `image_raw`; compressed ones only where there is
-            no other.
+            The topic. None takes the only one, or the only one with a camera's usual name,
+            `image` or `image_raw`; compressed ones only if there is no other.
 
         Returns
         -------
@@ -157,7 +150,7 @@ class BagReader:
         Raises
         ------
         BagError
-            If it is not there, is not of images, or the choice is open.
+            If it is missing, is not of images, or the choice is ambiguous.
 
         """
         return choose_image_topic(self.path, self.topics(), topic)
@@ -169,17 +162,17 @@ class BagReader:
         Parameters
         ----------
         *topics : str
-            Those wanted; those the bag does not have are silently empty.
+            Their topics; those that the bag does not have are ignored.
 
         Yields
         ------
         BagMessage or BadMessage
-            One each message, none left out.
+            One for each message.
 
         Raises
         ------
         BagError
-            If the file itself breaks off.
+            If the file ends early or is damaged.
 
         """
         wanted = [c for c in self._reader.connections if c.topic in topics]
@@ -190,15 +183,8 @@ class BagReader:
             if item is None:
                 return
             connection, received_ns, data = item
-            yield self._decoded(connection, received_ns, data)
-
-    def _decoded(self, connection: Any, received_ns: int, data: bytes) -> BagMessage | BadMessage:
-        try:
-            message = self._reader.deserialize(data, connection.msgtype)
-        except Exception as err:  # damaged bytes make a decoder raise anything
-            reason = f'{connection.msgtype} of {len(data)} bytes cannot be read ({err})'
-            return BadMessage(connection.topic, received_ns, reason)
-        return BagMessage(connection.topic, received_ns, message)
+            yield _decoded(self._reader.deserialize, connection.topic, connection.msgtype,
+                           received_ns, data)
 
     def images(self, topic: str | None = None) -> Iterator[BagImage | BadMessage]:
         """Read the images of a topic; see `image_topic` and `messages`."""
@@ -208,19 +194,19 @@ class BagReader:
 
 def read_images(path: Path | str, topic: str | None = None) -> Iterator[BagImage]:
     """
-    Read every image of a bag that can be read.
+    Read every readable image of a bag.
 
     Parameters
     ----------
     path : Path or str
         The bag.
     topic : str or None
-        Image topic; None if there is only one.
+        As for `BagReader.image_topic`.
 
     Yields
     ------
     BagImage
-        In the order of bag time. Damaged messages are skipped; a warning counts them.
+        In the order of bag time. Damaged messages are skipped and counted in a warning.
 
     Raises
     ------
@@ -246,7 +232,7 @@ def header_stamp_ns(message: Any) -> int:
 
 
 def bag_image(item: BagMessage) -> BagImage:
-    """Take the image out of a message of one of `IMAGE_TYPES`."""
+    """Convert a message of one of `IMAGE_TYPES`."""
     message = item.message
     raw: RawImage | ImageFile
     if hasattr(message, 'encoding'):
@@ -263,7 +249,7 @@ def bag_image(item: BagMessage) -> BagImage:
 
 
 def choose_image_topic(path: Path, have: Mapping[str, str], topic: str | None) -> str:
-    """Find the topic to read images from among those of a bag; see `BagReader.image_topic`."""
+    """Choose the image topic among the topics of a bag; see `BagReader.image_topic`."""
     listed = ', '.join(f'{name} ({kind})' for name, kind in have.items()) or 'no topic at all'
     if topic is not None:
         topic = f'/{topic.lstrip("/")}'
@@ -293,7 +279,7 @@ def choose_image_topic(path: Path, have: Mapping[str, str], topic: str | None) -
 
 @contextmanager
 def _as_bag_error(path: Path) -> Iterator[None]:
-    # rosbags, sqlite, yaml and the decompressors have an error tree each, without a common base.
+    # The errors of rosbags, sqlite, yaml and the decompressors have no common base.
     try:
         yield
     except BagError:
@@ -305,19 +291,10 @@ def _as_bag_error(path: Path) -> Iterator[None]:
         ) from err
 
 
-# -------------------------------------------------------------------------------------------------
-# Read an MCAP file from its start, whatever its end is like.
-# For a file that has no index, since it was cut off or is still being written, or in which a chunk
-# is damaged: `bag_reader` refuses the one and stops at the other. What lies within a damaged chunk
-# is passed on as `BadMessage`, as many as the index behind the chunk names.
-
-MCAP_ENDING = '.mcap'
-
-
 @dataclass
 class McapScan:
     """
-    What a file holds, as far as it can be read.
+    The content of an MCAP file, as far as it can be read.
 
     Attributes
     ----------
@@ -326,7 +303,7 @@ class McapScan:
     counts : dict of str to int
         Topic to number of messages, those of damaged chunks included.
     num_bytes : int
-        Read before the file broke off; its size if it did not.
+        Bytes read before the file ended early; else its size.
     broke_off : str
         Why it ended early; empty if it did not.
 
@@ -340,7 +317,7 @@ class McapScan:
 
 def scan_mcap(path: Path) -> McapScan:
     """
-    Read a file once to find out what it holds.
+    Read an MCAP file once to list its content.
 
     Raises
     ------
@@ -351,9 +328,7 @@ def scan_mcap(path: Path) -> McapScan:
 
     """
     walk = _Walk(path)
-    counts: dict[str, int] = {}
-    for topic, _, _ in walk.items():
-        counts[topic] = counts.get(topic, 0) + 1
+    counts = dict(Counter(topic for topic, _, _ in walk.items()))
     return McapScan(dict(sorted(walk.types.items())), counts, walk.num_bytes, walk.broke_off)
 
 
@@ -361,7 +336,7 @@ def stream_messages(
     path: Path, topic: str, known: Counter[int] | None = None
 ) -> Iterator[BagMessage | BadMessage]:
     """
-    Read the messages of a topic.
+    Read the messages of a topic from an MCAP file.
 
     Parameters
     ----------
@@ -370,8 +345,8 @@ def stream_messages(
     topic : str
         The topic.
     known : Counter of int, optional
-        Bag times of messages to leave out, since they were read before; each that is left out is
-        taken from it. Several may have one bag time, of which some were read.
+        Bag times of messages that were read before, with their number, which are left out and
+        subtracted.
 
     Yields
     ------
@@ -381,7 +356,7 @@ def stream_messages(
     Raises
     ------
     BagError
-        At the end, if the file broke off; or at once, if it is no MCAP file.
+        At the end, if the file ended early; at once, if it is no MCAP file.
 
     """
     walk = _Walk(path)
@@ -391,7 +366,11 @@ def stream_messages(
         if known and known[received_ns] > 0:
             known[received_ns] -= 1
             continue
-        yield _decoded(name, walk.types.get(name, ''), received_ns, data)
+        if data is None:
+            yield BadMessage(name, received_ns, 'it lies in a damaged chunk')
+        else:
+            kind = walk.types.get(name, '')
+            yield _decoded(typestore().deserialize_cdr, name, kind, received_ns, data)
     if walk.broke_off:
         raise BagError(
             f'bag {path} breaks off after {walk.num_bytes} of {path.stat().st_size} bytes '
@@ -400,7 +379,7 @@ def stream_messages(
 
 
 class _Walk:
-    """Goes through the records of one file; remembers what channels there are."""
+    """Iterates over the records of one file and collects its channels."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -411,7 +390,7 @@ class _Walk:
         self._schemas: dict[int, str] = {}
 
     def items(self) -> Iterator[tuple[str, int, bytes | None]]:
-        """Yield topic, bag time and bytes, which are None for a message that is lost."""
+        """Yield topic, bag time and bytes, which are None in a damaged chunk."""
         is_lost = False
         for record in self._records():
             kind = type(record).__name__
@@ -421,7 +400,7 @@ class _Walk:
                 yield from sorted(messages or (), key=lambda item: item[1])
             elif kind == 'MessageIndex' and is_lost:
                 if record.channel_id not in self.topics:
-                    # The damaged chunk was the one to name it; later ones or the end may.
+                    # Its channel was defined in the damaged chunk, but may be repeated later.
                     self._learn_all()
                 topic = self.topics.get(record.channel_id, '')
                 yield from ((topic, time, None) for time, _ in record.records)
@@ -431,7 +410,7 @@ class _Walk:
                 self._note(record)
 
     def _learn_all(self) -> None:
-        """Take over the channels that a walk to the end meets."""
+        """Add the channels that are defined in the rest of the file."""
         other = _Walk(self._path)
         for record in other._records():
             if type(record).__name__ == 'Chunk':
@@ -452,14 +431,14 @@ class _Walk:
                 if self.num_bytes == 0:
                     raise BagError(f'bag {self._path} is empty or no MCAP file') from err
                 self.broke_off = 'it ends within a record'
-            except Exception as err:  # whatever the bytes are taken for
+            except Exception as err:  # damaged bytes make a parser raise anything
                 self.broke_off = str(err) or type(err).__name__
 
     def _unpacked(self, chunk: Any) -> list[tuple[str, int, bytes | None]] | None:
         _, stream_reader = _mcap()
         try:
             records = stream_reader.breakup_chunk(chunk, validate_crc=True)
-        except Exception:  # a decompressor's, a checksum's, or that of nonsense in the records
+        except Exception:  # of a decompressor, a checksum or a damaged record
             return None
         found: list[tuple[str, int, bytes | None]] = []
         for record in records:
@@ -480,12 +459,10 @@ class _Walk:
 
 
 def _decoded(
-    topic: str, kind: str, received_ns: int, data: bytes | None
+    deserialize: Callable[[bytes, str], Any], topic: str, kind: str, received_ns: int, data: bytes
 ) -> BagMessage | BadMessage:
-    if data is None:
-        return BadMessage(topic, received_ns, 'it lies in a damaged chunk')
     try:
-        return BagMessage(topic, received_ns, typestore().deserialize_cdr(data, kind))
+        return BagMessage(topic, received_ns, deserialize(data, kind))
     except Exception as err:  # damaged bytes make a decoder raise anything
         reason = f'{kind} of {len(data)} bytes cannot be read ({err})'
         return BadMessage(topic, received_ns, reason)
@@ -498,20 +475,3 @@ def _mcap() -> tuple[Any, Any]:
         raise BackendUnavailableError('mcap is not installed', 'it, to read a bag without index',
                                       'pip install mcap') from err
     return exceptions, stream_reader
-
-
-# -------------------------------------------------------------------------------------------------
-# Bags on disk, without ROS: the one door to `bag_reader`, `bag_writer` and `bag_messages`.
-
-__all__ = [
-    'BadMessage',
-    'BagImage',
-    'BagMessage',
-    'BagReader',
-    'BagWriter',
-    'METADATA_FILE',
-    'PinholeCamera',
-    'STORAGES',
-    'header_stamp_ns',
-    'read_images',
-]

@@ -1,111 +1,34 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Write a rosbag2 bag whose bytes depend on nothing but what is written into it.
+Write a rosbag2 bag whose bytes depend on its messages alone.
 
-Files inside the bag have a fixed name, stamps are given by the caller, and no clock is read, so
-the same messages give the same files under any folder name. A bag appears under its name only
-when it is whole. What the messages mean is not known here.
+Files in the bag have fixed names, stamps are given by the caller, and no clock is read, so the
+same messages give the same files under any folder name. A bag appears under its name only when it
+is complete.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager, ExitStack
 from pathlib import Path
-import shutil
 import sqlite3
-import struct
-import tempfile
-from types import TracebackType
-from typing import Any, BinaryIO, Literal
-import zlib
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.status import Status
-from uncertainty_seg.errors import BagError
+from uncertainty_seg.errors import BackendUnavailableError, BagError
 from uncertainty_seg.storage.bags import messages
-
-# -------------------------------------------------------------------------------------------------
-# Put the checksum of each chunk into an MCAP file that rosbags writes.
-# rosbags writes 0 there, which means none. A reader then takes a message whose bytes were damaged
-# on the disk for a sound one: most of a photograph is stored as it is, and any byte of it decodes.
-
-# Of the format: its magic, a chunk's code, what stands before its checksum (two times, a size).
-_MAGIC_BYTES, _CHUNK, _BEFORE_CHECKSUM = 8, 0x06, 24
-_HEAD = struct.Struct('<BQ')
-
-
-def note_checksums(storage: Any) -> list[int]:
-    """
-    Have the checksum of each chunk noted while it is written.
-
-    Parameters
-    ----------
-    storage : rosbags.rosbag2.storage_mcap.McapWriter
-        An open one.
-
-    Returns
-    -------
-    list of int
-        Grows by the CRC-32 of the bytes of each chunk, before they are compressed.
-
-    """
-    noted: list[int] = []
-    compress = storage.compressor
-
-    def compressed(data: bytes) -> bytes:
-        noted.append(zlib.crc32(data))
-        packed: bytes = compress(data)
-        return packed
-
-    storage.compressor = compressed
-    return noted
-
-
-def write_checksums(path: Path, checksums: Sequence[int]) -> None:
-    """
-    Write checksums into a finished file.
-
-    Parameters
-    ----------
-    path : Path
-        The file; its size does not change.
-    checksums : sequence of int
-        Of its chunks, in order.
-
-    Raises
-    ------
-    OSError
-        If the disk refuses.
-
-    """
-    with path.open('r+b') as file:
-        for place, checksum in zip(list(_chunk_places(file)), checksums, strict=True):
-            file.seek(place + _BEFORE_CHECKSUM)
-            file.write(struct.pack('<I', checksum))
-
-
-def _chunk_places(file: BinaryIO) -> Iterator[int]:
-    """Yield where the content of each chunk begins."""
-    file.seek(_MAGIC_BYTES)
-    while len(head := file.read(_HEAD.size)) == _HEAD.size:
-        code, size = _HEAD.unpack(head)
-        if code == _CHUNK:
-            yield file.tell()
-        file.seek(size, 1)
-
-
-# -------------------------------------------------------------------------------------------------
+from uncertainty_seg.storage.whole_files import move_up, whole_folder
 
 STORAGES = ('mcap', 'sqlite3')
-# What the decoders of Humble and Jazzy accept; 9 fails on Humble.
+# Humble and Jazzy read 8; Humble does not read 9.
 METADATA_VERSION = 8
 METADATA_FILE = 'metadata.yaml'
+# rosbags names the file after its folder: so it has the same name in every bag.
 _INNER_NAME = 'bag_0'
-_MCAP_FILE = f'{_INNER_NAME}.mcap'
 
 
 class BagWriter:
@@ -118,8 +41,8 @@ class BagWriter:
         Folder of the bag; its parents are made.
     storage : str
         'mcap' (chunks compressed by zstd) or 'sqlite3'.
-    is_overwriting : bool
-        Put the finished bag in place of an older one; anything that is no bag stays untouched.
+    overwrite : bool
+        Replace an older bag at the end; anything that is no bag is left untouched.
 
     Raises
     ------
@@ -128,57 +51,45 @@ class BagWriter:
 
     Notes
     -----
-    Leaving the `with` block by an exception removes what was written. The bag time of a message
-    is its stamp unless `received_ns` says otherwise.
+    An exception in the `with` block removes what was written. The bag time of a message is its
+    stamp unless `received_ns` is given.
 
     """
 
     def __init__(
-        self, path: Path | str, storage: str = 'mcap', *, is_overwriting: bool = False
+        self, path: Path | str, storage: str = 'mcap', *, overwrite: bool = False
     ) -> None:
         self.path = Path(path)
         if storage not in STORAGES:
             raise BagError(f'bag storage {storage!r}', f'one of {", ".join(STORAGES)}')
-        _require_free(self.path, is_overwriting)
+        _require_free(self.path, overwrite)
         self._storage = storage
         self._connections: dict[str, Any] = {}
-        self._work: Path | None = None
+        self._stack = ExitStack()
+        self._inner = self.path / _INNER_NAME
         self._writer: Any = None
-        self._checksums: list[int] = []
         self.num_messages = 0
 
     def __enter__(self) -> BagWriter:
-        """Make the work folder beside the target, so that the last step is one rename."""
-        with _as_bag_error(self.path):
+        """Make the draft of the bag beside its place."""
+        with _as_bag_error(self.path), ExitStack() as stack:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            prefix = f'.{self.path.name}.partial-'
-            self._work = Path(tempfile.mkdtemp(prefix=prefix, dir=self.path.parent))
-            try:
-                self._writer = self._opened(self._work / _INNER_NAME)
-            except BaseException:
-                shutil.rmtree(self._work, ignore_errors=True)
-                raise
+            self._inner = stack.enter_context(whole_folder(self.path)) / _INNER_NAME
+            self._writer = self._opened(self._inner)
+            self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> Literal[False]:
-        """Finish and rename, or remove."""
-        try:
-            with _as_bag_error(self.path):
-                if exc_type is None:
-                    self._writer.close()
-                    if self._storage == 'mcap' and self._work:
-                        write_checksums(self._work / _INNER_NAME / _MCAP_FILE, self._checksums)
-                    self._rename()
-                else:
-                    self._writer.abort()
-        finally:
-            if self._work is not None:
-                shutil.rmtree(self._work, ignore_errors=True)
+    def __exit__(self, exc_type: Any, exc: Any, trace: Any) -> Literal[False]:
+        """Finish the draft and rename it, or remove it."""
+        with _as_bag_error(self.path):
+            if exc_type is not None:
+                self._writer.abort()
+                self._stack.__exit__(exc_type, exc, trace)
+                return False
+            with self._stack:
+                self._writer.close()
+                move_up(self._inner)
+                _require_free(self.path, overwrite=True)
         return False
 
     def write_image(
@@ -190,7 +101,7 @@ class BagWriter:
         encoding: str,
         received_ns: int | None = None,
     ) -> None:
-        """Write a sensor_msgs/Image; see `bag_messages.image_message`."""
+        """Write a sensor_msgs/Image; see `messages.image_message`."""
         message = messages.image_message(stamp_ns, frame_id, array, encoding)
         self._write(topic, messages.IMAGE_TYPE, stamp_ns, message, received_ns)
 
@@ -236,14 +147,14 @@ class BagWriter:
 
     def write_serialized(self, topic: str, kind: str, received_ns: int, data: bytes) -> None:
         """
-        Write a message that is serialised already.
+        Write a serialised message.
 
         Parameters
         ----------
         topic : str
             Its topic.
         kind : str
-            Its type, such as 'std_msgs/msg/Bool', one that Humble's common interfaces know.
+            Its type, such as 'std_msgs/msg/Bool', one of Humble's common interfaces.
         received_ns : int
             Bag time.
         data : bytes
@@ -252,7 +163,7 @@ class BagWriter:
         Raises
         ------
         BagError
-            If the type is unknown, a topic comes with two types, or the disk refuses.
+            If the type is unknown, the topic has another type, or the disk refuses.
 
         """
         with _as_bag_error(self.path):
@@ -260,16 +171,15 @@ class BagWriter:
         self.num_messages += 1
 
     def _opened(self, folder: Path) -> Any:
-        from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+        from rosbags.rosbag2 import StoragePlugin, Writer
 
-        writer = Writer(
-            folder, version=METADATA_VERSION, storage_plugin=StoragePlugin[self._storage.upper()]
-        )
+        plugin = StoragePlugin[self._storage.upper()]
+        writer = Writer(folder, version=METADATA_VERSION, storage_plugin=plugin)
         if self._storage == 'mcap':
-            writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+            # rosbags' own writes no checksums of chunks, without which readers do not notice
+            # bytes that were damaged on the disk.
+            writer.STORAGE_PLUGINS = {plugin: _McapStorage}
         writer.open()
-        if self._storage == 'mcap':
-            self._checksums = note_checksums(writer.storage)
         return writer
 
     def _write(
@@ -290,27 +200,50 @@ class BagWriter:
             raise BagError(f'{kind} on {topic}', f'{known.msgtype}, as before on this topic')
         return known
 
-    def _rename(self) -> None:
-        assert self._work is not None
-        if self.path.exists():
-            _require_free(self.path, True)
-            aside = self._work / 'replaced'
-            os.replace(self.path, aside)
-            try:
-                os.replace(self._work / _INNER_NAME, self.path)
-            except OSError:
-                os.replace(aside, self.path)
-                raise
-        else:
-            os.replace(self._work / _INNER_NAME, self.path)
+
+class _McapStorage:
+    """The MCAP file of a rosbags `Writer` (its protocol `StorageWriter`), by the package mcap."""
+
+    def __init__(self, folder: Path, compression: object) -> None:
+        try:
+            from mcap.writer import Writer
+        except ImportError as err:
+            raise BackendUnavailableError('mcap is not installed', 'it, to write an MCAP bag',
+                                          'pip install mcap, or use the storage sqlite3') from err
+        self.path = folder / f'{folder.name}.mcap'
+        self._file = self.path.open('xb')
+        self._writer = Writer(self._file)  # zstd, and a checksum for each chunk
+        self._writer.start('ros2', 'uncertainty_seg')
+        self._schemas: dict[str, int] = {}
+        self._channels: dict[int, int] = {}
+
+    def add_msgtype(self, connection: Any) -> None:
+        self._schemas[connection.msgtype] = self._writer.register_schema(
+            connection.msgtype, 'ros2msg', connection.msgdef.data.encode())
+
+    def add_connection(self, connection: Any, offered_qos_profiles: str) -> None:
+        self._channels[connection.id] = self._writer.register_channel(
+            connection.topic, 'cdr', self._schemas[connection.msgtype],
+            {'offered_qos_profiles': offered_qos_profiles, 'topic_type_hash': connection.digest})
+
+    def write(self, connection: Any, timestamp: int, data: bytes | memoryview) -> None:
+        self._writer.add_message(self._channels[connection.id], timestamp, bytes(data), timestamp)
+
+    def close(self, version: int, metadata: str) -> None:
+        with self._file:
+            self._writer.add_metadata('rosbag2', {'serialized_metadata': metadata})
+            self._writer.finish()
+
+    def abort(self) -> None:
+        self._file.close()
 
 
-def _require_free(path: Path, is_overwriting: bool) -> None:
+def _require_free(path: Path, overwrite: bool) -> None:
     with _as_bag_error(path):
         if not path.exists():
             return
         is_bag = (path / METADATA_FILE).is_file() or (path.is_dir() and not any(path.iterdir()))
-    if not is_overwriting:
+    if not overwrite:
         raise BagError(f'{path} exists', 'a new path', 'give another name, or --force')
     if not is_bag:
         raise BagError(f'{path} exists and is no bag', 'a bag to replace', 'give another name')
@@ -318,7 +251,7 @@ def _require_free(path: Path, is_overwriting: bool) -> None:
 
 @contextmanager
 def _as_bag_error(path: Path) -> Iterator[None]:
-    # rosbags lets the errors of its storages through, and sqlite3 has its own tree.
+    # rosbags passes on the errors of its storages; those of sqlite3 are no OSErrors.
     from rosbags.rosbag2 import WriterError
 
     try:

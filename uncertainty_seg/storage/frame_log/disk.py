@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Put a frame on disk whole or not at all, take it away again, and say what a disk complains of.
+The frames of a log on disk: their files, writing and removing them, and errors of the disk.
 
-A frame is built in a hidden folder, every file of it is brought to the disk, and one rename makes
-it visible. So neither a killed process nor a power cut shows half a frame. What has to go is
-hidden first, as `.out-`, which can be taken back, and removed, as `.gone-`, when that is decided.
+A frame is written to a hidden folder and renamed, so that neither a killed process nor a power cut
+shows half a frame. A frame that is to be evicted is first hidden as `.out-`, which can be undone,
+and removed as `.gone-` once that is decided.
 
 """
 
@@ -29,69 +29,43 @@ from uncertainty_seg.core.image_codec import decode, ImageFile
 from uncertainty_seg.core.perceptual_hash import perceptual_hash
 from uncertainty_seg.core.settings import LogSettings
 from uncertainty_seg.errors import FrameLogError, ImageError
-from uncertainty_seg.storage.frame_log.format import (
-    FORMAT_VERSION,
-    FRAMES_FOLDER,
-    LogAbout,
-    LogFrame,
-    MASK_FILE,
-    SIDECAR_FILE,
-    UNCERTAINTY_FILE,
-    uncertainty_to_uint16,
-)
-from uncertainty_seg.storage.whole_files import lock_file, sync, whole_file
+from uncertainty_seg.storage import whole_files
+from uncertainty_seg.storage.frame_log import format as log_format
+from uncertainty_seg.storage.frame_log.format import LogAbout, LogFrame
 
-# -------------------------------------------------------------------------------------------------
-# The files that are made of a logged frame.
-# Pure: arrays in, bytes out. Disk and threads are not known here.
+LOCK_FILE = '.lock'
+_BUILDING, _HIDDEN, _LEAVING = '.new-', '.out-', '.gone-'
+_BLOCK = 4096
 
 
 @dataclass(frozen=True)
-class Looked:
-    """
-    A frame whose pixels were looked at.
-
-    Attributes
-    ----------
-    image_bgr : ndarray of uint8, shape (H, W, 3)
-        Decoded.
-    phash : int
-        64-bit perceptual hash.
-
-    """
+class DecodedFrame:
+    """The decoded image of a frame, BGR, (H, W, 3), and its 64-bit perceptual hash."""
 
     image_bgr: ImageU8
     phash: int
 
 
-def look_at(frame: LogFrame) -> Looked:
+def decode_frame(frame: LogFrame) -> DecodedFrame:
     """Decode and hash a frame; ImageError if its bytes are no image, ShapeError if its array."""
     image = decode(frame.image) if isinstance(frame.image, ImageFile) else frame.image
-    return Looked(image, perceptual_hash(image))
+    return DecodedFrame(image, perceptual_hash(image))
 
 
 def frame_files(
-    frame: LogFrame, looked: Looked, about: LogAbout, settings: LogSettings,
+    frame: LogFrame, decoded: DecodedFrame, about: LogAbout, settings: LogSettings,
     facts: Mapping[str, Any],
 ) -> dict[str, bytes]:
     """
-    Make the files of a frame.
+    Encode the files of a frame of a run.
 
-    Parameters
-    ----------
-    frame, looked : LogFrame, Looked
-        The frame.
-    about : LogAbout
-        The run it was in.
-    settings : LogSettings
-        For the format of the image.
-    facts : mapping
-        What the log knows: frame_id, reason, reservoir.
+    `settings` give the format of the image; `facts` are what only the log knows: frame_id, reason
+    and reservoir.
 
     Returns
     -------
     dict of str to bytes
-        File name to content, the sidecar last.
+        Content by file name.
 
     Raises
     ------
@@ -99,38 +73,39 @@ def frame_files(
         If mask or uncertainty have another size than the image, or something cannot be encoded.
 
     """
-    height, width = looked.image_bgr.shape[:2]
+    height, width = decoded.image_bgr.shape[:2]
     mask, uncertainty = frame.mask(), frame.uncertainty()
     require_shape('mask', mask, (height, width), np.uint8)
     require_shape('uncertainty', uncertainty, (height, width), np.float32)
-    image_file, image = _image(frame, looked, settings)
+    image_file, image = _image(frame, decoded, settings)
     image_facts = {'height': height, 'width': width, 'encoding': frame.encoding,
                    'file': image_file}
     sidecar = _sidecar(frame, about, {**facts, 'image': image_facts,
-                                      'phash': f'{looked.phash:016x}'})
+                                      'phash': f'{decoded.phash:016x}'})
+    packed = log_format.uncertainty_to_uint16(uncertainty)
     return {
         image_file: image,
-        MASK_FILE: _encoded('.png', mask),
-        UNCERTAINTY_FILE: _encoded('.png', uncertainty_to_uint16(uncertainty)),
-        # Without `indent`: with it Python encodes by itself, and holds the node up.
-        SIDECAR_FILE: (json.dumps(_plain(sidecar)) + '\n').encode(),
+        log_format.MASK_FILE: _encoded('.png', mask),
+        log_format.UNCERTAINTY_FILE: _encoded('.png', packed),
+        # Without `indent`, which would be encoded in Python code and so hold up the node.
+        log_format.SIDECAR_FILE: (json.dumps(_plain(sidecar)) + '\n').encode(),
     }
 
 
-def _image(frame: LogFrame, looked: Looked, settings: LogSettings) -> tuple[str, bytes]:
+def _image(frame: LogFrame, decoded: DecodedFrame, settings: LogSettings) -> tuple[str, bytes]:
     if settings.image_format == 'jpeg':
         quality = (cv2.IMWRITE_JPEG_QUALITY, settings.jpeg_quality)
-        return 'image.jpg', _encoded('.jpg', looked.image_bgr, quality)
+        return 'image.jpg', _encoded('.jpg', decoded.image_bgr, quality)
     if settings.image_format == 'received' and isinstance(frame.image, ImageFile):
         data = bytes(frame.image.data)
-        # What it is is told by its first bytes; `decode` took nothing but these two.
+        # `decode` accepts JPEG and PNG only.
         return ('image.png' if data.startswith(b'\x89PNG') else 'image.jpg'), data
-    return 'image.png', _encoded('.png', looked.image_bgr)
+    return 'image.png', _encoded('.png', decoded.image_bgr)
 
 
 def _encoded(ending: str, pixels: NDArray[Any], options: tuple[int, ...] = ()) -> bytes:
-    # PNG as OpenCV has it: run lengths of differences. The next better takes three times as long
-    # for a tenth less (docs/frame_log.md).
+    # OpenCV's default for PNG: run lengths of differences. The next better strategy takes three
+    # times as long and saves a tenth (docs/frame_log.md).
     is_done, data = cv2.imencode(ending, pixels, options)
     if not is_done:
         raise ImageError(f'{pixels.shape} of {pixels.dtype} cannot be encoded as {ending}')
@@ -143,7 +118,7 @@ def _sidecar(frame: LogFrame, about: LogAbout, facts: Mapping[str, Any]) -> dict
                for k, (name, color) in enumerate(zip(about.class_names, about.palette,
                                                      strict=True))]
     return {
-        'version': FORMAT_VERSION,
+        'version': log_format.FORMAT_VERSION,
         **facts,
         'stamp_ns': frame.stamp_ns,
         'ros_frame': frame.ros_frame,
@@ -164,7 +139,7 @@ def _sidecar(frame: LogFrame, about: LogAbout, facts: Mapping[str, Any]) -> dict
 
 
 def _plain(value: Any) -> Any:
-    """Return what JSON knows: numbers of numpy as such, what is not finite as null."""
+    """Convert to JSON types: numbers of numpy to Python's, non-finite ones to null."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -174,148 +149,69 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-# -------------------------------------------------------------------------------------------------
-
-LOCK_FILE = '.lock'
-_BUILDING, _HIDDEN, _LEAVING = '.new-', '.out-', '.gone-'
-_BLOCK = 4096
-# Errno -> what the drop is counted as, what happened, what to do.
-_TROUBLES = {
-    errno.ENOSPC: ('disk_full', 'its disk is full', 'make room'),
-    errno.EDQUOT: ('disk_full', "its user's disk quota is used up", 'make room'),
-    errno.EROFS: ('read_only', 'its disk is read-only', 'mount it for writing'),
-    errno.ENOENT: ('folder_missing', 'the folder is gone', 'put it or its disk back'),
-    errno.ENOTDIR: ('folder_missing', 'a file is in its place', 'name another folder'),
-    errno.EACCES: ('not_writable', 'this user may not write there', 'change its permissions'),
-    errno.EPERM: ('not_writable', 'this user may not write there', 'change its permissions'),
-}
-
-
-def trouble(
-    err: OSError, folder: Path, is_new: bool = False
-) -> tuple[str, FrameLogError]:
-    """
-    Name what a disk complained of.
-
-    Parameters
-    ----------
-    err : OSError
-        As caught.
-    folder : Path
-        The log.
-    is_new : bool
-        It has not been written yet, so that nothing can have gone.
-
-    Returns
-    -------
-    str, FrameLogError
-        What a drop for it is counted as: 'disk_full', 'read_only', 'folder_missing',
-        'not_writable' or 'disk_error'; the sentence.
-
-    """
-    if is_new and err.errno == errno.ENOENT:
-        return 'folder_missing', FrameLogError(
-            f'frame log {folder} cannot be written, no folder can be made there',
-            fix='name another folder as log.folder')
-    cause, what, fix = _TROUBLES.get(
-        err.errno or 0, ('disk_error', err.strerror or str(err), 'see what the disk reports'))
-    return cause, FrameLogError(f'frame log {folder} cannot be written, {what}', fix=fix)
-
-
 def disk_bytes(sizes: Mapping[str, int]) -> int:
-    """Return what files of these sizes take on disk, in whole blocks and with their folder."""
+    """Return the disk space of files of these sizes, in whole blocks and with their folder."""
     return _BLOCK + sum(-(-size // _BLOCK) * _BLOCK for size in sizes.values())
 
 
 def folder_bytes(path: Path) -> int:
-    """Return what a frame's folder takes on disk."""
+    """Return the disk space of a frame's folder."""
     return disk_bytes({p.name: p.stat().st_size for p in path.iterdir()})
 
 
 def write_frame(folder: Path, frame_id: str, files: Mapping[str, bytes]) -> None:
     """
-    Put a frame into a log.
+    Add a frame to a log, under a name that is not in use; content by file name.
 
-    Parameters
-    ----------
-    folder : Path
-        The log.
-    frame_id : str
-        A name that is not there yet.
-    files : mapping of str to bytes
-        Name to content.
-
-    Raises
-    ------
-    OSError
-        If the disk refuses. Nothing of the frame is left then, if the disk lets us clean up.
+    OSError if the disk refuses. Nothing of the frame remains then, if the disk allows to clean up.
 
     """
-    frames = folder / FRAMES_FOLDER
-    building = frames / f'{_BUILDING}{frame_id}'
-    try:
-        building.mkdir()
+    place = folder / log_format.FRAMES_FOLDER / frame_id
+    with whole_files.whole_folder(place, f'{_BUILDING}{frame_id}') as draft:
         for name, content in files.items():
-            _write_synced(building / name, content)
-        sync(building)
-        os.rename(building, frames / frame_id)
-    except OSError:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
-    sync(frames)
+            (draft / name).write_bytes(content)
 
 
 def hide_frame(folder: Path, frame_id: str) -> None:
-    """Take a frame out of sight, for the time being; OSError if the disk refuses."""
-    frames = folder / FRAMES_FOLDER
-    os.rename(frames / frame_id, frames / f'{_HIDDEN}{frame_id}')
+    """Hide a frame that may have to be evicted; OSError if the disk refuses."""
+    frames = folder / log_format.FRAMES_FOLDER
+    whole_files.rename(frames / frame_id, frames / f'{_HIDDEN}{frame_id}')
 
 
 def show_frame(folder: Path, frame_id: str) -> None:
-    """Put a hidden frame back; OSError if the disk refuses."""
-    frames = folder / FRAMES_FOLDER
-    os.rename(frames / f'{_HIDDEN}{frame_id}', frames / frame_id)
+    """Undo `hide_frame`; OSError if the disk refuses."""
+    frames = folder / log_format.FRAMES_FOLDER
+    whole_files.rename(frames / f'{_HIDDEN}{frame_id}', frames / frame_id)
 
 
 def remove_frame(folder: Path, frame_id: str) -> None:
     """Remove a frame, hidden or not, for good; OSError if the disk refuses."""
-    frames = folder / FRAMES_FOLDER
+    frames = folder / log_format.FRAMES_FOLDER
     hidden, leaving = frames / f'{_HIDDEN}{frame_id}', frames / f'{_LEAVING}{frame_id}'
-    os.rename(hidden if hidden.exists() else frames / frame_id, leaving)
+    whole_files.rename(hidden if hidden.exists() else frames / frame_id, leaving)
     shutil.rmtree(leaving)
 
 
 def sweep(folder: Path, evicted: Container[str]) -> tuple[int, list[str]]:
     """
-    Remove what a crash left behind, and show again what was only hidden by then.
-
-    Parameters
-    ----------
-    folder : Path
-        The log.
-    evicted : container of str
-        Frames of which the index says that they had to go.
+    Remove the remains of a crash, and show hidden frames that were not `evicted` by the index.
 
     Returns
     -------
     int, list of str
-        Frames that were being written; ids of those that were on their way out.
-
-    Raises
-    ------
-    OSError
-        If the disk refuses.
+        Number of frames that were being written; ids of those that were being removed. OSError if
+        the disk refuses.
 
     """
     num_unfinished, leaving = 0, []
-    for path in sorted((folder / FRAMES_FOLDER).iterdir()):
+    for path in sorted((folder / log_format.FRAMES_FOLDER).iterdir()):
         prefix = next((p for p in (_BUILDING, _HIDDEN, _LEAVING) if path.name.startswith(p)), '')
         frame_id = path.name.removeprefix(prefix)
         if prefix == _BUILDING:
             num_unfinished += 1
             shutil.rmtree(path)
         elif prefix == _HIDDEN and frame_id not in evicted:
-            show_frame(folder, frame_id)  # still whole: files go only from what is `.gone-`
+            show_frame(folder, frame_id)  # still complete: files are only removed from `.gone-`
         elif prefix:
             leaving.append(frame_id)
             shutil.rmtree(path)
@@ -324,34 +220,33 @@ def sweep(folder: Path, evicted: Container[str]) -> tuple[int, list[str]]:
 
 def frame_names(folder: Path) -> list[str]:
     """Return the ids of the frames in a log, sorted; OSError if it cannot be read."""
-    return sorted(entry.name for entry in os.scandir(folder / FRAMES_FOLDER)
+    return sorted(entry.name for entry in os.scandir(folder / log_format.FRAMES_FOLDER)
                   if entry.is_dir() and not entry.name.startswith('.'))
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file of a log, whole or not at all; OSError if the disk refuses."""
+    # Always the same draft: there is one writer, so that of a killed one is overwritten.
+    whole_files.replace_file(path, content, f'{_BUILDING}{path.name}')
+
+
+def append_line(path: Path, text: str, is_synced: bool) -> None:
+    """Append to a file, and flush it to the disk if requested; OSError if the disk refuses."""
+    with path.open('a') as file:
+        file.write(text)
+    if is_synced:
+        whole_files.sync(path)
 
 
 def lock_folder(folder: Path) -> int:
     """
-    Make sure that no other process writes into a log.
+    Lock a log against other processes that write; returns a descriptor as `lock_file` does.
 
-    Parameters
-    ----------
-    folder : Path
-        The log.
-
-    Returns
-    -------
-    int
-        A file descriptor; the lock ends when it is closed, by us or by the end of the process.
-
-    Raises
-    ------
-    FrameLogError
-        If another process holds it.
-    OSError
-        If the disk refuses.
+    FrameLogError if another process holds the lock, OSError if the disk refuses.
 
     """
     try:
-        return lock_file(folder / LOCK_FILE)
+        return whole_files.lock_file(folder / LOCK_FILE)
     except BlockingIOError as err:
         raise FrameLogError(f'frame log {folder} is written by another process', 'one writer',
                             'give each node a log.folder of its own') from err
@@ -363,28 +258,46 @@ def require_device(folder: Path, device: int) -> None:
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent
     if os.stat(nearest).st_dev != device:
-        raise FrameLogError(f'frame log {folder} cannot be written, its disk is gone',
-                            fix='put it back')
+        raise FrameLogError(f'frame log {folder} cannot be written, its disk is missing',
+                            fix='mount it again')
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; OSError if the disk refuses."""
-    # Always the same draft: there is one writer, and what a killed one left is written over.
-    with whole_file(path, f'{_BUILDING}{path.name}') as draft:
-        draft.write_bytes(content)
+# Errno -> cause that drops are counted under, what happened, what to do.
+_DISK_ERRORS = {
+    errno.ENOSPC: ('disk_full', 'its disk is full', 'make room'),
+    errno.EDQUOT: ('disk_full', "its user's disk quota is used up", 'make room'),
+    errno.EROFS: ('read_only', 'its disk is read-only', 'mount it for writing'),
+    errno.ENOENT: ('folder_missing', 'the folder is missing', 'restore it or mount its disk'),
+    errno.ENOTDIR: ('folder_missing', 'a file is in its place', 'name another folder'),
+    errno.EACCES: ('not_writable', 'this user may not write there', 'change its permissions'),
+    errno.EPERM: ('not_writable', 'this user may not write there', 'change its permissions'),
+}
 
 
-def append_line(path: Path, text: str, is_synced: bool) -> None:
-    """Add to the end of a file, and bring it to the disk if so wished; OSError if refused."""
-    with path.open('a') as file:
-        file.write(text)
-        file.flush()
-        if is_synced:
-            os.fsync(file.fileno())
+def disk_error(err: OSError, folder: Path, is_new: bool = False) -> tuple[str, FrameLogError]:
+    """
+    Explain an error of the disk.
 
+    Parameters
+    ----------
+    err : OSError
+        As caught.
+    folder : Path
+        The log.
+    is_new : bool
+        It has not been written yet, so that nothing can have disappeared.
 
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open('wb') as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    Returns
+    -------
+    str, FrameLogError
+        The cause that a drop is counted under: 'disk_full', 'read_only', 'folder_missing',
+        'not_writable' or 'disk_error'; the error to report.
+
+    """
+    if is_new and err.errno == errno.ENOENT:
+        return 'folder_missing', FrameLogError(
+            f'frame log {folder} cannot be written, no folder can be made there',
+            fix='name another folder as log.folder')
+    cause, what, fix = _DISK_ERRORS.get(
+        err.errno or 0, ('disk_error', err.strerror or str(err), 'see what the disk reports'))
+    return cause, FrameLogError(f'frame log {folder} cannot be written, {what}', fix=fix)

@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-A frame log on disk: where what lies, and how it is read.
+The format of a frame log: what it is given, what lies where on disk, and how it is read.
 
 ::
 
@@ -10,8 +10,8 @@ A frame log on disk: where what lies, and how it is read.
                           mask.png     class ids, mono8, at the size of the image
                           uncertainty.png   16 bit: 0..65534 is 0..1, 65535 is not a number
 
-A folder appears under its name only when it is whole; what is under construction or on its way
-out has a name that begins with a dot. Writing is `frame_log_disk`'s.
+A folder appears under its name only when it is complete; frames that are being written or removed
+have names that begin with a dot. Frames are written by `frame_log.disk`.
 
 """
 
@@ -26,7 +26,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap, require_shape
 from uncertainty_seg.core.gate import Verdict
@@ -37,28 +36,35 @@ from uncertainty_seg.core.settings import MASK_POLICIES
 from uncertainty_seg.errors import FrameLogError, ImageError
 from uncertainty_seg.storage.model_bundle import model_digest
 
-# -------------------------------------------------------------------------------------------------
-# What the frame log is given: of each frame that was processed, and of the run it was in.
+FORMAT_VERSION = 1
+FRAMES_FOLDER = 'frames'
+MANIFEST_FILE = 'manifest.jsonl'
+SIDECAR_FILE = 'frame.json'
+MASK_FILE = 'mask.png'
+UNCERTAINTY_FILE = 'uncertainty.png'
+REASONS = ('flagged', 'window', 'control', 'trigger')
+NAN_VALUE = 65535
+_FULL_VALUE = 65534
 
 
 @dataclass(frozen=True)
 class LogFrame:
     """
-    One frame that was processed.
+    A processed frame that is offered to the log.
 
-    The log keeps references and looks at the arrays later, in its own thread: whoever offers a
-    frame must not write into them any more, nor into what the two functions read.
+    The log keeps references and reads the arrays later, in its own thread: the caller must not
+    modify them any more, nor what the two functions read.
 
     Attributes
     ----------
     stamp_ns : int
-        The image's stamp; 0 if it has none, the time of the offer then counts.
+        The image's stamp; 0 if it has none, and the time of the offer is used.
     camera : str
-        Name of the camera; windows, intervals and duplicates are by camera. Empty if only one.
+        Name of the camera, empty if there is only one; cameras are treated separately.
     ros_frame : str
         frame_id of the header.
     image : ImageFile or ndarray of uint8, shape (H, W, 3)
-        As received if it came compressed, else BGR.
+        As received if it was compressed, else BGR.
     encoding : str
         Encoding of the message, for the sidecar: 'rgb8', 'jpeg'.
     verdict : Verdict
@@ -66,14 +72,12 @@ class LogFrame:
     scores, thresholds : mapping of str to float
         Every score; limit of each gated one.
     mask : callable
-        Returns class ids (H, W) of uint8 at the size of the image; called once, for kept frames
-        only.
+        Returns class ids, (H, W) of uint8, at the size of the image; called once, for kept
+        frames only.
     uncertainty : callable
-        Returns the published map (H, W) of float32, 0..1, larger is less certain, NaN kept.
-    features : ndarray of float32, shape (D,), or None
-        Of the trunk, where the backend gives them.
+        Returns the published map, (H, W) of float32, 0..1 or NaN, larger is less certain.
     held_bytes : int
-        Memory that `mask` and `uncertainty` hold on to.
+        Memory that `mask` and `uncertainty` keep alive.
 
     """
 
@@ -87,24 +91,23 @@ class LogFrame:
     thresholds: Mapping[str, float]
     mask: Callable[[], LabelMap]
     uncertainty: Callable[[], FloatMap]
-    features: NDArray[np.float32] | None = None
     held_bytes: int = 0
 
     @property
     def is_flagged(self) -> bool:
-        """Say whether the frame is worth a label."""
+        """Return whether the frame is worth a label."""
         return self.verdict.is_worth_a_label
 
     @property
     def memory_bytes(self) -> int:
-        """Return what it takes while it waits."""
+        """Return the memory of the frame while it is queued."""
         image = self.image
         size = len(image.data) if isinstance(image, ImageFile) else image.nbytes
         return size + self.held_bytes
 
     @property
     def log_weight(self) -> float:
-        """Logarithm of its worst score ratio, which is 0.01 at least and 100 at most."""
+        """Logarithm of its worst score ratio, clipped to 0.01..100; NaN counts as 100."""
         ratio = self.verdict.score_ratio
         return math.log(min(max(ratio, 0.01), 100.0)) if ratio == ratio else math.log(100.0)
 
@@ -112,7 +115,7 @@ class LogFrame:
 @dataclass(frozen=True)
 class LogAbout:
     """
-    What is the same for all frames of a run.
+    The run that frames belong to.
 
     Attributes
     ----------
@@ -129,7 +132,7 @@ class LogAbout:
     map_name : str
         Which uncertainty map is logged.
     parameters : mapping of str to bool, int, float, str or tuple of str
-        All settings in force.
+        All settings.
 
     """
 
@@ -149,54 +152,25 @@ def about_run(
     dive: str, card: ModelCard, passes: int, parameters: Mapping[str, Value]
 ) -> LogAbout:
     """
-    Describe a run.
+    Describe a run, named `dive`, of a bundle with T passes for `FrameLog`.
 
-    Parameters
-    ----------
-    dive : str
-        Its name.
-    card : ModelCard
-        Of the bundle.
-    passes : int
-        T in use.
-    parameters : mapping
-        `core.settings.settings_to_dict` of the settings in force.
-
-    Returns
-    -------
-    LogAbout
-        For `FrameLog`.
+    `parameters` is `core.settings.settings_to_dict` of the current settings.
 
     """
-    def setting(name: str) -> Any:
-        return parameters[name]
-
+    values: Mapping[str, Any] = parameters
     return LogAbout(dive, card.name, model_digest(card), card.class_names, card.palette, passes,
-                    setting('seed'), setting('mask_policy'), setting('map'), parameters)
-
-
-# -------------------------------------------------------------------------------------------------
-
-FORMAT_VERSION = 1
-FRAMES_FOLDER = 'frames'
-MANIFEST_FILE = 'manifest.jsonl'
-SIDECAR_FILE = 'frame.json'
-MASK_FILE = 'mask.png'
-UNCERTAINTY_FILE = 'uncertainty.png'
-REASONS = ('flagged', 'window', 'control', 'trigger')
-NAN_VALUE = 65535
-_FULL_VALUE = 65534
+                    values['seed'], values['mask_policy'], values['map'], parameters)
 
 
 @dataclass(frozen=True)
 class LoggedFrame:
     """
-    One frame of a log.
+    A frame in a log.
 
     Attributes
     ----------
     folder : Path
-        Where its files lie.
+        Folder of its files.
     sidecar : mapping of str to object
         `frame.json`: version, frame_id, stamp_ns, ros_frame, camera, dive, reason (one of
         `REASONS`), verdict {confident, kind, reasons, score_ratio}, scores, thresholds, passes,
@@ -230,20 +204,7 @@ class LoggedFrame:
         return self.folder / UNCERTAINTY_FILE
 
     def read_image(self) -> ImageU8:
-        """
-        Read the image.
-
-        Returns
-        -------
-        ndarray of uint8, shape (H, W, 3)
-            BGR.
-
-        Raises
-        ------
-        FrameLogError
-            If the file is missing or damaged.
-
-        """
+        """Read the image, BGR, (H, W, 3) of uint8; FrameLogError if missing or damaged."""
         try:
             return decode(ImageFile(self._bytes(self.image_path)))
         except ImageError as err:
@@ -273,20 +234,20 @@ class LoggedFrame:
 
 def iter_frames(folder: Path | str, problems: list[str] | None = None) -> Iterator[LoggedFrame]:
     """
-    Walk through the frames of a log, also while it is being written.
+    Iterate over the frames of a log, which may be being written.
 
     Parameters
     ----------
     folder : Path or str
         The log.
     problems : list of str, optional
-        Takes one sentence for each frame with an unreadable `frame.json`, which is left out;
-        without it such a frame is an error.
+        Receives a sentence for each frame with an unreadable `frame.json`, which is left out.
+        Without it such a frame is an error.
 
     Yields
     ------
     LoggedFrame
-        In the order of their names, which begin with the stamp.
+        In the order of names, which begin with the stamp.
 
     Raises
     ------
@@ -303,7 +264,7 @@ def iter_frames(folder: Path | str, problems: list[str] | None = None) -> Iterat
             sidecar = read_sidecar(path)
         except FrameLogError as err:
             if not path.exists():
-                continue  # it was evicted while we looked
+                continue  # evicted meanwhile
             if problems is None:
                 raise
             problems.append(str(err))
@@ -318,7 +279,7 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     Raises
     ------
     FrameLogError
-        If it is missing, no JSON, of another version, or lacks what every reader needs.
+        If it is missing, no JSON, of another version, or lacks required entries.
 
     """
     file = path / SIDECAR_FILE
@@ -337,35 +298,22 @@ def read_sidecar(path: Path) -> dict[str, Any]:
 
 def uncertainty_to_uint16(values: FloatMap) -> Any:
     """
-    Pack an uncertainty map.
+    Convert an uncertainty map, (H, W) of float32 in 0..1 (clipped) or NaN, to uint16.
 
-    Parameters
-    ----------
-    values : ndarray of float32, shape (H, W)
-        0..1, larger is less certain; clipped. NaN allowed.
-
-    Returns
-    -------
-    ndarray of uint16, shape (H, W)
-        Steps of 1/65534; NaN is 65535.
-
-    Raises
-    ------
-    ShapeError
-        If it is no map of float32.
+    The step is 1/65534, NaN becomes 65535. ShapeError if it is no map of float32.
 
     """
     require_shape('uncertainty', values, (None, None), np.float32)
     packed = np.multiply(values, np.float32(_FULL_VALUE))
     np.rint(packed, out=packed)
     np.clip(packed, 0, _FULL_VALUE, out=packed)
-    # A NaN as an integer is anything.
+    # The conversion of NaN to an integer is undefined.
     np.nan_to_num(packed, copy=False, nan=NAN_VALUE)
     return packed.astype(np.uint16)
 
 
 def uncertainty_from_uint16(packed: Any) -> FloatMap:
-    """Unpack what `uncertainty_to_uint16` packed, to within 1/131068."""
+    """Undo `uncertainty_to_uint16`, to within 1/131068."""
     values = packed.astype(np.float32) / np.float32(_FULL_VALUE)
     values[packed == NAN_VALUE] = np.nan
     return np.asarray(values, np.float32)

@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The frame log on board: takes every frame, keeps those that matter, never holds a frame up.
+The frame log of the node: is offered every frame, keeps those that matter, never blocks.
 
-`offer` decides by flag, window, interval and chance, and puts what may be worth keeping into a
-bounded queue. A thread of its own looks for near-duplicates, encodes and writes. A queue that is
-full drops frames and counts them; a disk that refuses is tried again later, and `state` says so.
+`offer` chooses by flag, window, interval and chance, and puts chosen frames into a bounded queue.
+A thread of its own skips near-duplicates, encodes and writes. A full queue drops frames and counts
+them; a disk that refuses is tried again later, which `state` reports.
 
 """
 
@@ -22,55 +22,52 @@ import time
 
 from uncertainty_seg.core.settings import LogSettings, MEGABYTE
 from uncertainty_seg.errors import ConfigError, FrameLogError
+from uncertainty_seg.storage.frame_log import ring
 from uncertainty_seg.storage.frame_log.format import (
     FRAMES_FOLDER,
     LogAbout,
     LogFrame,
     read_sidecar,
 )
-from uncertainty_seg.storage.frame_log.ring import (
-    Candidate,
-    CHOSEN,
-    FrameRing,
-    KEPT,
-    SKIPPED,
-    WRITING,
-)
+from uncertainty_seg.storage.frame_log.ring import Candidate, FrameRing
 from uncertainty_seg.storage.frame_log.writer import FrameLogWriter, LogCounters, LogState
-
-# -------------------------------------------------------------------------------------------------
-# Which dive the frames of a log belong to.
 
 # A node that is back within this time was restarted under water.
 SAME_DIVE_S = 600.0
+# The pipeline has priority for the processor. Not a higher value: a thread that hardly runs may be
+# preempted while it holds Python's lock, and then the whole node waits.
+NICENESS = 5
+# The control must not depend on how much is flagged: it has places and memory of its own.
+_CONTROL_PLACES, _CONTROL_MEMORY = 4, 1 / 8
+_log = logging.getLogger(__name__)
 
 
 def dive_name(folder: Path, settings: LogSettings, fallback: str, now_s: float) -> str:
     """
-    Name the dive that begins or goes on now.
+    Name the dive that begins or continues now.
 
     Parameters
     ----------
     folder : Path
-        The log, before it is opened; need not be there.
+        The log, before it is opened; need not exist.
     settings : LogSettings
-        A name in `dive` is taken as it is.
+        A name in `dive` is used unchanged.
     fallback : str
-        For a dive that begins: the time of the start.
+        Name of a dive that begins: the time of the start.
     now_s : float
-        Seconds since 1970, as the disk counts.
+        Seconds since 1970, by the clock of the disk.
 
     Returns
     -------
     str
-        If no name is given and the newest frame was written within `SAME_DIVE_S`, that frame's
-        dive. By the time of the file: stamps may be of another clock.
+        The dive of the newest frame if it was written within `SAME_DIVE_S` and no name is given.
+        That is decided by the time of the file, since stamps may be of another clock.
 
     """
     if settings.dive:
         return settings.dive
     newest_s, newest = _newest_frame(folder)
-    # Also if the clock was set back by a little meanwhile.
+    # The clock may have been set back a little meanwhile.
     if newest is not None and abs(now_s - newest_s) <= SAME_DIVE_S:
         with suppress(FrameLogError):
             return str(read_sidecar(newest).get('dive') or fallback)
@@ -78,26 +75,16 @@ def dive_name(folder: Path, settings: LogSettings, fallback: str, now_s: float) 
 
 
 def _newest_frame(folder: Path) -> tuple[float, Path | None]:
-    """Return when the frame written last was, and its folder; None if there is none."""
+    """Return when the last frame was written, and its folder or None."""
     newest_s, newest = 0.0, None
     with suppress(OSError), os.scandir(folder / FRAMES_FOLDER) as entries:
         for entry in entries:
-            # A folder is as old as the last file that came into it.
+            # The time of a folder is that of the last file added to it.
             if not entry.name.startswith('.') and entry.is_dir():
                 written_s = entry.stat().st_mtime
                 if newest is None or written_s > newest_s:
                     newest_s, newest = written_s, Path(entry.path)
     return newest_s, newest
-
-
-# -------------------------------------------------------------------------------------------------
-
-_log = logging.getLogger(__name__)
-# The pipeline comes first where both want the processor. Not more: a thread that hardly runs is
-# also one that holds Python's lock when it is put aside, and then all of the node waits.
-NICENESS = 5
-# The control must not depend on how much is flagged. It has places, and memory, of its own.
-_CONTROL_PLACES, _CONTROL_MEMORY = 4, 1 / 8
 
 
 class FrameLog:
@@ -107,15 +94,15 @@ class FrameLog:
     Parameters
     ----------
     folder : Path or str
-        Made if missing. One process at a time; a log that is there is continued.
+        Made if missing; an existing log is continued. One process at a time.
     settings : LogSettings
         What to keep.
     about : LogAbout
-        The run; its `dive` is the name of a dive that begins, see `frame_log_dive.dive_name`.
+        The run; its `dive` is the `fallback` of `dive_name`.
     on_kept : callable, optional
-        Called with a frame and the reason as soon as the frame is on disk, from the log's thread.
+        Called with a frame and the reason once the frame is on disk, from the log's thread.
     clock : callable, optional
-        Seconds; for frames without a stamp and for trying the disk again.
+        Seconds; for frames without a stamp and for retrying the disk.
 
     Raises
     ------
@@ -132,7 +119,7 @@ class FrameLog:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings, self._clock = settings, clock
-        # Before the log is opened, which may have to evict the newest frame.
+        # Before the log is opened, which may evict the newest frame.
         self._own_dive = dive_name(Path(folder), replace(settings, dive=''), about.dive,
                                    time.time())
         self._about = self._named(about)
@@ -148,22 +135,22 @@ class FrameLog:
 
     @property
     def settings(self) -> LogSettings:
-        """Return the settings in force."""
+        """Return the current settings."""
         return self._settings
 
     @property
     def dive(self) -> str:
-        """Return the name of the dive that frames carry now."""
+        """Return the name of the current dive."""
         return self._about.dive
 
     def offer(self, frame: LogFrame) -> None:
         """
-        Take a frame that was processed; returns at once, whatever the disk does.
+        Offer a processed frame; never blocks.
 
         Parameters
         ----------
         frame : LogFrame
-            Every frame is to be offered, for the time before a flagged one and for the control.
+            Every frame has to be offered, for the window before a flagged one and the control.
 
         """
         with self._work:
@@ -180,40 +167,40 @@ class FrameLog:
         Parameters
         ----------
         num_frames : int
-            How many of each camera; no more than `before_s` reaches back.
+            How many of each camera, within `before_s`.
         camera : str, optional
             Of this camera only.
 
         Returns
         -------
         int
-            How many frames are on their way to the disk or there already; 0 before the first
-            frame. Those that are on their way as control stay that.
+            How many frames are queued, being written or on disk; 0 before the first frame. Queued
+            control frames remain control frames.
 
         """
         with self._work:
             items = [] if self._is_closing else self._ring.newest(num_frames, camera)
             found = 0
             for item in items:
-                is_new = item.fate not in (CHOSEN, WRITING, KEPT)
-                # The writer reads the reason; and a control frame that is taken out because
-                # somebody looked would leave no random sample.
-                if is_new or (item.fate == CHOSEN and item.reason != 'control'):
+                is_new = item.fate not in (ring.CHOSEN, ring.WRITING, ring.KEPT)
+                # Not if it is being written, since the writer reads the reason; nor for the
+                # control, which would not stay a random sample.
+                if is_new or (item.fate == ring.CHOSEN and item.reason != 'control'):
                     item.reason = 'trigger'
                 found += self._put(item) if is_new else 1
             return found
 
     def reconfigure(self, settings: LogSettings, about: LogAbout | None = None) -> None:
         """
-        Take over live settings, for the frames to come; a smaller quota holds soon.
+        Apply live settings to the frames to come; a smaller quota is applied by the thread.
 
         Parameters
         ----------
         settings : LogSettings
             With the same folder.
         about : LogAbout, optional
-            The run, if what it says has changed; not its name, which is that of the start unless
-            the settings give another.
+            The run, if it has changed. Its dive is ignored: that is the one of the start, or the
+            one in the settings.
 
         Raises
         ------
@@ -232,7 +219,7 @@ class FrameLog:
             self._work.notify()
 
     def state(self) -> LogState:
-        """Return what the log does and did, at once."""
+        """Return a snapshot; never blocks on the disk."""
         with self._work:
             waiting, in_ring, counters = len(self._queue), len(self._ring), self._counters
             skipped = {'interval': self._ring.num_interval}
@@ -241,7 +228,7 @@ class FrameLog:
 
     def close(self, timeout_s: float = 5.0) -> bool:
         """
-        Write what waits and end; may be called twice.
+        Write the queued frames and end; may be called twice.
 
         Parameters
         ----------
@@ -272,22 +259,22 @@ class FrameLog:
         return replace(about, dive=self._settings.dive or self._own_dive)
 
     def _put(self, item: Candidate) -> bool:
-        """Queue a frame, under the lock."""
+        """Queue a frame; the caller holds the lock."""
         size = item.frame.memory_bytes
         cause = self._refusal(item, size)
         if cause:
-            item.fate = SKIPPED
+            item.fate = ring.SKIPPED
             self._ring.give_back(item)
             self._counters.drop(cause)
             return False
-        item.fate = CHOSEN
+        item.fate = ring.CHOSEN
         self._queue.append(item)
         self._queue_bytes += size
         self._work.notify()
         return True
 
     def _refusal(self, item: Candidate, size: int) -> str:
-        """Say what there is no room for a frame in; empty if there is."""
+        """Return the cause of a drop if the queue has no room for a frame, else ''."""
         is_control = item.reason == 'control'
         places = self._settings.queue_frames + (_CONTROL_PLACES if is_control else 0)
         memory = self._settings.memory_mb * MEGABYTE / 2 * (
@@ -309,7 +296,7 @@ class FrameLog:
                 item = self._queue.popleft() if self._queue else None
                 if item is not None:
                     self._queue_bytes -= item.frame.memory_bytes
-                    item.fate = WRITING
+                    item.fate = ring.WRITING
                 elif self._is_closing:
                     break
             self._writer.work(item)

@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The index of a frame log: one JSON line for each frame that came or went.
+The index of a frame log: one JSON line for each frame that was added or evicted.
 
-It saves reading every `frame.json` at the start and remembers which keys had to go. The folders
-are the truth: where the index is missing, cut off or wrong, it is made again from them. Only what
-is hidden stays or goes by the index: gone is what it says had to go.
+It saves reading every `frame.json` at the start and stores the eviction thresholds. The folders
+have precedence: where the index is missing, truncated or wrong, it is rebuilt from them. Only for
+hidden frames does the index decide: they are removed if it says that they were evicted.
 
 """
 
@@ -19,13 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from uncertainty_seg.errors import FrameLogError
-from uncertainty_seg.storage.frame_log.disk import (
-    append_line,
-    folder_bytes,
-    frame_names,
-    replace_file,
-    sweep,
-)
+from uncertainty_seg.storage.frame_log import disk
 from uncertainty_seg.storage.frame_log.format import FRAMES_FOLDER, MANIFEST_FILE, read_sidecar
 
 RESERVOIRS = ('main', 'control')
@@ -39,11 +33,11 @@ class Entry:
     Attributes
     ----------
     frame_id, reason, reservoir : str
-        Name; why it was kept; which of `RESERVOIRS` holds it.
+        Name; why it was kept; which of `RESERVOIRS` it belongs to.
     key : float
         Its key there.
     num_bytes : int
-        On disk.
+        Disk space.
 
     """
 
@@ -57,14 +51,14 @@ class Entry:
 @dataclass(frozen=True)
 class Bar:
     """
-    What the next start has to know of what had to go.
+    What the next start has to know of the frames that a reservoir has evicted.
 
     Attributes
     ----------
     key : float
-        The largest key.
+        The eviction threshold: the largest key among them.
     largest : int
-        Size of the largest frame of the reservoir, gone or not, in bytes.
+        Size in bytes of the largest frame that the reservoir has ever held.
 
     """
 
@@ -75,22 +69,18 @@ class Bar:
 @dataclass
 class Index:
     """
-    What is in a log.
+    The content of a log.
 
     Attributes
     ----------
     entries : dict of str to Entry
         By frame id.
-    bars : dict of str to float
-        Largest key that had to go, by reservoir.
-    largest : dict of str to int
-        Size of the largest frame ever, by reservoir, as far as known.
+    bars, largest : dict of str to float, dict of str to int
+        The content of a `Bar`, by reservoir, as far as known.
     evicted : set of str
-        Frames that had to go, as far as the file remembers.
+        Evicted frames that the file on disk still names.
     num_leftovers : int
-        Frames that a crash left behind while they came or went.
-    is_current : bool
-        The file on disk says the same.
+        Frames that were being written or removed when the last writer ended.
     problems : list of str
         A sentence for each folder that is no readable frame; these are left alone.
 
@@ -101,46 +91,29 @@ class Index:
     largest: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RESERVOIRS, 0))
     evicted: set[str] = field(default_factory=set)
     num_leftovers: int = 0
-    is_current: bool = True
     problems: list[str] = field(default_factory=list)
 
 
 def load_index(folder: Path) -> Index:
     """
-    Find out what is in a log, and remove what a crash left behind; for its one writer.
+    Read the content of a log and remove the remains of a crash; for its one writer.
 
-    Parameters
-    ----------
-    folder : Path
-        The log.
-
-    Returns
-    -------
-    Index
-        In agreement with the folders. Where somebody else took frames away any key may come in
-        again.
-
-    Raises
-    ------
-    OSError
-        If the disk refuses.
+    The index agrees with the folders. A reservoir from which somebody else has removed frames
+    admits any key again. OSError if the disk refuses.
 
     """
     index = _read(folder / MANIFEST_FILE)
-    num_unfinished, leaving = sweep(folder, index.evicted)
+    num_unfinished, leaving = disk.sweep(folder, index.evicted)
     index.num_leftovers = num_unfinished + len(leaving)
-    there = frame_names(folder)
+    there = disk.frame_names(folder)
     for frame_id in leaving:
         gone = index.entries.pop(frame_id, None)
         if gone is not None:
             index.bars[gone.reservoir] = max(index.bars[gone.reservoir], gone.key)
-            index.is_current = False
     missing = set(index.entries) - set(there)
     lost = {index.entries.pop(frame_id).reservoir for frame_id in missing}
-    index.is_current &= not lost
     for frame_id in there:
         if frame_id not in index.entries:
-            index.is_current = False
             _add_from_folder(index, folder / FRAMES_FOLDER / frame_id)
     for reservoir in lost:
         index.bars[reservoir] = -math.inf
@@ -148,43 +121,27 @@ def load_index(folder: Path) -> Index:
 
 
 def write_index(folder: Path, index: Index) -> None:
-    """Write the index anew, whole or not at all; OSError if the disk refuses."""
+    """Rewrite the index, whole or not at all; OSError if the disk refuses."""
     lines = [_bar_line(name, Bar(bar, index.largest[name])) for name, bar in index.bars.items()
              if bar > -math.inf]
     lines += [_line('add', dataclasses.asdict(entry)) for entry in index.entries.values()]
-    replace_file(folder / MANIFEST_FILE, ''.join(lines).encode())
+    disk.replace_file(folder / MANIFEST_FILE, ''.join(lines).encode())
 
 
 def note_change(
     folder: Path, reservoir: str, bar: Bar | None, gone: Iterable[str], added: Entry | None
 ) -> None:
     """
-    Append what happened to a reservoir; what had to go is on the disk when this returns.
+    Append a change of a reservoir; evictions are flushed to the disk when this returns.
 
-    Parameters
-    ----------
-    folder : Path
-        The log.
-    reservoir : str
-        One of `RESERVOIRS`.
-    bar : Bar or None
-        Its bar, if that has changed.
-    gone : iterable of str
-        Frames that had to go.
-    added : Entry or None
-        The frame that came.
-
-    Raises
-    ------
-    OSError
-        If the disk refuses.
+    The parameters are those of `store.replace_frames`. OSError if the disk refuses.
 
     """
     lines = [_line('evict', {'frame_id': frame_id}) for frame_id in gone]
     is_decided = bool(lines)
     lines += [_bar_line(reservoir, bar)] if bar is not None else []
     lines += [_line('add', dataclasses.asdict(added))] if added is not None else []
-    append_line(folder / MANIFEST_FILE, ''.join(lines), is_decided)
+    disk.append_line(folder / MANIFEST_FILE, ''.join(lines), is_decided)
 
 
 def _line(verb: str, facts: dict[str, Any]) -> str:
@@ -192,7 +149,7 @@ def _line(verb: str, facts: dict[str, Any]) -> str:
 
 
 def _bar_line(reservoir: str, bar: Bar) -> str:
-    # JSON has no infinity: null lets any key in.
+    # JSON has no infinity: null is the threshold that admits any key.
     key = bar.key if bar.key > -math.inf else None
     return _line('bar', {'reservoir': reservoir, 'key': key, 'largest': bar.largest})
 
@@ -202,7 +159,6 @@ def _read(path: Path) -> Index:
     try:
         lines = path.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
-        index.is_current = False
         return index
     for line in lines:
         try:
@@ -210,7 +166,7 @@ def _read(path: Path) -> Index:
                 raise ValueError('cut off')
             _apply(index, json.loads(line))
         except (ValueError, TypeError, KeyError):
-            index.is_current = False  # of a crash; the folders know better
+            continue  # after a crash; the folders decide
     return index
 
 
@@ -219,7 +175,7 @@ def _apply(index: Index, raw: dict[str, Any]) -> None:
     if verb == 'add':
         entry = Entry(str(raw['frame_id']), str(raw['reason']), str(raw['reservoir']),
                       float(raw['key']), int(raw['num_bytes']))
-        index.bars[entry.reservoir]  # KeyError: of no reservoir of ours
+        index.bars[entry.reservoir]  # KeyError if there is no such reservoir
         index.entries[entry.frame_id] = entry
         index.evicted.discard(entry.frame_id)
     elif verb == 'evict':
@@ -237,7 +193,7 @@ def _add_from_folder(index: Index, path: Path) -> None:
         sidecar = read_sidecar(path)
         facts = sidecar['reservoir']
         entry = Entry(path.name, str(sidecar['reason']), str(facts['name']), float(facts['key']),
-                      folder_bytes(path))
+                      disk.folder_bytes(path))
         bar = -math.inf if facts.get('bar') is None else float(facts['bar'])
         index.bars[entry.reservoir] = max(index.bars[entry.reservoir], bar)
     except (FrameLogError, ValueError, TypeError, KeyError) as err:

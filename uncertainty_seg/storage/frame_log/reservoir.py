@@ -1,15 +1,15 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Keep a weighted random sample of a stream that does not fit: one pass, O(log K) an item.
+A weighted random sample of a stream, in one pass and O(log K) an item.
 
-Each item gets the key log(weight) + Gumbel noise, and those with the largest keys stay. That is
-sampling without replacement in which each draw takes an item with a chance proportional to its
-weight (Efraimidis and Spirakis 2006; Gumbel-top-k, Kool et al. 2019), and it needs no knowledge
-of what is still to come. Equal weights give a uniform sample.
+Each item gets the key log(weight) + Gumbel noise, and those with the largest keys are kept. That
+is sampling without replacement in which each draw takes an item with a probability proportional
+to its weight (Efraimidis and Spirakis 2006; Gumbel-top-k, Kool et al. 2019), and it needs no
+knowledge of the rest of the stream. Equal weights give a uniform sample.
 
-Items have sizes too. Once an item had to go, none with a smaller key is let in again, or a small
-one would slip into the gap that a large one left. So the order of the stream does not matter:
-what stays are the largest keys, in falling order, until the first that does not fit.
+Items have sizes too. Once an item has been evicted, none with a smaller key is admitted: otherwise
+a small one could fill the gap that a large one left. So the order of the stream does not matter:
+the sample is the largest keys, in falling order, until the first that does not fit.
 
 """
 
@@ -22,22 +22,7 @@ import math
 
 
 def gumbel_key(log_weight: float, uniform: float) -> float:
-    """
-    Return the key of an item.
-
-    Parameters
-    ----------
-    log_weight : float
-        Natural logarithm of its weight.
-    uniform : float
-        A random number, in (0, 1).
-
-    Returns
-    -------
-    float
-        log_weight - ln(-ln(uniform)).
-
-    """
+    """Return the key of an item, log_weight - ln(-ln(uniform)), from a number in (0, 1)."""
     return log_weight - math.log(-math.log(uniform))
 
 
@@ -45,8 +30,8 @@ def stable_uniforms(*parts: str | int) -> tuple[float, float]:
     """
     Draw two independent uniform numbers in (0, 1) that depend on `parts` alone.
 
-    So a frame has the same luck whenever its dive is replayed, and after a restart no state of a
-    generator is missing.
+    So a frame gets the same numbers whenever its dive is replayed, and no state of a generator
+    has to survive a restart.
 
     """
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()
@@ -57,15 +42,7 @@ def stable_uniforms(*parts: str | int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Capacity:
-    """
-    How much a reservoir may hold.
-
-    Attributes
-    ----------
-    num_bytes, num_items : int
-        Sum of the sizes; count.
-
-    """
+    """How much a reservoir may hold: sum of the sizes, and number of items."""
 
     num_bytes: int
     num_items: int
@@ -78,11 +55,11 @@ class Reservoir:
     Parameters
     ----------
     capacity : Capacity
-        How much fits.
+        How much it may hold.
     bar : float, optional
-        Largest key that had to go before this object was made.
+        Its eviction threshold so far, when a reservoir is restored.
     largest : int, optional
-        Size of the largest item before this object was made.
+        Size of its largest item so far.
 
     """
 
@@ -99,22 +76,22 @@ class Reservoir:
     @property
     def bar(self) -> float:
         """
-        Largest key that had to go; minus infinity if none.
+        Return the eviction threshold: the largest evicted key, minus infinity if there is none.
 
-        An item of weight w is in the sample with the chance 1 - exp(-w exp(-bar)), which is what
-        an estimate divides by (threshold sampling; Duffield et al. 2007).
+        An item of weight w is in the sample with the probability 1 - exp(-w exp(-bar)), by which
+        an estimate divides (threshold sampling; Duffield et al. 2007).
 
         """
         return self._bar
 
     @property
     def largest(self) -> int:
-        """Size of the largest item that was ever taken in, if only for a moment."""
+        """Size of the largest item that was ever admitted, if only for a moment."""
         return self._largest
 
     @property
     def num_bytes(self) -> int:
-        """Sum of the sizes of what it holds."""
+        """Sum of the sizes of its items."""
         return self._num_bytes
 
     def __len__(self) -> int:
@@ -126,14 +103,14 @@ class Reservoir:
         return name in self._sizes
 
     def restore(self, name: str, key: float, size: int) -> None:
-        """Put back an item that was held when the program ended; `trim` afterwards."""
+        """Restore an item of an earlier run; `trim` afterwards."""
         heapq.heappush(self._heap, (key, name))
         self._sizes[name] = size
         self._num_bytes += size
         self._largest = max(self._largest, size)
 
     def would_outlast(self, key: float) -> bool:
-        """Tell whether an item of this key has a chance; False once a larger key had to go."""
+        """Tell whether an item of this key can be admitted: no larger key was evicted."""
         return key > self._bar
 
     def fits_alone(self, size: int) -> bool:
@@ -142,12 +119,12 @@ class Reservoir:
 
     def offer(self, name: str, key: float, size: int) -> tuple[bool, list[str]]:
         """
-        Take an item in, or not.
+        Admit an item if its key is large enough.
 
         Parameters
         ----------
         name : str
-            Not in it yet.
+            Not in the reservoir yet.
         key : float
             Of `gumbel_key`.
         size : int
@@ -156,8 +133,8 @@ class Reservoir:
         Returns
         -------
         bool, list of str
-            Whether it is held now; what had to go for it, smallest key first. Without being
-            taken in it can have thrown out others: whose keys are smaller than its own.
+            Whether it is held now; names of the evicted items, smallest key first. These may have
+            smaller keys than an item that is not held.
 
         """
         if not self.would_outlast(key):
@@ -170,7 +147,7 @@ class Reservoir:
         return True, gone
 
     def trim(self) -> list[str]:
-        """Throw out the smallest keys until the rest fits; return their names."""
+        """Evict the smallest keys until the rest fits; return their names."""
         gone = []
         while self._sizes and (self._num_bytes > self.capacity.num_bytes
                                or len(self._sizes) > self.capacity.num_items):
@@ -182,15 +159,16 @@ class Reservoir:
 
     def was_enlarged(self, capacity: Capacity) -> bool:
         """
-        Tell whether items had to go from a much smaller reservoir than one of this capacity.
+        Tell whether the items were evicted from a much smaller reservoir than this capacity.
 
-        Items go only when what is left and the last of them do not fit together. So a reservoir
-        that is emptier than this by the largest item has been given room since. Twice the room is
-        asked for, or a capacity that goes up and down would let every key in again and again.
+        An item is evicted only if it does not fit together with the rest. So a reservoir that has
+        room for its largest item has been enlarged or emptied since. Twice that room is required;
+        otherwise a capacity that goes up and down would admit every key again and again.
+
         """
         return (2 * (self._num_bytes + self._largest) < capacity.num_bytes
                 and 2 * (len(self) + 1) < capacity.num_items)
 
     def lower_bar(self) -> None:
-        """Let any key in again, for a reservoir that was enlarged or emptied by others."""
+        """Admit any key again, after the reservoir was enlarged, or emptied by somebody else."""
         self._bar = -math.inf

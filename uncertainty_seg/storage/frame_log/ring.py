@@ -2,9 +2,9 @@
 """
 Which frames are worth keeping, by flag, window, interval, chance and request.
 
-Frames wait in a ring that is bounded by time and by memory, so that a flagged one can take those
-before it along. Pixels are not looked at, no clock is read and nothing is written here. Every
-camera is judged by itself.
+Frames are held in a ring that is bounded by time and memory, so that those before a flagged one
+can be kept with it. No pixels or clock are read here, and nothing is written. Cameras are treated
+separately.
 
 """
 
@@ -18,10 +18,10 @@ from uncertainty_seg.core.settings import LogSettings, MEGABYTE
 from uncertainty_seg.storage.frame_log.format import LogAbout, LogFrame
 from uncertainty_seg.storage.frame_log.reservoir import stable_uniforms
 
-# Cameras do not keep their rate to the nanosecond.
+# Tolerance for the rate of a camera.
 _SLACK_S = 1e-3
-# A driver with several threads swaps neighbours; more than this is another recording, or a clock
-# that was set.
+# A driver with several threads may swap neighbours. Stamps that go back by more than this are of
+# another recording, or the clock was set.
 _SWAPPED_S = 1.0
 WAITING, CHOSEN, WRITING, KEPT, SKIPPED = 'waiting', 'chosen', 'writing', 'kept', 'skipped'
 
@@ -29,16 +29,16 @@ WAITING, CHOSEN, WRITING, KEPT, SKIPPED = 'waiting', 'chosen', 'writing', 'kept'
 @dataclass(eq=False)
 class Candidate:
     """
-    A frame and what became of it.
+    A frame and its state.
 
     Attributes
     ----------
     frame, about : LogFrame, LogAbout
-        The frame; the run at its time.
+        The frame; its run.
     time_s : float
-        By its stamp, or by when it came if it has none; never before the frame that came before.
+        Its stamp, or the time of its offer if it has none; not before that of the frame before.
     uniforms : (float, float)
-        Its luck: as control, and in the reservoir.
+        Random numbers for the choice as control and for the reservoir.
     reason : str
         'flagged', 'window', 'control', 'trigger'; empty while it waits.
     is_onset : bool
@@ -46,7 +46,7 @@ class Candidate:
     fate : str
         'waiting', 'chosen', 'writing', 'kept' or 'skipped'.
     before_s : (float, float)
-        When the camera had been kept last, at all and flagged, before this one was chosen.
+        Times of the camera's last kept and last kept flagged frame before this one was chosen.
 
     """
 
@@ -73,15 +73,7 @@ class _CameraRing:
 
 
 class FrameRing:
-    """
-    Takes every frame and hands out those to keep.
-
-    Parameters
-    ----------
-    settings : LogSettings
-        May be replaced at any time.
-
-    """
+    """Takes every frame and returns those to keep; `settings` may be replaced at any time."""
 
     def __init__(self, settings: LogSettings) -> None:
         self.settings = settings
@@ -92,34 +84,25 @@ class FrameRing:
         self.num_pushed_out = 0
 
     def __len__(self) -> int:
-        """Return how many frames wait."""
+        """Return how many frames are held."""
         return sum(len(camera.ring) for camera in self._cameras.values())
 
     def take(self, frame: LogFrame, about: LogAbout, now_s: float) -> list[Candidate]:
         """
-        Take the next frame of a camera.
-
-        Parameters
-        ----------
-        frame : LogFrame
-            The frame.
-        about : LogAbout
-            The run.
-        now_s : float
-            Any clock, for frames without a stamp.
+        Take the next frame of a camera; `now_s` is of any clock, for frames without a stamp.
 
         Returns
         -------
         list of Candidate
-            To be kept, oldest first: often none, or the frame and those before it.
+            Frames to keep, oldest first: often none, or this one and some before it.
 
         """
         self._num_seen += 1
         time_s = frame.stamp_ns / 1e9 if frame.stamp_ns else now_s
         name = frame.stamp_ns or -self._num_seen
-        luck = stable_uniforms(about.dive, about.seed, frame.camera, name)
+        uniforms = stable_uniforms(about.dive, about.seed, frame.camera, name)
         camera = self._camera_at(frame.camera, time_s)
-        item = Candidate(frame, about, camera.now_s, luck,
+        item = Candidate(frame, about, camera.now_s, uniforms,
                          before_s=(camera.kept_s, camera.kept_flagged_s))
         self._forget_old(camera)
         camera.newest = item
@@ -132,14 +115,9 @@ class FrameRing:
 
     def give_back(self, item: Candidate) -> None:
         """
-        Take back what a chosen frame has used up, since there was no room for it.
+        Undo the choice of a frame for which the queue has no room.
 
-        The next one may then be kept in its place, also as the first of its event.
-
-        Parameters
-        ----------
-        item : Candidate
-            The frame.
+        The next frame may then be kept in its place, also as the first of its event.
 
         """
         camera = self._cameras[item.frame.camera]
@@ -153,19 +131,12 @@ class FrameRing:
 
     def newest(self, num_frames: int, camera: str | None = None) -> list[Candidate]:
         """
-        Take out the newest frames, because somebody asked for them.
-
-        Parameters
-        ----------
-        num_frames : int
-            Of each camera, as many as there are.
-        camera : str, optional
-            Of this one only.
+        Take out the newest frames of each camera, or of one, on request.
 
         Returns
         -------
         list of Candidate
-            Oldest first, some of them chosen or kept already.
+            Oldest first; some may be chosen or kept already.
 
         """
         found = []
@@ -180,7 +151,7 @@ class FrameRing:
     def _camera_at(self, name: str, time_s: float) -> _CameraRing:
         camera = self._cameras.setdefault(name, _CameraRing())
         if time_s < camera.now_s - max(_SWAPPED_S, self.settings.before_s):
-            # Nothing before has a distance.
+            # Time differences to older frames mean nothing.
             self._take_out(camera, list(camera.ring))
             camera = self._cameras[name] = _CameraRing()
         camera.now_s = max(camera.now_s, time_s)
@@ -195,8 +166,8 @@ class FrameRing:
             camera.is_onset_due |= is_new
         camera.was_flagged = item.frame.is_flagged
         if item.uniforms[0] < settings.control_share:
-            # It steps out of the rest's way: whether it is kept depends on nothing but chance,
-            # and the rest is kept as if it were not there.
+            # Whether it is kept depends on chance alone, and the other frames are kept as if it
+            # did not exist.
             item.reason = 'control'
             return [item]
         if item.frame.is_flagged:
@@ -213,13 +184,13 @@ class FrameRing:
         return [item]
 
     def _gap_s(self, window_s: float) -> float:
-        """Return the least time between frames of a window; a short one holds one frame."""
+        """Return the least time between frames of a window; a short window has one frame."""
         return min(self.settings.min_interval_s, window_s) - _SLACK_S
 
     def _flagged(self, camera: _CameraRing, item: Candidate) -> list[Candidate]:
         before_s = self.settings.before_s
         gap_s = self._gap_s(before_s)
-        # Flagged ones that came too soon after another are no context.
+        # Flagged frames that followed another one too soon are no context.
         context = [old for old in camera.ring if not old.frame.is_flagged
                    and old.time_s >= max(item.time_s - before_s - _SLACK_S, camera.kept_s + gap_s)]
         before: list[Candidate] = []
@@ -229,7 +200,7 @@ class FrameRing:
                 next_s = old.time_s
                 before.append(old)
         if not before:
-            before = context[:1]  # memory cut the ring short, or the flag has just been up
+            before = context[:1]  # the ring was cut for memory, or a flag was kept just before
         for old in before:
             old.reason = 'window'
         self._take_out(camera, before)

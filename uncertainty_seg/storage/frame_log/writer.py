@@ -1,9 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The slow half of the frame log: near-duplicates, encoding, the disk and its troubles.
+The thread of the frame log: skips near-duplicates, encodes, writes, retries a disk that refuses.
 
-Runs in the log's thread; whatever happens here ends as a count and a sentence, never as the end
-of that thread.
+Errors are counted and reported; none of them ends the thread.
 
 """
 
@@ -18,91 +17,28 @@ import math
 from pathlib import Path
 import shutil
 import time
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from uncertainty_seg.core.perceptual_hash import hash_distance
 from uncertainty_seg.core.settings import LogSettings, MEGABYTE
 from uncertainty_seg.errors import ConfigError, FrameLogError, UncertaintySegError
-from uncertainty_seg.storage.frame_log.disk import disk_bytes, frame_files, look_at, trouble
+from uncertainty_seg.storage.frame_log import disk
 from uncertainty_seg.storage.frame_log.format import LogFrame, REASONS
 from uncertainty_seg.storage.frame_log.manifest import Entry
 from uncertainty_seg.storage.frame_log.reservoir import gumbel_key
 from uncertainty_seg.storage.frame_log.ring import Candidate, KEPT, SKIPPED
 from uncertainty_seg.storage.frame_log.store import CONTROL, FrameStore, MAIN
 
-# -------------------------------------------------------------------------------------------------
-# Tell whether a frame shows what was kept lately already.
-
-# So many frames kept lately are looked at.
+# Number of kept frames of a camera that a new one is compared with.
 NUM_RECENT = 16
-
-
-@dataclass(frozen=True)
-class _Recent:
-    phash: int
-    features: NDArray[np.float32] | None
-    is_flagged: bool
-
-
-class RecentFrames:
-    """The frames kept lately, of each camera by itself."""
-
-    def __init__(self) -> None:
-        self._cameras: dict[str, deque[_Recent]] = {}
-
-    def add(self, frame: LogFrame, phash: int) -> None:
-        """Note a frame that was kept."""
-        recent = self._cameras.setdefault(frame.camera, deque(maxlen=NUM_RECENT))
-        recent.append(_Recent(phash, frame.features, frame.is_flagged))
-
-    def has_one_like(self, frame: LogFrame, phash: int, settings: LogSettings) -> bool:
-        """
-        Look for a near-duplicate.
-
-        Parameters
-        ----------
-        frame : LogFrame
-            The frame.
-        phash : int
-            Its perceptual hash.
-        settings : LogSettings
-            How near is too near; either measure is enough.
-
-        Returns
-        -------
-        bool
-            A flagged frame is a duplicate of flagged ones only: what made it so may be small, and
-            then the scene is like before and the news is not.
-
-        """
-        return any(
-            hash_distance(phash, old.phash) < settings.duplicate_bits
-            or cosine_distance(frame.features, old.features) < settings.duplicate_features
-            for old in self._cameras.get(frame.camera, ())
-            if old.is_flagged or not frame.is_flagged
-        )
-
-
-def cosine_distance(a: NDArray[np.float32] | None, b: NDArray[np.float32] | None) -> float:
-    """Return 1 - cos of two feature vectors; infinite if one is missing, zero or of other size."""
-    if a is None or b is None or a.shape != b.shape:
-        return math.inf
-    norm = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
-    return 1.0 - float(a @ b) / norm if norm > 0 else math.inf
-
-
-# -------------------------------------------------------------------------------------------------
-# What a frame log has counted, and a snapshot of it for diagnostics.
-
-# Why a frame is lost: something was wrong. `control`: queue or memory were full for one of those.
+# A requested frame outranks every score.
+_TRIGGER_LOG_WEIGHT = 1000.0
+# Why frames are lost, by an error or want of room; `control`: the queue had none for the control.
 DROP_CAUSES = ('queue_full', 'memory_full', 'control', 'disk_full', 'read_only', 'folder_missing',
                'not_writable', 'disk_error', 'other_writer', 'no_room', 'too_big', 'bad_frame',
                'closing')
-# Why a frame is not kept: it was not worth it.
+# Why frames are not worth keeping.
 SKIP_CAUSES = ('interval', 'duplicate', 'outranked')
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -115,9 +51,9 @@ class LogState:
     is_writing : bool
         False while the disk refuses.
     error : str
-        The last trouble, one sentence; empty once a frame was written again.
+        The last error, one sentence; empty once a frame has been written again.
     folder : str
-        Where.
+        The log.
     num_seen : int
         Frames offered.
     kept, skipped, dropped : mapping of str to int
@@ -125,15 +61,15 @@ class LogState:
     num_frames, num_bytes : int
         In the log now, older runs included.
     num_evicted : int
-        Frames that had to go for others.
+        Frames evicted for others.
     num_leftovers : int
         Unfinished frames of a crash, removed at the start.
     num_waiting, num_in_ring : int
-        Frames to be written; frames held for the time before a flagged one.
+        Frames in the queue; frames held for the window before a flagged one.
     num_pushed_out : int
-        Frames that left the ring early for want of memory.
+        Frames that left the ring early for lack of memory.
     free_mb, quota_mb : float
-        Room on the disk, NaN if it cannot be told; the quota.
+        Free space of the disk, NaN if unknown; the quota.
     write_ms : float
         How long the last frame took, encoding included.
 
@@ -158,8 +94,8 @@ class LogState:
     write_ms: float
 
     def as_dict(self) -> dict[str, str]:
-        """Return key and text for a diagnostic status; causes that never happened left out."""
-        texts = {
+        """Return key and text for a diagnostic status, without causes that never occurred."""
+        return {
             'log.folder': self.folder,
             'log.writing': str(self.is_writing).lower(),
             'log.error': self.error,
@@ -178,29 +114,11 @@ class LogState:
             'log.pushed_out': str(self.num_pushed_out),
             'log.write_ms': f'{self.write_ms:.1f}',
         }
-        return texts
-
-
-class _WriterState(Protocol):
-    """What a snapshot asks of the writer."""
-
-    folder_text: str
-    num_frames: int
-    num_bytes: int
-    num_leftovers: int
-    free_mb: float
-    error: str
-
-    @property
-    def is_writing(self) -> bool: ...
-
-    @property
-    def quota_mb(self) -> float: ...
 
 
 @dataclass
 class LogCounters:
-    """Counts of a run; each is written by one thread under its own lock or alone."""
+    """Counts of a run; each is changed by one thread only, or under its lock."""
 
     num_seen: int = 0
     num_evicted: int = 0
@@ -210,14 +128,14 @@ class LogCounters:
     dropped: Counter[str] = field(default_factory=Counter)
 
     def drop(self, cause: str, num_frames: int = 1) -> None:
-        """Count frames that are lost."""
+        """Count lost frames."""
         self.dropped[cause] += num_frames
 
     def snapshot(
-        self, writer: _WriterState, num_waiting: int, num_in_ring: int, num_pushed_out: int,
+        self, writer: FrameLogWriter, num_waiting: int, num_in_ring: int, num_pushed_out: int,
         skipped: Mapping[str, int],
     ) -> LogState:
-        """Return the state of this moment; `skipped` is what the writer does not know of."""
+        """Return the current state; `skipped` are counts that the writer does not know."""
         return LogState(
             writer.is_writing, writer.error, writer.folder_text, self.num_seen,
             {name: self.kept[name] for name in REASONS},
@@ -229,29 +147,40 @@ class LogCounters:
         )
 
 
-# -------------------------------------------------------------------------------------------------
+class RecentFrames:
+    """The hashes and flags of the frames kept last, for each camera."""
 
-_log = logging.getLogger(__name__)
-# Who asks for a frame wants it more than any score does.
-_TRIGGER_LOG_WEIGHT = 1000.0
+    def __init__(self) -> None:
+        self._cameras: dict[str, deque[tuple[int, bool]]] = {}
+
+    def add(self, frame: LogFrame, phash: int) -> None:
+        """Add a frame that was kept."""
+        recent = self._cameras.setdefault(frame.camera, deque(maxlen=NUM_RECENT))
+        recent.append((phash, frame.is_flagged))
+
+    def has_one_like(self, frame: LogFrame, phash: int, num_bits: int) -> bool:
+        """
+        Return whether a hash of the same camera differs in fewer than `num_bits` bits.
+
+        A flagged frame is compared with flagged ones only: what made it so may be small, and then
+        the hash of the scene does not show it.
+
+        """
+        return any(hash_distance(phash, old) < num_bits
+                   for old, was_flagged in self._cameras.get(frame.camera, ())
+                   if was_flagged or not frame.is_flagged)
 
 
 class FrameLogWriter:
     """
-    Writes the frames that were chosen.
+    Writes chosen frames; the parameters are those of `log.FrameLog`.
 
     Parameters
     ----------
-    folder : Path
-        The log.
-    settings : LogSettings
-        What to keep.
+    folder, settings, on_kept, clock : Path, LogSettings, callable or None, callable
+        As there.
     counters : LogCounters
-        Are counted up.
-    on_kept : callable or None
-        Called with frame and reason.
-    clock : callable
-        Seconds.
+        Counts of the run, shared with the log.
 
     Raises
     ------
@@ -281,7 +210,7 @@ class FrameLogWriter:
                          self.num_leftovers)
         for problem in self._store.problems:
             _log.warning('frame log: %s', problem)
-        self._went(self._store.num_trimmed)
+        self._count_trimmed(self._store.num_trimmed)
         self._note_size()
 
     @property
@@ -291,16 +220,16 @@ class FrameLogWriter:
 
     @property
     def is_outdated(self) -> bool:
-        """Whether other settings are wanted than those in force."""
+        """Return whether `wanted` settings have not been applied yet."""
         return self.wanted is not self._settings
 
     @property
     def quota_mb(self) -> float:
-        """Return the quota in force."""
+        """Return the current quota."""
         return self._settings.quota_mb
 
     def work(self, item: Candidate | None) -> None:
-        """Write a frame, or only take over new settings; never raises."""
+        """Apply new settings and write a frame, if any; never raises."""
         start_s = time.perf_counter()
         try:
             self._reconfigure()
@@ -312,7 +241,7 @@ class FrameLogWriter:
                 self._counters.drop(self._cause)
         except UncertaintySegError as err:
             self._bad_frame(str(err))
-        except Exception as err:  # a frame of ours that is wrong must not end the log
+        except Exception as err:  # a faulty frame must not end the log
             _log.exception('a frame could not be logged')
             self._bad_frame(f'a frame could not be logged: {type(err).__name__}: {err}')
         if item is not None:
@@ -320,7 +249,7 @@ class FrameLogWriter:
             self._counters.write_ms = (time.perf_counter() - start_s) * 1e3
 
     def close(self) -> None:
-        """Give the folder free."""
+        """Release the folder."""
         if self._store is not None:
             self._store.close()
             self._store = None
@@ -330,13 +259,13 @@ class FrameLogWriter:
             return
         self._settings = self.wanted
         if self._store is not None:
-            self._went(self._store.reconfigure(self._settings))
+            self._count_trimmed(self._store.reconfigure(self._settings))
             self._note_size()
 
-    def _went(self, num_gone: int) -> None:
+    def _count_trimmed(self, num_gone: int) -> None:
         self._counters.num_evicted += num_gone
         if num_gone:
-            _log.warning('frame log: %d frames had to go for the smaller quota', num_gone)
+            _log.warning('frame log: %d frames were evicted for the smaller quota', num_gone)
 
     def _take(self, item: Candidate) -> None:
         store = self._opened()
@@ -349,8 +278,8 @@ class FrameLogWriter:
         if not store.would_take(reservoir, key):
             self._counters.skipped['outranked'] += 1
             return
-        looked = look_at(item.frame)
-        if self._is_repeated(item, looked.phash):
+        decoded = disk.decode_frame(item.frame)
+        if self._is_repeated(item, decoded.phash):
             self._counters.skipped['duplicate'] += 1
             return
         bar = store.bar(reservoir)
@@ -358,7 +287,7 @@ class FrameLogWriter:
         facts = {'frame_id': frame_id, 'reason': item.reason,
                  'reservoir': {'name': reservoir, 'key': key, 'log_weight': log_weight,
                                'bar': bar if math.isfinite(bar) else None}}
-        files = frame_files(item.frame, looked, item.about, self._settings, facts)
+        files = disk.frame_files(item.frame, decoded, item.about, self._settings, facts)
         entry = Entry(frame_id, item.reason, reservoir, key, 0)
         cause, num_gone = store.add(entry, files)
         self._counters.num_evicted += num_gone
@@ -367,7 +296,7 @@ class FrameLogWriter:
             self._not_kept(cause, store, files, reservoir)
             return
         if reservoir == MAIN:
-            self._recent.add(item.frame, looked.phash)
+            self._recent.add(item.frame, decoded.phash)
         self._kept(item)
 
     def _log_weight(self, item: Candidate) -> float:
@@ -378,9 +307,10 @@ class FrameLogWriter:
         return self._settings.score_power * item.frame.log_weight
 
     def _is_repeated(self, item: Candidate, phash: int) -> bool:
-        # The control is chosen by chance alone, and what is asked for is given.
+        # The control is chosen by chance alone, and a requested frame is always wanted.
         is_exempt = item.is_onset or item.reason in ('control', 'trigger')
-        return not is_exempt and self._recent.has_one_like(item.frame, phash, self._settings)
+        return not is_exempt and self._recent.has_one_like(
+            item.frame, phash, self._settings.duplicate_bits)
 
     def _not_kept(
         self, cause: str, store: FrameStore, files: dict[str, bytes], reservoir: str
@@ -390,10 +320,10 @@ class FrameLogWriter:
             return
         self._counters.drop(cause)
         if cause == 'too_big':
-            size = disk_bytes({name: len(content) for name, content in files.items()})
-            self._say(store.quota_sentence(size, reservoir))
+            size = disk.disk_bytes({name: len(content) for name, content in files.items()})
+            self._report(store.quota_sentence(size, reservoir))
         else:
-            self._say(str(FrameLogError(
+            self._report(str(FrameLogError(
                 f'{self.free_mb:.0f} MB are free on the disk of frame log {self._folder}',
                 f'log.free_disk_mb, {self._settings.free_disk_mb:g}', 'make room')))
 
@@ -406,33 +336,33 @@ class FrameLogWriter:
         if self._on_kept is not None:
             try:
                 self._on_kept(item.frame, item.reason)
-            except Exception:  # the frame is kept, whatever others do with it
-                _log.exception('who was told of a kept frame failed')
+            except Exception:  # the frame is kept, whatever the callback does
+                _log.exception('a callback for a kept frame failed')
 
     def _opened(self) -> FrameStore | None:
         if self._store is None and self._clock() >= self._retry_at_s:
             try:
                 self._store = FrameStore(self._folder, self._settings, self._device)
-                self._went(self._store.num_trimmed)
+                self._count_trimmed(self._store.num_trimmed)
             except UncertaintySegError as err:
                 self._refused(err)
         return self._store
 
     def _refused(self, err: OSError | UncertaintySegError) -> None:
-        """Note that the disk refuses, and when to try again."""
+        """Close the store and set the time to try again."""
         self._cause, sentence = _cause_of(err, self._folder)
         self._retry_at_s = self._clock() + self._settings.retry_s
         self.close()
         self.free_mb = math.nan
         with suppress(OSError):
             self.free_mb = shutil.disk_usage(self._folder).free / MEGABYTE
-        self._say(sentence)
+        self._report(sentence)
 
     def _bad_frame(self, sentence: str) -> None:
         self._counters.drop('bad_frame')
-        self._say(sentence)
+        self._report(sentence)
 
-    def _say(self, sentence: str) -> None:
+    def _report(self, sentence: str) -> None:
         if sentence != self.error:
             _log.warning('frame log: %s', sentence)
         self.error = sentence
@@ -444,13 +374,13 @@ class FrameLogWriter:
 
 
 def _cause_of(err: OSError | UncertaintySegError, folder: Path) -> tuple[str, str]:
-    """Return what a drop is counted as, and the sentence."""
+    """Return the cause that drops are counted under, and the sentence to report."""
     cause = err if isinstance(err, OSError) else err.__cause__
     if isinstance(err, ConfigError):
         return 'too_big', str(err)
     if isinstance(cause, BlockingIOError):
         return 'other_writer', str(err)
     if isinstance(cause, OSError):
-        name, sentence = trouble(cause, folder)
+        name, sentence = disk.disk_error(cause, folder)
         return name, str(sentence)
-    return 'folder_missing', str(err)  # its disk was taken away
+    return 'folder_missing', str(err)  # its disk was unplugged

@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Labels as bags: image, mask and uncertainty of each frame, with the stamps they had.
+Labels as bags: image, mask and uncertainty of each frame, with their stamps.
 
-For viewers, and for `ros2 bag play`. One bag a dive, since dives may have equal stamps, and of
-several cameras each has topics of its own. The image is as it was received where it came
-compressed; why a frame is there stands in its diagnostics message. A bag is not read back.
+For viewers, and for `ros2 bag play`. One bag a dive, since dives may have equal stamps; several
+cameras have topics of their own. A compressed image is stored as it was received; a diagnostics
+message says why a frame was kept. Bags are not read back.
 
 """
 
@@ -16,13 +16,14 @@ from pathlib import Path
 
 from uncertainty_seg.core.status import Status
 from uncertainty_seg.errors import DatasetError
-from uncertainty_seg.storage.bags.reader import BagWriter
+from uncertainty_seg.storage.bags.writer import BagWriter
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.labels.frames import LabelFrame, safe_name, TABLE_FILE
+from uncertainty_seg.storage.whole_files import move_up
 
 IMAGE_TOPIC = '/camera/image_raw'
 COMPRESSED_TOPIC = '/camera/image_raw/compressed'
-# Those of the node, so that layouts for it show an export too.
+# The node's topics, so that viewer layouts for it work with an export too.
 MASK_TOPIC = '/uncertainty_seg/mask'
 UNCERTAINTY_TOPIC = '/uncertainty_seg/uncertainty'
 REASON_TOPIC = '/uncertainty_seg/kept'
@@ -32,57 +33,44 @@ def write_labels(
     folder: Path, frames: Iterable[LabelFrame], classes: ClassTable, storage: str
 ) -> None:
     """
-    Write a bag, or a folder with a bag for each dive if there are several.
+    Write a bag, or a bag for each dive if there are several.
 
     Parameters
     ----------
     folder : Path
-        The bag or the folder of bags; must not exist.
+        An empty folder; it becomes the bag, or the folder of the bags.
     frames : iterable of LabelFrame
-        Dive by dive; within one they are written as they come, and a reader sorts by time.
+        Dive by dive; within a dive in any order, since a reader sorts by time.
     classes : ClassTable
-        Names, which every diagnostics message carries.
+        Names, which every diagnostics message contains.
     storage : str
         'mcap' or 'sqlite3'.
 
     Raises
     ------
     DatasetError
-        If the frames of a dive do not come in a row.
+        If the frames of a dive are not consecutive.
 
     """
-    folder.mkdir()
     bags: dict[str, Path] = {}
     for dive, group in groupby(frames, key=lambda frame: frame.dive):
         if dive in bags:
-            raise DatasetError(f'frames of {dive!r} before and behind those of another dive',
+            raise DatasetError(f'the frames of dive {dive!r} are not consecutive',
                                'dive by dive')
         bags[dive] = _free_place(folder, dive)
         with BagWriter(bags[dive], storage) as bag:
             for frame in group:
                 _write(bag, frame, classes)
     if len(bags) == 1:
-        alone = folder.with_name(f'{folder.name}.alone')
-        next(iter(bags.values())).rename(alone)
-        folder.rmdir()
-        alone.rename(folder)
+        move_up(next(iter(bags.values())))
 
 
 def topic_of(name: str, camera: str) -> str:
     """
-    Return a topic as the node names it.
+    Return the node's topic for one of several cameras.
 
-    Parameters
-    ----------
-    name : str
-        A topic of a single camera, such as `MASK_TOPIC`.
-    camera : str
-        One of several, or empty for a single one.
-
-    Returns
-    -------
-    str
-        '/uncertainty_seg/front/mask', '/front/image_raw'; `name` for a single camera.
+    `name` is the topic of a single camera, which has the name ''. Camera 'front' makes
+    '/uncertainty_seg/front/mask' of `MASK_TOPIC` and '/front/image_raw' of `IMAGE_TOPIC`.
 
     """
     if not camera:
@@ -92,9 +80,9 @@ def topic_of(name: str, camera: str) -> str:
 
 
 def _free_place(folder: Path, dive: str) -> Path:
-    """Name the bag of a dive; names that differ may be equal as names of files."""
+    """Return the place for the bag of a dive; different dives may have equal safe names."""
     name, count = safe_name(dive), 1
-    # The table of the export will lie beside the bags.
+    # The table of the export is written beside the bags.
     taken = {path.name for path in folder.iterdir()} | {TABLE_FILE}
     while name in taken:
         count += 1

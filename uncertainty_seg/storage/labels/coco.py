@@ -2,9 +2,9 @@
 """
 Labels as COCO: ``annotations.json`` with compressed run lengths, and ``images/``.
 
-One annotation a class and frame, without loss. Category ids are class ids + 1, since many tools
-take 0 for background; categories and frames go by their names when labels come back. Polygons are
-read as well, as pycocotools draws them.
+One lossless annotation for each class in a frame. Category ids are class ids + 1, since many tools
+take 0 for background; categories and frames are identified by name when labels are read back.
+Polygons are read too, as pycocotools draws them.
 
 """
 
@@ -34,7 +34,7 @@ FILE = 'annotations.json'
 
 def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable) -> None:
     """Write frames into an empty folder; `images[]` carries dive, reason, score and stamp."""
-    import pycocotools.mask  # noqa: F401  (asked for before the first image is written)
+    import pycocotools.mask  # noqa: F401  (fails before an image is written)
 
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -55,24 +55,9 @@ def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable
 
 def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelMap]]:
     """
-    Read corrected labels.
+    Read corrected labels; see `formats`.
 
-    Parameters
-    ----------
-    path : Path
-        The JSON file, or a folder with ``annotations.json``.
-    table : FrameTable
-        What had been sent.
-
-    Yields
-    ------
-    str, ndarray of uint8 of shape (H, W)
-        Stem and mask of each labelled frame.
-
-    Raises
-    ------
-    DatasetError
-        If the file is damaged, or a frame, class or size is not that of the export.
+    The JSON file, or a folder with ``annotations.json``.
 
     """
     file = path / FILE if path.is_dir() else path
@@ -111,7 +96,7 @@ def _annotation(region: Region) -> dict[str, Any]:
 
 
 def _paint(canvas: LabelCanvas, name: str, segmentation: Any) -> None:
-    """Paint what COCO allows: polygons, lists of run lengths, and those packed into a text."""
+    """Paint a segmentation of COCO: polygons, or run lengths as a list or packed as text."""
     from pycocotools import mask as coco_mask
 
     if isinstance(segmentation, list):
@@ -122,7 +107,7 @@ def _paint(canvas: LabelCanvas, name: str, segmentation: Any) -> None:
     packed = segmentation if isinstance(segmentation['counts'], (str, bytes)) else \
         coco_mask.frPyObjects(segmentation, height, width)
     pixels = np.asarray(coco_mask.decode(packed), np.uint8)
-    # pycocotools leaves memory as it was where run lengths end before the image does.
+    # pycocotools leaves memory uninitialised where run lengths end before the image does.
     if pixels.max(initial=0) > 1 or int(pixels.sum()) != int(coco_mask.area(packed)):
         raise ValueError(f'run lengths of {canvas.row.file} do not fill {width}x{height}')
     canvas.paint(name, pixels.astype(bool))

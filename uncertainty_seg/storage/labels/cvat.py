@@ -2,9 +2,8 @@
 """
 Labels as "CVAT for images 1.1": ``cvat.zip`` with annotations.xml and the images.
 
-A frame's dive, reason and score are the attributes of a tag, `uncertainty_seg`, which
-``labels.json`` declares for CVAT's constructor of labels (its tab "Raw"). Masks, polygons and
-boxes are read back.
+Dive, reason and score of a frame are attributes of a tag, `uncertainty_seg`, which ``labels.json``
+declares for CVAT's constructor of labels (tab "Raw"). Masks, polygons and boxes are read back.
 
 """
 
@@ -46,7 +45,7 @@ def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable
     ElementTree.SubElement(root, 'version').text = '1.1'
     meta = ElementTree.SubElement(ElementTree.SubElement(root, 'meta'), 'task')
     _add_labels(ElementTree.SubElement(meta, 'labels'), classes)
-    # Images are packed already; deflating them again costs time and saves nothing.
+    # Images are compressed already; deflating them takes time and saves nothing.
     with zipfile.ZipFile(folder / ARCHIVE_FILE, 'w', zipfile.ZIP_STORED) as archive:
         for number, frame in enumerate(frames):
             archive.writestr(f'{IMAGES}/{frame.file_name}', frame.image_file)
@@ -60,24 +59,9 @@ def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable
 
 def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelMap]]:
     """
-    Read corrected labels.
+    Read corrected labels; see `formats`.
 
-    Parameters
-    ----------
-    path : Path
-        The archive or the XML file that CVAT exports, or a folder with one of them.
-    table : FrameTable
-        What had been sent.
-
-    Yields
-    ------
-    str, ndarray of uint8 of shape (H, W)
-        Stem and mask of each labelled frame; by `z_order`, then as the file has them.
-
-    Raises
-    ------
-    DatasetError
-        If the file is damaged, or a frame, class or size is not that of the export.
+    An archive or XML file of CVAT, or a folder with one; shapes by `z_order`, then as listed.
 
     """
     place = _place(path)
@@ -134,7 +118,7 @@ def _add_image(
 
 
 def _xml_text(text: str) -> str:
-    """Leave out the control characters that XML cannot hold."""
+    """Remove the control characters that XML does not allow."""
     return ''.join(c for c in text if c.isprintable() or c in '\t\n')
 
 

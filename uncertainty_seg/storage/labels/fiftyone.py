@@ -4,7 +4,7 @@ Labels as a FiftyOneDataset on disk: ``samples.json`` with every fact, images an
 
 The form without a version in ``metadata.json``, which every FiftyOne since 0.7 loads by
 ``fo.Dataset.from_dir(folder, dataset_type=fo.types.FiftyOneDataset)``; the newer form changes
-with each release. It is not read back.
+with each release. Labels are not read back.
 
 """
 
@@ -15,25 +15,22 @@ import json
 from pathlib import Path
 from typing import Any
 
-import cv2
-
 from uncertainty_seg.storage.labelled_folder import ClassTable
-from uncertainty_seg.storage.labels.frames import hex_color, LabelFrame, write_image
+from uncertainty_seg.storage.labels.frames import encoded_png, hex_color, LabelFrame, write_image
 
 DATA = 'data'
 FIELD = 'prediction'
-# A folder below `fields` tells FiftyOne that the field's paths begin at the data set.
+# FiftyOne takes the paths of a field below `fields` as relative to the data set.
 MASKS = f'fields/{FIELD}'
 
 
 def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable) -> None:
-    """Write frames into an empty folder; facts of a frame are fields, its dive a tag too."""
+    """Write frames into an empty folder; facts of a frame are fields, its dive is also a tag."""
     (folder / MASKS).mkdir(parents=True)
     samples = []
     for frame in frames:
         write_image(folder / DATA, frame)
-        _, png = cv2.imencode('.png', frame.mask)
-        (folder / MASKS / f'{frame.stem}.png').write_bytes(png.tobytes())
+        (folder / MASKS / f'{frame.stem}.png').write_bytes(encoded_png(frame.mask))
         samples.append(_sample(frame))
     (folder / 'samples.json').write_text(json.dumps({'samples': samples}), encoding='utf-8')
     (folder / 'metadata.json').write_text(json.dumps(_metadata(classes), indent=1),

@@ -2,7 +2,7 @@
 """
 Labels as plain files: images, masks of class ids, classes.json, as `labelled_folder` reads them.
 
-What the verbs `train`, `calibrate` and `evaluate` take; a painting program can correct the masks.
+The verbs `train`, `calibrate` and `evaluate` read it; a painting program can correct the masks.
 
 """
 
@@ -20,6 +20,7 @@ from uncertainty_seg.errors import DatasetError
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.labels.frames import (
     classes_as_json,
+    encoded_png,
     ExportedFrames,
     IMAGES,
     LabelFrame,
@@ -32,7 +33,7 @@ CLASSES_FILE = 'classes.json'
 
 
 def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable) -> None:
-    """Write frames into an empty folder; dive, reason and score are in frames.json alone."""
+    """Write frames into an empty folder; dive, reason and score are only in frames.json."""
     for frame in frames:
         write_image(folder / IMAGES, frame)
         write_mask(folder, frame.stem, frame.mask)
@@ -41,24 +42,9 @@ def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable
 
 def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelMap]]:
     """
-    Read corrected labels.
+    Read corrected labels; see `formats`.
 
-    Parameters
-    ----------
-    path : Path
-        A folder of ``STEM.png``, or one with such a folder ``masks``.
-    table : FrameTable
-        What had been sent.
-
-    Yields
-    ------
-    str, ndarray of uint8 of shape (H, W)
-        Stem and mask of each labelled frame.
-
-    Raises
-    ------
-    DatasetError
-        If a mask is no picture of one channel, or a frame, id or size is not that of the export.
+    A folder of ``STEM.png``, or one with such a folder ``masks``.
 
     """
     place = path / MASKS if (path / MASKS).is_dir() else path
@@ -76,8 +62,7 @@ def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelM
 def write_mask(folder: Path, stem: str, mask: LabelMap) -> None:
     """Write a mask of class ids, (H, W) uint8, as ``masks/STEM.png`` of a folder."""
     (folder / MASKS).mkdir(exist_ok=True)
-    _, png = cv2.imencode('.png', mask)
-    (folder / MASKS / f'{stem}.png').write_bytes(png.tobytes())
+    (folder / MASKS / f'{stem}.png').write_bytes(encoded_png(mask))
 
 
 def write_classes(folder: Path, classes: ClassTable) -> None:
@@ -101,6 +86,6 @@ def _paint(canvas: LabelCanvas, mask: LabelMap, classes: ClassTable) -> None:
     if strange.any():
         raise DatasetError(f'the mask of {canvas.row.file} has the id {mask[strange][0]}',
                            f'0 to {len(classes.names) - 1} ({", ".join(classes.names)}), or '
-                           f'{classes.ignore_index} where nobody knows')
+                           f'{classes.ignore_index} for unknown')
     for region in regions_of(mask, len(classes.names)):
         canvas.paint(classes.names[region.class_id], region.pixels)

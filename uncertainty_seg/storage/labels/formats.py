@@ -1,9 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The formats by name: the one door to the modules ``label_<format>``.
+The label formats by name, and an export in any of them.
 
-Each has ``write_labels(folder, frames, classes)``; those whose corrections come back also have
-``read_labels(path, table)``.
+The module of a format has ``write_labels(folder, frames, classes)``, which writes into an empty
+folder, and ``read_labels(path, table)`` if corrected labels can be read back. That yields the stem
+and the mask, (H, W) of uint8, of each labelled frame. It raises a DatasetError if a file is
+damaged, or a frame, class or size is not that of the export, which `table` lists.
 
 """
 
@@ -13,19 +15,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-import shutil
-import tempfile
 
 from uncertainty_seg.core.arrays import LabelMap
 from uncertainty_seg.errors import DatasetError
 from uncertainty_seg.storage.labelled_folder import ClassTable
-from uncertainty_seg.storage.labels import bag as label_bag
-from uncertainty_seg.storage.labels import coco as label_coco
-from uncertainty_seg.storage.labels import cvat as label_cvat
-from uncertainty_seg.storage.labels import fiftyone as label_fiftyone
-from uncertainty_seg.storage.labels import folder as label_folder
-from uncertainty_seg.storage.labels import label_studio
-from uncertainty_seg.storage.labels import labelme as label_labelme
+from uncertainty_seg.storage.labels import bag, coco, cvat, fiftyone, folder, label_studio, labelme
 from uncertainty_seg.storage.labels.frames import (
     ExportedFrames,
     FrameRow,
@@ -34,25 +28,26 @@ from uncertainty_seg.storage.labels.frames import (
     TABLE_FILE,
     write_table,
 )
+from uncertainty_seg.storage.whole_files import whole_folder
 
 Writer = Callable[[Path, Iterable[LabelFrame], ClassTable], None]
 Reader = Callable[[Path, ExportedFrames], Iterator[tuple[str, LabelMap]]]
 BAGS = {'mcap': 'mcap', 'rosbag2': 'sqlite3'}
 WRITERS: dict[str, Writer] = {
-    'coco': label_coco.write_labels,
-    'cvat': label_cvat.write_labels,
+    'coco': coco.write_labels,
+    'cvat': cvat.write_labels,
     'label-studio': label_studio.write_labels,
-    'labelme': label_labelme.write_labels,
-    'folder': label_folder.write_labels,
-    'fiftyone': label_fiftyone.write_labels,
-    **{name: partial(label_bag.write_labels, storage=storage) for name, storage in BAGS.items()},
+    'labelme': labelme.write_labels,
+    'folder': folder.write_labels,
+    'fiftyone': fiftyone.write_labels,
+    **{name: partial(bag.write_labels, storage=storage) for name, storage in BAGS.items()},
 }
 READERS: dict[str, Reader] = {
-    'coco': label_coco.read_labels,
-    'cvat': label_cvat.read_labels,
+    'coco': coco.read_labels,
+    'cvat': cvat.read_labels,
     'label-studio': label_studio.read_labels,
-    'labelme': label_labelme.read_labels,
-    'folder': label_folder.read_labels,
+    'labelme': labelme.read_labels,
+    'folder': folder.read_labels,
 }
 
 
@@ -66,7 +61,7 @@ def write_export(
     Parameters
     ----------
     out : Path
-        Folder that does not exist yet, or is empty.
+        A folder that does not exist yet, or is empty.
     kind : str
         A key of `WRITERS`.
     frames : iterable of LabelFrame
@@ -74,7 +69,7 @@ def write_export(
     classes : ClassTable
         Names, colours and ignore index.
     image_prefix : str
-        For label-studio alone; see `label_studio.write_labels`.
+        For label-studio only; see `label_studio.write_labels`.
 
     Returns
     -------
@@ -92,13 +87,7 @@ def write_export(
         writer = partial(label_studio.write_labels, image_prefix=image_prefix)
     rows: list[FrameRow] = []
     with new_folder(out) as work:
-        # A bag is written under a name of its own, which no dive has, and is then what `out` is.
-        place = work / '.bag' if kind in BAGS else work
-        writer(place, listed(frames, rows), classes)
-        if place != work:
-            for file in place.iterdir():
-                file.rename(work / file.name)
-            place.rmdir()
+        writer(work, listed(frames, rows), classes)
         if not rows:
             raise DatasetError('no frame to export', 'at least one that can be read')
         write_table(work, classes, rows, kind)
@@ -108,29 +97,22 @@ def write_export(
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """
-    Give a folder to write into, which becomes `out` when the block ends well.
+    Yield a folder to write into, which becomes `out` at the end of the block.
 
-    Raises
-    ------
-    DatasetError
-        If `out` exists and is not an empty folder.
+    `DatasetError` if `out` exists and is not an empty folder.
 
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise DatasetError(f'{out} is there already and not empty', 'a new folder',
+        raise DatasetError(f'{out} exists and is not empty', 'a new folder',
                            'give another name')
     out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f'.{out.name}.partial-', dir=out.parent))
-    try:
+    # Thousands of small files, which can be exported again.
+    with whole_folder(out, is_synced=False) as work:
         yield work
-        work.chmod(0o755)  # mkdtemp keeps others out
-        work.replace(out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def find_table(labels: Path, frames: Path | None) -> Path:
-    """Return the folder with frames.json: the one that was named, or the labels' own."""
+    """Return the folder with frames.json: `frames`, or else that of the labels."""
     if frames is not None:
         return frames
     return labels if (labels / TABLE_FILE).is_file() else labels.parent

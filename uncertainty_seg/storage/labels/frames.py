@@ -1,10 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-A frame on its way to a labelling tool, and the table of those that were sent.
+Frames that are exported to a labelling tool, and the table of an export.
 
-The table, ``frames.json``, lies beside every export. It holds what no labelling tool gives back:
-the classes, and which dive, stamp and reason a file name stands for. Corrected labels are read
-against it.
+The table, ``frames.json``, is beside every export. It contains what labelling tools do not give
+back: the classes, and the dive, stamp and reason of each file. Corrected labels refer to it.
 
 """
 
@@ -23,128 +22,51 @@ import zlib
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
 from uncertainty_seg.errors import DatasetError
-from uncertainty_seg.storage.labelled_folder import ClassTable, read_classes
-
-# -------------------------------------------------------------------------------------------------
-# Take the orientation out of the metadata of an image file, without touching its pixels.
-# The live node, the log and every reader here leave pixels as they lie in the file, as CameraInfo
-# has them. Labelling tools and browsers turn them by the orientation of EXIF (tag 0x0112) or XMP,
-# and the mask would no longer lie on its image. The tag is set to 1, "as it lies", where it is
-# another value; nothing is decoded.
-
-_EXIF, _XMP = b'Exif\0\0', b'http://ns.adobe.com/xap/1.0/\0'
-_TAG, _SHORT, _LONG = 0x0112, 3, 4
-_PNG_START = b'\x89PNG\r\n\x1a\n'
-# Older ways to put EXIF and XMP into a PNG; they are packed, and no pixel needs them.
-_PNG_TEXTS = (b'Raw profile type exif\0', b'Raw profile type APP1\0', b'XML:com.adobe.xmp\0')
-_XMP_ORIENTATION = re.compile(rb'(tiff:Orientation\s*(?:=\s*["\']|>\s*))[2-8]')
-
-
-def without_orientation(data: bytes) -> bytes:
-    """
-    Return an image file that nobody turns.
-
-    Parameters
-    ----------
-    data : bytes
-        A JPEG or PNG.
-
-    Returns
-    -------
-    bytes
-        The same pixels. Equal to `data` if it has no orientation but 1; a PNG loses XMP and EXIF
-        that are kept as text. Damaged metadata stay as they are.
-
-    """
-    if data.startswith(_PNG_START):
-        return _png(data)
-    return _jpeg(data) if data.startswith(b'\xff\xd8') else data
-
-
-def _jpeg(data: bytes) -> bytes:
-    """Walk from marker to marker to the pixels."""
-    found, at = bytearray(data), 2
-    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
-        if data[at + 1] == 0xFF:  # filling
-            at += 1
-            continue
-        end = at + 2 + int.from_bytes(data[at + 2:at + 4], 'big')
-        body = data[at + 4:end]
-        if data[at + 1] == 0xE1 and body.startswith(_EXIF):
-            found[at + 4:end] = _EXIF + _tiff(body[len(_EXIF):])
-        elif data[at + 1] == 0xE1 and body.startswith(_XMP):
-            found[at + 4:end] = _XMP_ORIENTATION.sub(rb'\g<1>1', body)
-        at = end
-    return bytes(found)
-
-
-def _png(data: bytes) -> bytes:
-    found, at = bytearray(_PNG_START), len(_PNG_START)
-    while at + 12 <= len(data):
-        length, kind = int.from_bytes(data[at:at + 4], 'big'), data[at + 4:at + 8]
-        chunk, at = data[at:at + 12 + length], at + 12 + length
-        if kind == b'eXIf':
-            content = kind + _tiff(chunk[8:-4])
-            chunk = chunk[:4] + content + struct.pack('>I', zlib.crc32(content))
-        if kind not in (b'tEXt', b'zTXt', b'iTXt') or not chunk[8:].startswith(_PNG_TEXTS):
-            found += chunk
-    return bytes(found + data[at:])
-
-
-def _tiff(block: bytes) -> bytes:
-    """Set the orientation in the first directory of a TIFF header to 1; its length stays."""
-    order = {b'II*\0': '<', b'MM\0*': '>'}.get(block[:4])
-    if order is None or len(block) < 10:
-        return block
-    found = bytearray(block)
-    start = struct.unpack_from(f'{order}I', block, 4)[0]
-    if start + 2 > len(block):
-        return block
-    count = struct.unpack_from(f'{order}H', block, start)[0]
-    for at in range(start + 2, min(start + 2 + 12 * count, len(block) - 11), 12):
-        tag, kind = struct.unpack_from(f'{order}HH', block, at)
-        if tag == _TAG and kind in (_SHORT, _LONG):
-            struct.pack_into(f'{order}{"H" if kind == _SHORT else "I"}', found, at + 8, 1)
-    return bytes(found)
-
-
-# -------------------------------------------------------------------------------------------------
+from uncertainty_seg.storage.labelled_folder import ClassTable, READ_AS_STORED, read_classes
 
 TABLE_FILE = 'frames.json'
 TABLE_VERSION = 1
 IMAGES = 'images'
-# CVAT wants its images inside the archive; nobody else does.
+# CVAT needs its images in the archive; no other tool does.
 ARCHIVE_FILE = 'cvat.zip'
 _FIX = 'name the folder that export-labels wrote with --frames'
+
+_EXIF, _XMP = b'Exif\0\0', b'http://ns.adobe.com/xap/1.0/\0'
+_TAG, _SHORT, _LONG = 0x0112, 3, 4
+_PNG_START = b'\x89PNG\r\n\x1a\n'
+# Older ways to store EXIF and XMP in a PNG; they are compressed, and are removed.
+_PNG_TEXTS = (b'Raw profile type exif\0', b'Raw profile type APP1\0', b'XML:com.adobe.xmp\0')
+_XMP_ORIENTATION = re.compile(rb'(tiff:Orientation\s*(?:=\s*["\']|>\s*))[2-8]')
 
 
 @dataclass(frozen=True)
 class LabelFrame:
     """
-    One frame with the mask that the model gave it.
+    A frame with the mask predicted by the model.
 
     Attributes
     ----------
     stem : str
         Name of its files without ending, unique within an export.
     key : str
-        Its id where it came from: the frame's of a log, or ``SOURCE#TOPIC#INDEX`` with the last
-        name of the source's path alone.
+        Its id in the source: that of a log, or ``SOURCE#TOPIC#INDEX`` with only the last name of
+        the source's path.
     dive : str
-        The run it belongs to; frames of one dive are never split.
+        Its run; frames of a dive are never split.
     stamp_ns : int
         Stamp of the image in nanoseconds.
     frame_id : str
         ROS frame of the image.
     image_file : bytes
-        The image as a file, as it was received where it came as one.
+        The image as a file; as received if it was compressed.
     ending : str
-        '.jpg' or '.png', what `image_file` is.
+        '.jpg' or '.png', the type of `image_file`.
     mask : ndarray of uint8, shape (H, W)
-        Class ids; the table's `ignore_index` where nothing is known.
+        Class ids; the table's `ignore_index` if unknown.
     uncertainty : ndarray of float32, shape (H, W), or None
         0..1, growing with uncertainty; NaN where it could not be computed.
     reason : str
@@ -189,7 +111,7 @@ class LabelFrame:
         return decoded(self.image_file, self.file_name)
 
     def facts(self) -> dict[str, Any]:
-        """Return what a format may carry beside the labels; the score None if there is none."""
+        """Return what a format may store beside the labels; the score is None if unknown."""
         score = self.score if np.isfinite(self.score) else None
         return {'key': self.key, 'dive': self.dive, 'stamp_ns': self.stamp_ns,
                 'reason': self.reason, 'score': score, 'camera': self.camera}
@@ -198,16 +120,9 @@ class LabelFrame:
 @dataclass(frozen=True)
 class FrameRow:
     """
-    A line of the table: `LabelFrame` without pixels; `file` is the name of its image.
+    A row of the table: a `LabelFrame` without pixels; `file` is the name of its image.
 
-    Attributes
-    ----------
-    stem, file, key, dive, reason, camera : str
-        As in `LabelFrame`; `camera` is empty in older tables.
-    stamp_ns, height, width : int
-        Nanoseconds, pixels.
-    score : float or None
-        As in `LabelFrame`, None where there is none.
+    The score is None if there is none; `camera` is empty in older tables.
 
     """
 
@@ -225,19 +140,7 @@ class FrameRow:
 
 @dataclass(frozen=True)
 class ExportedFrames:
-    """
-    What an export sent out.
-
-    Attributes
-    ----------
-    folder : Path
-        Where it lies.
-    classes : ClassTable
-        Names, colours and the ignore index.
-    rows : mapping of str to FrameRow
-        By stem, in the order of the export.
-
-    """
+    """The table of an export in `folder`: its classes, and rows by stem in their order."""
 
     folder: Path
     classes: ClassTable
@@ -245,16 +148,13 @@ class ExportedFrames:
 
     def row_of(self, name: str, source: object) -> FrameRow:
         """
-        Find a frame by the name that a tool gives back, with folders and ending or without.
+        Find a frame by a file name, with or without folders and ending.
 
-        Raises
-        ------
-        DatasetError
-            If no such frame was sent.
+        `DatasetError`, which names the `source` of the name, if the export has no such frame.
 
         """
         base = re.split(r'[/\\]', name)[-1]
-        # Names contain points, so that only the very ending may be cut off, and only if it is one.
+        # Stems may contain points, so the part after the last one need not be an ending.
         for stem in (base, base.rpartition('.')[0]):
             if stem in self.rows:
                 return self.rows[stem]
@@ -262,7 +162,7 @@ class ExportedFrames:
                            f'{self.folder / TABLE_FILE}', 'frames of that export', _FIX)
 
     def image_file(self, row: FrameRow) -> bytes:
-        """Read the image of a frame; `DatasetError` if it is gone."""
+        """Read the image of a frame; `DatasetError` if it is missing."""
         try:
             if (self.folder / ARCHIVE_FILE).is_file():
                 with zipfile.ZipFile(self.folder / ARCHIVE_FILE) as archive:
@@ -274,19 +174,16 @@ class ExportedFrames:
 
 
 def write_image(folder: Path, frame: LabelFrame) -> None:
-    """Write the image of a frame into `folder`, its bytes untouched."""
+    """Write the image file of a frame into `folder`."""
     folder.mkdir(exist_ok=True)
     (folder / frame.file_name).write_bytes(frame.image_file)
 
 
 def listed(frames: Iterable[LabelFrame], rows: list[FrameRow]) -> Iterator[LabelFrame]:
     """
-    Pass frames on, their images such that no tool turns them, and note each in `rows`.
+    Yield frames without orientation in their images, and append each to `rows`.
 
-    Raises
-    ------
-    DatasetError
-        If two have one stem, which would write one file over the other.
+    `DatasetError` if two have the same stem, so that one file would overwrite the other.
 
     """
     seen: set[str] = set()
@@ -310,15 +207,7 @@ def write_table(
 
 
 def read_table(folder: Path) -> ExportedFrames:
-    """
-    Read ``frames.json`` of an export.
-
-    Raises
-    ------
-    DatasetError
-        If it is missing, damaged, or of another version.
-
-    """
+    """Read ``frames.json``; `DatasetError` if it is missing, damaged, or of another version."""
     path = folder / TABLE_FILE
     if not path.is_file():
         raise DatasetError(f'{folder} has no {TABLE_FILE}', 'the folder of an export', _FIX)
@@ -340,7 +229,7 @@ def classes_as_json(classes: ClassTable) -> dict[str, Any]:
 
 
 def safe_name(text: str) -> str:
-    """Return a text as a part of a file name that every tool and archive takes."""
+    """Return a text as part of a file name that every tool and archive accepts."""
     return re.sub(r'[^A-Za-z0-9._-]+', '_', text).strip('._') or 'frame'
 
 
@@ -358,11 +247,81 @@ def read_json(path: Path) -> Any:
             from err
 
 
+def encoded_png(pixels: NDArray[np.uint8]) -> bytes:
+    """Encode a mask as PNG."""
+    return cv2.imencode('.png', pixels)[1].tobytes()
+
+
 def decoded(data: bytes, name: str) -> ImageU8:
     """Decode an image file to BGR, (H, W, 3); `DatasetError` if that fails."""
-    # As it lies in the file: its mask does, and the node does not turn it either.
-    kind = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), kind) if data else None
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), READ_AS_STORED) if data else None
     if image is None:
         raise DatasetError(f'{name} is no image that can be read', 'JPEG or PNG')
     return np.asarray(image, np.uint8)
+
+
+def without_orientation(data: bytes) -> bytes:
+    """
+    Remove the orientation from the metadata of a JPEG or PNG, without decoding it.
+
+    The node, the log and every reader here use pixels as stored, as CameraInfo describes them.
+    Labelling tools and browsers rotate them by the orientation of EXIF (tag 0x0112) or XMP, and
+    the mask would no longer match.
+
+    Returns
+    -------
+    bytes
+        The file with the orientation 1, "as stored"; equal to `data` if it has no other. A PNG
+        loses XMP and EXIF that are stored as text. Damaged metadata are left unchanged.
+
+    """
+    if data.startswith(_PNG_START):
+        return _png(data)
+    return _jpeg(data) if data.startswith(b'\xff\xd8') else data
+
+
+def _jpeg(data: bytes) -> bytes:
+    """Set the orientation in the segments before the pixels to 1."""
+    found, at = bytearray(data), 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
+        if data[at + 1] == 0xFF:  # a fill byte
+            at += 1
+            continue
+        end = at + 2 + int.from_bytes(data[at + 2:at + 4], 'big')
+        body = data[at + 4:end]
+        if data[at + 1] == 0xE1 and body.startswith(_EXIF):
+            found[at + 4:end] = _EXIF + _tiff(body[len(_EXIF):])
+        elif data[at + 1] == 0xE1 and body.startswith(_XMP):
+            found[at + 4:end] = _XMP_ORIENTATION.sub(rb'\g<1>1', body)
+        at = end
+    return bytes(found)
+
+
+def _png(data: bytes) -> bytes:
+    found, at = bytearray(_PNG_START), len(_PNG_START)
+    while at + 12 <= len(data):
+        length, kind = int.from_bytes(data[at:at + 4], 'big'), data[at + 4:at + 8]
+        chunk, at = data[at:at + 12 + length], at + 12 + length
+        if kind == b'eXIf':
+            content = kind + _tiff(chunk[8:-4])
+            chunk = chunk[:4] + content + struct.pack('>I', zlib.crc32(content))
+        if kind not in (b'tEXt', b'zTXt', b'iTXt') or not chunk[8:].startswith(_PNG_TEXTS):
+            found += chunk
+    return bytes(found + data[at:])
+
+
+def _tiff(block: bytes) -> bytes:
+    """Set the orientation in the first directory of a TIFF header to 1, in place."""
+    order = {b'II*\0': '<', b'MM\0*': '>'}.get(block[:4])
+    if order is None or len(block) < 10:
+        return block
+    found = bytearray(block)
+    start = struct.unpack_from(f'{order}I', block, 4)[0]
+    if start + 2 > len(block):
+        return block
+    count = struct.unpack_from(f'{order}H', block, start)[0]
+    for at in range(start + 2, min(start + 2 + 12 * count, len(block) - 11), 12):
+        tag, kind = struct.unpack_from(f'{order}HH', block, at)
+        if tag == _TAG and kind in (_SHORT, _LONG):
+            struct.pack_into(f'{order}{"H" if kind == _SHORT else "I"}', found, at + 8, 1)
+    return bytes(found)

@@ -2,11 +2,10 @@
 """
 Labels for Label Studio: ``tasks.json`` with brush predictions, and ``config.xml``.
 
-Each image lies in its task as a data URL, so that nothing has to be served; or its address is a
-prefix and its name. What is too much for one upload is several files. Dive, reason, score and
-stamp are data of the task, and the reason is shown above the image. What comes back is Label
-Studio's export "JSON": the newest annotation counts that was not cancelled, and a task without
-one is not labelled.
+An image is contained in its task as a data URL, so that nothing has to be served; or its address
+is a prefix and its name. What is too large for one upload is split into files. Dive, reason, score
+and stamp are data of the task, and the reason is shown above the image. Labels are read from Label
+Studio's export "JSON": of a task the newest annotation that was not cancelled, if there is one.
 
 """
 
@@ -42,39 +41,150 @@ from uncertainty_seg.storage.labels.regions import (
     run_lengths,
 )
 
-# -------------------------------------------------------------------------------------------------
-# The run lengths of Label Studio's brush: a stream of bits over RGBA bytes.
-# The format is that of the JavaScript package ``@thi.ng/rle-pack``. Label Studio's SDK has a codec
-# in Python; it pins OpenCV below 4.13 and brings 70 packages. Tests hold this one to it, both
-# ways.
-
+FILE = 'tasks.json'
+CONFIG_FILE = 'config.xml'
+# Label Studio accepts at most 250 MB in one upload.
+PART_CHARACTERS = 200_000_000
+# Names in the labelling config.
+_BRUSH, _IMAGE = 'mask', 'image'
+_TYPES = {'.jpg': 'jpeg', '.png': 'png'}
+# The run lengths of the brush are a stream of bits over RGBA bytes, the format of the JavaScript
+# package ``@thi.ng/rle-pack``. Label Studio's SDK has a codec in Python, but pins OpenCV below
+# 4.13 and needs 70 packages; tests compare this codec with it in both directions.
 _WORD_BITS = 8
-# Bits that a length may take; which of the four it is stands before it.
+# Bits of a length; an index into these precedes it.
 _SIZES = np.array([3, 4, 8, 16])
-_HEADER_BITS = 32 + 5 + 4 * 4
 _LONGEST = 1 << 16
-# Alpha from which a pixel is painted: the rim of a brush may be see-through.
+# Alpha from which a pixel is painted: the rim of a brush may be transparent.
 _PAINTED = 128
+
+
+def write_labels(
+    folder: Path, frames: Iterable[LabelFrame], classes: ClassTable, image_prefix: str = ''
+) -> None:
+    """
+    Write frames into an empty folder, reading them one at a time.
+
+    `image_prefix` precedes the name of an image in its address, such as
+    ``/data/local-files/?d=dive_7/images/``; if it is empty the task contains the image.
+
+    """
+    (folder / CONFIG_FILE).write_text(labelling_config(classes), encoding='utf-8')
+    texts = (_written(folder, frame, classes, image_prefix) for frame in frames)
+    held = next(texts, None)
+    for number in count(1):
+        # One task at a time: with images, the whole list may not fit into memory.
+        with (folder / part_name(number)).open('w', encoding='utf-8') as file:
+            size, before = 0, '['
+            while held is not None and (size == 0 or size + len(held) < PART_CHARACTERS):
+                size += file.write(f'{before}\n{held}')
+                held, before = next(texts, None), ','
+            file.write('\n]\n' if size else '[]\n')
+        if held is None:
+            return
+
+
+def part_name(number: int) -> str:
+    """Return tasks.json for part 1, then tasks_2.json etc."""
+    return FILE if number == 1 else FILE.replace('.', f'_{number}.')
+
+
+def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelMap]]:
+    """
+    Read corrected labels; see `formats`.
+
+    An export as "JSON", or a folder with it as ``tasks.json``; regions in order.
+
+    """
+    file = path / FILE if path.is_dir() else path
+    try:
+        for task in read_json(file):
+            if 'annotations' not in task and 'predictions' in task:
+                continue  # as it was sent
+            done = [a for a in task['annotations'] if not a.get('was_cancelled')]
+            if not done:
+                continue
+            row = table.row_of(_name(task['data']), file)
+            canvas = LabelCanvas(row, table.classes)
+            newest = max(done, key=lambda a: (str(a.get('updated_at') or ''), a.get('id') or 0))
+            for region in newest['result']:
+                _paint(canvas, region)
+            if canvas.mask is not None:
+                yield row.stem, canvas.mask
+    except (KeyError, TypeError, ValueError, AttributeError) as err:
+        raise DatasetError(f'{file} is no export of Label Studio ({err!r})', 'its format "JSON"',
+                           'export again as JSON, not as JSON-MIN or CSV') from err
+
+
+def labelling_config(classes: ClassTable) -> str:
+    """Return the XML for "Labeling interface, code": the classes with their colours."""
+    view = ElementTree.Element('View')
+    ElementTree.SubElement(view, 'Header', value='$dive: $reason', size='5')
+    ElementTree.SubElement(view, 'Image', name=_IMAGE, value='$image', zoom='true',
+                           zoomControl='true')
+    brush = ElementTree.SubElement(view, 'BrushLabels', name=_BRUSH, toName=_IMAGE)
+    for name, rgb in zip(classes.names, classes.palette, strict=True):
+        ElementTree.SubElement(brush, 'Label', value=name, background=hex_color(rgb))
+    ElementTree.indent(view)
+    return ElementTree.tostring(view, 'unicode') + '\n'
+
+
+def _written(folder: Path, frame: LabelFrame, classes: ClassTable, prefix: str) -> str:
+    write_image(folder / IMAGES, frame)
+    return json.dumps(_task(frame, classes, prefix))
+
+
+def _task(frame: LabelFrame, classes: ClassTable, prefix: str) -> dict[str, Any]:
+    kind = _TYPES[frame.ending]
+    inline = f'data:image/{kind};base64,'
+    image = prefix + frame.file_name if prefix else \
+        inline + base64.b64encode(frame.image_file).decode('ascii')
+    regions = [_result(region, frame, classes) for region in
+               regions_of(frame.mask, len(classes.names))]
+    # Not as score of the prediction, which Label Studio takes for a confidence.
+    return {'data': {_IMAGE: image, 'frame': frame.stem, **frame.facts()},
+            'predictions': [{'model_version': 'uncertainty_seg', 'result': regions}]}
+
+
+def _result(region: Region, frame: LabelFrame, classes: ClassTable) -> dict[str, Any]:
+    return {
+        'id': 'class' + str(region.class_id), 'type': 'brushlabels', 'from_name': _BRUSH,
+        'to_name': _IMAGE, 'original_width': frame.width, 'original_height': frame.height,
+        'image_rotation': 0,
+        'value': {'format': 'rle', 'rle': encode_brush(region.pixels),
+                  'brushlabels': [classes.names[region.class_id]]},
+    }
+
+
+def _name(data: dict[str, Any]) -> str:
+    """Return the name of the frame: our own field, or the end of its image's address."""
+    return str(data.get('frame') or str(data[_IMAGE]).rpartition('=')[2])
+
+
+def _paint(canvas: LabelCanvas, region: dict[str, Any]) -> None:
+    kind = region.get('type')
+    if kind != 'brushlabels':
+        raise DatasetError(f'{canvas.row.file} has a region of type {kind!r} in Label Studio',
+                           'brushlabels', 'draw with the brush, as config.xml offers it')
+    height, width = int(region['original_height']), int(region['original_width'])
+    canvas.require_size(height, width)
+    for name in region['value']['brushlabels']:
+        canvas.paint(str(name), decode_brush(region['value']['rle'], height, width))
 
 
 def encode_brush(pixels: BoolMask) -> list[int]:
     """
-    Pack a region.
-
-    Parameters
-    ----------
-    pixels : ndarray of bool, shape (H, W)
-        True where it is painted.
+    Pack a region, (H, W) of bool, True where it is painted.
 
     Returns
     -------
     list of int
-        Bytes 0..255, as Label Studio has them in JSON.
+        Bytes 0..255, as in Label Studio's JSON.
 
     """
     lengths = np.array(run_lengths(pixels.ravel()), np.int64) * 4
     values = np.arange(lengths.size) % 2 * 255
-    # A run longer than 16 bits can say is several.
+    # A run whose length exceeds 16 bits is split.
     parts = -(-lengths // _LONGEST)
     chunks = np.repeat(np.where(parts > 0, _LONGEST, 0), parts)
     last = np.cumsum(parts)[parts > 0] - 1
@@ -87,14 +197,7 @@ def encode_brush(pixels: BoolMask) -> list[int]:
 
 def decode_brush(packed: Sequence[int], height: int, width: int) -> BoolMask:
     """
-    Unpack a region.
-
-    Parameters
-    ----------
-    packed : sequence of int
-        Bytes, as from `encode_brush` or Label Studio.
-    height, width : int
-        Of the image.
+    Unpack a region of an image of this size; the inverse of `encode_brush`.
 
     Returns
     -------
@@ -104,7 +207,7 @@ def decode_brush(packed: Sequence[int], height: int, width: int) -> BoolMask:
     Raises
     ------
     DatasetError
-        If the bytes break off or are of an image of another size.
+        If the bytes end early or are of an image of another size.
 
     """
     try:
@@ -116,10 +219,10 @@ def decode_brush(packed: Sequence[int], height: int, width: int) -> BoolMask:
 
 
 class _BitReader:
-    """Reads whole numbers bit by bit, the highest bit first."""
+    """Reads unsigned integers from a stream of bits, the highest bit first."""
 
     def __init__(self, data: bytes) -> None:
-        self._data = data + bytes(4)  # so that a number may be cut from whole bytes at the end
+        self._data = data + bytes(4)  # so that the last number can be cut from 5 bytes
         self._end, self._at = len(data) * 8, 0
 
     def read(self, count: int) -> int:
@@ -161,151 +264,3 @@ def _run_bits(lengths: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[
 
 def _bits(value: int, count: int) -> list[int]:
     return [value >> shift & 1 for shift in reversed(range(count))]
-
-
-# -------------------------------------------------------------------------------------------------
-
-FILE = 'tasks.json'
-CONFIG_FILE = 'config.xml'
-# Label Studio takes no more than 250 MB at once.
-PART_CHARACTERS = 200_000_000
-# Names in the labelling config.
-_BRUSH, _IMAGE = 'mask', 'image'
-_TYPES = {'.jpg': 'jpeg', '.png': 'png'}
-
-
-def write_labels(
-    folder: Path, frames: Iterable[LabelFrame], classes: ClassTable, image_prefix: str = ''
-) -> None:
-    """
-    Write frames into an empty folder.
-
-    Parameters
-    ----------
-    folder : Path
-        Where to.
-    frames : iterable of LabelFrame
-        What; read once, one at a time.
-    classes : ClassTable
-        Names and colours.
-    image_prefix : str
-        What comes before the name of an image in its address, such as
-        ``/data/local-files/?d=dive_7/images/``; empty puts the image into the task.
-
-    """
-    (folder / CONFIG_FILE).write_text(labelling_config(classes), encoding='utf-8')
-    texts = (_written(folder, frame, classes, image_prefix) for frame in frames)
-    held = next(texts, None)
-    for number in count(1):
-        # One task at a time: with the images inside, the whole list may not fit into memory.
-        with (folder / part_name(number)).open('w', encoding='utf-8') as file:
-            size, before = 0, '['
-            while held is not None and (size == 0 or size + len(held) < PART_CHARACTERS):
-                size += file.write(f'{before}\n{held}')
-                held, before = next(texts, None), ','
-            file.write('\n]\n' if size else '[]\n')
-        if held is None:
-            return
-
-
-def part_name(number: int) -> str:
-    """Return tasks.json for part 1, then tasks_2.json and so on."""
-    return FILE if number == 1 else FILE.replace('.', f'_{number}.')
-
-
-def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelMap]]:
-    """
-    Read corrected labels.
-
-    Parameters
-    ----------
-    path : Path
-        Label Studio's export as "JSON", or a folder with it as its only other JSON file.
-    table : FrameTable
-        What had been sent.
-
-    Yields
-    ------
-    str, ndarray of uint8 of shape (H, W)
-        Stem and mask of each labelled frame, regions painted in their order.
-
-    Raises
-    ------
-    DatasetError
-        If the file is damaged, or a frame, class or size is not that of the export.
-
-    """
-    file = path / FILE if path.is_dir() else path
-    try:
-        for task in read_json(file):
-            if 'annotations' not in task and 'predictions' in task:
-                continue  # as it was sent
-            done = [a for a in task['annotations'] if not a.get('was_cancelled')]
-            if not done:
-                continue
-            row = table.row_of(_name(task['data']), file)
-            canvas = LabelCanvas(row, table.classes)
-            newest = max(done, key=lambda a: (str(a.get('updated_at') or ''), a.get('id') or 0))
-            for region in newest['result']:
-                _paint(canvas, region)
-            if canvas.mask is not None:
-                yield row.stem, canvas.mask
-    except (KeyError, TypeError, ValueError, AttributeError) as err:
-        raise DatasetError(f'{file} is no export of Label Studio ({err!r})', 'its format "JSON"',
-                           'export again as JSON, not as JSON-MIN or CSV') from err
-
-
-def labelling_config(classes: ClassTable) -> str:
-    """Return the XML for "Labeling interface, code": the classes in their colours."""
-    view = ElementTree.Element('View')
-    ElementTree.SubElement(view, 'Header', value='$dive: $reason', size='5')
-    ElementTree.SubElement(view, 'Image', name=_IMAGE, value='$image', zoom='true',
-                           zoomControl='true')
-    brush = ElementTree.SubElement(view, 'BrushLabels', name=_BRUSH, toName=_IMAGE)
-    for name, rgb in zip(classes.names, classes.palette, strict=True):
-        ElementTree.SubElement(brush, 'Label', value=name, background=hex_color(rgb))
-    ElementTree.indent(view)
-    return ElementTree.tostring(view, 'unicode') + '\n'
-
-
-def _written(folder: Path, frame: LabelFrame, classes: ClassTable, prefix: str) -> str:
-    write_image(folder / IMAGES, frame)
-    return json.dumps(_task(frame, classes, prefix))
-
-
-def _task(frame: LabelFrame, classes: ClassTable, prefix: str) -> dict[str, Any]:
-    kind = _TYPES[frame.ending]
-    inline = f'data:image/{kind};base64,'
-    image = prefix + frame.file_name if prefix else \
-        inline + base64.b64encode(frame.image_file).decode('ascii')
-    regions = [_result(region, frame, classes) for region in
-               regions_of(frame.mask, len(classes.names))]
-    # Label Studio takes the score of a prediction for confidence; ours is the opposite, and data.
-    return {'data': {_IMAGE: image, 'frame': frame.stem, **frame.facts()},
-            'predictions': [{'model_version': 'uncertainty_seg', 'result': regions}]}
-
-
-def _result(region: Region, frame: LabelFrame, classes: ClassTable) -> dict[str, Any]:
-    return {
-        'id': 'class' + str(region.class_id), 'type': 'brushlabels', 'from_name': _BRUSH,
-        'to_name': _IMAGE, 'original_width': frame.width, 'original_height': frame.height,
-        'image_rotation': 0,
-        'value': {'format': 'rle', 'rle': encode_brush(region.pixels),
-                  'brushlabels': [classes.names[region.class_id]]},
-    }
-
-
-def _name(data: dict[str, Any]) -> str:
-    """Return what names the frame: our own field, or the address of an image that was served."""
-    return str(data.get('frame') or str(data[_IMAGE]).rpartition('=')[2])
-
-
-def _paint(canvas: LabelCanvas, region: dict[str, Any]) -> None:
-    kind = region.get('type')
-    if kind != 'brushlabels':
-        raise DatasetError(f'{canvas.row.file} has a region of type {kind!r} in Label Studio',
-                           'brushlabels', 'draw with the brush, as config.xml offers it')
-    height, width = int(region['original_height']), int(region['original_width'])
-    canvas.require_size(height, width)
-    for name in region['value']['brushlabels']:
-        canvas.paint(str(name), decode_brush(region['value']['rle'], height, width))

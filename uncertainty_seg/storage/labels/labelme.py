@@ -2,8 +2,8 @@
 """
 Labels as LabelMe: ``images/STEM.json`` beside each image, as ``labelme images`` opens them.
 
-Each class is a shape of type `mask`: polygons would lose pixels. Dive, reason, score and stamp are
-keys of their own, which LabelMe keeps when it saves. Masks, polygons and rectangles are read back.
+Each class is a shape of type `mask`, since polygons would lose pixels. Dive, reason, score and
+stamp are additional keys, which LabelMe preserves. Masks, polygons and rectangles are read back.
 
 """
 
@@ -23,6 +23,7 @@ from uncertainty_seg.core.arrays import LabelMap
 from uncertainty_seg.errors import DatasetError
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.labels.frames import (
+    encoded_png,
     ExportedFrames,
     IMAGES,
     LabelFrame,
@@ -33,7 +34,7 @@ from uncertainty_seg.storage.labels.frames import (
 from uncertainty_seg.storage.labels.regions import BoolMask, LabelCanvas, Region, regions_of
 
 LABELS_FILE = 'labels.txt'
-# The first version of LabelMe that knows masks.
+# The first version of LabelMe with masks.
 _VERSION = '5.2.0'
 _KINDS = ('mask', 'polygon', 'rectangle')
 
@@ -54,24 +55,9 @@ def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable
 
 def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelMap]]:
     """
-    Read corrected labels.
+    Read corrected labels; see `formats`.
 
-    Parameters
-    ----------
-    path : Path
-        A folder with a JSON file a frame, or with such a folder ``images``.
-    table : FrameTable
-        What had been sent.
-
-    Yields
-    ------
-    str, ndarray of uint8 of shape (H, W)
-        Stem and mask of each labelled frame, shapes painted in their order.
-
-    Raises
-    ------
-    DatasetError
-        If a file is damaged, or a frame, class or size is not that of the export.
+    A folder with a JSON file a frame, or with such a folder ``images``; shapes in order.
 
     """
     places = sorted(p for place in (path, path / IMAGES) if place.is_dir()
@@ -94,13 +80,13 @@ def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelM
 
 
 def _shape(region: Region, classes: ClassTable) -> dict[str, Any]:
-    _, png = cv2.imencode('.png', region.crop.astype(np.uint8))
+    png = encoded_png(region.crop.astype(np.uint8))
     return {
         'label': classes.names[region.class_id],
         'points': [[float(region.left), float(region.top)],
                    [float(region.right), float(region.bottom)]],
         'group_id': None, 'description': '', 'shape_type': 'mask', 'flags': {},
-        'mask': base64.b64encode(png.tobytes()).decode('ascii'),
+        'mask': base64.b64encode(png).decode('ascii'),
     }
 
 

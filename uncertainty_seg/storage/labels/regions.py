@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-From a mask to one region a class, and from the regions of a tool back to a mask.
+A mask as one region for each class, and regions of a labelling tool as a mask.
 
-A pixel that no region covers is "not known"; where regions overlap, the later one is on top. So a
-labeller may paint over what is there and need not erase first.
+The class of a pixel without region is unknown; of overlapping regions the last one counts, so that
+a labeller may paint over a region without erasing it.
 
 """
 
@@ -36,7 +36,7 @@ class Region:
     pixels : ndarray of bool, shape (H, W)
         True where the class is; never empty.
     left, top, right, bottom : int
-        The smallest box around them, in pixels; right and bottom are the last that belong to it.
+        Their bounding box in pixels; right and bottom belong to it.
 
     """
 
@@ -54,7 +54,7 @@ class Region:
 
 
 def regions_of(mask: LabelMap, num_classes: int) -> Iterator[Region]:
-    """Yield a region for each class that is in a mask, ids ascending."""
+    """Yield a region for each class in a mask, ids ascending."""
     for class_id in np.unique(mask):
         if class_id < num_classes:
             pixels = mask == class_id
@@ -65,14 +65,14 @@ def regions_of(mask: LabelMap, num_classes: int) -> Iterator[Region]:
 
 class LabelCanvas:
     """
-    The mask of one frame while the regions of a tool are painted into it.
+    The mask of a frame, into which the regions of a tool are painted.
 
     Parameters
     ----------
     row : FrameRow
-        The frame, for its size and its name in sentences.
+        The frame, for its size and its name in errors.
     classes : ClassTable
-        The only names that may come.
+        The only names that are accepted.
 
     """
 
@@ -84,26 +84,26 @@ class LabelCanvas:
 
     @property
     def mask(self) -> LabelMap | None:
-        """Return the mask; None if every pixel is unknown: then nobody labelled the frame."""
+        """Return the mask; None if every pixel is unknown: the frame was not labelled."""
         return self._mask if (self._mask != self._ignore_index).any() else None
 
     def paint(self, name: str, pixels: BoolMask, left: int = 0, top: int = 0) -> None:
         """
-        Give pixels to a class.
+        Assign pixels to a class.
 
         Parameters
         ----------
         name : str
-            Of the class.
+            The class.
         pixels : ndarray of bool
             All of the frame, or a box of it.
         left, top : int
-            Where the box begins.
+            Corner of the box.
 
         Raises
         ------
         DatasetError
-            If the name is unknown or the box leaves the frame.
+            If the name is unknown or the box exceeds the frame.
 
         """
         class_id = self.class_id(name)
@@ -117,19 +117,19 @@ class LabelCanvas:
 
     def paint_polygons(self, name: str, polygons: Sequence[ArrayLike]) -> None:
         """
-        Give the inside of polygons, in pycocotools' sense, to a class.
+        Assign the inside of polygons, as pycocotools draws them, to a class.
 
         Parameters
         ----------
         name : str
-            Of the class.
+            The class.
         polygons : sequence of array_like
             Each (n, 2) of x, y, or the same flat; pixel i reaches from i to i + 1.
 
         Raises
         ------
         DatasetError
-            If the name is unknown or a polygon has less than 3 corners.
+            If the name is unknown or a polygon has fewer than 3 corners.
 
         """
         from pycocotools import mask as coco_mask
@@ -143,11 +143,11 @@ class LabelCanvas:
         self.paint(name, np.asarray(coco_mask.decode(coco_mask.merge(packed)), bool))
 
     def paint_box(self, name: str, left: float, top: float, right: float, bottom: float) -> None:
-        """Give a box to a class; its sides as in `paint_polygons`."""
+        """Assign a box to a class; coordinates as in `paint_polygons`."""
         self.paint_polygons(name, [[left, top, right, top, right, bottom, left, bottom]])
 
     def class_id(self, name: str) -> int:
-        """Return the id of a class; `DatasetError` naming those there are."""
+        """Return the id of a class; `DatasetError` if it is unknown."""
         if name not in self._ids:
             raise DatasetError(f'{self.row.file} has the class {name!r}',
                                f'one of {", ".join(self._ids)}',
@@ -155,7 +155,7 @@ class LabelCanvas:
         return self._ids[name]
 
     def require_size(self, height: int, width: int) -> None:
-        """Refuse labels that were drawn on an image of another size."""
+        """Refuse labels of an image of another size, with `DatasetError`."""
         if (height, width) != (self.row.height, self.row.width):
             raise DatasetError(f'the labels of {self.row.file} are {width}x{height}',
                                f'the {self.row.width}x{self.row.height} of its image',

@@ -2,8 +2,8 @@
 """
 Corrected labels as a training folder: images/, masks/, classes.json, splits.json, blocks.json.
 
-It is what `labelled_folder.load_folder` reads; blocks.json, which says the dive of each frame, is
-for ``calibrate --blocks``.
+`labelled_folder.load_folder` reads it; blocks.json, the dive of each frame, is for ``calibrate
+--blocks``.
 
 """
 
@@ -21,24 +21,22 @@ from uncertainty_seg.errors import ConfigError, DatasetError
 from uncertainty_seg.storage.labels.folder import write_classes, write_mask
 from uncertainty_seg.storage.labels.frames import decoded, ExportedFrames, FrameRow, IMAGES
 
-# -------------------------------------------------------------------------------------------------
-# Split frames into training and validation by whole dives.
-# Neighbouring frames of a dive look alike: with one in training and one in validation, a network
-# is tested on what it has learnt by heart.
-
 
 def split_by_dive(
     dive_of: Mapping[str, str], shares: Mapping[str, float], seed: int
 ) -> dict[str, list[str]]:
     """
-    Give every dive to one split.
+    Assign every dive to one split.
+
+    Neighbouring frames of a dive look alike: with one in training and one in validation, a network
+    is tested on what it has memorised.
 
     Parameters
     ----------
     dive_of : mapping of str to str
         Dive of each frame, by stem.
     shares : mapping of str to float
-        Wanted share of the frames by name of the split; they add up to 1.
+        Share of the frames by name of the split; they add up to 1.
     seed : int
         Decides between choices that are equally near.
 
@@ -46,8 +44,8 @@ def split_by_dive(
     -------
     dict of str to list of str
         Stems of each split, sorted. Splits are filled from the smallest share to the largest,
-        which takes the rest; each gets the dives whose frames are nearest in number to its share
-        (so with two splits no choice is nearer), and at least one while there are enough dives.
+        which gets the rest. Each gets the dives whose number of frames is nearest to its share
+        (optimal for two splits), and at least one while there are enough dives.
 
     Raises
     ------
@@ -84,7 +82,7 @@ def _nearest(sizes: Sequence[int], target: float, max_count: int) -> set[int]:
     """
     if max_count < 1:
         return set()
-    # fewest[i][s]: how few of the first i items add up to s. The classic table of subset sums.
+    # fewest[i][s]: the least number of the first i items that add up to s (subset sums).
     total, unreachable = sum(sizes), len(sizes) + 1
     fewest = np.full((len(sizes) + 1, total + 1), unreachable, np.int32)
     fewest[0, 0] = 0
@@ -102,18 +100,15 @@ def _nearest(sizes: Sequence[int], target: float, max_count: int) -> set[int]:
     return chosen
 
 
-# -------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class TrainingFolder:
     """
-    What was written.
+    Numbers of what was written.
 
     Attributes
     ----------
     frames, unlabelled, dives : int
-        Labelled frames; those of the export that nobody labelled; dives of the labelled ones.
+        Labelled frames; other frames of the export; dives of the labelled ones.
     splits : mapping of str to int
         Frames of each split.
 
@@ -135,25 +130,20 @@ def write_training_folder(
     Parameters
     ----------
     folder : Path
-        An empty one.
-    table : FrameTable
+        An empty folder.
+    table : ExportedFrames
         The export.
     labels : iterable of (str, ndarray of uint8 of shape (H, W))
-        Stem and mask; where a stem comes twice the later one holds.
+        Stem and mask; the last one counts if a stem is repeated.
     shares, seed : mapping of str to float, int
-        See `split_by_dive`.
-
-    Returns
-    -------
-    TrainingFolder
-        Numbers for the report.
+        As for `split_by_dive`.
 
     Raises
     ------
     DatasetError
-        If no frame is labelled, or an image is gone or of another size.
+        If no frame is labelled, or an image is missing or of another size.
     ConfigError
-        If the shares are no shares.
+        If the shares are invalid.
 
     """
     split_by_dive({}, shares, seed)  # refuses wrong shares before the work

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TYPE_CHECKING, TypeGuard
 
 from uncertainty_seg.errors import ConfigError
-from uncertainty_seg.storage.whole_files import whole_file
+from uncertainty_seg.storage.whole_files import replace_file
 from uncertainty_seg.tools.arguments import require_libraries
 from uncertainty_seg.tools.report.data import ReportData, ScoreEntry
 from uncertainty_seg.tools.report.pictures import frame_tiles, heat_bar, IGNORED_RGB
@@ -57,8 +57,7 @@ def write_report(path: Path, data: ReportData) -> None:
     """
     page = report_page(data)
     try:
-        with whole_file(path) as draft:
-            draft.write_text(page, encoding='utf-8', newline='\n')
+        replace_file(path, page)
     except OSError as err:
         raise ConfigError(f'report {path} cannot be written ({err.strerror})',
                           'a folder that exists and may be written to') from err
