@@ -18,7 +18,10 @@ from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.model_card import InputSpec
 from uncertainty_seg.graph.algebra.split import LOGITS
 from uncertainty_seg.graph.frontend.outputs import upsample_nodes
-from uncertainty_seg.graph.onnx_tools import build_model, float_info
+from uncertainty_seg.graph.onnx_tools import (
+    build_model,
+    float_info,
+)
 
 # -------------------------------------------------------------------------------------------------
 # Put trunk and head together again as one deterministic graph: image to class ids.

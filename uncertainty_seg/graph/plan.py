@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 import math
 
@@ -11,13 +11,15 @@ import onnx
 
 from uncertainty_seg.core.model_card import DropoutSite, PRECISIONS
 from uncertainty_seg.errors import ConfigError
-from uncertainty_seg.graph.onnx_tools import attribute
+from uncertainty_seg.graph.onnx_tools import (
+    attribute,
+    Shapes,
+)
 
 # -------------------------------------------------------------------------------------------------
 # What a graph costs: multiply-adds and tensor elements a node, from static shapes.
 # The counts decide between two ways to compute the same thing; they are no prediction of time.
 
-Shapes = Mapping[str, tuple[int, ...]]
 # An elementwise operation reads and writes memory; a multiply-add of a convolution works in
 # registers. On two CPU cores one element moved took as long as about this many multiply-adds.
 MACS_AN_ELEMENT = 8

@@ -23,7 +23,12 @@ from onnx import helper, numpy_helper, TensorProto
 
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.algebra.split import LOGITS
-from uncertainty_seg.graph.onnx_tools import attribute, constants, copy_of, replace_nodes
+from uncertainty_seg.graph.onnx_tools import (
+    attribute,
+    constants,
+    copy_of,
+    refill,
+)
 
 # -------------------------------------------------------------------------------------------------
 # Store weights in 16 bits and compute in 32: half the file, the same arithmetic.
@@ -67,9 +72,8 @@ def halve_weights(model: onnx.ModelProto) -> onnx.ModelProto:
         stored = f'{tensor.name}_half'
         tensors.append(numpy_helper.from_array(half, stored))
         casts.append(helper.make_node('Cast', [stored], [tensor.name], to=TensorProto.FLOAT))
-    del result.graph.initializer[:]
-    result.graph.initializer.extend(tensors)
-    replace_nodes(result.graph, [*casts, *result.graph.node])
+    refill(result.graph.initializer, tensors)
+    refill(result.graph.node, [*casts, *result.graph.node])
     return result
 
 
@@ -101,9 +105,8 @@ def restore_weights(model: onnx.ModelProto) -> onnx.ModelProto:
         restored.append(numpy_helper.from_array(values, node.output[0]))
     used = {name for node in nodes for name in node.input}
     kept = [t for t in result.graph.initializer if t.name in used or t.name not in halves]
-    del result.graph.initializer[:]
-    result.graph.initializer.extend([*kept, *restored])
-    replace_nodes(result.graph, nodes)
+    refill(result.graph.initializer, [*kept, *restored])
+    refill(result.graph.node, nodes)
     return result
 
 
@@ -223,9 +226,8 @@ def to_precision(model: onnx.ModelProto, kind: str) -> onnx.ModelProto:
     result = copy_of(plain)
     del result.graph.value_info[:]
     kept = [t for t in plain.graph.initializer if t.name not in writer.floats]
-    del result.graph.initializer[:]
-    result.graph.initializer.extend([*kept, *writer.tensors])
-    replace_nodes(result.graph, writer.nodes)
+    refill(result.graph.initializer, [*kept, *writer.tensors])
+    refill(result.graph.node, writer.nodes)
     _check(result, kind)
     return result
 
@@ -261,8 +263,7 @@ class _CastWriter:
         is_reduction = not self.reduced.isdisjoint(node.input)
         self.reduced.update(node.output if is_reduction else ())
         is_low = not is_reduction and self._is_low(node)
-        twin = onnx.NodeProto()
-        twin.CopyFrom(node)
+        twin = copy_of(node)
         for index, name in enumerate(node.input):
             stays = index in _FLOAT32_ARGUMENTS.get(node.op_type, ())
             is_bound = node.op_type == 'Clip' and index > 0

@@ -26,7 +26,8 @@ from uncertainty_seg.graph.onnx_tools import (
     float_info,
     fresh_name,
     MARKER_DOMAIN,
-    replace_nodes,
+    refill,
+    Shape,
     shapes,
 )
 
@@ -40,8 +41,8 @@ _SELU_LIMIT = -1.7580993408473766
 
 
 def mask_shape(
-    kind: str, shape: tuple[int, ...], axis: PassesAxis, name: str
-) -> tuple[int, ...]:
+    kind: str, shape: Shape, axis: PassesAxis, name: str
+) -> Shape:
     """
     Return the shape of the mask of one pass.
 
@@ -79,7 +80,7 @@ def mask_shape(
 
 
 def lay_out(
-    site: DropoutSite, shape: tuple[int, ...], axis: PassesAxis
+    site: DropoutSite, shape: Shape, axis: PassesAxis
 ) -> tuple[str, list[onnx.NodeProto], list[onnx.TensorProto]]:
     """
     Bring a mask (T, *site.shape) to where a tensor carries its passes.
@@ -241,7 +242,7 @@ def dropout_to_masks(
             nodes.extend(made)
             result.graph.initializer.extend(tensors)
             result.graph.input.append(float_info(site.name, (PASSES_AXIS, *site.shape)))
-    replace_nodes(result.graph, nodes)
+    refill(result.graph.node, nodes)
     return result, tuple(sites)
 
 
@@ -269,7 +270,7 @@ def _rate(graph: onnx.GraphProto, node: onnx.NodeProto) -> float:
 def _masked(
     graph: onnx.GraphProto,
     node: onnx.NodeProto,
-    known: dict[str, tuple[int, ...]],
+    known: dict[str, Shape],
     axes: FoundPasses,
     index: int,
 ) -> tuple[DropoutSite, list[onnx.NodeProto], list[onnx.TensorProto]]:
@@ -290,8 +291,8 @@ def _masked(
 
 
 def _place(
-    node: onnx.NodeProto, known: dict[str, tuple[int, ...]], axes: FoundPasses
-) -> tuple[tuple[int, ...], PassesAxis]:
+    node: onnx.NodeProto, known: dict[str, Shape], axes: FoundPasses
+) -> tuple[Shape, PassesAxis]:
     """Return the shape of one pass and where the passes go in it."""
     data = node.input[0]
     what = f'dropout {attribute(node, "site", "") or node.name!r}'
@@ -316,7 +317,7 @@ def _place(
 def without_dropout(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the graph with every dropout switched off."""
     twin = copy_of(model)
-    replace_nodes(twin.graph, [
+    refill(twin.graph.node, [
         helper.make_node('Identity', [node.input[0]], [node.output[0]])
         if is_dropout(node) else node
         for node in twin.graph.node

@@ -22,7 +22,13 @@ from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.algebra.dropout_to_masks import is_dropout, PASSES_AXIS
 from uncertainty_seg.graph.algebra.split import LOGITS
-from uncertainty_seg.graph.onnx_tools import build_model, float_info, shapes
+from uncertainty_seg.graph.onnx_tools import (
+    build_model,
+    copy_of,
+    float_info,
+    Shape,
+    shapes,
+)
 
 MEMBERS = 'members'
 _log = logging.getLogger(__name__)
@@ -108,8 +114,7 @@ class _Merged:
         key = _digest(tensor)
         if key not in self._weight_names:
             self._weight_names[key] = f'member{index}_{tensor.name}'
-            twin = onnx.TensorProto()
-            twin.CopyFrom(tensor)
+            twin = copy_of(tensor)
             twin.name = self._weight_names[key]
             self.weights.append(twin)
         return self._weight_names[key]
@@ -120,8 +125,7 @@ class _Merged:
         key = (node.domain, node.op_type, len(node.output), inputs, *attributes)
         if key not in self._outputs:
             outputs = [f'member{index}_{name}' if name else '' for name in node.output]
-            twin = onnx.NodeProto()
-            twin.CopyFrom(node)
+            twin = copy_of(node)
             twin.name = node.name and f'member{index}_{node.name}'
             del twin.input[:], twin.output[:]
             twin.input.extend(inputs)
@@ -138,7 +142,7 @@ class _Merged:
                              'dropout whose mask nobody else reads')
 
 
-def _head(members: onnx.ValueInfoProto, shape: tuple[int, ...]) -> onnx.ModelProto:
+def _head(members: onnx.ValueInfoProto, shape: Shape) -> onnx.ModelProto:
     count = members.type.tensor_type.shape.dim[0].dim_value
     nodes = [
         helper.make_node('ArgMax', [MEMBER], ['chosen'], axis=1, keepdims=0),
@@ -157,7 +161,7 @@ def _input_of(model: onnx.ModelProto, index: int) -> onnx.ValueInfoProto:
     return inputs[0]
 
 
-def _logits_shape(model: onnx.ModelProto, index: int) -> tuple[int, ...]:
+def _logits_shape(model: onnx.ModelProto, index: int) -> Shape:
     shape = shapes(model).get(model.graph.output[0].name)
     if shape is None or len(shape) != 4 or shape[0] != 1:
         raise GraphError(f'member {index} gives a tensor of shape {shape}',
@@ -192,8 +196,7 @@ def _digest(tensor: onnx.TensorProto) -> str:
 
 
 def _attribute_key(entry: onnx.AttributeProto) -> bytes:
-    twin = onnx.AttributeProto()
-    twin.CopyFrom(entry)
+    twin = copy_of(entry)
     twin.t.name = ''
     if twin.HasField('g') or twin.graphs:
         raise GraphError('a member holds control flow (If, Loop or Scan)', 'plain operators',

@@ -22,21 +22,19 @@ from onnx import helper
 
 from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.errors import GraphError
-from uncertainty_seg.graph.algebra.masked_graph import (
-    add_constant,
-    drop_unused,
-    MaskedView,
-    only_user,
-    producer,
-    swap,
-    view_of,
-)
+from uncertainty_seg.graph.algebra.masked_graph import MaskedView, view_of
 from uncertainty_seg.graph.onnx_tools import (
+    add_constant,
     attribute,
     constants,
     consumers,
     copy_of,
-    replace_nodes,
+    drop_unused,
+    only_user,
+    producer,
+    refill,
+    replace_node,
+    Shape,
     shapes,
 )
 from uncertainty_seg.graph.plan import Decision, MACS_AN_ELEMENT, node_cost
@@ -138,15 +136,14 @@ def _fold(graph: onnx.GraphProto, norm: onnx.NodeProto, linear: onnx.NodeProto) 
     # Constants of their own, since two convolutions may share one tensor.
     names = [add_constant(graph, f'{norm.output[0]}_{suffix}', values, np.float32)
              for suffix, values in (('weights', weights), ('bias', bias))]
-    merged = onnx.NodeProto()
-    merged.CopyFrom(linear)
+    merged = copy_of(linear)
     del merged.input[1:]
     merged.input.extend(names)
     merged.output[0] = norm.output[0]
     for entry in list(merged.attribute):
         if entry.name == 'beta':  # is in the bias now
             merged.attribute.remove(entry)
-    replace_nodes(graph, [merged if node == linear else node for node in graph.node
+    refill(graph.node, [merged if node == linear else node for node in graph.node
                           if node != norm])
 
 
@@ -210,7 +207,7 @@ def dynamic_conv(
                 f'{node.op_type} {name!r} has weights that differ from pass to pass',
                 'that of a plain Conv of static shape',
                 'keep dropout out of what its weights are computed from')
-        swap(result.graph, node, _Dynamic(result.graph, node, view).nodes())
+        replace_node(result.graph, node, _Dynamic(result.graph, node, view).nodes())
         decisions.append(Decision('dynamic_conv', name, True,
                                   'its weights differ from pass to pass: a product for each'))
     drop_unused(result.graph)
@@ -265,7 +262,7 @@ class _Dynamic:
         return copies, nodes
 
     def _by_product(
-        self, copies: list[str], groups: int, weights: tuple[int, ...], out: tuple[int, ...]
+        self, copies: list[str], groups: int, weights: Shape, out: Shape
     ) -> list[onnx.NodeProto]:
         outputs, inputs = weights[0] // groups, weights[1]
         kernel, pixels = math.prod(weights[2:]), math.prod(out[2:])
@@ -284,7 +281,7 @@ class _Dynamic:
         product = self._node('MatMul', [rows[-1].output[0], nodes[-1].output[0]], 'product')
         return [*nodes, *rows, product, self._node('Reshape', [product.output[0], back], 'plain')]
 
-    def _by_channel(self, copies: list[str], out: tuple[int, ...]) -> list[onnx.NodeProto]:
+    def _by_channel(self, copies: list[str], out: Shape) -> list[onnx.NodeProto]:
         shape = [-1, out[1], len(copies), *[1] * (len(out) - 2)]
         nodes = [self._node('Reshape', [self.conv.input[1], self._shape('kernels', shape)],
                             'kernels')]  # (T, C, k * k, 1, 1)
@@ -383,7 +380,7 @@ def fold_masks(
         saved = 0
         if not reason:
             for user in users:
-                swap(graph, user, _form(user)(graph, user, data, mask, view))
+                replace_node(graph, user, _form(user)(graph, user, data, mask, view))
             saved = passes * MACS_AN_ELEMENT * (_size(data, view) - _weights(users, view))
         decisions.append(Decision('fold_masks', mask, not reason,
                                   reason or _what(users), saved))

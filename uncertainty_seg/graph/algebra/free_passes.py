@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 import onnx
 from onnx import helper, numpy_helper
 
@@ -24,8 +23,10 @@ from uncertainty_seg.graph.onnx_tools import (
     attribute,
     constants,
     copy_of,
-    replace_nodes,
+    refill,
+    Shape,
     shapes,
+    Values,
 )
 
 # -------------------------------------------------------------------------------------------------
@@ -33,7 +34,6 @@ from uncertainty_seg.graph.onnx_tools import (
 # A rule sees a node of a graph of one pass and says where its outputs carry the passes, or raises
 # `Lost`. `passes_axis` applies them in order.
 
-Shape = tuple[int, ...]
 _TO_THE_END = 2**31 - 1
 
 
@@ -81,7 +81,7 @@ class View:
     node: onnx.NodeProto
     shapes: Mapping[str, Shape]
     axes: Mapping[str, PassesAxis]
-    constants: Mapping[str, NDArray[np.generic]]
+    constants: Values
 
     def shape(self, name: str) -> Shape:
         """Return a static shape."""
@@ -416,7 +416,7 @@ class FoundPasses:
 def find_passes(
     nodes: Iterable[onnx.NodeProto],
     shapes: Mapping[str, Shape],
-    constants: Mapping[str, NDArray[np.generic]],
+    constants: Values,
     seeds: Mapping[str, PassesAxis],
 ) -> FoundPasses:
     """
@@ -505,7 +505,7 @@ def free_passes(model: onnx.ModelProto, sites: Iterable[DropoutSite]) -> onnx.Mo
                              'behind it')
     editor = _Editor(result, known, found, sites)
     nodes = [new for node in result.graph.node for new in editor.freed(node)]
-    replace_nodes(result.graph, [*editor.front, *nodes])
+    refill(result.graph.node, [*editor.front, *nodes])
     del result.graph.value_info[:]
     for info in result.graph.output:
         info.type.tensor_type.ClearField('shape')  # it held the batch too
@@ -528,7 +528,7 @@ class _Editor:
     """Rewrites one node after the other; `front` holds what goes before all."""
 
     def __init__(
-        self, model: onnx.ModelProto, known: dict[str, tuple[int, ...]], found: FoundPasses,
+        self, model: onnx.ModelProto, known: dict[str, Shape], found: FoundPasses,
         sites: tuple[DropoutSite, ...],
     ) -> None:
         self.front: list[onnx.NodeProto] = []
@@ -576,8 +576,7 @@ class _Editor:
         old, new = self._known[node.input[0]], self._known[node.output[0]]
         scales = np.array([_scale(a, b) for a, b in zip(old, new, strict=True)], np.float32)
         name = self._constant(f'{node.output[0]}_free', scales)
-        twin = onnx.NodeProto()
-        twin.CopyFrom(node)
+        twin = copy_of(node)
         del twin.input[2:]
         twin.input.append(name)
         return twin
@@ -588,8 +587,7 @@ class _Editor:
         rank = len(self._known[node.output[0]])
         if node.op_type == 'MatMul' and axis.axis >= rank - 2:
             return [node]
-        twin = onnx.NodeProto()
-        twin.CopyFrom(node)
+        twin = copy_of(node)
         for index, name in enumerate(node.input):
             shape = self._known.get(name)
             if not name or name in self._found.axes or shape is None:
@@ -603,7 +601,7 @@ class _Editor:
         return [*before, twin]
 
     def _repeat(
-        self, name: str, shape: tuple[int, ...], axis: PassesAxis, prefix: str
+        self, name: str, shape: Shape, axis: PassesAxis, prefix: str
     ) -> tuple[list[onnx.NodeProto], str]:
         """Repeat a tensor T times where the passes are."""
         before, behind = shape[:axis.axis], shape[axis.axis + 1:]

@@ -22,16 +22,18 @@ from onnx import helper
 
 from uncertainty_seg.core.dropout_masks import kept_channels
 from uncertainty_seg.core.model_card import DropoutSite
-from uncertainty_seg.graph.algebra.masked_graph import (
+from uncertainty_seg.graph.algebra.masked_graph import MaskedView, view_of, with_passes
+from uncertainty_seg.graph.onnx_tools import (
     add_constant,
+    attribute,
+    consumers,
+    copy_of,
     drop_unused,
-    MaskedView,
     only_user,
     producer,
-    view_of,
-    with_passes,
+    refill,
+    Shapes,
 )
-from uncertainty_seg.graph.onnx_tools import attribute, consumers, copy_of, replace_nodes
 from uncertainty_seg.graph.plan import Decision, MACS_AN_ELEMENT, node_cost
 
 # -------------------------------------------------------------------------------------------------
@@ -93,7 +95,7 @@ def with_kept_channels(
         nodes += writer.choose(mask, count)
     for node in result.graph.node:
         nodes += writer.rewrite(node)
-    replace_nodes(result.graph, nodes)
+    refill(result.graph.node, nodes)
     drop_unused(result.graph)
     return result
 
@@ -135,7 +137,7 @@ def repeated(head: onnx.ModelProto, masks: Iterable[str], chunk: int) -> onnx.Mo
     for info in graph.output:
         outputs = [f'{info.name}_pass_{t}' for t in range(chunk)]
         nodes.append(helper.make_node('Concat', outputs, [info.name], axis=0))
-    replace_nodes(graph, nodes)
+    refill(graph.node, nodes)
     return result
 
 
@@ -148,8 +150,7 @@ def _depends(node: onnx.NodeProto, touched: set[str]) -> bool:
 
 
 def _of_pass(node: onnx.NodeProto, touched: set[str], number: int) -> onnx.NodeProto:
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
+    copy = copy_of(node)
     if copy.name:
         copy.name = f'{node.name}_pass_{number}'
     for names in (copy.input, copy.output):
@@ -202,8 +203,7 @@ class _KeptWriter:
         if node.op_type == 'Resize':
             return [self._resize(node, kept.count)]
         nodes: list[onnx.NodeProto] = []
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
+        copy = copy_of(node)
         for i, name in enumerate(node.input):
             if name and name not in self._kept and self._channels(name) > 1:
                 nodes.append(self._pick(name, kept, f'{out}_side_{i}'))
@@ -263,8 +263,7 @@ class _KeptWriter:
 
     def _resize(self, resize: onnx.NodeProto, count: int) -> onnx.NodeProto:
         """Say the number of channels where the size of the result is given."""
-        copy = onnx.NodeProto()
-        copy.CopyFrom(resize)
+        copy = copy_of(resize)
         if len(resize.input) > 3 and resize.input[3]:
             out = resize.output[0]
             copy.input[3] = self._constant(
@@ -450,7 +449,7 @@ def _saving(reach: _Reach, channels: int, kept: int, chunk: int, view: MaskedVie
     return int(chunk * sum(_saved_at(conv, share, view.shapes) for conv, share in parts))
 
 
-def _saved_at(conv: onnx.NodeProto, share: float, shapes: Mapping[str, tuple[int, ...]]) -> float:
+def _saved_at(conv: onnx.NodeProto, share: float, shapes: Shapes) -> float:
     macs = node_cost(conv, shapes).macs
     factor = _SLOWER + _SLOWER_PIXELS / math.prod(shapes[conv.output[0]][2:])
     gathered = MACS_AN_ELEMENT * math.prod(shapes[conv.input[1]])

@@ -20,16 +20,18 @@ from onnx import helper
 
 from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.graph.algebra.fold_masks import obstacle
-from uncertainty_seg.graph.algebra.masked_graph import (
+from uncertainty_seg.graph.algebra.masked_graph import MaskedView, view_of
+from uncertainty_seg.graph.onnx_tools import (
     add_constant,
+    attribute,
+    consumers,
+    copy_of,
     drop_unused,
-    MaskedView,
+    fresh_name,
     only_user,
     producer,
-    swap,
-    view_of,
+    replace_node,
 )
-from uncertainty_seg.graph.onnx_tools import attribute, consumers, copy_of, fresh_name
 from uncertainty_seg.graph.plan import Decision, MACS_AN_ELEMENT, node_cost
 
 # -------------------------------------------------------------------------------------------------
@@ -216,9 +218,9 @@ def _merge_two(model: onnx.ModelProto, sites: tuple[DropoutSite, ...]) -> bool:
         if 4 * size > math.prod(view.shapes[first[0]]) or not only_user(graph, inner.output[0]):
             continue
         both = fresh_name(graph, f'{first[1]}_and_{second[1]}')
-        swap(graph, outer, [helper.make_node('Mul', [first[1], second[1]], [both]),
+        replace_node(graph, outer, [helper.make_node('Mul', [first[1], second[1]], [both]),
                             helper.make_node('Mul', [first[0], both], [outer.output[0]])])
-        swap(graph, inner, [])
+        replace_node(graph, inner, [])
         return True
     return False
 
@@ -245,7 +247,7 @@ def _push(
         mul = waiting.pop()
         if plan.push(mul.output[0]) < plan.stay(mul.output[0]):
             users = consumers(graph.node, mul.output[0])
-            swap(graph, mul, [])
+            replace_node(graph, mul, [])
             late = [_exchange(graph, mul, user, view) for user in users]
             # A product before a bias has a new name, and stays where it is.
             waiting += [node for node in late if node.output[0] in view.shapes]
@@ -336,19 +338,18 @@ def _exchange(
     data, mask = mul.input
     if data in view.masks:
         data, mask = mask, data
-    early = onnx.NodeProto()
-    early.CopyFrom(user)
+    early = copy_of(user)
     early.output[0] = fresh_name(graph, f'{out}_unmasked')
     for index, name in enumerate(user.input):
         if name == masked:
             early.input[index] = data
     if not bias:
         late = helper.make_node('Mul', [early.output[0], mask], [out])
-        swap(graph, user, [early, late])
+        replace_node(graph, user, [early, late])
         return late
     del early.input[2:]
     late = helper.make_node('Mul', [early.output[0], mask], [fresh_name(graph, f'{out}_unbiased')])
-    swap(graph, user, [early, late, helper.make_node(
+    replace_node(graph, user, [early, late, helper.make_node(
         'Add', [late.output[0], _bias_of_rank(graph, user, bias, view)], [out])])
     return late
 

@@ -20,15 +20,17 @@ from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.algebra.dropout_to_masks import PASSES_AXIS
 from uncertainty_seg.graph.algebra.free_passes import one_pass
-from uncertainty_seg.graph.algebra.masked_graph import drop_unused
 from uncertainty_seg.graph.onnx_tools import (
     attribute,
     build_model,
     constants,
     copy_of,
+    drop_unused,
     float_info,
-    replace_nodes,
+    refill,
+    Shapes,
     shapes,
+    Values,
 )
 from uncertainty_seg.graph.plan import Cost, Decision, node_cost
 
@@ -105,7 +107,7 @@ def _reached(graph: onnx.GraphProto, names: set[str]) -> set[str]:
 
 def _skip_of(
     graph: onnx.GraphProto, conv: onnx.NodeProto, touched: set[str],
-    fixed: Mapping[str, NDArray[np.generic]],
+    fixed: Values,
 ) -> _Skip | None:
     if conv.op_type != 'Conv' or conv.input[1] not in fixed or attribute(conv, 'group', 1) != 1:
         return None
@@ -132,7 +134,7 @@ def _flat_parts(join: onnx.NodeProto, made: Mapping[str, onnx.NodeProto]) -> tup
     return tuple(parts)
 
 
-def _is_per_channel(node: onnx.NodeProto, fixed: Mapping[str, NDArray[np.generic]]) -> bool:
+def _is_per_channel(node: onnx.NodeProto, fixed: Values) -> bool:
     if node.op_type in _PER_CHANNEL:
         return all(name in fixed or not name for name in node.input[1:])
     if node.op_type == 'BatchNormalization':
@@ -149,12 +151,12 @@ def _channels_of(values: NDArray[np.generic]) -> int | None:
     return shape[1] if len(shape) == 4 and shape[0] == shape[2] == shape[3] == 1 else None
 
 
-def _data_of(node: onnx.NodeProto, fixed: Mapping[str, NDArray[np.generic]]) -> str:
+def _data_of(node: onnx.NodeProto, fixed: Values) -> str:
     return next(name for name in node.input if name not in fixed)
 
 
 def _judge(
-    skip: _Skip, known: Mapping[str, tuple[int, ...]], touched: set[str], passes: int
+    skip: _Skip, known: Shapes, touched: set[str], passes: int
 ) -> Decision:
     widths = [known[name][1] for name in skip.parts]
     still = sum(w for w, name in zip(widths, skip.parts, strict=True) if name not in touched)
@@ -172,8 +174,8 @@ def _judge(
 
 
 def _apply(
-    graph: onnx.GraphProto, skip: _Skip, known: Mapping[str, tuple[int, ...]], touched: set[str],
-    fixed: Mapping[str, NDArray[np.generic]],
+    graph: onnx.GraphProto, skip: _Skip, known: Shapes, touched: set[str],
+    fixed: Values,
 ) -> dict[str, NDArray[np.generic]]:
     """Put the sum in place of a convolution; return the constants that came with it."""
     new: dict[str, NDArray[np.generic]] = {}
@@ -197,8 +199,7 @@ def _apply(
             twin.input[list(node.input).index(_data_of(node, fixed))] = data
             nodes.append(twin)
             data = twin.output[0]
-        conv = onnx.NodeProto()
-        conv.CopyFrom(skip.conv)
+        conv = copy_of(skip.conv)
         del conv.input[2 if side == 'drawn' else 3:]  # the bias goes to the trunk
         conv.input[0] = data
         weights = np.ascontiguousarray(fixed[skip.conv.input[1]][:, channels])
@@ -210,19 +211,18 @@ def _apply(
     nodes.append(helper.make_node('Add', sums, [output], name=f'{output}_skip'))
     old = list(graph.node)
     at = old.index(skip.conv)
-    replace_nodes(graph, [*old[:at], *nodes, *old[at + 1:]])
+    refill(graph.node, [*old[:at], *nodes, *old[at + 1:]])
     graph.initializer.extend(numpy_helper.from_array(v, name) for name, v in new.items())
     return new
 
 
 def _twin(
-    node: onnx.NodeProto, fixed: Mapping[str, NDArray[np.generic]], channels: NDArray[np.int64],
+    node: onnx.NodeProto, fixed: Values, channels: NDArray[np.int64],
     prefix: str,
 ) -> tuple[onnx.NodeProto, dict[str, NDArray[np.generic]]]:
     """Copy a node, its arguments cut down to some channels; return these beside it."""
     cut: dict[str, NDArray[np.generic]] = {}
-    twin = onnx.NodeProto()
-    twin.CopyFrom(node)
+    twin = copy_of(node)
     twin.name, twin.output[0] = prefix, f'{prefix}_out'
     del twin.output[1:]
     for index, name in enumerate(node.input):

@@ -22,7 +22,7 @@ from uncertainty_seg.graph.onnx_tools import (
     copy_of,
     fresh_name,
     MARKER_DOMAIN,
-    replace_nodes,
+    refill,
     TensorType,
     types_of,
     UNKNOWN,
@@ -193,7 +193,7 @@ def _marked(
                 'Dropout', [name], [renamed[name]], name=f'dropout_{site}', domain=MARKER_DOMAIN,
                 p=p, kind=kind, site=site))
             sites.append(site)
-    replace_nodes(graph, nodes)
+    refill(graph.node, nodes)
     _import_markers(model)
     return model, tuple(sites)
 

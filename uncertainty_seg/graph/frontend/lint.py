@@ -18,12 +18,12 @@ from onnx import TensorProto
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.algebra.dropout_to_masks import is_dropout, PASSES_AXIS
 from uncertainty_seg.graph.algebra.split import LOGITS
-from uncertainty_seg.graph.frontend.static_input import image_inputs
 from uncertainty_seg.graph.onnx_tools import (
     attribute,
     constants,
     consumers,
     copy_of,
+    image_inputs,
     MARKER_DOMAIN,
     OPSET,
     types_of,

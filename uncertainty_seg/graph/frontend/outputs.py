@@ -27,7 +27,8 @@ from uncertainty_seg.graph.onnx_tools import (
     copy_of,
     float_info,
     fresh_name,
-    replace_nodes,
+    refill,
+    Shape,
     TensorType,
     types_of,
     UNKNOWN,
@@ -74,8 +75,7 @@ def planes_first(
     if axis == 3:
         name = _turned(graph, name)
         shape = [shape[i] for i in _FIRST]
-    del graph.output[:]
-    graph.output.append(float_info(name, shape))
+    refill(graph.output, [float_info(name, shape)])
     return result
 
 
@@ -95,7 +95,7 @@ def _turned(graph: onnx.GraphProto, name: str) -> str:
     last.output[0] = target
     nodes = list(graph.node)
     at = nodes.index(last)
-    replace_nodes(graph, [*nodes[:at], turn, *nodes[at:]])
+    refill(graph.node, [*nodes[:at], turn, *nodes[at:]])
     return target
 
 
@@ -125,8 +125,7 @@ def two_classes(model: onnx.ModelProto) -> onnx.ModelProto:
     conv = next((n for n in graph.node if source in n.output), None)
     if conv is None or not _doubled(graph, conv):
         name = _concatenated(graph, source, last)
-    del graph.output[:]
-    graph.output.append(float_info(name, (1, 2, *dims[2:])))
+    refill(graph.output, [float_info(name, (1, 2, *dims[2:]))])
     return result
 
 
@@ -174,7 +173,7 @@ def _concatenated(
     last.input[0] = both
     kept, name = list(graph.node), last.output[0]
     at = kept.index(last)
-    replace_nodes(graph, [*kept[:at], *nodes, *kept[at:]])
+    refill(graph.node, [*kept[:at], *nodes, *kept[at:]])
     return name
 
 
@@ -226,10 +225,9 @@ def strip_final_resize(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
         upsampling = _upsampling_of(last)
     if upsampling is None or last is None:
         return result, 'half_pixel'
-    replace_nodes(graph, [n for n in graph.node if n is not last])
+    refill(graph.node, [n for n in graph.node if n is not last])
     info = helper.make_tensor_value_info(last.input[0], TensorProto.FLOAT, None)
-    del graph.output[:]
-    graph.output.append(info)
+    refill(graph.output, [info])
     return result, upsampling
 
 
@@ -312,8 +310,7 @@ def to_logits(model: onnx.ModelProto, output: str | None, num_classes: int) -> o
     if kind.kind != TensorProto.FLOAT or kind.shape is None:
         raise GraphError(f'the output {name!r} is {_shown(kind)}', 'float32 of a static shape',
                          'export logits')
-    del result.graph.output[:]
-    result.graph.output.append(helper.make_tensor_value_info(name, kind.kind, kind.shape))
+    refill(result.graph.output, [helper.make_tensor_value_info(name, kind.kind, kind.shape)])
     axis = _class_axis(name, _four(kind.shape, name), num_classes)
     result = planes_first(result, _four(kind.shape, name), axis)
     if _four(kind.shape, name)[axis] == 1:
@@ -410,7 +407,7 @@ def _require_over_classes(
 
 
 def _axis_before(
-    step: onnx.NodeProto, axis: int | None, old: tuple[int, ...], new: tuple[int, ...]
+    step: onnx.NodeProto, axis: int | None, old: Shape, new: Shape
 ) -> int | None:
     """Say which axis of a step's input becomes an axis of its output, if one does."""
     if axis is None:
@@ -422,7 +419,7 @@ def _axis_before(
                 None)
 
 
-def _four(shape: tuple[int, ...], name: str) -> tuple[int, ...]:
+def _four(shape: Shape, name: str) -> Shape:
     """Return the shape of four axes that a squeezed output had before."""
     if len(shape) in (2, 3, 4):
         shape = (1,) * (4 - len(shape)) + shape
@@ -432,7 +429,7 @@ def _four(shape: tuple[int, ...], name: str) -> tuple[int, ...]:
     return shape
 
 
-def _class_axis(name: str, shape: tuple[int, ...], num_classes: int) -> int:
+def _class_axis(name: str, shape: Shape, num_classes: int) -> int:
     """Return 1 or 3."""
     wanted = (num_classes, 1) if num_classes == 2 else (num_classes,)
     for size in wanted:

@@ -16,7 +16,13 @@ from onnx import helper, numpy_helper, TensorProto
 from uncertainty_seg.core.model_card import InputSpec
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.frontend.constant_folding import fold_constants
-from uncertainty_seg.graph.onnx_tools import copy_of, float_info, fresh_name, replace_nodes
+from uncertainty_seg.graph.onnx_tools import (
+    copy_of,
+    float_info,
+    fresh_name,
+    image_inputs,
+    refill,
+)
 
 # -------------------------------------------------------------------------------------------------
 # Let a graph take the bytes of an image: cast, reorder and normalise inside.
@@ -48,9 +54,7 @@ def take_bytes(model: onnx.ModelProto, spec: InputSpec) -> onnx.ModelProto:
         If the network has another number of inputs or another input shape.
 
     """
-    graph = copy_of(model).graph
-    weights = {t.name for t in graph.initializer}
-    inputs = [info for info in graph.input if info.name not in weights]
+    inputs = image_inputs(model.graph)
     if len(inputs) != 1:
         raise GraphError(f'the network has the inputs {[i.name for i in inputs]}', 'one image')
     dims = tuple(d.dim_value for d in inputs[0].type.tensor_type.shape.dim)
@@ -72,10 +76,9 @@ def take_bytes(model: onnx.ModelProto, spec: InputSpec) -> onnx.ModelProto:
         IMAGE, TensorProto.UINT8, [1, spec.height, spec.width, 3]
     )
     result = copy_of(model)
-    del result.graph.input[:]
-    result.graph.input.append(image)
+    refill(result.graph.input, [image])
     result.graph.initializer.extend(constants)
-    replace_nodes(result.graph, [*front, *result.graph.node])
+    refill(result.graph.node, [*front, *result.graph.node])
     return result
 
 
@@ -132,17 +135,10 @@ def fix_input(model: onnx.ModelProto, height: int, width: int) -> onnx.ModelProt
     if is_last:
         name = fresh_name(graph, f'{image.name}_planes')
         turn = helper.make_node('Transpose', [name], [image.name], perm=[0, 2, 3, 1])
-        replace_nodes(graph, [turn, *graph.node])
-    del graph.input[:]
-    graph.input.append(float_info(name, (1, PLANES, height, width)))
+        refill(graph.node, [turn, *graph.node])
+    refill(graph.input, [float_info(name, (1, PLANES, height, width))])
     graph.input.extend(kept)
     return result
-
-
-def image_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
-    """Return the inputs that have no default value and that some node reads."""
-    given = {tensor.name for tensor in graph.initializer}
-    return [info for info in graph.input if info.name not in given]
 
 
 def _the_image(graph: onnx.GraphProto) -> onnx.ValueInfoProto:
