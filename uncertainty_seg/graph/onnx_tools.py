@@ -364,6 +364,38 @@ def add_constant(
     return name
 
 
+class NodeWriter:
+    """
+    Writes nodes whose tensors are named after one tensor.
+
+    Parameters
+    ----------
+    graph : GraphProto
+        Takes the constants; the nodes are kept in `nodes`, for the caller to put into place.
+    prefix : str
+        The tensor. Names are `prefix`, an underscore, and a suffix; without a suffix, `prefix`.
+
+    """
+
+    def __init__(self, graph: onnx.GraphProto, prefix: str) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self._graph, self._prefix = graph, prefix
+
+    def node(self, op: str, inputs: Sequence[str], suffix: str = '', **attributes: Any) -> str:
+        """Write a node of one output and return the name of that."""
+        name = f'{self._prefix}_{suffix}' if suffix else self._prefix
+        self.nodes.append(helper.make_node(op, list(inputs), [name], **attributes))
+        return name
+
+    def constant(self, suffix: str, values: Any, dtype: Any = np.float32) -> str:
+        """Store a constant and return its name."""
+        return add_constant(self._graph, f'{self._prefix}_{suffix}', values, dtype)
+
+    def shape(self, suffix: str, *sizes: int) -> str:
+        """Store whole numbers, int64 (n,), and return their name."""
+        return self.constant(suffix, sizes, np.int64)
+
+
 def float_info(name: str, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
     """Describe a float32 tensor; a text is a symbolic axis."""
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))

@@ -4,6 +4,8 @@ Let a graph exported for one image take T passes, wherever it was written for a 
 
 An exporter writes the batch into reshapes, sizes and joins as the number 1. Where a mask reaches
 such a node it is rewritten so that T follows from its input; what cannot be, is refused by name.
+Which axis of a tensor carries the passes is followed node by node through a graph of one pass:
+most tensors keep the batch on axis 0, attention moves it or merges it with the heads.
 
 """
 
@@ -15,7 +17,7 @@ import math
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.errors import GraphError
@@ -23,6 +25,7 @@ from uncertainty_seg.graph.onnx_tools import (
     attribute,
     constants,
     copy_of,
+    NodeWriter,
     refill,
     Shape,
     shapes,
@@ -32,7 +35,7 @@ from uncertainty_seg.graph.onnx_tools import (
 # -------------------------------------------------------------------------------------------------
 # What each operator does to the axis that carries the passes.
 # A rule sees a node of a graph of one pass and says where its outputs carry the passes, or raises
-# `Lost`. `passes_axis` applies them in order.
+# `Lost`.
 
 _TO_THE_END = 2**31 - 1
 
@@ -389,12 +392,6 @@ _RULES: dict[str, PassesRule] = {
 
 
 # -------------------------------------------------------------------------------------------------
-# Which axis of each tensor carries the passes.
-# A network is exported for one image. Most tensors keep the batch on axis 0; attention moves it or
-# merges it with the heads. This follows it node by node through a graph of one pass and says where
-# it is, or which node lost it. It changes nothing.
-
-
 @dataclass
 class FoundPasses:
     """
@@ -435,7 +432,7 @@ def find_passes(
 
     Returns
     -------
-    Found
+    FoundPasses
         Axes, and tensors for which a rule gave up.
 
     """
@@ -447,18 +444,12 @@ def find_passes(
         if lost is None:
             try:
                 axis = rule_of(node)(View(node, shapes, found.axes, constants))
-                axes = _of_outputs(node, axis)
+                found.axes.update({name: axis for name in node.output if name})
+                continue
             except Lost as err:
                 lost = f'{node.op_type} {node.name or node.output[0]!r}: {err}'
-        if lost is not None:
-            found.lost.update(dict.fromkeys(node.output, lost))
-        else:
-            found.axes.update(axes)
+        found.lost.update(dict.fromkeys(node.output, lost))
     return found
-
-
-def _of_outputs(node: onnx.NodeProto, axis: PassesAxis) -> dict[str, PassesAxis]:
-    return {name: axis for name in node.output if name}
 
 
 # -------------------------------------------------------------------------------------------------
@@ -541,9 +532,9 @@ class _Editor:
         if axis is None:
             return [node]
         if node.op_type in _RESHAPES:
-            return [self._reshape(node, axis)]
+            return [self._with_shape(node, axis, -1)]
         if node.op_type == 'Expand':
-            return [self._expand(node, axis)]
+            return [self._with_shape(node, axis, 1)]  # keeps what the input has there
         if node.op_type == 'Resize' and len(node.input) > 3 and node.input[3]:
             return [self._resize(node)]
         if node.op_type == 'Conv' and node.input[1] in self._found.axes:
@@ -553,32 +544,21 @@ class _Editor:
             return self._stretched(node, axis)
         return [node]
 
-    def _constant(self, name: str, values: np.ndarray) -> str:
-        self._graph.initializer.append(numpy_helper.from_array(values, name))
-        return name
-
-    def _reshape(self, node: onnx.NodeProto, axis: PassesAxis) -> onnx.NodeProto:
+    def _with_shape(self, node: onnx.NodeProto, axis: PassesAxis, size: int) -> onnx.NodeProto:
+        """Give Reshape or Expand the shape of its result, with another size for the passes."""
         shape = list(self._known[node.output[0]])
-        shape[axis.axis] = -1
-        name = self._constant(f'{node.output[0]}_free', np.array(shape, np.int64))
-        return helper.make_node('Reshape', [node.input[0], name], list(node.output),
-                                name=node.name)
-
-    def _expand(self, node: onnx.NodeProto, axis: PassesAxis) -> onnx.NodeProto:
-        shape = list(self._known[node.output[0]])
-        shape[axis.axis] = 1  # keeps what the input has there
-        name = self._constant(f'{node.output[0]}_free', np.array(shape, np.int64))
-        return helper.make_node('Expand', [node.input[0], name], list(node.output),
-                                name=node.name)
+        shape[axis.axis] = size
+        name = NodeWriter(self._graph, node.output[0]).shape('free', *shape)
+        op = 'Expand' if node.op_type == 'Expand' else 'Reshape'
+        return helper.make_node(op, [node.input[0], name], list(node.output), name=node.name)
 
     def _resize(self, node: onnx.NodeProto) -> onnx.NodeProto:
-        """Say the size by scales, which hold no batch."""
+        """Give the size by scales, which hold no batch."""
         old, new = self._known[node.input[0]], self._known[node.output[0]]
-        scales = np.array([_scale(a, b) for a, b in zip(old, new, strict=True)], np.float32)
-        name = self._constant(f'{node.output[0]}_free', scales)
+        scales = [_scale(a, b) for a, b in zip(old, new, strict=True)]
         twin = copy_of(node)
         del twin.input[2:]
-        twin.input.append(name)
+        twin.input.append(NodeWriter(self._graph, node.output[0]).constant('free', scales))
         return twin
 
     def _stretched(self, node: onnx.NodeProto, axis: PassesAxis) -> list[onnx.NodeProto]:
@@ -595,41 +575,33 @@ class _Editor:
             at = axis.axis - (rank - len(shape))
             if at < 0 or (shape[at] == 1 and node.op_type != 'Concat'):
                 continue
-            nodes, repeated = self._repeat(name, shape, axis.at(at), f'{node.output[0]}_in{index}')
-            before += nodes
-            twin.input[index] = repeated
+            write = NodeWriter(self._graph, f'{node.output[0]}_in{index}')
+            twin.input[index] = self._repeated(name, shape, axis.at(at), write)
+            before += write.nodes
         return [*before, twin]
 
-    def _repeat(
-        self, name: str, shape: Shape, axis: PassesAxis, prefix: str
-    ) -> tuple[list[onnx.NodeProto], str]:
+    def _repeated(self, name: str, shape: Shape, axis: PassesAxis, write: NodeWriter) -> str:
         """Repeat a tensor T times where the passes are."""
         before, behind = shape[:axis.axis], shape[axis.axis + 1:]
         if shape[axis.axis] != axis.size:
             raise GraphError(f'{name!r} of shape {shape} meets passes on an axis of {axis.size}',
                              'a network whose batch axis is not stretched')
         left, right = (*before, axis.outer), (axis.inner, *behind)
-        rows = self._constant(f'{prefix}_one', np.array((*left, 1, *right), np.int64))
-        front = self._constant(f'{prefix}_left', np.array(left, np.int64))
-        back = self._constant(f'{prefix}_right', np.array(right, np.int64))
-        flat = self._constant(f'{prefix}_flat', np.array((*before, -1, *behind), np.int64))
-        return [
-            helper.make_node('Reshape', [name, rows], [f'{prefix}_own']),
-            helper.make_node('Concat', [front, self._passes(), back], [f'{prefix}_size'], axis=0),
-            helper.make_node('Expand', [f'{prefix}_own', f'{prefix}_size'], [f'{prefix}_all']),
-            helper.make_node('Reshape', [f'{prefix}_all', flat], [f'{prefix}_repeated']),
-        ], f'{prefix}_repeated'
+        own = write.node('Reshape', [name, write.shape('one', *left, 1, *right)], 'own')
+        size = write.node('Concat', [write.shape('left', *left), self._passes(),
+                                     write.shape('right', *right)], 'size', axis=0)
+        every = write.node('Expand', [own, size], 'all')
+        flat = write.shape('flat', *before, -1, *behind)
+        return write.node('Reshape', [every, flat], 'repeated')
 
     def _passes(self) -> str:
         """Return a tensor that holds T, int64 (1,)."""
         if not self.front:
-            first = self._constant('passes_from', np.array([0], np.int64))
-            stop = self._constant('passes_to', np.array([1], np.int64))
-            self.front = [
-                helper.make_node('Shape', [self._sites[0].name], ['passes_shape']),
-                helper.make_node('Slice', ['passes_shape', first, stop], ['passes_count']),
-            ]
-        return 'passes_count'
+            write = NodeWriter(self._graph, 'passes')
+            shape = write.node('Shape', [self._sites[0].name], 'shape')
+            write.node('Slice', [shape, write.shape('from', 0), write.shape('to', 1)], 'count')
+            self.front = write.nodes
+        return self.front[-1].output[0]
 
 
 def _scale(old: int, new: int) -> np.float32:

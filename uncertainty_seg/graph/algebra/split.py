@@ -3,12 +3,14 @@
 Cut a masked graph in two: what is the same in every pass, and what is not.
 
 The trunk is everything that no mask reaches; it runs once at batch 1. The head is the rest.
+Before that, convolutions over a join of both kinds of tensors are split, so that the part over
+what is the same in every pass goes to the trunk.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +22,7 @@ from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.algebra.dropout_to_masks import PASSES_AXIS
 from uncertainty_seg.graph.algebra.free_passes import one_pass
+from uncertainty_seg.graph.algebra.masked_graph import touched_by
 from uncertainty_seg.graph.onnx_tools import (
     attribute,
     build_model,
@@ -27,12 +30,84 @@ from uncertainty_seg.graph.onnx_tools import (
     copy_of,
     drop_unused,
     float_info,
-    refill,
+    needed_nodes,
+    rename_tensors,
+    replace_node,
     Shapes,
     shapes,
     Values,
 )
 from uncertainty_seg.graph.plan import Cost, Decision, node_cost
+
+LOGITS = 'logits'
+
+
+def split_trunk_head(
+    model: onnx.ModelProto, sites: Iterable[DropoutSite]
+) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """
+    Split at the first dropout of every path.
+
+    Parameters
+    ----------
+    model : ModelProto
+        From `dropout_to_masks`, with one output of logits (1 or T, C, hl, wl).
+    sites : iterable of DropoutSite
+        Its mask inputs.
+
+    Returns
+    -------
+    trunk : ModelProto
+        Image to the tensors where the cut runs.
+    head : ModelProto
+        Those tensors and the masks to `logits`, float32 (T, C, hl, wl).
+
+    Raises
+    ------
+    GraphError
+        If the output does not depend on any mask, or a tensor at the cut has no static shape.
+
+    """
+    sites = tuple(sites)
+    masks = {site.name for site in sites}
+    graph = _named_output(model).graph
+    touched = touched_by(graph.node, masks)
+    if LOGITS not in touched:
+        raise GraphError('no dropout reaches the output', 'passes that differ',
+                         'name the output that the dropout belongs to')
+    head_nodes = [n for n in graph.node if any(name in touched for name in n.input)]
+    trunk_nodes = [n for n in graph.node if not any(name in touched for name in n.input)]
+    stored = [n for n in trunk_nodes if n.op_type == 'Constant']
+    made = {name for n in trunk_nodes if n.op_type != 'Constant' for name in n.output}
+    used = dict.fromkeys(name for n in head_nodes for name in n.input)
+    cut = [name for name in used if name in made]
+    images = [info for info in graph.input if info.name not in masks]
+    known = shapes(one_pass(model, sites))
+    missing = [name for name in cut if name not in known]
+    if missing:
+        raise GraphError(f'tensor {missing[0]!r} has no static shape', 'a fixed input size')
+    frontier = [float_info(name, known[name]) for name in cut]
+    trunk = build_model('trunk', needed_nodes(trunk_nodes, cut), images, frontier,
+                        graph.initializer)
+    mask_infos = [float_info(s.name, (PASSES_AXIS, *s.shape)) for s in sites]
+    direct = [info for info in images if info.name in used]
+    logits = float_info(LOGITS, (PASSES_AXIS, *known[model.graph.output[0].name][1:]))
+    head = build_model(
+        'head', [*(n for n in stored if set(n.output) & used.keys()), *head_nodes],
+        [*direct, *frontier, *mask_infos], [logits], graph.initializer,
+    )
+    return trunk, head
+
+
+def _named_output(model: onnx.ModelProto) -> onnx.ModelProto:
+    if len(model.graph.output) != 1:
+        names = [o.name for o in model.graph.output]
+        raise GraphError(f'the network has the outputs {names}', 'one', 'name the one of logits')
+    result = copy_of(model)
+    for node in result.graph.node:
+        rename_tensors(node, {model.graph.output[0].name: LOGITS})
+    return result
+
 
 # -------------------------------------------------------------------------------------------------
 # A convolution of joined tensors becomes a sum: conv(cat[u, s]) = conv_u(u) + conv_s(s).
@@ -82,7 +157,7 @@ def split_skips(
     graph = result.graph
     sites = tuple(sites)
     known = shapes(one_pass(model, sites))
-    touched = _reached(graph, {site.name for site in sites})
+    touched = touched_by(graph.node, [site.name for site in sites])
     fixed = constants(graph)
     decisions = []
     for conv in list(graph.node):
@@ -97,17 +172,8 @@ def split_skips(
     return result, tuple(decisions)
 
 
-def _reached(graph: onnx.GraphProto, names: set[str]) -> set[str]:
-    touched = set(names)
-    for node in graph.node:
-        if any(name in touched for name in node.input):
-            touched.update(node.output)
-    return touched
-
-
 def _skip_of(
-    graph: onnx.GraphProto, conv: onnx.NodeProto, touched: set[str],
-    fixed: Values,
+    graph: onnx.GraphProto, conv: onnx.NodeProto, touched: Container[str], fixed: Values
 ) -> _Skip | None:
     if conv.op_type != 'Conv' or conv.input[1] not in fixed or attribute(conv, 'group', 1) != 1:
         return None
@@ -155,9 +221,7 @@ def _data_of(node: onnx.NodeProto, fixed: Values) -> str:
     return next(name for name in node.input if name not in fixed)
 
 
-def _judge(
-    skip: _Skip, known: Shapes, touched: set[str], passes: int
-) -> Decision:
+def _judge(skip: _Skip, known: Shapes, touched: Container[str], passes: int) -> Decision:
     widths = [known[name][1] for name in skip.parts]
     still = sum(w for w, name in zip(widths, skip.parts, strict=True) if name not in touched)
     share = still / sum(widths)
@@ -174,8 +238,7 @@ def _judge(
 
 
 def _apply(
-    graph: onnx.GraphProto, skip: _Skip, known: Shapes, touched: set[str],
-    fixed: Values,
+    graph: onnx.GraphProto, skip: _Skip, known: Shapes, touched: Container[str], fixed: Values
 ) -> dict[str, NDArray[np.generic]]:
     """Put the sum in place of a convolution; return the constants that came with it."""
     new: dict[str, NDArray[np.generic]] = {}
@@ -202,23 +265,19 @@ def _apply(
         conv = copy_of(skip.conv)
         del conv.input[2 if side == 'drawn' else 3:]  # the bias goes to the trunk
         conv.input[0] = data
-        weights = np.ascontiguousarray(fixed[skip.conv.input[1]][:, channels])
         conv.input[1] = f'{prefix}_weights'
-        new[conv.input[1]] = weights
+        new[conv.input[1]] = np.ascontiguousarray(fixed[skip.conv.input[1]][:, channels])
         conv.name, conv.output[0] = prefix, f'{prefix}_sum'
         nodes.append(conv)
         sums.append(conv.output[0])
     nodes.append(helper.make_node('Add', sums, [output], name=f'{output}_skip'))
-    old = list(graph.node)
-    at = old.index(skip.conv)
-    refill(graph.node, [*old[:at], *nodes, *old[at + 1:]])
+    replace_node(graph, skip.conv, nodes)
     graph.initializer.extend(numpy_helper.from_array(v, name) for name, v in new.items())
     return new
 
 
 def _twin(
-    node: onnx.NodeProto, fixed: Values, channels: NDArray[np.int64],
-    prefix: str,
+    node: onnx.NodeProto, fixed: Values, channels: NDArray[np.int64], prefix: str
 ) -> tuple[onnx.NodeProto, dict[str, NDArray[np.generic]]]:
     """Copy a node, its arguments cut down to some channels; return these beside it."""
     cut: dict[str, NDArray[np.generic]] = {}
@@ -234,105 +293,3 @@ def _twin(
             twin.input[index] = f'{prefix}_{index}'
             cut[twin.input[index]] = np.ascontiguousarray(np.take(values, channels, axis))
     return twin, cut
-
-
-# -------------------------------------------------------------------------------------------------
-
-LOGITS = 'logits'
-
-
-def split_trunk_head(
-    model: onnx.ModelProto, sites: Iterable[DropoutSite]
-) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """
-    Split at the first dropout of every path.
-
-    Parameters
-    ----------
-    model : ModelProto
-        From `dropout_to_masks`, with one output of logits (1 or T, C, hl, wl).
-    sites : iterable of DropoutSite
-        Its mask inputs.
-
-    Returns
-    -------
-    trunk : ModelProto
-        Image to the tensors where the cut runs.
-    head : ModelProto
-        Those tensors and the masks to `logits`, float32 (T, C, hl, wl).
-
-    Raises
-    ------
-    GraphError
-        If the output does not depend on any mask, or a tensor at the cut has no static shape.
-
-    """
-    sites = tuple(sites)
-    masks = {site.name for site in sites}
-    graph = _named_output(model).graph
-    touched = set(masks)
-    head_nodes: list[onnx.NodeProto] = []
-    trunk_nodes: list[onnx.NodeProto] = []
-    for node in graph.node:
-        is_head = any(name in touched for name in node.input)
-        (head_nodes if is_head else trunk_nodes).append(node)
-        if is_head:
-            touched.update(node.output)
-    if LOGITS not in touched:
-        raise GraphError('no dropout reaches the output', 'passes that differ',
-                         'name the output that the dropout belongs to')
-    made = {name for node in trunk_nodes if node.op_type != 'Constant' for name in node.output}
-    cut = [name for name in dict.fromkeys(n for h in head_nodes for n in h.input) if name in made]
-    copied = [n for n in trunk_nodes if n.op_type == 'Constant']
-    images = [info for info in graph.input if info.name not in masks]
-    known = shapes(_one_pass(model, sites))
-    missing = [name for name in cut if name not in known]
-    if missing:
-        raise GraphError(f'tensor {missing[0]!r} has no static shape', 'a fixed input size')
-    frontier = [float_info(name, known[name]) for name in cut]
-    needed = _ancestors(trunk_nodes, set(cut))
-    trunk = build_model('trunk', needed, images, frontier, graph.initializer)
-    mask_infos = [float_info(s.name, (PASSES_AXIS, *s.shape)) for s in sites]
-    used = {n for h in head_nodes for n in h.input}
-    direct = [info for info in images if info.name in used]
-    logits = float_info(LOGITS, (PASSES_AXIS, *known[model.graph.output[0].name][1:]))
-    head = build_model(
-        'head', [*(c for c in copied if set(c.output) & used), *head_nodes],
-        [*direct, *frontier, *mask_infos], [logits], graph.initializer,
-    )
-    return trunk, head
-
-
-def _named_output(model: onnx.ModelProto) -> onnx.ModelProto:
-    if len(model.graph.output) != 1:
-        names = [o.name for o in model.graph.output]
-        raise GraphError(f'the network has the outputs {names}', 'one', 'name the one of logits')
-    old = model.graph.output[0].name
-    result = copy_of(model)
-    for node in result.graph.node:
-        for names in (node.input, node.output):
-            for index, name in enumerate(names):
-                if name == old:
-                    names[index] = LOGITS
-    return result
-
-
-def _one_pass(model: onnx.ModelProto, sites: Iterable[DropoutSite]) -> onnx.ModelProto:
-    """Return the graph with T = 1, whose shapes are all static."""
-    fixed = copy_of(model)
-    names = {site.name for site in sites}
-    for info in fixed.graph.input:
-        if info.name in names:
-            info.type.tensor_type.shape.dim[0].Clear()
-            info.type.tensor_type.shape.dim[0].dim_value = 1
-    del fixed.graph.value_info[:]
-    return fixed
-
-
-def _ancestors(nodes: list[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
-    kept = []
-    for node in reversed(nodes):
-        if wanted & set(node.output):
-            wanted |= set(node.input)
-            kept.append(node)
-    return kept[::-1]
