@@ -26,6 +26,8 @@ from uncertainty_seg.graph.onnx_tools import (
     build_model,
     copy_of,
     float_info,
+    image_inputs,
+    refill,
     Shape,
     shapes,
 )
@@ -113,10 +115,8 @@ class _Merged:
     def _add_weight(self, tensor: onnx.TensorProto, index: int) -> str:
         key = _digest(tensor)
         if key not in self._weight_names:
-            self._weight_names[key] = f'member{index}_{tensor.name}'
-            twin = copy_of(tensor)
-            twin.name = self._weight_names[key]
-            self.weights.append(twin)
+            self.weights.append(copy_of(tensor))
+            self.weights[-1].name = self._weight_names[key] = f'member{index}_{tensor.name}'
         return self._weight_names[key]
 
     def _add_node(self, node: onnx.NodeProto, names: dict[str, str], index: int) -> list[str]:
@@ -127,9 +127,8 @@ class _Merged:
             outputs = [f'member{index}_{name}' if name else '' for name in node.output]
             twin = copy_of(node)
             twin.name = node.name and f'member{index}_{node.name}'
-            del twin.input[:], twin.output[:]
-            twin.input.extend(inputs)
-            twin.output.extend(outputs)
+            refill(twin.input, inputs)
+            refill(twin.output, outputs)
             self.nodes.append(twin)
             self._outputs[key] = outputs
         return self._outputs[key]
@@ -153,8 +152,7 @@ def _head(members: onnx.ValueInfoProto, shape: Shape) -> onnx.ModelProto:
 
 
 def _input_of(model: onnx.ModelProto, index: int) -> onnx.ValueInfoProto:
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [info for info in model.graph.input if info.name not in weights]
+    inputs = image_inputs(model.graph)
     if len(inputs) != 1 or len(model.graph.output) != 1:
         raise GraphError(f'member {index} has {len(inputs)} inputs and '
                          f'{len(model.graph.output)} outputs', 'one image and its logits')

@@ -32,12 +32,10 @@ from uncertainty_seg.graph.onnx_tools import (
     Values,
 )
 
-# -------------------------------------------------------------------------------------------------
-# What each operator does to the axis that carries the passes.
-# A rule sees a node of a graph of one pass and says where its outputs carry the passes, or raises
-# `Lost`.
-
-_TO_THE_END = 2**31 - 1
+_RESHAPES = ('Reshape', 'Flatten', 'Squeeze', 'Unsqueeze')
+_ELEMENTWISE = ('Add', 'Sub', 'Mul', 'Div', 'Pow', 'Min', 'Max', 'Mean', 'Sum', 'Where', 'Equal',
+                'Less', 'Greater', 'LessOrEqual', 'GreaterOrEqual', 'And', 'Or', 'Xor', 'Mod',
+                'PRelu')
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,230 @@ class PassesAxis:
     def at(self, axis: int) -> PassesAxis:
         """Return the same on another axis."""
         return PassesAxis(axis, self.inner, self.outer)
+
+
+def free_passes(model: onnx.ModelProto, sites: Iterable[DropoutSite]) -> onnx.ModelProto:
+    """
+    Rewrite what depends on the number of passes.
+
+    Parameters
+    ----------
+    model : ModelProto
+        From `dropout_to_masks`, whole or its head, shape arithmetic folded; left as it is.
+    sites : iterable of DropoutSite
+        Its mask inputs.
+
+    Returns
+    -------
+    ModelProto
+        Computes for T masks what the graph of one pass computes for each.
+
+    Raises
+    ------
+    GraphError
+        With the node at which passes would mix, if the output depends on it.
+
+    """
+    result = copy_of(model)
+    sites = tuple(sites)
+    known = shapes(one_pass(model, sites))
+    # Masks are laid out as (T, ...): whatever inner they have is on axes of their own.
+    seeds = {site.name: PassesAxis(0) for site in sites}
+    found = find_passes(model.graph.node, known, constants(model.graph), seeds)
+    for info in model.graph.output:
+        if info.name in found.lost:
+            raise GraphError(f'passes would mix at {found.lost[info.name]}',
+                             'an operation that treats every image of a batch alike',
+                             'write that step without the batch size, or move the dropout '
+                             'behind it')
+    editor = _Editor(result, known, found, sites)
+    nodes = [new for node in result.graph.node for new in editor.freed(node)]
+    refill(result.graph.node, [*editor.front, *nodes])
+    del result.graph.value_info[:]
+    for info in result.graph.output:
+        info.type.tensor_type.ClearField('shape')  # it held the batch too
+    return result
+
+
+def one_pass(model: onnx.ModelProto, sites: Iterable[DropoutSite]) -> onnx.ModelProto:
+    """Return the graph with T = 1, whose shapes are all static."""
+    fixed = copy_of(model)
+    names = {site.name for site in sites}
+    for info in fixed.graph.input:
+        if info.name in names:
+            info.type.tensor_type.shape.dim[0].Clear()
+            info.type.tensor_type.shape.dim[0].dim_value = 1
+    del fixed.graph.value_info[:]
+    return fixed
+
+
+class _Editor:
+    """Rewrites one node after the other; `front` holds what goes before all."""
+
+    def __init__(
+        self, model: onnx.ModelProto, known: dict[str, Shape], found: FoundPasses,
+        sites: tuple[DropoutSite, ...],
+    ) -> None:
+        self.front: list[onnx.NodeProto] = []
+        self._graph = model.graph
+        self._known, self._found, self._sites = known, found, sites
+
+    def freed(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """Return what to put in place of a node."""
+        axis = self._found.axes.get(node.output[0])
+        if axis is None:
+            return [node]
+        if node.op_type in _RESHAPES:
+            return [self._with_shape(node, axis, -1)]
+        if node.op_type == 'Expand':
+            return [self._with_shape(node, axis, 1)]  # keeps what the input has there
+        if node.op_type == 'Resize' and len(node.input) > 3 and node.input[3]:
+            return [self._resize(node)]
+        if node.op_type == 'Conv' and node.input[1] in self._found.axes:
+            raise GraphError(f'the weights of Conv {node.name or node.output[0]!r} depend on '
+                             'dropout', 'a 1x1 or depthwise convolution of that kind')
+        if node.op_type in ('Concat', 'MatMul', *_ELEMENTWISE):
+            return self._stretched(node, axis)
+        return [node]
+
+    def _with_shape(self, node: onnx.NodeProto, axis: PassesAxis, size: int) -> onnx.NodeProto:
+        """Give Reshape or Expand the shape of its result, with another size for the passes."""
+        shape = list(self._known[node.output[0]])
+        shape[axis.axis] = size
+        name = NodeWriter(self._graph, node.output[0]).shape('free', *shape)
+        op = 'Expand' if node.op_type == 'Expand' else 'Reshape'
+        return helper.make_node(op, [node.input[0], name], list(node.output), name=node.name)
+
+    def _resize(self, node: onnx.NodeProto) -> onnx.NodeProto:
+        """Give the size by scales, which hold no batch."""
+        old, new = self._known[node.input[0]], self._known[node.output[0]]
+        scales = [_scale(a, b) for a, b in zip(old, new, strict=True)]
+        twin = copy_of(node)
+        del twin.input[2:]
+        twin.input.append(NodeWriter(self._graph, node.output[0]).constant('free', scales))
+        return twin
+
+    def _stretched(self, node: onnx.NodeProto, axis: PassesAxis) -> list[onnx.NodeProto]:
+        """Repeat for every pass the inputs that would not broadcast."""
+        before: list[onnx.NodeProto] = []
+        rank = len(self._known[node.output[0]])
+        if node.op_type == 'MatMul' and axis.axis >= rank - 2:
+            return [node]
+        twin = copy_of(node)
+        for index, name in enumerate(node.input):
+            shape = self._known.get(name)
+            if not name or name in self._found.axes or shape is None:
+                continue
+            at = axis.axis - (rank - len(shape))
+            if at < 0 or (shape[at] == 1 and node.op_type != 'Concat'):
+                continue
+            write = NodeWriter(self._graph, f'{node.output[0]}_in{index}')
+            twin.input[index] = self._repeated(name, shape, axis.at(at), write)
+            before += write.nodes
+        return [*before, twin]
+
+    def _repeated(self, name: str, shape: Shape, axis: PassesAxis, write: NodeWriter) -> str:
+        """Repeat a tensor T times where the passes are."""
+        before, behind = shape[:axis.axis], shape[axis.axis + 1:]
+        if shape[axis.axis] != axis.size:
+            raise GraphError(f'{name!r} of shape {shape} meets passes on an axis of {axis.size}',
+                             'a network whose batch axis is not stretched')
+        left, right = (*before, axis.outer), (axis.inner, *behind)
+        own = write.node('Reshape', [name, write.shape('one', *left, 1, *right)], 'own')
+        size = write.node('Concat', [write.shape('left', *left), self._passes(),
+                                     write.shape('right', *right)], 'size', axis=0)
+        every = write.node('Expand', [own, size], 'all')
+        flat = write.shape('flat', *before, -1, *behind)
+        return write.node('Reshape', [every, flat], 'repeated')
+
+    def _passes(self) -> str:
+        """Return a tensor that holds T, int64 (1,)."""
+        if not self.front:
+            write = NodeWriter(self._graph, 'passes')
+            shape = write.node('Shape', [self._sites[0].name], 'shape')
+            write.node('Slice', [shape, write.shape('from', 0), write.shape('to', 1)], 'count')
+            self.front = write.nodes
+        return self.front[-1].output[0]
+
+
+def _scale(old: int, new: int) -> np.float32:
+    """Return the float32 by which a runtime comes from the old size to the new."""
+    scale = np.float32(new / old)
+    while int(scale * np.float32(old)) < new:
+        scale = np.nextafter(scale, np.float32(np.inf))
+    return scale
+
+
+# -------------------------------------------------------------------------------------------------
+# Follow the passes through a graph; nothing is changed.
+
+
+@dataclass
+class FoundPasses:
+    """
+    Result of `find_passes`.
+
+    Attributes
+    ----------
+    axes : dict of str to PassesAxis
+        Tensors that carry the passes. What is in neither is the same in all of them.
+    lost : dict of str to str
+        Tensors whose axis is not known: the node and the reason.
+
+    """
+
+    axes: dict[str, PassesAxis]
+    lost: dict[str, str]
+
+
+def find_passes(
+    nodes: Iterable[onnx.NodeProto],
+    shapes: Mapping[str, Shape],
+    constants: Values,
+    seeds: Mapping[str, PassesAxis],
+) -> FoundPasses:
+    """
+    Follow the passes through a graph.
+
+    Parameters
+    ----------
+    nodes : iterable of NodeProto
+        In order, constants of shape arithmetic folded.
+    shapes : mapping of str to tuple of int
+        Static shapes of one pass.
+    constants : mapping of str to ndarray
+        Initializers and constants.
+    seeds : mapping of str to PassesAxis
+        Inputs that carry the passes.
+
+    Returns
+    -------
+    FoundPasses
+        Axes, and tensors for which a rule gave up.
+
+    """
+    found = FoundPasses(dict(seeds), {})
+    for node in nodes:
+        lost = next((found.lost[name] for name in node.input if name in found.lost), None)
+        if lost is None and not any(name in found.axes for name in node.input):
+            continue
+        if lost is None:
+            try:
+                axis = rule_of(node)(View(node, shapes, found.axes, constants))
+                found.axes.update({name: axis for name in node.output if name})
+                continue
+            except Lost as err:
+                lost = f'{node.op_type} {node.name or node.output[0]!r}: {err}'
+        found.lost.update(dict.fromkeys(node.output, lost))
+    return found
+
+
+# -------------------------------------------------------------------------------------------------
+# What each operator does to the axis that carries the passes.
+# A rule sees a node of a graph of one pass and says where its outputs carry the passes, or raises
+# `Lost`.
+
+_TO_THE_END = 2**31 - 1
 
 
 class Lost(Exception):
@@ -186,19 +408,9 @@ def _reshaped(view: View) -> PassesAxis:
 
 def reshaped_axis(axis: PassesAxis, old: Sequence[int], new: Sequence[int]) -> PassesAxis:
     """
-    Say where the passes go in a reshape.
+    Say where the passes go in a reshape, from an axis of the old shape (both of one pass).
 
-    Parameters
-    ----------
-    axis : PassesAxis
-        In the old shape.
-    old, new : sequence of int
-        Shapes of one pass.
-
-    Returns
-    -------
-    PassesAxis
-        An axis of its own where the new shape has room for one.
+    They get an axis of their own where the new shape has room for one.
 
     Raises
     ------
@@ -379,9 +591,7 @@ _RULES: dict[str, PassesRule] = {
                      'AveragePool', 'GlobalAveragePool', 'GlobalMaxPool', 'DepthToSpace',
                      'SpaceToDepth', 'GridSample', 'LpPool', 'GlobalLpPool'), _sample_by_sample),
     **dict.fromkeys(('Conv', 'ConvTranspose'), _convolved),
-    **dict.fromkeys(('Add', 'Sub', 'Mul', 'Div', 'Pow', 'Min', 'Max', 'Mean', 'Sum', 'Where',
-                     'Equal', 'Less', 'Greater', 'LessOrEqual', 'GreaterOrEqual', 'And', 'Or',
-                     'Xor', 'Mod', 'PRelu', 'Expand'), _broadcast),
+    **dict.fromkeys((*_ELEMENTWISE, 'Expand'), _broadcast),
     **dict.fromkeys(('Softmax', 'LogSoftmax', 'Hardmax', 'Split', 'TopK', 'LpNormalization',
                      'GatherElements'), _along_another),
     'Transpose': _moved, 'Reshape': _reshaped, 'Flatten': _reshaped, 'Unsqueeze': _inserted,
@@ -389,224 +599,3 @@ _RULES: dict[str, PassesRule] = {
     'Concat': _joined, 'LayerNormalization': _normalised, 'Slice': _sliced,
     'Gather': _gathered, 'GatherND': _gathered_points, 'Pad': _padded, 'Tile': _repeated,
 }
-
-
-# -------------------------------------------------------------------------------------------------
-@dataclass
-class FoundPasses:
-    """
-    Result of `find_passes`.
-
-    Attributes
-    ----------
-    axes : dict of str to PassesAxis
-        Tensors that carry the passes. What is in neither is the same in all of them.
-    lost : dict of str to str
-        Tensors whose axis is not known: the node and the reason.
-
-    """
-
-    axes: dict[str, PassesAxis]
-    lost: dict[str, str]
-
-
-def find_passes(
-    nodes: Iterable[onnx.NodeProto],
-    shapes: Mapping[str, Shape],
-    constants: Values,
-    seeds: Mapping[str, PassesAxis],
-) -> FoundPasses:
-    """
-    Follow the passes through a graph.
-
-    Parameters
-    ----------
-    nodes : iterable of NodeProto
-        In order, constants of shape arithmetic folded.
-    shapes : mapping of str to tuple of int
-        Static shapes of one pass.
-    constants : mapping of str to ndarray
-        Initializers and constants.
-    seeds : mapping of str to PassesAxis
-        Inputs that carry the passes.
-
-    Returns
-    -------
-    FoundPasses
-        Axes, and tensors for which a rule gave up.
-
-    """
-    found = FoundPasses(dict(seeds), {})
-    for node in nodes:
-        lost = next((found.lost[name] for name in node.input if name in found.lost), None)
-        if lost is None and not any(name in found.axes for name in node.input):
-            continue
-        if lost is None:
-            try:
-                axis = rule_of(node)(View(node, shapes, found.axes, constants))
-                found.axes.update({name: axis for name in node.output if name})
-                continue
-            except Lost as err:
-                lost = f'{node.op_type} {node.name or node.output[0]!r}: {err}'
-        found.lost.update(dict.fromkeys(node.output, lost))
-    return found
-
-
-# -------------------------------------------------------------------------------------------------
-
-_RESHAPES = ('Reshape', 'Flatten', 'Squeeze', 'Unsqueeze')
-_BROADCASTS = ('Add', 'Sub', 'Mul', 'Div', 'Pow', 'Min', 'Max', 'Mean', 'Sum', 'Where', 'Equal',
-               'Less', 'Greater', 'LessOrEqual', 'GreaterOrEqual', 'And', 'Or', 'Xor', 'Mod',
-               'PRelu', 'MatMul')
-
-
-def free_passes(model: onnx.ModelProto, sites: Iterable[DropoutSite]) -> onnx.ModelProto:
-    """
-    Rewrite what depends on the number of passes.
-
-    Parameters
-    ----------
-    model : ModelProto
-        From `dropout_to_masks`, whole or its head, shape arithmetic folded; left as it is.
-    sites : iterable of DropoutSite
-        Its mask inputs.
-
-    Returns
-    -------
-    ModelProto
-        Computes for T masks what the graph of one pass computes for each.
-
-    Raises
-    ------
-    GraphError
-        With the node at which passes would mix, if the output depends on it.
-
-    """
-    result = copy_of(model)
-    sites = tuple(sites)
-    known = shapes(one_pass(model, sites))
-    # Masks are laid out as (T, ...): whatever inner they have is on axes of their own.
-    seeds = {site.name: PassesAxis(0) for site in sites}
-    found = find_passes(model.graph.node, known, constants(model.graph), seeds)
-    for info in model.graph.output:
-        if info.name in found.lost:
-            raise GraphError(f'passes would mix at {found.lost[info.name]}',
-                             'an operation that treats every image of a batch alike',
-                             'write that step without the batch size, or move the dropout '
-                             'behind it')
-    editor = _Editor(result, known, found, sites)
-    nodes = [new for node in result.graph.node for new in editor.freed(node)]
-    refill(result.graph.node, [*editor.front, *nodes])
-    del result.graph.value_info[:]
-    for info in result.graph.output:
-        info.type.tensor_type.ClearField('shape')  # it held the batch too
-    return result
-
-
-def one_pass(model: onnx.ModelProto, sites: Iterable[DropoutSite]) -> onnx.ModelProto:
-    """Return the graph with T = 1, whose shapes are all static."""
-    fixed = copy_of(model)
-    names = {site.name for site in sites}
-    for info in fixed.graph.input:
-        if info.name in names:
-            info.type.tensor_type.shape.dim[0].Clear()
-            info.type.tensor_type.shape.dim[0].dim_value = 1
-    del fixed.graph.value_info[:]
-    return fixed
-
-
-class _Editor:
-    """Rewrites one node after the other; `front` holds what goes before all."""
-
-    def __init__(
-        self, model: onnx.ModelProto, known: dict[str, Shape], found: FoundPasses,
-        sites: tuple[DropoutSite, ...],
-    ) -> None:
-        self.front: list[onnx.NodeProto] = []
-        self._graph = model.graph
-        self._known, self._found, self._sites = known, found, sites
-
-    def freed(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-        """Return what to put in place of a node."""
-        axis = self._found.axes.get(node.output[0])
-        if axis is None:
-            return [node]
-        if node.op_type in _RESHAPES:
-            return [self._with_shape(node, axis, -1)]
-        if node.op_type == 'Expand':
-            return [self._with_shape(node, axis, 1)]  # keeps what the input has there
-        if node.op_type == 'Resize' and len(node.input) > 3 and node.input[3]:
-            return [self._resize(node)]
-        if node.op_type == 'Conv' and node.input[1] in self._found.axes:
-            raise GraphError(f'the weights of Conv {node.name or node.output[0]!r} depend on '
-                             'dropout', 'a 1x1 or depthwise convolution of that kind')
-        if node.op_type == 'Concat' or node.op_type in _BROADCASTS:
-            return self._stretched(node, axis)
-        return [node]
-
-    def _with_shape(self, node: onnx.NodeProto, axis: PassesAxis, size: int) -> onnx.NodeProto:
-        """Give Reshape or Expand the shape of its result, with another size for the passes."""
-        shape = list(self._known[node.output[0]])
-        shape[axis.axis] = size
-        name = NodeWriter(self._graph, node.output[0]).shape('free', *shape)
-        op = 'Expand' if node.op_type == 'Expand' else 'Reshape'
-        return helper.make_node(op, [node.input[0], name], list(node.output), name=node.name)
-
-    def _resize(self, node: onnx.NodeProto) -> onnx.NodeProto:
-        """Give the size by scales, which hold no batch."""
-        old, new = self._known[node.input[0]], self._known[node.output[0]]
-        scales = [_scale(a, b) for a, b in zip(old, new, strict=True)]
-        twin = copy_of(node)
-        del twin.input[2:]
-        twin.input.append(NodeWriter(self._graph, node.output[0]).constant('free', scales))
-        return twin
-
-    def _stretched(self, node: onnx.NodeProto, axis: PassesAxis) -> list[onnx.NodeProto]:
-        """Repeat for every pass the inputs that would not broadcast."""
-        before: list[onnx.NodeProto] = []
-        rank = len(self._known[node.output[0]])
-        if node.op_type == 'MatMul' and axis.axis >= rank - 2:
-            return [node]
-        twin = copy_of(node)
-        for index, name in enumerate(node.input):
-            shape = self._known.get(name)
-            if not name or name in self._found.axes or shape is None:
-                continue
-            at = axis.axis - (rank - len(shape))
-            if at < 0 or (shape[at] == 1 and node.op_type != 'Concat'):
-                continue
-            write = NodeWriter(self._graph, f'{node.output[0]}_in{index}')
-            twin.input[index] = self._repeated(name, shape, axis.at(at), write)
-            before += write.nodes
-        return [*before, twin]
-
-    def _repeated(self, name: str, shape: Shape, axis: PassesAxis, write: NodeWriter) -> str:
-        """Repeat a tensor T times where the passes are."""
-        before, behind = shape[:axis.axis], shape[axis.axis + 1:]
-        if shape[axis.axis] != axis.size:
-            raise GraphError(f'{name!r} of shape {shape} meets passes on an axis of {axis.size}',
-                             'a network whose batch axis is not stretched')
-        left, right = (*before, axis.outer), (axis.inner, *behind)
-        own = write.node('Reshape', [name, write.shape('one', *left, 1, *right)], 'own')
-        size = write.node('Concat', [write.shape('left', *left), self._passes(),
-                                     write.shape('right', *right)], 'size', axis=0)
-        every = write.node('Expand', [own, size], 'all')
-        flat = write.shape('flat', *before, -1, *behind)
-        return write.node('Reshape', [every, flat], 'repeated')
-
-    def _passes(self) -> str:
-        """Return a tensor that holds T, int64 (1,)."""
-        if not self.front:
-            write = NodeWriter(self._graph, 'passes')
-            shape = write.node('Shape', [self._sites[0].name], 'shape')
-            write.node('Slice', [shape, write.shape('from', 0), write.shape('to', 1)], 'count')
-            self.front = write.nodes
-        return self.front[-1].output[0]
-
-
-def _scale(old: int, new: int) -> np.float32:
-    """Return the float32 by which a runtime comes from the old size to the new."""
-    scale = np.float32(new / old)
-    while int(scale * np.float32(old)) < new:
-        scale = np.nextafter(scale, np.float32(np.inf))
-    return scale
