@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper, TensorProto
-from onnx_front_end_helpers import make, marker, N, ops, run, values, X
+from onnx_front_end_helpers import make, make_static, marker, N, ops, run, values, X
 import pytest
 
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.frontend.constant_folding import fold_constants
-from uncertainty_seg.graph.frontend.static_input import fix_input, make_static
+from uncertainty_seg.graph.frontend.static_input import fix_input
 from uncertainty_seg.graph.onnx_tools import types_of
 
 I64 = np.int64

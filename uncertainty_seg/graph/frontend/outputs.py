@@ -47,7 +47,7 @@ def to_logits(model: onnx.ModelProto, output: str | None, num_classes: int) -> o
     Parameters
     ----------
     model : ModelProto
-        From `make_static`; left as it is.
+        Of static input, constants folded; left as it is.
     output : str or None
         Name of the output, or of any tensor; None takes the only one that fits.
     num_classes : int
