@@ -15,17 +15,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.analysis.near_duplicates import stand_ins
+from uncertainty_seg.analysis.near_duplicates import Rows, stand_ins
 from uncertainty_seg.analysis.selection_pool import (
     Candidates,
-    Column,
     lots,
     percentiles,
     Quota,
-    Rows,
     SelectionRequest,
 )
-from uncertainty_seg.analysis.selection_strategies import ALL, falling, nearest_before, reason
+from uncertainty_seg.analysis.selection_strategies import (
+    ALL,
+    Choice,
+    falling,
+    nearest_before,
+    reason,
+)
+from uncertainty_seg.core.calibration import Column
 from uncertainty_seg.errors import ConfigError
 
 _SPREAD = ('k-centre', 'uncertainty-diversity')
@@ -77,7 +82,7 @@ def select(
     ----------
     candidates : Candidates
         Frames of any number of dives.
-    request : Request
+    request : SelectionRequest
         Strategy and numbers.
     labelled : Candidates or None
         Frames that have labels already: they are not chosen, nor what looks like them, and the
@@ -107,7 +112,7 @@ def select(
     quota = Quota(pool, request)
     unscored = _unscored(pool, request)
     _take_unscored(unscored, request, quota)
-    ALL[request.strategy](pool, request, quota, drawn, labelled)
+    ALL[request.strategy](Choice(pool, request, quota, drawn, labelled))
     chosen = np.array(quota.chosen, np.int64)
     return Selection(
         rows=order[chosen], reasons=_reasons(pool, quota, counts, request),

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What a selection chooses from, what is asked of it, the lots, and what a dive may give."""
+"""The frames that a selection chooses from, the request, the drawing of lots, and the quota."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from uncertainty_seg.analysis.near_duplicates import Rows
+from uncertainty_seg.core.calibration import Column
 from uncertainty_seg.errors import ConfigError, ShapeError
 
-Rows = NDArray[np.int64]
-Column = NDArray[np.float64]
 STRATEGIES = ('threshold', 'top-k', 'power-bald', 'k-centre', 'uncertainty-diversity',
               'class-balanced', 'random')
 
@@ -156,17 +156,9 @@ def lots(keys: Iterable[str], seed: int) -> Column:
 
 def percentiles(scores: Column) -> Column:
     """
-    Return the share of frames that a score exceeds, equals counted half.
+    Return the share of frames that each score exceeds, equals counted half.
 
-    Parameters
-    ----------
-    scores : ndarray of float64, shape (n,)
-        NaN is left out.
-
-    Returns
-    -------
-    ndarray of float64, shape (n,)
-        In (0, 1); NaN where the score is.
+    From (n,) to (n,), in (0, 1); NaN is left out and stays NaN.
 
     """
     known = np.sort(scores[~np.isnan(scores)])
@@ -182,7 +174,7 @@ class Quota:
     ----------
     pool : Candidates
         Gives the dive of every row, and its time if there is a gap to keep.
-    request : Request
+    request : SelectionRequest
         Gives how many rows are wanted, may come from a dive, and how far apart.
 
     Raises
