@@ -419,7 +419,7 @@ def bad_share(
     confidence: float = 0.95, num_tries: int = 1,
 ) -> BadShare:
     """
-    Bound P(bad | accepted) by the frames, or by blocks of them.
+    Bound P(bad | accepted) by the frames, or by blocks of them; see `upper_bound`.
 
     Parameters
     ----------
@@ -430,8 +430,6 @@ def bad_share(
         others do: with blocks, a unit is a block with an accepted frame, bad if any accepted one
         is. The bound is of "a block has a bad accepted frame", and so of "an accepted frame is
         bad" where each block with an accepted frame counts alike, however many it has.
-    confidence, num_tries : float, int
-        See `upper_bound`.
 
     Raises
     ------

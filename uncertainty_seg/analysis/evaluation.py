@@ -124,18 +124,13 @@ def evaluate(
     Parameters
     ----------
     pipeline : Pipeline
-        Its gate is not asked.
+        Its gate is not used.
     pairs : iterable of (ndarray (H, W, 3), ndarray (H, W))
-        BGR image of uint8 and true class ids of uint8.
+        BGR image and true class ids, both uint8.
     ignore_index : int
-        Class id of pixels of unknown class.
+        Id of pixels of unknown class.
     rule : BadRule, optional
         Says which masks are bad.
-
-    Returns
-    -------
-    Evaluation
-        Over all pairs.
 
     Raises
     ------

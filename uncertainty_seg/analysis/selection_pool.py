@@ -129,22 +129,10 @@ class SelectionRequest:
 
 def lots(keys: Iterable[str], seed: int) -> Column:
     """
-    Draw a number for every frame.
+    Draw a number for every frame, float64 (n,), uniform in (0, 1) without the ends.
 
     It depends on the seed and the frame's own key, and on nothing else: in another order of the
     rows, or beside other frames, a frame draws the same.
-
-    Parameters
-    ----------
-    keys : iterable of str
-        Of n frames.
-    seed : int
-        Another seed, other lots.
-
-    Returns
-    -------
-    ndarray of float64, shape (n,)
-        Uniform in (0, 1), neither end among them.
 
     """
     salt = str(seed).encode()
@@ -170,12 +158,8 @@ class Quota:
     """
     What was chosen so far, and what may still be.
 
-    Parameters
-    ----------
-    pool : Candidates
-        Gives the dive of every row, and its time if there is a gap to keep.
-    request : SelectionRequest
-        Gives how many rows are wanted, may come from a dive, and how far apart.
+    The pool gives the dive of every row, and its time if there is a gap to keep; the request how
+    many rows are wanted, how many may come from a dive, and how far apart.
 
     Raises
     ------

@@ -156,17 +156,8 @@ def compile_ensemble(
     """
     Compile several networks whose answers are the passes of one bundle.
 
-    Parameters
-    ----------
-    models : sequence of ModelProto
-        Networks as for `compile_graph`, dropout not needed and switched off.
-    spec, options
-        As `compile_graph`.
-
-    Returns
-    -------
-    CompiledGraphs
-        Its one site chooses the member.
+    The one site of the result chooses the member. Parameters are as in `compile_graph`; dropout is
+    not needed, and switched off.
 
     Raises
     ------
@@ -247,21 +238,10 @@ class Prepared:
 
 def prepare(model: onnx.ModelProto, spec: InputSpec, options: CompileOptions) -> Prepared:
     """
-    Bring a network as it came to the form that the algebra works on.
+    Bring a network as it came, of opset 11 to 23, to the form that the algebra works on.
 
-    Parameters
-    ----------
-    model : ModelProto
-        Any of opset 11 to 23; left as it is.
-    spec : InputSpec
-        Size and normalisation of the image.
-    options : CompileOptions
-        Output, classes, dropout to inject.
-
-    Returns
-    -------
-    Prepared
-        See there.
+    `spec` gives size and normalisation of the image; `options` the output, the classes and the
+    dropout to inject.
 
     Raises
     ------

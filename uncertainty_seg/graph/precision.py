@@ -260,17 +260,9 @@ _SMALLEST = 256
 
 def halve_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """
-    Round every large float32 initializer to float16.
+    Round every large float32 initializer to float16: about half the size.
 
-    Parameters
-    ----------
-    model : ModelProto
-        Left as it is.
-
-    Returns
-    -------
-    ModelProto
-        About half the size. Weights move by up to 0.05 %, so measure what you ship.
+    Weights move by up to 0.05 %, so measure what you ship.
 
     Raises
     ------
@@ -300,17 +292,9 @@ def halve_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def restore_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """
-    Undo `halve_weights`: float32 initializers without a Cast, of the rounded values.
+    Undo `halve_weights`: float32 initializers of the rounded values, without a Cast.
 
-    Parameters
-    ----------
-    model : ModelProto
-        Left as it is.
-
-    Returns
-    -------
-    ModelProto
-        For passes that look at weights: quantisers, and other precisions.
+    For passes that look at weights: quantisers, and other precisions.
 
     """
     result = copy_of(model)
@@ -344,15 +328,8 @@ def to_float32(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     Compute in float32 whatever a graph computes in float16 or bfloat16.
 
-    Parameters
-    ----------
-    model : ModelProto
-        Left as it is. Its inputs and outputs are not of 16 bits.
-
-    Returns
-    -------
-    ModelProto
-        Each weight widened, each Cast to 16 bits one to float32.
+    Each weight is widened, and each Cast to 16 bits becomes one to float32. Inputs and outputs of
+    the graph are not of 16 bits.
 
     """
     result = copy_of(model)

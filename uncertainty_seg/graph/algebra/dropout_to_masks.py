@@ -167,21 +167,9 @@ def mask_shape(kind: str, shape: Shape, axis: PassesAxis, name: str) -> Shape:
     """
     Return the shape of the mask of one pass.
 
-    Parameters
-    ----------
-    kind : str
-        One of `KINDS`.
-    shape : tuple of int
-        Of the tensor, for one pass.
-    axis : PassesAxis
-        Where it carries the passes.
-    name : str
-        Of the node, for the error.
-
-    Returns
-    -------
-    tuple of int
-        All axes but that of the passes; with it where it also holds something else.
+    `kind` is one of `KINDS`, `shape` that of the tensor for one pass and `axis` where it carries
+    the passes; `name` is that of the node, for the error. The mask has all axes but that of the
+    passes, and that one too where it also holds something else.
 
     Raises
     ------

@@ -56,22 +56,9 @@ def fold_masks(
     """
     Fold every mask of channels that stands before linear operations, where it is cheaper.
 
-    Parameters
-    ----------
-    head : ModelProto
-        From `split_trunk_head`; left as it is.
-    passes : int
-        T that the savings are counted for.
-    into_kernels : bool
-        Fold into convolutions with T times the outputs, too. TensorRT takes none of a symbolic
-        number of outputs; products it does.
-
-    Returns
-    -------
-    head : ModelProto
-        Computes the same to rounding.
-    decisions : tuple of Decision
-        One a mask that is applied to a tensor of batch 1; `where` names the mask.
+    `into_kernels` allows convolutions with T times the outputs. TensorRT takes none of a symbolic
+    number of outputs; products it does. Decisions are one a mask that is applied to a tensor of
+    batch 1.
 
     """
     result = copy_of(head)
@@ -218,21 +205,9 @@ def dynamic_conv(
     masked: onnx.ModelProto, sites: Iterable[DropoutSite]
 ) -> tuple[onnx.ModelProto, tuple[Decision, ...]]:
     """
-    Rewrite every convolution whose weights depend on a mask.
+    Rewrite every convolution whose weights depend on a mask, for any number of passes.
 
-    Parameters
-    ----------
-    masked : ModelProto
-        From `dropout_to_masks`, static at one pass; left as it is.
-    sites : iterable of DropoutSite
-        Its mask inputs.
-
-    Returns
-    -------
-    masked : ModelProto
-        Computes the same to rounding, for any number of passes.
-    decisions : tuple of Decision
-        One a convolution with such weights.
+    Decisions are one a convolution with such weights.
 
     Raises
     ------
@@ -363,17 +338,7 @@ def fold_batch_norm(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Deci
     """
     Fold every batch normalisation that directly follows a convolution or Gemm.
 
-    Parameters
-    ----------
-    model : ModelProto
-        Left as it is.
-
-    Returns
-    -------
-    model : ModelProto
-        With fewer nodes; differs by rounding.
-    decisions : tuple of Decision
-        One a batch normalisation.
+    Decisions are one a batch normalisation.
 
     Raises
     ------

@@ -73,19 +73,9 @@ class PassesAxis:
 
 def free_passes(model: onnx.ModelProto, sites: Iterable[DropoutSite]) -> onnx.ModelProto:
     """
-    Rewrite what depends on the number of passes.
+    Rewrite what depends on the number of passes; shape arithmetic has to be folded.
 
-    Parameters
-    ----------
-    model : ModelProto
-        From `dropout_to_masks`, whole or its head, shape arithmetic folded; left as it is.
-    sites : iterable of DropoutSite
-        Its mask inputs.
-
-    Returns
-    -------
-    ModelProto
-        Computes for T masks what the graph of one pass computes for each.
+    The result computes for T masks what the graph of one pass computes for each.
 
     Raises
     ------
@@ -258,17 +248,10 @@ def find_passes(
     ----------
     nodes : iterable of NodeProto
         In order, constants of shape arithmetic folded.
-    shapes : mapping of str to tuple of int
-        Static shapes of one pass.
-    constants : mapping of str to ndarray
-        Initializers and constants.
+    shapes, constants : mapping
+        Static shapes of one pass, and values, by tensor.
     seeds : mapping of str to PassesAxis
         Inputs that carry the passes.
-
-    Returns
-    -------
-    FoundPasses
-        Axes, and tensors for which a rule gave up.
 
     """
     found = FoundPasses(dict(seeds), {})

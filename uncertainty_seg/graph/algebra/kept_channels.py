@@ -65,23 +65,10 @@ def keep_channels(
     head: onnx.ModelProto, sites: Iterable[DropoutSite], chunk: int
 ) -> tuple[onnx.ModelProto, tuple[Decision, ...]]:
     """
-    Compute only the channels that a pass keeps, where that pays.
+    Compute only the channels that a pass keeps, where that pays, for `chunk` passes a call.
 
-    Parameters
-    ----------
-    head : ModelProto
-        From `split_trunk_head`; left as it is.
-    sites : iterable of DropoutSite
-        Its mask inputs.
-    chunk : int
-        Passes of one call.
-
-    Returns
-    -------
-    head : ModelProto
-        Takes exactly `chunk` passes of balanced masks; as it came if it pays nowhere.
-    decisions : tuple of Decision
-        One a site that drops channels; savings are those of one chunk.
+    The head then takes exactly `chunk` passes of balanced masks; it is as it came if it pays
+    nowhere. Decisions are one a site that drops channels; savings are those of one chunk.
 
     """
     sites = tuple(sites)

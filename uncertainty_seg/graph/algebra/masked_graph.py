@@ -66,17 +66,7 @@ def view_of(model: onnx.ModelProto, sites: Iterable[DropoutSite] | None = None) 
     """
     Look at a graph with masks, before or after the split.
 
-    Parameters
-    ----------
-    model : ModelProto
-        The graph.
-    sites : iterable of DropoutSite, optional
-        Mask inputs; without them every input with a symbolic first axis.
-
-    Returns
-    -------
-    MaskedView
-        Its shapes are those of one pass.
+    Without `sites`, every input with a symbolic first axis is a mask.
 
     """
     inputs = {info.name for info in model.graph.input if _is_symbolic(info)}

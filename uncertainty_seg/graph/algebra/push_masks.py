@@ -40,23 +40,9 @@ def push_masks(
     masked: onnx.ModelProto, sites: Iterable[DropoutSite], passes: int = 20
 ) -> tuple[onnx.ModelProto, tuple[Decision, ...]]:
     """
-    Move every mask as far back as it saves work.
+    Move every mask of a graph that is not split yet as far back as it saves work.
 
-    Parameters
-    ----------
-    masked : ModelProto
-        From `dropout_to_masks`, not split yet; left as it is.
-    sites : iterable of DropoutSite
-        Its mask inputs.
-    passes : int
-        T that the savings are counted for.
-
-    Returns
-    -------
-    masked : ModelProto
-        Computes the same to rounding.
-    decisions : tuple of Decision
-        One a mask, or product of masks, that is applied to a tensor; `where` names it.
+    Decisions are one a mask, or product of masks, that is applied to a tensor.
 
     """
     result, sites = copy_of(masked), tuple(sites)

@@ -136,21 +136,7 @@ def split_skips(
     """
     Split every convolution over a join of what dropout reaches and what it does not.
 
-    Parameters
-    ----------
-    model : ModelProto
-        From `dropout_to_masks`; left as it is.
-    sites : iterable of DropoutSite
-        Its mask inputs.
-    passes : int
-        T, for the estimate of what is saved.
-
-    Returns
-    -------
-    model : ModelProto
-        Equal but for the order of sums.
-    decisions : tuple of Decision
-        One for each such convolution.
+    Decisions are one for each such convolution.
 
     """
     result = copy_of(model)

@@ -258,22 +258,7 @@ _FIRST_KNOWN = {'DequantizeLinear': 19}
 
 
 def evaluated(node: onnx.NodeProto, state: FoldingState) -> bool:
-    """
-    Turn a node into constants, if that is possible.
-
-    Parameters
-    ----------
-    node : NodeProto
-        With renamed inputs.
-    state : FoldingState
-        Takes the constants.
-
-    Returns
-    -------
-    bool
-        Whether the node is no longer needed.
-
-    """
+    """Turn a node with renamed inputs into constants; say whether it is no longer needed."""
     if node.domain not in ('', 'ai.onnx') or node.op_type in _NEVER:
         return False
     if node.op_type == 'Resize':

@@ -71,12 +71,7 @@ def require_own_names(model: onnx.ModelProto) -> None:
 
 def require_compilable(model: onnx.ModelProto) -> None:
     """
-    Refuse what no later pass can do anything with.
-
-    Parameters
-    ----------
-    model : ModelProto
-        Of static input, constants folded.
+    Refuse what no later pass can compile, in a network of static input with constants folded.
 
     Raises
     ------
@@ -97,15 +92,8 @@ def free_names(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     Rename the network's own tensors that have names the compiler gives.
 
-    Parameters
-    ----------
-    model : ModelProto
-        Without control flow; left as it is.
-
-    Returns
-    -------
-    ModelProto
-        Computes the same. `image`, `logits`, `mask_head` and the like became `net_image` ...
+    `image`, `logits`, `mask_head` and the like become `net_image` and so on. There must be no
+    control flow.
 
     """
     result = copy_of(model)
@@ -164,20 +152,7 @@ _REDUCE_BY_ATTRIBUTE = {'ReduceMean', 'ReduceMax', 'ReduceMin', 'ReduceProd', 'R
 
 
 def lint(model: onnx.ModelProto) -> list[str]:
-    """
-    Check a graph against every rule.
-
-    Parameters
-    ----------
-    model : ModelProto
-        Trunk or head.
-
-    Returns
-    -------
-    list of str
-        One sentence a violation, empty when clean.
-
-    """
+    """Check a trunk or head against every rule; return one sentence a violation."""
     found = list(_inside_the_file(model))  # the other rules read the weights
     return found or [sentence for rule in _RULES for sentence in rule(model)]
 

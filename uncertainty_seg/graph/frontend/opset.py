@@ -178,17 +178,7 @@ _WRONG = ('AffineGrid',)
 
 def expand_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     """
-    Write out every operator that opset 17 does not know.
-
-    Parameters
-    ----------
-    model : ModelProto
-        Without functions of its own; left as it is.
-
-    Returns
-    -------
-    ModelProto
-        In the same opset as before, but of operators that opset 17 has in some form.
+    Write out every operator that opset 17 does not know, in the opset of the model.
 
     Raises
     ------
@@ -353,19 +343,7 @@ def _lowered(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def lowered(node: onnx.NodeProto, state: FoldingState) -> Nodes:
     """
-    Write one node in opset 17.
-
-    Parameters
-    ----------
-    node : NodeProto
-        Of opset 18 to 23; changed in place where that is enough.
-    state : FoldingState
-        Knows shapes and constants; takes new constants.
-
-    Returns
-    -------
-    sequence of NodeProto
-        Compute the same together.
+    Write one node of opset 18 to 23 in opset 17; it may be changed in place.
 
     Raises
     ------

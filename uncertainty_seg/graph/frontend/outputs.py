@@ -337,15 +337,10 @@ def strip_final_resize(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
     """
     Remove a bilinear Resize that makes the only output.
 
-    Parameters
-    ----------
-    model : ModelProto
-        Left as it is.
-
     Returns
     -------
     model : ModelProto
-        With the Resize's input as output; unchanged when the last node is another.
+        With the Resize's input as output; a copy when the last node is another.
     upsampling : str
         One of `core.model_card.UPSAMPLINGS`: what was removed, 'half_pixel' if nothing was.
 
@@ -369,21 +364,10 @@ def upsample_nodes(
     source: str, target: str, height: int, width: int, upsampling: str = 'half_pixel'
 ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """
-    Make the Resize that the reduction stands for.
+    Make the Resize that the reduction stands for: nodes and initializers to add to a graph.
 
-    Parameters
-    ----------
-    source, target : str
-        Tensor (N, C, hl, wl) and the name of the result (N, C, h, w).
-    height, width : int
-        h, w.
-    upsampling : str
-        One of `core.model_card.UPSAMPLINGS`.
-
-    Returns
-    -------
-    nodes, initializers : list
-        To add to a graph that has `source`.
+    It brings `source` (N, C, hl, wl) to `target` (N, C, h, w); `upsampling` is one of
+    `core.model_card.UPSAMPLINGS`.
 
     """
     front, shape, cut = f'{target}_shape', f'{target}_nc', f'{target}_range'

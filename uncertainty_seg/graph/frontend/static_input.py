@@ -133,20 +133,10 @@ def _require_size(
 
 def take_bytes(model: onnx.ModelProto, spec: InputSpec) -> onnx.ModelProto:
     """
-    Put an input of uint8 (1, h, w, 3) in front of a network of float (1, 3, h, w).
+    Put an input `image`, uint8 (1, h, w, 3), in front of a network of float (1, 3, h, w).
 
-    Parameters
-    ----------
-    model : ModelProto
-        With one input of normalised values; left as it is.
-    spec : InputSpec
-        Size, mean and standard deviation.
-
-    Returns
-    -------
-    ModelProto
-        With the input `image`. The cast comes first, since TensorRT takes bytes at the border
-        of a graph only.
+    The network takes normalised values; `spec` gives size, mean and standard deviation. The cast
+    comes first, since TensorRT takes bytes at the border of a graph only.
 
     Raises
     ------
