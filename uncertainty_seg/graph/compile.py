@@ -38,9 +38,7 @@ from uncertainty_seg.graph.frontend.opset import to_opset17
 from uncertainty_seg.graph.frontend.outputs import strip_final_resize, to_logits
 from uncertainty_seg.graph.frontend.static_input import fix_input, take_bytes
 from uncertainty_seg.graph.head_graphs import add_statistics
-from uncertainty_seg.graph.onnx_tools import (
-    shapes,
-)
+from uncertainty_seg.graph.onnx_tools import shapes
 from uncertainty_seg.graph.plan import CompileOptions, CompilePlan, Cost, Decision, graph_cost
 from uncertainty_seg.graph.precision import halve_weights, to_precision
 

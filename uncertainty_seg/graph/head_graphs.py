@@ -19,10 +19,7 @@ from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.model_card import InputSpec
 from uncertainty_seg.graph.algebra.split import LOGITS
 from uncertainty_seg.graph.frontend.outputs import upsample_nodes
-from uncertainty_seg.graph.onnx_tools import (
-    build_model,
-    float_info,
-)
+from uncertainty_seg.graph.onnx_tools import build_model, float_info
 
 INV_TEMPERATURE = 'inv_temperature'
 SUM_P, SUM_ENTROPY, SUM_P2, VOTES = 'sum_p', 'sum_entropy', 'sum_p2', 'votes'

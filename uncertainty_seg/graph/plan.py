@@ -17,10 +17,7 @@ import onnx
 
 from uncertainty_seg.core.model_card import DropoutSite, PRECISIONS
 from uncertainty_seg.errors import ConfigError
-from uncertainty_seg.graph.onnx_tools import (
-    attribute,
-    Shapes,
-)
+from uncertainty_seg.graph.onnx_tools import attribute, Shapes
 
 # An elementwise operation reads and writes memory; a multiply-add of a convolution works in
 # registers. On two CPU cores one element moved took as long as about this many multiply-adds.

@@ -15,13 +15,7 @@ from dataclasses import dataclass
 import onnx
 
 from uncertainty_seg.core.model_card import DropoutSite
-from uncertainty_seg.graph.onnx_tools import (
-    constants,
-    copy_of,
-    Shapes,
-    shapes,
-    Values,
-)
+from uncertainty_seg.graph.onnx_tools import constants, copy_of, Shapes, shapes, Values
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,7 @@ from onnx import helper, numpy_helper, TensorProto
 
 from uncertainty_seg.core.model_card import InputSpec
 from uncertainty_seg.errors import GraphError
-from uncertainty_seg.graph.onnx_tools import (
-    copy_of,
-    float_info,
-    fresh_name,
-    image_inputs,
-    refill,
-)
+from uncertainty_seg.graph.onnx_tools import copy_of, float_info, fresh_name, image_inputs, refill
 
 IMAGE = 'image'
 PLANES = 3
