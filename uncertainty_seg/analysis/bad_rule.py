@@ -124,7 +124,7 @@ class BadRule:
         if strange.any():
             raise DatasetError(
                 f'class id {int(truth[strange][0])} in a mask',
-                f'less than {self.num_classes}, or {ignore_index} where nobody knows',
+                f'less than {self.num_classes}, or {ignore_index} where the class is unknown',
             )
         counts = ConfusionMatrix(self.num_classes)
         counts.add(truth, predicted, ignore_index)

@@ -158,7 +158,7 @@ class AdaptiveCalibrationError:
     def add(self, confidence: FloatMap, is_right: NDArray[np.bool_]) -> None:
         """Count pixels."""
         values = np.clip(np.nan_to_num(confidence, nan=0.0), 0, 1).astype(np.float64).ravel()
-        # The square root spends the bins near 1, where most pixels of a sure network are.
+        # The square root puts more bins near 1, where most pixels of a sure network are.
         bins = _BINS - (np.sqrt(1 - values) * _BINS).astype(np.int64)
         self.count += np.bincount(bins, minlength=_BINS + 1)
         self.hits += np.bincount(bins, weights=is_right.ravel(), minlength=_BINS + 1)
@@ -350,7 +350,7 @@ class Ranking:
 
     def add(self, score: FloatMap, is_positive: NDArray[np.bool_]) -> None:
         """Count pixels; both arrays have the same shape."""
-        # The square root spends the bins on small scores, where mutual information lives.
+        # The square root gives small scores more bins: mutual information is small.
         scaled = np.sqrt(np.clip(np.nan_to_num(score, nan=1.0), 0, 1)) * _BINS
         bins = scaled.astype(np.int64)
         self.positive += np.bincount(bins[is_positive], minlength=_BINS + 1)

@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Choose the frames that are worth a label, and say of each why.
+Choose the frames that are worth a label, and give the reason for each.
 
 First the pool is thinned: of frames that look alike the most uncertain one stays. Then comes what
-could not be scored, since nobody knows what is in it; then the strategy. The same frames and the
+could not be scored, since its content is unknown; then the strategy. The same frames and the
 same seed give the same choice, in whatever order the rows come.
 
 """
@@ -48,7 +48,7 @@ class Selection:
     reasons : tuple of str
         A sentence for each.
     stands_for : ndarray of int64, shape (m,)
-        How many other frames each stands for that look like it.
+        How many near duplicates each represents.
     num_candidates : int
         Rows there were.
     num_duplicates : int
@@ -130,7 +130,7 @@ def _owners(
     is_known: NDArray[np.bool_],
     labelled: Candidates | None,
 ) -> Rows:
-    """Return the row that stands for each; -1 if a labelled frame does."""
+    """Return the row that represents each; -1 if a labelled frame does."""
     if not request.min_distance:
         return np.arange(len(pool))
     if pool.hashes is None:

@@ -193,7 +193,7 @@ class Quota:
         return cap is not None and bool((self._taken >= cap).any())
 
     def take(self, row: int, why: str) -> None:
-        """Choose a row, say why in some words, and close what may not be chosen after it."""
+        """Choose a row for a reason, and close the rows that may not be chosen after it."""
         self.chosen.append(int(row))
         self.whys.append(why)
         self.is_open[row] = False

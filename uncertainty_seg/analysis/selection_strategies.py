@@ -234,7 +234,7 @@ class Nearest:
     Parameters
     ----------
     features : ndarray of float32, shape (n, D)
-        Finite, but for rows that nobody asks about.
+        Finite, except in rows that are never chosen.
 
     """
 

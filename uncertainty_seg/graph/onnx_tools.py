@@ -2,7 +2,7 @@
 """
 What every pass over a graph needs: files, constants, types and shapes, names, edits, a model.
 
-Nothing here knows what a pass is for.
+It is independent of any particular pass.
 
 """
 
@@ -124,7 +124,7 @@ def is_marker(node: onnx.NodeProto) -> bool:
 
 
 def hidden(marker: onnx.NodeProto) -> onnx.NodeProto:
-    """Return the Identity that stands for a dropout where onnx, or no dropout, is asked."""
+    """Return an Identity in place of a dropout."""
     return helper.make_node('Identity', marker.input[:1], marker.output[:1])
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What the compiler is asked and what it decided, with costs and reasons: ``compile --explain``.
+Options of the compiler and its decisions, with costs and reasons: ``compile --explain``.
 
 A graph costs multiply-adds and tensor elements, counted from static shapes. The counts decide
 between two ways to compute the same thing; they are no prediction of time.

@@ -44,7 +44,7 @@ _FOLLOWERS = frozenset({
     'Sigmoid', 'Slice', 'SpaceToDepth', 'Split', 'Squeeze', 'Sub', 'Tanh', 'Tile', 'Transpose',
     'Unsqueeze', 'Where',
 })
-# Arguments that ONNX wants in float32, whatever the data's type.
+# Arguments that are float32 in ONNX, whatever the data's type.
 _FLOAT32_ARGUMENTS = {'Resize': (1, 2)}
 _QUANTISED = frozenset({'QuantizeLinear', 'DequantizeLinear', 'QLinearConv', 'ConvInteger'})
 _OTHER_FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
@@ -78,8 +78,8 @@ def to_precision(model: onnx.ModelProto, kind: str) -> onnx.ModelProto:
     Returns
     -------
     ModelProto
-        The same inputs and outputs. In bf16 it breaks the letter of opset 17, whose Conv knows
-        no bfloat16: OpenVINO and TensorRT read it, ONNX Runtime on a CPU does not.
+        The same inputs and outputs. In bf16 it is not strictly opset 17, whose Conv has no
+        bfloat16: OpenVINO and TensorRT read it, ONNX Runtime on a CPU does not.
 
     Raises
     ------
@@ -242,7 +242,7 @@ def _floats(model: onnx.ModelProto) -> frozenset[str]:
 
 
 def _check(model: onnx.ModelProto, kind: str) -> None:
-    """Let onnx check form and shapes; and types too where opset 17 knows the type."""
+    """Let onnx check form and shapes, and types too where opset 17 has the type."""
     try:
         onnx.checker.check_model(model, full_check=kind == 'fp16')
         onnx.shape_inference.infer_shapes(model, check_type=kind == 'fp16', strict_mode=True)

@@ -150,7 +150,7 @@ REFUSED = {
                                     {'a': ints(0), 'b': ints(1), 'ax': ints(0)}),
     'along the axis of the passes': (NODE('Softmax', ['d'], ['y'], name='soft', axis=0), {}),
     'joins tensors along': (NODE('Concat', ['d', 'x'], ['y'], name='join', axis=0), {}),
-    'no rule says': (NODE('Det', ['d'], ['y'], name='det'), {}),
+    'it is not known what this operator does': (NODE('Det', ['d'], ['y'], name='det'), {}),
     'pads the axis': (NODE('Pad', ['d', 'p'], ['y'], name='pad'), {'p': ints(1, 0, 0, 0, 0, 0)}),
     'repeats the passes': (NODE('Tile', ['d', 'p'], ['y'], name='tile'), {'p': ints(2, 1, 1)}),
     'sums over the passes': (NODE('Einsum', ['d', 'd'], ['y'], name='sum',

@@ -3,7 +3,7 @@
 Every dropout node becomes an operation with a mask, the mask being an input of the graph.
 
 Two forms are understood: ONNX's own Dropout, which drops elements, and the marker
-``uncertainty_seg::Dropout`` that the torch front end writes, which also says what is dropped:
+``uncertainty_seg::Dropout`` that the torch front end writes, which also states what is dropped:
 elements, whole channels, the whole branch (stochastic depth), or either of the first two in the
 self-normalising way of AlphaDropout.
 

@@ -4,7 +4,7 @@ Merge the networks of a deep ensemble, whose answers are then the passes.
 
 The trunk runs every member on one image; the head only chooses. What members have in common
 (reading the image, a frozen encoder) is found by comparing weights and nodes, kept once and
-computed once. Nothing here knows how the members were trained.
+computed once. It is independent of how the members were trained.
 
 """
 
@@ -138,7 +138,7 @@ class _Merged:
         used = {name for other in model.graph.node for name in other.input}
         if used & set(node.output[1:]):
             raise GraphError(f'member {index} computes with the mask of dropout {node.name!r}',
-                             'dropout whose mask nobody else reads')
+                             'dropout whose mask no other node reads')
 
 
 def _head(members: onnx.ValueInfoProto, shape: Shape) -> onnx.ModelProto:

@@ -272,14 +272,14 @@ def find_passes(
 
 # -------------------------------------------------------------------------------------------------
 # What each operator does to the axis that carries the passes.
-# A rule sees a node of a graph of one pass and says where its outputs carry the passes, or raises
-# `Lost`.
+# A rule takes a node of a graph of one pass and returns where its outputs carry the passes, or
+# raises `Lost`.
 
 _TO_THE_END = 2**31 - 1
 
 
 class Lost(Exception):
-    """A rule cannot say where the passes are; its text says why."""
+    """A rule cannot tell where the passes are; the text is the reason."""
 
 
 @dataclass(frozen=True)
@@ -338,7 +338,7 @@ def aligned(axis: PassesAxis, rank: int, out_rank: int) -> PassesAxis:
 
 
 def _unknown(view: View) -> PassesAxis:
-    raise Lost('no rule says what this operator does with several passes')
+    raise Lost('it is not known what this operator does with several passes')
 
 
 def _same(view: View) -> PassesAxis:

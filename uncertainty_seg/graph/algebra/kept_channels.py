@@ -200,7 +200,7 @@ def _saved_at(conv: onnx.NodeProto, share: float, shapes: Shapes) -> float:
 # One pass at a time beat all passes of a chunk as groups of one convolution: in OpenVINO by far,
 # since it reorders memory around grouped convolutions, and in ONNX Runtime by a little. So a chunk
 # is the head of one pass repeated. Tensors keep their names; where one has K channels instead of
-# all, `_Kept` says which.
+# all, `_Kept` lists them.
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def _merge_two(model: onnx.ModelProto, sites: tuple[DropoutSite, ...]) -> bool:
 def _push(
     model: onnx.ModelProto, sites: tuple[DropoutSite, ...], name: str, passes: int
 ) -> Decision:
-    """Move the mask whose product has a name; say how far, or why not."""
+    """Move the mask whose product has this name; return how far it went, or why it stays."""
     graph, view = model.graph, view_of(model, sites)
     mul = producer(graph.node, name)
     found = view.masked(mul) if mul is not None else None

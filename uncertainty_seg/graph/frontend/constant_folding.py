@@ -123,7 +123,7 @@ def _write_output_shapes(model: onnx.ModelProto) -> None:
 @dataclass
 class FoldingState:
     """
-    What a round of rewriting knows and has done: constants, types and renamings.
+    State of a round of rewriting: constants, types and renamings.
 
     Attributes
     ----------
@@ -343,7 +343,7 @@ def _fits(value: NDArray[Any], name: str, state: FoldingState) -> bool:
 # -------------------------------------------------------------------------------------------------
 # Resize a constant, as a table of positions is resized to the size of the image.
 # onnx's reference resizes number by number, minutes for such a table. Every mode works axis by
-# axis, so the reference is asked for the matrix of each axis only, by resizing unit vectors.
+# axis, so the reference computes the matrix of each axis only, by resizing unit vectors.
 
 _NOT_BY_AXIS = ('tf_crop_and_resize',)
 # Of a matrix; the reference takes some 30 us for each element.

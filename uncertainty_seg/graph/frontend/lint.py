@@ -138,7 +138,7 @@ def _dropout_faults(node: onnx.NodeProto, graph: onnx.GraphProto) -> Iterator[Gr
     mask = node.output[1] if len(node.output) > 1 else ''
     if mask and any(mask in other.input for other in graph.node):
         yield GraphError(f'the mask of dropout {node.name!r} is read by other nodes',
-                         'dropout whose mask nobody else needs')
+                         'dropout whose mask no other node reads')
 
 
 # -------------------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ def _opset(model: onnx.ModelProto) -> Iterator[str]:
 def _domains(model: onnx.ModelProto) -> Iterator[str]:
     for node in model.graph.node:
         if node.domain == MARKER_DOMAIN:
-            yield f'node {node.name!r} is a marker of dropout, which no runtime knows'
+            yield f'node {node.name!r} is a marker of dropout, which no runtime can execute'
         elif node.domain not in ('', 'ai.onnx'):
             yield f'node {node.name!r} is of the domain {node.domain}'
 
@@ -230,7 +230,7 @@ def _resize(model: onnx.ModelProto) -> Iterator[str]:
         if attribute(node, 'mode', 'nearest') not in ('nearest', 'linear'):
             yield f'Resize {node.name!r} is neither nearest nor linear; resize bilinearly'
         if attribute(node, 'antialias', 0):
-            yield f'Resize {node.name!r} wants antialiasing'
+            yield f'Resize {node.name!r} uses antialiasing, which TensorRT does not support'
 
 
 def _constant_arguments(model: onnx.ModelProto) -> Iterator[str]:

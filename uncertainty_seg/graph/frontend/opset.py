@@ -2,9 +2,9 @@
 """
 Any ONNX network of opset 11 to 23 in opset 17, which all passes and all runtimes read.
 
-Upwards onnx's own converter does it. Downwards it knows few operators, so an operator that is
-newer than opset 17 becomes the body onnx defines it by, and one that changed its form is lowered
-by a rule here. Why opset 17: docs/decisions.md, "Opset 17".
+Upwards onnx's own converter does it. Downwards it has few rules, so an operator that is newer than
+opset 17 becomes the body onnx defines it by, and one that changed its form is lowered by a rule
+here. Why opset 17: docs/decisions.md, "Opset 17".
 
 """
 
@@ -327,8 +327,8 @@ def _group_norm(node: onnx.NodeProto, rank: int, taken: set[str]) -> Nodes:
 
 # -------------------------------------------------------------------------------------------------
 # From opset 18 to 23 down to 17, one rule an operator that changed its form.
-# Operators not named here changed at most the types they take. A rule that cannot say the same in
-# opset 17 raises, and so does an attribute that opset 17 does not know.
+# Operators not named here changed at most the types they take. A rule raises if it cannot express
+# the node in opset 17, and so does an attribute that opset 17 does not have.
 
 OpsetRule = Callable[[onnx.NodeProto, FoldingState], 'Nodes | None']
 
