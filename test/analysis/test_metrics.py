@@ -174,7 +174,7 @@ def test_nan_ranks_as_the_most_uncertain() -> None:
 # Confidence against truth, in equal masses and as one squared error; against other libraries.
 
 def adaptive(confidence: NDArray[np.floating], is_right: NDArray[np.bool_],
-            parts: int = 3) -> AdaptiveCalibrationError:
+             parts: int = 3) -> AdaptiveCalibrationError:
     error = AdaptiveCalibrationError()
     for part in np.array_split(np.arange(confidence.size), parts):
         error.add(confidence[part].astype(np.float32), is_right[part])

@@ -115,7 +115,6 @@ def _percentiles(drawn: Floats, confidence: float) -> tuple[float, float]:
     return float(lower), float(upper)
 
 
-
 def pixel_intervals(
     totals: Floats, blocks: ArrayLike, num_classes: int, draws: int = 500
 ) -> dict[str, Interval]:

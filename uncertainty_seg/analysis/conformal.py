@@ -430,6 +430,8 @@ def bad_share(
         others do: with blocks, a unit is a block with an accepted frame, bad if any accepted one
         is. The bound is of "a block has a bad accepted frame", and so of "an accepted frame is
         bad" where each block with an accepted frame counts alike, however many it has.
+    confidence, num_tries : float, int
+        See there.
 
     Raises
     ------

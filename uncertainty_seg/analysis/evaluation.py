@@ -85,7 +85,7 @@ class Evaluation:
 
     @property
     def iou(self) -> NDArray[np.float64]:
-        """IoU of each class, (C,), NaN for one that never occurs."""
+        """Return the IoU of each class, (C,), NaN for one that never occurs."""
         return self.pixels.confusion.iou()
 
     @property
@@ -100,7 +100,7 @@ class Evaluation:
 
     @property
     def ece(self) -> float:
-        """Expected calibration error, 0..1."""
+        """Return the expected calibration error, 0..1."""
         return self.pixels.calibration.value()
 
     @property

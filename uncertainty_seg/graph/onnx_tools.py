@@ -227,7 +227,7 @@ class TensorType:
 
     @property
     def rank(self) -> int:
-        """Number of axes, -1 if unknown."""
+        """Return the number of axes, -1 if unknown."""
         return -1 if self.dims is None else len(self.dims)
 
 

@@ -416,7 +416,7 @@ def _fold(graph: onnx.GraphProto, norm: onnx.NodeProto, linear: onnx.NodeProto) 
     # A factor of Gemm's bias is in the bias now.
     refill(merged.attribute, [entry for entry in merged.attribute if entry.name != 'beta'])
     refill(graph.node, [merged if node == linear else node for node in graph.node
-                          if node != norm])
+                        if node != norm])
 
 
 def _scaled(

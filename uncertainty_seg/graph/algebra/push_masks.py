@@ -74,8 +74,9 @@ def _merge_two(model: onnx.ModelProto, sites: tuple[DropoutSite, ...]) -> bool:
         if 4 * size > math.prod(view.shapes[first[0]]) or not only_user(graph, inner.output[0]):
             continue
         both = fresh_name(graph, f'{first[1]}_and_{second[1]}')
-        replace_node(graph, outer, [helper.make_node('Mul', [first[1], second[1]], [both]),
-                            helper.make_node('Mul', [first[0], both], [outer.output[0]])])
+        replace_node(graph, outer, [
+            helper.make_node('Mul', [first[1], second[1]], [both]),
+            helper.make_node('Mul', [first[0], both], [outer.output[0]])])
         replace_node(graph, inner, [])
         return True
     return False

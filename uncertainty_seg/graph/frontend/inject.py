@@ -196,5 +196,3 @@ def _marked(
     if all(entry.domain != MARKER_DOMAIN for entry in model.opset_import):
         model.opset_import.append(helper.make_opsetid(MARKER_DOMAIN, 1))
     return model, tuple(sites)
-
-
