@@ -86,16 +86,17 @@ def test_only_scores_with_a_limit_are_looked_at() -> None:
     assert difference(found, maps(), PASSES, {}).score == pytest.approx(0.1, rel=1e-3)
 
 
-@pytest.mark.parametrize('name', VALUE_MAPS)
-def test_one_wrong_pixel_of_any_map_is_found_in_float32(name: str) -> None:
-    wrong = with_pixel(getattr(maps(), name), 0.999)
-    assert 'largest' in judged(maps(**{name: wrong}))
+def test_one_wrong_pixel_of_any_map_is_found_in_float32() -> None:
+    for name in VALUE_MAPS:
+        wrong = with_pixel(getattr(maps(), name), 0.999)
+        assert 'largest' in judged(maps(**{name: wrong})), name
 
 
-@pytest.mark.parametrize('precision', TOLERANCES)
-@pytest.mark.parametrize('name', VALUE_MAPS)
-def test_a_mirrored_map_fails_in_every_precision(name: str, precision: str) -> None:
-    assert judged(maps(**{name: getattr(maps(), name)[:, ::-1]}), precision)
+def test_a_mirrored_map_fails_in_every_precision() -> None:
+    for name in VALUE_MAPS:
+        mirrored = maps(**{name: getattr(maps(), name)[:, ::-1]})
+        passed = [precision for precision in TOLERANCES if not judged(mirrored, precision)]
+        assert not passed, name
 
 
 @pytest.mark.parametrize('name', [*VALUE_MAPS, 'variation_ratio'])

@@ -1,14 +1,17 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Graphs in 16 bits compute what the float32 graph does, to the rounding of their type."""
+"""Graphs in 16 bits and back compute what the float32 graph does, to their rounding."""
+
+from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from graph_samples import net, run, run_split, SPEC, tensor
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper, TensorProto
 from onnx.reference import ReferenceEvaluator
+import onnxruntime
 import pytest
-from test_passes import net, run, run_split, SPEC, tensor
 
 from uncertainty_seg.core.dropout_masks import make_masks
 from uncertainty_seg.errors import GraphError
@@ -21,7 +24,12 @@ from uncertainty_seg.graph.frontend.static_input import take_bytes
 from uncertainty_seg.graph.head_graphs import add_statistics
 from uncertainty_seg.graph.onnx_tools import build_model, float_info
 from uncertainty_seg.graph.plan import CompileOptions
-from uncertainty_seg.graph.precision import halve_weights, restore_weights, to_precision
+from uncertainty_seg.graph.precision import (
+    halve_weights,
+    restore_weights,
+    to_float32,
+    to_precision,
+)
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (1, 8, 16, 3), np.uint8)
@@ -67,7 +75,7 @@ def reference(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[n
 @pytest.mark.parametrize('kind', ['element', 'channel'])
 def test_logits_move_by_the_rounding_of_the_type_only(kind: str, precision: str) -> None:
     trunk, head, masks = parts(kind)
-    right = run_split(trunk, head, IMAGE, masks)
+    right = run_split(trunk, head, masks, IMAGE)
     low_trunk, low_head = to_precision(trunk, precision), to_precision(head, precision)
     features = reference(low_trunk, {'image': IMAGE})
     names = [info.name for info in trunk.graph.output]
@@ -80,8 +88,8 @@ def test_logits_move_by_the_rounding_of_the_type_only(kind: str, precision: str)
 @pytest.mark.parametrize('kind', ['element', 'channel'])
 def test_onnx_runtime_runs_float16_graphs(kind: str) -> None:
     trunk, head, masks = parts(kind)
-    right = run_split(trunk, head, IMAGE, masks)
-    found = run_split(to_precision(trunk, 'fp16'), to_precision(head, 'fp16'), IMAGE, masks)
+    right = run_split(trunk, head, masks, IMAGE)
+    found = run_split(to_precision(trunk, 'fp16'), to_precision(head, 'fp16'), masks, IMAGE)
     error = np.abs(found - right).max() / np.abs(right).max()
     assert 0 < error < TOLERANCE['fp16']
 
@@ -295,3 +303,62 @@ def test_bfloat16_takes_what_is_too_large_for_float16() -> None:
 def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(GraphError, match="precision 'fp8', expected one of fp16, bf16"):
         to_precision(net('none'), 'fp8')
+
+
+# -------------------------------------------------------------------------------------------------
+# A graph of 16 bits, taken back to float32, computes with the weights it has.
+
+def trunk() -> onnx.ModelProto:
+    return onnx.load_from_string(compile_graph(net('element'), SPEC).files['trunk.onnx'])
+
+
+def run_plain(model: onnx.ModelProto) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options,
+                                           providers=['CPUExecutionProvider'])
+    image = np.random.default_rng(0).integers(0, 256, (1, SPEC.height, SPEC.width, 3), np.uint8)
+    return session.run(None, {'image': image})[0]
+
+
+def rounded(model: onnx.ModelProto, kind: str) -> onnx.ModelProto:
+    """Round the weights of the convolutions as `kind` does, in float32."""
+    weights = {node.input[1] for node in model.graph.node if node.op_type == 'Conv'}
+    weights |= {node.input[2] for node in model.graph.node
+                if node.op_type == 'Conv' and len(node.input) > 2}
+    for weight in model.graph.initializer:
+        if weight.name in weights:
+            values = numpy_helper.to_array(weight)
+            weight.CopyFrom(numpy_helper.from_array(round_to(values, kind), weight.name))
+    return model
+
+
+def round_to(values: np.ndarray, kind: str) -> np.ndarray:
+    if kind == 'fp16':
+        return values.astype(np.float16).astype(np.float32)
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+@pytest.mark.parametrize('kind', ['fp16', 'bf16'])
+def test_only_the_rounding_of_the_weights_stays(kind: str) -> None:
+    found = run_plain(to_float32(to_precision(trunk(), kind)))
+    np.testing.assert_allclose(found, run_plain(rounded(trunk(), kind)), rtol=0, atol=1e-6)
+    assert np.abs(found - run_plain(trunk())).max() > 1e-5
+
+
+@pytest.mark.parametrize('kind', ['fp16', 'bf16'])
+def test_nothing_of_16_bits_is_left_and_the_given_graph_is_left_alone(kind: str) -> None:
+    low = to_precision(trunk(), kind)
+    before = low.SerializeToString()
+    wide = to_float32(low)
+    onnx.checker.check_model(wide, full_check=True)
+    assert not [t.name for t in wide.graph.initializer if t.data_type in LOW.values()]
+    assert not [a.i for n in wide.graph.node for a in n.attribute
+                if a.name == 'to' and a.i in LOW.values()]
+    assert low.SerializeToString() == before
+
+
+def test_weights_stored_in_half_are_widened_too() -> None:
+    halved = halve_weights(trunk())
+    np.testing.assert_array_equal(run_plain(to_float32(halved)), run_plain(halved))

@@ -1,12 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Each graph pass computes what the graph before it did, shown by running both."""
 
-from collections.abc import Mapping
 
+from graph_samples import net, run, run_split, SPEC, tensor
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper, TensorProto
-import onnxruntime
 import pytest
 
 from uncertainty_seg.core.dropout_masks import make_masks, ones_masks
@@ -25,62 +24,7 @@ from uncertainty_seg.graph.onnx_tools import float_info
 from uncertainty_seg.graph.precision import halve_weights
 
 RNG = np.random.default_rng(0)
-SPEC = InputSpec(16, 8, 'stretch', 'rgb', (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
 X = RNG.normal(size=(1, 3, 8, 16)).astype(np.float32)
-
-
-def tensor(name: str, values: np.ndarray) -> onnx.TensorProto:
-    return numpy_helper.from_array(values, name)
-
-
-def net(dropouts: str = 'element', resize: bool = False, rate: float = 0.5) -> onnx.ModelProto:
-    """3 -> 8 channels, stride 2, ReLU, dropout, 1x1 to 4 classes, optionally upsampled."""
-    domain = 'uncertainty_seg' if dropouts == 'channel' else ''
-    drop = helper.make_node('Dropout', ['r', 'rate', 'yes'], ['d'], name='drop')
-    if dropouts == 'channel':
-        drop = helper.make_node('Dropout', ['r'], ['d'], name='drop', domain=domain, p=rate,
-                                kind='channel', site='head')
-    if dropouts == 'none':
-        drop = helper.make_node('Identity', ['r'], ['d'])
-    logits = 'low' if resize else 'output'
-    nodes = [
-        helper.make_node('Conv', ['input', 'w1', 'b1'], ['c'], kernel_shape=[3, 3],
-                         strides=[2, 2], pads=[1, 1, 1, 1]),
-        helper.make_node('Relu', ['c'], ['r']),
-        drop,
-        helper.make_node('Conv', ['d', 'w2', 'b2'], [logits], kernel_shape=[1, 1]),
-    ]
-    rng = np.random.default_rng(1)
-    tensors = [tensor('w1', rng.normal(size=(8, 3, 3, 3)).astype(np.float32)),
-               tensor('b1', rng.normal(size=8).astype(np.float32)),
-               tensor('w2', rng.normal(size=(4, 8, 1, 1)).astype(np.float32)),
-               tensor('b2', rng.normal(size=4).astype(np.float32)),
-               tensor('rate', np.array(rate, np.float32)), tensor('yes', np.array(True))]
-    if resize:
-        nodes.append(helper.make_node('Resize', ['low', '', 'scales'], ['output'], mode='linear'))
-        tensors.append(tensor('scales', np.array([1, 1, 2, 2], np.float32)))
-    output = float_info('output', (1, 4, 8, 16) if resize else (1, 4, 4, 8))
-    graph = helper.make_graph(nodes, 'net', [float_info('input', (1, 3, 8, 16))], [output],
-                              tensors)
-    opsets = [helper.make_opsetid('', 17)]
-    if domain:
-        opsets.append(helper.make_opsetid(domain, 1))
-    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
-
-
-def run(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=['CPUExecutionProvider'])
-    return session.run(None, dict(feeds))
-
-
-def run_split(trunk: onnx.ModelProto, head: onnx.ModelProto, image: np.ndarray,
-              masks: Mapping[str, np.ndarray]) -> np.ndarray:
-    values = run(trunk, {trunk.graph.input[0].name: image})
-    feeds = {o.name: v for o, v in zip(trunk.graph.output, values, strict=True)}
-    return run(head, {**feeds, **masks})[0]
 
 
 @pytest.mark.parametrize('kind, shape', [('element', (8, 4, 8)), ('channel', (8, 1, 1))])
@@ -101,7 +45,7 @@ def test_the_split_graphs_compute_what_the_masked_graph_does(kind: str) -> None:
     trunk, head = split_trunk_head(masked, sites)
     masks = make_masks(sites, 5, 3)
     np.testing.assert_array_equal(
-        run_split(trunk, head, X, masks), run(masked, {'input': X, **masks})[0])
+        run_split(trunk, head, masks, X), run(masked, {'input': X, **masks})[0])
 
 
 def test_everything_before_the_first_dropout_is_in_the_trunk() -> None:
@@ -118,8 +62,8 @@ def test_folding_a_mask_into_the_weights_changes_only_the_order_of_sums() -> Non
     assert (decision.where, decision.is_applied) == (sites[0].name, True)
     assert 'Conv' not in {n.op_type for n in folded.graph.node}
     masks = make_masks(sites, 7, 2)
-    np.testing.assert_allclose(run_split(trunk, folded, X, masks),
-                               run_split(trunk, head, X, masks), atol=2e-5)
+    np.testing.assert_allclose(run_split(trunk, folded, masks, X),
+                               run_split(trunk, head, masks, X), atol=2e-5)
 
 
 def test_an_element_mask_is_not_folded() -> None:

@@ -11,6 +11,9 @@ import onnx
 from onnx import helper, numpy_helper, TensorProto
 import onnxruntime
 
+from uncertainty_seg.graph.frontend.constant_folding import fold_constants
+from uncertainty_seg.graph.frontend.static_input import fix_input
+
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(1, 3, 8, 16)).astype(np.float32)
 N = helper.make_node
@@ -58,3 +61,8 @@ def run(model: onnx.ModelProto, image: np.ndarray = X) -> list[np.ndarray]:
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=['CPUExecutionProvider'])
     return session.run(None, {session.get_inputs()[0].name: image})
+
+
+def make_static(model: onnx.ModelProto, height: int, width: int) -> onnx.ModelProto:
+    """Fix the size of the image and fold all that follows from it."""
+    return fold_constants(fix_input(model, height, width))

@@ -12,11 +12,11 @@ import json
 from pathlib import Path
 
 import cv2
+from graph_samples import net
 import numpy as np
 import onnx
 from onnx import external_data_helper, helper
 import pytest
-from test_passes import net
 
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.dropout_masks import pass_inputs

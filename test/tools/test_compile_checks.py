@@ -4,10 +4,10 @@
 from dataclasses import replace
 
 from conftest import tiny_card
+from graph_samples import net, SPEC
 import numpy as np
 from onnx import numpy_helper
 import pytest
-from test_passes import net, SPEC
 
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.errors import GraphError

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from conftest import tiny_card
 import cv2
+from graph_samples import net, SPEC
 import numpy as np
 import onnx
 import pytest
-from test_passes import net, SPEC
 
 from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
 from uncertainty_seg.core.bundle import ModelBundle

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import cv2
+from graph_samples import net
 import numpy as np
 import onnx
 import pytest
-from test_passes import net
 
 from uncertainty_seg.errors import DatasetError
 from uncertainty_seg.storage.labelled_folder import load_folder, read_classes

@@ -5,11 +5,11 @@ import logging
 from pathlib import Path
 
 import cv2
+from graph_samples import net, run, SPEC, tensor
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper, TensorProto
 import pytest
-from test_passes import net, run, SPEC, tensor
 
 from uncertainty_seg.core.model_card import InputSpec
 from uncertainty_seg.core.preprocess import fit_image, Geometry

@@ -19,7 +19,7 @@ import torch.nn.functional as F  # noqa: E402
 
 from uncertainty_seg.core.model_card import InputSpec  # noqa: E402
 from uncertainty_seg.errors import GraphError  # noqa: E402
-from uncertainty_seg.graph.onnx_tools import attribute, MARKER_DOMAIN, replace_nodes  # noqa: E402
+from uncertainty_seg.graph.onnx_tools import attribute, MARKER_DOMAIN, refill  # noqa: E402
 from uncertainty_seg.training.dropout_watch import Drop  # noqa: E402
 from uncertainty_seg.training.export import (  # noqa: E402
     export_by_graph,
@@ -183,7 +183,7 @@ def run_marked(model: onnx.ModelProto, masks: dict[str, np.ndarray]) -> list[np.
         model.graph.input.append(
             helper.make_tensor_value_info(name, TensorProto.FLOAT, feed[name].shape))
         nodes.append(helper.make_node('Mul', [node.input[0], name], node.output))
-    replace_nodes(model.graph, nodes)
+    refill(model.graph.node, nodes)
     del model.graph.value_info[:]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3

@@ -106,24 +106,14 @@ class BadRule:
         self, truth: LabelMap, predicted: LabelMap, ignore_index: int
     ) -> tuple[float, ...]:
         """
-        Measure what each term compares.
+        Measure what each term compares, 0..1; NaN where its class occurs in neither mask.
 
-        Parameters
-        ----------
-        truth, predicted : ndarray of uint8, shape (H, W)
-            True and predicted class ids.
-        ignore_index : int
-            Id in `truth` of pixels nobody knows; they are left out.
-
-        Returns
-        -------
-        tuple of float
-            One a term, 0..1; NaN where the class occurs in neither mask, or no pixel is known.
+        All are NaN if no pixel is known: those of `ignore_index` in `truth` are left out.
 
         Raises
         ------
         ShapeError
-            If the masks differ in size.
+            If the masks, uint8 (H, W), differ in size.
         DatasetError
             If `truth` has an id that is no class.
 
@@ -134,7 +124,7 @@ class BadRule:
         if strange.any():
             raise DatasetError(
                 f'class id {int(truth[strange][0])} in a mask',
-                f'less than {self.num_classes}, or {ignore_index} where nobody knows',
+                f'less than {self.num_classes}, or {ignore_index} where the class is unknown',
             )
         counts = ConfusionMatrix(self.num_classes)
         counts.add(truth, predicted, ignore_index)

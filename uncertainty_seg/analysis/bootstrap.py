@@ -14,12 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from uncertainty_seg.analysis.metrics import ConfusionMatrix, ExpectedCalibrationError
+from uncertainty_seg.analysis.metrics import ConfusionMatrix, ExpectedCalibrationError, Floats
 from uncertainty_seg.errors import ConfigError, ShapeError
-
-Rows = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Interval:
 
 
 def block_interval(
-    statistic: Callable[[Rows], float],
+    statistic: Callable[[Floats], float],
     rows: ArrayLike,
     blocks: ArrayLike,
     confidence: float = 0.95,
@@ -108,7 +106,7 @@ def block_interval(
     return Interval(float(statistic(table)), lower, upper, confidence, len(members))
 
 
-def _percentiles(drawn: Rows, confidence: float) -> tuple[float, float]:
+def _percentiles(drawn: Floats, confidence: float) -> tuple[float, float]:
     known = drawn[~np.isnan(drawn)]
     if 2 * len(known) < len(drawn):
         return float('nan'), float('nan')
@@ -117,24 +115,19 @@ def _percentiles(drawn: Rows, confidence: float) -> tuple[float, float]:
     return float(lower), float(upper)
 
 
-# -------------------------------------------------------------------------------------------------
-# How far figures of pixels would move on other images.
-# A million pixels of one image are not a million samples: images are drawn, by block, and the
-# figure is computed anew over all pixels of those that were drawn.
-
-DRAWS = 500
-
-
 def pixel_intervals(
-    totals: Rows, blocks: ArrayLike, num_classes: int, draws: int = DRAWS
+    totals: Floats, blocks: ArrayLike, num_classes: int, draws: int = 500
 ) -> dict[str, Interval]:
     """
     Return mean IoU, accuracy and expected calibration error with their intervals.
 
+    A million pixels of one image are not a million samples: images are drawn, by block, and each
+    figure is computed anew over all pixels of those that were drawn.
+
     Parameters
     ----------
     totals : ndarray of float64, shape (n, C * C + 45)
-        Of each image, as `core.evaluation.Evaluation` has them.
+        Of each image, as `evaluation.Evaluation` has them.
     blocks : array of str, shape (n,)
         The block of each image.
     num_classes : int
@@ -155,7 +148,7 @@ def pixel_intervals(
         If there is no image, or not one block an image.
 
     """
-    figures: dict[str, Callable[[Rows], float]] = {
+    figures: dict[str, Callable[[Floats], float]] = {
         'mean_iou': lambda rows: _confusion(rows, num_classes).mean_iou(),
         'accuracy': lambda rows: _confusion(rows, num_classes).accuracy(),
         'ece': lambda rows: ExpectedCalibrationError(
@@ -165,7 +158,7 @@ def pixel_intervals(
             for name, figure in figures.items()}
 
 
-def _confusion(rows: Rows, num_classes: int) -> ConfusionMatrix:
+def _confusion(rows: Floats, num_classes: int) -> ConfusionMatrix:
     found = ConfusionMatrix(num_classes)
     summed = rows.sum(0)[:num_classes**2].reshape(num_classes, num_classes)
     found.counts += summed.astype(found.counts.dtype)

@@ -6,8 +6,8 @@ Conformal risk control asks for exchangeable samples, and neighbouring frames of
 they share water, light and place. A *block* (a dive, a track, a minute of video, a site) is the
 sample here, and its loss is the share of its frames that are accepted although they are bad. The
 promise is over the drawing of the calibration blocks and the new one together. It says nothing of
-the bad among the accepted (`tools.binomial` bounds that), of one block, or of another water, and
-it is void for blocks that the scores or their thresholds were chosen on.
+the bad among the accepted (`bad_share` bounds that), of one block, or of another water, and it is
+void for blocks that the scores or their thresholds were chosen on.
 
 """
 
@@ -20,142 +20,14 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from uncertainty_seg.analysis.frame_table import Column, FrameTable, split_blocks
-from uncertainty_seg.core.calibration import Promise, RankFamily
+from uncertainty_seg.analysis.frame_table import FrameTable, split_blocks
+from uncertainty_seg.core.calibration import Column, Promise, RankFamily
 from uncertainty_seg.errors import (
     BackendUnavailableError,
     CalibrationError,
     ConfigError,
     ShapeError,
 )
-
-# -------------------------------------------------------------------------------------------------
-# How many of the accepted are bad, at most: the bound of Clopper and Pearson.
-# It answers "when the flag is true, how often is the mask bad?", which the promise of
-# `core.conformal` does not. It is exact for independent units drawn after everything was fitted.
-
-
-@dataclass(frozen=True)
-class BadShare:
-    """
-    Bad ones among the accepted.
-
-    Attributes
-    ----------
-    num_accepted, num_bad : int
-        Units: frames, or blocks with an accepted frame.
-    share : float
-        Seen, 0..1; NaN if nothing was accepted.
-    upper : float
-        Not above this, with the confidence; 1 if nothing was accepted.
-    confidence : float
-        In (0, 1).
-    unit : str
-        'frame' or 'block'.
-
-    """
-
-    num_accepted: int
-    num_bad: int
-    share: float
-    upper: float
-    confidence: float
-    unit: str
-
-
-def upper_bound(num_bad: int, num: int, confidence: float = 0.95, num_tries: int = 1) -> float:
-    """
-    Bound a share from above.
-
-    Parameters
-    ----------
-    num_bad, num : int
-        Bad ones among how many.
-    confidence : float
-        In (0, 1).
-    num_tries : int
-        How many limits or scores the same units were asked about; shares the error among them
-        (Bonferroni).
-
-    Returns
-    -------
-    float
-        0..1, one-sided; 1 if `num` is 0.
-
-    Raises
-    ------
-    ConfigError
-        If the numbers contradict each other or the confidence is not between 0 and 1.
-    BackendUnavailableError
-        If scipy is not installed.
-
-    References
-    ----------
-    Clopper and Pearson, Biometrika 26 (1934), by the quantile of a beta distribution.
-
-    """
-    if not (0 <= num_bad <= num and 0 < confidence < 1 and num_tries >= 1):
-        raise ConfigError(
-            f'{num_bad} bad of {num} at confidence {confidence:g} in {num_tries} tries',
-            'at most all bad, a confidence between 0 and 1, and a try',
-        )
-    if num_bad == num:
-        return 1.0
-    try:
-        from scipy.stats import beta
-    except ImportError as err:
-        raise BackendUnavailableError('scipy is not installed', 'it, for the bound of a share',
-                                      'pip install scipy') from err
-
-    return float(beta.ppf(1 - (1 - confidence) / num_tries, num_bad + 1, num - num_bad))
-
-
-def bad_share(
-    accepted: ArrayLike, is_bad: ArrayLike, blocks: ArrayLike | None = None,
-    confidence: float = 0.95, num_tries: int = 1,
-) -> BadShare:
-    """
-    Bound P(bad | accepted) by the frames, or by blocks of them.
-
-    Parameters
-    ----------
-    accepted, is_bad : array of bool, shape (n,)
-        Of each frame.
-    blocks : array of int or str, shape (n,), optional
-        The block of each frame. Frames of one block are alike, and n of them prove less than n
-        others do: with blocks, a unit is a block with an accepted frame, bad if any accepted one
-        is. The bound is of "a block has a bad accepted frame", and so of "an accepted frame is
-        bad" where each block with an accepted frame counts alike, however many it has.
-    confidence, num_tries : float, int
-        See `upper_bound`.
-
-    Returns
-    -------
-    BadShare
-        Counts and bound.
-
-    Raises
-    ------
-    ShapeError
-        If the arrays differ in length.
-    ConfigError
-        See `upper_bound`.
-
-    """
-    taken, bad = np.asarray(accepted, bool), np.asarray(is_bad, bool)
-    names = np.arange(taken.size) if blocks is None else np.asarray(blocks)
-    if not taken.shape == bad.shape == names.shape or taken.ndim != 1:
-        raise ShapeError(f'accepted {taken.shape}, is_bad {bad.shape}, blocks {names.shape}',
-                         'one of each a frame')
-    num, num_bad = len(np.unique(names[taken])), len(np.unique(names[taken & bad]))
-    return BadShare(
-        num, num_bad, num_bad / num if num else float('nan'),
-        upper_bound(num_bad, num, confidence, num_tries), confidence,
-        'frame' if blocks is None else 'block',
-    )
-
-
-# -------------------------------------------------------------------------------------------------
 
 _ROUNDING = 1e-12
 _NOTE_ALL_GOOD = ('no calibration frame is bad, so nothing is known of how bad frames score: the '
@@ -317,7 +189,7 @@ def _index(blocks: ArrayLike) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 # -------------------------------------------------------------------------------------------------
 # From measured frames to limits with a promise, and the rehearsal that shows what it is worth.
 # The family of limits and the choice of scores are given; here the one number that is left, the
-# rank, is set by conformal risk control on frames that neither has seen.
+# rank, is set by conformal risk control on frames that neither of them was fitted to.
 
 # That of the most uncertain reference frame.
 HIGHEST_RANK = 1.0
@@ -367,7 +239,7 @@ def fit_promise(
     names : sequence of str
         Scores of the gate.
     alpha : float
-        To promise.
+        Promised share.
     bad : str
         The rule by which `frames.is_bad` was found.
     bound : callable
@@ -385,19 +257,17 @@ def fit_promise(
 
     """
     limits = family.limits(_rank(family, frames, names, alpha), names)
-    accepted = frames.accepted(limits)
-    wrong = accepted & frames.is_bad
     num_blocks = len(np.unique(frames.blocks))
-    lost = mean_block_share(wrong, frames.blocks)
-    reached = (num_blocks * lost + 1) / (num_blocks + 1)
-    if reached > alpha:  # by the last digits of a limit
-        limits = {name: value * (1 - 1e-9) for name, value in limits.items()}
+    for factor in (1.0, 1 - 1e-9):  # the second where the last digits of a limit break the promise
+        limits = {name: value * factor for name, value in limits.items()}
         accepted = frames.accepted(limits)
-        wrong = accepted & frames.is_bad
-        reached = (num_blocks * mean_block_share(wrong, frames.blocks) + 1) / (num_blocks + 1)
+        lost = mean_block_share(accepted & frames.is_bad, frames.blocks)
+        reached = float(_bound(lost, num_blocks))
+        if reached <= alpha:
+            break
     return Promise(
-        alpha, limits, bad, num_blocks, len(frames), float(reached),
-        mean_block_share(accepted, frames.blocks), mean_block_share(wrong, frames.blocks),
+        alpha, limits, bad, num_blocks, len(frames), reached,
+        mean_block_share(accepted, frames.blocks), lost,
         bound(accepted, frames.is_bad, frames.blocks))
 
 
@@ -406,20 +276,10 @@ def rehearse(
     num_splits: int = 200,
 ) -> Rehearsal | None:
     """
-    Make the promise on half of the blocks, hold it against the other half, and again.
+    Make the promise on half of the blocks and hold it against the other half, `num_splits` times.
 
-    Parameters
-    ----------
-    family, frames, names, alpha
-        As `fit_promise` takes them.
-    num_splits : int
-        How often, each time with other halves.
-
-    Returns
-    -------
-    Rehearsal or None
-        None if half of the blocks are too few for the promise. A half on which no frame could be
-        accepted counts as one that accepts none.
+    The other parameters are those of `fit_promise`. None if half of the blocks are too few for the
+    promise. A half on which no frame could be accepted counts as one that accepts none.
 
     """
     count = len(np.unique(frames.blocks))
@@ -457,9 +317,7 @@ def ks_distance(one: Column, other: Column) -> float:
     return float(np.abs(shares[0] - shares[1]).max())
 
 
-def quantile_limits(
-    frames: FrameTable, quantile: float, highest: float
-) -> Mapping[str, float]:
+def quantile_limits(frames: FrameTable, quantile: float, highest: float) -> Mapping[str, float]:
     """
     Return for each score the value that a share of the frames does not exceed.
 
@@ -473,3 +331,124 @@ def quantile_limits(
         if 0 < limit < highest:
             limits[name] = limit
     return limits
+
+
+# -------------------------------------------------------------------------------------------------
+# How many of the accepted are bad, at most: the bound of Clopper and Pearson.
+# It answers "when the flag is true, how often is the mask bad?", which the promise does not. It is
+# exact for independent units drawn after everything was fitted.
+
+
+@dataclass(frozen=True)
+class BadShare:
+    """
+    Bad ones among the accepted.
+
+    Attributes
+    ----------
+    num_accepted, num_bad : int
+        Units: frames, or blocks with an accepted frame.
+    share : float
+        Seen, 0..1; NaN if nothing was accepted.
+    upper : float
+        Not above this, with the confidence; 1 if nothing was accepted.
+    confidence : float
+        In (0, 1).
+    unit : str
+        'frame' or 'block'.
+
+    """
+
+    num_accepted: int
+    num_bad: int
+    share: float
+    upper: float
+    confidence: float
+    unit: str
+
+
+def upper_bound(num_bad: int, num: int, confidence: float = 0.95, num_tries: int = 1) -> float:
+    """
+    Bound a share from above.
+
+    Parameters
+    ----------
+    num_bad, num : int
+        Bad units among all.
+    confidence : float
+        In (0, 1).
+    num_tries : int
+        How many limits or scores the same units were used for; the error is shared among them
+        (Bonferroni).
+
+    Returns
+    -------
+    float
+        0..1, one-sided; 1 if `num` is 0.
+
+    Raises
+    ------
+    ConfigError
+        If the numbers contradict each other or the confidence is not between 0 and 1.
+    BackendUnavailableError
+        If scipy is not installed.
+
+    References
+    ----------
+    Clopper and Pearson, Biometrika 26 (1934), by the quantile of a beta distribution.
+
+    """
+    if not (0 <= num_bad <= num and 0 < confidence < 1 and num_tries >= 1):
+        raise ConfigError(
+            f'{num_bad} bad of {num} at confidence {confidence:g} in {num_tries} tries',
+            'at most all bad, a confidence between 0 and 1, and a try',
+        )
+    if num_bad == num:
+        return 1.0
+    try:
+        from scipy.stats import beta
+    except ImportError as err:
+        raise BackendUnavailableError('scipy is not installed', 'it, for the bound of a share',
+                                      'pip install scipy') from err
+
+    return float(beta.ppf(1 - (1 - confidence) / num_tries, num_bad + 1, num - num_bad))
+
+
+def bad_share(
+    accepted: ArrayLike, is_bad: ArrayLike, blocks: ArrayLike | None = None,
+    confidence: float = 0.95, num_tries: int = 1,
+) -> BadShare:
+    """
+    Bound P(bad | accepted) by the frames, or by blocks of them; see `upper_bound`.
+
+    Parameters
+    ----------
+    accepted, is_bad : array of bool, shape (n,)
+        Of each frame.
+    blocks : array of int or str, shape (n,), optional
+        The block of each frame. Frames of one block are alike, and n of them prove less than n
+        others do: with blocks, a unit is a block with an accepted frame, bad if any accepted one
+        is. The bound is of "a block has a bad accepted frame", and so of "an accepted frame is
+        bad" where each block with an accepted frame counts alike, however many it has.
+    confidence, num_tries : float, int
+        See there.
+
+    Raises
+    ------
+    ShapeError
+        If the arrays differ in length.
+    ConfigError
+        See `upper_bound`.
+
+    """
+    taken, bad = np.asarray(accepted, bool), np.asarray(is_bad, bool)
+    names = np.arange(taken.size) if blocks is None else np.asarray(blocks)
+    if not taken.shape == bad.shape == names.shape or taken.ndim != 1:
+        raise ShapeError(f'accepted {taken.shape}, is_bad {bad.shape}, blocks {names.shape}',
+                         'one of each a frame')
+    num, num_bad = len(np.unique(names[taken])), len(np.unique(names[taken & bad]))
+    return BadShare(
+        num, num_bad, num_bad / num if num else float('nan'),
+        upper_bound(num_bad, num, confidence, num_tries), confidence,
+        'frame' if blocks is None else 'block',
+    )

@@ -3,7 +3,7 @@
 Run the pipeline over images and measure mask, confidence and uncertainty.
 
 Where the images come from is not known here. Everything is measured at the size of the image,
-as a user of the node sees it.
+as a user of the node sees it: pixels, each frame, and how well scores rank whole frames.
 
 """
 
@@ -15,33 +15,196 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from uncertainty_seg.analysis import metrics
 from uncertainty_seg.analysis.bad_rule import BadRule
 from uncertainty_seg.analysis.bootstrap import block_interval, Interval
-from uncertainty_seg.analysis.frame_table import Column, FrameTable
-from uncertainty_seg.analysis.metrics import (
-    AdaptiveCalibrationError,
-    auroc,
-    ConfusionMatrix,
-    ExpectedCalibrationError,
-    PatchUncertainty,
-    Ranking,
-    TopLabelBrier,
-)
+from uncertainty_seg.analysis.frame_table import FrameTable
 from uncertainty_seg.analysis.selective import aurc, excess_aurc
 from uncertainty_seg.core.arrays import ImageU8, LabelMap
+from uncertainty_seg.core.calibration import Column
 from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.uncertainty import MAP_NAMES
 from uncertainty_seg.errors import ImageError
 
-# -------------------------------------------------------------------------------------------------
-# All that labelled pixels tell of mask, confidence and maps, image after image.
+DRAWS = 500
+_FOREIGN = 'foreign '
+_SMALLEST_CHANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class FrameMeasure:
+    """
+    What one frame tells.
+
+    Attributes
+    ----------
+    scores : mapping of str to float
+        The frame's scores.
+    nll_nats : float
+        Mean negative log-likelihood of "the most likely class is right", in nats; NaN without a
+        known pixel.
+    accuracy : float
+        Share of known pixels that are right; 1 without a known pixel.
+    mean_iou : float
+        Over the classes that occur in truth or prediction; NaN without a known pixel.
+    is_bad : bool
+        By the rule that was given; false without one.
+
+    """
+
+    scores: Mapping[str, float]
+    nll_nats: float = float('nan')
+    accuracy: float = 1.0
+    mean_iou: float = float('nan')
+    is_bad: bool = False
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """
+    What a set of labelled frames tells.
+
+    Attributes
+    ----------
+    pixels : PixelMeasures
+        Over all known pixels.
+    frames : tuple of FrameMeasure
+        In the order of the images.
+    mi_share : float
+        Mean mutual information over mean entropy: how much of the uncertainty is the passes'.
+    totals : ndarray of float64, shape (n, C * C + 45)
+        What each image added to `pixels.totals()`.
+
+    """
+
+    pixels: PixelMeasures
+    frames: tuple[FrameMeasure, ...]
+    mi_share: float
+    totals: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
+
+    @property
+    def iou(self) -> NDArray[np.float64]:
+        """Return the IoU of each class, (C,), NaN for one that never occurs."""
+        return self.pixels.confusion.iou()
+
+    @property
+    def mean_iou(self) -> float:
+        """Mean IoU over the classes that occur."""
+        return self.pixels.confusion.mean_iou()
+
+    @property
+    def accuracy(self) -> float:
+        """Share of known pixels that are right."""
+        return self.pixels.confusion.accuracy()
+
+    @property
+    def ece(self) -> float:
+        """Return the expected calibration error, 0..1."""
+        return self.pixels.calibration.value()
+
+    @property
+    def error_auroc(self) -> dict[str, float]:
+        """How well each map ranks wrong pixels above right ones."""
+        return {name: ranking.auroc() for name, ranking in self.pixels.rankings.items()}
+
+    @property
+    def nll_nats(self) -> float:
+        """Mean of the frames' negative log-likelihood."""
+        return float(np.nanmean([frame.nll_nats for frame in self.frames]))
+
+
+def evaluate(
+    pipeline: Pipeline, pairs: Iterable[tuple[ImageU8, LabelMap]], ignore_index: int,
+    rule: BadRule | None = None,
+) -> Evaluation:
+    """
+    Measure labelled images.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        Its gate is not used.
+    pairs : iterable of (ndarray (H, W, 3), ndarray (H, W))
+        BGR image and true class ids, both uint8.
+    ignore_index : int
+        Id of pixels of unknown class.
+    rule : BadRule, optional
+        Says which masks are bad.
+
+    Raises
+    ------
+    DatasetError
+        If a mask has an id that is no class.
+
+    """
+    pixels = PixelMeasures(pipeline.card.num_classes)
+    frames, information, entropy, totals = [], 0.0, 0.0, [pixels.totals()]
+    for index, (image, truth) in enumerate(pairs):
+        result = pipeline.measure(image, index)
+        pixels.add(result, truth, ignore_index)
+        totals.append(pixels.totals())
+        frames.append(_measure(result, truth, ignore_index, pipeline.card.num_classes, rule))
+        information += result.scores['mutual_information.mean']
+        entropy += result.scores['entropy.mean']
+    return Evaluation(pixels, tuple(frames), information / max(entropy, 1e-12),
+                      np.diff(totals, axis=0))
+
+
+def _measure(
+    result: FrameResult, truth: LabelMap, ignore_index: int, num_classes: int,
+    rule: BadRule | None,
+) -> FrameMeasure:
+    known = truth != ignore_index
+    if not known.any():
+        return FrameMeasure(result.scores)
+    label = result.label_at_source()
+    is_right = (label == truth)[known]
+    confidence = result.map_at_source('confidence')[known]
+    chance = np.clip(np.where(is_right, confidence, 1 - confidence), _SMALLEST_CHANCE, 1)
+    counts = metrics.ConfusionMatrix(num_classes)
+    counts.add(truth, label, ignore_index)
+    is_bad = rule is not None and rule.is_bad(truth, label, ignore_index)
+    return FrameMeasure(result.scores, float(-np.log(chance).mean()), float(is_right.mean()),
+                        counts.mean_iou(), is_bad)
+
+
+def score_frames(pipeline: Pipeline, images: Iterable[ImageU8]) -> tuple[FrameMeasure, ...]:
+    """Measure images without masks: their scores alone."""
+    return tuple(FrameMeasure(pipeline.measure(image, index).scores)
+                 for index, image in enumerate(images))
+
+
+def frame_table(
+    frames: Iterable[FrameMeasure], sources: Iterable[str], blocks: NDArray[np.str_]
+) -> FrameTable:
+    """
+    Put frames, all with the same scores, into columns; see `FrameTable` for these.
+
+    Raises
+    ------
+    ImageError
+        If there is no frame.
+
+    """
+    rows = tuple(frames)
+    if not rows:
+        raise ImageError('no frame was measured', 'at least one')
+    scores = {name: np.array([row.scores[name] for row in rows], np.float64)
+              for name in rows[0].scores}
+    return FrameTable(tuple(sources), blocks, scores, np.array([row.mean_iou for row in rows]),
+                      np.array([row.is_bad for row in rows], np.bool_))
+
+
+def best_temperature(found: Mapping[float, Evaluation]) -> float:
+    """Return the temperature with the least mean negative log-likelihood."""
+    return min(found, key=lambda temperature: found[temperature].nll_nats)
 
 
 @dataclass
 class PixelMeasures:
     """
-    Measures over any number of images; pixels that nobody knows are left out.
+    Measures over any number of images; pixels of unknown class are left out.
 
     Attributes
     ----------
@@ -49,12 +212,8 @@ class PixelMeasures:
         C.
     confusion : ConfusionMatrix
         True against predicted class.
-    calibration : ExpectedCalibrationError
-        Confidence against accuracy, in equal bins of confidence.
-    adaptive : AdaptiveCalibrationError
-        The same in bins of equally many pixels.
-    brier : TopLabelBrier
-        The same as a squared error.
+    calibration, adaptive, brier : ExpectedCalibrationError and others
+        Confidence against accuracy.
     patches : PatchUncertainty
         Entropy of patches against their accuracy.
     rankings : dict of str to Ranking
@@ -65,34 +224,26 @@ class PixelMeasures:
     """
 
     num_classes: int
-    confusion: ConfusionMatrix = field(init=False)
-    calibration: ExpectedCalibrationError = field(default_factory=ExpectedCalibrationError)
-    adaptive: AdaptiveCalibrationError = field(default_factory=AdaptiveCalibrationError)
-    brier: TopLabelBrier = field(default_factory=TopLabelBrier)
-    patches: PatchUncertainty = field(default_factory=PatchUncertainty)
-    rankings: dict[str, Ranking] = field(
-        default_factory=lambda: {name: Ranking() for name in MAP_NAMES})
+    confusion: metrics.ConfusionMatrix = field(init=False)
+    calibration: metrics.ExpectedCalibrationError = field(init=False)
+    adaptive: metrics.AdaptiveCalibrationError = field(init=False)
+    brier: metrics.TopLabelBrier = field(init=False)
+    patches: metrics.PatchUncertainty = field(init=False)
+    rankings: dict[str, metrics.Ranking] = field(init=False)
     class_entropy: NDArray[np.float64] = field(init=False)
 
     def __post_init__(self) -> None:
         """Start from nothing."""
-        self.confusion = ConfusionMatrix(self.num_classes)
+        self.confusion = metrics.ConfusionMatrix(self.num_classes)
+        self.calibration = metrics.ExpectedCalibrationError()
+        self.adaptive = metrics.AdaptiveCalibrationError()
+        self.brier = metrics.TopLabelBrier()
+        self.patches = metrics.PatchUncertainty()
+        self.rankings = {name: metrics.Ranking() for name in MAP_NAMES}
         self.class_entropy = np.zeros(self.num_classes)
 
     def add(self, result: FrameResult, truth: LabelMap, ignore_index: int) -> None:
-        """
-        Count one image.
-
-        Parameters
-        ----------
-        result : FrameResult
-            What the pipeline found.
-        truth : ndarray of uint8, shape (H, W)
-            True class ids.
-        ignore_index : int
-            Of pixels nobody knows.
-
-        """
+        """Count one image; `truth` has true class ids, `ignore_index` where none is known."""
         label = result.label_at_source()
         self.confusion.add(truth, label, ignore_index)
         known = truth != ignore_index
@@ -111,7 +262,7 @@ class PixelMeasures:
         """
         Return the sums that IoU, accuracy and calibration error are made of, (C * C + 45,).
 
-        Those of one image are what it adds. `core.pixel_intervals` draws images by them.
+        What one image adds to them is its own, by which `bootstrap.pixel_intervals` draws images.
 
         """
         bins = self.calibration
@@ -126,11 +277,8 @@ class PixelMeasures:
 
 # -------------------------------------------------------------------------------------------------
 # How well scores rank whole frames: bad ones above good ones, foreign ones above familiar ones.
-# Every figure has an interval over the blocks. Two orders are compared on the same draws, so that
-# the interval of their difference is not widened by what both have in common.
-
-DRAWS = 500
-_FOREIGN = 'foreign '
+# Every figure has a 95 % interval over the blocks. Two orders are compared on the same draws, so
+# that the interval of their difference is not widened by what both have in common.
 
 
 @dataclass(frozen=True)
@@ -189,11 +337,6 @@ def rank_frames(
     draws : int
         Of the bootstrap.
 
-    Returns
-    -------
-    FrameRanking
-        With 95 % intervals.
-
     """
     losses = frames.is_bad.astype(np.float64)
     excess = block_interval(lambda rows: excess_aurc(rows[:, 0], rows[:, 1]),
@@ -210,23 +353,9 @@ def compare_rankings(
     foreign: tuple[Column, Column] | None = None, draws: int = DRAWS,
 ) -> RankingGain:
     """
-    Measure how much better one order is than another.
+    Measure how much better one order is than another; parameters as in `rank_frames`.
 
-    Parameters
-    ----------
-    one, other : ndarray of float64, shape (n,)
-        As `rank_frames` takes them.
-    frames : FrameTable
-        Gives blocks and which frames are bad.
-    foreign : pair of ndarray of float64, shape (m,), optional
-        Both orders' values of foreign frames.
-    draws : int
-        Of the bootstrap.
-
-    Returns
-    -------
-    RankingGain
-        With 95 % intervals.
+    `foreign` is a pair, both orders' values of foreign frames.
 
     """
     losses = frames.is_bad.astype(np.float64)
@@ -255,199 +384,6 @@ def _with_foreign(
 def _auroc(column: int) -> Callable[[NDArray[np.float64]], float]:
     def measured(rows: NDArray[np.float64]) -> float:
         is_foreign = rows[:, -1] > 0
-        return auroc(rows[is_foreign, column], rows[~is_foreign, column])
+        return metrics.auroc(rows[is_foreign, column], rows[~is_foreign, column])
 
     return measured
-
-
-# -------------------------------------------------------------------------------------------------
-
-_SMALLEST_CHANCE = 1e-6
-
-
-@dataclass(frozen=True)
-class FrameMeasure:
-    """
-    What one frame tells.
-
-    Attributes
-    ----------
-    scores : mapping of str to float
-        The frame's scores.
-    nll_nats : float
-        Mean negative log-likelihood of "the most likely class is right", in nats; NaN without a
-        known pixel.
-    accuracy : float
-        Share of known pixels that are right; 1 without a known pixel.
-    mean_iou : float
-        Over the classes that occur in truth or prediction; NaN without a known pixel.
-    is_bad : bool
-        By the rule that was given; false without one.
-
-    """
-
-    scores: Mapping[str, float]
-    nll_nats: float = float('nan')
-    accuracy: float = 1.0
-    mean_iou: float = float('nan')
-    is_bad: bool = False
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """
-    What a set of labelled frames tells.
-
-    Attributes
-    ----------
-    pixels : PixelMeasures
-        Over all known pixels.
-    frames : tuple of FrameMeasure
-        In the order of the images.
-    mi_share : float
-        Mean mutual information over mean entropy: how much of the uncertainty is the passes'.
-    totals : ndarray of float64, shape (n, C * C + 45)
-        What each image added to `pixels.totals()`.
-
-    """
-
-    pixels: PixelMeasures
-    frames: tuple[FrameMeasure, ...]
-    mi_share: float
-    totals: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
-
-    @property
-    def iou(self) -> NDArray[np.float64]:
-        """Of each class, (C,), NaN for one that never occurs."""
-        return self.pixels.confusion.iou()
-
-    @property
-    def mean_iou(self) -> float:
-        """Over the classes that occur."""
-        return self.pixels.confusion.mean_iou()
-
-    @property
-    def accuracy(self) -> float:
-        """Share of known pixels that are right."""
-        return self.pixels.confusion.accuracy()
-
-    @property
-    def ece(self) -> float:
-        """Return the expected calibration error."""
-        return self.pixels.calibration.value()
-
-    @property
-    def error_auroc(self) -> dict[str, float]:
-        """How well each map ranks wrong pixels above right ones."""
-        return {name: ranking.auroc() for name, ranking in self.pixels.rankings.items()}
-
-    @property
-    def nll_nats(self) -> float:
-        """Mean of the frames'."""
-        return float(np.nanmean([frame.nll_nats for frame in self.frames]))
-
-
-def evaluate(
-    pipeline: Pipeline, pairs: Iterable[tuple[ImageU8, LabelMap]], ignore_index: int,
-    rule: BadRule | None = None,
-) -> Evaluation:
-    """
-    Measure labelled images.
-
-    Parameters
-    ----------
-    pipeline : Pipeline
-        Its gate is not asked.
-    pairs : iterable of (ndarray (H, W, 3), ndarray (H, W))
-        BGR image and true class ids.
-    ignore_index : int
-        Class id of pixels nobody knows.
-    rule : BadRule, optional
-        Says which masks are bad.
-
-    Returns
-    -------
-    Evaluation
-        Over all pairs.
-
-    Raises
-    ------
-    DatasetError
-        If a mask has an id that is no class.
-
-    """
-    pixels = PixelMeasures(pipeline.card.num_classes)
-    frames, information, entropy, totals = [], 0.0, 0.0, [pixels.totals()]
-    for index, (image, truth) in enumerate(pairs):
-        result = pipeline.measure(image, index)
-        pixels.add(result, truth, ignore_index)
-        totals.append(pixels.totals())
-        frames.append(_measure(result, truth, ignore_index, pipeline.card.num_classes, rule))
-        information += result.scores['mutual_information.mean']
-        entropy += result.scores['entropy.mean']
-    return Evaluation(pixels, tuple(frames), information / max(entropy, 1e-12),
-                      np.diff(totals, axis=0))
-
-
-def _measure(
-    result: FrameResult, truth: LabelMap, ignore_index: int, num_classes: int,
-    rule: BadRule | None,
-) -> FrameMeasure:
-    known = truth != ignore_index
-    if not known.any():
-        return FrameMeasure(result.scores)
-    label = result.label_at_source()
-    is_right = (label == truth)[known]
-    confidence = result.map_at_source('confidence')[known]
-    chance = np.clip(np.where(is_right, confidence, 1 - confidence), _SMALLEST_CHANCE, 1)
-    counts = ConfusionMatrix(num_classes)
-    counts.add(truth, label, ignore_index)
-    is_bad = rule is not None and rule.is_bad(truth, label, ignore_index)
-    return FrameMeasure(result.scores, float(-np.log(chance).mean()), float(is_right.mean()),
-                        counts.mean_iou(), is_bad)
-
-
-def score_frames(pipeline: Pipeline, images: Iterable[ImageU8]) -> tuple[FrameMeasure, ...]:
-    """Measure images without masks: their scores alone."""
-    return tuple(FrameMeasure(pipeline.measure(image, index).scores)
-                 for index, image in enumerate(images))
-
-
-def frame_table(
-    frames: Iterable[FrameMeasure], sources: Iterable[str], blocks: NDArray[np.str_]
-) -> FrameTable:
-    """
-    Put frames into columns.
-
-    Parameters
-    ----------
-    frames : iterable of FrameMeasure
-        All with the same scores.
-    sources : iterable of str
-        Where each came from.
-    blocks : ndarray of str, shape (n,)
-        The block of each.
-
-    Returns
-    -------
-    FrameTable
-        In the same order.
-
-    Raises
-    ------
-    ImageError
-        If there is no frame.
-
-    """
-    rows = tuple(frames)
-    if not rows:
-        raise ImageError('no frame was measured', 'at least one')
-    scores = {name: np.array([row.scores[name] for row in rows], np.float64)
-              for name in rows[0].scores}
-    return FrameTable(tuple(sources), blocks, scores, np.array([row.mean_iou for row in rows]),
-                      np.array([row.is_bad for row in rows], np.bool_))
-
-
-def best_temperature(found: Mapping[float, Evaluation]) -> float:
-    """Return the temperature with the least mean negative log-likelihood."""
-    return min(found, key=lambda temperature: found[temperature].nll_nats)

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What is known of each of many frames, in columns: what limits and reports are made of."""
+"""A table of measured frames, which limits and reports are computed from."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from uncertainty_seg.core.calibration import Column
 from uncertainty_seg.errors import ShapeError
-
-Column = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -82,14 +81,14 @@ def split_blocks(
     blocks: NDArray[np.str_], share: float, seed: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """
-    Draw some blocks.
+    Draw a share of the blocks, in [0, 1], rounded to whole ones.
 
     Parameters
     ----------
     blocks : ndarray of str, shape (n,)
         The block of each frame.
     share : float
-        Of the blocks, in [0, 1]; rounded to whole ones.
+        Of the blocks.
     seed : int
         Of the draw.
 

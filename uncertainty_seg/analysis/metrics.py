@@ -2,7 +2,8 @@
 """
 How good a mask and its uncertainty are, against a mask that a person drew.
 
-Each measure takes image after image and keeps sums only, so that a data set of any size fits.
+Each measure takes image after image and keeps sums only, so that a data set of any size fits. Of a
+confidence only that of the most likely class is looked at: the maps keep no other.
 
 """
 
@@ -15,15 +16,68 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import FloatMap, LabelMap, require_shape
 
+Floats = NDArray[np.float64]
+_BINS = 4096
+_PAVPU_BINS = 1024
+PATCH_PX = 4
+
+
+def _zeros(count: int) -> Floats:
+    return field(default_factory=lambda: np.zeros(count))
+
+
+@dataclass
+class ConfusionMatrix:
+    """
+    Counts of (true, predicted) class over any number of images.
+
+    Attributes
+    ----------
+    num_classes : int
+        C.
+    counts : ndarray of int64, shape (C, C)
+        Rows are true classes.
+
+    """
+
+    num_classes: int
+    counts: NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Start from zero."""
+        self.counts = np.zeros((self.num_classes, self.num_classes), np.int64)
+
+    def add(self, truth: LabelMap, predicted: LabelMap, ignore_index: int) -> None:
+        """Count one image; pixels of `ignore_index` are left out."""
+        known = (truth != ignore_index) & (truth < self.num_classes)
+        pairs = truth[known].astype(np.int64) * self.num_classes + predicted[known]
+        square = np.bincount(pairs, minlength=self.num_classes**2)
+        self.counts += square.reshape(self.num_classes, self.num_classes)
+
+    def iou(self) -> Floats:
+        """Return (C,) intersection over union, NaN for a class never seen nor predicted."""
+        inter = np.diag(self.counts).astype(np.float64)
+        union = self.counts.sum(0) + self.counts.sum(1) - inter
+        return np.where(union > 0, inter / np.maximum(union, 1), np.nan)
+
+    def mean_iou(self) -> float:
+        """Return the mean over the classes that occur."""
+        return float(np.nanmean(self.iou()))
+
+    def accuracy(self) -> float:
+        """Return the share of pixels that are right."""
+        return float(np.trace(self.counts) / max(self.counts.sum(), 1))
+
+
 # -------------------------------------------------------------------------------------------------
-# Whether a confidence means what it says, over any number of images.
-# Only the confidence of the most likely class is looked at: the maps keep no other.
+# Whether a confidence means what it states. In every `add`, `confidence` and `is_right` have the
+# same shape, and a confidence of NaN counts as 0.
 
 
 @dataclass(frozen=True)
 class ReliabilityDiagram:
     """
-    What is claimed against what is true.
+    Confidence against accuracy, n bins.
 
     Attributes
     ----------
@@ -34,9 +88,48 @@ class ReliabilityDiagram:
 
     """
 
-    confidence: NDArray[np.float64]
-    accuracy: NDArray[np.float64]
-    share: NDArray[np.float64]
+    confidence: Floats
+    accuracy: Floats
+    share: Floats
+
+
+@dataclass
+class ExpectedCalibrationError:
+    """
+    Expected calibration error in 15 equal bins of confidence, over any number of images.
+
+    Attributes
+    ----------
+    count, hits, confidence : ndarray of float64, shape (15,)
+        Pixels, right pixels, and summed confidence a bin.
+
+    References
+    ----------
+    Guo, Pleiss, Sun and Weinberger, 2017, arXiv:1706.04599.
+
+    """
+
+    count: Floats = _zeros(15)
+    hits: Floats = _zeros(15)
+    confidence: Floats = _zeros(15)
+
+    def add(self, confidence: FloatMap, is_right: NDArray[np.bool_]) -> None:
+        """Count pixels."""
+        values = np.nan_to_num(confidence, nan=0.0).ravel()
+        bins = np.clip((values * 15).astype(np.int64), 0, 14)
+        self.count += np.bincount(bins, minlength=15)
+        self.hits += np.bincount(bins, weights=is_right.ravel(), minlength=15)
+        self.confidence += np.bincount(bins, weights=values.astype(np.float64), minlength=15)
+
+    def value(self) -> float:
+        """Return the mean gap between confidence and accuracy, 0..1."""
+        return float(np.abs(self.confidence - self.hits).sum() / max(self.count.sum(), 1.0))
+
+    def diagram(self) -> ReliabilityDiagram:
+        """Return what a reliability diagram draws."""
+        known = np.where(self.count > 0, self.count, np.nan)
+        share = self.count / max(self.count.sum(), 1.0)
+        return ReliabilityDiagram(self.confidence / known, self.hits / known, share)
 
 
 @dataclass
@@ -58,14 +151,14 @@ class AdaptiveCalibrationError:
 
     """
 
-    count: NDArray[np.float64] = field(default_factory=lambda: np.zeros(_BINS + 1))
-    hits: NDArray[np.float64] = field(default_factory=lambda: np.zeros(_BINS + 1))
-    confidence: NDArray[np.float64] = field(default_factory=lambda: np.zeros(_BINS + 1))
+    count: Floats = _zeros(_BINS + 1)
+    hits: Floats = _zeros(_BINS + 1)
+    confidence: Floats = _zeros(_BINS + 1)
 
     def add(self, confidence: FloatMap, is_right: NDArray[np.bool_]) -> None:
-        """Count pixels; both arrays have the same shape, and NaN claims nothing: 0."""
+        """Count pixels."""
         values = np.clip(np.nan_to_num(confidence, nan=0.0), 0, 1).astype(np.float64).ravel()
-        # The square root spends the bins near 1, where most pixels of a sure network are.
+        # The square root puts more bins near 1, where most pixels of a sure network are.
         bins = _BINS - (np.sqrt(1 - values) * _BINS).astype(np.int64)
         self.count += np.bincount(bins, minlength=_BINS + 1)
         self.hits += np.bincount(bins, weights=is_right.ravel(), minlength=_BINS + 1)
@@ -94,9 +187,8 @@ class TopLabelBrier:
     """
     Brier score of "the most likely class is right", over any number of images.
 
-    The maps keep the mean probability of the most likely class only, so this is the squared error
-    of that one statement, not the sum over all classes that some papers call by the same name. A
-    score of 0.25 is what "one in two" earns.
+    This is the squared error of that one statement, not the sum over all classes that some papers
+    call by the same name. A confidence of 0.5 throughout has a score of 0.25.
 
     Attributes
     ----------
@@ -109,7 +201,7 @@ class TopLabelBrier:
     count: int = 0
 
     def add(self, confidence: FloatMap, is_right: NDArray[np.bool_]) -> None:
-        """Count pixels; both arrays have the same shape, and NaN claims nothing: 0."""
+        """Count pixels."""
         gap = np.nan_to_num(confidence, nan=0.0).astype(np.float64) - is_right
         self.total += float((gap * gap).sum())
         self.count += gap.size
@@ -122,11 +214,6 @@ class TopLabelBrier:
 # -------------------------------------------------------------------------------------------------
 # Patch accuracy against patch uncertainty: is what is wrong unsure, and what is sure right.
 # The value depends on where "unsure" begins, so it is kept as a curve over that limit.
-
-_PAVPU_BINS = 1024
-PATCH_PX = 4
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -160,7 +247,7 @@ class PavpuCurve:
 @dataclass
 class PatchUncertainty:
     """
-    Patches of 4 x 4 pixels over any number of images; sums only.
+    Patches of 4 x 4 pixels over any number of images.
 
     A patch is accurate if more than half of its known pixels are right, and its uncertainty is
     their mean. Patches at the right and lower edge may be smaller; one without a known pixel is
@@ -177,8 +264,8 @@ class PatchUncertainty:
 
     """
 
-    accurate: Floats = field(default_factory=lambda: np.zeros(_PAVPU_BINS))
-    inaccurate: Floats = field(default_factory=lambda: np.zeros(_PAVPU_BINS))
+    accurate: Floats = _zeros(_PAVPU_BINS)
+    inaccurate: Floats = _zeros(_PAVPU_BINS)
 
     def add(
         self, uncertainty: FloatMap, is_right: NDArray[np.bool_], known: NDArray[np.bool_]
@@ -193,7 +280,7 @@ class PatchUncertainty:
         is_right : ndarray of bool, shape (H, W)
             Whether the predicted class is the true one.
         known : ndarray of bool, shape (H, W)
-            Whether anybody knows.
+            Whether the true class is known.
 
         Raises
         ------
@@ -236,97 +323,11 @@ def _patch_sums(values: NDArray[np.bool_] | Floats) -> Floats:
 
 
 def _share(part: Floats, whole: Floats) -> Floats:
-    known = np.where(whole > 0, whole, np.nan)
-    return part / known
+    return part / np.where(whole > 0, whole, np.nan)
 
 
 # -------------------------------------------------------------------------------------------------
-
-_BINS = 4096
-
-
-@dataclass
-class ConfusionMatrix:
-    """
-    Counts of (true, predicted) class over any number of images.
-
-    Attributes
-    ----------
-    num_classes : int
-        C.
-    counts : ndarray of int64, shape (C, C)
-        Rows are true classes.
-
-    """
-
-    num_classes: int
-    counts: NDArray[np.int64] = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Start from zero."""
-        self.counts = np.zeros((self.num_classes, self.num_classes), np.int64)
-
-    def add(self, truth: LabelMap, predicted: LabelMap, ignore_index: int) -> None:
-        """Count one image; pixels of `ignore_index` are left out."""
-        known = (truth != ignore_index) & (truth < self.num_classes)
-        pairs = truth[known].astype(np.int64) * self.num_classes + predicted[known]
-        square = np.bincount(pairs, minlength=self.num_classes**2)
-        self.counts += square.reshape(self.num_classes, self.num_classes)
-
-    def iou(self) -> NDArray[np.float64]:
-        """Return (C,) intersection over union, NaN for a class never seen nor predicted."""
-        inter = np.diag(self.counts).astype(np.float64)
-        union = self.counts.sum(0) + self.counts.sum(1) - inter
-        return np.where(union > 0, inter / np.maximum(union, 1), np.nan)
-
-    def mean_iou(self) -> float:
-        """Return the mean over the classes that occur."""
-        return float(np.nanmean(self.iou()))
-
-    def accuracy(self) -> float:
-        """Return the share of pixels that are right."""
-        return float(np.trace(self.counts) / max(self.counts.sum(), 1))
-
-
-@dataclass
-class ExpectedCalibrationError:
-    """
-    Expected calibration error in 15 equal bins of confidence, over any number of images.
-
-    Attributes
-    ----------
-    count, hits, confidence : ndarray of float64, shape (15,)
-        Pixels, right pixels, and summed confidence a bin.
-
-    References
-    ----------
-    Guo, Pleiss, Sun and Weinberger, 2017, arXiv:1706.04599.
-
-    """
-
-    count: NDArray[np.float64] = field(default_factory=lambda: np.zeros(15))
-    hits: NDArray[np.float64] = field(default_factory=lambda: np.zeros(15))
-    confidence: NDArray[np.float64] = field(default_factory=lambda: np.zeros(15))
-
-    def add(self, confidence: FloatMap, is_right: NDArray[np.bool_]) -> None:
-        """Count pixels; both arrays have the same shape, and NaN claims nothing: 0."""
-        confidence = np.nan_to_num(confidence, nan=0.0)
-        bins = np.clip((confidence * 15).astype(np.int64), 0, 14).ravel()
-        self.count += np.bincount(bins, minlength=15)
-        self.hits += np.bincount(bins, weights=is_right.ravel(), minlength=15)
-        self.confidence += np.bincount(
-            bins, weights=confidence.ravel().astype(np.float64), minlength=15
-        )
-
-    def value(self) -> float:
-        """Return the mean gap between confidence and accuracy, 0..1."""
-        return float(np.abs(self.confidence - self.hits).sum() / max(self.count.sum(), 1.0))
-
-    def diagram(self) -> ReliabilityDiagram:
-        """Return what a reliability diagram draws."""
-        known = np.where(self.count > 0, self.count, np.nan)
-        share = self.count / max(self.count.sum(), 1.0)
-        return ReliabilityDiagram(self.confidence / known, self.hits / known, share)
+# How well a score tells yes from no.
 
 
 @dataclass
@@ -334,8 +335,8 @@ class Ranking:
     """
     How well a score in 0..1 tells yes from no, over any number of pixels.
 
-    Kept as two histograms, so that millions of pixels cost nothing; scores of one bin are taken
-    for equal. NaN is taken as the largest score. For errors, yes is "this pixel is wrong".
+    Kept as two histograms; scores of one bin count as equal, and NaN as the largest score. For
+    errors, yes is "this pixel is wrong".
 
     Attributes
     ----------
@@ -344,12 +345,12 @@ class Ranking:
 
     """
 
-    positive: NDArray[np.float64] = field(default_factory=lambda: np.zeros(_BINS + 1))
-    negative: NDArray[np.float64] = field(default_factory=lambda: np.zeros(_BINS + 1))
+    positive: Floats = _zeros(_BINS + 1)
+    negative: Floats = _zeros(_BINS + 1)
 
     def add(self, score: FloatMap, is_positive: NDArray[np.bool_]) -> None:
         """Count pixels; both arrays have the same shape."""
-        # The square root spends the bins on small scores, where mutual information lives.
+        # The square root gives small scores more bins: mutual information is small.
         scaled = np.sqrt(np.clip(np.nan_to_num(score, nan=1.0), 0, 1)) * _BINS
         bins = scaled.astype(np.int64)
         self.positive += np.bincount(bins[is_positive], minlength=_BINS + 1)
@@ -367,7 +368,7 @@ class Ranking:
         """
         Return the area under the precision-recall curve (AUPR), by steps; NaN without a yes.
 
-        A score that knows nothing has the share of yes, `prevalence`.
+        Of a random score it is the share of yes, `prevalence`.
 
         """
         if not self.positive.sum():
@@ -389,24 +390,16 @@ class Ranking:
         first = np.searchsorted(found, tpr * found[-1] - 1e-6)
         return float(alarms[first] / alarms[-1])
 
-    def _from_the_top(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        # Yes and no at or above each bin, from the highest bin down.
+    def _from_the_top(self) -> tuple[Floats, Floats]:
+        """Return yes and no at or above each bin, from the highest bin down."""
         return np.cumsum(self.positive[::-1]), np.cumsum(self.negative[::-1])
 
 
 def auroc(scores_yes: NDArray[np.floating], scores_no: NDArray[np.floating]) -> float:
     """
-    Return the chance that a score of the first group outranks one of the second.
+    Return the chance that a score of the first group outranks one of the second, ties half.
 
-    Parameters
-    ----------
-    scores_yes, scores_no : ndarray of float, one axis
-        A score a frame; NaN is taken as infinite.
-
-    Returns
-    -------
-    float
-        0..1; NaN if a group is empty.
+    Both have one axis. NaN counts as infinite; the result is NaN if a group is empty.
 
     """
     if scores_yes.size == 0 or scores_no.size == 0:

@@ -2,12 +2,12 @@
 """
 Frames that look alike: groups by the Hamming distance of their perceptual hashes.
 
-The most wanted frame stays, and stands for all that are closer to it than the distance; the next
-one that is left does the same. So no two that stay are closer than the distance, and each that
-goes has one that stays close by, which groups by chains of neighbours (a slow pan) do not
-promise. Pairs are never all compared: equal hashes are one to begin with, and the others are
-found by four bands of 16 bits (Norouzi et al., "Fast search in Hamming space with multi-index
-hashing", CVPR 2012): hashes that differ in r bits differ in at most r // 4 bits of some band.
+The first frame in order stays, and represents all that are closer to it than the distance; the
+next one that is left does the same. So no two that stay are closer than the distance, and each
+that goes has one that stays close by, which groups by chains of neighbours (a slow pan) do not
+promise. Pairs are never all compared: equal hashes are one to begin with, and the others are found
+by four bands of 16 bits (Norouzi et al., "Fast search in Hamming space with multi-index hashing",
+CVPR 2012): hashes that differ in r bits differ in at most r // 4 bits of some band.
 
 """
 
@@ -39,7 +39,7 @@ _COUNTS = np.array([bin(k).count('1') for k in range(_BUCKETS)], np.uint8)
 
 def stand_ins(hashes: Hashes, order: Rows, min_distance: int) -> Rows:
     """
-    Find for every frame the one that stands for it.
+    Find for every frame the one that represents it.
 
     Parameters
     ----------
@@ -53,8 +53,8 @@ def stand_ins(hashes: Hashes, order: Rows, min_distance: int) -> Rows:
     Returns
     -------
     ndarray of int64, shape (n,)
-        The row that stands for each: its own number where it stays, and else, of the rows that
-        stay and are alike, the most wanted one.
+        The row that represents each: its own number where it stays, and else the first in order
+        of the rows that stay and are alike.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def _count(words: Hashes) -> NDArray[np.uint8]:
 
 
 def _greedy(values: Hashes, radius: int) -> Rows:
-    """Return for each of distinct values, by falling wish, the place of the one that stays."""
+    """Return for each of distinct values, the first in order first, the place of its owner."""
     owners = np.full(len(values), -1, np.int64)
     index = _index(np.arange(len(values)), values, radius)
     start = 0

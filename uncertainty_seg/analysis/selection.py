@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Choose the frames that are worth a label, and say of each why.
+Choose the frames that are worth a label, and give the reason for each.
 
 First the pool is thinned: of frames that look alike the most uncertain one stays. Then comes what
-could not be scored, since nobody knows what is in it; then the strategy. The same frames and the
+could not be scored, since its content is unknown; then the strategy. The same frames and the
 same seed give the same choice, in whatever order the rows come.
 
 """
@@ -15,17 +15,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.analysis.near_duplicates import stand_ins
+from uncertainty_seg.analysis.near_duplicates import Rows, stand_ins
 from uncertainty_seg.analysis.selection_pool import (
     Candidates,
-    Column,
     lots,
     percentiles,
     Quota,
-    Rows,
     SelectionRequest,
 )
-from uncertainty_seg.analysis.selection_strategies import ALL, falling, nearest_before, reason
+from uncertainty_seg.analysis.selection_strategies import (
+    ALL,
+    Choice,
+    falling,
+    nearest_before,
+    reason,
+)
+from uncertainty_seg.core.calibration import Column
 from uncertainty_seg.errors import ConfigError
 
 _SPREAD = ('k-centre', 'uncertainty-diversity')
@@ -43,7 +48,7 @@ class Selection:
     reasons : tuple of str
         A sentence for each.
     stands_for : ndarray of int64, shape (m,)
-        How many other frames each stands for that look like it.
+        How many near duplicates each represents.
     num_candidates : int
         Rows there were.
     num_duplicates : int
@@ -77,7 +82,7 @@ def select(
     ----------
     candidates : Candidates
         Frames of any number of dives.
-    request : Request
+    request : SelectionRequest
         Strategy and numbers.
     labelled : Candidates or None
         Frames that have labels already: they are not chosen, nor what looks like them, and the
@@ -107,7 +112,7 @@ def select(
     quota = Quota(pool, request)
     unscored = _unscored(pool, request)
     _take_unscored(unscored, request, quota)
-    ALL[request.strategy](pool, request, quota, drawn, labelled)
+    ALL[request.strategy](Choice(pool, request, quota, drawn, labelled))
     chosen = np.array(quota.chosen, np.int64)
     return Selection(
         rows=order[chosen], reasons=_reasons(pool, quota, counts, request),
@@ -125,7 +130,7 @@ def _owners(
     is_known: NDArray[np.bool_],
     labelled: Candidates | None,
 ) -> Rows:
-    """Return the row that stands for each; -1 if a labelled frame does."""
+    """Return the row that represents each; -1 if a labelled frame does."""
     if not request.min_distance:
         return np.arange(len(pool))
     if pool.hashes is None:

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What a selection chooses from, what is asked of it, the lots, and what a dive may give."""
+"""The frames that a selection chooses from, the request, the drawing of lots, and the quota."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from uncertainty_seg.analysis.near_duplicates import Rows
+from uncertainty_seg.core.calibration import Column
 from uncertainty_seg.errors import ConfigError, ShapeError
 
-Rows = NDArray[np.int64]
-Column = NDArray[np.float64]
 STRATEGIES = ('threshold', 'top-k', 'power-bald', 'k-centre', 'uncertainty-diversity',
               'class-balanced', 'random')
 
@@ -129,22 +129,10 @@ class SelectionRequest:
 
 def lots(keys: Iterable[str], seed: int) -> Column:
     """
-    Draw a number for every frame.
+    Draw a number for every frame, float64 (n,), uniform in (0, 1) without the ends.
 
     It depends on the seed and the frame's own key, and on nothing else: in another order of the
     rows, or beside other frames, a frame draws the same.
-
-    Parameters
-    ----------
-    keys : iterable of str
-        Of n frames.
-    seed : int
-        Another seed, other lots.
-
-    Returns
-    -------
-    ndarray of float64, shape (n,)
-        Uniform in (0, 1), neither end among them.
 
     """
     salt = str(seed).encode()
@@ -156,17 +144,9 @@ def lots(keys: Iterable[str], seed: int) -> Column:
 
 def percentiles(scores: Column) -> Column:
     """
-    Return the share of frames that a score exceeds, equals counted half.
+    Return the share of frames that each score exceeds, equals counted half.
 
-    Parameters
-    ----------
-    scores : ndarray of float64, shape (n,)
-        NaN is left out.
-
-    Returns
-    -------
-    ndarray of float64, shape (n,)
-        In (0, 1); NaN where the score is.
+    From (n,) to (n,), in (0, 1); NaN is left out and stays NaN.
 
     """
     known = np.sort(scores[~np.isnan(scores)])
@@ -178,12 +158,8 @@ class Quota:
     """
     What was chosen so far, and what may still be.
 
-    Parameters
-    ----------
-    pool : Candidates
-        Gives the dive of every row, and its time if there is a gap to keep.
-    request : Request
-        Gives how many rows are wanted, may come from a dive, and how far apart.
+    The pool gives the dive of every row, and its time if there is a gap to keep; the request how
+    many rows are wanted, how many may come from a dive, and how far apart.
 
     Raises
     ------
@@ -217,7 +193,7 @@ class Quota:
         return cap is not None and bool((self._taken >= cap).any())
 
     def take(self, row: int, why: str) -> None:
-        """Choose a row, say why in some words, and close what may not be chosen after it."""
+        """Choose a row for a reason, and close the rows that may not be chosen after it."""
         self.chosen.append(int(row))
         self.whys.append(why)
         self.is_open[row] = False

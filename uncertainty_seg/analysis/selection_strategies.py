@@ -1,131 +1,31 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The strategies: each takes rows from a pool until the quota is full or it has no more to offer.
+The strategies, which take rows from a pool until the quota is full, and the reasons they give.
 
 Rows come in the order of their lots, so that the first of equals is chosen by lot. A row that
-could not be scored is taken before or closed, but for `random`, which does not look.
+could not be scored is taken before or closed, but for `random`, which ignores the score.
 
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 import math
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.analysis.near_duplicates import bits_apart
+from uncertainty_seg.analysis.near_duplicates import bits_apart, Rows
 from uncertainty_seg.analysis.selection_pool import (
     Candidates,
-    Column,
     percentiles,
     Quota,
-    Rows,
     SelectionRequest,
 )
+from uncertainty_seg.core.calibration import Column
 from uncertainty_seg.errors import ConfigError
 
-# -------------------------------------------------------------------------------------------------
-# The sentence that says why a frame was chosen.
-
-# Rows compared with all before them at once.
-_REASONS_BLOCK = 256
-
-
-def reason(
-    why: str, score_name: str, score: float, rank: float, count: int, gap: str, stands_for: int
-) -> str:
-    """
-    Join what is known of a chosen frame to one sentence.
-
-    Parameters
-    ----------
-    why : str
-        What the strategy says.
-    score_name : str
-        What the score is called.
-    score, rank : float
-        Its value, and the share of the frames that it exceeds.
-    count : int
-        Frames it was compared with.
-    gap : str
-        How far it is from what was chosen before; empty for nothing to say.
-    stands_for : int
-        Frames that look like it.
-
-    Returns
-    -------
-    str
-        With a full stop.
-
-    """
-    value = f'{score_name} {score:.4g}' if math.isfinite(score) else f'no {score_name}'
-    # Rounded down: nothing is above all frames, itself among them.
-    above = '' if math.isnan(rank) else \
-        f', above {math.floor(1e4 * rank) / 100:g} % of {count} frames'
-    alike = 'no other frame looks like it' if not stands_for else \
-        f'it stands for {stands_for} near duplicate{"s" if stands_for > 1 else ""}'
-    return '; '.join(part for part in (why, value + above, gap, alike) if part) + '.'
-
-
-def nearest_before(chosen: Candidates) -> list[str]:
-    """
-    Say of every chosen frame how far it is from the nearest one that was chosen before it.
-
-    Parameters
-    ----------
-    chosen : Candidates
-        In the order they were chosen, n of them.
-
-    Returns
-    -------
-    list of str
-        n texts: in the unit of the features, else in bits of the hash; empty for the first one
-        and where there is neither.
-
-    """
-    if chosen.features is not None:
-        return [f'{math.sqrt(gap):.4g} from the nearest chosen before it' if math.isfinite(gap)
-                else '' for gap in _feature_gaps(chosen.features)]
-    if chosen.hashes is not None:
-        return [f'{gap} bits from the nearest chosen before it' if gap <= 64 else ''
-                for gap in _bit_gaps(chosen.hashes)]
-    return [''] * len(chosen)
-
-
-def _feature_gaps(features: NDArray[np.float32]) -> list[float]:
-    # In float64: the difference of squares loses half of the digits.
-    rows = features.astype(np.float64)
-    squares = np.square(rows).sum(1)
-    gaps = []
-    for start in range(0, len(rows), _REASONS_BLOCK):
-        part = slice(start, start + _REASONS_BLOCK)
-        apart = squares[part, None] + squares - 2 * rows[part] @ rows.T
-        gaps += _smallest_before(np.where(np.isnan(apart), np.inf, np.maximum(apart, 0)), start)
-    return gaps
-
-
-def _bit_gaps(hashes: NDArray[np.uint64]) -> list[int]:
-    gaps: list[float] = []
-    for start in range(0, len(hashes), _REASONS_BLOCK):
-        apart = bits_apart(hashes[start:start + _REASONS_BLOCK, None], hashes).astype(np.float64)
-        gaps += _smallest_before(apart, start)
-    return [int(min(gap, 65)) for gap in gaps]
-
-
-def _smallest_before(apart: NDArray[np.float64], start: int) -> list[float]:
-    """Return the smallest of each row left of the diagonal; inf if there is none."""
-    rows, columns = np.arange(len(apart))[:, None] + start, np.arange(apart.shape[1])
-    return np.where(columns < rows, apart, np.inf).min(1).tolist()
-
-
-# -------------------------------------------------------------------------------------------------
-
-Strategy: TypeAlias = Callable[
-    [Candidates, SelectionRequest, Quota, Column, 'Candidates | None'], None
-]
 # Rows whose distance is computed at once: they stay in the processor's cache.
 _BLOCK = 4096
 
@@ -135,13 +35,34 @@ def falling(values: Column) -> Rows:
     return np.argsort(np.where(np.isnan(values), -np.inf, -values), kind='stable')
 
 
-def threshold(
-    pool: Candidates,
-    request: SelectionRequest,
-    quota: Quota,
-    drawn: Column,
-    labelled: Candidates | None,
-) -> None:
+@dataclass(frozen=True)
+class Choice:
+    """
+    What a strategy works on.
+
+    Attributes
+    ----------
+    pool : Candidates
+        In the order of their lots.
+    request : SelectionRequest
+        What was asked for.
+    quota : Quota
+        Takes what is chosen.
+    drawn : ndarray of float64, shape (n,)
+        The lots of the pool.
+    labelled : Candidates or None
+        Frames that have labels already.
+
+    """
+
+    pool: Candidates
+    request: SelectionRequest
+    quota: Quota
+    drawn: Column
+    labelled: Candidates | None
+
+
+def threshold(choice: Choice) -> None:
     """
     Take every frame above a limit, the most uncertain first.
 
@@ -150,29 +71,18 @@ def threshold(
     decides what is labelled.
 
     """
-    limit = np.inf if request.limit is None else request.limit
-    order = falling(pool.scores)
-    quota.take_in_order(order[pool.scores[order] > limit], f'above the limit {limit:.6g}')
+    limit = np.inf if choice.request.limit is None else choice.request.limit
+    scores = choice.pool.scores
+    order = falling(scores)
+    choice.quota.take_in_order(order[scores[order] > limit], f'above the limit {limit:.6g}')
 
 
-def top_k(
-    pool: Candidates,
-    request: SelectionRequest,
-    quota: Quota,
-    drawn: Column,
-    labelled: Candidates | None,
-) -> None:
+def top_k(choice: Choice) -> None:
     """Take the most uncertain frames."""
-    quota.take_in_order(falling(pool.scores), 'one of the most uncertain')
+    choice.quota.take_in_order(falling(choice.pool.scores), 'one of the most uncertain')
 
 
-def power_bald(
-    pool: Candidates,
-    request: SelectionRequest,
-    quota: Quota,
-    drawn: Column,
-    labelled: Candidates | None,
-) -> None:
+def power_bald(choice: Choice) -> None:
     """
     Draw without replacement, each frame with a weight of score ** beta.
 
@@ -181,33 +91,22 @@ def power_bald(
     Learning" (arXiv 2106.12059), the power acquisition.
 
     """
-    _require_weights(pool, request)
+    _require_weights(choice)
     with np.errstate(divide='ignore'):
-        logs = np.log(pool.scores)
-    # 0 ** 0 is 1: with beta 0 all are alike.
-    weights = request.beta * logs if request.beta else np.zeros(len(pool))
-    quota.take_in_order(falling(weights - np.log(-np.log(drawn))),
-                        f'drawn with the weight {_weight(request)}')
+        logs = np.log(choice.pool.scores)
+    beta = choice.request.beta
+    weights = beta * logs if beta else np.zeros(len(logs))  # 0 ** 0 is 1: all are alike
+    choice.quota.take_in_order(falling(weights - np.log(-np.log(choice.drawn))),
+                               f'drawn with the weight {_weight(choice.request)}')
 
 
-def uniform(
-    pool: Candidates,
-    request: SelectionRequest,
-    quota: Quota,
-    drawn: Column,
-    labelled: Candidates | None,
-) -> None:
+def uniform(choice: Choice) -> None:
     """Draw by lot, whatever the score."""
-    quota.take_in_order(np.argsort(drawn, kind='stable'), f'drawn by lot, seed {request.seed}')
+    choice.quota.take_in_order(np.argsort(choice.drawn, kind='stable'),
+                               f'drawn by lot, seed {choice.request.seed}')
 
 
-def k_centre(
-    pool: Candidates,
-    request: SelectionRequest,
-    quota: Quota,
-    drawn: Column,
-    labelled: Candidates | None,
-) -> None:
+def k_centre(choice: Choice) -> None:
     """
     Take the frame whose features are farthest from all chosen, again and again.
 
@@ -217,16 +116,10 @@ def k_centre(
     1985: no frame is farther from a chosen one than twice what is possible.
 
     """
-    _spread(pool, quota, np.ones(len(pool)), labelled, 'farthest from all chosen')
+    _spread(choice, np.ones(len(choice.pool)), 'farthest from all chosen')
 
 
-def uncertainty_diversity(
-    pool: Candidates,
-    request: SelectionRequest,
-    quota: Quota,
-    drawn: Column,
-    labelled: Candidates | None,
-) -> None:
+def uncertainty_diversity(choice: Choice) -> None:
     """
     Take the frame of the largest ``score ** beta * distance to the nearest chosen``.
 
@@ -235,18 +128,12 @@ def uncertainty_diversity(
     times what is possible.
 
     """
-    _require_weights(pool, request)
-    _spread(pool, quota, pool.scores ** request.beta, labelled,
-            f'largest {_weight(request)} times the distance to all chosen')
+    _require_weights(choice)
+    _spread(choice, choice.pool.scores ** choice.request.beta,
+            f'largest {_weight(choice.request)} times the distance to all chosen')
 
 
-def class_balanced(
-    pool: Candidates,
-    request: SelectionRequest,
-    quota: Quota,
-    drawn: Column,
-    labelled: Candidates | None,
-) -> None:
+def class_balanced(choice: Choice) -> None:
     """
     Fill the class that has least so far, again and again.
 
@@ -256,6 +143,7 @@ def class_balanced(
     most uncertain first.
 
     """
+    pool, quota, labelled = choice.pool, choice.quota, choice.labelled
     if pool.shares is None:
         raise ConfigError('the table has no shares of classes',
                           'columns share.<class> for the strategy class-balanced')
@@ -278,7 +166,7 @@ def class_balanced(
     quota.take_in_order(falling(pool.scores), 'one of the most uncertain, no class left to fill')
 
 
-ALL: dict[str, Strategy] = {
+ALL: dict[str, Callable[[Choice], None]] = {
     'threshold': threshold, 'top-k': top_k, 'power-bald': power_bald, 'k-centre': k_centre,
     'uncertainty-diversity': uncertainty_diversity, 'class-balanced': class_balanced,
     'random': uniform,
@@ -306,17 +194,16 @@ def _weight(request: SelectionRequest) -> str:
     return 'score' if request.beta == 1 else f'score^{request.beta:g}'
 
 
-def _require_weights(pool: Candidates, request: SelectionRequest) -> None:
-    if (pool.scores < 0).any():
+def _require_weights(choice: Choice) -> None:
+    if (choice.pool.scores < 0).any():
         raise ConfigError(
-            f'{request.score_name} goes down to {np.nanmin(pool.scores):.6g}',
-            f'scores from 0 up as the weights of {request.strategy}',
+            f'{choice.request.score_name} goes down to {np.nanmin(choice.pool.scores):.6g}',
+            f'scores from 0 up as the weights of {choice.request.strategy}',
             'choose another --score or strategy')
 
 
-def _spread(
-    pool: Candidates, quota: Quota, weights: Column, labelled: Candidates | None, why: str
-) -> None:
+def _spread(choice: Choice, weights: Column, why: str) -> None:
+    pool, quota, labelled = choice.pool, choice.quota, choice.labelled
     if pool.features is None:
         raise ConfigError('the table has no features', 'a column of them for the distances',
                           'choose a strategy without distances, or score the frames again')
@@ -347,7 +234,7 @@ class Nearest:
     Parameters
     ----------
     features : ndarray of float32, shape (n, D)
-        Finite, but for rows that nobody asks about.
+        Finite, except in rows that are never chosen.
 
     """
 
@@ -385,3 +272,72 @@ class Nearest:
 def _squared(rows: NDArray[np.float32], centre: NDArray[np.float32]) -> Column:
     apart = rows - centre
     return np.einsum('ij,ij->i', apart, apart).astype(np.float64)
+
+
+# -------------------------------------------------------------------------------------------------
+# The sentence that says why a frame was chosen.
+
+# Rows compared with all before them at once.
+_REASONS_BLOCK = 256
+
+
+def reason(
+    why: str, score_name: str, score: float, rank: float, count: int, gap: str, stands_for: int
+) -> str:
+    """
+    Join what is known of a chosen frame to one sentence.
+
+    `rank` is the share of `count` frames that its score exceeds, `gap` how far it is from those
+    chosen before (may be empty), `stands_for` the number of frames that look like it.
+
+    """
+    value = f'{score_name} {score:.4g}' if math.isfinite(score) else f'no {score_name}'
+    # Rounded down: nothing is above all frames, itself among them.
+    above = '' if math.isnan(rank) else \
+        f', above {math.floor(1e4 * rank) / 100:g} % of {count} frames'
+    alike = 'no other frame looks like it' if not stands_for else \
+        f'it stands for {stands_for} near duplicate{"s" if stands_for > 1 else ""}'
+    return '; '.join(part for part in (why, value + above, gap, alike) if part) + '.'
+
+
+def nearest_before(chosen: Candidates) -> list[str]:
+    """
+    Say of every chosen frame how far it is from the nearest one that was chosen before it.
+
+    In the unit of the features, else in bits of the hash; empty for the first one and where there
+    is neither.
+
+    """
+    if chosen.features is not None:
+        return [f'{math.sqrt(gap):.4g} from the nearest chosen before it' if math.isfinite(gap)
+                else '' for gap in _feature_gaps(chosen.features)]
+    if chosen.hashes is not None:
+        return [f'{gap} bits from the nearest chosen before it' if gap <= 64 else ''
+                for gap in _bit_gaps(chosen.hashes)]
+    return [''] * len(chosen)
+
+
+def _feature_gaps(features: NDArray[np.float32]) -> list[float]:
+    # In float64: the difference of squares loses half of the digits.
+    rows = features.astype(np.float64)
+    squares = np.square(rows).sum(1)
+    gaps = []
+    for start in range(0, len(rows), _REASONS_BLOCK):
+        part = slice(start, start + _REASONS_BLOCK)
+        apart = squares[part, None] + squares - 2 * rows[part] @ rows.T
+        gaps += _smallest_before(np.where(np.isnan(apart), np.inf, np.maximum(apart, 0)), start)
+    return gaps
+
+
+def _bit_gaps(hashes: NDArray[np.uint64]) -> list[int]:
+    gaps: list[float] = []
+    for start in range(0, len(hashes), _REASONS_BLOCK):
+        apart = bits_apart(hashes[start:start + _REASONS_BLOCK, None], hashes).astype(np.float64)
+        gaps += _smallest_before(apart, start)
+    return [int(min(gap, 65)) for gap in gaps]
+
+
+def _smallest_before(apart: NDArray[np.float64], start: int) -> list[float]:
+    """Return the smallest of each row left of the diagonal; inf if there is none."""
+    rows, columns = np.arange(len(apart))[:, None] + start, np.arange(apart.shape[1])
+    return np.where(columns < rows, apart, np.inf).min(1).tolist()

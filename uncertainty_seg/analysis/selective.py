@@ -3,7 +3,8 @@
 How much risk is left when the most uncertain frames are refused: the risk-coverage curve.
 
 One frame is one sample, with a score that grows with uncertainty and a loss in 0..1 (bad or not,
-or one minus its IoU). Frames of equal score are accepted together, since no limit can part them.
+or one minus its IoU). Frames of equal score are accepted together: no limit separates them. Every
+function takes scores and losses of shape (n,); a score of NaN is refused first, with infinity.
 
 """
 
@@ -12,11 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from uncertainty_seg.analysis.metrics import Floats
 from uncertainty_seg.errors import ShapeError
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -54,24 +54,12 @@ class RiskCoverage:
 
 def risk_coverage(scores: ArrayLike, losses: ArrayLike) -> RiskCoverage:
     """
-    Refuse frames from the most uncertain on, and see what the rest costs.
-
-    Parameters
-    ----------
-    scores : array of float, shape (n,)
-        Grows with uncertainty; NaN is refused first, with infinity.
-    losses : array of float or bool, shape (n,)
-        0..1.
-
-    Returns
-    -------
-    RiskCoverage
-        Of 1 to n points.
+    Refuse frames from the most uncertain on, and compute the risk of the rest, in 1 to n points.
 
     Raises
     ------
     ShapeError
-        If there is no frame, or the two differ in length.
+        If there is no frame, or scores and losses differ in length.
 
     """
     ranks, loss = _checked(scores, losses)
@@ -82,15 +70,10 @@ def risk_coverage(scores: ArrayLike, losses: ArrayLike) -> RiskCoverage:
 
 def aurc(scores: ArrayLike, losses: ArrayLike) -> float:
     """
-    Average the risk over all coverages 1/n, 2/n .. 1.
+    Return the area under the curve, the mean risk over the coverages 1/n .. 1; smaller is better.
 
-    Parameters and errors are those of `risk_coverage`.
-
-    Returns
-    -------
-    float
-        0..1, smaller is better. Where scores are equal, the mean over every order of those
-        frames, so that the order of the data never counts.
+    Where scores are equal it is the mean over every order of those frames, so that the order of
+    the data never counts. Errors are those of `risk_coverage`.
 
     """
     ranks, loss = _checked(scores, losses)
@@ -101,14 +84,9 @@ def aurc(scores: ArrayLike, losses: ArrayLike) -> float:
 
 def excess_aurc(scores: ArrayLike, losses: ArrayLike) -> float:
     """
-    Subtract from `aurc` what a score that knew the losses would have.
+    Return E-AURC: `aurc` less that of a score that knew the losses; 0 for a perfect order.
 
-    Parameters and errors are those of `risk_coverage`.
-
-    Returns
-    -------
-    float
-        E-AURC: 0 for a perfect order. It compares scores of one network, not networks.
+    It compares scores of one network, not networks. Errors are those of `risk_coverage`.
 
     References
     ----------

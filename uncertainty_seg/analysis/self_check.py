@@ -101,17 +101,17 @@ def difference(
     score: Callable[[UncertaintyMaps], Mapping[str, float]] = frame_scores,
 ) -> Difference:
     """
-    Measure how far maps lie from those of the reference.
+    Measure how far maps lie from those of the reference, of the same image and the same masks.
 
     Parameters
     ----------
     maps, reference : UncertaintyMaps
-        Of the same image and the same masks.
+        Compared.
     passes : int
         T; a variation ratio differs where it moved by half a vote or more.
     limits : mapping of str to float
-        Calibrated limit of each score; scores without one are not looked at. All of them, against
-        a limit of 0.1, if there are none.
+        Calibrated limit of each score; scores without one are not compared. All of them, against a
+        limit of 0.1, if there are none.
     score : callable
         Computes the scores of maps, at least those with a limit.
 
@@ -157,21 +157,10 @@ def closeness_checks(found: Difference, tolerance: Tolerance) -> list[Check]:
 
 def sanity_checks(maps: UncertaintyMaps, passes: int, has_steps: bool) -> list[Check]:
     """
-    Check what holds for the maps of any network.
+    Check what holds for the maps of any network: finite, within 0..1, variation ratio k / T.
 
-    Parameters
-    ----------
-    maps : UncertaintyMaps
-        Of one frame.
-    passes : int
-        T.
-    has_steps : bool
-        Whether the variation ratio moves in steps of 1 / T; it does not where maps are upsampled.
-
-    Returns
-    -------
-    list of Check
-        All finite, mutual information and the rest within 0..1, variation ratio k / T.
+    `has_steps` says whether the variation ratio moves in steps of 1 / T; it does not where maps
+    are upsampled.
 
     """
     floats = {name: getattr(maps, name) for name in ('confidence', *MAP_NAMES)}
@@ -209,19 +198,10 @@ def worst_checks(checks: Iterable[Check]) -> list[Check]:
 
 def growth_check(samples_mb: Iterable[float], limit_mb: float) -> Check:
     """
-    Check that memory does not go on growing.
+    Check that memory does not go on growing, in MB.
 
-    Parameters
-    ----------
-    samples_mb : iterable of float
-        Memory of the process after each run. The first half is left for warming up.
-    limit_mb : float
-        What the second half may add to its beginning.
-
-    Returns
-    -------
-    Check
-        In MB; NaN, which fails, for fewer than four samples.
+    The first half of the samples, one after each run, is left for warming up; the second may add
+    `limit_mb` to its beginning. Fewer than four samples fail.
 
     """
     samples = list(samples_mb)

@@ -4,7 +4,7 @@ From an ONNX network with dropout to the graphs of a bundle: the order of the pa
 
 Each pass is a file of its own and is tested for exact equality; this file only strings them
 together. It imports no runtime: that the result computes the same is checked by
-`tools.compile_checks`.
+`tools.compile.checks`.
 
 """
 
@@ -42,79 +42,8 @@ from uncertainty_seg.graph.onnx_tools import shapes
 from uncertainty_seg.graph.plan import CompileOptions, CompilePlan, Cost, Decision, graph_cost
 from uncertainty_seg.graph.precision import halve_weights, to_precision
 
-# -------------------------------------------------------------------------------------------------
-# Bring a network as it came to the one form that the algebra works on.
-# Opset 17, one image of bytes at batch 1, static shapes, shape arithmetic folded, batch norms
-# folded, one output of logits at its own resolution, dropout still in it.
+_log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Prepared:
-    """
-    A network ready for the algebra.
-
-    Attributes
-    ----------
-    model : ModelProto
-        Image of bytes to logits, with dropout.
-    float_model : ModelProto
-        Normalised floats to logits as the network makes them, upsampled and all: what the result
-        is compared with.
-    upsampling : str
-        Of the bilinear resize that was taken off, for the reduction.
-    injected : tuple of str
-        Sites that were put in.
-    decisions : tuple of Decision
-        What was folded.
-
-    """
-
-    model: onnx.ModelProto
-    float_model: onnx.ModelProto
-    upsampling: str
-    injected: tuple[str, ...]
-    decisions: tuple[Decision, ...]
-
-
-def prepare(model: onnx.ModelProto, spec: InputSpec, options: CompileOptions) -> Prepared:
-    """
-    Normalise a network.
-
-    Parameters
-    ----------
-    model : ModelProto
-        Any of opset 11 to 23; left as it is.
-    spec : InputSpec
-        Size and normalisation of the image.
-    options : CompileOptions
-        Output, classes, dropout to inject.
-
-    Returns
-    -------
-    Prepared
-        See there.
-
-    Raises
-    ------
-    GraphError
-        With what cannot be compiled, and what to do.
-
-    """
-    require_own_names(model)
-    static = fold_constants(to_opset17(fix_input(model, spec.height, spec.width)))
-    require_compilable(static)
-    if options.num_classes:
-        static = to_logits(static, options.output, options.num_classes)
-    logits = free_names(static)
-    injected: tuple[str, ...] = ()
-    if options.inject is not None:
-        logits, injected = inject_dropout(logits, *options.inject)
-    plain, upsampling = strip_final_resize(take_bytes(logits, spec))
-    folded, decisions = fold_batch_norm(plain)
-    return Prepared(folded, logits, upsampling, injected, decisions)
-
-
-# -------------------------------------------------------------------------------------------------
 
 _log = logging.getLogger(__name__)
 
@@ -134,7 +63,7 @@ class CompiledGraphs:
         (C, hl, wl).
     upsampling : str
         How the reduction upsamples the logits.
-    plan : Plan
+    plan : CompilePlan
         Costs and decisions.
     trunk, head : ModelProto
         In float32 with float32 weights: exactly the network, for the checks.
@@ -197,19 +126,16 @@ def compile_graph(
     options = options or CompileOptions()
     prepared = prepare(model, spec, options)
     masked, sites = dropout_to_masks(prepared.model)
-    decisions = list(prepared.decisions)
     network = graph_cost(masked.graph.node, shapes(one_pass(masked, sites)))
-    masked, made = push_masks(masked, sites, options.passes)
-    decisions += made
-    masked, made = split_skips(masked, sites, options.passes)
-    decisions += made
-    masked, made = dynamic_conv(masked, sites)
-    decisions += made
+    masked, pushed = push_masks(masked, sites, options.passes)
+    masked, skips = split_skips(masked, sites, options.passes)
+    masked, products = dynamic_conv(masked, sites)
     trunk, head = split_trunk_head(free_passes(masked, sites), sites)
-    cost = _head_cost(head, sites)  # before folding, which moves work into tensors of T x C
+    # Before folding, which moves work into tensors of T x C.
+    cost = graph_cost(head.graph.node, shapes(one_pass(head, sites)))
     stats_head, _ = fold_masks(head, options.passes, into_kernels=False)
-    head, made = fold_masks(head, options.passes)
-    decisions += made
+    head, folded = fold_masks(head, options.passes)
+    decisions = [*prepared.decisions, *pushed, *skips, *products, *folded]
     if options.chunk:
         head, made = keep_channels(head, sites, options.chunk)
         decisions += made
@@ -217,14 +143,8 @@ def compile_graph(
             stats_head = head  # no axis of it is symbolic
             whole = graph_cost(head.graph.node, shapes(head))
             cost = Cost(whole.macs // options.chunk, whole.elements // options.chunk)
-    plan = CompilePlan(
-        options.passes,
-        network,
-        graph_cost(trunk.graph.node, shapes(trunk)),
-        cost,
-        sites,
-        tuple(decisions),
-    )
+    plan = CompilePlan(options.passes, network, graph_cost(trunk.graph.node, shapes(trunk)), cost,
+                       sites, tuple(decisions))
     return _finished(trunk, head, stats_head, sites, spec, options, plan, (prepared,))
 
 
@@ -234,17 +154,8 @@ def compile_ensemble(
     """
     Compile several networks whose answers are the passes of one bundle.
 
-    Parameters
-    ----------
-    models : sequence of ModelProto
-        Networks as for `compile_graph`, dropout not needed and switched off.
-    spec, options
-        As `compile_graph`.
-
-    Returns
-    -------
-    CompiledGraphs
-        Its one site chooses the member.
+    The one site of the result chooses the member. Parameters are as in `compile_graph`; dropout is
+    not needed, and switched off.
 
     Raises
     ------
@@ -257,20 +168,11 @@ def compile_ensemble(
     if len({p.upsampling for p in prepared}) > 1:
         raise GraphError('the members upsample their logits in different ways', 'one way')
     trunk, head, sites = ensemble_graphs([p.model for p in prepared])
-    costs = [graph_cost(p.model.graph.node, shapes(p.model)) for p in prepared]
-    plan = CompilePlan(
-        len(models),
-        costs[0],
-        graph_cost(trunk.graph.node, shapes(trunk)),
-        Cost(0, 0),
-        sites,
-        tuple(d for p in prepared for d in p.decisions),
-    )
+    first = prepared[0].model
+    plan = CompilePlan(len(models), graph_cost(first.graph.node, shapes(first)),
+                       graph_cost(trunk.graph.node, shapes(trunk)), Cost(0, 0), sites,
+                       tuple(d for p in prepared for d in p.decisions))
     return _finished(trunk, head, head, sites, spec, options, plan, prepared)
-
-
-def _head_cost(head: onnx.ModelProto, sites: Sequence[DropoutSite]) -> Cost:
-    return graph_cost(head.graph.node, shapes(one_pass(head, sites)))
 
 
 def _finished(
@@ -299,3 +201,61 @@ def _finished(
     files = {name: part.SerializeToString() for name, part in parts.items()}
     return CompiledGraphs(files, sites, (shape[1], shape[2], shape[3]), upsampling, plan, trunk,
                           head, stats_head, prepared)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """
+    A network in the one form that the algebra works on.
+
+    Opset 17, one image of bytes at batch 1, static shapes, shape arithmetic and batch norms
+    folded, one output of logits at its own resolution, dropout still in it.
+
+    Attributes
+    ----------
+    model : ModelProto
+        Image of bytes to logits, with dropout.
+    float_model : ModelProto
+        Normalised floats to logits as the network makes them, upsampled and all: what the result
+        is compared with.
+    upsampling : str
+        Of the bilinear resize that was taken off, for the reduction.
+    injected : tuple of str
+        Sites that were put in.
+    decisions : tuple of Decision
+        What was folded.
+
+    """
+
+    model: onnx.ModelProto
+    float_model: onnx.ModelProto
+    upsampling: str
+    injected: tuple[str, ...]
+    decisions: tuple[Decision, ...]
+
+
+def prepare(model: onnx.ModelProto, spec: InputSpec, options: CompileOptions) -> Prepared:
+    """
+    Bring a network as it came, of opset 11 to 23, to the form that the algebra works on.
+
+    `spec` gives size and normalisation of the image; `options` the output, the classes and the
+    dropout to inject.
+
+    Raises
+    ------
+    GraphError
+        With what cannot be compiled, and what to do.
+
+    """
+    require_own_names(model)
+    static = fold_constants(to_opset17(fix_input(model, spec.height, spec.width)))
+    require_compilable(static)
+    if options.num_classes:
+        static = to_logits(static, options.output, options.num_classes)
+    logits = free_names(static)
+    injected: tuple[str, ...] = ()
+    if options.inject is not None:
+        logits, injected = inject_dropout(logits, *options.inject)
+    plain, upsampling = strip_final_resize(take_bytes(logits, spec))
+    folded, decisions = fold_batch_norm(plain)
+    return Prepared(folded, logits, upsampling, injected, decisions)

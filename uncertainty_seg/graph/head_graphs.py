@@ -1,10 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The head with its reduction inside: a chunk of passes in, sums over them out.
+What is built behind the logits: sums over the passes, or the class ids of the plain network.
 
-For devices where the passes must not leave the device. On a CPU the fused reduction outside the
-graph is many times faster (docs/measurements.md), so that nothing here runs there but the tests.
-Everything behind the logits stays in float32: half precision made 93 % of entropies NaN.
+The head with statistics takes a chunk of passes and returns sums over them, for devices where the
+passes must not leave the device. On a CPU the fused reduction outside the graph is many times
+faster (docs/measurements.md), so that it runs there in tests only. Everything behind the logits
+stays in float32: half precision made 93 % of entropies NaN.
 
 """
 
@@ -19,49 +20,6 @@ from uncertainty_seg.core.model_card import InputSpec
 from uncertainty_seg.graph.algebra.split import LOGITS
 from uncertainty_seg.graph.frontend.outputs import upsample_nodes
 from uncertainty_seg.graph.onnx_tools import build_model, float_info
-
-# -------------------------------------------------------------------------------------------------
-# Put trunk and head together again as one deterministic graph: image to class ids.
-# This is what a user without uncertainty would deploy, and so the yardstick for the cost of T.
-
-
-def deterministic_graph(bundle: ModelBundle) -> onnx.ModelProto:
-    """
-    Merge a bundle's graphs, dropout off, upsampling and argmax inside.
-
-    Parameters
-    ----------
-    bundle : ModelBundle
-        A checked bundle.
-
-    Returns
-    -------
-    ModelProto
-        uint8 `image` (1, h, w, 3) to int64 `label` (1, h, w). A mask of one pass of ones is a
-        constant, which runtimes fold into the weights.
-
-    """
-    trunk, head = onnx.load(str(bundle.trunk_path)), onnx.load(str(bundle.head_path))
-    sites = {site.name: site.shape for site in bundle.card.dropout_sites}
-    ones = [numpy_helper.from_array(np.ones((1, *shape), np.float32), name)
-            for name, shape in sites.items()]
-    inputs = [info for info in head.graph.input if info.name not in sites]
-    spec = bundle.card.input
-    nodes, tensors = upsample_nodes(LOGITS, 'full_logits', spec.height, spec.width,
-                                    bundle.card.upsampling)
-    nodes.append(helper.make_node('ArgMax', ['full_logits'], ['label'], axis=1, keepdims=0))
-    label = helper.make_tensor_value_info('label', TensorProto.INT64,
-                                          [1, spec.height, spec.width])
-    tail = build_model('head', [*head.graph.node, *nodes], inputs, [label],
-                       [*head.graph.initializer, *ones, *tensors])
-    links = [(info.name, info.name) for info in inputs]
-    prefixed = compose.add_prefix(tail, 'head_', rename_inputs=False, rename_outputs=False)
-    merged = compose.merge_models(trunk, prefixed, io_map=links)
-    merged.graph.name = 'deterministic'
-    return merged
-
-
-# -------------------------------------------------------------------------------------------------
 
 INV_TEMPERATURE = 'inv_temperature'
 SUM_P, SUM_ENTROPY, SUM_P2, VOTES = 'sum_p', 'sum_entropy', 'sum_p2', 'votes'
@@ -126,6 +84,44 @@ def _reduction(upsampling: str) -> list[onnx.NodeProto]:
         node('ReduceSum', ['stats_p_squared', 'stats_both_axes'], SUM_P2, keepdims=0),
         node('ArgMax', ['stats_p'], 'stats_winner', axis=1, keepdims=1),
         node('Equal', ['stats_winner', 'stats_class_ids'], 'stats_is_vote'),
-        node('Cast', ['stats_is_vote'], 'stats_vote', to=onnx.TensorProto.FLOAT),
+        node('Cast', ['stats_is_vote'], 'stats_vote', to=TensorProto.FLOAT),
         node('ReduceSum', ['stats_vote', 'stats_passes_axis'], VOTES, keepdims=0),
     ]
+
+
+def deterministic_graph(bundle: ModelBundle) -> onnx.ModelProto:
+    """
+    Merge a bundle's graphs, dropout off, upsampling and argmax inside.
+
+    This is what a user without uncertainty would deploy, and so the yardstick for the cost of T.
+
+    Parameters
+    ----------
+    bundle : ModelBundle
+        A checked bundle.
+
+    Returns
+    -------
+    ModelProto
+        uint8 `image` (1, h, w, 3) to int64 `label` (1, h, w). A mask of one pass of ones is a
+        constant, which runtimes fold into the weights.
+
+    """
+    trunk, head = onnx.load(str(bundle.trunk_path)), onnx.load(str(bundle.head_path))
+    sites = {site.name: site.shape for site in bundle.card.dropout_sites}
+    ones = [numpy_helper.from_array(np.ones((1, *shape), np.float32), name)
+            for name, shape in sites.items()]
+    inputs = [info for info in head.graph.input if info.name not in sites]
+    spec = bundle.card.input
+    nodes, tensors = upsample_nodes(LOGITS, 'full_logits', spec.height, spec.width,
+                                    bundle.card.upsampling)
+    nodes.append(helper.make_node('ArgMax', ['full_logits'], ['label'], axis=1, keepdims=0))
+    label = helper.make_tensor_value_info('label', TensorProto.INT64,
+                                          [1, spec.height, spec.width])
+    tail = build_model('head', [*head.graph.node, *nodes], inputs, [label],
+                       [*head.graph.initializer, *ones, *tensors])
+    links = [(info.name, info.name) for info in inputs]
+    prefixed = compose.add_prefix(tail, 'head_', rename_inputs=False, rename_outputs=False)
+    merged = compose.merge_models(trunk, prefixed, io_map=links)
+    merged.graph.name = 'deterministic'
+    return merged

@@ -1,18 +1,18 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Small things every graph pass needs: read constants, shapes, names; build a model.
+What every pass over a graph needs: files, constants, types and shapes, names, edits, a model.
 
-Nothing here knows what a pass is for.
+It is independent of any particular pass.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 import math
 import os
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,19 @@ OPSET = 17
 # onnx writes the newest IR version by default, which TensorRT 8.6 cannot read.
 IR_VERSION = 8
 MARKER_DOMAIN = 'uncertainty_seg'
-# Protocol buffers end at 2 GiB; the graph beside the weights needs some of it.
+# A protocol buffer ends at 2 GiB; the graph beside the weights needs some of it.
 LARGEST_BYTES = 2**31 - 2**24
+# Small enough to be a shape, axes, or scales; a larger constant is never read by the inference.
+_READ_BY_INFERENCE = 1024
+
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+Values = Mapping[str, NDArray[np.generic]]
+_Message = TypeVar('_Message', onnx.ModelProto, onnx.NodeProto, onnx.TensorProto,
+                   onnx.AttributeProto)
+
+# -------------------------------------------------------------------------------------------------
+# Read a file.
 
 
 def load_model(path: str) -> onnx.ModelProto:
@@ -55,7 +66,7 @@ def load_model(path: str) -> onnx.ModelProto:
 
 
 def _require_files(model: onnx.ModelProto, path: str, folder: str) -> None:
-    """Look for every file of weights, and whether it is long enough."""
+    """Check that every file of weights is there and long enough."""
     needed: dict[str, int] = {}
     for tensor in (*model.graph.initializer, *(a.t for n in model.graph.node
                                                for a in n.attribute)):
@@ -83,8 +94,12 @@ def require_size(model: onnx.ModelProto, name: str = 'the network') -> None:
                          'one ONNX file can hold', 'use a smaller network')
 
 
+# -------------------------------------------------------------------------------------------------
+# Look at a graph.
+
+
 def constants(graph: onnx.GraphProto) -> dict[str, NDArray[np.generic]]:
-    """Return every initializer and Constant node's value by name."""
+    """Return the value of every initializer and Constant node by name."""
     found = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     for node in graph.node:
         if node.op_type == 'Constant':
@@ -95,7 +110,7 @@ def constants(graph: onnx.GraphProto) -> dict[str, NDArray[np.generic]]:
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
-    """Return an attribute's value, bytes as text, or `default`."""
+    """Return the value of an attribute, bytes as text, or `default`."""
     for entry in node.attribute:
         if entry.name == name:
             value = helper.get_attribute_value(entry)
@@ -103,56 +118,282 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
     return default
 
 
-def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """
-    Infer the static shape of every tensor that has one.
-
-    Parameters
-    ----------
-    model : ModelProto
-        Standard operators, and markers of dropout.
-
-    Returns
-    -------
-    dict of str to tuple of int
-        Tensors with a symbolic or unknown axis are left out.
-
-    """
-    plain = without_markers(model)
-    inferred = onnx.shape_inference.infer_shapes(plain, strict_mode=False, data_prop=True).graph
-    known = {}
-    for info in (*inferred.value_info, *inferred.input, *inferred.output):
-        dims = info.type.tensor_type.shape.dim
-        if info.type.tensor_type.HasField('shape') and all(d.HasField('dim_value') for d in dims):
-            known[info.name] = tuple(d.dim_value for d in dims)
-    known.update({t.name: tuple(t.dims) for t in inferred.initializer})
-    return known
+def is_marker(node: onnx.NodeProto) -> bool:
+    """Say whether a node is a marker of dropout."""
+    return node.domain == MARKER_DOMAIN
 
 
-def without_markers(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the graph with each marker of dropout as Identity, which onnx can read."""
-    if not any(node.domain == MARKER_DOMAIN for node in model.graph.node):
-        return model
-    twin = copy_of(model)
-    replace_nodes(twin.graph, [
-        helper.make_node('Identity', [node.input[0]], [node.output[0]])
-        if node.domain == MARKER_DOMAIN else node for node in twin.graph.node
-    ])
-    return twin
+def hidden(marker: onnx.NodeProto) -> onnx.NodeProto:
+    """Return an Identity in place of a dropout."""
+    return helper.make_node('Identity', marker.input[:1], marker.output[:1])
+
+
+def image_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """Return the inputs without a default value (old files list weights as inputs, too)."""
+    given = {tensor.name for tensor in graph.initializer}
+    return [info for info in graph.input if info.name not in given]
+
+
+def producer(nodes: Iterable[onnx.NodeProto], name: str) -> onnx.NodeProto | None:
+    """Return the node that writes a tensor, or None."""
+    return next((node for node in nodes if name in node.output), None)
 
 
 def consumers(nodes: Iterable[onnx.NodeProto], name: str) -> list[onnx.NodeProto]:
-    """Return the nodes that take a tensor."""
+    """Return the nodes that read a tensor."""
     return [node for node in nodes if name in node.input]
 
 
+def only_user(graph: onnx.GraphProto, name: str) -> onnx.NodeProto | None:
+    """Return the one node that reads a tensor; None if there are more, or it is an output."""
+    users = consumers(graph.node, name)
+    is_output = any(info.name == name for info in graph.output)
+    return users[0] if len(users) == 1 and not is_output else None
+
+
+def tensor_names(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of all tensors."""
+    names = {n for node in graph.node for n in (*node.input, *node.output)}
+    return names | {t.name for t in (*graph.initializer, *graph.input)}
+
+
+def unused(wish: str, taken: Container[str]) -> str:
+    """Return `wish`, or `wish` with the first number from 2 up that is not taken."""
+    name, number = wish, 2
+    while name in taken:
+        name, number = f'{wish}_{number}', number + 1
+    return name
+
+
 def fresh_name(graph: onnx.GraphProto, wish: str) -> str:
-    """Return `wish`, or `wish` with a number, that no tensor of the graph has."""
-    taken = {n for node in graph.node for n in (*node.input, *node.output)}
-    taken |= {t.name for t in (*graph.initializer, *graph.input)}
-    if wish not in taken:
-        return wish
-    return next(f'{wish}_{i}' for i in range(2, len(taken) + 3) if f'{wish}_{i}' not in taken)
+    """Return a name near `wish` that no tensor of the graph has."""
+    return unused(wish, tensor_names(graph))
+
+
+def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """Return the branches and bodies that a node holds."""
+    return [graph for entry in node.attribute for graph in (
+        [entry.g] if entry.type == onnx.AttributeProto.GRAPH else entry.graphs)]
+
+
+def used_by(node: onnx.NodeProto) -> set[str]:
+    """Return the names of all tensors that a node or its subgraphs read."""
+    names = {name for name in node.input if name}
+    for graph in subgraphs(node):
+        names |= {o.name for o in graph.output}.union(*(used_by(inner) for inner in graph.node))
+    return names
+
+
+def needed_nodes(
+    nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]
+) -> list[onnx.NodeProto]:
+    """Return the nodes that some tensors are made of, in their order."""
+    needed, kept = set(outputs), []
+    for node in reversed(nodes):
+        if needed & set(node.output):
+            needed |= used_by(node)
+            kept.append(node)
+    return kept[::-1]
+
+
+# -------------------------------------------------------------------------------------------------
+# Infer types and shapes, without carrying large weights through onnx's inference.
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """
+    What is known of a tensor before anything ran.
+
+    Attributes
+    ----------
+    kind : int
+        TensorProto.DataType; 0 if unknown.
+    dims : tuple of (int or None), or None
+        Sizes as far as they are known; None if not even their number is.
+
+    """
+
+    kind: int
+    dims: tuple[int | None, ...] | None
+
+    @property
+    def shape(self) -> Shape | None:
+        """All sizes, None if one is unknown."""
+        if self.dims is None:
+            return None
+        known = tuple(size for size in self.dims if size is not None)
+        return known if len(known) == len(self.dims) else None
+
+    @property
+    def rank(self) -> int:
+        """Return the number of axes, -1 if unknown."""
+        return -1 if self.dims is None else len(self.dims)
+
+
+UNKNOWN = TensorType(0, None)
+
+
+def tensor_types(
+    nodes: Iterable[onnx.NodeProto],
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+    tensors: Mapping[str, TensorProto],
+    opsets: Sequence[onnx.OperatorSetIdProto],
+) -> dict[str, TensorType]:
+    """
+    Infer the type of every tensor.
+
+    Parameters
+    ----------
+    nodes : iterable of NodeProto
+        In order; markers of dropout count as Identity, nodes of other domains are left out.
+    inputs, outputs : sequence of ValueInfoProto
+        Of the graph.
+    tensors : mapping of str to TensorProto
+        Initializers.
+    opsets : sequence of OperatorSetIdProto
+        Of the nodes.
+
+    Returns
+    -------
+    dict of str to TensorType
+        Tensors of unknown type are left out.
+
+    Raises
+    ------
+    GraphError
+        If the graph contradicts itself.
+
+    """
+    plain = [hidden(node) if is_marker(node) else node for node in nodes
+             if node.domain in ('', 'ai.onnx', MARKER_DOMAIN)]
+    small = [t for t in tensors.values() if is_read_by_inference(t)]
+    large = [weight_info(t) for t in tensors.values() if not is_read_by_inference(t)]
+    given = [info for info in inputs if info.name not in tensors]
+    graph = helper.make_graph(plain, 'types', [*given, *large], list(outputs), small)
+    model = helper.make_model(graph, opset_imports=list(opsets), ir_version=IR_VERSION)
+    try:
+        found = onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=True).graph
+    except onnx.shape_inference.InferenceError as err:
+        raise GraphError(f'onnx finds the network wrong ({err})', fix='export it again') from err
+    known = {info.name: _type_of(info)
+             for info in (*found.value_info, *found.output, *found.input)}
+    known.update({t.name: TensorType(t.data_type, tuple(t.dims)) for t in tensors.values()})
+    return {name: kind for name, kind in known.items() if kind != UNKNOWN}
+
+
+def types_of(model: onnx.ModelProto) -> dict[str, TensorType]:
+    """Infer the type of every tensor of a model; see `tensor_types`."""
+    graph = model.graph
+    tensors = {t.name: t for t in graph.initializer}
+    return tensor_types(graph.node, graph.input, graph.output, tensors, model.opset_import)
+
+
+def shapes(model: onnx.ModelProto) -> dict[str, Shape]:
+    """Infer the shape of every tensor of a model; one with an unknown size is left out."""
+    return {name: kind.shape for name, kind in types_of(model).items() if kind.shape is not None}
+
+
+def is_read_by_inference(tensor: TensorProto) -> bool:
+    """Say whether onnx may look at a constant's values, and not only at its shape."""
+    return math.prod(tensor.dims) <= _READ_BY_INFERENCE
+
+
+def weight_info(tensor: TensorProto) -> onnx.ValueInfoProto:
+    """Describe a constant as an input, which is all that inference needs of a large one."""
+    return helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+
+
+def _type_of(info: onnx.ValueInfoProto) -> TensorType:
+    kind = info.type.tensor_type
+    if not kind.HasField('shape'):
+        return TensorType(kind.elem_type, None)
+    return TensorType(kind.elem_type, tuple(
+        d.dim_value if d.HasField('dim_value') else None for d in kind.shape.dim))
+
+
+# -------------------------------------------------------------------------------------------------
+# Edit a graph, and build one.
+
+
+def copy_of(message: _Message) -> _Message:
+    """Return a deep copy of a model, node, tensor or attribute."""
+    twin = type(message)()
+    twin.CopyFrom(message)
+    return twin
+
+
+def refill(field: Any, items: Iterable[Any]) -> None:
+    """Replace all entries of a repeated field, such as `graph.node`; `items` may read it."""
+    kept = list(items)
+    del field[:]
+    field.extend(kept)
+
+
+def rename_tensors(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
+    """Give the inputs and outputs of a node other names; its subgraphs are left alone."""
+    for tensors in (node.input, node.output):
+        for index, name in enumerate(tensors):
+            tensors[index] = names.get(name, name)
+
+
+def replace_node(
+    graph: onnx.GraphProto, old: onnx.NodeProto, new: Sequence[onnx.NodeProto]
+) -> None:
+    """Put nodes in the place of one."""
+    nodes = list(graph.node)
+    at = next(i for i, node in enumerate(nodes) if node is old or node == old)
+    refill(graph.node, [*nodes[:at], *new, *nodes[at + 1:]])
+
+
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove the nodes and initializers that no output needs."""
+    outputs = {info.name for info in graph.output}
+    refill(graph.node, needed_nodes(graph.node, outputs))
+    used = outputs.union(*(used_by(node) for node in graph.node))
+    refill(graph.initializer, [t for t in graph.initializer if t.name in used])
+
+
+def add_constant(
+    graph: onnx.GraphProto, wish: str, values: Any, dtype: Any = None
+) -> str:
+    """Store an initializer under a name near `wish` that is free, and return that name."""
+    name = fresh_name(graph, wish)
+    graph.initializer.append(numpy_helper.from_array(np.asarray(values, dtype), name))
+    return name
+
+
+class NodeWriter:
+    """
+    Writes nodes whose tensors are named after one tensor.
+
+    Parameters
+    ----------
+    graph : GraphProto
+        Takes the constants; the nodes are kept in `nodes`, for the caller to put into place.
+    prefix : str
+        The tensor. Names are `prefix`, an underscore, and a suffix; without a suffix, `prefix`.
+
+    """
+
+    def __init__(self, graph: onnx.GraphProto, prefix: str) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self._graph, self._prefix = graph, prefix
+
+    def node(self, op: str, inputs: Sequence[str], suffix: str = '', **attributes: Any) -> str:
+        """Write a node of one output and return the name of that."""
+        name = f'{self._prefix}_{suffix}' if suffix else self._prefix
+        self.nodes.append(helper.make_node(op, list(inputs), [name], **attributes))
+        return name
+
+    def constant(self, suffix: str, values: Any, dtype: Any = np.float32) -> str:
+        """Store a constant and return its name."""
+        return add_constant(self._graph, f'{self._prefix}_{suffix}', values, dtype)
+
+    def shape(self, suffix: str, *sizes: int) -> str:
+        """Store whole numbers, int64 (n,), and return their name."""
+        return self.constant(suffix, sizes, np.int64)
 
 
 def float_info(name: str, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
@@ -188,144 +429,3 @@ def build_model(
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as err:
         raise GraphError(f'{name} is no valid graph ({err})', fix='report this as a bug') from err
     return model
-
-
-def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a deep copy."""
-    twin = onnx.ModelProto()
-    twin.CopyFrom(model)
-    return twin
-
-
-def replace_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
-    """Put other nodes into a graph, in order."""
-    kept = list(nodes)
-    del graph.node[:]
-    graph.node.extend(kept)
-
-
-# -------------------------------------------------------------------------------------------------
-# Types and shapes of every tensor of a graph, without carrying its weights through the inference.
-# Tensors with an unknown axis have a type and no shape. What a pass does with it is not known
-# here.
-
-# Small enough to be a shape, axes, or scales; what is larger is never read by the inference.
-_READ_BY_INFERENCE = 1024
-
-
-@dataclass(frozen=True)
-class TensorType:
-    """
-    What is known of a tensor before anything ran.
-
-    Attributes
-    ----------
-    kind : int
-        TensorProto.DataType; 0 if unknown.
-    dims : tuple of (int or None), or None
-        Sizes as far as they are known; None if not even their number is.
-
-    """
-
-    kind: int
-    dims: tuple[int | None, ...] | None
-
-    @property
-    def shape(self) -> tuple[int, ...] | None:
-        """All sizes, None if one is unknown."""
-        if self.dims is None:
-            return None
-        known = tuple(size for size in self.dims if size is not None)
-        return known if len(known) == len(self.dims) else None
-
-    @property
-    def rank(self) -> int:
-        """Return the number of axes, -1 if unknown."""
-        return -1 if self.dims is None else len(self.dims)
-
-
-UNKNOWN = TensorType(0, None)
-
-
-def is_marker(node: onnx.NodeProto) -> bool:
-    """Say whether a node is a marker of dropout."""
-    return node.domain == MARKER_DOMAIN
-
-
-def tensor_types(
-    nodes: Iterable[onnx.NodeProto],
-    inputs: Sequence[onnx.ValueInfoProto],
-    outputs: Sequence[onnx.ValueInfoProto],
-    tensors: Mapping[str, TensorProto],
-    opsets: Sequence[onnx.OperatorSetIdProto],
-) -> dict[str, TensorType]:
-    """
-    Infer the type of every tensor.
-
-    Parameters
-    ----------
-    nodes : iterable of NodeProto
-        In order; markers of dropout pass for Identity, nodes of other domains are left out.
-    inputs, outputs : sequence of ValueInfoProto
-        Of the graph.
-    tensors : mapping of str to TensorProto
-        Initializers.
-    opsets : sequence of OperatorSetIdProto
-        What the nodes are written in.
-
-    Returns
-    -------
-    dict of str to TensorType
-        Tensors of unknown type are left out.
-
-    Raises
-    ------
-    GraphError
-        If the graph contradicts itself.
-
-    """
-    plain = [hidden(node) if is_marker(node) else node for node in nodes
-             if node.domain in ('', 'ai.onnx', MARKER_DOMAIN)]
-    small = [t for t in tensors.values() if is_read_by_inference(t)]
-    large = [weight_info(t) for t in tensors.values() if not is_read_by_inference(t)]
-    given = [info for info in inputs if info.name not in tensors]
-    graph = helper.make_graph(plain, 'types', [*given, *large], list(outputs), small)
-    model = helper.make_model(graph, opset_imports=list(opsets), ir_version=8)
-    try:
-        found = onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=True).graph
-    except onnx.shape_inference.InferenceError as err:
-        raise GraphError(f'onnx finds the network wrong ({err})', fix='export it again') from err
-    known = {info.name: _type_of(info)
-             for info in (*found.value_info, *found.output, *found.input)}
-    known.update({t.name: TensorType(t.data_type, tuple(t.dims)) for t in tensors.values()})
-    return {name: kind for name, kind in known.items() if kind != UNKNOWN}
-
-
-def types_of(model: onnx.ModelProto) -> dict[str, TensorType]:
-    """Infer the type of every tensor of a model."""
-    graph = model.graph
-    tensors = {t.name: t for t in graph.initializer}
-    return tensor_types(graph.node, graph.input, graph.output, tensors, model.opset_import)
-
-
-def hidden(marker: onnx.NodeProto) -> onnx.NodeProto:
-    """Return the Identity that stands for a marker where onnx reads the graph."""
-    return helper.make_node('Identity', marker.input[:1], marker.output[:1])
-
-
-def is_read_by_inference(tensor: TensorProto) -> bool:
-    """Say whether onnx may look at a constant's values, and not only at its shape."""
-    return math.prod(tensor.dims) <= _READ_BY_INFERENCE
-
-
-def weight_info(tensor: TensorProto) -> onnx.ValueInfoProto:
-    """Describe a constant as an input, which is all that inference needs of a large one."""
-    return helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-
-
-def _type_of(info: onnx.ValueInfoProto) -> TensorType:
-    kind = info.type.tensor_type
-    if not kind.HasField('shape'):
-        return TensorType(kind.elem_type, None)
-    return TensorType(kind.elem_type, tuple(
-        d.dim_value if d.HasField('dim_value') else None for d in kind.shape.dim))

@@ -1,9 +1,15 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What the compiler decided, where, and why: the record behind ``compile --explain``."""
+"""
+Options of the compiler and its decisions, with costs and reasons: ``compile --explain``.
+
+A graph costs multiply-adds and tensor elements, counted from static shapes. The counts decide
+between two ways to compute the same thing; they are no prediction of time.
+
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 import math
 
@@ -11,13 +17,8 @@ import onnx
 
 from uncertainty_seg.core.model_card import DropoutSite, PRECISIONS
 from uncertainty_seg.errors import ConfigError
-from uncertainty_seg.graph.onnx_tools import attribute
+from uncertainty_seg.graph.onnx_tools import attribute, Shapes
 
-# -------------------------------------------------------------------------------------------------
-# What a graph costs: multiply-adds and tensor elements a node, from static shapes.
-# The counts decide between two ways to compute the same thing; they are no prediction of time.
-
-Shapes = Mapping[str, tuple[int, ...]]
 # An elementwise operation reads and writes memory; a multiply-add of a convolution works in
 # registers. On two CPU cores one element moved took as long as about this many multiply-adds.
 MACS_AN_ELEMENT = 8
@@ -77,14 +78,10 @@ def _macs(node: onnx.NodeProto, known: Shapes) -> int:
     return 0
 
 
-# -------------------------------------------------------------------------------------------------
-# How a network is to be compiled, apart from the image it takes.
-
-
 @dataclass(frozen=True)
 class CompileOptions:
     """
-    Choices of whoever compiles.
+    How a network is to be compiled, apart from the image it takes.
 
     Attributes
     ----------
@@ -121,9 +118,6 @@ class CompileOptions:
             raise ConfigError(f'precision {self.precision!r}', f'one of {", ".join(PRECISIONS)}')
         if self.passes < 1 or self.chunk < 0:
             raise ConfigError(f'{self.passes} passes in chunks of {self.chunk}', 'at least 1 pass')
-
-
-# -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

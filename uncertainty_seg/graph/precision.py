@@ -10,6 +10,8 @@ reduction behind them are float32, and the sites of the dropout see no differenc
 The converters of ONNX Runtime and onnxconverter-common know float16 only, replace what is too
 large by 10 000, normalise the image in 16 bits, and leave nodes in an order that onnx refuses.
 
+Weights alone can be stored in 16 bits, too, and a graph in 16 bits taken back to float32.
+
 """
 
 from __future__ import annotations
@@ -23,135 +25,14 @@ from onnx import helper, numpy_helper, TensorProto
 
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.algebra.split import LOGITS
-from uncertainty_seg.graph.onnx_tools import attribute, constants, copy_of, replace_nodes
-
-# -------------------------------------------------------------------------------------------------
-# Store weights in 16 bits and compute in 32: half the file, the same arithmetic.
-# Each large initializer becomes float16 with a Cast behind it, which runtimes fold when they load.
-
-_SMALLEST = 256
-
-
-def halve_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """
-    Round every large float32 initializer to float16.
-
-    Parameters
-    ----------
-    model : ModelProto
-        Left as it is.
-
-    Returns
-    -------
-    ModelProto
-        About half the size. Weights move by up to 0.05 %, so measure what you ship.
-
-    Raises
-    ------
-    GraphError
-        If a weight is too large for 16 bits.
-
-    """
-    result = copy_of(model)
-    casts, tensors = [], []
-    for tensor in result.graph.initializer:
-        values = numpy_helper.to_array(tensor)
-        if values.dtype != np.float32 or values.size < _SMALLEST:
-            tensors.append(tensor)
-            continue
-        with np.errstate(over='ignore'):  # what does not fit is found in the next line
-            half = values.astype(np.float16)
-        if not np.isfinite(half).all():
-            raise GraphError(f'weight {tensor.name!r} is too large for 16 bits', 'at most 65504',
-                             'compile with 32-bit weights')
-        stored = f'{tensor.name}_half'
-        tensors.append(numpy_helper.from_array(half, stored))
-        casts.append(helper.make_node('Cast', [stored], [tensor.name], to=TensorProto.FLOAT))
-    del result.graph.initializer[:]
-    result.graph.initializer.extend(tensors)
-    replace_nodes(result.graph, [*casts, *result.graph.node])
-    return result
-
-
-def restore_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """
-    Undo `halve_weights`: float32 initializers without a Cast, of the rounded values.
-
-    Parameters
-    ----------
-    model : ModelProto
-        Left as it is.
-
-    Returns
-    -------
-    ModelProto
-        For passes that look at weights: quantisers, and other precisions.
-
-    """
-    result = copy_of(model)
-    halves = {t.name: t for t in result.graph.initializer
-              if t.data_type == TensorProto.FLOAT16}
-    nodes, restored = [], []
-    for node in result.graph.node:
-        is_cast = node.op_type == 'Cast' and attribute(node, 'to') == TensorProto.FLOAT
-        if not is_cast or node.input[0] not in halves:
-            nodes.append(node)
-            continue
-        values = numpy_helper.to_array(halves[node.input[0]]).astype(np.float32)
-        restored.append(numpy_helper.from_array(values, node.output[0]))
-    used = {name for node in nodes for name in node.input}
-    kept = [t for t in result.graph.initializer if t.name in used or t.name not in halves]
-    del result.graph.initializer[:]
-    result.graph.initializer.extend([*kept, *restored])
-    replace_nodes(result.graph, nodes)
-    return result
-
-
-# -------------------------------------------------------------------------------------------------
-# Take a graph that computes in 16 bits back to float32, with the weights it has.
-# What was rounded stays rounded. It is the reference that a backend of 16 bits is held against,
-# and lets ONNX Runtime, whose CPU has no bfloat16, run a graph of it. Quantised parts stay as they
-# are.
-
-_LOW = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
-
-
-def to_float32(model: onnx.ModelProto) -> onnx.ModelProto:
-    """
-    Compute in float32 whatever a graph computes in float16 or bfloat16.
-
-    Parameters
-    ----------
-    model : ModelProto
-        Left as it is. Its inputs and outputs are not of 16 bits.
-
-    Returns
-    -------
-    ModelProto
-        Each weight widened, each Cast to 16 bits one to float32.
-
-    """
-    result = copy_of(model)
-    del result.graph.value_info[:]
-    for tensor in result.graph.initializer:
-        if tensor.data_type in _LOW:
-            tensor.CopyFrom(_wide(tensor))
-    for node in result.graph.node:
-        for entry in node.attribute:
-            if entry.type == onnx.AttributeProto.TENSOR and entry.t.data_type in _LOW:
-                entry.t.CopyFrom(_wide(entry.t))
-            elif node.op_type == 'Cast' and entry.name == 'to' and entry.i in _LOW:
-                entry.i = TensorProto.FLOAT
-    return result
-
-
-def _wide(tensor: onnx.TensorProto) -> onnx.TensorProto:
-    values = np.asarray(numpy_helper.to_array(tensor))
-    return helper.make_tensor(tensor.name, TensorProto.FLOAT, values.shape,
-                              values.astype(np.float32).tobytes(), raw=True)
-
-
-# -------------------------------------------------------------------------------------------------
+from uncertainty_seg.graph.onnx_tools import (
+    attribute,
+    constants,
+    copy_of,
+    refill,
+    tensor_names,
+    types_of,
+)
 
 # Always in 16 bits: they are where the time goes, and hardware sums their products in 32.
 _PRODUCTS = frozenset({'Conv', 'ConvTranspose', 'Einsum', 'Gemm', 'MatMul'})
@@ -163,7 +44,7 @@ _FOLLOWERS = frozenset({
     'Sigmoid', 'Slice', 'SpaceToDepth', 'Split', 'Squeeze', 'Sub', 'Tanh', 'Tile', 'Transpose',
     'Unsqueeze', 'Where',
 })
-# Arguments that ONNX wants in float32, whatever the data's type.
+# Arguments that are float32 in ONNX, whatever the data's type.
 _FLOAT32_ARGUMENTS = {'Resize': (1, 2)}
 _QUANTISED = frozenset({'QuantizeLinear', 'DequantizeLinear', 'QLinearConv', 'ConvInteger'})
 _OTHER_FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
@@ -197,8 +78,8 @@ def to_precision(model: onnx.ModelProto, kind: str) -> onnx.ModelProto:
     Returns
     -------
     ModelProto
-        The same inputs and outputs. In bf16 it breaks the letter of opset 17, whose Conv knows
-        no bfloat16: OpenVINO and TensorRT read it, ONNX Runtime on a CPU does not.
+        The same inputs and outputs. In bf16 it is not strictly opset 17, whose Conv has no
+        bfloat16: OpenVINO and TensorRT read it, ONNX Runtime on a CPU does not.
 
     Raises
     ------
@@ -214,7 +95,8 @@ def to_precision(model: onnx.ModelProto, kind: str) -> onnx.ModelProto:
     if kind not in _KINDS:
         raise GraphError(f'precision {kind!r}', f'one of {", ".join(_KINDS)}')
     plain = restore_weights(model)
-    writer = _CastWriter(_KINDS[kind], _floats(plain), _float_constants(plain), _names(plain))
+    weights = {n: v for n, v in constants(plain.graph).items() if v.dtype == np.float32}
+    writer = _CastWriter(_KINDS[kind], _floats(plain), weights, tensor_names(plain.graph))
     for info in plain.graph.input:
         writer.take(info)
     outputs = {LOGITS, *(info.name for info in plain.graph.output)}
@@ -223,9 +105,8 @@ def to_precision(model: onnx.ModelProto, kind: str) -> onnx.ModelProto:
     result = copy_of(plain)
     del result.graph.value_info[:]
     kept = [t for t in plain.graph.initializer if t.name not in writer.floats]
-    del result.graph.initializer[:]
-    result.graph.initializer.extend([*kept, *writer.tensors])
-    replace_nodes(result.graph, writer.nodes)
+    refill(result.graph.initializer, [*kept, *writer.tensors])
+    refill(result.graph.node, writer.nodes)
     _check(result, kind)
     return result
 
@@ -261,8 +142,7 @@ class _CastWriter:
         is_reduction = not self.reduced.isdisjoint(node.input)
         self.reduced.update(node.output if is_reduction else ())
         is_low = not is_reduction and self._is_low(node)
-        twin = onnx.NodeProto()
-        twin.CopyFrom(node)
+        twin = copy_of(node)
         for index, name in enumerate(node.input):
             stays = index in _FLOAT32_ARGUMENTS.get(node.op_type, ())
             is_bound = node.op_type == 'Clip' and index > 0
@@ -342,24 +222,6 @@ def _low_tensor(
     return onnx.TensorProto(name=name, data_type=kind.onnx_type, dims=values.shape, raw_data=raw)
 
 
-def _float_constants(model: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
-    return {n: v for n, v in constants(model.graph).items() if v.dtype == np.float32}
-
-
-def _names(model: onnx.ModelProto) -> set[str]:
-    graph = model.graph
-    names = {n for node in graph.node for n in (*node.input, *node.output)}
-    return names | {t.name for t in (*graph.initializer, *graph.input)}
-
-
-def _element_types(model: onnx.ModelProto) -> dict[str, int]:
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    found = {t.name: t.data_type for t in graph.initializer}
-    for info in (*graph.value_info, *graph.input, *graph.output):
-        found[info.name] = info.type.tensor_type.elem_type
-    return found
-
-
 def _floats(model: onnx.ModelProto) -> frozenset[str]:
     """Return the names of all float32 tensors, and refuse what is not plain float32."""
     for node in model.graph.node:
@@ -370,20 +232,121 @@ def _floats(model: onnx.ModelProto) -> frozenset[str]:
                for a in node.attribute):
             raise GraphError(f'node {node.name!r} ({node.op_type}) holds a graph of its own',
                              'a graph without control flow')
-    types = _element_types(model)
-    other = next((n for n, kind in types.items() if kind in _OTHER_FLOATS), None)
-    if other is not None:
-        raise GraphError(
-            f'tensor {other!r} is {TensorProto.DataType.Name(types[other])}', 'FLOAT throughout',
-            'start from the float32 network')
-    return frozenset(n for n, kind in types.items() if kind == TensorProto.FLOAT)
+    types = types_of(model)
+    for name, known in types.items():
+        if known.kind in _OTHER_FLOATS:
+            raise GraphError(
+                f'tensor {name!r} is {TensorProto.DataType.Name(known.kind)}', 'FLOAT throughout',
+                'start from the float32 network')
+    return frozenset(n for n, known in types.items() if known.kind == TensorProto.FLOAT)
 
 
 def _check(model: onnx.ModelProto, kind: str) -> None:
-    """Let onnx check form and shapes; and types too where opset 17 knows the type."""
+    """Let onnx check form and shapes, and types too where opset 17 has the type."""
     try:
         onnx.checker.check_model(model, full_check=kind == 'fp16')
         onnx.shape_inference.infer_shapes(model, check_type=kind == 'fp16', strict_mode=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as err:
         raise GraphError(f'{model.graph.name} in {kind} is no valid graph ({err})',
                          fix='report this as a bug') from err
+
+
+# -------------------------------------------------------------------------------------------------
+# Store weights in 16 bits and compute in 32: half the file, the same arithmetic.
+# Each large initializer becomes float16 with a Cast behind it, which runtimes fold when they load.
+
+_SMALLEST = 256
+
+
+def halve_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """
+    Round every large float32 initializer to float16: about half the size.
+
+    Weights move by up to 0.05 %, so measure what you ship.
+
+    Raises
+    ------
+    GraphError
+        If a weight is too large for 16 bits.
+
+    """
+    result = copy_of(model)
+    casts, tensors = [], []
+    for tensor in result.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype != np.float32 or values.size < _SMALLEST:
+            tensors.append(tensor)
+            continue
+        with np.errstate(over='ignore'):  # what does not fit is found in the next line
+            half = values.astype(np.float16)
+        if not np.isfinite(half).all():
+            raise GraphError(f'weight {tensor.name!r} is too large for 16 bits', 'at most 65504',
+                             'compile with 32-bit weights')
+        stored = f'{tensor.name}_half'
+        tensors.append(numpy_helper.from_array(half, stored))
+        casts.append(helper.make_node('Cast', [stored], [tensor.name], to=TensorProto.FLOAT))
+    refill(result.graph.initializer, tensors)
+    refill(result.graph.node, [*casts, *result.graph.node])
+    return result
+
+
+def restore_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """
+    Undo `halve_weights`: float32 initializers of the rounded values, without a Cast.
+
+    For passes that look at weights: quantisers, and other precisions.
+
+    """
+    result = copy_of(model)
+    halves = {t.name: t for t in result.graph.initializer
+              if t.data_type == TensorProto.FLOAT16}
+    nodes, restored = [], []
+    for node in result.graph.node:
+        is_cast = node.op_type == 'Cast' and attribute(node, 'to') == TensorProto.FLOAT
+        if not is_cast or node.input[0] not in halves:
+            nodes.append(node)
+            continue
+        values = numpy_helper.to_array(halves[node.input[0]]).astype(np.float32)
+        restored.append(numpy_helper.from_array(values, node.output[0]))
+    used = {name for node in nodes for name in node.input}
+    kept = [t for t in result.graph.initializer if t.name in used or t.name not in halves]
+    refill(result.graph.initializer, [*kept, *restored])
+    refill(result.graph.node, nodes)
+    return result
+
+
+# -------------------------------------------------------------------------------------------------
+# Take a graph that computes in 16 bits back to float32, with the weights it has.
+# What was rounded stays rounded. It is the reference that a backend of 16 bits is held against,
+# and lets ONNX Runtime, whose CPU has no bfloat16, run a graph of it. Quantised parts stay as they
+# are.
+
+_LOW = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+
+
+def to_float32(model: onnx.ModelProto) -> onnx.ModelProto:
+    """
+    Compute in float32 whatever a graph computes in float16 or bfloat16.
+
+    Each weight is widened, and each Cast to 16 bits becomes one to float32. Inputs and outputs of
+    the graph are not of 16 bits.
+
+    """
+    result = copy_of(model)
+    del result.graph.value_info[:]
+    for tensor in result.graph.initializer:
+        if tensor.data_type in _LOW:
+            tensor.CopyFrom(_wide(tensor))
+    for node in result.graph.node:
+        for entry in node.attribute:
+            if entry.type == onnx.AttributeProto.TENSOR and entry.t.data_type in _LOW:
+                entry.t.CopyFrom(_wide(entry.t))
+            elif node.op_type == 'Cast' and entry.name == 'to' and entry.i in _LOW:
+                entry.i = TensorProto.FLOAT
+    return result
+
+
+def _wide(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    values = np.asarray(numpy_helper.to_array(tensor))
+    return helper.make_tensor(tensor.name, TensorProto.FLOAT, values.shape,
+                              values.astype(np.float32).tobytes(), raw=True)

@@ -9,10 +9,10 @@ computes every channel; and another bank of masks is never answered with the las
 
 from pathlib import Path
 
+from graph_samples import drop, graph
 import numpy as np
 from onnx import helper
 import pytest
-from test_free_passes import drop, graph
 
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.dropout_masks import pass_inputs

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from fake_tensorrt import fake_tensorrt, FakeGpu, Faults, plan_of
+from graph_samples import drop, graph
 import numpy as np
 import onnx
 from onnx import helper
 import pytest
-from test_free_passes import drop, graph
 from test_mask_bank import bundle_of
 
 from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
@@ -124,8 +124,8 @@ def elements_bundle(folder: Path, is_direct: bool = False) -> Path:
     """Masks of single elements; direct: dropout on the image, which leaves the trunk nothing."""
     weights = np.random.default_rng(4).normal(size=(3, 3, 3, 3)).astype(np.float32)
     conv = {'kernel_shape': [3, 3], 'pads': [1, 1, 1, 1]}
-    nodes = [drop('x', 'd0', p=0.2)] if is_direct else [
-        helper.make_node('Conv', ['x', 'w0'], ['c0'], **conv), drop('c0', 'd0')]
+    nodes = [drop('x', 'd0', 'element', 0.2)] if is_direct else [
+        helper.make_node('Conv', ['x', 'w0'], ['c0'], **conv), drop('c0', 'd0', 'element', 0.4)]
     nodes.append(helper.make_node('Conv', ['d0', 'w1'], ['y'], **conv))
     model = graph(nodes, (1, 3, 48, 64), (1, 3, 48, 64), w0=weights, w1=weights[::-1].copy())
     made = compile_graph(model, SPEC, CompileOptions(is_half=False))

@@ -8,12 +8,13 @@ Every graph here is run T times with one mask, and once with all of them.
 
 from collections.abc import Sequence
 
+import graph_samples
+from graph_samples import floats, graph, ints, run
 import numpy as np
 import onnx
 from onnx import helper, TensorProto
 import onnxruntime
 import pytest
-from test_passes import run, tensor
 
 from uncertainty_seg.core.dropout_masks import make_masks, ones_masks
 from uncertainty_seg.core.model_card import DropoutSite
@@ -26,35 +27,12 @@ from uncertainty_seg.graph.algebra.free_passes import (
     PassesAxis,
     reshaped_axis,
 )
-from uncertainty_seg.graph.onnx_tools import float_info
 
 PASSES = 3
-RNG = np.random.default_rng(5)
 
 
 def drop(data: str, output: str, kind: str = 'element', p: float = 0.4) -> onnx.NodeProto:
-    return helper.make_node('Dropout', [data], [output], domain='uncertainty_seg', p=p, kind=kind,
-                            site=output)
-
-
-def graph(
-    nodes: Sequence[onnx.NodeProto], shape: Sequence[int], out: Sequence[int] | None = None,
-    **constants: np.ndarray,
-) -> onnx.ModelProto:
-    """From `x` to `y`."""
-    result = helper.make_tensor_value_info('y', TensorProto.FLOAT, out)
-    made = helper.make_graph(list(nodes), 'net', [float_info('x', shape)], [result],
-                             [tensor(name, value) for name, value in constants.items()])
-    return helper.make_model(made, opset_imports=[
-        helper.make_opsetid('', 17), helper.make_opsetid('uncertainty_seg', 1)], ir_version=8)
-
-
-def ints(*values: int) -> np.ndarray:
-    return np.array(values, np.int64)
-
-
-def floats(*shape: int) -> np.ndarray:
-    return RNG.normal(size=shape).astype(np.float32)
+    return graph_samples.drop(data, output, kind, p)
 
 
 def all_and_each(model: onnx.ModelProto, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -172,7 +150,7 @@ REFUSED = {
                                     {'a': ints(0), 'b': ints(1), 'ax': ints(0)}),
     'along the axis of the passes': (NODE('Softmax', ['d'], ['y'], name='soft', axis=0), {}),
     'joins tensors along': (NODE('Concat', ['d', 'x'], ['y'], name='join', axis=0), {}),
-    'no rule says': (NODE('Det', ['d'], ['y'], name='det'), {}),
+    'it is not known what this operator does': (NODE('Det', ['d'], ['y'], name='det'), {}),
     'pads the axis': (NODE('Pad', ['d', 'p'], ['y'], name='pad'), {'p': ints(1, 0, 0, 0, 0, 0)}),
     'repeats the passes': (NODE('Tile', ['d', 'p'], ['y'], name='tile'), {'p': ints(2, 1, 1)}),
     'sums over the passes': (NODE('Einsum', ['d', 'd'], ['y'], name='sum',

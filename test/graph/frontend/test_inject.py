@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import helper, TensorProto
-from onnx_front_end_helpers import make, marker, N, ops, run, values
+from onnx_front_end_helpers import make, make_static, marker, N, ops, run, values
 import pytest
 
 from uncertainty_seg.core.dropout_masks import make_masks, ones_masks
@@ -16,7 +16,6 @@ from uncertainty_seg.errors import ConfigError, GraphError
 from uncertainty_seg.graph.algebra.dropout_to_masks import dropout_to_masks
 from uncertainty_seg.graph.frontend.inject import inject_dropout
 from uncertainty_seg.graph.frontend.lint import free_names, require_compilable
-from uncertainty_seg.graph.frontend.static_input import make_static
 from uncertainty_seg.graph.onnx_tools import attribute
 
 I64 = np.int64

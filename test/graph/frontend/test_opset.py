@@ -36,7 +36,7 @@ def require_same(model: onnx.ModelProto, atol: float = 1e-6, image: np.ndarray =
     assert lowered.ir_version == 8
     onnx.checker.check_model(fold_constants(lowered), full_check=True)
     for ours, theirs in zip(run(lowered, image), run(model, image), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=atol, rtol=1e-6)
+        np.testing.assert_allclose(ours, theirs, atol=atol, rtol=1e-6, err_msg=str(ops(model)))
     return lowered
 
 
@@ -106,13 +106,13 @@ def test_large_weights_survive_the_way_up_bit_by_bit() -> None:
     assert [i.name for i in model.graph.input] == ['x']
 
 
-@pytest.mark.parametrize('op', NAMES)
 @pytest.mark.parametrize('axes, keep', [([2, 3], 1), ([-1], 0), (None, 1)])
-def test_reduced_axes_become_an_attribute(op: str, axes: list[int] | None, keep: int) -> None:
+def test_reduced_axes_become_an_attribute(axes: list[int] | None, keep: int) -> None:
     inputs = ['x', 'axes'] if axes else ['x']
     tensors = {'axes': np.array(axes, I64)} if axes else {}
-    lowered = require_same(make([N(op, inputs, ['y'], keepdims=keep)], tensors, 18), 1e-4)
-    assert len(lowered.graph.node[0].input) == 1
+    for op in NAMES:
+        lowered = require_same(make([N(op, inputs, ['y'], keepdims=keep)], tensors, 18), 1e-4)
+        assert len(lowered.graph.node[0].input) == 1, op
 
 
 def test_a_reduction_over_no_axis_changes_nothing() -> None:

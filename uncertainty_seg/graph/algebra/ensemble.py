@@ -4,7 +4,7 @@ Merge the networks of a deep ensemble, whose answers are then the passes.
 
 The trunk runs every member on one image; the head only chooses. What members have in common
 (reading the image, a frozen encoder) is found by comparing weights and nodes, kept once and
-computed once. Nothing here knows how the members were trained.
+computed once. It is independent of how the members were trained.
 
 """
 
@@ -22,7 +22,15 @@ from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.algebra.dropout_to_masks import is_dropout, PASSES_AXIS
 from uncertainty_seg.graph.algebra.split import LOGITS
-from uncertainty_seg.graph.onnx_tools import build_model, float_info, shapes
+from uncertainty_seg.graph.onnx_tools import (
+    build_model,
+    copy_of,
+    float_info,
+    image_inputs,
+    refill,
+    Shape,
+    shapes,
+)
 
 MEMBERS = 'members'
 _log = logging.getLogger(__name__)
@@ -107,11 +115,8 @@ class _Merged:
     def _add_weight(self, tensor: onnx.TensorProto, index: int) -> str:
         key = _digest(tensor)
         if key not in self._weight_names:
-            self._weight_names[key] = f'member{index}_{tensor.name}'
-            twin = onnx.TensorProto()
-            twin.CopyFrom(tensor)
-            twin.name = self._weight_names[key]
-            self.weights.append(twin)
+            self.weights.append(copy_of(tensor))
+            self.weights[-1].name = self._weight_names[key] = f'member{index}_{tensor.name}'
         return self._weight_names[key]
 
     def _add_node(self, node: onnx.NodeProto, names: dict[str, str], index: int) -> list[str]:
@@ -120,12 +125,10 @@ class _Merged:
         key = (node.domain, node.op_type, len(node.output), inputs, *attributes)
         if key not in self._outputs:
             outputs = [f'member{index}_{name}' if name else '' for name in node.output]
-            twin = onnx.NodeProto()
-            twin.CopyFrom(node)
+            twin = copy_of(node)
             twin.name = node.name and f'member{index}_{node.name}'
-            del twin.input[:], twin.output[:]
-            twin.input.extend(inputs)
-            twin.output.extend(outputs)
+            refill(twin.input, inputs)
+            refill(twin.output, outputs)
             self.nodes.append(twin)
             self._outputs[key] = outputs
         return self._outputs[key]
@@ -135,10 +138,10 @@ class _Merged:
         used = {name for other in model.graph.node for name in other.input}
         if used & set(node.output[1:]):
             raise GraphError(f'member {index} computes with the mask of dropout {node.name!r}',
-                             'dropout whose mask nobody else reads')
+                             'dropout whose mask no other node reads')
 
 
-def _head(members: onnx.ValueInfoProto, shape: tuple[int, ...]) -> onnx.ModelProto:
+def _head(members: onnx.ValueInfoProto, shape: Shape) -> onnx.ModelProto:
     count = members.type.tensor_type.shape.dim[0].dim_value
     nodes = [
         helper.make_node('ArgMax', [MEMBER], ['chosen'], axis=1, keepdims=0),
@@ -149,15 +152,14 @@ def _head(members: onnx.ValueInfoProto, shape: tuple[int, ...]) -> onnx.ModelPro
 
 
 def _input_of(model: onnx.ModelProto, index: int) -> onnx.ValueInfoProto:
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [info for info in model.graph.input if info.name not in weights]
+    inputs = image_inputs(model.graph)
     if len(inputs) != 1 or len(model.graph.output) != 1:
         raise GraphError(f'member {index} has {len(inputs)} inputs and '
                          f'{len(model.graph.output)} outputs', 'one image and its logits')
     return inputs[0]
 
 
-def _logits_shape(model: onnx.ModelProto, index: int) -> tuple[int, ...]:
+def _logits_shape(model: onnx.ModelProto, index: int) -> Shape:
     shape = shapes(model).get(model.graph.output[0].name)
     if shape is None or len(shape) != 4 or shape[0] != 1:
         raise GraphError(f'member {index} gives a tensor of shape {shape}',
@@ -192,8 +194,7 @@ def _digest(tensor: onnx.TensorProto) -> str:
 
 
 def _attribute_key(entry: onnx.AttributeProto) -> bytes:
-    twin = onnx.AttributeProto()
-    twin.CopyFrom(entry)
+    twin = copy_of(entry)
     twin.t.name = ''
     if twin.HasField('g') or twin.graphs:
         raise GraphError('a member holds control flow (If, Loop or Scan)', 'plain operators',

@@ -4,6 +4,8 @@ Let a graph exported for one image take T passes, wherever it was written for a 
 
 An exporter writes the batch into reshapes, sizes and joins as the number 1. Where a mask reaches
 such a node it is rewritten so that T follows from its input; what cannot be, is refused by name.
+Which axis of a tensor carries the passes is followed node by node through a graph of one pass:
+most tensors keep the batch on axis 0, attention moves it or merges it with the heads.
 
 """
 
@@ -14,9 +16,8 @@ from dataclasses import dataclass
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.errors import GraphError
@@ -24,17 +25,17 @@ from uncertainty_seg.graph.onnx_tools import (
     attribute,
     constants,
     copy_of,
-    replace_nodes,
+    NodeWriter,
+    refill,
+    Shape,
     shapes,
+    Values,
 )
 
-# -------------------------------------------------------------------------------------------------
-# What each operator does to the axis that carries the passes.
-# A rule sees a node of a graph of one pass and says where its outputs carry the passes, or raises
-# `Lost`. `passes_axis` applies them in order.
-
-Shape = tuple[int, ...]
-_TO_THE_END = 2**31 - 1
+_RESHAPES = ('Reshape', 'Flatten', 'Squeeze', 'Unsqueeze')
+_ELEMENTWISE = ('Add', 'Sub', 'Mul', 'Div', 'Pow', 'Min', 'Max', 'Mean', 'Sum', 'Where', 'Equal',
+                'Less', 'Greater', 'LessOrEqual', 'GreaterOrEqual', 'And', 'Or', 'Xor', 'Mod',
+                'PRelu')
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,215 @@ class PassesAxis:
         return PassesAxis(axis, self.inner, self.outer)
 
 
+def free_passes(model: onnx.ModelProto, sites: Iterable[DropoutSite]) -> onnx.ModelProto:
+    """
+    Rewrite what depends on the number of passes; shape arithmetic has to be folded.
+
+    The result computes for T masks what the graph of one pass computes for each.
+
+    Raises
+    ------
+    GraphError
+        With the node at which passes would mix, if the output depends on it.
+
+    """
+    result = copy_of(model)
+    sites = tuple(sites)
+    known = shapes(one_pass(model, sites))
+    # Masks are laid out as (T, ...): whatever inner they have is on axes of their own.
+    seeds = {site.name: PassesAxis(0) for site in sites}
+    found = find_passes(model.graph.node, known, constants(model.graph), seeds)
+    for info in model.graph.output:
+        if info.name in found.lost:
+            raise GraphError(f'passes would mix at {found.lost[info.name]}',
+                             'an operation that treats every image of a batch alike',
+                             'write that step without the batch size, or move the dropout '
+                             'behind it')
+    editor = _Editor(result, known, found, sites)
+    nodes = [new for node in result.graph.node for new in editor.freed(node)]
+    refill(result.graph.node, [*editor.front, *nodes])
+    del result.graph.value_info[:]
+    for info in result.graph.output:
+        info.type.tensor_type.ClearField('shape')  # it held the batch too
+    return result
+
+
+def one_pass(model: onnx.ModelProto, sites: Iterable[DropoutSite]) -> onnx.ModelProto:
+    """Return the graph with T = 1, whose shapes are all static."""
+    fixed = copy_of(model)
+    names = {site.name for site in sites}
+    for info in fixed.graph.input:
+        if info.name in names:
+            info.type.tensor_type.shape.dim[0].Clear()
+            info.type.tensor_type.shape.dim[0].dim_value = 1
+    del fixed.graph.value_info[:]
+    return fixed
+
+
+class _Editor:
+    """Rewrites one node after the other; `front` holds what goes before all."""
+
+    def __init__(
+        self, model: onnx.ModelProto, known: dict[str, Shape], found: FoundPasses,
+        sites: tuple[DropoutSite, ...],
+    ) -> None:
+        self.front: list[onnx.NodeProto] = []
+        self._graph = model.graph
+        self._known, self._found, self._sites = known, found, sites
+
+    def freed(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """Return what to put in place of a node."""
+        axis = self._found.axes.get(node.output[0])
+        if axis is None:
+            return [node]
+        if node.op_type in _RESHAPES:
+            return [self._with_shape(node, axis, -1)]
+        if node.op_type == 'Expand':
+            return [self._with_shape(node, axis, 1)]  # keeps what the input has there
+        if node.op_type == 'Resize' and len(node.input) > 3 and node.input[3]:
+            return [self._resize(node)]
+        if node.op_type == 'Conv' and node.input[1] in self._found.axes:
+            raise GraphError(f'the weights of Conv {node.name or node.output[0]!r} depend on '
+                             'dropout', 'a 1x1 or depthwise convolution of that kind')
+        if node.op_type in ('Concat', 'MatMul', *_ELEMENTWISE):
+            return self._stretched(node, axis)
+        return [node]
+
+    def _with_shape(self, node: onnx.NodeProto, axis: PassesAxis, size: int) -> onnx.NodeProto:
+        """Give Reshape or Expand the shape of its result, with another size for the passes."""
+        shape = list(self._known[node.output[0]])
+        shape[axis.axis] = size
+        name = NodeWriter(self._graph, node.output[0]).shape('free', *shape)
+        op = 'Expand' if node.op_type == 'Expand' else 'Reshape'
+        return helper.make_node(op, [node.input[0], name], list(node.output), name=node.name)
+
+    def _resize(self, node: onnx.NodeProto) -> onnx.NodeProto:
+        """Give the size by scales, which hold no batch."""
+        old, new = self._known[node.input[0]], self._known[node.output[0]]
+        scales = [_scale(a, b) for a, b in zip(old, new, strict=True)]
+        twin = copy_of(node)
+        del twin.input[2:]
+        twin.input.append(NodeWriter(self._graph, node.output[0]).constant('free', scales))
+        return twin
+
+    def _stretched(self, node: onnx.NodeProto, axis: PassesAxis) -> list[onnx.NodeProto]:
+        """Repeat for every pass the inputs that would not broadcast."""
+        before: list[onnx.NodeProto] = []
+        rank = len(self._known[node.output[0]])
+        if node.op_type == 'MatMul' and axis.axis >= rank - 2:
+            return [node]
+        twin = copy_of(node)
+        for index, name in enumerate(node.input):
+            shape = self._known.get(name)
+            if not name or name in self._found.axes or shape is None:
+                continue
+            at = axis.axis - (rank - len(shape))
+            if at < 0 or (shape[at] == 1 and node.op_type != 'Concat'):
+                continue
+            write = NodeWriter(self._graph, f'{node.output[0]}_in{index}')
+            twin.input[index] = self._repeated(name, shape, axis.at(at), write)
+            before += write.nodes
+        return [*before, twin]
+
+    def _repeated(self, name: str, shape: Shape, axis: PassesAxis, write: NodeWriter) -> str:
+        """Repeat a tensor T times where the passes are."""
+        before, behind = shape[:axis.axis], shape[axis.axis + 1:]
+        if shape[axis.axis] != axis.size:
+            raise GraphError(f'{name!r} of shape {shape} meets passes on an axis of {axis.size}',
+                             'a network whose batch axis is not stretched')
+        left, right = (*before, axis.outer), (axis.inner, *behind)
+        own = write.node('Reshape', [name, write.shape('one', *left, 1, *right)], 'own')
+        size = write.node('Concat', [write.shape('left', *left), self._passes(),
+                                     write.shape('right', *right)], 'size', axis=0)
+        every = write.node('Expand', [own, size], 'all')
+        flat = write.shape('flat', *before, -1, *behind)
+        return write.node('Reshape', [every, flat], 'repeated')
+
+    def _passes(self) -> str:
+        """Return a tensor that holds T, int64 (1,)."""
+        if not self.front:
+            write = NodeWriter(self._graph, 'passes')
+            shape = write.node('Shape', [self._sites[0].name], 'shape')
+            write.node('Slice', [shape, write.shape('from', 0), write.shape('to', 1)], 'count')
+            self.front = write.nodes
+        return self.front[-1].output[0]
+
+
+def _scale(old: int, new: int) -> np.float32:
+    """Return the float32 by which a runtime comes from the old size to the new."""
+    scale = np.float32(new / old)
+    while int(scale * np.float32(old)) < new:
+        scale = np.nextafter(scale, np.float32(np.inf))
+    return scale
+
+
+# -------------------------------------------------------------------------------------------------
+# Follow the passes through a graph; nothing is changed.
+
+
+@dataclass
+class FoundPasses:
+    """
+    Result of `find_passes`.
+
+    Attributes
+    ----------
+    axes : dict of str to PassesAxis
+        Tensors that carry the passes. What is in neither is the same in all of them.
+    lost : dict of str to str
+        Tensors whose axis is not known: the node and the reason.
+
+    """
+
+    axes: dict[str, PassesAxis]
+    lost: dict[str, str]
+
+
+def find_passes(
+    nodes: Iterable[onnx.NodeProto],
+    shapes: Mapping[str, Shape],
+    constants: Values,
+    seeds: Mapping[str, PassesAxis],
+) -> FoundPasses:
+    """
+    Follow the passes through a graph.
+
+    Parameters
+    ----------
+    nodes : iterable of NodeProto
+        In order, constants of shape arithmetic folded.
+    shapes, constants : mapping
+        Static shapes of one pass, and values, by tensor.
+    seeds : mapping of str to PassesAxis
+        Inputs that carry the passes.
+
+    """
+    found = FoundPasses(dict(seeds), {})
+    for node in nodes:
+        lost = next((found.lost[name] for name in node.input if name in found.lost), None)
+        if lost is None and not any(name in found.axes for name in node.input):
+            continue
+        if lost is None:
+            try:
+                axis = rule_of(node)(View(node, shapes, found.axes, constants))
+                found.axes.update({name: axis for name in node.output if name})
+                continue
+            except Lost as err:
+                lost = f'{node.op_type} {node.name or node.output[0]!r}: {err}'
+        found.lost.update(dict.fromkeys(node.output, lost))
+    return found
+
+
+# -------------------------------------------------------------------------------------------------
+# What each operator does to the axis that carries the passes.
+# A rule takes a node of a graph of one pass and returns where its outputs carry the passes, or
+# raises `Lost`.
+
+_TO_THE_END = 2**31 - 1
+
+
 class Lost(Exception):
-    """A rule cannot say where the passes are; its text says why."""
+    """A rule cannot tell where the passes are; the text is the reason."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +289,7 @@ class View:
     node: onnx.NodeProto
     shapes: Mapping[str, Shape]
     axes: Mapping[str, PassesAxis]
-    constants: Mapping[str, NDArray[np.generic]]
+    constants: Values
 
     def shape(self, name: str) -> Shape:
         """Return a static shape."""
@@ -130,7 +338,7 @@ def aligned(axis: PassesAxis, rank: int, out_rank: int) -> PassesAxis:
 
 
 def _unknown(view: View) -> PassesAxis:
-    raise Lost('no rule says what this operator does with several passes')
+    raise Lost('it is not known what this operator does with several passes')
 
 
 def _same(view: View) -> PassesAxis:
@@ -183,19 +391,9 @@ def _reshaped(view: View) -> PassesAxis:
 
 def reshaped_axis(axis: PassesAxis, old: Sequence[int], new: Sequence[int]) -> PassesAxis:
     """
-    Say where the passes go in a reshape.
+    Say where the passes go in a reshape, from an axis of the old shape (both of one pass).
 
-    Parameters
-    ----------
-    axis : PassesAxis
-        In the old shape.
-    old, new : sequence of int
-        Shapes of one pass.
-
-    Returns
-    -------
-    PassesAxis
-        An axis of its own where the new shape has room for one.
+    They get an axis of their own where the new shape has room for one.
 
     Raises
     ------
@@ -376,9 +574,7 @@ _RULES: dict[str, PassesRule] = {
                      'AveragePool', 'GlobalAveragePool', 'GlobalMaxPool', 'DepthToSpace',
                      'SpaceToDepth', 'GridSample', 'LpPool', 'GlobalLpPool'), _sample_by_sample),
     **dict.fromkeys(('Conv', 'ConvTranspose'), _convolved),
-    **dict.fromkeys(('Add', 'Sub', 'Mul', 'Div', 'Pow', 'Min', 'Max', 'Mean', 'Sum', 'Where',
-                     'Equal', 'Less', 'Greater', 'LessOrEqual', 'GreaterOrEqual', 'And', 'Or',
-                     'Xor', 'Mod', 'PRelu', 'Expand'), _broadcast),
+    **dict.fromkeys((*_ELEMENTWISE, 'Expand'), _broadcast),
     **dict.fromkeys(('Softmax', 'LogSoftmax', 'Hardmax', 'Split', 'TopK', 'LpNormalization',
                      'GatherElements'), _along_another),
     'Transpose': _moved, 'Reshape': _reshaped, 'Flatten': _reshaped, 'Unsqueeze': _inserted,
@@ -386,257 +582,3 @@ _RULES: dict[str, PassesRule] = {
     'Concat': _joined, 'LayerNormalization': _normalised, 'Slice': _sliced,
     'Gather': _gathered, 'GatherND': _gathered_points, 'Pad': _padded, 'Tile': _repeated,
 }
-
-
-# -------------------------------------------------------------------------------------------------
-# Which axis of each tensor carries the passes.
-# A network is exported for one image. Most tensors keep the batch on axis 0; attention moves it or
-# merges it with the heads. This follows it node by node through a graph of one pass and says where
-# it is, or which node lost it. It changes nothing.
-
-
-@dataclass
-class FoundPasses:
-    """
-    Result of `find_passes`.
-
-    Attributes
-    ----------
-    axes : dict of str to PassesAxis
-        Tensors that carry the passes. What is in neither is the same in all of them.
-    lost : dict of str to str
-        Tensors whose axis is not known: the node and the reason.
-
-    """
-
-    axes: dict[str, PassesAxis]
-    lost: dict[str, str]
-
-
-def find_passes(
-    nodes: Iterable[onnx.NodeProto],
-    shapes: Mapping[str, Shape],
-    constants: Mapping[str, NDArray[np.generic]],
-    seeds: Mapping[str, PassesAxis],
-) -> FoundPasses:
-    """
-    Follow the passes through a graph.
-
-    Parameters
-    ----------
-    nodes : iterable of NodeProto
-        In order, constants of shape arithmetic folded.
-    shapes : mapping of str to tuple of int
-        Static shapes of one pass.
-    constants : mapping of str to ndarray
-        Initializers and constants.
-    seeds : mapping of str to PassesAxis
-        Inputs that carry the passes.
-
-    Returns
-    -------
-    Found
-        Axes, and tensors for which a rule gave up.
-
-    """
-    found = FoundPasses(dict(seeds), {})
-    for node in nodes:
-        lost = next((found.lost[name] for name in node.input if name in found.lost), None)
-        if lost is None and not any(name in found.axes for name in node.input):
-            continue
-        if lost is None:
-            try:
-                axis = rule_of(node)(View(node, shapes, found.axes, constants))
-                axes = _of_outputs(node, axis)
-            except Lost as err:
-                lost = f'{node.op_type} {node.name or node.output[0]!r}: {err}'
-        if lost is not None:
-            found.lost.update(dict.fromkeys(node.output, lost))
-        else:
-            found.axes.update(axes)
-    return found
-
-
-def _of_outputs(node: onnx.NodeProto, axis: PassesAxis) -> dict[str, PassesAxis]:
-    return {name: axis for name in node.output if name}
-
-
-# -------------------------------------------------------------------------------------------------
-
-_RESHAPES = ('Reshape', 'Flatten', 'Squeeze', 'Unsqueeze')
-_BROADCASTS = ('Add', 'Sub', 'Mul', 'Div', 'Pow', 'Min', 'Max', 'Mean', 'Sum', 'Where', 'Equal',
-               'Less', 'Greater', 'LessOrEqual', 'GreaterOrEqual', 'And', 'Or', 'Xor', 'Mod',
-               'PRelu', 'MatMul')
-
-
-def free_passes(model: onnx.ModelProto, sites: Iterable[DropoutSite]) -> onnx.ModelProto:
-    """
-    Rewrite what depends on the number of passes.
-
-    Parameters
-    ----------
-    model : ModelProto
-        From `dropout_to_masks`, whole or its head, shape arithmetic folded; left as it is.
-    sites : iterable of DropoutSite
-        Its mask inputs.
-
-    Returns
-    -------
-    ModelProto
-        Computes for T masks what the graph of one pass computes for each.
-
-    Raises
-    ------
-    GraphError
-        With the node at which passes would mix, if the output depends on it.
-
-    """
-    result = copy_of(model)
-    sites = tuple(sites)
-    known = shapes(one_pass(model, sites))
-    # Masks are laid out as (T, ...): whatever inner they have is on axes of their own.
-    seeds = {site.name: PassesAxis(0) for site in sites}
-    found = find_passes(model.graph.node, known, constants(model.graph), seeds)
-    for info in model.graph.output:
-        if info.name in found.lost:
-            raise GraphError(f'passes would mix at {found.lost[info.name]}',
-                             'an operation that treats every image of a batch alike',
-                             'write that step without the batch size, or move the dropout '
-                             'behind it')
-    editor = _Editor(result, known, found, sites)
-    nodes = [new for node in result.graph.node for new in editor.freed(node)]
-    replace_nodes(result.graph, [*editor.front, *nodes])
-    del result.graph.value_info[:]
-    for info in result.graph.output:
-        info.type.tensor_type.ClearField('shape')  # it held the batch too
-    return result
-
-
-def one_pass(model: onnx.ModelProto, sites: Iterable[DropoutSite]) -> onnx.ModelProto:
-    """Return the graph with T = 1, whose shapes are all static."""
-    fixed = copy_of(model)
-    names = {site.name for site in sites}
-    for info in fixed.graph.input:
-        if info.name in names:
-            info.type.tensor_type.shape.dim[0].Clear()
-            info.type.tensor_type.shape.dim[0].dim_value = 1
-    del fixed.graph.value_info[:]
-    return fixed
-
-
-class _Editor:
-    """Rewrites one node after the other; `front` holds what goes before all."""
-
-    def __init__(
-        self, model: onnx.ModelProto, known: dict[str, tuple[int, ...]], found: FoundPasses,
-        sites: tuple[DropoutSite, ...],
-    ) -> None:
-        self.front: list[onnx.NodeProto] = []
-        self._graph = model.graph
-        self._known, self._found, self._sites = known, found, sites
-
-    def freed(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-        """Return what to put in place of a node."""
-        axis = self._found.axes.get(node.output[0])
-        if axis is None:
-            return [node]
-        if node.op_type in _RESHAPES:
-            return [self._reshape(node, axis)]
-        if node.op_type == 'Expand':
-            return [self._expand(node, axis)]
-        if node.op_type == 'Resize' and len(node.input) > 3 and node.input[3]:
-            return [self._resize(node)]
-        if node.op_type == 'Conv' and node.input[1] in self._found.axes:
-            raise GraphError(f'the weights of Conv {node.name or node.output[0]!r} depend on '
-                             'dropout', 'a 1x1 or depthwise convolution of that kind')
-        if node.op_type == 'Concat' or node.op_type in _BROADCASTS:
-            return self._stretched(node, axis)
-        return [node]
-
-    def _constant(self, name: str, values: np.ndarray) -> str:
-        self._graph.initializer.append(numpy_helper.from_array(values, name))
-        return name
-
-    def _reshape(self, node: onnx.NodeProto, axis: PassesAxis) -> onnx.NodeProto:
-        shape = list(self._known[node.output[0]])
-        shape[axis.axis] = -1
-        name = self._constant(f'{node.output[0]}_free', np.array(shape, np.int64))
-        return helper.make_node('Reshape', [node.input[0], name], list(node.output),
-                                name=node.name)
-
-    def _expand(self, node: onnx.NodeProto, axis: PassesAxis) -> onnx.NodeProto:
-        shape = list(self._known[node.output[0]])
-        shape[axis.axis] = 1  # keeps what the input has there
-        name = self._constant(f'{node.output[0]}_free', np.array(shape, np.int64))
-        return helper.make_node('Expand', [node.input[0], name], list(node.output),
-                                name=node.name)
-
-    def _resize(self, node: onnx.NodeProto) -> onnx.NodeProto:
-        """Say the size by scales, which hold no batch."""
-        old, new = self._known[node.input[0]], self._known[node.output[0]]
-        scales = np.array([_scale(a, b) for a, b in zip(old, new, strict=True)], np.float32)
-        name = self._constant(f'{node.output[0]}_free', scales)
-        twin = onnx.NodeProto()
-        twin.CopyFrom(node)
-        del twin.input[2:]
-        twin.input.append(name)
-        return twin
-
-    def _stretched(self, node: onnx.NodeProto, axis: PassesAxis) -> list[onnx.NodeProto]:
-        """Repeat for every pass the inputs that would not broadcast."""
-        before: list[onnx.NodeProto] = []
-        rank = len(self._known[node.output[0]])
-        if node.op_type == 'MatMul' and axis.axis >= rank - 2:
-            return [node]
-        twin = onnx.NodeProto()
-        twin.CopyFrom(node)
-        for index, name in enumerate(node.input):
-            shape = self._known.get(name)
-            if not name or name in self._found.axes or shape is None:
-                continue
-            at = axis.axis - (rank - len(shape))
-            if at < 0 or (shape[at] == 1 and node.op_type != 'Concat'):
-                continue
-            nodes, repeated = self._repeat(name, shape, axis.at(at), f'{node.output[0]}_in{index}')
-            before += nodes
-            twin.input[index] = repeated
-        return [*before, twin]
-
-    def _repeat(
-        self, name: str, shape: tuple[int, ...], axis: PassesAxis, prefix: str
-    ) -> tuple[list[onnx.NodeProto], str]:
-        """Repeat a tensor T times where the passes are."""
-        before, behind = shape[:axis.axis], shape[axis.axis + 1:]
-        if shape[axis.axis] != axis.size:
-            raise GraphError(f'{name!r} of shape {shape} meets passes on an axis of {axis.size}',
-                             'a network whose batch axis is not stretched')
-        left, right = (*before, axis.outer), (axis.inner, *behind)
-        rows = self._constant(f'{prefix}_one', np.array((*left, 1, *right), np.int64))
-        front = self._constant(f'{prefix}_left', np.array(left, np.int64))
-        back = self._constant(f'{prefix}_right', np.array(right, np.int64))
-        flat = self._constant(f'{prefix}_flat', np.array((*before, -1, *behind), np.int64))
-        return [
-            helper.make_node('Reshape', [name, rows], [f'{prefix}_own']),
-            helper.make_node('Concat', [front, self._passes(), back], [f'{prefix}_size'], axis=0),
-            helper.make_node('Expand', [f'{prefix}_own', f'{prefix}_size'], [f'{prefix}_all']),
-            helper.make_node('Reshape', [f'{prefix}_all', flat], [f'{prefix}_repeated']),
-        ], f'{prefix}_repeated'
-
-    def _passes(self) -> str:
-        """Return a tensor that holds T, int64 (1,)."""
-        if not self.front:
-            first = self._constant('passes_from', np.array([0], np.int64))
-            stop = self._constant('passes_to', np.array([1], np.int64))
-            self.front = [
-                helper.make_node('Shape', [self._sites[0].name], ['passes_shape']),
-                helper.make_node('Slice', ['passes_shape', first, stop], ['passes_count']),
-            ]
-        return 'passes_count'
-
-
-def _scale(old: int, new: int) -> np.float32:
-    """Return the float32 by which a runtime comes from the old size to the new."""
-    scale = np.float32(new / old)
-    while int(scale * np.float32(old)) < new:
-        scale = np.nextafter(scale, np.float32(np.inf))
-    return scale

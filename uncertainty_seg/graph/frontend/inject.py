@@ -2,14 +2,14 @@
 """
 Put dropout into a network that has none, as markers.
 
-The network was not trained with it, so its passes say less than those of one that was; whoever
-calls this says so to the user.
+The network was not trained with it, so its passes tell less than those of one that was; the caller
+has to tell the user.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 import difflib
 import re
 
@@ -22,10 +22,11 @@ from uncertainty_seg.graph.onnx_tools import (
     copy_of,
     fresh_name,
     MARKER_DOMAIN,
-    replace_nodes,
+    refill,
     TensorType,
     types_of,
     UNKNOWN,
+    unused,
 )
 
 HEAD, DECODER = 'head', 'decoder'
@@ -136,13 +137,11 @@ def _is_upsampling(node: onnx.NodeProto, types: Mapping[str, TensorType]) -> boo
 
 
 def _end_of_block(graph: onnx.GraphProto, name: str) -> str:
-    while True:
-        users = consumers(graph.node, name)
-        if len(users) != 1 or users[0].op_type not in _OF_A_BLOCK:
-            break
-        name = users[0].output[0]
-    # x * sigmoid(x) and x * hardsigmoid(x) are one activation too.
     users = consumers(graph.node, name)
+    while len(users) == 1 and users[0].op_type in _OF_A_BLOCK:
+        name = users[0].output[0]
+        users = consumers(graph.node, name)
+    # x * sigmoid(x) and x * hardsigmoid(x) are one activation too.
     gates = [n for n in users if n.op_type in ('Sigmoid', 'HardSigmoid')]
     products = [n for n in users if n.op_type == 'Mul']
     if len(users) == 2 and gates and products and gates[0].output[0] in products[0].input:
@@ -186,23 +185,14 @@ def _marked(
             node.input[index] = renamed.get(name, name)
         nodes.append(node)
         for name in (n for n in node.output if n in places):
-            site = _unused(places[name], sites)
+            site = unused(places[name], sites)
             renamed[name] = fresh_name(graph, f'{name}_dropped')
             kind = 'channel' if types.get(name, UNKNOWN).rank == 4 else 'element'
             nodes.append(helper.make_node(
                 'Dropout', [name], [renamed[name]], name=f'dropout_{site}', domain=MARKER_DOMAIN,
                 p=p, kind=kind, site=site))
             sites.append(site)
-    replace_nodes(graph, nodes)
-    _import_markers(model)
-    return model, tuple(sites)
-
-
-def _unused(site: str, taken: Sequence[str]) -> str:
-    names: Iterable[str] = (site, *(f'{site}_{i}' for i in range(2, len(taken) + 3)))
-    return next(name for name in names if name not in taken)
-
-
-def _import_markers(model: onnx.ModelProto) -> None:
+    refill(graph.node, nodes)
     if all(entry.domain != MARKER_DOMAIN for entry in model.opset_import):
         model.opset_import.append(helper.make_opsetid(MARKER_DOMAIN, 1))
+    return model, tuple(sites)

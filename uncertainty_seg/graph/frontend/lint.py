@@ -1,8 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What no shipped graph may hold, because some runtime reads it wrong without a word.
+What is refused: networks that cannot be compiled, and graphs that some runtime reads wrong.
 
-Each rule comes from a trap found in TensorRT 8.6 to 11 or ONNX Runtime.
+A network is checked before the passes, and each of its nodes that cannot be compiled is named. A
+graph is checked before it ships; each of those rules comes from a trap found in TensorRT 8.6 to 11
+or ONNX Runtime, which give wrong numbers without an error.
 
 """
 
@@ -18,25 +20,27 @@ from onnx import TensorProto
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.algebra.dropout_to_masks import is_dropout, PASSES_AXIS
 from uncertainty_seg.graph.algebra.split import LOGITS
-from uncertainty_seg.graph.frontend.static_input import image_inputs
 from uncertainty_seg.graph.onnx_tools import (
     attribute,
     constants,
     consumers,
     copy_of,
+    image_inputs,
     MARKER_DOMAIN,
     OPSET,
+    rename_tensors,
+    tensor_names,
     types_of,
     UNKNOWN,
 )
 
 # -------------------------------------------------------------------------------------------------
-# What can never be compiled, found early and named; and names kept free for the compiler's own.
-# Whether the passes can be told apart by their axis is another question, answered later.
+# Networks that cannot be compiled, and names kept free for the compiler's own. Whether the passes
+# can be told apart by their axis is found out later.
 
-RANDOM = ('Bernoulli', 'Multinomial', 'RandomNormal', 'RandomNormalLike', 'RandomUniform',
-          'RandomUniformLike')
-CONTROL_FLOW = ('If', 'Loop', 'Scan', 'SequenceMap')
+_RANDOM = ('Bernoulli', 'Multinomial', 'RandomNormal', 'RandomNormalLike', 'RandomUniform',
+           'RandomUniformLike')
+_CONTROL_FLOW = ('If', 'Loop', 'Scan', 'SequenceMap')
 _LISTS = ('SequenceConstruct', 'SequenceEmpty', 'SequenceInsert', 'SequenceErase', 'SequenceAt',
           'SequenceLength', 'SplitToSequence', 'ConcatFromSequence', 'Optional',
           'OptionalGetElement', 'OptionalHasElement')
@@ -56,8 +60,7 @@ def require_own_names(model: onnx.ModelProto) -> None:
 
     """
     graph = model.graph
-    weights = {t.name for t in graph.initializer}  # older files list them as inputs, too
-    made = [i.name for i in graph.input if i.name not in weights] + sorted(weights)
+    made = [i.name for i in image_inputs(graph)] + sorted({t.name for t in graph.initializer})
     made += [name for node in graph.node for name in node.output if name]
     for what, names in (('tensors', made), ('nodes', [n.name for n in graph.node if n.name])):
         twice = [name for name, count in Counter(names).items() if count > 1]
@@ -68,12 +71,7 @@ def require_own_names(model: onnx.ModelProto) -> None:
 
 def require_compilable(model: onnx.ModelProto) -> None:
     """
-    Refuse what no later pass can do anything with.
-
-    Parameters
-    ----------
-    model : ModelProto
-        From `make_static`, so that what is constant there is folded already.
+    Refuse what no later pass can compile, in a network of static input with constants folded.
 
     Raises
     ------
@@ -94,21 +92,13 @@ def free_names(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     Rename the network's own tensors that have names the compiler gives.
 
-    Parameters
-    ----------
-    model : ModelProto
-        Without control flow; left as it is.
-
-    Returns
-    -------
-    ModelProto
-        Computes the same. `image`, `logits`, `mask_head` and the like became `net_image` ...
+    `image`, `logits`, `mask_head` and the like become `net_image` and so on. There must be no
+    control flow.
 
     """
     result = copy_of(model)
     graph = result.graph
-    every = {n for node in graph.node for n in (*node.input, *node.output)}
-    every |= {t.name for t in (*graph.initializer, *graph.input, *graph.output)}
+    every = tensor_names(graph)
     names: dict[str, str] = {}
     for name in sorted(n for n in every if _OURS.fullmatch(n)):
         new = f'net_{name}'
@@ -117,9 +107,7 @@ def free_names(model: onnx.ModelProto) -> onnx.ModelProto:
         every.add(new)
         names[name] = new
     for node in graph.node:
-        for tensors in (node.input, node.output):
-            for index, name in enumerate(tensors):
-                tensors[index] = names.get(name, name)
+        rename_tensors(node, names)
     for entry in (*graph.initializer, *graph.input, *graph.output, *graph.value_info):
         entry.name = names.get(entry.name, entry.name)
     return result
@@ -129,10 +117,10 @@ def _faults(node: onnx.NodeProto, graph: onnx.GraphProto) -> Iterator[GraphError
     where = f'node {node.name!r} is {node.op_type}'
     if node.domain not in ('', 'ai.onnx', MARKER_DOMAIN):
         yield GraphError(f'{where} of the domain {node.domain}', 'standard operators of ONNX')
-    if node.op_type in RANDOM:
+    if node.op_type in _RANDOM:
         yield GraphError(f'{where}, random numbers that every runtime draws its own way',
                          'dropout', 'express it as dropout, or export the network without it')
-    if node.op_type in CONTROL_FLOW:
+    if node.op_type in _CONTROL_FLOW:
         yield GraphError(f'{where}, whose course depends on the image', 'a fixed sequence of '
                          'operators', 'export the network for one input size, without '
                          'data-dependent branches')
@@ -150,35 +138,21 @@ def _dropout_faults(node: onnx.NodeProto, graph: onnx.GraphProto) -> Iterator[Gr
     mask = node.output[1] if len(node.output) > 1 else ''
     if mask and any(mask in other.input for other in graph.node):
         yield GraphError(f'the mask of dropout {node.name!r} is read by other nodes',
-                         'dropout whose mask nobody else needs')
+                         'dropout whose mask no other node reads')
 
 
 # -------------------------------------------------------------------------------------------------
+# Graphs that ship.
 
 # TensorRT takes no larger k.
 _LARGEST_K = 3840
 _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
-_RANDOM = {'Dropout', 'Bernoulli', 'Multinomial', 'RandomNormal', 'RandomNormalLike',
-           'RandomUniform', 'RandomUniformLike'}
 _REDUCE_BY_ATTRIBUTE = {'ReduceMean', 'ReduceMax', 'ReduceMin', 'ReduceProd', 'ReduceL1',
                         'ReduceL2', 'ReduceLogSum', 'ReduceLogSumExp', 'ReduceSumSquare'}
 
 
 def lint(model: onnx.ModelProto) -> list[str]:
-    """
-    Check a graph against every rule.
-
-    Parameters
-    ----------
-    model : ModelProto
-        Trunk or head.
-
-    Returns
-    -------
-    list of str
-        One sentence a violation, empty when clean.
-
-    """
+    """Check a trunk or head against every rule; return one sentence a violation."""
     found = list(_inside_the_file(model))  # the other rules read the weights
     return found or [sentence for rule in _RULES for sentence in rule(model)]
 
@@ -200,14 +174,14 @@ def _opset(model: onnx.ModelProto) -> Iterator[str]:
 def _domains(model: onnx.ModelProto) -> Iterator[str]:
     for node in model.graph.node:
         if node.domain == MARKER_DOMAIN:
-            yield f'node {node.name!r} is a marker of dropout, which no runtime knows'
+            yield f'node {node.name!r} is a marker of dropout, which no runtime can execute'
         elif node.domain not in ('', 'ai.onnx'):
             yield f'node {node.name!r} is of the domain {node.domain}'
 
 
 def _random(model: onnx.ModelProto) -> Iterator[str]:
     for node in model.graph.node:
-        if node.op_type in _RANDOM and node.domain != MARKER_DOMAIN:
+        if node.op_type in ('Dropout', *_RANDOM) and node.domain != MARKER_DOMAIN:
             yield f'node {node.name!r} is {node.op_type}, which runtimes drop or reseed'
         if node.op_type == 'BitShift':
             yield f'node {node.name!r} is BitShift, which TensorRT does not have'
@@ -256,7 +230,7 @@ def _resize(model: onnx.ModelProto) -> Iterator[str]:
         if attribute(node, 'mode', 'nearest') not in ('nearest', 'linear'):
             yield f'Resize {node.name!r} is neither nearest nor linear; resize bilinearly'
         if attribute(node, 'antialias', 0):
-            yield f'Resize {node.name!r} wants antialiasing'
+            yield f'Resize {node.name!r} uses antialiasing, which TensorRT does not support'
 
 
 def _constant_arguments(model: onnx.ModelProto) -> Iterator[str]:

@@ -1,9 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Any ONNX network of opset 11 to 23 in the one opset that the passes and all runtimes read.
+Any ONNX network of opset 11 to 23 in opset 17, which all passes and all runtimes read.
 
-Upwards onnx's own converter does it; downwards it has few rules, so ours are in
-`opset_rules`, and an operator that is newer than the target becomes the body onnx gives it.
+Upwards onnx's own converter does it. Downwards it has few rules, so an operator that is newer than
+opset 17 becomes the body onnx defines it by, and one that changed its form is lowered by a rule
+here. Why opset 17: docs/decisions.md, "Opset 17".
 
 """
 
@@ -19,67 +20,143 @@ import onnx
 from onnx import defs, helper, inliner, numpy_helper, TensorProto, version_converter
 
 from uncertainty_seg.errors import GraphError
-from uncertainty_seg.graph.frontend.constant_folding import fold_constants, FoldingState
+from uncertainty_seg.graph.frontend.constant_folding import fold_constants, FoldingState, Nodes
 from uncertainty_seg.graph.onnx_tools import (
     attribute,
     copy_of,
     hidden,
+    image_inputs,
     IR_VERSION,
     is_marker,
     is_read_by_inference,
     MARKER_DOMAIN,
     OPSET,
-    replace_nodes,
+    refill,
+    tensor_names,
     TensorType,
     types_of,
     UNKNOWN,
+    unused,
     weight_info,
 )
 
-# -------------------------------------------------------------------------------------------------
-# From opset 18 to 23 down to 17, one rule an operator that changed its form.
-# Operators not named here changed at most the types they take. A rule that cannot say the same in
-# opset 17 raises, and so does an attribute that opset 17 does not know.
-
-OpsetRule = Callable[[onnx.NodeProto, FoldingState], 'Sequence[onnx.NodeProto] | None']
+_log = logging.getLogger(__name__)
+OLDEST, NEWEST = 11, 23
+_STANDARD = ('', 'ai.onnx')
+_FIXED_SIZE = 'export the network with a fixed input size'
 
 
-def lowered(node: onnx.NodeProto, state: FoldingState) -> Sequence[onnx.NodeProto]:
+def to_opset17(model: onnx.ModelProto) -> onnx.ModelProto:
     """
-    Write one node in opset 17.
+    Rewrite a network in opset 17, IR version 8.
 
     Parameters
     ----------
-    node : NodeProto
-        Of opset 18 to 23; changed in place where that is enough.
-    state : FoldingState
-        Knows shapes and constants; takes new constants.
+    model : ModelProto
+        Of opset 11 to 23, with or without markers of dropout; left as it is. The sizes of its
+        input should be fixed (`fix_input`), since some rules need the shapes.
 
     Returns
     -------
-    sequence of NodeProto
-        That compute the same.
+    ModelProto
+        Computes the same. Functions of the model are inlined, markers are as they were.
 
     Raises
     ------
     GraphError
-        Naming the node, if opset 17 has no words for it.
+        If the opset is another, or an operator has no form in opset 17; the node is named.
 
     """
-    if node.domain == MARKER_DOMAIN:
-        return [node]
-    rule = _RULES.get(node.op_type)
-    replaced = rule(node, state) if rule is not None else None
-    nodes = [node] if replaced is None else replaced
-    for new in nodes:
-        _require_known_operator(new)
-    return nodes
+    version = opset_of(model)
+    plain = _tidied(_inlined(model))
+    _require_known(plain)
+    if version < OPSET:
+        plain = _raised(plain)
+    elif version > OPSET:
+        plain = _lowered(fold_constants(expand_functions(plain)))
+    domains = [('', OPSET), *[(MARKER_DOMAIN, 1)] * any(is_marker(n) for n in plain.graph.node)]
+    refill(plain.opset_import, [helper.make_opsetid(*domain) for domain in domains])
+    plain.ir_version = IR_VERSION
+    return plain
 
 
-def refused(node: onnx.NodeProto, what: str, fix: str = '') -> GraphError:
-    """Make the error of a node that opset 17 cannot express."""
-    return GraphError(f'{node.op_type} {node.name!r} {what}, which opset {OPSET} cannot express',
-                      fix=fix or f'export the network again with opset_version={OPSET}')
+def opset_of(model: onnx.ModelProto) -> int:
+    """
+    Return the opset of a model's standard operators.
+
+    Raises
+    ------
+    GraphError
+        If it has none, or one that is not supported here.
+
+    """
+    versions = [e.version for e in model.opset_import if e.domain in _STANDARD]
+    newest = min(NEWEST, defs.onnx_opset_version())
+    if not versions:
+        raise GraphError('the network names no opset', f'opset {OLDEST} to {newest}',
+                         'export it again')
+    if newest < versions[0] <= NEWEST:
+        raise GraphError(f'the network has opset {versions[0]}', f'{OLDEST} to {newest}, which is '
+                         'what the installed onnx knows', f'export it again with opset_version='
+                         f'{OPSET}, or install a newer onnx')
+    if not OLDEST <= versions[0] <= newest:
+        raise GraphError(f'the network has opset {versions[0]}', f'{OLDEST} to {newest}',
+                         f'export it again with opset_version={OPSET}')
+    return versions[0]
+
+
+def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    if not model.functions:
+        return copy_of(model)
+    _log.info('inlining %d functions of the model', len(model.functions))
+    return inliner.inline_local_functions(model, convert_version=True)
+
+
+def _tidied(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Take weights out of the inputs, where IR version 3 lists them, and notes out of nodes."""
+    del model.graph.value_info[:]
+    for node in model.graph.node:
+        node.domain = '' if node.domain == 'ai.onnx' else node.domain
+        node.ClearField('doc_string')
+        # torch writes the exporting machine's stack of calls here; shipped files hold no paths.
+        if 'metadata_props' in node.DESCRIPTOR.fields_by_name:
+            node.ClearField('metadata_props')
+    refill(model.graph.input, image_inputs(model.graph))
+    return model
+
+
+def _require_known(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        if node.domain not in ('', MARKER_DOMAIN):
+            raise GraphError(
+                f'node {node.name!r} is {node.domain}::{node.op_type}, which is not ONNX',
+                'standard operators', 'export the network without optimisation for one runtime')
+        if not node.domain and schema_of(node.op_type, defs.onnx_opset_version()) is None:
+            fix = ('export it in inference mode, and put dropout in with --inject-dropout'
+                   if 'Random' in node.op_type else 'export the network again')
+            raise GraphError(f'node {node.name!r} is {node.op_type}, which no opset has',
+                             'standard operators', fix)
+
+
+def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Let onnx convert the graph without its markers and large weights, and put them back."""
+    light = copy_of(model)
+    markers = {node.output[0]: node for node in model.graph.node if is_marker(node)}
+    refill(light.graph.node, [hidden(n) if is_marker(n) else n for n in light.graph.node])
+    large = [t for t in model.graph.initializer if not is_read_by_inference(t)]
+    refill(light.graph.initializer, filter(is_read_by_inference, model.graph.initializer))
+    light.graph.input.extend(weight_info(t) for t in large)
+    light.ir_version = IR_VERSION
+    try:
+        raised = version_converter.convert_version(light, OPSET)
+    except Exception as err:  # the converter raises whatever its C++ code throws
+        raise GraphError(f'onnx cannot convert the network to opset {OPSET} ({err})',
+                         fix=f'export it again with opset_version={OPSET}') from err
+    refill(raised.graph.node, [markers.get(n.output[0], n) if n.op_type == 'Identity' else n
+                               for n in raised.graph.node])
+    raised.graph.initializer.extend(large)
+    refill(raised.graph.input, image_inputs(raised.graph))
+    return raised
 
 
 def schema_of(operator: str, opset: int) -> Any:
@@ -90,7 +167,207 @@ def schema_of(operator: str, opset: int) -> Any:
         return None
 
 
-def _require_known_operator(node: onnx.NodeProto) -> None:
+# -------------------------------------------------------------------------------------------------
+# Write operators that opset 17 does not know as the functions onnx defines them by. A body belongs
+# to the opset it was written for, which lies between the operator's first one and the model's; it
+# may hold further functions, which are written out in turn.
+
+# onnx's own body squeezes the batch away where it is 1.
+_WRONG = ('AffineGrid',)
+
+
+def expand_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """
+    Write out every operator that opset 17 does not know, in the opset of the model.
+
+    Raises
+    ------
+    GraphError
+        If such an operator has no body; the node is named.
+
+    """
+    if not any(_is_unknown(node) for node in model.graph.node):
+        return copy_of(model)
+    result = fold_constants(model)  # what is constant needs no body
+    while any(_is_unknown(node) for node in result.graph.node):
+        ready = _ready(result)
+        if not ready:
+            result = fold_constants(result)
+            ready = _ready(result) or [next(n for n in result.graph.node if _is_unknown(n))]
+        _expand(result, {n.output[0] for n in ready})
+    return result
+
+
+def _is_unknown(node: onnx.NodeProto) -> bool:
+    return node.domain == '' and schema_of(node.op_type, OPSET) is None
+
+
+def _ready(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Return the unknown nodes whose inputs have a known number of axes."""
+    types = types_of(model)
+    return [n for n in model.graph.node if _is_unknown(n) and all(
+        types.get(name, UNKNOWN).rank >= 0 for name in n.input if name)]
+
+
+def _expand(model: onnx.ModelProto, chosen: set[str]) -> None:
+    version = next(e.version for e in model.opset_import if not e.domain)
+    types, taken = types_of(model), tensor_names(model.graph)
+    refill(model.graph.node, [new for node in model.graph.node for new in (
+        _body(node, version, types, taken) if node.output[0] in chosen else [node])])
+
+
+def _body(
+    node: onnx.NodeProto, version: int, types: Mapping[str, TensorType], taken: set[str]
+) -> Nodes:
+    if node.op_type == 'GroupNormalization' and version >= 21:
+        return _group_norm(node, types[node.input[0]].rank, taken)
+    # torch writes an operator of a newer opset too, such as Mish in opset 18.
+    schema = schema_of(node.op_type, version) or schema_of(node.op_type, defs.onnx_opset_version())
+    function = onnx.FunctionProto()
+    if schema is not None and schema.has_context_dependent_function:
+        kinds = [_type_bytes(types.get(name, UNKNOWN)) for name in node.input]
+        function.ParseFromString(
+            schema.get_context_dependent_function(node.SerializeToString(), kinds))
+    elif schema is not None and schema.has_function:
+        function = schema.function_body
+    if not function.node or node.op_type in _WRONG:  # no body at all, or not for such inputs
+        raise GraphError(f'node {node.name!r} is {node.op_type}, which opset {OPSET} cannot '
+                         'express', f'operators of opset {OPSET}', 'replace it in the network')
+    names = dict(zip(function.output, node.output, strict=False))
+    names.update(zip(function.input, node.input, strict=False))
+    names.update(dict.fromkeys(function.input[len(node.input):], ''))
+    prefix = next(name for name in node.output if name)
+    attributes = {a.name: a.default_value for a in schema.attributes.values()
+                  if a.default_value.name}
+    attributes.update({a.name: a for a in node.attribute})
+    return [_of_body(inner, names, prefix, taken, attributes) for inner in function.node]
+
+
+def _type_bytes(known: TensorType) -> bytes:
+    proto = helper.make_tensor_type_proto(known.kind, known.dims) if known.kind \
+        else onnx.TypeProto()
+    return proto.SerializeToString()
+
+
+def _of_body(
+    node: onnx.NodeProto, names: dict[str, str], prefix: str, taken: set[str],
+    attributes: Mapping[str, onnx.AttributeProto],
+) -> onnx.NodeProto:
+    """Return a node of a body with the caller's tensors and attributes."""
+    twin = copy_of(node)
+    twin.name = f'{prefix}_{node.name or node.output[0]}'
+    for name in node.output:
+        if name and name not in names:
+            names[name] = _fresh(f'{prefix}_{name}', taken)
+    refill(twin.input, [names.get(name, name) if name else '' for name in node.input])
+    refill(twin.output, [names.get(name, '') for name in node.output])
+    values = [_resolved(entry, attributes) for entry in node.attribute]
+    refill(twin.attribute, [value for value in values if value is not None])
+    for entry in twin.attribute:
+        if entry.type == onnx.AttributeProto.GRAPH:  # a branch reads tensors of the body
+            refill(entry.g.node, [_of_body(n, names, prefix, taken, attributes)
+                                  for n in entry.g.node])
+            for info in entry.g.output:
+                info.name = names.get(info.name, info.name)
+    return twin
+
+
+def _fresh(wish: str, taken: set[str]) -> str:
+    name = unused(wish, taken)
+    taken.add(name)
+    return name
+
+
+def _resolved(
+    entry: onnx.AttributeProto, attributes: Mapping[str, onnx.AttributeProto]
+) -> onnx.AttributeProto | None:
+    """Put the caller's attribute in place of a reference to it; None if it has none."""
+    if not entry.ref_attr_name:
+        return entry
+    if entry.ref_attr_name not in attributes:
+        return None
+    value = copy_of(attributes[entry.ref_attr_name])
+    value.name = entry.name
+    return value
+
+
+def _group_norm(node: onnx.NodeProto, rank: int, taken: set[str]) -> Nodes:
+    """
+    Write GroupNormalization as torch does: normalise groups as if they were channels.
+
+    The body onnx gives takes the variance as the difference of two means, which cancels.
+
+    """
+    x, scale, bias = node.input
+    prefix, groups = node.output[0], attribute(node, 'num_groups')
+    nodes: list[onnx.NodeProto] = []
+
+    def step(op: str, inputs: list[str], word: str, **kwargs: Any) -> str:
+        name = _fresh(f'{prefix}_{word}', taken)
+        nodes.append(helper.make_node(op, inputs, [name], name=f'{prefix}_{word}', **kwargs))
+        return name
+
+    def constant(word: str, values: NDArray[Any]) -> str:
+        return step('Constant', [], word, value=numpy_helper.from_array(values))
+
+    to_groups = constant('groups', np.array([0, groups, -1], np.int64))
+    ones, zeros = (constant(word, np.full(groups, value, np.float32))
+                   for word, value in (('ones', 1), ('zeros', 0)))
+    axes = constant('axes', np.arange(1, rank - 1, dtype=np.int64))
+    shape = step('Shape', [x], 'shape')
+    grouped = step('Reshape', [x, to_groups], 'grouped')
+    normal = step('InstanceNormalization', [grouped, ones, zeros], 'normal',
+                  epsilon=attribute(node, 'epsilon', 1e-5))
+    flat = step('Reshape', [normal, shape], 'flat')
+    factor, shift = (step('Unsqueeze', [name, axes], word)
+                     for name, word in ((scale, 'scale'), (bias, 'shift')))
+    scaled = step('Mul', [flat, factor], 'scaled')
+    return [*nodes, helper.make_node('Add', [scaled, shift], node.output, name=node.name)]
+
+
+# -------------------------------------------------------------------------------------------------
+# From opset 18 to 23 down to 17, one rule an operator that changed its form.
+# Operators not named here changed at most the types they take. A rule raises if it cannot express
+# the node in opset 17, and so does an attribute that opset 17 does not have.
+
+OpsetRule = Callable[[onnx.NodeProto, FoldingState], 'Nodes | None']
+
+
+def _lowered(model: onnx.ModelProto) -> onnx.ModelProto:
+    state = FoldingState.of(model)
+    state.start(list(model.graph.node))
+    refill(model.graph.node, [new for node in model.graph.node for new in lowered(node, state)])
+    refill(model.graph.initializer, state.tensors.values())
+    return model
+
+
+def lowered(node: onnx.NodeProto, state: FoldingState) -> Nodes:
+    """
+    Write one node of opset 18 to 23 in opset 17; it may be changed in place.
+
+    Raises
+    ------
+    GraphError
+        Naming the node, if opset 17 cannot express it.
+
+    """
+    if node.domain == MARKER_DOMAIN:
+        return [node]
+    rule = _RULES.get(node.op_type)
+    replaced = rule(node, state) if rule is not None else None
+    nodes = [node] if replaced is None else replaced
+    for new in nodes:
+        _require_known_form(new)
+    return nodes
+
+
+def refused(node: onnx.NodeProto, what: str, fix: str = '') -> GraphError:
+    """Make the error of a node that opset 17 cannot express."""
+    return GraphError(f'{node.op_type} {node.name!r} {what}, which opset {OPSET} cannot express',
+                      fix=fix or f'export the network again with opset_version={OPSET}')
+
+
+def _require_known_form(node: onnx.NodeProto) -> None:
     schema = schema_of(node.op_type, OPSET)
     if schema is None:
         raise refused(node, 'is newer')
@@ -104,9 +381,7 @@ def _require_known_operator(node: onnx.NodeProto) -> None:
 def _drop(node: onnx.NodeProto, name: str) -> Any:
     """Take an attribute off a node and return its value, or None."""
     value = attribute(node, name)
-    kept = [entry for entry in node.attribute if entry.name != name]
-    del node.attribute[:]
-    node.attribute.extend(kept)
+    refill(node.attribute, [entry for entry in node.attribute if entry.name != name])
     return value
 
 
@@ -119,29 +394,23 @@ def _input(node: onnx.NodeProto, index: int) -> str:
     return node.input[index] if index < len(node.input) else ''
 
 
-def _constant(
-    node: onnx.NodeProto, index: int, state: FoldingState
-) -> NDArray[Any] | None:
+def _constant(node: onnx.NodeProto, index: int, state: FoldingState) -> NDArray[Any] | None:
     """Return a constant input, None where the node has none there."""
     name = _input(node, index)
-    if not name:
-        return None
-    value = state.value(name)
-    if value is None:
-        raise refused(node, f'takes the computed value {name!r}',
-                      'export the network with a fixed input size')
+    value = state.value(name) if name else None
+    if name and value is None:
+        raise refused(node, f'takes the computed value {name!r}', _FIXED_SIZE)
     return value
 
 
 def _rank(node: onnx.NodeProto, state: FoldingState) -> int:
     rank = state.type_of(node.input[0]).rank
     if rank < 0:
-        raise refused(node, 'works on a tensor of unknown shape',
-                      'export the network with a fixed input size')
+        raise refused(node, 'works on a tensor of unknown shape', _FIXED_SIZE)
     return rank
 
 
-def _reduce(node: onnx.NodeProto, state: FoldingState) -> Sequence[onnx.NodeProto] | None:
+def _reduce(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
     axes = _constant(node, 1, state)
     is_noop = bool(_drop(node, 'noop_with_empty_axes'))
     del node.input[1:]
@@ -161,13 +430,11 @@ def _split(node: onnx.NodeProto, state: FoldingState) -> None:
     dims, axis = state.type_of(node.input[0]).dims or (), attribute(node, 'axis', 0)
     size = dims[axis] if -len(dims) <= axis < len(dims) else None
     if size is None:
-        raise refused(node, 'splits an axis of unknown size',
-                      'export the network with a fixed input size')
+        raise refused(node, 'splits an axis of unknown size', _FIXED_SIZE)
     part = -(-size // count)
-    sizes = [part] * (count - 1) + [size - part * (count - 1)]
-    name = state.put(state.fresh(f'{node.output[0]}_sizes'), np.array(sizes, np.int64))
     del node.input[1:]
-    node.input.append(name)
+    node.input.append(state.put_fresh(f'{node.output[0]}_sizes', *[part] * (count - 1),
+                                      size - part * (count - 1)))
 
 
 def _pad(node: onnx.NodeProto, state: FoldingState) -> None:
@@ -178,7 +445,7 @@ def _pad(node: onnx.NodeProto, state: FoldingState) -> None:
         pads, rank = _constant(node, 1, state), _rank(node, state)
         full = np.zeros((2, rank), np.int64)
         full[:, axes % rank] = np.asarray(pads).reshape(2, -1)
-        node.input[1] = state.put(state.fresh(f'{node.output[0]}_pads'), full.reshape(-1))
+        node.input[1] = state.put_fresh(f'{node.output[0]}_pads', *full.reshape(-1))
     del node.input[3:]
 
 
@@ -200,32 +467,29 @@ def _is_upsampling(node: onnx.NodeProto, state: FoldingState) -> bool:
     """Say whether no axis shrinks, where antialiasing has no effect."""
     old, new = state.shape(node.input[0]), state.shape(node.output[0])
     if old is None or new is None:
-        raise refused(node, 'has a computed size', 'export the network with a fixed input size')
+        raise refused(node, 'has a computed size', _FIXED_SIZE)
     return all(n >= o for o, n in zip(old, new, strict=True))
 
 
 def _fill_axes(node: onnx.NodeProto, axes: Sequence[int], state: FoldingState) -> None:
-    """Say for all axes what the node says for some."""
+    """State for all axes what the node states for some."""
     rank = _rank(node, state)
-    roi, scales, sizes = (_constant(node, index, state) for index in (1, 2, 3))
-    prefix = node.output[0]
     names = ['', '', '']
-    if roi is not None and roi.size:
-        full = np.concatenate([np.zeros(rank), np.ones(rank)]).reshape(2, rank)
-        full[:, list(axes)] = roi.reshape(2, -1)
-        names[0] = state.put(state.fresh(f'{prefix}_roi'), full.reshape(-1).astype(roi.dtype))
-    if scales is not None and scales.size:
-        ones = np.ones(rank, np.float32)
-        ones[list(axes)] = scales
-        names[1] = state.put(state.fresh(f'{prefix}_scales'), ones)
-    if sizes is not None and sizes.size:
+
+    def fill(index: int, word: str, full: NDArray[Any]) -> None:
+        value = _constant(node, index + 1, state)
+        if value is not None and value.size:
+            full[..., list(axes)] = value.reshape(*full.shape[:-1], -1)
+            names[index] = state.put(state.fresh(f'{node.output[0]}_{word}'),
+                                     full.reshape(-1).astype(value.dtype))
+
+    fill(0, 'roi', np.repeat([[0.0], [1.0]], rank, 1))
+    fill(1, 'scales', np.ones(rank, np.float32))
+    if _input(node, 3):
         shape = state.shape(node.input[0])
         if shape is None:
-            raise refused(node, 'resizes a tensor of unknown shape',
-                          'export the network with a fixed input size')
-        numbers = np.array(shape, np.int64)
-        numbers[list(axes)] = sizes
-        names[2] = state.put(state.fresh(f'{prefix}_size'), numbers)
+            raise refused(node, 'resizes a tensor of unknown shape', _FIXED_SIZE)
+        fill(2, 'size', np.array(shape, np.int64))
     del node.input[1:]
     node.input.extend(names if names[2] else names[:2])
 
@@ -289,352 +553,3 @@ _RULES: dict[str, OpsetRule] = {
     'DequantizeLinear': _dequantize, 'ScatterElements': _scatter, 'ScatterND': _scatter,
     'DFT': _dft,
 }
-
-
-# -------------------------------------------------------------------------------------------------
-# Operators that an older opset does not know, written out as the functions onnx defines them by.
-# A body belongs to the opset it was written for, which lies between the operator's first one and
-# the model's; it may hold further functions, which are written out in turn.
-
-# onnx's own body squeezes the batch away where it is 1.
-_WRONG = ('AffineGrid',)
-
-
-def expand_functions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """
-    Write out every operator that opset 17 does not know.
-
-    Parameters
-    ----------
-    model : ModelProto
-        Without functions of its own; left as it is.
-
-    Returns
-    -------
-    ModelProto
-        In the same opset as before, but of operators that opset 17 has in some form.
-
-    Raises
-    ------
-    GraphError
-        If such an operator has no body; the node is named.
-
-    """
-    if not any(_is_unknown(node) for node in model.graph.node):
-        return copy_of(model)
-    result = fold_constants(model)  # what is constant needs no body
-    while any(_is_unknown(node) for node in result.graph.node):
-        ready = _ready(result)
-        if not ready:
-            result = fold_constants(result)
-            ready = _ready(result) or [
-                next(n for n in result.graph.node if _is_unknown(n))]
-        _expand(result, {n.output[0] for n in ready})
-    return result
-
-
-def _ready(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """Return the unknown nodes whose inputs have a known number of axes."""
-    types = types_of(model)
-    return [n for n in model.graph.node if _is_unknown(n) and all(
-        types.get(name, UNKNOWN).rank >= 0 for name in n.input if name)]
-
-
-def _expand(model: onnx.ModelProto, chosen: set[str]) -> None:
-    version = next(e.version for e in model.opset_import if not e.domain)
-    types = types_of(model)
-    taken = {name for n in model.graph.node for name in (*n.input, *n.output)}
-    taken |= {tensor.name for tensor in model.graph.initializer}
-    nodes: list[onnx.NodeProto] = []
-    for node in model.graph.node:
-        nodes += (_body(node, version, types, taken) if node.output[0] in chosen else [node])
-    replace_nodes(model.graph, nodes)
-
-
-def _is_unknown(node: onnx.NodeProto) -> bool:
-    return node.domain == '' and schema_of(node.op_type, OPSET) is None
-
-
-def _no_form(node: onnx.NodeProto) -> GraphError:
-    return GraphError(f'node {node.name!r} is {node.op_type}, which opset {OPSET} cannot express',
-                      f'operators of opset {OPSET}', 'replace it in the network')
-
-
-def _body(
-    node: onnx.NodeProto, version: int, types: Mapping[str, TensorType], taken: set[str]
-) -> Sequence[onnx.NodeProto]:
-    if node.op_type == 'GroupNormalization' and version >= 21:
-        return _group_norm(node, types[node.input[0]].rank, taken)
-    schema = _schema(node, version)
-    function = _function(schema, node, types)
-    names = dict(zip(function.output, node.output, strict=False))
-    names.update(zip(function.input, node.input, strict=False))
-    names.update(dict.fromkeys(function.input[len(node.input):], ''))
-    prefix = next(name for name in node.output if name)
-    given = {a.name: a for a in node.attribute}
-    defaults = {a.name: a.default_value for a in schema.attributes.values()
-                if a.default_value.name}
-    return [_renamed(inner, names, prefix, taken, {**defaults, **given})
-            for inner in function.node]
-
-
-def _group_norm(
-    node: onnx.NodeProto, rank: int, taken: set[str]
-) -> Sequence[onnx.NodeProto]:
-    """
-    Write GroupNormalization as torch does: normalise groups as if they were channels.
-
-    The body onnx gives takes the variance as the difference of two means, which cancels.
-
-    """
-    x, scale, bias = node.input
-    prefix = node.output[0]
-    groups = attribute(node, 'num_groups')
-
-    def constant(word: str, values: NDArray[Any]) -> onnx.NodeProto:
-        name = _fresh(f'{prefix}_{word}', taken)
-        return helper.make_node('Constant', [], [name], value=numpy_helper.from_array(values))
-
-    def step(op: str, inputs: list[str], word: str, **kwargs: Any) -> onnx.NodeProto:
-        return helper.make_node(op, inputs, [_fresh(f'{prefix}_{word}', taken)],
-                                name=f'{prefix}_{word}', **kwargs)
-
-    to_groups = constant('groups', np.array([0, groups, -1], np.int64))
-    ones, zeros = (constant(word, np.full(groups, value, np.float32))
-                   for word, value in (('ones', 1), ('zeros', 0)))
-    axes = constant('axes', np.arange(1, rank - 1, dtype=np.int64))
-    shape = step('Shape', [x], 'shape')
-    grouped = step('Reshape', [x, to_groups.output[0]], 'grouped')
-    normal = step('InstanceNormalization', [grouped.output[0], ones.output[0], zeros.output[0]],
-                  'normal', epsilon=attribute(node, 'epsilon', 1e-5))
-    flat = step('Reshape', [normal.output[0], shape.output[0]], 'flat')
-    factor, shift = (step('Unsqueeze', [name, axes.output[0]], word)
-                     for name, word in ((scale, 'scale'), (bias, 'shift')))
-    scaled = step('Mul', [flat.output[0], factor.output[0]], 'scaled')
-    last = helper.make_node('Add', [scaled.output[0], shift.output[0]], node.output,
-                            name=node.name)
-    return [to_groups, ones, zeros, axes, shape, grouped, normal, flat, factor, shift, scaled,
-            last]
-
-
-def _schema(node: onnx.NodeProto, version: int) -> Any:
-    """Return the schema, of a newer opset if need be: torch writes Mish in opset 18 too."""
-    for known in (version, defs.onnx_opset_version()):
-        schema = schema_of(node.op_type, known)
-        if schema is not None:
-            return schema
-    raise _no_form(node)
-
-
-def _function(
-    schema: Any, node: onnx.NodeProto, types: Mapping[str, TensorType]
-) -> onnx.FunctionProto:
-    function = onnx.FunctionProto()
-    if schema.has_context_dependent_function:
-        kinds = [_type_bytes(types.get(name)) for name in node.input]
-        function.ParseFromString(
-            schema.get_context_dependent_function(node.SerializeToString(), kinds))
-    elif schema.has_function:
-        function = schema.function_body
-    if not function.node or node.op_type in _WRONG:  # no body at all, or not for such inputs
-        raise _no_form(node)
-    return function
-
-
-def _type_bytes(known: TensorType | None) -> bytes:
-    if known is None or not known.kind:
-        return onnx.TypeProto().SerializeToString()
-    return helper.make_tensor_type_proto(known.kind, known.dims).SerializeToString()
-
-
-def _renamed(
-    node: onnx.NodeProto, names: dict[str, str], prefix: str, taken: set[str],
-    attributes: Mapping[str, onnx.AttributeProto],
-) -> onnx.NodeProto:
-    twin = onnx.NodeProto()
-    twin.CopyFrom(node)
-    twin.name = f'{prefix}_{node.name or node.output[0]}'
-    for index, name in enumerate(node.input):
-        twin.input[index] = names.get(name, name) if name else ''
-    for index, name in enumerate(node.output):
-        if name and name not in names:
-            names[name] = _fresh(f'{prefix}_{name}', taken)
-        twin.output[index] = names.get(name, '')
-    del twin.attribute[:]
-    for entry in node.attribute:
-        value = _resolved(entry, attributes)
-        if value is not None:
-            twin.attribute.append(value)
-    for entry in twin.attribute:
-        if entry.type == onnx.AttributeProto.GRAPH:  # a branch reads tensors of the body
-            inner = [_renamed(n, names, prefix, taken, attributes) for n in entry.g.node]
-            replace_nodes(entry.g, inner)
-            for info in entry.g.output:
-                info.name = names.get(info.name, info.name)
-    return twin
-
-
-def _fresh(wish: str, taken: set[str]) -> str:
-    name, number = wish, 2
-    while name in taken:
-        name, number = f'{wish}_{number}', number + 1
-    taken.add(name)
-    return name
-
-
-def _resolved(
-    entry: onnx.AttributeProto, attributes: Mapping[str, onnx.AttributeProto]
-) -> onnx.AttributeProto | None:
-    """Put the caller's attribute in place of a reference to it; None if it has none."""
-    if not entry.ref_attr_name:
-        return entry
-    source = attributes.get(entry.ref_attr_name)
-    if source is None:
-        return None
-    value = onnx.AttributeProto()
-    value.CopyFrom(source)
-    value.name = entry.name
-    return value
-
-
-# -------------------------------------------------------------------------------------------------
-
-_log = logging.getLogger(__name__)
-OLDEST, NEWEST = 11, 23
-_STANDARD = ('', 'ai.onnx')
-
-
-def to_opset17(model: onnx.ModelProto) -> onnx.ModelProto:
-    """
-    Rewrite a network in opset 17, IR version 8.
-
-    Parameters
-    ----------
-    model : ModelProto
-        Of opset 11 to 23, with or without markers of dropout; left as it is. The sizes of its
-        input should be fixed (`fix_input`), since some rules need the shapes.
-
-    Returns
-    -------
-    ModelProto
-        Computes the same. Functions of the model are inlined, markers are as they were.
-
-    Raises
-    ------
-    GraphError
-        If the opset is another, or an operator has no form in opset 17; the node is named.
-
-    """
-    version = opset_of(model)
-    plain = _tidied(_inlined(model))
-    _require_known(plain)
-    if version < OPSET:
-        plain = _raised(plain)
-    elif version > OPSET:
-        plain = _lowered(fold_constants(expand_functions(plain)))
-    del plain.opset_import[:]
-    plain.opset_import.append(onnx.helper.make_opsetid('', OPSET))
-    if any(is_marker(node) for node in plain.graph.node):
-        plain.opset_import.append(onnx.helper.make_opsetid(MARKER_DOMAIN, 1))
-    plain.ir_version = IR_VERSION
-    return plain
-
-
-def opset_of(model: onnx.ModelProto) -> int:
-    """
-    Return the opset of a model's standard operators.
-
-    Raises
-    ------
-    GraphError
-        If it has none, or one that is not supported here.
-
-    """
-    versions = [e.version for e in model.opset_import if e.domain in _STANDARD]
-    newest = min(NEWEST, defs.onnx_opset_version())
-    if not versions:
-        raise GraphError('the network names no opset', f'opset {OLDEST} to {newest}',
-                         'export it again')
-    if newest < versions[0] <= NEWEST:
-        raise GraphError(f'the network has opset {versions[0]}', f'{OLDEST} to {newest}, which is '
-                         'what the installed onnx knows', f'export it again with opset_version='
-                         f'{OPSET}, or install a newer onnx')
-    if not OLDEST <= versions[0] <= newest:
-        raise GraphError(f'the network has opset {versions[0]}', f'{OLDEST} to {newest}',
-                         f'export it again with opset_version={OPSET}')
-    return versions[0]
-
-
-def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    if not model.functions:
-        return copy_of(model)
-    _log.info('inlining %d functions of the model', len(model.functions))
-    return inliner.inline_local_functions(model, convert_version=True)
-
-
-def _tidied(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Take weights out of the inputs, where IR version 3 lists them, and notes out of nodes."""
-    graph = model.graph
-    del graph.value_info[:]
-    for node in graph.node:
-        node.domain = '' if node.domain == 'ai.onnx' else node.domain
-        node.ClearField('doc_string')
-        # torch writes the exporting machine's stack of calls here; shipped files hold no paths.
-        if 'metadata_props' in node.DESCRIPTOR.fields_by_name:
-            node.ClearField('metadata_props')
-    weights = {tensor.name for tensor in graph.initializer}
-    kept = [info for info in graph.input if info.name not in weights]
-    del graph.input[:]
-    graph.input.extend(kept)
-    return model
-
-
-def _require_known(model: onnx.ModelProto) -> None:
-    for node in model.graph.node:
-        if node.domain not in ('', MARKER_DOMAIN):
-            raise GraphError(
-                f'node {node.name!r} is {node.domain}::{node.op_type}, which is not ONNX',
-                'standard operators', 'export the network without optimisation for one runtime')
-        if not node.domain and schema_of(node.op_type, defs.onnx_opset_version()) is None:
-            fix = ('export it in inference mode, and put dropout in with --inject-dropout'
-                   if 'Random' in node.op_type else 'export the network again')
-            raise GraphError(f'node {node.name!r} is {node.op_type}, which no opset has',
-                             'standard operators', fix)
-
-
-def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Let onnx convert the graph without its markers and large weights, and put them back."""
-    light = copy_of(model)
-    graph = light.graph
-    markers = {node.output[0]: node for node in model.graph.node if is_marker(node)}
-    replace_nodes(graph, [hidden(n) if is_marker(n) else n for n in graph.node])
-    large = [t for t in model.graph.initializer if not is_read_by_inference(t)]
-    small = [t for t in model.graph.initializer if is_read_by_inference(t)]
-    del graph.initializer[:]
-    graph.initializer.extend(small)
-    graph.input.extend(weight_info(t) for t in large)
-    light.ir_version = IR_VERSION
-    try:
-        raised = version_converter.convert_version(light, OPSET)
-    except Exception as err:  # the converter raises whatever its C++ code throws
-        raise GraphError(f'onnx cannot convert the network to opset {OPSET} ({err})',
-                         fix=f'export it again with opset_version={OPSET}') from err
-    nodes = [markers.get(n.output[0], n) if n.op_type == 'Identity' else n
-             for n in raised.graph.node]
-    replace_nodes(raised.graph, nodes)
-    names = {t.name for t in large}
-    inputs = [info for info in raised.graph.input if info.name not in names]
-    del raised.graph.input[:]
-    raised.graph.input.extend(inputs)
-    raised.graph.initializer.extend(large)
-    return raised
-
-
-def _lowered(model: onnx.ModelProto) -> onnx.ModelProto:
-    state = FoldingState.of(model)
-    state.start(list(model.graph.node))
-    nodes = [new for node in model.graph.node for new in lowered(node, state)]
-    replace_nodes(model.graph, nodes)
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(state.tensors.values())
-    return model

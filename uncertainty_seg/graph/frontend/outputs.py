@@ -12,268 +12,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 import difflib
 import math
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 import onnx
 from onnx import helper, numpy_helper, TensorProto
 
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.frontend.constant_folding import fold_constants
 from uncertainty_seg.graph.onnx_tools import (
+    add_constant,
     attribute,
     constants,
     copy_of,
     float_info,
     fresh_name,
-    replace_nodes,
+    producer,
+    refill,
+    replace_node,
+    Shape,
     TensorType,
     types_of,
     UNKNOWN,
 )
-
-# -------------------------------------------------------------------------------------------------
-# Bring an output of logits to planes, and one channel of a binary network to two classes.
-# Both go in front of a last Resize, which works plane by plane, so that it stays the last node and
-# can be left to the reduction. Nothing is rounded: the factors are halves.
-
-_FIRST = (0, 3, 1, 2)
-
-
-def planes_first(
-    model: onnx.ModelProto, shape: Sequence[int], axis: int
-) -> onnx.ModelProto:
-    """
-    Give the output four axes and the classes axis 1.
-
-    Parameters
-    ----------
-    model : ModelProto
-        With one output; left as it is.
-    shape : sequence of int
-        The output's, with four axes; it may have fewer in the graph.
-    axis : int
-        Of the classes in that shape, 1 or 3.
-
-    Returns
-    -------
-    ModelProto
-        With the output (1, C, h, w).
-
-    """
-    result = copy_of(model)
-    graph = result.graph
-    info = graph.output[0]
-    name = info.name
-    if len(info.type.tensor_type.shape.dim) < 4:
-        full = fresh_name(graph, f'{name}_full')
-        size = _add(graph, f'{full}_shape', np.array(shape, np.int64))
-        graph.node.append(helper.make_node('Reshape', [name, size], [full]))
-        name = full
-    if axis == 3:
-        name = _turned(graph, name)
-        shape = [shape[i] for i in _FIRST]
-    del graph.output[:]
-    graph.output.append(float_info(name, shape))
-    return result
-
-
-def _turned(graph: onnx.GraphProto, name: str) -> str:
-    """Transpose a tensor to planes, before the Resize that makes it if there is one."""
-    target = fresh_name(graph, f'{name}_planes')
-    last = _last_resize(graph, name)
-    if last is None:
-        graph.node.append(helper.make_node('Transpose', [name], [target], perm=_FIRST))
-        return target
-    low = fresh_name(graph, f'{target}_low')
-    turn = helper.make_node('Transpose', last.input[:1], [low], perm=_FIRST)
-    values = [constants(graph)[entry] if entry else None for entry in last.input[2:]]
-    last.input[:] = [low, '', *(
-        _add(graph, f'{target}_size', value[list(_FIRST)])
-        if value is not None and value.size else '' for value in values)]
-    last.output[0] = target
-    nodes = list(graph.node)
-    at = nodes.index(last)
-    replace_nodes(graph, [*nodes[:at], turn, *nodes[at:]])
-    return target
-
-
-def two_classes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """
-    Make two classes of one channel z: logits -z / 2 and z / 2, whose softmax is its sigmoid.
-
-    Parameters
-    ----------
-    model : ModelProto
-        With one output (1, 1, h, w); left as it is.
-
-    Returns
-    -------
-    ModelProto
-        With the output (1, 2, h, w). A convolution that makes z gets two filters.
-
-    """
-    result = copy_of(model)
-    graph = result.graph
-    name = graph.output[0].name
-    dims = [d.dim_value for d in graph.output[0].type.tensor_type.shape.dim]
-    last = _last_resize(graph, name)
-    source = last.input[0] if last is not None else name
-    if last is not None:
-        _resize_two(graph, last)
-    conv = next((n for n in graph.node if source in n.output), None)
-    if conv is None or not _doubled(graph, conv):
-        name = _concatenated(graph, source, last)
-    del graph.output[:]
-    graph.output.append(float_info(name, (1, 2, *dims[2:])))
-    return result
-
-
-def _last_resize(graph: onnx.GraphProto, name: str) -> onnx.NodeProto | None:
-    """Return the Resize that makes the output, if its arguments are constants and no region."""
-    node = next((n for n in graph.node if name in n.output), None)
-    known = constants(graph)
-    if node is None or node.op_type != 'Resize':
-        return None
-    is_plain = (all(entry in known for entry in node.input[1:] if entry) and attribute(
-        node, 'coordinate_transformation_mode') != 'tf_crop_and_resize')
-    return node if is_plain else None
-
-
-def _doubled(graph: onnx.GraphProto, conv: onnx.NodeProto) -> bool:
-    """Give a convolution of one filter two of them."""
-    known = constants(graph)
-    weights = [known.get(entry) for entry in conv.input[1:]]
-    if conv.op_type != 'Conv' or any(w is None or len(w) != 1 for w in weights):
-        return False
-    for index, value in enumerate(weights, 1):
-        if value is not None:
-            half = np.asarray(value, np.float32) / 2
-            pair = np.concatenate([-half, half])
-            conv.input[index] = _add(graph, f'{conv.input[index]}_two', pair)
-    return True
-
-
-def _concatenated(
-    graph: onnx.GraphProto, source: str, last: onnx.NodeProto | None
-) -> str:
-    """Join -z / 2 and z / 2; return the name of the output then."""
-    both = fresh_name(graph, f'{source}_two_classes')
-    halves = []
-    nodes = []
-    for word, factor in (('background', -0.5), ('object', 0.5)):
-        half = fresh_name(graph, f'{both}_{word}')
-        scale = _add(graph, f'{half}_factor', np.array(factor, np.float32))
-        nodes.append(helper.make_node('Mul', [source, scale], [half]))
-        halves.append(half)
-    nodes.append(helper.make_node('Concat', halves, [both], axis=1))
-    if last is None:
-        graph.node.extend(nodes)
-        return both
-    last.input[0] = both
-    kept, name = list(graph.node), last.output[0]
-    at = kept.index(last)
-    replace_nodes(graph, [*kept[:at], *nodes, *kept[at:]])
-    return name
-
-
-def _resize_two(graph: onnx.GraphProto, last: onnx.NodeProto) -> None:
-    """Let a Resize that states all four sizes state two planes."""
-    if len(last.input) > 3 and last.input[3]:
-        sizes = np.array(constants(graph)[last.input[3]])
-        sizes[1] = 2
-        last.input[3] = _add(graph, f'{last.input[3]}_two', sizes)
-
-
-def _add(graph: onnx.GraphProto, wish: str, value: NDArray[Any]) -> str:
-    tensor: TensorProto = numpy_helper.from_array(value, fresh_name(graph, wish))
-    graph.initializer.append(tensor)
-    return tensor.name
-
-
-# -------------------------------------------------------------------------------------------------
-# Take the last upsampling off a network, and put one on.
-# The reduction upsamples each pass's logits itself, row by row; leaving that to the graph would
-# write T x C x h x w numbers to memory first.
-
-_OURS = {'half_pixel': 'half_pixel', 'pytorch_half_pixel': 'half_pixel',
-         'align_corners': 'align_corners'}
-
-
-def strip_final_resize(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
-    """
-    Remove a bilinear Resize that makes the only output.
-
-    Parameters
-    ----------
-    model : ModelProto
-        Left as it is.
-
-    Returns
-    -------
-    model : ModelProto
-        With the Resize's input as output; unchanged when the last node is another.
-    upsampling : str
-        One of `core.model_card.UPSAMPLINGS`: what was removed, 'half_pixel' if nothing was.
-
-    """
-    result = copy_of(model)
-    graph = result.graph
-    last = next((n for n in graph.node if graph.output[0].name in n.output), None)
-    upsampling = None
-    if len(graph.output) == 1 and last is not None and last.op_type == 'Resize':
-        upsampling = _upsampling_of(last)
-    if upsampling is None or last is None:
-        return result, 'half_pixel'
-    replace_nodes(graph, [n for n in graph.node if n is not last])
-    info = helper.make_tensor_value_info(last.input[0], TensorProto.FLOAT, None)
-    del graph.output[:]
-    graph.output.append(info)
-    return result, upsampling
-
-
-def _upsampling_of(resize: onnx.NodeProto) -> str | None:
-    if attribute(resize, 'mode', 'nearest') != 'linear':
-        return None
-    return _OURS.get(attribute(resize, 'coordinate_transformation_mode', 'half_pixel'))
-
-
-def upsample_nodes(
-    source: str, target: str, height: int, width: int, upsampling: str = 'half_pixel'
-) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """
-    Make the Resize that the reduction stands for.
-
-    Parameters
-    ----------
-    source, target : str
-        Tensor (N, C, hl, wl) and the name of the result (N, C, h, w).
-    height, width : int
-        h, w.
-    upsampling : str
-        One of `core.model_card.UPSAMPLINGS`.
-
-    Returns
-    -------
-    nodes, initializers : list
-        To add to a graph that has `source`.
-
-    """
-    front, shape, cut = f'{target}_shape', f'{target}_nc', f'{target}_range'
-    size = numpy_helper.from_array(np.array([height, width], np.int64), f'{target}_hw')
-    bounds = [numpy_helper.from_array(np.array([v], np.int64), f'{cut}_{v}') for v in (0, 2)]
-    nodes = [
-        helper.make_node('Shape', [source], [front]),
-        helper.make_node('Slice', [front, bounds[0].name, bounds[1].name], [shape]),
-        helper.make_node('Concat', [shape, size.name], [f'{target}_size'], axis=0),
-        helper.make_node('Resize', [source, '', '', f'{target}_size'], [target], mode='linear',
-                         coordinate_transformation_mode=upsampling),
-    ]
-    return nodes, [size, *bounds]
-
-
-# -------------------------------------------------------------------------------------------------
 
 _USUAL = ('out', 'logits', 'output')
 _LAYOUT = ('Transpose', 'Reshape', 'Squeeze', 'Unsqueeze', 'Flatten', 'Identity', 'Cast', 'Resize')
@@ -287,7 +47,7 @@ def to_logits(model: onnx.ModelProto, output: str | None, num_classes: int) -> o
     Parameters
     ----------
     model : ModelProto
-        From `make_static`; left as it is.
+        Of static input, constants folded; left as it is.
     output : str or None
         Name of the output, or of any tensor; None takes the only one that fits.
     num_classes : int
@@ -312,12 +72,12 @@ def to_logits(model: onnx.ModelProto, output: str | None, num_classes: int) -> o
     if kind.kind != TensorProto.FLOAT or kind.shape is None:
         raise GraphError(f'the output {name!r} is {_shown(kind)}', 'float32 of a static shape',
                          'export logits')
-    del result.graph.output[:]
-    result.graph.output.append(helper.make_tensor_value_info(name, kind.kind, kind.shape))
+    refill(result.graph.output, [helper.make_tensor_value_info(name, kind.kind, kind.shape)])
     axis = _class_axis(name, _four(kind.shape, name), num_classes)
-    result = planes_first(result, _four(kind.shape, name), axis)
+    _put_planes_first(result.graph, _four(kind.shape, name), axis)
     if _four(kind.shape, name)[axis] == 1:
-        result = two_classes(fold_constants(result))
+        result = fold_constants(result)
+        _make_two_classes(result.graph)
     return fold_constants(result)
 
 
@@ -410,7 +170,7 @@ def _require_over_classes(
 
 
 def _axis_before(
-    step: onnx.NodeProto, axis: int | None, old: tuple[int, ...], new: tuple[int, ...]
+    step: onnx.NodeProto, axis: int | None, old: Shape, new: Shape
 ) -> int | None:
     """Say which axis of a step's input becomes an axis of its output, if one does."""
     if axis is None:
@@ -422,7 +182,7 @@ def _axis_before(
                 None)
 
 
-def _four(shape: tuple[int, ...], name: str) -> tuple[int, ...]:
+def _four(shape: Shape, name: str) -> Shape:
     """Return the shape of four axes that a squeezed output had before."""
     if len(shape) in (2, 3, 4):
         shape = (1,) * (4 - len(shape)) + shape
@@ -432,7 +192,7 @@ def _four(shape: tuple[int, ...], name: str) -> tuple[int, ...]:
     return shape
 
 
-def _class_axis(name: str, shape: tuple[int, ...], num_classes: int) -> int:
+def _class_axis(name: str, shape: Shape, num_classes: int) -> int:
     """Return 1 or 3."""
     wanted = (num_classes, 1) if num_classes == 2 else (num_classes,)
     for size in wanted:
@@ -444,3 +204,180 @@ def _class_axis(name: str, shape: tuple[int, ...], num_classes: int) -> int:
         raise GraphError(came, f'{num_classes} classes', 'list two classes, background and '
                          'object, for a network of one channel')
     raise GraphError(came, f'{num_classes} classes', 'list as many classes as the network has')
+
+
+# -------------------------------------------------------------------------------------------------
+# Bring an output of logits to planes, and one channel of a binary network to two classes.
+# Both go in front of a last Resize, which works plane by plane, so that it stays the last node and
+# can be left to the reduction. Nothing is rounded: the factors are halves.
+
+_FIRST = (0, 3, 1, 2)
+
+
+def _put_planes_first(graph: onnx.GraphProto, shape: Sequence[int], axis: int) -> None:
+    """
+    Give the output four axes and the classes axis 1.
+
+    `shape` is the output's with four axes, of which it may have fewer in the graph; `axis` is that
+    of the classes in it, 1 or 3.
+
+    """
+    info = graph.output[0]
+    name = info.name
+    if len(info.type.tensor_type.shape.dim) < 4:
+        full = fresh_name(graph, f'{name}_full')
+        size = add_constant(graph, f'{full}_shape', np.array(shape, np.int64))
+        graph.node.append(helper.make_node('Reshape', [name, size], [full]))
+        name = full
+    if axis == 3:
+        name = _turned(graph, name)
+        shape = [shape[i] for i in _FIRST]
+    refill(graph.output, [float_info(name, shape)])
+
+
+def _turned(graph: onnx.GraphProto, name: str) -> str:
+    """Transpose a tensor to planes, before the Resize that makes it if there is one."""
+    target = fresh_name(graph, f'{name}_planes')
+    last = _last_resize(graph, name)
+    if last is None:
+        graph.node.append(helper.make_node('Transpose', [name], [target], perm=_FIRST))
+        return target
+    low = fresh_name(graph, f'{target}_low')
+    turn = helper.make_node('Transpose', last.input[:1], [low], perm=_FIRST)
+    values = [constants(graph)[entry] if entry else None for entry in last.input[2:]]
+    last.input[:] = [low, '', *(
+        add_constant(graph, f'{target}_size', value[list(_FIRST)])
+        if value is not None and value.size else '' for value in values)]
+    last.output[0] = target
+    replace_node(graph, last, [turn, last])
+    return target
+
+
+def _make_two_classes(graph: onnx.GraphProto) -> None:
+    """
+    Make two classes of one channel z: logits -z / 2 and z / 2, whose softmax is its sigmoid.
+
+    A convolution that makes z gets two filters.
+
+    """
+    name = graph.output[0].name
+    dims = [d.dim_value for d in graph.output[0].type.tensor_type.shape.dim]
+    last = _last_resize(graph, name)
+    source = last.input[0] if last is not None else name
+    if last is not None:
+        _resize_two(graph, last)
+    conv = producer(graph.node, source)
+    if conv is None or not _doubled(graph, conv):
+        name = _concatenated(graph, source, last)
+    refill(graph.output, [float_info(name, (1, 2, *dims[2:]))])
+
+
+def _last_resize(graph: onnx.GraphProto, name: str) -> onnx.NodeProto | None:
+    """Return the Resize that makes the output, if its arguments are constants and no region."""
+    node, known = producer(graph.node, name), constants(graph)
+    is_plain = (node is not None and node.op_type == 'Resize'
+                and all(entry in known for entry in node.input[1:] if entry)
+                and attribute(node, 'coordinate_transformation_mode') != 'tf_crop_and_resize')
+    return node if is_plain else None
+
+
+def _doubled(graph: onnx.GraphProto, conv: onnx.NodeProto) -> bool:
+    """Give a convolution of one filter two of them."""
+    known = constants(graph)
+    weights = [known.get(entry) for entry in conv.input[1:]]
+    if conv.op_type != 'Conv' or any(w is None or len(w) != 1 for w in weights):
+        return False
+    for index, value in enumerate(weights, 1):
+        if value is not None:
+            half = np.asarray(value, np.float32) / 2
+            pair = np.concatenate([-half, half])
+            conv.input[index] = add_constant(graph, f'{conv.input[index]}_two', pair)
+    return True
+
+
+def _concatenated(
+    graph: onnx.GraphProto, source: str, last: onnx.NodeProto | None
+) -> str:
+    """Join -z / 2 and z / 2; return the name of the output then."""
+    both = fresh_name(graph, f'{source}_two_classes')
+    halves, nodes = [], []
+    for word, factor in (('background', -0.5), ('object', 0.5)):
+        half = fresh_name(graph, f'{both}_{word}')
+        scale = add_constant(graph, f'{half}_factor', np.array(factor, np.float32))
+        nodes.append(helper.make_node('Mul', [source, scale], [half]))
+        halves.append(half)
+    nodes.append(helper.make_node('Concat', halves, [both], axis=1))
+    if last is None:
+        graph.node.extend(nodes)
+        return both
+    last.input[0] = both
+    name: str = last.output[0]
+    replace_node(graph, last, [*nodes, last])
+    return name
+
+
+def _resize_two(graph: onnx.GraphProto, last: onnx.NodeProto) -> None:
+    """Let a Resize that states all four sizes state two planes."""
+    if len(last.input) > 3 and last.input[3]:
+        sizes = np.array(constants(graph)[last.input[3]])
+        sizes[1] = 2
+        last.input[3] = add_constant(graph, f'{last.input[3]}_two', sizes)
+
+
+# -------------------------------------------------------------------------------------------------
+# Take the last upsampling off a network, and put one on.
+# The reduction upsamples each pass's logits itself, row by row; leaving that to the graph would
+# write T x C x h x w numbers to memory first.
+
+_OURS = {'half_pixel': 'half_pixel', 'pytorch_half_pixel': 'half_pixel',
+         'align_corners': 'align_corners'}
+
+
+def strip_final_resize(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
+    """
+    Remove a bilinear Resize that makes the only output.
+
+    Returns
+    -------
+    model : ModelProto
+        With the Resize's input as output; a copy when the last node is another.
+    upsampling : str
+        One of `core.model_card.UPSAMPLINGS`: what was removed, 'half_pixel' if nothing was.
+
+    """
+    result = copy_of(model)
+    graph = result.graph
+    last = producer(graph.node, graph.output[0].name)
+    if last is None or len(graph.output) != 1 or last.op_type != 'Resize' \
+            or attribute(last, 'mode', 'nearest') != 'linear':
+        return result, 'half_pixel'
+    mode = attribute(last, 'coordinate_transformation_mode', 'half_pixel')
+    if mode not in _OURS:
+        return result, 'half_pixel'
+    refill(graph.node, [n for n in graph.node if n is not last])
+    info = helper.make_tensor_value_info(last.input[0], TensorProto.FLOAT, None)
+    refill(graph.output, [info])
+    return result, _OURS[mode]
+
+
+def upsample_nodes(
+    source: str, target: str, height: int, width: int, upsampling: str = 'half_pixel'
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """
+    Make the Resize that the reduction stands for: nodes and initializers to add to a graph.
+
+    It brings `source` (N, C, hl, wl) to `target` (N, C, h, w); `upsampling` is one of
+    `core.model_card.UPSAMPLINGS`.
+
+    """
+    front, shape, cut = f'{target}_shape', f'{target}_nc', f'{target}_range'
+    size = numpy_helper.from_array(np.array([height, width], np.int64), f'{target}_hw')
+    bounds = [numpy_helper.from_array(np.array([v], np.int64), f'{cut}_{v}') for v in (0, 2)]
+    nodes = [
+        helper.make_node('Shape', [source], [front]),
+        helper.make_node('Slice', [front, bounds[0].name, bounds[1].name], [shape]),
+        helper.make_node('Concat', [shape, size.name], [f'{target}_size'], axis=0),
+        helper.make_node('Resize', [source, '', '', f'{target}_size'], [target], mode='linear',
+                         coordinate_transformation_mode=upsampling),
+    ]
+    return nodes, [size, *bounds]

@@ -3,7 +3,9 @@
 Give a network one size: batch 1, three planes, h rows, w columns.
 
 Which tensor is the image is read off the shapes; a network that takes (1, h, w, 3), as Keras
-exports, gets a transposition in front, which later passes cancel where they can.
+exports, gets a transposition in front, which later passes cancel where they can. In the end the
+graph takes the bytes of an image, a quarter of the floats' size: cast, order and normalisation are
+inside.
 
 """
 
@@ -15,84 +17,21 @@ from onnx import helper, numpy_helper, TensorProto
 
 from uncertainty_seg.core.model_card import InputSpec
 from uncertainty_seg.errors import GraphError
-from uncertainty_seg.graph.frontend.constant_folding import fold_constants
-from uncertainty_seg.graph.onnx_tools import copy_of, float_info, fresh_name, replace_nodes
-
-# -------------------------------------------------------------------------------------------------
-# Let a graph take the bytes of an image: cast, reorder and normalise inside.
-# The camera image then crosses to the runtime as it is, a quarter of the floats' size.
+from uncertainty_seg.graph.onnx_tools import copy_of, float_info, fresh_name, image_inputs, refill
 
 IMAGE = 'image'
-
-
-def take_bytes(model: onnx.ModelProto, spec: InputSpec) -> onnx.ModelProto:
-    """
-    Put an input of uint8 (1, h, w, 3) in front of a network of float (1, 3, h, w).
-
-    Parameters
-    ----------
-    model : ModelProto
-        With one input of normalised values; left as it is.
-    spec : InputSpec
-        Size, mean and standard deviation.
-
-    Returns
-    -------
-    ModelProto
-        With the input `image`. The cast comes first, since TensorRT takes bytes at the border
-        of a graph only.
-
-    Raises
-    ------
-    GraphError
-        If the network has another number of inputs or another input shape.
-
-    """
-    graph = copy_of(model).graph
-    weights = {t.name for t in graph.initializer}
-    inputs = [info for info in graph.input if info.name not in weights]
-    if len(inputs) != 1:
-        raise GraphError(f'the network has the inputs {[i.name for i in inputs]}', 'one image')
-    dims = tuple(d.dim_value for d in inputs[0].type.tensor_type.shape.dim)
-    if dims != (1, 3, spec.height, spec.width):
-        raise GraphError(f'the input has the shape {dims}', f'(1, 3, {spec.height}, {spec.width})')
-    std = np.asarray(spec.std, np.float64).reshape(1, 3, 1, 1)
-    mean = np.asarray(spec.mean, np.float64).reshape(1, 3, 1, 1)
-    constants = [
-        numpy_helper.from_array((1 / (255 * std)).astype(np.float32), 'image_scale'),
-        numpy_helper.from_array((-mean / std).astype(np.float32), 'image_shift'),
-    ]
-    front = [
-        helper.make_node('Cast', [IMAGE], ['image_float'], to=TensorProto.FLOAT),
-        helper.make_node('Transpose', ['image_float'], ['image_planes'], perm=[0, 3, 1, 2]),
-        helper.make_node('Mul', ['image_planes', 'image_scale'], ['image_scaled']),
-        helper.make_node('Add', ['image_scaled', 'image_shift'], [inputs[0].name]),
-    ]
-    image = helper.make_tensor_value_info(
-        IMAGE, TensorProto.UINT8, [1, spec.height, spec.width, 3]
-    )
-    result = copy_of(model)
-    del result.graph.input[:]
-    result.graph.input.append(image)
-    result.graph.initializer.extend(constants)
-    replace_nodes(result.graph, [*front, *result.graph.node])
-    return result
-
-
-# -------------------------------------------------------------------------------------------------
-
 PLANES = 3
 _LAYOUTS = 'float32 (N, 3, H, W) or (N, H, W, 3)'
 
 
-def make_static(model: onnx.ModelProto, height: int, width: int) -> onnx.ModelProto:
+def fix_input(model: onnx.ModelProto, height: int, width: int) -> onnx.ModelProto:
     """
-    Fix the input's shape and fold all that follows from it.
+    Fix the input's shape. A second call changes nothing.
 
     Parameters
     ----------
     model : ModelProto
-        Opset 17 or later; left as it is.
+        Of any opset, since to change the opset is easier where shapes are known; left as it is.
     height, width : int
         h, w.
 
@@ -105,17 +44,6 @@ def make_static(model: onnx.ModelProto, height: int, width: int) -> onnx.ModelPr
     ------
     GraphError
         If there is not exactly one image, or it has a fixed other size.
-
-    """
-    return fold_constants(fix_input(model, height, width))
-
-
-def fix_input(model: onnx.ModelProto, height: int, width: int) -> onnx.ModelProto:
-    """
-    Fix the input's shape only; parameters, returns and errors as `make_static`.
-
-    Works on any opset, and so can come before the opset is changed, which is easier where the
-    shapes are known. A second call changes nothing.
 
     """
     result = copy_of(model)
@@ -132,17 +60,10 @@ def fix_input(model: onnx.ModelProto, height: int, width: int) -> onnx.ModelProt
     if is_last:
         name = fresh_name(graph, f'{image.name}_planes')
         turn = helper.make_node('Transpose', [name], [image.name], perm=[0, 2, 3, 1])
-        replace_nodes(graph, [turn, *graph.node])
-    del graph.input[:]
-    graph.input.append(float_info(name, (1, PLANES, height, width)))
+        refill(graph.node, [turn, *graph.node])
+    refill(graph.input, [float_info(name, (1, PLANES, height, width))])
     graph.input.extend(kept)
     return result
-
-
-def image_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
-    """Return the inputs that have no default value and that some node reads."""
-    given = {tensor.name for tensor in graph.initializer}
-    return [info for info in graph.input if info.name not in given]
 
 
 def _the_image(graph: onnx.GraphProto) -> onnx.ValueInfoProto:
@@ -202,3 +123,44 @@ def _require_size(
                 f'the network has the fixed input size {columns}x{rows}', f'{width}x{height}',
                 f'export it with that size or dynamic axes, or compile with --input '
                 f'{columns}x{rows}')
+
+
+def take_bytes(model: onnx.ModelProto, spec: InputSpec) -> onnx.ModelProto:
+    """
+    Put an input `image`, uint8 (1, h, w, 3), in front of a network of float (1, 3, h, w).
+
+    The network takes normalised values; `spec` gives size, mean and standard deviation. The cast
+    comes first, since TensorRT takes bytes at the border of a graph only.
+
+    Raises
+    ------
+    GraphError
+        If the network has another number of inputs or another input shape.
+
+    """
+    inputs = image_inputs(model.graph)
+    if len(inputs) != 1:
+        raise GraphError(f'the network has the inputs {[i.name for i in inputs]}', 'one image')
+    dims = tuple(d.dim_value for d in inputs[0].type.tensor_type.shape.dim)
+    if dims != (1, 3, spec.height, spec.width):
+        raise GraphError(f'the input has the shape {dims}', f'(1, 3, {spec.height}, {spec.width})')
+    std = np.asarray(spec.std, np.float64).reshape(1, 3, 1, 1)
+    mean = np.asarray(spec.mean, np.float64).reshape(1, 3, 1, 1)
+    constants = [
+        numpy_helper.from_array((1 / (255 * std)).astype(np.float32), 'image_scale'),
+        numpy_helper.from_array((-mean / std).astype(np.float32), 'image_shift'),
+    ]
+    front = [
+        helper.make_node('Cast', [IMAGE], ['image_float'], to=TensorProto.FLOAT),
+        helper.make_node('Transpose', ['image_float'], ['image_planes'], perm=[0, 3, 1, 2]),
+        helper.make_node('Mul', ['image_planes', 'image_scale'], ['image_scaled']),
+        helper.make_node('Add', ['image_scaled', 'image_shift'], [inputs[0].name]),
+    ]
+    image = helper.make_tensor_value_info(
+        IMAGE, TensorProto.UINT8, [1, spec.height, spec.width, 3]
+    )
+    result = copy_of(model)
+    refill(result.graph.input, [image])
+    result.graph.initializer.extend(constants)
+    refill(result.graph.node, [*front, *result.graph.node])
+    return result

@@ -23,10 +23,10 @@ from uncertainty_seg.analysis.evaluation import (
     RankingGain,
     score_frames,
 )
-from uncertainty_seg.analysis.frame_table import Column, FrameTable
+from uncertainty_seg.analysis.frame_table import FrameTable
 from uncertainty_seg.core.arrays import ImageU8, LabelMap
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.calibration import Calibration, Promise
+from uncertainty_seg.core.calibration import Calibration, Column, Promise
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import Settings

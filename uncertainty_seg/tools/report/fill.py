@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from uncertainty_seg.analysis.bootstrap import Interval
 from uncertainty_seg.analysis.conformal import mean_block_share
 from uncertainty_seg.analysis.evaluation import Evaluation, FrameRanking, rank_frames
-from uncertainty_seg.analysis.frame_table import Column, FrameTable
+from uncertainty_seg.analysis.frame_table import FrameTable
 from uncertainty_seg.analysis.selective import aurc, risk_coverage
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.calibration import Calibration, Promise
+from uncertainty_seg.core.calibration import Calibration, Column, Promise
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.scores.vector import ScoreVector

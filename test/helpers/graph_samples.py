@@ -1,15 +1,20 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Small graphs with dropout, and how to run them, for the tests of graph passes."""
+"""
+Small graphs with dropout, and how to run them, for the tests of graph passes and of bundles.
+
+`net` goes from `input` to `output`, `network` from `x` to `output`, `graph` from `x` to `y`.
+
+"""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper, numpy_helper, TensorProto
 import onnxruntime
 
 from uncertainty_seg.core.dropout_masks import make_masks, PassInputs
-from uncertainty_seg.core.model_card import DropoutSite
+from uncertainty_seg.core.model_card import DropoutSite, InputSpec
 from uncertainty_seg.graph.algebra.dropout_to_masks import dropout_to_masks
 from uncertainty_seg.graph.algebra.split import split_trunk_head
 from uncertainty_seg.graph.onnx_tools import float_info
@@ -17,6 +22,70 @@ from uncertainty_seg.graph.onnx_tools import float_info
 TOLERANCE = 2e-5
 CHANNELS, HEIGHT, WIDTH = 6, 8, 10
 X = np.random.default_rng(0).normal(size=(1, CHANNELS, HEIGHT, WIDTH)).astype(np.float32)
+RNG = np.random.default_rng(5)
+SPEC = InputSpec(16, 8, 'stretch', 'rgb', (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+
+
+def tensor(name: str, values: np.ndarray) -> onnx.TensorProto:
+    """Make an initializer."""
+    return numpy_helper.from_array(values, name)
+
+
+def net(dropouts: str = 'element', resize: bool = False, rate: float = 0.5) -> onnx.ModelProto:
+    """Make 3 -> 8 channels, stride 2, ReLU, dropout, 1x1 to 4 classes, optionally upsampled."""
+    domain = 'uncertainty_seg' if dropouts == 'channel' else ''
+    drop = helper.make_node('Dropout', ['r', 'rate', 'yes'], ['d'], name='drop')
+    if dropouts == 'channel':
+        drop = helper.make_node('Dropout', ['r'], ['d'], name='drop', domain=domain, p=rate,
+                                kind='channel', site='head')
+    if dropouts == 'none':
+        drop = helper.make_node('Identity', ['r'], ['d'])
+    logits = 'low' if resize else 'output'
+    nodes = [
+        helper.make_node('Conv', ['input', 'w1', 'b1'], ['c'], kernel_shape=[3, 3],
+                         strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node('Relu', ['c'], ['r']),
+        drop,
+        helper.make_node('Conv', ['d', 'w2', 'b2'], [logits], kernel_shape=[1, 1]),
+    ]
+    rng = np.random.default_rng(1)
+    tensors = [tensor('w1', rng.normal(size=(8, 3, 3, 3)).astype(np.float32)),
+               tensor('b1', rng.normal(size=8).astype(np.float32)),
+               tensor('w2', rng.normal(size=(4, 8, 1, 1)).astype(np.float32)),
+               tensor('b2', rng.normal(size=4).astype(np.float32)),
+               tensor('rate', np.array(rate, np.float32)), tensor('yes', np.array(True))]
+    if resize:
+        nodes.append(helper.make_node('Resize', ['low', '', 'scales'], ['output'], mode='linear'))
+        tensors.append(tensor('scales', np.array([1, 1, 2, 2], np.float32)))
+    output = float_info('output', (1, 4, 8, 16) if resize else (1, 4, 4, 8))
+    graph = helper.make_graph(nodes, 'net', [float_info('input', (1, 3, 8, 16))], [output],
+                              tensors)
+    opsets = [helper.make_opsetid('', 17)]
+    if domain:
+        opsets.append(helper.make_opsetid(domain, 1))
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def graph(
+    nodes: Sequence[onnx.NodeProto], shape: Sequence[int], out: Sequence[int] | None = None,
+    **constants: np.ndarray,
+) -> onnx.ModelProto:
+    """Make a network from `x` to `y`."""
+    result = helper.make_tensor_value_info('y', TensorProto.FLOAT, out)
+    made = helper.make_graph(list(nodes), 'net', [float_info('x', shape)], [result],
+                             [tensor(name, value) for name, value in constants.items()])
+    return helper.make_model(made, opset_imports=[
+        helper.make_opsetid('', 17), helper.make_opsetid('uncertainty_seg', 1)], ir_version=8)
+
+
+def ints(*values: int) -> np.ndarray:
+    """Return int64 numbers."""
+    return np.array(values, np.int64)
+
+
+def floats(*shape: int) -> np.ndarray:
+    """Draw float32 numbers."""
+    return RNG.normal(size=shape).astype(np.float32)
 
 
 def node(op: str, inputs: str, output: str, **attributes: object) -> onnx.NodeProto:
@@ -46,7 +115,7 @@ def network(
     used = {name for n in nodes for name in n.input}
     tensors = [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()
                if k in used]
-    out = helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None)
+    out = helper.make_tensor_value_info(output, TensorProto.FLOAT, None)
     graph = helper.make_graph(list(nodes), 'net', [float_info('x', image)], [out], tensors)
     opsets = [helper.make_opsetid('', 17), helper.make_opsetid('uncertainty_seg', 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=8)
@@ -74,9 +143,10 @@ def run_split(
     trunk: onnx.ModelProto, head: onnx.ModelProto, masks: PassInputs, x: np.ndarray = X
 ) -> np.ndarray:
     """Run the trunk once and the head on all passes."""
-    values = run(trunk, {'x': x}) if trunk.graph.output else []
+    image = {info.name: x for info in trunk.graph.input} or {'x': x}
+    values = run(trunk, image) if trunk.graph.output else []
     features = {o.name: v for o, v in zip(trunk.graph.output, values, strict=True)}
-    return run(head, {'x': x, **features, **masks})[0]
+    return run(head, {**image, **features, **masks})[0]
 
 
 def parts(

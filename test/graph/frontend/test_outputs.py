@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto
-from onnx_front_end_helpers import make, N, ops, run, values
+from onnx_front_end_helpers import make, make_static, N, ops, run, values
 import pytest
 
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.frontend.outputs import to_logits
-from uncertainty_seg.graph.frontend.static_input import make_static
 from uncertainty_seg.graph.onnx_tools import types_of
 
 I64 = np.int64

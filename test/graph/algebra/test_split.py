@@ -3,12 +3,11 @@
 
 from collections.abc import Sequence
 
+from graph_samples import drop, floats, graph, ints, run, run_split
 import numpy as np
 import onnx
 from onnx import helper
 import pytest
-from test_free_passes import drop, floats, graph, ints
-from test_passes import run, run_split
 
 from uncertainty_seg.core.dropout_masks import make_masks
 from uncertainty_seg.graph.algebra.dropout_to_masks import dropout_to_masks
@@ -64,7 +63,7 @@ def test_the_sum_equals_the_convolution_of_the_join(between: str) -> None:
     np.testing.assert_allclose(run(free_passes(split, sites), {'x': x, **masks})[0], wanted,
                                rtol=1e-5, atol=1e-4)
     trunk, head = parts(model)
-    np.testing.assert_allclose(run_split(trunk, head, x, masks), wanted, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(run_split(trunk, head, masks, x), wanted, rtol=1e-5, atol=1e-4)
 
 
 def test_the_same_half_runs_in_the_trunk_and_nothing_is_joined_in_the_head() -> None:

@@ -1,7 +1,7 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Under balanced masks a head that computes kept channels only gives what the whole one does."""
 
-from graph_algebra import drop, masked, node, ops, parts, run_split, TOLERANCE, weights
+from graph_samples import drop, masked, node, ops, parts, run_split, TOLERANCE, weights
 import numpy as np
 import onnx
 import pytest

@@ -1,7 +1,7 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """A mask moves behind what commutes with it, no further, and only where that saves work."""
 
-from graph_algebra import CHANNELS, drop, masked, node, ops, parts, run_split, TOLERANCE, weights
+from graph_samples import CHANNELS, drop, masked, node, ops, parts, run_split, TOLERANCE, weights
 import numpy as np
 import onnx
 import pytest

@@ -163,6 +163,8 @@ BROKEN: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
                 "TopK 'o' takes the 3841 largest, more than 3840"),
     'cubic': (add(N('Resize', ['m', '', 's'], ['d'], name='o', mode='cubic'),
                   s=np.array([1, 1, 2, 2], np.float32)), "'o' is neither nearest nor linear"),
+    'antialias': (add(N('Resize', ['m', '', 's'], ['d'], name='o', mode='linear', antialias=1),
+                      s=np.array([1, 1, 2, 2], np.float32)), "Resize 'o' uses antialiasing"),
     'int64': (output('i', TensorProto.INT64), "output 'i' is INT64"),
     'double': (output('d', TensorProto.DOUBLE), "output 'd' is DOUBLE"),
     'bytes moved': (bytes_in(N('Transpose', ['u'], ['t'])), "bytes of 'u' go into Transpose"),
