@@ -13,6 +13,7 @@ import logging
 from pathlib import Path
 
 from conftest import tiny_card, tiny_head, tiny_trunk
+from fake_backend import FakeBackend
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper, TensorProto
@@ -21,7 +22,6 @@ import pytest
 from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
 from uncertainty_seg.backends.cpu.openvino import OpenVinoBackend
 from uncertainty_seg.backends.cpu.streaming import StreamingBackend
-from uncertainty_seg.backends.fake import FakeBackend
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import make_masks, ones_masks
 from uncertainty_seg.core.model_card import DropoutSite

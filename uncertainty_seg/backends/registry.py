@@ -22,8 +22,7 @@ from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BackendUnavailableError, ConfigError, EngineMissingError
 
 AUTO = 'auto'
-# Best first. `fake` is not among them: it must never stand in for a network by itself. Nor are
-# ONNX Runtime's ways to a GPU: where they work, tensorrt does.
+# Best first. ONNX Runtime's GPU providers are left out: where they work, tensorrt does too.
 AUTO_ORDER = ('tensorrt', 'openvino', 'onnxruntime')
 # Where it was measured to be the better choice; by name it may be taken anywhere.
 _AUTO_MACHINES = {'openvino': ('x86_64', 'AMD64')}
@@ -60,19 +59,12 @@ def _open_onnxruntime_tensorrt(bundle: ModelBundle, settings: Settings) -> Backe
     return OnnxRuntimeTensorRtBackend(bundle, settings)
 
 
-def _open_fake(bundle: ModelBundle, settings: Settings) -> Backend:
-    from uncertainty_seg.backends.fake import FakeBackend
-
-    return FakeBackend(bundle.card)
-
-
 OPENERS: dict[str, Callable[[ModelBundle, Settings], Backend]] = {
     'tensorrt': _open_tensorrt,
     'openvino': _open_openvino,
     'onnxruntime': _open_onnxruntime,
     'onnxruntime_cuda': _open_onnxruntime_cuda,
     'onnxruntime_tensorrt': _open_onnxruntime_tensorrt,
-    'fake': _open_fake,
 }
 
 

@@ -15,12 +15,12 @@ import math
 from pathlib import Path
 
 from conftest import tiny_card, tiny_head, tiny_trunk
+from fake_backend import FakeBackend
 import numpy as np
 import onnxruntime
 import pytest
 
 from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
-from uncertainty_seg.backends.fake import FakeBackend
 from uncertainty_seg.backends.gpu import onnxrt_gpu
 from uncertainty_seg.backends.gpu import onnxrt_gpu as statistics_graphs
 from uncertainty_seg.backends.gpu.device_memory import find_device

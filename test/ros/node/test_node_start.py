@@ -141,7 +141,7 @@ def test_the_parameter_file_of_the_package_starts_the_node(tmp_path: Path, domai
     bundle = make_tiny_bundle(tmp_path / 'tiny')
     arguments = node_arguments(bundle)
     arguments += ['--params-file', str(root / 'config' / 'uncertainty_seg.yaml'),
-                  '-p', f'model:={bundle}', '-p', 'backend:=fake']
+                  '-p', f'model:={bundle}', '-p', 'backend:=onnxruntime']
     process = Process(arguments, domain, tmp_path / 'log')
     client = Client(domain, process)
     try:

@@ -117,7 +117,7 @@ def key_of(card: ModelCard, backend: Backend, precision: str) -> SelfCheckKey:
     Returns
     -------
     SelfCheckKey
-        Without a version for a backend that has none, such as the fake one.
+        Without a version for a backend that has none.
 
     """
     # An open backend has imported it.
