@@ -92,8 +92,8 @@ EXCEPTIONS = {
     # Loops decorated by numba; the module itself is imported late (see LATE_MODULES).
     'backends.cpu.reduction_kernels': ({'numba'}, set()),
     # torch allocates and computes on the GPU.
-    'backends.gpu.device_masks': (set(), {'torch'}),
-    'backends.gpu.device_memory': (set(), {'torch'}),
+    'backends.gpu.device_passes': (set(), {'torch'}),
+    'backends.gpu.device': (set(), {'torch'}),
 }
 # Module -> modules of another room that it may import though the table does not allow that room.
 NEIGHBOURS = {

@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-From the name of a backend to an open one.
+Open a backend by its name, or the best one that works on this machine.
 
-Each runtime is imported by the function that opens it, so that a machine needs only the one it
-uses.
+Each runtime is imported by the function that opens it, so that a machine needs only the runtime
+that it uses.
 
 """
 
@@ -22,9 +22,9 @@ from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BackendUnavailableError, ConfigError, EngineMissingError
 
 AUTO = 'auto'
-# Best first. ONNX Runtime's GPU providers are left out: where they work, tensorrt does too.
+# Best first. ONNX Runtime's GPU providers are left out: where they work, tensorrt works too.
 AUTO_ORDER = ('tensorrt', 'openvino', 'onnxruntime')
-# Where it was measured to be the better choice; by name it may be taken anywhere.
+# Where it was measured to be the better choice; by name it may be chosen anywhere.
 _AUTO_MACHINES = {'openvino': ('x86_64', 'AMD64')}
 _log = logging.getLogger(__name__)
 

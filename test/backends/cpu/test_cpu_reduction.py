@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from uncertainty_seg.backends.cpu.reduction import Reduction
-from uncertainty_seg.backends.cpu.reduction_plan import load_kernel
+from uncertainty_seg.backends.cpu.reduction import load_kernel, Reduction
 from uncertainty_seg.core.uncertainty import maps_from_logits, UncertaintyMaps, upsample_bilinear
 from uncertainty_seg.errors import BackendUnavailableError, ShapeError
 
@@ -255,7 +254,7 @@ import logging, sys, tempfile
 logging.basicConfig(level=logging.INFO)
 {before}
 import numpy as np
-from uncertainty_seg.backends.cpu_reduction import Reduction
+from uncertainty_seg.backends.cpu.reduction import Reduction
 assert 'numba' not in sys.modules
 reduction = Reduction(2, 2, 2, 1)
 maps = reduction.finish(np.zeros((1, 2, 1, 1), np.float32), 1.0)

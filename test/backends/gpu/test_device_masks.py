@@ -7,7 +7,7 @@ from conftest import tiny_card
 import numpy as np
 import pytest
 
-from uncertainty_seg.backends.gpu.device_masks import draw, random_words, SeededMasks
+from uncertainty_seg.backends.gpu.device_passes import draw, random_words, SeededMasks
 from uncertainty_seg.core.dropout_masks import make_masks, pass_inputs
 from uncertainty_seg.core.model_card import DropoutSite
 

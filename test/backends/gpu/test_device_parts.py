@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from uncertainty_seg.backends.gpu.device_masks import Part, split_passes
+from uncertainty_seg.backends.gpu.device_passes import Part, split_passes
 
 
 def counts(parts: tuple[Part, ...], passes: int) -> np.ndarray:

@@ -3,11 +3,11 @@
 
 import dataclasses
 
+from host_memory import HostMemory
 import numpy as np
 import pytest
 
-from uncertainty_seg.backends.gpu.device_masks import DeviceReduction
-from uncertainty_seg.backends.gpu.device_memory import HostMemory
+from uncertainty_seg.backends.gpu.device_passes import DeviceReduction
 from uncertainty_seg.core.uncertainty import maps_from_probabilities, UncertaintyMaps
 
 torch = pytest.importorskip('torch')

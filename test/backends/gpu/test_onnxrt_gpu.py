@@ -23,7 +23,7 @@ import pytest
 from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
 from uncertainty_seg.backends.gpu import onnxrt_gpu
 from uncertainty_seg.backends.gpu import onnxrt_gpu as statistics_graphs
-from uncertainty_seg.backends.gpu.device_memory import find_device
+from uncertainty_seg.backends.gpu.device import find_device
 from uncertainty_seg.backends.gpu.onnxrt_gpu import (
     CPU,
     CUDA,

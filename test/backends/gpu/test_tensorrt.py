@@ -25,8 +25,8 @@ from test_mask_bank import bundle_of
 
 from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
 from uncertainty_seg.backends.gpu.bundle_engines import BundleEngines, engines_of
-from uncertainty_seg.backends.gpu.device_masks import MaskBank, SeededMasks, split_passes
-from uncertainty_seg.backends.gpu.device_memory import CudaDevice
+from uncertainty_seg.backends.gpu.device import CudaDevice
+from uncertainty_seg.backends.gpu.device_passes import MaskBank, SeededMasks, split_passes
 from uncertainty_seg.backends.gpu.engine_cache import EngineCache, EngineTarget
 from uncertainty_seg.backends.gpu.tensorrt import TensorRtBackend
 from uncertainty_seg.backends.gpu.tensorrt_api import TensorRt
