@@ -141,7 +141,7 @@ def _walk_tyre(o: FloatArray, d: FloatArray, half: FloatArray, t: FloatArray
 def hit_prop(prop: Prop, origin: FloatArray, rays: FloatArray
              ) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
     """
-    Meet one piece of debris.
+    Return where rays meet one piece of debris.
 
     Parameters
     ----------

@@ -266,7 +266,7 @@ def _put_bed(world: World, camera: Camera, rays: FloatArray) -> Hits:
     what = np.where(t < FAR_M, BED, OPEN_WATER).astype(np.int16)
     mask = np.full(t.shape, SEABED, np.uint8)
     if float(bed.rope.min()) < 1:
-        # A rope thinner than this on the picture is not there for anybody who looks at it.
+        # A rope thinner than this in the picture cannot be seen.
         thick = np.float32(camera.focal_px * 2 * ROPE_RADIUS_M / ROPE_LEAST_PX)
         rope = (sample_grid(bed.rope, *cells) < ROPE_RADIUS_M) & (what == BED) & (t < thick)
         what[rope], mask[rope] = ROPE, DEBRIS

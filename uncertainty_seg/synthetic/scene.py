@@ -2,7 +2,7 @@
 """
 One picture with its exact labels: camera, world and water are drawn from one seed.
 
-It knows no time: a camera that moves is the matter of `dive`.
+It knows no time: `dive` moves the camera.
 
 """
 
@@ -102,11 +102,6 @@ def render(world: World, camera: Camera, water: Water, sensor: Sensor,
     cloud : Cloud, optional
         Silt in the water.
 
-    Returns
-    -------
-    Scene
-        The picture and its labels.
-
     """
     rays = camera.rays()
     hits = cast(world, camera, rays, things)
@@ -161,11 +156,6 @@ def render_scene(seed: int, *, size: tuple[int, int] = (512, 384), turbidity: fl
     unknown : str, optional
         Put an object into view that training never shows: 'wreck', 'diver' or 'fish'.
 
-    Returns
-    -------
-    Scene
-        The picture and its labels.
-
     Raises
     ------
     ConfigError
@@ -177,7 +167,7 @@ def render_scene(seed: int, *, size: tuple[int, int] = (512, 384), turbidity: fl
     drawn = float(MAX_TRAINING_TURBIDITY * rng.beta(1.1, 1.5))
     world = build_world(seed, random_plan(seed))
     if unknown is not None:
-        # Something nobody could see would be no test of anything.
+        # An object that nobody could see would test nothing.
         drawn *= 0.5
     water = random_water(rng, drawn if turbidity is None else float(turbidity))
     camera = _camera(rng, world, size)

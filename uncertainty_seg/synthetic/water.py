@@ -1,8 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Light in the water: two lamps, daylight, attenuation, veiling light and forward scatter.
+Light in the water: two lamps, daylight, attenuation, veiling light, forward scatter, silt.
 
-Single scattering only. The formulas and their sources are in docs/synthetic.md.
+Single scattering only; the formulas and their sources are in docs/synthetic.md. A cloud of
+stirred-up silt is extra, uneven extinction: a field of density that drifts as a whole, and neither
+settles nor spreads.
 
 """
 
@@ -18,46 +20,6 @@ from uncertainty_seg.synthetic.camera import Camera
 from uncertainty_seg.synthetic.materials import Surface
 from uncertainty_seg.synthetic.noise import FloatArray, ramp, sample_tile
 from uncertainty_seg.synthetic.raycast import FAR_M
-
-# -------------------------------------------------------------------------------------------------
-# A drifting cloud of stirred-up silt: extra, uneven extinction in the water.
-# It is a field of density that moves as a whole; it neither settles nor spreads.
-
-
-@dataclass(frozen=True, eq=False)
-class Cloud:
-    """
-    The cloud at one moment.
-
-    Parameters
-    ----------
-    tile : ndarray of float32, shape (S, S)
-        Periodic noise that shapes it.
-    density : float
-        Mean extinction per metre.
-    drift : ndarray of float32, shape (3,)
-        How far it has drifted, metres.
-    colour : ndarray of float32, shape (3,)
-        BGR single-scattering albedo of the silt.
-
-    """
-
-    tile: FloatArray
-    density: float
-    drift: FloatArray
-    colour: FloatArray
-
-    def extinction(self, points: FloatArray) -> FloatArray:
-        """Return the extinction per metre at points (H, W, 3)."""
-        x, y, z = (points[..., i] - self.drift[i] for i in range(3))
-        # Two slanted cuts through plane noise make a field that varies in all three directions.
-        billows = sample_tile(self.tile, x + 0.7 * z, y - 0.5 * z, 5.2)
-        wisps = sample_tile(self.tile, y + 0.6 * x, 1.3 * z - 0.4 * x, 2.7)
-        uneven = np.clip(0.62 * np.exp(0.75 * billows + 0.45 * wisps), 0.3, 3.0)
-        return (np.float32(self.density) * uneven).astype(np.float32)
-
-
-# -------------------------------------------------------------------------------------------------
 
 VEIL_STEP_PX, VEIL_SAMPLES = 8, 12
 BACKSCATTER, DAY_VEIL = 0.011, 0.10
@@ -124,6 +86,39 @@ class Lamp:
 
 
 @dataclass(frozen=True, eq=False)
+class Cloud:
+    """
+    The cloud at one moment.
+
+    Parameters
+    ----------
+    tile : ndarray of float32, shape (S, S)
+        Periodic noise that shapes it.
+    density : float
+        Mean extinction per metre.
+    drift : ndarray of float32, shape (3,)
+        How far it has drifted, metres.
+    colour : ndarray of float32, shape (3,)
+        BGR single-scattering albedo of the silt.
+
+    """
+
+    tile: FloatArray
+    density: float
+    drift: FloatArray
+    colour: FloatArray
+
+    def extinction(self, points: FloatArray) -> FloatArray:
+        """Return the extinction per metre at points (H, W, 3)."""
+        x, y, z = (points[..., i] - self.drift[i] for i in range(3))
+        # Two slanted cuts through plane noise make a field that varies in all three directions.
+        billows = sample_tile(self.tile, x + 0.7 * z, y - 0.5 * z, 5.2)
+        wisps = sample_tile(self.tile, y + 0.6 * x, 1.3 * z - 0.4 * x, 2.7)
+        uneven = np.clip(0.62 * np.exp(0.75 * billows + 0.45 * wisps), 0.3, 3.0)
+        return (np.float32(self.density) * uneven).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
 class Formed:
     """
     An image before the sensor.
@@ -167,72 +162,6 @@ def lamps_of(water: Water, camera: Camera) -> tuple[Lamp, Lamp]:
         both.append(Lamp(camera.position + camera.axes @ place.astype(np.float32),
                          camera.axes @ aim.astype(np.float32), power, water.beam))
     return both[0], both[1]
-
-
-def _shadow(across: tuple[FloatArray, FloatArray], lamp: tuple[float, float], radius: float
-            ) -> FloatArray:
-    """Return how much of a lamp passes the pipe, seen along the pipe as a disc."""
-    dx, dy = lamp[0] - across[0], lamp[1] - across[1]
-    along = -(across[0] * dx + across[1] * dy) / (dx * dx + dy * dy + np.float32(1e-6))
-    along = np.clip(along, 0, 1)
-    off = np.hypot(across[0] + along * dx, across[1] + along * dy)
-    return ramp(off, radius * 0.93, radius * 1.06)
-
-
-def _lamp_veil(water: Water, camera: Camera, lamps: tuple[Lamp, Lamp], t: FloatArray,
-               cloud: Cloud | None) -> tuple[FloatArray, FloatArray | None]:
-    """
-    Integrate the lamps' backscatter along coarse rays.
-
-    Returns it at full size (H, W, 3), and the cloud's mean extinction along each ray (H, W).
-
-    """
-    rays = camera.rays(VEIL_STEP_PX)
-    size = rays.shape[1], rays.shape[0]
-    depth = np.minimum(cv2.resize(t, size, interpolation=cv2.INTER_AREA), np.float32(9))
-    total = np.zeros((*depth.shape, 3), np.float32)
-    murk = np.zeros(depth.shape, np.float32)
-    edges = np.linspace(0, 1, VEIL_SAMPLES + 1) ** 1.7
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
-        s = depth * np.float32((low + high) / 2)
-        points = camera.position + rays * s[..., None]
-        strength: FloatArray | float = water.scatter
-        before = murk
-        if cloud is not None:
-            here = cloud.extinction(points)
-            murk = before + here * depth * np.float32(high - low)
-            strength = water.scatter + here[..., None] * (SILT_GLOW * cloud.colour)
-        for lamp in lamps:
-            _, away, power = lamp.reach(points)
-            fade = np.exp(-(away + s)[..., None] * water.attenuation)
-            if cloud is not None:
-                # Thick silt passes much of the light on: it glows where one would see nothing.
-                lost = 0.5 * (before + murk) + here * away
-                fade *= np.exp(-SILT_LOSS * lost)[..., None]
-            total += (power * depth * np.float32(high - low))[..., None] * fade * strength
-    total *= np.float32(BACKSCATTER)
-    full = t.shape[1], t.shape[0]
-    if cloud is not None:
-        # Wisps narrower than the coarse step would show its grid.
-        total = cv2.GaussianBlur(total, (0, 0), 0.9)
-    veil = cv2.resize(total, full, interpolation=cv2.INTER_LINEAR)
-    if cloud is None:
-        return veil, None
-    mean = murk / np.maximum(depth, np.float32(0.1))
-    return veil, cv2.resize(mean, full, interpolation=cv2.INTER_LINEAR)
-
-
-def _scatter_forward(light: FloatArray, spread: FloatArray, focal_px: float) -> FloatArray:
-    """Blur with range: mix in two blurred copies; `spread` is scatter times metres."""
-    small, wide = focal_px * 0.003, focal_px * 0.012
-    first = cv2.GaussianBlur(light, (0, 0), small)
-    half = cv2.resize(light, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
-    second = cv2.resize(cv2.GaussianBlur(half, (0, 0), wide / 4), light.shape[1::-1],
-                        interpolation=cv2.INTER_LINEAR)
-    a = (1 - np.exp(-0.5 * spread))[..., None]
-    b = (0.6 * (1 - np.exp(-0.22 * spread)))[..., None]
-    mixed = light + (first - light) * a
-    return mixed + (second - mixed) * b
 
 
 def form(water: Water, camera: Camera, surface: Surface, t: FloatArray, radius: float,
@@ -294,3 +223,69 @@ def form(water: Water, camera: Camera, surface: Surface, t: FloatArray, radius: 
     veil = veil + glow
     return Formed(direct + veil, through.max(axis=-1), arriving @ LUMA * np.float32(0.2),
                   veil @ LUMA)
+
+
+def _lamp_veil(water: Water, camera: Camera, lamps: tuple[Lamp, Lamp], t: FloatArray,
+               cloud: Cloud | None) -> tuple[FloatArray, FloatArray | None]:
+    """
+    Integrate the lamps' backscatter along coarse rays.
+
+    Returns it at full size (H, W, 3), and the cloud's mean extinction along each ray (H, W).
+
+    """
+    rays = camera.rays(VEIL_STEP_PX)
+    size = rays.shape[1], rays.shape[0]
+    depth = np.minimum(cv2.resize(t, size, interpolation=cv2.INTER_AREA), np.float32(9))
+    total = np.zeros((*depth.shape, 3), np.float32)
+    murk = np.zeros(depth.shape, np.float32)
+    edges = np.linspace(0, 1, VEIL_SAMPLES + 1) ** 1.7
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        s = depth * np.float32((low + high) / 2)
+        points = camera.position + rays * s[..., None]
+        strength: FloatArray | float = water.scatter
+        before = murk
+        if cloud is not None:
+            here = cloud.extinction(points)
+            murk = before + here * depth * np.float32(high - low)
+            strength = water.scatter + here[..., None] * (SILT_GLOW * cloud.colour)
+        for lamp in lamps:
+            _, away, power = lamp.reach(points)
+            fade = np.exp(-(away + s)[..., None] * water.attenuation)
+            if cloud is not None:
+                # Thick silt passes much of the light on: it glows where one would see nothing.
+                lost = 0.5 * (before + murk) + here * away
+                fade *= np.exp(-SILT_LOSS * lost)[..., None]
+            total += (power * depth * np.float32(high - low))[..., None] * fade * strength
+    total *= np.float32(BACKSCATTER)
+    full = t.shape[1], t.shape[0]
+    if cloud is not None:
+        # Wisps narrower than the coarse step would show its grid.
+        total = cv2.GaussianBlur(total, (0, 0), 0.9)
+    veil = cv2.resize(total, full, interpolation=cv2.INTER_LINEAR)
+    if cloud is None:
+        return veil, None
+    mean = murk / np.maximum(depth, np.float32(0.1))
+    return veil, cv2.resize(mean, full, interpolation=cv2.INTER_LINEAR)
+
+
+def _shadow(across: tuple[FloatArray, FloatArray], lamp: tuple[float, float], radius: float
+            ) -> FloatArray:
+    """Return how much of a lamp passes the pipe, seen along the pipe as a disc."""
+    dx, dy = lamp[0] - across[0], lamp[1] - across[1]
+    along = -(across[0] * dx + across[1] * dy) / (dx * dx + dy * dy + np.float32(1e-6))
+    along = np.clip(along, 0, 1)
+    off = np.hypot(across[0] + along * dx, across[1] + along * dy)
+    return ramp(off, radius * 0.93, radius * 1.06)
+
+
+def _scatter_forward(light: FloatArray, spread: FloatArray, focal_px: float) -> FloatArray:
+    """Blur with range: mix in two blurred copies; `spread` is scatter times metres."""
+    small, wide = focal_px * 0.003, focal_px * 0.012
+    first = cv2.GaussianBlur(light, (0, 0), small)
+    half = cv2.resize(light, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
+    second = cv2.resize(cv2.GaussianBlur(half, (0, 0), wide / 4), light.shape[1::-1],
+                        interpolation=cv2.INTER_LINEAR)
+    a = (1 - np.exp(-0.5 * spread))[..., None]
+    b = (0.6 * (1 - np.exp(-0.22 * spread)))[..., None]
+    mixed = light + (first - light) * a
+    return mixed + (second - mixed) * b

@@ -2,7 +2,7 @@
 """
 What is done to labelled images before the network sees them: drawn, zoomed, cropped, recoloured.
 
-Reading them from disk is `storage.labelled_folder`'s.
+`storage.labelled_folder` reads them from disk.
 
 """
 

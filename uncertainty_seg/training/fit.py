@@ -2,7 +2,7 @@
 """
 Fit a network on a labelled folder: loss, schedule, averaged weights, validation.
 
-Knows nothing about scenes or bundles; `recipes` says what is trained on what.
+It knows no scenes or bundles; `recipes` says what is trained on what.
 
 """
 
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class FitSettings:
     """
-    Everything that decides the outcome of a fit, beside data and network.
+    Everything that determines the result of a fit, besides data and network.
 
     Attributes
     ----------
@@ -72,7 +72,7 @@ class FitSettings:
 
 def tame_malloc() -> None:
     """
-    Keep glibc from giving memory back after every step, which costs up to 1.7 times.
+    Keep glibc from returning memory after every step, which takes up to 1.7 times as long.
 
     Does nothing where the C library has no mallopt.
 

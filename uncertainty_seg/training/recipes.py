@@ -1,10 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The two shipped models: on what, how long, and with what dropout they are trained.
+The two shipped models: what they are trained on, how long and with what dropout, and the steps.
 
-Dropout at training regularises; which sites stay random at run time is chosen by measurement
-(docs/dropout_study.md): the one before the classifier alone, since the others cost T decoder
-runs and rank errors no better.
+From a recipe and a folder of labelled images come weights, and from weights a bundle, whose
+quality is measured afterwards on the files that ship. Dropout at training regularises; which sites
+stay random at run time is chosen by measurement (docs/dropout_study.md): only the one before the
+classifier, since the others cost T decoder runs and rank errors no better.
 
 """
 
@@ -114,6 +115,7 @@ _RECIPES = (
         'Its numbers say how the method works, not how it does on your pipe.',
     ),
 )
+_log = logging.getLogger(__name__)
 
 
 def recipe(name: str) -> Recipe:
@@ -130,18 +132,6 @@ def recipe(name: str) -> Recipe:
     if name not in found:
         raise TrainingError(f'no recipe {name!r}', f'one of {", ".join(found)}')
     return found[name]
-
-
-def recipe_names() -> tuple[str, ...]:
-    """Return the names of the shipped recipes."""
-    return tuple(r.name for r in _RECIPES)
-
-
-# -------------------------------------------------------------------------------------------------
-# From a recipe and a folder of labelled images to weights, and from weights to a bundle.
-# What the bundle is worth is measured afterwards, on the very files that ship.
-
-_log = logging.getLogger(__name__)
 
 
 def train_weights(

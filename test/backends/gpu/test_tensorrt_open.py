@@ -17,7 +17,7 @@ from typing import Any
 from fake_tensorrt import plan_of
 import numpy as np
 import pytest
-from test_tensorrt import (
+from tensorrt_rig import (
     assert_close,
     bundles,
     DEVICE,
