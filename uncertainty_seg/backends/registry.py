@@ -94,8 +94,8 @@ def open_backend(name: str, bundle: ModelBundle, settings: Settings) -> Backend:
         If its runtime is not installed or does not compute in that precision; with 'auto', if
         that is so for all.
     EngineMissingError
-        If a GPU is there and its engine has not been built; with 'auto' too, lest a vehicle run
-        on its processor for want of one command.
+        If there is a GPU and its engine has not been built; with 'auto' too, so that a vehicle
+        does not run on its processor because one command was not run.
     ModelBundleError
         If the graphs do not fit the card.
 

@@ -108,7 +108,7 @@ def head_bytes_a_pass(head_path: Path) -> int:
     first = model.graph.output[0].type.tensor_type.shape.dim[0]
     if first.dim_value:
         return math.ceil(_peak_bytes(model, first.dim_value) / first.dim_value)
-    # Many passes, so that what is there only once does not decide where the peak lies.
+    # Many passes, so that tensors without a pass axis do not decide where the peak is.
     growth = _peak_bytes(model, 2 * MAX_CHUNK) - _peak_bytes(model, MAX_CHUNK)
     return max(math.ceil(growth / MAX_CHUNK), 1)
 

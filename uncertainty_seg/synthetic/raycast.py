@@ -133,56 +133,34 @@ def trace_pipe(pipe: Pipe, origin: FloatArray, rays: FloatArray, limit: FloatArr
         Metres along them.
 
     """
-    flat = rays.reshape(-1, 3)
-    end = limit.ravel()
-    ids = np.arange(end.size)
-    t = np.zeros(end.size, np.float32)
-    d = [np.ascontiguousarray(flat[:, i]) for i in range(3)]
-    shell = pipe.radius + GROWTH_MAX_M
-    ready_ids, ready_t = [], []
+    flat, limits, shell = rays.reshape(-1, 3), limit.ravel(), pipe.radius + GROWTH_MAX_M
 
-    def aside(t: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        x, y, z = (np.float32(origin[i]) + d[i] * t for i in range(3))
-        return (x, *pipe.across(x, y, z))
+    def walk(ids: NDArray[np.intp], t: FloatArray, steps: int, arrived_m: float, care: float,
+             least_m: float, is_outer: bool) -> tuple[NDArray[np.intp], FloatArray]:
+        """Walk rays to the shell around all growth, or from there to the surface."""
+        d, end = [np.ascontiguousarray(flat[ids, i]) for i in range(3)], limits[ids]
+        found, where = [ids[:0]], [t[:0]]
+        for _ in range(steps):
+            if ids.size == 0:
+                break
+            x, y, z = (np.float32(origin[i]) + d[i] * t for i in range(3))
+            left, up = pipe.across(x, y, z)
+            far = np.sqrt(left * left + up * up)
+            gap = far - (np.float32(shell) if is_outer else pipe_surface(pipe, x, left, up)[0])
+            near = gap < arrived_m
+            found.append(ids[near])
+            where.append(t[near])
+            t = t + np.maximum(gap * np.float32(care), least_m)
+            keep = ~near & (t < end) & (is_outer | (far < shell + 0.02))
+            ids, t, end = ids[keep], t[keep], end[keep]
+            d = [v[keep] for v in d]
+        return np.concatenate(found), np.concatenate(where)
 
-    for _ in range(40):
-        _, left, up = aside(t)
-        gap = np.sqrt(left * left + up * up) - np.float32(shell)
-        near = gap < 0.004
-        if near.any():
-            ready_ids.append(ids[near])
-            ready_t.append(t[near])
-        t = t + np.maximum(gap, 0.003)
-        keep = ~near & (t < end)
-        ids, t, end = ids[keep], t[keep], end[keep]
-        d = [v[keep] for v in d]
-        if ids.size == 0:
-            break
-    if not ready_ids:
-        return np.zeros(0, np.intp), np.zeros(0, np.float32)
-    ids, t = np.concatenate(ready_ids), np.concatenate(ready_t)
-    d = [np.ascontiguousarray(flat[ids, i]) for i in range(3)]
-    end = limit.ravel()[ids]
-    done_ids, done_t = [], []
-    for _ in range(48):
-        x, left, up = aside(t)
-        far = np.sqrt(left * left + up * up)
-        gap = far - pipe_surface(pipe, x, left, up)[0]
-        near = gap < 0.0015
-        if near.any():
-            done_ids.append(ids[near])
-            done_t.append(t[near])
-        t = t + np.maximum(gap * np.float32(0.7), 0.0015)
-        keep = ~near & (t < end) & (far < shell + 0.02)
-        ids, t, end = ids[keep], t[keep], end[keep]
-        d = [v[keep] for v in d]
-        if ids.size == 0:
-            break
-    if not done_ids:
-        return np.zeros(0, np.intp), np.zeros(0, np.float32)
-    found, when = np.concatenate(done_ids), np.concatenate(done_t)
-    before = when < limit.ravel()[found]
-    return found[before], when[before]
+    ready = walk(np.arange(limits.size), np.zeros(limits.size, np.float32), 40, 0.004, 1.0, 0.003,
+                 True)
+    pixels, t = walk(*ready, 48, 0.0015, 0.7, 0.0015, False)
+    before = t < limits[pixels]
+    return pixels[before], t[before]
 
 
 def pipe_normal(pipe: Pipe, points: FloatArray) -> FloatArray:

@@ -43,11 +43,8 @@ class Augmentation:
 
 
 def augment(
-    image: NDArray[np.uint8],
-    mask: NDArray[np.uint8],
-    rng: np.random.Generator,
-    how: Augmentation,
-    ignore_index: int,
+    image: NDArray[np.uint8], mask: NDArray[np.uint8], rng: np.random.Generator,
+    how: Augmentation, ignore_index: int,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """
     Zoom, crop, mirror and recolour one pair.
@@ -109,10 +106,7 @@ def _recolour(
 
 
 def batches(
-    data: LabelledFolder,
-    rng: np.random.Generator,
-    how: Augmentation,
-    batch: int,
+    data: LabelledFolder, rng: np.random.Generator, how: Augmentation, batch: int,
     draw_weights: NDArray[np.float64],
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
     """

@@ -76,11 +76,8 @@ def unchanged(x: Tensor, drop: Drop) -> Tensor:
 
 @contextmanager
 def watch(
-    net: nn.Module,
-    replace: Replace = unchanged,
-    takes_eval: bool = False,
-    known: Iterable[Drop] | None = None,
-    training: Iterable[str] = (),
+    net: nn.Module, replace: Replace = unchanged, takes_eval: bool = False,
+    known: Iterable[Drop] | None = None, training: Iterable[str] = (),
 ) -> Iterator[DropoutWatch]:
     """
     Put `replace` in the place of each dropout of `net` while the block runs.

@@ -137,9 +137,7 @@ def draw_weights(data: LabelledFolder, power: float) -> NDArray[np.float64]:
 
 
 def fit(
-    net: nn.Module,
-    data: LabelledFolder,
-    settings: FitSettings,
+    net: nn.Module, data: LabelledFolder, settings: FitSettings,
     on_epoch: Callable[[int, float, nn.Module], None] | None = None,
 ) -> nn.Module:
     """
@@ -202,12 +200,8 @@ def _optimiser(
 
 
 def _step(
-    net: nn.Module,
-    images: NDArray[np.uint8],
-    masks: NDArray[np.uint8],
-    weights: Tensor,
-    ignore_index: int,
-    optimiser: torch.optim.Optimizer,
+    net: nn.Module, images: NDArray[np.uint8], masks: NDArray[np.uint8], weights: Tensor,
+    ignore_index: int, optimiser: torch.optim.Optimizer,
 ) -> float:
     logits = net(normalise(images))
     logits = F.interpolate(logits, size=masks.shape[1:], mode='bilinear', align_corners=False)

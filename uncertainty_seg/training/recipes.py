@@ -135,12 +135,8 @@ def recipe(name: str) -> Recipe:
 
 
 def train_weights(
-    recipe: Recipe,
-    data: LabelledFolder,
-    encoder_file: Path,
-    weights_file: Path,
-    threads: int = 2,
-    on_epoch: Callable[[int, float, nn.Module], None] | None = None,
+    recipe: Recipe, data: LabelledFolder, encoder_file: Path, weights_file: Path,
+    threads: int = 2, on_epoch: Callable[[int, float, nn.Module], None] | None = None,
 ) -> None:
     """
     Train a recipe's network and save its averaged weights after every epoch.
@@ -194,10 +190,7 @@ def load_net(weights_file: Path, num_classes: int, dropout: DropoutPlan) -> Pyra
 
 
 def make_bundle(
-    recipe: Recipe,
-    data: LabelledFolder,
-    weights_file: Path,
-    folder: Path,
+    recipe: Recipe, data: LabelledFolder, weights_file: Path, folder: Path,
     dropout: DropoutPlan | None = None,
 ) -> ModelCard:
     """

@@ -175,13 +175,8 @@ class Reduction:
             yield logits[first:stop]
 
     def _reduce(
-        self,
-        plan: ReductionPlan,
-        part: NDArray[np.float32],
-        inv_temperature: float,
-        labels: LabelMap,
-        maps: FloatMap,
-        total: int,
+        self, plan: ReductionPlan, part: NDArray[np.float32], inv_temperature: float,
+        labels: LabelMap, maps: FloatMap, total: int,
     ) -> None:
         position = self._count % self._group
         if position == 0 and self._count:

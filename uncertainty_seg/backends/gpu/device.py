@@ -147,7 +147,7 @@ class _Driver:
         if code:
             raise BackendUnavailableError(
                 f'the NVIDIA driver does not start ({call} gave {self._meaning(code)})',
-                fix='after an update of the driver, restart; nvidia-smi tells more')
+                fix='after an update of the driver, restart; nvidia-smi shows more')
 
     def _meaning(self, code: int) -> str:
         text = ctypes.c_char_p()

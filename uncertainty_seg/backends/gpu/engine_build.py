@@ -152,7 +152,7 @@ def build_engine(
         raise tracker.error
     if memory is None:
         raise BackendError(f'TensorRT {trt.version} cannot build {what} in {spec.precision} '
-                           f'({messages.said()})')
+                           f'({messages.reason()})')
     built = BuiltEngine(bytes(memory), _serialised(cache), time.monotonic() - start_s)
     if progress is not None:
         progress(1.0, 'built')
@@ -177,7 +177,7 @@ def merge_timing_caches(trt: TensorRt, first: bytes, second: bytes) -> bytes:
     caches = [config.create_timing_cache(data) for data in (first, second)]
     # Some versions return a cache for anything, and find out when it is combined or set.
     if None in caches or not caches[0].combine(caches[1], False):
-        _log.info('timing cache dropped: it fits no more (%s)', messages.said())
+        _log.info('timing cache dropped: it fits no more (%s)', messages.reason())
         return second
     return _serialised(caches[0])
 
@@ -189,7 +189,7 @@ def _new_builder(
         builder = trt.module.Builder(logger)
     except TypeError as err:  # "factory function returned nullptr": pybind11 has no other word
         raise BackendUnavailableError(
-            f'TensorRT {trt.version} has no builder here ({messages.said()})',
+            f'TensorRT {trt.version} has no builder here ({messages.reason()})',
             fix='build engines on the machine with the GPU they are for') from err
     return builder
 
@@ -360,7 +360,7 @@ def _set_timing_cache(
     cache = config.create_timing_cache(data)
     if cache is None or not config.set_timing_cache(cache, False):
         if data:
-            _log.info('timing cache of %d bytes does not fit: measuring anew', len(data))
+            _log.info('timing cache of %d bytes does not fit: measuring again', len(data))
             return _set_timing_cache(trt, config, b'')
         return None
     return cache

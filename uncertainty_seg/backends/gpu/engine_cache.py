@@ -4,7 +4,7 @@ Engines on disk, each under a key of everything it depends on.
 
 A plan can be read only by the TensorRT that built it, on the GPU it was built on: some versions
 report anything else and some crash. So all of that is in the key, and what does not fit is never
-opened. Beside each plan is a JSON file with the same facts in words and the plan's hash.
+opened. Next to each plan is a JSON file with the same facts in words and the plan's hash.
 
 A plan is code: the folder belongs to the user, and nothing is downloaded into it.
 

@@ -160,7 +160,7 @@ def require_not_failed(
     if record is not None and not record.is_passed:
         raise BackendUnavailableError(
             f'{what} failed its self-check on this model ({", ".join(record.failed)})',
-            fix='choose another precision or backend, or mend it and run uncertainty_seg '
+            fix='choose another precision or backend, or repair it and run uncertainty_seg '
                 'self-check again',
         )
     if record is None and must_have_passed:

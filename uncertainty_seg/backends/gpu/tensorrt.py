@@ -357,7 +357,7 @@ class EngineOpener:
     ) -> Engine:
         engine = runtime.open_plan(plan)
         if engine is None:
-            self._cache.discard(key, runtime.messages.said())
+            self._cache.discard(key, runtime.messages.reason())
             raise self._missing(needed)
         return Engine(runtime, engine, memory, needed.role)
 

@@ -81,7 +81,7 @@ class Messages:
         """Return the last errors, oldest first."""
         return tuple(self._errors)
 
-    def said(self) -> str:
+    def reason(self) -> str:
         """Return the errors as one text for an exception, and clear them."""
         text = '; '.join(dict.fromkeys(self._errors))
         self._errors.clear()
@@ -134,7 +134,7 @@ class TensorRt:
 
     @property
     def has_progress(self) -> bool:
-        """Whether a build tells how far it is."""
+        """Whether a build reports its progress."""
         return hasattr(self.module, 'IProgressMonitor')
 
     @property

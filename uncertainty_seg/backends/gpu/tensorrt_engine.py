@@ -211,11 +211,7 @@ class Recording:
 
 
 def require_tensors(
-    engine: Engine,
-    role: str,
-    inputs: set[str],
-    outputs: set[str],
-    shapes: Mapping[str, Shape],
+    engine: Engine, role: str, inputs: set[str], outputs: set[str], shapes: Mapping[str, Shape],
     known: set[str],
 ) -> None:
     """
@@ -252,7 +248,7 @@ class Engine:
         self.inputs, self.outputs = _tensors(runtime.trt, engine)
         self._opened: tensorrt.IExecutionContext | None = engine.create_execution_context()
         if self._opened is None:
-            raise MemoryError(f'no context for {role}: {runtime.messages.said()}')
+            raise MemoryError(f'no context for {role}: {runtime.messages.reason()}')
         self._bound: dict[str, Any] = {}
         self._shapes: dict[str, Shape] = {}
 
@@ -329,7 +325,7 @@ class Engine:
     def _require(self, is_done: bool, what: str) -> None:
         if is_done:
             return
-        reason = self._runtime.messages.said()
+        reason = self._runtime.messages.reason()
         if says_full(reason):
             raise MemoryError(f'{self._role} {what}: {reason}')
         raise BackendError(f'{self._role} {what} ({reason})')
@@ -359,7 +355,7 @@ class Runtime:
         # TensorRT may give None for whatever it makes, which its own signatures do not say.
         self._runtime: tensorrt.Runtime | None = trt.module.Runtime(self._logger)
         if self._runtime is None:
-            raise BackendError(f'TensorRT {trt.version} does not start ({self.messages.said()})')
+            raise BackendError(f'TensorRT {trt.version} does not start ({self.messages.reason()})')
 
     def open_plan(self, plan: bytes) -> tensorrt.ICudaEngine | None:
         """Return the engine of a plan, or None if this TensorRT and GPU cannot use it."""
