@@ -26,9 +26,9 @@ from uncertainty_seg.graph.compile import compile_graph
 from uncertainty_seg.graph.onnx_tools import OPSET
 from uncertainty_seg.storage.labelled_folder import LabelledFolder
 from uncertainty_seg.storage.model_bundle import write_bundle
-from uncertainty_seg.training.datasets import Augmentation
 from uncertainty_seg.training.export import export_marked, load_weights
 from uncertainty_seg.training.fit import (
+    Augmentation,
     class_weights,
     fit,
     FitSettings,
@@ -119,15 +119,7 @@ _log = logging.getLogger(__name__)
 
 
 def recipe(name: str) -> Recipe:
-    """
-    Return a shipped recipe.
-
-    Raises
-    ------
-    TrainingError
-        If there is none of that name.
-
-    """
+    """Return the shipped recipe of a name; raises TrainingError if there is none."""
     found = {r.name: r for r in _RECIPES}
     if name not in found:
         raise TrainingError(f'no recipe {name!r}', f'one of {", ".join(found)}')
@@ -143,14 +135,10 @@ def train_weights(
 
     Parameters
     ----------
-    recipe : Recipe
-        What to do.
-    data : LabelledFolder
-        Training images.
-    encoder_file : Path
-        ImageNet weights of MobileNetV2.
-    weights_file : Path
-        Written with torch.save.
+    recipe, data : Recipe, LabelledFolder
+        What to do, with which images.
+    encoder_file, weights_file : Path
+        ImageNet weights of MobileNetV2, and where torch.save writes the result.
     threads : int
         CPU threads.
     on_epoch : callable, optional
@@ -178,10 +166,7 @@ def load_net(weights_file: Path, num_classes: int, dropout: DropoutPlan) -> Pyra
     """
     Build the network with trained weights and other dropout rates, in eval mode.
 
-    Raises
-    ------
-    TrainingError
-        If the file is missing or holds another network.
+    Raises TrainingError if the file is missing or holds another network.
 
     """
     net = PyramidNet(num_classes, dropout)
@@ -198,21 +183,12 @@ def make_bundle(
 
     Parameters
     ----------
-    recipe : Recipe
-        Gives input, passes and the texts of the card.
-    data : LabelledFolder
-        Gives class names and colours.
-    weights_file : Path
-        From `train_weights`.
-    folder : Path
-        Of the bundle.
+    recipe, data : Recipe, LabelledFolder
+        Give input, passes and the texts of the card; class names and colours.
+    weights_file, folder : Path
+        From `train_weights`; of the bundle.
     dropout : DropoutPlan, optional
         Other rates than the recipe's, for the dropout study.
-
-    Returns
-    -------
-    ModelCard
-        As written.
 
     """
     net = load_net(weights_file, data.num_classes, dropout or recipe.run_dropout)
