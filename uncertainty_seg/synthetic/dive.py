@@ -304,25 +304,11 @@ def _work(index: int) -> DiveFrame:
 
 def render_frames(dive: Dive, workers: int = 2) -> Iterator[DiveFrame]:
     """
-    Render all frames of a dive, in order.
+    Yield all frames of a dive, in order.
 
-    Parameters
-    ----------
-    dive : Dive
-        The dive.
-    workers : int, optional
-        Processes; 1 renders in this one. With more, the calling program must guard its entry
-        with ``if __name__ == '__main__'``, as `multiprocessing` asks.
-
-    Yields
-    ------
-    DiveFrame
-        The next frame.
-
-    Raises
-    ------
-    ConfigError
-        If `workers` is below 1.
+    With more than one of `workers`, which are processes, the calling program must guard its entry
+    with ``if __name__ == '__main__'``, as `multiprocessing` asks. Raises ConfigError if there is
+    less than one.
 
     """
     if workers < 1:

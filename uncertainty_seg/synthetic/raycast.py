@@ -122,17 +122,7 @@ def pipe_surface(pipe: Pipe, x: FloatArray, left: FloatArray, up: FloatArray
 
 def trace_pipe(pipe: Pipe, origin: FloatArray, rays: FloatArray, limit: FloatArray
                ) -> tuple[NDArray[np.intp], FloatArray]:
-    """
-    Find where rays meet the pipe before `limit`.
-
-    Returns
-    -------
-    pixels : ndarray of int, shape (K,)
-        Flat indices of the rays that do.
-    t : ndarray of float32, shape (K,)
-        Metres along them.
-
-    """
+    """Return the flat indices (K,) of rays that meet the pipe before `limit`, and metres (K,)."""
     flat, limits, shell = rays.reshape(-1, 3), limit.ravel(), pipe.radius + GROWTH_MAX_M
 
     def walk(ids: NDArray[np.intp], t: FloatArray, steps: int, arrived_m: float, care: float,

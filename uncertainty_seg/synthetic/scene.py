@@ -91,16 +91,12 @@ def render(world: World, camera: Camera, water: Water, sensor: Sensor,
 
     Parameters
     ----------
-    world, camera, water, sensor : World, Camera, Water, Sensor
-        What, from where, through what, with what.
     streams : tuple of numpy.random.Generator
         For marine snow and for noise.
     drift : ndarray of float32, shape (3,)
         How far the water has drifted, metres.
-    things : tuple of Thing, optional
-        Objects never shown in training.
-    cloud : Cloud, optional
-        Silt in the water.
+    things, cloud : tuple of Thing, Cloud, optional
+        Objects never shown in training; silt in the water.
 
     """
     rays = camera.rays()

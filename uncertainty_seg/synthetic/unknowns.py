@@ -327,33 +327,13 @@ def _unit(vectors: FloatArray) -> FloatArray:
 def march(distance: Distance, origin: FloatArray, rays: FloatArray, reach: float, focal_px: float,
           care: float = 0.9) -> tuple[NDArray[np.intp], FloatArray, FloatArray]:
     """
-    Walk the rays of an image to where a distance function becomes zero.
+    Walk the rays (H, W, 3) of an image to where a distance function becomes zero.
 
-    Blocks of pixels walk together first, as one cone; only those that touch go on pixel by pixel.
-
-    Parameters
-    ----------
-    distance : callable
-        Points (N, 3) to distances (N,), in the object's frame.
-    origin : ndarray of float32, shape (3,)
-        Where the rays start, in the object's frame.
-    rays : ndarray of float32, shape (H, W, 3)
-        Unit vectors in that frame.
-    reach : float
-        Radius of a ball around the object.
-    focal_px : float
-        Focal length, which says how wide a block of pixels is.
-    care : float, optional
-        Share of the distance walked each step; smaller for functions that promise too much.
-
-    Returns
-    -------
-    index : ndarray of int, shape (K,)
-        The rays that arrive, flattened.
-    t : ndarray of float32, shape (K,)
-        How far along them.
-    points : ndarray of float32, shape (K, 3)
-        Where, in the object's frame.
+    Everything is in the frame of the object, which a ball of radius `reach` contains. Blocks of
+    pixels walk together first, as one cone whose width the focal length gives; only those that
+    touch go on pixel by pixel. `care` is the share of the distance walked each step, smaller for
+    functions that overestimate. Returns the flattened indices of the rays that arrive (K,), how
+    far along them (K,), and the points (K, 3).
 
     """
     height, width = rays.shape[:2]

@@ -168,27 +168,16 @@ def form(water: Water, camera: Camera, surface: Surface, t: FloatArray, radius: 
          lamps_across: tuple[tuple[float, float], tuple[float, float]],
          shaded: NDArray[np.bool_], cloud: Cloud | None = None) -> Formed:
     """
-    Light the surface and look at it through the water.
+    Light the surface and view it through the water, with silt in it if there is a cloud.
 
     Parameters
     ----------
-    water, camera, surface : Water, Camera, Surface
-        What is seen, from where, through what.
     t : ndarray of float32, shape (H, W)
         Metres to the surface; `FAR_M` for open water.
-    radius : float
-        Of the pipe, for its shadow.
-    lamps_across : tuple of tuple of float
-        The lamps to the left of and above the pipe's axis.
+    radius, lamps_across : float, tuple of tuple of float
+        Of the pipe, for its shadow; the lamps to the left of and above its axis, metres.
     shaded : ndarray of bool, shape (H, W)
         Where the pipe's shadow can fall.
-    cloud : Cloud, optional
-        Silt in the water.
-
-    Returns
-    -------
-    Formed
-        The light and how much of it comes from the surface.
 
     """
     lamps = lamps_of(water, camera)
