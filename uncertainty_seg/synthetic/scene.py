@@ -91,6 +91,8 @@ def render(world: World, camera: Camera, water: Water, sensor: Sensor,
 
     Parameters
     ----------
+    world, camera, water, sensor : World, Camera, Water, Sensor
+        What, from where, through what, with what.
     streams : tuple of numpy.random.Generator
         For marine snow and for noise.
     drift : ndarray of float32, shape (3,)

@@ -168,10 +168,12 @@ def form(water: Water, camera: Camera, surface: Surface, t: FloatArray, radius: 
          lamps_across: tuple[tuple[float, float], tuple[float, float]],
          shaded: NDArray[np.bool_], cloud: Cloud | None = None) -> Formed:
     """
-    Light the surface and view it through the water, with silt in it if there is a cloud.
+    Light the surface and view it through the water.
 
     Parameters
     ----------
+    water, camera, surface, cloud : Water, Camera, Surface, Cloud
+        What is seen, from where, through what, and silt in it, if any.
     t : ndarray of float32, shape (H, W)
         Metres to the surface; `FAR_M` for open water.
     radius, lamps_across : float, tuple of tuple of float
