@@ -7,7 +7,7 @@ The folders in reading order, which is also the order in which a frame flows:
 ``errors``     every exception of the package
 ``core``       arrays in, arrays out: settings, preprocess, uncertainty, scores, gate, pipeline
 ``graph``      ONNX in, ONNX out: dropout becomes an input, the graph is split in trunk and head
-``backends``   what runs the graphs: ONNX Runtime, or a fake for tests
+``backends``   what runs the graphs: ONNX Runtime, OpenVINO or TensorRT
 ``storage``    formats on disk: model bundles, bags
 ``synthetic``  procedural pipeline-inspection dives
 ``training``   the only place that imports torch

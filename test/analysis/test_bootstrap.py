@@ -4,13 +4,13 @@
 from typing import Any
 
 from calibration_helpers import picture
+from fake_backend import FakeBackend
 import numpy as np
 from numpy.typing import NDArray
 import pytest
 
 from uncertainty_seg.analysis.bootstrap import block_interval, pixel_intervals
 from uncertainty_seg.analysis.evaluation import evaluate, Evaluation
-from uncertainty_seg.backends.fake import FakeBackend
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import ConfigError, ShapeError

@@ -3,6 +3,7 @@
 
 from pathlib import Path
 
+from fake_backend import FakeBackend
 import numpy as np
 import pytest
 
@@ -14,7 +15,6 @@ from uncertainty_seg.analysis.evaluation import (
     frame_table,
     score_frames,
 )
-from uncertainty_seg.backends.fake import FakeBackend
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import DatasetError, ImageError

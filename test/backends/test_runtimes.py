@@ -13,6 +13,7 @@ import logging
 from pathlib import Path
 
 from conftest import tiny_card, tiny_head, tiny_trunk
+from fake_backend import FakeBackend
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper, TensorProto
@@ -21,7 +22,12 @@ import pytest
 from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
 from uncertainty_seg.backends.cpu.openvino import OpenVinoBackend
 from uncertainty_seg.backends.cpu.streaming import StreamingBackend
-from uncertainty_seg.backends.fake import FakeBackend
+from uncertainty_seg.backends.gpu.onnxrt_gpu import (
+    OnnxRuntimeCudaBackend,
+    OnnxRuntimeTensorRtBackend,
+)
+from uncertainty_seg.backends.gpu.tensorrt import TensorRtBackend
+from uncertainty_seg.backends.runner import Runner
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import make_masks, ones_masks
 from uncertainty_seg.core.model_card import DropoutSite
@@ -65,6 +71,26 @@ def assert_close(one: UncertaintyMaps, other: UncertaintyMaps, tolerance: float)
             assert (a == b).all()
         else:
             np.testing.assert_allclose(a, b, rtol=0, atol=tolerance, err_msg=field.name)
+
+
+def test_every_runtime_has_the_same_methods_in_the_same_order() -> None:
+    verbs = ('__init__', 'run', 'timings_ms', 'close')
+    steps = ('_import', '_open', '_run_trunk', '_run_head', '_forget_bank', '_free')
+    kinds = (Runner, StreamingBackend, OnnxRuntimeBackend, OpenVinoBackend,
+             OnnxRuntimeCudaBackend, OnnxRuntimeTensorRtBackend, TensorRtBackend)
+    for kind in kinds:
+        for order in (verbs, steps):
+            found = [name for name in vars(kind) if name in order]
+            assert found == [name for name in order if name in found], kind
+    assert all(issubclass(kind, Runner) for kind in kinds)
+
+
+def test_a_runtime_is_a_context_manager_that_closes_it(kind: Kind, bundle: ModelBundle) -> None:
+    masks = ones_masks(bundle.card.dropout_sites, 2)
+    with kind(bundle, SETTINGS) as backend:
+        assert backend.run(noise(), masks, 1.0).label.shape == (48, 64)
+    with pytest.raises(BackendError, match='run of a closed backend: open it again'):
+        backend.run(noise(), masks, 1.0)
 
 
 def test_a_plain_colour_gives_the_answer_worked_out_by_hand(

@@ -6,13 +6,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+from fake_backend import FakeBackend
 import hypothesis
 from hypothesis import stateful
 from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from uncertainty_seg.backends.fake import FakeBackend
 from uncertainty_seg.core.gate import Gate, Verdict
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import GateSettings, settings_from_dict

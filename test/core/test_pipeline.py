@@ -5,10 +5,10 @@ from collections.abc import Callable
 import dataclasses
 from pathlib import Path
 
+from fake_backend import FakeBackend
 import numpy as np
 import pytest
 
-from uncertainty_seg.backends.fake import FakeBackend
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.model_card import DropoutSite

@@ -26,11 +26,12 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 import weakref
 
+from host_memory import HostMemory
 import numpy as np
 from numpy.typing import DTypeLike
 import onnx
 
-from uncertainty_seg.backends.gpu.device_memory import ALIGNMENT, HostMemory, Replay
+from uncertainty_seg.backends.gpu.device import ALIGNMENT, Replay
 
 Profiles = Mapping[str, tuple[tuple[int, ...], ...]]
 _MAGIC = b'fake plan'

@@ -159,7 +159,7 @@ def node_arguments(
     **parameters: Any,
 ) -> list[str]:
     """Return the arguments that run the node on a bundle, with its image on /cam."""
-    values = {'model': bundle, 'backend': 'fake', **parameters}
+    values = {'model': bundle, 'backend': 'onnxruntime', **parameters}
     words = [*program, '--ros-args', '-r', 'image:=/cam']
     for source, target in (remaps or {}).items():
         words += ['-r', f'{source}:={target}']

@@ -17,8 +17,9 @@ import sys
 import threading
 from typing import Any
 
+from fake_backend import FakeBackend
+
 from uncertainty_seg.backends import registry
-from uncertainty_seg.backends.fake import FakeBackend
 from uncertainty_seg.errors import BackendError, EngineMissingError
 from uncertainty_seg.ros import engine_builder
 from uncertainty_seg.ros.main import main
@@ -62,6 +63,6 @@ def follow(progress: Callable[[float, str], None]) -> None:
 
 
 if __name__ == '__main__':
-    registry.OPENERS['fake'] = open_if_built
+    registry.OPENERS['tensorrt'] = open_if_built
     engine_builder.build_here = build_on_command
     sys.exit(main())

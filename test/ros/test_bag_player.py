@@ -149,9 +149,9 @@ def test_camera_frames_larger_than_the_default_segment_arrive_with_our_profile(
 
 
 def expected_results(bundle_folder: Path) -> dict[int, Any]:
-    settings = settings_from_dict({'model': str(bundle_folder), 'backend': 'fake'})
+    settings = settings_from_dict({'model': str(bundle_folder), 'backend': 'onnxruntime'})
     bundle = load_bundle(settings.model)
-    pipeline = Pipeline(bundle, open_backend('fake', bundle, settings), settings)
+    pipeline = Pipeline(bundle, open_backend(settings.backend, bundle, settings), settings)
     stamps = [START_NS + i * PERIOD_NS for i in range(NUM_FRAMES)]
     return {s: pipeline.process(p, s) for s, p in zip(stamps, frames(), strict=True)}
 

@@ -15,11 +15,11 @@ if not HAS_ROS:
     pytest.skip(SKIP_REASON, allow_module_level=True)
 
 from builtin_interfaces.msg import Time  # noqa: I100
+from fake_backend import FakeBackend
 from rclpy.serialization import deserialize_message, serialize_message
 from ros_stubs import StubNode
 from sensor_msgs.msg import CompressedImage, Image
 
-from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.image_codec import RawImage
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import settings_from_dict
@@ -79,8 +79,8 @@ class Rig:
 
     def __init__(self, folder: Path) -> None:
         bundle = load_bundle(str(make_tiny_bundle(folder / 'tiny')))
-        self.settings = settings_from_dict({'backend': 'fake', 'gate.rise_frames': 1})
-        pipeline = Pipeline(bundle, open_backend('fake', bundle, self.settings), self.settings)
+        self.settings = settings_from_dict({'gate.rise_frames': 1})
+        pipeline = Pipeline(bundle, FakeBackend(bundle.card), self.settings)
         self.node: Any = StubNode()
         verdicts, pictures = VerdictPublishers(self.node, 600.0), PicturePublishers(self.node)
         for topic in self.node.topics.values():

@@ -152,9 +152,9 @@ def test_noise_in_the_dark_never_turns_into_light() -> None:
 
 
 @pytest.mark.parametrize('kind', KINDS)
-@pytest.mark.parametrize('shape', [(1, 1, 3), (1, 40, 3), (3, 2, 3), (0, 5, 3)])
-def test_any_size_will_do(kind: str, shape: tuple[int, int, int]) -> None:
-    assert corrupt(np.full(shape, 90, np.uint8), kind, 5).shape == shape
+def test_any_size_will_do(kind: str) -> None:
+    for shape in ((1, 1, 3), (1, 40, 3), (3, 2, 3), (0, 5, 3)):
+        assert corrupt(np.full(shape, 90, np.uint8), kind, 5).shape == shape
 
 
 @pytest.mark.parametrize(('kind', 'severity', 'sentence'), [

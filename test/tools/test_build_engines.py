@@ -16,7 +16,7 @@ import pytest
 from uncertainty_seg.backends.gpu import bundle_engines
 from uncertainty_seg.backends.gpu import bundle_engines as engine_work
 from uncertainty_seg.backends.gpu.bundle_engines import engines_of
-from uncertainty_seg.backends.gpu.device_memory import CudaDevice
+from uncertainty_seg.backends.gpu.device import CudaDevice
 from uncertainty_seg.backends.gpu.engine_cache import EngineCache, EngineTarget
 from uncertainty_seg.backends.gpu.tensorrt_api import TensorRt
 from uncertainty_seg.core.settings import Settings

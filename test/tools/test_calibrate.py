@@ -9,10 +9,12 @@ from typing import Any
 
 from calibration_helpers import write_folder
 import cv2
+from fake_backend import FakeBackend
 import numpy as np
 import pytest
 
 from uncertainty_seg.analysis.conformal import upper_bound
+from uncertainty_seg.backends import registry
 from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.core.settings import settings_from_dict
 from uncertainty_seg.storage.model_bundle import load_bundle
@@ -196,13 +198,17 @@ def test_blocks_count_and_not_frames(folders: Path, tmp_path: Path) -> None:
 
 
 def test_the_precision_that_was_computed_in_is_written(
-    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from conftest import make_tiny_bundle
 
+    # ONNX Runtime would refuse bf16, and not every processor has it for OpenVINO.
+    monkeypatch.setitem(registry.OPENERS, 'onnxruntime',
+                        lambda bundle, settings: FakeBackend(bundle.card))
     bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
     words = ['calibrate', str(bundle), '--train', str(folders / 'train'), '--val',
-             str(folders / 'val'), '--bad', RULE, '--backend', 'fake', '--alpha', '0.1']
+             str(folders / 'val'), '--bad', RULE, *RUN, '--alpha', '0.1']
     for precision, written in (('bundle', 'fp32'), ('bf16', 'bf16')):
         assert main([*words, '--precision', precision]) == 0
         calibration = load_bundle(str(bundle)).calibration
@@ -377,10 +383,14 @@ def test_evaluate_says_what_it_cannot_do(
 
 
 def test_evaluate_needs_a_calibration(
-    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from conftest import make_tiny_bundle
 
+    # ONNX Runtime would refuse bf16, and not every processor has it for OpenVINO.
+    monkeypatch.setitem(registry.OPENERS, 'onnxruntime',
+                        lambda bundle, settings: FakeBackend(bundle.card))
     bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
     assert main(['evaluate', str(bundle), str(folders / 'fresh'), *RUN]) == 2
     assert 'has no calibration.json' in capsys.readouterr().err

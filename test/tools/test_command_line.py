@@ -116,7 +116,7 @@ def test_last_line_is_json(tiny_bundle: Path, tmp_path: Path) -> None:
     with BagWriter(tmp_path / 'in') as bag:
         bag.write_image('/camera', 5, 'cam', np.zeros((48, 64, 3), np.uint8), 'bgr8')
     done = call('replay', str(tmp_path / 'in'), str(tmp_path / 'out'), '--model',
-                str(tiny_bundle), '--backend', 'fake')
+                str(tiny_bundle), '--backend', 'onnxruntime')
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout.splitlines()[-1])
     assert (facts['verb'], facts['num_frames'], facts['model']) == ('replay', 1, 'tiny')

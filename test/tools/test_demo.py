@@ -333,7 +333,7 @@ def test_dive_is_rendered_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_pace_is_at_most_the_dives_own(tmp_path: Path, tiny_bundle: Path) -> None:
     from uncertainty_seg.core.settings import settings_from_dict
 
-    settings = settings_from_dict({'model': str(tiny_bundle), 'backend': 'fake'})
+    settings = settings_from_dict({'model': str(tiny_bundle), 'backend': 'onnxruntime'})
     dive, _ = write_bags(tmp_path, '....', 'cccc')
     assert find_pace(settings, dive, 1e-6) == 1.0
     assert 0 < find_pace(settings, dive, 1e9) < 1e-3

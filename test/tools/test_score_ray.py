@@ -80,7 +80,7 @@ def feed(pipe: Path, data: bytes) -> None:
 
 
 def score(*words: object) -> int:
-    return main(['score', *map(str, words), '--backend', 'fake'])
+    return main(['score', *map(str, words), '--backend', 'onnxruntime'])
 
 
 def parts_of(table: Path) -> dict[str, bytes]:

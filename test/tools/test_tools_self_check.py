@@ -310,13 +310,6 @@ def test_a_failure_is_exit_code_1_and_kept(
     assert call('--backend', 'onnxruntime') == 1
 
 
-def test_the_fake_backend_is_nothing_to_check(
-        cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call('--backend', 'fake') == 1
-    assert 'the fake backend computes no network' in capsys.readouterr().err
-    assert not cache.exists()
-
-
 def test_a_backend_that_cannot_open_is_said_and_nothing_is_kept(
         cache: Path, monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,19 +7,17 @@ import pytest
 torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
 
 from uncertainty_seg.storage.labelled_folder import LabelledFolder  # noqa: E402
-from uncertainty_seg.training.datasets import (  # noqa: E402
+from uncertainty_seg.training.fit import (  # noqa: E402
     augment,
     Augmentation,
     batches,
-    systematic_draw,
-)
-from uncertainty_seg.training.fit import (  # noqa: E402
     class_weights,
     draw_weights,
     fit,
     FitSettings,
     normalise,
     restore_priors,
+    systematic_draw,
 )
 
 pytestmark = pytest.mark.torch

@@ -11,36 +11,13 @@ torch = pytest.importorskip('torch', reason='torch is not installed: scripts/tes
 from torch import nn  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from torch.nn.functional import dropout as early_bound  # noqa: E402
+from torch_nets import Body, Net  # noqa: E402
 
 from uncertainty_seg.errors import GraphError  # noqa: E402
 from uncertainty_seg.training.marking import find_dropout, MarkedNet  # noqa: E402
 
 pytestmark = pytest.mark.torch
 HEIGHT, WIDTH = 6, 8
-
-
-class Net(nn.Module):
-    """A convolution, then whatever `body` does with four planes, then another."""
-
-    def __init__(self, body: Callable | nn.Module) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 1)
-        self.body = body if isinstance(body, nn.Module) else Body(body)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.last(self.body(self.first(x)))
-
-
-class Body(nn.Module):
-    """A function of the planes and of the training mode."""
-
-    def __init__(self, function: Callable) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(x, self.training)
 
 
 class DropPath(nn.Module):

@@ -13,9 +13,9 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
 
-from test_front_end import Net  # noqa: E402
 from torch import nn  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
+from torch_nets import Net  # noqa: E402
 
 from uncertainty_seg.core.model_card import InputSpec  # noqa: E402
 from uncertainty_seg.errors import GraphError  # noqa: E402
@@ -33,14 +33,23 @@ from uncertainty_seg.training.marking import (  # noqa: E402
 )
 from uncertainty_seg.training.masked_reference import (  # noqa: E402
     apply_mask,
+    chosen_output,
     masked_logits,
-    plain_logits,
 )
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings('ignore')]
 HEIGHT, WIDTH, P = 6, 8, 0.25
 SPEC = InputSpec(WIDTH, HEIGHT, 'stretch', 'rgb', (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 IMAGE = np.random.default_rng(0).standard_normal((1, 3, HEIGHT, WIDTH), np.float32)
+
+
+def plain_logits(
+    net: nn.Module, image: np.ndarray, output: str | None = None, num_classes: int | None = None
+) -> np.ndarray:
+    """Run a net in eval mode, without any dropout."""
+    with torch.no_grad():
+        outputs = find_dropout(net, HEIGHT, WIDTH).run(torch.from_numpy(image.copy()))
+    return outputs[chosen_output(outputs, output, num_classes)].numpy()
 
 
 class Attention(nn.Module):

@@ -1,74 +1,28 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The inputs and outputs that the two files of a bundle declare, held against its card.
+The inputs and outputs that a bundle's graphs declare, compared with its card.
 
-Read from the files and not from a runtime, so that every backend refuses the same bundles in the
-same words. What the nodes compute is not looked at.
+They are read from the files and not from a runtime, so that every backend refuses the same bundles
+with the same sentences. What the nodes compute is not checked.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
-from uncertainty_seg.core.arrays import ImageU8, require_shape
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.model_card import ModelCard
-from uncertainty_seg.errors import ModelBundleError, ShapeError
-
-# -------------------------------------------------------------------------------------------------
-# What every backend asks of an image and a set of masks before it runs.
-
-
-def require_inputs(
-    card: ModelCard, image: ImageU8, masks: Mapping[str, NDArray[np.float32]]
-) -> int:
-    """
-    Refuse what the network was not made for.
-
-    Parameters
-    ----------
-    card : ModelCard
-        Says what it was made for.
-    image : ndarray of uint8, shape (h, w, 3)
-        The fitted image.
-    masks : mapping of str to ndarray of float32, shape (T, *site.shape)
-        One array for each dropout site of the card.
-
-    Returns
-    -------
-    int
-        T, which all masks agree on.
-
-    Raises
-    ------
-    ShapeError
-        If the image has another size or dtype, a mask is missing or unknown, or the masks
-        disagree about T.
-
-    """
-    require_shape('image', image, (card.input.height, card.input.width, 3), np.uint8)
-    wanted = {site.name: site.shape for site in card.dropout_sites}
-    if set(masks) != set(wanted):
-        raise ShapeError(f'masks for {sorted(masks)}', f'{sorted(wanted)}, the sites of the card')
-    for name, shape in wanted.items():
-        require_shape(f'mask {name!r}', masks[name], (None, *shape), np.float32)
-    counts = {name: len(mask) for name, mask in masks.items()}
-    passes = min(counts.values())
-    if passes < 1 or len(set(counts.values())) > 1:
-        raise ShapeError(f'masks for {counts} passes', 'the same T >= 1 for every site')
-    return passes
-
-
-# -------------------------------------------------------------------------------------------------
+from uncertainty_seg.core.dropout_masks import Masks
+from uncertainty_seg.errors import ModelBundleError
 
 IMAGE, LOGITS = 'image', 'logits'
+# Of head_stats.onnx, as `graph.head_stats` names them, which `backends` may not import; a test
+# compares both.
+INV_TEMPERATURE = 'inv_temperature'
+STATISTICS = ('sum_p', 'sum_entropy', 'sum_p2', 'votes')
 COMPILE = 'compile the bundle again'
 _FLOAT, _BYTE = 'tensor(float)', 'tensor(uint8)'
 _Tensors: TypeAlias = dict[str, tuple[str, list[int | None]]]
@@ -77,14 +31,14 @@ _Tensors: TypeAlias = dict[str, tuple[str, list[int | None]]]
 @dataclass(frozen=True)
 class GraphNames:
     """
-    Names of the tensors that pass from one graph to the other, in the order of the files.
+    Names of the tensors that pass from trunk to head, in the order of the files.
 
     Attributes
     ----------
     frontier : tuple of str
         Outputs of the trunk.
     head_inputs : tuple of str
-        What the head takes: frontier and masks, and the image if it looks at it.
+        Inputs of the head: frontier and masks, and the image if it needs it.
 
     """
 
@@ -94,32 +48,27 @@ class GraphNames:
 
 def require_graphs(bundle: ModelBundle) -> GraphNames:
     """
-    Refuse graphs whose inputs and outputs are not what the card says.
-
-    Parameters
-    ----------
-    bundle : ModelBundle
-        Input size, dropout sites, chunk and logits are its card's.
+    Refuse graphs whose inputs and outputs are not those of the bundle's card.
 
     Returns
     -------
     GraphNames
-        What to pass on from trunk to head.
+        What to pass from trunk to head.
 
     Raises
     ------
     ModelBundleError
-        With the first tensor that is missing, unknown, or of another type or shape.
+        Names the first tensor that is missing, unknown, or of another type or shape.
 
     """
     card, spec = bundle.card, bundle.card.input
-    trunk, head = _graph(bundle.trunk_path), _graph(bundle.head_path)
+    trunk, head = read_graph(bundle.trunk_path), read_graph(bundle.head_path)
     passes = card.chunk or None
     image: _Tensors = {IMAGE: (_BYTE, [1, spec.height, spec.width, 3])}
     features = _tensors(trunk.output)
     sites: _Tensors = {site.name: (_FLOAT, [passes, *site.shape]) for site in card.dropout_sites}
-    _require_tensors('trunk.onnx takes', _tensors(_inputs(trunk)), image)
-    inputs = _tensors(_inputs(head))
+    _require_tensors('trunk.onnx takes', input_tensors(trunk), image)
+    inputs = input_tensors(head)
     direct = image if IMAGE in inputs else {}
     _require_tensors('head.onnx takes', inputs, {**direct, **features, **sites})
     _require_tensors('head.onnx gives', _tensors(head.output),
@@ -127,21 +76,11 @@ def require_graphs(bundle: ModelBundle) -> GraphNames:
     return GraphNames(tuple(features), tuple(inputs))
 
 
-def with_masks(path: Path, masks: Mapping[str, NDArray[np.float32]]) -> bytes:
+def with_masks(path: Path, masks: Masks) -> bytes:
     """
-    Read a head with some passes' masks as constants in it.
+    Return a head as an ONNX file with the masks (chunk, *site.shape) of every site as constants.
 
-    Parameters
-    ----------
-    path : Path
-        The head.
-    masks : mapping of str to ndarray of float32, shape (chunk, *site.shape)
-        Of every site.
-
-    Returns
-    -------
-    bytes
-        An ONNX file without mask inputs. What is gathered by masks is folded when it is opened.
+    A runtime folds the weights that are gathered by masks when it opens the file.
 
     """
     import onnx
@@ -155,7 +94,8 @@ def with_masks(path: Path, masks: Mapping[str, NDArray[np.float32]]) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _graph(path: Path) -> Any:
+def read_graph(path: Path) -> Any:
+    """Return the graph of an ONNX file without its external weights, or raise ModelBundleError."""
     import onnx
 
     try:
@@ -164,10 +104,10 @@ def _graph(path: Path) -> Any:
         raise ModelBundleError(f'{path} is no ONNX file ({err})', fix=COMPILE) from err
 
 
-def _inputs(graph: Any) -> list[Any]:
-    """Return the inputs that are no weights; old files list those too."""
+def input_tensors(graph: Any) -> _Tensors:
+    """Return type and shape of each input that is no weight; old files list weights too."""
     weights = {weight.name for weight in graph.initializer}
-    return [info for info in graph.input if info.name not in weights]
+    return _tensors(info for info in graph.input if info.name not in weights)
 
 
 def _tensors(infos: Iterable[Any]) -> _Tensors:

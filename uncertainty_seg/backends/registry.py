@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-From the name of a backend to an open one.
+Open a backend by its name, or the best one that works on this machine.
 
-Each runtime is imported by the function that opens it, so that a machine needs only the one it
-uses.
+Each runtime is imported by the function that opens it, so that a machine needs only the runtime
+that it uses.
 
 """
 
@@ -22,10 +22,9 @@ from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BackendUnavailableError, ConfigError, EngineMissingError
 
 AUTO = 'auto'
-# Best first. `fake` is not among them: it must never stand in for a network by itself. Nor are
-# ONNX Runtime's ways to a GPU: where they work, tensorrt does.
+# Best first. ONNX Runtime's GPU providers are left out: where they work, tensorrt works too.
 AUTO_ORDER = ('tensorrt', 'openvino', 'onnxruntime')
-# Where it was measured to be the better choice; by name it may be taken anywhere.
+# Where it was measured to be the better choice; by name it may be chosen anywhere.
 _AUTO_MACHINES = {'openvino': ('x86_64', 'AMD64')}
 _log = logging.getLogger(__name__)
 
@@ -60,19 +59,12 @@ def _open_onnxruntime_tensorrt(bundle: ModelBundle, settings: Settings) -> Backe
     return OnnxRuntimeTensorRtBackend(bundle, settings)
 
 
-def _open_fake(bundle: ModelBundle, settings: Settings) -> Backend:
-    from uncertainty_seg.backends.fake import FakeBackend
-
-    return FakeBackend(bundle.card)
-
-
 OPENERS: dict[str, Callable[[ModelBundle, Settings], Backend]] = {
     'tensorrt': _open_tensorrt,
     'openvino': _open_openvino,
     'onnxruntime': _open_onnxruntime,
     'onnxruntime_cuda': _open_onnxruntime_cuda,
     'onnxruntime_tensorrt': _open_onnxruntime_tensorrt,
-    'fake': _open_fake,
 }
 
 
@@ -102,8 +94,8 @@ def open_backend(name: str, bundle: ModelBundle, settings: Settings) -> Backend:
         If its runtime is not installed or does not compute in that precision; with 'auto', if
         that is so for all.
     EngineMissingError
-        If a GPU is there and its engine has not been built; with 'auto' too, lest a vehicle run
-        on its processor for want of one command.
+        If there is a GPU and its engine has not been built; with 'auto' too, so that a vehicle
+        does not run on its processor because one command was not run.
     ModelBundleError
         If the graphs do not fit the card.
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""How many threads a backend may use, and how many passes fit in its memory budget."""
+"""How many passes a backend runs, how many at once, and on how many threads."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.settings import BUNDLE_PASSES, Settings
+
 _CPU_QUOTA_FILE = Path('/sys/fs/cgroup/cpu.max')
 # Beyond this many passes a call the fixed cost of a call no longer shows.
 MAX_CHUNK = 20
@@ -17,17 +20,9 @@ _MEGABYTE = 2**20
 
 def usable_threads(wanted: int) -> int:
     """
-    Bound the threads by what this process may use.
+    Return the threads asked for, or with 0 as many as this process may use.
 
-    Parameters
-    ----------
-    wanted : int
-        Threads asked for; 0 for as many as there are.
-
-    Returns
-    -------
-    int
-        `wanted`, or the cores of the process's affinity, fewer where a container grants less.
+    That is the number of cores in its affinity, or fewer where a container grants less.
 
     """
     if wanted > 0:
@@ -41,25 +36,20 @@ def usable_threads(wanted: int) -> int:
     return max(1, min(cores, granted))
 
 
+def passes_of(card: ModelCard, settings: Settings) -> int:
+    """Return T: the setting's, or the card's where the setting leaves it to the bundle."""
+    return card.passes if settings.passes == BUNDLE_PASSES else settings.passes
+
+
 @dataclass(frozen=True)
 class Chunking:
-    """
-    How many passes run at once.
-
-    Attributes
-    ----------
-    passes : int
-        Passes of a chunk; the last may be shorter.
-    reason : str
-        Why, for the log.
-
-    """
+    """How many passes run at once (the last chunk may be shorter), and why, for the log."""
 
     passes: int
     reason: str
 
 
-def choose_chunk(total: int, bytes_a_pass: int, budget_mb: int) -> Chunking:
+def choose_chunk(total: int, bytes_a_pass: int, budget_mb: int, fixed: int = 0) -> Chunking:
     """
     Split T passes in chunks of nearly the same size that fit in the budget.
 
@@ -71,13 +61,18 @@ def choose_chunk(total: int, bytes_a_pass: int, budget_mb: int) -> Chunking:
         Memory that one more pass in a chunk takes.
     budget_mb : int
         Memory that a chunk may take.
+    fixed : int
+        Passes that the head takes, if it takes no other number; 0 if it takes any.
 
     Returns
     -------
     Chunking
-        At least one pass, at most `MAX_CHUNK`, whatever the budget.
+        At least one pass, at most `MAX_CHUNK`, whatever the budget; `fixed` if that is given.
 
     """
+    if fixed:
+        size = f'{bytes_a_pass / _MEGABYTE:.1f} MB a pass'
+        return Chunking(fixed, f'the head takes no other number: {size}')
     fitting = budget_mb * _MEGABYTE // max(bytes_a_pass, 1)
     limit = max(1, min(total, fitting, MAX_CHUNK))
     passes = math.ceil(total / math.ceil(total / limit))
@@ -97,14 +92,14 @@ def head_bytes_a_pass(head_path: Path) -> int:
     Parameters
     ----------
     head_path : Path
-        The head, a graph whose only symbolic axis is the pass, or one of a fixed number of passes.
+        A graph whose only symbolic axis is the pass, or one of a fixed number of passes.
 
     Returns
     -------
     int
-        Growth of the largest sum of tensors that live at the same time, if nodes run in the
-        order of the file and nothing is fused: an upper bound of what a runtime needs. Of a head
-        with a fixed number of passes, its share of the sum.
+        By how much the largest sum of tensors that live at the same time grows, if nodes run in
+        the order of the file and nothing is fused: an upper bound of what a runtime needs. For a
+        head with a fixed number of passes, that sum divided by the number.
 
     """
     import onnx
@@ -113,13 +108,13 @@ def head_bytes_a_pass(head_path: Path) -> int:
     first = model.graph.output[0].type.tensor_type.shape.dim[0]
     if first.dim_value:
         return math.ceil(_peak_bytes(model, first.dim_value) / first.dim_value)
-    # Many passes, so that what is there only once does not decide where the peak lies.
+    # Many passes, so that tensors without a pass axis do not decide where the peak is.
     growth = _peak_bytes(model, 2 * MAX_CHUNK) - _peak_bytes(model, MAX_CHUNK)
     return max(math.ceil(growth / MAX_CHUNK), 1)
 
 
 def _peak_bytes(model: Any, passes: int) -> int:
-    """Walk the nodes with T fixed; the largest total of live tensors, in bytes."""
+    """Return the largest total of live tensors in bytes, with T fixed."""
     sizes = _tensor_bytes(model, passes)
     nodes = model.graph.node
     last_use = {name: index for index, node in enumerate(nodes) for name in node.input}

@@ -248,7 +248,7 @@ class Settings:
         'and onnxruntime that works on this machine. onnxruntime_cuda and onnxruntime_tensorrt '
         'are a second way to use a GPU and are taken by name only.',
         choices=('auto', 'tensorrt', 'openvino', 'onnxruntime', 'onnxruntime_cuda',
-                 'onnxruntime_tensorrt', 'fake'),
+                 'onnxruntime_tensorrt'),
     )
     precision: str = parameter(
         BUNDLE_PRECISION,

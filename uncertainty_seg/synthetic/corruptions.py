@@ -1,12 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Make a photograph worse by steps: a ladder to climb until the mask breaks or the flag falls.
+Degrade a photograph in steps, until the mask breaks or the flag falls.
 
-The water of the dives (`water`, `sensor`) needs to know how far everything is. A photograph does
-not say, so here the whole image is taken to lie at one distance. That is enough to ask whether
-uncertainty grows with the damage; it is no simulation of a place.
-
-The mask of the photograph stays true: nothing is moved.
+The water of the dives (`water`, `sensor`) needs the distance of everything. A photograph does not
+give it, so the whole image is taken to be at one distance. That is enough to ask whether
+uncertainty grows with the damage; it does not simulate a place. The photograph's mask stays valid,
+because nothing is moved.
 
 """
 
@@ -94,13 +93,13 @@ def _darkness(image: FloatArray, step: int, rng: np.random.Generator) -> FloatAr
 
 
 def _blur(image: FloatArray, step: int, _rng: np.random.Generator) -> FloatArray:
-    # In a small image, a share of its side alone would be less than a pixel sees.
+    # In a small image, a share of its side alone would be less than a pixel.
     return _blurred(image, BLUR[step], least_px=LEAST_BLUR_PX * (step + 1))
 
 
 def _colour_cast(image: FloatArray, step: int, rng: np.random.Generator) -> FloatArray:
     absorption = random_water(rng, 0.0).absorption
-    # The camera's exposure makes up for what the clearest colour loses, and for no more.
+    # The camera's exposure compensates what the clearest colour loses, and no more.
     lost = absorption - absorption.min()
     return image * np.exp(-lost * np.float32(CAST_PATH_M[step]))
 
@@ -109,14 +108,14 @@ def _snow(image: FloatArray, step: int, rng: np.random.Generator) -> FloatArray:
     height, width = image.shape[:2]
     count = SNOW_COUNT[-1]
     places = rng.random((count, 2)) * (width, height)
-    # Few are near, large and out of focus: those are dim, since their light is spread.
+    # Few are near, large and out of focus: these are dim, since their light is spread.
     radius = np.clip(rng.lognormal(-6.1, 0.55, count), 0.0012, 0.02)
     level = np.clip(rng.uniform(0.5, 1.0, count) * (0.004 / radius) ** 0.5, 0, 1)
     layer = np.zeros((height, width), np.uint8)
     for (x, y), size, bright in zip(
         places[:SNOW_COUNT[step]], radius * max(height, width), level, strict=False
     ):
-        # Drawn apart and kept where brighter, so that a later speck never hides an earlier one.
+        # Drawn apart and kept where brighter, so that a later speck does not hide an earlier one.
         _lighten(layer, float(x), float(y), float(size), int(255 * bright))
     soft = _blurred(layer.astype(np.float32), 0.0010)[..., None] * np.float32(1 / 255)
     return image + (255 - image) * soft

@@ -168,7 +168,7 @@ def _write_ood(place: Path, count: int, seed: int, size: tuple[int, int], worker
     jobs = []
     for k, kind in enumerate(OOD_KINDS):
         for i in range(count):
-            # From behind the set's own seeds, so that no background is met twice.
+            # From the end of the set's own seeds, so that no background occurs twice.
             scene_seed = (seed + 1) * SEEDS_A_SET - 1 - (k * count + i)
             murk = 0.68 + 0.27 * i / max(count - 1, 1) if kind == 'turbid' else None
             jobs.append(_Job(str(place), f'{kind}_{seed}_{i:05d}', scene_seed, size, murk,

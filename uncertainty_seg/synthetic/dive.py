@@ -60,11 +60,6 @@ class DiveEvent:
     start_s: float
     stop_s: float
 
-    @property
-    def is_alarming(self) -> bool:
-        """Whether a network should doubt itself here: a burial is normal, the rest is not."""
-        return self.kind != 'burial'
-
 
 @dataclass(frozen=True, eq=False)
 class DiveFrame:
@@ -210,7 +205,7 @@ class Dive:
         return Thing('wreck', np.array([x, y, z], np.float32), axes, 0.0, self.seed)
 
     def _wreck_span(self) -> tuple[float, float]:
-        """Look, coarsely, when the wreck fills more than `WRECK_SHARE` of the image."""
+        """Find, coarsely, when the wreck fills more than `WRECK_SHARE` of the image."""
         if self._wreck is None:
             return 0.0, 0.0
         seen = []
@@ -239,7 +234,7 @@ class Dive:
         return np.array([x, y + off, z + self._world.pipe.radius], np.float32)
 
     def _things(self, t: float) -> tuple[Thing, ...]:
-        """Return the objects never shown in training that are about."""
+        """Return the objects never shown in training that are near at a moment."""
         things: tuple[Thing, ...] = ()
         if self._wreck is not None and abs(t - WRECK_CLOSEST_S * self._pace) < 14:
             things = (self._wreck,)
@@ -257,7 +252,7 @@ class Dive:
         return things
 
     def _cloud(self, t: float) -> Cloud | None:
-        """Return the cloud of a moment, if it is there."""
+        """Return the cloud at a moment, if there is one."""
         start, stop = self._scaled(CLOUD_S)
         if not start < t < stop:
             return None
@@ -275,25 +270,7 @@ class Dive:
         return 'inspection'
 
     def frame(self, index: int) -> DiveFrame:
-        """
-        Render one frame.
-
-        Parameters
-        ----------
-        index : int
-            0 .. `num_frames` - 1.
-
-        Returns
-        -------
-        DiveFrame
-            The frame.
-
-        Raises
-        ------
-        ConfigError
-            If there is no such frame.
-
-        """
+        """Render the frame `index` of 0 .. `num_frames` - 1; raises ConfigError for any other."""
         if not (isinstance(index, int) and 0 <= index < self.num_frames):
             raise ConfigError(f'frame {index!r} was asked for',
                               f'a whole number from 0 to {self.num_frames - 1}',
@@ -327,25 +304,11 @@ def _work(index: int) -> DiveFrame:
 
 def render_frames(dive: Dive, workers: int = 2) -> Iterator[DiveFrame]:
     """
-    Render all frames of a dive, in order.
+    Yield all frames of a dive, in order.
 
-    Parameters
-    ----------
-    dive : Dive
-        The dive.
-    workers : int, optional
-        Processes; 1 renders in this one. With more, the calling program must guard its entry
-        with ``if __name__ == '__main__'``, as `multiprocessing` asks.
-
-    Yields
-    ------
-    DiveFrame
-        The next frame.
-
-    Raises
-    ------
-    ConfigError
-        If `workers` is below 1.
+    With more than one of `workers`, which are processes, the calling program must guard its entry
+    with ``if __name__ == '__main__'``, as `multiprocessing` asks. Raises ConfigError if there is
+    less than one.
 
     """
     if workers < 1:

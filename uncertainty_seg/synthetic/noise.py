@@ -25,23 +25,9 @@ def stream(seed: int, *path: int) -> np.random.Generator:
 def spectral_tile(rng: np.random.Generator, size: int, beta: float, low: float,
                   high: float) -> FloatArray:
     """
-    Make a periodic noise tile with a power-law spectrum.
+    Make a periodic noise tile (size, size) of mean 0 and standard deviation 1.
 
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Source of the phases.
-    size : int
-        Side of the tile in cells.
-    beta : float
-        Amplitude falls as (frequency)**(-beta); 0 is white between the limits.
-    low, high : float
-        Pass band in cycles per tile.
-
-    Returns
-    -------
-    ndarray of float32, shape (size, size)
-        Mean 0, standard deviation 1.
+    Between `low` and `high`, cycles per tile, the amplitude falls as (frequency)**(-beta).
 
     """
     spectrum = np.fft.rfft2(rng.standard_normal((size, size), dtype=np.float32))

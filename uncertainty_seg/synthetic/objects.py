@@ -141,25 +141,10 @@ def _walk_tyre(o: FloatArray, d: FloatArray, half: FloatArray, t: FloatArray
 def hit_prop(prop: Prop, origin: FloatArray, rays: FloatArray
              ) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
     """
-    Meet one piece of debris.
+    Return where rays, unit vectors (H, W, 3) from `origin`, meet one piece of debris.
 
-    Parameters
-    ----------
-    prop : Prop
-        The object.
-    origin : ndarray of float32, shape (3,)
-        Where the rays start.
-    rays : ndarray of float32, shape (H, W, 3)
-        Unit vectors.
-
-    Returns
-    -------
-    t : ndarray of float32, shape (H, W)
-        Metres along the ray, right where `hit`.
-    normal : ndarray of float32, shape (H, W, 3)
-        Outward, in the world.
-    hit : ndarray of bool, shape (H, W)
-        Where the ray meets it.
+    That is metres along the ray (H, W), valid where `hit`, the outward normals in the world
+    (H, W, 3), and `hit` (H, W).
 
     """
     o = ((origin - prop.centre) @ prop.axes).astype(np.float32)

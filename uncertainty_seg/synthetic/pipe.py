@@ -1,9 +1,12 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The pipe: centre line, field joints, anodes, growth and colours.
+The pipe: where it runs and what happens along it, its centre line, joints, anodes and growth.
 
 Field joints and anodes are closer together than on a real pipeline (12 m and over 100 m), so that
-a scene of a few metres shows them.
+a scene of a few metres shows them. A plan says where burials and growth are; the seabed and the
+pipe decide how they look. The classes of the scenes are defined here too: open water counts as
+seabed, as does everything too dim to be seen. Their colours are those of Okabe and Ito (2008),
+which people with the common forms of colour blindness can distinguish.
 
 """
 
@@ -16,29 +19,24 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.synthetic.noise import FloatArray, sample_tile, stream, window
 
-# -------------------------------------------------------------------------------------------------
-# The classes of the pipeline scenes: ids, names, colours.
-# Open water counts as seabed, as does everything too dim to be seen. The colours are those of
-# Okabe and Ito (2008), told apart under the common forms of colour blindness.
-
 SEABED, PIPELINE, FIELD_JOINT, ANODE, MARINE_GROWTH, DEBRIS = range(6)
 IGNORE = 255
 CLASS_NAMES = ('seabed', 'pipeline', 'field_joint', 'anode', 'marine_growth', 'debris')
 # RGB, one a class.
 PALETTE = ((0, 0, 0), (0, 114, 178), (240, 228, 66), (204, 121, 167), (0, 158, 115), (213, 94, 0))
-
-
-# -------------------------------------------------------------------------------------------------
-# What happens where along a pipe.
-# A plan says where; how a burial or growth looks is up to the seabed and the pipe.
-
 Stretches = tuple[tuple[float, float, float], ...]
+TABLE_STEP_M = 0.002
+GROWTH_CELL_M, GROWTH_COLUMNS = 0.01, 160
+GROWTH_MAX_M, ANODE_RAISE_M, JOINT_RAISE_M = 0.09, 0.035, -0.008
+# Linear BGR: concrete, grey and black polymer, weathered orange, pale polymer.
+COATS = np.array([[.20, .21, .22], [.33, .33, .31], [.06, .06, .055], [.10, .20, .26],
+                  [.26, .30, .32]], np.float32)
 
 
 @dataclass(frozen=True)
 class PipePlan:
     """
-    Where along the pipe what happens; stretches are (start, stop, strength 0..1) in metres.
+    What happens where along the pipe; stretches are (start, stop, strength 0..1), metres.
 
     Parameters
     ----------
@@ -79,16 +77,6 @@ def random_plan(seed: int) -> PipePlan:
     growths = stretch(0.7, 2, 8) + stretch(0.6, 2, 6)
     return PipePlan(-11, 11, 9, burials, spans, growths,
                     props_per_m=float(rng.choice([0.4, 1.0, 1.8])))
-
-
-# -------------------------------------------------------------------------------------------------
-
-TABLE_STEP_M = 0.002
-GROWTH_CELL_M, GROWTH_COLUMNS = 0.01, 160
-GROWTH_MAX_M, ANODE_RAISE_M, JOINT_RAISE_M = 0.09, 0.035, -0.008
-# Linear BGR: concrete, grey and black polymer, weathered orange, pale polymer.
-COATS = np.array([[.20, .21, .22], [.33, .33, .31], [.06, .06, .055], [.10, .20, .26],
-                  [.26, .30, .32]], np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,21 +188,12 @@ def build_pipe(rng: np.random.Generator, plan: PipePlan, route: Route, axis: Flo
 
     Parameters
     ----------
-    rng : numpy.random.Generator
-        Source of all choices.
-    plan : Plan
-        Where things grow on it.
-    route : Route
-        Where it runs.
+    rng, plan, route : Generator, PipePlan, Route
+        Source of all choices, where things grow, where the pipe runs.
     axis : ndarray of float32, shape (N,)
-        Height of the axis along the route.
+        Height of the axis along the route, metres.
     tiles : tuple of ndarray of float32
         Lumpy noise, for the growth, and fine noise, for the coating.
-
-    Returns
-    -------
-    Pipe
-        The pipe.
 
     """
     joint = _bands(rng, route.x, (1.7, 3.8), float(rng.uniform(0.4, 0.7)), 0.02)

@@ -122,67 +122,35 @@ def pipe_surface(pipe: Pipe, x: FloatArray, left: FloatArray, up: FloatArray
 
 def trace_pipe(pipe: Pipe, origin: FloatArray, rays: FloatArray, limit: FloatArray
                ) -> tuple[NDArray[np.intp], FloatArray]:
-    """
-    Find where rays meet the pipe before `limit`.
+    """Return the flat indices (K,) of rays that meet the pipe before `limit`, and metres (K,)."""
+    flat, limits, shell = rays.reshape(-1, 3), limit.ravel(), pipe.radius + GROWTH_MAX_M
 
-    Returns
-    -------
-    pixels : ndarray of int, shape (K,)
-        Flat indices of the rays that do.
-    t : ndarray of float32, shape (K,)
-        Metres along them.
+    def walk(ids: NDArray[np.intp], t: FloatArray, steps: int, arrived_m: float, care: float,
+             least_m: float, is_outer: bool) -> tuple[NDArray[np.intp], FloatArray]:
+        """Walk rays to the shell around all growth, or from there to the surface."""
+        d, end = [np.ascontiguousarray(flat[ids, i]) for i in range(3)], limits[ids]
+        found, where = [ids[:0]], [t[:0]]
+        for _ in range(steps):
+            if ids.size == 0:
+                break
+            x, y, z = (np.float32(origin[i]) + d[i] * t for i in range(3))
+            left, up = pipe.across(x, y, z)
+            far = np.sqrt(left * left + up * up)
+            gap = far - (np.float32(shell) if is_outer else pipe_surface(pipe, x, left, up)[0])
+            near = gap < arrived_m
+            found.append(ids[near])
+            where.append(t[near])
+            t = t + np.maximum(gap * np.float32(care), least_m)
+            keep = ~near & (t < end) & (is_outer | (far < shell + 0.02))
+            ids, t, end = ids[keep], t[keep], end[keep]
+            d = [v[keep] for v in d]
+        return np.concatenate(found), np.concatenate(where)
 
-    """
-    flat = rays.reshape(-1, 3)
-    end = limit.ravel()
-    ids = np.arange(end.size)
-    t = np.zeros(end.size, np.float32)
-    d = [np.ascontiguousarray(flat[:, i]) for i in range(3)]
-    shell = pipe.radius + GROWTH_MAX_M
-    ready_ids, ready_t = [], []
-
-    def aside(t: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        x, y, z = (np.float32(origin[i]) + d[i] * t for i in range(3))
-        return (x, *pipe.across(x, y, z))
-
-    for _ in range(40):
-        _, left, up = aside(t)
-        gap = np.sqrt(left * left + up * up) - np.float32(shell)
-        near = gap < 0.004
-        if near.any():
-            ready_ids.append(ids[near])
-            ready_t.append(t[near])
-        t = t + np.maximum(gap, 0.003)
-        keep = ~near & (t < end)
-        ids, t, end = ids[keep], t[keep], end[keep]
-        d = [v[keep] for v in d]
-        if ids.size == 0:
-            break
-    if not ready_ids:
-        return np.zeros(0, np.intp), np.zeros(0, np.float32)
-    ids, t = np.concatenate(ready_ids), np.concatenate(ready_t)
-    d = [np.ascontiguousarray(flat[ids, i]) for i in range(3)]
-    end = limit.ravel()[ids]
-    done_ids, done_t = [], []
-    for _ in range(48):
-        x, left, up = aside(t)
-        far = np.sqrt(left * left + up * up)
-        gap = far - pipe_surface(pipe, x, left, up)[0]
-        near = gap < 0.0015
-        if near.any():
-            done_ids.append(ids[near])
-            done_t.append(t[near])
-        t = t + np.maximum(gap * np.float32(0.7), 0.0015)
-        keep = ~near & (t < end) & (far < shell + 0.02)
-        ids, t, end = ids[keep], t[keep], end[keep]
-        d = [v[keep] for v in d]
-        if ids.size == 0:
-            break
-    if not done_ids:
-        return np.zeros(0, np.intp), np.zeros(0, np.float32)
-    found, when = np.concatenate(done_ids), np.concatenate(done_t)
-    before = when < limit.ravel()[found]
-    return found[before], when[before]
+    ready = walk(np.arange(limits.size), np.zeros(limits.size, np.float32), 40, 0.004, 1.0, 0.003,
+                 True)
+    pixels, t = walk(*ready, 48, 0.0015, 0.7, 0.0015, False)
+    before = t < limits[pixels]
+    return pixels[before], t[before]
 
 
 def pipe_normal(pipe: Pipe, points: FloatArray) -> FloatArray:
@@ -266,7 +234,7 @@ def _put_bed(world: World, camera: Camera, rays: FloatArray) -> Hits:
     what = np.where(t < FAR_M, BED, OPEN_WATER).astype(np.int16)
     mask = np.full(t.shape, SEABED, np.uint8)
     if float(bed.rope.min()) < 1:
-        # A rope thinner than this on the picture is not there for anybody who looks at it.
+        # A rope thinner than this in the picture cannot be seen.
         thick = np.float32(camera.focal_px * 2 * ROPE_RADIUS_M / ROPE_LEAST_PX)
         rope = (sample_grid(bed.rope, *cells) < ROPE_RADIUS_M) & (what == BED) & (t < thick)
         what[rope], mask[rope] = ROPE, DEBRIS

@@ -2,7 +2,7 @@
 """
 One picture with its exact labels: camera, world and water are drawn from one seed.
 
-It knows no time: a camera that moves is the matter of `dive`.
+It knows no time: `dive` moves the camera.
 
 """
 
@@ -97,15 +97,8 @@ def render(world: World, camera: Camera, water: Water, sensor: Sensor,
         For marine snow and for noise.
     drift : ndarray of float32, shape (3,)
         How far the water has drifted, metres.
-    things : tuple of Thing, optional
-        Objects never shown in training.
-    cloud : Cloud, optional
-        Silt in the water.
-
-    Returns
-    -------
-    Scene
-        The picture and its labels.
+    things, cloud : tuple of Thing, Cloud, optional
+        Objects never shown in training; silt in the water.
 
     """
     rays = camera.rays()
@@ -161,11 +154,6 @@ def render_scene(seed: int, *, size: tuple[int, int] = (512, 384), turbidity: fl
     unknown : str, optional
         Put an object into view that training never shows: 'wreck', 'diver' or 'fish'.
 
-    Returns
-    -------
-    Scene
-        The picture and its labels.
-
     Raises
     ------
     ConfigError
@@ -177,7 +165,7 @@ def render_scene(seed: int, *, size: tuple[int, int] = (512, 384), turbidity: fl
     drawn = float(MAX_TRAINING_TURBIDITY * rng.beta(1.1, 1.5))
     world = build_world(seed, random_plan(seed))
     if unknown is not None:
-        # Something nobody could see would be no test of anything.
+        # An object that nobody could see would test nothing.
         drawn *= 0.5
     water = random_water(rng, drawn if turbidity is None else float(turbidity))
     camera = _camera(rng, world, size)

@@ -167,25 +167,10 @@ def _meet_pipe(rng: np.random.Generator, plan: PipePlan, grid: _Grid, axis: Floa
 def build_seabed(rng: np.random.Generator, plan: PipePlan, route: Route, coarse: FloatArray,
                  lumpy: FloatArray) -> tuple[Seabed, FloatArray]:
     """
-    Build the seabed around a pipe.
+    Build the seabed around a pipe, buried or hanging free as the plan says.
 
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Source of all choices.
-    plan : Plan
-        Where the pipe is buried or hangs free.
-    route : Route
-        Where the pipe runs.
-    coarse, lumpy : ndarray of float32, shape (S, S)
-        Periodic noise.
-
-    Returns
-    -------
-    seabed : Seabed
-        The height field.
-    axis : ndarray of float32, shape (N,)
-        Height of the pipe's axis along its route.
+    `coarse` and `lumpy` are periodic noise (S, S). Returns the height field, and the height of the
+    pipe's axis along its route (N,), metres.
 
     """
     grid = _grid(plan, route)

@@ -80,7 +80,7 @@ def _tone(linear: FloatArray) -> FloatArray:
 
 def visible(formed: Formed, gain: float) -> NDArray[np.bool_]:
     """
-    Tell where an object can be seen at all.
+    Return where an object can be seen at all.
 
     Enough light must pass the water, and an object of albedo 0.2 must differ from a black one by
     `LEAST_LEVELS` grey levels in the finished picture.
@@ -141,25 +141,10 @@ def develop(formed: Formed, gain: float, camera: Camera, water: Water, sensor: S
             streams: tuple[np.random.Generator, np.random.Generator], drift: FloatArray
             ) -> NDArray[np.uint8]:
     """
-    Turn light into a picture.
+    Turn light into a BGR picture (H, W, 3), with the `gain` from `exposure`.
 
-    Parameters
-    ----------
-    formed : Formed
-        Light before the sensor.
-    gain : float
-        From `exposure`.
-    camera, water, sensor : Camera, Water, Sensor
-        For the marine snow and the sensor's own faults.
-    streams : tuple of numpy.random.Generator
-        For the particles (the same in every frame of a dive) and for noise (another in each).
-    drift : ndarray of float32, shape (3,)
-        How far the particles have drifted, metres.
-
-    Returns
-    -------
-    ndarray of uint8, shape (H, W, 3)
-        BGR.
+    The two `streams` draw the particles of marine snow (the same in every frame of a dive), which
+    have drifted `drift` (3,) metres, and the noise (another in each frame).
 
     """
     light = formed.light + _snow(streams[0], camera, water, sensor, drift)[..., None]

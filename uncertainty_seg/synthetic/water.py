@@ -1,8 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Light in the water: two lamps, daylight, attenuation, veiling light and forward scatter.
+Light in the water: two lamps, daylight, attenuation, veiling light, forward scatter, silt.
 
-Single scattering only. The formulas and their sources are in docs/synthetic.md.
+Single scattering only; the formulas and their sources are in docs/synthetic.md. A cloud of
+stirred-up silt is extra, uneven extinction: a field of density that drifts as a whole, and neither
+settles nor spreads.
 
 """
 
@@ -18,46 +20,6 @@ from uncertainty_seg.synthetic.camera import Camera
 from uncertainty_seg.synthetic.materials import Surface
 from uncertainty_seg.synthetic.noise import FloatArray, ramp, sample_tile
 from uncertainty_seg.synthetic.raycast import FAR_M
-
-# -------------------------------------------------------------------------------------------------
-# A drifting cloud of stirred-up silt: extra, uneven extinction in the water.
-# It is a field of density that moves as a whole; it neither settles nor spreads.
-
-
-@dataclass(frozen=True, eq=False)
-class Cloud:
-    """
-    The cloud at one moment.
-
-    Parameters
-    ----------
-    tile : ndarray of float32, shape (S, S)
-        Periodic noise that shapes it.
-    density : float
-        Mean extinction per metre.
-    drift : ndarray of float32, shape (3,)
-        How far it has drifted, metres.
-    colour : ndarray of float32, shape (3,)
-        BGR single-scattering albedo of the silt.
-
-    """
-
-    tile: FloatArray
-    density: float
-    drift: FloatArray
-    colour: FloatArray
-
-    def extinction(self, points: FloatArray) -> FloatArray:
-        """Return the extinction per metre at points (H, W, 3)."""
-        x, y, z = (points[..., i] - self.drift[i] for i in range(3))
-        # Two slanted cuts through plane noise make a field that varies in all three directions.
-        billows = sample_tile(self.tile, x + 0.7 * z, y - 0.5 * z, 5.2)
-        wisps = sample_tile(self.tile, y + 0.6 * x, 1.3 * z - 0.4 * x, 2.7)
-        uneven = np.clip(0.62 * np.exp(0.75 * billows + 0.45 * wisps), 0.3, 3.0)
-        return (np.float32(self.density) * uneven).astype(np.float32)
-
-
-# -------------------------------------------------------------------------------------------------
 
 VEIL_STEP_PX, VEIL_SAMPLES = 8, 12
 BACKSCATTER, DAY_VEIL = 0.011, 0.10
@@ -124,6 +86,39 @@ class Lamp:
 
 
 @dataclass(frozen=True, eq=False)
+class Cloud:
+    """
+    The cloud at one moment.
+
+    Parameters
+    ----------
+    tile : ndarray of float32, shape (S, S)
+        Periodic noise that shapes it.
+    density : float
+        Mean extinction per metre.
+    drift : ndarray of float32, shape (3,)
+        How far it has drifted, metres.
+    colour : ndarray of float32, shape (3,)
+        BGR single-scattering albedo of the silt.
+
+    """
+
+    tile: FloatArray
+    density: float
+    drift: FloatArray
+    colour: FloatArray
+
+    def extinction(self, points: FloatArray) -> FloatArray:
+        """Return the extinction per metre at points (H, W, 3)."""
+        x, y, z = (points[..., i] - self.drift[i] for i in range(3))
+        # Two slanted cuts through plane noise make a field that varies in all three directions.
+        billows = sample_tile(self.tile, x + 0.7 * z, y - 0.5 * z, 5.2)
+        wisps = sample_tile(self.tile, y + 0.6 * x, 1.3 * z - 0.4 * x, 2.7)
+        uneven = np.clip(0.62 * np.exp(0.75 * billows + 0.45 * wisps), 0.3, 3.0)
+        return (np.float32(self.density) * uneven).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
 class Formed:
     """
     An image before the sensor.
@@ -169,14 +164,56 @@ def lamps_of(water: Water, camera: Camera) -> tuple[Lamp, Lamp]:
     return both[0], both[1]
 
 
-def _shadow(across: tuple[FloatArray, FloatArray], lamp: tuple[float, float], radius: float
-            ) -> FloatArray:
-    """Return how much of a lamp passes the pipe, seen along the pipe as a disc."""
-    dx, dy = lamp[0] - across[0], lamp[1] - across[1]
-    along = -(across[0] * dx + across[1] * dy) / (dx * dx + dy * dy + np.float32(1e-6))
-    along = np.clip(along, 0, 1)
-    off = np.hypot(across[0] + along * dx, across[1] + along * dy)
-    return ramp(off, radius * 0.93, radius * 1.06)
+def form(water: Water, camera: Camera, surface: Surface, t: FloatArray, radius: float,
+         lamps_across: tuple[tuple[float, float], tuple[float, float]],
+         shaded: NDArray[np.bool_], cloud: Cloud | None = None) -> Formed:
+    """
+    Light the surface and view it through the water.
+
+    Parameters
+    ----------
+    water, camera, surface, cloud : Water, Camera, Surface, Cloud
+        What is seen, from where, through what, and silt in it, if any.
+    t : ndarray of float32, shape (H, W)
+        Metres to the surface; `FAR_M` for open water.
+    radius, lamps_across : float, tuple of tuple of float
+        Of the pipe, for its shadow; the lamps to the left of and above its axis, metres.
+    shaded : ndarray of bool, shape (H, W)
+        Where the pipe's shadow can fall.
+
+    """
+    lamps = lamps_of(water, camera)
+    glow, murk = _lamp_veil(water, camera, lamps, t, cloud)
+    sky = (0.6 + 0.4 * surface.normal[..., 2]) * surface.open_to_light
+    irradiance = sky[..., None] * water.daylight
+    for lamp, place in zip(lamps, lamps_across, strict=True):
+        to, away, power = lamp.reach(surface.points)
+        facing = np.clip(np.einsum('hwi,hwi->hw', to, surface.normal), 0, 1)
+        shadow = np.where(shaded, _shadow(surface.across, place, radius), np.float32(1))
+        power = power * (0.1 * surface.open_to_light + 0.9 * facing * shadow)
+        power *= 0.4 + 0.6 * surface.open_to_light
+        if murk is not None:
+            power = power * np.exp(-murk * away)
+        irradiance = irradiance + power[..., None] * np.exp(-away[..., None] * water.attenuation)
+    through = np.exp(-t[..., None] * water.attenuation)
+    spread = np.minimum(t, 8) * np.float32(water.scatter)
+    if murk is not None:
+        through *= np.exp(-murk * t)[..., None]
+        spread = spread + np.minimum(murk * t, 4) * np.float32(0.5)
+    arriving = irradiance * through * np.float32(1 / np.pi)
+    direct = surface.albedo * arriving
+    direct[t >= FAR_M] = 0
+    direct = _scatter_forward(direct, spread, camera.focal_px)
+    share = np.float32(water.scatter) / (water.attenuation + np.float32(0.02))
+    veil = water.daylight * np.float32(DAY_VEIL) * np.minimum(share, 1) * (1 - through)
+    if cloud is not None and murk is not None:
+        # Silt hides the water's own glow and sends back less light the thicker it lies.
+        hidden = (1 - np.exp(-murk * t))[..., None]
+        dull = np.float32(DAY_VEIL) * (0.25 + 0.75 * np.exp(-0.5 * murk))[..., None]
+        veil += (water.daylight * cloud.colour * dull - veil) * hidden
+    veil = veil + glow
+    return Formed(direct + veil, through.max(axis=-1), arriving @ LUMA * np.float32(0.2),
+                  veil @ LUMA)
 
 
 def _lamp_veil(water: Water, camera: Camera, lamps: tuple[Lamp, Lamp], t: FloatArray,
@@ -222,6 +259,16 @@ def _lamp_veil(water: Water, camera: Camera, lamps: tuple[Lamp, Lamp], t: FloatA
     return veil, cv2.resize(mean, full, interpolation=cv2.INTER_LINEAR)
 
 
+def _shadow(across: tuple[FloatArray, FloatArray], lamp: tuple[float, float], radius: float
+            ) -> FloatArray:
+    """Return how much of a lamp passes the pipe, seen along the pipe as a disc."""
+    dx, dy = lamp[0] - across[0], lamp[1] - across[1]
+    along = -(across[0] * dx + across[1] * dy) / (dx * dx + dy * dy + np.float32(1e-6))
+    along = np.clip(along, 0, 1)
+    off = np.hypot(across[0] + along * dx, across[1] + along * dy)
+    return ramp(off, radius * 0.93, radius * 1.06)
+
+
 def _scatter_forward(light: FloatArray, spread: FloatArray, focal_px: float) -> FloatArray:
     """Blur with range: mix in two blurred copies; `spread` is scatter times metres."""
     small, wide = focal_px * 0.003, focal_px * 0.012
@@ -233,64 +280,3 @@ def _scatter_forward(light: FloatArray, spread: FloatArray, focal_px: float) -> 
     b = (0.6 * (1 - np.exp(-0.22 * spread)))[..., None]
     mixed = light + (first - light) * a
     return mixed + (second - mixed) * b
-
-
-def form(water: Water, camera: Camera, surface: Surface, t: FloatArray, radius: float,
-         lamps_across: tuple[tuple[float, float], tuple[float, float]],
-         shaded: NDArray[np.bool_], cloud: Cloud | None = None) -> Formed:
-    """
-    Light the surface and look at it through the water.
-
-    Parameters
-    ----------
-    water, camera, surface : Water, Camera, Surface
-        What is seen, from where, through what.
-    t : ndarray of float32, shape (H, W)
-        Metres to the surface; `FAR_M` for open water.
-    radius : float
-        Of the pipe, for its shadow.
-    lamps_across : tuple of tuple of float
-        The lamps to the left of and above the pipe's axis.
-    shaded : ndarray of bool, shape (H, W)
-        Where the pipe's shadow can fall.
-    cloud : Cloud, optional
-        Silt in the water.
-
-    Returns
-    -------
-    Formed
-        The light and how much of it comes from the surface.
-
-    """
-    lamps = lamps_of(water, camera)
-    glow, murk = _lamp_veil(water, camera, lamps, t, cloud)
-    sky = (0.6 + 0.4 * surface.normal[..., 2]) * surface.open_to_light
-    irradiance = sky[..., None] * water.daylight
-    for lamp, place in zip(lamps, lamps_across, strict=True):
-        to, away, power = lamp.reach(surface.points)
-        facing = np.clip(np.einsum('hwi,hwi->hw', to, surface.normal), 0, 1)
-        shadow = np.where(shaded, _shadow(surface.across, place, radius), np.float32(1))
-        power = power * (0.1 * surface.open_to_light + 0.9 * facing * shadow)
-        power *= 0.4 + 0.6 * surface.open_to_light
-        if murk is not None:
-            power = power * np.exp(-murk * away)
-        irradiance = irradiance + power[..., None] * np.exp(-away[..., None] * water.attenuation)
-    through = np.exp(-t[..., None] * water.attenuation)
-    spread = np.minimum(t, 8) * np.float32(water.scatter)
-    if murk is not None:
-        through *= np.exp(-murk * t)[..., None]
-        spread = spread + np.minimum(murk * t, 4) * np.float32(0.5)
-    arriving = irradiance * through * np.float32(1 / np.pi)
-    direct = surface.albedo * arriving
-    direct[t >= FAR_M] = 0
-    direct = _scatter_forward(direct, spread, camera.focal_px)
-    share = np.float32(water.scatter) / (water.attenuation + np.float32(0.02))
-    veil = water.daylight * np.float32(DAY_VEIL) * np.minimum(share, 1) * (1 - through)
-    if cloud is not None and murk is not None:
-        # Silt hides the water's own glow and sends back less light the thicker it lies.
-        hidden = (1 - np.exp(-murk * t))[..., None]
-        dull = np.float32(DAY_VEIL) * (0.25 + 0.75 * np.exp(-0.5 * murk))[..., None]
-        veil += (water.daylight * cloud.colour * dull - veil) * hidden
-    veil = veil + glow
-    return Formed(direct + veil, through.max(axis=-1), arriving @ LUMA * np.float32(0.2),
-                  veil @ LUMA)

@@ -2,7 +2,9 @@
 """
 The world along a pipe: seabed, pipe, debris and their colours, drawn from one seed.
 
-It stands still: silt clouds, divers and fish are handed to the renderer beside it.
+It does not move: silt clouds, divers and fish are given to the renderer beside it. `place` and
+`shoal` put objects never shown in training into a camera's view, clear of seabed and pipe; debris
+may stand in front of them.
 
 """
 
@@ -58,21 +60,6 @@ class World:
     gravel: float
 
 
-def _props(rng: np.random.Generator, plan: PipePlan, route: Route, seabed: Seabed
-           ) -> tuple[Prop, ...]:
-    """Scatter debris along the pipe, off it and off the stretches to be kept clear."""
-    props = []
-    for _ in range(int(rng.poisson((plan.stop - plan.start) * plan.props_per_m))):
-        x, aside = rng.uniform(plan.start, plan.stop), rng.normal(0, 1.2)
-        where = int(np.clip((x - plan.start) / TABLE_STEP_M, 0, route.x.size - 1))
-        y = float(route.y[where] + aside)
-        prop = random_prop(rng, float(x), y, seabed.height_at(x, y))
-        off = abs(aside) > route.radius + 0.5 * prop.reach
-        if off and not any(a - 1 < x < b + 1 for a, b, _ in plan.clear):
-            props.append(prop)
-    return tuple(props)
-
-
 def build_world(seed: int, plan: PipePlan) -> World:
     """Build the world of a seed and a plan."""
     rng = stream(seed, 2)
@@ -92,41 +79,19 @@ def build_world(seed: int, plan: PipePlan) -> World:
     return World(plan, seabed, pipe, props, (lumpy, fine), sediment, rock, growth, rope, gravel)
 
 
-# -------------------------------------------------------------------------------------------------
-# Put objects never shown in training into a camera's view.
-# They stay clear of seabed and pipe; debris may still stand in front of them.
-
-
-def _lift(world: World, point: FloatArray, clearance: float) -> FloatArray:
-    """Raise a point so that seabed and pipe are `clearance` below it."""
-    floor = world.seabed.height_at(float(point[0]), float(point[1]))
-    left, up = world.pipe.across(*(point[i:i + 1] for i in range(3)))
-    if abs(float(left[0])) < world.pipe.radius + clearance:
-        floor = max(floor, float(point[2] - up[0]) + world.pipe.radius)
-    lifted = point.copy()
-    lifted[2] = max(float(point[2]), floor + clearance)
-    return lifted
-
-
-def _ahead(camera: Camera, right: float, down: float, away: float) -> FloatArray:
-    """Return the point at `away` metres in the direction of a place in the image, -1..1 each."""
-    width, height = camera.size
-    local = np.array([right * width / 2, down * height / 2, camera.focal_px])
-    local *= away / np.linalg.norm(local)
-    return (camera.position + camera.axes @ local.astype(np.float32)).astype(np.float32)
-
-
-def shoal(seed: int, rng: np.random.Generator, middle: FloatArray, heading: float, count: int,
-          time_s: float) -> tuple[Thing, ...]:
-    """Return a shoal around a point, all swimming the same way, each a little its own."""
-    fish = []
-    for k in range(count):
-        offset = rng.normal(0, 1, 3) * [0.75, 0.6, 0.34]
-        sway = 0.05 * np.sin(1.3 * time_s + rng.uniform(0, 6, 3))
-        axes = thing_axes(heading + rng.normal(0, 0.22), rng.normal(0, 0.1), 0.0)
-        fish.append(Thing('fish', (middle + offset + sway).astype(np.float32), axes, time_s,
-                          seed + k))
-    return tuple(fish)
+def _props(rng: np.random.Generator, plan: PipePlan, route: Route, seabed: Seabed
+           ) -> tuple[Prop, ...]:
+    """Scatter debris along the pipe, off it and off the stretches to be kept clear."""
+    props = []
+    for _ in range(int(rng.poisson((plan.stop - plan.start) * plan.props_per_m))):
+        x, aside = rng.uniform(plan.start, plan.stop), rng.normal(0, 1.2)
+        where = int(np.clip((x - plan.start) / TABLE_STEP_M, 0, route.x.size - 1))
+        y = float(route.y[where] + aside)
+        prop = random_prop(rng, float(x), y, seabed.height_at(x, y))
+        off = abs(aside) > route.radius + 0.5 * prop.reach
+        if off and not any(a - 1 < x < b + 1 for a, b, _ in plan.clear):
+            props.append(prop)
+    return tuple(props)
 
 
 def place(kind: str, seed: int, rng: np.random.Generator, world: World, camera: Camera
@@ -152,3 +117,35 @@ def place(kind: str, seed: int, rng: np.random.Generator, world: World, camera: 
     axes = thing_axes(looking + rng.uniform(-math.pi, math.pi), rng.normal(0.05, 0.08),
                       rng.normal(0, 0.16))
     return (Thing('wreck', centre, axes, 0.0, seed),)
+
+
+def shoal(seed: int, rng: np.random.Generator, middle: FloatArray, heading: float, count: int,
+          time_s: float) -> tuple[Thing, ...]:
+    """Return a shoal around a point, all swimming the same way, each a little its own."""
+    fish = []
+    for k in range(count):
+        offset = rng.normal(0, 1, 3) * [0.75, 0.6, 0.34]
+        sway = 0.05 * np.sin(1.3 * time_s + rng.uniform(0, 6, 3))
+        axes = thing_axes(heading + rng.normal(0, 0.22), rng.normal(0, 0.1), 0.0)
+        fish.append(Thing('fish', (middle + offset + sway).astype(np.float32), axes, time_s,
+                          seed + k))
+    return tuple(fish)
+
+
+def _lift(world: World, point: FloatArray, clearance: float) -> FloatArray:
+    """Raise a point so that seabed and pipe are `clearance` below it."""
+    floor = world.seabed.height_at(float(point[0]), float(point[1]))
+    left, up = world.pipe.across(*(point[i:i + 1] for i in range(3)))
+    if abs(float(left[0])) < world.pipe.radius + clearance:
+        floor = max(floor, float(point[2] - up[0]) + world.pipe.radius)
+    lifted = point.copy()
+    lifted[2] = max(float(point[2]), floor + clearance)
+    return lifted
+
+
+def _ahead(camera: Camera, right: float, down: float, away: float) -> FloatArray:
+    """Return the point at `away` metres in the direction of a place in the image, -1..1 each."""
+    width, height = camera.size
+    local = np.array([right * width / 2, down * height / 2, camera.focal_px])
+    local *= away / np.linalg.norm(local)
+    return (camera.position + camera.axes @ local.astype(np.float32)).astype(np.float32)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from uncertainty_seg.core.settings import BUNDLE_PASSES, Settings
-from uncertainty_seg.errors import BackendUnavailableError
 from uncertainty_seg.tools.arguments import (
     add_settings,
     print_json,
@@ -80,9 +79,6 @@ def _check(bundle: Any, settings: Settings, args: argparse.Namespace) -> tuple[A
     with checking():
         backend = open_backend(settings.backend, bundle, settings)
     try:
-        if backend.name == 'fake':
-            raise BackendUnavailableError('the fake backend computes no network',
-                                          fix='name another backend')
         arithmetic = arithmetic_of(backend.name, precision)
         plan = _plan(bundle, settings, fixed_images(bundle.card.input, args.frames), arithmetic)
         key = key_of(bundle.card, backend, precision)

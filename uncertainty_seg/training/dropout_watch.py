@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Catch every dropout of a running torch net, whatever form it has, and put something in its place.
+Intercept every dropout of a running torch net, in any form, and put something in its place.
 
-torch hands each call of its API to a mode that asks for them, however the function was imported.
-So dropout is found where it happens: in a module, in a plain function, inside attention, behind
+torch passes each call of its API to an active mode, however the function was imported. So dropout
+is found where it happens: in a module, in a plain function, inside attention, behind
 ``if self.training``. What takes its place (nothing, a marker, a given mask) is the caller's
-choice; in which mode the modules run is decided in `marking`.
+choice; `marking` decides in which mode the modules run.
 
 """
 
@@ -76,11 +76,8 @@ def unchanged(x: Tensor, drop: Drop) -> Tensor:
 
 @contextmanager
 def watch(
-    net: nn.Module,
-    replace: Replace = unchanged,
-    takes_eval: bool = False,
-    known: Iterable[Drop] | None = None,
-    training: Iterable[str] = (),
+    net: nn.Module, replace: Replace = unchanged, takes_eval: bool = False,
+    known: Iterable[Drop] | None = None, training: Iterable[str] = (),
 ) -> Iterator[DropoutWatch]:
     """
     Put `replace` in the place of each dropout of `net` while the block runs.
@@ -107,7 +104,7 @@ def watch(
     """
     catcher = DropoutWatch(replace, takes_eval, known)
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # it knows nothing of attention dropout
+    torch.backends.mha.set_fastpath_enabled(False)  # it ignores attention dropout
     modules = dict(net.named_modules())
     before = {name: module.training for name, module in modules.items()}
     hooks = [hook for name, module in modules.items() for hook in catcher.follow(name, module)]
@@ -129,10 +126,8 @@ def prepare_paths(net: nn.Module) -> None:
     """
     Let DropPath and StochasticDepth modules drop by `_drop_path`, in place.
 
-    Raises
-    ------
-    GraphError
-        If one of them, or a DropBlock, drops in a way that is no multiplication by a mask.
+    Raises GraphError if one of them, or a DropBlock, drops in a way that is no multiplication by a
+    mask.
 
     """
     for name, module in net.named_modules():
@@ -141,7 +136,7 @@ def prepare_paths(net: nn.Module) -> None:
         if _BLOCK_CLASS.search(class_name) and rate:
             raise _is_drop_block(name)
         if not _PATH_CLASS.search(class_name) or rate is None or not _takes_one(module):
-            continue  # one that keeps its rate elsewhere runs, and is seen where it draws
+            continue  # one that keeps its rate elsewhere is found where it draws
         if not getattr(module, 'scale_by_keep', True) and rate:
             raise GraphError(f'{name} is {class_name} with scale_by_keep=False, whose mean is not '
                              'its value in eval mode', 'scale_by_keep=True')
@@ -204,7 +199,7 @@ class DropoutWatch(TorchFunctionMode):
         return self._stack[-1]
 
     def follow(self, name: str, module: nn.Module) -> list[Any]:
-        """Keep account of when a module runs; returns the hooks."""
+        """Record when a module runs; return the hooks."""
         def enter(_module: nn.Module, _args: Any) -> None:
             self._stack.append(name)
             self.called.add(name)
@@ -217,7 +212,7 @@ class DropoutWatch(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Take dropout out of torch's hands and leave it everything else."""
+        """Intercept dropout, and pass everything else to torch."""
         options = kwargs or {}
         name = getattr(func, '__name__', '')
         if func is _drop_path:
@@ -287,7 +282,7 @@ class DropoutWatch(TorchFunctionMode):
     def _constant(self, source: Tensor | float) -> float:
         if not isinstance(source, Tensor):
             return float(source)
-        with _disable_current_modes():  # a look that the guard on the run has no part in
+        with _disable_current_modes():  # so that the guard of the run does not see this
             first = float(source.reshape(-1)[0])
             is_varied = bool((source != first).any())
         if is_varied:
@@ -322,17 +317,9 @@ def attention_weights(
     scale: float | None = None, enable_gqa: bool = False,
 ) -> Tensor:
     """
-    Compute what scaled_dot_product_attention hides: the softmax that its dropout acts on.
+    Return the softmax (..., L, S) that the dropout of scaled_dot_product_attention acts on.
 
-    Parameters
-    ----------
-    query, key, attn_mask, is_causal, scale, enable_gqa
-        As of torch.nn.functional.scaled_dot_product_attention.
-
-    Returns
-    -------
-    Tensor
-        (..., L, S), summing to 1 over S.
+    Arguments are those of torch's function; the result sums to 1 over S.
 
     """
     if enable_gqa:
@@ -356,7 +343,7 @@ def _dropout_arguments(
 
 
 def _opened(func: Any) -> Any:
-    """Return a function of torch that shows its inner calls to modes instead of itself."""
+    """Return a copy of a function of torch whose inner calls are passed to modes."""
     inside = {**func.__globals__, 'has_torch_function': lambda _tensors: False}
     twin = FunctionType(func.__code__, inside, func.__name__, func.__defaults__)
     twin.__kwdefaults__ = func.__kwdefaults__

@@ -1,9 +1,12 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-From a torch network to an ONNX graph whose dropout is still visible.
+From a torch network to an ONNX graph whose dropout is still visible, and weights into one.
 
-Each dropout becomes a marker node that names its rate and kind. Which masks come of it is the
-business of `graph`.
+Each dropout becomes a marker node that names its rate and kind; `graph` makes masks of it. torch's
+exporters delete dropout in eval mode and refuse channel dropout in training mode, so an operation
+that they do not know stands in its place. There are two exporters, and each can write nets that
+the other cannot. A file of weights whose keys or shapes do not fit the net is refused with what
+does not fit; it is never loaded in part.
 
 """
 
@@ -31,57 +34,47 @@ from uncertainty_seg.graph.onnx_tools import MARKER_DOMAIN, OPSET
 from uncertainty_seg.training.dropout_watch import Drop, Replace
 from uncertainty_seg.training.marking import find_dropout, first_line, MarkedNet
 
-# -------------------------------------------------------------------------------------------------
-# Write a net whose dropout is known to ONNX, with a marker node for each dropout.
-# torch's exporters delete dropout in eval mode and refuse channel dropout in training mode, so an
-# operation that they know nothing about stands in its place. There are two exporters, and each can
-# write nets that the other cannot.
-
 _log = logging.getLogger(__name__)
 INPUT = 'input'
-# torch.export's graphs are written in 18 and later only; a later step brings them to `OPSET`.
+# torch.export writes 18 and later only; a later step converts its graphs to `OPSET`.
 EXPORT_OPSET = 18
 _LOUD = ('onnx_ir', 'onnxscript', 'torch.onnx', 'torch.export')
+# Where the training frameworks put the state dict in a checkpoint.
+_WRAPPERS = ('state_dict', 'model_state_dict', 'model_state', 'model')
+# Written before each key by DataParallel, and by torch.compile.
+_PREFIXES = ('module.', '_orig_mod.')
+_NAMED = 3
+# How files that torch.save writes begin: a zip archive, or a pickle up to torch 1.5.
+_BEGINNINGS = (b'PK', b'\x80')
+_TENSORS = 'a state dict of tensors'
 
 
-class _Mark(torch.autograd.Function):
-    """Identity for torch, a marker node for the older exporter."""
+def export_marked(net: nn.Module, spec: InputSpec) -> onnx.ModelProto:
+    """
+    Export a network with a marker for each dropout of a rate above 0.
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, p: float, kind: str, site: str) -> Tensor:
-        return x.clone()
+    Parameters
+    ----------
+    net : Module
+        Maps (1, 3, h, w) to logits, or to a dict, sequence or dataclass with logits in it; left
+        as it is.
+    spec : InputSpec
+        Gives h and w.
 
-    @staticmethod
-    def symbolic(g: Any, x: Any, p: float, kind: str, site: str) -> Any:
-        node = g.op(f'{MARKER_DOMAIN}::Dropout', x, p_f=p, kind_s=kind, site_s=site)
-        return node.setType(x.type())
+    Returns
+    -------
+    ModelProto
+        Opset 17 or 18, everything but dropout in eval mode. One output a tensor: 'output', or
+        by keys, fields and places ('output_0').
 
+    Raises
+    ------
+    GraphError
+        If the net drops out in a way that is no multiplication by a mask, or torch cannot
+        export it.
 
-class _StaticSizes(TorchFunctionMode):
-    """Give sizes as plain numbers: a tracer would otherwise write arithmetic on them down."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        """Take the tracer's sign off sizes."""
-        result = func(*args, **(kwargs or {}))
-        if func == Tensor.shape.__get__ or func is Tensor.size:
-            return int(result) if len(args) > 1 or kwargs else torch.Size(map(int, result))
-        return result
-
-
-class _Traced(nn.Module):
-    """A marked net whose forward returns its output tensors as a tuple."""
-
-    def __init__(self, marked: MarkedNet, replace: Replace) -> None:
-        super().__init__()
-        self.net = marked.net
-        self._run = (marked, replace)
-
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        marked, replace = self._run
-        with _StaticSizes():
-            return tuple(marked.run(image, replace).values())
+    """
+    return export_net(find_dropout(net, spec.height, spec.width), spec.height, spec.width)
 
 
 def export_net(marked: MarkedNet, height: int, width: int) -> onnx.ModelProto:
@@ -109,15 +102,33 @@ def export_net(marked: MarkedNet, height: int, width: int) -> onnx.ModelProto:
     """
     image = torch.zeros(1, 3, height, width)
     reasons = []
-    for name, exporter in _EXPORTERS.items():
+    # Both are proven; the older one is five to ten times faster and writes opset 17 itself.
+    for name, exporter in (('the older exporter', export_by_trace),
+                           ('torch.export', export_by_graph)):
         try:
             with _silence():
                 return exporter(marked, image)
-        except Exception as err:  # they raise whatever they like
+        except Exception as err:  # they raise errors of any class
             reasons.append(f'{name}: {type(err).__name__}: {first_line(err)}')
             _log.info('%s', reasons[-1])
     raise GraphError(f'torch cannot export the net ({"; ".join(reasons)})',
                      'operations that it can write to ONNX', 'replace that one in the net')
+
+
+def export_by_trace(marked: MarkedNet, image: Tensor) -> onnx.ModelProto:
+    """Export by the older exporter, in opset 17."""
+    def replace(x: Tensor, drop: Drop) -> Tensor:
+        return _Mark.apply(x, drop.p, drop.kind, drop.site)
+
+    file = io.BytesIO()
+    # torch writes a warning to stderr, from C++, of a domain without nodes.
+    domains = {MARKER_DOMAIN: 1} if marked.drops else {}
+    torch.onnx.export(
+        _Traced(marked, replace).eval(), (image,), file,
+        input_names=[INPUT], output_names=list(marked.outputs),
+        opset_version=OPSET, dynamo=False, custom_opsets=domains,
+    )
+    return onnx.load_from_string(file.getvalue())
 
 
 def export_by_graph(marked: MarkedNet, image: Tensor) -> onnx.ModelProto:
@@ -135,29 +146,49 @@ def export_by_graph(marked: MarkedNet, image: Tensor) -> onnx.ModelProto:
     return written.model_proto
 
 
-def export_by_trace(marked: MarkedNet, image: Tensor) -> onnx.ModelProto:
-    """Export by the older exporter, in opset 17."""
-    def replace(x: Tensor, drop: Drop) -> Tensor:
-        return _Mark.apply(x, drop.p, drop.kind, drop.site)
+class _Mark(torch.autograd.Function):
+    """Identity for torch, a marker node for the older exporter."""
 
-    file = io.BytesIO()
-    # Of a domain that no node is of, torch writes a warning to stderr, from C++.
-    domains = {MARKER_DOMAIN: 1} if marked.drops else {}
-    torch.onnx.export(
-        _Traced(marked, replace).eval(), (image,), file,
-        input_names=[INPUT], output_names=list(marked.outputs),
-        opset_version=OPSET, dynamo=False, custom_opsets=domains,
-    )
-    return onnx.load_from_string(file.getvalue())
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: float, kind: str, site: str) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, p: float, kind: str, site: str) -> Any:
+        node = g.op(f'{MARKER_DOMAIN}::Dropout', x, p_f=p, kind_s=kind, site_s=site)
+        return node.setType(x.type())
 
 
-# Both are proven; the older one is five to ten times faster and writes opset 17 itself.
-_EXPORTERS = {'the older exporter': export_by_trace, 'torch.export': export_by_graph}
+class _StaticSizes(TorchFunctionMode):
+    """Give sizes as plain numbers: a tracer would otherwise record arithmetic on them."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Return sizes as plain numbers, everything else as it is."""
+        result = func(*args, **(kwargs or {}))
+        if func == Tensor.shape.__get__ or func is Tensor.size:
+            return int(result) if len(args) > 1 or kwargs else torch.Size(map(int, result))
+        return result
+
+
+class _Traced(nn.Module):
+    """A marked net whose forward returns its output tensors as a tuple."""
+
+    def __init__(self, marked: MarkedNet, replace: Replace) -> None:
+        super().__init__()
+        self.net = marked.net
+        self._run = (marked, replace)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        marked, replace = self._run
+        with _StaticSizes():
+            return tuple(marked.run(image, replace).values())
 
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep the exporters' progress, warnings and dumps of graphs from the user."""
+    """Hide the exporters' progress, warnings and dumps of graphs from the user."""
     levels = {name: logging.getLogger(name).level for name in _LOUD}
     sys.stdout.flush()
     terminal, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
@@ -174,21 +205,6 @@ def _silence() -> Iterator[None]:
         os.close(nowhere)
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
-
-
-# -------------------------------------------------------------------------------------------------
-# Fill a torch net from a file of weights: a state dict of torch or safetensors, or a checkpoint.
-# A file whose keys or shapes do not fit the net is refused with what does not fit; nothing is
-# loaded half.
-
-# Where the training frameworks put the state dict in a checkpoint.
-_WRAPPERS = ('state_dict', 'model_state_dict', 'model_state', 'model')
-# Written before each key by DataParallel, and by torch.compile.
-_PREFIXES = ('module.', '_orig_mod.')
-_NAMED = 3
-# How files that torch.save writes begin: a zip archive, or a pickle up to torch 1.5.
-_BEGINNINGS = (b'PK', b'\x80')
-_TENSORS = 'a state dict of tensors'
 
 
 def load_weights(net: nn.Module, path: Path) -> None:
@@ -230,15 +246,7 @@ def load_weights(net: nn.Module, path: Path) -> None:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """
-    Read a state dict.
-
-    Raises
-    ------
-    TrainingError
-        If the file is missing or holds none.
-
-    """
+    """Read a state dict; raises TrainingError if the file is missing or holds none."""
     if not path.is_file():
         raise TrainingError(f'no weights at {path}', 'a file of weights')
     content = _read_safetensors(path) if path.suffix == '.safetensors' else _read_torch(path)
@@ -262,16 +270,16 @@ def _read_torch(path: Path) -> Any:
     _require_torch_file(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # what matters of them is in the error
+            warnings.simplefilter('ignore')  # the error says what matters of them
             return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as err:  # damaged pickles raise almost anything
-        # torch's own words are a page about its options, with escapes for a terminal.
+        # torch's message is a page about its options, with escapes for a terminal.
         _log.debug('torch.load of %s: %s', path, err)
         raise _refused(path, str(err)) from err
 
 
 def _require_torch_file(path: Path) -> None:
-    """Refuse what torch would take for an old pickle, and fail on in some odd way."""
+    """Refuse what torch would take for an old pickle, with an error that does not say so."""
     try:
         with path.open('rb') as file:
             start = file.read(64)
@@ -287,7 +295,7 @@ def _require_torch_file(path: Path) -> None:
 
 
 def _refused(path: Path, says: str) -> TrainingError:
-    """Say in a sentence why torch does not load a file that looks like one of its own."""
+    """Return the reason why torch does not load a file that looks like one of its own."""
     if 'TorchScript' in says:
         return TrainingError(f'{path} is a TorchScript archive', _TENSORS,
                              'save the state_dict() of the net it was made of')
@@ -318,36 +326,3 @@ def _strip(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if all(key.startswith(prefix) for key in state):
             state = {key[len(prefix):]: value for key, value in state.items()}
     return state
-
-
-# -------------------------------------------------------------------------------------------------
-
-__all__ = ['export_marked', 'load_weights']
-
-
-def export_marked(net: nn.Module, spec: InputSpec) -> onnx.ModelProto:
-    """
-    Export a network with a marker for each dropout of a rate above 0.
-
-    Parameters
-    ----------
-    net : Module
-        Maps (1, 3, h, w) to logits, or to a dict, sequence or dataclass with logits in it; left
-        as it is.
-    spec : InputSpec
-        Gives h and w.
-
-    Returns
-    -------
-    ModelProto
-        Opset 17 or 18, everything but dropout in eval mode. One output a tensor: 'output', or
-        by keys, fields and places ('output_0').
-
-    Raises
-    ------
-    GraphError
-        If the net drops out in a way that is no multiplication by a mask, or torch cannot
-        export it.
-
-    """
-    return export_net(find_dropout(net, spec.height, spec.width), spec.height, spec.width)

@@ -1,14 +1,14 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Fit a network on a labelled folder: loss, schedule, averaged weights, validation.
+Fit a network on a labelled folder: augmentation, loss, schedule, averaged weights.
 
-Knows nothing about scenes or bundles; `recipes` says what is trained on what.
+It knows no scenes or bundles; `recipes` says what is trained on what.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import copy
 import ctypes
 from dataclasses import dataclass, field
@@ -16,6 +16,7 @@ import logging
 import sys
 import time
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 import torch
@@ -24,7 +25,6 @@ import torch.nn.functional as F
 
 from uncertainty_seg.errors import TrainingError
 from uncertainty_seg.storage.labelled_folder import LabelledFolder
-from uncertainty_seg.training.datasets import Augmentation, batches
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -32,9 +32,33 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Augmentation:
+    """
+    How far a training image may be changed.
+
+    Attributes
+    ----------
+    crop : (int, int)
+        Width and height of what the network sees.
+    scale : (float, float)
+        Range of the random zoom.
+    colour : float
+        Strength of colour cast, gamma and contrast changes, 0 for none.
+    blur_share : float
+        Share of images that are blurred, and of those that get noise.
+
+    """
+
+    crop: tuple[int, int]
+    scale: tuple[float, float] = (0.7, 1.5)
+    colour: float = 0.2
+    blur_share: float = 0.15
+
+
+@dataclass(frozen=True)
 class FitSettings:
     """
-    Everything that decides the outcome of a fit, beside data and network.
+    Everything that determines the result of a fit, besides data and network.
 
     Attributes
     ----------
@@ -70,76 +94,8 @@ class FitSettings:
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(crop=(256, 192)))
 
 
-def tame_malloc() -> None:
-    """
-    Keep glibc from giving memory back after every step, which costs up to 1.7 times.
-
-    Does nothing where the C library has no mallopt.
-
-    """
-    if not sys.platform.startswith('linux'):
-        return
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, 'mallopt'):
-        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-        libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
-
-
-def normalise(images: NDArray[np.uint8]) -> Tensor:
-    """Turn RGB images (N, h, w, 3) of uint8 into the network's input (N, 3, h, w)."""
-    tensor = torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255)
-    mean = torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
-    std = torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)
-    return tensor.sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
-
-
-def class_weights(data: LabelledFolder, power: float) -> Tensor:
-    """Return (C,) loss weights, frequency ** -power, with a mean of 1 over the pixels."""
-    counts = data.pixel_counts().sum(0).astype(np.float64) + 1.0
-    share = counts / counts.sum()
-    weights = share**-power
-    return torch.tensor(weights / (weights * share).sum(), dtype=torch.float32)
-
-
-@torch.no_grad()
-def restore_priors(classifier: nn.Conv2d, weights: Tensor) -> None:
-    """
-    Undo in the bias what the class weights of the loss did to the probabilities.
-
-    A net trained with the weights w learns p(c|x) w_c up to a factor, so that rare classes come
-    out too likely. Taking ln w_c off the logits gives p(c|x) back: on SUIM this took the
-    calibration error from 0.034 to 0.005 and the ranking of errors from 0.77 to 0.81.
-
-    Parameters
-    ----------
-    classifier : Conv2d
-        The last layer, one output a class; changed in place.
-    weights : Tensor, shape (C,)
-        As given to the loss.
-
-    References
-    ----------
-    Elkan, 2001, The foundations of cost-sensitive learning, theorem 2; Menon et al., 2021,
-    arXiv:2007.07314.
-
-    """
-    if classifier.bias is None:
-        raise TrainingError('the classifier has no bias', 'one to restore the class priors in')
-    classifier.bias -= weights.log()
-
-
-def draw_weights(data: LabelledFolder, power: float) -> NDArray[np.float64]:
-    """Return (images,) chances, larger for images that hold a class few images hold."""
-    present = data.pixel_counts() > 40
-    share = np.maximum(present.mean(0), 1.0 / len(present))
-    rarity = np.where(present, share[None] ** -power, 1.0).max(1)
-    return rarity / rarity.sum()
-
-
 def fit(
-    net: nn.Module,
-    data: LabelledFolder,
-    settings: FitSettings,
+    net: nn.Module, data: LabelledFolder, settings: FitSettings,
     on_epoch: Callable[[int, float, nn.Module], None] | None = None,
 ) -> nn.Module:
     """
@@ -202,12 +158,8 @@ def _optimiser(
 
 
 def _step(
-    net: nn.Module,
-    images: NDArray[np.uint8],
-    masks: NDArray[np.uint8],
-    weights: Tensor,
-    ignore_index: int,
-    optimiser: torch.optim.Optimizer,
+    net: nn.Module, images: NDArray[np.uint8], masks: NDArray[np.uint8], weights: Tensor,
+    ignore_index: int, optimiser: torch.optim.Optimizer,
 ) -> float:
     logits = net(normalise(images))
     logits = F.interpolate(logits, size=masks.shape[1:], mode='bilinear', align_corners=False)
@@ -229,3 +181,169 @@ def _average(average: nn.Module, net: nn.Module, decay: float) -> None:
             value.lerp_(theirs[name], 1 - decay)
         else:
             value.copy_(theirs[name])
+
+
+def class_weights(data: LabelledFolder, power: float) -> Tensor:
+    """Return (C,) loss weights, frequency ** -power, with a mean of 1 over the pixels."""
+    counts = data.pixel_counts().sum(0).astype(np.float64) + 1.0
+    share = counts / counts.sum()
+    weights = share**-power
+    return torch.tensor(weights / (weights * share).sum(), dtype=torch.float32)
+
+
+@torch.no_grad()
+def restore_priors(classifier: nn.Conv2d, weights: Tensor) -> None:
+    """
+    Undo in the bias what the class weights of the loss did to the probabilities.
+
+    A net trained with the weights w learns p(c|x) w_c up to a factor, so that rare classes come
+    out too likely. Taking ln w_c off the logits gives p(c|x) back: on SUIM this took the
+    calibration error from 0.034 to 0.005 and the ranking of errors from 0.77 to 0.81.
+
+    Parameters
+    ----------
+    classifier : Conv2d
+        The last layer, one output a class; changed in place.
+    weights : Tensor, shape (C,)
+        As given to the loss.
+
+    References
+    ----------
+    Elkan, 2001, The foundations of cost-sensitive learning, theorem 2; Menon et al., 2021,
+    arXiv:2007.07314.
+
+    """
+    if classifier.bias is None:
+        raise TrainingError('the classifier has no bias', 'one to restore the class priors in')
+    classifier.bias -= weights.log()
+
+
+def draw_weights(data: LabelledFolder, power: float) -> NDArray[np.float64]:
+    """Return (images,) chances, larger for images that hold a class few images hold."""
+    present = data.pixel_counts() > 40
+    share = np.maximum(present.mean(0), 1.0 / len(present))
+    rarity = np.where(present, share[None] ** -power, 1.0).max(1)
+    return rarity / rarity.sum()
+
+
+def batches(
+    data: LabelledFolder, rng: np.random.Generator, how: Augmentation, batch: int,
+    draw_weights: NDArray[np.float64],
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """
+    Yield one epoch of augmented batches; images are drawn by weight.
+
+    Parameters
+    ----------
+    data, rng, how : LabelledFolder, Generator, Augmentation
+        Images, source of order and augmentation, and bounds of the changes.
+    batch : int
+        N, images a batch; the rest that fills no batch is left out.
+    draw_weights : ndarray of float64, shape (images,)
+        Chance of each image, summing to 1.
+
+    Yields
+    ------
+    images : ndarray of uint8, shape (N, h, w, 3)
+        RGB.
+    masks : ndarray of uint8, shape (N, h, w)
+        Class ids.
+
+    """
+    order = systematic_draw(rng, draw_weights)
+    for start in range(0, len(order) - batch + 1, batch):
+        pairs = [
+            augment(data.images[i], data.masks[i], rng, how, data.ignore_index)
+            for i in order[start:start + batch]
+        ]
+        yield np.stack([image for image, _ in pairs]), np.stack([mask for _, mask in pairs])
+
+
+def systematic_draw(
+    rng: np.random.Generator, weights: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """Draw len(weights) indices so that each comes within one of its expected number of times."""
+    points = (np.arange(len(weights)) + rng.random()) / len(weights)
+    mixed = rng.permutation(len(weights))
+    edges = np.cumsum(weights[mixed])
+    drawn = mixed[np.minimum(np.searchsorted(edges, points * edges[-1]), len(weights) - 1)]
+    return rng.permutation(drawn).astype(np.int64)
+
+
+def augment(
+    image: NDArray[np.uint8], mask: NDArray[np.uint8], rng: np.random.Generator,
+    how: Augmentation, ignore_index: int,
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """
+    Zoom, crop to `how.crop`, mirror and recolour one pair, all by `rng`.
+
+    Parameters
+    ----------
+    image, mask : ndarray of uint8, shapes (H, W, 3) and (H, W)
+        RGB image and class ids.
+    rng, how : Generator, Augmentation
+        Source of every choice, and bounds of the changes.
+    ignore_index : int
+        Fills the mask outside the image.
+
+    """
+    width, height = how.crop
+    zoom = float(np.exp(rng.uniform(*np.log(how.scale))))
+    aspect = float(np.exp(rng.uniform(-0.1, 0.1)))
+    scaled_w = round(image.shape[1] * zoom * aspect)
+    scaled_h = round(image.shape[0] * zoom / aspect)
+    shift_x = rng.uniform(min(0, width - scaled_w), max(0, width - scaled_w))
+    shift_y = rng.uniform(min(0, height - scaled_h), max(0, height - scaled_h))
+    matrix = np.array(
+        [[scaled_w / image.shape[1], 0, shift_x], [0, scaled_h / image.shape[0], shift_y]]
+    )
+    if rng.random() < 0.5:
+        matrix[0] = -matrix[0] + [0, 0, width - 1]
+    image = cv2.warpAffine(image, matrix, how.crop, flags=cv2.INTER_LINEAR,
+                           borderMode=cv2.BORDER_CONSTANT, borderValue=(114, 114, 114))
+    mask = cv2.warpAffine(mask, matrix, how.crop, flags=cv2.INTER_NEAREST,
+                          borderMode=cv2.BORDER_CONSTANT, borderValue=ignore_index)
+    return _recolour(image, rng, how), mask
+
+
+def _recolour(
+    image: NDArray[np.uint8], rng: np.random.Generator, how: Augmentation
+) -> NDArray[np.uint8]:
+    if how.colour > 0:
+        gains = np.exp(rng.normal(0, how.colour * 0.5, 3) + rng.normal(0, how.colour * 0.7))
+        gamma = np.exp(rng.normal(0, how.colour))
+        ramp = np.linspace(0, 1, 256)[:, None] ** gamma * gains + rng.normal(0, how.colour * 0.1)
+        table = np.clip(ramp * 255, 0, 255).astype(np.uint8)[None]
+        image = cv2.LUT(image, table)
+        grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        keep = float(np.clip(1 + rng.normal(0, how.colour * 1.5), 0.2, 1.6))
+        image = cv2.addWeighted(image, keep, grey, 1 - keep, 0)
+    if rng.random() < how.blur_share:
+        image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.5, 1.6)))
+    if rng.random() < how.blur_share:
+        noisy = image + rng.normal(0, rng.uniform(2, 8), image.shape)
+        image = np.clip(noisy, 0, 255).astype(np.uint8)
+    return image
+
+
+def normalise(images: NDArray[np.uint8]) -> Tensor:
+    """Turn RGB images (N, h, w, 3) of uint8 into the network's input (N, 3, h, w)."""
+    tensor = torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255)
+    mean = torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
+    std = torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)
+    return tensor.sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
+
+
+def tame_malloc() -> None:
+    """
+    Keep glibc from returning memory after every step, which takes up to 1.7 times as long.
+
+    Does nothing where the C library has no mallopt.
+
+    """
+    if not sys.platform.startswith('linux'):
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, 'mallopt'):
+        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD

@@ -2,7 +2,7 @@
 """
 Put dropout into a torch net that has none.
 
-Such a net was not trained with it: what its passes say is for the caller to warn about.
+Such a net was not trained with it: the caller must warn about what its passes mean.
 
 """
 
@@ -34,15 +34,7 @@ _REST_OF_BLOCK = (_NormBase, nn.GroupNorm, nn.LayerNorm, *(
 
 
 class InjectedDropout(nn.Module):
-    """
-    Dropout of whole channels, or of elements where there are no planes.
-
-    Parameters
-    ----------
-    p : float
-        Rate.
-
-    """
+    """Dropout of whole channels, or of elements where there are no planes."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -56,7 +48,7 @@ class InjectedDropout(nn.Module):
 
 @dataclass
 class _Probe:
-    """What a run of the net showed: output shape by module that ran, in order of finishing."""
+    """The result of a run of the net: output shape of each module, in order of finishing."""
 
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     outputs: dict[str, Tensor] = field(default_factory=dict)
@@ -128,7 +120,7 @@ def _run(net: nn.Module, size: tuple[int, int] | None) -> _Probe:
                 with torch.no_grad():
                     probe.outputs = named_outputs(net(probe.image))
                 return probe
-            except Exception as err:  # whatever a foreign net raises at a size it cannot take
+            except Exception as err:  # a net may raise anything at a size that it cannot take
                 problem = problem or f'{type(err).__name__}: {first_line(err)}'
     finally:
         for hook in hooks:

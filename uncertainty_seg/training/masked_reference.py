@@ -2,8 +2,9 @@
 """
 Run a torch net pass by pass with given masks in the place of its dropout.
 
-This is what a compiled graph is compared with, so it shares nothing with it but the names of the
-masks: no export, no graph, torch's own arithmetic.
+Compiled graphs are compared with this, so it shares nothing with them but the names of the masks:
+no export, no graph, torch's own arithmetic. In float64 it tells an error of the compiler from the
+noise of float32, in which a wide net's logits are not exact to 1e-5 of their spread.
 
 """
 
@@ -65,22 +66,11 @@ def masked_logits(
     return masked_network(net, height, width, output, num_classes)(image, masks)
 
 
-def plain_logits(
-    net: nn.Module, image: Array, output: str | None = None, num_classes: int | None = None
-) -> Array:
-    """Run a net in eval mode, without any dropout; returns (1, C, hl, wl)."""
-    _, _, height, width = image.shape
-    marked = find_dropout(net, height, width)
-    with torch.no_grad():
-        outputs = marked.run(torch.from_numpy(image.copy()))
-    return outputs[chosen_output(outputs, output, num_classes)].float().numpy()
-
-
 def masked_network(
     net: nn.Module, height: int, width: int, output: str | None = None,
     num_classes: int | None = None,
 ) -> Callable[[Array, Mapping[str, Array]], Array]:
-    """Return `masked_logits` of one net, whose dropout is then looked for once only."""
+    """Return `masked_logits` of one net, whose dropout is looked for only once."""
     marked = find_dropout(net, height, width)
 
     def run(image: Array, masks: Mapping[str, Array]) -> Array:
@@ -93,7 +83,7 @@ def run_masked(
     marked: MarkedNet, image: Array, masks: Mapping[str, Array], output: str | None = None,
     num_classes: int | None = None,
 ) -> Array:
-    """Do `masked_logits` with a net whose dropout was found already, in whatever type it has."""
+    """Compute `masked_logits` of a net whose dropout was found already, in any type."""
     _require_known(marked, masks)
     passes = {len(rows) for rows in masks.values()}
     if len(passes) != 1:
@@ -105,16 +95,36 @@ def run_masked(
     ])
 
 
+def exact_logits(
+    net: nn.Module, image: NDArray[np.float32], masks: Mapping[str, NDArray[np.float32]],
+    output: str | None = None, num_classes: int | None = None,
+) -> NDArray[np.float32] | None:
+    """
+    Return `masked_logits` computed in float64 and rounded at the end, with the same arguments.
+
+    None for a net that cannot run in float64.
+
+    """
+    _, _, height, width = image.shape
+    marked = find_dropout(net, height, width)  # which works on a copy
+    marked.net.double()
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # for what the net makes itself
+    try:
+        return run_masked(marked, image.astype(np.float64), masks, output, num_classes)
+    except Exception:  # a net that contains float32 may raise anything
+        return None
+    finally:
+        torch.set_default_dtype(default)
+
+
 def chosen_output(
     outputs: Mapping[str, Tensor], output: str | None = None, num_classes: int | None = None
 ) -> str:
     """
     Choose the output of logits by the rule of `graph.outputs`.
 
-    Raises
-    ------
-    GraphError
-        If none is called `output`, or none stands out.
+    Raises GraphError if none is called `output`, or no single one qualifies.
 
     """
     names = list(outputs)
@@ -136,7 +146,7 @@ def chosen_output(
 
 def apply_mask(x: Tensor, drop: Drop, mask: Array | None) -> Tensor:
     """
-    Do what a dropout does, given what it drew.
+    Apply a dropout whose mask is given.
 
     Parameters
     ----------
@@ -194,39 +204,3 @@ def _require_known(marked: MarkedNet, masks: Mapping[str, Array]) -> None:
     if strange or not masks:
         raise GraphError(f'the masks {strange} belong to no dropout of the network' if strange
                          else 'there are no masks', f'some of {sorted(known)}')
-
-
-# -------------------------------------------------------------------------------------------------
-# The masked torch net in float64: tells an error of the compiler from the noise of float32.
-# A wide net's logits are not exact to 1e-5 of their spread in float32, whoever computes them.
-
-
-def exact_logits(
-    net: nn.Module, image: NDArray[np.float32], masks: Mapping[str, NDArray[np.float32]],
-    output: str | None = None, num_classes: int | None = None,
-) -> NDArray[np.float32] | None:
-    """
-    Run a net once a pass in float64.
-
-    Parameters
-    ----------
-    net, image, masks, output, num_classes
-        As `masked_reference.masked_logits`.
-
-    Returns
-    -------
-    ndarray of float32, shape (T, C, hl, wl), or None
-        Rounded at the very end; None for a net that cannot run in float64.
-
-    """
-    _, _, height, width = image.shape
-    marked = find_dropout(net, height, width)  # which works on a copy
-    marked.net.double()
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)  # for what the net makes itself
-    try:
-        return run_masked(marked, image.astype(np.float64), masks, output, num_classes)
-    except Exception:  # a net with float32 of its own fails in ways of its own
-        return None
-    finally:
-        torch.set_default_dtype(default)

@@ -2,8 +2,8 @@
 """
 The shipped architecture: an ImageNet MobileNetV2 encoder and a light feature pyramid.
 
-It knows nothing about masks as inputs, trunk or head: those come from a graph transform that
-takes any network. All it promises is ordinary ``nn.Dropout2d`` modules at named places.
+It has no masks as inputs, trunk or head: a graph transform that takes any network makes those. It
+only has ordinary ``nn.Dropout2d`` modules with fixed names.
 
 """
 
@@ -66,7 +66,7 @@ def _separable(channels: int, dilation: int = 1) -> nn.Sequential:
 
 
 class Context(nn.Module):
-    """What the whole image says: dilated branches and the global mean at stride 32."""
+    """Features of the whole image: dilated branches and the global mean at stride 32."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,10 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The two shipped models: on what, how long, and with what dropout they are trained.
+The two shipped models: what they are trained on, how long and with what dropout, and the steps.
 
-Dropout at training regularises; which sites stay random at run time is chosen by measurement
-(docs/dropout_study.md): the one before the classifier alone, since the others cost T decoder
-runs and rank errors no better.
+From a recipe and a folder of labelled images come weights, and from weights a bundle, whose
+quality is measured afterwards on the files that ship. Dropout at training regularises; which sites
+stay random at run time is chosen by measurement (docs/dropout_study.md): only the one before the
+classifier, since the others cost T decoder runs and rank errors no better.
 
 """
 
@@ -25,9 +26,9 @@ from uncertainty_seg.graph.compile import compile_graph
 from uncertainty_seg.graph.onnx_tools import OPSET
 from uncertainty_seg.storage.labelled_folder import LabelledFolder
 from uncertainty_seg.storage.model_bundle import write_bundle
-from uncertainty_seg.training.datasets import Augmentation
 from uncertainty_seg.training.export import export_marked, load_weights
 from uncertainty_seg.training.fit import (
+    Augmentation,
     class_weights,
     fit,
     FitSettings,
@@ -114,57 +115,30 @@ _RECIPES = (
         'Its numbers say how the method works, not how it does on your pipe.',
     ),
 )
+_log = logging.getLogger(__name__)
 
 
 def recipe(name: str) -> Recipe:
-    """
-    Return a shipped recipe.
-
-    Raises
-    ------
-    TrainingError
-        If there is none of that name.
-
-    """
+    """Return the shipped recipe of a name; raises TrainingError if there is none."""
     found = {r.name: r for r in _RECIPES}
     if name not in found:
         raise TrainingError(f'no recipe {name!r}', f'one of {", ".join(found)}')
     return found[name]
 
 
-def recipe_names() -> tuple[str, ...]:
-    """Return the names of the shipped recipes."""
-    return tuple(r.name for r in _RECIPES)
-
-
-# -------------------------------------------------------------------------------------------------
-# From a recipe and a folder of labelled images to weights, and from weights to a bundle.
-# What the bundle is worth is measured afterwards, on the very files that ship.
-
-_log = logging.getLogger(__name__)
-
-
 def train_weights(
-    recipe: Recipe,
-    data: LabelledFolder,
-    encoder_file: Path,
-    weights_file: Path,
-    threads: int = 2,
-    on_epoch: Callable[[int, float, nn.Module], None] | None = None,
+    recipe: Recipe, data: LabelledFolder, encoder_file: Path, weights_file: Path,
+    threads: int = 2, on_epoch: Callable[[int, float, nn.Module], None] | None = None,
 ) -> None:
     """
     Train a recipe's network and save its averaged weights after every epoch.
 
     Parameters
     ----------
-    recipe : Recipe
-        What to do.
-    data : LabelledFolder
-        Training images.
-    encoder_file : Path
-        ImageNet weights of MobileNetV2.
-    weights_file : Path
-        Written with torch.save.
+    recipe, data : Recipe, LabelledFolder
+        What to do, with which images.
+    encoder_file, weights_file : Path
+        ImageNet weights of MobileNetV2, and where torch.save writes the result.
     threads : int
         CPU threads.
     on_epoch : callable, optional
@@ -192,10 +166,7 @@ def load_net(weights_file: Path, num_classes: int, dropout: DropoutPlan) -> Pyra
     """
     Build the network with trained weights and other dropout rates, in eval mode.
 
-    Raises
-    ------
-    TrainingError
-        If the file is missing or holds another network.
+    Raises TrainingError if the file is missing or holds another network.
 
     """
     net = PyramidNet(num_classes, dropout)
@@ -204,10 +175,7 @@ def load_net(weights_file: Path, num_classes: int, dropout: DropoutPlan) -> Pyra
 
 
 def make_bundle(
-    recipe: Recipe,
-    data: LabelledFolder,
-    weights_file: Path,
-    folder: Path,
+    recipe: Recipe, data: LabelledFolder, weights_file: Path, folder: Path,
     dropout: DropoutPlan | None = None,
 ) -> ModelCard:
     """
@@ -215,21 +183,12 @@ def make_bundle(
 
     Parameters
     ----------
-    recipe : Recipe
-        Gives input, passes and the texts of the card.
-    data : LabelledFolder
-        Gives class names and colours.
-    weights_file : Path
-        From `train_weights`.
-    folder : Path
-        Of the bundle.
+    recipe, data : Recipe, LabelledFolder
+        Give input, passes and the texts of the card; class names and colours.
+    weights_file, folder : Path
+        From `train_weights`; of the bundle.
     dropout : DropoutPlan, optional
         Other rates than the recipe's, for the dropout study.
-
-    Returns
-    -------
-    ModelCard
-        As written.
 
     """
     net = load_net(weights_file, data.num_classes, dropout or recipe.run_dropout)

@@ -185,7 +185,7 @@ CHILD = """
 import sys, threading
 {before}
 import numpy as np
-from uncertainty_seg.backends.openvino import OpenVinoBackend
+from uncertainty_seg.backends.cpu.openvino import OpenVinoBackend
 from uncertainty_seg.core.dropout_masks import make_masks, ones_masks
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.storage.model_bundle import load_bundle

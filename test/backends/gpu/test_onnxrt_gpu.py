@@ -15,15 +15,15 @@ import math
 from pathlib import Path
 
 from conftest import tiny_card, tiny_head, tiny_trunk
+from fake_backend import FakeBackend
 import numpy as np
 import onnxruntime
 import pytest
 
+from uncertainty_seg.backends import graph_files
 from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
-from uncertainty_seg.backends.fake import FakeBackend
 from uncertainty_seg.backends.gpu import onnxrt_gpu
-from uncertainty_seg.backends.gpu import onnxrt_gpu as statistics_graphs
-from uncertainty_seg.backends.gpu.device_memory import find_device
+from uncertainty_seg.backends.gpu.device import find_device
 from uncertainty_seg.backends.gpu.onnxrt_gpu import (
     CPU,
     CUDA,
@@ -203,8 +203,8 @@ def test_a_shipped_network_gives_the_maps_of_the_processors_backend() -> None:
 
 def test_the_names_of_the_sums_are_those_of_the_graph() -> None:
     names = (head_stats.SUM_P, head_stats.SUM_ENTROPY, head_stats.SUM_P2, head_stats.VOTES)
-    assert names == statistics_graphs.SUMS
-    assert head_stats.INV_TEMPERATURE == statistics_graphs.INV_TEMPERATURE
+    assert names == graph_files.STATISTICS
+    assert head_stats.INV_TEMPERATURE == graph_files.INV_TEMPERATURE
 
 
 def test_stages_are_timed_and_closing_twice_is_allowed(bundle: ModelBundle) -> None:

@@ -10,180 +10,30 @@ a test that breaks a rule of TensorRT.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-import dataclasses
 from pathlib import Path
-from typing import Any
 
-from fake_tensorrt import fake_tensorrt, FakeGpu, Faults, plan_of
-from graph_samples import drop, graph
 import numpy as np
-import onnx
-from onnx import helper
 import pytest
-from test_mask_bank import bundle_of
+from tensorrt_rig import (
+    assert_close,
+    assert_same_bits,
+    bundles,
+    IMAGE,
+    reference,
+    Rigs,
+    rigs,
+    SMOOTH,
+    TOLERANCE,
+)
 
-from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
-from uncertainty_seg.backends.gpu.bundle_engines import BundleEngines, engines_of
-from uncertainty_seg.backends.gpu.device_masks import MaskBank, SeededMasks, split_passes
-from uncertainty_seg.backends.gpu.device_memory import CudaDevice
-from uncertainty_seg.backends.gpu.engine_cache import EngineCache, EngineTarget
-from uncertainty_seg.backends.gpu.tensorrt import TensorRtBackend
-from uncertainty_seg.backends.gpu.tensorrt_api import TensorRt
-from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.backends.gpu.device_passes import MaskBank, SeededMasks, split_passes
 from uncertainty_seg.core.dropout_masks import pass_inputs, still_inputs
-from uncertainty_seg.core.model_card import InputSpec, ModelCard
-from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import ShapeError
-from uncertainty_seg.graph.compile import compile_ensemble, compile_graph
-from uncertainty_seg.graph.plan import CompileOptions
-from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
-from uncertainty_seg.tools.convert_bundle import convert_bundle
+from uncertainty_seg.storage.model_bundle import load_bundle
 
+__all__ = ['bundles', 'rigs']  # fixtures
 pytest.importorskip('torch')
 pytestmark = pytest.mark.torch
-DEVICE = CudaDevice('Fake', '8.6', '12.6', 20, 8 * 10**9, False)
-SPEC = InputSpec(64, 48, 'stretch', 'rgb', (0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
-IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
-TOLERANCE = 2e-5
-SMOOTH = ('confidence', 'entropy', 'mutual_information', 'total_variance', 'aleatoric')
-
-
-class Rig:
-    """A bundle, its engines in a cache, and the GPU they run on."""
-
-    def __init__(self, folder: Path, bundle: Path | str, version: str = '10.3.0',
-                 **settings: Any) -> None:
-        self.faults = Faults()
-        self.gpu = FakeGpu(self.faults)
-        self.trt = TensorRt(fake_tensorrt(self.gpu, version))
-        self.bundle: ModelBundle = load_bundle(str(bundle))
-        self.card: ModelCard = self.bundle.card
-        self.settings = Settings(threads=1, **settings)
-        self.cache = EngineCache(folder / 'engines')
-        self.target = EngineTarget.of(self.trt, DEVICE)
-
-    def engines(self, chunk: int = 0) -> BundleEngines:
-        return engines_of(self.bundle, self.settings, self.passes, self.trt, chunk)
-
-    @property
-    def passes(self) -> int:
-        return self.card.passes if self.settings.passes < 0 else self.settings.passes
-
-    def build(self, *chunks: int) -> None:
-        """Store engines as build_missing does, for each number of passes at once."""
-        for chunk in chunks or (0,):
-            for needed in self.engines(chunk).all:
-                plan = plan_of(needed.path.read_bytes(), needed.spec.profiles, self.trt.version)
-                self.cache.store(needed.key(self.target), plan, {'role': needed.role})
-
-    def build_for(self, chunk: int) -> None:
-        """Build for the memory budget and for fewer passes, and leave room for those alone."""
-        self.build(0, chunk)
-        self.faults.contexts_up_to = chunk
-
-    def open(self, **changes: Any) -> TensorRtBackend:  # noqa: A003
-        facts = {'trt': self.trt, 'memory': self.gpu, 'device': DEVICE, 'cache': self.cache}
-        return TensorRtBackend(self.bundle, self.settings, **{**facts, **changes})
-
-
-Rigs = Callable[..., Rig]
-
-
-@pytest.fixture
-def rigs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rigs]:
-    """Make rigs, and fail a test that did what TensorRT does not survive."""
-    monkeypatch.setenv('UNCERTAINTY_SEG_ENGINE_CACHE', str(tmp_path / 'engines'))
-    made: list[Rig] = []
-
-    def make(bundle: Path | str, **facts: Any) -> Rig:
-        made.append(Rig(tmp_path, bundle, **facts))
-        return made[-1]
-
-    yield make
-    assert [rig.gpu.violations for rig in made] == [[] for _ in made]
-
-
-@pytest.fixture(scope='module')
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp('bundles')
-    made = {'channels': bundle_of(folder / 'channels', 0),
-            'chunk': bundle_of(folder / 'chunk', 3),
-            'elements': elements_bundle(folder / 'elements'),
-            'ensemble': ensemble_bundle(folder / 'ensemble'),
-            'direct': elements_bundle(folder / 'direct', is_direct=True)}
-    made['fp16'] = folder / 'fp16'
-    made['int8'] = folder / 'int8'
-    for precision in ('fp16', 'int8'):
-        convert_bundle(load_bundle(str(made['channels'])), made[precision], precision, [IMAGE])
-    return made
-
-
-def elements_bundle(folder: Path, is_direct: bool = False) -> Path:
-    """Masks of single elements; direct: dropout on the image, which leaves the trunk nothing."""
-    weights = np.random.default_rng(4).normal(size=(3, 3, 3, 3)).astype(np.float32)
-    conv = {'kernel_shape': [3, 3], 'pads': [1, 1, 1, 1]}
-    nodes = [drop('x', 'd0', 'element', 0.2)] if is_direct else [
-        helper.make_node('Conv', ['x', 'w0'], ['c0'], **conv), drop('c0', 'd0', 'element', 0.4)]
-    nodes.append(helper.make_node('Conv', ['d0', 'w1'], ['y'], **conv))
-    model = graph(nodes, (1, 3, 48, 64), (1, 3, 48, 64), w0=weights, w1=weights[::-1].copy())
-    made = compile_graph(model, SPEC, CompileOptions(is_half=False))
-    write_bundle(folder, card_of(made, 'mc_dropout'), made.files)
-    return folder
-
-
-def ensemble_bundle(folder: Path) -> Path:
-    made = compile_ensemble([plain_member(seed) for seed in range(4)], SPEC,
-                            CompileOptions(is_half=False))
-    write_bundle(folder, card_of(made, 'deep_ensemble', members=4, passes=4), made.files)
-    return folder
-
-
-def plain_member(seed: int) -> onnx.ModelProto:
-    """Make a network of two convolutions that takes a normalised image."""
-    rng = np.random.default_rng(seed)
-    conv = {'kernel_shape': [3, 3], 'pads': [1, 1, 1, 1]}
-    nodes = [helper.make_node('Conv', ['x', 'w0'], ['c0'], **conv),
-             helper.make_node('Relu', ['c0'], ['r0']),
-             helper.make_node('Conv', ['r0', 'w1'], ['y'], **conv)]
-    return graph(nodes, (1, 3, 48, 64), (1, 3, 48, 64),
-                 w0=rng.normal(size=(8, 3, 3, 3)).astype(np.float32),
-                 w1=rng.normal(size=(3, 8, 3, 3)).astype(np.float32) / 4)
-
-
-def card_of(made: Any, method: str, **facts: Any) -> ModelCard:
-    facts = {'passes': 20, **facts}
-    return ModelCard(
-        schema=1, name=method, method=method, class_names=('a', 'b', 'c'),
-        palette=((0, 0, 0),) * 3, ignore_index=255, input=SPEC, dropout_sites=made.sites,
-        opset=17, logits_shape=made.logits_shape, training='', license='', not_good_for='',
-        metrics={}, sha256={}, upsampling=made.upsampling, **facts)
-
-
-def reference(rig: Rig, masks: Mapping[str, np.ndarray], temperature: float = 1.0,
-              image: np.ndarray = IMAGE) -> UncertaintyMaps:
-    backend = OnnxRuntimeBackend(rig.bundle, rig.settings)
-    try:
-        return backend.run(image, masks, temperature)
-    finally:
-        backend.close()
-
-
-def assert_close(ours: UncertaintyMaps, theirs: UncertaintyMaps, passes: int,
-                 tolerance: float = TOLERANCE) -> None:
-    """Hold maps equal; where two classes are as good as equal, label and votes may differ."""
-    for name in SMOOTH:
-        np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=0,
-                                   atol=tolerance, err_msg=name)
-    votes = ours.variation_ratio * passes
-    np.testing.assert_allclose(votes, np.rint(votes), rtol=0, atol=1e-4)
-    assert ours.variation_ratio.min() >= 0
-    for ties in (abs(ours.variation_ratio - theirs.variation_ratio) > 1e-5,
-                 ours.label != theirs.label):
-        assert ties.mean() <= (5e-2 if tolerance > TOLERANCE else 1e-3)
-
-
 KINDS = ('channels', 'chunk', 'elements', 'ensemble', 'direct', 'fp16', 'int8')
 
 
@@ -388,9 +238,3 @@ def test_one_code_path_runs_every_version(
     assert_close(backend.run(IMAGE, masks, 1.0), reference(rig, masks), rig.passes)
     assert (backend.version, backend.device_name) == (version, 'Fake')
     backend.close()
-
-
-def assert_same_bits(one: UncertaintyMaps, other: UncertaintyMaps) -> None:
-    for field in dataclasses.fields(UncertaintyMaps):
-        assert getattr(one, field.name).tobytes() == getattr(other, field.name).tobytes(), \
-            field.name

@@ -91,8 +91,8 @@ def test_errors_are_kept_for_the_exception_and_warnings_are_not(
     assert messages.errors == ('no room', 'worse', 'no room')
     assert [record.levelname for record in caplog.records] == [
         'WARNING', 'INFO', 'DEBUG', 'WARNING', 'WARNING']
-    assert messages.said() == 'no room; worse'
-    assert messages.said() == 'TensorRT gave no reason'
+    assert messages.reason() == 'no room; worse'
+    assert messages.reason() == 'TensorRT gave no reason'
 
 
 def test_tensorrt_comes_before_rtx_and_rtx_stands_in_for_it() -> None:

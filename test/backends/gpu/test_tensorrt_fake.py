@@ -2,9 +2,8 @@
 """
 The stand-in for TensorRT has no name, argument or value that a real one has not, and its teeth.
 
-Real modules of six versions are imported: those of TensorRT over empty libraries, as in
-test_tensorrt_contract, those of TensorRT-RTX as they are. Then every rule that the stand-in
-enforces is broken once.
+The real modules of six versions are imported (see tensorrt_interface). Then every rule that the
+stand-in enforces is broken once.
 
 """
 
@@ -14,12 +13,7 @@ from collections.abc import Callable, Mapping
 from enum import EnumMeta
 import gc
 import inspect
-import json
-import os
-from pathlib import Path
 import re
-import subprocess
-import sys
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -28,31 +22,9 @@ from fake_tensorrt import fake_tensorrt, FakeGpu, Faults, plan_of, VERSIONS, Vio
 import numpy as np
 from onnx import helper, numpy_helper, TensorProto
 import pytest
-from test_tensorrt_contract import empty_libraries
-from test_tensorrt_contract import VERSIONS as INTERFACES
+from tensorrt_interface import INTERFACES
 
 from uncertainty_seg.backends.gpu.tensorrt_api import MODULES, TensorRt
-
-FOLDERS = {version: variable for variable, (version, _) in INTERFACES.items()} | {
-    '1.7.1.116': 'UNCERTAINTY_SEG_RTX17', '1.4.0.76': 'UNCERTAINTY_SEG_RTX14'}
-# In the process that imports a version: kind, value and text of each name.
-LOOK = """
-import importlib, json, sys
-whole = importlib.import_module(sys.argv[1])
-module = importlib.import_module(sys.argv[2])
-def facts(name):
-    found = module
-    for part in name.split('.'):
-        found = getattr(found, part, None)
-        if found is None:
-            return None
-    try:
-        value = int(found)
-    except TypeError:
-        value = None
-    return {'value': value, 'is_callable': callable(found), 'doc': found.__doc__}
-print(json.dumps([whole.__version__, {name: facts(name) for name in json.loads(sys.argv[3])}]))
-"""
 
 
 def surface(version: str) -> dict[str, Any]:
@@ -82,24 +54,9 @@ def members(owner: str, kind: type) -> dict[str, Any]:
 @pytest.fixture(scope='module', params=VERSIONS)
 def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Give a version, and what the real module of it has of the stand-in's names."""
-    version, folder = request.param, os.environ.get(FOLDERS[request.param], '')
-    name = 'tensorrt_rtx' if version.startswith('1.') else 'tensorrt'
-    extension = Path(folder, f'{name}_bindings', f'{name}.so')
-    if not folder or not extension.is_file():
-        pytest.skip(f'TensorRT {version} is not here: scripts/test installs it and sets '
-                    f'{FOLDERS[version]}')
-    environment = {**os.environ, 'PYTHONPATH': folder}
-    if name == 'tensorrt':
-        environment['LD_LIBRARY_PATH'] = str(tmp_path_factory.mktemp('libraries'))
-        empty_libraries(extension, Path(environment['LD_LIBRARY_PATH']))
-    done = subprocess.run(
-        [sys.executable, '-c', LOOK, f'{name}_bindings', f'{name}_bindings.{name}',
-         json.dumps(sorted(surface(version)))], capture_output=True, text=True, check=False,
-        env=environment)
-    assert done.returncode == 0, done.stderr
-    found_version, found = json.loads(done.stdout.splitlines()[-1])
-    assert found_version == version
-    return SimpleNamespace(version=version, found=found)
+    found = INTERFACES[request.param].facts(sorted(surface(request.param)),
+                                            tmp_path_factory.mktemp('libraries'))
+    return SimpleNamespace(version=request.param, found=found)
 
 
 def test_every_name_of_the_stand_in_is_real(real: Any) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 import pytest
-from test_tensorrt import (
+from tensorrt_rig import (
     assert_close,
     assert_same_bits,
     bundles,
@@ -124,7 +124,7 @@ def test_memory_that_is_full_at_first_takes_the_engine_for_fewer_passes(
     rig.faults.contexts_up_to = 4
     backend = rig.open()
     said = [record.message for record in caplog.records if record.levelno >= logging.WARNING
-            and record.name.endswith('tensorrt_open')]
+            and record.name.endswith('gpu.tensorrt')]
     assert [line.split(':')[0] for line in said] == [
         'no engine or no memory for 16 passes at once, trying 8',
         'no engine or no memory for 8 passes at once, trying 4']

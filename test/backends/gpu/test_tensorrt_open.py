@@ -17,7 +17,7 @@ from typing import Any
 from fake_tensorrt import plan_of
 import numpy as np
 import pytest
-from test_tensorrt import (
+from tensorrt_rig import (
     assert_close,
     bundles,
     DEVICE,
@@ -29,10 +29,10 @@ from test_tensorrt import (
 )
 import torch
 
-from uncertainty_seg.backends.gpu import device_memory as cuda_device
+from uncertainty_seg.backends.gpu import device as cuda_device
 from uncertainty_seg.backends.gpu import tensorrt
 from uncertainty_seg.backends.gpu.bundle_engines import work_ahead
-from uncertainty_seg.backends.gpu.device_masks import DeviceReduction, STATISTICS
+from uncertainty_seg.backends.gpu.device_passes import DeviceReduction, STATISTICS
 from uncertainty_seg.backends.gpu.engine_cache import engine_key
 from uncertainty_seg.backends.gpu.self_check_record import (
     checking,

@@ -1,18 +1,17 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Every call of TensorRT fits the types that its own modules declare, in six versions.
+Every name and call of TensorRT fits what its own modules declare, in six versions.
 
 TensorRT ships no types for a checker. Its modules carry signatures in their docstrings, of which
 mypy's stubgen makes stubs; mypy then checks the package's files against them in strict mode. What
-a version lacks, and the package asks for first, is listed. Not seen here: where None comes back
-(the signatures do not say), and what the values mean.
+a version lacks, and the package asks for first, is listed, as are the names that are looked up by
+string. Not seen here: where None comes back (the signatures do not say), and what values mean.
 
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from dataclasses import dataclass
 import os
 from pathlib import Path
@@ -21,12 +20,13 @@ import subprocess
 import sys
 
 import pytest
-from test_tensorrt_contract import empty_libraries, used_names
+from tensorrt_interface import INTERFACES
 
 ROOT = Path(__file__).resolve().parents[3]
 BACKENDS = ROOT / 'uncertainty_seg' / 'backends'
-FILES = ('engine_build.py', 'engine_config.py', 'engine_progress.py', 'tensorrt_api.py',
-         'tensorrt_engine.py', 'tensorrt_open.py', 'tensorrt_types.py')
+GPU = BACKENDS / 'gpu'
+# The files that touch TensorRT.
+FILES = ('engine_build.py', 'tensorrt_api.py', 'tensorrt_engine.py')
 # Used where types are weak only. TensorRT-RTX 1.4 declares them, and can do none of it.
 WEAK = {'BuilderFlag.OBEY_PRECISION_CONSTRAINTS', 'ILayer.precision', 'ILayer.set_output_type'}
 BATCH = {'NetworkDefinitionCreationFlag.EXPLICIT_BATCH'}
@@ -36,39 +36,55 @@ RTX = {'ComputeCapability', 'IBuilderConfig.num_compute_capabilities',
        'IBuilderConfig.set_compute_capability'}
 
 
-@dataclass(frozen=True)
-class Version:
-    """
-    A release, and what it lacks.
-
-    Attributes
-    ----------
-    number : str
-        As the module says it.
-    variable : str
-        Names the folder that it is installed in.
-    module : str
-        With the signatures.
-    lacks : set of str
-        Names that the package uses in other versions only.
-
-    """
-
-    number: str
-    variable: str
-    module: str
-    lacks: frozenset[str]
-
-
-RTX_MODULE, FULL_MODULE = 'tensorrt_rtx_bindings.tensorrt_rtx', 'tensorrt_bindings.tensorrt'
-VERSIONS = [Version(number, f'UNCERTAINTY_SEG_{key}', module, frozenset(lacks))
-            for number, key, module, lacks in (
-                ('1.7.1.116', 'RTX17', RTX_MODULE, WEAK | BATCH),
-                ('1.4.0.76', 'RTX14', RTX_MODULE, ()),
-                ('8.6.1', 'TRT86', FULL_MODULE, STRONG | PROGRESS | RTX),
-                ('10.3.0', 'TRT103', FULL_MODULE, RTX),
-                ('10.16.1.11', 'TRT1016', FULL_MODULE, RTX),
-                ('11.4.0.106', 'TRT114', FULL_MODULE, WEAK | BATCH | RTX))]
+# What a version declares not, and the package uses in other versions only.
+LACKS: dict[str, set[str]] = {
+    '1.7.1.116': WEAK | BATCH, '1.4.0.76': set(), '8.6.1': STRONG | PROGRESS | RTX,
+    '10.3.0': RTX, '10.16.1.11': RTX, '11.4.0.106': WEAK | BATCH | RTX}
+# Names that the package looks up by string, which no checker sees.
+BY_STRING = {
+    *(f'BuilderFlag.{name}' for name in
+      ('TF32', 'FP16', 'BF16', 'INT8', 'OBEY_PRECISION_CONSTRAINTS')),
+    *(f'DataType.{name}' for name in
+      ('FLOAT', 'HALF', 'INT8', 'INT32', 'INT64', 'UINT8', 'BOOL')),
+    *(f'NetworkDefinitionCreationFlag.{name}' for name in ('EXPLICIT_BATCH', 'STRONGLY_TYPED')),
+    *(f'ILogger.Severity.{name}' for name in
+      ('INTERNAL_ERROR', 'ERROR', 'WARNING', 'INFO', 'VERBOSE')),
+    'ILogger.log', 'IProgressMonitor', 'TensorIOMode.INPUT',
+}
+WEAK_FLAGS = {'BuilderFlag.FP16', 'BuilderFlag.BF16', 'BuilderFlag.INT8',
+              'BuilderFlag.OBEY_PRECISION_CONSTRAINTS'}
+LACKS_BY_STRING: dict[str, set[str]] = {
+    '1.7.1.116': WEAK_FLAGS | BATCH, '1.4.0.76': set(),
+    '8.6.1': {*STRONG, 'BuilderFlag.BF16', 'DataType.INT64', 'IProgressMonitor'},
+    '10.3.0': set(), '10.16.1.11': set(), '11.4.0.106': WEAK_FLAGS | BATCH}
+# Method -> its parameters, in the order in which we pass them.
+SIGNATURES = {
+    'Builder.create_network': ['flags'],
+    'Builder.build_serialized_network': ['network', 'config'],
+    'OnnxParser.parse': ['model'],
+    'OnnxParser.parse_from_file': ['model'],
+    'IBuilderConfig.add_optimization_profile': ['profile'],
+    'IBuilderConfig.create_timing_cache': ['serialized_timing_cache'],
+    'IBuilderConfig.set_timing_cache': ['cache', 'ignore_mismatch'],
+    'IBuilderConfig.set_flag': ['flag'],
+    'IBuilderConfig.clear_flag': ['flag'],
+    'ITimingCache.combine': ['input_cache', 'ignore_mismatch'],
+    'IOptimizationProfile.set_shape': ['input', 'min', 'opt', 'max'],
+    'Runtime.deserialize_cuda_engine': ['serialized_engine'],
+    'ICudaEngine.get_tensor_name': ['index'],
+    'ICudaEngine.get_tensor_mode': ['name'],
+    'ICudaEngine.get_tensor_shape': ['name'],
+    'ICudaEngine.get_tensor_dtype': ['name'],
+    'IExecutionContext.set_input_shape': ['name', 'shape'],
+    'IExecutionContext.set_tensor_address': ['name', 'memory'],
+    'IExecutionContext.execute_async_v3': ['stream_handle'],
+}
+# Classes whose members the package uses, by whatever name it holds the objects.
+CLASSES = ('Builder', 'OnnxParser', 'ParserError', 'IBuilderConfig', 'INetworkDefinition',
+           'ILayer', 'ITensor', 'IOptimizationProfile', 'ITimingCache', 'Runtime', 'ICudaEngine',
+           'IExecutionContext')
+# Of these classes, without types, and not what the package calls by that name.
+NOT_OURS = {'OnnxParser.clear_flag', 'OnnxParser.set_flag'}
 CONFIG = """
 [mypy]
 strict = true
@@ -102,11 +118,11 @@ BROKEN = [
     ('engine_build.py', 'error.node()', 'error.node', 'Unsupported operand types for <='),
     ('engine_build.py', 'bytes(memory)', 'bytes(config)',
      'No overload variant of "bytes" matches argument type "IBuilderConfig"'),
-    ('engine_config.py', '.add_optimization_profile(', '.add_profile(',
+    ('engine_build.py', '.add_optimization_profile(', '.add_profile(',
      '"IBuilderConfig" has no attribute "add_profile"'),
-    ('engine_config.py', 'set_shape(name, *shapes)', 'set_shape(name, shapes)',
+    ('engine_build.py', 'set_shape(name, *shapes)', 'set_shape(name, shapes)',
      'Missing positional arguments "opt", "max" in call to "set_shape"'),
-    ('engine_progress.py', 'num_steps: int', 'num_steps: str',
+    ('engine_build.py', 'num_steps: int', 'num_steps: str',
      'incompatible with supertype "'),
     ('tensorrt_api.py', 'severity: tensorrt.ILogger.Severity', 'severity: tensorrt.DataType',
      'incompatible with supertype "'),
@@ -171,7 +187,7 @@ def _without_bad_syntax(line: str) -> str:
 class Checker:
     """mypy, with the stubs of one version."""
 
-    version: Version
+    number: str
     stub: str
     folder: Path
 
@@ -181,37 +197,30 @@ class Checker:
         done = subprocess.run(
             [sys.executable, '-m', 'mypy', '--config-file', str(self.folder / 'mypy.ini'),
              '--cache-dir', str(self.folder.parent / 'cache'), '--no-error-summary', *words,
-             *(str(BACKENDS / name) for name in FILES)],
+             *(str(GPU / name) for name in FILES)],
             capture_output=True, text=True, check=False, cwd=ROOT,
             env={**os.environ, 'MYPYPATH': str(self.folder)})
         assert not done.stderr, done.stderr
         return [line for line in done.stdout.splitlines() if ' error: ' in line]
 
 
-@pytest.fixture(scope='module', params=VERSIONS, ids=lambda version: version.number)
+@pytest.fixture(scope='module', params=INTERFACES)
 def checker(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Checker]:
-    version: Version = request.param
+) -> Checker:
+    interface = INTERFACES[request.param]
     pytest.importorskip('mypy', reason='mypy is not installed: scripts/test installs it')
-    place = Path(os.environ.get(version.variable, ''))
-    extension = place / f'{version.module.replace(".", "/")}.so'
-    if not os.environ.get(version.variable) or not extension.is_file():
-        pytest.skip(f'the interface of TensorRT {version.number} is not here: scripts/test '
-                    f'installs it and sets {version.variable}')
-    folder = tmp_path_factory.getbasetemp() / 'tensorrt_types' / version.number
+    folder = tmp_path_factory.getbasetemp() / 'tensorrt_types' / interface.number
     (folder / 'tensorrt').mkdir(parents=True)
-    if version.module == FULL_MODULE:
-        empty_libraries(extension, folder)
     subprocess.run(
         [sys.executable, '-c', 'from mypy.stubgen import main; main()', '--inspect-mode', '-q',
-         '-m', version.module, '-o', str(folder / 'raw')], check=True,
-        env={**os.environ, 'LD_LIBRARY_PATH': str(folder), 'PYTHONPATH': str(place)})
-    raw = folder / 'raw' / f'{version.module.replace(".", "/")}.pyi'
+         '-m', interface.module, '-o', str(folder / 'raw')], check=True,
+        env=interface.environment(folder))
+    raw = folder / 'raw' / f'{interface.module.replace(".", "/")}.pyi'
     stub = stub_of(raw.read_text(encoding='utf-8'))
     (folder / 'tensorrt' / '__init__.pyi').write_text(stub, encoding='utf-8')
     (folder / 'mypy.ini').write_text(CONFIG, encoding='utf-8')
-    yield Checker(version, stub, folder)
+    return Checker(interface.number, stub, folder)
 
 
 def missing_name(line: str) -> str:
@@ -227,35 +236,62 @@ def missing_name(line: str) -> str:
 
 def test_every_call_fits_what_the_version_declares(checker: Checker) -> None:
     found = {missing_name(line) for line in checker.errors()}
-    assert found == checker.version.lacks, '\n'.join(sorted(found ^ checker.version.lacks))
+    assert found == LACKS[checker.number], '\n'.join(sorted(found ^ LACKS[checker.number]))
 
 
 def test_what_we_call_has_a_signature_to_be_checked_by(checker: Checker) -> None:
-    classes = {node.name: node for node in ast.parse(checker.stub).body
-               if isinstance(node, ast.ClassDef)}
-    checked = 0
-    for name in sorted(used_names()):
-        owner, _, member = name.partition('.')
-        for node in ast.walk(classes[owner]) if owner in classes and member else ():
-            if isinstance(node, ast.FunctionDef) and node.name == member:
-                arguments = node.args.args[1:]
-                assert node.returns is not None and ast.unparse(node.returns) != 'Any', name
-                assert node.args.vararg is None and node.args.kwarg is None, name
-                assert all(one.annotation is not None for one in arguments), name
-                checked += 1
-    assert checked > 30
+    used = {node.attr for name in FILES
+            for node in ast.walk(ast.parse((GPU / name).read_text(encoding='utf-8')))
+            if isinstance(node, ast.Attribute) and not node.attr.startswith('_')}
+    checked, unsigned = set(), []
+    for kind in ast.parse(checker.stub).body:
+        for node in ast.walk(kind) if getattr(kind, 'name', '') in CLASSES else ():
+            if isinstance(node, ast.FunctionDef) and node.name in used:
+                has_result = node.returns is not None and ast.unparse(node.returns) != 'Any'
+                is_open = node.args.vararg is not None or node.args.kwarg is not None
+                is_typed = all(one.annotation is not None for one in node.args.args[1:])
+                checked.add(f'{kind.name}.{node.name}')
+                if not has_result or is_open or not is_typed:
+                    unsigned.append(f'{kind.name}.{node.name}')
+    assert set(unsigned) <= NOT_OURS
+    assert set(SIGNATURES) <= checked
+    assert len(checked) > 30
+
+
+@pytest.mark.parametrize('number', INTERFACES)
+def test_what_is_looked_up_by_string_exists_and_parameters_have_our_order(
+    number: str, tmp_path: Path
+) -> None:
+    facts = INTERFACES[number].facts([*BY_STRING, *SIGNATURES], tmp_path)
+    assert {name for name in BY_STRING if facts[name] is None} == LACKS_BY_STRING[number]
+    for method, expected in SIGNATURES.items():
+        name = method.split('.')[1]
+        # An overloaded method has a numbered line for each form.
+        forms = re.findall(rf'^(?:\d+\. )?{name}\((self.*)', facts[method]['doc'], re.MULTILINE)
+        names = [re.findall(r'(?:^|, )(\w+):', form)[1:] for form in forms]
+        assert any(one[:len(expected)] == expected for one in names), facts[method]['doc']
+
+
+def test_no_other_file_touches_tensorrt_and_no_bit_of_a_flag_is_written_down() -> None:
+    for path in sorted(BACKENDS.rglob('*.py')):
+        text = path.read_text(encoding='utf-8')
+        if path.name in FILES:
+            assert re.findall(r'1 << \d', text) == []  # bits differ between versions
+        else:
+            found = re.findall(r'trt\.module|\.execute_async|create_execution_context', text)
+            assert not found, path.name
 
 
 def test_a_wrong_call_is_reported(checker: Checker, tmp_path: Path) -> None:
-    texts = {name: (BACKENDS / name).read_text(encoding='utf-8') for name in FILES}
+    texts = {name: (GPU / name).read_text(encoding='utf-8') for name in FILES}
     for file, right, wrong, _ in BROKEN:
         assert texts[file].count(right) == 1, right
         texts[file] = texts[file].replace(right, wrong)
     for name, text in texts.items():
         (tmp_path / name).write_text(text, encoding='utf-8')
-    said = checker.errors(*((BACKENDS / name, tmp_path / name) for name in FILES))
+    said = checker.errors(*((GPU / name, tmp_path / name) for name in FILES))
     for file, _, wrong, words in BROKEN:
-        if file == 'engine_progress.py' and 'IProgressMonitor' in checker.version.lacks:
+        if wrong == 'num_steps: str' and 'IProgressMonitor' in LACKS[checker.number]:
             continue
         row = next(number for number, line in enumerate(texts[file].splitlines(), 1)
                    if wrong in line)

@@ -88,8 +88,9 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     @contextmanager
     def run(**parameters: Any) -> Iterator[Rig]:
         with own_domain() as domain:
-            arguments = node_arguments(tmp_path / 'tiny', NODE, stale_timeout_s=STALE_TIMEOUT_S,
-                                       gate__rise_frames=1, **parameters)
+            arguments = node_arguments(tmp_path / 'tiny', NODE, backend='tensorrt',
+                                       stale_timeout_s=STALE_TIMEOUT_S, gate__rise_frames=1,
+                                       **parameters)
             process = Process(arguments, domain, tmp_path / 'log',
                               {'UNCERTAINTY_SEG_TEST_BUILD': str(tmp_path)})
             client = Client(domain, process)

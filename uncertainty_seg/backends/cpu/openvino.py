@@ -2,10 +2,17 @@
 """
 OpenVINO on the CPU, the fastest of the runtimes on x86.
 
-It computes in bf16 by itself on processors that have it, so the precision is always asked for by
-name. A head with a fixed number of passes takes a quarter less time and half the memory of one
-that takes any, so one is compiled for each size of chunk. Nothing is written to disk, and nothing
-is sent: `import openvino` does both unless it is kept from it.
+By itself it computes in bf16 on processors that have it, so the precision is always set
+explicitly. A head with a fixed number of passes takes a quarter less time and half the memory of
+one that takes any number, so one is compiled for each chunk size. Nothing is written to disk or
+sent: `import openvino` does both unless it is prevented.
+
+OpenVINO is given the same functions in a form that it computes faster. A 3x3 convolution behind a
+nearest upsampling by two sums weights that meet the same pixel, so one transposed convolution of
+the small image, with 4x4 weights and stride 2, gives the same result with 4/9 of the products.
+Features pass from trunk to head with their channels last, as its convolutions need them; otherwise
+the head reorders them in every pass. This is done here and not by the compiler, because ONNX
+Runtime gets slower by either.
 
 """
 
@@ -21,22 +28,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.backends.cpu.streaming import Masks, StreamingBackend
+from uncertainty_seg.backends.cpu.streaming import StreamingBackend
 from uncertainty_seg.backends.graph_files import COMPILE, IMAGE, LOGITS, with_masks
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.dropout_masks import Masks
 from uncertainty_seg.errors import BackendUnavailableError, ModelBundleError
 
-# -------------------------------------------------------------------------------------------------
-# What OpenVINO is given in place of a graph as it ships: the same function in a form it is fast
-# at.
-# A 3x3 convolution behind a nearest upsampling by two adds up weights that meet the same pixel, so
-# one transposed convolution of the small image, 4x4 weights and stride 2, gives the same with 4/9
-# of the products. And features cross from trunk to head with their channels last, as its
-# convolutions want them; else the head of each pass puts them in that order anew. It is done here
-# and not by the compiler because ONNX Runtime loses by either.
-
-# With fewer channels the vectors of the processor are mostly empty either way.
+_DEVICE = 'CPU'
+_TELEMETRY = 'openvino_telemetry'
+# For the frames, and for the two passes which check the masks before the first frame.
+_MAX_HEADS = 2
+# With fewer channels the processor's vectors are mostly empty either way.
 _FEWEST_CHANNELS = 8
 # Ways to say that the output pixels 2i and 2i+1 are the input pixel i.
 _REPEATS = {
@@ -44,148 +47,6 @@ _REPEATS = {
     ('half_pixel', 'round_prefer_ceil'), ('pytorch_half_pixel', 'round_prefer_floor'),
     ('pytorch_half_pixel', 'round_prefer_ceil'),
 }
-
-
-def transpose_upsampled(openvino: Any, model: Any) -> int:
-    """
-    Rewrite every 3x3 convolution behind a nearest upsampling by two.
-
-    Parameters
-    ----------
-    openvino : module
-        The package.
-    model : openvino.Model
-        Changed in place; computes the same to rounding.
-
-    Returns
-    -------
-    int
-        Convolutions rewritten.
-
-    """
-    _fold_constants(openvino, model)
-    count = 0
-    for conv in model.get_ordered_ops():
-        if conv.get_type_name() != 'Convolution' or not _is_same_3x3(conv):
-            continue
-        upsampling, weights = (conv.input_value(i).get_node() for i in (0, 1))
-        if not _is_doubling(upsampling) or weights.get_type_name() != 'Constant':
-            continue
-        # Asked for by name: numpy has no bf16, and bytes of it would come as float16.
-        kernel = _kernel(weights.get_data(dtype=np.float32))
-        transposed = openvino.opset13.convolution_backprop_data(
-            upsampling.input_value(0),
-            openvino.opset13.constant(kernel, dtype=weights.get_element_type()), [2, 2],
-            pads_begin=[1, 1], pads_end=[1, 1])
-        transposed.set_friendly_name(conv.get_friendly_name())
-        openvino.utils.replace_node(conv, transposed)
-        count += 1
-    return count
-
-
-def planes_between(trunk: Any, head: Any) -> frozenset[str]:
-    """
-    List the tensors from trunk to head that are planes of a convolution.
-
-    Parameters
-    ----------
-    trunk, head : openvino.Model
-        Of one bundle.
-
-    Returns
-    -------
-    frozenset of str
-        Their names; empty where the head has no convolution.
-
-    """
-    if not any('Convolution' in node.get_type_name() for node in head.get_ops()):
-        return frozenset()
-    return frozenset(
-        name for output in trunk.outputs for name in output.get_names()
-        if output.get_partial_shape().rank.get_length() == 4
-        and any(name in given.get_names() for given in head.inputs))
-
-
-def channels_last(openvino: Any, model: Any, names: Iterable[str]) -> Any:
-    """
-    Let a model take or give some planes as (1, h, w, C).
-
-    Parameters
-    ----------
-    openvino : module
-        The package.
-    model : openvino.Model
-        Left as it is.
-    names : iterable of str
-        Inputs or outputs of it, of shape (1, C, h, w).
-
-    Returns
-    -------
-    openvino.Model
-        With the same names.
-
-    """
-    steps = openvino.preprocess.PrePostProcessor(model)
-    inputs = {name for port in model.inputs for name in port.get_names()}
-    for name in names:
-        port = steps.input(name) if name in inputs else steps.output(name)
-        port.model().set_layout(openvino.Layout('NCHW'))
-        port.tensor().set_layout(openvino.Layout('NHWC'))
-    return steps.build()
-
-
-def _fold_constants(openvino: Any, model: Any) -> None:
-    """Compute weights that are gathered or cast from constants."""
-    manager = openvino.passes.Manager()
-    manager.register_pass(openvino.passes.ConstantFolding())
-    manager.run_passes(model)
-
-
-def _is_same_3x3(conv: Any) -> bool:
-    about, weights = conv.get_attributes(), conv.input_value(1).get_partial_shape()
-    if not weights.is_static:
-        return False
-    outputs, inputs, *kernel = weights.to_shape()
-    return (
-        list(kernel) == [3, 3] and min(outputs, inputs) >= _FEWEST_CHANNELS
-        and list(about['strides']) == [1, 1] and list(about['dilations']) == [1, 1]
-        and list(about['pads_begin']) == list(about['pads_end']) == [1, 1]
-        and about.get('auto_pad', 'explicit') == 'explicit'
-    )
-
-
-def _is_doubling(node: Any) -> bool:
-    if node.get_type_name() != 'Interpolate':
-        return False
-    about = node.get_attributes()
-    if about.get('mode') != 'nearest':
-        return False
-    ways = about.get('coordinate_transformation_mode'), about.get('nearest_mode')
-    small, large = (s.get_partial_shape() for s in (node.input_value(0), node.output(0)))
-    if ways not in _REPEATS or not small[2:].is_static or not large[2:].is_static:
-        return False
-    padding = [*about.get('pads_begin', []), *about.get('pads_end', [])]
-    return not any(padding) and len(small) == 4 and all(
-        2 * small[axis].get_length() == large[axis].get_length() for axis in (2, 3))
-
-
-def _kernel(weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Add up the weights (O, I, 3, 3) that meet the same pixel: (I, O, 4, 4)."""
-    outputs, inputs = weights.shape[:2]
-    flipped = weights[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
-    result = np.zeros((inputs, outputs, 4, 4), np.float32)
-    for row in (0, 1):
-        for column in (0, 1):
-            result[:, :, row:row + 3, column:column + 3] += flipped
-    return result
-
-
-# -------------------------------------------------------------------------------------------------
-
-_DEVICE = 'CPU'
-_TELEMETRY = 'openvino_telemetry'
-# That of the frames, and that of the two passes which prove the masks before the first frame.
-_MAX_HEADS = 2
 _log = logging.getLogger(__name__)
 
 
@@ -195,8 +56,8 @@ class OpenVinoBackend(StreamingBackend):
 
     Notes
     -----
-    All computes in float32 unless the precision is bf16. Graphs of fp16 are read as they are and
-    computed in float32; an int8 trunk runs in int8 where it is quantised.
+    Everything is computed in float32 unless the precision is bf16. Graphs of fp16 are read as they
+    are and computed in float32; an int8 trunk runs in int8 where it is quantised.
 
     """
 
@@ -207,7 +68,7 @@ class OpenVinoBackend(StreamingBackend):
         self._ov: Any = import_openvino()
         self._core: Any = self._ov.Core()
         if not has_bf16(self._core):
-            # It would quietly compute in float32, for which no bf16 calibration holds.
+            # Otherwise it would compute in float32, for which no bf16 calibration is valid.
             self.refused = {'bf16': 'this processor has no bf16: set precision to fp32'}
 
     def _open(self, bundle: ModelBundle) -> None:
@@ -251,7 +112,7 @@ class OpenVinoBackend(StreamingBackend):
         return call.get_tensor(LOGITS).data
 
     def _head_call(self, passes: int) -> Any:
-        """Return the call of a head that takes so many passes; compile it when first needed."""
+        """Return the call of a head for a number of passes; compile it when first needed."""
         if passes not in self._head_calls:
             while len(self._head_calls) >= _MAX_HEADS:
                 del self._head_calls[next(iter(self._head_calls))]
@@ -263,7 +124,7 @@ class OpenVinoBackend(StreamingBackend):
         return self._head_calls[passes]
 
     def _bank_call(self, parts: Masks, bank: int) -> Any:
-        """Return the call of the head with a chunk of masks in it."""
+        """Return the call of the head with a chunk of masks as constants."""
         if bank not in self._bank_calls:
             model = self._core.read_model(with_masks(self._head_path, parts))
             self._bank_calls[bank] = self._compile(self._head_path, model).create_infer_request()
@@ -273,7 +134,7 @@ class OpenVinoBackend(StreamingBackend):
         self._bank_calls = {}
 
     def _shared(self, values: NDArray[Any]) -> Any:
-        """Return a tensor over the memory of an array, which the tensor keeps alive."""
+        """Return a tensor on the memory of an array, which it keeps alive."""
         return self._ov.Tensor(values, shared_memory=True)
 
     def _free(self) -> None:
@@ -296,7 +157,7 @@ def import_openvino() -> Any:
 
 
 def cpu_options(precision: str, threads: int) -> dict[str, Any]:
-    """Return what a graph is compiled with."""
+    """Return the options that a graph is compiled with."""
     return {
         'INFERENCE_PRECISION_HINT': 'bf16' if precision == 'bf16' else 'f32',
         'INFERENCE_NUM_THREADS': threads, 'NUM_STREAMS': 1, 'PERFORMANCE_HINT': 'LATENCY',
@@ -312,7 +173,7 @@ def has_bf16(core: Any) -> bool:
 
 @contextlib.contextmanager
 def _no_telemetry() -> Iterator[None]:
-    """Hide the package that would write to the home folder and report the import."""
+    """Hide the package that writes to the home folder and reports the import."""
     loaded = sys.modules.pop(_TELEMETRY, None)
     sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
     try:
@@ -330,3 +191,97 @@ def _named(path: Path) -> Iterator[None]:
         yield
     except Exception as err:  # the runtime's own errors derive from nothing narrower
         raise ModelBundleError(f'openvino cannot open {path} ({err})', fix=COMPILE) from err
+
+
+def transpose_upsampled(openvino: Any, model: Any) -> int:
+    """
+    Rewrite every 3x3 convolution behind a nearest upsampling by two, in place.
+
+    Returns the number of convolutions rewritten. The model gives the same result to rounding.
+
+    """
+    _fold_constants(openvino, model)
+    count = 0
+    for conv in model.get_ordered_ops():
+        if conv.get_type_name() != 'Convolution' or not _is_same_3x3(conv):
+            continue
+        upsampling, weights = (conv.input_value(i).get_node() for i in (0, 1))
+        if not _is_doubling(upsampling) or weights.get_type_name() != 'Constant':
+            continue
+        # Asked for by name: numpy has no bf16, and bytes of it would come as float16.
+        kernel = _kernel(weights.get_data(dtype=np.float32))
+        transposed = openvino.opset13.convolution_backprop_data(
+            upsampling.input_value(0),
+            openvino.opset13.constant(kernel, dtype=weights.get_element_type()), [2, 2],
+            pads_begin=[1, 1], pads_end=[1, 1])
+        transposed.set_friendly_name(conv.get_friendly_name())
+        openvino.utils.replace_node(conv, transposed)
+        count += 1
+    return count
+
+
+def planes_between(trunk: Any, head: Any) -> frozenset[str]:
+    """Name the planes that pass from trunk to head; none where the head has no convolution."""
+    if not any('Convolution' in node.get_type_name() for node in head.get_ops()):
+        return frozenset()
+    return frozenset(
+        name for output in trunk.outputs for name in output.get_names()
+        if output.get_partial_shape().rank.get_length() == 4
+        and any(name in given.get_names() for given in head.inputs))
+
+
+def channels_last(openvino: Any, model: Any, names: Iterable[str]) -> Any:
+    """Return a model that takes or gives the named planes (1, C, h, w) as (1, h, w, C)."""
+    steps = openvino.preprocess.PrePostProcessor(model)
+    inputs = {name for port in model.inputs for name in port.get_names()}
+    for name in names:
+        port = steps.input(name) if name in inputs else steps.output(name)
+        port.model().set_layout(openvino.Layout('NCHW'))
+        port.tensor().set_layout(openvino.Layout('NHWC'))
+    return steps.build()
+
+
+def _fold_constants(openvino: Any, model: Any) -> None:
+    """Compute the weights that are gathered or cast from constants."""
+    manager = openvino.passes.Manager()
+    manager.register_pass(openvino.passes.ConstantFolding())
+    manager.run_passes(model)
+
+
+def _is_same_3x3(conv: Any) -> bool:
+    about, weights = conv.get_attributes(), conv.input_value(1).get_partial_shape()
+    if not weights.is_static:
+        return False
+    outputs, inputs, *kernel = weights.to_shape()
+    return (
+        list(kernel) == [3, 3] and min(outputs, inputs) >= _FEWEST_CHANNELS
+        and list(about['strides']) == [1, 1] and list(about['dilations']) == [1, 1]
+        and list(about['pads_begin']) == list(about['pads_end']) == [1, 1]
+        and about.get('auto_pad', 'explicit') == 'explicit'
+    )
+
+
+def _is_doubling(node: Any) -> bool:
+    if node.get_type_name() != 'Interpolate':
+        return False
+    about = node.get_attributes()
+    if about.get('mode') != 'nearest':
+        return False
+    ways = about.get('coordinate_transformation_mode'), about.get('nearest_mode')
+    small, large = (s.get_partial_shape() for s in (node.input_value(0), node.output(0)))
+    if ways not in _REPEATS or not small[2:].is_static or not large[2:].is_static:
+        return False
+    padding = [*about.get('pads_begin', []), *about.get('pads_end', [])]
+    return not any(padding) and len(small) == 4 and all(
+        2 * small[axis].get_length() == large[axis].get_length() for axis in (2, 3))
+
+
+def _kernel(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Sum the weights (O, I, 3, 3) that meet the same pixel: (I, O, 4, 4)."""
+    outputs, inputs = weights.shape[:2]
+    flipped = weights[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
+    result = np.zeros((inputs, outputs, 4, 4), np.float32)
+    for row in (0, 1):
+        for column in (0, 1):
+            result[:, :, row:row + 3, column:column + 3] += flipped
+    return result

@@ -1,43 +1,53 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-From chunks of logits to maps on the CPU, without ever holding the probabilities.
+Reduce chunks of logits to maps on the CPU, without ever storing the probabilities.
 
-It computes what `core.uncertainty.maps_from_logits` defines, to 2e-6 in every float map for
-logits within about 20 of each other and up to 500 passes, to 3e-6 for 1000. The same logits give
-the same bits with any number of threads and any size of chunk. The loops are in
-`reduction_kernels`; this file owns the memory, the threads and the compilation, and knows no
-runtime.
+`Reduction` computes what `core.uncertainty.maps_from_logits` defines, to 2e-6 in every float map
+for logits within about 20 of each other and up to 500 passes, to 3e-6 for 1000. `LowReduction`,
+for cards whose reduction is 'low', computes what `maps_from_low_logits` defines: the passes are
+reduced at the size of their logits, so that the work at (h, w) does not depend on T (of 9.6 ms for
+T=20, C=6, 512x384 on one thread, with logits of a quarter, 2.4 remain). The same logits give the
+same bits with any number of threads and any chunk size. The loops are in `reduction_kernels`; this
+file owns the memory, the threads and the compilation, and knows no runtime.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+import functools
 import itertools
+import logging
 import math
+import time
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.backends.cpu.reduction_plan import (
-    load_kernel,
-    load_spreader,
-    new_maps,
-    new_plan,
-    ReductionPlan,
-    TileThreads,
-)
+from uncertainty_seg.backends.cpu.reduction_plan import new_plan, ReductionPlan
 from uncertainty_seg.core.arrays import FloatMap, LabelMap, require_shape
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
-from uncertainty_seg.errors import ShapeError
+from uncertainty_seg.errors import BackendUnavailableError, ShapeError
 
 # A float32 sum of this many equal passes is exact to 1.5e-6; longer ones are sums of groups.
 _GROUP = 32
 # The product of softmax denominators, each at most C, must stay below 2**127.
 _PRODUCT_BITS = 120
 _MAX_PASSES = 65535  # of the vote counters
+_BLOCKS_A_THREAD = 4
+_log = logging.getLogger(__name__)
+
+
+def new_reduction(card: ModelCard, threads: int) -> Reduction:
+    """Return the reduction that a card asks for."""
+    height, width = card.input.height, card.input.width
+    if card.reduction == 'low':
+        return LowReduction(card.logits_shape, height, width, threads, card.upsampling)
+    return Reduction(card.num_classes, height, width, threads, card.upsampling)
 
 
 class Reduction:
@@ -165,13 +175,8 @@ class Reduction:
             yield logits[first:stop]
 
     def _reduce(
-        self,
-        plan: ReductionPlan,
-        part: NDArray[np.float32],
-        inv_temperature: float,
-        labels: LabelMap,
-        maps: FloatMap,
-        total: int,
+        self, plan: ReductionPlan, part: NDArray[np.float32], inv_temperature: float,
+        labels: LabelMap, maps: FloatMap, total: int,
     ) -> None:
         position = self._count % self._group
         if position == 0 and self._count:
@@ -216,16 +221,9 @@ class Reduction:
         self._num_groups += 1
 
 
-# -------------------------------------------------------------------------------------------------
-# A reduction for cards that say 'low': the passes are reduced at the size of their logits.
-# It computes what `core.uncertainty.maps_from_low_logits` defines. What is done at (h, w) does not
-# depend on T: of 9.6 ms for T=20, C=6, 512x384 on one thread, with logits of a quarter, 2.4
-# remain.
-
-
 class LowReduction(Reduction):
     """
-    A streaming accumulator as its base, for logits of one size.
+    A `Reduction` whose passes are reduced at the size of their logits.
 
     Parameters
     ----------
@@ -233,10 +231,8 @@ class LowReduction(Reduction):
         (C, hl, wl) of one pass.
     height, width : int
         h, w of the maps.
-    threads : int
+    threads, upsampling : int, str
         As the base's.
-    upsampling : str
-        'half_pixel' or 'align_corners'.
 
     """
 
@@ -250,12 +246,7 @@ class LowReduction(Reduction):
         self._full_plan = new_plan(logits_shape[1:], logits_shape[0], height, width, upsampling)
 
     def finish(self, logits: NDArray[np.float32], inv_temperature: float) -> UncertaintyMaps:
-        """
-        Add the last passes and compute the maps of all since `reset` or the last `finish`.
-
-        Parameters and errors are the base's; so are the maps, but for their size (h, w).
-
-        """
+        """Add the last passes and compute the maps (h, w); parameters and errors as the base's."""
         plan = self._checked(logits)
         _, low = self._finish_groups(plan, logits, inv_temperature)
         means = _mean_probabilities(plan, self._count)
@@ -270,16 +261,8 @@ class LowReduction(Reduction):
         return UncertaintyMaps(labels, *maps)
 
 
-def new_reduction(card: ModelCard, threads: int) -> Reduction:
-    """Return the reduction that a card asks for."""
-    height, width = card.input.height, card.input.width
-    if card.reduction == 'low':
-        return LowReduction(card.logits_shape, height, width, threads, card.upsampling)
-    return Reduction(card.num_classes, height, width, threads, card.upsampling)
-
-
 def _mean_probabilities(plan: ReductionPlan, passes: int) -> NDArray[np.float32]:
-    """Take the sums out of tiles whose rows are as long as the map: (C, hl, wl)."""
+    """Return the mean probabilities (C, hl, wl) from tiles whose rows are as long as the map."""
     assert plan.groups is not None
     tiled = plan.groups.probs[:, 0]  # (tiles, phases, C, n) -> (tiles, C, n)
     height, width = plan.low_shape
@@ -288,3 +271,92 @@ def _mean_probabilities(plan: ReductionPlan, passes: int) -> NDArray[np.float32]
     rows = tiled[:, :, :tile_rows * width].reshape(tiles, num_classes, tile_rows, width)
     sums = rows.transpose(1, 0, 2, 3).reshape(num_classes, tiles * tile_rows, width)
     return sums[:, :height] / np.float32(passes)
+
+
+def new_maps(height: int, width: int) -> tuple[LabelMap, FloatMap]:
+    """Return memory for the label map and the float maps, in the order of `UncertaintyMaps`."""
+    # One array of all maps is large enough for the system to give it in large pages.
+    return np.empty((height, width), np.uint8), np.empty((6, height, width), np.float32)
+
+
+class TileThreads:
+    """The threads, the caller's among them, that share the tiles of an image."""
+
+    def __init__(self, threads: int) -> None:
+        self._num_helpers = threads - 1
+        self._pool = ThreadPoolExecutor(threads - 1, 'reduction') if threads > 1 else None
+        self._num_blocks = threads * _BLOCKS_A_THREAD if threads > 1 else 1
+
+    def run(self, kernel: Callable[..., None], num_tiles: int, arguments: tuple[Any, ...]) -> None:
+        """Run a kernel on all tiles, in blocks that the threads take when they are free."""
+        count = min(num_tiles, self._num_blocks)
+        edges = [num_tiles * index // count for index in range(count + 1)]
+        blocks = deque(itertools.pairwise(edges))
+
+        def work() -> None:
+            while True:
+                try:
+                    first, stop = blocks.popleft()
+                except IndexError:
+                    return
+                kernel(*arguments, first, stop)
+
+        helpers = [self._pool.submit(work) for _ in range(self._num_helpers)] if self._pool else []
+        work()
+        for helper in helpers:
+            helper.result()
+
+    def close(self) -> None:
+        """End the threads; may be called twice."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
+
+@functools.lru_cache(maxsize=1)
+def load_kernel() -> Callable[..., None]:
+    """
+    Return `reduction_kernels.reduce_tiles`, compiled for this processor or from numba's cache.
+
+    Raises BackendUnavailableError if numba is not installed.
+
+    """
+    plan, one = new_plan((1, 1), 2, 1, 1), np.float32(1)
+    logits = np.zeros((1, 2, 1, 1), np.float32)
+    logits.flags.writeable = False  # what is compiled for it accepts writable arrays too
+    return _load('reduce_tiles', (logits, one, plan.rows, plan.columns, plan.sums, True, True,
+                                  *new_maps(1, 1), one, one, 0, 1))
+
+
+@functools.lru_cache(maxsize=1)
+def load_spreader() -> Callable[..., None]:
+    """Return `reduction_kernels.spread_tiles`, as `load_kernel`."""
+    plan, one = new_plan((1, 1), 2, 1, 1), np.float32(1)
+    sources = np.zeros((1, 5, 1, 1), np.float32)
+    return _load('spread_tiles', (sources, plan.rows, plan.columns, plan.sums.probs,
+                                  *new_maps(1, 1), one, 0, 1))
+
+
+def _load(name: str, arguments: tuple[Any, ...]) -> Callable[..., None]:
+    try:
+        from uncertainty_seg.backends.cpu import reduction_kernels
+    except ImportError as err:
+        raise BackendUnavailableError(
+            f'numba cannot be imported ({err})', fix='pip install numba'
+        ) from err
+    start_s = time.perf_counter()
+    try:
+        kernel = _warmed(reduction_kernels.compile_kernel(name, True), arguments)
+    except Exception as err:  # numba passes on whatever its cache on disk meets
+        _log.warning('numba cannot keep compiled loops on disk (%s: %s), so that every start '
+                     'compiles them: set NUMBA_CACHE_DIR to a writable folder',
+                     type(err).__name__, err)
+        kernel = _warmed(reduction_kernels.compile_kernel(name, False), arguments)
+    _log.info('compiled loops of the reduction ready in %.1f s', time.perf_counter() - start_s)
+    return kernel
+
+
+def _warmed(kernel: Any, arguments: tuple[Any, ...]) -> Callable[..., None]:
+    """Call a kernel once and forbid it to compile for any other type later."""
+    kernel(*arguments)
+    kernel.disable_compile()
+    return kernel

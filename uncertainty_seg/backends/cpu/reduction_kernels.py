@@ -1,22 +1,22 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The compiled loops of `cpu_reduction`: one pass over memory from logits to sums to maps.
+The compiled loops of `reduction`: one pass over memory from logits to sums to maps.
 
-Importing this module imports numba; only `cpu_reduction` does so, when a reduction is built.
+Importing this module imports numba; only `reduction` does so, when a reduction is built.
 
-Everything is in base 2: the logits arrive times log2(e) / temperature, so that exponentials need
-no multiplication, and entropies are in bits until the last line divides them by log2(C). Exp and
-log are polynomials in plain arithmetic, because a call to the C library in a loop keeps LLVM from
-vectorising it. Two habits of numba shape the loops below. It guards every index that it cannot
-see to be positive, which costs the vectorisation: such indices are unsigned. And it counts
-references to every view of an array, with an atomic operation each, which took half of the time:
-so arrays are passed whole, with the indices of what is meant.
+Everything is in base 2: the logits are multiplied by log2(e) / temperature beforehand, so that
+exponentials need no multiplication, and entropies are in bits until the last line divides them by
+log2(C). Exp and log are polynomials in plain arithmetic, because a call to the C library in a loop
+keeps LLVM from vectorising it. Two properties of numba determine the form of the loops. It checks
+every index that it cannot prove positive, which prevents vectorisation: such indices are unsigned.
+And it counts references to every view of an array with an atomic operation each, which took half
+of the time: so arrays are passed whole, together with indices.
 
-The only freedom given to the compiler is to fuse a product with a sum. Anything that lets it
-reorder sums or assume that there is no NaN would break the bits or hide the NaN.
+The compiler may only fuse a product with a sum. Options that let it reorder sums or assume that
+there is no NaN would change the bits or hide the NaN.
 
-How the image is cut, and what lies where, is told in `reduction_plan`. All loops are in one file,
-because numba compiles anew only when the file of the entry point changes.
+`reduction_plan` explains how the image is cut. All loops are in one file, because numba compiles
+again only when the file of the entry point changes.
 
 """
 

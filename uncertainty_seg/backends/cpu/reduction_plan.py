@@ -2,34 +2,25 @@
 """
 How the image is cut for the reduction, and where each output pixel comes from.
 
-The image is worked on in tiles of a few rows, and where w is s times wl, in s phases: phase k of
-a tile holds the columns ``i * s + k``, which all have the same interpolation weights and whose
-sources lie side by side. The slots of a phase are those of its rows one after the other, and at
-the end some that mean nothing, so that a loop runs over all of them at once and ends where a group
-of vectors ends. Otherwise, and where corners are aligned, which makes the weights of all columns
-differ, there is one phase, and its slots look up their sources.
+The image is processed in tiles of a few rows and, where w is s times wl, in s phases: phase k of
+a tile holds the columns ``i * s + k``, which all have the same interpolation weights and adjacent
+sources. The slots of a phase are those of its rows one after the other, padded at the end, so that
+one loop covers all of them and ends where a group of vectors ends. Otherwise, and where corners
+are aligned, so that the weights of all columns differ, there is one phase, and its slots look up
+their sources.
 
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-import functools
-import itertools
-import logging
 import math
-import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.core.arrays import FloatMap, LabelMap
 from uncertainty_seg.core.uncertainty import bilinear_taps
-from uncertainty_seg.errors import BackendUnavailableError
 
 _MAX_SLOTS = 640  # of a tile: long loops, and still within the first caches
 _STEP = 64  # slots that LLVM takes at once with the widest vectors; what remains is slow
@@ -132,21 +123,19 @@ def new_plan(
     upsampling: str = 'half_pixel',
 ) -> ReductionPlan:
     """
-    Cut an image of (height, width) whose logits are of `low_shape`.
+    Cut an image of (height, width) with logits of `low_shape` (hl, wl).
 
     Parameters
     ----------
-    low_shape : (int, int)
-        (hl, wl).
-    num_classes, height, width : int
-        C, h, w.
+    low_shape, num_classes, height, width : (int, int), int, int, int
+        (hl, wl), C, h, w.
     upsampling : str
         'half_pixel' or 'align_corners'.
 
     Returns
     -------
-    Plan
-        Its sums are not filled: nothing of them is in memory until it is written.
+    ReductionPlan
+        Its sums are not initialised, so that they take no memory until they are written.
 
     """
     low_width = low_shape[1]
@@ -170,7 +159,7 @@ def new_plan(
 
 
 def _tile_rows(stride: int, height: int) -> int:
-    """Choose how many rows of slots make the loops long and leave little over."""
+    """Choose how many rows make the loops long and waste few slots."""
     candidates = range(1, max(2, min(height, _MAX_SLOTS // stride) + 1))
 
     def waste(rows: int) -> float:
@@ -205,116 +194,3 @@ def _taps(
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
     low, high, share = bilinear_taps(old, new, upsampling)
     return low, high, share.astype(np.float32)
-
-
-# -------------------------------------------------------------------------------------------------
-# The loops of `reduction_kernels`, compiled when first needed, and run over tiles by threads.
-# Knows how to call them, not what they compute.
-
-_BLOCKS_A_THREAD = 4
-_log = logging.getLogger(__name__)
-
-
-class TileThreads:
-    """
-    Threads that share the tiles of an image among them.
-
-    Parameters
-    ----------
-    threads : int
-        Upper bound of those that compute, the caller's among them.
-
-    """
-
-    def __init__(self, threads: int) -> None:
-        self._num_helpers = threads - 1
-        self._pool = ThreadPoolExecutor(threads - 1, 'reduction') if threads > 1 else None
-        self._num_blocks = threads * _BLOCKS_A_THREAD if threads > 1 else 1
-
-    def run(self, kernel: Callable[..., None], num_tiles: int, arguments: tuple[Any, ...]) -> None:
-        """Run a kernel on all tiles, in blocks that the threads take as they come free."""
-        count = min(num_tiles, self._num_blocks)
-        edges = [num_tiles * index // count for index in range(count + 1)]
-        blocks = deque(itertools.pairwise(edges))
-
-        def work() -> None:
-            while True:
-                try:
-                    first, stop = blocks.popleft()
-                except IndexError:
-                    return
-                kernel(*arguments, first, stop)
-
-        helpers = [self._pool.submit(work) for _ in range(self._num_helpers)] if self._pool else []
-        work()
-        for helper in helpers:
-            helper.result()
-
-    def close(self) -> None:
-        """End the threads; may be called twice."""
-        if self._pool is not None:
-            self._pool.shutdown()
-
-
-@functools.lru_cache(maxsize=1)
-def load_kernel() -> Callable[..., None]:
-    """
-    Compile the loops for this processor, or take them from numba's cache on disk.
-
-    Returns
-    -------
-    callable
-        `reduction_kernels.reduce_tiles`, which never compiles again.
-
-    Raises
-    ------
-    BackendUnavailableError
-        If numba is not installed.
-
-    """
-    plan, one = new_plan((1, 1), 2, 1, 1), np.float32(1)
-    logits = np.zeros((1, 2, 1, 1), np.float32)
-    logits.flags.writeable = False  # what is compiled for it accepts writable arrays too
-    return _load('reduce_tiles', (logits, one, plan.rows, plan.columns, plan.sums, True, True,
-                                  *new_maps(1, 1), one, one, 0, 1))
-
-
-@functools.lru_cache(maxsize=1)
-def load_spreader() -> Callable[..., None]:
-    """Do the same for `reduction_kernels.spread_tiles`."""
-    plan, one = new_plan((1, 1), 2, 1, 1), np.float32(1)
-    sources = np.zeros((1, 5, 1, 1), np.float32)
-    return _load('spread_tiles', (sources, plan.rows, plan.columns, plan.sums.probs,
-                                  *new_maps(1, 1), one, 0, 1))
-
-
-def new_maps(height: int, width: int) -> tuple[LabelMap, FloatMap]:
-    """Return memory for the label map and the float maps, in the order of `UncertaintyMaps`."""
-    # One array of all maps is large enough for the system to give it in large pages.
-    return np.empty((height, width), np.uint8), np.empty((6, height, width), np.float32)
-
-
-def _load(name: str, arguments: tuple[Any, ...]) -> Callable[..., None]:
-    try:
-        from uncertainty_seg.backends.cpu import reduction_kernels
-    except ImportError as err:
-        raise BackendUnavailableError(
-            f'numba cannot be imported ({err})', fix='pip install numba'
-        ) from err
-    start_s = time.perf_counter()
-    try:
-        kernel = _warmed(reduction_kernels.compile_kernel(name, True), arguments)
-    except Exception as err:  # numba passes on whatever its cache on disk meets
-        _log.warning('numba cannot keep compiled loops on disk (%s: %s), so that every start '
-                     'compiles them: set NUMBA_CACHE_DIR to a writable folder',
-                     type(err).__name__, err)
-        kernel = _warmed(reduction_kernels.compile_kernel(name, False), arguments)
-    _log.info('compiled loops of the reduction ready in %.1f s', time.perf_counter() - start_s)
-    return kernel
-
-
-def _warmed(kernel: Any, arguments: tuple[Any, ...]) -> Callable[..., None]:
-    """Call a kernel once and forbid it to compile for any other type later."""
-    kernel(*arguments)
-    kernel.disable_compile()
-    return kernel

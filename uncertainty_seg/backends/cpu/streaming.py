@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What the runtimes of a CPU share: trunk once, head in chunks of passes, each reduced as it comes.
+What the CPU's runtimes share: trunk once, head in chunks of passes, each reduced as it comes.
 
 Neither a tensor of all passes nor the probabilities exist at any time, so that memory does not
-grow with T. How a graph is opened and run is the runtime's file's; this one imports none.
+grow with T. Each runtime's file says how a graph is opened and run; this file imports no runtime.
 
 """
 
@@ -18,26 +18,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.backends.cpu.reduction import new_reduction
-from uncertainty_seg.backends.graph_files import GraphNames, require_graphs, require_inputs
+from uncertainty_seg.backends.graph_files import GraphNames, require_graphs
 from uncertainty_seg.backends.resources import (
     choose_chunk,
     Chunking,
     head_bytes_a_pass,
     usable_threads,
 )
+from uncertainty_seg.backends.runner import require_inputs, Runner
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.dropout_masks import Masks
 from uncertainty_seg.core.settings import precision_of, Settings
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import BackendError, BackendUnavailableError
 
 _log = logging.getLogger(__name__)
-Masks = Mapping[str, NDArray[np.float32]]
 
 
-class StreamingBackend(abc.ABC):
+class StreamingBackend(Runner):
     """
-    Run a bundle's two graphs on the CPU; a runtime fills in how.
+    Run a bundle's two graphs on the CPU; a subclass opens and runs them in its runtime.
 
     Parameters
     ----------
@@ -57,8 +58,7 @@ class StreamingBackend(abc.ABC):
 
     """
 
-    name: str
-    # Precision -> what to do where the runtime cannot; those it can are left out.
+    # Precision that the runtime cannot compute in -> what to do instead.
     refused: Mapping[str, str] = {}
     # The head always gets chunks of one size.
     is_padded = False
@@ -78,35 +78,10 @@ class StreamingBackend(abc.ABC):
         self._reduction = new_reduction(card, self._threads)
         self._bytes_a_pass = head_bytes_a_pass(bundle.head_path)
         self._chunkings: dict[int, Chunking] = {}
-        self._timings_ms: dict[str, float] = {}
         self._is_open = True
 
     def run(self, image: ImageU8, masks: Masks, temperature: float) -> UncertaintyMaps:
-        """
-        Compute the maps of one image.
-
-        Parameters
-        ----------
-        image : ndarray of uint8, shape (h, w, 3)
-            In the card's size and colour order.
-        masks : mapping of str to ndarray of float32, shape (T, *site.shape)
-            One array for each dropout site.
-        temperature : float
-            The logits are divided by it.
-
-        Returns
-        -------
-        UncertaintyMaps
-            Of shape (h, w).
-
-        Raises
-        ------
-        ShapeError
-            If image or masks do not fit the card.
-        BackendError
-            If the runtime fails, or the backend is closed.
-
-        """
+        """Compute the maps of one image; see `Runner.run`."""
         if not self._is_open:
             raise BackendError('run of a closed backend', fix='open it again')
         passes = require_inputs(self._card, image, masks)
@@ -117,11 +92,6 @@ class StreamingBackend(abc.ABC):
                 f'{self.name} failed on {passes} passes of {self._card.name!r} '
                 f'({type(err).__name__}: {err})'
             ) from err
-
-    @property
-    def timings_ms(self) -> Mapping[str, float]:
-        """Time of each stage of the last run: 'trunk', 'head', 'reduction'."""
-        return self._timings_ms
 
     def close(self) -> None:
         """Free graphs and threads; may be called twice."""
@@ -140,25 +110,25 @@ class StreamingBackend(abc.ABC):
 
     @abc.abstractmethod
     def _run_trunk(self, batch: ImageU8) -> None:
-        """Run the trunk on (1, h, w, 3), and keep what it gives for the head."""
+        """Run the trunk on (1, h, w, 3) and keep its outputs for the head."""
 
     @abc.abstractmethod
     def _run_head(self, parts: Masks, passes: int, bank: int | None) -> NDArray[np.float32]:
         """
         Return the logits of some passes, in a buffer that the next call overwrites.
 
-        `bank` tells one chunk of masks from another where they are the same in every frame, so
-        that a head may be opened for each; None where they are not.
+        `bank` identifies a chunk of masks that is the same in every frame, so that a head may be
+        opened for it with these masks as constants; None where masks change.
 
         """
 
     @abc.abstractmethod
     def _forget_bank(self) -> None:
-        """Let go of the heads that were opened for chunks of masks."""
+        """Release the heads that were opened for chunks of masks."""
 
     @abc.abstractmethod
     def _free(self) -> None:
-        """Let go of the graphs."""
+        """Release the graphs."""
 
     def _require_precision(self) -> None:
         if self.precision in self.refused:
@@ -193,7 +163,7 @@ class StreamingBackend(abc.ABC):
         return maps
 
     def _logits(self, masks: Masks, first: int, stop: int, chunk: int) -> NDArray[np.float32]:
-        """Run the head on some passes; on more, if it takes no fewer, whose logits are dropped."""
+        """Run the head on some passes; where it needs more, drop the surplus logits."""
         wanted = chunk if self.is_padded or self._card.chunk else stop - first
         parts = {name: _padded(mask[first:stop], wanted) for name, mask in masks.items()}
         return self._run_head(parts, wanted, self._bank_of(masks, first))[:stop - first]
@@ -207,7 +177,7 @@ class StreamingBackend(abc.ABC):
         return first
 
     def _chunk(self, passes: int) -> int:
-        """Choose how many passes run at once; once for each T."""
+        """Return how many passes run at once, chosen once for each T."""
         if passes not in self._chunkings:
             chunking = self._new_chunking(passes)
             self._chunkings[passes] = chunking
@@ -215,14 +185,11 @@ class StreamingBackend(abc.ABC):
         return self._chunkings[passes].passes
 
     def _new_chunking(self, passes: int) -> Chunking:
-        if self._card.chunk:
-            size = f'{self._bytes_a_pass / 2**20:.1f} MB a pass'
-            return Chunking(self._card.chunk, f'the head takes no other number: {size}')
-        return choose_chunk(passes, self._bytes_a_pass, self._budget_mb)
+        return choose_chunk(passes, self._bytes_a_pass, self._budget_mb, self._card.chunk)
 
 
 def _padded(part: NDArray[np.float32], passes: int) -> NDArray[np.float32]:
-    """Repeat the last pass until there are as many as wanted."""
+    """Repeat the last pass up to the number wanted."""
     missing = passes - len(part)
     if missing:
         part = np.concatenate([part, np.repeat(part[-1:], missing, 0)])

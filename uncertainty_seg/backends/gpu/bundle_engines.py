@@ -1,10 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Which engines a bundle needs, and how those that are missing are made.
+Which engines a bundle needs on a GPU, and how the missing ones are built.
 
-Two: the trunk, whose shapes are all fixed, and the head with its reduction inside, which takes
-from one pass to a chunk of them. Whoever runs frames only asks what is missing; building is the
-command line's and the node's, who say that they do.
+There are two: the trunk, whose shapes are all fixed, and the head with its reduction inside, which
+takes from one pass to a chunk of them. The backend only asks what is missing. Building takes
+minutes, so only `uncertainty_seg build-engines` and the node do it, and report it; both use this
+file, so that they build what the backend looks for.
 
 """
 
@@ -16,22 +17,25 @@ from datetime import datetime, timezone
 import hashlib
 import math
 from pathlib import Path
-from typing import Any
 
-from uncertainty_seg.backends.gpu.device_memory import find_device
+from uncertainty_seg.backends.gpu.device import find_device
 from uncertainty_seg.backends.gpu.engine_build import (
     build_engine,
     EngineSpec,
     merge_timing_caches,
     Progress,
-    Shape,
 )
 from uncertainty_seg.backends.gpu.engine_cache import engine_key, EngineCache, EngineTarget
-from uncertainty_seg.backends.gpu.tensorrt_api import load_tensorrt, TensorRt
-from uncertainty_seg.backends.graph_files import COMPILE, LOGITS
-from uncertainty_seg.backends.resources import choose_chunk, Chunking, head_bytes_a_pass
+from uncertainty_seg.backends.gpu.tensorrt_api import load_tensorrt, Shape, TensorRt
+from uncertainty_seg.backends.graph_files import COMPILE, input_tensors, LOGITS, read_graph
+from uncertainty_seg.backends.resources import (
+    choose_chunk,
+    Chunking,
+    head_bytes_a_pass,
+    passes_of,
+)
 from uncertainty_seg.core.bundle import HEAD_STATS_FILE, ModelBundle
-from uncertainty_seg.core.settings import BUNDLE_PASSES, precision_of, Settings
+from uncertainty_seg.core.settings import precision_of, Settings
 from uncertainty_seg.errors import BackendUnavailableError, ModelBundleError
 
 TRUNK, HEAD_STATS = 'trunk', 'head_stats'
@@ -42,19 +46,7 @@ _PLANES = 3
 
 @dataclass(frozen=True)
 class NeededEngine:
-    """
-    One engine of a bundle.
-
-    Attributes
-    ----------
-    role : str
-        'trunk' or 'head_stats'.
-    path : Path
-        Its graph.
-    spec : EngineSpec
-        What it is built for.
-
-    """
+    """An engine of a bundle: its role, 'trunk' or 'head_stats', its graph, and what it is for."""
 
     role: str
     path: Path
@@ -74,14 +66,10 @@ class NeededEngine:
 @dataclass(frozen=True)
 class BundleEngines:
     """
-    The engines of a bundle.
+    The engines of a bundle: the trunk runs once a frame, the head once a chunk of passes.
 
-    Attributes
-    ----------
-    trunk, head_stats : NeededEngine
-        Run once a frame; run once a chunk of passes.
-    chunking : Chunking
-        Passes of a call of the head, at most; exactly, if the card has a chunk.
+    `chunking` says how many passes a call of the head takes at most; exactly, if the card has a
+    chunk.
 
     """
 
@@ -93,6 +81,90 @@ class BundleEngines:
     def all(self) -> tuple[NeededEngine, NeededEngine]:  # noqa: A003
         """Both, in the order they run."""
         return self.trunk, self.head_stats
+
+
+@dataclass(frozen=True)
+class EngineWork:
+    """The engines that a bundle needs on one GPU, and the TensorRT that builds them."""
+
+    trt: TensorRt
+    engines: BundleEngines
+    target: EngineTarget
+
+    def missing(self, cache: EngineCache) -> list[NeededEngine]:
+        """List what the cache does not hold."""
+        return missing(self.engines, cache, self.target)
+
+    def build(self, cache: EngineCache, progress: Progress | None = None) -> list[NeededEngine]:
+        """Build those; return what was built."""
+        return build_missing(self.trt, self.engines, cache, self.target, progress)
+
+
+def work_here(bundle: ModelBundle, settings: Settings) -> EngineWork:
+    """
+    Return the engines that the backend `tensorrt` needs on this machine's first GPU.
+
+    Parameters
+    ----------
+    bundle : ModelBundle
+        A checked bundle.
+    settings : Settings
+        Gives passes, precision and memory budget.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If there is no GPU or no TensorRT, or it cannot compute in that precision.
+    ModelBundleError
+        If the bundle has no head that TensorRT runs.
+
+    """
+    device = find_device()  # before TensorRT is touched
+    trt = load_tensorrt()
+    engines = engines_of(bundle, settings, passes_of(bundle.card, settings), trt)
+    return EngineWork(trt, engines, EngineTarget.of(trt, device))
+
+
+def work_ahead(
+    bundle: ModelBundle, settings: Settings, compute_capability: str, trt: TensorRt | None = None,
+) -> EngineWork:
+    """
+    Return the engines that TensorRT-RTX needs on every GPU of a compute capability.
+
+    No such GPU has to be here: the target names no GPU, driver or number of multiprocessors.
+
+    Parameters
+    ----------
+    bundle, settings : ModelBundle, Settings
+        As `work_here`.
+    compute_capability : str
+        As '8.6'.
+    trt : TensorRt, optional
+        By default what is installed.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If TensorRT is not installed, or builds for the GPU of this machine only.
+    ModelBundleError
+        If the bundle has no head that TensorRT runs.
+
+    """
+    trt = trt or load_tensorrt()
+    if not trt.is_rtx:
+        raise BackendUnavailableError(
+            f'TensorRT {trt.version} builds for the GPU of this machine only',
+            fix='leave --compute-capability out on the machine that runs the engines, or build '
+                'with TensorRT-RTX',
+        )
+    engines = engines_of(bundle, settings, passes_of(bundle.card, settings), trt,
+                         compute_capabilities=(compute_capability,))
+    return EngineWork(trt, engines, EngineTarget.ahead(trt, compute_capability))
+
+
+def build_here(bundle: ModelBundle, settings: Settings, progress: Progress) -> None:
+    """Build what the backend `tensorrt` lacks on this machine, in this user's cache."""
+    work_here(bundle, settings).build(EngineCache(), progress)
 
 
 def engines_of(
@@ -160,16 +232,12 @@ def build_missing(
 
     Parameters
     ----------
-    trt : TensorRt
-        What builds.
-    engines : BundleEngines
-        From `engines_of`.
-    cache : EngineCache
-        Where they go.
+    trt, engines, cache : TensorRt, BundleEngines, EngineCache
+        What builds, what is needed, and where it is stored.
     target : EngineTarget
         Where they will run: here, or for TensorRT-RTX what the specs name.
     progress : callable, optional
-        Given the share of everything that is done, and the engine and phase at work.
+        Called with the share of everything that is done, and the engine and phase at work.
 
     Returns
     -------
@@ -212,7 +280,7 @@ def _build(
 
 
 def _part(progress: Progress | None, index: int, wanted: list[NeededEngine]) -> Progress | None:
-    """Make of the progress of one engine that of all."""
+    """Turn the progress of one engine into that of all."""
     if progress is None:
         return None
 
@@ -237,156 +305,24 @@ def _precision(bundle: ModelBundle, settings: Settings, trt: TensorRt) -> str:
 
 def _chunking(bundle: ModelBundle, settings: Settings, passes: int, chunk: int) -> Chunking:
     card = bundle.card
-    if card.chunk:
-        return Chunking(card.chunk, 'the head takes no other number')
-    if chunk:
+    if chunk and not card.chunk:
         return Chunking(min(chunk, passes), 'asked for')
     plane = math.prod((card.num_classes, card.input.height, card.input.width))
-    # The head's tensors are gone when the reduction's are largest.
+    # The head's tensors are freed when the reduction's are largest.
     bytes_a_pass = max(head_bytes_a_pass(bundle.head_path), 4 * _PLANES * plane)
-    return choose_chunk(passes, bytes_a_pass, settings.memory_budget_mb)
+    return choose_chunk(passes, bytes_a_pass, settings.memory_budget_mb, card.chunk)
 
 
 def _profiles(path: Path, chunk: int) -> dict[str, tuple[Shape, Shape, Shape]]:
-    """Return shapes of what has as many rows as there are passes: from one to a chunk."""
+    """Return the shapes of each input with a row for each pass: from one to a chunk."""
     profiles = {}
-    for name, dims in _symbolic_inputs(path):
+    for name, (_, dims) in input_tensors(read_graph(path)).items():
         rest = tuple(dims[1:])
+        if None not in dims:
+            continue
         if dims[0] is not None or None in rest:
             raise ModelBundleError(f'{path.name} takes {name!r} of shape {dims}',
                                    'passes as its only symbolic axis, and the first', COMPILE)
         full = (chunk, *(int(n) for n in rest if n is not None))
         profiles[name] = ((1, *full[1:]), full, full)
     return profiles
-
-
-def _symbolic_inputs(path: Path) -> list[tuple[str, list[int | None]]]:
-    import onnx
-
-    try:
-        graph: Any = onnx.load(str(path), load_external_data=False).graph
-    except Exception as err:  # protobuf's own error class has moved between versions
-        raise ModelBundleError(f'{path} is no ONNX file ({err})', fix=COMPILE) from err
-    weights = {weight.name for weight in graph.initializer}
-    found = []
-    for info in graph.input:
-        dims = [dim.dim_value if dim.HasField('dim_value') else None
-                for dim in info.type.tensor_type.shape.dim]
-        if info.name not in weights and None in dims:
-            found.append((info.name, dims))
-    return found
-
-
-# -------------------------------------------------------------------------------------------------
-# The engines that a bundle lacks, for this machine's GPU or for another: what is to be built.
-# Shared by `uncertainty_seg build-engines` and the node, so that both build what the backend looks
-# for. Building takes minutes; whoever does it says so.
-
-
-@dataclass(frozen=True)
-class EngineWork:
-    """
-    The engines of a bundle for one GPU.
-
-    Attributes
-    ----------
-    trt : TensorRt
-        What builds and runs them.
-    engines : BundleEngines
-        What is needed.
-    target : EngineTarget
-        Where they will run.
-
-    """
-
-    trt: TensorRt
-    engines: BundleEngines
-    target: EngineTarget
-
-    def missing(self, cache: EngineCache) -> list[NeededEngine]:
-        """List what the cache does not hold."""
-        return missing(self.engines, cache, self.target)
-
-    def build(self, cache: EngineCache, progress: Progress | None = None) -> list[NeededEngine]:
-        """Build that, one after the other; return what was built."""
-        return build_missing(self.trt, self.engines, cache, self.target, progress)
-
-
-def work_here(bundle: ModelBundle, settings: Settings) -> EngineWork:
-    """
-    Say what the backend `tensorrt` needs on this machine.
-
-    Parameters
-    ----------
-    bundle : ModelBundle
-        A checked bundle.
-    settings : Settings
-        Gives passes, precision and memory budget.
-
-    Returns
-    -------
-    EngineWork
-        For the first GPU.
-
-    Raises
-    ------
-    BackendUnavailableError
-        If there is no GPU or no TensorRT, or it cannot compute in that precision.
-    ModelBundleError
-        If the bundle has no head that TensorRT runs.
-
-    """
-    # The driver first: without it some versions of TensorRT end the process.
-    device = find_device()
-    trt = load_tensorrt()
-    engines = engines_of(bundle, settings, _passes(bundle, settings), trt)
-    return EngineWork(trt, engines, EngineTarget.of(trt, device))
-
-
-def work_ahead(
-    bundle: ModelBundle, settings: Settings, compute_capability: str, trt: TensorRt | None = None,
-) -> EngineWork:
-    """
-    Say what TensorRT-RTX needs on every GPU of a compute capability; none has to be here.
-
-    Parameters
-    ----------
-    bundle, settings : ModelBundle, Settings
-        As `work_here`.
-    compute_capability : str
-        As '8.6'.
-    trt : TensorRt, optional
-        Else what is installed.
-
-    Returns
-    -------
-    EngineWork
-        Its target names no GPU, driver or number of multiprocessors: it fits all of them.
-
-    Raises
-    ------
-    BackendUnavailableError
-        If TensorRT is not installed, or builds for the GPU of this machine only.
-    ModelBundleError
-        If the bundle has no head that TensorRT runs.
-
-    """
-    trt = trt or load_tensorrt()
-    if not trt.is_rtx:
-        raise BackendUnavailableError(
-            f'TensorRT {trt.version} builds for the GPU of this machine only',
-            fix='leave --compute-capability out on the machine that runs the engines, or build '
-                'with TensorRT-RTX',
-        )
-    engines = engines_of(bundle, settings, _passes(bundle, settings), trt,
-                         compute_capabilities=(compute_capability,))
-    return EngineWork(trt, engines, EngineTarget.ahead(trt, compute_capability))
-
-
-def build_here(bundle: ModelBundle, settings: Settings, progress: Progress) -> None:
-    """Build what the backend `tensorrt` lacks on this machine, into the cache of this user."""
-    work_here(bundle, settings).build(EngineCache(), progress)
-
-
-def _passes(bundle: ModelBundle, settings: Settings) -> int:
-    return bundle.card.passes if settings.passes == BUNDLE_PASSES else settings.passes

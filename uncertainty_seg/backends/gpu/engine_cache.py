@@ -2,11 +2,11 @@
 """
 Engines on disk, each under a key of everything it depends on.
 
-A plan is read by the TensorRT that built it, on the GPU it was built on, and by no other; some
-versions notice and some crash. So all of that is in the key, and what does not fit is never
-opened. Beside each plan lies a JSON file with the same facts in words and the plan's hash.
+A plan can be read only by the TensorRT that built it, on the GPU it was built on: some versions
+report anything else and some crash. So all of that is in the key, and what does not fit is never
+opened. Next to each plan is a JSON file with the same facts in words and the plan's hash.
 
-A plan is code: the folder is the user's own, and nothing is fetched into it.
+A plan is code: the folder belongs to the user, and nothing is downloaded into it.
 
 """
 
@@ -30,15 +30,15 @@ from uncertainty_seg.errors import BackendError
 from uncertainty_seg.storage.whole_files import replace_file
 
 FOLDER_VARIABLE = 'UNCERTAINTY_SEG_ENGINE_CACHE'
-# Raised when engines are built differently from the same spec, so that old ones are left alone.
+# Increased when engines are built differently from the same spec, so that old ones are not used.
 _RECIPE = 1
-# Engines beyond this go, those first that were not used for longest.
+# Beyond this, the engines that were not used for the longest time are removed.
 MAX_BYTES = 4 * 10**9
 _log = logging.getLogger(__name__)
 
 
 class Device(Protocol):
-    """What the cache asks of a GPU; `cuda_device.CudaDevice` is one."""
+    """What the cache needs to know of a GPU; a `device.CudaDevice` has it."""
 
     @property
     def name(self) -> str: ...  # noqa: D102
@@ -53,7 +53,7 @@ class Device(Protocol):
 @dataclass(frozen=True)
 class EngineTarget:
     """
-    Where an engine runs: it fits no other version, GPU or driver.
+    Where an engine runs; it fits no other version, GPU or driver.
 
     Attributes
     ----------
@@ -75,35 +75,18 @@ class EngineTarget:
 
     @staticmethod
     def of(trt: TensorRt, device: Device) -> EngineTarget:
-        """Take the facts of a TensorRT and a GPU."""
+        """Return the target of a TensorRT and a GPU."""
         return EngineTarget(trt.name, trt.version, device.name, str(device.compute_capability),
                             str(device.driver), int(device.multiprocessors))
 
     @staticmethod
     def ahead(trt: TensorRt, compute_capability: str) -> EngineTarget:
-        """Take every GPU of a compute capability, which TensorRT-RTX can build for."""
+        """Return the target of every GPU of a compute capability, for TensorRT-RTX."""
         return EngineTarget(trt.name, trt.version, '', compute_capability, '', 0)
 
 
 def engine_key(graph: bytes, spec: EngineSpec, target: EngineTarget) -> str:
-    """
-    Return the name of an engine.
-
-    Parameters
-    ----------
-    graph : bytes
-        The ONNX file, with its weights.
-    spec : EngineSpec
-        What it is built for.
-    target : EngineTarget
-        Where.
-
-    Returns
-    -------
-    str
-        sha256 over all of it, in hex.
-
-    """
+    """Return an engine's name: sha256 over its ONNX file with weights, its spec and its target."""
     facts = {'recipe': _RECIPE, 'graph': hashlib.sha256(graph).hexdigest(),
              'spec': dataclasses.asdict(spec), 'target': dataclasses.asdict(target)}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -111,19 +94,16 @@ def engine_key(graph: bytes, spec: EngineSpec, target: EngineTarget) -> str:
 
 def cache_folder() -> Path:
     """
-    Say where engines are kept.
+    Return the folder of engines, which need not exist yet.
 
-    Returns
-    -------
-    Path
-        $UNCERTAINTY_SEG_ENGINE_CACHE, else uncertainty_seg/engines below $XDG_CACHE_HOME or
-        ~/.cache. It need not be there.
+    It is $UNCERTAINTY_SEG_ENGINE_CACHE, else uncertainty_seg/engines in $XDG_CACHE_HOME or
+    ~/.cache.
 
     """
     named = os.environ.get(FOLDER_VARIABLE)
     if named:
         return Path(named).expanduser()
-    # By its specification a relative path there counts for nothing.
+    # Its specification says that a relative path is ignored.
     base = Path(os.environ.get('XDG_CACHE_HOME', ''))
     if not base.is_absolute():
         base = Path.home() / '.cache'
@@ -137,9 +117,9 @@ class EngineCache:
     Parameters
     ----------
     folder : Path, optional
-        Else `cache_folder()`.
+        By default `cache_folder()`.
     max_bytes : int
-        Size of all plans above which the ones not used for longest are removed.
+        Size of all plans above which those not used for the longest time are removed.
 
     Notes
     -----
@@ -152,33 +132,19 @@ class EngineCache:
         self._max_bytes = max_bytes
 
     def plan_path(self, key: str) -> Path:
-        """Return where an engine lies, or will."""
+        """Return the path of an engine."""
         return self.folder / f'{key}.engine'
 
     def facts_path(self, key: str) -> Path:
-        """Return where its JSON lies."""
+        """Return the path of its JSON file."""
         return self.folder / f'{key}.json'
 
     def has(self, key: str) -> bool:
-        """Tell whether an engine is there; it may still turn out to be damaged."""
+        """Say whether an engine is there; it may still be damaged."""
         return self.plan_path(key).is_file() and self.facts_path(key).is_file()
 
     def load(self, key: str) -> bytes | None:
-        """
-        Read an engine.
-
-        Parameters
-        ----------
-        key : str
-            From `engine_key`.
-
-        Returns
-        -------
-        bytes or None
-            The plan. None if there is none, and if it is damaged: then it is removed, which is
-            said, so that it is said once.
-
-        """
+        """Return the plan of a key; None if there is none, or a damaged one, which is removed."""
         with self._usable():
             if not self.has(key):
                 return None
@@ -191,21 +157,9 @@ class EngineCache:
 
     def store(self, key: str, plan: bytes, facts: Mapping[str, object]) -> Path:
         """
-        Write an engine; a power cut leaves the whole of it or nothing that is loaded.
+        Write an engine and facts about it as JSON, for people; return the path of the plan.
 
-        Parameters
-        ----------
-        key : str
-            From `engine_key`.
-        plan : bytes
-            What was built.
-        facts : mapping of str to object
-            For people, as JSON.
-
-        Returns
-        -------
-        Path
-            Of the plan.
+        A power cut leaves the whole of it, or nothing that would be loaded.
 
         """
         says = {**facts, 'sha256': hashlib.sha256(plan).hexdigest(), 'bytes': len(plan)}
@@ -216,7 +170,7 @@ class EngineCache:
         return self.plan_path(key)
 
     def discard(self, key: str, reason: str) -> None:
-        """Remove an engine that cannot be used, and say so."""
+        """Remove an engine that cannot be used, and log why."""
         with self._usable():
             _log.warning('engine %s removed, to be built again: %s', self.plan_path(key), reason)
             self.plan_path(key).unlink(missing_ok=True)
@@ -224,15 +178,7 @@ class EngineCache:
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """
-        Keep other processes, and other threads, from the same work.
-
-        Parameters
-        ----------
-        name : str
-            A key, or another name of which there is one.
-
-        """
+        """Keep other processes and threads from the same work, named by a key or a unique word."""
         with self._usable():
             self._make_folder()
             handle = os.open(self.folder / f'.{name}.lock', os.O_CREAT | os.O_RDWR, 0o600)
@@ -244,10 +190,10 @@ class EngineCache:
                 fcntl.flock(handle, fcntl.LOCK_EX)
             yield
         finally:
-            os.close(handle)  # which unlocks; the file stays, lest a waiter hold a removed one
+            os.close(handle)  # which unlocks; another process may wait for the file, so it stays
 
     def timing_cache(self, target: EngineTarget) -> bytes:
-        """Return what earlier builds measured on a target; empty if none did."""
+        """Return the measurements of earlier builds on a target; empty if there are none."""
         with self._usable():
             try:
                 return self._timing_path(target).read_bytes()
@@ -258,16 +204,9 @@ class EngineCache:
         self, target: EngineTarget, new: bytes, merge: Callable[[bytes, bytes], bytes]
     ) -> None:
         """
-        Join new measurements with those on disk.
+        Join the measurements `new` of a build with those on disk; does nothing if it is empty.
 
-        Parameters
-        ----------
-        target : EngineTarget
-            Where they were made.
-        new : bytes
-            Of one build; empty for nothing to do.
-        merge : callable
-            Given what is on disk and `new`; `engine_build.merge_timing_caches`.
+        `merge` is given what is on disk and `new`; see `engine_build.merge_timing_caches`.
 
         """
         if not new:

@@ -1,10 +1,14 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-ONNX Runtime on an NVIDIA GPU: the second way to one, beside TensorRT itself.
+ONNX Runtime on an NVIDIA GPU: the second way to one, besides TensorRT itself.
 
 ONNX Runtime gives a graph to the processor, with a warning at most, when its GPU provider cannot
-be loaded. A vehicle would find out by its frame rate, so here that is an error. No GPU was at
-hand: on one this file has not run; its tests take the same steps over memory of the host.
+be loaded. On a vehicle only the frame rate would show it, so here it is an error. No GPU was
+available: this file has not run on one; its tests take the same steps in the host's memory.
+
+Two graphs around `head_stats.onnx` keep the passes of a frame on the device: one adds the sums of
+a chunk to those of the chunks before it, the other computes the maps from the sums. Both are made
+from the bundle when it is opened, in float32 whatever the network's precision.
 
 """
 
@@ -23,170 +27,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
-from uncertainty_seg.backends.cpu.streaming import Masks
-from uncertainty_seg.backends.gpu.device_memory import find_device
+from uncertainty_seg.backends.gpu.device import find_device
 from uncertainty_seg.backends.gpu.engine_cache import cache_folder
-from uncertainty_seg.backends.graph_files import COMPILE, IMAGE
+from uncertainty_seg.backends.graph_files import COMPILE, IMAGE, INV_TEMPERATURE, STATISTICS
 from uncertainty_seg.backends.resources import (
     choose_chunk,
     Chunking,
     head_bytes_a_pass,
     MAX_CHUNK,
+    passes_of,
 )
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import HEAD_STATS_FILE, ModelBundle
+from uncertainty_seg.core.dropout_masks import Masks
 from uncertainty_seg.core.model_card import ModelCard
-from uncertainty_seg.core.settings import BUNDLE_PASSES, Settings
+from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import BackendUnavailableError, ModelBundleError
 
-# -------------------------------------------------------------------------------------------------
-# Two graphs around `head_stats.onnx`, so that the passes of a frame never leave the device.
-# One adds the sums of a chunk to those of the chunks before it, the other makes the maps of the
-# sums. Both are made from the bundle when it is opened, and in float32 whatever the network is in.
-
-# As graph.head_stats names them, which this room may not import; a test compares.
-INV_TEMPERATURE, PASSES = 'inv_temperature', 'passes'
-SUMS = ('sum_p', 'sum_entropy', 'sum_p2', 'votes')
+PASSES = 'passes'
 BEFORE = 'before_'
 MAPS = tuple(field.name for field in fields(UncertaintyMaps))
 _OPSET, _IR = 17, 8
-
-
-def adding(head_stats: Path) -> bytes:
-    """
-    Let a head with statistics add to sums that are given.
-
-    Parameters
-    ----------
-    head_stats : Path
-        As `graph.head_stats.add_statistics` wrote it; left as it is.
-
-    Returns
-    -------
-    bytes
-        An ONNX file with one more input for each of `SUMS`, `before_` put before its name.
-
-    """
-    import onnx
-
-    model = onnx.load(str(head_stats))
-    graph = model.graph
-    inside = {name: f'{name}_of_chunk' for name in SUMS}
-    for node in graph.node:
-        renamed = [inside.get(name, name) for name in node.output]
-        del node.output[:]
-        node.output.extend(renamed)
-    for info in graph.output:
-        before = onnx.ValueInfoProto()
-        before.CopyFrom(info)
-        before.name = BEFORE + info.name
-        graph.input.append(before)
-    graph.node.extend(
-        onnx.helper.make_node('Add', [BEFORE + name, part], [name])
-        for name, part in inside.items())
-    return bytes(model.SerializeToString())
-
-
-def finishing(card: ModelCard) -> bytes:
-    """
-    Make the maps of `core.uncertainty` from sums over passes.
-
-    Parameters
-    ----------
-    card : ModelCard
-        Gives C, h and w.
-
-    Returns
-    -------
-    bytes
-        An ONNX file: `SUMS` and float32 `passes` (1,) in, `MAPS` (h, w) out, `label` as uint8.
-        A pixel whose sum of squares is NaN is NaN in every map of floats, and 0 in `label`.
-
-    """
-    from onnx import helper, TensorProto
-
-    plane = [card.input.height, card.input.width]
-    stack = [card.num_classes, *plane]
-    floats = TensorProto.FLOAT
-    shapes = {'sum_p': stack, 'sum_entropy': plane, 'sum_p2': plane, 'votes': stack, PASSES: [1]}
-    inputs = [helper.make_tensor_value_info(name, floats, dims) for name, dims in shapes.items()]
-    outputs = [helper.make_tensor_value_info(
-        name, TensorProto.UINT8 if name == 'label' else floats, plane) for name in MAPS]
-    graph = helper.make_graph(_finish(), 'maps_of_sums', inputs, outputs,
-                              _constants(card.num_classes))
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid('', _OPSET)], ir_version=_IR)
-    return bytes(model.SerializeToString())
-
-
-def _constants(num_classes: int) -> list[Any]:
-    import numpy as np
-    from onnx import numpy_helper
-
-    values = {
-        'zero': np.float32(0), 'one': np.float32(1), 'nan': np.float32(math.nan),
-        'log_classes': np.float32(math.log(num_classes)), 'class_axis': np.array([0], np.int64),
-    }
-    return [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
-
-
-def _finish() -> list[Any]:
-    """Return the nodes; max and argmax of runtimes disagree about NaN, so it is put in by name."""
-    from onnx import helper, TensorProto
-
-    def node(op: str, inputs: str, output: str, **attributes: object) -> Any:
-        return helper.make_node(op, inputs.split(), [output], **attributes)
-
-    return [
-        node('IsNaN', 'sum_p2', 'is_broken'),
-        node('Div', f'sum_p {PASSES}', 'mean'),
-        # Label and confidence. ReduceMax takes its axes as an attribute, or TensorRT 8.6 is wrong.
-        node('ArgMax', 'mean', 'winner', axis=0, keepdims=0),
-        node('Cast', 'winner', 'winner_f', to=TensorProto.FLOAT),
-        node('Where', 'is_broken zero winner_f', 'label_f'),
-        node('Cast', 'label_f', 'label', to=TensorProto.UINT8),
-        node('ReduceMax', 'mean', 'largest', axes=[0], keepdims=0),
-        node('Where', 'is_broken nan largest', 'confidence'),
-        # Entropy, and what of it is not within the passes; 0 log 0 is 0.
-        node('Equal', 'mean zero', 'is_zero'),
-        node('Where', 'is_zero one mean', 'safe'),
-        node('Log', 'safe', 'log_mean'),
-        node('Mul', 'mean log_mean', 'plogp'),
-        node('ReduceSum', 'plogp class_axis', 'minus_entropy', keepdims=0),
-        node('Neg', 'minus_entropy', 'entropy_nats'),
-        node('Div', f'sum_entropy {PASSES}', 'within_nats'),
-        node('Sub', 'entropy_nats within_nats', 'mutual_raw'),
-        *_not_below_zero('mutual_raw', 'mutual_nats'),
-        node('Sub', 'entropy_nats mutual_nats', 'aleatoric_nats'),
-        node('Div', 'entropy_nats log_classes', 'entropy'),
-        node('Div', 'mutual_nats log_classes', 'mutual_information'),
-        node('Div', 'aleatoric_nats log_classes', 'aleatoric'),
-        # Disagreement.
-        node('ReduceMax', 'votes', 'most_votes', axes=[0], keepdims=0),
-        node('Div', f'most_votes {PASSES}', 'agreeing'),
-        node('Sub', 'one agreeing', 'disagreeing'),
-        node('Where', 'is_broken nan disagreeing', 'variation_ratio'),
-        node('Div', f'sum_p2 {PASSES}', 'mean_square'),
-        node('Mul', 'mean mean', 'mean_squared'),
-        node('ReduceSum', 'mean_squared class_axis', 'square_of_mean', keepdims=0),
-        node('Sub', 'mean_square square_of_mean', 'variance_raw'),
-        *_not_below_zero('variance_raw', 'total_variance'),
-    ]
-
-
-def _not_below_zero(name: str, output: str) -> list[Any]:
-    """Clip what rounding took below zero; NaN is below nothing and stays."""
-    from onnx import helper
-
-    return [
-        helper.make_node('Less', [name, 'zero'], [f'{name}_is_below']),
-        helper.make_node('Where', [f'{name}_is_below', 'zero', name], [output]),
-    ]
-
-
-# -------------------------------------------------------------------------------------------------
-
 CUDA, TENSORRT, CPU = (
     'CUDAExecutionProvider', 'TensorrtExecutionProvider', 'CPUExecutionProvider')
 # What ONNX Runtime raises for a file, whatever runs it.
@@ -217,14 +79,13 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
 
     name = 'onnxruntime_cuda'
     refused = {'bf16': 'use backend tensorrt'}
-    # The first must run the graphs; the others may have what it cannot do.
+    # The first must run the graphs; the others may run what it does not support.
     providers: tuple[str, ...] = (CUDA,)
     device = 'cuda'
 
     def __init__(self, bundle: ModelBundle, settings: Settings) -> None:
         self._is_fixed = settings.mask_policy == 'fixed'
-        self._passes = (bundle.card.passes if settings.passes == BUNDLE_PASSES
-                        else settings.passes)
+        self._passes = passes_of(bundle.card, settings)
         self._masks: Masks | None = None
         self._slots: dict[int, dict[str, Any]] = {}
         self._filled: set[int] = set()
@@ -252,7 +113,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
             )
 
     def _find_device(self) -> str:
-        """Say which GPU there is, before a library that needs one is touched."""
+        """Return the GPU's name, before a library that needs a GPU is touched."""
         found = find_device()
         return f'{found.name}, {found.compute_capability}, {found.driver}'
 
@@ -280,7 +141,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
         self._adder = self._open_session(path, adding(path), has_masks=True)
         self._finisher = self._open_session(path, finishing(self._card))
         self._zeros = {name: self._empty(shape, np.float32) for name, shape in zip(
-            SUMS, (stack, plane, plane, stack), strict=True)}
+            STATISTICS, (stack, plane, plane, stack), strict=True)}
         for zeros in self._zeros.values():
             zeros.update_inplace(np.zeros(zeros.shape(), np.float32))
 
@@ -291,7 +152,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.use_deterministic_compute = True
-        # Lets `_require_placed` see which node runs where; versions that know it not pass it over.
+        # Shows `require_placed` which node runs where; versions that lack the option ignore it.
         options.add_session_config_entry('session.record_ep_graph_assignment_info', '1')
         providers = [(name, self._options(name, content, has_masks)) for name in self.providers]
         try:
@@ -340,7 +201,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
         self._tensors = {IMAGE: self._image, **features}
 
     def _sums(self, masks: Masks, passes: int, inv_temperature: NDArray[np.float32]) -> Tensors:
-        """Run the head chunk by chunk; each adds to the sums of the one before."""
+        """Run the head chunk by chunk; each adds to the sums of the chunks before."""
         if not self._is_fixed or masks is not self._masks:
             self._filled.clear()
             self._masks = masks
@@ -352,7 +213,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
             given = {**self._tensors, **self._resident(first, parts)}
             inputs = {name: given[name] for name in self._names.head_inputs}
             inputs.update({BEFORE + name: value for name, value in sums.items()})
-            sums = self._call(self._adder, {**inputs, INV_TEMPERATURE: heat}, SUMS)
+            sums = self._call(self._adder, {**inputs, INV_TEMPERATURE: heat}, STATISTICS)
         return sums
 
     def _resident(self, first: int, parts: Masks) -> Tensors:
@@ -377,7 +238,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
     def _call(
         self, session: Any, inputs: Tensors, outputs: tuple[str, ...], device: str | None = None
     ) -> dict[str, Any]:
-        """Run a graph on tensors where they lie, and leave its results where they are made."""
+        """Run a graph on tensors in place, and leave its results on the device."""
         binding = session.io_binding()
         for name, value in inputs.items():
             binding.bind_ortvalue_input(name, value)
@@ -416,8 +277,8 @@ class OnnxRuntimeTensorRtBackend(OnnxRuntimeCudaBackend):
         if provider != TENSORRT:
             return super()._options(provider, graph, has_masks)
         ranges = self._ranges() if has_masks and not self._card.chunk else {}
-        # A folder for each graph, range, GPU and version of ONNX Runtime: the names of its files
-        # are not known to tell two sets of weights apart.
+        # A folder for each graph, range, GPU and version of ONNX Runtime, because it is not known
+        # whether the names of its files distinguish two sets of weights.
         key = hashlib.sha256(graph)
         key.update(repr((self._target, self._ort.__version__, sorted(ranges.items()))).encode())
         folder = cache_folder() / 'onnxruntime' / key.hexdigest()
@@ -446,21 +307,10 @@ def tensorrt_options(folder: Path) -> dict[str, str]:
 
 def require_placed(session: Any, provider: str, path: Path) -> None:
     """
-    Refuse a session that does not run where it should, and say what of it does not.
+    Refuse a session of the graph `path` that does not run on the execution provider asked for.
 
-    Parameters
-    ----------
-    session : onnxruntime.InferenceSession
-        Opened; asked only.
-    provider : str
-        The execution provider that was asked for.
-    path : Path
-        The graph's file, for the words.
-
-    Raises
-    ------
-    BackendUnavailableError
-        If the provider is not the session's first, or was given no node.
+    Raises BackendUnavailableError if the provider is not the session's first, or was given no
+    node. Parts that run on the processor are logged.
 
     """
     used = session.get_providers()
@@ -478,3 +328,119 @@ def require_placed(session: Any, provider: str, path: Path) -> None:
     if CPU in places and provider != CPU:
         _log.warning('%d parts of %s run on the processor: %s does not have them',
                      places.count(CPU), path.name, provider)
+
+
+def adding(head_stats: Path) -> bytes:
+    """
+    Return head_stats.onnx as a graph that adds to given sums.
+
+    The ONNX file has one more input for each of `STATISTICS`, named with `before_` in front.
+
+    """
+    import onnx
+
+    model = onnx.load(str(head_stats))
+    graph = model.graph
+    inside = {name: f'{name}_of_chunk' for name in STATISTICS}
+    for node in graph.node:
+        renamed = [inside.get(name, name) for name in node.output]
+        del node.output[:]
+        node.output.extend(renamed)
+    for info in graph.output:
+        before = onnx.ValueInfoProto()
+        before.CopyFrom(info)
+        before.name = BEFORE + info.name
+        graph.input.append(before)
+    graph.node.extend(
+        onnx.helper.make_node('Add', [BEFORE + name, part], [name])
+        for name, part in inside.items())
+    return bytes(model.SerializeToString())
+
+
+def finishing(card: ModelCard) -> bytes:
+    """
+    Return a graph that computes the maps of `core.uncertainty` from sums over passes.
+
+    The ONNX file takes `STATISTICS` and float32 `passes` (1,), and gives `MAPS` (h, w), `label` as
+    uint8. A pixel whose sum of squares is NaN is NaN in every map of floats, and 0 in `label`.
+
+    """
+    from onnx import helper, TensorProto
+
+    plane = [card.input.height, card.input.width]
+    stack = [card.num_classes, *plane]
+    floats = TensorProto.FLOAT
+    shapes = {'sum_p': stack, 'sum_entropy': plane, 'sum_p2': plane, 'votes': stack, PASSES: [1]}
+    inputs = [helper.make_tensor_value_info(name, floats, dims) for name, dims in shapes.items()]
+    outputs = [helper.make_tensor_value_info(
+        name, TensorProto.UINT8 if name == 'label' else floats, plane) for name in MAPS]
+    graph = helper.make_graph(_finish(), 'maps_of_sums', inputs, outputs,
+                              _constants(card.num_classes))
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid('', _OPSET)], ir_version=_IR)
+    return bytes(model.SerializeToString())
+
+
+def _constants(num_classes: int) -> list[Any]:
+    import numpy as np
+    from onnx import numpy_helper
+
+    values = {
+        'zero': np.float32(0), 'one': np.float32(1), 'nan': np.float32(math.nan),
+        'log_classes': np.float32(math.log(num_classes)), 'class_axis': np.array([0], np.int64),
+    }
+    return [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
+
+
+def _finish() -> list[Any]:
+    """Return the nodes; runtimes disagree about the max of NaN, so NaN is set explicitly."""
+    from onnx import helper, TensorProto
+
+    def node(op: str, inputs: str, output: str, **attributes: object) -> Any:
+        return helper.make_node(op, inputs.split(), [output], **attributes)
+
+    return [
+        node('IsNaN', 'sum_p2', 'is_broken'),
+        node('Div', f'sum_p {PASSES}', 'mean'),
+        # Label and confidence. ReduceMax takes its axes as an attribute, or TensorRT 8.6 is wrong.
+        node('ArgMax', 'mean', 'winner', axis=0, keepdims=0),
+        node('Cast', 'winner', 'winner_f', to=TensorProto.FLOAT),
+        node('Where', 'is_broken zero winner_f', 'label_f'),
+        node('Cast', 'label_f', 'label', to=TensorProto.UINT8),
+        node('ReduceMax', 'mean', 'largest', axes=[0], keepdims=0),
+        node('Where', 'is_broken nan largest', 'confidence'),
+        # Entropy, and what of it is not within the passes; 0 log 0 is 0.
+        node('Equal', 'mean zero', 'is_zero'),
+        node('Where', 'is_zero one mean', 'safe'),
+        node('Log', 'safe', 'log_mean'),
+        node('Mul', 'mean log_mean', 'plogp'),
+        node('ReduceSum', 'plogp class_axis', 'minus_entropy', keepdims=0),
+        node('Neg', 'minus_entropy', 'entropy_nats'),
+        node('Div', f'sum_entropy {PASSES}', 'within_nats'),
+        node('Sub', 'entropy_nats within_nats', 'mutual_raw'),
+        *_not_below_zero('mutual_raw', 'mutual_nats'),
+        node('Sub', 'entropy_nats mutual_nats', 'aleatoric_nats'),
+        node('Div', 'entropy_nats log_classes', 'entropy'),
+        node('Div', 'mutual_nats log_classes', 'mutual_information'),
+        node('Div', 'aleatoric_nats log_classes', 'aleatoric'),
+        # Disagreement.
+        node('ReduceMax', 'votes', 'most_votes', axes=[0], keepdims=0),
+        node('Div', f'most_votes {PASSES}', 'agreeing'),
+        node('Sub', 'one agreeing', 'disagreeing'),
+        node('Where', 'is_broken nan disagreeing', 'variation_ratio'),
+        node('Div', f'sum_p2 {PASSES}', 'mean_square'),
+        node('Mul', 'mean mean', 'mean_squared'),
+        node('ReduceSum', 'mean_squared class_axis', 'square_of_mean', keepdims=0),
+        node('Sub', 'mean_square square_of_mean', 'variance_raw'),
+        *_not_below_zero('variance_raw', 'total_variance'),
+    ]
+
+
+def _not_below_zero(name: str, output: str) -> list[Any]:
+    """Clip what rounding took below zero; NaN stays."""
+    from onnx import helper
+
+    return [
+        helper.make_node('Less', [name, 'zero'], [f'{name}_is_below']),
+        helper.make_node('Where', [f'{name}_is_below', 'zero', name], [output]),
+    ]

@@ -1,11 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What `uncertainty_seg self-check` found on this machine, beside the engines it was found with.
+The results of `uncertainty_seg self-check` on this machine, in the folder of the engines.
 
-A backend that failed for a model in a precision is not opened for the node again until it
-passes; one whose precision is not to be trusted blindly is not opened before it has passed. The
-record holds for these graphs, this runtime's version, this precision and this device, and no
-others.
+A backend that failed for a model in a precision is not opened for the node again until it passes;
+one whose precision needs a check is not opened before it has passed. A record is valid for these
+graphs, this version of the runtime, this precision and this device only.
 
 """
 
@@ -28,7 +27,7 @@ from uncertainty_seg.core.pipeline import Backend
 from uncertainty_seg.errors import BackendUnavailableError
 
 RECORD_FILE = 'self_check.json'
-# Backend -> the module whose version is its own. Not the distribution: ONNX Runtime has several.
+# Backend -> the module that has its version. Not the distribution: ONNX Runtime has several.
 _MODULES = {
     'openvino': 'openvino', 'onnxruntime': 'onnxruntime', 'onnxruntime_cuda': 'onnxruntime',
     'onnxruntime_tensorrt': 'onnxruntime',
@@ -40,7 +39,7 @@ _is_checking: ContextVar[bool] = ContextVar('is_checking', default=False)
 @dataclass(frozen=True)
 class SelfCheckKey:
     """
-    What a result holds for.
+    What a result is valid for.
 
     Attributes
     ----------
@@ -79,21 +78,7 @@ class SelfCheckKey:
 
 @dataclass(frozen=True)
 class SelfCheckRecord:
-    """
-    A result.
-
-    Attributes
-    ----------
-    key : SelfCheckKey
-        What it holds for.
-    is_passed : bool
-        Whether every check held.
-    failed : tuple of str
-        Names of the checks that did not.
-    report : mapping of str to any
-        All that was measured, as the tool prints it.
-
-    """
+    """A result: whether every check passed, the names of those that failed, and the report."""
 
     key: SelfCheckKey
     is_passed: bool
@@ -103,21 +88,10 @@ class SelfCheckRecord:
 
 def key_of(card: ModelCard, backend: Backend, precision: str) -> SelfCheckKey:
     """
-    Make the key of an open backend.
+    Make the key of a backend that is open for a card, in a precision.
 
-    Parameters
-    ----------
-    card : ModelCard
-        Of the bundle it is open for.
-    backend : Backend
-        Says by its attributes `version` and `device_name` what it runs on, where it has them.
-    precision : str
-        What it computes in.
-
-    Returns
-    -------
-    SelfCheckKey
-        Without a version for a backend that has none, such as the fake one.
+    Its attributes `version` and `device_name` say what it runs on, where it has them; the version
+    is else that of its module, or empty.
 
     """
     # An open backend has imported it.
@@ -129,38 +103,27 @@ def key_of(card: ModelCard, backend: Backend, precision: str) -> SelfCheckKey:
 
 def read_record(key: SelfCheckKey, folder: Path | None = None) -> SelfCheckRecord | None:
     """
-    Look up what was found.
+    Return the result for a key, from a folder of engines or else this user's.
 
-    Parameters
-    ----------
-    key : SelfCheckKey
-        What is about to run.
-    folder : Path or None
-        Of the engines; that of this user if None.
-
-    Returns
-    -------
-    SelfCheckRecord or None
-        None if it was never checked, or the file cannot be read, which is said in the log.
+    None if it was never checked, or the file cannot be read, which is logged.
 
     """
-    found = _read(_folder(folder)).get(key.text)
+    found = _read(folder or cache_folder()).get(key.text)
     if not isinstance(found, dict) or not isinstance(found.get('is_passed'), bool):
         return None
     failed = tuple(str(name) for name in found.get('failed', ()))
-    # Found under a shortened digest; the whole one decides.
+    # The file's key has a shortened digest; the whole digest decides.
     if found.get('key') != asdict(key):
         return None
     return SelfCheckRecord(key, found['is_passed'], failed, found.get('report', {}))
 
 
 def write_record(record: SelfCheckRecord, folder: Path | None = None) -> Path:
-    """Add a result to the file, in place of an older one of the same key; return the file."""
-    place = _folder(folder)
-    path = place / RECORD_FILE
-    cache = EngineCache(place)
+    """Write a result in place of an older one of the same key; return the file's path."""
+    cache = EngineCache(folder)
+    path = cache.folder / RECORD_FILE
     with cache.lock('self_check'):
-        records = _read(place)
+        records = _read(cache.folder)
         records[record.key.text] = {
             'key': asdict(record.key), 'is_passed': record.is_passed,
             'failed': list(record.failed), 'report': record.report,
@@ -180,7 +143,7 @@ def require_not_failed(
     key : SelfCheckKey
         What is about to run.
     must_have_passed : bool
-        Refuse what was never checked as well.
+        Also refuse what was never checked.
     folder : Path or None
         Of the engines; that of this user if None.
 
@@ -197,7 +160,7 @@ def require_not_failed(
     if record is not None and not record.is_passed:
         raise BackendUnavailableError(
             f'{what} failed its self-check on this model ({", ".join(record.failed)})',
-            fix='choose another precision or backend, or mend it and run uncertainty_seg '
+            fix='choose another precision or backend, or repair it and run uncertainty_seg '
                 'self-check again',
         )
     if record is None and must_have_passed:
@@ -209,16 +172,12 @@ def require_not_failed(
 
 @contextmanager
 def checking() -> Iterator[None]:
-    """Let anything be opened meanwhile: what failed must be opened to be checked again."""
+    """Allow everything to be opened: what failed must be opened to be checked again."""
     token = _is_checking.set(True)
     try:
         yield
     finally:
         _is_checking.reset(token)
-
-
-def _folder(folder: Path | None) -> Path:
-    return folder if folder is not None else cache_folder()
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 """
 TensorRT on an NVIDIA GPU, from 8.6 on, and TensorRT-RTX.
 
-The trunk runs once and the head with its reduction inside runs in chunks of passes; sums over the
-passes stay on the device, and only the maps come back. No engine is built here: that takes minutes
-and belongs to `uncertainty_seg build-engines` and to the node, which says that it does.
+The trunk runs once and the head with its reduction inside runs in chunks of passes; the sums over
+the passes stay on the device, and only the maps are copied to the host. No engine is built here:
+`EngineOpener` takes them from the cache. Where the GPU's memory is full, engines for fewer passes
+at once are looked for.
 
 """
 
@@ -18,24 +19,20 @@ from pathlib import Path
 import threading
 import time
 
-import numpy as np
-
 from uncertainty_seg.backends.gpu.bundle_engines import BundleEngines, engines_of, NeededEngine
-from uncertainty_seg.backends.gpu.device_masks import Masks, SeededMasks
-from uncertainty_seg.backends.gpu.device_memory import (
-    CudaDevice,
-    DeviceMemory,
-    find_device,
-    TorchCuda,
-)
+from uncertainty_seg.backends.gpu.device import CudaDevice, DeviceMemory, find_device, TorchCuda
+from uncertainty_seg.backends.gpu.device_passes import SeededMasks
 from uncertainty_seg.backends.gpu.engine_cache import EngineCache, EngineTarget
 from uncertainty_seg.backends.gpu.self_check_record import require_not_failed, SelfCheckKey
 from uncertainty_seg.backends.gpu.tensorrt_api import load_tensorrt, TensorRt
 from uncertainty_seg.backends.gpu.tensorrt_engine import Engine, FrameRunner, Runtime
-from uncertainty_seg.backends.graph_files import require_graphs, require_inputs
-from uncertainty_seg.core.arrays import ImageU8, require_shape
+from uncertainty_seg.backends.graph_files import require_graphs
+from uncertainty_seg.backends.resources import passes_of
+from uncertainty_seg.backends.runner import require_image, require_inputs, Runner
+from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.settings import BUNDLE_PASSES, precision_of, Settings
+from uncertainty_seg.core.dropout_masks import Masks
+from uncertainty_seg.core.settings import precision_of, Settings
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import (
     BackendError,
@@ -45,13 +42,13 @@ from uncertainty_seg.errors import (
     UncertaintySegError,
 )
 
-# -------------------------------------------------------------------------------------------------
-# From a bundle to engines that are ready to run, out of the cache and never by building.
-# Where the GPU's memory is full, engines for fewer passes at once are looked for.
+# How long after an error of the device everything is opened again, at the earliest.
+BACK_OFF_S = 1.0
+_log = logging.getLogger(__name__)
 
 
 class NoMemoryError(BackendError):
-    """The GPU's memory is full; engines and device are well."""
+    """The GPU's memory is full; engines and device are in order."""
 
     def __init__(self, name: str, reason: object) -> None:
         super().__init__(
@@ -59,144 +56,7 @@ class NoMemoryError(BackendError):
             'memory_budget_mb lower and run uncertainty_seg build-engines again')
 
 
-class EngineOpener:
-    """
-    Opens the engines of one bundle, as often as it is asked.
-
-    Parameters
-    ----------
-    bundle : ModelBundle
-        A checked bundle.
-    settings : Settings
-        Gives passes, memory budget and precision.
-    trt : TensorRt
-        What runs them.
-    device : CudaDevice
-        Where.
-    cache : EngineCache
-        Where they lie.
-
-    Raises
-    ------
-    ModelBundleError
-        If a graph does not fit the card.
-
-    """
-
-    def __init__(
-        self, bundle: ModelBundle, settings: Settings, trt: TensorRt, device: CudaDevice,
-        cache: EngineCache,
-    ) -> None:
-        self._bundle, self._settings = bundle, settings
-        self._trt, self._device, self._cache = trt, device, cache
-        self._target = EngineTarget.of(trt, device)
-        self._names = require_graphs(bundle)
-
-    def open(self, memory: DeviceMemory, is_recorded: bool) -> FrameRunner:  # noqa: A003
-        """
-        Open both engines.
-
-        Parameters
-        ----------
-        memory : DeviceMemory
-            Where the buffers go.
-        is_recorded : bool
-            Whether to record CUDA graphs.
-
-        Returns
-        -------
-        FrameRunner
-            Closed by the caller.
-
-        Raises
-        ------
-        EngineMissingError
-            If one was not built yet, or is damaged; then it is taken out of the cache.
-        NoMemoryError
-            If there is no memory for them, and no engine for fewer passes at once.
-        BackendUnavailableError
-            If this TensorRT cannot run the bundle in its precision.
-        ModelBundleError
-            If an engine does not fit the card.
-
-        """
-        engines = self._engines(0)
-        reason = ''
-        while True:
-            try:
-                return self._runner(engines, memory, is_recorded)
-            except EngineMissingError:
-                if not reason:
-                    raise
-            except Exception as err:
-                if not memory.is_full(err):
-                    raise
-                # As text: the error itself would hold what was opened so far.
-                reason = str(err)
-            chunk = engines.chunking.passes
-            if self._bundle.card.chunk or chunk <= 1:
-                raise NoMemoryError(self._bundle.card.name, reason)
-            _log.warning('no engine or no memory for %d passes at once, trying %d: %s', chunk,
-                         chunk // 2, reason)
-            # What torch keeps of buffers that are gone is not there for TensorRT.
-            memory.close()
-            engines = self._engines(chunk // 2)
-
-    def _engines(self, chunk: int) -> BundleEngines:
-        settings, card = self._settings, self._bundle.card
-        passes = card.passes if settings.passes == BUNDLE_PASSES else settings.passes
-        return engines_of(self._bundle, settings, passes, self._trt, chunk)
-
-    def _runner(
-        self, engines: BundleEngines, memory: DeviceMemory, is_recorded: bool
-    ) -> FrameRunner:
-        # Both are looked for before one is opened.
-        found = [self._plan(needed) for needed in engines.all]
-        runtime = Runtime(self._trt)
-        trunk, head = (self._engine(runtime, needed, *one, memory)
-                       for needed, one in zip(engines.all, found, strict=True))
-        return FrameRunner(self._bundle.card, self._names, trunk, head, memory,
-                           engines.chunking.passes, is_recorded)
-
-    def _plan(self, needed: NeededEngine) -> tuple[str, bytes]:
-        """Return an engine with its key."""
-        for key in self._keys(needed):
-            plan = self._cache.load(key)
-            if plan is not None:
-                return key, plan
-        raise self._missing(needed)
-
-    def _keys(self, needed: NeededEngine) -> Iterator[str]:
-        """Give the key of an engine that was built here, and of one for all GPUs like this."""
-        yield needed.key(self._target)
-        if self._trt.is_rtx:
-            yield needed.key_ahead(self._trt, self._device.compute_capability)
-
-    def _engine(
-        self, runtime: Runtime, needed: NeededEngine, key: str, plan: bytes, memory: DeviceMemory
-    ) -> Engine:
-        engine = runtime.open_plan(plan)
-        if engine is None:
-            self._cache.discard(key, runtime.messages.said())
-            raise self._missing(needed)
-        return Engine(runtime, engine, memory, needed.role)
-
-    def _missing(self, needed: NeededEngine) -> EngineMissingError:
-        return EngineMissingError(
-            f'no engine for {needed.path.name} of {self._bundle.card.name!r} in '
-            f'{needed.spec.precision}, TensorRT {self._trt.version}, {self._device.name}',
-            'one built on this machine',
-            f'run uncertainty_seg build-engines {self._bundle.folder}')
-
-
-# -------------------------------------------------------------------------------------------------
-
-# How long after an error of the device everything is opened again.
-BACK_OFF_S = 1.0
-_log = logging.getLogger(__name__)
-
-
-class TensorRtBackend:
+class TensorRtBackend(Runner):
     """
     Run a bundle with TensorRT.
 
@@ -206,16 +66,10 @@ class TensorRtBackend:
         A checked bundle.
     settings : Settings
         Gives passes, memory budget and precision.
-    trt : TensorRt, optional
-        Else what is installed.
-    memory : DeviceMemory, optional
-        Else the first GPU's.
-    device : CudaDevice, optional
-        Else the first GPU.
-    cache : EngineCache, optional
-        Else that of this user.
+    trt, memory, device, cache : optional
+        By default what is installed, the first GPU, and this user's cache of engines.
     is_recorded : bool
-        Record what is the same in every frame as CUDA graphs.
+        Whether to record what is the same in every frame as CUDA graphs.
     clock : callable, optional
         Seconds, for the back-off.
 
@@ -235,9 +89,9 @@ class TensorRtBackend:
 
     Notes
     -----
-    Not for two threads at once: the second is refused, because a context that two use computes
-    nonsense. After an error of the device everything is opened once more; after the next the
-    backend stays shut.
+    A second thread in `run` is refused, because a context that two threads use computes wrong
+    results. After an error of the device everything is opened again, once; after the next error
+    the backend stays closed.
 
     """
 
@@ -252,8 +106,7 @@ class TensorRtBackend:
         self._card = bundle.card
         self.precision = precision_of(bundle.card, settings.precision)
         self._require_full_reduction()
-        # The driver first: without it some versions of TensorRT end the process.
-        self._device = device or find_device()
+        self._device = device or find_device()  # before TensorRT is touched
         self._trt = trt or load_tensorrt()
         cache = cache or EngineCache()
         self._require_checked(cache.folder)
@@ -271,58 +124,12 @@ class TensorRtBackend:
         self._open()
         _log.info('TensorRT %s on %s, %s', self.version, self.device_name, self.precision)
 
-    @property
-    def version(self) -> str:
-        """Of TensorRT."""
-        return self._trt.version
-
-    @property
-    def device_name(self) -> str:
-        """Of the GPU."""
-        return self._device.name
-
-    @property
-    def timings_ms(self) -> Mapping[str, float]:
-        """Time on the device of each stage of the last run: 'trunk', 'head', 'reduction'."""
-        return self._timings_ms
-
-    @property
-    def is_recorded(self) -> bool:
-        """Whether CUDA graphs are in use; false once one could not be recorded."""
-        return self._runner is not None and self._runner.recording.is_on
-
     def pass_inputs(self, passes: int, seed: int) -> SeededMasks:
         """Return the masks of a seed, to be drawn on the device when they are run."""
         return SeededMasks(self._card, passes, seed)
 
     def run(self, image: ImageU8, masks: Masks, temperature: float) -> UncertaintyMaps:
-        """
-        Compute the maps of one image.
-
-        Parameters
-        ----------
-        image : ndarray of uint8, shape (h, w, 3)
-            In the card's size and colour order.
-        masks : mapping of str to ndarray of float32, shape (T, *site.shape)
-            One array for each dropout site, or what `pass_inputs` gave. The same object stands
-            for the same masks, which stay on the device.
-        temperature : float
-            The logits are divided by it.
-
-        Returns
-        -------
-        UncertaintyMaps
-            Of shape (h, w).
-
-        Raises
-        ------
-        ShapeError
-            If image or masks do not fit the card.
-        BackendError
-            If TensorRT or the device fails, another thread is in `run`, or the backend is closed
-            or gave up.
-
-        """
+        """Compute the maps of one image; see `Runner.run`; one thread at a time."""
         with self._alone():
             passes = self._require_inputs(image, masks)
             runner = self._ready()
@@ -335,10 +142,30 @@ class TensorRtBackend:
             self._timings_ms = runner.timings_ms
             return maps
 
+    @property
+    def timings_ms(self) -> Mapping[str, float]:
+        """Milliseconds on the device of each stage of the last run; see `Runner.timings_ms`."""
+        return self._timings_ms
+
     def close(self) -> None:
         """Free engines and buffers, now or when the running frame ends; may be called twice."""
         self._is_open = False
         self._free_if_idle()
+
+    @property
+    def version(self) -> str:
+        """Of TensorRT."""
+        return self._trt.version
+
+    @property
+    def device_name(self) -> str:
+        """Of the GPU."""
+        return self._device.name
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether CUDA graphs are in use; false once one could not be recorded."""
+        return self._runner is not None and self._runner.recording.is_on
 
     def _require_full_reduction(self) -> None:
         if self._card.reduction != 'full':
@@ -347,7 +174,7 @@ class TensorRtBackend:
                 f'{self._card.reduction!r}', fix='use backend openvino or onnxruntime')
 
     def _require_checked(self, folder: Path) -> None:
-        """Refuse what failed its self-check, and types that TensorRT chose and nobody checked."""
+        """Refuse what failed its self-check, and unchecked types that TensorRT chose."""
         is_chosen = self.precision != 'fp32' and not self._trt.has_strong_types
         key = SelfCheckKey.of(self._card, self.name, self.version, self.precision,
                               self.device_name)
@@ -355,8 +182,7 @@ class TensorRtBackend:
 
     def _require_inputs(self, image: ImageU8, masks: Masks) -> int:
         if isinstance(masks, SeededMasks) and masks.card is self._card:
-            spec = self._card.input
-            require_shape('image', image, (spec.height, spec.width, 3), np.uint8)
+            require_image(self._card, image)
             if masks.passes < 1:
                 raise ShapeError(f'masks for {masks.passes} passes', 'T >= 1')
             return masks.passes
@@ -368,7 +194,7 @@ class TensorRtBackend:
     def _run_fitting(
         self, runner: FrameRunner, image: ImageU8, masks: Masks, passes: int, temperature: float
     ) -> UncertaintyMaps:
-        """Run; with fewer passes at once, from now on, where memory is full."""
+        """Run a frame; where memory is full, with fewer passes at once from now on."""
         while True:
             try:
                 return runner.run(image, masks, passes, temperature)
@@ -382,14 +208,14 @@ class TensorRtBackend:
                              runner.chunk, err)
 
     def _failed(self, err: Exception, passes: int) -> BackendError:
-        """Note an error of the device."""
+        """Record an error of the device, and return what to raise."""
         says = str(err) if isinstance(err, UncertaintySegError) else f'{type(err).__name__}: {err}'
         self._fault, self._retry_s = says, self._clock() + BACK_OFF_S
         self._free()
         return BackendError(f'tensorrt failed on {passes} passes of {self._card.name!r} ({says})')
 
     def _ready(self) -> FrameRunner:
-        """Return what runs frames; after an error, open it anew, once and not at once."""
+        """Return what runs frames; after an error, open it again, once and after a delay."""
         if self._fault:
             self._reopen()
         assert self._runner is not None
@@ -413,8 +239,6 @@ class TensorRtBackend:
             raise BackendError(f'tensorrt cannot be opened again ({self._fault})') from err
         self._fault = ''
 
-    # One thread at a time --------------------------------------------------------------------
-
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         thread = threading.current_thread().name
@@ -432,7 +256,7 @@ class TensorRtBackend:
                 self._free_if_idle()
 
     def _free_if_idle(self) -> None:
-        """Free, unless a frame runs: its end will."""
+        """Free everything, unless a frame runs, whose end does it."""
         if self._lock.acquire(blocking=False):
             try:
                 self._free()
@@ -447,3 +271,99 @@ class TensorRtBackend:
             runner.close()
         except Exception as err:  # after an error of the device, freeing fails as well
             _log.info('freeing TensorRT: %s', err)
+
+
+class EngineOpener:
+    """Opens the cached engines of one bundle; raises ModelBundleError if a graph does not fit."""
+
+    def __init__(
+        self, bundle: ModelBundle, settings: Settings, trt: TensorRt, device: CudaDevice,
+        cache: EngineCache,
+    ) -> None:
+        self._bundle, self._settings = bundle, settings
+        self._trt, self._device, self._cache = trt, device, cache
+        self._target = EngineTarget.of(trt, device)
+        self._names = require_graphs(bundle)
+
+    def open(self, memory: DeviceMemory, is_recorded: bool) -> FrameRunner:  # noqa: A003
+        """
+        Open both engines, with CUDA graphs if `is_recorded`; the caller closes the result.
+
+        Raises
+        ------
+        EngineMissingError
+            If one was not built yet, or is damaged, which removes it from the cache.
+        NoMemoryError
+            If there is no memory for them, and no engine for fewer passes at once.
+        BackendUnavailableError
+            If this TensorRT cannot run the bundle in its precision.
+        ModelBundleError
+            If an engine does not fit the card.
+
+        """
+        engines = self._engines(0)
+        reason = ''
+        while True:
+            try:
+                return self._runner(engines, memory, is_recorded)
+            except EngineMissingError:
+                if not reason:
+                    raise
+            except Exception as err:
+                if not memory.is_full(err):
+                    raise
+                # As text: the error itself would keep alive what was opened so far.
+                reason = str(err)
+            chunk = engines.chunking.passes
+            if self._bundle.card.chunk or chunk <= 1:
+                raise NoMemoryError(self._bundle.card.name, reason)
+            _log.warning('no engine or no memory for %d passes at once, trying %d: %s', chunk,
+                         chunk // 2, reason)
+            # Freed memory that torch keeps is not available to TensorRT.
+            memory.close()
+            engines = self._engines(chunk // 2)
+
+    def _engines(self, chunk: int) -> BundleEngines:
+        passes = passes_of(self._bundle.card, self._settings)
+        return engines_of(self._bundle, self._settings, passes, self._trt, chunk)
+
+    def _runner(
+        self, engines: BundleEngines, memory: DeviceMemory, is_recorded: bool
+    ) -> FrameRunner:
+        # Both are loaded before one is opened.
+        found = [self._plan(needed) for needed in engines.all]
+        runtime = Runtime(self._trt)
+        trunk, head = (self._engine(runtime, needed, *one, memory)
+                       for needed, one in zip(engines.all, found, strict=True))
+        return FrameRunner(self._bundle.card, self._names, trunk, head, memory,
+                           engines.chunking.passes, is_recorded)
+
+    def _plan(self, needed: NeededEngine) -> tuple[str, bytes]:
+        """Return an engine with its key."""
+        for key in self._keys(needed):
+            plan = self._cache.load(key)
+            if plan is not None:
+                return key, plan
+        raise self._missing(needed)
+
+    def _keys(self, needed: NeededEngine) -> Iterator[str]:
+        """Yield the key of an engine that was built here, and of one for all GPUs like this."""
+        yield needed.key(self._target)
+        if self._trt.is_rtx:
+            yield needed.key_ahead(self._trt, self._device.compute_capability)
+
+    def _engine(
+        self, runtime: Runtime, needed: NeededEngine, key: str, plan: bytes, memory: DeviceMemory
+    ) -> Engine:
+        engine = runtime.open_plan(plan)
+        if engine is None:
+            self._cache.discard(key, runtime.messages.reason())
+            raise self._missing(needed)
+        return Engine(runtime, engine, memory, needed.role)
+
+    def _missing(self, needed: NeededEngine) -> EngineMissingError:
+        return EngineMissingError(
+            f'no engine for {needed.path.name} of {self._bundle.card.name!r} in '
+            f'{needed.spec.precision}, TensorRT {self._trt.version}, {self._device.name}',
+            'one built on this machine',
+            f'run uncertainty_seg build-engines {self._bundle.folder}')

@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What differs between the versions of TensorRT, behind one small object.
+The differences between the versions of TensorRT, behind one small object.
 
-TensorRT 8.6 to 11 and TensorRT-RTX go by the same names and not by the same numbers: bit 1 of the
+TensorRT 8.6 to 11 and TensorRT-RTX use the same names and not the same numbers: bit 1 of the
 network's creation flags means "strongly typed" in 10.x and something else in 11.x. So every flag
-is looked up by name, and what a version lacks is found by asking it. The module is imported by
-`load_tensorrt` only, and can be given instead: tests give one of their own.
+is looked up by name, and what a version lacks is found by asking it. Only `load_tensorrt` imports
+the module; tests pass one of their own.
 
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Callable
 import importlib
 import logging
 import re
-from typing import Any, Protocol, TYPE_CHECKING
+from typing import Any, Protocol, TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -26,14 +26,29 @@ from uncertainty_seg.errors import BackendError, BackendUnavailableError
 if TYPE_CHECKING:
     import tensorrt
 
-# -------------------------------------------------------------------------------------------------
-# What the package takes out of a module of TensorRT, for the type checker.
-# TensorRT ships no types, and its classes are named in annotations only. test_tensorrt_types makes
-# stubs of the real modules and checks every call of the package against them.
+Shape: TypeAlias = tuple[int, ...]
+# Full TensorRT first; the last is what the wheels of TensorRT-RTX install.
+MODULES = ('tensorrt', 'tensorrt_rtx', 'tensorrt_rtx_bindings')
+_KEPT = 20  # errors kept for the sentence of an exception
+# TensorRT's severity -> level of the log. What it calls an error is raised or repaired (a stale
+# engine) by the caller, so that it is a warning here.
+_LEVELS = {'INTERNAL_ERROR': logging.WARNING, 'ERROR': logging.WARNING, 'WARNING': logging.INFO,
+           'INFO': logging.DEBUG, 'VERBOSE': logging.DEBUG}
+_ERRORS = ('INTERNAL_ERROR', 'ERROR')
+# TensorRT's name -> numpy's. It has more types; numpy has no bfloat16.
+_DTYPES = {'FLOAT': 'float32', 'HALF': 'float16', 'INT8': 'int8', 'INT32': 'int32',
+           'INT64': 'int64', 'UINT8': 'uint8', 'BOOL': 'bool'}
+_log = logging.getLogger(__name__)
 
 
 class TensorRtModule(Protocol):
-    """The names of `tensorrt`, `tensorrt_rtx` or `tensorrt_rtx_bindings` that are used."""
+    """
+    The names of `tensorrt`, `tensorrt_rtx` or `tensorrt_rtx_bindings` that the package uses.
+
+    TensorRT ships no types, and its classes are named in annotations only. test_tensorrt_types
+    makes stubs of the real modules and checks every call of the package against them.
+
+    """
 
     __name__: str
     __version__: str
@@ -49,32 +64,11 @@ class TensorRtModule(Protocol):
     TensorIOMode: type[tensorrt.TensorIOMode]
 
 
-# -------------------------------------------------------------------------------------------------
-
-# Full TensorRT first; the last is what the wheels of TensorRT-RTX install.
-MODULES = ('tensorrt', 'tensorrt_rtx', 'tensorrt_rtx_bindings')
-_SAID = 20  # errors kept for the sentence of an exception
-# TensorRT's severity -> level of the log. What it calls an error is raised by the caller, or
-# mended by it (a stale engine), so that it is a warning here.
-_LEVELS = {'INTERNAL_ERROR': logging.WARNING, 'ERROR': logging.WARNING, 'WARNING': logging.INFO,
-           'INFO': logging.DEBUG, 'VERBOSE': logging.DEBUG}
-_ERRORS = ('INTERNAL_ERROR', 'ERROR')
-# TensorRT's name -> numpy's. It has more types; numpy has no bfloat16.
-_DTYPES = {'FLOAT': 'float32', 'HALF': 'float16', 'INT8': 'int8', 'INT32': 'int32',
-           'INT64': 'int64', 'UINT8': 'uint8', 'BOOL': 'bool'}
-_log = logging.getLogger(__name__)
-
-
 class Messages:
-    """
-    Where TensorRT's messages go: to the log, and its errors to the exception that follows.
-
-    TensorRT may call `take` from any of its threads.
-
-    """
+    """TensorRT's messages, from any of its threads: for the log, and errors for an exception."""
 
     def __init__(self) -> None:
-        self._errors: deque[str] = deque(maxlen=_SAID)
+        self._errors: deque[str] = deque(maxlen=_KEPT)
 
     def take(self, severity: str, text: str) -> None:
         """Keep an error, and log any message under its level."""
@@ -87,8 +81,8 @@ class Messages:
         """Return the last errors, oldest first."""
         return tuple(self._errors)
 
-    def said(self) -> str:
-        """Return the errors as one text for an exception, and forget them."""
+    def reason(self) -> str:
+        """Return the errors as one text for an exception, and clear them."""
         text = '; '.join(dict.fromkeys(self._errors))
         self._errors.clear()
         return text or 'TensorRT gave no reason'
@@ -140,7 +134,7 @@ class TensorRt:
 
     @property
     def has_progress(self) -> bool:
-        """Whether a build tells how far it is."""
+        """Whether a build reports its progress."""
         return hasattr(self.module, 'IProgressMonitor')
 
     @property
@@ -152,20 +146,8 @@ class TensorRt:
         """
         Return the bits for `Builder.create_network`.
 
-        Parameters
-        ----------
-        is_strongly_typed : bool
-            Whether types of the graph are kept.
-
-        Returns
-        -------
-        int
-            Explicit batch, where that is a choice, and strong types, where they are asked for.
-
-        Raises
-        ------
-        BackendError
-            If strong types are asked for and not there.
+        Explicit batch, where that is a choice, and strong types, which keep the types of the
+        graph, where they are asked for. Raises BackendError if this version has none.
 
         """
         flags = self.module.NetworkDefinitionCreationFlag
@@ -190,18 +172,9 @@ class TensorRt:
 
     def logger(self, messages: Messages) -> tensorrt.ILogger:
         """
-        Make a logger for `Builder`, `OnnxParser` or `Runtime`.
+        Make a logger for `Builder`, `OnnxParser` or `Runtime` that gives all to `messages`.
 
-        Parameters
-        ----------
-        messages : Messages
-            Takes everything that is said. Builder and runtime keep the logger, not this object's
-            caller.
-
-        Returns
-        -------
-        ILogger
-            Keep it as long as what was made with it.
+        Keep it as long as what was made with it.
 
         """
         if TYPE_CHECKING:
@@ -222,25 +195,7 @@ class TensorRt:
         return Bridge()
 
     def numpy_dtype(self, data_type: tensorrt.DataType) -> np.dtype[Any]:
-        """
-        Translate a type of TensorRT.
-
-        Parameters
-        ----------
-        data_type : DataType
-            Of a tensor.
-
-        Returns
-        -------
-        dtype
-            The same bits in numpy.
-
-        Raises
-        ------
-        BackendError
-            If numpy has no such type.
-
-        """
+        """Return numpy's type of the same bits; raises BackendError if there is none."""
         for name, dtype in _DTYPES.items():
             if getattr(self.module.DataType, name, None) == data_type:
                 return np.dtype(dtype)
@@ -248,7 +203,7 @@ class TensorRt:
                            'compile the bundle again: its borders are float32 and uint8')
 
     def data_type(self, dtype: DTypeLike) -> tensorrt.DataType:
-        """Translate a type of numpy; the other way of `numpy_dtype`."""
+        """Return the type of TensorRT for one of numpy; raises BackendError if there is none."""
         wanted = np.dtype(dtype)
         for name, known in _DTYPES.items():
             if wanted == np.dtype(known) and hasattr(self.module.DataType, name):
@@ -260,8 +215,8 @@ def load_tensorrt(import_module: Callable[[str], Any] = importlib.import_module)
     """
     Import TensorRT, or else TensorRT-RTX.
 
-    Touches no GPU. Look for one first (`cuda_device.find_device`): without a driver a `Runtime`
-    of TensorRT 11 is returned as if nothing were wrong, and ends the process when it is used.
+    Touches no GPU. Call `device.find_device` first: without a driver, TensorRT 11 returns a
+    `Runtime` that ends the process when it is used.
 
     Parameters
     ----------
@@ -284,7 +239,7 @@ def load_tensorrt(import_module: Callable[[str], Any] = importlib.import_module)
         try:
             module = import_module(name)
         except ModuleNotFoundError as err:
-            # Only where a module is there and something it needs is not, that is the news.
+            # A module that is there, without something that it needs, is worth reporting.
             if err.name != name:
                 reasons.append(f'{name}: {err}')
         except Exception as err:  # a library of the driver that is missing raises what it likes

@@ -1,9 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-One engine with its context: tensors by name, and no answer of TensorRT left unread.
+One frame through the two engines of a bundle: everything between the image and the maps.
 
-TensorRT says by False or None that something did not work, and goes on with what it has. Here each
-of them is an exception with what TensorRT logged.
+All of it is enqueued on one stream and waited for once. What is enqueued the same way in every
+frame is recorded as a CUDA graph when it first runs; where that does not work it is enqueued.
+TensorRT reports by False or None that something did not work, and continues with what it has: here
+each of these is an exception with what TensorRT logged.
 
 """
 
@@ -15,18 +17,17 @@ from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
-from uncertainty_seg.backends.gpu.device_masks import (
+from uncertainty_seg.backends.gpu.device import ALIGNMENT, DeviceMemory, Replay, says_full
+from uncertainty_seg.backends.gpu.device_passes import (
     DeviceReduction,
     MaskBank,
-    Masks,
     Part,
     split_passes,
-    STATISTICS,
 )
-from uncertainty_seg.backends.gpu.device_memory import ALIGNMENT, DeviceMemory, Replay, says_full
-from uncertainty_seg.backends.gpu.tensorrt_api import Messages, TensorRt
-from uncertainty_seg.backends.graph_files import GraphNames, IMAGE
+from uncertainty_seg.backends.gpu.tensorrt_api import Messages, Shape, TensorRt
+from uncertainty_seg.backends.graph_files import GraphNames, IMAGE, INV_TEMPERATURE, STATISTICS
 from uncertainty_seg.core.arrays import ImageU8
+from uncertainty_seg.core.dropout_masks import Masks
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import BackendError, ModelBundleError
@@ -34,58 +35,208 @@ from uncertainty_seg.errors import BackendError, ModelBundleError
 if TYPE_CHECKING:
     import tensorrt
 
-EngineShape = tuple[int, ...]
-Spec = tuple[EngineShape, 'np.dtype[Any]']
+Spec = tuple[Shape, 'np.dtype[Any]']
+_log = logging.getLogger(__name__)
 
 
-class Runtime:
+class FrameRunner:
     """
-    TensorRT's runtime with its logger.
+    Two engines, their buffers, and what has been recorded of them.
 
     Parameters
     ----------
-    trt : TensorRt
-        Its module.
+    card, names : ModelCard, GraphNames
+        Of the bundle.
+    trunk, head : Engine
+        Opened; `head` is the one with statistics.
+    memory : DeviceMemory
+        Holds all buffers.
+    chunk : int
+        Passes of a call of the head, at most.
+    is_recorded : bool
+        Whether to record CUDA graphs.
+
+    Raises
+    ------
+    ModelBundleError
+        If the engines do not fit the card.
 
     """
 
-    def __init__(self, trt: TensorRt) -> None:
-        self.trt, self.messages = trt, Messages()
-        self._logger = trt.logger(self.messages)
-        # TensorRT may give None for whatever it makes, which its own signatures do not say.
-        self._runtime: tensorrt.Runtime | None = trt.module.Runtime(self._logger)
-        if self._runtime is None:
-            raise BackendError(f'TensorRT {trt.version} does not start ({self.messages.said()})')
+    def __init__(
+        self, card: ModelCard, names: GraphNames, trunk: Engine, head: Engine,
+        memory: DeviceMemory, chunk: int, is_recorded: bool,
+    ) -> None:
+        self._card, self._memory, self._trunk, self._head = card, memory, trunk, head
+        self.chunk = chunk
+        self.recording = Recording(is_recorded)
+        spec = card.input
+        with memory.active():
+            self._reduction = DeviceReduction(card.num_classes, spec.height, spec.width, memory)
+            self._require_engines(names)
+            # The host's buffers are read until the frame was waited for, and not afterwards.
+            self._image, self._host_image = memory.inlet((1, spec.height, spec.width, 3), np.uint8)
+            self._scale, self._host_scale = memory.inlet((1,), np.float32)
+            features = {name: memory.empty(*trunk.outputs[name]) for name in names.frontier}
+            self._statistics = {name: memory.empty(*head.outputs[name]) for name in STATISTICS}
+        self._trunk_call = _Call(trunk, {IMAGE: self._image, **features}, self.recording)
+        given = {IMAGE: self._image, INV_TEMPERATURE: self._scale, **features}
+        self._fixed = {**{name: given[name] for name in head.inputs if name in given},
+                       **self._statistics}
+        self._plans: dict[int, _HeadCalls] = {}
+        self.timings_ms: dict[str, float] = {}
 
-    def open_plan(self, plan: bytes) -> tensorrt.ICudaEngine | None:
-        """Return the engine of a plan, or None if this TensorRT and GPU cannot use it."""
-        assert self._runtime is not None, 'open_plan of a closed runtime'
-        return self._runtime.deserialize_cuda_engine(plan)
+    def run(
+        self, image: ImageU8, masks: Masks, passes: int, temperature: float
+    ) -> UncertaintyMaps:
+        """Compute the maps of a checked image; see `Runner.run`."""
+        memory = self._memory
+        with memory.active():
+            plan = self._plan(passes)
+            marks = [memory.mark()]
+            np.copyto(self._host_image.numpy()[0], image)
+            self._host_scale.fill_(1 / temperature)
+            memory.copy(self._image, self._host_image)
+            memory.copy(self._scale, self._host_scale)
+            plan.bank.load(masks)
+            self._trunk_call.enqueue()
+            marks.append(memory.mark())
+            self._reduction.reset()
+            for part, call in zip(plan.parts, plan.calls, strict=True):
+                call.enqueue()
+                self._reduction.add(self._statistics, part.counted, part.share)
+            marks.append(memory.mark())
+            self._reduction.enqueue_finish()
+            marks.append(memory.mark())
+            memory.wait()
+        self.timings_ms = {name: memory.elapsed_ms(marks[i], marks[i + 1])
+                           for i, name in enumerate(('trunk', 'head', 'reduction'))}
+        return self._reduction.maps()
+
+    def is_full(self, error: BaseException) -> bool:
+        """Say whether an error means that there is no memory left."""
+        return self._memory.is_full(error)
+
+    def halve(self) -> bool:
+        """Give the head half as many passes from now on; say whether that was possible."""
+        self._plans = {}
+        if self._card.chunk or self.chunk <= 1:
+            return False
+        self.chunk //= 2
+        return True
 
     def close(self) -> None:
-        """Let go of the runtime; engines first."""
-        self._runtime = None
+        """Release everything: what was recorded, engines, buffers."""
+        for plan in self._plans.values():
+            plan.clear()
+        self._trunk_call.clear()
+        self._head.close()
+        self._trunk.close()
+        # One by one, because an exception that is kept keeps this object by its traceback.
+        for name in ('_image', '_scale', '_host_image', '_host_scale', '_reduction'):
+            delattr(self, name)
+        self._plans, self._statistics, self._fixed = {}, {}, {}
+        self._memory.close()
+
+    def _plan(self, passes: int) -> _HeadCalls:
+        """Return the calls for T passes, which replace those for another T."""
+        if passes not in self._plans:
+            self._plans = {}
+            parts = split_passes(passes, self.chunk, self._card.chunk)
+            bank = MaskBank(self._card, parts, self._memory)
+            # A context has one shape at a time, and what was recorded holds for that shape.
+            is_uniform = len({part.size for part in parts}) == 1
+            recording = self.recording if is_uniform else Recording(False)
+            calls = [_Call(self._head, {**self._fixed, **buffers}, recording)
+                     for buffers in bank.buffers]
+            self._plans[passes] = _HeadCalls(parts, bank, calls)
+            _log.info('T=%d in calls of %s passes%s', passes, '+'.join(str(p.size) for p in parts),
+                      '' if recording.is_on else ', not recorded')
+        return self._plans[passes]
+
+    def _require_engines(self, names: GraphNames) -> None:
+        sites = {site.name for site in self._card.dropout_sites}
+        require_tensors(self._trunk, 'the trunk', {IMAGE}, set(names.frontier), {}, set())
+        require_tensors(self._head, 'the head', sites, set(STATISTICS), self._reduction.shapes,
+                        {IMAGE, INV_TEMPERATURE, *names.frontier})
+
+
+class _HeadCalls:
+    """The calls of the head for T passes, and the masks they read."""
+
+    def __init__(self, parts: tuple[Part, ...], bank: MaskBank, calls: list[_Call]) -> None:
+        self.parts, self.bank, self.calls = parts, bank, calls
+
+    def clear(self) -> None:
+        for call in self.calls:
+            call.clear()
+        self.bank.clear()
+
+
+class _Call:
+    """An engine with buffers; recorded when it has run once, if it may be."""
+
+    def __init__(self, engine: Engine, buffers: Mapping[str, Any], recording: Recording) -> None:
+        self._engine, self._buffers, self._recording = engine, buffers, recording
+        self._replay: Replay | None = None
+
+    def enqueue(self) -> None:
+        if self._replay is not None:
+            self._replay()
+            return
+        self._engine.bind(self._buffers)
+        self._engine.enqueue()
+        if self._recording.is_on:
+            # An error of this run belongs to the frame and not to the recording.
+            self._engine.wait()
+            try:
+                self._replay = self._engine.capture()
+            except Exception as err:  # torch's and TensorRT's errors derive from nothing narrower
+                self._recording.give_up(err)
+
+    def clear(self) -> None:
+        self._buffers, self._replay = {}, None
+
+
+class Recording:
+    """Whether calls are recorded as CUDA graphs; off for good once one could not be recorded."""
+
+    def __init__(self, is_on: bool) -> None:
+        self.is_on = is_on
+
+    def give_up(self, reason: object) -> None:
+        """Enqueue calls from now on, and log why."""
+        self.is_on = False
+        _log.warning('no CUDA graphs, which only costs time: %s', reason)
+
+
+def require_tensors(
+    engine: Engine, role: str, inputs: set[str], outputs: set[str], shapes: Mapping[str, Shape],
+    known: set[str],
+) -> None:
+    """
+    Refuse an engine that does not fit the card, with ModelBundleError.
+
+    It must take `inputs` and may take `known`, must give `outputs`, and of these those in `shapes`
+    as float32 of that shape.
+
+    """
+    fix = 'compile the bundle and build its engines again'
+    taken, given = set(engine.inputs), set(engine.outputs)
+    if not inputs <= taken <= inputs | known or given != outputs:
+        raise ModelBundleError(f'the engine of {role} takes {sorted(taken)}, gives '
+                               f'{sorted(given)}', f'{sorted(inputs)}, {sorted(outputs)}', fix)
+    for name, shape in shapes.items():
+        if engine.outputs[name] != (shape, np.dtype(np.float32)):
+            raise ModelBundleError(f'the engine of {role} gives {name!r} as '
+                                   f'{engine.outputs[name]}', f'float32 {shape}', fix)
 
 
 class Engine:
     """
-    An engine and its one context.
+    An engine and its one context, on the stream of a memory.
 
-    Parameters
-    ----------
-    runtime : Runtime
-        Kept as long as this.
-    engine : ICudaEngine
-        Opened by it.
-    memory : DeviceMemory
-        Gives the stream.
-    role : str
-        For messages.
-
-    Raises
-    ------
-    MemoryError
-        If there is no room for the context's own buffers.
+    Raises MemoryError if there is no room for the context's own buffers. `role` is for messages.
 
     """
 
@@ -97,18 +248,16 @@ class Engine:
         self.inputs, self.outputs = _tensors(runtime.trt, engine)
         self._opened: tensorrt.IExecutionContext | None = engine.create_execution_context()
         if self._opened is None:
-            raise MemoryError(f'no context for {role}: {runtime.messages.said()}')
+            raise MemoryError(f'no context for {role}: {runtime.messages.reason()}')
         self._bound: dict[str, Any] = {}
-        self._shapes: dict[str, EngineShape] = {}
+        self._shapes: dict[str, Shape] = {}
 
     def bind(self, tensors: Mapping[str, Any]) -> None:
         """
-        Say where the engine reads and writes.
+        Set where the engine reads and writes.
 
-        Parameters
-        ----------
-        tensors : mapping of str to torch.Tensor
-            Contiguous; kept until another is bound, because the engine knows the address only.
+        Each contiguous torch tensor is kept until another is bound in its place, because the
+        engine knows its address only.
 
         """
         for name, tensor in tensors.items():
@@ -127,18 +276,18 @@ class Engine:
         self._require(is_done, 'refused to run')
 
     def wait(self) -> None:
-        """Wait for all that was enqueued; errors of the device come out here."""
+        """Wait for everything that was enqueued; errors of the device are raised here."""
         self._memory.wait()
 
     def capture(self) -> Replay:
-        """Record a graph of what `enqueue` does; it must have run once with what is bound."""
+        """Record `enqueue` as a CUDA graph; it must have run once with the same buffers."""
         is_capturable = getattr(self._context, 'is_stream_capturable', None)  # TensorRT-RTX only
         if is_capturable is not None and not is_capturable(self._memory.stream):
             raise BackendError(f'{self._role} cannot be recorded on a stream')
         return self._memory.capture(self.enqueue)
 
     def close(self) -> None:
-        """Let go of context and engine, in this order."""
+        """Release context and engine, in this order."""
         self._opened = None
         self._engine = None
         self._bound = {}
@@ -176,7 +325,7 @@ class Engine:
     def _require(self, is_done: bool, what: str) -> None:
         if is_done:
             return
-        reason = self._runtime.messages.said()
+        reason = self._runtime.messages.reason()
         if says_full(reason):
             raise MemoryError(f'{self._role} {what}: {reason}')
         raise BackendError(f'{self._role} {what} ({reason})')
@@ -185,7 +334,7 @@ class Engine:
 def _tensors(
     trt: TensorRt, engine: tensorrt.ICudaEngine
 ) -> tuple[dict[str, Spec], dict[str, Spec]]:
-    """Return shape and dtype of every input and output; -1 where an axis is open."""
+    """Return shape and dtype of every input and output; -1 for an axis of any length."""
     inputs: dict[str, Spec] = {}
     outputs: dict[str, Spec] = {}
     for index in range(engine.num_io_tensors):
@@ -197,232 +346,22 @@ def _tensors(
     return inputs, outputs
 
 
-def require_tensors(
-    engine: Engine,
-    role: str,
-    inputs: set[str],
-    outputs: set[str],
-    shapes: Mapping[str, EngineShape],
-    known: set[str],
-) -> None:
-    """
-    Refuse an engine that does not fit the card.
+class Runtime:
+    """TensorRT's runtime with its logger."""
 
-    Parameters
-    ----------
-    engine : Engine
-        Any.
-    role : str
-        For the message.
-    inputs, outputs : set of str
-        What it must take and give.
-    shapes : mapping of str to shape
-        Of the outputs that have to be float32 of a known shape.
-    known : set of str
-        What it may take besides.
+    def __init__(self, trt: TensorRt) -> None:
+        self.trt, self.messages = trt, Messages()
+        self._logger = trt.logger(self.messages)
+        # TensorRT may give None for whatever it makes, which its own signatures do not say.
+        self._runtime: tensorrt.Runtime | None = trt.module.Runtime(self._logger)
+        if self._runtime is None:
+            raise BackendError(f'TensorRT {trt.version} does not start ({self.messages.reason()})')
 
-    Raises
-    ------
-    ModelBundleError
-        If it does not.
-
-    """
-    fix = 'compile the bundle and build its engines again'
-    taken, given = set(engine.inputs), set(engine.outputs)
-    if not inputs <= taken <= inputs | known or given != outputs:
-        raise ModelBundleError(f'the engine of {role} takes {sorted(taken)}, gives '
-                               f'{sorted(given)}', f'{sorted(inputs)}, {sorted(outputs)}', fix)
-    for name, shape in shapes.items():
-        if engine.outputs[name] != (shape, np.dtype(np.float32)):
-            raise ModelBundleError(f'the engine of {role} gives {name!r} as '
-                                   f'{engine.outputs[name]}', f'float32 {shape}', fix)
-
-
-# -------------------------------------------------------------------------------------------------
-# One frame through the two engines of a bundle: everything between the image and the maps.
-# All of it is enqueued on one stream and waited for once. What is enqueued the same way in every
-# frame is recorded as a CUDA graph when it first runs; where that does not work it is enqueued.
-
-INV_TEMPERATURE = 'inv_temperature'
-_log = logging.getLogger(__name__)
-
-
-class Recording:
-    """
-    Whether calls are recorded as CUDA graphs; off for good after the first that cannot be.
-
-    Parameters
-    ----------
-    is_on : bool
-        At first.
-
-    """
-
-    def __init__(self, is_on: bool) -> None:
-        self.is_on = is_on
-
-    def give_up(self, reason: object) -> None:
-        """Enqueue from now on."""
-        self.is_on = False
-        _log.warning('no CUDA graphs, which only costs time: %s', reason)
-
-
-class _Call:
-    """An engine with buffers; recorded when it has run once, if it may be."""
-
-    def __init__(self, engine: Engine, buffers: Mapping[str, Any], recording: Recording) -> None:
-        self._engine, self._buffers, self._recording = engine, buffers, recording
-        self._replay: Replay | None = None
-
-    def enqueue(self) -> None:
-        if self._replay is not None:
-            self._replay()
-            return
-        self._engine.bind(self._buffers)
-        self._engine.enqueue()
-        if self._recording.is_on:
-            # An error of what has just run is the frame's and not the recording's.
-            self._engine.wait()
-            try:
-                self._replay = self._engine.capture()
-            except Exception as err:  # torch's and TensorRT's errors derive from nothing narrower
-                self._recording.give_up(err)
-
-    def clear(self) -> None:
-        self._buffers, self._replay = {}, None
-
-
-class _HeadCalls:
-    """The calls of the head for T passes, and the masks they read."""
-
-    def __init__(self, parts: tuple[Part, ...], bank: MaskBank, calls: list[_Call]) -> None:
-        self.parts, self.bank, self.calls = parts, bank, calls
-
-    def clear(self) -> None:
-        for call in self.calls:
-            call.clear()
-        self.bank.clear()
-
-
-class FrameRunner:
-    """
-    Two engines, their buffers, and what has been recorded of them.
-
-    Parameters
-    ----------
-    card : ModelCard
-        Of the bundle.
-    names : GraphNames
-        What passes from trunk to head.
-    trunk, head : Engine
-        Opened; `head` is the one with statistics.
-    memory : DeviceMemory
-        Where all buffers lie.
-    chunk : int
-        Passes of a call of the head, at most.
-    is_recorded : bool
-        Whether to record CUDA graphs.
-
-    Raises
-    ------
-    ModelBundleError
-        If the engines do not fit the card.
-
-    """
-
-    def __init__(
-        self, card: ModelCard, names: GraphNames, trunk: Engine, head: Engine,
-        memory: DeviceMemory, chunk: int, is_recorded: bool,
-    ) -> None:
-        self._card, self._memory, self._trunk, self._head = card, memory, trunk, head
-        self.chunk = chunk
-        self.recording = Recording(is_recorded)
-        spec = card.input
-        with memory.active():
-            self._reduction = DeviceReduction(card.num_classes, spec.height, spec.width, memory)
-            self._require_engines(names)
-            # What is in the host's buffers is read until the frame is waited for, not after.
-            self._image, self._host_image = memory.inlet((1, spec.height, spec.width, 3), np.uint8)
-            self._scale, self._host_scale = memory.inlet((1,), np.float32)
-            features = {name: memory.empty(*trunk.outputs[name]) for name in names.frontier}
-            self._statistics = {name: memory.empty(*head.outputs[name]) for name in STATISTICS}
-        self._trunk_call = _Call(trunk, {IMAGE: self._image, **features}, self.recording)
-        given = {IMAGE: self._image, INV_TEMPERATURE: self._scale, **features}
-        self._fixed = {**{name: given[name] for name in head.inputs if name in given},
-                       **self._statistics}
-        self._plans: dict[int, _HeadCalls] = {}
-        self.timings_ms: dict[str, float] = {}
-
-    def run(
-        self, image: ImageU8, masks: Masks, passes: int, temperature: float
-    ) -> UncertaintyMaps:
-        """Compute the maps of a checked image; see `StreamingBackend.run`."""
-        memory = self._memory
-        with memory.active():
-            plan = self._plan(passes)
-            marks = [memory.mark()]
-            np.copyto(self._host_image.numpy()[0], image)
-            self._host_scale.fill_(1 / temperature)
-            memory.copy(self._image, self._host_image)
-            memory.copy(self._scale, self._host_scale)
-            plan.bank.load(masks)
-            self._trunk_call.enqueue()
-            marks.append(memory.mark())
-            self._reduction.reset()
-            for part, call in zip(plan.parts, plan.calls, strict=True):
-                call.enqueue()
-                self._reduction.add(self._statistics, part.counted, part.share)
-            marks.append(memory.mark())
-            self._reduction.enqueue_finish()
-            marks.append(memory.mark())
-            memory.wait()
-        self.timings_ms = {name: memory.elapsed_ms(marks[i], marks[i + 1])
-                           for i, name in enumerate(('trunk', 'head', 'reduction'))}
-        return self._reduction.maps()
-
-    def is_full(self, error: BaseException) -> bool:
-        """Say whether an error means that there is no memory left."""
-        return self._memory.is_full(error)
-
-    def halve(self) -> bool:
-        """Give the head half as many passes from now on; say whether that was possible."""
-        self._plans = {}
-        if self._card.chunk or self.chunk <= 1:
-            return False
-        self.chunk //= 2
-        return True
+    def open_plan(self, plan: bytes) -> tensorrt.ICudaEngine | None:
+        """Return the engine of a plan, or None if this TensorRT and GPU cannot use it."""
+        assert self._runtime is not None, 'open_plan of a closed runtime'
+        return self._runtime.deserialize_cuda_engine(plan)
 
     def close(self) -> None:
-        """Let go of everything: what was recorded, engines, buffers."""
-        for plan in self._plans.values():
-            plan.clear()
-        self._trunk_call.clear()
-        self._head.close()
-        self._trunk.close()
-        # One by one, because whoever keeps an exception keeps this object by its traceback.
-        for name in ('_image', '_scale', '_host_image', '_host_scale', '_reduction'):
-            delattr(self, name)
-        self._plans, self._statistics, self._fixed = {}, {}, {}
-        self._memory.close()
-
-    def _plan(self, passes: int) -> _HeadCalls:
-        """Return the calls for T passes; those for another T make place."""
-        if passes not in self._plans:
-            self._plans = {}
-            parts = split_passes(passes, self.chunk, self._card.chunk)
-            bank = MaskBank(self._card, parts, self._memory)
-            # A context has one shape at a time, and what was recorded holds for that shape.
-            is_uniform = len({part.size for part in parts}) == 1
-            recording = self.recording if is_uniform else Recording(False)
-            calls = [_Call(self._head, {**self._fixed, **buffers}, recording)
-                     for buffers in bank.buffers]
-            self._plans[passes] = _HeadCalls(parts, bank, calls)
-            _log.info('T=%d in calls of %s passes%s', passes, '+'.join(str(p.size) for p in parts),
-                      '' if recording.is_on else ', not recorded')
-        return self._plans[passes]
-
-    def _require_engines(self, names: GraphNames) -> None:
-        sites = {site.name for site in self._card.dropout_sites}
-        require_tensors(self._trunk, 'the trunk', {IMAGE}, set(names.frontier), {}, set())
-        require_tensors(self._head, 'the head', sites, set(STATISTICS), self._reduction.shapes,
-                        {IMAGE, INV_TEMPERATURE, *names.frontier})
+        """Release the runtime; engines first."""
+        self._runtime = None

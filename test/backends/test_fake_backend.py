@@ -1,13 +1,13 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The fake backend keeps the promises that the tests of pipeline and node rest on."""
+"""The fake backend of the tests keeps the promises that the tests of pipeline and node rest on."""
 
 import time
 
 from conftest import tiny_card
+from fake_backend import FakeBackend
 import numpy as np
 import pytest
 
-from uncertainty_seg.backends.fake import FakeBackend
 from uncertainty_seg.core.dropout_masks import make_masks, ones_masks
 from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.errors import BackendError, ShapeError

@@ -1,20 +1,18 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Buffers, a stream and graphs of it: torch's on a GPU, and the same in the host's memory.
+The GPU: what the driver says of it, and its memory, a stream and CUDA graphs through torch.
 
-An engine is given addresses and the handle of a stream, and torch allocates both. The kind in the
-host's memory does at once what a stream would do later; with it everything around an engine runs
-where no GPU is.
+An engine is given addresses and the handle of a stream, and torch allocates both. The driver is
+asked before TensorRT is touched: where it is missing, the runtime of TensorRT 11 returns an object
+that ends the process when it is used. `find_device` needs neither CUDA's toolkit nor torch.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 import ctypes
 from dataclasses import dataclass
-import time
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,17 +20,15 @@ from numpy.typing import DTypeLike
 
 from uncertainty_seg.errors import BackendUnavailableError
 
-# -------------------------------------------------------------------------------------------------
-# Whether there is an NVIDIA GPU, asked of the driver alone.
-# It comes before TensorRT is touched: where the driver is missing, the runtime of TensorRT 11
-# gives an object that ends the process when it is used. Neither CUDA's toolkit nor torch is
-# needed.
-
 _LIBRARY = 'libcuda.so.1'
 _NAME_BYTES = 256
 # Of enum CUdevice_attribute, which CUDA never renumbers.
 _MULTIPROCESSORS, _INTEGRATED, _MAJOR, _MINOR = 16, 18, 75, 76
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
+ALIGNMENT = 256  # bytes, which TensorRT wants of every address
+Replay = Callable[[], None]
+# How torch, CUDA and TensorRT say that memory is full, where no class of exception does.
+_FULL = ('out of memory', 'outofmemory', 'could not be allocated')
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,7 @@ def find_device(library: Any = None, index: int = 0) -> CudaDevice:
     Parameters
     ----------
     library : Any, optional
-        The driver's library, opened; a test's stands in for it.
+        The opened library of the driver, or a substitute for tests.
     index : int
         Which GPU of those that CUDA_VISIBLE_DEVICES leaves.
 
@@ -110,7 +106,7 @@ def _open_library() -> Any:
 
 
 class _Driver:
-    """The few calls that are needed, each checked."""
+    """The calls of the driver that are needed, each checked."""
 
     def __init__(self, library: Any) -> None:
         self._library = library
@@ -151,7 +147,7 @@ class _Driver:
         if code:
             raise BackendUnavailableError(
                 f'the NVIDIA driver does not start ({call} gave {self._meaning(code)})',
-                fix='after an update of the driver, restart; nvidia-smi tells more')
+                fix='after an update of the driver, restart; nvidia-smi shows more')
 
     def _meaning(self, code: int) -> str:
         text = ctypes.c_char_p()
@@ -165,16 +161,8 @@ def _no_device(count: int) -> BackendUnavailableError:
         'see CUDA_VISIBLE_DEVICES and, in a container, NVIDIA_VISIBLE_DEVICES')
 
 
-# -------------------------------------------------------------------------------------------------
-
-ALIGNMENT = 256  # bytes, which TensorRT wants of every address
-Replay = Callable[[], None]
-# How torch, CUDA and TensorRT say that memory is full, where no class of exception does.
-_FULL = ('out of memory', 'outofmemory', 'could not be allocated')
-
-
 class DeviceMemory(Protocol):
-    """What a backend asks of a device; buffers are torch tensors."""
+    """What a backend needs of a device; buffers are torch tensors."""
 
     @property
     def device(self) -> Any:
@@ -187,7 +175,7 @@ class DeviceMemory(Protocol):
         ...
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
-        """Allocate on the device; where it is full, what is raised `is_full`."""
+        """Allocate on the device; where it is full, the error raised is one that `is_full`."""
         ...
 
     def host(self, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
@@ -195,11 +183,11 @@ class DeviceMemory(Protocol):
         ...
 
     def inlet(self, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[Any, Any]:
-        """Allocate what engines read and what the host fills for them; may be one and the same."""
+        """Allocate what engines read and what the host fills for them; may be the same buffer."""
         ...
 
     def copy(self, target: Any, source: Any) -> None:
-        """Enqueue a copy, either way; of nothing, if both are one."""
+        """Enqueue a copy in either direction; does nothing if both are the same buffer."""
         ...
 
     def active(self) -> Any:
@@ -207,7 +195,7 @@ class DeviceMemory(Protocol):
         ...
 
     def wait(self) -> None:
-        """Wait for all that was enqueued; errors of the device come out here."""
+        """Wait for everything that was enqueued; errors of the device are raised here."""
         ...
 
     def mark(self) -> Any:
@@ -219,7 +207,7 @@ class DeviceMemory(Protocol):
         ...
 
     def capture(self, work: Callable[[], None]) -> Replay:
-        """Record what `work` enqueues, without running it, and return what does run it."""
+        """Record what `work` enqueues without running it; return a function that runs it."""
         ...
 
     def is_full(self, error: BaseException) -> bool:
@@ -227,21 +215,21 @@ class DeviceMemory(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back what is cached; buffers belong to who holds them."""
+        """Release cached memory; buffers belong to their holders."""
         ...
 
 
 class TorchCuda:
     """
-    A GPU through torch.
+    `DeviceMemory` of a GPU, through torch.
 
     Parameters
     ----------
     index : int
         Which GPU.
     is_mapped : bool
-        It shares its memory with the processor, as on a Jetson: engines then read pinned memory
-        where it lies. CUDA maps it at the same address on every 64-bit system.
+        Whether it shares its memory with the processor, as on a Jetson: engines then read pinned
+        memory in place. CUDA maps it at the same address on every 64-bit system.
 
     Raises
     ------
@@ -258,17 +246,17 @@ class TorchCuda:
 
     @property
     def stream(self) -> int:
-        """Handle of an own stream."""
+        """Handle of a stream of its own."""
         return int(self._stream.cuda_stream)
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
         """Allocate on the device; torch aligns to 512 bytes."""
         with self.active():
-            return self._torch.empty(shape, dtype=_torch_dtype(dtype), device=self.device)
+            return self._torch.empty(shape, dtype=torch_dtype(dtype), device=self.device)
 
     def host(self, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
         """Allocate pinned memory."""
-        return self._torch.empty(shape, dtype=_torch_dtype(dtype), pin_memory=True)
+        return self._torch.empty(shape, dtype=torch_dtype(dtype), pin_memory=True)
 
     def inlet(self, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[Any, Any]:
         """Allocate one pinned buffer where memory is mapped, else one on each side."""
@@ -304,7 +292,7 @@ class TorchCuda:
         """Record a CUDA graph; what it needs must have been enqueued once before."""
         graph = self._torch.cuda.CUDAGraph()
         self.wait()
-        # Another thread may allocate meanwhile; only this one's calls belong to the graph.
+        # Another thread may allocate meanwhile; only this thread's calls belong to the graph.
         with self._torch.cuda.graph(graph, stream=self._stream,
                                     capture_error_mode='thread_local'):
             work()
@@ -316,71 +304,13 @@ class TorchCuda:
         return replay
 
     def is_full(self, error: BaseException) -> bool:
-        """Recognise torch's errors, and the one for a context that could not be made."""
+        """Recognise torch's own class too."""
         is_torch = isinstance(error, self._torch.cuda.OutOfMemoryError)
-        return is_torch or _is_full(error)
+        return is_torch or is_memory_full(error)
 
     def close(self) -> None:
-        """Give cached memory back to the device."""
+        """Release torch's cached memory."""
         self._torch.cuda.empty_cache()
-
-
-class HostMemory:
-    """The same in the host's memory: what a stream would do later is done at once."""
-
-    device: Any = 'cpu'
-    stream = 1
-
-    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
-        """Allocate, aligned as on a device, and filled with what is surely wrong."""
-        import torch
-
-        kind = _torch_dtype(dtype)
-        count = int(np.prod(shape, dtype=np.int64))
-        raw = torch.full((count * np.dtype(dtype).itemsize + ALIGNMENT,), 0xFF, dtype=torch.uint8)
-        start = -raw.data_ptr() % ALIGNMENT
-        size = count * np.dtype(dtype).itemsize
-        return raw[start:start + size].view(kind).view(shape)
-
-    def host(self, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
-        """Allocate."""
-        return self.empty(shape, dtype)
-
-    def inlet(self, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[Any, Any]:
-        """Allocate two."""
-        return self.empty(shape, dtype), self.host(shape, dtype)
-
-    def copy(self, target: Any, source: Any) -> None:
-        """Copy."""
-        if target is not source:
-            target.copy_(source)
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """Do nothing: there is one stream."""
-        yield
-
-    def wait(self) -> None:
-        """Do nothing: all is done."""
-
-    def mark(self) -> Any:
-        """Read the clock."""
-        return time.perf_counter()
-
-    def elapsed_ms(self, start: Any, end: Any) -> float:
-        """Return the time between two marks."""
-        return float(end - start) * 1e3
-
-    def capture(self, work: Callable[[], None]) -> Replay:
-        """Return the work itself."""
-        return work
-
-    def is_full(self, error: BaseException) -> bool:
-        """Recognise Python's error, and what CUDA says."""
-        return _is_full(error)
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 def says_full(text: str) -> bool:
@@ -388,13 +318,15 @@ def says_full(text: str) -> bool:
     return any(words in text.lower() for words in _FULL)
 
 
-def _is_full(error: BaseException) -> bool:
+def is_memory_full(error: BaseException) -> bool:
+    """Say whether an error of Python, torch or CUDA means that there is no memory left."""
     # Pinned memory that is full is a bare RuntimeError in torch.
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and says_full(str(error)))
 
 
-def _torch_dtype(dtype: DTypeLike) -> Any:
+def torch_dtype(dtype: DTypeLike) -> Any:
+    """Return torch's type of the same name."""
     import torch
 
     return getattr(torch, np.dtype(dtype).name)

@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from uncertainty_seg.backends.gpu import device_memory as cuda_device
-from uncertainty_seg.backends.gpu.device_memory import CudaDevice, find_device
+from uncertainty_seg.backends.gpu import device as cuda_device
+from uncertainty_seg.backends.gpu.device import CudaDevice, find_device
 from uncertainty_seg.errors import BackendUnavailableError
 
 ATTRIBUTES = {16: 14, 18: 1, 75: 8, 76: 7}

@@ -15,7 +15,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.backends.graph_files import require_inputs
+from uncertainty_seg.backends.runner import require_inputs, Runner
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.uncertainty import (
@@ -29,7 +29,7 @@ GAIN = 8.0
 NUM_COLORS = 3
 
 
-class FakeBackend:
+class FakeBackend(Runner):
     """
     Class c likes colour channel c modulo 3, as strongly as its mask allows.
 
@@ -62,36 +62,10 @@ class FakeBackend:
         self._fail_on_run, self._nan_on_run, self._delay_s = fail_on_run, nan_on_run, delay_s
         self._num_runs = 0
         self._is_closed = False
-        self._timings_ms: dict[str, float] = {}
 
     def run(
         self, image: ImageU8, masks: Mapping[str, NDArray[np.float32]], temperature: float
     ) -> UncertaintyMaps:
-        """
-        Compute the maps of one image.
-
-        Parameters
-        ----------
-        image : ndarray of uint8, shape (h, w, 3)
-            In the card's size and colour order.
-        masks : mapping of str to ndarray of float32, shape (T, *site.shape)
-            One array for each dropout site.
-        temperature : float
-            The logits are divided by it.
-
-        Returns
-        -------
-        UncertaintyMaps
-            Of shape (h, w).
-
-        Raises
-        ------
-        ShapeError
-            If image or masks do not fit the card.
-        BackendError
-            If it is closed, or on the run it was told to fail.
-
-        """
         if self._is_closed:
             raise BackendError('run of a closed backend', fix='open it again')
         passes = require_inputs(self._card, image, masks)
@@ -116,13 +90,7 @@ class FakeBackend:
         }
         return maps
 
-    @property
-    def timings_ms(self) -> Mapping[str, float]:
-        """Time of each stage of the last run: 'trunk', 'head', 'reduction'."""
-        return self._timings_ms
-
     def close(self) -> None:
-        """Refuse further runs; may be called twice."""
         self._is_closed = True
 
     def _features(self, image: ImageU8) -> NDArray[np.float64]:

@@ -9,50 +9,18 @@ computes every channel; and another bank of masks is never answered with the las
 
 from pathlib import Path
 
-from graph_samples import drop, graph
+from masked_bundles import channels_bundle
 import numpy as np
-from onnx import helper
 import pytest
 
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.dropout_masks import pass_inputs
-from uncertainty_seg.core.model_card import InputSpec, ModelCard
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
-from uncertainty_seg.graph.compile import compile_graph
-from uncertainty_seg.graph.plan import CompileOptions
-from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
+from uncertainty_seg.storage.model_bundle import load_bundle
 
-SPEC = InputSpec(64, 48, 'stretch', 'rgb', (0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
 PASSES = 5
 BACKENDS = ('onnxruntime', 'openvino')
-
-
-def bundle_of(folder: Path, chunk: int) -> Path:
-    """Two convolutions with dropped channels before and between, 3x3 and large enough to pay."""
-    rng = np.random.default_rng(3)
-
-    def weights(*shape: int) -> np.ndarray:
-        return (rng.normal(size=shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
-
-    conv = {'kernel_shape': [3, 3], 'pads': [1, 1, 1, 1]}
-    nodes = [
-        helper.make_node('Conv', ['x', 'w0'], ['c0'], **conv), helper.make_node(
-            'Relu', ['c0'], ['r0']), drop('r0', 'd0', 'channel', 0.5),
-        helper.make_node('Conv', ['d0', 'w1'], ['c1'], **conv), helper.make_node(
-            'Relu', ['c1'], ['r1']), drop('r1', 'd1', 'channel', 0.5),
-        helper.make_node('Conv', ['d1', 'w2'], ['y'], **conv),
-    ]
-    model = graph(nodes, (1, 3, 48, 64), (1, 3, 48, 64), w0=weights(32, 3, 3, 3),
-                  w1=weights(32, 32, 3, 3), w2=weights(3, 32, 3, 3) * 4)
-    compiled = compile_graph(model, SPEC, CompileOptions(chunk=chunk, is_half=False))
-    card = ModelCard(
-        schema=1, name='bank', method='mc_dropout', class_names=('a', 'b', 'c'),
-        palette=((0, 0, 0),) * 3, ignore_index=255, input=SPEC, dropout_sites=compiled.sites,
-        passes=PASSES, opset=17, logits_shape=compiled.logits_shape, training='', license='',
-        not_good_for='', metrics={}, sha256={}, chunk=chunk, is_balanced=True)
-    write_bundle(folder, card, compiled.files)
-    return folder
 
 
 def maps(folder: Path, backend: str, policy: str, *seeds: int) -> list[UncertaintyMaps]:
@@ -69,7 +37,7 @@ def maps(folder: Path, backend: str, policy: str, *seeds: int) -> list[Uncertain
 @pytest.fixture(scope='module')
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     folder = tmp_path_factory.mktemp('bank')
-    return {chunk: bundle_of(folder / str(chunk), chunk) for chunk in (0, 1, 2)}
+    return {chunk: channels_bundle(folder / str(chunk), chunk) for chunk in (0, 1, 2)}
 
 
 @pytest.mark.parametrize('chunk', [1, 2])
