@@ -287,7 +287,7 @@ class TopicWatch:
 
     def _of_other_types(self) -> list[str]:
         listened = {(topic.name, topic.type_name) for topic in list(self._topics.values())
-                 if not topic.is_publisher and self._has(topic)}
+                    if not topic.is_publisher and self._has(topic)}
         if self._node.get_parameter_or('use_sim_time', NOT_SIMULATED).value is True:
             listened.add(CLOCK)
         found = [type_sentence(name, kind, self._me(),
