@@ -25,7 +25,7 @@ from uncertainty_seg.backends.cpu.streaming import Masks, StreamingBackend
 from uncertainty_seg.backends.graph_files import COMPILE, IMAGE, LOGITS, with_masks
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.errors import BackendUnavailableError, ModelBundleError
+from uncertainty_seg.errors import BackendUnavailableError, install_command, ModelBundleError
 
 # -------------------------------------------------------------------------------------------------
 # What OpenVINO is given in place of a graph as it ships: the same function in a form it is fast
@@ -290,7 +290,7 @@ def import_openvino() -> Any:
             import openvino.preprocess
     except ImportError as err:
         raise BackendUnavailableError(
-            f'openvino cannot be imported ({err})', fix='pip install "openvino>=2025.0"'
+            f'openvino cannot be imported ({err})', fix=install_command('openvino')
         ) from err
     return openvino
 

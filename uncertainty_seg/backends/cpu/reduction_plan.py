@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import FloatMap, LabelMap
 from uncertainty_seg.core.uncertainty import bilinear_taps
-from uncertainty_seg.errors import BackendUnavailableError
+from uncertainty_seg.errors import BackendUnavailableError, install_command
 
 _MAX_SLOTS = 640  # of a tile: long loops, and still within the first caches
 _STEP = 64  # slots that LLVM takes at once with the widest vectors; what remains is slow
@@ -299,7 +299,7 @@ def _load(name: str, arguments: tuple[Any, ...]) -> Callable[..., None]:
         from uncertainty_seg.backends.cpu import reduction_kernels
     except ImportError as err:
         raise BackendUnavailableError(
-            f'numba cannot be imported ({err})', fix='pip install numba'
+            f'numba cannot be imported ({err})', fix=install_command('numba')
         ) from err
     start_s = time.perf_counter()
     try:
