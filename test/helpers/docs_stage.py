@@ -24,7 +24,7 @@ import pytest
 from test_passes import net
 
 from uncertainty_seg.storage import model_bundle
-from uncertainty_seg.storage.bags.reader import BagWriter
+from uncertainty_seg.storage.bags.writer import BagWriter
 from uncertainty_seg.tools.calibrate import calibration_run
 
 # Names of the pages for each kind of thing.
