@@ -86,9 +86,19 @@ def find_bundle(name_or_path: str | Path) -> Path:
 
 def load_bundle(name_or_path: str | Path, has_calibration: bool = True) -> ModelBundle:
     """
-    Read and check a bundle, found by `find_bundle`.
+    Read and check a bundle.
 
-    Without `has_calibration` its calibration is not read, as when a new one is made.
+    Parameters
+    ----------
+    name_or_path : str or Path
+        A shipped name ('pipeline', 'suim') or the folder of a bundle.
+    has_calibration : bool
+        False leaves the calibration unread, as when a new one is made.
+
+    Returns
+    -------
+    ModelBundle
+        Card and calibration; every file's hash has been compared.
 
     Raises
     ------
