@@ -2,12 +2,36 @@
 """Build the ament_python package: what is installed, and where."""
 
 from pathlib import Path
+import sys
 
 from setuptools import find_packages, setup
 
 PACKAGE = 'uncertainty_seg'
+# colcon --symlink-install runs a link to this file in another folder.
+REQUIREMENTS = Path(__file__).resolve().parent / 'scripts' / 'requirements'
 # Folders copied whole to share/uncertainty_seg, sub-folders (config/models/<bundle>) included.
 SHARED_FOLDERS = ('launch', 'config')
+# Extra -> files of scripts/requirements, which scripts/demo and scripts/test install.
+EXTRAS = {
+    'runtime': ('runtime',),
+    'openvino': ('openvino',),
+    'calibrate': ('calibrate',),
+    'score': ('score',),
+    'ray': ('ray', 'score'),
+    'labels': ('labels',),
+    'train': ('torch',),
+    'nets': ('nets', 'torch'),
+    'demo': ('demo',),
+    'peers': ('peers', 'peers_alone'),
+    'test': ('test',),
+}
+
+
+def requirements(*names):
+    """List the requirements of some files, without comments."""
+    lines = [line.partition('#')[0].strip() for name in names
+             for line in (REQUIREMENTS / f'{name}.txt').read_text().splitlines()]
+    return [line for line in lines if line]
 
 
 def shared_files():
@@ -21,6 +45,12 @@ def shared_files():
     return sorted(by_target.items())
 
 
+def commands_on_path():
+    """List the command line for bin/ of a colcon prefix; pip writes one of its own there."""
+    is_wheel = any(word.endswith('_wheel') for word in sys.argv)
+    return [] if is_wheel else [('bin', ['scripts/bin/' + PACKAGE])]
+
+
 setup(
     name=PACKAGE,
     version='0.1.0',
@@ -30,26 +60,20 @@ setup(
         ('share/ament_index/resource_index/packages', ['resource/' + PACKAGE]),
         ('share/' + PACKAGE, ['package.xml']),
         *shared_files(),
+        *commands_on_path(),
     ],
-    # As in every ament_python package, the run-time dependencies stand in package.xml: the
-    # distributions' OpenCV, for one, is not known to pip under the name it has on PyPI.
+    # As in every ament_python package, the run-time dependencies are in package.xml: the
+    # distributions' OpenCV, for one, is not known to pip under the name it has on PyPI. Where ROS
+    # does not bring them, the extra `runtime` does.
     install_requires=['setuptools'],
     # Not tests_require: with that, colcon test runs no test and passes.
-    # The rest is optional: a faster runtime, and what compiling other people's networks takes.
-    # Those of a GPU are for a desktop: on a Jetson TensorRT and torch are NVIDIA's builds, see
-    # docs/jetson.md. onnxruntime-gpu takes the place of onnxruntime.
     extras_require={
-        'test': ['pytest', 'pytest-timeout', 'hypothesis'],
-        'openvino': ['openvino>=2025.0'],
-        'calibrate': ['scikit-learn>=1.3', 'scipy>=1.9', 'matplotlib>=3.6', 'jinja2>=3.0'],
+        **{extra: requirements(*names) for extra, names in EXTRAS.items()},
+        # For a desktop: on a Jetson TensorRT and torch are NVIDIA's builds, see docs/jetson.md.
         'tensorrt': ['tensorrt>=8.6,<12', 'torch'],
         'tensorrt_rtx': ['tensorrt-rtx', 'torch'],
+        # Takes the place of onnxruntime.
         'onnxruntime_gpu': ['onnxruntime-gpu>=1.18'],
-        'score': ['pyarrow>=17', 'mcap>=1.1', 'jinja2>=3.0'],
-        'ray': ['ray>=2.9', 'pyarrow>=17', 'mcap>=1.1'],
-        'nets': ['safetensors', 'timm', 'segmentation-models-pytorch'],
-        'labels': ['pycocotools>=2.0.7'],
-        'peers': ['torch-uncertainty', 'lightning', 'torchmetrics', 'baal'],
     },
     zip_safe=True,
     python_requires='>=3.10',

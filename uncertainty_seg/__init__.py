@@ -2,18 +2,76 @@
 """
 Segmentation that says, for every pixel, how far to trust it.
 
-The folders in reading order, which is also the order in which a frame flows:
+The names below are the Python API; docs/python_api.md has an example of each::
+
+    import uncertainty_seg as us
+
+    with us.open_pipeline('suim') as pipeline:
+        result = pipeline.process(image_bgr)
+    print(result.verdict.is_confident, result.scores)
+
+Each name is imported when it is first used: ``import uncertainty_seg`` loads neither torch nor a
+runtime nor numpy. The folders, in the order in which a frame passes them:
 
 ``errors``     every exception of the package
 ``core``       arrays in, arrays out: settings, preprocess, uncertainty, scores, gate, pipeline
+``analysis``   what a vehicle never loads: metrics, calibration, evaluation, selection
 ``graph``      ONNX in, ONNX out: dropout becomes an input, the graph is split in trunk and head
 ``backends``   what runs the graphs: ONNX Runtime, OpenVINO or TensorRT
-``storage``    formats on disk: model bundles, bags
+``storage``    formats on disk: model bundles, bags, frame logs, score tables, labels
 ``synthetic``  procedural pipeline-inspection dives
 ``training``   the only place that imports torch
 ``ros``        the only place that imports rclpy
-``tools``      the command line, one thin module a verb
+``tools``      the command line: a module for each verb, with the function that does its work
 
 """
 
+from importlib import import_module
+from typing import Any, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from uncertainty_seg.core.render import heatmap, overlay
+    from uncertainty_seg.core.settings import GateSettings, Settings
+    from uncertainty_seg.errors import UncertaintySegError
+    from uncertainty_seg.opening import open_pipeline
+    from uncertainty_seg.storage.model_bundle import load_bundle
+    from uncertainty_seg.tools.calibrate_gate import calibrate
+    from uncertainty_seg.tools.compile_net import compile_network as compile  # noqa: A004
+    from uncertainty_seg.tools.convert_bundle import convert
+    from uncertainty_seg.tools.evaluate_bundle import evaluate
+    from uncertainty_seg.tools.replay_bag import replay
+    from uncertainty_seg.tools.score_frames import score
+    from uncertainty_seg.tools.select_frames import select
+    from uncertainty_seg.tools.self_check import self_check
+
 __version__ = '0.1.0'
+__all__ = [
+    'GateSettings', 'Settings', 'UncertaintySegError', 'calibrate', 'compile', 'convert',
+    'evaluate', 'heatmap', 'load_bundle', 'open_pipeline', 'overlay', 'replay', 'score', 'select',
+    'self_check',
+]
+# Name -> the module that has it, and its name there if it is another one.
+_PLACES = {
+    'GateSettings': 'core.settings', 'Settings': 'core.settings',
+    'UncertaintySegError': 'errors', 'calibrate': 'tools.calibrate_gate',
+    'compile': 'tools.compile_net:compile_network', 'convert': 'tools.convert_bundle',
+    'evaluate': 'tools.evaluate_bundle', 'heatmap': 'core.render',
+    'load_bundle': 'storage.model_bundle', 'open_pipeline': 'opening',
+    'overlay': 'core.render', 'replay': 'tools.replay_bag', 'score': 'tools.score_frames',
+    'select': 'tools.select_frames', 'self_check': 'tools.self_check',
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of the API when it is first used."""
+    if name not in _PLACES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    module, _, other_name = _PLACES[name].partition(':')
+    value = getattr(import_module(f'{__name__}.{module}'), other_name or name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the API."""
+    return sorted([*__all__, '__version__'])

@@ -26,6 +26,7 @@ The base class joins the three, so that all of them read alike.
 """
 
 __all__ = [
+    'EXTRAS',
     'BackendError',
     'BackendUnavailableError',
     'BagError',
@@ -41,6 +42,7 @@ __all__ = [
     'TableError',
     'TrainingError',
     'UncertaintySegError',
+    'install_command',
 ]
 
 
@@ -121,3 +123,28 @@ class TableError(UncertaintySegError):
 
 class TrainingError(UncertaintySegError):
     """Weights or a recipe for training are unusable."""
+
+
+# A package as it is imported -> the extra of setup.py that installs it; a test compares them.
+EXTRAS = {
+    **dict.fromkeys(('cv2', 'mcap', 'numba', 'numpy', 'onnx', 'onnxruntime', 'rosbags', 'tqdm',
+                     'yaml'), 'runtime'),
+    **dict.fromkeys(('matplotlib', 'scipy', 'sklearn'), 'calibrate'),
+    **dict.fromkeys(('jinja2', 'pyarrow'), 'score'),
+    **dict.fromkeys(('nncf', 'safetensors'), 'nets'),
+    **dict.fromkeys(('torch', 'torchvision', 'onnxscript'), 'train'),
+    'av': 'demo', 'openvino': 'openvino', 'pycocotools': 'labels', 'ray': 'ray',
+}
+
+
+def install_command(package: str) -> str:
+    """
+    Return the command that installs an optional package, for the fix of an error.
+
+    Parameters
+    ----------
+    package : str
+        A key of `EXTRAS`.
+
+    """
+    return f"pip install '.[{EXTRAS[package]}]' in a checkout of uncertainty_seg"

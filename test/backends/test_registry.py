@@ -130,7 +130,7 @@ def test_auto_takes_onnxruntime_where_openvino_is_not_installed(
     caplog.set_level(logging.INFO)
     assert open_backend('auto', bundle, SETTINGS).name == 'onnxruntime'
     assert 'not openvino: openvino cannot be imported' in caplog.text
-    assert 'pip install "openvino' in caplog.text
+    assert "pip install '.[openvino]'" in caplog.text
     assert 'took onnxruntime, the next best that works here' in caplog.text
 
 

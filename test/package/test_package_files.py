@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 import configparser
 from pathlib import Path
 import re
@@ -15,6 +16,7 @@ from xml.etree import ElementTree
 import pytest
 
 import uncertainty_seg
+from uncertainty_seg.errors import EXTRAS
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ('demo', 'test', 'bench', 'check_launch', 'matrix', 'train')
@@ -32,7 +34,8 @@ def setup_arguments(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.chdir(ROOT)
     source = (ROOT / 'setup.py').read_text(encoding='utf-8')
     with mock.patch('setuptools.setup') as setup:
-        exec(compile(source, 'setup.py', 'exec'), {'__name__': '__main__'})
+        exec(compile(source, 'setup.py', 'exec'), {
+            '__name__': '__main__', '__file__': str(ROOT / 'setup.py')})
     return setup.call_args.kwargs
 
 
@@ -102,7 +105,31 @@ def test_colcon_finds_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = setup_arguments(monkeypatch)
     # With tests_require colcon test runs no test and passes.
     assert 'tests_require' not in arguments
-    assert 'pytest' in arguments['extras_require']['test']
+    names = {re.split(r'\W', line)[0] for line in arguments['extras_require']['test']}
+    assert 'pytest' in names
+
+
+def distributions(lines: Iterable[str]) -> set[str]:
+    """Names for pip of some requirements."""
+    found = (re.match(r'[A-Za-z0-9_.-]+', line.partition('#')[0].strip()) for line in lines)
+    return {match[0].lower() for match in found if match}
+
+
+def test_extras_install_what_the_scripts_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    extras = setup_arguments(monkeypatch)['extras_require']
+    assert {'train', 'calibrate', 'score', 'labels', 'openvino', 'runtime'} <= set(extras)
+    for extra, name in {'runtime': 'runtime', 'train': 'torch', 'calibrate': 'calibrate',
+                        'score': 'score', 'labels': 'labels', 'openvino': 'openvino'}.items():
+        text = (ROOT / 'scripts' / 'requirements' / f'{name}.txt').read_text(encoding='utf-8')
+        assert distributions(extras[extra]) == distributions(text.splitlines()), extra
+        assert all('#' not in line for line in extras[extra])
+
+
+def test_the_extra_that_an_error_names_has_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    extras = setup_arguments(monkeypatch)['extras_require']
+    by_pip = {'cv2': 'opencv-python-headless', 'yaml': 'pyyaml', 'sklearn': 'scikit-learn'}
+    for package, extra in EXTRAS.items():
+        assert by_pip.get(package, package) in distributions(extras[extra]), package
 
 
 def test_one_version_and_licence_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:

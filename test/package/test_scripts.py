@@ -21,8 +21,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = ROOT / 'scripts' / 'requirements'
 # What the set-up calls besides Python.
-COMMANDS = ('bash', 'dirname', 'basename', 'cat', 'cp', 'ls', 'awk', 'tee', 'grep', 'sed', 'tail',
-            'sha256sum', 'cut', 'mkdir', 'rm', 'touch', 'sleep', 'env')
+COMMANDS = ('bash', 'chmod', 'dirname', 'basename', 'cat', 'cp', 'ls', 'awk', 'tee', 'grep', 'sed',
+            'tail', 'sha256sum', 'cut', 'mkdir', 'rm', 'touch', 'sleep', 'env')
 
 
 @pytest.fixture

@@ -145,7 +145,8 @@ def test_mcap_that_is_not_installed_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, 'mcap.writer', None)
-    with pytest.raises(BackendUnavailableError, match='pip install mcap, or .* sqlite3'):
+    wanted = r"pip install '\.\[runtime\]' .*, or .* sqlite3"
+    with pytest.raises(BackendUnavailableError, match=wanted):
         with BagWriter(tmp_path / 'bag'):
             pass
     assert os.listdir(tmp_path) == []

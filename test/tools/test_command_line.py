@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from importlib import import_module
 import json
 from pathlib import Path
 import subprocess
@@ -49,9 +50,64 @@ def test_help_needs_no_heavy_library(verb: str) -> None:
     assert done.stdout.startswith(f'usage: uncertainty_seg {verb}'.rstrip())
 
 
-def test_every_verb_has_help_arguments_and_run() -> None:
-    parser = command_line.build_parser()
-    assert all(verb in parser.format_help() for verb in command_line.VERBS)
+def test_help_names_every_verb_and_imports_none_of_them() -> None:
+    code = ('import sys\nfrom uncertainty_seg.tools import main\n'
+            'print(main.build_parser().format_help())\n'
+            'print([name for name in sys.modules if name.startswith("uncertainty_seg.tools.")])\n')
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True,
+                          check=True)
+    *text, modules = done.stdout.splitlines()
+    listed = {line.split()[0] for line in text if line.startswith('    ') and line.split()}
+    assert set(command_line.VERBS) <= listed
+    assert modules == "['uncertainty_seg.tools.main']"
+    assert {'numpy', 'cv2'}.isdisjoint(modules)
+
+
+def test_every_verb_has_a_description_and_options_and_runs() -> None:
+    for verb, (name, text) in command_line.VERBS.items():
+        parser = command_line.build_parser(verb)
+        verbs = next(action for action in parser._actions if action.choices)
+        child = verbs.choices[verb]  # type: ignore[index]
+        assert len(child._actions) > 1 and child.description and text, verb
+        assert callable(child.get_default('run')), verb
+        assert child.description.strip() == (
+            import_module(f'uncertainty_seg.tools.{name}').__doc__ or '').strip()
+
+
+def test_only_the_parse_layer_knows_argparse() -> None:
+    verbs = {name for name, _ in command_line.VERBS.values()}
+    allowed = {f'tools/{name}.py' for name in verbs} | {
+        'tools/main.py', 'tools/arguments.py', 'ros/bag_player.py', 'ros/recorder.py'}
+    source = ROOT / 'uncertainty_seg'
+    found = {path.relative_to(source).as_posix() for path in source.rglob('*.py')
+             if 'argparse' in path.read_text(encoding='utf-8')}
+    assert found <= allowed
+
+
+@pytest.mark.parametrize(('package', 'extra'), [('sklearn', 'calibrate'), ('cv2', 'runtime'),
+                                                ('pycocotools.mask', 'labels')])
+def test_a_missing_package_names_the_command_that_installs_it(
+    package: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(args: argparse.Namespace) -> int:
+        raise ModuleNotFoundError(f'No module named {package!r}', name=package)
+
+    monkeypatch.setattr('uncertainty_seg.tools.replay_bag.run', run)
+    assert command_line.main(['replay', 'in', 'out']) == 1
+    said = capsys.readouterr().err
+    assert said == (f'uncertainty_seg replay: {package.split(".")[0]} is not installed: pip '
+                    f"install '.[{extra}]' in a checkout of uncertainty_seg.\n")
+
+
+def test_a_missing_package_that_nobody_knows_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(args: argparse.Namespace) -> int:
+        raise ModuleNotFoundError("No module named 'my_nets'", name='my_nets')
+
+    monkeypatch.setattr('uncertainty_seg.tools.replay_bag.run', run)
+    assert command_line.main(['replay', 'in', 'out']) == 1
+    assert capsys.readouterr().err == "uncertainty_seg replay: No module named 'my_nets'.\n"
 
 
 @pytest.mark.parametrize('words', [
@@ -98,7 +154,7 @@ def test_errors_become_exit_codes(
     def run(args: argparse.Namespace) -> int:
         raise fault
 
-    monkeypatch.setattr('uncertainty_seg.tools.replay.run', run)
+    monkeypatch.setattr('uncertainty_seg.tools.replay_bag.run', run)
     assert command_line.main(['replay', 'in', 'out']) == code
     assert capsys.readouterr().err.strip().endswith(said)
 
@@ -107,7 +163,7 @@ def test_what_is_no_known_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPa
     def run(args: argparse.Namespace) -> int:
         raise ZeroDivisionError('a bug')
 
-    monkeypatch.setattr('uncertainty_seg.tools.replay.run', run)
+    monkeypatch.setattr('uncertainty_seg.tools.replay_bag.run', run)
     with pytest.raises(ZeroDivisionError, match='a bug'):
         command_line.main(['replay', 'in', 'out'])
 

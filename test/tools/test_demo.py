@@ -281,7 +281,7 @@ def test_without_pyav_the_video_is_mpeg_4(
     encoder.add(np.zeros((48, 64, 3), np.uint8))
     encoder.close()
     assert encoder.codec == 'MPEG-4'
-    assert 'pip install av' in caplog.text
+    assert "pip install '.[demo]'" in caplog.text
     assert cv2.VideoCapture(str(tmp_path / 'v.mp4')).read()[0]
 
 

@@ -118,5 +118,5 @@ def test_a_score_that_any_frame_lacks_is_named() -> None:
 
 def test_without_scikit_learn_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, 'sklearn.mixture', None)
-    with pytest.raises(BackendUnavailableError, match='pip install scikit-learn'):
+    with pytest.raises(BackendUnavailableError, match=r"pip install '\.\[calibrate\]'"):
         fit_density(frames_of(two_clusters(20)), NAMES)

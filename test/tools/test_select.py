@@ -549,4 +549,4 @@ def test_without_pyarrow_it_says_what_to_install(ten: Path, tmp_path: Path) -> N
         [sys.executable, '-c', code, 'select', str(ten), '-n', '1', '-o', str(tmp_path / 'out')],
         capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.count('\n') == 1 and 'pip install pyarrow' in done.stderr
+    assert done.stderr.count('\n') == 1 and "pip install '.[score]'" in done.stderr

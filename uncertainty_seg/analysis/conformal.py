@@ -26,6 +26,7 @@ from uncertainty_seg.errors import (
     BackendUnavailableError,
     CalibrationError,
     ConfigError,
+    install_command,
     ShapeError,
 )
 
@@ -409,7 +410,7 @@ def upper_bound(num_bad: int, num: int, confidence: float = 0.95, num_tries: int
         from scipy.stats import beta
     except ImportError as err:
         raise BackendUnavailableError('scipy is not installed', 'it, for the bound of a share',
-                                      'pip install scipy') from err
+                                      install_command('scipy')) from err
 
     return float(beta.ppf(1 - (1 - confidence) / num_tries, num_bad + 1, num - num_bad))
 

@@ -108,7 +108,8 @@ def open_backend(name: str, bundle: ModelBundle, settings: Settings) -> Backend:
 
 
 def open_pipeline(
-    bundle: ModelBundle, settings: Settings, ignore: NDArray[np.bool_] | None = None
+    bundle: ModelBundle, settings: Settings, ignore: NDArray[np.bool_] | None = None,
+    temperature: float | None = None,
 ) -> Pipeline:
     """
     Open the backend of the settings, prove the masks on it, and warm it up.
@@ -119,8 +120,8 @@ def open_pipeline(
         A checked bundle.
     settings : Settings
         Checked settings.
-    ignore : ndarray of bool, optional
-        As `Pipeline` takes it.
+    ignore, temperature : ndarray of bool, float, optional
+        As `Pipeline` takes them.
 
     Returns
     -------
@@ -135,7 +136,7 @@ def open_pipeline(
     """
     backend = open_backend(settings.backend, bundle, settings)
     try:
-        pipeline = Pipeline(bundle, backend, settings, ignore=ignore)
+        pipeline = Pipeline(bundle, backend, settings, temperature, ignore)
         pipeline.check_masks()
     except BaseException:
         backend.close()

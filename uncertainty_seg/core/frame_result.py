@@ -47,6 +47,16 @@ class FrameResult:
     timings_ms: Mapping[str, float]
     passes: int
 
+    @property
+    def label(self) -> LabelMap:
+        """Return class ids (H, W) at the size of the image."""
+        return self.label_at_source()
+
+    @property
+    def confidence(self) -> FloatMap:
+        """Return the largest mean probability (H, W), 1/C..1, at the size of the image."""
+        return self.map_at_source('confidence')
+
     def label_at_source(self) -> LabelMap:
         """Return class ids (H, W), letterbox undone."""
         return unfit_label(self.maps.label, self.geometry)
@@ -57,5 +67,5 @@ class FrameResult:
         return np.rint(values * 255).astype(np.uint8)
 
     def map_at_source(self, name: str) -> FloatMap:
-        """Return an uncertainty map (H, W), letterbox undone, NaN kept."""
+        """Return a map of `maps` by its name, at the size (H, W) of the image; NaN is kept."""
         return unfit_map(getattr(self.maps, name), self.geometry)

@@ -248,7 +248,7 @@ class Pipeline:
         return self._force
 
     def measure(
-        self, image_bgr: ImageU8, stamp_ns: int, force: InForce | None = None
+        self, image_bgr: ImageU8, stamp_ns: int = 0, force: InForce | None = None
     ) -> FrameResult:
         """
         Run the network and compute scores, without the gate.
@@ -325,8 +325,8 @@ class Pipeline:
         """
         Run the network and judge the frame.
 
-        Parameters and errors are those of `measure`. After an error the caller says so with
-        `fault`, which makes the flag fall; `core.frame_loop` does that.
+        Parameters and errors are those of `measure`; single images need no stamp. After an error
+        the caller calls `fault`, which makes the flag fall; `core.frame_loop` does that.
 
         """
         force = self.begin()

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import json
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.errors import DatasetError
+from uncertainty_seg.errors import DatasetError, install_command
 
 ENDINGS = ('.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG')
 # As the node decodes: an orientation in the metadata is ignored.
@@ -75,11 +75,12 @@ class LabelledFolder:
 
 @dataclass(frozen=True)
 class ClassTable:
-    """The content of classes.json: names and RGB colours by id, and an ignore index >= C."""
+    """Names and RGB colours of classes by id, an ignore index >= C, and where they come from."""
 
     names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     ignore_index: int
+    source: str = field(default='the table of classes', compare=False)
 
 
 def read_classes(path: Path) -> ClassTable:
@@ -104,7 +105,23 @@ def read_classes(path: Path) -> ClassTable:
         If the file is missing, has another form, its ids are not 0..C-1, or a name is repeated.
 
     """
-    raw = _read_mapping(path)
+    return _class_table(_read_mapping(path), str(path))
+
+
+def class_table(names: Sequence[str]) -> ClassTable:
+    """
+    Make a table of classes from their names; each class gets a colour.
+
+    Raises
+    ------
+    DatasetError
+        If a name is repeated.
+
+    """
+    return _class_table({'classes': [str(name) for name in names]}, 'the list of classes')
+
+
+def _class_table(raw: dict[str, Any], source: str) -> ClassTable:
     try:
         listed = [_class_entry(index, entry) for index, entry in enumerate(raw['classes'])]
         entries = sorted(listed, key=lambda entry: int(entry['id']))
@@ -114,17 +131,17 @@ def read_classes(path: Path) -> ClassTable:
         names = tuple(str(entry['name']) for entry in entries)
         ignore_index = int(raw.get('ignore_index', 255))
     except (KeyError, TypeError, ValueError, AttributeError) as err:
-        raise DatasetError(f'{path} has another form ({err!r})', _FORM) from err
+        raise DatasetError(f'{source} has another form ({err!r})', _FORM) from err
     if ids != list(range(len(ids))) or ignore_index < len(ids):
         raise DatasetError(
-            f'{path} has the ids {ids} and ignore_index {ignore_index}',
+            f'{source} has the ids {ids} and ignore_index {ignore_index}',
             f'ids from 0 to {len(ids) - 1} and an ignore_index above them',
         )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:  # scores, limits and messages refer to classes by name
-        raise DatasetError(f'{path} names more than one class {", ".join(map(repr, twice))}',
+        raise DatasetError(f'{source} names more than one class {", ".join(map(repr, twice))}',
                            'a name of its own for each class')
-    return ClassTable(names, palette, ignore_index)
+    return ClassTable(names, palette, ignore_index, source)
 
 
 def load_folder(folder: Path, split: str) -> LabelledFolder:
@@ -179,7 +196,7 @@ def _read_mapping(path: Path) -> dict[str, Any]:
             import yaml
         except ImportError as err:
             raise DatasetError(f'{path} needs PyYAML ({err})', 'it, or the table as JSON',
-                               'pip install PyYAML') from err
+                               install_command('yaml')) from err
         try:
             content = yaml.safe_load(path.read_text())
         except (yaml.YAMLError, UnicodeDecodeError) as err:

@@ -29,7 +29,12 @@ from uncertainty_seg.core.calibration import (
     calibration_to_json,
 )
 from uncertainty_seg.core.model_card import card_from_json, card_to_json, ModelCard
-from uncertainty_seg.errors import BackendUnavailableError, CalibrationError, ModelBundleError
+from uncertainty_seg.errors import (
+    BackendUnavailableError,
+    CalibrationError,
+    install_command,
+    ModelBundleError,
+)
 from uncertainty_seg.storage.whole_files import replace_file, whole_folder
 
 # Runtimes remove or reseed these silently; dropout has to come in as a mask.
@@ -59,7 +64,7 @@ def shipped_bundles() -> dict[str, Path]:
     return found
 
 
-def find_bundle(name_or_path: str) -> Path:
+def find_bundle(name_or_path: str | Path) -> Path:
     """
     Find the folder of a bundle by the name of a shipped one ('pipeline'), or by its path.
 
@@ -70,20 +75,30 @@ def find_bundle(name_or_path: str) -> Path:
     if (path / CARD_FILE).is_file():
         return path
     shipped = shipped_bundles()
-    if name_or_path in shipped:
-        return shipped[name_or_path]
-    what = f'{path} holds no {CARD_FILE}' if path.is_dir() else f'no model {name_or_path!r}'
+    if str(name_or_path) in shipped:
+        return shipped[str(name_or_path)]
+    what = f'{path} holds no {CARD_FILE}' if path.is_dir() else f'no model {str(name_or_path)!r}'
     names = ', '.join(shipped) or 'none found'
     raise ModelBundleError(
         what, f"a bundle's folder or a shipped name ({names})", 'set model to one of them'
     )
 
 
-def load_bundle(name_or_path: str, has_calibration: bool = True) -> ModelBundle:
+def load_bundle(name_or_path: str | Path, has_calibration: bool = True) -> ModelBundle:
     """
-    Read and check a bundle, found by `find_bundle`.
+    Read and check a bundle.
 
-    Without `has_calibration` its calibration is not read, as when a new one is made.
+    Parameters
+    ----------
+    name_or_path : str or Path
+        A shipped name ('pipeline', 'suim') or the folder of a bundle.
+    has_calibration : bool
+        False leaves the calibration unread, as when a new one is made.
+
+    Returns
+    -------
+    ModelBundle
+        Card and calibration; every file's hash has been compared.
 
     Raises
     ------
@@ -178,7 +193,7 @@ def _check_ops(path: Path) -> None:
     except ImportError as err:
         raise BackendUnavailableError(
             f'onnx cannot be imported ({err})', 'it, to check the graphs of a bundle',
-            'pip install onnx (scripts/requirements/runtime.txt lists all that is needed)',
+            install_command('onnx'),
         ) from err
     try:
         graph = onnx.load(str(path), load_external_data=False).graph

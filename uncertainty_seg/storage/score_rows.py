@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.errors import BackendUnavailableError, TableError
+from uncertainty_seg.errors import BackendUnavailableError, install_command, TableError
 from uncertainty_seg.storage.whole_files import whole_file
 
 PART_ENDING = '.parquet'
@@ -205,7 +205,7 @@ def parquet_module() -> Any:
         import pyarrow.parquet
     except ImportError as err:
         raise BackendUnavailableError('pyarrow is not installed', 'it, for the score table',
-                                      'pip install pyarrow') from err
+                                      install_command('pyarrow')) from err
     return pyarrow.parquet
 
 

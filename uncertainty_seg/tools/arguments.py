@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Arguments that several verbs share, and the JSON line they end with.
+What several verbs share: options, checks of installed libraries, the JSON line at the end.
 
 Options that are settings of the package are made from `core.settings`, so that the command line
-and the node's parameters cannot drift apart.
+and the node's parameters are always the same.
 
 """
 
@@ -12,19 +12,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
+from inspect import signature
 import json
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 from uncertainty_seg.core.parameters import iter_parameters, Parameter
 from uncertainty_seg.core.settings import Settings, settings_from_dict
-from uncertainty_seg.errors import BackendUnavailableError, ConfigError
+from uncertainty_seg.errors import BackendUnavailableError, ConfigError, install_command
 
-# -------------------------------------------------------------------------------------------------
-# Ask for libraries that are needed at the end of minutes of work, at its beginning.
+_T = TypeVar('_T')
 
-# What is imported -> its name for pip, and what it is for.
-_LIBRARIES = {
+# A library as it is imported -> its name for pip, and its use.
+LIBRARIES = {
     'pyarrow': ('pyarrow', 'the score table'),
     'ray': ('ray', 'a cluster'),
     'matplotlib': ('matplotlib', 'the plots of a report'),
@@ -36,12 +36,12 @@ _LIBRARIES = {
 
 def require_libraries(*names: str) -> None:
     """
-    Refuse to begin without a library.
+    Refuse to begin minutes of work without a library that is needed at their end.
 
     Parameters
     ----------
     *names : str
-        Of 'jinja2', 'matplotlib', 'pyarrow', 'ray', 'scipy' and 'sklearn', as they are imported.
+        Keys of `LIBRARIES`.
 
     Raises
     ------
@@ -51,12 +51,33 @@ def require_libraries(*names: str) -> None:
     """
     for name in names:
         if find_spec(name) is None:
-            package, use = _LIBRARIES[name]
+            package, use = LIBRARIES[name]
             raise BackendUnavailableError(f'{package} is not installed', f'it, for {use}',
-                                          f'pip install {package}')
+                                          install_command(name))
 
 
-# -------------------------------------------------------------------------------------------------
+def call_with(function: Callable[..., _T], args: argparse.Namespace, **more: Any) -> _T:
+    """
+    Call a function with the parsed arguments that have the names of its parameters.
+
+    Parameters
+    ----------
+    function : callable
+        The one that does the work of a verb.
+    args : Namespace
+        Parsed; what is no parameter of the function is left out.
+    **more
+        Further arguments; they replace parsed ones.
+
+    Returns
+    -------
+    any
+        What the function returns.
+
+    """
+    known = signature(function).parameters
+    return function(**{name: value for name, value in vars(args).items() if name in known}
+                    | more)
 
 
 def add_settings(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 
 from uncertainty_seg.tools.arguments import add_settings, print_json, settings_from_args
 
-HELP = 'build the TensorRT engines of a bundle ahead of time'
 _NAMES = ('precision', 'passes', 'memory_budget_mb')
 
 

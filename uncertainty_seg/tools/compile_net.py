@@ -16,9 +16,17 @@ same masks. The bundle is not calibrated yet.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TYPE_CHECKING
 
-from uncertainty_seg.core.model_card import COLOR_ORDERS, FIT_RULES, PRECISIONS, REDUCTIONS
+from uncertainty_seg.core.model_card import (
+    COLOR_ORDERS,
+    FIT_RULES,
+    InputSpec,
+    PRECISIONS,
+    REDUCTIONS,
+)
 from uncertainty_seg.errors import (
     DatasetError,
     GraphError,
@@ -26,12 +34,123 @@ from uncertainty_seg.errors import (
     ModelBundleError,
     TrainingError,
 )
-from uncertainty_seg.tools.arguments import image_size, print_json, rate, whole_number
+from uncertainty_seg.tools.arguments import call_with, image_size, print_json, rate, whole_number
 
-HELP = 'compile a segmentation network to a bundle'
+if TYPE_CHECKING:
+    from uncertainty_seg.storage.labelled_folder import ClassTable
+    from uncertainty_seg.tools.compile.request import CompileOutcome
+
 # What a user can mend by another file or argument.
 MISUSE = (GraphError, TrainingError, DatasetError, ImageError, ModelBundleError)
 QUANTISERS = ('onnxruntime', 'nncf')
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def compile_network(
+    net: Any,
+    out: Path | str,
+    size: tuple[int, int],
+    classes: Path | str | Sequence[str] | ClassTable,
+    *,
+    weights: Sequence[Path | str] = (),
+    members: Sequence[Any] = (),
+    output: str | None = None,
+    method: str = 'mc_dropout',
+    inject_dropout: float | None = None,
+    at: str = 'head',
+    passes: int | None = None,
+    fit: str = 'letterbox',
+    color_order: str = 'rgb',
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    precision: str = 'fp32',
+    calibration_images: Path | str | None = None,
+    quantiser: str = 'onnxruntime',
+    skip_dropped: int = 0,
+    reduction: str = 'full',
+    full_weights: bool = False,
+    licence: str = 'not stated',
+    training: str = 'not stated',
+    not_good_for: str = 'not stated',
+) -> CompileOutcome:
+    """
+    Compile a network with dropout to a bundle whose T passes are cheap and repeatable.
+
+    Parameters
+    ----------
+    net : Module, Path or str
+        A torch module (left as it is), an ONNX file, or 'package.module:function' that returns
+        a module. It takes a normalised image (1, 3, h, w) and gives logits or probabilities.
+    out : Path or str
+        Folder of the bundle; replaced if it is one.
+    size : (int, int)
+        Width and height of the network's image.
+    classes : Path, str, sequence of str or ClassTable
+        A file with the table of classes, or the names of the classes in the order of their ids.
+    weights : sequence of Path or str
+        State dicts or safetensors for a factory; one for each member of an ensemble.
+    members : sequence of Module, Path or str
+        The other networks of an ensemble.
+    output : str, optional
+        Name of the output that holds the logits; needed where there is a doubt.
+    method : str
+        'mc_dropout', or 'ensemble' where each network is a pass.
+    inject_dropout : float, optional
+        Rate of dropout to put into a network that has none.
+    at : str
+        Where to inject it: 'decoder', 'head', or names separated by commas.
+    passes : int, optional
+        T; 20, or the number of members.
+    fit, color_order, mean, std : str, str, sequence of float, sequence of float
+        How the network expects its image; see `InputSpec`.
+    precision : str
+        'fp32', 'fp16' or 'bf16' for trunk and head; 'int8' quantises the trunk.
+    calibration_images : Path or str, optional
+        Folder of images that the int8 scales are measured on.
+    quantiser : str
+        'onnxruntime' or 'nncf', for int8.
+    skip_dropped : int
+        Passes in one call of a head that does not compute dropped channels; 0 for all channels.
+    reduction : str
+        'full', or 'low' for maps at the resolution of the logits, upsampled.
+    full_weights : bool
+        Store weights in 32 bits.
+    licence, training, not_good_for : str
+        Texts for the card.
+
+    Returns
+    -------
+    CompileOutcome
+        With the bundle, which is not calibrated yet.
+
+    Raises
+    ------
+    UncertaintySegError
+        If the network cannot be compiled, or options contradict each other. Nothing is written
+        then.
+
+    """
+    from uncertainty_seg.storage.labelled_folder import class_table, ClassTable, read_classes
+    from uncertainty_seg.tools.compile.request import compile_request, CompileRequest
+
+    if isinstance(classes, (str, Path)):
+        classes = read_classes(Path(classes))
+    elif not isinstance(classes, ClassTable):
+        classes = class_table(classes)
+    images = None if calibration_images is None else Path(calibration_images)
+    return compile_request(CompileRequest(
+        net=net, out=Path(out), classes=classes,
+        image=InputSpec(*size, fit, color_order, *(_three(v) for v in (mean, std))),
+        weights=tuple(map(Path, weights)), members=tuple(members), output=output, method=method,
+        inject_dropout=inject_dropout, at=at, passes=passes, precision=precision,
+        calibration_images=images, quantiser=quantiser, skip_dropped=skip_dropped,
+        reduction=reduction, full_weights=full_weights, licence=licence, training=training,
+        not_good_for=not_good_for))
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return float(red), float(green), float(blue)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,15 +158,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('net', help='net.onnx, or package.module:function that returns a module')
     parser.add_argument('--weights', type=Path, action='append', default=[],
                         help='state dict or safetensors for a torch factory; once a member')
-    parser.add_argument('--input', type=image_size, required=True, help='network size, 512x384')
+    parser.add_argument('--input', dest='size', metavar='WIDTHxHEIGHT', type=image_size,
+                        required=True, help='network size, 512x384')
     parser.add_argument('--classes', type=Path, required=True, help='classes.yaml or .json: '
                         '{"classes": [{"id", "name", "rgb"}], "ignore_index"}')
     parser.add_argument('-o', '--out', type=Path, required=True, help='folder of the bundle')
     parser.add_argument('--output', help='name of the output that holds the logits')
     parser.add_argument('--method', choices=('mc_dropout', 'ensemble'), default='mc_dropout',
                         help='ensemble: each --weights (or each ONNX file) is a pass')
-    parser.add_argument('--member', action='append', default=[], metavar='NET.onnx',
-                        help='another ONNX file of an ensemble')
+    parser.add_argument('--member', dest='members', action='append', default=[],
+                        metavar='NET.onnx', help='another ONNX file of an ensemble')
     parser.add_argument('--inject-dropout', type=rate, metavar='P',
                         help='put dropout of this rate into a network without')
     parser.add_argument('--at', default='head', metavar='decoder|head|NAME',
@@ -57,8 +177,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     image = parser.add_argument_group('the image that the network expects')
     image.add_argument('--fit', choices=FIT_RULES, default='letterbox')
     image.add_argument('--color-order', choices=COLOR_ORDERS, default='rgb')
-    image.add_argument('--mean', type=float, nargs=3, default=(0.485, 0.456, 0.406))
-    image.add_argument('--std', type=float, nargs=3, default=(0.229, 0.224, 0.225))
+    image.add_argument('--mean', type=float, nargs=3, default=IMAGENET_MEAN)
+    image.add_argument('--std', type=float, nargs=3, default=IMAGENET_STD)
     speed = parser.add_argument_group('smaller or faster, and not the same: calibrate with it')
     speed.add_argument('--precision', choices=PRECISIONS, default='fp32',
                        help='of trunk and head; int8 quantises the trunk [fp32]')
@@ -72,30 +192,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help="low: maps at the logits' resolution, upsampled [full]")
     speed.add_argument('--full-weights', action='store_true', help='store 32-bit weights')
     card = parser.add_argument_group('texts for the card')
-    card.add_argument('--license', default='not stated', help='licence')
+    card.add_argument('--license', dest='licence', default='not stated', help='licence')
     card.add_argument('--training', default='not stated', help='training data')
     card.add_argument('--not-good-for', default='not stated', help='limits')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compile, check, write, and say what became of the dropout."""
+    """Compile, and report what became of the dropout."""
     from uncertainty_seg.graph.plan import explain
-    from uncertainty_seg.storage.labelled_folder import read_classes
-    from uncertainty_seg.tools.compile.request import compile_request, CompileRequest
 
-    request = CompileRequest.of(args, read_classes(args.classes))
-    compiled, card, report = compile_request(request)
-    plan = compiled.plan
+    made = call_with(compile_network, args)
+    card, plan = made.bundle.card, made.compiled.plan
     if args.explain:
         print(explain(plan))
     print_json({
         'bundle': str(args.out), 'method': card.method, 'passes': card.passes,
         'precision': card.precision, 'logits_shape': card.logits_shape,
         'sites': [{'name': s.name, 'shape': s.shape, 'p': s.p} for s in card.dropout_sites],
-        'injected': [name for p in compiled.prepared for name in p.injected],
-        'folded': list(compiled.folded), 'trunk_share': round(plan.trunk_share, 4),
+        'injected': [name for p in made.compiled.prepared for name in p.injected],
+        'folded': list(made.compiled.folded), 'trunk_share': round(plan.trunk_share, 4),
         'gflops': {name: round(2 * cost.macs / 1e9, 4) for name, cost in (
             ('network', plan.network), ('trunk', plan.trunk), ('head', plan.head))},
-        'still_error': report.still_error, 'masked_error': report.masked_error,
+        'still_error': made.report.still_error, 'masked_error': made.report.masked_error,
     })
     return 0

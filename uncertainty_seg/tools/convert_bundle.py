@@ -18,46 +18,69 @@ from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle, TRUNK_FILE
 from uncertainty_seg.core.model_card import ModelCard, PRECISIONS
 from uncertainty_seg.errors import ConfigError, DatasetError, GraphError, ModelBundleError
-from uncertainty_seg.tools.arguments import print_json, whole_number
+from uncertainty_seg.tools.arguments import call_with, print_json, whole_number
 
-HELP = 'make a variant of a bundle in another precision'
 MISUSE = (DatasetError, GraphError, ModelBundleError)
 _QUANTISERS = ('onnxruntime', 'nncf')
+_MOST_IMAGES = 100
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
-    parser.add_argument('bundle', help='shipped name or folder')
-    parser.add_argument('-o', '--out', type=Path, required=True, help='folder of the variant')
-    parser.add_argument('--precision', required=True,
-                        choices=[name for name in PRECISIONS if name != 'fp32'],
-                        help='of trunk and head; int8 quantises the trunk')
-    parser.add_argument('--calibration-images', type=Path, metavar='DIR',
-                        help='images the int8 scales are measured on')
-    parser.add_argument('--quantiser', choices=_QUANTISERS, default='onnxruntime')
-    parser.add_argument('--limit', type=whole_number(1), default=100,
-                        help='most calibration images to look at [100]')
+def convert(
+    bundle: ModelBundle | Path | str,
+    out: Path | str,
+    precision: str,
+    *,
+    calibration_images: Path | str | None = None,
+    quantiser: str = 'onnxruntime',
+    limit: int = _MOST_IMAGES,
+) -> ModelBundle:
+    """
+    Write a variant of a bundle in another precision; calibrate it before it is used.
 
+    Parameters
+    ----------
+    bundle : ModelBundle, Path or str
+        In fp32: shipped name or folder.
+    out : Path or str
+        Another folder; replaced if it holds a bundle.
+    precision : str
+        'fp16' or 'bf16' for all graphs, 'int8' for the trunk alone.
+    calibration_images : Path or str, optional
+        Folder of images that the int8 scales are measured on; needed for int8 alone.
+    quantiser : str
+        'onnxruntime' or 'nncf', for int8.
+    limit : int
+        Images to look at, at most.
 
-def run(args: argparse.Namespace) -> int:
-    """Convert, and say what to do next."""
-    from uncertainty_seg.storage.model_bundle import load_bundle
-    from uncertainty_seg.tools.compile.quantise_trunk import calibration_images
+    Returns
+    -------
+    ModelBundle
+        As written, without figures and without a calibration.
 
-    if args.precision == 'int8' and args.calibration_images is None:
+    Raises
+    ------
+    ConfigError
+        If the bundle is not in fp32, `out` is its own folder, or arguments contradict each other.
+    DatasetError
+        If no image can be read.
+    GraphError
+        If a graph cannot be converted.
+
+    """
+    from uncertainty_seg.opening import as_bundle
+    from uncertainty_seg.tools.compile.quantise_trunk import calibration_images as read_images
+
+    if precision == 'int8' and calibration_images is None:
         raise ConfigError('--precision int8', '--calibration-images DIR with images of the sea '
                           'it will work in')
-    if args.precision != 'int8' and args.calibration_images is not None:
-        raise ConfigError(f'--calibration-images with --precision {args.precision}',
+    if precision != 'int8' and calibration_images is not None:
+        raise ConfigError(f'--calibration-images with --precision {precision}',
                           '--precision int8 with it')
-    bundle = load_bundle(args.bundle)
+    source, out = as_bundle(bundle), Path(out)
     images: tuple[ImageU8, ...] = ()
-    if args.calibration_images is not None:
-        images = calibration_images(args.calibration_images, bundle.card.input, args.limit).images
-    card = convert_bundle(bundle, args.out, args.precision, images, args.quantiser)
-    print_json({'bundle': str(args.out), 'precision': card.precision,
-                'next': f'uncertainty_seg calibrate {args.out} --data DATA'})
-    return 0
+    if calibration_images is not None:
+        images = read_images(Path(calibration_images), source.card.input, limit).images
+    return ModelBundle(out, convert_bundle(source, out, precision, images, quantiser), None)
 
 
 def convert_bundle(
@@ -65,32 +88,19 @@ def convert_bundle(
     quantiser: str = 'onnxruntime',
 ) -> ModelCard:
     """
-    Write a variant of a bundle.
+    Write a variant of a bundle; as `convert`, with images in memory.
 
     Parameters
     ----------
-    bundle : ModelBundle
-        In fp32.
-    out : Path
-        Another folder; replaced if it holds a bundle.
-    precision : str
-        'fp16' or 'bf16' for all graphs, 'int8' for the trunk alone.
+    bundle, out, precision, quantiser
+        See `convert`.
     images : sequence of ndarray of uint8, shape (h, w, 3)
         Fitted to the network; for int8.
-    quantiser : str
-        For int8, as `quantise_trunk.quantised` takes it.
 
     Returns
     -------
     ModelCard
         As written, without figures.
-
-    Raises
-    ------
-    ConfigError
-        If the bundle is not in fp32, or `out` is its own folder.
-    GraphError
-        If a graph cannot be converted.
 
     """
     from uncertainty_seg.graph.frontend.lint import require_clean
@@ -115,3 +125,25 @@ def convert_bundle(
             files[name] = graph.SerializeToString()
     changed = dataclasses.replace(card, name=out.resolve().name, precision=precision, metrics={})
     return write_bundle(out, changed, files)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument('bundle', help='shipped name or folder')
+    parser.add_argument('-o', '--out', type=Path, required=True, help='folder of the variant')
+    parser.add_argument('--precision', required=True,
+                        choices=[name for name in PRECISIONS if name != 'fp32'],
+                        help='of trunk and head; int8 quantises the trunk')
+    parser.add_argument('--calibration-images', type=Path, metavar='DIR',
+                        help='images the int8 scales are measured on')
+    parser.add_argument('--quantiser', choices=_QUANTISERS, default='onnxruntime')
+    parser.add_argument('--limit', type=whole_number(1), default=_MOST_IMAGES,
+                        help='most calibration images to look at [100]')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert, and say what to do next."""
+    made = call_with(convert, args)
+    print_json({'bundle': str(args.out), 'precision': made.card.precision,
+                'next': f'uncertainty_seg calibrate {args.out} --data DATA'})
+    return 0

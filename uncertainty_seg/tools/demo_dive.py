@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from uncertainty_seg.tools.demo.report import Accuracy
     from uncertainty_seg.tools.demo.timeline import Timeline
 
-HELP = 'play a dive through the real node; contact sheet, video and summary'
 
 SETTINGS = ('model', 'backend', 'threads', 'map', 'gate.alpha')
 SHEET_FILE, VIDEO_FILE = 'contact_sheet.png', 'dive.mp4'

@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Measure what a bundle's masks, its uncertainty and its flag are worth on labelled images.
+Measure the masks, the uncertainty and the flag of a bundle on labelled images.
 
-Masks by IoU, confidence by its calibration, every map by how it ranks wrong pixels, every score
-and the gate by how they rank bad frames and, with --ood, frames of another kind. --corrupt makes
-the images turbid, dark, blurred, tinted and full of snow, step by step, and shows what the gate
-does. Figures of frames have 95 % intervals over the blocks.
+Masks are measured by IoU, the confidence by its calibration error, every map by how it ranks wrong
+pixels, every score and the gate by how they rank bad frames and, with --ood, frames of another
+kind. With --corrupt the images become turbid, dark, blurred, tinted and full of snow, step by
+step. Figures of frames have 95 % intervals over the blocks.
 
 """
 
@@ -13,19 +13,97 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from uncertainty_seg.errors import CalibrationError, ConfigError, DatasetError
 from uncertainty_seg.tools.arguments import (
     add_settings,
+    call_with,
     print_json,
+    require_libraries,
     settings_from_args,
     whole_number,
 )
 
-HELP = 'measure masks, uncertainty and flag of a bundle on labelled images'
+if TYPE_CHECKING:
+    from uncertainty_seg.core.bundle import ModelBundle
+    from uncertainty_seg.core.settings import Settings
+    from uncertainty_seg.tools.calibrate.evaluation_run import Evaluated
+
 MISUSE = (CalibrationError, ConfigError, DatasetError)
 _NAMES = ('backend', 'threads', 'passes', 'seed', 'mask_policy', 'precision', 'ignore_mask',
           'gate.alpha')
+
+
+def evaluate(
+    bundle: ModelBundle | Path | str,
+    data: Path | str,
+    *,
+    settings: Settings | None = None,
+    split: str = 'val',
+    ood: Path | str | None = None,
+    corrupt_frames: int = 0,
+    blocks: Path | str | None = None,
+    bad: str | None = None,
+    report: Path | str | None = None,
+) -> Evaluated:
+    """
+    Measure a calibrated bundle on labelled images.
+
+    Parameters
+    ----------
+    bundle : ModelBundle, Path or str
+        Shipped name or folder.
+    data : Path or str
+        Folder of labelled images (images/, masks/, classes.json).
+    settings : Settings, optional
+        Backend, T, seed, mask policy, precision, ignore mask and ``gate.alpha``.
+    split : str
+        Split of `data`, if it has a splits.json.
+    ood : Path or str, optional
+        Folder of images of another kind, which should be refused.
+    corrupt_frames : int
+        Images on each step of the ladder of corruptions; 0 for no ladder.
+    blocks : Path or str, optional
+        File with the block of each image; without it each image is a block.
+    bad : str, optional
+        When a mask is bad; as it was calibrated, or 'iou<0.5'.
+    report : Path or str, optional
+        HTML file to write.
+
+    Returns
+    -------
+    Evaluated
+        What was measured; ``summary()`` gives all figures as a dictionary.
+
+    Raises
+    ------
+    CalibrationError
+        If the bundle has no calibration, or one for other settings.
+    ConfigError
+        If the rule cannot be read, there is no such promise, or the report cannot be written.
+    DatasetError
+        If the folders or the file of blocks are wrong.
+    BackendUnavailableError
+        If a library is not installed.
+
+    """
+    from uncertainty_seg.opening import as_bundle, checked_settings
+    from uncertainty_seg.tools.calibrate.evaluation_run import evaluate_bundle, EvaluationRequest
+    from uncertainty_seg.tools.report.fill import write_evaluation_report
+    from uncertainty_seg.tools.report.page import require_report_place
+
+    request = EvaluationRequest(
+        bundle=as_bundle(bundle), settings=checked_settings(settings), data=Path(data),
+        split=split, ood=None if ood is None else Path(ood), corrupt_frames=corrupt_frames,
+        blocks=None if blocks is None else Path(blocks), bad=bad)
+    require_libraries('scipy')
+    if report:
+        require_report_place(Path(report))
+    found = evaluate_bundle(request)
+    if report:
+        write_evaluation_report(Path(report), request, found)
+    return found
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,22 +128,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
-    from uncertainty_seg.storage.model_bundle import load_bundle
-    from uncertainty_seg.tools.arguments import require_libraries
-    from uncertainty_seg.tools.calibrate.evaluation_run import evaluate_bundle, EvaluationRequest
-    from uncertainty_seg.tools.report.fill import write_evaluation_report
-    from uncertainty_seg.tools.report.page import require_report_place
+    from uncertainty_seg.storage.model_bundle import find_bundle
 
-    request = EvaluationRequest(
-        bundle=load_bundle(args.bundle), settings=settings_from_args(args, _NAMES),
-        data=args.data, split=args.split, ood=args.ood,
-        corrupt_frames=args.corrupt_frames if args.corrupt else 0, blocks=args.blocks,
-        bad=args.bad)
-    require_libraries('scipy')
-    if args.report:
-        require_report_place(args.report)
-    found = evaluate_bundle(request)
-    if args.report:
-        write_evaluation_report(args.report, request, found)
-    print_json({'bundle': str(request.bundle.folder), **found.summary()})
+    found = call_with(evaluate, args, settings=settings_from_args(args, _NAMES),
+                      corrupt_frames=args.corrupt_frames if args.corrupt else 0)
+    print_json({'bundle': str(find_bundle(args.bundle)), **found.summary()})
     return 0

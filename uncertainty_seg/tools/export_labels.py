@@ -29,9 +29,8 @@ from uncertainty_seg.errors import (
 from uncertainty_seg.tools.arguments import print_json
 
 if TYPE_CHECKING:
-    from uncertainty_seg.tools.export_sources import FrameFeed
+    from uncertainty_seg.tools.selection.export_sources import FrameFeed
 
-HELP = 'write frames and masks for a labelling tool: COCO, CVAT, Label Studio, LabelMe, bags ...'
 MISUSE = (ConfigError, DatasetError, FrameLogError, ModelBundleError, TableError)
 # As label_formats and frame_log_format have them, which import OpenCV; a test compares.
 FORMATS = ('coco', 'cvat', 'label-studio', 'labelme', 'folder', 'fiftyone', 'mcap', 'rosbag2')
@@ -99,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _feed(args: argparse.Namespace) -> FrameFeed:
     from uncertainty_seg.storage.labels.formats import BAGS
-    from uncertainty_seg.tools.export_sources import frames_of_logs
+    from uncertainty_seg.tools.selection.export_sources import frames_of_logs
 
     has_uncertainty = args.kind in BAGS
     selections = [path for path in args.inputs if _is_selection(path)]
@@ -111,7 +110,7 @@ def _feed(args: argparse.Namespace) -> FrameFeed:
         raise ConfigError(f'{len(args.inputs)} inputs with the selection {selections[0]}',
                           'one selection alone, or frame logs')
     _require_unused(args, ('reasons',), f'the selection {selections[0]}', 'frame logs')
-    from uncertainty_seg.tools.export_sources import frames_of_selection
+    from uncertainty_seg.tools.selection.export_sources import frames_of_selection
 
     return frames_of_selection(selections[0], has_uncertainty, args.model, args.backend)
 

@@ -18,7 +18,6 @@ import sys
 from uncertainty_seg.errors import ConfigError, DatasetError
 from uncertainty_seg.tools.arguments import print_json, rate, whole_number
 
-HELP = 'bring corrected labels back into a training folder, no dive in two splits'
 MISUSE = (ConfigError, DatasetError)
 # As label_formats has them, which imports OpenCV; a test compares.
 FORMATS = ('coco', 'cvat', 'label-studio', 'labelme', 'folder')

@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The command line `uncertainty_seg`: finds the verb, runs it, turns errors into one sentence.
+The command line `uncertainty_seg`: find the verb, run it, turn errors into one sentence.
 
-A verb is a module with ``HELP``, ``add_arguments(parser)`` and ``run(args) -> int``, and maybe
-``MISUSE``, the errors that another argument or file mends (exit code 2); it imports
-what is heavy inside `run`, so that ``--help`` answers at once and without the libraries. Its last
-line on stdout is one JSON object.
+A verb is a module of `tools` with ``add_arguments(parser)`` and ``run(args) -> int``, and maybe
+``MISUSE``, the errors that another argument or file mends (exit code 2). Only the module of the
+verb that is asked for is imported, and it imports heavy libraries inside functions, so that
+``--help`` needs none of them. The last line on stdout is one JSON object.
 
 """
 
@@ -19,26 +19,31 @@ import sys
 from typing import NoReturn
 
 from uncertainty_seg import __version__
-from uncertainty_seg.errors import ConfigError, UncertaintySegError
+from uncertainty_seg.errors import ConfigError, EXTRAS, install_command, UncertaintySegError
 
+# Verb -> its module in this folder, and one line of help.
 VERBS = {
-    'demo': 'uncertainty_seg.tools.demo_dive',
-    'make-dive': 'uncertainty_seg.tools.make_dive',
-    'replay': 'uncertainty_seg.tools.replay',
-    'make-scenes': 'uncertainty_seg.tools.make_scenes',
-    'train': 'uncertainty_seg.tools.train_model',
-    'compile': 'uncertainty_seg.tools.compile_net',
-    'convert': 'uncertainty_seg.tools.convert_bundle',
-    'calibrate': 'uncertainty_seg.tools.calibrate_gate',
-    'evaluate': 'uncertainty_seg.tools.evaluate_bundle',
-    'build-engines': 'uncertainty_seg.tools.build_engines',
-    'score': 'uncertainty_seg.tools.score_frames',
-    'self-check': 'uncertainty_seg.tools.self_check',
-    'export-labels': 'uncertainty_seg.tools.export_labels',
-    'import-labels': 'uncertainty_seg.tools.import_labels',
-    'select': 'uncertainty_seg.tools.select_frames',
+    'demo': ('demo_dive', 'play a dive through the real node; contact sheet, video and summary'),
+    'make-dive': ('make_dive', 'render a synthetic dive with ground truth into a bag'),
+    'replay': ('replay_bag', 'run the model over a bag; write mask, flag, score and status to '
+               'another bag'),
+    'make-scenes': ('make_scenes', 'render labelled pipeline scenes to train on'),
+    'train': ('train_model', 'train a shipped recipe and write its bundle'),
+    'compile': ('compile_net', 'compile a segmentation network to a bundle'),
+    'convert': ('convert_bundle', 'make a variant of a bundle in another precision'),
+    'calibrate': ('calibrate_gate', 'fit temperature and thresholds of a bundle, with a promise'),
+    'evaluate': ('evaluate_bundle', 'measure masks, uncertainty and flag of a bundle on labelled '
+                 'images'),
+    'build-engines': ('build_engines', 'build the TensorRT engines of a bundle ahead of time'),
+    'score': ('score_frames', 'score the frames of bags, folders and logs into a table, here or '
+              'on a Ray cluster'),
+    'self-check': ('self_check', 'check that a backend computes what it should on this machine'),
+    'export-labels': ('export_labels', 'write frames and masks for a labelling tool: COCO, CVAT, '
+                      'Label Studio, LabelMe, bags ...'),
+    'import-labels': ('import_labels', 'bring corrected labels back into a training folder, no '
+                      'dive in two splits'),
+    'select': ('select_frames', 'choose the frames of a score table that are worth a label'),
 }
-
 EXIT_FAILED = 1
 EXIT_MISUSE = 2
 EXIT_INTERRUPTED = 130
@@ -52,8 +57,8 @@ class SentenceParser(argparse.ArgumentParser):
         self.exit(EXIT_MISUSE, f'{self.prog}: error: {message}; see {self.prog} --help\n')
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Build the parser of every verb."""
+def build_parser(*wanted: str) -> argparse.ArgumentParser:
+    """Build the parser; of all verbs, only those wanted get their own arguments."""
     parser = SentenceParser(
         prog='uncertainty_seg',
         description='Segmentation that says, for every pixel, how far to trust it.',
@@ -61,12 +66,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--version', action='version', version=__version__)
     verbs = parser.add_subparsers(dest='verb', metavar='VERB', required=True)
-    for verb, module_name in VERBS.items():
-        module = import_module(module_name)
-        child = verbs.add_parser(verb, help=module.HELP, description=module.__doc__,
+    for verb, (module_name, text) in VERBS.items():
+        child = verbs.add_parser(verb, help=text,
                                  formatter_class=argparse.RawDescriptionHelpFormatter)
-        module.add_arguments(child)
-        child.set_defaults(run=module.run, misuse=getattr(module, 'MISUSE', ()))
+        if verb in wanted:
+            module = import_module(f'uncertainty_seg.tools.{module_name}')
+            child.description = module.__doc__
+            module.add_arguments(child)
+            child.set_defaults(run=module.run, misuse=getattr(module, 'MISUSE', ()))
     return parser
 
 
@@ -85,8 +92,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0, 1 for a failure that was said in a sentence, 2 for misuse.
 
     """
-    args = build_parser().parse_args(argv)
-    logging.basicConfig(level=logging.WARNING, format='%(levelname)s %(name)s: %(message)s')
+    words = sys.argv[1:] if argv is None else argv
+    # Before the verb stand options of the parser itself only.
+    verb = next((word for word in words if not word.startswith('-')), '')
+    try:
+        args = build_parser(verb).parse_args(words)
+        logging.basicConfig(level=logging.WARNING, format='%(levelname)s %(name)s: %(message)s')
+        return _run(args)
+    except ModuleNotFoundError as err:
+        return _refuse(verb, _missing(err))
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         return int(args.run(args))
     except KeyboardInterrupt:
@@ -94,16 +111,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except UncertaintySegError as err:
         # Libraries that are quoted in it write several lines.
-        print(f'uncertainty_seg {args.verb}: {" ".join(str(err).split())}', file=sys.stderr)
-        return EXIT_MISUSE if isinstance(err, (ConfigError, *args.misuse)) else EXIT_FAILED
-    except ModuleNotFoundError as err:
-        print(f'uncertainty_seg {args.verb}: {err.name} is not installed: '
-              f'pip install {err.name}.', file=sys.stderr)
-        return EXIT_FAILED
+        is_misuse = isinstance(err, (ConfigError, *args.misuse))
+        return _refuse(args.verb, ' '.join(str(err).split()),
+                       EXIT_MISUSE if is_misuse else EXIT_FAILED)
     except OSError as err:
         # A full disk or a folder without permission: the text of the system says which.
-        print(f'uncertainty_seg {args.verb}: {err}', file=sys.stderr)
-        return EXIT_FAILED
+        return _refuse(args.verb, str(err))
+
+
+def _refuse(verb: str, sentence: str, code: int = EXIT_FAILED) -> int:
+    print(f'uncertainty_seg {verb}: {sentence}', file=sys.stderr)
+    return code
+
+
+def _missing(err: ModuleNotFoundError) -> str:
+    package = (err.name or '').partition('.')[0]
+    if package not in EXTRAS:
+        return f'{err}.'
+    return f'{package} is not installed: {install_command(package)}.'
 
 
 if __name__ == '__main__':

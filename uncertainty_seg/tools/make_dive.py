@@ -19,16 +19,8 @@ import json
 from pathlib import Path
 import sys
 
-from tqdm import tqdm
-
-from uncertainty_seg.storage.bags.messages import PinholeCamera
-from uncertainty_seg.storage.bags.writer import BagWriter
-from uncertainty_seg.synthetic import dive as dive_module
-from uncertainty_seg.synthetic.dive import Dive, render_frames
 from uncertainty_seg.tools.arguments import image_size, positive_number, print_json, whole_number
-from uncertainty_seg.tools.demo.timeline import EVENT_TOPIC, IMAGE_TOPIC, TRUTH_TOPIC
 
-HELP = 'render a synthetic dive with ground truth into a bag'
 UNKNOWN_KINDS = ('diver', 'wreck')
 
 
@@ -150,6 +142,13 @@ def write_dive(
         If an option is out of range.
 
     """
+    from tqdm import tqdm
+
+    from uncertainty_seg.storage.bags.messages import PinholeCamera
+    from uncertainty_seg.storage.bags.writer import BagWriter
+    from uncertainty_seg.synthetic.dive import Dive, render_frames
+    from uncertainty_seg.tools.demo.timeline import EVENT_TOPIC, IMAGE_TOPIC, TRUTH_TOPIC
+
     writer = BagWriter(path, storage, overwrite=overwrite)
     dive = Dive(options.seed, duration_s=options.duration_s, rate_hz=options.rate_hz,
                 size=options.size, unknown=options.unknown)
@@ -200,7 +199,9 @@ def ensure_dive(path: Path, options: DiveOptions, workers: int) -> bool:
 @lru_cache(maxsize=1)
 def _renderer_digest() -> str:
     # A changed renderer gives another dive under the same options.
+    from uncertainty_seg import synthetic
+
     digest = hashlib.sha256()
-    for source in sorted(Path(dive_module.__file__).parent.glob('*.py')):
+    for source in sorted(Path(synthetic.__path__[0]).glob('*.py')):
         digest.update(source.name.encode() + source.read_bytes())
     return digest.hexdigest()

@@ -13,8 +13,6 @@ from pathlib import Path
 
 from uncertainty_seg.tools.arguments import image_size, print_json, whole_number
 
-HELP = 'render labelled pipeline scenes to train on'
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""

@@ -10,14 +10,11 @@ reported and written as not confident.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Mapping
-import dataclasses
 from dataclasses import dataclass, field
 import logging
 from pathlib import Path
 import sys
-import time
 from typing import Any
 
 from numpy.typing import NDArray
@@ -35,7 +32,6 @@ from uncertainty_seg.storage.bags.reader import BadMessage, BagImage, BagReader
 from uncertainty_seg.storage.bags.writer import BagWriter
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import load_bundle
-from uncertainty_seg.tools.arguments import add_settings, print_json, settings_from_args
 
 # -------------------------------------------------------------------------------------------------
 # Write the result of one frame to a bag under the topics of the node.
@@ -260,58 +256,3 @@ class _Replay:
                 report.problems.append(f'frame {report.num_frames}: {outcome.problem}')
         write_verdict(
             self._writer, outcome, self._pipeline.thresholds, stamp_ns, received_ns)
-
-
-# -------------------------------------------------------------------------------------------------
-
-HELP = 'run the model over a bag; write mask, flag, score and status to another bag'
-
-SETTINGS = ('model', 'backend', 'threads', 'passes', 'seed', 'mask_policy',
-            'precision', 'map')
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of the verb."""
-    parser.add_argument('in_bag', metavar='IN_BAG', type=Path, help='bag with images')
-    parser.add_argument('out_bag', metavar='OUT_BAG', type=Path, help='bag to write')
-    parser.add_argument('--topic', help='image topic, if the bag has several')
-    parser.add_argument('--storage', choices=('mcap', 'sqlite3'), default='mcap',
-                        help='format of OUT_BAG [mcap]')
-    parser.add_argument('--maps', action='store_true',
-                        help='write the uncertainty map (32FC1) and the confidence (mono8) too')
-    parser.add_argument('--views', action='store_true', help='write heatmap and overlay too')
-    parser.add_argument('--force', action='store_true', help='replace OUT_BAG if it is a bag')
-    add_settings(parser, SETTINGS)
-
-
-def run(args: argparse.Namespace) -> int:
-    """
-    Replay; see the module.
-
-    Returns
-    -------
-    int
-        0, bad frames or not: they are in the output as not confident.
-
-    Raises
-    ------
-    UncertaintySegError
-        If a bag, the model or a setting cannot be used, or the input broke off.
-
-    """
-    settings = settings_from_args(args, SETTINGS)
-    start_s = time.perf_counter()
-    report = replay_bag(
-        args.in_bag, args.out_bag, settings, args.topic, args.storage,
-        OutputChoice(args.maps, args.views), overwrite=args.force,
-    )
-    for problem in report.problems:
-        print(f'bad {problem}', file=sys.stderr)
-    print(f'{report.num_frames} frames, {report.num_confident} confident, {report.num_bad} bad, '
-          f'in {time.perf_counter() - start_s:.1f} s -> {args.out_bag}')
-    print_json({'verb': 'replay', 'in_bag': args.in_bag, 'out_bag': args.out_bag,
-                **dataclasses.asdict(report)})
-    if report.broke_off:
-        kept = f'the {report.num_frames} frames before it are in {args.out_bag}'
-        raise BagError(f'{report.broke_off} Input ended early; {kept}')
-    return 0

@@ -21,18 +21,122 @@ A frame that could not be scored counts as most uncertain and comes first (not f
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 import sys
+from typing import TYPE_CHECKING
 
 from uncertainty_seg.errors import ConfigError, TableError
-from uncertainty_seg.tools.arguments import option_of, print_json, require_libraries, whole_number
+from uncertainty_seg.tools.arguments import (
+    call_with,
+    option_of,
+    print_json,
+    require_libraries,
+    whole_number,
+)
 
-HELP = 'choose the frames of a score table that are worth a label'
+if TYPE_CHECKING:
+    from uncertainty_seg.tools.selection.run import SelectionOutcome
+
 MISUSE = (ConfigError, TableError)
-# As in core.selection_pool, which needs numpy; the first one is the default.
+# As in analysis.selection_pool, which needs numpy; the first one is the default.
 STRATEGIES = ('uncertainty-diversity', 'power-bald', 'threshold', 'top-k', 'k-centre',
               'class-balanced', 'random')
+
+
+def select(
+    tables: Path | str | Sequence[Path | str],
+    count: int,
+    out: Path | str | None = None,
+    *,
+    strategy: str = STRATEGIES[0],
+    score: str = 'score_ratio',
+    beta: float = 1.0,
+    seed: int = 0,
+    limit: float | None = None,
+    limit_quantile: float = 0.95,
+    labelled: Path | str | Sequence[Path | str] = (),
+    per_dive: int | float | None = None,
+    min_gap: float = 0.0,
+    min_distance: int = 12,
+    unscored: str = 'first',
+    force: bool = False,
+    sheet: int = 500,
+) -> SelectionOutcome:
+    """
+    Choose the frames of score tables that are worth a label, with a reason for each.
+
+    Parameters
+    ----------
+    tables : Path, str or sequence of them
+        Score tables (folders or parts), of one model and its settings.
+    count : int
+        Frames wanted.
+    out : Path or str, optional
+        Folder to write the selection to; nothing is written without.
+    strategy : str
+        One of `STRATEGIES`; the command line describes them.
+    score : str
+        Score to choose by.
+    beta : float
+        Power of the score as a weight; 0 ignores it.
+    seed : int
+        Of the random choices.
+    limit : float, optional
+        Of the strategy 'threshold'; 1 for 'score_ratio', else see `limit_quantile`.
+    limit_quantile : float
+        Without `limit`: this quantile of the labelled scores.
+    labelled : Path, str or sequence of them
+        Tables or selections of frames that have labels. They and frames like them are left out;
+        distances and classes count from them.
+    per_dive : int or float, optional
+        Frames that a dive may give, at most: a number, or (a float up to 1) a share of `count`.
+    min_gap : float
+        Least time between two frames chosen from one dive, in seconds.
+    min_distance : int
+        Frames whose perceptual hashes differ in fewer of their 64 bits are duplicates; 0: none.
+    unscored : str
+        'first' or 'skip': frames that could not be scored.
+    force : bool
+        Replace a selection that is in `out`.
+    sheet : int
+        Pictures on the contact sheet; 0 writes none.
+
+    Returns
+    -------
+    SelectionOutcome
+        Rows, reasons and counts; remarks are sentences worth reading.
+
+    Raises
+    ------
+    TableError
+        If a table cannot be read, or is of another model.
+    ConfigError
+        If an option does not fit the table, no frame is left to choose, or `out` is taken.
+
+    """
+    from uncertainty_seg.tools.selection.run import select_frames
+    from uncertainty_seg.tools.selection.sheet import require_place, write_selection, write_sheet
+
+    if out is not None:
+        if sheet:
+            require_libraries('jinja2')
+        require_place(Path(out), force)
+    found = select_frames(
+        _paths(tables), count, strategy=strategy, score=score, beta=beta, seed=seed, limit=limit,
+        limit_quantile=limit_quantile, labelled=_paths(labelled), per_dive=per_dive,
+        min_gap_s=min_gap, min_distance=min_distance, skips_unscored=unscored == 'skip')
+    if out is None:
+        return found
+    files = write_selection(Path(out), found)
+    missing, changed = write_sheet(Path(out), found, sheet)
+    return replace(found, files=(*files, *(['contact_sheet.html'] if sheet else ())),
+                   pictures_missing=missing, pictures_changed=changed)
+
+
+def _paths(places: Path | str | Sequence[Path | str]) -> list[Path]:
+    return [Path(path) for path in ([places] if isinstance(places, (str, Path)) else places)]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,25 +194,17 @@ def run(args: argparse.Namespace) -> int:
         If an option does not fit the table, or no frame is left to choose.
 
     """
-    from uncertainty_seg.tools.selection.run import select_frames
-    from uncertainty_seg.tools.selection.sheet import require_place, write_selection, write_sheet
-
     _read_numbers(args)
-    if args.sheet:
-        require_libraries('jinja2')
-    require_place(args.out, args.force)
-    found = select_frames(args)
+    found = call_with(select, args)
     for sentence in found.remarks:
         print(sentence, file=sys.stderr)
-    written = write_selection(args.out, found)
-    missing, changed = write_sheet(args.out, found, args.sheet)
-    if changed:
-        print(f'{changed} of the frames are other pictures now than those that were scored: score '
-              'their sources again.', file=sys.stderr)
+    if found.pictures_changed:
+        print(f'{found.pictures_changed} of the frames are other pictures now than those that '
+              'were scored: score their sources again.', file=sys.stderr)
     print(f'{len(found.selection.rows)} of {found.selection.num_candidates} frames -> {args.out}')
-    print_json({'verb': 'select', 'out': args.out, **found.summary(),
-                'files': written + (['contact_sheet.html'] if args.sheet else []),
-                'pictures_missing': missing, 'pictures_changed': changed})
+    print_json({'verb': 'select', 'out': args.out, **found.summary(), 'files': found.files,
+                'pictures_missing': found.pictures_missing,
+                'pictures_changed': found.pictures_changed})
     return 0
 
 

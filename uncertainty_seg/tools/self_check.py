@@ -1,97 +1,142 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Check on this machine that a backend computes a model as it should.
+Check that a backend computes a model correctly on this machine.
 
-Fixed images and masks from a seed go through the backend, and through ONNX Runtime on the CPU
-in float32 with the definitions in numpy behind it. Labels, maps and scores have to agree as
-closely as the precision allows, be finite and possible, and come out the same again; memory must
-not grow. What was found is kept beside the engines: a precision that failed is refused here.
+Fixed images, with masks drawn from a seed, go through the backend, and through ONNX Runtime on the
+CPU in float32 with the definitions in numpy behind it. Labels, maps and scores have to agree as
+closely as the precision allows, be finite and possible, and be the same in every run; memory must
+not grow. The result is kept beside the engines: a precision that failed is refused here.
 
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 from uncertainty_seg.core.settings import BUNDLE_PASSES, Settings
 from uncertainty_seg.tools.arguments import (
     add_settings,
+    call_with,
+    json_text,
     print_json,
     settings_from_args,
     whole_number,
 )
 
-HELP = 'check that a backend computes what it should on this machine'
+if TYPE_CHECKING:
+    from uncertainty_seg.core.bundle import ModelBundle
+
 _NAMES = ('backend', 'precision', 'passes', 'seed', 'threads', 'memory_budget_mb')
 # TensorRT rounds the factors of a float32 product to 10 bits unless it is told not to.
 _TF32_BACKENDS = ('tensorrt', 'onnxruntime_tensorrt')
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
-    parser.add_argument('bundle', help='shipped name or folder')
-    parser.add_argument('--frames', type=whole_number(1, 1000), default=4,
-                        help='images compared with the reference, a second or two each [4]')
-    parser.add_argument('--runs', type=whole_number(4, 100000), default=40,
-                        help='runs for repeatability, memory and times [40]')
-    parser.add_argument('--report', type=Path, metavar='FILE', help='write the JSON there too')
-    add_settings(parser, _NAMES)
+@dataclass(frozen=True)
+class SelfCheckOutcome:
+    """
+    What a self-check found.
+
+    Attributes
+    ----------
+    is_passed : bool
+        Whether every check passed.
+    values : dict of str to any
+        Bundle, backend, every check with its limit, latency and power; for JSON.
+    table : str
+        The same for a reader.
+    record : Path
+        File that the backend looks at before it computes in this precision.
+
+    """
+
+    is_passed: bool
+    values: dict[str, Any]
+    table: str
+    record: Path
 
 
-def run(args: argparse.Namespace) -> int:
-    """Check, print a table and a line of JSON; 1 if a check failed."""
-    from uncertainty_seg.backends.gpu.self_check_record import SelfCheckRecord, write_record
-    from uncertainty_seg.storage.model_bundle import load_bundle
-    from uncertainty_seg.tools.arguments import json_text
-    from uncertainty_seg.tools.self_check_run import report_table, report_values
+def self_check(
+    bundle: ModelBundle | Path | str,
+    *,
+    settings: Settings | None = None,
+    frames: int = 4,
+    runs: int = 40,
+    report: Path | str | None = None,
+) -> SelfCheckOutcome:
+    """
+    Compare a backend with ONNX Runtime on the CPU, and keep the result beside the engines.
 
-    settings = settings_from_args(args, _NAMES)
-    bundle = load_bundle(args.bundle)
-    key, found, facts = _check(bundle, settings, args)
-    values = report_values(found, facts)
-    record = SelfCheckRecord(key, values['is_passed'], tuple(values['failed']), values)
-    print(report_table(found, facts))
-    place = write_record(record)
-    if args.report is not None:
-        args.report.write_text(json_text(values) + '\n', encoding='utf-8')
-    print_json({**values, 'record': str(place)})
-    return 0 if values['is_passed'] else 1
+    Parameters
+    ----------
+    bundle : ModelBundle, Path or str
+        Shipped name or folder.
+    settings : Settings, optional
+        Backend, precision, T, seed, threads and memory budget.
+    frames : int
+        Images compared with the reference.
+    runs : int
+        Runs for repeatability, memory and times.
+    report : Path or str, optional
+        File to write `values` to, as JSON.
 
+    Returns
+    -------
+    SelfCheckOutcome
+        Whether the checks passed, and all figures.
 
-def _check(bundle: Any, settings: Settings, args: argparse.Namespace) -> tuple[Any, Any, Any]:
-    """Open the backend and its reference, and run them; return key, findings and facts."""
+    Raises
+    ------
+    UncertaintySegError
+        If the bundle cannot be read or the backend does not work here.
+
+    """
     from tqdm import tqdm
 
-    from uncertainty_seg.backends.gpu.self_check_record import checking, key_of
+    from uncertainty_seg.backends.gpu.self_check_record import (
+        checking,
+        key_of,
+        SelfCheckRecord,
+        write_record,
+    )
     from uncertainty_seg.backends.registry import open_backend
     from uncertainty_seg.core.settings import precision_of
+    from uncertainty_seg.opening import as_bundle, checked_settings
     from uncertainty_seg.tools.self_check_run import (
         check_backend,
         fixed_images,
         power_reader,
         Reference,
+        report_table,
+        report_values,
     )
 
+    bundle, settings = as_bundle(bundle), checked_settings(settings)
     precision = precision_of(bundle.card, settings.precision)
     with checking():
         backend = open_backend(settings.backend, bundle, settings)
     try:
         arithmetic = arithmetic_of(backend.name, precision)
-        plan = _plan(bundle, settings, fixed_images(bundle.card.input, args.frames), arithmetic)
+        plan = _plan(bundle, settings, fixed_images(bundle.card.input, frames), arithmetic)
         key = key_of(bundle.card, backend, precision)
         facts = {'bundle': bundle.card.name, 'backend': backend.name, 'version': key.version,
                  'precision': precision, 'arithmetic': arithmetic, 'device': key.device,
-                 'passes': plan.passes, 'frames': args.frames}
-        with tqdm(total=args.frames + 1 + args.runs, desc='self-check', leave=False) as bar:
-            found = check_backend(backend, Reference(bundle, settings.threads), plan, args.runs,
+                 'passes': plan.passes, 'frames': frames}
+        with tqdm(total=frames + 1 + runs, desc='self-check', leave=False) as bar:
+            found = check_backend(backend, Reference(bundle, settings.threads), plan, runs,
                                   power_reader(), lambda words: bar.update(),
                                   partial(_open_unrecorded, bundle, settings))
     finally:
         backend.close()
-    return key, found, facts
+    values = report_values(found, facts)
+    record = SelfCheckRecord(key, values['is_passed'], tuple(values['failed']), values)
+    if report is not None:
+        Path(report).write_text(json_text(values) + '\n', encoding='utf-8')
+    return SelfCheckOutcome(values['is_passed'], values, report_table(found, facts),
+                            write_record(record))
 
 
 def _open_unrecorded(bundle: Any, settings: Settings) -> Any:
@@ -124,3 +169,22 @@ def _plan(bundle: Any, settings: Settings, images: Any, arithmetic: str) -> Any:
     return CheckPlan(
         card, passes, settings.seed, calibration.temperature, images, limits, tolerance, scorer
     )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument('bundle', help='shipped name or folder')
+    parser.add_argument('--frames', type=whole_number(1, 1000), default=4,
+                        help='images compared with the reference, a second or two each [4]')
+    parser.add_argument('--runs', type=whole_number(4, 100000), default=40,
+                        help='runs for repeatability, memory and times [40]')
+    parser.add_argument('--report', type=Path, metavar='FILE', help='write the JSON there too')
+    add_settings(parser, _NAMES)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check, print a table and a line of JSON; 1 if a check failed."""
+    found = call_with(self_check, args, settings=settings_from_args(args, _NAMES))
+    print(found.table)
+    print_json({**found.values, 'record': str(found.record)})
+    return 0 if found.is_passed else 1

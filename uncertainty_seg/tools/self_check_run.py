@@ -43,173 +43,8 @@ from uncertainty_seg.core.uncertainty import (
     UncertaintyMaps,
     upsample_bilinear,
 )
-from uncertainty_seg.errors import BackendUnavailableError
+from uncertainty_seg.errors import BackendUnavailableError, install_command
 from uncertainty_seg.synthetic.scene import MAX_TRAINING_TURBIDITY, render_scene
-
-# -------------------------------------------------------------------------------------------------
-# What the board draws, where it tells: the sensors of a Jetson, or nvidia-smi.
-# Nothing is estimated: a machine without a sensor gives nothing.
-
-# Voltage and current of each rail, by the driver of the INA3221 that JetPack 5 and later use.
-_RAILS = 'sys/class/hwmon/hwmon*/in*_label'
-_SMI = 'nvidia-smi'
-_SMI_TIMEOUT_S = 5.0
-
-
-def power_reader(root: Path = Path('/')) -> Callable[[], dict[str, float]] | None:
-    """
-    Find what tells the power.
-
-    Parameters
-    ----------
-    root : Path
-        Where the system's files lie.
-
-    Returns
-    -------
-    callable or None
-        Returns watts by name of rail, at the time of the call; None if nothing tells.
-
-    """
-    if _rails_w(root):
-        return partial(_rails_w, root)
-    return _gpu_w if _gpu_w() else None
-
-
-def _rails_w(root: Path) -> dict[str, float]:
-    found = {}
-    for label in sorted(root.glob(_RAILS)):
-        number = label.name.removeprefix('in').removesuffix('_label')
-        if not number.isdigit():
-            continue
-        milli = [_number(label.with_name(name)) for name in (f'in{number}_input',
-                                                             f'curr{number}_input')]
-        if milli[0] is not None and milli[1] is not None:
-            found[_text(label)] = milli[0] * milli[1] / 1e6
-    return found
-
-
-def _gpu_w() -> dict[str, float]:
-    program = shutil.which(_SMI)
-    if program is None:
-        return {}
-    command = [program, '--query-gpu=power.draw', '--format=csv,noheader,nounits']
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, check=True,
-                              timeout=_SMI_TIMEOUT_S).stdout.split()
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    watts = {f'gpu{index}': _float(text) for index, text in enumerate(said)}
-    return {name: value for name, value in watts.items() if value is not None}
-
-
-def _number(path: Path) -> float | None:
-    return _float(_text(path))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding='ascii').strip()
-    except (OSError, ValueError):
-        return ''
-
-
-def _float(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:  # nvidia-smi says [N/A]
-        return None
-
-
-# -------------------------------------------------------------------------------------------------
-# What a backend is held against: ONNX Runtime on the CPU in float32, and the definitions in numpy.
-# It shares no line with the backends but the files of the bundle: sessions that fuse nothing, one
-# pass after the other, and `core.uncertainty` in float64 for what follows. Slow, and simple.
-
-_STRIPE = 32  # rows at a time in float64
-
-
-class Reference:
-    """
-    Run a bundle as literally as it can be run.
-
-    Parameters
-    ----------
-    bundle : ModelBundle
-        A checked bundle, of any precision: weights of 16 bits are widened, an int8 trunk is
-        computed with float32 between its rounding steps.
-    threads : int
-        Of ONNX Runtime; 0 takes every core.
-
-    Raises
-    ------
-    BackendUnavailableError
-        If ONNX Runtime is not installed.
-
-    """
-
-    def __init__(self, bundle: ModelBundle, threads: int = 0) -> None:
-        self._card = bundle.card
-        self._trunk = _session(bundle.trunk_path, threads)
-        self._head = _session(bundle.head_path, threads)
-
-    def run(self, image: ImageU8, masks: Masks, temperature: float) -> UncertaintyMaps:
-        """Return the maps of an image; as `Backend.run`."""
-        card, spec = self._card, self._card.input
-        logits = self._logits(image, masks)
-        if card.reduction == 'low':
-            return maps_from_low_logits(
-                logits, spec.height, spec.width, temperature, card.upsampling)
-        full = np.stack([upsample_bilinear(one, spec.height, spec.width, card.upsampling)
-                         .astype(np.float32) for one in logits])
-        stripes = [
-            maps_from_logits(part, part.shape[2], part.shape[3], temperature)
-            for part in (full[:, :, row:row + _STRIPE] for row in range(0, spec.height, _STRIPE))
-        ]
-        return UncertaintyMaps(*(np.concatenate([getattr(part, f.name) for part in stripes])
-                                 for f in fields(UncertaintyMaps)))
-
-    def _logits(self, image: ImageU8, masks: Masks) -> NDArray[np.float32]:
-        """Return (T, C, hl, wl)."""
-        names = [info.name for info in self._trunk.get_outputs()]
-        batch = image[None]
-        found = dict(zip(names, self._trunk.run(names, {'image': batch}), strict=True))
-        wanted = {info.name for info in self._head.get_inputs()}
-        given = {name: value for name, value in {'image': batch, **found}.items()
-                 if name in wanted}
-        passes, step = len(next(iter(masks.values()))), self._card.chunk or 1
-        return np.concatenate([
-            self._head.run(['logits'], {**given, **_rows(masks, first, step)})[0][:passes - first]
-            for first in range(0, passes, step)])
-
-
-def _rows(masks: Masks, first: int, count: int) -> dict[str, NDArray[np.float32]]:
-    """Cut some passes out of the masks; the last is repeated where there are too few."""
-    last = len(next(iter(masks.values()))) - 1
-    rows = np.minimum(np.arange(first, first + count), last)
-    return {name: mask[rows] for name, mask in masks.items()}
-
-
-def _session(path: Path, threads: int) -> Any:
-    from uncertainty_seg.graph.onnx_tools import load_model
-    from uncertainty_seg.graph.precision import to_float32
-
-    try:
-        import onnxruntime
-    except ImportError as err:
-        raise BackendUnavailableError(
-            f'onnxruntime cannot be imported ({err}), and the check compares with it',
-            fix='pip install onnxruntime',
-        ) from err
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    # Fuses nothing, and leaves the rounding steps of an int8 trunk where they are.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    content = to_float32(load_model(str(path))).SerializeToString()
-    return onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
-
-
-# -------------------------------------------------------------------------------------------------
 
 MEMORY_LIMIT_MB = 16.0
 # Reading the power may start a program, which takes longer than a frame.
@@ -410,6 +245,169 @@ def memory_of_process_mb() -> float:
 def _device_mb(backend: Backend) -> float:
     """Return the memory a backend holds on its device, where it says so."""
     return float(getattr(backend, 'device_memory_bytes', 0)) / 1e6
+
+
+# -------------------------------------------------------------------------------------------------
+# What a backend is held against: ONNX Runtime on the CPU in float32, and the definitions in numpy.
+# It shares no line with the backends but the files of the bundle: sessions that fuse nothing, one
+# pass after the other, and `core.uncertainty` in float64 for what follows. Slow, and simple.
+
+_STRIPE = 32  # rows at a time in float64
+
+
+class Reference:
+    """
+    Run a bundle as literally as it can be run.
+
+    Parameters
+    ----------
+    bundle : ModelBundle
+        A checked bundle, of any precision: weights of 16 bits are widened, an int8 trunk is
+        computed with float32 between its rounding steps.
+    threads : int
+        Of ONNX Runtime; 0 takes every core.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If ONNX Runtime is not installed.
+
+    """
+
+    def __init__(self, bundle: ModelBundle, threads: int = 0) -> None:
+        self._card = bundle.card
+        self._trunk = _session(bundle.trunk_path, threads)
+        self._head = _session(bundle.head_path, threads)
+
+    def run(self, image: ImageU8, masks: Masks, temperature: float) -> UncertaintyMaps:
+        """Return the maps of an image; as `Backend.run`."""
+        card, spec = self._card, self._card.input
+        logits = self._logits(image, masks)
+        if card.reduction == 'low':
+            return maps_from_low_logits(
+                logits, spec.height, spec.width, temperature, card.upsampling)
+        full = np.stack([upsample_bilinear(one, spec.height, spec.width, card.upsampling)
+                         .astype(np.float32) for one in logits])
+        stripes = [
+            maps_from_logits(part, part.shape[2], part.shape[3], temperature)
+            for part in (full[:, :, row:row + _STRIPE] for row in range(0, spec.height, _STRIPE))
+        ]
+        return UncertaintyMaps(*(np.concatenate([getattr(part, f.name) for part in stripes])
+                                 for f in fields(UncertaintyMaps)))
+
+    def _logits(self, image: ImageU8, masks: Masks) -> NDArray[np.float32]:
+        """Return (T, C, hl, wl)."""
+        names = [info.name for info in self._trunk.get_outputs()]
+        batch = image[None]
+        found = dict(zip(names, self._trunk.run(names, {'image': batch}), strict=True))
+        wanted = {info.name for info in self._head.get_inputs()}
+        given = {name: value for name, value in {'image': batch, **found}.items()
+                 if name in wanted}
+        passes, step = len(next(iter(masks.values()))), self._card.chunk or 1
+        return np.concatenate([
+            self._head.run(['logits'], {**given, **_rows(masks, first, step)})[0][:passes - first]
+            for first in range(0, passes, step)])
+
+
+def _rows(masks: Masks, first: int, count: int) -> dict[str, NDArray[np.float32]]:
+    """Cut some passes out of the masks; the last is repeated where there are too few."""
+    last = len(next(iter(masks.values()))) - 1
+    rows = np.minimum(np.arange(first, first + count), last)
+    return {name: mask[rows] for name, mask in masks.items()}
+
+
+def _session(path: Path, threads: int) -> Any:
+    from uncertainty_seg.graph.onnx_tools import load_model
+    from uncertainty_seg.graph.precision import to_float32
+
+    try:
+        import onnxruntime
+    except ImportError as err:
+        raise BackendUnavailableError(
+            f'onnxruntime cannot be imported ({err}), and the check compares with it',
+            fix=install_command('onnxruntime'),
+        ) from err
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Fuses nothing, and leaves the rounding steps of an int8 trunk where they are.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    content = to_float32(load_model(str(path))).SerializeToString()
+    return onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
+
+
+# -------------------------------------------------------------------------------------------------
+# What the board draws, where it tells: the sensors of a Jetson, or nvidia-smi.
+# Nothing is estimated: a machine without a sensor gives nothing.
+
+# Voltage and current of each rail, by the driver of the INA3221 that JetPack 5 and later use.
+_RAILS = 'sys/class/hwmon/hwmon*/in*_label'
+_SMI = 'nvidia-smi'
+_SMI_TIMEOUT_S = 5.0
+
+
+def power_reader(root: Path = Path('/')) -> Callable[[], dict[str, float]] | None:
+    """
+    Find what tells the power.
+
+    Parameters
+    ----------
+    root : Path
+        Where the system's files lie.
+
+    Returns
+    -------
+    callable or None
+        Returns watts by name of rail, at the time of the call; None if nothing tells.
+
+    """
+    if _rails_w(root):
+        return partial(_rails_w, root)
+    return _gpu_w if _gpu_w() else None
+
+
+def _rails_w(root: Path) -> dict[str, float]:
+    found = {}
+    for label in sorted(root.glob(_RAILS)):
+        number = label.name.removeprefix('in').removesuffix('_label')
+        if not number.isdigit():
+            continue
+        milli = [_number(label.with_name(name)) for name in (f'in{number}_input',
+                                                             f'curr{number}_input')]
+        if milli[0] is not None and milli[1] is not None:
+            found[_text(label)] = milli[0] * milli[1] / 1e6
+    return found
+
+
+def _gpu_w() -> dict[str, float]:
+    program = shutil.which(_SMI)
+    if program is None:
+        return {}
+    command = [program, '--query-gpu=power.draw', '--format=csv,noheader,nounits']
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, check=True,
+                              timeout=_SMI_TIMEOUT_S).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    watts = {f'gpu{index}': _float(text) for index, text in enumerate(said)}
+    return {name: value for name, value in watts.items() if value is not None}
+
+
+def _number(path: Path) -> float | None:
+    return _float(_text(path))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding='ascii').strip()
+    except (OSError, ValueError):
+        return ''
+
+
+def _float(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:  # nvidia-smi says [N/A]
+        return None
 
 
 # -------------------------------------------------------------------------------------------------

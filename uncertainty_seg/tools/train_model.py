@@ -15,8 +15,6 @@ import time
 
 from uncertainty_seg.tools.arguments import print_json, whole_number
 
-HELP = 'train a shipped recipe and write its bundle'
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""

@@ -29,7 +29,7 @@ from torch import nn, Tensor
 from torch.overrides import TorchFunctionMode
 
 from uncertainty_seg.core.model_card import InputSpec
-from uncertainty_seg.errors import GraphError, TrainingError
+from uncertainty_seg.errors import GraphError, install_command, TrainingError
 from uncertainty_seg.graph.onnx_tools import MARKER_DOMAIN, OPSET
 from uncertainty_seg.training.dropout_watch import Drop, Replace
 from uncertainty_seg.training.marking import find_dropout, first_line, MarkedNet
@@ -314,7 +314,7 @@ def _read_safetensors(path: Path) -> Any:
         from safetensors.torch import load_file
     except ImportError as err:
         raise TrainingError(f'{path} needs safetensors, which is not installed', '',
-                            'pip install safetensors') from err
+                            install_command('safetensors')) from err
     try:
         return load_file(path)
     except (OSError, SafetensorError) as err:

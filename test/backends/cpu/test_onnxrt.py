@@ -25,7 +25,7 @@ def test_missing_onnxruntime_is_named_with_its_remedy(
     bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
-    with pytest.raises(BackendUnavailableError, match='pip install onnxruntime'):
+    with pytest.raises(BackendUnavailableError, match=r"pip install '\.\[runtime\]'"):
         OnnxRuntimeBackend(bundle, SETTINGS)
 
 

@@ -177,7 +177,7 @@ def test_missing_openvino_is_named_with_its_remedy(
     bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, 'openvino', None)
-    with pytest.raises(BackendUnavailableError, match='pip install "openvino>='):
+    with pytest.raises(BackendUnavailableError, match=r"pip install '\.\[openvino\]'"):
         OpenVinoBackend(bundle, SETTINGS)
 
 

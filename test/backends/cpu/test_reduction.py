@@ -425,5 +425,5 @@ def test_missing_numba_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch)
         sys.modules, 'uncertainty_seg.backends.cpu.reduction_kernels', raising=False
     )
     monkeypatch.delattr('uncertainty_seg.backends.cpu.reduction_kernels', raising=False)
-    with pytest.raises(BackendUnavailableError, match='pip install numba'):
+    with pytest.raises(BackendUnavailableError, match=r"pip install '\.\[runtime\]'"):
         load_kernel.__wrapped__()

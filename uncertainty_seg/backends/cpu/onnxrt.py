@@ -20,7 +20,7 @@ from uncertainty_seg.backends.graph_files import COMPILE, IMAGE, LOGITS, with_ma
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import Masks
-from uncertainty_seg.errors import BackendUnavailableError, ModelBundleError
+from uncertainty_seg.errors import BackendUnavailableError, install_command, ModelBundleError
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class OnnxRuntimeBackend(StreamingBackend):
             import onnxruntime
         except ImportError as err:
             raise BackendUnavailableError(
-                f'onnxruntime cannot be imported ({err})', fix='pip install onnxruntime'
+                f'onnxruntime cannot be imported ({err})', fix=install_command('onnxruntime')
             ) from err
         self._ort: Any = onnxruntime
 

@@ -33,7 +33,7 @@ from uncertainty_seg.backends.graph_files import COMPILE, IMAGE, LOGITS, with_ma
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import Masks
-from uncertainty_seg.errors import BackendUnavailableError, ModelBundleError
+from uncertainty_seg.errors import BackendUnavailableError, install_command, ModelBundleError
 
 _DEVICE = 'CPU'
 _TELEMETRY = 'openvino_telemetry'
@@ -151,7 +151,7 @@ def import_openvino() -> Any:
             import openvino.preprocess
     except ImportError as err:
         raise BackendUnavailableError(
-            f'openvino cannot be imported ({err})', fix='pip install "openvino>=2025.0"'
+            f'openvino cannot be imported ({err})', fix=install_command('openvino')
         ) from err
     return openvino
 

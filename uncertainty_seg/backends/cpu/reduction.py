@@ -31,7 +31,7 @@ from uncertainty_seg.backends.cpu.reduction_plan import new_plan, ReductionPlan
 from uncertainty_seg.core.arrays import FloatMap, LabelMap, require_shape
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
-from uncertainty_seg.errors import BackendUnavailableError, ShapeError
+from uncertainty_seg.errors import BackendUnavailableError, install_command, ShapeError
 
 # A float32 sum of this many equal passes is exact to 1.5e-6; longer ones are sums of groups.
 _GROUP = 32
@@ -341,7 +341,7 @@ def _load(name: str, arguments: tuple[Any, ...]) -> Callable[..., None]:
         from uncertainty_seg.backends.cpu import reduction_kernels
     except ImportError as err:
         raise BackendUnavailableError(
-            f'numba cannot be imported ({err})', fix='pip install numba'
+            f'numba cannot be imported ({err})', fix=install_command('numba')
         ) from err
     start_s = time.perf_counter()
     try:

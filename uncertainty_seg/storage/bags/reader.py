@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 
 from uncertainty_seg.core.image_codec import ImageFile, RawImage
-from uncertainty_seg.errors import BackendUnavailableError, BagError
+from uncertainty_seg.errors import BackendUnavailableError, BagError, install_command
 from uncertainty_seg.storage.bags.messages import (
     COMPRESSED_TYPE,
     IMAGE_TYPE,
@@ -473,5 +473,5 @@ def _mcap() -> tuple[Any, Any]:
         from mcap import exceptions, stream_reader
     except ImportError as err:
         raise BackendUnavailableError('mcap is not installed', 'it, to read a bag without index',
-                                      'pip install mcap') from err
+                                      install_command('mcap')) from err
     return exceptions, stream_reader

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.status import Status
-from uncertainty_seg.errors import BackendUnavailableError, BagError
+from uncertainty_seg.errors import BackendUnavailableError, BagError, install_command
 from uncertainty_seg.storage.bags import messages
 from uncertainty_seg.storage.whole_files import move_up, whole_folder
 
@@ -208,8 +208,9 @@ class _McapStorage:
         try:
             from mcap.writer import Writer
         except ImportError as err:
-            raise BackendUnavailableError('mcap is not installed', 'it, to write an MCAP bag',
-                                          'pip install mcap, or use the storage sqlite3') from err
+            raise BackendUnavailableError(
+                'mcap is not installed', 'it, to write an MCAP bag',
+                f'{install_command("mcap")}, or use the storage sqlite3') from err
         self.path = folder / f'{folder.name}.mcap'
         self._file = self.path.open('xb')
         self._writer = Writer(self._file)  # zstd, and a checksum for each chunk

@@ -44,6 +44,7 @@ from uncertainty_seg.errors import (
     CalibrationError,
     ConfigError,
     DatasetError,
+    install_command,
 )
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder, read_blocks
@@ -57,180 +58,6 @@ from uncertainty_seg.tools.calibrate.labelled_pairs import (
     Pair,
     pixel_limits,
 )
-
-# -------------------------------------------------------------------------------------------------
-# Fit the Gaussian mixture of `core.score_density` on frames of known kind, with scikit-learn.
-# The number of components, and whether each has a full or a diagonal covariance, is what has the
-# least Bayesian information criterion: on few frames that is one plain Gaussian.
-
-COMPONENTS = range(1, 7)
-FORMS = ('full', 'diag')
-# Added to variances, which are 1 on the whole: frames of one video fall into thin sheets.
-FLOOR = 1e-3
-STARTS = 3
-# A covariance of d scores needs more frames than d, by far.
-FRAMES_A_SCORE = 5
-
-
-def fit_density(
-    frames: Sequence[Mapping[str, float]], names: Sequence[str] = DENSITY_INPUTS, seed: int = 0,
-) -> ScoreDensity:
-    """
-    Fit a density over scores.
-
-    Parameters
-    ----------
-    frames : sequence of mapping
-        Scores of each frame; frames where one of `names` is not finite are left out.
-    names : sequence of str
-        Scores to look at.
-    seed : int
-        Of the starts.
-
-    Returns
-    -------
-    ScoreDensity
-        With the least Bayesian information criterion.
-
-    Raises
-    ------
-    CalibrationError
-        If a score is missing, or there are fewer than five frames a score.
-    BackendUnavailableError
-        If scikit-learn is not installed.
-
-    """
-    table = _table(frames, names)
-    centre, scale = table.mean(0), table.std(0)
-    # A score that never moves must not be divided by nothing.
-    scale = np.where(scale > 1e-9, scale, 1.0)
-    mixture, form = _best_mixture((table - centre) / scale, seed)
-    factors = mixture.precisions_cholesky_
-    if form == 'diag':
-        factors = np.stack([np.diag(row) for row in factors])
-    return ScoreDensity(tuple(names), centre, scale, np.asarray(mixture.weights_),
-                        np.asarray(mixture.means_), np.asarray(factors))
-
-
-def _table(
-    frames: Sequence[Mapping[str, float]], names: Sequence[str]
-) -> NDArray[np.float64]:
-    for frame in frames:
-        missing = [name for name in names if name not in frame]
-        if missing:
-            raise CalibrationError(f'a frame without a score {missing[0]!r}',
-                                   f'those of {", ".join(frame)}', 'fit on other scores')
-    table = np.array([[frame[name] for name in names] for frame in frames], np.float64)
-    table = table.reshape(len(frames), len(names))
-    table = table[np.isfinite(table).all(1)]
-    if len(table) < FRAMES_A_SCORE * len(names):
-        raise CalibrationError(
-            f'{len(table)} frames for a density over {len(names)} scores',
-            f'at least {FRAMES_A_SCORE * len(names)}', 'take more frames or fewer scores',
-        )
-    return table
-
-
-def _best_mixture(table: NDArray[np.float64], seed: int) -> tuple[Any, str]:
-    """Return the fitted mixture of least criterion, and its form."""
-    try:
-        from sklearn.mixture import GaussianMixture
-    except ImportError as err:
-        raise BackendUnavailableError('scikit-learn is not installed', 'it, to fit a density',
-                                      'pip install scikit-learn') from err
-    fitted = [
-        (GaussianMixture(count, covariance_type=form, reg_covar=FLOOR, n_init=STARTS,
-                         random_state=seed).fit(table), form)
-        for form in FORMS for count in COMPONENTS if count <= len(table) // 2
-    ]
-    return min(fitted, key=lambda pair: pair[0].bic(table))
-
-
-# -------------------------------------------------------------------------------------------------
-# What ``calibrate`` refuses before anything is measured, since measuring takes minutes.
-
-
-def require_scores(card: ModelCard, names: Sequence[str]) -> None:
-    """
-    Refuse scores that cannot be there.
-
-    Raises
-    ------
-    ConfigError
-        If a name is no score of the bundle.
-
-    """
-    # The value of the limits decides which pixels count, and not which scores there are.
-    possible = (*ScoreVector(card, {'entropy': 0.5, 'mutual_information': 0.5}).names,
-                DENSITY_SCORE)
-    unknown = [name for name in names if name not in possible]
-    if unknown:
-        raise ConfigError(f'no score {unknown[0]!r}', f'one of {", ".join(possible)}')
-
-
-def require_blocks(
-    blocks: NDArray[np.str_], kept: NDArray[np.bool_], alphas: Sequence[float], tune_share: float
-) -> None:
-    """
-    Refuse blocks that cannot carry the promise, or leave none for the temperature.
-
-    Parameters
-    ----------
-    blocks : ndarray of str, shape (n,)
-        The block of each validation frame.
-    kept : ndarray of bool, shape (n,)
-        Which frames the limits are fitted on; the temperature is fitted on the others.
-    alphas : sequence of float
-        To promise.
-    tune_share : float
-        Part of the blocks that was asked for for the temperature.
-
-    Raises
-    ------
-    CalibrationError
-        It says how many blocks are needed.
-
-    """
-    count, alpha = len(np.unique(blocks[kept])), min(alphas)
-    needed = blocks_needed(alpha)
-    if count < needed:
-        total = max(int(np.ceil(needed / (1 - tune_share))), needed + 1)
-        raise CalibrationError(
-            f'{count} blocks to promise alpha {alpha:g} on', f'at least {needed}',
-            f'have {total} validation blocks in all (a part is for the temperature), or promise '
-            'a larger alpha')
-    if kept.all():
-        raise CalibrationError(
-            f'no block to fit the temperature on, with {count} in all and a share of '
-            f'{tune_share:.2g}', 'at least 1', 'have more blocks, or a larger --tune-share')
-
-
-def refuse_shared(train: KnownFrames, val: KnownFrames) -> None:
-    """
-    Refuse to promise on frames that density and choice have seen, whatever they are called.
-
-    Raises
-    ------
-    DatasetError
-        If an image is in both.
-
-    """
-    seen = {_digest(image): stem
-            for (image, _), stem in zip(train.pairs, train.stems, strict=True)}
-    for (image, _), stem in zip(val.pairs, val.stems, strict=True):
-        twin = seen.get(_digest(image))
-        if twin is not None:
-            raise DatasetError(
-                f'the validation image {stem!r} is the training image {twin!r}',
-                'validation images that nothing was trained or chosen on',
-                'give --train and --val different folders, or the folder a splits.json')
-
-
-def _digest(image: NDArray[np.uint8]) -> bytes:
-    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
-
-
-# -------------------------------------------------------------------------------------------------
 
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0)
 # A pixel above this share of the training pixels counts as uncertain.
@@ -247,7 +74,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CalibrationRequest:
-    """What was asked for; see the verb's arguments."""
+    """What to fit, and on what; `tools.calibrate_gate.calibrate` describes the fields."""
 
     bundle: ModelBundle
     settings: Settings
@@ -317,18 +144,18 @@ class CalibrationOutcome:
         }
 
 
-def calibrate(request: CalibrationRequest) -> CalibrationOutcome:
+def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
     """
     Fit temperature, density, choice and limits.
 
     Parameters
     ----------
-    request : Request
+    request : CalibrationRequest
         What to fit on.
 
     Returns
     -------
-    Found
+    CalibrationOutcome
         Nothing is written yet.
 
     Raises
@@ -469,3 +296,175 @@ def _calibration(
         distances={name: distance for name in val.scores
                    if np.isfinite(distance := ks_distance(train.scores[name], val.scores[name]))},
     )
+
+
+# -------------------------------------------------------------------------------------------------
+# What is refused before anything is measured, since measuring takes minutes.
+
+
+def require_scores(card: ModelCard, names: Sequence[str]) -> None:
+    """
+    Refuse scores that cannot be there.
+
+    Raises
+    ------
+    ConfigError
+        If a name is no score of the bundle.
+
+    """
+    # The value of the limits decides which pixels count, and not which scores there are.
+    possible = (*ScoreVector(card, {'entropy': 0.5, 'mutual_information': 0.5}).names,
+                DENSITY_SCORE)
+    unknown = [name for name in names if name not in possible]
+    if unknown:
+        raise ConfigError(f'no score {unknown[0]!r}', f'one of {", ".join(possible)}')
+
+
+def require_blocks(
+    blocks: NDArray[np.str_], kept: NDArray[np.bool_], alphas: Sequence[float], tune_share: float
+) -> None:
+    """
+    Refuse blocks that cannot carry the promise, or leave none for the temperature.
+
+    Parameters
+    ----------
+    blocks : ndarray of str, shape (n,)
+        The block of each validation frame.
+    kept : ndarray of bool, shape (n,)
+        Which frames the limits are fitted on; the temperature is fitted on the others.
+    alphas : sequence of float
+        To promise.
+    tune_share : float
+        Part of the blocks that was asked for for the temperature.
+
+    Raises
+    ------
+    CalibrationError
+        It says how many blocks are needed.
+
+    """
+    count, alpha = len(np.unique(blocks[kept])), min(alphas)
+    needed = blocks_needed(alpha)
+    if count < needed:
+        total = max(int(np.ceil(needed / (1 - tune_share))), needed + 1)
+        raise CalibrationError(
+            f'{count} blocks to promise alpha {alpha:g} on', f'at least {needed}',
+            f'have {total} validation blocks in all (a part is for the temperature), or promise '
+            'a larger alpha')
+    if kept.all():
+        raise CalibrationError(
+            f'no block to fit the temperature on, with {count} in all and a share of '
+            f'{tune_share:.2g}', 'at least 1', 'have more blocks, or a larger --tune-share')
+
+
+def refuse_shared(train: KnownFrames, val: KnownFrames) -> None:
+    """
+    Refuse to promise on frames that density and choice have seen, whatever they are called.
+
+    Raises
+    ------
+    DatasetError
+        If an image is in both.
+
+    """
+    seen = {_digest(image): stem
+            for (image, _), stem in zip(train.pairs, train.stems, strict=True)}
+    for (image, _), stem in zip(val.pairs, val.stems, strict=True):
+        twin = seen.get(_digest(image))
+        if twin is not None:
+            raise DatasetError(
+                f'the validation image {stem!r} is the training image {twin!r}',
+                'validation images that nothing was trained or chosen on',
+                'give --train and --val different folders, or the folder a splits.json')
+
+
+def _digest(image: NDArray[np.uint8]) -> bytes:
+    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
+
+
+# -------------------------------------------------------------------------------------------------
+# Fit the Gaussian mixture of `core.score_density` on frames of known kind, with scikit-learn.
+# The number of components, and whether each has a full or a diagonal covariance, is what has the
+# least Bayesian information criterion: on few frames that is one plain Gaussian.
+
+COMPONENTS = range(1, 7)
+FORMS = ('full', 'diag')
+# Added to variances, which are 1 on the whole: frames of one video fall into thin sheets.
+FLOOR = 1e-3
+STARTS = 3
+# A covariance of d scores needs more frames than d, by far.
+FRAMES_A_SCORE = 5
+
+
+def fit_density(
+    frames: Sequence[Mapping[str, float]], names: Sequence[str] = DENSITY_INPUTS, seed: int = 0,
+) -> ScoreDensity:
+    """
+    Fit a density over scores.
+
+    Parameters
+    ----------
+    frames : sequence of mapping
+        Scores of each frame; frames where one of `names` is not finite are left out.
+    names : sequence of str
+        Scores to look at.
+    seed : int
+        Of the starts.
+
+    Returns
+    -------
+    ScoreDensity
+        With the least Bayesian information criterion.
+
+    Raises
+    ------
+    CalibrationError
+        If a score is missing, or there are fewer than five frames a score.
+    BackendUnavailableError
+        If scikit-learn is not installed.
+
+    """
+    table = _table(frames, names)
+    centre, scale = table.mean(0), table.std(0)
+    # A score that never moves must not be divided by nothing.
+    scale = np.where(scale > 1e-9, scale, 1.0)
+    mixture, form = _best_mixture((table - centre) / scale, seed)
+    factors = mixture.precisions_cholesky_
+    if form == 'diag':
+        factors = np.stack([np.diag(row) for row in factors])
+    return ScoreDensity(tuple(names), centre, scale, np.asarray(mixture.weights_),
+                        np.asarray(mixture.means_), np.asarray(factors))
+
+
+def _table(
+    frames: Sequence[Mapping[str, float]], names: Sequence[str]
+) -> NDArray[np.float64]:
+    for frame in frames:
+        missing = [name for name in names if name not in frame]
+        if missing:
+            raise CalibrationError(f'a frame without a score {missing[0]!r}',
+                                   f'those of {", ".join(frame)}', 'fit on other scores')
+    table = np.array([[frame[name] for name in names] for frame in frames], np.float64)
+    table = table.reshape(len(frames), len(names))
+    table = table[np.isfinite(table).all(1)]
+    if len(table) < FRAMES_A_SCORE * len(names):
+        raise CalibrationError(
+            f'{len(table)} frames for a density over {len(names)} scores',
+            f'at least {FRAMES_A_SCORE * len(names)}', 'take more frames or fewer scores',
+        )
+    return table
+
+
+def _best_mixture(table: NDArray[np.float64], seed: int) -> tuple[Any, str]:
+    """Return the fitted mixture of least criterion, and its form."""
+    try:
+        from sklearn.mixture import GaussianMixture
+    except ImportError as err:
+        raise BackendUnavailableError('scikit-learn is not installed', 'it, to fit a density',
+                                      install_command('sklearn')) from err
+    fitted = [
+        (GaussianMixture(count, covariance_type=form, reg_covar=FLOOR, n_init=STARTS,
+                         random_state=seed).fit(table), form)
+        for form in FORMS for count in COMPONENTS if count <= len(table) // 2
+    ]
+    return min(fitted, key=lambda pair: pair[0].bic(table))

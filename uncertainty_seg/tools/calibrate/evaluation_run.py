@@ -42,112 +42,6 @@ from uncertainty_seg.tools.calibrate.labelled_pairs import (
     Pair,
 )
 
-# -------------------------------------------------------------------------------------------------
-# What masks and gate do as the water gets worse, step by step.
-
-
-@dataclass(frozen=True)
-class Step:
-    """
-    One severity.
-
-    Attributes
-    ----------
-    severity : int
-        0 for the image as it is.
-    mean_iou : float
-        Of the masks, over all pixels.
-    accepted, accepted_and_bad : float
-        Shares of the frames.
-    ratio : float
-        Mean of the largest score over its limit.
-
-    """
-
-    severity: int
-    mean_iou: float
-    accepted: float
-    accepted_and_bad: float
-    ratio: float
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """The steps of one kind of corruption, on the same images."""
-
-    kind: str
-    num_frames: int
-    steps: tuple[Step, ...]
-
-
-def climb(
-    pipeline: Pipeline, pairs: Sequence[Pair], rule: BadRule, limits: Mapping[str, float],
-    most: int,
-) -> tuple[Ladder, ...]:
-    """
-    Measure every kind at every severity.
-
-    Parameters
-    ----------
-    pipeline : Pipeline
-        Its gate is not asked.
-    pairs : sequence of (image, mask)
-        Clear images.
-    rule : BadRule
-        When a mask is bad.
-    limits : mapping of str to float
-        Of the gate.
-    most : int
-        Images to take, evenly spread; 0 for no ladder.
-
-    Returns
-    -------
-    tuple of Ladder
-        In the order of `synthetic.corruptions.KINDS`.
-
-    """
-    if not most:
-        return ()
-    picked = np.unique(np.linspace(0, len(pairs) - 1, min(most, len(pairs))).round().astype(int))
-    taken = [pairs[i] for i in picked]
-    clear = _step(pipeline, taken, rule, limits, KINDS[0], 0)
-    return tuple(
-        Ladder(kind, len(taken), (clear, *(_step(pipeline, taken, rule, limits, kind, severity)
-                                           for severity in range(1, MAX_SEVERITY + 1))))
-        for kind in KINDS)
-
-
-def _step(
-    pipeline: Pipeline, pairs: Sequence[Pair], rule: BadRule, limits: Mapping[str, float],
-    kind: str, severity: int,
-) -> Step:
-    found = measure(pipeline, _Corrupted(pairs, kind, severity), f'{kind} {severity}', rule)
-    names = [str(i) for i in range(len(pairs))]
-    frames = frame_table(found.frames, names, np.array(names, np.str_))
-    accepted = frames.accepted(limits)
-    return Step(severity, found.mean_iou, float(accepted.mean()),
-                float((accepted & frames.is_bad).mean()), float(frames.ratios(limits).mean()))
-
-
-class _Corrupted(Sequence[Pair]):
-    """The pairs with their images made worse, one at a time; each has its own seed."""
-
-    def __init__(self, pairs: Sequence[Pair], kind: str, severity: int) -> None:
-        self._pairs, self._kind, self._severity = pairs, kind, severity
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def __getitem__(self, index: int) -> tuple[ImageU8, LabelMap]:  # type: ignore[override]
-        image, truth = self._pairs[index]
-        return corrupt(image, self._kind, self._severity, seed=index), truth
-
-    def __iter__(self) -> Iterator[Pair]:
-        return (self[i] for i in range(len(self)))
-
-
-# -------------------------------------------------------------------------------------------------
-
 # What the gate is compared with: the score of the papers this project starts from.
 PLAIN_SCORE = 'mutual_information.mean'
 # One in 31 of the 1 024 limits of the curve, the ends among them.
@@ -159,7 +53,7 @@ _DEFAULT_RULE = 'iou<0.5'
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What was asked for; see the verb's arguments."""
+    """What to measure; `tools.evaluate_bundle.evaluate` describes the fields."""
 
     bundle: ModelBundle
     settings: Settings
@@ -268,7 +162,7 @@ def evaluate_bundle(request: EvaluationRequest) -> Evaluated:
 
     Parameters
     ----------
-    request : Request
+    request : EvaluationRequest
         What to measure on.
 
     Returns
@@ -357,3 +251,107 @@ def _share(chosen: Any, frames: FrameTable) -> Interval:
     """Return the mean over blocks of the share chosen, which is what is promised."""
     names, shares = block_shares(chosen, frames.blocks)
     return block_interval(lambda rows: float(rows.mean()), shares, names)
+
+
+# -------------------------------------------------------------------------------------------------
+# The ladder of corruptions: masks and gate as the water gets worse, step by step.
+
+
+@dataclass(frozen=True)
+class Step:
+    """
+    One severity.
+
+    Attributes
+    ----------
+    severity : int
+        0 for the image as it is.
+    mean_iou : float
+        Of the masks, over all pixels.
+    accepted, accepted_and_bad : float
+        Shares of the frames.
+    ratio : float
+        Mean of the largest score over its limit.
+
+    """
+
+    severity: int
+    mean_iou: float
+    accepted: float
+    accepted_and_bad: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The steps of one kind of corruption, on the same images."""
+
+    kind: str
+    num_frames: int
+    steps: tuple[Step, ...]
+
+
+def climb(
+    pipeline: Pipeline, pairs: Sequence[Pair], rule: BadRule, limits: Mapping[str, float],
+    most: int,
+) -> tuple[Ladder, ...]:
+    """
+    Measure every kind at every severity.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        Its gate is not asked.
+    pairs : sequence of (image, mask)
+        Clear images.
+    rule : BadRule
+        When a mask is bad.
+    limits : mapping of str to float
+        Of the gate.
+    most : int
+        Images to take, evenly spread; 0 for no ladder.
+
+    Returns
+    -------
+    tuple of Ladder
+        In the order of `synthetic.corruptions.KINDS`.
+
+    """
+    if not most:
+        return ()
+    picked = np.unique(np.linspace(0, len(pairs) - 1, min(most, len(pairs))).round().astype(int))
+    taken = [pairs[i] for i in picked]
+    clear = _step(pipeline, taken, rule, limits, KINDS[0], 0)
+    return tuple(
+        Ladder(kind, len(taken), (clear, *(_step(pipeline, taken, rule, limits, kind, severity)
+                                           for severity in range(1, MAX_SEVERITY + 1))))
+        for kind in KINDS)
+
+
+def _step(
+    pipeline: Pipeline, pairs: Sequence[Pair], rule: BadRule, limits: Mapping[str, float],
+    kind: str, severity: int,
+) -> Step:
+    found = measure(pipeline, _Corrupted(pairs, kind, severity), f'{kind} {severity}', rule)
+    names = [str(i) for i in range(len(pairs))]
+    frames = frame_table(found.frames, names, np.array(names, np.str_))
+    accepted = frames.accepted(limits)
+    return Step(severity, found.mean_iou, float(accepted.mean()),
+                float((accepted & frames.is_bad).mean()), float(frames.ratios(limits).mean()))
+
+
+class _Corrupted(Sequence[Pair]):
+    """The pairs with their images made worse, one at a time; each has its own seed."""
+
+    def __init__(self, pairs: Sequence[Pair], kind: str, severity: int) -> None:
+        self._pairs, self._kind, self._severity = pairs, kind, severity
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> tuple[ImageU8, LabelMap]:  # type: ignore[override]
+        image, truth = self._pairs[index]
+        return corrupt(image, self._kind, self._severity, seed=index), truth
+
+    def __iter__(self) -> Iterator[Pair]:
+        return (self[i] for i in range(len(self)))

@@ -36,6 +36,7 @@ from uncertainty_seg.errors import (
     ConfigError,
     DatasetError,
     GraphError,
+    install_command,
 )
 from uncertainty_seg.graph.frontend.lint import require_clean
 from uncertainty_seg.graph.frontend.static_input import IMAGE
@@ -314,7 +315,7 @@ def _by_nncf(
         except ImportError as err:
             raise BackendUnavailableError(
                 f'nncf cannot be imported ({err})',
-                fix='pip install nncf, or take the quantiser onnxruntime') from err
+                fix=f'{install_command("nncf")}, or take the quantiser onnxruntime') from err
         nncf.set_log_level(logging.ERROR)
         dataset = nncf.Dataset(images, lambda image: {IMAGE: image[None]})
         return nncf.quantize(model, dataset, subset_size=len(images),

@@ -1,28 +1,37 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What `compile` is asked for, and the way from there to a bundle on disk.
+From a network to a bundle on disk: check the request, load, compile, compare, write.
 
-Nothing is written before the result was run against the network.
+Nothing is written before the compiled graphs have been compared with the network.
 
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 import logging
 import math
+from pathlib import Path
 import sys
 from typing import Any, TYPE_CHECKING
 
-from uncertainty_seg.core.bundle import TRUNK_FILE
+from uncertainty_seg.core.bundle import ModelBundle, TRUNK_FILE
 from uncertainty_seg.core.dropout_masks import kept_channels
-from uncertainty_seg.core.model_card import DropoutSite, InputSpec, ModelCard, SCHEMA_VERSION
-from uncertainty_seg.errors import ConfigError, GraphError
+from uncertainty_seg.core.model_card import (
+    COLOR_ORDERS,
+    DropoutSite,
+    FIT_RULES,
+    InputSpec,
+    ModelCard,
+    PRECISIONS,
+    REDUCTIONS,
+    SCHEMA_VERSION,
+)
+from uncertainty_seg.errors import ConfigError, GraphError, install_command
 from uncertainty_seg.graph.compile import compile_ensemble, compile_graph, CompiledGraphs
-from uncertainty_seg.graph.onnx_tools import OPSET
+from uncertainty_seg.graph.onnx_tools import load_model, OPSET
 from uncertainty_seg.graph.plan import CompileOptions
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.model_bundle import write_bundle
@@ -31,10 +40,179 @@ from uncertainty_seg.tools.compile.checks import check_compiled, CheckReport
 if TYPE_CHECKING:
     from uncertainty_seg.tools.compile.checks import ExactNetwork, MaskedNetwork
 
-# -------------------------------------------------------------------------------------------------
-# Load the networks that `compile` is asked for: ONNX files, or what a torch factory builds.
-
+METHODS = ('mc_dropout', 'ensemble')
+DEFAULT_PASSES = 20
+INJECTED = ('the network was not trained with the dropout that was injected: its passes differ, '
+            'but by how much was never fitted to anything: calibrate it, and compare ranks only')
+NOTHING_SKIPPED = ('no dropout of this network is worth skipping channels for (--explain says '
+                   'why): the bundle has independent masks and takes any number of passes')
+_MOST_EQUAL = 0.01  # chance that all passes are equal, which needs no warning
+_MOST_PASSES = 1000  # as the command line takes them
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CompileRequest:
+    """
+    What to compile, and how. `tools.compile_net.compile_network` describes the fields.
+
+    Raises
+    ------
+    ConfigError
+        If two fields contradict each other; the message names the options of the command line.
+
+    """
+
+    net: Any
+    out: Path
+    image: InputSpec
+    classes: ClassTable
+    weights: tuple[Path, ...] = ()
+    members: tuple[Any, ...] = ()
+    output: str | None = None
+    method: str = 'mc_dropout'
+    inject_dropout: float | None = None
+    at: str = 'head'
+    passes: int | None = None
+    precision: str = 'fp32'
+    calibration_images: Path | None = None
+    quantiser: str = 'onnxruntime'
+    skip_dropped: int = 0
+    reduction: str = 'full'
+    full_weights: bool = False
+    licence: str = 'not stated'
+    training: str = 'not stated'
+    not_good_for: str = 'not stated'
+
+    @property
+    def is_onnx(self) -> bool:
+        """Whether the network is an ONNX file."""
+        return isinstance(self.net, (str, Path)) and str(self.net).endswith('.onnx')
+
+    @property
+    def is_factory(self) -> bool:
+        """Whether the network is package.module:function."""
+        return isinstance(self.net, (str, Path)) and not self.is_onnx
+
+    @property
+    def options(self) -> CompileOptions:
+        """Return what the graph compiler is asked for."""
+        inject = (self.inject_dropout, self.at) if self.inject_dropout and self.is_onnx else None
+        return CompileOptions(
+            passes=self.passes or DEFAULT_PASSES, num_classes=len(self.classes.names),
+            output=self.output, inject=inject, precision=self.precision,
+            is_half=not self.full_weights, chunk=self.skip_dropped,
+        )
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ('method', self.method, METHODS), ('fit', self.image.fit, FIT_RULES),
+            ('color_order', self.image.color_order, COLOR_ORDERS),
+            ('precision', self.precision, PRECISIONS), ('reduction', self.reduction, REDUCTIONS),
+        ):
+            if value not in known:
+                raise ConfigError(f'{name} is {value!r}', f'one of {", ".join(known)}')
+        is_ensemble = self.method == 'ensemble'
+        members = len(self.weights) if self.is_factory else 1 + len(self.members)
+        for is_wrong, came, expected in (
+            (min(self.image.std) <= 0, f'--std {list(self.image.std)}', 'numbers above 0'),
+            (self.is_onnx and bool(self.weights),
+             '--weights with an ONNX file, which has its own', 'a torch factory'),
+            (not (self.is_onnx or self.is_factory) and bool(self.weights),
+             'weights with a module, which has its own', 'a torch factory'),
+            (self.is_factory and bool(self.members), '--member with a torch factory',
+             '--weights a member'),
+            (is_ensemble and members < 2, f'an ensemble of {members}',
+             '--weights (or --member for ONNX files) for at least two networks'),
+            (not is_ensemble and members > 1, f'{members} networks', '--method ensemble'),
+            (is_ensemble and bool(self.inject_dropout), '--inject-dropout in an ensemble', 'one'),
+            (is_ensemble and self.skip_dropped > 0, '--skip-dropped in an ensemble', 'dropout'),
+            (is_ensemble and self.passes not in (None, members), f'--passes {self.passes}',
+             f'{members}, one a member'),
+            (self.precision == 'int8' and self.calibration_images is None, '--precision int8',
+             '--calibration-images DIR with images of the sea it will work in'),
+            (self.precision != 'int8' and self.calibration_images is not None,
+             '--calibration-images', '--precision int8 with it'),
+            (self.is_factory and ':' not in str(self.net), repr(str(self.net)),
+             'net.onnx or package.module:function'),
+        ):
+            if is_wrong:
+                raise ConfigError(came, expected)
+
+
+@dataclass(frozen=True)
+class CompileOutcome:
+    """
+    A bundle that was compiled and written.
+
+    Attributes
+    ----------
+    bundle : ModelBundle
+        As written, not calibrated.
+    compiled : CompiledGraphs
+        Its graphs, and the plan: costs and decisions.
+    report : CheckReport
+        How near the compiled graphs are to the network.
+
+    """
+
+    bundle: ModelBundle
+    compiled: CompiledGraphs
+    report: CheckReport
+
+
+def compile_request(request: CompileRequest) -> CompileOutcome:
+    """
+    Compile, check and write a bundle.
+
+    Raises
+    ------
+    UncertaintySegError
+        If anything does not fit; no bundle is written then.
+
+    """
+    if request.inject_dropout:
+        warn(INJECTED)
+    loaded = load_networks(request)
+    if request.method == 'ensemble':
+        compiled = compile_ensemble(loaded.models, request.image, request.options)
+    else:
+        compiled = compile_graph(loaded.models[0], request.image, request.options)
+    card = _card(request, compiled)
+    report = check_compiled(compiled, card, loaded.masked, loaded.exact)
+    warn_of_rare_dropout(card)
+    files = dict(compiled.files)
+    if request.calibration_images is not None:
+        from uncertainty_seg.tools.compile.quantise_trunk import quantise_trunk
+
+        files[TRUNK_FILE] = quantise_trunk(
+            compiled.trunk, request.image, request.calibration_images, request.quantiser)
+    card = write_bundle(request.out, card, files)
+    return CompileOutcome(ModelBundle(request.out, card, None), compiled, report)
+
+
+def _card(request: CompileRequest, compiled: CompiledGraphs) -> ModelCard:
+    classes = request.classes
+    if compiled.logits_shape[0] != len(classes.names):
+        raise GraphError(f'the network has {compiled.logits_shape[0]} classes',
+                         f'{len(classes.names)}, as {classes.source} says')
+    if request.skip_dropped and not compiled.chunk:
+        warn(NOTHING_SKIPPED)
+    members = len(compiled.prepared) if request.method == 'ensemble' else 0
+    return ModelCard(
+        schema=SCHEMA_VERSION, name=request.out.resolve().name,
+        method='deep_ensemble' if members else 'mc_dropout', class_names=classes.names,
+        palette=classes.palette, ignore_index=classes.ignore_index, input=request.image,
+        dropout_sites=compiled.sites, passes=members or request.options.passes, opset=OPSET,
+        logits_shape=compiled.logits_shape, training=request.training, license=request.licence,
+        not_good_for=request.not_good_for, metrics={}, sha256={}, precision=request.precision,
+        reduction=request.reduction, chunk=compiled.chunk, is_balanced=compiled.chunk > 0,
+        members=members, upsampling=compiled.upsampling,
+    )
+
+
+# -------------------------------------------------------------------------------------------------
+# Load the networks.
 
 
 @dataclass(frozen=True)
@@ -64,8 +242,8 @@ def load_networks(request: CompileRequest) -> LoadedNetworks:
 
     Parameters
     ----------
-    request : Request
-        Names files, or a factory and its weights.
+    request : CompileRequest
+        Names files or a factory and its weights, or holds modules.
 
     Returns
     -------
@@ -82,7 +260,60 @@ def load_networks(request: CompileRequest) -> LoadedNetworks:
         If weights do not fit.
 
     """
-    return _onnx(request) if request.is_onnx else _torch(request)
+    if request.is_onnx:
+        return LoadedNetworks([load_model(str(path)) for path in (request.net, *request.members)])
+    return _torch(request)
+
+
+def _torch(request: CompileRequest) -> LoadedNetworks:
+    nets_of = _by_factory if request.is_factory else _as_given
+    unchecked = nets_of(request)
+    try:
+        from uncertainty_seg.training.export import export_marked
+        from uncertainty_seg.training.inject import inject_dropout
+        from uncertainty_seg.training.masked_reference import exact_logits, masked_network
+    except ImportError as err:
+        raise ConfigError(f'torch cannot be imported ({err})', 'it, to run a torch network',
+                          f'{install_command("torch")}, or compile an ONNX file') from err
+    models, nets = [], []
+    for net, source in unchecked:
+        _require_numbers(net, source)
+        if request.inject_dropout:
+            net, names = inject_dropout(net, request.inject_dropout, request.at)
+            _log.info('dropout %g injected at %s', request.inject_dropout, ', '.join(names))
+        nets.append(net)
+        models.append(export_marked(net, request.image))
+
+    wanted = request.output, len(request.classes.names)
+
+    def exact(image: Any, masks: Any) -> Any:
+        return exact_logits(nets[0], image, masks, *wanted)
+
+    masked = masked_network(nets[0], request.image.height, request.image.width, *wanted)
+    return LoadedNetworks(models, masked, exact)
+
+
+def _as_given(request: CompileRequest) -> list[tuple[Any, object]]:
+    nets = [request.net, *request.members]
+    strange = [net for net in nets if not callable(getattr(net, 'state_dict', None))]
+    if strange:
+        raise ConfigError(f'a network of the type {type(strange[0]).__name__}',
+                          'a torch module, net.onnx or package.module:function')
+    return [(net, type(net).__name__) for net in nets]
+
+
+def _by_factory(request: CompileRequest) -> Iterator[tuple[Any, object]]:
+    build = factory(str(request.net))
+
+    def built(path: Path | None) -> tuple[Any, object]:
+        from uncertainty_seg.training.export import load_weights
+
+        net = build()
+        if path is not None:
+            load_weights(net, path)
+        return net, path or request.net
+
+    return map(built, request.weights or (None,))
 
 
 def factory(name: str) -> Callable[[], Any]:
@@ -126,44 +357,6 @@ def factory(name: str) -> Callable[[], Any]:
     return build
 
 
-def _onnx(request: CompileRequest) -> LoadedNetworks:
-    from uncertainty_seg.graph.onnx_tools import load_model
-
-    paths = [request.args.net, *request.args.member]
-    return LoadedNetworks([load_model(path) for path in paths])
-
-
-def _torch(request: CompileRequest) -> LoadedNetworks:
-    args = request.args
-    build = factory(args.net)
-    try:
-        from uncertainty_seg.training.export import export_marked, load_weights
-        from uncertainty_seg.training.inject import inject_dropout
-        from uncertainty_seg.training.masked_reference import exact_logits, masked_network
-    except ImportError as err:
-        raise ConfigError(f'torch cannot be imported ({err})', 'it, to run a torch factory',
-                          'pip install torch, or compile an ONNX file') from err
-    models, nets = [], []
-    for path in args.weights or [None]:
-        net = build()
-        if path is not None:
-            load_weights(net, path)
-        _require_numbers(net, path or args.net)
-        if args.inject_dropout:
-            net, names = inject_dropout(net, args.inject_dropout, args.at)
-            _log.info('dropout %g put in at %s', args.inject_dropout, ', '.join(names))
-        nets.append(net)
-        models.append(export_marked(net, request.spec))
-
-    width, height = args.input
-    wanted = args.output, len(request.classes.names)
-
-    def exact(image: Any, masks: Any) -> Any:
-        return exact_logits(nets[0], image, masks, *wanted)
-
-    return LoadedNetworks(models, masked_network(nets[0], height, width, *wanted), exact)
-
-
 def _require_numbers(net: Any, source: object) -> None:
     """Refuse parameters that are NaN or infinite; a buffer may hold infinity, as masks do."""
     for name, values in net.named_parameters():
@@ -173,14 +366,7 @@ def _require_numbers(net: Any, source: object) -> None:
 
 
 # -------------------------------------------------------------------------------------------------
-# What `compile` warns of: a bundle that works, and may not be what was meant.
-
-INJECTED = ('the network was not trained with the dropout that was put in: its passes differ, '
-            'but by how much was never fitted to anything: calibrate it, and compare ranks only')
-NOTHING_SKIPPED = ('no dropout of this network is worth skipping channels for (--explain says '
-                   'why): the bundle has independent masks and takes any number of passes')
-_MOST_EQUAL = 0.01  # chance that all passes come out the same, which needs no warning
-_MOST_PASSES = 1000  # as the command line takes them
+# Warn of a bundle that works but may not be what was meant.
 
 
 def warn(text: str) -> None:
@@ -190,10 +376,10 @@ def warn(text: str) -> None:
 
 def warn_of_rare_dropout(card: ModelCard) -> None:
     """
-    Warn where so little is dropped that all passes of a frame may come out the same.
+    Warn where so little is dropped that all passes of a frame may be equal.
 
-    Such passes show no uncertainty, whatever the image, and `Pipeline.check_masks` is there to
-    refuse them. The usual case is a network whose only dropout is one rarely dropped path.
+    Such passes show no uncertainty, whatever the image; `Pipeline.check_masks` refuses them. The
+    usual case is a network whose only dropout is one rarely dropped path.
 
     Parameters
     ----------
@@ -249,156 +435,7 @@ def chance_of_equal_passes(
 
 
 def _enough_passes(card: ModelCard) -> int:
-    """Return the least T whose passes rarely come out the same; 0 if there is none."""
+    """Return the least T whose passes are rarely all equal; 0 if there is none."""
     return next((passes for passes in range(card.passes + 1, _MOST_PASSES + 1)
                  if chance_of_equal_passes(card.dropout_sites, passes, card.is_balanced)
                  <= _MOST_EQUAL), 0)
-
-
-# -------------------------------------------------------------------------------------------------
-
-DEFAULT_PASSES = 20
-
-
-@dataclass(frozen=True)
-class CompileRequest:
-    """
-    A checked command line.
-
-    Attributes
-    ----------
-    args : Namespace
-        As parsed by `compile_net`.
-    spec : InputSpec
-        The image.
-    classes : ClassTable
-        Names and colours.
-    options : CompileOptions
-        For the graph.
-
-    """
-
-    args: argparse.Namespace
-    spec: InputSpec
-    classes: ClassTable
-    options: CompileOptions
-
-    @property
-    def is_onnx(self) -> bool:
-        """Whether the network is a file, and no factory."""
-        return str(self.args.net).endswith('.onnx')
-
-    @classmethod
-    def of(cls, args: argparse.Namespace, classes: ClassTable) -> CompileRequest:
-        """
-        Check arguments against each other.
-
-        Raises
-        ------
-        ConfigError
-            With the two that do not go together.
-
-        """
-        _refuse_contradictions(args)
-        width, height = args.input
-        spec = InputSpec(width, height, args.fit, args.color_order, tuple(args.mean),
-                         tuple(args.std))
-        is_onnx = args.net.endswith('.onnx')
-        inject = (args.inject_dropout, args.at) if args.inject_dropout and is_onnx else None
-        options = CompileOptions(
-            passes=args.passes or DEFAULT_PASSES, num_classes=len(classes.names),
-            output=args.output, inject=inject, precision=args.precision,
-            is_half=not args.full_weights, chunk=args.skip_dropped,
-        )
-        return cls(args, spec, classes, options)
-
-
-def compile_request(request: CompileRequest) -> tuple[CompiledGraphs, ModelCard, CheckReport]:
-    """
-    Compile, check and write a bundle.
-
-    Parameters
-    ----------
-    request : Request
-        What to compile.
-
-    Returns
-    -------
-    compiled : CompiledGraphs
-        With the plan.
-    card : ModelCard
-        As written.
-    report : CheckReport
-        How near the result is to the network.
-
-    Raises
-    ------
-    UncertaintySegError
-        If anything does not fit; no bundle is written then.
-
-    """
-    args = request.args
-    if args.inject_dropout:
-        warn(INJECTED)
-    loaded = load_networks(request)
-    if args.method == 'ensemble':
-        compiled = compile_ensemble(loaded.models, request.spec, request.options)
-    else:
-        compiled = compile_graph(loaded.models[0], request.spec, request.options)
-    card = _card(request, compiled)
-    report = check_compiled(compiled, card, loaded.masked, loaded.exact)
-    warn_of_rare_dropout(card)
-    files = dict(compiled.files)
-    if args.precision == 'int8':
-        from uncertainty_seg.tools.compile.quantise_trunk import quantise_trunk
-
-        files[TRUNK_FILE] = quantise_trunk(
-            compiled.trunk, request.spec, args.calibration_images, args.quantiser)
-    return compiled, write_bundle(args.out, card, files), report
-
-
-def _card(request: CompileRequest, compiled: CompiledGraphs) -> ModelCard:
-    args, classes = request.args, request.classes
-    if compiled.logits_shape[0] != len(classes.names):
-        raise GraphError(f'the network has {compiled.logits_shape[0]} classes',
-                         f'{len(classes.names)}, as {args.classes} says')
-    if args.skip_dropped and not compiled.chunk:
-        warn(NOTHING_SKIPPED)
-    members = len(compiled.prepared) if args.method == 'ensemble' else 0
-    return ModelCard(
-        schema=SCHEMA_VERSION, name=args.out.resolve().name,
-        method='deep_ensemble' if members else 'mc_dropout', class_names=classes.names,
-        palette=classes.palette, ignore_index=classes.ignore_index, input=request.spec,
-        dropout_sites=compiled.sites, passes=members or request.options.passes, opset=OPSET,
-        logits_shape=compiled.logits_shape, training=args.training, license=args.license,
-        not_good_for=args.not_good_for, metrics={}, sha256={}, precision=args.precision,
-        reduction=args.reduction, chunk=compiled.chunk, is_balanced=compiled.chunk > 0,
-        members=members, upsampling=compiled.upsampling,
-    )
-
-
-def _refuse_contradictions(args: argparse.Namespace) -> None:
-    is_onnx = args.net.endswith('.onnx')
-    is_ensemble = args.method == 'ensemble'
-    members = 1 + len(args.member) if is_onnx else len(args.weights)
-    for is_wrong, came, expected in (
-        (min(args.std) <= 0, f'--std {args.std}', 'numbers above 0'),
-        (is_onnx and bool(args.weights), '--weights with an ONNX file, which has its own',
-         'a torch factory'),
-        (not is_onnx and bool(args.member), '--member with a torch factory', '--weights a member'),
-        (is_ensemble and members < 2, f'an ensemble of {members}',
-         '--weights (or --member for ONNX files) for at least two networks'),
-        (not is_ensemble and members > 1, f'{members} networks', '--method ensemble'),
-        (is_ensemble and bool(args.inject_dropout), '--inject-dropout in an ensemble', 'one'),
-        (is_ensemble and args.skip_dropped > 0, '--skip-dropped in an ensemble', 'dropout'),
-        (is_ensemble and args.passes not in (None, members), f'--passes {args.passes}',
-         f'{members}, one a member'),
-        (args.precision == 'int8' and args.calibration_images is None, '--precision int8',
-         '--calibration-images DIR with images of the sea it will work in'),
-        (args.precision != 'int8' and args.calibration_images is not None,
-         '--calibration-images', '--precision int8 with it'),
-        (not is_onnx and ':' not in args.net, repr(args.net),
-         'net.onnx or package.module:function'),
-    ):
-        if is_wrong:
-            raise ConfigError(came, expected)

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.render import color_mask, overlay
-from uncertainty_seg.errors import UncertaintySegError
+from uncertainty_seg.errors import install_command, UncertaintySegError
 from uncertainty_seg.tools.demo import drawing as draw
 from uncertainty_seg.tools.demo.drawing import Box, ScorePlot
 from uncertainty_seg.tools.demo.report import Accuracy
@@ -397,7 +397,7 @@ def open_encoder(path: Path, width: int, height: int, rate_hz: float) -> Encoder
         return _H264(path, width, height, rate_hz)
     except ImportError:
         _LOG.warning('PyAV is not installed: %s is MPEG-4, which browsers do not play '
-                     '(pip install av)', path)
+                     '(%s)', path, install_command('av'))
     return _Mpeg4(path, width, height, rate_hz)
 
 
@@ -437,7 +437,7 @@ class _Mpeg4:
         self._file = cv2.VideoWriter(str(path), code, rate_hz, (width, height))
         if not self._file.isOpened():
             raise UncertaintySegError(
-                f'no encoder can write {path}', 'OpenCV with FFmpeg', 'pip install av'
+                f'no encoder can write {path}', 'OpenCV with FFmpeg', install_command('av')
             )
 
     def add(self, image_bgr: ImageU8) -> None:

@@ -40,186 +40,6 @@ from uncertainty_seg.tools.arguments import require_libraries
 from uncertainty_seg.tools.score.shard import score_shard, ShardEngine, ShardJob, ShardReport
 from uncertainty_seg.tools.score.table import LOCK_FILE, locked_table, plan_jobs, write_index
 
-# -------------------------------------------------------------------------------------------------
-# Score shards in a process that is not the one that asked, on this machine or another.
-# Such a process keeps its model open from shard to shard. How far it is stands in a small file
-# beside the part, which the process that asked reads for its progress bar.
-
-POLL_S = 0.5
-
-
-def begin_worker() -> None:
-    """Make a process of this machine end with the one that asked, and not before."""
-    # Ctrl-C reaches the whole group; the parent decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: BaseProcess) -> None:
-    # A parent that is killed tells nobody: its workers would wait for the next shard for ever.
-    parent.join()
-    os._exit(1)
-
-
-def score_in_worker(job: ShardJob) -> ShardReport:
-    """
-    Score a shard with the engine of this process.
-
-    Raises
-    ------
-    TableError
-        If the folder of the table is not the one of the process that asked.
-    UncertaintySegError
-        As `score_shard`, and as `ShardEngine`.
-
-    """
-    # A worker of a cluster was started elsewhere; absolute paths need no such folder.
-    if Path(job.folder).is_dir():
-        os.chdir(job.folder)
-    if not (job.part.parent / LOCK_FILE).exists():
-        raise TableError(f'{job.part.parent} is not there on a machine of the cluster',
-                         'a folder that all of them share', 'give a shared --out and inputs')
-    engine = _engine(job.settings, job.info.model_sha256)
-    place = _progress_file(job)
-    last_s = time.monotonic()
-
-    def on_frame(count: int) -> None:
-        nonlocal last_s
-        now_s = time.monotonic()
-        if now_s - last_s >= POLL_S:
-            last_s = now_s
-            place.write_text(str(count))
-
-    try:
-        return score_shard(job, engine, on_frame)
-    finally:
-        place.unlink(missing_ok=True)
-
-
-def num_done(jobs: Iterable[ShardJob]) -> int:
-    """Return how many frames are done of the shards that are being scored."""
-    total = 0
-    for job in jobs:
-        try:
-            total += int(_progress_file(job).read_text() or 0)
-        except (OSError, ValueError):
-            continue
-    return total
-
-
-def _progress_file(job: ShardJob) -> Path:
-    return job.part.with_name(f'.{job.part.stem}.count.tmp')
-
-
-@lru_cache(maxsize=1)
-def _engine(settings: Settings, model_sha256: str) -> ShardEngine:
-    # One model a process; the hash tells another bundle under the same name.
-    cv2.setNumThreads(max(1, settings.threads))
-    return ShardEngine(settings)
-
-
-# -------------------------------------------------------------------------------------------------
-# Score shards on a Ray cluster: one task a shard.
-# Tasks, since Ray itself runs one again elsewhere when its process or its machine dies, and a part
-# appears under its name only when it is whole. Sources, table and a bundle that is no shipped one
-# must lie under the same path on every machine.
-
-# Times that a shard is begun again after its process died.
-RETRIES = 5
-# Without asking for one, a task does not see the GPU of its machine.
-_GPU_BACKENDS = ('tensorrt', 'onnxruntime_cuda', 'onnxruntime_tensorrt')
-
-
-def run_on_ray(
-    jobs: Sequence[ShardJob], address: str, bar: tqdm
-) -> Iterator[ShardReport]:
-    """
-    Score shards on a cluster.
-
-    Parameters
-    ----------
-    jobs : sequence of ShardJob
-        What to do.
-    address : str
-        As `ray.init` takes it: 'auto' for the cluster this machine belongs to, HOST:PORT, or
-        'local' for one that is started here and ends with the run.
-    bar : tqdm
-        Counts frames.
-
-    Yields
-    ------
-    ShardReport
-        As they are finished; one whose process died again and again says so.
-
-    Raises
-    ------
-    BackendUnavailableError
-        If there is no cluster at the address.
-    UncertaintySegError
-        What a shard raised; those that are finished are kept.
-
-    """
-    os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
-    import ray
-
-    _connect(ray, address)
-    try:
-        yield from _reports(ray, jobs, bar)
-    finally:
-        ray.shutdown()
-
-
-def _connect(ray: Any, address: str) -> None:
-    try:
-        # What workers print must not follow the last line on stdout.
-        ray.init(address=address, log_to_driver=False, logging_level='error',
-                 include_dashboard=False if address == 'local' else None)
-    except (ConnectionError, ValueError, RuntimeError) as err:
-        raise BackendUnavailableError(
-            f'no Ray cluster at {address!r} ({str(err).split(".")[0]})', 'one that runs',
-            'start it with ray start --head, or leave out --ray') from err
-
-
-def _reports(ray: Any, jobs: Sequence[ShardJob], bar: tqdm) -> Iterator[ShardReport]:
-    task = ray.remote(score_in_worker)
-    # The longest first, so that none of them is left over at the end.
-    ordered = sorted(jobs, key=lambda job: -job.source.num_frames)
-    pending = {
-        task.options(
-            num_cpus=max(1, job.settings.threads), max_retries=RETRIES, name=job.part.stem,
-            num_gpus=1 if job.settings.backend in _GPU_BACKENDS else 0,
-        ).remote(job): job
-        for job in ordered
-    }
-    num_before = 0
-    while pending:
-        done, _ = ray.wait(list(pending), timeout=POLL_S)
-        for reference in done:
-            report = _report(ray, reference, pending.pop(reference))
-            num_before += report.num_frames + report.num_bad
-            yield report
-        bar.update(num_before + num_done(pending.values()) - bar.n)
-
-
-def _report(ray: Any, reference: Any, job: ShardJob) -> ShardReport:
-    try:
-        report: ShardReport = ray.get(reference)
-        return report
-    except ray.exceptions.RayTaskError as err:
-        if isinstance(err.cause, UncertaintySegError):
-            raise err.cause from None
-        raise
-    except ray.exceptions.RayError as err:
-        source = job.source
-        reason = f'{source.path}: its process died {RETRIES + 1} times ({type(err).__name__})'
-        return ShardReport('', source.path, source.kind, source.topic, source.dive,
-                           job.fingerprint, broke_off=reason)
-
-
-# -------------------------------------------------------------------------------------------------
-
 _PROBLEMS_SHOWN = 10
 
 
@@ -421,3 +241,181 @@ def _run_in_processes(
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+# -------------------------------------------------------------------------------------------------
+# Score shards in a process that is not the one that asked, on this machine or another.
+# Such a process keeps its model open from shard to shard. How far it is stands in a small file
+# beside the part, which the process that asked reads for its progress bar.
+
+POLL_S = 0.5
+
+
+def begin_worker() -> None:
+    """Make a process of this machine end with the one that asked, and not before."""
+    # Ctrl-C reaches the whole group; the parent decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    # A parent that is killed tells nobody: its workers would wait for the next shard for ever.
+    parent.join()
+    os._exit(1)
+
+
+def score_in_worker(job: ShardJob) -> ShardReport:
+    """
+    Score a shard with the engine of this process.
+
+    Raises
+    ------
+    TableError
+        If the folder of the table is not the one of the process that asked.
+    UncertaintySegError
+        As `score_shard`, and as `ShardEngine`.
+
+    """
+    # A worker of a cluster was started elsewhere; absolute paths need no such folder.
+    if Path(job.folder).is_dir():
+        os.chdir(job.folder)
+    if not (job.part.parent / LOCK_FILE).exists():
+        raise TableError(f'{job.part.parent} is not there on a machine of the cluster',
+                         'a folder that all of them share', 'give a shared --out and inputs')
+    engine = _engine(job.settings, job.info.model_sha256)
+    place = _progress_file(job)
+    last_s = time.monotonic()
+
+    def on_frame(count: int) -> None:
+        nonlocal last_s
+        now_s = time.monotonic()
+        if now_s - last_s >= POLL_S:
+            last_s = now_s
+            place.write_text(str(count))
+
+    try:
+        return score_shard(job, engine, on_frame)
+    finally:
+        place.unlink(missing_ok=True)
+
+
+def num_done(jobs: Iterable[ShardJob]) -> int:
+    """Return how many frames are done of the shards that are being scored."""
+    total = 0
+    for job in jobs:
+        try:
+            total += int(_progress_file(job).read_text() or 0)
+        except (OSError, ValueError):
+            continue
+    return total
+
+
+def _progress_file(job: ShardJob) -> Path:
+    return job.part.with_name(f'.{job.part.stem}.count.tmp')
+
+
+@lru_cache(maxsize=1)
+def _engine(settings: Settings, model_sha256: str) -> ShardEngine:
+    # One model a process; the hash tells another bundle under the same name.
+    cv2.setNumThreads(max(1, settings.threads))
+    return ShardEngine(settings)
+
+
+# -------------------------------------------------------------------------------------------------
+# Score shards on a Ray cluster: one task a shard.
+# Tasks, since Ray itself runs one again elsewhere when its process or its machine dies, and a part
+# appears under its name only when it is whole. Sources, table and a bundle that is no shipped one
+# must lie under the same path on every machine.
+
+# Times that a shard is begun again after its process died.
+RETRIES = 5
+# Without asking for one, a task does not see the GPU of its machine.
+_GPU_BACKENDS = ('tensorrt', 'onnxruntime_cuda', 'onnxruntime_tensorrt')
+
+
+def run_on_ray(
+    jobs: Sequence[ShardJob], address: str, bar: tqdm
+) -> Iterator[ShardReport]:
+    """
+    Score shards on a cluster.
+
+    Parameters
+    ----------
+    jobs : sequence of ShardJob
+        What to do.
+    address : str
+        As `ray.init` takes it: 'auto' for the cluster this machine belongs to, HOST:PORT, or
+        'local' for one that is started here and ends with the run.
+    bar : tqdm
+        Counts frames.
+
+    Yields
+    ------
+    ShardReport
+        As they are finished; one whose process died again and again says so.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If there is no cluster at the address.
+    UncertaintySegError
+        What a shard raised; those that are finished are kept.
+
+    """
+    os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
+    import ray
+
+    _connect(ray, address)
+    try:
+        yield from _reports(ray, jobs, bar)
+    finally:
+        ray.shutdown()
+
+
+def _connect(ray: Any, address: str) -> None:
+    try:
+        # What workers print must not follow the last line on stdout.
+        ray.init(address=address, log_to_driver=False, logging_level='error',
+                 include_dashboard=False if address == 'local' else None)
+    except (ConnectionError, ValueError, RuntimeError) as err:
+        raise BackendUnavailableError(
+            f'no Ray cluster at {address!r} ({str(err).split(".")[0]})', 'one that runs',
+            'start it with ray start --head, or leave out --ray') from err
+
+
+def _reports(ray: Any, jobs: Sequence[ShardJob], bar: tqdm) -> Iterator[ShardReport]:
+    task = ray.remote(score_in_worker)
+    # The longest first, so that none of them is left over at the end.
+    ordered = sorted(jobs, key=lambda job: -job.source.num_frames)
+    pending = {
+        task.options(
+            num_cpus=max(1, job.settings.threads), max_retries=RETRIES, name=job.part.stem,
+            num_gpus=1 if job.settings.backend in _GPU_BACKENDS else 0,
+        ).remote(job): job
+        for job in ordered
+    }
+    num_before = 0
+    while pending:
+        done, _ = ray.wait(list(pending), timeout=POLL_S)
+        for reference in done:
+            report = _report(ray, reference, pending.pop(reference))
+            num_before += report.num_frames + report.num_bad
+            yield report
+        bar.update(num_before + num_done(pending.values()) - bar.n)
+
+
+def _report(ray: Any, reference: Any, job: ShardJob) -> ShardReport:
+    try:
+        report: ShardReport = ray.get(reference)
+        return report
+    except ray.exceptions.RayTaskError as err:
+        if isinstance(err.cause, UncertaintySegError):
+            raise err.cause from None
+        raise
+    except ray.exceptions.RayError as err:
+        source = job.source
+        reason = f'{source.path}: its process died {RETRIES + 1} times ({type(err).__name__})'
+        return ShardReport('', source.path, source.kind, source.topic, source.dive,
+                           job.fingerprint, broke_off=reason)

@@ -1,0 +1,88 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+A folder in which what the pages show can be run: small files under the names that they use.
+
+The models called suim and pipeline are the tiny bundle there, so that a command that writes into
+a bundle changes no shipped one, and a run takes a second.
+
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+import shutil
+
+from calibration_helpers import picture, write_folder
+from conftest import make_tiny_bundle
+import cv2
+from label_sample import write_log
+import numpy as np
+import onnx
+from onnx import numpy_helper
+import pytest
+from test_passes import net
+
+from uncertainty_seg.storage import model_bundle
+from uncertainty_seg.storage.bags.writer import BagWriter
+from uncertainty_seg.tools.calibrate import calibration_run
+
+# Names of the pages for each kind of thing.
+BUNDLES = ('BUNDLE', 'bundle', 'models/suim', 'models/pipeline')
+LABELLED = ('DIR', 'DATA', 'OTHER', 'SEEN', 'NEW', 'SEEN/ood', 'suim_dev', 'ood_dev',
+            'SCENES_SEED_1', 'SCENES_SEED_1/ood', 'SCENES_SEED_1077', 'train', 'val', 'test')
+BAGS = ('IN_BAG', 'INPUT', 'dive_bag')
+NETS = ('NET.onnx', 'net.onnx', 'a.onnx', 'b.onnx', 'c.onnx')
+FACTORY = """
+import torch
+from torch import nn
+
+
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Dropout2d(0.5),
+                         nn.Conv2d(8, 4, 1))
+"""
+
+
+def make_stage(folder: Path) -> None:
+    """Write everything that the pages name and do not make themselves."""
+    rng = np.random.default_rng(0)
+    source = write_folder(folder / 'labelled', 90, 1, splits=True)
+    for name in LABELLED:
+        shutil.copytree(source, folder / name, dirs_exist_ok=True)
+    for index, name in enumerate(('train', 'val', 'test')):
+        shutil.rmtree(folder / name)
+        write_folder(folder / name, 45, 2 + index)
+    stems = [path.stem for path in (source / 'images').iterdir()]
+    (folder / 'FILE').write_text(json.dumps({stem: stem for stem in stems}))
+    (folder / 'dives.csv').write_text(''.join(f'{stem},{stem}\n' for stem in stems))
+    for name in BUNDLES:
+        make_tiny_bundle(folder / name)
+    for name in BAGS:
+        with BagWriter(folder / name) as bag:
+            for index in range(3):
+                image, _ = picture(rng, 0.3 * index)
+                bag.write_image('/cam/image_raw', 10**9 * index, 'cam', image, 'bgr8')
+    for index, name in enumerate(NETS):
+        model = net('element')
+        weights = next(t for t in model.graph.initializer if t.name == 'w2')
+        weights.CopyFrom(numpy_helper.from_array(
+            numpy_helper.to_array(weights) * (1 + index), 'w2'))
+        onnx.save(model, str(folder / name))
+    (folder / 'classes.yaml').write_text('classes: [water, diver, wreck, fish]\n')
+    (folder / 'my_pkg').mkdir()
+    (folder / 'my_pkg' / 'nets.py').write_text(FACTORY)
+    write_log(folder / 'LOG', [rng.integers(0, 3, (12, 16)).astype(np.uint8) for _ in range(4)])
+    image, _ = picture(rng, 0.2)
+    cv2.imwrite(str(folder / 'photo.jpg'), image)
+
+
+def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a stage: its models are the shipped ones, and calibration tries few temperatures."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(model_bundle, 'models_folders', lambda: [folder / 'models'])
+    monkeypatch.setattr(calibration_run, 'TEMPERATURES', (0.9, 1.0, 1.1))
+    monkeypatch.setenv('XDG_CACHE_HOME', str(folder / 'cache'))
+    monkeypatch.setenv('UNCERTAINTY_SEG_ENGINE_CACHE', str(folder / 'cache' / 'engines'))

@@ -1,0 +1,252 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Every command that a page shows is run on small data, in the order of the page.
+
+What a placeholder of a page stands for is in `docs_stage`. A value that would take minutes is
+replaced by a small one (`SMALLER`); the options stay those of the page. What cannot be run here is
+parsed by the parser of its verb, with the reason (`PARSED_ONLY`).
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from glob import glob
+from pathlib import Path
+import re
+import shlex
+import shutil
+
+from docs_stage import enter, make_stage
+import pytest
+
+from uncertainty_seg.tools.main import build_parser, main, VERBS
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob('*.md'), *(ROOT / 'docs').glob('*.md')])
+
+# Verb -> options that replace those of the page: less of the same.
+SMALLER = {
+    'make-dive': '--duration 2 --rate 2 --size 64x48 --workers 1',
+    'demo': '--duration 4 --rate 2 --size 64x48 --workers 1 --no-check --out demo',
+    'make-scenes': '--count 4 --ood 2 --size 64x48 --workers 1',
+    'compile': '--input 16x8 -o compiled',
+    'calibrate': '--backend onnxruntime --threads 1 --frames 40',
+    'evaluate': '--backend onnxruntime --threads 1 --corrupt-frames 2',
+    'self-check': '--backend onnxruntime --frames 1 --runs 4',
+    'select': '-n 2',
+}
+# (part of a command, why it is parsed and not run).
+PARSED_ONLY = (
+    (r'^build-engines ', 'needs an NVIDIA GPU'),
+    (r'^self-check .*--backend tensorrt', 'needs an NVIDIA GPU'),
+    (r'^demo(?!.*--offline)', 'needs ROS and minutes: scripts/demo runs it, and test_live_replay'),
+    (r'^train ', 'needs torch, a network connection for the weights, and hours'),
+)
+# Verb -> package without which it cannot run here.
+PACKAGES = {'calibrate': 'sklearn', 'evaluate': 'scipy', 'score': 'pyarrow', 'select': 'pyarrow',
+            'export-labels': 'pycocotools', 'import-labels': 'pycocotools'}
+# Written by a command of a page; removed before it runs, as a reader would give a new name.
+OUTPUTS = ('OUT', 'OUT_BAG', 'VARIANT', 'BAG', 'TABLE_OUT', 'demo')
+WORDS = {'NET': 'NET.onnx', 'LABELS': 'EXPORT', 'NAME': 'dive_1', 'N': '2', 'TABLE': 'TABLE'}
+
+
+def lines_of(page: Path) -> Iterator[str]:
+    """Yield the lines of code blocks, those that go on joined, without their comments."""
+    text = page.read_text(encoding='utf-8')
+    text = re.sub(r'^```python\n.*?^```$', '', text, flags=re.MULTILINE | re.DOTALL)
+    is_fenced, joined = False, ''
+    for line in text.splitlines():
+        if line.startswith('```'):
+            is_fenced = not is_fenced
+        elif is_fenced or line.startswith('    '):
+            joined = f'{joined} {line.strip()}'.strip()
+            if joined.endswith('\\'):
+                joined = joined[:-1].rstrip()
+                continue
+            yield re.split(r'\s{2,}|\s#\s', joined)[0]
+            joined = ''
+
+
+def verbs_of(page: Path) -> list[str]:
+    """Return what follows the name of the program in each command of a page."""
+    found = []
+    for line in lines_of(page):
+        for match in re.finditer(r'(?<![\w.-])uncertainty_seg (?=[a-z-]+)(.*)', line):
+            words = match[1].strip().rstrip("'")
+            if words.split()[0].rstrip(',') in (*VERBS, '--help', '--version'):
+                found.append(words)
+    return found
+
+
+def example(synopsis: str) -> list[str]:
+    """Turn a synopsis into one command: every optional part, the first of alternatives."""
+    text = re.sub(r' \| [^\]]*', '', synopsis).replace('[', '').replace(']', '')
+    words = [word.removesuffix('...') for word in shlex.split(text)]
+    words = [word.split('|')[0] if re.fullmatch(r'[\w-]+(\|[\w-]+)+', word) else word
+             for word in words]
+    return [WORDS.get(word, word) for word in words if word]
+
+
+def reason_to_parse(words: list[str]) -> str:
+    text = ' '.join(words) + ' '
+    return next((why for pattern, why in PARSED_ONLY if re.search(pattern, text)), '')
+
+
+def is_list(words: str) -> bool:
+    """Whether it is no command but a list of verbs, as 'make-scenes, train'."""
+    return bool(re.fullmatch(r'[a-z-]+(, [a-z-]+)+', words))
+
+
+PAGES_WITH_COMMANDS = [page for page in PAGES if verbs_of(page)]
+
+
+@pytest.fixture(scope='module')
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp('pages')
+    make_stage(folder)
+    return folder
+
+
+@pytest.fixture
+def here(stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / 'page'
+    shutil.copytree(stage, folder)
+    enter(folder, monkeypatch)
+    return folder
+
+
+def prepare(words: list[str], folder: Path) -> None:
+    """Make what a command of a synopsis needs from the verb before it."""
+    for option, name in zip(['', *words], words, strict=False):
+        if name in OUTPUTS or (words[0] == 'select' and option in ('-o', '--out')):
+            shutil.rmtree(folder / name, ignore_errors=True)
+    if 'TABLE' in words and words[0] == 'select' or any('tables/*' in word for word in words):
+        if not (folder / 'tables').exists():
+            assert main(['score', 'IN_BAG', '--out', 'TABLE', '--model', 'pipeline']) == 0
+            shutil.copytree(folder / 'TABLE', folder / 'tables' / 'one')
+    if 'EXPORT' in words and not (folder / 'EXPORT').exists():
+        assert main(['export-labels', 'LOG', 'EXPORT', '--format', 'coco']) == 0
+    if words[0] == 'compile':
+        for seed, name in enumerate(('w.pt', 'a.pt', 'b.pt', 'c.pt')):
+            if name in words:
+                torch = pytest.importorskip('torch')
+                from my_pkg.nets import build
+
+                net = build()
+                torch.manual_seed(seed)
+                torch.nn.init.normal_(net[0].weight, std=0.3)
+                torch.save(net.state_dict(), name)
+
+
+def smaller(words: list[str]) -> list[str]:
+    """Return the command with small values, and with what a '...' of the page leaves out."""
+    verb = words[0]
+    words = [word for part in words for word in (glob(part) if '*' in part else [part])]
+    if verb == 'compile':
+        words += [] if '--classes' in words else ['--classes', 'classes.yaml']
+    if verb == 'make-scenes':
+        words[1] += '_rendered'  # of other classes than the tiny network
+    return words + shlex.split(SMALLER.get(verb, ''))
+
+
+@pytest.mark.parametrize('page', PAGES_WITH_COMMANDS, ids=lambda page: page.name)
+def test_the_commands_of_a_page_run(
+    page: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in verbs_of(page):
+        if is_list(command):
+            assert set(command.split(', ')) <= set(VERBS)
+            continue
+        words = example(command)
+        if words[0].startswith('--') or reason_to_parse(words):
+            parsed_by_its_verb(words)
+            continue
+        pytest.importorskip(PACKAGES.get(words[0], 'numpy'))
+        if 'my_pkg.nets:build' in words:
+            pytest.importorskip('torch')
+        if is_run_already(words):
+            parsed_by_its_verb(words)
+            continue
+        prepare(words, here)
+        code = main(smaller(words))
+        said = capsys.readouterr()
+        assert code == 0, f'{command}: {said.err[-500:]}'
+
+
+_RUN: set[tuple[str, bool]] = set()
+
+
+def is_run_already(words: list[str]) -> bool:
+    """Whether a page had this verb on such folders; on small data it is the same run again."""
+    key = words[0], '--data' in words
+    is_known = words[0] in ('calibrate', 'evaluate') and key in _RUN
+    _RUN.add(key)
+    return is_known
+
+
+def parsed_by_its_verb(words: list[str]) -> None:
+    try:
+        build_parser(words[0]).parse_args(words)
+    except SystemExit as end:  # of --help
+        assert not end.code
+
+
+def test_what_is_only_parsed_is_the_exception() -> None:
+    commands = [example(text) for page in PAGES for text in verbs_of(page) if not is_list(text)]
+    parsed = [words for words in commands if reason_to_parse(words)]
+    assert len(commands) > 40 and len(parsed) < len(commands) / 4
+    for pattern, _ in PARSED_ONLY[:3]:
+        assert any(re.search(pattern, ' '.join(words) + ' ') for words in commands), pattern
+
+
+def test_every_verb_is_shown_somewhere() -> None:
+    shown = {word for page in PAGES for text in verbs_of(page)
+             for word in (text.split(', ') if is_list(text) else [text.split()[0]])}
+    assert set(VERBS) <= shown
+
+
+@pytest.mark.parametrize(('line', 'words'), [
+    ('export-labels LOG... OUT --format coco|cvat|mcap', 'export-labels LOG OUT --format coco'),
+    ('score INPUT... --out TABLE [--stride N] [--workers N | --ray auto|ADDRESS]',
+     'score INPUT --out TABLE --stride 2 --workers 2'),
+    ('calibrate BUNDLE --bad "iou<0.5"', 'calibrate BUNDLE --bad iou<0.5'),
+])
+def test_a_synopsis_becomes_a_command(line: str, words: str) -> None:
+    assert example(line) == words.split()
+
+
+def commands_that_start_with(start: str) -> list[str]:
+    return [line for page in PAGES for line in lines_of(page) if re.match(start, line)]
+
+
+def test_ros2_commands_name_what_is_installed() -> None:
+    setup = (ROOT / 'setup.py').read_text(encoding='utf-8')
+    executables = set(re.findall(r"'(\w+) = uncertainty_seg\.", setup))
+    for line in commands_that_start_with(r'ros2 run uncertainty_seg '):
+        assert line.split()[3] in executables, line
+    launches = commands_that_start_with(r'ros2 launch uncertainty_seg ')
+    assert len(launches) > 3
+    for line in launches:
+        _, _, _, file, *arguments = line.split()
+        code = (ROOT / 'launch' / file).read_text(encoding='utf-8')
+        declared = set(re.findall(r"DeclareLaunchArgument\(\s*'(\w+)'", code))
+        assert {word.partition(':=')[0] for word in arguments} <= declared, line
+
+
+def test_scripts_and_installations_name_files_and_extras_that_exist() -> None:
+    for line in commands_that_start_with(r'scripts/'):
+        assert (ROOT / line.split()[0]).stat().st_mode & 0o111, line
+    setup = (ROOT / 'setup.py').read_text(encoding='utf-8')
+    for line in commands_that_start_with(r'(python3? -m )?pip install '):
+        for name in re.findall(r'-r (\S+)', line):
+            assert (ROOT / name).is_file(), line
+        for extra in re.findall(r"'\.\[([\w,]+)\]'", line):
+            assert all(f"'{name}':" in setup for name in extra.split(',')), line
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_no_page_installs_this_package_from_an_index(page: Path) -> None:
+    # Nobody owns the name there.
+    assert re.findall(r'pip install [^`\n]*\buncertainty[_-]seg\b(?!/)',
+                      page.read_text(encoding='utf-8')) == []

@@ -1,0 +1,78 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The command line as it is installed: on PATH, for `ros2 run`, from pip, and in .venv/bin."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+COLCON = ('import sys; from colcon_core.command import main; sys.argv[0] = "colcon"; '
+          'sys.exit(main())')
+
+
+def clean(command: str, path: str = '/usr/bin:/bin') -> subprocess.CompletedProcess[str]:
+    """Run bash in another folder, without anything of this process's environment."""
+    return subprocess.run(['bash', '-c', command], cwd='/', capture_output=True, text=True,
+                          env={'HOME': '/nonexistent', 'PATH': path}, check=False)
+
+
+@pytest.fixture(scope='module')
+def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the package as `colcon build` does."""
+    pytest.importorskip('colcon_core', reason='colcon is not in this Python')
+    folder = tmp_path_factory.mktemp('colcon')
+    subprocess.run(
+        [sys.executable, '-c', COLCON, '--log-base', str(folder / 'log'), 'build',
+         '--base-paths', str(ROOT), '--build-base', str(folder / 'build'),
+         '--install-base', str(folder / 'install')],
+        cwd=folder, env={**os.environ, 'PYTHONPATH': ''}, capture_output=True, check=True)
+    return folder / 'install'
+
+
+def test_sourcing_setup_puts_the_command_on_path(prefix: Path) -> None:
+    done = clean(f'source {prefix}/setup.bash; command -v uncertainty_seg; uncertainty_seg --help')
+    place, usage = done.stdout.split('\n')[:2]
+    assert (done.returncode, done.stderr) == (0, '')
+    assert place == f'{prefix}/uncertainty_seg/bin/uncertainty_seg'
+    assert usage == 'usage: uncertainty_seg [-h] [--version] VERB ...'
+
+
+def test_a_verb_runs_and_finds_a_shipped_model(prefix: Path, tmp_path: Path) -> None:
+    done = clean(f'source {prefix}/setup.bash; '
+                 f'uncertainty_seg convert pipeline -o {tmp_path}/half --precision fp16')
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / 'half' / 'card.json').is_file()
+
+
+def test_ros2_run_finds_every_executable(prefix: Path) -> None:
+    # ros2 run lists the files of lib/<package> that can be executed.
+    folder = prefix / 'uncertainty_seg' / 'lib' / 'uncertainty_seg'
+    assert {path.name for path in folder.iterdir() if os.access(path, os.X_OK)} == {
+        'speed_governor', 'uncertainty_seg', 'uncertainty_seg_node', 'uncertainty_seg_play'}
+
+
+def test_the_command_in_the_environment_runs_what_was_built(prefix: Path, tmp_path: Path) -> None:
+    checkout, venv = prefix.parent, tmp_path / 'venv'
+    (venv / 'bin').mkdir(parents=True)
+    made = clean(f'export VENV={venv}; source {ROOT}/scripts/lib.sh; command_in_venv {checkout}')
+    assert made.returncode == 0, made.stderr
+    assert f'{venv}/bin/uncertainty_seg' in made.stdout
+    done = clean('uncertainty_seg --version', f'{venv}/bin:/usr/bin:/bin')
+    assert (done.returncode, done.stdout) == (0, '0.1.0\n')
+
+
+def test_pip_gets_its_own_command_and_not_a_second_one(tmp_path: Path) -> None:
+    # A wheel has console scripts, which pip writes to bin/ itself.
+    code = ('import sys, setuptools\n'
+            'setuptools.setup = lambda **given: print([to for to, _ in given["data_files"]])\n'
+            'sys.argv = ["setup.py", sys.argv[1]]\n'
+            'exec(open("setup.py").read(), {"__file__": "setup.py", "__name__": "__main__"})\n')
+    found = {word: subprocess.run([sys.executable, '-c', code, word], cwd=ROOT, text=True,
+                                  capture_output=True, check=True).stdout
+             for word in ('install', 'bdist_wheel', 'editable_wheel')}
+    assert ["'bin'" in found[word] for word in found] == [True, False, False]

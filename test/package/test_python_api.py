@@ -1,0 +1,193 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The Python API: its names, what an import of it loads, and every example of its page."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from pathlib import Path
+import re
+import subprocess
+import sys
+from typing import Any
+
+import cv2
+from docs_stage import enter, make_stage
+import numpy as np
+import pytest
+
+import uncertainty_seg as us
+from uncertainty_seg.errors import CalibrationError, ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / 'docs' / 'python_api.md').read_text(encoding='utf-8')
+BLOCKS = re.findall(r'^```python\n(.*?)^```$', PAGE, re.MULTILINE | re.DOTALL)
+
+
+def bare(code: str) -> str:
+    """Return what code prints in a process that has imported nothing yet."""
+    return subprocess.run([sys.executable, '-c', code], cwd=ROOT, text=True, check=True,
+                          capture_output=True, env={**os.environ, 'PYTHONPATH': str(ROOT)}).stdout
+
+
+def test_the_import_loads_no_library_and_no_other_module() -> None:
+    # Against a bare Python, which may load modules of its own (an editable install, coverage).
+    loaded = 'import sys; before = set(sys.modules); import uncertainty_seg; ' \
+        'print(*sorted(set(sys.modules) - before))'
+    found = set(bare(loaded).split())
+    assert 'uncertainty_seg' in found
+    assert {name for name in found if name.partition('.')[0] not in sys.stdlib_module_names} == {
+        'uncertainty_seg'}
+
+
+def test_a_name_loads_what_it_needs_and_no_more() -> None:
+    code = 'import sys, uncertainty_seg as us; us.{}; ' \
+        "print(*({{'torch', 'onnxruntime', 'openvino', 'rclpy', 'rosbags'}} & set(sys.modules)))"
+    names = [name for name in us.__all__ if name not in ('Settings', 'UncertaintySegError')]
+    assert bare(code.format('; us.'.join(names))).split() == []
+
+
+def test_every_name_is_documented_and_has_an_example() -> None:
+    table = PAGE.split('| name |')[1].split('\n\n')[0]
+    assert set(re.findall(r'`(\w+)`', table.replace('`process', ''))) == set(us.__all__)
+    code = '\n'.join(BLOCKS)
+    assert [name for name in us.__all__ if f'us.{name}' not in code] == []
+    assert [name for name in us.__all__ if not (getattr(us, name).__doc__ or '').strip()] == []
+    assert set(us.__all__) < set(dir(us))
+
+
+def test_a_type_checker_sees_what_is_imported() -> None:
+    source = (ROOT / 'uncertainty_seg' / '__init__.py').read_text(encoding='utf-8')
+    typed = dict(re.findall(r'^    from uncertainty_seg\.(\S+) import (.+?)(?:  #.*)?$', source,
+                            re.MULTILINE))
+    seen = {}
+    for module, names in typed.items():
+        for name in names.split(', '):
+            there, _, here = name.partition(' as ')
+            seen[here or there] = (module, there)
+    assert set(seen) == set(us.__all__)
+    for name, (module, there) in seen.items():
+        given = getattr(us, name)
+        assert (given.__module__, given.__name__) == (f'uncertainty_seg.{module}', there)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'uncertainty_seg' has no attribute 'fly'"):
+        us.fly  # noqa: B018
+
+
+def test_every_argument_of_a_function_is_described() -> None:
+    for name in us.__all__:
+        function = getattr(us, name)
+        if inspect.isfunction(function):
+            # 'a, b : type' or '**more', as numpydoc has them.
+            listed = re.findall(r'^ +(\*{0,2}\w+(?:, \w+)*)(?: : .*)?$', function.__doc__ or '',
+                                re.MULTILINE)
+            words = {word.strip(' *') for names in listed for word in names.split(',')}
+            assert set(inspect.signature(function).parameters) <= words, name
+
+
+@pytest.fixture(scope='module')
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp('api')
+    make_stage(folder)
+    return folder
+
+
+def test_every_example_runs(stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ('torch', 'sklearn', 'scipy', 'pyarrow'):
+        pytest.importorskip(package)
+    enter(stage, monkeypatch)
+    video = cv2.VideoWriter('dive.mp4', cv2.VideoWriter.fourcc(*'mp4v'), 10, (64, 48))
+    for _ in range(4):
+        video.write(np.full((48, 64, 3), (250, 0, 0), np.uint8))
+    video.release()
+    names: dict[str, Any] = {}
+    assert len(BLOCKS) >= 12
+    for number, block in enumerate(BLOCKS):
+        exec(compile(block, f'docs/python_api.md, example {number + 1}', 'exec'), names)
+    assert names['made'].bundle.card.passes == 20
+    assert names['check'].is_passed and names['report'].num_frames == 3
+    assert names['fitted'].calibration.promises[0].alpha == 0.1
+    assert len(names['chosen'].selection.rows) == 2
+    assert (stage / 'selection' / 'selection.parquet').is_file()
+
+
+def test_the_script_in_cells_draws_its_picture(tmp_path: Path) -> None:
+    script = ROOT / 'docs' / 'python_api.py'
+    done = subprocess.run([sys.executable, str(script), str(tmp_path / 'picture.png')],
+                          capture_output=True, text=True, check=True)
+    picture = cv2.imread(str(tmp_path / 'picture.png'))
+    assert picture.shape == (3 * 384, 4 * 512, 3)
+    flags = re.findall(r'^(\w+) +confident: (\w+)', done.stdout, re.MULTILINE)
+    assert flags == [('clear', 'True'), ('turbid', 'False'), ('diver', 'False')]
+    heat = picture[:384, 1024:1536]
+    assert len(np.unique(heat.reshape(-1, 3), axis=0)) > 100
+    cells = [line for line in script.read_text(encoding='utf-8').splitlines()
+             if line.startswith('# %%')]
+    assert len(cells) >= 8 and '# %% [markdown]' in cells
+
+
+def test_a_result_has_the_size_of_the_image(tiny_bundle: Path) -> None:
+    image = np.zeros((96, 160, 3), np.uint8)
+    image[..., 0] = 255  # blue is class 0
+    with us.open_pipeline(tiny_bundle, backend='onnxruntime') as pipeline:
+        result = pipeline.process(image)
+    assert result.label.shape == result.confidence.shape == (96, 160)
+    assert (result.label == 0).all() and result.confidence.dtype == np.float32
+    assert result.maps.entropy.shape == (48, 64)
+    np.testing.assert_array_equal(result.map_at_source('confidence'), result.confidence)
+
+
+def test_a_bundle_without_calibration_opens_with_a_temperature_alone(tmp_path: Path) -> None:
+    from conftest import make_tiny_bundle
+
+    bundle = us.load_bundle(make_tiny_bundle(tmp_path / 'tiny', calibrated=False))
+    with pytest.raises(CalibrationError, match='or give a temperature to open it without a gate'):
+        us.open_pipeline(bundle)
+    with us.open_pipeline(bundle, temperature=1.0, backend='onnxruntime') as pipeline:
+        verdict = pipeline.process(np.zeros((48, 64, 3), np.uint8)).verdict
+    assert (verdict.is_confident, verdict.reasons) == (False, ('the bundle is not calibrated',))
+
+
+def test_a_setting_out_of_range_is_refused_wherever_it_is_given(tiny_bundle: Path) -> None:
+    with pytest.raises(ConfigError, match='threads is -3'):
+        us.open_pipeline(tiny_bundle, us.Settings(threads=-3))
+    with pytest.raises(ConfigError, match="unknown parameter 'speed'"):
+        us.open_pipeline(tiny_bundle, speed=3)
+    with pytest.raises(ConfigError, match='passes is 0'):
+        us.Settings(passes=0)
+    with pytest.raises(ConfigError, match='threads is -3'):
+        us.replay('in_bag', 'out_bag', settings=us.Settings(threads=-3))
+
+
+def test_a_module_is_compiled_as_its_factory_is(tmp_path: Path) -> None:
+    torch = pytest.importorskip('torch')
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.Dropout2d(0.5), torch.nn.Conv2d(8, 3, 1)).train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    made = us.compile(net, tmp_path / 'one', (16, 8), ['water', 'diver', 'wreck'])
+    assert made.bundle.card.class_names == ('water', 'diver', 'wreck')
+    assert made.bundle.card.passes == 20 and made.report.masked_error < 1e-5
+    assert net.training and all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+    other = torch.nn.Conv2d(3, 3, 3, 2, 1)
+    ensemble = us.compile(net, tmp_path / 'two', (16, 8), ['water', 'diver', 'wreck'],
+                          members=[other], method='ensemble')
+    assert ensemble.bundle.card.members == 2
+
+
+@pytest.mark.parametrize(('more', 'sentence'), [
+    ({'weights': ['w.pt']}, 'weights with a module'),
+    ({'members': [3], 'method': 'ensemble'}, 'a network of the type int'),
+    ({'method': 'bagging'}, "method is 'bagging', expected one of mc_dropout, ensemble"),
+    ({'fit': 'crop'}, "fit is 'crop', expected one of letterbox, stretch"),
+    ({'precision': 'int8'}, '--calibration-images DIR'),
+])
+def test_a_request_that_contradicts_itself_is_refused(
+    more: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    torch = pytest.importorskip('torch')
+    with pytest.raises(us.UncertaintySegError, match=sentence):
+        us.compile(torch.nn.Conv2d(3, 2, 1), tmp_path / 'out', (16, 8), ['a', 'b'], **more)
+    assert not (tmp_path / 'out').exists()

@@ -1,0 +1,85 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Open the pipeline of a bundle: what `uncertainty_seg.open_pipeline` and the verbs start from.
+
+It joins what the rooms below may not join: bundles on disk, a runtime, and the pipeline.
+
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from uncertainty_seg.backends import registry
+from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.settings import Settings, settings_from_dict, settings_to_dict
+from uncertainty_seg.errors import CalibrationError
+from uncertainty_seg.storage.ignore_mask import load_ignore_mask
+from uncertainty_seg.storage.model_bundle import load_bundle
+
+
+def open_pipeline(
+    model: ModelBundle | Path | str | None = None,
+    settings: Settings | None = None,
+    *,
+    temperature: float | None = None,
+    **parameters: object,
+) -> Pipeline:
+    """
+    Open a bundle on the best runtime of this machine, ready for the first frame.
+
+    Parameters
+    ----------
+    model : ModelBundle, Path or str, optional
+        A shipped name ('pipeline', 'suim'), the folder of a bundle, or a loaded one; `model` of
+        the settings without.
+    settings : Settings, optional
+        Backend, T, seed, gate and so on; the node's defaults without.
+    temperature : float, optional
+        The logits are divided by it, instead of by the temperature of the calibration: 1 opens a
+        bundle that is not calibrated. There is no gate then, and the flag is always false.
+    **parameters
+        Single settings by their names, such as ``passes=20``; they replace those of `settings`.
+        Names with a dot are given as ``**{'gate.alpha': 0.1}``.
+
+    Returns
+    -------
+    Pipeline
+        A context manager, closed at the end of its block; else by ``close()``.
+
+    Raises
+    ------
+    UncertaintySegError
+        If bundle, runtime and settings do not fit together; nothing stays open.
+
+    """
+    settings = checked_settings(settings, **parameters)
+    bundle = as_bundle(settings.model if model is None else model)
+    if temperature is None and bundle.calibration is None:
+        raise CalibrationError(f'bundle {bundle.card.name!r} has no calibration.json',
+                               'thresholds for the gate', 'run uncertainty_seg calibrate on it, '
+                               'or give a temperature to open it without a gate')
+    return registry.open_pipeline(
+        bundle, settings, load_ignore_mask(settings.ignore_mask), temperature)
+
+
+def as_bundle(model: ModelBundle | Path | str, has_calibration: bool = True) -> ModelBundle:
+    """Return a bundle, read from disk if it is a name or a path; see `load_bundle`."""
+    if isinstance(model, ModelBundle):
+        return model if has_calibration else replace(model, calibration=None)
+    return load_bundle(model, has_calibration)
+
+
+def checked_settings(settings: Settings | None = None, **parameters: object) -> Settings:
+    """
+    Return settings whose every value is in range.
+
+    Raises
+    ------
+    ConfigError
+        If a name is unknown, or a value is of another type or out of range.
+
+    """
+    return settings_from_dict({**settings_to_dict(settings or Settings()), **parameters})
