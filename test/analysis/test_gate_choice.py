@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from uncertainty_seg.analysis.frame_table import FrameTable
-from uncertainty_seg.analysis.gate_choice import choose_scores
-from uncertainty_seg.analysis.selective import excess_aurc
+from uncertainty_seg.analysis.selective import choose_scores, excess_aurc
 from uncertainty_seg.core.calibration import GUARD_CEILING, has_ranks, RankFamily
 from uncertainty_seg.errors import CalibrationError
 

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 import pytest
 
-from uncertainty_seg.analysis.selection import select
+from uncertainty_seg.analysis.selection import Nearest, select
 from uncertainty_seg.analysis.selection_pool import Candidates, SelectionRequest
-from uncertainty_seg.analysis.selection_strategies import Nearest
 from uncertainty_seg.errors import ConfigError
 
 Floats = NDArray[np.float32]

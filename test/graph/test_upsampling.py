@@ -10,8 +10,7 @@ from onnx import helper, numpy_helper
 import onnxruntime
 import pytest
 
-from uncertainty_seg.backends.cpu.reduction import Reduction
-from uncertainty_seg.backends.cpu.reduction_plan import new_plan
+from uncertainty_seg.backends.cpu.reduction import new_plan, Reduction
 from uncertainty_seg.core.model_card import card_from_json, card_to_json, UPSAMPLINGS
 from uncertainty_seg.core.uncertainty import MAP_NAMES, maps_from_logits, upsample_bilinear
 from uncertainty_seg.errors import ModelBundleError

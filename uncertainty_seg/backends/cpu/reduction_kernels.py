@@ -15,7 +15,7 @@ of the time: so arrays are passed whole, together with indices.
 The compiler may only fuse a product with a sum. Options that let it reorder sums or assume that
 there is no NaN would change the bits or hide the NaN.
 
-`reduction_plan` explains how the image is cut. All loops are in one file, because numba compiles
+`reduction` explains how the image is cut. All loops are in one file, because numba compiles
 again only when the file of the entry point changes.
 
 """

@@ -25,7 +25,7 @@ from uncertainty_seg.analysis.conformal import (
 )
 from uncertainty_seg.analysis.evaluation import best_temperature, Evaluation, frame_table
 from uncertainty_seg.analysis.frame_table import FrameTable, split_blocks
-from uncertainty_seg.analysis.gate_choice import choose_scores
+from uncertainty_seg.analysis.selective import choose_scores
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import (
     Calibration,
