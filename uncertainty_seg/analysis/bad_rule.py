@@ -77,27 +77,12 @@ class BadRule:
     @classmethod
     def parse(cls, text: str, class_names: Sequence[str]) -> BadRule:
         """
-        Read a rule.
+        Read a rule of at least one term, joined by ``or``; class names are in order of the ids.
 
-        Parameters
-        ----------
-        text : str
-            Terms ``iou<0.5`` (mean IoU over the classes that occur in truth or prediction),
-            ``iou[name]<0.5`` (of one class) or ``accuracy<0.7`` (share of right pixels), joined
-            by ``or``.
-        class_names : sequence of str
-            Names by class id, as the model card has them.
-
-        Returns
-        -------
-        BadRule
-            At least one term.
-
-        Raises
-        ------
-        ConfigError
-            If a term cannot be read, names an unknown class, or its limit is not in (0, 1].
-
+        A term is ``iou<0.5`` (mean IoU over the classes that occur in truth or prediction),
+        ``iou[name]<0.5`` (of one class) or ``accuracy<0.7`` (share of right pixels). Raises
+        ConfigError if a term cannot be read, names an unknown class, or its limit is not in (0,
+        1].
         """
         terms = tuple(_term(part, text, class_names) for part in _OR.split(text))
         return cls(text.strip(), terms, len(class_names))
@@ -108,15 +93,9 @@ class BadRule:
         """
         Measure what each term compares, 0..1; NaN where its class occurs in neither mask.
 
-        All are NaN if no pixel is known: those of `ignore_index` in `truth` are left out.
-
-        Raises
-        ------
-        ShapeError
-            If the masks, uint8 (H, W), differ in size.
-        DatasetError
-            If `truth` has an id that is no class.
-
+        All are NaN if no pixel is known: those of `ignore_index` in `truth` are left out. Raises
+        ShapeError if the masks, uint8 (H, W), differ in size; DatasetError if `truth` has an id
+        that is no class.
         """
         if truth.shape != predicted.shape:
             raise ShapeError(f'the true mask is {truth.shape}', f'{predicted.shape} as predicted')
@@ -140,7 +119,6 @@ class BadRule:
 
         Parameters and errors are those of `values`. A frame without the class of a term, in truth
         and prediction, is good for that term. So is one without a known pixel: leave such out.
-
         """
         return self.holds(self.values(truth, predicted, ignore_index))
 

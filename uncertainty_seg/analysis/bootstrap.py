@@ -56,6 +56,9 @@ def block_interval(
     """
     Compute a figure over blocks drawn with replacement.
 
+    Raises ShapeError if there is no row, or not one block name a row; ConfigError if the
+    confidence is not between 0 and 1, or there is no draw.
+
     Parameters
     ----------
     statistic : callable
@@ -76,13 +79,6 @@ def block_interval(
     -------
     Interval
         Of the statistic.
-
-    Raises
-    ------
-    ShapeError
-        If there is no row, or not one block name a row.
-    ConfigError
-        If the confidence is not between 0 and 1, or there is no draw.
 
     References
     ----------
@@ -122,7 +118,8 @@ def pixel_intervals(
     Return mean IoU, accuracy and expected calibration error with their intervals.
 
     A million pixels of one image are not a million samples: images are drawn, by block, and each
-    figure is computed anew over all pixels of those that were drawn.
+    figure is computed anew over all pixels of those that were drawn. Raises ShapeError if there is
+    no image, or not one block an image.
 
     Parameters
     ----------
@@ -141,11 +138,6 @@ def pixel_intervals(
         'mean_iou', 'accuracy' and 'ece', 0..1, with 95 % intervals. A class that a draw does not
         have is left out of its mean. Chance alone adds to a calibration error and never takes
         from it, so that its interval lies to the upper side.
-
-    Raises
-    ------
-    ShapeError
-        If there is no image, or not one block an image.
 
     """
     figures: dict[str, Callable[[Floats], float]] = {

@@ -70,11 +70,7 @@ def blocks_needed(alpha: float) -> int:
     """
     Return the fewest blocks that can carry a promise: 19 for 0.05, 9 for 0.10.
 
-    Raises
-    ------
-    ConfigError
-        If `alpha` is not between 0 and 1.
-
+    Raises ConfigError if `alpha` is not between 0 and 1.
     """
     if not 0 < alpha < 1:
         raise ConfigError(f'alpha is {alpha}', 'a share above 0 and below 1, such as 0.05')
@@ -100,6 +96,10 @@ def promised_limit(
     """
     Find the loosest limit that keeps the promise.
 
+    Raises ConfigError if `alpha` is not between 0 and 1; ShapeError if the three differ in length,
+    or there is no frame; CalibrationError if there are too few blocks for this alpha, all frames
+    are bad, or none may be accepted.
+
     Parameters
     ----------
     ratios : array of float, shape (n,)
@@ -115,15 +115,6 @@ def promised_limit(
     -------
     PromisedLimit
         A seen ratio: what lies between two seen ones was not tried.
-
-    Raises
-    ------
-    ConfigError
-        If `alpha` is not between 0 and 1.
-    ShapeError
-        If the three differ in length, or there is no frame.
-    CalibrationError
-        If there are too few blocks for this alpha, all frames are bad, or none may be accepted.
 
     References
     ----------
@@ -231,6 +222,8 @@ def fit_promise(
     """
     Set the limits of some scores.
 
+    Raises CalibrationError if there are too few blocks, or no frame can be accepted.
+
     Parameters
     ----------
     family : RankFamily
@@ -250,11 +243,6 @@ def fit_promise(
     -------
     Promise
         Its shares are those of the limits as they are written down.
-
-    Raises
-    ------
-    CalibrationError
-        If there are too few blocks, or no frame can be accepted.
 
     """
     limits = family.limits(_rank(family, frames, names, alpha), names)
@@ -281,7 +269,6 @@ def rehearse(
 
     The other parameters are those of `fit_promise`. None if half of the blocks are too few for the
     promise. A half on which no frame could be accepted counts as one that accepts none.
-
     """
     count = len(np.unique(frames.blocks))
     if count < 2 or round(count / 2) < blocks_needed(alpha):
@@ -323,7 +310,6 @@ def quantile_limits(frames: FrameTable, quantile: float, highest: float) -> Mapp
     Return for each score the value that a share of the frames does not exceed.
 
     A score that is 0 there, or at `highest` or above, or not finite, has no limit.
-
     """
     limits = {}
     for name, column in frames.scores.items():
@@ -372,6 +358,9 @@ def upper_bound(num_bad: int, num: int, confidence: float = 0.95, num_tries: int
     """
     Bound a share from above.
 
+    Raises ConfigError if the numbers contradict each other or the confidence is not between 0 and
+    1; BackendUnavailableError if scipy is not installed.
+
     Parameters
     ----------
     num_bad, num : int
@@ -386,13 +375,6 @@ def upper_bound(num_bad: int, num: int, confidence: float = 0.95, num_tries: int
     -------
     float
         0..1, one-sided; 1 if `num` is 0.
-
-    Raises
-    ------
-    ConfigError
-        If the numbers contradict each other or the confidence is not between 0 and 1.
-    BackendUnavailableError
-        If scipy is not installed.
 
     References
     ----------

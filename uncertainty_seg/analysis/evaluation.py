@@ -181,11 +181,7 @@ def frame_table(
     """
     Put frames, all with the same scores, into columns; see `FrameTable` for these.
 
-    Raises
-    ------
-    ImageError
-        If there is no frame.
-
+    Raises ImageError if there is no frame.
     """
     rows = tuple(frames)
     if not rows:
@@ -263,7 +259,6 @@ class PixelMeasures:
         Return the sums that IoU, accuracy and calibration error are made of, (C * C + 45,).
 
         What one image adds to them is its own, by which `bootstrap.pixel_intervals` draws images.
-
         """
         bins = self.calibration
         return np.concatenate([self.confusion.counts.ravel(), bins.count, bins.hits,
@@ -356,7 +351,6 @@ def compare_rankings(
     Measure how much better one order is than another; parameters as in `rank_frames`.
 
     `foreign` is a pair, both orders' values of foreign frames.
-
     """
     losses = frames.is_bad.astype(np.float64)
     excess = block_interval(

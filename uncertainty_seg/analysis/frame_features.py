@@ -58,6 +58,8 @@ def frame_features(
     """
     Describe a frame.
 
+    Raises ShapeError if it is no BGR image of bytes, or the lists differ in length.
+
     Parameters
     ----------
     image_bgr : ndarray of uint8, shape (H, W, 3)
@@ -72,11 +74,6 @@ def frame_features(
     -------
     ndarray of float32, shape (num_features(C),)
         Of unit length; the dot product of two is their cosine.
-
-    Raises
-    ------
-    ShapeError
-        If it is no BGR image of bytes, or the lists differ in length.
 
     """
     require_shape('image', image_bgr, (None, None, 3), np.uint8)

@@ -273,6 +273,8 @@ class PatchUncertainty:
         """
         Count the patches of one image.
 
+        Raises ShapeError if the three differ in size.
+
         Parameters
         ----------
         uncertainty : ndarray of float32, shape (H, W)
@@ -281,11 +283,6 @@ class PatchUncertainty:
             Whether the predicted class is the true one.
         known : ndarray of bool, shape (H, W)
             Whether the true class is known.
-
-        Raises
-        ------
-        ShapeError
-            If the three differ in size.
 
         """
         require_shape('is_right', is_right, uncertainty.shape, np.bool_)
@@ -369,7 +366,6 @@ class Ranking:
         Return the area under the precision-recall curve (AUPR), by steps; NaN without a yes.
 
         Of a random score it is the share of yes, `prevalence`.
-
         """
         if not self.positive.sum():
             return float('nan')
@@ -400,7 +396,6 @@ def auroc(scores_yes: NDArray[np.floating], scores_no: NDArray[np.floating]) -> 
     Return the chance that a score of the first group outranks one of the second, ties half.
 
     Both have one axis. NaN counts as infinite; the result is NaN if a group is empty.
-
     """
     if scores_yes.size == 0 or scores_no.size == 0:
         return float('nan')

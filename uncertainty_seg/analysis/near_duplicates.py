@@ -41,6 +41,9 @@ def stand_ins(hashes: Hashes, order: Rows, min_distance: int) -> Rows:
     """
     Find for every frame the one that represents it.
 
+    Raises ConfigError if the distance is not from 0 to `MAX_DISTANCE`; ShapeError if the order is
+    not one of these rows.
+
     Parameters
     ----------
     hashes : ndarray of uint64, shape (n,)
@@ -55,13 +58,6 @@ def stand_ins(hashes: Hashes, order: Rows, min_distance: int) -> Rows:
     ndarray of int64, shape (n,)
         The row that represents each: its own number where it stays, and else the first in order
         of the rows that stay and are alike.
-
-    Raises
-    ------
-    ConfigError
-        If the distance is not from 0 to `MAX_DISTANCE`.
-    ShapeError
-        If the order is not one of these rows.
 
     """
     if not 0 <= min_distance <= MAX_DISTANCE:

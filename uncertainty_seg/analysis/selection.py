@@ -76,7 +76,6 @@ def threshold(choice: Choice) -> None:
     Source: Ribeiro Marnet et al., "Uncertainty Driven Active Learning for Image Segmentation in
     Underwater Inspection", ROBOVIS 2024 (arXiv 2403.14002): a limit, not a number of frames,
     decides what is labelled.
-
     """
     limit = np.inf if choice.request.limit is None else choice.request.limit
     scores = choice.pool.scores
@@ -96,7 +95,6 @@ def power_bald(choice: Choice) -> None:
     The largest of ``beta ln(score) + Gumbel noise`` are such a draw. A score of 0 comes last.
     Source: Kirsch et al., "Stochastic Batch Acquisition: A Simple Baseline for Deep Active
     Learning" (arXiv 2106.12059), the power acquisition.
-
     """
     _require_weights(choice)
     with np.errstate(divide='ignore'):
@@ -121,7 +119,6 @@ def k_centre(choice: Choice) -> None:
     Sources: Sener and Savarese, "Active Learning for Convolutional Neural Networks: A Core-Set
     Approach", ICLR 2018; Gonzalez, "Clustering to minimize the maximum intercluster distance",
     1985: no frame is farther from a chosen one than twice what is possible.
-
     """
     _spread(choice, np.ones(len(choice.pool)), 'farthest from all chosen')
 
@@ -133,7 +130,6 @@ def uncertainty_diversity(choice: Choice) -> None:
     Source: Dyer and Frieze, "A simple heuristic for the p-centre problem", Operations Research
     Letters 3, 1985: with weights w the largest w * distance is at most min(3, 1 + max w / min w)
     times what is possible.
-
     """
     _require_weights(choice)
     _spread(choice, choice.pool.scores ** choice.request.beta,
@@ -145,10 +141,9 @@ def class_balanced(choice: Choice) -> None:
     Fill the class that has least so far, again and again.
 
     A frame fills every class by its share of the predicted pixels. The next frame is, for the
-    class with the least sum of shares among the chosen (of equals: in the pool), the one with
-    the largest share times percentile of the score. Frames without any share come last, the
-    most uncertain first.
-
+    class with the least sum of shares among the chosen (of equals: in the pool), the one with the
+    largest share times percentile of the score. Frames without any share come last, the most
+    uncertain first.
     """
     pool, quota, labelled = choice.pool, choice.quota, choice.labelled
     if pool.shares is None:
@@ -296,7 +291,6 @@ def reason(
 
     `rank` is the share of `count` frames that its score exceeds, `gap` how far it is from those
     chosen before (may be empty), `stands_for` the number of frames that look like it.
-
     """
     value = f'{score_name} {score:.4g}' if math.isfinite(score) else f'no {score_name}'
     # Rounded down: nothing is above all frames, itself among them.
@@ -313,7 +307,6 @@ def nearest_before(chosen: Candidates) -> list[str]:
 
     In the unit of the features, else in bits of the hash; empty for the first one and where there
     is neither.
-
     """
     if chosen.features is not None:
         return [f'{math.sqrt(gap):.4g} from the nearest chosen before it' if math.isfinite(gap)
@@ -349,8 +342,6 @@ def _smallest_before(apart: NDArray[np.float64], start: int) -> list[float]:
     rows, columns = np.arange(len(apart))[:, None] + start, np.arange(apart.shape[1])
     return np.where(columns < rows, apart, np.inf).min(1).tolist()
 
-
-# -------------------------------------------------------------------------------------------------
 
 _SPREAD = ('k-centre', 'uncertainty-diversity')
 

@@ -133,7 +133,6 @@ def lots(keys: Iterable[str], seed: int) -> Column:
 
     It depends on the seed and the frame's own key, and on nothing else: in another order of the
     rows, or beside other frames, a frame draws the same.
-
     """
     salt = str(seed).encode()
     drawn = b''.join(hashlib.blake2b(key.encode('utf-8', 'surrogatepass'), digest_size=8,
@@ -147,7 +146,6 @@ def percentiles(scores: Column) -> Column:
     Return the share of frames that each score exceeds, equals counted half.
 
     From (n,) to (n,), in (0, 1); NaN is left out and stays NaN.
-
     """
     known = np.sort(scores[~np.isnan(scores)])
     below = np.searchsorted(known, scores, 'left') + np.searchsorted(known, scores, 'right')
@@ -159,13 +157,8 @@ class Quota:
     What was chosen so far, and what may still be.
 
     The pool gives the dive of every row, and its time if there is a gap to keep; the request how
-    many rows are wanted, how many may come from a dive, and how far apart.
-
-    Raises
-    ------
-    ConfigError
-        If there is a gap to keep and no time.
-
+    many rows are wanted, how many may come from a dive, and how far apart. Raises ConfigError if
+    there is a gap to keep and no time.
     """
 
     def __init__(self, pool: Candidates, request: SelectionRequest) -> None:

@@ -58,11 +58,7 @@ def risk_coverage(scores: ArrayLike, losses: ArrayLike) -> RiskCoverage:
     """
     Refuse frames from the most uncertain on, and compute the risk of the rest, in 1 to n points.
 
-    Raises
-    ------
-    ShapeError
-        If there is no frame, or scores and losses differ in length.
-
+    Raises ShapeError if there is no frame, or scores and losses differ in length.
     """
     ranks, loss = _checked(scores, losses)
     limits, index = np.unique(ranks, return_inverse=True)
@@ -76,7 +72,6 @@ def aurc(scores: ArrayLike, losses: ArrayLike) -> float:
 
     Where scores are equal it is the mean over every order of those frames, so that the order of
     the data never counts. Errors are those of `risk_coverage`.
-
     """
     ranks, loss = _checked(scores, losses)
     _, index = np.unique(ranks, return_inverse=True)
@@ -125,6 +120,8 @@ def choose_scores(
     """
     Choose the scores of a gate by the area under its curve of risk and coverage.
 
+    Raises CalibrationError if all losses are equal: no score is then better than another.
+
     Parameters
     ----------
     family : RankFamily
@@ -143,11 +140,6 @@ def choose_scores(
     tuple of str
         The required ones, then one after the other that which lowers the area most, as long as
         it takes `SMALLEST_GAIN` of it away.
-
-    Raises
-    ------
-    CalibrationError
-        If all losses are equal: no score is then better than another.
 
     """
     if np.ptp(losses) == 0:

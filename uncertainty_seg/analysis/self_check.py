@@ -161,7 +161,6 @@ def sanity_checks(maps: UncertaintyMaps, passes: int, has_steps: bool) -> list[C
 
     `has_steps` says whether the variation ratio moves in steps of 1 / T; it does not where maps
     are upsampled.
-
     """
     floats = {name: getattr(maps, name) for name in ('confidence', *MAP_NAMES)}
     broken = sum(int((~np.isfinite(values)).sum()) for values in floats.values())
@@ -202,7 +201,6 @@ def growth_check(samples_mb: Iterable[float], limit_mb: float) -> Check:
 
     The first half of the samples, one after each run, is left for warming up; the second may add
     `limit_mb` to its beginning. Fewer than four samples fail.
-
     """
     samples = list(samples_mb)
     late = samples[len(samples) // 2:]

@@ -26,6 +26,8 @@ def require_shape(
     """
     Refuse an array that is not what the caller promised.
 
+    Raises ShapeError if number of axes, a length or the dtype differs.
+
     Parameters
     ----------
     name : str
@@ -36,11 +38,6 @@ def require_shape(
         Wanted shape; None accepts any length.
     dtype : dtype
         Wanted dtype.
-
-    Raises
-    ------
-    ShapeError
-        If number of axes, a length or the dtype differs.
 
     """
     fits = len(array.shape) == len(shape) and all(

@@ -71,6 +71,8 @@ def fitting_calibration(
     """
     Return the calibration of a bundle if it is for these settings.
 
+    Raises CalibrationError if there is none, or it is for another T, mask policy or precision.
+
     Parameters
     ----------
     bundle : ModelBundle
@@ -88,11 +90,6 @@ def fitting_calibration(
     -------
     Calibration
         The seed and the ignore mask may differ from its own, which is logged.
-
-    Raises
-    ------
-    CalibrationError
-        If there is none, or it is for another T, mask policy or precision.
 
     """
     calibration = bundle.calibration

@@ -71,25 +71,10 @@ class RankFamily:
     @classmethod
     def fit(cls, reference: Columns, powers: Mapping[str, float] | None = None) -> RankFamily:
         """
-        Take the ranks among frames.
+        Take the ranks among reference frames, float64 (n,) by score; NaN and inf are left out.
 
-        Parameters
-        ----------
-        reference : mapping of str to ndarray of float64, shape (n,)
-            Scores of frames the network was made for. Values that are not finite are left out.
-        powers : mapping of str to float, optional
-            Of guards.
-
-        Returns
-        -------
-        RankFamily
-            With at most `MOST_KNOTS` knots a score.
-
-        Raises
-        ------
-        CalibrationError
-            If a score has fewer than `FEWEST_VALUES` different values above 0.
-
+        `powers` are those of guards; a score gets at most `MOST_KNOTS` knots. Raises
+        CalibrationError if a score has fewer than `FEWEST_VALUES` different values above 0.
         """
         guards = powers or {}
         pairs = {name: _knots(name, values, GUARD_CEILING if name in guards else 1.0)
@@ -104,21 +89,11 @@ class RankFamily:
 
     def ranks(self, name: str, values: Column) -> Column:
         """
-        Return the rank of each value.
+        Return the ranks of values of a score, both float64 (n,); they grow with the values.
 
-        Parameters
-        ----------
-        name : str
-            A score.
-        values : ndarray of float64, shape (n,)
-            Its values; growing, and so are the ranks.
-
-        Returns
-        -------
-        ndarray of float64, shape (n,)
-            The share of reference frames below, linear between knots, to the score's power;
-            beyond the last knot the ratio to it, above 1. Infinite for what is not finite.
-
+        A rank is the share of reference frames below, linear between knots, to the score's power;
+        beyond the last knot the ratio to it, above 1. It is infinite for a value that is not
+        finite.
         """
         knots = self.knots[name]
         inside = np.interp(values, [0.0, *knots], [0.0, *self.shares[name]])
@@ -131,21 +106,10 @@ class RankFamily:
 
     def limits(self, rank: float, names: Collection[str]) -> dict[str, float]:
         """
-        Return the threshold of each score at a rank.
+        Return the threshold of each of these scores, in (0, 1), at a rank above 0.
 
-        Parameters
-        ----------
-        rank : float
-            Above 0.
-        names : collection of str
-            Which scores.
-
-        Returns
-        -------
-        dict of str to float
-            Above 0 and below 1. A frame is within all of them if its rank is at most `rank`, but
-            for the last digits of a float.
-
+        A frame is within all of them if its rank is at most `rank`, but for the last digits of a
+        float.
         """
         return {name: self._limit(rank, name) for name in names}
 
@@ -165,11 +129,7 @@ class RankFamily:
         """
         Build a family from plain lists.
 
-        Raises
-        ------
-        CalibrationError
-            If knots or shares do not grow, or do not belong together.
-
+        Raises CalibrationError if knots or shares do not grow, or do not belong together.
         """
         knots, shares = ({n: np.array(v, np.float64) for n, v in facts[key].items()}
                          for key in ('knots', 'shares'))
@@ -215,9 +175,6 @@ def _knots(name: str, values: Column, ceiling: float) -> tuple[Column, Column]:
 def has_ranks(values: Column) -> bool:
     """Say whether a score moves enough to have a threshold; see `RankFamily`."""
     return len(np.unique(values[np.isfinite(values) & (values > 0)])) >= FEWEST_VALUES
-
-
-# -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -349,11 +306,7 @@ class Calibration:
         """
         Return the promise of an alpha, the strictest if it is 0; None if nothing is promised.
 
-        Raises
-        ------
-        ConfigError
-            If there are promises, but none of this alpha.
-
+        Raises ConfigError if there are promises, but none of this alpha.
         """
         alphas = [promise.alpha for promise in self.promises]
         if alpha == 0:
@@ -380,23 +333,10 @@ def calibration_to_json(calibration: Calibration) -> str:
 
 def calibration_from_json(text: str | bytes) -> Calibration:
     """
-    Read a calibration.
+    Read and check a calibration as `calibration_to_json` writes it.
 
-    Parameters
-    ----------
-    text : str or bytes
-        JSON as `calibration_to_json` writes it.
-
-    Returns
-    -------
-    Calibration
-        Checked against itself.
-
-    Raises
-    ------
-    CalibrationError
-        If the text is no JSON, lacks a key, or was changed after it was written.
-
+    Raises CalibrationError if the text is no JSON, lacks a key, or was changed after it was
+    written.
     """
     try:
         raw = json.loads(text)

@@ -28,6 +28,9 @@ def pass_inputs(card: ModelCard, passes: int, seed: int) -> PassInputs:
     """
     Return what the head of a bundle is given beside the image, for T passes.
 
+    Raises ConfigError if `passes` or `seed` is out of range, or `passes` is not the number of
+    members.
+
     Parameters
     ----------
     card : ModelCard
@@ -42,11 +45,6 @@ def pass_inputs(card: ModelCard, passes: int, seed: int) -> PassInputs:
     dict of str to ndarray of float32, shape (T, *site.shape)
         Masks, or for an ensemble `member`: one row a pass with a single 1.
 
-    Raises
-    ------
-    ConfigError
-        If `passes` or `seed` is out of range, or `passes` is not the number of members.
-
     """
     _require(passes, seed)
     if card.method == 'mc_dropout':
@@ -59,21 +57,10 @@ def pass_inputs(card: ModelCard, passes: int, seed: int) -> PassInputs:
 
 def still_inputs(card: ModelCard, passes: int) -> PassInputs:
     """
-    Return inputs under which all passes are the same.
+    Return inputs, float32 (passes, *site.shape), under which all passes are the same.
 
-    Parameters
-    ----------
-    card : ModelCard
-        Its method and sites.
-    passes : int
-        At least 1.
-
-    Returns
-    -------
-    dict of str to ndarray of float32, shape (passes, *site.shape)
-        Ones where dropout can be switched off. A head that computes kept channels only, and an
-        ensemble, cannot be: they are given one and the same pass, over and over.
-
+    They are ones where dropout can be switched off. It cannot be in an ensemble and in a head that
+    computes kept channels only: there every pass is the same one.
     """
     _require(passes, 0)
     if card.method == 'mc_dropout' and not card.is_balanced:
@@ -87,6 +74,8 @@ def make_masks(
 ) -> PassInputs:
     """
     Draw the masks of T passes.
+
+    Raises ConfigError if `passes` is below 1 or `seed` below 0.
 
     Parameters
     ----------
@@ -103,11 +92,6 @@ def make_masks(
     -------
     dict of str to ndarray of float32, shape (T, *site.shape)
         0 where dropped, else 1 / (1 - p); C / K at a balanced site, so that the mean is 1.
-
-    Raises
-    ------
-    ConfigError
-        If `passes` is below 1 or `seed` below 0.
 
     """
     _require(passes, seed)
@@ -126,20 +110,11 @@ def ones_masks(sites: Iterable[DropoutSite], passes: int) -> PassInputs:
 
 def kept_channels(site: DropoutSite) -> int:
     """
-    Say how many channels of a site can be other than zero in one pass of balanced masks.
+    Return how many channels of a site are not zero in one pass of balanced masks.
 
-    Parameters
-    ----------
-    site : DropoutSite
-        Any site.
-
-    Returns
-    -------
-    int
-        K = round((1 - p) C), at least 1, at a site of whole channels (C, 1, ..., 1). All of
-        `shape[0]` at any other site, and where rounding would leave nothing to drop: those
-        sites are drawn independently.
-
+    At a site of whole channels (C, 1, ..., 1) that is K = round((1 - p) C), at least 1. It is all
+    of `shape[0]` at any other site, and where rounding would leave nothing to drop: those sites
+    are drawn independently.
     """
     channels = site.shape[0]
     if any(n != 1 for n in site.shape[1:]):

@@ -150,21 +150,6 @@ class FrameLoop:
         return Outcome(verdict, image, replace(result, verdict=verdict))
 
     def refuse(self, reason: str, about: Any = None) -> Outcome | None:
-        """
-        Let the flag fall for a frame that cannot be used.
-
-        Parameters
-        ----------
-        reason : str
-            Why, in a sentence.
-        about : object, optional
-            As in `take`.
-
-        Returns
-        -------
-        Outcome or None
-            As of `take`.
-
-        """
+        """Let the flag fall for a frame that cannot be used, for a reason in words; see `take`."""
         verdict = self._judge.refuse(reason, about)
         return None if verdict is None else Outcome(verdict)

@@ -33,25 +33,10 @@ def gate_limits(calibration: Calibration, settings: GateSettings) -> dict[str, f
     """
     Return the limit of each gated score, scale included.
 
-    Parameters
-    ----------
-    calibration : Calibration
-        Of the bundle.
-    settings : GateSettings
-        May name other scores, a promise, a scale.
-
-    Returns
-    -------
-    dict of str to float
-        The promise's where the gate is the calibrated one and there is a promise; else the
-        calibration's thresholds, which promise nothing.
-
-    Raises
-    ------
-    ConfigError
-        If a score has no threshold, there is no promise of `settings.alpha`, or the scale puts a
-        limit where no score can be.
-
+    These are the promise's where the gate is the calibrated one and there is a promise; else the
+    calibration's thresholds, which promise nothing. Raises ConfigError if a score has no
+    threshold, there is no promise of `settings.alpha`, or the scale puts a limit where no score
+    can be.
     """
     promise = calibration.promise_of(settings.alpha)
     limits: Mapping[str, float] = promise.limits if promise else calibration.thresholds
@@ -99,8 +84,6 @@ def _scaled(name: str, limit: float, scale: float) -> float:
     return limit * scale
 
 
-# -------------------------------------------------------------------------------------------------
-
 KINDS = ('confident', 'uncertain', 'recovering', 'fault', 'unknown')
 
 
@@ -146,6 +129,8 @@ class Gate:
     """
     Judge frame after frame.
 
+    Raises ConfigError if there is no threshold or one that is not a finite number above 0.
+
     Parameters
     ----------
     settings : GateSettings
@@ -154,11 +139,6 @@ class Gate:
         Limit of each gated score, all above 0.
     promise : str
         What they promise, for the verdicts.
-
-    Raises
-    ------
-    ConfigError
-        If there is no threshold or one that is not a finite number above 0.
 
     """
 
@@ -190,21 +170,11 @@ class Gate:
 
     def update(self, scores: Mapping[str, float], now_s: float = 0.0) -> Verdict:
         """
-        Judge one frame.
+        Judge one frame; never confident if a gated score is missing or not finite.
 
-        Parameters
-        ----------
-        scores : mapping of str to float
-            At least the gated ones.
-        now_s : float
-            Time of the frame, for `hold_s`. After one that is before the last, or not finite, the
-            hold starts again with the next frame: a late frame never makes the flag true earlier.
-
-        Returns
-        -------
-        Verdict
-            Never confident if a gated score is missing or not finite.
-
+        `now_s` is the time of the frame, for `hold_s`. After one that is before the last, or not
+        finite, the hold starts again with the next frame: a late frame never makes the flag true
+        earlier.
         """
         values = {name: scores.get(name, math.nan) for name in self._thresholds}
         broken = [name for name, value in values.items() if not math.isfinite(value)]
@@ -225,20 +195,10 @@ class Gate:
 
     def fault(self, reason: str, now_s: float | None = None) -> Verdict:
         """
-        Fall at once, and begin the way back from nothing.
+        Let the flag fall at once for a reason; the count of good frames starts again from zero.
 
-        Parameters
-        ----------
-        reason : str
-            For people.
-        now_s : float, optional
-            When, by the clock of the frames; without it the hold starts with the next frame.
-
-        Returns
-        -------
-        Verdict
-            Of kind 'fault'.
-
+        `now_s` is the time by the clock of the frames; without it the hold starts with the next
+        frame.
         """
         self._good_in_a_row = 0
         if now_s is None:

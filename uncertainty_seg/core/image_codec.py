@@ -63,20 +63,10 @@ class Encoding:
 
     def needed_bytes(self, height: int, width: int, step: int) -> int:
         """
-        Return how long the data of an image must be.
+        Return how many bytes the data of an image (H, W, at least 1) must have.
 
-        Parameters
-        ----------
-        height, width : int
-            H, W, at least 1.
-        step : int
-            Bytes from one row to the next, of the luma where chroma has a plane of its own.
-
-        Returns
-        -------
-        int
-            Without the padding of the last row, which some drivers leave out.
-
+        `step` is bytes from one row to the next, of the luma where chroma has a plane of its own.
+        The padding of the last row is not counted, since some drivers leave it out.
         """
         if self.family == 'yuv420':
             return step * (height + height // 2 - 1) + width
@@ -175,24 +165,11 @@ class ImageFile:
 
 def check_file(file: ImageFile) -> tuple[int, int]:
     """
-    Find out whether a file may be decoded.
+    Return H, W that the header of a file claims, if it may be decoded.
 
-    Parameters
-    ----------
-    file : ImageFile
-        As received; its format is recognised by its first bytes, not by its format field.
-
-    Returns
-    -------
-    int, int
-        H, W that the header claims.
-
-    Raises
-    ------
-    ImageError
-        If it is no JPEG or PNG, is cut off, or claims more pixels than are allowed or than its
-        bytes can hold.
-
+    The format is recognised by the first bytes, not by the format field. Raises ImageError if it
+    is no JPEG or PNG, is cut off, or claims more pixels than are allowed or than its bytes can
+    hold.
     """
     data = bytes(file.data)
     if 'compresseddepth' in file.packing:
@@ -276,9 +253,6 @@ def _too_short(kind: str, height: int, width: int, length: int) -> ImageError:
                       'a whole file', 'the message was cut or its header is damaged')
 
 
-# -------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class RawImage:
     """
@@ -318,25 +292,12 @@ KNOWN_ENCODINGS = tuple(ENCODINGS)
 
 def decode(raw: RawImage | ImageFile) -> ImageU8:
     """
-    Turn an image into what the pipeline takes.
+    Convert an image to what the pipeline takes: BGR, uint8 (H, W, 3).
 
-    Parameters
-    ----------
-    raw : RawImage or ImageFile
-        As received.
-
-    Returns
-    -------
-    ndarray of uint8, shape (H, W, 3)
-        BGR. 16-bit values keep their upper byte; float values are taken as 0..1; YUV is BT.601
-        of limited range, as OpenCV takes it.
-
-    Raises
-    ------
-    ImageError
-        If the size is zero, the encoding unknown, the step or the data too short, a float value
-        is not finite or outside 0..1, or a file is no whole JPEG or PNG.
-
+    16-bit values keep their upper byte; float values are taken as 0..1; YUV is BT.601 of limited
+    range, as OpenCV takes it. Raises ImageError if the size is zero, the encoding unknown, the
+    step or the data too short, a float value is not finite or outside 0..1, or a file is no whole
+    JPEG or PNG.
     """
     return _decode_file(raw) if isinstance(raw, ImageFile) else _decode_raw(raw)
 

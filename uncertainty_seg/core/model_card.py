@@ -199,23 +199,10 @@ def card_to_json(card: ModelCard) -> str:
 
 def card_from_json(text: str | bytes) -> ModelCard:
     """
-    Read a card.
+    Read and check a card as `card_to_json` writes it.
 
-    Parameters
-    ----------
-    text : str or bytes
-        JSON as `card_to_json` writes it.
-
-    Returns
-    -------
-    ModelCard
-        Checked against itself.
-
-    Raises
-    ------
-    ModelBundleError
-        If the text is no JSON, lacks a key, has a strange one, or another schema.
-
+    Raises ModelBundleError if the text is no JSON, lacks a key, has an unknown one, or another
+    schema.
     """
     try:
         raw = json.loads(text)

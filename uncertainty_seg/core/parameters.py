@@ -123,20 +123,9 @@ def parameter(
 
 def iter_parameters(cls: Any, prefix: str = '') -> Iterator[Parameter]:
     """
-    Walk the settings of a dataclass and of the dataclasses inside it.
+    Yield the settings of a dataclass and of the dataclasses inside it, in the order of fields.
 
-    Parameters
-    ----------
-    cls : type
-        A frozen dataclass made of `parameter` fields and nested ones.
-    prefix : str
-        Put before each name.
-
-    Yields
-    ------
-    Parameter
-        In the order of the fields.
-
+    `prefix` is put before each name.
     """
     hints = get_type_hints(cls)
     for field in dataclasses.fields(cls):
@@ -150,25 +139,9 @@ def iter_parameters(cls: Any, prefix: str = '') -> Iterator[Parameter]:
 
 def from_dict(cls: type[_T], values: Mapping[str, object]) -> _T:
     """
-    Build settings from dotted names, judged as a whole.
+    Build settings from dotted names, checked as a whole; names left out keep their default.
 
-    Parameters
-    ----------
-    cls : type
-        The dataclass.
-    values : mapping of str to object
-        Dotted name to value; names left out keep their default.
-
-    Returns
-    -------
-    cls
-        Checked settings.
-
-    Raises
-    ------
-    ConfigError
-        If a name is unknown, or a value is of another type, out of range or NaN.
-
+    Raises ConfigError if a name is unknown, or a value is of another type, out of range or NaN.
     """
     known = {p.name: p for p in iter_parameters(cls)}
     strange = sorted(set(values) - set(known))

@@ -29,23 +29,10 @@ _ROUNDING = 1e-6
 
 def perceptual_hash(image_bgr: ImageU8) -> int:
     """
-    Hash what an image shows.
+    Return the 64-bit hash of a BGR image, uint8 (H, W, 3) of any size; 0 for an even image.
 
-    Parameters
-    ----------
-    image_bgr : ndarray of uint8, shape (H, W, 3)
-        Any size from 1x1.
-
-    Returns
-    -------
-    int
-        0 to 2**64 - 1; frequency (1, 1) is the highest bit, rows first. 0 for an even image.
-
-    Raises
-    ------
-    ShapeError
-        If it is not a BGR image of bytes.
-
+    Frequency (1, 1) is the highest bit, rows first. Raises ShapeError if it is not a BGR image of
+    bytes.
     """
     require_shape('image', image_bgr, (None, None, 3), np.uint8)
     # Averages areas, so that no row of a large image is left out.

@@ -100,8 +100,10 @@ class Pipeline:
     One model and one gate, for one frame after the other.
 
     Only `begin` and `measure` may run in a thread of their own, in that order. All other methods
-    change the gate: one owner calls them, and takes care that no two run at once. A frame that
-    was begun before such a change is not judged by what holds after it; `judge` refuses it.
+    change the gate: one owner calls them, and takes care that no two run at once. A frame that was
+    begun before such a change is not judged by what holds after it; `judge` refuses it. Raises
+    CalibrationError if the bundle has no calibration, or one for another T, mask policy or
+    precision; ConfigError if the graphs cannot be computed in the precision of the settings.
 
     Parameters
     ----------
@@ -122,13 +124,6 @@ class Pipeline:
         Seconds for the timings.
     source : PassSource, optional
         Shared by the pipelines of several cameras.
-
-    Raises
-    ------
-    CalibrationError
-        If the bundle has no calibration, or one for another T, mask policy or precision.
-    ConfigError
-        If the graphs cannot be computed in the precision of the settings.
 
     """
 
@@ -167,18 +162,10 @@ class Pipeline:
 
     def for_camera(self, ignore: NDArray[np.bool_] | None = None) -> Pipeline:
         """
-        Return a pipeline with a gate of its own on the same network.
+        Return a pipeline with a gate of its own on the same network, for another camera.
 
-        Parameters
-        ----------
-        ignore : ndarray of bool, optional
-            Of the other camera.
-
-        Returns
-        -------
-        Pipeline
-            To be used in turn with this one, never at the same time; closing one closes both.
-
+        `ignore` is that camera's. The two are used in turn, never at the same time; closing one
+        closes both.
         """
         return Pipeline(self._bundle, self._backend, self.settings, ignore=ignore,
                         clock=self._clock, source=self._source)
@@ -222,11 +209,8 @@ class Pipeline:
         """
         Prove on noise that the masks are what makes the passes differ, and warm everything up.
 
-        Raises
-        ------
-        ModelBundleError
-            If equal passes give any mutual information, or the drawn masks give none.
-
+        Raises ModelBundleError if equal passes give any mutual information, or the drawn masks
+        give none.
         """
         spec = self.card.input
         noise = np.random.default_rng(0).integers(0, 256, (spec.height, spec.width, 3), np.uint8)
@@ -253,6 +237,9 @@ class Pipeline:
         """
         Run the network and compute scores, without the gate.
 
+        Raises ImageError if the image has no pixels or cannot be fitted; ShapeError if it is not a
+        BGR image of bytes; BackendError if the runtime failed.
+
         Parameters
         ----------
         image_bgr : ndarray of uint8, shape (H, W, 3)
@@ -266,15 +253,6 @@ class Pipeline:
         -------
         FrameResult
             With the verdict `NOT_JUDGED`.
-
-        Raises
-        ------
-        ImageError
-            If the image has no pixels or cannot be fitted.
-        ShapeError
-            If it is not a BGR image of bytes.
-        BackendError
-            If the runtime failed.
 
         """
         require_shape('image', image_bgr, (None, None, 3), np.uint8)
@@ -299,21 +277,10 @@ class Pipeline:
 
     def judge(self, force: InForce, result: FrameResult) -> Verdict:
         """
-        Let the gate judge a measured frame.
+        Judge a frame from `measure` that was begun with `force`; the verdict is in force at once.
 
-        Parameters
-        ----------
-        force : InForce
-            What the frame was begun with.
-        result : FrameResult
-            From `measure`.
-
-        Returns
-        -------
-        Verdict
-            In force from now on. A fault if anything changed the gate since the frame was begun:
-            its limits, T or history are no longer those that the frame was measured for.
-
+        It is a fault if anything changed the gate since the frame was begun: its limits, T or
+        history are no longer those that the frame was measured for.
         """
         if force.epoch != self._force.epoch:
             return self.fault(f'{self._cause} while the frame was in work')
@@ -327,7 +294,6 @@ class Pipeline:
 
         Parameters and errors are those of `measure`; single images need no stamp. After an error
         the caller calls `fault`, which makes the flag fall; `core.frame_loop` does that.
-
         """
         force = self.begin()
         result = self.measure(image_bgr, stamp_ns, force)
@@ -342,18 +308,10 @@ class Pipeline:
 
     def reconfigure(self, settings: Settings) -> bool:
         """
-        Take over the live settings; the flag starts again from unknown if the gate changed.
+        Take over the live settings; return whether the gate changed.
 
-        Returns
-        -------
-        bool
-            Whether the gate was changed.
-
-        Raises
-        ------
-        ConfigError
-            If a gated score has no threshold; nothing is changed then.
-
+        If so, the flag starts again from unknown. Raises ConfigError if a gated score has no
+        threshold; nothing is changed then.
         """
         gate, passes = self._gate, self._passes_of(settings)
         has_other_passes = passes != self.passes

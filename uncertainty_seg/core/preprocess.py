@@ -46,23 +46,8 @@ class Geometry:
         """
         Place an image of a size into the network's input.
 
-        Parameters
-        ----------
-        height, width : int
-            H, W.
-        spec : InputSpec
-            Network size and fit rule.
-
-        Returns
-        -------
-        Geometry
-            The whole input for 'stretch', a centred part for 'letterbox'.
-
-        Raises
-        ------
-        ImageError
-            If a side is zero, or so thin that nothing of it would be left.
-
+        The image takes the whole input for 'stretch', a centred part for 'letterbox'. Raises
+        ImageError if a side is zero, or so thin that nothing of it would be left.
         """
         if height < 1 or width < 1:
             raise ImageError(f'image of {width}x{height} pixels', 'at least 1x1')
@@ -126,20 +111,9 @@ def _resized(image_bgr: ImageU8, inner_h: int, inner_w: int) -> ImageU8:
 
 def fit_ignore(ignore: NDArray[np.bool_], geometry: Geometry) -> NDArray[np.bool_]:
     """
-    Fit a mask of pixels to leave out to the part of the input that holds the image.
+    Fit a mask of pixels to leave out, bool of any size, to the part of the input with the image.
 
-    Parameters
-    ----------
-    ignore : ndarray of bool, shape of any image
-        Stretched to the image.
-    geometry : Geometry
-        Where the image lies.
-
-    Returns
-    -------
-    ndarray of bool, shape of that part
-        True where any of a pixel is to be left out.
-
+    The result, bool of the shape of that part, is True where any of a pixel is to be left out.
     """
     size = (geometry.columns.stop - geometry.columns.start,
             geometry.rows.stop - geometry.rows.start)

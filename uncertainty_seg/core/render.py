@@ -30,20 +30,10 @@ GREEN_BGR, AMBER_BGR, RED_BGR = (60, 200, 60), (0, 170, 255), (50, 50, 230)
 
 def heatmap_upper(settings: Settings, thresholds: Mapping[str, float]) -> float:
     """
-    Choose the value of the warmest colour, the same for every frame of a run.
+    Return the value of the warmest colour, in (0, 1], the same for every frame of a run.
 
-    Parameters
-    ----------
-    settings : Settings
-        Its `view.heatmap_upper` unless that is 0.
-    thresholds : mapping of str to float
-        Calibrated limits; twice that of the map's top score is taken.
-
-    Returns
-    -------
-    float
-        Above 0, at most 1.
-
+    It is `view.heatmap_upper` of the settings, or if that is 0, twice the calibrated threshold of
+    the map's top score.
     """
     if settings.view.heatmap_upper > 0:
         return settings.view.heatmap_upper
@@ -58,22 +48,7 @@ def palette_table(palette: Sequence[tuple[int, int, int]]) -> ImageU8:
 
 
 def color_mask(label: LabelMap, palette: Sequence[tuple[int, int, int]]) -> ImageU8:
-    """
-    Paint class ids.
-
-    Parameters
-    ----------
-    label : ndarray of uint8, shape (H, W)
-        Class ids.
-    palette : sequence of (int, int, int)
-        RGB colour of each class.
-
-    Returns
-    -------
-    ndarray of uint8, shape (H, W, 3)
-        BGR.
-
-    """
+    """Paint class ids, uint8 (H, W), in the RGB colours of the palette; BGR, uint8 (H, W, 3)."""
     return np.asarray(cv2.applyColorMap(label, palette_table(palette)), np.uint8)
 
 
@@ -131,20 +106,9 @@ def overlay(
 
 def draw_flag(picture_bgr: ImageU8, verdict: Verdict) -> ImageU8:
     """
-    Put the flag into a picture, since no viewer shows a bool: a coloured border and words.
+    Draw the flag into a BGR picture, in place: a coloured border and words.
 
-    Parameters
-    ----------
-    picture_bgr : ndarray of uint8, shape (H, W, 3)
-        Drawn upon.
-    verdict : Verdict
-        Green for confident, amber for uncertain or recovering, red for a fault.
-
-    Returns
-    -------
-    ndarray of uint8, shape (H, W, 3)
-        The same array.
-
+    Green is confident, amber uncertain or recovering, red a fault.
     """
     height, width = picture_bgr.shape[:2]
     color = GREEN_BGR if verdict.is_confident else AMBER_BGR

@@ -128,26 +128,11 @@ _ALLOWED = {
 
 def precision_of(card: ModelCard, wanted: str) -> str:
     """
-    Decide what to compute in.
+    Return the precision to compute in, one of `core.model_card.PRECISIONS`.
 
-    Parameters
-    ----------
-    card : ModelCard
-        Says what the graphs were made for.
-    wanted : str
-        The setting: 'bundle' for what the card says, or a precision by name. 'bf16' of an
-        'int8' card computes in bf16 what is not quantised.
-
-    Returns
-    -------
-    str
-        One of `core.model_card.PRECISIONS`; a calibration holds for this one only.
-
-    Raises
-    ------
-    ConfigError
-        If the graphs cannot be computed in it.
-
+    `wanted` is the setting: 'bundle' for what the card says, or a precision by name. 'bf16' of an
+    'int8' card computes in bf16 what is not quantised. A calibration holds for one precision only.
+    Raises ConfigError if the graphs cannot be computed in it.
     """
     if wanted == BUNDLE_PRECISION:
         return card.precision
@@ -160,8 +145,6 @@ def precision_of(card: ModelCard, wanted: str) -> str:
         )
     return wanted
 
-
-# -------------------------------------------------------------------------------------------------
 
 BUNDLE_PASSES = -1
 MASK_POLICIES = ('fixed', 'per_frame')

@@ -66,6 +66,8 @@ def maps_from_probabilities(probs: NDArray[np.floating]) -> UncertaintyMaps:
     """
     Measure how unsure and how divided T passes are, pixel by pixel.
 
+    Raises ShapeError if `probs` has not four axes, no pass, or fewer than two classes.
+
     Parameters
     ----------
     probs : ndarray of float, shape (T, C, H, W)
@@ -75,11 +77,6 @@ def maps_from_probabilities(probs: NDArray[np.floating]) -> UncertaintyMaps:
     -------
     UncertaintyMaps
         Of shape (H, W); NaN in, NaN out.
-
-    Raises
-    ------
-    ShapeError
-        If `probs` has not four axes, no pass, or fewer than two classes.
 
     References
     ----------
@@ -228,22 +225,10 @@ def bilinear_taps(
     old: int, new: int, upsampling: str
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
     """
-    Say where each of `new` pixels of a line comes from.
+    Return where each of `new` pixels of a line comes from: both sources, share of the second.
 
-    Parameters
-    ----------
-    old, new : int
-        Pixels of the line before and after.
-    upsampling : str
-        'half_pixel' or 'align_corners'.
-
-    Returns
-    -------
-    low, high : ndarray of int, shape (new,)
-        Both sources.
-    share : ndarray of float64, shape (new,)
-        Share of the second.
-
+    These are int, int and float64 of shape (new,); `upsampling` is 'half_pixel' or
+    'align_corners'.
     """
     centre: NDArray[np.float64]
     if upsampling == 'align_corners':

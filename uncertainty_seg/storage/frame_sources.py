@@ -131,25 +131,10 @@ class BadFrame:
 
 def read_source(source: FrameSource, stride: int = 1) -> Iterator[SourceFrame | BadFrame]:
     """
-    Read every frame of a source, or each `stride`-th.
+    Read every frame of a source, or those whose index is a multiple of `stride`, in order.
 
-    Parameters
-    ----------
-    source : FrameSource
-        Its path, kind and topic are needed.
-    stride : int
-        Frames whose index is a multiple of it are read.
-
-    Yields
-    ------
-    SourceFrame or BadFrame
-        In order, also from MCAP bags without an index or with a damaged part.
-
-    Raises
-    ------
-    UncertaintySegError
-        If the source is missing; after all readable frames, if a bag ends early.
-
+    MCAP bags without an index or with a damaged part are read too. Raises UncertaintySegError if
+    the source is missing; after all readable frames, if a bag ends early.
     """
     read = _READERS[source.kind]
     for index, make in read(source):
@@ -161,18 +146,10 @@ def frames_at(
     path: str, kind: str, topic: str, indices: Collection[int]
 ) -> Iterator[SourceFrame | BadFrame]:
     """
-    Read the frames of a source with some indices, as in the columns of a score table.
+    Read the frames of a source with some indices, as in the columns of a score table, in order.
 
-    Yields
-    ------
-    SourceFrame or BadFrame
-        In the order of the source; indices that it does not have are ignored.
-
-    Raises
-    ------
-    UncertaintySegError
-        If the source is missing, or a bag ends before the last of them.
-
+    Indices that the source does not have are ignored. Raises UncertaintySegError if the source is
+    missing, or a bag ends before the last of them.
     """
     last = max(indices, default=-1)
     source = FrameSource(path, kind, topic if kind == 'bag' else '')
@@ -294,6 +271,8 @@ def find_sources(
     """
     Find the sources below paths.
 
+    Raises BagError if an input is missing or of unknown kind, or nothing is found.
+
     Parameters
     ----------
     inputs : sequence of Path
@@ -311,11 +290,6 @@ def find_sources(
         Each once, in the order of the inputs, then of the paths, then of the topics. Folders of
         the same name are distinguished by the folders above them. The files of a folder are one
         run, since a recorder may begin a new file each hour.
-
-    Raises
-    ------
-    BagError
-        If an input is missing or of unknown kind, or nothing is found.
 
     """
     places = {place.path.resolve(): place for path in inputs for place in _places(path)}

@@ -15,23 +15,10 @@ from uncertainty_seg.storage.labelled_folder import READ_AS_STORED
 
 def load_ignore_mask(path: str) -> NDArray[np.bool_] | None:
     """
-    Read an ignore mask.
+    Read an ignore mask: bool (H, W), True where a pixel of any channel of the image is not 0.
 
-    Parameters
-    ----------
-    path : str
-        An image file; empty for none.
-
-    Returns
-    -------
-    ndarray of bool, shape (H, W), or None
-        True where a pixel of any channel is not 0.
-
-    Raises
-    ------
-    ConfigError
-        If the file is missing or no image, or no pixel remains.
-
+    None for an empty path. Raises ConfigError if the file is missing or no image, or no pixel
+    remains.
     """
     if not path:
         return None

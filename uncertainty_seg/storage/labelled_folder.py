@@ -85,25 +85,12 @@ class ClassTable:
 
 def read_classes(path: Path) -> ClassTable:
     """
-    Read a table of classes.
+    Read a table of classes, sorted by id, from JSON, or from YAML by the ending.
 
-    Parameters
-    ----------
-    path : Path
-        JSON, or YAML by its ending:
-        ``{"classes": [{"id": 0, "name": "seabed", "rgb": [0, 0, 0]}, ...], "ignore_index": 255}``.
-        A class may be given by its name alone: its position is the id, and a colour is made up.
-
-    Returns
-    -------
-    ClassTable
-        Sorted by id.
-
-    Raises
-    ------
-    DatasetError
-        If the file is missing, has another form, its ids are not 0..C-1, or a name is repeated.
-
+    The form is ``{"classes": [{"id": 0, "name": "seabed", "rgb": [0, 0, 0]}, ...], "ignore_index":
+    255}``. A class may be given by its name alone: its position is the id, and a colour is made
+    up. Raises DatasetError if the file is missing, has another form, its ids are not 0..C-1, or a
+    name is repeated.
     """
     return _class_table(_read_mapping(path), str(path))
 
@@ -112,11 +99,7 @@ def class_table(names: Sequence[str]) -> ClassTable:
     """
     Make a table of classes from their names; each class gets a colour.
 
-    Raises
-    ------
-    DatasetError
-        If a name is repeated.
-
+    Raises DatasetError if a name is repeated.
     """
     return _class_table({'classes': [str(name) for name in names]}, 'the list of classes')
 
@@ -148,11 +131,7 @@ def load_folder(folder: Path, split: str) -> LabelledFolder:
     """
     Read one split of a labelled folder, in its order; without splits.json all of the folder.
 
-    Raises
-    ------
-    DatasetError
-        If a file is missing, unreadable, or image and mask differ in size.
-
+    Raises DatasetError if a file is missing, unreadable, or image and mask differ in size.
     """
     stems = _stems(folder, split)
     if not stems:
@@ -232,26 +211,12 @@ def _read_pair(folder: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.u
 
 def read_blocks(path: Path | None, stems: Sequence[str]) -> NDArray[np.str_]:
     """
-    Look up the block of each frame: frames of a block are not independent of each other.
+    Return the block of each of n frames; frames of a block are not independent of each other.
 
-    Parameters
-    ----------
-    path : Path or None
-        JSON ``{"dive_07": ["frame_0001", ...], ...}`` or ``{"frame_0001": "dive_07", ...}``, or
-        CSV with a line ``frame_0001,dive_07`` a frame. None makes each frame a block of its own.
-    stems : sequence of str
-        File names of the frames, without ending.
-
-    Returns
-    -------
-    ndarray of str, shape (n,)
-        Names of blocks. Other frames in the file are ignored.
-
-    Raises
-    ------
-    DatasetError
-        If the file cannot be read, lacks a frame, or has one twice.
-
+    The file is JSON ``{"dive_07": ["frame_0001", ...], ...}`` or ``{"frame_0001": "dive_07",
+    ...}``, or CSV with a line ``frame_0001,dive_07`` a frame; `stems` are file names without
+    ending. Other frames in the file are ignored. Without a file each frame is a block of its own.
+    Raises DatasetError if the file cannot be read, lacks a frame, or has one twice.
     """
     if path is None:
         return np.array(stems, dtype=np.str_)

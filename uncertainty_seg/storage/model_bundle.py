@@ -69,7 +69,6 @@ def find_bundle(name_or_path: str | Path) -> Path:
     Find the folder of a bundle by the name of a shipped one ('pipeline'), or by its path.
 
     ModelBundleError if there is no folder with a card.
-
     """
     path = Path(name_or_path).expanduser()
     if (path / CARD_FILE).is_file():
@@ -139,16 +138,8 @@ def write_bundle(folder: Path, card: ModelCard, files: Mapping[str, bytes]) -> M
     """
     Write a bundle of graphs, given by file name, whole or not at all; an older one is replaced.
 
-    Returns
-    -------
-    ModelCard
-        The card as written: with the hashes of the files.
-
-    Raises
-    ------
-    ModelBundleError
-        If `folder` exists and is no bundle.
-
+    Returns the card with the hashes of the files. Raises ModelBundleError if `folder` exists and
+    is no bundle.
     """
     if folder.exists() and not (folder / CARD_FILE).is_file() and any(folder.iterdir()):
         raise ModelBundleError(f'{folder} exists and holds no {CARD_FILE}', 'a new folder')

@@ -213,19 +213,15 @@ class ScoreWriter:
     """
     A part under construction; use it with `with`.
 
+    Raises BackendUnavailableError if pyarrow is not installed; TableError if the file cannot be
+    written.
+
     Parameters
     ----------
     path : Path
         The part; it appears whole, or not at all, and replaces an older one.
     info : TableInfo
         Of the table.
-
-    Raises
-    ------
-    BackendUnavailableError
-        If pyarrow is not installed.
-    TableError
-        If the file cannot be written.
 
     """
 
@@ -313,26 +309,11 @@ def list_parts(path: Path) -> list[Path]:
 
 def read_rows(paths: Path | Sequence[Path], columns: Sequence[str] | None = None) -> Any:
     """
-    Read tables as one.
+    Read parts, or folders of parts, as one table; all columns if none is named.
 
-    Parameters
-    ----------
-    paths : Path or sequence of Path
-        Folders of parts, or parts.
-    columns : sequence of str, optional
-        Names of columns to read; all if None.
-
-    Returns
-    -------
-    pyarrow.Table
-        Rows in the order of the paths, of the parts' names and of the frames; `info_of` reads its
-        metadata.
-
-    Raises
-    ------
-    TableError
-        If a file is no part, there is none, or their models or settings differ.
-
+    Rows are in the order of the paths, of the parts' names and of the frames; `info_of` reads the
+    table's metadata. Raises TableError if a file is no part, there is none, or their models or
+    settings differ.
     """
     asked = [paths] if isinstance(paths, Path) else list(paths)
     parts = [part for path in asked for part in list_parts(path)]
@@ -373,18 +354,9 @@ def unique_dives(table: Any) -> list[str]:
     """
     Name the dive of each row so that two runs of one name are two dives.
 
-    Parameters
-    ----------
-    table : pyarrow.Table
-        All rows that are to be distinguished, from one or more tables: the columns `dive` and
-        `source`, and `run` if there is one.
-
-    Returns
-    -------
-    list of str
-        The name of the dive, with '_' and the `short_digest` of its run if rows of another run
-        have the same name. A run of several files is one dive.
-
+    `table` holds all rows that are to be distinguished, with the columns `dive` and `source`, and
+    `run` if there is one. A name gets '_' and the `short_digest` of its run if rows of another run
+    have the same name. A run of several files is one dive.
     """
     names = ['' if name is None else str(name) for name in table.column('dive').to_pylist()]
     sources = table.column('source').to_pylist()

@@ -22,26 +22,11 @@ import shutil
 @contextmanager
 def whole_file(path: Path, draft_name: str | None = None) -> Iterator[Path]:
     """
-    Write a file; it appears under its name at the end of the block, or not at all.
+    Write a file through a draft; it appears under its name at the end of the block, or not at all.
 
-    Parameters
-    ----------
-    path : Path
-        The file. An older one is replaced at the end.
-    draft_name : str, optional
-        Name of the draft beside it. The default ends in '.tmp' and contains the process id: two
-        processes may write the same file, and drafts of killed ones can be recognised.
-
-    Yields
-    ------
-    Path
-        The draft, to be written by the block.
-
-    Raises
-    ------
-    OSError
-        If the disk refuses; an older file stays as it was.
-
+    The name of the draft ends in '.tmp' by default and contains the process id: two processes may
+    write the same file, and drafts of killed ones can be recognised. Raises OSError if the disk
+    refuses; an older file stays as it was.
     """
     draft = path.with_name(draft_name or f'.{path.name}.{os.getpid()}.tmp')
     try:
@@ -68,6 +53,8 @@ def whole_folder(
     """
     Fill a folder; it appears under its name at the end of the block, or not at all.
 
+    Raises OSError if the disk refuses; an older folder stays as it was.
+
     Parameters
     ----------
     path : Path
@@ -82,11 +69,6 @@ def whole_folder(
     ------
     Path
         The draft: an empty folder.
-
-    Raises
-    ------
-    OSError
-        If the disk refuses; an older folder stays as it was.
 
     """
     path = path.resolve()
@@ -146,26 +128,11 @@ def sync(path: Path) -> None:
 
 def lock_file(path: Path) -> int:
     """
-    Lock a file for this process; it is made if it is missing.
+    Lock a file for this process; it is made if it is missing, and its content does not matter.
 
-    Parameters
-    ----------
-    path : Path
-        The file; its content does not matter.
-
-    Returns
-    -------
-    int
-        A file descriptor. The lock ends when it is closed, at the latest with the process. There
-        is no lock on network disks that do not support any.
-
-    Raises
-    ------
-    BlockingIOError
-        If another process holds it.
-    OSError
-        If the file cannot be made.
-
+    Returns a file descriptor. The lock ends when it is closed, at the latest with the process.
+    There is no lock on network disks that do not support any. Raises BlockingIOError if another
+    process holds it; OSError if the file cannot be made.
     """
     # Open for reading: a file open for writing would keep a disk from being made read-only.
     descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)

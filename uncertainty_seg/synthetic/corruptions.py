@@ -38,6 +38,9 @@ def corrupt(image_bgr: ImageU8, kind: str, severity: int, seed: int = 0) -> Imag
     """
     Damage an image.
 
+    Raises ConfigError if the kind is unknown or the severity not a whole number from 0 to 5;
+    ShapeError if it is not a BGR image of bytes.
+
     Parameters
     ----------
     image_bgr : ndarray of uint8, shape (H, W, 3)
@@ -58,13 +61,6 @@ def corrupt(image_bgr: ImageU8, kind: str, severity: int, seed: int = 0) -> Imag
     -------
     ndarray of uint8, shape (H, W, 3)
         A new image.
-
-    Raises
-    ------
-    ConfigError
-        If the kind is unknown or the severity not a whole number from 0 to 5.
-    ShapeError
-        If it is not a BGR image of bytes.
 
     """
     require_shape('image', image_bgr, (None, None, 3), np.uint8)

@@ -120,6 +120,8 @@ def write_dataset(folder: Path | str, count: int, seed: int = 0,
     """
     Write a data set of single scenes.
 
+    Raises ConfigError if an argument is out of its range.
+
     Parameters
     ----------
     folder : Path or str
@@ -137,11 +139,6 @@ def write_dataset(folder: Path | str, count: int, seed: int = 0,
     ood : int, optional
         How many scenes a kind to write under `ood/`: turbid water beyond the training range,
         and each unknown object, with `ood/unknown/STEM.png` (255 on the object).
-
-    Raises
-    ------
-    ConfigError
-        If an argument is out of its range.
 
     """
     if not (count >= 1 and ood >= 0 and workers >= 1 and 0 <= seed):

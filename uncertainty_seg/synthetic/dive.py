@@ -95,6 +95,8 @@ class Dive:
     """
     A dive that can be rendered frame by frame, in any order.
 
+    Raises ConfigError if an argument is out of its range.
+
     Parameters
     ----------
     seed : int
@@ -107,11 +109,6 @@ class Dive:
         Width and height in pixels.
     unknown : str, optional
         The large object never shown in training: 'diver' or 'wreck'.
-
-    Raises
-    ------
-    ConfigError
-        If an argument is out of its range.
 
     """
 
@@ -309,7 +306,6 @@ def render_frames(dive: Dive, workers: int = 2) -> Iterator[DiveFrame]:
     With more than one of `workers`, which are processes, the calling program must guard its entry
     with ``if __name__ == '__main__'``, as `multiprocessing` asks. Raises ConfigError if there is
     less than one.
-
     """
     if workers < 1:
         raise ConfigError(f'workers is {workers!r}', 'at least 1', 'pass 1 to use no processes')

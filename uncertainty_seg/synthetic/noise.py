@@ -28,7 +28,6 @@ def spectral_tile(rng: np.random.Generator, size: int, beta: float, low: float,
     Make a periodic noise tile (size, size) of mean 0 and standard deviation 1.
 
     Between `low` and `high`, cycles per tile, the amplitude falls as (frequency)**(-beta).
-
     """
     spectrum = np.fft.rfft2(rng.standard_normal((size, size), dtype=np.float32))
     rows = np.fft.fftfreq(size, 1 / size)[:, None]

@@ -143,9 +143,8 @@ def hit_prop(prop: Prop, origin: FloatArray, rays: FloatArray
     """
     Return where rays, unit vectors (H, W, 3) from `origin`, meet one piece of debris.
 
-    That is metres along the ray (H, W), valid where `hit`, the outward normals in the world
-    (H, W, 3), and `hit` (H, W).
-
+    That is metres along the ray (H, W), valid where `hit`, the outward normals in the world (H, W,
+    3), and `hit` (H, W).
     """
     o = ((origin - prop.centre) @ prop.axes).astype(np.float32)
     d = rays @ prop.axes

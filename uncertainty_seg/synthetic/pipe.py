@@ -106,7 +106,6 @@ class Pipe:
 
     The tables hold one value every `TABLE_STEP_M` along x from `start`; `growth` holds metres of
     growth over (x, angle), one row every `GROWTH_CELL_M`.
-
     """
 
     start: float

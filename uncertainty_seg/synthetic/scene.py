@@ -143,6 +143,8 @@ def render_scene(seed: int, *, size: tuple[int, int] = (512, 384), turbidity: fl
     """
     Render the scene of a seed.
 
+    Raises ConfigError if an argument is out of its range.
+
     Parameters
     ----------
     seed : int
@@ -153,11 +155,6 @@ def render_scene(seed: int, *, size: tuple[int, int] = (512, 384), turbidity: fl
         0 clear .. 1 opaque; drawn below `MAX_TRAINING_TURBIDITY` when left out.
     unknown : str, optional
         Put an object into view that training never shows: 'wreck', 'diver' or 'fish'.
-
-    Raises
-    ------
-    ConfigError
-        If an argument is out of its range.
 
     """
     check_scene(seed, size, turbidity, unknown)

@@ -25,9 +25,8 @@ class Seabed:
     """
     The height field; row = y, column = x, `CELL_M` a cell.
 
-    `surface` holds, for each cell, the two slopes, the brightness of the sediment and the share
-    of bare rock; `rope` the distance to the nearest rope, metres, capped at 1.
-
+    `surface` holds, for each cell, the two slopes, the brightness of the sediment and the share of
+    bare rock; `rope` the distance to the nearest rope, metres, capped at 1.
     """
 
     x0: float
@@ -96,19 +95,7 @@ def _ropes(
 
 @dataclass(frozen=True, eq=False)
 class _Grid:
-    """
-    Positions of all cells.
-
-    Parameters
-    ----------
-    along : ndarray of float32, shape (W,)
-        x of the columns.
-    x, y, aside : ndarray of float32, shape (H, W)
-        Of each cell; `aside` is its distance to the left of the pipe's axis.
-    pick : ndarray of int, shape (W,)
-        Index of each column in the route's tables.
-
-    """
+    """Positions of all cells, (H, W), or of columns, (W,); `aside` is metres left of the axis."""
 
     along: FloatArray
     x: FloatArray
@@ -171,7 +158,6 @@ def build_seabed(rng: np.random.Generator, plan: PipePlan, route: Route, coarse:
 
     `coarse` and `lumpy` are periodic noise (S, S). Returns the height field, and the height of the
     pipe's axis along its route (N,), metres.
-
     """
     grid = _grid(plan, route)
     ny, nx = grid.x.shape

@@ -84,7 +84,6 @@ def visible(formed: Formed, gain: float) -> NDArray[np.bool_]:
 
     Enough light must pass the water, and an object of albedo 0.2 must differ from a black one by
     `LEAST_LEVELS` grey levels in the finished picture.
-
     """
     veil = formed.veil * np.float32(gain)
     step = _tone(veil + formed.signal * np.float32(gain)) - _tone(veil)
@@ -145,7 +144,6 @@ def develop(formed: Formed, gain: float, camera: Camera, water: Water, sensor: S
 
     The two `streams` draw the particles of marine snow (the same in every frame of a dive), which
     have drifted `drift` (3,) metres, and the noise (another in each frame).
-
     """
     light = formed.light + _snow(streams[0], camera, water, sensor, drift)[..., None]
     light = light * (np.float32(gain) * sensor.tint)

@@ -334,7 +334,6 @@ def march(distance: Distance, origin: FloatArray, rays: FloatArray, reach: float
     touch go on pixel by pixel. `care` is the share of the distance walked each step, smaller for
     functions that overestimate. Returns the flattened indices of the rays that arrive (K,), how
     far along them (K,), and the points (K, 3).
-
     """
     height, width = rays.shape[:2]
     rows = np.minimum(np.arange(0, height, BLOCK_PX) + BLOCK_PX // 2, height - 1)
@@ -358,9 +357,8 @@ def _walk(distance: Distance, origin: FloatArray, rays: FloatArray, t: FloatArra
     """
     Walk rays (N, 3) from `t` until a cone around them touches something.
 
-    Returns the rays that touch before `end` and how far they came. A cone of radius 0 would
-    never touch: the least is a millimetre or so.
-
+    Returns the rays that touch before `end` and how far they came. A cone of radius 0 would never
+    touch: the least is a millimetre or so.
     """
     index = np.flatnonzero(t < end)
     rays, t, end = rays[index], t[index], end[index]

@@ -222,7 +222,6 @@ def _lamp_veil(water: Water, camera: Camera, lamps: tuple[Lamp, Lamp], t: FloatA
     Integrate the lamps' backscatter along coarse rays.
 
     Returns it at full size (H, W, 3), and the cloud's mean extinction along each ray (H, W).
-
     """
     rays = camera.rays(VEIL_STEP_PX)
     size = rays.shape[1], rays.shape[0]

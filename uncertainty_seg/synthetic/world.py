@@ -45,7 +45,6 @@ class World:
 
     `tiles` are noise textures (lumpy, fine); `sediment`, `rock`, `growth_colours` and
     `rope_colour` are linear BGR albedos; `gravel` is 0 for none to 1.
-
     """
 
     plan: PipePlan

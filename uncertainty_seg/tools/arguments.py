@@ -36,18 +36,9 @@ LIBRARIES = {
 
 def require_libraries(*names: str) -> None:
     """
-    Refuse to begin minutes of work without a library that is needed at their end.
+    Refuse to begin minutes of work without a library, a key of `LIBRARIES`, needed at their end.
 
-    Parameters
-    ----------
-    *names : str
-        Keys of `LIBRARIES`.
-
-    Raises
-    ------
-    BackendUnavailableError
-        If one is not installed.
-
+    Raises BackendUnavailableError if one is not installed.
     """
     for name in names:
         if find_spec(name) is None:
@@ -81,17 +72,7 @@ def call_with(function: Callable[..., _T], args: argparse.Namespace, **more: Any
 
 
 def add_settings(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
-    """
-    Offer settings as options: `mask_policy` becomes ``--mask-policy``.
-
-    Parameters
-    ----------
-    parser : ArgumentParser
-        Gets the options.
-    names : iterable of str
-        Names as in `core.settings`.
-
-    """
+    """Offer settings of `core.settings` as options: `mask_policy` becomes ``--mask-policy``."""
     known = {p.name: p for p in iter_parameters(Settings)}
     group = parser.add_argument_group('settings, as the parameters of the node')
     for name in names:
@@ -106,11 +87,7 @@ def settings_from_args(args: argparse.Namespace, names: Iterable[str]) -> Settin
     """
     Collect the settings given on the command line.
 
-    Raises
-    ------
-    ConfigError
-        If one of them is out of range or they contradict each other.
-
+    Raises ConfigError if one of them is out of range or they contradict each other.
     """
     return settings_from_dict({name: getattr(args, name) for name in names})
 

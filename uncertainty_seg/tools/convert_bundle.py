@@ -88,20 +88,9 @@ def convert_bundle(
     quantiser: str = 'onnxruntime',
 ) -> ModelCard:
     """
-    Write a variant of a bundle; as `convert`, with images in memory.
+    Write a variant of a bundle, without figures; as `convert`, with images in memory.
 
-    Parameters
-    ----------
-    bundle, out, precision, quantiser
-        See `convert`.
-    images : sequence of ndarray of uint8, shape (h, w, 3)
-        Fitted to the network; for int8.
-
-    Returns
-    -------
-    ModelCard
-        As written, without figures.
-
+    `images`, uint8 (h, w, 3), are fitted to the network; they are for int8 alone.
     """
     from uncertainty_seg.graph.frontend.lint import require_clean
     from uncertainty_seg.graph.onnx_tools import load_model

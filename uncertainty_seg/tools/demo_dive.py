@@ -55,18 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """
-    Run the demo; see the module.
+    Run the demo; see the module. Returns 0.
 
-    Returns
-    -------
-    int
-        0.
-
-    Raises
-    ------
-    UncertaintySegError
-        If a part fails, or the flag did not do its job.
-
+    Raises UncertaintySegError if a part fails, or the flag did not do its job.
     """
     from uncertainty_seg.tools.demo.report import problems_of, summary_lines
     from uncertainty_seg.tools.make_dive import ensure_dive
@@ -92,13 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _with_loosest_promise(settings: Settings) -> Settings:
-    """
-    Take the largest alpha that the model promises, unless one was asked for.
-
-    A dive is harder than the scenes that the promises were made on: at the strictest the flag is
-    down in most of it, which is right and shows little.
-
-    """
+    """Take the largest promised alpha unless one was asked for: a dive is harder than scenes."""
     from uncertainty_seg.storage.model_bundle import load_bundle
 
     calibration = load_bundle(settings.model).calibration

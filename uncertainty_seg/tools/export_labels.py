@@ -59,18 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """
-    Export; see the module.
+    Export; see the module. Returns 0.
 
-    Returns
-    -------
-    int
-        0. Frames that cannot be used are left out, counted, and said on stderr.
-
-    Raises
-    ------
-    UncertaintySegError
-        If an input is of no known kind, nothing can be exported, or OUT is not empty.
-
+    Frames that cannot be used are left out, counted, and reported on stderr. Raises
+    UncertaintySegError if an input is of no known kind, nothing can be exported, or OUT is not
+    empty.
     """
     from tqdm import tqdm
 

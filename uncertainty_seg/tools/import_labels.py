@@ -42,18 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """
-    Import; see the module.
+    Import; see the module. Returns 0.
 
-    Returns
-    -------
-    int
-        0.
-
-    Raises
-    ------
-    UncertaintySegError
-        If labels do not fit to the export, none is there, or OUT is not empty.
-
+    Raises UncertaintySegError if labels do not fit to the export, none is there, or OUT is not
+    empty.
     """
     from tqdm import tqdm
 

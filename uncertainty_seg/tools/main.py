@@ -79,18 +79,9 @@ def build_parser(*wanted: str) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """
-    Run one verb.
+    Run one verb with these arguments, or those of the process.
 
-    Parameters
-    ----------
-    argv : sequence of str or None
-        Arguments; those of the process if None.
-
-    Returns
-    -------
-    int
-        Exit code: 0, 1 for a failure that was said in a sentence, 2 for misuse.
-
+    Returns the exit code: 0, 1 for a failure that was reported in a sentence, 2 for misuse.
     """
     words = sys.argv[1:] if argv is None else argv
     # Before the verb stand options of the parser itself only.

@@ -81,18 +81,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """
-    Render; see the module.
+    Render; see the module. Returns 0.
 
-    Returns
-    -------
-    int
-        0.
-
-    Raises
-    ------
-    UncertaintySegError
-        If the bag cannot be written or an option is out of range.
-
+    Raises UncertaintySegError if the bag cannot be written or an option is out of range.
     """
     options = dive_options(args)
     num_frames = write_dive(args.out_bag, options, args.workers, args.storage, args.force)
@@ -116,6 +107,8 @@ def write_dive(
     """
     Render a dive.
 
+    Raises BagError if the bag cannot be written; ConfigError if an option is out of range.
+
     Parameters
     ----------
     path : Path
@@ -133,13 +126,6 @@ def write_dive(
     -------
     int
         Frames written.
-
-    Raises
-    ------
-    BagError
-        If the bag cannot be written.
-    ConfigError
-        If an option is out of range.
 
     """
     from tqdm import tqdm

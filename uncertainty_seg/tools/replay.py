@@ -159,6 +159,8 @@ def replay_bag(
     """
     Replay a bag into another one.
 
+    Raises UncertaintySegError if a bag or the model cannot be used. Nothing is written then.
+
     Parameters
     ----------
     in_bag, out_bag : Path
@@ -178,11 +180,6 @@ def replay_bag(
     -------
     ReplayReport
         Counts, for people and scripts.
-
-    Raises
-    ------
-    UncertaintySegError
-        If a bag or the model cannot be used. Nothing is written then.
 
     """
     if out_bag.resolve() == in_bag.resolve():

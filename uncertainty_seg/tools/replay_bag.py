@@ -98,16 +98,8 @@ def run(args: argparse.Namespace) -> int:
     """
     Replay; see the module.
 
-    Returns
-    -------
-    int
-        0, bad frames or not: they are in the output as not confident.
-
-    Raises
-    ------
-    UncertaintySegError
-        If a bag, the model or a setting cannot be used, or the input broke off.
-
+    Returns 0, bad frames or not: they are in the output as not confident. Raises
+    UncertaintySegError if a bag, the model or a setting cannot be used, or the input broke off.
     """
     start_s = time.perf_counter()
     report = call_with(replay, args, settings=settings_from_args(args, SETTINGS))

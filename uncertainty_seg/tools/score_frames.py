@@ -113,19 +113,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """
-    Score; see the module.
+    Score; see the module. Returns 0, bad frames or not: they are counted.
 
-    Returns
-    -------
-    int
-        0, bad frames or not: they are counted.
-
-    Raises
-    ------
-    UncertaintySegError
-        If nothing can be read, the model, the table or a setting cannot be used; and, after all
-        the others are finished, if a source cannot be read or broke off.
-
+    Raises UncertaintySegError if nothing can be read, the model, the table or a setting cannot be
+    used; and, after all the others are finished, if a source cannot be read or broke off.
     """
     start_s = time.perf_counter()
     summary = call_with(score, args, settings=settings_from_args(args, SETTINGS))

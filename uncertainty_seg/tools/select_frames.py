@@ -179,20 +179,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """
-    Choose and write.
+    Choose and write. Returns 0, also if there were fewer frames than wanted, which is reported.
 
-    Returns
-    -------
-    int
-        0, also if there were fewer frames than wanted, which is said.
-
-    Raises
-    ------
-    TableError
-        If a table cannot be read, or is of another model.
-    ConfigError
-        If an option does not fit the table, or no frame is left to choose.
-
+    Raises TableError if a table cannot be read, or is of another model; ConfigError if an option
+    does not fit the table, or no frame is left to choose.
     """
     _read_numbers(args)
     found = call_with(select, args)

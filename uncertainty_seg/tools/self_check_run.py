@@ -259,6 +259,8 @@ class Reference:
     """
     Run a bundle as literally as it can be run.
 
+    Raises BackendUnavailableError if ONNX Runtime is not installed.
+
     Parameters
     ----------
     bundle : ModelBundle
@@ -266,11 +268,6 @@ class Reference:
         computed with float32 between its rounding steps.
     threads : int
         Of ONNX Runtime; 0 takes every core.
-
-    Raises
-    ------
-    BackendUnavailableError
-        If ONNX Runtime is not installed.
 
     """
 
@@ -347,18 +344,9 @@ _SMI_TIMEOUT_S = 5.0
 
 def power_reader(root: Path = Path('/')) -> Callable[[], dict[str, float]] | None:
     """
-    Find what tells the power.
+    Return a function that reads the power, in watts by rail; None if no sensor is found.
 
-    Parameters
-    ----------
-    root : Path
-        Where the system's files lie.
-
-    Returns
-    -------
-    callable or None
-        Returns watts by name of rail, at the time of the call; None if nothing tells.
-
+    `root` is the folder of the system's files.
     """
     if _rails_w(root):
         return partial(_rails_w, root)
@@ -420,19 +408,8 @@ def report_values(found: Findings, facts: Mapping[str, Any]) -> dict[str, Any]:
     """
     Put everything that was found into one dictionary.
 
-    Parameters
-    ----------
-    found : Findings
-        What was found.
-    facts : mapping of str to any
-        What was checked: bundle, backend, version, precision, passes.
-
-    Returns
-    -------
-    dict of str to any
-        `facts`, then `is_passed`, `failed`, `checks`, `latency_ms`, `power_w`. A number that is
-        none is None.
-
+    It holds `facts` (bundle, backend, version, precision, passes), then `is_passed`, `failed`,
+    `checks`, `latency_ms`, `power_w`. A number that is NaN or infinite is None.
     """
     return {
         **facts,

@@ -225,6 +225,8 @@ class Parts:
         """
         Divide a frame.
 
+        Raises ShapeError if a class id is not below C, or the mask is not of the map's size.
+
         Parameters
         ----------
         label : ndarray of uint8, shape (h, w)
@@ -238,11 +240,6 @@ class Parts:
         -------
         Parts
             Of all pixels that count.
-
-        Raises
-        ------
-        ShapeError
-            If a class id is not below C, or the mask is not of the map's size.
 
         """
         if label.size and int(label.max()) >= num_classes:
@@ -320,8 +317,6 @@ def _ratio(sums: NDArray[np.float64], counts: NDArray[np.intp]) -> float:
     return float(sums.sum() / max(int(counts.sum()), 1))
 
 
-# -------------------------------------------------------------------------------------------------
-
 SCORED_MAPS = ('entropy', 'mutual_information')
 TOP_SHARE = 0.05
 QUANTILE = 0.95
@@ -333,11 +328,7 @@ def kept_values(values: FloatMap, ignore: Ignore = None) -> FloatMap:
     """
     Return the pixels that count, as one line (n,).
 
-    Raises
-    ------
-    ShapeError
-        If the mask is not of the map's size.
-
+    Raises ShapeError if the mask is not of the map's size.
     """
     if ignore is None:
         return values.ravel()
@@ -439,21 +430,10 @@ def top_count(share: float, size: int) -> int:
 
 def top_values(flat: FloatMap, counts: Sequence[int]) -> list[tuple[float, float]]:
     """
-    Average the largest values of a line without sorting it, for several counts at once.
+    Average the largest values of a float32 (n,) without sorting it, for several counts in 1..n.
 
-    Parameters
-    ----------
-    flat : ndarray of float32, shape (n,)
-        Values.
-    counts : sequence of int
-        How many, 1..n each.
-
-    Returns
-    -------
-    list of (float, float)
-        For each count the mean of so many largest, and the smallest of these; NaN if any value
-        is NaN, or there is none.
-
+    Returns for each count the mean of so many largest, and the smallest of these; NaN if any value
+    is NaN, or there is none.
     """
     if not flat.size or np.isnan(flat.max()):
         return [(float('nan'), float('nan'))] * len(counts)
@@ -479,23 +459,10 @@ def score_names() -> tuple[str, ...]:
 
 def frame_scores(maps: UncertaintyMaps) -> dict[str, float]:
     """
-    Compute the scores that need nothing but the maps.
+    Compute the scores that need only the maps, which are cut to the image, without padding.
 
-    Parameters
-    ----------
-    maps : UncertaintyMaps
-        Already cut to the image, without padding.
-
-    Returns
-    -------
-    dict of str to float
-        In the order of `score_names`; NaN where a map holds one.
-
-    Raises
-    ------
-    ShapeError
-        If the maps are empty.
-
+    They are in the order of `score_names`; NaN where a map holds one. Raises ShapeError if the
+    maps are empty.
     """
     if maps.entropy.size == 0:
         raise ShapeError('maps without a pixel', 'at least 1x1')

@@ -88,11 +88,7 @@ class ScoreDensity:
         """
         Return the negative log likelihood of a frame's standardised scores, in nats.
 
-        Raises
-        ------
-        CalibrationError
-            If a score is missing.
-
+        Raises CalibrationError if a score is missing.
         """
         missing = [name for name in self.names if name not in scores]
         if missing:
@@ -146,11 +142,7 @@ def density_from_json(text: str | bytes) -> ScoreDensity:
     """
     Read a density.
 
-    Raises
-    ------
-    CalibrationError
-        If the text is no JSON, lacks a key, or gives no density.
-
+    Raises CalibrationError if the text is no JSON, lacks a key, or gives no density.
     """
     try:
         raw = json.loads(text)

@@ -47,6 +47,8 @@ def image_scores(
     """
     Score how bad a picture is.
 
+    Raises ShapeError if the image is not (h, w, 3) of bytes, or the mask is not of its size.
+
     Parameters
     ----------
     image : ndarray of uint8, shape (h, w, 3)
@@ -72,11 +74,6 @@ def image_scores(
         flat_color: how little the colours differ within the picture.
         green_cast, blue_cast: where the mean colour lies between red and green, yellow and blue;
         0.5 is neutral.
-
-    Raises
-    ------
-    ShapeError
-        If the image is not (h, w, 3) of bytes, or the mask is not of its size.
 
     """
     require_shape('image', image, (None, None, 3), np.uint8)
@@ -135,12 +132,7 @@ def _detail(gray: LabelMap, ignore: NDArray[np.bool_] | None) -> dict[str, float
 
 
 def _specks(gray: LabelMap, ignore: NDArray[np.bool_] | None) -> float:
-    """
-    Compare what is small and bright with what is small and dark.
-
-    The bottom has as much of one as of the other. Particles before the lamp are bright only.
-
-    """
+    """Compare small bright specks (particles near the lamp) with small dark ones."""
     width = 2 * max(1, round(gray.shape[0] * SPECK_SIZE / 2)) + 1
     shape = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
     kept = None

@@ -53,6 +53,9 @@ class ScoreVector:
     """
     Compute the scores of frame after frame.
 
+    Raises ConfigError if a name is not among the scores there are, the density looks at one that
+    is not, or a pixel limit is for another map or out of range.
+
     Parameters
     ----------
     card : ModelCard
@@ -64,12 +67,6 @@ class ScoreVector:
         Gives 'density.scores'.
     names : collection of str, optional
         Scores to compute; all that there are if None.
-
-    Raises
-    ------
-    ConfigError
-        If a name is not among the scores there are, the density looks at one that is not, or a
-        pixel limit is for another map or out of range.
 
     """
 
@@ -106,6 +103,8 @@ class ScoreVector:
         """
         Score one frame.
 
+        Raises ShapeError if the maps are empty, or image or mask is not of their size.
+
         Parameters
         ----------
         maps : UncertaintyMaps
@@ -120,11 +119,6 @@ class ScoreVector:
         dict of str to float
             In the order of `names`, each in 0..1 and growing with uncertainty. NaN throughout if
             a pixel that counts has no finite uncertainty, or none counts.
-
-        Raises
-        ------
-        ShapeError
-            If the maps are empty, or image or mask is not of their size.
 
         """
         size = maps.entropy.shape

@@ -55,6 +55,8 @@ def image_message(
     """
     Build a sensor_msgs/Image without padding.
 
+    Raises BagError if array and encoding do not match.
+
     Parameters
     ----------
     stamp_ns, frame_id : int, str
@@ -63,11 +65,6 @@ def image_message(
         Pixels, of the dtype of the encoding.
     encoding : str
         One of `ENCODINGS`.
-
-    Raises
-    ------
-    BagError
-        If array and encoding do not match.
 
     """
     dtype, channels = ENCODINGS.get(encoding, ('', 0))

@@ -86,15 +86,12 @@ class BagReader:
     """
     An open bag; use it with `with`.
 
+    Raises BagError if the path is missing or no readable bag.
+
     Parameters
     ----------
     path : Path or str
         Folder of a rosbag2 bag, its .mcap or .db3 file, or a rosbag1 .bag file.
-
-    Raises
-    ------
-    BagError
-        If the path is missing or no readable bag.
 
     """
 
@@ -134,46 +131,19 @@ class BagReader:
 
     def image_topic(self, topic: str | None = None) -> str:
         """
-        Choose the topic to read images from.
+        Choose the topic of sensor_msgs/Image or CompressedImage to read.
 
-        Parameters
-        ----------
-        topic : str or None
-            The topic. None takes the only one, or the only one with a camera's usual name,
-            `image` or `image_raw`; compressed ones only if there is no other.
-
-        Returns
-        -------
-        str
-            A topic of sensor_msgs/Image or CompressedImage.
-
-        Raises
-        ------
-        BagError
-            If it is missing, is not of images, or the choice is ambiguous.
-
+        None takes the only one, or the only one with a camera's usual name, `image` or
+        `image_raw`; compressed ones only if there is no other. Raises BagError if it is missing,
+        is not of images, or the choice is ambiguous.
         """
         return choose_image_topic(self.path, self.topics(), topic)
 
     def messages(self, *topics: str) -> Iterator[BagMessage | BadMessage]:
         """
-        Read messages in the order of bag time.
+        Read the messages of these topics in the order of bag time; missing topics are ignored.
 
-        Parameters
-        ----------
-        *topics : str
-            Their topics; those that the bag does not have are ignored.
-
-        Yields
-        ------
-        BagMessage or BadMessage
-            One for each message.
-
-        Raises
-        ------
-        BagError
-            If the file ends early or is damaged.
-
+        Raises BagError if the file ends early or is damaged.
         """
         wanted = [c for c in self._reader.connections if c.topic in topics]
         stream = iter(self._reader.messages(connections=wanted) if wanted else ())
@@ -194,25 +164,10 @@ class BagReader:
 
 def read_images(path: Path | str, topic: str | None = None) -> Iterator[BagImage]:
     """
-    Read every readable image of a bag.
+    Read every readable image of a topic, in the order of bag time.
 
-    Parameters
-    ----------
-    path : Path or str
-        The bag.
-    topic : str or None
-        As for `BagReader.image_topic`.
-
-    Yields
-    ------
-    BagImage
-        In the order of bag time. Damaged messages are skipped and counted in a warning.
-
-    Raises
-    ------
-    BagError
-        If the bag or the topic is missing or the file is damaged.
-
+    `topic` is as for `BagReader.image_topic`. Damaged messages are skipped and counted in a
+    warning. Raises BagError if the bag or the topic is missing or the file is damaged.
     """
     num_bad = 0
     with BagReader(path) as bag:
@@ -319,13 +274,8 @@ def scan_mcap(path: Path) -> McapScan:
     """
     Read an MCAP file once to list its content.
 
-    Raises
-    ------
-    BagError
-        If it is no MCAP file at all.
-    BackendUnavailableError
-        If the package mcap is not installed.
-
+    Raises BagError if it is no MCAP file at all; BackendUnavailableError if the package mcap is
+    not installed.
     """
     walk = _Walk(path)
     counts = dict(Counter(topic for topic, _, _ in walk.items()))

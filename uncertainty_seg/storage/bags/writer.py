@@ -35,6 +35,8 @@ class BagWriter:
     """
     A bag under construction; use it with `with`.
 
+    Raises BagError if the path exists, is not writable, or the storage is unknown.
+
     Parameters
     ----------
     path : Path or str
@@ -43,11 +45,6 @@ class BagWriter:
         'mcap' (chunks compressed by zstd) or 'sqlite3'.
     overwrite : bool
         Replace an older bag at the end; anything that is no bag is left untouched.
-
-    Raises
-    ------
-    BagError
-        If the path exists, is not writable, or the storage is unknown.
 
     Notes
     -----
@@ -149,6 +146,8 @@ class BagWriter:
         """
         Write a serialised message.
 
+        Raises BagError if the type is unknown, the topic has another type, or the disk refuses.
+
         Parameters
         ----------
         topic : str
@@ -159,11 +158,6 @@ class BagWriter:
             Bag time.
         data : bytes
             CDR, as from a raw subscription.
-
-        Raises
-        ------
-        BagError
-            If the type is unknown, the topic has another type, or the disk refuses.
 
         """
         with _as_bag_error(self.path):

@@ -57,21 +57,11 @@ def frame_files(
     facts: Mapping[str, Any],
 ) -> dict[str, bytes]:
     """
-    Encode the files of a frame of a run.
+    Encode the files of a frame of a run; content by file name.
 
     `settings` give the format of the image; `facts` are what only the log knows: frame_id, reason
-    and reservoir.
-
-    Returns
-    -------
-    dict of str to bytes
-        Content by file name.
-
-    Raises
-    ------
-    ShapeError, ImageError
-        If mask or uncertainty have another size than the image, or something cannot be encoded.
-
+    and reservoir. Raises ShapeError or ImageError if mask or uncertainty have another size than
+    the image, or something cannot be encoded.
     """
     height, width = decoded.image_bgr.shape[:2]
     mask, uncertainty = frame.mask(), frame.uncertainty()
@@ -164,7 +154,6 @@ def write_frame(folder: Path, frame_id: str, files: Mapping[str, bytes]) -> None
     Add a frame to a log, under a name that is not in use; content by file name.
 
     OSError if the disk refuses. Nothing of the frame remains then, if the disk allows to clean up.
-
     """
     place = folder / log_format.FRAMES_FOLDER / frame_id
     with whole_files.whole_folder(place, f'{_BUILDING}{frame_id}') as draft:
@@ -196,12 +185,8 @@ def sweep(folder: Path, evicted: Container[str]) -> tuple[int, list[str]]:
     """
     Remove the remains of a crash, and show hidden frames that were not `evicted` by the index.
 
-    Returns
-    -------
-    int, list of str
-        Number of frames that were being written; ids of those that were being removed. OSError if
-        the disk refuses.
-
+    Returns the number of frames that were being written, and the ids of those that were being
+    removed. Raises OSError if the disk refuses.
     """
     num_unfinished, leaving = 0, []
     for path in sorted((folder / log_format.FRAMES_FOLDER).iterdir()):
@@ -243,7 +228,6 @@ def lock_folder(folder: Path) -> int:
     Lock a log against other processes that write; returns a descriptor as `lock_file` does.
 
     FrameLogError if another process holds the lock, OSError if the disk refuses.
-
     """
     try:
         return whole_files.lock_file(folder / LOCK_FILE)

@@ -155,7 +155,6 @@ def about_run(
     Describe a run, named `dive`, of a bundle with T passes for `FrameLog`.
 
     `parameters` is `core.settings.settings_to_dict` of the current settings.
-
     """
     values: Mapping[str, Any] = parameters
     return LogAbout(dive, card.name, model_digest(card), card.class_names, card.palette, passes,
@@ -234,26 +233,11 @@ class LoggedFrame:
 
 def iter_frames(folder: Path | str, problems: list[str] | None = None) -> Iterator[LoggedFrame]:
     """
-    Iterate over the frames of a log, which may be being written.
+    Iterate over the frames of a log by name, that is by stamp; it may be being written.
 
-    Parameters
-    ----------
-    folder : Path or str
-        The log.
-    problems : list of str, optional
-        Receives a sentence for each frame with an unreadable `frame.json`, which is left out.
-        Without it such a frame is an error.
-
-    Yields
-    ------
-    LoggedFrame
-        In the order of names, which begin with the stamp.
-
-    Raises
-    ------
-    FrameLogError
-        If the folder is no frame log, or a frame is damaged.
-
+    `problems` receives a sentence for each frame with an unreadable `frame.json`, which is left
+    out. Raises FrameLogError if the folder is no frame log, or, without `problems`, a frame is
+    damaged.
     """
     frames = Path(folder) / FRAMES_FOLDER
     if not frames.is_dir():
@@ -276,11 +260,7 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     """
     Read the `frame.json` of a frame's folder.
 
-    Raises
-    ------
-    FrameLogError
-        If it is missing, no JSON, of another version, or lacks required entries.
-
+    Raises FrameLogError if it is missing, no JSON, of another version, or lacks required entries.
     """
     file = path / SIDECAR_FILE
     try:
@@ -301,7 +281,6 @@ def uncertainty_to_uint16(values: FloatMap) -> Any:
     Convert an uncertainty map, (H, W) of float32 in 0..1 (clipped) or NaN, to uint16.
 
     The step is 1/65534, NaN becomes 65535. ShapeError if it is no map of float32.
-
     """
     require_shape('uncertainty', values, (None, None), np.float32)
     packed = np.multiply(values, np.float32(_FULL_VALUE))

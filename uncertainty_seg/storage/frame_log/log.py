@@ -91,6 +91,9 @@ class FrameLog:
     """
     A frame log that is being written.
 
+    Raises FrameLogError if the folder cannot be written or another process writes it; ConfigError
+    if the quota is too small for any frame of the log.
+
     Parameters
     ----------
     folder : Path or str
@@ -103,13 +106,6 @@ class FrameLog:
         Called with a frame and the reason once the frame is on disk, from the log's thread.
     clock : callable, optional
         Seconds; for frames without a stamp and for retrying the disk.
-
-    Raises
-    ------
-    FrameLogError
-        If the folder cannot be written or another process writes it.
-    ConfigError
-        If the quota is too small for any frame of the log.
 
     """
 
@@ -147,11 +143,7 @@ class FrameLog:
         """
         Offer a processed frame; never blocks.
 
-        Parameters
-        ----------
-        frame : LogFrame
-            Every frame has to be offered, for the window before a flagged one and the control.
-
+        Every frame has to be offered, for the window before a flagged one and the control.
         """
         with self._work:
             if self._is_closing:
@@ -162,21 +154,10 @@ class FrameLog:
 
     def trigger(self, num_frames: int = 1, camera: str | None = None) -> int:
         """
-        Keep the newest frames now, whatever they show.
+        Keep the newest frames of each camera, or of one, within `before_s`, whatever they show.
 
-        Parameters
-        ----------
-        num_frames : int
-            How many of each camera, within `before_s`.
-        camera : str, optional
-            Of this camera only.
-
-        Returns
-        -------
-        int
-            How many frames are queued, being written or on disk; 0 before the first frame. Queued
-            control frames remain control frames.
-
+        Returns how many frames are queued, being written or on disk; 0 before the first frame.
+        Queued control frames remain control frames.
         """
         with self._work:
             items = [] if self._is_closing else self._ring.newest(num_frames, camera)
@@ -194,19 +175,9 @@ class FrameLog:
         """
         Apply live settings to the frames to come; a smaller quota is applied by the thread.
 
-        Parameters
-        ----------
-        settings : LogSettings
-            With the same folder.
-        about : LogAbout, optional
-            The run, if it has changed. Its dive is ignored: that is the one of the start, or the
-            one in the settings.
-
-        Raises
-        ------
-        ConfigError
-            If the folder is another one; nothing is changed then.
-
+        `about` is the run, if it has changed. Its dive is ignored: that is the one of the start,
+        or the one in the settings. Raises ConfigError if the folder is another one; nothing is
+        changed then.
         """
         if settings.folder != self._settings.folder:
             raise ConfigError(f'log.folder was changed to {settings.folder!r}',
@@ -230,16 +201,8 @@ class FrameLog:
         """
         Write the queued frames and end; may be called twice.
 
-        Parameters
-        ----------
-        timeout_s : float
-            Frames that are not written by then are dropped and counted.
-
-        Returns
-        -------
-        bool
-            Whether everything was written and the thread has ended.
-
+        Frames that are not written within `timeout_s` are dropped and counted. Returns whether
+        everything was written and the thread has ended.
         """
         with self._work:
             self._is_closing = True

@@ -100,7 +100,6 @@ def load_index(folder: Path) -> Index:
 
     The index agrees with the folders. A reservoir from which somebody else has removed frames
     admits any key again. OSError if the disk refuses.
-
     """
     index = _read(folder / MANIFEST_FILE)
     num_unfinished, leaving = disk.sweep(folder, index.evicted)
@@ -135,7 +134,6 @@ def note_change(
     Append a change of a reservoir; evictions are flushed to the disk when this returns.
 
     The parameters are those of `store.replace_frames`. OSError if the disk refuses.
-
     """
     lines = [_line('evict', {'frame_id': frame_id}) for frame_id in gone]
     is_decided = bool(lines)

@@ -30,9 +30,8 @@ def stable_uniforms(*parts: str | int) -> tuple[float, float]:
     """
     Draw two independent uniform numbers in (0, 1) that depend on `parts` alone.
 
-    So a frame gets the same numbers whenever its dive is replayed, and no state of a generator
-    has to survive a restart.
-
+    So a frame gets the same numbers whenever its dive is replayed, and no state of a generator has
+    to survive a restart.
     """
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()
     # 52 bits and a half step: neither 0 nor 1 after rounding.
@@ -80,7 +79,6 @@ class Reservoir:
 
         An item of weight w is in the sample with the probability 1 - exp(-w exp(-bar)), by which
         an estimate divides (threshold sampling; Duffield et al. 2007).
-
         """
         return self._bar
 
@@ -164,7 +162,6 @@ class Reservoir:
         An item is evicted only if it does not fit together with the rest. So a reservoir that has
         room for its largest item has been enlarged or emptied since. Twice that room is required;
         otherwise a capacity that goes up and down would admit every key again and again.
-
         """
         return (2 * (self._num_bytes + self._largest) < capacity.num_bytes
                 and 2 * (len(self) + 1) < capacity.num_items)

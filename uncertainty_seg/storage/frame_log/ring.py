@@ -91,11 +91,7 @@ class FrameRing:
         """
         Take the next frame of a camera; `now_s` is of any clock, for frames without a stamp.
 
-        Returns
-        -------
-        list of Candidate
-            Frames to keep, oldest first: often none, or this one and some before it.
-
+        Returns the frames to keep, oldest first: often none, or this one and some before it.
         """
         self._num_seen += 1
         time_s = frame.stamp_ns / 1e9 if frame.stamp_ns else now_s
@@ -118,7 +114,6 @@ class FrameRing:
         Undo the choice of a frame for which the queue has no room.
 
         The next frame may then be kept in its place, also as the first of its event.
-
         """
         camera = self._cameras[item.frame.camera]
         kept_s, kept_flagged_s = item.before_s
@@ -131,13 +126,9 @@ class FrameRing:
 
     def newest(self, num_frames: int, camera: str | None = None) -> list[Candidate]:
         """
-        Take out the newest frames of each camera, or of one, on request.
+        Take out the newest frames of each camera, or of one, on request, oldest first.
 
-        Returns
-        -------
-        list of Candidate
-            Oldest first; some may be chosen or kept already.
-
+        Some may be chosen or kept already.
         """
         found = []
         for name, one in self._cameras.items():

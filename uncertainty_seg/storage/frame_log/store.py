@@ -33,6 +33,9 @@ class FrameStore:
     """
     The folder of a log, open for writing.
 
+    Raises FrameLogError if it cannot be written or another process writes it; ConfigError if no
+    frame in it fits the quota.
+
     Parameters
     ----------
     folder : Path
@@ -42,13 +45,6 @@ class FrameStore:
     device : int, optional
         Number of the disk it was on before. Another one is refused, so that a log is not
         continued on the system's disk when its own is unplugged.
-
-    Raises
-    ------
-    FrameLogError
-        If it cannot be written or another process writes it.
-    ConfigError
-        If no frame in it fits the quota.
 
     Attributes
     ----------
@@ -131,18 +127,9 @@ class FrameStore:
         """
         Admit a frame, given its files by name, if its key is large enough.
 
-        Returns
-        -------
-        str, int
-            Why it was not kept: '' if it was, 'outranked', 'too_big' or 'no_room'; number of
-            evicted frames.
-
-        Raises
-        ------
-        OSError
-            If the disk refuses. The log holds what it held before; this object can only be
-            closed.
-
+        Returns why it was not kept ('' if it was, 'outranked', 'too_big' or 'no_room') and the
+        number of evicted frames. Raises OSError if the disk refuses. The log holds what it held
+        before; this object can only be closed.
         """
         size = disk.disk_bytes({name: len(content) for name, content in files.items()})
         reservoir = self._reservoirs[entry.reservoir]
@@ -161,9 +148,8 @@ class FrameStore:
         """
         Apply other quotas; return the number of evicted frames. OSError if the disk refuses.
 
-        A larger quota admits frames of any key again: the sample is exact for the time since
-        then, and for the time before.
-
+        A larger quota admits frames of any key again: the sample is exact for the time since then,
+        and for the time before.
         """
         before = {name: self._capacity(name) for name in RESERVOIRS}
         self._settings = settings
@@ -268,7 +254,9 @@ def replace_frames(
 
     Evicted frames are hidden, the new one is written, both are appended to the index and flushed,
     and only then are the hidden frames removed. The index decides after a kill: the next start
-    shows hidden frames again, or removes those that the index says were evicted.
+    shows hidden frames again, or removes those that the index says were evicted. Raises OSError if
+    the disk refuses. The log holds what it held before, if the disk allows to restore it;
+    otherwise the next start restores it.
 
     Parameters
     ----------
@@ -280,12 +268,6 @@ def replace_frames(
         Evicted frames.
     added, files : Entry and mapping of str to bytes, optional
         The new frame; content by file name.
-
-    Raises
-    ------
-    OSError
-        If the disk refuses. The log holds what it held before, if the disk allows to restore it;
-        otherwise the next start restores it.
 
     """
     hidden: list[str] = []

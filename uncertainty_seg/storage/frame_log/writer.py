@@ -164,7 +164,6 @@ class RecentFrames:
 
         A flagged frame is compared with flagged ones only: what made it so may be small, and then
         the hash of the scene does not show it.
-
         """
         return any(hash_distance(phash, old) < num_bits
                    for old, was_flagged in self._cameras.get(frame.camera, ())

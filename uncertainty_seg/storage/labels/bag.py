@@ -35,6 +35,8 @@ def write_labels(
     """
     Write a bag, or a bag for each dive if there are several.
 
+    Raises DatasetError if the frames of a dive are not consecutive.
+
     Parameters
     ----------
     folder : Path
@@ -45,11 +47,6 @@ def write_labels(
         Names, which every diagnostics message contains.
     storage : str
         'mcap' or 'sqlite3'.
-
-    Raises
-    ------
-    DatasetError
-        If the frames of a dive are not consecutive.
 
     """
     bags: dict[str, Path] = {}
@@ -71,7 +68,6 @@ def topic_of(name: str, camera: str) -> str:
 
     `name` is the topic of a single camera, which has the name ''. Camera 'front' makes
     '/uncertainty_seg/front/mask' of `MASK_TOPIC` and '/front/image_raw' of `IMAGE_TOPIC`.
-
     """
     if not camera:
         return name

@@ -58,7 +58,6 @@ def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelM
     Read corrected labels; see `formats`.
 
     The JSON file, or a folder with ``annotations.json``.
-
     """
     file = path / FILE if path.is_dir() else path
     content = read_json(file)

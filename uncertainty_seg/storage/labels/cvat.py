@@ -62,7 +62,6 @@ def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelM
     Read corrected labels; see `formats`.
 
     An archive or XML file of CVAT, or a folder with one; shapes by `z_order`, then as listed.
-
     """
     place = _place(path)
     root = _root(place)

@@ -45,7 +45,6 @@ def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelM
     Read corrected labels; see `formats`.
 
     A folder of ``STEM.png``, or one with such a folder ``masks``.
-
     """
     place = path / MASKS if (path / MASKS).is_dir() else path
     files = sorted(place.glob('*.png'))

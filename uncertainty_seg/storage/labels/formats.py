@@ -58,6 +58,8 @@ def write_export(
     """
     Write an export, whole or not at all.
 
+    Raises DatasetError if the folder is not empty, two frames share a name, or there is none.
+
     Parameters
     ----------
     out : Path
@@ -75,11 +77,6 @@ def write_export(
     -------
     list of FrameRow
         What was written, in order.
-
-    Raises
-    ------
-    DatasetError
-        If the folder is not empty, two frames share a name, or there is none.
 
     """
     writer = WRITERS[kind]
@@ -100,7 +97,6 @@ def new_folder(out: Path) -> Iterator[Path]:
     Yield a folder to write into, which becomes `out` at the end of the block.
 
     `DatasetError` if `out` exists and is not an empty folder.
-
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise DatasetError(f'{out} exists and is not empty', 'a new folder',

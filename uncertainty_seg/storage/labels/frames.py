@@ -123,7 +123,6 @@ class FrameRow:
     A row of the table: a `LabelFrame` without pixels; `file` is the name of its image.
 
     The score is None if there is none; `camera` is empty in older tables.
-
     """
 
     stem: str
@@ -151,7 +150,6 @@ class ExportedFrames:
         Find a frame by a file name, with or without folders and ending.
 
         `DatasetError`, which names the `source` of the name, if the export has no such frame.
-
         """
         base = re.split(r'[/\\]', name)[-1]
         # Stems may contain points, so the part after the last one need not be an ending.
@@ -184,7 +182,6 @@ def listed(frames: Iterable[LabelFrame], rows: list[FrameRow]) -> Iterator[Label
     Yield frames without orientation in their images, and append each to `rows`.
 
     `DatasetError` if two have the same stem, so that one file would overwrite the other.
-
     """
     seen: set[str] = set()
     for frame in frames:
@@ -266,14 +263,9 @@ def without_orientation(data: bytes) -> bytes:
 
     The node, the log and every reader here use pixels as stored, as CameraInfo describes them.
     Labelling tools and browsers rotate them by the orientation of EXIF (tag 0x0112) or XMP, and
-    the mask would no longer match.
-
-    Returns
-    -------
-    bytes
-        The file with the orientation 1, "as stored"; equal to `data` if it has no other. A PNG
-        loses XMP and EXIF that are stored as text. Damaged metadata are left unchanged.
-
+    the mask would no longer match. The result has the orientation 1, "as stored", and is equal to
+    `data` if that has no other. A PNG loses XMP and EXIF that are stored as text. Damaged metadata
+    are left unchanged.
     """
     if data.startswith(_PNG_START):
         return _png(data)

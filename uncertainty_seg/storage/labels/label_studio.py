@@ -67,7 +67,6 @@ def write_labels(
 
     `image_prefix` precedes the name of an image in its address, such as
     ``/data/local-files/?d=dive_7/images/``; if it is empty the task contains the image.
-
     """
     (folder / CONFIG_FILE).write_text(labelling_config(classes), encoding='utf-8')
     texts = (_written(folder, frame, classes, image_prefix) for frame in frames)
@@ -94,7 +93,6 @@ def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelM
     Read corrected labels; see `formats`.
 
     An export as "JSON", or a folder with it as ``tasks.json``; regions in order.
-
     """
     file = path / FILE if path.is_dir() else path
     try:
@@ -173,15 +171,7 @@ def _paint(canvas: LabelCanvas, region: dict[str, Any]) -> None:
 
 
 def encode_brush(pixels: BoolMask) -> list[int]:
-    """
-    Pack a region, (H, W) of bool, True where it is painted.
-
-    Returns
-    -------
-    list of int
-        Bytes 0..255, as in Label Studio's JSON.
-
-    """
+    """Pack a painted region, bool (H, W), to the bytes of Label Studio's JSON."""
     lengths = np.array(run_lengths(pixels.ravel()), np.int64) * 4
     values = np.arange(lengths.size) % 2 * 255
     # A run whose length exceeds 16 bits is split.
@@ -197,18 +187,10 @@ def encode_brush(pixels: BoolMask) -> list[int]:
 
 def decode_brush(packed: Sequence[int], height: int, width: int) -> BoolMask:
     """
-    Unpack a region of an image of this size; the inverse of `encode_brush`.
+    Unpack a region of an image of this size, bool (H, W): True where alpha is at least half.
 
-    Returns
-    -------
-    ndarray of bool, shape (H, W)
-        True where alpha is at least half.
-
-    Raises
-    ------
-    DatasetError
-        If the bytes end early or are of an image of another size.
-
+    The inverse of `encode_brush`. Raises DatasetError if the bytes end early or are of an image of
+    another size.
     """
     try:
         values = _unpacked(_BitReader(bytes(packed)), height * width * 4)

@@ -58,7 +58,6 @@ def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelM
     Read corrected labels; see `formats`.
 
     A folder with a JSON file a frame, or with such a folder ``images``; shapes in order.
-
     """
     places = sorted(p for place in (path, path / IMAGES) if place.is_dir()
                     for p in place.glob('*.json') if p.name != TABLE_FILE)

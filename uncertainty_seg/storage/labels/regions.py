@@ -91,6 +91,8 @@ class LabelCanvas:
         """
         Assign pixels to a class.
 
+        Raises DatasetError if the name is unknown or the box exceeds the frame.
+
         Parameters
         ----------
         name : str
@@ -99,11 +101,6 @@ class LabelCanvas:
             All of the frame, or a box of it.
         left, top : int
             Corner of the box.
-
-        Raises
-        ------
-        DatasetError
-            If the name is unknown or the box exceeds the frame.
 
         """
         class_id = self.class_id(name)
@@ -117,20 +114,10 @@ class LabelCanvas:
 
     def paint_polygons(self, name: str, polygons: Sequence[ArrayLike]) -> None:
         """
-        Assign the inside of polygons, as pycocotools draws them, to a class.
+        Assign the inside of polygons, as pycocotools draws them, to a class by its name.
 
-        Parameters
-        ----------
-        name : str
-            The class.
-        polygons : sequence of array_like
-            Each (n, 2) of x, y, or the same flat; pixel i reaches from i to i + 1.
-
-        Raises
-        ------
-        DatasetError
-            If the name is unknown or a polygon has fewer than 3 corners.
-
+        Each polygon is (n, 2) of x, y, or the same flat; pixel i reaches from i to i + 1. Raises
+        DatasetError if the name is unknown or a polygon has fewer than 3 corners.
         """
         from pycocotools import mask as coco_mask
 

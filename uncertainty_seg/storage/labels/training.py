@@ -29,7 +29,8 @@ def split_by_dive(
     Assign every dive to one split.
 
     Neighbouring frames of a dive look alike: with one in training and one in validation, a network
-    is tested on what it has memorised.
+    is tested on what it has memorised. Raises ConfigError if the shares are not above 0 or do not
+    add up to 1.
 
     Parameters
     ----------
@@ -46,11 +47,6 @@ def split_by_dive(
         Stems of each split, sorted. Splits are filled from the smallest share to the largest,
         which gets the rest. Each gets the dives whose number of frames is nearest to its share
         (optimal for two splits), and at least one while there are enough dives.
-
-    Raises
-    ------
-    ConfigError
-        If the shares are not above 0 or do not add up to 1.
 
     """
     if not shares or min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-6:
@@ -76,9 +72,8 @@ def _nearest(sizes: Sequence[int], target: float, max_count: int) -> set[int]:
     """
     Choose items whose sizes add up nearest to a target.
 
-    At least one is chosen and at most `max_count`; none if that is 0. Of two sums that are
-    equally near the smaller one is taken.
-
+    At least one is chosen and at most `max_count`; none if that is 0. Of two sums that are equally
+    near the smaller one is taken.
     """
     if max_count < 1:
         return set()
@@ -127,6 +122,9 @@ def write_training_folder(
     """
     Write corrected labels with the images of their export.
 
+    Raises DatasetError if no frame is labelled, or an image is missing or of another size;
+    ConfigError if the shares are invalid.
+
     Parameters
     ----------
     folder : Path
@@ -137,13 +135,6 @@ def write_training_folder(
         Stem and mask; the last one counts if a stem is repeated.
     shares, seed : mapping of str to float, int
         As for `split_by_dive`.
-
-    Raises
-    ------
-    DatasetError
-        If no frame is labelled, or an image is missing or of another size.
-    ConfigError
-        If the shares are invalid.
 
     """
     split_by_dive({}, shares, seed)  # refuses wrong shares before the work

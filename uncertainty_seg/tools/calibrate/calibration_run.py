@@ -146,27 +146,11 @@ class CalibrationOutcome:
 
 def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
     """
-    Fit temperature, density, choice and limits.
+    Fit temperature, density, choice and limits; nothing is written yet.
 
-    Parameters
-    ----------
-    request : CalibrationRequest
-        What to fit on.
-
-    Returns
-    -------
-    CalibrationOutcome
-        Nothing is written yet.
-
-    Raises
-    ------
-    CalibrationError
-        If there are too few blocks, or nothing to choose or promise on.
-    ConfigError
-        If the rule cannot be read, or a score does not exist.
-    DatasetError
-        If the folders or the file of blocks are wrong, or both sets have an image.
-
+    Raises CalibrationError if there are too few blocks, or nothing to choose or promise on;
+    ConfigError if the rule cannot be read, or a score does not exist; DatasetError if the folders
+    or the file of blocks are wrong, or both sets have an image.
     """
     bundle, settings = request.bundle, request.settings
     rule = BadRule.parse(request.bad, bundle.card.class_names)
@@ -306,11 +290,7 @@ def require_scores(card: ModelCard, names: Sequence[str]) -> None:
     """
     Refuse scores that cannot be there.
 
-    Raises
-    ------
-    ConfigError
-        If a name is no score of the bundle.
-
+    Raises ConfigError if a name is no score of the bundle.
     """
     # The value of the limits decides which pixels count, and not which scores there are.
     possible = (*ScoreVector(card, {'entropy': 0.5, 'mutual_information': 0.5}).names,
@@ -335,7 +315,7 @@ def require_blocks(
     alphas : sequence of float
         To promise.
     tune_share : float
-        Part of the blocks that was asked for for the temperature.
+        Requested share of the blocks for the temperature.
 
     Raises
     ------
@@ -361,11 +341,7 @@ def refuse_shared(train: KnownFrames, val: KnownFrames) -> None:
     """
     Refuse to promise on frames that density and choice have seen, whatever they are called.
 
-    Raises
-    ------
-    DatasetError
-        If an image is in both.
-
+    Raises DatasetError if an image is in both.
     """
     seen = {_digest(image): stem
             for (image, _), stem in zip(train.pairs, train.stems, strict=True)}
@@ -402,6 +378,9 @@ def fit_density(
     """
     Fit a density over scores.
 
+    Raises CalibrationError if a score is missing, or there are fewer than five frames a score;
+    BackendUnavailableError if scikit-learn is not installed.
+
     Parameters
     ----------
     frames : sequence of mapping
@@ -415,13 +394,6 @@ def fit_density(
     -------
     ScoreDensity
         With the least Bayesian information criterion.
-
-    Raises
-    ------
-    CalibrationError
-        If a score is missing, or there are fewer than five frames a score.
-    BackendUnavailableError
-        If scikit-learn is not installed.
 
     """
     table = _table(frames, names)

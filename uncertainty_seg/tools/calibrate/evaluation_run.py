@@ -158,27 +158,11 @@ class Evaluated:
 
 def evaluate_bundle(request: EvaluationRequest) -> Evaluated:
     """
-    Measure a calibrated bundle.
+    Measure a calibrated bundle, with intervals where frames are counted.
 
-    Parameters
-    ----------
-    request : EvaluationRequest
-        What to measure on.
-
-    Returns
-    -------
-    Evaluated
-        With intervals where frames are counted.
-
-    Raises
-    ------
-    CalibrationError
-        If the bundle has no calibration, or one for other settings.
-    ConfigError
-        If the rule cannot be read, or there is no such promise.
-    DatasetError
-        If the folders or the file of blocks are wrong.
-
+    Raises CalibrationError if the bundle has no calibration, or one for other settings;
+    ConfigError if the rule cannot be read, or there is no such promise; DatasetError if the
+    folders or the file of blocks are wrong.
     """
     bundle, calibration = request.bundle, _calibration(request.bundle)
     promise = calibration.promise_of(request.settings.gate.alpha)

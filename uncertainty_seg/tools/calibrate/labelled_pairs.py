@@ -41,11 +41,7 @@ def bgr_pairs(bundle: ModelBundle, data: LabelledFolder) -> list[Pair]:
     """
     Return (BGR image, mask) pairs of a folder that has the bundle's classes.
 
-    Raises
-    ------
-    DatasetError
-        If the class names differ, or a mask has an id that is no class.
-
+    Raises DatasetError if the class names differ, or a mask has an id that is no class.
     """
     card = bundle.card
     if data.class_names != card.class_names:
@@ -124,11 +120,7 @@ def images_in(folder: Path) -> dict[str, ImageU8]:
     """
     Read the images of a folder, or of its folder images/, by name.
 
-    Raises
-    ------
-    DatasetError
-        If there is none, or one cannot be read.
-
+    Raises DatasetError if there is none, or one cannot be read.
     """
     place = folder / 'images' if (folder / 'images').is_dir() else folder
     paths = sorted(p for p in place.iterdir() if p.suffix.lower() in _IMAGES) \

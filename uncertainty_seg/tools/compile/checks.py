@@ -68,6 +68,9 @@ def check_compiled(
     """
     Compare trunk and head with the network they were made of.
 
+    Raises GraphError if a difference is above `TOLERANCE` of the spread of the logits and float32
+    does not explain it, logits are NaN or infinite, or masks that differ give the same logits.
+
     Parameters
     ----------
     compiled : CompiledGraphs
@@ -86,12 +89,6 @@ def check_compiled(
     -------
     CheckReport
         The largest over all images.
-
-    Raises
-    ------
-    GraphError
-        If a difference is above `TOLERANCE` of the spread of the logits and float32 does not
-        explain it, logits are NaN or infinite, or masks that differ give the same logits.
 
     """
     spec = card.input
@@ -269,6 +266,8 @@ def require_near(error: float, noise: float, when: str) -> None:
     """
     Refuse an error that float32 does not explain.
 
+    Raises GraphError if the error is above `TOLERANCE` and above some times the noise.
+
     Parameters
     ----------
     error : float
@@ -277,11 +276,6 @@ def require_near(error: float, noise: float, when: str) -> None:
         How far the network is from itself in float32, as a `distance`.
     when : str
         Which comparison it was, for the message.
-
-    Raises
-    ------
-    GraphError
-        If the error is above `TOLERANCE` and above some times the noise.
 
     """
     allowed = max(TOLERANCE, min(_NOISE_FACTOR * noise, _MOST))
@@ -295,23 +289,10 @@ def require_near(error: float, noise: float, when: str) -> None:
 
 def distance(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
     """
-    Return the largest difference between two tensors of logits.
+    Return the largest difference of two tensors of logits, as a share of the spread of theirs.
 
-    Parameters
-    ----------
-    ours, theirs : ndarray of float32, shape (T, C, h, w)
-        Logits; where theirs are probabilities, the softmax of ours is compared.
-
-    Returns
-    -------
-    float
-        As a share of the spread of theirs. What is common to all classes does not count.
-
-    Raises
-    ------
-    GraphError
-        If the shapes differ.
-
+    Both are float32 (T, C, h, w). What is common to all classes does not count; where theirs are
+    probabilities, the softmax of ours is compared. Raises GraphError if the shapes differ.
     """
     if ours.shape != theirs.shape:
         raise GraphError(f'the result has the shape {ours.shape}', f'{theirs.shape}')
@@ -325,20 +306,9 @@ def distance(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
 
 def as_planes(theirs: NDArray[np.float32], num_classes: int) -> NDArray[np.float32]:
     """
-    Bring what a network gave into the order of the compiled graph's logits.
+    Bring the output of a network into the order of the compiled graph's logits, (T, C, h, w).
 
-    Parameters
-    ----------
-    theirs : ndarray of float32, shape (T, C, h, w), (T, h, w, C) or (T, h, w)
-        The last where one channel was squeezed.
-    num_classes : int
-        C.
-
-    Returns
-    -------
-    ndarray of float32, shape (T, C, h, w)
-        The same values.
-
+    Theirs are float32 (T, C, h, w), (T, h, w, C), or (T, h, w) where one channel was squeezed.
     """
     if theirs.ndim == 3:  # one channel whose axis was squeezed
         theirs = theirs[:, None]

@@ -107,6 +107,8 @@ def calibration_images(
     """
     Read a folder of photographs, fitted as the pipeline fits a camera image.
 
+    Raises DatasetError if there is no folder, or nothing in it can be read.
+
     Parameters
     ----------
     folder : Path
@@ -120,11 +122,6 @@ def calibration_images(
     -------
     CalibrationImages
         At least one.
-
-    Raises
-    ------
-    DatasetError
-        If there is no folder, or nothing in it can be read.
 
     """
     wish = 'photographs like those of the camera, 30 or more'
@@ -160,11 +157,7 @@ def quantise_trunk(
     """
     Quantise a trunk with the photographs of a folder: `calibration_images`, then `quantised`.
 
-    Returns
-    -------
-    bytes
-        The ONNX file. Its weights are small already: do not halve them.
-
+    Returns the ONNX file. Its weights are small already: do not halve them.
     """
     return quantised(trunk, calibration_images(folder, spec, limit).images, quantiser).data
 
@@ -174,6 +167,10 @@ def quantised(
 ) -> QuantisedTrunk:
     """
     Quantise a trunk.
+
+    Raises ConfigError if the quantiser is unknown; DatasetError if there is no image; GraphError
+    if the trunk has no layer that can be quantised, or none that stands it;
+    BackendUnavailableError if the quantiser is not installed.
 
     Parameters
     ----------
@@ -190,17 +187,6 @@ def quantised(
     -------
     QuantisedTrunk
         Opset 17, linted; image and features keep names, types and shapes.
-
-    Raises
-    ------
-    ConfigError
-        If the quantiser is unknown.
-    DatasetError
-        If there is no image.
-    GraphError
-        If the trunk has no layer that can be quantised, or none that stands it.
-    BackendUnavailableError
-        If the quantiser is not installed.
 
     """
     if quantiser not in QUANTISERS:

@@ -56,11 +56,8 @@ class CompileRequest:
     """
     What to compile, and how. `tools.compile_net.compile_network` describes the fields.
 
-    Raises
-    ------
-    ConfigError
-        If two fields contradict each other; the message names the options of the command line.
-
+    Raises ConfigError if two fields contradict each other; the message names the options of the
+    command line.
     """
 
     net: Any
@@ -165,11 +162,7 @@ def compile_request(request: CompileRequest) -> CompileOutcome:
     """
     Compile, check and write a bundle.
 
-    Raises
-    ------
-    UncertaintySegError
-        If anything does not fit; no bundle is written then.
-
+    Raises UncertaintySegError if anything does not fit; no bundle is written then.
     """
     if request.inject_dropout:
         warn(INJECTED)
@@ -238,27 +231,11 @@ class LoadedNetworks:
 
 def load_networks(request: CompileRequest) -> LoadedNetworks:
     """
-    Load every network of a request, with its weights and injected dropout.
+    Load every network of a request, with its weights and injected dropout, as graphs.
 
-    Parameters
-    ----------
-    request : CompileRequest
-        Names files or a factory and its weights, or holds modules.
-
-    Returns
-    -------
-    LoadedNetworks
-        As graphs with visible dropout.
-
-    Raises
-    ------
-    ConfigError
-        If torch or the factory cannot be imported, or the factory fails.
-    GraphError
-        If a file is no ONNX network, or torch cannot export one, or weights are no numbers.
-    TrainingError
-        If weights do not fit.
-
+    Raises ConfigError if torch or the factory cannot be imported, or the factory fails; GraphError
+    if a file is no ONNX network, or torch cannot export one, or weights are no numbers;
+    TrainingError if weights do not fit.
     """
     if request.is_onnx:
         return LoadedNetworks([load_model(str(path)) for path in (request.net, *request.members)])
@@ -318,23 +295,9 @@ def _by_factory(request: CompileRequest) -> Iterator[tuple[Any, object]]:
 
 def factory(name: str) -> Callable[[], Any]:
     """
-    Import a function that builds a torch network.
+    Import a function without arguments, package.module:function, that builds a torch network.
 
-    Parameters
-    ----------
-    name : str
-        package.module:function.
-
-    Returns
-    -------
-    callable
-        Without arguments.
-
-    Raises
-    ------
-    ConfigError
-        If it cannot be imported or called, or returns no module.
-
+    Raises ConfigError if it cannot be imported or called, or returns no module.
     """
     module_name, _, function = name.partition(':')
     try:
@@ -380,12 +343,6 @@ def warn_of_rare_dropout(card: ModelCard) -> None:
 
     Such passes show no uncertainty, whatever the image; `Pipeline.check_masks` refuses them. The
     usual case is a network whose only dropout is one rarely dropped path.
-
-    Parameters
-    ----------
-    card : ModelCard
-        Of the bundle; T, sites, and how masks are drawn.
-
     """
     chance = chance_of_equal_passes(card.dropout_sites, card.passes, card.is_balanced)
     if card.members or card.passes < 2 or chance <= _MOST_EQUAL:

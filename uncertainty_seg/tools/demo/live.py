@@ -55,15 +55,7 @@ HEADROOM = 0.55
 
 
 def require_ros() -> None:
-    """
-    Refuse to start without ROS.
-
-    Raises
-    ------
-    BackendUnavailableError
-        If rclpy cannot be found.
-
-    """
+    """Refuse to start without ROS. Raises BackendUnavailableError if rclpy cannot be found."""
     if importlib.util.find_spec('rclpy') is None:
         raise BackendUnavailableError(
             'no rclpy in this Python', 'a sourced ROS 2 or the ROS 2 wheels',
@@ -76,6 +68,8 @@ def run_live(
 ) -> int:
     """
     Play a dive to the node and record its outputs.
+
+    Raises UncertaintySegError if one of the processes fails, with the last line of its log.
 
     Parameters
     ----------
@@ -94,11 +88,6 @@ def run_live(
     -------
     int
         Images played.
-
-    Raises
-    ------
-    UncertaintySegError
-        If one of the processes fails, with the last line of its log.
 
     """
     require_ros()

@@ -47,6 +47,8 @@ def make_pictures(
     """
     Draw the contact sheet and the video of a dive in one pass through its bags.
 
+    Raises UncertaintySegError if a bag cannot be read or a file cannot be written.
+
     Parameters
     ----------
     dive, outputs : Path
@@ -62,11 +64,6 @@ def make_pictures(
     -------
     Timeline, Accuracy
         Events and verdicts; accuracy of the masks.
-
-    Raises
-    ------
-    UncertaintySegError
-        If a bag cannot be read or a file cannot be written.
 
     """
     timeline = read_timeline(dive, outputs)
@@ -103,16 +100,7 @@ def choose_moments(timeline: Timeline) -> list[Moment]:
     """
     Choose a plain moment, the most uncertain one of each event, and the recovery.
 
-    Parameters
-    ----------
-    timeline : Timeline
-        The dive.
-
-    Returns
-    -------
-    list of Moment
-        At most `MAX_COLUMNS` processed frames, in order of time.
-
+    These are at most `MAX_COLUMNS` processed frames, in order of time.
     """
     taken = timeline.taken
     plain = [m for m in taken if m.event == PLAIN_EVENT and m.is_confident]
@@ -290,22 +278,7 @@ class DiveVideo:
         self._last = shown
 
     def draw(self, frame: DemoFrame, shown: DemoFrame | None) -> ImageU8:
-        """
-        Draw a frame.
-
-        Parameters
-        ----------
-        frame : DemoFrame
-            Camera image and time.
-        shown : DemoFrame or None
-            The frame whose outputs are shown.
-
-        Returns
-        -------
-        ndarray of uint8, shape (H, W, 3)
-            BGR.
-
-        """
+        """Draw a frame beside the outputs of the frame `shown`, if any; BGR, uint8 (H, W, 3)."""
         canvas = self._base.copy()
         verdict = shown.moment if shown is not None else frame.moment
         self._draw_banner(canvas, frame.moment, verdict)
@@ -371,7 +344,7 @@ def open_encoder(path: Path, width: int, height: int, rate_hz: float) -> Encoder
     Open an encoder: H.264 if PyAV is installed, MPEG-4 of OpenCV if not.
 
     Every player and browser shows H.264. VLC and mpv show MPEG-4 and browsers do not; the wheels
-    of OpenCV have no H.264 encoder.
+    of OpenCV have no H.264 encoder. Raises UncertaintySegError if no encoder can write the file.
 
     Parameters
     ----------
@@ -386,11 +359,6 @@ def open_encoder(path: Path, width: int, height: int, rate_hz: float) -> Encoder
     -------
     Encoder
         To be closed.
-
-    Raises
-    ------
-    UncertaintySegError
-        If no encoder can write the file.
 
     """
     try:

@@ -60,18 +60,9 @@ class Accuracy:
 
 def problems_of(timeline: Timeline) -> list[str]:
     """
-    Return how the flag did not react as it must.
+    Return sentences that say how the flag did not react to a whole dive as it must.
 
-    Parameters
-    ----------
-    timeline : Timeline
-        A whole dive.
-
-    Returns
-    -------
-    list of str
-        Sentences; none if the flag became false at every event of `MUST_FALL`, and true after it.
-
+    There is none if the flag became false at every event of `MUST_FALL`, and true after it.
     """
     found = []
     for event in timeline.events:
@@ -99,22 +90,7 @@ def median_latency_ms(timeline: Timeline) -> float:
 
 
 def summary_lines(timeline: Timeline, accuracy: Accuracy) -> Iterator[str]:
-    """
-    Summarise a dive on one screen.
-
-    Parameters
-    ----------
-    timeline : Timeline
-        The dive.
-    accuracy : Accuracy
-        Of its masks.
-
-    Yields
-    ------
-    str
-        A line, at most about 90 characters.
-
-    """
+    """Summarise a dive and the accuracy of its masks in lines of at most about 90 characters."""
     num, taken = len(timeline.moments), len(timeline.taken)
     yield f'frames     {num} in the dive, {taken} processed, {num - taken} dropped'
     latency = median_latency_ms(timeline)
@@ -131,22 +107,7 @@ def summary_lines(timeline: Timeline, accuracy: Accuracy) -> Iterator[str]:
 
 
 def flag_strip(moments: tuple[Moment, ...], width: int = STRIP_WIDTH) -> str:
-    """
-    Draw the flag over time as characters.
-
-    Parameters
-    ----------
-    moments : tuple of Moment
-        In order.
-    width : int
-        Characters; each is the worst verdict of its share of the frames.
-
-    Returns
-    -------
-    str
-        One line.
-
-    """
+    """Draw the flag over time as a line of `width` characters, each the worst of its frames."""
     worst_first = 'x.-# '
     strip = ''
     for k in range(min(width, len(moments))):

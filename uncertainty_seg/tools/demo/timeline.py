@@ -144,25 +144,9 @@ class Timeline:
 
 def read_timeline(dive: Path, outputs: Path) -> Timeline:
     """
-    Join a dive and the verdicts on it.
+    Join a dive from `make-dive` and the verdicts of the recorder or of `replay`, by frame.
 
-    Parameters
-    ----------
-    dive : Path
-        Bag of `make-dive`.
-    outputs : Path
-        Bag of the recorder or of `replay`.
-
-    Returns
-    -------
-    Timeline
-        One moment a frame.
-
-    Raises
-    ------
-    BagError
-        If a bag cannot be read or the dive has no frame.
-
+    Raises BagError if a bag cannot be read or the dive has no frame.
     """
     verdicts = dict(_verdicts(outputs))
     moments: list[Moment] = []
@@ -177,18 +161,9 @@ def read_timeline(dive: Path, outputs: Path) -> Timeline:
 
 def find_events(moments: Sequence[Moment]) -> Iterator[FlagEvent]:
     """
-    Find the events, and when the flag became false and true again.
+    Yield the events in order, with the times at which the flag became false and true again.
 
-    Parameters
-    ----------
-    moments : sequence of Moment
-        The whole dive.
-
-    Yields
-    ------
-    FlagEvent
-        In order. A flag that becomes true only in the next event has not recovered from this one.
-
+    A flag that becomes true only in the next event has not recovered from this one.
     """
     stretches = [list(group) for _, group in groupby(moments, key=lambda m: m.event)]
     for k, stretch in enumerate(stretches):
@@ -277,25 +252,9 @@ class DemoFrame:
 
 def iter_frames(dive: Path, outputs: Path, timeline: Timeline) -> Iterator[DemoFrame]:
     """
-    Read the frames of a dive with their pictures.
+    Read the frames of a dive with their pictures, one for each moment, in order.
 
-    Parameters
-    ----------
-    dive, outputs : Path
-        The two bags.
-    timeline : Timeline
-        Of these bags.
-
-    Yields
-    ------
-    DemoFrame
-        One for each moment, in order.
-
-    Raises
-    ------
-    UncertaintySegError
-        If a bag ends early or a picture in it cannot be decoded.
-
+    Raises UncertaintySegError if a bag ends early or a picture in it cannot be decoded.
     """
     with BagReader(dive) as in_bag, BagReader(outputs) as out_bag:
         images, truths = _Cursor(in_bag, IMAGE_TOPIC), _Cursor(in_bag, TRUTH_TOPIC)

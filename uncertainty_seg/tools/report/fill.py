@@ -55,6 +55,8 @@ def write_calibration_report(
     """
     Write the report of a calibration: what the limits were fitted on, and what they cost.
 
+    Raises ConfigError if the file cannot be written.
+
     Parameters
     ----------
     path : Path
@@ -63,11 +65,6 @@ def write_calibration_report(
         What was asked for.
     found : CalibrationOutcome
         What came out.
-
-    Raises
-    ------
-    ConfigError
-        If the file cannot be written.
 
     """
     made, card = found.calibration, request.bundle.card
@@ -102,6 +99,8 @@ def write_evaluation_report(path: Path, request: EvaluationRequest, found: Evalu
     """
     Write the report of an evaluation: what the bundle is worth on frames of the user's choice.
 
+    Raises ConfigError if the file cannot be written.
+
     Parameters
     ----------
     path : Path
@@ -110,11 +109,6 @@ def write_evaluation_report(path: Path, request: EvaluationRequest, found: Evalu
         What was asked for.
     found : Evaluated
         What came out.
-
-    Raises
-    ------
-    ConfigError
-        If the file cannot be written.
 
     """
     card, made = request.bundle.card, request.bundle.calibration
@@ -285,28 +279,7 @@ def _frame_groups(
     bundle: ModelBundle, settings: Settings, pairs: Sequence[Pair], frames: FrameTable,
     limits: Mapping[str, float],
 ) -> tuple[FrameGroup, FrameGroup]:
-    """
-    Return the accepted frames whose masks are bad, and the rejected ones whose masks are good.
-
-    Parameters
-    ----------
-    bundle : ModelBundle
-        With its calibration.
-    settings : Settings
-        For the pipeline.
-    pairs : sequence of (image, mask)
-        Of `frames`.
-    frames : FrameTable
-        What was measured.
-    limits : mapping of str to float
-        Of the gate.
-
-    Returns
-    -------
-    FrameGroup, FrameGroup
-        By growing IoU and by falling IoU.
-
-    """
+    """Return accepted frames with bad masks by growing IoU, rejected good ones by falling IoU."""
     made = bundle.calibration
     assert made is not None
     accepted = frames.accepted(limits)

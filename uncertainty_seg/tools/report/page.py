@@ -38,22 +38,10 @@ CONFIDENCE = 0.95
 
 def write_report(path: Path, data: ReportData) -> None:
     """
-    Write a report, whole or not at all.
+    Write a report, whole or not at all, into a folder that exists.
 
-    Parameters
-    ----------
-    path : Path
-        File to write; its folder exists.
-    data : ReportData
-        What to show.
-
-    Raises
-    ------
-    ConfigError
-        If the file cannot be written.
-    ShapeError
-        If a mask or map of a frame has not the size of its image.
-
+    Raises ConfigError if the file cannot be written; ShapeError if a mask or map of a frame has
+    not the size of its image.
     """
     page = report_page(data)
     try:
@@ -65,20 +53,10 @@ def write_report(path: Path, data: ReportData) -> None:
 
 def require_report_place(path: Path) -> None:
     """
-    Refuse a file that could not be written, before minutes of work are spent on it.
+    Refuse a report file that could not be written, before minutes of work are spent on it.
 
-    Parameters
-    ----------
-    path : Path
-        Of the report.
-
-    Raises
-    ------
-    ConfigError
-        If its folder is missing or must not be written to, or it is a folder itself.
-    BackendUnavailableError
-        If matplotlib or jinja2 is not installed.
-
+    Raises ConfigError if its folder is missing or must not be written to, or it is a folder
+    itself; BackendUnavailableError if matplotlib or jinja2 is not installed.
     """
     require_libraries('matplotlib', 'jinja2')
     if path.is_dir() or not os.access(path.parent, os.W_OK):
@@ -123,22 +101,7 @@ PERCENT = '\N{NO-BREAK SPACE}%'
 
 
 def render_page(template: str, **values: Any) -> str:
-    """
-    Fill a template of this folder.
-
-    Parameters
-    ----------
-    template : str
-        Its file name.
-    **values
-        What it shows; text is escaped.
-
-    Returns
-    -------
-    str
-        The page.
-
-    """
+    """Fill a template of this folder, given by file name; text is escaped."""
     return _environment().get_template(template).render(values)
 
 

@@ -73,6 +73,8 @@ def frame_tiles(
     """
     Encode the frames of all groups at the largest size that fits.
 
+    Raises ShapeError if a mask or map has not the size of its image.
+
     Parameters
     ----------
     groups : sequence of FrameGroup
@@ -86,11 +88,6 @@ def frame_tiles(
     -------
     list of list of tuple of Tile
         By group and frame: image, truth, prediction, heatmap.
-
-    Raises
-    ------
-    ShapeError
-        If a mask or map has not the size of its image.
 
     """
     for group in groups:
@@ -158,7 +155,6 @@ def paint_heat(values: FloatMap, upper: float) -> ImageU8:
 
     Brightness grows with the value all along, so that it is read alike with any colour vision and
     in grey print; the heatmap of the node (`core.render`) is made for a screen at sea.
-
     """
     broken = np.isnan(values)
     level = np.clip(np.where(broken, 0, values) * (255.0 / upper), 0, 255).astype(np.uint8)

@@ -65,19 +65,10 @@ _POINT: dict[str, Any] = {'marker': 'o', 'markersize': 9, 'color': 'white',
 
 def plot_risk_coverage(data: RiskCoverageCurves) -> str:
     """
-    Draw the share of bad frames among the accepted over the share accepted.
+    Draw the share of bad frames among the accepted over the share accepted; a ``data:`` address.
 
-    Parameters
-    ----------
-    data : RiskCoverageCurves
-        The gate's curve is black and in front; others have a colour while there are colours, then
-        grey.
-
-    Returns
-    -------
-    str
-        A ``data:`` address.
-
+    The gate's curve is black and in front; others have a colour while there are colours, then
+    grey.
     """
 
     def paint(figure: Figure) -> None:
@@ -178,18 +169,9 @@ def _area(curve: RiskCurve) -> float:
 
 def plot_reliability(errors: Mapping[str, ExpectedCalibrationError]) -> str:
     """
-    Draw accuracy over confidence, and below it where the pixels lie.
+    Draw accuracy over confidence, and below it where the pixels lie; a ``data:`` address.
 
-    Parameters
-    ----------
-    errors : mapping of str to ExpectedCalibrationError
-        By name, such as 'before' and 'after'; the last one is solid and in front.
-
-    Returns
-    -------
-    str
-        A ``data:`` address.
-
+    The errors are by name, such as 'before' and 'after'; the last one is solid and in front.
     """
     curves = {f'{name}\nECE {error.value():.3f}': error.diagram()
               for name, error in errors.items()}
@@ -249,18 +231,9 @@ _SHOWN_QUANTILE = 0.99
 
 def plot_spread(spread: ScoreSpread) -> str:
     """
-    Draw the histogram of a score on training, validation and foreign frames.
+    Draw the histogram of a score on training, validation and foreign frames; a ``data:`` address.
 
-    Parameters
-    ----------
-    spread : ScoreSpread
-        Values that are not finite are left out; those beyond the axis are in the last bin.
-
-    Returns
-    -------
-    str
-        A ``data:`` address.
-
+    Values that are not finite are left out; those beyond the axis are in the last bin.
     """
 
     def paint(figure: Figure) -> None:
@@ -325,18 +298,9 @@ def _paint_threshold(axes: Axes, threshold: float, upper: float) -> None:
 
 def plot_ladder(ladder: Ladder) -> str:
     """
-    Draw the effect of a corruption: shares above, the ratio of score to threshold below.
+    Draw the effect of a corruption by growing severity; a ``data:`` address.
 
-    Parameters
-    ----------
-    ladder : Ladder
-        By growing severity.
-
-    Returns
-    -------
-    str
-        A ``data:`` address.
-
+    Above are shares of the frames, below is the ratio of score to threshold.
     """
 
     def paint(figure: Figure) -> None:
@@ -374,20 +338,9 @@ def _last(values: list[float]) -> float:
 
 def picture(paint: Callable[[Figure], None], width_in: float, height_in: float) -> str:
     """
-    Draw a figure.
+    Draw with `paint` on an empty figure of this size in inches; a ``data:`` address of an SVG.
 
-    Parameters
-    ----------
-    paint : callable
-        Draws on an empty figure, whose layout keeps axes apart.
-    width_in, height_in : float
-        Size in inches; a page shows about 96 pixels an inch.
-
-    Returns
-    -------
-    str
-        A ``data:`` address of an SVG.
-
+    A page shows about 96 pixels an inch; the layout keeps axes apart.
     """
     from matplotlib import style
     from matplotlib.figure import Figure

@@ -132,6 +132,9 @@ def score_sources(
     """
     Score everything below some paths.
 
+    Raises UncertaintySegError if nothing is found, the model or the table cannot be used, or a
+    process died. What is finished by then is kept.
+
     Parameters
     ----------
     inputs, topics : sequence of Path, sequence of str
@@ -147,12 +150,6 @@ def score_sources(
     -------
     ScoreSummary
         Counts, for people and scripts.
-
-    Raises
-    ------
-    UncertaintySegError
-        If nothing is found, the model or the table cannot be used, or a process died. What is
-        finished by then is kept.
 
     """
     broken: list[str] = []
@@ -270,13 +267,8 @@ def score_in_worker(job: ShardJob) -> ShardReport:
     """
     Score a shard with the engine of this process.
 
-    Raises
-    ------
-    TableError
-        If the folder of the table is not the one of the process that asked.
-    UncertaintySegError
-        As `score_shard`, and as `ShardEngine`.
-
+    Raises TableError if the folder of the table is not the one of the process that asked, and
+    UncertaintySegError as `score_shard` and `ShardEngine` do.
     """
     # A worker of a cluster was started elsewhere; absolute paths need no such folder.
     if Path(job.folder).is_dir():

@@ -123,15 +123,12 @@ class ShardEngine:
     """
     The opened model, for shard after shard.
 
+    Raises UncertaintySegError if bundle, backend and settings do not fit.
+
     Parameters
     ----------
     settings : Settings
         Model, backend, T, seed and so on.
-
-    Raises
-    ------
-    UncertaintySegError
-        If bundle, backend and settings do not fit.
 
     """
 
@@ -193,6 +190,9 @@ def score_shard(
     """
     Score the frames of a source and write its part.
 
+    Raises ModelBundleError if the engine is of another model than the job: another machine has
+    other files; TableError if the part cannot be written.
+
     Parameters
     ----------
     job : ShardJob
@@ -206,13 +206,6 @@ def score_shard(
     -------
     ShardReport
         With rows, or `part` is empty: no frame could be used.
-
-    Raises
-    ------
-    ModelBundleError
-        If the engine is of another model than the job: another machine has other files.
-    TableError
-        If the part cannot be written.
 
     """
     if engine.fingerprint(job.source, job.stride) != job.fingerprint:

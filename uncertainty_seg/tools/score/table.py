@@ -161,8 +161,6 @@ def with_list(page: str) -> str:
 PAGE_PATH = Path('docs') / 'scores.md'
 
 
-# -------------------------------------------------------------------------------------------------
-
 INDEX_FILE, LOCK_FILE = 'index.json', '.lock'
 
 
@@ -171,11 +169,7 @@ def locked_table(table: Path) -> Iterator[None]:
     """
     Hold a table for one run, and make its folder.
 
-    Raises
-    ------
-    TableError
-        If it is no folder of parts, cannot be written, or another run holds it.
-
+    Raises TableError if it is no folder of parts, cannot be written, or another run holds it.
     """
     _require_table(table)
     try:
@@ -200,6 +194,9 @@ def plan_jobs(
     """
     Tell what is to be scored from what is finished.
 
+    Raises ConfigError if the table has parts of other sources that were made with another model or
+    settings: nothing could be compared with them.
+
     Parameters
     ----------
     table : Path
@@ -217,12 +214,6 @@ def plan_jobs(
         Shards without a part, or whose source, model or settings have changed since.
     finished : list of ShardReport
         Of the others.
-
-    Raises
-    ------
-    ConfigError
-        If the table has parts of other sources that were made with another model or settings:
-        nothing could be compared with them.
 
     """
     jobs, finished = [], []

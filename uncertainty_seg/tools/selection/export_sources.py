@@ -54,18 +54,9 @@ from uncertainty_seg.storage.score_rows import (
 
 def camera_of(kind: str, topic: str) -> str:
     """
-    Name the camera of a row.
+    Name the camera of a row by its topic, or for a log by the camera that it names.
 
-    Parameters
-    ----------
-    kind, topic : str
-        Of the row: the topic of a bag, or the camera of a log.
-
-    Returns
-    -------
-    str
-        '/front/image_raw/compressed' is 'front', '/front/image_rect' is 'front/image_rect'.
-
+    '/front/image_raw/compressed' is 'front', '/front/image_rect' is 'front/image_rect'.
     """
     if kind != 'bag':
         return topic
@@ -83,19 +74,10 @@ def has_cameras(rows: Iterable[Mapping[str, Any]]) -> bool:
 
 def ros_frames(source: str, kind: str, topic: str) -> Callable[[SourceFrame], str]:
     """
-    Find the ROS frames of a source.
+    Return a function that gives the ROS frame of a frame of a source.
 
-    Parameters
-    ----------
-    source, kind, topic : str
-        As in a row of the table.
-
-    Returns
-    -------
-    callable
-        Gives the ROS frame of a frame of that source: of a log its own, of a bag that of the
-        first message on the topic. Empty where nobody knows.
-
+    Of a log it is the frame's own, of a bag that of the first message on the topic. It is empty
+    where it is not known.
     """
     try:
         if kind == 'log':
@@ -178,6 +160,9 @@ def frames_of_logs(
     """
     Open frame logs, also while they are being written: what is finished is read.
 
+    Raises FrameLogError if a folder is no frame log; DatasetError if there is no frame in it, or
+    frames have other classes than the first one.
+
     Parameters
     ----------
     folders : sequence of Path
@@ -191,14 +176,7 @@ def frames_of_logs(
     -------
     FrameFeed
         Dive by dive, in the order of the folders and of the frames. A frame whose image, mask or
-        sidecar is missing or damaged is left out and said.
-
-    Raises
-    ------
-    FrameLogError
-        If a folder is no frame log.
-    DatasetError
-        If there is no frame in it, or frames have other classes than the first one.
+        sidecar is missing or damaged is left out and reported.
 
     """
     problems: list[str] = []
@@ -317,8 +295,6 @@ def _reason(sidecar: Mapping[str, Any]) -> str:
     return ': '.join([str(sidecar.get('reason', '')), '; '.join(words)]).strip(': ')
 
 
-# -------------------------------------------------------------------------------------------------
-
 SELECTION_FILE = 'selection.parquet'
 # `run` is missing from older tables.
 _COLUMNS = ('frame_key', 'dive', 'run', 'source', 'kind', 'topic', 'index', 'stamp_ns', 'height',
@@ -334,6 +310,9 @@ def frames_of_selection(
     """
     Open a selection.
 
+    Raises TableError if the file is no selection; ModelBundleError if the bundle is missing or is
+    not the one that scored it.
+
     Parameters
     ----------
     path : Path
@@ -347,14 +326,7 @@ def frames_of_selection(
     -------
     FrameFeed
         Dive by dive, then source by source. Frames that cannot be read or are not those that
-        were scored are left out and said, and so are those of a source that is gone.
-
-    Raises
-    ------
-    TableError
-        If the file is no selection.
-    ModelBundleError
-        If the bundle is missing or is not the one that scored it.
+        were scored are left out and reported, as are those of a source that is gone.
 
     """
     file = path / SELECTION_FILE if path.is_dir() else path

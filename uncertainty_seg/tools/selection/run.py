@@ -86,13 +86,8 @@ def select_frames(
     """
     Choose frames of tables, and write nothing; `tools.select_frames.select` has the parameters.
 
-    Raises
-    ------
-    TableError
-        If a table cannot be read, or is of another model.
-    ConfigError
-        If an option does not fit the table, or no frame is left to choose.
-
+    Raises TableError if a table cannot be read, or is of another model; ConfigError if an option
+    does not fit the table, or no frame is left to choose.
     """
     remarks: list[str] = []
     table = read_table(tables, remarks)
@@ -177,6 +172,9 @@ def read_table(
     """
     Read score tables as one.
 
+    Raises TableError if one cannot be read, has no row or lacks a column, or they are of different
+    models.
+
     Parameters
     ----------
     paths : sequence of Path
@@ -190,11 +188,6 @@ def read_table(
     -------
     pyarrow.Table
         Each frame once, the first of several.
-
-    Raises
-    ------
-    TableError
-        If one cannot be read, has no row or lacks a column, or they are of different models.
 
     """
     listed = ', '.join(str(path) for path in paths)
@@ -275,11 +268,7 @@ def score_column(name: str, info: TableInfo) -> str:
     """
     Find the column of a score.
 
-    Raises
-    ------
-    ConfigError
-        If the table has no such score; the sentence lists those it has.
-
+    Raises ConfigError if the table has no such score; the sentence lists those it has.
     """
     short = name.removeprefix(SCORE_PREFIX)
     if short in info.score_names:
@@ -294,6 +283,8 @@ def candidates_of(table: Any, info: TableInfo, column: str) -> Candidates:
     """
     Return the rows of a table as candidates.
 
+    Raises TableError if the column of the score is missing.
+
     Parameters
     ----------
     table : pyarrow.Table
@@ -307,11 +298,6 @@ def candidates_of(table: Any, info: TableInfo, column: str) -> Candidates:
     -------
     Candidates
         Without hashes, features or shares where the table has no such columns.
-
-    Raises
-    ------
-    TableError
-        If the column of the score is missing.
 
     """
     have = set(table.column_names)

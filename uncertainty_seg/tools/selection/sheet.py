@@ -32,15 +32,7 @@ _LEADING = ('rank', 'reason', 'stands_for', 'strategy')
 
 
 def require_place(folder: Path, is_replacing: bool) -> None:
-    """
-    Refuse a file, or a folder that holds a selection that nobody said to replace.
-
-    Raises
-    ------
-    ConfigError
-        With what is in the way.
-
-    """
+    """Refuse a file, or a folder with a selection, unless it may be replaced, by a ConfigError."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f'{folder} is a file', 'a folder for the selection')
     if (folder / PARQUET).exists() and not is_replacing:
@@ -50,25 +42,9 @@ def require_place(folder: Path, is_replacing: bool) -> None:
 
 def write_selection(folder: Path, found: SelectionOutcome) -> list[str]:
     """
-    Write selection.parquet and selection.csv, each whole or not at all.
+    Write selection.parquet and selection.csv, each whole or not at all; return their names.
 
-    Parameters
-    ----------
-    folder : Path
-        Made if it is not there.
-    found : SelectionOutcome
-        What was chosen.
-
-    Returns
-    -------
-    list of str
-        Names of the files.
-
-    Raises
-    ------
-    ConfigError
-        If the folder cannot be made, or a file not be written.
-
+    Raises ConfigError if the folder, which is made, cannot be made, or a file not be written.
     """
     chosen = chosen_rows(found)
     try:
@@ -109,11 +85,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """
     Write a file of a selection, whole or not at all.
 
-    Raises
-    ------
-    ConfigError
-        If it cannot be written; an older one stays as it was.
-
+    Raises ConfigError if it cannot be written; an older one stays as it was.
     """
     try:
         with whole_file(path) as draft:
@@ -181,6 +153,8 @@ def write_sheet(folder: Path, found: SelectionOutcome, max_pictures: int) -> tup
     """
     Read the pictures and write contact_sheet.html; an older one is removed if none is wanted.
 
+    Raises ConfigError if the page cannot be written.
+
     Parameters
     ----------
     folder : Path
@@ -194,11 +168,6 @@ def write_sheet(folder: Path, found: SelectionOutcome, max_pictures: int) -> tup
     -------
     int, int
         Pictures that are grey; those of them in whose place another one is now.
-
-    Raises
-    ------
-    ConfigError
-        If the page cannot be written.
 
     """
     if not max_pictures:
@@ -337,18 +306,9 @@ class Pictures:
 
 def thumbnails(places: Sequence[PicturePlace]) -> Pictures:
     """
-    Read frames and make them small.
+    Read frames and make them small; only those that are the frames that were scored.
 
-    Parameters
-    ----------
-    places : sequence of PicturePlace
-        Frames; each source is read once, from its start to the last of them.
-
-    Returns
-    -------
-    Pictures
-        Of those that are what was scored.
-
+    Each source is read once, from its start to the last of the frames.
     """
     wanted: dict[tuple[str, str, str], dict[int, PicturePlace]] = {}
     for place in places:
