@@ -132,8 +132,8 @@ class Process:
     def is_running(self) -> bool:
         return self._process.poll() is None
 
-    def wait(self) -> int:
-        return self._process.wait(TIMEOUT_S)
+    def wait(self, timeout_s: float | None = TIMEOUT_S) -> int:
+        return self._process.wait(timeout_s)
 
     def send_signal(self, number: int) -> None:
         self._process.send_signal(number)
