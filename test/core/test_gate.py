@@ -261,6 +261,7 @@ class GateMachine(stateful.RuleBasedStateMachine):
         self.settings, self.it = settings, Gate(settings, {'a': 1.0})
         self.true_s, self.offset_s, self.was_late = 0.0, 0.0, False
         self.last_trouble_s: float | None = None  # in true time; None before the first event
+        self.has_stamp = False  # a frame is late only after one that has told the time
         self.scores: list[float] = []  # since the last fault
 
     @stateful.rule(score=RATIOS, step_s=st.floats(0, 1), back_s=st.sampled_from([0.0, 0.0, 3.0]))
@@ -269,7 +270,7 @@ class GateMachine(stateful.RuleBasedStateMachine):
         self.was_late = False
         self.judge(score, step_s, self.true_s + step_s + self.offset_s)
 
-    @stateful.precondition(lambda self: not self.was_late)
+    @stateful.precondition(lambda self: self.has_stamp and not self.was_late)
     @stateful.rule(score=RATIOS, step_s=st.floats(0, 1), late_s=st.floats(1.01, 5))
     def late_frame(self, score: float, step_s: float, late_s: float) -> None:
         self.was_late = True
@@ -277,6 +278,7 @@ class GateMachine(stateful.RuleBasedStateMachine):
 
     def judge(self, score: float, step_s: float, stamp_s: float) -> None:
         self.true_s += step_s
+        self.has_stamp = True
         was_up = self.it.last.is_confident
         is_up = self.it.update({'a': score}, stamp_s).is_confident
         self.scores.append(score)
@@ -294,12 +296,14 @@ class GateMachine(stateful.RuleBasedStateMachine):
     @stateful.rule(has_time=st.booleans(), step_s=st.floats(0, 1))
     def fault(self, has_time: bool, step_s: float) -> None:
         self.true_s += step_s
+        self.has_stamp |= has_time
         verdict = self.it.fault('x', self.true_s + self.offset_s if has_time else None)
         self.after_fault(verdict)
 
     @stateful.rule(score=st.sampled_from([math.nan, math.inf, None]))
     def no_number(self, score: float | None) -> None:
         scores = {} if score is None else {'a': score}
+        self.has_stamp = True
         self.after_fault(self.it.update(scores, self.true_s + self.offset_s))
 
     def after_fault(self, verdict: Verdict) -> None:
