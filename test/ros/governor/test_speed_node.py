@@ -257,7 +257,7 @@ def test_the_graph_says_that_the_publisher_left_once_and_that_there_are_two_once
     ears, watched, _, lost = link()
     told = []
     for ears.num_publishers in (0, 1, 1, 0, 0, 1, 2, 3, 2, 1, 2, 0):
-        watched.look()
+        watched.check_graph()
         told.append((len(lost), len(ears.warnings)))
     assert told == [(0, 0)] * 3 + [(1, 0)] * 3 + [(1, 1)] * 4 + [(1, 2), (2, 2)]
     assert set(lost) == {GONE}
