@@ -39,6 +39,15 @@ def raised(**changes: Any) -> Gate:
     return it
 
 
+def test_a_frame_is_worth_a_label_if_it_was_over_a_limit_or_could_not_be_judged() -> None:
+    it = gate(rise_frames=2, fall_frames=2, fall_window=3)
+    assert it.last.is_worth_a_label  # nothing is known yet
+    worth = [it.update(scores).is_worth_a_label for scores in (GOOD, LIMITS, GOOD, BAD, NAN)]
+    assert worth == [False, False, False, True, True]
+    assert it.fault('engine error').is_worth_a_label
+    assert Verdict(True, (), math.nan, 'confident').is_worth_a_label
+
+
 def test_before_the_first_frame_it_is_unknown_and_false() -> None:
     assert gate().last.kind == 'unknown'
     assert not gate().last.is_confident

@@ -266,6 +266,7 @@ def test_the_graph_says_that_the_publisher_left_once_and_that_there_are_two_once
 
 def test_a_middleware_without_events_is_listened_to_without_them() -> None:
     class Deaf(Ears):
+
         def create_subscription(self, *words: Any, **options: Any) -> Any:
             if options:
                 raise governor_node.UnsupportedEventTypeError
