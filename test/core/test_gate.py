@@ -122,6 +122,11 @@ def test_bad_frames_from_before_a_fault_count_too() -> None:
     assert not it.update(BAD).is_confident
 
 
+def test_a_score_exactly_at_the_rise_ratio_is_good_enough_to_rise() -> None:
+    it = Gate(GateSettings(rise_frames=1, rise_ratio=0.75), {'a': 1.0})
+    assert it.update({'a': 0.75}).is_confident
+
+
 def flags_at(it: Gate, times: list[float]) -> list[bool]:
     return [it.update(GOOD, time).is_confident for time in times]
 
@@ -172,6 +177,12 @@ def test_a_late_or_broken_stamp_never_ends_the_hold_early(late: float) -> None:
     it.update(BAD, 10.0)
     assert flags_at(it, [late, 10.1, 15.0]) == [False, False, False]
     assert flags_at(it, [15.1]) == [True]
+
+
+def test_two_frames_of_one_stamp_do_not_restart_the_hold() -> None:
+    it = gate(rise_frames=1, hold_s=2.0)
+    it.update(BAD, 10.0)
+    assert flags_at(it, [11.0, 11.0, 12.0]) == [False, False, True]
 
 
 def test_a_clock_set_back_for_good_restarts_the_hold_once() -> None:
