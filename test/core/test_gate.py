@@ -167,8 +167,15 @@ def test_a_fault_with_a_time_holds_from_then() -> None:
     assert flags_at(it, [2.0, 2.5]) == [False, True]
 
 
-def test_before_the_first_frame_it_counts_as_fallen() -> None:
-    assert flags_at(gate(rise_frames=1, hold_s=1.0), [7.0, 7.9, 8.0]) == [False, False, True]
+def test_before_the_first_frame_it_counts_as_fallen_at_whatever_time() -> None:
+    for start in (7.0, -7.0):
+        it = gate(rise_frames=1, hold_s=1.0)
+        assert flags_at(it, [start, start + 0.75, start + 1.0]) == [False, False, True]
+
+
+def test_a_verdict_that_was_given_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        gate().last.is_confident = True
 
 
 @pytest.mark.parametrize('late', [0.0, 9.0, math.nan, math.inf, -math.inf])

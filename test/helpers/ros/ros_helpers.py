@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-FAULT_NODE = [str(Path(__file__).resolve().parents[1] / 'rigs' / 'ros_fault_node.py')]
+ROOT = Path(__file__).resolve().parents[3]
+FAULT_NODE = [str(Path(__file__).resolve().parents[2] / 'rigs' / 'ros_fault_node.py')]
 NODE = ['-m', 'uncertainty_seg.ros.main']
 TIMEOUT_S = 60.0  # ten times and more what a loaded machine needs
 HAS_ROS = find_spec('rclpy') is not None
