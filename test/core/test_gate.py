@@ -407,7 +407,7 @@ def test_what_voids_the_promise_is_said(
 
 def test_a_score_without_a_threshold_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"gate.scores names 'd', expected one of a, b, c"):
-        gate_limits(WITH, GateSettings(scores=('a', 'd')))
+        gate_limits(WITH, GateSettings(scores=('a', 'd', 'e')))
 
 
 def test_the_scale_moves_every_limit_and_may_not_lift_one_past_all_scores(
