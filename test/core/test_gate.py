@@ -78,13 +78,17 @@ def test_between_the_two_limits_it_stays_up_but_does_not_rise() -> None:
     assert not any(it.update(between).is_confident for _ in range(10))
 
 
-@pytest.mark.parametrize('scores', [NAN, {}, {'entropy.mean': 0.1},
-                                    {'entropy.mean': math.inf, 'entropy.top': 0.1}])
-def test_a_score_that_is_no_number_or_missing_is_a_fault(scores: dict[str, float]) -> None:
+@pytest.mark.parametrize(('scores', 'named'), [
+    (NAN, 'entropy.mean'), ({}, 'entropy.mean'), ({'entropy.mean': 0.1}, 'entropy.top'),
+    ({'entropy.mean': math.inf, 'entropy.top': 0.1}, 'entropy.mean')])
+def test_a_score_that_is_no_number_or_missing_is_a_fault(
+    scores: dict[str, float], named: str
+) -> None:
     verdict = raised().update(scores)
     assert verdict.kind == 'fault'
     assert not verdict.is_confident
     assert verdict.score_ratio == math.inf
+    assert verdict.reasons == (f'score {named} is not a finite number',)
 
 
 def test_after_a_fault_the_way_back_starts_from_nothing() -> None:
@@ -349,9 +353,11 @@ TestGateMachine.settings = hypothesis.settings(
     max_examples=150, stateful_step_count=40, deadline=None)
 
 
-@pytest.mark.parametrize('limits', [{}, {'a': 0.0}, {'a': math.nan}, {'a': math.inf}])
-def test_limits_that_cannot_judge_are_refused(limits: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match='finite numbers above 0'):
+@pytest.mark.parametrize(('limits', 'words'), [
+    ({}, 'thresholds missing'), ({'a': 0.0, 'b': 1.0}, r"thresholds {'a': 0.0}"),
+    ({'a': math.nan}, "thresholds {'a': nan}"), ({'a': math.inf}, "thresholds {'a': inf}")])
+def test_limits_that_cannot_judge_are_refused(limits: dict[str, float], words: str) -> None:
+    with pytest.raises(ConfigError, match=f'{words}, expected finite numbers above 0'):
         Gate(GateSettings(), limits)
 
 

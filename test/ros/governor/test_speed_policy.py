@@ -345,3 +345,5 @@ def test_stopping_gives_zero_only_where_a_command_was_in_force() -> None:
     limiter.take(10.0, COMMAND, 1.0)
     assert limiter.stop() == ZERO
     assert limiter.stop() is None
+    # Nor is the command that was ended slowed down later.
+    assert limiter.tick(10.1, 0.5) is None
