@@ -23,6 +23,7 @@ if not HAS_ROS:
 
 from geometry_msgs.msg import Twist, TwistStamped  # noqa: I100
 import rclpy
+from rclpy.executors import ExternalShutdownException
 from std_msgs.msg import Bool
 
 from uncertainty_seg.ros.governor import node as governor_node
@@ -48,6 +49,22 @@ def domain() -> Iterator[int]:
         yield number
 
 
+class Log:
+    """A logger that keeps what it is told."""
+
+    def __init__(self, told: list[tuple[str, str]]) -> None:
+        self._told = told
+
+    def info(self, text: str, **_: Any) -> None:
+        self._told.append(('info', text))
+
+    def warning(self, text: str, **_: Any) -> None:
+        self._told.append(('warning', text))
+
+    def error(self, text: str, **_: Any) -> None:
+        self._told.append(('error', text))
+
+
 class Governor:
     """A governor whose topics are lists."""
 
@@ -59,18 +76,20 @@ class Governor:
         rclpy.init(args=['--ros-args', '--log-level', 'fatal', *words], domain_id=domain)
         self.now_s = 1000.0
         self.asked: list[str] = []  # which of the clocks
-        self.node = SpeedGovernorNode(lambda: self.asked.append('steady') or self.now_s)
+        self.log: list[tuple[str, str]] = []
+        logged = type('Logged', (SpeedGovernorNode,), {'get_logger': lambda node: Log(self.log)})
+        self.node = logged(lambda: self.asked.append('steady') or self.now_s)
+        self.said_at_start, self.log[:] = list(self.log), []
         self.said: dict[str, list[Any]] = {}
         for publisher in self.node.publishers:
             self.said[publisher.topic_name] = []
             publisher.publish = self.said[publisher.topic_name].append
-        self.log: list[tuple[str, str]] = []
+        self.acked: list[str] = []
+        for publisher in self.node.publishers:
+            publisher.wait_for_all_acked = (
+                lambda timeout, name=publisher.topic_name: self.acked.append(name))
         self.num_publishers = 1
         self.node.count_publishers = lambda topic: self.num_publishers
-        logger = SimpleNamespace(**{
-            level: lambda text, level=level, **_: self.log.append((level, text))
-            for level in ('info', 'warning', 'error')})
-        self.node.get_logger = lambda: logger
         self._callbacks = {one.topic_name: one.callback for one in self.node.subscriptions}
         self._timers = {timer.timer_period_ns: timer.callback for timer in self.node.timers}
 
@@ -410,6 +429,25 @@ def test_stopping_leaves_the_slow_factor_and_one_zero_where_a_command_was_in_for
             assert one.factors[-1] == SLOW
             after = [velocity_of(msg)[0] for msg in one.limited[num_before:]]
             assert after == ([SLOW, 0.0] if has_command else [])
+            assert one.acked == ['/speed_governor/speed_factor', '/cmd_vel_limited']
+
+
+def test_stopping_does_not_wait_for_a_slow_fall(domain: int) -> None:
+    with governor(domain, fall_per_s=0.1) as one:
+        one.rise()
+        one.hear(False)
+        one.tick()
+        assert 0.9 < one.factors[-1] < 1.0
+        one.node.stop()
+        assert one.factors[-1] == SLOW
+
+
+def test_the_start_names_the_topics_and_a_misspelt_parameter(domain: int) -> None:
+    with governor(domain, slow_facter=0.5) as one:
+        assert one.said_at_start == [
+            ('warning', 'there is no parameter slow_facter, it is ignored'),
+            ('info', 'waiting for /confident, /cmd_vel -> /cmd_vel_limited, at factor 0.25 until '
+                     'then')]
 
 
 def test_the_factor_is_offered_with_a_deadline_of_five_periods(domain: int) -> None:
@@ -444,23 +482,45 @@ def test_arguments_that_cannot_be_used_are_one_sentence_and_exit_code_2(
     assert not rclpy.ok()
 
 
+def run_main(
+    domain: int, monkeypatch: pytest.MonkeyPatch, spin: Any
+) -> tuple[int, list[str], list[tuple[str, str]]]:
+    """Run the entry point with another loop; return the exit code, what was called, the log."""
+    called: list[str] = []
+    log: list[tuple[str, str]] = []
+    monkeypatch.setenv('ROS_DOMAIN_ID', str(domain))
+    monkeypatch.setattr(governor_node, 'spin_until', spin)
+    monkeypatch.setattr(SpeedGovernorNode, 'get_logger', lambda self: Log(log))
+    monkeypatch.setattr(SpeedGovernorNode, 'fall', lambda self, reason: called.append(reason))
+    monkeypatch.setattr(SpeedGovernorNode, 'stop', lambda self: called.append('stop'))
+    destroy = SpeedGovernorNode.destroy_node
+    monkeypatch.setattr(SpeedGovernorNode, 'destroy_node',
+                        lambda self: called.append('destroy') or destroy(self))
+    code = main(['--ros-args', '--log-level', 'fatal'])
+    assert not rclpy.ok()
+    return code, called, log[1:]  # without what it waits for
+
+
 def test_a_callback_that_fails_makes_the_factor_fall_and_the_node_lives_on(
     domain: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reasons: list[str] = []
-
     def spin(stop: Any, executor: Any, on_fault: Any) -> None:
-        (node,) = executor.get_nodes()
-        monkeypatch.setattr(node, 'fall', reasons.append)
+        assert [node.get_name() for node in executor.get_nodes()] == ['speed_governor']
         on_fault(ValueError('x'))
-        monkeypatch.setattr(governor_node, 'clock_fault', lambda err: 'a time on /clock')
+        monkeypatch.setattr(governor_node, 'clock_fault', lambda err: f'no time: {err}')
         on_fault(ValueError('y'))
 
-    monkeypatch.setattr(governor_node, 'spin_until', spin)
-    monkeypatch.setenv('ROS_DOMAIN_ID', str(domain))
-    stopped: list[str] = []
-    monkeypatch.setattr(SpeedGovernorNode, 'stop', lambda self: stopped.append('stop'))
-    assert main(['--ros-args', '--log-level', 'fatal']) == 0
-    assert reasons == ['internal error, see the log']
-    assert stopped == ['stop']
-    assert not rclpy.ok()
+    code, called, log = run_main(domain, monkeypatch, spin)
+    assert code == 0
+    assert called == ['internal error, see the log', 'stop', 'destroy']
+    assert log == [('error', 'a callback failed: ValueError: x'), ('warning', 'no time: y')]
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt, ExternalShutdownException])
+def test_an_end_from_outside_is_exit_code_0(
+    domain: int, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def spin(stop: Any, executor: Any, on_fault: Any) -> None:
+        raise error
+
+    assert run_main(domain, monkeypatch, spin) == (0, ['destroy'], [])

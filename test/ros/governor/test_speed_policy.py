@@ -264,6 +264,7 @@ def test_with_a_rate_it_falls_from_the_deadline_on_and_through_a_flag_that_comes
 @pytest.mark.parametrize(('values', 'sentence'), [
     ({'settle_s': 0.5}, 'settle_s is 0.5, expected at least deadline_s, 1'),
     ({'rate_hz': 1}, 'rate_hz is 1, expected at least 2 / deadline_s, 2'),
+    ({'rate_hz': 3, 'deadline_s': 0.5}, 'rate_hz is 3, expected at least 2 / deadline_s, 4'),
     ({'slow_factor': 1.5}, 'slow_factor is 1.5, expected a finite number from 0 to 1'),
     ({'slow_factor': math.nan}, 'slow_factor is nan'),
     ({'deadline_s': math.inf, 'settle_s': math.inf}, 'deadline_s is inf'),
@@ -274,6 +275,11 @@ def test_settings_that_make_no_sense_are_refused(values: dict[str, Any], sentenc
     with pytest.raises(ConfigError) as caught:
         speed_settings_from_dict(values)
     assert str(caught.value).startswith(sentence)
+
+
+def test_settings_at_the_borders_of_each_other_are_accepted() -> None:
+    settings = speed_settings_from_dict({'settle_s': 0.5, 'deadline_s': 0.5, 'rate_hz': 4})
+    assert settings == SpeedSettings(settle_s=0.5, deadline_s=0.5, rate_hz=4.0)
 
 
 # --- velocity commands ---------------------------------------------------------------------------
