@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from conftest import make_tiny_bundle
+from fake_backend import FakeBackend
 import numpy as np
 import pytest
 
-from uncertainty_seg.backends.fake import FakeBackend
 from uncertainty_seg.core.frame_loop import FrameLoop, Outcome, PlainJudge
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.pipeline import Pipeline
