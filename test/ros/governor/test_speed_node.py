@@ -23,6 +23,7 @@ if not HAS_ROS:
 from geometry_msgs.msg import Twist, TwistStamped  # noqa: I100
 import rclpy
 from rclpy.executors import ExternalShutdownException
+from rclpy.qos import QoSHistoryPolicy, QoSReliabilityPolicy
 from std_msgs.msg import Bool
 
 from uncertainty_seg.ros.governor import node as governor_node
@@ -83,10 +84,11 @@ class Governor:
         for publisher in self.node.publishers:
             self.said[publisher.topic_name] = []
             publisher.publish = self.said[publisher.topic_name].append
-        self.acked: list[str] = []
+        self.acked: list[tuple[str, int]] = []
         for publisher in self.node.publishers:
             publisher.wait_for_all_acked = (
-                lambda timeout, name=publisher.topic_name: self.acked.append(name))
+                lambda timeout, name=publisher.topic_name:
+                self.acked.append((name, timeout.nanoseconds)))
         self.num_publishers = 1
         self.node.count_publishers = lambda topic: self.num_publishers
         self._callbacks = {one.topic_name: one.callback for one in self.node.subscriptions}
@@ -307,6 +309,12 @@ def test_the_six_velocities_of_a_twist_go_in_and_out_in_one_order() -> None:
     assert velocity_of(msg) == values
 
 
+def test_only_the_newest_command_is_queued_and_none_is_lost_on_the_way() -> None:
+    qos = governor_node.command_qos()
+    assert (qos.depth, qos.history, qos.reliability) == (
+        1, QoSHistoryPolicy.KEEP_LAST, QoSReliabilityPolicy.RELIABLE)
+
+
 def test_a_command_is_scaled_slowed_down_when_the_flag_falls_and_ended(domain: int) -> None:
     with governor(domain) as one:
         one.rise()
@@ -428,7 +436,8 @@ def test_stopping_leaves_the_slow_factor_and_one_zero_where_a_command_was_in_for
             assert one.factors[-1] == SLOW
             after = [velocity_of(msg)[0] for msg in one.limited[num_before:]]
             assert after == ([SLOW, 0.0] if has_command else [])
-            assert one.acked == ['/speed_governor/speed_factor', '/cmd_vel_limited']
+            assert one.acked == [('/speed_governor/speed_factor', 500_000_000),
+                                 ('/cmd_vel_limited', 500_000_000)]
 
 
 def test_stopping_does_not_wait_for_a_slow_fall(domain: int) -> None:
