@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cases import for_each
 from conftest import tiny_card, TINY_HEIGHT, TINY_WIDTH
 import cv2
 import numpy as np
@@ -73,8 +74,8 @@ def far_from_edges(length: int, cell: int, margin: float) -> NDArray[np.bool_]:
     return np.abs(centre[:, None] - edges).min(1) > margin
 
 
-@pytest.mark.parametrize('fit', FITS)
-@pytest.mark.parametrize('size', SIZES)
+@for_each('fit', FITS)
+@for_each('size', SIZES)
 def test_the_mask_is_the_checkerboard_but_for_one_pixel_of_the_network_at_its_edges(
     fit: str, size: tuple[int, int]
 ) -> None:
@@ -170,9 +171,9 @@ def indices(length: int, inner: int) -> tuple[NDArray[np.intp], NDArray[np.bool_
     return np.minimum(place.astype(np.intp), inner - 1), is_clear
 
 
-@pytest.mark.parametrize('network', [(48, 64), (47, 65), (1, 1), (3, 200)])
-@pytest.mark.parametrize('fit', FITS)
-@pytest.mark.parametrize('size', SIZES)
+@for_each('network', [(48, 64), (47, 65), (1, 1), (3, 200)])
+@for_each('fit', FITS)
+@for_each('size', SIZES)
 def test_a_class_is_that_of_the_pixel_that_holds_the_centre(
     size: tuple[int, int], fit: str, network: tuple[int, int]
 ) -> None:
@@ -201,9 +202,9 @@ def weights(length: int, inner: int) -> NDArray[np.float64]:
     return matrix
 
 
-@pytest.mark.parametrize('network', [(48, 64), (47, 65), (1, 1)])
-@pytest.mark.parametrize('fit', FITS)
-@pytest.mark.parametrize('size', SIZES)
+@for_each('network', [(48, 64), (47, 65), (1, 1)])
+@for_each('fit', FITS)
+@for_each('size', SIZES)
 def test_a_map_is_interpolated_between_centres(
     size: tuple[int, int], fit: str, network: tuple[int, int]
 ) -> None:

@@ -1,7 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The flag: what makes it fall, what lets it rise, and that nothing else does."""
+"""What makes the flag fall and rise, and which limits the gate has: the promise's or its own."""
 
 import dataclasses
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from uncertainty_seg.core.gate import Gate, Verdict
+from uncertainty_seg.core.calibration import Calibration, Promise
+from uncertainty_seg.core.gate import Gate, gate_limits, promise_text, Verdict
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import GateSettings, settings_from_dict
 from uncertainty_seg.errors import ConfigError
@@ -35,6 +37,15 @@ def raised(**changes: Any) -> Gate:
         it.update(GOOD)
     assert it.last.is_confident
     return it
+
+
+def test_a_frame_is_worth_a_label_if_it_was_over_a_limit_or_could_not_be_judged() -> None:
+    it = gate(rise_frames=2, fall_frames=2, fall_window=3)
+    assert it.last.is_worth_a_label  # nothing is known yet
+    worth = [it.update(scores).is_worth_a_label for scores in (GOOD, LIMITS, GOOD, BAD, NAN)]
+    assert worth == [False, False, False, True, True]
+    assert it.fault('engine error').is_worth_a_label
+    assert Verdict(True, (), math.nan, 'confident').is_worth_a_label
 
 
 def test_before_the_first_frame_it_is_unknown_and_false() -> None:
@@ -67,13 +78,17 @@ def test_between_the_two_limits_it_stays_up_but_does_not_rise() -> None:
     assert not any(it.update(between).is_confident for _ in range(10))
 
 
-@pytest.mark.parametrize('scores', [NAN, {}, {'entropy.mean': 0.1},
-                                    {'entropy.mean': math.inf, 'entropy.top': 0.1}])
-def test_a_score_that_is_no_number_or_missing_is_a_fault(scores: dict[str, float]) -> None:
+@pytest.mark.parametrize(('scores', 'named'), [
+    (NAN, 'entropy.mean'), ({}, 'entropy.mean'), ({'entropy.mean': 0.1}, 'entropy.top'),
+    ({'entropy.mean': math.inf, 'entropy.top': 0.1}, 'entropy.mean')])
+def test_a_score_that_is_no_number_or_missing_is_a_fault(
+    scores: dict[str, float], named: str
+) -> None:
     verdict = raised().update(scores)
     assert verdict.kind == 'fault'
     assert not verdict.is_confident
     assert verdict.score_ratio == math.inf
+    assert verdict.reasons == (f'score {named} is not a finite number',)
 
 
 def test_after_a_fault_the_way_back_starts_from_nothing() -> None:
@@ -109,6 +124,11 @@ def test_bad_frames_from_before_a_fault_count_too() -> None:
     it.fault('x')
     assert it.update(GOOD).is_confident
     assert not it.update(BAD).is_confident
+
+
+def test_a_score_exactly_at_the_rise_ratio_is_good_enough_to_rise() -> None:
+    it = Gate(GateSettings(rise_frames=1, rise_ratio=0.75), {'a': 1.0})
+    assert it.update({'a': 0.75}).is_confident
 
 
 def flags_at(it: Gate, times: list[float]) -> list[bool]:
@@ -151,8 +171,15 @@ def test_a_fault_with_a_time_holds_from_then() -> None:
     assert flags_at(it, [2.0, 2.5]) == [False, True]
 
 
-def test_before_the_first_frame_it_counts_as_fallen() -> None:
-    assert flags_at(gate(rise_frames=1, hold_s=1.0), [7.0, 7.9, 8.0]) == [False, False, True]
+def test_before_the_first_frame_it_counts_as_fallen_at_whatever_time() -> None:
+    for start in (7.0, -7.0):
+        it = gate(rise_frames=1, hold_s=1.0)
+        assert flags_at(it, [start, start + 0.75, start + 1.0]) == [False, False, True]
+
+
+def test_a_verdict_that_was_given_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        gate().last.is_confident = True
 
 
 @pytest.mark.parametrize('late', [0.0, 9.0, math.nan, math.inf, -math.inf])
@@ -161,6 +188,12 @@ def test_a_late_or_broken_stamp_never_ends_the_hold_early(late: float) -> None:
     it.update(BAD, 10.0)
     assert flags_at(it, [late, 10.1, 15.0]) == [False, False, False]
     assert flags_at(it, [15.1]) == [True]
+
+
+def test_two_frames_of_one_stamp_do_not_restart_the_hold() -> None:
+    it = gate(rise_frames=1, hold_s=2.0)
+    it.update(BAD, 10.0)
+    assert flags_at(it, [11.0, 11.0, 12.0]) == [False, False, True]
 
 
 def test_a_clock_set_back_for_good_restarts_the_hold_once() -> None:
@@ -259,6 +292,7 @@ class GateMachine(stateful.RuleBasedStateMachine):
         self.settings, self.it = settings, Gate(settings, {'a': 1.0})
         self.true_s, self.offset_s, self.was_late = 0.0, 0.0, False
         self.last_trouble_s: float | None = None  # in true time; None before the first event
+        self.has_stamp = False  # a frame is late only after one that has told the time
         self.scores: list[float] = []  # since the last fault
 
     @stateful.rule(score=RATIOS, step_s=st.floats(0, 1), back_s=st.sampled_from([0.0, 0.0, 3.0]))
@@ -267,7 +301,7 @@ class GateMachine(stateful.RuleBasedStateMachine):
         self.was_late = False
         self.judge(score, step_s, self.true_s + step_s + self.offset_s)
 
-    @stateful.precondition(lambda self: not self.was_late)
+    @stateful.precondition(lambda self: self.has_stamp and not self.was_late)
     @stateful.rule(score=RATIOS, step_s=st.floats(0, 1), late_s=st.floats(1.01, 5))
     def late_frame(self, score: float, step_s: float, late_s: float) -> None:
         self.was_late = True
@@ -275,6 +309,7 @@ class GateMachine(stateful.RuleBasedStateMachine):
 
     def judge(self, score: float, step_s: float, stamp_s: float) -> None:
         self.true_s += step_s
+        self.has_stamp = True
         was_up = self.it.last.is_confident
         is_up = self.it.update({'a': score}, stamp_s).is_confident
         self.scores.append(score)
@@ -292,12 +327,14 @@ class GateMachine(stateful.RuleBasedStateMachine):
     @stateful.rule(has_time=st.booleans(), step_s=st.floats(0, 1))
     def fault(self, has_time: bool, step_s: float) -> None:
         self.true_s += step_s
+        self.has_stamp |= has_time
         verdict = self.it.fault('x', self.true_s + self.offset_s if has_time else None)
         self.after_fault(verdict)
 
     @stateful.rule(score=st.sampled_from([math.nan, math.inf, None]))
     def no_number(self, score: float | None) -> None:
         scores = {} if score is None else {'a': score}
+        self.has_stamp = True
         self.after_fault(self.it.update(scores, self.true_s + self.offset_s))
 
     def after_fault(self, verdict: Verdict) -> None:
@@ -316,7 +353,92 @@ TestGateMachine.settings = hypothesis.settings(
     max_examples=150, stateful_step_count=40, deadline=None)
 
 
-@pytest.mark.parametrize('limits', [{}, {'a': 0.0}, {'a': math.nan}, {'a': math.inf}])
-def test_limits_that_cannot_judge_are_refused(limits: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match='finite numbers above 0'):
+@pytest.mark.parametrize(('limits', 'words'), [
+    ({}, 'thresholds missing'), ({'a': 0.0, 'b': 1.0}, r"thresholds {'a': 0.0}"),
+    ({'a': math.nan}, "thresholds {'a': nan}"), ({'a': math.inf}, "thresholds {'a': inf}")])
+def test_limits_that_cannot_judge_are_refused(limits: dict[str, float], words: str) -> None:
+    with pytest.raises(ConfigError, match=f'{words}, expected finite numbers above 0'):
         Gate(GateSettings(), limits)
+
+
+# --- the limits ----------------------------------------------------------------------------------
+
+STRICT = Promise(0.05, {'a': 0.1, 'b': 0.2}, 'iou<0.5', 60, 60, 0.04, 0.7, 0.03, 0.1)
+LOOSE = Promise(0.1, {'a': 0.3, 'b': 0.4}, 'iou<0.5', 60, 60, 0.09, 0.8, 0.08, 0.2)
+THRESHOLDS = {'a': 0.5, 'b': 0.6, 'c': 0.7}
+WITH = Calibration(8, 0, 'fixed', 'fp32', 1.0, THRESHOLDS, THRESHOLDS, ('a', 'b'), 0.98, 9, 9,
+                   'm', 'd', (LOOSE, STRICT))
+WITHOUT = dataclasses.replace(WITH, promises=())
+
+
+@pytest.mark.parametrize(('alpha', 'promise'), [(0.0, STRICT), (0.05, STRICT), (0.1, LOOSE)])
+def test_the_promise_asked_for_gives_the_limits_and_0_is_the_strictest(
+    alpha: float, promise: Promise
+) -> None:
+    assert gate_limits(WITH, GateSettings(alpha=alpha)) == promise.limits
+    assert gate_limits(WITH, GateSettings(alpha=alpha, scores=('b', 'a'))) == promise.limits
+
+
+def test_an_alpha_nobody_calibrated_is_refused_with_those_there_are() -> None:
+    words = r'gate.alpha is 0.2, expected 0 or one of \[0.1, 0.05\]: calibrate .* --alpha 0.2'
+    with pytest.raises(ConfigError, match=words):
+        gate_limits(WITH, GateSettings(alpha=0.2))
+    with pytest.raises(ConfigError, match=r'0 or one of \[\]'):
+        gate_limits(WITHOUT, GateSettings(alpha=0.05))
+
+
+def test_other_scores_have_thresholds_and_no_promise(caplog: pytest.LogCaptureFixture) -> None:
+    assert gate_limits(WITH, GateSettings(scores=('a',))) == {'a': 0.5}
+    assert 'their limits promise nothing' in caplog.text
+    caplog.clear()
+    assert gate_limits(WITHOUT, GateSettings()) == {'a': 0.5, 'b': 0.6}
+    assert gate_limits(WITHOUT, GateSettings(scores=('c',))) == {'c': 0.7}
+    assert caplog.record_tuples == []
+
+
+@pytest.mark.parametrize(('settings', 'words'), [
+    (GateSettings(threshold_scale=1.5), 'threshold_scale is 1.5'),
+    (GateSettings(fall_frames=2, fall_window=3), 'fall_frames is 2'),
+    (GateSettings(threshold_scale=0.5), ''), (GateSettings(), ''),
+])
+def test_what_voids_the_promise_is_said(
+    settings: GateSettings, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate_limits(WITH, settings)
+    assert len(caplog.records) == (1 if words else 0) and words in caplog.text
+    caplog.clear()
+    gate_limits(WITHOUT, settings)
+    assert not caplog.records
+
+
+def test_a_score_without_a_threshold_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"gate.scores names 'd', expected one of a, b, c"):
+        gate_limits(WITH, GateSettings(scores=('a', 'd', 'e')))
+
+
+def test_the_scale_moves_every_limit_and_may_not_lift_one_past_all_scores(
+    caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    assert gate_limits(WITH, GateSettings(threshold_scale=0.5)) == {'a': 0.05, 'b': 0.1}
+    with pytest.raises(ConfigError, match='scale 5 makes the limit of b 1, expected below 1'):
+        gate_limits(WITH, GateSettings(threshold_scale=5.0))
+
+
+@pytest.mark.parametrize(('calibration', 'settings', 'says'), [
+    (WITH, GateSettings(), 'accepted and bad (iou<0.5) in at most 0.05 of the frames'),
+    (WITH, GateSettings(alpha=0.1, threshold_scale=0.5),
+     'accepted and bad (iou<0.5) in at most 0.1 of the frames'),
+    (WITH, GateSettings(scores=('b', 'a')),
+     'accepted and bad (iou<0.5) in at most 0.05 of the frames'),
+    (WITH, GateSettings(scores=('a',)), ''), (WITH, GateSettings(threshold_scale=1.1), ''),
+    (WITH, GateSettings(fall_frames=2, fall_window=2), ''), (WITHOUT, GateSettings(), ''),
+])
+def test_what_is_promised_is_said_with_every_verdict(
+    calibration: Calibration, settings: GateSettings, says: str
+) -> None:
+    assert promise_text(calibration, settings) == says
+    gate = Gate(settings, gate_limits(calibration, settings), says)
+    good, bad = dict.fromkeys('abc', 0.001), dict.fromkeys('abc', 0.99)
+    verdicts = [gate.last, gate.update(good), gate.update(bad), gate.fault('broken')]
+    assert [verdict.promise for verdict in verdicts] == [says] * 4

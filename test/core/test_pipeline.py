@@ -140,7 +140,27 @@ class RandomBackend(FakeBackend):
         return dataclasses.replace(maps, mutual_information=maps.mutual_information + noise)
 
 
+class NanBackend(FakeBackend):
+    """Gives NaN in one pixel of one map, by the name of the map."""
+
+    broken = 'mutual_information'
+
+    def run(self, image, masks, temperature):
+        maps = super().run(image, masks, temperature)
+        values = getattr(maps, self.broken).copy()
+        values[5, 5] = np.nan
+        return dataclasses.replace(maps, **{self.broken: values})
+
+
+class NanVarianceBackend(NanBackend):
+    """Gives NaN where it is told whether the masks move anything."""
+
+    broken = 'total_variance'
+
+
 @pytest.mark.parametrize('kind, words', [
+    (NanBackend, 'mutual information nan between equal passes, expected none'),
+    (NanVarianceBackend, 'the dropout masks change nothing'),
     (DeafBackend, 'the dropout masks change nothing'),
     (RoundingBackend, 'the dropout masks change nothing'),
     (RandomBackend, 'between equal passes, expected none')])
@@ -230,6 +250,24 @@ def test_a_bundle_without_calibration_is_refused_unless_one_is_being_made(
     bundle = load_bundle(str(tiny_bundle))
     pipeline = Pipeline(bundle, FakeBackend(bundle.card), Settings(), temperature=1.0)
     assert not last(pipeline, BLUE, 9).verdict.is_confident
+
+
+def test_under_a_temperature_of_its_own_the_gate_stays_shut_whatever_is_set(
+    tiny_bundle: Path
+) -> None:
+    # The limits are quantiles of scores at the calibration's temperature.
+    bundle = load_bundle(str(tiny_bundle))
+    assert bundle.calibration is not None and bundle.calibration.temperature == 1.0
+    pipeline = Pipeline(bundle, FakeBackend(bundle.card), EASY, temperature=0.1)
+    assert pipeline.thresholds == {}
+    for change in (lambda: None, pipeline.restart, lambda: pipeline.reconfigure(
+            dataclasses.replace(EASY, gate=dataclasses.replace(EASY.gate, rise_frames=1)))):
+        change()
+        result = last(pipeline, BLUE, 9)
+        assert (result.verdict.is_confident, result.verdict.kind) == (False, 'fault')
+        # Every score is within the limits that must not count.
+        limits = bundle.calibration.thresholds
+        assert all(result.scores[name] <= limit for name, limit in limits.items())
 
 
 def test_a_stricter_scale_takes_effect_at_once_and_a_bad_score_changes_nothing(

@@ -3,10 +3,18 @@
 
 import math
 
+from cases import for_each
+from conftest import tiny_card
 import pytest
 
+from uncertainty_seg.core.model_card import PRECISIONS
 from uncertainty_seg.core.parameters import iter_parameters
-from uncertainty_seg.core.settings import Settings, settings_from_dict, settings_to_dict
+from uncertainty_seg.core.settings import (
+    precision_of,
+    Settings,
+    settings_from_dict,
+    settings_to_dict,
+)
 from uncertainty_seg.errors import ConfigError
 
 ALL = list(iter_parameters(Settings))
@@ -23,8 +31,8 @@ def test_defaults_pass_their_own_check_and_make_the_round_trip() -> None:
     assert settings_from_dict(settings_to_dict(Settings())) == Settings()
 
 
-@pytest.mark.parametrize('name', [p.name for p in ALL if isinstance(p.default, float)])
-@pytest.mark.parametrize('value', [math.nan, math.inf, -math.inf, 'much', True, None])
+@for_each('name', [p.name for p in ALL if isinstance(p.default, float)])
+@for_each('value', [math.nan, math.inf, -math.inf, 'much', True, None])
 def test_no_float_takes_nan_infinity_or_words(name: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f'{name} is'):
         settings_from_dict({name: value})
@@ -89,3 +97,29 @@ def test_the_place_of_the_camera_in_a_path_is_filled_in() -> None:
 def test_without_a_budget_of_its_own_it_is_half_of_the_timeout() -> None:
     assert settings_from_dict({'stale_timeout_s': 0.8}).budget_ms == pytest.approx(400)
     assert settings_from_dict({'latency_budget_ms': 30}).budget_ms == 30
+
+
+# --- what a bundle may be computed in, by its card and by the setting ----------------------------
+
+
+@pytest.mark.parametrize('card', PRECISIONS)
+def test_left_alone_it_is_what_the_card_says_and_its_name_is_accepted_too(card: str) -> None:
+    assert precision_of(tiny_card(precision=card), 'bundle') == card
+    assert precision_of(tiny_card(precision=card), card) == card
+
+
+@pytest.mark.parametrize(('card', 'wanted', 'allowed'), [
+    ('fp32', 'fp16', 'fp32 or bf16'), ('fp32', 'int8', 'fp32 or bf16'),
+    ('bf16', 'fp32', 'bf16'), ('fp16', 'fp32', 'fp16'), ('fp16', 'bf16', 'fp16'),
+    ('int8', 'fp32', 'int8 or bf16'),
+])
+def test_what_was_rounded_away_cannot_be_asked_for(card: str, wanted: str, allowed: str) -> None:
+    words = (f"precision is {wanted}, but the graphs of 'tiny' are {card}, expected {allowed}: "
+             f'set precision to bundle, or compile a bundle with --precision {wanted}')
+    with pytest.raises(ConfigError, match=words):
+        precision_of(tiny_card(precision=card), wanted)
+
+
+@pytest.mark.parametrize('card', ['fp32', 'int8'])
+def test_bf16_may_be_asked_for_where_there_is_float32_to_compute(card: str) -> None:
+    assert precision_of(tiny_card(precision=card), 'bf16') == 'bf16'

@@ -16,12 +16,12 @@ import shutil
 from calibration_helpers import picture, write_folder
 from conftest import make_tiny_bundle
 import cv2
+from graph_samples import net
 from label_sample import write_log
 import numpy as np
 import onnx
 from onnx import numpy_helper
 import pytest
-from test_passes import net
 
 from uncertainty_seg.storage import model_bundle
 from uncertainty_seg.storage.bags.writer import BagWriter

@@ -41,7 +41,7 @@ HAS_AMENT = all(find_spec(name) for name in ('ament_flake8', 'ament_pep257'))
 # An f-string with `class` or `def` alone before or after a brace: as of Python 3.12 pydocstyle
 # takes the word for the keyword and stops, and flake8, its worker lost, waits for ever.
 KEYWORD_IN_F_STRING = re.compile(r"""[fF]['"](?:[^'"]*\})?(?:class|def)(?:\{|['"])""")
-TIMEOUT_S = 150  # ten times what two cores need
+TIMEOUT_S = 280  # below pytest's: where a worker is lost flake8 waits for ever
 MISSING = [name for name in TOOLS if find_spec(name) is None]
 needs_tools = pytest.mark.skipif(
     bool(MISSING), reason=f'{", ".join(MISSING)} not installed: scripts/test installs them')

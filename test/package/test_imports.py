@@ -9,16 +9,11 @@ a function or under TYPE_CHECKING is *late*: it does not run when the module is 
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 import sys
 
+from house import Import, imports_of, PACKAGE, SOURCE
 import pytest
-
-PACKAGE = 'uncertainty_seg'
-SOURCE = Path(__file__).resolve().parents[2] / PACKAGE
 
 # Room -> the other rooms it may import. errors and its own room are everybody's.
 ROOMS = {
@@ -106,40 +101,6 @@ NEIGHBOURS = {
 # Modules that pull a heavy library in as soon as they are imported: importing them must be late.
 LATE_MODULES = {'backends.cpu.reduction_kernels', 'tools.compile.checks',
                 'tools.compile.request', 'tools.compile.quantise_trunk'}
-
-
-@dataclass(frozen=True)
-class Import:
-    """One import: the absolute dotted name, its line, and whether it is late."""
-
-    name: str
-    line: int
-    is_late: bool
-
-
-def imports_of(source: str, module: str) -> Iterator[Import]:
-    """Yield the imports of a module's source; relative ones made absolute."""
-    def visit(node: ast.AST, is_late: bool) -> Iterator[Import]:
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield Import(alias.name, node.lineno, is_late)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ''
-            if node.level:
-                parents = f'{PACKAGE}.{module}'.split('.')[:-node.level]
-                base = '.'.join([*parents, *([base] if base else [])])
-            for alias in node.names:
-                yield Import(f'{base}.{alias.name}', node.lineno, is_late)
-        inside = is_late or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        if isinstance(node, ast.If) and 'TYPE_CHECKING' in ast.unparse(node.test):
-            for child in node.body:
-                yield from visit(child, True)
-            for child in node.orelse:
-                yield from visit(child, inside)
-            return
-        for child in ast.iter_child_nodes(node):
-            yield from visit(child, inside)
-    yield from visit(ast.parse(source), False)
 
 
 def complaint(module: str, found: Import) -> str:

@@ -6,82 +6,12 @@ That the real launch (or play_launch) reads and starts them is the step scripts/
 
 """
 
-from collections.abc import Iterator
 from pathlib import Path
-import runpy
-import sys
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import pytest
+from launch_stand_ins import actions_of, arguments, FRAME_MEMORY, PROFILES, ROOT, stand_ins
 
-ROOT = Path(__file__).resolve().parents[2]
-PROFILES = {'FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'}
-FRAME_MEMORY = {'RMW_FASTRTPS_USE_QOS_FROM_XML', 'MALLOC_MMAP_THRESHOLD_',
-                'MALLOC_TRIM_THRESHOLD_'}
-
-
-class Call(SimpleNamespace):
-    """Remembers what it was made with."""
-
-    def __init__(self, *words: Any, **options: Any) -> None:
-        super().__init__(words=words, **options)
-
-
-def kind(name: str) -> type:
-    return type(name, (Call,), {})
-
-
-def configuration(values: dict[str, str]) -> type:
-    def perform(self: Any, context: Any) -> str:
-        return values.get(self.words[0], '')
-    return type('LaunchConfiguration', (Call,), {'perform': perform})
-
-
-@pytest.fixture
-def arguments() -> dict[str, str]:
-    """Values of the launch arguments; tests add to it."""
-    return {}
-
-
-@pytest.fixture(autouse=True)
-def stand_ins(monkeypatch: Any, arguments: dict[str, str]) -> Iterator[None]:
-    contents = {
-        'launch': ['LaunchContext', 'LaunchDescription'],
-        'launch.actions': ['DeclareLaunchArgument', 'IncludeLaunchDescription',
-                           'OpaqueFunction', 'SetEnvironmentVariable'],
-        'launch.conditions': ['IfCondition'],
-        'launch.launch_description_sources': ['PythonLaunchDescriptionSource'],
-        'launch_ros': [],
-        'launch_ros.actions': ['Node'],
-        'launch_ros.parameter_descriptions': ['ParameterValue'],
-        'ament_index_python': [],
-    }
-    for module_name, names in contents.items():
-        module = ModuleType(module_name)
-        for name in names:
-            setattr(module, name, kind(name))
-        monkeypatch.setitem(sys.modules, module_name, module)
-    substitutions = ModuleType('launch.substitutions')
-    substitutions.LaunchConfiguration = configuration(arguments)
-    monkeypatch.setitem(sys.modules, 'launch.substitutions', substitutions)
-    index = ModuleType('ament_index_python.packages')
-    index.get_package_share_directory = lambda name: str(ROOT)
-    monkeypatch.setitem(sys.modules, 'ament_index_python.packages', index)
-    for name in PROFILES | FRAME_MEMORY:
-        monkeypatch.delenv(name, raising=False)
-    yield
-
-
-def actions_of(file: str) -> dict[str, list[Any]]:
-    """Return the actions of a launch file by their kind, opaque ones opened."""
-    description = runpy.run_path(str(ROOT / 'launch' / file))['generate_launch_description']()
-    by_kind: dict[str, list[Any]] = {}
-    for action in description.words[0]:
-        opened = action.function(None) if type(action).__name__ == 'OpaqueFunction' else [action]
-        for one in opened:
-            by_kind.setdefault(type(one).__name__, []).append(one)
-    return by_kind
+__all__ = ['arguments', 'stand_ins']  # fixtures, the second for every test here
 
 
 def environment_set() -> dict[str, str]:
@@ -100,12 +30,16 @@ def test_the_nodes_arguments_are_declared_and_described() -> None:
         assert f'`{argument.words[0]}`' in page
 
 
-def test_without_arguments_the_parameter_file_decides(arguments: dict[str, str]) -> None:
+def test_without_arguments_the_parameter_file_decides(
+    arguments: dict[str, str],  # noqa: F811
+) -> None:
     node, _ = actions_of('uncertainty_seg.launch.py')['Node']
     assert [p.words[0] for p in node.parameters] == ['params_file']
 
 
-def test_arguments_stand_over_the_parameter_file(arguments: dict[str, str]) -> None:
+def test_arguments_stand_over_the_parameter_file(
+    arguments: dict[str, str],  # noqa: F811
+) -> None:
     arguments.update(model='suim', autostart='false')
     node, _ = actions_of('uncertainty_seg.launch.py')['Node']
     assert set(node.parameters[1]) == {'model', 'autostart'}
@@ -113,7 +47,9 @@ def test_arguments_stand_over_the_parameter_file(arguments: dict[str, str]) -> N
     assert node.parameters[1]['autostart'].value_type is bool
 
 
-def test_several_cameras_are_named_and_remapped(arguments: dict[str, str]) -> None:
+def test_several_cameras_are_named_and_remapped(
+    arguments: dict[str, str],  # noqa: F811
+) -> None:
     arguments.update(cameras='front=/cam1/image_raw, down')
     node, _ = actions_of('uncertainty_seg.launch.py')['Node']
     assert node.parameters[1] == {'cameras': ['front', 'down']}

@@ -14,6 +14,7 @@ from pathlib import Path
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 import yaml
@@ -258,7 +259,7 @@ def test_pytest_options_reach_pytest_through_colcon(checkout: Path) -> None:
     ('Summary: 4702 tests, 0 errors, 0 failures, 22 skipped', '4700', '', True),
     ('Summary: 4699 tests, 0 errors, 0 failures, 0 skipped', '4700', '', False),
     ('Summary: 0 tests, 0 errors, 0 failures, 0 skipped', '4700', '', False),
-    ('Summary: 15 tests, 0 errors, 0 failures, 0 skipped', '15', '', False),
+    ('Summary: 0 tests, 0 errors, 0 failures, 0 skipped', '0', '', False),
     ('Summary: 15 tests, 0 errors, 0 failures, 0 skipped', '15', '-k gate', True),
     ('Summary: 0 tests, 0 errors, 0 failures, 0 skipped', '0', '-k gate', True),
     ('Summary: 15 tests, 0 errors, 0 failures, 0 skipped', '', '-k gate', False),
@@ -285,6 +286,33 @@ def test_the_number_of_tests_is_read_from_pytest(checkout: Path, line: str, coun
     python.write_text(f'#!/usr/bin/env bash\nprintf "%s\\n" test_a.py::test_b "{line}"\n',
                       encoding='utf-8')
     assert colcon_step(checkout, "collect 'not slow'", '').stdout.strip() == count
+
+
+def test_the_end_counts_functions_and_cases_of_both_runs(checkout: Path) -> None:
+    script = (ROOT / 'scripts' / 'test').read_text(encoding='utf-8')
+    (checkout / 'totals').write_text(
+        script[script.index('totals() {'):script.index("step 'Python")], encoding='utf-8')
+    (checkout / '.venv' / 'bin').mkdir(parents=True)
+    (checkout / '.venv' / 'bin' / 'python').symlink_to(sys.executable)
+
+    def report(name: str, cases: list[str], **counts: int) -> None:
+        said = ' '.join(f'{key}="{n}"' for key, n in counts.items())
+        body = ''.join(f'<testcase classname="test_a" name="{case}"/>' for case in cases)
+        (checkout / '.venv' / f'report-{name}.xml').write_text(
+            f'<testsuites><testsuite {said}>{body}</testsuite></testsuites>', encoding='utf-8')
+
+    quick = ['test_b[1]', 'test_b[2]', 'test_c']
+    report('quick', quick, tests=3, failures=0, errors=0, skipped=1)
+    report('slow', ['test_b[3]'], tests=1, failures=0, errors=0, skipped=0)
+    done = run(checkout, lib('source totals; totals'))
+    assert done.stdout.splitlines() == ['ran: 2 test functions, 4 cases',
+                                        'total: 3 passed, 0 failed, 1 skipped']
+    assert done.returncode == 0
+    for broken in ({'failures': 1, 'errors': 0}, {'failures': 0, 'errors': 1}):
+        report('quick', quick, tests=3, skipped=1, **broken)
+        done = run(checkout, lib('source totals; totals'))
+        assert done.stdout.splitlines()[-1] == 'total: 2 passed, 1 failed, 1 skipped'
+        assert done.returncode == 1
 
 
 # --- the matrix ----------------------------------------------------------------------------------
@@ -318,6 +346,18 @@ def test_the_workflow_runs_every_pair_of_the_matrix() -> None:
     assert pairs == {tuple(pair.split(':')) for pair in default[1].split()}
     assert {'humble', 'jazzy', 'kilted', 'rolling'} <= set(
         jobs['ros']['strategy']['matrix']['distro'])
+
+
+def test_the_tests_that_the_scripts_name_are_there() -> None:
+    matrix = (ROOT / 'scripts' / 'matrix').read_text(encoding='utf-8')
+    default = re.search(r'MATRIX_TESTS:-([^}]*)}', matrix)
+    assert default is not None
+    mutate = (ROOT / 'scripts' / 'mutate').read_text(encoding='utf-8')
+    rows = re.findall(r"^  '(\S+\.py) (.+)'$", mutate, re.MULTILINE)
+    assert len(default[1].split()) >= 5 and len(rows) >= 5
+    named = [*default[1].split(), *(f'uncertainty_seg/{module}' for module, _ in rows),
+             *(f'test/{test}' for _, tests in rows for test in tests.split())]
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_skipping_the_launch_files_says_so(checkout: Path) -> None:

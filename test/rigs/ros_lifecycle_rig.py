@@ -4,21 +4,23 @@ A rig around the node's process for the lifecycle, clock and topic tests, and tw
 
 `ros_lifecycle_rig.py node ARGUMENTS` is the real node in which a call of rclpy raises while a file
 of that call's name lies in the folder UNCERTAINTY_SEG_TEST_FAILURES; what the file says is the end
-of the topic's name it raises for. `ros_lifecycle_rig.py leaks BUNDLE RESULT CAMERAS NAME...` takes
-a node through cycles of transitions and writes what there is before and after them, see `LeakRig`.
+of the topic's name it raises for. `ros_lifecycle_rig.py leaks BUNDLE FOLDER CAMERAS NAME` takes a
+node through cycles of transitions and writes what grew meanwhile into FOLDER, see `LeakRig`.
 
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, ExitStack
 import ctypes
 import gc
 import itertools
 import json
 import os
 from pathlib import Path
+import shutil
 import sys
 import threading
 import time
@@ -202,7 +204,6 @@ class LeakRig:
         self._last_camera = f'/{cameras.rpartition(",")[2]}/image' if cameras else '/cam'
         rclpy.init(args=['leaks', *parameters, '--log-level', 'fatal'])
         self._make_node = UncertaintySegNode
-        self.node: Any = None
         self._card = bundle / 'card.json'
         self._executor = SingleThreadedExecutor()
         self._peer = rclpy.create_node('peer')
@@ -213,11 +214,11 @@ class LeakRig:
         self._peer.create_subscription(Image, '/uncertainty_seg/mask', lambda msg: None, 10)
         self._stamps = itertools.count(1)
         self._turns = itertools.count()
+        self.node = self._new_node()
 
     def close(self) -> None:
-        """End the node of the scenario before."""
-        if self.node is not None:
-            self._end(self.node)
+        """End the node."""
+        self._end(self.node)
 
     def cycle(self, name: str) -> None:
         """Go once through a scenario, by its name."""
@@ -226,8 +227,6 @@ class LeakRig:
 
     def growth(self, name: str) -> dict[str, float]:
         """Return how much more of everything there is after all cycles, memory in kB a cycle."""
-        self.close()
-        self.node = self._new_node()
         if name in CONFIGURED:
             self._expect('configure', 'SUCCESS')
         for _ in range(WARM_UP):
@@ -238,7 +237,7 @@ class LeakRig:
                 self.cycle(name)
             counts.append(self._count())
         before, middle, after = counts
-        grown = {what: float(after[what] - before[what]) for what in before}
+        grown = {what: float(n - before.get(what, 0)) for what, n in after.items()}
         # Of the second half: what is made once and kept is made by then.
         memory_kb = (after['memory_kb'] - middle['memory_kb']) / (CYCLES // 2)
         return {**grown, 'memory_kb': memory_kb}
@@ -300,9 +299,6 @@ class LeakRig:
     def _new_node(self) -> Any:
         node = self._make_node()
         self._executor.add_node(node)
-        # What is made at the first second's diagnostics and kept is no growth.
-        node._on_diagnostics()
-        node._board.wait(30)
         return node
 
     def _end(self, node: Any) -> None:
@@ -334,19 +330,33 @@ class LeakRig:
         for _ in range(times):
             self._executor.spin_once(timeout_sec=0)
 
+    def _finish_diagnostics(self) -> None:
+        # The node reads the board once a second in a thread, and holds the state that it read
+        # last and the one before. On a busy machine a cycle may take longer than that, so a
+        # count could see a reading in progress. After two more, both states are fresh ones.
+        for _ in range(2):
+            self.node._on_diagnostics()
+            for thread in threading.enumerate():
+                if thread.name == 'board-watch':  # that of a node that has ended, too
+                    thread.join()
+                    while Path(f'/proc/self/task/{thread.native_id}').exists():
+                        time.sleep(0.001)
+
     def _count(self) -> dict[str, int]:
+        self._finish_diagnostics()
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         kinds = ('publishers', 'subscriptions', 'timers', 'services', 'clients', 'guards',
                  'waitables')
-        ours = [o for o in gc.get_objects() if str(type(o).__module__).startswith('uncertainty')]
+        ours = Counter(type(o).__name__ for o in gc.get_objects()
+                       if str(type(o).__module__).startswith('uncertainty'))
         status = Path('/proc/self/status').read_text()
         return {
             'threads': len(os.listdir('/proc/self/task')),
             'python_threads': threading.active_count(),
             'files': len(os.listdir('/proc/self/fd')),
             **{kind: len(list(getattr(self.node, kind))) for kind in kinds},
-            'objects': len(ours),
+            **{f'objects of {name}': n for name, n in ours.items()},
             'references': len(self.node.default_callback_group.entities),
             'memory_kb': int(status.partition('RssAnon:')[2].split()[0]),
         }
@@ -355,26 +365,30 @@ class LeakRig:
 def growths(
     folder: Path, bundle: Path, names: Sequence[str], cameras: str = ''
 ) -> dict[str, dict[str, float]]:
-    """Run the program `leaks` and return what grew in each scenario."""
-    result = folder / 'growth.json'
-    with own_domain() as domain:
-        words = [str(Path(__file__)), 'leaks', str(bundle), str(result), cameras, *names]
-        process = Process(words, domain, folder / 'log')
-        try:
-            if process.wait():  # no AssertionError, which a test may expect
+    """Run the program `leaks` once for each scenario, all at a time; return what grew in each."""
+    with ExitStack() as stack:
+        processes = {}
+        for name in names:
+            # Of its own: one of the scenarios takes the card away for a moment.
+            copy = shutil.copytree(bundle, folder / name / 'bundle')
+            words = [str(Path(__file__)), 'leaks', str(copy), str(folder / name), cameras, name]
+            processes[name] = Process(
+                words, stack.enter_context(own_domain()), folder / name / 'log')
+            stack.callback(processes[name].end)
+        for process in processes.values():
+            # No limit but pytest's: how long a hundred cycles take is not what is tested.
+            if process.wait(None):  # no AssertionError, which a test may expect
                 raise RuntimeError(process.output)
-        finally:
-            process.end()
-    grown: dict[str, dict[str, float]] = json.loads(result.read_text())
-    return grown
+    return {name: json.loads((folder / name / 'growth.json').read_text()) for name in names}
 
 
 def main(words: Sequence[str]) -> int:
     """Run one of the two programs."""
     if words[0] == 'node':
         return run_failing_node(words[1:])
-    rig = LeakRig(Path(words[1]), words[3])
-    Path(words[2]).write_text(json.dumps({name: rig.growth(name) for name in words[4:]}))
+    _, bundle, folder, cameras, name = words
+    rig = LeakRig(Path(bundle), cameras)
+    (Path(folder) / 'growth.json').write_text(json.dumps(rig.growth(name)))
     rig.close()
     return 0
 

@@ -56,6 +56,21 @@ def test_a_missing_file_is_refused(tiny_bundle: Path) -> None:
         load_bundle(str(tiny_bundle))
 
 
+def test_a_card_cannot_name_a_file_outside_its_folder(tmp_path: Path) -> None:
+    bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
+    outside = tmp_path / 'outside.onnx'
+    outside.write_bytes((bundle / 'trunk.onnx').read_bytes())
+    card = json.loads((bundle / 'card.json').read_text())
+    (bundle / 'inside').mkdir()
+    (bundle / 'inside' / 'a.onnx').write_bytes(outside.read_bytes())
+    for name in ('../outside.onnx', str(outside), 'inside/a.onnx', './trunk.onnx'):
+        # The file is there and its hash is right: only where it lies is wrong.
+        named = {**card, 'sha256': {**card['sha256'], name: card['sha256']['trunk.onnx']}}
+        (bundle / 'card.json').write_text(json.dumps(named))
+        with pytest.raises(ModelBundleError, match='card names the file .*, expected a name wit'):
+            load_bundle(str(bundle))
+
+
 def test_no_bundle_at_all_names_the_shipped_ones(tmp_path: Path) -> None:
     with pytest.raises(ModelBundleError, match="no model 'seabass', expected a bundle's folder"):
         find_bundle('seabass')

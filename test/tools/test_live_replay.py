@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ros_helpers import needs_ros, own_domain, ros_environment
+from ros_helpers import Client, needs_ros, own_domain, Process, ros_environment
 
 from uncertainty_seg.core.settings import Settings, settings_from_dict
 from uncertainty_seg.errors import UncertaintySegError
@@ -130,6 +130,30 @@ class TestLive:
             run_live(noisy_bag(tmp_path / 'in', 3), tmp_path / 'live', tmp_path / 'logs',
                      settings, 1.0, 0.3)
         assert not (tmp_path / 'live').exists()
+
+    def test_a_recording_that_never_heard_every_topic_is_not_kept(
+        self, tmp_path: Path, domain: int
+    ) -> None:
+        # A node that cannot start publishes its flag, a false one, before it ends.
+        from rclpy.qos import DurabilityPolicy, QoSProfile
+        from std_msgs.msg import Bool
+
+        client, log = Client(domain), tmp_path / 'log'
+        flag = client.node.create_publisher(
+            Bool, '/flag', QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+        flag.publish(Bool(data=False))
+        recorder = Process(['-m', 'uncertainty_seg.ros.recorder', '/flag', '/mask', '--out',
+                            str(tmp_path / 'bag')], domain, log)
+        try:
+            client.watched = recorder
+            client.wait_until(flag.get_subscription_count, 'the recorder to subscribe')
+            client.spin(0.5)  # for the latched flag to arrive, which nothing tells
+            assert recorder.interrupt() == 1
+        finally:
+            recorder.end()
+            client.close()
+        assert 'nothing was published on /mask: no bag is kept' in recorder.output
+        assert {path.name for path in tmp_path.iterdir()} == {'log'}
 
     def test_recorder_refuses_what_it_cannot_write(self, tmp_path: Path, domain: int) -> None:
         (tmp_path / 'file').write_text('')

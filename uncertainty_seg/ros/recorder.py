@@ -3,8 +3,9 @@
 Record topics into a bag, as small as the demo and the replay tests need it.
 
 Run as ``python -m uncertainty_seg.ros.recorder TOPIC... --out BAG``; it prints one JSON line when
-every topic is subscribed and one when the bag is closed, after SIGINT or SIGTERM. For real
-recordings use ros2 bag, which the ROS 2 wheels do not have. Messages are not decoded here.
+every topic is subscribed and one when the bag is closed, after SIGINT or SIGTERM. A recording that
+is stopped before every topic is subscribed is not kept. For real recordings use ros2 bag, which
+the ROS 2 wheels do not have. Messages are not decoded here.
 
 """
 
@@ -55,9 +56,9 @@ class RecorderNode(Node):
         self.create_timer(LOOK_EVERY_S, self._look)
 
     @property
-    def num_waiting(self) -> int:
-        """Topics that have no publisher yet."""
-        return len(self._waiting)
+    def missing(self) -> tuple[str, ...]:
+        """Return the topics that have had no publisher yet."""
+        return tuple(self._waiting)
 
     def _look(self) -> None:
         for topic in list(self._waiting):
@@ -126,8 +127,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 executor.spin_once(timeout_sec=0.2)
             executor.shutdown()
             node.destroy_node()
-            if writer.num_messages == 0:
-                raise BagError(f'nothing was published on {", ".join(args.topics)}',
+            if node.missing or writer.num_messages == 0:
+                silent = ', '.join(node.missing or args.topics)
+                raise BagError(f'nothing was published on {silent}',
                                fix='no bag is kept; check the names of the topics')
     except UncertaintySegError as err:
         print(f'uncertainty_seg.ros.recorder: {err}', file=sys.stderr)

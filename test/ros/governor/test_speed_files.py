@@ -7,8 +7,8 @@ from pathlib import Path
 import re
 from typing import Any
 
+from launch_stand_ins import actions_of, arguments, stand_ins
 import pytest
-from test_launch_files import actions_of, arguments, stand_ins
 
 from uncertainty_seg.core.parameters import iter_parameters
 from uncertainty_seg.ros.governor.policy import SpeedSettings

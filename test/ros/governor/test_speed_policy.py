@@ -1,9 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What a flag is worth, with a clock that the test turns. Times are multiples of 1/64 s: exact.
+The speed factor and limited commands, with a clock that the test turns, in exact steps of 1/64 s.
 
-The oracle knows no state machine: it looks at the whole past and finds the last run of trues
-without a gap. At once down, the factor must be what that run has earned, to the last bit.
+The oracle of the factor knows no state machine: it searches the whole past for the last series of
+true flags without a gap. With a fall that is immediate, the factor must be exactly what that
+series has earned.
 
 """
 
@@ -13,12 +14,14 @@ from dataclasses import dataclass, replace
 import math
 from typing import Any
 
+from cases import for_each
 from hypothesis import given, HealthCheck, settings
 from hypothesis import strategies as st
 import pytest
 
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.ros.governor.policy import (
+    CommandLimiter,
     speed_settings_from_dict,
     SpeedPolicy,
     SpeedSettings,
@@ -261,6 +264,7 @@ def test_with_a_rate_it_falls_from_the_deadline_on_and_through_a_flag_that_comes
 @pytest.mark.parametrize(('values', 'sentence'), [
     ({'settle_s': 0.5}, 'settle_s is 0.5, expected at least deadline_s, 1'),
     ({'rate_hz': 1}, 'rate_hz is 1, expected at least 2 / deadline_s, 2'),
+    ({'rate_hz': 3, 'deadline_s': 0.5}, 'rate_hz is 3, expected at least 2 / deadline_s, 4'),
     ({'slow_factor': 1.5}, 'slow_factor is 1.5, expected a finite number from 0 to 1'),
     ({'slow_factor': math.nan}, 'slow_factor is nan'),
     ({'deadline_s': math.inf, 'settle_s': math.inf}, 'deadline_s is inf'),
@@ -271,3 +275,81 @@ def test_settings_that_make_no_sense_are_refused(values: dict[str, Any], sentenc
     with pytest.raises(ConfigError) as caught:
         speed_settings_from_dict(values)
     assert str(caught.value).startswith(sentence)
+
+
+def test_settings_at_the_borders_of_each_other_are_accepted() -> None:
+    settings = speed_settings_from_dict({'settle_s': 0.5, 'deadline_s': 0.5, 'rate_hz': 4})
+    assert settings == SpeedSettings(settle_s=0.5, deadline_s=0.5, rate_hz=4.0)
+
+
+# --- velocity commands ---------------------------------------------------------------------------
+
+TIMEOUT_S = 0.5
+COMMAND = (2.0, -1.0, 0.5, 0.0, 0.0, -0.25)
+ZERO = (0.0,) * 6
+
+
+def test_every_velocity_is_scaled() -> None:
+    limiter = CommandLimiter(TIMEOUT_S)
+    assert limiter.take(10.0, COMMAND, 0.5) == (1.0, -0.5, 0.25, 0.0, 0.0, -0.125)
+    assert limiter.take(10.1, COMMAND, 0.0) == ZERO
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=6, max_size=6),
+       st.floats(0, 1))
+def test_a_command_is_never_made_faster_or_turned_round(
+    command: list[float], factor: float
+) -> None:
+    limited = CommandLimiter(TIMEOUT_S).take(0.0, command, factor)
+    assert all(abs(b) <= abs(a) and a * b >= 0 for a, b in zip(command, limited, strict=True))
+
+
+@for_each('bad', [math.nan, math.inf, -math.inf])
+@for_each('axis', range(6))
+def test_what_is_not_finite_is_zero_in_every_axis_and_counted(bad: float, axis: int) -> None:
+    limiter = CommandLimiter(TIMEOUT_S)
+    limiter.take(10.0, COMMAND, 1.0)
+    command = (*COMMAND[:axis], bad, *COMMAND[axis + 1:])
+    assert limiter.take(10.1, command, 1.0) == ZERO
+    assert limiter.num_refused == 1
+    # Nor does the sound one before it come back.
+    assert limiter.tick(10.2, 0.5) == ZERO
+    assert limiter.take(10.3, COMMAND, 1.0) == COMMAND
+    assert limiter.num_refused == 1
+
+
+def test_zero_once_when_commands_stop_and_then_nothing_until_the_next() -> None:
+    limiter = CommandLimiter(TIMEOUT_S)
+    assert limiter.tick(9.0, 1.0) is None
+    limiter.take(10.0, COMMAND, 1.0)
+    assert limiter.tick(10.25, 1.0) is None
+    assert limiter.tick(10.5, 1.0) == ZERO
+    assert [limiter.tick(10.5 + n, 0.1) for n in range(5)] == [None] * 5
+    assert limiter.take(20.0, COMMAND, 1.0) == COMMAND
+    assert limiter.tick(21.0, 1.0) == ZERO
+
+
+def test_a_command_in_force_is_slowed_down_when_the_factor_falls_but_never_sped_up() -> None:
+    limiter = CommandLimiter(TIMEOUT_S)
+    limiter.take(10.0, COMMAND, 0.5)
+    assert limiter.tick(10.1, 1.0) is None
+    assert limiter.tick(10.2, 0.5) is None
+    assert limiter.tick(10.3, 0.25) == tuple(v / 4 for v in COMMAND)
+    assert limiter.tick(10.4, 0.25) is None
+    assert limiter.tick(10.45, 0.5) is None
+
+
+def test_a_clock_that_goes_back_ends_the_command() -> None:
+    limiter = CommandLimiter(TIMEOUT_S)
+    limiter.take(10.0, COMMAND, 1.0)
+    assert limiter.tick(9.9, 1.0) == ZERO
+
+
+def test_stopping_gives_zero_only_where_a_command_was_in_force() -> None:
+    limiter = CommandLimiter(TIMEOUT_S)
+    assert limiter.stop() is None
+    limiter.take(10.0, COMMAND, 1.0)
+    assert limiter.stop() == ZERO
+    assert limiter.stop() is None
+    # Nor is the command that was ended slowed down later.
+    assert limiter.tick(10.1, 0.5) is None

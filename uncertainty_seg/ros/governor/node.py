@@ -2,10 +2,10 @@
 """
 The node `speed_governor`: slows the vehicle down when the flag is false, late or gone.
 
-A process of its own, so that it outlives the perception node; it needs no model and no image.
-What a flag is worth is decided by `speed_policy`, what becomes of a command by `command_limiter`;
-here they are wired to topics. Their clock is steady and not the node's: simulated time may stand
-still, and a flag would not grow old.
+It runs in a process of its own, so that it outlives the perception node, and needs no model and no
+image. `SpeedPolicy` decides the speed factor and `CommandLimiter` scales the commands; this module
+connects them to topics. They use a steady clock instead of the node's clock, because simulated
+time may stand still and a flag would never become stale.
 
 """
 
@@ -54,33 +54,33 @@ except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
 # -------------------------------------------------------------------------------------------------
-# The subscription to the flag, and everything by which the middleware says that it is lost.
-# The deadline is asked for as it is offered, so that a publisher that promises less never matches:
-# what it sent could not be told from a flag that has died.
+# The subscription to the flag, and all events by which the middleware reports its loss.
+# The subscription requests the deadline that the publisher should offer. A publisher without that
+# deadline does not match, because its loss could not be detected in time.
 
 FLAG_TOPIC = 'confident'
 GONE = 'the publisher of the flag is gone'
-# Humble's callbacks are not told when a message was sent.
+# On Humble a callback does not get the time at which a message was sent.
 TELLS_WHEN_SENT = hasattr(Subscription, 'CallbackType')
 
 
 class FlagLink:
     """
-    Listen to the topic `confident`.
+    Subscribe to the topic `confident`.
 
     Parameters
     ----------
     node : Node
         Owns the subscription.
     deadline_s : float
-        Asked of the publisher.
+        Requested of the publisher.
     compare_clocks : bool
-        Whether to tell when a flag was sent.
+        Whether to pass on when a flag was sent.
     on_flag : callable
-        Called with what the flag says and when it was sent, in seconds of the system clock of
-        its publisher, or None where that is not known.
+        Called with the flag and the time at which it was sent, in seconds of the publisher's
+        system clock, or None where that is not known.
     on_lost : callable
-        Called with a reason when the middleware says that nothing comes.
+        Called with a reason when the middleware reports that the flag is lost.
 
     """
 
@@ -94,7 +94,7 @@ class FlagLink:
         is_told = TELLS_WHEN_SENT and compare_clocks
         take = self._take_with_info if is_told else self._take
         qos = flag_qos(deadline_s)
-        if not is_told:  # then old ones must not wait in line behind each other
+        if not is_told:  # old flags in a queue could not be told from new ones
             qos.depth = 1
         events = SubscriptionEventCallbacks(
             deadline=lambda event: on_lost(STALE), liveliness=self._on_liveliness,
@@ -103,12 +103,12 @@ class FlagLink:
         try:
             self._subscription = node.create_subscription(
                 Bool, FLAG_TOPIC, take, qos, event_callbacks=events)
-        except UnsupportedEventTypeError:  # the clock alone tells then
+        except UnsupportedEventTypeError:  # only the clock then detects a loss
             self._subscription = node.create_subscription(Bool, FLAG_TOPIC, take, qos)
 
     @property
     def topic(self) -> str:
-        """Return the topic listened to, after remapping."""
+        """Return the name of the topic, after remapping."""
         return str(self._subscription.topic_name)
 
     def num_publishers(self) -> int:
@@ -122,10 +122,10 @@ class FlagLink:
         sent_ns = info['source_timestamp']
         self._on_flag(msg.data, sent_ns * 1e-9 if sent_ns > 0 else None)
 
-    def look(self) -> None:
-        """Look whether the publisher has left or a second one has come; to be called often."""
+    def check_graph(self) -> None:
+        """Check whether the publisher has left or a second one has come; to be called often."""
         before, self._num_publishers = self._num_publishers, self.num_publishers()
-        # A publisher that was killed leaves seconds after the one that took its place came.
+        # A killed publisher leaves the graph seconds after its successor has joined it.
         if before and not self._num_publishers:
             self._on_lost(GONE)
         elif before < 2 <= self._num_publishers:
@@ -134,7 +134,7 @@ class FlagLink:
                 'death of another is not noticed; give each its own governor')
 
     def _on_liveliness(self, event: Any) -> None:
-        # Fast DDS says nothing here where no lease is offered, so the graph is looked at, too.
+        # Fast DDS reports nothing here if no lease is offered; therefore check_graph, too.
         if not event.alive_count:
             self._on_lost(GONE)
 
@@ -147,7 +147,7 @@ class FlagLink:
 
 
 # -------------------------------------------------------------------------------------------------
-# The settings of the speed governor as ROS parameters, which stay as they are at the start.
+# The settings of the speed governor as ROS parameters, which cannot change after the start.
 
 
 def declared_settings(node: Node) -> SpeedSettings:
@@ -173,7 +173,7 @@ def declared_settings(node: Node) -> SpeedSettings:
     known = list(iter_parameters(SpeedSettings))
     values = {}
     for setting in known:
-        # Any value passes here, so that the settings say what is wrong with it.
+        # ROS accepts any type here, so that the settings can say what is wrong with a value.
         anything = ParameterDescriptor(name=setting.name, dynamic_typing=True)
         value = node.declare_parameter(setting.name, to_ros(setting.default), anything).value
         values[setting.name] = from_ros(setting, value)
@@ -185,7 +185,7 @@ def declared_settings(node: Node) -> SpeedSettings:
 
 
 def _warn_of_strangers(node: Node) -> None:
-    # ROS ignores a misspelt parameter without a word. The attribute is not public; without it
+    # ROS ignores a misspelt parameter silently. The attribute is private; on a release without it
     # there is no warning.
     for name in sorted(getattr(node, '_parameter_overrides', {})):
         if not node.has_parameter(name) and not name.startswith('qos_overrides.'):
@@ -197,14 +197,14 @@ def _warn_of_strangers(node: Node) -> None:
 NODE_NAME = 'speed_governor'
 DIAGNOSTICS_NAME = 'uncertainty_seg: speed_governor'
 DIAGNOSTICS_PERIOD_S = 1.0
-REFUSAL_SAID_EVERY_S = 5.0
-# The deadline that the factor is offered with, in periods of it: room for a busy machine.
+REFUSAL_REPORT_PERIOD_S = 5.0
+# The deadline that the factor is offered with, in publishing periods: room for a busy machine.
 DEADLINE_PERIODS = 5
 
 
 def steady_s() -> float:
-    """Return seconds that never stand still or go back, not even while the machine sleeps."""
-    # Linux; elsewhere the sleep of the machine is not seen.
+    """Return the seconds of a clock that also runs while the machine sleeps."""
+    # Only Linux has this clock; elsewhere the time that the machine sleeps is not counted.
     boot = getattr(time, 'CLOCK_BOOTTIME', None)
     return time.monotonic() if boot is None else time.clock_gettime(boot)
 
@@ -250,11 +250,11 @@ class SpeedGovernorNode(Node):
             f'{self._limited.topic_name}, at factor {settings.slow_factor:g} until then')
 
     def fall(self, reason: str) -> None:
-        """Take it that there is no flag, and say so at once."""
-        self._give_out(self._policy.lose_flag(self._steady_s(), reason))
+        """Count the flag as lost, and publish the factor at once."""
+        self._publish_factor(self._policy.lose_flag(self._steady_s(), reason))
 
     def stop(self) -> None:
-        """Leave the vehicle slow, and standing if it was driven by a command."""
+        """Publish the slow factor, and zero if a command was in force."""
         self.fall('the governor stops')
         self._factors.publish(Float32(data=self._settings.slow_factor))
         self._publish(self._limiter.stop())
@@ -263,13 +263,13 @@ class SpeedGovernorNode(Node):
                 publisher.wait_for_all_acked(Duration(seconds=0.5))
 
     def _on_flag(self, is_confident: bool, sent_s: float | None) -> None:
-        # In this order: what comes between the two clocks makes the flag older, never younger.
+        # In this order, a pause between the two clocks makes the flag older, never younger.
         now_s = self._steady_s()
         age_s = None if sent_s is None else time.time() - sent_s
         before = self._policy.factor
         factor = self._policy.take_flag(now_s, is_confident, age_s)
-        if factor < before:  # not before the next tick would be too late
-            self._give_out(factor)
+        if factor < before:  # at once: the next tick may be too late
+            self._publish_factor(factor)
 
     def _on_command(self, msg: Any) -> None:
         now_s = self._steady_s()
@@ -282,16 +282,16 @@ class SpeedGovernorNode(Node):
             self.get_logger().warning(
                 f'{self._commands.topic_name} is not finite, zero goes out '
                 f'({self._limiter.num_refused} so far)',
-                throttle_duration_sec=REFUSAL_SAID_EVERY_S)
+                throttle_duration_sec=REFUSAL_REPORT_PERIOD_S)
 
     def _on_tick(self) -> None:
-        self._flag.look()
-        self._give_out(self._policy.tick(self._steady_s()))
+        self._flag.check_graph()
+        self._publish_factor(self._policy.tick(self._steady_s()))
 
-    def _give_out(self, factor: float) -> None:
+    def _publish_factor(self, factor: float) -> None:
         self._factors.publish(Float32(data=factor))
         self._publish(self._limiter.tick(self._steady_s(), factor))
-        self._say_state()
+        self._report_state()
 
     def _publish(self, velocity: Velocity | None) -> None:
         if velocity is None:
@@ -305,8 +305,8 @@ class SpeedGovernorNode(Node):
     def _twist_in(self, msg: Any) -> Any:
         return msg.twist if self._settings.stamped else msg
 
-    def _say_state(self) -> None:
-        # Not each flicker of the flag while slow: only what the vehicle feels.
+    def _report_state(self) -> None:
+        # Only changes of the speed are logged, not each change of the flag while slow.
         state, before = self._policy.state, self._state
         if before in ('rising', 'full') and state in ('slow', 'settling'):
             reason = self._policy.reason or 'the flag was lost for a moment'
@@ -315,7 +315,7 @@ class SpeedGovernorNode(Node):
             self.get_logger().info('full speed' if state == 'full' else 'speed rises')
         self._state = state
 
-    def _of_other_types(self) -> list[str]:
+    def _type_conflicts(self) -> list[str]:
         heard = {self._flag.topic: 'std_msgs/msg/Bool',
                  str(self._commands.topic_name):
                  f'geometry_msgs/msg/{self._commands.msg_type.__name__}'}
@@ -328,7 +328,7 @@ class SpeedGovernorNode(Node):
         reason = policy.reason
         if reason and not self._flag.num_publishers():
             reason += f'; no publisher on {self._flag.topic}: start the node, or remap confident'
-        reason = '; '.join(text for text in (reason, *self._of_other_types()) if text)
+        reason = '; '.join(text for text in (reason, *self._type_conflicts()) if text)
         values = {
             'speed_factor': f'{policy.factor:.3f}',
             'state': policy.state,
@@ -341,7 +341,7 @@ class SpeedGovernorNode(Node):
 
 
 def command_qos() -> QoSProfile:
-    """Take and offer the newest command only, reliably."""
+    """Return a quality of service for the newest command only, reliable."""
     return QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=1,
                       reliability=QoSReliabilityPolicy.RELIABLE)
 
@@ -361,8 +361,8 @@ def set_velocity(twist: Twist, velocity: Velocity) -> None:
 
 # -------------------------------------------------------------------------------------------------
 # Entry point of `speed_governor`.
-# Exit code 2, and one sentence, for an argument or a parameter that cannot be used. A signal ends
-# it in order, with the slow factor, a last zero command where one was in force, and exit code 0.
+# An argument or a parameter that cannot be used gives one sentence and exit code 2. A signal ends
+# the node in order: it publishes the slow factor, and zero if a command was in force; exit code 0.
 
 EXIT_MISUSE = 2
 
@@ -383,7 +383,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
     """
     try:
-        # ROS's own handlers would close the context before the last words could be published.
+        # ROS's own handlers would close the context before the last messages are published.
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as err:  # of rcl: an argument or a parameter file it cannot read
         return _refuse(f'arguments cannot be used: {err}')

@@ -1,13 +1,15 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-How much speed the flag is worth: a state machine that is told the time. Imports no ROS.
+The speed factor: a state machine that turns the flag into a share of the speed. Imports no ROS.
 
-The factor rises at one place only, the arrival of a `true`, and only for the time since the one
-before; so nothing that merely goes by, no timer and no silence, can make the vehicle faster.
-Everything else holds it or lets it fall. A flag is as old as the time since it was sent: a process
-that was starved finds old ones in its queue, and takes them one after the other. After a cut many
-come at once; therefore the flag must have kept coming for `settle_s`, counted from the first
-arrival and at least the deadline: a burst is stale again before that time is over.
+The state machine reads no clock: each call says what time it is. The factor rises in one place
+only, when a true flag arrives, and only by the time since the previous true flag. No timer and no
+silence can therefore make the vehicle faster; every other event holds the factor or lowers it.
+
+The age of a flag is the time since it was sent, because a process that got no processor time finds
+old flags in its queue and takes them one after the other. After a network cut many flags arrive at
+once. The flag must therefore have been true for `settle_s`, counted from the first arrival. That
+is at least the deadline, so a burst of old flags is stale before the factor may rise.
 
 """
 
@@ -21,26 +23,26 @@ from uncertainty_seg.core.parameters import from_dict, parameter
 from uncertainty_seg.errors import ConfigError
 
 # -------------------------------------------------------------------------------------------------
-# Scales velocity commands, and ends them when they stop coming. Is told the time; imports no ROS.
+# Scales velocity commands, and publishes zero when they stop coming. Reads no clock.
 # A driver may send a command once and rely on it for a while. If the factor falls meanwhile, the
-# command is given out anew, slower: the vehicle must not wait for the driver's next one.
+# command is republished, scaled down: the vehicle must not wait for the driver's next command.
 
 Velocity = tuple[float, ...]
 
 
 class CommandLimiter:
     """
-    Turn commands into limited ones. Not thread-safe.
+    Scale velocity commands by the speed factor. Not thread-safe.
 
     Parameters
     ----------
     timeout_s : float
-        A command is over after this long.
+        A command is valid for this long.
 
     Attributes
     ----------
     num_refused : int
-        Commands that held NaN or infinity, for each of which zero was given out.
+        Commands with NaN or infinity; zero was published for each of them.
 
     """
 
@@ -78,30 +80,30 @@ class CommandLimiter:
 
     def tick(self, now_s: float, factor: float) -> Velocity | None:
         """
-        Look whether the command in force is over or too fast by now.
+        Check whether the command in force has timed out or is too fast for the factor.
 
         Parameters
         ----------
         now_s : float
-            The time; if it went back the command is over.
+            The time; if it went back, the command has timed out.
         factor : float
             0 to 1.
 
         Returns
         -------
         tuple of float or None
-            What to give out, zero once when it is over; None for nothing.
+            What to publish: zero, once, after a timeout; None for nothing.
 
         """
         if self._command is None:
             return None
         if not 0 <= now_s - self._taken_s < self._timeout_s:
             return self.stop()
-        # Only down: a faster one is the driver's to ask for.
+        # Only slower: a faster command must come from the driver.
         return self._scaled(self._command, factor) if factor < self._factor else None
 
     def stop(self) -> Velocity | None:
-        """End the command in force: zero to give out, or None if there is none."""
+        """End the command in force; return zero to publish, or None if there was no command."""
         command, self._command = self._command, None
         return None if command is None else (0.0,) * len(command)
 
@@ -111,16 +113,15 @@ class CommandLimiter:
 
 
 # -------------------------------------------------------------------------------------------------
-# Every setting of the speed governor, with its meaning, unit and range: the one source.
-# The node's parameters and the list in docs/speed_governor.md are made from this class. Imports
-# no ROS.
+# Every setting of the speed governor, with its meaning, unit and range. The node's parameters and
+# the list in docs/speed_governor.md are made from this class.
 
 TICKS_A_DEADLINE = 2.0
 
 
 @dataclass(frozen=True)
 class SpeedSettings:
-    """How much speed a flag is worth."""
+    """The settings of the speed governor."""
 
     slow_factor: float = parameter(
         0.2, 'Speed factor while no reliable flag arrives; 0 stops the vehicle.',
@@ -189,22 +190,22 @@ _BAD_CLOCK = 'the clock stands still or went back'
 
 class SpeedPolicy:
     """
-    Turn flags and their absence into a speed factor.
+    Turn the flag, or its absence, into a speed factor.
 
-    Times are seconds of one clock that goes on when the machine sleeps; where that clock is seen
-    to stand still or go back, the factor falls. Starts slow. Not thread-safe.
+    Times are seconds of one clock that also runs while the machine sleeps. If that clock stands
+    still or goes back, the factor falls. It starts slow. Not thread-safe.
 
     Parameters
     ----------
     settings : SpeedSettings
-        How fast, how far, how long.
+        Limits, rates and times.
     now_s : float
         The time.
 
     Attributes
     ----------
     num_falls : int
-        How often a run of flags that were true ended.
+        How often a series of true flags ended.
 
     """
 
@@ -213,7 +214,7 @@ class SpeedPolicy:
         self._now_s = now_s
         self._ticked_s: float | None = None
         self._factor = settings.slow_factor
-        # Of the trues that came without a gap: arrival of the first, sending of the last.
+        # Of the present series of true flags: when the first arrived, when the last was sent.
         self._since_s: float | None = None
         self._true_s = now_s
         self._heard_s: float | None = None
@@ -222,12 +223,12 @@ class SpeedPolicy:
 
     @property
     def factor(self) -> float:
-        """Return the share of the speed asked for that may be driven, `slow_factor` to 1."""
+        """Return the share of the commanded speed that is allowed, `slow_factor` to 1."""
         return self._factor
 
     @property
     def state(self) -> str:
-        """One of slow (no flag), settling (not yet), rising and full."""
+        """One of slow (no true flag), settling (true, for less than settle_s), rising and full."""
         if self._since_s is None:
             return 'slow'
         if not self._is_settled():
@@ -236,7 +237,7 @@ class SpeedPolicy:
 
     @property
     def reason(self) -> str:
-        """Why there is no flag to rely on, and since when; empty if there is one."""
+        """Why the flag cannot be relied on, and since when; empty if it can."""
         if not self._why or self._heard_s is None:
             return self._why
         silence_s = self._now_s - self._heard_s
@@ -246,22 +247,22 @@ class SpeedPolicy:
 
     def take_flag(self, now_s: float, is_confident: bool, age_s: float | None = None) -> float:
         """
-        Take a flag that arrived.
+        Handle a flag that arrived.
 
         Parameters
         ----------
         now_s : float
             The time.
         is_confident : bool
-            What it says.
+            The flag.
         age_s : float or None
             How long ago it was sent, by the system clocks; NaN is stale. None if that is not
-            known: it counts as sent now.
+            known: the flag then counts as sent now.
 
         Returns
         -------
         float
-            The factor; only a `true` in time can have raised it.
+            The factor; only a true flag that is not stale can have raised it.
 
         """
         self._advance(now_s)
@@ -272,23 +273,23 @@ class SpeedPolicy:
         elif not abs(age_s) < self._settings.deadline_s:
             self._lose(f'the flag was sent {age_s:.1f} s ago: held up, or the clocks differ')
         else:
-            # One from the future, by clocks that differ a little, is not younger than now.
+            # The clocks may differ a little: a flag from the future counts as sent now.
             self._rise(now_s - max(age_s, 0.0))
         return self._factor
 
     def lose_flag(self, now_s: float, reason: str) -> float:
-        """Take note that the flag is not to be relied on; `STALE` says no more than the clock."""
+        """Handle the loss of the flag; the reason `STALE` adds nothing to an earlier reason."""
         self._advance(now_s)
         self._lose(reason)
         return self._factor
 
     def factor_at(self, now_s: float) -> float:
-        """Return the factor that holds now; a flag that is stale by now has made it fall."""
+        """Return the factor at this time; it has fallen if the flag has become stale."""
         self._advance(now_s)
         return self._factor
 
     def tick(self, now_s: float) -> float:
-        """Do the same at every tick of a timer, between which the clock must have moved."""
+        """Return the factor at a tick of a timer; the clock must have moved since the last."""
         self._advance(now_s)
         if self._ticked_s is not None and now_s <= self._ticked_s:
             self._lose(_BAD_CLOCK)
@@ -307,7 +308,7 @@ class SpeedPolicy:
 
     def _lose(self, reason: str) -> None:
         self.num_falls += self._since_s is not None
-        # Silence is no news of a flag that is lost already.
+        # A flag that is lost already keeps its first reason when it becomes stale, too.
         if reason != STALE or self._since_s is not None:
             self._why = reason
         self._since_s = None
@@ -325,7 +326,7 @@ class SpeedPolicy:
         if self._since_s is not None and silence_s >= self._settings.deadline_s:
             self._lose(STALE)
             passed_s = silence_s - self._settings.deadline_s
-        # Once it falls it falls on, until the flag has settled again.
+        # A factor that has begun to fall goes on falling until the flag has settled again.
         if not self._is_settled():
             fallen = self._factor - self._settings.fall_per_s * passed_s
             self._factor = max(fallen, self._settings.slow_factor)

@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-FAULT_NODE = [str(Path(__file__).resolve().parents[1] / 'rigs' / 'ros_fault_node.py')]
+ROOT = Path(__file__).resolve().parents[3]
+FAULT_NODE = [str(Path(__file__).resolve().parents[2] / 'rigs' / 'ros_fault_node.py')]
 NODE = ['-m', 'uncertainty_seg.ros.main']
 TIMEOUT_S = 60.0  # ten times and more what a loaded machine needs
 HAS_ROS = find_spec('rclpy') is not None
@@ -132,8 +132,8 @@ class Process:
     def is_running(self) -> bool:
         return self._process.poll() is None
 
-    def wait(self) -> int:
-        return self._process.wait(TIMEOUT_S)
+    def wait(self, timeout_s: float | None = TIMEOUT_S) -> int:
+        return self._process.wait(timeout_s)
 
     def send_signal(self, number: int) -> None:
         self._process.send_signal(number)

@@ -20,7 +20,7 @@ from typing import Any
 from ros_helpers import Client, own_domain, Process
 
 GOVERNOR = ['-m', 'uncertainty_seg.ros.governor.node']
-PEER = [str(Path(__file__).resolve().parents[1] / 'rigs' / 'ros_speed_peer.py')]
+PEER = [str(Path(__file__).resolve().parents[2] / 'rigs' / 'ros_speed_peer.py')]
 SLOW, DEADLINE_S, RATE_HZ = 0.25, 0.5, 40.0
 # Ten times and more what was measured on a busy machine; far below the 20 s after which Fast DDS
 # gives up a participant by itself.

@@ -1,0 +1,139 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""One loop for node, replay and score: whatever a frame does, there is a verdict or no judge."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from conftest import make_tiny_bundle
+from fake_backend import FakeBackend
+import numpy as np
+import pytest
+
+from uncertainty_seg.core.frame_loop import FrameLoop, Outcome, PlainJudge
+from uncertainty_seg.core.gate import Verdict
+from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.settings import settings_from_dict
+from uncertainty_seg.errors import ImageError
+from uncertainty_seg.storage.model_bundle import load_bundle
+
+BLUE = np.zeros((96, 128, 3), np.uint8)
+BLUE[..., 0] = 255
+SETTINGS = settings_from_dict({'gate.rise_ratio': 1.0, 'gate.rise_frames': 1})
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path) -> Pipeline:
+    bundle = load_bundle(str(make_tiny_bundle(tmp_path / 'tiny')))
+    return Pipeline(bundle, FakeBackend(bundle.card, fail_on_run=3), SETTINGS)
+
+
+def read_blue() -> np.ndarray:
+    return BLUE
+
+
+def refuse_to_read(error: Exception) -> Any:
+    def read() -> np.ndarray:
+        raise error
+    return read
+
+
+def test_a_frame_is_measured_and_judged_and_the_result_holds_the_verdict(
+    pipeline: Pipeline
+) -> None:
+    outcome = FrameLoop(pipeline).take(read_blue, 7)
+    assert outcome is not None and outcome.result is not None
+    assert outcome.verdict.is_confident
+    assert outcome.result.verdict is outcome.verdict is pipeline.verdict
+    assert outcome.image_bgr is BLUE
+    assert (outcome.result.stamp_ns, outcome.problem) == (7, '')
+
+
+@pytest.mark.parametrize(('error', 'problem', 'is_logged'), [
+    (ImageError('no\n  pixels'), 'no pixels.', False),
+    (ValueError('x'), 'internal error ValueError: x', True),
+    (MemoryError(), 'internal error MemoryError:', True),
+])
+def test_what_reading_raises_is_a_fault_of_the_frame_and_the_next_one_is_taken(
+    pipeline: Pipeline, error: Exception, problem: str, is_logged: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    loop = FrameLoop(pipeline)
+    assert loop.take(read_blue, 0).verdict.is_confident
+    with caplog.at_level(logging.ERROR):
+        outcome = loop.take(refuse_to_read(error), 1)
+    assert (outcome.verdict.kind, outcome.verdict.is_confident) == ('fault', False)
+    assert (outcome.problem, outcome.result, outcome.image_bgr) == (problem, None, None)
+    assert pipeline.verdict is outcome.verdict
+    # A bug of ours is told with its place, a bad image is not.
+    assert [bool(record.exc_info) for record in caplog.records] == [True] * is_logged
+    assert loop.take(read_blue, 2).verdict.is_confident
+
+
+def test_an_engine_that_fails_is_a_fault_of_the_frame(pipeline: Pipeline) -> None:
+    outcomes = [FrameLoop(pipeline).take(read_blue, stamp) for stamp in range(4)]
+    assert [one.verdict.is_confident for one in outcomes] == [True, True, False, True]
+    assert 'failed on run 3' in outcomes[2].problem
+
+
+def test_an_end_of_the_process_is_no_fault_of_a_frame(pipeline: Pipeline) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        FrameLoop(pipeline).take(refuse_to_read(KeyboardInterrupt()), 0)
+
+
+class TiredJudge(PlainJudge):
+    """Decides as the gate does until it is told to end, and remembers what it was handed."""
+
+    def __init__(self, pipeline: Pipeline, ends_at: str) -> None:
+        super().__init__(pipeline)
+        self.ends_at, self.told = ends_at, []
+
+    def begin(self) -> Any:
+        return None if self.ends_at == 'begin' else super().begin()
+
+    def judge(self, force: Any, result: Any, about: Any) -> Verdict | None:
+        self.told.append(about)
+        return None if self.ends_at == 'judge' else super().judge(force, result, about)
+
+    def refuse(self, reason: str, about: Any) -> Verdict | None:
+        self.told.append((reason, about))
+        return None if self.ends_at == 'refuse' else super().refuse(reason, about)
+
+
+def test_where_nothing_is_decided_any_more_there_is_no_outcome(pipeline: Pipeline) -> None:
+    num_read = 0
+
+    def read() -> np.ndarray:
+        nonlocal num_read
+        num_read += 1
+        return BLUE
+
+    assert FrameLoop(pipeline, TiredJudge(pipeline, 'begin')).take(read, 0) is None
+    assert num_read == 0
+    assert FrameLoop(pipeline, TiredJudge(pipeline, 'judge')).take(read, 0) is None
+    assert num_read == 1
+    loop = FrameLoop(pipeline, TiredJudge(pipeline, 'refuse'))
+    assert loop.take(refuse_to_read(ImageError('no pixels')), 0) is None
+    assert loop.refuse('a message of another type') is None
+
+
+def test_the_judge_gets_what_the_frame_came_with(pipeline: Pipeline) -> None:
+    judge = TiredJudge(pipeline, '')
+    loop = FrameLoop(pipeline, judge)
+    loop.take(read_blue, 0, 'header 1')
+    loop.take(refuse_to_read(ImageError('no pixels')), 1, 'header 2')
+    outcome = loop.refuse('too old', 'header 3')
+    assert judge.told == ['header 1', ('no pixels.', 'header 2'), ('too old', 'header 3')]
+    assert outcome == Outcome(pipeline.verdict)
+    assert outcome.problem == 'too old'
+
+
+def test_a_frame_is_judged_by_what_was_in_force_when_it_began(pipeline: Pipeline) -> None:
+    def read() -> np.ndarray:
+        pipeline.restart('the node was reset')
+        return BLUE
+
+    outcome = FrameLoop(pipeline).take(read, 0)
+    assert not outcome.verdict.is_confident

@@ -1,0 +1,50 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""One test for many cases: a claim counts once, and the case that breaks it is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import wraps
+import inspect
+from typing import Any
+
+import pytest
+
+
+def for_each(names: str, cases: Iterable[Any]) -> Callable[..., Any]:
+    """
+    Run a test for every case, as one test; written as `pytest.mark.parametrize` is.
+
+    Parameters
+    ----------
+    names : str
+        Arguments of the test, with commas between them.
+    cases : iterable
+        The value of the argument, or a tuple of the values of several.
+
+    Returns
+    -------
+    callable
+        A decorator. The test fails at the first case that does, and says which. Fixtures are made
+        once for all cases.
+
+    """
+    words = [word.strip() for word in names.split(',')]
+    listed = [dict(zip(words, case if len(words) > 1 else (case,), strict=True)) for case in cases]
+
+    def decorate(test: Callable[..., Any]) -> Callable[..., Any]:
+        assert listed, 'a test without a case claims nothing'
+        signature = inspect.signature(test)
+
+        @wraps(test)
+        def run(**fixtures: Any) -> None:
+            for values in listed:
+                try:
+                    test(**fixtures, **values)
+                except (Exception, pytest.fail.Exception) as err:
+                    raise AssertionError(f'{values}: {err}') from err
+
+        run.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[p for p in signature.parameters.values() if p.name not in words])
+        return run
+    return decorate

@@ -1,0 +1,79 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Stand-ins for launch and launch_ros, by which tests read what a launch file declares."""
+
+from collections.abc import Iterator
+from pathlib import Path
+import runpy
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+PROFILES = {'FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'}
+FRAME_MEMORY = {'RMW_FASTRTPS_USE_QOS_FROM_XML', 'MALLOC_MMAP_THRESHOLD_',
+                'MALLOC_TRIM_THRESHOLD_'}
+
+
+class Call(SimpleNamespace):
+    """Remembers what it was made with."""
+
+    def __init__(self, *words: Any, **options: Any) -> None:
+        super().__init__(words=words, **options)
+
+
+def kind(name: str) -> type:
+    return type(name, (Call,), {})
+
+
+def configuration(values: dict[str, str]) -> type:
+    def perform(self: Any, context: Any) -> str:
+        return values.get(self.words[0], '')
+    return type('LaunchConfiguration', (Call,), {'perform': perform})
+
+
+@pytest.fixture
+def arguments() -> dict[str, str]:
+    """Values of the launch arguments; tests add to it."""
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def stand_ins(monkeypatch: Any, arguments: dict[str, str]) -> Iterator[None]:
+    contents = {
+        'launch': ['LaunchContext', 'LaunchDescription'],
+        'launch.actions': ['DeclareLaunchArgument', 'IncludeLaunchDescription',
+                           'OpaqueFunction', 'SetEnvironmentVariable'],
+        'launch.conditions': ['IfCondition'],
+        'launch.launch_description_sources': ['PythonLaunchDescriptionSource'],
+        'launch_ros': [],
+        'launch_ros.actions': ['Node'],
+        'launch_ros.parameter_descriptions': ['ParameterValue'],
+        'ament_index_python': [],
+    }
+    for module_name, names in contents.items():
+        module = ModuleType(module_name)
+        for name in names:
+            setattr(module, name, kind(name))
+        monkeypatch.setitem(sys.modules, module_name, module)
+    substitutions = ModuleType('launch.substitutions')
+    substitutions.LaunchConfiguration = configuration(arguments)
+    monkeypatch.setitem(sys.modules, 'launch.substitutions', substitutions)
+    index = ModuleType('ament_index_python.packages')
+    index.get_package_share_directory = lambda name: str(ROOT)
+    monkeypatch.setitem(sys.modules, 'ament_index_python.packages', index)
+    for name in PROFILES | FRAME_MEMORY:
+        monkeypatch.delenv(name, raising=False)
+    yield
+
+
+def actions_of(file: str) -> dict[str, list[Any]]:
+    """Return the actions of a launch file by their kind, opaque ones opened."""
+    description = runpy.run_path(str(ROOT / 'launch' / file))['generate_launch_description']()
+    by_kind: dict[str, list[Any]] = {}
+    for action in description.words[0]:
+        opened = action.function(None) if type(action).__name__ == 'OpaqueFunction' else [action]
+        for one in opened:
+            by_kind.setdefault(type(one).__name__, []).append(one)
+    return by_kind

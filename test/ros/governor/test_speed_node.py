@@ -1,0 +1,538 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+The speed governor in this process: its callbacks are called by hand, with a clock the test turns.
+
+What it does over DDS, with peers that die and hang, is in test_speed_governor.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ros_helpers import HAS_ROS, own_domain, SKIP_REASON, values_of
+
+if not HAS_ROS:
+    pytest.skip(SKIP_REASON, allow_module_level=True)
+
+from geometry_msgs.msg import Twist, TwistStamped  # noqa: I100
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.qos import QoSHistoryPolicy, QoSReliabilityPolicy
+from std_msgs.msg import Bool
+
+from uncertainty_seg.ros.governor import node as governor_node
+from uncertainty_seg.ros.governor.node import (
+    FlagLink,
+    GONE,
+    main,
+    set_velocity,
+    SpeedGovernorNode,
+    steady_s,
+    velocity_of,
+)
+from uncertainty_seg.ros.governor.policy import STALE
+
+pytestmark = pytest.mark.ros
+SLOW, DEADLINE_S = 0.25, 0.5
+SYSTEM_S = 1_700_000_000.0
+
+
+@pytest.fixture(scope='module', autouse=True)
+def domain() -> Iterator[int]:
+    with own_domain() as number:
+        yield number
+
+
+class Log:
+    """A logger that keeps what it is told."""
+
+    def __init__(self, told: list[tuple[str, str]]) -> None:
+        self._told = told
+
+    def info(self, text: str, **_: Any) -> None:
+        self._told.append(('info', text))
+
+    def warning(self, text: str, **_: Any) -> None:
+        self._told.append(('warning', text))
+
+    def error(self, text: str, **_: Any) -> None:
+        self._told.append(('error', text))
+
+
+class Governor:
+    """A governor whose topics are lists."""
+
+    def __init__(self, domain: int, parameters: dict[str, Any]) -> None:
+        values = {'slow_factor': SLOW, 'deadline_s': DEADLINE_S, 'settle_s': DEADLINE_S,
+                  'rise_per_s': 1.0, 'command_timeout_s': 0.5, **parameters}
+        words = [word for name, value in values.items()
+                 for word in ('-p', f'{name}:={str(value).lower()}')]
+        rclpy.init(args=['--ros-args', '--log-level', 'fatal', *words], domain_id=domain)
+        self.now_s = 1000.0
+        self.asked: list[str] = []  # which of the clocks
+        self.log: list[tuple[str, str]] = []
+        logged = type('Logged', (SpeedGovernorNode,), {'get_logger': lambda node: Log(self.log)})
+        self.node = logged(lambda: self.asked.append('steady') or self.now_s)
+        self.said_at_start, self.log[:] = list(self.log), []
+        self.said: dict[str, list[Any]] = {}
+        for publisher in self.node.publishers:
+            self.said[publisher.topic_name] = []
+            publisher.publish = self.said[publisher.topic_name].append
+        self.acked: list[tuple[str, int]] = []
+        for publisher in self.node.publishers:
+            publisher.wait_for_all_acked = (
+                lambda timeout, name=publisher.topic_name:
+                self.acked.append((name, timeout.nanoseconds)))
+        self.num_publishers = 1
+        self.node.count_publishers = lambda topic: self.num_publishers
+        self._callbacks = {one.topic_name: one.callback for one in self.node.subscriptions}
+        self._timers = {timer.timer_period_ns: timer.callback for timer in self.node.timers}
+
+    @property
+    def factors(self) -> list[float]:
+        return [msg.data for msg in self.said['/speed_governor/speed_factor']]
+
+    @property
+    def limited(self) -> list[Any]:
+        return self.said['/cmd_vel_limited']
+
+    def system_s(self) -> float:
+        self.asked.append('system')
+        return SYSTEM_S
+
+    def hear(self, is_confident: bool, age_s: float = 0.0) -> None:
+        """Take a flag that was sent so long ago by the system clock."""
+        self._callbacks['/confident'](
+            Bool(data=is_confident), {'source_timestamp': round((SYSTEM_S - age_s) * 1e9)})
+
+    def hear_without_a_time(self, *information: Any) -> None:
+        self._callbacks['/confident'](Bool(data=True), *information)
+
+    def command(self, msg: Any) -> None:
+        self._callbacks['/cmd_vel'](msg)
+
+    def tick(self, step_s: float = 0.1) -> None:
+        self.now_s += step_s
+        self._timers[100_000_000]()
+
+    def rise(self) -> None:
+        """Hear true flags until the factor is 1."""
+        for _ in range(40):
+            self.hear(True)
+            self.tick()
+        assert self.factors[-1] == 1.0
+
+    def health(self) -> Any:
+        self._timers[1_000_000_000]()
+        return self.said['/diagnostics'][-1]
+
+    def reason(self) -> str:
+        return self.health().status[0].message
+
+
+@contextmanager
+def governor(domain: int, **parameters: Any) -> Iterator[Governor]:
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            one = Governor(domain, parameters)
+            patch.setattr(governor_node, 'time', SimpleNamespace(time=one.system_s))
+            yield one
+            one.node.destroy_node()
+        finally:
+            rclpy.try_shutdown()
+
+
+def twist(x: float, yaw: float = 0.0) -> Any:
+    msg = Twist()
+    msg.linear.x, msg.angular.z = x, yaw
+    return msg
+
+
+# --- the flag ------------------------------------------------------------------------------------
+
+
+def test_a_flag_is_as_old_as_the_time_since_it_was_sent(domain: int) -> None:
+    with governor(domain) as one:
+        one.rise()
+        one.hear(True, 0.75 * DEADLINE_S)
+        assert one.factors[-1] == 1.0
+        one.hear(True, 2 * DEADLINE_S)  # it lay in a queue
+        assert one.factors[-1] == SLOW
+        assert one.reason().startswith('the flag was sent 1.0 s ago')
+
+
+def test_trues_that_each_arrive_late_never_raise_the_factor(domain: int) -> None:
+    with governor(domain) as one:
+        for _ in range(40):
+            one.hear(True, DEADLINE_S)
+            one.tick()
+        assert set(one.factors) == {SLOW}
+
+
+def test_a_middleware_that_does_not_tell_when_a_flag_was_sent_is_taken_at_its_arrival(
+    domain: int
+) -> None:
+    for sent_ns in (0, -1):
+        with governor(domain) as one:
+            one.rise()
+            one.hear_without_a_time({'source_timestamp': sent_ns})
+            assert one.reason() == 'full'
+
+
+def test_where_clocks_are_not_compared_a_flag_is_young_when_it_arrives(domain: int) -> None:
+    with governor(domain, compare_clocks=False) as one:
+        for _ in range(40):
+            one.hear_without_a_time()  # rclpy gives none to a callback of one argument
+            one.tick()
+        assert one.factors[-1] == 1.0
+
+
+def test_a_false_flag_goes_out_at_once_and_a_true_one_at_the_next_tick(domain: int) -> None:
+    with governor(domain) as one:
+        one.rise()
+        num_before = len(one.factors)
+        one.hear(True)
+        assert len(one.factors) == num_before
+        one.hear(False)
+        assert one.factors[num_before:] == [SLOW]
+
+
+def test_the_system_clock_is_read_last_so_that_a_pause_makes_the_flag_older(domain: int) -> None:
+    with governor(domain) as one:
+        one.asked.clear()
+        one.hear(True)
+        assert one.asked == ['steady', 'system']
+
+
+class Ears:
+    """A node that remembers the subscription it was asked for."""
+
+    def __init__(self) -> None:
+        self.num_publishers = 0
+        self.warnings: list[str] = []
+        self.errors: list[str] = []
+
+    def create_subscription(
+        self, kind: Any, topic: str, take: Any, qos: Any, event_callbacks: Any = None
+    ) -> Any:
+        self.kind, self.take, self.qos, self.events = kind, take, qos, event_callbacks
+        return SimpleNamespace(topic_name=f'/auv/{topic}')
+
+    def count_publishers(self, topic: str) -> int:
+        assert topic == '/auv/confident'
+        return self.num_publishers
+
+    def get_logger(self) -> Any:
+        return SimpleNamespace(warning=self.warnings.append, error=self.errors.append)
+
+
+def link(compare_clocks: bool = True) -> tuple[Ears, FlagLink, list[Any], list[str]]:
+    ears, heard, lost = Ears(), [], []
+    return ears, FlagLink(ears, DEADLINE_S, compare_clocks,
+                          lambda *words: heard.append(words), lost.append), heard, lost
+
+
+def test_the_link_passes_on_when_a_flag_was_sent_in_seconds() -> None:
+    ears, _, heard, _ = link()
+    ears.take(Bool(data=True), {'source_timestamp': 1_700_000_000_500_000_000})
+    ears.take(Bool(data=False), {'source_timestamp': 0})
+    assert heard == [(True, 1_700_000_000.5), (False, None)]
+
+
+def test_the_link_asks_for_the_deadline_and_queues_nothing_without_the_time_of_sending() -> None:
+    asked = [link(compare_clocks)[0] for compare_clocks in (True, False)]
+    assert [ears.kind for ears in asked] == [Bool, Bool]
+    assert [ears.qos.deadline.nanoseconds for ears in asked] == [DEADLINE_S * 1e9] * 2
+    # Old ones would wait in line behind each other, and each be taken for a new one.
+    assert asked[0].qos.depth > asked[1].qos.depth == 1
+
+
+def test_the_middleware_says_that_the_flag_is_lost() -> None:
+    ears, _, _, lost = link()
+    ears.events.deadline(None)
+    assert lost == [STALE]
+    ears.events.liveliness(SimpleNamespace(alive_count=1))
+    assert lost == [STALE]
+    ears.events.liveliness(SimpleNamespace(alive_count=0))
+    assert lost == [STALE, GONE]
+
+
+def test_a_publisher_of_another_quality_of_service_is_an_error_that_names_the_policy() -> None:
+    from rclpy.qos import QoSPolicyKind
+
+    ears = link()[0]
+    ears.events.incompatible_qos(SimpleNamespace(last_policy_kind=QoSPolicyKind.DEADLINE))
+    (sentence,) = ears.errors
+    assert sentence.startswith('a publisher on /auv/confident offers another DEADLINE')
+    assert 'a deadline of 0.5 s' in sentence
+
+
+def test_the_graph_says_that_the_publisher_left_once_and_that_there_are_two_once() -> None:
+    ears, watched, _, lost = link()
+    told = []
+    for ears.num_publishers in (0, 1, 1, 0, 0, 1, 2, 3, 2, 1, 2, 0):
+        watched.check_graph()
+        told.append((len(lost), len(ears.warnings)))
+    assert told == [(0, 0)] * 3 + [(1, 0)] * 3 + [(1, 1)] * 4 + [(1, 2), (2, 2)]
+    assert set(lost) == {GONE}
+    assert ears.warnings[0].startswith('2 publishers on /auv/confident')
+
+
+def test_a_middleware_without_events_is_listened_to_without_them() -> None:
+    class Deaf(Ears):
+
+        def create_subscription(self, *words: Any, **options: Any) -> Any:
+            if options:
+                raise governor_node.UnsupportedEventTypeError
+            return super().create_subscription(*words)
+
+    ears, heard = Deaf(), []
+    FlagLink(ears, DEADLINE_S, True, lambda *words: heard.append(words), heard.append)
+    ears.take(Bool(data=True), {'source_timestamp': 10**9})
+    assert heard == [(True, 1.0)]
+
+
+# --- commands ------------------------------------------------------------------------------------
+
+
+def test_the_six_velocities_of_a_twist_go_in_and_out_in_one_order() -> None:
+    msg, values = Twist(), (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
+    set_velocity(msg, values)
+    assert (msg.linear.x, msg.linear.y, msg.linear.z) == values[:3]
+    assert (msg.angular.x, msg.angular.y, msg.angular.z) == values[3:]
+    assert velocity_of(msg) == values
+
+
+def test_only_the_newest_command_is_queued_and_none_is_lost_on_the_way() -> None:
+    qos = governor_node.command_qos()
+    assert (qos.depth, qos.history, qos.reliability) == (
+        1, QoSHistoryPolicy.KEEP_LAST, QoSReliabilityPolicy.RELIABLE)
+
+
+def test_a_command_is_scaled_slowed_down_when_the_flag_falls_and_ended(domain: int) -> None:
+    with governor(domain) as one:
+        one.rise()
+        one.command(twist(2.0, -1.0))
+        one.hear(False)
+        one.tick(0.6)
+        one.tick()
+        assert [velocity_of(msg) for msg in one.limited] == [
+            (2.0, 0.0, 0.0, 0.0, 0.0, -1.0), (0.5, 0.0, 0.0, 0.0, 0.0, -0.25), (0.0,) * 6]
+
+
+def test_a_command_is_limited_by_the_factor_of_its_own_moment(domain: int) -> None:
+    with governor(domain) as one:
+        one.rise()
+        one.now_s += DEADLINE_S  # no tick has looked at the clock since
+        one.command(twist(2.0))
+        assert one.limited[-1].linear.x == 2.0 * SLOW
+
+
+def test_each_command_that_is_not_finite_is_zero_and_counted(domain: int) -> None:
+    with governor(domain) as one:
+        for bad in (math.nan, math.inf):
+            one.command(twist(1.0, bad))
+            assert velocity_of(one.limited[-1]) == (0.0,) * 6
+        one.command(twist(1.0))
+        assert values_of(one.health())['commands_refused'] == '2'
+        sentences = [text for level, text in one.log if level == 'warning']
+        assert sentences == [f'/cmd_vel is not finite, zero goes out ({n} so far)'
+                             for n in (1, 2)]
+
+
+def test_a_stamped_command_keeps_its_frame(domain: int) -> None:
+    with governor(domain, stamped=True) as one:
+        command = TwistStamped(twist=twist(1.0))
+        command.header.frame_id = 'base_link'
+        one.command(command)
+        one.tick(0.6)
+        slowed, zero = one.limited
+        assert (slowed.twist.linear.x, zero.twist.linear.x) == (SLOW, 0.0)
+        assert slowed.header.frame_id == zero.header.frame_id == 'base_link'
+        assert slowed.header.stamp.sec > 0
+
+
+# --- what it reports -----------------------------------------------------------------------------
+
+
+def test_only_what_the_vehicle_feels_is_logged(domain: int) -> None:
+    with governor(domain) as one:
+        one.tick()
+        one.hear(False)
+        assert one.log == []
+        one.rise()
+        assert one.log == [('info', 'speed rises'), ('info', 'full speed')]
+        one.hear(False)
+        one.tick()
+        assert one.log[2:] == [('warning', 'slow: the flag is false')]
+
+
+def test_diagnostics_name_state_factor_and_what_is_missing(domain: int) -> None:
+    with governor(domain) as one:
+        one.num_publishers = 0
+        one.tick()
+        status = one.health().status[0]
+        assert status.name == 'uncertainty_seg: speed_governor'
+        assert status.level == b'\x01'
+        assert status.message == ('no flag yet; no publisher on /confident: start the node, or '
+                                  'remap confident')
+        one.num_publishers = 1
+        assert one.reason() == 'no flag yet'
+        one.rise()
+        msg = one.health()
+        assert (msg.status[0].level, msg.status[0].message) == (b'\x00', 'full')
+        assert values_of(msg) == {'speed_factor': '1.000', 'state': 'full', 'flag_lost': '0',
+                                  'commands_refused': '0'}
+        one.hear(False)
+        assert values_of(one.health())['flag_lost'] == '1'
+
+
+def test_a_publisher_of_another_type_is_in_the_diagnostics(domain: int) -> None:
+    with governor(domain) as one:
+        one.rise()
+        one.node.get_publishers_info_by_topic = lambda name: [SimpleNamespace(
+            topic_type='std_msgs/msg/String' if name == '/confident' else
+            'geometry_msgs/msg/TwistStamped', node_name='other', node_namespace='/')]
+        message = one.reason()
+        assert message.count('; ') >= 1
+        assert 'std_msgs/msg/String' in message and 'geometry_msgs/msg/TwistStamped' in message
+        one.node.get_publishers_info_by_topic = lambda name: []
+        assert one.reason() == 'full'
+
+
+def test_a_publisher_that_left_is_noticed_at_the_next_tick(domain: int) -> None:
+    with governor(domain) as one:
+        one.rise()
+        one.num_publishers = 0
+        one.tick()
+        assert one.factors[-1] == SLOW
+        assert one.log[-1] == ('warning', f'slow: {GONE}')
+
+
+def test_a_clock_that_stands_still_is_slow_at_the_second_tick(domain: int) -> None:
+    with governor(domain) as one:
+        one.rise()
+        one.hear(True)
+        one.tick(0.0)
+        assert one.factors[-1] == SLOW
+
+
+def test_stopping_leaves_the_slow_factor_and_one_zero_where_a_command_was_in_force(
+    domain: int
+) -> None:
+    for has_command in (False, True):
+        with governor(domain) as one:
+            one.rise()
+            if has_command:
+                one.command(twist(1.0))
+            num_before = len(one.limited)
+            one.node.stop()
+            assert one.factors[-1] == SLOW
+            after = [velocity_of(msg)[0] for msg in one.limited[num_before:]]
+            assert after == ([SLOW, 0.0] if has_command else [])
+            assert one.acked == [('/speed_governor/speed_factor', 500_000_000),
+                                 ('/cmd_vel_limited', 500_000_000)]
+
+
+def test_stopping_does_not_wait_for_a_slow_fall(domain: int) -> None:
+    with governor(domain, fall_per_s=0.1) as one:
+        one.rise()
+        one.hear(False)
+        one.tick()
+        assert 0.9 < one.factors[-1] < 1.0
+        one.node.stop()
+        assert one.factors[-1] == SLOW
+
+
+def test_the_start_names_the_topics_and_a_misspelt_parameter(domain: int) -> None:
+    of_ros = {'qos_overrides./confident.subscription.depth': 3}
+    with governor(domain, slow_facter=0.5, **of_ros) as one:
+        assert one.said_at_start == [
+            ('warning', 'there is no parameter slow_facter, it is ignored'),
+            ('info', 'waiting for /confident, /cmd_vel -> /cmd_vel_limited, at factor 0.25 until '
+                     'then')]
+
+
+def test_the_factor_is_offered_with_a_deadline_of_five_periods(domain: int) -> None:
+    with governor(domain, rate_hz=20) as one:
+        (factors,) = [p for p in one.node.publishers
+                      if p.topic_name == '/speed_governor/speed_factor']
+        assert factors.qos_profile.deadline.nanoseconds == 250_000_000
+        assert sorted(one._timers) == [50_000_000, 1_000_000_000]
+
+
+def test_its_clock_counts_while_the_machine_sleeps_where_there_is_such_a_clock(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clocks = {'CLOCK_BOOTTIME': 7, 'clock_gettime': {7: 42.0}.get, 'monotonic': lambda: 1.0}
+    monkeypatch.setattr(governor_node, 'time', SimpleNamespace(**clocks))
+    assert steady_s() == 42.0
+    del clocks['CLOCK_BOOTTIME']
+    monkeypatch.setattr(governor_node, 'time', SimpleNamespace(**clocks))
+    assert steady_s() == 1.0
+
+
+# --- its entry point -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(('words', 'sentence'), [
+    (['-p', 'deadline_s:=.nan'], 'speed_governor: deadline_s is nan'),
+    (['-p', 'use_sim_time:=5'], 'use_sim_time'),
+    (['--params-file', 'missing.yaml'], 'speed_governor: arguments cannot be used: '),
+])
+def test_arguments_that_cannot_be_used_are_one_sentence_and_exit_code_2(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(['--ros-args', *words]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not rclpy.ok()
+
+
+def run_main(
+    domain: int, monkeypatch: pytest.MonkeyPatch, spin: Any
+) -> tuple[int, list[str], list[tuple[str, str]]]:
+    """Run the entry point with another loop; return the exit code, what was called, the log."""
+    called: list[str] = []
+    log: list[tuple[str, str]] = []
+    monkeypatch.setenv('ROS_DOMAIN_ID', str(domain))
+    monkeypatch.setattr(governor_node, 'spin_until', spin)
+    monkeypatch.setattr(SpeedGovernorNode, 'get_logger', lambda self: Log(log))
+    monkeypatch.setattr(SpeedGovernorNode, 'fall', lambda self, reason: called.append(reason))
+    monkeypatch.setattr(SpeedGovernorNode, 'stop', lambda self: called.append('stop'))
+    destroy = SpeedGovernorNode.destroy_node
+    monkeypatch.setattr(SpeedGovernorNode, 'destroy_node',
+                        lambda self: called.append('destroy') or destroy(self))
+    code = main(['--ros-args', '--log-level', 'fatal'])
+    assert not rclpy.ok()
+    return code, called, log[1:]  # without what it waits for
+
+
+def test_a_callback_that_fails_makes_the_factor_fall_and_the_node_lives_on(
+    domain: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spin(stop: Any, executor: Any, on_fault: Any) -> None:
+        assert [node.get_name() for node in executor.get_nodes()] == ['speed_governor']
+        on_fault(ValueError('x'))
+        monkeypatch.setattr(governor_node, 'clock_fault', lambda err: f'no time: {err}')
+        on_fault(ValueError('y'))
+
+    code, called, log = run_main(domain, monkeypatch, spin)
+    assert code == 0
+    assert called == ['internal error, see the log', 'stop', 'destroy']
+    assert log == [('error', 'a callback failed: ValueError: x'), ('warning', 'no time: y')]
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt, ExternalShutdownException])
+def test_an_end_from_outside_is_exit_code_0(
+    domain: int, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def spin(stop: Any, executor: Any, on_fault: Any) -> None:
+        raise error
+
+    assert run_main(domain, monkeypatch, spin) == (0, ['destroy'], [])
