@@ -34,7 +34,6 @@ from uncertainty_seg.storage.model_bundle import load_bundle
 pytestmark = pytest.mark.ros
 
 TIMEOUT_S = 1.0
-PATIENCE_S = 0.2  # for a thread that must not get through
 
 
 class Rig:
@@ -54,7 +53,7 @@ class Rig:
         self.owner.take_over(self.pipeline)
         self.node.topics['~/status'].num_subscribers = 1
         self.process = FrameProcessor(
-            self.owner.start(TIMEOUT_S), Outputs(self.pictures, self.statistics),
+            self.owner.start(), Outputs(self.pictures, self.statistics),
             lambda: self.settings)
         self._second = 0
 

@@ -87,7 +87,7 @@ class Rig:
             topic.num_subscribers = 1
         owner = VerdictOwner(verdicts, 600.0)
         owner.take_over(pipeline)
-        self.process = FrameProcessor(owner.start(600.0), Outputs(pictures, FrameStatistics()),
+        self.process = FrameProcessor(owner.start(), Outputs(pictures, FrameStatistics()),
                                       lambda: self.settings)
 
     def last(self, topic: str) -> Any:

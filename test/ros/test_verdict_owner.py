@@ -77,14 +77,14 @@ class Rig:
         self.owner = VerdictOwner(
             self.verdicts, TIMEOUT_S, lambda: self.veto, lambda: self.now_s)
         self.owner.take_over(self.pipeline)
-        self.pictures = PicturePublishers(any_node)
+        self.pictures, self.statistics = PicturePublishers(any_node), FrameStatistics()
         self.start()
         self.node.topics['~/status'].num_subscribers = 1
         self._second = 0
 
     def start(self) -> None:
         self.process = FrameProcessor(
-            self.owner.start(TIMEOUT_S), Outputs(self.pictures, FrameStatistics()),
+            self.owner.start(), Outputs(self.pictures, self.statistics),
             lambda: self.settings)
 
     @property
@@ -334,6 +334,93 @@ def test_the_end_of_listening_waits_for_the_verdict_that_is_being_published(rig:
     assert rig.flags == [False, False, True, False]
 
 
+def test_no_event_comes_between_the_fault_of_a_frame_and_its_publication(rig: Rig) -> None:
+    flag = rig.node.topics['~/confident']
+    flag.__class__ = BlockedPublisher
+    waited: list[bool] = []
+    thread = threading.Thread(target=rig.owner.stop, args=('the node is stopping',))
+
+    def bring() -> None:
+        if not waited:
+            waited.append(False)
+            thread.start()
+            thread.join(PATIENCE_S)
+            waited[0] = thread.is_alive()
+
+    flag.during = bring
+    message = image_message(solid(*GOOD), 10**9)
+    message.data = message.data[:10]
+    rig.process(message)
+    thread.join(60)
+    assert waited == [True]
+    assert rig.last_message == 'the node is stopping'
+
+
+def test_a_good_frame_in_work_during_a_change_is_neither_faulty_nor_worth_a_label(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.node.topics['~/flagged'].num_subscribers = 1
+    at_step(rig, 'network', lambda: rig.owner.reset(), monkeypatch)
+    assert 'the node was reset while the frame was in work' in rig.last_message
+    assert rig.statistics.num_faulty == 0 and not rig.statistics.is_faulty
+    assert rig.node.topics['~/flagged'].sent == []
+
+
+def test_a_frame_that_cannot_be_used_says_why_without_a_calibrated_gate_too(rig: Rig) -> None:
+    rig.change(passes=3)
+    assert rig.last_message == 'passes was changed'
+    message = image_message(solid(*GOOD), 10**9)
+    message.data = message.data[:10]
+    rig.process(message)
+    assert 'image with 10 bytes' in rig.last_message
+    assert 'image with 10 bytes' in rig.statistics.last_fault
+    rig.send()
+    assert rig.last_message == 'passes is 3: the limits are for 8'
+
+
+def test_a_score_that_is_gated_anew_is_computed_at_once(rig: Rig) -> None:
+    gate = dataclasses.replace(rig.settings.gate, scores=('entropy.worst_window',))
+    rig.change(gate=gate)
+    rig.send(RISE_FRAMES)
+    assert rig.flags[-1]
+    assert rig.pipeline.thresholds.keys() == {'entropy.worst_window'}
+
+
+def test_while_inactive_settings_and_reset_leave_the_reason(rig: Rig) -> None:
+    rig.owner.stop('the node is inactive')
+    num_sent = len(rig.flags)
+    rig.change_gate(0.9)
+    rig.owner.reset()
+    assert len(rig.flags) == num_sent
+    assert rig.owner.why_down == 'the node is inactive'
+
+
+def test_a_model_that_is_released_in_mid_run_lets_the_flag_fall(rig: Rig) -> None:
+    rig.send(RISE_FRAMES)
+    rig.owner.take_over(None)
+    assert not rig.flags[-1]
+    rig.send()
+    assert len(rig.flags) == RISE_FRAMES + 1
+
+
+def test_a_deadline_that_could_not_be_offered_is_offered_by_the_next_try(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promised: list[float] = []
+
+    def fail_once(timeout_s: float) -> None:
+        promised.append(timeout_s)
+        if len(promised) == 1:
+            raise RuntimeError('no publisher can be made')
+
+    monkeypatch.setattr(rig.verdicts, 'promise', fail_once)
+    with pytest.raises(RuntimeError):
+        rig.change(stale_timeout_s=2 * TIMEOUT_S)
+    rig.change(stale_timeout_s=2 * TIMEOUT_S)
+    assert promised == [2 * TIMEOUT_S] * 2
+    assert rig.owner.timeout_s == 2 * TIMEOUT_S
+
+
 class TestStaleness:
 
     def test_the_flag_falls_at_the_timeout_and_not_before(self, rig: Rig) -> None:
@@ -346,6 +433,25 @@ class TestStaleness:
         rig.tick()
         assert not rig.flags[-1] and rig.owner.is_stale()
         assert rig.last_message == 'no frame came'
+
+    def test_the_time_begins_with_the_activation(self, rig: Rig) -> None:
+        rig.owner.stop('the node is inactive')
+        rig.now_s += 10 * TIMEOUT_S
+        rig.start()
+        assert not rig.owner.is_stale()
+
+    def test_a_false_is_repeated_within_every_half_of_the_timeout(
+        self, rig: Rig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rig.owner.stop('the node is inactive')
+        num_sent = len(rig.flags)
+        monkeypatch.setattr(rig.verdicts, 'silence_s', lambda: 0.49 * TIMEOUT_S)
+        rig.tick()
+        assert len(rig.flags) == num_sent
+        monkeypatch.setattr(rig.verdicts, 'silence_s', lambda: 0.5 * TIMEOUT_S)
+        rig.tick()
+        assert rig.flags[num_sent:] == [False]
+        assert rig.last_message == 'the node is inactive'
 
     def test_a_verdict_begins_the_time_anew(self, rig: Rig) -> None:
         rig.send(RISE_FRAMES)

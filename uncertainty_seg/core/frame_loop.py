@@ -11,18 +11,15 @@ pipeline, or in the node the owner of the verdict, which publishes in the same s
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.gate import Verdict
-from uncertainty_seg.core.pipeline import InForce, Pipeline
+from uncertainty_seg.core.pipeline import Epoch, Pipeline
 from uncertainty_seg.errors import UncertaintySegError
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,12 +35,15 @@ class Outcome:
         The decoded image.
     result : FrameResult or None
         What was measured, with the verdict; None if the frame could not be used.
+    thresholds : mapping of str to float
+        Limits that it was judged by.
 
     """
 
     verdict: Verdict
     image_bgr: ImageU8 | None = None
     result: FrameResult | None = None
+    thresholds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def problem(self) -> str:
@@ -54,11 +54,11 @@ class Outcome:
 class Judge(Protocol):
     """Decides about frames; returns None once it has stopped."""
 
-    def begin(self) -> InForce | None:
+    def begin(self) -> Epoch | None:
         """Return what the next frame is measured by."""
         ...
 
-    def judge(self, force: InForce, result: FrameResult, about: Any) -> Verdict | None:
+    def judge(self, epoch: Epoch, result: FrameResult, about: Any) -> Verdict | None:
         """Return the verdict about a measured frame."""
         ...
 
@@ -81,13 +81,13 @@ class PlainJudge:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
 
-    def begin(self) -> InForce:
-        """Return what is in force."""
+    def begin(self) -> Epoch:
+        """Return what is in epoch."""
         return self._pipeline.begin()
 
-    def judge(self, force: InForce, result: FrameResult, about: Any) -> Verdict:
+    def judge(self, epoch: Epoch, result: FrameResult, about: Any) -> Verdict:
         """Let the gate judge."""
-        return self._pipeline.judge(force, result)
+        return self._pipeline.judge(epoch, result)
 
     def refuse(self, reason: str, about: Any) -> Verdict:
         """Let the flag fall."""
@@ -115,13 +115,16 @@ class FrameLoop:
         self, read: Callable[[], ImageU8], stamp_ns: int, about: Any = None
     ) -> Outcome | None:
         """
-        Take one frame; never raises for a frame.
+        Take one frame; whatever is wrong with it becomes a verdict.
+
+        Errors that are not the package's own are bugs and pass through: a tool ends with them,
+        the node publishes a fault and goes on.
 
         Parameters
         ----------
         read : callable
-            Decodes the image, ndarray of uint8, shape (H, W, 3), BGR. What it raises is a fault
-            of the frame.
+            Decodes the image, ndarray of uint8, shape (H, W, 3), BGR. An UncertaintySegError is
+            a fault of the frame.
         stamp_ns : int
             Its stamp.
         about : object, optional
@@ -133,21 +136,18 @@ class FrameLoop:
             None if the judge decides about no frame any more.
 
         """
-        force = self._judge.begin()
-        if force is None:
+        epoch = self._judge.begin()
+        if epoch is None:
             return None
         try:
             image = read()
-            result = self.pipeline.measure(image, stamp_ns, force)
+            result = self.pipeline.measure(image, stamp_ns, epoch)
         except UncertaintySegError as err:
             return self.refuse(str(err), about)
-        except Exception as err:  # a bug must neither end the loop nor leave the flag up
-            _log.exception('a frame could not be processed')
-            return self.refuse(f'internal error {type(err).__name__}: {err}', about)
-        verdict = self._judge.judge(force, result, about)
+        verdict = self._judge.judge(epoch, result, about)
         if verdict is None:
             return None
-        return Outcome(verdict, image, replace(result, verdict=verdict))
+        return Outcome(verdict, image, replace(result, verdict=verdict), epoch.thresholds)
 
     def refuse(self, reason: str, about: Any = None) -> Outcome | None:
         """Let the flag fall for a frame that cannot be used, for a reason in words; see `take`."""

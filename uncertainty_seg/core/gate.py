@@ -122,7 +122,7 @@ class Verdict:
         Not so while the gate only waits for more good frames; and it is so for a single bad
         frame that the hysteresis overlooks.
         """
-        return not self.score_ratio <= 1.0
+        return self.kind != 'recovering' and not self.score_ratio <= 1.0
 
 
 class Gate:

@@ -68,15 +68,17 @@ class Backend(Protocol):
 
 
 @dataclass(frozen=True)
-class InForce:
+class Epoch:
     """
-    What a frame is measured by; replaced as a whole, so that no frame sees half of a change.
+    What a frame is measured and judged by.
+
+    It is replaced as a whole, so that no frame sees half of a change.
 
     Attributes
     ----------
-    epoch : int
-        Grows with every event after which the gate starts from nothing: a fault, a restart, a
-        change of what the gate or T depends on.
+    number : int
+        Grows with every event that a frame in work does not outlive: a fault that is no score, a
+        restart, a change of the gate or of T.
     settings : Settings
         The settings.
     masks : Masks
@@ -85,14 +87,17 @@ class InForce:
         T.
     scorer : ScoreVector
         Computes what the gate needs.
+    thresholds : mapping of str to float
+        Limit of each gated score; empty without a gate.
 
     """
 
-    epoch: int
+    number: int
     settings: Settings
     masks: Masks
     passes: int
     scorer: ScoreVector
+    thresholds: Mapping[str, float]
 
 
 class Pipeline:
@@ -148,9 +153,10 @@ class Pipeline:
                 bundle, settings, passes, self.precision, ignore).temperature
         self._gate = self._new_gate(settings)
         self._given_scorer = scorer
-        self._force = InForce(0, settings, self._source.of(passes, settings.seed), passes,
-                              scorer or self._new_scorer(settings, self._gate))
-        self._cause = ''
+        self._epoch = Epoch(
+            0, settings, self._source.of(passes, settings.seed), passes,
+            scorer or self._new_scorer(settings, self._gate), self.thresholds)
+        self.cause = ''
         self._ignore = ignore
         self._fitted_ignore: tuple[Geometry | None, NDArray[np.bool_] | None] = None, None
 
@@ -173,12 +179,12 @@ class Pipeline:
     @property
     def settings(self) -> Settings:
         """Return the settings in force."""
-        return self._force.settings
+        return self._epoch.settings
 
     @property
     def passes(self) -> int:
         """T."""
-        return self._force.passes
+        return self._epoch.passes
 
     @property
     def card(self) -> ModelCard:
@@ -217,7 +223,7 @@ class Pipeline:
         assert self._temperature is not None
         equal = still_inputs(self.card, min(self.passes, 2))
         still = self._backend.run(noise, equal, self._temperature).mutual_information
-        moved = self._backend.run(noise, self._force.masks, self._temperature).total_variance
+        moved = self._backend.run(noise, self._epoch.masks, self._temperature).total_variance
         fix = 'compile the bundle again from the network with its dropout'
         if not float(still.max()) < 1e-4:
             raise ModelBundleError(
@@ -227,12 +233,12 @@ class Pipeline:
         if self.passes > 1 and not float(moved.max()) > ROUNDING:
             raise ModelBundleError('the dropout masks change nothing', 'passes that differ', fix)
 
-    def begin(self) -> InForce:
+    def begin(self) -> Epoch:
         """Return what the next frame is measured by; to be passed to `measure` and `judge`."""
-        return self._force
+        return self._epoch
 
     def measure(
-        self, image_bgr: ImageU8, stamp_ns: int = 0, force: InForce | None = None
+        self, image_bgr: ImageU8, stamp_ns: int = 0, epoch: Epoch | None = None
     ) -> FrameResult:
         """
         Run the network and compute scores, without the gate.
@@ -246,7 +252,7 @@ class Pipeline:
             Any size.
         stamp_ns : int
             Its stamp; seeds the masks under the policy 'per_frame'.
-        force : InForce, optional
+        epoch : Epoch, optional
             From `begin`; what is in force now if it is left out.
 
         Returns
@@ -256,8 +262,8 @@ class Pipeline:
 
         """
         require_shape('image', image_bgr, (None, None, 3), np.uint8)
-        force = force or self.begin()
-        masks = self._masks_of(force, stamp_ns)
+        epoch = epoch or self.begin()
+        masks = self._masks_of(epoch, stamp_ns)
         start_s = self._clock()
         geometry = Geometry.of(image_bgr.shape[0], image_bgr.shape[1], self.card.input)
         fitted = fit_image(image_bgr, geometry, self.card.input)
@@ -265,7 +271,7 @@ class Pipeline:
         assert self._temperature is not None
         maps = self._backend.run(fitted, masks, self._temperature)
         run_s = self._clock()
-        scores = force.scorer.compute(
+        scores = epoch.scorer.compute(
             maps.cut(geometry.rows, geometry.columns), fitted[geometry.rows, geometry.columns],
             self._ignore_at(geometry))
         timings = {
@@ -273,17 +279,19 @@ class Pipeline:
             **self._backend.timings_ms,
             'scores': (self._clock() - run_s) * 1e3,
         }
-        return FrameResult(stamp_ns, geometry, maps, scores, NOT_JUDGED, timings, force.passes)
+        return FrameResult(stamp_ns, geometry, maps, scores, NOT_JUDGED, timings, epoch.passes)
 
-    def judge(self, force: InForce, result: FrameResult) -> Verdict:
+    def judge(self, epoch: Epoch, result: FrameResult) -> Verdict:
         """
-        Judge a frame from `measure` that was begun with `force`; the verdict is in force at once.
+        Judge a frame from `measure` that was begun with `epoch`; the verdict is in force at once.
 
         It is a fault if anything changed the gate since the frame was begun: its limits, T or
         history are no longer those that the frame was measured for.
         """
-        if force.epoch != self._force.epoch:
-            return self.fault(f'{self._cause} while the frame was in work')
+        if epoch.number != self._epoch.number:
+            # The frame itself is neither a fault nor worth a label: it counts as none.
+            verdict = self.fault(f'{self.cause} while the frame was in work')
+            return replace(verdict, kind='recovering')
         if self._gate is None:
             return self._ungated()
         return self._gate.update(result.scores, result.stamp_ns / 1e9)
@@ -295,16 +303,16 @@ class Pipeline:
         Parameters and errors are those of `measure`; single images need no stamp. After an error
         the caller calls `fault`, which makes the flag fall; `core.frame_loop` does that.
         """
-        force = self.begin()
-        result = self.measure(image_bgr, stamp_ns, force)
-        return replace(result, verdict=self.judge(force, result))
+        epoch = self.begin()
+        result = self.measure(image_bgr, stamp_ns, epoch)
+        return replace(result, verdict=self.judge(epoch, result))
 
     def fault(self, reason: str) -> Verdict:
         """Make the flag fall for something that is not a score; a frame in work counts no more."""
         self._next_epoch(reason)
         # Stamps are the gate's only clock, live and replayed alike. What is no frame has none:
         # its hold starts with the next frame.
-        return self._gate.fault(reason) if self._gate else self._ungated()
+        return self._gate.fault(reason) if self._gate else _no_limits(reason)
 
     def reconfigure(self, settings: Settings) -> bool:
         """
@@ -320,8 +328,9 @@ class Pipeline:
             gate = self._new_gate(settings)
         masks = self._source.of(passes, settings.seed)
         scorer = self._given_scorer or self._new_scorer(settings, gate)
-        self._force = replace(
-            self._force, settings=settings, masks=masks, passes=passes, scorer=scorer)
+        self._epoch = replace(
+            self._epoch, settings=settings, masks=masks, passes=passes, scorer=scorer,
+            thresholds=gate.thresholds if gate else {})
         self._gate = gate
         if is_other:
             self._next_epoch(f'{"passes" if has_other_passes else "the gate"} was changed')
@@ -333,8 +342,8 @@ class Pipeline:
         self._next_epoch(cause)
 
     def _next_epoch(self, cause: str) -> None:
-        self._cause = cause
-        self._force = replace(self._force, epoch=self._force.epoch + 1)
+        self.cause = cause.rstrip('.')
+        self._epoch = replace(self._epoch, number=self._epoch.number + 1)
 
     def close(self) -> None:
         """Close the backend."""
@@ -360,11 +369,11 @@ class Pipeline:
     def _passes_of(self, settings: Settings) -> int:
         return self.card.passes if settings.passes == BUNDLE_PASSES else settings.passes
 
-    def _masks_of(self, force: InForce, stamp_ns: int) -> Masks:
-        if force.settings.mask_policy == 'fixed':
-            return force.masks
-        seed = frame_seed(force.settings.seed, stamp_ns)
-        return pass_inputs(self.card, force.passes, seed)
+    def _masks_of(self, epoch: Epoch, stamp_ns: int) -> Masks:
+        if epoch.settings.mask_policy == 'fixed':
+            return epoch.masks
+        seed = frame_seed(epoch.settings.seed, stamp_ns)
+        return pass_inputs(self.card, epoch.passes, seed)
 
     def _ungated(self) -> Verdict:
         calibration = self._bundle.calibration

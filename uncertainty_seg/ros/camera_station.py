@@ -98,7 +98,7 @@ class CameraStation:
         settings = self._settings()
         self._statistics = FrameStatistics()
         self._processor = FrameProcessor(
-            self._owner.start(settings.stale_timeout_s),
+            self._owner.start(),
             Outputs(self._pictures, self._statistics, log, self.name), self._settings)
         self._slot = scheduler.add(self._processor)
         self._slot.limit(settings.rate_of(self._index))

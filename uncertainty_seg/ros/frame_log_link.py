@@ -15,6 +15,7 @@ import logging
 import time
 
 import numpy as np
+from sensor_msgs.msg import CompressedImage
 
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.frame_result import FrameResult
@@ -65,7 +66,7 @@ def message_frame(
     result : FrameResult
         What came of it, with the verdict as it was published.
     thresholds : mapping of str to float
-        Limits in force.
+        Limits that it was judged by.
     map_name : str
         The uncertainty map to keep.
 
@@ -77,12 +78,14 @@ def message_frame(
     """
     # Nothing else of the result is held on to: the other maps are ten times as large.
     label, chosen = result.maps.label.copy(), getattr(result.maps, map_name).copy()
-    geometry, verdict, received = result.geometry, result.verdict, image_from_msg(msg)
-    is_file = isinstance(received, ImageFile)
+    geometry = result.geometry
+    # A camera image is kept as it was decoded, a file as it was received.
+    file = image_from_msg(msg) if isinstance(msg, CompressedImage) else None
+    is_file = isinstance(file, ImageFile)
     return MessageFrame(
         stamp_ns=stamp_ns(msg.header), camera=camera, ros_frame=msg.header.frame_id,
-        image=received if isinstance(received, ImageFile) else image_bgr,
-        encoding=str(msg.format if is_file else msg.encoding), verdict=verdict,
+        image=file if isinstance(file, ImageFile) else image_bgr,
+        encoding=str(msg.format if is_file else msg.encoding), verdict=result.verdict,
         scores=dict(result.scores), thresholds=dict(thresholds),
         mask=lambda: unfit_label(label, geometry),
         uncertainty=lambda: unfit_map(chosen, geometry),

@@ -24,7 +24,7 @@ from uncertainty_seg.ros.conversions import AnyImage, as_image, image_from_msg, 
 from uncertainty_seg.ros.frame_log_link import message_frame
 from uncertainty_seg.ros.health import FrameStatistics
 from uncertainty_seg.ros.publishers import PicturePublishers
-from uncertainty_seg.ros.verdict_owner import Run
+from uncertainty_seg.ros.verdict_owner import Activation
 from uncertainty_seg.storage.frame_log.log import FrameLog
 
 _log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class FrameProcessor:
 
     Parameters
     ----------
-    run : Run
+    activation : Activation
         Judges, and publishes the verdict; its pipeline runs the network.
     outputs : Outputs
         Gets what came of it.
@@ -56,11 +56,11 @@ class FrameProcessor:
     """
 
     def __init__(
-        self, run: Run, outputs: Outputs, settings: Callable[[], Settings]
+        self, activation: Activation, outputs: Outputs, settings: Callable[[], Settings]
     ) -> None:
-        self._run, self._outputs, self._settings = run, outputs, settings
-        self._pipeline = run.pipeline
-        self._loop = FrameLoop(run.pipeline, run)
+        self._activation, self._outputs, self._settings = activation, outputs, settings
+        self._pipeline = activation.pipeline
+        self._loop = FrameLoop(activation.pipeline, activation)
         self._kind = 'unknown'
         self._busy_since_s = math.nan
 
@@ -83,7 +83,7 @@ class FrameProcessor:
 
     def _handle(self, msg: AnyImage, came_s: float) -> None:
         waited_ms = (time.perf_counter() - came_s) * 1e3
-        if self._run.is_late():
+        if self._activation.is_late():
             self._outputs.statistics.clear_latency()
         outcome = self._loop.take(
             lambda: decode(image_from_msg(msg)), stamp_ns(msg.header), msg.header)
@@ -135,4 +135,4 @@ class FrameProcessor:
             assert outcome.image_bgr is not None and outcome.result is not None
             outputs.log.offer(message_frame(
                 outputs.camera, msg, outcome.image_bgr, outcome.result,
-                self._pipeline.thresholds, self._settings().map))
+                outcome.thresholds, self._settings().map))

@@ -289,7 +289,7 @@ PICTURES: dict[str, tuple[str, Callable[[FrameView], Any]]] = {
 
 class VerdictPublishers:
     """
-    The flag, its score and its reasons; used by the owner of the verdict alone.
+    The flag, its score and its reasons; published by the owner of the verdict alone.
 
     Parameters
     ----------

@@ -27,7 +27,7 @@ from std_msgs.msg import Header
 
 from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.gate import Verdict
-from uncertainty_seg.core.pipeline import InForce, Pipeline
+from uncertainty_seg.core.pipeline import Epoch, Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.ros.publishers import VerdictPublishers
 
@@ -45,7 +45,7 @@ class VerdictOwner:
     Parameters
     ----------
     publishers : VerdictPublishers
-        Used by this object alone.
+        No other object publishes with them.
     timeout_s : float
         After this long without a verdict the flag falls.
     veto : callable, optional
@@ -58,7 +58,7 @@ class VerdictOwner:
     timeout_s : float
         See above.
     why_down : str
-        Why the flag fell last, for a reason that is no frame.
+        What a false flag is repeated with: why it fell, if that was not a frame.
 
     """
 
@@ -69,53 +69,53 @@ class VerdictOwner:
         self._publishers, self._veto, self._clock = publishers, veto, clock
         self._lock = threading.RLock()
         self._pipeline: Pipeline | None = None
-        self._run: Run | None = None
+        self._activation: Activation | None = None
         self.timeout_s = timeout_s
         self._fed_s = clock()
         self.why_down = ''
 
-    # --- called by the worker, through its run ---------------------------------------------------
+    # --- called by the worker, through its activation ------------------------------------------
 
-    def begin(self, run: Run) -> InForce | None:
-        """Return what the next frame is measured by; None once the run has ended."""
+    def begin(self, activation: Activation) -> Epoch | None:
+        """Return what the next frame is measured by; None once it has ended."""
         with self._lock:
-            if run is not self._run:
+            if activation is not self._activation:
                 return None
             if self.is_stale():
                 # The timer may have been late: the flag falls first, then the frame is begun.
-                verdict = run.pipeline.fault('frames had stopped')
+                verdict = activation.pipeline.fault('frames had stopped')
                 if self._publishers.is_confident:
-                    self._publishers.publish(verdict, run.pipeline.thresholds)
+                    self._publishers.publish(verdict, activation.pipeline.thresholds)
                 self._fed_s = self._clock()
-            return run.pipeline.begin()
+            return activation.pipeline.begin()
 
     def judge(
-        self, run: Run, force: InForce, result: FrameResult, about: Header
+        self, activation: Activation, epoch: Epoch, result: FrameResult, about: Header
     ) -> Verdict | None:
-        """Judge a measured frame and publish the verdict; None once the run has ended."""
+        """Judge a measured frame and publish the verdict; None once it has ended."""
         with self._lock:
-            if run is not self._run:
+            if activation is not self._activation:
                 return None
             if self.is_stale():
-                verdict = run.pipeline.fault(f'no verdict for {self.timeout_s:g} s: the frame '
-                                             'came or was computed too late')
+                verdict = activation.pipeline.fault(
+                    f'no verdict for {self.timeout_s:g} s: the frame came or was computed too late')
             else:
-                verdict = run.pipeline.judge(force, result)
+                verdict = activation.pipeline.judge(epoch, result)
             if verdict.is_confident and (veto := self._veto()):
-                verdict = run.pipeline.fault(veto)
-            return self._answer(run, verdict, about, result)
+                verdict = activation.pipeline.fault(veto)
+            return self._answer(activation, verdict, about, result)
 
-    def refuse(self, run: Run, reason: str, about: Header) -> Verdict | None:
-        """Publish that a frame could not be used; None once the run has ended."""
+    def refuse(self, activation: Activation, reason: str, about: Header) -> Verdict | None:
+        """Publish that a frame could not be used; None once it has ended."""
         with self._lock:
-            if run is not self._run:
+            if activation is not self._activation:
                 return None
-            return self._answer(run, run.pipeline.fault(reason), about, None)
+            return self._answer(activation, activation.pipeline.fault(reason), about, None)
 
     def _answer(
-        self, run: Run, verdict: Verdict, header: Header, result: FrameResult | None
+        self, activation: Activation, verdict: Verdict, header: Header, result: FrameResult | None
     ) -> Verdict:
-        self._publishers.publish(verdict, run.pipeline.thresholds, header, result)
+        self._publishers.publish(verdict, activation.pipeline.thresholds, header, result)
         self._fed_s = self._clock()
         return verdict
 
@@ -124,22 +124,23 @@ class VerdictOwner:
     def take_over(self, pipeline: Pipeline | None) -> None:
         """Judge by the gate of a pipeline from now on; None to hold on to none."""
         with self._lock:
-            self._pipeline, self._run = pipeline, None
+            self.stop('the model is released')
+            self._pipeline = pipeline
 
-    def start(self, timeout_s: float) -> Run:
-        """Begin a run of frames; the gate and the timeout start from nothing."""
+    def start(self) -> Activation:
+        """Begin an activation; the gate and the timeout start from nothing."""
         with self._lock:
             assert self._pipeline is not None
-            self._pipeline.restart('the node was just activated')
-            self.timeout_s, self._fed_s = timeout_s, self._clock()
-            self._run = Run(self, self._pipeline)
-            return self._run
+            self._pipeline.fault('the node was just activated')
+            self._fed_s = self._clock()
+            self._activation = Activation(self, self._pipeline)
+            return self._activation
 
     def stop(self, reason: str) -> None:
-        """End the run: its flag falls, and no frame of it is published, whenever it is ready."""
+        """End the activation: the flag falls, and none of its frames is published any more."""
         with self._lock:
-            if self._run is not None:
-                self._run = None
+            if self._activation is not None:
+                self._activation = None
                 self.fall(reason)
 
     def fall(self, reason: str) -> None:
@@ -162,21 +163,21 @@ class VerdictOwner:
         """
         with self._lock:
             if self._pipeline is not None and self._pipeline.reconfigure(settings) \
-                    and self._run is not None:
-                self.fall('the gate was changed')
+                    and self._activation is not None:
+                self.fall(self._pipeline.cause)
             if settings.stale_timeout_s != self.timeout_s:
-                self.timeout_s = settings.stale_timeout_s
                 if self._pipeline is not None:
                     self._pipeline.restart('the deadline was changed')
                 self._publishers.publish_fault('the deadline was changed')
-                self._publishers.promise(self.timeout_s)
+                self._publishers.promise(settings.stale_timeout_s)
+                self.timeout_s = settings.stale_timeout_s
 
     def reset(self) -> None:
         """Start the gate from nothing."""
         with self._lock:
             if self._pipeline is not None:
                 self._pipeline.restart('the node was reset')
-            if self._run is not None:
+            if self._activation is not None:
                 self.fall('the node was reset')
 
     def tick(self, why_stale: Callable[[], str]) -> None:
@@ -190,7 +191,7 @@ class VerdictOwner:
 
         """
         with self._lock:
-            if self._run is not None:
+            if self._activation is not None:
                 veto = self._veto() if self._publishers.is_confident else ''
                 if not veto and not self.is_stale():
                     return
@@ -218,12 +219,12 @@ class VerdictOwner:
         return self.silence_s() >= self.timeout_s
 
 
-class Run:
+class Activation:
     """
     The frames from one activation to the next deactivation; the judge of their frame loop.
 
     An engine that hangs may come back when the node has long been activated anew: its frame
-    belongs to a run that has ended, and is not published.
+    belongs to an activation that has ended, and is not published.
 
     Parameters
     ----------
@@ -237,13 +238,13 @@ class Run:
     def __init__(self, owner: VerdictOwner, pipeline: Pipeline) -> None:
         self._owner, self.pipeline = owner, pipeline
 
-    def begin(self) -> InForce | None:
+    def begin(self) -> Epoch | None:
         """See `VerdictOwner.begin`."""
         return self._owner.begin(self)
 
-    def judge(self, force: InForce, result: FrameResult, about: Header) -> Verdict | None:
+    def judge(self, epoch: Epoch, result: FrameResult, about: Header) -> Verdict | None:
         """See `VerdictOwner.judge`."""
-        return self._owner.judge(self, force, result, about)
+        return self._owner.judge(self, epoch, result, about)
 
     def refuse(self, reason: str, about: Header) -> Verdict | None:
         """See `VerdictOwner.refuse`."""

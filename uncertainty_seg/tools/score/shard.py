@@ -197,7 +197,7 @@ def score_shard(
     ----------
     job : ShardJob
         What to do.
-    engine : Engine
+    engine : ShardEngine
         Opened for the settings of the job.
     on_frame : callable, optional
         Told how many frames are done, bad ones included, after each.
