@@ -98,7 +98,8 @@ class VerdictOwner:
                 return None
             if self.is_stale():
                 verdict = activation.pipeline.fault(
-                    f'no verdict for {self.timeout_s:g} s: the frame came or was computed too late')
+                    f'no verdict for {self.timeout_s:g} s: '
+                    'the frame came or was computed too late')
             else:
                 verdict = activation.pipeline.judge(epoch, result)
             if verdict.is_confident and (veto := self._veto()):
