@@ -3,7 +3,8 @@
 """
 Count the files of the package that one frame passes in the node, from its message to its flag.
 
-The node runs in this process with a shipped model on ONNX Runtime, and is sent images over DDS.
+The node runs in this process with a shipped model, by default on the fake backend of the tests, so
+that the files of a runtime do not count, and is sent images over DDS.
 Counted are calls of functions of the package in the executor's and the worker's thread, for one
 frame after a few that warm everything up; nobody listens to pictures.
 
@@ -22,7 +23,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = os.sep + 'uncertainty_seg' + os.sep
-WARM_UP_FRAMES = 10
+WARM_UP_FRAMES = 3
 
 
 class FramePath:
@@ -40,10 +41,22 @@ class FramePath:
                 self.calls.append(name.rpartition(PACKAGE)[2])
 
 
+def use_fake_backend() -> str:
+    """Put the fake backend of the tests in the place of ONNX Runtime; return its name there."""
+    sys.path.insert(0, str(ROOT / 'test' / 'helpers'))
+    from fake_backend import FakeBackend
+
+    from uncertainty_seg.backends import registry
+
+    registry.OPENERS['onnxruntime'] = lambda bundle, settings: FakeBackend(bundle.card)
+    return 'onnxruntime'
+
+
 def main() -> int:
     """Print the files in the order in which the frame enters them, then one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--model', default='pipeline')
+    parser.add_argument('--backend', default='fake', help='fake, or one of the node [fake]')
     args = parser.parse_args()
     path = FramePath()
     threading.setprofile(path)
@@ -51,11 +64,13 @@ def main() -> int:
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
     from sensor_msgs.msg import Image
+    from std_msgs.msg import Bool
 
     from uncertainty_seg.ros.conversions import image_to_msg
     from uncertainty_seg.ros.node import UncertaintySegNode
 
-    rclpy.init(args=['--ros-args', '-p', f'model:={args.model}', '-p', 'backend:=onnxruntime',
+    backend = use_fake_backend() if args.backend == 'fake' else args.backend
+    rclpy.init(args=['--ros-args', '-p', f'model:={args.model}', '-p', f'backend:={backend}',
                      '-p', 'stale_timeout_s:=60.0'])
     node = UncertaintySegNode()
     assert node.autostart()
@@ -63,6 +78,11 @@ def main() -> int:
     publisher = camera.create_publisher(Image, 'image', 5)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
+    listener = SingleThreadedExecutor()
+    listener.add_node(camera)
+    flags: list[bool] = []
+    camera.create_subscription(
+        Bool, '/uncertainty_seg/confident', lambda msg: flags.append(msg.data), 5)
     while not publisher.get_subscription_count():
         executor.spin_once(timeout_sec=0.1)
     header = Image().header
@@ -71,9 +91,12 @@ def main() -> int:
     def send(second: int) -> None:
         header.stamp.sec = second
         publisher.publish(image_to_msg(header, pixels, 'bgr8'))
-        end_s = time.monotonic() + 2
-        while time.monotonic() < end_s:
+        num_before, end_s = len(flags), time.monotonic() + 60
+        while len(flags) == num_before and time.monotonic() < end_s:
             executor.spin_once(timeout_sec=0.05)
+            listener.spin_once(timeout_sec=0)
+        assert len(flags) > num_before, 'no flag came'
+        time.sleep(1)  # for what the worker does after the flag
 
     for second in range(1, WARM_UP_FRAMES):
         send(second)
