@@ -38,7 +38,7 @@ pytestmark = pytest.mark.ros
 
 RISE_FRAMES, TIMEOUT_S = 3, 1.0
 PATIENCE_S = 0.2  # for a thread that must not get through
-GOOD = (0, 0, 255)
+GOOD, GREY = (0, 0, 255), (128, 128, 128)
 
 
 class HookedBackend:
@@ -267,6 +267,24 @@ def test_activation_starts_the_gate_from_nothing(rig: Rig) -> None:
     assert 'activated' not in rig.last_message
     rig.send(RISE_FRAMES)
     assert rig.flags[RISE_FRAMES:] == [False, False, False, True]
+
+
+def test_an_activation_without_an_end_of_the_one_before_starts_from_nothing_too(rig: Rig) -> None:
+    rig.send(RISE_FRAMES)
+    rig.start()
+    rig.send(RISE_FRAMES)
+    assert rig.flags[RISE_FRAMES:] == [False, False, True]
+
+
+def test_a_reset_forgets_the_bad_frames_before_it(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, **{'gate.rise_frames': 1, 'gate.fall_frames': 2, 'gate.fall_window': 3})
+    rig.send()
+    rig.send(color=GREY)
+    assert rig.flags == [True, True]  # one bad frame of three
+    rig.owner.reset()
+    rig.send()
+    rig.send(color=GREY)
+    assert rig.flags[2:] == [False, True, True]
 
 
 def test_another_deadline_starts_the_gate_from_nothing_and_publishes_false_under_the_old_one(
