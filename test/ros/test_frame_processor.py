@@ -3,7 +3,9 @@
 
 import dataclasses
 import gc
+import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 import weakref
 
@@ -157,3 +159,40 @@ def test_the_log_counts_a_message_that_its_image_is_no_view_of(rig: Rig, encodin
     before = frame.uncertainty().copy()
     result.maps.entropy[:] = 0.5
     np.testing.assert_array_equal(frame.uncertainty(), before)
+
+
+def test_latencies_before_and_after_a_gap_are_not_one_row(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cleared: list[float] = []
+    monkeypatch.setattr(rig.statistics, 'clear_latency', lambda: cleared.append(rig.now_s))
+    rig.send_good()
+    rig.now_s += 0.9 * TIMEOUT_S
+    rig.send_good()
+    assert cleared == []
+    rig.now_s += TIMEOUT_S
+    rig.send_good()
+    assert cleared == [rig.now_s]
+
+
+def test_a_line_is_logged_for_another_kind_of_verdict_only(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, 'uncertainty_seg.ros.frame_processor'):
+        for _ in range(3):
+            rig.send_good()
+        for second in (10, 11):
+            rig.process(image_message(solid(128, 128, 128), second * 10**9))
+    kinds = [record.getMessage().split(':')[0] for record in caplog.records]
+    assert kinds == ['confident, was unknown', 'uncertain, was confident']
+
+
+def test_with_a_log_it_decides_alone_what_is_flagged(rig: Rig) -> None:
+    offered: list[Any] = []
+    log: Any = SimpleNamespace(offer=offered.append)
+    process = FrameProcessor(
+        rig.owner.start(), Outputs(rig.pictures, rig.statistics, log), lambda: rig.settings)
+    rig.node.topics['~/flagged'].num_subscribers = 1
+    process(image_message(solid(128, 128, 128), 10**9))
+    assert [frame.is_flagged for frame in offered] == [True]
+    assert rig.node.topics['~/flagged'].sent == []
