@@ -516,6 +516,13 @@ def test_a_veto_keeps_the_flag_down_and_the_gate_starts_from_nothing_after(rig: 
     assert rig.flags[-RISE_FRAMES:] == [False, False, True]
 
 
+def test_a_frame_that_would_be_true_is_not_under_a_veto_that_no_timer_has_seen(rig: Rig) -> None:
+    rig.send(RISE_FRAMES)
+    rig.veto = 'somebody else publishes the flag'
+    rig.send()
+    assert not rig.flags[-1] and rig.last_message == rig.veto
+
+
 def test_settings_that_the_gate_cannot_have_change_nothing(rig: Rig) -> None:
     from uncertainty_seg.errors import CalibrationError, ConfigError
     rig.send(RISE_FRAMES)
