@@ -285,8 +285,8 @@ class Pipeline:
         """
         Judge a frame from `measure` that was begun with `epoch`; the verdict is in force at once.
 
-        It is a fault if anything changed the gate since the frame was begun: its limits, T or
-        history are no longer those that the frame was measured for.
+        It is not confident if anything changed the gate since the frame was begun: its limits, T
+        or history are no longer those that the frame was measured for.
         """
         if epoch.number != self._epoch.number:
             # The frame itself is neither a fault nor worth a label: it counts as none.

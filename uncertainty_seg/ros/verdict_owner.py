@@ -11,8 +11,8 @@ about the verdict, and no other caller uses the methods of a pipeline that chang
 
 What happens while a frame is in work does not wait for it: the network runs without the lock.
 Instead the frame is begun under an epoch of the pipeline, which every such event ends. When the
-frame is ready in another epoch it is published as a fault, with the event as the reason: it was
-measured for limits, for a T or for a past that no longer hold.
+frame is ready in another epoch it is published as not confident, with the event as the reason: it
+was measured for limits, for a T or for a past that no longer hold. It counts as no fault itself.
 
 """
 
@@ -77,7 +77,7 @@ class VerdictOwner:
     # --- called by the worker, through its activation ------------------------------------------
 
     def begin(self, activation: Activation) -> Epoch | None:
-        """Return what the next frame is measured by; None once it has ended."""
+        """Return what the next frame is measured by; None once the activation has ended."""
         with self._lock:
             if activation is not self._activation:
                 return None
@@ -92,7 +92,7 @@ class VerdictOwner:
     def judge(
         self, activation: Activation, epoch: Epoch, result: FrameResult, about: Header
     ) -> Verdict | None:
-        """Judge a measured frame and publish the verdict; None once it has ended."""
+        """Judge a measured frame and publish; None once the activation has ended."""
         with self._lock:
             if activation is not self._activation:
                 return None
@@ -107,7 +107,7 @@ class VerdictOwner:
             return self._answer(activation, verdict, about, result)
 
     def refuse(self, activation: Activation, reason: str, about: Header) -> Verdict | None:
-        """Publish that a frame could not be used; None once it has ended."""
+        """Publish that a frame could not be used; None once the activation has ended."""
         with self._lock:
             if activation is not self._activation:
                 return None
