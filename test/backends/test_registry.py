@@ -13,7 +13,7 @@ from uncertainty_seg.backends.gpu.device import find_device
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.parameters import iter_parameters
-from uncertainty_seg.core.pipeline import Backend
+from uncertainty_seg.core.plausibility import Backend
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import (
     BackendUnavailableError,

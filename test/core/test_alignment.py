@@ -36,7 +36,11 @@ MAPS = ('entropy', 'mutual_information', 'variation_ratio', 'total_variance', 'a
 
 
 class Brightness:
-    """Says of each pixel of the network whether it is bright; every map is the brightness."""
+    """
+    Says of each pixel of the network whether it is bright; every map is the brightness.
+
+    The confidence is a third for black, which is the least that three classes allow.
+    """
 
     name = 'brightness'
     timings_ms: Mapping[str, float] = {}
@@ -44,7 +48,8 @@ class Brightness:
     def run(self, image: Any, masks: Any, temperature: float) -> UncertaintyMaps:
         values = (image[..., 0] / 255).astype(np.float32)
         label = (image[..., 0] > 127).astype(np.uint8)
-        return UncertaintyMaps(label, *(values.copy() for _ in range(6)))
+        confidence = (values * 2 + 1) / 3
+        return UncertaintyMaps(label, confidence, *(values.copy() for _ in range(5)))
 
     def close(self) -> None:
         return None

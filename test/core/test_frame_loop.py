@@ -97,9 +97,9 @@ class TiredJudge(PlainJudge):
     def begin(self) -> Any:
         return None if self.ends_at == 'begin' else super().begin()
 
-    def judge(self, force: Any, result: Any, about: Any) -> Verdict | None:
+    def judge(self, force: Any, result: Any, doubt: Any, about: Any) -> Verdict | None:
         self.told.append(about)
-        return None if self.ends_at == 'judge' else super().judge(force, result, about)
+        return None if self.ends_at == 'judge' else super().judge(force, result, doubt, about)
 
     def refuse(self, reason: str, about: Any) -> Verdict | None:
         self.told.append((reason, about))

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.pipeline import Backend, Pipeline
+from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.plausibility import Backend
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BackendUnavailableError, ConfigError, EngineMissingError
 

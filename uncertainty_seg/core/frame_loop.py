@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What is done with each frame: decode, process, judge; or refuse, with the reason.
+What is done with each frame: decode, look at stamp and pixels, process, judge; or refuse.
 
 The node, `replay` and `score` share this loop, so that the same image gets the same verdict in
 all three, and so does an image that cannot be used. It depends on neither messages nor files: the
@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+import math
 from typing import Any, Protocol
 
 from uncertainty_seg.core.arrays import ImageU8
+from uncertainty_seg.core.frame_guard import FrameGuard
 from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.pipeline import Epoch, Pipeline
@@ -37,6 +39,8 @@ class Outcome:
         What was measured, with the verdict; None if the frame could not be used.
     thresholds : mapping of str to float
         Limits that it was judged by.
+    doubt : str
+        Why its stamp or its pixels make it unusable, although it was measured; else empty.
 
     """
 
@@ -44,11 +48,18 @@ class Outcome:
     image_bgr: ImageU8 | None = None
     result: FrameResult | None = None
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    doubt: str = ''
 
     @property
     def problem(self) -> str:
         """Return why the frame could not be used, in one line; empty if it could."""
-        return '' if self.result else ' '.join('; '.join(self.verdict.reasons).split())
+        if self.result is not None and not self.doubt:
+            return ''
+        return ' '.join('; '.join(self.verdict.reasons).split())
+
+
+# Asked when the verdict is reached: why the frame is unusable by then; empty if it is not.
+Doubt = Callable[[], str]
 
 
 class Judge(Protocol):
@@ -58,8 +69,10 @@ class Judge(Protocol):
         """Return what the next frame is measured by."""
         ...
 
-    def judge(self, epoch: Epoch, result: FrameResult, about: Any) -> Verdict | None:
-        """Return the verdict about a measured frame."""
+    def judge(
+        self, epoch: Epoch, result: FrameResult, doubt: Doubt, about: Any
+    ) -> Verdict | None:
+        """Return the verdict about a measured frame; a fault if there is a doubt about it."""
         ...
 
     def refuse(self, reason: str, about: Any) -> Verdict | None:
@@ -85,8 +98,10 @@ class PlainJudge:
         """Return what is in epoch."""
         return self._pipeline.begin()
 
-    def judge(self, epoch: Epoch, result: FrameResult, about: Any) -> Verdict:
-        """Let the gate judge."""
+    def judge(self, epoch: Epoch, result: FrameResult, doubt: Doubt, about: Any) -> Verdict:
+        """Let the gate judge, or the flag fall."""
+        if reason := doubt():
+            return self._pipeline.fault(reason)
         return self._pipeline.judge(epoch, result)
 
     def refuse(self, reason: str, about: Any) -> Verdict:
@@ -104,15 +119,20 @@ class FrameLoop:
         Runs the network.
     judge : Judge, optional
         Decides and, in the node, publishes; the pipeline's gate if it is left out.
+    guard : FrameGuard, optional
+        Of this camera; looks at stamps and pixels.
 
     """
 
-    def __init__(self, pipeline: Pipeline, judge: Judge | None = None) -> None:
+    def __init__(
+        self, pipeline: Pipeline, judge: Judge | None = None, guard: FrameGuard | None = None
+    ) -> None:
         self.pipeline = pipeline
-        self._judge = judge or PlainJudge(pipeline)
+        self._judge, self._guard = judge or PlainJudge(pipeline), guard
 
     def take(
-        self, read: Callable[[], ImageU8], stamp_ns: int, about: Any = None
+        self, read: Callable[[], ImageU8], stamp_ns: int, about: Any = None,
+        clock_ns: Callable[[], int] | None = None,
     ) -> Outcome | None:
         """
         Take one frame; whatever is wrong with it becomes a verdict.
@@ -129,6 +149,10 @@ class FrameLoop:
             Its stamp.
         about : object, optional
             Handed to the judge: the header to publish under.
+        clock_ns : callable, optional
+            The time that its stamp is compared with. It is asked when the frame is taken and
+            again when it is judged. None for frames that are not of a camera in its order, such
+            as a folder of pictures: the guard does not look at them.
 
         Returns
         -------
@@ -139,15 +163,30 @@ class FrameLoop:
         epoch = self._judge.begin()
         if epoch is None:
             return None
+        guard = self._guard if clock_ns is not None else None
+        reason, now_ns = '', clock_ns or (lambda: stamp_ns)
         try:
+            # The stamp first: a frame whose image cannot be read came all the same.
+            if guard is not None:
+                reason = guard.stamp_fault(stamp_ns, now_ns())
             image = read()
+            if guard is not None:
+                pixels = guard.pixel_fault(image)
+                reason = reason or pixels
             result = self.pipeline.measure(image, stamp_ns, epoch)
         except UncertaintySegError as err:
             return self.refuse(str(err), about)
-        verdict = self._judge.judge(epoch, result, about)
+
+        def doubt() -> str:
+            return reason or (guard.age_fault(stamp_ns, now_ns()) if guard else '')
+
+        age_s = math.nan if clock_ns is None else (now_ns() - stamp_ns) / 1e9
+        result = replace(result, age_s=age_s)
+        verdict = self._judge.judge(epoch, result, doubt, about)
         if verdict is None:
             return None
-        return Outcome(verdict, image, replace(result, verdict=verdict), epoch.thresholds)
+        return Outcome(verdict, image, replace(result, verdict=verdict), epoch.thresholds,
+                       '' if verdict.is_confident else doubt())
 
     def refuse(self, reason: str, about: Any = None) -> Outcome | None:
         """Let the flag fall for a frame that cannot be used, for a reason in words; see `take`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,8 @@ class FrameResult:
         Time a stage.
     passes : int
         T.
+    age_s : float
+        How old the image was when it was judged; NaN if it was compared with no clock.
 
     """
 
@@ -46,6 +49,7 @@ class FrameResult:
     verdict: Verdict
     timings_ms: Mapping[str, float]
     passes: int
+    age_s: float = math.nan
 
     @property
     def label(self) -> LabelMap:

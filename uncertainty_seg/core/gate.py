@@ -16,17 +16,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-import logging
 import math
 
-from uncertainty_seg.core.calibration import Calibration, HIGHEST_SCORE
+from uncertainty_seg.core.calibration import Calibration, HIGHEST_SCORE, Promise
 from uncertainty_seg.core.settings import GateSettings
 from uncertainty_seg.errors import ConfigError
 
 # -------------------------------------------------------------------------------------------------
 # The gated scores and their limits, from calibration and settings.
 
-_log = logging.getLogger(__name__)
+VOID = 'void'
 
 
 def gate_limits(calibration: Calibration, settings: GateSettings) -> dict[str, float]:
@@ -42,11 +41,7 @@ def gate_limits(calibration: Calibration, settings: GateSettings) -> dict[str, f
     limits: Mapping[str, float] = promise.limits if promise else calibration.thresholds
     names: Sequence[str] = settings.scores or calibration.gate_scores
     if promise and settings.scores and set(names) != set(promise.limits):
-        _log.warning('gate.scores are not those of the calibration (%s): their limits promise '
-                     'nothing', ', '.join(promise.limits))
         limits = calibration.thresholds
-    elif promise:
-        _warn_of_void(settings)
     missing = [name for name in names if name not in limits]
     if missing:
         raise ConfigError(
@@ -57,21 +52,37 @@ def gate_limits(calibration: Calibration, settings: GateSettings) -> dict[str, f
 
 
 def promise_text(calibration: Calibration, settings: GateSettings) -> str:
-    """Say what the limits of `gate_limits` promise; empty if nothing."""
+    """Say what the limits of `gate_limits` promise; empty if nothing, VOID if settings undo it."""
+    if weakened_by(calibration, settings):
+        return VOID
     promise = calibration.promise_of(settings.alpha)
-    is_void = settings.threshold_scale > 1 or settings.fall_frames > 1
-    if promise is None or is_void or set(settings.scores or promise.limits) != set(promise.limits):
-        return ''
-    return f'accepted and bad ({promise.bad}) in at most {promise.alpha:g} of the frames'
+    return _said(promise) if promise else ''
 
 
-def _warn_of_void(settings: GateSettings) -> None:
+def weakened_by(calibration: Calibration, settings: GateSettings) -> tuple[str, ...]:
+    """
+    List the settings that make the gate accept more than its calibration does, each in words.
+
+    There may be some without a promise too: the calibrated thresholds are a choice all the same.
+    Raises ConfigError if there are promises, but none of `settings.alpha`.
+    """
+    promise, found = calibration.promise_of(settings.alpha), []
     if settings.threshold_scale > 1:
-        _log.warning('gate.threshold_scale is %g: with limits beyond those of the promise nothing '
-                     'is promised', settings.threshold_scale)
+        found.append(f'gate.threshold_scale is {settings.threshold_scale:g}, above 1')
+    names, given = set(promise.limits if promise else calibration.gate_scores), settings.scores
+    # Further thresholds make a gate stricter, but a promise is of its own scores and limits.
+    if given and (names != set(given) if promise else not names <= set(given)):
+        found.append(f'gate.scores are not those of the calibration ({", ".join(sorted(names))})')
     if settings.fall_frames > 1:
-        _log.warning('gate.fall_frames is %d: the flag stays up over frames beyond the limits, of '
-                     'which nothing is promised', settings.fall_frames)
+        found.append(f'gate.fall_frames is {settings.fall_frames}, above 1: the flag stays true '
+                     'on frames over their limits')
+    if promise and promise != calibration.promise_of(0):
+        found.append(f'gate.alpha is {settings.alpha:g}: only {_said(promise)}')
+    return tuple(found)
+
+
+def _said(promise: Promise) -> str:
+    return f'accepted and bad ({promise.bad}) in at most {promise.alpha:g} of the frames'
 
 
 def _scaled(name: str, limit: float, scale: float) -> float:
@@ -104,7 +115,7 @@ class Verdict:
         'confident', 'uncertain', 'recovering' (scores good, not yet long enough), 'fault',
         or 'unknown' (no frame yet).
     promise : str
-        What the limits promise, in words; empty if nothing.
+        What the limits promise, in words; empty if nothing, `VOID` if settings undo it.
 
     """
 
@@ -152,6 +163,7 @@ class Gate:
         self._thresholds = dict(thresholds)
         self._bad_frames: deque[bool] = deque(maxlen=settings.fall_window)
         self._good_in_a_row = 0
+        self._bad_since_s: float | None = None
         # None: the hold starts with the next frame, since its beginning is not known.
         self._held_from_s: float | None = None
         self._now_s = -math.inf
@@ -170,7 +182,7 @@ class Gate:
 
     def update(self, scores: Mapping[str, float], now_s: float = 0.0) -> Verdict:
         """
-        Judge one frame; never confident if a gated score is missing or not finite.
+        Judge one frame; never confident if a gated score is missing, not finite or below 0.
 
         `now_s` is the time of the frame, for `hold_s`. After one that is before the last, or not
         finite, the hold starts again with the next frame: a late frame never makes the flag true
@@ -180,6 +192,10 @@ class Gate:
         broken = [name for name, value in values.items() if not math.isfinite(value)]
         if broken:
             return self.fault(f'score {broken[0]} is not a finite number', now_s)
+        negative = [name for name, value in values.items() if value < 0]
+        if negative:
+            return self.fault(f'score {negative[0]} is {values[negative[0]]:.4g}, below 0: no '
+                              'score can be', now_s)
         ratios = {name: values[name] / limit for name, limit in self._thresholds.items()}
         worst = max(ratios.values())
         over = [
@@ -187,11 +203,22 @@ class Gate:
             for name, ratio in ratios.items() if ratio > 1.0
         ]
         self._bad_frames.append(bool(over))
+        lasts = self._bad_for_too_long(bool(over), now_s)
         self._tick(now_s, is_bad=bool(over))
         is_good = worst <= self._settings.rise_ratio
         self._good_in_a_row = self._good_in_a_row + 1 if is_good else 0
-        self._last = replace(self._judge(over, worst), promise=self._promise)
+        self._last = replace(self._judge(over, worst, lasts), promise=self._promise)
         return self._last
+
+    def _bad_for_too_long(self, is_bad: bool, now_s: float) -> bool:
+        if not is_bad:
+            self._bad_since_s = None
+            return False
+        if self._bad_since_s is None:
+            self._bad_since_s = now_s
+        # Of stamps that go back, or are no numbers, nobody knows how long they have lasted.
+        return not (now_s >= self._now_s
+                    and now_s - self._bad_since_s < self._settings.fall_within_s)
 
     def fault(self, reason: str, now_s: float | None = None) -> Verdict:
         """
@@ -224,9 +251,9 @@ class Gate:
             return self._settings.hold_s
         return self._held_from_s + self._settings.hold_s - self._now_s
 
-    def _judge(self, over: list[str], worst: float) -> Verdict:
+    def _judge(self, over: list[str], worst: float, lasts: bool) -> Verdict:
         # Only a bad frame lets it fall, so those from before it rose need not be forgotten.
-        falls = bool(over) and sum(self._bad_frames) >= self._settings.fall_frames
+        falls = bool(over) and (lasts or sum(self._bad_frames) >= self._settings.fall_frames)
         if self._last.is_confident and not falls:
             return Verdict(True, tuple(over) or ('all scores within limits',), worst, 'confident')
         if over:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 import logging
 import time
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +28,9 @@ from uncertainty_seg.core.dropout_masks import (
     still_inputs,
 )
 from uncertainty_seg.core.frame_result import FrameResult
-from uncertainty_seg.core.gate import Gate, gate_limits, promise_text, Verdict
+from uncertainty_seg.core.gate import Gate, gate_limits, promise_text, Verdict, VOID, weakened_by
 from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.plausibility import Backend, CheckedBackend
 from uncertainty_seg.core.preprocess import (
     fit_ignore,
     fit_image,
@@ -39,32 +39,12 @@ from uncertainty_seg.core.preprocess import (
 from uncertainty_seg.core.scores.aggregate import score_names
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import BUNDLE_PASSES, precision_of, Settings
-from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import ModelBundleError
 
 _log = logging.getLogger(__name__)
 # Total variance of equal passes, by the rounding of their sums: 2.4e-7 was seen.
 ROUNDING = 1e-6
 NOT_JUDGED = Verdict(False, ('not judged',), float('inf'), 'unknown')
-
-
-class Backend(Protocol):
-    """What the pipeline needs of a runtime."""
-
-    name: str
-
-    def run(self, image: ImageU8, masks: Masks, temperature: float) -> UncertaintyMaps:
-        """Return the maps (h, w) of an image (h, w, 3) in the card's size and colour order."""
-        ...
-
-    @property
-    def timings_ms(self) -> Mapping[str, float]:
-        """How long each stage of the last run took."""
-        ...
-
-    def close(self) -> None:
-        """Free everything; may be called twice."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -143,7 +123,10 @@ class Pipeline:
         clock: Callable[[], float] = time.perf_counter,
         source: PassSource | None = None,
     ) -> None:
-        self._bundle, self._backend, self._clock = bundle, backend, clock
+        self._bundle, self._clock = bundle, clock
+        # One check for all cameras: the maps before may be those of another.
+        self._backend = backend if isinstance(backend, CheckedBackend) else CheckedBackend(
+            backend, bundle.card.num_classes)
         self._source = source or PassSource(bundle.card)
         passes = self._passes_of(settings)
         self.precision = precision_of(bundle.card, settings.precision)
@@ -207,6 +190,19 @@ class Pipeline:
         return self._bundle.calibration.thresholds if self._bundle.calibration else {}
 
     @property
+    def weakened_by(self) -> tuple[str, ...]:
+        """List the settings that undo what the calibration promises, each in words."""
+        calibration = self._bundle.calibration
+        return weakened_by(calibration, self.settings.gate) if calibration else ()
+
+    @property
+    def promise(self) -> str:
+        """What is promised, in words; `VOID` if settings undo it, 'none' if nothing."""
+        if self.weakened_by:
+            return VOID
+        return self._gate.last.promise or 'none' if self._gate else 'none'
+
+    @property
     def verdict(self) -> Verdict:
         """Return the verdict in force."""
         return self._gate.last if self._gate else self._ungated()
@@ -244,7 +240,7 @@ class Pipeline:
         Run the network and compute scores, without the gate.
 
         Raises ImageError if the image has no pixels or cannot be fitted; ShapeError if it is not a
-        BGR image of bytes; BackendError if the runtime failed.
+        BGR image of bytes; BackendError if the runtime failed, or returned what cannot be.
 
         Parameters
         ----------
@@ -385,12 +381,16 @@ class Pipeline:
         calibration = self._bundle.calibration
         if calibration is None or self._temperature != calibration.temperature:
             return None
+        # Judged whatever T is: what is refused now would be found too late when T is back.
+        limits = gate_limits(calibration, settings.gate)
+        if weakened := weakened_by(calibration, settings.gate):
+            _log.warning('the settings undo the promise of the calibration: %s',
+                         '; '.join(weakened))
         if self._passes_of(settings) != calibration.passes:
             _log.warning('passes is %d and the limits are for %d: the flag is down until it is '
                          'that again', self._passes_of(settings), calibration.passes)
             return None
-        return Gate(settings.gate, gate_limits(calibration, settings.gate),
-                    promise_text(calibration, settings.gate))
+        return Gate(settings.gate, limits, promise_text(calibration, settings.gate))
 
 
 def _no_limits(reason: str) -> Verdict:

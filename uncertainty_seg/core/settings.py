@@ -151,6 +151,7 @@ MASK_POLICIES = ('fixed', 'per_frame')
 RELIABILITIES = ('best_effort', 'reliable')
 DURABILITIES = ('volatile', 'transient_local')
 IMAGE_TRANSPORTS = ('raw', 'compressed')
+STAMPS = ('camera', 'receipt')
 # What stands for the camera in the path of an ignore mask.
 CAMERA_PLACE = '{camera}'
 # A token of a ROS topic name.
@@ -184,11 +185,16 @@ class GateSettings:
     )
     fall_frames: int = parameter(
         1, 'Bad frames among the last fall_window that make the flag fall.', unit='frames',
-        lower=1, upper=10000, live=True,
+        lower=1, upper=100, live=True,
     )
     fall_window: int = parameter(
         1, 'Number of latest frames among which fall_frames are counted.', unit='frames',
-        lower=1, upper=10000, live=True,
+        lower=1, upper=100, live=True,
+    )
+    fall_within_s: float = parameter(
+        1.0, 'The flag falls with a bad frame that is this long after the first of the bad frames '
+        'in a row, by the stamps, whatever fall_frames is.', unit='s', lower=0.0, upper=10.0,
+        live=True,
     )
     hold_s: float = parameter(
         0.0, 'Least time that the flag stays false after the last bad frame or fault, by the '
@@ -276,6 +282,25 @@ class Settings:
         1.0, 'Without a frame for this long the flag falls; also the deadline of ~/confident.',
         unit='s', lower=0.05, upper=3600.0, live=True,
     )
+    stamps: str = parameter(
+        'camera', 'Which time of an image counts: camera takes the stamp of its header; receipt '
+        'takes the time at which the node received it, for drivers that send no stamps or whose '
+        'clock is another one. How old an image was when it arrived is not known then.',
+        choices=STAMPS,
+    )
+    max_age_s: float = parameter(
+        1.0, "A frame whose stamp is older than this by the node's clock when its flag is "
+        'published is not confident; 0 compares no clocks.', unit='s', lower=0.0, upper=3600.0,
+    )
+    max_skew_s: float = parameter(
+        0.5, "A frame that is stamped further than this in the future of the node's clock is not "
+        'confident, unless max_age_s is 0.', unit='s', lower=0.0, upper=60.0,
+    )
+    max_repeats: int = parameter(
+        2, 'Images in a row whose pixels came before, to the last bit, that are allowed before '
+        'the camera counts as frozen; -1 never compares them (rendered scenes that stand still).',
+        unit='frames', lower=-1, upper=1000,
+    )
     latency_budget_ms: float = parameter(
         0.0, 'Time from the arrival of a frame to its flag above which /diagnostics warns; 0 '
         'takes half of stale_timeout_s.', unit='ms', lower=0.0, upper=3.6e6, live=True,
@@ -307,6 +332,10 @@ class Settings:
         1.0, 'Least time between two frames on ~/flagged while nothing is logged; a frame log '
         'publishes the frames that it keeps there.', unit='s', lower=0.0, upper=86400.0,
         live=True,
+    )
+    lock_gate: bool = parameter(
+        False, 'Once the node is configured, nobody can change gate.*, passes or stale_timeout_s '
+        'until it is cleaned up.',
     )
     autostart: bool = parameter(
         True, 'Configure and activate at the start; false leaves it to a lifecycle manager.',
@@ -369,13 +398,32 @@ def _require_rates(settings: Settings) -> None:
 
 
 def _require_no_history(settings: Settings) -> None:
+    rise_frames = settings.gate.rise_frames
     is_kept = settings.durability == 'transient_local'
-    if is_kept and settings.queue_depth >= settings.gate.rise_frames:
+    if is_kept and settings.queue_depth >= rise_frames:
         raise ConfigError(
             f'queue_depth is {settings.queue_depth} with durability transient_local',
-            f'less than gate.rise_frames, {settings.gate.rise_frames}',
+            f'less than gate.rise_frames, {rise_frames}',
             'images from before the start would raise the flag',
         )
+    if settings.stamps == 'receipt' and settings.queue_depth >= rise_frames:
+        raise ConfigError(
+            f'queue_depth is {settings.queue_depth} with stamps receipt',
+            f'less than gate.rise_frames, {rise_frames}',
+            'after a pause the node could not tell images that waited from new ones',
+        )
+
+
+def require_unlocked(before: Settings, after: Settings) -> None:
+    """Raise ConfigError if settings that `lock_gate` holds would change."""
+    locked = [name for name, value in settings_to_dict(before).items()
+              if (name.startswith('gate.') or name in ('passes', 'stale_timeout_s'))
+              and settings_to_dict(after)[name] != value]
+    if before.lock_gate and locked:
+        raise ConfigError(
+            f'{locked[0]} cannot be changed while the node is configured',
+            'no change of gate.*, passes and stale_timeout_s, since lock_gate is true',
+            'clean the node up, set it, and configure it again')
 
 
 def settings_from_dict(values: Mapping[str, object]) -> Settings:

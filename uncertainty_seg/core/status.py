@@ -8,11 +8,12 @@ The node writes it into a message, `replay` into a bag.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+import math
 
 from uncertainty_seg.core.frame_result import FrameResult
-from uncertainty_seg.core.gate import Verdict
+from uncertainty_seg.core.gate import Verdict, VOID
 
 VERDICT_NAME = 'uncertainty_seg: verdict'
 OK, WARN, ERROR = 0, 1, 2
@@ -44,7 +45,7 @@ class Status:
 
 def verdict_status(
     verdict: Verdict, result: FrameResult | None, thresholds: Mapping[str, float],
-    has_latency: bool = True,
+    has_latency: bool = True, weakened_by: Sequence[str] = (),
 ) -> Status:
     """
     List what led to a verdict.
@@ -60,23 +61,29 @@ def verdict_status(
     has_latency : bool
         With the milliseconds of each stage. A replay leaves them out: its bytes depend on its
         input alone.
+    weakened_by : sequence of str
+        Settings that undo the promise, each in words.
 
     Returns
     -------
     Status
-        The reasons as message; flag, kind, ratio, promise, every threshold, every score and T as
-        values.
+        The reasons as message; flag, kind, ratio, promise, every threshold, every score, age of
+        the image and T as values.
 
     """
     values = {
         'confident': str(verdict.is_confident).lower(),
         'kind': verdict.kind,
         'score_ratio': f'{verdict.score_ratio:.6g}',
-        'promise': verdict.promise or 'none',
+        'promise': VOID if weakened_by else verdict.promise or 'none',
     }
+    if weakened_by:
+        values['promise_void_because'] = '; '.join(weakened_by)
     values |= {f'threshold.{name}': f'{limit:.6g}' for name, limit in thresholds.items()}
     if result is not None:
         values['passes'] = str(result.passes)
+        if math.isfinite(result.age_s):
+            values['frame_age_ms'] = f'{result.age_s * 1e3:.1f}'
         values |= {f'score.{name}': f'{value:.6g}' for name, value in result.scores.items()}
         if has_latency:
             values |= {f'latency.{k}_ms': f'{ms:.3f}' for k, ms in result.timings_ms.items()}

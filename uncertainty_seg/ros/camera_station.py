@@ -15,8 +15,8 @@ import logging
 
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.ros.camera_link import CameraLink, FrameIntake, input_topic, output_topic
-from uncertainty_seg.ros.conversions import AnyImage, as_image
+from uncertainty_seg.ros.camera_link import Arrival, CameraLink, input_topic, output_topic
+from uncertainty_seg.ros.conversions import AnyImage, as_image, stamp_ns
 from uncertainty_seg.ros.frame_log_link import MessageFrame
 from uncertainty_seg.ros.frame_processor import FrameProcessor, Outputs
 from uncertainty_seg.ros.frame_scheduler import FrameScheduler, Slot
@@ -62,8 +62,7 @@ class CameraStation:
         self._pictures: PicturePublishers | None = None
         self._labels: LabelInfoPublisher | None = None
         self._processor: FrameProcessor | None = None
-        self._slot: Slot[AnyImage] | None = None
-        self._intake: FrameIntake | None = None
+        self._slot: Slot[Arrival] | None = None
         self._link: CameraLink | None = None
         self._hint = ''
 
@@ -91,7 +90,7 @@ class CameraStation:
         self._labels.publish(pipeline.card)
 
     def listen(
-        self, scheduler: FrameScheduler[AnyImage], log: FrameLog | None = None
+        self, scheduler: FrameScheduler[Arrival], log: FrameLog | None = None
     ) -> None:
         """Subscribe to the camera; the gate and all counts start from nothing."""
         assert self._pipeline is not None and self._pictures is not None
@@ -99,11 +98,21 @@ class CameraStation:
         self._statistics = FrameStatistics()
         self._processor = FrameProcessor(
             self._owner.start(),
-            Outputs(self._pictures, self._statistics, log, self.name), self._settings)
+            Outputs(self._pictures, self._statistics, log, self.name), self._settings,
+            self._now_ns)
         self._slot = scheduler.add(self._processor)
         self._slot.limit(settings.rate_of(self._index))
-        self._intake = FrameIntake(self._slot)
-        self._link = CameraLink(self._node, settings, self._intake, self.name)
+        self._link = CameraLink(self._node, settings, self._on_image, self.name)
+
+    def _now_ns(self) -> int:
+        return int(self._node.get_clock().now().nanoseconds)
+
+    def _on_image(self, msg: AnyImage) -> None:
+        if self._slot is not None:
+            self._owner.note_arrival()
+            is_of_receipt = self._settings().stamps == 'receipt'
+            self._slot.put(Arrival(
+                msg, self._now_ns() if is_of_receipt else stamp_ns(msg.header)))
 
     def publish_kept(self, frame: MessageFrame) -> None:
         """Publish what the log has kept, from the log's thread."""
@@ -129,8 +138,8 @@ class CameraStation:
             self._labels.close()
         self._rival.close()
         self._owner.take_over(None)
-        # The slot and the intake hold on to the processor, that is to the model and the log.
-        self._pipeline = self._pictures = self._labels = self._slot = self._intake = None
+        # The slot holds on to the processor, that is to the model and the log.
+        self._pipeline = self._pictures = self._labels = self._slot = None
 
     def flush(self, timeout_s: float) -> None:
         """Wait until the last flag has reached its subscribers."""
@@ -154,7 +163,7 @@ class CameraStation:
         """Start the gate and all counts from nothing."""
         self._owner.reset()
         self._statistics.clear()
-        for part in (self._slot, self._intake, self._pictures):
+        for part in (self._slot, self._pictures):
             if part is not None:
                 part.clear_counts()
 
@@ -177,9 +186,8 @@ class CameraStation:
     def check_graph(self) -> None:
         """Look in the graph, once a second, why no frame comes and who else publishes the flag."""
         hint = ''
-        if self._link is not None and self._intake is not None:
-            is_silent = not self.is_stuck and not self._intake.is_repeating
-            if is_silent and self._owner.silence_s() >= SILENCE_HINT_S:
+        if self._link is not None:
+            if not self.is_stuck and self._owner.silence_s() >= SILENCE_HINT_S:
                 assert self._node.watch is not None
                 topic = self._node.watch.subscription(self.topic)
                 hint = why_silent(self._node, topic, input_topic('image', self.name))
@@ -199,11 +207,10 @@ class CameraStation:
 
     def _counts(self) -> FrameCounts:
         published = self._pictures.counts if self._pictures is not None else {}
-        if self._slot is None or self._intake is None:
+        if self._slot is None:
             return FrameCounts(published=published)
         return FrameCounts(self._slot.num_received, self._slot.num_dropped,
-                           self._slot.num_over_rate, self._intake.num_repeated, self._num_lost(),
-                           published)
+                           self._slot.num_over_rate, self._num_lost(), published)
 
     def _num_lost(self) -> int:
         watch = self._node.watch
@@ -216,6 +223,4 @@ class CameraStation:
         if holder:
             return (f'a frame of {holder} has been in work too long, no verdict for '
                     f'{silence_s:.1f} s')
-        if self._intake is not None and self._intake.is_repeating:
-            return f'{self.topic} repeats its last image, nothing new for {silence_s:.1f} s'
         return f'no frame on {self.topic or "image"} for {silence_s:.1f} s'

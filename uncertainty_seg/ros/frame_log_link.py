@@ -23,7 +23,7 @@ from uncertainty_seg.core.image_codec import ImageFile
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.preprocess import unfit_label, unfit_map
 from uncertainty_seg.core.settings import MEGABYTE, Settings, settings_to_dict
-from uncertainty_seg.ros.conversions import AnyImage, image_from_msg, stamp_ns
+from uncertainty_seg.ros.conversions import AnyImage, image_from_msg
 from uncertainty_seg.storage.frame_log.format import about_run, LogAbout, LogFrame
 from uncertainty_seg.storage.frame_log.log import FrameLog
 
@@ -83,7 +83,7 @@ def message_frame(
     file = image_from_msg(msg) if isinstance(msg, CompressedImage) else None
     is_file = isinstance(file, ImageFile)
     return MessageFrame(
-        stamp_ns=stamp_ns(msg.header), camera=camera, ros_frame=msg.header.frame_id,
+        stamp_ns=result.stamp_ns, camera=camera, ros_frame=msg.header.frame_id,
         image=file if isinstance(file, ImageFile) else image_bgr,
         encoding=str(msg.format if is_file else msg.encoding), verdict=result.verdict,
         scores=dict(result.scores), thresholds=dict(thresholds),

@@ -16,11 +16,13 @@ import logging
 import math
 import time
 
+from uncertainty_seg.core.frame_guard import FrameGuard
 from uncertainty_seg.core.frame_loop import FrameLoop, Outcome
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.render import FrameView
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.ros.conversions import AnyImage, as_image, image_from_msg, stamp_ns
+from uncertainty_seg.ros.camera_link import Arrival
+from uncertainty_seg.ros.conversions import AnyImage, as_image, image_from_msg
 from uncertainty_seg.ros.frame_log_link import message_frame
 from uncertainty_seg.ros.health import FrameStatistics
 from uncertainty_seg.ros.publishers import PicturePublishers
@@ -52,15 +54,18 @@ class FrameProcessor:
         Gets what came of it.
     settings : callable
         Returns the settings in force.
+    clock_ns : callable
+        The time that stamps are compared with.
 
     """
 
     def __init__(
-        self, activation: Activation, outputs: Outputs, settings: Callable[[], Settings]
+        self, activation: Activation, outputs: Outputs, settings: Callable[[], Settings],
+        clock_ns: Callable[[], int],
     ) -> None:
         self._activation, self._outputs, self._settings = activation, outputs, settings
-        self._pipeline = activation.pipeline
-        self._loop = FrameLoop(activation.pipeline, activation)
+        self._pipeline, self._clock_ns = activation.pipeline, clock_ns
+        self._loop = FrameLoop(activation.pipeline, activation, FrameGuard(settings()))
         self._kind = 'unknown'
         self._busy_since_s = math.nan
 
@@ -70,34 +75,36 @@ class FrameProcessor:
         since_s = self._busy_since_s
         return 0.0 if math.isnan(since_s) else time.monotonic() - since_s
 
-    def __call__(self, msg: AnyImage, waited_s: float = 0.0) -> None:
+    def __call__(self, arrival: Arrival, waited_s: float = 0.0) -> None:
         """Process and publish one frame that waited; never raises for a frame."""
         self._busy_since_s = time.monotonic()
         try:
-            self._handle(msg, time.perf_counter() - waited_s)
+            self._handle(arrival, time.perf_counter() - waited_s)
         except Exception as err:  # a bug must not end the thread, nor leave the flag up
             _log.exception('a frame could not be processed')
-            self._refuse(msg, f'internal error {type(err).__name__}: {err}')
+            self._refuse(arrival.msg, f'internal error {type(err).__name__}: {err}')
         finally:
             self._busy_since_s = math.nan
 
-    def _handle(self, msg: AnyImage, came_s: float) -> None:
+    def _handle(self, arrival: Arrival, came_s: float) -> None:
+        msg = arrival.msg
         waited_ms = (time.perf_counter() - came_s) * 1e3
         if self._activation.is_late():
             self._outputs.statistics.clear_latency()
         outcome = self._loop.take(
-            lambda: decode(image_from_msg(msg)), stamp_ns(msg.header), msg.header)
+            lambda: decode(image_from_msg(msg)), arrival.stamp_ns, msg.header, self._clock_ns)
         to_flag_ms = (time.perf_counter() - came_s) * 1e3
         self._note(outcome)
         if outcome is None or outcome.result is None:
             return
         self._outputs.statistics.add_latency(to_flag_ms, self._settings().budget_ms)
         self._show(msg, outcome)
-        self._log(msg, outcome)
+        if not outcome.doubt:  # old or frozen images are not worth a place in the log
+            self._log(msg, outcome)
         total_ms = (time.perf_counter() - came_s) * 1e3
         self._outputs.statistics.add_frame({
             'wait': waited_ms, **outcome.result.timings_ms, 'to_flag': to_flag_ms,
-            'total': total_ms})
+            'total': total_ms}, outcome.result.age_s)
 
     def _refuse(self, msg: AnyImage, reason: str) -> None:
         try:
@@ -125,7 +132,7 @@ class FrameProcessor:
         pictures.publish(msg.header, FrameView(
             outcome.image_bgr, outcome.result, pipeline.card, settings, pipeline.calibrated))
         # With a log, `~/flagged` has what the log keeps.
-        if self._outputs.log is None and outcome.verdict.is_worth_a_label \
+        if self._outputs.log is None and outcome.verdict.is_worth_a_label and not outcome.doubt \
                 and pictures.wants_flagged:
             pictures.publish_flagged(as_image(msg), settings.flagged_min_interval_s)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+import math
 import statistics
 import threading
 import time
@@ -72,6 +73,7 @@ class FrameStatistics:
     def _forget(self) -> None:
         self._timings: dict[str, deque[float]] = {}
         self._done_s: deque[float] = deque(maxlen=WINDOW_FRAMES)
+        self._ages_s: deque[float] = deque(maxlen=WINDOW_FRAMES)
         self.num_processed = 0
         self.num_faulty = 0
         self.last_fault = ''
@@ -103,11 +105,12 @@ class FrameStatistics:
         """How long the newest frame took to its flag."""
         return self._latest_ms
 
-    def add_frame(self, timings_ms: Mapping[str, float]) -> None:
-        """Count a frame that went through, with the time of each stage."""
+    def add_frame(self, timings_ms: Mapping[str, float], age_s: float = math.nan) -> None:
+        """Count a frame that went through, with the time of each stage and its age."""
         with self._lock:
             self.num_processed += 1
             self._done_s.append(self._clock())
+            self._ages_s.append(age_s)
             for stage, value_ms in timings_ms.items():
                 self._timings.setdefault(stage, deque(maxlen=WINDOW_FRAMES)).append(value_ms)
 
@@ -145,6 +148,12 @@ class FrameStatistics:
             span_s = max(self._clock() - self._done_s[0], 1e-9)
             return (len(self._done_s) - 1) / span_s
 
+    def ages_ms(self) -> tuple[float, float] | None:
+        """Return median and largest age of the last images when they were judged."""
+        with self._lock:
+            known = [age_s * 1e3 for age_s in self._ages_s if math.isfinite(age_s)]
+        return (statistics.median(known), max(known)) if known else None
+
     def latencies_ms(self) -> dict[str, tuple[float, float]]:
         """Return median and largest time of each stage over the last frames."""
         with self._lock:
@@ -164,10 +173,9 @@ class FrameCounts:
 
     Attributes
     ----------
-    num_received, num_dropped, num_over_rate, num_repeated, num_lost : int
-        New frames that came; those replaced by newer ones before their turn because the network
-        was busy, and because of the rate cap; messages that were the frame before once more;
-        those the middleware lost on the way.
+    num_received, num_dropped, num_over_rate, num_lost : int
+        Frames that came; those replaced by newer ones before their turn because the network was
+        busy, and because of the rate cap; those the middleware lost on the way.
     published : mapping of str to int
         Pictures made of each topic.
 
@@ -176,7 +184,6 @@ class FrameCounts:
     num_received: int = 0
     num_dropped: int = 0
     num_over_rate: int = 0
-    num_repeated: int = 0
     num_lost: int = 0
     published: Mapping[str, int] = field(default_factory=dict)
 
@@ -225,6 +232,9 @@ class NodeHealth:
     def warnings(self) -> list[str]:
         """List what is wrong and does not touch the flag, the most telling first."""
         found = list(self.conflicts)
+        if self.pipeline is not None and self.pipeline.weakened_by:
+            found.append('the settings undo the promise of the calibration: '
+                         + '; '.join(self.pipeline.weakened_by))
         if self.board.is_throttled:
             found.append(self.board.why)
         return [*found, self.trouble] if self.trouble else found
@@ -234,7 +244,8 @@ class NodeHealth:
         values = {'state': self.state, 'model': self.settings.model,
                   'image_codec': self.image_codec}
         if self.pipeline is not None:
-            values |= {'backend': self.pipeline.backend_name, 'passes': str(self.pipeline.passes)}
+            values |= {'backend': self.pipeline.backend_name, 'passes': str(self.pipeline.passes),
+                       'promise': self.pipeline.promise}
         if self.build is not None:
             values['engine_build_percent'] = f'{self.build.share * 100:.0f}'
             values['engine_build_phase'] = self.build.phase
@@ -331,10 +342,10 @@ class Health:
         stats, counts = self.statistics, self.counts
         values = {
             'confident': str(self.is_confident).lower(),
+            'stamps': self.node.settings.stamps,
             'frames_received': str(counts.num_received),
             'frames_dropped': str(counts.num_dropped),
             'frames_over_rate': str(counts.num_over_rate),
-            'frames_repeated': str(counts.num_repeated),
             'frames_lost_in_transport': str(counts.num_lost),
             'frames_processed': str(stats.num_processed),
             'frames_faulty': str(stats.num_faulty),
@@ -342,6 +353,8 @@ class Health:
             'latency_budget_ms': f'{self.node.settings.budget_ms:g}',
             'last_fault': stats.last_fault,
         }
+        if (ages := stats.ages_ms()) is not None:
+            values['frame_age_ms'] = f'median {ages[0]:.1f}, max {ages[1]:.1f}'
         for stage, (median, largest) in stats.latencies_ms().items():
             values[f'latency.{stage}_ms'] = f'median {median:.2f}, max {largest:.2f}'
         values |= {f'published.{name}': str(n) for name, n in counts.published.items()}

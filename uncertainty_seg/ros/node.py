@@ -22,11 +22,12 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import Trigger
 
 from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.core.settings import require_unlocked, Settings
 from uncertainty_seg.errors import BackendError
 from uncertainty_seg.ros.board_state import BoardState, BoardWatch
+from uncertainty_seg.ros.camera_link import Arrival
 from uncertainty_seg.ros.camera_station import CameraStation
-from uncertainty_seg.ros.conversions import AnyImage, image_bridge
+from uncertainty_seg.ros.conversions import image_bridge
 from uncertainty_seg.ros.engine_builder import BuildState, open_or_build
 from uncertainty_seg.ros.frame_log_link import MessageFrame, NOT_LOGGING, RunLog
 from uncertainty_seg.ros.frame_scheduler import FrameScheduler, Worker
@@ -67,7 +68,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         self._condition: tuple[object, ...] = ()
         self._pipelines: list[Pipeline] = []
         self._stations: list[CameraStation] = []
-        self._worker: Worker[AnyImage] | None = None
+        self._worker: Worker[Arrival] | None = None
         self._log: RunLog | None = None
         self._state = 'unconfigured'
         self._served = ParameterServer(self, self._reconfigure)
@@ -200,7 +201,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
             raise BackendError(
                 'the engine is gone', fix='clean the node up and configure it again'
             )
-        scheduler: FrameScheduler[AnyImage] = FrameScheduler()
+        scheduler: FrameScheduler[Arrival] = FrameScheduler()
         self._worker = Worker(scheduler)
         for station in self._stations:
             station.listen(scheduler, self._log.log if self._log is not None else None)
@@ -236,6 +237,8 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
                 station.publish_kept(frame)
 
     def _reconfigure(self, settings: Settings) -> None:
+        if self._pipelines:
+            require_unlocked(self._settings(), settings)
         for station in self._stations:
             station.reconfigure(settings)
         if self._log is not None and self._pipelines:

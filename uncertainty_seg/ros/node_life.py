@@ -16,6 +16,7 @@ import logging
 from pathlib import Path
 import signal
 import threading
+import time
 import traceback
 from types import FrameType
 from typing import Any, TypeVar
@@ -93,6 +94,17 @@ def ros_logging(logger: RcutilsLogger) -> Iterator[None]:
         package.removeHandler(handler)
         package.setLevel(before[0])
         package.propagate = before[1]
+
+
+# -------------------------------------------------------------------------------------------------
+# The clock of everything that must notice silence.
+
+
+def steady_s() -> float:
+    """Return the seconds of a clock that also runs while the machine sleeps."""
+    # Only Linux has this clock; elsewhere the time that the machine sleeps is not counted.
+    boot = getattr(time, 'CLOCK_BOOTTIME', None)
+    return time.monotonic() if boot is None else time.clock_gettime(boot)
 
 
 # -------------------------------------------------------------------------------------------------

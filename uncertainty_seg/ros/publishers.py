@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 import functools
 import logging
 import math
-import time
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -32,6 +31,7 @@ from uncertainty_seg.ros.camera_link import camera_info_topic, output_topic
 from uncertainty_seg.ros.conversions import image_to_msg
 from uncertainty_seg.ros.graph_watch import qos
 from uncertainty_seg.ros.health import diagnostics_message
+from uncertainty_seg.ros.node_life import steady_s
 
 # -------------------------------------------------------------------------------------------------
 # The camera's calibration, relayed beside the mask so that its pixels can be projected.
@@ -306,6 +306,8 @@ class VerdictPublishers:
         The flag as it was published last.
     num_sent : int
         Flags published so far.
+    weakened_by : tuple of str
+        Settings that undo the promise, for the status; set by the owner of the verdict.
 
     """
 
@@ -315,6 +317,7 @@ class VerdictPublishers:
         self._sent_s = -math.inf
         self.is_confident = False
         self.num_sent = 0
+        self.weakened_by: tuple[str, ...] = ()
         self._flag = self._make_flag(stale_timeout_s)
         self._score = node.create_publisher(
             Float32, output_topic('score', camera), qos.report_qos())
@@ -362,13 +365,13 @@ class VerdictPublishers:
         """
         header = header or Header(stamp=self._clock.now().to_msg())
         # First: a process that is stopped between the two must find its silence afterwards.
-        self._sent_s = time.monotonic()
+        self._sent_s = steady_s()
         self._flag.publish(Bool(data=verdict.is_confident))
         self.is_confident = verdict.is_confident
         self.num_sent += 1
         self._score.publish(Float32(data=verdict.score_ratio))
         if self._status.get_subscription_count():
-            status = verdict_status(verdict, result, thresholds)
+            status = verdict_status(verdict, result, thresholds, weakened_by=self.weakened_by)
             self._status.publish(diagnostics_message(header, status))
 
     def publish_fault(self, reason: str) -> None:
@@ -377,7 +380,7 @@ class VerdictPublishers:
 
     def silence_s(self) -> float:
         """Return the seconds since the flag was last published."""
-        return time.monotonic() - self._sent_s
+        return steady_s() - self._sent_s
 
     def flush(self, timeout_s: float) -> None:
         """Wait until the last flag has reached its subscribers, where ROS reports that."""

@@ -14,6 +14,10 @@ Instead the frame is begun under an epoch of the pipeline, which every such even
 frame is ready in another epoch it is published as not confident, with the event as the reason: it
 was measured for limits, for a T or for a past that no longer hold. It counts as no fault itself.
 
+A process can be paused at any instruction. The time of a verdict is therefore noted before it is
+published, never after, and once a true is out it is looked at again: if it went out late, a false
+follows at once.
+
 """
 
 from __future__ import annotations
@@ -21,14 +25,15 @@ from __future__ import annotations
 from collections.abc import Callable
 import logging
 import threading
-import time
 
 from std_msgs.msg import Header
 
+from uncertainty_seg.core.frame_loop import Doubt
 from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.pipeline import Epoch, Pipeline
 from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.ros.node_life import steady_s
 from uncertainty_seg.ros.publishers import VerdictPublishers
 
 _log = logging.getLogger(__name__)
@@ -38,7 +43,7 @@ class VerdictOwner:
     """
     Decide about the flag of one camera, and publish each decision in the same step.
 
-    Its clock is the steady one and not the node's. With `use_sim_time` the node's clock stands
+    Its clock is a steady one and not the node's. With `use_sim_time` the node's clock stands
     still while a bag is paused or its player has died, and the flag would stay up. The price is
     that a bag played so slowly that frames are further apart than the timeout is never confident.
 
@@ -47,11 +52,11 @@ class VerdictOwner:
     publishers : VerdictPublishers
         No other object publishes with them.
     timeout_s : float
-        After this long without a verdict the flag falls.
+        After this long without a frame, or without a verdict about one, the flag falls.
     veto : callable, optional
         Returns why no flag may be true now, whatever the frame; empty if it may.
     clock : callable, optional
-        Seconds that never stand still or go back.
+        Seconds that never stand still or go back, also while the machine or the process sleeps.
 
     Attributes
     ----------
@@ -64,14 +69,15 @@ class VerdictOwner:
 
     def __init__(
         self, publishers: VerdictPublishers, timeout_s: float, veto: Callable[[], str] = str,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = steady_s,
     ) -> None:
         self._publishers, self._veto, self._clock = publishers, veto, clock
         self._lock = threading.RLock()
         self._pipeline: Pipeline | None = None
         self._activation: Activation | None = None
         self.timeout_s = timeout_s
-        self._fed_s = clock()
+        # When the newest frame came, and when the last verdict about one was reached.
+        self._arrived_s = self._judged_s = clock()
         self.why_down = ''
 
     # --- called by the worker, through its activation ------------------------------------------
@@ -86,11 +92,12 @@ class VerdictOwner:
                 verdict = activation.pipeline.fault('frames had stopped')
                 if self._publishers.is_confident:
                     self._publishers.publish(verdict, activation.pipeline.thresholds)
-                self._fed_s = self._clock()
+                self._judged_s = self._clock()
             return activation.pipeline.begin()
 
     def judge(
-        self, activation: Activation, epoch: Epoch, result: FrameResult, about: Header
+        self, activation: Activation, epoch: Epoch, result: FrameResult, doubt: Doubt,
+        about: Header,
     ) -> Verdict | None:
         """Judge a measured frame and publish; None once the activation has ended."""
         with self._lock:
@@ -100,40 +107,54 @@ class VerdictOwner:
                 verdict = activation.pipeline.fault(
                     f'no verdict for {self.timeout_s:g} s: '
                     'the frame came or was computed too late')
+            elif reason := doubt():
+                verdict = activation.pipeline.fault(reason)
             else:
                 verdict = activation.pipeline.judge(epoch, result)
             if verdict.is_confident and (veto := self._veto()):
                 verdict = activation.pipeline.fault(veto)
-            return self._answer(activation, verdict, about, result)
+            verdict_s = self._clock()
+            self._answer(activation, verdict, about, result)
+            if verdict.is_confident and (
+                    doubt() or self._clock() - verdict_s >= self.timeout_s):
+                self.fall('the process was held up while a verdict went out')
+                verdict = activation.pipeline.verdict
+            return verdict
 
     def refuse(self, activation: Activation, reason: str, about: Header) -> Verdict | None:
         """Publish that a frame could not be used; None once the activation has ended."""
         with self._lock:
             if activation is not self._activation:
                 return None
-            return self._answer(activation, activation.pipeline.fault(reason), about, None)
+            verdict = activation.pipeline.fault(reason)
+            self._answer(activation, verdict, about, None)
+            return verdict
 
     def _answer(
         self, activation: Activation, verdict: Verdict, header: Header, result: FrameResult | None
-    ) -> Verdict:
+    ) -> None:
+        self._judged_s = self._clock()
         self._publishers.publish(verdict, activation.pipeline.thresholds, header, result)
-        self._fed_s = self._clock()
-        return verdict
 
     # --- called by the executor's thread ---------------------------------------------------------
+
+    def note_arrival(self) -> None:
+        """Note that a frame came."""
+        self._arrived_s = self._clock()
 
     def take_over(self, pipeline: Pipeline | None) -> None:
         """Judge by the gate of a pipeline from now on; None to hold on to none."""
         with self._lock:
             self.stop('the model is released')
             self._pipeline = pipeline
+            self._publishers.weakened_by = pipeline.weakened_by if pipeline is not None else ()
 
     def start(self) -> Activation:
         """Begin an activation; the gate and the timeout start from nothing."""
         with self._lock:
             assert self._pipeline is not None
             self._pipeline.fault('the node was just activated')
-            self._fed_s = self._clock()
+            self._arrived_s = self._judged_s = self._clock()
             self._activation = Activation(self, self._pipeline)
             return self._activation
 
@@ -163,9 +184,11 @@ class VerdictOwner:
 
         """
         with self._lock:
-            if self._pipeline is not None and self._pipeline.reconfigure(settings) \
-                    and self._activation is not None:
-                self.fall(self._pipeline.cause)
+            if self._pipeline is not None:
+                has_changed = self._pipeline.reconfigure(settings)
+                self._publishers.weakened_by = self._pipeline.weakened_by
+                if has_changed and self._activation is not None:
+                    self.fall(self._pipeline.cause)
             if settings.stale_timeout_s != self.timeout_s:
                 if self._pipeline is not None:
                     self._pipeline.restart('the deadline was changed')
@@ -212,12 +235,12 @@ class VerdictOwner:
         return self._publishers.is_confident
 
     def silence_s(self) -> float:
-        """Return the seconds since the last verdict about a frame."""
-        return self._clock() - self._fed_s
+        """Return the seconds since the newest frame came."""
+        return self._clock() - self._arrived_s
 
     def is_stale(self) -> bool:
-        """Tell whether that is too long ago."""
-        return self.silence_s() >= self.timeout_s
+        """Tell whether that, or the last verdict about a frame, is too long ago."""
+        return self._clock() - min(self._arrived_s, self._judged_s) >= self.timeout_s
 
 
 class Activation:
@@ -243,9 +266,11 @@ class Activation:
         """See `VerdictOwner.begin`."""
         return self._owner.begin(self)
 
-    def judge(self, epoch: Epoch, result: FrameResult, about: Header) -> Verdict | None:
+    def judge(
+        self, epoch: Epoch, result: FrameResult, doubt: Doubt, about: Header
+    ) -> Verdict | None:
         """See `VerdictOwner.judge`."""
-        return self._owner.judge(self, epoch, result, about)
+        return self._owner.judge(self, epoch, result, doubt, about)
 
     def refuse(self, reason: str, about: Header) -> Verdict | None:
         """See `VerdictOwner.refuse`."""

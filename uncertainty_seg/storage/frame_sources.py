@@ -97,6 +97,8 @@ class SourceFrame:
         Those of the source; in a log, those of the frame.
     raw : RawImage or ImageFile
         Its pixels.
+    received_ns : int or None
+        When the bag received it; None in a folder or a log.
 
     """
 
@@ -105,6 +107,7 @@ class SourceFrame:
     topic: str
     dive: str
     raw: RawImage | ImageFile
+    received_ns: int | None = None
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,8 @@ def _bag_frames(source: FrameSource) -> _Items:
         if isinstance(item, BadMessage):
             yield index, _known(BadFrame(index, item.reason, item.topic, source.dive))
         else:
-            frame = SourceFrame(index, item.stamp_ns, item.topic, source.dive, item.raw)
+            frame = SourceFrame(index, item.stamp_ns, item.topic, source.dive, item.raw,
+                                item.received_ns)
             yield index, _known(frame)
 
 

@@ -10,7 +10,7 @@ reported and written as not confident.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 import logging
 from pathlib import Path
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from uncertainty_seg.backends.registry import open_pipeline
+from uncertainty_seg.core.frame_guard import FrameGuard
 from uncertainty_seg.core.frame_loop import FrameLoop, Outcome
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.pipeline import Pipeline
@@ -95,14 +96,14 @@ def write_view(
 
 
 def write_verdict(
-    writer: BagWriter, outcome: Outcome, thresholds: Mapping[str, float], stamp_ns: int,
-    received_ns: int,
+    writer: BagWriter, outcome: Outcome, pipeline: Pipeline, stamp_ns: int, received_ns: int,
 ) -> None:
     """Write flag, score and status of a frame, usable or not."""
     verdict = outcome.verdict
     writer.write_bool(f'{NODE_NAME}/confident', received_ns, verdict.is_confident)
     writer.write_float(f'{NODE_NAME}/score', received_ns, verdict.score_ratio)
-    status = verdict_status(verdict, outcome.result, thresholds, has_latency=False)
+    status = verdict_status(verdict, outcome.result, pipeline.thresholds, has_latency=False,
+                            weakened_by=pipeline.weakened_by)
     writer.write_diagnostics(f'{NODE_NAME}/status', stamp_ns, (status,), received_ns)
 
 
@@ -209,7 +210,7 @@ class _Replay:
         self, writer: BagWriter, pipeline: Pipeline, choice: OutputChoice, topic: str
     ) -> None:
         self._writer, self._pipeline, self._choice = writer, pipeline, choice
-        self._loop = FrameLoop(pipeline)
+        self._loop = FrameLoop(pipeline, guard=FrameGuard(pipeline.settings))
         self.report = ReplayReport(
             topic, pipeline.card.name, pipeline.backend_name, pipeline.passes
         )
@@ -234,7 +235,10 @@ class _Replay:
             # Its header is lost with it; the time of its arrival is the stamp that is left.
             self._write(self._loop.refuse(item.reason), item.received_ns, item.received_ns)
             return
-        outcome = self._loop.take(lambda: decode(item.raw), item.stamp_ns)
+        is_of_receipt = self._pipeline.settings.stamps == 'receipt'
+        outcome = self._loop.take(
+            lambda: decode(item.raw), item.received_ns if is_of_receipt else item.stamp_ns,
+            clock_ns=lambda: item.received_ns)
         if outcome is not None and outcome.result is not None:
             assert outcome.image_bgr is not None
             pipeline = self._pipeline
@@ -247,9 +251,8 @@ class _Replay:
         assert outcome is not None  # nobody stops this judge
         report = self.report
         report.num_confident += outcome.verdict.is_confident
-        if outcome.result is None:
+        if outcome.problem:
             report.num_bad += 1
             if len(report.problems) < NUM_PROBLEMS_KEPT:
                 report.problems.append(f'frame {report.num_frames}: {outcome.problem}')
-        write_verdict(
-            self._writer, outcome, self._pipeline.thresholds, stamp_ns, received_ns)
+        write_verdict(self._writer, outcome, self._pipeline, stamp_ns, received_ns)

@@ -34,7 +34,7 @@ from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import pass_inputs
 from uncertainty_seg.core.model_card import InputSpec, ModelCard
-from uncertainty_seg.core.pipeline import Backend
+from uncertainty_seg.core.plausibility import Backend
 from uncertainty_seg.core.preprocess import fit_image, Geometry
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.uncertainty import (

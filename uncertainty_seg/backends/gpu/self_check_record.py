@@ -23,7 +23,7 @@ from typing import Any
 
 from uncertainty_seg.backends.gpu.engine_cache import cache_folder, EngineCache
 from uncertainty_seg.core.model_card import ModelCard
-from uncertainty_seg.core.pipeline import Backend
+from uncertainty_seg.core.plausibility import Backend
 from uncertainty_seg.errors import BackendUnavailableError
 
 RECORD_FILE = 'self_check.json'

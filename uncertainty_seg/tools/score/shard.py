@@ -23,6 +23,7 @@ from uncertainty_seg.analysis.frame_features import frame_features, num_features
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.calibration import calibration_to_json, mask_digest
+from uncertainty_seg.core.frame_guard import FrameGuard
 from uncertainty_seg.core.frame_loop import FrameLoop
 from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.image_codec import decode
@@ -265,8 +266,12 @@ class _Shard:
                 loop.refuse(item.reason)
             self._count_bad(item, item.reason)
             return
+        received_ns, stamp_ns = item.received_ns, item.stamp_ns
+        if received_ns is not None and self._engine.settings.stamps == 'receipt':
+            stamp_ns = received_ns
         outcome = self._loop_of(item.dive, item.topic).take(
-            lambda: decode(item.raw), item.stamp_ns)
+            lambda: decode(item.raw), stamp_ns,
+            clock_ns=None if received_ns is None else lambda: received_ns)
         assert outcome is not None  # nobody stops this judge
         if outcome.result is None or outcome.image_bgr is None:
             self._count_bad(item, outcome.problem)
@@ -277,7 +282,8 @@ class _Shard:
 
     def _loop_of(self, dive: str, topic: str) -> FrameLoop:
         if (dive, topic) not in self._loops:
-            self._loops[dive, topic] = FrameLoop(self._engine.pipeline())
+            self._loops[dive, topic] = FrameLoop(
+                self._engine.pipeline(), guard=FrameGuard(self._engine.settings))
         return self._loops[dive, topic]
 
     def _count_bad(self, item: SourceFrame | BadFrame, reason: str) -> None:

@@ -1,0 +1,125 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+What makes a frame unusable whatever the network says of it: its stamp, and pixels seen before.
+
+A flag about an image of an hour ago, or about the one image that a hung driver sends for ever, is
+wrong however good the image is. The stamps are compared with a clock and with each other; the
+pixels are compared by a fingerprint, since a driver may stamp the same pixels anew.
+
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+from uncertainty_seg.core.arrays import ImageU8
+from uncertainty_seg.core.plausibility import fingerprint
+from uncertainty_seg.core.settings import Settings
+
+# Frames whose stamps and pixels are remembered: a ring of buffers that a driver hands out again
+# is recognised up to this length.
+MEMORY_FRAMES = 256
+# So many ages in a row that differ by no more than this are an offset between two clocks.
+STEADY_FRAMES, STEADY_S = 10, 0.2
+_T = TypeVar('_T', bound=Hashable)
+
+
+class FrameGuard:
+    """
+    Look at the frames of one camera in the order in which they are judged.
+
+    Parameters
+    ----------
+    settings : Settings
+        `max_age_s`, `max_skew_s`, `max_repeats`.
+
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stamps: _Memory[int] = _Memory()
+        self._images: _Memory[bytes] = _Memory()
+        self._last_ns: int | None = None
+        self._ages_s: deque[float] = deque(maxlen=STEADY_FRAMES)
+        self._num_repeats = 0
+
+    def stamp_fault(self, stamp_ns: int, now_ns: int) -> str:
+        """
+        Say why a frame cannot be judged by its stamp; empty if it can.
+
+        To be called once a frame. `stamp_ns` is that of the frame, `now_ns` the time by the clock
+        that it is compared with.
+        """
+        before_ns, self._last_ns = self._last_ns, stamp_ns
+        is_known = self._stamps.add(stamp_ns)
+        self._ages_s.append((now_ns - stamp_ns) / 1e9)
+        if stamp_ns <= 0:
+            return (f'the stamp of the image is {stamp_ns / 1e9:g}, expected the time of its '
+                    'capture; if the driver sends none, set stamps to receipt')
+        if is_known:
+            return (f'the stamp {stamp_ns / 1e9:.3f} came before, expected a new one with each '
+                    'image: the driver repeats its images, or two publishers send them')
+        if before_ns is not None and stamp_ns < before_ns:
+            return (f'the stamp went back by {(before_ns - stamp_ns) / 1e9:.3f} s, expected one '
+                    'after the last: a clock was set, a bag began again, or two publishers send '
+                    'images')
+        return self.age_fault(stamp_ns, now_ns)
+
+    def age_fault(self, stamp_ns: int, now_ns: int) -> str:
+        """Say why a frame of this stamp is too old or too new at a time; empty if it is not."""
+        age_s, settings = (now_ns - stamp_ns) / 1e9, self._settings
+        if not settings.max_age_s or -settings.max_skew_s <= age_s <= settings.max_age_s:
+            return ''
+        if now_ns == 0:
+            return ("the node's clock stands at 0: use_sim_time is true and nobody publishes "
+                    '/clock; play the bag with --clock')
+        found = (f'the image is {age_s:.1f} s old, at most {settings.max_age_s:g} s is allowed '
+                 '(max_age_s)' if age_s > 0 else
+                 f'the image is stamped {-age_s:.1f} s in the future, at most '
+                 f'{settings.max_skew_s:g} s is allowed (max_skew_s)')
+        return f'{found}; {self._advice(age_s)}'
+
+    def _advice(self, age_s: float) -> str:
+        ages = self._ages_s
+        if len(ages) < STEADY_FRAMES or max(ages) - min(ages) > STEADY_S:
+            return 'look for what holds images back, or for a clock that was set'
+        late = ' or every image is held back as long;' if age_s > 0 else ';'
+        return (f"the last {STEADY_FRAMES} were as far off: the camera's clock and the node's "
+                f'differ,{late} synchronise them, or set stamps to receipt')
+
+    def pixel_fault(self, image: ImageU8) -> str:
+        """
+        Say whether a camera is frozen; empty if it is not. To be called once a frame.
+
+        `image` is ndarray of uint8, shape (H, W, 3). A camera of a still scene is not frozen, as
+        its noise changes every image; a rendered still scene is.
+        """
+        if self._settings.max_repeats < 0:
+            return ''
+        is_known = self._images.add(fingerprint(image))
+        self._num_repeats = self._num_repeats + 1 if is_known else 0
+        if self._num_repeats <= self._settings.max_repeats:
+            return ''
+        return (f'the camera is frozen: the pixels of the last {self._num_repeats} images came '
+                f'before, at most {self._settings.max_repeats} are allowed (max_repeats); restart '
+                'the camera or its driver')
+
+
+class _Memory(Generic[_T]):
+    """The latest values, to find one again."""
+
+    def __init__(self) -> None:
+        self._order: deque[_T] = deque()
+        self._values: set[_T] = set()
+
+    def add(self, value: _T) -> bool:
+        """Remember a value; return whether it was known."""
+        if value in self._values:
+            return True
+        self._order.append(value)
+        self._values.add(value)
+        if len(self._order) > MEMORY_FRAMES:
+            self._values.discard(self._order.popleft())
+        return False

@@ -1,0 +1,169 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+A backend whose results are checked before anything is made of them.
+
+A runtime with a broken driver, an engine of another network or a buffer that nobody wrote returns
+arrays all the same, and zeros everywhere look like a frame without any uncertainty. What cannot be
+the maps of this image is a fault of the frame.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+import hashlib
+from typing import Protocol
+
+import numpy as np
+
+from uncertainty_seg.core.arrays import FloatMap, ImageU8
+from uncertainty_seg.core.dropout_masks import Masks
+from uncertainty_seg.core.uncertainty import UncertaintyMaps
+from uncertainty_seg.errors import BackendError
+
+# Half-precision sums leave the range by this much.
+TOLERANCE = 1e-3
+_FIX = 'run uncertainty_seg self-check; the runtime, its driver or the engine is broken'
+_FLOATS = ('confidence', *(f.name for f in fields(UncertaintyMaps)
+                           if f.name not in ('label', 'confidence')))
+# As the bits of a float32: NaN, infinity and everything negative are larger.
+_HIGHEST_BITS = np.float32(1 + TOLERANCE).view(np.uint32)
+
+_ROW_WORDS = 241
+_ROW_BYTES = 8 * _ROW_WORDS
+
+
+class Backend(Protocol):
+    """What the pipeline needs of a runtime."""
+
+    name: str
+
+    def run(self, image: ImageU8, masks: Masks, temperature: float) -> UncertaintyMaps:
+        """Return the maps (h, w) of an image (h, w, 3) in the card's size and colour order."""
+        ...
+
+    @property
+    def timings_ms(self) -> Mapping[str, float]:
+        """How long each stage of the last run took."""
+        ...
+
+    def close(self) -> None:
+        """Free everything; may be called twice."""
+        ...
+
+
+class CheckedBackend:
+    """
+    Run another backend, and raise BackendError for a result that cannot be the image's.
+
+    Parameters
+    ----------
+    backend : Backend
+        Runs the network.
+    num_classes : int
+        C.
+
+    """
+
+    def __init__(self, backend: Backend, num_classes: int) -> None:
+        self._backend, self._num_classes = backend, num_classes
+        self.name = backend.name
+        self._before: tuple[bytes, ImageU8] | None = None
+
+    @property
+    def timings_ms(self) -> Mapping[str, float]:
+        """How long each stage of the last run took."""
+        return self._backend.timings_ms
+
+    def close(self) -> None:
+        """Close the backend."""
+        self._backend.close()
+
+    def run(self, image: ImageU8, masks: Masks, temperature: float) -> UncertaintyMaps:
+        """
+        Return the maps of the backend.
+
+        Raises BackendError if they are not plausible, or those of the image before while the
+        image is another; and what the backend raises.
+        """
+        maps = self._backend.run(image, masks, temperature)
+        if problem := implausible(maps, image, self._num_classes):
+            self._before = None
+            raise BackendError(f'the network returned {problem}', fix=_FIX)
+        seen, before = fingerprint(maps.confidence), self._before
+        self._before = seen, image
+        # With other masks the same image may give the same maps, but not another image.
+        if before is not None and before[0] == seen and not np.array_equal(before[1], image):
+            raise BackendError('the network returned the maps of the image before',
+                               'maps of this image', _FIX)
+        return maps
+
+
+def implausible(maps: UncertaintyMaps, image: ImageU8, num_classes: int) -> str:
+    """
+    Say what of some maps cannot be; empty if nothing.
+
+    Parameters
+    ----------
+    maps : UncertaintyMaps
+        As a backend returned them.
+    image : ndarray of uint8, shape (h, w, 3)
+        What they were computed from.
+    num_classes : int
+        C.
+
+    Returns
+    -------
+    str
+        What came and what was expected: the shape (h, w) of the image, finite numbers from 0 to
+        1, a confidence of at least 1/C, labels below C, and not the same number everywhere unless
+        the image is.
+
+    """
+    shape = image.shape[:2]
+    for name in ('label', *_FLOATS):
+        values = getattr(maps, name)
+        wanted = np.uint8 if name == 'label' else np.float32
+        if values.shape != shape or values.dtype != wanted:
+            return (f'{name} as {values.dtype} {values.shape}, '
+                    f'expected {np.dtype(wanted)} {shape}')
+    for name in _FLOATS[1:]:
+        if problem := _out_of_range(name, getattr(maps, name)):
+            return problem
+    # Both are NaN if any pixel is, and a comparison with NaN is false.
+    lowest, highest = float(maps.confidence.min()), float(maps.confidence.max())
+    if not (1 / num_classes - TOLERANCE <= lowest and highest <= 1 + TOLERANCE):
+        return (f'a confidence from {lowest:.4g} to {highest:.4g}, '
+                f'expected finite numbers from 1/{num_classes} to 1')
+    if maps.label.max() >= num_classes:
+        return f'the label {maps.label.max()}, expected one of {num_classes} classes from 0'
+    if lowest == highest and (image != image[0, 0]).any():
+        return f'a confidence of {lowest:.4g} at every pixel of an image that is not uniform'
+    return ''
+
+
+def _out_of_range(name: str, values: FloatMap) -> str:
+    # One pass over memory instead of three. Only -0.0 is taken for wrong, and looked at again.
+    if np.ascontiguousarray(values).view(np.uint32).max() <= _HIGHEST_BITS:
+        return ''
+    low, high = float(values.min()), float(values.max())
+    if -TOLERANCE <= low and high <= 1 + TOLERANCE:
+        return ''
+    wrong = next(v for v in (low, high) if not -TOLERANCE <= v <= 1 + TOLERANCE)
+    return f'{name} {wrong:.4g}, expected finite numbers from 0 to 1'
+
+
+def fingerprint(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> bytes:
+    """
+    Return 16 bytes that two arrays have in common only if they hold the same bytes.
+
+    The bytes are added up as words of 64 bits, every 241st in one sum, and the sums are digested:
+    ten times as cheap as a digest of the array, and changed by a single bit as by a shift, since
+    no image has rows of 241 words. It is no defence against arrays that are made to collide.
+    """
+    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    rows = flat.size // _ROW_BYTES
+    words = flat[:rows * _ROW_BYTES].view(np.uint64).reshape(rows, _ROW_WORDS)
+    rest = flat[rows * _ROW_BYTES:].tobytes()
+    return hashlib.blake2b(words.sum(0).tobytes() + rest, digest_size=16).digest()
