@@ -12,7 +12,7 @@ import weakref
 from conftest import make_tiny_bundle
 import numpy as np
 import pytest
-from ros_helpers import HAS_ROS, image_message, SKIP_REASON, solid
+from ros_helpers import arrival, HAS_ROS, image_message, SKIP_REASON, solid
 
 if not HAS_ROS:
     pytest.skip(SKIP_REASON, allow_module_level=True)
@@ -43,7 +43,7 @@ class Rig:
     def __init__(self, folder: Path) -> None:
         self.settings = settings_from_dict({
             'model': str(make_tiny_bundle(folder / 'tiny')), 'backend': 'onnxruntime',
-            'gate.rise_frames': 1,
+            'gate.rise_frames': 1, 'max_repeats': -1, 'max_age_s': 0.0,
         })
         self.node, self.now_s = StubNode(), 1000.0
         any_node: Any = self.node
@@ -56,7 +56,7 @@ class Rig:
         self.node.topics['~/status'].num_subscribers = 1
         self.process = FrameProcessor(
             self.owner.start(), Outputs(self.pictures, self.statistics),
-            lambda: self.settings)
+            lambda: self.settings, lambda: 0)
         self._second = 0
 
     def open(self) -> Pipeline:  # noqa: A003
@@ -75,7 +75,8 @@ class Rig:
     def send_good(self) -> Any:
         self._second += 1
         msg = image_message(solid(0, 0, 255), self._second * 10**9)
-        self.process(msg)
+        self.owner.note_arrival()
+        self.process(arrival(msg))
         return msg
 
 
@@ -134,14 +135,14 @@ def test_a_station_that_was_freed_holds_on_to_no_model(rig: Rig) -> None:
 
 def test_a_frame_counts_its_wait_into_its_latency(rig: Rig) -> None:
     rig.settings = dataclasses.replace(rig.settings, latency_budget_ms=5000.0)
-    rig.process(image_message(solid(0, 0, 255), 1), waited_s=4.0)
+    rig.process(arrival(image_message(solid(0, 0, 255), 1)), waited_s=4.0)
     assert rig.statistics.over_budget_s() is None
     stages = rig.statistics.latencies_ms()
     assert stages['wait'][1] >= 4000
     assert stages['wait'][1] < stages['to_flag'][1] < stages['total'][1]
-    rig.process(image_message(solid(0, 0, 255), 2), waited_s=6.0)
+    rig.process(arrival(image_message(solid(0, 0, 255), 2)), waited_s=6.0)
     assert rig.statistics.over_budget_s() is not None
-    rig.process(image_message(solid(0, 0, 255), 3), waited_s=4.0)
+    rig.process(arrival(image_message(solid(0, 0, 255), 3)), waited_s=4.0)
     assert rig.statistics.over_budget_s() is None
 
 
@@ -182,7 +183,7 @@ def test_a_line_is_logged_for_another_kind_of_verdict_only(
         for _ in range(3):
             rig.send_good()
         for second in (10, 11):
-            rig.process(image_message(solid(128, 128, 128), second * 10**9))
+            rig.process(arrival(image_message(solid(128, 128, 128), second * 10**9)))
     kinds = [record.getMessage().split(':')[0] for record in caplog.records]
     assert kinds == ['confident, was unknown', 'uncertain, was confident']
 
@@ -191,8 +192,9 @@ def test_with_a_log_it_decides_alone_what_is_flagged(rig: Rig) -> None:
     offered: list[Any] = []
     log: Any = SimpleNamespace(offer=offered.append)
     process = FrameProcessor(
-        rig.owner.start(), Outputs(rig.pictures, rig.statistics, log), lambda: rig.settings)
+        rig.owner.start(), Outputs(rig.pictures, rig.statistics, log), lambda: rig.settings,
+        lambda: 0)
     rig.node.topics['~/flagged'].num_subscribers = 1
-    process(image_message(solid(128, 128, 128), 10**9))
+    process(arrival(image_message(solid(128, 128, 128), 10**9)))
     assert [frame.is_flagged for frame in offered] == [True]
     assert rig.node.topics['~/flagged'].sent == []

@@ -9,7 +9,7 @@ from conftest import make_tiny_bundle
 from image_fuzz import check_file_message, check_raw, Fuzzer
 from image_oracle import answer
 import pytest
-from ros_helpers import HAS_ROS, SKIP_REASON
+from ros_helpers import arrival, HAS_ROS, SKIP_REASON
 
 if not HAS_ROS:
     pytest.skip(SKIP_REASON, allow_module_level=True)
@@ -79,7 +79,8 @@ class Rig:
 
     def __init__(self, folder: Path) -> None:
         bundle = load_bundle(str(make_tiny_bundle(folder / 'tiny')))
-        self.settings = settings_from_dict({'gate.rise_frames': 1})
+        self.settings = settings_from_dict({
+            'gate.rise_frames': 1, 'max_repeats': -1, 'max_age_s': 0.0})
         pipeline = Pipeline(bundle, FakeBackend(bundle.card), self.settings)
         self.node: Any = StubNode()
         verdicts, pictures = VerdictPublishers(self.node, 600.0), PicturePublishers(self.node)
@@ -88,7 +89,7 @@ class Rig:
         owner = VerdictOwner(verdicts, 600.0)
         owner.take_over(pipeline)
         self.process = FrameProcessor(owner.start(), Outputs(pictures, FrameStatistics()),
-                                      lambda: self.settings)
+                                      lambda: self.settings, lambda: 0)
 
     def last(self, topic: str) -> Any:
         return self.node.topics[f'~/{topic}'].sent[-1]
@@ -100,8 +101,8 @@ def test_no_message_is_an_internal_error_and_none_that_is_wrong_is_confident(
     fuzzer, rig = Fuzzer(seed=3), Rig(tmp_path)
     for second in range(600):
         msg = message(fuzzer)
-        msg.header.stamp = Time(sec=second)
-        rig.process(msg)
+        msg.header.stamp = Time(sec=second + 1)
+        rig.process(arrival(msg))
         flags, masks = (rig.node.topics[f'~/{name}'].sent for name in ('confident', 'mask'))
         assert len(flags) == second + 1
         status = rig.last('status').status[0]

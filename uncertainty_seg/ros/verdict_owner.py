@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import logging
+import math
 import threading
 
 from std_msgs.msg import Header
@@ -134,7 +135,11 @@ class VerdictOwner:
         self, activation: Activation, verdict: Verdict, header: Header, result: FrameResult | None
     ) -> None:
         self._judged_s = self._clock()
-        self._publishers.publish(verdict, activation.pipeline.thresholds, header, result)
+        try:
+            self._publishers.publish(verdict, activation.pipeline.thresholds, header, result)
+        except BaseException:
+            self._judged_s = -math.inf  # the timer tries again to let the flag fall
+            raise
 
     # --- called by the executor's thread ---------------------------------------------------------
 

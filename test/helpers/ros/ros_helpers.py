@@ -158,8 +158,13 @@ def node_arguments(
     bundle: Path, program: Sequence[str] = NODE, remaps: Mapping[str, str] | None = None,
     **parameters: Any,
 ) -> list[str]:
-    """Return the arguments that run the node on a bundle, with its image on /cam."""
-    values = {'model': bundle, 'backend': 'onnxruntime', **parameters}
+    """
+    Return the arguments that run the node on a bundle, with its image on /cam.
+
+    The tests send the same images under stamps that they count; those of age and freeze say so.
+    """
+    values = {'model': bundle, 'backend': 'onnxruntime', 'max_age_s': 0.0, 'max_repeats': -1,
+              **parameters}
     words = [*program, '--ros-args', '-r', 'image:=/cam']
     for source, target in (remaps or {}).items():
         words += ['-r', f'{source}:={target}']
@@ -311,6 +316,14 @@ def image_message(
     for name, value in changes.items():
         setattr(msg, name, value)
     return msg
+
+
+def arrival(msg: Any) -> Any:
+    """Return a camera message as it waits for the network."""
+    from uncertainty_seg.ros.camera_link import Arrival
+    from uncertainty_seg.ros.conversions import stamp_ns
+
+    return Arrival(msg, stamp_ns(msg.header))
 
 
 def solid(blue: int, green: int, red: int, height: int = 96, width: int = 128) -> Any:
