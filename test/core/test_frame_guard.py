@@ -1,0 +1,248 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""A frame that is late, early, out of order, repeated or frozen is named; no other frame is."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from cases import for_each
+from conftest import make_tiny_bundle
+from fake_backend import FakeBackend
+import numpy as np
+from numpy.typing import NDArray
+import pytest
+
+from uncertainty_seg.core.frame_guard import FrameGuard, MEMORY_FRAMES, STEADY_FRAMES
+from uncertainty_seg.core.frame_loop import FrameLoop
+from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.settings import Settings, settings_from_dict
+from uncertainty_seg.errors import ImageError
+from uncertainty_seg.storage.model_bundle import load_bundle
+
+SECOND = 10**9
+NOW = 1_700_000_000 * SECOND
+LIMITS = Settings(max_age_s=1.0, max_skew_s=0.5, max_repeats=2)
+
+
+def guard(**changes: float) -> FrameGuard:
+    return FrameGuard(dataclasses.replace(LIMITS, **changes))
+
+
+def stamped(age_s: float) -> int:
+    return NOW - round(age_s * SECOND)
+
+
+@for_each('age_s, words', [
+    (0.0, ''), (1.0, ''), (-0.5, ''),
+    (1.001, 'the image is 1.0 s old, at most 1 s is allowed (max_age_s)'),
+    (3600.0, 'the image is 3600.0 s old'),
+    (-0.501, 'stamped 0.5 s in the future, at most 0.5 s is allowed (max_skew_s)'),
+    (-86400.0, 'stamped 86400.0 s in the future'),
+])
+def test_the_age_of_a_stamp_by_the_clock_has_two_ends(age_s: float, words: str) -> None:
+    found = guard().stamp_fault(stamped(age_s), NOW)
+    assert words in found
+    assert bool(found) == bool(words)
+    # Nothing but the age is compared with a clock.
+    assert guard(max_age_s=0.0).stamp_fault(stamped(age_s), NOW) == ''
+
+
+@for_each('stamp_ns', [0, -1, -NOW])
+@for_each('max_age_s', [1.0, 0.0])
+def test_a_stamp_that_is_no_time_is_refused_with_the_parameter_to_set(
+    stamp_ns: int, max_age_s: float
+) -> None:
+    found = guard(max_age_s=max_age_s).stamp_fault(stamp_ns, NOW)
+    assert found.startswith(f'the stamp of the image is {stamp_ns / 1e9:g}, expected')
+    assert found.endswith('set stamps to receipt')
+
+
+def faults(steps: list[float], **changes: float) -> list[str]:
+    """Return the first three words of the fault of each stamp, in seconds; the clock follows."""
+    one = guard(**changes)
+    found = [one.stamp_fault(NOW + round(s * SECOND), NOW + round(s * SECOND)) for s in steps]
+    return [' '.join(text.split()[:3]) for text in found]
+
+
+def test_a_stamp_that_goes_back_is_a_fault_once_and_the_frames_after_it_are_new() -> None:
+    assert faults([10.0, 10.1, 3.0, 3.1, 3.2]) == ['', '', 'the stamp went', '', '']
+
+
+def test_repeated_stamps_are_found_whatever_lies_between_them() -> None:
+    assert [bool(text) for text in faults([1, 1])] == [False, True]
+    assert [bool(text) for text in faults([1, 2, 1, 2, 1])] == [False, False, True, True, True]
+    ring = [float(n) for n in range(1, MEMORY_FRAMES + 1)]
+    found = faults(ring + ring)
+    assert not any(found[:MEMORY_FRAMES]) and all(found[MEMORY_FRAMES:])
+
+
+def test_of_an_offset_between_clocks_it_is_said_what_it_is_and_what_to_set() -> None:
+    one = guard()
+    for n in range(STEADY_FRAMES + 5):
+        now_ns = NOW + n * SECOND // 10
+        found = one.stamp_fault(now_ns - 40 * SECOND, now_ns)
+        assert ("the camera's clock and the node's differ" in found) == (n >= STEADY_FRAMES - 1)
+        assert 'the image is 40.0 s old' in found
+    assert found.endswith('synchronise them, or set stamps to receipt')
+
+
+def test_ages_that_move_are_no_offset_between_clocks() -> None:
+    one = guard()
+    for n in range(STEADY_FRAMES):  # a queue that is worked off: each is 0.1 s younger
+        found = one.stamp_fault(NOW + n * SECOND // 5, NOW + 9 * SECOND + n * SECOND // 10)
+    assert 'clock and the node' not in found and 'look for what holds images back' in found
+
+
+def test_a_clock_without_a_time_is_named() -> None:
+    assert 'nobody publishes /clock' in guard().stamp_fault(NOW, 0)
+
+
+def noisy(seed: int, height: int = 48, width: int = 64) -> NDArray[np.uint8]:
+    """Return a grey scene with the noise of a sensor."""
+    noise = np.random.default_rng(seed).integers(-2, 3, (height, width, 3))
+    return np.clip(128 + noise, 0, 255).astype(np.uint8)
+
+
+def test_the_same_pixels_more_often_than_allowed_are_a_frozen_camera() -> None:
+    one = guard()
+    found = [one.pixel_fault(noisy(0).copy()) for _ in range(5)]
+    assert found[:3] == ['', '', '']
+    assert found[3].startswith('the camera is frozen: the pixels of the last 3 images came before,'
+                               ' at most 2 are allowed (max_repeats)')
+    assert found[4].startswith('the camera is frozen: the pixels of the last 4')
+    assert one.pixel_fault(noisy(1)) == ''  # it moves again
+    assert guard(max_repeats=0).pixel_fault(noisy(0)) == ''
+
+
+def test_no_repeat_is_allowed_with_0_and_all_are_with_minus_1() -> None:
+    strict, off = guard(max_repeats=0), guard(max_repeats=-1)
+    assert [bool(strict.pixel_fault(noisy(0))) for _ in range(3)] == [False, True, True]
+    assert [off.pixel_fault(noisy(0)) for _ in range(50)] == [''] * 50
+
+
+def test_a_ring_of_buffers_is_frozen_too() -> None:
+    one = guard()
+    found = [one.pixel_fault(noisy(n % 7)) for n in range(21)]
+    assert [bool(text) for text in found] == [False] * 9 + [True] * 12
+
+
+def test_a_still_scene_before_a_sensor_is_not_frozen() -> None:
+    one = guard(max_repeats=0)
+    assert [one.pixel_fault(noisy(seed)) for seed in range(300)] == [''] * 300
+
+
+@for_each('change', ['one bit', 'shift by a pixel', 'shift by a row', 'swap of two rows'])
+@for_each('size', [(480, 640), (37, 53), (3, 3), (241, 241), (384, 512)])
+def test_images_that_differ_in_little_are_different(change: str, size: tuple[int, int]) -> None:
+    scene = np.zeros((*size, 3), np.uint8)
+    scene[1, 1] = 7  # flat but for one pixel, as a rendered scene may be
+    other = scene.copy()
+    if change == 'one bit':
+        other[-1, -1, 2] ^= 1
+    elif change == 'shift by a pixel':
+        other = np.roll(scene, 1, axis=1)
+    elif change == 'shift by a row':
+        other = np.roll(scene, 1, axis=0)
+    else:
+        other[[0, 1]] = scene[[1, 0]]
+    one = guard(max_repeats=0)
+    assert one.pixel_fault(scene) == '' == one.pixel_fault(other)
+
+
+def test_an_image_that_is_no_block_of_memory_is_compared_as_its_pixels() -> None:
+    one, wide = guard(max_repeats=0), noisy(3, 48, 128)
+    assert one.pixel_fault(wide[:, ::2]) == ''
+    assert one.pixel_fault(np.ascontiguousarray(wide[:, ::2])) != ''
+
+
+# --- in the loop ---------------------------------------------------------------------------------
+
+SETTINGS = settings_from_dict({'gate.rise_ratio': 1.0, 'gate.rise_frames': 2})
+BLUE = (255, 0, 0)
+
+
+def blue(seed: int) -> NDArray[np.uint8]:
+    """Return a frame the gate accepts, with noise in it."""
+    image = np.random.default_rng(seed).integers(0, 3, (96, 128, 3)).astype(np.uint8)
+    image[..., 0] = 255 - image[..., 0]
+    return image
+
+
+class Loop:
+    """Frames at 10 Hz through the loop, each 0.05 s old when it is taken."""
+
+    def __init__(self, folder: Path, **settings: object) -> None:
+        bundle = load_bundle(str(make_tiny_bundle(folder / 'tiny')))
+        self.settings = settings_from_dict({
+            'gate.rise_ratio': 1.0, 'gate.rise_frames': 2, **settings})
+        self.pipeline = Pipeline(bundle, FakeBackend(bundle.card), self.settings)
+        self.loop = FrameLoop(self.pipeline, guard=FrameGuard(self.settings))
+        self.num = 0
+
+    def send(self, stamp_ns: int | None = None, image: NDArray[np.uint8] | None = None,
+             delay_ns: int = 0) -> bool:
+        self.num += 1
+        now_ns = NOW + self.num * SECOND // 10
+        times = iter([now_ns])
+        self.outcome = self.loop.take(
+            lambda: blue(self.num) if image is None else image,
+            now_ns - SECOND // 20 if stamp_ns is None else stamp_ns,
+            clock_ns=lambda: next(times, now_ns + delay_ns))
+        assert self.outcome is not None
+        return self.outcome.verdict.is_confident
+
+
+@pytest.fixture
+def loop(tmp_path: Path) -> Loop:
+    return Loop(tmp_path)
+
+
+def test_good_frames_pass_and_their_age_is_in_the_result(loop: Loop) -> None:
+    assert [loop.send() for _ in range(4)] == [False, True, True, True]
+    assert loop.outcome.result.age_s == pytest.approx(0.05)
+    assert (loop.outcome.doubt, loop.outcome.problem) == ('', '')
+
+
+@for_each('stamp_ns', [0, -5, NOW - 3600 * SECOND, NOW + 86400 * SECOND])
+def test_a_frame_of_a_bad_stamp_is_measured_and_not_confident(
+    tmp_path: Path, stamp_ns: int
+) -> None:
+    loop = Loop(tmp_path)
+    assert [loop.send() for _ in range(3)][-1]
+    assert not loop.send(stamp_ns)
+    assert loop.outcome.result is not None  # its pictures are shown all the same
+    assert loop.outcome.verdict.kind == 'fault'
+    assert loop.outcome.doubt in loop.outcome.verdict.reasons and loop.outcome.problem
+
+
+def test_an_hour_of_delay_never_raises_the_flag(loop: Loop) -> None:
+    assert not any(loop.send(NOW + (n - 36000) * SECOND // 10) for n in range(51))
+    assert "clock and the node's differ" in loop.outcome.doubt
+
+
+def test_a_frozen_camera_with_new_stamps_never_raises_the_flag_again(loop: Loop) -> None:
+    still = blue(0)
+    flags = [loop.send(image=still) for _ in range(55)]
+    assert flags == [False, True, True] + [False] * 52
+    assert 'the camera is frozen' in loop.outcome.doubt
+
+
+def test_a_frame_that_grows_too_old_while_it_is_in_work_is_not_confident(loop: Loop) -> None:
+    assert [loop.send() for _ in range(3)][-1]
+    assert not loop.send(delay_ns=SECOND)
+    assert 'the image is 1.1 s old' in loop.outcome.doubt or 'is 1.0 s old' in loop.outcome.doubt
+
+
+def test_without_a_clock_the_guard_looks_at_nothing(loop: Loop) -> None:
+    outcomes = [loop.loop.take(lambda: blue(0), 0) for _ in range(9)]
+    assert all(outcome.verdict.is_confident for outcome in outcomes[2:])
+
+
+def test_a_repeated_stamp_counts_although_the_image_could_not_be_read(loop: Loop) -> None:
+    def broken() -> NDArray[np.uint8]:
+        raise ImageError('no pixels')
+
+    loop.loop.take(broken, NOW, clock_ns=lambda: NOW)
+    outcome = loop.loop.take(lambda: blue(1), NOW, clock_ns=lambda: NOW)
+    assert 'came before' in outcome.problem

@@ -1,0 +1,192 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""What cannot be the maps of an image is a fault of the backend, and never a confident frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from cases import for_each
+from conftest import make_tiny_bundle
+from fake_backend import FakeBackend
+import numpy as np
+import pytest
+
+from uncertainty_seg.core.frame_loop import FrameLoop
+from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.plausibility import CheckedBackend, implausible
+from uncertainty_seg.core.settings import settings_from_dict
+from uncertainty_seg.core.uncertainty import maps_from_probabilities, UncertaintyMaps
+from uncertainty_seg.errors import BackendError
+from uncertainty_seg.storage.model_bundle import load_bundle
+
+NUM_CLASSES = 3
+FLOATS = tuple(f.name for f in dataclasses.fields(UncertaintyMaps) if f.name != 'label')
+IMAGE = np.random.default_rng(0).integers(0, 256, (24, 32, 3)).astype(np.uint8)
+
+
+def sound(seed: int = 0, alpha: float = 1.0) -> UncertaintyMaps:
+    draw = np.random.default_rng(seed).dirichlet([alpha] * NUM_CLASSES, (6, 24, 32))
+    return maps_from_probabilities(draw.transpose(0, 3, 1, 2))
+
+
+def problem(maps: UncertaintyMaps, image: Any = IMAGE) -> str:
+    return implausible(maps, image, NUM_CLASSES)
+
+
+@for_each('alpha', [1e-3, 0.1, 1.0, 100.0])
+def test_maps_by_the_definitions_are_plausible_at_any_spread(alpha: float) -> None:
+    for seed in range(20):
+        assert problem(sound(seed, alpha)) == ''
+
+
+def test_the_ends_of_every_range_are_plausible_and_so_is_minus_0() -> None:
+    certain = np.zeros((4, NUM_CLASSES, 24, 32))
+    certain[:, 0, :, :16] = certain[:, 1, :, 16:] = 1.0
+    assert problem(maps_from_probabilities(certain)) == 'a confidence of 1 at every pixel of an ' \
+        'image that is not uniform'
+    certain[:, :, 3, 3] = 1 / NUM_CLASSES
+    maps = maps_from_probabilities(certain)
+    assert (maps.confidence.min(), maps.entropy.max()) == (pytest.approx(1 / 3), pytest.approx(1))
+    assert problem(maps) == ''
+    minus = dataclasses.replace(maps, entropy=np.where(maps.entropy == 0, -0.0, maps.entropy)
+                                .astype(np.float32))
+    assert np.signbit(minus.entropy).any() and problem(minus) == ''
+
+
+@for_each('name', FLOATS)
+@for_each('value', [np.nan, np.inf, -np.inf, -5.0, -0.01, 1.01, 2.0, 1e30])
+@for_each('place', [(0, 0), (23, 31), (11, 7)])
+def test_one_wrong_number_in_any_map_is_found(
+    name: str, value: float, place: tuple[int, int]
+) -> None:
+    maps = sound()
+    values = getattr(maps, name).copy()
+    values[place] = value
+    found = problem(dataclasses.replace(maps, **{name: values}))
+    assert name in found and 'expected finite numbers from' in found
+
+
+def everywhere(name: str, value: float) -> Callable[[UncertaintyMaps], UncertaintyMaps]:
+    return lambda maps: dataclasses.replace(
+        maps, **{name: np.full_like(getattr(maps, name), value)})
+
+
+def zeros(maps: UncertaintyMaps) -> UncertaintyMaps:
+    return UncertaintyMaps(*(np.zeros_like(getattr(maps, f.name))
+                             for f in dataclasses.fields(maps)))
+
+
+def doubled(maps: UncertaintyMaps) -> UncertaintyMaps:
+    return UncertaintyMaps(*(np.repeat(np.repeat(getattr(maps, f.name), 2, 0), 2, 1)
+                             for f in dataclasses.fields(maps)))
+
+
+def in_float64(maps: UncertaintyMaps) -> UncertaintyMaps:
+    return dataclasses.replace(maps, entropy=maps.entropy.astype(np.float64))
+
+
+# What came -> words of the sentence; all were taken for a confident frame once.
+WRONG: dict[str, tuple[Callable[[UncertaintyMaps], UncertaintyMaps], str]] = {
+    'zeros': (zeros, 'a confidence from 0 to 0, expected finite numbers from 1/3 to 1'),
+    'negative entropy': (everywhere('entropy', -5), 'entropy -5, expected finite numbers'),
+    'confidence below 1/C': (everywhere('confidence', 0.2), 'a confidence from 0.2 to 0.2'),
+    'one confidence': (everywhere('confidence', 0.9), 'a confidence of 0.9 at every pixel'),
+    'label': (everywhere('label', 200), 'the label 200, expected one of 3 classes from 0'),
+    'the first label too many': (everywhere('label', 3), 'the label 3, expected one of 3'),
+    'size': (doubled, 'label as uint8 (48, 64), expected uint8 (24, 32)'),
+    'type': (in_float64, 'entropy as float64 (24, 32), expected float32 (24, 32)'),
+}
+
+
+@for_each('name', list(WRONG))
+def test_what_once_was_taken_for_a_confident_frame_is_named(name: str) -> None:
+    change, words = WRONG[name]
+    assert problem(sound()) == ''
+    assert words in problem(change(sound()))
+
+
+def test_a_uniform_image_may_have_uniform_maps() -> None:
+    uniform = np.full((24, 32, 3), 128, np.uint8)
+    maps = everywhere('confidence', 0.9)(sound())
+    assert problem(maps, uniform) == ''
+    uniform[23, 31, 2] = 129
+    assert 'at every pixel of an image that is not uniform' in problem(maps, uniform)
+
+
+class Played:
+    """Returns given maps, one after the other."""
+
+    name = 'played'
+    timings_ms: dict[str, float] = {}
+
+    def __init__(self, *maps: UncertaintyMaps) -> None:
+        self._maps = iter(maps)
+        self.is_closed = False
+
+    def run(self, *_: Any) -> UncertaintyMaps:
+        return next(self._maps)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_the_maps_of_the_image_before_are_refused_even_from_the_same_buffer() -> None:
+    maps = sound()
+    backend = CheckedBackend(Played(maps, maps, maps, sound(1)), NUM_CLASSES)
+    assert backend.run(IMAGE, {}, 1.0) is maps
+    assert backend.run(IMAGE, {}, 1.0) is maps  # the same image has the same maps
+    with pytest.raises(BackendError, match='the maps of the image before, expected maps of this'):
+        backend.run(IMAGE[::-1], {}, 1.0)
+    backend.run(IMAGE, {}, 1.0)
+
+
+def test_a_buffer_that_is_written_anew_is_a_new_result() -> None:
+    buffer = sound()
+    backend = CheckedBackend(Played(buffer, buffer), NUM_CLASSES)
+    backend.run(IMAGE, {}, 1.0)
+    buffer.confidence[0, 0] = 0.5 if buffer.confidence[0, 0] != 0.5 else 0.6
+    assert backend.run(IMAGE[::-1], {}, 1.0) is buffer
+
+
+def test_it_is_the_backend_in_all_else() -> None:
+    inner = Played()
+    backend = CheckedBackend(inner, NUM_CLASSES)
+    assert (backend.name, backend.timings_ms) == ('played', {})
+    backend.close()
+    assert inner.is_closed
+
+
+# --- in the loop ---------------------------------------------------------------------------------
+
+
+class Broken(FakeBackend):
+    """Breaks its result from the third frame on."""
+
+    change: Callable[[UncertaintyMaps], UncertaintyMaps]
+
+    def run(self, *args: Any) -> UncertaintyMaps:
+        maps = super().run(*args)
+        return maps if self._num_runs < 3 else self.change(maps)
+
+
+def blue(seed: int) -> Any:
+    image = np.random.default_rng(seed).integers(0, 3, (96, 128, 3)).astype(np.uint8)
+    image[..., 0] = 255 - image[..., 0]
+    return image
+
+
+@for_each('name', list(WRONG))
+def test_no_such_result_is_ever_confident_in_the_loop(tmp_path: Path, name: str) -> None:
+    bundle = load_bundle(str(make_tiny_bundle(tmp_path / 'tiny')))
+    backend = Broken(bundle.card)
+    backend.change = WRONG[name][0]
+    pipeline = Pipeline(bundle, backend, settings_from_dict(
+        {'gate.rise_ratio': 1.0, 'gate.rise_frames': 1}))
+    loop = FrameLoop(pipeline)
+    outcomes = [loop.take(lambda seed=seed: blue(seed), seed) for seed in range(8)]
+    assert [one.verdict.is_confident for one in outcomes] == [True] * 2 + [False] * 6
+    assert 'the network returned' in outcomes[-1].problem
+    assert 'self-check' in outcomes[-1].problem
