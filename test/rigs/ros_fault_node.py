@@ -61,7 +61,7 @@ class FaultyBackend:
 
 
 def put_faultily(slot: Any, item: Any) -> None:
-    if item.encoding == 'raise':
+    if item.msg.encoding == 'raise':
         raise ZeroDivisionError('the callback fails on command')
     _put(slot, item)
 

@@ -28,6 +28,7 @@ from ros_stubs import Publisher, StubNode
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings, settings_from_dict
+from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.ros.frame_processor import FrameProcessor, Outputs
 from uncertainty_seg.ros.health import FrameStatistics
 from uncertainty_seg.ros.publishers import PicturePublishers, VerdictPublishers
@@ -582,3 +583,102 @@ def test_under_stress_no_fault_is_lost_and_no_true_comes_without_three_good_fram
         assert is_true == (num_good >= RISE_FRAMES), (message, num_good)
         num_true += is_true
     assert num_true > 0
+
+
+# --- time without a frame, and time without a verdict --------------------------------------------
+
+
+def test_the_flag_falls_by_the_time_without_a_frame_not_by_that_of_the_verdict(rig: Rig) -> None:
+    rig.send(RISE_FRAMES - 1)
+    rig.owner.note_arrival()
+    # The last frame is in work for most of the timeout; its verdict is no new frame.
+    rig.backend.during = lambda: setattr(rig, 'now_s', rig.now_s + 0.9 * TIMEOUT_S)
+    rig.second += 1
+    rig.process(arrival(image_message(solid(*GOOD), rig.second * 10**9)))
+    assert rig.owner.is_confident
+    rig.now_s += 0.09 * TIMEOUT_S
+    rig.tick()
+    assert rig.owner.is_confident
+    rig.now_s += 0.02 * TIMEOUT_S
+    rig.tick()
+    assert not rig.owner.is_confident
+
+
+def test_frames_that_come_and_get_no_verdict_let_the_flag_fall_too(rig: Rig) -> None:
+    rig.send(RISE_FRAMES)
+    for _ in range(11):
+        rig.now_s += 0.1 * TIMEOUT_S
+        rig.owner.note_arrival()
+    rig.tick()
+    assert not rig.owner.is_confident
+    rig.send()
+    assert not rig.owner.is_confident
+
+
+def test_a_pause_as_a_true_goes_out_is_noticed_by_the_next_frame(rig: Rig) -> None:
+    """The process stops after the publication and goes on when the camera has long been gone."""
+    rig.send(RISE_FRAMES)
+    rig.now_s += 3.5 * TIMEOUT_S
+    rig.send()  # a frame that waited; the timer has not run yet
+    assert rig.flags[RISE_FRAMES:] == [False, False]
+    assert not rig.owner.is_confident
+
+
+class PausingPublisher(Publisher):
+    """The process is paused for 3.5 timeouts before the message leaves."""
+
+    pause: Callable[[], None]
+
+    def publish(self, msg: Any) -> None:
+        self.pause()
+        super().publish(msg)
+
+
+def test_a_true_that_went_out_late_is_followed_by_a_false_at_once(rig: Rig) -> None:
+    rig.send(RISE_FRAMES - 1)
+    flag = rig.node.topics['~/confident']
+    flag.__class__, paused = PausingPublisher, iter([3.5])
+    flag.pause = lambda: setattr(rig, 'now_s', rig.now_s + next(paused, 0.0) * TIMEOUT_S)
+    rig.send()
+    assert [msg.data for msg in flag.sent] == [False] * (RISE_FRAMES - 1) + [True, False]
+    assert 'held up while a verdict went out' in rig.last_message
+    assert rig.statistics.is_faulty
+
+
+def test_an_image_that_grew_too_old_as_its_true_went_out_is_followed_by_a_false(
+    tmp_path: Path
+) -> None:
+    rig = Rig(tmp_path, max_age_s=1.0)
+    rig.send(RISE_FRAMES)
+    assert rig.owner.is_confident
+    flag = rig.node.topics['~/confident']
+    flag.__class__ = PausingPublisher
+    # Two seconds of the clock of the stamps; the steady clock has not moved.
+    flag.pause = lambda: setattr(rig, 'second', rig.second + 2)
+    rig.send()
+    assert [msg.data for msg in flag.sent][-2:] == [True, False]
+
+
+def test_the_status_says_that_settings_undo_the_promise_of_every_bundle(rig: Rig) -> None:
+    rig.send()
+    assert values_of(rig.statuses[-1])['promise'] == 'none'  # of the tiny bundle
+    rig.change_gate(1.2)
+    rig.send()
+    values = values_of(rig.statuses[-1])
+    assert values['promise'] == 'void'
+    assert values['promise_void_because'] == 'gate.threshold_scale is 1.2, above 1'
+    rig.change_gate(1.0)
+    assert values_of(rig.statuses[-1])['promise'] == 'none'
+
+
+@pytest.mark.parametrize('gate', [{'scores': ('bogus',)}, {'threshold_scale': 100.0},
+                                  {'alpha': 0.3}])
+def test_while_t_is_uncalibrated_the_other_settings_are_judged_all_the_same(
+    rig: Rig, gate: dict[str, Any]
+) -> None:
+    rig.change(passes=3)
+    with pytest.raises(ConfigError, match='gate'):
+        rig.change(gate=dataclasses.replace(rig.settings.gate, **gate))
+    rig.change(passes=8)
+    rig.send(RISE_FRAMES)
+    assert rig.owner.is_confident

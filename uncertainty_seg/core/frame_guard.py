@@ -61,11 +61,13 @@ class FrameGuard:
         if is_known:
             return (f'the stamp {stamp_ns / 1e9:.3f} came before, expected a new one with each '
                     'image: the driver repeats its images, or two publishers send them')
+        if found := self.age_fault(stamp_ns, now_ns):
+            return found
         if before_ns is not None and stamp_ns < before_ns:
             return (f'the stamp went back by {(before_ns - stamp_ns) / 1e9:.3f} s, expected one '
                     'after the last: a clock was set, a bag began again, or two publishers send '
                     'images')
-        return self.age_fault(stamp_ns, now_ns)
+        return ''
 
     def age_fault(self, stamp_ns: int, now_ns: int) -> str:
         """Say why a frame of this stamp is too old or too new at a time; empty if it is not."""

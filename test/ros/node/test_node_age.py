@@ -1,0 +1,225 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Images that are late, early, out of order or frozen never raise the flag of the real node.
+
+Each of these was `true` once, with "OK active" on /diagnostics. The stamps are of the system's
+clock, as those of a camera, and the pixels have the noise of a sensor unless the test freezes
+them.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+import itertools
+from pathlib import Path
+import signal
+import time
+from typing import Any
+
+from conftest import make_tiny_bundle
+import numpy as np
+import pytest
+from ros_helpers import (
+    Client,
+    image_message,
+    needs_ros,
+    node_arguments,
+    own_domain,
+    Process,
+    values_of,
+)
+
+pytestmark = needs_ros
+SECOND = 10**9
+SAFE = {'max_age_s': 1.0, 'max_repeats': 2, 'gate__rise_ratio': 1.0}
+
+
+def red(seed: int) -> Any:
+    """Return a frame that the tiny bundle is sure of, with noise."""
+    image = np.random.default_rng(seed).integers(0, 3, (96, 128, 3)).astype(np.uint8)
+    image[..., 2] = 255 - image[..., 2]
+    return image
+
+
+def is_confident(status: Any) -> bool:
+    return values_of(status)['confident'] == 'true'
+
+
+class Rig:
+
+    def __init__(self, process: Process, client: Client) -> None:
+        from diagnostic_msgs.msg import DiagnosticArray
+        from sensor_msgs.msg import Image
+        from std_msgs.msg import Bool
+
+        self.process, self.client = process, client
+        # Deep: no status may be lost to a queue of ten while the test is held up.
+        self.statuses = client.listen('/uncertainty_seg/status', DiagnosticArray, 1000)
+        self.flags = client.listen('/uncertainty_seg/confident', Bool, 1000)
+        self.health = client.listen('/diagnostics', DiagnosticArray, 100)
+        self._seeds = itertools.count()
+        # Deep as well: Fast DDS does not find back to a reliable reader that was stopped while a
+        # shorter history was overwritten.
+        client.node.destroy_publisher(client.camera)
+        client.camera = client.node.create_publisher(Image, '/cam', 100)
+        client.wait_for_topics('/uncertainty_seg/status', '/uncertainty_seg/confident')
+        client.wait_for_camera_match()
+
+    def send(self, stamp_ns: int | None = None, image: Any = None) -> None:
+        pixels = red(next(self._seeds)) if image is None else image
+        self.client.camera.publish(
+            image_message(pixels, time.time_ns() if stamp_ns is None else stamp_ns))
+
+    def judged(self, stamp_ns: int | None = None, image: Any = None) -> bool:
+        """Send a frame and return its flag."""
+        num_before = len(self.frames)
+        self.send(stamp_ns, image)
+        return is_confident(self.wait_for_frame(num_before)[-1])
+
+    @property
+    def frames(self) -> list[Any]:
+        """The statuses about frames; the others repeat why the flag is down."""
+        return [status for status in self.statuses if 'frame_age_ms' in values_of(status)]
+
+    def wait_for_frame(self, num_before: int) -> list[Any]:
+        """Wait for the status of a frame after so many, and return all after them."""
+        self.client.wait_until(lambda: len(self.frames) > num_before, 'the status of a frame')
+        return self.frames[num_before:]
+
+    @property
+    def reason(self) -> str:
+        return str(self.frames[-1].status[0].message)
+
+    def raise_flag(self) -> None:
+        self.client.wait_until(self.judged, 'the flag to be up')
+
+    def diagnosed(self, words: str) -> Any:
+        return self.client.wait_until(
+            lambda: next((array for array in self.health
+                          if words in array.status[0].message), None), f'diagnostics: {words}')
+
+
+Start = Callable[..., Rig]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start a node with settings of its own, and everything on."""
+    ends: list[Callable[[], None]] = []
+    with own_domain() as domain:
+        def run(**settings: Any) -> Rig:
+            bundle = make_tiny_bundle(tmp_path / 'tiny')
+            arguments = node_arguments(bundle, **{**SAFE, **settings})
+            process = Process(arguments, domain, tmp_path / 'log')
+            client = Client(domain, process)
+            ends.extend([client.close, process.end])
+            return Rig(process, client)
+        try:
+            yield run
+        finally:
+            for end in ends:
+                end()
+
+
+def test_no_stamp_but_a_new_one_of_now_is_confident(start: Start) -> None:
+    rig = start()
+    rig.raise_flag()
+    age_ms = float(values_of(rig.frames[-1])['frame_age_ms'])
+    assert 0 < age_ms < 1000
+    wrong: dict[str, Callable[[], int]] = {
+        'the image is 3600.': lambda: time.time_ns() - 3600 * SECOND,
+        'the image is stamped 86': lambda: time.time_ns() + 86400 * SECOND,
+        'the stamp of the image is 0,': lambda: 0,
+        'the stamp of the image is -5,': lambda: -5 * SECOND,
+    }
+    for words, stamp_ns in wrong.items():
+        assert not rig.judged(stamp_ns())
+        assert words in rig.reason
+        assert not rig.judged() and not rig.judged()  # the way back takes three
+        rig.raise_flag()
+    old = time.time_ns()
+    assert rig.judged(old)
+    assert not rig.judged(old)
+    assert 'came before' in rig.reason
+    rig.raise_flag()
+    assert not rig.judged(time.time_ns() - SECOND // 2)
+    assert 'the stamp went back by' in rig.reason
+    pair = [time.time_ns(), time.time_ns() + SECOND // 100]
+    flags = [rig.judged(stamp_ns) for _ in range(6) for stamp_ns in pair]
+    assert not any(flags[2:])
+
+
+def test_frames_of_an_hour_ago_are_never_confident_and_the_clock_is_named(start: Start) -> None:
+    rig = start()
+    flags = [rig.judged(time.time_ns() - 3600 * SECOND) for _ in range(51)]
+    assert not any(flags)
+    assert 'set stamps to receipt' in rig.reason
+    # Not in silence: who looks at /diagnostics reads the parameter to set.
+    report = rig.diagnosed("the camera's clock and the node's differ")
+    assert report.status[0].level == b'\x02'
+    assert float(values_of(report)['frame_age_ms'].split()[1].rstrip(',')) > 3.5e6
+
+
+def test_with_stamps_of_receipt_a_driver_without_stamps_can_be_used(start: Start) -> None:
+    rig = start(stamps='receipt')
+    flags = [rig.judged(0) for _ in range(6)]
+    assert flags == [False, False, True, True, True, True]
+    assert [rig.judged(time.time_ns() - 3600 * SECOND) for _ in range(3)] == [True] * 3
+    report = rig.client.wait_until(
+        lambda: next((array for array in rig.health if array.status[0].message == 'active'), None),
+        'diagnostics')
+    assert values_of(report)['stamps'] == 'receipt'
+    # A frozen camera is found by its pixels alone.
+    still = red(12345)
+    flags = [rig.judged(0, still) for _ in range(8)]
+    assert flags[:3] == [True] * 3 and not any(flags[3:])
+
+
+def test_a_frozen_camera_is_a_fault_under_new_stamps_and_under_none(start: Start) -> None:
+    rig = start()
+    rig.raise_flag()
+    still = red(12345)
+    flags = [rig.judged(image=still) for _ in range(12)]
+    assert flags == [True] * 3 + [False] * 9
+    assert 'the camera is frozen: the pixels of the last 11 images came before' in rig.reason
+    rig.diagnosed('the camera is frozen')
+    assert not any(rig.judged(0, still) for _ in range(55))
+
+
+def test_images_that_waited_while_the_node_was_stopped_are_never_confident(start: Start) -> None:
+    rig = start(reliability='reliable', queue_depth=20)
+    rig.raise_flag()
+    rig.process.send_signal(signal.SIGSTOP)
+    for _ in range(20):
+        rig.send()
+        time.sleep(0.1)
+    time.sleep(1.5)
+    rig.process.send_signal(signal.SIGCONT)
+    num_before = len(rig.frames)
+    old = rig.wait_for_frame(num_before + 3)
+    assert all(float(values_of(status)['frame_age_ms']) > 1000 for status in old)
+    rig.client.spin(1.0)
+    assert not any(map(is_confident, rig.frames[num_before:]))
+    rig.raise_flag()
+
+
+def test_no_pause_at_whatever_moment_makes_an_old_image_confident(start: Start) -> None:
+    """Stop the node as a `true` goes out, take the camera away, and let it go on."""
+    rig = start()
+    for _ in range(4):
+        rig.raise_flag()
+        assert rig.judged()
+        rig.process.send_signal(signal.SIGSTOP)
+        rig.send()
+        time.sleep(1.6)
+        rig.client.spin(0.1)
+        num_seen = len(rig.statuses)
+        rig.process.send_signal(signal.SIGCONT)
+        rig.client.wait_until(lambda seen=num_seen: len(rig.statuses) > seen, 'a verdict')
+        rig.client.spin(0.5)
+        # Only what had left the process's hands before it was stopped may still be true.
+        late = [status for status in rig.statuses[num_seen:] if is_confident(status)]
+        assert all(status is rig.statuses[num_seen] for status in late)
+        assert all(float(values_of(status)['frame_age_ms']) < 1000 for status in late)
+        assert not rig.flags[-1].data
