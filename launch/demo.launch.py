@@ -36,6 +36,7 @@ def generate_launch_description() -> LaunchDescription:
             'model': LaunchConfiguration('model'),
             'image': LaunchConfiguration('image'),
             'rviz': LaunchConfiguration('rviz'),
+            'use_sim_time': 'true',  # the stamps of a bag are compared with its own time
         }.items(),
     )
     # After the node's launch file, because the player needs its environment (shared memory) too.
@@ -44,7 +45,7 @@ def generate_launch_description() -> LaunchDescription:
         executable='uncertainty_seg_play',
         name='uncertainty_seg_play',
         output='screen',
-        arguments=[LaunchConfiguration('bag'), '--rate', LaunchConfiguration('rate')],
+        arguments=[LaunchConfiguration('bag'), '--rate', LaunchConfiguration('rate'), '--clock'],
         remappings=[('image', LaunchConfiguration('image'))],
     )
     return LaunchDescription([*arguments, node, player])

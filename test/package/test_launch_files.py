@@ -89,6 +89,9 @@ def test_the_demo_plays_on_the_topic_the_node_listens_to() -> None:
     assert player.executable == 'uncertainty_seg_play'
     assert player.remappings[0][0] == 'image'
     assert player.remappings[0][1].words == dict(include.launch_arguments)['image'].words
+    # An old bag is judged by its own time.
+    assert dict(include.launch_arguments)['use_sim_time'] == 'true'
+    assert player.arguments[-1] == '--clock'
     declared = {a.words[0] for a in actions['DeclareLaunchArgument']}
     assert declared == {'bag', 'model', 'image', 'rate', 'rviz'}
     assert Path(include.words[0].words[0]).is_file()

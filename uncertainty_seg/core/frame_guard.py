@@ -87,9 +87,10 @@ class FrameGuard:
         ages = self._ages_s
         if len(ages) < STEADY_FRAMES or max(ages) - min(ages) > STEADY_S:
             return 'look for what holds images back, or for a clock that was set'
-        late = ' or every image is held back as long;' if age_s > 0 else ';'
+        late = ', or every image is held back as long' if age_s > 0 else ''
         return (f"the last {STEADY_FRAMES} were as far off: the camera's clock and the node's "
-                f'differ,{late} synchronise them, or set stamps to receipt')
+                f'differ{late}; synchronise them, set stamps to receipt, or play a bag with '
+                '--clock and use_sim_time')
 
     def pixel_fault(self, image: ImageU8) -> str:
         """

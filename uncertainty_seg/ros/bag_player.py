@@ -33,6 +33,7 @@ from uncertainty_seg.storage.bags.reader import BadMessage, BagReader
 
 LINGER_S = 0.5
 MATCH_S = 0.5
+CLOCK_PERIOD_S = 0.025
 
 
 class BagPlayer:
@@ -46,7 +47,7 @@ class BagPlayer:
     rate : float
         1 for the pace of the recording.
     has_clock : bool
-        Publish the bag's time on /clock with each image.
+        Publish the bag's time on /clock, with each image and 40 times a second between them.
 
     """
 
@@ -86,12 +87,17 @@ class BagPlayer:
         for received_ns, data in self._serialized(bag, topic):
             first_ns = received_ns if first_ns is None else first_ns
             due_s = start_s + (received_ns - first_ns) * 1e-9 / self._rate
-            self._pause.wait(max(due_s - time.monotonic(), 0.0))
-            if self._clock is not None:
-                stamp = Time(sec=received_ns // 10**9, nanosec=received_ns % 10**9)
-                self._clock.publish(Clock(clock=stamp))
+            while (left_s := due_s - time.monotonic()) > 0:
+                self._tell_time(received_ns - round(left_s * self._rate * 1e9))
+                self._pause.wait(min(left_s, CLOCK_PERIOD_S))
+            self._tell_time(received_ns)
             self._images.publish(data)
             self.num_played += 1
+
+    def _tell_time(self, time_ns: int) -> None:
+        if self._clock is not None:
+            stamp = Time(sec=time_ns // 10**9, nanosec=time_ns % 10**9)
+            self._clock.publish(Clock(clock=stamp))
 
     def linger(self) -> None:
         """Give the last image time to arrive before the publisher goes."""

@@ -101,7 +101,7 @@ def run_live(
         [*RECORDED, '--out', str(out_bag), '--force'], logs, environment,
     )
     player = ChildProcess('player', 'uncertainty_seg.ros.bag_player', [
-        str(dive), '--topic', IMAGE_TOPIC, '--rate', f'{pace:.4f}',
+        str(dive), '--topic', IMAGE_TOPIC, '--rate', f'{pace:.4f}', '--clock',
         '--ros-args', '-r', f'image:={IMAGE_TOPIC}',
     ], logs, environment)
     with node, recorder:
@@ -121,7 +121,8 @@ def ros_arguments(settings: Settings, pace: float) -> list[str]:
     # The longer frame interval of a slowed dive must not count as a stale camera.
     changed.setdefault('stale_timeout_s', max(settings.stale_timeout_s, 2.0 / pace))
     changed['reliability'] = 'reliable'
-    words = ['--ros-args', '-r', f'image:={IMAGE_TOPIC}']
+    # The stamps of the dive are of its own time, which the player publishes.
+    words = ['--ros-args', '-r', f'image:={IMAGE_TOPIC}', '-p', 'use_sim_time:=true']
     for name, value in changed.items():
         # The value of a parameter is read as YAML, which includes JSON.
         words += ['-p', f'{name}:={json.dumps(value)}']
