@@ -19,8 +19,8 @@ from uncertainty_seg.core.plausibility import fingerprint
 from uncertainty_seg.core.settings import Settings
 
 # Frames whose stamps and pixels are remembered: a ring of buffers that a driver hands out again
-# is recognised up to this length.
-MEMORY_FRAMES = 256
+# is recognised up to this length. A bag in a loop must be longer to be taken for a camera.
+MEMORY_FRAMES = 64
 # So many ages in a row that differ by no more than this are an offset between two clocks.
 STEADY_FRAMES, STEADY_S = 10, 0.2
 _T = TypeVar('_T', bound=Hashable)

@@ -36,6 +36,15 @@ class Rig:
         self._second = 1000
         client.wait_for_camera_match()
 
+    def judged(self, pixels: Any) -> bool:
+        """Send one frame and return its flag."""
+        self._second += 1
+        self.client.camera.publish(image_message(pixels, self._second * 10**9))
+        status = self.client.wait_until(
+            lambda: [s for s in self.status
+                     if s.header.frame_id and s.header.stamp.sec == self._second], 'status')[-1]
+        return values_of(status)['confident'] == 'true'
+
     def verdict(self) -> dict[str, str]:
         """Send a good frame and return what the node says of it."""
         first = self._second + 1
@@ -106,6 +115,12 @@ def test_other_scores_can_be_gated_and_taken_back(rig: Rig) -> None:
         ({'gate__alpha': 0.2}, 'gate.alpha is 0.2, expected 0 or one of []'),
         ({'map': 'treasure'}, 'expected one of entropy'),
         ({'gate__fall_frames': 9}, 'would never fall'),
+        ({'gate__fall_frames': 10000}, 'gate.fall_frames'),
+        ({'gate__fall_window': 10000}, 'gate.fall_window'),
+        ({'gate__fall_within_s': 3600.0}, 'gate.fall_within_s'),
+        ({'max_age_s': 0.5}, 'read-only'),
+        ({'max_repeats': 0}, 'read-only'),
+        ({'lock_gate': True}, 'read-only'),
         ({'gate__threshold_scale': 'strict'}, 'expected a finite number'),
         ({'passes': 0}, 'passes is 0, expected at least 1'),
         ({'model': 'other'}, 'read-only'),
@@ -181,3 +196,56 @@ def test_a_budget_that_is_exceeded_is_a_warning_and_an_error_once_it_lasts(rig: 
     rig.client.wait_until(lambda: health(b'\x00'), 'health again')
     values = {pair.key for pair in rig.health[-1].status[0].values}
     assert {'latency.wait_ms', 'latency.to_flag_ms', 'latency.total_ms'} <= values
+
+
+def test_settings_that_undo_the_promise_are_said_in_status_and_diagnostics(rig: Rig) -> None:
+    def diagnosed(level: bytes, words: str) -> None:
+        num_before = len(rig.health)
+        rig.client.wait_until(
+            lambda: [a for a in rig.health[num_before:]
+                     if a.status[0].level == level and words in a.status[0].message], words)
+
+    assert rig.verdict()['promise'] == 'none'
+    assert rig.client.set_together(gate__fall_frames=100, gate__fall_window=100).successful
+    values = rig.verdict()
+    assert values['promise'] == 'void'
+    assert 'gate.fall_frames is 100, above 1' in values['promise_void_because']
+    diagnosed(b'\x01', 'the settings undo the promise of the calibration: gate.fall_frames is 100')
+    # The flag is up over bad frames, for less than gate.fall_within_s by their stamps: a second
+    # lies between the frames here.
+    assert rig.client.set_together(gate__fall_within_s=3.0).successful
+    assert rig.verdict()['confident'] == 'true'
+    grey = [rig.judged(solid(128, 128, 128)) for _ in range(6)]
+    assert grey == [True, True, True, False, False, False]
+    assert rig.client.set_together(
+        gate__fall_frames=1, gate__fall_window=1, gate__fall_within_s=1.0).successful
+    assert rig.verdict()['promise'] == 'none'
+
+
+def test_a_locked_gate_cannot_be_changed_by_anybody_until_the_node_is_cleaned_up(
+    tmp_path: Path
+) -> None:
+    bundle = make_tiny_bundle(tmp_path / 'tiny')
+    with own_domain() as domain:
+        process = Process(node_arguments(bundle, lock_gate=True), domain, tmp_path / 'log')
+        client = Client(domain, process)
+        try:
+            client.wait_for_camera_match()
+            for change in ({'gate__threshold_scale': 2.0}, {'gate__threshold_scale': 0.5},
+                           {'gate__scores': ['entropy.mean']}, {'passes': 3},
+                           {'gate__fall_within_s': 2.0}, {'stale_timeout_s': 600.0}):
+                (result,) = client.set_parameters(**change)
+                name = next(iter(change)).replace('__', '.')
+                assert not result.successful
+                assert f'{name} cannot be changed while the node is configured' in result.reason
+            assert not client.set_together(map='entropy', gate__alpha=0.5).successful
+            assert client.set_parameters(map='entropy')[0].successful
+            assert client.change_state('deactivate')
+            assert not client.set_parameters(gate__threshold_scale=2.0)[0].successful
+            assert client.change_state('cleanup')
+            assert client.set_parameters(gate__threshold_scale=0.5)[0].successful
+            assert client.change_state('configure')
+            assert not client.set_parameters(gate__threshold_scale=1.0)[0].successful
+        finally:
+            client.close()
+            process.end()

@@ -40,6 +40,7 @@ class Result:
     """Counts how often a map is brought to the source's size."""
 
     scores, timings_ms, passes = {'entropy.mean': 0.9}, {'trunk': 1.25}, 8
+    age_s = 0.0625
     verdict = CONFIDENT
 
     def __init__(self) -> None:
@@ -155,7 +156,8 @@ def test_status_lists_scores_thresholds_passes_and_times() -> None:
     assert (status.level, status.message) == (b'\x01', 'entropy.mean 0.9 over 0.7')
     assert {pair.key: pair.value for pair in status.values} == {
         'confident': 'false', 'kind': 'uncertain', 'score_ratio': '1.3', 'promise': 'none',
-        'threshold.entropy.mean': '0.7', 'passes': '8', 'score.entropy.mean': '0.9',
+        'threshold.entropy.mean': '0.7', 'passes': '8', 'frame_age_ms': '62.5',
+        'score.entropy.mean': '0.9',
         'latency.trunk_ms': '1.250',
     }
 
