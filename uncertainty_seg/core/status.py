@@ -45,7 +45,7 @@ class Status:
 
 def verdict_status(
     verdict: Verdict, result: FrameResult | None, thresholds: Mapping[str, float],
-    has_latency: bool = True, weakened_by: Sequence[str] = (),
+    has_latency: bool = True, weakened_by: Sequence[str] = (), stamps: str = 'camera',
 ) -> Status:
     """
     List what led to a verdict.
@@ -63,6 +63,8 @@ def verdict_status(
         input alone.
     weakened_by : sequence of str
         Settings that undo the promise, each in words.
+    stamps : str
+        'camera' or 'receipt': what the age is counted from.
 
     Returns
     -------
@@ -84,6 +86,7 @@ def verdict_status(
         values['passes'] = str(result.passes)
         if math.isfinite(result.age_s):
             values['frame_age_ms'] = f'{result.age_s * 1e3:.1f}'
+            values['stamps'] = stamps
         values |= {f'score.{name}': f'{value:.6g}' for name, value in result.scores.items()}
         if has_latency:
             values |= {f'latency.{k}_ms': f'{ms:.3f}' for k, ms in result.timings_ms.items()}

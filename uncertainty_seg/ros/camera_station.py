@@ -54,7 +54,7 @@ class CameraStation:
         self._node, self._settings = node, settings
         self._index, self.name = index, name
         timeout_s = settings().stale_timeout_s
-        self._verdicts = VerdictPublishers(node, timeout_s, name)
+        self._verdicts = VerdictPublishers(node, timeout_s, name, settings().stamps)
         self._rival = RivalWatch(node, self._verdicts.topic, lambda: self._verdicts.num_sent)
         self._owner = VerdictOwner(self._verdicts, timeout_s, lambda: self._rival.reason)
         self._statistics = FrameStatistics()

@@ -299,6 +299,8 @@ class VerdictPublishers:
         The deadline the flag is offered with.
     camera : str, optional
         Name of one of several.
+    stamps : str, optional
+        What the age of an image is counted from, for the status.
 
     Attributes
     ----------
@@ -311,8 +313,10 @@ class VerdictPublishers:
 
     """
 
-    def __init__(self, node: Node, stale_timeout_s: float, camera: str = '') -> None:
-        self._node, self._clock = node, node.get_clock()
+    def __init__(
+        self, node: Node, stale_timeout_s: float, camera: str = '', stamps: str = 'camera',
+    ) -> None:
+        self._node, self._clock, self._stamps = node, node.get_clock(), stamps
         self._flag_topic = output_topic('confident', camera)
         self._sent_s = -math.inf
         self.is_confident = False
@@ -371,7 +375,8 @@ class VerdictPublishers:
         self.num_sent += 1
         self._score.publish(Float32(data=verdict.score_ratio))
         if self._status.get_subscription_count():
-            status = verdict_status(verdict, result, thresholds, weakened_by=self.weakened_by)
+            status = verdict_status(verdict, result, thresholds, weakened_by=self.weakened_by,
+                                    stamps=self._stamps)
             self._status.publish(diagnostics_message(header, status))
 
     def publish_fault(self, reason: str) -> None:

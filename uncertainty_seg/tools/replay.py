@@ -103,7 +103,7 @@ def write_verdict(
     writer.write_bool(f'{NODE_NAME}/confident', received_ns, verdict.is_confident)
     writer.write_float(f'{NODE_NAME}/score', received_ns, verdict.score_ratio)
     status = verdict_status(verdict, outcome.result, pipeline.thresholds, has_latency=False,
-                            weakened_by=pipeline.weakened_by)
+                            weakened_by=pipeline.weakened_by, stamps=pipeline.settings.stamps)
     writer.write_diagnostics(f'{NODE_NAME}/status', stamp_ns, (status,), received_ns)
 
 

@@ -166,6 +166,7 @@ def test_with_stamps_of_receipt_a_driver_without_stamps_can_be_used(start: Start
     flags = [rig.judged(0) for _ in range(6)]
     assert flags == [False, False, True, True, True, True]
     assert [rig.judged(time.time_ns() - 3600 * SECOND) for _ in range(3)] == [True] * 3
+    assert values_of(rig.frames[-1])['stamps'] == 'receipt'
     report = rig.client.wait_until(
         lambda: next((array for array in rig.health if array.status[0].message == 'active'), None),
         'diagnostics')

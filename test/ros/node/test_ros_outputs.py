@@ -157,6 +157,7 @@ def test_status_lists_scores_thresholds_passes_and_times() -> None:
     assert {pair.key: pair.value for pair in status.values} == {
         'confident': 'false', 'kind': 'uncertain', 'score_ratio': '1.3', 'promise': 'none',
         'threshold.entropy.mean': '0.7', 'passes': '8', 'frame_age_ms': '62.5',
+        'stamps': 'camera',
         'score.entropy.mean': '0.9',
         'latency.trunk_ms': '1.250',
     }
