@@ -57,14 +57,16 @@ def images_of(bag: Path, name: str) -> dict[int, tuple[Any, ...]]:
 
 
 def statuses_of(bag: Path) -> dict[int, dict[str, str]]:
-    """Return stamp to the values of ~/status that do not come from a clock."""
+    """Return stamp to the values of each measured frame that do not come from a clock."""
     found = {}
     with BagReader(bag) as reader:
         for item in reader.messages(f'{NODE}/status'):
             assert isinstance(item, BagMessage)
             status = item.message.status[0]
-            values = {v.key: v.value for v in status.values if not v.key.startswith('latency.')}
-            found[header_stamp_ns(item.message)] = {**values, 'message': status.message}
+            values = {v.key: v.value for v in status.values
+                      if not v.key.startswith(('latency.', 'frame_age_ms'))}
+            if 'passes' in values:  # a status of no frame may have the same time of the bag
+                found[header_stamp_ns(item.message)] = {**values, 'message': status.message}
     return found
 
 

@@ -35,10 +35,17 @@ BLUE, GREEN, GREY = solid((255, 0, 0)), solid((0, 255, 0)), solid((128, 128, 128
 RED = solid((0, 0, 255))
 
 
+def numbered(pixels: np.ndarray, number: int) -> np.ndarray:
+    """Return a picture that differs from the others in one pixel: the camera is not frozen."""
+    copy = pixels.copy()
+    copy[..., -1, -1] = number
+    return copy
+
+
 def write_bag(path: Path, pictures: list[np.ndarray], storage: str = 'mcap') -> Path:
     with BagWriter(path, storage) as bag:
-        for k, pixels in enumerate(pictures):
-            t = START_NS + k * STEP_NS
+        for k, picture in enumerate(pictures):
+            t, pixels = START_NS + k * STEP_NS, numbered(picture, k)
             bag.write_image(CAMERA, t, f'cam_{k}', pixels, 'bgr8', t + 7)
     return path
 
@@ -188,7 +195,7 @@ def test_bad_frame_is_counted_and_published_as_false(
             if k == 4:
                 bag.write_serialized(CAMERA, IMAGE_TYPE, t, make())
             else:
-                bag.write_image(CAMERA, t, 'cam', RED, 'bgr8')
+                bag.write_image(CAMERA, t, 'cam', numbered(RED, k), 'bgr8')
     assert run_replay(tmp_path / 'in', tmp_path / 'out', tiny_bundle) == 0
     said = capsys.readouterr()
     facts = json.loads(said.out.splitlines()[-1])

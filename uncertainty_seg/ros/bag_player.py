@@ -83,7 +83,9 @@ class BagPlayer:
 
     def play(self, bag: BagReader, topic: str) -> None:
         """Publish every image of a topic once, at the time it is due."""
-        start_s, first_ns = time.monotonic(), None
+        # A node that takes its time from here must have it before it gets the first image.
+        start_s = time.monotonic() + (MATCH_S if self._clock is not None else 0.0)
+        first_ns = None
         for received_ns, data in self._serialized(bag, topic):
             first_ns = received_ns if first_ns is None else first_ns
             due_s = start_s + (received_ns - first_ns) * 1e-9 / self._rate

@@ -71,6 +71,10 @@ def call_with(function: Callable[..., _T], args: argparse.Namespace, **more: Any
                     | more)
 
 
+# Settings of the checks that a frame passes beside the gate; bags are judged by them too.
+FRAME_CHECKS = ('stamps', 'max_age_s', 'max_skew_s', 'max_repeats')
+
+
 def add_settings(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
     """Offer settings of `core.settings` as options: `mask_policy` becomes ``--mask-policy``."""
     known = {p.name: p for p in iter_parameters(Settings)}

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from uncertainty_seg.errors import BagError
 from uncertainty_seg.tools.arguments import (
     add_settings,
+    FRAME_CHECKS,
     call_with,
     print_json,
     settings_from_args,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from uncertainty_seg.tools.replay import ReplayReport
 
 SETTINGS = ('model', 'backend', 'threads', 'passes', 'seed', 'mask_policy',
-            'precision', 'map')
+            'precision', 'map', *FRAME_CHECKS)
 
 
 def replay(

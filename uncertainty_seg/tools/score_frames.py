@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from uncertainty_seg.errors import BagError
 from uncertainty_seg.tools.arguments import (
     add_settings,
+    FRAME_CHECKS,
     call_with,
     print_json,
     settings_from_args,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from uncertainty_seg.tools.score.run import ScoreSummary
 
 SETTINGS = ('model', 'backend', 'threads', 'passes', 'seed', 'mask_policy', 'precision',
-            'ignore_mask')
+            'ignore_mask', *FRAME_CHECKS)
 
 
 def score(

@@ -9,7 +9,7 @@ pictures do not, and are read as a stream.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 import math
@@ -148,7 +148,12 @@ def read_timeline(dive: Path, outputs: Path) -> Timeline:
 
     Raises BagError if a bag cannot be read or the dive has no frame.
     """
-    verdicts = dict(_verdicts(outputs))
+    verdicts: dict[int, dict[str, Any]] = {}
+    # The node runs by the time of the dive, so that a status of no frame may have the stamp of
+    # one: what was measured counts, in whatever order they come.
+    for stamp_ns, is_measured, verdict in _verdicts(outputs):
+        if is_measured or stamp_ns not in verdicts:
+            verdicts[stamp_ns] = verdict
     moments: list[Moment] = []
     for stamp_ns, event in _frames(dive):
         start_ns = moments[0].stamp_ns if moments else stamp_ns
@@ -207,17 +212,18 @@ def _frames(dive: Path) -> Iterator[tuple[int, str]]:
                 yield header_stamp_ns(item.message), event
 
 
-def _verdicts(outputs: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _verdicts(outputs: Path) -> Iterator[tuple[int, bool, dict[str, Any]]]:
     with BagReader(outputs) as bag:
         for item in bag.messages(STATUS_TOPIC):
             if isinstance(item, BagMessage):
                 for status in item.message.status:
                     if status.name == VERDICT_NAME:
-                        yield header_stamp_ns(item.message), _verdict(status)
+                        values = {pair.key: pair.value for pair in status.values}
+                        yield (header_stamp_ns(item.message), 'passes' in values,
+                               _verdict(status, values))
 
 
-def _verdict(status: Any) -> dict[str, Any]:
-    values = {pair.key: pair.value for pair in status.values}
+def _verdict(status: Any, values: Mapping[str, str]) -> dict[str, Any]:
     latencies = [float(v) for k, v in values.items() if k.startswith('latency.')]
     return {
         'kind': values['kind'], 'reason': status.message, 'ratio': float(values['score_ratio']),
