@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 from uncertainty_seg.errors import BagError
 from uncertainty_seg.tools.arguments import (
     add_settings,
-    FRAME_CHECKS,
     call_with,
+    FRAME_CHECKS,
     print_json,
     settings_from_args,
 )
