@@ -43,8 +43,9 @@ GREY_CHROMA = 0.01
 # above are left out because some are not ordinary frames: black bars, a porthole, a wrong file.
 CALIBRATION_SHARE = 0.995
 MARGIN = 1.5
-# Shares of a line are close to their end at 1, and greyness is 1 for a grey picture only.
-_MARGINS = {'row_seam': 1.25, 'column_seam': 1.25, 'colourless': 2.0, 'dead_bits': 1.0}
+# Shares of a line are close to their end at 1; colours vary most from place to place.
+_MARGINS = {'row_seam': 1.25, 'column_seam': 1.25, 'colourless': 2.0, 'dead_bits': 1.0,
+            'channel_mismatch': 2.0, 'red_over_blue': 2.0}
 # Hold for any camera: noise has a comb of 1, and a wide picture in a 4:3 frame bars of 0.125.
 FIXED_LIMITS: Mapping[str, float] = {
     'still_rows': 0.16, 'still_columns': 0.16, 'row_comb': 1.15, 'column_comb': 1.15,
