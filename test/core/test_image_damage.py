@@ -125,7 +125,7 @@ def test_frames_that_the_limits_were_not_made_from_are_not_damaged() -> None:
 
 @pytest.mark.parametrize('change', [
     lambda a: cv2.GaussianBlur(a, (0, 0), 3), lambda a: a // 4,
-    lambda a: np.clip(a + np.random.default_rng(0).normal(0, 15, a.shape), 0, 255).astype(np.uint8),
+    lambda a: np.clip(a + np.random.default_rng(0).normal(0, 15, a.shape), 0, 255).astype('u1'),
     lambda a: (0.3 * a + 90).astype(np.uint8),
 ])
 def test_a_blurred_dark_noisy_or_hazy_frame_is_not_damaged_to_any_camera(
