@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Measure which damaged images `core.image_damage` refuses, and which the gate lets pass.
+Measure which damaged images `core.scores.image_damage` refuses, and which the gate lets pass.
 
 Frames are damaged in ways that cables, drivers and decoders damage them, as received and after
 JPEG of quality 90. The limits are those of the other four fifths of the frames, in the order of
@@ -28,7 +28,8 @@ from scipy.stats import beta
 
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.image_damage import (
+from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.scores.image_damage import (
     damage,
     damage_limits,
     FIXED_LIMITS,
@@ -36,7 +37,6 @@ from uncertainty_seg.core.image_damage import (
     ImageStatistics,
     STATISTICS,
 )
-from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.opening import as_bundle, checked_settings
 from uncertainty_seg.storage.model_bundle import write_calibration
 from uncertainty_seg.synthetic.corruptions import corrupt

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.core.image_damage import require_limits
 from uncertainty_seg.core.scores.density import density_from_json, density_to_json, ScoreDensity
+from uncertainty_seg.core.scores.image_damage import require_limits
 from uncertainty_seg.errors import CalibrationError, ConfigError
 
 # Every score lies in 0..1, so that a limit of 1 or more would judge nothing.
@@ -263,7 +263,7 @@ class Calibration:
     ignore_sha256 : str
         `mask_digest` of the pixels that were left out.
     damage_limits : mapping of str to float
-        Limits of `core.image_damage`; empty in a calibration from before that check.
+        Limits of `core.scores.image_damage`; empty in a calibration from before that check.
 
     """
 

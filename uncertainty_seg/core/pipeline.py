@@ -29,7 +29,6 @@ from uncertainty_seg.core.dropout_masks import (
 )
 from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.gate import Gate, gate_limits, promise_text, Verdict, VOID, weakened_by
-from uncertainty_seg.core.image_damage import damage, FIXED_LIMITS, image_statistics, KeptPoints
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.plausibility import Backend, CheckedBackend
 from uncertainty_seg.core.preprocess import (
@@ -38,6 +37,12 @@ from uncertainty_seg.core.preprocess import (
     Geometry,
 )
 from uncertainty_seg.core.scores.aggregate import score_names
+from uncertainty_seg.core.scores.image_damage import (
+    damage,
+    FIXED_LIMITS,
+    image_statistics,
+    KeptPoints,
+)
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import BUNDLE_PASSES, precision_of, Settings
 from uncertainty_seg.errors import ModelBundleError

@@ -36,9 +36,9 @@ from uncertainty_seg.core.calibration import (
     Promise,
     RankFamily,
 )
-from uncertainty_seg.core.image_damage import damage_limits, image_statistics, KeptPoints
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.scores.density import DENSITY_INPUTS, DENSITY_SCORE, ScoreDensity
+from uncertainty_seg.core.scores.image_damage import damage_limits, image_statistics, KeptPoints
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import BUNDLE_PASSES, precision_of, Settings
 from uncertainty_seg.errors import (

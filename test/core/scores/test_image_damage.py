@@ -15,7 +15,8 @@ import pytest
 
 from uncertainty_seg.core.calibration import Calibration
 from uncertainty_seg.core.frame_loop import FrameLoop
-from uncertainty_seg.core.image_damage import (
+from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.scores.image_damage import (
     damage,
     damage_limits,
     FIXED_LIMITS,
@@ -25,7 +26,6 @@ from uncertainty_seg.core.image_damage import (
     require_limits,
     STATISTICS,
 )
-from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import settings_from_dict
 from uncertainty_seg.errors import CalibrationError, ShapeError
 from uncertainty_seg.storage.model_bundle import load_bundle
