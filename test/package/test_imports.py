@@ -66,6 +66,7 @@ EXCEPTIONS = {
     # Histograms, box sums, connected components and filters, within the budget of a frame.
     'core.scores.aggregate': ({'cv2'}, set()),
     'core.scores.image_quality': ({'cv2'}, set()),
+    'core.scores.image_damage': ({'cv2'}, set()),
     'analysis.frame_features': ({'cv2'}, set()),
     'core.perceptual_hash': ({'cv2'}, set()),
     'storage.model_bundle': (set(), {'onnx'}),

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.scores.density import density_from_json, density_to_json, ScoreDensity
+from uncertainty_seg.core.scores.image_damage import require_limits
 from uncertainty_seg.errors import CalibrationError, ConfigError
 
 # Every score lies in 0..1, so that a limit of 1 or more would judge nothing.
@@ -261,6 +262,8 @@ class Calibration:
         How the limits of the gate scores move together when the gate is made stricter.
     ignore_sha256 : str
         `mask_digest` of the pixels that were left out.
+    damage_limits : mapping of str to float
+        Limits of `core.scores.image_damage`; empty in a calibration from before that check.
 
     """
 
@@ -283,6 +286,7 @@ class Calibration:
     density: ScoreDensity | None = None
     family: RankFamily | None = None
     ignore_sha256: str = ''
+    damage_limits: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse limits that could never be judged."""
@@ -297,6 +301,7 @@ class Calibration:
                 f'thresholds of {bad} or temperature {self.temperature} are out of range',
                 'thresholds between 0 and 1, which no score exceeds', _FIX,
             )
+        require_limits(self.damage_limits)
         others = [p.alpha for p in self.promises if set(p.limits) != set(self.gate_scores)]
         if others:
             raise CalibrationError(f'the promise of {others[0]} is for other scores',

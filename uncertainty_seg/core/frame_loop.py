@@ -173,6 +173,8 @@ class FrameLoop:
             if guard is not None:
                 pixels = guard.pixel_fault(image)
                 reason = reason or pixels
+            if problem := self.pipeline.damage(image):
+                return self.refuse(problem, about)
             result = self.pipeline.measure(image, stamp_ns, epoch)
         except UncertaintySegError as err:
             return self.refuse(str(err), about)

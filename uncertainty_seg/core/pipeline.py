@@ -37,6 +37,12 @@ from uncertainty_seg.core.preprocess import (
     Geometry,
 )
 from uncertainty_seg.core.scores.aggregate import score_names
+from uncertainty_seg.core.scores.image_damage import (
+    damage,
+    FIXED_LIMITS,
+    image_statistics,
+    KeptPoints,
+)
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import BUNDLE_PASSES, precision_of, Settings
 from uncertainty_seg.errors import ModelBundleError
@@ -84,7 +90,7 @@ class Pipeline:
     """
     One model and one gate, for one frame after the other.
 
-    Only `begin` and `measure` may run in a thread of their own, in that order. All other methods
+    Only `damage`, `begin` and `measure` may run in a thread of their own. All other methods
     change the gate: one owner calls them, and takes care that no two run at once. A frame that was
     begun before such a change is not judged by what holds after it; `judge` refuses it. Raises
     CalibrationError if the bundle has no calibration, or one for another T, mask policy or
@@ -142,6 +148,10 @@ class Pipeline:
         self.cause = ''
         self._ignore = ignore
         self._fitted_ignore: tuple[Geometry | None, NDArray[np.bool_] | None] = None, None
+        # Without a calibration the flag is never true.
+        self._damage_limits = {**FIXED_LIMITS, **bundle.calibration.damage_limits} \
+            if bundle.calibration else {}
+        self._kept_points: tuple[tuple[int, ...], KeptPoints | None] = (), None
 
     def __enter__(self) -> Pipeline:
         return self
@@ -232,6 +242,22 @@ class Pipeline:
     def begin(self) -> Epoch:
         """Return what the next frame is measured by; to be passed to `measure` and `judge`."""
         return self._epoch
+
+    def damage(self, image_bgr: ImageU8) -> str:
+        """
+        Return how a BGR image is damaged, in one sentence; empty if no sign of damage is found.
+
+        The ignore mask is left out. Raises ShapeError if it is not a BGR image of bytes.
+        """
+        scale = self.settings.damage_scale
+        if scale == 0 or not self._damage_limits:
+            return ''
+        require_shape('image', image_bgr, (None, None, 3), np.uint8)
+        shape = image_bgr.shape[:2]
+        if self._ignore is not None and self._kept_points[0] != shape:
+            self._kept_points = shape, KeptPoints.of(self._ignore, *shape)
+        return damage(image_statistics(image_bgr, self._kept_points[1]), self._damage_limits,
+                      scale)
 
     def measure(
         self, image_bgr: ImageU8, stamp_ns: int = 0, epoch: Epoch | None = None

@@ -278,6 +278,12 @@ class Settings:
         '', 'Image file whose non-zero pixels are left out of every score (hull, vignette), '
         'stretched to the camera image. {camera} in the path stands for the name of the camera.',
     )
+    damage_scale: float = parameter(
+        1.0, 'Factor on the limits beyond which an image counts as damaged (rows that are missing '
+        'or repeat, a tear, alternating rows, channels that are stuck or swapped); such a frame '
+        'is not confident. Above 1 is more tolerant; 0 switches the check off.',
+        lower=0.0, upper=100.0,
+    )
     stale_timeout_s: float = parameter(
         1.0, 'Without a frame for this long the flag falls; also the deadline of ~/confident.',
         unit='s', lower=0.05, upper=3600.0, live=True,

@@ -26,6 +26,7 @@ from uncertainty_seg.analysis.conformal import (
 from uncertainty_seg.analysis.evaluation import best_temperature, Evaluation, frame_table
 from uncertainty_seg.analysis.frame_table import FrameTable, split_blocks
 from uncertainty_seg.analysis.selective import choose_scores
+from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import (
     Calibration,
@@ -37,6 +38,7 @@ from uncertainty_seg.core.calibration import (
 )
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.scores.density import DENSITY_INPUTS, DENSITY_SCORE, ScoreDensity
+from uncertainty_seg.core.scores.image_damage import damage_limits, image_statistics, KeptPoints
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import BUNDLE_PASSES, precision_of, Settings
 from uncertainty_seg.errors import (
@@ -180,8 +182,9 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
     family, chosen = _choice(request, train)
     made = [fit_promise(family, val, chosen, alpha, rule.text, _bad_if_accepted)
             for alpha in request.alphas]
+    images = [image for image, _ in (*train_pairs, *known.pairs)]
     calibration = _calibration(request, temperature, limits, density, family.only(chosen), train,
-                               val, tuple(made), data)
+                               val, tuple(made), data, images)
     again = (rehearse(family, val, chosen, alpha) for alpha in request.alphas)
     return CalibrationOutcome(calibration, before, after, seen, train, val, held,
                               tuple(found for found in again if found is not None))
@@ -261,6 +264,7 @@ def _calibration(
     val: FrameTable,
     promises: tuple[Promise, ...],
     data: LabelledFolder,
+    images: list[ImageU8],
 ) -> Calibration:
     bundle, settings = request.bundle, request.settings
     of_val, of_train = (quantile_limits(table, request.quantile, HIGHEST_SCORE)
@@ -268,6 +272,7 @@ def _calibration(
     # A gate score needs one whatever its quantile is.
     thresholds = {**promises[-1].limits, **of_val}
     passes = bundle.card.passes if settings.passes == BUNDLE_PASSES else settings.passes
+    ignore = load_ignore_mask(settings.ignore_mask)
     return Calibration(
         passes=passes, seed=settings.seed, mask_policy=settings.mask_policy,
         precision=precision_of(bundle.card, settings.precision), temperature=temperature,
@@ -276,10 +281,20 @@ def _calibration(
         quantile=request.quantile, num_train=len(train), num_val=len(val),
         model_sha256=model_digest(bundle.card), data_sha256=data_digest(data),
         promises=promises, pixel_limits=limits, density=density, family=family,
-        ignore_sha256=mask_digest(load_ignore_mask(settings.ignore_mask)),
+        ignore_sha256=mask_digest(ignore), damage_limits=limits_of_images(images, ignore),
         distances={name: distance for name in val.scores
                    if np.isfinite(distance := ks_distance(train.scores[name], val.scores[name]))},
     )
+
+
+def limits_of_images(
+    images: Sequence[ImageU8], ignore: NDArray[np.bool_] | None = None
+) -> dict[str, float]:
+    """Return the damage limits that BGR images give, without what the mask leaves out."""
+    return damage_limits([
+        image_statistics(image, None if ignore is None else
+                         KeptPoints.of(ignore, image.shape[0], image.shape[1]))
+        for image in images])
 
 
 # -------------------------------------------------------------------------------------------------

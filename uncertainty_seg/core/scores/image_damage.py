@@ -1,0 +1,364 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Cheap signs that an image was damaged between the sensor and here.
+
+A network accepts a picture whose last quarter is missing, or that is woven from two frames. These
+statistics look at a sample of the pixels for what a lens cannot produce: rows that repeat, a step
+between two rows across the whole picture, rows that alternate, a half that is there twice,
+channels that do not belong together. Each grows with the damage and has one upper limit.
+
+Some limits hold for any camera. The others are what the frames of the calibration show, with a
+margin, and are off without a calibration. What is as smooth as a photograph is not seen: a tear
+between two similar frames, rows that are shifted a little each, red and blue swapped where the
+picture is nearly grey.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.core.arrays import ImageU8, require_shape
+from uncertainty_seg.errors import CalibrationError, ImageError
+
+Bytes = NDArray[np.uint8]
+# Samples on each row and column, or a few more; every row and every column is looked at.
+SAMPLES = 48
+# A step counts for a seam if it is this many grey levels more than both neighbouring steps.
+SEAM_LEVELS = 8
+# Lines with fewer points than this, after the ignore mask, have no seam.
+FEWEST_POINTS = SAMPLES // 4
+# Colours are compared in a picture of this size, from neighbour to neighbour.
+COARSE_COLUMNS, COARSE_ROWS = 16, 48
+# Grey levels below which a difference may be noise or rounding.
+NOISE = 6.0
+# Difference of the channels, as a share of their level, of a picture that is half grey.
+GREY_CHROMA = 0.01
+# A limit is what this share of the calibration frames does not exceed, times the margin. The few
+# above are left out because some are not ordinary frames: black bars, a porthole, a wrong file.
+CALIBRATION_SHARE = 0.995
+MARGIN = 1.5
+# Shares of a line are close to their end at 1; colours vary most from place to place.
+_MARGINS = {'row_seam': 1.25, 'column_seam': 1.25, 'colourless': 2.0, 'dead_bits': 1.0,
+            'channel_mismatch': 2.0, 'red_over_blue': 2.0}
+# Hold for any camera: noise has a comb of 1, and a wide picture in a 4:3 frame bars of 0.125.
+FIXED_LIMITS: Mapping[str, float] = {
+    'still_rows': 0.16, 'still_columns': 0.16, 'row_comb': 1.15, 'column_comb': 1.15,
+    'repeated_half': 1.8,
+}
+# The least that a calibration sets, so that a few frames that are alike make no narrow limits.
+_LEAST_LIMITS = {
+    **FIXED_LIMITS, 'row_seam': 0.3, 'column_seam': 0.3, 'channel_mismatch': 0.2,
+    'stuck_channel': 0.99, 'red_over_blue': 1.25, 'colourless': 0.5, 'byte_shift': 2.0,
+    'dead_bits': 0.5,
+}
+_ONE = np.uint8(1)
+_FROM_GREEN = np.array([[1, 0], [-1, -1], [0, 1]], np.float32)
+_FIX = ('check the camera, its cable and its driver; if this camera is meant to look so, '
+        'calibrate the bundle on its frames, leave the part out by ignore_mask, or raise '
+        'damage_scale')
+
+
+@dataclass(frozen=True)
+class ImageStatistics:
+    """
+    Signs of damage; each grows with it, and is 0 where nothing can be said.
+
+    Attributes
+    ----------
+    still_rows, still_columns : float
+        Longest run of lines that equal the line before, as a share of all: a part that is black,
+        grey, or one line over and over.
+    row_seam, column_seam : float
+        Largest share of the points of a line at which the step to the next line is more than the
+        steps before and after it together, by `SEAM_LEVELS`: a tear, a rolled buffer, a border.
+    row_comb, column_comb : float
+        Differences to the next line over those to the one after it; 1 for noise, below for a
+        picture, above where lines alternate between two pictures.
+    repeated_half : float
+        Differences of rows an eighth of the height apart over those between upper and lower half:
+        large where the halves are the fields of one picture.
+    channel_mismatch : float
+        One minus the correlation of coarse vertical steps between blue and green, or green and
+        red if that is less: channels that are shifted, or not colours at all.
+    stuck_channel : float
+        1 where a channel has the same value everywhere.
+    red_over_blue : float
+        Ratio of the means: swapped channels, where the picture is coloured.
+    colourless : float
+        1 for a grey picture; small for a colourful one.
+    byte_shift : float
+        Mismatch of neighbouring bytes inside a pixel over that across pixels; above 1 where
+        pixels do not start at every third byte.
+    dead_bits : float
+        Lowest bits that are the same in all samples: values that were shifted.
+
+    """
+
+    still_rows: float
+    still_columns: float
+    row_seam: float
+    column_seam: float
+    row_comb: float
+    column_comb: float
+    repeated_half: float
+    channel_mismatch: float
+    stuck_channel: float
+    red_over_blue: float
+    colourless: float
+    byte_shift: float
+    dead_bits: float
+
+
+STATISTICS = tuple(field.name for field in fields(ImageStatistics))
+_WORDS = {
+    'still_rows': 'a run of {:.0%} of the rows repeats one row',
+    'still_columns': 'a run of {:.0%} of the columns repeats one column',
+    'row_seam': 'two rows differ abruptly over {:.0%} of the width',
+    'column_seam': 'two columns differ abruptly over {:.0%} of the height',
+    'row_comb': 'rows alternate: neighbours differ {:.2f} times as much as every second',
+    'column_comb': 'columns alternate: neighbours differ {:.2f} times as much as every second',
+    'repeated_half': 'the lower half repeats the upper: rows in between differ {:.1f} times as '
+    'much',
+    'channel_mismatch': 'the colour channels do not belong together: mismatch {:.2f}',
+    'stuck_channel': 'a colour channel has one value everywhere: stillness {:.3f}',
+    'red_over_blue': 'red is {:.2f} times blue, as if they were swapped',
+    'colourless': 'the colour is missing: greyness {:.2f}',
+    'byte_shift': 'pixels seem to start at a wrong byte: mismatch {:.1f}',
+    'dead_bits': 'the lowest {:.0f} bits of every value are the same',
+}
+
+
+@dataclass(frozen=True)
+class KeptPoints:
+    """
+    The sampled points that an ignore mask does not leave out: 255, or 0 where it does.
+
+    Attributes
+    ----------
+    rows, columns, wide, coarse : ndarray of uint8
+        For the four samples of `image_statistics`.
+
+    """
+
+    rows: Bytes
+    columns: Bytes
+    wide: Bytes
+    coarse: Bytes
+
+    @classmethod
+    def of(cls, ignore: NDArray[np.bool_], height: int, width: int) -> KeptPoints:
+        """Stretch a mask, bool of any shape, to images of a size; True is left out."""
+        shown = np.where(ignore, np.uint8(0), np.uint8(255))
+        kept = np.asarray(cv2.resize(shown, (width, height), interpolation=cv2.INTER_NEAREST),
+                          np.uint8)
+        lines, across = _sampled(height), _sampled(width)
+        return cls(np.ascontiguousarray(kept[:, across]), _turned(kept[lines]), kept[lines][::8],
+                   _coarse(kept))
+
+
+def image_statistics(image_bgr: ImageU8, kept: KeptPoints | None = None) -> ImageStatistics:
+    """
+    Measure the signs of damage.
+
+    Raises ShapeError if the image is not a BGR image of bytes.
+
+    Parameters
+    ----------
+    image_bgr : ndarray of uint8, shape (H, W, 3)
+        As decoded: shrinking hides alternating rows. Below 16x16 all statistics are 0.
+    kept : KeptPoints, optional
+        The points to look at, for an image of this size.
+
+    """
+    require_shape('image', image_bgr, (None, None, 3), np.uint8)
+    height, width = image_bgr.shape[:2]
+    if min(height, width) < 16:
+        return ImageStatistics(*(0.0 for _ in STATISTICS))
+    image = np.ascontiguousarray(image_bgr)
+    wide = image[_sampled(height)]
+    # Green alone: the channels of a picture have their edges in the same places.
+    rows = np.ascontiguousarray(image[:, _sampled(width), 1])
+    columns = _turned(np.asarray(cv2.extractChannel(wide, 1), np.uint8))
+    kept_rows, kept_columns, kept_wide, kept_coarse = (None,) * 4 if kept is None else (
+        kept.rows, kept.columns, kept.wide, kept.coarse)
+    still_rows, row_seam, row_comb = _lines(rows, kept_rows)
+    still_columns, column_seam, column_comb = _lines(columns, kept_columns)
+    return ImageStatistics(
+        still_rows, still_columns, row_seam, column_seam, row_comb, column_comb,
+        _repeated_half(rows, kept_rows), *_colours(image, kept_coarse),
+        _byte_shift(wide[::8], kept_wide), _dead_bits(rows))
+
+
+def damage(
+    statistics: ImageStatistics, limits: Mapping[str, float], scale: float = 1.0
+) -> str:
+    """
+    Return what is wrong with an image in one sentence; empty if nothing is.
+
+    Parameters
+    ----------
+    statistics : ImageStatistics
+        Of the image.
+    limits : mapping of str to float
+        By name: those of the calibration, or `FIXED_LIMITS`.
+    scale : float
+        Factor on every limit; 0 finds nothing.
+
+    """
+    if not scale > 0:
+        return ''
+    for name, limit in limits.items():
+        value = getattr(statistics, name)
+        if value > limit * scale:
+            words = _WORDS[name]
+            unit = '.0%' if '%' in words else '.2f'
+            return str(ImageError(f'the image is damaged: {words.format(value)}',
+                                  f'at most {limit * scale:{unit}}', _FIX))
+    return ''
+
+
+def damage_limits(frames: Sequence[ImageStatistics]) -> dict[str, float]:
+    """Return the limits that frames without damage give, by name; at least one frame."""
+    limits = {}
+    for name, least in _LEAST_LIMITS.items():
+        values = [getattr(frame, name) for frame in frames]
+        usual = float(np.quantile(values, CALIBRATION_SHARE, method='higher'))
+        # A bit more than usual is one too many.
+        room = 0.5 if name == 'dead_bits' else 0.0
+        limits[name] = max(least, _MARGINS.get(name, MARGIN) * usual + room)
+    return limits
+
+
+def require_limits(limits: Mapping[str, float]) -> None:
+    """Raise CalibrationError if limits are not of statistics, or not above 0."""
+    wrong = [name for name, limit in limits.items()
+             if name not in STATISTICS or not 0 < limit < float('inf')]
+    if wrong:
+        raise CalibrationError(f'damage limits of {wrong} are unknown or out of range',
+                               'limits above 0 of the statistics of an image',
+                               'calibrate the bundle again')
+
+
+def _sampled(length: int) -> slice:
+    """Return about `SAMPLES` places along a side."""
+    every = max(1, length // SAMPLES)
+    return slice(every // 2, None, every)
+
+
+def _turned(lines: NDArray[np.uint8]) -> Bytes:
+    return np.asarray(cv2.transpose(lines), np.uint8)
+
+
+def _steps(lines: Bytes, kept: Bytes | None, lag: int) -> tuple[Bytes, Bytes | None]:
+    """Return absolute differences to a later line, 0 where left out, and what was kept of them."""
+    steps = np.asarray(cv2.absdiff(lines[lag:], lines[:-lag]), np.uint8)
+    if kept is None:
+        return steps, None
+    both = kept[lag:] & kept[:-lag]
+    return steps & both, both
+
+
+def _sums(values: Bytes) -> NDArray[np.int32]:
+    return np.asarray(cv2.reduce(values, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S), np.int32).ravel()
+
+
+def _mean(steps: Bytes, kept: Bytes | None, total: float) -> float:
+    count = steps.size if kept is None else int(np.count_nonzero(kept))
+    return total / max(count, 1)
+
+
+def _lines(lines: Bytes, kept: Bytes | None) -> tuple[float, float, float]:
+    """Return the still run, the seam and the comb of lines, uint8 (n, m)."""
+    steps, both = _steps(lines, kept, 1)
+    sums = _sums(steps)
+    second, second_both = _steps(lines, kept, 2)
+    first_mean = _mean(steps, both, float(sums.sum()))
+    second_mean = _mean(second, second_both, cv2.norm(second, cv2.NORM_L1))
+    # A quarter of a grey level is rounding.
+    comb = (first_mean + 0.25) / (second_mean + 0.25)
+    still = sums == 0
+    if both is not None:
+        still &= _sums(both & _ONE) > 0
+    return _longest(still) / len(still), _seam(steps, both), comb
+
+
+def _longest(marks: NDArray[np.bool_]) -> int:
+    if not marks.any():
+        return 0
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], marks, [False]])))
+    return int((edges[1::2] - edges[::2]).max())
+
+
+def _seam(steps: Bytes, both: Bytes | None) -> float:
+    over = np.asarray(cv2.subtract(steps[1:-1], cv2.add(steps[:-2], steps[2:])), np.uint8)
+    is_over = (over > SEAM_LEVELS).view(np.uint8)
+    if both is None:
+        return float(_sums(is_over).max()) / steps.shape[1]
+    three = both[1:-1] & both[:-2] & both[2:] & _ONE
+    counts = _sums(three)
+    shares = _sums(is_over & three) / np.maximum(counts, 1)
+    return float(np.where(counts >= FEWEST_POINTS, shares, 0).max())
+
+
+def _repeated_half(rows: Bytes, kept: Bytes | None) -> float:
+    half, eighth = len(rows) // 2, len(rows) // 8
+    means = [_mean(steps, both, cv2.norm(steps, cv2.NORM_L1)) for steps, both in
+             (_steps(rows, kept, eighth), _steps(rows, kept, len(rows) - half))]
+    return means[0] / (means[1] + 0.5)
+
+
+def _colours(image: ImageU8, kept: Bytes | None) -> tuple[float, float, float, float]:
+    """Return channel mismatch, stillness of a channel, red over blue, and greyness."""
+    coarse = _coarse(image)
+    levels = coarse.astype(np.float32)
+    steps = (levels[1:] - levels[:-1]).reshape(-1, 3)
+    levels = levels.reshape(-1, 3)
+    if kept is not None:
+        whole = kept == 255
+        steps = steps * (whole[1:] & whole[:-1]).reshape(-1, 1)
+        levels = levels[whole.ravel()]
+        if not len(levels):
+            return 0.0, 0.0, 0.0, 0.0
+    # Mean squares, and products between channels.
+    products = (steps.T @ steps / len(steps) + NOISE**2).tolist()
+    (blue, blue_green, _), (_, green, green_red), (_, _, red) = products
+    mismatch = 1 - min(blue_green / (blue * green) ** 0.5, green_red / (green * red) ** 0.5)
+    stillness = 1 / (1 + min(blue, green, red) - NOISE**2)
+    b, g, r = (np.ones(len(levels), np.float32) @ levels / len(levels)).tolist()
+    apart = float(np.abs(levels @ _FROM_GREEN).sum()) / len(levels)
+    chroma = apart / ((b + g + r) / 3 + NOISE)
+    greyness = GREY_CHROMA / (chroma + GREY_CHROMA)
+    return mismatch, stillness, (r + NOISE) / (b + NOISE), greyness
+
+
+def _coarse(image: Bytes) -> Bytes:
+    """Average 2x2 samples of a picture."""
+    size = COARSE_COLUMNS, COARSE_ROWS
+    twice = cv2.resize(image, (2 * size[0], 2 * size[1]), interpolation=cv2.INTER_NEAREST)
+    return np.asarray(cv2.resize(twice, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _byte_shift(wide: Bytes, kept: Bytes | None) -> float:
+    rows = wide.reshape(len(wide), -1)
+    steps = np.asarray(cv2.absdiff(rows[:, 3:], rows[:, :-3]), np.uint8)
+    if kept is not None:
+        steps &= np.repeat(kept[:, 1:] & kept[:, :-1], 3, axis=1)
+    unlike = cv2.absdiff(steps[:, 1:], steps[:, :-1])
+    sums = np.asarray(cv2.reduce(unlike, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S)).ravel()
+    # The last two bytes are of no whole pixel; half a grey level is rounding.
+    blue_green, green_red, across = sums[: len(sums) // 3 * 3].reshape(-1, 3).sum(0).tolist()
+    rounding = unlike.size / 6
+    return float((max(blue_green, green_red) + rounding) / (across + rounding))
+
+
+def _dead_bits(rows: Bytes) -> float:
+    words = rows.ravel()[: rows.size // 8 * 8].view(np.uint64)
+    changing = np.bitwise_or.reduce(words) ^ np.bitwise_and.reduce(words)
+    bits = int(np.bitwise_or.reduce(np.array([changing], np.uint64).view(np.uint8)))
+    return float(8 if not bits else (bits & -bits).bit_length() - 1)
