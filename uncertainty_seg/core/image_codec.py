@@ -131,7 +131,7 @@ ENCODINGS = {
 _PNG_MAX_RATIO, _JPEG_MAX_PIXELS_A_BYTE = 1032, 512
 # Encoders write 1 to 13 scans, and below 50 segments before the first; a PNG of the largest size
 # has 33 000 chunks of 8 kB.
-MAX_SCANS, MAX_SEGMENTS, MAX_CHUNKS = 32, 1000, 2**16
+MAX_SCANS, MAX_SEGMENTS, MAX_CHUNKS = 16, 1000, 2**16
 # A pixel of more bytes counts as several.
 _PIXEL_BYTES = 4
 _PNG_START = b'\x89PNG\r\n\x1a\n'
