@@ -27,7 +27,7 @@ MAX_IMAGE_BYTES = 2**29
 MAX_JSON_BYTES = 2**30
 # 10 000 frames with ten regions each.
 MAX_XML_BYTES, MAX_XML_ITEMS = 2**27, 2**20
-MAX_YAML_BYTES = 2**20
+MAX_YAML_BYTES, MAX_YAML_DEPTH = 2**18, 20
 # Images are compressed already; annotations of a few frames are a few megabytes of text.
 MAX_ZIP_BYTES, MAX_ZIP_RATIO = 2**28, 20
 # What read_entry may raise for a damaged, encrypted or unknown archive.
@@ -109,13 +109,17 @@ def parse_yaml(path: Path) -> Any:
     """
     import yaml
 
-    text = read_bytes(path, MAX_YAML_BYTES).decode('utf-8')
+    text, depth = read_bytes(path, MAX_YAML_BYTES).decode('utf-8'), 0
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise ValueError('it has aliases')
+        # PyYAML's time grows with the square of the depth: 10 000 brackets take ten minutes.
+        for event in yaml.parse(text, yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_YAML_DEPTH:
+                raise ValueError('it is nested too deeply')
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError('it has aliases')
         return yaml.safe_load(text)
-    except RecursionError:
-        raise ValueError('it is nested too deeply') from None
     except yaml.YAMLError as err:
         raise ValueError(str(err)) from err
 
