@@ -422,6 +422,8 @@ def decode(raw: RawImage | ImageFile, limits: DecodeLimits = WIDEST) -> ImageU8:
     size = -(-header.height // shrink), -(-header.width // shrink)
     pixels = _unpacked(raw, header, flags, size)
     encoding = _encoding_in(raw, pixels.shape[2] if pixels.ndim == 3 else 1, pixels.dtype)
+    if encoding == 'bgr8':
+        return np.asarray(pixels, np.uint8)
     rows = np.ascontiguousarray(pixels)
     return _decode_raw(RawImage(rows.reshape(-1).view(np.uint8), *size, encoding,
                                 rows.strides[0], sys.byteorder == 'big'))

@@ -30,6 +30,7 @@ from uncertainty_seg.storage.bags.reader import (
     stream_messages,
 )
 from uncertainty_seg.storage.bags.writer import METADATA_FILE
+from uncertainty_seg.storage.foreign_files import read_image_file, why
 from uncertainty_seg.storage.frame_log.format import (
     FRAMES_FOLDER,
     iter_frames,
@@ -246,9 +247,9 @@ def _picture(
     path: Path, index: int, stamp_ns: int, topic: str, dive: str
 ) -> SourceFrame | BadFrame:
     try:
-        return SourceFrame(index, stamp_ns, topic, dive, ImageFile(path.read_bytes()))
-    except OSError as err:
-        return BadFrame(index, f'{path} cannot be read ({err.strerror})', topic, dive)
+        return SourceFrame(index, stamp_ns, topic, dive, read_image_file(path))
+    except (OSError, ValueError) as err:
+        return BadFrame(index, f'{path} cannot be read ({why(err)})', topic, dive)
 
 
 def _known(item: SourceFrame | BadFrame) -> Callable[[], SourceFrame | BadFrame]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from uncertainty_seg.tools.replay import ReplayReport
 
 SETTINGS = ('model', 'backend', 'threads', 'passes', 'seed', 'mask_policy',
-            'precision', 'map')
+            'precision', 'map', 'max_image_px', 'oversized_images')
 
 
 def replay(

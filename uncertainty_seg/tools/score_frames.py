@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from uncertainty_seg.tools.score.run import ScoreSummary
 
 SETTINGS = ('model', 'backend', 'threads', 'passes', 'seed', 'mask_policy', 'precision',
-            'ignore_mask')
+            'ignore_mask', 'max_image_px', 'oversized_images')
 
 
 def score(

@@ -183,8 +183,9 @@ def _apply(index: Index, raw: dict[str, Any]) -> None:
     elif verb == 'bar':
         name = raw['reservoir']
         index.bars[name]
-        index.bars[name] = -math.inf if raw['key'] is None else float(raw['key'])
+        key = -math.inf if raw['key'] is None else float(raw['key'])
         index.largest[name] = int(raw.get('largest', 0))
+        index.bars[name] = key
 
 
 def _add_from_folder(index: Index, path: Path) -> None:
