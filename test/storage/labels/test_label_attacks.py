@@ -144,6 +144,7 @@ ATTACKS: dict[str, tuple[Edit, str]] = {
                           'are 1000000000x1000000000'),
     'labelme png': (shape(mask=base64.b64encode(black_png(9, 2000)).decode()),
                     'is 2000x9 at 0,0, expected a part'),
+    'labelme outside': (shape(points=[[-2, 0]]), 'is 10x8 at -2,0, expected a part'),
     'labelme no points': (shape(points=[]), 'is no file of LabelMe'),
     'labelme infinite': (shape(points=[[1e999, 0]]), 'is no file of LabelMe'),
     'folder png': (lambda f: (f / 'masks' / f'{FRAME.stem}.png').write_bytes(
