@@ -59,6 +59,11 @@ class UncertaintySegError(Exception):
     fix : str
         What to do about it.
 
+    Attributes
+    ----------
+    reason : str
+        The sentence without what to do, for another sentence that contains it.
+
     """
 
     def __init__(self, came: str, expected: str = '', fix: str = '') -> None:
@@ -66,6 +71,7 @@ class UncertaintySegError(Exception):
         if expected:
             parts.append(f'expected {expected}'.rstrip('.'))
         text = ', '.join(parts)
+        self.reason = text
         super().__init__(f'{text}: {fix.rstrip(".")}.' if fix else f'{text}.')
 
 

@@ -4,8 +4,8 @@
 import struct
 from types import SimpleNamespace
 from typing import Any
-import zlib
 
+from bombs import black_jpeg, black_png, chunk, text_bomb
 from cases import for_each
 import cv2
 from image_oracle import answer, BAYER, EVERY, MOSAICS, PAIRS, PLAIN
@@ -15,11 +15,15 @@ import pytest
 from uncertainty_seg.core.image_codec import (
     check_file,
     decode,
+    decode_unchanged,
     ImageFile,
     KNOWN_ENCODINGS,
-    MAX_PIXELS,
+    MAX_CHUNKS,
+    MAX_SCANS,
+    MAX_SEGMENTS,
     RawImage,
 )
+from uncertainty_seg.core.settings import DecodeLimits, MAX_PIXELS
 from uncertainty_seg.errors import ImageError
 
 RNG = np.random.default_rng(0)
@@ -244,11 +248,6 @@ def packed(pixels: Any, kind: str = '.png', *options: int) -> bytes:
     return bytes(data.tobytes())
 
 
-def chunk(kind: bytes, body: bytes = b'', claimed: int | None = None) -> bytes:
-    length = len(body) if claimed is None else claimed
-    return struct.pack('>I', length) + kind + body + struct.pack('>I', zlib.crc32(kind + body))
-
-
 def png_of(width: int, height: int, *chunks: bytes, depth: int = 8, color: int = 2) -> bytes:
     header = chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, depth, color, 0, 0, 0))
     return b'\x89PNG\r\n\x1a\n' + b''.join((header, *chunks, chunk(b'IEND')))
@@ -415,7 +414,7 @@ def test_the_emptiest_honest_image_is_not_taken_for_a_lie(
     shape: tuple[int, ...], kind: str, options: tuple[int, ...]
 ) -> None:
     data = packed(np.zeros(shape, np.uint8), kind, *options)
-    assert check_file(ImageFile(data)) == (2000, 3000)
+    assert check_file(ImageFile(data)).size == (2000, 3000)
 
 
 def test_a_decoder_that_throws_or_disagrees_with_the_header_is_a_refusal(
@@ -430,3 +429,141 @@ def test_a_decoder_that_throws_or_disagrees_with_the_header_is_a_refusal(
     monkeypatch.setattr(cv2, 'imdecode', lambda *_: PIXELS.transpose(1, 0, 2))
     with pytest.raises(ImageError, match='cannot be decoded'):
         decode(ImageFile(packed(PIXELS)))
+
+
+# --- What a file may cost ------------------------------------------------------------------------
+
+# As many bytes as zeros of 8192x8192 pixels of 8 bytes take.
+DEEP = chunk(b'IDAT', bytes(600_000))
+REDUCE = DecodeLimits(1000, is_reducing=True)
+# A seventh of 40 rows of 48 pixels is left of it.
+FEW = DecodeLimits(300, is_reducing=True)
+
+
+@pytest.fixture
+def no_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> Any:
+        raise AssertionError('the decoder was asked')
+
+    monkeypatch.setattr(cv2, 'imdecode', refuse)
+
+
+@pytest.mark.usefixtures('no_decoder')
+@pytest.mark.parametrize('make, words', [
+    # 120 s, and 1.3 GB, before there were limits.
+    (lambda: black_jpeg(64, 64, 3000), '64x64 pixels in 3000 scans, expected at most 16 scans: '
+     'set the camera to baseline jpeg'),
+    (lambda: png_of(8192, 8192, DEEP, depth=16, color=6),
+     '8192x8192 pixels of 8 bytes, expected at most '
+     f'{MAX_PIXELS} pixels of 4 bytes'),
+    (lambda: b'\xff\xd8' + b'\xff' * (MAX_SEGMENTS + 9), 'more than 1000 segments'),
+    (lambda: b'\xff\xd8' + b'\xff\xfe\0\2' * (MAX_SEGMENTS + 1), 'more than 1000 segments'),
+    (lambda: png_of(8, 8, chunk(b'tEXt') * MAX_CHUNKS), 'more than 65536 chunks'),
+], ids=['scans', 'deep pixels', 'filling', 'segments', 'chunks'])
+def test_a_file_that_is_expensive_does_not_reach_the_decoder(make: Any, words: str) -> None:
+    with pytest.raises(ImageError, match=words):
+        decode(ImageFile(make(), 'jpeg'))
+
+
+def test_as_many_scans_as_encoders_write_are_decoded() -> None:
+    data = black_jpeg(40, 48, MAX_SCANS)
+    assert check_file(ImageFile(data)).num_scans == MAX_SCANS
+    np.testing.assert_array_equal(decode(ImageFile(data)), np.zeros((40, 48, 3), np.uint8))
+    # Of a picture behind the end, as stereo cameras add it, the scans count too.
+    assert check_file(ImageFile(packed(SMOOTH, '.jpg') * 2)).num_scans == 2
+
+
+def test_only_what_makes_the_pixels_of_a_png_reaches_the_decoder(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bytes] = []
+    imdecode = cv2.imdecode
+
+    def spy(data: Any, flags: int) -> Any:
+        seen.append(bytes(data))
+        return imdecode(data, flags)
+
+    monkeypatch.setattr(cv2, 'imdecode', spy)
+    plain = black_png(6, 8)
+    extra = text_bomb(3) + chunk(b'eXIf', bytes(99)) + chunk(b'iCCP', b'a\0\0' + bytes(99))
+    np.testing.assert_array_equal(decode(ImageFile(black_png(6, 8, extra=extra))),
+                                  np.zeros((6, 8, 3)))
+    assert seen == [plain]
+    critical = chunk(b'ABCD', b'nobody knows this one')
+    with pytest.raises(ImageError, match='cannot be decoded'):
+        decode(ImageFile(black_png(6, 8, extra=critical)))
+
+
+@pytest.mark.usefixtures('no_decoder')
+@pytest.mark.parametrize('image, words', [
+    (ImageFile(black_png(40, 48)), 'png image of 48x40 pixels, expected at most 1000 pixels '
+     '.max_image_px.: set the camera to a smaller image, max_image_px higher\\.'),
+    (ImageFile(packed(SMOOTH, '.jpg')), 'jpeg image of 48x40 pixels, expected at most 1000 pixels '
+     '.max_image_px.: .* max_image_px higher or oversized_images to reduce'),
+    (RawImage(bytes(48 * 40), 40, 48, 'mono8', 48),
+     'image of 48x40 pixels, expected at most 1000'),
+    (ImageFile(black_png(30, 30, 16, 6)), '30x30 pixels of 8 bytes, expected at most 1000 pixels'),
+])
+def test_what_is_larger_than_the_settings_allow_is_refused_by_name(
+    image: RawImage | ImageFile, words: str
+) -> None:
+    with pytest.raises(ImageError, match=words):
+        decode(image, DecodeLimits(1000))
+
+
+def test_what_is_as_large_as_the_settings_allow_is_decoded() -> None:
+    for image in (ImageFile(black_png(25, 40)), RawImage(bytes(1000), 25, 40, 'mono8', 40)):
+        assert decode(image, DecodeLimits(1000)).shape == (25, 40, 3)
+        with pytest.raises(ImageError, match='at most 999 pixels'):
+            decode(image, DecodeLimits(999))
+
+
+@pytest.mark.parametrize('limits, size', [
+    (DecodeLimits(41 * 49, True), (41, 49)), (REDUCE, (21, 25)), (FEW, (11, 13)),
+    (DecodeLimits(42, True), (6, 7))])
+@pytest.mark.parametrize('pixels', [(30, 90, 200), 90])
+def test_a_large_jpeg_is_decoded_at_the_first_size_that_fits(
+    limits: DecodeLimits, size: tuple[int, int], pixels: Any
+) -> None:
+    shape = (41, 49) if isinstance(pixels, int) else (41, 49, 3)
+    image = decode(ImageFile(packed(np.full(shape, pixels, np.uint8), '.jpg')), limits)
+    assert image.shape == (*size, 3)
+    assert np.abs(image.astype(int) - pixels).max() <= 3
+
+
+@pytest.mark.usefixtures('no_decoder')
+@pytest.mark.parametrize('image', [
+    ImageFile(black_png(40, 48)), ImageFile(black_jpeg(40, 48, 8)),
+    ImageFile(packed(SMOOTH[..., 0], '.jpg'), 'bayer_grbg8; jpeg compressed '),
+    RawImage(bytes(48 * 40), 40, 48, 'mono8', 48),
+    ImageFile(packed(np.zeros((400, 480), np.uint8), '.jpg')),
+], ids=['png', 'scans', 'mosaic', 'raw', 'an eighth is too large'])
+def test_where_reducing_saves_nothing_or_spoils_the_picture_it_is_refused(
+    image: RawImage | ImageFile
+) -> None:
+    with pytest.raises(ImageError, match='at most 1000 pixels .max_image_px.: [^;]*higher[.]'):
+        decode(image, REDUCE)
+
+
+def test_an_orientation_does_not_turn_a_reduced_image() -> None:
+    tiff = b'II*\0' + struct.pack('<IHHHIHHI', 8, 1, 0x112, 3, 1, 6, 0, 0)
+    block = b'Exif\0\0' + tiff
+    data = packed(SMOOTH, '.jpg')
+    turned = data[:2] + b'\xff\xe1' + struct.pack('>H', len(block) + 2) + block + data[2:]
+    assert decode(ImageFile(turned), REDUCE).shape == (20, 24, 3)
+
+
+def test_what_a_message_says_of_itself_does_not_flood_the_reason() -> None:
+    for image in (ImageFile(b'x', 'f' * 10**6), RawImage(b'', 1, 1, 'e' * 10**6, 3),
+                  ImageFile(b'x', 'compressedDepth ' + 'f' * 10**6)):
+        with pytest.raises(ImageError) as caught:
+            decode(image)
+        assert len(str(caught.value)) < 900
+
+
+def test_values_that_are_no_colours_come_out_unchanged() -> None:
+    deep = RNG.integers(0, 2**16, (5, 6), np.uint16)
+    for values in (deep, PIXELS[..., 0], PIXELS):
+        np.testing.assert_array_equal(decode_unchanged(ImageFile(packed(values))), values)
+    with pytest.raises(ImageError, match='of 8 bytes, expected at most'):
+        decode_unchanged(ImageFile(png_of(8192, 8192, DEEP, depth=16, color=6)))

@@ -10,6 +10,7 @@ import pytest
 from uncertainty_seg.core.model_card import PRECISIONS
 from uncertainty_seg.core.parameters import iter_parameters
 from uncertainty_seg.core.settings import (
+    DecodeLimits,
     precision_of,
     Settings,
     settings_from_dict,
@@ -36,6 +37,17 @@ def test_defaults_pass_their_own_check_and_make_the_round_trip() -> None:
 def test_no_float_takes_nan_infinity_or_words(name: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f'{name} is'):
         settings_from_dict({name: value})
+
+
+def test_the_limits_of_an_image_are_those_of_the_settings() -> None:
+    # 12 megapixels, and 8K.
+    assert Settings().decode_limits.max_px >= max(4000 * 3000, 7680 * 4320)
+    assert Settings().decode_limits == DecodeLimits(2**25, is_reducing=False)
+    changed = settings_from_dict({'max_image_px': 9, 'oversized_images': 'reduce'})
+    assert changed.decode_limits == DecodeLimits(9, is_reducing=True)
+    for wrong in ({'max_image_px': 2**26 + 1}, {'max_image_px': 0}, {'oversized_images': 'crop'}):
+        with pytest.raises(ConfigError, match=f'{next(iter(wrong))} is'):
+            settings_from_dict(wrong)
 
 
 def test_a_whole_number_is_accepted_for_a_float_but_not_the_other_way() -> None:

@@ -84,6 +84,12 @@ def test_a_calibration_of_another_size_projects_to_the_same_place_of_the_picture
     assert list(info.p)[2] == CX
 
 
+def test_an_upright_image_that_was_reduced_keeps_its_calibration() -> None:
+    # 17 x 1001 at an eighth of the sides, rounded up.
+    fitting = fit_camera_info(calibration(17, 1001), FRAME, 126, 3)
+    assert fitting is not None and (fitting.width, fitting.height) == (3, 126)
+
+
 def test_an_uncalibrated_camera_of_another_size_stays_so() -> None:
     fitting = fit_camera_info(CameraInfo(width=640, height=480), FRAME, 240, 320)
     assert fitting is not None

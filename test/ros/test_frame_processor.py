@@ -1,6 +1,7 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """One frame after the other through the real pipeline, on publishers that only keep."""
 
+import array
 import dataclasses
 import gc
 import logging
@@ -10,6 +11,7 @@ from typing import Any
 import weakref
 
 from conftest import make_tiny_bundle
+import cv2
 import numpy as np
 import pytest
 from ros_helpers import arrival, HAS_ROS, image_message, SKIP_REASON, solid
@@ -20,9 +22,9 @@ if not HAS_ROS:
 from ros_stubs import StubNode
 
 from uncertainty_seg.backends.registry import open_backend
-from uncertainty_seg.core.image_codec import decode
+from uncertainty_seg.core.image_codec import decode, ImageFile
 from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.settings import settings_from_dict
+from uncertainty_seg.core.settings import DecodeLimits, settings_from_dict
 from uncertainty_seg.ros.camera_station import CameraStation
 from uncertainty_seg.ros.conversions import image_from_msg
 from uncertainty_seg.ros.frame_log_link import message_frame
@@ -160,6 +162,23 @@ def test_the_log_counts_a_message_that_its_image_is_no_view_of(rig: Rig, encodin
     before = frame.uncertainty().copy()
     result.maps.entropy[:] = 0.5
     np.testing.assert_array_equal(frame.uncertainty(), before)
+
+
+def test_what_was_decoded_reduced_is_logged_as_it_was_decoded(rig: Rig) -> None:
+    from sensor_msgs.msg import CompressedImage
+
+    data = bytes(cv2.imencode('.jpg', solid(0, 0, 255))[1])
+    msg = CompressedImage(format='f' * 9999, data=array.array('B', data))
+    msg.header.frame_id = 'c' * 9999
+    for limits in (DecodeLimits(), DecodeLimits(4000, is_reducing=True)):
+        image = decode(image_from_msg(msg), limits)
+        frame = message_frame('', msg, image, rig.pipeline.process(image), {}, 'entropy')
+        assert frame.mask().shape == image.shape[:2]
+        is_whole = image.shape == (96, 128, 3)
+        assert isinstance(frame.image, ImageFile) is is_whole
+        assert is_whole or frame.image is image
+        # Texts of a message do not make a sidecar that nobody may read.
+        assert (len(frame.ros_frame), len(frame.encoding)) == (256, 256)
 
 
 def test_latencies_before_and_after_a_gap_are_not_one_row(

@@ -9,6 +9,7 @@ from pathlib import Path
 import shutil
 from typing import Any
 
+from bombs import zip_bomb
 import cv2
 from label_sample import CLASSES, corrected, make_frame, messages_of, write_log
 import numpy as np
@@ -223,6 +224,32 @@ def test_misuse_of_import_is_one_sentence(
         cv2.imwrite(str(file), np.full(mask.shape, 255, np.uint8))
     assert 'none of the 4 frames' in bring(out)
     assert not (tmp_path / 'new').exists()
+
+
+def test_labels_that_would_do_harm_are_one_sentence_and_leave_nothing(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / 'out'
+    assert run('export-labels', log, out, '--format', 'cvat') == 0
+    whole = json.loads((out / 'frames.json').read_text())
+
+    def bring(**changes: Any) -> str:
+        table = json.loads(json.dumps(whole))
+        table['frames'][0].update(changes)
+        (out / 'frames.json').write_text(json.dumps(table))
+        return refused(capsys, 'import-labels', out, tmp_path / 'new', '--format', 'cvat')
+
+    assert "'/etc/hostname.png' is not a plain file name" in bring(file='/etc/hostname.png')
+    assert "'../../new' is not a plain file name" in bring(stem='../../new')
+    assert 'pixels, at most 67108864 in all' in bring(height=10**9, width=10**9)
+    (out / 'frames.json').write_text('[' * 10**6)
+    assert 'it is nested too deeply' in refused(
+        capsys, 'import-labels', out, tmp_path / 'new', '--format', 'cvat')
+    (out / 'frames.json').write_text(json.dumps(whole))
+    zip_bomb(out / 'cvat.zip', 'annotations.xml', 300 * 2**20)
+    assert 'cvat.zip cannot be read (it expands to 314572800 bytes, at most' in refused(
+        capsys, 'import-labels', out, tmp_path / 'new', '--format', 'cvat')
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['log', 'out']
 
 
 def test_one_dive_alone_is_all_training_and_a_warning(

@@ -180,7 +180,7 @@ def test_images_are_fitted_as_the_pipeline_does(tmp_path: Path) -> None:
 
 
 def test_a_limit_spreads_over_the_sorted_names_of_all_folders(tmp_path: Path) -> None:
-    folder = write(tmp_path / 'sea', ['0.png', '1.PNG', '2.bmp', 'deep/3.png'])
+    folder = write(tmp_path / 'sea', ['0.png', '1.PNG', '2.png', 'deep/3.png'])
     (folder / 'notes.txt').write_text('no image')
     found = calibration_images(folder, SPEC, limit=2)
     assert [int(image[0, 0, 0]) for image in found.images] == [0, 20]

@@ -283,6 +283,19 @@ def test_a_logged_frame_of_nobody_knows_which_camera_shuts_every_gate(
         assert flags[3] and not flags[5]
 
 
+def test_an_image_above_the_limit_is_reduced_or_bad_as_in_the_node(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'in').mkdir()
+    for name in ('1.png', '2.jpg'):
+        cv2.imwrite(str(tmp_path / 'in' / name), solid((0, 0, 255)))
+    assert score(tiny_bundle, tmp_path / 'table', tmp_path / 'in', '--max-image-px', '3000',
+                 '--oversized-images', 'reduce') == 0
+    assert 'png image of 64x48 pixels, expected at most 3000' in capsys.readouterr().err
+    (found,) = read_rows(tmp_path / 'table').to_pylist()
+    assert (found['index'], found['height'], found['width']) == (1, 24, 32)
+
+
 def test_every_kind_of_input_and_every_size_fits_one_table(
     tmp_path: Path, tiny_bundle: Path
 ) -> None:

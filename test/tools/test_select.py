@@ -24,6 +24,7 @@ pq = pytest.importorskip('pyarrow.parquet', reason='pyarrow is not installed: no
 from uncertainty_seg.analysis.selection_pool import STRATEGIES  # noqa: E402
 from uncertainty_seg.core.perceptual_hash import perceptual_hash  # noqa: E402
 from uncertainty_seg.storage.bags.writer import BagWriter  # noqa: E402
+from uncertainty_seg.storage.foreign_files import from_csv_text  # noqa: E402
 from uncertainty_seg.storage.score_rows import (  # noqa: E402
     info_of,
     read_rows,
@@ -133,6 +134,24 @@ def test_the_csv_says_the_same(
     assert [float(line['score_ratio']) for line in lines] == pytest.approx(
         chosen.column('score_ratio').to_pylist(), rel=1e-6)
     assert set(chosen.column_names) - set(lines[0]) == {'features'}
+
+
+def test_a_formula_in_a_name_is_a_text_in_the_csv_and_numbers_stay_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dive, source = '=HYPERLINK("http://x","dive")', '@SUM(A1)'
+    rows = [row(k, 1.5, dive, source, topic='+cam') for k in range(3)]
+    scored = table(tmp_path / 'table', rows)
+    assert main(['select', str(scored), '-n', '3', '-o', str(tmp_path / 'out')]) == 0
+    with (tmp_path / 'out' / 'selection.csv').open(newline='', encoding='utf-8') as file:
+        lines = list(csv.DictReader(file))
+    chosen = pq.read_table(tmp_path / 'out' / 'selection.parquet')
+    for name in ('dive', 'source', 'topic'):
+        cells, texts = [line[name] for line in lines], chosen.column(name).to_pylist()
+        assert cells == [f"'{text}" for text in texts]
+        assert [from_csv_text(cell) for cell in cells] == texts
+    assert all(cell[:1] not in tuple('=+@\t\r') for line in lines for cell in line.values())
+    assert {line['score.mutual_information.top'] for line in lines} == {'-1.5'}
 
 
 def test_the_same_seed_gives_the_same_bytes_whatever_the_order_of_the_tables(

@@ -12,6 +12,8 @@ allocated. Rows that cv_bridge has read already (`RawImage.values`) are not read
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+import math
+from reprlib import Repr
 import struct
 import sys
 from typing import Any
@@ -21,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import ImageU8
+from uncertainty_seg.core.settings import DecodeLimits, MAX_PIXELS, WIDEST
 from uncertainty_seg.errors import ImageError
 
 # -------------------------------------------------------------------------------------------------
@@ -119,13 +122,18 @@ ENCODINGS = {
 # What is known of a JPEG or PNG file before it is decoded.
 # A decoder allocates what a header claims, a thousand million pixels from a few bytes; OpenCV 4.14
 # does so for every chunk of a PNG, 4 GB and 9 s for a file of 260 bytes; and older ones paint what
-# is missing of a JPEG grey and say nothing. So sizes and the end are looked at first.
+# is missing of a JPEG grey and say nothing. A progressive JPEG of 430 kB took two minutes, since
+# every scan visits every pixel, and a PNG with 1000 compressed texts 20 s. So the size, the scans
+# and the end are looked at first, and only what makes the pixels of a PNG reaches the decoder.
 
-# Twice an 8K frame; 200 MB as BGR.
-MAX_PIXELS = 2**26
 # No file of these kinds holds more: deflate packs 1032 bytes into one, and a JPEG spends a bit at
 # least on each block of 8x8 pixels. More than that was cut off, or never there.
 _PNG_MAX_RATIO, _JPEG_MAX_PIXELS_A_BYTE = 1032, 512
+# Encoders write 1 to 13 scans, and below 50 segments before the first; a PNG of the largest size
+# has 33 000 chunks of 8 kB.
+MAX_SCANS, MAX_SEGMENTS, MAX_CHUNKS = 16, 1000, 2**16
+# A pixel of more bytes counts as several.
+_PIXEL_BYTES = 4
 _PNG_START = b'\x89PNG\r\n\x1a\n'
 _PNG_ANIMATED = (b'acTL', b'fcTL', b'fdAT')
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -133,6 +141,14 @@ _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 # Start of frame: baseline, extended and progressive; and those no usual decoder knows.
 _SOF_KNOWN, _SOF_OTHER = (0xC0, 0xC1, 0xC2), (0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC),
                                               *range(0xCD, 0xD0))
+_SHRINKS = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
+            8: cv2.IMREAD_REDUCED_COLOR_8}
+# As stored: an orientation in the metadata must not turn the image away from its CameraInfo.
+_AS_STORED = cv2.IMREAD_IGNORE_ORIENTATION
+_TO_BGR = cv2.IMREAD_COLOR | _AS_STORED
+# What a message says of itself is shown up to this length.
+_shown = Repr()
+_shown.maxstring = _shown.maxother = 60
 
 
 @dataclass(frozen=True)
@@ -162,95 +178,187 @@ class ImageFile:
         """How it was compressed, in small letters."""
         return self.format.rpartition(';')[2].strip().lower()
 
+    @property
+    def mosaic(self) -> str:
+        """Return the pattern of a mosaic that was packed as it is, 'bayer_rggb'; else empty."""
+        # A publisher that declares it as grey has made a picture of it.
+        is_mosaic = self.original.startswith('bayer_') and 'mono' not in self.packing
+        return self.original.rstrip('0123456789') if is_mosaic else ''
 
-def check_file(file: ImageFile) -> tuple[int, int]:
+
+@dataclass(frozen=True)
+class FileHeader:
     """
-    Return H, W that the header of a file claims, if it may be decoded.
+    What a file says of itself, checked.
+
+    Attributes
+    ----------
+    kind : str
+        'jpeg' or 'png'.
+    height, width : int
+        H, W as stored.
+    pixel_bytes : float
+        Bytes of a pixel as stored, uncompressed.
+    is_grey : bool
+        One value a pixel, which may be of a mosaic.
+    num_scans : int
+        Times that a decoder visits the pixels.
+    data : bytes
+        What is to be decoded: of a PNG, the chunks that make its pixels.
+
+    """
+
+    kind: str
+    height: int
+    width: int
+    pixel_bytes: float
+    is_grey: bool
+    num_scans: int = 1
+    data: bytes = field(default=b'', repr=False)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """H, W."""
+        return self.height, self.width
+
+    @property
+    def cost_px(self) -> int:
+        """Pixels, of which those above 4 bytes count as several."""
+        return math.ceil(self.height * self.width * max(1, self.pixel_bytes / _PIXEL_BYTES))
+
+    def __str__(self) -> str:
+        deep = f' of {self.pixel_bytes:g} bytes' if self.pixel_bytes > _PIXEL_BYTES else ''
+        return f'{self.kind} image of {self.width}x{self.height} pixels{deep}'
+
+
+def check_file(file: ImageFile) -> FileHeader:
+    """
+    Look at a file without decoding it.
 
     The format is recognised by the first bytes, not by the format field. Raises ImageError if it
-    is no JPEG or PNG, is cut off, or claims more pixels than are allowed or than its bytes can
-    hold.
+    is no JPEG or PNG, is cut off, claims more pixels than are ever allowed or than its bytes can
+    hold, or has more scans, segments or chunks than cameras write.
     """
     data = bytes(file.data)
     if 'compresseddepth' in file.packing:
-        raise ImageError(f'compressed image of format {file.format!r}', 'a camera image',
-                         'depth is no picture; subscribe to the colour camera')
+        raise ImageError(f'compressed image of format {_shown.repr(file.format)}',
+                         'a camera image', 'depth is no picture; subscribe to the colour camera')
     if data.startswith(_PNG_START):
-        height, width = _png_size(data)
+        header = _png_header(data)
     elif data.startswith(bytes((0xFF, _SOI))):
-        height, width = _jpeg_size(data)
+        header = _jpeg_header(data)
     else:
         raise ImageError(
-            f'compressed image of format {file.format!r} that begins with {data[:4].hex(" ")!r}',
-            'a jpeg or png file', 'set the format of the camera to jpeg or png, or '
-            'image_transport to raw')
-    if height < 1 or width < 1:
-        raise ImageError(f'compressed image of {width}x{height} pixels', 'at least 1x1')
-    if height * width > MAX_PIXELS:
-        raise ImageError(f'compressed image of {width}x{height} pixels',
-                         f'at most {MAX_PIXELS} pixels')
-    return height, width
+            f'compressed image of format {_shown.repr(file.format)} that begins with '
+            f'{data[:4].hex(" ")!r}', 'a jpeg or png file', 'set the format of the camera to jpeg '
+            'or png, or image_transport to raw')
+    if min(header.size) < 1:
+        raise ImageError(str(header), 'at least 1x1')
+    if header.cost_px > MAX_PIXELS:
+        raise ImageError(str(header), f'at most {MAX_PIXELS} pixels of {_PIXEL_BYTES} bytes')
+    if header.num_scans > MAX_SCANS:
+        raise ImageError(f'{header} in {header.num_scans} scans', f'at most {MAX_SCANS} scans',
+                         'set the camera to baseline jpeg')
+    return header
 
 
-def _png_size(data: bytes) -> tuple[int, int]:
+def shrink_of(file: ImageFile, header: FileHeader, limits: DecodeLimits) -> int:
+    """
+    Return the divisor of the sides that a file is decoded with: 1, 2, 4 or 8.
+
+    Raises ImageError if it is larger than the limits and may not, or cannot, be decoded reduced.
+    """
+    if header.cost_px <= limits.max_px:
+        return 1
+    # Only here does a reduced size save memory: of a PNG, of several scans, all is unpacked first.
+    can_shrink = header.kind == 'jpeg' and header.num_scans == 1 and not file.mosaic
+    if limits.is_reducing and can_shrink:
+        for shrink in _SHRINKS:
+            if math.prod(-(-side // shrink) for side in header.size) <= limits.max_px:
+                return shrink
+    raise _too_large(str(header), limits, can_shrink and not limits.is_reducing)
+
+
+def _too_large(image: str, limits: DecodeLimits, can_shrink: bool = False) -> ImageError:
+    reduce = ' or oversized_images to reduce' if can_shrink else ''
+    return ImageError(image, f'at most {limits.max_px} pixels (max_image_px)',
+                      f'set the camera to a smaller image, max_image_px higher{reduce}')
+
+
+def _png_header(data: bytes) -> FileHeader:
     """Walk from chunk to chunk to the end; each states its own length, which is allocated too."""
-    at = len(_PNG_START)
-    while at + 12 <= len(data):
+    at, view, kept = len(_PNG_START), memoryview(data), [memoryview(_PNG_START)]
+    for number in range(1, MAX_CHUNKS + 1):
         length, kind = int.from_bytes(data[at:at + 4], 'big'), data[at + 4:at + 8]
-        if (kind == b'IHDR') != (at == len(_PNG_START)) or at + 12 + length > len(data):
-            break
+        end = at + 12 + length
+        if (kind == b'IHDR') != (at == len(_PNG_START)) or end > len(data):
+            raise ImageError(f'png image of {len(data)} bytes that breaks off at byte {at}',
+                             'a whole file', 'the message was cut or is damaged')
         if kind in _PNG_ANIMATED:
             raise ImageError('animated png image', 'one of a single picture')
+        # Texts and profiles, some of them compressed, change no pixel.
+        if not kind[0] & 0x20 or kind == b'tRNS':
+            kept.append(view[at:end])
         if kind == b'IEND':
-            return _png_header(data)
-        at += 12 + length
-    raise ImageError(f'png image of {len(data)} bytes that breaks off at byte {at}',
-                     'a whole file', 'the message was cut or is damaged')
+            return _png_size(data, data if len(kept) == number + 1 else b''.join(kept))
+        at = end
+    raise ImageError(f'png image of more than {MAX_CHUNKS} chunks', 'fewer, as cameras write them')
 
 
-def _png_header(data: bytes) -> tuple[int, int]:
+def _png_size(data: bytes, kept: bytes) -> FileHeader:
     width, height, depth, color = struct.unpack_from('>IIBB', data, 16)
-    row_bits = width * depth * _PNG_CHANNELS.get(color, 1)
-    if height * (row_bits // 8 + 1) > len(data) * _PNG_MAX_RATIO:
-        raise _too_short('png', height, width, len(data))
-    return height, width
+    pixel_bits = depth * _PNG_CHANNELS.get(color, 1)
+    header = FileHeader('png', height, width, pixel_bits / 8, color == 0, data=kept)
+    if height * (width * pixel_bits // 8 + 1) > len(data) * _PNG_MAX_RATIO:
+        raise _too_short(header, data)
+    return header
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int]:
+def _jpeg_header(data: bytes) -> FileHeader:
     """Walk from marker to marker to the pixels; each states its own length."""
-    at, size = 2, None
-    while at + 4 <= len(data) and data[at] == 0xFF:
+    at, frame = 2, None
+    for _ in range(MAX_SEGMENTS):
+        if at + 4 > len(data) or data[at] != 0xFF:
+            raise _broken_header(data, at)
         marker, length = data[at + 1], int.from_bytes(data[at + 2:at + 4], 'big')
         if marker == 0xFF:  # filling
             at += 1
         elif marker in _SOF_OTHER:
             raise ImageError(f'jpeg image of kind SOF{marker - 0xC0}', 'baseline or progressive')
         elif marker in (_SOI, _EOI) or length < 2:
-            break
-        elif marker == _SOS and size is not None:
-            return _whole_jpeg(data, at, size)
+            raise _broken_header(data, at)
+        elif marker == _SOS and frame is not None:
+            return _jpeg_size(data, at, frame)
         else:
-            if marker in _SOF_KNOWN and at + 9 <= len(data):
-                size = struct.unpack_from('>HH', data, at + 5)
+            if marker in _SOF_KNOWN and at + 10 <= len(data):
+                frame = struct.unpack_from('>HHB', data, at + 5)
             at += 2 + length
-    raise ImageError(f'jpeg image of {len(data)} bytes whose header breaks off at byte {at}',
-                     'a whole file', 'the message was cut or is damaged')
+    raise ImageError(f'jpeg image of more than {MAX_SEGMENTS} segments before its pixels',
+                     'fewer, as cameras write them')
 
 
-def _whole_jpeg(data: bytes, start: int, size: tuple[int, ...]) -> tuple[int, int]:
-    height, width = size
+def _broken_header(data: bytes, at: int) -> ImageError:
+    return ImageError(f'jpeg image of {len(data)} bytes whose header breaks off at byte {at}',
+                      'a whole file', 'the message was cut or is damaged')
+
+
+def _jpeg_size(data: bytes, start: int, frame: tuple[int, ...]) -> FileHeader:
+    height, width, channels = frame
+    # Within the pixels neither pair can occur, so that no decoder finds more scans than these.
+    num_scans = data.count(bytes((0xFF, _SOS)), start)
+    header = FileHeader('jpeg', height, width, channels, channels == 1, num_scans, data)
     if height * width > len(data) * _JPEG_MAX_PIXELS_A_BYTE:
-        raise _too_short('jpeg', height, width, len(data))
-    # Within the pixels this pair cannot occur; after the end cameras put padding.
+        raise _too_short(header, data)
+    # After the end cameras put padding.
     if data.rfind(bytes((0xFF, _EOI)), start) < 0:
         raise ImageError(f'jpeg image of {len(data)} bytes without its end', 'a whole file',
                          'the message was cut')
-    return height, width
+    return header
 
 
-def _too_short(kind: str, height: int, width: int, length: int) -> ImageError:
-    return ImageError(f'{kind} image of {width}x{height} pixels in {length} bytes',
-                      'a whole file', 'the message was cut or its header is damaged')
+def _too_short(header: FileHeader, data: bytes) -> ImageError:
+    return ImageError(f'{header} in {len(data)} bytes', 'a whole file',
+                      'the message was cut or its header is damaged')
 
 
 @dataclass(frozen=True)
@@ -290,23 +398,65 @@ MIN_BAYER_PX = 3
 KNOWN_ENCODINGS = tuple(ENCODINGS)
 
 
-def decode(raw: RawImage | ImageFile) -> ImageU8:
+def decode(raw: RawImage | ImageFile, limits: DecodeLimits = WIDEST) -> ImageU8:
     """
     Convert an image to what the pipeline takes: BGR, uint8 (H, W, 3).
 
     16-bit values keep their upper byte; float values are taken as 0..1; YUV is BT.601 of limited
-    range, as OpenCV takes it. Raises ImageError if the size is zero, the encoding unknown, the
-    step or the data too short, a float value is not finite or outside 0..1, or a file is no whole
-    JPEG or PNG.
+    range, as OpenCV takes it. With `limits.is_reducing` a large JPEG comes out at half, a quarter
+    or an eighth of its sides, rounded up. Raises ImageError if the size is zero, or above the
+    limits, the encoding unknown, the step or the data too short, a float value is not finite or
+    outside 0..1, or a file is no whole JPEG or PNG.
     """
-    return _decode_file(raw) if isinstance(raw, ImageFile) else _decode_raw(raw)
+    if isinstance(raw, RawImage):
+        if raw.height * raw.width > limits.max_px and raw.encoding in ENCODINGS:
+            _checked(raw, ENCODINGS[raw.encoding])  # what is damaged is no size
+            raise _too_large(f'image of {raw.width}x{raw.height} pixels', limits)
+        return _decode_raw(raw)
+    header = check_file(raw)
+    shrink = shrink_of(raw, header, limits)
+    if shrink > 1:
+        flags = _SHRINKS[shrink] | _AS_STORED
+    else:
+        flags = cv2.IMREAD_UNCHANGED if header.is_grey else _TO_BGR
+    size = -(-header.height // shrink), -(-header.width // shrink)
+    pixels = _unpacked(raw, header, flags, size)
+    encoding = _encoding_in(raw, pixels.shape[2] if pixels.ndim == 3 else 1, pixels.dtype)
+    if encoding == 'bgr8':
+        return np.asarray(pixels, np.uint8)
+    rows = np.ascontiguousarray(pixels)
+    return _decode_raw(RawImage(rows.reshape(-1).view(np.uint8), *size, encoding,
+                                rows.strides[0], sys.byteorder == 'big'))
+
+
+def decode_unchanged(file: ImageFile) -> NDArray[Any]:
+    """
+    Decode a JPEG or PNG to the values that it holds: class ids, or 16-bit numbers.
+
+    Returns uint8 or uint16, (H, W) or (H, W, channels). Raises ImageError as `decode` does.
+    """
+    header = check_file(file)
+    return _unpacked(file, header, cv2.IMREAD_UNCHANGED, header.size)
+
+
+def _unpacked(
+    file: ImageFile, header: FileHeader, flags: int, size: tuple[int, int]
+) -> NDArray[Any]:
+    try:
+        pixels = cv2.imdecode(np.frombuffer(header.data, np.uint8), flags)
+    except cv2.error as err:
+        raise ImageError(f'compressed image that cannot be decoded ({err.err})') from err
+    if pixels is None or pixels.shape[:2] != size or pixels.dtype not in (np.uint8, np.uint16):
+        raise ImageError(f'compressed image of {len(file.data)} bytes that cannot be decoded',
+                         'a whole jpeg or png file', 'the message was cut or is damaged')
+    return np.asarray(pixels)
 
 
 def _decode_raw(raw: RawImage) -> ImageU8:
     kind = ENCODINGS.get(raw.encoding)
     if kind is None:
         raise ImageError(
-            f'image encoding {raw.encoding!r}', f'one of {", ".join(KNOWN_ENCODINGS)}',
+            f'image encoding {_shown.repr(raw.encoding)}', f'one of {", ".join(KNOWN_ENCODINGS)}',
             'set the camera driver to bgr8 or rgb8',
         )
     buffer = _checked(raw, kind)
@@ -384,32 +534,12 @@ def _decode_planes(buffer: NDArray[np.uint8], raw: RawImage, kind: Encoding) -> 
     return np.ascontiguousarray(large[::2, ::2], np.uint8)
 
 
-def _decode_file(file: ImageFile) -> ImageU8:
-    size = check_file(file)
-    try:
-        # Unchanged: an orientation in the metadata must not turn the image away from its
-        # CameraInfo.
-        pixels = cv2.imdecode(np.frombuffer(file.data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as err:
-        raise ImageError(f'compressed image that cannot be decoded ({err.err})') from err
-    if pixels is None or pixels.shape[:2] != size or pixels.dtype not in (np.uint8, np.uint16):
-        raise ImageError(f'compressed image of {len(file.data)} bytes that cannot be decoded',
-                         'a whole jpeg or png file', 'the message was cut or is damaged')
-    channels = pixels.shape[2] if pixels.ndim == 3 else 1
-    encoding = _encoding_in(file, channels, pixels.dtype)
-    rows = np.ascontiguousarray(pixels)
-    return _decode_raw(RawImage(rows.reshape(-1).view(np.uint8), *size, encoding,
-                                rows.strides[0], sys.byteorder == 'big'))
-
-
 def _encoding_in(file: ImageFile, channels: int, dtype: np.dtype[Any]) -> str:
     """Return what the values in a file are, as image_transport takes them."""
     bits = 8 * dtype.itemsize
     if channels == 1:
-        # A mosaic is packed as it is, unless the publisher declares it as grey.
-        is_mosaic = file.original.startswith('bayer_') and 'mono' not in file.packing
-        mosaic = f'{file.original.rstrip("0123456789")}{bits}'
-        return mosaic if is_mosaic and mosaic in ENCODINGS else f'mono{bits}'
+        mosaic = f'{file.mosaic}{bits}'
+        return mosaic if mosaic in ENCODINGS else f'mono{bits}'
     # A publisher that packed red first, though files hold what OpenCV takes for blue first.
     order = 'rgb' if 'compressed rgb' in file.packing else 'bgr'
     return f'{order}a{bits}' if channels == 4 else f'{order}{bits}'

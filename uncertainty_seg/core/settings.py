@@ -146,6 +146,35 @@ def precision_of(card: ModelCard, wanted: str) -> str:
     return wanted
 
 
+# -------------------------------------------------------------------------------------------------
+# What an image may cost before it is decoded.
+
+# Twice an 8K frame; 200 MB as BGR. No file is decoded above it, whatever the settings.
+MAX_PIXELS = 2**26
+OVERSIZED = ('refuse', 'reduce')
+
+
+@dataclass(frozen=True)
+class DecodeLimits:
+    """
+    How large an image may be to be decoded.
+
+    Attributes
+    ----------
+    max_px : int
+        Most pixels, of up to 4 bytes each.
+    is_reducing : bool
+        Decode a larger JPEG at 1/2, 1/4 or 1/8 of its sides instead of refusing it.
+
+    """
+
+    max_px: int = MAX_PIXELS
+    is_reducing: bool = False
+
+
+# For what comes without settings: every image that some node may have taken.
+WIDEST = DecodeLimits()
+
 BUNDLE_PASSES = -1
 MASK_POLICIES = ('fixed', 'per_frame')
 RELIABILITIES = ('best_effort', 'reliable')
@@ -334,6 +363,16 @@ class Settings:
         'raw', 'raw takes sensor_msgs/Image from image; compressed takes CompressedImage (jpeg or '
         'png) from image/compressed.', choices=IMAGE_TRANSPORTS,
     )
+    max_image_px: int = parameter(
+        2**25, 'Largest image that is decoded; a larger one is a fault of the frame. A pixel of '
+        'more than 4 bytes (16-bit colour) counts as several.', unit='pixels',
+        lower=1, upper=MAX_PIXELS, live=True,
+    )
+    oversized_images: str = parameter(
+        'refuse', 'What is done with an image above max_image_px. reduce decodes a baseline jpeg '
+        'at 1/2, 1/4 or 1/8 of its sides; masks, maps and camera_info then have the reduced size. '
+        'All other images are refused.', choices=OVERSIZED, live=True,
+    )
     flagged_min_interval_s: float = parameter(
         1.0, 'Least time between two frames on ~/flagged while nothing is logged; a frame log '
         'publishes the frames that it keeps there.', unit='s', lower=0.0, upper=86400.0,
@@ -365,6 +404,11 @@ class Settings:
                 f'at most gate.fall_window, {self.gate.fall_window}',
                 'a flag that needs more bad frames than it looks at would never fall',
             )
+
+    @property
+    def decode_limits(self) -> DecodeLimits:
+        """Return how large an image may be."""
+        return DecodeLimits(self.max_image_px, self.oversized_images == 'reduce')
 
     @property
     def budget_ms(self) -> float:

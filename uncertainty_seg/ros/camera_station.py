@@ -118,7 +118,8 @@ class CameraStation:
         """Publish what the log has kept, from the log's thread."""
         pictures = self._pictures
         if pictures is not None and frame.message is not None and pictures.wants_flagged:
-            pictures.publish_flagged(as_image(frame.message), 0.0)
+            limits = self._settings().decode_limits
+            pictures.publish_flagged(as_image(frame.message, limits), 0.0)
 
     def mute(self, reason: str) -> None:
         """Let the flag fall for good: no frame in work may raise it any more."""

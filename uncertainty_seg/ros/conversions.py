@@ -28,6 +28,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from uncertainty_seg.core.image_codec import decode, Encoding, ENCODINGS, ImageFile, RawImage
+from uncertainty_seg.core.settings import DecodeLimits
 
 AnyImage: TypeAlias = Image | CompressedImage
 _CHANNELS_AND_DTYPE = {'mono8': (1, 'u1'), 'bgr8': (3, 'u1'), '32FC1': (1, 'f4')}
@@ -308,11 +309,11 @@ def _own_message(header: Header, values: NDArray[Any], encoding: str) -> Image:
     return msg
 
 
-def as_image(msg: AnyImage) -> Image:
+def as_image(msg: AnyImage, limits: DecodeLimits) -> Image:
     """Return an image message as it is; one that came compressed is decoded to bgr8."""
     if isinstance(msg, Image):  # a topic has one type
         return msg
-    return image_to_msg(msg.header, decode(image_from_msg(msg)), 'bgr8')
+    return image_to_msg(msg.header, decode(image_from_msg(msg), limits), 'bgr8')
 
 
 def stamp_ns(header: Header) -> int:

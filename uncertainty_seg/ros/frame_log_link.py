@@ -19,7 +19,7 @@ from sensor_msgs.msg import CompressedImage
 
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.frame_result import FrameResult
-from uncertainty_seg.core.image_codec import ImageFile
+from uncertainty_seg.core.image_codec import check_file, ImageFile
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.preprocess import unfit_label, unfit_map
 from uncertainty_seg.core.settings import MEGABYTE, Settings, settings_to_dict
@@ -29,6 +29,8 @@ from uncertainty_seg.storage.frame_log.log import FrameLog
 
 _log = logging.getLogger(__name__)
 CLOSE_TIMEOUT_S = 5.0
+# Of a message's texts, which may be as long as the middleware lets them be.
+MAX_TEXT = 256
 NOT_LOGGING = 'nothing is logged: log.folder is empty, or the node is not configured'
 
 
@@ -79,13 +81,17 @@ def message_frame(
     # Nothing else of the result is held on to: the other maps are ten times as large.
     label, chosen = result.maps.label.copy(), getattr(result.maps, map_name).copy()
     geometry = result.geometry
-    # A camera image is kept as it was decoded, a file as it was received.
-    file = image_from_msg(msg) if isinstance(msg, CompressedImage) else None
-    is_file = isinstance(file, ImageFile)
+    # A camera image is kept as it was decoded, a file as it was received, unless it was decoded
+    # reduced: the mask has the size of what was decoded.
+    image: ImageFile | ImageU8 = image_bgr
+    is_file = isinstance(msg, CompressedImage)
+    file = image_from_msg(msg) if is_file else None
+    if isinstance(file, ImageFile) and check_file(file).size == image_bgr.shape[:2]:
+        image = file
     return MessageFrame(
-        stamp_ns=result.stamp_ns, camera=camera, ros_frame=msg.header.frame_id,
-        image=file if isinstance(file, ImageFile) else image_bgr,
-        encoding=str(msg.format if is_file else msg.encoding), verdict=result.verdict,
+        stamp_ns=result.stamp_ns, camera=camera, ros_frame=msg.header.frame_id[:MAX_TEXT],
+        image=image,
+        encoding=str(msg.format if is_file else msg.encoding)[:MAX_TEXT], verdict=result.verdict,
         scores=dict(result.scores), thresholds=dict(thresholds),
         mask=lambda: unfit_label(label, geometry),
         uncertainty=lambda: unfit_map(chosen, geometry),

@@ -92,7 +92,8 @@ class FrameProcessor:
         if self._activation.is_late():
             self._outputs.statistics.clear_latency()
         outcome = self._loop.take(
-            lambda: decode(image_from_msg(msg)), arrival.stamp_ns, msg.header, self._clock_ns)
+            lambda: decode(image_from_msg(msg), self._settings().decode_limits),
+            arrival.stamp_ns, msg.header, self._clock_ns)
         to_flag_ms = (time.perf_counter() - came_s) * 1e3
         self._note(outcome)
         if outcome is None or outcome.result is None:
@@ -134,7 +135,8 @@ class FrameProcessor:
         # With a log, `~/flagged` has what the log keeps.
         if self._outputs.log is None and outcome.verdict.is_worth_a_label and not outcome.doubt \
                 and pictures.wants_flagged:
-            pictures.publish_flagged(as_image(msg), settings.flagged_min_interval_s)
+            pictures.publish_flagged(as_image(msg, settings.decode_limits),
+                                     settings.flagged_min_interval_s)
 
     def _log(self, msg: AnyImage, outcome: Outcome) -> None:
         outputs = self._outputs

@@ -137,7 +137,8 @@ def fit_camera_info(
     """
     if (width, height) in ((info.width, info.height), _described_size(info)) or info.width == 0:
         return _copy(info, header=header)
-    has_shape = abs(width * info.height - height * info.width) < max(info.width, width)
+    largest = max(info.width, info.height, width, height)
+    has_shape = abs(width * info.height - height * info.width) < largest
     if not has_shape or _described_size(info) != (info.width, info.height):
         return None
     scales = width / info.width, height / info.height

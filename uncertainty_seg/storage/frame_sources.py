@@ -30,6 +30,7 @@ from uncertainty_seg.storage.bags.reader import (
     stream_messages,
 )
 from uncertainty_seg.storage.bags.writer import METADATA_FILE
+from uncertainty_seg.storage.foreign_files import parse_yaml, read_image_file, why
 from uncertainty_seg.storage.frame_log.format import (
     FRAMES_FOLDER,
     iter_frames,
@@ -246,9 +247,9 @@ def _picture(
     path: Path, index: int, stamp_ns: int, topic: str, dive: str
 ) -> SourceFrame | BadFrame:
     try:
-        return SourceFrame(index, stamp_ns, topic, dive, ImageFile(path.read_bytes()))
-    except OSError as err:
-        return BadFrame(index, f'{path} cannot be read ({err.strerror})', topic, dive)
+        return SourceFrame(index, stamp_ns, topic, dive, read_image_file(path))
+    except (OSError, ValueError) as err:
+        return BadFrame(index, f'{path} cannot be read ({why(err)})', topic, dive)
 
 
 def _known(item: SourceFrame | BadFrame) -> Callable[[], SourceFrame | BadFrame]:
@@ -432,14 +433,12 @@ def _contents(bag: Path) -> tuple[dict[str, str], dict[str, int]]:
 
 def _counts_in_metadata(bag: Path) -> dict[str, int]:
     """Return topic to number of messages by metadata.yaml; empty if it cannot be read."""
-    import yaml
-
     try:
-        content = yaml.safe_load((bag / METADATA_FILE).read_text())
+        content = parse_yaml(bag / METADATA_FILE)
         listed = content['rosbag2_bagfile_information']['topics_with_message_count']
         return {str(entry['topic_metadata']['name']): int(entry['message_count'])
                 for entry in listed}
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return {}
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.errors import ConfigError
-from uncertainty_seg.storage.labelled_folder import READ_AS_STORED
+from uncertainty_seg.core.image_codec import decode
+from uncertainty_seg.errors import ConfigError, ImageError
+from uncertainty_seg.storage.foreign_files import read_image_file, why
 
 
 def load_ignore_mask(path: str) -> NDArray[np.bool_] | None:
@@ -23,10 +23,12 @@ def load_ignore_mask(path: str) -> NDArray[np.bool_] | None:
     if not path:
         return None
     fix = 'set ignore_mask to a PNG that is white where pixels are left out and black elsewhere'
-    picture = cv2.imread(path, READ_AS_STORED) if Path(path).is_file() else None
-    if picture is None:
-        raise ConfigError(f'ignore_mask {path!r} cannot be read', 'a picture', fix)
-    mask = picture.any(axis=2)
+    try:
+        picture = decode(read_image_file(Path(path)))
+    except (OSError, ValueError, ImageError) as err:
+        raise ConfigError(f'ignore_mask {path!r} cannot be read', 'a picture',
+                          f'{why(err)}; {fix}') from err
+    mask: NDArray[np.bool_] = np.asarray(picture.any(axis=2))
     if mask.all():
         raise ConfigError(f'ignore_mask {path!r} leaves out every pixel', 'some that count', fix)
     return mask

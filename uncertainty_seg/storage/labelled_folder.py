@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 import csv
 from dataclasses import dataclass, field
-import json
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,21 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.errors import DatasetError, install_command
+from uncertainty_seg.core.image_codec import decode, decode_unchanged
+from uncertainty_seg.errors import DatasetError, ImageError, install_command
+from uncertainty_seg.storage.foreign_files import (
+    from_csv_text,
+    MAX_JSON_BYTES,
+    parse_json,
+    parse_yaml,
+    read_bytes,
+    read_image_file,
+    why,
+)
 
 ENDINGS = ('.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG')
-# As the node decodes: an orientation in the metadata is ignored.
-READ_AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+# A mask is of one byte a pixel, and the ignore index needs one of its values.
+MAX_CLASSES = 255
 _FORM = '{"classes": [{"id": 0, "name": "seabed", "rgb": [0, 0, 0]}, ...]}'
 _BLOCK_FORMS = ('{"dive_07": ["frame_0001", ...]} or {"frame_0001": "dive_07"} as JSON, or lines '
                 'frame_0001,dive_07 as CSV')
@@ -106,14 +115,17 @@ def class_table(names: Sequence[str]) -> ClassTable:
 
 def _class_table(raw: dict[str, Any], source: str) -> ClassTable:
     try:
+        if len(raw['classes']) > MAX_CLASSES:
+            raise ValueError(f'{len(raw["classes"])} classes, at most {MAX_CLASSES}')
         listed = [_class_entry(index, entry) for index, entry in enumerate(raw['classes'])]
         entries = sorted(listed, key=lambda entry: int(entry['id']))
         colors = [tuple(int(v) for v in entry['rgb']) for entry in entries]
         palette = tuple((r, g, b) for r, g, b in colors)
         ids = [int(entry['id']) for entry in entries]
-        names = tuple(str(entry['name']) for entry in entries)
+        names = tuple(_class_name(entry['name']) for entry in entries)
         ignore_index = int(raw.get('ignore_index', 255))
-    except (KeyError, TypeError, ValueError, AttributeError) as err:
+        bytes(value for rgb in palette for value in rgb), bytes([ignore_index])
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as err:
         raise DatasetError(f'{source} has another form ({err!r})', _FORM) from err
     if ids != list(range(len(ids))) or ignore_index < len(ids):
         raise DatasetError(
@@ -155,7 +167,15 @@ def _stems(folder: Path, split: str) -> list[str]:
         raise DatasetError(
             f'split {split!r} is not in {folder}/splits.json', f'one of {sorted(splits)}'
         )
-    return [str(stem) for stem in splits[split]]
+    try:
+        stems = [str(stem) for stem in splits[split]]
+    except TypeError as err:
+        raise DatasetError(f'split {split!r} of {folder}/splits.json is no list',
+                           'a list of file names without ending') from err
+    for stem in stems:
+        if Path(stem).is_absolute() or '..' in Path(stem).parts:
+            raise DatasetError(f'{folder}/splits.json names {stem!r}', 'files of its folder')
+    return stems
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
@@ -167,22 +187,26 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     content: Any
     if kind == 'JSON':
         try:
-            content = json.loads(path.read_text())
+            content = parse_json(read_bytes(path, MAX_JSON_BYTES))
         except ValueError as err:
-            raise DatasetError(f'{path} is no JSON ({err})') from err
+            raise DatasetError(f'{path} is no JSON ({err})', _FORM) from err
     else:
         try:
-            import yaml
+            content = parse_yaml(path)
         except ImportError as err:
             raise DatasetError(f'{path} needs PyYAML ({err})', 'it, or the table as JSON',
                                install_command('yaml')) from err
-        try:
-            content = yaml.safe_load(path.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as err:
-            raise DatasetError(f'{path} is no YAML ({err})') from err
+        except ValueError as err:
+            raise DatasetError(f'{path} is no YAML ({why(err)})', _FORM) from err
     if not isinstance(content, dict):
         raise DatasetError(f'{path} holds a {type(content).__name__}', _FORM)
     return content
+
+
+def _class_name(name: Any) -> str:
+    if isinstance(name, (list, dict)):
+        raise TypeError('a name that is no text')
+    return str(name)
 
 
 def _class_entry(index: int, entry: Any) -> dict[str, Any]:
@@ -198,10 +222,15 @@ def _class_entry(index: int, entry: Any) -> dict[str, Any]:
 def _read_pair(folder: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     places = [folder / 'images' / f'{stem}{ending}' for ending in ENDINGS]
     found = [path for path in places if path.is_file()]
-    image = cv2.imread(str(found[0]), READ_AS_STORED) if found else None
-    mask = cv2.imread(str(folder / 'masks' / f'{stem}.png'), cv2.IMREAD_UNCHANGED)
-    if image is None or mask is None:
+    file = folder / 'masks' / f'{stem}.png'
+    if not found or not file.is_file():
         raise DatasetError(f'image or mask of {stem!r} in {folder} is missing or unreadable')
+    try:
+        image = decode(read_image_file(found[0]))
+        mask = decode_unchanged(read_image_file(file))
+    except (OSError, ValueError, ImageError) as err:
+        raise DatasetError(f'image or mask of {stem!r} in {folder} is missing or unreadable '
+                           f'({why(err)})', 'a whole jpeg or png file') from err
     if image.shape[:2] != mask.shape:
         raise DatasetError(
             f'image {stem!r} is {image.shape[:2]}, its mask {mask.shape}', 'equal sizes'
@@ -240,17 +269,18 @@ class _Pairs(list[tuple[str, object]]):
 
 
 def _pairs(path: Path) -> Iterator[tuple[str, str]]:
-    text = path.read_text(encoding='utf-8-sig')  # spreadsheets write a byte order mark
+    # Spreadsheets write a byte order mark.
+    text = read_bytes(path, MAX_JSON_BYTES).decode('utf-8-sig')
     if path.suffix.lower() == '.csv':
         for line in csv.reader(text.splitlines()):
             if not line:
                 continue
             if len(line) != 2:
                 raise ValueError(f'a line of {len(line)} fields')
-            yield line[0].strip(), line[1].strip()
+            yield from_csv_text(line[0].strip()), from_csv_text(line[1].strip())
         return
     # As pairs, because a dict would lose a repeated key.
-    raw = json.loads(text, object_pairs_hook=_Pairs)
+    raw = parse_json(text, object_pairs_hook=_Pairs)
     if not isinstance(raw, _Pairs):
         raise ValueError(f'a {type(raw).__name__}')
     for key, value in raw:

@@ -72,7 +72,8 @@ def call_with(function: Callable[..., _T], args: argparse.Namespace, **more: Any
 
 
 # Settings of the checks that a frame passes beside the gate; bags are judged by them too.
-FRAME_CHECKS = ('stamps', 'max_age_s', 'max_skew_s', 'max_repeats')
+FRAME_CHECKS = ('stamps', 'max_age_s', 'max_skew_s', 'max_repeats', 'damage_scale',
+                'max_image_px', 'oversized_images')
 
 
 def add_settings(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:

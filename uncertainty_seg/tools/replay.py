@@ -235,13 +235,14 @@ class _Replay:
             # Its header is lost with it; the time of its arrival is the stamp that is left.
             self._write(self._loop.refuse(item.reason), item.received_ns, item.received_ns)
             return
-        is_of_receipt = self._pipeline.settings.stamps == 'receipt'
+        pipeline = self._pipeline
+        is_of_receipt = pipeline.settings.stamps == 'receipt'
         outcome = self._loop.take(
-            lambda: decode(item.raw), item.received_ns if is_of_receipt else item.stamp_ns,
+            lambda: decode(item.raw, pipeline.settings.decode_limits),
+            item.received_ns if is_of_receipt else item.stamp_ns,
             clock_ns=lambda: item.received_ns)
         if outcome is not None and outcome.result is not None:
             assert outcome.image_bgr is not None
-            pipeline = self._pipeline
             view = FrameView(outcome.image_bgr, outcome.result, pipeline.card, pipeline.settings,
                              pipeline.calibrated)
             write_view(self._writer, item, view, self._choice)

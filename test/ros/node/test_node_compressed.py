@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bombs import black_jpeg, black_png
 from conftest import make_tiny_bundle
 import cv2
 import numpy as np
@@ -112,3 +113,40 @@ def test_the_calibration_stands_under_the_header_of_the_frame(rig: Rig) -> None:
     info = rig.of(rig.infos, msg)
     assert (info.header, info.width, info.height) == (msg.header, 128, 96)
     assert list(info.k) == [100, 0, 63.5, 0, 100, 47.5, 0, 0, 1]
+
+
+@pytest.mark.parametrize('data, words', [
+    (black_jpeg(2000, 2000, 3000), 'jpeg image of 2000x2000 pixels in 3000 scans, expected at '
+     'most 16 scans: set the camera to baseline jpeg.'),
+    (black_png(5800, 5800, color=0), 'png image of 5800x5800 pixels, expected at most 33554432 '
+     'pixels (max_image_px): set the camera to a smaller image, max_image_px higher.'),
+], ids=['scans', 'pixels'])
+def test_a_file_that_is_expensive_lets_the_flag_fall_with_a_sentence_and_the_next_one_is_good(
+    rig: Rig, data: bytes, words: str
+) -> None:
+    status = rig.of(rig.status, rig.send(data)).status[0]
+    assert status.level == b'\x02' and words in status.message
+    assert {v.key: v.value for v in status.values}['confident'] == 'false'
+    assert rig.of(rig.masks, rig.send(rig.packed(HALVES))).height == 96
+
+
+def test_a_reduced_image_has_a_mask_a_calibration_and_a_flagged_image_of_its_size(
+    rig: Rig
+) -> None:
+    assert rig.client.set_together(
+        max_image_px=4000, oversized_images='reduce').successful
+    try:
+        msg = rig.send(rig.packed(HALVES, '.jpg'))
+        mask, info = rig.of(rig.masks, msg), rig.of(rig.infos, msg)
+        assert (mask.height, mask.width) == (info.height, info.width) == (48, 64)
+        ids = np.frombuffer(mask.data, np.uint8).reshape(48, 64)
+        assert (ids[:, :30] == 0).all() and (ids[:, 34:] == 2).all()
+        assert list(info.k) == [50, 0, 31.5, 0, 50, 23.5, 0, 0, 1]
+        grey = rig.send(rig.packed(solid(128, 127, 126), '.jpg'))
+        flagged = rig.of(rig.flagged, grey)
+        assert (flagged.height, flagged.width) == (48, 64)
+        refused = rig.of(rig.status, rig.send(rig.packed(HALVES))).status[0]
+        assert 'png image of 128x96 pixels, expected at most 4000 pixels' in refused.message
+    finally:
+        assert rig.client.set_together(
+            max_image_px=2**25, oversized_images='refuse').successful

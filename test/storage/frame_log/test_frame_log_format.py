@@ -70,8 +70,14 @@ def test_no_log_is_one_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize(('damage', 'sentence'), [
     ('{', 'is damaged (JSONDecodeError'), ('{"version": 1}', "is damaged (KeyError: 'frame_id'"),
     ('{"version": 99}', 'has version 99, expected 1: read it'), ('[]', 'is damaged (TypeError'),
-    (None, 'cannot be read (No such file'),
-])
+    (None, 'cannot be read (No such file'), ('[' * 10**6, 'nested too deeply'),
+    ('{"version": 1, "frame_id": "x", "image": {"file": "/etc/x.png"}}',
+     "'/etc/x.png' is not a plain file name"),
+    ('{"version": 1, "frame_id": "x", "image": {"file": "../../x.png"}}',
+     "'../../x.png' is not a plain file name"),
+    ('{"version": 1, "frame_id": "x", "image": {"file": "x.png"}, "stamp_ns": 1e999}',
+     'is damaged (OverflowError'),
+], ids=['cut', 'lacking', 'version', 'list', 'gone', 'deep', 'absolute', 'above', 'infinite'])
 def test_a_damaged_frame_is_told_or_left_out(
         log: Path, damage: str | None, sentence: str) -> None:
     second = sorted((log / 'frames').iterdir())[1] / 'frame.json'

@@ -160,7 +160,8 @@ def test_the_index_is_made_again(tmp_path: Path) -> None:
             add(store, str(k), float(k))
     whole = manifest.read_text()
     for damaged in (None, '', whole[:-20], whole + '{"op": "add", "frame', '\0' * 30,
-                    whole.replace('"main"', '"other"')):
+                    whole.replace('"main"', '"other"'), '5\n', '[' * 10**6 + '\n',
+                    '{"op": "bar", "reservoir": "main", "key": 0, "largest": 1e999}\n'):
         manifest.unlink() if damaged is None else manifest.write_text(damaged)
         with opened(tmp_path) as store:
             assert store.num_frames == 4 and store.num_bytes == 4 * FRAME_BYTES

@@ -19,21 +19,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-import json
 import math
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap, require_shape
 from uncertainty_seg.core.gate import Verdict
-from uncertainty_seg.core.image_codec import decode, ImageFile
+from uncertainty_seg.core.image_codec import decode, decode_unchanged, ImageFile
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.parameters import Value
 from uncertainty_seg.core.settings import MASK_POLICIES
 from uncertainty_seg.errors import FrameLogError, ImageError
+from uncertainty_seg.storage.foreign_files import parse_json, plain_name, read_bytes, why
 from uncertainty_seg.storage.model_bundle import model_digest
 
 FORMAT_VERSION = 1
@@ -45,6 +44,7 @@ UNCERTAINTY_FILE = 'uncertainty.png'
 REASONS = ('flagged', 'window', 'control', 'trigger')
 NAN_VALUE = 65535
 _FULL_VALUE = 65534
+MAX_SIDECAR_BYTES = 2**24
 
 
 @dataclass(frozen=True)
@@ -205,9 +205,9 @@ class LoggedFrame:
     def read_image(self) -> ImageU8:
         """Read the image, BGR, (H, W, 3) of uint8; FrameLogError if missing or damaged."""
         try:
-            return decode(ImageFile(self._bytes(self.image_path)))
+            return decode(ImageFile(self.read_bytes(self.image_path)))
         except ImageError as err:
-            raise FrameLogError(f'{self.image_path} cannot be read ({err})') from err
+            raise FrameLogError(f'{self.image_path} cannot be read ({why(err)})') from err
 
     def read_mask(self) -> LabelMap:
         """Read the class ids, (H, W) of uint8; FrameLogError if missing or damaged."""
@@ -218,17 +218,21 @@ class LoggedFrame:
         return uncertainty_from_uint16(self._png(self.uncertainty_path, np.uint16))
 
     def _png(self, path: Path, dtype: type) -> Any:
-        data = np.frombuffer(self._bytes(path), np.uint8)
-        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-        if pixels is None or pixels.ndim != 2 or pixels.dtype != dtype:
-            raise FrameLogError(f'{path} cannot be read', f'a grey png of {np.dtype(dtype)}')
+        wanted = f'a grey png of {np.dtype(dtype)}'
+        try:
+            pixels = decode_unchanged(ImageFile(self.read_bytes(path)))
+        except ImageError as err:
+            raise FrameLogError(f'{path} cannot be read ({why(err)})', wanted) from err
+        if pixels.ndim != 2 or pixels.dtype != dtype:
+            raise FrameLogError(f'{path} cannot be read', wanted)
         return pixels
 
-    def _bytes(self, path: Path) -> bytes:
+    def read_bytes(self, path: Path) -> bytes:
+        """Read one of its files; FrameLogError if it is missing or too large."""
         try:
-            return path.read_bytes()
-        except OSError as err:
-            raise FrameLogError(f'{path} cannot be read ({err.strerror})') from err
+            return read_bytes(path)
+        except (OSError, ValueError) as err:
+            raise FrameLogError(f'{path} cannot be read ({why(err)})') from err
 
 
 def iter_frames(folder: Path | str, problems: list[str] | None = None) -> Iterator[LoggedFrame]:
@@ -264,14 +268,14 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     """
     file = path / SIDECAR_FILE
     try:
-        sidecar = json.loads(file.read_bytes())
+        sidecar = parse_json(read_bytes(file, MAX_SIDECAR_BYTES))
         if sidecar['version'] != FORMAT_VERSION:
             raise FrameLogError(f'{file} has version {sidecar["version"]!r}', str(FORMAT_VERSION),
                                 'read it with the uncertainty_seg that wrote it')
-        str(sidecar['frame_id']), str(sidecar['image']['file']), int(sidecar['stamp_ns'])
+        str(sidecar['frame_id']), plain_name(sidecar['image']['file']), int(sidecar['stamp_ns'])
     except OSError as err:
         raise FrameLogError(f'{file} cannot be read ({err.strerror})') from err
-    except (ValueError, TypeError, KeyError) as err:
+    except (ValueError, TypeError, KeyError, OverflowError) as err:
         raise FrameLogError(f'{file} is damaged ({type(err).__name__}: {err})') from err
     return dict(sidecar)
 

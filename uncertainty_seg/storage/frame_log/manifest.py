@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from uncertainty_seg.errors import FrameLogError
+from uncertainty_seg.storage.foreign_files import parse_json
 from uncertainty_seg.storage.frame_log import disk
 from uncertainty_seg.storage.frame_log.format import FRAMES_FOLDER, MANIFEST_FILE, read_sidecar
 
@@ -162,8 +163,8 @@ def _read(path: Path) -> Index:
         try:
             if not line.endswith(b'\n'):
                 raise ValueError('cut off')
-            _apply(index, json.loads(line))
-        except (ValueError, TypeError, KeyError):
+            _apply(index, parse_json(line))
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             continue  # after a crash; the folders decide
     return index
 
@@ -182,8 +183,9 @@ def _apply(index: Index, raw: dict[str, Any]) -> None:
     elif verb == 'bar':
         name = raw['reservoir']
         index.bars[name]
-        index.bars[name] = -math.inf if raw['key'] is None else float(raw['key'])
+        key = -math.inf if raw['key'] is None else float(raw['key'])
         index.largest[name] = int(raw.get('largest', 0))
+        index.bars[name] = key
 
 
 def _add_from_folder(index: Index, path: Path) -> None:
@@ -194,7 +196,7 @@ def _add_from_folder(index: Index, path: Path) -> None:
                       disk.folder_bytes(path))
         bar = -math.inf if facts.get('bar') is None else float(facts['bar'])
         index.bars[entry.reservoir] = max(index.bars[entry.reservoir], bar)
-    except (FrameLogError, ValueError, TypeError, KeyError) as err:
+    except (FrameLogError, ValueError, TypeError, KeyError, OverflowError) as err:
         index.problems.append(f'{path} is left alone: {type(err).__name__}: {err}')
         return
     index.entries[entry.frame_id] = entry

@@ -27,7 +27,7 @@ from uncertainty_seg.storage.labels.frames import (
     read_json,
     write_image,
 )
-from uncertainty_seg.storage.labels.regions import LabelCanvas, Region, regions_of
+from uncertainty_seg.storage.labels.regions import LabelCanvas, MALFORMED, Region, regions_of
 
 FILE = 'annotations.json'
 
@@ -74,7 +74,7 @@ def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelM
                 _paint(canvas, name, item['segmentation'])
             if canvas.mask is not None:
                 yield canvas.row.stem, canvas.mask
-    except (KeyError, TypeError, ValueError, AttributeError) as err:
+    except MALFORMED as err:
         raise DatasetError(f'{file} is no COCO file ({err!r})',
                            'images, annotations and categories') from err
 

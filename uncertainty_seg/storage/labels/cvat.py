@@ -18,6 +18,14 @@ import zipfile
 
 from uncertainty_seg.core.arrays import LabelMap
 from uncertainty_seg.errors import DatasetError
+from uncertainty_seg.storage.foreign_files import (
+    MAX_XML_BYTES,
+    open_zip,
+    parse_xml,
+    read_bytes,
+    read_entry,
+    ZIP_ERRORS,
+)
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.labels.frames import (
     ARCHIVE_FILE,
@@ -29,6 +37,7 @@ from uncertainty_seg.storage.labels.frames import (
 from uncertainty_seg.storage.labels.regions import (
     from_run_lengths,
     LabelCanvas,
+    MALFORMED,
     regions_of,
     run_lengths,
 )
@@ -77,7 +86,7 @@ def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelM
                 _paint(canvas, shape)
             if canvas.mask is not None:
                 yield canvas.row.stem, canvas.mask
-    except (KeyError, ValueError) as err:
+    except MALFORMED as err:
         raise DatasetError(f'{place} is no "CVAT for images 1.1" ({err!r})',
                            'what CVAT exports under that name') from err
 
@@ -142,10 +151,10 @@ def _place(path: Path) -> Path:
 def _root(place: Path) -> ElementTree.Element:
     try:
         if zipfile.is_zipfile(place):
-            with zipfile.ZipFile(place) as archive:
-                return ElementTree.fromstring(archive.read(FILE))
-        return ElementTree.parse(place).getroot()
-    except (OSError, KeyError, zipfile.BadZipFile, ElementTree.ParseError) as err:
+            with open_zip(place) as archive:
+                return parse_xml(read_entry(archive, FILE, MAX_XML_BYTES))
+        return parse_xml(read_bytes(place, MAX_XML_BYTES))
+    except ZIP_ERRORS as err:
         raise DatasetError(f'{place} cannot be read ({err})', f'a zip with {FILE}, or that file') \
             from err
 
@@ -154,10 +163,12 @@ def _paint(canvas: LabelCanvas, shape: ElementTree.Element) -> None:
     name, values = shape.get('label', ''), shape.attrib
     if shape.tag == 'mask':
         height, width = int(values['height']), int(values['width'])
+        corner = int(values['left']), int(values['top'])
+        canvas.require_part(height, width, *corner)
         pixels = from_run_lengths([int(n) for n in values['rle'].split(',')], height, width)
         if pixels is None:
             raise ValueError(f'run lengths of {canvas.row.file} that are not {width}x{height}')
-        canvas.paint(name, pixels, int(values['left']), int(values['top']))
+        canvas.paint(name, pixels, *corner)
     elif shape.tag == 'polygon':
         pairs = [[float(n) for n in pair.split(',')] for pair in values['points'].split(';')]
         canvas.paint_polygons(name, [pairs])

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Iterator
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from uncertainty_seg.core.arrays import LabelMap
-from uncertainty_seg.errors import DatasetError
+from uncertainty_seg.core.image_codec import decode_unchanged
+from uncertainty_seg.errors import DatasetError, ImageError
+from uncertainty_seg.storage.foreign_files import read_image_file, why
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.labels.frames import (
     classes_as_json,
@@ -72,10 +73,13 @@ def write_classes(folder: Path, classes: ClassTable) -> None:
 
 def read_mask(file: Path) -> LabelMap:
     """Read a mask of class ids, (H, W) uint8; `DatasetError` if it is none."""
-    mask = cv2.imread(str(file), cv2.IMREAD_UNCHANGED) if file.is_file() else None
-    if mask is None or mask.ndim != 2 or mask.dtype != np.uint8:
-        form = 'missing or unreadable' if mask is None else f'{mask.shape} of {mask.dtype}'
-        raise DatasetError(f'mask {file} is {form}', 'a PNG of one channel of 8 bits: class ids')
+    wanted = 'a PNG of one channel of 8 bits: class ids'
+    try:
+        mask = decode_unchanged(read_image_file(file))
+    except (OSError, ValueError, ImageError) as err:
+        raise DatasetError(f'mask {file} is missing or unreadable ({why(err)})', wanted) from err
+    if mask.ndim != 2 or mask.dtype != np.uint8:
+        raise DatasetError(f'mask {file} is {mask.shape} of {mask.dtype}', wanted)
     return np.asarray(mask, np.uint8)
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 import re
 import struct
 from typing import Any
-import zipfile
 import zlib
 
 import cv2
@@ -25,8 +24,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
-from uncertainty_seg.errors import DatasetError
-from uncertainty_seg.storage.labelled_folder import ClassTable, READ_AS_STORED, read_classes
+from uncertainty_seg.core.image_codec import decode, ImageFile
+from uncertainty_seg.core.settings import MAX_PIXELS
+from uncertainty_seg.errors import DatasetError, ImageError
+from uncertainty_seg.storage.foreign_files import (
+    MAX_IMAGE_BYTES,
+    MAX_JSON_BYTES,
+    open_zip,
+    parse_json,
+    plain_name,
+    read_bytes,
+    read_entry,
+    why,
+    ZIP_ERRORS,
+)
+from uncertainty_seg.storage.labelled_folder import ClassTable, ENDINGS, read_classes
 
 TABLE_FILE = 'frames.json'
 TABLE_VERSION = 1
@@ -136,6 +148,19 @@ class FrameRow:
     score: float | None
     camera: str = ''
 
+    def __post_init__(self) -> None:
+        """Refuse names that leave the folder, and sizes that no image has, by a ValueError."""
+        for name in (self.stem, self.file):
+            plain_name(name)
+        if Path(self.file).suffix not in ENDINGS:
+            raise ValueError(f'{self.file!r} ends with none of {", ".join(ENDINGS[:3])}')
+        if not (type(self.height) is type(self.width) is int
+                and min(self.height, self.width) > 0 and self.height * self.width <= MAX_PIXELS):
+            raise ValueError(f'{self.file} is {self.width!s:.20}x{self.height!s:.20} pixels, '
+                             f'at most {MAX_PIXELS} in all')
+        if not isinstance(self.dive, str):
+            raise TypeError(f'the dive of {self.file} is no text')
+
 
 @dataclass(frozen=True)
 class ExportedFrames:
@@ -163,10 +188,10 @@ class ExportedFrames:
         """Read the image of a frame; `DatasetError` if it is missing."""
         try:
             if (self.folder / ARCHIVE_FILE).is_file():
-                with zipfile.ZipFile(self.folder / ARCHIVE_FILE) as archive:
-                    return archive.read(f'{IMAGES}/{row.file}')
-            return (self.folder / IMAGES / row.file).read_bytes()
-        except (OSError, KeyError, zipfile.BadZipFile) as err:
+                with open_zip(self.folder / ARCHIVE_FILE) as archive:
+                    return read_entry(archive, f'{IMAGES}/{row.file}', MAX_IMAGE_BYTES)
+            return read_bytes(self.folder / IMAGES / row.file)
+        except ZIP_ERRORS as err:
             raise DatasetError(f'image {row.file} of {self.folder} cannot be read ({err})',
                                'the images of the export') from err
 
@@ -212,8 +237,8 @@ def read_table(folder: Path) -> ExportedFrames:
     if not isinstance(content, dict) or content.get('version') != TABLE_VERSION:
         raise DatasetError(f'{path} is of another version', str(TABLE_VERSION), 'export again')
     try:
-        rows = {str(item['stem']): FrameRow(**item) for item in content['frames']}
-    except (KeyError, TypeError) as err:
+        rows = {row.stem: row for row in (FrameRow(**item) for item in content['frames'])}
+    except (KeyError, TypeError, ValueError) as err:
         raise DatasetError(f'{path} is damaged ({err})', 'what export-labels wrote') from err
     return ExportedFrames(folder, read_classes(path), rows)
 
@@ -238,7 +263,7 @@ def hex_color(rgb: tuple[int, int, int]) -> str:
 def read_json(path: Path) -> Any:
     """Read a file of JSON; `DatasetError` if it is none."""
     try:
-        return json.loads(path.read_text(encoding='utf-8'))
+        return parse_json(read_bytes(path, MAX_JSON_BYTES).decode('utf-8'))
     except (OSError, ValueError) as err:
         raise DatasetError(f'{path} cannot be read as JSON ({err})', 'an export of labels') \
             from err
@@ -251,10 +276,11 @@ def encoded_png(pixels: NDArray[np.uint8]) -> bytes:
 
 def decoded(data: bytes, name: str) -> ImageU8:
     """Decode an image file to BGR, (H, W, 3); `DatasetError` if that fails."""
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), READ_AS_STORED) if data else None
-    if image is None:
-        raise DatasetError(f'{name} is no image that can be read', 'JPEG or PNG')
-    return np.asarray(image, np.uint8)
+    try:
+        return decode(ImageFile(data))
+    except ImageError as err:
+        raise DatasetError(f'{name} is no image that can be read ({why(err)})',
+                           'JPEG or PNG') from err
 
 
 def without_orientation(data: bytes) -> bytes:

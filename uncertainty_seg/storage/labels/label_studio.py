@@ -36,6 +36,7 @@ from uncertainty_seg.storage.labels.frames import (
 from uncertainty_seg.storage.labels.regions import (
     BoolMask,
     LabelCanvas,
+    MALFORMED,
     Region,
     regions_of,
     run_lengths,
@@ -109,7 +110,7 @@ def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelM
                 _paint(canvas, region)
             if canvas.mask is not None:
                 yield row.stem, canvas.mask
-    except (KeyError, TypeError, ValueError, AttributeError) as err:
+    except MALFORMED as err:
         raise DatasetError(f'{file} is no export of Label Studio ({err!r})', 'its format "JSON"',
                            'export again as JSON, not as JSON-MIN or CSV') from err
 
@@ -166,8 +167,12 @@ def _paint(canvas: LabelCanvas, region: dict[str, Any]) -> None:
                            'brushlabels', 'draw with the brush, as config.xml offers it')
     height, width = int(region['original_height']), int(region['original_width'])
     canvas.require_size(height, width)
+    packed = region['value']['rle']
+    if not isinstance(packed, list):  # a number would become as many zeros
+        raise TypeError('an rle that is no list')
+    pixels = decode_brush(packed, height, width)
     for name in region['value']['brushlabels']:
-        canvas.paint(str(name), decode_brush(region['value']['rle'], height, width))
+        canvas.paint(str(name), pixels)
 
 
 def encode_brush(pixels: BoolMask) -> list[int]:
@@ -194,7 +199,7 @@ def decode_brush(packed: Sequence[int], height: int, width: int) -> BoolMask:
     """
     try:
         values = _unpacked(_BitReader(bytes(packed)), height * width * 4)
-    except (ValueError, IndexError, TypeError) as err:
+    except (ValueError, IndexError, TypeError, OverflowError) as err:
         raise DatasetError(f'a brush of {width}x{height} pixels cannot be unpacked ({err})',
                            'the rle of a region of Label Studio') from err
     return values.reshape(height, width, 4)[..., 3] >= _PAINTED

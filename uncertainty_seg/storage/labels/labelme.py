@@ -16,11 +16,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from uncertainty_seg.core.arrays import LabelMap
-from uncertainty_seg.errors import DatasetError
+from uncertainty_seg.core.image_codec import check_file, decode, ImageFile
+from uncertainty_seg.errors import DatasetError, ImageError
+from uncertainty_seg.storage.foreign_files import why
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.labels.frames import (
     encoded_png,
@@ -31,12 +32,19 @@ from uncertainty_seg.storage.labels.frames import (
     TABLE_FILE,
     write_image,
 )
-from uncertainty_seg.storage.labels.regions import BoolMask, LabelCanvas, Region, regions_of
+from uncertainty_seg.storage.labels.regions import (
+    BoolMask,
+    LabelCanvas,
+    MALFORMED,
+    Region,
+    regions_of,
+)
 
 LABELS_FILE = 'labels.txt'
 # The first version of LabelMe with masks.
 _VERSION = '5.2.0'
 _KINDS = ('mask', 'polygon', 'rectangle')
+_DAMAGE = (*MALFORMED, binascii.Error)
 
 
 def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable) -> None:
@@ -71,7 +79,7 @@ def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelM
             canvas.require_size(int(content['imageHeight']), int(content['imageWidth']))
             for shape in content['shapes']:
                 _paint(canvas, shape)
-        except (KeyError, TypeError, ValueError, binascii.Error) as err:
+        except _DAMAGE as err:
             raise DatasetError(f'{place} is no file of LabelMe ({err!r})',
                                'one with imagePath, imageHeight, imageWidth and shapes') from err
         if canvas.mask is not None:
@@ -106,8 +114,10 @@ def _paint(canvas: LabelCanvas, shape: dict[str, Any]) -> None:
 
 
 def _crop(text: str, canvas: LabelCanvas) -> BoolMask:
-    data = np.frombuffer(base64.b64decode(text), np.uint8)
-    pixels = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if data.size else None
-    if pixels is None:
-        raise DatasetError(f'a mask of {canvas.row.file} is no picture', 'a PNG in base64')
-    return np.asarray(pixels > 0, np.bool_)
+    file = ImageFile(base64.b64decode(text))
+    try:
+        canvas.require_part(*check_file(file).size)
+        return np.asarray(decode(file).any(axis=2), np.bool_)
+    except ImageError as err:
+        raise DatasetError(f'a mask of {canvas.row.file} is no picture ({why(err)})',
+                           'a PNG in base64') from err

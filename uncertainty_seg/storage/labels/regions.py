@@ -22,6 +22,12 @@ from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.labels.frames import FrameRow
 
 BoolMask = NDArray[np.bool_]
+# Each takes as long as painting the whole image may.
+MAX_REGIONS = 10_000
+# 150 MB in pycocotools.
+MAX_OUTLINE_PX = 2**20
+# What is raised by a file that has another form than that of its format.
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ class LabelCanvas:
 
     def __init__(self, row: FrameRow, classes: ClassTable) -> None:
         self.row = row
+        self._num_regions = 0
         self._ids = {name: index for index, name in enumerate(classes.names)}
         self._ignore_index = classes.ignore_index
         self._mask = np.full((row.height, row.width), classes.ignore_index, np.uint8)
@@ -105,29 +112,61 @@ class LabelCanvas:
         """
         class_id = self.class_id(name)
         height, width = pixels.shape
-        if min(left, top) < 0 or top + height > self.row.height or left + width > self.row.width:
+        self.require_part(height, width, left, top)
+        self._num_regions += 1
+        if self._num_regions > MAX_REGIONS:
+            raise DatasetError(f'{self.row.file} has more than {MAX_REGIONS} regions', 'fewer',
+                               'merge those of a class')
+        self._mask[top:top + height, left:left + width][pixels] = class_id
+
+    def require_part(self, height: int, width: int, left: int = 0, top: int = 0) -> None:
+        """Refuse a box that is no part of the frame, before its pixels are made."""
+        if min(left, top) < 0 or min(height, width) < 1 or top + height > self.row.height \
+                or left + width > self.row.width:
+            shown = [f'{n!s:.20}' for n in (width, height, left, top)]
             raise DatasetError(
-                f'a region of {self.row.file} is {width}x{height} at {left},{top}',
+                f'a region of {self.row.file} is {shown[0]}x{shown[1]} at {shown[2]},{shown[3]}',
                 f'a part of the {self.row.width}x{self.row.height} of the image',
                 'label the images of the export in their own size')
-        self._mask[top:top + height, left:left + width][pixels] = class_id
 
     def paint_polygons(self, name: str, polygons: Sequence[ArrayLike]) -> None:
         """
         Assign the inside of polygons, as pycocotools draws them, to a class by its name.
 
         Each polygon is (n, 2) of x, y, or the same flat; pixel i reaches from i to i + 1. Raises
-        DatasetError if the name is unknown or a polygon has fewer than 3 corners.
+        DatasetError if the name is unknown, a polygon has fewer than 3 corners or one farther
+        outside than the image is large, or their outlines are longer than `MAX_OUTLINE_PX`.
         """
         from pycocotools import mask as coco_mask
 
+        if len(polygons) > MAX_REGIONS:
+            raise DatasetError(f'a region of {self.row.file} has {len(polygons)} polygons',
+                               f'at most {MAX_REGIONS}', 'export it as a mask')
         corners = [np.asarray(points, np.float64).reshape(-1) for points in polygons]
         if any(flat.size < 6 or flat.size % 2 or not np.isfinite(flat).all() for flat in corners):
             raise DatasetError(f'a polygon of {self.row.file} has less than 3 corners',
                                'corners that are finite')
+        self._require_outlines([flat.reshape(-1, 2) for flat in corners])
         lists = [flat.tolist() for flat in corners]
         packed = coco_mask.frPyObjects(lists, self.row.height, self.row.width)
         self.paint(name, np.asarray(coco_mask.decode(coco_mask.merge(packed)), bool))
+
+    def _require_outlines(self, polygons: Sequence[NDArray[np.float64]]) -> None:
+        """Refuse what pycocotools, which makes a point for each fifth of a pixel, cannot bear."""
+        size = np.array([self.row.width, self.row.height])
+        for corners in polygons:
+            far = corners[((corners < -size) | (corners > 2 * size)).any(1)]
+            if len(far):
+                raise DatasetError(
+                    f'a polygon of {self.row.file} has a corner at {far[0, 0]:g},{far[0, 1]:g}',
+                    f'corners in or near the {self.row.width}x{self.row.height} of the image',
+                    'label the images of the export in their own size')
+        length_px = sum(len(c) + float(np.abs(c - np.roll(c, 1, 0)).max(1).sum())
+                        for c in polygons)
+        if length_px > MAX_OUTLINE_PX:
+            raise DatasetError(f'a region of {self.row.file} has an outline of {length_px:.0f} '
+                               'pixels', f'at most {MAX_OUTLINE_PX}',
+                               'export it as a mask instead of a polygon')
 
     def paint_box(self, name: str, left: float, top: float, right: float, bottom: float) -> None:
         """Assign a box to a class; coordinates as in `paint_polygons`."""

@@ -25,10 +25,12 @@ from uncertainty_seg.analysis.evaluation import evaluate, Evaluation
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.arrays import ImageU8, LabelMap
 from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.errors import DatasetError
+from uncertainty_seg.errors import DatasetError, ImageError
+from uncertainty_seg.storage.foreign_files import read_image_file, why
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.labelled_folder import LabelledFolder
 
@@ -127,12 +129,14 @@ def images_in(folder: Path) -> dict[str, ImageU8]:
         if place.is_dir() else []
     if not paths:
         raise DatasetError(f'no image in {place}', 'files that end with ' + ' or '.join(_IMAGES))
-    kind = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # as the node decodes
-    images = {path.name: cv2.imread(str(path), kind) for path in paths}
-    broken = [name for name, image in images.items() if image is None]
-    if broken:
-        raise DatasetError(f'{place / broken[0]} is no image that can be read', 'JPEG or PNG')
-    return {name: np.asarray(image, np.uint8) for name, image in images.items()}
+    images = {}
+    for path in paths:
+        try:
+            images[path.name] = decode(read_image_file(path))
+        except (OSError, ValueError, ImageError) as err:
+            raise DatasetError(f'{path} is no image that can be read ({why(err)})',
+                               'JPEG or PNG') from err
+    return images
 
 
 @contextmanager

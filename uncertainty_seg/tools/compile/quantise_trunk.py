@@ -23,12 +23,12 @@ import tempfile
 from types import SimpleNamespace
 from typing import Any, TYPE_CHECKING
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from uncertainty_seg.core.arrays import ImageU8
+from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.model_card import InputSpec
 from uncertainty_seg.core.preprocess import fit_image, Geometry
 from uncertainty_seg.errors import (
@@ -36,11 +36,13 @@ from uncertainty_seg.errors import (
     ConfigError,
     DatasetError,
     GraphError,
+    ImageError,
     install_command,
 )
 from uncertainty_seg.graph.frontend.lint import require_clean
 from uncertainty_seg.graph.frontend.static_input import IMAGE
 from uncertainty_seg.graph.precision import restore_weights
+from uncertainty_seg.storage.foreign_files import read_image_file
 
 if TYPE_CHECKING:
     import onnx
@@ -55,7 +57,7 @@ _PERCENTILE = 99.99
 # A layer stays in float if it alone moves the features by more, RMS against their deviation.
 _WORST_ERROR = 0.05
 _PROBES = 8
-_SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
+_SUFFIXES = {'.jpeg', '.jpg', '.png'}
 _log = logging.getLogger(__name__)
 
 
@@ -132,15 +134,17 @@ def calibration_images(
         raise DatasetError(f'{folder} holds no image', wish)
     count = min(limit, len(files))
     spread = [files[i * len(files) // count] for i in range(count)]
-    kind = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # as the node decodes
-    loaded = [cv2.imread(str(path), kind) for path in spread]
-    images = [np.asarray(image, np.uint8) for image in loaded if image is not None]
-    num_unreadable = len(loaded) - len(images)
+    images, num_unreadable = [], 0
+    for path in spread:
+        try:
+            images.append(decode(read_image_file(path)))
+        except (OSError, ValueError, ImageError):
+            num_unreadable += 1
     if not images:
-        raise DatasetError(f'none of the {len(loaded)} images of {folder} can be read', wish)
+        raise DatasetError(f'none of the {len(spread)} images of {folder} can be read', wish)
     if num_unreadable:
         _log.warning('%d of %d calibration images cannot be read and are left out',
-                     num_unreadable, len(loaded))
+                     num_unreadable, len(spread))
     return CalibrationImages(fitted(images, spec), num_unreadable)
 
 

@@ -270,7 +270,7 @@ class _Shard:
         if received_ns is not None and self._engine.settings.stamps == 'receipt':
             stamp_ns = received_ns
         outcome = self._loop_of(item.dive, item.topic).take(
-            lambda: decode(item.raw), stamp_ns,
+            lambda: decode(item.raw, self._job.settings.decode_limits), stamp_ns,
             clock_ns=None if received_ns is None else lambda: received_ns)
         assert outcome is not None  # nobody stops this judge
         if outcome.result is None or outcome.image_bgr is None:

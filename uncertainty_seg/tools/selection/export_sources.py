@@ -22,7 +22,7 @@ import cv2
 from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.image_codec import decode, ImageFile
+from uncertainty_seg.core.image_codec import check_file, decode, ImageFile
 from uncertainty_seg.core.perceptual_hash import hash_distance, perceptual_hash
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings, settings_from_dict
@@ -257,10 +257,7 @@ def _logged_frames(
 
 def _logged_frame(entry: LoggedFrame, classes: ClassTable, has_uncertainty: bool) -> LabelFrame:
     sidecar, path = entry.sidecar, entry.image_path
-    try:
-        data = path.read_bytes()
-    except OSError as err:
-        raise FrameLogError(f'{path} cannot be read ({err.strerror})') from err
+    data = entry.read_bytes(path)
     mask = entry.read_mask()
     require_mask(mask, decoded(data, str(path)).shape[:2], classes, str(entry.mask_path))
     ratio = sidecar.get('verdict', {}).get('score_ratio')
@@ -432,10 +429,13 @@ def _usable(
 def _frame(
     frame: SourceFrame, row: Row, pipeline: Pipeline, has_uncertainty: bool
 ) -> LabelFrame:
-    image = decode(frame.raw)
+    raw = frame.raw
+    image = decode(raw, pipeline.settings.decode_limits)
     _require_scored(frame, image, row)
     result = pipeline.measure(image, frame.stamp_ns)
-    data = bytes(frame.raw.data) if isinstance(frame.raw, ImageFile) else _png(image)
+    # The mask has the size of what was decoded, which may be reduced.
+    is_whole = isinstance(raw, ImageFile) and check_file(raw).size == image.shape[:2]
+    data = bytes(raw.data) if is_whole else _png(image)
     ratio = row['score_ratio']
     key = f'{Path(row["source"]).name}#{row["topic"]}#{row["index"]}'
     return LabelFrame(

@@ -17,7 +17,9 @@ from tqdm import tqdm
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.perceptual_hash import hash_distance, perceptual_hash
+from uncertainty_seg.core.settings import DecodeLimits, MAX_PIXELS, WIDEST
 from uncertainty_seg.errors import ConfigError, UncertaintySegError
+from uncertainty_seg.storage.foreign_files import csv_text
 from uncertainty_seg.storage.frame_sources import BadFrame, frames_at
 from uncertainty_seg.storage.whole_files import whole_file
 from uncertainty_seg.tools.arguments import json_text
@@ -102,7 +104,7 @@ def _write_csv(path: Path, chosen: Any) -> None:
                for name in names]
     with path.open('w', encoding='utf-8', newline='') as file:
         writer = csv.writer(file, lineterminator='\n')
-        writer.writerow(names)
+        writer.writerow([csv_text(name) for name in names])
         writer.writerows(zip(*columns, strict=True))
 
 
@@ -111,6 +113,8 @@ def _text(name: str, value: Any) -> str:
         return ''
     if name == 'phash':  # a spreadsheet would round the number
         return f'{value:016x}'
+    if isinstance(value, str):
+        return csv_text(value)
     return f'{value:.7g}' if isinstance(value, float) else str(value)
 
 
@@ -175,7 +179,10 @@ def write_sheet(folder: Path, found: SelectionOutcome, max_pictures: int) -> tup
         return 0, 0
     rows = found.selection.rows[:max_pictures]
     places = [_place(found.table, int(row)) for row in rows]
-    pictures = thumbnails(places)
+    settings = found.info.settings
+    limits = DecodeLimits(int(settings.get('max_image_px', MAX_PIXELS)),
+                          settings.get('oversized_images') == 'reduce')
+    pictures = thumbnails(places, limits)
     cards = _cards(found, places, pictures)
     page = sheet_page(found, cards, pictures.problems)
     write_whole(folder / SHEET,
@@ -304,9 +311,13 @@ class Pictures:
     problems: list[str] = field(default_factory=list)
 
 
-def thumbnails(places: Sequence[PicturePlace]) -> Pictures:
+def thumbnails(
+    places: Sequence[PicturePlace], limits: DecodeLimits = WIDEST
+) -> Pictures:
     """
     Read frames and make them small; only those that are the frames that were scored.
+
+    `limits` are those that they were scored with.
 
     Each source is read once, from its start to the last of the frames.
     """
@@ -316,7 +327,7 @@ def thumbnails(places: Sequence[PicturePlace]) -> Pictures:
     found = Pictures()
     with tqdm(total=len(places), desc='pictures', unit='frame', disable=None) as bar:
         for source, by_index in wanted.items():
-            _read(source, by_index, found, bar)
+            _read(source, by_index, found, bar, limits)
             changed = len(found.changed.intersection(by_index.values()))
             if changed:
                 found.problems.append(f'{source[0]} has changed since it was scored: {changed} of '
@@ -329,6 +340,7 @@ def _read(
     by_index: dict[int, PicturePlace],
     found: Pictures,
     bar: tqdm[None],
+    limits: DecodeLimits,
 ) -> None:
     try:
         for frame in frames_at(*source, by_index):
@@ -337,7 +349,7 @@ def _read(
                 continue
             place = by_index[frame.index]
             try:
-                image = decode(frame.raw)
+                image = decode(frame.raw, limits)
             except UncertaintySegError:
                 continue
             if _is_same(place, frame.stamp_ns, image):

@@ -1,0 +1,55 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Small files that are expensive to read, made by code: no such file is in the repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import struct
+import zipfile
+import zlib
+
+import cv2
+import numpy as np
+
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+
+
+def chunk(kind: bytes, body: bytes = b'', claimed: int | None = None) -> bytes:
+    """Return a chunk of a PNG; `claimed` is the length that it states, if another."""
+    length = len(body) if claimed is None else claimed
+    return struct.pack('>I', length) + kind + body + struct.pack('>I', zlib.crc32(kind + body))
+
+
+def black_png(
+    height: int, width: int, depth: int = 8, color: int = 2, extra: bytes = b''
+) -> bytes:
+    """Return a whole PNG of zeros, a thousandth of its pixels; `extra` chunks before those."""
+    row = bytes(width * depth * _CHANNELS[color] // 8 + 1)
+    packer, parts = zlib.compressobj(9), []
+    for _ in range(height):
+        parts.append(packer.compress(row))
+    header = chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, depth, color, 0, 0, 0))
+    return b'\x89PNG\r\n\x1a\n' + b''.join(
+        (header, extra, chunk(b'IDAT', b''.join([*parts, packer.flush()])), chunk(b'IEND')))
+
+
+def text_bomb(count: int, text_bytes: int = 7_900_000) -> bytes:
+    """Return compressed texts for a PNG, each 1000 times as large as its chunk."""
+    return chunk(b'zTXt', b'a\0\0' + zlib.compress(bytes(text_bytes), 9)) * count
+
+
+def black_jpeg(height: int, width: int, num_scans: int) -> bytes:
+    """Return a whole progressive JPEG of grey zeros; its last scan is repeated."""
+    data = cv2.imencode('.jpg', np.zeros((height, width), np.uint8),
+                        (cv2.IMWRITE_JPEG_PROGRESSIVE, 1, cv2.IMWRITE_JPEG_OPTIMIZE, 1))[1]
+    body = data.tobytes()[:-2]
+    last = body[body.rfind(b'\xff\xda'):]
+    return body + last * (num_scans - body.count(b'\xff\xda')) + b'\xff\xd9'
+
+
+def zip_bomb(path: Path, name: str, num_bytes: int, method: int = zipfile.ZIP_DEFLATED) -> None:
+    """Write an archive with one entry of spaces."""
+    with zipfile.ZipFile(path, 'w', method) as archive, \
+            archive.open(name, 'w', force_zip64=True) as file:
+        for at in range(0, num_bytes, 2**20):
+            file.write(b' ' * min(2**20, num_bytes - at))

@@ -1,0 +1,175 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Files that somebody else wrote: how large and how deep they may be, and the names in them.
+
+What is too large, too deep or not a plain name is a ValueError with the reason; the reader of a
+format, which catches that of a damaged file too, makes a sentence of it. A limit counts bytes as
+they are read: what a zip archive says of the size of its entries is not relied on.
+
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+import zipfile
+import zlib
+
+from uncertainty_seg.core.image_codec import ImageFile
+from uncertainty_seg.core.settings import MAX_PIXELS
+from uncertainty_seg.errors import UncertaintySegError
+
+# Above an uncompressed image of the largest size.
+MAX_IMAGE_BYTES = 2**29
+# An export of Label Studio contains the images of its tasks.
+MAX_JSON_BYTES = 2**30
+# 10 000 frames with ten regions each.
+MAX_XML_BYTES, MAX_XML_ITEMS = 2**27, 2**20
+MAX_YAML_BYTES, MAX_YAML_DEPTH = 2**18, 20
+# Images are compressed already; annotations of a few frames are a few megabytes of text.
+MAX_ZIP_BYTES, MAX_ZIP_RATIO = 2**28, 20
+# What read_entry may raise for a damaged, encrypted or unknown archive.
+ZIP_ERRORS = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile,
+              zlib.error)
+assert MAX_IMAGE_BYTES >= 4 * MAX_PIXELS
+
+
+def read_bytes(path: Path, limit: int = MAX_IMAGE_BYTES) -> bytes:
+    """Read a file; ValueError if it has more than `limit` bytes, OSError if it cannot be read."""
+    with path.open('rb') as file:
+        return _at_most(file, path.name, limit)
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """
+    Open a zip archive for `read_entry`.
+
+    One of `ZIP_ERRORS`: ValueError if its entries together expand to more than images and labels
+    do. They cannot be larger than the archive says: what follows is not read.
+    """
+    archive = zipfile.ZipFile(path)
+    total, limit = sum(item.file_size for item in archive.infolist()), \
+        MAX_ZIP_BYTES + MAX_ZIP_RATIO * path.stat().st_size
+    if total > limit:
+        archive.close()
+        raise ValueError(f'it expands to {total} bytes, at most {limit}')
+    return archive
+
+
+def read_entry(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
+    """
+    Read an entry of a zip archive; nothing is ever unpacked to a path of its choice.
+
+    One of `ZIP_ERRORS`: ValueError if the entry expands to more than `limit` bytes, KeyError if
+    there is none.
+    """
+    # The other methods may expand a few bytes without bound before a limit can act.
+    if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f'{name} is compressed in another way than deflate')
+    with archive.open(name) as file:
+        return _at_most(file, name, limit)
+
+
+def _at_most(file: Any, name: str, limit: int) -> bytes:
+    content: bytes = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f'{name} has more than {limit} bytes')
+    return content
+
+
+def read_image_file(path: Path) -> ImageFile:
+    """Read an image without decoding it; errors as of `read_bytes`."""
+    return ImageFile(read_bytes(path))
+
+
+def why(err: Exception) -> str:
+    """Return the reason of an error as a part of another sentence."""
+    if isinstance(err, UncertaintySegError):
+        return err.reason
+    text = err.strerror or str(err) if isinstance(err, OSError) else str(err)
+    return ' '.join(text.split()) or type(err).__name__
+
+
+def parse_json(content: bytes | str, **options: Any) -> Any:
+    """Parse JSON as `json.loads` does; ValueError also if it is too deep."""
+    try:
+        return json.loads(content, **options)
+    except RecursionError:
+        raise ValueError('it is nested too deeply') from None
+
+
+def parse_yaml(path: Path) -> Any:
+    """
+    Read a file of YAML.
+
+    ValueError if it is none, is too deep, or repeats parts of itself by aliases, which may expand
+    without bound; ImportError without PyYAML.
+    """
+    import yaml
+
+    text, depth = read_bytes(path, MAX_YAML_BYTES).decode('utf-8'), 0
+    try:
+        # PyYAML's time grows with the square of the depth: 10 000 brackets take ten minutes.
+        for event in yaml.parse(text, yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_YAML_DEPTH:
+                raise ValueError('it is nested too deeply')
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError('it has aliases')
+        return yaml.safe_load(text)
+    except yaml.YAMLError as err:
+        raise ValueError(str(err)) from err
+
+
+class _XmlBuilder(ElementTree.TreeBuilder):
+    """Builds the tree of a file without a document type, which may define unbounded entities."""
+
+    _items = 0
+
+    def doctype(self, *_: str | None) -> None:
+        raise ValueError('it defines a document type')
+
+    def start(self, tag: Any, attrs: Any, /) -> Any:
+        self._items += 1 + len(attrs)
+        if self._items > MAX_XML_ITEMS:
+            raise ValueError(f'it has more than {MAX_XML_ITEMS} elements and attributes')
+        return super().start(tag, attrs)
+
+
+def parse_xml(content: bytes) -> ElementTree.Element:
+    """Parse XML; ValueError if it is none, defines a document type, or has too many elements."""
+    parser = ElementTree.XMLParser(target=_XmlBuilder())
+    try:
+        parser.feed(content)
+        root: ElementTree.Element = parser.close()
+    except ElementTree.ParseError as err:
+        raise ValueError(str(err)) from err
+    return root
+
+
+def plain_name(name: Any) -> str:
+    """Return a name of a file in its folder; ValueError if it is a path, or no name."""
+    if not isinstance(name, str) or name in ('', '.', '..') or len(name.encode()) > 255 \
+            or any(c in '/\\:' or ord(c) < 32 for c in name):
+        raise ValueError(f'{str(name)[:80]!r} is not a plain file name')
+    return name
+
+
+# -------------------------------------------------------------------------------------------------
+# Texts in a CSV file. A spreadsheet computes what begins like a formula, also one that came with
+# the name of a dive or a file; behind an apostrophe it is a text (OWASP, CSV injection).
+
+_FORMULA = ('=', '+', '-', '@', '\t', '\r')
+
+
+def csv_text(text: str) -> str:
+    """Return a text for a field of a CSV file; not for numbers, whose sign is none."""
+    return f"'{text}" if text.lstrip("'").startswith(_FORMULA) else text
+
+
+def from_csv_text(field: str) -> str:
+    """Undo `csv_text`."""
+    return field[1:] if field[:1] == "'" and field.lstrip("'").startswith(_FORMULA) else field
