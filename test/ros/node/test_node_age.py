@@ -79,7 +79,7 @@ class Rig:
 
     @property
     def frames(self) -> list[Any]:
-        """The statuses about frames; the others repeat why the flag is down."""
+        """List the statuses about frames; the others repeat why the flag is down."""
         return [status for status in self.statuses if 'frame_age_ms' in values_of(status)]
 
     def wait_for_frame(self, num_before: int) -> list[Any]:
