@@ -19,6 +19,7 @@ EXTRAS = {
     'score': ('score',),
     'ray': ('ray', 'score'),
     'labels': ('labels',),
+    'sign': ('sign',),
     'train': ('torch',),
     'nets': ('nets', 'torch'),
     'demo': ('demo',),
