@@ -19,6 +19,7 @@ import pytest
 from uncertainty_seg.backends.graph_files import whole_graph
 from uncertainty_seg.core.model_card import card_from_json, card_to_json
 from uncertainty_seg.errors import CalibrationError, ModelBundleError
+from uncertainty_seg.graph.frontend.lint import lint
 from uncertainty_seg.storage.model_bundle import (
     load_bundle,
     shipped_bundles,
@@ -168,7 +169,7 @@ def with_inner(op: str, holder: str) -> onnx.ModelProto:
     else:
         attributes = {'If': ('then_branch', 'else_branch'), 'Loop': ('body',), 'Scan': ('body',)}
         head.graph.node.append(helper.make_node(
-            holder, ['c'], ['z'], **dict.fromkeys(attributes[holder], body)))
+            holder, ['', 'c'], ['z'], **dict.fromkeys(attributes[holder], body)))
     return head
 
 
@@ -178,6 +179,12 @@ def test_a_random_operator_is_found_wherever_it_hides(tmp_path: Path, holder: st
         folder = bundle_of(tmp_path / holder / op, with_inner(op, holder))
         with pytest.raises(ModelBundleError, match=rf'head\.onnx holds {op}'):
             load_bundle(folder)
+
+
+@for_each('holder', ['If', 'Loop', 'Scan', 'nested', 'function', 'in a function', 'mislabelled'])
+def test_nothing_that_hides_one_is_written_either(holder: str) -> None:
+    assert any('is Dropout, which runtimes drop' in sentence
+               for sentence in lint(with_inner('Dropout', holder)))
 
 
 def test_a_dropout_of_another_domain_is_found(tmp_path: Path) -> None:

@@ -248,8 +248,6 @@ class ModelCard:
              'three finite numbers each, std above 0'),
             (bool(bad_names), f'the name {bad_names[:1]!r:.60}',
              f'1 to {_LONGEST_NAME} characters that can be printed'),
-            (len(set(self.class_names)) < self.num_classes, 'a class name twice',
-             'a name of its own for each class'),
             (bool(bad_texts), f'{bad_texts[:1]} that is too long or cannot be printed',
              f'at most {_LONGEST_TEXT} characters that can be printed'),
             (bool(bad_digests), f'no sha256 of {bad_digests[:1]}', '64 hexadecimal digits'),
