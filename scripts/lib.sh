@@ -220,8 +220,8 @@ install_locked() {  # install_locked NAME LOCK FILE...: as install, the lock or,
   fi
   # In a process of its own, as it ends with it.
   (HASHED=1 install "$name" "$lock") ||
-    die "$name could not be installed from $lock" 'if a hash was wrong, do not go on; if the index
-       lacks a version, LOCKED=0 installs what it has'
+    die "$name could not be installed from $lock" \
+      'if a hash was wrong, do not go on; if the index lacks a version, LOCKED=0 installs what it has'
 }
 
 install_optional() {  # install_optional NAME FILE...: as install, but a failure is only reported
