@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import Masks
-from uncertainty_seg.core.onnx_nodes import every_tensor
+from uncertainty_seg.core.untrusted.onnx_nodes import every_tensor
 from uncertainty_seg.errors import ModelBundleError
 
 IMAGE, LOGITS = 'image', 'logits'

@@ -16,7 +16,7 @@ import math
 import re
 from typing import Any
 
-from uncertainty_seg.core.strict_json import load_object
+from uncertainty_seg.core.untrusted.strict_json import load_object
 from uncertainty_seg.errors import ModelBundleError
 
 SCHEMA_VERSION = 1

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 import onnx
 from onnx import helper, numpy_helper, TensorProto
 
-from uncertainty_seg.core.onnx_nodes import subgraphs
+from uncertainty_seg.core.untrusted.onnx_nodes import subgraphs
 from uncertainty_seg.errors import GraphError
 
 OPSET = 17

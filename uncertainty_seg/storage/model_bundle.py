@@ -39,7 +39,7 @@ from uncertainty_seg.core.calibration import (
     calibration_to_json,
 )
 from uncertainty_seg.core.model_card import card_from_json, card_to_json, ModelCard
-from uncertainty_seg.core.onnx_nodes import every_node, every_tensor, RANDOM_OPS
+from uncertainty_seg.core.untrusted.onnx_nodes import every_node, every_tensor, RANDOM_OPS
 from uncertainty_seg.errors import (
     BackendUnavailableError,
     CalibrationError,

@@ -25,7 +25,7 @@ import onnx
 from onnx import helper, numpy_helper, TensorProto
 from onnx.reference import ReferenceEvaluator
 
-from uncertainty_seg.core.onnx_nodes import RANDOM_OPS, subgraphs
+from uncertainty_seg.core.untrusted.onnx_nodes import RANDOM_OPS, subgraphs
 from uncertainty_seg.graph.onnx_tools import (
     attribute,
     copy_of,

@@ -17,7 +17,12 @@ import re
 import onnx
 from onnx import TensorProto
 
-from uncertainty_seg.core.onnx_nodes import every_node, every_tensor, RANDOM_OPS, subgraphs
+from uncertainty_seg.core.untrusted.onnx_nodes import (
+    every_node,
+    every_tensor,
+    RANDOM_OPS,
+    subgraphs,
+)
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.algebra.dropout_to_masks import is_dropout, PASSES_AXIS
 from uncertainty_seg.graph.algebra.split import LOGITS
