@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.core.scores.density import density_from_json, density_to_json, ScoreDensity
 from uncertainty_seg.core.scores.image_damage import require_limits
-from uncertainty_seg.core.strict_json import load_object
 from uncertainty_seg.core.untrusted.strict_json import load_object
 from uncertainty_seg.errors import CalibrationError, ConfigError
 
