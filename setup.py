@@ -19,6 +19,7 @@ EXTRAS = {
     'score': ('score',),
     'ray': ('ray', 'score'),
     'labels': ('labels',),
+    'sign': ('sign',),
     'train': ('torch',),
     'nets': ('nets', 'torch'),
     'demo': ('demo',),
@@ -73,7 +74,7 @@ setup(
         'tensorrt': ['tensorrt>=8.6,<12', 'torch'],
         'tensorrt_rtx': ['tensorrt-rtx', 'torch'],
         # Takes the place of onnxruntime.
-        'onnxruntime_gpu': ['onnxruntime-gpu>=1.18'],
+        'onnxruntime_gpu': ['onnxruntime-gpu>=1.23.2'],
     },
     zip_safe=True,
     python_requires='>=3.10',

@@ -8,11 +8,15 @@
 #   PYTHON       the interpreter to use (default: the first of PYTHON_VERSIONS that is installed)
 #   VENV         the virtual environment (default: .venv)
 #   ROS_WHEELS   jazzy (default) or kilted: which wheels of ROS 2 to install if no ROS 2 is sourced
+#   LOCKED       1 (default): the versions of scripts/requirements/locked, checked by their hashes;
+#                0: the newest that scripts/requirements/*.txt allow
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="${VENV:-$ROOT/.venv}"
 case "$VENV" in /*) ;; *) VENV="$PWD/$VENV" ;; esac
 REQUIREMENTS="$ROOT/scripts/requirements"
+LOCKS="$REQUIREMENTS/locked"
+LOCKED="${LOCKED:-1}"
 # 3.11 is preferred, because the wheels used here, torch included, have been published for it for
 # longest. Any of the four works.
 PYTHON_VERSIONS=(3.11 3.12 3.13 3.10)
@@ -155,9 +159,11 @@ constrain() {  # keep later installs from changing setuptools: torch needs a new
   grep '^setuptools' "$REQUIREMENTS/build.txt" >"$VENV/constraints.txt"
 }
 
-modern_pip() {  # old versions of pip lack current wheel tags and resolve many packages slowly
+modern_pip() {  # old versions of pip lack current wheel tags, resolve slowly and have known holes
   local pip=("$VENV/bin/python" -m pip)
-  retry "${pip[@]}" install --quiet --disable-pip-version-check --upgrade 'pip>=23.1' && return
+  # setuptools too: what is built from source below takes this one, and downloads none.
+  retry "${pip[@]}" install --quiet --disable-pip-version-check --require-hashes \
+    -r "$LOCKS/pip.txt" && return
   "${pip[@]}" --version | awk '{ split($2, v, "."); exit !(v[1] >= 22) }' ||
     die "pip of $VENV is too old ($("${pip[@]}" --version)) and could not be upgraded" \
       "check the network, then: $VENV/bin/python -m pip install --upgrade pip"
@@ -175,7 +181,7 @@ retry() {  # retry COMMAND...: run it, and again after each of RETRY_WAITS_S if 
 
 pip_install() {  # pip_install ARGUMENT...: prints progress, keeps the whole output in .venv/pip.log
   "$VENV/bin/python" -m pip install --disable-pip-version-check --progress-bar off --prefer-binary \
-    -c "$VENV/constraints.txt" "$@" | tee -a "$VENV/pip.log" |
+    "$@" | tee -a "$VENV/pip.log" |
     awk '/Downloading|Using cached|Processing/ {
       if (++n % 20 == 0) { print "      " n " packages fetched"; fflush() }
     }'
@@ -191,11 +197,31 @@ install() {  # install NAME FILE...: pip install -r each, unless NAME was instal
     return
   fi
   for file in "$@"; do arguments+=(-r "$file"); done
+  # pip takes no range beside hashes; a lock keeps to the constraints by itself.
+  if [[ -n ${HASHED:-} ]]; then
+    arguments+=(--require-hashes --no-build-isolation)
+  else
+    arguments+=(-c "$VENV/constraints.txt")
+  fi
   note "$name: installing (the first time takes minutes)"
   rm -f "$stamp"
   retry pip_install "${arguments[@]}" || die "pip could not install $name" \
     'read its message above; once the network is back, run this again: it goes on where it stopped'
   printf '%s\n' "$hash" >"$stamp"
+}
+
+install_locked() {  # install_locked NAME LOCK FILE...: as install, the lock or, if LOCKED=0, the files
+  local name="$1" lock="$2"
+  shift 2
+  if [[ $LOCKED == 0 ]]; then
+    note 'LOCKED=0: the newest versions, without hashes'
+    install "$name" "$@"
+    return
+  fi
+  # In a process of its own, as it ends with it.
+  (HASHED=1 install "$name" "$lock") ||
+    die "$name could not be installed from $lock" \
+      'if a hash was wrong, do not go on; if the index lacks a version, LOCKED=0 installs what it has'
 }
 
 install_optional() {  # install_optional NAME FILE...: as install, but a failure is only reported
@@ -305,13 +331,18 @@ set_up() {  # create .venv and install everything that the node needs to build a
     note "ROS 2 $ROS_DISTRO is sourced: using its packages ($exe)"
     make_venv "$exe" "ros-$ROS_DISTRO" --system-site-packages
     if keeps_numpy_1 "$exe"; then printf 'numpy<2\n' >>"$VENV/constraints.txt"; fi
+    cp "$REQUIREMENTS/runtime.txt" "$VENV/runtime.txt"
+    cp "$LOCKS/numpy1.txt" "$VENV/locked.txt"
     # pip does not see apt's OpenCV, and a second one beside it would be imported instead.
     if "$exe" -c 'import cv2' >/dev/null 2>&1; then
-      grep -v '^opencv' "$REQUIREMENTS/runtime.txt" >"$VENV/runtime.txt"
-    else
-      cp "$REQUIREMENTS/runtime.txt" "$VENV/runtime.txt"
+      sed -i '/^opencv/d' "$VENV/runtime.txt"
+      sed -i '/^opencv/,/[^\\]$/d' "$VENV/locked.txt"
     fi
-    install runtime "$VENV/runtime.txt" "$REQUIREMENTS/build.txt"
+    if keeps_numpy_1 "$exe"; then
+      install_locked runtime "$VENV/locked.txt" "$VENV/runtime.txt" "$REQUIREMENTS/build.txt"
+    else  # no distribution with a lock of its own
+      install runtime "$VENV/runtime.txt" "$REQUIREMENTS/build.txt"
+    fi
     return
   fi
   if [[ -n ${ROS_DISTRO:-} ]]; then
@@ -321,7 +352,8 @@ set_up() {  # create .venv and install everything that the node needs to build a
   wheels="$(wheels_file)"
   exe="$(find_python)"
   make_venv "$exe" "$(wheels_flavour)"
-  install runtime "$REQUIREMENTS/runtime.txt" "$wheels" "$REQUIREMENTS/build.txt"
+  install_locked runtime "$LOCKS/$ROS_WHEELS.txt" "$REQUIREMENTS/runtime.txt" "$wheels" \
+    "$REQUIREMENTS/build.txt"
 }
 
 has_torch() { "$VENV/bin/python" -c 'import torch, torchvision' >/dev/null 2>&1; }

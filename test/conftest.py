@@ -105,6 +105,18 @@ def make_tiny_bundle(folder: Path, calibrated: bool = True) -> Path:
     return folder
 
 
+def write_key(folder: Path) -> Path:
+    """Write a private key as openssl does; skips the test without the library."""
+    ed25519 = pytest.importorskip('cryptography.hazmat.primitives.asymmetric.ed25519')
+    from cryptography.hazmat.primitives import serialization
+
+    path = folder / 'key.pem'
+    path.write_bytes(ed25519.Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption()))
+    return path
+
+
 @pytest.fixture
 def tiny_bundle(tmp_path: Path) -> Path:
     """Folder of a fresh tiny bundle."""

@@ -139,7 +139,8 @@ EXTRAS = {
     **dict.fromkeys(('jinja2', 'pyarrow'), 'score'),
     **dict.fromkeys(('nncf', 'safetensors'), 'nets'),
     **dict.fromkeys(('torch', 'torchvision', 'onnxscript'), 'train'),
-    'av': 'demo', 'openvino': 'openvino', 'pycocotools': 'labels', 'ray': 'ray',
+    'av': 'demo', 'cryptography': 'sign', 'openvino': 'openvino', 'pycocotools': 'labels',
+    'ray': 'ray',
 }
 
 

@@ -8,6 +8,7 @@ It joins what the rooms below may not join: bundles on disk, a runtime, and the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,7 +57,8 @@ def open_pipeline(
 
     """
     settings = checked_settings(settings, **parameters)
-    bundle = as_bundle(settings.model if model is None else model)
+    bundle = as_bundle(settings.model if model is None else model,
+                       trusted_keys=settings.trusted_keys)
     if temperature is None and bundle.calibration is None:
         raise CalibrationError(f'bundle {bundle.card.name!r} has no calibration.json',
                                'thresholds for the gate', 'run uncertainty_seg calibrate on it, '
@@ -65,11 +67,21 @@ def open_pipeline(
         bundle, settings, load_ignore_mask(settings.ignore_mask), temperature)
 
 
-def as_bundle(model: ModelBundle | Path | str, has_calibration: bool = True) -> ModelBundle:
-    """Return a bundle, read from disk if it is a name or a path; see `load_bundle`."""
+def as_bundle(
+    model: ModelBundle | Path | str, has_calibration: bool = True,
+    trusted_keys: Sequence[str] = (),
+) -> ModelBundle:
+    """
+    Return a bundle, read from disk if it is a name or a path; see `load_bundle`.
+
+    With trusted keys its folder is read again: who signed it is not known of a loaded one.
+
+    """
     if isinstance(model, ModelBundle):
+        if trusted_keys:
+            load_bundle(model.folder, False, trusted_keys)
         return model if has_calibration else replace(model, calibration=None)
-    return load_bundle(model, has_calibration)
+    return load_bundle(model, has_calibration, trusted_keys)
 
 
 def checked_settings(settings: Settings | None = None, **parameters: object) -> Settings:

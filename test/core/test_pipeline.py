@@ -5,6 +5,7 @@ from collections.abc import Callable
 import dataclasses
 from pathlib import Path
 
+from conftest import make_tiny_bundle
 from fake_backend import FakeBackend
 import numpy as np
 import pytest
@@ -226,7 +227,7 @@ def test_balanced_masks_keep_the_same_number_in_every_pass(tiny_bundle: Path) ->
 def test_a_bundle_without_calibration_is_refused_unless_one_is_being_made(
     tiny_bundle: Path
 ) -> None:
-    (tiny_bundle / 'calibration.json').unlink()
+    make_tiny_bundle(tiny_bundle, calibrated=False)
     with pytest.raises(CalibrationError, match='run uncertainty_seg calibrate'):
         open_tiny(tiny_bundle)
     bundle = load_bundle(str(tiny_bundle))

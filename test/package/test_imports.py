@@ -70,6 +70,8 @@ EXCEPTIONS = {
     'analysis.frame_features': ({'cv2'}, set()),
     'core.perceptual_hash': ({'cv2'}, set()),
     'storage.model_bundle': (set(), {'onnx'}),
+    # Ed25519, only where a bundle is signed or keys are trusted.
+    'storage.signatures': (set(), {'cryptography'}),
     # Packs run lengths and draws polygons as COCO's own reader does.
     'storage.labels.coco': (set(), {'pycocotools'}),
     'storage.labels.regions': (set(), {'pycocotools'}),

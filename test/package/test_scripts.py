@@ -171,6 +171,46 @@ def test_a_download_that_never_works_leaves_no_stamp(checkout: Path) -> None:
     assert not (checkout / '.venv' / '.installed-things').exists()
 
 
+def test_what_is_locked_is_installed_by_its_hashes_and_nothing_else(checkout: Path) -> None:
+    fake_python(checkout / '.venv' / 'bin' / 'python', '3.11', pip='echo "$*" >>calls')
+    for name in ('constraints.txt', 'wanted.txt', 'lock.txt'):
+        (checkout / '.venv' / name).write_text(f'# {name}\n', encoding='utf-8')
+    line = 'install_locked things .venv/lock.txt .venv/wanted.txt'
+    assert run(checkout, lib(line)).returncode == 0
+    assert run(checkout, lib(line), LOCKED='0').returncode == 0
+    hashed, newest = (checkout / 'calls').read_text(encoding='utf-8').splitlines()
+    assert '--require-hashes --no-build-isolation' in hashed and ' -r .venv/lock.txt' in hashed
+    assert 'wanted' not in hashed and ' -c ' not in hashed
+    assert ' -c ' in newest and ' -r .venv/wanted.txt' in newest and 'lock.txt' not in newest
+
+
+def test_a_lock_that_cannot_be_installed_is_two_sentences(checkout: Path) -> None:
+    fake_python(checkout / '.venv' / 'bin' / 'python', '3.11', pip='exit 1')
+    (checkout / '.venv' / 'constraints.txt').touch()
+    (checkout / 'lock.txt').touch()
+    done = run(checkout, lib('install_locked things lock.txt lock.txt; echo went on'))
+    assert done.returncode == 1 and 'went on' not in done.stdout
+    assert 'if a hash was wrong, do not go on' in done.stderr
+    assert 'LOCKED=0 installs what it has' in done.stderr
+
+
+def test_where_apt_has_opencv_the_lock_goes_without(checkout: Path) -> None:
+    system = fake_python(checkout / 'system', '3.12')
+    system.write_text(system.read_text(encoding='utf-8').replace(
+        '*"import rclpy"*) exit 1', '*"import rclpy"*) exit 0'), encoding='utf-8')
+    (checkout / '.venv').mkdir()
+    line = ('make_venv() { :; }; keeps_numpy_1() { true; }; '
+            'install_locked() { shift; cat "$1" >kept; }; note() { :; }; set_up')
+    done = run(checkout, lib(line), ROS_DISTRO='jazzy', PYTHON=str(system))
+    assert done.returncode == 0, done.stderr
+    whole = (REQUIREMENTS / 'locked' / 'numpy1.txt').read_text(encoding='utf-8').splitlines()
+    kept = (checkout / 'kept').read_text(encoding='utf-8').splitlines()
+    names = [text.partition('==')[0] for text in whole if '==' in text]
+    assert [text.partition('==')[0] for text in kept if '==' in text] == [
+        name for name in names if name != 'opencv-python-headless']
+    assert set(kept) <= set(whole) and sum('--hash' in text for text in kept) > 100
+
+
 def test_the_wheels_own_guard_does_not_leak(checkout: Path) -> None:
     # Inherited by another environment's Python it stops rclpy from loading.
     done = run(checkout, lib('env'), _ROS_WHEELS_BOOTSTRAP_COMPLETE='1')

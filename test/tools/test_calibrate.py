@@ -8,6 +8,7 @@ import shutil
 from typing import Any
 
 from calibration_helpers import write_folder
+from conftest import write_key
 import cv2
 from fake_backend import FakeBackend
 import numpy as np
@@ -17,7 +18,9 @@ from uncertainty_seg.analysis.conformal import upper_bound
 from uncertainty_seg.backends import registry
 from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.core.settings import settings_from_dict
+from uncertainty_seg.errors import ModelBundleError
 from uncertainty_seg.storage.model_bundle import load_bundle
+from uncertainty_seg.storage.signatures import public_line, read_private_key
 from uncertainty_seg.tools.calibrate import calibration_run
 from uncertainty_seg.tools.main import main
 
@@ -380,6 +383,24 @@ def test_evaluate_says_what_it_cannot_do(
     code = main(['evaluate', str(calibrated[0]), str(folders / 'fresh'), *RUN, *words])
     assert code == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_calibrate_signs_what_it_wrote_or_leaves_it_unsigned(
+    tiny_bundle: Path, folders: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+) -> None:
+    key = write_key(tmp_path)
+    words = ['calibrate', str(tiny_bundle), '--train', str(folders / 'train'), '--val',
+             str(folders / 'val'), '--bad', RULE, *RUN]
+    trusted = (public_line(read_private_key(key)),)
+    assert call_json([*words, '--sign', str(key)])[0] == 0
+    assert load_bundle(tiny_bundle, trusted_keys=trusted).calibration is not None
+    caplog.clear()
+    assert call_json(words)[0] == 0
+    assert 'is no longer signed' in caplog.text
+    with pytest.raises(ModelBundleError, match='is not signed'):
+        load_bundle(tiny_bundle, trusted_keys=trusted)
+    # A key that cannot be read is refused before minutes of work.
+    assert main([*words, '--sign', str(tmp_path / 'nowhere.pem')]) == 2
 
 
 def test_evaluate_needs_a_calibration(

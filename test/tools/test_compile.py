@@ -11,6 +11,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+from conftest import write_key
 import cv2
 from graph_samples import net
 import numpy as np
@@ -23,6 +24,7 @@ from uncertainty_seg.core.dropout_masks import pass_inputs
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.graph import onnx_tools
 from uncertainty_seg.storage.model_bundle import load_bundle
+from uncertainty_seg.storage.signatures import public_line, read_private_key
 from uncertainty_seg.tools.main import main
 
 NETS = '''
@@ -354,6 +356,17 @@ def test_an_onnx_file_becomes_a_bundle_that_runs(compile_: Callable) -> None:
     assert (code, err) == (0, '')
     assert json.loads(out.splitlines()[-1])['sites'][0]['shape'] == [8, 4, 8]
     assert maps_of().max() > 1e-4
+
+
+def test_a_compiled_bundle_is_signed_where_a_key_is_given(
+    compile_: Callable, tmp_path: Path
+) -> None:
+    key = write_key(tmp_path)
+    onnx.save(net('element', resize=True), 'net.onnx')
+    said = compile_('net.onnx', '--sign', 'nowhere.pem', classes='four.yaml')
+    assert 'the private key' in sentence(said)
+    assert compile_('net.onnx', '--sign', str(key), classes='four.yaml')[0] == 0
+    load_bundle('bundle', trusted_keys=(public_line(read_private_key(key)),))
 
 
 def test_two_onnx_files_make_an_ensemble(compile_: Callable) -> None:

@@ -25,6 +25,9 @@ HEAD_FILE = 'head.onnx'
 HEAD_STATS_FILE = 'head_stats.onnx'
 CARD_FILE = 'card.json'
 CALIBRATION_FILE = 'calibration.json'
+# Of every file of a bundle, as sha256sum writes and checks it; and the signature of that list.
+HASHES_FILE = 'SHA256SUMS'
+SIGNATURE_FILE = 'SHA256SUMS.sig'
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.core.scores.density import density_from_json, density_to_json, ScoreDensity
 from uncertainty_seg.core.scores.image_damage import require_limits
+from uncertainty_seg.core.untrusted.strict_json import load_object
 from uncertainty_seg.errors import CalibrationError, ConfigError
 
 # Every score lies in 0..1, so that a limit of 1 or more would judge nothing.
@@ -344,14 +345,14 @@ def calibration_from_json(text: str | bytes) -> Calibration:
     written.
     """
     try:
-        raw = json.loads(text)
+        raw = load_object(text)
         if raw.pop(_DIGEST) != _digest(raw):
             raise CalibrationError(
                 'calibration.json was changed after it was written', 'what calibrate wrote',
                 'restore the file, or calibrate the bundle again',
             )
         return _from_facts(raw)
-    except (ValueError, TypeError, KeyError, AttributeError) as err:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as err:
         raise CalibrationError(
             f'calibration.json cannot be read ({err})', 'what calibrate wrote', _FIX
         ) from err

@@ -13,8 +13,10 @@ import dataclasses
 from dataclasses import dataclass
 import json
 import math
+import re
 from typing import Any
 
+from uncertainty_seg.core.untrusted.strict_json import load_object
 from uncertainty_seg.errors import ModelBundleError
 
 SCHEMA_VERSION = 1
@@ -24,6 +26,19 @@ METHODS = ('mc_dropout', 'deep_ensemble')
 PRECISIONS = ('fp32', 'fp16', 'bf16', 'int8')
 REDUCTIONS = ('full', 'low')
 UPSAMPLINGS = ('half_pixel', 'align_corners')
+# What a card may ask for, far above what any network of a vehicle needs: a card from elsewhere
+# must not make the node ask for terabytes, or a terminal obey its text.
+LONGEST_SIDE = 8192
+MOST_PASSES = 1000
+_MOST_LOGITS = 2**28
+_MOST_MASKS = 2**31
+_MOST_ENTRIES = 1000
+_MOST_AXES = 8
+_LONGEST_NAME, _LONGEST_TEXT = 200, 20_000
+_OPSETS = range(1, 101)
+_SHA256 = re.compile('[0-9a-f]{64}')
+# In texts; str.isprintable says no to every space but one.
+_SPACES = '\n\t\xa0\u3000'
 
 
 @dataclass(frozen=True)
@@ -184,6 +199,58 @@ class ModelCard:
             (bool(bad_sites), f'sites {bad_sites}', 'p between 0 and 1 and a shape'),
             (self.passes < 1, f'{self.passes} passes', 'at least 1'),
             (not all(map(math.isfinite, self.metrics.values())), 'a metric is not finite', ''),
+            *self._beyond_bounds(),
+        ]
+
+    def _beyond_bounds(self) -> list[tuple[bool, str, str]]:
+        """Return what of the card is of another type or beyond its bounds."""
+        spec, sites = self.input, self.dropout_sites
+        counts = {'passes': self.passes, 'chunk': self.chunk, 'members': self.members,
+                  'width': spec.width, 'height': spec.height, 'opset': self.opset,
+                  'ignore_index': self.ignore_index}
+        whole = [*counts.values(), *self.logits_shape, *(n for s in sites for n in s.shape),
+                 *(v for color in self.palette for v in color)]
+        odd = [value for value in whole if type(value) is not int or abs(value) > _MOST_MASKS]
+        if odd or any(len(s.shape) > _MOST_AXES for s in sites):
+            return [(True, f'{odd[:1]!r:.60} where a whole number belongs, or a mask of more '
+                     f'than {_MOST_AXES} axes', 'what compile writes')]
+        floats = [*spec.mean, *spec.std, *(s.p for s in sites)]
+        masks = sum(math.prod(s.shape) for s in sites) * max(self.passes, 1)
+        names = [self.name, *self.class_names, *(s.name for s in sites), *self.metrics,
+                 *self.sha256]
+        bad_names = [n for n in names if not 0 < len(n) <= _LONGEST_NAME or not n.isprintable()]
+        texts = {'training': self.training, 'license': self.license,
+                 'not_good_for': self.not_good_for}
+        bad_texts = [k for k, v in texts.items() if len(v) > _LONGEST_TEXT
+                     or not all(c.isprintable() or c in _SPACES for c in v)]
+        bad_digests = [k for k, v in self.sha256.items() if not _SHA256.fullmatch(v)]
+        lengths = {'dropout sites': len(sites), 'metrics': len(self.metrics),
+                   'files': len(self.sha256)}
+        return [
+            (max(spec.width, spec.height) > LONGEST_SIDE, f'input {spec.width}x{spec.height}',
+             f'at most {LONGEST_SIDE} pixels a side'),
+            (min(self.logits_shape) < 1 or math.prod(self.logits_shape) > _MOST_LOGITS,
+             f'logits of shape {self.logits_shape}', f'at most {_MOST_LOGITS} values a pass'),
+            (any(n < 1 for s in sites for n in s.shape) or masks > _MOST_MASKS,
+             f'masks of {masks} values', f'1 to {_MOST_MASKS} in all passes together'),
+            *((not 0 <= counts[key] <= MOST_PASSES, f'{counts[key]} {words}',
+               f'0 to {MOST_PASSES}') for key, words in (
+                   ('passes', 'passes'), ('chunk', 'passes in a chunk'), ('members', 'members'))),
+            *((count > _MOST_ENTRIES, f'{count} {words}', f'at most {_MOST_ENTRIES}')
+              for words, count in lengths.items()),
+            (self.opset not in _OPSETS, f'opset {self.opset}', '1 to 100'),
+            (not self.num_classes <= self.ignore_index <= 255,
+             f'ignore_index {self.ignore_index}', f'{self.num_classes} to 255'),
+            (not all(0 <= v <= 255 for color in self.palette for v in color),
+             'a colour outside of 0 to 255', 'three bytes for each class'),
+            (len(spec.mean) != 3 or len(spec.std) != 3 or not all(map(math.isfinite, floats))
+             or min(spec.std) <= 0, f'mean {spec.mean} and std {spec.std}',
+             'three finite numbers each, std above 0'),
+            (bool(bad_names), f'the name {bad_names[:1]!r:.60}',
+             f'1 to {_LONGEST_NAME} characters that can be printed'),
+            (bool(bad_texts), f'{bad_texts[:1]} that is too long or cannot be printed',
+             f'at most {_LONGEST_TEXT} characters that can be printed'),
+            (bool(bad_digests), f'no sha256 of {bad_digests[:1]}', '64 hexadecimal digits'),
         ]
 
     @property
@@ -205,16 +272,14 @@ def card_from_json(text: str | bytes) -> ModelCard:
     schema.
     """
     try:
-        raw = json.loads(text)
-        if not isinstance(raw, dict):
-            raise TypeError('it is not an object')
+        raw = load_object(text)
         if raw.get('schema') != SCHEMA_VERSION:
             raise ModelBundleError(
                 f'card.json has schema {raw.get("schema")!r}', str(SCHEMA_VERSION),
                 'use a bundle compiled for this version of uncertainty_seg',
             )
         return _card(raw)
-    except (ValueError, TypeError, KeyError) as err:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as err:
         raise ModelBundleError(
             f'card.json cannot be read ({err})', 'the card that compile wrote',
             'restore the bundle from its source or compile it again',
@@ -225,15 +290,15 @@ def _card(raw: dict[str, Any]) -> ModelCard:
     spec = dict(raw['input'])
     spec['mean'], spec['std'] = tuple(spec['mean']), tuple(spec['std'])
     sites = [
-        DropoutSite(str(s['name']), tuple(int(n) for n in s['shape']), float(s['p']))
+        DropoutSite(str(s['name']), tuple(s['shape']), float(s['p']))
         for s in raw['dropout_sites']
     ]
-    channels, rows, columns = (int(n) for n in raw['logits_shape'])
+    channels, rows, columns = raw['logits_shape']
     changed = {
         'input': InputSpec(**spec),
         'dropout_sites': tuple(sites),
         'class_names': tuple(str(n) for n in raw['class_names']),
-        'palette': tuple((int(r), int(g), int(b)) for r, g, b in raw['palette']),
+        'palette': tuple((r, g, b) for r, g, b in raw['palette']),
         'logits_shape': (channels, rows, columns),
     }
     return ModelCard(**{**raw, **changed})

@@ -251,6 +251,10 @@ class Settings:
     """All settings of a run."""
 
     model: str = parameter('pipeline', "A shipped model's name, or the folder of a bundle.")
+    trusted_keys: tuple[str, ...] = parameter(
+        (), 'Public keys (Ed25519), one of which must have signed the model: PEM files, or the '
+        'base64 line inside of one. Empty: the model may be unsigned.',
+    )
     cameras: tuple[str, ...] = parameter(
         (), 'Names of several cameras that share the model: front listens to front/image and '
         'publishes under ~/front/. Empty: one camera on image.',

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 import onnx
 from onnx import helper, numpy_helper, TensorProto
 
+from uncertainty_seg.core.untrusted.onnx_nodes import subgraphs
 from uncertainty_seg.errors import GraphError
 
 OPSET = 17
@@ -168,12 +169,6 @@ def unused(wish: str, taken: Container[str]) -> str:
 def fresh_name(graph: onnx.GraphProto, wish: str) -> str:
     """Return a name near `wish` that no tensor of the graph has."""
     return unused(wish, tensor_names(graph))
-
-
-def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    """Return the branches and bodies that a node holds."""
-    return [graph for entry in node.attribute for graph in (
-        [entry.g] if entry.type == onnx.AttributeProto.GRAPH else entry.graphs)]
 
 
 def used_by(node: onnx.NodeProto) -> set[str]:

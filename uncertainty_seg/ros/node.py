@@ -186,8 +186,9 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         settings = self._settings()
         ignore = [load_ignore_mask(settings.ignore_mask_of(s.name)) for s in self._stations]
         try:
-            first = open_or_build(load_bundle(settings.model), settings, self._report_build,
-                                  self._is_stopping, ignore[0])
+            first = open_or_build(
+                load_bundle(settings.model, trusted_keys=settings.trusted_keys), settings,
+                self._report_build, self._is_stopping, ignore[0])
         finally:
             self._build = None
         self._pipelines = [first]

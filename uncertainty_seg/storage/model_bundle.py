@@ -1,26 +1,36 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Model bundles on disk: find, check, read, write.
+Model bundles on disk: find, check, read, write, sign.
 
-A bundle is checked as a whole before the first frame: the graphs are the files that the card
-names, and contain no random operators of their own. What they compute is not known here.
+A bundle is checked as a whole before the first frame. SHA256SUMS lists every file of its folder;
+what the list does not name is never opened. The graphs contain no random operators of their own
+and no weights outside of the listed files. What they compute is not known here.
+
+A bundle of before that list has the hashes of its graphs in its card alone. It is loaded, with a
+warning, unless trusted keys are named: there is nothing that they could have signed.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 import dataclasses
 import hashlib
+import logging
 import os
 from pathlib import Path
+import re
 import sys
+from typing import Any
 
 from uncertainty_seg.core.bundle import (
     CALIBRATION_FILE,
     CARD_FILE,
+    HASHES_FILE,
     HEAD_FILE,
     ModelBundle,
+    SIGNATURE_FILE,
     TRUNK_FILE,
 )
 from uncertainty_seg.core.calibration import (
@@ -29,21 +39,31 @@ from uncertainty_seg.core.calibration import (
     calibration_to_json,
 )
 from uncertainty_seg.core.model_card import card_from_json, card_to_json, ModelCard
+from uncertainty_seg.core.untrusted.onnx_nodes import every_node, every_tensor, RANDOM_OPS
 from uncertainty_seg.errors import (
     BackendUnavailableError,
     CalibrationError,
     install_command,
     ModelBundleError,
 )
+from uncertainty_seg.storage.signatures import require_signature, SigningKey
 from uncertainty_seg.storage.whole_files import replace_file, whole_folder
 
-# Runtimes remove or reseed these silently; dropout has to come in as a mask.
-RANDOM_OPS = frozenset({
-    'Dropout', 'Bernoulli', 'Multinomial', 'RandomNormal', 'RandomNormalLike', 'RandomUniform',
-    'RandomUniformLike',
-})
+_log = logging.getLogger(__name__)
+
 _LATER_FIELDS = ('precision', 'reduction', 'chunk', 'is_balanced', 'members', 'upsampling')
 _COMPILE = 'restore the bundle from its source or compile it again'
+# What a file may have, so that none has to be read to be refused; a protocol buffer ends at 2 GiB.
+_MOST_BYTES = {CARD_FILE: 10**6, CALIBRATION_FILE: 64 * 10**6, HASHES_FILE: 10**6,
+               SIGNATURE_FILE: 64}
+_MOST_GRAPH_BYTES = 2**31
+_GRAPH_ENDING = '.onnx'
+# A comment to sha256sum; it keeps a signature of some other list from passing as one of a bundle.
+_HASHES_TITLE = '# Files of an uncertainty_seg bundle, format 1: sha256sum -c SHA256SUMS'
+_SHA256 = re.compile('[0-9a-f]{64}')
+_LISTED_NAME = re.compile(r'[\w+-][\w+. -]{0,198}')
+_RELIST = (f'restore the bundle from its source; if the change is yours, delete {HASHES_FILE} '
+           'and calibrate or sign the bundle again')
 
 
 def models_folders() -> list[Path]:
@@ -83,7 +103,9 @@ def find_bundle(name_or_path: str | Path) -> Path:
     )
 
 
-def load_bundle(name_or_path: str | Path, has_calibration: bool = True) -> ModelBundle:
+def load_bundle(
+    name_or_path: str | Path, has_calibration: bool = True, trusted_keys: Sequence[str] = (),
+) -> ModelBundle:
     """
     Read and check a bundle.
 
@@ -93,6 +115,9 @@ def load_bundle(name_or_path: str | Path, has_calibration: bool = True) -> Model
         A shipped name ('pipeline', 'suim') or the folder of a bundle.
     has_calibration : bool
         False leaves the calibration unread, as when a new one is made.
+    trusted_keys : sequence of str
+        Public keys (PEM files, or the line inside of one), one of which must have signed the
+        bundle. None: it may be unsigned, and a signature is not looked at.
 
     Returns
     -------
@@ -102,21 +127,30 @@ def load_bundle(name_or_path: str | Path, has_calibration: bool = True) -> Model
     Raises
     ------
     ModelBundleError
-        If it is missing, truncated, modified, of another schema, or has random operators.
+        If it is missing, truncated, modified, of another schema, has random operators, or is not
+        signed by a trusted key.
     CalibrationError
         If its calibration was made for other graphs.
+    ConfigError, BackendUnavailableError
+        If a trusted key cannot be read, or the library for it is not installed.
 
     """
     folder = find_bundle(name_or_path)
-    card = card_from_json((folder / CARD_FILE).read_bytes())
+    # A calibration that is about to be replaced may be gone or changed.
+    unread = () if has_calibration else (CALIBRATION_FILE,)
+    listed = _checked_list(folder, trusted_keys, unread)
+    card = card_from_json(_read_listed(folder, CARD_FILE, listed))
     for name in (TRUNK_FILE, HEAD_FILE):
         if name not in card.sha256:
             raise ModelBundleError(f'card of {card.name!r} has no sha256 of {name}', fix=_COMPILE)
     for name, digest in card.sha256.items():
-        _check_file(folder, name, digest)
+        _require_file(folder, name, listed)
+        actual = listed[name] if listed is not None else _digest_of(folder / name)
+        _compare(folder / name, actual, digest, 'the card')
     for name in card.sha256:  # not before every hash is known to be right
-        _check_ops(folder / name)
-    calibration = _read_calibration(folder, card) if has_calibration else None
+        if name.endswith(_GRAPH_ENDING):
+            _check_graph(folder, name, _read_listed(folder, name, listed), card)
+    calibration = _read_calibration(folder, card, listed) if has_calibration else None
     return ModelBundle(folder, card, calibration)
 
 
@@ -150,35 +184,175 @@ def write_bundle(folder: Path, card: ModelCard, files: Mapping[str, bytes]) -> M
         for name, data in files.items():
             (draft / name).write_bytes(data)
         (draft / CARD_FILE).write_text(card_to_json(card))
+        (draft / HASHES_FILE).write_bytes(_hash_list(draft))
     return card
 
 
 def write_calibration(bundle: ModelBundle, calibration: Calibration) -> None:
-    """Write calibration.json into a bundle, whole or not at all."""
-    replace_file(bundle.folder / CALIBRATION_FILE, calibration_to_json(calibration))
+    """Write calibration.json into a bundle; see `update_metrics`."""
+    with _changed(bundle.folder):
+        replace_file(bundle.folder / CALIBRATION_FILE, calibration_to_json(calibration))
 
 
 def update_metrics(bundle: ModelBundle, metrics: Mapping[str, float]) -> None:
-    """Write measured figures into a bundle's card; the graphs stay as they are."""
-    card = dataclasses.replace(bundle.card, metrics=dict(metrics))
-    replace_file(bundle.folder / CARD_FILE, card_to_json(card))
+    """
+    Write measured figures into a bundle's card; the graphs stay as they are.
+
+    The bundle is no longer signed. A process that is killed meanwhile leaves one without
+    SHA256SUMS, which loads as an older bundle does, and never one that looks signed.
+    """
+    with _changed(bundle.folder):
+        card = dataclasses.replace(bundle.card, metrics=dict(metrics))
+        replace_file(bundle.folder / CARD_FILE, card_to_json(card))
 
 
-def _check_file(folder: Path, name: str, digest: str) -> None:
+def sign_bundle(folder: Path, key: SigningKey) -> None:
+    """
+    Sign every file of a bundle; one without SHA256SUMS gets one.
+
+    Parameters
+    ----------
+    folder : Path
+        Of a bundle, which is checked first.
+    key : SigningKey
+        The private key, as `signatures.read_private_key` reads it.
+
+    Raises
+    ------
+    ModelBundleError
+        If the bundle is damaged: what was changed by hand is not signed.
+
+    """
+    load_bundle(folder)
+    hashes = _hash_list(folder)
+    # An older signature must not stand beside a new list, nor the other way round.
+    (folder / SIGNATURE_FILE).unlink(missing_ok=True)
+    replace_file(folder / HASHES_FILE, hashes)
+    replace_file(folder / SIGNATURE_FILE, key.sign(hashes))
+
+
+# -------------------------------------------------------------------------------------------------
+# The list of hashes.
+
+
+@contextmanager
+def _changed(folder: Path) -> Iterator[None]:
+    """Take signature and list away, change files of a bundle, and list them anew."""
+    if (folder / SIGNATURE_FILE).exists():
+        _log.warning('%s is no longer signed, since its files change: sign it with --sign KEY or '
+                     'uncertainty_seg sign', folder)
+    (folder / SIGNATURE_FILE).unlink(missing_ok=True)
+    (folder / HASHES_FILE).unlink(missing_ok=True)
+    yield
+    replace_file(folder / HASHES_FILE, _hash_list(folder))
+
+
+def _hash_list(folder: Path) -> bytes:
+    """Return SHA256SUMS of a folder: of every file in it that is not hidden."""
+    names = sorted(path.name for path in folder.iterdir()
+                   if path.is_file() and not path.name.startswith('.')
+                   and path.name not in (HASHES_FILE, SIGNATURE_FILE))
+    odd = [name for name in names if not _LISTED_NAME.fullmatch(name)]
+    if odd:
+        raise ModelBundleError(f'{folder} holds the file {odd[0]!r}', 'a name of letters, digits '
+                               'and . _ + - or a space', 'rename it, or move it elsewhere')
+    lines = [_HASHES_TITLE, *(f'{_digest_of(folder / name)}  {name}' for name in names)]
+    return '\n'.join([*lines, '']).encode()
+
+
+def _checked_list(
+    folder: Path, trusted_keys: Sequence[str], unread: Sequence[str],
+) -> Mapping[str, str] | None:
+    """Return name to hash of every listed file, all but the unread compared; None if no list."""
+    path, signature = folder / HASHES_FILE, folder / SIGNATURE_FILE
+    if trusted_keys and not (path.is_file() and signature.is_file()):
+        raise ModelBundleError(f'{folder} is not signed', 'a signature of one of the trusted_keys',
+                               'sign it with uncertainty_seg sign, or name no trusted_keys')
+    if not path.is_file():
+        _log.warning('%s has no %s, as older bundles: the hashes of its graphs are checked, those '
+                     'of its card and calibration are unknown. uncertainty_seg calibrate and sign '
+                     'write it', folder, HASHES_FILE)
+        return None
+    data = _read_file(path)
+    if trusted_keys:
+        require_signature(data, _read_file(signature), trusted_keys, str(path))
+    listed = _parsed_list(path, data)
+    for name in sorted(listed.keys() - set(unread)):
+        _require_file(folder, name, listed)
+        _compare(folder / name, _digest_of(folder / name), listed[name], HASHES_FILE)
+    ignored = sorted(p.name for p in folder.iterdir() if p.name not in listed
+                     and p.name not in (HASHES_FILE, SIGNATURE_FILE) and p.name[0] != '.')
+    if ignored:
+        _log.info('%s: not in %s and never opened: %s', folder, HASHES_FILE, ', '.join(ignored))
+    return listed
+
+
+def _parsed_list(path: Path, data: bytes) -> dict[str, str]:
+    title, *lines = data.decode('utf-8', 'replace').splitlines() or ['']
+    found = {}
+    for line in lines:
+        digest, _, name = line.partition('  ')
+        if not _SHA256.fullmatch(digest) or not _LISTED_NAME.fullmatch(name) or name in found:
+            raise ModelBundleError(f'{path} holds the line {line!r:.120}', 'a sha256, two spaces '
+                                   'and the name of a file, each once', _RELIST)
+        found[name] = digest
+    if title != _HASHES_TITLE or not found:
+        raise ModelBundleError(f'{path} begins with {title!r:.120}', repr(_HASHES_TITLE), _RELIST)
+    return found
+
+
+def _require_file(folder: Path, name: str, listed: Mapping[str, str] | None) -> None:
     path = folder / name
     if Path(name).name != name:
         raise ModelBundleError(f'card names the file {name!r}', 'a name without folders')
     if not path.is_file():
-        raise ModelBundleError(f'{path} is missing', 'every file the card names', _COMPILE)
-    actual = hashlib.sha256(path.read_bytes()).hexdigest()
+        raise ModelBundleError(f'{path} is missing',
+                               f'every file that card and {HASHES_FILE} name', _COMPILE)
+    if listed is not None and name not in listed:
+        raise ModelBundleError(f'{path} is not in {HASHES_FILE}', 'every file that is read to be '
+                               'listed there', _RELIST)
+
+
+def _read_listed(folder: Path, name: str, listed: Mapping[str, str] | None) -> bytes:
+    """Read a file whole, and compare what was read."""
+    _require_file(folder, name, listed)
+    data = _read_file(folder / name)
+    if listed is not None:
+        _compare(folder / name, hashlib.sha256(data).hexdigest(), listed[name], HASHES_FILE)
+    return data
+
+
+def _compare(path: Path, actual: str, digest: str, source: str) -> None:
     if actual != digest:
         raise ModelBundleError(
             f'{path} has sha256 {actual[:12]} ({path.stat().st_size} bytes)',
-            f'{digest[:12]} as the card says: the file was truncated or changed', _COMPILE,
+            f'{digest[:12]} as {source} says: the file was truncated or changed',
+            _RELIST if source == HASHES_FILE else _COMPILE,
         )
 
 
-def _check_ops(path: Path) -> None:
+def _read_file(path: Path) -> bytes:
+    most = _MOST_BYTES.get(path.name, _MOST_GRAPH_BYTES)
+    if path.stat().st_size > most:
+        raise ModelBundleError(f'{path} has {path.stat().st_size} bytes', f'at most {most}',
+                               _COMPILE)
+    with path.open('rb') as file:
+        return file.read(most + 1)
+
+
+def _digest_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+# -------------------------------------------------------------------------------------------------
+# What the files say.
+
+
+def _check_graph(folder: Path, name: str, data: bytes, card: ModelCard) -> None:
     try:
         import onnx
     except ImportError as err:
@@ -186,23 +360,40 @@ def _check_ops(path: Path) -> None:
             f'onnx cannot be imported ({err})', 'it, to check the graphs of a bundle',
             install_command('onnx'),
         ) from err
+    path = folder / name
     try:
-        graph = onnx.load(str(path), load_external_data=False).graph
+        model = onnx.ModelProto.FromString(data)
     except Exception as err:  # protobuf's own error class has moved between versions
         raise ModelBundleError(f'{path} is no ONNX file ({err})', fix=_COMPILE) from err
-    random = sorted({node.op_type for node in graph.node} & RANDOM_OPS)
+    random = sorted({node.op_type for node in every_node(model)} & RANDOM_OPS)
     if random:
         raise ModelBundleError(
-            f'{path.name} holds {", ".join(random)}', 'dropout as mask inputs only',
+            f'{name} holds {", ".join(random)}', 'dropout as mask inputs only',
             'a runtime would drop it without a word: compile the network with uncertainty_seg',
         )
+    for tensor in every_tensor(model):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+            _check_external(folder, name, tensor, card)
 
 
-def _read_calibration(folder: Path, card: ModelCard) -> Calibration | None:
+def _check_external(folder: Path, graph: str, tensor: Any, card: ModelCard) -> None:
+    places = [entry.value for entry in tensor.external_data if entry.key == 'location']
+    what = f'the weight {tensor.name!r:.80} of {graph} lies in {", ".join(places)!r:.120}'
+    if len(places) != 1 or places[0] not in card.sha256 or places[0].endswith(_GRAPH_ENDING):
+        raise ModelBundleError(what, "a file of the bundle's own folder whose hash is in the card",
+                               _COMPILE)
+    if (folder / places[0]).is_symlink():
+        raise ModelBundleError(f'{what}, which is a link', 'the file itself', 'copy the bundle '
+                               'with what its links point to (cp -rL)')
+
+
+def _read_calibration(
+    folder: Path, card: ModelCard, listed: Mapping[str, str] | None,
+) -> Calibration | None:
     path = folder / CALIBRATION_FILE
     if not path.is_file():
         return None
-    calibration = calibration_from_json(path.read_bytes())
+    calibration = calibration_from_json(_read_listed(folder, CALIBRATION_FILE, listed))
     if calibration.model_sha256 != model_digest(card):
         raise CalibrationError(
             f'{path} was made for the model {calibration.model_sha256[:12]}',

@@ -173,6 +173,8 @@ def _kind_of(setting: Parameter) -> Callable[[str], Any]:
     def convert(text: str) -> Any:
         try:
             kind = type(setting.default)
+            if kind is tuple:
+                return setting.checked(tuple(text.split(',')))
             return setting.checked(kind(text) if kind in (int, float) else text)
         except (ConfigError, ValueError) as err:
             wanted = str(err) if isinstance(err, ConfigError) else setting.wanted()
@@ -183,4 +185,7 @@ def _kind_of(setting: Parameter) -> Callable[[str], Any]:
 
 def _help_of(setting: Parameter) -> str:
     words = f' ({", ".join(setting.choices)})' if setting.choices else ''
-    return f'{setting.description}{words} [{setting.default}]'.replace('%', '%%')
+    default = setting.default
+    if isinstance(default, tuple):
+        words, default = f'{words} Several with commas between them.', ','.join(map(str, default))
+    return f'{setting.description}{words} [{default}]'.replace('%', '%%')

@@ -16,7 +16,7 @@ from typing import Any
 
 from uncertainty_seg.tools.arguments import add_settings, print_json, settings_from_args
 
-_NAMES = ('precision', 'passes', 'memory_budget_mb')
+_NAMES = ('precision', 'passes', 'memory_budget_mb', 'trusted_keys')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from uncertainty_seg.storage.model_bundle import load_bundle
 
     settings = settings_from_args(args, _NAMES)
-    bundle = load_bundle(args.bundle)
+    bundle = load_bundle(args.bundle, trusted_keys=settings.trusted_keys)
     works = [work_ahead(bundle, settings, one) for one in args.compute_capability] \
         or [work_here(bundle, settings)]
     cache = EngineCache(args.cache)

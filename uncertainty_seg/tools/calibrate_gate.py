@@ -55,6 +55,7 @@ def calibrate(
     quantile: float = 0.98,
     max_train: int = 2000,
     report: Path | str | None = None,
+    sign: Path | str | None = None,
 ) -> CalibrationOutcome:
     """
     Fit temperature and limits of a bundle, and write calibration.json and figures into it.
@@ -84,6 +85,8 @@ def calibrate(
         Training frames to look at, at most, evenly spread.
     report : Path or str, optional
         HTML file to write.
+    sign : Path or str, optional
+        Private key to sign the bundle with. Without it a signature of before is removed.
 
     Returns
     -------
@@ -103,7 +106,8 @@ def calibrate(
 
     """
     from uncertainty_seg.opening import as_bundle, checked_settings
-    from uncertainty_seg.storage.model_bundle import update_metrics, write_calibration
+    from uncertainty_seg.storage.model_bundle import sign_bundle, update_metrics, write_calibration
+    from uncertainty_seg.storage.signatures import read_private_key
     from uncertainty_seg.tools.calibrate.calibration_run import CalibrationRequest, fit_calibration
     from uncertainty_seg.tools.report.fill import write_calibration_report
     from uncertainty_seg.tools.report.page import require_report_place
@@ -116,6 +120,7 @@ def calibrate(
     require_libraries('scipy', 'sklearn')
     if report:
         require_report_place(Path(report))
+    key = None if sign is None else read_private_key(sign)  # before minutes of work
     folder = request.bundle.folder
     if not os.access(folder, os.W_OK):
         raise ConfigError(f'bundle {folder} may not be written to', 'a folder that may',
@@ -123,6 +128,8 @@ def calibrate(
     found = fit_calibration(request)
     write_calibration(request.bundle, found.calibration)
     update_metrics(request.bundle, found.metrics())
+    if key is not None:
+        sign_bundle(folder, key)
     if report:
         write_calibration_report(Path(report), request, found)
     return found
@@ -158,6 +165,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='training frames to look at, at most, evenly spread [2000]')
     parser.add_argument('--report', type=Path, metavar='FILE',
                         help='write an HTML report there')
+    parser.add_argument('--sign', type=Path, metavar='KEY',
+                        help='sign the bundle with this private key, a PEM file')
     add_settings(parser, _NAMES)
 
 

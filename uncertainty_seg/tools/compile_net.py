@@ -72,6 +72,7 @@ def compile_network(
     licence: str = 'not stated',
     training: str = 'not stated',
     not_good_for: str = 'not stated',
+    sign: Path | str | None = None,
 ) -> CompileOutcome:
     """
     Compile a network with dropout to a bundle whose T passes are cheap and repeatable.
@@ -117,6 +118,8 @@ def compile_network(
         Store weights in 32 bits.
     licence, training, not_good_for : str
         Texts for the card.
+    sign : Path or str, optional
+        Private key to sign the bundle with, a PEM file.
 
     Returns
     -------
@@ -131,6 +134,8 @@ def compile_network(
 
     """
     from uncertainty_seg.storage.labelled_folder import class_table, ClassTable, read_classes
+    from uncertainty_seg.storage.model_bundle import sign_bundle
+    from uncertainty_seg.storage.signatures import read_private_key
     from uncertainty_seg.tools.compile.request import compile_request, CompileRequest
 
     if isinstance(classes, (str, Path)):
@@ -138,7 +143,8 @@ def compile_network(
     elif not isinstance(classes, ClassTable):
         classes = class_table(classes)
     images = None if calibration_images is None else Path(calibration_images)
-    return compile_request(CompileRequest(
+    key = None if sign is None else read_private_key(sign)  # before minutes of work
+    made = compile_request(CompileRequest(
         net=net, out=Path(out), classes=classes,
         image=InputSpec(*size, fit, color_order, *(_three(v) for v in (mean, std))),
         weights=tuple(map(Path, weights)), members=tuple(members), output=output, method=method,
@@ -146,6 +152,9 @@ def compile_network(
         calibration_images=images, quantiser=quantiser, skip_dropped=skip_dropped,
         reduction=reduction, full_weights=full_weights, licence=licence, training=training,
         not_good_for=not_good_for))
+    if key is not None:
+        sign_bundle(made.bundle.folder, key)
+    return made
 
 
 def _three(values: Sequence[float]) -> tuple[float, float, float]:
@@ -191,6 +200,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     speed.add_argument('--reduction', choices=REDUCTIONS, default='full',
                        help="low: maps at the logits' resolution, upsampled [full]")
     speed.add_argument('--full-weights', action='store_true', help='store 32-bit weights')
+    parser.add_argument('--sign', type=Path, metavar='KEY',
+                        help='sign the bundle with this private key, a PEM file')
     card = parser.add_argument_group('texts for the card')
     card.add_argument('--license', dest='licence', default='not stated', help='licence')
     card.add_argument('--training', default='not stated', help='training data')

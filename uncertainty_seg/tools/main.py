@@ -30,6 +30,7 @@ VERBS = {
     'make-scenes': ('make_scenes', 'render labelled pipeline scenes to train on'),
     'train': ('train_model', 'train a shipped recipe and write its bundle'),
     'compile': ('compile_net', 'compile a segmentation network to a bundle'),
+    'sign': ('compile.sign_bundle', 'sign a bundle, for nodes that name trusted keys'),
     'convert': ('convert_bundle', 'make a variant of a bundle in another precision'),
     'calibrate': ('calibrate_gate', 'fit temperature and thresholds of a bundle, with a promise'),
     'evaluate': ('evaluate_bundle', 'measure masks, uncertainty and flag of a bundle on labelled '

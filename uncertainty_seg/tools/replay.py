@@ -190,8 +190,8 @@ def replay_bag(
         topic = bag.image_topic(topic)
         if bag.count(topic) == 0:
             raise BagError(f'bag {in_bag} has no message on {topic}', 'at least one image')
-        pipeline = open_pipeline(load_bundle(settings.model), settings,
-                                 load_ignore_mask(settings.ignore_mask))
+        pipeline = open_pipeline(load_bundle(settings.model, trusted_keys=settings.trusted_keys),
+                                 settings, load_ignore_mask(settings.ignore_mask))
         with pipeline, writer:
             replay = _Replay(writer, pipeline, choice, topic)
             bar = tqdm(

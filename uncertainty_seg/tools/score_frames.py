@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from uncertainty_seg.tools.score.run import ScoreSummary
 
 SETTINGS = ('model', 'backend', 'threads', 'passes', 'seed', 'mask_policy', 'precision',
-            'ignore_mask', *FRAME_CHECKS)
+            'ignore_mask', 'trusted_keys', *FRAME_CHECKS)
 
 
 def score(

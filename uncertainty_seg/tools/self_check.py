@@ -30,7 +30,8 @@ from uncertainty_seg.tools.arguments import (
 if TYPE_CHECKING:
     from uncertainty_seg.core.bundle import ModelBundle
 
-_NAMES = ('backend', 'precision', 'passes', 'seed', 'threads', 'memory_budget_mb')
+_NAMES = ('backend', 'precision', 'passes', 'seed', 'threads', 'memory_budget_mb',
+          'trusted_keys')
 # TensorRT rounds the factors of a float32 product to 10 bits unless it is told not to.
 _TF32_BACKENDS = ('tensorrt', 'onnxruntime_tensorrt')
 
@@ -114,7 +115,8 @@ def self_check(
         report_values,
     )
 
-    bundle, settings = as_bundle(bundle), checked_settings(settings)
+    settings = checked_settings(settings)
+    bundle = as_bundle(bundle, trusted_keys=settings.trusted_keys)
     precision = precision_of(bundle.card, settings.precision)
     with checking():
         backend = open_backend(settings.backend, bundle, settings)

@@ -26,7 +26,7 @@ from uncertainty_seg.backends.gpu.self_check_record import (
 )
 from uncertainty_seg.errors import BackendUnavailableError
 
-CARD = tiny_card(sha256={'trunk.onnx': 'aa', 'head.onnx': 'bb'})
+CARD = tiny_card(sha256={'trunk.onnx': 'aa' * 32, 'head.onnx': 'bb' * 32})
 KEY = SelfCheckKey.of(CARD, 'tensorrt', '8.6.2', 'fp16', 'Orin')
 
 
@@ -55,9 +55,9 @@ def test_a_result_holds_for_nothing_else(tmp_path: Path, change: Mapping[str, An
 
 
 def test_another_graph_is_another_key() -> None:
-    other = tiny_card(sha256={'trunk.onnx': 'aa', 'head.onnx': 'bc'})
+    other = tiny_card(sha256={'trunk.onnx': 'aa' * 32, 'head.onnx': 'bc' * 32})
     assert SelfCheckKey.of(other, 'tensorrt', '8.6.2', 'fp16', 'Orin') != KEY
-    swapped = tiny_card(sha256={'trunk.onnx': 'bb', 'head.onnx': 'aa'})
+    swapped = tiny_card(sha256={'trunk.onnx': 'bb' * 32, 'head.onnx': 'aa' * 32})
     assert SelfCheckKey.of(swapped, 'tensorrt', '8.6.2', 'fp16', 'Orin') != KEY
 
 

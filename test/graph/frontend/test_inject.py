@@ -150,6 +150,12 @@ def branch() -> onnx.NodeProto:
     return N('If', ['is_bright'], ['y'], name='bad', then_branch=graphs[0], else_branch=graphs[1])
 
 
+def dropping_branch() -> onnx.NodeProto:
+    node = branch()
+    node.attribute[0].g.node[0].op_type = 'Dropout'
+    return node
+
+
 BAD: dict[str, tuple[list[onnx.NodeProto], str]] = {
     'bernoulli': ([N('Bernoulli', ['x'], ['y'], name='bad')], "'bad' is Bernoulli, random"),
     'normal': ([N('RandomNormalLike', ['x'], ['y'], name='bad')], "'bad' is RandomNormalLike"),
@@ -159,6 +165,9 @@ BAD: dict[str, tuple[list[onnx.NodeProto], str]] = {
     'loop': ([loop()], "'bad' is Loop, whose course depends"),
     'if': ([N('ReduceMax', ['x'], ['m'], keepdims=0), N('Greater', ['m', 'half'], ['is_bright']),
             branch()], "'bad' is If, whose course depends"),
+    'dropout in a branch': (
+        [N('ReduceMax', ['x'], ['m'], keepdims=0), N('Greater', ['m', 'half'], ['is_bright']),
+         dropping_branch()], "'bad' is If, whose course .* and which holds Dropout"),
     'list': ([N('SequenceConstruct', ['x', 'x'], ['l'], name='bad'),
               N('SequenceErase', ['l'], ['e']), N('ConcatFromSequence', ['e'], ['y'], axis=1)],
              "'bad' is SequenceConstruct, a list"),

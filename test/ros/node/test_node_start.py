@@ -54,6 +54,10 @@ def _no_card(bundle: Path) -> None:
 
 
 def _uncalibrated(bundle: Path) -> None:
+    make_tiny_bundle(bundle, calibrated=False)
+
+
+def _calibration_gone(bundle: Path) -> None:
     (bundle / 'calibration.json').unlink()
 
 
@@ -65,6 +69,7 @@ def _uncalibrated(bundle: Path) -> None:
         (_tampered, 'was truncated or changed'),
         (_no_card, 'holds no card.json'),
         (_uncalibrated, 'has no calibration.json'),
+        (_calibration_gone, 'calibration.json is missing'),
     ],
 )
 def test_a_damaged_bundle_is_one_sentence_and_exit_code_1(
@@ -92,6 +97,35 @@ def test_a_bad_parameter_is_one_sentence_and_exit_code_2(
     code, output = run(node_arguments(bundle, **parameters), domain, tmp_path)
     assert code == 2
     assert_one_sentence(output, sentence)
+
+
+def test_a_node_with_trusted_keys_starts_with_what_they_signed_alone(
+    tmp_path: Path, domain: int
+) -> None:
+    pytest.importorskip('cryptography')
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from uncertainty_seg.storage.model_bundle import sign_bundle
+    from uncertainty_seg.storage.signatures import public_line
+
+    keys = [Ed25519PrivateKey.generate() for _ in range(2)]
+    bundle = make_tiny_bundle(tmp_path / 'tiny')
+    arguments = node_arguments(bundle, trusted_keys=f"['{public_line(keys[0])}']")
+    code, output = run(arguments, domain, tmp_path)
+    assert code == 1
+    assert_one_sentence(output, 'is not signed, expected a signature of one of the trusted_keys')
+    sign_bundle(bundle, keys[1])
+    code, output = run(arguments, domain, tmp_path)
+    assert code == 1
+    assert_one_sentence(output, 'is signed by none of the 1 trusted_keys')
+    sign_bundle(bundle, keys[0])
+    process = Process(arguments, domain, tmp_path / 'log')
+    client = Client(domain, process)
+    try:
+        client.wait_for_camera_match()
+    finally:
+        client.close()
+        process.end()
 
 
 def test_a_parameter_that_does_not_fit_the_calibration_is_one_sentence(

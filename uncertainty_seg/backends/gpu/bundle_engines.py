@@ -27,7 +27,13 @@ from uncertainty_seg.backends.gpu.engine_build import (
 )
 from uncertainty_seg.backends.gpu.engine_cache import engine_key, EngineCache, EngineTarget
 from uncertainty_seg.backends.gpu.tensorrt_api import load_tensorrt, Shape, TensorRt
-from uncertainty_seg.backends.graph_files import COMPILE, input_tensors, LOGITS, read_graph
+from uncertainty_seg.backends.graph_files import (
+    COMPILE,
+    input_tensors,
+    LOGITS,
+    read_graph,
+    whole_graph,
+)
 from uncertainty_seg.backends.resources import (
     choose_chunk,
     Chunking,
@@ -54,7 +60,7 @@ class NeededEngine:
 
     def key(self, target: EngineTarget) -> str:
         """Return its key in the cache; reads the graph."""
-        return engine_key(self.path.read_bytes(), self.spec, target)
+        return engine_key(whole_graph(self.path), self.spec, target)
 
     def key_ahead(self, trt: TensorRt, compute_capability: str) -> str:
         """Return the key of its twin for every GPU of a compute capability."""
@@ -269,7 +275,7 @@ def _build(
     cache.store(key, made.plan, {
         'role': engine.role,
         'graph': str(engine.path),
-        'graph_sha256': hashlib.sha256(engine.path.read_bytes()).hexdigest(),
+        'graph_sha256': hashlib.sha256(whole_graph(engine.path)).hexdigest(),
         'spec': dataclasses.asdict(engine.spec),
         'target': dataclasses.asdict(target),
         'build_s': round(made.build_s, 3),

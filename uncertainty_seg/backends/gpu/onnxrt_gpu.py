@@ -29,7 +29,13 @@ from numpy.typing import NDArray
 from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
 from uncertainty_seg.backends.gpu.device import find_device
 from uncertainty_seg.backends.gpu.engine_cache import cache_folder
-from uncertainty_seg.backends.graph_files import COMPILE, IMAGE, INV_TEMPERATURE, STATISTICS
+from uncertainty_seg.backends.graph_files import (
+    COMPILE,
+    IMAGE,
+    INV_TEMPERATURE,
+    STATISTICS,
+    whole_graph,
+)
 from uncertainty_seg.backends.resources import (
     choose_chunk,
     Chunking,
@@ -148,7 +154,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
     def _open_session(
         self, path: Path, content: bytes | None = None, has_masks: bool = False
     ) -> Any:
-        content = content or path.read_bytes()
+        content = content or whole_graph(path)
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.use_deterministic_compute = True

@@ -25,6 +25,7 @@ import onnx
 from onnx import helper, numpy_helper, TensorProto
 from onnx.reference import ReferenceEvaluator
 
+from uncertainty_seg.core.untrusted.onnx_nodes import RANDOM_OPS, subgraphs
 from uncertainty_seg.graph.onnx_tools import (
     attribute,
     copy_of,
@@ -32,7 +33,6 @@ from uncertainty_seg.graph.onnx_tools import (
     refill,
     rename_tensors,
     Shape,
-    subgraphs,
     tensor_types,
     TensorType,
     types_of,
@@ -247,8 +247,7 @@ _MOST_REPEATED = 1 << 14
 _MOST_COMPUTED = 1 << 20
 # Random, or slow in the reference.
 _NEVER = {
-    'Dropout', 'Bernoulli', 'Multinomial', 'RandomNormal', 'RandomNormalLike', 'RandomUniform',
-    'RandomUniformLike', 'If', 'Loop', 'Scan', 'SequenceMap', 'Conv', 'ConvTranspose', 'MaxPool',
+    *RANDOM_OPS, 'If', 'Loop', 'Scan', 'SequenceMap', 'Conv', 'ConvTranspose', 'MaxPool',
     'AveragePool', 'LpPool', 'Upsample', 'GridSample', 'LSTM', 'GRU', 'RNN',
     'DeformConv', 'ConvInteger', 'QLinearConv', 'RoiAlign', 'NonMaxSuppression', 'Col2Im',
     'Attention',

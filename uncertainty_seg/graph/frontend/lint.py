@@ -17,6 +17,12 @@ import re
 import onnx
 from onnx import TensorProto
 
+from uncertainty_seg.core.untrusted.onnx_nodes import (
+    every_node,
+    every_tensor,
+    RANDOM_OPS,
+    subgraphs,
+)
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.algebra.dropout_to_masks import is_dropout, PASSES_AXIS
 from uncertainty_seg.graph.algebra.split import LOGITS
@@ -38,8 +44,6 @@ from uncertainty_seg.graph.onnx_tools import (
 # Networks that cannot be compiled, and names kept free for the compiler's own. Whether the passes
 # can be told apart by their axis is found out later.
 
-_RANDOM = ('Bernoulli', 'Multinomial', 'RandomNormal', 'RandomNormalLike', 'RandomUniform',
-           'RandomUniformLike')
 _CONTROL_FLOW = ('If', 'Loop', 'Scan', 'SequenceMap')
 _LISTS = ('SequenceConstruct', 'SequenceEmpty', 'SequenceInsert', 'SequenceErase', 'SequenceAt',
           'SequenceLength', 'SplitToSequence', 'ConcatFromSequence', 'Optional',
@@ -117,18 +121,28 @@ def _faults(node: onnx.NodeProto, graph: onnx.GraphProto) -> Iterator[GraphError
     where = f'node {node.name!r} is {node.op_type}'
     if node.domain not in ('', 'ai.onnx', MARKER_DOMAIN):
         yield GraphError(f'{where} of the domain {node.domain}', 'standard operators of ONNX')
-    if node.op_type in _RANDOM:
+    if node.op_type in RANDOM_OPS and not is_dropout(node):
         yield GraphError(f'{where}, random numbers that every runtime draws its own way',
                          'dropout', 'express it as dropout, or export the network without it')
     if node.op_type in _CONTROL_FLOW:
-        yield GraphError(f'{where}, whose course depends on the image', 'a fixed sequence of '
-                         'operators', 'export the network for one input size, without '
-                         'data-dependent branches')
+        inside = sorted({name for graph in subgraphs(node) for name in _random_inside(graph)})
+        hidden = f' and which holds {", ".join(inside)}' if inside else ''
+        yield GraphError(f'{where}, whose course depends on the image{hidden}',
+                         'a fixed sequence of operators', 'export the network for one input '
+                         'size, without data-dependent branches')
     if node.op_type in _LISTS:
         yield GraphError(f'{where}, a list of tensors of unknown length', 'tensors',
                          'export the network for one input size, or with another exporter')
     if is_dropout(node) and node.domain != MARKER_DOMAIN:
         yield from _dropout_faults(node, graph)
+
+
+def _random_inside(graph: onnx.GraphProto) -> Iterator[str]:
+    for node in graph.node:
+        if node.op_type in RANDOM_OPS:
+            yield node.op_type
+        for inner in subgraphs(node):
+            yield from _random_inside(inner)
 
 
 def _dropout_faults(node: onnx.NodeProto, graph: onnx.GraphProto) -> Iterator[GraphError]:
@@ -172,7 +186,7 @@ def _opset(model: onnx.ModelProto) -> Iterator[str]:
 
 
 def _domains(model: onnx.ModelProto) -> Iterator[str]:
-    for node in model.graph.node:
+    for node in every_node(model):
         if node.domain == MARKER_DOMAIN:
             yield f'node {node.name!r} is a marker of dropout, which no runtime can execute'
         elif node.domain not in ('', 'ai.onnx'):
@@ -180,8 +194,8 @@ def _domains(model: onnx.ModelProto) -> Iterator[str]:
 
 
 def _random(model: onnx.ModelProto) -> Iterator[str]:
-    for node in model.graph.node:
-        if node.op_type in ('Dropout', *_RANDOM) and node.domain != MARKER_DOMAIN:
+    for node in every_node(model):
+        if node.op_type in RANDOM_OPS and node.domain != MARKER_DOMAIN:
             yield f'node {node.name!r} is {node.op_type}, which runtimes drop or reseed'
         if node.op_type == 'BitShift':
             yield f'node {node.name!r} is BitShift, which TensorRT does not have'
@@ -278,8 +292,7 @@ def _passes_axis(model: onnx.ModelProto) -> Iterator[str]:
 
 
 def _inside_the_file(model: onnx.ModelProto) -> Iterator[str]:
-    constant = [a.t for n in model.graph.node for a in n.attribute if a.name == 'value']
-    for tensor in (*model.graph.initializer, *constant):
+    for tensor in every_tensor(model):
         if tensor.data_location == TensorProto.EXTERNAL:
             yield f'weight {tensor.name!r} lies in another file'
 

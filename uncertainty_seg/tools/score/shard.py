@@ -134,7 +134,7 @@ class ShardEngine:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._bundle = load_bundle(settings.model)
+        self._bundle = load_bundle(settings.model, trusted_keys=settings.trusted_keys)
         self._ignore = load_ignore_mask(settings.ignore_mask)
         calibration = self._bundle.calibration
         self._scorer = ScoreVector(

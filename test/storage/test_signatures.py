@@ -1,0 +1,234 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""A node that trusts keys takes what they signed, byte for byte, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+import shutil
+import subprocess
+import sys
+
+from cases import for_each
+from conftest import make_tiny_bundle
+import pytest
+
+from uncertainty_seg import opening
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.errors import BackendUnavailableError, ConfigError, ModelBundleError
+from uncertainty_seg.storage import signatures
+from uncertainty_seg.storage.model_bundle import (
+    load_bundle,
+    sign_bundle,
+    update_metrics,
+    write_calibration,
+)
+from uncertainty_seg.tools.main import main
+
+pytest.importorskip('cryptography')
+from cryptography.hazmat.primitives import serialization  # noqa: E402
+from cryptography.hazmat.primitives.asymmetric import ec  # noqa: E402
+from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: E402
+    Ed25519PrivateKey,
+)
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """A private key's PEM file, the public one's, and the line inside of that."""
+
+    private: Path
+    public: Path
+    line: str
+
+
+def key_pair(folder: Path, name: str = 'key', key: object = None, password: str = '') -> KeyPair:
+    """Write a key pair as openssl does."""
+    made = key or Ed25519PrivateKey.generate()
+    secret = (serialization.BestAvailableEncryption(password.encode()) if password
+              else serialization.NoEncryption())
+    private, public = folder / f'{name}.pem', folder / f'{name}.pub.pem'
+    private.write_bytes(made.private_bytes(  # type: ignore[attr-defined]
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, secret))
+    public.write_bytes(made.public_key().public_bytes(  # type: ignore[attr-defined]
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
+    return KeyPair(private, public, ''.join(public.read_text().splitlines()[1:-1]))
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> KeyPair:
+    """Return a key pair."""
+    return key_pair(tmp_path)
+
+
+@pytest.fixture
+def signed(tiny_bundle: Path, keys: KeyPair) -> Path:
+    """Sign a calibrated bundle."""
+    sign_bundle(tiny_bundle, signatures.read_private_key(keys.private))
+    return tiny_bundle
+
+
+def test_a_signed_bundle_is_taken_by_file_and_by_line(signed: Path, keys: KeyPair) -> None:
+    for key in (str(keys.public), keys.line):
+        assert load_bundle(signed, trusted_keys=(key,)).calibration is not None
+    assert load_bundle(signed).card.name == 'tiny'
+
+
+def test_one_of_several_keys_is_enough(signed: Path, keys: KeyPair, tmp_path: Path) -> None:
+    other = key_pair(tmp_path, 'other')
+    load_bundle(signed, trusted_keys=(other.line, keys.line))
+    with pytest.raises(ModelBundleError, match='is signed by none of the 1 trusted_keys'):
+        load_bundle(signed, trusted_keys=(other.line,))
+
+
+def test_an_unsigned_bundle_is_taken_unless_keys_are_named(
+    tiny_bundle: Path, keys: KeyPair
+) -> None:
+    load_bundle(tiny_bundle)
+    with pytest.raises(ModelBundleError, match='is not signed, expected a signature of one of'):
+        load_bundle(tiny_bundle, trusted_keys=(keys.line,))
+    (tiny_bundle / 'SHA256SUMS').unlink()  # one of before the list
+    with pytest.raises(ModelBundleError, match='is not signed'):
+        load_bundle(tiny_bundle, trusted_keys=(keys.line,))
+
+
+def test_a_byte_changed_anywhere_stops_the_start(
+    signed: Path, keys: KeyPair, tmp_path: Path
+) -> None:
+    names = sorted(path.name for path in signed.iterdir())
+    assert names == ['SHA256SUMS', 'SHA256SUMS.sig', 'calibration.json', 'card.json',
+                     'head.onnx', 'trunk.onnx']
+    for name in names:
+        folder = shutil.copytree(signed, tmp_path / f'changed {name}')
+        data = bytearray((folder / name).read_bytes())
+        data[len(data) // 3] ^= 4
+        (folder / name).write_bytes(data)
+        with pytest.raises(ModelBundleError, match='has sha256|signed by none'):
+            load_bundle(folder, trusted_keys=(keys.line,))
+
+
+def test_a_list_made_anew_for_a_changed_file_is_not_signed(signed: Path, keys: KeyPair) -> None:
+    signature = (signed / 'SHA256SUMS.sig').read_bytes()
+    update_metrics(load_bundle(signed), {'val_mean_iou': 0.9})
+    (signed / 'SHA256SUMS.sig').write_bytes(signature)  # the stale one
+    load_bundle(signed)
+    with pytest.raises(ModelBundleError, match='signed by none of the 1 trusted_keys'):
+        load_bundle(signed, trusted_keys=(keys.line,))
+
+
+def test_no_stale_signature_is_left_by_what_changes_a_bundle(
+    signed: Path, keys: KeyPair, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = load_bundle(signed)
+    assert bundle.calibration is not None
+    write_calibration(bundle, bundle.calibration)
+    assert not (signed / 'SHA256SUMS.sig').exists()
+    assert 'is no longer signed, since its files change' in caplog.text
+    sign_bundle(signed, signatures.read_private_key(keys.private))
+    load_bundle(signed, trusted_keys=(keys.line,))
+
+
+def test_a_damaged_bundle_is_not_signed(tiny_bundle: Path, keys: KeyPair) -> None:
+    (tiny_bundle / 'head.onnx').write_bytes(b'other')
+    with pytest.raises(ModelBundleError, match=r'head\.onnx has sha256'):
+        sign_bundle(tiny_bundle, signatures.read_private_key(keys.private))
+    assert not (tiny_bundle / 'SHA256SUMS.sig').exists()
+
+
+def test_a_loaded_bundle_is_looked_at_again_when_keys_are_named(
+    signed: Path, keys: KeyPair, tmp_path: Path
+) -> None:
+    bundle = load_bundle(signed)
+    other = key_pair(tmp_path, 'other')
+    settings = Settings(backend='onnxruntime', threads=1, trusted_keys=(keys.line,))
+    opening.open_pipeline(bundle, settings).close()
+    with pytest.raises(ModelBundleError, match='signed by none'):
+        opening.open_pipeline(bundle, settings, trusted_keys=(other.line,))
+
+
+@for_each('text, words', [
+    ('', 'cannot be read'),
+    ('nowhere.pem', 'cannot be read .No such file'),
+    ('AAAA', 'cannot be read'),
+    ('MCowBQYDK2VwAyEA', 'cannot be read'),
+    ('MCowBQYDK2VwAyEA' + 'A' * 43, 'cannot be read'),
+    ('\0', 'cannot be read'),
+])
+def test_a_trusted_key_that_is_none_stops_the_start(tmp_path: Path, text: str, words: str) -> None:
+    pair = key_pair(tmp_path)
+    folder = make_tiny_bundle(tmp_path / 'tiny')
+    sign_bundle(folder, signatures.read_private_key(pair.private))
+    # Beside a key that would do: a typing error must not go unseen.
+    for trusted in ((text,), (pair.line, text)):
+        with pytest.raises(ConfigError, match=words):
+            load_bundle(folder, trusted_keys=trusted)
+
+
+def test_keys_of_another_kind_are_refused(signed: Path, keys: KeyPair, tmp_path: Path) -> None:
+    curve = key_pair(tmp_path, 'curve', ec.generate_private_key(ec.SECP256R1()))
+    with pytest.raises(ConfigError, match='of another kind, expected Ed25519'):
+        load_bundle(signed, trusted_keys=(str(curve.public),))
+    with pytest.raises(ConfigError, match='of another kind, expected Ed25519'):
+        signatures.read_private_key(curve.private)
+    with pytest.raises(ConfigError, match='is a private key, expected its public key'):
+        load_bundle(signed, trusted_keys=(str(keys.private),))
+    with pytest.raises(ConfigError, match='no private key that can be read'):
+        signatures.read_private_key(keys.public)
+    with pytest.raises(ConfigError, match='cannot be read .No such file'):
+        signatures.read_private_key(tmp_path / 'nowhere.pem')
+    with pytest.raises(ConfigError, match='more than 10000 bytes'):
+        signatures.read_private_key(Path('/dev/zero'))
+
+
+def test_the_password_of_a_key_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = key_pair(tmp_path, 'locked', password='reef')
+    monkeypatch.setattr(sys, 'stdin', open('/dev/null'))
+    with pytest.raises(ConfigError, match='is encrypted, expected a terminal'):
+        signatures.read_private_key(pair.private)
+    monkeypatch.setattr(sys.stdin, 'isatty', lambda: True, raising=False)
+    monkeypatch.setattr('getpass.getpass', lambda prompt: 'reef')
+    assert len(signatures.read_private_key(pair.private).sign(b'x')) == 64
+    monkeypatch.setattr('getpass.getpass', lambda prompt: 'wrong')
+    with pytest.raises(ConfigError, match='no private key that can be read'):
+        signatures.read_private_key(pair.private)
+
+
+def test_without_the_library_trusted_keys_refuse_and_no_keys_do_not_care(
+    signed: Path, keys: KeyPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, 'cryptography', None)
+    load_bundle(signed)
+    with pytest.raises(BackendUnavailableError, match=r"pip install '\.\[sign\]'"):
+        load_bundle(signed, trusted_keys=(keys.line,))
+
+
+@pytest.mark.skipif(shutil.which('openssl') is None, reason='no openssl')
+def test_openssl_makes_the_keys_and_checks_the_signature(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def openssl(*words: str) -> str:
+        done = subprocess.run(['openssl', *words], cwd=tmp_path, capture_output=True, text=True,
+                              check=True)
+        return done.stdout
+
+    openssl('genpkey', '-algorithm', 'ed25519', '-out', 'key.pem')
+    openssl('pkey', '-in', 'key.pem', '-pubout', '-out', 'key.pub.pem')
+    assert main(['sign', str(tiny_bundle), str(tmp_path / 'key.pem')]) == 0
+    line = (tmp_path / 'key.pub.pem').read_text().splitlines()[1]
+    assert line in capsys.readouterr().out
+    load_bundle(tiny_bundle, trusted_keys=(str(tmp_path / 'key.pub.pem'),))
+    checked = openssl('pkeyutl', '-verify', '-rawin', '-pubin', '-inkey', 'key.pub.pem',
+                      '-in', str(tiny_bundle / 'SHA256SUMS'),
+                      '-sigfile', str(tiny_bundle / 'SHA256SUMS.sig'))
+    assert 'Verified Successfully' in checked
+
+
+def test_the_verb_refuses_in_one_sentence(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(['sign', str(tiny_bundle), str(tmp_path / 'nowhere.pem')]) == 2
+    said = capsys.readouterr().err
+    assert said.count('\n') == 1
+    assert 'openssl genpkey -algorithm ed25519' in said
