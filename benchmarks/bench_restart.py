@@ -118,6 +118,10 @@ def main() -> int:
     parser.add_argument('--frames', type=int, default=150, help='before the memory is read')
     parser.add_argument('--backend', default='onnxruntime')
     options = parser.parse_args()
+    # Before DDS starts: frames of this size are lost without it (docs/transport.md).
+    os.environ |= dict.fromkeys(
+        ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'),
+        str(ROOT / 'config' / 'fastdds_profile.xml'))
     found: dict[str, list[float]] = defaultdict(list)
     with own_domain() as domain, tempfile.TemporaryDirectory() as folder:
         bench = Bench(options, domain, Path(folder))

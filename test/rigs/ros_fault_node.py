@@ -93,9 +93,9 @@ class FaultyBackend:
 def put_faultily(slot: Any, item: Any) -> None:
     if item.msg.encoding == 'raise':
         raise ZeroDivisionError('the callback fails on command')
-    if item.encoding == 'hang':
+    if item.msg.encoding == 'hang':
         threading.Event().wait()
-    if item.encoding == 'exit':
+    if item.msg.encoding == 'exit':
         sys.exit('the callback ends the node on command')
     _put(slot, item)
 
