@@ -68,6 +68,8 @@ class Bench:
             self._domain, self._folder / 'log',
             {'UNCERTAINTY_SEG_TEST_RELEASE': str(self._folder / 'release'),
              'PYTHONPATH': os.pathsep.join(sys.path)})
+        while not self.client.camera.get_subscription_count():
+            self.client.spin(PERIOD_S)
         while not (self.flags and (self.flags[-1][1] or self._options.memory)):
             self.send(PERIOD_S)
         return self.flags[-1][0] - started_s
