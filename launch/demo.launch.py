@@ -37,6 +37,7 @@ def generate_launch_description() -> LaunchDescription:
             'image': LaunchConfiguration('image'),
             'rviz': LaunchConfiguration('rviz'),
             'use_sim_time': 'true',  # the stamps of a bag are compared with its own time
+            'respawn': 'false',  # somebody is looking
         }.items(),
     )
     # After the node's launch file, because the player needs its environment (shared memory) too.

@@ -3,8 +3,10 @@
 Start the node, and RViz on request.
 
 The node configures and activates itself (autostart); with autostart:=false a lifecycle manager
-does it. The processes started here get an environment in which DDS can carry camera frames
-(docs/transport.md); variables that are already set are kept. The camera driver needs the same.
+does it. A node that ends is started again (respawn), since one whose worker hangs ends itself and
+nobody can start it by hand under water. The processes started here get an environment in which DDS
+can carry camera frames (docs/transport.md); variables that are already set are kept. The camera
+driver needs the same.
 
 """
 
@@ -50,6 +52,8 @@ def node_of(context: LaunchContext) -> list:
         remappings=[('image', LaunchConfiguration('image')),
                     *((f'{name}/image', topic) for name, topic in topics.items() if topic)],
         arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
+        respawn=LaunchConfiguration('respawn').perform(context) == 'true',
+        respawn_delay=float(LaunchConfiguration('respawn_delay').perform(context)),
     )]
 
 
@@ -94,6 +98,11 @@ def generate_launch_description() -> LaunchDescription:
             'autostart', default_value='',
             description='true configures and activates, false leaves it to a lifecycle manager; '
                         + from_file),
+        DeclareLaunchArgument(
+            'respawn', default_value='true', choices=['true', 'false'],
+            description='start the node again whenever it ends, also after a wrong parameter'),
+        DeclareLaunchArgument(
+            'respawn_delay', default_value='2.0', description='seconds until then'),
         DeclareLaunchArgument('rviz', default_value='false', description='start rviz'),
         DeclareLaunchArgument(
             'log_level', default_value='info', description='debug, info, warn or error'),

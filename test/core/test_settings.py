@@ -77,6 +77,8 @@ def test_a_whole_number_is_accepted_for_a_float_but_not_the_other_way() -> None:
     ({'max_rate_hz': [1.0]}, 'max_rate_hz is 1, expected more than 1 / stale_timeout_s = 1'),
     ({'durability': 'transient_local', 'gate.rise_frames': 1}, 'images from before the start'),
     ({'max_rate_hz': [5.0], 'stale_timeout_s': 0.1}, 'max_rate_hz is 5, expected more than'),
+    ({'stuck_timeout_s': 0.5}, 'stuck_timeout_s is 0.5, expected at least 1, or 0 for never: a'),
+    ({'stuck_timeout_s': -1}, 'stuck_timeout_s is -1'),
     ({'threshold': 1}, "unknown parameter 'threshold', expected one of model"),
 ])
 def test_a_wrong_value_is_answered_with_what_would_be_right(
@@ -109,6 +111,12 @@ def test_the_place_of_the_camera_in_a_path_is_filled_in() -> None:
 def test_without_a_budget_of_its_own_it_is_half_of_the_timeout() -> None:
     assert settings_from_dict({'stale_timeout_s': 0.8}).budget_ms == pytest.approx(400)
     assert settings_from_dict({'latency_budget_ms': 30}).budget_ms == 30
+
+
+def test_the_flag_has_fallen_long_before_a_process_counts_as_stuck() -> None:
+    assert Settings().stuck_s == 10.0
+    assert settings_from_dict({'stale_timeout_s': 30}).stuck_s == 60.0
+    assert settings_from_dict({'stuck_timeout_s': 0, 'stale_timeout_s': 30}).stuck_s == 0.0
 
 
 # --- what a bundle may be computed in, by its card and by the setting ----------------------------

@@ -18,6 +18,13 @@ import subprocess
 import pytest
 
 from uncertainty_seg.core.settings import Settings, settings_from_dict
+from uncertainty_seg.ros.process_watch import (
+    EXIT_WATCH,
+    FLUSH_S,
+    LAST_WORDS_S,
+    LONGEST_TRANSITION_S,
+    LOOK_EVERY_S,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / 'systemd' / 'uncertainty_seg.service'
@@ -85,6 +92,18 @@ def test_the_service_comes_back_but_not_to_a_parameter_that_stays_wrong() -> Non
     assert unit_values('Restart') == ['always']
     assert unit_values('StartLimitIntervalSec') == ['0']
     assert unit_values('RestartPreventExitStatus') == ['2']
+
+
+def test_the_service_is_watched_and_its_start_may_take_as_long_as_a_transition() -> None:
+    assert unit_values('Type') == ['notify']
+    assert unit_values('TimeoutStartSec') == [f'{LONGEST_TRANSITION_S / 3600:g}h']
+    (watchdog_s,) = unit_values('WatchdogSec')
+    # Last words and flushing end within it, so that the process ends with its own exit code.
+    assert float(watchdog_s) > LAST_WORDS_S + FLUSH_S + LOOK_EVERY_S
+    assert unit_values('MemoryMax') == ['4G']
+    assert float(unit_values('RestartSec')[0]) > 0
+    # Its exit code is none of those that keep the service down.
+    assert str(EXIT_WATCH) not in unit_values('RestartPreventExitStatus')
 
 
 def test_engines_of_service_and_container_lie_in_one_writable_place() -> None:

@@ -23,7 +23,7 @@ def test_the_nodes_arguments_are_declared_and_described() -> None:
     declared = actions_of('uncertainty_seg.launch.py')['DeclareLaunchArgument']
     assert [a.words[0] for a in declared] == [
         'model', 'image', 'cameras', 'params_file', 'namespace', 'use_sim_time', 'autostart',
-        'rviz', 'log_level']
+        'respawn', 'respawn_delay', 'rviz', 'log_level']
     assert all(a.description for a in declared)
     page = (ROOT / 'docs' / 'ros_interface.md').read_text(encoding='utf-8')
     for argument in declared:
@@ -54,6 +54,24 @@ def test_several_cameras_are_named_and_remapped(
     node, _ = actions_of('uncertainty_seg.launch.py')['Node']
     assert node.parameters[1] == {'cameras': ['front', 'down']}
     assert node.remappings[1:] == [('front/image', '/cam1/image_raw')]
+
+
+def test_a_node_that_ends_is_started_again_unless_that_is_not_wanted(
+    arguments: dict[str, str],  # noqa: F811
+) -> None:
+    actions = actions_of('uncertainty_seg.launch.py')
+    declared = {a.words[0]: a for a in actions['DeclareLaunchArgument']}
+    for name in ('respawn', 'respawn_delay'):
+        assert declared[name].default_value == arguments[name]
+    assert declared['respawn'].choices == ['true', 'false']
+    node, rviz = actions['Node']
+    assert (node.respawn, node.respawn_delay) == (True, 2.0)
+    assert not hasattr(rviz, 'respawn')
+    arguments.update(respawn='false', respawn_delay='0.5')
+    node, _ = actions_of('uncertainty_seg.launch.py')['Node']
+    assert (node.respawn, node.respawn_delay) == (False, 0.5)
+    (demo,) = actions_of('demo.launch.py')['IncludeLaunchDescription']
+    assert dict(demo.launch_arguments)['respawn'] == 'false'
 
 
 def test_rviz_is_started_only_when_asked_with_our_layout() -> None:

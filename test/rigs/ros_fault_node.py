@@ -4,15 +4,18 @@ The real node with a network that misbehaves on command, run by the ROS tests as
 
 The green value of the middle pixel commands, see `ros_fault_node_commands`: fail like a runtime,
 give NaN, wait until the file named by UNCERTAINTY_SEG_TEST_RELEASE exists (and say so in one with
-the suffix .waits), or raise what nobody expected. Anything else goes to the backend that was asked
-for. An image of the encoding 'raise' makes the subscription's callback raise.
+the suffix .waits), raise what nobody expected, or end the worker's thread. Anything else goes to
+the backend that was asked for. The encoding of an image commands the subscription's callback:
+'raise', 'hang' for good, or 'exit'. While a file of its name lies in the folder
+UNCERTAINTY_SEG_TEST_FAILURES, an optional part raises, see `PARTS`.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
+from functools import cached_property
 import os
 from pathlib import Path
 import sys
@@ -20,14 +23,39 @@ import threading
 from typing import Any
 
 import numpy as np
-from ros_fault_node_commands import FAILS, GIVES_NAN, SURPRISES, WAITS
+from rclpy.publisher import Publisher
+from ros_fault_node_commands import ENDS, FAILS, GIVES_NAN, SURPRISES, WAITS
 
 from uncertainty_seg.backends import registry
 from uncertainty_seg.backends.registry import open_backend
+from uncertainty_seg.core.render import FrameView
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import BackendError
+from uncertainty_seg.ros import camera_station, publishers
+from uncertainty_seg.ros.board_state import BoardReader
 from uncertainty_seg.ros.frame_scheduler import Slot
+from uncertainty_seg.ros.graph_watch.qos_events import RivalWatch, TopicWatch
+from uncertainty_seg.ros.health import FrameStatistics, HealthPublisher
 from uncertainty_seg.ros.main import main
+from uncertainty_seg.storage.frame_log.log import FrameLog
+
+FAILURES_VARIABLE = 'UNCERTAINTY_SEG_TEST_FAILURES'
+# The name of a part in /diagnostics, a point, anything -> where it raises.
+PARTS: Mapping[str, tuple[Any, str]] = {
+    'heatmap.render': (FrameView, 'heatmap'),
+    'camera_info.fit': (publishers, 'fit_camera_info'),
+    'label_info.publish': (publishers.LabelInfoPublisher, 'publish'),
+    'label_info.import': (publishers, '_message_types'),
+    'frame_log.offer': (FrameLog, 'offer'),
+    'statistics.add': (FrameStatistics, 'add_frame'),
+    'statistics.latency': (FrameStatistics, 'add_latency'),
+    'diagnostics.publish': (HealthPublisher, 'publish'),
+    'board_watch.read': (BoardReader, 'read'),
+    'topic_watch.report': (TopicWatch, 'report'),
+    'topic_watch.note': (TopicWatch, 'note_silence'),
+    'silence_hint.look': (camera_station, 'why_silent'),
+    'rival_watch.look': (RivalWatch, '_look'),
+}
 
 
 class FaultyBackend:
@@ -40,6 +68,8 @@ class FaultyBackend:
         command = int(image[image.shape[0] // 2, image.shape[1] // 2, 1])
         if command == FAILS:
             raise BackendError('the engine failed on command')
+        if command == ENDS:
+            raise SystemExit('the worker ends on command')
         if command == SURPRISES:
             raise ZeroDivisionError('nobody expected this')
         if command == WAITS:
@@ -63,7 +93,37 @@ class FaultyBackend:
 def put_faultily(slot: Any, item: Any) -> None:
     if item.msg.encoding == 'raise':
         raise ZeroDivisionError('the callback fails on command')
+    if item.msg.encoding == 'hang':
+        threading.Event().wait()
+    if item.msg.encoding == 'exit':
+        sys.exit('the callback ends the node on command')
     _put(slot, item)
+
+
+def break_parts(folder: Path) -> None:
+    for part, (owner, name) in PARTS.items():
+        real = getattr(owner, name)
+        if isinstance(real, cached_property):
+            setattr(owner, name, property(_breaking(real.func, folder / part)))
+        else:
+            setattr(owner, name, _breaking(real, folder / part))
+    Publisher.publish = _breaking_publish(Publisher.publish, folder)  # type: ignore[method-assign]
+
+
+def _breaking(real: Callable[..., Any], file: Path) -> Callable[..., Any]:
+    def run(*args: Any, **options: Any) -> Any:
+        if file.exists():
+            raise RuntimeError(f'{file.name} fails on command')
+        return real(*args, **options)
+    return run
+
+
+def _breaking_publish(real: Callable[..., Any], folder: Path) -> Callable[..., Any]:
+    def publish(self: Any, msg: Any) -> None:
+        if (folder / f'{self.topic_name.rpartition("/")[2]}.publish').exists():
+            raise RuntimeError('publish fails on command')
+        real(self, msg)
+    return publish
 
 
 def open_faulty(name: str, bundle: Any, settings: Any) -> FaultyBackend:
@@ -74,4 +134,6 @@ if __name__ == '__main__':
     registry.open_backend = open_faulty
     _put = Slot.put
     Slot.put = put_faultily  # type: ignore[method-assign]
+    if FAILURES_VARIABLE in os.environ:
+        break_parts(Path(os.environ[FAILURES_VARIABLE]))
     sys.exit(main())

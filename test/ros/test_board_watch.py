@@ -3,6 +3,8 @@
 
 import threading
 
+import pytest
+
 from uncertainty_seg.ros.board_state import BoardState, BoardWatch, TOO_OLD_S
 
 WARM = BoardState(temperature_c=61.0, hottest='cpu')
@@ -36,6 +38,25 @@ def test_a_driver_that_hangs_is_asked_once_and_told_after_a_while() -> None:
     answer.set()
     watch.wait(10)
     watch.look()
+    watch.wait(10)
+    assert watch.look() == WARM
+
+
+def test_what_a_reading_raises_is_passed_on_once_and_the_next_one_is_begun() -> None:
+    answers = iter([WARM, ZeroDivisionError('a bug'), WARM])
+
+    def read() -> BoardState:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    watch = BoardWatch(read)
+    for _ in range(2):
+        watch.look()
+        watch.wait(10)
+    with pytest.raises(ZeroDivisionError, match='a bug'):
+        watch.look()
     watch.wait(10)
     assert watch.look() == WARM
 

@@ -2,6 +2,7 @@
 """The calibration beside the mask projects to the mask's pixels."""
 
 import logging
+import math
 from typing import Any
 
 import numpy as np
@@ -138,6 +139,31 @@ def test_why_a_calibration_is_not_relayed_is_said_once(
         assert [relay.publish(FRAME, 480, 640) for _ in range(3)] == [False] * 3
     (line,) = caplog.messages
     assert line.startswith('camera_info of 640x400 is not relayed')
+
+
+@pytest.mark.parametrize(('info', 'sentence'), [
+    (calibration(1, 0), 'camera_info of 1x0 is not relayed: a size of zero has no pixels'),
+    (calibration(0, 480), 'camera_info of 0x480 is not relayed: a size of zero has no pixels'),
+    (calibration(k=[math.nan] * 9), 'k holds nan, expected finite numbers'),
+    (calibration(p=[math.inf] * 12), 'p holds inf, expected finite numbers'),
+    (calibration(d=[0.1, -math.inf]), 'd holds -inf, expected finite numbers'),
+    (calibration(r=[math.nan] * 9), 'r holds nan, expected finite numbers'),
+    (calibration(roi=RegionOfInterest(x_offset=1, width=640, height=480)),
+     'its roi of 640x480 at 1, 0 reaches over the image'),
+    (calibration(roi=RegionOfInterest(width=2**32 - 1, height=2**32 - 1)), 'reaches over'),
+    (calibration(binning_x=641), 'a binning of 641x0 leaves no pixel'),
+    (calibration(binning_y=2**32 - 1), 'leaves no pixel'),
+])
+def test_a_calibration_that_fits_no_image_is_refused_in_one_sentence(
+    node: StubNode, caplog: pytest.LogCaptureFixture, info: CameraInfo, sentence: str
+) -> None:
+    relay = relay_of(node)
+    node.topics['~/camera_info'].num_subscribers = 1
+    node.callbacks['/camera_info'](info)
+    with caplog.at_level(logging.WARNING):
+        assert [relay.publish(FRAME, 480, 640) for _ in range(3)] == [False] * 3
+    (line,) = caplog.messages
+    assert sentence in line
 
 
 def test_closing_leaves_nothing_behind(node: StubNode) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
-from uncertainty_seg.ros.frame_scheduler import FrameScheduler, Slot, Worker
+from uncertainty_seg.ros.frame_scheduler import BEAT_S, FrameScheduler, Slot, Worker
 
 
 def never(item: Any, waited_s: float) -> None:
@@ -209,3 +209,49 @@ def test_stop_tells_when_the_handler_does_not_come_back() -> None:
 
 def test_a_worker_that_never_started_stops() -> None:
     assert Worker(FrameScheduler[int]()).stop(0.01)
+
+
+@pytest.mark.parametrize('error', [SystemExit('3'), KeyboardInterrupt(), GeneratorExit(),
+                                   MemoryError('no more')])
+def test_a_worker_tells_what_has_ended_it(error: BaseException) -> None:
+    scheduler: FrameScheduler[int] = FrameScheduler()
+
+    def handle(item: int, waited_s: float) -> None:
+        raise error
+
+    slot = scheduler.add(handle)
+    worker = Worker(scheduler)
+    worker.start()
+    assert worker.end_cause == ''
+    slot.put(1)
+    for _ in range(1000):
+        if worker.end_cause:
+            break
+        threading.Event().wait(0.01)
+    assert worker.end_cause == f'{type(error).__name__}: {error}'
+    assert worker.stop(10)
+
+
+def test_a_worker_beats_while_it_has_no_frame_and_not_while_it_hangs_in_one() -> None:
+    scheduler: FrameScheduler[int] = FrameScheduler()
+    release, entered = threading.Event(), threading.Event()
+
+    def handle(item: int, waited_s: float) -> None:
+        entered.set()
+        release.wait(30)
+
+    slot = scheduler.add(handle)
+    worker = Worker(scheduler)
+    worker.start()
+    while worker.num_beats < 3:
+        threading.Event().wait(0.01)
+    slot.put(1)
+    assert entered.wait(10)
+    num_beats = worker.num_beats
+    threading.Event().wait(3 * BEAT_S)
+    assert worker.num_beats == num_beats
+    release.set()
+    while worker.num_beats == num_beats:
+        threading.Event().wait(0.01)
+    assert worker.stop(10)
+    assert worker.end_cause == ''

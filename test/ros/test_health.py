@@ -17,11 +17,13 @@ from uncertainty_seg.core.settings import settings_from_dict
 from uncertainty_seg.ros.board_state import BoardState
 from uncertainty_seg.ros.engine_builder import BuildState
 from uncertainty_seg.ros.health import (
+    FAULT_MEMORY_S,
     FrameCounts,
     FrameStatistics,
     Health,
     HealthPublisher,
     NodeHealth,
+    PartFaults,
     WINDOW_FRAMES,
 )
 
@@ -162,3 +164,43 @@ def test_a_fault_is_new_only_when_its_reason_changes() -> None:
     is_new = [stats.add_fault(reason) for reason in ('a', 'a', 'b', 'a')]
     assert is_new == [True, False, True, True]
     assert (stats.num_faulty, stats.last_fault) == (4, 'a')
+
+
+# --- the parts that fail alone -------------------------------------------------------------------
+
+
+def test_a_part_that_fails_is_a_warning_until_it_has_worked_and_a_while_has_passed(
+    camera: Camera, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults = PartFaults(clock)
+    for number in range(3):
+        with faults.alone('heatmap'):
+            raise ValueError(f'frame\n{number}')
+    for health in (camera.look(faults=faults),
+                   camera.look(dataclasses.replace(NODE, faults=faults))):
+        assert (health.level, health.is_confident) == (WARN, True)
+        assert health.message == 'heatmap failed with ValueError: frame 2; the other parts go on'
+        assert health.values()['failed.heatmap'] == '3'
+        assert health.condition != camera.look().condition
+    assert len(caplog.records) == 1
+    clock.now_s += FAULT_MEMORY_S
+    assert camera.look(faults=faults).level == WARN  # it has not worked since
+    with faults.alone('heatmap'):
+        pass
+    assert camera.look(faults=faults).level == OK
+    assert camera.look(faults=faults).values()['failed.heatmap'] == '3'
+    with faults.alone('heatmap'):
+        raise ValueError('again')
+    with faults.alone('heatmap'):
+        pass
+    assert camera.look(faults=faults).level == WARN  # one that fails now and then is seen
+    faults.clear()
+    assert (camera.look(faults=faults).level, faults.values()) == (OK, {})
+
+
+def test_what_ends_a_thread_or_the_process_passes_through_a_part() -> None:
+    faults = PartFaults()
+    for error in (SystemExit, KeyboardInterrupt, GeneratorExit):
+        with pytest.raises(error), faults.alone('heatmap'):
+            raise error
+    assert faults.values() == {}

@@ -181,6 +181,7 @@ RELIABILITIES = ('best_effort', 'reliable')
 DURABILITIES = ('volatile', 'transient_local')
 IMAGE_TRANSPORTS = ('raw', 'compressed')
 STAMPS = ('camera', 'receipt')
+SHORTEST_STUCK_S = 1.0
 # What stands for the camera in the path of an ignore mask.
 CAMERA_PLACE = '{camera}'
 # A token of a ROS topic name.
@@ -340,6 +341,12 @@ class Settings:
         'the camera counts as frozen; -1 never compares them (rendered scenes that stand still).',
         unit='frames', lower=-1, upper=1000,
     )
+    stuck_timeout_s: float = parameter(
+        10.0, 'A frame in work, or a callback, that takes this long ends the process with the '
+        'cause and exit code 3, so that systemd or launch starts it again; at least twice '
+        'stale_timeout_s is waited. 0 never ends it. Raise it if a frame may take that long.',
+        unit='s', lower=0.0, upper=86400.0, live=True,
+    )
     latency_budget_ms: float = parameter(
         0.0, 'Time from the arrival of a frame to its flag above which /diagnostics warns; 0 '
         'takes half of stale_timeout_s.', unit='ms', lower=0.0, upper=3.6e6, live=True,
@@ -402,6 +409,11 @@ class Settings:
             raise ConfigError(
                 'passes is 0', 'at least 1', f"set {BUNDLE_PASSES} to take the bundle's own T"
             )
+        if 0 < self.stuck_timeout_s < SHORTEST_STUCK_S:
+            raise ConfigError(
+                f'stuck_timeout_s is {self.stuck_timeout_s:g}',
+                f'at least {SHORTEST_STUCK_S:g}, or 0 for never',
+                'a thread may wait that long for a busy processor')
         if self.gate.fall_frames > self.gate.fall_window:
             raise ConfigError(
                 f'gate.fall_frames is {self.gate.fall_frames}',
@@ -418,6 +430,12 @@ class Settings:
     def budget_ms(self) -> float:
         """Return the latency budget in force."""
         return self.latency_budget_ms or self.stale_timeout_s * 500.0
+
+    @property
+    def stuck_s(self) -> float:
+        """Return after which standstill of a thread the process ends; 0 for never."""
+        # The flag falls first, with a deadline's time to spare.
+        return max(self.stuck_timeout_s, 2 * self.stale_timeout_s) if self.stuck_timeout_s else 0.0
 
     def rate_of(self, index: int) -> float:
         """Return the most frames a second of a camera; 0 for any."""

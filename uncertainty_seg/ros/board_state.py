@@ -362,12 +362,21 @@ class BoardWatch:
         self._read, self._clock = read, clock
         self._newest: tuple[BoardState, float] = BoardState(), clock()
         self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
 
     def look(self) -> BoardState:
-        """Return what was read last, and begin to read again; returns at once."""
+        """
+        Return what was read last, and begin to read again; returns at once.
+
+        Raises what the reading before raised: a bug, since a value that cannot be read is NaN.
+
+        """
+        error, self._error = self._error, None
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._run, name='board-watch', daemon=True)
             self._thread.start()
+        if error is not None:
+            raise error
         state, read_s = self._newest
         return state if self._clock() - read_s < TOO_OLD_S else SILENT
 
@@ -377,6 +386,9 @@ class BoardWatch:
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        if self._read is None:
-            self._read = BoardReader().read
-        self._newest = self._read(), self._clock()
+        try:
+            if self._read is None:
+                self._read = BoardReader().read
+            self._newest = self._read(), self._clock()
+        except Exception as err:  # for the one who looks
+            self._error = err

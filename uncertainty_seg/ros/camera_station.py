@@ -22,7 +22,13 @@ from uncertainty_seg.ros.frame_processor import FrameProcessor, Outputs
 from uncertainty_seg.ros.frame_scheduler import FrameScheduler, Slot
 from uncertainty_seg.ros.graph_watch.qos_events import RivalWatch, WatchedTopicsNode
 from uncertainty_seg.ros.graph_watch.transport_hints import why_silent
-from uncertainty_seg.ros.health import FrameCounts, FrameStatistics, Health, NodeHealth
+from uncertainty_seg.ros.health import (
+    FrameCounts,
+    FrameStatistics,
+    Health,
+    NodeHealth,
+    PartFaults,
+)
 from uncertainty_seg.ros.publishers import LabelInfoPublisher, PicturePublishers, VerdictPublishers
 from uncertainty_seg.ros.verdict_owner import VerdictOwner
 from uncertainty_seg.storage.frame_log.log import FrameLog
@@ -54,7 +60,9 @@ class CameraStation:
         self._node, self._settings = node, settings
         self._index, self.name = index, name
         timeout_s = settings().stale_timeout_s
-        self._verdicts = VerdictPublishers(node, timeout_s, name, settings().stamps)
+        self._faults = PartFaults()
+        self._verdicts = VerdictPublishers(
+            node, timeout_s, name, settings().stamps, self._faults)
         self._rival = RivalWatch(node, self._verdicts.topic, lambda: self._verdicts.num_sent)
         self._owner = VerdictOwner(self._verdicts, timeout_s, lambda: self._rival.reason)
         self._statistics = FrameStatistics()
@@ -67,10 +75,15 @@ class CameraStation:
         self._hint = ''
 
     @property
+    def busy_s(self) -> float:
+        """For how long a frame of this camera has been in work, in seconds; 0 if none is."""
+        processor = self._processor
+        return processor.busy_s if processor is not None else 0.0
+
+    @property
     def is_stuck(self) -> bool:
         """Whether a frame of this camera has been in work for a good part of the timeout."""
-        busy_s = self._processor.busy_s if self._processor is not None else 0.0
-        return busy_s >= self._owner.timeout_s / 2
+        return self.busy_s >= self._owner.timeout_s / 2
 
     @property
     def topic(self) -> str:
@@ -85,9 +98,10 @@ class CameraStation:
         """Take over a pipeline of its own; the topics of the pictures appear."""
         self._pipeline = pipeline
         self._owner.take_over(pipeline)
-        self._pictures = PicturePublishers(self._node, self.name)
-        self._labels = LabelInfoPublisher(self._node, output_topic('label_info', self.name))
-        self._labels.publish(pipeline.card)
+        self._pictures = PicturePublishers(self._node, self.name, self._faults)
+        with self._faults.alone('label_info'):
+            self._labels = LabelInfoPublisher(self._node, output_topic('label_info', self.name))
+            self._labels.publish(pipeline.card)
 
     def listen(
         self, scheduler: FrameScheduler[Arrival], log: FrameLog | None = None
@@ -98,8 +112,8 @@ class CameraStation:
         self._statistics = FrameStatistics()
         self._processor = FrameProcessor(
             self._owner.start(),
-            Outputs(self._pictures, self._statistics, log, self.name), self._settings,
-            self._now_ns)
+            Outputs(self._pictures, self._statistics, log, self.name, self._faults),
+            self._settings, self._now_ns)
         self._slot = scheduler.add(self._processor)
         self._slot.limit(settings.rate_of(self._index))
         self._link = CameraLink(self._node, settings, self._on_image, self.name)
@@ -117,9 +131,10 @@ class CameraStation:
     def publish_kept(self, frame: MessageFrame) -> None:
         """Publish what the log has kept, from the log's thread."""
         pictures = self._pictures
-        if pictures is not None and frame.message is not None and pictures.wants_flagged:
-            limits = self._settings().decode_limits
-            pictures.publish_flagged(as_image(frame.message, limits), 0.0)
+        with self._faults.alone('flagged'):
+            if pictures is not None and frame.message is not None and pictures.wants_flagged:
+                limits = self._settings().decode_limits
+                pictures.publish_flagged(as_image(frame.message, limits), 0.0)
 
     def mute(self, reason: str) -> None:
         """Let the flag fall for good: no frame in work may raise it any more."""
@@ -141,6 +156,11 @@ class CameraStation:
         self._owner.take_over(None)
         # The slot holds on to the processor, that is to the model and the log.
         self._pipeline = self._pictures = self._labels = self._slot = None
+
+    def last_words(self, cause: str) -> None:
+        """Publish the flag as false for good, from any thread."""
+        self._owner.stop(cause)
+        self._owner.fall(cause)
 
     def flush(self, timeout_s: float) -> None:
         """Wait until the last flag has reached its subscribers."""
@@ -164,11 +184,12 @@ class CameraStation:
         """Start the gate and all counts from nothing."""
         self._owner.reset()
         self._statistics.clear()
+        self._faults.clear()
         for part in (self._slot, self._pictures):
             if part is not None:
                 part.clear_counts()
 
-    def tick(self, holder: str) -> None:
+    def tick(self, holder: str, worker_end: str = '') -> None:
         """
         Let the flag fall if its time is over, and repeat a false.
 
@@ -176,9 +197,11 @@ class CameraStation:
         ----------
         holder : str
             Whose frame the network has in work; empty for none.
+        worker_end : str, optional
+            What has ended the worker; empty while it runs.
 
         """
-        self._owner.tick(lambda: self._why_stale(holder))
+        self._owner.tick(lambda: self._why_stale(holder, worker_end))
 
     def flag(self) -> tuple[str, float]:
         """Return the topic of the flag, and for how long it has been silent in seconds."""
@@ -186,16 +209,13 @@ class CameraStation:
 
     def check_graph(self) -> None:
         """Look in the graph, once a second, why no frame comes and who else publishes the flag."""
-        hint = ''
-        if self._link is not None:
-            if not self.is_stuck and self._owner.silence_s() >= SILENCE_HINT_S:
-                assert self._node.watch is not None
-                topic = self._node.watch.subscription(self.topic)
-                hint = why_silent(self._node, topic, input_topic('image', self.name))
-        self._rival.look()
-        if hint and hint != self._hint and hint not in self._node.conflicts:
-            _log.warning(hint)
-        self._hint = hint
+        with self._faults.alone('silence_hint'):
+            hint, self._hint = self._hint, ''  # empty if the look fails
+            self._hint = self._why_no_message()
+            if self._hint and self._hint not in (hint, *self._node.conflicts):
+                _log.warning(self._hint)
+        with self._faults.alone('rival_watch'):
+            self._rival.look()
 
     def health(self, node: NodeHealth) -> Health:
         """Return how it is."""
@@ -204,6 +224,7 @@ class CameraStation:
             is_stale=self._link is not None and self._owner.is_stale(),
             is_confident=self._owner.is_confident, why_down=self._owner.why_down, hint=self._hint,
             rival=self._rival.reason, statistics=self._statistics, counts=self._counts(),
+            faults=self._faults,
         )
 
     def _counts(self) -> FrameCounts:
@@ -217,11 +238,24 @@ class CameraStation:
         watch = self._node.watch
         return watch.num_lost.get(self.topic, 0) if watch is not None else 0
 
-    def _why_stale(self, holder: str) -> str:
-        silence_s = self._owner.silence_s()
+    def _why_no_message(self) -> str:
+        # By the messages, and not by the verdicts: where frames come and the worker gives no
+        # verdict, nothing is wrong with the way to here.
+        if self._link is None or self._owner.silence_s() < SILENCE_HINT_S:
+            return ''
+        assert self._node.watch is not None
+        topic = self._node.watch.subscription(self.topic)
+        return why_silent(self._node, topic, input_topic('image', self.name))
+
+    def _why_stale(self, holder: str, worker_end: str) -> str:
+        silence_s, unjudged_s = self._owner.silence_s(), self._owner.unjudged_s()
+        if worker_end:
+            return f'the worker has ended: {worker_end}'
         if self.is_stuck:
-            return f'a frame has been in work too long, no verdict for {silence_s:.1f} s'
+            return f'a frame has been in work too long, no verdict for {unjudged_s:.1f} s'
         if holder:
             return (f'a frame of {holder} has been in work too long, no verdict for '
-                    f'{silence_s:.1f} s')
+                    f'{unjudged_s:.1f} s')
+        if silence_s < self._owner.timeout_s / 2:
+            return f'frames come on {self.topic} and none was judged for {unjudged_s:.1f} s'
         return f'no frame on {self.topic or "image"} for {silence_s:.1f} s'

@@ -158,7 +158,12 @@ class RunLog:
 
     def trouble(self) -> str:
         """Say what keeps the log from writing; empty if nothing does."""
-        return self.log.state().error if self.log is not None else ''
+        if self.log is None:
+            return ''
+        if self.log.has_ended:
+            return ('the thread of the frame log has ended, and nothing is logged any more: '
+                    'clean the node up and configure it again')
+        return self.log.state().error
 
     def close(self) -> None:
         """Write what waits, and end."""

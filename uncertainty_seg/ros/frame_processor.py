@@ -3,15 +3,16 @@
 Takes one image message through the frame loop, and publishes and logs what came of it.
 
 Runs in the worker's thread. The verdict is out before anything else is done: its owner has
-published it. Whatever goes wrong with a frame ends as a flag that is down, with the reason; the
-next frame is a new chance.
+published it. Whatever goes wrong before ends as a flag that is down, with the reason; the next
+frame is a new chance. Whatever goes wrong after it, with a picture, the log or a count, is counted
+for its part and changes no flag.
 
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import logging
 import math
 import time
@@ -24,7 +25,7 @@ from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.ros.camera_link import Arrival
 from uncertainty_seg.ros.conversions import AnyImage, as_image, image_from_msg
 from uncertainty_seg.ros.frame_log_link import message_frame
-from uncertainty_seg.ros.health import FrameStatistics
+from uncertainty_seg.ros.health import FrameStatistics, PartFaults
 from uncertainty_seg.ros.publishers import PicturePublishers
 from uncertainty_seg.ros.verdict_owner import Activation
 from uncertainty_seg.storage.frame_log.log import FrameLog
@@ -40,6 +41,7 @@ class Outputs:
     statistics: FrameStatistics
     log: FrameLog | None = None
     camera: str = ''
+    faults: PartFaults = field(default_factory=PartFaults)
 
 
 class FrameProcessor:
@@ -89,23 +91,32 @@ class FrameProcessor:
     def _handle(self, arrival: Arrival, came_s: float) -> None:
         msg = arrival.msg
         waited_ms = (time.perf_counter() - came_s) * 1e3
-        if self._activation.is_late():
-            self._outputs.statistics.clear_latency()
+        alone = self._outputs.faults.alone
+        with alone('statistics'):
+            if self._activation.is_late():
+                self._outputs.statistics.clear_latency()
         outcome = self._loop.take(
             lambda: decode(image_from_msg(msg), self._settings().decode_limits),
             arrival.stamp_ns, msg.header, self._clock_ns)
         to_flag_ms = (time.perf_counter() - came_s) * 1e3
-        self._note(outcome)
+        with alone('statistics'):
+            self._note(outcome)
         if outcome is None or outcome.result is None:
             return
-        self._outputs.statistics.add_latency(to_flag_ms, self._settings().budget_ms)
-        self._show(msg, outcome)
-        if not outcome.doubt:  # old or frozen images are not worth a place in the log
-            self._log(msg, outcome)
-        total_ms = (time.perf_counter() - came_s) * 1e3
-        self._outputs.statistics.add_frame({
-            'wait': waited_ms, **outcome.result.timings_ms, 'to_flag': to_flag_ms,
-            'total': total_ms}, outcome.result.age_s)
+        with alone('statistics'):
+            self._outputs.statistics.add_latency(to_flag_ms, self._settings().budget_ms)
+        with alone('pictures'):
+            self._show(msg, outcome)
+        with alone('flagged'):
+            self._flag(msg, outcome)
+        with alone('frame_log'):
+            if not outcome.doubt:  # old or frozen images are not worth a place in the log
+                self._log(msg, outcome)
+        with alone('statistics'):
+            total_ms = (time.perf_counter() - came_s) * 1e3
+            self._outputs.statistics.add_frame({
+                'wait': waited_ms, **outcome.result.timings_ms, 'to_flag': to_flag_ms,
+                'total': total_ms}, outcome.result.age_s)
 
     def _refuse(self, msg: AnyImage, reason: str) -> None:
         try:
@@ -132,6 +143,9 @@ class FrameProcessor:
         assert outcome.image_bgr is not None and outcome.result is not None
         pictures.publish(msg.header, FrameView(
             outcome.image_bgr, outcome.result, pipeline.card, settings, pipeline.calibrated))
+
+    def _flag(self, msg: AnyImage, outcome: Outcome) -> None:
+        settings, pictures = self._settings(), self._outputs.pictures
         # With a log, `~/flagged` has what the log keeps.
         if self._outputs.log is None and outcome.verdict.is_worth_a_label and not outcome.doubt \
                 and pictures.wants_flagged:

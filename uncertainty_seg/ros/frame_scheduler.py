@@ -13,12 +13,14 @@ nothing of messages or ROS.
 from __future__ import annotations
 
 from collections.abc import Callable
+import logging
 import math
 import threading
 import time
 from typing import Generic, TypeVar
 
 T = TypeVar('T')
+_log = logging.getLogger(__name__)
 
 
 class Slot(Generic[T]):
@@ -152,6 +154,11 @@ class FrameScheduler(Generic[T]):
                 self._changed.wait(None if until_s == math.inf else until_s - now_s)
         return None
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it hands out nothing more."""
+        return self._is_closed
+
     def close(self) -> None:
         """Wake the worker, and take nothing more."""
         with self._changed:
@@ -167,6 +174,10 @@ class FrameScheduler(Generic[T]):
 # handler's; see `frame_processor`.
 
 
+# How often a worker without a frame shows that it is alive.
+BEAT_S = 0.25
+
+
 class Worker(Generic[T]):
     """
     Handle one frame after the other in an own thread.
@@ -176,10 +187,17 @@ class Worker(Generic[T]):
     scheduler : FrameScheduler
         Hands out the frames with their handlers; closed by `stop`.
 
+    Attributes
+    ----------
+    num_beats : int
+        Grows with each frame, and every `BEAT_S` while there is none.
+
     """
 
     def __init__(self, scheduler: FrameScheduler[T]) -> None:
         self._scheduler = scheduler
+        self._cause = ''
+        self.num_beats = 0
         # A daemon: an engine that never returns must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name='frame-worker', daemon=True)
 
@@ -207,7 +225,26 @@ class Worker(Generic[T]):
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
+    @property
+    def end_cause(self) -> str:
+        """Return what ended the thread though nobody stopped it; empty otherwise."""
+        is_gone = self._thread.ident is not None and not self._thread.is_alive()
+        if is_gone and not self._cause and not self._scheduler.is_closed:
+            return 'its thread is gone'
+        return self._cause
+
     def _run(self) -> None:
-        while (turn := self._scheduler.take()) is not None:
-            slot, item, waited_s = turn
-            slot.handle(item, waited_s)
+        try:
+            self._take_turns()
+        except BaseException as err:
+            # SystemExit and its like pass every handler of faults, and nothing restarts a thread.
+            self._cause = f'{type(err).__name__}: {err}'
+            _log.exception('the worker has ended')
+
+    def _take_turns(self) -> None:
+        while not self._scheduler.is_closed:
+            turn = self._scheduler.take(BEAT_S)
+            self.num_beats += 1
+            if turn is not None:
+                slot, item, waited_s = turn
+                slot.handle(item, waited_s)

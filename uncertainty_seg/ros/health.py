@@ -10,8 +10,10 @@ for a frame over its budget, an error once that has lasted.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+import logging
 import math
 import statistics
 import threading
@@ -41,6 +43,88 @@ def diagnostic_status(status: Status) -> DiagnosticStatus:
     return DiagnosticStatus(
         level=bytes([status.level]), name=status.name, message=status.message,
         hardware_id=status.hardware_id, values=pairs)
+
+
+# -------------------------------------------------------------------------------------------------
+# The parts that the flag does not depend on: they fail alone.
+
+# A part that failed is reported for as long after, so that one that fails now and then is seen.
+FAULT_MEMORY_S = 10.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _PartFault:
+    """What became of a part that has raised."""
+
+    num: int = 0
+    sentence: str = ''
+    failed_s: float = 0.0
+    is_failing: bool = False
+
+
+class PartFaults:
+    """
+    Keep what an optional part raises from everything else, and count it.
+
+    Pictures, relayed calibrations, the frame log, counts and diagnostics must not change the flag,
+    stop frames or end the node. Each is used within `alone`, from any thread. A part is reported
+    from its first fault until it has worked again and `FAULT_MEMORY_S` have passed.
+
+    Parameters
+    ----------
+    clock : callable, optional
+        Seconds that never stand still or go back.
+
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._faults: dict[str, _PartFault] = {}
+        self._logged: set[tuple[str, type]] = set()
+
+    @contextmanager
+    def alone(self, part: str) -> Iterator[None]:
+        """Run a block for a part; an Exception ends the block, and is counted and logged."""
+        try:
+            yield
+        except Exception as err:
+            self._note(part, err)
+        else:
+            if part in self._faults:
+                with self._lock:
+                    self._faults[part].is_failing = False
+
+    def clear(self) -> None:
+        """Count from nothing; what was logged is not logged again."""
+        with self._lock:
+            self._faults = {}
+
+    def sentences(self) -> tuple[str, ...]:
+        """Return a sentence for each part that fails, or has failed lately."""
+        with self._lock:
+            now_s = self._clock()
+            return tuple(f.sentence for f in self._faults.values()
+                         if f.is_failing or now_s - f.failed_s < FAULT_MEMORY_S)
+
+    def values(self) -> dict[str, str]:
+        """Return how often each part has failed, as values of /diagnostics."""
+        with self._lock:
+            return {f'failed.{part}': str(fault.num) for part, fault in self._faults.items()}
+
+    def _note(self, part: str, err: Exception) -> None:
+        text = ' '.join(str(err).split())[:200]
+        sentence = f'{part} failed with {type(err).__name__}: {text}; the other parts go on'
+        with self._lock:
+            fault = self._faults.setdefault(part, _PartFault())
+            fault.num += 1
+            fault.sentence, fault.is_failing = sentence, True
+            fault.failed_s = self._clock()
+            is_new = (part, type(err)) not in self._logged
+            self._logged.add((part, type(err)))
+        if is_new:
+            _log.error('%s; not logged again', sentence, exc_info=err)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -215,6 +299,8 @@ class NodeHealth:
         What is wrong with the frame log, in a sentence; else empty.
     image_codec : str
         What reads and writes images: 'cv_bridge' or 'own codec'.
+    faults : PartFaults
+        Of the parts that belong to no camera.
 
     """
 
@@ -228,6 +314,7 @@ class NodeHealth:
     extra: Mapping[str, str] = field(default_factory=dict)
     trouble: str = ''
     image_codec: str = 'own codec'
+    faults: PartFaults = field(default_factory=PartFaults)
 
     def warnings(self) -> list[str]:
         """List what is wrong and does not touch the flag, the most telling first."""
@@ -237,6 +324,7 @@ class NodeHealth:
                          + '; '.join(self.pipeline.weakened_by))
         if self.board.is_throttled:
             found.append(self.board.why)
+        found += self.faults.sentences()
         return [*found, self.trouble] if self.trouble else found
 
     def values(self) -> dict[str, str]:
@@ -252,7 +340,7 @@ class NodeHealth:
         values |= self.board.values
         values |= {f'deadline_missed.{name}': str(n) for name, n in self.deadlines_missed.items()}
         values |= {f'topic.{i}': text for i, text in enumerate(self.conflicts, start=1)}
-        return values | dict(self.extra)
+        return values | self.faults.values() | dict(self.extra)
 
 
 @dataclass(frozen=True)
@@ -276,6 +364,8 @@ class Health:
         Since the last activation.
     counts : FrameCounts
         Since the last activation.
+    faults : PartFaults
+        Of the parts that belong to it.
 
     """
 
@@ -288,6 +378,11 @@ class Health:
     rival: str
     statistics: FrameStatistics
     counts: FrameCounts
+    faults: PartFaults = field(default_factory=PartFaults)
+
+    def warnings(self) -> list[str]:
+        """List what is wrong and does not touch the flag, the most telling first."""
+        return [*self.node.warnings(), *self.faults.sentences()]
 
     @property
     def is_active(self) -> bool:
@@ -313,7 +408,7 @@ class Health:
             return DiagnosticStatus.WARN
         if self.is_stale or self.statistics.is_faulty or self.rival:
             return DiagnosticStatus.ERROR
-        warns = DiagnosticStatus.WARN if self.node.warnings() else DiagnosticStatus.OK
+        warns = DiagnosticStatus.WARN if self.warnings() else DiagnosticStatus.OK
         return max(self.budget()[0], warns)
 
     @property
@@ -327,7 +422,7 @@ class Health:
             return self.hint or self.why_down
         if self.is_active and self.statistics.is_faulty:
             return self.statistics.last_fault
-        texts = [self.budget()[1], *self.node.warnings()]
+        texts = [self.budget()[1], *self.warnings()]
         return next((text for text in texts if text), self.node.state)
 
     @property
@@ -335,7 +430,7 @@ class Health:
         """Return what is published at once when it changes: everything but the numbers."""
         return (self.node.state, self.level, self.is_stale, self.hint, self.rival,
                 self.statistics.is_faulty, self.node.conflicts, self.node.trouble,
-                self.node.build is None)
+                len(self.warnings()), self.node.build is None)
 
     def values(self) -> dict[str, str]:
         """List the numbers."""
@@ -358,6 +453,7 @@ class Health:
         for stage, (median, largest) in stats.latencies_ms().items():
             values[f'latency.{stage}_ms'] = f'median {median:.2f}, max {largest:.2f}'
         values |= {f'published.{name}': str(n) for name, n in counts.published.items()}
+        values |= self.faults.values()
         return {**({'camera': self.camera} if self.camera else {}), **self.node.values(), **values}
 
 

@@ -3,7 +3,8 @@
 Entry point of `uncertainty_seg_node`.
 
 A fault at the start is reported in one sentence: exit code 2 for a parameter or argument, 1 for
-anything else. A signal ends it in order, with a last false flag, and exit code 0.
+anything else. A signal ends it in order, with a last false flag, and exit code 0. Exit code 3 is a
+thread that has ended or hangs, see `process_watch`.
 
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import ctypes
+import faulthandler
 import logging
 import sys
 
@@ -22,6 +24,7 @@ from rclpy.signals import SignalHandlerOptions
 from uncertainty_seg.errors import ConfigError, UncertaintySegError
 from uncertainty_seg.ros.node import UncertaintySegNode
 from uncertainty_seg.ros.node_life import clock_fault, ros_logging, spin_until, stop_on_signals
+from uncertainty_seg.ros.process_watch import ProcessWatch, ServiceManager
 
 _log = logging.getLogger(__name__)
 EXIT_FAILED = 1
@@ -62,6 +65,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
     """
     keep_frames_on_the_heap()
+    faulthandler.enable()  # what each thread did, where systemd's watchdog aborts the process
     try:
         # ROS's own handlers would close the context before the last flag could be published.
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
@@ -84,6 +88,8 @@ def _run() -> int:
     node = UncertaintySegNode(stop.is_set)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
+    systemd = ServiceManager()
+    watch = ProcessWatch(node, systemd)
 
     def on_fault(err: Exception) -> None:
         if sentence := clock_fault(err):
@@ -94,9 +100,18 @@ def _run() -> int:
 
     try:
         with ros_logging(node.get_logger()):
-            if not node.autostart() and not stop.is_set():  # why is in the log already
-                return EXIT_FAILED
-            spin_until(stop, executor, on_fault)
+            with watch:
+                try:
+                    if not node.autostart() and not stop.is_set():  # why is in the log already
+                        return EXIT_FAILED
+                    systemd.tell('READY=1')
+                    spin_until(stop, executor, on_fault, watch.turn)
+                except (ExternalShutdownException, UncertaintySegError):
+                    raise
+                except BaseException as err:
+                    if stop.is_set():  # a second signal
+                        raise
+                    watch.end(f'a callback has ended the node: {type(err).__name__}: {err}')
             node.stop()
         return 0
     finally:

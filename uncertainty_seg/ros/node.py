@@ -32,9 +32,10 @@ from uncertainty_seg.ros.engine_builder import BuildState, open_or_build
 from uncertainty_seg.ros.frame_log_link import MessageFrame, NOT_LOGGING, RunLog
 from uncertainty_seg.ros.frame_scheduler import FrameScheduler, Worker
 from uncertainty_seg.ros.graph_watch.qos_events import WatchedTopicsNode
-from uncertainty_seg.ros.health import HealthPublisher, NodeHealth
+from uncertainty_seg.ros.health import HealthPublisher, NodeHealth, PartFaults
 from uncertainty_seg.ros.node_life import report_errors, SoundLifecycleNode
 from uncertainty_seg.ros.parameters import ParameterServer
+from uncertainty_seg.ros.process_watch import LifeSigns
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import load_bundle
 
@@ -77,7 +78,9 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
             for index, name in enumerate(self._settings().cameras or ('',))
         ]
         self._board, self._board_state = BoardWatch(), BoardState()
+        self._faults = PartFaults()
         self._health = HealthPublisher(self)
+        self._health_text = ''
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._tick_timer = self._make_tick_timer(self._settings())
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_diagnostics, clock=self._steady)
@@ -101,6 +104,29 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         """Publish every flag as false, and go on saying so until the node is active."""
         for station in self._stations:
             station.fall(reason)
+
+    def life_signs(self) -> LifeSigns:
+        """Tell the watch of the process how the threads are."""
+        settings, worker = self._settings(), self._worker
+        busy = [station.name for station in self._stations if station.busy_s]
+        names = f' of {busy[0]}' if busy and busy[0] else ''
+        return LifeSigns(
+            stale_s=settings.stale_timeout_s, stuck_s=settings.stuck_s,
+            worker=None if worker is None else (worker, worker.num_beats),
+            worker_end='' if worker is None else worker.end_cause,
+            in_work=f'a frame{names}' if busy else '', transition=self.transition,
+            status=f'{self._state}: {self._health_text}',
+        )
+
+    def last_words(self, cause: str) -> None:
+        """Publish every flag as false for good, and finish the log; the process ends then."""
+        for station in self._stations:
+            station.last_words(cause)
+        self.get_logger().fatal(cause)
+        for station in self._stations:
+            station.flush(0.5)
+        if self._log is not None:
+            self._log.close()
 
     def stop(self) -> None:
         """Shut down from whatever state, with a last false flag."""
@@ -212,14 +238,14 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         for station in self._stations:
             # Before anything that takes time: no subscriber may be left with a true meanwhile.
             station.mute('the node is stopping')
-        is_back = self._worker is None or self._worker.stop(STOP_TIMEOUT_S)
-        if not is_back:
+        # From now on it is not watched: one that does not return is given up here.
+        worker, self._worker = self._worker, None
+        if worker is not None and not worker.stop(STOP_TIMEOUT_S):
             # A thread is still inside the engine: to free it now would end the process.
             self.get_logger().error('the engine does not return; its memory is kept')
             self._pipelines = []
         for station in self._stations:
             station.stop_listening()
-        self._worker = None
 
     def _free(self) -> None:
         self._stop_listening()
@@ -255,6 +281,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         for station in self._stations:
             station.reset()
+        self._faults.clear()
         response.success, response.message = True, 'gate and counts start from nothing'
         return response
 
@@ -266,11 +293,14 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         return response
 
     def _on_tick(self) -> None:
+        worker = self._worker
         for station in self._stations:
-            self._topics.note_silence(*station.flag())
-            station.tick(self._holder(station))
-        if self._look() != self._condition:
-            self._report_health()
+            with self._faults.alone('topic_watch'):
+                self._topics.note_silence(*station.flag())
+            station.tick(self._holder(station), '' if worker is None else worker.end_cause)
+        with self._faults.alone('diagnostics'):
+            if self._look() != self._condition:
+                self._report_health()
 
     def _holder(self, station: CameraStation) -> str:
         """Return the camera whose frame keeps the network from this one's; empty for none."""
@@ -280,15 +310,20 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
     def _on_diagnostics(self) -> None:
         for station in self._stations:
             station.check_graph()
-        self._topics.report()
-        self._board_state = self._board.look()
-        self._report_health()
+        with self._faults.alone('topic_watch'):
+            self._topics.report()
+        with self._faults.alone('board_watch'):
+            self._board_state = self._board.look()
+        with self._faults.alone('diagnostics'):
+            self._report_health()
 
     def _report_health(self) -> None:
         self._diagnosed_s = time.monotonic()
         self._condition = self._look()
         node = self._node_health(self._log.values() if self._log is not None else {})
-        self._health.publish(station.health(node) for station in self._stations)
+        cameras = [station.health(node) for station in self._stations]
+        self._health_text = max(cameras, key=lambda health: health.level).message
+        self._health.publish(cameras)
 
     def _look(self) -> tuple[object, ...]:
         node = self._node_health()
@@ -300,5 +335,5 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
             pipeline=self._pipelines[0] if self._pipelines else None, build=self._build,
             conflicts=self.conflicts, deadlines_missed=self._topics.num_missed,
             board=self._board_state, extra=extra, image_codec=image_bridge().name,
-            trouble=self._log.trouble() if self._log is not None else '',
+            trouble=self._log.trouble() if self._log is not None else '', faults=self._faults,
         )

@@ -52,15 +52,20 @@ class RosLogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record in the nearest ROS severity."""
-        text = self.format(record)
+        try:
+            self._write(record.levelno, self.format(record))
+        except Exception:  # who writes a line must not fail for it
+            self.handleError(record)
+
+    def _write(self, level: int, text: str) -> None:
         # rclpy ties a severity to the line that calls: each needs a line of its own.
-        if record.levelno >= logging.CRITICAL:
+        if level >= logging.CRITICAL:
             self._logger.fatal(text)
-        elif record.levelno >= logging.ERROR:
+        elif level >= logging.ERROR:
             self._logger.error(text)
-        elif record.levelno >= logging.WARNING:
+        elif level >= logging.WARNING:
             self._logger.warning(text)
-        elif record.levelno >= logging.INFO:
+        elif level >= logging.INFO:
             self._logger.info(text)
         else:
             self._logger.debug(text)
@@ -141,7 +146,8 @@ def clock_fault(err: Exception) -> str:
 
 
 def spin_until(
-    stop: threading.Event, executor: SingleThreadedExecutor, on_fault: Callable[[Exception], None]
+    stop: threading.Event, executor: SingleThreadedExecutor,
+    on_fault: Callable[[Exception], None], on_turn: Callable[[], None] = lambda: None,
 ) -> None:
     """
     Run callbacks until the event.
@@ -155,6 +161,8 @@ def spin_until(
     on_fault : callable
         Given what a callback raised; called inside the except block. A bug in one
         callback must not take the node from the vehicle.
+    on_turn : callable, optional
+        Called before each turn, several times a second.
 
     Raises
     ------
@@ -163,6 +171,7 @@ def spin_until(
 
     """
     while not stop.is_set():
+        on_turn()
         try:
             executor.spin_once(timeout_sec=0.2)
         except ExternalShutdownException:
@@ -195,6 +204,7 @@ def report_errors(transition: _Transition[_NodeT]) -> _Transition[_NodeT]:
 
     @wraps(transition)
     def run(node: _NodeT, state: LifecycleState) -> TransitionCallbackReturn:
+        node.transition = transition.__name__.removeprefix('on_')
         try:
             return transition(node, state)
         except UncertaintySegError as err:
@@ -205,6 +215,8 @@ def report_errors(transition: _Transition[_NodeT]) -> _Transition[_NodeT]:
             node.error = f'{type(err).__name__}: {err}'
             node.get_logger().error(f'{transition.__name__}: {node.error}')
             return TransitionCallbackReturn.ERROR
+        finally:
+            node.transition = ''
 
     return run
 
@@ -217,10 +229,13 @@ class SoundLifecycleNode(LifecycleNode):
     ----------
     error : str
         What the last transition raised that is no error of the package.
+    transition : str
+        The one that is running, in the executor's thread; empty for none.
 
     """
 
     error = ''
+    transition = ''
 
     def fall(self, reason: str) -> None:
         """Take note that a transition failed."""

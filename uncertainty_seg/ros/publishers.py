@@ -30,7 +30,7 @@ from uncertainty_seg.core.status import verdict_status
 from uncertainty_seg.ros.camera_link import camera_info_topic, output_topic
 from uncertainty_seg.ros.conversions import image_to_msg
 from uncertainty_seg.ros.graph_watch import qos
-from uncertainty_seg.ros.health import diagnostics_message
+from uncertainty_seg.ros.health import diagnostics_message, PartFaults
 from uncertainty_seg.ros.node_life import steady_s
 
 # -------------------------------------------------------------------------------------------------
@@ -89,6 +89,10 @@ class CameraInfoRelay:
         info = self._newest
         if info is None or not self._publisher.get_subscription_count():
             return False
+        problem = camera_info_problem(info)
+        if problem:
+            self._report(f'camera_info of {info.width}x{info.height} is not relayed: {problem}')
+            return False
         fitting = fit_camera_info(info, header, height, width)
         if fitting is None:
             self._report(f'camera_info of {info.width}x{info.height} is not relayed: it does not '
@@ -111,6 +115,31 @@ class CameraInfoRelay:
             _log.warning(sentence)
 
 
+def camera_info_problem(info: CameraInfo) -> str:
+    """
+    Return why no image can belong to a calibration; empty if one can.
+
+    An uncalibrated camera, all of whose numbers are zeros, is sound.
+
+    """
+    if (info.width == 0) != (info.height == 0):
+        return 'a size of zero has no pixels; correct what the driver publishes'
+    for name in ('d', 'k', 'r', 'p'):
+        odd = [value for value in getattr(info, name) if not math.isfinite(value)]
+        if odd:
+            return f'{name} holds {odd[0]}, expected finite numbers; calibrate the camera anew'
+    roi = info.roi
+    has_size = info.width > 0
+    if has_size and (roi.x_offset + roi.width > info.width
+                     or roi.y_offset + roi.height > info.height):
+        return (f'its roi of {roi.width}x{roi.height} at {roi.x_offset}, {roi.y_offset} reaches '
+                'over the image; correct what the driver publishes')
+    if has_size and 0 in _described_size(info):
+        return (f'a binning of {info.binning_x}x{info.binning_y} leaves no pixel of its region; '
+                'correct what the driver publishes')
+    return ''
+
+
 def fit_camera_info(
     info: CameraInfo, header: Any, height: int, width: int
 ) -> CameraInfo | None:
@@ -120,7 +149,7 @@ def fit_camera_info(
     Parameters
     ----------
     info : sensor_msgs/CameraInfo
-        As received; it is not changed.
+        As received, without a problem; it is not changed.
     header : std_msgs/Header
         Put in place of its own.
     height, width : int
@@ -302,6 +331,8 @@ class VerdictPublishers:
         Name of one of several.
     stamps : str, optional
         What the age of an image is counted from, for the status.
+    faults : PartFaults, optional
+        Counts faults of the topics beside the flag.
 
     Attributes
     ----------
@@ -316,8 +347,10 @@ class VerdictPublishers:
 
     def __init__(
         self, node: Node, stale_timeout_s: float, camera: str = '', stamps: str = 'camera',
+        faults: PartFaults | None = None,
     ) -> None:
         self._node, self._clock, self._stamps = node, node.get_clock(), stamps
+        self._faults = faults or PartFaults()
         self._flag_topic = output_topic('confident', camera)
         self._sent_s = -math.inf
         self.is_confident = False
@@ -374,11 +407,13 @@ class VerdictPublishers:
         self._flag.publish(Bool(data=verdict.is_confident))
         self.is_confident = verdict.is_confident
         self.num_sent += 1
-        self._score.publish(Float32(data=verdict.score_ratio))
-        if self._status.get_subscription_count():
-            status = verdict_status(verdict, result, thresholds, weakened_by=self.weakened_by,
-                                    stamps=self._stamps)
-            self._status.publish(diagnostics_message(header, status))
+        with self._faults.alone('score'):
+            self._score.publish(Float32(data=verdict.score_ratio))
+        with self._faults.alone('status'):
+            if self._status.get_subscription_count():
+                status = verdict_status(verdict, result, thresholds, weakened_by=self.weakened_by,
+                                        stamps=self._stamps)
+                self._status.publish(diagnostics_message(header, status))
 
     def publish_fault(self, reason: str) -> None:
         """Say that the flag is down for a reason that is no frame."""
@@ -400,17 +435,24 @@ class PicturePublishers:
     """
     The images of a frame and their calibration, made only for topics with subscribers.
 
+    Each of them fails alone.
+
     Parameters
     ----------
     node : Node
         Owns the publishers.
     camera : str, optional
         Name of one of several.
+    faults : PartFaults, optional
+        Counts their faults.
 
     """
 
-    def __init__(self, node: Node, camera: str = '') -> None:
+    def __init__(
+        self, node: Node, camera: str = '', faults: PartFaults | None = None
+    ) -> None:
         self._node = node
+        self._faults = faults or PartFaults()
         self._clock: Clock = node.get_clock()
         self._publishers: dict[str, Any] = {}
         self._camera_info: CameraInfoRelay | None = None
@@ -428,11 +470,13 @@ class PicturePublishers:
     def publish(self, header: Header, view: FrameView) -> None:
         """Render and publish the pictures that have subscribers, under the image's own header."""
         for name, (encoding, make) in PICTURES.items():
-            if self._publishers[name].get_subscription_count():
-                self._publishers[name].publish(image_to_msg(header, make(view), encoding))
-                self.counts[name] += 1
-        if self._camera_info is not None:
-            self._camera_info.publish(header, *view.size)
+            with self._faults.alone(name):
+                if self._publishers[name].get_subscription_count():
+                    self._publishers[name].publish(image_to_msg(header, make(view), encoding))
+                    self.counts[name] += 1
+        with self._faults.alone('camera_info'):
+            if self._camera_info is not None:
+                self._camera_info.publish(header, *view.size)
 
     @property
     def wants_flagged(self) -> bool:

@@ -243,6 +243,10 @@ class VerdictOwner:
         """Return the seconds since the newest frame came."""
         return self._clock() - self._arrived_s
 
+    def unjudged_s(self) -> float:
+        """Return the seconds since the last verdict about a frame."""
+        return self._clock() - self._judged_s
+
     def is_stale(self) -> bool:
         """Tell whether that, or the last verdict about a frame, is too long ago."""
         return self._clock() - min(self._arrived_s, self._judged_s) >= self.timeout_s

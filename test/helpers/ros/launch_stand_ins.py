@@ -35,8 +35,8 @@ def configuration(values: dict[str, str]) -> type:
 
 @pytest.fixture
 def arguments() -> dict[str, str]:
-    """Values of the launch arguments; tests add to it."""
-    return {}
+    """Values of the launch arguments, with two of the defaults; tests add to it."""
+    return {'respawn': 'true', 'respawn_delay': '2.0'}
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Green values of the middle pixel that make `ros_fault_node` misbehave."""
 
-FAILS, GIVES_NAN, WAITS, SURPRISES = 251, 252, 253, 254
+ENDS, FAILS, GIVES_NAN, WAITS, SURPRISES = 250, 251, 252, 253, 254

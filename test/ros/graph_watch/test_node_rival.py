@@ -49,10 +49,16 @@ class Watched:
         self.now_s, self.num_sent = 0.0, 0
         self.others: list[Any] = []
         self.hear: Any = None
+        self.graph_fails = False
         node: Any = SimpleNamespace(
-            get_publishers_info_by_topic=lambda topic: [speaker(), *self.others],
+            get_publishers_info_by_topic=self._speakers,
             create_subscription=self._subscribe, destroy_subscription=self._forget)
         self.watch = RivalWatch(node, TOPIC, lambda: self.num_sent, lambda: self.now_s)
+
+    def _speakers(self, topic: str) -> list[Any]:
+        if self.graph_fails:
+            raise UnicodeDecodeError('utf-8', b'\xff', 0, 1, 'the name of a node')
+        return [speaker(), *self.others]
 
     def _subscribe(
         self, kind: Any, topic: str, callback: Any, qos: Any, event_callbacks: Any
@@ -115,6 +121,34 @@ def test_a_voice_that_speaks_rarely_is_heard_as_long_as_its_deadline_allows(
         rig.run(1, 10, int(second % period_s == 0))
         without_veto += not rig.watch.reason
     assert without_veto == 0
+
+
+def test_a_look_that_raises_keeps_the_last_answer_and_is_a_reason_of_its_own_later() -> None:
+    rig = Watched()
+    rig.run(2, 10, 0)
+    rig.graph_fails = True
+    for _ in range(int(PROBE_S)):
+        with pytest.raises(UnicodeDecodeError):
+            rig.run(1, 10, 0)
+        assert rig.watch.reason == ''
+    with pytest.raises(UnicodeDecodeError):
+        rig.run(1, 10, 0)
+    assert rig.watch.reason.startswith(
+        f'it cannot be checked whether somebody else publishes {TOPIC} (UnicodeDecodeError: ')
+    rig.graph_fails = False
+    rig.run(1, 10, 0)
+    assert rig.watch.reason == ''
+
+
+def test_a_look_that_raises_does_not_forget_another_voice() -> None:
+    rig = Watched()
+    rig.others = [speaker()]
+    rig.run(1, 10, 2)
+    rig.graph_fails = True
+    for _ in range(20):
+        with pytest.raises(UnicodeDecodeError):
+            rig.run(1, 10, 2)
+        assert TOPIC in rig.watch.reason
 
 
 def test_a_voice_that_cannot_be_listened_to_reliably_counts_while_it_is_there() -> None:

@@ -89,7 +89,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     with own_domain() as domain:
         arguments = node_arguments(
             bundle, FAULT_NODE, cameras='[front, down]', stale_timeout_s=STALE_TIMEOUT_S,
-            gate__threshold_scale=1.4)
+            gate__threshold_scale=1.4, stuck_timeout_s=0.0)
         process = Process(arguments, domain, tmp_path / 'log', release)
         client = Client(domain, process)
         try:

@@ -88,7 +88,7 @@ def rig(tmp_path_factory: Any) -> Iterator[Rig]:
     bundle = make_tiny_bundle(folder / 'tiny')
     with own_domain() as domain:
         arguments = node_arguments(bundle, FAULT_NODE, stale_timeout_s=STALE_TIMEOUT_S,
-                                   gate__rise_frames=1)
+                                   gate__rise_frames=1, stuck_timeout_s=0.0)
         process = Process(arguments, domain, folder / 'log')
         client = Client(domain, process)
         try:

@@ -304,6 +304,28 @@ def test_who_asks_is_told_of_kept_frames(folder: Path) -> None:
     assert log.state().kept['flagged'] == 2 and not log.state().dropped['bad_frame']
 
 
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnhandledThreadExceptionWarning')
+def test_a_log_whose_thread_was_ended_tells_so_and_one_that_was_closed_does_not(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    log = FrameLog(folder, settings(), ABOUT)
+    assert not log.has_ended
+    assert log.close() and not log.has_ended
+    log = FrameLog(folder, settings(), ABOUT)
+    monkeypatch.setattr('uncertainty_seg.storage.frame_log.log.FrameLogWriter.work', end)
+    log.reconfigure(settings(quota_frames=5))  # something to do for the thread
+    for _ in range(1000):
+        if log.has_ended:
+            break
+        threading.Event().wait(0.01)
+    assert log.has_ended
+    log.close()
+    assert FrameLog(folder, settings(), ABOUT).close()  # its lock is released
+
+
 def test_a_close_that_cannot_wait_counts_what_is_left(folder: Path) -> None:
     gate = Gate()
     log = FrameLog(folder, settings(), ABOUT)

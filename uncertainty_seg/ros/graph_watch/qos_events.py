@@ -84,6 +84,12 @@ class RivalWatch:
     reason : str
         Why the flag must not be trusted; empty while there is no rival.
 
+    Notes
+    -----
+    What cannot be checked is not known to be right: after `PROBE_S` of looks that raise, the
+    reason says so, and no flag is true. Until then the last answer stands, as it does between two
+    looks.
+
     """
 
     def __init__(
@@ -96,10 +102,28 @@ class RivalWatch:
         self._num_heard = 0
         self._excess = 0
         self._since_s = 0.0
+        self._failing_since_s: float | None = None
         self.reason = ''
 
     def look(self) -> None:
-        """Look at the graph and at what was received. From the executor's thread."""
+        """
+        Look at the graph and at what was received. From the executor's thread.
+
+        Passes on what the look raised.
+
+        """
+        try:
+            self._look()
+        except Exception as err:
+            if self._failing_since_s is None:
+                self._failing_since_s = self._clock()
+            if self._clock() - self._failing_since_s >= PROBE_S:
+                self.reason = (f'it cannot be checked whether somebody else publishes '
+                               f'{self._topic} ({type(err).__name__}: {err})')
+            raise
+        self._failing_since_s = None
+
+    def _look(self) -> None:
         speakers = [info.qos_profile for info in
                     self._node.get_publishers_info_by_topic(self._topic)
                     if info.topic_type == FLAG_TYPE]

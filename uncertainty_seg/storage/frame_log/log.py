@@ -139,6 +139,11 @@ class FrameLog:
         """Return the name of the current dive."""
         return self._about.dive
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether its thread is gone though nobody closed it: nothing is written any more."""
+        return not self._is_closing and not self._thread.is_alive()
+
     def offer(self, frame: LogFrame) -> None:
         """
         Offer a processed frame; never blocks.
@@ -208,6 +213,8 @@ class FrameLog:
             self._is_closing = True
             self._work.notify()
         self._thread.join(timeout_s)
+        if not self._thread.is_alive():
+            self._writer.close()  # already done, unless something ended the thread
         with self._work:
             num_left = len(self._queue)
             self._queue.clear()

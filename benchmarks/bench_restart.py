@@ -1,0 +1,151 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+How long a dead or hanging thread keeps the flag up and the node away; the memory of a node.
+
+The node of `test/rigs/ros_fault_node.py` runs in a process of its own, gets 640x480 frames at 15
+Hz and is told to lose a thread: the worker ends or hangs, or a callback exits or hangs. Seconds
+run from the publication of the frame that commands it: to the first false and to the last one that
+this process hears, and to the end of the node's process. Then it is started again, as launch and
+systemd do after their delay: seconds from that to the new true.
+
+    python benchmarks/bench_restart.py [--tries 5]
+    python benchmarks/bench_restart.py --memory pipeline --backend openvino [--frames 150]
+
+The second one runs a shipped bundle and reads the largest resident memory of the process, VmHWM.
+The last line is one JSON object. Times are this machine's, start-up most of all.
+
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+import itertools
+import json
+import os
+from pathlib import Path
+import statistics
+import sys
+import tempfile
+import time
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / 'test' / 'helpers' / 'ros'), str(ROOT / 'test'), str(ROOT)]
+PERIOD_S = 1 / 15
+STALE_S, STUCK_S = 1.0, 3.0
+FAULTS = ('worker ends', 'callback exits', 'worker hangs', 'callback hangs')
+
+
+class Bench:
+    """A node and its camera."""
+
+    def __init__(self, options: argparse.Namespace, domain: int, folder: Path) -> None:
+        from conftest import make_tiny_bundle
+        from ros_helpers import Client
+        from std_msgs.msg import Bool
+
+        self._model = (ROOT / 'config' / 'models' / options.memory if options.memory
+                       else make_tiny_bundle(folder / 'tiny'))
+        self._options, self._domain, self._folder = options, domain, folder
+        self._seconds = itertools.count(1)
+        self.client = Client(domain)
+        self.flags: list[tuple[float, bool]] = []
+        self.client.node.create_subscription(
+            Bool, '/uncertainty_seg/confident',
+            lambda msg: self.flags.append((time.monotonic(), msg.data)), 10)
+        self.start()
+
+    def start(self) -> float:
+        """Start the node, and return the seconds until its flag is up."""
+        from ros_helpers import FAULT_NODE, node_arguments, Process
+
+        started_s = time.monotonic()
+        self.flags.clear()
+        self.process = Process(
+            node_arguments(self._model, FAULT_NODE, backend=self._options.backend,
+                           stale_timeout_s=STALE_S, stuck_timeout_s=STUCK_S),
+            self._domain, self._folder / 'log',
+            {'UNCERTAINTY_SEG_TEST_RELEASE': str(self._folder / 'release'),
+             'PYTHONPATH': os.pathsep.join(sys.path)})
+        while not self.client.camera.get_subscription_count():
+            self.client.spin(PERIOD_S)
+        while not (self.flags and (self.flags[-1][1] or self._options.memory)):
+            self.send(PERIOD_S)
+        return self.flags[-1][0] - started_s
+
+    def send(self, wait_s: float, green: int = 0, encoding: str = 'bgr8') -> None:
+        """Publish a frame and listen for a while."""
+        from ros_helpers import image_message, solid
+
+        assert self.process.is_running, self.process.output
+        self.client.camera.publish(image_message(
+            solid(0, green, 255, 480, 640), next(self._seconds) * 10**9, encoding))
+        self.client.spin(wait_s)
+
+    def peak_mb(self) -> float:
+        """Return the largest resident memory so far."""
+        status = Path(f'/proc/{self.process._process.pid}/status').read_text()
+        return int(status.partition('VmHWM:')[2].split()[0]) / 1e3
+
+    def lose(self, fault: str) -> tuple[float, float, float]:
+        """Command a fault; returns the seconds to the first false, to the last, and to the end."""
+        from ros_fault_node_commands import ENDS, WAITS
+
+        green, encoding = {'worker ends': (ENDS, 'bgr8'), 'worker hangs': (WAITS, 'bgr8'),
+                           'callback exits': (0, 'exit'), 'callback hangs': (0, 'hang')}[fault]
+        self.flags.clear()
+        told_s = -2 * STALE_S
+        while self.process.is_running:
+            has_fallen = not all(flag for _, flag in self.flags)
+            if not has_fallen and time.monotonic() - told_s >= 2 * STALE_S:
+                told_s = time.monotonic()  # again: best effort may lose a frame
+                self.send(0.0, green, encoding)
+            self.client.spin(0.002)
+        end_s = time.monotonic()
+        self.client.spin(0.5)
+        assert self.process.wait() == 3, self.process.output
+        falls = [at_s for at_s, flag in self.flags if not flag]
+        assert not self.flags[-1][1]
+        return falls[0] - told_s, falls[-1] - told_s, end_s - told_s
+
+
+def main() -> int:
+    """Measure each fault so many times."""
+    from ros_helpers import own_domain
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser.add_argument('--tries', type=int, default=5)
+    parser.add_argument('--memory', metavar='MODEL', help='measure that of a shipped bundle')
+    parser.add_argument('--frames', type=int, default=150, help='before the memory is read')
+    parser.add_argument('--backend', default='onnxruntime')
+    options = parser.parse_args()
+    # Before DDS starts: frames of this size are lost without it (docs/transport.md).
+    os.environ |= dict.fromkeys(
+        ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'),
+        str(ROOT / 'config' / 'fastdds_profile.xml'))
+    found: dict[str, list[float]] = defaultdict(list)
+    with own_domain() as domain, tempfile.TemporaryDirectory() as folder:
+        bench = Bench(options, domain, Path(folder))
+        try:
+            if options.memory:
+                for _ in range(options.frames):
+                    bench.send(PERIOD_S)
+                found['peak_mb'].append(bench.peak_mb())
+            for fault in () if options.memory else FAULTS * options.tries:
+                for name, seconds in zip(('first_false', 'last_false', 'end'), bench.lose(fault),
+                                         strict=True):
+                    found[f'{fault}: {name}_s'].append(seconds)
+                found['new_true_s'].append(bench.start())
+        finally:
+            bench.client.close()
+            bench.process.end()
+    figures: dict[str, Any] = {
+        name: {'median': round(statistics.median(values), 3), 'max': round(max(values), 3)}
+        for name, values in found.items()}
+    print(json.dumps({**vars(options), **figures}))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

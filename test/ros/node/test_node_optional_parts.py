@@ -1,0 +1,182 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""An optional part raises: good frames stay true, and /diagnostics warns."""
+
+from collections.abc import Iterator
+import itertools
+from pathlib import Path
+from typing import Any
+
+from conftest import make_tiny_bundle
+import pytest
+from ros_helpers import FAULT_NODE, needs_ros, values_of
+from ros_lifecycle_rig import node_rig, NodeRig
+
+pytestmark = needs_ros
+FRAMES = 8
+# A second each: stamps of a test's own.
+SECONDS = itertools.count(1_000_000)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp('parts')
+
+
+@pytest.fixture(scope='module')
+def rig(folder: Path) -> Iterator[NodeRig]:
+    from sensor_msgs.msg import CameraInfo, Image
+
+    bundle = make_tiny_bundle(folder / 'tiny')
+    with node_rig(folder, bundle, FAULT_NODE, stale_timeout_s=600.0, gate__rise_frames=1,
+                  log__folder=folder / 'log_of_frames') as rig:
+        rig.client.listen('/uncertainty_seg/heatmap', Image)
+        rig.client.listen('/uncertainty_seg/camera_info', CameraInfo)
+        rig.client.wait_for_camera_match()
+        rig.client.wait_for_topics('/uncertainty_seg/heatmap', '/uncertainty_seg/mask')
+        rig.raise_flag()
+        yield rig
+
+
+@pytest.fixture
+def failures(rig: NodeRig, folder: Path) -> Iterator[Path]:
+    yield folder / 'failures'
+    for file in (folder / 'failures').iterdir():
+        file.unlink()
+
+
+def health(rig: NodeRig) -> Any:
+    rig.next_health()
+    return rig.health[-1].status[0]
+
+
+def reset(rig: NodeRig) -> None:
+    from std_srvs.srv import Trigger
+
+    assert rig.client.call('/uncertainty_seg/reset', Trigger, Trigger.Request()).success
+    rig.raise_flag()
+
+
+def send_good_frames(rig: NodeRig) -> list[str]:
+    """Return what became of each, by `~/status`."""
+    return [values_of(rig.answer(next(SECONDS)))['confident'] for _ in range(FRAMES)]
+
+
+@pytest.mark.parametrize('fault', [
+    'heatmap.render', 'heatmap.publish', 'mask.publish', 'camera_info.fit', 'camera_info.publish',
+    'frame_log.offer', 'statistics.add', 'statistics.latency', 'score.publish',
+    'board_watch.read', 'topic_watch.report', 'topic_watch.note',
+])
+def test_good_frames_stay_true_while_a_part_fails_which_is_a_warning_and_one_line_of_the_log(
+    rig: NodeRig, failures: Path, fault: str
+) -> None:
+    from sensor_msgs.msg import CameraInfo
+
+    part = fault.partition('.')[0]
+    camera_info = rig.client.node.create_publisher(CameraInfo, '/camera_info', 10)
+    rig.client.wait_until(camera_info.get_subscription_count, 'the relay')
+    reset(rig)
+    first_flag = len(rig.flags)
+    (failures / fault).touch()
+    camera_info.publish(CameraInfo(width=128, height=96))
+    rig.client.spin(0.2)
+    assert send_good_frames(rig) == ['true'] * FRAMES
+
+    def is_warned() -> bool:
+        rig.send(next(SECONDS))
+        rig.client.spin(0.1)
+        status = rig.health[-1].status[0]
+        return (status.level == b'\x01' and f'{part} failed with RuntimeError' in status.message
+                and values_of(rig.health[-1])[f'failed.{part}'] != '0')
+    rig.wait(is_warned, f'the warning of {part}')
+    (failures / fault).unlink()
+    assert all(flag.data for flag in rig.flags[first_flag:])
+    assert rig.process.output.count(f'{part} failed with RuntimeError') == 1
+    assert rig.process.is_running
+    rig.client.node.destroy_publisher(camera_info)
+
+
+def test_diagnostics_that_cannot_be_published_are_told_in_the_log_and_later(
+    rig: NodeRig, failures: Path
+) -> None:
+    reset(rig)
+    first_flag = len(rig.flags)
+    (failures / 'diagnostics.publish').touch()
+    rig.wait(lambda: 'diagnostics failed with RuntimeError' in rig.process.output, 'the line')
+    assert send_good_frames(rig) == ['true'] * FRAMES
+    (failures / 'diagnostics.publish').unlink()
+    assert int(rig.next_health()['failed.diagnostics']) > 0
+    assert all(flag.data for flag in rig.flags[first_flag:])
+    assert rig.process.output.count('diagnostics failed with RuntimeError') == 1
+
+
+def test_a_status_that_cannot_be_published_takes_no_flag_down(
+    rig: NodeRig, failures: Path
+) -> None:
+    reset(rig)
+    first_flag = len(rig.flags)
+    (failures / 'status.publish').touch()
+    for _ in range(FRAMES):
+        num_before = len(rig.flags)
+        rig.send(next(SECONDS))
+        rig.wait(lambda: len(rig.flags) > num_before, 'the flag')  # noqa: B023
+    (failures / 'status.publish').unlink()
+    assert [flag.data for flag in rig.flags[first_flag:]] == [True] * FRAMES
+    assert int(rig.next_health()['failed.status']) >= FRAMES
+
+
+@pytest.mark.parametrize('info', [
+    {'width': 1, 'height': 0}, {'width': 0, 'height': 480},
+    {'width': 128, 'height': 96, 'k': [float('nan')] * 9},
+    {'width': 128, 'height': 96, 'binning_x': 4000, 'binning_y': 1},
+])
+def test_a_calibration_no_image_can_have_is_refused_in_one_sentence_and_no_flag_falls(
+    rig: NodeRig, info: dict[str, Any]
+) -> None:
+    from sensor_msgs.msg import CameraInfo
+
+    camera_info = rig.client.node.create_publisher(CameraInfo, '/camera_info', 10)
+    rig.client.wait_until(camera_info.get_subscription_count, 'the relay')
+    reset(rig)
+    camera_info.publish(CameraInfo(**info))
+    rig.client.spin(0.2)
+    assert send_good_frames(rig) == ['true'] * FRAMES
+    sentence = f'camera_info of {info["width"]}x{info["height"]} is not relayed: '
+    rig.wait(lambda: sentence in rig.process.output, 'the sentence')
+    status = health(rig)
+    assert (status.level, 'failed.camera_info' in values_of(rig.health[-1])) == (b'\x00', False)
+    rig.client.node.destroy_publisher(camera_info)
+
+
+def test_a_check_for_rivals_that_fails_is_a_warning_and_after_a_while_a_veto(
+    rig: NodeRig, failures: Path
+) -> None:
+    reset(rig)
+    (failures / 'rival_watch.look').touch()
+    rig.wait(lambda: 'rival_watch failed with RuntimeError' in rig.process.output, 'the line')
+    assert values_of(rig.answer(next(SECONDS)))['confident'] == 'true'
+    rig.wait_for_reason('it cannot be checked whether somebody else publishes')
+    assert values_of(rig.answer(next(SECONDS)))['confident'] == 'false'
+    (failures / 'rival_watch.look').unlink()
+    rig.raise_flag()
+
+
+@pytest.mark.parametrize('fault', ['label_info.publish', 'label_info.import'])
+def test_class_names_that_cannot_be_published_keep_no_node_from_its_flag(
+    rig: NodeRig, failures: Path, fault: str
+) -> None:
+    reset(rig)
+    (failures / fault).touch()
+    for transition in ('deactivate', 'cleanup', 'configure', 'activate'):
+        assert rig.client.change_state(transition)
+    rig.client.wait_for_camera_match()
+    rig.raise_flag()
+    status = health(rig)
+    assert 'label_info failed with RuntimeError' in status.message
+    assert status.level == b'\x01'
+    (failures / fault).unlink()
+
+
+def test_a_hint_that_fails_takes_nothing_down(rig: NodeRig, failures: Path) -> None:
+    (failures / 'silence_hint.look').touch()
+    rig.wait(lambda: 'silence_hint failed with RuntimeError' in rig.process.output, 'the hint')
+    rig.raise_flag()

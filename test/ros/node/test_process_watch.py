@@ -1,0 +1,425 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""A thread that has ended or hangs ends the process with its cause; systemd is told the rest."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+import dataclasses
+import itertools
+import os
+from pathlib import Path
+import socket
+import threading
+from typing import Any
+
+from conftest import make_tiny_bundle
+import pytest
+from ros_fault_node_commands import ENDS, WAITS
+from ros_helpers import (
+    Client,
+    FAULT_NODE,
+    HAS_ROS,
+    image_message,
+    needs_ros,
+    node_arguments,
+    own_domain,
+    Process,
+    SKIP_REASON,
+    solid,
+)
+
+if not HAS_ROS:
+    pytest.skip(SKIP_REASON, allow_module_level=True)
+
+from uncertainty_seg.ros import process_watch
+from uncertainty_seg.ros.process_watch import (
+    EXIT_WATCH,
+    LifeSigns,
+    LONGEST_LOOK_S,
+    LONGEST_TRANSITION_S,
+    LOOK_EVERY_S,
+    ProcessWatch,
+    ServiceManager,
+)
+
+pytestmark = needs_ros
+
+
+class Listener:
+    """The other end of NOTIFY_SOCKET."""
+
+    def __init__(self, address: str) -> None:
+        self.link = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.link.bind('\0' + address[1:] if address.startswith('@') else address)
+        self.environment = {'NOTIFY_SOCKET': address, 'WATCHDOG_USEC': '600000'}
+
+    def heard(self) -> list[str]:
+        """Return the lines that have come since it was asked last."""
+        lines: list[str] = []
+        while True:
+            try:
+                lines += self.link.recv(4096, socket.MSG_DONTWAIT).decode().splitlines()
+            except BlockingIOError:
+                return lines
+
+
+@pytest.fixture(params=['path', 'abstract'])
+def listener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Listener]:
+    address = str(tmp_path / 's') if request.param == 'path' else f'@notify-{os.getpid()}'
+    one = Listener(address)
+    yield one
+    one.link.close()
+
+
+# --- what is told to systemd ---------------------------------------------------------------------
+
+
+def test_systemd_gets_each_message_as_one_datagram_of_lines(listener: Listener) -> None:
+    systemd = ServiceManager(listener.environment)
+    assert systemd.tell('READY=1', 'STATUS=two\nlines')
+    assert listener.link.recv(4096) == b'READY=1\nSTATUS=two lines'
+    assert systemd.feed_every_s == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize('environment', [
+    {}, {'NOTIFY_SOCKET': '/no/such/socket'}, {'NOTIFY_SOCKET': 'vsock:2:1'},
+    {'NOTIFY_SOCKET': '/' + 'x' * 500}, {'NOTIFY_SOCKET': '/a\0b'},
+])
+def test_without_a_socket_that_works_nothing_is_told_and_nothing_raises(
+    environment: dict[str, str]
+) -> None:
+    assert not ServiceManager(environment).tell('READY=1')
+
+
+@pytest.mark.parametrize('change', [
+    {'WATCHDOG_USEC': ''}, {'WATCHDOG_USEC': 'soon'}, {'WATCHDOG_USEC': '0'},
+    {'WATCHDOG_PID': '1'}, {'NOTIFY_SOCKET': ''},
+])
+def test_a_watchdog_that_is_none_or_of_another_process_is_not_fed(change: dict[str, str]) -> None:
+    environment = {'NOTIFY_SOCKET': '/s', 'WATCHDOG_USEC': '3000000',
+                   'WATCHDOG_PID': str(os.getpid())}
+    assert ServiceManager(environment).feed_every_s == pytest.approx(1.0)
+    assert ServiceManager({**environment, **change}).feed_every_s == 0.0
+
+
+def test_a_service_manager_that_reads_nothing_does_not_hold_the_watch(tmp_path: Path) -> None:
+    listener = Listener(str(tmp_path / 's'))
+    systemd = ServiceManager(listener.environment)
+    assert any(not systemd.tell('WATCHDOG=1') for _ in range(100_000))
+    listener.link.close()
+
+
+# --- the watch, looked through by a clock of the test --------------------------------------------
+
+
+class Node:
+    """A node of the test, whose threads work until it is told otherwise."""
+
+    def __init__(self) -> None:
+        self.signs = LifeSigns(stale_s=1.0, stuck_s=10.0, status='active: active')
+        self.said: list[str] = []
+        self.hangs = threading.Event()
+        self.hangs.set()
+
+    def life_signs(self) -> LifeSigns:
+        return self.signs
+
+    def fall(self, reason: str) -> None:
+        self.hangs.wait(30)
+        self.said.append(f'false: {reason}')
+
+    def last_words(self, cause: str) -> None:
+        self.hangs.wait(30)
+        self.said.append(f'last: {cause}')
+
+
+class Rig:
+
+    def __init__(self, listener: Listener | None = None) -> None:
+        self.now_s, self.codes = 500.0, []  # type: tuple[float, list[int]]
+        self.node = Node()
+        self.listener = listener
+        self.heard: list[str] = []
+        self.watch = ProcessWatch(
+            self.node, ServiceManager(listener.environment if listener else {}),
+            self.codes.append, lambda: self.now_s)
+        self._beats = itertools.count()
+
+    def look(self, seconds: float = LOOK_EVERY_S) -> None:
+        self.now_s += seconds
+        self.watch.look()
+        if self.listener is not None:  # at once: such a socket holds ten messages
+            self.heard += self.listener.heard()
+
+    def change(self, **signs: Any) -> None:
+        self.node.signs = dataclasses.replace(self.node.signs, **signs)
+
+    def run(self, seconds: float, turns: bool = True, beats: bool = True) -> None:
+        """Look so long; the executor turns, and the worker beats, or not."""
+        for _ in range(round(seconds / LOOK_EVERY_S)):
+            if turns:
+                self.watch.turn()
+            if beats:
+                self.change(worker=next(self._beats))
+            self.look()
+
+    def ends(self, look: Callable[[], None]) -> str:
+        """Return the last words of a look that ends the process."""
+        with pytest.raises(SystemExit):
+            look()
+        assert self.codes == [EXIT_WATCH]
+        return self.node.said[-1]
+
+
+def test_a_node_whose_threads_work_is_left_alone_and_feeds_the_watchdog(
+    listener: Listener
+) -> None:
+    rig = Rig(listener)
+    rig.run(20)
+    assert (rig.codes, rig.node.said) == ([], [])
+    assert rig.heard[:2] == ['STATUS=active: active', 'WATCHDOG=1']
+    assert rig.heard.count('STATUS=active: active') == 1
+    assert 60 <= rig.heard.count('WATCHDOG=1') <= 101
+
+
+def test_a_node_without_a_worker_feeds_the_watchdog(listener: Listener) -> None:
+    rig = Rig(listener)
+    rig.run(20, beats=False)
+    assert rig.codes == [] and rig.heard.count('WATCHDOG=1') >= 60
+
+
+def test_a_worker_that_has_ended_ends_the_process_at_once(listener: Listener) -> None:
+    rig = Rig(listener)
+    rig.run(1)
+    rig.change(worker_end='SystemExit: 3')
+    assert rig.ends(rig.watch.look) == 'last: the worker has ended: SystemExit: 3'
+    assert listener.heard() == ['STOPPING=1', 'STATUS=the worker has ended: SystemExit: 3']
+
+
+def test_a_worker_that_stands_still_ends_the_process_after_the_timeout(
+    listener: Listener
+) -> None:
+    rig = Rig(listener)
+    rig.run(1)
+    rig.change(in_work='a frame of front')
+    rig.run(9.8, beats=False)
+    assert rig.codes == []
+    said = rig.ends(lambda: rig.run(0.5, beats=False))
+    assert 'the worker hangs: it has stood still for 10.' in said
+    assert 'with a frame of front in work, and stuck_timeout_s allows 10 s' in said
+    assert listener.heard() == ['STOPPING=1', f'STATUS={said.removeprefix("last: ")}']
+
+
+def test_zero_ends_no_process_for_a_thread_that_stands_still() -> None:
+    rig = Rig()
+    rig.change(stuck_s=0.0, worker=7)
+    rig.run(1000, beats=False)
+    assert rig.codes == []
+
+
+def test_a_process_that_was_stopped_and_continued_has_not_hung() -> None:
+    rig = Rig()
+    rig.change(worker=7)
+    rig.watch.look()
+    for _ in range(int(10 / LONGEST_LOOK_S) - 2):  # each time for an hour
+        rig.watch.turn()
+        rig.look(3600)
+    assert rig.codes == []
+
+
+def test_callbacks_that_do_not_run_let_the_flag_fall_once_and_end_the_process_later() -> None:
+    rig = Rig()
+    rig.run(1)
+    rig.run(0.8, turns=False)
+    assert rig.node.said == []
+    rig.run(5, turns=False)
+    (sentence,) = rig.node.said
+    assert 'false: the callbacks of the node have not run for 1.' in sentence
+    rig.run(3)  # they run again
+    rig.run(2, turns=False)
+    assert len(rig.node.said) == 2
+    assert 'a callback hangs' in rig.ends(lambda: rig.run(10, turns=False))
+
+
+def test_a_transition_may_take_an_hour_and_then_the_watchdog_is_not_fed(
+    listener: Listener
+) -> None:
+    rig = Rig(listener)
+    rig.change(transition='configure')
+    for _ in range(int(LONGEST_TRANSITION_S / LONGEST_LOOK_S) - 1):
+        rig.look(LONGEST_LOOK_S)
+    assert (rig.codes, rig.node.said) == ([], [])
+    rig.heard.clear()
+    rig.look(LONGEST_LOOK_S)
+    assert rig.heard == ['WATCHDOG=1']
+    rig.heard.clear()
+    for _ in range(20):
+        rig.look(LONGEST_LOOK_S)
+    assert (rig.codes, rig.heard) == ([], [])
+
+
+def test_last_words_that_hang_do_not_keep_the_process(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(process_watch, 'LAST_WORDS_S', 0.05)
+    rig = Rig()
+    rig.node.hangs.clear()
+    rig.change(worker_end='gone')
+    with pytest.raises(SystemExit):
+        rig.watch.look()
+    assert rig.codes == [EXIT_WATCH]
+    rig.node.hangs.set()
+    # With the stack of each thread, for the one that has to find out why.
+    out = capfd.readouterr().err
+    assert 'uncertainty_seg_node: the worker has ended: gone; the process ends' in out
+    assert 'test_process_watch.py' in out
+
+
+def test_a_watch_that_fails_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig()
+    ended = threading.Event()
+
+    def exit_process(code: int) -> None:
+        ended.set()
+        threading.Event().wait()  # as nothing of a process that has ended goes on
+
+    rig.watch = ProcessWatch(rig.node, ServiceManager({}), exit_process)
+    monkeypatch.setattr(rig.node, 'life_signs', lambda: 1 / 0)
+    rig.watch.__enter__()
+    assert ended.wait(30)
+    assert 'the watch of the process failed: ZeroDivisionError' in rig.node.said[-1]
+
+
+# --- the node, in a process of its own -----------------------------------------------------------
+
+
+class NodeProcess:
+
+    def __init__(self, process: Process, client: Client) -> None:
+        from diagnostic_msgs.msg import DiagnosticArray
+        from std_msgs.msg import Bool
+
+        self.process, self.client = process, client
+        self.heard: list[str] = []
+        self.flags = client.listen('/uncertainty_seg/confident', Bool)
+        self.status = client.listen('/uncertainty_seg/status', DiagnosticArray)
+        self.health = client.listen('/diagnostics', DiagnosticArray)
+        self._seconds = itertools.count(1000)
+
+    def send(self, green: int = 0, red: int = 255, encoding: str = 'bgr8') -> None:
+        self.client.camera.publish(image_message(
+            solid(0, green, red), next(self._seconds) * 10**9, encoding))
+
+    def raise_flag(self) -> None:
+        self.client.wait_for_camera_match()
+
+        def is_up() -> bool:
+            self.send()
+            self.client.spin(0.05)
+            return bool(self.flags and self.flags[-1].data and self.status)
+        self.client.wait_until(is_up, 'the flag to be up')
+
+    def end(self, *sent: Any, listener: Listener | None = None) -> list[str]:
+        """Send such frames until the process has ended; returns every reason from then on."""
+        first = len(self.status)
+        self.client.watched = None
+
+        def has_ended() -> bool:
+            self.heard += listener.heard() if listener is not None else []
+            self.send(*sent)
+            self.client.spin(0.05)
+            return not self.process.is_running
+        self.client.wait_until(has_ended, 'the process to end')
+        self.client.spin(0.3)
+        assert self.process.wait() == EXIT_WATCH
+        assert not self.flags[-1].data
+        reasons = [s.status[0].message for s in self.status[first:]]
+        told = reasons + [s.status[0].message for s in self.health]
+        assert not [text for text in told if 'lost in transport' in text or 'no frame on' in text]
+        return reasons
+
+
+@contextmanager
+def running(folder: Path, listener: Listener | None = None, **parameters: Any
+            ) -> Iterator[NodeProcess]:
+    bundle = make_tiny_bundle(folder / 'tiny')
+    environment = {'UNCERTAINTY_SEG_TEST_RELEASE': str(folder / 'release'),
+                   **(listener.environment if listener else {})}
+    with own_domain() as domain:
+        process = Process(node_arguments(bundle, FAULT_NODE, gate__rise_frames=1, **parameters),
+                          domain, folder / 'log', environment)
+        client = Client(domain, process)
+        try:
+            yield NodeProcess(process, client)
+        finally:
+            client.close()
+            process.end()
+
+
+def test_systemd_hears_of_a_node_from_its_start_to_its_end(
+    tmp_path: Path, listener: Listener
+) -> None:
+    lines: list[str] = []
+
+    def hears(*texts: str) -> Callable[[], bool]:
+        def has_heard() -> bool:
+            lines.extend(listener.heard())
+            return all(any(text in line for line in lines) for text in texts)
+        return has_heard
+
+    with running(tmp_path, listener, stale_timeout_s=0.5) as node:
+        node.client.wait_until(hears('READY=1', 'no frame on /cam'), 'a node without a camera')
+        lines.clear()
+        node.client.wait_until(
+            lambda: hears()() and lines.count('WATCHDOG=1') > 8, 'food while it is idle')
+        node.raise_flag()
+        node.client.change_state('deactivate')
+        lines.clear()
+        node.client.wait_until(
+            lambda: hears('inactive')() and lines.count('WATCHDOG=1') > 4, 'food while inactive')
+        lines.clear()
+        assert node.process.interrupt() == 0
+        assert hears('STOPPING=1')()
+
+
+def test_a_worker_that_ends_takes_the_process_with_it_and_says_so(tmp_path: Path) -> None:
+    with running(tmp_path) as node:
+        node.raise_flag()
+        reasons = node.end(ENDS)
+        assert reasons[-1] == 'the worker has ended: SystemExit: the worker ends on command'
+        assert '[FATAL]' in node.process.output
+        assert f'the process ends with exit code {EXIT_WATCH}' in node.process.output
+
+
+def test_a_worker_that_hangs_ends_the_process_with_its_log_whole(tmp_path: Path) -> None:
+    from uncertainty_seg.storage.frame_log.format import read_sidecar
+
+    log, listener = tmp_path / 'frames', Listener(str(tmp_path / 's'))
+    # Longer than a silent camera needs to be explained: five seconds.
+    with running(tmp_path, listener, stale_timeout_s=0.5, stuck_timeout_s=6.0, log__folder=log,
+                 log__control_share=1.0) as node:
+        node.raise_flag()
+        reasons = node.end(WAITS, 0, listener=listener)
+        assert any('a frame has been in work too long' in reason for reason in reasons)
+        assert 'the worker hangs: it has stood still for 6.' in reasons[-1]
+        assert 'with a frame in work, and stuck_timeout_s allows 6 s' in reasons[-1]
+        assert 'ros_fault_node.py' in node.process.output  # where it hangs
+        assert [*node.heard, *listener.heard()][-2:] == ['STOPPING=1', f'STATUS={reasons[-1]}']
+    listener.link.close()
+    folders = list((log / 'frames').iterdir())
+    assert folders and all(read_sidecar(folder) for folder in folders)
+
+
+def test_a_callback_that_hangs_lets_the_flag_fall_and_ends_the_process(tmp_path: Path) -> None:
+    with running(tmp_path, stale_timeout_s=0.5, stuck_timeout_s=3.0) as node:
+        node.raise_flag()
+        reasons = node.end(0, 255, 'hang')
+        assert any('the callbacks of the node have not run for 0.' in r for r in reasons)
+        assert 'a callback hangs: the callbacks of the node have not run for 3.' in reasons[-1]
+
+
+def test_a_callback_that_exits_ends_the_process_with_a_last_false(tmp_path: Path) -> None:
+    with running(tmp_path) as node:
+        node.raise_flag()
+        reasons = node.end(0, 255, 'exit')
+        assert reasons[-1] == ('a callback has ended the node: SystemExit: '
+                               'the callback ends the node on command')

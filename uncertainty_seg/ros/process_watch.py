@@ -1,0 +1,286 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Whether the process still works: told to systemd while it does, ended when it does not.
+
+A thread of its own observes two others by counters that grow while they work: the worker, which
+counts each frame and, without one, four times a second; and the executor, which counts each
+turn. A node without a camera, or one that is not active, therefore works. When one of the two
+ends or stands still for too long, nothing inside the process can bring it back: the flag is
+published as false with the cause for the last time, and the process ends with an exit code of its
+own even if the thread never returns, so that systemd or `ros2 launch` starts a new one.
+
+Time is summed up over the looks and is not the difference of two clock readings. A process that
+was stopped and continued (SIGSTOP, a suspended computer, a debugger) has not hung meanwhile.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import contextlib
+import ctypes
+from dataclasses import dataclass
+import faulthandler
+import os
+import socket
+import sys
+import threading
+import time
+from typing import NoReturn, Protocol
+
+EXIT_WATCH = 3
+# The watch looks as often, and counts at most this much more for a look that came late.
+LOOK_EVERY_S, LONGEST_LOOK_S = 0.1, 0.5
+# A transition loads networks, compiles or builds engines without a turn of the executor: as long
+# as TimeoutStartSec of the unit.
+LONGEST_TRANSITION_S = 3600.0
+# For the last false, the frame log and the log lines; a thread that hangs may hold their locks.
+LAST_WORDS_S, FLUSH_S = 5.0, 1.0
+
+# -------------------------------------------------------------------------------------------------
+# What is told to systemd: datagrams to the socket NOTIFY_SOCKET, as sd_notify(3) specifies them.
+# Own code, since that page promises the protocol to be stable and prints an implementation to
+# copy. sdnotify on PyPI was last released in 2017; systemd-python and cysystemd are C extensions
+# around libsystemd, for the same datagram.
+
+
+class ServiceManager:
+    """
+    Tell systemd how the service is; does nothing where it did not start this process.
+
+    Parameters
+    ----------
+    environment : mapping of str to str, optional
+        NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID.
+
+    Attributes
+    ----------
+    feed_every_s : float
+        How often the watchdog is to be fed, a third of its time; 0 if there is none.
+
+    """
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        address = environment.get('NOTIFY_SOCKET', '')
+        # An abstract socket is written with an @ in place of the first byte, which is 0.
+        self._address = '\0' + address[1:] if address.startswith('@') else address
+        is_ours = environment.get('WATCHDOG_PID', '') in ('', str(os.getpid()))
+        microseconds = environment.get('WATCHDOG_USEC', '')
+        self.feed_every_s = (
+            int(microseconds) / 3e6 if address and is_ours and microseconds.isdecimal() else 0.0)
+
+    def tell(self, *lines: str) -> bool:
+        """Send assignments such as 'READY=1'; returns whether systemd took them, at once."""
+        if not self._address:
+            return False
+        text = '\n'.join(' '.join(line.split()) for line in lines)
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as link:
+                link.setblocking(False)  # a service manager that hangs must not hold the watch
+                link.sendto(text.encode(), self._address)
+        except (OSError, ValueError):  # the socket has gone, is full, or has no usable name
+            return False
+        return True
+
+
+# -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LifeSigns:
+    """
+    What the watch is told about a node.
+
+    Attributes
+    ----------
+    stale_s, stuck_s : float
+        Without a turn for `stale_s` no frame can arrive, and the flag falls; a thread that stands
+        still for `stuck_s` ends the process, never if that is 0.
+    worker : object
+        Equal to that of the look before if the worker stood still since; None if there is none.
+    worker_end : str
+        What ended the worker; empty while it runs.
+    in_work : str
+        What the worker has in work, in words.
+    transition : str
+        The lifecycle transition that is running; empty for none.
+    status : str
+        How the node is, for people.
+
+    """
+
+    stale_s: float = 1.0
+    stuck_s: float = 0.0
+    worker: object = None
+    worker_end: str = ''
+    in_work: str = ''
+    transition: str = ''
+    status: str = ''
+
+
+class WatchedNode(Protocol):
+    """What the watch needs of a node; called from the thread of the watch."""
+
+    def life_signs(self) -> LifeSigns:
+        """Return the current ones; takes no lock."""
+        ...
+
+    def fall(self, reason: str) -> None:
+        """Publish every flag as false."""
+        ...
+
+    def last_words(self, cause: str) -> None:
+        """Publish every flag as false for good, log the cause, and finish the frame log."""
+        ...
+
+
+class _Stillness:
+    """For how long a value has been the same, summed up over looks."""
+
+    def __init__(self) -> None:
+        self._value: object = None
+        self.seconds = 0.0
+
+    def look(self, value: object, elapsed_s: float) -> float:
+        self.seconds = self.seconds + elapsed_s if value == self._value else 0.0
+        self._value = value
+        return self.seconds
+
+
+class ProcessWatch:
+    """
+    Watch a node's threads while the block runs.
+
+    Parameters
+    ----------
+    node : WatchedNode
+        Tells how its threads are.
+    systemd : ServiceManager
+        Told that the process works, a third of the watchdog's time apart.
+    exit_process : callable, optional
+        Ends the process without waiting for any thread.
+    clock : callable, optional
+        Seconds that never stand still or go back.
+
+    """
+
+    def __init__(
+        self, node: WatchedNode, systemd: ServiceManager,
+        exit_process: Callable[[int], object] = os._exit,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._node, self._systemd = node, systemd
+        self._exit, self._clock = exit_process, clock
+        self._turns = 0
+        self._worker, self._executor = _Stillness(), _Stillness()
+        self._looked_s = clock()
+        self._fed_s, self._status = -float('inf'), ''
+        self._has_fallen = False
+        self._ending = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name='process-watch', daemon=True)
+
+    def __enter__(self) -> ProcessWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._systemd.tell('STOPPING=1', 'STATUS=stopping')
+
+    def turn(self) -> None:
+        """Take note that the executor has made a turn."""
+        self._turns += 1
+
+    def look(self) -> None:
+        """Look once: feed systemd's watchdog, or end the process."""
+        now_s = self._clock()
+        elapsed_s = min(now_s - self._looked_s, LONGEST_LOOK_S)
+        self._looked_s = now_s
+        signs = self._node.life_signs()
+        if signs.worker_end:
+            self.end(f'the worker has ended: {signs.worker_end}')
+        worker_s = self._worker.look(signs.worker, elapsed_s) if signs.worker is not None else 0.0
+        executor_s = self._executor.look((self._turns, signs.transition), elapsed_s)
+        if signs.transition:
+            self._has_fallen = False
+            is_well = executor_s < LONGEST_TRANSITION_S
+        else:
+            self._judge_executor(executor_s, signs)
+            is_well = True
+        if signs.stuck_s and worker_s >= signs.stuck_s:
+            what = signs.in_work or 'no frame'
+            self.end(f'the worker hangs: it has stood still for {worker_s:.1f} s with {what} in '
+                     f'work, and stuck_timeout_s allows {signs.stuck_s:g} s; raise it if a frame '
+                     'may take that long')
+        if is_well:
+            self._feed(signs, now_s)
+
+    def end(self, cause: str) -> NoReturn:
+        """
+        End the process with the cause as the last reason of the flag; never returns.
+
+        Parameters
+        ----------
+        cause : str
+            One sentence.
+
+        """
+        if not self._ending.acquire(blocking=False):
+            threading.Event().wait()  # another thread is at it
+        _attempt(lambda: self._node.last_words(cause), LAST_WORDS_S)
+        self._systemd.tell('STOPPING=1', f'STATUS={cause}')
+        _attempt(lambda: _report(cause), FLUSH_S)
+        self._exit(EXIT_WATCH)
+        raise SystemExit(EXIT_WATCH)
+
+    def _judge_executor(self, still_s: float, signs: LifeSigns) -> None:
+        sentence = f'the callbacks of the node have not run for {still_s:.1f} s'
+        if signs.stuck_s and still_s >= signs.stuck_s:
+            self.end(f'a callback hangs: {sentence}, and stuck_timeout_s allows '
+                     f'{signs.stuck_s:g} s')
+        if still_s < signs.stale_s:
+            self._has_fallen = False
+        elif not self._has_fallen:
+            self._has_fallen = True  # once: whatever hangs may hold the lock of the verdict
+            _attempt(lambda: self._node.fall(sentence), LOOK_EVERY_S)
+
+    def _feed(self, signs: LifeSigns, now_s: float) -> None:
+        lines = []
+        if signs.status != self._status:
+            self._status = signs.status
+            lines.append(f'STATUS={signs.status}')
+        every_s = self._systemd.feed_every_s
+        if every_s and now_s - self._fed_s >= every_s:
+            self._fed_s = now_s
+            lines.append('WATCHDOG=1')
+        if lines:
+            self._systemd.tell(*lines)
+
+    def _run(self) -> None:
+        while not self._stop.wait(LOOK_EVERY_S):
+            try:
+                self.look()
+            except Exception as err:  # without the watch nothing else would end a dead process
+                self.end(f'the watch of the process failed: {type(err).__name__}: {err}')
+
+
+def _attempt(action: Callable[[], None], timeout_s: float) -> None:
+    """Run something that may never return, in a thread, and wait so long for it."""
+    thread = threading.Thread(target=action, name='last-words', daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+
+
+def _report(cause: str) -> None:
+    # To stderr itself: the log of ROS may be what hangs.
+    print(f'uncertainty_seg_node: {cause}; the process ends with exit code {EXIT_WATCH}. '
+          'What each thread does:', file=sys.stderr, flush=True)
+    with contextlib.suppress(Exception):  # stderr may be no file
+        faulthandler.dump_traceback(all_threads=True)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    with contextlib.suppress(Exception):
+        ctypes.CDLL(None).fflush(None)  # what the ROS logger wrote with C's streams
