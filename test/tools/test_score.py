@@ -58,7 +58,10 @@ HALVES = np.concatenate([solid((255, 0, 0), 30, 90), solid((0, 0, 255), 10, 90)]
 
 def write_bag(path: Path, pictures: list[np.ndarray], topic: str = CAMERA) -> Path:
     with BagWriter(path) as bag:
-        for k, pixels in enumerate(pictures):
+        for k, picture in enumerate(pictures):
+            # A picture that comes again differs in a pixel, or the camera were frozen.
+            pixels = picture.copy()
+            pixels[-1, -1, 1] += k if k and np.array_equal(picture, pictures[k - 1]) else 0
             bag.write_image(topic, START_NS + k * STEP_NS, 'cam', pixels, 'bgr8')
     return path
 
@@ -218,7 +221,9 @@ def test_a_frame_that_is_bad_is_counted_left_out_and_shuts_the_gate(
             if k == 4:
                 bag.write_serialized(CAMERA, IMAGE_TYPE, stamp, b'\0\1\0\0\7')
             else:
-                bag.write_image(CAMERA, stamp, 'cam', RED, 'bgr8')
+                pixels = RED.copy()
+                pixels[-1, -1, 1] += k
+                bag.write_image(CAMERA, stamp, 'cam', pixels, 'bgr8')
     assert score(tiny_bundle, tmp_path / 'table', tmp_path / 'bag') == 0
     captured = capsys.readouterr()
     summary = json.loads(captured.out.splitlines()[-1])
