@@ -428,6 +428,13 @@ def test_a_node_that_takes_over_from_a_dead_one_is_relied_on_when_that_one_has_l
         assert begins(said, '', *[TWO] * 4, '')
 
 
+def test_a_node_that_dies_twice_is_relied_on_after_each_death() -> None:
+    third = b'third'
+    _, said = watched([(0, [NODE], 7), (2, [NODE, SECOND], 1), (20, [SECOND], 2),
+                       (22, [SECOND, third], 1), (40, [third], 2)])
+    assert begins(said, '', TWO, '', TWO, '')
+
+
 def test_two_that_are_found_together_are_neither_relied_on_alone() -> None:
     both = [NODE, ROGUE]
     for start, alone_s in ((both, 10.0), ([NODE], 0.5 * DEADLINE_S)):
@@ -449,10 +456,11 @@ def test_a_publisher_that_was_never_heard_shows_nothing() -> None:
 
 
 def test_the_publishers_that_have_left_are_forgotten_in_the_end() -> None:
-    watch, _ = watched([(0, [NODE], 7), (0.5, [NODE, ROGUE], 8)])
+    watch, _ = watched([(0, [NODE], 7), (0.5, [NODE, ROGUE, SECOND], 8)])
     for number in range(2 * MOST_KNOWN):
         watch.look(START_S + 10 + number, [str(number).encode(), ROGUE])
     assert len(watch._known) <= MOST_KNOWN + 1
+    assert watch._barred == {ROGUE}
     assert watch.look(START_S + 9999, [ROGUE]).startswith(BARRED)
 
 
