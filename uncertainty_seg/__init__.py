@@ -27,6 +27,7 @@ runtime nor numpy. The folders, in the order in which a frame passes them:
 """
 
 from importlib import import_module
+import os
 from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ _PLACES = {
     'overlay': 'core.render', 'replay': 'tools.replay_bag', 'score': 'tools.score_frames',
     'select': 'tools.select_frames', 'self_check': 'tools.self_check',
 }
+# From 1.29 on ONNX Runtime's wheels report each model that is opened to its vendor, unless this is
+# set before they are loaded. Whoever wants that sets it to 0.
+os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
 
 
 def __getattr__(name: str) -> Any:

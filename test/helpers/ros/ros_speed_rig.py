@@ -27,6 +27,14 @@ SLOW, DEADLINE_S, RATE_HZ = 0.25, 0.5, 40.0
 LATE_S = 8.0
 # From the governor's look at the clock to the stamp of the message, if it is interrupted between.
 STAMPED_LATE_S = 0.25
+# A killed peer leaves the graph after this many seconds, and not after Fast DDS's own 20.
+LEASE_S = 6
+PROFILE = f"""<profiles xmlns="http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles">
+<participant profile_name="peer" is_default_profile="true"><rtps><builtin><discovery_config>
+<leaseDuration><sec>{LEASE_S}</sec></leaseDuration>
+<leaseAnnouncement><sec>1</sec></leaseAnnouncement>
+</discovery_config></builtin></rtps></participant></profiles>
+"""
 
 
 def governor_arguments(*words: str, **parameters: Any) -> list[str]:
@@ -59,6 +67,8 @@ class SpeedRig:
         self.health = self.client.listen('/diagnostics', DiagnosticArray)
         self.commands = node.create_publisher(kind, '/cmd_vel', 10)
         self._flag = folder / 'flag'
+        self._profile = folder / 'profile.xml'
+        self._profile.write_text(PROFILE)
         self._peers: list[Process] = []
         self.wait(lambda: self.factors and self.commands.get_subscription_count(), 'the governor')
         self.client.wait_for_topics('/cmd_vel_limited')
@@ -76,18 +86,32 @@ class SpeedRig:
     def speak(self, word: str, deadline_s: float = DEADLINE_S) -> Process:
         """Start a stand-in of the perception node; the one before, if it still runs, ends."""
         self._end_peers()
+        ended_s = now_s()  # what was heard before is of the one before
+        self.wait(lambda: self.factors[-1][0] > ended_s and self.factor == SLOW, 'the slow factor')
         self.say(word)
-        peer = Process([*PEER, 'flag'], self.domain, self.folder / 'peer', {
-            'UNCERTAINTY_SEG_TEST_FLAG': str(self._flag),
-            'UNCERTAINTY_SEG_TEST_DEADLINE_S': str(deadline_s)})
-        self._peers.append(peer)
-        return peer
+        return self._start(self._flag, deadline_s)
+
+    def speak_beside(self, word: str) -> Process:
+        """Start another publisher of the flag beside the stand-in; it says this word only."""
+        self.say_beside(word)
+        return self._start(self.folder / 'beside', DEADLINE_S)
+
+    def _start(self, file: Path, deadline_s: float) -> Process:
+        log = self.folder / f'peer_{file.name}'
+        self._peers.append(Process([*PEER, 'flag'], self.domain, log, {
+            'FASTRTPS_DEFAULT_PROFILES_FILE': str(self._profile),
+            'FASTDDS_DEFAULT_PROFILES_FILE': str(self._profile),
+            'UNCERTAINTY_SEG_TEST_FLAG': str(file),
+            'UNCERTAINTY_SEG_TEST_DEADLINE_S': str(deadline_s)}))
+        return self._peers[-1]
 
     def say(self, word: str) -> None:
         """Let the stand-in say another word from now on; nothing, with an empty one."""
-        new = self._flag.with_suffix('.new')
-        new.write_text(word)
-        new.rename(self._flag)
+        _replace(self._flag, word)
+
+    def say_beside(self, word: str) -> None:
+        """Let the publisher beside the stand-in say another word from now on."""
+        _replace(self.folder / 'beside', word)
 
     def wait_for_rise(self, above: float = SLOW + 0.05) -> None:
         self.wait(lambda: self.factor > above, f'a factor above {above}')
@@ -148,6 +172,12 @@ def speed_rig(folder: Path, *words: str, **parameters: Any) -> Iterator[SpeedRig
                 rig.close()
             governor.send_signal(signal.SIGCONT)
             governor.end()
+
+
+def _replace(file: Path, text: str) -> None:
+    new = file.with_suffix('.new')
+    new.write_text(text)
+    new.rename(file)
 
 
 def now_s() -> float:

@@ -141,6 +141,68 @@ def test_a_governor_that_slept_does_not_believe_what_waited_for_it(rig: SpeedRig
     assert len(rig.factors) >= num_before + 30
 
 
+def test_a_node_started_anew_is_relied_on_when_the_dead_one_has_left_the_graph(
+    rig: SpeedRig
+) -> None:
+    dead = rig.speak('true')
+    rig.wait_for_rise()
+    dead.interrupt(signal.SIGKILL)
+    rig.speak('true')
+    rig.wait_for_reason('2 publishers of the flag, expected one')
+    assert rig.factor == SLOW
+    rig.wait_for_rise()
+
+
+def test_a_second_publisher_is_slow_whatever_it_says_and_is_never_relied_on(
+    rig: SpeedRig
+) -> None:
+    node = rig.speak('true')
+    rig.wait_for_rise()
+    rogue = rig.speak_beside('false')
+    rig.wait_for_reason('2 publishers of the flag, expected one')
+    assert set(rig.hear(60)) == {SLOW}  # one says true and one says false
+    rig.say_beside('true')
+    assert set(rig.hear(60)) == {SLOW}
+    node.send_signal(signal.SIGSTOP)  # the rogue speaks alone
+    assert set(rig.hear(60)) == {SLOW}
+    node.interrupt(signal.SIGKILL)
+    rig.wait_for_reason('a publisher that published beside another one')
+    assert set(rig.hear(60)) == {SLOW}
+    rogue.end()
+    rig.speak('true')
+    rig.wait_for_rise()
+
+
+def test_the_node_is_relied_on_again_when_a_second_publisher_has_left(rig: SpeedRig) -> None:
+    rig.speak('true')
+    rig.wait_for_rise()
+    rogue = rig.speak_beside('true')
+    rig.wait_for_reason('2 publishers of the flag, expected one')
+    assert rig.factor == SLOW
+    rogue.end()
+    rig.wait_for_rise()
+
+
+def test_a_command_that_waited_for_a_governor_that_slept_is_zero(tmp_path: Path) -> None:
+    with speed_rig(tmp_path, command_timeout_s=0.5) as rig:
+        rig.commands.publish(twist(1.0))
+        rig.wait(lambda: len(rig.limited) == 2, 'a limited command, and the zero after it')
+        rig.governor.send_signal(signal.SIGSTOP)
+        try:
+            for _ in range(3):
+                rig.commands.publish(twist(2.0))
+            rig.client.spin(1.0)
+        finally:
+            rig.governor.send_signal(signal.SIGCONT)
+        rig.wait_for_reason('/cmd_vel was sent ')
+        assert int(values_of(rig.health[-1])['commands_late']) > 0
+        assert {msg.linear.x for msg in rig.limited[1:]} == {0.0}
+        assert re.search(r'/cmd_vel was sent \d+\.\d s ago, expected less than 0.5 s',
+                         rig.governor.output)
+        rig.commands.publish(twist(1.0))
+        rig.wait(lambda: rig.limited[-1].linear.x == SLOW, 'the next command')
+
+
 def test_a_command_that_is_not_finite_is_zero_counted_and_said(rig: SpeedRig) -> None:
     for bad in (math.nan, math.inf):
         num_before = len(rig.limited)

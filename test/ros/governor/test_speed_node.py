@@ -65,6 +65,12 @@ class Log:
         self._told.append(('error', text))
 
 
+def speaker(number: int, kind: str = 'std_msgs/msg/Bool') -> Any:
+    """Return what the graph says of a publisher."""
+    return SimpleNamespace(topic_type=kind, endpoint_gid=[number] * 16, node_name=f'node_{number}',
+                           node_namespace='/')
+
+
 class Governor:
     """A governor whose topics are lists."""
 
@@ -89,8 +95,12 @@ class Governor:
             publisher.wait_for_all_acked = (
                 lambda timeout, name=publisher.topic_name:
                 self.acked.append((name, timeout.nanoseconds)))
-        self.num_publishers = 1
-        self.node.count_publishers = lambda topic: self.num_publishers
+        self.publishers = [speaker(1)]
+        self.others: list[Any] = []  # on the topic of the commands
+        self.node.get_publishers_info_by_topic = (
+            lambda topic: self.publishers if topic == '/confident' else self.others)
+        self.number = 0
+        self.system_now_s = SYSTEM_S
         self._callbacks = {one.topic_name: one.callback for one in self.node.subscriptions}
         self._timers = {timer.timer_period_ns: timer.callback for timer in self.node.timers}
 
@@ -104,18 +114,22 @@ class Governor:
 
     def system_s(self) -> float:
         self.asked.append('system')
-        return SYSTEM_S
+        return self.system_now_s
 
-    def hear(self, is_confident: bool, age_s: float = 0.0) -> None:
+    def hear(self, is_confident: bool, age_s: float = 0.0, number: int | None = None) -> None:
         """Take a flag that was sent so long ago by the system clock."""
-        self._callbacks['/confident'](
-            Bool(data=is_confident), {'source_timestamp': round((SYSTEM_S - age_s) * 1e9)})
+        if number is None:
+            number = self.number = self.number + 1
+        self._callbacks['/confident'](Bool(data=is_confident), {
+            'source_timestamp': round((self.system_now_s - age_s) * 1e9),
+            'publication_sequence_number': number})
 
-    def hear_without_a_time(self, *information: Any) -> None:
-        self._callbacks['/confident'](Bool(data=True), *information)
+    def hear_without_a_time(self, **information: Any) -> None:
+        self._callbacks['/confident'](Bool(data=True), information)
 
-    def command(self, msg: Any) -> None:
-        self._callbacks['/cmd_vel'](msg)
+    def command(self, msg: Any, age_s: float = 0.0) -> None:
+        self._callbacks['/cmd_vel'](
+            msg, {'source_timestamp': round((self.system_now_s - age_s) * 1e9)})
 
     def tick(self, step_s: float = 0.1) -> None:
         self.now_s += step_s
@@ -181,14 +195,14 @@ def test_a_middleware_that_does_not_tell_when_a_flag_was_sent_is_taken_at_its_ar
     for sent_ns in (0, -1):
         with governor(domain) as one:
             one.rise()
-            one.hear_without_a_time({'source_timestamp': sent_ns})
+            one.hear_without_a_time(source_timestamp=sent_ns)
             assert one.reason() == 'full'
 
 
 def test_where_clocks_are_not_compared_a_flag_is_young_when_it_arrives(domain: int) -> None:
     with governor(domain, compare_clocks=False) as one:
         for _ in range(40):
-            one.hear_without_a_time()  # rclpy gives none to a callback of one argument
+            one.hear_without_a_time(source_timestamp=1)
             one.tick()
         assert one.factors[-1] == 1.0
 
@@ -207,14 +221,15 @@ def test_the_system_clock_is_read_last_so_that_a_pause_makes_the_flag_older(doma
     with governor(domain) as one:
         one.asked.clear()
         one.hear(True)
-        assert one.asked == ['steady', 'system']
+        # Two of the watch over the publishers, and then the pair that is compared.
+        assert one.asked == ['steady', 'steady', 'steady', 'system']
 
 
 class Ears:
     """A node that remembers the subscription it was asked for."""
 
     def __init__(self) -> None:
-        self.num_publishers = 0
+        self.publishers: list[Any] = []
         self.warnings: list[str] = []
         self.errors: list[str] = []
 
@@ -224,9 +239,9 @@ class Ears:
         self.kind, self.take, self.qos, self.events = kind, take, qos, event_callbacks
         return SimpleNamespace(topic_name=f'/auv/{topic}')
 
-    def count_publishers(self, topic: str) -> int:
+    def get_publishers_info_by_topic(self, topic: str) -> list[Any]:
         assert topic == '/auv/confident'
-        return self.num_publishers
+        return self.publishers
 
     def get_logger(self) -> Any:
         return SimpleNamespace(warning=self.warnings.append, error=self.errors.append)
@@ -235,7 +250,8 @@ class Ears:
 def link(compare_clocks: bool = True) -> tuple[Ears, FlagLink, list[Any], list[str]]:
     ears, heard, lost = Ears(), [], []
     return ears, FlagLink(ears, DEADLINE_S, compare_clocks,
-                          lambda *words: heard.append(words), lost.append), heard, lost
+                          lambda *words: heard.append(words), lost.append,
+                          lambda: 0.0), heard, lost
 
 
 def test_the_link_passes_on_when_a_flag_was_sent_in_seconds() -> None:
@@ -273,15 +289,35 @@ def test_a_publisher_of_another_quality_of_service_is_an_error_that_names_the_po
     assert 'a deadline of 0.5 s' in sentence
 
 
-def test_the_graph_says_that_the_publisher_left_once_and_that_there_are_two_once() -> None:
+def test_the_graph_says_once_that_the_publisher_left_and_always_that_there_are_two() -> None:
     ears, watched, _, lost = link()
     told = []
-    for ears.num_publishers in (0, 1, 1, 0, 0, 1, 2, 3, 2, 1, 2, 0):
+    for present in ([], [1], [1], [], [], [2], [2, 3], [2, 3], [3], [2, 3], []):
+        ears.publishers = [speaker(number) for number in present]
         watched.check_graph()
         told.append((len(lost), len(ears.warnings)))
-    assert told == [(0, 0)] * 3 + [(1, 0)] * 3 + [(1, 1)] * 4 + [(1, 2), (2, 2)]
-    assert set(lost) == {GONE}
-    assert ears.warnings[0].startswith('2 publishers on /auv/confident')
+    assert told == [(0, 0)] * 3 + [(1, 0)] * 3 + [(2, 1), (3, 1), (3, 1), (4, 2), (5, 2)]
+    assert (lost[0], lost[-1]) == (GONE, GONE)
+    assert all(reason.startswith('2 publishers of the flag, expected one') for reason in lost[1:4])
+    assert ears.warnings[0].startswith('/auv/confident: 2 publishers of the flag, expected one')
+
+
+def test_a_publisher_of_another_type_is_no_second_one() -> None:
+    ears, watched, heard, lost = link()
+    ears.publishers = [speaker(1), speaker(2, 'std_msgs/msg/String')]
+    ears.take(Bool(data=True), {'source_timestamp': 10**9})
+    assert (heard, lost, watched.num_publishers) == ([(True, 1.0)], [], 1)
+
+
+def test_no_flag_is_passed_on_from_the_moment_a_second_publisher_is_on_the_graph() -> None:
+    ears, watched, heard, lost = link()
+    ears.publishers = [speaker(1)]
+    ears.take(Bool(data=True), {'source_timestamp': 10**9})
+    ears.publishers = [speaker(1), speaker(2)]
+    for is_confident in (True, False):  # without a tick in between
+        ears.take(Bool(data=is_confident), {'source_timestamp': 10**9})
+    assert heard == [(True, 1.0)]
+    assert lost == [watched.fault] * 2
 
 
 def test_a_middleware_without_events_is_listened_to_without_them() -> None:
@@ -293,12 +329,129 @@ def test_a_middleware_without_events_is_listened_to_without_them() -> None:
             return super().create_subscription(*words)
 
     ears, heard = Deaf(), []
-    FlagLink(ears, DEADLINE_S, True, lambda *words: heard.append(words), heard.append)
+    FlagLink(ears, DEADLINE_S, True, lambda *words: heard.append(words), heard.append,
+             lambda: 0.0)
     ears.take(Bool(data=True), {'source_timestamp': 10**9})
     assert heard == [(True, 1.0)]
 
 
+def test_two_publishers_are_slow_whatever_they_say_with_the_reason_in_the_diagnostics(
+    domain: int
+) -> None:
+    for words in ((True, False), (True, True)):
+        with governor(domain) as one:
+            one.rise()
+            one.publishers = [speaker(1), speaker(2)]
+            num_before = len(one.factors)
+            for step in range(40):
+                for number, word in zip((100 + step, 1 + step), words, strict=True):
+                    one.hear(word, number=number)
+                one.tick()
+            assert set(one.factors[num_before:]) == {SLOW}
+            status = one.health().status[0]
+            assert (status.level, status.message.startswith('2 publishers of the flag')) == (
+                b'\x01', True)
+
+
+def test_a_rogue_that_is_left_alone_after_the_node_has_died_raises_nothing(domain: int) -> None:
+    with governor(domain) as one:
+        one.rise()
+        one.publishers = [speaker(1), speaker(2)]
+        one.hear(True)  # the node, and then the rogue alone
+        one.publishers = [speaker(2)]
+        num_before = len(one.factors)
+        for number in range(1, 100):
+            one.hear(True, number=number)
+            one.tick()
+        assert set(one.factors[num_before:]) == {SLOW}
+        assert 'published beside another one' in one.reason()
+        one.publishers = [speaker(3)]  # started anew
+        one.rise()
+        assert one.reason() == 'full'
+
+
+@pytest.mark.parametrize('jump_s', [-3600.0, -0.3, 0.3, 3600.0])
+def test_a_jump_of_the_system_clock_raises_nothing_and_is_over_with_the_next_flag(
+    domain: int, jump_s: float
+) -> None:
+    with governor(domain) as one:
+        one.rise()
+        one.command(twist(1.0))
+        one.system_now_s += jump_s
+        num_before = len(one.factors)
+        one.hear(True, age_s=jump_s)  # on the way while the clock jumped
+        one.command(twist(2.0), age_s=jump_s)
+        is_small = abs(jump_s) < DEADLINE_S
+        assert one.limited[-1].linear.x == (2.0 if is_small else 0.0)
+        one.tick()
+        assert one.factors[-1] == (1.0 if is_small else SLOW)
+        assert one.factors[num_before:] == sorted(one.factors[num_before:], reverse=True)
+        one.command(twist(2.0))
+        assert one.limited[-1].linear.x == 2.0 * one.factors[-1]
+        one.rise()
+
+
 # --- commands ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(('age_s', 'speed'), [
+    (-0.6, 0.0), (-0.5, 0.0), (-0.4, 1.0), (0.0, 1.0), (0.4, 1.0), (0.5, 0.0), (3.0, 0.0)])
+def test_a_command_that_is_as_old_as_the_timeout_or_as_new_is_zero_said_and_counted(
+    domain: int, age_s: float, speed: float
+) -> None:
+    with governor(domain) as one:
+        one.rise()
+        one.command(twist(1.0), age_s)
+        assert one.limited[-1].linear.x == speed
+        health = one.health()
+        assert values_of(health)['commands_late'] == str(int(not speed))
+        sentence = (f'/cmd_vel was sent {age_s:.1f} s ago, expected less than 0.5 s: held up, or '
+                    'the clocks differ (compare_clocks)')
+        assert health.status[0].message == ('full' if speed else sentence)
+        assert [text for level, text in one.log if level == 'warning'] == (
+            [] if speed else [f'{sentence}, zero goes out (1 so far)'])
+        one.command(twist(1.0))
+        assert one.reason() == 'full'
+
+
+def test_a_command_counts_as_late_by_either_of_its_stamps_but_not_by_a_stamp_of_zero(
+    domain: int
+) -> None:
+    with governor(domain, stamped=True) as one:
+        one.rise()
+        now_ns = one.node.get_clock().now().nanoseconds
+        for stamp_s, age_s, is_passed_on in (
+                (None, 0.0, True), (0.0, 0.0, True), (3.0, 0.0, False), (0.0, 3.0, False),
+                (-3.0, 0.0, False), (None, 3.0, False)):
+            command = TwistStamped(twist=twist(1.0))
+            if stamp_s is not None:
+                stamp_ns = now_ns - round(stamp_s * 1e9)
+                command.header.stamp.sec, command.header.stamp.nanosec = divmod(stamp_ns, 10**9)
+            one.command(command, age_s)
+            assert (one.limited[-1].twist.linear.x == 1.0) is is_passed_on, (stamp_s, age_s)
+
+
+def test_where_clocks_are_not_compared_a_command_is_young_when_it_arrives(domain: int) -> None:
+    for age_s in (-3600.0, 3600.0):
+        with governor(domain, compare_clocks=False) as one:
+            one.command(twist(1.0), age_s)
+            assert one.limited[-1].linear.x == SLOW
+
+
+def test_the_timeout_of_a_command_counts_from_its_sending(domain: int) -> None:
+    with governor(domain) as one:
+        one.command(twist(1.0), 0.3)
+        one.tick(0.15)
+        assert len(one.limited) == 1
+        one.tick(0.1)
+        assert velocity_of(one.limited[-1]) == (0.0,) * 6
+
+
+def test_a_pause_between_the_clocks_makes_a_command_older(domain: int) -> None:
+    with governor(domain) as one:
+        one.asked.clear()
+        one.command(twist(1.0))
+        assert one.asked[:2] == ['steady', 'system']
 
 
 def test_the_six_velocities_of_a_twist_go_in_and_out_in_one_order() -> None:
@@ -375,20 +528,21 @@ def test_only_what_the_vehicle_feels_is_logged(domain: int) -> None:
 
 def test_diagnostics_name_state_factor_and_what_is_missing(domain: int) -> None:
     with governor(domain) as one:
-        one.num_publishers = 0
+        one.publishers = []
         one.tick()
         status = one.health().status[0]
         assert status.name == 'uncertainty_seg: speed_governor'
         assert status.level == b'\x01'
         assert status.message == ('no flag yet; no publisher on /confident: start the node, or '
                                   'remap confident')
-        one.num_publishers = 1
+        one.publishers = [speaker(1)]
+        one.tick()
         assert one.reason() == 'no flag yet'
         one.rise()
         msg = one.health()
         assert (msg.status[0].level, msg.status[0].message) == (b'\x00', 'full')
         assert values_of(msg) == {'speed_factor': '1.000', 'state': 'full', 'flag_lost': '0',
-                                  'commands_refused': '0'}
+                                  'commands_refused': '0', 'commands_late': '0'}
         one.hear(False)
         assert values_of(one.health())['flag_lost'] == '1'
 
@@ -396,20 +550,19 @@ def test_diagnostics_name_state_factor_and_what_is_missing(domain: int) -> None:
 def test_a_publisher_of_another_type_is_in_the_diagnostics(domain: int) -> None:
     with governor(domain) as one:
         one.rise()
-        one.node.get_publishers_info_by_topic = lambda name: [SimpleNamespace(
-            topic_type='std_msgs/msg/String' if name == '/confident' else
-            'geometry_msgs/msg/TwistStamped', node_name='other', node_namespace='/')]
+        one.publishers = [speaker(2, 'std_msgs/msg/String')]
+        one.others = [speaker(3, 'geometry_msgs/msg/TwistStamped')]
         message = one.reason()
         assert message.count('; ') >= 1
         assert 'std_msgs/msg/String' in message and 'geometry_msgs/msg/TwistStamped' in message
-        one.node.get_publishers_info_by_topic = lambda name: []
+        one.publishers, one.others = [speaker(1)], []
         assert one.reason() == 'full'
 
 
 def test_a_publisher_that_left_is_noticed_at_the_next_tick(domain: int) -> None:
     with governor(domain) as one:
         one.rise()
-        one.num_publishers = 0
+        one.publishers = []
         one.tick()
         assert one.factors[-1] == SLOW
         assert one.log[-1] == ('warning', f'slow: {GONE}')

@@ -22,6 +22,8 @@ import pytest
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.ros.governor.policy import (
     CommandLimiter,
+    MOST_KNOWN,
+    PublisherWatch,
     speed_settings_from_dict,
     SpeedPolicy,
     SpeedSettings,
@@ -111,7 +113,10 @@ def test_it_stays_in_range_and_rises_only_at_a_true_by_no_more_than_the_rate(
             assert 0 < now_s - true_s < DEADLINE_S  # renewed in time
             assert after - before <= RISE * (now_s - true_s)
         before = after
-        true_s = now_s - max(event.age_s, 0.0) if event.kind == 'true' else true_s
+        # A true that overtook another one on the way renews nothing.
+        true_s = -math.inf if event.step_s < 0 else true_s
+        if event.kind == 'true':
+            true_s = max(true_s, now_s - max(event.age_s, 0.0))
 
 
 @given(events(), st.lists(steps(0, 64), min_size=2, max_size=10),
@@ -345,6 +350,27 @@ def test_a_clock_that_goes_back_ends_the_command() -> None:
     assert limiter.tick(9.9, 1.0) == ZERO
 
 
+@for_each('age_s', [-0.5, 0.5, 3600.0, math.nan, math.inf])
+def test_a_command_that_is_too_old_or_too_new_is_zero_with_the_reason(age_s: float) -> None:
+    limiter = CommandLimiter(TIMEOUT_S)
+    assert limiter.take(10.0, COMMAND, 1.0, age_s) == ZERO
+    assert (limiter.num_late, limiter.num_refused) == (1, 0)
+    assert limiter.reason == (f'was sent {age_s:.1f} s ago, expected less than 0.5 s: held up, or '
+                              'the clocks differ (compare_clocks)')
+    assert limiter.tick(10.4, 1.0) is None
+    assert limiter.tick(10.5, 1.0) == ZERO
+    assert limiter.take(11.0, COMMAND, 1.0, 0.0) == COMMAND
+    assert limiter.reason == ''
+
+
+def test_a_command_is_valid_from_when_it_was_sent_and_one_from_the_future_from_now() -> None:
+    for age_s, end_s in ((0.25, 10.25), (0.0, 10.5), (-0.25, 10.5)):
+        limiter = CommandLimiter(TIMEOUT_S)
+        assert limiter.take(10.0, COMMAND, 1.0, age_s) == COMMAND
+        assert limiter.tick(end_s - 0.01, 1.0) is None
+        assert limiter.tick(end_s, 1.0) == ZERO
+
+
 def test_stopping_gives_zero_only_where_a_command_was_in_force() -> None:
     limiter = CommandLimiter(TIMEOUT_S)
     assert limiter.stop() is None
@@ -353,3 +379,106 @@ def test_stopping_gives_zero_only_where_a_command_was_in_force() -> None:
     assert limiter.stop() is None
     # Nor is the command that was ended slowed down later.
     assert limiter.tick(10.1, 0.5) is None
+
+
+# --- the publishers of the flag ------------------------------------------------------------------
+
+NODE, ROGUE, SECOND = b'node', b'rogue', b'second'
+TWO, BARRED = '2 publishers of the flag', 'the flag comes from a publisher that published beside'
+
+
+def watched(
+    steps: Any, start: tuple[bytes, ...] = (NODE,), alone_s: float = 10.0
+) -> tuple[PublisherWatch, list[str]]:
+    """Return a watch and what it said at each step: seconds, who is present, number of a flag."""
+    watch = PublisherWatch(DEADLINE_S)
+    watch.look(START_S - alone_s, start)
+    said = []
+    for now_s, present, *number in steps:
+        said.append(watch.look(START_S + now_s, present))
+        if number:
+            watch.hear(START_S + now_s, number[0])
+    return watch, said
+
+
+def begins(said: list[str], *expected: str) -> bool:
+    return all(text.startswith(start) and bool(text) is bool(start)
+               for text, start in zip(said, expected, strict=True))
+
+
+def test_one_publisher_is_relied_on_and_two_never_are() -> None:
+    _, said = watched([(0, [NODE], 1), (1, [NODE, ROGUE], 2), (2, [NODE, ROGUE]), (3, [])])
+    assert begins(said, '', TWO, TWO, '')
+
+
+def test_of_two_that_publish_the_one_that_was_alone_before_is_relied_on_afterwards() -> None:
+    both = [NODE, ROGUE]
+    for numbers in ((8, 9), (1, 8, 2)):  # the node goes on; both, one after the other
+        past = [(0, [NODE], 7), *((0.1 * n, both, number) for n, number in enumerate(numbers, 1))]
+        _, said = watched([*past, (5, [ROGUE]), (3600, [ROGUE]), (3601, [NODE]), (3602, [ROGUE])])
+        assert begins(said[-4:], BARRED, BARRED, '', BARRED)
+
+
+def test_a_node_that_takes_over_from_a_dead_one_is_relied_on_when_that_one_has_left() -> None:
+    both = [NODE, SECOND]
+    # The first number is 1, or some were not received, then or later.
+    for first, restart_s in ((1, 0.5), (4, 0.5), (12, 0.5), (8, DEADLINE_S)):
+        _, said = watched([(0, [NODE], 7), (restart_s, both, first), (2, both, first + 1),
+                           (3, both, first + 7), (4, both, first + 8), (20, [SECOND], first + 9)])
+        assert begins(said, '', *[TWO] * 4, '')
+
+
+def test_a_node_that_dies_twice_is_relied_on_after_each_death() -> None:
+    third = b'third'
+    _, said = watched([(0, [NODE], 7), (2, [NODE, SECOND], 1), (20, [SECOND], 2),
+                       (22, [SECOND, third], 1), (40, [third], 2)])
+    assert begins(said, '', TWO, '', TWO, '')
+
+
+def test_two_that_are_found_together_are_neither_relied_on_alone() -> None:
+    both = [NODE, ROGUE]
+    for start, alone_s in ((both, 10.0), ([NODE], 0.5 * DEADLINE_S)):
+        _, said = watched([(0, both, 7), (0.1, both, 3), (0.2, both, 8), (0.3, both, 4),
+                           (5, [NODE]), (6, [ROGUE]), (7, [SECOND])], tuple(start), alone_s)
+        assert begins(said, *[TWO] * 4, BARRED, BARRED, '')
+
+
+def test_without_numbers_a_publisher_that_appears_while_flags_arrive_is_the_second() -> None:
+    for silence_s, expected in ((0.5 * DEADLINE_S, BARRED), (DEADLINE_S, '')):
+        _, said = watched([(0, [NODE], None), (silence_s, [NODE, SECOND], None),
+                           (20, [SECOND], None)])
+        assert begins(said, '', TWO, expected)
+
+
+def test_a_publisher_that_was_never_heard_shows_nothing() -> None:
+    _, said = watched([(0, [NODE, SECOND], 1), (1, [SECOND], 2)])
+    assert begins(said, TWO, '')
+
+
+def test_the_publishers_that_have_left_are_forgotten_in_the_end() -> None:
+    watch, _ = watched([(0, [NODE], 7), (0.5, [NODE, ROGUE, SECOND], 8)])
+    for number in range(2 * MOST_KNOWN):
+        watch.look(START_S + 10 + number, [str(number).encode(), ROGUE])
+    assert len(watch._known) <= MOST_KNOWN + 1
+    assert watch._barred == {ROGUE}
+    assert watch.look(START_S + 9999, [ROGUE]).startswith(BARRED)
+
+
+@given(st.lists(st.sampled_from((NODE, ROGUE)), min_size=2, max_size=30),
+       st.integers(1, 20), st.integers(1, 20))
+def test_a_rogue_that_spoke_between_flags_of_the_node_is_never_relied_on(
+    order: list[bytes], node_number: int, rogue_number: int
+) -> None:
+    watch = PublisherWatch(DEADLINE_S)
+    watch.look(START_S - 10, [NODE])
+    watch.hear(START_S - 0.5, node_number)
+    numbers = {NODE: node_number, ROGUE: rogue_number - 1}
+    for n, who in enumerate(order):
+        numbers[who] += 1
+        assert watch.look(START_S + 0.1 * n, [NODE, ROGUE]).startswith(TWO)
+        watch.hear(START_S + 0.1 * n, numbers[who])
+    # The node spoke in the presence of the rogue: before the first word of it, or between two.
+    words = b' '.join(order)
+    if words.startswith(NODE) or ROGUE in words.partition(ROGUE)[2].partition(NODE)[2]:
+        assert watch.look(START_S + 100, [ROGUE]).startswith(BARRED)
+    assert watch.look(START_S + 101, [NODE]) == ''

@@ -3,9 +3,10 @@
 The node `speed_governor`: slows the vehicle down when the flag is false, late or gone.
 
 It runs in a process of its own, so that it outlives the perception node, and needs no model and no
-image. `SpeedPolicy` decides the speed factor and `CommandLimiter` scales the commands; this module
-connects them to topics. They use a steady clock instead of the node's clock, because simulated
-time may stand still and a flag would never become stale.
+image. `SpeedPolicy` decides the speed factor, `PublisherWatch` whether the flag has one publisher,
+and `CommandLimiter` scales the commands; this module connects them to topics. They use a steady
+clock instead of the node's clock, because simulated time may stand still and a flag would never
+become stale.
 
 """
 
@@ -28,6 +29,7 @@ from rclpy.node import Node
 from rclpy.qos import qos_policy_name_from_kind, QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.subscription import Subscription
+from rclpy.time import Time
 from std_msgs.msg import Bool, Float32, Header
 
 from uncertainty_seg.core.parameters import iter_parameters
@@ -35,6 +37,7 @@ from uncertainty_seg.core.status import OK, Status, WARN
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.ros.governor.policy import (
     CommandLimiter,
+    PublisherWatch,
     speed_settings_from_dict,
     SpeedPolicy,
     SpeedSettings,
@@ -56,10 +59,12 @@ except ImportError:  # Humble
 # -------------------------------------------------------------------------------------------------
 # The subscription to the flag, and all events by which the middleware reports its loss.
 # The subscription requests the deadline that the publisher should offer. A publisher without that
-# deadline does not match, because its loss could not be detected in time.
+# deadline does not match, because its loss could not be detected in time. No true is passed on
+# before the graph has been looked at: a second publisher is on it before its first message.
 
 FLAG_TOPIC = 'confident'
 GONE = 'the publisher of the flag is gone'
+FLAG_TYPE = 'std_msgs/msg/Bool'
 # On Humble a callback does not get the time at which a message was sent.
 TELLS_WHEN_SENT = hasattr(Subscription, 'CallbackType')
 
@@ -80,21 +85,32 @@ class FlagLink:
         Called with the flag and the time at which it was sent, in seconds of the publisher's
         system clock, or None where that is not known.
     on_lost : callable
-        Called with a reason when the middleware reports that the flag is lost.
+        Called with a reason when the middleware reports that the flag is lost, and for each flag
+        while it cannot be attributed to one publisher.
+    clock : callable
+        Seconds that never stand still or go back.
+
+    Attributes
+    ----------
+    fault : str
+        Why the flag cannot be attributed to one publisher; empty if it can.
+    num_publishers : int
+        Of the topic, when the graph was last looked at.
 
     """
 
     def __init__(
         self, node: Node, deadline_s: float, compare_clocks: bool,
         on_flag: Callable[[bool, float | None], None], on_lost: Callable[[str], None],
+        clock: Callable[[], float],
     ) -> None:
-        self._node, self._deadline_s = node, deadline_s
-        self._on_flag, self._on_lost = on_flag, on_lost
-        self._num_publishers = 0
-        is_told = TELLS_WHEN_SENT and compare_clocks
-        take = self._take_with_info if is_told else self._take
+        self._node, self._deadline_s, self._is_compared = node, deadline_s, compare_clocks
+        self._on_flag, self._on_lost, self._steady_s = on_flag, on_lost, clock
+        self._watch = PublisherWatch(deadline_s)
+        self.fault, self.num_publishers = '', 0
+        take = self._take_with_info if TELLS_WHEN_SENT else self._take
         qos = flag_qos(deadline_s)
-        if not is_told:  # old flags in a queue could not be told from new ones
+        if not (TELLS_WHEN_SENT and compare_clocks):  # old flags could not be told from new ones
             qos.depth = 1
         events = SubscriptionEventCallbacks(
             deadline=lambda event: on_lost(STALE), liveliness=self._on_liveliness,
@@ -111,27 +127,36 @@ class FlagLink:
         """Return the name of the topic, after remapping."""
         return str(self._subscription.topic_name)
 
-    def num_publishers(self) -> int:
-        """Return how many publishers the topic has."""
-        return int(self._node.count_publishers(self.topic))
-
     def _take(self, msg: Bool) -> None:
-        self._on_flag(msg.data, None)
+        self._take_with_info(msg, {})
 
     def _take_with_info(self, msg: Bool, info: Any) -> None:
-        sent_ns = info['source_timestamp']
+        self._look()
+        self._watch.hear(self._steady_s(), info.get('publication_sequence_number'))
+        if self.fault:
+            self._on_lost(self.fault)
+            return
+        sent_ns = info.get('source_timestamp', 0) if self._is_compared else 0
         self._on_flag(msg.data, sent_ns * 1e-9 if sent_ns > 0 else None)
 
     def check_graph(self) -> None:
         """Check whether the publisher has left or a second one has come; to be called often."""
-        before, self._num_publishers = self._num_publishers, self.num_publishers()
-        # A killed publisher leaves the graph seconds after its successor has joined it.
-        if before and not self._num_publishers:
+        before = self.num_publishers
+        self._look()
+        if self.fault:
+            self._on_lost(self.fault)
+        elif before and not self.num_publishers:
             self._on_lost(GONE)
-        elif before < 2 <= self._num_publishers:
-            self._node.get_logger().warning(
-                f'{self._num_publishers} publishers on {self.topic}: while one says true, the '
-                'death of another is not noticed; give each its own governor')
+
+    def _look(self) -> None:
+        found = [info for info in self._node.get_publishers_info_by_topic(self.topic)
+                 if info.topic_type == FLAG_TYPE]
+        self.num_publishers = len(found)
+        before = self.fault
+        self.fault = self._watch.look(
+            self._steady_s(), [bytes(info.endpoint_gid) for info in found])
+        if self.fault and self.fault != before:
+            self._node.get_logger().warning(f'{self.topic}: {self.fault}')
 
     def _on_liveliness(self, event: Any) -> None:
         # Fast DDS reports nothing here if no lease is offered; therefore check_graph, too.
@@ -238,10 +263,10 @@ class SpeedGovernorNode(Node):
         self._limited = self.create_publisher(kind, 'cmd_vel_limited', command_qos())
         self._diagnostics = self.create_publisher(
             DiagnosticArray, '/diagnostics', qos.report_qos())
-        self._commands = self.create_subscription(
-            kind, 'cmd_vel', self._on_command, command_qos())
+        take = self._on_command_with_info if TELLS_WHEN_SENT else self._on_command
+        self._commands = self.create_subscription(kind, 'cmd_vel', take, command_qos())
         self._flag = FlagLink(
-            self, settings.deadline_s, settings.compare_clocks, self._on_flag, self.fall)
+            self, settings.deadline_s, settings.compare_clocks, self._on_flag, self.fall, clock)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1 / settings.rate_hz, self._on_tick, clock=steady)
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_diagnostics, clock=steady)
@@ -271,18 +296,33 @@ class SpeedGovernorNode(Node):
         if factor < before:  # at once: the next tick may be too late
             self._publish_factor(factor)
 
-    def _on_command(self, msg: Any) -> None:
-        now_s = self._steady_s()
+    def _on_command_with_info(self, msg: Any, info: Any) -> None:
+        self._on_command(msg, info['source_timestamp'])
+
+    def _on_command(self, msg: Any, sent_ns: int = 0) -> None:
+        now_s = self._steady_s()  # before the age, as in _on_flag
+        limiter = self._limiter
         if self._settings.stamped:
             self._frame_id = msg.header.frame_id
-        num_refused = self._limiter.num_refused
         factor = self._policy.factor_at(now_s)
-        self._publish(self._limiter.take(now_s, velocity_of(self._twist_in(msg)), factor))
-        if self._limiter.num_refused > num_refused:
+        self._publish(limiter.take(now_s, velocity_of(self._twist_in(msg)), factor,
+                                   self._age_of(msg, sent_ns)))
+        if limiter.reason:
             self.get_logger().warning(
-                f'{self._commands.topic_name} is not finite, zero goes out '
-                f'({self._limiter.num_refused} so far)',
+                f'{self._commands.topic_name} {limiter.reason}, zero goes out '
+                f'({limiter.num_refused + limiter.num_late} so far)',
                 throttle_duration_sec=REFUSAL_REPORT_PERIOD_S)
+
+    def _age_of(self, msg: Any, sent_ns: int) -> float | None:
+        """Return the larger of the ages by the middleware and by the driver's own stamp."""
+        if not self._settings.compare_clocks:
+            return None
+        ages_s = [time.time() - sent_ns * 1e-9] if sent_ns > 0 else []
+        if self._settings.stamped:
+            # A driver that does not stamp sends zero, which says nothing.
+            stamp_ns = Time.from_msg(msg.header.stamp).nanoseconds
+            ages_s += [(self.get_clock().now().nanoseconds - stamp_ns) * 1e-9] if stamp_ns else []
+        return max(ages_s, key=abs, default=None)
 
     def _on_tick(self) -> None:
         self._flag.check_graph()
@@ -326,14 +366,16 @@ class SpeedGovernorNode(Node):
     def _on_diagnostics(self) -> None:
         policy = self._policy
         reason = policy.reason
-        if reason and not self._flag.num_publishers():
+        if reason and not self._flag.num_publishers:
             reason += f'; no publisher on {self._flag.topic}: start the node, or remap confident'
-        reason = '; '.join(text for text in (reason, *self._type_conflicts()) if text)
+        late = self._limiter.reason and f'{self._commands.topic_name} {self._limiter.reason}'
+        reason = '; '.join(text for text in (reason, late, *self._type_conflicts()) if text)
         values = {
             'speed_factor': f'{policy.factor:.3f}',
             'state': policy.state,
             'flag_lost': str(policy.num_falls),
             'commands_refused': str(self._limiter.num_refused),
+            'commands_late': str(self._limiter.num_late),
         }
         self._diagnostics.publish(diagnostics_message(
             Header(stamp=self.get_clock().now().to_msg()),

@@ -2,6 +2,9 @@
 """
 The speed factor: a state machine that turns the flag into a share of the speed. Imports no ROS.
 
+`SpeedPolicy` decides the factor, `PublisherWatch` whether the flag can be attributed to one
+publisher, and `CommandLimiter` scales the commands.
+
 The state machine reads no clock: each call says what time it is. The factor rises in one place
 only, when a true flag arrives, and only by the time since the previous true flag. No timer and no
 silence can therefore make the vehicle faster; every other event holds the factor or lowers it.
@@ -15,7 +18,7 @@ is at least the deadline, so a burst of old flags is stale before the factor may
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 import math
 
@@ -26,6 +29,8 @@ from uncertainty_seg.errors import ConfigError
 # Scales velocity commands, and publishes zero when they stop coming. Reads no clock.
 # A driver may send a command once and rely on it for a while. If the factor falls meanwhile, the
 # command is republished, scaled down: the vehicle must not wait for the driver's next command.
+# The age of a command is the time since it was sent: a process that was stopped, or a network that
+# was cut, may deliver a command that the driver gave up long ago.
 
 Velocity = tuple[float, ...]
 
@@ -43,6 +48,10 @@ class CommandLimiter:
     ----------
     num_refused : int
         Commands with NaN or infinity; zero was published for each of them.
+    num_late : int
+        Commands that were too old when they arrived; zero was published for each of them.
+    reason : str
+        Why zero was published for the last command; empty if it was passed on.
 
     """
 
@@ -51,9 +60,12 @@ class CommandLimiter:
         self._command: Velocity | None = None
         self._taken_s = -math.inf
         self._factor = 1.0
-        self.num_refused = 0
+        self.num_refused = self.num_late = 0
+        self.reason = ''
 
-    def take(self, now_s: float, command: Sequence[float], factor: float) -> Velocity:
+    def take(
+        self, now_s: float, command: Sequence[float], factor: float, age_s: float | None = None
+    ) -> Velocity:
         """
         Limit a command that arrived.
 
@@ -65,17 +77,29 @@ class CommandLimiter:
             Velocities along and around the axes, m/s and rad/s.
         factor : float
             0 to 1.
+        age_s : float or None
+            How long ago it was sent, by the system clocks; NaN is too old. None if that is not
+            known: the command then counts as sent now.
 
         Returns
         -------
         tuple of float
-            Each times the factor; all zero if one of them is not finite.
+            Each times the factor; all zero if one of them is not finite, or if the command is as
+            old as the timeout or as far in the future.
 
         """
-        is_sound = all(math.isfinite(value) for value in command)
-        self.num_refused += not is_sound
-        self._command = tuple(command) if is_sound else (0.0,) * len(command)
-        self._taken_s = now_s
+        age_s = 0.0 if age_s is None else age_s
+        self.reason = ''
+        if not all(math.isfinite(value) for value in command):
+            self.num_refused += 1
+            self.reason = 'is not finite'
+        elif not abs(age_s) < self._timeout_s:
+            self.num_late += 1
+            self.reason = (f'was sent {age_s:.1f} s ago, expected less than {self._timeout_s:g} '
+                           's: held up, or the clocks differ (compare_clocks)')
+        self._command = (0.0,) * len(command) if self.reason else tuple(command)
+        # The timeout counts from the sending; a command from the future counts as sent now.
+        self._taken_s = now_s if self.reason else now_s - max(age_s, 0.0)
         return self._scaled(self._command, factor)
 
     def tick(self, now_s: float, factor: float) -> Velocity | None:
@@ -145,16 +169,18 @@ class SpeedSettings:
         unit='1/s', lower=0.0, upper=100.0,
     )
     compare_clocks: bool = parameter(
-        True, 'Count the age of a flag from the time it was sent, by the system clocks of both '
-        'machines; false counts from its arrival, for clocks that are not synchronised.',
+        True, 'Count the age of a flag and of a command from the time it was sent, by the system '
+        'clocks of both machines; false counts from its arrival, for clocks that are not '
+        'synchronised.',
     )
     rate_hz: float = parameter(
         10.0, 'How often the factor is published and the deadline checked; at least '
         f'{TICKS_A_DEADLINE:g} / deadline_s.', unit='Hz', lower=1.0, upper=1000.0,
     )
     command_timeout_s: float = parameter(
-        0.5, 'If no velocity command arrives for this long, one zero command is published, and '
-        'then none until the next command.', unit='s', lower=0.05, upper=3600.0,
+        0.5, 'A command is valid for this long after it was sent. If none follows, one zero '
+        'command is published, and then none until the next command; one that is older when it '
+        'arrives becomes zero.', unit='s', lower=0.05, upper=3600.0,
     )
     stamped: bool = parameter(
         False, 'Commands are geometry_msgs/TwistStamped in and out, as with Nav2 from Kilted on.',
@@ -179,6 +205,101 @@ class SpeedSettings:
 def speed_settings_from_dict(values: Mapping[str, object]) -> SpeedSettings:
     """Build checked settings from names; see `core.parameters.from_dict`."""
     return from_dict(SpeedSettings, values)
+
+
+# -------------------------------------------------------------------------------------------------
+# Decides whether the flag can be attributed to one publisher.
+# rclpy does not say who sent a message. While the graph shows more than one publisher, the lower
+# of the flags holds: it counts as false. A killed publisher stays in the graph for a while (20 s
+# with Fast DDS) and cannot be told from a silent one.
+# When one of two leaves, the other may be the restarted node or a second publisher. Each publisher
+# numbers its messages. Where a restarted node takes over, the numbers change once, and the dead
+# one had fallen silent before. If they go on from flag to flag while another publisher appears, or
+# go back once more, both publish: the one that was there before is relied on after the other has
+# left, and the other never is.
+
+# Publishers that have left are forgotten when more than this many are known.
+MOST_KNOWN = 256
+
+
+class PublisherWatch:
+    """
+    Watch which publishers the flag has. Not thread-safe.
+
+    Parameters
+    ----------
+    deadline_s : float
+        A publisher that was alone for this long is the one to rely on when another one appears. A
+        flag that arrived this long ago no longer shows that its publisher is alive.
+
+    """
+
+    def __init__(self, deadline_s: float) -> None:
+        self._deadline_s = deadline_s
+        self._present: frozenset[bytes] = frozenset()
+        self._known: set[bytes] = set()
+        self._barred: set[bytes] = set()
+        self._alone: bytes | None = None
+        self._alone_since_s = self._heard_s = -math.inf
+        self._number: int | None = None
+        # Since another publisher appeared beside one that was there: what it found.
+        self._first: bytes | None = None
+        self._was_alive = False
+        self._num_changes = 0
+
+    def look(self, now_s: float, present: Collection[bytes]) -> str:
+        """
+        Look at the publishers on the graph; to be called before each flag is taken.
+
+        Parameters
+        ----------
+        now_s : float
+            The time.
+        present : collection of bytes
+            Identifier of each publisher, never used again by another one.
+
+        Returns
+        -------
+        str
+            Why no flag can be relied on; empty if there is at most one publisher, and that one did
+            not publish beside another one.
+
+        """
+        self._present = frozenset(present)
+        if self._present - self._known and len(self._present) > 1:
+            was_alone = now_s - self._alone_since_s >= self._deadline_s
+            self._first = self._alone if was_alone else None
+            self._was_alive = now_s - self._heard_s < self._deadline_s
+            self._num_changes = 0
+        self._known |= self._present
+        if len(self._known) > MOST_KNOWN:
+            self._known = set(self._present)
+            self._barred &= self._present
+        if len(self._present) > 1:
+            return (f'{len(self._present)} publishers of the flag, expected one: nobody can tell '
+                    'whose flag it is; stop all but one, or give each its own governor')
+        for only in self._present - {self._alone}:
+            self._alone, self._alone_since_s = only, now_s
+        if self._present & self._barred:
+            return ('the flag comes from a publisher that published beside another one: it is not '
+                    'relied on; start the node anew that should publish it, and nothing else')
+        return ''
+
+    def hear(self, now_s: float, number: int | None) -> None:
+        """Take note of a flag and of its number, which is None where it is not known."""
+        before, self._number = self._number, number
+        self._heard_s = now_s
+        if len(self._present) > 1 and self._is_of_two(before, number):
+            self._barred |= self._present - {self._first}
+
+    def _is_of_two(self, before: int | None, number: int | None) -> bool:
+        if number is None:
+            return self._was_alive
+        if before is None:
+            return False
+        # After the first change only a step back is one: messages may have been lost.
+        self._num_changes += number <= before or not self._num_changes and number != before + 1
+        return self._num_changes > 1 or not self._num_changes and self._was_alive
 
 
 # -------------------------------------------------------------------------------------------------
