@@ -15,6 +15,12 @@ import shutil
 
 from calibration_helpers import picture, write_folder
 from conftest import make_tiny_bundle
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
 import cv2
 from graph_samples import net
 from label_sample import write_log
@@ -76,6 +82,8 @@ def make_stage(folder: Path) -> None:
     write_log(folder / 'LOG', [rng.integers(0, 3, (12, 16)).astype(np.uint8) for _ in range(4)])
     image, _ = picture(rng, 0.2)
     cv2.imwrite(str(folder / 'photo.jpg'), image)
+    (folder / 'key.pem').write_bytes(Ed25519PrivateKey.generate().private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
 def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

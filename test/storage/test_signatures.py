@@ -25,12 +25,10 @@ from uncertainty_seg.storage.model_bundle import (
 )
 from uncertainty_seg.tools.main import main
 
-pytest.importorskip('cryptography')
-from cryptography.hazmat.primitives import serialization  # noqa: E402
-from cryptography.hazmat.primitives.asymmetric import ec  # noqa: E402
-from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: E402
-    Ed25519PrivateKey,
-)
+PRIMITIVES = 'cryptography.hazmat.primitives'
+serialization = pytest.importorskip(f'{PRIMITIVES}.serialization')
+ec = pytest.importorskip(f'{PRIMITIVES}.asymmetric.ec')
+Ed25519PrivateKey = pytest.importorskip(f'{PRIMITIVES}.asymmetric.ed25519').Ed25519PrivateKey
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,8 @@ def test_another_calibration_makes_every_part_again(
     limits = {'entropy.mean': 1e-6}
     write_calibration(bundle, Calibration(
         8, 0, 'fixed', 'fp32', 1.0, limits, limits, ('entropy.mean',), 0.95, 10, 10,
-        model_digest(bundle.card), 'none'))
+        model_digest(bundle.card), 'none',
+        damage_limits=bundle.calibration.damage_limits))
     capsys.readouterr()
     assert score(tiny_bundle, tmp_path / 'table', bag) == 0
     assert last_json(capsys)['num_kept'] == 0

@@ -207,7 +207,7 @@ class Pipeline:
 
     @property
     def promise(self) -> str:
-        """What is promised, in words; `VOID` if settings undo it, 'none' if nothing."""
+        """Return what is promised, in words; `VOID` if settings undo it, 'none' if nothing."""
         if self.weakened_by:
             return VOID
         return self._gate.last.promise or 'none' if self._gate else 'none'

@@ -48,7 +48,7 @@ from uncertainty_seg.ros.graph_watch import qos
 from uncertainty_seg.ros.graph_watch.qos import flag_qos
 from uncertainty_seg.ros.graph_watch.qos_sentences import type_sentence
 from uncertainty_seg.ros.health import diagnostics_message
-from uncertainty_seg.ros.node_life import clock_fault, spin_until, stop_on_signals
+from uncertainty_seg.ros.node_life import clock_fault, spin_until, steady_s, stop_on_signals
 from uncertainty_seg.ros.parameters import descriptor_of, from_ros, to_ros
 
 try:
@@ -225,13 +225,6 @@ DIAGNOSTICS_PERIOD_S = 1.0
 REFUSAL_REPORT_PERIOD_S = 5.0
 # The deadline that the factor is offered with, in publishing periods: room for a busy machine.
 DEADLINE_PERIODS = 5
-
-
-def steady_s() -> float:
-    """Return the seconds of a clock that also runs while the machine sleeps."""
-    # Only Linux has this clock; elsewhere the time that the machine sleeps is not counted.
-    boot = getattr(time, 'CLOCK_BOOTTIME', None)
-    return time.monotonic() if boot is None else time.clock_gettime(boot)
 
 
 class SpeedGovernorNode(Node):
