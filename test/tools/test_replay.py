@@ -349,3 +349,71 @@ def test_status_is_that_of_the_node_without_latencies(tmp_path: Path, tiny_bundl
     for names in keys:
         assert {'confident', 'score.entropy.mean', 'threshold.entropy.mean', 'passes'} <= names
         assert not [name for name in names if name.startswith('latency.')]
+
+
+# --- stamps and pixels by the bag's own time -----------------------------------------------------
+
+
+def write_timed_bag(path: Path, times: list[tuple[int, int]], pictures: Any = None) -> Path:
+    """Write red frames of these stamps and times of receipt in ns from `START_NS`; 0 stays 0."""
+    with BagWriter(path) as bag:
+        for k, (stamp_ns, received_ns) in enumerate(times):
+            pixels = numbered(RED, k) if pictures is None else pictures[k]
+            bag.write_image(CAMERA, stamp_ns and START_NS + stamp_ns, 'cam', pixels, 'bgr8',
+                            START_NS + received_ns)
+    return path
+
+
+def judged(tmp_path: Path, bundle: Path, bag: Path, *words: str) -> tuple[list[bool], list[str]]:
+    assert run_replay(bag, tmp_path / 'out', bundle, '--force', *words) == 0
+    told = [i.message.status[0].message for i in messages(tmp_path / 'out', 'status')]
+    return flags(tmp_path / 'out'), told
+
+
+STEPS = [(k + 1) * STEP_NS for k in range(6)]
+# What is wrong with the stamps, from the fourth frame on -> words of the reason.
+BAD_STAMPS: dict[str, tuple[Callable[[int], int], str]] = {
+    'an hour old': (lambda t: t - 3600 * 10**9, 'the image is 3600.0 s old'),
+    'a day ahead': (lambda t: t + 86400 * 10**9, 'stamped 86400.0 s in the future'),
+    'none': (lambda _: 0, 'the stamp of the image is 0'),
+    'the same': (lambda _: STEPS[2], 'came before'),
+}
+
+
+@pytest.mark.parametrize('kind', BAD_STAMPS)
+def test_replay_judges_stamps_by_the_time_of_the_bag(
+    tmp_path: Path, tiny_bundle: Path, kind: str
+) -> None:
+    change, words = BAD_STAMPS[kind]
+    times = [(t, t) for t in STEPS[:3]] + [(change(t), t) for t in STEPS[3:]]
+    seen, told = judged(tmp_path, tiny_bundle, write_timed_bag(tmp_path / 'in', times))
+    assert seen == [False, False, True, False, False, False]
+    assert all(words in text for text in told[3:])
+
+
+def test_the_time_of_receipt_counts_where_the_driver_sends_none(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    bag = write_timed_bag(tmp_path / 'in', [(0, t) for t in STEPS])
+    assert judged(tmp_path, tiny_bundle, bag)[0] == [False] * 6
+    assert judged(tmp_path, tiny_bundle, bag, '--stamps', 'receipt')[0] == [False] * 2 + [True] * 4
+
+
+def test_a_bag_of_a_frozen_camera_is_not_confident_and_counted(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = write_timed_bag(tmp_path / 'in', [(t, t) for t in STEPS], [RED] * 6)
+    seen, told = judged(tmp_path, tiny_bundle, bag)
+    assert seen == [False, False, True, False, False, False]
+    assert 'the camera is frozen: the pixels of the last 5 images came before' in told[5]
+    assert last_json(capsys)['num_bad'] == 3
+    assert judged(tmp_path, tiny_bundle, bag, '--max-repeats', '-1')[0] == [False] * 2 + [True] * 4
+
+
+def test_a_bag_that_was_stamped_anew_can_be_replayed_without_comparing_clocks(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    bag = write_timed_bag(tmp_path / 'in', [(t, t + 7200 * 10**9) for t in STEPS])
+    seen, told = judged(tmp_path, tiny_bundle, bag)
+    assert not any(seen) and 'the image is 7200.0 s old' in told[0]
+    assert judged(tmp_path, tiny_bundle, bag, '--max-age-s', '0')[0] == [False] * 2 + [True] * 4
