@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+import itertools
 import random
 
 import numpy as np
@@ -37,8 +38,9 @@ FINE = ('good', 'other_size', 'slow')
 NETWORK_FAULTS = tuple(name for name in COMMANDS if name not in FINE)
 FAULTS = (*STAMP_FAULTS, *PIXEL_FAULTS, *IMAGE_FAULTS, *CONTENT_FAULTS, *UNJUDGED,
           *NETWORK_FAULTS)
-# Faults that need several frames to be one.
-_LENGTHS = {'alternating': (4, 9), 'frozen': (4, 9), 'ring': (6, 12), 'hang': (1, 1),
+# Faults that need several frames to be one; of a steady offset the first goes back, too.
+_LENGTHS = {**dict.fromkeys(('hour_old', 'too_old', 'day_ahead', 'too_far_ahead'), (6, 9)),
+            'alternating': (4, 9), 'frozen': (4, 9), 'ring': (6, 12), 'hang': (1, 1),
             'slow': (1, 1), 'other_size': (2, 6)}
 _MEMORY = 60  # stamps that may be repeated; far fewer than are remembered
 
@@ -92,9 +94,12 @@ class FaultyCamera:
         self._before_ns = 0
         self._images: deque[ImageU8] = deque(maxlen=3)  # those that may be sent again
         self._num_repeats = 0
+        self._pixels_sent = itertools.count()
 
-    def next(self, now_ns: int) -> Shot:  # noqa: A003
-        """Return a frame that is sent at a time."""
+    def next(self, now_ns: int, is_storm: bool = True) -> Shot:  # noqa: A003
+        """Return a frame that is sent at a time; a good one, unless planned or in a storm."""
+        if not self._plan and not is_storm:
+            return self.shoot('good', now_ns)
         if not self._plan:
             self._plan.extend(['good'] * self._random.randint(*self._good_frames))
             self.plan(self._random.choice((*self._faults, 'other_size', 'slow')))
@@ -112,6 +117,8 @@ class FaultyCamera:
         is_good: bool | None = kind not in (*IMAGE_FAULTS, *CONTENT_FAULTS, *NETWORK_FAULTS)
         if not self._is_stamp_good(stamp_ns, now_ns):
             is_good = False
+            if kind in FINE:  # as after one of tomorrow, or if two were sent at once
+                kind = 'back'
         if is_readable and not self._are_pixels_new(pixels, kind):
             is_good = False
         if kind in UNJUDGED and is_good:
@@ -125,7 +132,9 @@ class FaultyCamera:
             at = -1 if kind == 'frozen' else self._num_repeats % len(self._images)
             return self._images[at]
         if kind == 'one_pixel':
-            return self._noise.integers((0, 0, 200), (99, 99, 255), (1, 1, 3)).astype(np.uint8)
+            number = next(self._pixels_sent)  # no two are alike
+            return np.array([[[number % 97, number // 97 % 97, 200 + number // 9409 % 55]]],
+                            np.uint8)
         height, width = self._random.choice(SIZES) if kind == 'other_size' else (HEIGHT, WIDTH)
         # Red, which the tiny network is sure of, with the noise of a camera.
         pixels = self._noise.integers(0, 3, (height, width, 3), np.uint8)
@@ -180,10 +189,10 @@ class FaultyCamera:
         if kind == 'back':
             return self._before_ns - self._random.randrange(1, 10**8)
         return {
-            'hour_old': lambda: ago(3000, 4000),
-            'too_old': lambda: ago(MAX_AGE_S + 0.01, MAX_AGE_S + 0.5),
-            'day_ahead': lambda: ago(-90000, -80000),
-            'too_far_ahead': lambda: ago(-MAX_SKEW_S - 0.4, -MAX_SKEW_S - 0.01),
+            'hour_old': lambda: ago(3600, 3600.02),
+            'too_old': lambda: ago(MAX_AGE_S + 0.01, MAX_AGE_S + 0.03),
+            'day_ahead': lambda: ago(-86400.02, -86400),
+            'too_far_ahead': lambda: ago(-MAX_SKEW_S - 0.43, -MAX_SKEW_S - 0.41),
             'zero': lambda: 0,
             'negative': lambda: -self._random.randrange(1, 2**31) * 10**9,
         }.get(kind, lambda: ago(0.0, 0.02))()
