@@ -37,6 +37,7 @@ import time
 from typing import Any
 
 from conftest import make_tiny_bundle
+import pytest
 from ros_helpers import Client, node_arguments, own_domain, Process, ros_environment
 from soak_frames import FAULTS, FaultyCamera, MAX_AGE_S, MAX_REPEATS
 from soak_oracle import (
@@ -127,7 +128,8 @@ class Soak:
                              deadline_s=DEADLINE_S, settle_s=SETTLE_S)
         self._heap: list[tuple[float, int, Event]] = []
         self._numbers, self._cameras = itertools.count(), itertools.count()
-        self._rival_s: list[tuple[float, float]] = []
+        self._rival_s: deque[tuple[float, float]] = deque(maxlen=200)
+        self.errors: list[str] = []
         self.samples: list[dict[str, float]] = []
         self._sampled_s, self._answered = 0.0, ''
         self.done: Counter[str] = Counter()
@@ -243,7 +245,7 @@ class Soak:
 
     def _sample(self) -> None:
         now_s = time.monotonic()
-        if now_s - self._sampled_s < SAMPLE_S:
+        if now_s - self._sampled_s < SAMPLE_S or not self.is_whole:
             return
         self._sampled_s = now_s
         sample = {'time_s': now_s}
@@ -267,14 +269,22 @@ class Soak:
         """Let the flag and the factor rise."""
         self.spin(self.random.uniform(1.5, 3.0))
 
+    @property
+    def is_whole(self) -> bool:
+        """Tell whether node and governor run."""
+        return self.node.is_running and self.governor.is_running
+
     def do(self, name: str) -> None:
-        """Do one thing by its name."""
-        if name in FAULTS:
-            assert self.camera is not None
-            self.camera.tell(plan=name)
-            self.spin(0.7)
-        else:
-            DEEDS[name](self)
+        """Do one thing by its name; what fails meanwhile does not end the run."""
+        try:
+            if name in FAULTS:
+                assert self.camera is not None
+                self.camera.tell(plan=name)
+                self.spin(0.7)
+            else:
+                DEEDS[name](self)
+        except (Exception, pytest.fail.Exception) as err:
+            self.errors.append(f'{name}: {type(err).__name__}: {err}')
         self.done[name] += 1
 
     def storm(self) -> None:
@@ -480,7 +490,7 @@ class Soak:
             lambda: self.client.node.count_publishers('/cam') > 1, 'the camera')
         self.spin(3.0)
         start_s, told_s, names = time.monotonic(), 0.0, deque[str]()
-        while (passed_s := time.monotonic() - start_s) < seconds:
+        while (passed_s := time.monotonic() - start_s) < seconds and self.is_whole:
             if not names:
                 all_names = list(only or (*FAULTS, *list(DEEDS) * 3))
                 names.extend(self.random.sample(all_names, len(all_names)))
@@ -489,7 +499,18 @@ class Soak:
             if passed_s - told_s > 15:
                 told_s = passed_s
                 print(self.progress(passed_s), flush=True)
+                # Of a long run that is ended by force, this remains.
+                self._write_report()
+        if not self.is_whole:
+            output = self.node.output + self.governor.output
+            self.errors.append(f'a process ended: {output[-2000:]}')
+            return
         self.calm()
+
+    def _write_report(self) -> None:
+        part = self._folder / 'report.part'
+        part.write_text(json.dumps({**self.report(), 'lies': self.oracle.lies}), encoding='utf-8')
+        part.rename(part.with_suffix('.json'))
 
     def run_frames(self, number: int) -> None:
         """Send frames, each when the one before was answered."""
@@ -497,7 +518,7 @@ class Soak:
 
         self.client.wait_for_camera_match()
         camera, start_s = FaultyCamera(self._args.seed), time.monotonic()
-        for k in range(number):
+        for k in itertools.takewhile(lambda _: self.is_whole, range(number)):
             now_s = time.time()
             shot = camera.next(int(now_s * 1e9))
             lead_s = (shot.stamp_ns - int(now_s * 1e9)) / 1e9
@@ -534,7 +555,8 @@ class Soak:
             'true': oracle.num_true, 'lies': len(oracle.lies), 'blind': oracle.blind,
             'ready': oracle.ready, 'excused': oracle.num_excused,
             'late_but_corrected': oracle.num_corrected, 'factors_above_slow': oracle.num_fast,
-            'has_disk': self.has_disk, 'done': dict(sorted(self.done.items())),
+            'errors': self.errors, 'has_disk': self.has_disk,
+            'done': dict(sorted(self.done.items())),
             'sent': dict(sorted(oracle.sent.items())),
             'false_after_ms': {
                 kind: {'n': len(times), 'median': round(1e3 * statistics.median(times), 1),
@@ -593,7 +615,7 @@ def growth(samples: Sequence[dict[str, float]], num_blocks: int = 8) -> dict[str
 
 def faults_of(report: dict[str, Any]) -> list[str]:
     """Say what of a report is not as it must be."""
-    found = []
+    found = list(report['errors'])
     if report['lies']:
         found.append(f'{report["lies"]} lies')
     if not report['ready'] or report['blind'] > 0.1 * report['ready']:
@@ -630,10 +652,14 @@ def main(words: Sequence[str] | None = None) -> int:
         folder = args.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
         soak = Soak(args, domain, folder, stack)
-        if args.frames:
-            soak.run_frames(args.frames)
-        else:
-            soak.run(args.seconds, args.only)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            if args.frames:
+                soak.run_frames(args.frames)
+            else:
+                soak.run(args.seconds, args.only)
+        except KeyboardInterrupt:
+            print('interrupted: the report is of what was done', flush=True)
         soak.spin(PATIENCE_S + 0.5)
         soak.judge()
         report = {'seed': args.seed, 'seconds': round(time.monotonic() - start_s),
