@@ -54,7 +54,7 @@ from soak_oracle import (
 )
 
 FOLDER = Path(__file__).resolve().parent
-SLOW, DEADLINE_S, SETTLE_S = 0.2, 1.0, 1.0
+SLOW = 0.2
 SCALE = 0.5
 # Events are judged when none of before can come any more.
 PATIENCE_S = 4.0
@@ -124,8 +124,9 @@ class Soak:
     ) -> None:
         self._args, self._domain, self._folder = args, domain, folder
         self.random = random.Random(args.seed)
-        self.oracle = Oracle(stale_timeout_s=args.stale_timeout, slow_factor=SLOW,
-                             deadline_s=DEADLINE_S, settle_s=SETTLE_S)
+        deadline_s = args.stale_timeout
+        self.oracle = Oracle(stale_timeout_s=deadline_s, slow_factor=SLOW, deadline_s=deadline_s,
+                             settle_s=deadline_s)
         self._heap: list[tuple[float, int, Event]] = []
         self._numbers, self._cameras = itertools.count(), itertools.count()
         self._rival_s: deque[tuple[float, float]] = deque(maxlen=200)
@@ -153,7 +154,7 @@ class Soak:
         self.governor = Process(
             ['-m', 'uncertainty_seg.ros.governor.node', '--ros-args',
              '-r', 'confident:=/uncertainty_seg/confident', '-p', f'slow_factor:={SLOW}',
-             '-p', f'deadline_s:={DEADLINE_S}', '-p', f'settle_s:={SETTLE_S}',
+             '-p', f'deadline_s:={deadline_s}', '-p', f'settle_s:={deadline_s}',
              '-p', 'rise_per_s:=1.0', '-p', 'rate_hz:=20.0'], domain, folder / 'governor.log')
         stack.callback(self.governor.end)
         stack.callback(self._let_go)

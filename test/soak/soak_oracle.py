@@ -160,6 +160,8 @@ class Oracle:
         self._true_since_s: float | None = None
         self._broken_s = 0.0
         self._pending: tuple[str, float] | None = None
+        self._is_fast = False
+        self._stopped_s: float | None = None  # when the node was, while the governor was fast
         self._calm = 0
 
     def feed(self, events: Iterable[Event]) -> None:
@@ -198,8 +200,9 @@ class Oracle:
     def _on_span(self, span: Span) -> None:
         self._calm = 0
         (self._spans.add if span.is_on else self._spans.discard)(span.what)
-        if span.what == 'paused' and not span.is_on:
-            self._alive_s = span.time_s
+        if span.what == 'paused':
+            self._stopped_s = span.time_s if span.is_on and self._is_fast else None
+            self._alive_s = self._alive_s if span.is_on else span.time_s
         elif span.what == 'restarting':
             if span.is_on:
                 self._run_since = 0
@@ -300,7 +303,12 @@ class Oracle:
         return False
 
     def _on_factor(self, factor: Factor) -> None:
-        if factor.value <= self.slow_factor + 1e-6:
+        self._is_fast = factor.value > self.slow_factor + 1e-6
+        if not self._is_fast:
+            if self._stopped_s is not None:
+                self.false_after_s['node stopped, until the governor is slow'].append(
+                    factor.time_s - self._stopped_s)
+                self._stopped_s = None
             return
         self.num_fast += 1
         flag, since_s = self._flag, self._true_since_s

@@ -142,8 +142,10 @@ def test_the_governor_may_be_fast_after_true_flags_for_long_enough_and_no_longer
 def test_the_governor_may_not_be_fast_on_a_flag_that_has_stopped() -> None:
     events = [*frames(0, ['g-', 'g-'] + ['g+'] * 28), Span(2.95, 'paused', True)]
     oracle = Oracle()
-    oracle.feed([*events, Factor(4.0, 0.9), Factor(4.6, 0.9)])
+    oracle.feed([*events[:-1], Factor(2.94, 1.0), events[-1], Factor(4.0, 0.9), Factor(4.6, 0.9)])
     assert len(oracle.lies) == 1 and 'on a flag of 1.68 s ago' in oracle.lies[0]
+    oracle.feed([Factor(4.65, 0.2)])
+    assert list(oracle.false_after_s.values()) == [[pytest.approx(1.7)]]
 
 
 def test_another_ones_false_slows_the_governor_and_is_not_the_nodes() -> None:
