@@ -512,6 +512,7 @@ class Soak:
         part = self._folder / 'report.part'
         part.write_text(json.dumps({**self.report(), 'lies': self.oracle.lies}), encoding='utf-8')
         part.rename(part.with_suffix('.json'))
+        (self._folder / 'samples.json').write_text(json.dumps(self.samples), encoding='utf-8')
 
     def run_frames(self, number: int) -> None:
         """Send frames, each when the one before was answered."""
@@ -645,13 +646,17 @@ def main(words: Sequence[str] | None = None) -> int:
                         help='what to do [everything]', metavar='NAME')
     parser.add_argument('--parameter', nargs='*', default=[], metavar='NAME:=VALUE',
                         help='of the node, to see what the oracle says of it')
-    parser.add_argument('--out', type=Path, help='keep logs and lies in this folder')
+    parser.add_argument('--out', type=Path,
+                        help='keep logs, samples and the report so far below this folder')
     args = parser.parse_args(words)
     start_s = time.monotonic()
     with ExitStack() as stack:
         domain = stack.enter_context(own_domain())
-        folder = args.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        folder.mkdir(parents=True, exist_ok=True)
+        if args.out:
+            args.out.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix=f'seed_{args.seed}_', dir=args.out))
+        else:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         soak = Soak(args, domain, folder, stack)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:

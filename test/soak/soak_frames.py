@@ -26,7 +26,7 @@ from uncertainty_seg.core.image_codec import RawImage
 
 HEIGHT, WIDTH = 48, 64  # of the tiny network
 MAX_AGE_S, MAX_SKEW_S, MAX_REPEATS = 1.0, 0.5, 2  # the node's defaults
-SIZES = ((96, 128), (24, 32), (60, 80), (48, 64), (240, 320))
+SIZES = ((96, 128), (24, 32), (60, 80), (48, 64), (144, 192))
 STAMP_FAULTS = ('hour_old', 'too_old', 'day_ahead', 'too_far_ahead', 'back', 'zero', 'negative',
                 'repeated', 'alternating')
 PIXEL_FAULTS = ('frozen', 'ring')
@@ -137,8 +137,8 @@ class FaultyCamera:
                             np.uint8)
         height, width = self._random.choice(SIZES) if kind == 'other_size' else (HEIGHT, WIDTH)
         # Red, which the tiny network is sure of, with the noise of a camera.
-        pixels = self._noise.integers(0, 3, (height, width, 3), np.uint8)
-        pixels[..., 2] += 253
+        pixels = self._noise.integers(0, 9, (height, width, 3), np.uint8)
+        pixels[..., 2] += 247
         middle = np.s_[height * 3 // 8:height * 5 // 8, width * 3 // 8:width * 5 // 8]
         pixels[(*middle, 1)] = COMMANDS.get(kind, 0)
         if kind == 'grey':
