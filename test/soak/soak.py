@@ -341,9 +341,9 @@ class Soak:
         with self.span('paused'):
             self.node.send_signal(signal.SIGSTOP)
             self.spin(pause_s)
+            if pause_s > self._args.stale_timeout:
+                self.mark('node continued')
             self.node.send_signal(signal.SIGCONT)
-        if pause_s > self._args.stale_timeout + MARGIN_S:
-            self.mark('node continued')
         self.spin(0.5)
 
     def stop_governor(self) -> None:
