@@ -131,6 +131,7 @@ class Soak:
         self._numbers, self._cameras = itertools.count(), itertools.count()
         self._rival_s: deque[tuple[float, float]] = deque(maxlen=200)
         self.errors: list[str] = []
+        self._factor, self.calms, self.calms_fast = 0.0, 0, 0
         self.samples: list[dict[str, float]] = []
         self._sampled_s, self._answered = 0.0, ''
         self.done: Counter[str] = Counter()
@@ -207,6 +208,7 @@ class Soak:
                          values.get('promise', '')))
 
     def _on_factor(self, msg: Any, info: Any) -> None:
+        self._factor = msg.data
         self.note(Factor(info['source_timestamp'] / 1e9, msg.data))
 
     # --- events --------------------------------------------------------------------------------
@@ -267,8 +269,12 @@ class Soak:
                              f'{number}.', self._folder / 'camera.log')
 
     def calm(self) -> None:
-        """Let the flag and the factor rise."""
-        self.spin(self.random.uniform(1.5, 3.0))
+        """Let the flag and the factor rise; note whether they did, if it was long enough."""
+        calm_s = self.random.uniform(1.5, 2 + self._args.stale_timeout)
+        self.spin(calm_s)
+        if calm_s > 1.5 + self._args.stale_timeout:
+            self.calms += 1
+            self.calms_fast += self._factor > SLOW
 
     @property
     def is_whole(self) -> bool:
@@ -486,6 +492,7 @@ class Soak:
 
     def run(self, seconds: float, only: Sequence[str]) -> None:
         """Do one thing after the other: each once, in an order of chance, and then anew."""
+        self.client.wait_for_camera_match()  # the node is active
         self.new_camera()
         self.client.wait_until(
             lambda: self.client.node.count_publishers('/cam') > 1, 'the camera')
@@ -557,6 +564,7 @@ class Soak:
             'true': oracle.num_true, 'lies': len(oracle.lies), 'blind': oracle.blind,
             'ready': oracle.ready, 'excused': oracle.num_excused,
             'late_but_corrected': oracle.num_corrected, 'factors_above_slow': oracle.num_fast,
+            'calms': self.calms, 'calms_fast': self.calms_fast,
             'errors': self.errors, 'has_disk': self.has_disk,
             'done': dict(sorted(self.done.items())),
             'sent': dict(sorted(oracle.sent.items())),
@@ -622,6 +630,9 @@ def faults_of(report: dict[str, Any]) -> list[str]:
         found.append(f'{report["lies"]} lies')
     if not report['ready'] or report['blind'] > 0.1 * report['ready']:
         found.append(f'{report["blind"]} of {report["ready"]} good frames were not true')
+    if report['calms_fast'] < 0.7 * report['calms']:
+        found.append(f'the governor was fast after {report["calms_fast"]} of {report["calms"]} '
+                     'calm spells')
     for name, grown in report['growth'].items():
         if isinstance(grown, dict):
             limit = MOST_KB_A_SECOND if name.endswith('_kb') else 0.0
@@ -658,7 +669,8 @@ def main(words: Sequence[str] | None = None) -> int:
         else:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         soak = Soak(args, domain, folder, stack)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
         try:
             if args.frames:
                 soak.run_frames(args.frames)

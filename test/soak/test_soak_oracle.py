@@ -165,9 +165,10 @@ def test_growth_is_told_from_noise() -> None:
     noise = [(7 * k * k) % 11 for k in range(300)]
     samples = [{'time_s': float(k), 'node_kb': 5e4 + noise[k], 'node_files': 20.0,
                 'governor_kb': 4e4 + noise[k] + 6 * k} for k in range(300)]
-    report = {'errors': [], 'lies': 0, 'ready': 9, 'blind': 0, 'latency_ms': [5, 5, 6],
-              'growth': growth(samples)}
+    report = {'errors': [], 'calms': 9, 'calms_fast': 9, 'lies': 0, 'ready': 9, 'blind': 0,
+              'latency_ms': [5, 5, 6], 'growth': growth(samples)}
     assert faults_of(report) == ['governor_kb grows by 6.0 a second']
     assert faults_of({**report, 'growth': {}, 'latency_ms': [5, 5, 50], 'lies': 1, 'blind': 2,
-                      'errors': ['a']}) \
-        == ['a', '1 lies', '2 of 9 good frames were not true', 'the latency grew from 5 to 50 ms']
+                      'errors': ['a'], 'calms_fast': 1}) \
+        == ['a', '1 lies', '2 of 9 good frames were not true',
+            'the governor was fast after 1 of 9 calm spells', 'the latency grew from 5 to 50 ms']
