@@ -534,6 +534,7 @@ class Soak:
             self.note(Frame(now_s, f'f{k}', shot.kind, shot.is_good, lead_s))
             self.client.camera.publish(message(shot, f'f{k}'))
             self.wait_for_answer(f'f{k}')
+            self._sample()
             if k % 1000 == 999:
                 self.judge(time.time() - PATIENCE_S)
                 print(self.progress(time.monotonic() - start_s), flush=True)
