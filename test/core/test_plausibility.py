@@ -138,9 +138,23 @@ def test_the_maps_of_the_image_before_are_refused_even_from_the_same_buffer() ->
     backend = CheckedBackend(Played(maps, maps, maps, sound(1)), NUM_CLASSES)
     assert backend.run(IMAGE, {}, 1.0) is maps
     assert backend.run(IMAGE, {}, 1.0) is maps  # the same image has the same maps
-    with pytest.raises(BackendError, match='the maps of the image before, expected maps of this'):
+    with pytest.raises(BackendError, match='the maps of an image before, expected maps of this'):
         backend.run(IMAGE[::-1], {}, 1.0)
     backend.run(IMAGE, {}, 1.0)
+
+
+def test_neither_a_broken_result_nor_others_between_make_the_maps_before_forgotten() -> None:
+    broken = dataclasses.replace(sound(), entropy=np.full_like(sound().entropy, np.nan))
+    played = Played(sound(), sound(1), broken, sound(), *map(sound, range(2, 11)), sound())
+    backend = CheckedBackend(played, NUM_CLASSES)
+    backend.run(IMAGE, {}, 1.0)
+    backend.run(IMAGE[::-1], {}, 1.0)
+    for _ in range(2):  # the broken one, and that of the first image
+        with pytest.raises(BackendError, match='returned entropy nan|the maps of an image before'):
+            backend.run(IMAGE[:, ::-1], {}, 1.0)
+    for shift in range(1, 10):
+        backend.run(np.roll(IMAGE, shift, 1), {}, 1.0)
+    backend.run(IMAGE[:, ::-1], {}, 1.0)  # longer ago than is remembered
 
 
 def test_a_buffer_that_is_written_anew_is_a_new_result() -> None:

@@ -406,7 +406,31 @@ def test_skipping_the_launch_files_says_so(checkout: Path) -> None:
     assert 'SKIPPED: WITH_LAUNCH=0' in done.stdout
 
 
-def test_ci_runs_the_test_script() -> None:
+def test_the_soak_gives_its_programs_what_the_tests_share_and_mounts_of_their_own(
+    checkout: Path,
+) -> None:
+    # What the program is given is all that is looked at here.
+    shutil.copytree(ROOT / 'test' / 'soak', checkout / 'test' / 'soak')
+    find = shutil.which('find')
+    assert find is not None
+    (checkout / 'bin' / 'find').symlink_to(find)
+    (checkout / 'bin' / 'unshare').write_text('#!/usr/bin/env bash\nshift\nexec "$@"\n')
+    (checkout / 'bin' / 'true').symlink_to('/bin/true')
+    (checkout / 'bin' / 'unshare').chmod(0o755)
+    script = (checkout / 'scripts' / 'soak').read_text(encoding='utf-8')
+    script = script.replace('\nset_up\n', '\n').replace('\ninstall test', '\n: test')
+    (checkout / 'scripts' / 'soak').write_text(script, encoding='utf-8')
+    python = fake_python(checkout / '.venv' / 'bin' / 'python', '3.11')
+    python.write_text('#!/usr/bin/env bash\necho "$* $UNCERTAINTY_SEG_OWN_MOUNTS $PYTHONPATH"\n')
+    for words, program in (('--seed 4', 'test/soak/soak.py --seed 4'),
+                           ('loop --frames 9', 'test/soak/soak_loop.py --frames 9')):
+        done = run(checkout, f'scripts/soak {words}')
+        assert done.returncode == 0, done.stderr
+        last = done.stdout.splitlines()[-1]
+        assert last.startswith(f'{program} 1 {checkout}:') and f'{checkout}/test/soak:' in last
+
+
+def test_ci_runs_the_tests_and_then_the_soak() -> None:
     text = (ROOT / '.ci' / 'run').read_text(encoding='utf-8')
-    assert '/../scripts/test"' in text
+    assert -1 < text.find('/../scripts/test"') < text.find('/../scripts/soak"')
     assert os.access(ROOT / '.ci' / 'run', os.X_OK)

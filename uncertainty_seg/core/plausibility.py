@@ -24,6 +24,8 @@ from uncertainty_seg.errors import BackendError
 
 # Half-precision sums leave the range by this much.
 TOLERANCE = 1e-3
+# Results that are remembered: a ring of buffers that nobody writes is known up to this length.
+MEMORY_RESULTS = 8
 _FIX = 'run uncertainty_seg self-check; the runtime, its driver or the engine is broken'
 _FLOATS = ('confidence', *(f.name for f in fields(UncertaintyMaps)
                            if f.name not in ('label', 'confidence')))
@@ -69,7 +71,7 @@ class CheckedBackend:
     def __init__(self, backend: Backend, num_classes: int) -> None:
         self._backend, self._num_classes = backend, num_classes
         self.name = backend.name
-        self._before: tuple[bytes, ImageU8] | None = None
+        self._images: dict[bytes, ImageU8] = {}  # by the maps that came of them, oldest first
 
     @property
     def timings_ms(self) -> Mapping[str, float]:
@@ -84,19 +86,21 @@ class CheckedBackend:
         """
         Return the maps of the backend.
 
-        Raises BackendError if they are not plausible, or those of the image before while the
-        image is another; and what the backend raises.
+        Raises BackendError if they are not plausible, or those of one of the latest images while
+        the image is another; and what the backend raises.
         """
         maps = self._backend.run(image, masks, temperature)
         if problem := implausible(maps, image, self._num_classes):
-            self._before = None
             raise BackendError(f'the network returned {problem}', fix=_FIX)
-        seen, before = fingerprint(maps.confidence), self._before
-        self._before = seen, image
+        seen = fingerprint(maps.confidence)
+        before = self._images.get(seen)
         # With other masks the same image may give the same maps, but not another image.
-        if before is not None and before[0] == seen and not np.array_equal(before[1], image):
-            raise BackendError('the network returned the maps of the image before',
+        if before is not None and not np.array_equal(before, image):
+            raise BackendError('the network returned the maps of an image before',
                                'maps of this image', _FIX)
+        self._images[seen] = image
+        if len(self._images) > MEMORY_RESULTS:
+            del self._images[next(iter(self._images))]
         return maps
 
 

@@ -132,6 +132,10 @@ class Process:
     def is_running(self) -> bool:
         return self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def wait(self, timeout_s: float | None = TIMEOUT_S) -> int:
         return self._process.wait(timeout_s)
 
@@ -231,6 +235,10 @@ class Client:
         end_s = time.monotonic() + seconds
         while (left_s := end_s - time.monotonic()) > 0:
             self._executor.spin_once(timeout_sec=left_s)
+
+    def spin_once(self, timeout_s: float) -> None:
+        """Handle the next thing that arrives."""
+        self._executor.spin_once(timeout_sec=timeout_s)
 
     def wait_for_topics(self, *topics: str) -> None:
         """Wait until the node publishes each of the topics listened to."""

@@ -1,0 +1,206 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+A camera whose frames are good or faulty by construction, from a seed.
+
+Each frame says itself whether a flag about it may be true. That is decided here from what was made
+of the frame, and from the rules that the documentation states about stamps and repeated pixels;
+nothing of the package is asked. The same camera feeds the frame loop without ROS and the node over
+DDS. What the network does wrong is commanded by the green value in the middle of the image, which
+`soak_backend` reads.
+
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+import itertools
+import random
+
+import numpy as np
+from soak_backend import COMMANDS
+
+from uncertainty_seg.core.arrays import ImageU8
+from uncertainty_seg.core.image_codec import RawImage
+
+HEIGHT, WIDTH = 48, 64  # of the tiny network
+MAX_AGE_S, MAX_SKEW_S, MAX_REPEATS = 1.0, 0.5, 2  # the node's defaults
+SIZES = ((96, 128), (24, 32), (60, 80), (48, 64), (144, 192))
+STAMP_FAULTS = ('hour_old', 'too_old', 'day_ahead', 'too_far_ahead', 'back', 'zero', 'negative',
+                'repeated', 'alternating')
+PIXEL_FAULTS = ('frozen', 'ring')
+IMAGE_FAULTS = ('unknown_encoding', 'short_step', 'short_data', 'no_pixels', 'huge', 'nan_pixels')
+CONTENT_FAULTS = ('grey', 'quarter_black', 'half_grey')
+# A frame of one pixel is decoded and judged; whether it should be is not said anywhere.
+UNJUDGED = ('one_pixel',)
+FINE = ('good', 'other_size', 'slow')
+NETWORK_FAULTS = tuple(name for name in COMMANDS if name not in FINE)
+FAULTS = (*STAMP_FAULTS, *PIXEL_FAULTS, *IMAGE_FAULTS, *CONTENT_FAULTS, *UNJUDGED,
+          *NETWORK_FAULTS)
+# Faults that need several frames to be one; of a steady offset the first goes back, too.
+_LENGTHS = {**dict.fromkeys(('hour_old', 'too_old', 'day_ahead', 'too_far_ahead'), (6, 9)),
+            'alternating': (4, 9), 'frozen': (4, 9), 'ring': (6, 12), 'hang': (1, 1),
+            'slow': (1, 1), 'other_size': (2, 6)}
+_MEMORY = 60  # stamps that may be repeated; far fewer than are remembered
+
+
+@dataclass(frozen=True)
+class Shot:
+    """
+    A frame.
+
+    Attributes
+    ----------
+    image : RawImage
+        As a message carries it.
+    stamp_ns : int
+        Of its header.
+    kind : str
+        What was done to it.
+    is_good : bool or None
+        Whether a flag about it may be true; None where nobody says.
+
+    """
+
+    image: RawImage
+    stamp_ns: int
+    kind: str
+    is_good: bool | None
+
+
+class FaultyCamera:
+    """
+    Frames from a seed.
+
+    Parameters
+    ----------
+    seed : int
+        The same one gives the same frames, for the same times.
+    faults : sequence of str
+        Kinds to choose from.
+    good_frames : (int, int)
+        Least and most good frames between two faults.
+
+    """
+
+    def __init__(
+        self, seed: int, faults: Sequence[str] = FAULTS, good_frames: tuple[int, int] = (0, 9)
+    ) -> None:
+        self._random, self._noise = random.Random(seed), np.random.default_rng(seed)
+        self._faults, self._good_frames = faults, good_frames
+        self._plan: deque[str] = deque()
+        self._stamps: deque[int] = deque(maxlen=_MEMORY)  # all those that were sent
+        self._before_ns = 0
+        self._images: deque[ImageU8] = deque(maxlen=3)  # those that may be sent again
+        self._num_repeats = 0
+        self._pixels_sent = itertools.count()
+
+    def next(self, now_ns: int, is_storm: bool = True) -> Shot:  # noqa: A003
+        """Return a frame that is sent at a time; a good one, unless planned or in a storm."""
+        if not self._plan and not is_storm:
+            return self.shoot('good', now_ns)
+        if not self._plan:
+            self._plan.extend(['good'] * self._random.randint(*self._good_frames))
+            self.plan(self._random.choice((*self._faults, 'other_size', 'slow')))
+        return self.shoot(self._plan.popleft(), now_ns)
+
+    def plan(self, kind: str) -> None:
+        """Let the next frames be of a kind, as many as that takes."""
+        self._plan.extend([kind] * self._random.randint(*_LENGTHS.get(kind, (1, 4))))
+
+    def shoot(self, kind: str, now_ns: int) -> Shot:
+        """Return a frame of a kind, which is faulty as its past has it."""
+        pixels = self._pixels(kind)
+        image, is_readable = self._image(kind, pixels)
+        stamp_ns = self._stamp(kind, now_ns)
+        is_good: bool | None = kind not in (*IMAGE_FAULTS, *CONTENT_FAULTS, *NETWORK_FAULTS)
+        if not self._is_stamp_good(stamp_ns, now_ns):
+            is_good = False
+            if kind in FINE:  # as after one of tomorrow, or if two were sent at once
+                kind = 'back'
+        if is_readable and not self._are_pixels_new(pixels, kind):
+            is_good = False
+        if kind in UNJUDGED and is_good:
+            is_good = None
+        return Shot(image, stamp_ns, kind, is_good)
+
+    # --- pixels ------------------------------------------------------------------------------
+
+    def _pixels(self, kind: str) -> ImageU8:
+        if kind in PIXEL_FAULTS and self._images:
+            at = -1 if kind == 'frozen' else self._num_repeats % len(self._images)
+            return self._images[at]
+        if kind == 'one_pixel':
+            number = next(self._pixels_sent)  # no two are alike
+            return np.array([[[number % 97, number // 97 % 97, 200 + number // 9409 % 55]]],
+                            np.uint8)
+        height, width = self._random.choice(SIZES) if kind == 'other_size' else (HEIGHT, WIDTH)
+        # Red, which the tiny network is sure of, with the noise of a camera.
+        pixels = self._noise.integers(0, 9, (height, width, 3), np.uint8)
+        pixels[..., 2] += 247
+        middle = np.s_[height * 3 // 8:height * 5 // 8, width * 3 // 8:width * 5 // 8]
+        pixels[(*middle, 1)] = COMMANDS.get(kind, 0)
+        if kind == 'grey':
+            pixels[:] = self._noise.integers(120, 130, pixels.shape, np.uint8)
+            pixels[(*middle, 1)] = 99
+        elif kind == 'quarter_black':
+            pixels[height * 3 // 4:] = 0
+        elif kind == 'half_grey':
+            pixels[::2] = 128
+            pixels[(*middle, 1)] = 0
+        return pixels
+
+    def _image(self, kind: str, pixels: ImageU8) -> tuple[RawImage, bool]:
+        height, width = pixels.shape[:2]
+        image = RawImage(pixels.tobytes(), height, width, 'bgr8', 3 * width)
+        if kind == 'nan_pixels':
+            values = pixels[..., 2].astype(np.float32) / 255
+            values[self._random.randrange(height), self._random.randrange(width)] = np.nan
+            image = RawImage(values.tobytes(), height, width, '32FC1', 4 * width)
+        changes = {
+            'unknown_encoding': {'encoding': self._random.choice(('', 'BGR8', 'rgb', 'jpeg'))},
+            'short_step': {'step': self._random.randrange(3 * width)},
+            'short_data': {'data': image.data[:self._random.randrange(len(image.data))]},
+            'no_pixels': {self._random.choice(('height', 'width')): 0},
+            'huge': {'height': 2**31, 'width': 2**20, 'step': 3 * 2**20},
+        }.get(kind)
+        if changes is not None:
+            image = replace(image, **changes)
+        return image, kind not in IMAGE_FAULTS
+
+    def _are_pixels_new(self, pixels: ImageU8, kind: str) -> bool:
+        is_known = any(pixels is one for one in self._images)
+        self._num_repeats = self._num_repeats + 1 if is_known else 0
+        if kind == 'good':  # one that commands nothing
+            self._images.append(pixels)
+        return self._num_repeats <= MAX_REPEATS
+
+    # --- stamps ------------------------------------------------------------------------------
+
+    def _stamp(self, kind: str, now_ns: int) -> int:
+        def ago(low_s: float, high_s: float) -> int:
+            return now_ns - int(self._random.uniform(low_s, high_s) * 1e9)
+
+        if kind == 'repeated' and self._stamps:
+            return self._random.choice(self._stamps)
+        if kind == 'alternating' and len(self._stamps) >= 2:
+            return self._stamps[-2]  # A, B, A, B
+        if kind == 'back':
+            return self._before_ns - self._random.randrange(1, 10**8)
+        return {
+            'hour_old': lambda: ago(3600, 3600.02),
+            'too_old': lambda: ago(MAX_AGE_S + 0.01, MAX_AGE_S + 0.03),
+            'day_ahead': lambda: ago(-86400.02, -86400),
+            'too_far_ahead': lambda: ago(-MAX_SKEW_S - 0.43, -MAX_SKEW_S - 0.41),
+            'zero': lambda: 0,
+            'negative': lambda: -self._random.randrange(1, 2**31) * 10**9,
+        }.get(kind, lambda: ago(0.0, 0.02))()
+
+    def _is_stamp_good(self, stamp_ns: int, now_ns: int) -> bool:
+        before_ns, self._before_ns = self._before_ns, stamp_ns
+        is_new = stamp_ns not in self._stamps
+        self._stamps.append(stamp_ns)
+        age_s = (now_ns - stamp_ns) / 1e9
+        return is_new and stamp_ns > 0 and stamp_ns >= before_ns and (
+            -MAX_SKEW_S <= age_s <= MAX_AGE_S)

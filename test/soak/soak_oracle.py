@@ -1,0 +1,333 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Decides from outside when a flag may be true, and counts what was said otherwise.
+
+It knows what was sent and when, and what was heard and when it was published, all by the system
+clock; it asks neither the node nor the package. A pure function of events in the order of their
+times: known sequences have known answers, see `test_soak_oracle`.
+
+A true flag is a lie
+
+* about a frame that is faulty;
+* when fewer than `rise_frames` good frames in a row were answered since the gate was restarted;
+* about a frame that is older than `max_age_s`, unless a false follows within `CORRECTED_S`;
+* when no flag follows it within `stale_timeout_s`, and the process was not stopped meanwhile;
+* while the node is inactive, uncalibrated, or has another publisher of its flag beside it;
+* while settings that weaken the calibration are in force, unless its status says so.
+
+A factor of the governor above the slow one is a lie unless true flags, and they alone, were sent
+for `settle_s` and up to `deadline_s` ago. `MARGIN_S` is added to all times: a busy machine.
+
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from soak_frames import CONTENT_FAULTS, MAX_AGE_S, MAX_SKEW_S
+
+MARGIN_S, CORRECTED_S, SETTLED_S = 0.5, 0.1, 0.02
+# Faults that are one only if the frames before were seen, and how many of those are looked at.
+RELATIVE, LOOKED_BACK = ('repeated', 'alternating', 'frozen', 'ring', 'back'), 70
+# Spans of time in which no flag may be true.
+DOWN = ('inactive', 'uncalibrated', 'rival')
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame is about to be sent; it was taken then, and is stamped `lead_s` later."""
+
+    time_s: float
+    name: str
+    kind: str
+    is_good: bool | None
+    lead_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag was published, by the node or by another."""
+
+    time_s: float
+    value: bool
+    is_rival: bool = False
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The status of a flag was published; `name` is the frame's, empty for no frame."""
+
+    time_s: float
+    name: str
+    value: bool
+    kind: str = ''
+    promise: str = ''
+
+
+@dataclass(frozen=True)
+class Factor:
+    """The governor published a factor."""
+
+    time_s: float
+    value: float
+
+
+@dataclass(frozen=True)
+class Span:
+    """
+    Something began or ended.
+
+    'paused': the node's process was stopped; 'weakened': settings were; 'restarting': asked for,
+    and done; 'activated': the node forgets what it saw; and those of `DOWN`. Whatever else it is
+    called, good frames need not be true meanwhile.
+    """
+
+    time_s: float
+    what: str
+    is_on: bool
+
+
+@dataclass(frozen=True)
+class Timeout:
+    """The timeout of the flag is about to be changed, or was; the larger of both holds."""
+
+    time_s: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A fault that is no frame began; measured is the time to the false flag."""
+
+    time_s: float
+    kind: str
+
+
+Event = Frame | Flag | Answer | Factor | Span | Timeout | Mark
+
+
+@dataclass
+class Oracle:
+    """
+    Judge events in the order of their times.
+
+    Attributes
+    ----------
+    lies : list of str
+        What was true and may not have been.
+    ready, blind : int
+        Answers to good frames after enough of them, and those of them that were false.
+    false_after_s : mapping of str to list of float
+        By kind, the time from a fault to the next false flag.
+
+    """
+
+    rise_frames: int = 3
+    stale_timeout_s: float = 1.0
+    slow_factor: float = 0.2
+    deadline_s: float = 1.0
+    settle_s: float = 1.0
+    max_age_s: float = MAX_AGE_S
+    max_skew_s: float = MAX_SKEW_S
+
+    lies: list[str] = field(default_factory=list)
+    sent: Counter[str] = field(default_factory=Counter)
+    answered: Counter[str] = field(default_factory=Counter)
+    num_true: int = 0
+    num_excused: int = 0
+    num_corrected: int = 0
+    num_fast: int = 0
+    ready: int = 0
+    blind: int = 0
+    latencies: list[tuple[float, float]] = field(default_factory=list)
+    false_after_s: dict[str, list[float]] = field(
+        default_factory=lambda: defaultdict(list))
+
+    def __post_init__(self) -> None:
+        """Start from nothing."""
+        self._frames: dict[str, Frame] = {}
+        self._recent: deque[str] = deque(maxlen=LOOKED_BACK)
+        self._unseen: set[str] = set()
+        self._spans: set[str] = set()
+        self._run = self._run_since = 0
+        self._flag: Flag | None = None
+        self._is_paired = True
+        self._late: tuple[float, str] | None = None
+        self._alive_s = 0.0  # when the node last came back from a pause
+        # Of the true flags in a row that the governor can have heard; and when the last were.
+        self._true_since_s: float | None = None
+        self._broken_s = 0.0
+        self._pending: tuple[str, float] | None = None
+        self._is_fast = False
+        self._stopped_s: float | None = None  # when the node was, while the governor was fast
+        self._calm = 0
+
+    def feed(self, events: Iterable[Event]) -> None:
+        """Take events, in order."""
+        for event in events:
+            self._check_silence(event.time_s)
+            getattr(self, f'_on_{type(event).__name__.lower()}')(event)
+
+    def _lie(self, time_s: float, text: str) -> None:
+        self.lies.append(f'{time_s:.3f}: {text}')
+
+    # --- what was done -------------------------------------------------------------------------
+
+    def _on_frame(self, frame: Frame) -> None:
+        self.sent[frame.kind] += 1
+        self._frames[frame.name] = frame
+        if len(self._recent) == LOOKED_BACK:
+            self._frames.pop(self._recent[0], None)
+            self._unseen.discard(self._recent[0])
+        self._recent.append(frame.name)
+        self._unseen.add(frame.name)
+        if frame.is_good is False:
+            self._begin(frame.kind, frame.time_s)
+
+    def _on_mark(self, mark: Mark) -> None:
+        self._calm = 0
+        self._begin(mark.kind, mark.time_s)
+
+    def _begin(self, kind: str, time_s: float) -> None:
+        if self._pending is None and self._flag is not None and self._flag.value:
+            self._pending = kind, time_s
+
+    def _on_timeout(self, timeout: Timeout) -> None:
+        self.stale_timeout_s, self._calm = timeout.seconds, 0
+
+    def _on_span(self, span: Span) -> None:
+        self._calm = 0
+        (self._spans.add if span.is_on else self._spans.discard)(span.what)
+        if span.what == 'paused':
+            self._stopped_s = span.time_s if span.is_on and self._is_fast else None
+            self._alive_s = self._alive_s if span.is_on else span.time_s
+        elif span.what == 'restarting':
+            if span.is_on:
+                self._run_since = 0
+            else:
+                self._run = min(self._run, self._run_since)
+        elif span.what == 'activated':
+            self._run = 0
+            self._unseen |= set(self._recent)  # known to the node no more
+
+    # --- what was heard ------------------------------------------------------------------------
+
+    def _on_flag(self, flag: Flag) -> None:
+        if not flag.value:
+            self._true_since_s, self._broken_s = None, flag.time_s
+        if flag.is_rival:
+            return
+        if self._late is not None:
+            is_corrected = not flag.value and flag.time_s - self._late[0] <= CORRECTED_S
+            self.num_corrected += is_corrected
+            if not is_corrected:
+                self._lie(*self._late)
+            self._late = None
+        self._alive_s = min(self._alive_s, flag.time_s)
+        if flag.value:
+            self._note_true(flag)
+        elif self._pending is not None:
+            kind, time_s = self._pending
+            self.false_after_s[kind].append(flag.time_s - time_s)
+            self._pending = None
+        self._flag, self._is_paired = flag, False
+
+    def _note_true(self, flag: Flag) -> None:
+        self.num_true += 1
+        before_s = self._flag.time_s if self._flag is not None else flag.time_s
+        if flag.time_s - before_s > self.deadline_s:
+            self._broken_s, self._true_since_s = before_s + self.deadline_s, None
+        if self._true_since_s is None:
+            self._true_since_s = flag.time_s
+        for what in DOWN:
+            if what in self._spans:
+                self._lie(flag.time_s, f'true while {what}')
+
+    def _on_answer(self, answer: Answer) -> None:
+        flag, is_first = self._flag, not self._is_paired
+        self._is_paired = True
+        frame = self._frames.get(answer.name)
+        if frame is None:
+            if not answer.value:
+                self._calm = 0  # it fell for something that is no frame
+            return
+        self.answered[frame.kind] += 1
+        is_good = self._is_good(frame, answer)
+        self._unseen.discard(frame.name)
+        self._run = self._run + 1 if is_good else 0
+        self._run_since = self._run_since + 1 if is_good else 0
+        self._calm = self._calm + 1 if is_good else 0
+        if self._calm > self.rise_frames + 2 and not self._spans:
+            self.ready += 1
+            self.blind += not answer.value
+        if not answer.value:
+            return
+        if is_good and self._pending is not None and frame.time_s > self._pending[1]:
+            self._pending = None  # the fault was never seen: its frame was lost
+        if flag is not None and is_first and flag.value:
+            self._check_true(flag, frame)
+            self.latencies.append((flag.time_s, flag.time_s - frame.time_s))
+        if not is_good:
+            self._lie(answer.time_s, f'true about a frame that is {frame.kind}')
+        elif self._run < self.rise_frames:
+            self._lie(answer.time_s, f'true after {self._run} good frames ({frame.kind})')
+        if 'weakened' in self._spans and answer.promise != 'void':
+            self._lie(answer.time_s, f'the promise is said to be {answer.promise!r}')
+
+    def _check_true(self, flag: Flag, frame: Frame) -> None:
+        age_s = flag.time_s - frame.time_s
+        if self.max_age_s and age_s > self.max_age_s + CORRECTED_S:
+            self._late = flag.time_s, f'true about a frame of {age_s:.2f} s ago'
+
+    def _is_good(self, frame: Frame, answer: Answer) -> bool:
+        """Say whether a flag about a frame may be true; what nobody knows is what it was said."""
+        is_excused = (
+            frame.is_good is None
+            or ('weakened' in self._spans and frame.kind in CONTENT_FAULTS)
+            or (frame.kind in RELATIVE and self._has_gaps(frame))
+            or (frame.kind == 'too_far_ahead'
+                and frame.lead_s - (answer.time_s - frame.time_s) <= self.max_skew_s))
+        if not is_excused or frame.is_good:
+            return bool(frame.is_good)
+        self.num_excused += 1
+        return answer.value or answer.kind in ('confident', 'recovering')
+
+    def _has_gaps(self, frame: Frame) -> bool:
+        for name in self._recent:
+            if name == frame.name:
+                break
+            if name in self._unseen:
+                return True
+        return False
+
+    def _on_factor(self, factor: Factor) -> None:
+        self._is_fast = factor.value > self.slow_factor + 1e-6
+        if not self._is_fast:
+            if self._stopped_s is not None:
+                self.false_after_s['node stopped, until the governor is slow'].append(
+                    factor.time_s - self._stopped_s)
+                self._stopped_s = None
+            return
+        self.num_fast += 1
+        flag, since_s = self._flag, self._true_since_s
+        if factor.time_s - self._broken_s <= MARGIN_S:
+            return  # what ended the series may still be on its way to the governor
+        if flag is None or since_s is None:
+            self._lie(factor.time_s, f'factor {factor.value:.2f} without a true flag')
+        elif factor.time_s - since_s < self.settle_s - SETTLED_S:
+            self._lie(factor.time_s, f'factor {factor.value:.2f} after '
+                      f'{factor.time_s - since_s:.2f} s of true')
+        elif factor.time_s - flag.time_s > self.deadline_s + MARGIN_S:
+            self._lie(factor.time_s, f'factor {factor.value:.2f} on a flag of '
+                      f'{factor.time_s - flag.time_s:.2f} s ago')
+
+    def _check_silence(self, now_s: float) -> None:
+        flag = self._flag
+        if flag is None or not flag.value or 'paused' in self._spans:
+            return  # a stopped process cannot take its flag back; the governor can
+        allowed_s = max(flag.time_s + self.stale_timeout_s, self._alive_s) + MARGIN_S
+        if now_s > allowed_s:
+            self._lie(now_s, f'no flag for {now_s - flag.time_s:.2f} s after a true')
+            self._alive_s = now_s + 1e9  # once
