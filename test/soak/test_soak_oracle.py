@@ -164,10 +164,10 @@ def test_what_is_no_frame_is_measured_from_its_beginning() -> None:
 def test_growth_is_told_from_noise() -> None:
     noise = [(7 * k * k) % 11 for k in range(300)]
     samples = [{'time_s': float(k), 'node_kb': 5e4 + noise[k], 'node_files': 20.0,
-                'governor_kb': 4e4 + noise[k] + 6 * k} for k in range(300)]
+                'governor_kb': 4e4 + noise[k] + 60 * k} for k in range(300)]
     report = {'errors': [], 'calms': 9, 'calms_fast': 9, 'lies': 0, 'ready': 9, 'blind': 0,
               'latency_ms': [5, 5, 6], 'growth': growth(samples)}
-    assert faults_of(report) == ['governor_kb grows by 6.0 a second']
+    assert faults_of(report) == ['governor_kb grows by 60.0 a second']
     assert faults_of({**report, 'growth': {}, 'latency_ms': [5, 5, 50], 'lies': 1, 'blind': 2,
                       'errors': ['a'], 'calms_fast': 1}) \
         == ['a', '1 lies', '2 of 9 good frames were not true',
