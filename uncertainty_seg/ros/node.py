@@ -16,14 +16,15 @@ import time
 from types import MappingProxyType
 from typing import Any
 
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import Trigger
 
 from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.settings import require_unlocked, Settings
-from uncertainty_seg.errors import BackendError
+from uncertainty_seg.core.settings import locked_error, require_unlocked, Settings
+from uncertainty_seg.errors import BackendError, ConfigError
 from uncertainty_seg.ros.board_state import BoardState, BoardWatch
 from uncertainty_seg.ros.camera_link import Arrival
 from uncertainty_seg.ros.camera_station import CameraStation
@@ -73,6 +74,8 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         self._log: RunLog | None = None
         self._state = 'unconfigured'
         self._served = ParameterServer(self, self._reconfigure)
+        # Called before all others: what one of them took over, the next could not refuse.
+        self.add_on_set_parameters_callback(self._keep_clock)
         self._stations = [
             CameraStation(self, self._settings, index, name)
             for index, name in enumerate(self._settings().cameras or ('',))
@@ -263,8 +266,26 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
             if station.name == frame.camera:
                 station.publish_kept(frame)
 
+    def _keep_clock(self, changes: list[Any]) -> SetParametersResult:
+        """Refuse a change of the clock that ages are counted by, where `lock_gate` holds."""
+        name = 'use_sim_time'
+        for value in (change.value for change in changes if change.name == name):
+            is_locked = self._is_configured and self._settings().lock_gate
+            err: ConfigError | None = None
+            if type(value) is not bool:
+                err = ConfigError(f'{name} is {value!r}', 'true or false')
+            elif is_locked and value != self.get_parameter(name).value:
+                err = locked_error(name)
+            if err is not None:
+                return SetParametersResult(successful=False, reason=str(err))
+        return SetParametersResult(successful=True)
+
+    @property
+    def _is_configured(self) -> bool:
+        return self._state in ('inactive', 'active')
+
     def _reconfigure(self, settings: Settings) -> None:
-        if self._pipelines:
+        if self._is_configured:
             require_unlocked(self._settings(), settings)
         for station in self._stations:
             station.reconfigure(settings)
