@@ -671,6 +671,18 @@ def test_the_status_says_that_settings_undo_the_promise_of_every_bundle(rig: Rig
     assert values_of(rig.statuses[-1])['promise'] == 'none'
 
 
+def test_a_longer_deadline_than_at_the_start_undoes_the_promise_and_a_shorter_does_not(
+    rig: Rig
+) -> None:
+    for stale_timeout_s, promise in ((0.5, 'none'), (3600.0, 'void'), (1.0, 'none')):
+        rig.change(stale_timeout_s=stale_timeout_s)
+        rig.send()
+        values = values_of(rig.statuses[-1])
+        assert (values['promise'], rig.pipeline.promise) == (promise, promise)
+        assert ('stale_timeout_s is 3600, above 1 at the start' in values.get(
+            'promise_void_because', '')) == (promise == 'void')
+
+
 @pytest.mark.parametrize('gate', [{'scores': ('bogus',)}, {'threshold_scale': 100.0},
                                   {'alpha': 0.3}])
 def test_while_t_is_uncalibrated_the_other_settings_are_judged_all_the_same(
