@@ -99,6 +99,15 @@ def test_a_clock_without_a_time_is_named() -> None:
     assert 'nobody publishes /clock' in guard().stamp_fault(NOW, 0)
 
 
+def test_by_the_time_of_receipt_the_clock_is_named_and_not_the_driver() -> None:
+    by_receipt = dataclasses.replace(LIMITS, stamps='receipt')
+    assert 'nobody publishes /clock' in FrameGuard(by_receipt).stamp_fault(0, 0)
+    one = FrameGuard(by_receipt)
+    assert one.stamp_fault(NOW, NOW) == ''
+    assert '/clock comes too seldom or has stopped' in one.stamp_fault(NOW, NOW)
+    assert one.stamp_fault(NOW + 1, NOW + 1) == ''
+
+
 def noisy(seed: int, height: int = 48, width: int = 64) -> NDArray[np.uint8]:
     """Return a grey scene with the noise of a sensor."""
     noise = np.random.default_rng(seed).integers(-2, 3, (height, width, 3))
@@ -233,6 +242,12 @@ def test_a_frame_that_grows_too_old_while_it_is_in_work_is_not_confident(loop: L
     assert [loop.send() for _ in range(3)][-1]
     assert not loop.send(delay_ns=SECOND)
     assert 'the image is 1.1 s old' in loop.outcome.doubt or 'is 1.0 s old' in loop.outcome.doubt
+
+
+def test_a_frame_that_takes_too_long_here_is_not_blamed_on_the_clock(loop: Loop) -> None:
+    assert not any(loop.send(delay_ns=SECOND) for _ in range(STEADY_FRAMES + 2))
+    assert 'it was 0.1 s old when it was taken, the rest was spent on it here: take a smaller ' \
+        'model or fewer passes, or raise max_age_s' in loop.outcome.doubt
 
 
 def test_without_a_clock_the_guard_looks_at_nothing(loop: Loop) -> None:

@@ -455,10 +455,11 @@ def test_what_is_promised_is_said_with_every_verdict(
 
 def test_a_score_below_0_is_a_fault_and_never_a_good_frame() -> None:
     gate = Gate(GateSettings(rise_frames=1), {'a': 0.5})
-    assert gate.update({'a': 0.1}).is_confident
-    verdict = gate.update({'a': -5.0})
-    assert (verdict.is_confident, verdict.kind) == (False, 'fault')
-    assert verdict.reasons == ('score a is -5, below 0: no score can be',)
+    for value, shown in ((-5.0, '-5'), (-1e-6, '-1e-06')):
+        assert gate.update({'a': 0.1}).is_confident
+        verdict = gate.update({'a': value})
+        assert (verdict.is_confident, verdict.kind) == (False, 'fault')
+        assert verdict.reasons == (f'score a is {shown}, below 0: no score can be',)
     assert gate.update({'a': 0.0}).is_confident  # 0 itself is a score
 
 

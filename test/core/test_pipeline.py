@@ -139,7 +139,7 @@ class RandomBackend(FakeBackend):
 
     def run(self, image, masks, temperature):
         maps = super().run(image, masks, temperature)
-        noise = np.random.default_rng().random(maps.entropy.shape, np.float32) * 0.1
+        noise = np.random.default_rng().random(maps.entropy.shape, np.float32) * 0.01
         return dataclasses.replace(maps, mutual_information=maps.mutual_information + noise)
 
 

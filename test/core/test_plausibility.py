@@ -79,6 +79,10 @@ def zeros(maps: UncertaintyMaps) -> UncertaintyMaps:
                              for f in dataclasses.fields(maps)))
 
 
+def without_uncertainty(maps: UncertaintyMaps) -> UncertaintyMaps:
+    return dataclasses.replace(zeros(maps), label=maps.label, confidence=maps.confidence)
+
+
 def doubled(maps: UncertaintyMaps) -> UncertaintyMaps:
     return UncertaintyMaps(*(np.repeat(np.repeat(getattr(maps, f.name), 2, 0), 2, 1)
                              for f in dataclasses.fields(maps)))
@@ -97,6 +101,12 @@ WRONG: dict[str, tuple[Callable[[UncertaintyMaps], UncertaintyMaps], str]] = {
     'label': (everywhere('label', 200), 'the label 200, expected one of 3 classes from 0'),
     'the first label too many': (everywhere('label', 3), 'the label 3, expected one of 3'),
     'size': (doubled, 'label as uint8 (48, 64), expected uint8 (24, 32)'),
+    'no entropy': (everywhere('entropy', 0), 'an entropy of 0 where the confidence is 0.'),
+    'no mutual information': (everywhere('mutual_information', 0),
+                              'a mutual information of 0 and'),
+    'no aleatoric part': (everywhere('aleatoric', 0), 'an aleatoric part of 0, expected'),
+    'no variance': (everywhere('total_variance', 0), 'no variance where the mutual information'),
+    'nothing but confidence': (without_uncertainty, 'an entropy of 0 where the confidence is 0.'),
     'type': (in_float64, 'entropy as float64 (24, 32), expected float32 (24, 32)'),
 }
 

@@ -76,6 +76,10 @@ def test_a_whole_number_is_accepted_for_a_float_but_not_the_other_way() -> None:
     ({'cameras': ['a', 'b'], 'max_rate_hz': [2, 2, 2]}, 'has 3 numbers, expected .* the 2 cam'),
     ({'max_rate_hz': [1.0]}, 'max_rate_hz is 1, expected more than 1 / stale_timeout_s = 1'),
     ({'durability': 'transient_local', 'gate.rise_frames': 1}, 'images from before the start'),
+    ({'stamps': 'receipt', 'queue_depth': 3}, 'queue_depth is 3 with stamps receipt, expected '
+     'less than gate.rise_frames, 3: after a pause the node could not tell images that waited'),
+    ({'stamps': 'receipt', 'gate.rise_frames': 1}, 'queue_depth is 1 with stamps receipt'),
+    ({'max_age_s': 0.0, 'queue_depth': 3}, 'queue_depth is 3 with max_age_s 0, expected less'),
     ({'max_rate_hz': [5.0], 'stale_timeout_s': 0.1}, 'max_rate_hz is 5, expected more than'),
     ({'stuck_timeout_s': 0.5}, 'stuck_timeout_s is 0.5, expected at least 1, or 0 for never: a'),
     ({'stuck_timeout_s': -1}, 'stuck_timeout_s is -1'),
@@ -91,6 +95,12 @@ def test_a_wrong_value_is_answered_with_what_would_be_right(
 def test_settings_that_fit_only_together_are_judged_together() -> None:
     gate = settings_from_dict({'gate.fall_frames': 3, 'gate.fall_window': 5}).gate
     assert (gate.fall_frames, gate.fall_window) == (3, 5)
+
+
+def test_without_an_age_fewer_images_may_wait_than_raise_the_flag() -> None:
+    for changes in ({'stamps': 'receipt', 'queue_depth': 2}, {'max_age_s': 0.0, 'queue_depth': 2},
+                    {'max_age_s': 0.0, 'gate.rise_frames': 1}, {'queue_depth': 20}):
+        assert settings_from_dict(changes)
 
 
 def test_a_rate_is_one_for_all_cameras_or_one_for_each() -> None:

@@ -51,6 +51,11 @@ def camera() -> Camera:
     return Camera()
 
 
+def test_no_frame_is_a_warning_before_the_flag_has_fallen(camera: Camera) -> None:
+    late = camera.look(hint='no publisher on /cam')
+    assert (late.level, late.message) == (WARN, 'no publisher on /cam')
+
+
 def test_over_the_budget_is_a_warning_and_an_error_once_it_lasts(camera: Camera) -> None:
     camera.statistics.add_latency(99.0, 100.0)
     assert (camera.look().level, camera.look().message) == (OK, 'active')

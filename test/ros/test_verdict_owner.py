@@ -665,10 +665,22 @@ def test_the_status_says_that_settings_undo_the_promise_of_every_bundle(rig: Rig
     rig.change_gate(1.2)
     rig.send()
     values = values_of(rig.statuses[-1])
-    assert values['promise'] == 'void'
+    assert values['promise'] == rig.pipeline.promise == 'void'
     assert values['promise_void_because'] == 'gate.threshold_scale is 1.2, above 1'
     rig.change_gate(1.0)
     assert values_of(rig.statuses[-1])['promise'] == 'none'
+
+
+def test_a_longer_deadline_than_at_the_start_undoes_the_promise_and_a_shorter_does_not(
+    rig: Rig
+) -> None:
+    for stale_timeout_s, promise in ((0.5, 'none'), (3600.0, 'void'), (1.0, 'none')):
+        rig.change(stale_timeout_s=stale_timeout_s)
+        rig.send()
+        values = values_of(rig.statuses[-1])
+        assert (values['promise'], rig.pipeline.promise) == (promise, promise)
+        assert ('stale_timeout_s is 3600, above 1 at the start' in values.get(
+            'promise_void_because', '')) == (promise == 'void')
 
 
 @pytest.mark.parametrize('gate', [{'scores': ('bogus',)}, {'threshold_scale': 100.0},

@@ -24,6 +24,8 @@ MEMORY_FRAMES = 64
 # So many ages in a row that differ by no more than this are an offset between two clocks.
 STEADY_FRAMES, STEADY_S = 10, 0.2
 ROW_STEP = 4
+_NO_CLOCK = ("the node's clock stands at 0: use_sim_time is true and nobody publishes /clock; "
+             'play the bag with --clock')
 _T = TypeVar('_T', bound=Hashable)
 
 
@@ -56,12 +58,19 @@ class FrameGuard:
         before_ns, self._last_ns = self._last_ns, stamp_ns
         is_known = self._stamps.add(stamp_ns)
         self._ages_s.append((now_ns - stamp_ns) / 1e9)
+        is_of_receipt = self._settings.stamps == 'receipt'
+        if is_of_receipt and now_ns == 0:
+            return _NO_CLOCK
         if stamp_ns <= 0:
             return (f'the stamp of the image is {stamp_ns / 1e9:g}, expected the time of its '
                     'capture; if the driver sends none, set stamps to receipt')
+        if is_known and is_of_receipt:
+            return (f"the node's clock stood at {stamp_ns / 1e9:.3f} for two images, expected a "
+                    'later time with each: /clock comes too seldom or has stopped')
         if is_known:
             return (f'the stamp {stamp_ns / 1e9:.3f} came before, expected a new one with each '
-                    'image: the driver repeats its images, or two publishers send them')
+                    'image: the driver repeats its images, a short bag runs in a loop, or two '
+                    'publishers send them')
         if found := self.age_fault(stamp_ns, now_ns):
             return found
         if before_ns is not None and stamp_ns < before_ns:
@@ -76,8 +85,7 @@ class FrameGuard:
         if not settings.max_age_s or -settings.max_skew_s <= age_s <= settings.max_age_s:
             return ''
         if now_ns == 0:
-            return ("the node's clock stands at 0: use_sim_time is true and nobody publishes "
-                    '/clock; play the bag with --clock')
+            return _NO_CLOCK
         found = (f'the image is {age_s:.1f} s old, at most {settings.max_age_s:g} s is allowed '
                  '(max_age_s)' if age_s > 0 else
                  f'the image is stamped {-age_s:.1f} s in the future, at most '
@@ -85,7 +93,10 @@ class FrameGuard:
         return f'{found}; {self._advice(age_s)}'
 
     def _advice(self, age_s: float) -> str:
-        ages = self._ages_s
+        ages, settings = self._ages_s, self._settings
+        if ages and -settings.max_skew_s <= ages[-1] <= settings.max_age_s:
+            return (f'it was {ages[-1]:.1f} s old when it was taken, the rest was spent on it '
+                    'here: take a smaller model or fewer passes, or raise max_age_s')
         if len(ages) < STEADY_FRAMES or max(ages) - min(ages) > STEADY_S:
             return 'look for what holds images back, or for a clock that was set'
         late = ', or every image is held back as long' if age_s > 0 else ''

@@ -130,6 +130,7 @@ class Pipeline:
         source: PassSource | None = None,
     ) -> None:
         self._bundle, self._clock = bundle, clock
+        self._first_stale_s = settings.stale_timeout_s
         # One check for all cameras: the maps before may be those of another.
         self._backend = backend if isinstance(backend, CheckedBackend) else CheckedBackend(
             backend, bundle.card.num_classes)
@@ -202,8 +203,12 @@ class Pipeline:
     @property
     def weakened_by(self) -> tuple[str, ...]:
         """List the settings that undo what the calibration promises, each in words."""
-        calibration = self._bundle.calibration
-        return weakened_by(calibration, self.settings.gate) if calibration else ()
+        calibration, stale_s = self._bundle.calibration, self.settings.stale_timeout_s
+        found = weakened_by(calibration, self.settings.gate) if calibration else ()
+        if stale_s > self._first_stale_s:
+            found += (f'stale_timeout_s is {stale_s:g}, above {self._first_stale_s:g} at the '
+                      'start: the flag stays true for that long without a frame',)
+        return found
 
     @property
     def promise(self) -> str:

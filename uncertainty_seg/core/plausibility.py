@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 import hashlib
+import math
 from typing import Protocol
 
 import numpy as np
@@ -26,6 +27,8 @@ from uncertainty_seg.errors import BackendError
 TOLERANCE = 1e-3
 # Results that are remembered: a ring of buffers that nobody writes is known up to this length.
 MEMORY_RESULTS = 8
+# By so much two maps of one pixel may differ from what their definitions say of each other.
+LOOSE = 0.02
 _FIX = 'run uncertainty_seg self-check; the runtime, its driver or the engine is broken'
 _FLOATS = ('confidence', *(f.name for f in fields(UncertaintyMaps)
                            if f.name not in ('label', 'confidence')))
@@ -121,8 +124,8 @@ def implausible(maps: UncertaintyMaps, image: ImageU8, num_classes: int) -> str:
     -------
     str
         What came and what was expected: the shape (h, w) of the image, finite numbers from 0 to
-        1, a confidence of at least 1/C, labels below C, and not the same number everywhere unless
-        the image is.
+        1, a confidence of at least 1/C, labels below C, not the same number everywhere unless
+        the image is, and maps that fit together at the pixel of the least confidence.
 
     """
     shape = image.shape[:2]
@@ -136,7 +139,8 @@ def implausible(maps: UncertaintyMaps, image: ImageU8, num_classes: int) -> str:
         if problem := _out_of_range(name, getattr(maps, name)):
             return problem
     # Both are NaN if any pixel is, and a comparison with NaN is false.
-    lowest, highest = float(maps.confidence.min()), float(maps.confidence.max())
+    at = int(maps.confidence.argmin())
+    lowest, highest = float(maps.confidence.flat[at]), float(maps.confidence.max())
     if not (1 / num_classes - TOLERANCE <= lowest and highest <= 1 + TOLERANCE):
         return (f'a confidence from {lowest:.4g} to {highest:.4g}, '
                 f'expected finite numbers from 1/{num_classes} to 1')
@@ -144,6 +148,26 @@ def implausible(maps: UncertaintyMaps, image: ImageU8, num_classes: int) -> str:
         return f'the label {maps.label.max()}, expected one of {num_classes} classes from 0'
     if lowest == highest and (image != image[0, 0]).any():
         return f'a confidence of {lowest:.4g} at every pixel of an image that is not uniform'
+    return _contradiction(maps, at, num_classes)
+
+
+def _contradiction(maps: UncertaintyMaps, at: int, num_classes: int) -> str:
+    """Say which maps of one pixel exclude each other: one of them is not of this image."""
+    confidence, entropy, mutual, aleatoric, variance = (
+        float(values.flat[at]) for values in (
+            maps.confidence, maps.entropy, maps.mutual_information, maps.aleatoric,
+            maps.total_variance))
+    # No class has more than the confidence, so no surprise is less than that of the likeliest.
+    least = -math.log(confidence) / math.log(num_classes)
+    if entropy < least - LOOSE:
+        return (f'an entropy of {entropy:.4g} where the confidence is {confidence:.4g}, '
+                f'expected at least {least:.4g}')
+    if abs(entropy - mutual - aleatoric) > LOOSE:
+        return (f'a mutual information of {mutual:.4g} and an aleatoric part of {aleatoric:.4g}, '
+                f'expected {entropy:.4g}, the entropy, in sum')
+    if mutual > LOOSE and not variance > 0:
+        return (f'no variance where the mutual information is {mutual:.4g}, expected passes that '
+                'differ')
     return ''
 
 

@@ -390,8 +390,8 @@ class Settings:
         live=True,
     )
     lock_gate: bool = parameter(
-        False, 'Once the node is configured, nobody can change gate.*, passes or stale_timeout_s '
-        'until it is cleaned up.',
+        False, 'Once the node is configured, nobody can change gate.*, passes, stale_timeout_s '
+        'or use_sim_time until it is cleaned up.',
     )
     autostart: bool = parameter(
         True, 'Configure and activate at the start; false leaves it to a lifecycle manager.',
@@ -478,9 +478,13 @@ def _require_no_history(settings: Settings) -> None:
             f'less than gate.rise_frames, {rise_frames}',
             'images from before the start would raise the flag',
         )
-    if settings.stamps == 'receipt' and settings.queue_depth >= rise_frames:
+    is_of_receipt = settings.stamps == 'receipt'
+    # One image that waits is the least; who lets one frame raise the flag has chosen so.
+    has_no_age = not settings.max_age_s and settings.queue_depth > 1
+    if (is_of_receipt or has_no_age) and settings.queue_depth >= rise_frames:
         raise ConfigError(
-            f'queue_depth is {settings.queue_depth} with stamps receipt',
+            f'queue_depth is {settings.queue_depth} with '
+            f'{"stamps receipt" if is_of_receipt else "max_age_s 0"}',
             f'less than gate.rise_frames, {rise_frames}',
             'after a pause the node could not tell images that waited from new ones',
         )
@@ -492,10 +496,15 @@ def require_unlocked(before: Settings, after: Settings) -> None:
               if (name.startswith('gate.') or name in ('passes', 'stale_timeout_s'))
               and settings_to_dict(after)[name] != value]
     if before.lock_gate and locked:
-        raise ConfigError(
-            f'{locked[0]} cannot be changed while the node is configured',
-            'no change of gate.*, passes and stale_timeout_s, since lock_gate is true',
-            'clean the node up, set it, and configure it again')
+        raise locked_error(locked[0])
+
+
+def locked_error(name: str) -> ConfigError:
+    """Return the refusal of a change that `lock_gate` does not allow."""
+    return ConfigError(
+        f'{name} cannot be changed while the node is configured',
+        'no change of gate.*, passes, stale_timeout_s and use_sim_time, since lock_gate is true',
+        'clean the node up, set it, and configure it again')
 
 
 def settings_from_dict(values: Mapping[str, object]) -> Settings:

@@ -408,7 +408,8 @@ class Health:
             return DiagnosticStatus.WARN
         if self.is_stale or self.statistics.is_faulty or self.rival:
             return DiagnosticStatus.ERROR
-        warns = DiagnosticStatus.WARN if self.warnings() else DiagnosticStatus.OK
+        is_odd = bool(self.hint or self.warnings())
+        warns = DiagnosticStatus.WARN if is_odd else DiagnosticStatus.OK
         return max(self.budget()[0], warns)
 
     @property

@@ -16,14 +16,15 @@ import time
 from types import MappingProxyType
 from typing import Any
 
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import Trigger
 
 from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.settings import require_unlocked, Settings
-from uncertainty_seg.errors import BackendError
+from uncertainty_seg.core.settings import locked_error, require_unlocked, Settings
+from uncertainty_seg.errors import BackendError, ConfigError
 from uncertainty_seg.ros.board_state import BoardState, BoardWatch
 from uncertainty_seg.ros.camera_link import Arrival
 from uncertainty_seg.ros.camera_station import CameraStation
@@ -42,6 +43,8 @@ from uncertainty_seg.storage.model_bundle import load_bundle
 NODE_NAME = 'uncertainty_seg'
 DIAGNOSTICS_PERIOD_S = 1.0
 STOP_TIMEOUT_S = 5.0
+OTHER_CLOCK = ('use_sim_time was changed while the node is configured: the age of images is '
+               'counted by another clock; lock_gate refuses that, cleanup and configure accept it')
 
 
 class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
@@ -71,8 +74,11 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         self._stations: list[CameraStation] = []
         self._worker: Worker[Arrival] | None = None
         self._log: RunLog | None = None
+        self._other_clock: tuple[str, ...] = ()
         self._state = 'unconfigured'
         self._served = ParameterServer(self, self._reconfigure)
+        # Called before all others: what one of them took over, the next could not refuse.
+        self.add_on_set_parameters_callback(self._keep_clock)
         self._stations = [
             CameraStation(self, self._settings, index, name)
             for index, name in enumerate(self._settings().cameras or ('',))
@@ -255,7 +261,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
             station.free()
         for pipeline in self._pipelines:
             pipeline.close()
-        self._pipelines, self._log = [], None
+        self._pipelines, self._log, self._other_clock = [], None, ()
         self.topic_group = None
 
     def _on_kept(self, frame: MessageFrame) -> None:
@@ -263,8 +269,29 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
             if station.name == frame.camera:
                 station.publish_kept(frame)
 
+    def _keep_clock(self, changes: list[Any]) -> SetParametersResult:
+        """Refuse a change of the clock that ages are counted by under `lock_gate`, or say so."""
+        name = 'use_sim_time'
+        for value in (change.value for change in changes if change.name == name):
+            err: ConfigError | None = None
+            if type(value) is not bool:
+                err = ConfigError(f'{name} is {value!r}', 'true or false')
+            elif self._is_configured and value != self.get_parameter(name).value:
+                if self._settings().lock_gate:
+                    err = locked_error(name)
+                else:
+                    self._other_clock = OTHER_CLOCK,
+                    self.fall(OTHER_CLOCK)
+            if err is not None:
+                return SetParametersResult(successful=False, reason=str(err))
+        return SetParametersResult(successful=True)
+
+    @property
+    def _is_configured(self) -> bool:
+        return self._state in ('inactive', 'active')
+
     def _reconfigure(self, settings: Settings) -> None:
-        if self._pipelines:
+        if self._is_configured:
             require_unlocked(self._settings(), settings)
         for station in self._stations:
             station.reconfigure(settings)
@@ -333,7 +360,8 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         return NodeHealth(
             state=self._state, settings=self._settings(),
             pipeline=self._pipelines[0] if self._pipelines else None, build=self._build,
-            conflicts=self.conflicts, deadlines_missed=self._topics.num_missed,
+            conflicts=(*self._other_clock, *self.conflicts),
+            deadlines_missed=self._topics.num_missed,
             board=self._board_state, extra=extra, image_codec=image_bridge().name,
             trouble=self._log.trouble() if self._log is not None else '', faults=self._faults,
         )

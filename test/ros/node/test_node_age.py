@@ -65,6 +65,15 @@ class Rig:
         client.camera = client.node.create_publisher(Image, '/cam', 100)
         client.wait_for_topics('/uncertainty_seg/status', '/uncertainty_seg/confident')
         client.wait_for_camera_match()
+        # The first images to a reader that was just matched may be lost; these are no frames.
+        client.wait_until(self._reaches, 'an image to arrive')
+
+    def _reaches(self) -> bool:
+        message = image_message(red(0), time.time_ns())
+        message.encoding = 'nonsense'
+        self.client.camera.publish(message)
+        self.client.spin(0.2)
+        return any('nonsense' in status.status[0].message for status in self.statuses)
 
     def send(self, stamp_ns: int | None = None, image: Any = None) -> None:
         pixels = red(next(self._seeds)) if image is None else image
@@ -175,6 +184,26 @@ def test_with_stamps_of_receipt_a_driver_without_stamps_can_be_used(start: Start
     still = red(12345)
     flags = [rig.judged(0, still) for _ in range(8)]
     assert flags[:3] == [True] * 3 and not any(flags[3:])
+
+
+def test_another_clock_lets_the_flag_fall_and_is_warned_of(start: Start) -> None:
+    from builtin_interfaces.msg import Time
+    from rosgraph_msgs.msg import Clock
+
+    rig = start()
+    rig.raise_flag()
+    clock = rig.client.node.create_publisher(Clock, '/clock', 10)
+    assert rig.client.set_parameters(use_sim_time=True)[0].successful
+    rig.client.wait_until(lambda: not rig.flags[-1].data, 'the flag to fall')
+    hour_ago = time.time() - 3600
+    rig.client.wait_until(clock.get_subscription_count, 'the node to take the time')
+    clock.publish(Clock(clock=Time(sec=int(hour_ago))))
+    report = rig.diagnosed('use_sim_time was changed while the node is configured')
+    assert report.status[0].level >= b'\x01'
+    assert rig.client.change_state('deactivate') and rig.client.change_state('cleanup')
+    assert rig.client.change_state('configure') and rig.client.change_state('activate')
+    rig.client.wait_until(lambda: values_of(rig.health[-1])['state'] == 'active' and
+                          'use_sim_time' not in rig.health[-1].status[0].message, 'health')
 
 
 def test_a_frozen_camera_is_a_fault_under_new_stamps_and_under_none(start: Start) -> None:

@@ -238,6 +238,11 @@ def test_a_locked_gate_cannot_be_changed_by_anybody_until_the_node_is_cleaned_up
                 name = next(iter(change)).replace('__', '.')
                 assert not result.successful
                 assert f'{name} cannot be changed while the node is configured' in result.reason
+            # Ages are counted by that clock.
+            (result,) = client.set_parameters(use_sim_time=True)
+            assert 'use_sim_time cannot be changed while the node is config' in result.reason
+            assert client.set_parameters(use_sim_time=False)[0].successful
+            assert not client.set_together(map='entropy', use_sim_time='yes').successful
             assert not client.set_together(map='entropy', gate__alpha=0.5).successful
             assert client.set_parameters(map='entropy')[0].successful
             assert client.change_state('deactivate')
