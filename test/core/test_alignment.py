@@ -22,6 +22,7 @@ from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.model_card import InputSpec
 from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.plausibility import CheckedBackend
 from uncertainty_seg.core.preprocess import Geometry, unfit_label, unfit_map
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
@@ -35,21 +36,23 @@ SIZES = [(48, 64), (96, 128), (480, 640), (720, 1280), (1280, 720), (481, 641), 
 MAPS = ('entropy', 'mutual_information', 'variation_ratio', 'total_variance', 'aleatoric')
 
 
-class Brightness:
+class Brightness(CheckedBackend):
     """
     Says of each pixel of the network whether it is bright; every map is the brightness.
 
-    The confidence is a third for black, which is the least that three classes allow.
+    Maps that are all the same contradict each other, so it counts as checked and is not.
     """
 
     name = 'brightness'
     timings_ms: Mapping[str, float] = {}
 
+    def __init__(self) -> None:
+        pass
+
     def run(self, image: Any, masks: Any, temperature: float) -> UncertaintyMaps:
         values = (image[..., 0] / 255).astype(np.float32)
         label = (image[..., 0] > 127).astype(np.uint8)
-        confidence = (values * 2 + 1) / 3
-        return UncertaintyMaps(label, confidence, *(values.copy() for _ in range(5)))
+        return UncertaintyMaps(label, *(values.copy() for _ in range(6)))
 
     def close(self) -> None:
         return None

@@ -116,13 +116,26 @@ def noisy(seed: int, height: int = 48, width: int = 64) -> NDArray[np.uint8]:
 
 def test_the_same_pixels_more_often_than_allowed_are_a_frozen_camera() -> None:
     one = guard()
+    assert one.pixel_fault(noisy(5)) == ''
     found = [one.pixel_fault(noisy(0).copy()) for _ in range(5)]
     assert found[:3] == ['', '', '']
     assert found[3].startswith('the camera is frozen: the pixels of the last 3 images came before,'
-                               ' at most 2 are allowed (max_repeats)')
+                               ' at most 2 are allowed (max_repeats')
     assert found[4].startswith('the camera is frozen: the pixels of the last 4')
     assert one.pixel_fault(noisy(1)) == ''  # it moves again
     assert guard(max_repeats=0).pixel_fault(noisy(0)) == ''
+
+
+def test_no_repeat_is_allowed_of_a_camera_that_never_showed_two_images() -> None:
+    one = guard(max_repeats=1000)
+    assert [bool(one.pixel_fault(noisy(0))) for _ in range(4)] == [False, True, True, True]
+    assert [one.pixel_fault(noisy(1)) for _ in range(9)] == [''] * 9  # now it did
+
+
+def test_the_memory_is_longer_than_any_ring_of_camera_buffers() -> None:
+    one = guard(max_repeats=0)
+    found = [bool(one.pixel_fault(noisy(n % 64))) for n in range(128)]
+    assert found == [False] * 64 + [True] * 64
 
 
 def test_no_repeat_is_allowed_with_0_and_all_are_with_minus_1() -> None:
@@ -233,8 +246,14 @@ def test_an_hour_of_delay_never_raises_the_flag(loop: Loop) -> None:
 
 def test_a_frozen_camera_with_new_stamps_never_raises_the_flag_again(loop: Loop) -> None:
     still = blue(0)
+    assert not any(loop.send(image=still) for _ in range(55))  # from the start
+    assert [loop.send() for _ in range(3)] == [False, True, True]
     flags = [loop.send(image=still) for _ in range(55)]
-    assert flags == [False, True, True] + [False] * 52
+    assert flags == [True, True] + [False] * 53  # it came before
+    assert [loop.send() for _ in range(3)] == [False, True, True]
+    still = blue(999)
+    flags = [loop.send(image=still) for _ in range(55)]
+    assert flags == [True, True, True] + [False] * 52
     assert 'the camera is frozen' in loop.outcome.doubt
 
 

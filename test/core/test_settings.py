@@ -153,3 +153,9 @@ def test_what_was_rounded_away_cannot_be_asked_for(card: str, wanted: str, allow
 @pytest.mark.parametrize('card', ['fp32', 'int8'])
 def test_bf16_may_be_asked_for_where_there_is_float32_to_compute(card: str) -> None:
     assert precision_of(tiny_card(precision=card), 'bf16') == 'bf16'
+
+
+def test_each_check_that_is_switched_off_is_named() -> None:
+    assert Settings().checks_off == ()
+    off = Settings(max_age_s=0.0, max_repeats=-1, damage_scale=0.0, stuck_timeout_s=0.0)
+    assert off.checks_off == ('max_age_s', 'max_repeats', 'damage_scale', 'stuck_timeout_s')

@@ -142,8 +142,12 @@ def test_a_flag_is_taken_by_a_callback_of_one_argument_on_humble(humble: SimpleN
             made.append((callback, qos, event_callbacks))
             return SimpleNamespace(topic_name='/confident')
 
+        def get_publishers_info_by_topic(self, topic: str) -> list[Any]:
+            return []
+
     flags: list[tuple[bool, float | None]] = []
-    afresh('governor/node').FlagLink(Node(), 1.0, True, lambda *flag: flags.append(flag), print)
+    afresh('governor/node').FlagLink(
+        Node(), 1.0, True, lambda *flag: flags.append(flag), print, lambda: 0.0)
     (callback, qos, events), = made
     callback(Bool(data=True))
     assert flags == [(True, None)]
@@ -163,7 +167,7 @@ def test_where_no_event_is_supported_the_flag_is_taken_without(humble: SimpleNam
             made.append(arguments)
             return SimpleNamespace(topic_name='/confident')
 
-    afresh('governor/node').FlagLink(Node(), 1.0, True, print, print)
+    afresh('governor/node').FlagLink(Node(), 1.0, True, print, print, lambda: 0.0)
     assert len(made) == 1
 
 

@@ -694,3 +694,15 @@ def test_while_t_is_uncalibrated_the_other_settings_are_judged_all_the_same(
     rig.change(passes=8)
     rig.send(RISE_FRAMES)
     assert rig.owner.is_confident
+
+
+def test_a_true_that_could_not_be_published_feeds_nothing(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.send(RISE_FRAMES)
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.verdicts, 'publish', lambda *_: 1 / 0)
+        rig.send()
+        assert rig.owner.is_stale()  # at once, so that the timer tries to let the flag fall
+    rig.tick()
+    assert not rig.flags[-1]

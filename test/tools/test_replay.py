@@ -404,9 +404,9 @@ def test_a_bag_of_a_frozen_camera_is_not_confident_and_counted(
 ) -> None:
     bag = write_timed_bag(tmp_path / 'in', [(t, t) for t in STEPS], [RED] * 6)
     seen, told = judged(tmp_path, tiny_bundle, bag)
-    assert seen == [False, False, True, False, False, False]
+    assert not any(seen)
     assert 'the camera is frozen: the pixels of the last 5 images came before' in told[5]
-    assert last_json(capsys)['num_bad'] == 3
+    assert last_json(capsys)['num_bad'] == 5
     assert judged(tmp_path, tiny_bundle, bag, '--max-repeats', '-1')[0] == [False] * 2 + [True] * 4
 
 

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.scores.density import density_from_json, density_to_json, ScoreDensity
-from uncertainty_seg.core.scores.image_damage import require_limits
 from uncertainty_seg.core.untrusted.strict_json import load_object
 from uncertainty_seg.errors import CalibrationError, ConfigError
 
@@ -302,7 +301,7 @@ class Calibration:
                 f'thresholds of {bad} or temperature {self.temperature} are out of range',
                 'thresholds between 0 and 1, which no score exceeds', _FIX,
             )
-        require_limits(self.damage_limits)
+        _require_damage_limits(self.damage_limits)
         others = [p.alpha for p in self.promises if set(p.limits) != set(self.gate_scores)]
         if others:
             raise CalibrationError(f'the promise of {others[0]} is for other scores',
@@ -321,6 +320,15 @@ class Calibration:
             raise ConfigError(f'gate.alpha is {alpha:g}', f'0 or one of {alphas}',
                               f'calibrate the bundle with --alpha {alpha:g}')
         return self.promises[alphas.index(alpha)]
+
+
+def _require_damage_limits(limits: Mapping[str, float]) -> None:
+    if not limits:
+        return
+    # Not at the top: it needs OpenCV, which the help of a command must not load.
+    from uncertainty_seg.core.scores.image_damage import require_limits
+
+    require_limits(limits)
 
 
 def calibration_to_json(calibration: Calibration) -> str:

@@ -117,11 +117,13 @@ class FrameGuard:
         # The noise of a sensor is in every row: a part of them tells as much, in less time.
         is_known = self._images.add(fingerprint(image[::ROW_STEP]))
         self._num_repeats = self._num_repeats + 1 if is_known else 0
-        if self._num_repeats <= self._settings.max_repeats:
+        # Of a camera that has never shown two different images none is known to be alive.
+        num_allowed = self._settings.max_repeats if len(self._images) > 1 else 0
+        if self._num_repeats <= num_allowed:
             return ''
         return (f'the camera is frozen: the pixels of the last {self._num_repeats} images came '
-                f'before, at most {self._settings.max_repeats} are allowed (max_repeats); restart '
-                'the camera or its driver')
+                f'before, at most {num_allowed} are allowed (max_repeats, or 0 until there were '
+                'two different ones); restart the camera or its driver')
 
 
 class _Memory(Generic[_T]):
@@ -130,6 +132,9 @@ class _Memory(Generic[_T]):
     def __init__(self) -> None:
         self._order: deque[_T] = deque()
         self._values: set[_T] = set()
+
+    def __len__(self) -> int:
+        return len(self._order)
 
     def add(self, value: _T) -> bool:
         """Remember a value; return whether it was known."""

@@ -184,7 +184,7 @@ def _out_of_range(name: str, values: FloatMap) -> str:
 
 def fingerprint(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> bytes:
     """
-    Return 16 bytes that two arrays have in common only if they hold the same bytes.
+    Return 16 bytes that two arrays of an image or a map have in common only if they are equal.
 
     The bytes are added up as words of 64 bits, every 241st in one sum, and the sums are digested:
     ten times as cheap as a digest of the array, and changed by a single bit as by a shift, since

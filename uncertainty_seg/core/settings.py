@@ -338,7 +338,8 @@ class Settings:
     )
     max_repeats: int = parameter(
         2, 'Images in a row whose pixels came before, to the last bit, that are allowed before '
-        'the camera counts as frozen; -1 never compares them (rendered scenes that stand still).',
+        'the camera counts as frozen; none is until it has shown two different images. Every '
+        'fourth row is compared; -1 compares none (rendered scenes that stand still).',
         unit='frames', lower=-1, upper=1000,
     )
     stuck_timeout_s: float = parameter(
@@ -436,6 +437,14 @@ class Settings:
         """Return after which standstill of a thread the process ends; 0 for never."""
         # The flag falls first, with a deadline's time to spare.
         return max(self.stuck_timeout_s, 2 * self.stale_timeout_s) if self.stuck_timeout_s else 0.0
+
+    @property
+    def checks_off(self) -> tuple[str, ...]:
+        """Name the settings that switch a check of frames or of the process off."""
+        off = {'max_age_s': self.max_age_s == 0, 'max_repeats': self.max_repeats < 0,
+               'damage_scale': self.damage_scale == 0,
+               'stuck_timeout_s': self.stuck_timeout_s == 0}
+        return tuple(name for name, is_off in off.items() if is_off)
 
     def rate_of(self, index: int) -> float:
         """Return the most frames a second of a camera; 0 for any."""

@@ -330,7 +330,8 @@ class NodeHealth:
     def values(self) -> dict[str, str]:
         """List the numbers."""
         values = {'state': self.state, 'model': self.settings.model,
-                  'image_codec': self.image_codec}
+                  'image_codec': self.image_codec,
+                  'checks_off': ', '.join(self.settings.checks_off) or 'none'}
         if self.pipeline is not None:
             values |= {'backend': self.pipeline.backend_name, 'passes': str(self.pipeline.passes),
                        'promise': self.pipeline.promise}

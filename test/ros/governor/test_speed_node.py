@@ -26,6 +26,7 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.qos import QoSHistoryPolicy, QoSReliabilityPolicy
 from std_msgs.msg import Bool
 
+from uncertainty_seg.ros import node_life
 from uncertainty_seg.ros.governor import node as governor_node
 from uncertainty_seg.ros.governor.node import (
     FlagLink,
@@ -624,10 +625,10 @@ def test_its_clock_counts_while_the_machine_sleeps_where_there_is_such_a_clock(
     monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clocks = {'CLOCK_BOOTTIME': 7, 'clock_gettime': {7: 42.0}.get, 'monotonic': lambda: 1.0}
-    monkeypatch.setattr(governor_node, 'time', SimpleNamespace(**clocks))
-    assert steady_s() == 42.0
+    monkeypatch.setattr(node_life, 'time', SimpleNamespace(**clocks))
+    assert governor_node.steady_s is steady_s and steady_s() == 42.0
     del clocks['CLOCK_BOOTTIME']
-    monkeypatch.setattr(governor_node, 'time', SimpleNamespace(**clocks))
+    monkeypatch.setattr(node_life, 'time', SimpleNamespace(**clocks))
     assert steady_s() == 1.0
 
 
