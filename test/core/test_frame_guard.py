@@ -281,3 +281,66 @@ def test_a_repeated_stamp_counts_although_the_image_could_not_be_read(loop: Loop
     loop.loop.take(broken, NOW, clock_ns=lambda: NOW)
     outcome = loop.loop.take(lambda: blue(1), NOW, clock_ns=lambda: NOW)
     assert 'came before' in outcome.problem
+
+
+# --- exact words and numbers ---------------------------------------------------------------------
+
+
+def told(*stamps_s: float, **changes: float) -> str:
+    """Return what is said of the last of these stamps, by a clock that is as far."""
+    one = guard(**changes)
+    return [one.stamp_fault(round(s * SECOND), round(s * SECOND)) for s in stamps_s][-1]
+
+
+def test_the_sentences_name_the_numbers() -> None:
+    assert told(1_700_000_000.25, 1_700_000_000.25) == (
+        'the stamp 1700000000.250 came before, expected a new one with each image: the driver '
+        'repeats its images, a short bag runs in a loop, or two publishers send them')
+    assert told(1_700_000_000, 700_000_000) == (
+        'the stamp went back by 1000000000.000 s, expected one after the last: a clock was set, '
+        'a bag began again, or two publishers send images')
+    assert told(-1_000_000_000).startswith('the stamp of the image is -1e+09, expected the time')
+    assert guard().stamp_fault(SECOND, NOW + SECOND).startswith(
+        'the image is 1700000000.0 s old, at most 1 s is allowed (max_age_s); look for what holds '
+        'images back, or for a clock that was set')
+
+
+def test_the_smallest_stamp_and_the_next_one_are_times() -> None:
+    one = guard(max_age_s=0.0)
+    assert [one.stamp_fault(ns, NOW) for ns in (1, 2, 3)] == ['', '', '']
+
+
+@for_each('offset_s, words', [
+    (40.0, 'differ, or every image is held back as long; synchronise'),
+    (-40.0, 'differ; synchronise'),
+])
+def test_ten_ages_that_differ_by_a_tenth_of_a_second_are_an_offset(
+    offset_s: float, words: str
+) -> None:
+    one = guard()
+    found = [one.stamp_fault(NOW + n * SECOND, NOW + n * SECOND + round(
+        (offset_s + 0.1 * (n % 2)) * SECOND)) for n in range(11)]
+    assert [words in text for text in found] == [False] * 9 + [True] * 2
+
+
+def test_ages_half_a_second_apart_are_no_offset() -> None:
+    one = guard()
+    found = [one.stamp_fault(NOW + n * SECOND, NOW + (n + 40) * SECOND + n % 2 * SECOND // 2)
+             for n in range(15)]
+    assert not any('differ' in text for text in found)
+
+
+def test_a_loop_that_is_longer_than_the_memory_is_new_each_time() -> None:
+    one = guard(max_repeats=0)
+    assert not any(one.pixel_fault(noisy(n % 65)) for n in range(195))
+    found = [one.stamp_fault(s * SECOND, s * SECOND) for n in range(130) for s in [1 + n % 65]]
+    assert not any('came before' in text for text in found)
+
+
+@for_each('row', range(9))
+def test_every_fourth_row_is_compared(row: int) -> None:
+    one, image = guard(max_repeats=0), noisy(0)
+    other = image.copy()
+    other[row, 5, 1] ^= 1
+    one.pixel_fault(image)
+    assert bool(one.pixel_fault(other)) == (row % 4 != 0)
