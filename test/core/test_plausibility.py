@@ -16,7 +16,7 @@ import pytest
 
 from uncertainty_seg.core.frame_loop import FrameLoop
 from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.plausibility import CheckedBackend, implausible
+from uncertainty_seg.core.plausibility import _out_of_range, CheckedBackend, implausible
 from uncertainty_seg.core.settings import settings_from_dict
 from uncertainty_seg.core.uncertainty import maps_from_probabilities, UncertaintyMaps
 from uncertainty_seg.errors import BackendError
@@ -214,3 +214,43 @@ def test_no_such_result_is_ever_confident_in_the_loop(tmp_path: Path, name: str)
     assert [one.verdict.is_confident for one in outcomes] == [True] * 2 + [False] * 6
     assert 'the network returned' in outcomes[-1].problem
     assert 'self-check' in outcomes[-1].problem
+
+
+@for_each('value, is_plausible', [
+    (1.0009, True), (1.0011, False), (-0.0009, True), (-0.0011, False), (0.9999, True)])
+@for_each('name', [name for name in FLOATS if name != 'confidence'])
+def test_half_precision_may_leave_the_range_by_a_thousandth(
+    name: str, value: float, is_plausible: bool
+) -> None:
+    values = np.full((24, 32), 0.5, np.float32)
+    values[2, 3] = value
+    assert (_out_of_range(name, values) == '') == is_plausible
+    if not is_plausible:  # the number that is wrong is named, whichever end it is at
+        assert _out_of_range(name, values).startswith(f'{name} {value:.4g}, expected')
+
+
+@for_each('value, is_plausible', [(0.3325, True), (0.332, False), (1.0009, True), (1.0011, False)])
+def test_the_confidence_may_do_so_at_both_its_ends(value: float, is_plausible: bool) -> None:
+    maps = sound()
+    confidence, entropy = maps.confidence.copy(), maps.entropy.copy()
+    aleatoric = maps.aleatoric.copy()
+    confidence[4, 4] = value
+    # The other maps of this pixel as the definitions want them.
+    entropy[4, 4] = 1.0 if value < 0.5 else entropy[4, 4]
+    aleatoric[4, 4] = entropy[4, 4] - maps.mutual_information[4, 4]
+    found = problem(dataclasses.replace(
+        maps, confidence=confidence, entropy=entropy, aleatoric=aleatoric))
+    assert (found == '') == is_plausible
+
+
+def test_the_results_of_a_ring_of_eight_buffers_are_recognised_and_no_more() -> None:
+    results = [sound(seed) for seed in range(9)]
+    images = [np.roll(IMAGE, seed, 0) for seed in range(20)]
+    ring = CheckedBackend(Played(*results[:8], results[0]), NUM_CLASSES)
+    for number in range(8):
+        ring.run(images[number], {}, 1.0)
+    with pytest.raises(BackendError, match='the maps of an image before'):
+        ring.run(images[8], {}, 1.0)
+    longer = CheckedBackend(Played(*results, results[0]), NUM_CLASSES)
+    for number in range(10):
+        longer.run(images[number], {}, 1.0)
