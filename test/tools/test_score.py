@@ -61,7 +61,7 @@ def write_bag(path: Path, pictures: list[np.ndarray], topic: str = CAMERA) -> Pa
         for k, picture in enumerate(pictures):
             # A picture that comes again differs in a pixel, or the camera were frozen.
             pixels = picture.copy()
-            pixels[-1, -1, 1] += k if k and np.array_equal(picture, pictures[k - 1]) else 0
+            pixels[0, -1, 1] += k if k and np.array_equal(picture, pictures[k - 1]) else 0
             bag.write_image(topic, START_NS + k * STEP_NS, 'cam', pixels, 'bgr8')
     return path
 
@@ -223,7 +223,7 @@ def test_a_frame_that_is_bad_is_counted_left_out_and_shuts_the_gate(
                 bag.write_serialized(CAMERA, IMAGE_TYPE, stamp, b'\0\1\0\0\7')
             else:
                 pixels = RED.copy()
-                pixels[-1, -1, 1] += k
+                pixels[0, -1, 1] += k
                 bag.write_image(CAMERA, stamp, 'cam', pixels, 'bgr8')
     assert score(tiny_bundle, tmp_path / 'table', tmp_path / 'bag') == 0
     captured = capsys.readouterr()
