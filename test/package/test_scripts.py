@@ -430,7 +430,9 @@ def test_the_soak_gives_its_programs_what_the_tests_share_and_mounts_of_their_ow
         assert last.startswith(f'{program} 1 {checkout}:') and f'{checkout}/test/soak:' in last
 
 
-def test_ci_runs_the_tests_and_then_the_soak() -> None:
+def test_ci_runs_the_tests_and_the_workflow_the_soak_after_them() -> None:
     text = (ROOT / '.ci' / 'run').read_text(encoding='utf-8')
-    assert -1 < text.find('/../scripts/test"') < text.find('/../scripts/soak"')
+    assert '/../scripts/test"' in text
     assert os.access(ROOT / '.ci' / 'run', os.X_OK)
+    workflow = (ROOT / '.github' / 'workflows' / 'ci.yml').read_text(encoding='utf-8')
+    assert -1 < workflow.find('- run: scripts/test\n') < workflow.find('- run: scripts/soak\n')
