@@ -209,7 +209,11 @@ class Oracle:
             else:
                 self._run = min(self._run, self._run_since)
         elif span.what == 'activated':
-            self._run = 0
+            # The answer of the service may come after the first frames of the new activation.
+            if span.is_on:
+                self._run = self._run_since = 0
+            else:
+                self._run = min(self._run, self._run_since)
             self._unseen |= set(self._recent)  # known to the node no more
 
     # --- what was heard ------------------------------------------------------------------------

@@ -65,6 +65,14 @@ def test_good_frames_that_are_false_are_counted() -> None:
     assert (oracle.blind, oracle.ready, oracle.lies) == (1, 4, [])
 
 
+def test_frames_count_from_the_request_to_activate_and_not_from_its_answer() -> None:
+    asked, answered = Span(0.49, 'activated', True), Span(0.75, 'activated', False)
+    three = frames(5, ['g-', 'g-', 'g+'])  # the last at 0.72 s
+    assert lies(asked, *three, answered, *frames(8, ['g+'])) == []
+    # What went before the request counts no more.
+    assert len(lies(asked, *frames(5, ['g+']), answered)) == 1
+
+
 def test_a_true_that_nothing_follows_is_a_lie_once() -> None:
     assert len(lies(*said(1.9, False))) == 0
     found = lies(*said(2.2, False), *said(3.2, False))
