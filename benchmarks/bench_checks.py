@@ -22,6 +22,7 @@ import argparse
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 import json
 import time
 from typing import Any
@@ -107,10 +108,8 @@ def measure(model: str, backend: str, threads: int, num_frames: int) -> dict[str
     settings = Settings(threads=threads)
     runner = registry.open_backend(backend, bundle, settings)
     checked = FrameLoop(Pipeline(bundle, runner, settings), guard=FrameGuard(settings))
-    unchecked_pipeline = Pipeline(
-        bundle, Unchecked(runner, bundle.card.num_classes), settings)
-    unchecked_pipeline.damage = lambda image: ''  # type: ignore[attr-defined]
-    unchecked = FrameLoop(unchecked_pipeline)
+    unchecked = FrameLoop(Pipeline(
+        bundle, Unchecked(runner, bundle.card.num_classes), replace(settings, damage_scale=0.0)))
     images, clocks = pictures(), Clocks()
     parts: dict[str, list[float]] = defaultdict(list)
     pairs: list[float] = []

@@ -223,4 +223,8 @@ def test_with_a_log_it_decides_alone_what_is_flagged(rig: Rig) -> None:
     rig.node.topics['~/flagged'].num_subscribers = 1
     process(arrival(image_message(solid(128, 128, 128), 10**9)))
     assert [frame.is_flagged for frame in offered] == [True]
+    # The same image under the same stamp: a control may be drawn of it, a label is not asked for.
+    process(arrival(image_message(solid(128, 128, 128), 10**9)))
+    assert 'came before' in offered[1].verdict.reasons[0]
+    assert [frame.is_flagged for frame in offered] == [True, False]
     assert rig.node.topics['~/flagged'].sent == []

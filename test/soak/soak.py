@@ -365,14 +365,14 @@ class Soak:
         assert self.camera is not None
         with self.span('weakening'):
             if name == 'gate__fall_frames':
-                self.set(gate__fall_window=5)
-            self.set(**{name: value})
+                self.change(gate__fall_window=5)
+            self.change(**{name: value})
         with self.span('weakened'):
             self.camera.tell(plan=self.random.choice(('grey', 'quarter_black')))
             self.spin(1.5)
-        self.set(**{name: back})
+        self.change(**{name: back})
         if name == 'gate__fall_frames':
-            self.set(gate__fall_window=1)
+            self.change(gate__fall_window=1)
 
     def misuse(self) -> None:
         """Set what must be refused."""
@@ -384,7 +384,7 @@ class Soak:
             if self.client.set_parameters(**{name: value})[0].successful:
                 self.oracle.lies.append(f'{time.time():.3f}: {name} = {value} was accepted')
 
-    def set(self, **values: Any) -> None:  # noqa: A003
+    def change(self, **values: Any) -> None:
         """Set parameters that restart the gate."""
         with self.span('restarting'):
             results = self.client.set_parameters(**values)
@@ -393,19 +393,19 @@ class Soak:
     def change_timeout(self) -> None:
         """Set another timeout, and back."""
         other_s, own_s = self._args.stale_timeout * 0.6, self._args.stale_timeout
-        self.set(stale_timeout_s=other_s)
+        self.change(stale_timeout_s=other_s)
         self.note(Timeout(time.time(), other_s))
         self.spin(2.0)
         self.note(Timeout(time.time(), own_s))
-        self.set(stale_timeout_s=own_s)
+        self.change(stale_timeout_s=own_s)
 
     def change_passes(self) -> None:
         """Set a T that is not calibrated, and back."""
         self.mark('passes')
-        self.set(passes=4)
+        self.change(passes=4)
         with self.span('uncalibrated'):
             self.spin(1.0)
-        self.set(passes=-1)
+        self.change(passes=-1)
 
     def reset(self) -> None:
         """Start the gate from nothing."""
@@ -529,7 +529,7 @@ class Soak:
         camera, start_s = FaultyCamera(self._args.seed), time.monotonic()
         for k in itertools.takewhile(lambda _: self.is_whole, range(number)):
             now_s = time.time()
-            shot = camera.next(int(now_s * 1e9))
+            shot = camera.draw(int(now_s * 1e9))
             lead_s = (shot.stamp_ns - int(now_s * 1e9)) / 1e9
             self.note(Frame(now_s, f'f{k}', shot.kind, shot.is_good, lead_s))
             self.client.camera.publish(message(shot, f'f{k}'))

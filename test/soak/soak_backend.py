@@ -18,6 +18,7 @@ from uncertainty_seg.errors import BackendError
 SLOW_S, HANG_S = 0.3, 1.4  # below and above the timeout of a second
 FLOATS = ('confidence', 'entropy', 'mutual_information', 'variation_ratio', 'total_variance',
           'aleatoric')
+DOUBLE: Any = np.float64  # which no map may have
 _Change = Callable[[UncertaintyMaps], UncertaintyMaps]
 
 
@@ -58,7 +59,7 @@ CHANGES: Mapping[str, _Change] = {
     'double_size': _each(lambda values: values.repeat(2, 0).repeat(2, 1)),
     'half_size': _each(lambda values: values[::2, ::2]),
     'double_precision': lambda maps: replace(
-        maps, entropy=maps.entropy.astype(np.float64)),  # type: ignore[arg-type]
+        maps, entropy=maps.entropy.astype(DOUBLE)),
     'fails': _fails,
     'surprises': _surprises,
 }

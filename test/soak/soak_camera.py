@@ -105,7 +105,7 @@ class SoakCamera:
     def _send(self, name: str) -> None:
         now_s = time.time()
         taken_ns = int((now_s + self._offset_s) * 1e9)
-        shot = self._frames.next(taken_ns, is_storm=self._is_storm)
+        shot = self._frames.draw(taken_ns, is_storm=self._is_storm)
         is_good, lead_s = shot.is_good, (shot.stamp_ns - taken_ns) / 1e9
         if now_s - self._changed_s < UNSURE_S:
             is_good = None

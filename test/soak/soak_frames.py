@@ -96,7 +96,7 @@ class FaultyCamera:
         self._num_repeats = 0
         self._pixels_sent = itertools.count()
 
-    def next(self, now_ns: int, is_storm: bool = True) -> Shot:  # noqa: A003
+    def draw(self, now_ns: int, is_storm: bool = True) -> Shot:
         """Return a frame that is sent at a time; a good one, unless planned or in a storm."""
         if not self._plan and not is_storm:
             return self.shoot('good', now_ns)

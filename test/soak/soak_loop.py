@@ -124,7 +124,7 @@ class LoopSoak:
         """Send one frame and compare."""
         self._disturb()
         self._now_ns += PERIOD_NS
-        shot = self._camera.next(self._now_ns)
+        shot = self._camera.draw(self._now_ns)
         is_amid = self._random.random() < AMID
         self._now_ns += 5_000_000
         try:

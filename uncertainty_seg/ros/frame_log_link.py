@@ -36,9 +36,26 @@ NOT_LOGGING = 'nothing is logged: log.folder is empty, or the node is not config
 
 @dataclass(frozen=True)
 class MessageFrame(LogFrame):
-    """A frame of the log that remembers its message."""
+    """
+    A frame of the log that remembers its message.
+
+    Attributes
+    ----------
+    message : Image or CompressedImage or None
+        As received.
+    is_doubtful : bool
+        Its stamp or its pixels make it unusable, such as those of a frozen camera: the frame may
+        be a control, and is worth no label.
+
+    """
 
     message: AnyImage | None = None
+    is_doubtful: bool = False
+
+    @property
+    def is_flagged(self) -> bool:
+        """Whether the frame is worth a label."""
+        return super().is_flagged and not self.is_doubtful
 
     @property
     def memory_bytes(self) -> int:
@@ -52,7 +69,7 @@ class MessageFrame(LogFrame):
 
 def message_frame(
     camera: str, msg: AnyImage, image_bgr: ImageU8, result: FrameResult,
-    thresholds: Mapping[str, float], map_name: str,
+    thresholds: Mapping[str, float], map_name: str, is_doubtful: bool = False,
 ) -> MessageFrame:
     """
     Describe a processed message for the log.
@@ -71,6 +88,8 @@ def message_frame(
         Limits that it was judged by.
     map_name : str
         The uncertainty map to keep.
+    is_doubtful : bool
+        The image is unusable by its stamp or its pixels.
 
     Returns
     -------
@@ -95,7 +114,7 @@ def message_frame(
         scores=dict(result.scores), thresholds=dict(thresholds),
         mask=lambda: unfit_label(label, geometry),
         uncertainty=lambda: unfit_map(chosen, geometry),
-        held_bytes=label.nbytes + chosen.nbytes, message=msg,
+        held_bytes=label.nbytes + chosen.nbytes, message=msg, is_doubtful=is_doubtful,
     )
 
 

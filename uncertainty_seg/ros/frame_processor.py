@@ -110,8 +110,7 @@ class FrameProcessor:
         with alone('flagged'):
             self._flag(msg, outcome)
         with alone('frame_log'):
-            if not outcome.doubt:  # old or frozen images are not worth a place in the log
-                self._log(msg, outcome)
+            self._log(msg, outcome)
         with alone('statistics'):
             total_ms = (time.perf_counter() - came_s) * 1e3
             self._outputs.statistics.add_frame({
@@ -158,4 +157,4 @@ class FrameProcessor:
             assert outcome.image_bgr is not None and outcome.result is not None
             outputs.log.offer(message_frame(
                 outputs.camera, msg, outcome.image_bgr, outcome.result,
-                outcome.thresholds, self._settings().map))
+                outcome.thresholds, self._settings().map, bool(outcome.doubt)))

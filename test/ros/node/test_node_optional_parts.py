@@ -118,7 +118,7 @@ def test_a_status_that_cannot_be_published_takes_no_flag_down(
     for _ in range(FRAMES):
         num_before = len(rig.flags)
         rig.send(next(SECONDS))
-        rig.wait(lambda: len(rig.flags) > num_before, 'the flag')  # noqa: B023
+        rig.wait(lambda seen=num_before: len(rig.flags) > seen, 'the flag')
     # The flag goes out first, so the last status may not have been tried yet.
     rig.wait(lambda: int(rig.next_health()['failed.status']) >= FRAMES, 'every status to fail')
     (failures / 'status.publish').unlink()
