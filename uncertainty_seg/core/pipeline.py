@@ -202,7 +202,7 @@ class Pipeline:
 
     @property
     def weakened_by(self) -> tuple[str, ...]:
-        """List the settings that undo what the calibration promises, each in words."""
+        """List the settings that weaken what the calibration promises, each in words."""
         calibration, stale_s = self._bundle.calibration, self.settings.stale_timeout_s
         found = weakened_by(calibration, self.settings.gate) if calibration else ()
         if stale_s > self._first_stale_s:
@@ -415,7 +415,7 @@ class Pipeline:
         # Judged whatever T is: what is refused now would be found too late when T is back.
         limits = gate_limits(calibration, settings.gate)
         if weakened := weakened_by(calibration, settings.gate):
-            _log.warning('the settings undo the promise of the calibration: %s',
+            _log.warning('the settings weaken what the calibration promises: %s',
                          '; '.join(weakened))
         if self._passes_of(settings) != calibration.passes:
             _log.warning('passes is %d and the limits are for %d: the flag is down until it is '

@@ -62,7 +62,7 @@ def verdict_status(
         With the milliseconds of each stage. A replay leaves them out: its bytes depend on its
         input alone.
     weakened_by : sequence of str
-        Settings that undo the promise, each in words.
+        Settings that weaken the promise, each in words.
     stamps : str
         'camera' or 'receipt': what the age is counted from.
 

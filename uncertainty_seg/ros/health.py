@@ -320,7 +320,7 @@ class NodeHealth:
         """List what is wrong and does not touch the flag, the most telling first."""
         found = list(self.conflicts)
         if self.pipeline is not None and self.pipeline.weakened_by:
-            found.append('the settings undo the promise of the calibration: '
+            found.append('the settings weaken what the calibration promises: '
                          + '; '.join(self.pipeline.weakened_by))
         if self.board.is_throttled:
             found.append(self.board.why)

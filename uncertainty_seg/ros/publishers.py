@@ -341,7 +341,7 @@ class VerdictPublishers:
     num_sent : int
         Flags published so far.
     weakened_by : tuple of str
-        Settings that undo the promise, for the status; set by the owner of the verdict.
+        Settings that weaken the promise, for the status; set by the owner of the verdict.
 
     """
 

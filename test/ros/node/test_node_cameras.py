@@ -130,7 +130,7 @@ def test_a_camera_that_dies_takes_its_own_flag_down_and_no_other(rig: Rig) -> No
     assert rig.is_up('front') or 'no frame on /front' in rig.reason('front')
     # This rig is started with other limits than the calibration's, which it says, and no more.
     assert rig.health_of('front')[:2] == (
-        b'\x01', 'the settings undo the promise of the calibration: gate.threshold_scale is 1.4, '
+        b'\x01', 'the settings weaken what the calibration promises: gate.threshold_scale is 1.4, '
         'above 1')
     rig.raise_flags()
 

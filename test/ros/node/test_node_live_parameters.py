@@ -210,7 +210,8 @@ def test_settings_that_undo_the_promise_are_said_in_status_and_diagnostics(rig: 
     values = rig.verdict()
     assert values['promise'] == 'void'
     assert 'gate.fall_frames is 100, above 1' in values['promise_void_because']
-    diagnosed(b'\x01', 'the settings undo the promise of the calibration: gate.fall_frames is 100')
+    diagnosed(b'\x01', 'the settings weaken what the calibration promises: gate.fall_frames is '
+              '100')
     # The flag is up over bad frames, for less than gate.fall_within_s by their stamps: a second
     # lies between the frames here.
     assert rig.client.set_together(gate__fall_within_s=3.0).successful
