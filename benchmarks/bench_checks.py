@@ -52,6 +52,14 @@ class Unchecked(plausibility.CheckedBackend):
         """Run it."""
         return self._backend.run(image, masks, temperature)
 
+    def run_and(
+        self, work: Callable[[UncertaintyMaps], Any], image: ImageU8, masks: Masks,
+        temperature: float,
+    ) -> tuple[UncertaintyMaps, Any]:
+        """Return the maps unseen, and what the work makes of them."""
+        maps = self.run(image, masks, temperature)
+        return maps, work(maps)
+
 
 class Clocks:
     """How long each check took in the frame at hand, in milliseconds of its thread."""

@@ -49,6 +49,10 @@ class Brightness(CheckedBackend):
     def __init__(self) -> None:
         pass
 
+    def run_and(self, work: Any, image: Any, masks: Any, temperature: float) -> Any:
+        maps = self.run(image, masks, temperature)
+        return maps, work(maps)
+
     def run(self, image: Any, masks: Any, temperature: float) -> UncertaintyMaps:
         values = (image[..., 0] / 255).astype(np.float32)
         label = (image[..., 0] > 127).astype(np.uint8)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 import dataclasses
 from pathlib import Path
+import threading
 from typing import Any
 
 from cases import for_each
@@ -173,6 +174,29 @@ def test_a_buffer_that_is_written_anew_is_a_new_result() -> None:
     backend.run(IMAGE, {}, 1.0)
     buffer.confidence[0, 0] = 0.5 if buffer.confidence[0, 0] != 0.5 else 0.6
     assert backend.run(IMAGE[::-1], {}, 1.0) is buffer
+
+
+def test_work_is_done_beside_the_check_and_impossible_maps_come_first() -> None:
+    good, bad = sound(), everywhere('entropy', np.nan)(sound(1))
+    backend = CheckedBackend(Played(good, bad, bad, good), NUM_CLASSES)
+    assert backend.run_and(lambda maps: maps is good, IMAGE, {}, 1.0) == (good, True)
+    with pytest.raises(BackendError, match='entropy nan'):
+        backend.run_and(lambda maps: 7, IMAGE, {}, 1.0)
+    # What the work makes of such maps is no news.
+    with pytest.raises(BackendError, match='entropy nan'):
+        backend.run_and(lambda maps: 1 / 0, IMAGE, {}, 1.0)
+    with pytest.raises(ZeroDivisionError):
+        backend.run_and(lambda maps: 1 / 0, IMAGE, {}, 1.0)
+
+
+def test_the_thread_of_the_check_ends_with_the_backend() -> None:
+    before = threading.active_count()
+    backend = CheckedBackend(Played(sound()), NUM_CLASSES)
+    backend.run_and(lambda maps: None, IMAGE, {}, 1.0)
+    assert threading.active_count() == before + 1
+    backend.close()
+    backend.close()
+    assert threading.active_count() == before
 
 
 def test_it_is_the_backend_in_all_else() -> None:

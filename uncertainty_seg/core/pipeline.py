@@ -45,6 +45,7 @@ from uncertainty_seg.core.scores.image_damage import (
 )
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import BUNDLE_PASSES, precision_of, Settings
+from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import ModelBundleError
 
 _log = logging.getLogger(__name__)
@@ -296,11 +297,16 @@ class Pipeline:
         fitted = fit_image(image_bgr, geometry, self.card.input)
         fitted_s = self._clock()
         assert self._temperature is not None
-        maps = self._backend.run(fitted, masks, self._temperature)
-        run_s = self._clock()
-        scores = epoch.scorer.compute(
-            maps.cut(geometry.rows, geometry.columns), fitted[geometry.rows, geometry.columns],
-            self._ignore_at(geometry))
+        run_s = fitted_s
+
+        def score(maps: UncertaintyMaps) -> dict[str, float]:
+            nonlocal run_s
+            run_s = self._clock()
+            return epoch.scorer.compute(
+                maps.cut(geometry.rows, geometry.columns),
+                fitted[geometry.rows, geometry.columns], self._ignore_at(geometry))
+
+        maps, scores = self._backend.run_and(score, fitted, masks, self._temperature)
         timings = {
             'preprocess': (fitted_s - start_s) * 1e3,
             **self._backend.timings_ms,

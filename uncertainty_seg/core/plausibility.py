@@ -10,11 +10,12 @@ the maps of this image is a fault of the frame.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 import hashlib
 import math
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -35,6 +36,7 @@ _FLOATS = ('confidence', *(f.name for f in fields(UncertaintyMaps)
 # As the bits of a float32: NaN, infinity and everything negative are larger.
 _HIGHEST_BITS = np.float32(1 + TOLERANCE).view(np.uint32)
 
+_T = TypeVar('_T')
 _ROW_WORDS = 241
 _ROW_BYTES = 8 * _ROW_WORDS
 
@@ -75,6 +77,7 @@ class CheckedBackend:
         self._backend, self._num_classes = backend, num_classes
         self.name = backend.name
         self._images: dict[bytes, ImageU8] = {}  # by the maps that came of them, oldest first
+        self._beside = ThreadPoolExecutor(1, 'check of results')
 
     @property
     def timings_ms(self) -> Mapping[str, float]:
@@ -83,6 +86,7 @@ class CheckedBackend:
 
     def close(self) -> None:
         """Close the backend."""
+        self._beside.shutdown()
         self._backend.close()
 
     def run(self, image: ImageU8, masks: Masks, temperature: float) -> UncertaintyMaps:
@@ -93,6 +97,30 @@ class CheckedBackend:
         the image is another; and what the backend raises.
         """
         maps = self._backend.run(image, masks, temperature)
+        self._check(maps, image)
+        return maps
+
+    def run_and(
+        self, work: Callable[[UncertaintyMaps], _T], image: ImageU8, masks: Masks,
+        temperature: float,
+    ) -> tuple[UncertaintyMaps, _T]:
+        """
+        Return the maps, and what some work makes of them while they are checked.
+
+        The check waits for memory and not for the processor, so that it is nearly free beside the
+        work. Raises what `run` raises, rather than what the work makes of impossible maps.
+        """
+        maps = self._backend.run(image, masks, temperature)
+        check = self._beside.submit(self._check, maps, image)
+        try:
+            made = work(maps)
+        except Exception:
+            check.result()
+            raise
+        check.result()
+        return maps, made
+
+    def _check(self, maps: UncertaintyMaps, image: ImageU8) -> None:
         if problem := implausible(maps, image, self._num_classes):
             raise BackendError(f'the network returned {problem}', fix=_FIX)
         seen = fingerprint(maps.confidence)
@@ -104,7 +132,6 @@ class CheckedBackend:
         self._images[seen] = image
         if len(self._images) > MEMORY_RESULTS:
             del self._images[next(iter(self._images))]
-        return maps
 
 
 def implausible(maps: UncertaintyMaps, image: ImageU8, num_classes: int) -> str:
