@@ -16,14 +16,16 @@ from uncertainty_seg.core.model_card import InputSpec  # noqa: E402
 from uncertainty_seg.errors import GraphError, TrainingError  # noqa: E402
 from uncertainty_seg.graph.compile import compile_graph, CompiledGraphs  # noqa: E402
 from uncertainty_seg.graph.plan import CompileOptions  # noqa: E402
+from uncertainty_seg.training.encoders import (  # noqa: E402
+    encoder_kind,
+    ENCODERS,
+    load_imagenet,
+    new_encoder,
+)
 from uncertainty_seg.training.export import export_marked  # noqa: E402
 from uncertainty_seg.training.fit import IMAGENET_MEAN, IMAGENET_STD, normalise  # noqa: E402
 from uncertainty_seg.training.masked_reference import masked_logits  # noqa: E402
-from uncertainty_seg.training.networks import (  # noqa: E402
-    DropoutPlan,
-    load_encoder_weights,
-    PyramidNet,
-)
+from uncertainty_seg.training.networks import DropoutPlan, PyramidNet  # noqa: E402
 
 pytestmark = pytest.mark.torch
 SPEC = InputSpec(96, 64, 'letterbox', 'rgb', IMAGENET_MEAN, IMAGENET_STD)
@@ -40,7 +42,7 @@ def lively_net(plan: DropoutPlan) -> PyramidNet:
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
-    torch.nn.init.normal_(net.classifier.weight, 0, 0.3)
+    torch.nn.init.normal_(net.decoder.classifier.weight, 0, 0.3)
     return net.eval()
 
 
@@ -87,7 +89,7 @@ def test_exporting_moves_no_batch_norm_and_leaves_the_dropout_in_place() -> None
     before = {k: v.clone() for k, v in net.state_dict().items()}
     export_marked(net, SPEC)
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
-    assert isinstance(net.drop_head, torch.nn.Dropout2d)
+    assert isinstance(net.decoder.drop_head, torch.nn.Dropout2d)
 
 
 def test_a_net_left_in_training_mode_is_exported_with_its_batch_norm_frozen() -> None:
@@ -103,8 +105,8 @@ def test_a_net_left_in_training_mode_is_exported_with_its_batch_norm_frozen() ->
 def test_sites_carry_rate_shape_and_the_name_of_their_module() -> None:
     compiled = compile_graph(export_marked(lively_net(PLANS['everywhere']), SPEC), SPEC)
     found = {s.name: (s.shape, s.p) for s in compiled.sites}
-    assert found['mask_drop_head'] == ((96, 1, 1), 0.4)
-    assert found['mask_drop_levels_0'] == ((96, 1, 1), 0.3)
+    assert found['mask_decoder_drop_head'] == ((96, 1, 1), 0.4)
+    assert found['mask_decoder_drop_levels_0'] == ((96, 1, 1), 0.3)
     assert len(found) == 5
 
 
@@ -181,10 +183,26 @@ def test_every_kind_of_dropout_compiles_to_the_masked_net(kind: str) -> None:
     assert np.abs(theirs - theirs[:1]).max() > 1e-3
 
 
-def test_foreign_or_missing_encoder_weights_are_refused(tmp_path) -> None:
-    net = PyramidNet(5, DropoutPlan())
+@pytest.mark.parametrize('name', ENCODERS)
+def test_each_encoder_gives_the_features_that_its_table_names(name: str) -> None:
+    net, kind = PyramidNet(5, DropoutPlan(), name).eval(), encoder_kind(name)
+    with torch.no_grad():
+        taps = net.features(torch.zeros(1, 3, 64, 96))
+    assert [tuple(tap.shape[1:]) for tap in taps] == [
+        (channels, 64 // stride, 96 // stride)
+        for channels, stride in zip(kind.channels, (4, 8, 16, 32), strict=True)]
+
+
+def test_an_encoder_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    with pytest.raises(TrainingError, match='one of mobilenet_v2, lite0'):
+        new_encoder('lite9')
+
+
+@pytest.mark.parametrize('name', ENCODERS)
+def test_foreign_or_missing_encoder_weights_are_refused(tmp_path, name: str) -> None:
+    encoder = new_encoder(name)
     with pytest.raises(TrainingError, match='no ImageNet weights'):
-        load_encoder_weights(net, tmp_path / 'none.pth')
+        load_imagenet(encoder, name, tmp_path / 'none.pth')
     (tmp_path / 'other.pth').write_bytes(b'not weights')
     with pytest.raises(TrainingError, match='sha256'):
-        load_encoder_weights(net, tmp_path / 'other.pth')
+        load_imagenet(encoder, name, tmp_path / 'other.pth')

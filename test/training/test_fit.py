@@ -1,11 +1,16 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Training: augmentation keeps label and image together, weights are what they claim to be."""
 
+import copy
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
 
+from uncertainty_seg.errors import TrainingError  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import LabelledFolder  # noqa: E402
 from uncertainty_seg.training.fit import (  # noqa: E402
     augment,
@@ -147,3 +152,57 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not() -> None:
     for a, b in zip(one.parameters(), same.parameters(), strict=True):
         torch.testing.assert_close(a, b)
     assert any((a != b).any() for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    settings = FitSettings(epochs=3, batch=4, augmentation=PLAIN)
+    stopped = tmp_path / 'run.progress'
+
+    def run(on_epoch=None, settings=settings) -> torch.nn.Module:
+        torch.manual_seed(0)
+        return fit(TinyNet(), toy(), settings, on_epoch, stopped)
+
+    whole = copy.deepcopy(run())
+    stopped.unlink()
+
+    def stop(epoch: int, loss: float, average: torch.nn.Module) -> None:
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(stop)
+    torch.manual_seed(99)  # another process has another state
+    for (name, value), other in zip(run().state_dict().items(), whole.state_dict().values(),
+                                    strict=True):
+        torch.testing.assert_close(value, other, rtol=0, atol=0, msg=name)
+    with pytest.raises(TrainingError, match='other settings'):
+        run(settings=dataclasses.replace(settings, epochs=5))
+
+
+def test_frozen_layers_stay_as_they_came_and_the_others_do_not() -> None:
+    net = TinyNet()
+    net.frozen_layers = 1
+    before = copy.deepcopy(net.state_dict())
+    fit(net, toy(), FitSettings(epochs=1, batch=4, augmentation=PLAIN))
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name]) == name.startswith('encoder.0.'), name
+
+
+def test_a_pasted_class_comes_with_its_pixels_and_only_rare_ones_are_pasted() -> None:
+    data = toy(16, 3)
+    how = dataclasses.replace(PLAIN, paste_share=1.0)
+    red = [mask == 2 for images, masks in
+           batches(data, np.random.default_rng(0), how, 4, np.full(16, 1 / 16)) for mask in masks]
+    assert np.mean([one.any() for one in red]) > 0.8  # 3 of 16 images hold it
+    for images, masks in batches(data, np.random.default_rng(1), how, 4, np.full(16, 1 / 16)):
+        for image, mask in zip(images, masks, strict=True):
+            pixels = image[mask == 2].astype(int)
+            assert len(pixels) <= 50 or np.abs(np.median(pixels, 0) - [220, 30, 30]).max() <= 20
+
+
+def test_small_epochs_see_less_of_the_same() -> None:
+    settings = FitSettings(epochs=4, small_epochs=2, augmentation=Augmentation(crop=(288, 224)))
+    small, large = settings.augmentation_of(1), settings.augmentation_of(2)
+    assert (small.crop, large.crop) == ((224, 160), (288, 224))
+    assert small.scale == (0.7 * 0.75, 1.5 * 0.75)
+    assert large is settings.augmentation

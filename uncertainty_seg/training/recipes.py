@@ -26,6 +26,7 @@ from uncertainty_seg.graph.compile import compile_graph
 from uncertainty_seg.graph.onnx_tools import OPSET
 from uncertainty_seg.storage.labelled_folder import LabelledFolder
 from uncertainty_seg.storage.model_bundle import write_bundle
+from uncertainty_seg.training.encoders import load_imagenet
 from uncertainty_seg.training.export import export_marked, load_weights
 from uncertainty_seg.training.fit import (
     Augmentation,
@@ -37,7 +38,7 @@ from uncertainty_seg.training.fit import (
     restore_priors,
     tame_malloc,
 )
-from uncertainty_seg.training.networks import DropoutPlan, load_encoder_weights, PyramidNet
+from uncertainty_seg.training.networks import DropoutPlan, PyramidNet
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Recipe:
         Network size and fit.
     fit : FitSettings
         Length, rates, augmentation.
+    encoder, frozen_layers : str, int
+        One of `encoders.ENCODERS`, and how many of its layers stay as ImageNet left them.
     train_dropout, run_dropout : DropoutPlan
         Rates while training, and in the shipped graph.
     passes : int
@@ -65,6 +68,8 @@ class Recipe:
     name: str
     input: InputSpec  # noqa: A003
     fit: FitSettings
+    encoder: str
+    frozen_layers: int
     train_dropout: DropoutPlan
     run_dropout: DropoutPlan
     passes: int
@@ -89,6 +94,8 @@ _RECIPES = (
             epochs=28, draw_power=0.5,
             augmentation=Augmentation(crop=(288, 224), scale=(0.72, 1.55), colour=0.15),
         ),
+        encoder='mobilenet_v2',
+        frozen_layers=0,
         train_dropout=_TRAIN_DROPOUT,
         run_dropout=_RUN_DROPOUT,
         passes=20,
@@ -105,6 +112,8 @@ _RECIPES = (
             epochs=12,
             augmentation=Augmentation(crop=(288, 224), scale=(0.75, 1.3), colour=0.1),
         ),
+        encoder='mobilenet_v2',
+        frozen_layers=0,
         train_dropout=_TRAIN_DROPOUT,
         run_dropout=_RUN_DROPOUT,
         passes=20,
@@ -138,7 +147,7 @@ def train_weights(
     recipe, data : Recipe, LabelledFolder
         What to do, with which images.
     encoder_file, weights_file : Path
-        ImageNet weights of MobileNetV2, and where torch.save writes the result.
+        ImageNet weights of the encoder, and where torch.save writes the result.
     threads : int
         CPU threads.
     on_epoch : callable, optional
@@ -148,28 +157,31 @@ def train_weights(
     tame_malloc()
     torch.set_num_threads(threads)
     torch.manual_seed(recipe.fit.seed)
-    net = PyramidNet(data.num_classes, recipe.train_dropout)
-    load_encoder_weights(net, encoder_file)
+    net = PyramidNet(data.num_classes, recipe.train_dropout, recipe.encoder,
+                     frozen_layers=recipe.frozen_layers)
+    load_imagenet(net.encoder, recipe.encoder, encoder_file)
     weights_file.parent.mkdir(parents=True, exist_ok=True)
 
     def save(epoch: int, loss: float, average: nn.Module) -> None:
         finished = copy.deepcopy(average)
-        restore_priors(finished.classifier, class_weights(data, recipe.fit.class_power))
+        restore_priors(finished.decoder.classifier, class_weights(data, recipe.fit.class_power))
         torch.save(finished.state_dict(), weights_file)
         if on_epoch is not None:
             on_epoch(epoch, loss, average)
 
-    fit(net, data, recipe.fit, save)
+    fit(net, data, recipe.fit, save, weights_file.with_suffix('.progress'))
 
 
-def load_net(weights_file: Path, num_classes: int, dropout: DropoutPlan) -> PyramidNet:
+def load_net(
+    weights_file: Path, num_classes: int, dropout: DropoutPlan, encoder: str = 'mobilenet_v2'
+) -> PyramidNet:
     """
     Build the network with trained weights and other dropout rates, in eval mode.
 
     Raises TrainingError if the file is missing or holds another network.
 
     """
-    net = PyramidNet(num_classes, dropout)
+    net = PyramidNet(num_classes, dropout, encoder)
     load_weights(net, weights_file)
     return net.eval()
 
@@ -191,7 +203,7 @@ def make_bundle(
         Other rates than the recipe's, for the dropout study.
 
     """
-    net = load_net(weights_file, data.num_classes, dropout or recipe.run_dropout)
+    net = load_net(weights_file, data.num_classes, dropout or recipe.run_dropout, recipe.encoder)
     graphs = compile_graph(export_marked(net, recipe.input), recipe.input)
     card = ModelCard(
         schema=SCHEMA_VERSION, name=recipe.name, method='mc_dropout',

