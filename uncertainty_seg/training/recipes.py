@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import logging
 from pathlib import Path
 
@@ -133,6 +133,11 @@ def recipe(name: str) -> Recipe:
     if name not in found:
         raise TrainingError(f'no recipe {name!r}', f'one of {", ".join(found)}')
     return found[name]
+
+
+def reseeded(recipe: Recipe, more: int) -> Recipe:
+    """Return a recipe whose seed is larger by a number, as that of a fold or member."""
+    return replace(recipe, fit=replace(recipe.fit, seed=recipe.fit.seed + more))
 
 
 def train_weights(
