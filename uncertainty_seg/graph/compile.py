@@ -11,7 +11,7 @@ together. It imports no runtime: that the result computes the same is checked by
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import logging
 
 import onnx
@@ -20,7 +20,7 @@ from uncertainty_seg.core.bundle import HEAD_FILE, HEAD_STATS_FILE, TRUNK_FILE
 from uncertainty_seg.core.model_card import DropoutSite, InputSpec
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.algebra.dropout_to_masks import dropout_to_masks
-from uncertainty_seg.graph.algebra.ensemble import ensemble_graphs
+from uncertainty_seg.graph.algebra.ensemble import choose_members, ensemble_graphs, joined_members
 from uncertainty_seg.graph.algebra.fold_masks import dynamic_conv, fold_batch_norm, fold_masks
 from uncertainty_seg.graph.algebra.free_passes import free_passes, one_pass
 from uncertainty_seg.graph.algebra.kept_channels import keep_channels
@@ -125,7 +125,24 @@ def compile_graph(
     """
     options = options or CompileOptions()
     prepared = prepare(model, spec, options)
-    masked, sites = dropout_to_masks(prepared.model)
+    return _finished(_with_masks(prepared.model, prepared.decisions, options), spec, options,
+                     (prepared,))
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Trunk, head and head in front of the statistics, and what is told of them."""
+
+    trunk: onnx.ModelProto
+    head: onnx.ModelProto
+    stats_head: onnx.ModelProto
+    plan: CompilePlan
+
+
+def _with_masks(
+    model: onnx.ModelProto, before: Sequence[Decision], options: CompileOptions
+) -> _Parts:
+    masked, sites = dropout_to_masks(model)
     network = graph_cost(masked.graph.node, shapes(one_pass(masked, sites)))
     masked, pushed = push_masks(masked, sites, options.passes)
     masked, skips = split_skips(masked, sites, options.passes)
@@ -135,7 +152,7 @@ def compile_graph(
     cost = graph_cost(head.graph.node, shapes(one_pass(head, sites)))
     stats_head, _ = fold_masks(head, options.passes, into_kernels=False)
     head, folded = fold_masks(head, options.passes)
-    decisions = [*prepared.decisions, *pushed, *skips, *products, *folded]
+    decisions = [*before, *pushed, *skips, *products, *folded]
     if options.chunk:
         head, made = keep_channels(head, sites, options.chunk)
         decisions += made
@@ -145,17 +162,19 @@ def compile_graph(
             cost = Cost(whole.macs // options.chunk, whole.elements // options.chunk)
     plan = CompilePlan(options.passes, network, graph_cost(trunk.graph.node, shapes(trunk)), cost,
                        sites, tuple(decisions))
-    return _finished(trunk, head, stats_head, sites, spec, options, plan, (prepared,))
+    return _Parts(trunk, head, stats_head, plan)
 
 
 def compile_ensemble(
-    models: Sequence[onnx.ModelProto], spec: InputSpec, options: CompileOptions | None = None
+    models: Sequence[onnx.ModelProto], spec: InputSpec, options: CompileOptions | None = None,
+    keeps_dropout: bool = False,
 ) -> CompiledGraphs:
     """
     Compile several networks whose answers are the passes of one bundle.
 
-    The one site of the result chooses the member. Parameters are as in `compile_graph`; dropout is
-    not needed, and switched off.
+    The site `member` of the result chooses the member. Parameters are as in `compile_graph`;
+    dropout is not needed, and switched off. With `keeps_dropout` it stays, and each pass is one
+    member with one set of masks.
 
     Raises
     ------
@@ -167,19 +186,27 @@ def compile_ensemble(
     prepared = tuple(prepare(model, spec, options) for model in models)
     if len({p.upsampling for p in prepared}) > 1:
         raise GraphError('the members upsample their logits in different ways', 'one way')
-    trunk, head, sites = ensemble_graphs([p.model for p in prepared])
-    first = prepared[0].model
-    plan = CompilePlan(len(models), graph_cost(first.graph.node, shapes(first)),
-                       graph_cost(trunk.graph.node, shapes(trunk)), Cost(0, 0), sites,
-                       tuple(d for p in prepared for d in p.decisions))
-    return _finished(trunk, head, head, sites, spec, options, plan, prepared)
+    graphs = [p.model for p in prepared]
+    decisions = tuple(d for p in prepared for d in p.decisions)
+    if keeps_dropout:
+        parts = _with_masks(joined_members(graphs), decisions, replace(options, chunk=0))
+        heads = [choose_members(head, len(graphs)) for head in (parts.head, parts.stats_head)]
+        plan = replace(parts.plan, sites=(*parts.plan.sites, heads[0][1]))
+        parts = _Parts(parts.trunk, heads[0][0], heads[1][0], plan)
+    else:
+        trunk, head, sites = ensemble_graphs(graphs)
+        plan = CompilePlan(
+            len(models), graph_cost(graphs[0].graph.node, shapes(graphs[0])),
+            graph_cost(trunk.graph.node, shapes(trunk)), Cost(0, 0), sites, decisions)
+        parts = _Parts(trunk, head, head, plan)
+    return _finished(parts, spec, options, prepared)
 
 
 def _finished(
-    trunk: onnx.ModelProto, head: onnx.ModelProto, stats_head: onnx.ModelProto,
-    sites: tuple[DropoutSite, ...], spec: InputSpec, options: CompileOptions, plan: CompilePlan,
-    prepared: tuple[Prepared, ...],
+    made: _Parts, spec: InputSpec, options: CompileOptions, prepared: tuple[Prepared, ...]
 ) -> CompiledGraphs:
+    trunk, head, stats_head, plan = made.trunk, made.head, made.stats_head, made.plan
+    sites = plan.sites
     shape = tuple(d.dim_value for d in head.graph.output[0].type.tensor_type.shape.dim)
     if len(shape) != 4:
         raise GraphError(f'the output has {len(shape)} axes', '(1, C, hl, wl) logits')
