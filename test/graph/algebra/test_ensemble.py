@@ -254,7 +254,7 @@ def test_members_that_do_not_go_together_are_refused(case: str) -> None:
         ensemble_graphs(models)
 
 
-# --- members that keep their dropout --------------------------------------------------------------
+# --- members that keep their dropout -------------------------------------------------------------
 
 
 def float_member(seed: int, classes: int = 3, encoder: int | None = None) -> onnx.ModelProto:
