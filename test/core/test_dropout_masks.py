@@ -222,3 +222,38 @@ def test_inputs_of_no_passes_are_refused(card: ModelCard) -> None:
     for make in (lambda: pass_inputs(card, 0, 0), lambda: still_inputs(card, 0)):
         with pytest.raises(ConfigError, match='passes is 0'):
             make()
+
+
+MIXED = tiny_card(method='deep_ensemble', members=3, passes=6,
+                  dropout_sites=(SITES[0], DropoutSite(MEMBER, (3,), 1 - 1 / 3)))
+TRAINED = tiny_card(passes=6, dropout_sites=SITES, mask_seed=7)
+
+
+def test_members_with_dropout_take_turns_and_have_masks_of_their_own() -> None:
+    inputs = pass_inputs(MIXED, 6, 5)
+    assert inputs[MEMBER].argmax(1).tolist() == [0, 1, 2, 0, 1, 2]
+    assert inputs[MEMBER].sum() == 6
+    np.testing.assert_array_equal(inputs['a'], make_masks(SITES[:1], 6, 5)['a'])
+    still = still_inputs(MIXED, 2)
+    assert still[MEMBER].argmax(1).tolist() == [0, 0]
+    np.testing.assert_array_equal(still['a'][0], still['a'][1])
+
+
+@pytest.mark.parametrize('passes', [2, 4])
+def test_members_with_dropout_have_as_many_passes_each(passes: int) -> None:
+    with pytest.raises(ConfigError, match=f"is {passes}, expected.* of 'tiny', or a multiple"):
+        pass_inputs(MIXED, passes, 0)
+    with pytest.raises(ConfigError, match="expected the 3 members of 'tiny':"):
+        pass_inputs(ENSEMBLE, 6, 0)
+
+
+def test_a_network_that_was_trained_with_its_masks_gets_no_others() -> None:
+    bank = make_masks(SITES, 6, 7)
+    for passes in (6, 3):
+        for name, masks in pass_inputs(TRAINED, passes, 7).items():
+            np.testing.assert_array_equal(masks, bank[name][:passes])
+    for passes, seed in ((6, 0), (7, 7)):
+        with pytest.raises(ConfigError, match=f'seed is {seed} and passes is {passes}, expected '
+                           'seed 7 and at most 6 passes'):
+            pass_inputs(TRAINED, passes, seed)
+    assert (still_inputs(TRAINED, 2)['a'] == 1).all()

@@ -143,3 +143,19 @@ def test_the_shipped_cards_are_read_as_they_are_written() -> None:
     for folder in shipped_bundles().values():
         text = (folder / 'card.json').read_text()
         assert card_to_json(card_from_json(text)) == text
+
+
+def test_passes_and_trained_masks_fit_the_method() -> None:
+    member = DropoutSite('member', (3,), 2 / 3)
+    for sites, passes in (((member,), 3), ((MASK, member), 3), ((MASK, member), 9)):
+        tiny_card(method='deep_ensemble', members=3, dropout_sites=sites, passes=passes)
+    for sites, passes in (((member,), 6), ((MASK, member), 4), ((MASK, member), 2)):
+        with pytest.raises(ModelBundleError, match=f'{passes} passes of 3 members'):
+            tiny_card(method='deep_ensemble', members=3, dropout_sites=sites, passes=passes)
+    card = tiny_card(mask_seed=3)
+    assert card_from_json(card_to_json(card)).mask_seed == 3
+    assert tiny_card().mask_seed is None
+    with pytest.raises(ModelBundleError, match='trained masks for single, expected mc_dropout'):
+        tiny_card(method='single', dropout_sites=(), passes=1, mask_seed=0)
+    with pytest.raises(ModelBundleError, match='mask_seed -1, expected 0 or more'):
+        tiny_card(mask_seed=-1)

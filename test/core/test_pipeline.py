@@ -443,3 +443,16 @@ def test_cameras_share_the_network_and_its_masks_but_not_the_gate(tiny_bundle: P
     # The very same object: a GPU knows by that that they are in its memory already.
     assert all(backend.given[8][name] is mask for name, mask in front_masks.items())
     assert front.verdict.is_confident and not down.verdict.is_confident
+
+
+def test_masks_that_were_trained_with_are_not_drawn_anew_for_each_frame(tiny_bundle: Path) -> None:
+    bundle = load_bundle(str(tiny_bundle))
+    trained = dataclasses.replace(bundle, card=dataclasses.replace(bundle.card, mask_seed=0))
+    pipeline = Pipeline(trained, FakeBackend(trained.card), EASY)
+    for name, value, words in (('mask_policy', 'per_frame', "mask_policy is 'per_frame'.*trained"),
+                               ('seed', 4, 'seed is 4 and.*expected seed 0')):
+        other = dataclasses.replace(EASY, **{name: value})
+        with pytest.raises(ConfigError, match=words):
+            pipeline.reconfigure(other)
+        with pytest.raises(ConfigError, match=words):
+            Pipeline(trained, FakeBackend(trained.card), other)

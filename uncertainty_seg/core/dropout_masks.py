@@ -31,35 +31,44 @@ def pass_inputs(card: ModelCard, passes: int, seed: int) -> PassInputs:
     """
     Return what the head of a bundle is given beside the image, for T passes.
 
-    Raises ConfigError if `passes` or `seed` is out of range, is not the number of members, or is
-    not the 1 of a method without dropout.
+    Raises ConfigError if `passes` or `seed` is out of range, does not fit the number of members,
+    is not the 1 of a method without dropout, or gives other masks than were trained with.
 
     Parameters
     ----------
     card : ModelCard
         Its method and sites.
     passes : int
-        T, at least 1; for an ensemble the number of its members, and 1 where no dropout makes
-        passes differ.
+        T, at least 1; for an ensemble the number of its members, or a multiple where they have
+        dropout; 1 where no dropout makes passes differ.
     seed : int
-        At least 0; an ensemble has no randomness and ignores it.
+        At least 0; an ensemble without dropout has no randomness and ignores it. It is the
+        card's `mask_seed` where there is one.
 
     Returns
     -------
     dict of str to ndarray of float32, shape (T, *site.shape)
-        Masks and noise, or for an ensemble `member`: one row a pass with a single 1.
+        Masks and noise, and for an ensemble `member`: one row a pass with a single 1, members by
+        turns.
 
     """
     _require(passes, seed)
     if card.has_one_pass and passes != 1:
         raise ConfigError(f'passes is {passes}', f'1: {card.name!r} has no dropout, so that all '
                           'passes would be equal', 'leave passes at -1')
+    if card.mask_seed is not None and (seed != card.mask_seed or passes > card.passes):
+        raise ConfigError(f'seed is {seed} and passes is {passes}',
+                          f'seed {card.mask_seed} and at most {card.passes} passes: '
+                          f'{card.name!r} was trained with these masks', 'set both to that')
     if card.method != 'deep_ensemble':
         return make_masks(card.dropout_sites, passes, seed, card.is_balanced)
-    if passes != card.members:
-        raise ConfigError(f'passes is {passes}', f'the {card.members} members of {card.name!r}',
-                          'leave passes at -1, which takes each member once')
-    return {MEMBER: np.eye(card.members, dtype=np.float32)}
+    dropout = [site for site in card.dropout_sites if site.name != MEMBER]
+    if passes % card.members or (passes > card.members and not dropout):
+        raise ConfigError(f'passes is {passes}', f'the {card.members} members of {card.name!r}'
+                          + ', or a multiple' * bool(dropout), 'leave passes at -1')
+    members = np.eye(card.members, dtype=np.float32)
+    return {**make_masks(dropout, passes, seed),
+            MEMBER: np.tile(members, (passes // card.members, 1))}
 
 
 def still_inputs(card: ModelCard, passes: int) -> PassInputs:
@@ -73,7 +82,7 @@ def still_inputs(card: ModelCard, passes: int) -> PassInputs:
     still = {site.name: np.zeros((passes, *site.shape), np.float32) for site in card.noise_sites}
     if card.method != 'deep_ensemble' and not card.is_balanced:
         return {**ones_masks(card.mask_sites, passes), **still}
-    first = pass_inputs(card, card.members or 1, 0)
+    first = pass_inputs(card, card.members or 1, card.mask_seed or 0)
     return {**{name: np.repeat(rows[:1], passes, axis=0) for name, rows in first.items()}, **still}
 
 

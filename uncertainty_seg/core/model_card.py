@@ -138,10 +138,13 @@ class ModelCard:
     is_balanced : bool
         Every pass keeps the same number of channels at each channel site.
     members : int
-        Networks of a deep ensemble, which are its passes; 0 for dropout.
+        Networks of a deep ensemble, which are its passes by turns; 0 for dropout.
     upsampling : str
         How (hl, wl) becomes (h, w): bilinear, where the corners of the outer pixels meet
         ('half_pixel') or their centres ('align_corners').
+    mask_seed : int or None
+        The network was trained with the masks that this seed gives for its passes, and runs with
+        no others; None where any will do.
 
     """
 
@@ -167,6 +170,7 @@ class ModelCard:
     is_balanced: bool = False
     members: int = 0
     upsampling: str = 'half_pixel'
+    mask_seed: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse a card that contradicts itself."""
@@ -201,8 +205,12 @@ class ModelCard:
             (self.chunk < 0, f'chunks of {self.chunk}', '0 or more'),
             ((self.method == 'deep_ensemble') != (self.members >= 2),
              f'{self.members} members for {self.method}', '2 or more for deep_ensemble, else 0'),
-            (self.members > 0 and self.passes != self.members,
-             f'{self.passes} passes of {self.members} members', 'one pass a member'),
+            (self.members > 0 and (self.passes % self.members > 0 or self.passes > self.members
+                                   and len(self.dropout_sites) < 2),
+             f'{self.passes} passes of {self.members} members',
+             'one pass a member, or several where members have dropout'),
+            (self.mask_seed is not None and self.method != 'mc_dropout',
+             f'trained masks for {self.method}', 'mc_dropout'),
             (bool(bad_sites), f'sites {bad_sites}',
              'a mask with p between 0 and 1 or noise with p 0, and a shape'),
             (self.passes < 1, f'{self.passes} passes', 'at least 1'),
@@ -234,7 +242,7 @@ class ModelCard:
         spec, sites = self.input, self.dropout_sites
         counts = {'passes': self.passes, 'chunk': self.chunk, 'members': self.members,
                   'width': spec.width, 'height': spec.height, 'opset': self.opset,
-                  'ignore_index': self.ignore_index}
+                  'ignore_index': self.ignore_index, 'mask_seed': self.mask_seed or 0}
         whole = [*counts.values(), *self.logits_shape, *(n for s in sites for n in s.shape),
                  *(v for color in self.palette for v in color)]
         odd = [value for value in whole if type(value) is not int or abs(value) > _MOST_MASKS]
@@ -265,6 +273,7 @@ class ModelCard:
                    ('passes', 'passes'), ('chunk', 'passes in a chunk'), ('members', 'members'))),
             *((count > _MOST_ENTRIES, f'{count} {words}', f'at most {_MOST_ENTRIES}')
               for words, count in lengths.items()),
+            (counts['mask_seed'] < 0, f'mask_seed {self.mask_seed}', '0 or more'),
             (self.opset not in _OPSETS, f'opset {self.opset}', '1 to 100'),
             (not self.num_classes <= self.ignore_index <= 255,
              f'ignore_index {self.ignore_index}', f'{self.num_classes} to 255'),
@@ -307,6 +316,8 @@ def card_to_json(card: ModelCard) -> str:
     for site in raw['dropout_sites']:
         if site['kind'] == 'mask':  # as cards were before there was noise
             del site['kind']
+    if card.mask_seed is None:
+        del raw['mask_seed']
     return json.dumps(raw, indent=2) + '\n'
 
 

@@ -46,7 +46,7 @@ from uncertainty_seg.core.scores.image_damage import (
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import BUNDLE_PASSES, precision_of, Settings
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
-from uncertainty_seg.errors import ModelBundleError
+from uncertainty_seg.errors import ConfigError, ModelBundleError
 
 _log = logging.getLogger(__name__)
 # Total variance of equal passes, by the rounding of their sums: 2.4e-7 was seen.
@@ -410,6 +410,9 @@ class Pipeline:
         return fitted
 
     def _passes_of(self, settings: Settings) -> int:
+        if self.card.mask_seed is not None and settings.mask_policy != 'fixed':
+            raise ConfigError(f'mask_policy is {settings.mask_policy!r}',
+                              f"'fixed': {self.card.name!r} was trained with its masks")
         return self.card.passes if settings.passes == BUNDLE_PASSES else settings.passes
 
     def _masks_of(self, epoch: Epoch, stamp_ns: int) -> Masks:

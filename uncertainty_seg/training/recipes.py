@@ -417,6 +417,7 @@ def make_bundle(
         license=recipe.license.format(licence=_of_encoders(recipe, 'licence')),
         not_good_for=recipe.not_good_for, metrics={}, sha256={},
         members=plan.count if plan else 0,
+        mask_seed=recipe.mask_seed if recipe.mask_bank else None,
     )
     return write_bundle(folder, card, graphs.files)
 

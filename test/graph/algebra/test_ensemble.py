@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 
 from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
+from uncertainty_seg.backends.cpu.openvino import OpenVinoBackend
 from uncertainty_seg.core.dropout_masks import make_masks, MEMBER, pass_inputs, still_inputs
 from uncertainty_seg.core.model_card import InputSpec
 from uncertainty_seg.core.settings import Settings
@@ -308,3 +309,43 @@ def test_what_members_with_dropout_share_is_computed_once() -> None:
 def test_members_with_dropout_and_the_same_weights_are_refused() -> None:
     with pytest.raises(GraphError, match='an earlier one and 2 have the same weights'):
         compile_ensemble([float_member(seed) for seed in (0, 1, 0)], SPEC, keeps_dropout=True)
+
+
+@pytest.mark.parametrize('backend', [OnnxRuntimeBackend, OpenVinoBackend])
+def test_the_maps_of_members_with_dropout_are_those_of_the_oracle(
+        tmp_path: Path, backend: type) -> None:
+    if backend is OpenVinoBackend:
+        pytest.importorskip('openvino')
+    made = compile_ensemble([float_member(seed) for seed in range(3)], SPEC,
+                            CompileOptions(passes=6, is_half=False), keeps_dropout=True)
+    card = tiny_card(method='deep_ensemble', members=3, passes=6, dropout_sites=made.sites,
+                     input=SPEC, logits_shape=made.logits_shape)
+    write_bundle(tmp_path / 'tiny', card, made.files)
+    inputs = pass_inputs(card, 6, 2)
+    opened = backend(load_bundle(str(tmp_path / 'tiny')), Settings(threads=1))
+    try:
+        maps = opened.run(IMAGE[0], inputs, 1.3)
+        still = opened.run(IMAGE[0], still_inputs(card, 2), 1.3)
+    finally:
+        opened.close()
+    passes = np.stack([masked_by_hand(t % 3, inputs[f'mask_member{t % 3}_s'][t])
+                       for t in range(6)])
+    oracle = maps_from_logits(passes, 48, 64, 1.3)
+    for name in (*MAP_NAMES, 'confidence'):
+        np.testing.assert_allclose(getattr(maps, name), getattr(oracle, name), atol=2e-4)
+    assert oracle.mutual_information.max() > 0.1 > 1e-5 > still.mutual_information.max()
+
+
+def test_the_statistics_of_members_with_dropout_are_those_of_their_passes() -> None:
+    made = compile_ensemble([float_member(seed) for seed in range(2)], SPEC,
+                            CompileOptions(passes=4, is_half=False), keeps_dropout=True)
+    masks = make_masks(made.sites[:-1], 4, 1)
+    features = dict(zip([o.name for o in made.trunk.graph.output],
+                        run(made.trunk, {'image': IMAGE}), strict=True))
+    rows = np.tile(np.eye(2, dtype=np.float32), (2, 1))
+    feeds = {**features, **masks, MEMBER: rows, 'inv_temperature': np.ones(1, np.float32)}
+    sum_p = run(onnx.load_from_string(made.files['head_stats.onnx']), feeds)[0]
+    passes = np.stack([masked_by_hand(t % 2, masks[f'mask_member{t % 2}_s'][t])
+                       for t in range(4)])
+    oracle = maps_from_logits(passes, 48, 64)
+    np.testing.assert_allclose(sum_p.max(0) / 4, oracle.confidence, atol=1e-4)
