@@ -158,7 +158,8 @@ def training_images(args: argparse.Namespace) -> LabelledFolder:
     """
     Read the images that the arguments choose, and write down their folds where there are any.
 
-    Raises DatasetError if the folds are none, or others than those beside the bundle.
+    Raises ConfigError if one of two options is missing; DatasetError if the folds are none, or
+    others than those beside the bundle.
     """
     from uncertainty_seg.storage import folds
 
@@ -166,7 +167,7 @@ def training_images(args: argparse.Namespace) -> LabelledFolder:
     if not args.folds and args.fold is None:
         return data
     if not args.folds or args.fold is None:
-        raise DatasetError('one of --folds and --fold', 'both, or none')
+        raise ConfigError('one of --folds and --fold', 'both, or none')
     fold_by_stem = folds.fold_of(data.stems, args.folds, args.fold_seed)
     rest = folds.without_fold(data, args.fold, fold_by_stem)
     beside = args.out.parent / folds.FOLDS_FILE
