@@ -280,7 +280,7 @@ def progress_file(weights: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _TrainingRun:
     """One run: what is trained, on what, where its stages go, and whose trunk it takes."""
 
     recipe: Recipe
@@ -306,20 +306,20 @@ class _Job:
 
 def _jobs(
     recipe: Recipe, data: LabelledFolder, weights: Path, member: int | None
-) -> Iterator[_Job]:
+) -> Iterator[_TrainingRun]:
     plan = recipe.ensemble
     if plan is None:
         if member is not None:
             raise TrainingError(f'member {member} of {recipe.method}', 'a deep ensemble',
                                 'leave --member out')
-        yield _Job(recipe, data, (weights,))
+        yield _TrainingRun(recipe, data, (weights,))
         return
     files = tuple(member_file(weights, index) for index in range(plan.count))
     if member is not None and (member >= plan.count or plan.kind == 'snapshots'):
         raise TrainingError(f'member {member} of {plan.count} {plan.kind}',
                             'the whole run of snapshots, or a member from 0')
     if plan.kind == 'snapshots':
-        yield _Job(recipe, data, files)
+        yield _TrainingRun(recipe, data, files)
         return
     shared = SHARED_PART[plan.kind]
     for index in range(plan.count) if member is None else [member]:
@@ -327,12 +327,12 @@ def _jobs(
                        SEED_STEP * index)
         drawn = bootstrap(data, own.fit.seed) if plan.has_bootstrap else data
         if not (shared and index):
-            yield _Job(own, drawn, (files[index],))
+            yield _TrainingRun(own, drawn, (files[index],))
             continue
         require_finished(files[0], recipe.fit.epochs)
         # What does not change is not dropped out from either.
         rates = replace(own.train_dropout, **dict.fromkeys(_SHARED_SITES[plan.kind], 0.0))
-        yield _Job(replace(own, train_dropout=rates), drawn, (files[index],), files[0], shared)
+        yield _TrainingRun(replace(own, train_dropout=rates), drawn, (files[index],), files[0], shared)
 
 
 def require_finished(weights: Path, epochs: int) -> None:
@@ -345,7 +345,7 @@ def require_finished(weights: Path, epochs: int) -> None:
                             'run the same command again, for this member first')
 
 
-def _new_net(job: _Job, encoder_file: Path) -> PyramidNet:
+def _new_net(job: _TrainingRun, encoder_file: Path) -> PyramidNet:
     recipe, num = job.recipe, job.data.num_classes
     torch.manual_seed(recipe.fit.seed)
     net = PyramidNet(num, recipe.train_dropout, recipe.encoder,
