@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
 torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
 
-import onnx  # noqa: E402
-import onnxruntime  # noqa: E402
 from test_fit import toy  # noqa: E402
 
 from uncertainty_seg.core.dropout_masks import MEMBER, pass_inputs  # noqa: E402
@@ -39,6 +39,7 @@ from uncertainty_seg.training.networks import (  # noqa: E402
 )
 from uncertainty_seg.training.recipes import (  # noqa: E402
     as_ensemble,
+    as_single,
     load_net,
     make_bundle,
     Recipe,
@@ -283,6 +284,17 @@ def test_members_of_other_classes_or_runs_are_refused(tmp_path: Path) -> None:
                     keeps_dropout=True)
 
 
+def test_a_single_pass_is_the_network_without_dropout(tmp_path: Path) -> None:
+    plan = as_single(tiny_recipe())
+    train(plan, tmp_path / 'net.pt')
+    settle(tmp_path / 'net.pt')
+    card = make_bundle(plan, DATA, tmp_path / 'net.pt', tmp_path / 'bundle')
+    assert (card.method, card.passes, card.dropout_sites) == ('single', 1, ())
+    logits = logits_of(tmp_path / 'bundle', pass_inputs(card, 1, 0))
+    alone = by_torch(tmp_path / 'net.pt', 'lite0')
+    np.testing.assert_allclose(logits, alone, rtol=1e-3, atol=1e-3)
+
+
 # --- dropout ------------------------------------------------------------------------------------
 
 
@@ -392,5 +404,3 @@ def test_another_encoder_is_frozen_up_to_the_same_stride() -> None:
     assert with_epochs(suim, 10).fit.small_epochs == 6  # 13 of 20
     with pytest.raises(TrainingError, match="no recipe 'seagrass', expected one of suim"):
         recipe('seagrass')
-
-

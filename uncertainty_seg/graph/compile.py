@@ -19,7 +19,12 @@ import onnx
 from uncertainty_seg.core.bundle import HEAD_FILE, HEAD_STATS_FILE, TRUNK_FILE
 from uncertainty_seg.core.model_card import DropoutSite, InputSpec
 from uncertainty_seg.errors import GraphError
-from uncertainty_seg.graph.algebra.dropout_to_masks import dropout_to_masks
+from uncertainty_seg.graph.algebra.dropout_to_masks import (
+    dropout_to_masks,
+    has_dropout,
+    PASSES_AXIS,
+    without_dropout,
+)
 from uncertainty_seg.graph.algebra.ensemble import choose_members, ensemble_graphs, joined_members
 from uncertainty_seg.graph.algebra.fold_masks import dynamic_conv, fold_batch_norm, fold_masks
 from uncertainty_seg.graph.algebra.free_passes import free_passes, one_pass
@@ -37,13 +42,11 @@ from uncertainty_seg.graph.frontend.lint import (
 from uncertainty_seg.graph.frontend.opset import to_opset17
 from uncertainty_seg.graph.frontend.outputs import strip_final_resize, to_logits
 from uncertainty_seg.graph.frontend.static_input import fix_input, take_bytes
-from uncertainty_seg.graph.head_graphs import add_statistics
+from uncertainty_seg.graph.frontend.variance import join_variance
+from uncertainty_seg.graph.head_graphs import add_samples, add_statistics
 from uncertainty_seg.graph.onnx_tools import shapes
 from uncertainty_seg.graph.plan import CompileOptions, CompilePlan, Cost, Decision, graph_cost
 from uncertainty_seg.graph.precision import halve_weights, to_precision
-
-_log = logging.getLogger(__name__)
-
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +61,7 @@ class CompiledGraphs:
     files : dict of str to bytes
         Trunk, head, and head with statistics, by file name, as they ship.
     sites : tuple of DropoutSite
-        Mask inputs of the head.
+        Inputs of the head beside features: masks, and the noise of 'direct'.
     logits_shape : (int, int, int)
         (C, hl, wl).
     upsampling : str
@@ -70,7 +73,8 @@ class CompiledGraphs:
     stats_head : ModelProto
         The head in front of the statistics, in the same way: `head`, or one that TensorRT takes.
     prepared : tuple of Prepared
-        The network before the algebra; one for each member of an ensemble.
+        The network before the algebra; one for each member of an ensemble. That of 'direct' has
+        2C channels, logits and log-variance.
 
     """
 
@@ -87,7 +91,8 @@ class CompiledGraphs:
     @property
     def chunk(self) -> int:
         """Return how many passes the head takes at once; 0: any, where no channel is skipped."""
-        return int(self.head.graph.output[0].type.tensor_type.shape.dim[0].dim_value)
+        first = self.head.graph.output[0].type.tensor_type.shape.dim[0]
+        return int(first.dim_value) if self.sites else 0
 
     @property
     def folded(self) -> tuple[str, ...]:
@@ -100,13 +105,15 @@ def compile_graph(
     model: onnx.ModelProto, spec: InputSpec, options: CompileOptions | None = None
 ) -> CompiledGraphs:
     """
-    Compile a network with dropout.
+    Compile a network, by the method of the options: with dropout, a single pass, or `direct`.
 
     Parameters
     ----------
     model : ModelProto
         Of opset 11 to 23; one image of normalised floats; logits, softmax or sigmoid at any
-        resolution; at least one live dropout, unless the options inject some.
+        resolution. For 'mc_dropout' at least one live dropout, unless the options inject some;
+        for 'single' dropout is switched off; for 'direct' a log-variance beside the logits, and
+        dropout or none.
     spec : InputSpec
         Size and normalisation.
     options : CompileOptions, optional
@@ -125,6 +132,9 @@ def compile_graph(
     """
     options = options or CompileOptions()
     prepared = prepare(model, spec, options)
+    if options.method == 'single' or options.method == 'direct' and not has_dropout(
+            prepared.model):
+        return _still(prepared, spec, options)
     return _finished(_with_masks(prepared.model, prepared.decisions, options), spec, options,
                      (prepared,))
 
@@ -202,6 +212,17 @@ def compile_ensemble(
     return _finished(parts, spec, options, prepared)
 
 
+def _still(
+    prepared: Prepared, spec: InputSpec, options: CompileOptions
+) -> CompiledGraphs:
+    """Compile a network whose dropout is switched off."""
+    network = without_dropout(prepared.model)
+    trunk, head = split_trunk_head(network, ())
+    whole, once, last = (graph_cost(m.graph.node, shapes(m)) for m in (network, trunk, head))
+    plan = CompilePlan(1, whole, once, last, (), prepared.decisions)
+    return _finished(_Parts(trunk, head, head, plan), spec, options, (prepared,))
+
+
 def _finished(
     made: _Parts, spec: InputSpec, options: CompileOptions, prepared: tuple[Prepared, ...]
 ) -> CompiledGraphs:
@@ -210,6 +231,11 @@ def _finished(
     shape = tuple(d.dim_value for d in head.graph.output[0].type.tensor_type.shape.dim)
     if len(shape) != 4:
         raise GraphError(f'the output has {len(shape)} axes', '(1, C, hl, wl) logits')
+    if options.method == 'direct':
+        axis = shape[0] if sites and shape[0] else PASSES_AXIS
+        stats_head, _ = add_samples(stats_head, options.samples, axis)
+        head, noise = add_samples(head, options.samples, axis)
+        sites, shape = (*sites, noise), (shape[0], shape[1] // 2, *shape[2:])
     upsampling = prepared[0].upsampling
     # The precision last: statistics are checked by onnx, whose opset 17 has no Conv in bf16.
     parts = {TRUNK_FILE: trunk, HEAD_FILE: head,
@@ -277,7 +303,10 @@ def prepare(model: onnx.ModelProto, spec: InputSpec, options: CompileOptions) ->
     require_own_names(model)
     static = fold_constants(to_opset17(fix_input(model, spec.height, spec.width)))
     require_compilable(static)
-    if options.num_classes:
+    if options.method == 'direct':
+        static = join_variance(static, options.output, options.variance, options.num_classes)
+        static = to_logits(static, None, 2 * options.num_classes)
+    elif options.num_classes:
         static = to_logits(static, options.output, options.num_classes)
     logits = free_names(static)
     injected: tuple[str, ...] = ()

@@ -332,7 +332,8 @@ def _jobs(
         require_finished(files[0], recipe.fit.epochs)
         # What does not change is not dropped out from either.
         rates = replace(own.train_dropout, **dict.fromkeys(_SHARED_SITES[plan.kind], 0.0))
-        yield _TrainingRun(replace(own, train_dropout=rates), drawn, (files[index],), files[0], shared)
+        yield _TrainingRun(replace(own, train_dropout=rates), drawn, (files[index],), files[0],
+                           shared)
 
 
 def require_finished(weights: Path, epochs: int) -> None:
@@ -426,7 +427,8 @@ def _compiled(recipe: Recipe, models: Sequence[onnx.ModelProto]) -> CompiledGrap
     if recipe.ensemble:
         return compile_ensemble(models, recipe.input, CompileOptions(passes=recipe.passes),
                                 keeps_dropout=bool(recipe.run_dropout.sites))
-    return compile_graph(models[0], recipe.input)
+    options = CompileOptions(passes=recipe.passes, method=recipe.method)
+    return compile_graph(models[0], recipe.input, options)
 
 
 def _training_text(recipe: Recipe, images: int) -> str:
