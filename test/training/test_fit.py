@@ -181,7 +181,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) ->
 
 def test_frozen_layers_stay_as_they_came_and_the_others_do_not() -> None:
     net = TinyNet()
-    net.frozen_layers = 1
+    net.frozen = ('encoder.0.',)
     before = copy.deepcopy(net.state_dict())
     fit(net, toy(), FitSettings(epochs=1, batch=4, augmentation=PLAIN))
     for name, value in net.state_dict().items():

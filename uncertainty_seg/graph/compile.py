@@ -11,7 +11,7 @@ together. It imports no runtime: that the result computes the same is checked by
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import logging
 
 import onnx
@@ -19,8 +19,13 @@ import onnx
 from uncertainty_seg.core.bundle import HEAD_FILE, HEAD_STATS_FILE, TRUNK_FILE
 from uncertainty_seg.core.model_card import DropoutSite, InputSpec
 from uncertainty_seg.errors import GraphError
-from uncertainty_seg.graph.algebra.dropout_to_masks import dropout_to_masks
-from uncertainty_seg.graph.algebra.ensemble import ensemble_graphs
+from uncertainty_seg.graph.algebra.dropout_to_masks import (
+    dropout_to_masks,
+    has_dropout,
+    PASSES_AXIS,
+    without_dropout,
+)
+from uncertainty_seg.graph.algebra.ensemble import choose_members, ensemble_graphs, joined_members
 from uncertainty_seg.graph.algebra.fold_masks import dynamic_conv, fold_batch_norm, fold_masks
 from uncertainty_seg.graph.algebra.free_passes import free_passes, one_pass
 from uncertainty_seg.graph.algebra.kept_channels import keep_channels
@@ -37,13 +42,11 @@ from uncertainty_seg.graph.frontend.lint import (
 from uncertainty_seg.graph.frontend.opset import to_opset17
 from uncertainty_seg.graph.frontend.outputs import strip_final_resize, to_logits
 from uncertainty_seg.graph.frontend.static_input import fix_input, take_bytes
-from uncertainty_seg.graph.head_graphs import add_statistics
+from uncertainty_seg.graph.frontend.variance import join_variance
+from uncertainty_seg.graph.head_graphs import add_samples, add_statistics
 from uncertainty_seg.graph.onnx_tools import shapes
 from uncertainty_seg.graph.plan import CompileOptions, CompilePlan, Cost, Decision, graph_cost
 from uncertainty_seg.graph.precision import halve_weights, to_precision
-
-_log = logging.getLogger(__name__)
-
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +61,7 @@ class CompiledGraphs:
     files : dict of str to bytes
         Trunk, head, and head with statistics, by file name, as they ship.
     sites : tuple of DropoutSite
-        Mask inputs of the head.
+        Inputs of the head beside features: masks, and the noise of 'direct'.
     logits_shape : (int, int, int)
         (C, hl, wl).
     upsampling : str
@@ -70,7 +73,8 @@ class CompiledGraphs:
     stats_head : ModelProto
         The head in front of the statistics, in the same way: `head`, or one that TensorRT takes.
     prepared : tuple of Prepared
-        The network before the algebra; one for each member of an ensemble.
+        The network before the algebra; one for each member of an ensemble. That of 'direct' has
+        2C channels, logits and log-variance.
 
     """
 
@@ -87,7 +91,8 @@ class CompiledGraphs:
     @property
     def chunk(self) -> int:
         """Return how many passes the head takes at once; 0: any, where no channel is skipped."""
-        return int(self.head.graph.output[0].type.tensor_type.shape.dim[0].dim_value)
+        first = self.head.graph.output[0].type.tensor_type.shape.dim[0]
+        return int(first.dim_value) if self.sites else 0
 
     @property
     def folded(self) -> tuple[str, ...]:
@@ -100,13 +105,15 @@ def compile_graph(
     model: onnx.ModelProto, spec: InputSpec, options: CompileOptions | None = None
 ) -> CompiledGraphs:
     """
-    Compile a network with dropout.
+    Compile a network, by the method of the options: with dropout, a single pass, or `direct`.
 
     Parameters
     ----------
     model : ModelProto
         Of opset 11 to 23; one image of normalised floats; logits, softmax or sigmoid at any
-        resolution; at least one live dropout, unless the options inject some.
+        resolution. For 'mc_dropout' at least one live dropout, unless the options inject some;
+        for 'single' dropout is switched off; for 'direct' a log-variance beside the logits, and
+        dropout or none.
     spec : InputSpec
         Size and normalisation.
     options : CompileOptions, optional
@@ -125,7 +132,27 @@ def compile_graph(
     """
     options = options or CompileOptions()
     prepared = prepare(model, spec, options)
-    masked, sites = dropout_to_masks(prepared.model)
+    if options.method == 'single' or options.method == 'direct' and not has_dropout(
+            prepared.model):
+        return _still(prepared, spec, options)
+    return _finished(_with_masks(prepared.model, prepared.decisions, options), spec, options,
+                     (prepared,))
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Trunk, head and head in front of the statistics, and what is told of them."""
+
+    trunk: onnx.ModelProto
+    head: onnx.ModelProto
+    stats_head: onnx.ModelProto
+    plan: CompilePlan
+
+
+def _with_masks(
+    model: onnx.ModelProto, before: Sequence[Decision], options: CompileOptions
+) -> _Parts:
+    masked, sites = dropout_to_masks(model)
     network = graph_cost(masked.graph.node, shapes(one_pass(masked, sites)))
     masked, pushed = push_masks(masked, sites, options.passes)
     masked, skips = split_skips(masked, sites, options.passes)
@@ -135,7 +162,7 @@ def compile_graph(
     cost = graph_cost(head.graph.node, shapes(one_pass(head, sites)))
     stats_head, _ = fold_masks(head, options.passes, into_kernels=False)
     head, folded = fold_masks(head, options.passes)
-    decisions = [*prepared.decisions, *pushed, *skips, *products, *folded]
+    decisions = [*before, *pushed, *skips, *products, *folded]
     if options.chunk:
         head, made = keep_channels(head, sites, options.chunk)
         decisions += made
@@ -145,17 +172,19 @@ def compile_graph(
             cost = Cost(whole.macs // options.chunk, whole.elements // options.chunk)
     plan = CompilePlan(options.passes, network, graph_cost(trunk.graph.node, shapes(trunk)), cost,
                        sites, tuple(decisions))
-    return _finished(trunk, head, stats_head, sites, spec, options, plan, (prepared,))
+    return _Parts(trunk, head, stats_head, plan)
 
 
 def compile_ensemble(
-    models: Sequence[onnx.ModelProto], spec: InputSpec, options: CompileOptions | None = None
+    models: Sequence[onnx.ModelProto], spec: InputSpec, options: CompileOptions | None = None,
+    keeps_dropout: bool = False,
 ) -> CompiledGraphs:
     """
     Compile several networks whose answers are the passes of one bundle.
 
-    The one site of the result chooses the member. Parameters are as in `compile_graph`; dropout is
-    not needed, and switched off.
+    The site `member` of the result chooses the member. Parameters are as in `compile_graph`;
+    dropout is not needed, and switched off. With `keeps_dropout` it stays, and each pass is one
+    member with one set of masks.
 
     Raises
     ------
@@ -167,22 +196,46 @@ def compile_ensemble(
     prepared = tuple(prepare(model, spec, options) for model in models)
     if len({p.upsampling for p in prepared}) > 1:
         raise GraphError('the members upsample their logits in different ways', 'one way')
-    trunk, head, sites = ensemble_graphs([p.model for p in prepared])
-    first = prepared[0].model
-    plan = CompilePlan(len(models), graph_cost(first.graph.node, shapes(first)),
-                       graph_cost(trunk.graph.node, shapes(trunk)), Cost(0, 0), sites,
-                       tuple(d for p in prepared for d in p.decisions))
-    return _finished(trunk, head, head, sites, spec, options, plan, prepared)
+    graphs = [p.model for p in prepared]
+    decisions = tuple(d for p in prepared for d in p.decisions)
+    if keeps_dropout:
+        parts = _with_masks(joined_members(graphs), decisions, replace(options, chunk=0))
+        heads = [choose_members(head, len(graphs)) for head in (parts.head, parts.stats_head)]
+        plan = replace(parts.plan, sites=(*parts.plan.sites, heads[0][1]))
+        parts = _Parts(parts.trunk, heads[0][0], heads[1][0], plan)
+    else:
+        trunk, head, sites = ensemble_graphs(graphs)
+        plan = CompilePlan(
+            len(models), graph_cost(graphs[0].graph.node, shapes(graphs[0])),
+            graph_cost(trunk.graph.node, shapes(trunk)), Cost(0, 0), sites, decisions)
+        parts = _Parts(trunk, head, head, plan)
+    return _finished(parts, spec, options, prepared)
+
+
+def _still(
+    prepared: Prepared, spec: InputSpec, options: CompileOptions
+) -> CompiledGraphs:
+    """Compile a network whose dropout is switched off."""
+    network = without_dropout(prepared.model)
+    trunk, head = split_trunk_head(network, ())
+    whole, once, last = (graph_cost(m.graph.node, shapes(m)) for m in (network, trunk, head))
+    plan = CompilePlan(1, whole, once, last, (), prepared.decisions)
+    return _finished(_Parts(trunk, head, head, plan), spec, options, (prepared,))
 
 
 def _finished(
-    trunk: onnx.ModelProto, head: onnx.ModelProto, stats_head: onnx.ModelProto,
-    sites: tuple[DropoutSite, ...], spec: InputSpec, options: CompileOptions, plan: CompilePlan,
-    prepared: tuple[Prepared, ...],
+    made: _Parts, spec: InputSpec, options: CompileOptions, prepared: tuple[Prepared, ...]
 ) -> CompiledGraphs:
+    trunk, head, stats_head, plan = made.trunk, made.head, made.stats_head, made.plan
+    sites = plan.sites
     shape = tuple(d.dim_value for d in head.graph.output[0].type.tensor_type.shape.dim)
     if len(shape) != 4:
         raise GraphError(f'the output has {len(shape)} axes', '(1, C, hl, wl) logits')
+    if options.method == 'direct':
+        axis = shape[0] if sites and shape[0] else PASSES_AXIS
+        stats_head, _ = add_samples(stats_head, options.samples, axis)
+        head, noise = add_samples(head, options.samples, axis)
+        sites, shape = (*sites, noise), (shape[0], shape[1] // 2, *shape[2:])
     upsampling = prepared[0].upsampling
     # The precision last: statistics are checked by onnx, whose opset 17 has no Conv in bf16.
     parts = {TRUNK_FILE: trunk, HEAD_FILE: head,
@@ -250,7 +303,10 @@ def prepare(model: onnx.ModelProto, spec: InputSpec, options: CompileOptions) ->
     require_own_names(model)
     static = fold_constants(to_opset17(fix_input(model, spec.height, spec.width)))
     require_compilable(static)
-    if options.num_classes:
+    if options.method == 'direct':
+        static = join_variance(static, options.output, options.variance, options.num_classes)
+        static = to_logits(static, None, 2 * options.num_classes)
+    elif options.num_classes:
         static = to_logits(static, options.output, options.num_classes)
     logits = free_names(static)
     injected: tuple[str, ...] = ()

@@ -9,37 +9,172 @@ Needs torch and torchvision. scripts/train does all of it: data, weights, bundle
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 import logging
 from pathlib import Path
 import time
+from typing import Any, TYPE_CHECKING
 
-from uncertainty_seg.tools.arguments import print_json, whole_number
+from uncertainty_seg.errors import ConfigError, DatasetError
+from uncertainty_seg.tools.arguments import print_json, rate, whole_number
+
+if TYPE_CHECKING:
+    from uncertainty_seg.storage.labelled_folder import LabelledFolder
+    from uncertainty_seg.training.recipes import Recipe
+
+SPLITS = {'train': ('train',), 'val': ('val',), 'all': ('train', 'val')}
+METHODS = ('mc_dropout', 'deep_ensemble', 'single')
+KINDS = ('nets', 'decoders', 'heads', 'snapshots')
+ENCODER_NAMES = ('mobilenet_v2', 'lite0', 'lite1', 'lite2')
+DEFAULT_MEMBERS = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument('recipe', help='suim or pipeline')
     parser.add_argument('--data', type=Path, required=True, help='folder of labelled images')
-    parser.add_argument('--encoder', type=Path, required=True,
-                        help='ImageNet weights, mobilenet_v2-b0353104.pth')
-    parser.add_argument('--weights', type=Path, required=True, help='trained weights, written')
+    parser.add_argument('--imagenet', type=Path, required=True, metavar='PATH',
+                        help='ImageNet weights of the encoder, or the folder that holds those of '
+                        'every encoder under their own names')
+    parser.add_argument('--weights', type=Path, required=True,
+                        help='trained weights, written; member m of NAME.pt is NAME.m.pt')
     parser.add_argument('--out', type=Path, required=True, help='folder of the bundle')
     parser.add_argument('--threads', type=whole_number(1, 256), default=2, help='CPU threads [2]')
     parser.add_argument('--compile-only', action='store_true', help='take --weights as they are')
+    parser.add_argument('--split', choices=tuple(SPLITS), default='train',
+                        help='images to train on; all: train and val, for cross-fitting [train]')
+    parser.add_argument('--encoder', nargs='+', choices=ENCODER_NAMES, metavar='NAME',
+                        help=f'{", ".join(ENCODER_NAMES)}; several for --kind nets, by turns '
+                        "[the recipe's]")
+    parser.add_argument('--epochs', type=whole_number(1, 10000), help="[the recipe's]")
+    parser.add_argument('--seed', type=whole_number(0, 999), default=0,
+                        help='another one gives another network [0]')
+    _add_method(parser)
+    folds = parser.add_argument_group('cross-fitting: one network for each fold of the images')
+    folds.add_argument('--folds', type=whole_number(2, 1000), metavar='K', default=0,
+                       help='divide the images into K folds')
+    folds.add_argument('--fold', type=whole_number(0, 999), metavar='k',
+                       help='train on the images outside of this fold; folds.json (image -> fold) '
+                       'is written beside the bundle')
+    folds.add_argument('--fold-seed', type=whole_number(0), default=0, help='of the division [0]')
+
+
+def _add_method(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group('method')
+    group.add_argument('--method', choices=METHODS, default=METHODS[0],
+                       help='how uncertainty comes about [mc_dropout]')
+    group.add_argument('--dropout', metavar='WHERE',
+                       help='head, decoder, deep_encoder, everywhere or SITE=RATE,...: dropout at '
+                       'run time; members of an ensemble keep it where it is given [head]')
+    group.add_argument('--rate', type=rate, metavar='P', default=0.5,
+                       help='rate of dropout where --dropout gives none [0.5]')
+    group.add_argument('--passes', type=whole_number(1, 1000), metavar='T',
+                       help='passes of dropout, of all members together [20]')
+    group.add_argument('--mask-bank', type=whole_number(2, 1000), metavar='B', default=0,
+                       help='train with the B masks of dropout that run; the bundle has T = B '
+                       'passes and refuses other masks')
+    group.add_argument('--members', type=whole_number(1, 100), metavar='M',
+                       help=f'networks of an ensemble [{DEFAULT_MEMBERS}]')
+    group.add_argument('--kind', choices=KINDS,
+                       help='full nets; decoders on the encoder, or heads on the trunk, of the '
+                       'first network; snapshots of one run [nets]')
+    group.add_argument('--bootstrap', action='store_true',
+                       help='train each member on as many images, drawn with replacement')
+    group.add_argument('--member', type=whole_number(0, 99), metavar='m',
+                       help='train this member only, and write no bundle')
 
 
 def run(args: argparse.Namespace) -> int:
     """Train and compile."""
-    from uncertainty_seg.storage.labelled_folder import load_folder
-    from uncertainty_seg.training.recipes import make_bundle, recipe, train_weights
+    from uncertainty_seg.training.recipes import make_bundle, train_weights
 
     logging.getLogger('uncertainty_seg').setLevel(logging.INFO)
-    plan = recipe(args.recipe)
-    data = load_folder(args.data, 'train')
+    plan = plan_of(args)
+    data = training_images(args)
     start_s = time.monotonic()
     if not args.compile_only:
-        train_weights(plan, data, args.encoder, args.weights, args.threads)
-    card = make_bundle(plan, data, args.weights, args.out)
-    print_json({'bundle': str(args.out), 'sites': [s.name for s in card.dropout_sites],
-                'seconds': round(time.monotonic() - start_s, 1)})
+        train_weights(plan, data, args.imagenet, args.weights, args.threads, member=args.member)
+    done: dict[str, Any] = {'images': len(data.stems)}
+    if args.member is None or args.compile_only:
+        card = make_bundle(plan, data, args.weights, args.out)
+        done |= {'bundle': str(args.out), 'method': card.method, 'passes': card.passes,
+                 'sites': [s.name for s in card.dropout_sites]}
+    print_json({**done, 'seconds': round(time.monotonic() - start_s, 1)})
     return 0
+
+
+def plan_of(args: argparse.Namespace) -> Recipe:
+    """Return the recipe that the arguments ask for; ConfigError if they contradict each other."""
+    from uncertainty_seg.training import recipes
+    from uncertainty_seg.training.members import EnsemblePlan
+    from uncertainty_seg.training.networks import dropout_plan
+
+    _require_options_of_the_method(args)
+    encoders = tuple(args.encoder or ())
+    plan = recipes.reseeded(recipes.recipe(args.recipe), args.seed + (args.fold or 0))
+    if len(encoders) == 1:
+        plan = recipes.with_encoder(plan, encoders[0])
+    if args.epochs:
+        plan = recipes.with_epochs(plan, args.epochs)
+    if args.dropout:
+        plan = recipes.with_dropout(plan, dropout_plan(args.dropout, args.rate))
+    if args.passes or args.mask_bank:
+        plan = replace(plan, passes=args.mask_bank or args.passes, mask_bank=args.mask_bank)
+    if args.method == 'single':
+        return recipes.as_single(plan)
+    if args.method == 'deep_ensemble':
+        members = DEFAULT_MEMBERS if args.members is None else args.members
+        ensemble = EnsemblePlan(members, args.kind or KINDS[0],
+                                encoders if len(encoders) > 1 else (), args.bootstrap)
+        return recipes.as_ensemble(plan, ensemble, bool(args.dropout))
+    return plan
+
+
+def _require_options_of_the_method(args: argparse.Namespace) -> None:
+    is_ensemble = args.method == 'deep_ensemble'
+    ours = {
+        '--members': (args.members is not None, is_ensemble), '--kind': (args.kind, is_ensemble),
+        '--bootstrap': (args.bootstrap, is_ensemble),
+        '--member': (args.member is not None, is_ensemble),
+        'more than one --encoder': (len(args.encoder or ()) > 1, is_ensemble),
+        '--dropout': (args.dropout, args.method != 'single'),
+        '--passes': (args.passes, args.method == 'mc_dropout' or args.dropout),
+        '--mask-bank': (args.mask_bank, args.method == 'mc_dropout'),
+    }
+    for option, (is_given, is_known) in ours.items():
+        if is_given and not is_known:
+            raise ConfigError(f'{option} with --method {args.method}', 'a method that has it',
+                              'leave it out, or take another --method')
+    if args.mask_bank and args.passes not in (None, args.mask_bank):
+        raise ConfigError(f'--passes {args.passes} of {args.mask_bank} masks',
+                          'one pass a mask', 'leave --passes out')
+    members = args.members or DEFAULT_MEMBERS
+    if is_ensemble and args.passes and args.passes % members:
+        raise ConfigError(f'--passes {args.passes} of {members} members',
+                          'as many of each member', f'take a multiple of {members}')
+
+
+def training_images(args: argparse.Namespace) -> LabelledFolder:
+    """
+    Read the images that the arguments choose, and write down their folds where there are any.
+
+    Raises ConfigError if one of two options is missing; DatasetError if the folds are none, or
+    others than those beside the bundle.
+    """
+    from uncertainty_seg.storage import folds
+
+    data = folds.load_splits(args.data, SPLITS[args.split])
+    if not args.folds and args.fold is None:
+        return data
+    if not args.folds or args.fold is None:
+        raise ConfigError('one of --folds and --fold', 'both, or none')
+    fold_by_stem = folds.fold_of(data.stems, args.folds, args.fold_seed)
+    rest = folds.without_fold(data, args.fold, fold_by_stem)
+    beside = args.out.parent / folds.FOLDS_FILE
+    if beside.is_file() and folds.read_folds(beside) != fold_by_stem:
+        raise DatasetError(f'{beside} divides the images in another way',
+                           'bundles of one division in a folder',
+                           'delete it with the bundles beside it, or take another --out')
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    folds.write_folds(beside, fold_by_stem)
+    return rest

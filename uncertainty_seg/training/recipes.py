@@ -11,26 +11,30 @@ classifier, since the others cost T decoder runs and rank errors no better.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 import copy
-from dataclasses import dataclass
-import logging
+from dataclasses import dataclass, replace
+import math
 from pathlib import Path
 
+import onnx
 import torch
 from torch import nn
 
 from uncertainty_seg.core.model_card import InputSpec, ModelCard, SCHEMA_VERSION
 from uncertainty_seg.errors import TrainingError
-from uncertainty_seg.graph.compile import compile_graph
+from uncertainty_seg.graph.compile import compile_ensemble, compile_graph, CompiledGraphs
 from uncertainty_seg.graph.onnx_tools import OPSET
+from uncertainty_seg.graph.plan import CompileOptions
 from uncertainty_seg.storage.labelled_folder import LabelledFolder
 from uncertainty_seg.storage.model_bundle import write_bundle
-from uncertainty_seg.training.encoders import load_imagenet
+from uncertainty_seg.storage.whole_files import whole_file
+from uncertainty_seg.training.encoders import encoder_kind, load_imagenet
 from uncertainty_seg.training.export import export_marked, load_weights
 from uncertainty_seg.training.fit import (
     Augmentation,
     class_weights,
+    finished_epochs,
     fit,
     FitSettings,
     IMAGENET_MEAN,
@@ -38,7 +42,15 @@ from uncertainty_seg.training.fit import (
     restore_priors,
     tame_malloc,
 )
-from uncertainty_seg.training.networks import DropoutPlan, PyramidNet
+from uncertainty_seg.training.mask_bank import train_with_bank
+from uncertainty_seg.training.members import (
+    bootstrap,
+    EnsemblePlan,
+    member_file,
+    SEED_STEP,
+    SHARED_PART,
+)
+from uncertainty_seg.training.networks import DropoutPlan, NO_DROPOUT, PLACES, PyramidNet
 
 
 @dataclass(frozen=True)
@@ -61,7 +73,14 @@ class Recipe:
     passes : int
         T of the shipped bundle.
     training, license, not_good_for : str
-        For the card.
+        For the card; {images}, {epochs} and {encoder} are filled into the first, and {licence},
+        that of the encoder's weights, into the second.
+    method : str
+        Of the bundle.
+    ensemble : EnsemblePlan, optional
+        The networks of a deep ensemble; else there is one.
+    mask_bank, mask_seed : int
+        How many masks are trained with as they run, and their seed; 0 for fresh masks.
 
     """
 
@@ -76,10 +95,19 @@ class Recipe:
     training: str
     license: str  # noqa: A003
     not_good_for: str
+    method: str = 'mc_dropout'
+    ensemble: EnsemblePlan | None = None
+    mask_bank: int = 0
+    mask_seed: int = 0
 
 
 _TRAIN_DROPOUT = DropoutPlan(context=0.1, level16=0.1, level8=0.1, level4=0.1, head=0.5)
 _RUN_DROPOUT = DropoutPlan(head=0.5)
+# Dropout in what the members of an ensemble share.
+_SHARED_SITES = {
+    'nets': (), 'snapshots': (), 'decoders': PLACES['deep_encoder'],
+    'heads': (*PLACES['deep_encoder'], *PLACES['decoder']),
+}
 
 
 def _input(width: int, height: int) -> InputSpec:
@@ -91,18 +119,19 @@ _RECIPES = (
         name='suim',
         input=_input(320, 256),
         fit=FitSettings(
-            epochs=28, draw_power=0.5,
-            augmentation=Augmentation(crop=(288, 224), scale=(0.72, 1.55), colour=0.15),
+            epochs=20, draw_power=0.5, small_epochs=13,
+            augmentation=Augmentation(crop=(288, 224), scale=(0.65, 1.6), colour=0.2,
+                                      paste_share=0.25),
         ),
-        encoder='mobilenet_v2',
-        frozen_layers=0,
+        encoder='lite1',
+        frozen_layers=8,
         train_dropout=_TRAIN_DROPOUT,
         run_dropout=_RUN_DROPOUT,
         passes=20,
-        training='1 020 photographs of SUIM (Islam et al., IROS 2020, arXiv:2004.01241), long '
-        'side 320 px, 28 epochs on MobileNetV2 pretrained on ImageNet; measured on 180 others.',
-        license='Apache-2.0; trained on SUIM (MIT), encoder from torchvision (BSD-3-Clause)',
-        not_good_for='Plants (IoU 0.11) and robots (6 validation images, so their IoU is noise); '
+        training='{images} photographs of SUIM (Islam et al., IROS 2020, arXiv:2004.01241), long '
+        'side 320 px, {epochs} epochs on {encoder} pretrained on ImageNet.',
+        license='Apache-2.0; trained on SUIM (MIT), encoder {licence}',
+        not_good_for='Plants and robots, of which it has seen few; '
         'water more turbid than the photographs of divers and reefs it was trained on; pipelines.',
     ),
     Recipe(
@@ -117,14 +146,13 @@ _RECIPES = (
         train_dropout=_TRAIN_DROPOUT,
         run_dropout=_RUN_DROPOUT,
         passes=20,
-        training='1 566 procedural pipeline scenes (uncertainty_seg make-scenes, seed 1), 12 '
-        'epochs on MobileNetV2 pretrained on ImageNet; measured on 194 others.',
-        license='Apache-2.0; encoder from torchvision (BSD-3-Clause)',
+        training='{images} procedural pipeline scenes (uncertainty_seg make-scenes, seed 1), '
+        '{epochs} epochs on {encoder} pretrained on ImageNet.',
+        license='Apache-2.0; encoder {licence}',
         not_good_for='Real water without labels of that water: it has never seen a photograph. '
         'Its numbers say how the method works, not how it does on your pipe.',
     ),
 )
-_log = logging.getLogger(__name__)
 
 
 def recipe(name: str) -> Recipe:
@@ -135,41 +163,205 @@ def recipe(name: str) -> Recipe:
     return found[name]
 
 
+def reseeded(recipe: Recipe, more: int) -> Recipe:
+    """Return a recipe whose seed is larger by a number, as that of a fold or member."""
+    return replace(recipe, fit=replace(recipe.fit, seed=recipe.fit.seed + more))
+
+
+def with_encoder(recipe: Recipe, name: str) -> Recipe:
+    """
+    Return a recipe with another encoder, frozen up to the same stride.
+
+    Raises TrainingError if there is none of this name.
+    """
+    depth = sum(tap < recipe.frozen_layers for tap in encoder_kind(recipe.encoder).taps)
+    frozen = encoder_kind(name).taps[depth - 1] + 1 if depth else 0
+    return replace(recipe, encoder=name, frozen_layers=frozen)
+
+
+def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
+    """Return a shorter or longer recipe, with the same share of small epochs."""
+    small = round(recipe.fit.small_epochs * epochs / recipe.fit.epochs)
+    return replace(recipe, fit=replace(recipe.fit, epochs=epochs, small_epochs=small))
+
+
+def with_dropout(recipe: Recipe, plan: DropoutPlan) -> Recipe:
+    """Return a recipe whose bundle drops out as planned; so does training, at those sites."""
+    return replace(recipe, run_dropout=plan,
+                   train_dropout=replace(recipe.train_dropout, **plan.sites))
+
+
+def as_single(recipe: Recipe) -> Recipe:
+    """Return a recipe for one pass without dropout; training is the same."""
+    return replace(recipe, method='single', run_dropout=NO_DROPOUT, passes=1)
+
+
+def as_ensemble(recipe: Recipe, plan: EnsemblePlan, keeps_dropout: bool = False) -> Recipe:
+    """
+    Return a recipe for a deep ensemble.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Of one network.
+    plan : EnsemblePlan
+        Number and kind of the members.
+    keeps_dropout : bool
+        Whether each member has dropout at run time too; the passes are then the recipe's, rounded
+        up to a multiple of the members.
+
+    Raises
+    ------
+    TrainingError
+        If dropout is in what the members share, which would no longer be computed once, or
+        epochs cannot be divided by snapshots.
+
+    """
+    run = recipe.run_dropout if keeps_dropout else NO_DROPOUT
+    shared = set(run.sites) & set(_SHARED_SITES[plan.kind])
+    if shared:
+        raise TrainingError(f'dropout at {", ".join(sorted(shared))}, which {plan.kind} share',
+                            'dropout behind what is shared', 'take --kind nets, or --dropout head')
+    cycles = plan.count if plan.kind == 'snapshots' else 1
+    passes = plan.count * math.ceil(recipe.passes / plan.count) if keeps_dropout else plan.count
+    return replace(recipe, method='deep_ensemble', ensemble=plan, run_dropout=run, passes=passes,
+                   fit=replace(recipe.fit, cycles=cycles))
+
+
+def imagenet_file(path: Path, encoder: str) -> Path:
+    """Return the file of an encoder's weights: the path itself, or what is in this folder."""
+    return path / encoder_kind(encoder).file if path.is_dir() else path
+
+
 def train_weights(
     recipe: Recipe, data: LabelledFolder, encoder_file: Path, weights_file: Path,
     threads: int = 2, on_epoch: Callable[[int, float, nn.Module], None] | None = None,
+    member: int | None = None,
 ) -> None:
     """
-    Train a recipe's network and save its averaged weights after every epoch.
+    Train a recipe's networks and save their averaged weights after every epoch.
+
+    A run that was stopped goes on after its last epoch, and what is finished is not trained again:
+    progress is kept beside the weights.
 
     Parameters
     ----------
     recipe, data : Recipe, LabelledFolder
         What to do, with which images.
     encoder_file, weights_file : Path
-        ImageNet weights of the encoder, and where torch.save writes the result.
+        ImageNet weights of the encoder, or a folder that holds those of every encoder; and where
+        torch.save writes the result, by `member_file` for an ensemble.
     threads : int
         CPU threads.
     on_epoch : callable, optional
         Called with (epoch, loss, averaged net).
+    member : int, optional
+        Train this one of an ensemble only, as in another process.
+
+    Raises
+    ------
+    TrainingError
+        If weights are missing or those of another network, or the first member is not finished
+        whose trunk others share.
 
     """
     tame_malloc()
     torch.set_num_threads(threads)
-    torch.manual_seed(recipe.fit.seed)
-    net = PyramidNet(data.num_classes, recipe.train_dropout, recipe.encoder,
-                     frozen_layers=recipe.frozen_layers)
-    load_imagenet(net.encoder, recipe.encoder, encoder_file)
     weights_file.parent.mkdir(parents=True, exist_ok=True)
+    for job in _jobs(recipe, data, weights_file, member):
+        net = _new_net(job, encoder_file)
+        fit(net, job.data, job.recipe.fit, job.saver(on_epoch),
+            progress_file(job.files[0]))
 
-    def save(epoch: int, loss: float, average: nn.Module) -> None:
-        finished = copy.deepcopy(average)
-        restore_priors(finished.decoder.classifier, class_weights(data, recipe.fit.class_power))
-        torch.save(finished.state_dict(), weights_file)
-        if on_epoch is not None:
-            on_epoch(epoch, loss, average)
 
-    fit(net, data, recipe.fit, save, weights_file.with_suffix('.progress'))
+def progress_file(weights: Path) -> Path:
+    """Return where the progress of a run is kept."""
+    return weights.with_suffix('.progress')
+
+
+@dataclass(frozen=True)
+class _TrainingRun:
+    """One run: what is trained, on what, where its stages go, and whose trunk it takes."""
+
+    recipe: Recipe
+    data: LabelledFolder
+    files: tuple[Path, ...]
+    trunk: Path | None = None
+    shared: str = ''
+
+    def saver(
+        self, on_epoch: Callable[[int, float, nn.Module], None] | None
+    ) -> Callable[[int, float, nn.Module], None]:
+        priors = class_weights(self.data, self.recipe.fit.class_power)
+
+        def save(epoch: int, loss: float, average: nn.Module) -> None:
+            finished = copy.deepcopy(average)
+            restore_priors(finished.decoder.classifier, priors)
+            with whole_file(self.files[epoch // self.recipe.fit.cycle_epochs]) as draft:
+                torch.save(finished.state_dict(), draft)
+            if on_epoch is not None:
+                on_epoch(epoch, loss, average)
+        return save
+
+
+def _jobs(
+    recipe: Recipe, data: LabelledFolder, weights: Path, member: int | None
+) -> Iterator[_TrainingRun]:
+    plan = recipe.ensemble
+    if plan is None:
+        if member is not None:
+            raise TrainingError(f'member {member} of {recipe.method}', 'a deep ensemble',
+                                'leave --member out')
+        yield _TrainingRun(recipe, data, (weights,))
+        return
+    files = tuple(member_file(weights, index) for index in range(plan.count))
+    if member is not None and (member >= plan.count or plan.kind == 'snapshots'):
+        raise TrainingError(f'member {member} of {plan.count} {plan.kind}',
+                            'the whole run of snapshots, or a member from 0')
+    if plan.kind == 'snapshots':
+        yield _TrainingRun(recipe, data, files)
+        return
+    shared = SHARED_PART[plan.kind]
+    for index in range(plan.count) if member is None else [member]:
+        own = reseeded(with_encoder(recipe, plan.encoder(index, recipe.encoder)),
+                       SEED_STEP * index)
+        drawn = bootstrap(data, own.fit.seed) if plan.has_bootstrap else data
+        if not (shared and index):
+            yield _TrainingRun(own, drawn, (files[index],))
+            continue
+        require_finished(files[0], recipe.fit.epochs)
+        # What does not change is not dropped out from either.
+        rates = replace(own.train_dropout, **dict.fromkeys(_SHARED_SITES[plan.kind], 0.0))
+        yield _TrainingRun(replace(own, train_dropout=rates), drawn, (files[index],), files[0],
+                           shared)
+
+
+def require_finished(weights: Path, epochs: int) -> None:
+    """Raise TrainingError if weights are missing, or of a run that was stopped before its end."""
+    progress = progress_file(weights)
+    done = finished_epochs(progress) if progress.is_file() else epochs
+    if not weights.is_file() or done < epochs:
+        state = f'{done} of {epochs} epochs' if weights.is_file() else 'nothing'
+        raise TrainingError(f'{state} of {weights}', 'a finished run',
+                            'run the same command again, for this member first')
+
+
+def _new_net(job: _TrainingRun, encoder_file: Path) -> PyramidNet:
+    recipe, num = job.recipe, job.data.num_classes
+    torch.manual_seed(recipe.fit.seed)
+    net = PyramidNet(num, recipe.train_dropout, recipe.encoder,
+                     frozen_layers=recipe.frozen_layers)
+    if job.trunk is None:
+        load_imagenet(net.encoder, recipe.encoder, imagenet_file(encoder_file, recipe.encoder))
+    else:
+        net.freeze(job.shared)
+        first = load_net(job.trunk, num, NO_DROPOUT, recipe.encoder).state_dict()
+        net.load_state_dict({name: first[name] if name.startswith(net.frozen) else value
+                             for name, value in net.state_dict().items()})
+    if recipe.mask_bank:
+        train_with_bank(net, PyramidNet(num, recipe.run_dropout, recipe.encoder), recipe.input,
+                        recipe.mask_bank, recipe.mask_seed)
+    return net
 
 
 def load_net(
@@ -196,20 +388,62 @@ def make_bundle(
     Parameters
     ----------
     recipe, data : Recipe, LabelledFolder
-        Give input, passes and the texts of the card; class names and colours.
+        Give method, input, passes and the texts of the card; class names and colours.
     weights_file, folder : Path
         From `train_weights`; of the bundle.
     dropout : DropoutPlan, optional
         Other rates than the recipe's, for the dropout study.
 
+    Raises
+    ------
+    TrainingError
+        If weights are missing or those of another network.
+
     """
-    net = load_net(weights_file, data.num_classes, dropout or recipe.run_dropout, recipe.encoder)
-    graphs = compile_graph(export_marked(net, recipe.input), recipe.input)
+    rates, plan = dropout or recipe.run_dropout, recipe.ensemble
+    if plan is None:
+        files = [(weights_file, recipe.encoder)]
+    else:
+        files = [(member_file(weights_file, index), plan.encoder(index, recipe.encoder))
+                 for index in range(plan.count)]
+    graphs = _compiled(recipe, [
+        export_marked(load_net(file, data.num_classes, rates, encoder), recipe.input)
+        for file, encoder in files])
     card = ModelCard(
-        schema=SCHEMA_VERSION, name=recipe.name, method='mc_dropout',
+        schema=SCHEMA_VERSION, name=recipe.name, method=recipe.method,
         class_names=data.class_names, palette=data.palette, ignore_index=data.ignore_index,
         input=recipe.input, dropout_sites=graphs.sites, passes=recipe.passes, opset=OPSET,
-        logits_shape=graphs.logits_shape, upsampling=graphs.upsampling, training=recipe.training,
-        license=recipe.license, not_good_for=recipe.not_good_for, metrics={}, sha256={},
+        logits_shape=graphs.logits_shape, upsampling=graphs.upsampling,
+        training=_training_text(recipe, len(data.stems)),
+        license=recipe.license.format(licence=_of_encoders(recipe, 'licence')),
+        not_good_for=recipe.not_good_for, metrics={}, sha256={},
+        members=plan.count if plan else 0,
+        mask_seed=recipe.mask_seed if recipe.mask_bank else None,
     )
     return write_bundle(folder, card, graphs.files)
+
+
+def _compiled(recipe: Recipe, models: Sequence[onnx.ModelProto]) -> CompiledGraphs:
+    if recipe.ensemble:
+        return compile_ensemble(models, recipe.input, CompileOptions(passes=recipe.passes),
+                                keeps_dropout=bool(recipe.run_dropout.sites))
+    options = CompileOptions(passes=recipe.passes, method=recipe.method)
+    return compile_graph(models[0], recipe.input, options)
+
+
+def _training_text(recipe: Recipe, images: int) -> str:
+    plan = recipe.ensemble
+    text = recipe.training.format(images=f'{images:,}'.replace(',', ' '),
+                                  encoder=_of_encoders(recipe, 'title'), epochs=recipe.fit.epochs)
+    if plan:
+        drawn = ', each on as many images drawn with replacement' * plan.has_bootstrap
+        text += f' {plan.count} {plan.kind}{drawn}.'
+    if recipe.mask_bank:
+        text += f' Trained with the {recipe.mask_bank} masks that run.'
+    return text
+
+
+def _of_encoders(recipe: Recipe, fact: str) -> str:
+    plan = recipe.ensemble
+    names = plan.encoders if plan and plan.encoders else (recipe.encoder,)
+    return ' and '.join(dict.fromkeys(getattr(encoder_kind(name), fact) for name in names))

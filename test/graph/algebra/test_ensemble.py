@@ -12,16 +12,19 @@ import onnxruntime
 import pytest
 
 from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
-from uncertainty_seg.core.dropout_masks import MEMBER, pass_inputs, still_inputs
+from uncertainty_seg.backends.cpu.openvino import OpenVinoBackend
+from uncertainty_seg.core.dropout_masks import make_masks, MEMBER, pass_inputs, still_inputs
 from uncertainty_seg.core.model_card import InputSpec
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.uncertainty import MAP_NAMES, maps_from_logits
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.algebra.ensemble import ensemble_graphs
+from uncertainty_seg.graph.compile import compile_ensemble
 from uncertainty_seg.graph.frontend.lint import lint
 from uncertainty_seg.graph.frontend.static_input import take_bytes
 from uncertainty_seg.graph.head_graphs import add_statistics
 from uncertainty_seg.graph.onnx_tools import float_info
+from uncertainty_seg.graph.plan import CompileOptions
 from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
 
 SPEC = InputSpec(64, 48, 'stretch', 'rgb', (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
@@ -250,3 +253,99 @@ def test_members_that_do_not_go_together_are_refused(case: str) -> None:
     models, words = bad_ensembles()[case]
     with pytest.raises(GraphError, match=words):
         ensemble_graphs(models)
+
+
+# --- members that keep their dropout -------------------------------------------------------------
+
+
+def float_member(seed: int, classes: int = 3, encoder: int | None = None) -> onnx.ModelProto:
+    """`member` with a marker, from floats, as the front end gives it."""
+    model = member(seed, classes=classes, dropout='marker', encoder=encoder)
+    first = next(i for i, n in enumerate(model.graph.node) if n.op_type == 'Conv')
+    source = model.graph.node[first].input[0]
+    kept = list(model.graph.node)[first:]
+    del model.graph.node[:], model.graph.input[:]
+    model.graph.node.extend(kept)
+    model.graph.input.append(float_info(source, (1, 3, 48, 64)))
+    return model
+
+
+def masked_by_hand(seed: int, mask: np.ndarray, encoder: int | None = None) -> np.ndarray:
+    """Compute logits (C, h, w) of one member with one mask, without any of the algebra."""
+    plain = member(seed, encoder=encoder)  # its Relu is no dropout: only the Conv is used
+    del plain.graph.node[[n.name for n in plain.graph.node].index('conv') + 1:]
+    del plain.graph.output[:]
+    plain.graph.output.append(float_info('c', (1, 8, 24, 32)))
+    features = run(plain, {'image': IMAGE})[0][0] * mask
+    weights = np.random.default_rng(100 + seed).normal(size=(3, 8, 1, 1)).astype(np.float32)
+    return np.einsum('cd,dhw->chw', weights[:, :, 0, 0], features)
+
+
+def test_each_pass_is_one_member_with_its_own_mask() -> None:
+    made = compile_ensemble([float_member(seed) for seed in range(3)], SPEC,
+                            CompileOptions(passes=6, is_half=False), keeps_dropout=True)
+    names = [site.name for site in made.sites]
+    assert names == ['mask_member0_s', 'mask_member1_s', 'mask_member2_s', MEMBER]
+    masks = make_masks(made.sites[:-1], 6, 4)
+    chosen = [2, 0, 1, 1, 2, 0]
+    features = dict(zip([o.name for o in made.trunk.graph.output],
+                        run(made.trunk, {'image': IMAGE}), strict=True))
+    rows = np.eye(3, dtype=np.float32)[chosen]
+    logits = run(made.head, {**features, **masks, MEMBER: rows})[0]
+    for index, number in enumerate(chosen):
+        oracle = masked_by_hand(number, masks[names[number]][index])
+        np.testing.assert_allclose(logits[index], oracle, rtol=1e-4, atol=1e-4)
+    assert np.abs(logits[1] - logits[5]).max() > 0.1  # the same member, another mask
+
+
+def test_what_members_with_dropout_share_is_computed_once() -> None:
+    made = compile_ensemble([float_member(seed, encoder=7) for seed in range(4)], SPEC,
+                            keeps_dropout=True)
+    assert [node.op_type for node in made.trunk.graph.node].count('Conv') == 1
+    assert made.plan.trunk.macs == 8 * 24 * 32 * 3 * 9  # as of one network
+    assert lint(made.trunk) == lint(made.head) == []
+
+
+def test_members_with_dropout_and_the_same_weights_are_refused() -> None:
+    with pytest.raises(GraphError, match='an earlier one and 2 have the same weights'):
+        compile_ensemble([float_member(seed) for seed in (0, 1, 0)], SPEC, keeps_dropout=True)
+
+
+@pytest.mark.parametrize('backend', [OnnxRuntimeBackend, OpenVinoBackend])
+def test_the_maps_of_members_with_dropout_are_those_of_the_oracle(
+        tmp_path: Path, backend: type) -> None:
+    if backend is OpenVinoBackend:
+        pytest.importorskip('openvino')
+    made = compile_ensemble([float_member(seed) for seed in range(3)], SPEC,
+                            CompileOptions(passes=6, is_half=False), keeps_dropout=True)
+    card = tiny_card(method='deep_ensemble', members=3, passes=6, dropout_sites=made.sites,
+                     input=SPEC, logits_shape=made.logits_shape)
+    write_bundle(tmp_path / 'tiny', card, made.files)
+    inputs = pass_inputs(card, 6, 2)
+    opened = backend(load_bundle(str(tmp_path / 'tiny')), Settings(threads=1))
+    try:
+        maps = opened.run(IMAGE[0], inputs, 1.3)
+        still = opened.run(IMAGE[0], still_inputs(card, 2), 1.3)
+    finally:
+        opened.close()
+    passes = np.stack([masked_by_hand(t % 3, inputs[f'mask_member{t % 3}_s'][t])
+                       for t in range(6)])
+    oracle = maps_from_logits(passes, 48, 64, 1.3)
+    for name in (*MAP_NAMES, 'confidence'):
+        np.testing.assert_allclose(getattr(maps, name), getattr(oracle, name), atol=2e-4)
+    assert oracle.mutual_information.max() > 0.1 > 1e-5 > still.mutual_information.max()
+
+
+def test_the_statistics_of_members_with_dropout_are_those_of_their_passes() -> None:
+    made = compile_ensemble([float_member(seed) for seed in range(2)], SPEC,
+                            CompileOptions(passes=4, is_half=False), keeps_dropout=True)
+    masks = make_masks(made.sites[:-1], 4, 1)
+    features = dict(zip([o.name for o in made.trunk.graph.output],
+                        run(made.trunk, {'image': IMAGE}), strict=True))
+    rows = np.tile(np.eye(2, dtype=np.float32), (2, 1))
+    feeds = {**features, **masks, MEMBER: rows, 'inv_temperature': np.ones(1, np.float32)}
+    sum_p = run(onnx.load_from_string(made.files['head_stats.onnx']), feeds)[0]
+    passes = np.stack([masked_by_hand(t % 2, masks[f'mask_member{t % 2}_s'][t])
+                       for t in range(4)])
+    oracle = maps_from_logits(passes, 48, 64)
+    np.testing.assert_allclose(sum_p.max(0) / 4, oracle.confidence, atol=1e-4)

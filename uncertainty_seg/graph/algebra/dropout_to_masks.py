@@ -64,13 +64,13 @@ def dropout_to_masks(
         If there is no dropout, a rate is not a constant in (0, 1), or a shape is unknown.
 
     """
-    found = [node for node in model.graph.node if is_dropout(node)]
-    if not any(_rate(model.graph, node) > 0 for node in found):
+    if not has_dropout(model):
+        found = any(is_dropout(node) for node in model.graph.node)
         raise GraphError(
-            'the network has no dropout' if not found else 'every dropout has the rate 0',
+            'every dropout has the rate 0' if found else 'the network has no dropout',
             'at least one dropout with a rate above 0, whose passes differ',
             'train it with dropout, or put some in with --inject-dropout, or compile several '
-            'networks with --method ensemble',
+            'networks with --method ensemble, or one pass with --method single',
         )
     plain = without_dropout(model)
     known, fixed = shapes(plain), constants(plain.graph)
@@ -91,6 +91,11 @@ def dropout_to_masks(
             result.graph.input.append(float_info(site.name, (PASSES_AXIS, *site.shape)))
     refill(result.graph.node, nodes)
     return result, tuple(sites)
+
+
+def has_dropout(model: onnx.ModelProto) -> bool:
+    """Say whether any dropout of a graph drops anything."""
+    return any(_rate(model.graph, node) > 0 for node in model.graph.node if is_dropout(node))
 
 
 def is_dropout(node: onnx.NodeProto) -> bool:

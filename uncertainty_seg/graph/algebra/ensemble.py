@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import hashlib
 import logging
 
+import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
@@ -23,11 +24,16 @@ from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.algebra.dropout_to_masks import is_dropout, PASSES_AXIS
 from uncertainty_seg.graph.algebra.split import LOGITS
 from uncertainty_seg.graph.onnx_tools import (
+    add_constant,
     build_model,
     copy_of,
     float_info,
     image_inputs,
+    IR_VERSION,
+    MARKER_DOMAIN,
+    OPSET,
     refill,
+    rename_tensors,
     Shape,
     shapes,
 )
@@ -68,14 +74,8 @@ def ensemble_graphs(
         output than the first.
 
     """
-    if len(models) < 2:
-        raise GraphError(f'an ensemble of {len(models)}', 'at least two networks',
-                         'give --weights once for each member')
-    image, shape = _input_of(models[0], 0), _logits_shape(models[0], 0)
-    for index, model in enumerate(models[1:], 1):
-        _require_same('the input', index, _text(_input_of(model, index)), _text(image))
-        _require_same('logits of the shape', index, str(_logits_shape(model, index)), str(shape))
-    merged = _Merged(image.name)
+    image, shape = _common(models)
+    merged = _Merged(image.name, keeps_dropout=False)
     logits = [merged.add(model, index) for index, model in enumerate(models)]
     _require_different(logits)
     count = len(models)
@@ -84,17 +84,112 @@ def ensemble_graphs(
     trunk = build_model('trunk', nodes, [image], [members], merged.weights)
     _log.info('%d members of %d nodes: %d nodes after sharing, %d dropouts switched off', count,
               len(models[0].graph.node), len(trunk.graph.node), merged.num_dropouts)
-    return trunk, _head(members, shape), (DropoutSite(MEMBER, (count,), 1 - 1 / count),)
+    return trunk, _head(members, shape), (_member_site(count),)
+
+
+def joined_members(models: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
+    """
+    Make one network of M that keep their dropout, for the algebra of masks.
+
+    Parameters
+    ----------
+    models : sequence of ModelProto
+        As in `ensemble_graphs`; each of their dropouts gets a name of its own.
+
+    Returns
+    -------
+    ModelProto
+        Image to `members`, float32 (1, M C, hl, wl). What is the same before the dropout is
+        there once.
+
+    Raises
+    ------
+    GraphError
+        As `ensemble_graphs`.
+
+    """
+    image, shape = _common(models)
+    merged, logits = _Merged(image.name, keeps_dropout=True), []
+    for index, model in enumerate(models):
+        before = len(merged.weights)
+        logits.append(merged.add(model, index))
+        if len(merged.weights) == before:
+            raise _twins('an earlier one', index)
+    nodes = [*merged.nodes, helper.make_node('Concat', logits, [MEMBERS], axis=1)]
+    out = float_info(MEMBERS, (1, len(models) * shape[1], *shape[2:]))
+    graph = helper.make_graph(nodes, 'members', [image], [out], merged.weights)
+    opsets = [helper.make_opsetid('', OPSET), helper.make_opsetid(MARKER_DOMAIN, 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+
+
+def choose_members(
+    head: onnx.ModelProto, count: int
+) -> tuple[onnx.ModelProto, DropoutSite]:
+    """
+    Let each pass choose its member from a head that computes them all.
+
+    Each pass computes the head of all M and copies one, so that dropout behind a long shared
+    trunk is cheap, and dropout deep in the members costs M times what it needs.
+
+    Parameters
+    ----------
+    head : ModelProto
+        Of `joined_members`: to logits (T, M C, hl, wl); left as it is.
+    count : int
+        M.
+
+    Returns
+    -------
+    head : ModelProto
+        With one more input `member`, float32 (T, M), as in `ensemble_graphs`; logits
+        (T, C, hl, wl).
+    site : DropoutSite
+        Of that input.
+
+    """
+    result = copy_of(head)
+    graph = result.graph
+    channels, rows, columns = (
+        d.dim_value for d in graph.output[0].type.tensor_type.shape.dim[1:])
+    shape = (channels // count, rows, columns)
+    for node in graph.node:
+        rename_tensors(node, {LOGITS: MEMBERS})
+    apart = add_constant(graph, 'apart', np.array([-1, count, *shape], np.int64))
+    graph.node.extend([
+        helper.make_node('Reshape', [MEMBERS, apart], ['each_member']),
+        helper.make_node('ArgMax', [MEMBER], ['chosen'], axis=1, keepdims=1),
+        helper.make_node('GatherND', ['each_member', 'chosen'], [LOGITS], batch_dims=1),
+    ])
+    graph.input.append(float_info(MEMBER, (PASSES_AXIS, count)))
+    refill(graph.output, [float_info(LOGITS, (PASSES_AXIS, *shape))])
+    del graph.value_info[:]
+    return result, _member_site(count)
+
+
+def _member_site(count: int) -> DropoutSite:
+    return DropoutSite(MEMBER, (count,), 1 - 1 / count)
+
+
+def _common(models: Sequence[onnx.ModelProto]) -> tuple[onnx.ValueInfoProto, Shape]:
+    """Return the input and the shape of the logits that all have."""
+    if len(models) < 2:
+        raise GraphError(f'an ensemble of {len(models)}', 'at least two networks',
+                         'give --weights once for each member')
+    image, shape = _input_of(models[0], 0), _logits_shape(models[0], 0)
+    for index, model in enumerate(models[1:], 1):
+        _require_same('the input', index, _text(_input_of(model, index)), _text(image))
+        _require_same('logits of the shape', index, str(_logits_shape(model, index)), str(shape))
+    return image, shape
 
 
 class _Merged:
     """Nodes and weights of several graphs, each different one once."""
 
-    def __init__(self, image: str) -> None:
+    def __init__(self, image: str, keeps_dropout: bool) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
         self.num_dropouts = 0
-        self._image = image
+        self._image, self._keeps_dropout = image, keeps_dropout
         self._weight_names: dict[str, str] = {}
         self._outputs: dict[tuple[object, ...], list[str]] = {}
 
@@ -104,7 +199,7 @@ class _Merged:
         for tensor in model.graph.initializer:
             names[tensor.name] = self._add_weight(tensor, index)
         for node in model.graph.node:
-            if is_dropout(node):
+            if is_dropout(node) and not self._keeps_dropout:
                 self._switch_off(node, model, index)
                 names[node.output[0]] = names[node.input[0]]
                 self.num_dropouts += 1
@@ -123,12 +218,17 @@ class _Merged:
         inputs = tuple(names[name] for name in node.input)
         attributes = sorted(_attribute_key(entry) for entry in node.attribute)
         key = (node.domain, node.op_type, len(node.output), inputs, *attributes)
+        if is_dropout(node):  # the members draw apart
+            key += (index,)
         if key not in self._outputs:
             outputs = [f'member{index}_{name}' if name else '' for name in node.output]
             twin = copy_of(node)
             twin.name = node.name and f'member{index}_{node.name}'
             refill(twin.input, inputs)
             refill(twin.output, outputs)
+            for entry in twin.attribute:
+                if entry.name == 'site':
+                    entry.s = f'member{index}_{entry.s.decode()}'.encode()
             self.nodes.append(twin)
             self._outputs[key] = outputs
         return self._outputs[key]
@@ -183,8 +283,12 @@ def _require_different(logits: Sequence[str]) -> None:
     for index, name in enumerate(logits):
         first = logits.index(name)
         if first < index:
-            raise GraphError(f'members {first} and {index} have the same weights',
-                             'networks trained apart', 'give each file of weights once')
+            raise _twins(first, index)
+
+
+def _twins(first: int | str, index: int) -> GraphError:
+    return GraphError(f'members {first} and {index} have the same weights',
+                      'networks trained apart', 'give each file of weights once')
 
 
 def _digest(tensor: onnx.TensorProto) -> str:

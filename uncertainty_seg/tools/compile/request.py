@@ -32,7 +32,7 @@ from uncertainty_seg.core.model_card import (
 from uncertainty_seg.errors import ConfigError, GraphError, install_command
 from uncertainty_seg.graph.compile import compile_ensemble, compile_graph, CompiledGraphs
 from uncertainty_seg.graph.onnx_tools import load_model, OPSET
-from uncertainty_seg.graph.plan import CompileOptions
+from uncertainty_seg.graph.plan import CompileOptions, DEFAULT_SAMPLES
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.model_bundle import write_bundle
 from uncertainty_seg.tools.compile.checks import check_compiled, CheckReport
@@ -40,7 +40,7 @@ from uncertainty_seg.tools.compile.checks import check_compiled, CheckReport
 if TYPE_CHECKING:
     from uncertainty_seg.tools.compile.checks import ExactNetwork, MaskedNetwork
 
-METHODS = ('mc_dropout', 'ensemble')
+METHODS = ('single', 'mc_dropout', 'ensemble', 'direct')
 DEFAULT_PASSES = 20
 INJECTED = ('the network was not trained with the dropout that was injected: its passes differ, '
             'but by how much was never fitted to anything: calibrate it, and compare ranks only')
@@ -75,6 +75,8 @@ class CompileRequest:
     calibration_images: Path | None = None
     quantiser: str = 'onnxruntime'
     skip_dropped: int = 0
+    variance: str | None = None
+    samples: int | None = None
     reduction: str = 'full'
     full_weights: bool = False
     licence: str = 'not stated'
@@ -96,9 +98,12 @@ class CompileRequest:
         """Return what the graph compiler is asked for."""
         inject = (self.inject_dropout, self.at) if self.inject_dropout and self.is_onnx else None
         return CompileOptions(
-            passes=self.passes or DEFAULT_PASSES, num_classes=len(self.classes.names),
+            passes=1 if self.method == 'single' else self.passes or DEFAULT_PASSES,
+            num_classes=len(self.classes.names),
             output=self.output, inject=inject, precision=self.precision,
             is_half=not self.full_weights, chunk=self.skip_dropped,
+            method='mc_dropout' if self.method == 'ensemble' else self.method,
+            variance=self.variance, samples=self.samples or DEFAULT_SAMPLES,
         )
 
     def __post_init__(self) -> None:
@@ -109,7 +114,7 @@ class CompileRequest:
         ):
             if value not in known:
                 raise ConfigError(f'{name} is {value!r}', f'one of {", ".join(known)}')
-        is_ensemble = self.method == 'ensemble'
+        is_ensemble, is_single = self.method == 'ensemble', self.method == 'single'
         members = len(self.weights) if self.is_factory else 1 + len(self.members)
         for is_wrong, came, expected in (
             (min(self.image.std) <= 0, f'--std {list(self.image.std)}', 'numbers above 0'),
@@ -122,6 +127,14 @@ class CompileRequest:
             (is_ensemble and members < 2, f'an ensemble of {members}',
              '--weights (or --member for ONNX files) for at least two networks'),
             (not is_ensemble and members > 1, f'{members} networks', '--method ensemble'),
+            (is_single and bool(self.inject_dropout), '--inject-dropout with --method single',
+             'one: a single pass has no dropout'),
+            (is_single and self.skip_dropped > 0, '--skip-dropped with --method single',
+             'one: a single pass has no dropout'),
+            (is_single and self.passes not in (None, 1), f'--passes {self.passes}',
+             '1 for a single pass'),
+            (self.method != 'direct' and bool(self.variance or self.samples),
+             '--variance or --samples', '--method direct with it'),
             (is_ensemble and bool(self.inject_dropout), '--inject-dropout in an ensemble', 'one'),
             (is_ensemble and self.skip_dropped > 0, '--skip-dropped in an ensemble', 'dropout'),
             (is_ensemble and self.passes not in (None, members), f'--passes {self.passes}',
@@ -192,11 +205,16 @@ def _card(request: CompileRequest, compiled: CompiledGraphs) -> ModelCard:
     if request.skip_dropped and not compiled.chunk:
         warn(NOTHING_SKIPPED)
     members = len(compiled.prepared) if request.method == 'ensemble' else 0
+    has_masks = any(site.kind == 'mask' for site in compiled.sites)
+    if request.passes not in (None, 1) and not has_masks:
+        raise ConfigError(f'--passes {request.passes} of a network without dropout', '1',
+                          'train it with dropout, or put some in with --inject-dropout')
     return ModelCard(
         schema=SCHEMA_VERSION, name=request.out.resolve().name,
-        method='deep_ensemble' if members else 'mc_dropout', class_names=classes.names,
+        method='deep_ensemble' if members else request.method, class_names=classes.names,
         palette=classes.palette, ignore_index=classes.ignore_index, input=request.image,
-        dropout_sites=compiled.sites, passes=members or request.options.passes, opset=OPSET,
+        dropout_sites=compiled.sites,
+        passes=members or (request.options.passes if has_masks else 1), opset=OPSET,
         logits_shape=compiled.logits_shape, training=request.training, license=request.licence,
         not_good_for=request.not_good_for, metrics={}, sha256={}, precision=request.precision,
         reduction=request.reduction, chunk=compiled.chunk, is_balanced=compiled.chunk > 0,
@@ -344,14 +362,14 @@ def warn_of_rare_dropout(card: ModelCard) -> None:
     Such passes show no uncertainty, whatever the image; `Pipeline.check_masks` refuses them. The
     usual case is a network whose only dropout is one rarely dropped path.
     """
-    chance = chance_of_equal_passes(card.dropout_sites, card.passes, card.is_balanced)
+    chance = chance_of_equal_passes(card.mask_sites, card.passes, card.is_balanced)
     if card.members or card.passes < 2 or chance <= _MOST_EQUAL:
         return
     enough = _enough_passes(card)
     fix = f'--passes {enough} makes it less than {_MOST_EQUAL:.0%}' if enough else \
         'train it with a higher rate, or --inject-dropout'
-    values = sum(math.prod(site.shape) for site in card.dropout_sites)
-    rate = max(site.p for site in card.dropout_sites)
+    values = sum(math.prod(site.shape) for site in card.mask_sites)
+    rate = max(site.p for site in card.mask_sites)
     warn(f'all {card.passes} passes come out the same with a chance of {chance:.0%}, so rarely is '
          f'anything dropped (mask values: {values}, highest rate: {rate:.3g}), and such passes '
          f'show no uncertainty: {fix}')
@@ -394,5 +412,5 @@ def chance_of_equal_passes(
 def _enough_passes(card: ModelCard) -> int:
     """Return the least T whose passes are rarely all equal; 0 if there is none."""
     return next((passes for passes in range(card.passes + 1, _MOST_PASSES + 1)
-                 if chance_of_equal_passes(card.dropout_sites, passes, card.is_balanced)
+                 if chance_of_equal_passes(card.mask_sites, passes, card.is_balanced)
                  <= _MOST_EQUAL), 0)

@@ -1,0 +1,166 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""The verb `train`: what its options ask for, and what it refuses in a sentence."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+import shlex
+
+import cv2
+import pytest
+
+torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
+
+from test_fit import toy  # noqa: E402
+import test_members  # noqa: E402
+
+from uncertainty_seg.errors import ConfigError, DatasetError, UncertaintySegError  # noqa: E402
+from uncertainty_seg.storage.folds import fold_of, read_folds  # noqa: E402
+from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
+from uncertainty_seg.tools import train_model  # noqa: E402
+from uncertainty_seg.tools.main import main  # noqa: E402
+from uncertainty_seg.training import recipes  # noqa: E402
+from uncertainty_seg.training.encoders import ENCODERS  # noqa: E402
+from uncertainty_seg.training.members import KINDS  # noqa: E402
+from uncertainty_seg.training.networks import NO_DROPOUT  # noqa: E402
+from uncertainty_seg.training.recipes import Recipe  # noqa: E402
+
+pytestmark = pytest.mark.torch
+tiny_recipe, without_imagenet = test_members.tiny_recipe, test_members.without_imagenet
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Nine images to train on and three more, as files."""
+    data = toy(12, 6)
+    for name in ('images', 'masks'):
+        (tmp_path / 'data' / name).mkdir(parents=True)
+    for stem, image, mask in zip(data.stems, data.images, data.masks, strict=True):
+        cv2.imwrite(str(tmp_path / 'data' / 'images' / f'{stem}.png'), image[..., ::-1])
+        cv2.imwrite(str(tmp_path / 'data' / 'masks' / f'{stem}.png'), mask)
+    splits = {'train': data.stems[:9], 'val': data.stems[9:]}
+    (tmp_path / 'data' / 'splits.json').write_text(json.dumps(splits))
+    (tmp_path / 'data' / 'classes.json').write_text(
+        json.dumps({'classes': list(data.class_names)}))
+    return tmp_path
+
+
+def parsed(options: str = '', folder: Path = Path()) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    train_model.add_arguments(parser)
+    words = ['suim', '--data', str(folder / 'data'), '--imagenet', str(folder), '--weights',
+             str(folder / 'net.pt'), '--out', str(folder / 'bundles' / 'one')]
+    return parser.parse_args([*words, *shlex.split(options)])
+
+
+def asked(options: str) -> Recipe:
+    return train_model.plan_of(parsed(options))
+
+
+def test_the_names_of_the_options_are_those_of_the_training() -> None:
+    assert train_model.ENCODER_NAMES == tuple(ENCODERS)
+    assert train_model.KINDS == KINDS
+
+
+def test_options_become_the_recipe_that_they_say() -> None:
+    plain = asked('')
+    assert (plain.method, plain.passes, plain.run_dropout.sites) == ('mc_dropout', 20,
+                                                                     {'head': 0.5})
+    assert (plain.fit.epochs, plain.fit.small_epochs, plain.fit.seed) == (20, 13, 7)
+    deep = asked('--dropout deep_encoder,head=0.4 --rate 0.2 --passes 8 --encoder lite2')
+    assert deep.run_dropout.sites == {'head': 0.4, 'deep16': 0.2, 'deep32': 0.2}
+    assert deep.train_dropout.sites == {**plain.train_dropout.sites, **deep.run_dropout.sites}
+    assert (deep.passes, deep.encoder) == (8, 'lite2')
+    assert asked('--folds 3 --fold 2 --seed 10').fit.seed == 19
+    bank = asked('--mask-bank 6')
+    assert (bank.passes, bank.mask_bank) == (6, 6)
+    single = asked('--method single')
+    assert (single.method, single.passes, single.run_dropout) == ('single', 1, NO_DROPOUT)
+    assert single.train_dropout == plain.train_dropout
+
+
+def test_options_become_the_ensemble_that_they_say() -> None:
+    plan = asked('--method deep_ensemble')
+    assert (plan.ensemble.count, plan.passes, plan.run_dropout) == (4, 4, NO_DROPOUT)
+    mixed = asked('--method deep_ensemble --members 3 --encoder lite0 mobilenet_v2 --bootstrap')
+    assert mixed.ensemble.encoders == ('lite0', 'mobilenet_v2') and mixed.ensemble.has_bootstrap
+    assert [mixed.ensemble.encoder(i, '') for i in range(3)] == ['lite0', 'mobilenet_v2', 'lite0']
+    both = asked('--method deep_ensemble --members 3 --kind decoders --dropout head')
+    assert (both.passes, both.run_dropout.sites) == (21, {'head': 0.5})  # 20, rounded up
+    assert asked('--method deep_ensemble --kind snapshots').fit.cycles == 4
+    assert asked('--method deep_ensemble --encoder lite0').encoder == 'lite0'
+
+
+@pytest.mark.parametrize('options, words', [
+    ('--members 3', '--members with --method mc_dropout'), ('--kind heads', '--kind with'),
+    ('--bootstrap', '--bootstrap with'), ('--member 0', '--member with'),
+    ('--encoder lite0 lite1', 'more than one --encoder with --method mc_dropout'),
+    ('--method single --dropout head', '--dropout with --method single'),
+    ('--method single --passes 3', '--passes with --method single'),
+    ('--method deep_ensemble --passes 8', '--passes with --method deep_ensemble'),
+    ('--method deep_ensemble --mask-bank 8', '--mask-bank with --method deep_ensemble'),
+    ('--method deep_ensemble --dropout head --passes 9', '--passes 9 of 4 members'),
+    ('--method deep_ensemble --members 1', 'an ensemble of 1, expected at least two'),
+    ('--method deep_ensemble --kind snapshots --members 3', '20 epochs in 3 cycles'),
+    ('--method deep_ensemble --kind decoders --dropout deep_encoder', 'dropout at deep16, deep32'),
+    ('--mask-bank 8 --passes 9', '--passes 9 of 8 masks'),
+    ('--dropout neck', "no place 'neck' for dropout"),
+])
+def test_options_that_contradict_each_other_are_one_sentence(options: str, words: str) -> None:
+    with pytest.raises(UncertaintySegError, match=words):
+        asked(options)
+
+
+@pytest.mark.parametrize('options', [
+    '--encoder resnet', '--method packed', '--kind packed', '--rate 1', '--mask-bank 1',
+    '--folds 1', '--members 0', '--split test'])
+def test_values_that_are_none_end_with_misuse(options: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parsed(options)
+    assert caught.value.code == 2
+
+
+def test_the_images_are_those_of_the_split_but_the_fold(folder: Path) -> None:
+    assert train_model.training_images(parsed('', folder)).stems == [str(i) for i in range(9)]
+    assert len(train_model.training_images(parsed('--split all', folder)).stems) == 12
+    rule = fold_of([str(i) for i in range(12)], 3, 0)
+    args = parsed('--split all --folds 3 --fold 1', folder)
+    assert set(train_model.training_images(args).stems) == {s for s, k in rule.items() if k != 1}
+    assert read_folds(folder / 'bundles' / 'folds.json') == rule
+    with pytest.raises(DatasetError, match='folds.json divides the images in another way'):
+        train_model.training_images(parsed('--split all --folds 4 --fold 1', folder))
+    for options in ('--folds 3', '--fold 1'):
+        with pytest.raises(ConfigError, match='one of --folds and --fold, expected both'):
+            train_model.training_images(parsed(options, folder))
+
+
+def test_one_command_makes_the_bundle_of_a_fold(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(recipes, 'recipe', lambda name: tiny_recipe())
+    words = ['train', 'suim', '--data', str(folder / 'data'), '--imagenet', str(folder),
+             '--weights', str(folder / 'net.pt'), '--out', str(folder / 'bundles' / 'f1'),
+             '--split', 'all', '--folds', '3', '--fold', '1', '--threads', '1']
+    assert main(words) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (told['images'], told['method'], told['passes']) == (8, 'mc_dropout', 4)
+    card = load_bundle(str(folder / 'bundles' / 'f1')).card
+    assert card.training.startswith('8 photographs')
+    assert len(read_folds(folder / 'bundles' / 'folds.json')) == 12
+
+
+def test_a_member_alone_is_trained_and_makes_no_bundle(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(recipes, 'recipe', lambda name: tiny_recipe())
+    words = ['train', 'suim', '--data', str(folder / 'data'), '--imagenet', str(folder),
+             '--weights', str(folder / 'net.pt'), '--out', str(folder / 'bundle'), '--method',
+             'deep_ensemble', '--members', '2', '--member', '1', '--threads', '1']
+    assert main(words) == 0
+    assert 'bundle' not in json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [p.name for p in folder.glob('*.pt')] == ['net.1.pt']
+    assert not (folder / 'bundle').exists()
+    assert main([*words[:-4], '--compile-only']) != 0
+    assert 'no weights at' in capsys.readouterr().err
