@@ -264,6 +264,8 @@ class Calibration:
         `mask_digest` of the pixels that were left out.
     damage_limits : mapping of str to float
         Limits of `core.scores.image_damage`; empty in a calibration from before that check.
+    features_sha256 : str
+        Digest of the file with the features of the training frames; empty if there is none.
 
     """
 
@@ -287,6 +289,7 @@ class Calibration:
     family: RankFamily | None = None
     ignore_sha256: str = ''
     damage_limits: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    features_sha256: str = ''
 
     def __post_init__(self) -> None:
         """Refuse limits that could never be judged."""

@@ -26,6 +26,7 @@ from uncertainty_seg.graph.algebra.dropout_to_masks import (
     without_dropout,
 )
 from uncertainty_seg.graph.algebra.ensemble import choose_members, ensemble_graphs, joined_members
+from uncertainty_seg.graph.algebra.feature_output import add_feature_map
 from uncertainty_seg.graph.algebra.fold_masks import dynamic_conv, fold_batch_norm, fold_masks
 from uncertainty_seg.graph.algebra.free_passes import free_passes, one_pass
 from uncertainty_seg.graph.algebra.kept_channels import keep_channels
@@ -75,6 +76,8 @@ class CompiledGraphs:
     prepared : tuple of Prepared
         The network before the algebra; one for each member of an ensemble. That of 'direct' has
         2C channels, logits and log-variance.
+    feature_shape : tuple of int, or None
+        (D, hf, wf) of the trunk's output `feature_map`.
 
     """
 
@@ -87,6 +90,7 @@ class CompiledGraphs:
     head: onnx.ModelProto
     stats_head: onnx.ModelProto
     prepared: tuple[Prepared, ...]
+    feature_shape: tuple[int, int, int] | None = None
 
     @property
     def chunk(self) -> int:
@@ -237,6 +241,8 @@ def _finished(
         head, noise = add_samples(head, options.samples, axis)
         sites, shape = (*sites, noise), (shape[0], shape[1] // 2, *shape[2:])
     upsampling = prepared[0].upsampling
+    trunk, features, chosen = add_feature_map(trunk, options.features)
+    plan = replace(plan, decisions=(*plan.decisions, *chosen))
     # The precision last: statistics are checked by onnx, whose opset 17 has no Conv in bf16.
     parts = {TRUNK_FILE: trunk, HEAD_FILE: head,
              HEAD_STATS_FILE: add_statistics(stats_head, spec, upsampling)}
@@ -253,7 +259,7 @@ def _finished(
     )
     files = {name: part.SerializeToString() for name, part in parts.items()}
     return CompiledGraphs(files, sites, (shape[1], shape[2], shape[3]), upsampling, plan, trunk,
-                          head, stats_head, prepared)
+                          head, stats_head, prepared, features)
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,16 @@ import onnx
 from onnx import compose, helper, numpy_helper, TensorProto
 
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.model_card import DropoutSite, InputSpec
+from uncertainty_seg.core.model_card import DropoutSite, FEATURE_MAP, InputSpec
 from uncertainty_seg.graph.algebra.split import LOGITS, MOMENTS
 from uncertainty_seg.graph.frontend.outputs import upsample_nodes
-from uncertainty_seg.graph.onnx_tools import build_model, copy_of, float_info, rename_tensors
+from uncertainty_seg.graph.onnx_tools import (
+    build_model,
+    copy_of,
+    float_info,
+    refill,
+    rename_tensors,
+)
 
 NOISE = 'noise'
 LARGEST_LOG_VARIANCE = 15.0
@@ -181,6 +187,7 @@ def deterministic_graph(bundle: ModelBundle) -> onnx.ModelProto:
 
     """
     trunk, head = onnx.load(str(bundle.trunk_path)), onnx.load(str(bundle.head_path))
+    refill(trunk.graph.output, [o for o in trunk.graph.output if o.name != FEATURE_MAP])
     sites = bundle.card.dropout_sites
     still = [numpy_helper.from_array(np.full((1, *site.shape), site.kind == 'mask', np.float32),
                                      site.name) for site in sites]

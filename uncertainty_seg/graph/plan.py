@@ -108,6 +108,8 @@ class CompileOptions:
         For 'direct': which output holds the log-variance; None where there is no doubt.
     samples : int
         For 'direct': S, the noise samples of one pass.
+    features : str
+        'none', 'auto' or a tensor of the trunk: what `feature_output` makes an output.
 
     """
 
@@ -121,6 +123,7 @@ class CompileOptions:
     method: str = 'mc_dropout'
     variance: str | None = None
     samples: int = DEFAULT_SAMPLES
+    features: str = 'none'
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""

@@ -126,7 +126,7 @@ def calibrate(
         raise ConfigError(f'bundle {folder} may not be written to', 'a folder that may',
                           'calibrate a copy of it')
     found = fit_calibration(request)
-    write_calibration(request.bundle, found.calibration)
+    write_calibration(request.bundle, found.calibration, found.features)
     update_metrics(request.bundle, found.metrics())
     if key is not None:
         sign_bundle(folder, key)

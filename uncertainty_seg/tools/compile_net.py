@@ -71,6 +71,7 @@ def compile_network(
     samples: int | None = None,
     reduction: str = 'full',
     full_weights: bool = False,
+    features: str = 'none',
     licence: str = 'not stated',
     training: str = 'not stated',
     not_good_for: str = 'not stated',
@@ -124,6 +125,9 @@ def compile_network(
         'full', or 'low' for maps at the resolution of the logits, upsampled.
     full_weights : bool
         Store weights in 32 bits.
+    features : str
+        A tensor before the first dropout that is one more output, for distances from the training
+        frames; 'auto' for the end of the encoder's stage of stride 16; 'none'.
     licence, training, not_good_for : str
         Texts for the card.
     sign : Path or str, optional
@@ -159,7 +163,7 @@ def compile_network(
         inject_dropout=inject_dropout, at=at, passes=passes, precision=precision,
         calibration_images=images, quantiser=quantiser, skip_dropped=skip_dropped,
         variance=variance, samples=samples, reduction=reduction, full_weights=full_weights,
-        licence=licence, training=training, not_good_for=not_good_for))
+        features=features, licence=licence, training=training, not_good_for=not_good_for))
     if key is not None:
         sign_bundle(made.bundle.folder, key)
     return made
@@ -196,6 +200,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--at', default='head', metavar='decoder|head|NAME',
                         help='where to inject; module, node or tensor names by commas [head]')
     parser.add_argument('--passes', type=whole_number(1, 1000), help='T [20, or the members]')
+    parser.add_argument('--features', default='none', metavar='auto|NAME|none',
+                        help='output of features, for scores of what was never shown [none]')
     parser.add_argument('--explain', action='store_true', help='print costs and decisions')
     image = parser.add_argument_group('the image that the network expects')
     image.add_argument('--fit', choices=FIT_RULES, default='letterbox')
@@ -236,7 +242,8 @@ def run(args: argparse.Namespace) -> int:
         'sites': [{'name': s.name, 'shape': s.shape, 'p': s.p, 'kind': s.kind}
                   for s in card.dropout_sites],
         'injected': [name for p in made.compiled.prepared for name in p.injected],
-        'folded': list(made.compiled.folded), 'trunk_share': round(plan.trunk_share, 4),
+        'features': card.feature_shape, 'folded': list(made.compiled.folded),
+        'trunk_share': round(plan.trunk_share, 4),
         'gflops': {name: round(2 * cost.macs / 1e9, 4) for name, cost in (
             ('network', plan.network), ('trunk', plan.trunk), ('head', plan.head))},
         'still_error': made.report.still_error, 'masked_error': made.report.masked_error,

@@ -417,7 +417,7 @@ def make_bundle(
         training=_training_text(recipe, len(data.stems)),
         license=recipe.license.format(licence=_of_encoders(recipe, 'licence')),
         not_good_for=recipe.not_good_for, metrics={}, sha256={},
-        members=plan.count if plan else 0,
+        members=plan.count if plan else 0, feature_shape=graphs.feature_shape,
         mask_seed=recipe.mask_seed if recipe.mask_bank else None,
     )
     return write_bundle(folder, card, graphs.files)
@@ -425,9 +425,10 @@ def make_bundle(
 
 def _compiled(recipe: Recipe, models: Sequence[onnx.ModelProto]) -> CompiledGraphs:
     if recipe.ensemble:
-        return compile_ensemble(models, recipe.input, CompileOptions(passes=recipe.passes),
+        both = CompileOptions(passes=recipe.passes, features='auto')
+        return compile_ensemble(models, recipe.input, both,
                                 keeps_dropout=bool(recipe.run_dropout.sites))
-    options = CompileOptions(passes=recipe.passes, method=recipe.method)
+    options = CompileOptions(passes=recipe.passes, method=recipe.method, features='auto')
     return compile_graph(models[0], recipe.input, options)
 
 

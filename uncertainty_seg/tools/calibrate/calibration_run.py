@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 import hashlib
 import logging
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from uncertainty_seg.analysis.bad_rule import BadRule
 from uncertainty_seg.analysis.conformal import (
@@ -24,6 +25,7 @@ from uncertainty_seg.analysis.conformal import (
     rehearse,
 )
 from uncertainty_seg.analysis.evaluation import best_temperature, Evaluation, frame_table
+from uncertainty_seg.analysis.feature_fit import FeatureFrame, fit_feature_density
 from uncertainty_seg.analysis.frame_table import FrameTable, split_blocks
 from uncertainty_seg.analysis.selective import choose_scores
 from uncertainty_seg.core.arrays import ImageU8
@@ -37,9 +39,12 @@ from uncertainty_seg.core.calibration import (
     RankFamily,
 )
 from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.preprocess import fit_ignore
 from uncertainty_seg.core.scores.density import DENSITY_INPUTS, DENSITY_SCORE, ScoreDensity
+from uncertainty_seg.core.scores.feature_density import FeatureDensity
 from uncertainty_seg.core.scores.image_damage import damage_limits, image_statistics, KeptPoints
-from uncertainty_seg.core.scores.vector import ScoreVector
+from uncertainty_seg.core.scores.vector import feature_score_names, ScoreVector
 from uncertainty_seg.core.settings import BUNDLE_PASSES, precision_of, Settings
 from uncertainty_seg.errors import (
     BackendUnavailableError,
@@ -50,7 +55,7 @@ from uncertainty_seg.errors import (
 )
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder, read_blocks
-from uncertainty_seg.storage.model_bundle import model_digest
+from uncertainty_seg.storage.model_bundle import features_file, model_digest
 from uncertainty_seg.tools.calibrate.labelled_pairs import (
     data_digest,
     known_frames,
@@ -110,6 +115,8 @@ class CalibrationOutcome:
         Of `val`.
     rehearsals : tuple of Rehearsal
         One an alpha that half of the blocks can carry.
+    features : FeatureDensity or None
+        What features are compared with, where the trunk gives some.
 
     """
 
@@ -121,6 +128,7 @@ class CalibrationOutcome:
     val: FrameTable
     pairs: list[Pair]
     rehearsals: tuple[Rehearsal, ...]
+    features: FeatureDensity | None = None
 
     def metrics(self) -> dict[str, float]:
         """Return the figures of the card; the validation frames are those not tuned on."""
@@ -171,11 +179,17 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
         before = measure(pipeline, held, 'validation, temperature 1', rule)
     with opened(bundle, settings, temperature) as pipeline:
         limits = pixel_limits(pipeline, train_pairs[::10], _MAPS, PIXEL_QUANTILE)
-    with opened(bundle, settings, temperature, ScoreVector(bundle.card, limits)) as pipeline:
+        features = _features(pipeline, train_pairs, settings)
+    described = replace(bundle, features=features)
+    with opened(described, settings, temperature,
+                ScoreVector(bundle.card, limits, features=features)) as pipeline:
         seen = measure(pipeline, train_pairs, 'training', rule)
         after = measure(pipeline, held, 'validation', rule)
     train = frame_table(seen.frames, train_stems, np.array(train_stems, np.str_))
     val = frame_table(after.frames, _where(known.stems, kept), blocks[kept])
+    # A frame of the bank is nearest to itself.
+    for name, values in (features.held_out_scores() if features else {}).items():
+        train = train.with_score(name, values)
     density = _density(train)
     if density is not None:
         train, val = (_with_density(table, density) for table in (train, val))
@@ -184,10 +198,10 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
             for alpha in request.alphas]
     images = [image for image, _ in (*train_pairs, *known.pairs)]
     calibration = _calibration(request, temperature, limits, density, family.only(chosen), train,
-                               val, tuple(made), data, images)
+                               val, tuple(made), data, images, features)
     again = (rehearse(family, val, chosen, alpha) for alpha in request.alphas)
     return CalibrationOutcome(calibration, before, after, seen, train, val, held,
-                              tuple(found for found in again if found is not None))
+                              tuple(found for found in again if found is not None), features)
 
 
 def _blocks(request: CalibrationRequest, stems: list[str]) -> NDArray[np.str_]:
@@ -217,6 +231,31 @@ def _temperature(request: CalibrationRequest, pairs: list[Pair]) -> float:
         _log.warning('the temperature %g is the end of what is tried: the confidence may be '
                      'farther off than it can mend', best)
     return best
+
+
+def _features(
+    pipeline: Pipeline, pairs: list[Pair], settings: Settings
+) -> FeatureDensity | None:
+    """Fit what features are compared with on training frames; None if the trunk gives none."""
+    card = pipeline.card
+    if card.feature_shape is None:
+        return None
+    ignore = load_ignore_mask(settings.ignore_mask)
+
+    def described() -> Iterator[FeatureFrame]:
+        for image, _ in tqdm(pairs, desc='features', unit='frame', disable=None):
+            result = pipeline.measure(image)
+            geometry = result.geometry
+            maps = result.maps.cut(geometry.rows, geometry.columns)
+            assert maps.features is not None  # by the card
+            yield (maps.features, maps.label,
+                   None if ignore is None else fit_ignore(ignore, geometry))
+
+    try:
+        return fit_feature_density(described(), card.num_classes)
+    except CalibrationError as err:
+        _log.warning('no distances of the features: %s', err)
+        return None
 
 
 def _density(train: FrameTable) -> ScoreDensity | None:
@@ -265,6 +304,7 @@ def _calibration(
     promises: tuple[Promise, ...],
     data: LabelledFolder,
     images: list[ImageU8],
+    features: FeatureDensity | None,
 ) -> Calibration:
     bundle, settings = request.bundle, request.settings
     of_val, of_train = (quantile_limits(table, request.quantile, HIGHEST_SCORE)
@@ -282,6 +322,8 @@ def _calibration(
         model_sha256=model_digest(bundle.card), data_sha256=data_digest(data),
         promises=promises, pixel_limits=limits, density=density, family=family,
         ignore_sha256=mask_digest(ignore), damage_limits=limits_of_images(images, ignore),
+        features_sha256='' if features is None else
+        hashlib.sha256(features_file(features)).hexdigest(),
         distances={name: distance for name in val.scores
                    if np.isfinite(distance := ks_distance(train.scores[name], val.scores[name]))},
     )
@@ -309,7 +351,7 @@ def require_scores(card: ModelCard, names: Sequence[str]) -> None:
     """
     # The value of the limits decides which pixels count, and not which scores there are.
     possible = (*ScoreVector(card, {'entropy': 0.5, 'mutual_information': 0.5}).names,
-                DENSITY_SCORE)
+                DENSITY_SCORE, *feature_score_names(card))
     unknown = [name for name in names if name not in possible]
     if unknown:
         raise ConfigError(f'no score {unknown[0]!r}', f'one of {", ".join(possible)}')

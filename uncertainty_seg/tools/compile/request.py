@@ -79,6 +79,7 @@ class CompileRequest:
     samples: int | None = None
     reduction: str = 'full'
     full_weights: bool = False
+    features: str = 'none'
     licence: str = 'not stated'
     training: str = 'not stated'
     not_good_for: str = 'not stated'
@@ -104,6 +105,7 @@ class CompileRequest:
             is_half=not self.full_weights, chunk=self.skip_dropped,
             method='mc_dropout' if self.method == 'ensemble' else self.method,
             variance=self.variance, samples=self.samples or DEFAULT_SAMPLES,
+            features=self.features,
         )
 
     def __post_init__(self) -> None:
@@ -218,7 +220,7 @@ def _card(request: CompileRequest, compiled: CompiledGraphs) -> ModelCard:
         logits_shape=compiled.logits_shape, training=request.training, license=request.licence,
         not_good_for=request.not_good_for, metrics={}, sha256={}, precision=request.precision,
         reduction=request.reduction, chunk=compiled.chunk, is_balanced=compiled.chunk > 0,
-        members=members, upsampling=compiled.upsampling,
+        members=members, upsampling=compiled.upsampling, feature_shape=compiled.feature_shape,
     )
 
 

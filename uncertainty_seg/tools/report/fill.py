@@ -71,7 +71,7 @@ def write_calibration_report(
     promise = made.promises[0]
     assert made.family is not None  # calibrate makes one
     # The pipeline of `found` had no limits yet.
-    calibrated = ModelBundle(request.bundle.folder, card, made)
+    calibrated = ModelBundle(request.bundle.folder, card, made, found.features)
     accepted, refused = _frame_groups(
         calibrated, request.settings, found.pairs, found.val, promise.limits)
     write_report(path, ReportData(
@@ -284,7 +284,8 @@ def _frame_groups(
     assert made is not None
     accepted = frames.accepted(limits)
     with opened(bundle, settings,
-                scorer=ScoreVector(bundle.card, made.pixel_limits, made.density)) as pipeline:
+                scorer=ScoreVector(bundle.card, made.pixel_limits, made.density,
+                                   features=bundle.features)) as pipeline:
         return (
             _group(pipeline, pairs, frames, limits, accepted & frames.is_bad, frames.mean_iou),
             _group(pipeline, pairs, frames, limits, ~accepted & ~frames.is_bad, -frames.mean_iou))
