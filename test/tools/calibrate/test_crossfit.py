@@ -279,7 +279,7 @@ WRONG: list[tuple[Callable[[Path, Path], object], list[str], str]] = [
     (lambda data, folder: change_folds(folder, lambda f: dict.fromkeys(f, 0)), [],
      'has 1 fold, expected at least 2'),
     (lambda data, folder: change_folds(folder, lambda f: dict(list(f.items())[2:])), [],
-     "is in no fold, and so are 1 more"),
+     'is in no fold, and so are 1 more'),
     (divide_a_twin, [], 'both in one fold, since a network saw the other'),
     (class_in_one_fold, [], "hold no pixel of 'red'"),
     (lambda data, folder: None, ['--alpha', '0.01'], 'blocks outside of a fold to promise alpha '
