@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import Masks
+from uncertainty_seg.core.model_card import FEATURE_MAP
 from uncertainty_seg.core.untrusted.onnx_nodes import every_tensor
 from uncertainty_seg.errors import ModelBundleError
 
@@ -37,14 +38,22 @@ class GraphNames:
     Attributes
     ----------
     frontier : tuple of str
-        Outputs of the trunk.
+        Outputs of the trunk that the head takes.
     head_inputs : tuple of str
         Inputs of the head: frontier and masks, and the image if it needs it.
+    features : tuple of str
+        The output of features that the head does not take; empty if the card has none.
 
     """
 
     frontier: tuple[str, ...]
     head_inputs: tuple[str, ...]
+    features: tuple[str, ...] = ()
+
+    @property
+    def trunk_outputs(self) -> tuple[str, ...]:
+        """All outputs of the trunk."""
+        return (*self.frontier, *self.features)
 
 
 def require_graphs(bundle: ModelBundle) -> GraphNames:
@@ -67,6 +76,11 @@ def require_graphs(bundle: ModelBundle) -> GraphNames:
     passes = card.chunk or None
     image: _Tensors = {IMAGE: (_BYTE, [1, spec.height, spec.width, 3])}
     features = _tensors(trunk.output)
+    described: _Tensors = {}
+    if card.feature_shape is not None:
+        described = {FEATURE_MAP: (_FLOAT, [1, *card.feature_shape])}
+        given = {FEATURE_MAP: features.pop(FEATURE_MAP)} if FEATURE_MAP in features else {}
+        _require_tensors('trunk.onnx gives the features', given, described)
     sites: _Tensors = {site.name: (_FLOAT, [passes, *site.shape]) for site in card.dropout_sites}
     _require_tensors('trunk.onnx takes', input_tensors(trunk), image)
     inputs = input_tensors(head)
@@ -74,7 +88,7 @@ def require_graphs(bundle: ModelBundle) -> GraphNames:
     _require_tensors('head.onnx takes', inputs, {**direct, **features, **sites})
     _require_tensors('head.onnx gives', _tensors(head.output),
                      {LOGITS: (_FLOAT, [passes, *card.logits_shape])})
-    return GraphNames(tuple(features), tuple(inputs))
+    return GraphNames(tuple(features), tuple(inputs), tuple(described))
 
 
 def with_masks(path: Path, masks: Masks) -> bytes:

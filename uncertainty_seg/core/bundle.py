@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.core.calibration import Calibration, mask_digest
 from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.scores.feature_density import FeatureDensity
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import CalibrationError
 
@@ -25,6 +26,8 @@ HEAD_FILE = 'head.onnx'
 HEAD_STATS_FILE = 'head_stats.onnx'
 CARD_FILE = 'card.json'
 CALIBRATION_FILE = 'calibration.json'
+# What the features of a frame are compared with; its digest is in the calibration.
+FEATURES_FILE = 'features.npz'
 # Of every file of a bundle, as sha256sum writes and checks it; and the signature of that list.
 HASHES_FILE = 'SHA256SUMS'
 SIGNATURE_FILE = 'SHA256SUMS.sig'
@@ -43,12 +46,15 @@ class ModelBundle:
         Its description.
     calibration : Calibration or None
         Thresholds; None for a bundle that was compiled and not yet calibrated.
+    features : FeatureDensity or None
+        What features are compared with, if its calibration has fitted it.
 
     """
 
     folder: Path
     card: ModelCard
     calibration: Calibration | None
+    features: FeatureDensity | None = None
 
     @property
     def trunk_path(self) -> Path:

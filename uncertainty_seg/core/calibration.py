@@ -267,6 +267,8 @@ class Calibration:
     num_folds : int
         K of a calibration by cross-fitting, where the shares of a promise are those of frames
         that chose nothing of the limits that judged them; 0 for one on validation frames.
+    features_sha256 : str
+        Digest of the file with the features of the training frames; empty if there is none.
 
     """
 
@@ -291,6 +293,7 @@ class Calibration:
     ignore_sha256: str = ''
     damage_limits: Mapping[str, float] = dataclasses.field(default_factory=dict)
     num_folds: int = 0
+    features_sha256: str = ''
 
     def __post_init__(self) -> None:
         """Refuse limits that could never be judged."""

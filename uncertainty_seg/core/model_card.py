@@ -30,6 +30,9 @@ UPSAMPLINGS = ('half_pixel', 'align_corners')
 # must not make the node ask for terabytes, or a terminal obey its text.
 LONGEST_SIDE = 8192
 MOST_PASSES = 1000
+# The output of the trunk with features, and the most channels that it has.
+FEATURE_MAP = 'feature_map'
+MOST_FEATURES = 128
 _MOST_LOGITS = 2**28
 _MOST_MASKS = 2**31
 _MOST_ENTRIES = 1000
@@ -136,6 +139,8 @@ class ModelCard:
     upsampling : str
         How (hl, wl) becomes (h, w): bilinear, where the corners of the outer pixels meet
         ('half_pixel') or their centres ('align_corners').
+    feature_shape : tuple of int, or None
+        (D, hf, wf) of the trunk's output `feature_map`; None if it has none.
 
     """
 
@@ -161,6 +166,7 @@ class ModelCard:
     is_balanced: bool = False
     members: int = 0
     upsampling: str = 'half_pixel'
+    feature_shape: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
         """Refuse a card that contradicts itself."""
@@ -208,7 +214,9 @@ class ModelCard:
         counts = {'passes': self.passes, 'chunk': self.chunk, 'members': self.members,
                   'width': spec.width, 'height': spec.height, 'opset': self.opset,
                   'ignore_index': self.ignore_index}
-        whole = [*counts.values(), *self.logits_shape, *(n for s in sites for n in s.shape),
+        features = self.feature_shape or ()
+        whole = [*counts.values(), *self.logits_shape, *features,
+                 *(n for s in sites for n in s.shape),
                  *(v for color in self.palette for v in color)]
         odd = [value for value in whole if type(value) is not int or abs(value) > _MOST_MASKS]
         if odd or any(len(s.shape) > _MOST_AXES for s in sites):
@@ -231,6 +239,11 @@ class ModelCard:
              f'at most {LONGEST_SIDE} pixels a side'),
             (min(self.logits_shape) < 1 or math.prod(self.logits_shape) > _MOST_LOGITS,
              f'logits of shape {self.logits_shape}', f'at most {_MOST_LOGITS} values a pass'),
+            (self.feature_shape is not None and not (
+                len(features) == 3 and min(features) >= 1 and features[0] <= MOST_FEATURES
+                and math.prod(features) <= _MOST_LOGITS),
+             f'features of shape {self.feature_shape}',
+             f'1 to {MOST_FEATURES} channels, rows and columns'),
             (any(n < 1 for s in sites for n in s.shape) or masks > _MOST_MASKS,
              f'masks of {masks} values', f'1 to {_MOST_MASKS} in all passes together'),
             *((not 0 <= counts[key] <= MOST_PASSES, f'{counts[key]} {words}',
@@ -261,7 +274,10 @@ class ModelCard:
 
 def card_to_json(card: ModelCard) -> str:
     """Write a card as indented JSON with a stable order of keys."""
-    return json.dumps(dataclasses.asdict(card), indent=2) + '\n'
+    facts = dataclasses.asdict(card)
+    if card.feature_shape is None:  # so that a card from before stays the same text
+        del facts['feature_shape']
+    return json.dumps(facts, indent=2) + '\n'
 
 
 def card_from_json(text: str | bytes) -> ModelCard:
@@ -300,5 +316,6 @@ def _card(raw: dict[str, Any]) -> ModelCard:
         'class_names': tuple(str(n) for n in raw['class_names']),
         'palette': tuple((r, g, b) for r, g, b in raw['palette']),
         'logits_shape': (channels, rows, columns),
+        'feature_shape': tuple(raw['feature_shape']) if raw.get('feature_shape') else None,
     }
     return ModelCard(**{**raw, **changed})

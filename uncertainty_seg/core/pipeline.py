@@ -299,14 +299,16 @@ class Pipeline:
         assert self._temperature is not None
         run_s = fitted_s
 
-        def score(maps: UncertaintyMaps) -> dict[str, float]:
+        def score(maps: UncertaintyMaps) -> tuple[UncertaintyMaps, dict[str, float]]:
             nonlocal run_s
             run_s = self._clock()
-            return epoch.scorer.compute(
+            if self._bundle.features is not None:
+                maps = self._bundle.features.described(maps)
+            return maps, epoch.scorer.compute(
                 maps.cut(geometry.rows, geometry.columns),
                 fitted[geometry.rows, geometry.columns], self._ignore_at(geometry))
 
-        maps, scores = self._backend.run_and(score, fitted, masks, self._temperature)
+        _, (maps, scores) = self._backend.run_and(score, fitted, masks, self._temperature)
         timings = {
             'preprocess': (fitted_s - start_s) * 1e3,
             **self._backend.timings_ms,
@@ -388,7 +390,7 @@ class Pipeline:
         names = None if settings.all_scores else {*score_names(), *gated}
         limits = calibration.pixel_limits if calibration else None
         density = calibration.density if calibration else None
-        return ScoreVector(self.card, limits, density, names)
+        return ScoreVector(self.card, limits, density, names, self._bundle.features)
 
     def _ignore_at(self, geometry: Geometry) -> NDArray[np.bool_] | None:
         if self._ignore is None:

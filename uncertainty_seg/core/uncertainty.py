@@ -10,6 +10,7 @@ chunk; their tests hold them to this file.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,9 +58,63 @@ class UncertaintyMaps:
     total_variance: FloatMap
     aleatoric: FloatMap
 
+    @property
+    def features(self) -> FloatMap | None:
+        """Features of the frame, where there are some; see `DescribedMaps`."""
+        return None
+
+    @property
+    def feature_distance(self) -> FloatMap | None:
+        """Distance of the features from the training frames', where there is one."""
+        return None
+
     def cut(self, rows: slice, columns: slice) -> UncertaintyMaps:
         """Return views of a part of every map."""
-        return UncertaintyMaps(*(getattr(self, f.name)[rows, columns] for f in fields(self)))
+        return UncertaintyMaps(*(getattr(self, f.name)[rows, columns]
+                                 for f in fields(UncertaintyMaps)))
+
+    def with_features(
+        self, features: FloatMap | None, distance: FloatMap | None = None
+    ) -> UncertaintyMaps:
+        """Return these maps with the trunk's `feature_map` and what was made of it."""
+        maps = {f.name: getattr(self, f.name) for f in fields(UncertaintyMaps)}
+        return DescribedMaps(**maps, features=features, feature_distance=distance)
+
+
+@dataclass(frozen=True)
+class DescribedMaps(UncertaintyMaps):
+    """
+    Maps beside features of the frame; `fields` of `UncertaintyMaps` lists the maps alone.
+
+    Attributes
+    ----------
+    features : ndarray of float32, shape (1, D, hf, wf), or None
+        The trunk's output `feature_map`.
+    feature_distance : ndarray of float32, shape (h, w), or None
+        How far they lie from those of the training frames, 0..1, growing; not of any network, but
+        of a `FeatureDensity`.
+
+    """
+
+    features: FloatMap | None = None
+    feature_distance: FloatMap | None = None
+
+    def cut(self, rows: slice, columns: slice) -> UncertaintyMaps:
+        """Return views of a part of every map, and of the features whose centres lie in it."""
+        features, distance = self.features, self.feature_distance
+        if features is not None:
+            height, width = self.label.shape
+            features = features[..., _cells(rows, height, features.shape[-2]),
+                                _cells(columns, width, features.shape[-1])]
+        return super().cut(rows, columns).with_features(
+            features, None if distance is None else distance[rows, columns])
+
+
+def _cells(pixels: slice, size: int, count: int) -> slice:
+    """Return those of `count` cells along `size` pixels whose centres lie in a part; 1 or more."""
+    first, stop, _ = pixels.indices(size)
+    low = min(math.ceil(first * count / size - 0.5), count - 1)
+    return slice(low, max(math.ceil(stop * count / size - 0.5), low + 1))
 
 
 def maps_from_probabilities(probs: NDArray[np.floating]) -> UncertaintyMaps:

@@ -11,7 +11,7 @@ together. It imports no runtime: that the result computes the same is checked by
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import logging
 
 import onnx
@@ -21,6 +21,7 @@ from uncertainty_seg.core.model_card import DropoutSite, InputSpec
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.algebra.dropout_to_masks import dropout_to_masks
 from uncertainty_seg.graph.algebra.ensemble import ensemble_graphs
+from uncertainty_seg.graph.algebra.feature_output import add_feature_map
 from uncertainty_seg.graph.algebra.fold_masks import dynamic_conv, fold_batch_norm, fold_masks
 from uncertainty_seg.graph.algebra.free_passes import free_passes, one_pass
 from uncertainty_seg.graph.algebra.kept_channels import keep_channels
@@ -71,6 +72,8 @@ class CompiledGraphs:
         The head in front of the statistics, in the same way: `head`, or one that TensorRT takes.
     prepared : tuple of Prepared
         The network before the algebra; one for each member of an ensemble.
+    feature_shape : tuple of int, or None
+        (D, hf, wf) of the trunk's output `feature_map`.
 
     """
 
@@ -83,6 +86,7 @@ class CompiledGraphs:
     head: onnx.ModelProto
     stats_head: onnx.ModelProto
     prepared: tuple[Prepared, ...]
+    feature_shape: tuple[int, int, int] | None = None
 
     @property
     def chunk(self) -> int:
@@ -184,6 +188,8 @@ def _finished(
     if len(shape) != 4:
         raise GraphError(f'the output has {len(shape)} axes', '(1, C, hl, wl) logits')
     upsampling = prepared[0].upsampling
+    trunk, features, made = add_feature_map(trunk, options.features)
+    plan = replace(plan, decisions=(*plan.decisions, *made))
     # The precision last: statistics are checked by onnx, whose opset 17 has no Conv in bf16.
     parts = {TRUNK_FILE: trunk, HEAD_FILE: head,
              HEAD_STATS_FILE: add_statistics(stats_head, spec, upsampling)}
@@ -200,7 +206,7 @@ def _finished(
     )
     files = {name: part.SerializeToString() for name, part in parts.items()}
     return CompiledGraphs(files, sites, (shape[1], shape[2], shape[3]), upsampling, plan, trunk,
-                          head, stats_head, prepared)
+                          head, stats_head, prepared, features)
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ import onnx
 from onnx import compose, helper, numpy_helper, TensorProto
 
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.model_card import InputSpec
+from uncertainty_seg.core.model_card import FEATURE_MAP, InputSpec
 from uncertainty_seg.graph.algebra.split import LOGITS
 from uncertainty_seg.graph.frontend.outputs import upsample_nodes
-from uncertainty_seg.graph.onnx_tools import build_model, float_info
+from uncertainty_seg.graph.onnx_tools import build_model, float_info, refill
 
 INV_TEMPERATURE = 'inv_temperature'
 SUM_P, SUM_ENTROPY, SUM_P2, VOTES = 'sum_p', 'sum_entropy', 'sum_p2', 'votes'
@@ -108,6 +108,7 @@ def deterministic_graph(bundle: ModelBundle) -> onnx.ModelProto:
 
     """
     trunk, head = onnx.load(str(bundle.trunk_path)), onnx.load(str(bundle.head_path))
+    refill(trunk.graph.output, [o for o in trunk.graph.output if o.name != FEATURE_MAP])
     sites = {site.name: site.shape for site in bundle.card.dropout_sites}
     ones = [numpy_helper.from_array(np.ones((1, *shape), np.float32), name)
             for name, shape in sites.items()]

@@ -101,6 +101,8 @@ class CompileOptions:
     chunk : int
         Passes a call of the head, for a head that computes kept channels only; 0 for a head that
         computes all channels and takes any number of passes.
+    features : str
+        'none', 'auto' or a tensor of the trunk: what `feature_output` makes an output.
 
     """
 
@@ -111,6 +113,7 @@ class CompileOptions:
     is_half: bool = True
     precision: str = 'fp32'
     chunk: int = 0
+    features: str = 'none'
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""

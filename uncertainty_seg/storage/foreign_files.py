@@ -10,12 +10,18 @@ they are read: what a zip archive says of the size of its entries is not relied 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 import zipfile
 import zlib
+
+import numpy as np
+from numpy.typing import NDArray
 
 from uncertainty_seg.core.image_codec import ImageFile
 from uncertainty_seg.core.settings import MAX_PIXELS
@@ -70,6 +76,31 @@ def read_entry(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
         raise ValueError(f'{name} is compressed in another way than deflate')
     with archive.open(name) as file:
         return _at_most(file, name, limit)
+
+
+def read_arrays(content: bytes, kinds: Mapping[str, str], limit: int) -> dict[str, NDArray[Any]]:
+    """
+    Read arrays of a .npz file, as `numpy.savez` writes it; no object of Python is ever unpickled.
+
+    One of `ZIP_ERRORS`: ValueError if an array is not of the dtype that `kinds` has for its name,
+    or its bytes are above `limit` or not those that its shape needs; KeyError if one is missing.
+    """
+    found = {}
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        for name, kind in kinds.items():
+            data = io.BytesIO(read_entry(archive, f'{name}.npy', limit))
+            version = np.lib.format.read_magic(data)
+            header = {(1, 0): np.lib.format.read_array_header_1_0,
+                      (2, 0): np.lib.format.read_array_header_2_0}
+            if version not in header:
+                raise ValueError(f'{name} is of the format {version}')
+            shape, is_fortran, dtype = header[version](data)
+            rest = data.read()
+            if is_fortran or dtype != np.dtype(kind) or min(shape, default=0) < 0 \
+                    or math.prod(shape) * dtype.itemsize != len(rest):
+                raise ValueError(f'{name} is {dtype} {shape} in {len(rest)} bytes, not {kind}')
+            found[name] = np.frombuffer(rest, dtype).reshape(shape)
+    return found
 
 
 def _at_most(file: Any, name: str, limit: int) -> bytes:

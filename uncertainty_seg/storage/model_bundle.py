@@ -17,16 +17,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 import dataclasses
 import hashlib
+import io
 import logging
 import os
 from pathlib import Path
 import re
 import sys
 from typing import Any
+import zipfile
+
+import numpy as np
 
 from uncertainty_seg.core.bundle import (
     CALIBRATION_FILE,
     CARD_FILE,
+    FEATURES_FILE,
     HASHES_FILE,
     HEAD_FILE,
     ModelBundle,
@@ -39,6 +44,7 @@ from uncertainty_seg.core.calibration import (
     calibration_to_json,
 )
 from uncertainty_seg.core.model_card import card_from_json, card_to_json, ModelCard
+from uncertainty_seg.core.scores.feature_density import FeatureDensity
 from uncertainty_seg.core.untrusted.onnx_nodes import every_node, every_tensor, RANDOM_OPS
 from uncertainty_seg.errors import (
     BackendUnavailableError,
@@ -46,16 +52,18 @@ from uncertainty_seg.errors import (
     install_command,
     ModelBundleError,
 )
+from uncertainty_seg.storage.foreign_files import read_arrays, why, ZIP_ERRORS
 from uncertainty_seg.storage.signatures import require_signature, SigningKey
 from uncertainty_seg.storage.whole_files import replace_file, whole_folder
 
 _log = logging.getLogger(__name__)
 
-_LATER_FIELDS = ('precision', 'reduction', 'chunk', 'is_balanced', 'members', 'upsampling')
+_LATER_FIELDS = ('precision', 'reduction', 'chunk', 'is_balanced', 'members', 'upsampling',
+                 'feature_shape')
 _COMPILE = 'restore the bundle from its source or compile it again'
 # What a file may have, so that none has to be read to be refused; a protocol buffer ends at 2 GiB.
 _MOST_BYTES = {CARD_FILE: 10**6, CALIBRATION_FILE: 64 * 10**6, HASHES_FILE: 10**6,
-               SIGNATURE_FILE: 64}
+               SIGNATURE_FILE: 64, FEATURES_FILE: 64 * 10**6}
 _MOST_GRAPH_BYTES = 2**31
 _GRAPH_ENDING = '.onnx'
 # A comment to sha256sum; it keeps a signature of some other list from passing as one of a bundle.
@@ -137,7 +145,7 @@ def load_bundle(
     """
     folder = find_bundle(name_or_path)
     # A calibration that is about to be replaced may be gone or changed.
-    unread = () if has_calibration else (CALIBRATION_FILE,)
+    unread = () if has_calibration else (CALIBRATION_FILE, FEATURES_FILE)
     listed = _checked_list(folder, trusted_keys, unread)
     card = card_from_json(_read_listed(folder, CARD_FILE, listed))
     for name in (TRUNK_FILE, HEAD_FILE):
@@ -151,7 +159,8 @@ def load_bundle(
         if name.endswith(_GRAPH_ENDING):
             _check_graph(folder, name, _read_listed(folder, name, listed), card)
     calibration = _read_calibration(folder, card, listed) if has_calibration else None
-    return ModelBundle(folder, card, calibration)
+    features = _read_features(folder, card, calibration, listed)
+    return ModelBundle(folder, card, calibration, features)
 
 
 def model_digest(card: ModelCard) -> str:
@@ -188,9 +197,19 @@ def write_bundle(folder: Path, card: ModelCard, files: Mapping[str, bytes]) -> M
     return card
 
 
-def write_calibration(bundle: ModelBundle, calibration: Calibration) -> None:
-    """Write calibration.json into a bundle; see `update_metrics`."""
+def write_calibration(
+    bundle: ModelBundle, calibration: Calibration, features: FeatureDensity | None = None
+) -> None:
+    """
+    Write calibration.json into a bundle; see `update_metrics`.
+
+    `features` is what features are compared with, the digest of whose file the calibration has.
+    """
     with _changed(bundle.folder):
+        if features is None:
+            (bundle.folder / FEATURES_FILE).unlink(missing_ok=True)
+        else:
+            replace_file(bundle.folder / FEATURES_FILE, features_file(features))
         replace_file(bundle.folder / CALIBRATION_FILE, calibration_to_json(calibration))
 
 
@@ -350,6 +369,52 @@ def _digest_of(path: Path) -> str:
 
 # -------------------------------------------------------------------------------------------------
 # What the files say.
+
+
+_FEATURE_ARRAYS = {'bank': 'float16', 'classes': 'uint8', 'weights': 'float32',
+                   'centre': 'float32', 'means': 'float32', 'neighbours': 'int64'}
+
+
+def features_file(density: FeatureDensity) -> bytes:
+    """Return the file of what features are compared with; the same bytes for the same values."""
+    arrays = {name: np.ascontiguousarray(getattr(density, name), kind)
+              for name, kind in _FEATURE_ARRAYS.items()}
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, 'w') as archive:
+        for name, array in arrays.items():
+            data = io.BytesIO()
+            np.lib.format.write_array(data, array, (1, 0), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f'{name}.npy'), data.getvalue())
+    return out.getvalue()
+
+
+def _read_features(
+    folder: Path, card: ModelCard, calibration: Calibration | None,
+    listed: Mapping[str, str] | None,
+) -> FeatureDensity | None:
+    """Read what the calibration was made with; another file of that name is never read."""
+    if calibration is None or not calibration.features_sha256:
+        return None
+    path = folder / FEATURES_FILE
+    if card.feature_shape is None:
+        raise CalibrationError(f'{folder} is calibrated with features, and its trunk gives none',
+                               'a calibration of this bundle', 'calibrate the bundle again')
+    data = _read_listed(folder, FEATURES_FILE, listed)
+    _compare(path, hashlib.sha256(data).hexdigest(), calibration.features_sha256,
+             CALIBRATION_FILE)
+    try:
+        arrays = read_arrays(data, _FEATURE_ARRAYS, _MOST_BYTES[FEATURES_FILE])
+        density = FeatureDensity(
+            arrays['bank'], arrays['classes'], arrays['weights'], arrays['centre'],
+            arrays['means'], int(arrays['neighbours']))
+    except (*ZIP_ERRORS, TypeError) as err:
+        raise CalibrationError(f'{path} cannot be read ({why(err)})', 'what calibrate wrote',
+                               'calibrate the bundle again') from err
+    if (len(density.centre), len(density.means)) != (card.feature_shape[0], card.num_classes):
+        raise CalibrationError(
+            f'{path} has {len(density.centre)} channels and {len(density.means)} classes',
+            f'{card.feature_shape[0]} and {card.num_classes}', 'calibrate the bundle again')
+    return density
 
 
 def _check_graph(folder: Path, name: str, data: bytes, card: ModelCard) -> None:

@@ -214,7 +214,7 @@ def _write(
     from uncertainty_seg.storage.model_bundle import sign_bundle, update_metrics, write_calibration
     from uncertainty_seg.tools.report.fill import write_calibration_report
 
-    write_calibration(request.bundle, found.calibration)
+    write_calibration(request.bundle, found.calibration, found.features)
     update_metrics(request.bundle, found.metrics())
     if key is not None:
         sign_bundle(request.bundle.folder, key)

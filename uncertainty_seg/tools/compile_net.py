@@ -69,6 +69,7 @@ def compile_network(
     skip_dropped: int = 0,
     reduction: str = 'full',
     full_weights: bool = False,
+    features: str = 'none',
     licence: str = 'not stated',
     training: str = 'not stated',
     not_good_for: str = 'not stated',
@@ -116,6 +117,9 @@ def compile_network(
         'full', or 'low' for maps at the resolution of the logits, upsampled.
     full_weights : bool
         Store weights in 32 bits.
+    features : str
+        A tensor before the first dropout that is one more output, for distances from the training
+        frames; 'auto' for the end of the encoder's stage of stride 16; 'none'.
     licence, training, not_good_for : str
         Texts for the card.
     sign : Path or str, optional
@@ -150,8 +154,8 @@ def compile_network(
         weights=tuple(map(Path, weights)), members=tuple(members), output=output, method=method,
         inject_dropout=inject_dropout, at=at, passes=passes, precision=precision,
         calibration_images=images, quantiser=quantiser, skip_dropped=skip_dropped,
-        reduction=reduction, full_weights=full_weights, licence=licence, training=training,
-        not_good_for=not_good_for))
+        reduction=reduction, full_weights=full_weights, features=features, licence=licence,
+        training=training, not_good_for=not_good_for))
     if key is not None:
         sign_bundle(made.bundle.folder, key)
     return made
@@ -182,6 +186,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--at', default='head', metavar='decoder|head|NAME',
                         help='where to inject; module, node or tensor names by commas [head]')
     parser.add_argument('--passes', type=whole_number(1, 1000), help='T [20, or the members]')
+    parser.add_argument('--features', default='none', metavar='auto|NAME|none',
+                        help='output of features, for scores of what was never shown [none]')
     parser.add_argument('--explain', action='store_true', help='print costs and decisions')
     image = parser.add_argument_group('the image that the network expects')
     image.add_argument('--fit', choices=FIT_RULES, default='letterbox')
@@ -221,7 +227,8 @@ def run(args: argparse.Namespace) -> int:
         'precision': card.precision, 'logits_shape': card.logits_shape,
         'sites': [{'name': s.name, 'shape': s.shape, 'p': s.p} for s in card.dropout_sites],
         'injected': [name for p in made.compiled.prepared for name in p.injected],
-        'folded': list(made.compiled.folded), 'trunk_share': round(plan.trunk_share, 4),
+        'features': card.feature_shape, 'folded': list(made.compiled.folded),
+        'trunk_share': round(plan.trunk_share, 4),
         'gflops': {name: round(2 * cost.macs / 1e9, 4) for name, cost in (
             ('network', plan.network), ('trunk', plan.trunk), ('head', plan.head))},
         'still_error': made.report.still_error, 'masked_error': made.report.masked_error,

@@ -167,7 +167,8 @@ def _plan(bundle: Any, settings: Settings, images: Any, arithmetic: str) -> Any:
     if calibration is None:
         return CheckPlan(card, passes, settings.seed, 1.0, images, {}, tolerance)
     limits = gate_limits(calibration, settings.gate)
-    scorer = ScoreVector(card, calibration.pixel_limits, calibration.density, limits)
+    scorer = ScoreVector(card, calibration.pixel_limits, calibration.density, limits,
+                         bundle.features)
     return CheckPlan(
         card, passes, settings.seed, calibration.temperature, images, limits, tolerance, scorer
     )

@@ -33,7 +33,7 @@ from uncertainty_seg.analysis.self_check import (
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import pass_inputs
-from uncertainty_seg.core.model_card import InputSpec, ModelCard
+from uncertainty_seg.core.model_card import FEATURE_MAP, InputSpec, ModelCard
 from uncertainty_seg.core.plausibility import Backend
 from uncertainty_seg.core.preprocess import fit_image, Geometry
 from uncertainty_seg.core.scores.vector import ScoreVector
@@ -278,8 +278,12 @@ class Reference:
 
     def run(self, image: ImageU8, masks: Masks, temperature: float) -> UncertaintyMaps:
         """Return the maps of an image; as `Backend.run`."""
+        found = self._trunk_of(image)
+        maps = self._maps(self._logits(image, found, masks), temperature)
+        return maps.with_features(found[FEATURE_MAP]) if self._card.feature_shape else maps
+
+    def _maps(self, logits: NDArray[np.float32], temperature: float) -> UncertaintyMaps:
         card, spec = self._card, self._card.input
-        logits = self._logits(image, masks)
         if card.reduction == 'low':
             return maps_from_low_logits(
                 logits, spec.height, spec.width, temperature, card.upsampling)
@@ -292,13 +296,16 @@ class Reference:
         return UncertaintyMaps(*(np.concatenate([getattr(part, f.name) for part in stripes])
                                  for f in fields(UncertaintyMaps)))
 
-    def _logits(self, image: ImageU8, masks: Masks) -> NDArray[np.float32]:
-        """Return (T, C, hl, wl)."""
+    def _trunk_of(self, image: ImageU8) -> dict[str, NDArray[np.float32]]:
         names = [info.name for info in self._trunk.get_outputs()]
-        batch = image[None]
-        found = dict(zip(names, self._trunk.run(names, {'image': batch}), strict=True))
+        return dict(zip(names, self._trunk.run(names, {'image': image[None]}), strict=True))
+
+    def _logits(
+        self, image: ImageU8, found: dict[str, NDArray[np.float32]], masks: Masks
+    ) -> NDArray[np.float32]:
+        """Return (T, C, hl, wl)."""
         wanted = {info.name for info in self._head.get_inputs()}
-        given = {name: value for name, value in {'image': batch, **found}.items()
+        given = {name: value for name, value in {'image': image[None], **found}.items()
                  if name in wanted}
         passes, step = len(next(iter(masks.values()))), self._card.chunk or 1
         return np.concatenate([

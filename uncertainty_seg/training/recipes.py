@@ -24,6 +24,7 @@ from uncertainty_seg.core.model_card import InputSpec, ModelCard, SCHEMA_VERSION
 from uncertainty_seg.errors import TrainingError
 from uncertainty_seg.graph.compile import compile_graph
 from uncertainty_seg.graph.onnx_tools import OPSET
+from uncertainty_seg.graph.plan import CompileOptions
 from uncertainty_seg.storage.labelled_folder import LabelledFolder
 from uncertainty_seg.storage.model_bundle import write_bundle
 from uncertainty_seg.training.encoders import load_imagenet
@@ -204,12 +205,14 @@ def make_bundle(
 
     """
     net = load_net(weights_file, data.num_classes, dropout or recipe.run_dropout, recipe.encoder)
-    graphs = compile_graph(export_marked(net, recipe.input), recipe.input)
+    graphs = compile_graph(export_marked(net, recipe.input), recipe.input,
+                           CompileOptions(passes=recipe.passes, features='auto'))
     card = ModelCard(
         schema=SCHEMA_VERSION, name=recipe.name, method='mc_dropout',
         class_names=data.class_names, palette=data.palette, ignore_index=data.ignore_index,
         input=recipe.input, dropout_sites=graphs.sites, passes=recipe.passes, opset=OPSET,
         logits_shape=graphs.logits_shape, upsampling=graphs.upsampling, training=recipe.training,
+        feature_shape=graphs.feature_shape,
         license=recipe.license, not_good_for=recipe.not_good_for, metrics={}, sha256={},
     )
     return write_bundle(folder, card, graphs.files)

@@ -20,6 +20,7 @@ from uncertainty_seg.backends.graph_files import COMPILE, IMAGE, LOGITS, with_ma
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import Masks
+from uncertainty_seg.core.model_card import FEATURE_MAP
 from uncertainty_seg.errors import BackendUnavailableError, install_command, ModelBundleError
 
 _log = logging.getLogger(__name__)
@@ -74,8 +75,9 @@ class OnnxRuntimeBackend(StreamingBackend):
 
     def _run_trunk(self, batch: ImageU8) -> None:
         image = self._ort.OrtValue.ortvalue_from_numpy(batch)
-        features = self._trunk.run_with_ort_values(self._names.frontier, {IMAGE: image})
-        self._tensors = {IMAGE: image, **dict(zip(self._names.frontier, features, strict=True))}
+        features = self._trunk.run_with_ort_values(self._names.trunk_outputs, {IMAGE: image})
+        self._tensors = {
+            IMAGE: image, **dict(zip(self._names.trunk_outputs, features, strict=True))}
 
     def _run_head(self, parts: Masks, passes: int, bank: int | None) -> NDArray[np.float32]:
         head = self._head if bank is None else self._bank_head(parts, bank)
@@ -93,6 +95,9 @@ class OnnxRuntimeBackend(StreamingBackend):
         binding.bind_ortvalue_output(LOGITS, self._ort.OrtValue.ortvalue_from_numpy(logits))
         head.run_with_iobinding(binding)
         return logits
+
+    def _features(self) -> NDArray[np.float32]:
+        return np.array(self._tensors[FEATURE_MAP].numpy())
 
     def _bank_head(self, parts: Masks, bank: int) -> Any:
         """Return the head with a chunk of masks as constants."""

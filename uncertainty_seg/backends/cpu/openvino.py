@@ -33,6 +33,7 @@ from uncertainty_seg.backends.graph_files import COMPILE, IMAGE, LOGITS, with_ma
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import Masks
+from uncertainty_seg.core.model_card import FEATURE_MAP
 from uncertainty_seg.errors import BackendUnavailableError, install_command, ModelBundleError
 
 _DEVICE = 'CPU'
@@ -110,6 +111,9 @@ class OpenVinoBackend(StreamingBackend):
             call.set_tensor(name, tensor)
         call.infer()
         return call.get_tensor(LOGITS).data
+
+    def _features(self) -> NDArray[np.float32]:
+        return np.array(self._trunk_call.get_tensor(FEATURE_MAP).data)
 
     def _head_call(self, passes: int) -> Any:
         """Return the call of a head for a number of passes; compile it when first needed."""

@@ -123,6 +123,10 @@ class StreamingBackend(Runner):
         """
 
     @abc.abstractmethod
+    def _features(self) -> NDArray[np.float32]:
+        """Return the trunk's output of features (1, D, hf, wf), in an array of its own."""
+
+    @abc.abstractmethod
     def _forget_bank(self) -> None:
         """Release the heads that were opened for chunks of masks."""
 
@@ -160,7 +164,7 @@ class StreamingBackend(Runner):
             'trunk': (trunk_s - start_s) * 1e3, 'head': head_s * 1e3,
             'reduction': reduction_s * 1e3,
         }
-        return maps
+        return maps.with_features(self._features()) if self._names.features else maps
 
     def _logits(self, masks: Masks, first: int, stop: int, chunk: int) -> NDArray[np.float32]:
         """Run the head on some passes; where it needs more, drop the surplus logits."""

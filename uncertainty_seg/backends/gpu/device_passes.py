@@ -285,6 +285,12 @@ class DeviceReduction:
         self._host_floats = memory.host((_FLOAT_MAPS, *plane), np.float32)
         self._host_labels = memory.host(plane, np.uint8)
         self._passes = 0
+        self._features: list[tuple[Any, Any]] = []
+
+    def take_features(self, features: Sequence[Any]) -> None:
+        """Copy these tensors of float32 (at most one) to the host with the maps of each frame."""
+        self._features = [(one, self._memory.host(tuple(one.shape), np.float32))
+                          for one in features]
 
     def reset(self) -> None:
         """Begin a frame."""
@@ -315,11 +321,16 @@ class DeviceReduction:
         write_maps(self._sums, self._passes, self._labels, self._floats)
         self._memory.copy(self._host_labels, self._labels)
         self._memory.copy(self._host_floats, self._floats)
+        for features, host in self._features:
+            self._memory.copy(host, features)
 
     def maps(self) -> UncertaintyMaps:
         """Return the maps after the stream was waited for, as arrays of their own."""
         floats = self._host_floats.numpy().copy()
-        return UncertaintyMaps(self._host_labels.numpy().copy(), *floats)
+        maps = UncertaintyMaps(self._host_labels.numpy().copy(), *floats)
+        for _, host in self._features:
+            maps = maps.with_features(host.numpy().copy())
+        return maps
 
 
 def write_maps(sums: Mapping[str, Any], passes: int, labels: Any, floats: Any) -> None:

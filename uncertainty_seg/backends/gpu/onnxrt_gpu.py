@@ -203,7 +203,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
 
     def _run_trunk(self, batch: ImageU8) -> None:
         self._image.update_inplace(batch)
-        features = self._call(self._trunk, {IMAGE: self._image}, self._names.frontier)
+        features = self._call(self._trunk, {IMAGE: self._image}, self._names.trunk_outputs)
         self._tensors = {IMAGE: self._image, **features}
 
     def _sums(self, masks: Masks, passes: int, inv_temperature: NDArray[np.float32]) -> Tensors:
@@ -239,7 +239,8 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
     def _finish(self, sums: Tensors, passes: int) -> UncertaintyMaps:
         count = self._ort.OrtValue.ortvalue_from_numpy(np.array([passes], np.float32))
         maps = self._call(self._finisher, {**sums, PASSES: count}, MAPS, 'cpu')
-        return UncertaintyMaps(**{name: value.numpy() for name, value in maps.items()})
+        found = UncertaintyMaps(**{name: value.numpy() for name, value in maps.items()})
+        return found.with_features(self._features()) if self._names.features else found
 
     def _call(
         self, session: Any, inputs: Tensors, outputs: tuple[str, ...], device: str | None = None

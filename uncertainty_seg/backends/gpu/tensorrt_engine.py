@@ -77,7 +77,8 @@ class FrameRunner:
             # The host's buffers are read until the frame was waited for, and not afterwards.
             self._image, self._host_image = memory.inlet((1, spec.height, spec.width, 3), np.uint8)
             self._scale, self._host_scale = memory.inlet((1,), np.float32)
-            features = {name: memory.empty(*trunk.outputs[name]) for name in names.frontier}
+            features = {name: memory.empty(*trunk.outputs[name]) for name in names.trunk_outputs}
+            self._reduction.take_features([features[name] for name in names.features])
             self._statistics = {name: memory.empty(*head.outputs[name]) for name in STATISTICS}
         self._trunk_call = _Call(trunk, {IMAGE: self._image, **features}, self.recording)
         given = {IMAGE: self._image, INV_TEMPERATURE: self._scale, **features}
@@ -156,7 +157,7 @@ class FrameRunner:
 
     def _require_engines(self, names: GraphNames) -> None:
         sites = {site.name for site in self._card.dropout_sites}
-        require_tensors(self._trunk, 'the trunk', {IMAGE}, set(names.frontier), {}, set())
+        require_tensors(self._trunk, 'the trunk', {IMAGE}, set(names.trunk_outputs), {}, set())
         require_tensors(self._head, 'the head', sites, set(STATISTICS), self._reduction.shapes,
                         {IMAGE, INV_TEMPERATURE, *names.frontier})
 

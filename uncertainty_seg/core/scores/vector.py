@@ -36,6 +36,11 @@ from uncertainty_seg.core.scores.aggregate import (
     Windows,
 )
 from uncertainty_seg.core.scores.density import DENSITY_SCORE, ScoreDensity
+from uncertainty_seg.core.scores.feature_density import (
+    FEATURE_DISTANCE,
+    FEATURE_SCORES,
+    FeatureDensity,
+)
 from uncertainty_seg.core.scores.image_quality import IMAGE_SCORES, image_scores
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import ConfigError, ShapeError
@@ -65,6 +70,9 @@ class ScoreVector:
         unsure; without it the map has no `area_above` and `largest_region`.
     density : ScoreDensity, optional
         Gives 'density.scores'.
+    features : FeatureDensity, optional
+        Gives 'features.knn', 'features.gaussian' and the scores of the map 'feature_distance';
+        the maps must then have features.
     names : collection of str, optional
         Scores to compute; all that there are if None.
 
@@ -76,8 +84,11 @@ class ScoreVector:
         pixel_limits: Mapping[str, float] | None = None,
         density: ScoreDensity | None = None,
         names: Collection[str] | None = None,
+        features: FeatureDensity | None = None,
     ) -> None:
         self._card, self._limits = card, _checked_limits(pixel_limits or {})
+        self._features = features
+        self._maps = SCORED_MAPS if features is None else (*SCORED_MAPS, FEATURE_DISTANCE)
         self._class_keys = class_keys(card)
         possible = self._possible()
         _require_names(density.names if density else (), possible)
@@ -88,11 +99,14 @@ class ScoreVector:
         self._density = density if DENSITY_SCORE in self.names else None
         wanted = {*self.names, *(self._density.names if self._density else ())}
         self._needs_image = any(name.startswith(_IMAGE) for name in wanted)
+        self._needs_features = any(name in wanted for name in FEATURE_SCORES)
         self._kinds = {
             map_name: frozenset(name.removeprefix(f'{map_name}.') for name in wanted
                                 if name.startswith(f'{map_name}.'))
-            for map_name in SCORED_MAPS
+            for map_name in self._maps
         }
+        if not self._kinds.get(FEATURE_DISTANCE):
+            self._kinds.pop(FEATURE_DISTANCE, None)
         of_parts = {'foreground_top', *_CLASS_KINDS, *self._class_keys}
         self._needs_windows = any('worst_window' in kinds for kinds in self._kinds.values())
         self._needs_parts = any(of_parts & kinds for kinds in self._kinds.values())
@@ -125,7 +139,9 @@ class ScoreVector:
         if maps.entropy.size == 0:
             raise ShapeError('maps without a pixel', 'at least 1x1')
         require_shape('image', image, (*size, 3), np.uint8)
-        kept = {name: kept_values(getattr(maps, name), ignore) for name in SCORED_MAPS}
+        if self._features and FEATURE_DISTANCE in self._kinds and maps.feature_distance is None:
+            maps = self._features.described(maps)
+        kept = {name: kept_values(getattr(maps, name), ignore) for name in self._kinds}
         sums = {name: value_sum(values) for name, values in kept.items()}
         if not all(np.isfinite(total) for total in sums.values()):
             return dict.fromkeys(self.names, float('nan'))
@@ -140,17 +156,19 @@ class ScoreVector:
         if self._needs_image:
             of_image = image_scores(image, self._card.input.color_order, ignore)
             found |= {f'{_IMAGE}{name}': value for name, value in of_image.items()}
+        if self._features and self._needs_features:
+            found |= self._features.frame_scores(maps, ignore)
         if self._density:
             found[DENSITY_SCORE] = self._density.score(found)
         return {name: found[name] for name in self.names}
 
     def _possible(self) -> tuple[str, ...]:
         of_maps = (
-            f'{name}.{kind}' for name in SCORED_MAPS for kind in (*_KINDS, *self._class_keys)
+            f'{name}.{kind}' for name in self._maps for kind in (*_KINDS, *self._class_keys)
             if kind not in _LIMIT_KINDS or name in self._limits
         )
         of_image = (f'{_IMAGE}{name}' for name in IMAGE_SCORES)
-        return (*of_maps, *of_image)
+        return (*of_maps, *of_image, *(FEATURE_SCORES if self._features else ()))
 
 
 def class_keys(card: ModelCard) -> tuple[str, ...]:
@@ -158,6 +176,14 @@ def class_keys(card: ModelCard) -> tuple[str, ...]:
     names = card.class_names
     return tuple(f'class.{name}' if names.count(name) == 1 else f'class.{name} {index}'
                  for index, name in enumerate(names))
+
+
+def feature_score_names(card: ModelCard) -> tuple[str, ...]:
+    """Return the scores that features give a calibrated bundle; none if its trunk gives none."""
+    if card.feature_shape is None:
+        return ()
+    of_map = (kind for kind in (*_KINDS, *class_keys(card)) if kind not in _LIMIT_KINDS)
+    return (*(f'{FEATURE_DISTANCE}.{kind}' for kind in of_map), *FEATURE_SCORES)
 
 
 def _checked_limits(limits: Mapping[str, float]) -> dict[str, float]:

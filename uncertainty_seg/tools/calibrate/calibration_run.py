@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 import hashlib
 import logging
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from uncertainty_seg.analysis.bad_rule import BadRule
 from uncertainty_seg.analysis.conformal import (
@@ -24,6 +25,7 @@ from uncertainty_seg.analysis.conformal import (
     rehearse,
 )
 from uncertainty_seg.analysis.evaluation import best_temperature, Evaluation, frame_table
+from uncertainty_seg.analysis.feature_fit import FeatureFrame, fit_feature_density
 from uncertainty_seg.analysis.frame_table import FrameTable, split_blocks
 from uncertainty_seg.analysis.nested import NestedFigures
 from uncertainty_seg.analysis.selective import choose_scores
@@ -38,9 +40,12 @@ from uncertainty_seg.core.calibration import (
     RankFamily,
 )
 from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.preprocess import fit_ignore
 from uncertainty_seg.core.scores.density import DENSITY_INPUTS, DENSITY_SCORE, ScoreDensity
+from uncertainty_seg.core.scores.feature_density import FeatureDensity
 from uncertainty_seg.core.scores.image_damage import damage_limits, image_statistics, KeptPoints
-from uncertainty_seg.core.scores.vector import ScoreVector
+from uncertainty_seg.core.scores.vector import feature_score_names, ScoreVector
 from uncertainty_seg.core.settings import BUNDLE_PASSES, precision_of, Settings
 from uncertainty_seg.errors import (
     BackendUnavailableError,
@@ -51,7 +56,7 @@ from uncertainty_seg.errors import (
 )
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder, read_blocks
-from uncertainty_seg.storage.model_bundle import model_digest
+from uncertainty_seg.storage.model_bundle import features_file, model_digest
 from uncertainty_seg.tools.calibrate.labelled_pairs import (
     data_digest,
     known_frames,
@@ -112,6 +117,8 @@ class CalibrationOutcome:
         Of `val`.
     rehearsals : tuple of Rehearsal
         One an alpha that half of the blocks can carry; none with folds.
+    features : FeatureDensity or None
+        What features are compared with, where the trunk gives some.
     nested : NestedFigures or None
         With folds: what such a gate does to frames that chose nothing of it.
     networks : list of ModelBundle
@@ -127,6 +134,7 @@ class CalibrationOutcome:
     val: FrameTable
     pairs: list[Pair]
     rehearsals: tuple[Rehearsal, ...]
+    features: FeatureDensity | None = None
     nested: NestedFigures | None = None
     networks: list[ModelBundle] = field(default_factory=list)
 
@@ -197,11 +205,15 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
         before = measure(pipeline, held, 'validation, temperature 1', rule)
     with opened(bundle, settings, temperature) as pipeline:
         limits = pixel_limits(pipeline, train_pairs[::10], LIMITED_MAPS, PIXEL_QUANTILE)
-    with opened(bundle, settings, temperature, ScoreVector(bundle.card, limits)) as pipeline:
+        features = features_of(pipeline, train_pairs, settings)
+    described = replace(bundle, features=features)
+    with opened(described, settings, temperature,
+                ScoreVector(bundle.card, limits, features=features)) as pipeline:
         seen = measure(pipeline, train_pairs, 'training', rule)
         after = measure(pipeline, held, 'validation', rule)
     train = frame_table(seen.frames, train_stems, np.array(train_stems, np.str_))
     val = frame_table(after.frames, _where(known.stems, kept), blocks[kept])
+    train = with_held_out_features(train, features)
     density = density_of(train)
     if density is not None:
         train, val = (with_density(table, density) for table in (train, val))
@@ -210,10 +222,10 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
             for alpha in request.alphas]
     images = [image for image, _ in (*train_pairs, *known.pairs)]
     calibration = make_calibration(request, temperature, limits, density, family.only(chosen),
-                                   train, val, tuple(made), data, images)
+                                   train, val, tuple(made), data, images, features)
     again = (rehearse(family, val, chosen, alpha) for alpha in request.alphas)
     return CalibrationOutcome(calibration, before, after, seen, train, val, held,
-                              tuple(found for found in again if found is not None))
+                              tuple(found for found in again if found is not None), features)
 
 
 def _blocks(request: CalibrationRequest, stems: list[str]) -> NDArray[np.str_]:
@@ -248,6 +260,38 @@ def _temperature(request: CalibrationRequest, pairs: list[Pair]) -> float:
         _log.warning('the temperature %g is the end of what is tried: the confidence may be '
                      'farther off than it can mend', best)
     return best
+
+
+def features_of(
+    pipeline: Pipeline, pairs: Sequence[Pair], settings: Settings
+) -> FeatureDensity | None:
+    """Fit what features are compared with on training frames; None if the trunk gives none."""
+    card = pipeline.card
+    if card.feature_shape is None:
+        return None
+    ignore = load_ignore_mask(settings.ignore_mask)
+
+    def described() -> Iterator[FeatureFrame]:
+        for image, _ in tqdm(pairs, desc='features', unit='frame', disable=None):
+            result = pipeline.measure(image)
+            geometry = result.geometry
+            maps = result.maps.cut(geometry.rows, geometry.columns)
+            assert maps.features is not None  # by the card
+            yield (maps.features, maps.label,
+                   None if ignore is None else fit_ignore(ignore, geometry))
+
+    try:
+        return fit_feature_density(described(), card.num_classes)
+    except CalibrationError as err:
+        _log.warning('no distances of the features: %s', err)
+        return None
+
+
+def with_held_out_features(train: FrameTable, features: FeatureDensity | None) -> FrameTable:
+    """Return the training frames with distances from each other: one is nearest to itself."""
+    for name, values in (features.held_out_scores() if features else {}).items():
+        train = train.with_score(name, values)
+    return train
 
 
 def density_of(train: FrameTable) -> ScoreDensity | None:
@@ -309,6 +353,7 @@ def make_calibration(
     promises: tuple[Promise, ...],
     data: LabelledFolder,
     images: list[ImageU8],
+    features: FeatureDensity | None,
     num_folds: int = 0,
 ) -> Calibration:
     """Put together what was fitted; `num_folds` is K of a calibration by cross-fitting."""
@@ -328,7 +373,8 @@ def make_calibration(
         model_sha256=model_digest(bundle.card), data_sha256=data_digest(data),
         promises=promises, pixel_limits=limits, density=density, family=family,
         ignore_sha256=mask_digest(ignore), damage_limits=limits_of_images(images, ignore),
-        num_folds=num_folds,
+        num_folds=num_folds, features_sha256='' if features is None else
+        hashlib.sha256(features_file(features)).hexdigest(),
         distances={name: distance for name in val.scores
                    if np.isfinite(distance := ks_distance(train.scores[name], val.scores[name]))},
     )
@@ -356,7 +402,7 @@ def require_scores(card: ModelCard, names: Sequence[str]) -> None:
     """
     # The value of the limits decides which pixels count, and not which scores there are.
     possible = (*ScoreVector(card, {'entropy': 0.5, 'mutual_information': 0.5}).names,
-                DENSITY_SCORE)
+                DENSITY_SCORE, *feature_score_names(card))
     unknown = [name for name in names if name not in possible]
     if unknown:
         raise ConfigError(f'no score {unknown[0]!r}', f'one of {", ".join(possible)}')

@@ -12,7 +12,7 @@ to its own. docs/calibration.md states what this assumes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import logging
 from pathlib import Path
 import re
@@ -69,7 +69,7 @@ TEMPERATURE_FRAMES = 240
 _FOLD_NAME = re.compile(r'fold-(\d+)(?:-seed-(\d+))?')
 # What every network must share with the bundle, by its card.
 _ALIKE = ('method', 'class_names', 'ignore_index', 'input', 'dropout_sites', 'passes', 'members',
-          'logits_shape', 'upsampling', 'reduction', 'precision')
+          'logits_shape', 'upsampling', 'reduction', 'precision', 'feature_shape')
 _log = logging.getLogger(__name__)
 
 
@@ -159,16 +159,17 @@ def fit_on_folds(request: FoldsRequest) -> run.CalibrationOutcome:
     after = join_evaluations([
         next(one for one in passes[temperatures[n.fold]] if one.network is n).evaluation
         for n in networks])
-    limits, density, train, seen = _deployed(request, known, temperature, rule)
+    fitted, density, train, seen = _deployed(request, known, temperature, rule)
     promises = _promises(request, gate, nested, every.frames)
     calibration = run.make_calibration(
-        request, temperature, limits, density, gate.family, train, every.frames, promises,
-        known.data, [image for image, _ in known.pairs], num_folds=nested.num_folds)
+        request, temperature, fitted.limits, density, gate.family, train, every.frames, promises,
+        known.data, [image for image, _ in known.pairs], fitted.bundle.features,
+        nested.num_folds)
     rows = [(network.bundle, known.pairs[i]) for network in networks
             for i in np.flatnonzero(known.folds == network.fold)]
     return run.CalibrationOutcome(
         calibration, None, after, seen, train, every.frames, [pair for _, pair in rows], (),
-        nested, [bundle for bundle, _ in rows])
+        fitted.bundle.features, nested, [bundle for bundle, _ in rows])
 
 
 # -------------------------------------------------------------------------------------------------
@@ -364,9 +365,8 @@ def _scored(
     pairs = [known.pairs[i] for i in inside]
     names = [name for name, fold in known.foreign_folds.items() if fold == network.fold]
     trained = [known.pairs[i] for i in run.spread(outside, request.max_train)]
-    limits = _pixel_limits(network.bundle, request.settings, temperature, trained)
-    with opened(network.bundle, request.settings, temperature,
-                ScoreVector(network.bundle.card, limits)) as pipeline:
+    fitted = _fitted(network.bundle, request.settings, temperature, trained)
+    with opened(fitted.bundle, request.settings, temperature, fitted.scorer) as pipeline:
         of_train = frame_table(score_frames(pipeline, (image for image, _ in trained)),
                                *_unnamed(len(trained)))
         found = measure(pipeline, pairs, f'fold {network.fold}', rule)
@@ -374,7 +374,7 @@ def _scored(
     tables = [frame_table(found.frames, [known.stems[i] for i in inside], known.blocks[inside])]
     if names:
         tables.append(frame_table(of_foreign, names, np.array(names, np.str_)))
-    density = run.density_of(of_train)
+    density = run.density_of(run.with_held_out_features(of_train, fitted.bundle.features))
     if density is not None:
         tables = [run.with_density(table, density) for table in tables]
     return _Scored(network, found, tables[0], tables[1] if names else None)
@@ -385,11 +385,25 @@ def _unnamed(count: int) -> tuple[list[str], NDArray[np.str_]]:
     return names, np.array(names, np.str_)
 
 
-def _pixel_limits(
-    bundle: ModelBundle, settings: Settings, temperature: float, pairs: Sequence[Pair]
-) -> dict[str, float]:
+@dataclass(frozen=True)
+class _Fitted:
+    """A bundle with what its features are compared with, and its pixel limits."""
+
+    bundle: ModelBundle
+    limits: dict[str, float]
+
+    @property
+    def scorer(self) -> ScoreVector:
+        return ScoreVector(self.bundle.card, self.limits, features=self.bundle.features)
+
+
+def _fitted(
+    bundle: ModelBundle, settings: Settings, temperature: float, trained: Sequence[Pair]
+) -> _Fitted:
     with opened(bundle, settings, temperature) as pipeline:
-        return pixel_limits(pipeline, pairs[::10], run.LIMITED_MAPS, run.PIXEL_QUANTILE)
+        limits = pixel_limits(pipeline, trained[::10], run.LIMITED_MAPS, run.PIXEL_QUANTILE)
+        return _Fitted(replace(bundle, features=run.features_of(pipeline, trained, settings)),
+                       limits)
 
 
 def _joined(found: Sequence[_Scored]) -> FoldFrames:
@@ -406,17 +420,17 @@ def _joined(found: Sequence[_Scored]) -> FoldFrames:
 
 def _deployed(
     request: FoldsRequest, known: Photographs, temperature: float, rule: BadRule
-) -> tuple[dict[str, float], ScoreDensity | None, FrameTable, Evaluation]:
+) -> tuple[_Fitted, ScoreDensity | None, FrameTable, Evaluation]:
     """Fit to the frames that the bundle was trained on: all; no limit comes from these scores."""
-    bundle, settings = request.bundle, request.settings
     rows = run.spread(np.arange(len(known.pairs)), request.max_train)
     pairs, stems = [known.pairs[i] for i in rows], [known.stems[i] for i in rows]
-    limits = _pixel_limits(bundle, settings, temperature, pairs)
-    with opened(bundle, settings, temperature, ScoreVector(bundle.card, limits)) as pipeline:
+    fitted = _fitted(request.bundle, request.settings, temperature, pairs)
+    with opened(fitted.bundle, request.settings, temperature, fitted.scorer) as pipeline:
         seen = measure(pipeline, pairs, 'training', rule)
-    train = frame_table(seen.frames, stems, known.blocks[rows])
+    train = run.with_held_out_features(frame_table(seen.frames, stems, known.blocks[rows]),
+                                       fitted.bundle.features)
     density = run.density_of(train)
-    return limits, density, train if density is None else run.with_density(train, density), seen
+    return fitted, density, train if density is None else run.with_density(train, density), seen
 
 
 def _promises(

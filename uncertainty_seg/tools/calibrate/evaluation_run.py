@@ -176,7 +176,8 @@ def evaluate_bundle(request: EvaluationRequest) -> Evaluated:
     if is_fitted:
         _log.warning('the limits were fitted on these images: what is accepted and bad here '
                      'proves nothing')
-    scorer = ScoreVector(bundle.card, calibration.pixel_limits, calibration.density)
+    scorer = ScoreVector(bundle.card, calibration.pixel_limits, calibration.density,
+                         features=bundle.features)
     with opened(bundle, request.settings, scorer=scorer) as pipeline:
         limits = pipeline.thresholds
         evaluation = measure(pipeline, pairs, f'{request.split} frames', rule)

@@ -77,6 +77,7 @@ class CompileRequest:
     skip_dropped: int = 0
     reduction: str = 'full'
     full_weights: bool = False
+    features: str = 'none'
     licence: str = 'not stated'
     training: str = 'not stated'
     not_good_for: str = 'not stated'
@@ -99,6 +100,7 @@ class CompileRequest:
             passes=self.passes or DEFAULT_PASSES, num_classes=len(self.classes.names),
             output=self.output, inject=inject, precision=self.precision,
             is_half=not self.full_weights, chunk=self.skip_dropped,
+            features=self.features,
         )
 
     def __post_init__(self) -> None:
@@ -200,7 +202,7 @@ def _card(request: CompileRequest, compiled: CompiledGraphs) -> ModelCard:
         logits_shape=compiled.logits_shape, training=request.training, license=request.licence,
         not_good_for=request.not_good_for, metrics={}, sha256={}, precision=request.precision,
         reduction=request.reduction, chunk=compiled.chunk, is_balanced=compiled.chunk > 0,
-        members=members, upsampling=compiled.upsampling,
+        members=members, upsampling=compiled.upsampling, feature_shape=compiled.feature_shape,
     )
 
 

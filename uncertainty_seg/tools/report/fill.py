@@ -72,7 +72,7 @@ def write_calibration_report(
     promise = made.promises[0]
     assert made.family is not None  # calibrate makes one
     # The pipeline of `found` had no limits yet.
-    calibrated = ModelBundle(request.bundle.folder, card, made)
+    calibrated = ModelBundle(request.bundle.folder, card, made, found.features)
     accepted, refused = _frame_groups(
         found.networks or [calibrated], request.settings, found.pairs, found.val, promise.limits,
         made)

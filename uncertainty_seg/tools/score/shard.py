@@ -139,7 +139,7 @@ class ShardEngine:
         calibration = self._bundle.calibration
         self._scorer = ScoreVector(
             self._bundle.card, calibration.pixel_limits if calibration else None,
-            calibration.density if calibration else None)
+            calibration.density if calibration else None, features=self._bundle.features)
         self._backend = open_backend(settings.backend, self._bundle, settings)
         # What `auto` found here holds for every shard of the table.
         self.settings = replace(settings, backend=self._backend.name)
