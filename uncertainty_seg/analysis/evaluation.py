@@ -9,8 +9,8 @@ as a user of the node sees it: pixels, each frame, and how well scores rank whol
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,6 +151,18 @@ def evaluate(
                       np.diff(totals, axis=0))
 
 
+def join_evaluations(parts: Sequence[Evaluation]) -> Evaluation:
+    """Return one evaluation over the images of at least one other, of the same classes."""
+    pixels = PixelMeasures(parts[0].pixels.num_classes)
+    for part in parts:
+        pixels.merge(part.pixels)
+    frames = tuple(frame for part in parts for frame in part.frames)
+    information, entropy = (sum(frame.scores[f'{name}.mean'] for frame in frames)
+                            for name in ('mutual_information', 'entropy'))
+    return Evaluation(pixels, frames, information / max(entropy, 1e-12),
+                      np.concatenate([part.totals for part in parts]))
+
+
 def _measure(
     result: FrameResult, truth: LabelMap, ignore_index: int, num_classes: int,
     rule: BadRule | None,
@@ -263,6 +275,17 @@ class PixelMeasures:
         bins = self.calibration
         return np.concatenate([self.confusion.counts.ravel(), bins.count, bins.hits,
                                bins.confidence])
+
+    def merge(self, other: PixelMeasures) -> None:
+        """Add what another one counted, of the same classes."""
+        for name, mine in vars(self).items():
+            theirs = getattr(other, name)
+            pairs = [(mine[key], theirs[key]) for key in mine] if isinstance(mine, dict) else \
+                [(mine, theirs)] if is_dataclass(mine) else []
+            for one, another in pairs:
+                for part in set(vars(one)) - {'num_classes'}:
+                    setattr(one, part, getattr(one, part) + getattr(another, part))
+        self.class_entropy += other.class_entropy
 
     def mean_entropy(self) -> NDArray[np.float64]:
         """Return the mean entropy over the pixels of each true class, (C,); NaN without one."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 from dataclasses import dataclass
 
@@ -75,6 +75,18 @@ class FrameTable:
         """Return the largest score over limit of each frame, (n,); infinite for NaN."""
         ratios = np.max([self.scores[name] / limit for name, limit in limits.items()], axis=0)
         return np.where(np.isnan(ratios), np.inf, ratios)
+
+
+def join_tables(tables: Sequence[FrameTable]) -> FrameTable:
+    """Return the frames of at least one table after each other, with the scores that all have."""
+    first = tables[0]
+    names = [name for name in first.scores if all(name in table.scores for table in tables)]
+    return FrameTable(
+        tuple(source for table in tables for source in table.sources),
+        np.concatenate([table.blocks for table in tables]),
+        {name: np.concatenate([table.scores[name] for table in tables]) for name in names},
+        np.concatenate([table.mean_iou for table in tables]),
+        np.concatenate([table.is_bad for table in tables]))
 
 
 def split_blocks(

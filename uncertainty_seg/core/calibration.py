@@ -200,11 +200,11 @@ class Promise:
     bound : float
         What conformal risk control found, at most alpha.
     accepted, accepted_and_bad : float
-        Shares of the calibration frames.
+        Shares of the calibration frames; see `Calibration.num_folds`.
     bad_if_accepted_upper : float
         P(bad | accepted) is not above this, with 95 % confidence (Clopper-Pearson, shared among
-        all the limits that the same frames could have chosen). Of blocks with an accepted frame,
-        it is the share that has a bad one, so that each such block counts alike.
+        all the limits that the same frames could have chosen, where they did). Of blocks with an
+        accepted frame, it is the share that has a bad one, so that each such block counts alike.
 
     """
 
@@ -264,6 +264,9 @@ class Calibration:
         `mask_digest` of the pixels that were left out.
     damage_limits : mapping of str to float
         Limits of `core.scores.image_damage`; empty in a calibration from before that check.
+    num_folds : int
+        K of a calibration by cross-fitting, where the shares of a promise are those of frames
+        that chose nothing of the limits that judged them; 0 for one on validation frames.
     features_sha256 : str
         Digest of the file with the features of the training frames; empty if there is none.
 
@@ -289,6 +292,7 @@ class Calibration:
     family: RankFamily | None = None
     ignore_sha256: str = ''
     damage_limits: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    num_folds: int = 0
     features_sha256: str = ''
 
     def __post_init__(self) -> None:

@@ -7,6 +7,10 @@ ones. A part of the validation blocks gives the temperature. The rest, which not
 seen, gives the limits, so that P(a frame is accepted and bad) is at most alpha (conformal risk
 control over blocks). calibration.json is written into the bundle.
 
+With --folds the bundle was trained on all frames, and networks that were each trained without one
+fold stand for it: every frame is scored by a network that never saw it, and scores, guards,
+temperature and limits come from all of them (see crossfit).
+
 Blocks are independent of each other: dives, sites, tracks. Neighbouring frames of a video are
 not; name the blocks with --blocks unless every image is independent of the others.
 
@@ -35,10 +39,15 @@ from uncertainty_seg.tools.arguments import (
 if TYPE_CHECKING:
     from uncertainty_seg.core.bundle import ModelBundle
     from uncertainty_seg.core.settings import Settings
-    from uncertainty_seg.tools.calibrate.calibration_run import CalibrationOutcome
+    from uncertainty_seg.storage.signatures import SigningKey
+    from uncertainty_seg.tools.calibrate.calibration_run import (
+        CalibrationOutcome,
+        CalibrationRequest,
+    )
+    from uncertainty_seg.tools.calibrate.cross_fitted import FoldsRequest
 
 MISUSE = (CalibrationError, ConfigError, DatasetError)
-_NAMES = ('backend', 'threads', 'passes', 'seed', 'mask_policy', 'precision', 'ignore_mask')
+SETTINGS = ('backend', 'threads', 'passes', 'seed', 'mask_policy', 'precision', 'ignore_mask')
 
 
 def calibrate(
@@ -106,33 +115,111 @@ def calibrate(
 
     """
     from uncertainty_seg.opening import as_bundle, checked_settings
-    from uncertainty_seg.storage.model_bundle import sign_bundle, update_metrics, write_calibration
-    from uncertainty_seg.storage.signatures import read_private_key
     from uncertainty_seg.tools.calibrate.calibration_run import CalibrationRequest, fit_calibration
-    from uncertainty_seg.tools.report.fill import write_calibration_report
-    from uncertainty_seg.tools.report.page import require_report_place
 
     request = CalibrationRequest(
         bundle=as_bundle(bundle, has_calibration=False), settings=checked_settings(settings),
         train=Path(train), val=Path(val), blocks=None if blocks is None else Path(blocks),
         bad=bad, alphas=tuple(sorted(set(alphas))), scores=tuple(scores), tune_share=tune_share,
         quantile=quantile, max_train=max_train)
+    key = _checked_key(request.bundle, report, sign)
+    found = fit_calibration(request)
+    _write(request, found, key, report)
+    return found
+
+
+def calibrate_on_folds(
+    bundle: ModelBundle | Path | str,
+    data: Path | str,
+    folds: Path | str,
+    *,
+    settings: Settings | None = None,
+    ood: Path | str | None = None,
+    blocks: Path | str | None = None,
+    bad: str = 'iou<0.5',
+    alphas: Sequence[float] = (0.05, 0.10),
+    scores: Sequence[str] = (),
+    quantile: float = 0.98,
+    max_train: int = 2000,
+    report: Path | str | None = None,
+    sign: Path | str | None = None,
+) -> CalibrationOutcome:
+    """
+    Calibrate a bundle that was trained on all frames, by networks that each did without a fold.
+
+    Parameters
+    ----------
+    bundle : ModelBundle, Path or str
+        Shipped name or folder; its old calibration is not looked at.
+    data : Path or str
+        Folder of labelled images; the splits 'train' and 'val' where it has a splits.json.
+    folds : Path or str
+        Folder with folds.json (image to fold) and the bundles fold-0 to fold-(K-1), each trained
+        as `bundle` but without its fold; further ones of a fold are fold-k-seed-s.
+    ood : Path or str, optional
+        Images of another kind. Without them no guard can prove its worth, and one is taken.
+    blocks : Path or str, optional
+        File with the block of each image; without it each image is a block.
+    settings, bad, alphas, scores, quantile, max_train, report, sign
+        See `calibrate`.
+
+    Returns
+    -------
+    CalibrationOutcome
+        The calibration, what it was made from, and in `nested` what it is worth.
+
+    Raises
+    ------
+    UncertaintySegError
+        As `calibrate`; or if a network of a fold is missing or unlike the bundle, or the folds do
+        not fit the images.
+
+    """
+    from uncertainty_seg.opening import as_bundle, checked_settings
+    from uncertainty_seg.tools.calibrate.cross_fitted import fit_on_folds, FoldsRequest
+
+    request = FoldsRequest(
+        bundle=as_bundle(bundle, has_calibration=False), settings=checked_settings(settings),
+        data=Path(data), folds=Path(folds), ood=None if ood is None else Path(ood),
+        blocks=None if blocks is None else Path(blocks), bad=bad,
+        alphas=tuple(sorted(set(alphas))), scores=tuple(scores), quantile=quantile,
+        max_train=max_train)
+    key = _checked_key(request.bundle, report, sign)
+    found = fit_on_folds(request)
+    _write(request, found, key, report)
+    return found
+
+
+def _checked_key(
+    bundle: ModelBundle, report: Path | str | None, sign: Path | str | None
+) -> SigningKey | None:
+    """Refuse before minutes of work what could not be written at their end."""
+    from uncertainty_seg.storage.signatures import read_private_key
+    from uncertainty_seg.tools.report.page import require_report_place
+
     require_libraries('scipy', 'sklearn')
     if report:
         require_report_place(Path(report))
-    key = None if sign is None else read_private_key(sign)  # before minutes of work
-    folder = request.bundle.folder
-    if not os.access(folder, os.W_OK):
-        raise ConfigError(f'bundle {folder} may not be written to', 'a folder that may',
+    key = None if sign is None else read_private_key(sign)
+    if not os.access(bundle.folder, os.W_OK):
+        raise ConfigError(f'bundle {bundle.folder} may not be written to', 'a folder that may',
                           'calibrate a copy of it')
-    found = fit_calibration(request)
+    return key
+
+
+def _write(
+    request: CalibrationRequest | FoldsRequest, found: CalibrationOutcome, key: SigningKey | None,
+    report: Path | str | None,
+) -> None:
+    from uncertainty_seg.storage.model_bundle import sign_bundle, update_metrics, write_calibration
+    from uncertainty_seg.tools.report.fill import write_calibration_report
+
     write_calibration(request.bundle, found.calibration, found.features)
     update_metrics(request.bundle, found.metrics())
     if key is not None:
-        sign_bundle(folder, key)
+        sign_bundle(request.bundle.folder, key)
     if report:
         write_calibration_report(Path(report), request, found)
-    return found
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -144,8 +231,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='labelled images; the split "train" if DIR has a splits.json')
     parser.add_argument('--val', type=Path, metavar='DIR',
                         help='labelled images the network has not seen; the split "val"')
+    parser.add_argument('--folds', type=Path, metavar='FOLDER',
+                        help='folds.json and the bundles fold-0 ..., each trained without its '
+                        'fold: calibrate on all images of --data by cross-fitting')
+    add_gate_arguments(parser)
+    parser.add_argument('--tune-share', type=positive_number(0.9), default=1 / 3,
+                        help='part of the validation blocks that the temperature is fitted on '
+                        '[0.33]')
+
+
+def add_gate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what every way to calibrate takes."""
     parser.add_argument('--blocks', type=Path, metavar='FILE',
-                        help='blocks of the validation images, JSON or CSV [each its own]')
+                        help='blocks of the images, JSON or CSV [each its own]')
     parser.add_argument('--bad', default='iou<0.5', metavar='RULE',
                         help="when a mask is bad: 'iou<0.5', 'iou[diver]<0.5', 'accuracy<0.7', "
                         'joined by or [iou<0.5]')
@@ -154,9 +252,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='P(accepted and bad) to promise, one or more [0.05 0.10]')
     parser.add_argument('--scores', nargs='+', metavar='SCORE', default=(),
                         help='scores of the gate [chosen on the training frames]')
-    parser.add_argument('--tune-share', type=positive_number(0.9), default=1 / 3,
-                        help='part of the validation blocks that the temperature is fitted on '
-                        '[0.33]')
+    parser.add_argument('--ood', type=Path, metavar='DIR',
+                        help='with folds: images of another kind, on which guards prove their '
+                        'worth')
     parser.add_argument('--quantile', type=positive_number(1.0), default=0.98,
                         help='share of frames that the threshold of a score outside of the gate '
                         'lets pass [0.98]')
@@ -167,17 +265,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='write an HTML report there')
     parser.add_argument('--sign', type=Path, metavar='KEY',
                         help='sign the bundle with this private key, a PEM file')
-    add_settings(parser, _NAMES)
+    add_settings(parser, SETTINGS)
 
 
 def run(args: argparse.Namespace) -> int:
     """Calibrate and print what was found."""
     from uncertainty_seg.storage.model_bundle import find_bundle
 
-    train, val = args.train or args.data, args.val or args.data
-    if train is None or val is None:
-        raise ConfigError('no training or validation images', '--train DIR and --val DIR')
-    found = call_with(calibrate, args, train=train, val=val,
-                      settings=settings_from_args(args, _NAMES))
+    settings = settings_from_args(args, SETTINGS)
+    if args.folds is not None:
+        if args.data is None or args.train or args.val:
+            raise ConfigError('--folds without --data, or with --train or --val',
+                              '--data DIR, all images that have a fold')
+        found = call_with(calibrate_on_folds, args, settings=settings)
+    else:
+        train, val = args.train or args.data, args.val or args.data
+        if train is None or val is None:
+            raise ConfigError('no training or validation images', '--train DIR and --val DIR')
+        if args.ood is not None:
+            raise ConfigError('--ood without --folds', 'both: guards prove their worth on folds',
+                              'measure foreign frames with evaluate --ood')
+        found = call_with(calibrate, args, train=train, val=val, settings=settings)
     print_json({'bundle': str(find_bundle(args.bundle)), **found.summary()})
     return 0

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 import hashlib
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from uncertainty_seg.analysis.conformal import (
 from uncertainty_seg.analysis.evaluation import best_temperature, Evaluation, frame_table
 from uncertainty_seg.analysis.feature_fit import FeatureFrame, fit_feature_density
 from uncertainty_seg.analysis.frame_table import FrameTable, split_blocks
+from uncertainty_seg.analysis.nested import NestedFigures
 from uncertainty_seg.analysis.selective import choose_scores
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
@@ -70,11 +71,11 @@ TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0)
 # A pixel above this share of the training pixels counts as uncertain.
 PIXEL_QUANTILE = 0.9
 # Scores that are in every gate that is not named, whatever bad training frames say of them, since
-# those have nothing foreign: the density for water, the top of mutual information for things never
-# shown. They say nothing of most frames, so that their ranks count in the tail (see RankFamily).
-GUARDS = {DENSITY_SCORE: 8.0, 'mutual_information.top': 8.0}
+# those have nothing foreign: the density, for water. It says nothing of most frames, so that its
+# ranks count in the tail (see RankFamily). With folds a guard has to prove its worth instead.
+GUARDS = {DENSITY_SCORE: 8.0}
 MOST_SCORES = 5
-_MAPS = ('entropy', 'mutual_information')
+LIMITED_MAPS = ('entropy', 'mutual_information')
 _SEED = 0
 _log = logging.getLogger(__name__)
 
@@ -106,7 +107,8 @@ class CalibrationOutcome:
     calibration : Calibration
         To be written.
     before, after : Evaluation
-        Of the validation frames that limits were fitted on, at temperature 1 and at the fitted.
+        Of the validation frames that limits were fitted on, at temperature 1 and at the fitted;
+        `before` is None with folds.
     seen : Evaluation
         Of the training frames.
     train, val : FrameTable
@@ -114,14 +116,18 @@ class CalibrationOutcome:
     pairs : list of (image, mask)
         Of `val`.
     rehearsals : tuple of Rehearsal
-        One an alpha that half of the blocks can carry.
+        One an alpha that half of the blocks can carry; none with folds.
     features : FeatureDensity or None
         What features are compared with, where the trunk gives some.
+    nested : NestedFigures or None
+        With folds: what such a gate does to frames that chose nothing of it.
+    networks : list of ModelBundle
+        With folds: which network measured each frame of `val`.
 
     """
 
     calibration: Calibration
-    before: Evaluation
+    before: Evaluation | None
     after: Evaluation
     seen: Evaluation
     train: FrameTable
@@ -129,15 +135,19 @@ class CalibrationOutcome:
     pairs: list[Pair]
     rehearsals: tuple[Rehearsal, ...]
     features: FeatureDensity | None = None
+    nested: NestedFigures | None = None
+    networks: list[ModelBundle] = field(default_factory=list)
 
     def metrics(self) -> dict[str, float]:
         """Return the figures of the card; the validation frames are those not tuned on."""
         values = {
             'val_mean_iou': self.after.mean_iou, 'val_pixel_accuracy': self.after.accuracy,
-            'val_ece': self.after.ece, 'val_ece_before_scaling': self.before.ece,
+            'val_ece': self.after.ece,
+            **({'val_ece_before_scaling': self.before.ece} if self.before else {}),
             'val_error_auroc_entropy': self.after.error_auroc['entropy'],
             'val_error_auroc_mutual_information': self.after.error_auroc['mutual_information'],
             'val_mi_over_entropy': self.after.mi_share, 'train_mean_iou': self.seen.mean_iou,
+            **(_nested_metrics(self.nested) if self.nested else {}),
         }
         return {name: round(value, 4) for name, value in values.items()}
 
@@ -151,7 +161,23 @@ class CalibrationOutcome:
             'bad_share': float(self.val.is_bad.mean()), 'num_train': made.num_train,
             'num_val': made.num_val, 'thresholds': made.thresholds,
             'train_thresholds': made.train_thresholds, 'distances': made.distances,
+            'nested': self.nested.summary() if self.nested else None,
         }
+
+
+def _nested_metrics(nested: NestedFigures) -> dict[str, float]:
+    found = {'num_folds': float(nested.num_folds), 'num_frames': float(nested.num_frames),
+             'nested_excess_aurc': nested.excess_aurc.value,
+             'nested_bad_auroc': nested.bad_auroc.value}
+    if nested.ood_auroc is not None:
+        found['nested_ood_auroc'] = nested.ood_auroc.value
+    for promise in nested.promises:
+        end = f'at_{promise.alpha:g}'
+        found[f'nested_accepted_{end}'] = promise.accepted.value
+        found[f'nested_accepted_and_bad_{end}'] = promise.accepted_and_bad.value
+        if promise.foreign_accepted is not None:
+            found[f'nested_foreign_accepted_{end}'] = promise.foreign_accepted.value
+    return found
 
 
 def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
@@ -178,8 +204,8 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
     with opened(bundle, settings, 1.0) as pipeline:
         before = measure(pipeline, held, 'validation, temperature 1', rule)
     with opened(bundle, settings, temperature) as pipeline:
-        limits = pixel_limits(pipeline, train_pairs[::10], _MAPS, PIXEL_QUANTILE)
-        features = _features(pipeline, train_pairs, settings)
+        limits = pixel_limits(pipeline, train_pairs[::10], LIMITED_MAPS, PIXEL_QUANTILE)
+        features = features_of(pipeline, train_pairs, settings)
     described = replace(bundle, features=features)
     with opened(described, settings, temperature,
                 ScoreVector(bundle.card, limits, features=features)) as pipeline:
@@ -187,18 +213,16 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
         after = measure(pipeline, held, 'validation', rule)
     train = frame_table(seen.frames, train_stems, np.array(train_stems, np.str_))
     val = frame_table(after.frames, _where(known.stems, kept), blocks[kept])
-    # A frame of the bank is nearest to itself.
-    for name, values in (features.held_out_scores() if features else {}).items():
-        train = train.with_score(name, values)
-    density = _density(train)
+    train = with_held_out_features(train, features)
+    density = density_of(train)
     if density is not None:
-        train, val = (_with_density(table, density) for table in (train, val))
+        train, val = (with_density(table, density) for table in (train, val))
     family, chosen = _choice(request, train)
     made = [fit_promise(family, val, chosen, alpha, rule.text, _bad_if_accepted)
             for alpha in request.alphas]
     images = [image for image, _ in (*train_pairs, *known.pairs)]
-    calibration = _calibration(request, temperature, limits, density, family.only(chosen), train,
-                               val, tuple(made), data, images, features)
+    calibration = make_calibration(request, temperature, limits, density, family.only(chosen),
+                                   train, val, tuple(made), data, images, features)
     again = (rehearse(family, val, chosen, alpha) for alpha in request.alphas)
     return CalibrationOutcome(calibration, before, after, seen, train, val, held,
                               tuple(found for found in again if found is not None), features)
@@ -212,9 +236,14 @@ def _blocks(request: CalibrationRequest, stems: list[str]) -> NDArray[np.str_]:
 
 
 def _spread(known: KnownFrames, most: int) -> tuple[list[Pair], list[str]]:
-    count = len(known.pairs)
-    picked = np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int))
+    picked = spread(np.arange(len(known.pairs)), most)
     return [known.pairs[i] for i in picked], [known.stems[i] for i in picked]
+
+
+def spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Return at most so many of some rows, (n,), evenly spread."""
+    count = len(rows)
+    return rows[np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int))]
 
 
 def _where(items: list[Any], rows: NDArray[np.bool_]) -> list[Any]:
@@ -233,8 +262,8 @@ def _temperature(request: CalibrationRequest, pairs: list[Pair]) -> float:
     return best
 
 
-def _features(
-    pipeline: Pipeline, pairs: list[Pair], settings: Settings
+def features_of(
+    pipeline: Pipeline, pairs: Sequence[Pair], settings: Settings
 ) -> FeatureDensity | None:
     """Fit what features are compared with on training frames; None if the trunk gives none."""
     card = pipeline.card
@@ -258,7 +287,15 @@ def _features(
         return None
 
 
-def _density(train: FrameTable) -> ScoreDensity | None:
+def with_held_out_features(train: FrameTable, features: FeatureDensity | None) -> FrameTable:
+    """Return the training frames with distances from each other: one is nearest to itself."""
+    for name, values in (features.held_out_scores() if features else {}).items():
+        train = train.with_score(name, values)
+    return train
+
+
+def density_of(train: FrameTable) -> ScoreDensity | None:
+    """Fit the density to training frames; None, with a warning, if they are too few."""
     try:
         return fit_density(train.rows(), seed=_SEED)
     except CalibrationError as err:
@@ -266,7 +303,8 @@ def _density(train: FrameTable) -> ScoreDensity | None:
         return None
 
 
-def _with_density(table: FrameTable, density: ScoreDensity) -> FrameTable:
+def with_density(table: FrameTable, density: ScoreDensity) -> FrameTable:
+    """Return a table with the score of a density."""
     return table.with_score(DENSITY_SCORE,
                             np.array([density.score(row) for row in table.rows()]))
 
@@ -293,8 +331,19 @@ def _bad_if_accepted(
     return bad_share(accepted, is_bad, blocks, num_tries=len(blocks)).upper
 
 
-def _calibration(
-    request: CalibrationRequest,
+class _Asked(Protocol):
+    """What a calibration repeats of a request, be it with folds or without."""
+
+    @property
+    def bundle(self) -> ModelBundle: ...
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def quantile(self) -> float: ...
+
+
+def make_calibration(
+    request: _Asked,
     temperature: float,
     limits: dict[str, float],
     density: ScoreDensity | None,
@@ -305,7 +354,9 @@ def _calibration(
     data: LabelledFolder,
     images: list[ImageU8],
     features: FeatureDensity | None,
+    num_folds: int = 0,
 ) -> Calibration:
+    """Put together what was fitted; `num_folds` is K of a calibration by cross-fitting."""
     bundle, settings = request.bundle, request.settings
     of_val, of_train = (quantile_limits(table, request.quantile, HIGHEST_SCORE)
                         for table in (val, train))
@@ -322,7 +373,7 @@ def _calibration(
         model_sha256=model_digest(bundle.card), data_sha256=data_digest(data),
         promises=promises, pixel_limits=limits, density=density, family=family,
         ignore_sha256=mask_digest(ignore), damage_limits=limits_of_images(images, ignore),
-        features_sha256='' if features is None else
+        num_folds=num_folds, features_sha256='' if features is None else
         hashlib.sha256(features_file(features)).hexdigest(),
         distances={name: distance for name in val.scores
                    if np.isfinite(distance := ks_distance(train.scores[name], val.scores[name]))},
@@ -400,10 +451,10 @@ def refuse_shared(train: KnownFrames, val: KnownFrames) -> None:
 
     Raises DatasetError if an image is in both.
     """
-    seen = {_digest(image): stem
+    seen = {image_digest(image): stem
             for (image, _), stem in zip(train.pairs, train.stems, strict=True)}
     for (image, _), stem in zip(val.pairs, val.stems, strict=True):
-        twin = seen.get(_digest(image))
+        twin = seen.get(image_digest(image))
         if twin is not None:
             raise DatasetError(
                 f'the validation image {stem!r} is the training image {twin!r}',
@@ -411,7 +462,8 @@ def refuse_shared(train: KnownFrames, val: KnownFrames) -> None:
                 'give --train and --val different folders, or the folder a splits.json')
 
 
-def _digest(image: NDArray[np.uint8]) -> bytes:
+def image_digest(image: NDArray[np.uint8]) -> bytes:
+    """Return a digest of the pixels of an image, whatever it is called."""
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
 
 

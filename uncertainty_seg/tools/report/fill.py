@@ -15,14 +15,15 @@ from uncertainty_seg.analysis.bootstrap import Interval
 from uncertainty_seg.analysis.conformal import mean_block_share
 from uncertainty_seg.analysis.evaluation import Evaluation, FrameRanking, rank_frames
 from uncertainty_seg.analysis.frame_table import FrameTable
+from uncertainty_seg.analysis.nested import NestedFigures
 from uncertainty_seg.analysis.selective import aurc, risk_coverage
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import Calibration, Column, Promise
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.tools.calibrate.calibration_run import CalibrationOutcome, CalibrationRequest
+from uncertainty_seg.tools.calibrate.cross_fitted import FoldsRequest
 from uncertainty_seg.tools.calibrate.evaluation_run import (
     Evaluated,
     EvaluationRequest,
@@ -50,7 +51,7 @@ GATE = 'the gate'
 
 
 def write_calibration_report(
-    path: Path, request: CalibrationRequest, found: CalibrationOutcome
+    path: Path, request: CalibrationRequest | FoldsRequest, found: CalibrationOutcome
 ) -> None:
     """
     Write the report of a calibration: what the limits were fitted on, and what they cost.
@@ -61,7 +62,7 @@ def write_calibration_report(
     ----------
     path : Path
         HTML file; its folder exists.
-    request : CalibrationRequest
+    request : CalibrationRequest or FoldsRequest
         What was asked for.
     found : CalibrationOutcome
         What came out.
@@ -73,18 +74,23 @@ def write_calibration_report(
     # The pipeline of `found` had no limits yet.
     calibrated = ModelBundle(request.bundle.folder, card, made, found.features)
     accepted, refused = _frame_groups(
-        calibrated, request.settings, found.pairs, found.val, promise.limits)
+        found.networks or [calibrated], request.settings, found.pairs, found.val, promise.limits,
+        made)
+    order = found.nested.order if found.nested else \
+        made.family.frame_ranks(found.val.scores, made.gate_scores)
+    before = {} if found.before is None else \
+        {'temperature 1': found.before.pixels.calibration}
     write_report(path, ReportData(
         f'Calibration of {card.name}',
         facts={**_bundle_facts(card, made), **_calibration_facts(found)},
         hashes=_hashes(made), promise=promise,
-        measured_on='the frames the limits were fitted on',
+        measured_on='frames that chose nothing of the limits that judged them' if found.nested
+        else 'the frames the limits were fitted on',
         scores=_score_entries(made, promise, {
             name: rank_frames(values, found.val) for name, values in found.val.scores.items()}),
-        risk_coverage=_risk_curves(
-            found.val, made.family.frame_ranks(found.val.scores, made.gate_scores), promise),
-        reliability={'temperature 1': found.before.pixels.calibration,
-                     f'temperature {made.temperature:g}': found.after.pixels.calibration},
+        risk_coverage=_risk_curves(found.val, order, promise, is_nested=bool(found.nested)),
+        reliability={**before, f'temperature {made.temperature:g}':
+                     found.after.pixels.calibration},
         spreads=tuple(
             ScoreSpread(name, found.train.scores[name], values, None,
                         promise.limits.get(name, made.thresholds.get(name)),
@@ -115,7 +121,7 @@ def write_evaluation_report(path: Path, request: EvaluationRequest, found: Evalu
     assert made is not None  # evaluate_bundle refuses a bundle without
     promise, foreign = found.promise, found.foreign.scores if found.foreign else {}
     accepted, refused = _frame_groups(
-        request.bundle, request.settings, found.pairs, found.frames, found.limits)
+        [request.bundle], request.settings, found.pairs, found.frames, found.limits, made)
     write_report(path, ReportData(
         f'Evaluation of {card.name}',
         facts={**_bundle_facts(card, made), **_evaluation_facts(found)}, hashes=_hashes(made),
@@ -152,14 +158,49 @@ def _hashes(calibration: Calibration) -> dict[str, str]:
 
 def _calibration_facts(found: CalibrationOutcome) -> dict[str, str]:
     made = found.calibration
+    folds = {} if found.nested is None else {
+        'Folds': f'{found.nested.num_folds}', 'Foreign frames': f'{found.nested.num_foreign}',
+        **{f'{name} of frames that chose nothing': _text(value)
+           for name, value in _nested_rankings(found.nested).items()}}
     return {
-        'Training frames': f'{made.num_train}', 'Validation frames': f'{made.num_val}',
+        'Training frames': f'{made.num_train}',
+        'Frames scored by a network that never saw them' if found.nested else
+        'Validation frames': f'{made.num_val}', **folds,
         'Bad validation frames': f'{found.val.is_bad.mean():.0%}',
         'Scores of the gate': ', '.join(made.gate_scores),
     }
 
 
+def _nested_rankings(nested: NestedFigures) -> dict[str, Interval]:
+    found = {'E-AURC': nested.excess_aurc, 'AUROC of bad frames': nested.bad_auroc}
+    return found if nested.ood_auroc is None else \
+        {**found, 'AUROC of foreign frames': nested.ood_auroc}
+
+
+def _nested_notes(nested: NestedFigures) -> tuple[str, ...]:
+    """Say what each promise came to, and what the gates of the folds were made of."""
+    notes = [
+        f'Each fold was judged by scores, guards and limits chosen on the other '
+        f'{nested.num_folds - 1}, and the figures here are of all {nested.num_frames} frames '
+        'together; the gate that ships was chosen on all of them.']
+    for held in nested.promises:
+        folds = ', '.join(f'{share:.1%}' for share in held.of_folds)
+        foreign = '' if held.foreign_accepted is None else (
+            f' {held.foreign_accepted.value:.1%} of {nested.num_foreign} foreign frames were '
+            'accepted.')
+        notes.append(
+            f'At alpha {held.alpha:g} {held.accepted.value:.1%} were accepted '
+            f'({held.accepted.lower:.1%} to {held.accepted.upper:.1%}), '
+            f'{held.accepted_and_bad.value:.1%} accepted and bad '
+            f'({held.accepted_and_bad.lower:.1%} to {held.accepted_and_bad.upper:.1%}; by fold '
+            f'{folds}).{foreign}')
+    gates = '; '.join(', '.join(choice.names) for choice in nested.choices)
+    return (*notes, f'Scores chosen without each fold: {gates}.')
+
+
 def _calibration_notes(found: CalibrationOutcome) -> tuple[str, ...]:
+    if found.nested is not None:
+        return _nested_notes(found.nested)
     notes = [
         f'Limits were fitted on one half of the blocks and measured on the other, '
         f'{r.num_splits} times: on average {r.accepted_and_bad:.1%} of the held-out frames were '
@@ -244,14 +285,17 @@ def _score_entries(
 
 
 def _risk_curves(
-    frames: FrameTable, gate: Column, promise: Promise | None, compared: Sequence[str] = COMPARED
+    frames: FrameTable, gate: Column, promise: Promise | None, is_nested: bool = False,
 ) -> RiskCoverageCurves:
     """Return the curve of the gate, made stricter by its one number, and of some scores."""
     losses = frames.is_bad.astype(np.float64)
     curves = [RiskCurve(name, risk_coverage(values, losses), aurc(values, losses), name == GATE)
-              for name, values in [(GATE, gate), *((n, frames.scores[n]) for n in compared)]]
+              for name, values in [(GATE, gate), *((n, frames.scores[n]) for n in COMPARED)]]
     if promise is None:
         return RiskCoverageCurves(tuple(curves))
+    if is_nested:
+        risk = promise.accepted_and_bad / max(promise.accepted, 1e-9)
+        return RiskCoverageCurves(tuple(curves), (promise.accepted, risk), promise.alpha)
     accepted = frames.accepted(promise.limits)
     risk = float(frames.is_bad[accepted].mean()) if accepted.any() else 0.0
     return RiskCoverageCurves(tuple(curves), (float(accepted.mean()), risk), promise.alpha)
@@ -276,28 +320,28 @@ def _legend(card: ModelCard, frames: FrameTable) -> Legend:
 
 
 def _frame_groups(
-    bundle: ModelBundle, settings: Settings, pairs: Sequence[Pair], frames: FrameTable,
-    limits: Mapping[str, float],
+    bundles: Sequence[ModelBundle], settings: Settings, pairs: Sequence[Pair], frames: FrameTable,
+    limits: Mapping[str, float], made: Calibration,
 ) -> tuple[FrameGroup, FrameGroup]:
-    """Return accepted frames with bad masks by growing IoU, rejected good ones by falling IoU."""
-    made = bundle.calibration
-    assert made is not None
+    """
+    Return accepted frames with bad masks by growing IoU, rejected good ones by falling IoU.
+
+    `bundles` are the network that measured each frame, or one of all.
+    """
     accepted = frames.accepted(limits)
-    with opened(bundle, settings,
-                scorer=ScoreVector(bundle.card, made.pixel_limits, made.density,
-                                   features=bundle.features)) as pipeline:
-        return (
-            _group(pipeline, pairs, frames, limits, accepted & frames.is_bad, frames.mean_iou),
-            _group(pipeline, pairs, frames, limits, ~accepted & ~frames.is_bad, -frames.mean_iou))
 
+    def shown(rows: NDArray[np.bool_], order: Column) -> FrameGroup:
+        found = sorted(np.flatnonzero(rows).tolist(), key=lambda i: float(order[i]))
+        drawn: dict[int, ReportFrame] = {}
+        for bundle in {id(bundle): bundle for bundle in bundles}.values():
+            own = [i for i in found[:MAX_FRAMES] if len(bundles) == 1 or bundles[i] is bundle]
+            if own:
+                with opened(bundle, settings, made.temperature) as pipeline:
+                    drawn |= {i: _shown(pipeline, pairs[i], frames, limits, i) for i in own}
+        return FrameGroup(tuple(drawn[i] for i in found[:MAX_FRAMES]), len(found))
 
-def _group(
-    pipeline: Pipeline, pairs: Sequence[Pair], frames: FrameTable, limits: Mapping[str, float],
-    rows: NDArray[np.bool_], order: Column,
-) -> FrameGroup:
-    found = sorted(np.flatnonzero(rows).tolist(), key=lambda i: float(order[i]))
-    shown = (_shown(pipeline, pairs[i], frames, limits, i) for i in found[:MAX_FRAMES])
-    return FrameGroup(tuple(shown), len(found))
+    return (shown(accepted & frames.is_bad, frames.mean_iou),
+            shown(~accepted & ~frames.is_bad, -frames.mean_iou))
 
 
 def _shown(

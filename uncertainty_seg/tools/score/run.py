@@ -359,14 +359,15 @@ def run_on_ray(
     os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
     import ray
 
-    _connect(ray, address)
+    connect_ray(ray, address)
     try:
         yield from _reports(ray, jobs, bar)
     finally:
         ray.shutdown()
 
 
-def _connect(ray: Any, address: str) -> None:
+def connect_ray(ray: Any, address: str) -> None:
+    """Join a cluster, of the module `ray`; BackendUnavailableError if there is none."""
     try:
         # What workers print must not follow the last line on stdout.
         ray.init(address=address, log_to_driver=False, logging_level='error',

@@ -1,0 +1,449 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+The steps of ``calibrate --folds``: every photograph is scored by a network that never saw it.
+
+The bundle that ships was trained on all photographs, so that none is left for its limits. K other
+networks were each trained without one fold, in the same way, and stand for it: fold k is scored by
+network k. Whatever is fitted to training frames (pixel limits, density) is fitted for each network
+to its own. docs/calibration.md states what this assumes.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+import logging
+from pathlib import Path
+import re
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uncertainty_seg.analysis.bad_rule import BadRule
+from uncertainty_seg.analysis.conformal import blocks_needed, promised_limit
+from uncertainty_seg.analysis.evaluation import (
+    Evaluation,
+    frame_table,
+    join_evaluations,
+    score_frames,
+)
+from uncertainty_seg.analysis.frame_table import FrameTable, join_tables
+from uncertainty_seg.analysis.nested import (
+    fit_gate,
+    FittedGate,
+    FoldFrames,
+    nested_figures,
+    NestedFigures,
+)
+from uncertainty_seg.core.arrays import ImageU8
+from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.calibration import Promise
+from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.scores.density import ScoreDensity
+from uncertainty_seg.core.scores.vector import ScoreVector
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.errors import CalibrationError, DatasetError
+from uncertainty_seg.storage.folds import (
+    fold_of,
+    FOLDS_FILE,
+    load_splits,
+    read_folds,
+    require_classes,
+    subset,
+)
+from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder, read_blocks
+from uncertainty_seg.storage.model_bundle import load_bundle
+from uncertainty_seg.tools.calibrate import calibration_run as run
+from uncertainty_seg.tools.calibrate.labelled_pairs import (
+    images_in,
+    known_frames,
+    measure,
+    opened,
+    Pair,
+    pixel_limits,
+)
+
+# Photographs that choose the temperature, evenly spread: each has many thousand pixels.
+TEMPERATURE_FRAMES = 240
+_FOLD_NAME = re.compile(r'fold-(\d+)(?:-seed-(\d+))?')
+# What every network must share with the bundle, by its card.
+_ALIKE = ('method', 'class_names', 'ignore_index', 'input', 'dropout_sites', 'passes', 'members',
+          'logits_shape', 'upsampling', 'reduction', 'precision', 'feature_shape')
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FoldsRequest:
+    """What to fit, and on what; `tools.calibrate_gate.calibrate_on_folds` describes the fields."""
+
+    bundle: ModelBundle
+    settings: Settings
+    data: Path
+    folds: Path
+    ood: Path | None
+    blocks: Path | None
+    bad: str
+    alphas: tuple[float, ...]
+    scores: tuple[str, ...]
+    quantile: float
+    max_train: int
+
+
+@dataclass(frozen=True)
+class FoldNetwork:
+    """A network that did not see one fold."""
+
+    fold: int
+    bundle: ModelBundle
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """
+    All frames of a cross-fitted calibration.
+
+    Attributes
+    ----------
+    data : LabelledFolder
+        As read.
+    pairs : list of (image, mask)
+        BGR image and mask of each known frame.
+    stems : list of str
+        Their names.
+    folds : ndarray of int64, shape (n,)
+        Their folds.
+    blocks : ndarray of str, shape (n,)
+        Their blocks, each within one fold.
+    foreign : mapping of str to ndarray
+        Images of another kind, by name; may be empty.
+    foreign_folds : mapping of str to int
+        Their folds.
+
+    """
+
+    data: LabelledFolder
+    pairs: list[Pair]
+    stems: list[str]
+    folds: NDArray[np.int64]
+    blocks: NDArray[np.str_]
+    foreign: Mapping[str, ImageU8]
+    foreign_folds: Mapping[str, int]
+
+
+def fit_on_folds(request: FoldsRequest) -> run.CalibrationOutcome:
+    """
+    Fit temperature, density, choice and limits by cross-fitting; nothing is written yet.
+
+    Raises CalibrationError if a network of a fold is missing or unlike the bundle, or there are
+    too few blocks; ConfigError if the rule cannot be read, or a score does not exist; DatasetError
+    if the folder, its folds or its blocks are wrong.
+    """
+    card = request.bundle.card
+    rule = BadRule.parse(request.bad, card.class_names)
+    run.require_scores(card, request.scores)
+    fold_by_stem = read_folds(request.folds / FOLDS_FILE)
+    networks = fold_networks(request.folds, request.bundle, fold_by_stem)
+    known = photographs(request, fold_by_stem)
+    _require_blocks(known, request.alphas)
+    chance = _chances(request, networks, known)
+    temperatures = {fold: _best(chance, fold) for fold in np.unique(known.folds).tolist()}
+    temperature = _best(chance)
+    passes = {value: [_scored(request, network, known, value, rule) for network in networks]
+              for value in sorted({temperature, *temperatures.values()})}
+    tables = {value: _joined(found) for value, found in passes.items()}
+    nested = nested_figures({fold: tables[value] for fold, value in temperatures.items()},
+                            request.alphas, request.scores)
+    every = tables[temperature]
+    gate = fit_gate(every, request.alphas, request.scores, nested.order)
+    after = join_evaluations([
+        next(one for one in passes[temperatures[n.fold]] if one.network is n).evaluation
+        for n in networks])
+    fitted, density, train, seen = _deployed(request, known, temperature, rule)
+    promises = _promises(request, gate, nested, every.frames)
+    calibration = run.make_calibration(
+        request, temperature, fitted.limits, density, gate.family, train, every.frames, promises,
+        known.data, [image for image, _ in known.pairs], fitted.bundle.features,
+        nested.num_folds)
+    rows = [(network.bundle, known.pairs[i]) for network in networks
+            for i in np.flatnonzero(known.folds == network.fold)]
+    return run.CalibrationOutcome(
+        calibration, None, after, seen, train, every.frames, [pair for _, pair in rows], (),
+        fitted.bundle.features, nested, [bundle for bundle, _ in rows])
+
+
+# -------------------------------------------------------------------------------------------------
+# What is read, and what is refused before minutes of work.
+
+
+def fold_networks(
+    folder: Path, bundle: ModelBundle, fold_by_stem: Mapping[str, int]
+) -> list[FoldNetwork]:
+    """
+    Load ``fold-0`` to ``fold-(K-1)``, and ``fold-K-seed-S`` where more networks were trained.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds the bundles.
+    bundle : ModelBundle
+        The one that they stand for.
+    fold_by_stem : mapping of str to int
+        The folds.
+
+    Returns
+    -------
+    list of FoldNetwork
+        By fold.
+
+    Raises
+    ------
+    CalibrationError
+        If there is one fold only, one has no network, or a network is unlike the bundle.
+    ModelBundleError
+        If one cannot be read.
+
+    """
+    wanted = sorted(set(fold_by_stem.values()))
+    if len(wanted) < 2:
+        raise CalibrationError(f'{folder / FOLDS_FILE} has {len(wanted)} fold', 'at least 2',
+                               'train with --folds 2 or more')
+    places = [(match, path) for path in folder.iterdir()
+              if path.is_dir() and (match := _FOLD_NAME.fullmatch(path.name))]
+    places.sort(key=lambda place: (int(place[0][1]), int(place[0][2] or -1)))
+    missing = [fold for fold in wanted if fold not in {int(match[1]) for match, _ in places}]
+    if missing:
+        raise CalibrationError(f'{folder} holds no network fold-{missing[0]}',
+                               f'one for each of the folds {wanted}', 'train it without its fold')
+    networks = [FoldNetwork(int(match[1]), load_bundle(path, has_calibration=False))
+                for match, path in places if int(match[1]) in wanted]
+    for network in networks:
+        _require_alike(network.bundle.card, bundle.card, network.bundle.folder.name)
+    return networks
+
+
+def _require_alike(card: ModelCard, wanted: ModelCard, name: str) -> None:
+    for field in _ALIKE:
+        given, expected = getattr(card, field), getattr(wanted, field)
+        if given != expected:
+            raise CalibrationError(
+                f'the {field} of {name} is {given!s:.200}', f'{expected!s:.200}, as the bundle',
+                'train and compile the networks of the folds as the bundle itself')
+
+
+def photographs(request: FoldsRequest, fold_by_stem: Mapping[str, int]) -> Photographs:
+    """
+    Read the labelled and the foreign frames and their folds.
+
+    Raises DatasetError if a photograph is in no fold, twice in different ones, or its block is; or
+    the network of a fold saw no pixel of a class.
+    """
+    data = all_images(request.data)
+    lost = [stem for stem in data.stems if stem not in fold_by_stem]
+    if lost:
+        raise DatasetError(f'the photograph {lost[0]!r} is in no fold, and so are '
+                           f'{len(lost) - 1} more', f'each in {request.folds / FOLDS_FILE}',
+                           'train the folds with these photographs')
+    _require_every_class(data, fold_by_stem)
+    known = known_frames(request.bundle, data, request.settings.ignore_mask)
+    folds = np.array([fold_by_stem[stem] for stem in known.stems])
+    blocks = read_blocks(request.blocks, known.stems)
+    if request.blocks is None:
+        _log.warning('no --blocks: every photograph counts as independent of the others, which '
+                     'frames of one video are not')
+    _refuse_divided(known.stems, blocks, folds, 'the block')
+    images = np.array([run.image_digest(image).hex() for image, _ in known.pairs])
+    _refuse_divided(known.stems, images, folds, 'the image')
+    foreign = images_in(request.ood) if request.ood else {}
+    num_folds = max(fold_by_stem.values()) + 1
+    return Photographs(data, known.pairs, known.stems, folds, blocks, foreign,
+                       fold_of(list(foreign), num_folds) if foreign else {})
+
+
+def all_images(folder: Path) -> LabelledFolder:
+    """Read the splits train and val of a folder, or all of it without a splits.json."""
+    if (folder / 'splits.json').is_file():
+        return load_splits(folder, ('train', 'val'))
+    return load_folder(folder, 'all')
+
+
+def _require_every_class(data: LabelledFolder, fold_by_stem: Mapping[str, int]) -> None:
+    for fold in sorted({fold_by_stem[stem] for stem in data.stems}):
+        seen = [i for i, stem in enumerate(data.stems) if fold_by_stem[stem] != fold]
+        if not seen:
+            raise DatasetError(f'all photographs are in fold {fold}', 'some in every fold')
+        require_classes(subset(data, seen), data,
+                        f'the photographs that fold-{fold} was trained on')
+
+
+def _refuse_divided(
+    stems: Sequence[str], groups: NDArray[np.str_], folds: NDArray[np.int64], what: str
+) -> None:
+    first: dict[str, int] = {}
+    for row, group in enumerate(groups.tolist()):
+        other = first.setdefault(group, row)
+        if folds[other] != folds[row]:
+            raise DatasetError(
+                f'{what} of {stems[row]!r} (fold {folds[row]}) is that of {stems[other]!r} (fold '
+                f'{folds[other]})', 'both in one fold, since a network saw the other',
+                'make folds of whole blocks: crossfit --blocks, or your own folds.json')
+
+
+def _require_blocks(known: Photographs, alphas: Sequence[float]) -> None:
+    count = min(len(np.unique(known.blocks[known.folds != fold]))
+                for fold in np.unique(known.folds))
+    if count < blocks_needed(min(alphas)):
+        raise CalibrationError(
+            f'{count} blocks outside of a fold to promise alpha {min(alphas):g} on',
+            f'at least {blocks_needed(min(alphas))}',
+            'have more blocks, or promise a larger alpha')
+
+
+# -------------------------------------------------------------------------------------------------
+# Temperature: the one with the least negative log-likelihood of held-out pixels.
+
+
+def _chances(
+    request: FoldsRequest, networks: Sequence[FoldNetwork], known: Photographs
+) -> dict[float, dict[int, float]]:
+    """Return the mean negative log-likelihood of each fold's frames, by temperature."""
+    step = max(1, len(known.pairs) // TEMPERATURE_FRAMES)
+    found: dict[float, dict[int, float]] = {}
+    # Each fold takes it from the others: all their minima must be passed on the way.
+    for direction in (1, -1):
+        start = run.TEMPERATURES.index(1.0)
+        way = run.TEMPERATURES[start:] if direction == 1 else run.TEMPERATURES[start::-1]
+        for before, value in zip((None, *way), way, strict=False):
+            if value not in found:
+                found[value] = _chance(request, networks, known, value, step)
+            if before is not None and all(
+                    _mean(found[value], fold) > _mean(found[before], fold)
+                    for fold in (None, *found[value])):
+                break
+    return found
+
+
+def _chance(
+    request: FoldsRequest, networks: Sequence[FoldNetwork], known: Photographs,
+    temperature: float, step: int,
+) -> dict[int, float]:
+    of_fold: dict[int, list[float]] = {}
+    for network in networks:
+        pairs = [known.pairs[i] for i in np.flatnonzero(known.folds == network.fold)[::step]]
+        with opened(network.bundle, request.settings, temperature) as pipeline:
+            found = measure(pipeline, pairs, f'fold {network.fold}, temperature {temperature:g}')
+        of_fold.setdefault(network.fold, []).append(found.nll_nats)
+    return {fold: float(np.mean(values)) for fold, values in of_fold.items()}
+
+
+def _mean(chance: Mapping[int, float], without: int | None) -> float:
+    return float(np.mean([value for fold, value in chance.items() if fold != without]))
+
+
+def _best(chance: Mapping[float, Mapping[int, float]], without: int | None = None) -> float:
+    return min(chance, key=lambda temperature: _mean(chance[temperature], without))
+
+
+# -------------------------------------------------------------------------------------------------
+# Scores: each network measures its own fold, with what was fitted to the frames it was trained on.
+
+
+@dataclass(frozen=True)
+class _Scored:
+    network: FoldNetwork
+    evaluation: Evaluation
+    frames: FrameTable
+    foreign: FrameTable | None
+
+
+def _scored(
+    request: FoldsRequest, network: FoldNetwork, known: Photographs, temperature: float,
+    rule: BadRule,
+) -> _Scored:
+    inside = np.flatnonzero(known.folds == network.fold)
+    outside = np.flatnonzero(known.folds != network.fold)
+    pairs = [known.pairs[i] for i in inside]
+    names = [name for name, fold in known.foreign_folds.items() if fold == network.fold]
+    trained = [known.pairs[i] for i in run.spread(outside, request.max_train)]
+    fitted = _fitted(network.bundle, request.settings, temperature, trained)
+    with opened(fitted.bundle, request.settings, temperature, fitted.scorer) as pipeline:
+        of_train = frame_table(score_frames(pipeline, (image for image, _ in trained)),
+                               *_unnamed(len(trained)))
+        found = measure(pipeline, pairs, f'fold {network.fold}', rule)
+        of_foreign = score_frames(pipeline, (known.foreign[name] for name in names))
+    tables = [frame_table(found.frames, [known.stems[i] for i in inside], known.blocks[inside])]
+    if names:
+        tables.append(frame_table(of_foreign, names, np.array(names, np.str_)))
+    density = run.density_of(run.with_held_out_features(of_train, fitted.bundle.features))
+    if density is not None:
+        tables = [run.with_density(table, density) for table in tables]
+    return _Scored(network, found, tables[0], tables[1] if names else None)
+
+
+def _unnamed(count: int) -> tuple[list[str], NDArray[np.str_]]:
+    names = [str(i) for i in range(count)]
+    return names, np.array(names, np.str_)
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A bundle with what its features are compared with, and its pixel limits."""
+
+    bundle: ModelBundle
+    limits: dict[str, float]
+
+    @property
+    def scorer(self) -> ScoreVector:
+        return ScoreVector(self.bundle.card, self.limits, features=self.bundle.features)
+
+
+def _fitted(
+    bundle: ModelBundle, settings: Settings, temperature: float, trained: Sequence[Pair]
+) -> _Fitted:
+    with opened(bundle, settings, temperature) as pipeline:
+        limits = pixel_limits(pipeline, trained[::10], run.LIMITED_MAPS, run.PIXEL_QUANTILE)
+        return _Fitted(replace(bundle, features=run.features_of(pipeline, trained, settings)),
+                       limits)
+
+
+def _joined(found: Sequence[_Scored]) -> FoldFrames:
+    # A density that one network has and another lacks is no score of all frames.
+    frames = join_tables([one.frames for one in found])
+    folds = np.concatenate([np.full(len(one.frames), one.network.fold) for one in found])
+    strangers = [one for one in found if one.foreign is not None]
+    if not strangers:
+        return FoldFrames(frames, folds)
+    foreign = join_tables([one.foreign for one in strangers if one.foreign is not None])
+    return FoldFrames(frames, folds, foreign, np.concatenate(
+        [np.full(len(one.foreign or ()), one.network.fold) for one in strangers]))
+
+
+def _deployed(
+    request: FoldsRequest, known: Photographs, temperature: float, rule: BadRule
+) -> tuple[_Fitted, ScoreDensity | None, FrameTable, Evaluation]:
+    """Fit to the frames that the bundle was trained on: all; no limit comes from these scores."""
+    rows = run.spread(np.arange(len(known.pairs)), request.max_train)
+    pairs, stems = [known.pairs[i] for i in rows], [known.stems[i] for i in rows]
+    fitted = _fitted(request.bundle, request.settings, temperature, pairs)
+    with opened(fitted.bundle, request.settings, temperature, fitted.scorer) as pipeline:
+        seen = measure(pipeline, pairs, 'training', rule)
+    train = run.with_held_out_features(frame_table(seen.frames, stems, known.blocks[rows]),
+                                       fitted.bundle.features)
+    density = run.density_of(train)
+    return fitted, density, train if density is None else run.with_density(train, density), seen
+
+
+def _promises(
+    request: FoldsRequest, gate: FittedGate, nested: NestedFigures, frames: FrameTable
+) -> tuple[Promise, ...]:
+    """Return what ships, with the shares of frames that chose nothing of what judged them."""
+    made = []
+    for held in nested.promises:
+        # Raises where nothing can be promised, with the reason.
+        found = gate.limits.get(held.alpha) or promised_limit(
+            nested.order, frames.is_bad, frames.blocks, held.alpha)
+        made.append(Promise(
+            held.alpha, gate.thresholds(held.alpha), request.bad, found.num_blocks, len(frames),
+            found.bound, held.accepted.value, held.accepted_and_bad.value,
+            held.bad_if_accepted.upper))
+    return tuple(made)
