@@ -13,8 +13,10 @@ from uncertainty_seg.analysis.evaluation import (
     evaluate,
     Evaluation,
     frame_table,
+    join_evaluations,
     score_frames,
 )
+from uncertainty_seg.analysis.frame_table import join_tables
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import DatasetError, ImageError
@@ -98,3 +100,32 @@ def test_the_temperature_is_chosen_by_likelihood(tiny_bundle: Path) -> None:
 
     assert best_temperature({t: at(t, ALL_BLUE) for t in (0.5, 1.0, 2.0)}) == 0.5
     assert best_temperature({t: at(t, HALF) for t in (0.5, 1.0, 2.0)}) == 2.0
+
+
+def test_parts_joined_are_what_one_run_over_all_measures(pipeline: Pipeline) -> None:
+    """Every counter of the pixels, every frame, and the columns that both tables have."""
+    rng = np.random.default_rng(0)
+    pairs = [(rng.integers(0, 256, (96, 128, 3), np.uint8),
+              rng.integers(0, 3, (96, 128), np.uint8)) for _ in range(4)]
+    rule = BadRule.parse('accuracy<0.34', pipeline.card.class_names)
+    whole = evaluate(pipeline, pairs, 255, rule)
+    parts = [evaluate(pipeline, part, 255, rule) for part in (pairs[:1], pairs[1:])]
+    joined = join_evaluations(parts)
+    assert joined.frames == whole.frames and joined.mi_share == pytest.approx(whole.mi_share)
+    np.testing.assert_allclose(joined.totals, whole.totals)
+    np.testing.assert_array_equal(joined.iou, whole.iou)
+    assert joined.error_auroc == whole.error_auroc
+    for name in ('calibration', 'adaptive', 'brier'):
+        assert getattr(joined.pixels, name).value() == pytest.approx(
+            getattr(whole.pixels, name).value())
+    np.testing.assert_array_equal(joined.pixels.patches.curve().pavpu,
+                                  whole.pixels.patches.curve().pavpu)
+    np.testing.assert_allclose(joined.pixels.mean_entropy(), whole.pixels.mean_entropy())
+    names = np.array(list('abcd'))
+    tables = [frame_table(part.frames, names[rows], names[rows])
+              for part, rows in zip(parts, (slice(1), slice(1, 4)), strict=True)]
+    tables[0] = tables[0].with_score('only here', np.zeros(1))
+    table = join_tables(tables)
+    assert table.sources == ('a', 'b', 'c', 'd') and 'only here' not in table.scores
+    assert table.rows() == frame_table(whole.frames, names, names).rows()
+    assert table.is_bad.tolist() == [frame.is_bad for frame in whole.frames]

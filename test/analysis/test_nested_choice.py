@@ -1,6 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Scores and guards earn their place on planted frames, and nested figures are not optimistic."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,13 @@ from uncertainty_seg.analysis.gate_choice import (
     is_guard,
     is_order,
 )
-from uncertainty_seg.analysis.nested import fit_gate, FoldFrames, nested_figures, NestedFigures
+from uncertainty_seg.analysis.nested import (
+    fit_gate,
+    FoldFrames,
+    nested_figures,
+    NestedFigures,
+    ranks_of_others,
+)
 from uncertainty_seg.analysis.selective import excess_aurc
 from uncertainty_seg.errors import CalibrationError, ConfigError
 
@@ -174,6 +182,42 @@ def test_the_promise_is_kept_on_frames_that_chose_nothing() -> None:
         assert (means < np.array(ALPHAS) + 2 * errors).all()
         # Nor does it keep the promise by accepting nothing.
         assert (means > 0.4 * np.array(ALPHAS)).all()
+
+
+def test_the_promise_holds_for_a_network_whose_scores_are_larger_or_smaller() -> None:
+    """Each network has a scale of its own, the one that ships too; the mean is over networks."""
+    lost = []
+    for seed in range(12):
+        scales = np.exp(np.random.default_rng(seed).normal(0, 0.2, 6))
+        known = in_folds(planted(300, 300 + seed), 5)
+        known = replace(known, frames=scaled(known.frames, scales[known.folds]))
+        named = ('margin.class_mean',)
+        gate = fit_gate(known, ALPHAS, named, ranks_of_others(known, ALPHAS, named))
+        fresh = scaled(planted(2000, 900 + seed), scales[5])
+        lost.append([float((fresh.accepted(gate.thresholds(a)) & fresh.is_bad).mean())
+                     for a in ALPHAS])
+    means, errors = np.mean(lost, 0), np.std(lost, 0) / np.sqrt(len(lost))
+    assert (means < np.array(ALPHAS) + 2 * errors).all()
+
+
+def scaled(frames: FrameTable, scale: np.ndarray | float) -> FrameTable:
+    return frames.with_score('margin.class_mean', np.clip(
+        frames.scores['margin.class_mean'] * scale, 0.001, 0.99))
+
+
+def test_the_rank_of_a_frame_comes_from_the_other_folds_alone() -> None:
+    """Scores of one fold that are ten times as large move its own ranks, and are no reference."""
+    known = in_folds(planted(300, 7), 3)
+    named = ('margin.class_mean',)
+    before = ranks_of_others(known, ALPHAS, named)
+    shifted = replace(known, frames=scaled(known.frames, np.where(known.folds == 2, 0.1, 1.0)))
+    after = ranks_of_others(shifted, ALPHAS, named)
+    rest, own = shifted.split(2)
+    reference = np.sort(rest.frames.scores['margin.class_mean'])
+    shares = np.searchsorted(reference, own.frames.scores['margin.class_mean']) / len(reference)
+    np.testing.assert_allclose(after[known.folds == 2], shares, atol=0.02)
+    assert (after[known.folds == 2] < before[known.folds == 2]).all()
+    assert (after[known.folds != 2] >= before[known.folds != 2] - 1e-9).all()
 
 
 def test_blocks_are_dealt_out_whole_and_the_same_way_every_time() -> None:

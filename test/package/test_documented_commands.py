@@ -41,6 +41,7 @@ PARSED_ONLY = (
     (r'^build-engines ', 'needs an NVIDIA GPU'),
     (r'^self-check .*--backend tensorrt', 'needs an NVIDIA GPU'),
     (r'^demo(?!.*--offline)', 'needs ROS and minutes: scripts/demo runs it, and test_live_replay'),
+    (r'^crossfit |^calibrate .*--folds', 'needs networks of folds: test_crossfit runs both'),
     (r'^train ', 'needs torch, a network connection for the weights, and hours'),
 )
 # Verb -> package without which it cannot run here.

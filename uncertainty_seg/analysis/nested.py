@@ -158,15 +158,27 @@ def fit_gate(
 def ranks_of_others(
     known: FoldFrames, alphas: Sequence[float], names: Sequence[str] = ()
 ) -> Column:
-    """Return the rank of each frame, (n,), in a gate made of the other two thirds of them."""
-    thirds, ranks = block_folds(known.frames.blocks, _THIRDS), np.full(len(known.frames), np.inf)
-    for third in np.unique(thirds):
-        rest = FoldFrames(known.frames.select(thirds != third), known.folds[thirds != third],
-                          known.foreign, known.foreign_folds)
+    """
+    Return the rank of each frame, (n,), in a gate made of frames of the other folds.
+
+    Networks differ in how large their scores are; a rank among frames of other networks has that
+    difference in it, as the rank of a new frame has, which the network that ships will score.
+    Frames of one fold are ranked among two thirds of their own.
+    """
+    if len(known.names) == 1:
+        known = _in_thirds(known)
+    ranks = np.full(len(known.frames), np.inf)
+    for fold in known.names:
+        rest, own = known.split(fold)
         choice, family = _made(rest, alphas, names)
-        own = known.frames.select(thirds == third)
-        ranks[thirds == third] = family.frame_ranks(own.scores, choice.names)
+        ranks[known.folds == fold] = family.frame_ranks(own.frames.scores, choice.names)
     return ranks
+
+
+def _in_thirds(known: FoldFrames) -> FoldFrames:
+    foreign = known.foreign
+    return FoldFrames(known.frames, block_folds(known.frames.blocks, _THIRDS), foreign,
+                      None if foreign is None else block_folds(foreign.blocks, _THIRDS))
 
 
 def _made(

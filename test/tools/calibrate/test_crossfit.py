@@ -4,6 +4,7 @@
 from collections.abc import Callable
 import contextlib
 from dataclasses import replace
+import importlib.util
 import io
 import json
 import os
@@ -237,6 +238,22 @@ def test_no_block_is_divided(data: Path, tmp_path: Path) -> None:
     fold = read_folds(tmp_path / 'folds' / 'folds.json')
     assert all(len({fold[s] for s in stems[i:i + 9]}) == 1 for i in range(0, 180, 9))
     assert sorted(set(fold.values())) == [0, 1, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec('ray') is None, reason='ray is not installed')
+def test_a_cluster_trains_the_same_folds_and_says_what_failed(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
+    folder = tmp_path / 'folds'
+    words = ['crossfit', str(bundle), '--data', str(data), '--out', str(folder), '--train-only',
+             '--ray', 'local', '--num-folds', '2', '--command']
+    assert main([*words, 'false {out} {fold}']) == 1
+    assert 'ended with code 1' in capsys.readouterr().err
+    assert call_json([*words, TRAINER + '0'])[0] == 0
+    assert sorted(calls(folder)) == ['0', '1']
+    assert sorted(path.name for path in folder.glob('*.done')) == ['fold-0.done', 'fold-1.done']
 
 
 # --- what is refused before anything is measured -------------------------------------------------

@@ -161,6 +161,7 @@ def fit_on_folds(request: FoldsRequest) -> run.CalibrationOutcome:
         for n in networks])
     fitted, density, train, seen = _deployed(request, known, temperature, rule)
     promises = _promises(request, gate, nested, every.frames)
+    _warn_of_broken(nested)
     calibration = run.make_calibration(
         request, temperature, fitted.limits, density, gate.family, train, every.frames, promises,
         known.data, [image for image, _ in known.pairs], fitted.bundle.features,
@@ -431,6 +432,15 @@ def _deployed(
                                        fitted.bundle.features)
     density = run.density_of(train)
     return fitted, density, train if density is None else run.with_density(train, density), seen
+
+
+def _warn_of_broken(nested: NestedFigures) -> None:
+    for held in nested.promises:
+        if held.accepted_and_bad.lower > held.alpha:
+            _log.warning(
+                'the promise of %g did not hold on frames that chose nothing: %.3f were accepted '
+                'and bad; the networks of the folds differ, or there are too few frames or folds',
+                held.alpha, held.accepted_and_bad.value)
 
 
 def _promises(
