@@ -122,6 +122,11 @@ def ones_masks(sites: Iterable[DropoutSite], passes: int) -> PassInputs:
     return {site.name: np.ones((passes, *site.shape), np.float32) for site in sites}
 
 
+def num_passes(inputs: Mapping[str, NDArray[np.float32]]) -> int:
+    """Return T of inputs as `pass_inputs` makes them; 1 where there are none."""
+    return len(next(iter(inputs.values()), (0,)))
+
+
 def kept_channels(site: DropoutSite) -> int:
     """
     Return how many channels of a site are not zero in one pass of balanced masks.

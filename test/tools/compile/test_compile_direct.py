@@ -64,7 +64,7 @@ def test_direct_gives_the_maps_of_the_net_sampled_in_numpy(
     assert card.passes == options.get('passes', 1)
     assert card.logits_shape == (3, 24, 32)
     inputs = pass_inputs(card, card.passes, 0)
-    assert inputs['noise'].shape[1] == options.get('samples', 20)
+    assert inputs['noise'].shape[1] == options.get('samples', 10)
     oracle = maps_from_logits(np.log(sampled(net, PLANES, inputs)), 48, 64, 1.0,
                               card.upsampling)
     ours = maps_of(bundle, runtime)
