@@ -145,11 +145,14 @@ class Pyramid(nn.Module):
         Where and how much channel dropout.
     width : int
         D, the channels of every pyramid level.
+    has_variance : bool
+        Predict the log-variance of each logit too.
 
     """
 
     def __init__(
-        self, channels: Sequence[int], num_classes: int, dropout: DropoutPlan, width: int = 96
+        self, channels: Sequence[int], num_classes: int, dropout: DropoutPlan, width: int = 96,
+        has_variance: bool = False,
     ) -> None:
         super().__init__()
         self.laterals = nn.ModuleList([_conv_bn(c, width) for c in channels])
@@ -162,14 +165,22 @@ class Pyramid(nn.Module):
         )
         self.drop_head = nn.Dropout2d(dropout.head)
         self.classifier = nn.Conv2d(width, num_classes, 1)
+        self.variance = nn.Conv2d(width, num_classes, 1) if has_variance else None
 
     def forward(self, taps: Sequence[Tensor]) -> Tensor:
-        """Return logits (N, C, h/4, w/4) of features (N, channels, h/stride, w/stride)."""
+        """
+        Return logits (N, C, h/4, w/4) of features (N, channels, h/stride, w/stride).
+
+        With a variance they are (N, 2C, h/4, w/4), logits and then log-variances.
+        """
         return self.classified(self.merged(taps))
 
     def classified(self, merged: Tensor) -> Tensor:
-        """Return logits (N, C, h/4, w/4) of what `merged` returns: last blocks and classifier."""
-        return self.classifier(self.drop_head(self.final(merged)))
+        """Return the output of what `merged` returns: last blocks and classifier."""
+        features = self.drop_head(self.final(merged))
+        if self.variance is None:
+            return self.classifier(features)
+        return torch.cat([self.classifier(features), self.variance(features)], 1)
 
     def merged(self, taps: Sequence[Tensor]) -> Tensor:
         """Return (N, D, h/4, w/4): all features in one, before the last blocks."""
@@ -203,17 +214,19 @@ class PyramidNet(nn.Module):
         D, the channels of every pyramid level.
     frozen_layers : int
         So many layers of the encoder are not trained, their batch statistics neither.
+    has_variance : bool
+        Give log-variances behind the logits, for the method `direct`.
 
     """
 
     def __init__(
         self, num_classes: int, dropout: DropoutPlan, encoder: str = 'mobilenet_v2',
-        width: int = 96, frozen_layers: int = 0,
+        width: int = 96, frozen_layers: int = 0, has_variance: bool = False,
     ) -> None:
         super().__init__()
         kind = encoder_kind(encoder)
         self.encoder = new_encoder(encoder)
-        self.decoder = Pyramid(kind.channels, num_classes, dropout, width)
+        self.decoder = Pyramid(kind.channels, num_classes, dropout, width, has_variance)
         self.drop_deep16 = nn.Dropout2d(dropout.deep16)
         self.drop_deep32 = nn.Dropout2d(dropout.deep32)
         self._taps, self.frozen_layers = kind.taps, frozen_layers
