@@ -1,7 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Masks as data: repeatable, scaled, and independent of how many there are."""
 
+import dataclasses
 import hashlib
+from statistics import NormalDist
 import zlib
 
 from conftest import tiny_card
@@ -24,18 +26,43 @@ SITES = (DropoutSite('a', (64, 1, 1), 0.5), DropoutSite('b', (3, 8, 8), 0.2))
 LARGE = DropoutSite('c', (3, 150, 201), 0.3)  # more words than are drawn at once
 ENSEMBLE = tiny_card(method='deep_ensemble', members=3, passes=3,
                      dropout_sites=(DropoutSite(MEMBER, (3,), 1 - 1 / 3),))
+NOISE = DropoutSite('noise', (20, 3, 1, 1), 0.0, 'noise')
+DRAWN = (*SITES, NOISE)
+SINGLE = tiny_card(method='single', passes=1, dropout_sites=())
+DIRECT = tiny_card(method='direct', passes=1, dropout_sites=(NOISE,))
+BOTH = tiny_card(method='direct', dropout_sites=DRAWN)
 
 
-def test_the_same_seed_gives_the_same_masks_and_another_does_not() -> None:
-    one, same, other = (make_masks(SITES, 6, seed) for seed in (3, 3, 4))
-    for name in ('a', 'b'):
+def test_the_same_seed_gives_the_same_numbers_and_another_does_not() -> None:
+    one, same, other = (make_masks(DRAWN, 6, seed) for seed in (3, 3, 4))
+    for name in ('a', 'b', 'noise'):
         np.testing.assert_array_equal(one[name], same[name])
         assert (one[name] != other[name]).any()
 
 
-def test_the_masks_of_a_seed_never_change() -> None:
-    digest = hashlib.sha256(make_masks(SITES, 4, 7)['b'].tobytes()).hexdigest()
-    assert digest.startswith('968f4f3e659def2a')
+@pytest.mark.parametrize('name, digest', [
+    ('b', '968f4f3e659def2a'), ('noise', '45f87132141efd1b'),
+])
+def test_the_numbers_of_a_seed_never_change(name: str, digest: str) -> None:
+    drawn = hashlib.sha256(make_masks(DRAWN, 4, 7)[name].tobytes()).hexdigest()
+    assert drawn.startswith(digest)
+
+
+def test_noise_is_standard_normal_in_every_moment_and_share() -> None:
+    drawn = make_masks([NOISE], 20_000, 0)['noise'].ravel().astype(np.float64)
+    # 1.2 million numbers: five standard errors of each moment, and of each share, or less.
+    assert drawn.mean() == pytest.approx(0, abs=0.005)
+    assert drawn.var() == pytest.approx(1, abs=0.007)
+    assert (drawn**3).mean() == pytest.approx(0, abs=0.02)
+    assert (drawn**4).mean() == pytest.approx(3, abs=0.05)
+    for value in np.linspace(-4, 4, 33):
+        assert (drawn < value).mean() == pytest.approx(NormalDist().cdf(value), abs=0.0025)
+
+
+def test_noise_of_samples_and_passes_is_uncorrelated() -> None:
+    drawn = make_masks([NOISE], 20_000, 1)['noise'].reshape(20_000, 60)
+    assert abs(np.corrcoef(drawn.T) - np.eye(60)).max() < 5 / np.sqrt(20_000)
+    assert abs(np.corrcoef(drawn[1:, 0], drawn[:-1, 0])[0, 1]) < 5 / np.sqrt(20_000)
 
 
 def test_drawing_in_blocks_gives_the_masks_of_one_draw() -> None:
@@ -52,8 +79,8 @@ def test_passes_differ_from_one_another() -> None:
 
 
 def test_the_first_passes_do_not_depend_on_t() -> None:
-    few, many = make_masks(SITES, 3, 1), make_masks(SITES, 50, 1)
-    for name in ('a', 'b'):
+    few, many = make_masks(DRAWN, 3, 1), make_masks(DRAWN, 50, 1)
+    for name in ('a', 'b', 'noise'):
         np.testing.assert_array_equal(few[name], many[name][:3])
 
 
@@ -167,16 +194,27 @@ def test_an_ensemble_runs_with_all_its_members_or_not_at_all(passes: int) -> Non
 @pytest.mark.parametrize('card, still', [
     (tiny_card(dropout_sites=SITES), 'ones'),
     (tiny_card(dropout_sites=SITES, is_balanced=True), 'first'), (ENSEMBLE, 'first'),
-], ids=['dropout', 'balanced', 'ensemble'])
+    (SINGLE, 'ones'), (DIRECT, 'ones'), (BOTH, 'ones'),
+    (dataclasses.replace(BOTH, is_balanced=True), 'first'),
+], ids=['dropout', 'balanced', 'ensemble', 'single', 'direct', 'both', 'balanced both'])
 def test_still_inputs_are_one_and_the_same_pass(card: ModelCard, still: str) -> None:
     inputs = still_inputs(card, 2)
-    moving = pass_inputs(card, card.members or 2, 0)
+    moving = pass_inputs(card, card.members or card.passes, 0)
+    assert set(inputs) == set(moving)
     for site in card.dropout_sites:
         rows = inputs[site.name]
         assert rows.shape == (2, *site.shape)
         assert rows.dtype == np.float32
-        wanted = np.ones(site.shape) if still == 'ones' else moving[site.name][0]
+        wanted = np.zeros(site.shape) if site is NOISE else \
+            np.ones(site.shape) if still == 'ones' else moving[site.name][0]
         np.testing.assert_array_equal(rows, np.stack([wanted, wanted]))
+
+
+@pytest.mark.parametrize('card', [SINGLE, DIRECT], ids=['single', 'direct'])
+def test_a_method_without_dropout_has_one_pass(card: ModelCard) -> None:
+    assert set(pass_inputs(card, 1, 0)) == {site.name for site in card.dropout_sites}
+    with pytest.raises(ConfigError, match="passes is 2.*'tiny' has no dropout"):
+        pass_inputs(card, 2, 0)
 
 
 @pytest.mark.parametrize('card', [tiny_card(), ENSEMBLE], ids=['dropout', 'ensemble'])

@@ -10,7 +10,7 @@ from cases import for_each
 from conftest import tiny_card
 import pytest
 
-from uncertainty_seg.core.model_card import card_from_json, card_to_json
+from uncertainty_seg.core.model_card import card_from_json, card_to_json, DropoutSite
 from uncertainty_seg.errors import ModelBundleError
 from uncertainty_seg.storage.model_bundle import shipped_bundles
 
@@ -88,6 +88,55 @@ def test_a_field_beyond_its_bounds_is_one_sentence(path: str, value: Any, words:
 ])
 def test_what_a_large_network_needs_is_allowed(path: str, value: Any) -> None:
     card_from_json(changed_card(path, value))
+
+
+MASK = DropoutSite('drop', (3, 1, 1), 0.5)
+SAMPLES = DropoutSite('noise', (20, 3, 1, 1), 0.0, 'noise')
+PROPAGATED = DropoutSite('noise', (3, 1, 1), 0.0, 'noise')
+
+
+@for_each('method, sites, passes', [
+    ('single', (), 1), ('mc_dropout', (MASK,), 5), ('direct', (SAMPLES,), 1),
+    ('direct', (MASK, SAMPLES), 5), ('error_propagation', (PROPAGATED,), 5),
+])
+def test_a_card_of_each_method_is_read_as_it_was_written(
+    method: str, sites: tuple[DropoutSite, ...], passes: int,
+) -> None:
+    card = tiny_card(method=method, dropout_sites=sites, passes=passes)
+    again = card_from_json(card_to_json(card))
+    assert again == card
+    assert again.has_one_pass == (passes == 1)
+    assert (again.mask_sites, again.noise_sites) == (
+        tuple(s for s in sites if s is MASK), tuple(s for s in sites if s is not MASK))
+
+
+@for_each('method, sites, changes, words', [
+    ('single', (MASK,), {}, '1 dropout sites for single, expected none'),
+    ('single', (SAMPLES,), {}, 'noise of the shapes .* for single, expected none'),
+    ('single', (), {'passes': 5}, '5 passes of single without dropout, expected 1'),
+    ('single', (), {'members': 2}, '2 members for single'),
+    ('single', (), {'chunk': 2}, 'chunks of 2 passes'),
+    ('mc_dropout', (), {}, 'no dropout site'),
+    ('mc_dropout', (SAMPLES,), {}, 'no dropout site'),
+    ('mc_dropout', (MASK, SAMPLES), {}, 'for mc_dropout, expected none'),
+    ('direct', (), {}, r'noise of the shapes \[\] for direct'),
+    ('direct', (MASK,), {}, r'noise of the shapes \[\] for direct'),
+    ('direct', (PROPAGATED,), {}, r'one of \(S, C, 1, 1\)'),
+    ('direct', (DropoutSite('n', (20, 4, 1, 1), 0.0, 'noise'),), {}, 'for direct'),
+    ('direct', (SAMPLES, SAMPLES), {}, 'for direct'),
+    ('direct', (SAMPLES,), {'passes': 2}, '2 passes of direct without dropout'),
+    ('error_propagation', (MASK, PROPAGATED), {}, '1 dropout sites for error_propagation'),
+    ('error_propagation', (SAMPLES,), {}, r'one of \(C, 1, 1\)'),
+    ('direct', (DropoutSite('noise', (20, 3, 1, 1), 0.5, 'noise'),), {}, 'noise with p 0'),
+    ('mc_dropout', (DropoutSite('drop', (3, 1, 1), 0.0),), {}, 'p between 0 and 1'),
+    ('mc_dropout', (DropoutSite('drop', (3, 1, 1), 0.5, 'bogus'), MASK), {},
+     r"sites .'drop'."),
+])
+def test_sites_that_contradict_the_method_are_one_sentence(
+    method: str, sites: tuple[DropoutSite, ...], changes: dict[str, int], words: str,
+) -> None:
+    with pytest.raises(ModelBundleError, match=words):
+        tiny_card(**{'method': method, 'dropout_sites': sites, 'passes': 1, **changes})
 
 
 def test_the_shipped_cards_are_read_as_they_are_written() -> None:

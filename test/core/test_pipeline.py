@@ -212,6 +212,55 @@ def test_the_passes_of_an_ensemble_are_its_members_and_equal_ones_prove_it(
     assert pipeline.measure(GREY, 0).maps.mutual_information.max() > 0
 
 
+class NoisyBackend(FakeBackend):
+    """Adds to the logits what the noise says; a tenth of it, or `share`, in each pass."""
+
+    share = 0.1
+
+    def _factors(self, masks, passes):
+        drawn = {name: rows for name, rows in masks.items() if name != 'noise'}
+        factors = super()._factors(drawn, passes)
+        noise = masks.get('noise', np.zeros((passes, 3)))
+        return factors + self.share * noise.reshape(passes, -1, 3).mean(1)
+
+
+NOISES = {'single': (), 'direct': ((20, 3, 1, 1),), 'error_propagation': ((3, 1, 1),)}
+
+
+def noisy_pipeline(bundle, method, masks, passes):
+    sites = (*(DropoutSite('noise', shape, 0.0, 'noise') for shape in NOISES[method]),
+             *(DropoutSite('drop', (3, 1, 1), p) for p in masks))
+    card = dataclasses.replace(bundle.card, method=method, dropout_sites=sites, passes=passes)
+    bundle = with_calibration(dataclasses.replace(bundle, card=card), passes=passes)
+    return Pipeline(bundle, NoisyBackend(card), Settings())
+
+
+@pytest.mark.parametrize('method, masks, passes, dead, words', [
+    ('single', (), 1, 'noise', ''),
+    ('direct', (), 1, 'noise', 'the noise changes nothing'),
+    ('direct', (0.5,), 8, 'noise', 'the noise changes nothing'),
+    ('direct', (0.5,), 8, 'masks', 'the dropout masks change nothing'),
+    ('error_propagation', (), 8, 'noise', 'the noise changes nothing'),
+])
+def test_what_makes_passes_differ_is_proven_for_every_method(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, method: str, masks: tuple[float, ...],
+    passes: int, dead: str, words: str,
+) -> None:
+    pipeline = noisy_pipeline(load_bundle(str(tiny_bundle)), method, masks, passes)
+    pipeline.check_masks()
+    if dead == 'noise':
+        monkeypatch.setattr(NoisyBackend, 'share', 0.0)
+    else:
+        monkeypatch.setattr(FakeBackend, '_factors',
+                            lambda self, masks, passes: np.ones((passes, 3)))
+    if words:
+        with pytest.raises(ModelBundleError, match=words):
+            pipeline.check_masks()
+    else:
+        pipeline.check_masks()
+    assert pipeline.measure(GREY, 0).passes == passes
+
+
 def test_balanced_masks_keep_the_same_number_in_every_pass(tiny_bundle: Path) -> None:
     bundle = load_bundle(str(tiny_bundle))
     site = DropoutSite('drop', (8, 1, 1), 0.5)

@@ -64,7 +64,7 @@ def require_graphs(bundle: ModelBundle) -> GraphNames:
     """
     card, spec = bundle.card, bundle.card.input
     trunk, head = read_graph(bundle.trunk_path), read_graph(bundle.head_path)
-    passes = card.chunk or None
+    passes = card.chunk or None if card.dropout_sites else 1
     image: _Tensors = {IMAGE: (_BYTE, [1, spec.height, spec.width, 3])}
     features = _tensors(trunk.output)
     sites: _Tensors = {site.name: (_FLOAT, [passes, *site.shape]) for site in card.dropout_sites}

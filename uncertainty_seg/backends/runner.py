@@ -88,7 +88,7 @@ def require_inputs(card: ModelCard, image: ImageU8, masks: Masks) -> int:
     image : ndarray of uint8, shape (h, w, 3)
         The fitted image.
     masks : mapping of str to ndarray of float32, shape (T, *site.shape)
-        One array for each dropout site of the card.
+        One array for each dropout site of the card; none for a single pass.
 
     Returns
     -------
@@ -109,7 +109,7 @@ def require_inputs(card: ModelCard, image: ImageU8, masks: Masks) -> int:
     for name, shape in wanted.items():
         require_shape(f'mask {name!r}', masks[name], (None, *shape), np.float32)
     counts = {name: len(mask) for name, mask in masks.items()}
-    passes = min(counts.values())
+    passes = min(counts.values(), default=1)
     if passes < 1 or len(set(counts.values())) > 1:
         raise ShapeError(f'masks for {counts} passes', 'the same T >= 1 for every site')
     return passes

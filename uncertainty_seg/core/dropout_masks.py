@@ -3,14 +3,16 @@
 What makes the passes of a frame differ, as data: the same seed gives the same inputs everywhere.
 
 For dropout these are masks: each site and each pass draws from its own stream, so that the first
-t passes do not depend on T, and a site keeps its masks when another one is added. For a deep
-ensemble they are the rows that choose a member.
+t passes do not depend on T, and a site keeps its masks when another one is added. A site of noise
+draws standard normal numbers in the same way. For a deep ensemble they are the rows that choose a
+member; a single pass has no such inputs.
 
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+import math
 import zlib
 
 import numpy as np
@@ -21,6 +23,7 @@ from uncertainty_seg.errors import ConfigError
 
 MEMBER = 'member'
 PassInputs = dict[str, NDArray[np.float32]]
+_TEICHROEW = (0.029899776, 0.008355968, 0.076542912, 0.252408784, 3.949846138)
 _BLOCK = 1 << 16  # words at a time: they stay in the cache between drawing and comparing
 
 
@@ -28,30 +31,34 @@ def pass_inputs(card: ModelCard, passes: int, seed: int) -> PassInputs:
     """
     Return what the head of a bundle is given beside the image, for T passes.
 
-    Raises ConfigError if `passes` or `seed` is out of range, or `passes` is not the number of
-    members.
+    Raises ConfigError if `passes` or `seed` is out of range, is not the number of members, or is
+    not the 1 of a method without dropout.
 
     Parameters
     ----------
     card : ModelCard
         Its method and sites.
     passes : int
-        T, at least 1; for an ensemble the number of its members.
+        T, at least 1; for an ensemble the number of its members, and 1 where no dropout makes
+        passes differ.
     seed : int
         At least 0; an ensemble has no randomness and ignores it.
 
     Returns
     -------
     dict of str to ndarray of float32, shape (T, *site.shape)
-        Masks, or for an ensemble `member`: one row a pass with a single 1.
+        Masks and noise, or for an ensemble `member`: one row a pass with a single 1.
 
     """
     _require(passes, seed)
-    if card.method == 'mc_dropout':
+    if card.has_one_pass and passes != 1:
+        raise ConfigError(f'passes is {passes}', f'1: {card.name!r} has no dropout, so that all '
+                          'passes would be equal', 'leave passes at -1')
+    if card.method != 'deep_ensemble':
         return make_masks(card.dropout_sites, passes, seed, card.is_balanced)
     if passes != card.members:
         raise ConfigError(f'passes is {passes}', f'the {card.members} members of {card.name!r}',
-                          'leave passes at 0, which takes each member once')
+                          'leave passes at -1, which takes each member once')
     return {MEMBER: np.eye(card.members, dtype=np.float32)}
 
 
@@ -59,21 +66,22 @@ def still_inputs(card: ModelCard, passes: int) -> PassInputs:
     """
     Return inputs, float32 (passes, *site.shape), under which all passes are the same.
 
-    They are ones where dropout can be switched off. It cannot be in an ensemble and in a head that
-    computes kept channels only: there every pass is the same one.
+    Noise is zero. Masks are ones where dropout can be switched off. It cannot be in an ensemble
+    and in a head that computes kept channels only: there every pass is the same one.
     """
     _require(passes, 0)
-    if card.method == 'mc_dropout' and not card.is_balanced:
-        return ones_masks(card.dropout_sites, passes)
+    still = {site.name: np.zeros((passes, *site.shape), np.float32) for site in card.noise_sites}
+    if card.method != 'deep_ensemble' and not card.is_balanced:
+        return {**ones_masks(card.mask_sites, passes), **still}
     first = pass_inputs(card, card.members or 1, 0)
-    return {name: np.repeat(rows[:1], passes, axis=0) for name, rows in first.items()}
+    return {**{name: np.repeat(rows[:1], passes, axis=0) for name, rows in first.items()}, **still}
 
 
 def make_masks(
     sites: Iterable[DropoutSite], passes: int, seed: int, balanced: bool = False
 ) -> PassInputs:
     """
-    Draw the masks of T passes.
+    Draw the masks and the noise of T passes.
 
     Raises ConfigError if `passes` is below 1 or `seed` below 0.
 
@@ -84,7 +92,7 @@ def make_masks(
     passes : int
         T, at least 1.
     seed : int
-        At least 0; the same seed gives the same masks on every machine.
+        At least 0; the same seed gives the same numbers on every machine.
     balanced : bool
         Keep exactly `kept_channels` channels in each pass, at the sites that drop channels.
 
@@ -92,11 +100,13 @@ def make_masks(
     -------
     dict of str to ndarray of float32, shape (T, *site.shape)
         0 where dropped, else 1 / (1 - p); C / K at a balanced site, so that the mean is 1.
+        Standard normal numbers at a site of noise.
 
     """
     _require(passes, seed)
     return {
-        site.name: _balanced_masks(site, passes, seed) if balanced and _is_balanced(site)
+        site.name: _noise(site, passes, seed) if site.kind == 'noise'
+        else _balanced_masks(site, passes, seed) if balanced and _is_balanced(site)
         else _independent_masks(site, passes, seed)
         for site in sites
     }
@@ -156,6 +166,25 @@ def _balanced_masks(site: DropoutSite, passes: int, seed: int) -> NDArray[np.flo
     masks = np.zeros((passes, channels), np.float32)
     np.put_along_axis(masks, chosen, np.float32(channels / kept), axis=1)
     return masks.reshape(passes, *site.shape)
+
+
+def _noise(site: DropoutSite, passes: int, seed: int) -> NDArray[np.float32]:
+    """
+    Draw standard normal numbers; the distribution function is right to 4e-4.
+
+    Three words of 64 bits are twelve uniform numbers, whose sum is nearly normal and made so by
+    Teichroew's polynomial (Knuth, The Art of Computer Programming, vol. 2, 3.4.1). It takes sums
+    and products only: a logarithm or a cosine is rounded in another way by other processors.
+
+    """
+    size = passes * math.prod(site.shape)
+    words = _stream(site, seed).random_raw(3 * size).reshape(size, 3)
+    quarters = words.view(np.uint16).reshape(size, 12).sum(1, dtype=np.int64)
+    r = ((quarters + 6) / 65536 - 6) / 4  # each quarter stands for the middle of its interval
+    squared, value = r * r, np.full(size, _TEICHROEW[0])
+    for factor in _TEICHROEW[1:]:
+        value = value * squared + factor
+    return (value * r).astype(np.float32).reshape(passes, *site.shape)
 
 
 def _require(passes: int, seed: int) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import json
 import math
 import re
@@ -22,7 +22,8 @@ from uncertainty_seg.errors import ModelBundleError
 SCHEMA_VERSION = 1
 FIT_RULES = ('letterbox', 'stretch')
 COLOR_ORDERS = ('rgb', 'bgr')
-METHODS = ('mc_dropout', 'deep_ensemble')
+METHODS = ('single', 'mc_dropout', 'deep_ensemble', 'direct', 'error_propagation')
+SITE_KINDS = ('mask', 'noise')
 PRECISIONS = ('fp32', 'fp16', 'bf16', 'int8')
 REDUCTIONS = ('full', 'low')
 UPSAMPLINGS = ('half_pixel', 'align_corners')
@@ -44,22 +45,27 @@ _SPACES = '\n\t\xa0\u3000'
 @dataclass(frozen=True)
 class DropoutSite:
     """
-    One place of the network where a mask is multiplied in.
+    One input of the head that differs from pass to pass.
 
     Attributes
     ----------
     name : str
-        Name of the mask input of the head.
+        Name of the input.
     shape : tuple of int
-        Shape of the mask of one pass: (C, 1, 1) for channel dropout, (C, H, W) for elements.
+        Of one pass: (C, 1, 1) for a mask of channels, (C, H, W) for one of elements; (S, C, 1, 1)
+        for the S samples of `direct`, (C, 1, 1) for the noise of `error_propagation`.
     p : float
-        Chance that an element is dropped, in (0, 1).
+        Chance that an element of a mask is dropped, in (0, 1); 0 for noise.
+    kind : str
+        'mask', which is multiplied in, or 'noise': standard normal numbers.
 
     """
 
     name: str
     shape: tuple[int, ...]
     p: float
+    # Not in repr, of which calibrations hold a digest: p = 0 says the same.
+    kind: str = field(default='mask', repr=False)
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ class ModelCard:
     schema : int
         Version of this format.
     name, method : str
-        Name of the bundle; how its passes come about ('mc_dropout').
+        Name of the bundle; how its passes come about, one of `METHODS`.
     class_names : tuple of str
         C names, in the order of the class ids.
     palette : tuple of (int, int, int)
@@ -108,7 +114,7 @@ class ModelCard:
     input : InputSpec
         Size and fit of the image.
     dropout_sites : tuple of DropoutSite
-        Mask inputs of the head.
+        Inputs of the head beside features: masks and noise; none for `single`.
     passes : int
         T the bundle is meant to run with.
     opset : int
@@ -172,7 +178,8 @@ class ModelCard:
 
     def _contradictions(self) -> list[tuple[bool, str, str]]:
         spec, num = self.input, self.num_classes
-        bad_sites = [s.name for s in self.dropout_sites if not 0.0 < s.p < 1.0 or not s.shape]
+        bad_sites = [s.name for s in self.dropout_sites if s.kind not in SITE_KINDS or not s.shape
+                     or not (0.0 < s.p < 1.0 if s.kind == 'mask' else s.p == 0.0)]
         return [
             (self.schema != SCHEMA_VERSION, f'schema {self.schema}', str(SCHEMA_VERSION)),
             (self.method not in METHODS, f'method {self.method!r}', f'one of {METHODS}'),
@@ -184,7 +191,7 @@ class ModelCard:
              f'one of {COLOR_ORDERS}'),
             (min(spec.width, spec.height) < 8, f'input {spec.width}x{spec.height}',
              'at least 8 pixels a side'),
-            (not self.dropout_sites, 'no dropout site', 'at least one'),
+            *self._unlike_the_method(),
             (self.precision not in PRECISIONS, f'precision {self.precision!r}',
              f'one of {PRECISIONS}'),
             (self.reduction not in REDUCTIONS, f'reduction {self.reduction!r}',
@@ -196,10 +203,30 @@ class ModelCard:
              f'{self.members} members for {self.method}', '2 or more for deep_ensemble, else 0'),
             (self.members > 0 and self.passes != self.members,
              f'{self.passes} passes of {self.members} members', 'one pass a member'),
-            (bool(bad_sites), f'sites {bad_sites}', 'p between 0 and 1 and a shape'),
+            (bool(bad_sites), f'sites {bad_sites}',
+             'a mask with p between 0 and 1 or noise with p 0, and a shape'),
             (self.passes < 1, f'{self.passes} passes', 'at least 1'),
             (not all(map(math.isfinite, self.metrics.values())), 'a metric is not finite', ''),
             *self._beyond_bounds(),
+        ]
+
+    def _unlike_the_method(self) -> list[tuple[bool, str, str]]:
+        """Return what of the sites contradicts the method; `members` is judged elsewhere."""
+        masks, noise = self.mask_sites, [site.shape for site in self.noise_sites]
+        wanted = {'direct': ('(S, C, 1, 1)', 4), 'error_propagation': ('(C, 1, 1)', 3)}
+        text, axes = wanted.get(self.method, ('', 0))
+        fits = [shape[-3:] == (self.num_classes, 1, 1) and len(shape) == axes for shape in noise]
+        return [
+            (self.method in ('mc_dropout', 'deep_ensemble') and not masks, 'no dropout site',
+             'at least one'),
+            (self.method in ('single', 'error_propagation') and bool(masks),
+             f'{len(masks)} dropout sites for {self.method}', 'none'),
+            (fits != [True] * (axes > 0), f'noise of the shapes {noise} for {self.method}',
+             f'one of {text}' if axes else 'none'),
+            (self.has_one_pass and self.passes != 1,
+             f'{self.passes} passes of {self.method} without dropout', '1: all would be equal'),
+            (self.has_one_pass and self.chunk > 0, f'chunks of {self.chunk} passes',
+             '0, for a method of one pass'),
         ]
 
     def _beyond_bounds(self) -> list[tuple[bool, str, str]]:
@@ -258,10 +285,29 @@ class ModelCard:
         """C, the number of classes."""
         return len(self.class_names)
 
+    @property
+    def mask_sites(self) -> tuple[DropoutSite, ...]:
+        """The sites of kind 'mask'."""
+        return tuple(site for site in self.dropout_sites if site.kind == 'mask')
+
+    @property
+    def noise_sites(self) -> tuple[DropoutSite, ...]:
+        """The sites of kind 'noise'."""
+        return tuple(site for site in self.dropout_sites if site.kind == 'noise')
+
+    @property
+    def has_one_pass(self) -> bool:
+        """Whether nothing differs between passes: `single`, and `direct` without dropout."""
+        return self.method in ('single', 'direct') and not self.mask_sites
+
 
 def card_to_json(card: ModelCard) -> str:
-    """Write a card as indented JSON with a stable order of keys."""
-    return json.dumps(dataclasses.asdict(card), indent=2) + '\n'
+    """Write a card as indented JSON with a stable order of keys; a mask's kind is left out."""
+    raw = dataclasses.asdict(card)
+    for site in raw['dropout_sites']:
+        if site['kind'] == 'mask':  # as cards were before there was noise
+            del site['kind']
+    return json.dumps(raw, indent=2) + '\n'
 
 
 def card_from_json(text: str | bytes) -> ModelCard:
@@ -290,7 +336,7 @@ def _card(raw: dict[str, Any]) -> ModelCard:
     spec = dict(raw['input'])
     spec['mean'], spec['std'] = tuple(spec['mean']), tuple(spec['std'])
     sites = [
-        DropoutSite(str(s['name']), tuple(s['shape']), float(s['p']))
+        DropoutSite(str(s['name']), tuple(s['shape']), float(s['p']), str(s.get('kind', 'mask')))
         for s in raw['dropout_sites']
     ]
     channels, rows, columns = raw['logits_shape']

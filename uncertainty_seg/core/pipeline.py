@@ -225,25 +225,35 @@ class Pipeline:
 
     def check_masks(self) -> None:
         """
-        Prove on noise that the masks are what makes the passes differ, and warm everything up.
+        Prove on an image of noise what makes the passes differ, and warm everything up.
 
-        Raises ModelBundleError if equal passes give any mutual information, or the drawn masks
-        give none.
+        Raises ModelBundleError if equal passes give any mutual information, or drawn masks or
+        noise change nothing. A single pass has neither.
         """
         spec = self.card.input
         noise = np.random.default_rng(0).integers(0, 256, (spec.height, spec.width, 3), np.uint8)
         assert self._temperature is not None
         equal = still_inputs(self.card, min(self.passes, 2))
-        still = self._backend.run(noise, equal, self._temperature).mutual_information
-        moved = self._backend.run(noise, self._epoch.masks, self._temperature).total_variance
+        still = self._backend.run(noise, equal, self._temperature)
+        drawn = self._backend.run(noise, self._epoch.masks, self._temperature)
         fix = 'compile the bundle again from the network with its dropout'
-        if not float(still.max()) < 1e-4:
+        mutual = float(still.mutual_information.max())
+        if not mutual < 1e-4:
+            raise ModelBundleError(f'mutual information {mutual:.2g} between equal passes',
+                                   'none: something else than the masks is random', fix)
+        moved, quiet = drawn, still
+        if self.card.mask_sites and self.card.noise_sites:  # what do the masks do alone?
+            zeros = still_inputs(self.card, self.passes)
+            only_masks = {name: rows for name, rows in self._epoch.masks.items()
+                          if name not in {site.name for site in self.card.noise_sites}}
+            moved = quiet = self._backend.run(noise, {**zeros, **only_masks}, self._temperature)
+        if self.passes > 1 and not float(moved.total_variance.max()) > ROUNDING:
+            what = 'the dropout masks change' if self.card.mask_sites else 'the noise changes'
+            raise ModelBundleError(f'{what} nothing', 'passes that differ', fix)
+        if self.card.method == 'direct' and not _differs(drawn, quiet):
             raise ModelBundleError(
-                f'mutual information {float(still.max()):.2g} between equal passes',
-                'none: something else than the masks is random', fix,
-            )
-        if self.passes > 1 and not float(moved.max()) > ROUNDING:
-            raise ModelBundleError('the dropout masks change nothing', 'passes that differ', fix)
+                'the noise changes nothing', 'a log-variance above that of rounding',
+                'compile the bundle again from the network with its variance head')
 
     def begin(self) -> Epoch:
         """Return what the next frame is measured by; to be passed to `measure` and `judge`."""
@@ -428,6 +438,10 @@ class Pipeline:
                          'that again', self._passes_of(settings), calibration.passes)
             return None
         return Gate(settings.gate, limits, promise_text(calibration, settings.gate))
+
+
+def _differs(one: UncertaintyMaps, other: UncertaintyMaps) -> bool:
+    return float(abs(one.confidence - other.confidence).max()) > ROUNDING
 
 
 def _no_limits(reason: str) -> Verdict:

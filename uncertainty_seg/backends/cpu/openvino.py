@@ -117,7 +117,7 @@ class OpenVinoBackend(StreamingBackend):
             while len(self._head_calls) >= _MAX_HEADS:
                 del self._head_calls[next(iter(self._head_calls))]
             model = self._head.clone()
-            if not self._card.chunk:
+            if self._card.dropout_sites and not self._card.chunk:
                 model.reshape({site.name: [passes, *site.shape]
                                for site in self._card.dropout_sites})
             self._head_calls[passes] = self._compile(self._head_path, model).create_infer_request()

@@ -282,7 +282,8 @@ class OnnxRuntimeTensorRtBackend(OnnxRuntimeCudaBackend):
     def _options(self, provider: str, graph: bytes, has_masks: bool) -> dict[str, str]:
         if provider != TENSORRT:
             return super()._options(provider, graph, has_masks)
-        ranges = self._ranges() if has_masks and not self._card.chunk else {}
+        is_open = has_masks and self._card.dropout_sites and not self._card.chunk
+        ranges = self._ranges() if is_open else {}
         # A folder for each graph, range, GPU and version of ONNX Runtime, because it is not known
         # whether the names of its files distinguish two sets of weights.
         key = hashlib.sha256(graph)
