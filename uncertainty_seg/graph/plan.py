@@ -101,6 +101,8 @@ class CompileOptions:
     chunk : int
         Passes a call of the head, for a head that computes kept channels only; 0 for a head that
         computes all channels and takes any number of passes.
+    sensor_std : float
+        Noise of the camera that error propagation starts from, in pixel values of 0 to 255.
 
     """
 
@@ -111,6 +113,7 @@ class CompileOptions:
     is_half: bool = True
     precision: str = 'fp32'
     chunk: int = 0
+    sensor_std: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""

@@ -64,8 +64,8 @@ def dropout_to_masks(
         If there is no dropout, a rate is not a constant in (0, 1), or a shape is unknown.
 
     """
-    found = [node for node in model.graph.node if is_dropout(node)]
-    if not any(_rate(model.graph, node) > 0 for node in found):
+    if not has_dropout(model):
+        found = [node for node in model.graph.node if is_dropout(node)]
         raise GraphError(
             'the network has no dropout' if not found else 'every dropout has the rate 0',
             'at least one dropout with a rate above 0, whose passes differ',
@@ -96,6 +96,11 @@ def dropout_to_masks(
 def is_dropout(node: onnx.NodeProto) -> bool:
     """Say whether a node is dropout, of ONNX or of our marker."""
     return node.op_type == 'Dropout' and node.domain in ('', 'ai.onnx', MARKER_DOMAIN)
+
+
+def has_dropout(model: onnx.ModelProto) -> bool:
+    """Say whether a network has dropout of a rate above 0."""
+    return any(is_dropout(node) and _rate(model.graph, node) > 0 for node in model.graph.node)
 
 
 def without_dropout(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -122,9 +122,9 @@ class _NetworkRunner:
     ) -> None:
         self._compiled, self._card = compiled, card
         self._network, self._exact = network, exact
-        self._trunk, self._head = _session(compiled.trunk), _session(compiled.head)
+        self._trunk, self._head = session(compiled.trunk), session(compiled.head)
         self._stats_head = self._head if compiled.stats_head == compiled.head \
-            else _session(compiled.stats_head)
+            else session(compiled.stats_head)
 
     def ours(
         self, image: NDArray[np.uint8], masks: Masks, head: Any = None
@@ -154,7 +154,7 @@ class _NetworkRunner:
             else still_inputs(self._card, passes)
         ours = self.ours(image, inputs)
         theirs = np.concatenate([
-            _session(without_dropout(p.float_model)).run(None, _feed(p.float_model, self.floats(
+            session(without_dropout(p.float_model)).run(None, _feed(p.float_model, self.floats(
                 image)))[0] for p in self._compiled.prepared])
         error = self.distance(ours, theirs)
         if error > TOLERANCE:
@@ -212,16 +212,16 @@ class _NetworkRunner:
         """Return how far the network is from itself, run with and without optimisation."""
         model = without_dropout(self._compiled.prepared[0].float_model)
         feed = _feed(model, self.floats(image))
-        optimised, plain = (_session(model, level).run(None, feed)[0] for level in (True, False))
+        optimised, plain = (session(model, level).run(None, feed)[0] for level in (True, False))
         return distance(optimised, plain)
 
     def _each(self, image: NDArray[np.uint8], masks: Masks) -> NDArray[np.float32]:
         model, sites = dropout_to_masks(self._compiled.prepared[0].float_model)
-        session = _session(one_pass(model, sites))
+        runner = session(one_pass(model, sites))
         feed = _feed(self._compiled.prepared[0].float_model, self.floats(image))
         rows = len(next(iter(masks.values())))
         return np.concatenate([
-            session.run(None, {**feed, **{k: v[t:t + 1] for k, v in masks.items()}})[0]
+            runner.run(None, {**feed, **{k: v[t:t + 1] for k, v in masks.items()}})[0]
             for t in range(rows)])
 
 
@@ -237,7 +237,8 @@ def _feed(model: onnx.ModelProto, image: NDArray[np.float32]) -> dict[str, NDArr
     return {model.graph.input[0].name: image}
 
 
-def _session(model: onnx.ModelProto, is_optimised: bool = True) -> Any:
+def session(model: onnx.ModelProto, is_optimised: bool = True) -> Any:
+    """Open a graph in ONNX Runtime, with or without its optimisations."""
     try:
         import onnxruntime
     except ImportError as err:
@@ -250,6 +251,20 @@ def _session(model: onnx.ModelProto, is_optimised: bool = True) -> Any:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=['CPUExecutionProvider'])
+
+
+def run_session(opened: Any, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
+    """
+    Run a graph on what it takes.
+
+    Raises GraphError with what the runtime says if it cannot.
+    """
+    try:
+        found: list[NDArray[np.float32]] = opened.run(None, dict(feed))
+    except Exception as err:  # the runtime's own errors derive from nothing narrower
+        raise GraphError(f'the network cannot be run ({err})', 'one that ONNX Runtime runs',
+                         'replace the operation that it names') from err
+    return found
 
 
 # -------------------------------------------------------------------------------------------------

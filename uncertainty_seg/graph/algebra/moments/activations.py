@@ -2,7 +2,8 @@
 """
 Moments through activations, of an element taken as normally distributed.
 
-The family of ReLU has closed forms. Everything smooth goes through three points of Gauss and
+The family of ReLU has closed forms, of which plain ReLU, the most frequent by far, takes a bounded
+approximation at two thirds of the cost. Everything smooth goes through three points of Gauss and
 Hermite, which is exact for polynomials up to the fifth degree, gives no negative variance, and
 needs no formula of its own: mean m and standard deviation s become the values at m and at
 m +- s sqrt(3), of weights 2/3 and 1/6.
@@ -24,8 +25,13 @@ from uncertainty_seg.graph.onnx_tools import attribute
 # Elements of one output for one input, that no closed form is written for.
 SMOOTH = ('Sigmoid', 'Tanh', 'HardSigmoid', 'HardSwish', 'Elu', 'Selu', 'Celu', 'Softplus', 'Erf',
           'Softsign', 'Exp')
-# Below it a variance is as good as none, and no quotient of it overflows.
+# What is added to a variance before its root, so that no quotient overflows.
 _FLOOR = 1e-12
+# Of a rectified normal element, as functions of a = mean / deviation: the share of the variance
+# that is left is sigmoid(slope a + shift) to 0.009, and the mean lies above max(mean, 0) by
+# (top - fall |a|)^4 deviations, 0 beyond its foot, to 0.0019 of them.
+_SLOPE, _SHIFT = 1.84546, -0.695227
+_TOP, _FALL = 0.794069, 0.254003
 
 
 @dataclass(frozen=True)
@@ -38,9 +44,30 @@ class _Rectified:
 
 
 def relu(node: onnx.NodeProto, x: Moments, write: MomentWriter) -> Moments:
-    """Return the exact moments of a rectified normal element."""
-    found = _rectified(x.mean, x.variance, node.output[0], write)
-    return Moments(found.mean, found.variance, x.is_shared)
+    """
+    Return the moments of a rectified normal element, near enough.
+
+    With s^2 the variance of x, the mean is right to 0.0019 s and the variance to 0.009 s^2. It is
+    never negative, and no two nearly equal numbers are subtracted.
+
+    """
+    out = node.output[0]
+    deviation = _deviation(x.variance, out, write)
+    a = write.node('Div', [x.mean, deviation], f'{out}_a')
+    line = write.node('Add', [write.scaled(a, _SLOPE, f'{out}_steep'),
+                              write.constant(f'{out}_shift', _SHIFT)], f'{out}_line')
+    share = write.node('Sigmoid', [line], f'{out}_share')
+    foot = write.node('HardSigmoid', [write.node('Abs', [a], f'{out}_far')], f'{out}_foot',
+                      alpha=-_FALL, beta=_TOP)
+    lift = write.node('Mul', [write.square(write.square(foot)), deviation], f'{out}_lift')
+    mean = write.node('Add', [write.twin(node, [x.mean], f'{out}_still'), lift], out)
+    return Moments(mean, write.node('Mul', [x.variance, share], f'{out}_variance'), x.is_shared)
+
+
+def _deviation(variance: str, out: str, write: MomentWriter) -> str:
+    floored = write.node('Add', [variance, write.constant(f'{out}_floor', _FLOOR)],
+                         f'{out}_floored')
+    return write.node('Sqrt', [floored], f'{out}_deviation')
 
 
 def _rectified(mean: str, variance: str, out: str, write: MomentWriter) -> _Rectified:
@@ -51,9 +78,7 @@ def _rectified(mean: str, variance: str, out: str, write: MomentWriter) -> _Rect
     V = v P(a) - M (M - m), which is (m^2 + v) P(a) + m s p(a) - M^2 with its terms put together.
 
     """
-    floored = write.node('Max', [variance, write.constant(f'{out}_floor', _FLOOR)],
-                         f'{out}_floored')
-    deviation = write.node('Sqrt', [floored], f'{out}_deviation')
+    deviation = _deviation(variance, out, write)
     a = write.node('Div', [mean, deviation], f'{out}_a')
     scaled = write.scaled(a, math.sqrt(0.5), f'{out}_a_half')
     # (1 + erf) / 2 in one operation.

@@ -16,12 +16,15 @@ import math
 
 import numpy as np
 import onnx
+from onnx import helper
 
 from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.errors import GraphError
+from uncertainty_seg.graph.algebra.dropout_to_masks import PASSES_AXIS
 from uncertainty_seg.graph.algebra.free_passes import one_pass
 from uncertainty_seg.graph.algebra.moments import activations, linear, pooling
 from uncertainty_seg.graph.algebra.moments.writing import Moments, MomentWriter, unknown
+from uncertainty_seg.graph.algebra.split import LOGITS
 from uncertainty_seg.graph.onnx_tools import (
     attribute,
     build_model,
@@ -35,7 +38,7 @@ from uncertainty_seg.graph.onnx_tools import (
 )
 from uncertainty_seg.graph.plan import graph_cost
 
-MEAN, VARIANCE = 'logit_mean', 'logit_variance'
+MEAN, VARIANCE, NOISE = 'logit_mean', 'logit_variance', 'noise'
 
 _Rule = Callable[[onnx.NodeProto, Moments, MomentWriter], Moments]
 # What a node does to the moments of its first input, the others being constants.
@@ -115,6 +118,43 @@ def _finished(
     outputs = [float_info(name, shape) for name in (MEAN, VARIANCE)]
     return build_model('trunk', nodes, images, outputs,
                        [*model.graph.initializer, *write.tensors])
+
+
+def sampling_head(
+    trunk: onnx.ModelProto,
+) -> tuple[onnx.ModelProto, tuple[DropoutSite, ...]]:
+    """
+    Make the head that draws logits of the moments of a trunk.
+
+    Parameters
+    ----------
+    trunk : ModelProto
+        From `propagate_moments`.
+
+    Returns
+    -------
+    head : ModelProto
+        `logit_mean`, `logit_variance` and `noise`, float32 (T, C, 1, 1), to `logits`, float32
+        (T, C, hl, wl): mean + sqrt(variance) noise. One draw serves all pixels of a class, as one
+        mask does.
+    sites : tuple of DropoutSite
+        The noise.
+
+    """
+    mean, variance = trunk.graph.output
+    shape = tuple(d.dim_value for d in mean.type.tensor_type.shape.dim)
+    if len(shape) != 4:
+        raise GraphError(f'the output has {len(shape)} axes', '(1, C, hl, wl) logits')
+    site = DropoutSite(NOISE, (shape[1], 1, 1), 0.0, 'noise')
+    nodes = [
+        helper.make_node('Relu', [VARIANCE], ['logit_spread_squared']),
+        helper.make_node('Sqrt', ['logit_spread_squared'], ['logit_spread']),
+        helper.make_node('Mul', ['logit_spread', NOISE], ['logit_shift']),
+        helper.make_node('Add', [MEAN, 'logit_shift'], [LOGITS]),
+    ]
+    inputs = [mean, variance, float_info(NOISE, (PASSES_AXIS, *site.shape))]
+    head = build_model('head', nodes, inputs, [float_info(LOGITS, (PASSES_AXIS, *shape[1:]))], [])
+    return head, (site,)
 
 
 class _Walk:
@@ -266,7 +306,8 @@ class _Walk:
         variance = join([None if x is None else x.variance for x in parts], f'{out}_variance')
         amplitude = None
         if is_shared and all(x.amplitude for x in drawn):
-            amplitude = join([None if x is None else x.amplitude for x in parts], f'{out}_amplitude')
+            names = [None if x is None else x.amplitude for x in parts]
+            amplitude = join(names, f'{out}_amplitude')
         return Moments(mean, variance, is_shared, amplitude)
 
     def _nothing(self, like: str) -> str:
