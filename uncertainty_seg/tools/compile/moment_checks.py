@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 import onnx
 
-from uncertainty_seg.core.arrays import F32
 from uncertainty_seg.core.dropout_masks import make_masks
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.uncertainty import upsample_bilinear
@@ -141,7 +140,7 @@ def _soft_image(height: int, width: int) -> NDArray[np.uint8]:
 
 def _samples(
     model: onnx.ModelProto, image: NDArray[np.uint8], std: float, samples: int
-) -> F32:
+) -> NDArray[np.float32]:
     """Return logits (samples, C, hl, wl) of the network with explicit masks and noisy images."""
     masked, sites = dropout_to_masks(model) if has_dropout(model) else (model, ())
     network = one_pass(masked, sites)

@@ -60,7 +60,8 @@ def relu(node: onnx.NodeProto, x: Moments, write: MomentWriter) -> Moments:
     foot = write.node('HardSigmoid', [write.node('Abs', [a], f'{out}_far')], f'{out}_foot',
                       alpha=-_FALL, beta=_TOP)
     lift = write.node('Mul', [write.square(write.square(foot)), deviation], f'{out}_lift')
-    mean = write.node('Add', [write.twin(node, [x.mean], f'{out}_still'), lift], out)
+    mean = write.node('Add', [
+        write.twin(node, [x.mean, *node.input[1:]], f'{out}_still'), lift], out)
     return Moments(mean, write.node('Mul', [x.variance, share], f'{out}_variance'), x.is_shared)
 
 

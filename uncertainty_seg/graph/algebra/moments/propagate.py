@@ -12,6 +12,7 @@ names, as independent of each other: so are the two sides of a sum behind a skip
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 import math
 
 import numpy as np
@@ -112,6 +113,8 @@ def _finished(
     model: onnx.ModelProto, found: Moments, shape: tuple[int, ...],
     images: Sequence[onnx.ValueInfoProto], write: MomentWriter,
 ) -> onnx.ModelProto:
+    if found.mean in {info.name for info in images}:
+        found = replace(found, mean=write.node('Identity', [found.mean], found.mean))
     nodes = needed_nodes(write.nodes, [found.mean, found.variance])
     for node in nodes:
         rename_tensors(node, {found.mean: MEAN, found.variance: VARIANCE})
