@@ -181,7 +181,8 @@ def test_a_factory_with_functional_dropout_becomes_a_bundle_that_runs(compile_: 
     code, out, err = compile_('nets_of_a_user:Net', '--passes', '7', '--explain')
     assert (code, err) == (0, '')
     result = json.loads(out.splitlines()[-1])
-    assert result['sites'] == [{'name': 'mask_dropout', 'shape': [8, 1, 1], 'p': 0.4}]
+    assert result['sites'] == [{'name': 'mask_dropout', 'shape': [8, 1, 1], 'p': 0.4,
+                               'kind': 'mask'}]
     assert result['folded'] == ['mask_dropout']
     assert result['logits_shape'] == [3, 4, 8]
     assert max(result['still_error'], result['masked_error']) < 1e-5

@@ -22,6 +22,7 @@ from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.algebra.dropout_to_masks import (
     dropout_to_masks,
     has_dropout,
+    PASSES_AXIS,
     without_dropout,
 )
 from uncertainty_seg.graph.algebra.ensemble import ensemble_graphs
@@ -42,7 +43,8 @@ from uncertainty_seg.graph.frontend.lint import (
 from uncertainty_seg.graph.frontend.opset import to_opset17
 from uncertainty_seg.graph.frontend.outputs import strip_final_resize, to_logits
 from uncertainty_seg.graph.frontend.static_input import fix_input, take_bytes
-from uncertainty_seg.graph.head_graphs import add_statistics
+from uncertainty_seg.graph.frontend.variance import join_variance
+from uncertainty_seg.graph.head_graphs import add_samples, add_statistics
 from uncertainty_seg.graph.onnx_tools import shapes
 from uncertainty_seg.graph.plan import CompileOptions, CompilePlan, Cost, Decision, graph_cost
 from uncertainty_seg.graph.precision import halve_weights, to_precision
@@ -60,7 +62,7 @@ class CompiledGraphs:
     files : dict of str to bytes
         Trunk, head, and head with statistics, by file name, as they ship.
     sites : tuple of DropoutSite
-        Mask inputs of the head.
+        Inputs of the head beside features: masks, and the noise of 'direct'.
     logits_shape : (int, int, int)
         (C, hl, wl).
     upsampling : str
@@ -72,7 +74,8 @@ class CompiledGraphs:
     stats_head : ModelProto
         The head in front of the statistics, in the same way: `head`, or one that TensorRT takes.
     prepared : tuple of Prepared
-        The network before the algebra; one for each member of an ensemble.
+        The network before the algebra; one for each member of an ensemble. That of 'direct' has
+        2C channels, logits and log-variance.
 
     """
 
@@ -89,7 +92,8 @@ class CompiledGraphs:
     @property
     def chunk(self) -> int:
         """Return how many passes the head takes at once; 0: any, where no channel is skipped."""
-        return int(self.head.graph.output[0].type.tensor_type.shape.dim[0].dim_value)
+        first = self.head.graph.output[0].type.tensor_type.shape.dim[0]
+        return int(first.dim_value) if self.sites else 0
 
     @property
     def folded(self) -> tuple[str, ...]:
@@ -102,13 +106,15 @@ def compile_graph(
     model: onnx.ModelProto, spec: InputSpec, options: CompileOptions | None = None
 ) -> CompiledGraphs:
     """
-    Compile a network with dropout.
+    Compile a network, by the method of the options: with dropout, a single pass, or `direct`.
 
     Parameters
     ----------
     model : ModelProto
         Of opset 11 to 23; one image of normalised floats; logits, softmax or sigmoid at any
-        resolution; at least one live dropout, unless the options inject some.
+        resolution. For 'mc_dropout' at least one live dropout, unless the options inject some;
+        for 'single' dropout is switched off; for 'direct' a log-variance beside the logits, and
+        dropout or none.
     spec : InputSpec
         Size and normalisation.
     options : CompileOptions, optional
@@ -127,6 +133,9 @@ def compile_graph(
     """
     options = options or CompileOptions()
     prepared = prepare(model, spec, options)
+    if options.method == 'single' or options.method == 'direct' and not has_dropout(
+            prepared.model):
+        return _still(prepared, spec, options)
     masked, sites = dropout_to_masks(prepared.model)
     network = graph_cost(masked.graph.node, shapes(one_pass(masked, sites)))
     masked, pushed = push_masks(masked, sites, options.passes)
@@ -209,6 +218,17 @@ def compile_moments(
     return _finished(trunk, head, head, sites, spec, options, plan, (prepared,))
 
 
+def _still(
+    prepared: Prepared, spec: InputSpec, options: CompileOptions
+) -> CompiledGraphs:
+    """Compile a network whose dropout is switched off."""
+    network = without_dropout(prepared.model)
+    trunk, head = split_trunk_head(network, ())
+    whole, once, last = (graph_cost(m.graph.node, shapes(m)) for m in (network, trunk, head))
+    plan = CompilePlan(1, whole, once, last, (), prepared.decisions)
+    return _finished(trunk, head, head, (), spec, options, plan, (prepared,))
+
+
 def _finished(
     trunk: onnx.ModelProto, head: onnx.ModelProto, stats_head: onnx.ModelProto,
     sites: tuple[DropoutSite, ...], spec: InputSpec, options: CompileOptions, plan: CompilePlan,
@@ -217,6 +237,11 @@ def _finished(
     shape = tuple(d.dim_value for d in head.graph.output[0].type.tensor_type.shape.dim)
     if len(shape) != 4:
         raise GraphError(f'the output has {len(shape)} axes', '(1, C, hl, wl) logits')
+    if options.method == 'direct':
+        axis = shape[0] if sites and shape[0] else PASSES_AXIS
+        stats_head, _ = add_samples(stats_head, options.samples, axis)
+        head, noise = add_samples(head, options.samples, axis)
+        sites, shape = (*sites, noise), (shape[0], shape[1] // 2, *shape[2:])
     upsampling = prepared[0].upsampling
     # The precision last: statistics are checked by onnx, whose opset 17 has no Conv in bf16.
     parts = {TRUNK_FILE: trunk, HEAD_FILE: head,
@@ -284,7 +309,10 @@ def prepare(model: onnx.ModelProto, spec: InputSpec, options: CompileOptions) ->
     require_own_names(model)
     static = fold_constants(to_opset17(fix_input(model, spec.height, spec.width)))
     require_compilable(static)
-    if options.num_classes:
+    if options.method == 'direct':
+        static = join_variance(static, options.output, options.variance, options.num_classes)
+        static = to_logits(static, None, 2 * options.num_classes)
+    elif options.num_classes:
         static = to_logits(static, options.output, options.num_classes)
     logits = free_names(static)
     injected: tuple[str, ...] = ()

@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What is built behind the logits: sums over the passes, or the class ids of the plain network.
+What is built behind the logits: samples, sums over the passes, or class ids of the plain network.
 
 The head with statistics takes a chunk of passes and returns sums over them, for devices where the
 passes must not leave the device. On a CPU the fused reduction outside the graph is many times
@@ -16,13 +16,86 @@ import onnx
 from onnx import compose, helper, numpy_helper, TensorProto
 
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.model_card import InputSpec
-from uncertainty_seg.graph.algebra.split import LOGITS
+from uncertainty_seg.core.model_card import DropoutSite, InputSpec
+from uncertainty_seg.graph.algebra.split import LOGITS, MOMENTS
 from uncertainty_seg.graph.frontend.outputs import upsample_nodes
-from uncertainty_seg.graph.onnx_tools import build_model, float_info
+from uncertainty_seg.graph.onnx_tools import build_model, copy_of, float_info, rename_tensors
 
+NOISE = 'noise'
+LARGEST_LOG_VARIANCE = 15.0
 INV_TEMPERATURE = 'inv_temperature'
 SUM_P, SUM_ENTROPY, SUM_P2, VOTES = 'sum_p', 'sum_entropy', 'sum_p2', 'votes'
+
+
+def add_samples(
+    head: onnx.ModelProto, samples: int, passes: int | str
+) -> tuple[onnx.ModelProto, DropoutSite]:
+    """
+    Append the samples of `direct`, Kendall and Gal's model of the logits, to a head.
+
+    With logits f, log-variance s and standard normal numbers e, the result is
+    ``log(mean_k softmax(f + exp(s / 2) e_k))``: its softmax is the mean of the samples, so that
+    everything behind it is as for any other method. The numbers are the same at every pixel.
+
+    Parameters
+    ----------
+    head : ModelProto
+        To `logits` (T, 2C, hl, wl), f and s; left as it is.
+    samples : int
+        S.
+    passes : int or str
+        The first axis of noise and result.
+
+    Returns
+    -------
+    head : ModelProto
+        One more input, float32 `noise` (T, S, C, 1, 1), to `logits` (T, C, hl, wl). No probability
+        is below 1e-30, whose logarithm is finite. A log-variance above `LARGEST_LOG_VARIANCE`
+        counts as that, infinity too, where the maps are those of pure noise already; NaN stays
+        NaN, or counts as the largest.
+    site : DropoutSite
+        The noise.
+
+    References
+    ----------
+    Kendall and Gal, 2017, arXiv:1703.04977, equation 12.
+
+    """
+    _, channels, rows, columns = (
+        d.dim_value for d in head.graph.output[0].type.tensor_type.shape.dim)
+    num_classes = channels // 2
+    site = DropoutSite(NOISE, (samples, num_classes, 1, 1), 0.0, 'noise')
+    nodes = [copy_of(node) for node in head.graph.node]
+    for node in nodes:
+        rename_tensors(node, {LOGITS: MOMENTS})
+    constants = {'halves': np.array([num_classes] * 2, np.int64), 'axis': np.array([1], np.int64),
+                 'largest': np.float32(LARGEST_LOG_VARIANCE), 'half': np.float32(0.5),
+                 'least': np.float32(1e-30)}
+    tensors = [numpy_helper.from_array(np.asarray(v), f'noise_{k}') for k, v in constants.items()]
+    inputs = [*head.graph.input, float_info(NOISE, (passes, *site.shape))]
+    logits = float_info(LOGITS, (passes, num_classes, rows, columns))
+    made = build_model('head', [*nodes, *_sampling()], inputs, [logits],
+                       [*head.graph.initializer, *tensors])
+    return made, site
+
+
+def _sampling() -> list[onnx.NodeProto]:
+    node = helper.make_node
+    return [
+        node('Split', [MOMENTS, 'noise_halves'], ['noise_f', 'noise_s'], axis=1),
+        # Of Min and Clip, which may lose NaN, only Min then gives the largest and not the least.
+        node('Min', ['noise_s', 'noise_largest'], ['noise_limited']),
+        node('Mul', ['noise_limited', 'noise_half'], ['noise_log_sigma']),
+        node('Exp', ['noise_log_sigma'], ['noise_sigma']),
+        node('Unsqueeze', ['noise_f', 'noise_axis'], ['noise_f_once']),
+        node('Unsqueeze', ['noise_sigma', 'noise_axis'], ['noise_sigma_once']),
+        node('Mul', ['noise_sigma_once', NOISE], ['noise_added']),
+        node('Add', ['noise_f_once', 'noise_added'], ['noise_z']),
+        node('Softmax', ['noise_z'], ['noise_p'], axis=2),
+        node('ReduceMean', ['noise_p'], ['noise_mean'], axes=[1], keepdims=0),
+        node('Add', ['noise_mean', 'noise_least'], ['noise_above']),
+        node('Log', ['noise_above'], [LOGITS]),
+    ]
 
 
 def add_statistics(
@@ -104,14 +177,15 @@ def deterministic_graph(bundle: ModelBundle) -> onnx.ModelProto:
     -------
     ModelProto
         uint8 `image` (1, h, w, 3) to int64 `label` (1, h, w). A mask of one pass of ones is a
-        constant, which runtimes fold into the weights.
+        constant, which runtimes fold into the weights; noise is zero.
 
     """
     trunk, head = onnx.load(str(bundle.trunk_path)), onnx.load(str(bundle.head_path))
-    sites = {site.name: site.shape for site in bundle.card.dropout_sites}
-    ones = [numpy_helper.from_array(np.ones((1, *shape), np.float32), name)
-            for name, shape in sites.items()]
-    inputs = [info for info in head.graph.input if info.name not in sites]
+    sites = bundle.card.dropout_sites
+    still = [numpy_helper.from_array(np.full((1, *site.shape), site.kind == 'mask', np.float32),
+                                     site.name) for site in sites]
+    named = {site.name for site in sites}
+    inputs = [info for info in head.graph.input if info.name not in named]
     spec = bundle.card.input
     nodes, tensors = upsample_nodes(LOGITS, 'full_logits', spec.height, spec.width,
                                     bundle.card.upsampling)
@@ -119,7 +193,7 @@ def deterministic_graph(bundle: ModelBundle) -> onnx.ModelProto:
     label = helper.make_tensor_value_info('label', TensorProto.INT64,
                                           [1, spec.height, spec.width])
     tail = build_model('head', [*head.graph.node, *nodes], inputs, [label],
-                       [*head.graph.initializer, *ones, *tensors])
+                       [*head.graph.initializer, *still, *tensors])
     links = [(info.name, info.name) for info in inputs]
     prefixed = compose.add_prefix(tail, 'head_', rename_inputs=False, rename_outputs=False)
     merged = compose.merge_models(trunk, prefixed, io_map=links)

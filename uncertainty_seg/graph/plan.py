@@ -22,6 +22,7 @@ from uncertainty_seg.graph.onnx_tools import attribute, Shapes
 # An elementwise operation reads and writes memory; a multiply-add of a convolution works in
 # registers. On two CPU cores one element moved took as long as about this many multiply-adds.
 MACS_AN_ELEMENT = 8
+DEFAULT_SAMPLES = 20
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,12 @@ class CompileOptions:
         computes all channels and takes any number of passes.
     sensor_std : float
         Noise of the camera that error propagation starts from, in pixel values of 0 to 255.
+    method : str
+        'mc_dropout', 'single' or 'direct'.
+    variance : str or None
+        For 'direct': which output holds the log-variance; None where there is no doubt.
+    samples : int
+        For 'direct': S, the noise samples of one pass.
 
     """
 
@@ -114,6 +121,9 @@ class CompileOptions:
     precision: str = 'fp32'
     chunk: int = 0
     sensor_std: float = 0.0
+    method: str = 'mc_dropout'
+    variance: str | None = None
+    samples: int = DEFAULT_SAMPLES
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -121,6 +131,9 @@ class CompileOptions:
             raise ConfigError(f'precision {self.precision!r}', f'one of {", ".join(PRECISIONS)}')
         if self.passes < 1 or self.chunk < 0:
             raise ConfigError(f'{self.passes} passes in chunks of {self.chunk}', 'at least 1 pass')
+        if self.method == 'direct' and (self.num_classes < 2 or self.samples < 1):
+            raise ConfigError(f'{self.num_classes} classes and {self.samples} samples',
+                              'the number of classes, and at least 1 sample, for direct')
 
 
 @dataclass(frozen=True)
@@ -187,7 +200,8 @@ def explain(plan: CompilePlan) -> str:
     t = plan.passes
     loop, ours = t * plan.network.macs, plan.trunk.macs + t * plan.head.macs
     lines = ['dropout sites:']
-    lines += [f'  {s.name}  {"x".join(map(str, s.shape))}  p={s.p:g}' for s in plan.sites]
+    lines += [f'  {s.name}  {"x".join(map(str, s.shape))}  p={s.p:g}' for s in plan.sites] \
+        or ['  none']
     lines += [
         f'{"part":<28}{"GFLOPs":>10}', *_row('network, one pass', plan.network.macs),
         *_row('trunk, once', plan.trunk.macs), *_row('head, one pass', plan.head.macs),

@@ -24,7 +24,7 @@ import onnx
 from onnx import helper, numpy_helper, TensorProto
 
 from uncertainty_seg.errors import GraphError
-from uncertainty_seg.graph.algebra.split import LOGITS
+from uncertainty_seg.graph.algebra.split import LOGITS, MOMENTS
 from uncertainty_seg.graph.onnx_tools import (
     attribute,
     constants,
@@ -71,7 +71,7 @@ def to_precision(model: onnx.ModelProto, kind: str) -> onnx.ModelProto:
     ----------
     model : ModelProto
         Trunk, head, or head with statistics, in float32, with large weights in half or not; left
-        as it is. What comes behind a tensor called `logits` stays in float32.
+        as it is. What comes behind a tensor called `logits` or `moments` stays in float32.
     kind : str
         'fp16' or 'bf16'.
 
@@ -99,7 +99,7 @@ def to_precision(model: onnx.ModelProto, kind: str) -> onnx.ModelProto:
     writer = _CastWriter(_KINDS[kind], _floats(plain), weights, tensor_names(plain.graph))
     for info in plain.graph.input:
         writer.take(info)
-    outputs = {LOGITS, *(info.name for info in plain.graph.output)}
+    outputs = {LOGITS, MOMENTS, *(info.name for info in plain.graph.output)}
     for node in plain.graph.node:
         writer.put(node, outputs)
     result = copy_of(plain)
@@ -120,7 +120,7 @@ class _CastWriter:
     constants: dict[str, NDArray[np.generic]]
     taken: set[str]
     low: set[str] = field(default_factory=set)
-    reduced: set[str] = field(default_factory=lambda: {LOGITS})
+    reduced: set[str] = field(default_factory=lambda: {LOGITS, MOMENTS})
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     tensors: list[onnx.TensorProto] = field(default_factory=list)
     # (name in the given graph, is low) -> name of the tensor that has this type.

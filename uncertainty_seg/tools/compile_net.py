@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 # What a user can mend by another file or argument.
 MISUSE = (GraphError, TrainingError, DatasetError, ImageError, ModelBundleError)
+METHODS = ('single', 'mc_dropout', 'ensemble', 'direct', 'error_propagation')
 QUANTISERS = ('onnxruntime', 'nncf')
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -69,6 +70,8 @@ def compile_network(
     quantiser: str = 'onnxruntime',
     skip_dropped: int = 0,
     sensor_std: float = 0.0,
+    variance: str | None = None,
+    samples: int | None = None,
     reduction: str = 'full',
     full_weights: bool = False,
     licence: str = 'not stated',
@@ -77,7 +80,7 @@ def compile_network(
     sign: Path | str | None = None,
 ) -> CompileOutcome:
     """
-    Compile a network with dropout to a bundle whose T passes are cheap and repeatable.
+    Compile a network to a bundle whose T passes are cheap and repeatable.
 
     Parameters
     ----------
@@ -97,14 +100,16 @@ def compile_network(
     output : str, optional
         Name of the output that holds the logits; needed where there is a doubt.
     method : str
-        'mc_dropout'; 'ensemble' where each network is a pass; or 'error_propagation', one pass
-        that computes mean and variance of the logits, of which the passes are samples.
+        'mc_dropout'; 'ensemble' where each network is a pass; 'direct' for a network that predicts
+        the variance of its logits; 'error_propagation' for one pass that computes mean and
+        variance of the logits, of which the passes are samples; 'single' for one pass, dropout
+        switched off.
     inject_dropout : float, optional
         Rate of dropout to put into a network that has none.
     at : str
         Where to inject it: 'decoder', 'head', or names separated by commas.
     passes : int, optional
-        T; 20, or the number of members.
+        T; 20, or the number of members, or 1 without dropout.
     fit, color_order, mean, std : str, str, sequence of float, sequence of float
         How the network expects its image; see `InputSpec`.
     precision : str
@@ -117,6 +122,11 @@ def compile_network(
         Passes in one call of a head that does not compute dropped channels; 0 for all channels.
     sensor_std : float
         Noise of the camera for error propagation: standard deviation of a pixel value of 0..255.
+    variance : str, optional
+        For 'direct': name of the output that holds the log-variance of the logits, if it is not
+        `log_variance` or the second half of an output of 2C channels.
+    samples : int, optional
+        For 'direct': S, the noise samples of a pass; 20.
     reduction : str
         'full', or 'low' for maps at the resolution of the logits, upsampled.
     full_weights : bool
@@ -155,8 +165,8 @@ def compile_network(
         weights=tuple(map(Path, weights)), members=tuple(members), output=output, method=method,
         inject_dropout=inject_dropout, at=at, passes=passes, precision=precision,
         calibration_images=images, quantiser=quantiser, skip_dropped=skip_dropped,
-        sensor_std=sensor_std, reduction=reduction, full_weights=full_weights, licence=licence,
-        training=training, not_good_for=not_good_for))
+        sensor_std=sensor_std, variance=variance, samples=samples, reduction=reduction,
+        full_weights=full_weights, licence=licence, training=training, not_good_for=not_good_for))
     if key is not None:
         sign_bundle(made.bundle.folder, key)
     return made
@@ -178,11 +188,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         '{"classes": [{"id", "name", "rgb"}], "ignore_index"}')
     parser.add_argument('-o', '--out', type=Path, required=True, help='folder of the bundle')
     parser.add_argument('--output', help='name of the output that holds the logits')
-    parser.add_argument('--method', choices=('mc_dropout', 'ensemble', 'error_propagation'),
-                        default='mc_dropout', help='ensemble: each --weights (or each ONNX file) '
-                        'is a pass; error_propagation: mean and variance of the logits in one')
+    parser.add_argument('--method', choices=METHODS, default='mc_dropout',
+                        help='single: one pass, dropout off; ensemble: each --weights (or each '
+                        'ONNX file) is a pass; direct: a network with a log-variance beside its '
+                        'logits; error_propagation: mean and variance of the logits in one pass')
     parser.add_argument('--sensor-std', type=float, metavar='S', default=0.0,
-                        help="with error_propagation: the camera's noise in pixel values [0]")
+                        help="error_propagation: the camera's noise in pixel values [0]")
+    parser.add_argument('--variance', metavar='NAME',
+                        help='direct: name of the output that holds the log-variance')
+    parser.add_argument('--samples', type=whole_number(1, 1000),
+                        help='direct: noise samples of a pass [20]')
     parser.add_argument('--member', dest='members', action='append', default=[],
                         metavar='NET.onnx', help='another ONNX file of an ensemble')
     parser.add_argument('--inject-dropout', type=rate, metavar='P',
@@ -228,7 +243,8 @@ def run(args: argparse.Namespace) -> int:
     print_json({
         'bundle': str(args.out), 'method': card.method, 'passes': card.passes,
         'precision': card.precision, 'logits_shape': card.logits_shape,
-        'sites': [{'name': s.name, 'shape': s.shape, 'p': s.p} for s in card.dropout_sites],
+        'sites': [{'name': s.name, 'shape': s.shape, 'p': s.p, 'kind': s.kind}
+                  for s in card.dropout_sites],
         'injected': [name for p in made.compiled.prepared for name in p.injected],
         'folded': list(made.compiled.folded), 'trunk_share': round(plan.trunk_share, 4),
         'gflops': {name: round(2 * cost.macs / 1e9, 4) for name, cost in (

@@ -65,12 +65,12 @@ def dropout_to_masks(
 
     """
     if not has_dropout(model):
-        found = [node for node in model.graph.node if is_dropout(node)]
+        found = any(is_dropout(node) for node in model.graph.node)
         raise GraphError(
-            'the network has no dropout' if not found else 'every dropout has the rate 0',
+            'every dropout has the rate 0' if found else 'the network has no dropout',
             'at least one dropout with a rate above 0, whose passes differ',
             'train it with dropout, or put some in with --inject-dropout, or compile several '
-            'networks with --method ensemble',
+            'networks with --method ensemble, or one pass with --method single',
         )
     plain = without_dropout(model)
     known, fixed = shapes(plain), constants(plain.graph)
@@ -93,14 +93,14 @@ def dropout_to_masks(
     return result, tuple(sites)
 
 
+def has_dropout(model: onnx.ModelProto) -> bool:
+    """Say whether any dropout of a graph drops anything."""
+    return any(_rate(model.graph, node) > 0 for node in model.graph.node if is_dropout(node))
+
+
 def is_dropout(node: onnx.NodeProto) -> bool:
     """Say whether a node is dropout, of ONNX or of our marker."""
     return node.op_type == 'Dropout' and node.domain in ('', 'ai.onnx', MARKER_DOMAIN)
-
-
-def has_dropout(model: onnx.ModelProto) -> bool:
-    """Say whether a network has dropout of a rate above 0."""
-    return any(is_dropout(node) and _rate(model.graph, node) > 0 for node in model.graph.node)
 
 
 def without_dropout(model: onnx.ModelProto) -> onnx.ModelProto:

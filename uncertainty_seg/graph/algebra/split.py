@@ -40,27 +40,30 @@ from uncertainty_seg.graph.onnx_tools import (
 from uncertainty_seg.graph.plan import Cost, Decision, node_cost
 
 LOGITS = 'logits'
+# Logits and log-variance of `direct`, (T, 2C, hl, wl), which the samples are drawn of.
+MOMENTS = 'moments'
+_LINEAR = ('Conv', 'ConvTranspose', 'Gemm', 'MatMul')
 
 
 def split_trunk_head(
     model: onnx.ModelProto, sites: Iterable[DropoutSite]
 ) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """
-    Split at the first dropout of every path.
+    Split at the first dropout of every path, or before the last linear layer where there is none.
 
     Parameters
     ----------
     model : ModelProto
         From `dropout_to_masks`, with one output of logits (1 or T, C, hl, wl).
     sites : iterable of DropoutSite
-        Its mask inputs.
+        Its mask inputs; none for a single pass.
 
     Returns
     -------
     trunk : ModelProto
         Image to the tensors where the cut runs.
     head : ModelProto
-        Those tensors and the masks to `logits`, float32 (T, C, hl, wl).
+        Those tensors and the masks to `logits`, float32 (T, C, hl, wl); T is 1 without masks.
 
     Raises
     ------
@@ -71,12 +74,12 @@ def split_trunk_head(
     sites = tuple(sites)
     masks = {site.name for site in sites}
     graph = _named_output(model).graph
-    touched = touched_by(graph.node, masks)
+    touched = touched_by(graph.node, masks or _last_layer(graph))
     if LOGITS not in touched:
         raise GraphError('no dropout reaches the output', 'passes that differ',
                          'name the output that the dropout belongs to')
-    head_nodes = [n for n in graph.node if any(name in touched for name in n.input)]
-    trunk_nodes = [n for n in graph.node if not any(name in touched for name in n.input)]
+    head_nodes = [n for n in graph.node if any(name in touched for name in n.output)]
+    trunk_nodes = [n for n in graph.node if not any(name in touched for name in n.output)]
     stored = [n for n in trunk_nodes if n.op_type == 'Constant']
     made = {name for n in trunk_nodes if n.op_type != 'Constant' for name in n.output}
     used = dict.fromkeys(name for n in head_nodes for name in n.input)
@@ -91,12 +94,25 @@ def split_trunk_head(
                         graph.initializer)
     mask_infos = [float_info(s.name, (PASSES_AXIS, *s.shape)) for s in sites]
     direct = [info for info in images if info.name in used]
-    logits = float_info(LOGITS, (PASSES_AXIS, *known[model.graph.output[0].name][1:]))
+    axis = PASSES_AXIS if sites else 1
+    logits = float_info(LOGITS, (axis, *known[model.graph.output[0].name][1:]))
     head = build_model(
         'head', [*(n for n in stored if set(n.output) & used.keys()), *head_nodes],
         [*direct, *frontier, *mask_infos], [logits], graph.initializer,
     )
     return trunk, head
+
+
+def _last_layer(graph: onnx.GraphProto) -> list[str]:
+    """
+    Return what the last linear layer makes, or the last node of a network that has none.
+
+    The trunk is then that of a bundle with dropout before the classifier, and the classifier is
+    not quantised with the trunk.
+
+    """
+    nodes = needed_nodes(graph.node, [LOGITS])
+    return list(next((n for n in reversed(nodes) if n.op_type in _LINEAR), nodes[-1]).output)
 
 
 def _named_output(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -65,9 +65,9 @@ def to_logits(model: onnx.ModelProto, output: str | None, num_classes: int) -> o
 
     """
     types = types_of(model)
-    name = _chosen(model.graph, output, num_classes, types)
+    name = chosen_output(model.graph, output, num_classes, types)
     result = copy_of(model)
-    name = _without_activation(result.graph, name, num_classes, types)
+    name = without_activation(result.graph, name, num_classes, types)
     kind = types.get(name, UNKNOWN)
     if kind.kind != TensorProto.FLOAT or kind.shape is None:
         raise GraphError(f'the output {name!r} is {_shown(kind)}', 'float32 of a static shape',
@@ -87,10 +87,11 @@ def _shown(kind: TensorType) -> str:
     return f'{name} ({dims})'
 
 
-def _chosen(
+def chosen_output(
     graph: onnx.GraphProto, output: str | None, num_classes: int,
     types: Mapping[str, TensorType],
 ) -> str:
+    """Return the output of that name, or the only one that fits C classes; else GraphError."""
     names = [info.name for info in graph.output]
     if output is not None:
         tensors = [name for node in graph.node for name in node.output if name]
@@ -115,7 +116,7 @@ def _fits(kind: TensorType, num_classes: int) -> bool:
     return any(dims[axis] == num_classes for axis in axes)
 
 
-def _without_activation(
+def without_activation(
     graph: onnx.GraphProto, name: str, num_classes: int, types: Mapping[str, TensorType]
 ) -> str:
     """Take a last softmax or sigmoid off; return the name of the output then."""
@@ -238,7 +239,7 @@ def _put_planes_first(graph: onnx.GraphProto, shape: Sequence[int], axis: int) -
 def _turned(graph: onnx.GraphProto, name: str) -> str:
     """Transpose a tensor to planes, before the Resize that makes it if there is one."""
     target = fresh_name(graph, f'{name}_planes')
-    last = _last_resize(graph, name)
+    last = last_resize(graph, name)
     if last is None:
         graph.node.append(helper.make_node('Transpose', [name], [target], perm=_FIRST))
         return target
@@ -262,17 +263,17 @@ def _make_two_classes(graph: onnx.GraphProto) -> None:
     """
     name = graph.output[0].name
     dims = [d.dim_value for d in graph.output[0].type.tensor_type.shape.dim]
-    last = _last_resize(graph, name)
+    last = last_resize(graph, name)
     source = last.input[0] if last is not None else name
     if last is not None:
-        _resize_two(graph, last)
+        resize_planes(graph, last, 2)
     conv = producer(graph.node, source)
     if conv is None or not _doubled(graph, conv):
         name = _concatenated(graph, source, last)
     refill(graph.output, [float_info(name, (1, 2, *dims[2:]))])
 
 
-def _last_resize(graph: onnx.GraphProto, name: str) -> onnx.NodeProto | None:
+def last_resize(graph: onnx.GraphProto, name: str) -> onnx.NodeProto | None:
     """Return the Resize that makes the output, if its arguments are constants and no region."""
     node, known = producer(graph.node, name), constants(graph)
     is_plain = (node is not None and node.op_type == 'Resize'
@@ -316,12 +317,12 @@ def _concatenated(
     return name
 
 
-def _resize_two(graph: onnx.GraphProto, last: onnx.NodeProto) -> None:
-    """Let a Resize that states all four sizes state two planes."""
+def resize_planes(graph: onnx.GraphProto, last: onnx.NodeProto, count: int) -> None:
+    """Let a Resize that states all four sizes state another number of planes."""
     if len(last.input) > 3 and last.input[3]:
         sizes = np.array(constants(graph)[last.input[3]])
-        sizes[1] = 2
-        last.input[3] = add_constant(graph, f'{last.input[3]}_two', sizes)
+        sizes[1] = count
+        last.input[3] = add_constant(graph, f'{last.input[3]}_{count}', sizes)
 
 
 # -------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ Each check runs ONNX Runtime on random images. None looks at how the graphs were
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from uncertainty_seg.errors import (
 from uncertainty_seg.graph.algebra.dropout_to_masks import dropout_to_masks, without_dropout
 from uncertainty_seg.graph.algebra.free_passes import one_pass
 from uncertainty_seg.graph.compile import CompiledGraphs
+from uncertainty_seg.graph.head_graphs import LARGEST_LOG_VARIANCE
 
 Masks = Mapping[str, NDArray[np.float32]]
 # Image of normalised floats (1, 3, h, w) and masks (T, ...) to logits (T, C, hl, wl).
@@ -69,7 +70,8 @@ def check_compiled(
     Compare trunk and head with the network they were made of.
 
     Raises GraphError if a difference is above `TOLERANCE` of the spread of the logits and float32
-    does not explain it, logits are NaN or infinite, or masks that differ give the same logits.
+    does not explain it, logits are NaN or infinite, or masks or noise that differ give the same
+    logits. Noise is compared with samples drawn in numpy.
 
     Parameters
     ----------
@@ -94,20 +96,27 @@ def check_compiled(
     spec = card.input
     images = np.random.default_rng(0).integers(
         0, 256, (num_images, 1, spec.height, spec.width, 3), np.uint8)
-    still, masked, spread, moved = 0.0, 0.0, 0.0, 0.0
+    still, masked, spread, moved, shaken = 0.0, 0.0, 0.0, 0.0, 0.0
     try:
         runner = _NetworkRunner(compiled, card, network, exact)
         for image in images:
             if not card.is_balanced:
                 still = max(still, runner.still(image))
-            error, wide, motion = runner.masked(image)
-            masked, spread, moved = max(masked, error), max(spread, wide), max(moved, motion)
+            if card.mask_sites:
+                error, wide, motion = runner.masked(image)
+                masked, spread, moved = max(masked, error), max(spread, wide), max(moved, motion)
+            if card.noise_sites:
+                error, wide, motion = runner.sampled(image)
+                masked, spread, shaken = max(masked, error), max(spread, wide), max(shaken, motion)
     except UncertaintySegError:
         raise
     except Exception as err:  # the runtime's own errors derive from nothing narrower
         raise GraphError(f'the network cannot be run ({err})', 'one that ONNX Runtime runs',
                          'replace the operation that it names') from err
-    if not moved > 1e-6 * spread:
+    if card.noise_sites and not shaken > 1e-6 * spread:
+        raise GraphError('noise and no noise give the same logits', 'a variance that counts',
+                         'train the variance head, or compile with --method mc_dropout or single')
+    if card.mask_sites and not moved > 1e-6 * spread:
         raise GraphError('two different masks give the same logits', 'passes that differ',
                          'the dropout is followed by something that undoes it')
     return CheckReport(still, masked, spread, moved)
@@ -122,9 +131,9 @@ class _NetworkRunner:
     ) -> None:
         self._compiled, self._card = compiled, card
         self._network, self._exact = network, exact
-        self._trunk, self._head = session(compiled.trunk), session(compiled.head)
+        self._trunk, self._head = _session(compiled.trunk), _session(compiled.head)
         self._stats_head = self._head if compiled.stats_head == compiled.head \
-            else session(compiled.stats_head)
+            else _session(compiled.stats_head)
 
     def ours(
         self, image: NDArray[np.uint8], masks: Masks, head: Any = None
@@ -135,11 +144,12 @@ class _NetworkRunner:
         tensors = dict(zip(names, self._trunk.run(names, {'image': image}), strict=True))
         wanted = {info.name for info in head.get_inputs()}
         given = {'image': image, **tensors}
-        step = self._card.chunk or len(next(iter(masks.values())))
+        passes = len(next(iter(masks.values()), (0,)))  # one, where there is no mask
+        step = self._card.chunk or passes
         parts = [
             head.run(['logits'], {**{k: v for k, v in given.items() if k in wanted},
                                   **{k: v[at:at + step] for k, v in masks.items()}})[0]
-            for at in range(0, len(next(iter(masks.values()))), step)
+            for at in range(0, passes, step)
         ]
         logits = np.concatenate(parts)
         if not np.isfinite(logits).all():  # a NaN is above no tolerance
@@ -154,7 +164,7 @@ class _NetworkRunner:
             else still_inputs(self._card, passes)
         ours = self.ours(image, inputs)
         theirs = np.concatenate([
-            session(without_dropout(p.float_model)).run(None, _feed(p.float_model, self.floats(
+            _session(without_dropout(p.float_model)).run(None, _feed(p.float_model, self.floats(
                 image)))[0] for p in self._compiled.prepared])
         error = self.distance(ours, theirs)
         if error > TOLERANCE:
@@ -164,8 +174,11 @@ class _NetworkRunner:
     def masked(self, image: NDArray[np.uint8]) -> tuple[float, float, float]:
         """Compare pass by pass; return error, spread, and how far the passes differ."""
         passes = self._card.members or max(_PASSES, self._card.chunk)
-        masks = _different(pass_inputs(self._card, passes, 1))
-        ours = self.ours(image, masks)
+        sites = {site.name for site in self._card.mask_sites}
+        drawn = pass_inputs(self._card, passes, 1)
+        masks = _different({name: rows for name, rows in drawn.items() if name in sites})
+        given = {**still_inputs(self._card, passes), **masks}  # noise is looked at apart
+        ours = self.ours(image, given)
         spread = float(np.ptp(ours))
         moved = float(abs(ours - ours[:1]).max())
         if self._card.members:
@@ -174,8 +187,29 @@ class _NetworkRunner:
             else self._each(image, masks)
         results = [ours]
         if self._stats_head is not self._head:
-            results.append(self.ours(image, masks, self._stats_head))
+            results.append(self.ours(image, given, self._stats_head))
         return max(self._error(r, theirs, image, masks) for r in results), spread, moved
+
+    def sampled(self, image: NDArray[np.uint8]) -> tuple[float, float, float]:
+        """Compare noise with samples in numpy; return error, spread, and what the noise moves."""
+        passes = 1 if self._card.has_one_pass else max(_PASSES, self._card.chunk)
+        given = pass_inputs(self._card, passes, 1)
+        noise = given['noise']
+        ours = self.ours(image, given)
+        quiet = self.ours(image, {**given, 'noise': np.zeros_like(noise)})
+        theirs = sampled_logits(self._moments(image, given), noise)
+        error = distance(ours, theirs)
+        if error > TOLERANCE:
+            require_near(error, self._noise(image), 'with the same noise')
+        return error, float(np.ptp(ours)), float(abs(ours - quiet).max())
+
+    def _moments(self, image: NDArray[np.uint8], given: Masks) -> NDArray[np.float32]:
+        """Run the network before any algebra: logits and log-variance (T, 2C, hl, wl)."""
+        model, masks = self._compiled.prepared[0].model, [s.name for s in self._card.mask_sites]
+        session = _session(one_pass(*dropout_to_masks(model)) if masks else without_dropout(model))
+        return np.concatenate([session.run(None, {
+            'image': image, **{name: given[name][t:t + 1] for name in masks}})[0]
+            for t in range(len(given['noise']))])
 
     def _error(
         self, ours: NDArray[np.float32], theirs: NDArray[np.float32], image: NDArray[np.uint8],
@@ -198,6 +232,9 @@ class _NetworkRunner:
 
     def distance(self, ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
         """Return the largest difference as a share of the spread, at the network's size."""
+        axes = theirs.shape[1], theirs.shape[-1]
+        if self._card.method == 'direct' and ours.shape[1] not in axes:
+            theirs = as_planes(theirs, 2 * ours.shape[1])[:, :ours.shape[1]]
         theirs = as_planes(theirs, ours.shape[1])
         if ours.shape[2:] != theirs.shape[2:]:
             height, width = theirs.shape[2:]
@@ -212,16 +249,16 @@ class _NetworkRunner:
         """Return how far the network is from itself, run with and without optimisation."""
         model = without_dropout(self._compiled.prepared[0].float_model)
         feed = _feed(model, self.floats(image))
-        optimised, plain = (session(model, level).run(None, feed)[0] for level in (True, False))
+        optimised, plain = (_session(model, level).run(None, feed)[0] for level in (True, False))
         return distance(optimised, plain)
 
     def _each(self, image: NDArray[np.uint8], masks: Masks) -> NDArray[np.float32]:
         model, sites = dropout_to_masks(self._compiled.prepared[0].float_model)
-        runner = session(one_pass(model, sites))
+        session = _session(one_pass(model, sites))
         feed = _feed(self._compiled.prepared[0].float_model, self.floats(image))
         rows = len(next(iter(masks.values())))
         return np.concatenate([
-            runner.run(None, {**feed, **{k: v[t:t + 1] for k, v in masks.items()}})[0]
+            session.run(None, {**feed, **{k: v[t:t + 1] for k, v in masks.items()}})[0]
             for t in range(rows)])
 
 
@@ -237,8 +274,25 @@ def _feed(model: onnx.ModelProto, image: NDArray[np.float32]) -> dict[str, NDArr
     return {model.graph.input[0].name: image}
 
 
-def session(model: onnx.ModelProto, is_optimised: bool = True) -> Any:
-    """Open a graph in ONNX Runtime, with or without its optimisations."""
+def run_graph(
+    model: onnx.ModelProto, feeds: Sequence[Mapping[str, NDArray[Any]]]
+) -> list[list[NDArray[np.float32]]]:
+    """
+    Run a graph on several inputs, one after the other; return its outputs for each.
+
+    Raises GraphError with what the runtime says if it cannot.
+    """
+    try:
+        session = _session(model)
+        return [session.run(None, dict(feed)) for feed in feeds]
+    except UncertaintySegError:
+        raise
+    except Exception as err:  # the runtime's own errors derive from nothing narrower
+        raise GraphError(f'the network cannot be run ({err})', 'one that ONNX Runtime runs',
+                         'replace the operation that it names') from err
+
+
+def _session(model: onnx.ModelProto, is_optimised: bool = True) -> Any:
     try:
         import onnxruntime
     except ImportError as err:
@@ -251,20 +305,6 @@ def session(model: onnx.ModelProto, is_optimised: bool = True) -> Any:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=['CPUExecutionProvider'])
-
-
-def run_session(opened: Any, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
-    """
-    Run a graph on what it takes.
-
-    Raises GraphError with what the runtime says if it cannot.
-    """
-    try:
-        found: list[NDArray[np.float32]] = opened.run(None, dict(feed))
-    except Exception as err:  # the runtime's own errors derive from nothing narrower
-        raise GraphError(f'the network cannot be run ({err})', 'one that ONNX Runtime runs',
-                         'replace the operation that it names') from err
-    return found
 
 
 # -------------------------------------------------------------------------------------------------
@@ -317,6 +357,31 @@ def distance(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
     # Softmax forgets what is common to all classes, and so may the compiled graph.
     ours, theirs = (v - v.mean(1, keepdims=True) for v in (ours, theirs))
     return float(abs(ours - theirs).max() / max(np.ptp(theirs), 1e-6))
+
+
+def sampled_logits(
+    moments: NDArray[np.float32], noise: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """
+    Return the log of the mean softmax of sampled logits, in float64, as `direct` defines it.
+
+    Parameters
+    ----------
+    moments : ndarray of float32, shape (T or 1, 2C, h, w)
+        Logits f, then log-variances s.
+    noise : ndarray of float32, shape (T, S, C, 1, 1)
+        Standard normal numbers e: the samples are f + exp(s / 2) e.
+
+    Returns
+    -------
+    ndarray of float32, shape (T, C, h, w)
+
+    """
+    f, s = np.split(moments[:, None].astype(np.float64), 2, axis=2)
+    z = f + np.exp(np.minimum(s, LARGEST_LOG_VARIANCE) / 2) * noise
+    powers = np.exp(z - z.max(2, keepdims=True))
+    mean = (powers / powers.sum(2, keepdims=True)).mean(1)
+    return np.log(mean + 1e-30).astype(np.float32)
 
 
 def as_planes(theirs: NDArray[np.float32], num_classes: int) -> NDArray[np.float32]:

@@ -23,7 +23,7 @@ from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.algebra.dropout_to_masks import dropout_to_masks, has_dropout
 from uncertainty_seg.graph.algebra.free_passes import one_pass
 from uncertainty_seg.graph.compile import CompiledGraphs
-from uncertainty_seg.tools.compile.checks import run_session, session
+from uncertainty_seg.tools.compile.checks import run_graph
 
 SAMPLES = 60
 # Below it the map points elsewhere than sampling does, and the bundle is refused; below the
@@ -87,7 +87,7 @@ def check_moments(
 
     """
     image = _soft_image(card.input.height, card.input.width)
-    mean, variance = run_session(session(compiled.trunk), {'image': image})
+    ((mean, variance),) = run_graph(compiled.trunk, [{'image': image}])
     drawn = _samples(compiled.prepared[0].model, image, sensor_std, samples)
     if not (np.isfinite(mean).all() and np.isfinite(variance).all() and np.isfinite(drawn).all()):
         raise GraphError('the network gives NaN or infinity on a random image', 'numbers',
@@ -145,12 +145,8 @@ def _samples(
     masked, sites = dropout_to_masks(model) if has_dropout(model) else (model, ())
     network = one_pass(masked, sites)
     network.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT  # not whole numbers
-    runner, rng = session(network), np.random.default_rng(1)
-    masks = make_masks(sites, samples, 1)
+    masks, rng = make_masks(sites, samples, 1), np.random.default_rng(1)
     name = network.graph.input[0].name
-    rows = []
-    for t in range(samples):
-        noisy = image + std * rng.normal(size=image.shape)
-        feed = {name: noisy.astype(np.float32), **{k: v[t:t + 1] for k, v in masks.items()}}
-        rows.append(run_session(runner, feed)[0])
-    return np.concatenate(rows)
+    feeds = [{name: (image + std * rng.normal(size=image.shape)).astype(np.float32),
+              **{site: rows[t:t + 1] for site, rows in masks.items()}} for t in range(samples)]
+    return np.concatenate([logits for (logits,) in run_graph(network, feeds)])

@@ -37,7 +37,7 @@ from uncertainty_seg.graph.compile import (
     CompiledGraphs,
 )
 from uncertainty_seg.graph.onnx_tools import load_model, OPSET
-from uncertainty_seg.graph.plan import CompileOptions
+from uncertainty_seg.graph.plan import CompileOptions, DEFAULT_SAMPLES
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.model_bundle import write_bundle
 from uncertainty_seg.tools.compile.checks import check_compiled, CheckReport
@@ -46,7 +46,7 @@ from uncertainty_seg.tools.compile.moment_checks import check_moments, GOOD_RANK
 if TYPE_CHECKING:
     from uncertainty_seg.tools.compile.checks import ExactNetwork, MaskedNetwork
 
-METHODS = ('mc_dropout', 'ensemble', 'error_propagation')
+METHODS = ('single', 'mc_dropout', 'ensemble', 'direct', 'error_propagation')
 DEFAULT_PASSES = 20
 INJECTED = ('the network was not trained with the dropout that was injected: its passes differ, '
             'but by how much was never fitted to anything: calibrate it, and compare ranks only')
@@ -82,6 +82,8 @@ class CompileRequest:
     quantiser: str = 'onnxruntime'
     skip_dropped: int = 0
     sensor_std: float = 0.0
+    variance: str | None = None
+    samples: int | None = None
     reduction: str = 'full'
     full_weights: bool = False
     licence: str = 'not stated'
@@ -103,10 +105,13 @@ class CompileRequest:
         """Return what the graph compiler is asked for."""
         inject = (self.inject_dropout, self.at) if self.inject_dropout and self.is_onnx else None
         return CompileOptions(
-            passes=self.passes or DEFAULT_PASSES, num_classes=len(self.classes.names),
+            passes=1 if self.method == 'single' else self.passes or DEFAULT_PASSES,
+            num_classes=len(self.classes.names),
             output=self.output, inject=inject, precision=self.precision,
             is_half=not self.full_weights, chunk=self.skip_dropped,
             sensor_std=self.sensor_std,
+            method='mc_dropout' if self.method == 'ensemble' else self.method,
+            variance=self.variance, samples=self.samples or DEFAULT_SAMPLES,
         )
 
     def __post_init__(self) -> None:
@@ -117,7 +122,7 @@ class CompileRequest:
         ):
             if value not in known:
                 raise ConfigError(f'{name} is {value!r}', f'one of {", ".join(known)}')
-        is_ensemble = self.method == 'ensemble'
+        is_ensemble, is_single = self.method == 'ensemble', self.method == 'single'
         is_propagated = self.method == 'error_propagation'
         members = len(self.weights) if self.is_factory else 1 + len(self.members)
         for is_wrong, came, expected in (
@@ -131,6 +136,14 @@ class CompileRequest:
             (is_ensemble and members < 2, f'an ensemble of {members}',
              '--weights (or --member for ONNX files) for at least two networks'),
             (not is_ensemble and members > 1, f'{members} networks', '--method ensemble'),
+            (is_single and bool(self.inject_dropout), '--inject-dropout with --method single',
+             'one: a single pass has no dropout'),
+            (is_single and self.skip_dropped > 0, '--skip-dropped with --method single',
+             'one: a single pass has no dropout'),
+            (is_single and self.passes not in (None, 1), f'--passes {self.passes}',
+             '1 for a single pass'),
+            (self.method != 'direct' and bool(self.variance or self.samples),
+             '--variance or --samples', '--method direct with it'),
             (is_ensemble and bool(self.inject_dropout), '--inject-dropout in an ensemble', 'one'),
             (is_ensemble and self.skip_dropped > 0, '--skip-dropped in an ensemble', 'dropout'),
             (is_ensemble and self.passes not in (None, members), f'--passes {self.passes}',
@@ -226,12 +239,17 @@ def _card(request: CompileRequest, compiled: CompiledGraphs) -> ModelCard:
     if request.skip_dropped and not compiled.chunk:
         warn(NOTHING_SKIPPED)
     members = len(compiled.prepared) if request.method == 'ensemble' else 0
-    method = 'deep_ensemble' if members else request.method
+    has_masks = any(site.kind == 'mask' for site in compiled.sites)
+    has_many = has_masks or request.method == 'error_propagation'
+    if request.passes not in (None, 1) and not has_many:
+        raise ConfigError(f'--passes {request.passes} of a network without dropout', '1',
+                          'train it with dropout, or put some in with --inject-dropout')
     return ModelCard(
         schema=SCHEMA_VERSION, name=request.out.resolve().name,
-        method=method, class_names=classes.names,
+        method='deep_ensemble' if members else request.method, class_names=classes.names,
         palette=classes.palette, ignore_index=classes.ignore_index, input=request.image,
-        dropout_sites=compiled.sites, passes=members or request.options.passes, opset=OPSET,
+        dropout_sites=compiled.sites,
+        passes=members or (request.options.passes if has_many else 1), opset=OPSET,
         logits_shape=compiled.logits_shape, training=request.training, license=request.licence,
         not_good_for=request.not_good_for, metrics={}, sha256={}, precision=request.precision,
         reduction=request.reduction, chunk=compiled.chunk, is_balanced=compiled.chunk > 0,
@@ -379,14 +397,14 @@ def warn_of_rare_dropout(card: ModelCard) -> None:
     Such passes show no uncertainty, whatever the image; `Pipeline.check_masks` refuses them. The
     usual case is a network whose only dropout is one rarely dropped path.
     """
-    chance = chance_of_equal_passes(card.dropout_sites, card.passes, card.is_balanced)
+    chance = chance_of_equal_passes(card.mask_sites, card.passes, card.is_balanced)
     if card.members or card.passes < 2 or chance <= _MOST_EQUAL:
         return
     enough = _enough_passes(card)
     fix = f'--passes {enough} makes it less than {_MOST_EQUAL:.0%}' if enough else \
         'train it with a higher rate, or --inject-dropout'
-    values = sum(math.prod(site.shape) for site in card.dropout_sites)
-    rate = max(site.p for site in card.dropout_sites)
+    values = sum(math.prod(site.shape) for site in card.mask_sites)
+    rate = max(site.p for site in card.mask_sites)
     warn(f'all {card.passes} passes come out the same with a chance of {chance:.0%}, so rarely is '
          f'anything dropped (mask values: {values}, highest rate: {rate:.3g}), and such passes '
          f'show no uncertainty: {fix}')
@@ -429,5 +447,5 @@ def chance_of_equal_passes(
 def _enough_passes(card: ModelCard) -> int:
     """Return the least T whose passes are rarely all equal; 0 if there is none."""
     return next((passes for passes in range(card.passes + 1, _MOST_PASSES + 1)
-                 if chance_of_equal_passes(card.dropout_sites, passes, card.is_balanced)
+                 if chance_of_equal_passes(card.mask_sites, passes, card.is_balanced)
                  <= _MOST_EQUAL), 0)
