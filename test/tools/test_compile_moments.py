@@ -158,7 +158,7 @@ def test_a_bundle_runs_from_image_to_maps(tmp_path: Path) -> None:
     np.testing.assert_allclose(
         maps.mutual_information, expected.mutual_information, rtol=0.02, atol=2e-5)
     assert maps.mutual_information.max() > 1e-3
-    result = pipeline.process(image)
+    result = pipeline.process(np.ascontiguousarray(image[..., ::-1]))  # which is BGR
     assert result.scores['mutual_information.mean'] == pytest.approx(
         float(expected.mutual_information.mean()), rel=0.02)
     pipeline.close()
