@@ -209,7 +209,7 @@ def compile_moments(
         else dropout_to_masks(prepared.model)
     pushed, moves = push_masks(masked, masks, options.passes)
     pushed, skips = split_skips(pushed, masks, options.passes)
-    trunk = propagate_moments(pushed, masks, options.sensor_std)
+    trunk = propagate_moments(pushed, masks, options.sensor_std, is_centred=True)
     head, sites = sampling_head(trunk)
     plan = CompilePlan(options.passes, graph_cost(plain.graph.node, shapes(plain)),
                        graph_cost(trunk.graph.node, shapes(trunk)),

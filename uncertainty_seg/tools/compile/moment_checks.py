@@ -92,11 +92,12 @@ def check_moments(
     if not (np.isfinite(mean).all() and np.isfinite(variance).all() and np.isfinite(drawn).all()):
         raise GraphError('the network gives NaN or infinity on a random image', 'numbers',
                          'look for NaN in its weights, and check --mean and --std')
-    wanted = drawn.var(0, ddof=1)
+    # The variance is that of logits less what all classes have in common.
+    wanted = (drawn - drawn.mean(1, keepdims=True)).var(0, ddof=1)
     if not variance.max() > _FLAT * float(np.ptp(drawn)) ** 2:
         raise GraphError('the logits have no variance', 'noise that reaches them',
                          'the dropout is followed by something that undoes it')
-    deviation = np.sqrt(wanted) + 1e-6 * float(np.ptp(drawn))
+    deviation = drawn.std(0) + 1e-6 * float(np.ptp(drawn))
     report = MomentReport(
         rank_correlation(variance[0].sum(0), wanted.sum(0)),
         float(variance.sum() / max(float(wanted.sum()), 1e-30)),

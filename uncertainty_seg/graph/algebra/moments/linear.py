@@ -27,20 +27,33 @@ from uncertainty_seg.graph.plan import MACS_AN_ELEMENT
 _EXACT_PASSES, _EXACT_SHARE = 3, 0.1
 
 
-def conv(node: onnx.NodeProto, x: Moments, write: MomentWriter) -> Moments:
-    """Return the moments of Conv or ConvTranspose with constant weights."""
+def conv(
+    node: onnx.NodeProto, x: Moments, write: MomentWriter, is_centred: bool = False
+) -> Moments:
+    """
+    Return the moments of Conv or ConvTranspose with constant weights.
+
+    With `is_centred` the variance is that of each output channel less the mean of all channels,
+    which is what a softmax over them sees.
+
+    """
     if node.input[1] not in write.fixed:
         raise unknown(node, ' with computed weights')
     out, weights = node.output[0], write.values(node.input[1])
     mean = write.twin(node, [x.mean, *node.input[1:]], out)
+    name = node.input[1]
+    if is_centred and node.op_type == 'Conv' and attribute(node, 'group', 1) == 1:
+        weights = weights - weights.mean(0)
+        name = write.constant(f'{out}_centred', weights)
     taps = math.prod(weights.shape[2:])
     if x.is_shared and taps > 1:
         if weights.shape[1] == 1 and attribute(node, 'group', 1) == _channels(node, write):
-            moved = write.twin(node, [write.amplitude(x), node.input[1]], f'{out}_amplitude')
+            moved = write.twin(node, [write.amplitude(x), name], f'{out}_amplitude')
             return write.from_amplitude(mean, moved)
         if x.amplitude is not None and _is_affordable(node, write):
             return Moments(mean, _by_channel(node, x.amplitude, weights, write), True)
-    squared = write.twin(node, [x.variance, write.square(node.input[1])], f'{out}_variance')
+    squared = write.twin(node, [x.variance, write.constant(
+        f'{name}_squared', np.square(weights))], f'{out}_variance')
     return Moments(mean, squared, x.is_shared)
 
 

@@ -58,7 +58,8 @@ _MASK_LAYOUT = ('Identity', 'Transpose', 'Reshape', 'Squeeze', 'Unsqueeze')
 
 
 def propagate_moments(
-    model: onnx.ModelProto, sites: Sequence[DropoutSite], sensor_std: float = 0.0
+    model: onnx.ModelProto, sites: Sequence[DropoutSite], sensor_std: float = 0.0,
+    is_centred: bool = False,
 ) -> onnx.ModelProto:
     """
     Make the graph of mean and variance of a network's logits.
@@ -72,6 +73,9 @@ def propagate_moments(
         Its mask inputs; may be empty.
     sensor_std : float
         Standard deviation of each pixel value, of 0 to 255, by the camera's noise.
+    is_centred : bool
+        Where the logits come out of a convolution, take the variance of each less the mean of
+        all classes: a mask moves them together, and what they have in common no softmax sees.
 
     Returns
     -------
@@ -88,14 +92,15 @@ def propagate_moments(
     known = shapes(single)
     macs = graph_cost(single.graph.node, known).macs
     write = MomentWriter(single, known, constants(single.graph), macs)
-    walk = _Walk(write, {site.name: site.p / (1 - site.p) for site in sites})
+    logits = single.graph.output[0].name
+    walk = _Walk(write, {site.name: site.p / (1 - site.p) for site in sites},
+                 logits if is_centred else '')
     masks = {site.name for site in sites}
     images = [info for info in image_inputs(single.graph) if info.name not in masks]
     if sensor_std:
         walk.moments[images[0].name] = _sensor(images[0].name, sensor_std, write)
     for node in single.graph.node:
         walk.take(node)
-    logits = single.graph.output[0].name
     found = walk.moments.get(logits)
     if found is None:
         raise GraphError('no dropout reaches the output', 'noise that propagates to the logits',
@@ -163,8 +168,9 @@ def sampling_head(
 class _Walk:
     """Goes through the nodes in order and keeps the moments of every random tensor."""
 
-    def __init__(self, write: MomentWriter, masks: dict[str, float]) -> None:
+    def __init__(self, write: MomentWriter, masks: dict[str, float], centred: str) -> None:
         self.moments: dict[str, Moments] = {}
+        self._centred = centred
         self._write, self._masks = write, masks
         # What made each random tensor of one other, element by element: that one, and the nodes.
         self._made: dict[str, tuple[str, list[onnx.NodeProto]]] = {}
@@ -222,6 +228,8 @@ class _Walk:
         elif node.op_type == 'Neg':
             self.moments[out] = Moments(write.twin(node, [first.mean], out), first.variance,
                                         first.is_shared)
+        elif node.op_type == 'Conv' and out == self._centred:
+            self.moments[out] = linear.conv(node, first, write, is_centred=True)
         elif node.op_type in _RULES:
             self.moments[out] = _RULES[node.op_type](node, first, write)
             self._note(node, node.input[0])
