@@ -210,6 +210,22 @@ def test_still_inputs_are_one_and_the_same_pass(card: ModelCard, still: str) -> 
         np.testing.assert_array_equal(rows, np.stack([wanted, wanted]))
 
 
+@pytest.mark.parametrize('samples', [1, 7, 20])
+def test_the_samples_of_direct_are_pairs_and_the_same_in_every_pass(samples: int) -> None:
+    site = DropoutSite('noise', (samples, 3, 1, 1), 0.0, 'noise')
+    card = dataclasses.replace(BOTH, dropout_sites=(*SITES, site))
+    inputs, few = pass_inputs(card, 8, 5), pass_inputs(card, 3, 5)
+    rows = inputs['noise']
+    assert rows.shape == (8, *site.shape) and rows.dtype == np.float32
+    np.testing.assert_array_equal(rows, np.repeat(rows[:1], 8, 0))
+    half = samples // 2
+    np.testing.assert_array_equal(rows[:, samples - half:], -rows[:, :half])
+    assert len(np.unique(abs(rows[0]))) == 3 * (samples - half)
+    assert (rows != pass_inputs(card, 8, 6)['noise']).all()
+    for name in ('a', 'b', 'noise'):
+        np.testing.assert_array_equal(few[name], inputs[name][:3])
+
+
 @pytest.mark.parametrize('card', [SINGLE, DIRECT], ids=['single', 'direct'])
 def test_a_method_without_dropout_has_one_pass(card: ModelCard) -> None:
     assert set(pass_inputs(card, 1, 0)) == {site.name for site in card.dropout_sites}

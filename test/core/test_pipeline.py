@@ -213,7 +213,7 @@ def test_the_passes_of_an_ensemble_are_its_members_and_equal_ones_prove_it(
 
 
 class NoisyBackend(FakeBackend):
-    """Adds to the logits what the noise says; a tenth of it, or `share`, in each pass."""
+    """Moves the logits by the square of the noise, times `share`."""
 
     share = 0.1
 
@@ -221,7 +221,7 @@ class NoisyBackend(FakeBackend):
         drawn = {name: rows for name, rows in masks.items() if name != 'noise'}
         factors = super()._factors(drawn, passes)
         noise = masks.get('noise', np.zeros((passes, 3)))
-        return factors + self.share * noise.reshape(passes, -1, 3).mean(1)
+        return factors + self.share * (noise.reshape(passes, -1, 3)**2).mean(1)
 
 
 NOISES = {'single': (), 'direct': ((20, 3, 1, 1),), 'error_propagation': ((3, 1, 1),)}

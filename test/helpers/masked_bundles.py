@@ -62,16 +62,25 @@ def ensemble_bundle(folder: Path) -> Path:
     return folder
 
 
-def plain_member(seed: int) -> onnx.ModelProto:
+def method_bundle(folder: Path, method: str, rate: float = 0.0) -> Path:
+    """Of a single pass, or `direct` with dropout of a rate or without."""
+    model = plain_member(0, 6 if method == 'direct' else 3, rate)
+    made = compile_graph(model, SPEC, CompileOptions(is_half=False, method=method, num_classes=3))
+    write_bundle(folder, card_of(made, method, passes=20 if rate else 1), made.files)
+    return folder
+
+
+def plain_member(seed: int, outputs: int = 3, rate: float = 0.0) -> onnx.ModelProto:
     """Make a network of two convolutions that takes a normalised image."""
     rng = np.random.default_rng(seed)
     conv = {'kernel_shape': [3, 3], 'pads': [1, 1, 1, 1]}
     nodes = [helper.make_node('Conv', ['x', 'w0'], ['c0'], **conv),
-             helper.make_node('Relu', ['c0'], ['r0']),
-             helper.make_node('Conv', ['r0', 'w1'], ['y'], **conv)]
-    return graph(nodes, (1, 3, 48, 64), (1, 3, 48, 64),
-                 w0=rng.normal(size=(8, 3, 3, 3)).astype(np.float32),
-                 w1=rng.normal(size=(3, 8, 3, 3)).astype(np.float32) / 4)
+             helper.make_node('Relu', ['c0'], ['r0']), drop('r0', 'd0', 'channel', rate),
+             helper.make_node('Conv', ['d0' if rate else 'r0', 'w1'], ['y'], **conv)]
+    first, last = rng.normal(size=(8, 3, 3, 3)), rng.normal(size=(outputs, 8, 3, 3)) / 4
+    last[3:] /= 20  # log-variances near 0: samples of pure noise are full of ties
+    return graph(nodes if rate else [nodes[0], nodes[1], nodes[3]], (1, 3, 48, 64),
+                 (1, outputs, 48, 64), w0=first.astype(np.float32), w1=last.astype(np.float32))
 
 
 def card_of(made: Any, method: str, **facts: Any) -> ModelCard:

@@ -4,8 +4,9 @@ What makes the passes of a frame differ, as data: the same seed gives the same i
 
 For dropout these are masks: each site and each pass draws from its own stream, so that the first
 t passes do not depend on T, and a site keeps its masks when another one is added. A site of noise
-draws standard normal numbers in the same way. For a deep ensemble they are the rows that choose a
-member; a single pass has no such inputs.
+draws standard normal numbers in the same way; those of `direct` are the same in every pass, so
+that what differs between passes is the masks' doing. For a deep ensemble they are the rows that
+choose a member; a single pass has no such inputs.
 
 """
 
@@ -54,6 +55,9 @@ def pass_inputs(card: ModelCard, passes: int, seed: int) -> PassInputs:
     if card.has_one_pass and passes != 1:
         raise ConfigError(f'passes is {passes}', f'1: {card.name!r} has no dropout, so that all '
                           'passes would be equal', 'leave passes at -1')
+    if card.method == 'direct':
+        return {**make_masks(card.mask_sites, passes, seed, card.is_balanced),
+                **_samples(card.noise_sites[0], passes, seed)}
     if card.method != 'deep_ensemble':
         return make_masks(card.dropout_sites, passes, seed, card.is_balanced)
     if passes != card.members:
@@ -118,6 +122,11 @@ def ones_masks(sites: Iterable[DropoutSite], passes: int) -> PassInputs:
     return {site.name: np.ones((passes, *site.shape), np.float32) for site in sites}
 
 
+def num_passes(inputs: Mapping[str, NDArray[np.float32]]) -> int:
+    """Return T of inputs as `pass_inputs` makes them; 1 where there are none."""
+    return len(next(iter(inputs.values()), (0,)))
+
+
 def kept_channels(site: DropoutSite) -> int:
     """
     Return how many channels of a site are not zero in one pass of balanced masks.
@@ -166,6 +175,19 @@ def _balanced_masks(site: DropoutSite, passes: int, seed: int) -> NDArray[np.flo
     masks = np.zeros((passes, channels), np.float32)
     np.put_along_axis(masks, chosen, np.float32(channels / kept), axis=1)
     return masks.reshape(passes, *site.shape)
+
+
+def _samples(site: DropoutSite, passes: int, seed: int) -> PassInputs:
+    """
+    Draw the S samples of `direct`, the same in every pass: only masks make passes differ.
+
+    The second half is the first with the other sign, which leaves no class a favourite.
+
+    """
+    drawn = _noise(site, 1, seed)
+    half = (site.shape[0] + 1) // 2
+    pairs = np.concatenate([drawn[:, :half], -drawn[:, :half]], axis=1)[:, :site.shape[0]]
+    return {site.name: np.repeat(pairs, passes, axis=0)}
 
 
 def _noise(site: DropoutSite, passes: int, seed: int) -> NDArray[np.float32]:

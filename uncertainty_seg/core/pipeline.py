@@ -241,19 +241,18 @@ class Pipeline:
         if not mutual < 1e-4:
             raise ModelBundleError(f'mutual information {mutual:.2g} between equal passes',
                                    'none: something else than the masks is random', fix)
-        moved, quiet = drawn, still
-        if self.card.mask_sites and self.card.noise_sites:  # what do the masks do alone?
+        if self.passes > 1 and not float(drawn.total_variance.max()) > ROUNDING:
+            what = 'the dropout masks change' if self.card.mask_sites else 'the noise changes'
+            raise ModelBundleError(f'{what} nothing', 'passes that differ', fix)
+        if self.card.method == 'direct':
             zeros = still_inputs(self.card, self.passes)
             only_masks = {name: rows for name, rows in self._epoch.masks.items()
                           if name not in {site.name for site in self.card.noise_sites}}
-            moved = quiet = self._backend.run(noise, {**zeros, **only_masks}, self._temperature)
-        if self.passes > 1 and not float(moved.total_variance.max()) > ROUNDING:
-            what = 'the dropout masks change' if self.card.mask_sites else 'the noise changes'
-            raise ModelBundleError(f'{what} nothing', 'passes that differ', fix)
-        if self.card.method == 'direct' and not _differs(drawn, quiet):
-            raise ModelBundleError(
-                'the noise changes nothing', 'a log-variance above that of rounding',
-                'compile the bundle again from the network with its variance head')
+            quiet = self._backend.run(noise, {**zeros, **only_masks}, self._temperature)
+            if not float(abs(drawn.confidence - quiet.confidence).max()) > ROUNDING:
+                raise ModelBundleError(
+                    'the noise changes nothing', 'a log-variance above that of rounding',
+                    'compile the bundle again from the network with its variance head')
 
     def begin(self) -> Epoch:
         """Return what the next frame is measured by; to be passed to `measure` and `judge`."""
@@ -438,10 +437,6 @@ class Pipeline:
                          'that again', self._passes_of(settings), calibration.passes)
             return None
         return Gate(settings.gate, limits, promise_text(calibration, settings.gate))
-
-
-def _differs(one: UncertaintyMaps, other: UncertaintyMaps) -> bool:
-    return float(abs(one.confidence - other.confidence).max()) > ROUNDING
 
 
 def _no_limits(reason: str) -> Verdict:

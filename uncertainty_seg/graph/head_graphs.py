@@ -35,7 +35,8 @@ def add_samples(
 
     With logits f, log-variance s and standard normal numbers e, the result is
     ``log(mean_k softmax(f + exp(s / 2) e_k))``: its softmax is the mean of the samples, so that
-    everything behind it is as for any other method. The numbers are the same at every pixel.
+    everything behind it is as for any other method. The numbers are the same at every pixel,
+    and the mean takes them over at the logits' resolution, before the upsampling.
 
     Parameters
     ----------

@@ -22,7 +22,7 @@ from uncertainty_seg.graph.onnx_tools import attribute, Shapes
 # An elementwise operation reads and writes memory; a multiply-add of a convolution works in
 # registers. On two CPU cores one element moved took as long as about this many multiply-adds.
 MACS_AN_ELEMENT = 8
-DEFAULT_SAMPLES = 20
+DEFAULT_SAMPLES = 10
 
 
 @dataclass(frozen=True)

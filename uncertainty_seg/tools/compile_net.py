@@ -126,7 +126,7 @@ def compile_network(
         For 'direct': name of the output that holds the log-variance of the logits, if it is not
         `log_variance` or the second half of an output of 2C channels.
     samples : int, optional
-        For 'direct': S, the noise samples of a pass; 20.
+        For 'direct': S, the noise samples of a pass; 10.
     reduction : str
         'full', or 'low' for maps at the resolution of the logits, upsampled.
     full_weights : bool
@@ -197,7 +197,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--variance', metavar='NAME',
                         help='direct: name of the output that holds the log-variance')
     parser.add_argument('--samples', type=whole_number(1, 1000),
-                        help='direct: noise samples of a pass [20]')
+                        help='direct: noise samples of a pass [10]')
     parser.add_argument('--member', dest='members', action='append', default=[],
                         metavar='NET.onnx', help='another ONNX file of an ensemble')
     parser.add_argument('--inject-dropout', type=rate, metavar='P',

@@ -32,7 +32,7 @@ from uncertainty_seg.analysis.self_check import (
 )
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.dropout_masks import pass_inputs
+from uncertainty_seg.core.dropout_masks import num_passes, pass_inputs
 from uncertainty_seg.core.model_card import InputSpec, ModelCard
 from uncertainty_seg.core.plausibility import Backend
 from uncertainty_seg.core.preprocess import fit_image, Geometry
@@ -300,7 +300,7 @@ class Reference:
         wanted = {info.name for info in self._head.get_inputs()}
         given = {name: value for name, value in {'image': batch, **found}.items()
                  if name in wanted}
-        passes, step = len(next(iter(masks.values()))), self._card.chunk or 1
+        passes, step = num_passes(masks), self._card.chunk or 1
         return np.concatenate([
             self._head.run(['logits'], {**given, **_rows(masks, first, step)})[0][:passes - first]
             for first in range(0, passes, step)])
@@ -308,7 +308,7 @@ class Reference:
 
 def _rows(masks: Masks, first: int, count: int) -> dict[str, NDArray[np.float32]]:
     """Cut some passes out of the masks; the last is repeated where there are too few."""
-    last = len(next(iter(masks.values()))) - 1
+    last = num_passes(masks) - 1
     rows = np.minimum(np.arange(first, first + count), last)
     return {name: mask[rows] for name, mask in masks.items()}
 

@@ -27,6 +27,7 @@ import torch.nn.functional as F
 
 from uncertainty_seg.errors import TrainingError
 from uncertainty_seg.storage.labelled_folder import LabelledFolder
+from uncertainty_seg.training.losses import segmentation_loss
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -128,7 +129,8 @@ def fit(
     Parameters
     ----------
     net : Module
-        With an attribute `encoder`; trained in place, but for what is frozen in it.
+        With an attribute `encoder`; trained in place, but for what is frozen in it. Where it gives
+        2C channels, the second half are log-variances, and the loss is the attenuated one.
     data : LabelledFolder
         Training images.
     settings : FitSettings
@@ -235,9 +237,7 @@ def _step(
 ) -> float:
     logits = net(normalise(images))
     logits = F.interpolate(logits, size=masks.shape[1:], mode='bilinear', align_corners=False)
-    loss = F.cross_entropy(
-        logits, torch.from_numpy(masks).long(), weight=weights, ignore_index=ignore_index
-    )
+    loss = segmentation_loss(logits, torch.from_numpy(masks).long(), weights, ignore_index)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(net.parameters(), 2.0)

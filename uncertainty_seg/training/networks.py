@@ -87,11 +87,14 @@ class Pyramid(nn.Module):
         Where and how much channel dropout.
     width : int
         D, the channels of every pyramid level.
+    has_variance : bool
+        Predict the log-variance of each logit too.
 
     """
 
     def __init__(
-        self, channels: Sequence[int], num_classes: int, dropout: DropoutPlan, width: int = 96
+        self, channels: Sequence[int], num_classes: int, dropout: DropoutPlan, width: int = 96,
+        has_variance: bool = False,
     ) -> None:
         super().__init__()
         self.laterals = nn.ModuleList([_conv_bn(c, width) for c in channels])
@@ -104,16 +107,24 @@ class Pyramid(nn.Module):
         )
         self.drop_head = nn.Dropout2d(dropout.head)
         self.classifier = nn.Conv2d(width, num_classes, 1)
+        self.variance = nn.Conv2d(width, num_classes, 1) if has_variance else None
 
     def forward(self, taps: Sequence[Tensor]) -> Tensor:
-        """Return logits (N, C, h/4, w/4) of features (N, channels, h/stride, w/stride)."""
+        """
+        Return logits (N, C, h/4, w/4) of features (N, channels, h/stride, w/stride).
+
+        With a variance they are (N, 2C, h/4, w/4), logits and then log-variances.
+        """
         levels = [lateral(tap) for lateral, tap in zip(self.laterals, taps, strict=True)]
         merged = self.drop_context(self.context(levels[-1]))
         for index in (2, 1, 0):
             finer = levels[index]
             upsampled = F.interpolate(merged, scale_factor=2.0, mode='nearest')
             merged = self.drop_levels[index](self.blocks[index](finer + upsampled))
-        return self.classifier(self.drop_head(self.final(merged)))
+        features = self.drop_head(self.final(merged))
+        if self.variance is None:
+            return self.classifier(features)
+        return torch.cat([self.classifier(features), self.variance(features)], 1)
 
 
 class PyramidNet(nn.Module):
@@ -132,17 +143,19 @@ class PyramidNet(nn.Module):
         D, the channels of every pyramid level.
     frozen_layers : int
         So many layers of the encoder are not trained, their batch statistics neither.
+    has_variance : bool
+        Give log-variances behind the logits, for the method `direct`.
 
     """
 
     def __init__(
         self, num_classes: int, dropout: DropoutPlan, encoder: str = 'mobilenet_v2',
-        width: int = 96, frozen_layers: int = 0,
+        width: int = 96, frozen_layers: int = 0, has_variance: bool = False,
     ) -> None:
         super().__init__()
         kind = encoder_kind(encoder)
         self.encoder = new_encoder(encoder)
-        self.decoder = Pyramid(kind.channels, num_classes, dropout, width)
+        self.decoder = Pyramid(kind.channels, num_classes, dropout, width, has_variance)
         self._taps, self.frozen_layers = kind.taps, frozen_layers
 
     def forward(self, image: Tensor) -> Tensor:

@@ -69,6 +69,10 @@ def test_words_use_all_64_bits_as_numpy_does() -> None:
 
 def test_seeded_masks_are_the_masks_of_their_seed_when_looked_at() -> None:
     for card in (tiny_card(), tiny_card(is_balanced=True),
+                 tiny_card(method='single', passes=1, dropout_sites=()),
+                 tiny_card(method='direct', dropout_sites=(
+                     *tiny_card().dropout_sites,
+                     DropoutSite('noise', (20, 3, 1, 1), 0.0, 'noise'))),
                  tiny_card(method='deep_ensemble', members=4, passes=4,
                            dropout_sites=(DropoutSite('member', (4,), 0.5),))):
         passes = card.passes

@@ -34,7 +34,8 @@ from uncertainty_seg.storage.model_bundle import load_bundle
 __all__ = ['bundles', 'rigs']  # fixtures
 pytest.importorskip('torch')
 pytestmark = pytest.mark.torch
-KINDS = ('channels', 'chunk', 'elements', 'ensemble', 'direct', 'fp16', 'int8')
+KINDS = ('channels', 'chunk', 'elements', 'ensemble', 'direct', 'single', 'sampled', 'both',
+         'fp16', 'int8')
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -49,7 +50,7 @@ def test_maps_are_those_of_onnxruntime(rigs: Rigs, bundles: dict[str, Path], kin
         assert_close(ours, reference(rig, masks, temperature), rig.passes,
                      5e-3 if kind == 'fp16' else TOLERANCE)
     backend.close()
-    assert ours.mutual_information.max() > 0.01
+    assert (ours.mutual_information.max() > 0.01) == (rig.passes > 1)
 
 
 @pytest.mark.parametrize('is_recorded', [False, True])

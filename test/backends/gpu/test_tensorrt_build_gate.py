@@ -21,6 +21,7 @@ import subprocess
 import sys
 from typing import Any
 
+from masked_bundles import method_bundle
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper, TensorProto
@@ -141,6 +142,21 @@ def test_every_shipped_bundle_builds(
     assert {key: [shape[0] for shape in shapes] for key, shapes in found['profiles'].items()} == \
         {key: [1, found['chunk'], found['chunk']] for key in sites}
     assert 1 < found['chunk'] <= 20
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'fp16', 'bf16'])
+@pytest.mark.parametrize('method, rate', [('single', 0.0), ('direct', 0.0), ('direct', 0.4)])
+def test_every_method_builds(
+    builder: Builder, tmp_path: Path, method: str, rate: float, precision: str
+) -> None:
+    folder = method_bundle(tmp_path / 'fp32', method, rate)
+    if precision != 'fp32':
+        convert_bundle(load_bundle(str(folder)), tmp_path / precision, precision)
+    card = load_bundle(str(folder)).card
+    found = builder.bundle(tmp_path / precision, card.passes)
+    assert found['is_done'], found['text']
+    assert set(found['profiles']) == {site.name for site in card.dropout_sites}
+    assert found['chunk'] == card.passes
 
 
 def test_16_bits_halve_the_weights_of_the_engine(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fake_tensorrt import fake_tensorrt, FakeGpu, Faults, plan_of
-from masked_bundles import channels_bundle, elements_bundle, ensemble_bundle
+from masked_bundles import channels_bundle, elements_bundle, ensemble_bundle, method_bundle
 import numpy as np
 import pytest
 
@@ -95,7 +95,10 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             'chunk': channels_bundle(folder / 'chunk', 3),
             'elements': elements_bundle(folder / 'elements'),
             'ensemble': ensemble_bundle(folder / 'ensemble'),
-            'direct': elements_bundle(folder / 'direct', is_direct=True)}
+            'direct': elements_bundle(folder / 'direct', is_direct=True),
+            'single': method_bundle(folder / 'single', 'single'),
+            'sampled': method_bundle(folder / 'sampled', 'direct'),
+            'both': method_bundle(folder / 'both', 'direct', 0.4)}
     made['fp16'] = folder / 'fp16'
     made['int8'] = folder / 'int8'
     for precision in ('fp16', 'int8'):

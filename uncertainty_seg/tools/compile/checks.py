@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 import onnx
 
-from uncertainty_seg.core.dropout_masks import pass_inputs, still_inputs
+from uncertainty_seg.core.dropout_masks import num_passes, pass_inputs, still_inputs
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.uncertainty import upsample_bilinear
 from uncertainty_seg.errors import (
@@ -144,7 +144,7 @@ class _NetworkRunner:
         tensors = dict(zip(names, self._trunk.run(names, {'image': image}), strict=True))
         wanted = {info.name for info in head.get_inputs()}
         given = {'image': image, **tensors}
-        passes = len(next(iter(masks.values()), (0,)))  # one, where there is no mask
+        passes = num_passes(masks)
         step = self._card.chunk or passes
         parts = [
             head.run(['logits'], {**{k: v for k, v in given.items() if k in wanted},
@@ -256,7 +256,7 @@ class _NetworkRunner:
         model, sites = dropout_to_masks(self._compiled.prepared[0].float_model)
         session = _session(one_pass(model, sites))
         feed = _feed(self._compiled.prepared[0].float_model, self.floats(image))
-        rows = len(next(iter(masks.values())))
+        rows = num_passes(masks)
         return np.concatenate([
             session.run(None, {**feed, **{k: v[t:t + 1] for k, v in masks.items()}})[0]
             for t in range(rows)])

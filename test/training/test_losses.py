@@ -1,0 +1,204 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+The attenuated loss: known values, and what a variance head and dropout learn from planted noise.
+
+The nets look at one pixel, of which the first channel says whether its label is drawn by lot, and
+the others where between two classes it lies.
+
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch')
+
+from torch import nn  # noqa: E402
+from torch.nn import functional  # noqa: E402
+
+from uncertainty_seg.core.dropout_masks import make_masks  # noqa: E402
+from uncertainty_seg.core.model_card import DropoutSite  # noqa: E402
+from uncertainty_seg.core.uncertainty import maps_from_logits, UncertaintyMaps  # noqa: E402
+from uncertainty_seg.storage.labelled_folder import LabelledFolder  # noqa: E402
+from uncertainty_seg.tools.compile.checks import sampled_logits  # noqa: E402
+from uncertainty_seg.training.fit import (  # noqa: E402
+    Augmentation,
+    fit,
+    FitSettings,
+    normalise,
+)
+from uncertainty_seg.training.losses import attenuated_loss, segmentation_loss  # noqa: E402
+from uncertainty_seg.training.networks import DropoutPlan, PyramidNet  # noqa: E402
+
+pytestmark = pytest.mark.torch
+RNG = np.random.default_rng(0)
+LOGITS = torch.from_numpy(RNG.normal(size=(2, 3, 4, 5)))
+LABELS = torch.from_numpy(RNG.integers(0, 3, (2, 4, 5)))
+LABELS[0, 0, :2] = 255
+WEIGHTS = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+
+
+def test_without_variance_it_is_the_cross_entropy() -> None:
+    outputs = torch.cat([LOGITS, torch.full_like(LOGITS, -100)], 1)
+    for weights in (None, WEIGHTS):
+        plain = functional.cross_entropy(LOGITS, LABELS, weights, ignore_index=255)
+        loss = attenuated_loss(outputs, LABELS, weights, 255)
+        assert float(loss) == pytest.approx(float(plain), abs=1e-9)
+    chosen = segmentation_loss(LOGITS, LABELS, WEIGHTS, 255)
+    assert float(chosen) == pytest.approx(float(plain))
+    assert float(segmentation_loss(outputs, LABELS, WEIGHTS, 255)) == pytest.approx(float(plain))
+
+
+def test_it_is_the_definition_worked_out_in_numpy() -> None:
+    spread = torch.from_numpy(RNG.normal(size=(2, 3, 4, 5)))
+    generator = torch.Generator().manual_seed(3)
+    loss = attenuated_loss(torch.cat([LOGITS, spread], 1), LABELS, WEIGHTS, 255, 4, generator)
+    generator.manual_seed(3)
+    drawn = [torch.randn((2, 3, 4, 5), generator=generator, dtype=torch.float64)
+             for _ in range(4)]
+    z = [(LOGITS + (spread / 2).exp() * e).numpy() for e in drawn]
+    mean = sum(np.exp(v) / np.exp(v).sum(1, keepdims=True) for v in z) / 4
+    total = share = 0.0
+    for n, row, column in np.ndindex(2, 4, 5):
+        label = int(LABELS[n, row, column])
+        if label != 255:
+            total -= float(WEIGHTS[label]) * np.log(mean[n, label, row, column])
+            share += float(WEIGHTS[label])
+    assert float(loss) == pytest.approx(total / share, rel=1e-9)
+
+
+@pytest.mark.parametrize('value', [80.0, 1e6, float('inf')])
+def test_a_huge_log_variance_has_a_finite_loss_and_gradient(value: float) -> None:
+    outputs = torch.cat([LOGITS * 30, torch.full_like(LOGITS, value)], 1).float()
+    outputs.requires_grad_()
+    loss = attenuated_loss(outputs, LABELS, None, 255)
+    loss.backward()
+    assert bool(torch.isfinite(loss)) and bool(torch.isfinite(outputs.grad).all())
+
+
+def test_a_variance_costs_where_labels_agree_and_pays_where_they_do_not() -> None:
+    sure = torch.tensor([6.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 1000)
+    for wrong, pays in ((0.0, False), (0.5, True)):
+        labels = (torch.arange(1000).view(1, 1, -1) < 1000 * wrong).long()
+        small, large = (float(attenuated_loss(
+            torch.cat([sure, torch.full_like(sure, s)], 1), labels, samples=20,
+            generator=torch.Generator().manual_seed(0))) for s in (-5.0, 4.0))
+        assert (large < small) == pays
+
+
+# -------------------------------------------------------------------------------------------------
+# What is learnt of planted noise: a label by lot in half of the image, whose class is visible.
+
+SAMPLES = DropoutSite('noise', (50, 2, 1, 1), 0.0, 'noise')
+HIDDEN, DROP = 64, DropoutSite('drop', (64, 1, 1), 0.3)
+
+
+def planted(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return pixels (1, 3, 1, N) and labels, right where x0 < 0, by lot (30 % wrong) where not."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.uniform(-1, 1, (3, count)).astype(np.float32)
+    labels = pixels[1] > 0
+    labels ^= (pixels[0] > 0) & (rng.random(count) < 0.3)
+    return torch.from_numpy(pixels)[None, :, None], torch.from_numpy(labels[None, None]).long()
+
+
+class PixelNet(nn.Module):
+    """Three layers that look at one pixel, with dropout, logits and log-variances."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, HIDDEN, 1), nn.ReLU(),
+                                  nn.Conv2d(HIDDEN, HIDDEN, 1), nn.ReLU())
+        self.out = nn.Conv2d(HIDDEN, 4, 1)
+
+    def forward(self, pixels: torch.Tensor, masks: torch.Tensor | None = None) -> torch.Tensor:
+        features = self.body(pixels)
+        features = functional.dropout2d(features, 0.3, True) if masks is None else features * masks
+        return self.out(features)
+
+
+@functools.cache
+def learnt(count: int) -> UncertaintyMaps:
+    """Return the maps of new pixels, after a fit to `count` of them: N noisy, then N clean."""
+    torch.manual_seed(0)
+    net, (pixels, labels) = PixelNet(), planted(count, 1)
+    optimiser = torch.optim.AdamW(net.parameters(), 5e-3, weight_decay=1e-2)
+    for _ in range(300):
+        chosen = torch.randint(count, (min(count, 512),))
+        optimiser.zero_grad()
+        # One pixel an image: dropout drops other channels at each.
+        batch = pixels[0, :, 0, chosen].T[:, :, None, None]
+        attenuated_loss(net(batch), labels[0, 0, chosen][:, None, None], samples=10).backward()
+        optimiser.step()
+    new, _ = planted(2000, 2)
+    new = new[..., new[0, 0, 0].argsort(descending=True)]
+    masks = make_masks([DROP], 20, 0)['drop']
+    noise = np.repeat(make_masks([SAMPLES], 1, 0)['noise'], 20, 0)
+    with torch.no_grad():
+        moments = net(new, torch.from_numpy(masks)).numpy()
+    return maps_from_logits(sampled_logits(moments, noise), 1, 2000, 1.0, 'half_pixel')
+
+
+def test_planted_label_noise_is_found_and_more_data_does_not_shrink_it() -> None:
+    few, many = learnt(100), learnt(20_000)
+    noisy, clean = many.aleatoric[0, :1000].mean(), many.aleatoric[0, 1000:].mean()
+    truth = -(0.3 * np.log(0.3) + 0.7 * np.log(0.7)) / np.log(2)
+    assert noisy == pytest.approx(truth, abs=0.1)
+    assert noisy > 2 * clean
+    assert noisy > 0.9 * few.aleatoric[0, :1000].mean()
+
+
+def test_disagreement_between_masks_shrinks_with_data() -> None:
+    assert learnt(20_000).mutual_information.mean() < 0.6 * learnt(100).mutual_information.mean()
+
+
+# -------------------------------------------------------------------------------------------------
+# The variance head of the shipped architecture, and the fit that trains it.
+
+
+def test_the_variance_head_leaves_the_logits_and_their_weights_alone() -> None:
+    nets = []
+    for has_variance in (False, True):
+        torch.manual_seed(0)
+        nets.append(PyramidNet(3, DropoutPlan(), width=16, has_variance=has_variance).eval())
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        plain, both = (net(image) for net in nets)
+    assert both.shape == (1, 6, 16, 16)
+    torch.testing.assert_close(both[:, :3], plain)
+    assert set(nets[1].state_dict()) - set(nets[0].state_dict()) == {
+        'decoder.variance.weight', 'decoder.variance.bias'}
+
+
+class Patches(nn.Module):
+    """Logits and log-variances of a pixel's colours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 16, 1), nn.ReLU())
+        self.out = nn.Conv2d(16, 4, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.out(self.encoder(image))
+
+
+def test_a_fit_learns_a_larger_variance_where_labels_are_drawn_by_lot() -> None:
+    rng = np.random.default_rng(0)
+    masks = rng.integers(0, 2, (16, 32, 32), np.uint8)
+    images = np.repeat((200 * masks)[..., None], 3, 3)
+    images[:, :, 16:] = 90, 20, 200  # a colour that says nothing of the label
+    stems = [str(i) for i in range(16)]
+    palette = ((0, 0, 0), (1, 1, 1))
+    data = LabelledFolder(list(images), list(masks), stems, ('a', 'b'), palette, 255)
+    how = Augmentation((32, 32), scale=(1.0, 1.0), colour=0.0, blur_share=0.0)
+    torch.manual_seed(0)
+    settings = FitSettings(60, batch=4, learning_rate=2e-2, averaging=0.9, augmentation=how)
+    net = fit(Patches(), data, settings)
+    with torch.no_grad():
+        logits, log_variance = net(normalise(images)).chunk(2, 1)
+    right = logits.argmax(1) == torch.from_numpy(masks)
+    assert right[..., :16].float().mean() > 0.99
+    assert log_variance[..., :16].mean() < log_variance[..., 16:].mean() - 1
