@@ -30,6 +30,7 @@ from uncertainty_seg.graph.algebra.feature_output import add_feature_map
 from uncertainty_seg.graph.algebra.fold_masks import dynamic_conv, fold_batch_norm, fold_masks
 from uncertainty_seg.graph.algebra.free_passes import free_passes, one_pass
 from uncertainty_seg.graph.algebra.kept_channels import keep_channels
+from uncertainty_seg.graph.algebra.moments.propagate import propagate_moments, sampling_head
 from uncertainty_seg.graph.algebra.push_masks import push_masks
 from uncertainty_seg.graph.algebra.split import split_skips, split_trunk_head
 from uncertainty_seg.graph.frontend.constant_folding import fold_constants
@@ -214,6 +215,38 @@ def compile_ensemble(
             graph_cost(trunk.graph.node, shapes(trunk)), Cost(0, 0), sites, decisions)
         parts = _Parts(trunk, head, head, plan)
     return _finished(parts, spec, options, prepared)
+
+
+def compile_moments(
+    model: onnx.ModelProto, spec: InputSpec, options: CompileOptions | None = None
+) -> CompiledGraphs:
+    """
+    Compile a network with dropout to one pass that propagates mean and variance.
+
+    The trunk computes both moments of the logits, and the passes are samples of them. Parameters
+    are as in `compile_graph`; `options.sensor_std` adds the noise of the camera, with which no
+    dropout is needed.
+
+    Raises
+    ------
+    GraphError
+        If the network cannot be compiled, or noise reaches an operator without a rule for it.
+
+    """
+    options = options or CompileOptions()
+    prepared = prepare(model, spec, options)
+    plain = without_dropout(prepared.model)
+    masked, masks = (plain, ()) if options.sensor_std and not has_dropout(prepared.model) \
+        else dropout_to_masks(prepared.model)
+    pushed, moves = push_masks(masked, masks, options.passes)
+    pushed, skips = split_skips(pushed, masks, options.passes)
+    trunk = propagate_moments(pushed, masks, options.sensor_std, is_centred=True)
+    head, sites = sampling_head(trunk)
+    plan = CompilePlan(options.passes, graph_cost(plain.graph.node, shapes(plain)),
+                       graph_cost(trunk.graph.node, shapes(trunk)),
+                       graph_cost(head.graph.node, shapes(one_pass(head, sites))), sites,
+                       (*prepared.decisions, *moves, *skips))
+    return _finished(trunk, head, head, sites, spec, options, plan, (prepared,))
 
 
 def _still(

@@ -102,6 +102,8 @@ class CompileOptions:
     chunk : int
         Passes a call of the head, for a head that computes kept channels only; 0 for a head that
         computes all channels and takes any number of passes.
+    sensor_std : float
+        Noise of the camera that error propagation starts from, in pixel values of 0 to 255.
     method : str
         'mc_dropout', 'single' or 'direct'.
     variance : str or None
@@ -120,6 +122,7 @@ class CompileOptions:
     is_half: bool = True
     precision: str = 'fp32'
     chunk: int = 0
+    sensor_std: float = 0.0
     method: str = 'mc_dropout'
     variance: str | None = None
     samples: int = DEFAULT_SAMPLES

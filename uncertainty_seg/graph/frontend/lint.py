@@ -50,7 +50,8 @@ _LISTS = ('SequenceConstruct', 'SequenceEmpty', 'SequenceInsert', 'SequenceErase
           'OptionalGetElement', 'OptionalHasElement')
 # Tensors that later passes make.
 _OURS = re.compile(r'image|image_(float|planes|scaled|scale|shift)|logits|mask_.*|stats_.*'
-                   r'|inv_temperature|sum_p|sum_p2|sum_entropy|votes|moments|noise|noise_.*')
+                   r'|inv_temperature|sum_p|sum_p2|sum_entropy|votes|moments|noise|noise_.*'
+                   r'|logit_(mean|variance|spread|spread_squared|shift)')
 
 
 def require_own_names(model: onnx.ModelProto) -> None:

@@ -8,7 +8,7 @@ Each check runs ONNX Runtime on random images. None looks at how the graphs were
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -272,6 +272,24 @@ def _different(masks: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.fl
 
 def _feed(model: onnx.ModelProto, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
     return {model.graph.input[0].name: image}
+
+
+def run_graph(
+    model: onnx.ModelProto, feeds: Sequence[Mapping[str, NDArray[Any]]]
+) -> list[list[NDArray[np.float32]]]:
+    """
+    Run a graph on several inputs, one after the other; return its outputs for each.
+
+    Raises GraphError with what the runtime says if it cannot.
+    """
+    try:
+        session = _session(model)
+        return [session.run(None, dict(feed)) for feed in feeds]
+    except UncertaintySegError:
+        raise
+    except Exception as err:  # the runtime's own errors derive from nothing narrower
+        raise GraphError(f'the network cannot be run ({err})', 'one that ONNX Runtime runs',
+                         'replace the operation that it names') from err
 
 
 def _session(model: onnx.ModelProto, is_optimised: bool = True) -> Any:

@@ -30,17 +30,23 @@ from uncertainty_seg.core.model_card import (
     SCHEMA_VERSION,
 )
 from uncertainty_seg.errors import ConfigError, GraphError, install_command
-from uncertainty_seg.graph.compile import compile_ensemble, compile_graph, CompiledGraphs
+from uncertainty_seg.graph.compile import (
+    compile_ensemble,
+    compile_graph,
+    compile_moments,
+    CompiledGraphs,
+)
 from uncertainty_seg.graph.onnx_tools import load_model, OPSET
 from uncertainty_seg.graph.plan import CompileOptions, DEFAULT_SAMPLES
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.model_bundle import write_bundle
 from uncertainty_seg.tools.compile.checks import check_compiled, CheckReport
+from uncertainty_seg.tools.compile.moment_checks import check_moments, GOOD_RANK, MomentReport
 
 if TYPE_CHECKING:
     from uncertainty_seg.tools.compile.checks import ExactNetwork, MaskedNetwork
 
-METHODS = ('single', 'mc_dropout', 'ensemble', 'direct')
+METHODS = ('single', 'mc_dropout', 'ensemble', 'direct', 'error_propagation')
 DEFAULT_PASSES = 20
 INJECTED = ('the network was not trained with the dropout that was injected: its passes differ, '
             'but by how much was never fitted to anything: calibrate it, and compare ranks only')
@@ -75,6 +81,7 @@ class CompileRequest:
     calibration_images: Path | None = None
     quantiser: str = 'onnxruntime'
     skip_dropped: int = 0
+    sensor_std: float = 0.0
     variance: str | None = None
     samples: int | None = None
     reduction: str = 'full'
@@ -103,6 +110,7 @@ class CompileRequest:
             num_classes=len(self.classes.names),
             output=self.output, inject=inject, precision=self.precision,
             is_half=not self.full_weights, chunk=self.skip_dropped,
+            sensor_std=self.sensor_std,
             method='mc_dropout' if self.method == 'ensemble' else self.method,
             variance=self.variance, samples=self.samples or DEFAULT_SAMPLES,
             features=self.features,
@@ -117,6 +125,7 @@ class CompileRequest:
             if value not in known:
                 raise ConfigError(f'{name} is {value!r}', f'one of {", ".join(known)}')
         is_ensemble, is_single = self.method == 'ensemble', self.method == 'single'
+        is_propagated = self.method == 'error_propagation'
         members = len(self.weights) if self.is_factory else 1 + len(self.members)
         for is_wrong, came, expected in (
             (min(self.image.std) <= 0, f'--std {list(self.image.std)}', 'numbers above 0'),
@@ -141,6 +150,15 @@ class CompileRequest:
             (is_ensemble and self.skip_dropped > 0, '--skip-dropped in an ensemble', 'dropout'),
             (is_ensemble and self.passes not in (None, members), f'--passes {self.passes}',
              f'{members}, one a member'),
+            (is_propagated and self.skip_dropped > 0, '--skip-dropped with error_propagation',
+             '--method mc_dropout with it'),
+            (is_propagated and self.precision != 'fp32',
+             f'--precision {self.precision} with error_propagation',
+             'fp32: variances are too small for fewer bits'),
+            (not 0 <= self.sensor_std <= 255, f'--sensor-std {self.sensor_std:g}',
+             'a number of 0 to 255 pixel values'),
+            (self.sensor_std > 0 and not is_propagated, f'--sensor-std with {self.method}',
+             '--method error_propagation with it'),
             (self.precision == 'int8' and self.calibration_images is None, '--precision int8',
              '--calibration-images DIR with images of the sea it will work in'),
             (self.precision != 'int8' and self.calibration_images is not None,
@@ -163,14 +181,14 @@ class CompileOutcome:
         As written, not calibrated.
     compiled : CompiledGraphs
         Its graphs, and the plan: costs and decisions.
-    report : CheckReport
+    report : CheckReport or MomentReport
         How near the compiled graphs are to the network.
 
     """
 
     bundle: ModelBundle
     compiled: CompiledGraphs
-    report: CheckReport
+    report: CheckReport | MomentReport
 
 
 def compile_request(request: CompileRequest) -> CompileOutcome:
@@ -184,11 +202,12 @@ def compile_request(request: CompileRequest) -> CompileOutcome:
     loaded = load_networks(request)
     if request.method == 'ensemble':
         compiled = compile_ensemble(loaded.models, request.image, request.options)
+    elif request.method == 'error_propagation':
+        compiled = compile_moments(loaded.models[0], request.image, request.options)
     else:
         compiled = compile_graph(loaded.models[0], request.image, request.options)
     card = _card(request, compiled)
-    report = check_compiled(compiled, card, loaded.masked, loaded.exact)
-    warn_of_rare_dropout(card)
+    report = _checked(request, compiled, card, loaded)
     files = dict(compiled.files)
     if request.calibration_images is not None:
         from uncertainty_seg.tools.compile.quantise_trunk import quantise_trunk
@@ -197,6 +216,21 @@ def compile_request(request: CompileRequest) -> CompileOutcome:
             compiled.trunk, request.image, request.calibration_images, request.quantiser)
     card = write_bundle(request.out, card, files)
     return CompileOutcome(ModelBundle(request.out, card, None), compiled, report)
+
+
+def _checked(
+    request: CompileRequest, compiled: CompiledGraphs, card: ModelCard, loaded: LoadedNetworks
+) -> CheckReport | MomentReport:
+    if request.method == 'error_propagation':
+        found = check_moments(compiled, card, request.sensor_std)
+        if found.rank < GOOD_RANK:
+            warn(f'on a random image the propagated variance and that of samples have a rank '
+                 f'correlation of {found.rank:.2f}, below {GOOD_RANK}: compare its maps with '
+                 'those of --method mc_dropout')
+        return found
+    report = check_compiled(compiled, card, loaded.masked, loaded.exact)
+    warn_of_rare_dropout(card)
+    return report
 
 
 def _card(request: CompileRequest, compiled: CompiledGraphs) -> ModelCard:
@@ -208,7 +242,8 @@ def _card(request: CompileRequest, compiled: CompiledGraphs) -> ModelCard:
         warn(NOTHING_SKIPPED)
     members = len(compiled.prepared) if request.method == 'ensemble' else 0
     has_masks = any(site.kind == 'mask' for site in compiled.sites)
-    if request.passes not in (None, 1) and not has_masks:
+    has_many = has_masks or request.method == 'error_propagation'
+    if request.passes not in (None, 1) and not has_many:
         raise ConfigError(f'--passes {request.passes} of a network without dropout', '1',
                           'train it with dropout, or put some in with --inject-dropout')
     return ModelCard(
@@ -216,7 +251,7 @@ def _card(request: CompileRequest, compiled: CompiledGraphs) -> ModelCard:
         method='deep_ensemble' if members else request.method, class_names=classes.names,
         palette=classes.palette, ignore_index=classes.ignore_index, input=request.image,
         dropout_sites=compiled.sites,
-        passes=members or (request.options.passes if has_masks else 1), opset=OPSET,
+        passes=members or (request.options.passes if has_many else 1), opset=OPSET,
         logits_shape=compiled.logits_shape, training=request.training, license=request.licence,
         not_good_for=request.not_good_for, metrics={}, sha256={}, precision=request.precision,
         reduction=request.reduction, chunk=compiled.chunk, is_balanced=compiled.chunk > 0,
