@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.scores.density import density_from_json, density_to_json, ScoreDensity
+from uncertainty_seg.core.uncertainty import UNKNOWN_TEMPERATURE
 from uncertainty_seg.core.untrusted.strict_json import load_object
 from uncertainty_seg.errors import CalibrationError, ConfigError
 
@@ -264,6 +265,8 @@ class Calibration:
         `mask_digest` of the pixels that were left out.
     damage_limits : mapping of str to float
         Limits of `core.scores.image_damage`; empty in a calibration from before that check.
+    unknown_temperature : float
+        Of the map 'unknown', 1 or more and below 100.
 
     """
 
@@ -287,6 +290,7 @@ class Calibration:
     family: RankFamily | None = None
     ignore_sha256: str = ''
     damage_limits: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    unknown_temperature: float = UNKNOWN_TEMPERATURE
 
     def __post_init__(self) -> None:
         """Refuse limits that could never be judged."""
@@ -301,6 +305,9 @@ class Calibration:
                 f'thresholds of {bad} or temperature {self.temperature} are out of range',
                 'thresholds between 0 and 1, which no score exceeds', _FIX,
             )
+        if not 1 <= self.unknown_temperature < 100:
+            raise CalibrationError(f'unknown_temperature is {self.unknown_temperature}',
+                                   '1 or more and below 100', _FIX)
         _require_damage_limits(self.damage_limits)
         others = [p.alpha for p in self.promises if set(p.limits) != set(self.gate_scores)]
         if others:
