@@ -15,7 +15,7 @@ from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings, settings_from_dict
-from uncertainty_seg.core.uncertainty import MAP_NAMES, UncertaintyMaps
+from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import (
     BackendError,
     CalibrationError,
@@ -61,9 +61,11 @@ def test_the_padding_of_the_letterbox_counts_in_no_score(tiny_bundle: Path) -> N
 
 
 def test_the_same_frame_twice_gives_the_same_bytes(tiny_bundle: Path) -> None:
-    pipeline = open_tiny(tiny_bundle)
+    pipeline = open_tiny(tiny_bundle, map='unknown')
     one, two = pipeline.process(GREY, 1), pipeline.process(GREY, 2)
-    for name in (*MAP_NAMES, 'label', 'confidence'):
+    assert 'unknown' in one.maps.present and 'energy' not in one.maps.present
+    assert one.maps.present == two.maps.present
+    for name in one.maps.present:
         assert getattr(one.maps, name).tobytes() == getattr(two.maps, name).tobytes()
 
 

@@ -19,18 +19,26 @@ from uncertainty_seg.core.frame_loop import FrameLoop
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.plausibility import _out_of_range, CheckedBackend, implausible
 from uncertainty_seg.core.settings import settings_from_dict
-from uncertainty_seg.core.uncertainty import maps_from_probabilities, UncertaintyMaps
+from uncertainty_seg.core.uncertainty import (
+    MapRequest,
+    maps_from_logits,
+    maps_from_probabilities,
+    MORE_MAPS,
+    UncertaintyMaps,
+    USUAL_MAPS,
+)
 from uncertainty_seg.errors import BackendError
 from uncertainty_seg.storage.model_bundle import load_bundle
 
 NUM_CLASSES = 3
-FLOATS = tuple(f.name for f in dataclasses.fields(UncertaintyMaps) if f.name != 'label')
+FLOATS = ('confidence', *USUAL_MAPS, *MORE_MAPS)
 IMAGE = np.random.default_rng(0).integers(0, 256, (24, 32, 3)).astype(np.uint8)
 
 
 def sound(seed: int = 0, alpha: float = 1.0) -> UncertaintyMaps:
     draw = np.random.default_rng(seed).dirichlet([alpha] * NUM_CLASSES, (6, 24, 32))
-    return maps_from_probabilities(draw.transpose(0, 3, 1, 2))
+    logits = np.log(np.maximum(draw.transpose(0, 3, 1, 2), 1e-30))
+    return maps_from_logits(logits, 24, 32, request=MapRequest.of(MORE_MAPS))
 
 
 def problem(maps: UncertaintyMaps, image: Any = IMAGE) -> str:
@@ -76,8 +84,7 @@ def everywhere(name: str, value: float) -> Callable[[UncertaintyMaps], Uncertain
 
 
 def zeros(maps: UncertaintyMaps) -> UncertaintyMaps:
-    return UncertaintyMaps(*(np.zeros_like(getattr(maps, f.name))
-                             for f in dataclasses.fields(maps)))
+    return UncertaintyMaps(**{name: np.zeros_like(getattr(maps, name)) for name in maps.present})
 
 
 def without_uncertainty(maps: UncertaintyMaps) -> UncertaintyMaps:
@@ -85,8 +92,8 @@ def without_uncertainty(maps: UncertaintyMaps) -> UncertaintyMaps:
 
 
 def doubled(maps: UncertaintyMaps) -> UncertaintyMaps:
-    return UncertaintyMaps(*(np.repeat(np.repeat(getattr(maps, f.name), 2, 0), 2, 1)
-                             for f in dataclasses.fields(maps)))
+    return UncertaintyMaps(**{name: np.repeat(np.repeat(getattr(maps, name), 2, 0), 2, 1)
+                              for name in maps.present})
 
 
 def in_float64(maps: UncertaintyMaps) -> UncertaintyMaps:

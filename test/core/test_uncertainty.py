@@ -1,6 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The definitions of the maps: known answers, bounds, and what NaN does."""
 
+from collections.abc import Callable
+
 import hypothesis
 from hypothesis import strategies as st
 import numpy as np
@@ -8,9 +10,14 @@ import pytest
 
 from uncertainty_seg.core.uncertainty import (
     MAP_NAMES,
+    MapRequest,
     maps_from_logits,
+    maps_from_low_logits,
     maps_from_probabilities,
+    MAPS_OF_LOGITS,
+    UncertaintyMaps,
     upsample_bilinear,
+    USUAL_MAPS,
 )
 from uncertainty_seg.errors import ShapeError
 
@@ -73,7 +80,7 @@ def test_maps_stay_in_their_ranges_and_mi_below_entropy(seed: int, t: int, c: in
 @hypothesis.settings(max_examples=20, deadline=None)
 def test_the_order_of_the_passes_is_irrelevant(seed: int) -> None:
     probs = random_probs(seed, 6, 4)
-    one, other = maps_from_probabilities(probs), maps_from_probabilities(probs[::-1])
+    one, other = (all_maps(p) for p in (probs, probs[::-1]))
     for name in (*MAP_NAMES, 'confidence'):
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=1e-6)
 
@@ -81,8 +88,9 @@ def test_the_order_of_the_passes_is_irrelevant(seed: int) -> None:
 def test_one_nan_in_one_pass_makes_every_map_nan_at_that_pixel_only() -> None:
     probs = random_probs(0, 4, 3)
     probs[2, 1, 1, 2] = np.nan
-    maps = maps_from_probabilities(probs)
-    for name in (*MAP_NAMES, 'confidence'):
+    maps = maps_from_probabilities(probs, ALL)
+    # What is made of logits is interpolated, and its neighbours have a share of it.
+    for name in {*MAP_NAMES, 'confidence'} - set(MAPS_OF_LOGITS):
         broken = np.isnan(getattr(maps, name))
         assert broken[1, 2], name
         assert broken.sum() == 1, name
@@ -113,3 +121,54 @@ def test_a_low_temperature_sharpens() -> None:
 def test_other_shapes_are_refused_in_words(shape: tuple[int, ...]) -> None:
     with pytest.raises(ShapeError, match=r'expected \(T >= 1, C >= 2, H, W\)'):
         maps_from_probabilities(np.zeros(shape))
+
+
+ALL = MapRequest.of(MAP_NAMES)
+
+
+def all_maps(probs: np.ndarray) -> UncertaintyMaps:
+    return maps_from_logits(np.log(probs), *probs.shape[2:], request=ALL)
+
+
+def test_what_nobody_asked_for_is_not_there() -> None:
+    probs = random_probs(0, 4, 3)
+    assert maps_from_probabilities(probs).present == ('label', 'confidence', *USUAL_MAPS)
+    some = maps_from_probabilities(probs, MapRequest.of(['entropy', 'margin']))
+    assert set(some.present) - {'label', 'confidence', *USUAL_MAPS} == {'margin'}
+
+
+def test_more_maps_of_known_probabilities() -> None:
+    one = np.array([[0.7, 0.3], [0.5, 0.5]]).T[None, :, None]  # (1, 2, 1, 2)
+    maps = maps_from_probabilities(one, MapRequest.of(MAP_NAMES, 2.0))
+    np.testing.assert_allclose(maps.margin, [[0.6, 1.0]], atol=1e-6)
+    np.testing.assert_allclose(maps.least_confidence, [[0.3, 0.5]], atol=1e-6)
+    soft = 0.7 ** 0.5 / (0.7 ** 0.5 + 0.3 ** 0.5)
+    known = -(soft * np.log(soft) + (1 - soft) * np.log(1 - soft)) / np.log(2)
+    np.testing.assert_allclose(maps.unknown, [[known, 1.0]], atol=1e-6)
+
+
+@pytest.mark.parametrize('low', [maps_from_logits, maps_from_low_logits])
+def test_energy_and_largest_logit_of_known_logits(low: Callable[..., UncertaintyMaps]) -> None:
+    z = np.array([[8.0, -8.0], [0.0, 16.0]])[:, :, None, None]  # two passes, means 4 and 4
+    maps = low(z, 1, 1, request=ALL)
+    assert maps.max_logit[0, 0] == pytest.approx(1 / (1 + np.exp(4 / 8)))
+    assert maps.energy[0, 0] == pytest.approx(1 / (1 + np.exp((4 + np.log(2)) / 8)))
+    hot = low(z, 1, 1, 3.0, request=ALL)  # no temperature counts
+    assert hot.energy == maps.energy and hot.max_logit == maps.max_logit
+    assert low(z + 5, 1, 1, request=ALL).energy < maps.energy
+
+
+@hypothesis.given(st.integers(0, 10**6), st.integers(1, 6), st.integers(2, 9))
+@hypothesis.settings(max_examples=40, deadline=None)
+def test_more_maps_lie_in_0_to_1_and_fit_together(seed: int, t: int, c: int) -> None:
+    z = np.random.default_rng(seed).normal(size=(t, c, 3, 4)) * (1 + seed % 20)
+    for reduce in (maps_from_logits, maps_from_low_logits):
+        maps = reduce(z, 6, 8, request=ALL)
+        for name in MAP_NAMES:
+            values = getattr(maps, name)
+            assert ((-1e-6 <= values) & (values <= 1 + 1e-6)).all(), name
+        rest = maps.least_confidence
+        assert (maps.margin >= rest * c / (c - 1) - 1e-5).all()
+        assert (maps.margin <= np.minimum(2 * rest, 1) + 1e-5).all()
+        assert (maps.unknown >= maps.entropy - 1e-5).all()
+        assert (maps.energy <= maps.max_logit + 1e-6).all()

@@ -12,7 +12,7 @@ import pytest
 
 from uncertainty_seg.backends.cpu.reduction import new_plan, Reduction
 from uncertainty_seg.core.model_card import card_from_json, card_to_json, UPSAMPLINGS
-from uncertainty_seg.core.uncertainty import MAP_NAMES, maps_from_logits, upsample_bilinear
+from uncertainty_seg.core.uncertainty import maps_from_logits, upsample_bilinear, USUAL_MAPS
 from uncertainty_seg.errors import ModelBundleError
 from uncertainty_seg.graph.frontend.outputs import strip_final_resize, upsample_nodes
 from uncertainty_seg.graph.onnx_tools import build_model, float_info
@@ -71,7 +71,7 @@ def test_the_reduction_agrees_with_the_oracle(upsampling: str, threads: int) -> 
         oracle = maps_from_logits(LOGITS, *size, 2.0, upsampling)
         reduction.close()
         np.testing.assert_array_equal(ours.label, oracle.label, err_msg=str(size))
-        for name in MAP_NAMES:
+        for name in USUAL_MAPS:
             np.testing.assert_allclose(getattr(ours, name), getattr(oracle, name), atol=2e-6,
                                        err_msg=f'{name} {size}')
 

@@ -121,7 +121,8 @@ def difference(
         The largest over the maps; NaN if a map holds one.
 
     """
-    gaps = [_gap(getattr(maps, name), getattr(reference, name)) for name in VALUE_MAPS]
+    gaps = [_gap(getattr(maps, name), getattr(reference, name)) for name in VALUE_MAPS
+            if getattr(reference, name) is not None]
     votes = _gap(maps.variation_ratio, reference.variation_ratio)
     return Difference(
         label_share=float((maps.label != reference.label).mean()),
@@ -162,7 +163,8 @@ def sanity_checks(maps: UncertaintyMaps, passes: int, has_steps: bool) -> list[C
     `has_steps` says whether the variation ratio moves in steps of 1 / T; it does not where maps
     are upsampled.
     """
-    floats = {name: getattr(maps, name) for name in ('confidence', *MAP_NAMES)}
+    floats = {name: getattr(maps, name) for name in ('confidence', *MAP_NAMES)
+              if getattr(maps, name) is not None}
     broken = sum(int((~np.isfinite(values)).sum()) for values in floats.values())
     # Total variance is at most 1 - 1/C, so that 0..1 holds for all of them.
     beyond = _largest(max(0.0, -float(v.min()), float(v.max()) - 1.0) for v in floats.values())
@@ -181,8 +183,8 @@ def sanity_checks(maps: UncertaintyMaps, passes: int, has_steps: bool) -> list[C
 
 def same_check(name: str, first: UncertaintyMaps, again: UncertaintyMaps, about: str) -> Check:
     """Count the values of two runs that are not the same bits; NaN equals NaN."""
-    moved = sum(int((_bits(getattr(first, f.name)) != _bits(getattr(again, f.name))).sum())
-                for f in fields(UncertaintyMaps))
+    moved = sum(int((_bits(getattr(first, name)) != _bits(getattr(again, name))).sum())
+                for name in first.present)
     return Check(name, moved, 0, about)
 
 

@@ -9,14 +9,15 @@ with the same sentences. What the nodes compute is not checked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import Masks
-from uncertainty_seg.core.model_card import FEATURE_MAP
+from uncertainty_seg.core.model_card import FEATURE_MAP, ModelCard
+from uncertainty_seg.core.uncertainty import MapRequest
 from uncertainty_seg.core.untrusted.onnx_nodes import every_tensor
 from uncertainty_seg.errors import ModelBundleError
 
@@ -25,6 +26,8 @@ IMAGE, LOGITS = 'image', 'logits'
 # compares both.
 INV_TEMPERATURE = 'inv_temperature'
 STATISTICS = ('sum_p', 'sum_entropy', 'sum_p2', 'votes')
+# Bundles from before the maps of logits do not give it.
+SUM_LOGITS = 'sum_logits'
 COMPILE = 'compile the bundle again'
 _FLOAT, _BYTE = 'tensor(float)', 'tensor(uint8)'
 _Tensors: TypeAlias = dict[str, tuple[str, list[int | None]]]
@@ -89,6 +92,19 @@ def require_graphs(bundle: ModelBundle) -> GraphNames:
     _require_tensors('head.onnx gives', _tensors(head.output),
                      {LOGITS: (_FLOAT, [passes, *card.logits_shape])})
     return GraphNames(tuple(features), tuple(inputs), tuple(described))
+
+
+def given_statistics(outputs: Collection[str]) -> tuple[str, ...]:
+    """Return what a head with these outputs sums over the passes."""
+    return STATISTICS + ((SUM_LOGITS,) if SUM_LOGITS in outputs else ())
+
+
+def require_statistics(card: ModelCard, request: MapRequest, names: Collection[str]) -> None:
+    """Refuse maps of logits whose sum a head does not give; raises ModelBundleError."""
+    if request.of_logits and SUM_LOGITS not in names:
+        raise ModelBundleError(
+            f'head_stats.onnx of {card.name!r} gives no sum of the logits for '
+            f'{" and ".join(request.of_logits)}', fix=COMPILE)
 
 
 def with_masks(path: Path, masks: Masks) -> bytes:

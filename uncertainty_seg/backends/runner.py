@@ -17,7 +17,7 @@ import numpy as np
 from uncertainty_seg.core.arrays import ImageU8, require_shape
 from uncertainty_seg.core.dropout_masks import Masks
 from uncertainty_seg.core.model_card import ModelCard
-from uncertainty_seg.core.uncertainty import UncertaintyMaps
+from uncertainty_seg.core.uncertainty import MapRequest, NO_MORE, UncertaintyMaps
 from uncertainty_seg.errors import ShapeError
 
 
@@ -36,7 +36,9 @@ class Runner(AbstractContextManager['Runner'], abc.ABC):
     _timings_ms: Mapping[str, float] = {}
 
     @abc.abstractmethod
-    def run(self, image: ImageU8, masks: Masks, temperature: float) -> UncertaintyMaps:
+    def run(
+        self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest = NO_MORE
+    ) -> UncertaintyMaps:
         """
         Compute the maps of one image.
 
@@ -49,6 +51,8 @@ class Runner(AbstractContextManager['Runner'], abc.ABC):
             may keep the masks of the same object where they are.
         temperature : float
             The logits are divided by it.
+        request : MapRequest
+            What is wanted besides the maps that every frame has.
 
         Returns
         -------
@@ -61,6 +65,8 @@ class Runner(AbstractContextManager['Runner'], abc.ABC):
             If image or masks do not fit the card.
         BackendError
             If the runtime or the device fails, or the backend is closed.
+        ModelBundleError
+            If the graphs do not give what a map of the request is made of.
 
         """
 

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.scores.density import density_from_json, density_to_json, ScoreDensity
+from uncertainty_seg.core.uncertainty import UNKNOWN_TEMPERATURE
 from uncertainty_seg.core.untrusted.strict_json import load_object
 from uncertainty_seg.errors import CalibrationError, ConfigError
 
@@ -269,6 +270,8 @@ class Calibration:
         that chose nothing of the limits that judged them; 0 for one on validation frames.
     features_sha256 : str
         Digest of the file with the features of the training frames; empty if there is none.
+    unknown_temperature : float
+        Of the map 'unknown', 1 or more and below 100.
 
     """
 
@@ -294,6 +297,7 @@ class Calibration:
     damage_limits: Mapping[str, float] = dataclasses.field(default_factory=dict)
     num_folds: int = 0
     features_sha256: str = ''
+    unknown_temperature: float = UNKNOWN_TEMPERATURE
 
     def __post_init__(self) -> None:
         """Refuse limits that could never be judged."""
@@ -308,6 +312,9 @@ class Calibration:
                 f'thresholds of {bad} or temperature {self.temperature} are out of range',
                 'thresholds between 0 and 1, which no score exceeds', _FIX,
             )
+        if not 1 <= self.unknown_temperature < 100:
+            raise CalibrationError(f'unknown_temperature is {self.unknown_temperature}',
+                                   '1 or more and below 100', _FIX)
         _require_damage_limits(self.damage_limits)
         others = [p.alpha for p in self.promises if set(p.limits) != set(self.gate_scores)]
         if others:

@@ -14,6 +14,7 @@ from uncertainty_seg.core.arrays import FloatMap, LabelMap
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.preprocess import Geometry, unfit_label, unfit_map
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
+from uncertainty_seg.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -71,5 +72,13 @@ class FrameResult:
         return np.rint(values * 255).astype(np.uint8)
 
     def map_at_source(self, name: str) -> FloatMap:
-        """Return a map of `maps` by its name, at the size (H, W) of the image; NaN is kept."""
-        return unfit_map(getattr(self.maps, name), self.geometry)
+        """
+        Return a map of `maps` by its name, at the size (H, W) of the image; NaN is kept.
+
+        Raises ConfigError if it was not asked for when the frame was measured.
+        """
+        values = getattr(self.maps, name)
+        if values is None:
+            raise ConfigError(f'the map {name!r} was not computed for this frame',
+                              fix=f'name it in the setting map, or as Pipeline(maps=[{name!r}])')
+        return unfit_map(values, self.geometry)

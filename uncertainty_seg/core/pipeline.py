@@ -10,7 +10,7 @@ nor the pipeline on a runtime.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 import logging
 import time
@@ -45,7 +45,7 @@ from uncertainty_seg.core.scores.image_damage import (
 )
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import BUNDLE_PASSES, precision_of, Settings
-from uncertainty_seg.core.uncertainty import UncertaintyMaps
+from uncertainty_seg.core.uncertainty import MapRequest, UncertaintyMaps
 from uncertainty_seg.errors import ConfigError, ModelBundleError
 
 _log = logging.getLogger(__name__)
@@ -74,6 +74,8 @@ class Epoch:
         T.
     scorer : ScoreVector
         Computes what the gate needs.
+    request : MapRequest
+        Maps that scores, publishers or the caller need besides the usual ones.
     thresholds : mapping of str to float
         Limit of each gated score; empty without a gate.
 
@@ -84,6 +86,7 @@ class Epoch:
     masks: Masks
     passes: int
     scorer: ScoreVector
+    request: MapRequest
     thresholds: Mapping[str, float]
 
 
@@ -116,6 +119,9 @@ class Pipeline:
         Seconds for the timings.
     source : PassSource, optional
         Shared by the pipelines of several cameras.
+    maps : collection of str
+        Maps that every frame shall have, besides the usual ones and those that the settings and
+        the scores need.
 
     """
 
@@ -129,6 +135,7 @@ class Pipeline:
         scorer: ScoreVector | None = None,
         clock: Callable[[], float] = time.perf_counter,
         source: PassSource | None = None,
+        maps: Collection[str] = (),
     ) -> None:
         self._bundle, self._clock = bundle, clock
         self._first_stale_s = settings.stale_timeout_s
@@ -143,10 +150,11 @@ class Pipeline:
             self._temperature = fitting_calibration(
                 bundle, settings, passes, self.precision, ignore).temperature
         self._gate = self._new_gate(settings)
-        self._given_scorer = scorer
+        self._given_scorer, self._wanted_maps = scorer, maps
+        scorer = scorer or self._new_scorer(settings, self._gate)
         self._epoch = Epoch(
-            0, settings, self._source.of(passes, settings.seed), passes,
-            scorer or self._new_scorer(settings, self._gate), self.thresholds)
+            0, settings, self._source.of(passes, settings.seed), passes, scorer,
+            self._new_request(settings, scorer), self.thresholds)
         self.cause = ''
         self._ignore = ignore
         self._fitted_ignore: tuple[Geometry | None, NDArray[np.bool_] | None] = None, None
@@ -169,7 +177,7 @@ class Pipeline:
         closes both.
         """
         return Pipeline(self._bundle, self._backend, self.settings, ignore=ignore,
-                        clock=self._clock, source=self._source)
+                        clock=self._clock, source=self._source, maps=self._wanted_maps)
 
     @property
     def settings(self) -> Settings:
@@ -235,7 +243,8 @@ class Pipeline:
         assert self._temperature is not None
         equal = still_inputs(self.card, min(self.passes, 2))
         still = self._backend.run(noise, equal, self._temperature)
-        drawn = self._backend.run(noise, self._epoch.masks, self._temperature)
+        drawn = self._backend.run(
+            noise, self._epoch.masks, self._temperature, self._epoch.request)
         fix = 'compile the bundle again from the network with its dropout'
         mutual = float(still.mutual_information.max())
         if not mutual < 1e-4:
@@ -317,7 +326,8 @@ class Pipeline:
                 maps.cut(geometry.rows, geometry.columns),
                 fitted[geometry.rows, geometry.columns], self._ignore_at(geometry))
 
-        _, (maps, scores) = self._backend.run_and(score, fitted, masks, self._temperature)
+        _, (maps, scores) = self._backend.run_and(
+            score, fitted, masks, self._temperature, epoch.request)
         timings = {
             'preprocess': (fitted_s - start_s) * 1e3,
             **self._backend.timings_ms,
@@ -374,6 +384,7 @@ class Pipeline:
         scorer = self._given_scorer or self._new_scorer(settings, gate)
         self._epoch = replace(
             self._epoch, settings=settings, masks=masks, passes=passes, scorer=scorer,
+            request=self._new_request(settings, scorer),
             thresholds=gate.thresholds if gate else {})
         self._gate = gate
         if is_other:
@@ -400,6 +411,13 @@ class Pipeline:
         limits = calibration.pixel_limits if calibration else None
         density = calibration.density if calibration else None
         return ScoreVector(self.card, limits, density, names, self._bundle.features)
+
+    def _new_request(self, settings: Settings, scorer: ScoreVector) -> MapRequest:
+        names = {settings.map, *scorer.maps, *self._wanted_maps}
+        calibration = self._bundle.calibration
+        if calibration is None:
+            return MapRequest.of(names)
+        return MapRequest.of(names, calibration.unknown_temperature)
 
     def _ignore_at(self, geometry: Geometry) -> NDArray[np.bool_] | None:
         if self._ignore is None:

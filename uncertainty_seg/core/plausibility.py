@@ -21,7 +21,7 @@ import numpy as np
 
 from uncertainty_seg.core.arrays import FloatMap, ImageU8
 from uncertainty_seg.core.dropout_masks import Masks
-from uncertainty_seg.core.uncertainty import UncertaintyMaps
+from uncertainty_seg.core.uncertainty import MapRequest, MORE_MAPS, NO_MORE, UncertaintyMaps
 from uncertainty_seg.errors import BackendError
 
 # Half-precision sums leave the range by this much.
@@ -32,7 +32,7 @@ MEMORY_RESULTS = 8
 LOOSE = 0.02
 _FIX = 'run uncertainty_seg self-check; the runtime, its driver or the engine is broken'
 _FLOATS = ('confidence', *(f.name for f in fields(UncertaintyMaps)
-                           if f.name not in ('label', 'confidence')))
+                           if f.name not in ('label', 'confidence', *MORE_MAPS)))
 # As the bits of a float32: NaN, infinity and everything negative are larger.
 _HIGHEST_BITS = np.float32(1 + TOLERANCE).view(np.uint32)
 
@@ -46,8 +46,14 @@ class Backend(Protocol):
 
     name: str
 
-    def run(self, image: ImageU8, masks: Masks, temperature: float) -> UncertaintyMaps:
-        """Return the maps (h, w) of an image (h, w, 3) in the card's size and colour order."""
+    def run(
+        self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest = NO_MORE
+    ) -> UncertaintyMaps:
+        """
+        Return the maps (h, w) of an image (h, w, 3) in the card's size and colour order.
+
+        Besides the usual maps come those of the request, which is left out where it is empty.
+        """
         ...
 
     @property
@@ -89,20 +95,22 @@ class CheckedBackend:
         self._beside.shutdown()
         self._backend.close()
 
-    def run(self, image: ImageU8, masks: Masks, temperature: float) -> UncertaintyMaps:
+    def run(
+        self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest = NO_MORE
+    ) -> UncertaintyMaps:
         """
         Return the maps of the backend.
 
         Raises BackendError if they are not plausible, or those of one of the latest images while
         the image is another; and what the backend raises.
         """
-        maps = self._backend.run(image, masks, temperature)
+        maps = self._maps(image, masks, temperature, request)
         self._check(maps, image)
         return maps
 
     def run_and(
         self, work: Callable[[UncertaintyMaps], _T], image: ImageU8, masks: Masks,
-        temperature: float,
+        temperature: float, request: MapRequest = NO_MORE,
     ) -> tuple[UncertaintyMaps, _T]:
         """
         Return the maps, and what some work makes of them while they are checked.
@@ -110,7 +118,7 @@ class CheckedBackend:
         The check waits for memory and not for the processor, so that it is nearly free beside the
         work. Raises what `run` raises, rather than what the work makes of impossible maps.
         """
-        maps = self._backend.run(image, masks, temperature)
+        maps = self._maps(image, masks, temperature, request)
         check = self._beside.submit(self._check, maps, image)
         try:
             made = work(maps)
@@ -119,6 +127,14 @@ class CheckedBackend:
             raise
         check.result()
         return maps, made
+
+    def _maps(
+        self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest
+    ) -> UncertaintyMaps:
+        # A backend of a user's own need not know of requests.
+        if not request.names:
+            return self._backend.run(image, masks, temperature)
+        return self._backend.run(image, masks, temperature, request)
 
     def _check(self, maps: UncertaintyMaps, image: ImageU8) -> None:
         if problem := implausible(maps, image, self._num_classes):
@@ -156,13 +172,14 @@ def implausible(maps: UncertaintyMaps, image: ImageU8, num_classes: int) -> str:
 
     """
     shape = image.shape[:2]
-    for name in ('label', *_FLOATS):
+    more = tuple(name for name in MORE_MAPS if name in maps.present)
+    for name in ('label', *_FLOATS, *more):
         values = getattr(maps, name)
         wanted = np.uint8 if name == 'label' else np.float32
         if values.shape != shape or values.dtype != wanted:
             return (f'{name} as {values.dtype} {values.shape}, '
                     f'expected {np.dtype(wanted)} {shape}')
-    for name in _FLOATS[1:]:
+    for name in (*_FLOATS[1:], *more):
         if problem := _out_of_range(name, getattr(maps, name)):
             return problem
     # Both are NaN if any pixel is, and a comparison with NaN is false.
@@ -175,7 +192,9 @@ def implausible(maps: UncertaintyMaps, image: ImageU8, num_classes: int) -> str:
         return f'the label {maps.label.max()}, expected one of {num_classes} classes from 0'
     if lowest == highest and (image != image[0, 0]).any():
         return f'a confidence of {lowest:.4g} at every pixel of an image that is not uniform'
-    return _contradiction(maps, at, num_classes)
+    return (_contradiction(maps, at, num_classes)
+            or _more_contradiction({name: float(getattr(maps, name).flat[at]) for name in more},
+                                   lowest, float(maps.entropy.flat[at]), num_classes))
 
 
 def _contradiction(maps: UncertaintyMaps, at: int, num_classes: int) -> str:
@@ -195,6 +214,25 @@ def _contradiction(maps: UncertaintyMaps, at: int, num_classes: int) -> str:
     if mutual > LOOSE and not variance > 0:
         return (f'no variance where the mutual information is {mutual:.4g}, expected passes that '
                 'differ')
+    return ''
+
+
+def _more_contradiction(
+    more: Mapping[str, float], confidence: float, entropy: float, num_classes: int
+) -> str:
+    """Say the same of the maps that were asked for, at one pixel."""
+    # The second class has at most what the first leaves, and at least a share of it.
+    rest = 1 - confidence
+    least, most = rest + rest / (num_classes - 1), min(1.0, 2 * rest)
+    if 'margin' in more and not least - LOOSE <= more['margin'] <= most + LOOSE:
+        return (f'a margin of {more["margin"]:.4g} where the confidence is {confidence:.4g}, '
+                f'expected {least:.4g} to {most:.4g}')
+    if 'unknown' in more and more['unknown'] < entropy - LOOSE:
+        return (f'unknown of {more["unknown"]:.4g} where the entropy is {entropy:.4g}, expected '
+                'no less: it is that of softened probabilities')
+    if {'energy', 'max_logit'} <= set(more) and more['energy'] > more['max_logit'] + LOOSE:
+        return (f'an energy of {more["energy"]:.4g} where max_logit is {more["max_logit"]:.4g}, '
+                'expected no more')
     return ''
 
 

@@ -9,7 +9,8 @@ chunk; their tests hold them to this file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 import math
 
 import numpy as np
@@ -18,9 +19,56 @@ from numpy.typing import NDArray
 from uncertainty_seg.core.arrays import FloatMap, LabelMap
 from uncertainty_seg.errors import ShapeError
 
-MAP_NAMES = (
+# Computed for every frame.
+USUAL_MAPS = (
     'entropy', 'mutual_information', 'variation_ratio', 'total_variance', 'aleatoric',
 )
+# Computed where somebody asks: of the mean probabilities, and of the mean logits.
+MAPS_OF_MEANS, MAPS_OF_LOGITS = ('margin', 'unknown'), ('energy', 'max_logit')
+MORE_MAPS = MAPS_OF_MEANS + MAPS_OF_LOGITS
+MAP_NAMES = (*USUAL_MAPS, 'least_confidence', *MORE_MAPS)
+UNKNOWN_TEMPERATURE = 2.5
+# Logits are divided by it before they are squashed into 0..1: those of trained networks lie
+# within about 30 of each other, and without it nearly all would become 0.
+LOGIT_SCALE = 8.0
+
+
+@dataclass(frozen=True)
+class MapRequest:
+    """
+    Which maps are wanted besides those that every frame has.
+
+    Attributes
+    ----------
+    names : frozenset of str
+        Among `MORE_MAPS`.
+    unknown_temperature : float
+        Of the map 'unknown', 1 or more.
+
+    """
+
+    names: frozenset[str] = field(default_factory=frozenset)
+    unknown_temperature: float = UNKNOWN_TEMPERATURE
+
+    @classmethod
+    def of(
+        cls, names: Iterable[str], unknown_temperature: float = UNKNOWN_TEMPERATURE
+    ) -> MapRequest:
+        """Ask for some maps; those that every frame has need no asking."""
+        return cls(frozenset(MORE_MAPS).intersection(names), unknown_temperature)
+
+    @property
+    def of_means(self) -> tuple[str, ...]:
+        """Return those that are computed of the mean probabilities, in a fixed order."""
+        return tuple(name for name in MAPS_OF_MEANS if name in self.names)
+
+    @property
+    def of_logits(self) -> tuple[str, ...]:
+        """Return those that are computed of the mean logits, in a fixed order."""
+        return tuple(name for name in MAPS_OF_LOGITS if name in self.names)
+
+
+NO_MORE = MapRequest()
 
 
 @dataclass(frozen=True)
@@ -47,6 +95,23 @@ class UncertaintyMaps:
         Sum over classes of the population variance over passes.
     aleatoric : ndarray of float32
         Mean entropy of the passes over ln C, 0..1.
+    margin : ndarray of float32, optional
+        1 less the distance of the two largest mean probabilities, 0..1. This and what follows is
+        None where nobody asked for it.
+    unknown : ndarray of float32, optional
+        Entropy over ln C of the mean probabilities to the power 1 / tau, divided by their sum,
+        0..1. A tau of 2 to 3 finds things that were never shown best: it looks at how the small
+        probabilities are spread.
+    energy : ndarray of float32, optional
+        1 / (1 + exp(E / 8)), 0..1, where E is the logarithm of the sum of exp(z) over the classes
+        and z are the logits' means over the passes, before any temperature.
+    max_logit : ndarray of float32, optional
+        1 / (1 + exp(max z / 8)), 0..1.
+
+    References
+    ----------
+    Liu et al., 2020, arXiv:2010.03759 (energy); Hendrycks et al., 2019, arXiv:1911.11132 (largest
+    logit); Liang et al., 2017, arXiv:1706.02690 (softened probabilities).
 
     """
 
@@ -57,6 +122,21 @@ class UncertaintyMaps:
     variation_ratio: FloatMap
     total_variance: FloatMap
     aleatoric: FloatMap
+    margin: FloatMap | None = None
+    unknown: FloatMap | None = None
+    energy: FloatMap | None = None
+    max_logit: FloatMap | None = None
+
+    @property
+    def least_confidence(self) -> FloatMap:
+        """1 less the largest mean probability, 0..1 - 1/C."""
+        return np.float32(1) - self.confidence
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        """Names of the arrays that there are, in the order of the fields."""
+        return tuple(f.name for f in fields(UncertaintyMaps)
+                     if getattr(self, f.name) is not None)
 
     @property
     def features(self) -> FloatMap | None:
@@ -70,8 +150,8 @@ class UncertaintyMaps:
 
     def cut(self, rows: slice, columns: slice) -> UncertaintyMaps:
         """Return views of a part of every map."""
-        return UncertaintyMaps(*(getattr(self, f.name)[rows, columns]
-                                 for f in fields(UncertaintyMaps)))
+        return UncertaintyMaps(**{name: getattr(self, name)[rows, columns]
+                                  for name in self.present})
 
     def with_features(
         self, features: FloatMap | None, distance: FloatMap | None = None
@@ -117,7 +197,9 @@ def _cells(pixels: slice, size: int, count: int) -> slice:
     return slice(low, max(math.ceil(stop * count / size - 0.5), low + 1))
 
 
-def maps_from_probabilities(probs: NDArray[np.floating]) -> UncertaintyMaps:
+def maps_from_probabilities(
+    probs: NDArray[np.floating], request: MapRequest = NO_MORE
+) -> UncertaintyMaps:
     """
     Measure how unsure and how divided T passes are, pixel by pixel.
 
@@ -127,6 +209,8 @@ def maps_from_probabilities(probs: NDArray[np.floating]) -> UncertaintyMaps:
     ----------
     probs : ndarray of float, shape (T, C, H, W)
         Softmax of each pass; sums to 1 over C.
+    request : MapRequest
+        Maps of the mean probabilities that are wanted too; those of logits stay None.
 
     Returns
     -------
@@ -141,7 +225,7 @@ def maps_from_probabilities(probs: NDArray[np.floating]) -> UncertaintyMaps:
     if probs.ndim != 4 or probs.shape[0] < 1 or probs.shape[1] < 2:
         raise ShapeError(f'probabilities have shape {probs.shape}', '(T >= 1, C >= 2, H, W)')
     p = probs.astype(np.float64)
-    return _maps(p.mean(0), *_disagreement(p))
+    return _maps(p.mean(0), *_disagreement(p), request=request)
 
 
 def _disagreement(p: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
@@ -160,14 +244,38 @@ def _disagreement(p: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
 
 def _maps(
     mean: NDArray[np.float64], mutual_nats: NDArray[np.float64],
-    variation: NDArray[np.float64], variance: NDArray[np.float64],
+    variation: NDArray[np.float64], variance: NDArray[np.float64], *,
+    request: MapRequest, mean_logits: NDArray[np.float64] | None = None,
 ) -> UncertaintyMaps:
     entropy = _entropy(mean, 0)  # (C, H, W) -> (H, W)
     scale = 1.0 / np.log(len(mean))
     floats = (mean.max(0), entropy * scale, mutual_nats * scale, variation, variance,
               (entropy - mutual_nats) * scale)
+    more = _maps_of_means(mean, request)
+    if mean_logits is not None:
+        more |= _maps_of_logits(mean_logits)
     label = mean.argmax(0).astype(np.uint8)
-    return UncertaintyMaps(label, *(f.astype(np.float32) for f in floats))
+    return UncertaintyMaps(label, *(f.astype(np.float32) for f in floats), **{
+        name: more[name].astype(np.float32) for name in request.names & set(more)})
+
+
+def _maps_of_means(
+    mean: NDArray[np.float64], request: MapRequest
+) -> dict[str, NDArray[np.float64]]:
+    second, first = np.sort(mean, 0)[-2:]
+    softened = mean ** (1.0 / request.unknown_temperature)
+    softened /= softened.sum(0)
+    # Sorting puts NaN last, so that the largest is NaN if any is.
+    return {'margin': 1.0 - (first - second),
+            'unknown': _entropy(softened, 0) / np.log(len(mean))}
+
+
+def _maps_of_logits(mean: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    z = np.where(np.isfinite(mean), mean, np.nan)
+    largest = z.max(0)
+    both = {'energy': largest + np.log(np.exp(z - largest).sum(0)), 'max_logit': largest}
+    # 1 / (1 + exp(x)), without an overflow.
+    return {name: 0.5 - 0.5 * np.tanh(0.5 * x / LOGIT_SCALE) for name, x in both.items()}
 
 
 def _entropy(p: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
@@ -177,7 +285,7 @@ def _entropy(p: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
 
 def maps_from_logits(
     logits: NDArray[np.floating], height: int, width: int, temperature: float = 1.0,
-    upsampling: str = 'half_pixel',
+    upsampling: str = 'half_pixel', request: MapRequest = NO_MORE,
 ) -> UncertaintyMaps:
     """
     Upsample logits, take the softmax of each pass, and measure.
@@ -192,6 +300,8 @@ def maps_from_logits(
         The logits are divided by it.
     upsampling : str
         One of `core.model_card.UPSAMPLINGS`.
+    request : MapRequest
+        What is wanted besides the usual maps.
 
     Returns
     -------
@@ -200,12 +310,14 @@ def maps_from_logits(
 
     """
     full = upsample_bilinear(logits, height, width, upsampling)
-    return maps_from_probabilities(_softmax(full, temperature))
+    p = _softmax(full, temperature)
+    return _maps(p.mean(0), *_disagreement(p), request=request,
+                 mean_logits=full.mean(0))
 
 
 def maps_from_low_logits(
     logits: NDArray[np.floating], height: int, width: int, temperature: float = 1.0,
-    upsampling: str = 'half_pixel',
+    upsampling: str = 'half_pixel', request: MapRequest = NO_MORE,
 ) -> UncertaintyMaps:
     """
     Reduce the passes at low resolution, and upsample what comes out.
@@ -220,6 +332,8 @@ def maps_from_low_logits(
         The logits are divided by it.
     upsampling : str
         One of `core.model_card.UPSAMPLINGS`.
+    request : MapRequest
+        What is wanted besides the usual maps.
 
     Returns
     -------
@@ -229,16 +343,19 @@ def maps_from_low_logits(
     Notes
     -----
     Upsampled are the mean probabilities and the maps of disagreement: mutual information,
-    variation ratio, variance. Label, confidence and entropy follow from the mean probabilities at
-    full resolution, and the aleatoric part is what entropy leaves: so a border between two classes
-    is as unsure as it should be, and passes that agree on it have no mutual information there, as
-    a mixture of neighbouring pixels would. Entropy is concave: the aleatoric part is never below
-    zero.
+    variation ratio, variance. Label, confidence, entropy, margin and `unknown` follow from the
+    mean probabilities at full resolution, energy and largest logit from the mean logits there, and
+    the aleatoric part is what entropy leaves: so a border between two classes is as unsure as it
+    should be, and passes that agree on it have no mutual information there, as a mixture of
+    neighbouring pixels would. Entropy is concave: the aleatoric part is never below zero.
 
     """
-    p = _softmax(logits.astype(np.float64), temperature)
-    return _maps(*(upsample_bilinear(values, height, width, upsampling)
-                   for values in (p.mean(0), *_disagreement(p))))
+    z = logits.astype(np.float64)
+    p = _softmax(z, temperature)
+    mean, mutual, variation, variance, mean_logits = (
+        upsample_bilinear(values, height, width, upsampling)
+        for values in (p.mean(0), *_disagreement(p), z.mean(0)))
+    return _maps(mean, mutual, variation, variance, request=request, mean_logits=mean_logits)
 
 
 def _softmax(logits: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:

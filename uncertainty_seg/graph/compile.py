@@ -246,7 +246,7 @@ def compile_moments(
                        graph_cost(trunk.graph.node, shapes(trunk)),
                        graph_cost(head.graph.node, shapes(one_pass(head, sites))), sites,
                        (*prepared.decisions, *moves, *skips))
-    return _finished(trunk, head, head, sites, spec, options, plan, (prepared,))
+    return _finished(_Parts(trunk, head, head, plan), spec, options, (prepared,))
 
 
 def _still(

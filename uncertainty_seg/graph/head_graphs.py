@@ -31,6 +31,7 @@ NOISE = 'noise'
 LARGEST_LOG_VARIANCE = 15.0
 INV_TEMPERATURE = 'inv_temperature'
 SUM_P, SUM_ENTROPY, SUM_P2, VOTES = 'sum_p', 'sum_entropy', 'sum_p2', 'votes'
+SUM_LOGITS = 'sum_logits'
 
 
 def add_samples(
@@ -124,7 +125,8 @@ def add_statistics(
     -------
     ModelProto
         One more input, float32 `inv_temperature` (1,); outputs float32 `sum_p` and `votes`
-        (C, h, w), `sum_entropy` in nats and `sum_p2` (h, w), each summed over the T passes.
+        (C, h, w), `sum_entropy` in nats and `sum_p2` (h, w), and of the logits as they are
+        `sum_logits` (C, hl, wl), each summed over the T passes.
 
     """
     dims = head.graph.output[0].type.tensor_type.shape.dim
@@ -140,7 +142,8 @@ def add_statistics(
     inputs = [*head.graph.input, float_info(INV_TEMPERATURE, (1,))]
     plane = (spec.height, spec.width)
     outputs = [float_info(SUM_P, (num_classes, *plane)), float_info(SUM_ENTROPY, plane),
-               float_info(SUM_P2, plane), float_info(VOTES, (num_classes, *plane))]
+               float_info(SUM_P2, plane), float_info(VOTES, (num_classes, *plane)),
+               float_info(SUM_LOGITS, (num_classes, rows, columns))]
     nodes = [*head.graph.node, *_reduction(upsampling)]
     return build_model('head_stats', nodes, inputs, outputs,
                        [*head.graph.initializer, *tensors])
@@ -166,6 +169,7 @@ def _reduction(upsampling: str) -> list[onnx.NodeProto]:
         node('Equal', ['stats_winner', 'stats_class_ids'], 'stats_is_vote'),
         node('Cast', ['stats_is_vote'], 'stats_vote', to=TensorProto.FLOAT),
         node('ReduceSum', ['stats_vote', 'stats_passes_axis'], VOTES, keepdims=0),
+        node('ReduceSum', [LOGITS, 'stats_passes_axis'], SUM_LOGITS, keepdims=0),
     ]
 
 

@@ -159,6 +159,7 @@ def _plan(bundle: Any, settings: Settings, images: Any, arithmetic: str) -> Any:
     from uncertainty_seg.analysis.self_check import TOLERANCES
     from uncertainty_seg.core.gate import gate_limits
     from uncertainty_seg.core.scores.vector import ScoreVector
+    from uncertainty_seg.core.uncertainty import MapRequest
     from uncertainty_seg.tools.self_check_run import CheckPlan
 
     card, calibration = bundle.card, bundle.calibration
@@ -170,7 +171,8 @@ def _plan(bundle: Any, settings: Settings, images: Any, arithmetic: str) -> Any:
     scorer = ScoreVector(card, calibration.pixel_limits, calibration.density, limits,
                          bundle.features)
     return CheckPlan(
-        card, passes, settings.seed, calibration.temperature, images, limits, tolerance, scorer
+        card, passes, settings.seed, calibration.temperature, images, limits, tolerance, scorer,
+        MapRequest.of(scorer.maps, calibration.unknown_temperature),
     )
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import partial
 import math
 import os
@@ -38,8 +38,10 @@ from uncertainty_seg.core.plausibility import Backend
 from uncertainty_seg.core.preprocess import fit_image, Geometry
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.uncertainty import (
+    MapRequest,
     maps_from_logits,
     maps_from_low_logits,
+    NO_MORE,
     UncertaintyMaps,
     upsample_bilinear,
 )
@@ -55,7 +57,9 @@ Masks = Mapping[str, NDArray[np.float32]]
 class ReferenceRunner(Protocol):
     """What is asked of a reference."""
 
-    def run(self, image: ImageU8, masks: Masks, temperature: float) -> UncertaintyMaps:
+    def run(
+        self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest = NO_MORE
+    ) -> UncertaintyMaps:
         """Return the maps of an image."""
         ...
 
@@ -81,6 +85,8 @@ class CheckPlan:
         How far the maps may lie from the reference.
     scorer : ScoreVector, optional
         Computes the gate's scores; the usual six without it.
+    request : MapRequest
+        Maps that these scores need besides the usual ones.
 
     """
 
@@ -92,6 +98,7 @@ class CheckPlan:
     limits: Mapping[str, float]
     tolerance: Tolerance
     scorer: ScoreVector | None = None
+    request: MapRequest = NO_MORE
 
 
 @dataclass
@@ -163,8 +170,10 @@ def check_backend(
     firsts, gaps, sane = [], [], []
     # The first image comes again with other masks: a backend that keeps masks must notice.
     for image, chosen in [*((image, masks) for image in plan.images), (plan.images[0], others)]:
-        maps = backend.run(image, chosen, plan.temperature)
-        right = reference.run(image, chosen, plan.temperature)
+        # As the pipeline does: an empty request is left out.
+        request = (plan.request,) if plan.request.names else ()
+        maps = backend.run(image, chosen, plan.temperature, *request)
+        right = reference.run(image, chosen, plan.temperature, *request)
         gaps.append(_gap(maps, right, plan, image))
         sane += sanity_checks(maps, plan.passes, has_steps)
         firsts.append(maps)
@@ -276,25 +285,30 @@ class Reference:
         self._trunk = _session(bundle.trunk_path, threads)
         self._head = _session(bundle.head_path, threads)
 
-    def run(self, image: ImageU8, masks: Masks, temperature: float) -> UncertaintyMaps:
+    def run(
+        self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest = NO_MORE
+    ) -> UncertaintyMaps:
         """Return the maps of an image; as `Backend.run`."""
         found = self._trunk_of(image)
-        maps = self._maps(self._logits(image, found, masks), temperature)
+        maps = self._maps(self._logits(image, found, masks), temperature, request)
         return maps.with_features(found[FEATURE_MAP]) if self._card.feature_shape else maps
 
-    def _maps(self, logits: NDArray[np.float32], temperature: float) -> UncertaintyMaps:
+    def _maps(
+        self, logits: NDArray[np.float32], temperature: float, request: MapRequest
+    ) -> UncertaintyMaps:
         card, spec = self._card, self._card.input
         if card.reduction == 'low':
             return maps_from_low_logits(
-                logits, spec.height, spec.width, temperature, card.upsampling)
+                logits, spec.height, spec.width, temperature, card.upsampling, request)
         full = np.stack([upsample_bilinear(one, spec.height, spec.width, card.upsampling)
                          .astype(np.float32) for one in logits])
         stripes = [
-            maps_from_logits(part, part.shape[2], part.shape[3], temperature)
+            maps_from_logits(part, part.shape[2], part.shape[3], temperature, request=request)
             for part in (full[:, :, row:row + _STRIPE] for row in range(0, spec.height, _STRIPE))
         ]
-        return UncertaintyMaps(*(np.concatenate([getattr(part, f.name) for part in stripes])
-                                 for f in fields(UncertaintyMaps)))
+        return UncertaintyMaps(**{
+            name: np.concatenate([getattr(part, name) for part in stripes])
+            for name in stripes[0].present})
 
     def _trunk_of(self, image: ImageU8) -> dict[str, NDArray[np.float32]]:
         names = [info.name for info in self._trunk.get_outputs()]

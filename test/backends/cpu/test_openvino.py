@@ -50,8 +50,8 @@ def picture(bundle: ModelBundle) -> np.ndarray:
 
 
 def differences(one: UncertaintyMaps, other: UncertaintyMaps) -> dict[str, np.ndarray]:
-    return {f.name: np.abs(getattr(one, f.name).astype(np.float64) - getattr(other, f.name))
-            for f in dataclasses.fields(one)}
+    return {name: np.abs(getattr(one, name).astype(np.float64) - getattr(other, name))
+            for name in one.present}
 
 
 def closed(backend: OpenVinoBackend | OnnxRuntimeBackend, bundle: ModelBundle,

@@ -6,7 +6,6 @@ Maps of `LowReduction`, which reduces at the size of the logits, are called low 
 
 """
 
-from dataclasses import fields
 import itertools
 import os
 from pathlib import Path
@@ -20,15 +19,18 @@ import pytest
 
 from uncertainty_seg.backends.cpu.reduction import load_kernel, LowReduction, Reduction
 from uncertainty_seg.core.uncertainty import (
+    MapRequest,
     maps_from_logits,
     maps_from_low_logits,
+    MORE_MAPS,
     UncertaintyMaps,
     upsample_bilinear,
+    USUAL_MAPS,
 )
 from uncertainty_seg.errors import BackendUnavailableError, ShapeError
 
 ROOT = Path(__file__).resolve().parents[3]
-FLOAT_MAPS = tuple(f.name for f in fields(UncertaintyMaps) if f.name != 'label')
+FLOAT_MAPS = ('confidence', *USUAL_MAPS)
 TOLERANCE = 2e-6
 
 
@@ -54,8 +56,9 @@ def reduce(
 
 
 def assert_same_bits(one: UncertaintyMaps, other: UncertaintyMaps) -> None:
-    for f in fields(UncertaintyMaps):
-        assert getattr(one, f.name).tobytes() == getattr(other, f.name).tobytes(), f.name
+    assert one.present == other.present
+    for name in one.present:
+        assert getattr(one, name).tobytes() == getattr(other, name).tobytes(), name
 
 
 def assert_as_oracle(maps: UncertaintyMaps, oracle: UncertaintyMaps, ties: np.ndarray) -> None:
@@ -321,8 +324,8 @@ def test_low_maps_have_the_same_bits_for_any_threads_and_chunks(passes: int) -> 
     results = [reduce_low(logits, (48, 64), 1.0, threads, chunk)
                for threads, chunk in ((1, 0), (2, 0), (3, 7), (1, 1))]
     for other in results[1:]:
-        for f in fields(UncertaintyMaps):
-            assert (getattr(other, f.name) == getattr(results[0], f.name)).all(), f.name
+        for name in other.present:
+            assert (getattr(other, name) == getattr(results[0], name)).all(), name
 
 
 def test_low_maps_at_the_size_of_the_logits_are_the_full_reduction() -> None:
@@ -427,3 +430,33 @@ def test_missing_numba_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delattr('uncertainty_seg.backends.cpu.reduction_kernels', raising=False)
     with pytest.raises(BackendUnavailableError, match=r"pip install '\.\[runtime\]'"):
         load_kernel.__wrapped__()
+
+
+@pytest.mark.parametrize('upsampling', ['half_pixel', 'align_corners'])
+@pytest.mark.parametrize('is_low', [False, True])
+@pytest.mark.parametrize('num_classes', [2, 5])
+@pytest.mark.parametrize('passes', [1, 7, 40])
+def test_more_maps_are_the_oracles_and_have_the_same_bits_for_any_chunks(
+    passes: int, num_classes: int, is_low: bool, upsampling: str
+) -> None:
+    z = (np.random.default_rng(passes).normal(size=(passes, num_classes, 6, 8)) * 6).astype('f4')
+    request = MapRequest.of(MORE_MAPS, 3.0)
+    oracle = (maps_from_low_logits if is_low else maps_from_logits)(
+        z, 24, 32, 1.25, upsampling, request)
+    made = [LowReduction((num_classes, 6, 8), 24, 32, threads, upsampling) if is_low else
+            Reduction(num_classes, 24, 32, threads, upsampling) for threads in (1, 3)]
+    for reduction in made:
+        reduction.reset(request)
+    made[1].add(z[:passes - 1], 0.8) if passes > 1 else None
+    one, other = made[0].finish(z, 0.8), made[1].finish(z[-1:], 0.8)
+    assert_same_bits(one, other)
+    for name in MORE_MAPS:
+        np.testing.assert_allclose(getattr(one, name), getattr(oracle, name), atol=TOLERANCE)
+    assert not set(MORE_MAPS) & set(made[0].finish(z, 0.8).present)  # for one frame only
+    z[0, 1, 2, 3] = np.nan
+    made[0].reset(request)
+    broken = made[0].finish(z, 0.8)
+    for name in MORE_MAPS:
+        np.testing.assert_array_equal(np.isnan(getattr(broken, name)), np.isnan(broken.entropy))
+    for reduction in made:
+        reduction.close()

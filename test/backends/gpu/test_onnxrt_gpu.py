@@ -36,13 +36,13 @@ from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import make_masks, ones_masks
 from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.core.uncertainty import maps_from_logits, UncertaintyMaps
+from uncertainty_seg.core.uncertainty import maps_from_logits, UncertaintyMaps, USUAL_MAPS
 from uncertainty_seg.errors import BackendUnavailableError, ModelBundleError
 from uncertainty_seg.graph import head_graphs as head_stats
 from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
 
 SETTINGS = Settings(threads=1)
-FLOATS = [f.name for f in dataclasses.fields(UncertaintyMaps) if f.name != 'label']
+FLOATS = ['confidence', *USUAL_MAPS]
 
 
 class OnHost(OnnxRuntimeCudaBackend):

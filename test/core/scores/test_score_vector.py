@@ -18,12 +18,17 @@ import pytest
 
 from uncertainty_seg.core.gate import Gate
 from uncertainty_seg.core.scores import vector as module
-from uncertainty_seg.core.scores.aggregate import frame_scores, score_names
+from uncertainty_seg.core.scores.aggregate import frame_scores, score_names, SCORED_MAPS
 from uncertainty_seg.core.scores.density import DENSITY_SCORE, ScoreDensity
 from uncertainty_seg.core.scores.image_quality import image_scores
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import GateSettings
-from uncertainty_seg.core.uncertainty import maps_from_probabilities, UncertaintyMaps
+from uncertainty_seg.core.uncertainty import (
+    MAP_NAMES,
+    MapRequest,
+    maps_from_logits,
+    UncertaintyMaps,
+)
 from uncertainty_seg.errors import ConfigError, ShapeError
 from uncertainty_seg.tools.score.table import LIST_BEGIN, LIST_END, SCORES, with_list
 
@@ -49,8 +54,8 @@ def frame(seed: int = 0, rows: int = ROWS, columns: int = COLUMNS) \
     rng = np.random.default_rng(seed)
     blobs = np.kron(rng.normal(size=(3, rows // 8, columns // 8)), np.ones((1, 8, 8)))
     logits = 3 * blobs + rng.normal(size=(5, 3, rows, columns))
-    probs = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    return maps_from_probabilities(probs), rng.integers(0, 256, (rows, columns, 3), np.uint8)
+    maps = maps_from_logits(logits, rows, columns, request=MapRequest.of(MAP_NAMES))
+    return maps, rng.integers(0, 256, (rows, columns, 3), np.uint8)
 
 
 def changed(maps: UncertaintyMaps, **values: Any) -> UncertaintyMaps:
@@ -187,7 +192,7 @@ def test_a_mask_equals_cutting_out(seed: int) -> None:
     under = FULL.compute(maps, image, ignore)
     cut = FULL.compute(maps.cut(slice(None), slice(0, 40)), image[:, :40].copy())
     # The sum is of the whole frame; a window may hang over; what is beside the mask is left out.
-    for name in set(FULL.names) - {'entropy.sum', 'mutual_information.sum', DENSITY_SCORE,
+    for name in set(FULL.names) - {*(f'{name}.sum' for name in SCORED_MAPS), DENSITY_SCORE,
                                    'image.blur', 'image.low_contrast', 'image.specks'}:
         if name.endswith('worst_window'):
             assert under[name] >= cut[name] - 1e-6
@@ -205,9 +210,9 @@ def test_what_lies_under_the_mask_changes_no_score(seed: int) -> None:
     top, left = rng.integers(0, 30, 2)
     ignore[top:top + rng.integers(1, 25), left:left + rng.integers(1, 25)] = True
     other, other_image = frame(seed % 1000 + 1)
-    mixed = UncertaintyMaps(*(
-        np.where(ignore, getattr(other, field.name), getattr(maps, field.name))
-        for field in dataclasses.fields(maps)))
+    mixed = UncertaintyMaps(**{
+        name: np.where(ignore, getattr(other, name), getattr(maps, name))
+        for name in maps.present})
     mixed.entropy[ignore] = np.nan
     mixed_image = np.where(ignore[..., None], other_image, image)
     assert FULL.compute(mixed, mixed_image, ignore) == pytest.approx(
@@ -260,8 +265,8 @@ def test_a_frame_that_is_left_out_whole_is_never_confident() -> None:
 def test_views_of_padded_maps_give_the_same_as_copies() -> None:
     maps, image = frame(columns=72)
     cut = maps.cut(slice(None), slice(8, 64))
-    copied = UncertaintyMaps(*(np.ascontiguousarray(getattr(cut, field.name))
-                               for field in dataclasses.fields(cut)))
+    copied = UncertaintyMaps(**{name: np.ascontiguousarray(getattr(cut, name))
+                                for name in cut.present})
     view = image[:, 8:64]
     assert FULL.compute(cut, view) == FULL.compute(copied, np.ascontiguousarray(view))
 

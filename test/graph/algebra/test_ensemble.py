@@ -16,7 +16,7 @@ from uncertainty_seg.backends.cpu.openvino import OpenVinoBackend
 from uncertainty_seg.core.dropout_masks import make_masks, MEMBER, pass_inputs, still_inputs
 from uncertainty_seg.core.model_card import InputSpec
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.core.uncertainty import MAP_NAMES, maps_from_logits
+from uncertainty_seg.core.uncertainty import maps_from_logits, USUAL_MAPS
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.algebra.ensemble import ensemble_graphs
 from uncertainty_seg.graph.compile import compile_ensemble
@@ -214,7 +214,7 @@ def test_the_maps_of_the_bundle_are_those_of_the_oracle(tmp_path: Path) -> None:
         backend.close()
     alone = np.concatenate([run(model, {'image': IMAGE})[0] for model in models])
     oracle = maps_from_logits(alone, 48, 64, 1.3)
-    for name in (*MAP_NAMES, 'confidence'):
+    for name in (*USUAL_MAPS, 'confidence'):
         np.testing.assert_allclose(getattr(maps, name), getattr(oracle, name), atol=1e-5)
     np.testing.assert_array_equal(maps.label, oracle.label)
     assert oracle.mutual_information.max() > 0.1 > 1e-5 > still.mutual_information.max()
@@ -331,7 +331,7 @@ def test_the_maps_of_members_with_dropout_are_those_of_the_oracle(
     passes = np.stack([masked_by_hand(t % 3, inputs[f'mask_member{t % 3}_s'][t])
                        for t in range(6)])
     oracle = maps_from_logits(passes, 48, 64, 1.3)
-    for name in (*MAP_NAMES, 'confidence'):
+    for name in (*USUAL_MAPS, 'confidence'):
         np.testing.assert_allclose(getattr(maps, name), getattr(oracle, name), atol=2e-4)
     assert oracle.mutual_information.max() > 0.1 > 1e-5 > still.mutual_information.max()
 

@@ -30,7 +30,15 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import FloatMap, LabelMap, require_shape
 from uncertainty_seg.core.model_card import ModelCard
-from uncertainty_seg.core.uncertainty import bilinear_taps, UncertaintyMaps
+from uncertainty_seg.core.uncertainty import (
+    bilinear_taps,
+    LOGIT_SCALE,
+    MapRequest,
+    MAPS_OF_LOGITS,
+    MAPS_OF_MEANS,
+    NO_MORE,
+    UncertaintyMaps,
+)
 from uncertainty_seg.errors import BackendUnavailableError, install_command, ShapeError
 
 # -------------------------------------------------------------------------------------------------
@@ -270,19 +278,22 @@ class Reduction:
                 f'reduction of {num_classes} classes to {width}x{height} on {threads} threads',
                 '2 to 255 classes, a pixel and a thread',
             )
-        self._kernel = load_kernel()
+        load_kernel()  # before the first frame
         self._shape, self._upsampling = (num_classes, height, width), upsampling
         self._per_bit = np.float32(1 / math.log2(num_classes))
         self._threads = TileThreads(threads)
         self._group = min(_GROUP, int(_PRODUCT_BITS / math.log2(num_classes)))
         self._plan: ReductionPlan | None = None
         self._no_maps = new_maps(height, width)  # never touched, hence never in memory
+        self._request = NO_MORE
+        self._sum_logits: NDArray[np.float64] | None = None
         self._count = 0
         self._num_groups = 0
 
-    def reset(self) -> None:
-        """Forget all passes."""
+    def reset(self, request: MapRequest = NO_MORE) -> None:
+        """Forget all passes, and compute the maps of `request` too, for the next frame only."""
         self._count = self._num_groups = 0
+        self._request, self._sum_logits = request, None
 
     def add(self, logits: NDArray[np.float32], inv_temperature: float) -> None:
         """
@@ -304,7 +315,7 @@ class Reduction:
         """
         plan = self._checked(logits)
         for part in self._parts(logits):
-            self._reduce(plan, part, inv_temperature, *self._no_maps, 0)
+            self._reduce(plan, part, inv_temperature, (*self._no_maps, None), 0)
 
     def finish(self, logits: NDArray[np.float32], inv_temperature: float) -> UncertaintyMaps:
         """
@@ -318,7 +329,8 @@ class Reduction:
         Returns
         -------
         UncertaintyMaps
-            New arrays of shape (h, w). NaN wherever a logit that counts was NaN or infinite.
+            New arrays of shape (h, w), and of the other maps those that the last `reset` asked
+            for. NaN wherever a logit that counts was NaN or infinite.
 
         Raises
         ------
@@ -328,13 +340,12 @@ class Reduction:
         """
         plan = self._checked(logits)
         total = self._count + len(logits)
+        maps = (*new_maps(*self._shape[1:]), self._new_more(*self._shape[1:]))
         if total <= self._group:
-            labels, maps = new_maps(*self._shape[1:])
-            self._reduce(plan, logits, inv_temperature, labels, maps, total)
+            self._reduce(plan, logits, inv_temperature, maps, total)
         else:
-            labels, maps = self._finish_groups(plan, logits, inv_temperature)
-        self.reset()
-        return UncertaintyMaps(labels, *maps)
+            self._finish_groups(plan, logits, inv_temperature, maps)
+        return self._result(plan, *maps)
 
     def close(self) -> None:
         """End the threads; may be called twice."""
@@ -359,34 +370,75 @@ class Reduction:
         for first, stop in itertools.pairwise([0, *cuts, len(logits)]):
             yield logits[first:stop]
 
+    def _new_more(self, height: int, width: int) -> FloatMap | None:
+        """Return memory for what is asked for of the mean probabilities, the margin first."""
+        if not self._request.of_means:
+            return None
+        count = 2 if 'unknown' in self._request.names else 1
+        return np.empty((count, height, width), np.float32)
+
+    def _result(
+        self, plan: ReductionPlan, labels: LabelMap, maps: FloatMap, more: FloatMap | None
+    ) -> UncertaintyMaps:
+        """Name the maps, add those of the mean logits, and forget the passes."""
+        named = {} if more is None else dict(zip(MAPS_OF_MEANS, more, strict=False))
+        if self._sum_logits is not None:
+            named |= zip(MAPS_OF_LOGITS, self._squashed(plan, labels.shape), strict=True)
+        found = {name: values for name, values in named.items() if name in self._request.names}
+        self.reset()
+        return UncertaintyMaps(labels, *maps, **found)
+
+    def _squashed(self, plan: ReductionPlan, shape: tuple[int, ...]) -> FloatMap:
+        assert self._sum_logits is not None
+        means = (self._sum_logits / self._count).astype(np.float32)[None]
+        maps = np.empty((2, *shape), np.float32)
+        self._threads.run(load_squasher(), plan.num_tiles, (
+            means, plan.rows, plan.columns, plan.sums.probs, maps,
+            np.float32(math.log2(math.e)), np.float32(1 / LOGIT_SCALE)))
+        return maps
+
+    def _add_logits(self, part: NDArray[np.float32]) -> None:
+        if self._sum_logits is None:
+            self._sum_logits = np.zeros(part.shape[1:], np.float64)
+        for one in part:  # in their order: the same bits for any chunk size
+            self._sum_logits += one
+
     def _reduce(
         self, plan: ReductionPlan, part: NDArray[np.float32], inv_temperature: float,
-        labels: LabelMap, maps: FloatMap, total: int,
+        maps: tuple[LabelMap, FloatMap, FloatMap | None], total: int,
     ) -> None:
+        if self._request.of_logits:
+            self._add_logits(part)
         position = self._count % self._group
         if position == 0 and self._count:
             self._close_group(plan)
         scale = np.float32(inv_temperature * math.log2(math.e))
         self._over_tiles(plan, (np.ascontiguousarray(part), scale, plan.rows, plan.columns,
-                                plan.sums, self._count == 0, position == 0, labels, maps,
-                                np.float32(total), self._per_bit))
+                                plan.sums, self._count == 0, position == 0, *maps,
+                                np.float32(total), self._per_bit, self._inv_tau),
+                         maps[2] is not None)
         self._count += len(part)
 
+    @property
+    def _inv_tau(self) -> np.float32:
+        return np.float32(1 / self._request.unknown_temperature)
+
     def _finish_groups(
-        self, plan: ReductionPlan, logits: NDArray[np.float32], inv_temperature: float
-    ) -> tuple[LabelMap, FloatMap]:
+        self, plan: ReductionPlan, logits: NDArray[np.float32], inv_temperature: float,
+        maps: tuple[LabelMap, FloatMap, FloatMap | None],
+    ) -> None:
         """Add the last passes, leave all sums in `plan.groups`, and compute the maps."""
         self.add(logits, inv_temperature)
         self._close_group(plan)
         assert plan.groups is not None
-        labels, maps = new_maps(*self._shape[1:])
         self._over_tiles(plan, (logits[:0], np.float32(1), plan.rows, plan.columns, plan.groups,
-                                False, False, labels, maps, np.float32(self._count),
-                                self._per_bit))
-        return labels, maps
+                                False, False, *maps, np.float32(self._count), self._per_bit,
+                                self._inv_tau), maps[2] is not None)
 
-    def _over_tiles(self, plan: ReductionPlan, arguments: tuple[Any, ...]) -> None:
-        self._threads.run(self._kernel, plan.num_tiles, arguments)
+    def _over_tiles(
+        self, plan: ReductionPlan, arguments: tuple[Any, ...], has_more: bool
+    ) -> None:
+        self._threads.run(load_kernel(has_more), plan.num_tiles, arguments)
 
     def _close_group(self, plan: ReductionPlan) -> None:
         """Move the sums of a group, not its votes, to the sums of groups."""
@@ -426,24 +478,25 @@ class LowReduction(Reduction):
         upsampling: str = 'half_pixel',
     ) -> None:
         super().__init__(*logits_shape, threads)
-        self._spreader = load_spreader()
+        load_spreader()
         self._size = (height, width)
         self._full_plan = new_plan(logits_shape[1:], logits_shape[0], height, width, upsampling)
 
     def finish(self, logits: NDArray[np.float32], inv_temperature: float) -> UncertaintyMaps:
         """Add the last passes and compute the maps (h, w); parameters and errors as the base's."""
-        plan = self._checked(logits)
-        _, low = self._finish_groups(plan, logits, inv_temperature)
+        plan, full = self._checked(logits), self._full_plan
+        labels, low = new_maps(*self._shape[1:])
+        self._finish_groups(plan, logits, inv_temperature, (labels, low, None))
         means = _mean_probabilities(plan, self._count)
         # Mutual information, variation ratio, variance; see `new_maps` for the order.
         sources = np.concatenate([means, low[2:5]])[None]
-        full = self._full_plan
-        labels, maps = new_maps(*self._size)
-        self._threads.run(self._spreader, full.num_tiles, (
-            sources, full.rows, full.columns, full.sums.probs, labels, maps, self._per_bit,
+        more = self._new_more(*self._size)
+        maps = (*new_maps(*self._size), more)
+        self._threads.run(load_spreader(more is not None), full.num_tiles, (
+            sources, full.rows, full.columns, full.sums.probs, *maps, self._per_bit,
+            self._inv_tau,
         ))
-        self.reset()
-        return UncertaintyMaps(labels, *maps)
+        return self._result(full, *maps)
 
 
 def _mean_probabilities(plan: ReductionPlan, passes: int) -> NDArray[np.float32]:
@@ -497,10 +550,16 @@ class TileThreads:
             self._pool.shutdown()
 
 
-@functools.lru_cache(maxsize=1)
-def load_kernel() -> Callable[..., None]:
+def _more(has_more: bool) -> FloatMap | None:
+    return np.empty((1, 1, 1), np.float32) if has_more else None
+
+
+@functools.lru_cache(maxsize=2)
+def load_kernel(has_more: bool = False) -> Callable[..., None]:
     """
     Return `reduction_kernels.reduce_tiles`, compiled for this processor or from numba's cache.
+
+    With `has_more` it takes memory for more maps of the mean probabilities, without it none.
 
     Raises BackendUnavailableError if numba is not installed.
 
@@ -509,16 +568,27 @@ def load_kernel() -> Callable[..., None]:
     logits = np.zeros((1, 2, 1, 1), np.float32)
     logits.flags.writeable = False  # what is compiled for it accepts writable arrays too
     return _load('reduce_tiles', (logits, one, plan.rows, plan.columns, plan.sums, True, True,
-                                  *new_maps(1, 1), one, one, 0, 1))
+                                  *new_maps(1, 1), _more(has_more), one, one,
+                                  one, 0, 1))
 
 
-@functools.lru_cache(maxsize=1)
-def load_spreader() -> Callable[..., None]:
+@functools.lru_cache(maxsize=2)
+def load_spreader(has_more: bool = False) -> Callable[..., None]:
     """Return `reduction_kernels.spread_tiles`, as `load_kernel`."""
     plan, one = new_plan((1, 1), 2, 1, 1), np.float32(1)
     sources = np.zeros((1, 5, 1, 1), np.float32)
     return _load('spread_tiles', (sources, plan.rows, plan.columns, plan.sums.probs,
-                                  *new_maps(1, 1), one, 0, 1))
+                                  *new_maps(1, 1), _more(has_more), one, one,
+                                  0, 1))
+
+
+@functools.lru_cache(maxsize=1)
+def load_squasher() -> Callable[..., None]:
+    """Return `reduction_kernels.squash_tiles`, as `load_kernel`."""
+    plan, one = new_plan((1, 1), 2, 1, 1), np.float32(1)
+    return _load('squash_tiles', (
+        np.zeros((1, 2, 1, 1), np.float32), plan.rows, plan.columns, plan.sums.probs,
+        np.empty((2, 1, 1), np.float32), one, one, 0, 1))
 
 
 def _load(name: str, arguments: tuple[Any, ...]) -> Callable[..., None]:

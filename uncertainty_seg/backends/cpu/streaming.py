@@ -30,8 +30,8 @@ from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import Masks
 from uncertainty_seg.core.settings import precision_of, Settings
-from uncertainty_seg.core.uncertainty import UncertaintyMaps
-from uncertainty_seg.errors import BackendError, BackendUnavailableError
+from uncertainty_seg.core.uncertainty import MapRequest, NO_MORE, UncertaintyMaps
+from uncertainty_seg.errors import BackendError, BackendUnavailableError, ModelBundleError
 
 _log = logging.getLogger(__name__)
 
@@ -80,13 +80,18 @@ class StreamingBackend(Runner):
         self._chunkings: dict[int, Chunking] = {}
         self._is_open = True
 
-    def run(self, image: ImageU8, masks: Masks, temperature: float) -> UncertaintyMaps:
+    def run(
+        self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest = NO_MORE
+    ) -> UncertaintyMaps:
         """Compute the maps of one image; see `Runner.run`."""
         if not self._is_open:
             raise BackendError('run of a closed backend', fix='open it again')
         passes = require_inputs(self._card, image, masks)
         try:
-            return self._run(np.ascontiguousarray(image)[None], masks, passes, 1 / temperature)
+            return self._run(
+                np.ascontiguousarray(image)[None], masks, passes, 1 / temperature, request)
+        except ModelBundleError:
+            raise
         except Exception as err:  # the runtime's own errors derive from nothing narrower
             raise BackendError(
                 f'{self.name} failed on {passes} passes of {self._card.name!r} '
@@ -142,13 +147,14 @@ class StreamingBackend(Runner):
             )
 
     def _run(
-        self, batch: ImageU8, masks: Masks, passes: int, inv_temperature: float
+        self, batch: ImageU8, masks: Masks, passes: int, inv_temperature: float,
+        request: MapRequest,
     ) -> UncertaintyMaps:
         start_s = time.perf_counter()
         self._run_trunk(batch)
         trunk_s = time.perf_counter()
         head_s = reduction_s = 0.0
-        self._reduction.reset()
+        self._reduction.reset(request)
         chunk = self._chunk(passes)
         for first in range(0, passes, chunk):
             before_s = time.perf_counter()

@@ -30,10 +30,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.backends.gpu.device import DeviceMemory
-from uncertainty_seg.backends.graph_files import STATISTICS
+from uncertainty_seg.backends.graph_files import STATISTICS, SUM_LOGITS
 from uncertainty_seg.core.dropout_masks import kept_channels, Masks, pass_inputs
 from uncertainty_seg.core.model_card import DropoutSite, ModelCard
-from uncertainty_seg.core.uncertainty import UncertaintyMaps
+from uncertainty_seg.core.uncertainty import LOGIT_SCALE, MapRequest, NO_MORE, UncertaintyMaps
 
 _SUM_P, _SUM_ENTROPY, _SUM_P2, _VOTES = STATISTICS
 _FLOAT_MAPS = 6
@@ -271,13 +271,26 @@ def _signed(bits: int) -> int:
 
 
 class DeviceReduction:
-    """The sums over the passes of a frame, and the maps of them, enqueued on a memory's stream."""
+    """
+    The sums over the passes of a frame, and the maps of them, enqueued on a memory's stream.
 
-    def __init__(self, num_classes: int, height: int, width: int, memory: DeviceMemory) -> None:
+    `logits_shape` is (C, hl, wl), None for a head that does not give the sum of its logits.
+
+    """
+
+    def __init__(
+        self, num_classes: int, height: int, width: int, memory: DeviceMemory,
+        logits_shape: tuple[int, ...] | None = None, upsampling: str = 'half_pixel',
+    ) -> None:
         plane = (height, width)
         self._memory = memory
         self.shapes = {_SUM_P: (num_classes, *plane), _SUM_ENTROPY: plane, _SUM_P2: plane,
                        _VOTES: (num_classes, *plane)}
+        if logits_shape is not None:
+            self.shapes[SUM_LOGITS] = logits_shape
+        self._upsampling = upsampling
+        self._more: dict[str, Any] = {}  # buffers of the host, made when a map is asked for first
+        self._request = NO_MORE
         self._sums = {name: memory.empty(shape, np.float32)
                       for name, shape in self.shapes.items()}
         self._floats = memory.empty((_FLOAT_MAPS, *plane), np.float32)
@@ -316,18 +329,25 @@ class DeviceReduction:
             total.add_(statistics[name], alpha=share)
         self._passes += passes
 
-    def enqueue_finish(self) -> None:
-        """Compute the maps and start to copy them to the host."""
+    def enqueue_finish(self, request: MapRequest = NO_MORE) -> None:
+        """Compute the maps, those of the request too, and start to copy them to the host."""
         write_maps(self._sums, self._passes, self._labels, self._floats)
         self._memory.copy(self._host_labels, self._labels)
         self._memory.copy(self._host_floats, self._floats)
         for features, host in self._features:
             self._memory.copy(host, features)
+        self._request = request
+        more = more_maps(self._sums, self._passes, request, self._labels.shape, self._upsampling)
+        for name, values in more.items():
+            if name not in self._more:
+                self._more[name] = self._memory.host(tuple(values.shape), np.float32)
+            self._memory.copy(self._more[name], values)
 
     def maps(self) -> UncertaintyMaps:
         """Return the maps after the stream was waited for, as arrays of their own."""
         floats = self._host_floats.numpy().copy()
-        maps = UncertaintyMaps(self._host_labels.numpy().copy(), *floats)
+        maps = UncertaintyMaps(self._host_labels.numpy().copy(), *floats, **{
+            name: self._more[name].numpy().copy() for name in self._request.names})
         for _, host in self._features:
             maps = maps.with_features(host.numpy().copy())
         return maps
@@ -368,3 +388,49 @@ def write_maps(sums: Mapping[str, Any], passes: int, labels: Any, floats: Any) -
         variance, (entropy - mutual) * scale,
     ), strict=True):
         target.copy_(values)
+
+
+def more_maps(
+    sums: Mapping[str, Any], passes: int, request: MapRequest, plane: tuple[int, int],
+    upsampling: str,
+) -> dict[str, Any]:
+    """
+    Compute the maps of a request from the sums over all passes.
+
+    Parameters
+    ----------
+    sums : mapping of str to torch.Tensor
+        `STATISTICS`, and `SUM_LOGITS` if a map of logits is asked for.
+    passes : int
+        T.
+    request : MapRequest
+        What is wanted.
+    plane : (int, int)
+        (h, w).
+    upsampling : str
+        One of `core.model_card.UPSAMPLINGS`.
+
+    Returns
+    -------
+    dict of str to torch.Tensor of float32, shape (h, w)
+        The maps by name; NaN where a sum is.
+
+    """
+    import torch
+
+    found = {}
+    if request.of_means:
+        mean = (sums[_SUM_P] / passes).clamp_(min=0)
+        first, second = mean.topk(2, 0).values  # NaN counts as the largest
+        softened = mean ** (1 / request.unknown_temperature)
+        softened = softened / softened.sum(0)
+        found = {'margin': 1 - (first - second),
+                 'unknown': torch.special.entr(softened).sum(0) / math.log(len(mean))}
+    if request.of_logits:
+        z = torch.nn.functional.interpolate(
+            (sums[SUM_LOGITS] / passes)[None], plane, mode='bilinear',
+            align_corners=upsampling == 'align_corners')[0]
+        z = torch.where(torch.isfinite(z), z, torch.nan)
+        found |= {'energy': torch.sigmoid(-torch.logsumexp(z, 0) / LOGIT_SCALE),
+                  'max_logit': torch.sigmoid(-z.amax(0) / LOGIT_SCALE)}
+    return {name: values for name, values in found.items() if name in request.names}

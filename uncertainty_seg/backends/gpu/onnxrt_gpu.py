@@ -31,9 +31,13 @@ from uncertainty_seg.backends.gpu.device import find_device
 from uncertainty_seg.backends.gpu.engine_cache import cache_folder
 from uncertainty_seg.backends.graph_files import (
     COMPILE,
+    given_statistics,
     IMAGE,
     INV_TEMPERATURE,
+    read_graph,
+    require_statistics,
     STATISTICS,
+    SUM_LOGITS,
     whole_graph,
 )
 from uncertainty_seg.backends.resources import (
@@ -48,12 +52,19 @@ from uncertainty_seg.core.bundle import HEAD_STATS_FILE, ModelBundle
 from uncertainty_seg.core.dropout_masks import Masks
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.core.uncertainty import UncertaintyMaps
+from uncertainty_seg.core.uncertainty import (
+    LOGIT_SCALE,
+    MapRequest,
+    MAPS_OF_LOGITS,
+    MAPS_OF_MEANS,
+    MORE_MAPS,
+    UncertaintyMaps,
+)
 from uncertainty_seg.errors import BackendUnavailableError, ModelBundleError
 
-PASSES = 'passes'
+PASSES, INV_TAU = 'passes', 'inv_tau'
 BEFORE = 'before_'
-MAPS = tuple(field.name for field in fields(UncertaintyMaps))
+MAPS = tuple(field.name for field in fields(UncertaintyMaps) if field.name not in MORE_MAPS)
 _OPSET, _IR = 17, 8
 CUDA, TENSORRT, CPU = (
     'CUDAExecutionProvider', 'TensorrtExecutionProvider', 'CPUExecutionProvider')
@@ -146,8 +157,11 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
         self._chunk_bytes += _FULL_TENSORS * 4 * math.prod(stack)
         self._adder = self._open_session(path, adding(path), has_masks=True)
         self._finisher = self._open_session(path, finishing(self._card))
+        self._more_finisher: Any = None
+        self._statistics = given_statistics([info.name for info in read_graph(path).output])
         self._zeros = {name: self._empty(shape, np.float32) for name, shape in zip(
-            STATISTICS, (stack, plane, plane, stack), strict=True)}
+            self._statistics, (stack, plane, plane, stack, self._card.logits_shape),
+            strict=False)}
         for zeros in self._zeros.values():
             zeros.update_inplace(np.zeros(zeros.shape(), np.float32))
 
@@ -185,16 +199,18 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
         return choose_chunk(passes, self._chunk_bytes, self._budget_mb)
 
     def _run(
-        self, batch: ImageU8, masks: Masks, passes: int, inv_temperature: float
+        self, batch: ImageU8, masks: Masks, passes: int, inv_temperature: float,
+        request: MapRequest,
     ) -> UncertaintyMaps:
         if self._adder is None:
-            return super()._run(batch, masks, passes, inv_temperature)
+            return super()._run(batch, masks, passes, inv_temperature, request)
+        require_statistics(self._card, request, self._statistics)
         start_s = time.perf_counter()
         self._run_trunk(batch)
         trunk_s = time.perf_counter()
         sums = self._sums(masks, passes, np.array([inv_temperature], np.float32))
         head_s = time.perf_counter()
-        maps = self._finish(sums, passes)
+        maps = self._finish(sums, passes, request)
         self._timings_ms = {
             'trunk': (trunk_s - start_s) * 1e3, 'head': (head_s - trunk_s) * 1e3,
             'reduction': (time.perf_counter() - head_s) * 1e3,
@@ -219,7 +235,8 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
             given = {**self._tensors, **self._resident(first, parts)}
             inputs = {name: given[name] for name in self._names.head_inputs}
             inputs.update({BEFORE + name: value for name, value in sums.items()})
-            sums = self._call(self._adder, {**inputs, INV_TEMPERATURE: heat}, STATISTICS)
+            sums = self._call(
+                self._adder, {**inputs, INV_TEMPERATURE: heat}, self._statistics)
         return sums
 
     def _resident(self, first: int, parts: Masks) -> Tensors:
@@ -236,11 +253,27 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
             self._filled.add(first)
         return slot
 
-    def _finish(self, sums: Tensors, passes: int) -> UncertaintyMaps:
+    def _finish(self, sums: Tensors, passes: int, request: MapRequest) -> UncertaintyMaps:
         count = self._ort.OrtValue.ortvalue_from_numpy(np.array([passes], np.float32))
-        maps = self._call(self._finisher, {**sums, PASSES: count}, MAPS, 'cpu')
+        usual = {name: sums[name] for name in STATISTICS}
+        maps = self._call(self._finisher, {**usual, PASSES: count}, MAPS, 'cpu')
+        if request.names:
+            maps |= self._more(sums, count, request)
         found = UncertaintyMaps(**{name: value.numpy() for name, value in maps.items()})
         return found.with_features(self._features()) if self._names.features else found
+
+    def _more(self, sums: Tensors, count: Any, request: MapRequest) -> dict[str, Any]:
+        """Return the other maps asked for; their graph is opened for the first frame with one."""
+        if self._more_finisher is None:
+            self._more_finisher = self._open_session(
+                self._head_path, finishing_more(self._card, self._statistics))
+        tau = self._ort.OrtValue.ortvalue_from_numpy(
+            np.array([1 / request.unknown_temperature], np.float32))
+        used = {name: sums[name] for name in (STATISTICS[0], SUM_LOGITS) if name in sums}
+        names = MAPS_OF_MEANS + (MAPS_OF_LOGITS if SUM_LOGITS in used else ())
+        found = self._call(self._more_finisher, {**used, PASSES: count, INV_TAU: tau}, names,
+                           'cpu')
+        return {name: found[name] for name in names if name in request.names}
 
     def _call(
         self, session: Any, inputs: Tensors, outputs: tuple[str, ...], device: str | None = None
@@ -259,7 +292,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
 
     def _free(self) -> None:
         super()._free()
-        self._adder = self._finisher = self._image = self._masks = None
+        self._adder = self._finisher = self._more_finisher = self._image = self._masks = None
         self._slots, self._zeros = {}, {}
 
 
@@ -342,14 +375,14 @@ def adding(head_stats: Path) -> bytes:
     """
     Return head_stats.onnx as a graph that adds to given sums.
 
-    The ONNX file has one more input for each of `STATISTICS`, named with `before_` in front.
+    The ONNX file has one more input for each of its outputs, named with `before_` in front.
 
     """
     import onnx
 
     model = onnx.load(str(head_stats))
     graph = model.graph
-    inside = {name: f'{name}_of_chunk' for name in STATISTICS}
+    inside = {info.name: f'{info.name}_of_chunk' for info in graph.output}
     for node in graph.node:
         renamed = [inside.get(name, name) for name in node.output]
         del node.output[:]
@@ -389,6 +422,107 @@ def finishing(card: ModelCard) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def finishing_more(card: ModelCard, statistics: tuple[str, ...]) -> bytes:
+    """
+    Return a graph that computes `MORE_MAPS` (h, w) from sums over passes.
+
+    The ONNX file takes `sum_p`, float32 `passes` and `inv_tau` (1,), and gives the maps of the
+    means; with `sum_logits` among the statistics it takes that too, and gives those of the logits.
+
+    """
+    from onnx import helper, numpy_helper, TensorProto
+
+    plane = [card.input.height, card.input.width]
+    shapes = {'sum_p': [card.num_classes, *plane], PASSES: [1], INV_TAU: [1]}
+    maps: tuple[str, ...] = MAPS_OF_MEANS
+    nodes = _more_of_means()
+    tensors = _constants(card.num_classes)
+    if SUM_LOGITS in statistics:
+        shapes[SUM_LOGITS] = list(card.logits_shape)
+        nodes, maps = nodes + _more_of_logits(card.upsampling), MORE_MAPS
+        rows, columns = card.logits_shape[1:]
+        scales = np.array([1, 1, plane[0] / rows, plane[1] / columns], np.float32)
+        tensors += [numpy_helper.from_array(scales, 'scales'),
+                    numpy_helper.from_array(np.float32(-1 / LOGIT_SCALE), 'falling')]
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
+             for name, dims in {**shapes, **dict.fromkeys(maps, plane)}.items()]
+    graph = helper.make_graph(nodes, 'more_maps_of_sums', infos[:len(shapes)],
+                              infos[len(shapes):], tensors)
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid('', _OPSET)], ir_version=_IR)
+    return bytes(model.SerializeToString())
+
+
+def _node(op: str, inputs: str, output: str, **attributes: object) -> Any:
+    from onnx import helper
+
+    return helper.make_node(op, inputs.split(), [output], **attributes)
+
+
+def _more_of_means() -> list[Any]:
+    return [
+        _node('Div', f'sum_p {PASSES}', 'mean'),
+        # Zero, or NaN where a pass was, whatever the runtime makes of the largest of NaN.
+        _node('ReduceSum', 'mean class_axis', 'whole', keepdims=0),
+        _node('Mul', 'whole zero', 'broken'),
+        *_top_two(),
+        _node('Sub', 'one distance', 'margin_raw'),
+        _node('Add', 'margin_raw broken', 'margin'),
+        _node('Pow', f'mean {INV_TAU}', 'powers'),
+        _node('ReduceSum', 'powers class_axis', 'norm', keepdims=0),
+        _node('Div', 'powers norm', 'soft'),
+        _node('Equal', 'soft zero', 'is_zero'),
+        _node('Where', 'is_zero one soft', 'safe'),
+        _node('Log', 'safe', 'log_soft'),
+        _node('Mul', 'soft log_soft', 'plogp'),
+        _node('ReduceSum', 'plogp class_axis', 'minus_entropy', keepdims=0),
+        _node('Neg', 'minus_entropy', 'entropy_nats'),
+        _node('Div', 'entropy_nats log_classes', 'unknown'),
+    ]
+
+
+def _top_two() -> list[Any]:
+    """Return what finds the two largest means, in a form that every runtime has."""
+    from onnx import helper
+
+    return [
+        helper.make_node('TopK', ['mean', 'two'], ['largest_two', 'their_classes'], axis=0),
+        helper.make_node('Split', ['largest_two'], ['first_row', 'second_row'], axis=0),
+        _node('Sub', 'first_row second_row', 'distance_row'),
+        _node('Squeeze', 'distance_row class_axis', 'distance'),
+    ]
+
+
+def _more_of_logits(upsampling: str) -> list[Any]:
+    from onnx import helper
+
+    return [
+        _node('Div', f'{SUM_LOGITS} {PASSES}', 'low_logits'),
+        _node('Unsqueeze', 'low_logits class_axis', 'one_pass'),
+        helper.make_node('Resize', ['one_pass', '', 'scales'], ['one_full'], mode='linear',
+                         coordinate_transformation_mode=upsampling),
+        _node('Squeeze', 'one_full class_axis', 'logits'),
+        _node('Sub', 'logits logits', 'zeros'),  # NaN for what is infinite
+        _node('ReduceSum', 'zeros class_axis', 'no_logits', keepdims=0),
+        _node('ReduceMax', 'logits', 'most', axes=[0], keepdims=0),
+        _node('Sub', 'logits most', 'below'),
+        _node('Exp', 'below', 'exps'),
+        _node('ReduceSum', 'exps class_axis', 'sum_exps', keepdims=0),
+        _node('Log', 'sum_exps', 'log_exps'),
+        _node('Add', 'most log_exps', 'all_logits'),
+        *(node for source, name in (('all_logits', 'energy'), ('most', 'max_logit'))
+          for node in _falling(source, name)),
+    ]
+
+
+def _falling(source: str, name: str) -> list[Any]:
+    return [
+        _node('Mul', f'{source} falling', f'{name}_scaled'),
+        _node('Sigmoid', f'{name}_scaled', f'{name}_raw'),
+        _node('Add', f'{name}_raw no_logits', name),
+    ]
+
+
 def _constants(num_classes: int) -> list[Any]:
     import numpy as np
     from onnx import numpy_helper
@@ -396,6 +530,7 @@ def _constants(num_classes: int) -> list[Any]:
     values = {
         'zero': np.float32(0), 'one': np.float32(1), 'nan': np.float32(math.nan),
         'log_classes': np.float32(math.log(num_classes)), 'class_axis': np.array([0], np.int64),
+        'two': np.array([2], np.int64),
     }
     return [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
 

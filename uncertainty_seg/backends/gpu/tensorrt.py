@@ -33,7 +33,7 @@ from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import Masks
 from uncertainty_seg.core.settings import precision_of, Settings
-from uncertainty_seg.core.uncertainty import UncertaintyMaps
+from uncertainty_seg.core.uncertainty import MapRequest, NO_MORE, UncertaintyMaps
 from uncertainty_seg.errors import (
     BackendError,
     BackendUnavailableError,
@@ -128,13 +128,16 @@ class TensorRtBackend(Runner):
         """Return the masks of a seed, to be drawn on the device when they are run."""
         return SeededMasks(self._card, passes, seed)
 
-    def run(self, image: ImageU8, masks: Masks, temperature: float) -> UncertaintyMaps:
+    def run(
+        self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest = NO_MORE
+    ) -> UncertaintyMaps:
         """Compute the maps of one image; see `Runner.run`; one thread at a time."""
         with self._alone():
             passes = self._require_inputs(image, masks)
             runner = self._ready()
+            runner.require(request)
             try:
-                maps = self._run_fitting(runner, image, masks, passes, temperature)
+                maps = self._run_fitting(runner, image, masks, passes, temperature, request)
             except NoMemoryError:  # which is no error of the device
                 raise
             except Exception as err:  # torch's and TensorRT's errors derive from nothing narrower
@@ -192,12 +195,13 @@ class TensorRtBackend(Runner):
         self._runner = self._opener.open(self._new_memory(), self._is_recorded)
 
     def _run_fitting(
-        self, runner: FrameRunner, image: ImageU8, masks: Masks, passes: int, temperature: float
+        self, runner: FrameRunner, image: ImageU8, masks: Masks, passes: int, temperature: float,
+        request: MapRequest,
     ) -> UncertaintyMaps:
         """Run a frame; where memory is full, with fewer passes at once from now on."""
         while True:
             try:
-                return runner.run(image, masks, passes, temperature)
+                return runner.run(image, masks, passes, temperature, request)
             except Exception as err:
                 if not runner.is_full(err):
                     raise

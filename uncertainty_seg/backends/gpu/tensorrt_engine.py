@@ -25,11 +25,18 @@ from uncertainty_seg.backends.gpu.device_passes import (
     split_passes,
 )
 from uncertainty_seg.backends.gpu.tensorrt_api import Messages, Shape, TensorRt
-from uncertainty_seg.backends.graph_files import GraphNames, IMAGE, INV_TEMPERATURE, STATISTICS
+from uncertainty_seg.backends.graph_files import (
+    given_statistics,
+    GraphNames,
+    IMAGE,
+    INV_TEMPERATURE,
+    require_statistics,
+    SUM_LOGITS,
+)
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.dropout_masks import Masks
 from uncertainty_seg.core.model_card import ModelCard
-from uncertainty_seg.core.uncertainty import UncertaintyMaps
+from uncertainty_seg.core.uncertainty import MapRequest, NO_MORE, UncertaintyMaps
 from uncertainty_seg.errors import BackendError, ModelBundleError
 
 if TYPE_CHECKING:
@@ -72,14 +79,17 @@ class FrameRunner:
         self.recording = Recording(is_recorded)
         spec = card.input
         with memory.active():
-            self._reduction = DeviceReduction(card.num_classes, spec.height, spec.width, memory)
+            statistics = given_statistics(head.outputs)
+            self._reduction = DeviceReduction(
+                card.num_classes, spec.height, spec.width, memory,
+                card.logits_shape if SUM_LOGITS in statistics else None, card.upsampling)
             self._require_engines(names)
             # The host's buffers are read until the frame was waited for, and not afterwards.
             self._image, self._host_image = memory.inlet((1, spec.height, spec.width, 3), np.uint8)
             self._scale, self._host_scale = memory.inlet((1,), np.float32)
             features = {name: memory.empty(*trunk.outputs[name]) for name in names.trunk_outputs}
             self._reduction.take_features([features[name] for name in names.features])
-            self._statistics = {name: memory.empty(*head.outputs[name]) for name in STATISTICS}
+            self._statistics = {name: memory.empty(*head.outputs[name]) for name in statistics}
         self._trunk_call = _Call(trunk, {IMAGE: self._image, **features}, self.recording)
         given = {IMAGE: self._image, INV_TEMPERATURE: self._scale, **features}
         self._fixed = {**{name: given[name] for name in head.inputs if name in given},
@@ -88,7 +98,8 @@ class FrameRunner:
         self.timings_ms: dict[str, float] = {}
 
     def run(
-        self, image: ImageU8, masks: Masks, passes: int, temperature: float
+        self, image: ImageU8, masks: Masks, passes: int, temperature: float,
+        request: MapRequest = NO_MORE,
     ) -> UncertaintyMaps:
         """Compute the maps of a checked image; see `Runner.run`."""
         memory = self._memory
@@ -107,12 +118,16 @@ class FrameRunner:
                 call.enqueue()
                 self._reduction.add(self._statistics, part.counted, part.share)
             marks.append(memory.mark())
-            self._reduction.enqueue_finish()
+            self._reduction.enqueue_finish(request)
             marks.append(memory.mark())
             memory.wait()
         self.timings_ms = {name: memory.elapsed_ms(marks[i], marks[i + 1])
                            for i, name in enumerate(('trunk', 'head', 'reduction'))}
         return self._reduction.maps()
+
+    def require(self, request: MapRequest) -> None:
+        """Refuse maps that the head cannot give; raises ModelBundleError."""
+        require_statistics(self._card, request, self._statistics)
 
     def is_full(self, error: BaseException) -> bool:
         """Say whether an error means that there is no memory left."""
@@ -158,7 +173,8 @@ class FrameRunner:
     def _require_engines(self, names: GraphNames) -> None:
         sites = {site.name for site in self._card.dropout_sites}
         require_tensors(self._trunk, 'the trunk', {IMAGE}, set(names.trunk_outputs), {}, set())
-        require_tensors(self._head, 'the head', sites, set(STATISTICS), self._reduction.shapes,
+        require_tensors(self._head, 'the head', sites, set(self._reduction.shapes),
+                        self._reduction.shapes,
                         {IMAGE, INV_TEMPERATURE, *names.frontier})
 
 

@@ -317,7 +317,10 @@ def _ratio(sums: NDArray[np.float64], counts: NDArray[np.intp]) -> float:
     return float(sums.sum() / max(int(counts.sum()), 1))
 
 
-SCORED_MAPS = ('entropy', 'mutual_information')
+# Of these the usual six are; the others are scored where somebody asks.
+USUAL_SCORED = ('entropy', 'mutual_information')
+SCORED_MAPS = (*USUAL_SCORED, 'aleatoric', 'least_confidence', 'margin', 'unknown', 'energy',
+               'max_logit')
 TOP_SHARE = 0.05
 QUANTILE = 0.95
 
@@ -454,7 +457,7 @@ _AGGREGATES: dict[str, Callable[[FloatMap], float]] = {
 
 def score_names() -> tuple[str, ...]:
     """Return the names of the six scores that every frame has, in a fixed order."""
-    return tuple(f'{name}.{aggregate}' for name in SCORED_MAPS for aggregate in _AGGREGATES)
+    return tuple(f'{name}.{aggregate}' for name in USUAL_SCORED for aggregate in _AGGREGATES)
 
 
 def frame_scores(maps: UncertaintyMaps) -> dict[str, float]:
@@ -468,6 +471,6 @@ def frame_scores(maps: UncertaintyMaps) -> dict[str, float]:
         raise ShapeError('maps without a pixel', 'at least 1x1')
     return {
         f'{name}.{aggregate}': function(getattr(maps, name))
-        for name in SCORED_MAPS
+        for name in USUAL_SCORED
         for aggregate, function in _AGGREGATES.items()
     }

@@ -32,6 +32,7 @@ from uncertainty_seg.core.scores.aggregate import (
     top_count,
     TOP_SHARE,
     top_values,
+    USUAL_SCORED,
     value_sum,
     Windows,
 )
@@ -76,6 +77,13 @@ class ScoreVector:
     names : collection of str, optional
         Scores to compute; all that there are if None.
 
+    Attributes
+    ----------
+    names : tuple of str
+        Scores that are computed, in their order.
+    maps : frozenset of str
+        Maps that they look at.
+
     """
 
     def __init__(
@@ -105,8 +113,7 @@ class ScoreVector:
                                 if name.startswith(f'{map_name}.'))
             for map_name in self._maps
         }
-        if not self._kinds.get(FEATURE_DISTANCE):
-            self._kinds.pop(FEATURE_DISTANCE, None)
+        self.maps = frozenset(name for name, kinds in self._kinds.items() if kinds)
         of_parts = {'foreground_top', *_CLASS_KINDS, *self._class_keys}
         self._needs_windows = any('worst_window' in kinds for kinds in self._kinds.values())
         self._needs_parts = any(of_parts & kinds for kinds in self._kinds.values())
@@ -132,23 +139,27 @@ class ScoreVector:
         -------
         dict of str to float
             In the order of `names`, each in 0..1 and growing with uncertainty. NaN throughout if
-            a pixel that counts has no finite uncertainty, or none counts.
+            a pixel that counts has no finite uncertainty, or none counts; NaN for the scores of a
+            map that was not computed.
 
         """
         size = maps.entropy.shape
         if maps.entropy.size == 0:
             raise ShapeError('maps without a pixel', 'at least 1x1')
         require_shape('image', image, (*size, 3), np.uint8)
-        if self._features and FEATURE_DISTANCE in self._kinds and maps.feature_distance is None:
+        if self._features and self._kinds.get(FEATURE_DISTANCE) and maps.feature_distance is None:
             maps = self._features.described(maps)
-        kept = {name: kept_values(getattr(maps, name), ignore) for name in self._kinds}
+        looked_at = [name for name, kinds in self._kinds.items()
+                     if (kinds or name in USUAL_SCORED) and getattr(maps, name) is not None]
+        kept = {name: kept_values(getattr(maps, name), ignore) for name in looked_at}
         sums = {name: value_sum(values) for name, values in kept.items()}
         if not all(np.isfinite(total) for total in sums.values()):
             return dict.fromkeys(self.names, float('nan'))
         parts = Parts.of(maps.label, self._card.num_classes, ignore) if self._needs_parts else None
         windows = Windows.of(size, ignore=ignore if self._needs_windows else None)
         found: dict[str, float] = {}
-        for name, kinds in self._kinds.items():
+        for name in looked_at:
+            kinds = self._kinds[name]
             one = _MapScores(getattr(maps, name), kept[name], sums[name], ignore, parts,
                              windows, self._limits.get(name, 1.0))
             of_map = one.plain(kinds) | one.top(kinds) | one.by_class(kinds, self._class_keys)
@@ -160,7 +171,7 @@ class ScoreVector:
             found |= self._features.frame_scores(maps, ignore)
         if self._density:
             found[DENSITY_SCORE] = self._density.score(found)
-        return {name: found[name] for name in self.names}
+        return {name: found.get(name, float('nan')) for name in self.names}
 
     def _possible(self) -> tuple[str, ...]:
         of_maps = (
