@@ -87,7 +87,8 @@ def write_bags(folder: Path, events: str, kinds: str) -> tuple[Path, Path]:
             late = t + 10**12
             if kind != 'f':
                 out.write_image('/uncertainty_seg/mask', t, 'cam', label, 'mono8', late)
-                out.write_image('/uncertainty_seg/uncertainty_overlay', t, 'cam', image, 'bgr8', late)
+                out.write_image('/uncertainty_seg/uncertainty_overlay', t, 'cam', image, 'bgr8',
+                                late)
             ratio = {'c': '0.5', 'u': '1.5', 'r': '0.9', 'f': 'inf'}[kind]
             values: Mapping[str, str] = {
                 'kind': KINDS[kind], 'score_ratio': ratio, 'latency.trunk_ms': '30.5',
