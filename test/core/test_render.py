@@ -4,7 +4,16 @@
 import cv2
 import numpy as np
 
-from uncertainty_seg.core.render import color_mask, heatmap, NAN_COLOR_BGR, overlay
+from uncertainty_seg.core.render import (
+    AMBER_BGR,
+    BLUE_BGR,
+    color_mask,
+    draw_legend,
+    heatmap,
+    NAN_COLOR_BGR,
+    overlay,
+    two_maps,
+)
 
 PALETTE = ((10, 20, 30), (200, 100, 50))
 
@@ -35,3 +44,30 @@ def test_the_overlay_mixes_by_alpha_and_leaves_class_zero_clear() -> None:
     assert mixed[0, 0].tolist() == [100, 100, 100]
     assert mixed[0, 1].tolist() == [88, 100, 125]
     assert (image == 100).all()
+
+
+def test_two_maps_have_two_colours_and_leave_the_image_where_both_are_low() -> None:
+    image = np.full((1, 5, 3), 100, np.uint8)
+    unsure = np.array([[0, 0.5, 0, 0.9, np.nan]], np.float32)
+    unknown = np.array([[0, 0, 0.2, 0.9, 0]], np.float32)
+    picture = two_maps(image, unsure, unknown, (0.5, 0.2))[0]
+    mixed = [(a + b) // 2 for a, b in zip(AMBER_BGR, BLUE_BGR, strict=True)]
+    wanted = [[60] * 3, list(AMBER_BGR), list(BLUE_BGR), mixed, list(NAN_COLOR_BGR)]
+    assert np.abs(picture.astype(int) - wanted).max() <= 1
+    assert (image == 100).all()
+
+
+def test_the_legend_names_both_maps_and_covers_little_of_the_picture() -> None:
+    def drawn(names: tuple[str, str], uppers: tuple[float, float]) -> np.ndarray:
+        return draw_legend(np.zeros((240, 320, 3), np.uint8), names, uppers)
+
+    picture = drawn(('entropy', 'unknown'), (0.5, 0.6))
+    assert not picture[:218].any()
+    # Each ramp ends in the colour of its map.
+    assert np.abs(picture[-1, 159].astype(int) - AMBER_BGR).max() <= 2
+    assert np.abs(picture[-1, 319].astype(int) - BLUE_BGR).max() <= 2
+    for names, uppers in ((('margin', 'unknown'), (0.5, 0.6)), (('entropy', 'energy'), (0.5, 0.6)),
+                          (('entropy', 'unknown'), (0.4, 0.6))):
+        assert (drawn(names, uppers) != picture).any()
+    small = np.zeros((48, 64, 3), np.uint8)
+    assert not draw_legend(small, ('entropy', 'unknown'), (0.5, 0.5)).any()

@@ -195,7 +195,7 @@ class TestAgainstTheNode:
 
         names = [f'/{display["Topic"]["Value"]}' for display in rviz_displays()]
         assert len(names) == len(set(names))
-        assert {'/uncertainty_seg/overlay', '/uncertainty_seg/heatmap',
+        assert {'/uncertainty_seg/overlay', '/uncertainty_seg/uncertainty_overlay',
                 '/uncertainty_seg/mask_color', CAMERA} <= set(names)
         for display, name in zip(rviz_displays(), names, strict=True):
             assert display['Class'] == 'rviz_default_plugins/Image'

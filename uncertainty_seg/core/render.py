@@ -26,6 +26,11 @@ NAN_COLOR_BGR = (255, 0, 255)
 # Where no threshold of the map's top score is known.
 DEFAULT_HEATMAP_UPPER = 0.5
 GREEN_BGR, AMBER_BGR, RED_BGR = (60, 200, 60), (0, 170, 255), (50, 50, 230)
+# Of the second map beside amber: orange and blue are told apart with any colour vision.
+BLUE_BGR = (255, 120, 0)
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_LEGEND_SHARE = 0.09  # of the height of the picture
+_SMALLEST_LEGEND_PX = 12
 
 
 def heatmap_upper(settings: Settings, thresholds: Mapping[str, float]) -> float:
@@ -35,9 +40,16 @@ def heatmap_upper(settings: Settings, thresholds: Mapping[str, float]) -> float:
     It is `view.heatmap_upper` of the settings, or if that is 0, twice the calibrated threshold of
     the map's top score.
     """
-    if settings.view.heatmap_upper > 0:
-        return settings.view.heatmap_upper
-    return min(2 * thresholds.get(f'{settings.map}.top', DEFAULT_HEATMAP_UPPER / 2), 1.0)
+    return settings.view.heatmap_upper or _calibrated_upper(settings.map, thresholds)
+
+
+def unknown_upper(settings: Settings, thresholds: Mapping[str, float]) -> float:
+    """Return the same for the second map, by `view.unknown_upper`."""
+    return settings.view.unknown_upper or _calibrated_upper(settings.unknown_map, thresholds)
+
+
+def _calibrated_upper(name: str, thresholds: Mapping[str, float]) -> float:
+    return min(2 * thresholds.get(f'{name}.top', DEFAULT_HEATMAP_UPPER / 2), 1.0)
 
 
 def palette_table(palette: Sequence[tuple[int, int, int]]) -> ImageU8:
@@ -75,6 +87,62 @@ def heatmap(values: FloatMap, upper: float) -> ImageU8:
     if broken.any():
         picture[broken] = NAN_COLOR_BGR
     return picture
+
+
+def two_maps(
+    image_bgr: ImageU8, unsure: FloatMap, unknown: FloatMap, uppers: tuple[float, float]
+) -> ImageU8:
+    """
+    Lay two maps in two colours over the image in grey: amber is unsure, blue is unknown.
+
+    Parameters
+    ----------
+    image_bgr : ndarray of uint8, shape (H, W, 3)
+        The camera image.
+    unsure, unknown : ndarray of float32, shape (H, W)
+        Uncertainty; where both are high the colours mix.
+    uppers : (float, float)
+        Value of each that is drawn in full colour.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
+        BGR; magenta where a map is NaN.
+
+    """
+    grey = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2GRAY)[..., None] * np.float32(0.6)
+    first, second = (
+        np.clip(np.nan_to_num(values / np.float32(upper)), 0, 1)[..., None]
+        for values, upper in zip((unsure, unknown), uppers, strict=True))
+    colour = first * np.float32(AMBER_BGR) + second * np.float32(BLUE_BGR)
+    colour /= np.maximum(first + second, np.float32(1e-6))
+    share = np.maximum(first, second)
+    picture = (grey * (1 - share) + colour * share).astype(np.uint8)
+    picture[np.isnan(unsure) | np.isnan(unknown)] = NAN_COLOR_BGR
+    return picture
+
+
+def draw_legend(
+    picture_bgr: ImageU8, names: tuple[str, str], uppers: tuple[float, float]
+) -> ImageU8:
+    """
+    Draw what amber and blue mean at the lower edge of a picture of `two_maps`, in place.
+
+    `names` and `uppers` are those of the maps. A picture too small for words is left as it is.
+    """
+    height, width = picture_bgr.shape[:2]
+    band = round(height * _LEGEND_SHARE)
+    if band < _SMALLEST_LEGEND_PX:
+        return picture_bgr
+    half = width // 2
+    for index, color in enumerate((AMBER_BGR, BLUE_BGR)):
+        left = index * half
+        ramp = np.linspace(0, 1, half, dtype=np.float32)[:, None] * np.float32(color)
+        picture_bgr[-band:, left:left + half] = ramp.astype(np.uint8)
+        text = f'{("unsure", "unknown")[index]}: {names[index]} 0..{uppers[index]:.2g}'
+        _write_fitting(picture_bgr, text, (left + 4, height - band // 3), half - 8,
+                       (255, 255, 255))
+    return picture_bgr
 
 
 def overlay(
@@ -127,15 +195,27 @@ def draw_flag(picture_bgr: ImageU8, verdict: Verdict) -> ImageU8:
 def _write(
     picture_bgr: ImageU8, text: str, color: tuple[int, int, int], border: int
 ) -> None:
-    font, scale = cv2.FONT_HERSHEY_SIMPLEX, max(0.35, picture_bgr.shape[0] / 900)
-    room = picture_bgr.shape[1] - 4 * border
-    (text_width, text_height), _ = cv2.getTextSize(text, font, scale, 1)
-    if text_width > room:  # shown whole or cut, never outside
+    (_, text_height), _ = cv2.getTextSize(text, _FONT, _font_scale(picture_bgr), 1)
+    _write_fitting(picture_bgr, text, (2 * border, 2 * border + text_height),
+                   picture_bgr.shape[1] - 4 * border, color)
+
+
+def _font_scale(picture_bgr: ImageU8) -> float:
+    return max(0.35, picture_bgr.shape[0] / 900)
+
+
+def _write_fitting(
+    picture_bgr: ImageU8, text: str, corner: tuple[int, int], room: int,
+    color: tuple[int, int, int],
+) -> None:
+    """Write from a lower left corner, shown whole or cut, never wider than the room."""
+    scale = _font_scale(picture_bgr)
+    (text_width, _), _ = cv2.getTextSize(text, _FONT, scale, 1)
+    if text_width > room:
         text = text[: max(9, len(text) * room // text_width)]
-    left, base = 2 * border, 2 * border + text_height
     # A dark outline keeps the words legible on any image.
-    cv2.putText(picture_bgr, text, (left, base), font, scale, (0, 0, 0), 3, cv2.LINE_AA)
-    cv2.putText(picture_bgr, text, (left, base), font, scale, color, 1, cv2.LINE_AA)
+    cv2.putText(picture_bgr, text, corner, _FONT, scale, (0, 0, 0), 3, cv2.LINE_AA)
+    cv2.putText(picture_bgr, text, corner, _FONT, scale, color, 1, cv2.LINE_AA)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -192,6 +272,19 @@ class FrameView:
     def heatmap(self) -> ImageU8:
         """Return the chosen map in colours (H, W, 3); warm is uncertain."""
         return heatmap(self.uncertainty, heatmap_upper(self._settings, self._thresholds))
+
+    @cached_property
+    def unknown(self) -> FloatMap:
+        """Return the second map (H, W), 0..1, NaN kept."""
+        return self._result.map_at_source(self._settings.unknown_map)
+
+    @cached_property
+    def uncertainty_overlay(self) -> ImageU8:
+        """Both maps in two colours over the grey image (H, W, 3), with a legend."""
+        uppers = (heatmap_upper(self._settings, self._thresholds),
+                  unknown_upper(self._settings, self._thresholds))
+        picture = two_maps(self._image_bgr, self.uncertainty, self.unknown, uppers)
+        return draw_legend(picture, (self._settings.map, self._settings.unknown_map), uppers)
 
     @cached_property
     def mask_color(self) -> ImageU8:

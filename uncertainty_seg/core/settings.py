@@ -242,6 +242,11 @@ class ViewSettings:
         'threshold.',
         lower=0.0, upper=1.0, live=True,
     )
+    unknown_upper: float = parameter(
+        0.0, 'Value of the second map drawn in full colour; 0 takes twice the calibrated top-q '
+        'threshold.',
+        lower=0.0, upper=1.0, live=True,
+    )
     overlay_alpha: float = parameter(
         0.45, 'Share of the class colour in the overlay.', lower=0.0, upper=1.0, live=True,
     )
@@ -301,7 +306,11 @@ class Settings:
         choices=MASK_POLICIES,
     )
     map: str = parameter(  # noqa: A003
-        'mutual_information', 'The uncertainty map that is published and drawn.',
+        'entropy', 'The uncertainty map that is published and drawn: where the mask may be wrong.',
+        choices=MAP_NAMES, live=True,
+    )
+    unknown_map: str = parameter(
+        'unknown', 'The second map: where something may be that the network was never shown.',
         choices=MAP_NAMES, live=True,
     )
     all_scores: bool = parameter(

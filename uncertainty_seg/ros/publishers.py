@@ -311,7 +311,9 @@ PICTURES: dict[str, tuple[str, Callable[[FrameView], Any]]] = {
     'mask': ('mono8', lambda view: view.mask),
     'confidence': ('mono8', lambda view: view.confidence),
     'uncertainty': ('32FC1', lambda view: view.uncertainty),
+    'unknown': ('32FC1', lambda view: view.unknown),
     'heatmap': ('bgr8', lambda view: view.heatmap),
+    'uncertainty_overlay': ('bgr8', lambda view: view.uncertainty_overlay),
     'overlay': ('bgr8', lambda view: view.overlay),
     'mask_color': ('bgr8', lambda view: view.mask_color),
 }

@@ -50,9 +50,9 @@ class OutputChoice:
     Attributes
     ----------
     has_maps : bool
-        The uncertainty map (32FC1) and the confidence (mono8).
+        Both uncertainty maps (32FC1) and the confidence (mono8).
     has_views : bool
-        Heatmap and overlay, for people.
+        Heatmap and overlays, for people.
 
     """
 
@@ -89,9 +89,11 @@ def write_view(
     write('mask', view.mask, 'mono8')
     if choice.has_maps:
         write('uncertainty', view.uncertainty, '32FC1')
+        write('unknown', view.unknown, '32FC1')
         write('confidence', view.confidence, 'mono8')
     if choice.has_views:
         write('heatmap', view.heatmap, 'bgr8')
+        write('uncertainty_overlay', view.uncertainty_overlay, 'bgr8')
         write('overlay', view.overlay, 'bgr8')
 
 

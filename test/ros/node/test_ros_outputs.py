@@ -24,6 +24,7 @@ from uncertainty_seg.core.render import (
     GREEN_BGR,
     heatmap_upper,
     RED_BGR,
+    unknown_upper,
 )
 from uncertainty_seg.core.settings import Settings, settings_from_dict
 from uncertainty_seg.core.status import verdict_status
@@ -92,7 +93,7 @@ def test_only_the_wanted_picture_is_made(node: StubNode, name: str) -> None:
     assert {n: c for n, c in pictures.counts.items() if c} == {name: 1}
     (msg,) = node.topics[f'~/{name}'].sent
     assert (msg.header, msg.encoding, msg.height, msg.width) == (header, PICTURES[name][0], 24, 32)
-    assert result.num_made == 1
+    assert result.num_made == 1 + (name == 'uncertainty_overlay')  # it shows two maps
 
 
 def test_pictures_that_share_a_map_make_it_once(node: StubNode) -> None:
@@ -124,7 +125,7 @@ def test_a_clock_set_back_begins_a_new_interval(node: StubNode) -> None:
 
 def test_closing_takes_the_pictures_off_the_graph(node: StubNode) -> None:
     pictures = pictures_of(node)
-    assert len(node.topics) == 8
+    assert len(node.topics) == 10
     pictures.close()
     assert node.topics == {}
     assert node.callbacks == {}
@@ -193,8 +194,11 @@ def test_the_words_of_the_flag_are_drawn() -> None:
 
 
 def test_the_heatmap_range_is_the_setting_or_twice_the_calibrated_limit() -> None:
-    limits = {'mutual_information.top': 0.2, 'entropy.top': 0.8}
+    limits = {'mutual_information.top': 0.2, 'entropy.top': 0.15}
     assert heatmap_upper(settings_from_dict({'view.heatmap_upper': 0.3}), limits) == 0.3
-    assert heatmap_upper(Settings(), limits) == 0.4
-    assert heatmap_upper(settings_from_dict({'map': 'entropy'}), limits) == 1.0
+    assert heatmap_upper(Settings(), limits) == 0.3
+    assert heatmap_upper(settings_from_dict({'map': 'mutual_information'}), limits) == 0.4
+    assert heatmap_upper(Settings(), {'entropy.top': 0.8}) == 1.0
+    assert unknown_upper(Settings(), {'unknown.top': 0.2}) == 0.4
+    assert unknown_upper(settings_from_dict({'view.unknown_upper': 0.7}), limits) == 0.7
     assert heatmap_upper(settings_from_dict({'map': 'aleatoric'}), limits) == 0.5

@@ -33,15 +33,15 @@ from uncertainty_seg.errors import BackendUnavailableError, UncertaintySegError
 from uncertainty_seg.storage.bags.reader import read_images
 from uncertainty_seg.storage.model_bundle import load_bundle, models_folders
 from uncertainty_seg.tools.demo.timeline import (
-    HEATMAP_TOPIC,
     IMAGE_TOPIC,
     MASK_TOPIC,
     STATUS_TOPIC,
+    UNCERTAINTY_TOPIC,
 )
 from uncertainty_seg.tools.replay import NODE_NAME
 
 RECORDED = (
-    MASK_TOPIC, HEATMAP_TOPIC, STATUS_TOPIC, f'{NODE_NAME}/confident', f'{NODE_NAME}/score',
+    MASK_TOPIC, UNCERTAINTY_TOPIC, STATUS_TOPIC, f'{NODE_NAME}/confident', f'{NODE_NAME}/score',
 )
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
 # The first start compiles the reduction kernel, which takes minutes on a small computer.

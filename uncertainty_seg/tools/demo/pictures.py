@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.model_card import ModelCard
-from uncertainty_seg.core.render import color_mask, overlay
+from uncertainty_seg.core.render import AMBER_BGR, BLUE_BGR, color_mask, overlay
 from uncertainty_seg.errors import install_command, UncertaintySegError
 from uncertainty_seg.tools.demo import drawing as draw
 from uncertainty_seg.tools.demo.drawing import Box, ScorePlot
@@ -183,7 +183,7 @@ def _draw_column(
     pictures = (
         frame.image,
         None if frame.label is None else color_mask(frame.label, card.palette),
-        frame.heatmap,
+        frame.uncertainty,
     )
     top = _HEADER + _TITLE
     for picture in pictures:
@@ -200,7 +200,7 @@ def _draw_column(
 
 def _draw_row_names(canvas: ImageU8, height: int) -> None:
     top = _HEADER + _TITLE
-    for name, more in (('camera', ''), ('classes', ''), ('uncertain', 'where warm')):
+    for name, more in (('camera', ''), ('classes', ''), ('uncertain', 'amber, blue')):
         draw.write(canvas, name, _EDGE, top + height // 2, 16, weight=1)
         draw.write(canvas, more, _EDGE, top + height // 2 + 26, 11, draw.DIM)
         top += height + _GAP
@@ -210,11 +210,13 @@ def _draw_row_names(canvas: ImageU8, height: int) -> None:
 
 def _draw_legend(canvas: ImageU8, middle: int, card: ModelCard) -> None:
     end = draw.legend(canvas, card.class_names, card.palette, _EDGE + _NAMES, middle, 14)
-    scale = Box(end + 60, middle - 12, 260, 24)
-    ramp = np.tile(np.linspace(0, 255, scale.width).astype(np.uint8), (scale.height, 1))
-    draw.paste(canvas, scale, np.asarray(cv2.applyColorMap(ramp, cv2.COLORMAP_TURBO), np.uint8))
-    draw.write(canvas, 'sure', scale.left - 12, middle, 14, align='right')
-    draw.write(canvas, 'unsure', scale.right + 12, middle, 14)
+    left = end + 60
+    for color, words in ((AMBER_BGR, 'unsure'), (BLUE_BGR, 'never shown')):
+        scale = Box(left, middle - 12, 110, 24)
+        ramp = np.linspace(0, 1, scale.width, dtype=np.float32)[:, None] * np.float32(color)
+        draw.paste(canvas, scale, np.tile(ramp.astype(np.uint8), (scale.height, 1, 1)))
+        draw.write(canvas, words, scale.right + 12, middle, 14)
+        left = scale.right + 130
 
 
 # -------------------------------------------------------------------------------------------------
@@ -285,7 +287,7 @@ class DiveVideo:
         pictures = [frame.image, None, None]
         if shown is not None and shown.label is not None:
             pictures[1] = overlay(frame.image, shown.label, self._card.palette, OVERLAY_ALPHA)
-            pictures[2] = shown.heatmap
+            pictures[2] = shown.uncertainty
         for k, picture in enumerate(pictures):
             if picture is not None:
                 draw.paste(canvas, self._panel(k), picture)
@@ -299,7 +301,7 @@ class DiveVideo:
         return Box(left, _MARGIN + _BANNER + _LABELS, PANEL_WIDTH, self._panel_height)
 
     def _draw_base(self) -> None:
-        for k, name in enumerate(('camera', 'classes', 'uncertainty (warm is unsure)')):
+        for k, name in enumerate(('camera', 'classes', 'amber: unsure, blue: never shown')):
             box = self._panel(k)
             draw.fill(self._base, box, draw.PANEL)
             draw.write(self._base, name, box.left, box.top - _LABELS // 2, 12)

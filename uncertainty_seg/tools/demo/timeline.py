@@ -33,8 +33,8 @@ from uncertainty_seg.tools.replay import NODE_NAME
 
 IMAGE_TOPIC = '/camera/image_raw'
 EVENT_TOPIC, TRUTH_TOPIC = '/ground_truth/event', '/ground_truth/mask'
-STATUS_TOPIC, MASK_TOPIC, HEATMAP_TOPIC = (
-    f'{NODE_NAME}/{name}' for name in ('status', 'mask', 'heatmap'))
+STATUS_TOPIC, MASK_TOPIC, UNCERTAINTY_TOPIC = (
+    f'{NODE_NAME}/{name}' for name in ('status', 'mask', 'uncertainty_overlay'))
 # The event of a frame in which nothing happens.
 PLAIN_EVENT = 'inspection'
 
@@ -244,8 +244,8 @@ class DemoFrame:
         Camera, BGR.
     truth, label : ndarray of uint8, shape (H, W), or None
         True and predicted class ids.
-    heatmap : ndarray of uint8, shape (H, W, 3), or None
-        Uncertainty in colours, BGR.
+    uncertainty : ndarray of uint8, shape (H, W, 3), or None
+        Both maps in colours, BGR.
 
     """
 
@@ -253,7 +253,7 @@ class DemoFrame:
     image: ImageU8
     truth: LabelMap | None
     label: LabelMap | None
-    heatmap: ImageU8 | None
+    uncertainty: ImageU8 | None
 
 
 def iter_frames(dive: Path, outputs: Path, timeline: Timeline) -> Iterator[DemoFrame]:
@@ -264,14 +264,14 @@ def iter_frames(dive: Path, outputs: Path, timeline: Timeline) -> Iterator[DemoF
     """
     with BagReader(dive) as in_bag, BagReader(outputs) as out_bag:
         images, truths = _Cursor(in_bag, IMAGE_TOPIC), _Cursor(in_bag, TRUTH_TOPIC)
-        masks, heatmaps = _Cursor(out_bag, MASK_TOPIC), _Cursor(out_bag, HEATMAP_TOPIC)
+        masks, maps = _Cursor(out_bag, MASK_TOPIC), _Cursor(out_bag, UNCERTAINTY_TOPIC)
         for moment in timeline.moments:
             image = images.at(moment.stamp_ns)
             assert image is not None  # the timeline was made from these images
-            heat = heatmaps.at(moment.stamp_ns)
+            both = maps.at(moment.stamp_ns)
             yield DemoFrame(
                 moment, decode(image.raw), _ids(truths.at(moment.stamp_ns)),
-                _ids(masks.at(moment.stamp_ns)), decode(heat.raw) if heat else None,
+                _ids(masks.at(moment.stamp_ns)), decode(both.raw) if both else None,
             )
 
 
