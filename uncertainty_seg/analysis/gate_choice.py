@@ -58,7 +58,7 @@ class GateChoice:
 
     @property
     def powers(self) -> dict[str, float]:
-        """What `RankFamily` raises the ranks of the guards to."""
+        """Return what `RankFamily` raises the ranks of the guards to."""
         return dict.fromkeys(self.guards, GUARD_POWER)
 
     def family(self, frames: FrameTable) -> RankFamily:
