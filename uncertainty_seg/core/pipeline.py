@@ -413,7 +413,7 @@ class Pipeline:
         return ScoreVector(self.card, limits, density, names, self._bundle.features)
 
     def _new_request(self, settings: Settings, scorer: ScoreVector) -> MapRequest:
-        names = {settings.map, *scorer.maps, *self._wanted_maps}
+        names = {settings.map, settings.unknown_map, *scorer.maps, *self._wanted_maps}
         calibration = self._bundle.calibration
         if calibration is None:
             return MapRequest.of(names)

@@ -114,7 +114,7 @@ def two_maps(
     first, second = (
         np.clip(np.nan_to_num(values / np.float32(upper)), 0, 1)[..., None]
         for values, upper in zip((unsure, unknown), uppers, strict=True))
-    colour = first * np.float32(AMBER_BGR) + second * np.float32(BLUE_BGR)
+    colour = first * np.array(AMBER_BGR, np.float32) + second * np.array(BLUE_BGR, np.float32)
     colour /= np.maximum(first + second, np.float32(1e-6))
     share = np.maximum(first, second)
     picture = (grey * (1 - share) + colour * share).astype(np.uint8)
@@ -137,7 +137,7 @@ def draw_legend(
     half = width // 2
     for index, color in enumerate((AMBER_BGR, BLUE_BGR)):
         left = index * half
-        ramp = np.linspace(0, 1, half, dtype=np.float32)[:, None] * np.float32(color)
+        ramp = np.linspace(0, 1, half, dtype=np.float32)[:, None] * np.array(color, np.float32)
         picture_bgr[-band:, left:left + half] = ramp.astype(np.uint8)
         text = f'{("unsure", "unknown")[index]}: {names[index]} 0..{uppers[index]:.2g}'
         _write_fitting(picture_bgr, text, (left + 4, height - band // 3), half - 8,

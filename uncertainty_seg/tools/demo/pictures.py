@@ -213,7 +213,8 @@ def _draw_legend(canvas: ImageU8, middle: int, card: ModelCard) -> None:
     left = end + 60
     for color, words in ((AMBER_BGR, 'unsure'), (BLUE_BGR, 'never shown')):
         scale = Box(left, middle - 12, 110, 24)
-        ramp = np.linspace(0, 1, scale.width, dtype=np.float32)[:, None] * np.float32(color)
+        shares = np.linspace(0, 1, scale.width, dtype=np.float32)[:, None]
+        ramp = shares * np.array(color, np.float32)
         draw.paste(canvas, scale, np.tile(ramp.astype(np.uint8), (scale.height, 1, 1)))
         draw.write(canvas, words, scale.right + 12, middle, 14)
         left = scale.right + 130
