@@ -95,7 +95,8 @@ def test_coverage_of_the_data_is_that_of_the_promise_on_each_half(alpha: float) 
         except CalibrationError:
             limit = -np.inf
         taken = ranks[~on] <= limit
-        expected.append([mean_block_share(part, BLOCKS[~on]) for part in (taken, taken & BAD[~on])])
+        expected.append([mean_block_share(part, BLOCKS[~on])
+                         for part in (taken, taken & BAD[~on])])
     accepted, bad = promised_coverage(ranks, BAD, DRAWS, alpha, 1, 2)
     assert (accepted[0], bad[0]) == pytest.approx(tuple(np.mean(expected, axis=0)))
 

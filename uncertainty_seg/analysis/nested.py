@@ -24,6 +24,8 @@ Folds = NDArray[np.intp]
 Histograms = tuple[NDArray[np.number], NDArray[np.number]]
 # From a name and the rows it may look at, (n,), to how good it is there; larger is better.
 Merit = Callable[[str, NDArray[np.bool_]], float]
+# Merits that differ by less are equal: two names for one order must not win in turn.
+EQUAL = 1e-3
 
 
 def folds_of(blocks: ArrayLike, count: int, seed: int) -> Folds:
@@ -47,12 +49,13 @@ def pick(names: Sequence[str], merit: Merit, folds: Folds) -> tuple[str, ...]:
     """
     Return for each fold the name with the largest merit on the frames of all other folds.
 
-    A merit of NaN is the least; of equals the first is taken. There is at least one name.
+    A merit of NaN is the least; of those within `EQUAL` of the best the first is taken. There is
+    at least one name.
     """
     chosen = []
     for fold in range(int(folds.max()) + 1):
-        merits = [merit(name, folds != fold) for name in names]
-        chosen.append(names[int(np.argmax(np.where(np.isnan(merits), -np.inf, merits)))])
+        merits = np.nan_to_num([merit(name, folds != fold) for name in names], nan=-np.inf)
+        chosen.append(names[int(np.argmax(merits >= merits.max() - EQUAL))])
     return tuple(chosen)
 
 
@@ -113,7 +116,5 @@ def picked_histograms(
         middle = (np.cumsum(pixels) - pixels / 2) / max(float(pixels.sum()), 1.0)
         bins = np.minimum((middle * shape[1]).astype(np.intp), shape[1] - 1)
         for there, part in zip((yes, no), maps[name], strict=True):
-            moved = np.zeros((int(rows.sum()), shape[1]))
-            np.add.at(moved, (slice(None), bins), part[rows])
-            there[rows] = moved
+            there[rows] = part[rows] @ np.eye(shape[1])[bins]
     return yes, no
