@@ -81,7 +81,7 @@ class Row:
     label : str
         Of the contender.
     name : str
-        The map or score; `PICKED` and the choice of the folds for what they chose; else empty.
+        The map or score; the choice of the folds where they chose; else empty.
     is_picked : bool
         It is the contender's own figure, or of what the folds chose: nothing about it was chosen
         on the frames that it is of. Other rows are one of many.
@@ -203,9 +203,8 @@ class TableMaker:
                 for label, found in figures.items() if kind.key in found.picked]
         for label, found in figures.items():
             for name, values in found.each.get(kind.key, {}).items():
-                same = base.each.get(kind.key, {}).get(name)
-                other = base.picked.get(kind.key) if same is None else (name, same)
-                rows.append(self._row(kind, label, name, values, other, baseline, False))
+                rows.append(self._row(kind, label, name, values,
+                                      _counterpart(base, kind.key, name), baseline, False))
         return rows
 
     def _row(
@@ -320,6 +319,17 @@ def _title(key: str) -> str:
     return _TITLES[word].format(rest)
 
 
+def _counterpart(base: _Figures, key: str, name: str) -> tuple[str, Floats] | None:
+    """Return the same map or score of the baseline, or the one picked where it has none."""
+    same = base.each.get(key, {}).get(name)
+    if same is not None:
+        return name, same
+    if key not in base.picked:
+        return None
+    words, values = base.picked[key]
+    return f'{PICKED}: {words}', values
+
+
 def _keep(
     made: _Figures, key: str, name: str, chosen: Sequence[str], values: Floats
 ) -> None:
@@ -327,7 +337,7 @@ def _keep(
         counts = {one: chosen.count(one) for one in dict.fromkeys(chosen)}
         words = next(iter(counts)) if len(counts) == 1 else ', '.join(
             f'{one} ({count} of {len(chosen)})' for one, count in counts.items())
-        made.picked[key] = f'{PICKED}: {words}', values
+        made.picked[key] = words, values
     else:
         made.each.setdefault(key, {})[name] = values
 
