@@ -98,11 +98,12 @@ def block_interval(
         statistic(table[np.concatenate([members[block] for block in chosen])])
         for chosen in rng.integers(0, len(members), (draws, len(members)))
     ])
-    lower, upper = _percentiles(drawn, confidence)
+    lower, upper = percentiles(drawn, confidence)
     return Interval(float(statistic(table)), lower, upper, confidence, len(members))
 
 
-def _percentiles(drawn: Floats, confidence: float) -> tuple[float, float]:
+def percentiles(drawn: Floats, confidence: float) -> tuple[float, float]:
+    """Return the ends of an interval of drawn values, (d,); NaN if fewer than half are known."""
     known = drawn[~np.isnan(drawn)]
     if 2 * len(known) < len(drawn):
         return float('nan'), float('nan')

@@ -37,6 +37,8 @@ VERBS = {
                  'bundle by them'),
     'evaluate': ('evaluate_bundle', 'measure masks, uncertainty and flag of a bundle on labelled '
                  'images'),
+    'compare': ('compare.compare_bundles', 'compare bundles with one deterministic pass: cost, '
+                'and what each is better in'),
     'build-engines': ('build_engines', 'build the TensorRT engines of a bundle ahead of time'),
     'score': ('score_frames', 'score the frames of bags, folders and logs into a table, here or '
               'on a Ray cluster'),

@@ -20,6 +20,7 @@ import subprocess
 import sys
 from typing import Any
 
+from comparison_sample import comparison, planted
 import cv2
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from report_sample import sample_report, SCORES
 
 pytest.importorskip('matplotlib', reason='matplotlib is not installed: no report is drawn')
 
+from uncertainty_seg.tools.compare.show import write_page  # noqa: E402
 from uncertainty_seg.tools.report.data import ReportData  # noqa: E402
 from uncertainty_seg.tools.report.page import report_page, write_report  # noqa: E402
 
@@ -236,3 +238,25 @@ def test_a_printed_page_cuts_nothing_off(browser: Browser, path: Path) -> None:
     finally:
         browser.ask('Emulation.setEmulatedMedia', media='')
     assert pdf.startswith(b'%PDF') and len(pdf) > 50_000
+
+
+@pytest.mark.parametrize('width_px', [1280, 400])
+def test_the_page_of_a_comparison_is_whole_fits_and_unfolds(
+    browser: Browser, tmp_path: Path, width_px: int
+) -> None:
+    path = tmp_path / 'compare.html'
+    write_page(path, comparison({'single': planted(), 'better <i>': planted(0.8, 0.9, 1)}))
+    browser.open(path, width_px)
+    assert complaints(browser) == []
+    assert browser.run('document.documentElement.scrollWidth') == width_px
+    assert browser.run(OVERFLOWING) == []
+    marked = browser.run("""[...document.querySelectorAll('#table tr.marked')].map(
+        row => [row.cells[1].innerText, row.cells[5].innerText])""")
+    assert len(marked) >= 8 and {tuple(row) for row in marked} == {
+        ('better <i>', 'better than single')}
+    heights = browser.run("""[...document.querySelectorAll('details')].map(one => {
+        const folded = one.offsetHeight; one.open = true; return [folded, one.offsetHeight]; })""")
+    assert len(heights) >= 6 and all(shown > 2 * folded for folded, shown in heights)
+    assert browser.run(OVERFLOWING) == []
+    page = browser.picture()
+    assert page.shape[1] == width_px and 0.005 < (page.min(axis=-1) < 128).mean() < 0.3

@@ -103,11 +103,16 @@ def cache_folder() -> Path:
     named = os.environ.get(FOLDER_VARIABLE)
     if named:
         return Path(named).expanduser()
+    return user_cache() / 'engines'
+
+
+def user_cache() -> Path:
+    """Return uncertainty_seg in $XDG_CACHE_HOME or ~/.cache, which need not exist yet."""
     # Its specification says that a relative path is ignored.
     base = Path(os.environ.get('XDG_CACHE_HOME', ''))
     if not base.is_absolute():
         base = Path.home() / '.cache'
-    return base / 'uncertainty_seg' / 'engines'
+    return base / 'uncertainty_seg'
 
 
 class EngineCache:

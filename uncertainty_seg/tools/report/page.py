@@ -59,10 +59,15 @@ def require_report_place(path: Path) -> None:
     itself; BackendUnavailableError if matplotlib or jinja2 is not installed.
     """
     require_libraries('matplotlib', 'jinja2')
+    require_place(path, 'report')
+
+
+def require_place(path: Path, what: str) -> None:
+    """Refuse a file, `what` in words, that could not be written, as a ConfigError."""
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         why = 'it is a folder' if path.is_dir() else \
             'no permission' if path.parent.is_dir() else 'no such folder'
-        raise ConfigError(f'report {path} cannot be written ({why})',
+        raise ConfigError(f'{what} {path} cannot be written ({why})',
                           'a file in a folder that exists and may be written to')
 
 
