@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import FloatMap, LabelMap, require_shape
-from uncertainty_seg.core.uncertainty import UncertaintyMaps, upsample_bilinear
+from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import CalibrationError
 
 KNN_SCORE, GAUSSIAN_SCORE = 'features.knn', 'features.gaussian'
@@ -169,7 +169,11 @@ class FeatureDensity:
             offsets = (unit_rows(places) - self.centre) @ self.weights
             offsets -= self.means[at_cells(label, rows, columns).ravel()]
             unit = to_unit((offsets**2).mean(1, dtype=np.float64)).reshape(rows, columns)
-        return upsample_bilinear(unit, *label.shape).astype(np.float32)
+        # Not at the top: the help of a command, which knows bundles, must not load OpenCV.
+        import cv2
+
+        return np.asarray(cv2.resize(unit.astype(np.float32), label.shape[::-1],
+                                     interpolation=cv2.INTER_LINEAR))
 
     def described(self, maps: UncertaintyMaps) -> UncertaintyMaps:
         """
