@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 import torch
+import torch.nn.functional as F
 
 from uncertainty_seg.analysis.feature_fit import fit_feature_density
 from uncertainty_seg.analysis.metrics import auroc
@@ -29,6 +30,7 @@ from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.model_card import MOST_FEATURES
 from uncertainty_seg.core.preprocess import fit_image, Geometry
 from uncertainty_seg.core.scores.feature_density import dominant, pooled
+from uncertainty_seg.core.uncertainty import cells
 from uncertainty_seg.graph.algebra.feature_output import mixing
 from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder
 from uncertainty_seg.training.encoders import encoder_kind
@@ -62,9 +64,10 @@ def describe(net: PyramidNet, layers: Sequence[int], images: Iterable[ImageU8]) 
                 features = layer(features)
                 kept[index] = features
             logits = net.decoder([kept[tap] for tap in encoder_kind(net_encoder(net)).taps])
-        label = logits[0].argmax(0).numpy().astype(np.uint8)
+        logits = F.interpolate(logits, scale_factor=4.0, mode='bilinear')[0]
+        label = logits.argmax(0).numpy()[geometry.rows, geometry.columns].astype(np.uint8)
         for layer in layers:
-            found[f'encoder.{layer}'].append((narrowed(kept[layer]), label, None))
+            found[f'encoder.{layer}'].append((narrowed(kept[layer], geometry), label, None))
     return found
 
 
@@ -73,12 +76,14 @@ def net_encoder(net: PyramidNet) -> str:
     return {18: 'mobilenet_v2', 17: 'lite0', 22: 'lite1'}[len(net.encoder)]
 
 
-def narrowed(features: torch.Tensor) -> NDArray[np.float32]:
-    """Mix more channels than a bundle takes, as the compiler does."""
+def narrowed(features: torch.Tensor, geometry: Geometry) -> NDArray[np.float32]:
+    """Mix more channels than a bundle takes, as the compiler does, and leave out the padding."""
     if features.shape[1] > MOST_FEATURES:
-        features = torch.nn.functional.conv2d(
+        features = F.conv2d(
             features, torch.from_numpy(mixing(features.shape[1])))
-    return features.numpy().copy()
+    spec, (rows, columns) = recipe('suim').input, features.shape[2:]
+    return features[..., cells(geometry.rows, spec.height, rows),
+                    cells(geometry.columns, spec.width, columns)].numpy().copy()
 
 
 def scores_of(known: Described, asked: Described, num_classes: int) -> dict[str, NDArray[
@@ -119,7 +124,7 @@ def main() -> None:
     parser.add_argument('data', type=Path)
     parser.add_argument('ood', type=Path)
     parser.add_argument('--encoder', default='lite1')
-    parser.add_argument('--layers', type=int, nargs='+', default=(4, 7, 9, 11, 13, 15, 18, 20, 21))
+    parser.add_argument('--layers', type=int, nargs='+', default=(4, 7, 11, 13, 15, 18, 20, 21))
     parser.add_argument('--count', type=int, default=150)
     parser.add_argument('--frozen', type=int, default=8)
     args = parser.parse_args()

@@ -16,6 +16,7 @@ from uncertainty_seg.core.scores.feature_density import (
     FeatureDensity,
     pooled,
     shrunk,
+    unit_rows,
     whitening,
 )
 from uncertainty_seg.errors import CalibrationError
@@ -85,7 +86,7 @@ def fit_feature_density(
 def _places(
     features: FloatMap, label: LabelMap, ignore: NDArray[np.bool_] | None
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Return the features (n, D) of places spread over a frame, and the class of each, (n,)."""
+    """Return features (n, D) of places spread over a frame, of length 1, and their classes."""
     channels, rows, columns = features.shape[1:]
     kept = np.arange(rows * columns)
     if ignore is not None:
@@ -93,7 +94,7 @@ def _places(
     picked = kept[np.unique(np.linspace(0, len(kept) - 1, PLACES_A_FRAME).round().astype(int))] \
         if len(kept) else kept
     flat = features[0].reshape(channels, -1)[:, picked].T
-    return flat, at_cells(label, rows, columns).ravel()[picked].astype(np.uint8)
+    return unit_rows(flat), at_cells(label, rows, columns).ravel()[picked].astype(np.uint8)
 
 
 def _local(

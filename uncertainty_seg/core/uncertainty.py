@@ -184,13 +184,13 @@ class DescribedMaps(UncertaintyMaps):
         features, distance = self.features, self.feature_distance
         if features is not None:
             height, width = self.label.shape
-            features = features[..., _cells(rows, height, features.shape[-2]),
-                                _cells(columns, width, features.shape[-1])]
+            features = features[..., cells(rows, height, features.shape[-2]),
+                                cells(columns, width, features.shape[-1])]
         return super().cut(rows, columns).with_features(
             features, None if distance is None else distance[rows, columns])
 
 
-def _cells(pixels: slice, size: int, count: int) -> slice:
+def cells(pixels: slice, size: int, count: int) -> slice:
     """Return those of `count` cells along `size` pixels whose centres lie in a part; 1 or more."""
     first, stop, _ = pixels.indices(size)
     low = min(math.ceil(first * count / size - 0.5), count - 1)

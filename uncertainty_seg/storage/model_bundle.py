@@ -377,7 +377,7 @@ _FEATURE_ARRAYS = {'bank': 'float16', 'classes': 'uint8', 'weights': 'float32',
 
 def features_file(density: FeatureDensity) -> bytes:
     """Return the file of what features are compared with; the same bytes for the same values."""
-    arrays = {name: np.ascontiguousarray(getattr(density, name), kind)
+    arrays = {name: np.array(getattr(density, name), kind, order='C')
               for name, kind in _FEATURE_ARRAYS.items()}
     out = io.BytesIO()
     with zipfile.ZipFile(out, 'w') as archive:

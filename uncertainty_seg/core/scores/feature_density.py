@@ -5,13 +5,15 @@ How far the features of a frame lie from those of the training frames.
 What a network was never shown may get a sure answer, and its features lie apart all the same. A
 frame is compared by the mean and standard deviation of each channel: with its k-th nearest
 training frame, and with a Gaussian of the frames that are mostly of its class. Every place of a
-frame is compared with a Gaussian of the places of its class. `analysis.feature_fit` fits the
-parameters.
+frame is compared with a Gaussian of the places of its class. Directions are compared and not
+lengths: bland and turbid pictures have short features, which would pass for ordinary ones.
+`analysis.feature_fit` fits the parameters.
 
 References
 ----------
-Sun et al., 2022, arXiv:2204.06507 (nearest neighbours); Lee et al., 2018, arXiv:1807.03888
-(class-conditional Gaussians); Ledoit and Wolf, 2004, doi:10.1016/S0047-259X(03)00096-4.
+Nearest neighbours: Sun et al., 2022, arXiv:2204.06507. Class-conditional Gaussians: Lee et al.,
+2018, arXiv:1807.03888; of unit vectors: Mueller and Hein, 2025, arXiv:2505.18032. Shrinkage:
+Ledoit and Wolf, 2004, doi:10.1016/S0047-259X(03)00096-4.
 
 """
 
@@ -19,12 +21,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import FloatMap, LabelMap, require_shape
-from uncertainty_seg.core.uncertainty import UncertaintyMaps, upsample_bilinear
+from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import CalibrationError
 
 KNN_SCORE, GAUSSIAN_SCORE = 'features.knn', 'features.gaussian'
@@ -39,6 +42,7 @@ _FLOOR = 1e-6
 _FIX = 'calibrate the bundle again'
 
 Vectors = NDArray[np.float64]
+_Floats = TypeVar('_Floats', FloatMap, Vectors)
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,10 @@ class FeatureDensity:
     classes : ndarray of uint8, shape (n,)
         The class that most of its pixels were predicted to be.
     weights : ndarray of float32, shape (D, q)
-        Makes the features of a place, less `centre`, q numbers that vary by 1 in each class.
+        Makes the features of a place, of length 1 and less `centre`, q numbers that vary by 1 in
+        each class.
     centre : ndarray of float32, shape (D,)
-        Mean of the features of all places.
+        Mean of the features of all places, each of length 1.
     means : ndarray of float32, shape (C, q)
         Of these numbers, of each class.
     neighbours : int
@@ -107,21 +112,19 @@ class FeatureDensity:
         Returns
         -------
         dict of str to float
-            'features.knn': (1 - cosine) / 2 to the k-th nearest, standardised by channel.
+            'features.knn': (1 - cosine) / 2 to the k-th nearest.
             'features.gaussian': from the squared Mahalanobis distance. Both in 0..1 and growing;
             NaN if a feature is not finite.
 
         """
-        with np.errstate(all='ignore'):
-            place = self._standard(vector)
-            nearest = np.partition(-(self._frames.units @ unit_rows(place)), self.neighbours - 1)
-            offset = place - self._frames.mean_of(np.array([frame_class]))[0]
-            squared = float(((offset @ self._frames.factor) ** 2).sum())
-        if not np.isfinite(place).all():
+        if not np.isfinite(vector).all():
             return dict.fromkeys(FEATURE_SCORES, float('nan'))
-        knn = (1 + float(nearest[self.neighbours - 1])) / 2
-        return {KNN_SCORE: min(max(knn, 0.0), 1.0),
-                GAUSSIAN_SCORE: float(to_unit(np.array(squared / len(place))))}
+        frames, unit = self._frames, unit_rows(vector)
+        nearest = np.partition(-(frames.units @ unit), self.neighbours - 1)[self.neighbours - 1]
+        offset = (unit - frames.centre) / frames.scale - frames.class_means[frame_class]
+        squared = ((offset @ frames.factor) ** 2).mean()
+        return {KNN_SCORE: min(max((1 + float(nearest)) / 2, 0.0), 1.0),
+                GAUSSIAN_SCORE: float(to_unit(squared))}
 
     def frame_scores(
         self, maps: UncertaintyMaps, ignore: NDArray[np.bool_] | None = None
@@ -163,10 +166,14 @@ class FeatureDensity:
         channels, rows, columns = features.shape[1:]
         places = features[0].reshape(channels, -1).T  # (D, hf, wf) -> (hf wf, D)
         with np.errstate(all='ignore'):
-            offsets = (places - self.centre) @ self.weights
+            offsets = (unit_rows(places) - self.centre) @ self.weights
             offsets -= self.means[at_cells(label, rows, columns).ravel()]
             unit = to_unit((offsets**2).mean(1, dtype=np.float64)).reshape(rows, columns)
-        return upsample_bilinear(unit, *label.shape).astype(np.float32)
+        # Not at the top: the help of a command, which knows bundles, must not load OpenCV.
+        import cv2
+
+        return np.asarray(cv2.resize(unit.astype(np.float32), label.shape[::-1],
+                                     interpolation=cv2.INTER_LINEAR))
 
     def described(self, maps: UncertaintyMaps) -> UncertaintyMaps:
         """
@@ -182,9 +189,6 @@ class FeatureDensity:
         require_shape('features', features, (1, len(self.centre), None, None), np.float32)
         return features
 
-    def _standard(self, vectors: Vectors) -> Vectors:
-        return (vectors - self._frames.centre) / self._frames.scale
-
     @cached_property
     def _frames(self) -> _Frames:
         return _Frames.of(self.bank.astype(np.float64), self.classes)
@@ -193,14 +197,16 @@ class FeatureDensity:
 @dataclass(frozen=True)
 class _Frames:
     """
-    What follows from the bank: frames standardised and on the sphere, and the Gaussians.
+    What follows from the bank: frames of length 1, these standardised, and the Gaussians.
 
     Attributes
     ----------
+    units : ndarray of float64, shape (n, d)
+        Frames of length 1.
     centre, scale : ndarray of float64, shape (d,)
-        Mean and standard deviation of the bank.
-    standard, units : ndarray of float64, shape (n, d)
-        Frames standardised, and of length 1.
+        Mean and standard deviation of these.
+    standard : ndarray of float64, shape (n, d)
+        Frames less `centre` over `scale`.
     class_means : ndarray of float64, shape (256, d)
         Of the standardised frames; where a class has few, the mean of all, which is 0.
     counts : ndarray of int, shape (256,)
@@ -214,10 +220,10 @@ class _Frames:
 
     """
 
+    units: Vectors
     centre: Vectors
     scale: Vectors
     standard: Vectors
-    units: Vectors
     class_means: Vectors
     counts: NDArray[np.intp]
     ridge: float
@@ -226,20 +232,18 @@ class _Frames:
 
     @classmethod
     def of(cls, bank: Vectors, classes: NDArray[np.uint8]) -> _Frames:
-        centre, scale = bank.mean(0), bank.std(0)
+        units = unit_rows(bank)
+        centre, scale = units.mean(0), units.std(0)
         # A channel that never moves must not be divided by nothing.
-        scale = np.where(scale > 1e-6, scale, 1.0)
-        standard = (bank - centre) / scale
+        scale = np.where(scale > 1e-9, scale, 1.0)
+        standard = (units - centre) / scale
         means, counts = np.zeros((256, bank.shape[1])), np.full(256, len(bank))
         for index in np.flatnonzero(np.bincount(classes) >= FEWEST_FRAMES):
             of_class = standard[classes == index]
             means[index], counts[index] = of_class.mean(0), len(of_class)
         share, ridge, covariance = shrunk(standard - means[classes])
-        return cls(centre, scale, standard, unit_rows(standard), means, counts, ridge, share,
+        return cls(units, centre, scale, standard, means, counts, ridge, share,
                    whitening(covariance))
-
-    def mean_of(self, classes: NDArray[np.integer]) -> Vectors:
-        return self.class_means[classes]
 
     def left_out(self, classes: NDArray[np.uint8]) -> Vectors:
         """
@@ -248,7 +252,7 @@ class _Frames:
         One rank is taken out of the covariance by the formula of Sherman and Morrison; what
         shrinkage adds stays.
         """
-        offsets = self.standard - self.mean_of(classes)
+        offsets = self.standard - self.class_means[classes]
         count = len(offsets)
         grown = self.counts[classes] / np.maximum(self.counts[classes] - 1, 1)
         base = self.share * offsets.T @ offsets / max(count - 1, 1)
@@ -358,7 +362,7 @@ def to_unit(squared: Vectors) -> Vectors:
     return np.asarray((squared / (1 + squared)) ** _POWER)
 
 
-def unit_rows(vectors: Vectors) -> Vectors:
+def unit_rows(vectors: _Floats) -> _Floats:
     """Return vectors (..., d) of length 1; a zero stays, at a right angle to all."""
     lengths = np.sqrt((vectors**2).sum(-1, keepdims=True))
-    return np.asarray(vectors / np.where(lengths == 0, 1.0, lengths))
+    return np.asarray(vectors / np.where(lengths == 0, 1, lengths), vectors.dtype)

@@ -66,8 +66,9 @@ def add_feature_map(
     """
     if wish == NONE:
         return trunk, None, ()
-    known = {name: kind.shape for name, kind in types_of(trunk).items()
-             if kind.kind == TensorProto.FLOAT and kind.shape is not None and kind.rank == 4}
+    made = {name for node in trunk.graph.node for name in node.output}
+    known = {name: kind.shape for name, kind in types_of(trunk).items() if name in made
+             and kind.kind == TensorProto.FLOAT and kind.shape is not None and kind.rank == 4}
     name = _deepest(trunk, known) if wish == AUTO else _named(known, wish)
     if not name:
         reason = f'no tensor before the first dropout has stride {_STRIDE}: no features'
@@ -81,16 +82,16 @@ def add_feature_map(
         reason += f', mixed to {MOST_FEATURES}'
     shape = min(channels, MOST_FEATURES), rows, columns
     graph = trunk.graph
-    made = build_model(
+    described = build_model(
         graph.name, [*graph.node, node], graph.input,
         [*graph.output, float_info(FEATURE_MAP, (1, *shape))], [*graph.initializer, *weights])
-    return made, shape, (Decision(STEP, name, True, reason),)
+    return described, shape, (Decision(STEP, name, True, reason),)
 
 
 def mixing(channels: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """Return the weights, float32 (MOST_FEATURES, channels, 1, 1), that mix channels to fewer."""
     drawn = np.random.default_rng(0).standard_normal((MOST_FEATURES, channels, 1, 1))
-    return np.asarray(drawn / np.sqrt(channels), np.float32)
+    return np.asarray(drawn / np.sqrt(MOST_FEATURES), np.float32)
 
 
 def _named(known: Shapes, wish: str) -> str:

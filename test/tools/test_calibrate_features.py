@@ -1,0 +1,154 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""A bundle whose trunk gives features, from `calibrate` to the gate, and changed files."""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+from pathlib import Path
+import shutil
+from typing import Any
+
+from calibration_helpers import write_folder
+from conftest import tiny_card, tiny_head, tiny_trunk
+import cv2
+import numpy as np
+from onnx import helper, TensorProto
+import pytest
+
+from uncertainty_seg.backends.registry import open_pipeline
+from uncertainty_seg.core.bundle import FEATURES_FILE
+from uncertainty_seg.core.scores.feature_density import FeatureDensity
+from uncertainty_seg.core.settings import settings_from_dict
+from uncertainty_seg.errors import CalibrationError, ModelBundleError
+from uncertainty_seg.storage.foreign_files import read_arrays, ZIP_ERRORS
+from uncertainty_seg.storage.model_bundle import (
+    features_file,
+    load_bundle,
+    write_bundle,
+    write_calibration,
+)
+from uncertainty_seg.tools.main import main
+
+pytest.importorskip('sklearn', reason='scikit-learn fits the density')
+SCORES = ['entropy.mean', 'features.knn', 'features.gaussian', 'feature_distance.mean']
+RUN = ['--backend', 'onnxruntime', '--threads', '1']
+SETTINGS = settings_from_dict({'backend': 'onnxruntime', 'threads': 1})
+
+
+@pytest.fixture(scope='module')
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, Any]]:
+    """Return the bundle, its training images, and the line for scripts."""
+    root = tmp_path_factory.mktemp('features')
+    write_folder(root / 'train', 60, 1)
+    write_folder(root / 'val', 60, 2)
+    trunk = tiny_trunk()
+    trunk.graph.node.append(helper.make_node('Identity', ['features'], ['feature_map']))
+    trunk.graph.output.append(helper.make_tensor_value_info(
+        'feature_map', TensorProto.FLOAT, [1, 3, 12, 16]))
+    write_bundle(root / 'tiny', tiny_card(feature_shape=(3, 12, 16)), {
+        'trunk.onnx': trunk.SerializeToString(), 'head.onnx': tiny_head().SerializeToString()})
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        code = main(['calibrate', str(root / 'tiny'), '--train', str(root / 'train'), '--val',
+                     str(root / 'val'), '--bad', 'accuracy<0.6', '--alpha', '0.1', '--scores',
+                     *SCORES, *RUN])
+    assert code == 0
+    return root / 'tiny', root / 'train' / 'images', json.loads(out.getvalue().splitlines()[-1])
+
+
+def test_the_gate_judges_by_features_and_refuses_a_picture_of_another_kind(
+    calibrated: tuple[Path, Path, dict[str, Any]]
+) -> None:
+    folder, images, values = calibrated
+    assert set(values['gate_scores']) == set(SCORES)
+    pipeline = open_pipeline(load_bundle(str(folder)), SETTINGS)
+    with pipeline:
+        known = pipeline.measure(cv2.imread(str(next(images.iterdir()))))
+        strange = pipeline.measure(np.full((48, 64, 3), (255, 0, 0), np.uint8))
+    assert known.maps.feature_distance.shape == (48, 64)
+    for name in SCORES[1:3]:  # one colour everywhere: each place is known, the frame is not
+        assert strange.scores[name] > known.scores[name]
+        assert strange.scores[name] > pipeline.thresholds[name]
+
+
+def test_training_frames_are_held_out_of_their_own_bank(
+    calibrated: tuple[Path, Path, dict[str, Any]]
+) -> None:
+    folder, _, values = calibrated
+    density = load_bundle(str(folder)).features
+    assert density is not None and len(density.bank) == values['num_train'] == 60
+    held = density.held_out_scores()['features.knn']
+    inside = [density.scores(row.astype(np.float64), 0)['features.knn'] for row in density.bank]
+    assert (held >= np.array(inside) - 1e-12).all() and held.mean() > np.mean(inside)
+    assert values['train_thresholds']['features.knn'] == pytest.approx(
+        np.quantile(held, 0.98), rel=0.2)
+
+
+def test_the_file_is_read_as_it_was_written_and_small(
+    calibrated: tuple[Path, Path, dict[str, Any]]
+) -> None:
+    folder, _, _ = calibrated
+    density = load_bundle(str(folder)).features
+    assert density is not None
+    assert features_file(density) == (folder / FEATURES_FILE).read_bytes()
+    assert FEATURES_FILE in (folder / 'SHA256SUMS').read_text()
+    large = FeatureDensity(np.random.default_rng(0).normal(size=(1200, 256)).astype(np.float16),
+                           np.zeros(1200, np.uint8), np.ones((128, 32), np.float32),
+                           np.ones(128, np.float32), np.ones((8, 32), np.float32))
+    assert len(features_file(large)) < 1_000_000
+
+
+def test_a_changed_missing_or_foreign_file_is_refused(
+    calibrated: tuple[Path, Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    source, _, _ = calibrated
+
+    def copy(name: str) -> Path:
+        return Path(shutil.copytree(source, tmp_path / name))
+
+    changed = copy('changed')
+    content = bytearray((changed / FEATURES_FILE).read_bytes())
+    content[500] ^= 1
+    (changed / FEATURES_FILE).write_bytes(bytes(content))
+    for name in ('SHA256SUMS', 'calibration.json'):  # with the list, and without one
+        with pytest.raises(ModelBundleError, match=f'features.npz has sha256 .* as {name} says'):
+            load_bundle(str(changed))
+        (changed / 'SHA256SUMS').unlink(missing_ok=True)
+    missing = copy('missing')
+    (missing / FEATURES_FILE).unlink()
+    with pytest.raises(ModelBundleError, match='features.npz is missing'):
+        load_bundle(str(missing))
+    bundle = load_bundle(str(source))
+    assert bundle.features is not None and bundle.calibration is not None
+    wrong = dataclasses.replace(bundle.features, means=bundle.features.means[:2])
+    other = copy('other')
+    write_calibration(load_bundle(str(other)), dataclasses.replace(
+        bundle.calibration, features_sha256=hashlib.sha256(
+            features_file(wrong)).hexdigest()), wrong)
+    with pytest.raises(CalibrationError, match='3 channels and 2 classes, expected 3 and 3'):
+        load_bundle(str(other))
+    write_calibration(load_bundle(str(other), has_calibration=False),
+                      dataclasses.replace(bundle.calibration, features_sha256=''))
+    assert not (other / FEATURES_FILE).exists()
+
+
+def test_arrays_of_python_objects_or_of_another_size_than_said_are_not_read() -> None:
+    def file_of(**arrays: np.ndarray) -> bytes:
+        out = io.BytesIO()
+        np.savez(out, **arrays)
+        return out.getvalue()
+
+    good = file_of(a=np.arange(6, dtype=np.uint8).reshape(2, 3))
+    np.testing.assert_array_equal(read_arrays(good, {'a': 'uint8'}, 1000)['a'],
+                                  [[0, 1, 2], [3, 4, 5]])
+    for content, words in (
+        (file_of(a=np.array([{}], object)), 'a is object'),
+        (good.replace(b'(2, 3)', b'(9, 3)'), ''), (file_of(a=np.ones(3)), 'a is float64'),
+        (file_of(b=np.ones(3)), 'a.npy'),
+    ):
+        with pytest.raises(ZIP_ERRORS, match=words):
+            read_arrays(content, {'a': 'uint8'}, 1000)
+    with pytest.raises(ValueError, match='more than 100 bytes'):
+        read_arrays(good, {'a': 'uint8'}, 100)
