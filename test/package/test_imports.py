@@ -88,6 +88,7 @@ EXCEPTIONS = {
     'backends.gpu.onnxrt_gpu': (set(), {'onnx'}),
     # Runs what was compiled; imported late (see LATE_MODULES).
     'tools.compile.checks': ({'onnx'}, set()),
+    'tools.compile.moment_checks': ({'onnx'}, set()),
     # Infers types before it quantises.
     'tools.compile.quantise_trunk': (set(), {'onnx'}),
     # Loops decorated by numba; the module itself is imported late (see LATE_MODULES).
@@ -103,7 +104,8 @@ NEIGHBOURS = {
 }
 # Modules that pull a heavy library in as soon as they are imported: importing them must be late.
 LATE_MODULES = {'backends.cpu.reduction_kernels', 'tools.compile.checks',
-                'tools.compile.request', 'tools.compile.quantise_trunk'}
+                'tools.compile.request', 'tools.compile.quantise_trunk',
+                'tools.compile.moment_checks'}
 
 
 def complaint(module: str, found: Import) -> str:

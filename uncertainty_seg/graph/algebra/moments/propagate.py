@@ -93,7 +93,7 @@ def propagate_moments(
     macs = graph_cost(single.graph.node, known).macs
     write = MomentWriter(single, known, constants(single.graph), macs)
     logits = single.graph.output[0].name
-    walk = _Walk(write, {site.name: site.p / (1 - site.p) for site in sites},
+    walk = _Propagation(write, {site.name: site.p / (1 - site.p) for site in sites},
                  logits if is_centred else '')
     masks = {site.name for site in sites}
     images = [info for info in image_inputs(single.graph) if info.name not in masks]
@@ -165,7 +165,7 @@ def sampling_head(
     return head, (site,)
 
 
-class _Walk:
+class _Propagation:
     """Goes through the nodes in order and keeps the moments of every random tensor."""
 
     def __init__(self, write: MomentWriter, masks: dict[str, float], centred: str) -> None:
