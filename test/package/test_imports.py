@@ -67,6 +67,8 @@ EXCEPTIONS = {
     'core.scores.aggregate': ({'cv2'}, set()),
     'core.scores.image_quality': ({'cv2'}, set()),
     'core.scores.image_damage': ({'cv2'}, set()),
+    # Upsamples a map within the budget; a bundle may hold such distances, and must not load it.
+    'core.scores.feature_density': (set(), {'cv2'}),
     'analysis.frame_features': ({'cv2'}, set()),
     'core.perceptual_hash': ({'cv2'}, set()),
     'storage.model_bundle': (set(), {'onnx'}),
