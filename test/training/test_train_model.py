@@ -16,6 +16,8 @@ torch = pytest.importorskip('torch', reason='torch is not installed: scripts/tes
 from test_fit import toy  # noqa: E402
 import test_members  # noqa: E402
 
+from uncertainty_seg.backends.registry import open_pipeline  # noqa: E402
+from uncertainty_seg.core.settings import Settings  # noqa: E402
 from uncertainty_seg.errors import ConfigError, DatasetError, UncertaintySegError  # noqa: E402
 from uncertainty_seg.storage.folds import fold_of, read_folds  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
@@ -149,6 +151,32 @@ def test_one_command_makes_the_bundle_of_a_fold(
     card = load_bundle(str(folder / 'bundles' / 'f1')).card
     assert card.training.startswith('8 photographs')
     assert len(read_folds(folder / 'bundles' / 'folds.json')) == 12
+
+
+@pytest.mark.parametrize(('options', 'passes', 'sites'), [
+    ('single', 1, {}), ('direct', 1, {'noise': 'noise'}),
+    ('direct --dropout head=0.5', 4, {'noise': 'noise', 'mask_decoder_drop_head': 'mask'}),
+    ('error_propagation', 4, {'noise': 'noise'}),
+])
+def test_one_command_trains_each_method_of_one_network(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, options: str, passes: int,
+    sites: dict[str, str],
+) -> None:
+    monkeypatch.setattr(recipes, 'recipe', lambda name: tiny_recipe())
+    words = ['train', 'suim', '--data', str(folder / 'data'), '--imagenet', str(folder),
+             '--weights', str(folder / 'net.pt'), '--out', str(folder / 'bundle'), '--threads',
+             '1', '--method', *options.split()]
+    assert main(words) == 0
+    card = load_bundle(str(folder / 'bundle')).card
+    assert (card.method, card.passes) == (options.split()[0], passes)
+    assert {site.name: site.kind for site in card.dropout_sites} == sites
+    assert card.feature_shape is not None
+    with open_pipeline(load_bundle(str(folder / 'bundle')), Settings(backend='onnxruntime'),
+                       temperature=1.0) as pipeline:
+        image = cv2.imread(str(folder / 'data' / 'images' / '0.png'))
+        maps = pipeline.measure(image).maps
+    # Only dropout and propagated moments make passes that differ.
+    assert (float(maps.mutual_information.max()) > 1e-6) == (passes > 1)
 
 
 def test_a_member_alone_is_trained_and_makes_no_bundle(

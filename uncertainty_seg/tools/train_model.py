@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from uncertainty_seg.training.recipes import Recipe
 
 SPLITS = {'train': ('train',), 'val': ('val',), 'all': ('train', 'val')}
-METHODS = ('mc_dropout', 'deep_ensemble', 'single')
+METHODS = ('mc_dropout', 'deep_ensemble', 'single', 'direct', 'error_propagation')
 KINDS = ('nets', 'decoders', 'heads', 'snapshots')
 ENCODER_NAMES = ('mobilenet_v2', 'lite0', 'lite1', 'lite2')
 DEFAULT_MEMBERS = 4
@@ -122,6 +122,10 @@ def plan_of(args: argparse.Namespace) -> Recipe:
         plan = replace(plan, passes=args.mask_bank or args.passes, mask_bank=args.mask_bank)
     if args.method == 'single':
         return recipes.as_single(plan)
+    if args.method == 'direct':
+        return recipes.as_direct(plan, bool(args.dropout))
+    if args.method == 'error_propagation':
+        return recipes.as_moments(plan)
     if args.method == 'deep_ensemble':
         members = DEFAULT_MEMBERS if args.members is None else args.members
         ensemble = EnsemblePlan(members, args.kind or KINDS[0],
@@ -138,7 +142,8 @@ def _require_options_of_the_method(args: argparse.Namespace) -> None:
         '--member': (args.member is not None, is_ensemble),
         'more than one --encoder': (len(args.encoder or ()) > 1, is_ensemble),
         '--dropout': (args.dropout, args.method != 'single'),
-        '--passes': (args.passes, args.method == 'mc_dropout' or args.dropout),
+        '--passes': (args.passes, args.method in ('mc_dropout', 'error_propagation')
+                     or args.dropout),
         '--mask-bank': (args.mask_bank, args.method == 'mc_dropout'),
     }
     for option, (is_given, is_known) in ours.items():

@@ -23,7 +23,12 @@ from torch import nn
 
 from uncertainty_seg.core.model_card import InputSpec, ModelCard, SCHEMA_VERSION
 from uncertainty_seg.errors import TrainingError
-from uncertainty_seg.graph.compile import compile_ensemble, compile_graph, CompiledGraphs
+from uncertainty_seg.graph.compile import (
+    compile_ensemble,
+    compile_graph,
+    compile_moments,
+    CompiledGraphs,
+)
 from uncertainty_seg.graph.onnx_tools import OPSET
 from uncertainty_seg.graph.plan import CompileOptions
 from uncertainty_seg.storage.labelled_folder import LabelledFolder
@@ -99,6 +104,12 @@ class Recipe:
     ensemble: EnsemblePlan | None = None
     mask_bank: int = 0
     mask_seed: int = 0
+
+    @property
+    def has_variance(self) -> bool:
+        """Whether the network predicts the variance of its logits."""
+        return self.method == 'direct'
+
 
 
 _TRAIN_DROPOUT = DropoutPlan(context=0.1, level16=0.1, level8=0.1, level4=0.1, head=0.5)
@@ -194,6 +205,22 @@ def with_dropout(recipe: Recipe, plan: DropoutPlan) -> Recipe:
 def as_single(recipe: Recipe) -> Recipe:
     """Return a recipe for one pass without dropout; training is the same."""
     return replace(recipe, method='single', run_dropout=NO_DROPOUT, passes=1)
+
+
+def as_direct(recipe: Recipe, keeps_dropout: bool = False) -> Recipe:
+    """
+    Return a recipe for a network that predicts the variance of its logits too.
+
+    `keeps_dropout` says whether it has dropout at run time beside the noise; else it has one pass.
+    """
+    if keeps_dropout:
+        return replace(recipe, method='direct')
+    return replace(recipe, method='direct', run_dropout=NO_DROPOUT, passes=1)
+
+
+def as_moments(recipe: Recipe) -> Recipe:
+    """Return a recipe for one pass that propagates mean and variance; training is the same."""
+    return replace(recipe, method='error_propagation')
 
 
 def as_ensemble(recipe: Recipe, plan: EnsemblePlan, keeps_dropout: bool = False) -> Recipe:
@@ -350,7 +377,7 @@ def _new_net(job: _TrainingRun, encoder_file: Path) -> PyramidNet:
     recipe, num = job.recipe, job.data.num_classes
     torch.manual_seed(recipe.fit.seed)
     net = PyramidNet(num, recipe.train_dropout, recipe.encoder,
-                     frozen_layers=recipe.frozen_layers)
+                     frozen_layers=recipe.frozen_layers, has_variance=recipe.has_variance)
     if job.trunk is None:
         load_imagenet(net.encoder, recipe.encoder, imagenet_file(encoder_file, recipe.encoder))
     else:
@@ -365,7 +392,8 @@ def _new_net(job: _TrainingRun, encoder_file: Path) -> PyramidNet:
 
 
 def load_net(
-    weights_file: Path, num_classes: int, dropout: DropoutPlan, encoder: str = 'mobilenet_v2'
+    weights_file: Path, num_classes: int, dropout: DropoutPlan, encoder: str = 'mobilenet_v2',
+    has_variance: bool = False,
 ) -> PyramidNet:
     """
     Build the network with trained weights and other dropout rates, in eval mode.
@@ -373,7 +401,7 @@ def load_net(
     Raises TrainingError if the file is missing or holds another network.
 
     """
-    net = PyramidNet(num_classes, dropout, encoder)
+    net = PyramidNet(num_classes, dropout, encoder, has_variance=has_variance)
     load_weights(net, weights_file)
     return net.eval()
 
@@ -406,8 +434,9 @@ def make_bundle(
     else:
         files = [(member_file(weights_file, index), plan.encoder(index, recipe.encoder))
                  for index in range(plan.count)]
-    graphs = _compiled(recipe, [
-        export_marked(load_net(file, data.num_classes, rates, encoder), recipe.input)
+    graphs = _compiled(recipe, data.num_classes, [
+        export_marked(load_net(file, data.num_classes, rates, encoder, recipe.has_variance),
+                      recipe.input)
         for file, encoder in files])
     card = ModelCard(
         schema=SCHEMA_VERSION, name=recipe.name, method=recipe.method,
@@ -423,12 +452,18 @@ def make_bundle(
     return write_bundle(folder, card, graphs.files)
 
 
-def _compiled(recipe: Recipe, models: Sequence[onnx.ModelProto]) -> CompiledGraphs:
+def _compiled(
+    recipe: Recipe, num_classes: int, models: Sequence[onnx.ModelProto]
+) -> CompiledGraphs:
     if recipe.ensemble:
         both = CompileOptions(passes=recipe.passes, features='auto')
         return compile_ensemble(models, recipe.input, both,
                                 keeps_dropout=bool(recipe.run_dropout.sites))
-    options = CompileOptions(passes=recipe.passes, method=recipe.method, features='auto')
+    if recipe.method == 'error_propagation':
+        plain = CompileOptions(passes=recipe.passes, features='auto')
+        return compile_moments(models[0], recipe.input, plain)
+    options = CompileOptions(passes=recipe.passes, method=recipe.method, features='auto',
+                             num_classes=num_classes if recipe.has_variance else 0)
     return compile_graph(models[0], recipe.input, options)
 
 
