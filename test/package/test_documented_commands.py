@@ -33,6 +33,7 @@ SMALLER = {
     'compile': '--input 16x8 -o compiled',
     'calibrate': '--backend onnxruntime --threads 1 --frames 40',
     'evaluate': '--backend onnxruntime --threads 1 --corrupt-frames 2',
+    'compare': '--backend onnxruntime --threads 1 --draws 20 --folds 3 --cache compare_cache',
     'self-check': '--backend onnxruntime --frames 1 --runs 4',
     'select': '-n 2',
 }
