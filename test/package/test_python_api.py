@@ -180,7 +180,7 @@ def test_a_module_is_compiled_as_its_factory_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(('more', 'sentence'), [
     ({'weights': ['w.pt']}, 'weights with a module'),
     ({'members': [3], 'method': 'ensemble'}, 'a network of the type int'),
-    ({'method': 'bagging'}, "method is 'bagging', expected one of mc_dropout, ensemble"),
+    ({'method': 'bagging'}, "method is 'bagging', expected one of single, mc_dropout"),
     ({'fit': 'crop'}, "fit is 'crop', expected one of letterbox, stretch"),
     ({'precision': 'int8'}, '--calibration-images DIR'),
 ])

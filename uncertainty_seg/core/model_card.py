@@ -287,17 +287,17 @@ class ModelCard:
 
     @property
     def mask_sites(self) -> tuple[DropoutSite, ...]:
-        """The sites of kind 'mask'."""
+        """Return the sites of kind 'mask'."""
         return tuple(site for site in self.dropout_sites if site.kind == 'mask')
 
     @property
     def noise_sites(self) -> tuple[DropoutSite, ...]:
-        """The sites of kind 'noise'."""
+        """Return the sites of kind 'noise'."""
         return tuple(site for site in self.dropout_sites if site.kind == 'noise')
 
     @property
     def has_one_pass(self) -> bool:
-        """Whether nothing differs between passes: `single`, and `direct` without dropout."""
+        """Say whether nothing differs between passes: `single`, and `direct` without dropout."""
         return self.method in ('single', 'direct') and not self.mask_sites
 
 

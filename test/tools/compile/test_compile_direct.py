@@ -18,6 +18,7 @@ from uncertainty_seg.core.pipeline import Pipeline  # noqa: E402
 from uncertainty_seg.core.settings import Settings  # noqa: E402
 from uncertainty_seg.core.uncertainty import maps_from_logits, UncertaintyMaps  # noqa: E402
 from uncertainty_seg.errors import ConfigError, GraphError  # noqa: E402
+from uncertainty_seg.tools.calibrate.calibration_run import candidates  # noqa: E402
 from uncertainty_seg.tools.compile.checks import sampled_logits  # noqa: E402
 from uncertainty_seg.tools.compile_net import compile_network  # noqa: E402
 
@@ -91,6 +92,15 @@ def test_single_is_the_softmax_of_the_plain_net(tmp_path: Path, p: float) -> Non
     with torch.no_grad():
         logits = plain.eval()(torch.from_numpy(PLANES)).double().numpy()
     assert_maps(maps_of(bundle), maps_from_logits(logits, 48, 64, 1.0, 'half_pixel'))
+
+
+def test_no_gate_is_made_of_the_rounding_of_one_pass(tmp_path: Path) -> None:
+    columns = {name: np.linspace(1e-7, 1e-6, 50) for name in (
+        'entropy.mean', 'mutual_information.top', 'total_variance.mean', 'variation_ratio.mean')}
+    net = DirectNet('channels', 0.4)
+    for options, kept in ({'passes': 2}, list(columns)), ({}, ['entropy.mean']):
+        net.p = 0.4 if options else 0.0
+        assert candidates(compiled(net, tmp_path, 'direct', **options).card, columns) == kept
 
 
 @pytest.mark.parametrize('log_variance, confidence', [(200.0, 0.75), (1e30, 0.75), (np.inf, 0.75),

@@ -70,6 +70,7 @@ PIXEL_QUANTILE = 0.9
 GUARDS = {DENSITY_SCORE: 8.0, 'mutual_information.top': 8.0}
 MOST_SCORES = 5
 _MAPS = ('entropy', 'mutual_information')
+_BETWEEN_PASSES = ('mutual_information', 'variation_ratio', 'total_variance')
 _SEED = 0
 _log = logging.getLogger(__name__)
 
@@ -232,12 +233,23 @@ def _with_density(table: FrameTable, density: ScoreDensity) -> FrameTable:
                             np.array([density.score(row) for row in table.rows()]))
 
 
+def candidates(card: ModelCard, scores: Mapping[str, NDArray[np.float64]]) -> list[str]:
+    """
+    Return the scores that a gate may have: those that rank frames.
+
+    Where all passes are equal, what differs between passes is rounding, which ranks them too.
+    """
+    rounding = _BETWEEN_PASSES if card.has_one_pass else ()
+    return [name for name, column in scores.items()
+            if has_ranks(column) and name.split('.')[0] not in rounding]
+
+
 def _choice(request: CalibrationRequest, train: FrameTable) -> tuple[RankFamily, tuple[str, ...]]:
     """Take the scores that were asked for, or choose some beside the guards."""
     unknown = [name for name in request.scores if name not in train.scores]
     if unknown:
         raise ConfigError(f'no score {unknown[0]!r}', f'one of {", ".join(train.scores)}')
-    wanted = request.scores or [n for n, column in train.scores.items() if has_ranks(column)]
+    wanted = request.scores or candidates(request.bundle.card, train.scores)
     family = RankFamily.fit({name: train.scores[name] for name in wanted}, GUARDS)
     if request.scores:
         return family, request.scores
