@@ -93,8 +93,8 @@ def propagate_moments(
     macs = graph_cost(single.graph.node, known).macs
     write = MomentWriter(single, known, constants(single.graph), macs)
     logits = single.graph.output[0].name
-    walk = _Propagation(write, {site.name: site.p / (1 - site.p) for site in sites},
-                 logits if is_centred else '')
+    ratios = {site.name: site.p / (1 - site.p) for site in sites}
+    walk = _Propagation(write, ratios, logits if is_centred else '')
     masks = {site.name for site in sites}
     images = [info for info in image_inputs(single.graph) if info.name not in masks]
     if sensor_std:
