@@ -10,11 +10,11 @@ import pytest
 
 from uncertainty_seg.core.uncertainty import (
     MAP_NAMES,
-    MAPS_OF_LOGITS,
     MapRequest,
     maps_from_logits,
     maps_from_low_logits,
     maps_from_probabilities,
+    MAPS_OF_LOGITS,
     UncertaintyMaps,
     upsample_bilinear,
     USUAL_MAPS,
