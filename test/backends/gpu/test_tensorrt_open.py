@@ -251,7 +251,7 @@ def test_an_engine_knows_its_tensors(head: tuple[Engine, Rig, dict[str, Any]]) -
     sites = {site.name: ((-1, *site.shape), np.dtype(np.float32))
              for site in rig.card.dropout_sites}
     assert sites.items() <= engine.inputs.items()
-    assert set(engine.outputs) == set(STATISTICS)
+    assert set(engine.outputs) == {*STATISTICS, 'sum_logits'}
     assert engine.outputs['sum_p'] == ((3, 48, 64), np.dtype(np.float32))
 
 
