@@ -170,6 +170,7 @@ def save_cost(path: Path, cost: MeasuredCost) -> None:
 def load_cost(path: Path) -> MeasuredCost | None:
     """Read what `save_cost` wrote; None if there is none, or it cannot be read."""
     try:
-        return MeasuredCost(**{name: float(value) for name, value in json.loads(path.read_text()).items()})
+        facts = json.loads(path.read_text())
+        return MeasuredCost(**{name: float(value) for name, value in facts.items()})
     except (OSError, ValueError, TypeError, AttributeError):
         return None
