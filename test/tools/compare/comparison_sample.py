@@ -7,13 +7,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from uncertainty_seg.tools.compare.cost import Cost
+from uncertainty_seg.tools.compare.cost import MeasuredCost
 from uncertainty_seg.tools.compare.frames import MeasuredFrames
 from uncertainty_seg.tools.compare.run import Comparison
 from uncertainty_seg.tools.compare.table import TableMaker
 
 COUNT, BINS, FOREIGN = 90, 64, 40
-COST = Cost(1.5, 1.4, 30.0, 20.0, 1.1, 0.3, 300.0)
+COST = MeasuredCost(1.5, 1.4, 30.0, 20.0, 1.1, 0.3, 300.0)
 
 
 def planted(

@@ -23,7 +23,7 @@ from uncertainty_seg.core.uncertainty import maps_from_logits
 from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
 from uncertainty_seg.tools.compare import run
 from uncertainty_seg.tools.compare.contenders import Contender, contenders_of
-from uncertainty_seg.tools.compare.cost import Cost, measure_cost
+from uncertainty_seg.tools.compare.cost import measure_cost, MeasuredCost
 from uncertainty_seg.tools.main import main
 
 SETTINGS = Settings(backend='onnxruntime', threads=1)
@@ -238,7 +238,7 @@ def test_time_and_memory_are_measured_in_pairs_and_apart(place: Path) -> None:
 
 
 def test_a_machine_is_busy_by_its_load_or_by_what_equal_passes_take() -> None:
-    calm = Cost(1.1, 1.1, 11.0, 10.0, 1.02, 0.5, 100.0)
+    calm = MeasuredCost(1.1, 1.1, 11.0, 10.0, 1.02, 0.5, 100.0)
     assert not calm.is_busy and calm.describe().startswith('The machine was calm')
     assert replace(calm, load=1.5).is_busy
     assert replace(calm, spread=1.6).describe().startswith('The machine was busy')

@@ -56,7 +56,7 @@ class Contender:
 
     @property
     def temperature(self) -> float:
-        """The calibration's; 1 without one."""
+        """Return the temperature of the calibration; 1 without one."""
         calibration = self.bundle.calibration
         return 1.0 if calibration is None else calibration.temperature
 

@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Cost:
+class MeasuredCost:
     """
     Of one contender.
 
@@ -85,7 +85,7 @@ class Cost:
 def measure_cost(
     baseline: Contender, contender: Contender, images: Sequence[ImageU8], settings: Settings,
     rounds: int = ROUNDS,
-) -> Cost:
+) -> MeasuredCost:
     """
     Time a contender and the baseline in turn on the same images, and take its peak memory.
 
@@ -98,7 +98,7 @@ def measure_cost(
         pairs = np.array([_pair(first, second, images[i % len(images)], i % 2 == 1)
                           for i in range(rounds)])
     one, other = pairs.T
-    return Cost(
+    return MeasuredCost(
         float(np.median(other / one)), float(other.min() / one.min()), float(np.median(other)),
         float(np.median(one)), float(np.median(one) / one.min()), _load(),
         peak_memory_mb(contender, settings))
@@ -161,15 +161,16 @@ def print_peak() -> None:
     print(float(peak) / 1024)
 
 
-def save_cost(path: Path, cost: Cost) -> None:
+def save_cost(path: Path, cost: MeasuredCost) -> None:
     """Write a cost, whole or not at all; OSError if the disk refuses."""
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, json.dumps(asdict(cost)))
 
 
-def load_cost(path: Path) -> Cost | None:
+def load_cost(path: Path) -> MeasuredCost | None:
     """Read what `save_cost` wrote; None if there is none, or it cannot be read."""
     try:
-        return Cost(**{name: float(value) for name, value in json.loads(path.read_text()).items()})
+        facts = json.loads(path.read_text())
+        return MeasuredCost(**{name: float(value) for name, value in facts.items()})
     except (OSError, ValueError, TypeError, AttributeError):
         return None

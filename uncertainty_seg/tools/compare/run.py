@@ -21,7 +21,7 @@ from uncertainty_seg.storage.foreign_files import read_image_file, why
 from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder, read_blocks
 from uncertainty_seg.tools.calibrate.labelled_pairs import images_in, known_frames
 from uncertainty_seg.tools.compare.contenders import Contender, contenders_of
-from uncertainty_seg.tools.compare.cost import Cost, load_cost, measure_cost, save_cost
+from uncertainty_seg.tools.compare.cost import load_cost, measure_cost, MeasuredCost, save_cost
 from uncertainty_seg.tools.compare.frames import (
     ComparedFrames,
     frames_key,
@@ -125,7 +125,7 @@ def run_comparison(request: CompareRequest) -> Comparison:
         request.draws, request.alphas)
     digest = frames.digest()
     measured: dict[str, MeasuredFrames] = {}
-    costs: dict[str, Cost] = {}
+    costs: dict[str, MeasuredCost] = {}
     for contender in contenders:
         measured[contender.label] = _frames_of(contender, frames, digest, request)
         costs[contender.label] = _cost_of(contenders[0], contender, frames, digest, request)
@@ -234,7 +234,7 @@ def _frames_of(
 def _cost_of(
     baseline: Contender, contender: Contender, frames: ComparedFrames, digest: str,
     request: CompareRequest,
-) -> Cost:
+) -> MeasuredCost:
     keys = [frames_key(one, digest, request.settings) for one in (baseline, contender)]
     name = hashlib.sha256(' '.join(keys).encode()).hexdigest()[:32]
     path = request.cache / f'cost-{name}.json'
@@ -274,7 +274,7 @@ def _facts(
 
 def _notes(
     rule: BadRule, contenders: Sequence[Contender],
-    measured: Mapping[str, MeasuredFrames], costs: Mapping[str, Cost],
+    measured: Mapping[str, MeasuredFrames], costs: Mapping[str, MeasuredCost],
 ) -> tuple[str, ...]:
     first, notes = contenders[0], []
     for one in contenders:

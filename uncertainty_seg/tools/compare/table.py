@@ -36,7 +36,7 @@ from uncertainty_seg.analysis.picking import (
     picked_histograms,
 )
 from uncertainty_seg.core.calibration import Column
-from uncertainty_seg.tools.compare.cost import Cost
+from uncertainty_seg.tools.compare.cost import MeasuredCost
 from uncertainty_seg.tools.compare.frames import MeasuredFrames
 
 # Cuts in halves for the promise; each is used both ways round.
@@ -182,7 +182,7 @@ class TableMaker:
                    others, alphas)
 
     def rows(
-        self, measured: Mapping[str, MeasuredFrames], costs: Mapping[str, Cost]
+        self, measured: Mapping[str, MeasuredFrames], costs: Mapping[str, MeasuredCost]
     ) -> tuple[Row, ...]:
         """Return all rows, figure by figure; the first contender is the baseline."""
         figures = {label: self._figures(found) for label, found in measured.items()}
@@ -342,8 +342,8 @@ def _keep(
         made.each.setdefault(key, {})[name] = values
 
 
-def _cost_rows(costs: Mapping[str, Cost]) -> list[Row]:
-    kinds: list[tuple[FigureKind, Callable[[Cost], float]]] = [
+def _cost_rows(costs: Mapping[str, MeasuredCost]) -> list[Row]:
+    kinds: list[tuple[FigureKind, Callable[[MeasuredCost], float]]] = [
         (FigureKind(key, _title(key), True, digits), partial(_attribute, name))
         for key, name, digits in (('cost_ratio', 'ratio', 2),
                                   ('least_cost_ratio', 'least_ratio', 2),
@@ -353,7 +353,7 @@ def _cost_rows(costs: Mapping[str, Cost]) -> list[Row]:
             for kind, read in kinds for label, cost in costs.items()]
 
 
-def _attribute(name: str, cost: Cost) -> float:
+def _attribute(name: str, cost: MeasuredCost) -> float:
     return float(getattr(cost, name))
 
 
