@@ -458,3 +458,17 @@ def test_masks_that_were_trained_with_are_not_drawn_anew_for_each_frame(tiny_bun
             pipeline.reconfigure(other)
         with pytest.raises(ConfigError, match=words):
             Pipeline(trained, FakeBackend(trained.card), other)
+
+
+def test_a_map_is_there_for_the_frames_after_it_was_asked_for_and_no_longer(
+    tiny_bundle: Path,
+) -> None:
+    pipeline = open_tiny(tiny_bundle)
+    assert pipeline.measure(GREY).maps.unknown is None
+    begun = pipeline.begin()
+    pipeline.want(('unknown', 'entropy'))
+    result = pipeline.measure(GREY, epoch=begun)
+    assert result.maps.unknown is not None and result.maps.margin is None
+    assert pipeline.begin() is begun  # what judges is left alone
+    pipeline.want(())
+    assert pipeline.measure(GREY).maps.unknown is None

@@ -45,7 +45,7 @@ from uncertainty_seg.core.scores.image_damage import (
 )
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import BUNDLE_PASSES, precision_of, Settings
-from uncertainty_seg.core.uncertainty import MapRequest, UncertaintyMaps
+from uncertainty_seg.core.uncertainty import MapRequest, MORE_MAPS, UncertaintyMaps
 from uncertainty_seg.errors import ConfigError, ModelBundleError
 
 _log = logging.getLogger(__name__)
@@ -94,8 +94,8 @@ class Pipeline:
     """
     One model and one gate, for one frame after the other.
 
-    Only `damage`, `begin` and `measure` may run in a thread of their own. All other methods
-    change the gate: one owner calls them, and takes care that no two run at once. A frame that was
+    Only `damage`, `begin`, `want` and `measure` may run in a thread of their own. All other
+    methods change the gate: one owner calls them, and takes care that no two run at once. A frame that was
     begun before such a change is not judged by what holds after it; `judge` refuses it. Raises
     CalibrationError if the bundle has no calibration, or one for another T, mask policy or
     precision; ConfigError if the graphs cannot be computed in the precision of the settings.
@@ -151,6 +151,7 @@ class Pipeline:
                 bundle, settings, passes, self.precision, ignore).temperature
         self._gate = self._new_gate(settings)
         self._given_scorer, self._wanted_maps = scorer, maps
+        self._shown_maps: frozenset[str] = frozenset()
         scorer = scorer or self._new_scorer(settings, self._gate)
         self._epoch = Epoch(
             0, settings, self._source.of(passes, settings.seed), passes, scorer,
@@ -327,7 +328,7 @@ class Pipeline:
                 fitted[geometry.rows, geometry.columns], self._ignore_at(geometry))
 
         _, (maps, scores) = self._backend.run_and(
-            score, fitted, masks, self._temperature, epoch.request)
+            score, fitted, masks, self._temperature, self._request_of(epoch))
         timings = {
             'preprocess': (fitted_s - start_s) * 1e3,
             **self._backend.timings_ms,
@@ -391,6 +392,14 @@ class Pipeline:
             self._next_epoch(f'{"passes" if has_other_passes else "the gate"} was changed')
         return is_other
 
+    def want(self, maps: Collection[str]) -> None:
+        """
+        Compute these maps too for the frames to come, instead of those of the call before.
+
+        It may be called by the thread that measures: what judges frames is left alone.
+        """
+        self._shown_maps = frozenset(MORE_MAPS).intersection(maps)
+
     def restart(self, cause: str = 'the gate was reset') -> None:
         """Start the gate from nothing; a frame in work counts no more."""
         self._gate = self._new_gate(self.settings)
@@ -413,11 +422,16 @@ class Pipeline:
         return ScoreVector(self.card, limits, density, names, self._bundle.features)
 
     def _new_request(self, settings: Settings, scorer: ScoreVector) -> MapRequest:
-        names = {settings.map, settings.unknown_map, *scorer.maps, *self._wanted_maps}
+        names = {settings.map, *scorer.maps, *self._wanted_maps}
         calibration = self._bundle.calibration
         if calibration is None:
             return MapRequest.of(names)
         return MapRequest.of(names, calibration.unknown_temperature)
+
+    def _request_of(self, epoch: Epoch) -> MapRequest:
+        names = epoch.request.names | self._shown_maps
+        return epoch.request if names == epoch.request.names else replace(
+            epoch.request, names=names)
 
     def _ignore_at(self, geometry: Geometry) -> NDArray[np.bool_] | None:
         if self._ignore is None:

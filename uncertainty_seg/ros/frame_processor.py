@@ -92,6 +92,9 @@ class FrameProcessor:
         msg = arrival.msg
         waited_ms = (time.perf_counter() - came_s) * 1e3
         alone = self._outputs.faults.alone
+        with alone('pictures'):
+            shown = self._outputs.pictures.wants_unknown
+            self._pipeline.want((self._settings().unknown_map,) if shown else ())
         with alone('statistics'):
             if self._activation.is_late():
                 self._outputs.statistics.clear_latency()

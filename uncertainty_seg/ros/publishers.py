@@ -319,6 +319,10 @@ PICTURES: dict[str, tuple[str, Callable[[FrameView], Any]]] = {
 }
 
 
+# Pictures that need the second map, which is computed only while one of them has a subscriber.
+_OF_TWO_MAPS = ('unknown', 'uncertainty_overlay')
+
+
 class VerdictPublishers:
     """
     The flag, its score and its reasons; published by the owner of the verdict alone.
@@ -473,7 +477,7 @@ class PicturePublishers:
         """Render and publish the pictures that have subscribers, under the image's own header."""
         for name, (encoding, make) in PICTURES.items():
             with self._faults.alone(name):
-                if self._publishers[name].get_subscription_count():
+                if self._is_wanted(name) and (name not in _OF_TWO_MAPS or view.has_unknown):
                     self._publishers[name].publish(image_to_msg(header, make(view), encoding))
                     self.counts[name] += 1
         with self._faults.alone('camera_info'):
@@ -481,9 +485,17 @@ class PicturePublishers:
                 self._camera_info.publish(header, *view.size)
 
     @property
+    def wants_unknown(self) -> bool:
+        """Whether a picture of the second map has a subscriber; it comes with the next frame."""
+        return any(self._is_wanted(name) for name in _OF_TWO_MAPS)
+
+    @property
     def wants_flagged(self) -> bool:
         """Whether the images that are worth a label have a subscriber."""
-        return bool(self._publishers and self._publishers['flagged'].get_subscription_count())
+        return self._is_wanted('flagged')
+
+    def _is_wanted(self, name: str) -> bool:
+        return bool(self._publishers and self._publishers[name].get_subscription_count())
 
     def publish_flagged(self, msg: Image, min_interval_s: float) -> None:
         """

@@ -194,6 +194,8 @@ def replay_bag(
             raise BagError(f'bag {in_bag} has no message on {topic}', 'at least one image')
         pipeline = open_pipeline(load_bundle(settings.model, trusted_keys=settings.trusted_keys),
                                  settings, load_ignore_mask(settings.ignore_mask))
+        if choice.has_maps or choice.has_views:
+            pipeline.want((settings.unknown_map,))
         with pipeline, writer:
             replay = _Replay(writer, pipeline, choice, topic)
             bar = tqdm(

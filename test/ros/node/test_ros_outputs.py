@@ -42,6 +42,7 @@ class Result:
 
     scores, timings_ms, passes = {'entropy.mean': 0.9}, {'trunk': 1.25}, 8
     age_s = 0.0625
+    maps = SimpleNamespace(unknown=np.zeros((24, 32), np.float32))
     verdict = CONFIDENT
 
     def __init__(self) -> None:
@@ -94,6 +95,19 @@ def test_only_the_wanted_picture_is_made(node: StubNode, name: str) -> None:
     (msg,) = node.topics[f'~/{name}'].sent
     assert (msg.header, msg.encoding, msg.height, msg.width) == (header, PICTURES[name][0], 24, 32)
     assert result.num_made == 1 + (name == 'uncertainty_overlay')  # it shows two maps
+
+
+def test_a_picture_waits_for_the_frame_that_was_computed_for_it(node: StubNode) -> None:
+    pictures, result = pictures_of(node), Result()
+    assert not pictures.wants_unknown
+    node.topics['~/uncertainty_overlay'].num_subscribers = 1
+    assert pictures.wants_unknown
+    result.maps = SimpleNamespace(unknown=None)
+    pictures.publish(Header(), make_view(result))
+    assert node.topics['~/uncertainty_overlay'].sent == []
+    result.maps = Result.maps
+    pictures.publish(Header(), make_view(result))
+    assert len(node.topics['~/uncertainty_overlay'].sent) == 1
 
 
 def test_pictures_that_share_a_map_make_it_once(node: StubNode) -> None:
