@@ -87,6 +87,10 @@ def zeros(maps: UncertaintyMaps) -> UncertaintyMaps:
     return UncertaintyMaps(**{name: np.zeros_like(getattr(maps, name)) for name in maps.present})
 
 
+def without_more(maps: UncertaintyMaps) -> UncertaintyMaps:
+    return dataclasses.replace(maps, **dict.fromkeys(MORE_MAPS))
+
+
 def without_uncertainty(maps: UncertaintyMaps) -> UncertaintyMaps:
     return dataclasses.replace(zeros(maps), label=maps.label, confidence=maps.confidence)
 
@@ -119,6 +123,16 @@ WRONG: dict[str, tuple[Callable[[UncertaintyMaps], UncertaintyMaps], str]] = {
 }
 
 
+@for_each('name, value, words', [
+    ('margin', 0.0, 'a margin of 0'), ('unknown', 0.0, 'unknown of 0'),
+    ('energy', 1.0, 'an energy of 1 where max_logit')])
+def test_maps_on_request_that_contradict_the_others_are_named(
+    name: str, value: float, words: str
+) -> None:
+    assert words in problem(everywhere(name, value)(sound()))
+    assert problem(without_more(sound())) == ''
+
+
 @for_each('name', list(WRONG))
 def test_what_once_was_taken_for_a_confident_frame_is_named(name: str) -> None:
     change, words = WRONG[name]
@@ -128,7 +142,7 @@ def test_what_once_was_taken_for_a_confident_frame_is_named(name: str) -> None:
 
 def test_a_uniform_image_may_have_uniform_maps() -> None:
     uniform = np.full((24, 32, 3), 128, np.uint8)
-    maps = everywhere('confidence', 0.9)(sound())
+    maps = everywhere('confidence', 0.9)(without_more(sound()))
     assert problem(maps, uniform) == ''
     uniform[23, 31, 2] = 129
     assert 'at every pixel of an image that is not uniform' in problem(maps, uniform)
@@ -262,7 +276,7 @@ def test_half_precision_may_leave_the_range_by_a_thousandth(
 
 @for_each('value, is_plausible', [(0.3325, True), (0.332, False), (1.0009, True), (1.0011, False)])
 def test_the_confidence_may_do_so_at_both_its_ends(value: float, is_plausible: bool) -> None:
-    maps = sound()
+    maps = without_more(sound())
     confidence, entropy = maps.confidence.copy(), maps.entropy.copy()
     aleatoric = maps.aleatoric.copy()
     confidence[4, 4] = value

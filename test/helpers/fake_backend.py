@@ -19,8 +19,10 @@ from uncertainty_seg.backends.runner import require_inputs, Runner
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.uncertainty import (
+    MapRequest,
     maps_from_logits,
     maps_from_low_logits,
+    NO_MORE,
     UncertaintyMaps,
 )
 from uncertainty_seg.errors import BackendError
@@ -64,7 +66,8 @@ class FakeBackend(Runner):
         self._is_closed = False
 
     def run(
-        self, image: ImageU8, masks: Mapping[str, NDArray[np.float32]], temperature: float
+        self, image: ImageU8, masks: Mapping[str, NDArray[np.float32]], temperature: float,
+        request: MapRequest = NO_MORE,
     ) -> UncertaintyMaps:
         if self._is_closed:
             raise BackendError('run of a closed backend', fix='open it again')
@@ -82,7 +85,7 @@ class FakeBackend(Runner):
         head_s = time.perf_counter()
         spec = self._card.input
         reduce = maps_from_low_logits if self._card.reduction == 'low' else maps_from_logits
-        maps = reduce(logits, spec.height, spec.width, temperature, self._card.upsampling)
+        maps = reduce(logits, spec.height, spec.width, temperature, self._card.upsampling, request)
         self._timings_ms = {
             'trunk': (trunk_s - start_s) * 1e3,
             'head': (head_s - trunk_s) * 1e3,

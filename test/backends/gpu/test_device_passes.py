@@ -17,7 +17,14 @@ from uncertainty_seg.backends.gpu.device_passes import (
 )
 from uncertainty_seg.core.dropout_masks import make_masks, pass_inputs
 from uncertainty_seg.core.model_card import DropoutSite
-from uncertainty_seg.core.uncertainty import maps_from_probabilities, UncertaintyMaps
+from uncertainty_seg.core.uncertainty import (
+    MapRequest,
+    maps_from_logits,
+    maps_from_probabilities,
+    MAPS_OF_MEANS,
+    MORE_MAPS,
+    UncertaintyMaps,
+)
 
 torch = pytest.importorskip('torch')
 pytestmark = pytest.mark.torch
@@ -213,3 +220,28 @@ def test_equal_passes_have_no_mutual_information_below_zero() -> None:
 def test_the_lowest_of_equal_classes_is_the_label() -> None:
     p = np.full((3, 4, HEIGHT, WIDTH), 0.25, np.float32)
     assert not maps(p).label.any()
+
+
+@pytest.mark.parametrize('upsampling', ['half_pixel', 'align_corners'])
+@pytest.mark.parametrize('chunk', [2, 5])
+def test_maps_on_request_are_the_oracles(chunk: int, upsampling: str) -> None:
+    logits = np.random.default_rng(0).normal(0, 4, (5, 4, HEIGHT, WIDTH))
+    low = np.random.default_rng(1).normal(0, 4, (5, 4, 3, 4)).astype(np.float32)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    request = MapRequest.of(MORE_MAPS, 3.0)
+    ours = DeviceReduction(4, HEIGHT, WIDTH, HostMemory(), (4, 3, 4), upsampling)
+    ours.reset()
+    for first in range(0, 5, chunk):
+        part = low[first:first + chunk]
+        given = {**sums(p[first:first + chunk]), 'sum_logits': torch.from_numpy(part.sum(0))}
+        ours.add(given, len(part))
+    ours.enqueue_finish(request)
+    got = ours.maps()
+    of_means = maps_from_probabilities(p, request)
+    of_logits = maps_from_logits(low, HEIGHT, WIDTH, 1.0, upsampling, request)
+    for name in MORE_MAPS:
+        expected = getattr(of_means if name in MAPS_OF_MEANS else of_logits, name)
+        np.testing.assert_allclose(getattr(got, name), expected, atol=2e-6, err_msg=name)
+    assert got.present[-4:] == MORE_MAPS
+    ours.enqueue_finish()
+    assert not set(MORE_MAPS) & set(ours.maps().present)

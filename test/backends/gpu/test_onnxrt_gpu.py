@@ -36,7 +36,13 @@ from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import make_masks, ones_masks
 from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.core.uncertainty import maps_from_logits, UncertaintyMaps, USUAL_MAPS
+from uncertainty_seg.core.uncertainty import (
+    MapRequest,
+    maps_from_logits,
+    MORE_MAPS,
+    UncertaintyMaps,
+    USUAL_MAPS,
+)
 from uncertainty_seg.errors import BackendUnavailableError, ModelBundleError
 from uncertainty_seg.graph import head_graphs as head_stats
 from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
@@ -201,7 +207,30 @@ def test_a_shipped_network_gives_the_maps_of_the_processors_backend() -> None:
         np.testing.assert_allclose(getattr(maps, name), getattr(truth, name), rtol=0, atol=5e-6)
 
 
+@pytest.mark.parametrize('name', MORE_MAPS)
+def test_each_map_on_request_is_the_oracles(bundle: ModelBundle, name: str) -> None:
+    masks = make_masks(bundle.card.dropout_sites, 20, 0)
+    request = MapRequest.of([name], 3.0)
+    maps = OnHost(bundle, SETTINGS).run(noise(), masks, 1.3, request)
+    truth = FakeBackend(bundle.card).run(noise(), masks, 1.3, request)
+    assert set(MORE_MAPS) & set(maps.present) == {name}
+    assert_close(maps, truth, 2e-6)
+
+
+@pytest.mark.parametrize('name', ['energy', 'max_logit'])
+def test_a_graph_without_the_sum_of_logits_is_refused_only_where_it_is_needed(name: str) -> None:
+    bundle = load_bundle('pipeline')  # compiled before there was such a sum
+    spec = bundle.card.input
+    image = np.zeros((spec.height, spec.width, 3), np.uint8)
+    masks = make_masks(bundle.card.dropout_sites, 2, 0)
+    backend = OnHost(bundle, SETTINGS)
+    assert backend.run(image, masks, 1.1, MapRequest.of(['margin'])).margin is not None
+    with pytest.raises(ModelBundleError, match=f'gives no sum of the logits for {name}'):
+        backend.run(image, masks, 1.1, MapRequest.of([name]))
+
+
 def test_the_names_of_the_sums_are_those_of_the_graph() -> None:
+    assert head_stats.SUM_LOGITS == graph_files.SUM_LOGITS
     names = (head_stats.SUM_P, head_stats.SUM_ENTROPY, head_stats.SUM_P2, head_stats.VOTES)
     assert names == graph_files.STATISTICS
     assert head_stats.INV_TEMPERATURE == graph_files.INV_TEMPERATURE

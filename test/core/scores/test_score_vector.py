@@ -328,3 +328,17 @@ def test_the_list_of_the_page_is_that_of_the_scores() -> None:
     page = PAGE.read_text(encoding='utf-8')
     assert page == with_list(page), 'run python -m uncertainty_seg.tools.score.table'
     assert page.count(LIST_BEGIN) == page.count(LIST_END) == 1
+
+
+def test_margin_by_class_counts_each_predicted_class_once() -> None:
+    probs = np.full((1, 3, 4, 8), 0.1)
+    probs[0, :, :, :6] = np.array([0.8, 0.2, 0.0])[:, None, None]  # a margin of 0.4 on 24 pixels
+    probs[0, :, :, 6:] = np.array([0.3, 0.6, 0.1])[:, None, None]  # 0.7 on 8
+    vector = ScoreVector(tiny_card(), names=['margin.class_mean', 'margin.mean'])
+    assert vector.maps == {'margin'}
+    maps = maps_from_probabilities(probs, MapRequest.of(vector.maps))
+    image = np.zeros((4, 8, 3), np.uint8)
+    assert vector.compute(maps, image) == pytest.approx(
+        {'margin.mean': (24 * 0.4 + 8 * 0.7) / 32, 'margin.class_mean': (0.4 + 0.7) / 2})
+    # A map that was not computed is not taken for a certain one.
+    assert np.isnan(list(vector.compute(maps_from_probabilities(probs), image).values())).all()
