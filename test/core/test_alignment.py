@@ -25,7 +25,7 @@ from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.plausibility import CheckedBackend
 from uncertainty_seg.core.preprocess import Geometry, unfit_label, unfit_map
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.core.uncertainty import UncertaintyMaps
+from uncertainty_seg.core.uncertainty import MapRequest, UncertaintyMaps
 from uncertainty_seg.errors import ImageError
 
 FITS = ('letterbox', 'stretch')
@@ -49,7 +49,9 @@ class Brightness(CheckedBackend):
     def __init__(self) -> None:
         pass
 
-    def run_and(self, work: Any, image: Any, masks: Any, temperature: float) -> Any:
+    def run_and(
+        self, work: Any, image: Any, masks: Any, temperature: float, request: MapRequest
+    ) -> Any:
         maps = self.run(image, masks, temperature)
         return maps, work(maps)
 

@@ -24,7 +24,7 @@ from uncertainty_seg.core.arrays import ImageU8, LabelMap
 from uncertainty_seg.core.calibration import Column
 from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.uncertainty import MAP_NAMES
+from uncertainty_seg.core.uncertainty import FEATURE_DISTANCE, MAP_NAMES
 from uncertainty_seg.errors import ImageError
 
 DRAWS = 500
@@ -106,7 +106,7 @@ class Evaluation:
     @property
     def error_auroc(self) -> dict[str, float]:
         """How well each map ranks wrong pixels above right ones."""
-        return {name: ranking.auroc() for name, ranking in self.pixels.rankings.items()}
+        return {name: ranking.auroc() for name, ranking in self.pixels.given.items()}
 
     @property
     def nll_nats(self) -> float:
@@ -247,7 +247,7 @@ class PixelMeasures:
         self.adaptive = metrics.AdaptiveCalibrationError()
         self.brier = metrics.TopLabelBrier()
         self.patches = metrics.PatchUncertainty()
-        self.rankings = {name: metrics.Ranking() for name in MAP_NAMES}
+        self.rankings = {name: metrics.Ranking() for name in (*MAP_NAMES, FEATURE_DISTANCE)}
         self.class_entropy = np.zeros(self.num_classes)
 
     def add(self, result: FrameResult, truth: LabelMap, ignore_index: int) -> None:
@@ -261,10 +261,17 @@ class PixelMeasures:
             measure.add(confidence[known], is_right[known])
         self.patches.add(entropy, is_right, known)
         for name, ranking in self.rankings.items():
-            ranking.add(result.map_at_source(name)[known], ~is_right[known])
+            if getattr(result.maps, name) is not None:
+                ranking.add(result.map_at_source(name)[known], ~is_right[known])
         self.class_entropy += np.bincount(
             truth[known], weights=entropy[known].astype(np.float64),
             minlength=self.num_classes)[:self.num_classes]
+
+    @property
+    def given(self) -> dict[str, metrics.Ranking]:
+        """Rankings by the maps that there were; those that nobody asked for have no pixel."""
+        return {name: ranking for name, ranking in self.rankings.items()
+                if ranking.positive.any() or ranking.negative.any()}
 
     def totals(self) -> NDArray[np.float64]:
         """

@@ -27,6 +27,8 @@ USUAL_MAPS = (
 MAPS_OF_MEANS, MAPS_OF_LOGITS = ('margin', 'unknown'), ('energy', 'max_logit')
 MORE_MAPS = MAPS_OF_MEANS + MAPS_OF_LOGITS
 MAP_NAMES = (*USUAL_MAPS, 'least_confidence', *MORE_MAPS)
+# Of a frame whose network gives features, by a `FeatureDensity`.
+FEATURE_DISTANCE = 'feature_distance'
 UNKNOWN_TEMPERATURE = 2.5
 # Logits are divided by it before they are squashed into 0..1: those of trained networks lie
 # within about 30 of each other, and without it nearly all would become 0.

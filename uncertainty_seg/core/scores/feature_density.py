@@ -32,7 +32,6 @@ from uncertainty_seg.errors import CalibrationError
 
 KNN_SCORE, GAUSSIAN_SCORE = 'features.knn', 'features.gaussian'
 FEATURE_SCORES = (KNN_SCORE, GAUSSIAN_SCORE)
-FEATURE_DISTANCE = 'feature_distance'
 # A class of fewer frames is held against all frames: so few say little of a mean.
 FEWEST_FRAMES = 20
 # Where the mean of a squared distance is 1, this puts an ordinary one near 0.06, and leaves room.

@@ -38,12 +38,11 @@ from uncertainty_seg.core.scores.aggregate import (
 )
 from uncertainty_seg.core.scores.density import DENSITY_SCORE, ScoreDensity
 from uncertainty_seg.core.scores.feature_density import (
-    FEATURE_DISTANCE,
     FEATURE_SCORES,
     FeatureDensity,
 )
 from uncertainty_seg.core.scores.image_quality import IMAGE_SCORES, image_scores
-from uncertainty_seg.core.uncertainty import UncertaintyMaps
+from uncertainty_seg.core.uncertainty import FEATURE_DISTANCE, UncertaintyMaps
 from uncertainty_seg.errors import ConfigError, ShapeError
 
 # The class that is not foreground: the first.

@@ -137,7 +137,7 @@ class Evaluated:
             'maps': {name: {'error_auroc': ranking.auroc(),
                             'error_aupr': ranking.average_precision(),
                             'error_fpr95': ranking.fpr_at_tpr()}
-                     for name, ranking in pixels.rankings.items()},
+                     for name, ranking in pixels.given.items()},
             'bad': self.rule, 'bad_share': float(self.frames.is_bad.mean()),
             'gate': {'limits': dict(self.limits), 'accepted': asdict(self.accepted),
                      'accepted_and_bad': asdict(self.accepted_and_bad),

@@ -29,6 +29,7 @@ from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.core.uncertainty import MAPS_OF_MEANS
 from uncertainty_seg.errors import DatasetError, ImageError
 from uncertainty_seg.storage.foreign_files import read_image_file, why
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
@@ -148,7 +149,7 @@ def opened(
     backend = open_backend(settings.backend, bundle, settings)
     try:
         yield Pipeline(bundle, backend, settings, temperature, scorer=scorer,
-                       ignore=load_ignore_mask(settings.ignore_mask))
+                       ignore=load_ignore_mask(settings.ignore_mask), maps=MAPS_OF_MEANS)
     finally:
         backend.close()
 

@@ -22,6 +22,7 @@ from uncertainty_seg.core.calibration import calibration_to_json
 from uncertainty_seg.core.dropout_masks import Masks, PassSource, still_inputs
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import BUNDLE_PASSES, Settings
+from uncertainty_seg.core.uncertainty import MAP_NAMES
 from uncertainty_seg.errors import ModelBundleError
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import model_digest
@@ -95,7 +96,8 @@ class Contender:
             yield Pipeline(
                 self.bundle, backend, used, temperature,
                 load_ignore_mask(used.ignore_mask),
-                source=_StillSource(self.bundle.card) if self.is_still else None)
+                source=_StillSource(self.bundle.card) if self.is_still else None,
+                maps=MAP_NAMES)
         finally:
             backend.close()
 

@@ -156,8 +156,7 @@ def _measure(pipeline: Pipeline, frames: ComparedFrames, index: int) -> dict[str
     pixels = PixelMeasures(pipeline.card.num_classes)
     pixels.add(result, truth, frames.ignore_index)
     # A map that this bundle does not give has no pixel.
-    given = {name: ranking for name, ranking in pixels.rankings.items()
-             if ranking.positive.any() or ranking.negative.any()}
+    given = pixels.given
     return {
         'is_bad': frames.rule.is_bad(truth, result.label_at_source(), frames.ignore_index),
         'totals': pixels.totals(), 'scores': result.scores,
