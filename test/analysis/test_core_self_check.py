@@ -23,7 +23,12 @@ from uncertainty_seg.analysis.self_check import (
     worst,
     worst_checks,
 )
-from uncertainty_seg.core.uncertainty import maps_from_probabilities, UncertaintyMaps
+from uncertainty_seg.core.uncertainty import (
+    MapRequest,
+    maps_from_logits,
+    MORE_MAPS,
+    UncertaintyMaps,
+)
 
 PASSES, HEIGHT, WIDTH = 8, 20, 30
 NUM_PIXELS = HEIGHT * WIDTH
@@ -37,7 +42,9 @@ def probabilities(seed: int = 0) -> np.ndarray:
 
 
 def maps(seed: int = 0, **changed: np.ndarray) -> UncertaintyMaps:
-    return dataclasses.replace(maps_from_probabilities(probabilities(seed)), **changed)
+    logits = np.log(probabilities(seed))
+    found = maps_from_logits(logits, HEIGHT, WIDTH, request=MapRequest.of(MORE_MAPS))
+    return dataclasses.replace(found, **changed)
 
 
 def with_pixel(values: np.ndarray, value: float) -> np.ndarray:

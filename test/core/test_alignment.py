@@ -49,7 +49,7 @@ class Brightness(CheckedBackend):
     def __init__(self) -> None:
         pass
 
-    def run_and(self, work: Any, image: Any, masks: Any, temperature: float) -> Any:
+    def run_and(self, work: Any, image: Any, masks: Any, temperature: float, _: Any) -> Any:
         maps = self.run(image, masks, temperature)
         return maps, work(maps)
 

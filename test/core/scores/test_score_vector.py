@@ -27,6 +27,7 @@ from uncertainty_seg.core.uncertainty import (
     MAP_NAMES,
     MapRequest,
     maps_from_logits,
+    maps_from_probabilities,
     UncertaintyMaps,
 )
 from uncertainty_seg.errors import ConfigError, ShapeError
