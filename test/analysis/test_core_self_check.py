@@ -25,16 +25,13 @@ from uncertainty_seg.analysis.self_check import (
 )
 from uncertainty_seg.core.uncertainty import (
     MapRequest,
-    maps_from_probabilities,
-    MAPS_OF_LOGITS,
-    MAPS_OF_MEANS,
+    maps_from_logits,
+    MORE_MAPS,
     UncertaintyMaps,
 )
 
 PASSES, HEIGHT, WIDTH = 8, 20, 30
 NUM_PIXELS = HEIGHT * WIDTH
-# What probabilities give: the largest one says the rest, and there are no logits.
-GIVEN = tuple(name for name in VALUE_MAPS if name not in ('least_confidence', *MAPS_OF_LOGITS))
 
 
 def probabilities(seed: int = 0) -> np.ndarray:
@@ -45,8 +42,9 @@ def probabilities(seed: int = 0) -> np.ndarray:
 
 
 def maps(seed: int = 0, **changed: np.ndarray) -> UncertaintyMaps:
-    made = maps_from_probabilities(probabilities(seed), MapRequest.of(MAPS_OF_MEANS))
-    return dataclasses.replace(made, **changed)
+    logits = np.log(probabilities(seed))
+    found = maps_from_logits(logits, HEIGHT, WIDTH, request=MapRequest.of(MORE_MAPS))
+    return dataclasses.replace(found, **changed)
 
 
 def with_pixel(values: np.ndarray, value: float) -> np.ndarray:
@@ -96,23 +94,23 @@ def test_only_scores_with_a_limit_are_looked_at() -> None:
 
 
 def test_one_wrong_pixel_of_any_map_is_found_in_float32() -> None:
-    for name in GIVEN:
+    for name in VALUE_MAPS:
         wrong = with_pixel(getattr(maps(), name), 0.999)
         assert 'largest' in judged(maps(**{name: wrong})), name
 
 
 def test_a_mirrored_map_fails_in_every_precision() -> None:
-    for name in GIVEN:
+    for name in VALUE_MAPS:
         mirrored = maps(**{name: getattr(maps(), name)[:, ::-1]})
         passed = [precision for precision in TOLERANCES if not judged(mirrored, precision)]
         assert not passed, name
 
 
-@pytest.mark.parametrize('name', [*GIVEN, 'variation_ratio'])
+@pytest.mark.parametrize('name', [*VALUE_MAPS, 'variation_ratio'])
 def test_one_value_that_is_no_number_fails(name: str) -> None:
     found = maps(**{name: with_pixel(getattr(maps(), name), math.nan)})
     assert 'finite' in failed(sanity_checks(found, PASSES, True))
-    if name in GIVEN:
+    if name in VALUE_MAPS:
         assert {'mean', 'quantile', 'largest'} <= judged(found, 'bf16')
     else:
         assert 'votes' in failed(sanity_checks(found, PASSES, True))

@@ -111,10 +111,12 @@ def test_the_sums_of_the_graph_make_the_maps_of_the_oracle(temperature: float) -
     masks = make_masks(sites, 9, 4)
     features = dict(zip([o.name for o in trunk.graph.output], run(trunk, {'input': X}),
                         strict=True))
-    oracle = maps_from_logits(run(head, {**features, **masks})[0], 8, 16, temperature)
+    logits = run(head, {**features, **masks})[0]
+    oracle = maps_from_logits(logits, 8, 16, temperature)
     scale = np.array([1 / temperature], np.float32)
-    sum_p, sum_entropy, sum_p2, votes = run(
+    sum_p, sum_entropy, sum_p2, votes, sum_logits = run(
         add_statistics(head, SPEC), {**features, **masks, 'inv_temperature': scale})
+    np.testing.assert_allclose(sum_logits, logits.sum(0), atol=1e-5)  # no temperature in it
     mean = sum_p / 9
     entropy = -(mean * np.log(np.maximum(mean, 1e-30))).sum(0) / np.log(4)
     np.testing.assert_array_equal(mean.argmax(0), oracle.label)

@@ -20,7 +20,9 @@ from uncertainty_seg.core.scores.aggregate import frame_scores
 from uncertainty_seg.core.uncertainty import MAP_NAMES, UncertaintyMaps
 
 # Compared by value; a variation ratio moves in steps of 1 / T, so that its pixels are counted.
-VALUE_MAPS = ('confidence', *(name for name in MAP_NAMES if name != 'variation_ratio'))
+# Least confidence is no array of its own.
+VALUE_MAPS = ('confidence', *(name for name in MAP_NAMES
+                              if name not in ('variation_ratio', 'least_confidence')))
 QUANTILE = 0.999
 # Rounding may take a map that is zero or one by definition this far beyond.
 _SLACK = 1e-5
