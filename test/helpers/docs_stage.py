@@ -48,6 +48,12 @@ def build():
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Dropout2d(0.5),
                          nn.Conv2d(8, 4, 1))
+
+
+def build_with_variance():
+    net = build()
+    net[3] = nn.Conv2d(8, 8, 1)
+    return net
 """
 
 

@@ -133,9 +133,9 @@ def prepare(words: list[str], folder: Path) -> None:
         for seed, name in enumerate(('w.pt', 'a.pt', 'b.pt', 'c.pt')):
             if name in words:
                 torch = pytest.importorskip('torch')
-                from my_pkg.nets import build
+                from my_pkg import nets
 
-                net = build()
+                net = getattr(nets, words[1].partition(':')[2] or 'build')()
                 torch.manual_seed(seed)
                 torch.nn.init.normal_(net[0].weight, std=0.3)
                 torch.save(net.state_dict(), name)
@@ -165,7 +165,7 @@ def test_the_commands_of_a_page_run(
             parsed_by_its_verb(words)
             continue
         pytest.importorskip(PACKAGES.get(words[0], 'numpy'))
-        if 'my_pkg.nets:build' in words:
+        if any(word.startswith('my_pkg.nets:') for word in words):
             pytest.importorskip('torch')
         if is_run_already(words):
             parsed_by_its_verb(words)

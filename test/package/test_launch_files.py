@@ -129,7 +129,7 @@ def test_the_rviz_layout_shows_the_flag_and_topics_of_the_node() -> None:
     text = (ROOT / 'config' / 'uncertainty_seg.rviz').read_text(encoding='utf-8')
     layout = YAML(typ='safe').load(text)
     topics = [d['Topic']['Value'] for d in layout['Visualization Manager']['Displays']]
-    assert topics == ['uncertainty_seg/overlay', 'uncertainty_seg/heatmap',
+    assert topics == ['uncertainty_seg/overlay', 'uncertainty_seg/uncertainty_overlay',
                       'uncertainty_seg/mask_color', 'image']
 
 

@@ -71,8 +71,8 @@ def statuses_of(bag: Path) -> dict[int, dict[str, str]]:
 
 
 def require_agreement(live: Path, offline: Path, num_least: int) -> list[int]:
-    """Compare masks, heatmaps and scores of the frames the node took; return their stamps."""
-    for name in ('mask', 'heatmap'):
+    """Compare masks, uncertainties and scores of the frames the node took; return their stamps."""
+    for name in ('mask', 'uncertainty_overlay'):
         theirs, ours = images_of(live, name), images_of(offline, name)
         assert len(theirs) >= num_least
         assert set(theirs) <= set(ours)

@@ -3,6 +3,7 @@
 
 import logging
 from pathlib import Path
+import platform
 
 import cv2
 from graph_samples import net, run, SPEC, tensor
@@ -29,6 +30,8 @@ from uncertainty_seg.tools.compile.quantise_trunk import (
 
 RNG = np.random.default_rng(0)
 IMAGES = [RNG.integers(0, 256, (8, 16, 3), np.uint8) for _ in range(12)]
+# Without VNNI, ONNX Runtime and OpenVINO add pairs of products in 16 bits on x86.
+ADDS_IN_32_BITS = platform.machine() != 'x86_64' or 'vnni' in Path('/proc/cpuinfo').read_text()
 ROOM = InputSpec(16, 8, 'letterbox', 'rgb', (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
 
 
@@ -92,6 +95,8 @@ def test_the_file_keeps_its_border_and_the_rules_of_all_files(quantiser: str) ->
 
 def test_openvino_gives_what_onnx_runtime_does() -> None:
     openvino = pytest.importorskip('openvino')
+    if not ADDS_IN_32_BITS:
+        pytest.skip('this processor adds products of 8 bits in 16, where they saturate')
     data = quantised(trunk(), IMAGES).data
     core = openvino.Core()
     config = {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': 1}

@@ -104,6 +104,7 @@ def run(model: onnx.ModelProto | bytes, feeds: dict[str, np.ndarray]) -> dict[st
 
 def logits_of(folder: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
     features = run((folder / 'trunk.onnx').read_bytes(), {'image': IMAGE})
+    features.pop('feature_map')  # an output of its own, which no head takes
     return run((folder / 'head.onnx').read_bytes(), {**features, **inputs})['logits']
 
 

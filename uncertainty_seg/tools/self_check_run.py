@@ -170,10 +170,8 @@ def check_backend(
     firsts, gaps, sane = [], [], []
     # The first image comes again with other masks: a backend that keeps masks must notice.
     for image, chosen in [*((image, masks) for image in plan.images), (plan.images[0], others)]:
-        # As the pipeline does: an empty request is left out.
-        request = (plan.request,) if plan.request.names else ()
-        maps = backend.run(image, chosen, plan.temperature, *request)
-        right = reference.run(image, chosen, plan.temperature, *request)
+        maps = _run(backend, plan, image, chosen)
+        right = _run(reference, plan, image, chosen)
         gaps.append(_gap(maps, right, plan, image))
         sane += sanity_checks(maps, plan.passes, has_steps)
         firsts.append(maps)
@@ -193,6 +191,15 @@ def _gap(
     return difference(maps, right, plan.passes, plan.limits, score)
 
 
+def _run(
+    runner: ReferenceRunner, plan: CheckPlan, image: ImageU8, masks: Masks
+) -> UncertaintyMaps:
+    """Return the maps of an image that the plan asks for, all of them in every run."""
+    # As the pipeline does: an empty request is left out.
+    request = (plan.request,) if plan.request.names else ()
+    return runner.run(image, masks, plan.temperature, *request)
+
+
 def _device_checks(
     backend: Backend, first: UncertaintyMaps, plan: CheckPlan, masks: Masks,
     unrecorded: Callable[[], Backend] | None,
@@ -201,17 +208,17 @@ def _device_checks(
     checks = []
     drawn: Any = getattr(backend, 'pass_inputs', None)
     if drawn is not None:
-        maps = backend.run(plan.images[0], drawn(plan.passes, plan.seed), plan.temperature)
+        maps = _run(backend, plan, plan.images[0], drawn(plan.passes, plan.seed))
         checks.append(same_check('drawn', first, maps,
                                  'values that differ with masks drawn on the device'))
     if unrecorded is not None and getattr(backend, 'is_recorded', False):
         plain = unrecorded()
         try:
-            maps = plain.run(plan.images[0], masks, plan.temperature)
+            maps = _run(plain, plan, plan.images[0], masks)
         finally:
             plain.close()
-        checks.append(same_check('graph', backend.run(plan.images[0], masks, plan.temperature),
-                                 maps, 'values that differ when the CUDA graph is replayed'))
+        checks.append(same_check('graph', _run(backend, plan, plan.images[0], masks), maps,
+                                 'values that differ when the CUDA graph is replayed'))
     return checks
 
 
@@ -225,7 +232,7 @@ def _repeat(
     for index in range(runs):
         which = index % len(plan.images)
         start_s = time.perf_counter()
-        maps = backend.run(plan.images[which], masks, plan.temperature)
+        maps = _run(backend, plan, plan.images[which], masks)
         total_ms = (time.perf_counter() - start_s) * 1e3
         for stage, ms in {**backend.timings_ms, 'total': total_ms}.items():
             found.stages_ms.setdefault(stage, []).append(ms)

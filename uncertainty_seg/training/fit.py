@@ -27,6 +27,7 @@ import torch.nn.functional as F
 
 from uncertainty_seg.errors import TrainingError
 from uncertainty_seg.storage.labelled_folder import LabelledFolder
+from uncertainty_seg.storage.whole_files import whole_file
 from uncertainty_seg.training.losses import segmentation_loss
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -206,11 +207,10 @@ class _Run:
 
     def save(self, path: Path, settings: FitSettings, epochs: int) -> None:
         parts = {name: getattr(self, name).state_dict() for name in _STATES}
-        part = path.with_name(f'{path.name}.part')
-        torch.save({**parts, 'settings': repr(settings), 'epochs': epochs,
-                    'torch': torch.get_rng_state(), 'numpy': str(self.rng.bit_generator.state)},
-                   part)
-        part.replace(path)
+        with whole_file(path) as draft:
+            torch.save({**parts, 'settings': repr(settings), 'epochs': epochs,
+                        'torch': torch.get_rng_state(),
+                        'numpy': str(self.rng.bit_generator.state)}, draft)
 
     def resume(self, path: Path, settings: FitSettings) -> int:
         """Go on from a file, if it is there; return how many epochs are done."""

@@ -111,7 +111,6 @@ class Recipe:
         return self.method == 'direct'
 
 
-
 _TRAIN_DROPOUT = DropoutPlan(context=0.1, level16=0.1, level8=0.1, level4=0.1, head=0.5)
 _RUN_DROPOUT = DropoutPlan(head=0.5)
 # Dropout in what the members of an ensemble share.

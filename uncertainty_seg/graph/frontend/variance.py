@@ -70,7 +70,7 @@ def join_variance(
     names = [info.name for info in graph.output]
     if variance is None and VARIANCE not in names:
         double = [n for n in ([output] if output else names)
-                  if 2 * num_classes in (types.get(n, UNKNOWN).shape or ())]
+                  if _has_both(types.get(n, UNKNOWN).shape or (), num_classes)]
         if len(double) != 1:
             listed = ', '.join(f'{n} {types.get(n, UNKNOWN).shape}' for n in names)
             raise GraphError(
@@ -93,6 +93,12 @@ def join_variance(
             f'name the output that has them with --variance: one of {names}')
     refill(graph.output, [_joined(graph, logits, spread, shapes[0] or ())])
     return fold_constants(result)
+
+
+def _has_both(shape: tuple[int | None, ...], num_classes: int) -> bool:
+    """Whether a tensor has 2C planes; one of C planes has not, however wide it is."""
+    planes = {shape[1], shape[-1]} if len(shape) == 4 else set(shape)
+    return 2 * num_classes in planes and num_classes not in planes
 
 
 def _planes(shape: Shape | None) -> int:
