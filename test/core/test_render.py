@@ -49,7 +49,7 @@ def test_the_overlay_mixes_by_alpha_and_leaves_class_zero_clear() -> None:
 def test_two_maps_have_two_colours_and_leave_the_image_where_both_are_low() -> None:
     image = np.full((1, 5, 3), 100, np.uint8)
     unsure = np.array([[0, 0.5, 0, 0.9, np.nan]], np.float32)
-    unknown = np.array([[0, 0, 0.2, 0.9, 0]], np.float32)
+    unknown = np.array([[0.12, 0, 0.2, 0.9, 0]], np.float32)  # its colour begins at 0.12
     picture = two_maps(image, unsure, unknown, (0.5, 0.2))[0]
     mixed = [(a + b) // 2 for a, b in zip(AMBER_BGR, BLUE_BGR, strict=True)]
     wanted = [[60] * 3, list(AMBER_BGR), list(BLUE_BGR), mixed, list(NAN_COLOR_BGR)]

@@ -29,6 +29,8 @@ GREEN_BGR, AMBER_BGR, RED_BGR = (60, 200, 60), (0, 170, 255), (50, 50, 230)
 # Of the second map beside amber: orange and blue are told apart with any colour vision.
 BLUE_BGR = (255, 120, 0)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
+# A softened entropy is far from 0 on anything but the surest pixels.
+UNKNOWN_BEGIN = 0.6
 _LEGEND_SHARE = 0.09  # of the height of the picture
 _SMALLEST_LEGEND_PX = 12
 
@@ -40,16 +42,9 @@ def heatmap_upper(settings: Settings, thresholds: Mapping[str, float]) -> float:
     It is `view.heatmap_upper` of the settings, or if that is 0, twice the calibrated threshold of
     the map's top score.
     """
-    return settings.view.heatmap_upper or _calibrated_upper(settings.map, thresholds)
-
-
-def unknown_upper(settings: Settings, thresholds: Mapping[str, float]) -> float:
-    """Return the same for the second map, by `view.unknown_upper`."""
-    return settings.view.unknown_upper or _calibrated_upper(settings.unknown_map, thresholds)
-
-
-def _calibrated_upper(name: str, thresholds: Mapping[str, float]) -> float:
-    return min(2 * thresholds.get(f'{name}.top', DEFAULT_HEATMAP_UPPER / 2), 1.0)
+    if settings.view.heatmap_upper > 0:
+        return settings.view.heatmap_upper
+    return min(2 * thresholds.get(f'{settings.map}.top', DEFAULT_HEATMAP_UPPER / 2), 1.0)
 
 
 def palette_table(palette: Sequence[tuple[int, int, int]]) -> ImageU8:
@@ -102,7 +97,7 @@ def two_maps(
     unsure, unknown : ndarray of float32, shape (H, W)
         Uncertainty; where both are high the colours mix.
     uppers : (float, float)
-        Value of each that is drawn in full colour.
+        Value of each that is drawn in full colour; the second begins at `UNKNOWN_BEGIN` of it.
 
     Returns
     -------
@@ -114,6 +109,7 @@ def two_maps(
     first, second = (
         np.clip(np.nan_to_num(values / np.float32(upper)), 0, 1)[..., None]
         for values, upper in zip((unsure, unknown), uppers, strict=True))
+    second = np.maximum(second - np.float32(UNKNOWN_BEGIN), 0) / np.float32(1 - UNKNOWN_BEGIN)
     colour = first * np.array(AMBER_BGR, np.float32) + second * np.array(BLUE_BGR, np.float32)
     colour /= np.maximum(first + second, np.float32(1e-6))
     share = np.maximum(first, second)
@@ -139,7 +135,8 @@ def draw_legend(
         left = index * half
         ramp = np.linspace(0, 1, half, dtype=np.float32)[:, None] * np.array(color, np.float32)
         picture_bgr[-band:, left:left + half] = ramp.astype(np.uint8)
-        text = f'{("unsure", "unknown")[index]}: {names[index]} 0..{uppers[index]:.2g}'
+        begin = uppers[index] * (0, UNKNOWN_BEGIN)[index]
+        text = f'{("unsure", "unknown")[index]}: {names[index]} {begin:.2g}..{uppers[index]:.2g}'
         _write_fitting(picture_bgr, text, (left + 4, height - band // 3), half - 8,
                        (255, 255, 255))
     return picture_bgr
@@ -287,7 +284,7 @@ class FrameView:
     def uncertainty_overlay(self) -> ImageU8:
         """Both maps in two colours over the grey image (H, W, 3), with a legend."""
         uppers = (heatmap_upper(self._settings, self._thresholds),
-                  unknown_upper(self._settings, self._thresholds))
+                  self._settings.view.unknown_upper)
         picture = two_maps(self._image_bgr, self.uncertainty, self.unknown, uppers)
         return draw_legend(picture, (self._settings.map, self._settings.unknown_map), uppers)
 

@@ -243,9 +243,8 @@ class ViewSettings:
         lower=0.0, upper=1.0, live=True,
     )
     unknown_upper: float = parameter(
-        0.0, 'Value of the second map drawn in full colour; 0 takes twice the calibrated top-q '
-        'threshold.',
-        lower=0.0, upper=1.0, live=True,
+        1.0, 'Value of the second map drawn in full colour; its colour begins at 0.6 of that.',
+        lower=0.01, upper=1.0, live=True,
     )
     overlay_alpha: float = parameter(
         0.45, 'Share of the class colour in the overlay.', lower=0.0, upper=1.0, live=True,

@@ -24,7 +24,6 @@ from uncertainty_seg.core.render import (
     GREEN_BGR,
     heatmap_upper,
     RED_BGR,
-    unknown_upper,
 )
 from uncertainty_seg.core.settings import Settings, settings_from_dict
 from uncertainty_seg.core.status import verdict_status
@@ -213,6 +212,4 @@ def test_the_heatmap_range_is_the_setting_or_twice_the_calibrated_limit() -> Non
     assert heatmap_upper(Settings(), limits) == 0.3
     assert heatmap_upper(settings_from_dict({'map': 'mutual_information'}), limits) == 0.4
     assert heatmap_upper(Settings(), {'entropy.top': 0.8}) == 1.0
-    assert unknown_upper(Settings(), {'unknown.top': 0.2}) == 0.4
-    assert unknown_upper(settings_from_dict({'view.unknown_upper': 0.7}), limits) == 0.7
     assert heatmap_upper(settings_from_dict({'map': 'aleatoric'}), limits) == 0.5
