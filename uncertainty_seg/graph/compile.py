@@ -145,7 +145,7 @@ def compile_graph(
 
 
 @dataclass(frozen=True)
-class _Parts:
+class _Halves:
     """Trunk, head and head in front of the statistics, and what is told of them."""
 
     trunk: onnx.ModelProto
@@ -156,7 +156,7 @@ class _Parts:
 
 def _with_masks(
     model: onnx.ModelProto, before: Sequence[Decision], options: CompileOptions
-) -> _Parts:
+) -> _Halves:
     masked, sites = dropout_to_masks(model)
     network = graph_cost(masked.graph.node, shapes(one_pass(masked, sites)))
     masked, pushed = push_masks(masked, sites, options.passes)
@@ -177,7 +177,7 @@ def _with_masks(
             cost = Cost(whole.macs // options.chunk, whole.elements // options.chunk)
     plan = CompilePlan(options.passes, network, graph_cost(trunk.graph.node, shapes(trunk)), cost,
                        sites, tuple(decisions))
-    return _Parts(trunk, head, stats_head, plan)
+    return _Halves(trunk, head, stats_head, plan)
 
 
 def compile_ensemble(
@@ -207,13 +207,13 @@ def compile_ensemble(
         parts = _with_masks(joined_members(graphs), decisions, replace(options, chunk=0))
         heads = [choose_members(head, len(graphs)) for head in (parts.head, parts.stats_head)]
         plan = replace(parts.plan, sites=(*parts.plan.sites, heads[0][1]))
-        parts = _Parts(parts.trunk, heads[0][0], heads[1][0], plan)
+        parts = _Halves(parts.trunk, heads[0][0], heads[1][0], plan)
     else:
         trunk, head, sites = ensemble_graphs(graphs)
         plan = CompilePlan(
             len(models), graph_cost(graphs[0].graph.node, shapes(graphs[0])),
             graph_cost(trunk.graph.node, shapes(trunk)), Cost(0, 0), sites, decisions)
-        parts = _Parts(trunk, head, head, plan)
+        parts = _Halves(trunk, head, head, plan)
     return _finished(parts, spec, options, prepared)
 
 
@@ -246,7 +246,7 @@ def compile_moments(
                        graph_cost(trunk.graph.node, shapes(trunk)),
                        graph_cost(head.graph.node, shapes(one_pass(head, sites))), sites,
                        (*prepared.decisions, *moves, *skips))
-    return _finished(_Parts(trunk, head, head, plan), spec, options, (prepared,))
+    return _finished(_Halves(trunk, head, head, plan), spec, options, (prepared,))
 
 
 def _still(
@@ -257,11 +257,11 @@ def _still(
     trunk, head = split_trunk_head(network, ())
     whole, once, last = (graph_cost(m.graph.node, shapes(m)) for m in (network, trunk, head))
     plan = CompilePlan(1, whole, once, last, (), prepared.decisions)
-    return _finished(_Parts(trunk, head, head, plan), spec, options, (prepared,))
+    return _finished(_Halves(trunk, head, head, plan), spec, options, (prepared,))
 
 
 def _finished(
-    made: _Parts, spec: InputSpec, options: CompileOptions, prepared: tuple[Prepared, ...]
+    made: _Halves, spec: InputSpec, options: CompileOptions, prepared: tuple[Prepared, ...]
 ) -> CompiledGraphs:
     trunk, head, stats_head, plan = made.trunk, made.head, made.stats_head, made.plan
     sites = plan.sites
