@@ -103,6 +103,17 @@ def test_a_score_that_never_moves_does_no_harm() -> None:
     assert density.score({'a': 0.5, 'b': 0.9}) > score
 
 
+@pytest.mark.usefixtures('sklearn_mixture')
+def test_a_score_that_moves_by_rounding_alone_decides_nothing() -> None:
+    table = two_clusters()
+    table[:, 1] = np.random.default_rng(1).uniform(0, 2e-7, len(table))
+    density = fit_density(frames_of(table), NAMES)
+    here, there = (density.score({'a': 0.2, 'b': rounding}) for rounding in (0.0, 9e-7))
+    assert here == pytest.approx(there, abs=1e-5)
+    assert here < 0.05  # an ordinary frame, whatever the processor
+
+
+@pytest.mark.usefixtures('sklearn_mixture')
 def test_too_few_frames_are_refused_with_the_number_needed() -> None:
     with pytest.raises(CalibrationError, match=r'9 frames for .* 2 scores.*at least 10'):
         fit_density(frames_of(two_clusters(9)), NAMES)

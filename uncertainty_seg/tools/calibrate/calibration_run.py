@@ -76,6 +76,8 @@ PIXEL_QUANTILE = 0.9
 GUARDS = {DENSITY_SCORE: 8.0}
 MOST_SCORES = 5
 LIMITED_MAPS = ('entropy', 'mutual_information')
+# Scores are made of float32 maps in 0..1.
+_ROUNDING = 1e-6
 _BETWEEN_PASSES = ('mutual_information', 'variation_ratio', 'total_variance')
 _SEED = 0
 _log = logging.getLogger(__name__)
@@ -519,8 +521,9 @@ def fit_density(
     """
     table = _table(frames, names)
     centre, scale = table.mean(0), table.std(0)
-    # A score that never moves must not be divided by nothing.
-    scale = np.where(scale > 1e-9, scale, 1.0)
+    # A score that moves by rounding alone, as disagreement does with one pass, must not be
+    # divided by that: another processor rounds in another way.
+    scale = np.where(scale > _ROUNDING, scale, 1.0)
     mixture, form = _best_mixture((table - centre) / scale, seed)
     factors = mixture.precisions_cholesky_
     if form == 'diag':
