@@ -88,10 +88,15 @@ def tiny_card(**changes: object) -> ModelCard:
     return ModelCard(**{**facts, **changes})
 
 
-def make_tiny_bundle(folder: Path, calibrated: bool = True) -> Path:
-    """Write the tiny bundle; its thresholds let a saturated colour pass and grey not."""
-    files = {'trunk.onnx': tiny_trunk().SerializeToString(),
-             'head.onnx': tiny_head().SerializeToString()}
+def make_tiny_bundle(folder: Path, calibrated: bool = True, words: str = '') -> Path:
+    """
+    Write the tiny bundle; its thresholds let a saturated colour pass and grey not.
+
+    Other `words` in its files make another network of it, by its digest.
+    """
+    trunk = tiny_trunk()
+    trunk.doc_string = words
+    files = {'trunk.onnx': trunk.SerializeToString(), 'head.onnx': tiny_head().SerializeToString()}
     card = write_bundle(folder, tiny_card(), files)
     if calibrated:
         limits = {'entropy.mean': 0.7, 'entropy.top': 0.9, 'entropy.worst_window': 0.9,

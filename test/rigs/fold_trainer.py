@@ -15,7 +15,7 @@ def main(out: Path, fold: str, seconds: float) -> None:
     if fold == '13':
         sys.exit('unlucky')
     time.sleep(seconds)
-    make_tiny_bundle(out, calibrated=False)
+    make_tiny_bundle(out, calibrated=False, words=out.name)
 
 
 if __name__ == '__main__':

@@ -79,15 +79,19 @@ def still_inputs(card: ModelCard, passes: int) -> PassInputs:
     """
     Return inputs, float32 (passes, *site.shape), under which all passes are the same.
 
-    Noise is zero. Masks are ones where dropout can be switched off. It cannot be in an ensemble
-    and in a head that computes kept channels only: there every pass is the same one.
+    Noise is zero. Masks are ones where dropout can be switched off, and the member is the first.
+    It cannot be in a head that computes kept channels only: there every pass is the same one.
     """
     _require(passes, 0)
     still = {site.name: np.zeros((passes, *site.shape), np.float32) for site in card.noise_sites}
-    if card.method != 'deep_ensemble' and not card.is_balanced:
-        return {**ones_masks(card.mask_sites, passes), **still}
-    first = pass_inputs(card, card.members or 1, card.mask_seed or 0)
-    return {**{name: np.repeat(rows[:1], passes, axis=0) for name, rows in first.items()}, **still}
+    if card.is_balanced and not card.members:
+        first = pass_inputs(card, 1, card.mask_seed or 0)
+        return {**{name: np.repeat(rows[:1], passes, axis=0) for name, rows in first.items()},
+                **still}
+    ones = ones_masks(card.mask_sites, passes)
+    if card.members:
+        ones[MEMBER][:, 1:] = 0
+    return {**ones, **still}
 
 
 def make_masks(

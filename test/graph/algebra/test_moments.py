@@ -306,3 +306,20 @@ def test_the_head_draws_logits_of_the_moments() -> None:
     logits = run(head, {'logit_mean': mean, 'logit_variance': variance, 'noise': eps})[0]
     np.testing.assert_allclose(logits, mean + np.sqrt(np.maximum(variance, 0)) * eps, rtol=1e-5)
     assert lint(head) == []
+
+
+@pytest.mark.parametrize('runtime', ['onnxruntime', 'openvino'])
+def test_a_variance_that_is_no_number_is_not_taken_for_none(runtime: str) -> None:
+    model, sites = masked([drop('x', 'output')], {}, SHAPE)
+    head, (noise,) = sampling_head(propagate_moments(model, sites))
+    mean, variance = floats(*SHAPE), np.ones(SHAPE, np.float32)
+    variance[0, :, 2] = np.nan
+    values = {'logit_mean': mean, 'logit_variance': variance, 'noise': floats(5, *noise.shape)}
+    if runtime == 'onnxruntime':
+        logits = run(head, values)[0]
+    else:
+        openvino = pytest.importorskip('openvino')
+        call = openvino.compile_model(openvino.Core().read_model(head.SerializeToString()), 'CPU')
+        logits = call(values)['logits']
+    np.testing.assert_array_equal(np.isnan(logits), np.broadcast_to(
+        np.isnan(variance), logits.shape))

@@ -293,6 +293,12 @@ WRONG: list[tuple[Callable[[Path, Path], object], list[str], str]] = [
      '9, expected 8'),
     (lambda data, folder: other_card(folder / 'fold-1', class_names=('a', 'green', 'red')), [],
      "the class_names of fold-1 is ('a', 'green', 'red')"),
+    (lambda data, folder: make_tiny_bundle(folder / 'fold-1', False, words='0'), [],
+     'fold-1 and fold-0 are the same network'),
+    (lambda data, folder: make_tiny_bundle(folder / 'fold-0', False), [],
+     'fold-0 and tiny are the same network'),
+    (lambda data, folder: other_card(folder / 'fold-1', mask_seed=7), [],
+     'the mask_seed of fold-1 is 7, expected None'),
     (lambda data, folder: change_folds(folder, lambda f: dict.fromkeys(f, 0)), [],
      'has 1 fold, expected at least 2'),
     (lambda data, folder: change_folds(folder, lambda f: dict(list(f.items())[2:])), [],
@@ -317,7 +323,7 @@ def test_folds_that_do_not_fit_are_one_sentence_and_change_nothing(
     before = (bundle / 'calibration.json').read_bytes()
     folder = tmp_path / 'folds'
     for fold in range(2):
-        make_tiny_bundle(folder / f'fold-{fold}', calibrated=False)
+        make_tiny_bundle(folder / f'fold-{fold}', False, words=f'{fold}')
     stems = sorted(path.stem for path in (data / 'images').iterdir())
     (folder / 'folds.json').write_text(json.dumps(fold_of(stems, 2)))
     spoil(data, folder)

@@ -53,7 +53,7 @@ from uncertainty_seg.storage.folds import (
     subset,
 )
 from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder, read_blocks
-from uncertainty_seg.storage.model_bundle import load_bundle
+from uncertainty_seg.storage.model_bundle import load_bundle, model_digest
 from uncertainty_seg.tools.calibrate import calibration_run as run
 from uncertainty_seg.tools.calibrate.labelled_pairs import (
     images_in,
@@ -69,7 +69,8 @@ TEMPERATURE_FRAMES = 240
 _FOLD_NAME = re.compile(r'fold-(\d+)(?:-seed-(\d+))?')
 # What every network must share with the bundle, by its card.
 _ALIKE = ('method', 'class_names', 'ignore_index', 'input', 'dropout_sites', 'passes', 'members',
-          'logits_shape', 'upsampling', 'reduction', 'precision', 'feature_shape')
+          'mask_seed', 'is_balanced', 'logits_shape', 'upsampling', 'reduction', 'precision',
+          'feature_shape')
 _log = logging.getLogger(__name__)
 
 
@@ -220,7 +221,20 @@ def fold_networks(
                 for match, path in places if int(match[1]) in wanted]
     for network in networks:
         _require_alike(network.bundle.card, bundle.card, network.bundle.folder.name)
+    _refuse_copies([FoldNetwork(-1, bundle), *networks])
     return networks
+
+
+def _refuse_copies(networks: Sequence[FoldNetwork]) -> None:
+    """Refuse a network of two folds: it saw the one or the other; the bundle saw all of them."""
+    first: dict[str, FoldNetwork] = {}
+    for network in networks:
+        other = first.setdefault(model_digest(network.bundle.card), network)
+        if other.fold != network.fold:
+            raise CalibrationError(
+                f'{network.bundle.folder.name} and {other.bundle.folder.name} are the same network',
+                'another one for each fold, which never saw it',
+                'train each without its fold: does the command use {fold}?')
 
 
 def _require_alike(card: ModelCard, wanted: ModelCard, name: str) -> None:

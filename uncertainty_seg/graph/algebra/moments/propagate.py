@@ -17,7 +17,7 @@ import math
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.errors import GraphError
@@ -155,13 +155,17 @@ def sampling_head(
         raise GraphError(f'the output has {len(shape)} axes', '(1, C, hl, wl) logits')
     site = DropoutSite(NOISE, (shape[1], 1, 1), 0.0, 'noise')
     nodes = [
-        helper.make_node('Relu', [VARIANCE], ['logit_spread_squared']),
+        # Relu of NaN is 0 in OpenVINO: a variance that nobody knows would pass for none.
+        helper.make_node('Abs', [VARIANCE], ['logit_size']),
+        helper.make_node('Add', [VARIANCE, 'logit_size'], ['logit_twice']),
+        helper.make_node('Mul', ['logit_twice', 'logit_half'], ['logit_spread_squared']),
         helper.make_node('Sqrt', ['logit_spread_squared'], ['logit_spread']),
         helper.make_node('Mul', ['logit_spread', NOISE], ['logit_shift']),
         helper.make_node('Add', [MEAN, 'logit_shift'], [LOGITS]),
     ]
     inputs = [mean, variance, float_info(NOISE, (PASSES_AXIS, *site.shape))]
-    head = build_model('head', nodes, inputs, [float_info(LOGITS, (PASSES_AXIS, *shape[1:]))], [])
+    head = build_model('head', nodes, inputs, [float_info(LOGITS, (PASSES_AXIS, *shape[1:]))],
+                       [numpy_helper.from_array(np.float32(0.5), 'logit_half')])
     return head, (site,)
 
 
