@@ -23,8 +23,10 @@ import numpy as np
 import pytest
 
 from uncertainty_seg.core.calibration import calibration_from_json, calibration_to_json
+from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.storage.folds import fold_of, read_folds
 from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
+from uncertainty_seg.tools.calibrate_gate import calibrate_on_folds
 from uncertainty_seg.tools.main import main
 
 pytest.importorskip('sklearn', reason='scikit-learn fits the density')
@@ -129,6 +131,31 @@ def test_two_networks_of_a_fold_count_as_one_photograph(
     assert values['num_val'] == 360
     assert values['promises'][0]['num_blocks'] == 180
     assert values['promises'][0]['num_frames'] == 360
+
+
+def single_bundle(folder: Path, words: str) -> Path:
+    """Write the tiny network without its dropout."""
+    trunk, head = tiny_trunk(), tiny_head()
+    trunk.doc_string = words
+    del head.graph.node[0], head.graph.input[1]
+    head.graph.node[0].input[0] = 'features'
+    head.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 1
+    write_bundle(folder, tiny_card(method='single', passes=1, dropout_sites=()),
+                 {'trunk.onnx': trunk.SerializeToString(), 'head.onnx': head.SerializeToString()})
+    return folder
+
+
+def test_rounding_between_equal_passes_is_no_score_of_a_gate(data: Path, tmp_path: Path) -> None:
+    bundle, folder = single_bundle(tmp_path / 'single', ''), tmp_path / 'folds'
+    for fold in range(2):
+        single_bundle(folder / f'fold-{fold}', f'{fold}')
+    (folder / 'folds.json').write_text(json.dumps(fold_of(
+        sorted(path.stem for path in (data / 'images').iterdir()), 2)))
+    found = calibrate_on_folds(
+        bundle, data, folder, bad=RULE, alphas=(0.1,), max_train=60,
+        report=tmp_path / 'report.html', settings=Settings(backend='onnxruntime', threads=1))
+    rooms = {name.split('.')[0] for name in found.val.scores}
+    assert {'entropy', 'density'} <= rooms and 'mutual_information' not in rooms
 
 
 def calls(folder: Path) -> list[str]:

@@ -313,14 +313,18 @@ def with_density(table: FrameTable, density: ScoreDensity) -> FrameTable:
 
 
 def candidates(card: ModelCard, scores: Mapping[str, NDArray[np.float64]]) -> list[str]:
-    """
-    Return the scores that a gate may have: those that rank frames.
-
-    Where all passes are equal, what differs between passes is rounding, which ranks them too.
-    """
-    rounding = _BETWEEN_PASSES if card.has_one_pass else ()
+    """Return the scores that a gate may have: those that rank frames."""
     return [name for name, column in scores.items()
-            if has_ranks(column) and name.split('.')[0] not in rounding]
+            if has_ranks(column) and not is_rounding(card, name)]
+
+
+def is_rounding(card: ModelCard, name: str) -> bool:
+    """
+    Say whether a score is nothing but rounding: what differs between passes, where all are equal.
+
+    Rounding ranks frames as entropy does, in one runtime; in another it may be none at all.
+    """
+    return card.has_one_pass and name.split('.')[0] in _BETWEEN_PASSES
 
 
 def _choice(request: CalibrationRequest, train: FrameTable) -> tuple[RankFamily, tuple[str, ...]]:

@@ -231,8 +231,9 @@ def _refuse_copies(networks: Sequence[FoldNetwork]) -> None:
     for network in networks:
         other = first.setdefault(model_digest(network.bundle.card), network)
         if other.fold != network.fold:
+            names = [one.bundle.folder.name for one in (network, other)]
             raise CalibrationError(
-                f'{network.bundle.folder.name} and {other.bundle.folder.name} are the same network',
+                f'{" and ".join(names)} are the same network',
                 'another one for each fold, which never saw it',
                 'train each without its fold: does the command use {fold}?')
 
@@ -392,6 +393,9 @@ def _scored(
     density = run.density_of(run.with_held_out_features(of_train, fitted.bundle.features))
     if density is not None:
         tables = [run.with_density(table, density) for table in tables]
+    tables = [replace(table, scores={
+        name: column for name, column in table.scores.items()
+        if not run.is_rounding(network.bundle.card, name)}) for table in tables]
     return _Scored(network, found, tables[0], tables[1] if names else None)
 
 

@@ -281,6 +281,10 @@ def _notes(
         if one.bundle.calibration is None:
             notes.append(f'{one.label} has no calibration: its temperature is 1, and scores that '
                          'a calibration adds are missing.')
+        elif one.bundle.calibration.num_folds:
+            notes.append(f'{one.label} was calibrated by folds, so that it was trained on all '
+                         'images that had a fold: on those its figures are too good, and what '
+                         'calibrate says of its folds is not.')
         own, other = one.bundle.card.input, first.bundle.card.input
         if (own.width, own.height) != (other.width, other.height):
             notes.append(f'{one.label} sees {own.width}x{own.height} and {first.label} '

@@ -290,7 +290,8 @@ def _risk_curves(
     """Return the curve of the gate, made stricter by its one number, and of some scores."""
     losses = frames.is_bad.astype(np.float64)
     curves = [RiskCurve(name, risk_coverage(values, losses), aurc(values, losses), name == GATE)
-              for name, values in [(GATE, gate), *((n, frames.scores[n]) for n in COMPARED)]]
+              for name, values in [(GATE, gate), *((n, frames.scores[n]) for n in COMPARED
+                                                if n in frames.scores)]]
     if promise is None:
         return RiskCoverageCurves(tuple(curves))
     if is_nested:
