@@ -252,7 +252,7 @@ def test_members_with_dropout_take_turns_and_have_masks_of_their_own() -> None:
     np.testing.assert_array_equal(inputs['a'], make_masks(SITES[:1], 6, 5)['a'])
     still = still_inputs(MIXED, 2)
     assert still[MEMBER].argmax(1).tolist() == [0, 0]
-    # One member's deterministic pass, which others are compared with, and no draw of its dropout.
+    # One member's deterministic pass, and not one draw of its dropout: comparisons rest on it.
     assert (still['a'] == 1).all()
 
 
