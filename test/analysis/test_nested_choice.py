@@ -6,22 +6,27 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from uncertainty_seg.analysis.conformal import PromisedLimit
 from uncertainty_seg.analysis.frame_table import FrameTable
 from uncertainty_seg.analysis.gate_choice import (
     block_folds,
     choose_gate,
+    GateChoice,
     is_earned,
     is_guard,
     is_order,
 )
 from uncertainty_seg.analysis.nested import (
     fit_gate,
+    FittedGate,
     FoldFrames,
     nested_figures,
     NestedFigures,
     ranks_of_others,
+    share_of_blocks,
 )
 from uncertainty_seg.analysis.selective import excess_aurc
+from uncertainty_seg.core.calibration import RankFamily
 from uncertainty_seg.errors import CalibrationError, ConfigError
 
 ALPHAS = (0.05, 0.1)
@@ -244,3 +249,16 @@ def test_frames_that_are_all_alike_choose_no_gate(value: bool, word: str) -> Non
                        np.full(100, value))
     with pytest.raises(CalibrationError, match=f'all 100 frames to choose scores on are {word}'):
         choose_gate(alike, ALPHAS)
+
+
+def test_every_block_counts_alike_however_many_frames_it_has() -> None:
+    blocks = np.array(['long'] * 8 + ['short'] * 2)
+    found = share_of_blocks(np.array([True] * 8 + [False] * 2), blocks)
+    assert found.value == 0.5 and found.lower == 0 and found.upper == 1
+
+
+def test_no_promise_lifts_a_limit_above_the_frames_of_reference() -> None:
+    family = RankFamily.fit({'a': np.linspace(0.01, 0.5, 50)})
+    gate = FittedGate(GateChoice(('a',), ()), family,
+                      {0.1: PromisedLimit(1.9, 0.1, 50, 0.05, 1.0, 0.03, '')})
+    assert gate.thresholds(0.1) == {'a': pytest.approx(0.5)}

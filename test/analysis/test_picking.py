@@ -85,3 +85,23 @@ def test_pixels_of_two_maps_on_other_scales_are_ranked_alike() -> None:
     assert Ranking(*(part.sum(0) for part in mixed)).auroc() == pytest.approx(alone, abs=0.03)
     assert mixed[0][folds == 0].sum() == high[folds == 0].sum()
     assert picked_histograms(maps, ('wide', 'wide'), folds) is stretched
+
+
+def test_beyond_the_other_folds_the_order_is_kept() -> None:
+    folds = np.array([0, 0, 0, 1, 1, 1])
+    columns = {'a': np.array([1, 2, 3, 7, 8, 9]) / 100, 'b': np.array([1, 2, 3, 9, 8, 7]) / 100}
+    values = picked_column(columns, ('a', 'b'), folds)
+    # Fold 1 lies above all of fold 0 by b, which no rank below 1 may say.
+    assert (values[:3] < 1 / 6).all() and (values[3:] > 1).all()
+    assert values.argsort().tolist() == [0, 1, 2, 5, 4, 3]
+
+
+def test_bins_of_a_map_become_shares_of_the_other_folds_alone() -> None:
+    ones = np.ones((2, 4), int)
+    # Of fold 1 all pixels of the map b are in its last bin; those of fold 0 in its first.
+    b = np.array([[8, 0, 0, 0], [0, 0, 0, 8]])
+    yes, _ = picked_histograms({'a': (ones, ones), 'b': (b, b)}, ('a', 'b'), np.array([0, 1]))
+    assert yes[1].tolist() == [0, 0, 0, 8]
+    yes, _ = picked_histograms({'a': (ones, ones), 'b': (b, b)}, ('b', 'a'), np.array([0, 1]))
+    # None of fold 1's pixels is below: the rank is 0, and not the quarter that its own make it.
+    assert yes[0].tolist() == [8, 0, 0, 0]

@@ -15,6 +15,7 @@ from uncertainty_seg.errors import CalibrationError, ModelBundleError
 from uncertainty_seg.storage.model_bundle import (
     find_bundle,
     load_bundle,
+    model_digest,
     shipped_bundles,
     update_metrics,
     write_bundle,
@@ -191,3 +192,8 @@ def test_the_shipped_bundles_load_calibrated_and_stay_small(name: str) -> None:
         assert len(text) > 10
     for path in (bundle.trunk_path, bundle.head_path):
         assert onnx.load(str(path)).opset_import[0].version == 17
+
+
+@pytest.mark.parametrize('changes', [{'mask_seed': 0}, {'feature_shape': (4, 6, 8)}])
+def test_what_changes_a_score_is_in_the_digest(changes: dict[str, object]) -> None:
+    assert model_digest(tiny_card(**changes)) != model_digest(tiny_card())

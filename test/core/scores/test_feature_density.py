@@ -109,6 +109,13 @@ def test_length_does_not_count(density: FeatureDensity) -> None:
                                density.distance_map(features, label), rtol=1e-3)
 
 
+def test_features_too_large_to_be_squared_are_no_ordinary_ones(density: FeatureDensity) -> None:
+    features, label, _ = frame(0, 5)
+    features[0, :, 1, 2] = 1e30
+    distances = density.distance_map(features, label)
+    assert np.isnan(distances[5, 9]) and np.isfinite(distances[-1, -1])
+
+
 @for_each('value', [np.nan, np.inf, -np.inf])
 def test_a_feature_that_is_no_number_never_looks_near(
     density: FeatureDensity, value: float

@@ -217,6 +217,9 @@ def test_a_finished_bundle_that_was_damaged_is_made_again(data: Path, tmp_path: 
     assert call_json(words)[0] == 0 and sorted(calls(folder)) == ['0', '1']
     (folder / 'fold-1' / 'trunk.onnx').write_bytes(b'')
     assert call_json(words)[0] == 0 and sorted(calls(folder)) == ['0', '1', '1']
+    # A whole bundle, but of another network than the one that the marker is of.
+    shutil.copytree(folder / 'fold-1', folder / 'fold-0', dirs_exist_ok=True)
+    assert call_json(words)[0] == 0 and sorted(calls(folder)) == ['0', '0', '1', '1']
 
 
 @pytest.mark.parametrize(('command', 'sentence', 'code'), [

@@ -254,3 +254,22 @@ def test_a_machine_is_busy_by_its_load_or_by_what_equal_passes_take() -> None:
     assert not calm.is_busy and calm.describe().startswith('The machine was calm')
     assert replace(calm, load=1.5).is_busy
     assert replace(calm, spread=1.6).describe().startswith('The machine was busy')
+
+
+def test_what_was_measured_is_named_after_all_that_it_depends_on(place: Path) -> None:
+    bundle = load_bundle(str(place / 'tiny'))
+    assert bundle.calibration is not None
+    warm = replace(bundle, calibration=replace(bundle.calibration, temperature=2.0))
+    ways = [Contender('tiny', bundle), Contender('tiny', warm), Contender('tiny', bundle, True)]
+    assert len({one.digest() for one in ways}) == 3
+    image, mask, seen = np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8), np.eye(4) > 0
+    rule = run.BadRule.parse('iou<0.5', tuple(CLASSES))
+    facts: dict[str, Any] = {
+        'pairs': [(image, mask)], 'unseen': [seen], 'foreign': {'other': {'a.png': image}},
+        'blocks': np.array(['a']), 'ignore_index': 255, 'rule': rule}
+    changes: list[dict[str, Any]] = [
+        {}, {'pairs': [(image + 1, mask)]}, {'pairs': [(image, mask + 1)]}, {'unseen': [~seen]},
+        {'unseen': None}, {'foreign': {'other': {'a.png': image + 1}}},
+        {'foreign': {'more': {'a.png': image}}}, {'ignore_index': 254},
+        {'rule': run.BadRule.parse('iou<0.4', tuple(CLASSES))}]
+    assert len({run.ComparedFrames(**{**facts, **change}).digest() for change in changes}) == 9

@@ -362,6 +362,11 @@ def to_unit(squared: Vectors) -> Vectors:
 
 
 def unit_rows(vectors: _Floats) -> _Floats:
-    """Return vectors (..., d) of length 1; a zero stays, at a right angle to all."""
+    """
+    Return vectors (..., d) of length 1; a zero stays, at a right angle to all.
+
+    One that is too long to be squared is NaN: over an infinite length it would be a zero.
+    """
     lengths = np.sqrt((vectors**2).sum(-1, keepdims=True))
-    return np.asarray(vectors / np.where(lengths == 0, 1, lengths), vectors.dtype)
+    lengths[lengths == 0], lengths[np.isinf(lengths)] = 1, np.nan
+    return np.asarray(vectors / lengths, vectors.dtype)
