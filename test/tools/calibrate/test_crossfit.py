@@ -26,6 +26,7 @@ from uncertainty_seg.core.calibration import calibration_from_json, calibration_
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.storage.folds import fold_of, read_folds
 from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
+from uncertainty_seg.tools.calibrate import cross_fitted
 from uncertainty_seg.tools.calibrate_gate import calibrate_on_folds
 from uncertainty_seg.tools.main import main
 
@@ -95,6 +96,35 @@ def test_every_photograph_is_used_and_the_figures_are_of_frames_that_chose_nothi
         # Hidden bad frames are 4 % of all, so that 0.05 can be kept with most good ones in.
         assert found['gate']['accepted_and_bad']['value'] <= promise['alpha'] + 0.03
         assert found['gate']['accepted']['value'] == pytest.approx(promise['accepted'], abs=0.15)
+
+
+def test_nothing_of_a_fold_is_fitted_to_its_own_photographs(
+    fitted: tuple[Path, dict[str, Any], Path], data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, _, folder = fitted
+    fold_by_image = {cv2.imread(str(path)).tobytes(): fold
+                     for stem, fold in read_folds(folder / 'folds.json').items()
+                     for path in (data / 'images').glob(f'{stem}.*')}
+    seen: dict[str, set[int]] = {}
+    left_out = []
+    fit, best = cross_fitted._fitted, cross_fitted._best
+
+    def spied_fit(one: Any, settings: Any, temperature: float, trained: Any) -> Any:
+        seen.setdefault(one.folder.name, set()).update(
+            fold_by_image[image.tobytes()] for image, _ in trained)
+        return fit(one, settings, temperature, trained)
+
+    def spied_best(chance: Any, without: int | None = None) -> float:
+        left_out.append(without)
+        return best(chance, without)
+
+    monkeypatch.setattr(cross_fitted, '_fitted', spied_fit)
+    monkeypatch.setattr(cross_fitted, '_best', spied_best)
+    calibrate_on_folds(bundle, data, folder, settings=Settings(backend='onnxruntime'), bad=RULE)
+    assert {name: folds for name, folds in seen.items() if name.startswith('fold-')} == {
+        'fold-0': {1, 2}, 'fold-1': {0, 2}, 'fold-2': {0, 1}}
+    assert seen[bundle.name] == {0, 1, 2}  # what is deployed
+    assert sorted(left_out, key=str) == [0, 1, 2, None]
 
 
 def test_the_report_says_folds_and_frames(fitted: tuple[Path, dict[str, Any], Path]) -> None:
