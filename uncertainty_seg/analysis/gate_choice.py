@@ -128,7 +128,7 @@ def choose_gate(
 
 
 @dataclass(frozen=True)
-class _Trial:
+class _FoldShare:
     """
     One fifth, with ranks among the other four: of those, of itself and of the foreign frames.
 
@@ -196,7 +196,7 @@ def block_folds(blocks: NDArray[np.str_], num_folds: int) -> NDArray[np.intp]:
     return np.asarray(dealt[index])
 
 
-def _parts(frames: FrameTable, foreign: FrameTable | None) -> Iterator[_Trial]:
+def _parts(frames: FrameTable, foreign: FrameTable | None) -> Iterator[_FoldShare]:
     folds = block_folds(frames.blocks, INNER_FOLDS)
     pairs = [(frames.select(folds != fold), frames.select(folds == fold))
              for fold in np.unique(folds)]
@@ -211,7 +211,7 @@ def _parts(frames: FrameTable, foreign: FrameTable | None) -> Iterator[_Trial]:
         plain = RankFamily.fit({n: rest.scores[n] for n in orders})
         guard = RankFamily.fit({n: rest.scores[n] for n in guards},
                                dict.fromkeys(guards, GUARD_POWER))
-        yield _Trial(
+        yield _FoldShare(
             _ranks(plain, guard, rest), _ranks(plain, guard, own), _ranks(plain, guard, foreign),
             rest.is_bad, np.unique(rest.blocks, return_inverse=True)[1],
             own.is_bad, np.unique(own.blocks, return_inverse=True)[1])
@@ -226,7 +226,7 @@ def _ranks(
     return one, other
 
 
-def _choose_order(parts: Sequence[_Trial]) -> tuple[str, ...]:
+def _choose_order(parts: Sequence[_FoldShare]) -> tuple[str, ...]:
     chosen: tuple[str, ...] = ()
     now = np.full(len(parts), np.inf)
     while len(chosen) < MOST_ORDER:
@@ -243,7 +243,7 @@ def _choose_order(parts: Sequence[_Trial]) -> tuple[str, ...]:
 
 
 def _choose_guards(
-    parts: Sequence[_Trial], order: tuple[str, ...], required: Sequence[str],
+    parts: Sequence[_FoldShare], order: tuple[str, ...], required: Sequence[str],
     alphas: Sequence[float],
 ) -> tuple[str, ...]:
     chosen = tuple(required)
@@ -261,7 +261,7 @@ def _choose_guards(
 
 
 def _accepted(
-    parts: Sequence[_Trial], order: Sequence[str], guards: Sequence[str], alphas: Sequence[float]
+    parts: Sequence[_FoldShare], order: Sequence[str], guards: Sequence[str], alphas: Sequence[float]
 ) -> Column:
     return np.array([part.accepts(order, guards, alphas) for part in parts])
 

@@ -289,9 +289,9 @@ def _risk_curves(
 ) -> RiskCoverageCurves:
     """Return the curve of the gate, made stricter by its one number, and of some scores."""
     losses = frames.is_bad.astype(np.float64)
+    compared = {name: frames.scores[name] for name in COMPARED if name in frames.scores}
     curves = [RiskCurve(name, risk_coverage(values, losses), aurc(values, losses), name == GATE)
-              for name, values in [(GATE, gate), *((n, frames.scores[n]) for n in COMPARED
-                                                if n in frames.scores)]]
+              for name, values in {GATE: gate, **compared}.items()]
     if promise is None:
         return RiskCoverageCurves(tuple(curves))
     if is_nested:
