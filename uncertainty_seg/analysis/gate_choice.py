@@ -261,7 +261,8 @@ def _choose_guards(
 
 
 def _accepted(
-    parts: Sequence[_FoldShare], order: Sequence[str], guards: Sequence[str], alphas: Sequence[float]
+    parts: Sequence[_FoldShare], order: Sequence[str], guards: Sequence[str],
+    alphas: Sequence[float],
 ) -> Column:
     return np.array([part.accepts(order, guards, alphas) for part in parts])
 
