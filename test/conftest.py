@@ -10,6 +10,7 @@ blue, 1 green, 2 red, and a pixel's answer can be worked out by hand.
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 import sys
@@ -37,6 +38,15 @@ os.environ['PYTHONPATH'] = os.pathsep.join(
     [*SHARED, *filter(None, [os.environ.get('PYTHONPATH')])])
 
 TINY_WIDTH, TINY_HEIGHT, TINY_PASSES, TINY_P = 64, 48, 8, 0.25
+
+
+@pytest.fixture(autouse=True)
+def log_level_stays():
+    """Give the package's logger the level back that it had: a command that a test ran sets it."""
+    package = logging.getLogger('uncertainty_seg')
+    before = package.level
+    yield
+    package.setLevel(before)
 
 
 def tiny_trunk() -> onnx.ModelProto:

@@ -61,7 +61,7 @@ def tiny_recipe(epochs: int = 1) -> Recipe:
     fit = FitSettings(epochs=epochs, batch=4, augmentation=Augmentation(
         crop=(64, 64), scale=(0.8, 1.4), colour=0.0, blur_share=0.0))
     small = with_encoder(recipe('suim'), 'lite0')
-    return dataclasses.replace(small, input=SPEC, fit=fit, passes=4)
+    return dataclasses.replace(small, input=SPEC, fit=fit, passes=4, member_epochs=0)
 
 
 @pytest.fixture(autouse=True)
@@ -237,6 +237,18 @@ def test_a_run_that_is_finished_is_not_trained_again_and_a_half_one_not_built_on
         train(longer, tmp_path / 'net.pt', member=1)
 
 
+def test_decoders_may_be_trained_for_fewer_epochs_than_the_first_network(tmp_path: Path) -> None:
+    plan = dataclasses.replace(
+        as_ensemble(tiny_recipe(epochs=2), EnsemblePlan(2, 'decoders')), member_epochs=1)
+    lengths: list[int] = []
+    train_weights(plan, DATA, Path('none.pth'), tmp_path / 'net.pt', 1,
+                  lambda epoch, *_: lengths.append(epoch))
+    assert lengths == [0, 1, 0]  # two epochs of the first, one of the second
+    train(plan, tmp_path / 'net.pt')  # both are finished, and neither begins again
+    first, second = states(tmp_path / 'net.pt', 2)
+    assert 'encoder' in equal_parts(first, second)
+
+
 def test_a_bootstrap_draws_as_many_with_replacement_and_by_its_seed() -> None:
     data = toy(60, 20)
     drawn = bootstrap(data, 3)
@@ -402,6 +414,9 @@ def test_another_encoder_is_frozen_up_to_the_same_stride() -> None:
     assert with_encoder(suim, 'mobilenet_v2').frozen_layers == 7
     assert with_encoder(suim, 'lite0').frozen_layers == 6
     assert with_encoder(recipe('pipeline'), 'lite2').frozen_layers == 0
-    assert with_epochs(suim, 10).fit.small_epochs == 6  # 13 of 20
+    assert with_epochs(suim, 18).fit.small_epochs == 13  # 26 of 36
+    assert with_epochs(suim, 18).member_epochs == 2  # 4 of 36
+    assert with_epochs(suim, 1).member_epochs == 1
+    assert with_epochs(recipe('pipeline'), 1).member_epochs == 0
     with pytest.raises(TrainingError, match="no recipe 'seagrass', expected one of suim"):
         recipe('seagrass')

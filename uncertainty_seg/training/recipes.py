@@ -86,6 +86,8 @@ class Recipe:
         The networks of a deep ensemble; else there is one.
     mask_bank, mask_seed : int
         How many masks are trained with as they run, and their seed; 0 for fresh masks.
+    member_epochs : int
+        Of decoders and heads on what a first network learned; 0 for as many as that one.
 
     """
 
@@ -104,6 +106,7 @@ class Recipe:
     ensemble: EnsemblePlan | None = None
     mask_bank: int = 0
     mask_seed: int = 0
+    member_epochs: int = 0
 
     @property
     def has_variance(self) -> bool:
@@ -129,7 +132,7 @@ _RECIPES = (
         name='suim',
         input=_input(320, 256),
         fit=FitSettings(
-            epochs=20, draw_power=0.5, small_epochs=13,
+            epochs=36, draw_power=0.5, small_epochs=26,
             augmentation=Augmentation(crop=(288, 224), scale=(0.65, 1.6), colour=0.2,
                                       paste_share=0.25),
         ),
@@ -138,6 +141,7 @@ _RECIPES = (
         train_dropout=_TRAIN_DROPOUT,
         run_dropout=_RUN_DROPOUT,
         passes=20,
+        member_epochs=4,
         training='{images} photographs of SUIM (Islam et al., IROS 2020, arXiv:2004.01241), long '
         'side 320 px, {epochs} epochs on {encoder} pretrained on ImageNet.',
         license='Apache-2.0; trained on SUIM (MIT), encoder {licence}',
@@ -190,9 +194,15 @@ def with_encoder(recipe: Recipe, name: str) -> Recipe:
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
-    """Return a shorter or longer recipe, with the same share of small epochs."""
-    small = round(recipe.fit.small_epochs * epochs / recipe.fit.epochs)
-    return replace(recipe, fit=replace(recipe.fit, epochs=epochs, small_epochs=small))
+    """Return a shorter or longer recipe, with the same share of small and of member epochs."""
+    factor = epochs / recipe.fit.epochs
+    members = max(1, round(recipe.member_epochs * factor)) if recipe.member_epochs else 0
+    return replace(recipe, member_epochs=members, fit=_fit_of(recipe.fit, epochs))
+
+
+def _fit_of(settings: FitSettings, epochs: int) -> FitSettings:
+    small = round(settings.small_epochs * epochs / settings.epochs)
+    return replace(settings, epochs=epochs, small_epochs=small)
 
 
 def with_dropout(recipe: Recipe, plan: DropoutPlan) -> Recipe:
@@ -358,8 +368,9 @@ def _jobs(
         require_finished(files[0], recipe.fit.epochs)
         # What does not change is not dropped out from either.
         rates = replace(own.train_dropout, **dict.fromkeys(_SHARED_SITES[plan.kind], 0.0))
-        yield _TrainingRun(replace(own, train_dropout=rates), drawn, (files[index],), files[0],
-                           shared)
+        length = _fit_of(own.fit, own.member_epochs or own.fit.epochs)
+        yield _TrainingRun(replace(own, train_dropout=rates, fit=length), drawn,
+                           (files[index],), files[0], shared)
 
 
 def require_finished(weights: Path, epochs: int) -> None:

@@ -16,14 +16,22 @@ from comparison_sample import COST
 from conftest import make_tiny_bundle, tiny_card, tiny_head, tiny_trunk
 import cv2
 import numpy as np
+from onnx import helper, numpy_helper
 import pytest
 
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.uncertainty import maps_from_logits
+from uncertainty_seg.storage.folds import fold_of, write_folds
 from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
 from uncertainty_seg.tools.compare import run
-from uncertainty_seg.tools.compare.contenders import Contender, contenders_of
+from uncertainty_seg.tools.compare.contenders import (
+    as_candidate,
+    Candidate,
+    Contender,
+    contenders_of,
+)
 from uncertainty_seg.tools.compare.cost import measure_cost, MeasuredCost
+from uncertainty_seg.tools.compare.frames import load_frames, MeasuredFrames
 from uncertainty_seg.tools.main import main
 
 SETTINGS = Settings(backend='onnxruntime', threads=1)
@@ -177,15 +185,93 @@ def _blots(place: Path, tmp_path: Path) -> Path:
 
 
 def test_the_baseline_is_named_or_single_or_the_first_without_its_passes(place: Path) -> None:
-    tiny, loud = (load_bundle(str(place / name)) for name in ('tiny', 'loud'))
+    tiny, loud = (as_candidate(place / name) for name in ('tiny', 'loud'))
     assert [(c.label, c.is_still) for c in contenders_of([tiny, loud], None)] == [
         ('single', True), ('tiny', False), ('loud', False)]
     assert [c.label for c in contenders_of([tiny], loud)] == ['loud', 'tiny']
     assert [c.label for c in contenders_of([tiny, loud], loud)] == ['loud', 'tiny']
-    named = replace(tiny, card=replace(tiny.card, name='single'))
+    card = replace(tiny.bundle.card, name='single')
+    named = replace(tiny, bundle=replace(tiny.bundle, card=card))
     assert [c.label for c in contenders_of([named], None)] == ['single single', 'single']
-    twin = replace(tiny, folder=place / 'twin')
+    twin = Candidate(tiny.bundle, place / 'twin')
     assert [c.label for c in contenders_of([tiny, twin], tiny)] == ['tiny', 'twin']
+
+
+@pytest.fixture(scope='module')
+def folds(place: Path) -> Path:
+    """Two networks: that of fold 0 sees colours as they are, that of fold 1 red for blue."""
+    folder = place / 'folds'
+    make_tiny_bundle(folder / 'fold-0', calibrated=False)
+    turned = tiny_card(input=replace(tiny_card().input, color_order='bgr'))
+    trunk = tiny_trunk()
+    channels = helper.make_node('Gather', ['image', 'turned'], ['swapped'], axis=3)
+    trunk.graph.node.insert(0, channels)
+    trunk.graph.node[1].input[0] = 'swapped'
+    trunk.graph.initializer.append(numpy_helper.from_array(np.array([2, 1, 0]), 'turned'))
+    write_bundle(folder / 'fold-1', turned, {'trunk.onnx': trunk.SerializeToString(),
+                                             'head.onnx': tiny_head().SerializeToString()})
+    stems = sorted(path.stem for path in (place / 'val' / 'images').iterdir())
+    write_folds(folder / 'folds.json', fold_of(stems, 2))
+    return folder
+
+
+def test_every_frame_of_a_cross_fitting_is_measured_by_the_network_that_never_saw_it(
+    place: Path, folds: Path, tmp_path: Path, free: None
+) -> None:
+    code, found, said = call(folds, place / 'val', '--ood', place / 'other', '--cache',
+                             tmp_path / 'c', '--json', tmp_path / 'all.json', *FAST)
+    assert code == 0, said
+    assert 'by 2 networks, each on the fold that it did not see' in found['bundles']['tiny']
+    assert found['facts']['frames'] == '30 in 30 blocks'
+    # By the other road: each half of the frames with its own network alone.
+    read = json.loads((folds / 'folds.json').read_text())
+    whole = measured(tmp_path / 'c', 30)
+    assert len(whole.foreign['other']['entropy.mean']) == 8
+    for fold in (0, 1):
+        data = tmp_path / str(fold)
+        shutil.copytree(place / 'val', data)
+        stems = [stem for stem, own in read.items() if own == fold]
+        (data / 'splits.json').write_text(json.dumps({'val': stems}))
+        assert call(folds / f'fold-{fold}', data, '--cache', data / 'c', *FAST)[0] == 0
+        half = measured(data / 'c', 15)
+        assert half.is_bad.mean() > 0.9 if fold else half.is_bad.mean() < 0.5
+        rows_of_fold = slice(15 * fold, 15 * fold + 15)
+        np.testing.assert_array_equal(whole.totals[rows_of_fold], half.totals)
+        for name, column in half.scores.items():
+            np.testing.assert_array_equal(whole.scores[name][rows_of_fold], column, name)
+
+
+def measured(cache: Path, count: int) -> MeasuredFrames:
+    """Return what was kept of the contender whose passes say something."""
+    kept = [load_frames(path) for path in cache.glob('frames-*.npz')]
+    found = [one for one in kept if 'mutual_information' in one.maps()]
+    assert len(found) == 1 and len(found[0].is_bad) == count
+    return found[0]
+
+
+def test_folds_that_do_not_belong_together_are_one_sentence(
+    place: Path, folds: Path, tmp_path: Path, free: None
+) -> None:
+    other = tmp_path / 'other'
+    shutil.copytree(folds, other)
+    turned = {stem: 1 - fold for stem, fold in
+              json.loads((folds / 'folds.json').read_text()).items()}
+    (other / 'folds.json').write_text(json.dumps(turned))
+    shutil.copytree(place / 'val', tmp_path / 'strange')
+    first = sorted((tmp_path / 'strange' / 'images').iterdir())[0]
+    for folder in ('images', 'masks'):
+        (tmp_path / 'strange' / folder / first.name).rename(
+            tmp_path / 'strange' / folder / 'new.png')
+    for words, sentence in (
+        ([folds, other, place / 'val'], 'has other folds than'),
+        ([folds, place / 'tiny', place / 'val'], 'tiny has other folds than'),
+        ([folds, place / 'val', '--baseline', place / 'tiny'], 'tiny has other folds than'),
+        ([folds, tmp_path / 'strange'], "the photograph 'new' is in no fold"),
+    ):
+        code, _, said = call(*words, '--cache', tmp_path / 'c', *FAST)
+        assert code == 2 and sentence in said, said
+    shutil.rmtree(other / 'fold-1')
+    assert 'holds no network fold-1' in call(other, place / 'val', *FAST)[2]
 
 
 def test_wrong_input_is_one_sentence_and_misuse(place: Path, tmp_path: Path, free: None) -> None:

@@ -206,6 +206,20 @@ def fold_networks(
         If one cannot be read.
 
     """
+    networks = read_networks(folder, fold_by_stem)
+    for network in networks:
+        _require_alike(network.bundle.card, bundle.card, network.bundle.folder.name)
+    _refuse_copies([FoldNetwork(-1, bundle), *networks])
+    return networks
+
+
+def read_networks(folder: Path, fold_by_stem: Mapping[str, int]) -> list[FoldNetwork]:
+    """
+    Load what `fold_networks` describes, without a bundle that they stand for.
+
+    Raises CalibrationError if there is one fold only, one has no network, one is of two folds or
+    unlike the first; ModelBundleError if one cannot be read.
+    """
     wanted = sorted(set(fold_by_stem.values()))
     if len(wanted) < 2:
         raise CalibrationError(f'{folder / FOLDS_FILE} has {len(wanted)} fold', 'at least 2',
@@ -220,8 +234,8 @@ def fold_networks(
     networks = [FoldNetwork(int(match[1]), load_bundle(path, has_calibration=False))
                 for match, path in places if int(match[1]) in wanted]
     for network in networks:
-        _require_alike(network.bundle.card, bundle.card, network.bundle.folder.name)
-    _refuse_copies([FoldNetwork(-1, bundle), *networks])
+        _require_alike(network.bundle.card, networks[0].bundle.card, network.bundle.folder.name)
+    _refuse_copies(networks)
     return networks
 
 
@@ -243,7 +257,7 @@ def _require_alike(card: ModelCard, wanted: ModelCard, name: str) -> None:
         given, expected = getattr(card, field), getattr(wanted, field)
         if given != expected:
             raise CalibrationError(
-                f'the {field} of {name} is {given!s:.200}', f'{expected!s:.200}, as the bundle',
+                f'the {field} of {name} is {given!s:.200}', f'{expected!s:.200}, as the others',
                 'train and compile the networks of the folds as the bundle itself')
 
 

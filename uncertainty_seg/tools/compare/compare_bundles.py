@@ -44,7 +44,7 @@ def compare(
     data: Path | str,
     *,
     settings: Settings | None = None,
-    split: str = 'val',
+    split: str | None = None,
     ood: Sequence[Path | str] = (),
     baseline: ModelBundle | Path | str | None = None,
     unknown: Path | str | None = None,
@@ -66,13 +66,14 @@ def compare(
     Parameters
     ----------
     bundles : sequence of ModelBundle, Path or str
-        Shipped names or folders, all with the classes of the first.
+        Shipped names or folders, all with the classes of the first; or folders that `crossfit`
+        filled, all with the same folds, whose networks each measure what they never saw.
     data : Path or str
         Folder of labelled images (images/, masks/, classes.json).
     settings : Settings, optional
         Backend, threads, seed, precision and ignore mask; T is each bundle's own.
-    split : str
-        Split of `data`, if it has a splits.json.
+    split : str, optional
+        Split of `data`, if it has a splits.json; without it 'val', or all that have a fold.
     ood : sequence of Path or str
         Folders of images of another kind, which should be refused.
     baseline : ModelBundle, Path or str, optional
@@ -117,16 +118,17 @@ def compare(
 
     """
     from uncertainty_seg.backends.gpu.engine_cache import user_cache
-    from uncertainty_seg.opening import as_bundle, checked_settings
+    from uncertainty_seg.opening import checked_settings
     from uncertainty_seg.tools.compare import show
+    from uncertainty_seg.tools.compare.contenders import as_candidate
     from uncertainty_seg.tools.compare.run import CompareRequest, run_comparison
     from uncertainty_seg.tools.report.page import require_place
 
     if not bundles:
         raise ConfigError('no bundle to compare', 'at least one')
     request = CompareRequest(
-        bundles=tuple(as_bundle(bundle) for bundle in bundles),
-        baseline=None if baseline is None else as_bundle(baseline),
+        candidates=tuple(as_candidate(bundle) for bundle in bundles),
+        baseline=None if baseline is None else as_candidate(baseline),
         settings=checked_settings(settings), data=Path(data), split=split,
         ood=tuple(map(Path, ood)), unknown=None if unknown is None else Path(unknown),
         unknown_classes=tuple(unknown_classes), blocks=None if blocks is None else Path(blocks),
@@ -147,9 +149,10 @@ def compare(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument('bundles', nargs='+', metavar='BUNDLE', help='shipped name or folder')
+    parser.add_argument('bundles', nargs='+', metavar='BUNDLE',
+                        help='shipped name or folder, or the folder of a cross-fitting')
     parser.add_argument('data', type=Path, metavar='DATA', help='folder of labelled images')
-    parser.add_argument('--split', default='val', help='of DATA, if it has a splits.json [val]')
+    parser.add_argument('--split', help='of DATA, if it has a splits.json [val; of folds, all]')
     parser.add_argument('--ood', type=Path, metavar='DIR', action='append', default=[],
                         help='images of another kind, which should be refused; may be repeated')
     parser.add_argument('--baseline', metavar='BUNDLE',

@@ -3,16 +3,19 @@
 What is compared: bundles as they run, and one bundle without what makes its passes differ.
 
 The deterministic pass of a bundle is the same two graphs, given inputs under which all passes are
-equal, once: dropout switched off, an ensemble by its first member.
+equal, once: dropout switched off, an ensemble by its first member. In place of one bundle may
+stand the networks of a cross-fitting, which are one contender together: each measures the frames
+that it never saw.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 import hashlib
+from pathlib import Path
 
 import numpy as np
 
@@ -23,11 +26,72 @@ from uncertainty_seg.core.dropout_masks import Masks, PassSource, still_inputs
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import BUNDLE_PASSES, Settings
 from uncertainty_seg.core.uncertainty import MAP_NAMES
-from uncertainty_seg.errors import ModelBundleError
+from uncertainty_seg.errors import ConfigError, ModelBundleError
+from uncertainty_seg.opening import as_bundle
+from uncertainty_seg.storage.folds import FOLDS_FILE, read_folds
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import model_digest
+from uncertainty_seg.tools.calibrate.cross_fitted import read_networks
 
 SINGLE = 'single'
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """
+    A bundle, or the networks of a cross-fitting.
+
+    Attributes
+    ----------
+    bundle : ModelBundle
+        The bundle; of a cross-fitting the network without fold 0, for all that they share.
+    folder : Path
+        Where it is.
+    by_fold : mapping of int to ModelBundle
+        The network that did not see a fold; empty for one bundle.
+    fold_by_stem : mapping of str to int
+        The folds.
+
+    """
+
+    bundle: ModelBundle
+    folder: Path
+    by_fold: Mapping[int, ModelBundle] = field(default_factory=dict)
+    fold_by_stem: Mapping[str, int] = field(default_factory=dict)
+
+
+def as_candidate(place: ModelBundle | Path | str) -> Candidate:
+    """
+    Read a bundle, or a folder that `crossfit` filled.
+
+    Raises ModelBundleError if it is neither; CalibrationError or DatasetError if a fold has no
+    network or the folds cannot be read.
+    """
+    if not isinstance(place, ModelBundle) and (Path(place) / FOLDS_FILE).is_file():
+        folder = Path(place)
+        folds = read_folds(folder / FOLDS_FILE)
+        by_fold: dict[int, ModelBundle] = {}
+        for network in read_networks(folder, folds):
+            by_fold.setdefault(network.fold, network.bundle)
+        return Candidate(by_fold[min(by_fold)], folder, by_fold, folds)
+    bundle = as_bundle(place)
+    return Candidate(bundle, bundle.folder)
+
+
+def shared_folds(candidates: Sequence[Candidate]) -> Mapping[str, int]:
+    """
+    Return the folds of all candidates; empty if none has any.
+
+    Raises ConfigError if they differ: some networks would have seen what others are judged by.
+    """
+    first = candidates[0]
+    for other in candidates[1:]:
+        if other.fold_by_stem != first.fold_by_stem:
+            raise ConfigError(
+                f'{other.folder} has other folds than {first.folder}',
+                'bundles without folds, or the networks of the same folds',
+                'train all methods with the same --folds and --fold-seed')
+    return first.fold_by_stem
 
 
 @dataclass(frozen=True)
@@ -43,12 +107,15 @@ class Contender:
         With or without a calibration.
     is_still : bool
         One pass with nothing random in it, instead of the bundle's own.
+    by_fold : mapping of int to ModelBundle
+        Of a cross-fitting, the network of each fold; else empty.
 
     """
 
     label: str
     bundle: ModelBundle
     is_still: bool = False
+    by_fold: Mapping[int, ModelBundle] = field(default_factory=dict)
 
     @property
     def passes(self) -> int:
@@ -73,6 +140,8 @@ class Contender:
             how = f'the deterministic pass of {card.name!r}: every mask is one, and T is 1'
         else:
             how = f'{card.method} with T={card.passes}'
+        if self.by_fold:
+            how += f', by {len(self.by_fold)} networks, each on the fold that it did not see'
         heat = f'temperature {self.temperature:.3g}' if self.bundle.calibration else \
             'temperature 1, since it has no calibration'
         return f'{how}; {size.width}x{size.height}, {heat}.'
@@ -81,8 +150,13 @@ class Contender:
         """Return a digest of everything in it that a figure depends on."""
         calibration = self.bundle.calibration
         text = '' if calibration is None else calibration_to_json(calibration)
-        facts = (model_digest(self.bundle.card), str(text), self.passes, self.is_still)
+        others = [model_digest(bundle.card) for bundle in self.by_fold.values()]
+        facts = (model_digest(self.bundle.card), str(text), self.passes, self.is_still, *others)
         return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+    def of_fold(self, fold: int) -> Contender:
+        """Return the one network that did not see a fold."""
+        return replace(self, bundle=self.by_fold[fold], by_fold={})
 
     @contextmanager
     def opened(self, settings: Settings) -> Iterator[Pipeline]:
@@ -112,51 +186,53 @@ class _StillSource(PassSource):
 
 
 def contenders_of(
-    bundles: Sequence[ModelBundle], baseline: ModelBundle | None
+    candidates: Sequence[Candidate], baseline: Candidate | None
 ) -> tuple[Contender, ...]:
     """
     Return what is compared, the baseline first.
 
-    It is the one that is named; else the first bundle of one pass (method 'single'); else the
-    deterministic pass of the first bundle. Raises ModelBundleError if a bundle has other classes
-    than the first, or is given twice.
+    It is the one that is named; else the first of one pass (method 'single'); else the
+    deterministic pass of the first. Raises ModelBundleError if one has other classes than the
+    first, or is given twice.
     """
-    given = list(bundles)
+    given = list(candidates)
     if baseline is not None and all(one.folder != baseline.folder for one in given):
         given.insert(0, baseline)
     _refuse_strangers(given)
     labels = _labels(given)
-    made = [Contender(label, bundle) for label, bundle in zip(labels, given, strict=True)]
+    made = [Contender(label, one.bundle, by_fold=one.by_fold)
+            for label, one in zip(labels, given, strict=True)]
     first = next((one for one in made if one.bundle.card.method == SINGLE), None)
     if baseline is not None:
-        first = next(one for one in made if one.bundle.folder == baseline.folder)
+        first = made[[one.folder for one in given].index(baseline.folder)]
     if first is None:
         # The network that is first by itself, so that passes and no passes of it are compared.
         taken = {one.label for one in made}
         label = next(name for name in (SINGLE, f'{labels[0]} {SINGLE}', f'{labels[0]} one pass')
                      if name not in taken)
-        first = Contender(label, bundles[0], is_still=True)
+        first = replace(made[0], label=label, is_still=True)
     return (first, *(one for one in made if one is not first))
 
 
-def _refuse_strangers(bundles: Sequence[ModelBundle]) -> None:
-    first, seen = bundles[0].card, set()
-    for bundle in bundles:
-        if bundle.card.class_names != first.class_names:
+def _refuse_strangers(candidates: Sequence[Candidate]) -> None:
+    first, seen = candidates[0].bundle.card, set()
+    for one in candidates:
+        card = one.bundle.card
+        if card.class_names != first.class_names:
             raise ModelBundleError(
-                f'{bundle.card.name!r} has the classes {bundle.card.class_names}',
+                f'{card.name!r} has the classes {card.class_names}',
                 f'those of {first.name!r}, {first.class_names}',
                 'compare networks that answer the same question')
-        place = bundle.folder.resolve()
+        place = one.folder.resolve()
         if place in seen:
-            raise ModelBundleError(f'{bundle.folder} is given twice', 'each bundle once')
+            raise ModelBundleError(f'{one.folder} is given twice', 'each bundle once')
         seen.add(place)
 
 
-def _labels(bundles: Sequence[ModelBundle]) -> list[str]:
+def _labels(candidates: Sequence[Candidate]) -> list[str]:
     """Name bundles by their cards, or where these repeat by their folders."""
-    names = [bundle.card.name for bundle in bundles]
-    folders = [name if names.count(name) == 1 else bundle.folder.name
-               for name, bundle in zip(names, bundles, strict=True)]
+    names = [one.bundle.card.name for one in candidates]
+    folders = [name if names.count(name) == 1 else one.folder.name
+               for name, one in zip(names, candidates, strict=True)]
     return [name if folders.count(name) == 1 else f'{name} {index + 1}'
             for index, name in enumerate(folders)]

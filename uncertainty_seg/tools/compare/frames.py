@@ -10,8 +10,8 @@ that a run that was stopped goes on with the next contender.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 import hashlib
 import json
 from pathlib import Path
@@ -34,6 +34,7 @@ from uncertainty_seg.core.pipeline import Pipeline, ROUNDING
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import Settings, settings_to_dict
 from uncertainty_seg.core.uncertainty import MAP_NAMES
+from uncertainty_seg.storage.folds import fold_of
 from uncertainty_seg.storage.whole_files import whole_file
 from uncertainty_seg.tools.calibrate.labelled_pairs import Pair
 from uncertainty_seg.tools.compare.contenders import Contender
@@ -63,6 +64,8 @@ class ComparedFrames:
         In the masks, where nobody knows.
     rule : BadRule
         Which masks are bad.
+    folds : ndarray of int64, shape (n,)
+        The fold of each pair, ascending; 0 where no network has any.
 
     """
 
@@ -72,10 +75,22 @@ class ComparedFrames:
     blocks: NDArray[np.str_]
     ignore_index: int
     rule: BadRule
+    folds: NDArray[np.int64]
+
+    def of_fold(self, fold: int, num_folds: int) -> ComparedFrames:
+        """Return the pairs of one fold, and the foreign images that its network looks at."""
+        rows = np.flatnonzero(self.folds == fold)
+        unseen = self.unseen
+        foreign = {folder: {name: images[name] for name in _dealt(images, fold, num_folds)}
+                   for folder, images in self.foreign.items()}
+        return replace(
+            self, pairs=[self.pairs[i] for i in rows], foreign=foreign, blocks=self.blocks[rows],
+            unseen=None if unseen is None else [unseen[i] for i in rows], folds=self.folds[rows])
 
     def digest(self) -> str:
         """Return a digest of all pixels, names and the rule."""
         digest = hashlib.sha256(f'{self.rule.text} {self.ignore_index}'.encode())
+        digest.update(self.folds.tobytes())
         for image, mask in self.pairs:
             digest.update(image.tobytes() + mask.tobytes() + repr(image.shape).encode())
         for unseen in self.unseen or ():
@@ -85,6 +100,10 @@ class ComparedFrames:
             for image in images.values():
                 digest.update(image.tobytes() + repr(image.shape).encode())
         return digest.hexdigest()
+
+
+def _dealt(names: Iterable[str], fold: int, num_folds: int) -> list[str]:
+    return [name for name, own in fold_of(list(names), num_folds).items() if own == fold]
 
 
 @dataclass(frozen=True)
@@ -185,6 +204,28 @@ def _merged(ranking: Ranking) -> Histograms:
         return whole.reshape(-1, _MERGED).sum(1).astype(np.uint32)
 
     return merge(ranking.positive), merge(ranking.negative)
+
+
+def joined(parts: Sequence[MeasuredFrames]) -> MeasuredFrames:
+    """Put frames of several networks one after the other; scores that one lacks are left out."""
+    first = parts[0]
+    names = [name for name in first.scores if all(name in part.scores for part in parts)]
+
+    def stacked(tables: Sequence[Mapping[str, Column]]) -> dict[str, Column]:
+        return {name: np.concatenate([table[name] for table in tables]) for name in names}
+
+    return MeasuredFrames(
+        np.concatenate([part.is_bad for part in parts]),
+        np.concatenate([part.totals for part in parts]),
+        stacked([part.scores for part in parts]), _stacked([part.errors for part in parts]),
+        _stacked([part.unseen for part in parts]),
+        {folder: stacked([part.foreign[folder] for part in parts]) for folder in first.foreign})
+
+
+def _stacked(parts: Sequence[Mapping[str, Histograms]]) -> dict[str, Histograms]:
+    names = [name for name in parts[0] if all(name in part for part in parts)]
+    return {name: (np.concatenate([part[name][0] for part in parts]),
+                   np.concatenate([part[name][1] for part in parts])) for name in names}
 
 
 def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, Column]:

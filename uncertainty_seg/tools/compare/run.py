@@ -13,18 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.analysis.bad_rule import BadRule
-from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.image_codec import decode_unchanged
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import ConfigError, DatasetError, ImageError
 from uncertainty_seg.storage.foreign_files import read_image_file, why
 from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder, read_blocks
+from uncertainty_seg.tools.calibrate.cross_fitted import all_images
 from uncertainty_seg.tools.calibrate.labelled_pairs import images_in, known_frames
-from uncertainty_seg.tools.compare.contenders import Contender, contenders_of
+from uncertainty_seg.tools.compare.contenders import (
+    Candidate,
+    Contender,
+    contenders_of,
+    shared_folds,
+)
 from uncertainty_seg.tools.compare.cost import load_cost, measure_cost, MeasuredCost, save_cost
 from uncertainty_seg.tools.compare.frames import (
     ComparedFrames,
     frames_key,
+    joined,
     load_frames,
     measure_frames,
     MeasuredFrames,
@@ -39,11 +45,11 @@ _DEFAULT_RULE = 'iou<0.5'
 class CompareRequest:
     """What to compare, and on what; `tools.compare.compare_bundles` describes the fields."""
 
-    bundles: tuple[ModelBundle, ...]
-    baseline: ModelBundle | None
+    candidates: tuple[Candidate, ...]
+    baseline: Candidate | None
     settings: Settings
     data: Path
-    split: str
+    split: str | None
     ood: tuple[Path, ...]
     unknown: Path | None
     unknown_classes: tuple[str, ...]
@@ -117,7 +123,7 @@ def run_comparison(request: CompareRequest) -> Comparison:
     the file of blocks are wrong, or there are too few frames; ConfigError if the rule cannot be
     read, or the cache cannot be written.
     """
-    contenders = contenders_of(request.bundles, request.baseline)
+    contenders = contenders_of(request.candidates, request.baseline)
     frames = read_frames(request)
     maker = TableMaker.of(
         len(contenders[0].bundle.card.class_names), frames.blocks,
@@ -143,11 +149,13 @@ def read_frames(request: CompareRequest) -> ComparedFrames:
     Raises DatasetError if a folder is wrong, or no frame has a mask of an unseen object;
     ConfigError if the rule cannot be read.
     """
-    first = request.bundles[0]
+    first = request.candidates[0].bundle
+    given = [*request.candidates, *filter(None, [request.baseline])]
+    folds = shared_folds(given)
     promises = first.calibration.promises if first.calibration else ()
     text = request.bad or (promises[0].bad if promises else _DEFAULT_RULE)
     rule = BadRule.parse(text, first.card.class_names)
-    data = load_folder(request.data, request.split)
+    data = _labelled(request, folds)
     kept, unseen_of = _without_unknown(data, request.unknown_classes)
     known = known_frames(first, kept, request.settings.ignore_mask)
     if request.unknown is not None:
@@ -156,12 +164,27 @@ def read_frames(request: CompareRequest) -> ComparedFrames:
     count = len(known.stems)
     rows = np.unique(np.linspace(0, count - 1, min(request.max_frames, count)).round()
                      .astype(int))
+    # By fold, as they are measured.
+    rows = np.array(sorted(rows, key=lambda i: folds.get(known.stems[i], 0)))
     stems = [known.stems[i] for i in rows]
     return ComparedFrames(
         [known.pairs[i] for i in rows],
         [unseen_of[stem] for stem in stems] if unseen_of else None,
         {name: images_in(folder) for name, folder in _named(request.ood).items()},
-        read_blocks(request.blocks, stems), first.card.ignore_index, rule)
+        read_blocks(request.blocks, stems), first.card.ignore_index, rule,
+        np.array([folds.get(stem, 0) for stem in stems]))
+
+
+def _labelled(request: CompareRequest, folds: Mapping[str, int]) -> LabelledFolder:
+    if not folds:
+        return load_folder(request.data, request.split or 'val')
+    data = load_folder(request.data, request.split) if request.split else all_images(request.data)
+    lost = [stem for stem in data.stems if stem not in folds]
+    if lost:
+        raise DatasetError(f'the photograph {lost[0]!r} is in no fold, and so are '
+                           f'{len(lost) - 1} more', 'frames that one network did not see',
+                           'compare on the images that the folds were made of, or a --split')
+    return data
 
 
 def _named(folders: Sequence[Path]) -> dict[str, Path]:
@@ -225,10 +248,23 @@ def _frames_of(
     path = request.cache / f'frames-{frames_key(contender, digest, request.settings)}.npz'
     found = load_frames(path)
     if found is None:
-        with contender.opened(request.settings) as pipeline:
-            found = measure_frames(pipeline, frames, contender.label)
+        found = _measured(contender, frames, request)
         _keep(request.cache, lambda: save_frames(path, found))
     return found
+
+
+def _measured(
+    contender: Contender, frames: ComparedFrames, request: CompareRequest
+) -> MeasuredFrames:
+    if not contender.by_fold:
+        with contender.opened(request.settings) as pipeline:
+            return measure_frames(pipeline, frames, contender.label)
+    parts = []
+    for fold in sorted(contender.by_fold):
+        own = frames.of_fold(fold, len(contender.by_fold))
+        with contender.of_fold(fold).opened(request.settings) as pipeline:
+            parts.append(measure_frames(pipeline, own, f'{contender.label}, fold {fold}'))
+    return joined(parts)
 
 
 def _cost_of(
