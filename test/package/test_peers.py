@@ -119,7 +119,7 @@ def ensemble_bundle(folder: Path, nets: list[Net]) -> ModelBundle:
 
 def photograph() -> np.ndarray:
     sheet = cv2.imread(str(ROOT / 'docs' / 'pictures' / 'demo_contact_sheet.jpg'))
-    return np.ascontiguousarray(cv2.resize(sheet, (320, 256))[..., ::-1])
+    return np.ascontiguousarray(cv2.resize(sheet, (512, 384))[..., ::-1])
 
 
 def our_maps(bundle: ModelBundle, image: np.ndarray, passes: int, seed: int) -> UncertaintyMaps:
@@ -144,12 +144,12 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
     return small_bundle(tmp_path_factory.mktemp('small'))
 
 
-@pytest.fixture(scope='module', params=['small', 'suim'])
+@pytest.fixture(scope='module', params=['small', 'pipeline'])
 def frame(request: pytest.FixtureRequest) -> Passes:
     if request.param == 'small':
         bundle, image, passes = request.getfixturevalue('small'), noise(), PASSES
     else:
-        bundle = load_bundle(str(ROOT / 'config' / 'models' / 'suim'))
+        bundle = load_bundle(str(ROOT / 'config' / 'models' / 'pipeline'))
         image, passes = photograph(), 20
     logits = nn.functional.interpolate(
         head_logits(bundle, image, passes, 0), size=image.shape[:2], mode='bilinear')

@@ -60,7 +60,7 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Rig:
 
 
 def call(cache: Path, capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
-    assert main(['build-engines', 'suim', '--cache', str(cache), *words]) == 0
+    assert main(['build-engines', 'pipeline', '--cache', str(cache), *words]) == 0
     said: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
     return said
 
@@ -68,7 +68,7 @@ def call(cache: Path, capsys: pytest.CaptureFixture[str], *words: str) -> dict[s
 def test_what_is_built_is_what_the_backend_looks_for(
         rig: Rig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = call(tmp_path, capsys, '--passes', '12', '--memory-budget-mb', '100')
-    bundle, settings = load_bundle('suim'), Settings(passes=12, memory_budget_mb=100)
+    bundle, settings = load_bundle('pipeline'), Settings(passes=12, memory_budget_mb=100)
     engines = engines_of(bundle, settings, 12, rig.trt)
     target, cache = EngineTarget.of(rig.trt, ORIN), EngineCache(tmp_path)
     assert [entry['path'] for entry in said['engines']] == [
@@ -76,7 +76,7 @@ def test_what_is_built_is_what_the_backend_looks_for(
     assert all(cache.load(engine.key(target)) for engine in engines.all)
     assert [entry['gpu'] for entry in said['engines']] == ['Orin', 'Orin']
     assert (said['tensorrt'], said['chunk']) == ('tensorrt 10.3.0', engines.chunking.passes)
-    assert (said['bundle'], said['precision']) == ('suim', 'fp32')
+    assert (said['bundle'], said['precision']) == ('pipeline', 'fp32')
 
 
 def test_what_is_there_is_not_built_again(
@@ -94,7 +94,7 @@ def test_the_node_builds_the_same_engines(
         capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv('UNCERTAINTY_SEG_ENGINE_CACHE', str(tmp_path))
     told: list[tuple[float, str]] = []
-    engine_work.build_here(load_bundle('suim'), Settings(),
+    engine_work.build_here(load_bundle('pipeline'), Settings(),
                            lambda share, phase: told.append((share, phase)))
     said = call(tmp_path, capsys)
     assert [entry['is_built'] for entry in said['engines']] == [False, False]
@@ -120,7 +120,7 @@ def test_each_compute_capability_has_its_engines_and_they_name_no_gpu(
 
 def test_tensorrt_builds_ahead_only_as_rtx(
         rig: Rig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ['build-engines', 'suim', '--cache', str(tmp_path), '--compute-capability', '8.6']
+    words = ['build-engines', 'pipeline', '--cache', str(tmp_path), '--compute-capability', '8.6']
     assert main(words) == 1
     assert 'TensorRT 10.3.0 builds for the GPU of this machine only' in capsys.readouterr().err
     assert not rig.built
@@ -136,7 +136,7 @@ def test_without_a_driver_tensorrt_is_not_touched(
         raise AssertionError('TensorRT was loaded')
     monkeypatch.setattr(engine_work, 'find_device', no_driver)
     monkeypatch.setattr(engine_work, 'load_tensorrt', touched)
-    assert main(['build-engines', 'suim', '--cache', str(tmp_path)]) == 1
+    assert main(['build-engines', 'pipeline', '--cache', str(tmp_path)]) == 1
     assert capsys.readouterr().err == (
         'uncertainty_seg build-engines: no NVIDIA driver on this machine: install one.\n')
 
@@ -149,7 +149,7 @@ def test_a_build_that_fails_keeps_what_was_built_before(
             raise BackendError('no memory for tactics')
         return rig._build(trt, path, *rest)
     monkeypatch.setattr(bundle_engines, 'build_engine', build)
-    assert main(['build-engines', 'suim', '--cache', str(tmp_path)]) == 1
+    assert main(['build-engines', 'pipeline', '--cache', str(tmp_path)]) == 1
     assert 'no memory for tactics' in capsys.readouterr().err
     monkeypatch.setattr(bundle_engines, 'build_engine', rig._build)
     said = call(tmp_path, capsys)
@@ -160,14 +160,14 @@ def test_a_build_that_fails_keeps_what_was_built_before(
 def test_a_strange_compute_capability_is_misuse(
         text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(['build-engines', 'suim', '--compute-capability', text])
+        main(['build-engines', 'pipeline', '--compute-capability', text])
     assert stop.value.code == 2
     assert 'expected a number such as 8.6' in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not RTX, reason='TensorRT-RTX is not here (UNCERTAINTY_SEG_RTX17)')
 def test_tensorrt_rtx_builds_ahead_without_a_gpu(tmp_path: Path) -> None:
-    words = [sys.executable, '-m', 'uncertainty_seg.tools.main', 'build-engines', 'suim',
+    words = [sys.executable, '-m', 'uncertainty_seg.tools.main', 'build-engines', 'pipeline',
              '--compute-capability', '8.6', '--cache', str(tmp_path)]
     path = os.pathsep.join([str(ROOT), RTX, os.environ.get('PYTHONPATH', '')])
     done = subprocess.run(words, capture_output=True, text=True, check=False,

@@ -34,6 +34,8 @@ from uncertainty_seg.tools.self_check_run import (
     report_values,
 )
 
+# Of dropout: its passes can be counted, exchanged and repeated one by one.
+BUNDLE = 'pipeline'
 PASSES = 6
 Change = Callable[[UncertaintyMaps, int], UncertaintyMaps]
 
@@ -42,7 +44,7 @@ class Twisted:
     """A real backend whose result is changed; `masks` changes what it is given."""
 
     def __init__(self, change: Change = lambda maps, run: maps, masks: Any = None) -> None:
-        self._inner = OnnxRuntimeBackend(load_bundle('suim'), Settings(threads=1))
+        self._inner = OnnxRuntimeBackend(load_bundle(BUNDLE), Settings(threads=1))
         self._change, self._masks, self._runs = change, masks, 0
         self.name = 'onnxruntime'
 
@@ -63,7 +65,7 @@ class Memo:
     """The reference, run once for each image and masks."""
 
     def __init__(self) -> None:
-        self._inner = Reference(load_bundle('suim'), 1)
+        self._inner = Reference(load_bundle(BUNDLE), 1)
         self._known: dict[tuple[bytes, bytes], UncertaintyMaps] = {}
 
     def run(self, image: Any, masks: Any, temperature: float) -> UncertaintyMaps:
@@ -80,11 +82,11 @@ def reference() -> Memo:
 
 @pytest.fixture(scope='module')
 def images() -> Any:
-    return fixed_images(load_bundle('suim').card.input, 1)
+    return fixed_images(load_bundle(BUNDLE).card.input, 1)
 
 
 def plan(images: Any, precision: str = 'fp32') -> CheckPlan:
-    card = load_bundle('suim').card
+    card = load_bundle(BUNDLE).card
     return CheckPlan(card, PASSES, 0, 1.0, images, {'entropy.mean': 0.2}, TOLERANCES[precision])
 
 
@@ -128,7 +130,7 @@ def test_a_pass_that_ran_twice_instead_of_another_is_found(
 
 
 def test_masks_that_were_kept_too_long_are_found(reference: Memo, images: Any) -> None:
-    first = pass_inputs(load_bundle('suim').card, PASSES, 0)
+    first = pass_inputs(load_bundle(BUNDLE).card, PASSES, 0)
     assert 'mean' in failed(Twisted(masks=lambda masks: first), reference, plan(images, 'fp16'))
 
 
@@ -162,7 +164,7 @@ class Recorded(Twisted):
     is_recorded = True
 
     def pass_inputs(self, passes: int, seed: int) -> Any:
-        return pass_inputs(load_bundle('suim').card, passes, seed)
+        return pass_inputs(load_bundle(BUNDLE).card, passes, seed)
 
 
 def test_what_is_replayed_has_to_be_what_is_called(reference: Memo, images: Any) -> None:
@@ -209,7 +211,7 @@ def test_every_stage_is_timed_and_power_is_sampled(reference: Memo, images: Any)
 @pytest.mark.parametrize('kind', ['fp16', 'bf16'])
 def test_the_reference_of_a_bundle_of_16_bits_is_float32_of_its_weights(
         tmp_path: Path, kind: str, reference: Memo, images: Any) -> None:
-    given, bundle = plan(images), load_bundle('suim')
+    given, bundle = plan(images), load_bundle(BUNDLE)
     convert_bundle(bundle, tmp_path / kind, kind)
     masks = pass_inputs(bundle.card, PASSES, 0)
     low = Reference(load_bundle(str(tmp_path / kind)), 1).run(images[0], masks, 1.0)
@@ -218,7 +220,7 @@ def test_the_reference_of_a_bundle_of_16_bits_is_float32_of_its_weights(
 
 
 def test_the_images_are_the_same_every_time_and_differ(images: Any) -> None:
-    spec = load_bundle('suim').card.input
+    spec = load_bundle(BUNDLE).card.input
     again = fixed_images(spec, 2)
     assert again[0].shape == (spec.height, spec.width, 3)
     assert np.array_equal(again[0], images[0]) and not np.array_equal(*again)
@@ -261,7 +263,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def call(*words: str) -> int:
-    return main(['self-check', 'suim', '--frames', '1', '--runs', '4', '--passes', str(PASSES),
+    return main(['self-check', BUNDLE, '--frames', '1', '--runs', '4', '--passes', str(PASSES),
                  *words])
 
 
@@ -292,9 +294,9 @@ def test_the_shipped_runtimes_pass(
 
 @pytest.mark.slow
 @pytest.mark.parametrize('backend', ['onnxruntime', 'openvino'])
-def test_the_larger_shipped_bundle_passes_too(cache: Path, backend: str) -> None:
+def test_the_other_shipped_bundle_passes_too(cache: Path, backend: str) -> None:
     pytest.importorskip(backend)
-    assert main(['self-check', 'pipeline', '--backend', backend, '--frames', '2', '--runs',
+    assert main(['self-check', 'suim', '--backend', backend, '--frames', '2', '--runs',
                  '8']) == 0
 
 
@@ -327,4 +329,4 @@ def test_every_score_of_the_gate_is_held_to_its_limit(name: str) -> None:
     given = _plan(bundle, Settings(), fixed_images(bundle.card.input, 1), 'fp32')
     assert bundle.calibration is not None
     assert given.limits == bundle.calibration.promise_of(0.05).limits
-    assert set(given.scorer.names) == set(given.limits) > {'density.scores', 'entropy.class_mean'}
+    assert set(given.scorer.names) == set(given.limits) and len(given.limits) > 1

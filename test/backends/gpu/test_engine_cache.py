@@ -163,7 +163,7 @@ def test_a_bundle_needs_a_fixed_trunk_and_a_head_of_one_to_a_chunk_of_passes() -
 
 def test_a_precision_that_the_graphs_are_not_written_in_is_refused() -> None:
     with pytest.raises(BackendUnavailableError, match='written in fp32, not bf16.*convert'):
-        engines_of(load_bundle('suim'), Settings(precision='bf16'), 8, trt_of())
+        engines_of(load_bundle('pipeline'), Settings(precision='bf16'), 8, trt_of())
 
 
 def test_a_bundle_without_the_head_that_reduces_is_refused(tiny_bundle: Path) -> None:
@@ -181,7 +181,7 @@ def test_what_is_missing_is_built_once_with_one_progress(
 
     monkeypatch.setattr(bundle_engines, 'build_engine', build)
     monkeypatch.setattr(bundle_engines, 'merge_timing_caches', lambda trt, old, new: new)
-    engines = engines_of(load_bundle('suim'), Settings(), 8, trt_of())
+    engines = engines_of(load_bundle('pipeline'), Settings(), 8, trt_of())
     assert missing(engines, cache, TARGET) == list(engines.all)
     told: list[tuple[float, str]] = []
     built = build_missing(trt_of(), engines, cache, TARGET, lambda *one: told.append(one))

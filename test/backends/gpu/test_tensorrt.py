@@ -69,10 +69,10 @@ def test_maps_do_not_depend_on_how_passes_are_split(
 
 
 def test_the_shipped_model_gives_the_maps_of_onnxruntime(rigs: Rigs) -> None:
-    rig = rigs('suim', passes=5)
+    rig = rigs('pipeline', passes=5)
     rig.build()
     masks = pass_inputs(rig.card, 5, 0)
-    image = np.random.default_rng(1).integers(0, 256, (256, 320, 3), np.uint8)
+    image = np.random.default_rng(1).integers(0, 256, (384, 512, 3), np.uint8)
     backend = rig.open()
     assert_close(backend.run(image, masks, 1.7), reference(rig, masks, 1.7, image), 5)
     assert list(backend.timings_ms) == ['trunk', 'head', 'reduction']
