@@ -6,15 +6,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from uncertainty_seg.analysis.conformal import PromisedLimit
+from uncertainty_seg.analysis.conformal import HIGHEST_RANK, PromisedLimit
 from uncertainty_seg.analysis.frame_table import FrameTable
 from uncertainty_seg.analysis.gate_choice import (
+    _choose_order,
+    _parts,
     block_folds,
     choose_gate,
     GateChoice,
     is_earned,
     is_guard,
     is_order,
+    rank_limit,
 )
 from uncertainty_seg.analysis.nested import (
     fit_gate,
@@ -262,3 +265,36 @@ def test_no_promise_lifts_a_limit_above_the_frames_of_reference() -> None:
     gate = FittedGate(GateChoice(('a',), ()), family,
                       {0.1: PromisedLimit(1.9, 0.1, 50, 0.05, 1.0, 0.03, '')})
     assert gate.thresholds(0.1) == {'a': pytest.approx(0.5)}
+
+
+def test_no_rank_is_promised_beyond_those_of_reference() -> None:
+    ranks, good = np.linspace(0.1, 3.0, 100), np.zeros(100, bool)
+    assert rank_limit(ranks, good, np.arange(100), 0.1) == HIGHEST_RANK
+    assert rank_limit(ranks[:5], good[:5], np.arange(5), 0.1) == -np.inf  # too few blocks
+
+
+def test_a_fifth_is_ranked_among_the_other_four_alone() -> None:
+    frames = planted(400, 1)
+    parts = list(_parts(frames, None))
+    assert len(parts) == 5
+    for part in parts:
+        own, rest = part.own[0]['entropy.mean'], part.rest[0]['entropy.mean']
+        assert len(own) == len(part.own_bad) == 80 and len(rest) == len(part.rest_bad) == 320
+        # Among themselves the four have every rank.
+        assert np.sort(rest) == pytest.approx((np.arange(320) + 1) / 320, abs=0.02)
+
+
+def test_a_second_score_must_help_on_most_parts_and_not_on_one_by_much() -> None:
+    class Part:
+        orders = ('first', 'second')
+
+        def __init__(self, helped: float) -> None:
+            self._helped = helped
+
+        def area(self, names: tuple[str, ...]) -> float:
+            return {('first',): 0.1, ('second',): 0.3}.get(names, 0.1 - self._helped)
+
+    assert _choose_order([Part(0.01)] * 5) == ('first', 'second')
+    # The mean falls by 18 % in both, for one part alone in the second.
+    assert _choose_order([Part(0.018)] * 5) == ('first', 'second')
+    assert _choose_order([Part(0.094), *[Part(-0.001)] * 4]) == ('first',)

@@ -92,7 +92,7 @@ def _ranks(values: Column, reference: Column) -> Column:
         return np.where(np.isfinite(values), 0.0, np.inf)
     knots, counts = np.unique(known, return_counts=True)
     middle = (np.cumsum(counts) - counts / 2) / known.size
-    # Beyond the reference the order is kept: below as a negative rank, above as more than 1.
+    # Beyond the reference the order is kept: below by what is missing, above by more than 1.
     beyond = np.minimum(values - knots[0], 0) + np.maximum(values - knots[-1], 0)
     beyond += np.where(values > knots[-1], 1.0, 0.0)
     return np.where(np.isfinite(values), np.interp(values, knots, middle) + beyond, np.inf)

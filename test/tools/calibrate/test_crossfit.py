@@ -186,6 +186,18 @@ def test_rounding_between_equal_passes_is_no_score_of_a_gate(data: Path, tmp_pat
         report=tmp_path / 'report.html', settings=Settings(backend='onnxruntime', threads=1))
     rooms = {name.split('.')[0] for name in found.val.scores}
     assert {'entropy', 'density'} <= rooms and 'mutual_information' not in rooms
+    # Nor by name, with folds or without them.
+    for more in (['--folds', str(folder)], []):
+        code, said = call_errors(['calibrate', str(bundle), '--data', str(data), *more,
+                                  '--scores', 'entropy.mean', 'mutual_information.mean'])
+        assert code == 2
+        assert "'mutual_information.mean' of a bundle whose passes are all equal" in said
+
+
+def call_errors(words: list[str]) -> tuple[int, str]:
+    said = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+        return main(words), said.getvalue()
 
 
 def calls(folder: Path) -> list[str]:

@@ -416,7 +416,7 @@ def require_scores(card: ModelCard, names: Sequence[str]) -> None:
     """
     Refuse scores that cannot be there.
 
-    Raises ConfigError if a name is no score of the bundle.
+    Raises ConfigError if a name is no score of the bundle, or nothing but rounding in it.
     """
     # The value of the limits decides which pixels count, and not which scores there are.
     possible = (*ScoreVector(card, {'entropy': 0.5, 'mutual_information': 0.5}).names,
@@ -424,6 +424,10 @@ def require_scores(card: ModelCard, names: Sequence[str]) -> None:
     unknown = [name for name in names if name not in possible]
     if unknown:
         raise ConfigError(f'no score {unknown[0]!r}', f'one of {", ".join(possible)}')
+    rounding = [name for name in names if is_rounding(card, name)]
+    if rounding:
+        raise ConfigError(f'{rounding[0]!r} of a bundle whose passes are all equal',
+                          'a score that says something of one pass, as of entropy or margin')
 
 
 def require_blocks(

@@ -176,6 +176,9 @@ def evaluate_bundle(request: EvaluationRequest) -> Evaluated:
     if is_fitted:
         _log.warning('the limits were fitted on these images: what is accepted and bad here '
                      'proves nothing')
+    elif calibration.num_folds:
+        _log.warning('the bundle was calibrated by folds, so that it was trained on every image '
+                     'that had a fold: on such an image this proves nothing')
     scorer = ScoreVector(bundle.card, calibration.pixel_limits, calibration.density,
                          features=bundle.features)
     with opened(bundle, request.settings, scorer=scorer) as pipeline:
