@@ -7,14 +7,15 @@ from pathlib import Path
 import shutil
 from typing import Any
 
-from calibration_helpers import write_folder
-from conftest import write_key
+from calibration_helpers import COLORS_BGR, write_folder
+from conftest import make_tiny_bundle, write_key
 import cv2
 from fake_backend import FakeBackend
 import numpy as np
 import pytest
 
 from uncertainty_seg.analysis.conformal import upper_bound
+from uncertainty_seg.analysis.gate_choice import is_order
 from uncertainty_seg.backends import registry
 from uncertainty_seg.backends.cpu.openvino import has_bf16, import_openvino
 from uncertainty_seg.backends.registry import open_pipeline
@@ -46,8 +47,6 @@ def calibrated(
     folders: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Any], Path]:
     """Return bundle, the line for scripts, and the report."""
-    from conftest import make_tiny_bundle
-
     root = tmp_path_factory.mktemp('calibrated')
     bundle = make_tiny_bundle(root / 'tiny', calibrated=False)
     code, values = call_json([
@@ -55,6 +54,30 @@ def calibrated(
         str(folders / 'val'), '--bad', RULE, '--report', str(root / 'report.html'), *RUN])
     assert code == 0
     return bundle, values, root / 'report.html'
+
+
+def test_without_folds_too_a_guard_is_taken_that_refuses_foreign_frames_and_no_other(
+    folders: Path, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(4)
+    (tmp_path / 'flat').mkdir()
+    for index in range(40):
+        # All of one clear colour: sure, and like no training frame.
+        flat = np.full((48, 64, 3), COLORS_BGR[index % 3]) + rng.normal(0, 1.5, (48, 64, 3))
+        cv2.imwrite(str(tmp_path / 'flat' / f'{index}.png'), flat.clip(0, 255).astype(np.uint8))
+    guards = {}
+    for name, foreign in (('flat', tmp_path / 'flat'), ('like', folders / 'fresh')):
+        bundle = make_tiny_bundle(tmp_path / f'{name} bundle', calibrated=False)
+        code, found = call_json([
+            'calibrate', str(bundle), '--train', str(folders / 'train'), '--val',
+            str(folders / 'val'), '--bad', RULE, '--ood', str(foreign), *RUN])
+        assert code == 0
+        guards[name] = [score for score in found['gate_scores'] if not is_order(score)]
+        assert all(p['bound'] <= p['alpha'] for p in found['promises'])
+    assert guards['flat'] and not guards['like']
+    code, seen = call_json(['evaluate', str(tmp_path / 'flat bundle'), str(folders / 'fresh'),
+                            '--ood', str(tmp_path / 'flat'), *RUN])
+    assert code == 0 and seen['gate']['foreign_accepted'] == 0
 
 
 def call_json(words: list[str]) -> tuple[int, dict[str, Any]]:

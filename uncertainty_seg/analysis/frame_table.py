@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 from dataclasses import dataclass
 
@@ -61,6 +61,10 @@ class FrameTable:
     def with_score(self, name: str, values: Column) -> FrameTable:
         """Return a table with one more score, or another column for it."""
         return dataclasses.replace(self, scores={**self.scores, name: values})
+
+    def only(self, names: Iterable[str]) -> FrameTable:
+        """Return a table with these scores alone."""
+        return dataclasses.replace(self, scores={name: self.scores[name] for name in names})
 
     def rows(self) -> list[dict[str, float]]:
         """Return the scores of each frame."""

@@ -3,9 +3,10 @@
 Fit the temperature and the limits of a bundle's flag, with a promise on accepted bad frames.
 
 Training frames give the density of ordinary scores, and the scores that tell bad frames from good
-ones. A part of the validation blocks gives the temperature. The rest, which nothing else has
-seen, gives the limits, so that P(a frame is accepted and bad) is at most alpha (conformal risk
-control over blocks). calibration.json is written into the bundle.
+ones; with --ood also guards, which refuse frames of another kind. A part of the validation blocks
+gives the temperature. The rest, which nothing else has seen, gives the limits, so that P(a frame
+is accepted and bad) is at most alpha (conformal risk control over blocks). calibration.json is
+written into the bundle.
 
 With --folds the bundle was trained on all frames, and networks that were each trained without one
 fold stand for it: every frame is scored by a network that never saw it, and scores, guards,
@@ -56,6 +57,7 @@ def calibrate(
     val: Path | str,
     *,
     settings: Settings | None = None,
+    ood: Path | str | None = None,
     blocks: Path | str | None = None,
     bad: str = 'iou<0.5',
     alphas: Sequence[float] = (0.05, 0.10),
@@ -78,6 +80,9 @@ def calibrate(
         where they have a splits.json. The network must not have seen the images of `val`.
     settings : Settings, optional
         Backend, T, seed, mask policy, precision and ignore mask, as the node will run.
+    ood : Path or str, optional
+        Folder of images of another kind: guards prove on them that they refuse more of those than
+        of the training frames. Without it the density is the guard.
     blocks : Path or str, optional
         File with the block of each validation image; without it each image is a block.
     bad : str
@@ -119,8 +124,9 @@ def calibrate(
 
     request = CalibrationRequest(
         bundle=as_bundle(bundle, has_calibration=False), settings=checked_settings(settings),
-        train=Path(train), val=Path(val), blocks=None if blocks is None else Path(blocks),
-        bad=bad, alphas=tuple(sorted(set(alphas))), scores=tuple(scores), tune_share=tune_share,
+        train=Path(train), val=Path(val), ood=None if ood is None else Path(ood),
+        blocks=None if blocks is None else Path(blocks), bad=bad,
+        alphas=tuple(sorted(set(alphas))), scores=tuple(scores), tune_share=tune_share,
         quantile=quantile, max_train=max_train)
     key = _checked_key(request.bundle, report, sign)
     found = fit_calibration(request)
@@ -253,8 +259,7 @@ def add_gate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--scores', nargs='+', metavar='SCORE', default=(),
                         help='scores of the gate [chosen on the training frames]')
     parser.add_argument('--ood', type=Path, metavar='DIR',
-                        help='with folds: images of another kind, on which guards prove their '
-                        'worth')
+                        help='images of another kind, on which guards prove their worth')
     parser.add_argument('--quantile', type=positive_number(1.0), default=0.98,
                         help='share of frames that the threshold of a score outside of the gate '
                         'lets pass [0.98]')
@@ -282,9 +287,6 @@ def run(args: argparse.Namespace) -> int:
         train, val = args.train or args.data, args.val or args.data
         if train is None or val is None:
             raise ConfigError('no training or validation images', '--train DIR and --val DIR')
-        if args.ood is not None:
-            raise ConfigError('--ood without --folds', 'both: guards prove their worth on folds',
-                              'measure foreign frames with evaluate --ood')
         found = call_with(calibrate, args, train=train, val=val, settings=settings)
     print_json({'bundle': str(find_bundle(args.bundle)), **found.summary()})
     return 0

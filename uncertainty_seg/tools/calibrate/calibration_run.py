@@ -24,9 +24,15 @@ from uncertainty_seg.analysis.conformal import (
     Rehearsal,
     rehearse,
 )
-from uncertainty_seg.analysis.evaluation import best_temperature, Evaluation, frame_table
+from uncertainty_seg.analysis.evaluation import (
+    best_temperature,
+    Evaluation,
+    frame_table,
+    score_frames,
+)
 from uncertainty_seg.analysis.feature_fit import FeatureFrame, fit_feature_density
 from uncertainty_seg.analysis.frame_table import FrameTable, split_blocks
+from uncertainty_seg.analysis.gate_choice import choose_gate
 from uncertainty_seg.analysis.nested import NestedFigures
 from uncertainty_seg.analysis.selective import choose_scores
 from uncertainty_seg.core.arrays import ImageU8
@@ -59,6 +65,7 @@ from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder,
 from uncertainty_seg.storage.model_bundle import features_file, model_digest
 from uncertainty_seg.tools.calibrate.labelled_pairs import (
     data_digest,
+    images_in,
     known_frames,
     KnownFrames,
     measure,
@@ -91,6 +98,7 @@ class CalibrationRequest:
     settings: Settings
     train: Path
     val: Path
+    ood: Path | None
     blocks: Path | None
     bad: str
     alphas: tuple[float, ...]
@@ -214,13 +222,15 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
                 ScoreVector(bundle.card, limits, features=features)) as pipeline:
         seen = measure(pipeline, train_pairs, 'training', rule)
         after = measure(pipeline, held, 'validation', rule)
+        foreign = _foreign_table(pipeline, request.ood) if request.ood else None
     train = frame_table(seen.frames, train_stems, np.array(train_stems, np.str_))
     val = frame_table(after.frames, _where(known.stems, kept), blocks[kept])
     train = with_held_out_features(train, features)
     density = density_of(train)
     if density is not None:
         train, val = (with_density(table, density) for table in (train, val))
-    family, chosen = _choice(request, train)
+        foreign = with_density(foreign, density) if foreign else None
+    family, chosen = _choice(request, train, foreign)
     made = [fit_promise(family, val, chosen, alpha, rule.text, _bad_if_accepted)
             for alpha in request.alphas]
     images = [image for image, _ in (*train_pairs, *known.pairs)]
@@ -327,11 +337,23 @@ def is_rounding(card: ModelCard, name: str) -> bool:
     return card.has_one_pass and name.split('.')[0] in _BETWEEN_PASSES
 
 
-def _choice(request: CalibrationRequest, train: FrameTable) -> tuple[RankFamily, tuple[str, ...]]:
-    """Take the scores that were asked for, or choose some beside the guards."""
+def _foreign_table(pipeline: Pipeline, folder: Path) -> FrameTable:
+    images = images_in(folder)
+    return frame_table(score_frames(pipeline, images.values()), list(images),
+                       np.array(list(images), np.str_))
+
+
+def _choice(
+    request: CalibrationRequest, train: FrameTable, foreign: FrameTable | None
+) -> tuple[RankFamily, tuple[str, ...]]:
+    """Take the scores that were asked for, or choose some; guards by foreign frames, if any."""
     unknown = [name for name in request.scores if name not in train.scores]
     if unknown:
         raise ConfigError(f'no score {unknown[0]!r}', f'one of {", ".join(train.scores)}')
+    if foreign is not None and not request.scores:
+        names = candidates(request.bundle.card, train.scores)
+        gate = choose_gate(train.only(names), request.alphas, foreign.only(names))
+        return gate.family(train), gate.names
     wanted = request.scores or candidates(request.bundle.card, train.scores)
     family = RankFamily.fit({name: train.scores[name] for name in wanted}, GUARDS)
     if request.scores:
