@@ -1,5 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What the shipped `suim` bundle is worth on real photographs, measured through the pipeline."""
+"""
+The shipped `suim` bundle on real photographs, through the pipeline.
+
+It was trained on all of these, and its figures are those of networks that each lacked a third. So
+what is measured here must not be worse than them, and says no more than that the files are whole.
+
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,44 +36,32 @@ def found(suim: Pipeline, shared_data: Path) -> Evaluation:
     return evaluate(suim, bgr_pairs(load_bundle('suim'), data), data.ignore_index)
 
 
-def test_the_mask_reaches_the_promised_overlap(found: Evaluation) -> None:
-    assert found.mean_iou >= 0.50
-
-
-def test_confidence_means_what_it_says(found: Evaluation) -> None:
+def test_known_photographs_are_segmented_better_than_unseen_ones(found: Evaluation) -> None:
+    metrics = load_bundle('suim').card.metrics
+    assert found.mean_iou > metrics['val_mean_iou'] >= 0.5
+    assert found.accuracy > metrics['val_pixel_accuracy']
     assert found.ece <= 0.06
 
 
 def test_entropy_ranks_wrong_pixels_above_right_ones(found: Evaluation) -> None:
-    assert found.error_auroc['entropy'] >= 0.80
-
-
-def test_the_card_states_what_is_measured(found: Evaluation) -> None:
     metrics = load_bundle('suim').card.metrics
-    assert metrics['val_mean_iou'] == pytest.approx(found.mean_iou, abs=0.003)
-    # The card's is measured on halves, each at the temperature of the other: it is the larger.
-    assert found.ece <= metrics['val_ece'] + 0.005
-    assert metrics['val_error_auroc_entropy'] == pytest.approx(
-        found.error_auroc['entropy'], abs=0.003)
+    assert found.error_auroc['entropy'] >= metrics['val_error_auroc_entropy'] - 0.02
 
 
-def test_half_of_the_validation_frames_and_no_turbid_ones_are_within_the_limits(
+def test_known_photographs_are_within_the_limits_and_foreign_ones_are_not(
     suim: Pipeline, found: Evaluation, shared_data: Path
 ) -> None:
-    """As docs/calibration.md says of alpha 0.05."""
-    turbid = [cv2.imread(str(p)) for p in sorted((shared_data / 'ood_dev').rglob('*.jpg'))]
-    scores = [suim.measure(image, 0).scores for image in turbid]
-    limits = suim.thresholds
+    """At alpha 0.05; the guards were chosen on these foreign photographs."""
+    foreign = [cv2.imread(str(p)) for p in sorted((shared_data / 'ood_dev').rglob('*.jpg'))]
+    scores = [suim.measure(image, 0).scores for image in foreign]
+    limits, metrics = suim.thresholds, load_bundle('suim').card.metrics
 
     def accepted(frames: list[Mapping[str, float]]) -> float:
         return float(np.mean([all(f[n] <= limit for n, limit in limits.items()) for f in frames]))
 
     known = [frame.scores for frame in found.frames]
-    assert accepted(known) == pytest.approx(0.50, abs=0.04)
-    assert accepted(scores) <= 0.02
-    name = 'mutual_information.mean'
-    strange = np.array([score[name] for score in scores])
-    assert auroc(strange, np.array([frame[name] for frame in known])) > 0.65
+    assert accepted(known) >= metrics['nested_accepted_at_0.05'] - 0.05
+    assert accepted(scores) <= metrics['nested_foreign_accepted_at_0.05'] + 0.02
 
 
 def test_street_scenes_are_more_uncertain_than_the_sea(

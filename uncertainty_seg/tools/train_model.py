@@ -78,6 +78,9 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--kind', choices=KINDS,
                        help='full nets; decoders on the encoder, or heads on the trunk, of the '
                        'first network; snapshots of one run [nets]')
+    group.add_argument('--member-epochs', type=whole_number(1, 10000), metavar='N',
+                       help='epochs of decoders and heads on what the first network learned [as '
+                       'many as that one]')
     group.add_argument('--bootstrap', action='store_true',
                        help='train each member on as many images, drawn with replacement')
     group.add_argument('--member', type=whole_number(0, 99), metavar='m',
@@ -128,6 +131,7 @@ def plan_of(args: argparse.Namespace) -> Recipe:
         return recipes.as_moments(plan)
     if args.method == 'deep_ensemble':
         members = DEFAULT_MEMBERS if args.members is None else args.members
+        plan = replace(plan, member_epochs=args.member_epochs or 0)
         ensemble = EnsemblePlan(members, args.kind or KINDS[0],
                                 encoders if len(encoders) > 1 else (), args.bootstrap)
         return recipes.as_ensemble(plan, ensemble, bool(args.dropout))
@@ -139,6 +143,8 @@ def _require_options_of_the_method(args: argparse.Namespace) -> None:
     ours = {
         '--members': (args.members is not None, is_ensemble), '--kind': (args.kind, is_ensemble),
         '--bootstrap': (args.bootstrap, is_ensemble),
+        '--member-epochs': (args.member_epochs,
+                            is_ensemble and args.kind in ('decoders', 'heads')),
         '--member': (args.member is not None, is_ensemble),
         'more than one --encoder': (len(args.encoder or ()) > 1, is_ensemble),
         '--dropout': (args.dropout, args.method != 'single'),

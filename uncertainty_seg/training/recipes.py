@@ -141,7 +141,6 @@ _RECIPES = (
         train_dropout=_TRAIN_DROPOUT,
         run_dropout=_RUN_DROPOUT,
         passes=20,
-        member_epochs=4,
         training='{images} photographs of SUIM (Islam et al., IROS 2020, arXiv:2004.01241), long '
         'side 320 px, {epochs} epochs on {encoder} pretrained on ImageNet.',
         license='Apache-2.0; trained on SUIM (MIT), encoder {licence}',
@@ -194,10 +193,8 @@ def with_encoder(recipe: Recipe, name: str) -> Recipe:
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
-    """Return a shorter or longer recipe, with the same share of small and of member epochs."""
-    factor = epochs / recipe.fit.epochs
-    members = max(1, round(recipe.member_epochs * factor)) if recipe.member_epochs else 0
-    return replace(recipe, member_epochs=members, fit=_fit_of(recipe.fit, epochs))
+    """Return a shorter or longer recipe, with the same share of small epochs."""
+    return replace(recipe, fit=_fit_of(recipe.fit, epochs))
 
 
 def _fit_of(settings: FitSettings, epochs: int) -> FitSettings:
