@@ -61,7 +61,7 @@ def test_known_photographs_are_within_the_limits_and_foreign_ones_are_not(
 
     known = [frame.scores for frame in found.frames]
     assert accepted(known) >= metrics['nested_accepted_at_0.05'] - 0.05
-    assert accepted(scores) <= metrics['nested_foreign_accepted_at_0.05'] + 0.02
+    assert accepted(scores) <= metrics['nested_foreign_accepted_at_0.05'] + 0.03
 
 
 def test_street_scenes_are_more_uncertain_than_the_sea(
