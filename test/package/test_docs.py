@@ -67,7 +67,7 @@ def test_the_promises_on_the_page_are_those_that_ship(name: str) -> None:
         for word, text in (
             ('frames the limits were fitted on', f'{promise.num_frames}'),
             ('accepted', f'{promise.accepted:.0%}'.replace('%', ' %')),
-            ('accepted and bad (fitted)', f'{promise.accepted_and_bad:.1%}'.replace('%', ' %')),
+            ('accepted and bad', f'{promise.accepted_and_bad:.1%}'.replace('%', ' %')),
             ('bad among accepted, upper bound', f'{promise.bad_if_accepted_upper:.2f}'),
         ):
             assert table[word][column].strip() == text

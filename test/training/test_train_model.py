@@ -70,7 +70,7 @@ def test_options_become_the_recipe_that_they_say() -> None:
     plain = asked('')
     assert (plain.method, plain.passes, plain.run_dropout.sites) == ('mc_dropout', 20,
                                                                      {'head': 0.5})
-    assert (plain.fit.epochs, plain.fit.small_epochs, plain.fit.seed) == (20, 13, 7)
+    assert (plain.fit.epochs, plain.fit.small_epochs, plain.fit.seed) == (36, 26, 7)
     deep = asked('--dropout deep_encoder,head=0.4 --rate 0.2 --passes 8 --encoder lite2')
     assert deep.run_dropout.sites == {'head': 0.4, 'deep16': 0.2, 'deep32': 0.2}
     assert deep.train_dropout.sites == {**plain.train_dropout.sites, **deep.run_dropout.sites}
@@ -105,7 +105,7 @@ def test_options_become_the_ensemble_that_they_say() -> None:
     ('--method deep_ensemble --mask-bank 8', '--mask-bank with --method deep_ensemble'),
     ('--method deep_ensemble --dropout head --passes 9', '--passes 9 of 4 members'),
     ('--method deep_ensemble --members 1', 'an ensemble of 1, expected at least two'),
-    ('--method deep_ensemble --kind snapshots --members 3', '20 epochs in 3 cycles'),
+    ('--method deep_ensemble --kind snapshots --members 5', '36 epochs in 5 cycles'),
     ('--method deep_ensemble --kind decoders --dropout deep_encoder', 'dropout at deep16, deep32'),
     ('--mask-bank 8 --passes 9', '--passes 9 of 8 masks'),
     ('--dropout neck', "no place 'neck' for dropout"),

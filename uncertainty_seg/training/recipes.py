@@ -480,7 +480,9 @@ def _training_text(recipe: Recipe, images: int) -> str:
                                   encoder=_of_encoders(recipe, 'title'), epochs=recipe.fit.epochs)
     if plan:
         drawn = ', each on as many images drawn with replacement' * plan.has_bootstrap
-        text += f' {plan.count} {plan.kind}{drawn}.'
+        length = f', {recipe.member_epochs} epochs each after the first' * \
+            bool(recipe.member_epochs and SHARED_PART[plan.kind])
+        text += f' {plan.count} {plan.kind}{drawn}{length}.'
     if recipe.mask_bank:
         text += f' Trained with the {recipe.mask_bank} masks that run.'
     return text

@@ -25,10 +25,10 @@ from uncertainty_seg.storage.folds import fold_of, write_folds
 from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
 from uncertainty_seg.tools.compare import run
 from uncertainty_seg.tools.compare.contenders import (
-    as_candidate,
-    Candidate,
+    as_given,
     Contender,
     contenders_of,
+    GivenBundle,
 )
 from uncertainty_seg.tools.compare.cost import measure_cost, MeasuredCost
 from uncertainty_seg.tools.compare.frames import load_frames, MeasuredFrames
@@ -185,7 +185,7 @@ def _blots(place: Path, tmp_path: Path) -> Path:
 
 
 def test_the_baseline_is_named_or_single_or_the_first_without_its_passes(place: Path) -> None:
-    tiny, loud = (as_candidate(place / name) for name in ('tiny', 'loud'))
+    tiny, loud = (as_given(place / name) for name in ('tiny', 'loud'))
     assert [(c.label, c.is_still) for c in contenders_of([tiny, loud], None)] == [
         ('single', True), ('tiny', False), ('loud', False)]
     assert [c.label for c in contenders_of([tiny], loud)] == ['loud', 'tiny']
@@ -193,7 +193,7 @@ def test_the_baseline_is_named_or_single_or_the_first_without_its_passes(place: 
     card = replace(tiny.bundle.card, name='single')
     named = replace(tiny, bundle=replace(tiny.bundle, card=card))
     assert [c.label for c in contenders_of([named], None)] == ['single single', 'single']
-    twin = Candidate(tiny.bundle, place / 'twin')
+    twin = GivenBundle(tiny.bundle, place / 'twin')
     assert [c.label for c in contenders_of([tiny, twin], tiny)] == ['tiny', 'twin']
 
 
@@ -226,14 +226,25 @@ def test_every_frame_of_a_cross_fitting_is_measured_by_the_network_that_never_sa
     # By the other road: each half of the frames with its own network alone.
     read = json.loads((folds / 'folds.json').read_text())
     whole = measured(tmp_path / 'c', 30)
-    assert len(whole.foreign['other']['entropy.mean']) == 8
+    names = sorted(path.name for path in (place / 'other' / 'images').iterdir())
+    dealt = fold_of(names, 2)
     for fold in (0, 1):
         data = tmp_path / str(fold)
         shutil.copytree(place / 'val', data)
         stems = [stem for stem, own in read.items() if own == fold]
         (data / 'splits.json').write_text(json.dumps({'val': stems}))
-        assert call(folds / f'fold-{fold}', data, '--cache', data / 'c', *FAST)[0] == 0
+        ours = [name for name in dealt if dealt[name] == fold]
+        (data / 'other').mkdir()
+        for name in ours:
+            shutil.copy(place / 'other' / 'images' / name, data / 'other')
+        assert call(folds / f'fold-{fold}', data, '--ood', data / 'other', '--cache', data / 'c',
+                    *FAST)[0] == 0
         half = measured(data / 'c', 15)
+        # Which of the joined rows they are: those of fold 0 come first, each in its own order.
+        first = 4 * fold
+        np.testing.assert_allclose(
+            np.sort(whole.foreign['other']['entropy.mean'][first:first + 4]),
+            np.sort(half.foreign['other']['entropy.mean']), atol=1e-6)
         assert half.is_bad.mean() > 0.9 if fold else half.is_bad.mean() < 0.5
         rows_of_fold = slice(15 * fold, 15 * fold + 15)
         np.testing.assert_array_equal(whole.totals[rows_of_fold], half.totals)
@@ -267,11 +278,43 @@ def test_folds_that_do_not_belong_together_are_one_sentence(
         ([folds, place / 'tiny', place / 'val'], 'tiny has other folds than'),
         ([folds, place / 'val', '--baseline', place / 'tiny'], 'tiny has other folds than'),
         ([folds, tmp_path / 'strange'], "the photograph 'new' is in no fold"),
+        ([folds, place / 'val', '--blocks', _one_block(place, tmp_path)], 'both in one fold'),
+        ([folds, _with_a_twin(place, folds, tmp_path)], 'both in one fold'),
+        ([folds, _of_one_fold(place, folds, tmp_path), '--split', 'val'], 'no frame of fold 0'),
     ):
         code, _, said = call(*words, '--cache', tmp_path / 'c', *FAST)
         assert code == 2 and sentence in said, said
+    # By whatever path the same folder is named.
+    near = folds.parent / '.' / '..' / folds.parent.name / folds.name
+    assert call(folds, place / 'val', '--baseline', near, '--cache', tmp_path / 'c', *FAST)[0] == 0
     shutil.rmtree(other / 'fold-1')
     assert 'holds no network fold-1' in call(other, place / 'val', *FAST)[2]
+
+
+def _one_block(place: Path, tmp_path: Path) -> Path:
+    stems = [path.stem for path in (place / 'val' / 'images').iterdir()]
+    (tmp_path / 'blocks.json').write_text(json.dumps({'dive': stems}))
+    return tmp_path / 'blocks.json'
+
+
+def _of_one_fold(place: Path, folds: Path, tmp_path: Path) -> Path:
+    data = tmp_path / 'lonely'
+    shutil.copytree(place / 'val', data)
+    by_stem = json.loads((folds / 'folds.json').read_text())
+    (data / 'splits.json').write_text(json.dumps({
+        name: [stem for stem, own in by_stem.items() if own == fold]
+        for fold, name in enumerate(('train', 'val'))}))
+    return data
+
+
+def _with_a_twin(place: Path, folds: Path, tmp_path: Path) -> Path:
+    """Copy the frames, one of them also over a frame of the other fold."""
+    twin = tmp_path / 'twin'
+    shutil.copytree(place / 'val', twin)
+    by_stem = json.loads((folds / 'folds.json').read_text())
+    one, other = (next(stem for stem, own in by_stem.items() if own == fold) for fold in (0, 1))
+    shutil.copy(twin / 'images' / f'{one}.png', twin / 'images' / f'{other}.png')
+    return twin
 
 
 def test_wrong_input_is_one_sentence_and_misuse(place: Path, tmp_path: Path, free: None) -> None:
@@ -352,10 +395,11 @@ def test_what_was_measured_is_named_after_all_that_it_depends_on(place: Path) ->
     rule = run.BadRule.parse('iou<0.5', tuple(CLASSES))
     facts: dict[str, Any] = {
         'pairs': [(image, mask)], 'unseen': [seen], 'foreign': {'other': {'a.png': image}},
-        'blocks': np.array(['a']), 'ignore_index': 255, 'rule': rule}
+        'blocks': np.array(['a']), 'ignore_index': 255, 'rule': rule, 'folds': np.array([0])}
     changes: list[dict[str, Any]] = [
         {}, {'pairs': [(image + 1, mask)]}, {'pairs': [(image, mask + 1)]}, {'unseen': [~seen]},
         {'unseen': None}, {'foreign': {'other': {'a.png': image + 1}}},
-        {'foreign': {'more': {'a.png': image}}}, {'ignore_index': 254},
+        {'foreign': {'more': {'a.png': image}}}, {'foreign': {'other': {'b.png': image}}},
+        {'ignore_index': 254}, {'folds': np.array([1])},
         {'rule': run.BadRule.parse('iou<0.4', tuple(CLASSES))}]
-    assert len({run.ComparedFrames(**{**facts, **change}).digest() for change in changes}) == 9
+    assert len({run.ComparedFrames(**{**facts, **change}).digest() for change in changes}) == 11

@@ -202,6 +202,10 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
     bundle, settings = request.bundle, request.settings
     rule = BadRule.parse(request.bad, bundle.card.class_names)
     require_scores(bundle.card, request.scores)
+    if request.ood and request.scores:
+        raise ConfigError('--ood with --scores', 'one of them: foreign frames choose the guards',
+                          'measure foreign frames with evaluate --ood')
+    strange = images_in(request.ood) if request.ood else {}
     data = load_folder(request.val, 'val')
     known = known_frames(bundle, data, settings.ignore_mask)
     blocks = _blocks(request, known.stems)
@@ -222,7 +226,7 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
                 ScoreVector(bundle.card, limits, features=features)) as pipeline:
         seen = measure(pipeline, train_pairs, 'training', rule)
         after = measure(pipeline, held, 'validation', rule)
-        foreign = _foreign_table(pipeline, request.ood) if request.ood else None
+        foreign = _foreign_table(pipeline, strange) if strange else None
     train = frame_table(seen.frames, train_stems, np.array(train_stems, np.str_))
     val = frame_table(after.frames, _where(known.stems, kept), blocks[kept])
     train = with_held_out_features(train, features)
@@ -337,8 +341,7 @@ def is_rounding(card: ModelCard, name: str) -> bool:
     return card.has_one_pass and name.split('.')[0] in _BETWEEN_PASSES
 
 
-def _foreign_table(pipeline: Pipeline, folder: Path) -> FrameTable:
-    images = images_in(folder)
+def _foreign_table(pipeline: Pipeline, images: Mapping[str, ImageU8]) -> FrameTable:
     return frame_table(score_frames(pipeline, images.values()), list(images),
                        np.array(list(images), np.str_))
 

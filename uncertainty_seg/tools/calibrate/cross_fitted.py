@@ -281,9 +281,9 @@ def photographs(request: FoldsRequest, fold_by_stem: Mapping[str, int]) -> Photo
     if request.blocks is None:
         _log.warning('no --blocks: every photograph counts as independent of the others, which '
                      'frames of one video are not')
-    _refuse_divided(known.stems, blocks, folds, 'the block')
+    refuse_divided(known.stems, blocks, folds, 'the block')
     images = np.array([run.image_digest(image).hex() for image, _ in known.pairs])
-    _refuse_divided(known.stems, images, folds, 'the image')
+    refuse_divided(known.stems, images, folds, 'the image')
     foreign = images_in(request.ood) if request.ood else {}
     num_folds = max(fold_by_stem.values()) + 1
     return Photographs(data, known.pairs, known.stems, folds, blocks, foreign,
@@ -306,9 +306,14 @@ def _require_every_class(data: LabelledFolder, fold_by_stem: Mapping[str, int]) 
                         f'the photographs that fold-{fold} was trained on')
 
 
-def _refuse_divided(
+def refuse_divided(
     stems: Sequence[str], groups: NDArray[np.str_], folds: NDArray[np.int64], what: str
 ) -> None:
+    """
+    Refuse a block, or an image under several names, of which a network saw one part.
+
+    Raises DatasetError if frames of one group, (n,), are in different folds, (n,).
+    """
     first: dict[str, int] = {}
     for row, group in enumerate(groups.tolist()):
         other = first.setdefault(group, row)

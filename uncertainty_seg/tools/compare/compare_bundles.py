@@ -120,15 +120,15 @@ def compare(
     from uncertainty_seg.backends.gpu.engine_cache import user_cache
     from uncertainty_seg.opening import checked_settings
     from uncertainty_seg.tools.compare import show
-    from uncertainty_seg.tools.compare.contenders import as_candidate
+    from uncertainty_seg.tools.compare.contenders import as_given
     from uncertainty_seg.tools.compare.run import CompareRequest, run_comparison
     from uncertainty_seg.tools.report.page import require_place
 
     if not bundles:
         raise ConfigError('no bundle to compare', 'at least one')
     request = CompareRequest(
-        candidates=tuple(as_candidate(bundle) for bundle in bundles),
-        baseline=None if baseline is None else as_candidate(baseline),
+        bundles=tuple(as_given(bundle) for bundle in bundles),
+        baseline=None if baseline is None else as_given(baseline),
         settings=checked_settings(settings), data=Path(data), split=split,
         ood=tuple(map(Path, ood)), unknown=None if unknown is None else Path(unknown),
         unknown_classes=tuple(unknown_classes), blocks=None if blocks is None else Path(blocks),

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from uncertainty_seg.backends.registry import open_backend
-from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.bundle import CARD_FILE, ModelBundle
 from uncertainty_seg.core.calibration import calibration_to_json
 from uncertainty_seg.core.dropout_masks import Masks, PassSource, still_inputs
 from uncertainty_seg.core.pipeline import Pipeline
@@ -37,7 +37,7 @@ SINGLE = 'single'
 
 
 @dataclass(frozen=True)
-class Candidate:
+class GivenBundle:
     """
     A bundle, or the networks of a cross-fitting.
 
@@ -60,32 +60,32 @@ class Candidate:
     fold_by_stem: Mapping[str, int] = field(default_factory=dict)
 
 
-def as_candidate(place: ModelBundle | Path | str) -> Candidate:
+def as_given(place: ModelBundle | Path | str) -> GivenBundle:
     """
     Read a bundle, or a folder that `crossfit` filled.
 
     Raises ModelBundleError if it is neither; CalibrationError or DatasetError if a fold has no
     network or the folds cannot be read.
     """
-    if not isinstance(place, ModelBundle) and (Path(place) / FOLDS_FILE).is_file():
-        folder = Path(place)
+    folder = None if isinstance(place, ModelBundle) else Path(place)
+    if folder and (folder / FOLDS_FILE).is_file() and not (folder / CARD_FILE).is_file():
         folds = read_folds(folder / FOLDS_FILE)
         by_fold: dict[int, ModelBundle] = {}
         for network in read_networks(folder, folds):
             by_fold.setdefault(network.fold, network.bundle)
-        return Candidate(by_fold[min(by_fold)], folder, by_fold, folds)
+        return GivenBundle(by_fold[min(by_fold)], folder, by_fold, folds)
     bundle = as_bundle(place)
-    return Candidate(bundle, bundle.folder)
+    return GivenBundle(bundle, bundle.folder)
 
 
-def shared_folds(candidates: Sequence[Candidate]) -> Mapping[str, int]:
+def shared_folds(given: Sequence[GivenBundle]) -> Mapping[str, int]:
     """
-    Return the folds of all candidates; empty if none has any.
+    Return the folds of all that is given; empty if none has any.
 
     Raises ConfigError if they differ: some networks would have seen what others are judged by.
     """
-    first = candidates[0]
-    for other in candidates[1:]:
+    first = given[0]
+    for other in given[1:]:
         if other.fold_by_stem != first.fold_by_stem:
             raise ConfigError(
                 f'{other.folder} has other folds than {first.folder}',
@@ -186,7 +186,7 @@ class _StillSource(PassSource):
 
 
 def contenders_of(
-    candidates: Sequence[Candidate], baseline: Candidate | None
+    bundles: Sequence[GivenBundle], baseline: GivenBundle | None
 ) -> tuple[Contender, ...]:
     """
     Return what is compared, the baseline first.
@@ -195,8 +195,8 @@ def contenders_of(
     deterministic pass of the first. Raises ModelBundleError if one has other classes than the
     first, or is given twice.
     """
-    given = list(candidates)
-    if baseline is not None and all(one.folder != baseline.folder for one in given):
+    given = list(bundles)
+    if baseline is not None and _place_of(baseline, given) is None:
         given.insert(0, baseline)
     _refuse_strangers(given)
     labels = _labels(given)
@@ -204,7 +204,7 @@ def contenders_of(
             for label, one in zip(labels, given, strict=True)]
     first = next((one for one in made if one.bundle.card.method == SINGLE), None)
     if baseline is not None:
-        first = made[[one.folder for one in given].index(baseline.folder)]
+        first = made[_place_of(baseline, given) or 0]
     if first is None:
         # The network that is first by itself, so that passes and no passes of it are compared.
         taken = {one.label for one in made}
@@ -214,9 +214,14 @@ def contenders_of(
     return (first, *(one for one in made if one is not first))
 
 
-def _refuse_strangers(candidates: Sequence[Candidate]) -> None:
-    first, seen = candidates[0].bundle.card, set()
-    for one in candidates:
+def _place_of(bundle: GivenBundle, given: Sequence[GivenBundle]) -> int | None:
+    places = [one.folder.resolve() for one in given]
+    return places.index(bundle.folder.resolve()) if bundle.folder.resolve() in places else None
+
+
+def _refuse_strangers(given: Sequence[GivenBundle]) -> None:
+    first, seen = given[0].bundle.card, set()
+    for one in given:
         card = one.bundle.card
         if card.class_names != first.class_names:
             raise ModelBundleError(
@@ -229,10 +234,10 @@ def _refuse_strangers(candidates: Sequence[Candidate]) -> None:
         seen.add(place)
 
 
-def _labels(candidates: Sequence[Candidate]) -> list[str]:
+def _labels(given: Sequence[GivenBundle]) -> list[str]:
     """Name bundles by their cards, or where these repeat by their folders."""
-    names = [one.bundle.card.name for one in candidates]
+    names = [one.bundle.card.name for one in given]
     folders = [name if names.count(name) == 1 else one.folder.name
-               for name, one in zip(names, candidates, strict=True)]
+               for name, one in zip(names, given, strict=True)]
     return [name if folders.count(name) == 1 else f'{name} {index + 1}'
             for index, name in enumerate(folders)]

@@ -34,6 +34,7 @@ from uncertainty_seg.core.pipeline import Pipeline, ROUNDING
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import Settings, settings_to_dict
 from uncertainty_seg.core.uncertainty import MAP_NAMES
+from uncertainty_seg.errors import DatasetError
 from uncertainty_seg.storage.folds import fold_of
 from uncertainty_seg.storage.whole_files import whole_file
 from uncertainty_seg.tools.calibrate.labelled_pairs import Pair
@@ -77,11 +78,18 @@ class ComparedFrames:
     rule: BadRule
     folds: NDArray[np.int64]
 
-    def of_fold(self, fold: int, num_folds: int) -> ComparedFrames:
-        """Return the pairs of one fold, and the foreign images that its network looks at."""
+    def of_fold(self, fold: int, folds: Sequence[int]) -> ComparedFrames:
+        """
+        Return the pairs of one of the folds, and the foreign images that its network looks at.
+
+        Raises DatasetError if it has no pair, or there are fewer foreign images than folds.
+        """
         rows = np.flatnonzero(self.folds == fold)
-        unseen = self.unseen
-        foreign = {folder: {name: images[name] for name in _dealt(images, fold, num_folds)}
+        if not rows.size:
+            raise DatasetError(f'no frame of fold {fold}', 'some of every fold',
+                               'take more --frames, or another --split')
+        unseen, part = self.unseen, folds.index(fold)
+        foreign = {folder: {name: images[name] for name in _dealt(images, part, len(folds))}
                    for folder, images in self.foreign.items()}
         return replace(
             self, pairs=[self.pairs[i] for i in rows], foreign=foreign, blocks=self.blocks[rows],
@@ -97,13 +105,14 @@ class ComparedFrames:
             digest.update(unseen.tobytes())
         for folder, images in self.foreign.items():
             digest.update(folder.encode())
-            for image in images.values():
-                digest.update(image.tobytes() + repr(image.shape).encode())
+            # With folds the name decides which network looks at it.
+            for name, image in images.items():
+                digest.update(image.tobytes() + repr((name, image.shape)).encode())
         return digest.hexdigest()
 
 
-def _dealt(names: Iterable[str], fold: int, num_folds: int) -> list[str]:
-    return [name for name, own in fold_of(list(names), num_folds).items() if own == fold]
+def _dealt(names: Iterable[str], part: int, count: int) -> list[str]:
+    return [name for name, own in fold_of(list(names), count).items() if own == part]
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,13 @@ from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import ConfigError, DatasetError, ImageError
 from uncertainty_seg.storage.foreign_files import read_image_file, why
 from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder, read_blocks
-from uncertainty_seg.tools.calibrate.cross_fitted import all_images
+from uncertainty_seg.tools.calibrate.calibration_run import image_digest
+from uncertainty_seg.tools.calibrate.cross_fitted import all_images, refuse_divided
 from uncertainty_seg.tools.calibrate.labelled_pairs import images_in, known_frames
 from uncertainty_seg.tools.compare.contenders import (
-    Candidate,
     Contender,
     contenders_of,
+    GivenBundle,
     shared_folds,
 )
 from uncertainty_seg.tools.compare.cost import load_cost, measure_cost, MeasuredCost, save_cost
@@ -45,8 +46,8 @@ _DEFAULT_RULE = 'iou<0.5'
 class CompareRequest:
     """What to compare, and on what; `tools.compare.compare_bundles` describes the fields."""
 
-    candidates: tuple[Candidate, ...]
-    baseline: Candidate | None
+    bundles: tuple[GivenBundle, ...]
+    baseline: GivenBundle | None
     settings: Settings
     data: Path
     split: str | None
@@ -123,7 +124,7 @@ def run_comparison(request: CompareRequest) -> Comparison:
     the file of blocks are wrong, or there are too few frames; ConfigError if the rule cannot be
     read, or the cache cannot be written.
     """
-    contenders = contenders_of(request.candidates, request.baseline)
+    contenders = contenders_of(request.bundles, request.baseline)
     frames = read_frames(request)
     maker = TableMaker.of(
         len(contenders[0].bundle.card.class_names), frames.blocks,
@@ -149,8 +150,8 @@ def read_frames(request: CompareRequest) -> ComparedFrames:
     Raises DatasetError if a folder is wrong, or no frame has a mask of an unseen object;
     ConfigError if the rule cannot be read.
     """
-    first = request.candidates[0].bundle
-    given = [*request.candidates, *filter(None, [request.baseline])]
+    first = request.bundles[0].bundle
+    given = [*request.bundles, *filter(None, [request.baseline])]
     folds = shared_folds(given)
     promises = first.calibration.promises if first.calibration else ()
     text = request.bad or (promises[0].bad if promises else _DEFAULT_RULE)
@@ -178,13 +179,22 @@ def read_frames(request: CompareRequest) -> ComparedFrames:
 def _labelled(request: CompareRequest, folds: Mapping[str, int]) -> LabelledFolder:
     if not folds:
         return load_folder(request.data, request.split or 'val')
-    data = load_folder(request.data, request.split) if request.split else all_images(request.data)
-    lost = [stem for stem in data.stems if stem not in folds]
+    data = all_images(request.data)
+    chosen = load_folder(request.data, request.split) if request.split else data
+    lost = [stem for stem in chosen.stems if stem not in folds]
     if lost:
         raise DatasetError(f'the photograph {lost[0]!r} is in no fold, and so are '
                            f'{len(lost) - 1} more', 'frames that one network did not see',
                            'compare on the images that the folds were made of, or a --split')
-    return data
+    # Of all of them: a network may have seen the sibling of a frame that is looked at.
+    known = [i for i, stem in enumerate(data.stems) if stem in folds]
+    stems = [data.stems[i] for i in known]
+    own = np.array([folds[stem] for stem in stems])
+    refuse_divided(stems, np.array([image_digest(data.images[i]).hex() for i in known]), own,
+                   'the image')
+    if request.blocks is not None:
+        refuse_divided(stems, read_blocks(request.blocks, stems), own, 'the block')
+    return chosen
 
 
 def _named(folders: Sequence[Path]) -> dict[str, Path]:
@@ -260,8 +270,9 @@ def _measured(
         with contender.opened(request.settings) as pipeline:
             return measure_frames(pipeline, frames, contender.label)
     parts = []
-    for fold in sorted(contender.by_fold):
-        own = frames.of_fold(fold, len(contender.by_fold))
+    folds = sorted(contender.by_fold)
+    for fold in folds:
+        own = frames.of_fold(fold, folds)
         with contender.of_fold(fold).opened(request.settings) as pipeline:
             parts.append(measure_frames(pipeline, own, f'{contender.label}, fold {fold}'))
     return joined(parts)
