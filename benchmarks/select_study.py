@@ -3,15 +3,16 @@
 What the strategies of `uncertainty_seg select` find, and how long they take.
 
 ``photographs DIR`` scores the validation split of a folder of labelled photographs with a bundle
-that has not seen it, chooses from it with every strategy, and measures the chosen: mean IoU over
-the classes that occur in a frame (small: the masks that need labels), share of bad frames (below
-0.5), how many classes there are (2 to the entropy, in bits, of the true pixels' classes: 1 for
-one class, C for all alike), and photographs they come from, a share of the chosen. The pool is
-taken once as it is, and once as a vehicle would bring it back: every photograph seen several times
-by a camera that hovers (shift, zoom, light, noise, JPEG), each view scored by itself. The 95 %
-intervals are of the difference to random, by half-sampling: half of the photographs are drawn, all
-strategies choose half as many of them, and the spread of half a pool is that of a whole one drawn
-anew (Politis, Romano and Wolf, Subsampling, 1999; a bootstrap would make duplicates).
+that has not seen it (the included `suim` has), chooses from it with every strategy, and measures
+the chosen: mean IoU over the classes that occur in a frame (small: the masks that need labels),
+share of bad frames (below 0.5), how many classes there are (2 to the entropy, in bits, of the true
+pixels' classes: 1 for one class, C for all alike), and photographs they come from, a share of the
+chosen. The pool is taken once as it is, and once as a vehicle would bring it back: every
+photograph seen several times by a camera that hovers (shift, zoom, light, noise, JPEG), each view
+scored by itself. The 95 % intervals are of the difference to random, by half-sampling: half of the
+photographs are drawn, all strategies choose half as many of them, and the spread of half a pool is
+that of a whole one drawn anew (Politis, Romano and Wolf, Subsampling, 1999; a bootstrap would make
+duplicates).
 
 ``dive BAG TABLE`` takes the bag of `make-dive` and the table that `score` made of it, and counts
 what is chosen by the event it was taken in.
@@ -19,7 +20,7 @@ what is chosen by the event it was taken in.
 ``speed ROWS`` writes a score table of that many drawn frames and takes the time on the core of
 the verb, a process for each strategy, reading and writing included.
 
-    python benchmarks/select_study.py photographs DIR [--bundle suim] [--count 30]
+    python benchmarks/select_study.py photographs DIR --bundle FOLD [--count 30]
     python benchmarks/select_study.py dive BAG TABLE [--count 20]
     python benchmarks/select_study.py speed 100000 [--count 500]
 
@@ -301,7 +302,7 @@ def main() -> None:
     kinds = parser.add_subparsers(dest='kind', required=True)
     photographs = kinds.add_parser('photographs')
     photographs.add_argument('folder', type=Path, metavar='DIR')
-    photographs.add_argument('--bundle', default='suim')
+    photographs.add_argument('--bundle', required=True)
     photographs.add_argument('--count', type=int, default=30)
     photographs.add_argument('--views', type=float, default=6, help='mean views of a photograph')
     dived = kinds.add_parser('dive')

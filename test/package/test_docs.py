@@ -96,6 +96,19 @@ def test_the_figures_of_the_models_are_those_of_their_cards(name: str, column: i
             assert f'{value:.3f}' in line.split('|')[column + 1], line
 
 
+def test_what_passes_add_is_the_same_on_the_card_and_on_the_page() -> None:
+    metrics = load_bundle('suim').card.metrics
+    page = (ROOT / 'docs' / 'methods.md').read_text()
+    rows = {cells[1].strip(): cells for line in page.splitlines() if line.startswith('| ')
+            and len(cells := line.split('|')) == 7}
+    for word, name in (('time, in passes', 'time'), ('mean IoU', 'gain_mean_iou'),
+                       ('wrong pixels, AUROC', 'gain_error_auroc'),
+                       ('bad frames, AUROC', 'gain_bad_auroc'),
+                       ('foreign frames, AUROC', 'gain_ood_auroc')):
+        shown = float(rows[word][3].split('[')[0].strip(' *'))
+        assert shown == pytest.approx(metrics[f'passes_{name}'], abs=0.0006), word
+
+
 ROOMS = sorted(path.name for path in (ROOT / 'uncertainty_seg').iterdir()
                if path.is_dir() and path.name != '__pycache__')
 # Files of baal, torch-uncertainty and cv_bridge.

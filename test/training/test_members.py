@@ -247,6 +247,8 @@ def test_decoders_may_be_trained_for_fewer_epochs_than_the_first_network(tmp_pat
     train(plan, tmp_path / 'net.pt')  # both are finished, and neither begins again
     first, second = states(tmp_path / 'net.pt', 2)
     assert 'encoder' in equal_parts(first, second)
+    card = make_bundle(plan, DATA, tmp_path / 'net.pt', tmp_path / 'bundle')
+    assert '2 decoders, 1 epochs each after the first.' in card.training
 
 
 def test_a_bootstrap_draws_as_many_with_replacement_and_by_its_seed() -> None:

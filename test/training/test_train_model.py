@@ -92,10 +92,14 @@ def test_options_become_the_ensemble_that_they_say() -> None:
     both = asked('--method deep_ensemble --members 3 --kind decoders --dropout head')
     assert (both.passes, both.run_dropout.sites) == (21, {'head': 0.5})  # 20, rounded up
     assert asked('--method deep_ensemble --kind snapshots').fit.cycles == 4
+    short = asked('--method deep_ensemble --kind decoders --member-epochs 5')
+    assert (short.member_epochs, short.fit.epochs) == (5, 36)
     assert asked('--method deep_ensemble --encoder lite0').encoder == 'lite0'
 
 
 @pytest.mark.parametrize('options, words', [
+    ('--member-epochs 4', '--member-epochs with --method mc_dropout'),
+    ('--method deep_ensemble --member-epochs 4', '--member-epochs for nets'),
     ('--members 3', '--members with --method mc_dropout'), ('--kind heads', '--kind with'),
     ('--bootstrap', '--bootstrap with'), ('--member 0', '--member with'),
     ('--encoder lite0 lite1', 'more than one --encoder with --method mc_dropout'),

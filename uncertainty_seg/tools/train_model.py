@@ -143,8 +143,7 @@ def _require_options_of_the_method(args: argparse.Namespace) -> None:
     ours = {
         '--members': (args.members is not None, is_ensemble), '--kind': (args.kind, is_ensemble),
         '--bootstrap': (args.bootstrap, is_ensemble),
-        '--member-epochs': (args.member_epochs,
-                            is_ensemble and args.kind in ('decoders', 'heads')),
+        '--member-epochs': (args.member_epochs, is_ensemble),
         '--member': (args.member is not None, is_ensemble),
         'more than one --encoder': (len(args.encoder or ()) > 1, is_ensemble),
         '--dropout': (args.dropout, args.method != 'single'),
@@ -156,6 +155,10 @@ def _require_options_of_the_method(args: argparse.Namespace) -> None:
         if is_given and not is_known:
             raise ConfigError(f'{option} with --method {args.method}', 'a method that has it',
                               'leave it out, or take another --method')
+    if args.member_epochs and args.kind not in ('decoders', 'heads'):
+        raise ConfigError(f'--member-epochs for {args.kind or KINDS[0]}',
+                          'decoders or heads, which stand on a finished network',
+                          'give --epochs, or --kind decoders')
     if args.mask_bank and args.passes not in (None, args.mask_bank):
         raise ConfigError(f'--passes {args.passes} of {args.mask_bank} masks',
                           'one pass a mask', 'leave --passes out')

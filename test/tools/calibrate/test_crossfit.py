@@ -71,7 +71,8 @@ def call_json(words: list[str]) -> tuple[int, dict[str, Any]]:
 
 
 def test_every_photograph_is_used_and_the_figures_are_of_frames_that_chose_nothing(
-    fitted: tuple[Path, dict[str, Any], Path], data: Path, tmp_path: Path
+    fitted: tuple[Path, dict[str, Any], Path], data: Path, tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     bundle, values, folder = fitted
     assert values['networks'] == ['fold-0', 'fold-1', 'fold-2']
@@ -93,6 +94,7 @@ def test_every_photograph_is_used_and_the_figures_are_of_frames_that_chose_nothi
         code, found = call_json(['evaluate', str(bundle), str(fresh), '--gate-alpha',
                                  str(promise['alpha']), *RUN])
         assert code == 0
+        assert 'was trained on every image that had a fold' in caplog.text
         # Hidden bad frames are 4 % of all, so that 0.05 can be kept with most good ones in.
         assert found['gate']['accepted_and_bad']['value'] <= promise['alpha'] + 0.03
         assert found['gate']['accepted']['value'] == pytest.approx(promise['accepted'], abs=0.15)

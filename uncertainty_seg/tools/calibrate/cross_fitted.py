@@ -269,11 +269,7 @@ def photographs(request: FoldsRequest, fold_by_stem: Mapping[str, int]) -> Photo
     the network of a fold saw no pixel of a class.
     """
     data = all_images(request.data)
-    lost = [stem for stem in data.stems if stem not in fold_by_stem]
-    if lost:
-        raise DatasetError(f'the photograph {lost[0]!r} is in no fold, and so are '
-                           f'{len(lost) - 1} more', f'each in {request.folds / FOLDS_FILE}',
-                           'train the folds with these photographs')
+    require_folds(data.stems, fold_by_stem)
     _require_every_class(data, fold_by_stem)
     known = known_frames(request.bundle, data, request.settings.ignore_mask)
     folds = np.array([fold_by_stem[stem] for stem in known.stems])
@@ -281,9 +277,7 @@ def photographs(request: FoldsRequest, fold_by_stem: Mapping[str, int]) -> Photo
     if request.blocks is None:
         _log.warning('no --blocks: every photograph counts as independent of the others, which '
                      'frames of one video are not')
-    refuse_divided(known.stems, blocks, folds, 'the block')
-    images = np.array([run.image_digest(image).hex() for image, _ in known.pairs])
-    refuse_divided(known.stems, images, folds, 'the image')
+    refuse_divided(known.stems, [image for image, _ in known.pairs], blocks, folds)
     foreign = images_in(request.ood) if request.ood else {}
     num_folds = max(fold_by_stem.values()) + 1
     return Photographs(data, known.pairs, known.stems, folds, blocks, foreign,
@@ -306,22 +300,36 @@ def _require_every_class(data: LabelledFolder, fold_by_stem: Mapping[str, int]) 
                         f'the photographs that fold-{fold} was trained on')
 
 
+def require_folds(stems: Sequence[str], fold_by_stem: Mapping[str, int]) -> None:
+    """Raise DatasetError if a photograph is in no fold: every network may have seen it."""
+    lost = [stem for stem in stems if stem not in fold_by_stem]
+    if lost:
+        raise DatasetError(f'the photograph {lost[0]!r} is in no fold, and so are '
+                           f'{len(lost) - 1} more', f'each in {FOLDS_FILE}',
+                           'train the folds with these photographs, or take those that have one')
+
+
 def refuse_divided(
-    stems: Sequence[str], groups: NDArray[np.str_], folds: NDArray[np.int64], what: str
+    stems: Sequence[str], images: Sequence[ImageU8], blocks: NDArray[np.str_],
+    folds: NDArray[np.int64],
 ) -> None:
     """
-    Refuse a block, or an image under several names, of which a network saw one part.
+    Refuse what a network would be judged by after it saw its twin.
 
-    Raises DatasetError if frames of one group, (n,), are in different folds, (n,).
+    Raises DatasetError if frames of one block, or one image under two names, are in different
+    folds; all of length n.
     """
-    first: dict[str, int] = {}
-    for row, group in enumerate(groups.tolist()):
-        other = first.setdefault(group, row)
-        if folds[other] != folds[row]:
-            raise DatasetError(
-                f'{what} of {stems[row]!r} (fold {folds[row]}) is that of {stems[other]!r} (fold '
-                f'{folds[other]})', 'both in one fold, since a network saw the other',
-                'make folds of whole blocks: crossfit --blocks, or your own folds.json')
+    digests = np.array([run.image_digest(image).hex() for image in images])
+    for what, groups in (('block', blocks), ('image', digests)):
+        first: dict[str, int] = {}
+        for row, group in enumerate(groups.tolist()):
+            other = first.setdefault(group, row)
+            if folds[other] != folds[row]:
+                raise DatasetError(
+                    f'the {what} of {stems[row]!r} (fold {folds[row]}) is that of '
+                    f'{stems[other]!r} (fold {folds[other]})',
+                    'both in one fold, since a network saw the other',
+                    'make folds of whole blocks: crossfit --blocks, or your own folds.json')
 
 
 def _require_blocks(known: Photographs, alphas: Sequence[float]) -> None:

@@ -18,8 +18,11 @@ from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import ConfigError, DatasetError, ImageError
 from uncertainty_seg.storage.foreign_files import read_image_file, why
 from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder, read_blocks
-from uncertainty_seg.tools.calibrate.calibration_run import image_digest
-from uncertainty_seg.tools.calibrate.cross_fitted import all_images, refuse_divided
+from uncertainty_seg.tools.calibrate.cross_fitted import (
+    all_images,
+    refuse_divided,
+    require_folds,
+)
 from uncertainty_seg.tools.calibrate.labelled_pairs import images_in, known_frames
 from uncertainty_seg.tools.compare.contenders import (
     Contender,
@@ -181,19 +184,12 @@ def _labelled(request: CompareRequest, folds: Mapping[str, int]) -> LabelledFold
         return load_folder(request.data, request.split or 'val')
     data = all_images(request.data)
     chosen = load_folder(request.data, request.split) if request.split else data
-    lost = [stem for stem in chosen.stems if stem not in folds]
-    if lost:
-        raise DatasetError(f'the photograph {lost[0]!r} is in no fold, and so are '
-                           f'{len(lost) - 1} more', 'frames that one network did not see',
-                           'compare on the images that the folds were made of, or a --split')
+    require_folds(chosen.stems, folds)
     # Of all of them: a network may have seen the sibling of a frame that is looked at.
     known = [i for i, stem in enumerate(data.stems) if stem in folds]
     stems = [data.stems[i] for i in known]
-    own = np.array([folds[stem] for stem in stems])
-    refuse_divided(stems, np.array([image_digest(data.images[i]).hex() for i in known]), own,
-                   'the image')
-    if request.blocks is not None:
-        refuse_divided(stems, read_blocks(request.blocks, stems), own, 'the block')
+    refuse_divided(stems, [data.images[i] for i in known], read_blocks(request.blocks, stems),
+                   np.array([folds[stem] for stem in stems]))
     return chosen
 
 
