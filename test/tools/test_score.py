@@ -436,6 +436,11 @@ def mend(fleet: Path) -> None:
     shutil.copy(pipe.with_name('1.png'), pipe)
 
 
+def heed_interrupts() -> None:
+    """Take SIGINT as in a terminal: what a shell starts in the background ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def started() -> Iterator[Start]:
     """Return what starts a run in a group of its own; what is left of it ends with the test."""
@@ -445,7 +450,7 @@ def started() -> Iterator[Start]:
         process = subprocess.Popen(
             [sys.executable, '-m', 'uncertainty_seg', 'score', *map(str, arguments)], text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-            env={**os.environ, 'PYTHONPATH': str(ROOT)})
+            env={**os.environ, 'PYTHONPATH': str(ROOT)}, preexec_fn=heed_interrupts)
         processes.append(process)
         while process.poll() is None and not waits_for():
             time.sleep(0.01)
