@@ -437,7 +437,7 @@ def mend(fleet: Path) -> None:
 
 
 def heed_interrupts() -> None:
-    """Take SIGINT as in a terminal: what a shell starts in the background ignores it."""
+    """Undo an ignored SIGINT, which a child of a command that a shell put behind `&` inherits."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
