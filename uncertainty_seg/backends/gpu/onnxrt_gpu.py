@@ -144,7 +144,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
                                   np.uint8)
         self._head = self._adder = self._finisher = None
         stats = bundle.folder / HEAD_STATS_FILE
-        if self._card.reduction == 'full' and not self._card.chunk and stats.is_file():
+        if self.reduction == 'exact' and not self._card.chunk and stats.is_file():
             self._open_statistics(stats)
         else:
             self._head = self._open_session(bundle.head_path, has_masks=True)
