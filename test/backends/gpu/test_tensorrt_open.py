@@ -80,7 +80,7 @@ def test_a_coarse_reduction_is_refused_before_the_driver_is_asked(
 ) -> None:
     rig = rigs(bundles['channels'])
     monkeypatch.setattr(cuda_device, '_LIBRARY', 'libnosuchdriver.so.1')
-    with pytest.raises(BackendUnavailableError, match="at full resolution, and the reduction "
+    with pytest.raises(BackendUnavailableError, match='at full resolution, and the reduction '
                        "of 'bank' is 'coarse': use backend openvino or onnxruntime"):
         TensorRtBackend(rig.bundle, dataclasses.replace(rig.settings, reduction='coarse'))
 

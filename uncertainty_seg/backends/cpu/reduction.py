@@ -749,8 +749,8 @@ def _add_tiles(
     memory = scratch.take((3 * num_classes + 3) * max(t.stop - t.start for t in tiles))
     with np.errstate(all='ignore'):
         for tile in tiles[first:stop]:
-            part = _CoarseSums(sums.group[:, tile], sums.votes[:, tile], sums.total[:, tile],
-                         sums.total_votes[:, tile])
+            part = _CoarseSums(sums.group[:, tile], sums.votes[:, tile],
+                               sums.total[:, tile], sums.total_votes[:, tile])
             _add_tile(flat[:, :, tile], scale, part, count, memory)
     scratch.give_back(memory)
 
