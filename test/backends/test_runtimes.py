@@ -41,7 +41,7 @@ from uncertainty_seg.errors import (
 )
 from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
 
-SETTINGS = Settings(threads=1)
+SETTINGS = Settings(threads=1, reduction='exact')
 Kind = type[StreamingBackend]
 
 

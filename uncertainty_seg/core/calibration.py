@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.scores.density import density_from_json, density_to_json, ScoreDensity
-from uncertainty_seg.core.uncertainty import UNKNOWN_TEMPERATURE
+from uncertainty_seg.core.uncertainty import REDUCTIONS, UNKNOWN_TEMPERATURE
 from uncertainty_seg.core.untrusted.strict_json import load_object
 from uncertainty_seg.errors import CalibrationError, ConfigError
 
@@ -236,7 +236,7 @@ class Calibration:
 
     Attributes
     ----------
-    passes, seed, mask_policy, precision, reduction : int, int, str, str, str
+    passes, seed, mask_policy, precision : int, int, str, str
         What the scores were computed with; other settings are refused.
     temperature : float
         The logits are divided by it.
@@ -273,6 +273,9 @@ class Calibration:
         Digest of the file with the features of the training frames; empty if there is none.
     unknown_temperature : float
         Of the map 'unknown', 1 or more and below 100.
+    reductions : tuple of str
+        What the scores may be computed with: the one they were, or several that were shown to give
+        the same verdicts. The first runs where the settings leave it open.
 
     """
 
@@ -299,7 +302,7 @@ class Calibration:
     num_folds: int = 0
     features_sha256: str = ''
     unknown_temperature: float = UNKNOWN_TEMPERATURE
-    reduction: str = 'exact'  # as all were before there was another
+    reductions: tuple[str, ...] = ('exact',)  # as all were before there was another
 
     def __post_init__(self) -> None:
         """Refuse limits that could never be judged."""
@@ -317,6 +320,9 @@ class Calibration:
         if not 1 <= self.unknown_temperature < 100:
             raise CalibrationError(f'unknown_temperature is {self.unknown_temperature}',
                                    '1 or more and below 100', _FIX)
+        if not self.reductions or not {*self.reductions} <= {*REDUCTIONS}:
+            raise CalibrationError(f'reductions are {self.reductions}', f'some of {REDUCTIONS}',
+                                   _FIX)
         _require_damage_limits(self.damage_limits)
         others = [p.alpha for p in self.promises if set(p.limits) != set(self.gate_scores)]
         if others:
@@ -393,6 +399,7 @@ def _from_facts(raw: dict[str, Any]) -> Calibration:
     return Calibration(**{
         **raw, 'gate_scores': tuple(raw['gate_scores']),
         'promises': tuple(Promise(**promise) for promise in raw.get('promises', ())),
+        'reductions': tuple(raw.get('reductions', ('exact',))),
         'density': density and density_from_json(json.dumps(density)),
         'family': family and RankFamily.from_facts(family),
     })
