@@ -18,8 +18,9 @@ round, so that a busy minute hits all of them.
 * ``baal`` and ``torch-uncertainty``: their wrapper of the network, its own loop or batch.
 * ``onnxruntime, batch of T``: the exported network with dropout left on, the image T times.
 
-The ratios of one run count, and of these the ones of CPU time on one thread are the steadiest. With
-more threads those of ONNX Runtime and of OpenMP spin between their tasks, which counts as CPU time.
+The ratios of one run count, and of these the ones of CPU time on one thread are the steadiest.
+With more threads those of ONNX Runtime and of OpenMP spin between their tasks, which counts as
+CPU time.
 
     python benchmarks/bench_peers.py [BUNDLE] [--passes 20] [--threads 1 2] [--rounds 7]
         [--only WAY...] [--json FILE] [--plot FILE.png]
@@ -156,9 +157,10 @@ def trunk_once(task: Task) -> Call:
             mean = p.mean(0)
             entropy = torch.special.entr(mean).sum(0)
             mutual = entropy - torch.special.entr(p).sum(1).mean(0)
-            votes = torch.nn.functional.one_hot(p.argmax(1), p.shape[1]).sum(0)
+            top = p.argmax(1)
+            votes = torch.stack([(top == c).sum(0) for c in range(p.shape[1])])
             return (mean.argmax(0), mean.amax(0), entropy, mutual,
-                    1 - votes.amax(-1) / len(p), p.var(0, correction=0).sum(0))
+                    1 - votes.amax(0) / len(p), (p.square().mean(0) - mean.square()).sum(0))
 
     return run
 
@@ -200,6 +202,16 @@ def batch_of_passes(task: Task) -> Call:
     torch, net = torch_net(task)
     import onnxruntime
 
+    class Channels(torch.nn.Module):
+        """Dropout2d in the words that the exporter knows."""
+
+        def forward(self, features: Any) -> Any:
+            ones = torch.ones(features.shape[0], features.shape[1], 1, 1)
+            return features * torch.nn.functional.dropout(ones, 0.5, training=True)
+
+    for name, module in list(net.named_modules()):
+        if isinstance(module, torch.nn.Dropout2d):
+            net.set_submodule(name, Channels() if module.p else torch.nn.Identity())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, 'net.onnx')
         torch.onnx.export(
@@ -208,8 +220,10 @@ def batch_of_passes(task: Task) -> Call:
             training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = task.threads
+        # Without this the runtime removes dropout, though the graph says that it trains.
         session = onnxruntime.InferenceSession(str(path), options,
-                                               providers=['CPUExecutionProvider'])
+                                               providers=['CPUExecutionProvider'],
+                                               disabled_optimizers=['EliminateDropout'])
 
     def run() -> object:
         images = torch_image(task).repeat(task.passes, 1, 1, 1).contiguous().numpy()
