@@ -45,8 +45,9 @@ def drawn_frame(card: ModelCard, width: int, height: int) -> tuple[UncertaintyMa
     own = rng.normal(size=(card.passes, card.num_classes, 1, 1))
     drawn = maps_from_coarse_logits(80 * common + 0.5 * own, height, width)
     # Rows after rows, as the backends give them.
-    maps = UncertaintyMaps(*(np.ascontiguousarray(getattr(drawn, field.name))
-                             for field in dataclasses.fields(drawn)))
+    maps = UncertaintyMaps(**{
+        field.name: np.ascontiguousarray(values) for field in dataclasses.fields(drawn)
+        if (values := getattr(drawn, field.name)) is not None})
     coarse = rng.integers(0, 256, (height // 8, width // 8, 3), np.uint8)
     image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     return maps, np.asarray(image, np.uint8)
