@@ -24,9 +24,9 @@ from uncertainty_seg.errors import CalibrationError
 
 # Of the limit of a score, added before the logarithm: a score of 0 has none.
 OFFSET_SHARE = 0.05
-# Of a step and score, the share of frames whose distance counts as one spread.
-SPREAD_QUANTILE = 0.9
-_LEAST_SPREAD = 1e-9
+# Of a logarithm. A score of the features hardly ever moves, and then by a jump: without a least
+# spread one such frame would make the radius of all scores endless.
+LEAST_SPREAD = 0.01
 _FIX = 'run uncertainty_seg calibrate-passes again'
 
 
@@ -135,10 +135,10 @@ class PassSteps:
         moves = {name: _moves(values, offsets[name]) for name, values in table.items()}
         centres = {name: np.median(of[::2], axis=0) for name, of in moves.items()}
         distances = {name: np.abs(of - centres[name]) for name, of in moves.items()}
-        spreads = {name: np.quantile(of[::2], SPREAD_QUANTILE, axis=0) + _LEAST_SPREAD
+        spreads = {name: np.maximum(np.quantile(of[::2], 1 - error, axis=0), LEAST_SPREAD)
                    for name, of in distances.items()}
         joint = np.max([of[1::2] / spreads[name] for name, of in distances.items()], axis=(0, 2))
-        radius = max(float(np.sort(joint)[rank - 1]), _LEAST_SPREAD)
+        radius = max(float(np.sort(joint)[rank - 1]), LEAST_SPREAD)
         return cls(tuple(steps), passes, offsets, _tuples(centres), _tuples(spreads), radius,
                    error, len(joint))
 
