@@ -24,17 +24,16 @@ AUTO = {'gate.rise_ratio': 1.0, 'pass_policy': 'auto'}
 STEPS = (2, TINY_PASSES // 2)
 
 
-def with_steps(folder: Path, spread: float, names: tuple[str, ...] = (), **more: object
-               ) -> ModelBundle:
-    """Return the tiny bundle with ranges of exp(+-spread) around every score, after each step."""
+def with_steps(folder: Path, spread: float) -> ModelBundle:
+    """Return the tiny bundle with ranges of exp(+-spread) around its score, after each step."""
     bundle = load_bundle(str(folder))
     assert bundle.calibration is not None
-    names = names or tuple(bundle.calibration.thresholds)
-    steps = PassSteps(STEPS, TINY_PASSES, dict.fromkeys(names, 1e-9),
-                      dict.fromkeys(names, (0.0,) * len(STEPS)),
+    names = bundle.calibration.gate_scores
+    limits = {name: bundle.calibration.thresholds[name] for name in names}
+    steps = PassSteps(STEPS, TINY_PASSES, limits, 1.0, dict.fromkeys(names, (0.0,) * len(STEPS)),
                       dict.fromkeys(names, (spread,) * len(STEPS)), 1.0, 0.01, 100)
     return dataclasses.replace(bundle, calibration=dataclasses.replace(
-        bundle.calibration, pass_steps=steps, **more))
+        bundle.calibration, pass_steps=steps))
 
 
 def opened(bundle: ModelBundle, clock: object = None, **settings: object) -> Pipeline:
@@ -153,9 +152,10 @@ def test_a_bundle_without_steps_a_score_without_and_a_backend_that_cannot_are_re
     plain = load_bundle(str(tiny_bundle))
     with pytest.raises(CalibrationError, match='run uncertainty_seg calibrate-passes on it'):
         opened(plain)
-    with pytest.raises(ConfigError, match='gate.scores has .*entropy.top.*calibrate-passes'):
-        opened(with_steps(tiny_bundle, 1.0, ('entropy.mean',)), **{
-            'gate.scores': ('entropy.top',)})
+    for other in ({'gate.scores': ('entropy.top',)}, {'gate.threshold_scale': 0.9},
+                  {'gate.rise_ratio': 0.9}):
+        with pytest.raises(ConfigError, match='the limits .*measured for.*calibrate-passes'):
+            opened(with_steps(tiny_bundle, 1.0), **other)
 
     class AllAtOnce(FakeBackend):
         can_stop_early = False
@@ -173,6 +173,15 @@ def test_another_number_of_passes_at_run_time_runs_all_of_them_and_is_not_confid
     results = [pipeline.process(BLUE, stamp) for stamp in range(4)]
     assert {r.passes for r in results} == {TINY_PASSES - 1}
     assert not any(r.verdict.is_confident for r in results)
+
+
+def test_other_limits_at_run_time_are_refused_and_nothing_is_changed(tiny_bundle: Path) -> None:
+    pipeline = opened(with_steps(tiny_bundle, 1e-6))
+    other = dataclasses.replace(pipeline.settings.gate, threshold_scale=0.5)
+    with pytest.raises(ConfigError, match='pass_policy is auto'):
+        pipeline.reconfigure(dataclasses.replace(pipeline.settings, gate=other))
+    assert pipeline.settings.gate.threshold_scale == 1
+    assert pipeline.process(GREY, 1).passes == STEPS[0]
 
 
 def test_steps_survive_the_file_and_other_passes_are_refused(tiny_bundle: Path) -> None:

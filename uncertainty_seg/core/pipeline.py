@@ -44,7 +44,7 @@ from uncertainty_seg.core.scores.image_damage import (
     image_statistics,
     KeptPoints,
 )
-from uncertainty_seg.core.scores.pass_steps import covers, PassSteps
+from uncertainty_seg.core.scores.pass_steps import PassSteps
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import AUTO_PASSES, BUNDLE_PASSES, precision_of, Settings
 from uncertainty_seg.core.uncertainty import MapRequest, MORE_MAPS, UncertaintyMaps
@@ -143,8 +143,7 @@ class Settling:
             self.pass_s = (self._clock() - self._looked[1]) / (passes - self._looked[0])
         self.maps, scores = self._score(maps)
         self.scores = self._steps.expected(scores, step)
-        if self._steps.is_settled(self.scores, step, self._epoch.thresholds,
-                                  self._epoch.settings.gate.rise_ratio):
+        if self._steps.is_settled(self.scores, step):
             return True
         following = (*self._steps.steps, self._steps.passes)[step + 1]
         now_s = self._clock()
@@ -564,12 +563,15 @@ class Pipeline:
                 f'pass_policy is auto, and nobody measured when fewer than '
                 f'{calibration.passes} passes of {self.card.name!r} are enough',
                 fix='run uncertainty_seg calibrate-passes on it, or set pass_policy to all')
-        if not covers(calibration.pass_steps, gate.thresholds):
+        steps = calibration.pass_steps
+        if not steps.is_for(gate.thresholds, settings.gate.rise_ratio):
             raise ConfigError(
-                f'pass_policy is auto, and gate.scores has {sorted(gate.thresholds)}',
-                f'scores that were measured: {sorted(calibration.pass_steps.offsets)}',
-                'run uncertainty_seg calibrate-passes with these gate.scores')
-        return calibration.pass_steps
+                f'pass_policy is auto, and the gate has the limits {gate.thresholds} and '
+                f'rise_ratio {settings.gate.rise_ratio:g}',
+                f'{dict(steps.limits)} and {steps.rise_ratio:g}, which it was measured for',
+                'run uncertainty_seg calibrate-passes with these settings, or set pass_policy to '
+                'all')
+        return steps
 
     def _masks_of(self, epoch: Epoch, stamp_ns: int) -> Masks:
         if epoch.settings.mask_policy == 'fixed':

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from uncertainty_seg.core.dropout_masks import pass_inputs
+from uncertainty_seg.core.scores.pass_steps import OFFSET_SHARE
 from uncertainty_seg.opening import open_pipeline
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.tools.calibrate.calibrate_passes import calibrate_passes
@@ -42,7 +43,7 @@ def test_it_writes_steps_that_come_from_the_first_rows_of_the_masks(
     assert steps is not None
     assert steps.steps == (TINY_PASSES // 4, TINY_PASSES // 2) and steps.passes == TINY_PASSES
     assert (printed['checked'], printed['frames'], printed['skipped']) == (10, 30, 0)
-    assert set(steps.offsets) == {'entropy.mean'}
+    assert set(steps.limits) == {'entropy.mean'}
     # By another road: the backend with so many rows, on the frames that give the centres.
     moves = []
     with open_pipeline(bundle, backend='onnxruntime', threads=1) as pipeline:
@@ -53,7 +54,7 @@ def test_it_writes_steps_that_come_from_the_first_rows_of_the_masks(
                 pipeline._backend.run(cv2.imread(str(file)), {
                     name: rows[:count] for name, rows in masks.items()}, 1.0).entropy.mean()
                 for count in (TINY_PASSES // 4, TINY_PASSES))
-            offset = steps.offsets['entropy.mean']
+            offset = OFFSET_SHARE * steps.limits['entropy.mean']
             moves.append(np.log(every + offset) - np.log(few + offset))
     assert steps.centres['entropy.mean'][0] == pytest.approx(np.median(moves), abs=1e-5)
 

@@ -5,15 +5,16 @@ How far the scores of the first passes lie from those of all T, and when that se
 A frame far from every limit needs no more passes: its verdict will not change. How far is far was
 measured on frames: after each *step*, a number of passes below T, the logarithm of a score over
 that of all T passes has a centre, which corrects the bias (that of mutual information is about
-1 - 1/t), and a spread. One radius, in spreads, holds for all scores at all steps at once, so that
-looking at each step costs nothing of the stated error.
+1 - 1/t), and a spread. A verdict counts as settled where no score within one radius, in spreads,
+would give another. The radius is the smallest at which the verdicts of new frames differ from
+those of T passes at most as often as stated.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 import math
 from typing import Any
 
@@ -22,11 +23,16 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.errors import CalibrationError
 
+Values = NDArray[np.float64]
+
 # Of the limit of a score, added before the logarithm: a score of 0 has none.
 OFFSET_SHARE = 0.05
-# Of a logarithm. A score of the features hardly ever moves, and then by a jump: without a least
-# spread one such frame would make the radius of all scores endless.
-LEAST_SPREAD = 0.01
+# Of a step and score, the share of frames whose distance is one spread; and the least, as a
+# logarithm: a score that hardly ever moves, and then by a jump, has none.
+SPREAD_QUANTILE, LEAST_SPREAD = 0.9, 0.01
+# Tried one after the other; at the last nothing is ever settled.
+_RADII = (*np.arange(0, 10, 0.05).tolist(), 1e6)
+_LARGEST_LOG = 700.0  # of a float64
 _FIX = 'run uncertainty_seg calibrate-passes again'
 
 
@@ -41,29 +47,32 @@ class PassSteps:
         Passes after which a verdict may be settled; growing, below T.
     passes : int
         T.
-    offsets : mapping of str to float
-        Of each score, what is added before the logarithm, above 0.
+    limits : mapping of str to float
+        Of each gated score, the limit that all of this was measured for.
+    rise_ratio : float
+        The part of its limit below which a score counts towards the flag, in (0, 1].
     centres, spreads : mapping of str to tuple of float
         Of each score, one number a step.
     radius : float
-        In spreads: with a probability of at least 1 - `error`, all scores of a frame lie within,
-        at all steps.
+        In spreads.
     error : float
-        Stated probability that they do not, and so the largest with which a verdict that is
-        settled early is another than that of T passes; for frames that are like those it was
+        Stated probability that a frame gets another verdict than T passes would give it (over a
+        limit, good enough to raise the flag, or between), for frames that are like those it was
         measured on, and exchangeable with them.
     num_frames : int
-        Frames of the radius; as many again gave centres and spreads.
+        Frames that the radius was chosen on; as many others gave centres and spreads.
 
     References
     ----------
-    Split conformal prediction: Lei et al., 2018, doi:10.1080/01621459.2017.1307116.
+    Conformal risk control: Angelopoulos et al., 2022, arXiv:2208.02814, with the loss made
+    monotone in the radius.
 
     """
 
     steps: tuple[int, ...]
     passes: int
-    offsets: Mapping[str, float]
+    limits: Mapping[str, float]
+    rise_ratio: float
     centres: Mapping[str, tuple[float, ...]]
     spreads: Mapping[str, tuple[float, ...]]
     radius: float
@@ -72,41 +81,39 @@ class PassSteps:
 
     def __post_init__(self) -> None:
         """Refuse what cannot have been measured."""
-        grows = [*self.steps, self.passes]
-        if not self.steps or grows[0] < 1 or any(a >= b for a, b in zip(grows, grows[1:],
-                                                                       strict=False)):
-            raise CalibrationError(f'steps of {grows} passes', 'growing numbers of 1 or more',
-                                   _FIX)
-        numbers = [self.radius, *self.offsets.values(),
-                   *(v for of in (*self.centres.values(), *self.spreads.values()) for v in of)]
-        fits = all(len(of.get(name, ())) == len(self.steps) for name in self.offsets
-                   for of in (self.centres, self.spreads))
-        is_positive = self.radius > 0 and all(
-            v > 0 for v in (*self.offsets.values(),
-                            *(v for of in self.spreads.values() for v in of)))
-        if not fits or not is_positive or not all(map(math.isfinite, numbers)) \
-                or not 0 < self.error < 1:
+        if not self.steps or not grow([0, *self.steps, self.passes]):
+            raise CalibrationError(f'steps of {[*self.steps, self.passes]} passes',
+                                   'growing numbers of 1 or more', _FIX)
+        rows = [of.get(name, ()) for name in self.limits for of in (self.centres, self.spreads)]
+        positive = [*self.limits.values(), *(v for of in self.spreads.values() for v in of)]
+        numbers = [self.radius, *positive, *(v for of in self.centres.values() for v in of)]
+        is_fit = (bool(self.limits) and all(len(row) == len(self.steps) for row in rows)
+                  and all(map(math.isfinite, numbers)) and all(v > 0 for v in positive)
+                  and self.radius >= 0 and 0 < self.error < 1 and 0 < self.rise_ratio <= 1)
+        if not is_fit:
             raise CalibrationError('steps of passes whose numbers do not fit together',
                                    'what calibrate-passes wrote', _FIX)
 
     @classmethod
     def fit(
-        cls, table: Mapping[str, NDArray[np.float64]], steps: Sequence[int], passes: int,
-        limits: Mapping[str, float], error: float,
+        cls, table: Mapping[str, Values], steps: Sequence[int], passes: int,
+        limits: Mapping[str, float], rise_ratio: float, error: float,
     ) -> PassSteps:
         """
-        Measure centres and spreads on every second frame, and the radius on the others.
+        Measure centres and spreads on every second frame, and choose the radius on the others.
 
         Parameters
         ----------
         table : mapping of str to ndarray of float64, shape (n, k + 1)
-            Of each score, its value in each frame after each step, and after all passes.
+            Of each gated score, its value in each frame after each step, and after all passes.
         steps : sequence of int
             The k steps.
         passes : int
             T.
         limits : mapping of str to float
             Of each score in the table.
+        rise_ratio : float
+            As the gate has it.
         error : float
             Stated error, in (0, 1).
 
@@ -121,26 +128,48 @@ class PassSteps:
             If there are too few frames for the error, or a value is not finite.
 
         """
+        num_frames = min(map(len, table.values()))
+        if num_frames < frames_needed(error):
+            raise CalibrationError(f'{num_frames} frames for an error of {error:g}',
+                                   f'at least {frames_needed(error)}',
+                                   'take more frames, or a larger --error')
         if not all(np.isfinite(values).all() for values in table.values()):
             raise CalibrationError('scores that are not finite', 'finite scores of every frame',
                                    'leave such frames out')
-        num_frames = min(map(len, table.values()))
-        half = num_frames // 2
-        rank = math.ceil(round((half + 1) * (1 - error), 9))
-        if rank > half:
-            raise CalibrationError(
-                f'{num_frames} frames for an error of {error:g}',
-                f'at least {frames_needed(error)}', 'take more frames, or a larger --error')
-        offsets = {name: OFFSET_SHARE * limits[name] for name in table}
-        moves = {name: _moves(values, offsets[name]) for name, values in table.items()}
-        centres = {name: np.median(of[::2], axis=0) for name, of in moves.items()}
-        distances = {name: np.abs(of - centres[name]) for name, of in moves.items()}
-        spreads = {name: np.maximum(np.quantile(of[::2], 1 - error, axis=0), LEAST_SPREAD)
-                   for name, of in distances.items()}
-        joint = np.max([of[1::2] / spreads[name] for name, of in distances.items()], axis=(0, 2))
-        radius = max(float(np.sort(joint)[rank - 1]), LEAST_SPREAD)
-        return cls(tuple(steps), passes, offsets, _tuples(centres), _tuples(spreads), radius,
-                   error, len(joint))
+        moves = {name: _moves(of[::2], OFFSET_SHARE * limits[name]) for name, of in table.items()}
+        centres = {name: np.median(of, axis=0) for name, of in moves.items()}
+        spreads = {name: np.maximum(np.quantile(np.abs(of - centres[name]), SPREAD_QUANTILE,
+                                                axis=0), LEAST_SPREAD)
+                   for name, of in moves.items()}
+        found = cls(tuple(steps), passes, dict(limits), rise_ratio, _tuples(centres),
+                    _tuples(spreads), _RADII[-1], error, num_frames // 2)
+        return replace(found, radius=found._chosen({n: of[1::2] for n, of in table.items()}))
+
+    def _chosen(self, table: Mapping[str, Values]) -> float:
+        """Return the smallest radius that keeps the error on these and one more frame."""
+        chosen, ever_wrong = _RADII[-1], np.zeros(len(next(iter(table.values()))), np.bool_)
+        for radius in reversed(_RADII):
+            ever_wrong |= ~replace(self, radius=radius).simulated(table)[0]
+            if (np.count_nonzero(ever_wrong) + 1) / (len(ever_wrong) + 1) > self.error + 1e-12:
+                break
+            chosen = radius
+        return chosen
+
+    def simulated(self, table: Mapping[str, Values]) -> tuple[NDArray[np.bool_], Values]:
+        """
+        Say of each frame of a table whether its verdict is that of T passes, and what it takes.
+
+        `table` is as for `fit`; both results have the shape (n,).
+        """
+        last = self._kinds({name: of[:, -1] for name, of in table.items()})
+        taken, kinds = np.full(len(last), float(self.passes)), last.copy()
+        for step in reversed(range(len(self.steps))):  # the first that settles it counts
+            scores = {name: self._without_bias(name, of[:, step], step)
+                      for name, of in table.items()}
+            settled = self._settled(scores, step)
+            kinds[settled] = self._kinds(scores)[settled]
+            taken[settled] = self.steps[step]
+        return kinds == last, taken
 
     def expected(self, scores: Mapping[str, float], step: int) -> dict[str, float]:
         """
@@ -148,62 +177,60 @@ class PassSteps:
 
         `scores` are those after ``steps[step]`` passes; NaN stays NaN, and none is below 0.
         """
-        found = dict(scores)
-        for name, offset in self.offsets.items():
-            if name in found:
-                grown = (found[name] + offset) * math.exp(self.centres[name][step]) - offset
-                found[name] = max(grown, 0.0) if not math.isnan(grown) else grown
-        return found
+        return {name: float(self._without_bias(name, np.float64(value), step))
+                if name in self.limits else value for name, value in scores.items()}
 
-    def is_settled(
-        self, expected: Mapping[str, float], step: int, limits: Mapping[str, float],
-        rise_ratio: float,
-    ) -> bool:
+    def is_settled(self, expected: Mapping[str, float], step: int) -> bool:
         """
-        Say whether more passes would change what the gate makes of a frame.
+        Say whether more passes would change what the gate makes of a frame; True if not.
 
-        Settled is a frame of which one score stays above its limit, or all stay below `rise_ratio`
-        of it, wherever within the radius they lie. Never so if a score has no limit that was
-        measured, or is not finite, or there is no limit.
-
-        Parameters
-        ----------
-        expected : mapping of str to float
-            From `expected`.
-        step : int
-            Index of the step.
-        limits : mapping of str to float
-            In force; of each gated score.
-        rise_ratio : float
-            In (0, 1]: the part of its limit below which a score counts towards the flag.
-
-        Returns
-        -------
-        bool
-            True if not.
-
+        Settled is a frame of which one score stays above its limit, or all stay below
+        `rise_ratio` of it, wherever within the radius they lie. Never so if a score is missing or
+        not finite. `expected` is from the method of that name.
         """
-        if not limits or not set(limits) <= set(self.offsets) or not all(
-                math.isfinite(expected.get(name, math.nan)) for name in limits):
+        values = {name: np.float64(expected.get(name, math.nan)) for name in self.limits}
+        if not all(map(math.isfinite, values.values())):
             return False
-        ranges = {name: self._range(name, expected[name], step) for name in limits}
-        stays_bad = any(low > limits[name] for name, (low, _) in ranges.items())
-        stays_good = all(high <= rise_ratio * limits[name] for name, (_, high) in ranges.items())
-        return stays_bad or stays_good
+        return bool(self._settled(values, step))
 
-    def _range(self, name: str, value: float, step: int) -> tuple[float, float]:
-        offset, reach = self.offsets[name], self.radius * self.spreads[name][step]
-        return ((value + offset) * math.exp(-reach) - offset,
-                (value + offset) * math.exp(min(reach, 700.0)) - offset)
+    def is_for(self, limits: Mapping[str, float], rise_ratio: float) -> bool:
+        """Say whether it was measured for these limits of the gate."""
+        return rise_ratio == self.rise_ratio and set(limits) == set(self.limits) and all(
+            math.isclose(limit, self.limits[name], rel_tol=1e-9)
+            for name, limit in limits.items())
+
+    def _without_bias(self, name: str, value: Any, step: int) -> Any:
+        offset = OFFSET_SHARE * self.limits[name]
+        return np.maximum((value + offset) * math.exp(self.centres[name][step]) - offset, 0.0)
+
+    def _settled(self, scores: Mapping[str, Any], step: int) -> Any:
+        stays_good, stays_bad = True, False
+        for name, limit in self.limits.items():
+            offset, reach = OFFSET_SHARE * limit, self.radius * self.spreads[name][step]
+            value = scores[name] + offset
+            high = value * math.exp(min(reach, _LARGEST_LOG)) - offset
+            stays_good = stays_good & (high <= self.rise_ratio * limit)
+            stays_bad = stays_bad | (value * math.exp(-reach) - offset > limit)
+        return stays_good | stays_bad
+
+    def _kinds(self, scores: Mapping[str, Values]) -> NDArray[np.int64]:
+        """Return 2 for a frame over a limit, 0 for one that is good, and 1 between."""
+        worst = np.max([scores[name] / limit for name, limit in self.limits.items()], axis=0)
+        return np.asarray((worst > self.rise_ratio).astype(np.int64) + (worst > 1))
 
 
-def _moves(values: NDArray[np.float64], offset: float) -> NDArray[np.float64]:
+def _moves(values: Values, offset: float) -> Values:
     logs = np.log(values + offset)
     return np.asarray(logs[:, -1:] - logs[:, :-1])
 
 
-def _tuples(of: Mapping[str, NDArray[np.float64]]) -> dict[str, tuple[float, ...]]:
+def _tuples(of: Mapping[str, Values]) -> dict[str, tuple[float, ...]]:
     return {name: tuple(values.tolist()) for name, values in of.items()}
+
+
+def grow(numbers: Sequence[int]) -> bool:
+    """Say whether each number is above the one before."""
+    return all(a < b for a, b in zip(numbers, numbers[1:], strict=False))
 
 
 def frames_needed(error: float) -> int:
@@ -221,8 +248,3 @@ def steps_from_facts(facts: Mapping[str, Any]) -> PassSteps:
     rows = {key: {name: tuple(map(float, of)) for name, of in facts[key].items()}
             for key in ('centres', 'spreads')}
     return PassSteps(**{**facts, 'steps': tuple(facts['steps']), **rows})
-
-
-def covers(steps: PassSteps, names: Collection[str]) -> bool:
-    """Say whether all these scores were measured."""
-    return set(names) <= set(steps.offsets)

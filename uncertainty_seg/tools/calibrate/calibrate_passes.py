@@ -44,7 +44,8 @@ MISUSE = (BagError, CalibrationError, ConfigError)
 ERROR = 0.01
 # Of so many frames one is for the check.
 _CHECKED_EVERY = 4
-_NAMES = ('backend', 'threads', 'seed', 'mask_policy', 'precision', 'gate.scores', 'gate.alpha')
+_NAMES = ('backend', 'threads', 'seed', 'mask_policy', 'precision', 'gate.scores', 'gate.alpha',
+          'gate.threshold_scale', 'gate.rise_ratio')
 
 
 @dataclass(frozen=True)
@@ -146,16 +147,17 @@ def calibrate_passes(
              .reshape(len(rows), len(wanted) + 1) for name in names}
     is_checked = np.arange(len(rows)) % _CHECKED_EVERY == _CHECKED_EVERY - 1
     found = PassSteps.fit({n: v[~is_checked] for n, v in table.items()}, wanted, passes, limits,
-                          error)
-    same, mean = _checked({n: v[is_checked] for n, v in table.items()}, found, limits, rise_ratio)
+                          rise_ratio, error)
+    same, mean = _checked({n: v[is_checked] for n, v in table.items()}, found)
     assert opened.calibration is not None
     write_calibration(opened, replace(opened.calibration, pass_steps=found), opened.features)
     return PassesMeasured(found, int(is_checked.sum()), same, mean, skipped)
 
 
 def _require_steps(steps: Sequence[int], pipeline: Pipeline) -> None:
-    grows = [0, *steps, pipeline.passes]
-    if not steps or any(a >= b for a, b in zip(grows, grows[1:], strict=False)):
+    from uncertainty_seg.core.scores.pass_steps import grow
+
+    if not steps or not grow([0, *steps, pipeline.passes]):
         raise ConfigError(f'steps {list(steps)}',
                           f'growing numbers from 1 to {pipeline.passes - 1}, below T')
     if pipeline.card.method != 'mc_dropout':
@@ -195,29 +197,12 @@ def _scores_at(
     return found if finite else None
 
 
-def _checked(
-    table: Table, steps: PassSteps, limits: dict[str, float], rise_ratio: float
-) -> tuple[float, float]:
+def _checked(table: Table, steps: PassSteps) -> tuple[float, float]:
     """Return the share of frames with the verdict of all passes, and the mean of passes taken."""
     import numpy as np
 
-    def kind(scores: dict[str, float]) -> int:
-        worst = max(scores[name] / limit for name, limit in limits.items())
-        return int(worst > rise_ratio) + int(worst > 1)
-
-    same, taken = [], []
-    for frame in range(len(next(iter(table.values())))):
-        after = [{name: float(values[frame, index]) for name, values in table.items()}
-                 for index in range(len(steps.steps) + 1)]
-        used, scores = steps.passes, after[-1]
-        for index, count in enumerate(steps.steps):
-            expected = steps.expected(after[index], index)
-            if steps.is_settled(expected, index, limits, rise_ratio):
-                used, scores = count, expected
-                break
-        same.append(kind(scores) == kind(after[-1]))
-        taken.append(used)
-    return (float(np.mean(same)), float(np.mean(taken))) if same else (float('nan'),) * 2
+    same, taken = steps.simulated(table)
+    return (float(np.mean(same)), float(np.mean(taken))) if same.size else (float('nan'),) * 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
