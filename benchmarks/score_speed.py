@@ -25,7 +25,7 @@ from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.scores.density import DENSITY_INPUTS, DENSITY_SCORE, ScoreDensity
 from uncertainty_seg.core.scores.vector import ScoreVector
-from uncertainty_seg.core.uncertainty import maps_from_low_logits, UncertaintyMaps
+from uncertainty_seg.core.uncertainty import maps_from_coarse_logits, UncertaintyMaps
 from uncertainty_seg.storage.model_bundle import load_bundle
 
 BUDGET_MS = 10.0
@@ -43,7 +43,7 @@ def drawn_frame(card: ModelCard, width: int, height: int) -> tuple[UncertaintyMa
     shape = card.num_classes, height // 4, width // 4
     common = np.stack([cv2.GaussianBlur(plane, (0, 0), 6) for plane in rng.normal(size=shape)])
     own = rng.normal(size=(card.passes, card.num_classes, 1, 1))
-    drawn = maps_from_low_logits(80 * common + 0.5 * own, height, width)
+    drawn = maps_from_coarse_logits(80 * common + 0.5 * own, height, width)
     # Rows after rows, as the backends give them.
     maps = UncertaintyMaps(**{
         field.name: np.ascontiguousarray(values) for field in dataclasses.fields(drawn)
