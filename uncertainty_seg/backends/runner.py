@@ -9,7 +9,7 @@ Each runtime's file has the same methods in the same order: opening, `run`, `tim
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -18,7 +18,7 @@ from uncertainty_seg.core.arrays import ImageU8, require_shape
 from uncertainty_seg.core.dropout_masks import Masks
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.uncertainty import MapRequest, NO_MORE, UncertaintyMaps
-from uncertainty_seg.errors import ShapeError
+from uncertainty_seg.errors import BackendError, ShapeError
 
 
 class Runner(AbstractContextManager['Runner'], abc.ABC):
@@ -69,6 +69,40 @@ class Runner(AbstractContextManager['Runner'], abc.ABC):
             If the graphs do not give what a map of the request is made of.
 
         """
+
+    # Whether `run_until` works here.
+    can_stop_early: bool = False
+
+    def run_until(
+        self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest,
+        steps: Sequence[int], is_enough: Callable[[UncertaintyMaps, int], bool],
+    ) -> tuple[UncertaintyMaps, int]:
+        """
+        Compute the maps of one image from as few of its passes as are enough.
+
+        Parameters
+        ----------
+        image, masks, temperature, request : ndarray, mapping, float, MapRequest
+            As for `run`.
+        steps : sequence of int
+            Numbers of passes, growing and below T, after which it is asked.
+        is_enough : callable
+            Given the maps of the first passes, and how many these are.
+
+        Returns
+        -------
+        maps : UncertaintyMaps
+            Of the passes that were run.
+        passes : int
+            How many these are: a step, or T.
+
+        Raises
+        ------
+        BackendError
+            As `run`, and if the backend computes all passes at once.
+
+        """
+        raise BackendError(f'{self.name} computes all passes at once', fix='call run')
 
     @property
     def timings_ms(self) -> Mapping[str, float]:

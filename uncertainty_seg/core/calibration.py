@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.scores.density import density_from_json, density_to_json, ScoreDensity
+from uncertainty_seg.core.scores.pass_steps import PassSteps, steps_from_facts
 from uncertainty_seg.core.uncertainty import UNKNOWN_TEMPERATURE
 from uncertainty_seg.core.untrusted.strict_json import load_object
 from uncertainty_seg.errors import CalibrationError, ConfigError
@@ -273,6 +274,8 @@ class Calibration:
         Digest of the file with the features of the training frames; empty if there is none.
     unknown_temperature : float
         Of the map 'unknown', 1 or more and below 100.
+    pass_steps : PassSteps, optional
+        When fewer passes settle a verdict, if that was measured.
 
     """
 
@@ -299,6 +302,7 @@ class Calibration:
     num_folds: int = 0
     features_sha256: str = ''
     unknown_temperature: float = UNKNOWN_TEMPERATURE
+    pass_steps: PassSteps | None = None
     reduction: str = 'exact'  # as all were before there was another
 
     def __post_init__(self) -> None:
@@ -318,6 +322,9 @@ class Calibration:
             raise CalibrationError(f'unknown_temperature is {self.unknown_temperature}',
                                    '1 or more and below 100', _FIX)
         _require_damage_limits(self.damage_limits)
+        if self.pass_steps and self.pass_steps.passes != self.passes:
+            raise CalibrationError(f'steps towards {self.pass_steps.passes} passes',
+                                   f'towards the {self.passes} of the calibration', _FIX)
         others = [p.alpha for p in self.promises if set(p.limits) != set(self.gate_scores)]
         if others:
             raise CalibrationError(f'the promise of {others[0]} is for other scores',
@@ -356,6 +363,8 @@ def calibration_to_json(calibration: Calibration) -> str:
         facts['density'] = json.loads(density_to_json(calibration.density))
     if calibration.family is not None:
         facts['family'] = calibration.family.to_facts()
+    if calibration.pass_steps is not None:
+        facts['pass_steps'] = dataclasses.asdict(calibration.pass_steps)
     lines = (f'  "{key}": {_value_text(key, value)}'
              for key, value in {**facts, _DIGEST: _digest(facts)}.items())
     return '{\n' + ',\n'.join(lines) + '\n}\n'
@@ -390,11 +399,13 @@ def _value_text(key: str, value: object) -> str:
 
 def _from_facts(raw: dict[str, Any]) -> Calibration:
     density, family = raw.pop('density', None), raw.pop('family', None)
+    steps = raw.pop('pass_steps', None)
     return Calibration(**{
         **raw, 'gate_scores': tuple(raw['gate_scores']),
         'promises': tuple(Promise(**promise) for promise in raw.get('promises', ())),
         'density': density and density_from_json(json.dumps(density)),
         'family': family and RankFamily.from_facts(family),
+        'pass_steps': steps and steps_from_facts(steps),
     })
 
 

@@ -184,6 +184,7 @@ WIDEST = DecodeLimits()
 
 BUNDLE_PASSES = -1
 MASK_POLICIES = ('fixed', 'per_frame')
+ALL_PASSES, AUTO_PASSES = 'all', 'auto'
 RELIABILITIES = ('best_effort', 'reliable')
 DURABILITIES = ('volatile', 'transient_local')
 IMAGE_TRANSPORTS = ('raw', 'compressed')
@@ -313,6 +314,16 @@ class Settings:
         'change of a running node the flag stays false.',
         unit='passes', lower=-1, upper=1000, live=True,
     )
+    pass_policy: str = parameter(
+        ALL_PASSES, 'all: T passes for every frame. auto: passes in groups, until more would not '
+        'change the verdict (with the error stated by calibrate-passes) or deadline_ms is near; a '
+        'frame that is not settled by then is not confident.',
+        choices=(ALL_PASSES, AUTO_PASSES),
+    )
+    deadline_ms: float = parameter(
+        0.0, 'With pass_policy auto, time from the start of the work on a frame to its scores, '
+        'within which passes are added; 0 is no limit.', unit='ms', lower=0.0, upper=60000.0,
+    )
     seed: int = parameter(0, 'Seed of the dropout masks.', lower=0, upper=2**31 - 1)
     mask_policy: str = parameter(
         'fixed', 'fixed: one set of masks for the whole run; per_frame: drawn from seed and '
@@ -433,6 +444,9 @@ class Settings:
             raise ConfigError(
                 'passes is 0', 'at least 1', f"set {BUNDLE_PASSES} to take the bundle's own T"
             )
+        if self.deadline_ms and self.pass_policy != AUTO_PASSES:
+            raise ConfigError(f'deadline_ms is {self.deadline_ms:g} with pass_policy '
+                              f'{self.pass_policy}', '0', 'set pass_policy to auto')
         if 0 < self.stuck_timeout_s < SHORTEST_STUCK_S:
             raise ConfigError(
                 f'stuck_timeout_s is {self.stuck_timeout_s:g}',

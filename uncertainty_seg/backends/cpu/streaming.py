@@ -10,7 +10,8 @@ grow with T. Each runtime's file says how a graph is opened and run; this file i
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
 import logging
 import time
 
@@ -31,7 +32,7 @@ from uncertainty_seg.core.bundle import ModelBundle, reduction_of
 from uncertainty_seg.core.dropout_masks import Masks
 from uncertainty_seg.core.settings import precision_of, Settings
 from uncertainty_seg.core.uncertainty import MapRequest, NO_MORE, UncertaintyMaps
-from uncertainty_seg.errors import BackendError, BackendUnavailableError, ModelBundleError
+from uncertainty_seg.errors import BackendError, BackendUnavailableError, UncertaintySegError
 
 _log = logging.getLogger(__name__)
 
@@ -82,17 +83,37 @@ class StreamingBackend(Runner):
         self._chunkings: dict[int, Chunking] = {}
         self._is_open = True
 
+    @property
+    def can_stop_early(self) -> bool:
+        """Say whether `run_until` works: not with sums at (h, w), nor chunks of one size."""
+        return self.reduction == 'coarse' and self._card.chunk == 0
+
     def run(
         self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest = NO_MORE
     ) -> UncertaintyMaps:
         """Compute the maps of one image; see `Runner.run`."""
+        return self._checked_run(image, masks, temperature, request, (), _never)[0]
+
+    def run_until(
+        self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest,
+        steps: Sequence[int], is_enough: IsEnough,
+    ) -> tuple[UncertaintyMaps, int]:
+        """Compute the maps of as few passes as are enough; see `Runner.run_until`."""
+        if not self.can_stop_early:
+            return super().run_until(image, masks, temperature, request, steps, is_enough)
+        return self._checked_run(image, masks, temperature, request, steps, is_enough)
+
+    def _checked_run(
+        self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest,
+        steps: Sequence[int], is_enough: IsEnough,
+    ) -> tuple[UncertaintyMaps, int]:
         if not self._is_open:
             raise BackendError('run of a closed backend', fix='open it again')
         passes = require_inputs(self._card, image, masks)
         try:
-            return self._run(
-                np.ascontiguousarray(image)[None], masks, passes, 1 / temperature, request)
-        except ModelBundleError:
+            return self._run(np.ascontiguousarray(image)[None], masks, passes, 1 / temperature,
+                             request, steps, is_enough)
+        except UncertaintySegError:
             raise
         except Exception as err:  # the runtime's own errors derive from nothing narrower
             raise BackendError(
@@ -156,29 +177,36 @@ class StreamingBackend(Runner):
 
     def _run(
         self, batch: ImageU8, masks: Masks, passes: int, inv_temperature: float,
-        request: MapRequest,
-    ) -> UncertaintyMaps:
+        request: MapRequest, steps: Sequence[int], is_enough: IsEnough,
+    ) -> tuple[UncertaintyMaps, int]:
         start_s = time.perf_counter()
         self._run_trunk(batch)
         trunk_s = time.perf_counter()
         head_s = reduction_s = 0.0
         self._reduction.reset(request)
         chunk = self._chunk(passes)
-        for first in range(0, passes, chunk):
+        for first, stop in _parts(passes, chunk, steps):
             before_s = time.perf_counter()
-            logits = self._logits(masks, first, min(first + chunk, passes), chunk)
+            logits = self._logits(masks, first, stop, chunk)
             between_s = time.perf_counter()
-            if first + chunk < passes:
-                self._reduction.add(logits, inv_temperature)
-            else:
+            is_look = stop in steps or stop == passes
+            if stop == passes:
                 maps = self._reduction.finish(logits, inv_temperature)
+            elif is_look and isinstance(self._reduction, CoarseReduction):
+                maps = self._reduction.finish(logits, inv_temperature, goes_on=True)
+            else:
+                self._reduction.add(logits, inv_temperature)
             head_s += between_s - before_s
             reduction_s += time.perf_counter() - between_s
-        self._timings_ms = {
-            'trunk': (trunk_s - start_s) * 1e3, 'head': head_s * 1e3,
-            'reduction': reduction_s * 1e3,
-        }
-        return maps.with_features(self._features()) if self._names.features else maps
+            self._timings_ms = {
+                'trunk': (trunk_s - start_s) * 1e3, 'head': head_s * 1e3,
+                'reduction': reduction_s * 1e3,
+            }
+            if is_look and self._names.features:
+                maps = maps.with_features(self._features())
+            if stop in steps and is_enough(maps, stop):
+                break
+        return maps, stop
 
     def _logits(self, masks: Masks, first: int, stop: int, chunk: int) -> NDArray[np.float32]:
         """Run the head on some passes; where it needs more, drop the surplus logits."""
@@ -204,6 +232,19 @@ class StreamingBackend(Runner):
 
     def _new_chunking(self, passes: int) -> Chunking:
         return choose_chunk(passes, self._bytes_a_pass, self._budget_mb, self._card.chunk)
+
+
+IsEnough = Callable[[UncertaintyMaps, int], bool]
+
+
+def _never(_maps: UncertaintyMaps, _passes: int) -> bool:
+    return False
+
+
+def _parts(passes: int, chunk: int, steps: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield first and end of the passes that run at once: chunks that end at every step."""
+    edges = sorted({*range(0, passes, chunk), *steps, passes})
+    yield from itertools.pairwise(edges)
 
 
 def _padded(part: NDArray[np.float32], passes: int) -> NDArray[np.float32]:
