@@ -254,6 +254,7 @@ def configure(
 
     """
     _set_types(trt, config, network, spec, what)
+    _allow_recording(trt, config)
     _set_profiles(builder, config, network, spec, what)
     _set_targets(trt, config, spec)
 
@@ -282,6 +283,13 @@ def _set_types(
     config.set_flag(trt.module.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
     if spec.float32_behind:
         _hold_float32(trt, network, spec.float32_behind, what)
+
+
+def _allow_recording(trt: TensorRt, config: tensorrt.IBuilderConfig) -> None:
+    """Let TensorRT-RTX allocate nothing when an engine runs, which no CUDA graph could hold."""
+    flag = trt.builder_flag('REQUIRE_USER_ALLOCATION')
+    if trt.compiles_kernels and flag is not None:
+        config.set_flag(flag)
 
 
 def _hold_float32(

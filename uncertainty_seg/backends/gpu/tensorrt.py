@@ -25,7 +25,12 @@ from uncertainty_seg.backends.gpu.device_passes import SeededMasks
 from uncertainty_seg.backends.gpu.engine_cache import EngineCache, EngineTarget
 from uncertainty_seg.backends.gpu.self_check_record import require_not_failed, SelfCheckKey
 from uncertainty_seg.backends.gpu.tensorrt_api import load_tensorrt, TensorRt
-from uncertainty_seg.backends.gpu.tensorrt_engine import Engine, FrameRunner, Runtime
+from uncertainty_seg.backends.gpu.tensorrt_engine import (
+    Engine,
+    FrameRunner,
+    Kernels,
+    Runtime,
+)
 from uncertainty_seg.backends.graph_files import require_graphs
 from uncertainty_seg.backends.resources import passes_of
 from uncertainty_seg.backends.runner import require_image, require_inputs, Runner
@@ -167,8 +172,8 @@ class TensorRtBackend(Runner):
 
     @property
     def is_recorded(self) -> bool:
-        """Whether CUDA graphs are in use; false once one could not be recorded."""
-        return self._runner is not None and self._runner.recording.is_on
+        """Whether CUDA graphs are in use; false while one could not be recorded."""
+        return self._runner is not None and self._runner.recording.is_due
 
     def _require_full_reduction(self) -> None:
         if self._card.reduction != 'full':
@@ -363,7 +368,10 @@ class EngineOpener:
         if engine is None:
             self._cache.discard(key, runtime.messages.reason())
             raise self._missing(needed)
-        return Engine(runtime, engine, memory, needed.role)
+        # Of this machine, also where the engine was built for every GPU of its kind.
+        own = needed.key(self._target)
+        return Engine(runtime, engine, memory, needed.role, Kernels(self._cache, own)
+                      if self._trt.compiles_kernels else None)
 
     def _missing(self, needed: NeededEngine) -> EngineMissingError:
         return EngineMissingError(
