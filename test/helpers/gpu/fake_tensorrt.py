@@ -472,7 +472,7 @@ class RtxCudaEngine(ICudaEngine):
 
     @property
     def device_memory_size_v2(self) -> int:
-        """What a context needs for its largest shapes."""
+        """Return what a context needs for its largest shapes."""
         passes = max((shapes[-1][0] for shapes in self._profiles.values()), default=1)
         return _SCRATCH_BYTES * passes
 
