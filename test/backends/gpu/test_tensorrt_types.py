@@ -63,7 +63,8 @@ BY_STRING = {
     *(f'NetworkDefinitionCreationFlag.{name}' for name in ('EXPLICIT_BATCH', 'STRONGLY_TYPED')),
     *(f'ILogger.Severity.{name}' for name in
       ('INTERNAL_ERROR', 'ERROR', 'WARNING', 'INFO', 'VERBOSE')),
-    'ILogger.log', 'IProgressMonitor', 'TensorIOMode.INPUT', *BY_STRING_RTX,
+    'ILogger.log', 'IProgressMonitor', 'TensorIOMode.INPUT', 'MemoryPoolType.WORKSPACE',
+    'MemoryPoolType.TACTIC_DRAM', *BY_STRING_RTX,
 }
 WEAK_FLAGS = {'BuilderFlag.FP16', 'BuilderFlag.BF16', 'BuilderFlag.INT8',
               'BuilderFlag.OBEY_PRECISION_CONSTRAINTS'}
@@ -84,6 +85,7 @@ SIGNATURES = {
     'IBuilderConfig.set_timing_cache': ['cache', 'ignore_mismatch'],
     'IBuilderConfig.set_flag': ['flag'],
     'IBuilderConfig.clear_flag': ['flag'],
+    'IBuilderConfig.set_memory_pool_limit': ['pool', 'pool_size'],
     'ITimingCache.combine': ['input_cache', 'ignore_mismatch'],
     'IOptimizationProfile.set_shape': ['input', 'min', 'opt', 'max'],
     'Runtime.deserialize_cuda_engine': ['serialized_engine'],

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.backends.cpu.streaming import StreamingBackend
+from uncertainty_seg.backends.cpu.streaming import GPU_ONLY, StreamingBackend
 from uncertainty_seg.backends.graph_files import COMPILE, IMAGE, LOGITS, with_masks
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
@@ -38,7 +38,7 @@ class OnnxRuntimeBackend(StreamingBackend):
     """
 
     name = 'onnxruntime'
-    refused = {'bf16': 'use backend openvino'}
+    refused = {'bf16': 'use backend openvino', 'tf32': GPU_ONLY}
 
     def _import(self) -> None:
         try:

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 import ctypes
 from dataclasses import dataclass
+from pathlib import Path
+import re
 from typing import Any, Protocol
 
 import numpy as np
@@ -94,6 +96,16 @@ def find_device(library: Any = None, index: int = 0) -> CudaDevice:
     return CudaDevice(
         driver.name(device), f'{major}.{minor}', f'{version // 1000}.{version % 1000 // 10}',
         multiprocessors, driver.memory_bytes(device), bool(integrated))
+
+
+def available_bytes(meminfo: Path = Path('/proc/meminfo')) -> int:
+    """Return the memory that processes can still get; 0 where the system does not say."""
+    try:
+        found = re.search(r'^MemAvailable:\s*(\d+) kB', meminfo.read_text(encoding='ascii'),
+                          re.MULTILINE)
+    except (OSError, ValueError):
+        return 0
+    return int(found[1]) * 1024 if found else 0
 
 
 def _open_library() -> Any:

@@ -183,7 +183,8 @@ class TensorRtBackend(Runner):
 
     def _require_checked(self, folder: Path) -> None:
         """Refuse what failed its self-check, and unchecked types that TensorRT chose."""
-        is_chosen = self.precision != 'fp32' and not self._trt.has_strong_types
+        is_chosen = (self.precision not in ('fp32', 'tf32')
+                     and not self._trt.has_strong_types)
         key = SelfCheckKey.of(self._card, self.name, self.version, self.precision,
                               self.device_name)
         require_not_failed(key, is_chosen, folder)

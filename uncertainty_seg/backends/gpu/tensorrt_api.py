@@ -62,6 +62,7 @@ class TensorRtModule(Protocol):
     ExecutionContextAllocationStrategy: type[tensorrt.ExecutionContextAllocationStrategy]
     ILogger: type[tensorrt.ILogger]
     IProgressMonitor: type[tensorrt.IProgressMonitor]  # from 10 on
+    MemoryPoolType: type[tensorrt.MemoryPoolType]
     NetworkDefinitionCreationFlag: type[tensorrt.NetworkDefinitionCreationFlag]
     OnnxParser: type[tensorrt.OnnxParser]
     Runtime: type[tensorrt.Runtime]
