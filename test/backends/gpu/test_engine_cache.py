@@ -18,7 +18,7 @@ import pytest
 
 from uncertainty_seg.backends.gpu import bundle_engines
 from uncertainty_seg.backends.gpu.bundle_engines import build_missing, engines_of, missing
-from uncertainty_seg.backends.gpu.engine_build import BuiltEngine, EngineSpec
+from uncertainty_seg.backends.gpu.engine_build import BuiltEngine, EngineSpec, Progress
 from uncertainty_seg.backends.gpu.engine_cache import (
     cache_folder,
     engine_key,
@@ -174,7 +174,8 @@ def test_a_bundle_without_the_head_that_reduces_is_refused(tiny_bundle: Path) ->
 def test_what_is_missing_is_built_once_with_one_progress(
     cache: EngineCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def build(trt, path, spec, progress, timing_cache, available_bytes):  # type: ignore[no-untyped-def]
+    def build(trt: object, path: Path, spec: object, progress: Progress, timing_cache: bytes,
+              available_bytes: int) -> BuiltEngine:
         progress(0.5, 'half')
         progress(1.0, 'built')
         return BuiltEngine(path.name.encode(), timing_cache + b'+', 1.0)
