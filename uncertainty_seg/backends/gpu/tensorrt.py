@@ -20,7 +20,7 @@ import threading
 import time
 
 from uncertainty_seg.backends.gpu.bundle_engines import BundleEngines, engines_of, NeededEngine
-from uncertainty_seg.backends.gpu.device import CudaDevice, DeviceMemory, find_device, TorchCuda
+from uncertainty_seg.backends.gpu.device import CudaDevice, DeviceMemory, find_device, open_memory
 from uncertainty_seg.backends.gpu.device_passes import SeededMasks
 from uncertainty_seg.backends.gpu.engine_cache import EngineCache, EngineTarget
 from uncertainty_seg.backends.gpu.self_check_record import require_not_failed, SelfCheckKey
@@ -83,8 +83,8 @@ class TensorRtBackend(Runner):
     EngineMissingError
         If an engine was not built yet, or cannot be used any more.
     BackendUnavailableError
-        If there is no GPU, TensorRT or torch with CUDA, or the bundle or its precision cannot be
-        run, or failed its self-check here.
+        If there is no GPU, TensorRT, or torch with CUDA or cuda-python, or the bundle or its
+        precision cannot be run, or failed its self-check here.
     ConfigError
         If the graphs cannot be computed in the precision of the settings.
     ModelBundleError
@@ -116,7 +116,7 @@ class TensorRtBackend(Runner):
         cache = cache or EngineCache()
         self._require_checked(cache.folder)
         self._new_memory: Callable[[], DeviceMemory] = (
-            partial(TorchCuda, is_mapped=self._device.is_integrated) if memory is None
+            partial(open_memory, is_mapped=self._device.is_integrated) if memory is None
             else lambda: memory)
         self._opener = EngineOpener(bundle, settings, self._trt, self._device, cache)
         self._is_recorded, self._clock = is_recorded, clock

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import logging
+import time
 from typing import Any, TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +28,7 @@ import numpy as np
 from uncertainty_seg.backends.gpu.device import ALIGNMENT, DeviceMemory, Replay, says_full
 from uncertainty_seg.backends.gpu.device_passes import (
     DeviceReduction,
+    HostReduction,
     MaskBank,
     Part,
     split_passes,
@@ -90,7 +92,8 @@ class FrameRunner:
         spec = card.input
         with memory.active():
             statistics = given_statistics(head.outputs)
-            self._reduction = DeviceReduction(
+            reduction = DeviceReduction if memory.computes else HostReduction
+            self._reduction = reduction(
                 card.num_classes, spec.height, spec.width, memory,
                 card.logits_shape if SUM_LOGITS in statistics else None, card.upsampling)
             self._require_engines(names)
@@ -118,7 +121,7 @@ class FrameRunner:
             plan = self._plan(passes)
             marks = [memory.mark()]
             np.copyto(self._host_image.numpy()[0], image)
-            self._host_scale.fill_(1 / temperature)
+            self._host_scale.numpy()[0] = 1 / temperature
             memory.copy(self._image, self._host_image)
             memory.copy(self._scale, self._host_scale)
             plan.bank.load(masks)
@@ -138,7 +141,10 @@ class FrameRunner:
             plan.has_run = True
             self._trunk.keep_kernels()
             self._head.keep_kernels()
-        return self._reduction.maps()
+        start_s = time.perf_counter()
+        maps = self._reduction.maps()
+        self.timings_ms['reduction'] += (time.perf_counter() - start_s) * 1e3
+        return maps
 
     def require(self, request: MapRequest) -> None:
         """Refuse maps that the head cannot give; raises ModelBundleError."""
@@ -316,7 +322,7 @@ class Engine:
         """
         Set where the engine reads and writes.
 
-        Each contiguous torch tensor is kept until another is bound in its place, because the
+        Each contiguous buffer is kept until another is bound in its place, because the
         engine knows its address only.
 
         """
