@@ -116,10 +116,13 @@ class LogSettings:
 # Which of them a runtime can do is the backends' own. The reduction is float32 in all of them.
 
 BUNDLE_PRECISION = 'bundle'
+# What graphs may be computed in. No graph is written in tf32: the factors of each product of
+# float32 are rounded to 10 bits on the way.
+COMPUTED = (*PRECISIONS, 'tf32')
 # Precision of the card -> what its graphs may be computed in. What was rounded to 16 or 8 bits
 # when the bundle was made cannot become float32 again.
 _ALLOWED = {
-    'fp32': ('fp32', 'bf16'),
+    'fp32': ('fp32', 'tf32', 'bf16'),
     'bf16': ('bf16',),
     'fp16': ('fp16',),
     'int8': ('int8', 'bf16'),
@@ -128,11 +131,11 @@ _ALLOWED = {
 
 def precision_of(card: ModelCard, wanted: str) -> str:
     """
-    Return the precision to compute in, one of `core.model_card.PRECISIONS`.
+    Return the precision to compute in, one of `COMPUTED`.
 
     `wanted` is the setting: 'bundle' for what the card says, or a precision by name. 'bf16' of an
-    'int8' card computes in bf16 what is not quantised. A calibration holds for one precision only.
-    Raises ConfigError if the graphs cannot be computed in it.
+    'int8' card computes in bf16 what is not quantised; 'tf32' is of GPUs only. A calibration holds
+    for one precision only. Raises ConfigError if the graphs cannot be computed in it.
     """
     if wanted == BUNDLE_PRECISION:
         return card.precision
@@ -289,8 +292,8 @@ class Settings:
         BUNDLE_PRECISION,
         "Precision of the network; bundle takes that of the bundle's card. bf16 is faster on "
         'processors that support it (backend openvino only; tensorrt takes a bundle compiled in '
-        'bf16) and needs its own calibration.',
-        choices=(BUNDLE_PRECISION, *PRECISIONS),
+        'bf16), tf32 on GPUs of NVIDIA from Ampere on; each needs its own calibration.',
+        choices=(BUNDLE_PRECISION, *COMPUTED),
     )
     reduction: str = parameter(
         AUTO_REDUCTION,

@@ -9,7 +9,7 @@ chunk; their tests hold them to this file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 import math
 
@@ -285,6 +285,46 @@ def _maps_of_logits(mean: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]
 def _entropy(p: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     safe = np.where(p == 0, 1.0, p)
     return -(p * np.log(safe)).sum(axis)
+
+
+def maps_from_sums(
+    sums: Mapping[str, NDArray[np.floating]], passes: int, plane: tuple[int, int],
+    upsampling: str = 'half_pixel', request: MapRequest = NO_MORE,
+) -> UncertaintyMaps:
+    """
+    Compute the maps from sums over all passes.
+
+    Parameters
+    ----------
+    sums : mapping of str to ndarray of float
+        'sum_p', 'votes' (C, h, w), 'sum_entropy' in nats, 'sum_p2' (h, w); 'sum_logits'
+        (C, hl, wl) if there is one.
+    passes : int
+        T.
+    plane : (int, int)
+        (h, w).
+    upsampling : str
+        As `upsample_bilinear`.
+    request : MapRequest
+        What is wanted besides.
+
+    Returns
+    -------
+    UncertaintyMaps
+        Of shape (h, w); NaN where a sum is.
+
+    """
+    # Sums of which a part was subtracted again may be a hair below zero.
+    mean = np.maximum(sums['sum_p'].astype(np.float64) / passes, 0.0)
+    mutual = np.maximum(_entropy(mean, 0) - sums['sum_entropy'] / passes, 0.0)
+    variation = np.maximum(1.0 - sums['votes'].max(0) / passes, 0.0)
+    variation = np.where(np.isnan(sums['sum_entropy']), np.nan, variation)
+    variance = np.maximum(sums['sum_p2'] / passes - (mean * mean).sum(0), 0.0)
+    logits = sums.get('sum_logits') if request.of_logits else None
+    return _maps(
+        mean, mutual, variation, variance, request=request,
+        mean_logits=None if logits is None else upsample_bilinear(
+            logits / passes, *plane, upsampling))
 
 
 def maps_from_logits(

@@ -15,8 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.backends.cpu.streaming import StreamingBackend
-from uncertainty_seg.backends.graph_files import COMPILE, IMAGE, LOGITS, with_masks
+from uncertainty_seg.backends.cpu.streaming import GPU_ONLY, StreamingBackend
+from uncertainty_seg.backends.graph_files import (
+    COMPILE,
+    IMAGE,
+    LOGITS,
+    rounding_half,
+    whole_graph,
+    with_masks,
+)
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import Masks
@@ -32,13 +39,14 @@ class OnnxRuntimeBackend(StreamingBackend):
 
     Notes
     -----
-    Graphs of fp16 and an int8 trunk run as they are, through casts that the runtime inserts.
+    An int8 trunk runs as it is. Graphs of fp16 are simulated: computed in float32, each result
+    rounded as the graph says, so that a calibration holds for a device that computes in fp16.
     Nothing is computed in bf16.
 
     """
 
     name = 'onnxruntime'
-    refused = {'bf16': 'use backend openvino'}
+    refused = {'bf16': 'use backend openvino', 'tf32': GPU_ONLY}
 
     def _import(self) -> None:
         try:
@@ -56,7 +64,8 @@ class OnnxRuntimeBackend(StreamingBackend):
         self._bank_heads: dict[int, Any] = {}
         self._tensors: dict[str, Any] = {}
         self._buffer = np.empty((0, *self._card.logits_shape), np.float32)
-        _log.info('onnxruntime %s, %d threads', self._ort.__version__, self._threads)
+        _log.info('onnxruntime %s, %d threads%s', self._ort.__version__, self._threads,
+                  ', fp16 simulated' if self.precision == 'fp16' else '')
 
     def _open_session(self, path: Path, content: bytes | None = None) -> Any:
         options = self._ort.SessionOptions()
@@ -66,6 +75,8 @@ class OnnxRuntimeBackend(StreamingBackend):
         # Spinning between operators avoids waking the threads (trunk 14 -> 11 ms on two cores);
         # after the last operator it would keep the cores from the reduction (5.5 -> 9 ms).
         options.add_session_config_entry('session.force_spinning_stop', '1')
+        if self.precision == 'fp16':
+            content = rounding_half(content or whole_graph(path))
         try:
             return self._ort.InferenceSession(
                 content or str(path), options, providers=['CPUExecutionProvider']

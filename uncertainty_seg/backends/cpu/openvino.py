@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.backends.cpu.streaming import StreamingBackend
+from uncertainty_seg.backends.cpu.streaming import GPU_ONLY, StreamingBackend
 from uncertainty_seg.backends.graph_files import COMPILE, IMAGE, LOGITS, with_masks
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
@@ -63,6 +63,7 @@ class OpenVinoBackend(StreamingBackend):
     """
 
     name = 'openvino'
+    refused = {'tf32': GPU_ONLY}
     is_padded = True
 
     def _import(self) -> None:
@@ -70,7 +71,8 @@ class OpenVinoBackend(StreamingBackend):
         self._core: Any = self._ov.Core()
         if not has_bf16(self._core):
             # Otherwise it would compute in float32, for which no bf16 calibration is valid.
-            self.refused = {'bf16': 'this processor has no bf16: set precision to fp32'}
+            self.refused = {**self.refused,
+                            'bf16': 'this processor has no bf16: set precision to fp32'}
 
     def _open(self, bundle: ModelBundle) -> None:
         self._head_path = bundle.head_path

@@ -37,6 +37,9 @@ from uncertainty_seg.errors import BackendError, BackendUnavailableError, Uncert
 _log = logging.getLogger(__name__)
 
 
+GPU_ONLY = 'tf32 is of GPUs: set precision to fp32, or backend to tensorrt'
+
+
 class StreamingBackend(Runner):
     """
     Run a bundle's two graphs on the CPU; a subclass opens and runs them in its runtime.

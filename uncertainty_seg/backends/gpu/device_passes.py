@@ -14,7 +14,8 @@ computed here in torch's integers: only the seed goes to the device, and every b
 `core.dropout_masks` draws.
 
 From the sums to the maps the formulas are those of `core.uncertainty`, in torch and float32: seven
-maps return to the host, whatever the number of passes and classes.
+maps return to the host, whatever the number of passes and classes. Where no torch computes on the
+device's memory, the sums return instead, and masks are drawn on the host.
 
 """
 
@@ -33,7 +34,13 @@ from uncertainty_seg.backends.gpu.device import DeviceMemory
 from uncertainty_seg.backends.graph_files import STATISTICS, SUM_LOGITS
 from uncertainty_seg.core.dropout_masks import kept_channels, Masks, pass_inputs
 from uncertainty_seg.core.model_card import DropoutSite, ModelCard
-from uncertainty_seg.core.uncertainty import LOGIT_SCALE, MapRequest, NO_MORE, UncertaintyMaps
+from uncertainty_seg.core.uncertainty import (
+    LOGIT_SCALE,
+    MapRequest,
+    maps_from_sums,
+    NO_MORE,
+    UncertaintyMaps,
+)
 
 _SUM_P, _SUM_ENTROPY, _SUM_P2, _VOTES = STATISTICS
 _FLOAT_MAPS = 6
@@ -125,7 +132,7 @@ class MaskBank:
 
     Attributes
     ----------
-    buffers : list of dict of str to torch.Tensor
+    buffers : list of dict of str to buffer
         For each part, a tensor of (part.size, *site.shape) for each site.
 
     """
@@ -144,7 +151,8 @@ class MaskBank:
         if masks is self._loaded:
             return
         self._loaded = None
-        if isinstance(masks, SeededMasks) and self._card.method == 'mc_dropout':
+        is_drawn = isinstance(masks, SeededMasks) and self._card.method == 'mc_dropout'
+        if isinstance(masks, SeededMasks) and is_drawn and self._memory.computes:
             self._draw(masks)
         else:
             self._copy(masks)
@@ -270,6 +278,16 @@ def _signed(bits: int) -> int:
     return bits - 2**64 if bits >= _SIGN else bits
 
 
+def statistics_shapes(
+    num_classes: int, plane: tuple[int, int], logits_shape: tuple[int, ...] | None
+) -> dict[str, tuple[int, ...]]:
+    """Return what a head gives and in which shape; see `DeviceReduction`."""
+    shapes: dict[str, tuple[int, ...]] = {
+        _SUM_P: (num_classes, *plane), _SUM_ENTROPY: plane, _SUM_P2: plane,
+        _VOTES: (num_classes, *plane)}
+    return shapes if logits_shape is None else {**shapes, SUM_LOGITS: logits_shape}
+
+
 class DeviceReduction:
     """
     The sums over the passes of a frame, and the maps of them, enqueued on a memory's stream.
@@ -284,10 +302,7 @@ class DeviceReduction:
     ) -> None:
         plane = (height, width)
         self._memory = memory
-        self.shapes = {_SUM_P: (num_classes, *plane), _SUM_ENTROPY: plane, _SUM_P2: plane,
-                       _VOTES: (num_classes, *plane)}
-        if logits_shape is not None:
-            self.shapes[SUM_LOGITS] = logits_shape
+        self.shapes = statistics_shapes(num_classes, plane, logits_shape)
         self._upsampling = upsampling
         self._more: dict[str, Any] = {}  # buffers of the host, made when a map is asked for first
         self._request = NO_MORE
@@ -348,6 +363,65 @@ class DeviceReduction:
         floats = self._host_floats.numpy().copy()
         maps = UncertaintyMaps(self._host_labels.numpy().copy(), *floats, **{
             name: self._more[name].numpy().copy() for name in self._request.names})
+        for _, host in self._features:
+            maps = maps.with_features(host.numpy().copy())
+        return maps
+
+
+class HostReduction:
+    """
+    The same on the host, in numpy, for memory on which nothing but engines computes.
+
+    The sums of each call are copied to a place of their own; what they add up to is computed when
+    the stream was waited for. More is transferred than maps: for each call of the head 2 C + 2
+    planes.
+
+    """
+
+    def __init__(
+        self, num_classes: int, height: int, width: int, memory: DeviceMemory,
+        logits_shape: tuple[int, ...] | None = None, upsampling: str = 'half_pixel',
+    ) -> None:
+        self._memory, self._plane, self._upsampling = memory, (height, width), upsampling
+        self.shapes = statistics_shapes(num_classes, self._plane, logits_shape)
+        self._landed: list[dict[str, Any]] = []  # for each call of a frame
+        self._calls: list[tuple[int, float]] = []  # passes and share of each
+        self._request = NO_MORE
+        self._features: list[tuple[Any, Any]] = []
+
+    def take_features(self, features: Sequence[Any]) -> None:
+        """Copy these buffers of float32 (at most one) to the host with the maps of each frame."""
+        self._features = [(one, self._memory.host(tuple(one.shape), np.float32))
+                          for one in features]
+
+    def reset(self) -> None:
+        """Begin a frame."""
+        self._calls = []
+
+    def add(self, statistics: Mapping[str, Any], passes: int, share: float = 1.0) -> None:
+        """Enqueue copies of the sums of some passes; see `DeviceReduction.add`."""
+        index = len(self._calls)
+        if index == len(self._landed):
+            self._landed.append({name: self._memory.host(shape, np.float32)
+                                 for name, shape in self.shapes.items()})
+        for name, landed in self._landed[index].items():
+            self._memory.copy(landed, statistics[name])
+        self._calls.append((passes, share))
+
+    def enqueue_finish(self, request: MapRequest = NO_MORE) -> None:
+        """Start to copy features to the host; remember what is asked for."""
+        self._request = request
+        for features, host in self._features:
+            self._memory.copy(host, features)
+
+    def maps(self) -> UncertaintyMaps:
+        """Compute the maps after the stream was waited for."""
+        sums = {name: np.zeros(shape) for name, shape in self.shapes.items()}
+        for landed, (_, share) in zip(self._landed, self._calls, strict=False):
+            for name, total in sums.items():
+                total += share * landed[name].numpy()
+        maps = maps_from_sums(sums, sum(passes for passes, _ in self._calls), self._plane,
+                              self._upsampling, self._request)
         for _, host in self._features:
             maps = maps.with_features(host.numpy().copy())
         return maps

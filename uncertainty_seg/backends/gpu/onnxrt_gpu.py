@@ -92,7 +92,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
     -----
     Features, masks and sums stay on the device, and only maps come back, where the head takes any
     number of passes. Of other cards the logits come back, and the processor reduces them. float32
-    is float32: TF32 is off, so that calibrations hold.
+    is float32 unless the precision is tf32.
 
     """
 
@@ -195,7 +195,9 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
 
     def _options(self, provider: str, graph: bytes, has_masks: bool) -> dict[str, str]:
         """Return the options of one provider for one graph."""
-        return dict(CUDA_OPTIONS) if provider == CUDA else {}
+        if provider != CUDA:
+            return {}
+        return {**CUDA_OPTIONS, 'use_tf32': str(int(self.precision == 'tf32'))}
 
     def _new_chunking(self, passes: int) -> Chunking:
         if self._adder is None:
@@ -308,13 +310,15 @@ class OnnxRuntimeTensorRtBackend(OnnxRuntimeCudaBackend):
     -----
     Graphs of float32 only: the provider builds half precision with weak types, which may take the
     reduction along, and that made 93 % of entropies NaN. TensorRT uses TF32, and the provider has
-    no option against it. Engines are built when the backend is opened, minutes the first time,
-    and kept in the folder of engines.
+    no option against it, so that the precision has to be tf32. Engines are built when the backend
+    is opened, minutes the first time, and kept in the folder of engines.
 
     """
 
     name = 'onnxruntime_tensorrt'
-    refused = dict.fromkeys(('bf16', 'fp16', 'int8'), 'use backend tensorrt')
+    refused = {**dict.fromkeys(('bf16', 'fp16', 'int8'), 'use backend tensorrt'),
+               'fp32': 'set precision to tf32, which needs its own calibration, or use backend '
+                       'tensorrt'}
     providers = (TENSORRT, CUDA)
 
     def _options(self, provider: str, graph: bytes, has_masks: bool) -> dict[str, str]:
