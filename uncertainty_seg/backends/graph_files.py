@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.dropout_masks import Masks
+from uncertainty_seg.core.dropout_masks import PassInputs
 from uncertainty_seg.core.model_card import FEATURE_MAP, ModelCard
 from uncertainty_seg.core.uncertainty import MapRequest
 from uncertainty_seg.core.untrusted.onnx_nodes import every_tensor
@@ -107,9 +107,9 @@ def require_statistics(card: ModelCard, request: MapRequest, names: Collection[s
             f'{" and ".join(request.of_logits)}', fix=COMPILE)
 
 
-def with_masks(path: Path, masks: Masks) -> bytes:
+def with_masks(path: Path, masks: PassInputs) -> bytes:
     """
-    Return a head as an ONNX file with the masks (chunk, *site.shape) of every site as constants.
+    Return a head as an ONNX file with masks (chunk, *site.shape) of some sites as constants.
 
     A runtime folds the weights that are gathered by masks when it opens the file.
 
