@@ -4,6 +4,7 @@
 import dataclasses
 import hashlib
 from statistics import NormalDist
+import tracemalloc
 import zlib
 
 from conftest import tiny_card
@@ -13,6 +14,8 @@ import pytest
 from uncertainty_seg.core.dropout_masks import (
     frame_seed,
     kept_channels,
+    lazy_inputs,
+    LazyRows,
     make_masks,
     MEMBER,
     ones_masks,
@@ -71,6 +74,46 @@ def test_drawing_in_blocks_gives_the_masks_of_one_draw() -> None:
     kept = words >= np.uint64(int(0.3 * 2.0**64))
     np.testing.assert_array_equal(make_masks([LARGE], 2, 5)['c'],
                                   kept * np.float32(1 / (1 - 0.3)))
+
+
+@pytest.mark.parametrize('cut', [[0, 1, 2, 3, 40], [0, 7, 40], [0, 40], [13, 13, 14, 33]])
+def test_masks_drawn_in_any_chunks_of_passes_are_those_of_one_draw(cut: list[int]) -> None:
+    # 90 450 words a pass are no multiple of the four of a counter: passes begin between two.
+    whole, rows = make_masks([LARGE], 40, 5)['c'], LazyRows(LARGE, 40, 5)
+    assert (len(rows), rows.shape, rows.dtype) == (40, whole.shape, whole.dtype)
+    for first, stop in zip(cut, cut[1:], strict=False):
+        np.testing.assert_array_equal(rows[first:stop], whole[first:stop])
+    np.testing.assert_array_equal(rows[38:60], whole[38:])
+    with pytest.raises(ValueError, match='every 2th pass'):
+        rows[::2]
+
+
+@pytest.mark.parametrize('card', [
+    tiny_card(dropout_sites=(*SITES, LARGE)),
+    tiny_card(dropout_sites=(*SITES, LARGE), is_balanced=True),
+    tiny_card(method='deep_ensemble', members=4, passes=40,
+              dropout_sites=(LARGE, DropoutSite(MEMBER, (4,), 0.75))),
+    tiny_card(method='direct', dropout_sites=(*SITES, LARGE, NOISE)),
+], ids=['dropout', 'balanced', 'ensemble', 'direct'])
+def test_only_large_masks_of_elements_are_drawn_when_read(card: ModelCard) -> None:
+    lazy, drawn = lazy_inputs(card, 40, 5), pass_inputs(card, 40, 5)
+    assert {name for name, rows in lazy.items() if isinstance(rows, LazyRows)} == {'c'}
+    assert set(lazy) == set(drawn)
+    for name, rows in drawn.items():
+        assert isinstance(rows, np.ndarray)
+        np.testing.assert_array_equal(lazy[name][:], rows)
+
+
+def test_masks_of_many_passes_take_the_memory_of_those_that_are_read() -> None:
+    card = tiny_card(dropout_sites=(LARGE,))
+    tracemalloc.start()
+    for inputs in (lazy_inputs(card, 1000, 0), still_inputs(card, 1000)):
+        for first in range(0, 12, 3):
+            inputs['c'][first:first + 3].sum()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # Three passes of 0.36 MB and what they are compared in; a thousand are 362 MB.
+    assert peak < 3e6
 
 
 def test_passes_differ_from_one_another() -> None:

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.dropout_masks import Masks
+from uncertainty_seg.core.dropout_masks import PassInputs
 from uncertainty_seg.core.model_card import FEATURE_MAP, ModelCard
 from uncertainty_seg.core.uncertainty import MapRequest
 from uncertainty_seg.core.untrusted.onnx_nodes import every_tensor
@@ -140,9 +140,9 @@ def coarse_statistics(path: Path, card: ModelCard) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def with_masks(path: Path, masks: Masks) -> bytes:
+def with_masks(path: Path, masks: PassInputs) -> bytes:
     """
-    Return a head as an ONNX file with the masks (chunk, *site.shape) of every site as constants.
+    Return a head as an ONNX file with masks (chunk, *site.shape) of some sites as constants.
 
     A runtime folds the weights that are gathered by masks when it opens the file.
 

@@ -47,8 +47,8 @@ class Runner(AbstractContextManager['Runner'], abc.ABC):
         image : ndarray of uint8, shape (h, w, 3)
             In the card's size and colour order.
         masks : mapping of str to ndarray of float32, shape (T, *site.shape)
-            One array for each dropout site. A mapping is not changed once it was given: a runtime
-            may keep the masks of the same object where they are.
+            One array, or `LazyRows`, for each dropout site. A mapping is not changed once it was
+            given: a runtime may keep the masks of the same object where they are.
         temperature : float
             The logits are divided by it.
         request : MapRequest

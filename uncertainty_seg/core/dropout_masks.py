@@ -8,12 +8,17 @@ draws standard normal numbers in the same way; those of `direct` are the same in
 that what differs between passes is the masks' doing. For a deep ensemble they are the rows that
 choose a member; a single pass has no such inputs.
 
+Masks of whole channels are a few kB. Those of single elements are as large as the feature maps, in
+each pass: they can be had as `LazyRows`, which draw the passes that are read, so that memory does
+not grow with T.
+
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 import math
+from typing import TypeAlias
 import zlib
 
 import numpy as np
@@ -26,6 +31,42 @@ MEMBER = 'member'
 PassInputs = dict[str, NDArray[np.float32]]
 _TEICHROEW = (0.029899776, 0.008355968, 0.076542912, 0.252408784, 3.949846138)
 _BLOCK = 1 << 16  # words at a time: they stay in the cache between drawing and comparing
+_COUNTER_WORDS = 4  # that Philox makes of each value of its counter
+# Masks of a site that take more than this in all passes together are drawn when they are read.
+LAZY_BYTES = 4 * 2**20
+
+
+class LazyRows:
+    """
+    Masks (T, *site.shape) of a site of elements, of which a slice of passes is drawn when read.
+
+    Parameters
+    ----------
+    site : DropoutSite
+        Of kind 'mask'.
+    passes, seed : int, int
+        T, and what they are drawn from: the masks are those that `make_masks` gives.
+
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, site: DropoutSite, passes: int, seed: int) -> None:
+        self.shape = (passes, *site.shape)
+        self._site, self._seed = site, seed
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> NDArray[np.float32]:
+        first, stop, step = rows.indices(len(self))
+        if step != 1:
+            raise ValueError(f'every {step}th pass, expected passes that follow one another')
+        return _independent_masks(self._site, first, max(first, stop), self._seed)
+
+
+Rows: TypeAlias = NDArray[np.float32] | LazyRows
+Masks: TypeAlias = Mapping[str, Rows]
 
 
 def pass_inputs(card: ModelCard, passes: int, seed: int) -> PassInputs:
@@ -53,6 +94,11 @@ def pass_inputs(card: ModelCard, passes: int, seed: int) -> PassInputs:
         turns.
 
     """
+    return {name: rows[:] for name, rows in lazy_inputs(card, passes, seed).items()}
+
+
+def lazy_inputs(card: ModelCard, passes: int, seed: int) -> dict[str, Rows]:
+    """Return the inputs of `pass_inputs`, the large ones as `LazyRows`; errors as there."""
     _require(passes, seed)
     if card.has_one_pass and passes != 1:
         raise ConfigError(f'passes is {passes}', f'1: {card.name!r} has no dropout, so that all '
@@ -62,16 +108,16 @@ def pass_inputs(card: ModelCard, passes: int, seed: int) -> PassInputs:
                           f'seed {card.mask_seed} and at most {card.passes} passes: '
                           f'{card.name!r} was trained with these masks', 'set both to that')
     if card.method == 'direct':
-        return {**make_masks(card.mask_sites, passes, seed, card.is_balanced),
+        return {**_drawn(card.mask_sites, passes, seed, card.is_balanced),
                 **_samples(card.noise_sites[0], passes, seed)}
     if card.method != 'deep_ensemble':
-        return make_masks(card.dropout_sites, passes, seed, card.is_balanced)
+        return _drawn(card.dropout_sites, passes, seed, card.is_balanced)
     dropout = [site for site in card.dropout_sites if site.name != MEMBER]
     if passes % card.members or (passes > card.members and not dropout):
         raise ConfigError(f'passes is {passes}', f'the {card.members} members of {card.name!r}'
                           + ', or a multiple' * bool(dropout), 'leave passes at -1')
     members = np.eye(card.members, dtype=np.float32)
-    return {**make_masks(dropout, passes, seed),
+    return {**_drawn(dropout, passes, seed, False),
             MEMBER: np.tile(members, (passes // card.members, 1))}
 
 
@@ -86,11 +132,11 @@ def still_inputs(card: ModelCard, passes: int) -> PassInputs:
     still = {site.name: np.zeros((passes, *site.shape), np.float32) for site in card.noise_sites}
     if card.is_balanced and not card.members:
         first = pass_inputs(card, 1, card.mask_seed or 0)
-        return {**{name: np.repeat(rows[:1], passes, axis=0) for name, rows in first.items()},
-                **still}
+        return {**{name: _repeated(rows[:1], passes) for name, rows in first.items()}, **still}
     ones = ones_masks(card.mask_sites, passes)
     if card.members:
-        ones[MEMBER][:, 1:] = 0
+        first_member = np.eye(1, card.members, dtype=np.float32)
+        ones[MEMBER] = np.repeat(first_member, passes, axis=0)
     return {**ones, **still}
 
 
@@ -121,21 +167,21 @@ def make_masks(
 
     """
     _require(passes, seed)
-    return {
-        site.name: _noise(site, passes, seed) if site.kind == 'noise'
-        else _balanced_masks(site, passes, seed) if balanced and _is_balanced(site)
-        else _independent_masks(site, passes, seed)
-        for site in sites
-    }
+    return {name: rows[:] for name, rows in _drawn(sites, passes, seed, balanced).items()}
 
 
 def ones_masks(sites: Iterable[DropoutSite], passes: int) -> PassInputs:
-    """Return masks that switch dropout off: every pass is the deterministic network."""
+    """
+    Return masks that switch dropout off: every pass is the deterministic network.
+
+    Those of many elements are views of one value, which cannot be written to.
+    """
     _require(passes, 0)
-    return {site.name: np.ones((passes, *site.shape), np.float32) for site in sites}
+    return {site.name: _repeated(np.ones((1,) * (len(site.shape) + 1), np.float32), passes,
+                                 site.shape) for site in sites}
 
 
-def num_passes(inputs: Mapping[str, NDArray[np.float32]]) -> int:
+def num_passes(inputs: Masks) -> int:
     """Return T of inputs as `pass_inputs` makes them; 1 where there are none."""
     return len(next(iter(inputs.values()), (0,)))
 
@@ -159,6 +205,30 @@ def frame_seed(seed: int, stamp_ns: int) -> int:
     return zlib.crc32(f'{seed}:{stamp_ns}'.encode())
 
 
+def _repeated(
+    row: NDArray[np.float32], passes: int, shape: tuple[int, ...] = ()
+) -> NDArray[np.float32]:
+    """Repeat one pass; without taking memory for each, where it is large."""
+    rows = np.broadcast_to(row, (passes, *(shape or row.shape[1:])))
+    return rows if rows.nbytes > LAZY_BYTES else rows.copy()
+
+
+def _drawn(
+    sites: Iterable[DropoutSite], passes: int, seed: int, balanced: bool
+) -> dict[str, Rows]:
+    return {site.name: _rows(site, passes, seed, balanced) for site in sites}
+
+
+def _rows(site: DropoutSite, passes: int, seed: int, balanced: bool) -> Rows:
+    if site.kind == 'noise':
+        return _noise(site, passes, seed)
+    if balanced and _is_balanced(site):
+        return _balanced_masks(site, passes, seed)
+    if LazyRows.dtype.itemsize * passes * math.prod(site.shape) > LAZY_BYTES:
+        return LazyRows(site, passes, seed)
+    return _independent_masks(site, 0, passes, seed)
+
+
 def _is_balanced(site: DropoutSite) -> bool:
     return kept_channels(site) < site.shape[0]
 
@@ -169,10 +239,16 @@ def _stream(site: DropoutSite, seed: int) -> np.random.Philox:
     return np.random.Philox(key=[seed & (2**64 - 1), zlib.crc32(site.name.encode())])
 
 
-def _independent_masks(site: DropoutSite, passes: int, seed: int) -> NDArray[np.float32]:
+def _independent_masks(
+    site: DropoutSite, first_pass: int, stop_pass: int, seed: int
+) -> NDArray[np.float32]:
     stream = _stream(site, seed)
+    # The counter steps over the passes before; what is left of its words is drawn and forgotten.
+    counters, words = divmod(first_pass * math.prod(site.shape), _COUNTER_WORDS)
+    stream.advance(counters)
+    stream.random_raw(words)
     limit, scale = np.uint64(int(site.p * 2.0**64)), np.float32(1.0 / (1.0 - site.p))
-    masks = np.empty((passes, *site.shape), np.float32)
+    masks = np.empty((stop_pass - first_pass, *site.shape), np.float32)
     flat = masks.reshape(-1)
     for first in range(0, flat.size, _BLOCK):
         block = flat[first:first + _BLOCK]
@@ -232,12 +308,10 @@ def _require(passes: int, seed: int) -> None:
 # -------------------------------------------------------------------------------------------------
 # The masks of the policy 'fixed', shared by the pipelines of several cameras.
 
-Masks = Mapping[str, NDArray[np.float32]]
-
 
 class PassSource:
     """
-    Masks that are drawn once and shared.
+    Masks that are drawn once and shared; large ones are known, and drawn when they are read.
 
     Parameters
     ----------
@@ -255,5 +329,5 @@ class PassSource:
         drawn = self._drawn
         if drawn is None or drawn[0] != (passes, seed):
             # Backends recognise masks that they were given before by identity.
-            drawn = self._drawn = (passes, seed), pass_inputs(self._card, passes, seed)
+            drawn = self._drawn = (passes, seed), lazy_inputs(self._card, passes, seed)
         return drawn[1]

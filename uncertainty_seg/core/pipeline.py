@@ -23,8 +23,8 @@ from uncertainty_seg.core.arrays import ImageU8, require_shape
 from uncertainty_seg.core.bundle import fitting_calibration, ModelBundle
 from uncertainty_seg.core.dropout_masks import (
     frame_seed,
+    lazy_inputs,
     Masks,
-    pass_inputs,
     PassSource,
     still_inputs,
 )
@@ -578,7 +578,7 @@ class Pipeline:
         if epoch.settings.mask_policy == 'fixed':
             return epoch.masks
         seed = frame_seed(epoch.settings.seed, stamp_ns)
-        return pass_inputs(self.card, epoch.passes, seed)
+        return lazy_inputs(self.card, epoch.passes, seed)
 
     def _ungated(self) -> Verdict:
         calibration = self._bundle.calibration

@@ -233,14 +233,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compile, and report what became of the dropout."""
+    """Compile, and report what became of the dropout, and what memory the passes take."""
+    from uncertainty_seg.backends.resources import estimate_memory
+    from uncertainty_seg.core.settings import Settings
     from uncertainty_seg.graph.plan import explain
+    from uncertainty_seg.tools.compile.request import warn
 
     made = call_with(compile_network, args)
+    memory = estimate_memory(made.bundle, Settings())
     card, plan = made.bundle.card, made.compiled.plan
     checked = {k: v for k, v in asdict(made.report).items() if k not in ('spread', 'moved')}
     if args.explain:
         print(explain(plan))
+    print(memory.text())
+    if memory.exceeds:
+        at_once = f'{memory.chunk} passes at once take' if memory.chunk > 1 else 'a pass takes'
+        warn(f'{at_once} {memory.facts()["chunk_mb"]:g} MB, expected at most {memory.budget_mb}, '
+             'the default of memory_budget_mb: fewer cannot run at once, so see that the machine '
+             'has this much, or compile for a smaller --input')
     print_json({
         'bundle': str(args.out), 'method': card.method, 'passes': card.passes,
         'precision': card.precision, 'logits_shape': card.logits_shape,
@@ -251,6 +261,6 @@ def run(args: argparse.Namespace) -> int:
         'trunk_share': round(plan.trunk_share, 4),
         'gflops': {name: round(2 * cost.macs / 1e9, 4) for name, cost in (
             ('network', plan.network), ('trunk', plan.trunk), ('head', plan.head))},
-        **checked,
+        'memory': memory.facts(), **checked,
     })
     return 0

@@ -26,7 +26,7 @@ from uncertainty_seg.backends.graph_files import (
 )
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.dropout_masks import Masks
+from uncertainty_seg.core.dropout_masks import PassInputs
 from uncertainty_seg.core.model_card import FEATURE_MAP
 from uncertainty_seg.errors import BackendUnavailableError, install_command, ModelBundleError
 
@@ -90,13 +90,13 @@ class OnnxRuntimeBackend(StreamingBackend):
         self._tensors = {
             IMAGE: image, **dict(zip(self._names.trunk_outputs, features, strict=True))}
 
-    def _run_head(self, parts: Masks, passes: int, bank: int | None) -> NDArray[np.float32]:
+    def _run_head(self, parts: PassInputs, passes: int, bank: int | None) -> NDArray[np.float32]:
         head = self._head if bank is None else self._bank_head(parts, bank)
         binding = head.io_binding()
         for name in self._names.head_inputs:
-            if name in parts and bank is not None:
-                continue
             if name in parts:
+                if bank is not None and name not in self._lazy:
+                    continue
                 binding.bind_cpu_input(name, parts[name])
             else:
                 binding.bind_ortvalue_input(name, self._tensors[name])
@@ -110,10 +110,10 @@ class OnnxRuntimeBackend(StreamingBackend):
     def _features(self) -> NDArray[np.float32]:
         return np.array(self._tensors[FEATURE_MAP].numpy())
 
-    def _bank_head(self, parts: Masks, bank: int) -> Any:
-        """Return the head with a chunk of masks as constants."""
+    def _bank_head(self, parts: PassInputs, bank: int) -> Any:
+        """Return the head with a chunk of masks of channels as constants."""
         if bank not in self._bank_heads:
-            content = with_masks(self._head_path, parts)
+            content = with_masks(self._head_path, self._constants(parts))
             self._bank_heads[bank] = self._open_session(self._head_path, content)
         return self._bank_heads[bank]
 

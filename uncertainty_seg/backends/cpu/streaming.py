@@ -29,7 +29,7 @@ from uncertainty_seg.backends.resources import (
 from uncertainty_seg.backends.runner import require_inputs, Runner
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle, reduction_of
-from uncertainty_seg.core.dropout_masks import Masks
+from uncertainty_seg.core.dropout_masks import LazyRows, Masks, PassInputs
 from uncertainty_seg.core.settings import precision_of, Settings
 from uncertainty_seg.core.uncertainty import MapRequest, NO_MORE, UncertaintyMaps
 from uncertainty_seg.errors import BackendError, BackendUnavailableError, UncertaintySegError
@@ -77,6 +77,7 @@ class StreamingBackend(Runner):
         # Weights that are gathered by masks which never change are constants to the runtime.
         self._has_bank = card.chunk > 0 and settings.mask_policy == 'fixed'
         self._bank: Masks | None = None
+        self._lazy: frozenset[str] = frozenset()
         self._import()
         self._require_precision()
         self._open(bundle)
@@ -144,12 +145,13 @@ class StreamingBackend(Runner):
         """Run the trunk on (1, h, w, 3) and keep its outputs for the head."""
 
     @abc.abstractmethod
-    def _run_head(self, parts: Masks, passes: int, bank: int | None) -> NDArray[np.float32]:
+    def _run_head(self, parts: PassInputs, passes: int, bank: int | None) -> NDArray[np.float32]:
         """
         Return the logits of some passes, in a buffer that the next call overwrites.
 
         `bank` identifies a chunk of masks that is the same in every frame, so that a head may be
-        opened for it with these masks as constants; None where masks change.
+        opened for it with these masks as constants, but for those of `self._lazy`: they are too
+        large to be kept for every chunk. It is None where masks change.
 
         """
 
@@ -212,7 +214,11 @@ class StreamingBackend(Runner):
         return maps, stop
 
     def _logits(self, masks: Masks, first: int, stop: int, chunk: int) -> NDArray[np.float32]:
-        """Run the head on some passes; where it needs more, drop the surplus logits."""
+        """
+        Run the head on some passes; where it needs more, drop the surplus logits.
+
+        Masks of elements are drawn here, for these passes only.
+        """
         wanted = chunk if self.is_padded or self._card.chunk else stop - first
         parts = {name: _padded(mask[first:stop], wanted) for name, mask in masks.items()}
         return self._run_head(parts, wanted, self._bank_of(masks, first))[:stop - first]
@@ -223,7 +229,12 @@ class StreamingBackend(Runner):
         if masks is not self._bank:
             self._forget_bank()
             self._bank = masks
+            self._lazy = frozenset(n for n, rows in masks.items() if isinstance(rows, LazyRows))
         return first
+
+    def _constants(self, parts: PassInputs) -> PassInputs:
+        """Return the masks of a chunk that a head may have as constants."""
+        return {name: part for name, part in parts.items() if name not in self._lazy}
 
     def _chunk(self, passes: int) -> int:
         """Return how many passes run at once, chosen once for each T."""

@@ -28,11 +28,10 @@ from typing import Any
 import zlib
 
 import numpy as np
-from numpy.typing import NDArray
 
 from uncertainty_seg.backends.gpu.device import DeviceMemory
 from uncertainty_seg.backends.graph_files import STATISTICS, SUM_LOGITS
-from uncertainty_seg.core.dropout_masks import kept_channels, Masks, pass_inputs
+from uncertainty_seg.core.dropout_masks import kept_channels, lazy_inputs, Masks, Rows
 from uncertainty_seg.core.model_card import DropoutSite, ModelCard
 from uncertainty_seg.core.uncertainty import (
     LOGIT_SCALE,
@@ -107,16 +106,16 @@ def _padded(passes: int, size: int) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-class SeededMasks(Mapping[str, NDArray[np.float32]]):
+class SeededMasks(Mapping[str, Rows]):
     """The inputs of T passes, known by card and seed; drawn on the host only if they are read."""
 
     def __init__(self, card: ModelCard, passes: int, seed: int) -> None:
         self.card, self.passes, self.seed = card, passes, seed
-        self._drawn: dict[str, NDArray[np.float32]] = {}
+        self._drawn: dict[str, Rows] = {}
 
-    def __getitem__(self, name: str) -> NDArray[np.float32]:
+    def __getitem__(self, name: str) -> Rows:
         if not self._drawn:
-            self._drawn = pass_inputs(self.card, self.passes, self.seed)
+            self._drawn = lazy_inputs(self.card, self.passes, self.seed)
         return self._drawn[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -237,25 +237,26 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
         sums: Tensors = self._zeros
         chunk = self._chunk(passes)
         for first in range(0, passes, chunk):
-            parts = {name: mask[first:first + chunk] for name, mask in masks.items()}
-            given = {**self._tensors, **self._resident(first, parts)}
+            given = {**self._tensors,
+                     **self._resident(first, min(first + chunk, passes), masks)}
             inputs = {name: given[name] for name in self._names.head_inputs}
             inputs.update({BEFORE + name: value for name, value in sums.items()})
             sums = self._call(
                 self._adder, {**inputs, INV_TEMPERATURE: heat}, self._statistics)
         return sums
 
-    def _resident(self, first: int, parts: Masks) -> Tensors:
-        """Return a chunk of masks on the device; copied once where they never change."""
+    def _resident(self, first: int, stop: int, masks: Masks) -> Tensors:
+        """Return a chunk of masks on the device; drawn and copied once where they never change."""
         slot = self._slots.get(first, {})
-        if any(name not in slot or tuple(slot[name].shape()) != part.shape
-               for name, part in parts.items()):
+        shapes = {name: (stop - first, *rows.shape[1:]) for name, rows in masks.items()}
+        if any(name not in slot or tuple(slot[name].shape()) != shape
+               for name, shape in shapes.items()):
             self._filled.discard(first)
-            slot = {name: self._empty(part.shape, np.float32) for name, part in parts.items()}
+            slot = {name: self._empty(shape, np.float32) for name, shape in shapes.items()}
             self._slots[first] = slot
         if first not in self._filled:
-            for name, part in parts.items():
-                slot[name].update_inplace(np.ascontiguousarray(part))
+            for name, rows in masks.items():
+                slot[name].update_inplace(np.ascontiguousarray(rows[first:stop]))
             self._filled.add(first)
         return slot
 
