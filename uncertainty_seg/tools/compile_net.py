@@ -33,6 +33,7 @@ from uncertainty_seg.errors import (
     GraphError,
     ImageError,
     ModelBundleError,
+    some_of,
     TrainingError,
 )
 from uncertainty_seg.tools.arguments import call_with, image_size, print_json, rate, whole_number
@@ -40,6 +41,7 @@ from uncertainty_seg.tools.arguments import call_with, image_size, print_json, r
 if TYPE_CHECKING:
     from uncertainty_seg.storage.labelled_folder import ClassTable
     from uncertainty_seg.tools.compile.request import CompileOutcome
+    from uncertainty_seg.tools.compile.written_weights import StorageReport
 
 # What a user can mend by another file or argument.
 MISUSE = (GraphError, TrainingError, DatasetError, ImageError, ModelBundleError)
@@ -257,6 +259,15 @@ def run(args: argparse.Namespace) -> int:
         'trunk_share': round(plan.trunk_share, 4),
         'gflops': {name: round(2 * cost.macs / 1e9, 4) for name, cost in (
             ('network', plan.network), ('trunk', plan.trunk), ('head', plan.head))},
-        **checked,
+        **checked, 'weights': _weights_told(made.stored),
     })
     return 0
+
+
+def _weights_told(stored: StorageReport) -> dict[str, object]:
+    """Say what the files hold, and what their rounding changed."""
+    return {
+        'megabytes': round(stored.megabytes, 3), 'float32': some_of(stored.full),
+        'logit_error': float(f'{stored.logit_error:.3g}'),
+        'label_error': float(f'{stored.label_error:.3g}'),
+    }

@@ -42,6 +42,7 @@ from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.model_bundle import write_bundle
 from uncertainty_seg.tools.compile.checks import check_compiled, CheckReport
 from uncertainty_seg.tools.compile.moment_checks import check_moments, GOOD_RANK, MomentReport
+from uncertainty_seg.tools.compile.written_weights import StorageReport, store_weights
 
 if TYPE_CHECKING:
     from uncertainty_seg.tools.compile.checks import ExactNetwork, MaskedNetwork
@@ -183,12 +184,15 @@ class CompileOutcome:
         Its graphs, and the plan: costs and decisions.
     report : CheckReport or MomentReport
         How near the compiled graphs are to the network.
+    stored : StorageReport
+        How the weights are stored, and what their rounding changes.
 
     """
 
     bundle: ModelBundle
     compiled: CompiledGraphs
     report: CheckReport | MomentReport
+    stored: StorageReport
 
 
 def compile_request(request: CompileRequest) -> CompileOutcome:
@@ -208,6 +212,7 @@ def compile_request(request: CompileRequest) -> CompileOutcome:
         compiled = compile_graph(loaded.models[0], request.image, request.options)
     card = _card(request, compiled)
     report = _checked(request, compiled, card, loaded)
+    compiled, stored = store_weights(compiled, card, request.options)
     files = dict(compiled.files)
     if request.calibration_images is not None:
         from uncertainty_seg.tools.compile.quantise_trunk import quantise_trunk
@@ -215,7 +220,7 @@ def compile_request(request: CompileRequest) -> CompileOutcome:
         files[TRUNK_FILE] = quantise_trunk(
             compiled.trunk, request.image, request.calibration_images, request.quantiser)
     card = write_bundle(request.out, card, files)
-    return CompileOutcome(ModelBundle(request.out, card, None), compiled, report)
+    return CompileOutcome(ModelBundle(request.out, card, None), compiled, report, stored)
 
 
 def _checked(
