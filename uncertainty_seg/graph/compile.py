@@ -334,7 +334,7 @@ class Prepared:
         Normalised floats to logits as the network makes them, upsampled and all: what the result
         is compared with.
     upsampling : str
-        Of the bilinear resize that was taken off, for the reduction.
+        Of the bilinear resize to the image's size that was taken off, for the reduction.
     injected : tuple of str
         Sites that were put in.
     decisions : tuple of Decision
@@ -374,6 +374,6 @@ def prepare(model: onnx.ModelProto, spec: InputSpec, options: CompileOptions) ->
     injected: tuple[str, ...] = ()
     if options.inject is not None:
         logits, injected = inject_dropout(logits, *options.inject)
-    plain, upsampling = strip_final_resize(take_bytes(logits, spec))
+    plain, upsampling = strip_final_resize(take_bytes(logits, spec), (spec.height, spec.width))
     folded, decisions = fold_batch_norm(plain)
     return Prepared(folded, logits, upsampling, injected, decisions)

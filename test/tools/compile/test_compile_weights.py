@@ -8,15 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 torch = pytest.importorskip('torch')
 from torch import nn  # noqa: E402
+from torch_nets import logits_of, logits_written  # noqa: E402
 
 from uncertainty_seg.core.bundle import ModelBundle  # noqa: E402
-from uncertainty_seg.core.dropout_masks import ones_masks  # noqa: E402
-from uncertainty_seg.core.uncertainty import upsample_bilinear  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
 from uncertainty_seg.tools.compile_net import compile_network  # noqa: E402
 from uncertainty_seg.tools.main import main  # noqa: E402
@@ -24,7 +22,6 @@ from uncertainty_seg.tools.main import main  # noqa: E402
 pytestmark = pytest.mark.torch
 SIZE, CLASSES = (64, 48), ('water', 'reef', 'diver')
 IMAGE = np.random.default_rng(7).integers(0, 256, (1, 48, 64, 3), np.uint8)
-MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
 class Small(nn.Module):
@@ -48,25 +45,9 @@ class Small(nn.Module):
         return self.last(self.drop(self.norm(self.middle(self.first(x)))))
 
 
-def logits_written(bundle: ModelBundle, image: np.ndarray = IMAGE) -> np.ndarray:
-    """Run the two files with masks of ones; logits (1, C, h, w) at the size of the image."""
-    trunk, head = (onnxruntime.InferenceSession(str(path))
-                   for path in (bundle.trunk_path, bundle.head_path))
-    feed = dict(zip([o.name for o in trunk.get_outputs()], trunk.run(None, {'image': image}),
-                    strict=True), image=image, **ones_masks(bundle.card.mask_sites, 1))
-    logits, = head.run(['logits'], {i.name: feed[i.name] for i in head.get_inputs()})
-    return upsample_bilinear(logits, *image.shape[1:3], bundle.card.upsampling)
-
-
-def logits_of(net: nn.Module, image: np.ndarray = IMAGE) -> np.ndarray:
-    planes = ((image / 255 - 0.5) / 0.25).transpose(0, 3, 1, 2).astype(np.float32)
-    with torch.no_grad():
-        return net.eval()(torch.from_numpy(planes)).numpy()
-
-
 def compiled(net: nn.Module, folder: Path, **options: object) -> object:
-    return compile_network(net, folder / 'bundle', SIZE, CLASSES, mean=MEAN, std=STD, passes=3,
-                           **options)
+    return compile_network(net, folder / 'bundle', SIZE, CLASSES, mean=(0.5,) * 3,
+                           std=(0.25,) * 3, passes=3, **options)
 
 
 def halves(bundle: ModelBundle) -> set[str]:
@@ -88,7 +69,7 @@ def test_weights_beyond_16_bits_stay_float32_and_the_labels_those_of_torch(
 ) -> None:
     net = Small(scale, norm=norm)
     made = compiled(net, tmp_path)
-    ours, theirs = logits_written(load_bundle(made.bundle.folder)), logits_of(net)
+    ours, theirs = logits_written(load_bundle(made.bundle.folder), IMAGE), logits_of(net, IMAGE)
     assert np.mean(ours.argmax(1) != theirs.argmax(1)) < 2e-3
     np.testing.assert_allclose(ours, theirs, atol=1e-3 * np.ptp(theirs))
     assert len(made.stored.full) == 1
@@ -116,7 +97,7 @@ def test_a_weight_whose_rounding_shows_is_found_and_stays_float32(tmp_path: Path
                if d.step == 'halve_weights'}
     assert set(reasons) == set(made.stored.full)
     assert any('shows in the logits' in reason for reason in reasons.values())
-    ours, theirs = logits_written(load_bundle(made.bundle.folder)), logits_of(net)
+    ours, theirs = logits_written(load_bundle(made.bundle.folder), IMAGE), logits_of(net, IMAGE)
     np.testing.assert_allclose(ours, theirs, atol=2e-3 * np.ptp(theirs))
 
 

@@ -334,9 +334,19 @@ _OURS = {'half_pixel': 'half_pixel', 'pytorch_half_pixel': 'half_pixel',
          'align_corners': 'align_corners'}
 
 
-def strip_final_resize(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
+def strip_final_resize(
+    model: onnx.ModelProto, size: tuple[int, int] | None = None
+) -> tuple[onnx.ModelProto, str]:
     """
     Remove a bilinear Resize that makes the only output.
+
+    Parameters
+    ----------
+    model : ModelProto
+        Left as it is.
+    size : (int, int), optional
+        h, w of the image. A Resize to another size stays, since the reduction's own comes behind
+        it, and so does one by a factor that is not that of the sizes.
 
     Returns
     -------
@@ -353,12 +363,26 @@ def strip_final_resize(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
             or attribute(last, 'mode', 'nearest') != 'linear':
         return result, 'half_pixel'
     mode = attribute(last, 'coordinate_transformation_mode', 'half_pixel')
-    if mode not in _OURS:
+    if mode not in _OURS or size is not None and not _is_to(model, last, size, _OURS[mode]):
         return result, 'half_pixel'
     refill(graph.node, [n for n in graph.node if n is not last])
     info = helper.make_tensor_value_info(last.input[0], TensorProto.FLOAT, None)
     refill(graph.output, [info])
     return result, _OURS[mode]
+
+
+def _is_to(
+    model: onnx.ModelProto, resize: onnx.NodeProto, size: tuple[int, int], upsampling: str
+) -> bool:
+    """Say whether a Resize goes to a size, by the factors that follow from the sizes."""
+    types = types_of(model)
+    old, new = (types.get(name, UNKNOWN).shape for name in (resize.input[0], resize.output[0]))
+    if old is None or new is None or new[2:] != size:
+        return False
+    scales = constants(model.graph).get(resize.input[2]) if len(resize.input) > 2 else None
+    if upsampling == 'align_corners' or scales is None or not scales.size:
+        return True  # aligned corners go by the sizes
+    return bool(np.allclose(scales[2:], np.divide(new[2:], old[2:]), rtol=1e-6, atol=0))
 
 
 def upsample_nodes(
