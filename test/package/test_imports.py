@@ -93,7 +93,7 @@ EXCEPTIONS = {
     'tools.compile.moment_checks': ({'onnx'}, set()),
     # Infers types before it quantises.
     'tools.compile.quantise_trunk': (set(), {'onnx'}),
-    'tools.compile.written_weights': ({'onnx'}, set()),
+    'tools.compile.output_checks': ({'onnx'}, set()),
     # Loops decorated by numba; the module itself is imported late (see LATE_MODULES).
     'backends.cpu.reduction_kernels': ({'numba'}, set()),
     # torch allocates and computes on the GPU.
@@ -108,7 +108,7 @@ NEIGHBOURS = {
 # Modules that pull a heavy library in as soon as they are imported: importing them must be late.
 LATE_MODULES = {'backends.cpu.reduction_kernels', 'tools.compile.checks',
                 'tools.compile.request', 'tools.compile.quantise_trunk',
-                'tools.compile.moment_checks', 'tools.compile.written_weights'}
+                'tools.compile.moment_checks', 'tools.compile.output_checks'}
 
 
 def complaint(module: str, found: Import) -> str:

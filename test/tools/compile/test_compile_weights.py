@@ -104,9 +104,9 @@ def test_a_weight_whose_rounding_shows_is_found_and_stays_float32(tmp_path: Path
 def test_where_every_weight_shows_all_stay_float32(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from uncertainty_seg.tools.compile import written_weights
+    from uncertainty_seg.tools.compile import output_checks
 
-    monkeypatch.setattr(written_weights, 'MOST_MOVED', 1e-12)
+    monkeypatch.setattr(output_checks, 'MOST_MOVED', 1e-12)
     made = compiled(Small(depth=3), tmp_path)
     assert not halves(made.bundle)
     assert len(made.stored.full) == 4

@@ -1,9 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Store weights in 16 bits where the logits stay the same, and run the files that are written.
+Look at what comes out: is it logits, and is it the same from the files that are written.
 
-A network in which rounding shows keeps the weights that show it in float32, in the end all of
-them: the files are larger then, and right. Which ones is found by rounding some of them at a time.
+Weights are stored in 16 bits where the logits stay the same. A network in which rounding shows
+keeps the weights that show it in float32, in the end all of them: the files are larger then, and
+right. Which ones is found by rounding some of them at a time.
 
 """
 
@@ -20,13 +21,97 @@ import onnx
 
 from uncertainty_seg.core.bundle import HEAD_FILE, HEAD_STATS_FILE, TRUNK_FILE
 from uncertainty_seg.core.dropout_masks import pass_inputs
-from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.model_card import InputSpec, ModelCard
+from uncertainty_seg.errors import GraphError
+from uncertainty_seg.graph.algebra.dropout_to_masks import without_dropout
 from uncertainty_seg.graph.compile import CompiledGraphs, with_stored_weights
 from uncertainty_seg.graph.head_graphs import INV_TEMPERATURE, SUM_LOGITS
-from uncertainty_seg.graph.onnx_tools import copy_of, float_info, refill
+from uncertainty_seg.graph.onnx_tools import copy_of, float_info, producer, refill
 from uncertainty_seg.graph.plan import CompileOptions, Decision
 from uncertainty_seg.graph.precision import halvable, unhalvable
-from uncertainty_seg.tools.compile.checks import distance
+from uncertainty_seg.tools.compile.checks import distance, run_graph
+
+# -------------------------------------------------------------------------------------------------
+# Probabilities that are taken for logits are all alike: each pixel says the same, and mutual
+# information is 10 to 20 times too low.
+
+# Of probabilities that are rounded to float32, and of their sum.
+_MOST_BEYOND, _MOST_FROM_ONE = 1e-6, 1e-4
+
+
+def require_logits(model: onnx.ModelProto, spec: InputSpec, activation: str) -> None:
+    """
+    Refuse an output that stays in [0, 1] on images of all kinds, or is not what was declared.
+
+    Parameters
+    ----------
+    model : ModelProto
+        Normalised floats to what is taken for logits, as `Prepared.float_model`.
+    spec : InputSpec
+        Of its image.
+    activation : str
+        As it was declared: one of `plan.ACTIVATIONS`.
+
+    Raises
+    ------
+    GraphError
+        With the range of the values, and what to declare.
+
+    """
+    plain = without_dropout(model)
+    values = np.concatenate([v for v, in run_graph(
+        plain, [{plain.graph.input[0].name: image} for image in _floats(spec)])])
+    last = producer(plain.graph.node, plain.graph.output[0].name)
+    if activation in ('softmax', 'sigmoid') and last is not None and last.op_type == 'Log':
+        _require_distribution(np.exp(values), activation)
+    elif activation in ('auto', 'logits'):
+        _require_no_probabilities(values, activation)
+
+
+def _require_distribution(values: NDArray[np.float32], activation: str) -> None:
+    sums = values.sum(1)
+    if not np.isfinite(values).all():
+        raise GraphError(f'--activation is {activation}, and the output has values below 0 or no '
+                         'numbers', 'probabilities', 'leave the option out, or declare another')
+    if not np.abs(sums - 1).max() <= _MOST_FROM_ONE:
+        raise GraphError(
+            f'--activation is {activation}, and the probabilities of a pixel add up to '
+            f'{sums.min():.4g} to {sums.max():.4g} on random images', '1 at each pixel',
+            'name the tensor before the activation with --output')
+
+
+def _require_no_probabilities(values: NDArray[np.float32], activation: str) -> None:
+    is_one = values.shape[1] == 2 and np.array_equal(values[:, 0], -values[:, 1])
+    shown = values[:, 1:] - values[:, :1] if is_one else values  # one channel z is -z / 2, z / 2
+    low, high = float(shown.min()), float(shown.max())
+    if not (low >= -_MOST_BEYOND and high <= 1 + _MOST_BEYOND):
+        return
+    adds_up = not is_one and bool(np.abs(shown.sum(1) - 1).max() <= _MOST_FROM_ONE)
+    what = f'the output stays in [{low:.3g}, {high:.3g}] on random images'
+    what += ', and adds up to 1 over the classes' if adds_up else ''
+    if activation == 'logits' and not adds_up:
+        return
+    declared = 'softmax' if adds_up else 'sigmoid' if is_one else ''
+    before = 'name the tensor before the activation with --output'
+    fix = f'{before}, or say --activation {declared}, with which its logarithm is taken' \
+        if declared else f'{before}, or say --activation logits if there is none'
+    if activation == 'auto' and is_one:
+        fix += '; --activation logits if there is none'
+    raise GraphError(what if activation == 'auto' else f'--activation is logits, and {what}',
+                     'logits, which take any value', fix)
+
+
+def _floats(spec: InputSpec) -> list[NDArray[np.float32]]:
+    """Return normalised images (1, 3, h, w): noise, patches, black and white."""
+    images = _images(spec.height, spec.width)
+    images += [np.full_like(images[0], value) for value in (0, 255)]
+    return [np.ascontiguousarray(
+        ((image / 255 - np.array(spec.mean)) / np.array(spec.std)).transpose(0, 3, 1, 2),
+        np.float32) for image in images]
+
+
+# -------------------------------------------------------------------------------------------------
+# Store the weights, and run the files.
 
 # How far rounding may move a logit, as a share of their spread, and how many labels.
 MOST_MOVED, MOST_LABELS = 1e-3, 2e-3
