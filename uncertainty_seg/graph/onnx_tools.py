@@ -359,6 +359,18 @@ def add_constant(
     return name
 
 
+def resize_scale(old: int, new: int) -> np.float32:
+    """
+    Return the float32 by which a runtime comes from the old size to the new.
+
+    Runtimes round the product down, in float32 or, as onnx does, in float64.
+    """
+    scale = np.float32(new / old)
+    while float(scale) * old < new:
+        scale = np.nextafter(scale, np.float32(np.inf))
+    return scale
+
+
 class NodeWriter:
     """
     Writes nodes whose tensors are named after one tensor.

@@ -32,16 +32,20 @@ from uncertainty_seg.errors import (
     GraphError,
     ImageError,
     ModelBundleError,
+    some_of,
     TrainingError,
 )
 from uncertainty_seg.tools.arguments import call_with, image_size, print_json, rate, whole_number
 
 if TYPE_CHECKING:
     from uncertainty_seg.storage.labelled_folder import ClassTable
+    from uncertainty_seg.tools.compile.output_checks import StorageReport
     from uncertainty_seg.tools.compile.request import CompileOutcome
 
 # What a user can mend by another file or argument.
 MISUSE = (GraphError, TrainingError, DatasetError, ImageError, ModelBundleError)
+ACTIVATIONS = ('auto', 'logits', 'softmax', 'sigmoid', 'log_softmax')
+LAYOUTS = ('auto', 'nchw', 'nhwc')
 METHODS = ('single', 'mc_dropout', 'ensemble', 'direct', 'error_propagation')
 QUANTISERS = ('onnxruntime', 'nncf')
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -73,6 +77,8 @@ def compile_network(
     samples: int | None = None,
     full_weights: bool = False,
     features: str = 'none',
+    activation: str = 'auto',
+    layout: str = 'auto',
     licence: str = 'not stated',
     training: str = 'not stated',
     not_good_for: str = 'not stated',
@@ -131,6 +137,11 @@ def compile_network(
     features : str
         A tensor before the first dropout that is one more output, for distances from the training
         frames; 'auto' for the end of the encoder's stage of stride 16; 'none'.
+    activation : str
+        What the numbers of the output are: 'logits', 'softmax', 'sigmoid' or 'log_softmax';
+        'auto' takes off a softmax or sigmoid at the very end, and refuses other probabilities.
+    layout : str
+        Where the output has its classes: 'nchw' or 'nhwc'; 'auto' for the only axis that fits.
     licence, training, not_good_for : str
         Texts for the card.
     sign : Path or str, optional
@@ -166,7 +177,8 @@ def compile_network(
         inject_dropout=inject_dropout, at=at, passes=passes, precision=precision,
         calibration_images=images, quantiser=quantiser, skip_dropped=skip_dropped,
         sensor_std=sensor_std, variance=variance, samples=samples,
-        full_weights=full_weights, features=features, licence=licence, training=training,
+        full_weights=full_weights, features=features, activation=activation, layout=layout,
+        licence=licence, training=training,
         not_good_for=not_good_for))
     if key is not None:
         sign_bundle(made.bundle.folder, key)
@@ -189,6 +201,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         '{"classes": [{"id", "name", "rgb"}], "ignore_index"}')
     parser.add_argument('-o', '--out', type=Path, required=True, help='folder of the bundle')
     parser.add_argument('--output', help='name of the output that holds the logits')
+    parser.add_argument('--activation', choices=ACTIVATIONS, default='auto',
+                        help='what the output is; probabilities that something follows are '
+                        'declared, and their logarithm is taken [auto: what the last node says]')
+    parser.add_argument('--layout', choices=LAYOUTS, default='auto',
+                        help='where the output has its classes [auto: where only they fit]')
     parser.add_argument('--method', choices=METHODS, default='mc_dropout',
                         help='single: one pass, dropout off; ensemble: each --weights (or each '
                         'ONNX file) is a pass; direct: a network with a log-variance beside its '
@@ -261,6 +278,15 @@ def run(args: argparse.Namespace) -> int:
         'trunk_share': round(plan.trunk_share, 4),
         'gflops': {name: round(2 * cost.macs / 1e9, 4) for name, cost in (
             ('network', plan.network), ('trunk', plan.trunk), ('head', plan.head))},
-        'memory': memory.facts(), **checked,
+        'memory': memory.facts(), **checked, 'weights': _weights_told(made.stored),
     })
     return 0
+
+
+def _weights_told(stored: StorageReport) -> dict[str, object]:
+    """Say what the files hold, and what their rounding changed."""
+    return {
+        'megabytes': round(stored.megabytes, 3), 'float32': some_of(stored.full),
+        'logit_error': float(f'{stored.logit_error:.3g}'),
+        'label_error': float(f'{stored.label_error:.3g}'),
+    }

@@ -317,3 +317,13 @@ def test_another_number_of_images_is_refused(more: bool, words: str) -> None:
         del model.graph.input[:]
     with pytest.raises(GraphError, match=words):
         make_static(model, 8, 16)
+
+
+@pytest.mark.parametrize('parts, left', [
+    (('x', 'none'), ['Relu']), (('none', 'x'), ['Relu']), (('none', 'x', 'x'), ['Concat', 'Relu']),
+])
+def test_a_join_leaves_out_what_has_no_channels(parts: tuple[str, ...], left: list[str]) -> None:
+    # segmentation_models_pytorch: the skip of a stage that an encoder of timm does not have.
+    nodes = [N('Concat', list(parts), ['j'], axis=1), N('Relu', ['j'], ['y'])]
+    static = require_same(make(nodes, {'none': np.zeros((1, 0, 8, 16), np.float32)}))
+    assert ops(static) == left

@@ -27,6 +27,7 @@ from uncertainty_seg.graph.onnx_tools import (
     copy_of,
     NodeWriter,
     refill,
+    resize_scale,
     Shape,
     shapes,
     Values,
@@ -156,7 +157,7 @@ class _Editor:
     def _resize(self, node: onnx.NodeProto) -> onnx.NodeProto:
         """Give the size by scales, which hold no batch."""
         old, new = self._known[node.input[0]], self._known[node.output[0]]
-        scales = [_scale(a, b) for a, b in zip(old, new, strict=True)]
+        scales = [resize_scale(a, b) for a, b in zip(old, new, strict=True)]
         twin = copy_of(node)
         del twin.input[2:]
         twin.input.append(NodeWriter(self._graph, node.output[0]).constant('free', scales))
@@ -203,14 +204,6 @@ class _Editor:
             write.node('Slice', [shape, write.shape('from', 0), write.shape('to', 1)], 'count')
             self.front = write.nodes
         return self.front[-1].output[0]
-
-
-def _scale(old: int, new: int) -> np.float32:
-    """Return the float32 by which a runtime comes from the old size to the new."""
-    scale = np.float32(new / old)
-    while int(scale * np.float32(old)) < new:
-        scale = np.nextafter(scale, np.float32(np.inf))
-    return scale
 
 
 # -------------------------------------------------------------------------------------------------

@@ -68,7 +68,8 @@ def split_trunk_head(
     Raises
     ------
     GraphError
-        If the output does not depend on any mask, or a tensor at the cut has no static shape.
+        If the output does not depend on any mask, or it or a tensor at the cut has no static
+        shape.
 
     """
     sites = tuple(sites)
@@ -86,7 +87,8 @@ def split_trunk_head(
     cut = [name for name in used if name in made]
     images = [info for info in graph.input if info.name not in masks]
     known = shapes(one_pass(model, sites))
-    missing = [name for name in cut if name not in known]
+    output = model.graph.output[0].name
+    missing = [name for name in (*cut, output) if name not in known]
     if missing:
         raise GraphError(f'tensor {missing[0]!r} has no static shape', 'a fixed input size')
     frontier = [float_info(name, known[name]) for name in cut]
@@ -95,7 +97,7 @@ def split_trunk_head(
     mask_infos = [float_info(s.name, (PASSES_AXIS, *s.shape)) for s in sites]
     direct = [info for info in images if info.name in used]
     axis = PASSES_AXIS if sites else 1
-    logits = float_info(LOGITS, (axis, *known[model.graph.output[0].name][1:]))
+    logits = float_info(LOGITS, (axis, *known[output][1:]))
     head = build_model(
         'head', [*(n for n in stored if set(n.output) & used.keys()), *head_nodes],
         [*direct, *frontier, *mask_infos], [logits], graph.initializer,

@@ -498,6 +498,20 @@ def _single(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
     return _forwarded(node, state) if len(node.input) == 1 else None
 
 
+def _concat(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
+    """Leave out what has no element, such as the skip of a stage that an encoder lacks."""
+    axis = attribute(node, 'axis')
+    kept = [name for name in node.input if not _is_empty(state.shape(name), axis)]
+    if not kept or len(kept) == len(node.input):
+        return _single(node, state)
+    return _changed(state, helper.make_node('Concat', kept, node.output, name=node.name,
+                                            axis=axis))
+
+
+def _is_empty(shape: Shape | None, axis: int) -> bool:
+    return shape is not None and -len(shape) <= axis < len(shape) and shape[axis] == 0
+
+
 def _slice(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
     steps = state.value(node.input[4]) if len(node.input) > 4 and node.input[4] else np.ones(1)
     return None if steps is None or steps.min() < 1 else _same_shape(node, state)
@@ -606,7 +620,7 @@ def _concat_sequence(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
 
 _RESHAPING = ('Reshape', 'Flatten', 'Squeeze', 'Unsqueeze')
 _RULES: dict[str, FoldingRule] = {
-    'Identity': _forwarded, 'Cast': _cast, 'CastLike': _cast_like, 'Concat': _single,
+    'Identity': _forwarded, 'Cast': _cast, 'CastLike': _cast_like, 'Concat': _concat,
     'Sum': _single, 'Transpose': _transpose, 'Slice': _slice, 'If': _if, 'Pad': _pad,
     'SequenceAt': _sequence_at, 'ConcatFromSequence': _concat_sequence,
     **dict.fromkeys(_RESHAPING, _reshape), 'Expand': _same_shape, 'Tile': _same_shape,

@@ -35,12 +35,18 @@ from uncertainty_seg.graph.compile import (
     compile_moments,
     CompiledGraphs,
 )
+from uncertainty_seg.graph.frontend.outputs import in_planes, OutputForm
 from uncertainty_seg.graph.onnx_tools import load_model, OPSET
-from uncertainty_seg.graph.plan import CompileOptions, DEFAULT_SAMPLES
+from uncertainty_seg.graph.plan import ACTIVATIONS, CompileOptions, DEFAULT_SAMPLES, LAYOUTS
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.model_bundle import write_bundle
 from uncertainty_seg.tools.compile.checks import check_compiled, CheckReport
 from uncertainty_seg.tools.compile.moment_checks import check_moments, GOOD_RANK, MomentReport
+from uncertainty_seg.tools.compile.output_checks import (
+    require_logits,
+    StorageReport,
+    store_weights,
+)
 
 if TYPE_CHECKING:
     from uncertainty_seg.tools.compile.checks import ExactNetwork, MaskedNetwork
@@ -85,6 +91,8 @@ class CompileRequest:
     samples: int | None = None
     full_weights: bool = False
     features: str = 'none'
+    activation: str = 'auto'
+    layout: str = 'auto'
     licence: str = 'not stated'
     training: str = 'not stated'
     not_good_for: str = 'not stated'
@@ -111,7 +119,7 @@ class CompileRequest:
             sensor_std=self.sensor_std,
             method='mc_dropout' if self.method == 'ensemble' else self.method,
             variance=self.variance, samples=self.samples or DEFAULT_SAMPLES,
-            features=self.features,
+            features=self.features, activation=self.activation, layout=self.layout,
         )
 
     def __post_init__(self) -> None:
@@ -119,6 +127,7 @@ class CompileRequest:
             ('method', self.method, METHODS), ('fit', self.image.fit, FIT_RULES),
             ('color_order', self.image.color_order, COLOR_ORDERS),
             ('precision', self.precision, PRECISIONS),
+            ('activation', self.activation, ACTIVATIONS), ('layout', self.layout, LAYOUTS),
         ):
             if value not in known:
                 raise ConfigError(f'{name} is {value!r}', f'one of {", ".join(known)}')
@@ -181,12 +190,15 @@ class CompileOutcome:
         Its graphs, and the plan: costs and decisions.
     report : CheckReport or MomentReport
         How near the compiled graphs are to the network.
+    stored : StorageReport
+        How the weights are stored, and what their rounding changes.
 
     """
 
     bundle: ModelBundle
     compiled: CompiledGraphs
     report: CheckReport | MomentReport
+    stored: StorageReport
 
 
 def compile_request(request: CompileRequest) -> CompileOutcome:
@@ -205,7 +217,10 @@ def compile_request(request: CompileRequest) -> CompileOutcome:
     else:
         compiled = compile_graph(loaded.models[0], request.image, request.options)
     card = _card(request, compiled)
+    for prepared in compiled.prepared if request.method != 'direct' else ():
+        require_logits(prepared.float_model, request.image, request.activation)
     report = _checked(request, compiled, card, loaded)
+    compiled, stored = store_weights(compiled, card, request.options)
     files = dict(compiled.files)
     if request.calibration_images is not None:
         from uncertainty_seg.tools.compile.quantise_trunk import quantise_trunk
@@ -213,7 +228,7 @@ def compile_request(request: CompileRequest) -> CompileOutcome:
         files[TRUNK_FILE] = quantise_trunk(
             compiled.trunk, request.image, request.calibration_images, request.quantiser)
     card = write_bundle(request.out, card, files)
-    return CompileOutcome(ModelBundle(request.out, card, None), compiled, report)
+    return CompileOutcome(ModelBundle(request.out, card, None), compiled, report, stored)
 
 
 def _checked(
@@ -317,9 +332,15 @@ def _torch(request: CompileRequest) -> LoadedNetworks:
     wanted = request.output, len(request.classes.names)
 
     def exact(image: Any, masks: Any) -> Any:
-        return exact_logits(nets[0], image, masks, *wanted)
+        found = exact_logits(nets[0], image, masks, *wanted)
+        return None if found is None else in_planes(found, form)
 
-    masked = masked_network(nets[0], request.image.height, request.image.width, *wanted)
+    def masked(image: Any, masks: Any) -> Any:
+        return in_planes(run_masked(image, masks), form)
+
+    form = OutputForm(wanted[1], request.activation, request.layout,
+                      (request.image.height, request.image.width))
+    run_masked = masked_network(nets[0], request.image.height, request.image.width, *wanted)
     return LoadedNetworks(models, masked, exact)
 
 
