@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,18 @@ MaskedNetwork = Callable[[NDArray[np.float32], Masks], NDArray[np.float32]]
 # The same in float64, or None where it cannot be.
 ExactNetwork = Callable[[NDArray[np.float32], Masks], 'NDArray[np.float32] | None']
 _PASSES = 3
+
+
+class Untouched(Protocol):
+    """The user's own network in eval mode: normalised floats to logits, and in float64."""
+
+    def __call__(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run it."""
+        ...
+
+    def exact(self, image: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """Run it in float64; None where it cannot be."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -64,7 +76,7 @@ class CheckReport:
 
 def check_compiled(
     compiled: CompiledGraphs, card: ModelCard, network: MaskedNetwork | None = None,
-    exact: ExactNetwork | None = None, num_images: int = 2,
+    exact: ExactNetwork | None = None, untouched: Untouched | None = None, num_images: int = 2,
 ) -> CheckReport:
     """
     Compare trunk and head with the network they were made of.
@@ -84,8 +96,10 @@ def check_compiled(
         before any algebra, if there is none.
     exact : callable, optional
         The same in float64, asked only where `TOLERANCE` is exceeded.
+    untouched : UntouchedNet, optional
+        The network as the user gave it, which dropout off is compared with too.
     num_images : int
-        Random images to run.
+        Random images to run; one smooth image more is run with dropout off.
 
     Returns
     -------
@@ -96,12 +110,15 @@ def check_compiled(
     spec = card.input
     images = np.random.default_rng(0).integers(
         0, 256, (num_images, 1, spec.height, spec.width, 3), np.uint8)
+    coarse = np.random.default_rng(1).uniform(0, 255, (1, 3, 3, 3))
+    smooth = upsample_bilinear(coarse, spec.height, spec.width).transpose(0, 2, 3, 1)
     still, masked, spread, moved, shaken = 0.0, 0.0, 0.0, 0.0, 0.0
     try:
-        runner = _NetworkRunner(compiled, card, network, exact)
+        runner = _NetworkRunner(compiled, card, network, exact, untouched)
+        if not card.is_balanced:
+            soft = np.rint(smooth).astype(np.uint8)
+            still = max(runner.still(image) for image in (*images, soft))
         for image in images:
-            if not card.is_balanced:
-                still = max(still, runner.still(image))
             if card.mask_sites:
                 error, wide, motion = runner.masked(image)
                 masked, spread, moved = max(masked, error), max(spread, wide), max(moved, motion)
@@ -127,10 +144,10 @@ class _NetworkRunner:
 
     def __init__(
         self, compiled: CompiledGraphs, card: ModelCard, network: MaskedNetwork | None,
-        exact: ExactNetwork | None,
+        exact: ExactNetwork | None, untouched: Untouched | None = None,
     ) -> None:
         self._compiled, self._card = compiled, card
-        self._network, self._exact = network, exact
+        self._network, self._exact, self._untouched = network, exact, untouched
         self._trunk, self._head = _session(compiled.trunk), _session(compiled.head)
         self._stats_head = self._head if compiled.stats_head == compiled.head \
             else _session(compiled.stats_head)
@@ -169,6 +186,22 @@ class _NetworkRunner:
         error = self.distance(ours, theirs)
         if error > TOLERANCE:
             require_near(error, self._noise(image), 'with dropout off')
+        if self._untouched is None or self._card.noise_sites:
+            return error
+        return max(error, self._apart(ours[:1], image, self._untouched))
+
+    def _apart(
+        self, ours: NDArray[np.float32], image: NDArray[np.uint8], untouched: Untouched
+    ) -> float:
+        """Compare with the network as the user gave it, in eval mode."""
+        floats = self.floats(image)
+        theirs = untouched(floats)
+        error = self.distance(ours, theirs)
+        if error > TOLERANCE:
+            exact, noise = untouched.exact(floats), self._noise(image)
+            if exact is not None:
+                error, noise = self.distance(ours, exact), distance(theirs, exact)
+            require_near(error, noise, 'with dropout off, compared with net.eval(),')
         return error
 
     def masked(self, image: NDArray[np.uint8]) -> tuple[float, float, float]:
@@ -338,7 +371,7 @@ def require_near(error: float, noise: float, when: str) -> None:
         raise GraphError(
             f'{when} the result differs from the network by {error:.2g} of the spread of its '
             'logits', f'at most {allowed:.2g}',
-            'report this network: a step of the compiler does not hold for it',
+            'leave layers out to find which is compiled wrongly, or compile its ONNX export',
         )
 
 

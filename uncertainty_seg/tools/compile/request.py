@@ -8,7 +8,7 @@ Nothing is written before the compiled graphs have been compared with the networ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 import logging
@@ -44,7 +44,7 @@ from uncertainty_seg.tools.compile.checks import check_compiled, CheckReport
 from uncertainty_seg.tools.compile.moment_checks import check_moments, GOOD_RANK, MomentReport
 
 if TYPE_CHECKING:
-    from uncertainty_seg.tools.compile.checks import ExactNetwork, MaskedNetwork
+    from uncertainty_seg.tools.compile.checks import ExactNetwork, MaskedNetwork, Untouched
 
 METHODS = ('single', 'mc_dropout', 'ensemble', 'direct', 'error_propagation')
 DEFAULT_PASSES = 20
@@ -54,6 +54,7 @@ NOTHING_SKIPPED = ('no dropout of this network is worth skipping channels for (-
                    'why): the bundle has independent masks and takes any number of passes')
 _MOST_EQUAL = 0.01  # chance that all passes are equal, which needs no warning
 _MOST_PASSES = 1000  # as the command line takes them
+_NAMED = 5
 _log = logging.getLogger(__name__)
 
 
@@ -228,7 +229,7 @@ def _checked(
                  f'correlation of {found.rank:.2f}, below {GOOD_RANK}: compare its maps with '
                  'those of --method mc_dropout')
         return found
-    report = check_compiled(compiled, card, loaded.masked, loaded.exact)
+    report = check_compiled(compiled, card, loaded.masked, loaded.exact, loaded.untouched)
     warn_of_rare_dropout(card)
     return report
 
@@ -276,12 +277,15 @@ class LoadedNetworks:
         The first as torch runs it with masks; None for an ONNX file.
     exact : callable or None
         The same in float64.
+    untouched : UntouchedNet or None
+        The first as the user gave it, in eval mode; None for an ONNX file.
 
     """
 
     models: list[Any]
     masked: MaskedNetwork | None = None
     exact: ExactNetwork | None = None
+    untouched: Untouched | None = None
 
 
 def load_networks(request: CompileRequest) -> LoadedNetworks:
@@ -301,28 +305,33 @@ def _torch(request: CompileRequest) -> LoadedNetworks:
     nets_of = _by_factory if request.is_factory else _as_given
     unchecked = nets_of(request)
     try:
-        from uncertainty_seg.training.export import export_marked
+        from uncertainty_seg.training.export import export_net
         from uncertainty_seg.training.inject import inject_dropout
-        from uncertainty_seg.training.masked_reference import exact_logits, masked_network
+        from uncertainty_seg.training.marking import find_dropout
+        from uncertainty_seg.training.masked_reference import run_exact, run_masked, UntouchedNet
     except ImportError as err:
         raise ConfigError(f'torch cannot be imported ({err})', 'it, to run a torch network',
                           f'{install_command("torch")}, or compile an ONNX file') from err
-    models, nets = [], []
+    size = request.image.height, request.image.width
+    wanted = request.output, len(request.classes.names)
+    models, found, untouched = [], [], None
     for net, source in unchecked:
         _require_numbers(net, source)
+        untouched = untouched or UntouchedNet(net, *wanted)
         if request.inject_dropout:
             net, names = inject_dropout(net, request.inject_dropout, request.at)
             _log.info('dropout %g injected at %s', request.inject_dropout, ', '.join(names))
-        nets.append(net)
-        models.append(export_marked(net, request.image))
+        found.append(find_dropout(net, *size))
+        models.append(export_net(found[-1], *size))
+    warn_of_silenced(found[0].silenced)
 
-    wanted = request.output, len(request.classes.names)
+    def masked(image: Any, masks: Any) -> Any:
+        return run_masked(found[0], image, masks, *wanted)
 
     def exact(image: Any, masks: Any) -> Any:
-        return exact_logits(nets[0], image, masks, *wanted)
+        return run_exact(found[0], image, masks, *wanted)
 
-    masked = masked_network(nets[0], request.image.height, request.image.width, *wanted)
-    return LoadedNetworks(models, masked, exact)
+    return LoadedNetworks(models, masked, exact, untouched)
 
 
 def _as_given(request: CompileRequest) -> list[tuple[Any, object]]:
@@ -390,6 +399,17 @@ def _require_numbers(net: Any, source: object) -> None:
 def warn(text: str) -> None:
     """Write a warning to stderr."""
     print(f'WARNING: {text}.', file=sys.stderr)
+
+
+def warn_of_silenced(silenced: Mapping[str, str]) -> None:
+    """Warn of modules whose own random numbers, drawn in training mode, no pass will have."""
+    if not silenced:
+        return
+    names = [f'{name or "the net itself"} ({draw})' for name, draw in silenced.items()]
+    more = f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''
+    warn(f'random numbers that are drawn in training mode by {", ".join(names[:_NAMED])}{more} '
+         'are left out of every pass, since no mask can replace them: only the dropout listed as '
+         'sites makes passes differ')
 
 
 def warn_of_rare_dropout(card: ModelCard) -> None:
