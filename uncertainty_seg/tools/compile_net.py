@@ -75,6 +75,7 @@ def compile_network(
     reduction: str = 'full',
     full_weights: bool = False,
     features: str = 'none',
+    compare_passes: int = 256,
     licence: str = 'not stated',
     training: str = 'not stated',
     not_good_for: str = 'not stated',
@@ -135,6 +136,9 @@ def compile_network(
     features : str
         A tensor before the first dropout that is one more output, for distances from the training
         frames; 'auto' for the end of the encoder's stage of stride 16; 'none'.
+    compare_passes : int
+        Passes that a torch network draws itself, which as many with random masks are compared
+        with; fewer where they would take longer than seconds; 0 for none.
     licence, training, not_good_for : str
         Texts for the card.
     sign : Path or str, optional
@@ -170,7 +174,8 @@ def compile_network(
         inject_dropout=inject_dropout, at=at, passes=passes, precision=precision,
         calibration_images=images, quantiser=quantiser, skip_dropped=skip_dropped,
         sensor_std=sensor_std, variance=variance, samples=samples, reduction=reduction,
-        full_weights=full_weights, features=features, licence=licence, training=training,
+        full_weights=full_weights, features=features, compare_passes=compare_passes,
+        licence=licence, training=training,
         not_good_for=not_good_for))
     if key is not None:
         sign_bundle(made.bundle.folder, key)
@@ -212,6 +217,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--passes', type=whole_number(1, 1000), help='T [20, or the members]')
     parser.add_argument('--features', default='none', metavar='auto|NAME|none',
                         help='output of features, for scores of what was never shown [none]')
+    parser.add_argument('--compare-passes', type=whole_number(0, 1000), metavar='T', default=256,
+                        help='passes drawn by a torch network itself, to compare the masks with; '
+                        '0 leaves that out [256]')
     parser.add_argument('--explain', action='store_true', help='print costs and decisions')
     image = parser.add_argument_group('the image that the network expects')
     image.add_argument('--fit', choices=FIT_RULES, default='letterbox')
@@ -257,6 +265,6 @@ def run(args: argparse.Namespace) -> int:
         'trunk_share': round(plan.trunk_share, 4),
         'gflops': {name: round(2 * cost.macs / 1e9, 4) for name, cost in (
             ('network', plan.network), ('trunk', plan.trunk), ('head', plan.head))},
-        **checked,
+        **checked, 'distribution': asdict(made.distribution),
     })
     return 0

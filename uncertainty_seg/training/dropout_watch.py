@@ -590,7 +590,7 @@ def own_randomness(seed: int = 0) -> Iterator[None]:
     python, of_numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch's own walks the stack as well
             random.seed(seed)
             np.random.seed(seed % 2**32)
             yield

@@ -79,6 +79,8 @@ class MarkedNet:
         Whether dropout counts although its module is in eval mode.
     silenced : dict of str to str
         Modules that draw random numbers in training mode, by what, and were left in eval mode.
+    paths : frozenset of str
+        Modules that draw their own numbers in training mode, which a mask replaces.
 
     """
 
@@ -88,6 +90,7 @@ class MarkedNet:
     training: frozenset[str]
     takes_eval: bool
     silenced: Mapping[str, str] = field(default_factory=dict)
+    paths: frozenset[str] = frozenset()
 
     def run(self, image: Tensor, replace: Replace = unchanged) -> dict[str, Tensor]:
         """Run the net with `replace` in the place of each dropout."""
@@ -148,12 +151,13 @@ def _marked(pristine: nn.Module, image: Tensor, plain: _Trial) -> MarkedNet:
     problem = live.problem or _difference(plain.outputs, live.outputs)
     lost = [d.site for d in first.drops if d.module in drew and d not in live.drops]
     if not problem and not lost:
-        return MarkedNet(twin, live.drops, tuple(plain.outputs), training, False, drew)
+        return MarkedNet(twin, live.drops, tuple(plain.outputs), training, False, drew,
+                         frozenset(rules))
     problem = problem or f'it draws random numbers beside its dropout {lost[0]!r}'
     _log.info('the net changes in training mode (%s): it stays in eval mode', problem)
     both = replace(live, drops=(*live.drops, *(d for d in first.drops if d not in live.drops)))
     marked = _in_eval_mode(ready(), image, plain, both, problem)
-    return replace(marked, silenced=drew)
+    return replace(marked, silenced=drew, paths=frozenset(rules))
 
 
 def _settled(

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import copy
 from dataclasses import replace
 import difflib
+import itertools
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ import torch
 from torch import nn, Tensor
 
 from uncertainty_seg.errors import GraphError
-from uncertainty_seg.training.dropout_watch import Drop, watch
+from uncertainty_seg.training.dropout_watch import Drop, own_randomness, watch
 from uncertainty_seg.training.marking import (
     few,
     find_dropout,
@@ -183,6 +184,60 @@ class UntouchedNet:
             if not seen.drops:  # none is on in eval mode, and so nothing need be intercepted
                 outputs = named_outputs(net(image))
         return outputs[chosen_output(outputs, *self._wanted)].float().numpy()
+
+
+class OwnPasses:
+    """
+    Passes that a copy of a net draws itself, by torch and with nothing replaced in it.
+
+    Parameters
+    ----------
+    net : Module
+        With its dropout.
+    marked : MarkedNet
+        Of the same net: the modules that run in training mode.
+    output : str, optional
+        Which output, where the net has several.
+    num_classes : int, optional
+        C.
+
+    """
+
+    def __init__(
+        self, net: nn.Module, marked: MarkedNet, output: str | None = None,
+        num_classes: int | None = None,
+    ) -> None:
+        self._net, self._marked = plain_copy(net), marked
+        self._wanted = output, num_classes
+
+    def passes(self, image: Array, seed: int) -> Iterator[Array]:
+        """Yield pass after pass of a normalised image (1, 3, h, w), each (1, C, hl, wl)."""
+        given, number = torch.from_numpy(image.copy()), itertools.count(seed << 20)
+        while True:
+            with own_randomness(next(number)), torch.no_grad():
+                outputs = self._drawn(given)
+            yield outputs[chosen_output(outputs, *self._wanted)].float().numpy()
+
+    def _drawn(self, image: Tensor) -> dict[str, Tensor]:
+        marked = self._marked
+        if marked.takes_eval:  # all but its dropout is another net in training mode
+            training = marked.training | marked.paths
+            with watch(self._net, _draw, takes_eval=True, training=training):
+                return named_outputs(self._net(image))
+        for name, module in self._net.named_modules():
+            module.training = name in marked.training
+        return named_outputs(self._net(image))
+
+
+def _draw(x: Tensor, drop: Drop) -> Tensor:
+    """Drop by torch's own functions."""
+    if drop.kind == 'alpha':
+        return torch.alpha_dropout(x, drop.p, True)
+    if drop.kind == 'feature_alpha':
+        return torch.feature_alpha_dropout(x, drop.p, True)
+    if drop.kind == 'channel':
+        return torch.feature_dropout(x, drop.p, True)
+    return torch.dropout(x, drop.p, True)
 
 
 def chosen_output(

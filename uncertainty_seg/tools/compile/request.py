@@ -40,11 +40,23 @@ from uncertainty_seg.graph.onnx_tools import load_model, OPSET
 from uncertainty_seg.graph.plan import CompileOptions, DEFAULT_SAMPLES
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.model_bundle import write_bundle
-from uncertainty_seg.tools.compile.checks import check_compiled, CheckReport
+from uncertainty_seg.tools.compile.checks import (
+    check_compiled,
+    check_distribution,
+    CheckReport,
+    COMPARED,
+    DistributionReport,
+    FEWEST_COMPARED,
+)
 from uncertainty_seg.tools.compile.moment_checks import check_moments, GOOD_RANK, MomentReport
 
 if TYPE_CHECKING:
-    from uncertainty_seg.tools.compile.checks import ExactNetwork, MaskedNetwork, Untouched
+    from uncertainty_seg.tools.compile.checks import (
+        ExactNetwork,
+        MaskedNetwork,
+        OwnNetwork,
+        Untouched,
+    )
 
 METHODS = ('single', 'mc_dropout', 'ensemble', 'direct', 'error_propagation')
 DEFAULT_PASSES = 20
@@ -88,6 +100,7 @@ class CompileRequest:
     reduction: str = 'full'
     full_weights: bool = False
     features: str = 'none'
+    compare_passes: int = COMPARED
     licence: str = 'not stated'
     training: str = 'not stated'
     not_good_for: str = 'not stated'
@@ -162,6 +175,8 @@ class CompileRequest:
              '--method error_propagation with it'),
             (self.precision == 'int8' and self.calibration_images is None, '--precision int8',
              '--calibration-images DIR with images of the sea it will work in'),
+            (0 < self.compare_passes < FEWEST_COMPARED, f'--compare-passes {self.compare_passes}',
+             f'{FEWEST_COMPARED} or more, or 0 to leave the comparison out'),
             (self.precision != 'int8' and self.calibration_images is not None,
              '--calibration-images', '--precision int8 with it'),
             (self.is_factory and ':' not in str(self.net), repr(str(self.net)),
@@ -184,12 +199,15 @@ class CompileOutcome:
         Its graphs, and the plan: costs and decisions.
     report : CheckReport or MomentReport
         How near the compiled graphs are to the network.
+    distribution : DistributionReport
+        How near passes with random masks are to those that the network draws itself.
 
     """
 
     bundle: ModelBundle
     compiled: CompiledGraphs
     report: CheckReport | MomentReport
+    distribution: DistributionReport
 
 
 def compile_request(request: CompileRequest) -> CompileOutcome:
@@ -209,6 +227,7 @@ def compile_request(request: CompileRequest) -> CompileOutcome:
         compiled = compile_graph(loaded.models[0], request.image, request.options)
     card = _card(request, compiled)
     report = _checked(request, compiled, card, loaded)
+    distribution = _compared(request, compiled, card, loaded, report)
     files = dict(compiled.files)
     if request.calibration_images is not None:
         from uncertainty_seg.tools.compile.quantise_trunk import quantise_trunk
@@ -216,7 +235,7 @@ def compile_request(request: CompileRequest) -> CompileOutcome:
         files[TRUNK_FILE] = quantise_trunk(
             compiled.trunk, request.image, request.calibration_images, request.quantiser)
     card = write_bundle(request.out, card, files)
-    return CompileOutcome(ModelBundle(request.out, card, None), compiled, report)
+    return CompileOutcome(ModelBundle(request.out, card, None), compiled, report, distribution)
 
 
 def _checked(
@@ -232,6 +251,24 @@ def _checked(
     report = check_compiled(compiled, card, loaded.masked, loaded.exact, loaded.untouched)
     warn_of_rare_dropout(card)
     return report
+
+
+def _compared(
+    request: CompileRequest, compiled: CompiledGraphs, card: ModelCard, loaded: LoadedNetworks,
+    report: CheckReport | MomentReport,
+) -> DistributionReport:
+    """Compare distributions, or say why not."""
+    for is_so, why in (
+        (request.compare_passes == 0, '--compare-passes 0'),
+        (request.method != 'mc_dropout' or not card.mask_sites, f'--method {request.method}'),
+        (card.is_balanced, 'balanced masks are another distribution'),
+        (loaded.own is None, 'an ONNX file does not draw its dropout'),
+    ):
+        if is_so:
+            return DistributionReport(left_out=why)
+    own, untouched = loaded.own, loaded.untouched
+    assert own is not None and untouched is not None and isinstance(report, CheckReport)
+    return check_distribution(compiled, card, own, untouched, report, request.compare_passes)
 
 
 def _card(request: CompileRequest, compiled: CompiledGraphs) -> ModelCard:
@@ -279,6 +316,8 @@ class LoadedNetworks:
         The same in float64.
     untouched : UntouchedNet or None
         The first as the user gave it, in eval mode; None for an ONNX file.
+    own : OwnPasses or None
+        The first with the dropout that it draws itself; None for an ONNX file.
 
     """
 
@@ -286,6 +325,7 @@ class LoadedNetworks:
     masked: MaskedNetwork | None = None
     exact: ExactNetwork | None = None
     untouched: Untouched | None = None
+    own: OwnNetwork | None = None
 
 
 def load_networks(request: CompileRequest) -> LoadedNetworks:
@@ -308,13 +348,18 @@ def _torch(request: CompileRequest) -> LoadedNetworks:
         from uncertainty_seg.training.export import export_net
         from uncertainty_seg.training.inject import inject_dropout
         from uncertainty_seg.training.marking import find_dropout
-        from uncertainty_seg.training.masked_reference import run_exact, run_masked, UntouchedNet
+        from uncertainty_seg.training.masked_reference import (
+            OwnPasses,
+            run_exact,
+            run_masked,
+            UntouchedNet,
+        )
     except ImportError as err:
         raise ConfigError(f'torch cannot be imported ({err})', 'it, to run a torch network',
                           f'{install_command("torch")}, or compile an ONNX file') from err
     size = request.image.height, request.image.width
     wanted = request.output, len(request.classes.names)
-    models, found, untouched = [], [], None
+    models, found, untouched, own = [], [], None, None
     for net, source in unchecked:
         _require_numbers(net, source)
         untouched = untouched or UntouchedNet(net, *wanted)
@@ -323,6 +368,8 @@ def _torch(request: CompileRequest) -> LoadedNetworks:
             _log.info('dropout %g injected at %s', request.inject_dropout, ', '.join(names))
         found.append(find_dropout(net, *size))
         models.append(export_net(found[-1], *size))
+        if own is None and request.method == 'mc_dropout' and request.compare_passes:
+            own = OwnPasses(net, found[-1], *wanted)
     warn_of_silenced(found[0].silenced)
 
     def masked(image: Any, masks: Any) -> Any:
@@ -331,7 +378,7 @@ def _torch(request: CompileRequest) -> LoadedNetworks:
     def exact(image: Any, masks: Any) -> Any:
         return run_exact(found[0], image, masks, *wanted)
 
-    return LoadedNetworks(models, masked, exact, untouched)
+    return LoadedNetworks(models, masked, exact, untouched, own)
 
 
 def _as_given(request: CompileRequest) -> list[tuple[Any, object]]:
