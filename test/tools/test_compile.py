@@ -118,6 +118,36 @@ class Path(nn.Module):
         return x + self.block(x) * keep
 
 
+class StochasticDepth(nn.Module):
+    """As torchlayers has it: contains its branch, which training mode leaves out."""
+
+    def __init__(self):
+        super().__init__()
+        self.module, self.p = nn.Conv2d(8, 8, 1), 0.5
+
+    def forward(self, x):
+        if self.training and torch.empty(1).uniform_():
+            return x
+        return self.p * self.module(x)
+
+
+class Wrapping(nn.Sequential):
+    def __init__(self):
+        torch.manual_seed(5)
+        super().__init__(nn.Conv2d(3, 8, 3, 2, 1), StochasticDepth(), nn.Dropout2d(0.5),
+                         nn.Conv2d(8, 3, 1))
+
+
+class DropConnect(Net):
+    """As efficientnet has it: by a function, in training mode, beside dropout."""
+
+    def forward(self, x):
+        x = super().forward(x)['out']
+        if self.training:
+            x = x * (0.8 + torch.rand(1, 1, 1, 1)).floor() / 0.8
+        return x
+
+
 class Diverged(Net):
     def __init__(self):
         super().__init__()
@@ -298,6 +328,17 @@ def test_a_path_that_is_rarely_dropped_is_not_taken_for_one_that_never_is(
 
 
 @pytest.mark.torch
+def test_what_draws_in_training_mode_only_is_left_out_and_said(compile_: Callable) -> None:
+    pytest.importorskip('torch')
+    code, out, err = compile_('nets_of_a_user:DropConnect')
+    assert code == 0 and [s['p'] for s in json.loads(out.splitlines()[-1])['sites']] == [0.4]
+    assert err == (
+        'WARNING: random numbers that are drawn in training mode by the net itself (rand) are '
+        'left out of every pass, since no mask can replace them: only the dropout listed as '
+        'sites makes passes differ.\n')
+
+
+@pytest.mark.torch
 def test_a_warning_says_how_often_a_rare_path_leaves_all_passes_equal(
     compile_: Callable
 ) -> None:
@@ -340,6 +381,7 @@ def test_weights_of_three_members_make_an_ensemble(compile_: Callable, tmp_path:
     ('nets_of_a_user:Still', (), 'has no dropout.*--inject-dropout'),
     ('nets_of_a_user:Noisy', (), 'randn'),
     ('nets_of_a_user:Unsampled', (), 'cannot be run .*GridSample|GridSample.* passes'),
+    ('nets_of_a_user:Wrapping', (), "'1' is StochasticDepth, which does not return its input"),
     ('nets_of_a_user:Diverged', (), "'last.weight' of nets_of_a_user:Diverged holds NaN"),
     ('nets_of_a_user:Undone', (), 'two different masks give the same logits'),
     ('nets_of_a_user:broken', (), r'broken\(\) failed \(RuntimeError: no such file\)'),

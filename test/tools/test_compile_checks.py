@@ -57,8 +57,28 @@ def test_a_network_that_is_the_same_passes(compiled: CompiledGraphs, card: Model
 def test_another_network_is_refused_by_how_far_it_is(
     compiled: CompiledGraphs, card: ModelCard
 ) -> None:
-    with pytest.raises(GraphError, match='with the same masks the result differs .*report this'):
+    with pytest.raises(GraphError, match='with the same masks the result differs .*at most 1e-05'):
         check_compiled(compiled, card, Network(compiled, card, 1e-2))
+
+
+class UntouchedNetwork(Network):
+    """The same, in eval mode; it cannot run in float64."""
+
+    def __call__(self, floats: np.ndarray) -> np.ndarray:
+        return super().__call__(floats, {'mask_dropout_0': np.ones((1, 8, 4, 8), np.float32)})
+
+    def exact(self, floats: np.ndarray) -> None:
+        return None
+
+
+def test_a_reference_that_was_changed_with_the_result_hides_nothing(
+    compiled: CompiledGraphs, card: ModelCard
+) -> None:
+    same, other = (UntouchedNetwork(compiled, card, share) for share in (0, 1e-2))
+    masked = Network(compiled, card, 0)
+    assert check_compiled(compiled, card, masked, untouched=same).still_error < 1e-6
+    with pytest.raises(GraphError, match=r'with dropout off, compared with net.eval\(\)'):
+        check_compiled(compiled, card, masked, untouched=other)
 
 
 def test_where_torch_is_inexact_itself_float64_decides(

@@ -21,7 +21,7 @@ HEIGHT, WIDTH = 6, 8
 
 
 class DropPath(nn.Module):
-    """As timm and HuggingFace have it; `forward` must never run."""
+    """As timm and HuggingFace have it."""
 
     def __init__(self, drop_prob: float | None, scale_by_keep: bool = True) -> None:
         super().__init__()
@@ -32,7 +32,8 @@ class DropPath(nn.Module):
             return x
         keep = 1 - self.drop_prob
         rows = (x.shape[0], *[1] * (x.ndim - 1))
-        return x.div(keep) * (keep + torch.rand(rows)).floor_()
+        scaled = x.div(keep) if self.scale_by_keep else x
+        return scaled * (keep + torch.rand(rows)).floor_()
 
 
 class OwnDropPath(nn.Module):
@@ -99,9 +100,9 @@ def test_a_module_is_a_site_with_its_path_as_name(name: str) -> None:
     assert sites(nn.Sequential(nn.ReLU(), module)) == [('body_1', 0.25, kind, PLANES)]
 
 
-def test_a_path_that_keeps_its_rate_elsewhere_is_found_where_it_draws() -> None:
+def test_a_path_that_keeps_its_rate_elsewhere_is_found_by_what_it_does() -> None:
     (drop,) = find(nn.Sequential(nn.ReLU(), OwnDropPath(0.25))).drops
-    assert (drop.p, drop.shape) == (0.25, (1, 1, 1, 1))
+    assert (drop.p, drop.kind, drop.shape) == (0.25, 'path', PLANES)
 
 
 def test_a_path_with_two_arguments_is_found_where_it_draws() -> None:
@@ -269,8 +270,8 @@ def test_the_libraries_own_stochastic_depth_is_a_path(library: str) -> None:
 REFUSED = {
     'rate of 1': (nn.Dropout(1.0), r"'body' has a dropout rate of 1"),
     'DropBlock': (DropBlock2d(0.1), r"'body' is DropBlock.*Dropout2d"),
-    'unscaled path': (DropPath(0.1, False), r'scale_by_keep=False'),
-    'rand': (lambda x, t: x * (torch.rand(1) > 0.5) if t else x, "'body' draws random.* rand"),
+    'unscaled path': (DropPath(0.1, False), 'multiplies what it keeps by 1 in training mode'),
+    'rand': (lambda x, t: x * (torch.rand(1) > 0.5 * t), "'body' draws random.* rand"),
     'noise': (lambda x, t: x + torch.randn_like(x) * t, "'body' draws random.*randn_like"),
     'normal_': (lambda x, t: x + x.new_empty(2, 1, 1, 1)[:1].normal_() * t, 'normal_'),
     'rrelu': (lambda x, t: F.rrelu(x, training=t), 'rrelu'),
@@ -392,7 +393,7 @@ def test_a_net_of_two_minds_stays_in_eval_mode_and_keeps_its_dropout(
         ('drop', 0.5), ('inner', 0.25), ('dropout', 0.125)]
     assert marked.training == {'inner'}
     assert marked.outputs == ('output',)
-    assert "it returns ['output_0', 'output_1'] in place of ['output']" in caplog.text
+    assert "it returns 'output_0', 'output_1' in place of 'output'" in caplog.text
 
 
 def test_attention_of_a_net_in_eval_mode_keeps_its_dropout() -> None:

@@ -79,6 +79,7 @@ def compile_network(
     features: str = 'none',
     activation: str = 'auto',
     layout: str = 'auto',
+    compare_passes: int = 256,
     licence: str = 'not stated',
     training: str = 'not stated',
     not_good_for: str = 'not stated',
@@ -142,6 +143,9 @@ def compile_network(
         'auto' takes off a softmax or sigmoid at the very end, and refuses other probabilities.
     layout : str
         Where the output has its classes: 'nchw' or 'nhwc'; 'auto' for the only axis that fits.
+    compare_passes : int
+        Passes that a torch network draws itself, which as many with random masks are compared
+        with; fewer where they would take longer than seconds; 0 for none.
     licence, training, not_good_for : str
         Texts for the card.
     sign : Path or str, optional
@@ -178,6 +182,7 @@ def compile_network(
         calibration_images=images, quantiser=quantiser, skip_dropped=skip_dropped,
         sensor_std=sensor_std, variance=variance, samples=samples,
         full_weights=full_weights, features=features, activation=activation, layout=layout,
+        compare_passes=compare_passes,
         licence=licence, training=training,
         not_good_for=not_good_for))
     if key is not None:
@@ -225,6 +230,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--passes', type=whole_number(1, 1000), help='T [20, or the members]')
     parser.add_argument('--features', default='none', metavar='auto|NAME|none',
                         help='output of features, for scores of what was never shown [none]')
+    parser.add_argument('--compare-passes', type=whole_number(0, 1000), metavar='T', default=256,
+                        help='passes drawn by a torch network itself, to compare the masks with; '
+                        '0 leaves that out [256]')
     parser.add_argument('--explain', action='store_true', help='print costs and decisions')
     image = parser.add_argument_group('the image that the network expects')
     image.add_argument('--fit', choices=FIT_RULES, default='letterbox')
@@ -278,7 +286,8 @@ def run(args: argparse.Namespace) -> int:
         'trunk_share': round(plan.trunk_share, 4),
         'gflops': {name: round(2 * cost.macs / 1e9, 4) for name, cost in (
             ('network', plan.network), ('trunk', plan.trunk), ('head', plan.head))},
-        'memory': memory.facts(), **checked, 'weights': _weights_told(made.stored),
+        'memory': memory.facts(), **checked, 'distribution': asdict(made.distribution),
+        'weights': _weights_told(made.stored),
     })
     return 0
 

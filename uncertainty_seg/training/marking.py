@@ -3,8 +3,9 @@
 List the dropouts of a torch net, and the mode its modules must run in for all of them to show.
 
 Dropout behind ``if self.training`` shows in training mode only. A net whose other results change
-in that mode stays in eval mode, except for the modules that drop. In both cases random images
-prove that, dropout aside, the net computes what it computes in eval mode.
+in that mode stays in eval mode, except for the modules that drop. So do modules that draw random
+numbers in training mode which no mask can replace. In every case the result is compared with a
+copy of the net in which nothing was changed: on several images, and at another size.
 
 A trace records the operations of one run. A random number would be frozen in it, and so would the
 branch that the image took where the net decides by values: `ForwardGuard` refuses both when they
@@ -14,10 +15,11 @@ happen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import copy
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 import logging
 import re
 from typing import Any
@@ -31,11 +33,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from uncertainty_seg.errors import GraphError, UncertaintySegError
 from uncertainty_seg.training.dropout_watch import (
+    Call,
     Drop,
     DropoutWatch,
+    find_rules,
+    own_randomness,
     place,
     prepare_paths,
     Replace,
+    require_no_blocks,
     unchanged,
     watch,
 )
@@ -47,6 +53,11 @@ SINGLE = 'output'
 _log = logging.getLogger(__name__)
 # Largest difference between the two modes, relative to the largest output.
 _TOLERANCE = 1e-5
+# Times that modules which draw random numbers may be looked for: one may hide another.
+_ROUNDS = 8
+_NAMED = 5
+_NO_OTHER_RANDOMNESS = 'no randomness but dropout, which masks can replace'
+_DRAW_BY_DROPOUT = "use torch's own dropout there, or a module without randomness"
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,10 @@ class MarkedNet:
         Modules that must be in training mode to drop.
     takes_eval : bool
         Whether dropout counts although its module is in eval mode.
+    silenced : dict of str to str
+        Modules that draw random numbers in training mode, by what, and were left in eval mode.
+    paths : frozenset of str
+        Modules that draw their own numbers in training mode, which a mask replaces.
 
     """
 
@@ -74,6 +89,8 @@ class MarkedNet:
     outputs: tuple[str, ...]
     training: frozenset[str]
     takes_eval: bool
+    silenced: Mapping[str, str] = field(default_factory=dict)
+    paths: frozenset[str] = frozenset()
 
     def run(self, image: Tensor, replace: Replace = unchanged) -> dict[str, Tensor]:
         """Run the net with `replace` in the place of each dropout."""
@@ -106,18 +123,109 @@ def find_dropout(net: nn.Module, height: int, width: int) -> MarkedNet:
 
     """
     image = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-    plain = _try(_ready_copy(net), image)
-    if not plain.outputs:
-        raise GraphError(f'the net fails on an image of (1, 3, {height}, {width}): '
-                         f'{plain.problem}', 'a net that runs in eval mode at the given size')
-    twin = _ready_copy(net)
-    training = frozenset(n for n, module in twin.named_modules() if not _is_norm(module))
-    live = _try(twin, image, training)
+    pristine = plain_copy(net)
+    _require_statistics(pristine)
+    require_no_blocks(pristine)
+    with own_randomness():
+        plain = _try(pristine, image)
+        if not plain.outputs:
+            raise GraphError(f'the net fails on an image of (1, 3, {height}, {width}): '
+                             f'{plain.problem}', 'a net that runs in eval mode at the given size')
+        marked = _marked(pristine, image, plain)
+        _require_same(pristine, marked, image)
+    return marked
+
+
+def _marked(pristine: nn.Module, image: Tensor, plain: _Trial) -> MarkedNet:
+    training = frozenset(n for n, module in pristine.named_modules() if not _is_norm(module))
+    scan = _try(copy.deepcopy(pristine), image, training, is_strict=False)
+    rules = find_rules(pristine, {**plain.calls, **scan.calls}, scan.drew,
+                       {drop.module for drop in scan.drops})
+
+    def ready() -> nn.Module:
+        twin = copy.deepcopy(pristine)
+        prepare_paths(twin, rules)
+        return twin
+
+    first, twin, live, training, drew = _settled(ready, image, training)
     problem = live.problem or _difference(plain.outputs, live.outputs)
-    if not problem:
-        return MarkedNet(twin, live.drops, tuple(plain.outputs), training, False)
+    lost = [d.site for d in first.drops if d.module in drew and d not in live.drops]
+    if not problem and not lost:
+        return MarkedNet(twin, live.drops, tuple(plain.outputs), training, False, drew,
+                         frozenset(rules))
+    problem = problem or f'it draws random numbers beside its dropout {lost[0]!r}'
     _log.info('the net changes in training mode (%s): it stays in eval mode', problem)
-    return _in_eval_mode(_ready_copy(net), image, plain, live, problem)
+    both = replace(live, drops=(*live.drops, *(d for d in first.drops if d not in live.drops)))
+    marked = _in_eval_mode(ready(), image, plain, both, problem)
+    return replace(marked, silenced=drew, paths=frozenset(rules))
+
+
+def _settled(
+    ready: Callable[[], nn.Module], image: Tensor, training: frozenset[str]
+) -> tuple[_Trial, nn.Module, _Trial, frozenset[str], dict[str, str]]:
+    """Leave modules in eval mode until none draws; return the first and the last trial too."""
+    drew: dict[str, str] = {}
+    first = None
+    for _ in range(_ROUNDS):
+        twin = ready()
+        trial = _try(twin, image, training, is_strict=False)
+        first = first or trial
+        if not trial.drew:
+            return first, twin, trial, training, drew
+        for name in trial.drew:  # in eval mode it was told to draw by one that contains it
+            training -= {name} if name in training else _around(name)
+        drew |= trial.drew
+    raise _draws(*next(iter(trial.drew.items())))
+
+
+def _around(name: str) -> frozenset[str]:
+    """List the modules that contain a module, the net itself among them."""
+    parts = name.split('.')
+    return frozenset('.'.join(parts[:n]) for n in range(len(parts)))
+
+
+def _draws(module: str, operation: str) -> GraphError:
+    return GraphError(f'{place(module)} draws random numbers with {operation}',
+                      _NO_OTHER_RANDOMNESS, _DRAW_BY_DROPOUT)
+
+
+def _require_same(pristine: nn.Module, marked: MarkedNet, image: Tensor) -> None:
+    """Require that without masks it is the untouched net, on another image and at another size."""
+    for other in _other_images(image):
+        theirs = _outputs(pristine, other)
+        if theirs is None:
+            continue  # many nets take one size only
+        ours = _outputs(marked.net, other, marked.training, marked.takes_eval)
+        problem = 'it fails' if ours is None else _difference(theirs, ours)
+        if problem:
+            raise GraphError(
+                f'with its modules in training mode and nothing dropped, the net computes '
+                f'something else than in eval mode on an image of {tuple(other.shape)} '
+                f'({problem})', 'the same', 'let self.training decide about dropout only')
+
+
+def _other_images(image: Tensor) -> Iterator[Tensor]:
+    """Yield a smooth image of the same size, and noise at about half of it."""
+    height, width = image.shape[2:]
+    generator = torch.Generator().manual_seed(1)
+    yield 2 * nn.functional.interpolate(
+        torch.randn(1, 3, 3, 3, generator=generator), (height, width), mode='bilinear')
+    half = [max(32, 32 * round(side / 64)) for side in (height, width)]
+    yield torch.randn(1, 3, *half, generator=generator)
+
+
+def _outputs(
+    net: nn.Module, image: Tensor, training: frozenset[str] = frozenset(),
+    takes_eval: bool = False,
+) -> dict[str, Tensor] | None:
+    """Run a net without its dropout, and look at nothing else; None if it fails."""
+    with (torch.no_grad(), warnings.catch_warnings(),
+          watch(net, takes_eval=takes_eval, training=training)):
+        warnings.simplefilter('ignore')
+        try:
+            return named_outputs(net(image))
+        except Exception:  # a net may raise anything at a size that it cannot take
+            return None
 
 
 def _in_eval_mode(
@@ -126,7 +234,7 @@ def _in_eval_mode(
     """Keep eval mode, and put only the modules that drop in training mode into it."""
     first = _try(copy.deepcopy(twin), image, takes_eval=True)
     seen = {drop.module for drop in first.drops}
-    hidden = frozenset({drop.module for drop in live.drops} & plain.called - seen)
+    hidden = frozenset({drop.module for drop in live.drops} & set(plain.calls) - seen)
     trial = _try(twin, image, hidden, takes_eval=True)
     problem = trial.problem or _difference(plain.outputs, trial.outputs)
     lost = hidden - {drop.module for drop in trial.drops}
@@ -144,15 +252,21 @@ def _in_eval_mode(
 class _Trial:
     outputs: dict[str, Tensor] = field(default_factory=dict)
     drops: tuple[Drop, ...] = ()
-    called: frozenset[str] = frozenset()
+    calls: dict[str, set[Call]] = field(default_factory=dict)
+    drew: dict[str, str] = field(default_factory=dict)
     problem: str = ''
 
 
 def _try(
     net: nn.Module, image: Tensor, training: frozenset[str] = frozenset(),
-    takes_eval: bool = False,
+    takes_eval: bool = False, is_strict: bool = True,
 ) -> _Trial:
-    """Run a net without its dropout; an error that it raises is the trial's problem."""
+    """
+    Run a net without its dropout; an error that it raises is the trial's problem.
+
+    Other randomness is refused, or if that is not strict, noted in the trial.
+
+    """
     before = {key: value.clone() for key, value in net.state_dict().items()
               if isinstance(value, Tensor)}
     trial = _Trial()
@@ -161,13 +275,13 @@ def _try(
         warnings.simplefilter('ignore')
         try:
             given = image.clone()
-            with ForwardGuard(catcher, given):
+            with ForwardGuard(catcher, given, None if is_strict else trial.drew):
                 trial.outputs = named_outputs(net(given))
         except UncertaintySegError:
             raise
         except Exception as err:
             trial.problem = f'{type(err).__name__}: {first_line(err)}'
-    trial.drops, trial.called = tuple(catcher.drops), frozenset(catcher.called)
+    trial.drops, trial.calls = tuple(catcher.drops), catcher.calls
     after = net.state_dict()
     moved = [key for key, value in before.items() if not torch.equal(value, after[key])]
     if moved and not trial.problem:
@@ -178,7 +292,7 @@ def _try(
 def _difference(plain: dict[str, Tensor], other: dict[str, Tensor]) -> str:
     """Say how two results of a net differ; the empty string if they do not."""
     if list(plain) != list(other):
-        return f'it returns {list(other)} in place of {list(plain)}'
+        return f'it returns {few(other)} in place of {few(plain)}'
     for name, value in plain.items():
         if value.shape != other[name].shape:
             return f'its {name!r} is {tuple(other[name].shape)} in place of {tuple(value.shape)}'
@@ -191,17 +305,14 @@ def _difference(plain: dict[str, Tensor], other: dict[str, Tensor]) -> str:
     return ''
 
 
-def _ready_copy(net: nn.Module) -> nn.Module:
-    twin = plain_copy(net)
-    for name, module in twin.named_modules():
+def _require_statistics(net: nn.Module) -> None:
+    for name, module in net.named_modules():
         if isinstance(module, _BatchNorm) and module.running_mean is None:
             raise GraphError(
                 f'module {name!r} is {type(module).__name__} without running statistics, so that '
                 'a pass depends on the others of its batch', 'track_running_stats=True',
                 'train it so, or take GroupNorm',
             )
-    prepare_paths(twin)
-    return twin
 
 
 def plain_copy(net: nn.Module) -> nn.Module:
@@ -235,6 +346,13 @@ def first_line(err: Exception) -> str:
     """Return the first line of an error's text that says something, at most 200 letters."""
     lines = [line.strip() for line in str(err).splitlines() if line.strip()]
     return lines[0][:200] if lines else 'without a message'
+
+
+def few(names: Iterable[str]) -> str:
+    """List names for a sentence: the first five, and how many more there are."""
+    listed = list(names)
+    text = ', '.join(map(repr, listed[:_NAMED]))
+    return f'{text} and {len(listed) - _NAMED} more' if len(listed) > _NAMED else text
 
 
 def named_outputs(returned: Any) -> dict[str, Tensor]:
@@ -297,17 +415,22 @@ class ForwardGuard(TorchDispatchMode):
     """
     Check every operation of a run, and raise GraphError from within it.
 
-    `watch` knows which module is running, and has taken the dropout out. Whatever is computed from
-    `image` is followed.
+    `watch` knows which module is running, and has taken the dropout out. What is computed from
+    `image`, or from a draw that a mask will replace, is followed. Where `drew` is given,
+    operations that draw random numbers are noted there by their module, and run.
 
     """
 
-    def __init__(self, watch: DropoutWatch, image: Tensor) -> None:
+    def __init__(
+        self, watch: DropoutWatch, image: Tensor, drew: dict[str, str] | None = None
+    ) -> None:
         super().__init__()
-        self._watch = watch
+        self._watch, self._drew = watch, drew
         # By address; the weak reference keeps the address from being used again.
-        self._of_image: dict[int, StorageWeakRef] = {}
+        self._followed: dict[int, StorageWeakRef] = {}
+        self._drawn: set[int] = set()
         self._follow(image)
+        watch.on_draw = partial(self._follow, is_drawn=True)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -317,30 +440,40 @@ class ForwardGuard(TorchDispatchMode):
         name = str(func).split('.')[1]
         # Attention has the tag for its dropout, whose rate is 0 when it arrives here.
         if torch.Tag.nondeterministic_seeded in func.tags and 'scaled_dot_product' not in name:
-            raise GraphError(
-                f'{place(self._watch.module)} draws random numbers with {name}',
-                'no randomness but dropout, which masks can replace',
-                "use torch's own dropout there, or a module without randomness",
-            )
-        given = [x for x in _tensors([args, options]) if self._is_of_image(x)]
+            if self._drew is None:
+                raise _draws(self._watch.module, name)
+            self._drew.setdefault(self._watch.module, name)
+        given = [x for x in _tensors([args, options]) if _address(x) in self._followed]
+        is_drawn = any(_address(x) in self._drawn for x in given)
         if given and _is_choice(func, args):
-            raise GraphError(
-                f'{place(self._watch.module)} looks at the values of its tensors ({name}) to '
-                'decide what to do', 'the same operations for every image',
-                'write it with torch.where, or take that check out',
-            )
+            raise self._decides(name, is_drawn)
         result = func(*args, **options)
         if given and not _LIKE.search(name):
             for x in _tensors([result]):
-                self._follow(x)
+                self._follow(x, is_drawn)
         return result
 
-    def _follow(self, x: Tensor) -> None:
-        reference = StorageWeakRef(x.untyped_storage())
-        self._of_image.setdefault(reference.cdata, reference)
+    def _decides(self, name: str, is_drawn: bool) -> GraphError:
+        where = place(self._watch.module)
+        if is_drawn:
+            return GraphError(f'{where} decides by a random number what to do ({name})',
+                              'one that is multiplied with a tensor, which a mask can replace',
+                              _DRAW_BY_DROPOUT)
+        return GraphError(
+            f'{where} looks at the values of its tensors ({name}) to decide what to do',
+            'the same operations for every image',
+            'write it with torch.where, or take that check out',
+        )
 
-    def _is_of_image(self, x: Tensor) -> bool:
-        return x.untyped_storage()._cdata in self._of_image
+    def _follow(self, x: Tensor, is_drawn: bool = False) -> None:
+        reference = StorageWeakRef(x.untyped_storage())
+        self._followed.setdefault(reference.cdata, reference)
+        if is_drawn:
+            self._drawn.add(reference.cdata)
+
+
+def _address(x: Tensor) -> int:
+    return int(x.untyped_storage()._cdata)
 
 
 def _is_choice(func: Any, args: Any) -> bool:

@@ -8,7 +8,7 @@ Nothing is written before the compiled graphs have been compared with the networ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 import logging
@@ -40,7 +40,14 @@ from uncertainty_seg.graph.onnx_tools import load_model, OPSET
 from uncertainty_seg.graph.plan import ACTIVATIONS, CompileOptions, DEFAULT_SAMPLES, LAYOUTS
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.model_bundle import write_bundle
-from uncertainty_seg.tools.compile.checks import check_compiled, CheckReport
+from uncertainty_seg.tools.compile.checks import (
+    check_compiled,
+    check_distribution,
+    CheckReport,
+    COMPARED,
+    DistributionReport,
+    FEWEST_COMPARED,
+)
 from uncertainty_seg.tools.compile.moment_checks import check_moments, GOOD_RANK, MomentReport
 from uncertainty_seg.tools.compile.output_checks import (
     require_logits,
@@ -49,7 +56,12 @@ from uncertainty_seg.tools.compile.output_checks import (
 )
 
 if TYPE_CHECKING:
-    from uncertainty_seg.tools.compile.checks import ExactNetwork, MaskedNetwork
+    from uncertainty_seg.tools.compile.checks import (
+        ExactNetwork,
+        MaskedNetwork,
+        OwnNetwork,
+        Untouched,
+    )
 
 METHODS = ('single', 'mc_dropout', 'ensemble', 'direct', 'error_propagation')
 DEFAULT_PASSES = 20
@@ -59,6 +71,7 @@ NOTHING_SKIPPED = ('no dropout of this network is worth skipping channels for (-
                    'why): the bundle has independent masks and takes any number of passes')
 _MOST_EQUAL = 0.01  # chance that all passes are equal, which needs no warning
 _MOST_PASSES = 1000  # as the command line takes them
+_NAMED = 5
 _log = logging.getLogger(__name__)
 
 
@@ -93,6 +106,7 @@ class CompileRequest:
     features: str = 'none'
     activation: str = 'auto'
     layout: str = 'auto'
+    compare_passes: int = COMPARED
     licence: str = 'not stated'
     training: str = 'not stated'
     not_good_for: str = 'not stated'
@@ -168,6 +182,8 @@ class CompileRequest:
              '--method error_propagation with it'),
             (self.precision == 'int8' and self.calibration_images is None, '--precision int8',
              '--calibration-images DIR with images of the sea it will work in'),
+            (0 < self.compare_passes < FEWEST_COMPARED, f'--compare-passes {self.compare_passes}',
+             f'{FEWEST_COMPARED} or more, or 0 to leave the comparison out'),
             (self.precision != 'int8' and self.calibration_images is not None,
              '--calibration-images', '--precision int8 with it'),
             (self.is_factory and ':' not in str(self.net), repr(str(self.net)),
@@ -192,6 +208,8 @@ class CompileOutcome:
         How near the compiled graphs are to the network.
     stored : StorageReport
         How the weights are stored, and what their rounding changes.
+    distribution : DistributionReport
+        How near passes with random masks are to those that the network draws itself.
 
     """
 
@@ -199,6 +217,7 @@ class CompileOutcome:
     compiled: CompiledGraphs
     report: CheckReport | MomentReport
     stored: StorageReport
+    distribution: DistributionReport
 
 
 def compile_request(request: CompileRequest) -> CompileOutcome:
@@ -220,6 +239,7 @@ def compile_request(request: CompileRequest) -> CompileOutcome:
     for prepared in compiled.prepared if request.method != 'direct' else ():
         require_logits(prepared.float_model, request.image, request.activation)
     report = _checked(request, compiled, card, loaded)
+    distribution = _compared(request, compiled, card, loaded, report)
     compiled, stored = store_weights(compiled, card, request.options)
     files = dict(compiled.files)
     if request.calibration_images is not None:
@@ -228,7 +248,8 @@ def compile_request(request: CompileRequest) -> CompileOutcome:
         files[TRUNK_FILE] = quantise_trunk(
             compiled.trunk, request.image, request.calibration_images, request.quantiser)
     card = write_bundle(request.out, card, files)
-    return CompileOutcome(ModelBundle(request.out, card, None), compiled, report, stored)
+    return CompileOutcome(ModelBundle(request.out, card, None), compiled, report, stored,
+                          distribution)
 
 
 def _checked(
@@ -241,9 +262,27 @@ def _checked(
                  f'correlation of {found.rank:.2f}, below {GOOD_RANK}: compare its maps with '
                  'those of --method mc_dropout')
         return found
-    report = check_compiled(compiled, card, loaded.masked, loaded.exact)
+    report = check_compiled(compiled, card, loaded.masked, loaded.exact, loaded.untouched)
     warn_of_rare_dropout(card)
     return report
+
+
+def _compared(
+    request: CompileRequest, compiled: CompiledGraphs, card: ModelCard, loaded: LoadedNetworks,
+    report: CheckReport | MomentReport,
+) -> DistributionReport:
+    """Compare distributions, or say why not."""
+    for is_so, why in (
+        (request.compare_passes == 0, '--compare-passes 0'),
+        (request.method != 'mc_dropout' or not card.mask_sites, f'--method {request.method}'),
+        (card.is_balanced, 'balanced masks are another distribution'),
+        (loaded.own is None, 'an ONNX file does not draw its dropout'),
+    ):
+        if is_so:
+            return DistributionReport(left_out=why)
+    own, untouched = loaded.own, loaded.untouched
+    assert own is not None and untouched is not None and isinstance(report, CheckReport)
+    return check_distribution(compiled, card, own, untouched, report, request.compare_passes)
 
 
 def _card(request: CompileRequest, compiled: CompiledGraphs) -> ModelCard:
@@ -289,12 +328,18 @@ class LoadedNetworks:
         The first as torch runs it with masks; None for an ONNX file.
     exact : callable or None
         The same in float64.
+    untouched : UntouchedNet or None
+        The first as the user gave it, in eval mode; None for an ONNX file.
+    own : OwnPasses or None
+        The first with the dropout that it draws itself; None for an ONNX file.
 
     """
 
     models: list[Any]
     masked: MaskedNetwork | None = None
     exact: ExactNetwork | None = None
+    untouched: Untouched | None = None
+    own: OwnNetwork | None = None
 
 
 def load_networks(request: CompileRequest) -> LoadedNetworks:
@@ -314,34 +359,77 @@ def _torch(request: CompileRequest) -> LoadedNetworks:
     nets_of = _by_factory if request.is_factory else _as_given
     unchecked = nets_of(request)
     try:
-        from uncertainty_seg.training.export import export_marked
+        from uncertainty_seg.training.export import export_net
         from uncertainty_seg.training.inject import inject_dropout
-        from uncertainty_seg.training.masked_reference import exact_logits, masked_network
+        from uncertainty_seg.training.marking import find_dropout
+        from uncertainty_seg.training.masked_reference import (
+            OwnPasses,
+            run_exact,
+            run_masked,
+            UntouchedNet,
+        )
     except ImportError as err:
         raise ConfigError(f'torch cannot be imported ({err})', 'it, to run a torch network',
                           f'{install_command("torch")}, or compile an ONNX file') from err
-    models, nets = [], []
+    size = request.image.height, request.image.width
+    wanted = request.output, len(request.classes.names)
+    models, found, untouched, own = [], [], None, None
     for net, source in unchecked:
         _require_numbers(net, source)
+        untouched = untouched or UntouchedNet(net, *wanted)
         if request.inject_dropout:
             net, names = inject_dropout(net, request.inject_dropout, request.at)
             _log.info('dropout %g injected at %s', request.inject_dropout, ', '.join(names))
-        nets.append(net)
-        models.append(export_marked(net, request.image))
-
-    wanted = request.output, len(request.classes.names)
-
-    def exact(image: Any, masks: Any) -> Any:
-        found = exact_logits(nets[0], image, masks, *wanted)
-        return None if found is None else in_planes(found, form)
+        found.append(find_dropout(net, *size))
+        models.append(export_net(found[-1], *size))
+        if own is None and request.method == 'mc_dropout' and request.compare_passes:
+            own = OwnPasses(net, found[-1], *wanted)
+    warn_of_silenced(found[0].silenced)
 
     def masked(image: Any, masks: Any) -> Any:
-        return in_planes(run_masked(image, masks), form)
+        return run_masked(found[0], image, masks, *wanted)
 
-    form = OutputForm(wanted[1], request.activation, request.layout,
-                      (request.image.height, request.image.width))
-    run_masked = masked_network(nets[0], request.image.height, request.image.width, *wanted)
-    return LoadedNetworks(models, masked, exact)
+    def exact(image: Any, masks: Any) -> Any:
+    form = OutputForm(wanted[1], request.activation, request.layout, size)
+
+    def masked(image: Any, masks: Any) -> Any:
+        return in_planes(run_masked(found[0], image, masks, *wanted), form)
+
+    def exact(image: Any, masks: Any) -> Any:
+        values = run_exact(found[0], image, masks, *wanted)
+        return None if values is None else in_planes(values, form)
+
+    return LoadedNetworks(models, masked, exact, untouched and UntouchedPlanes(untouched, form),
+                          own and OwnPlanes(own, form))
+
+
+@dataclass(frozen=True)
+class UntouchedPlanes:
+    """An untouched network whose output is laid out as logits are."""
+
+    net: Untouched
+    form: OutputForm
+
+    def __call__(self, image: Any) -> Any:
+        """Return its output for a normalised image (1, 3, h, w)."""
+        return in_planes(self.net(image), self.form)
+
+    def exact(self, image: Any) -> Any:
+        """Return the same in float64, or None."""
+        values = self.net.exact(image)
+        return None if values is None else in_planes(values, self.form)
+
+
+@dataclass(frozen=True)
+class OwnPlanes:
+    """Passes that a network draws itself, laid out as logits are."""
+
+    net: OwnNetwork
+    form: OutputForm
+
+    def passes(self, image: Any, seed: int) -> Iterator[Any]:
+        """Yield pass after pass."""
+        return (in_planes(values, self.form) for values in self.net.passes(image, seed))
 
 
 def _as_given(request: CompileRequest) -> list[tuple[Any, object]]:
@@ -409,6 +497,17 @@ def _require_numbers(net: Any, source: object) -> None:
 def warn(text: str) -> None:
     """Write a warning to stderr."""
     print(f'WARNING: {text}.', file=sys.stderr)
+
+
+def warn_of_silenced(silenced: Mapping[str, str]) -> None:
+    """Warn of modules whose own random numbers, drawn in training mode, no pass will have."""
+    if not silenced:
+        return
+    names = [f'{name or "the net itself"} ({draw})' for name, draw in silenced.items()]
+    more = f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''
+    warn(f'random numbers that are drawn in training mode by {", ".join(names[:_NAMED])}{more} '
+         'are left out of every pass, since no mask can replace them: only the dropout listed as '
+         'sites makes passes differ')
 
 
 def warn_of_rare_dropout(card: ModelCard) -> None:
