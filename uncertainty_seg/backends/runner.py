@@ -11,6 +11,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import TypeAlias
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from uncertainty_seg.core.dropout_masks import Masks
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.uncertainty import MapRequest, NO_MORE, UncertaintyMaps
 from uncertainty_seg.errors import BackendError, ShapeError
+
+IsEnough: TypeAlias = Callable[[UncertaintyMaps, int], bool]
 
 
 class Runner(AbstractContextManager['Runner'], abc.ABC):
@@ -70,12 +73,14 @@ class Runner(AbstractContextManager['Runner'], abc.ABC):
 
         """
 
-    # Whether `run_until` works here.
-    can_stop_early: bool = False
+    @property
+    def can_stop_early(self) -> bool:
+        """Say whether `run_until` works here."""
+        return False
 
     def run_until(
         self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest,
-        steps: Sequence[int], is_enough: Callable[[UncertaintyMaps, int], bool],
+        steps: Sequence[int], is_enough: IsEnough,
     ) -> tuple[UncertaintyMaps, int]:
         """
         Compute the maps of one image from as few of its passes as are enough.

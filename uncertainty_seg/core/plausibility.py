@@ -69,7 +69,10 @@ class Backend(Protocol):
 class StoppableBackend(Backend, Protocol):
     """What can stop before all passes; `backends.runner.Runner` says what these do."""
 
-    can_stop_early: bool
+    @property
+    def can_stop_early(self) -> bool:
+        """Say whether `run_until` works."""
+        ...
 
     def run_until(
         self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest,

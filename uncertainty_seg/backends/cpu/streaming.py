@@ -10,7 +10,7 @@ grow with T. Each runtime's file says how a graph is opened and run; this file i
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import itertools
 import logging
 import time
@@ -26,7 +26,7 @@ from uncertainty_seg.backends.resources import (
     head_bytes_a_pass,
     usable_threads,
 )
-from uncertainty_seg.backends.runner import require_inputs, Runner
+from uncertainty_seg.backends.runner import IsEnough, require_inputs, Runner
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle, reduction_of
 from uncertainty_seg.core.dropout_masks import LazyRows, Masks, PassInputs
@@ -246,9 +246,6 @@ class StreamingBackend(Runner):
 
     def _new_chunking(self, passes: int) -> Chunking:
         return choose_chunk(passes, self._bytes_a_pass, self._budget_mb, self._card.chunk)
-
-
-IsEnough = Callable[[UncertaintyMaps, int], bool]
 
 
 def _never(_maps: UncertaintyMaps, _passes: int) -> bool:

@@ -14,7 +14,7 @@ from the bundle when it is opened, in float32 whatever the network's precision.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 import hashlib
 import logging
@@ -48,6 +48,7 @@ from uncertainty_seg.backends.resources import (
     MAX_CHUNK,
     passes_of,
 )
+from uncertainty_seg.backends.runner import IsEnough
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import HEAD_STATS_FILE, ModelBundle
 from uncertainty_seg.core.dropout_masks import Masks
@@ -204,12 +205,17 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
             return super()._new_chunking(passes)
         return choose_chunk(passes, self._chunk_bytes, self._budget_mb)
 
+    @property
+    def can_stop_early(self) -> bool:
+        """Say whether `run_until` works: not with sums on the device."""
+        return self._adder is None and super().can_stop_early
+
     def _run(
         self, batch: ImageU8, masks: Masks, passes: int, inv_temperature: float,
-        request: MapRequest,
-    ) -> UncertaintyMaps:
+        request: MapRequest, steps: Sequence[int], is_enough: IsEnough,
+    ) -> tuple[UncertaintyMaps, int]:
         if self._adder is None:
-            return super()._run(batch, masks, passes, inv_temperature, request)
+            return super()._run(batch, masks, passes, inv_temperature, request, steps, is_enough)
         require_statistics(self._card, request, self._statistics)
         start_s = time.perf_counter()
         self._run_trunk(batch)
@@ -221,7 +227,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
             'trunk': (trunk_s - start_s) * 1e3, 'head': (head_s - trunk_s) * 1e3,
             'reduction': (time.perf_counter() - head_s) * 1e3,
         }
-        return maps
+        return maps, passes
 
     def _run_trunk(self, batch: ImageU8) -> None:
         self._image.update_inplace(batch)

@@ -385,11 +385,6 @@ def _torch(request: CompileRequest) -> LoadedNetworks:
         if own is None and request.method == 'mc_dropout' and request.compare_passes:
             own = OwnPasses(net, found[-1], *wanted)
     warn_of_silenced(found[0].silenced)
-
-    def masked(image: Any, masks: Any) -> Any:
-        return run_masked(found[0], image, masks, *wanted)
-
-    def exact(image: Any, masks: Any) -> Any:
     form = OutputForm(wanted[1], request.activation, request.layout, size)
 
     def masked(image: Any, masks: Any) -> Any:
