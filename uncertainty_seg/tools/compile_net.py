@@ -25,6 +25,7 @@ from uncertainty_seg.core.model_card import (
     COLOR_ORDERS,
     FIT_RULES,
     InputSpec,
+    MASK_DRAWS,
     PRECISIONS,
     REDUCTIONS,
 )
@@ -73,6 +74,7 @@ def compile_network(
     variance: str | None = None,
     samples: int | None = None,
     reduction: str = 'full',
+    mask_draw: str = 'stratified',
     full_weights: bool = False,
     features: str = 'none',
     licence: str = 'not stated',
@@ -130,6 +132,10 @@ def compile_network(
         For 'direct': S, the noise samples of a pass; 10.
     reduction : str
         'full', or 'low' for maps at the resolution of the logits, upsampled.
+    mask_draw : str
+        'stratified': each channel is dropped in as many of the T passes as any other of its rate,
+        so that scores depend less on the seed; 'independent': each pass by itself. Masks of
+        single elements, and balanced ones, are drawn pass by pass either way.
     full_weights : bool
         Store weights in 32 bits.
     features : str
@@ -170,6 +176,7 @@ def compile_network(
         inject_dropout=inject_dropout, at=at, passes=passes, precision=precision,
         calibration_images=images, quantiser=quantiser, skip_dropped=skip_dropped,
         sensor_std=sensor_std, variance=variance, samples=samples, reduction=reduction,
+        mask_draw=mask_draw,
         full_weights=full_weights, features=features, licence=licence, training=training,
         not_good_for=not_good_for))
     if key is not None:
@@ -210,6 +217,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--at', default='head', metavar='decoder|head|NAME',
                         help='where to inject; module, node or tensor names by commas [head]')
     parser.add_argument('--passes', type=whole_number(1, 1000), help='T [20, or the members]')
+    parser.add_argument('--mask-draw', choices=MASK_DRAWS, default='stratified',
+                        help='stratified: each channel is dropped equally often, so that scores '
+                        'depend less on the seed; independent: pass by pass [stratified]')
     parser.add_argument('--features', default='none', metavar='auto|NAME|none',
                         help='output of features, for scores of what was never shown [none]')
     parser.add_argument('--explain', action='store_true', help='print costs and decisions')
@@ -259,6 +269,7 @@ def run(args: argparse.Namespace) -> int:
              'has this much, or compile for a smaller --input')
     print_json({
         'bundle': str(args.out), 'method': card.method, 'passes': card.passes,
+        'mask_draw': card.mask_draw,
         'precision': card.precision, 'logits_shape': card.logits_shape,
         'sites': [{'name': s.name, 'shape': s.shape, 'p': s.p, 'kind': s.kind}
                   for s in card.dropout_sites],
