@@ -62,6 +62,7 @@ def unet(width: int = 32, depth: int = 4) -> Any:
                              nn.Dropout(0.2))
 
     class UNet(nn.Module):
+
         def __init__(self) -> None:
             super().__init__()
             sizes = [width << level for level in range(depth + 1)]

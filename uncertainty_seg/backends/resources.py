@@ -114,7 +114,7 @@ class MemoryEstimate:
 
     @property
     def chunk_bytes(self) -> int:
-        """What the passes that run at once take."""
+        """Return what the passes that run at once take."""
         return self.chunk * self.bytes_a_pass
 
     @property

@@ -30,6 +30,7 @@ from uncertainty_seg.errors import CalibrationError, ConfigError
 HIGHEST_SCORE = 1.0
 _FIX = 'calibrate the bundle again'
 _DIGEST = 'sha256'
+INDEPENDENT = 'independent'
 
 # -------------------------------------------------------------------------------------------------
 # Many thresholds moved by one number.
@@ -276,6 +277,8 @@ class Calibration:
         Of the map 'unknown', 1 or more and below 100.
     pass_steps : PassSteps, optional
         When fewer passes settle a verdict, if that was measured.
+    mask_draw : str
+        The card's, see `core.model_card`; not in the file where it is 'independent'.
 
     """
 
@@ -304,6 +307,7 @@ class Calibration:
     unknown_temperature: float = UNKNOWN_TEMPERATURE
     pass_steps: PassSteps | None = None
     reduction: str = 'exact'  # as all were before there was another
+    mask_draw: str = INDEPENDENT
 
     def __post_init__(self) -> None:
         """Refuse limits that could never be judged."""
@@ -358,6 +362,8 @@ def calibration_to_json(calibration: Calibration) -> str:
     """Write a calibration as indented JSON, with a digest over the rest of it."""
     # Not asdict of the whole: it would copy the density's arrays, which are no JSON.
     facts = {f.name: getattr(calibration, f.name) for f in dataclasses.fields(calibration)}
+    if calibration.mask_draw == INDEPENDENT:  # as calibrations were before there was another
+        del facts['mask_draw']
     facts['promises'] = [dataclasses.asdict(promise) for promise in calibration.promises]
     if calibration.density is not None:
         facts['density'] = json.loads(density_to_json(calibration.density))

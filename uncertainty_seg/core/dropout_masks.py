@@ -2,8 +2,12 @@
 """
 What makes the passes of a frame differ, as data: the same seed gives the same inputs everywhere.
 
-For dropout these are masks: each site and each pass draws from its own stream, so that the first
-t passes do not depend on T, and a site keeps its masks when another one is added. A site of noise
+For dropout these are masks: each site draws from its own stream, so that it keeps its masks when
+another one is added, and one pass after the other, so that the first t do not depend on T. Only
+stratified masks are those of T: each channel of a site is dropped in the same number of passes up
+to rounding, in an order of its own, so that the estimates of T passes vary less from seed to seed.
+That is for whole channels: a site of elements has so many that they average out, and would have to
+be drawn for all passes at once. A site of noise
 draws standard normal numbers in the same way; those of `direct` are the same in every pass, so
 that what differs between passes is the masks' doing. For a deep ensemble they are the rows that
 choose a member; a single pass has no such inputs.
@@ -22,7 +26,7 @@ from typing import TypeAlias
 import zlib
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from uncertainty_seg.core.model_card import DropoutSite, ModelCard
 from uncertainty_seg.errors import ConfigError
@@ -63,6 +67,12 @@ class LazyRows:
         if step != 1:
             raise ValueError(f'every {step}th pass, expected passes that follow one another')
         return _independent_masks(self._site, first, max(first, stop), self._seed)
+
+    def __array__(
+        self, dtype: DTypeLike | None = None, copy: bool | None = None
+    ) -> NDArray[np.float32]:
+        """Draw the masks of all passes, for a backend that knows arrays only."""
+        return self[:]
 
 
 Rows: TypeAlias = NDArray[np.float32] | LazyRows
@@ -108,16 +118,16 @@ def lazy_inputs(card: ModelCard, passes: int, seed: int) -> dict[str, Rows]:
                           f'seed {card.mask_seed} and at most {card.passes} passes: '
                           f'{card.name!r} was trained with these masks', 'set both to that')
     if card.method == 'direct':
-        return {**_drawn(card.mask_sites, passes, seed, card.is_balanced),
+        return {**_drawn(card.mask_sites, passes, seed, card.is_balanced, card.mask_draw),
                 **_samples(card.noise_sites[0], passes, seed)}
     if card.method != 'deep_ensemble':
-        return _drawn(card.dropout_sites, passes, seed, card.is_balanced)
+        return _drawn(card.dropout_sites, passes, seed, card.is_balanced, card.mask_draw)
     dropout = [site for site in card.dropout_sites if site.name != MEMBER]
     if passes % card.members or (passes > card.members and not dropout):
         raise ConfigError(f'passes is {passes}', f'the {card.members} members of {card.name!r}'
                           + ', or a multiple' * bool(dropout), 'leave passes at -1')
     members = np.eye(card.members, dtype=np.float32)
-    return {**_drawn(dropout, passes, seed, False),
+    return {**_drawn(dropout, passes, seed, False, card.mask_draw),
             MEMBER: np.tile(members, (passes // card.members, 1))}
 
 
@@ -141,7 +151,8 @@ def still_inputs(card: ModelCard, passes: int) -> PassInputs:
 
 
 def make_masks(
-    sites: Iterable[DropoutSite], passes: int, seed: int, balanced: bool = False
+    sites: Iterable[DropoutSite], passes: int, seed: int, balanced: bool = False,
+    mask_draw: str = 'independent',
 ) -> PassInputs:
     """
     Draw the masks and the noise of T passes.
@@ -158,6 +169,8 @@ def make_masks(
         At least 0; the same seed gives the same numbers on every machine.
     balanced : bool
         Keep exactly `kept_channels` channels in each pass, at the sites that drop channels.
+    mask_draw : str
+        One of `MASK_DRAWS`, for the sites that drop channels and are not balanced.
 
     Returns
     -------
@@ -167,7 +180,8 @@ def make_masks(
 
     """
     _require(passes, seed)
-    return {name: rows[:] for name, rows in _drawn(sites, passes, seed, balanced).items()}
+    drawn = _drawn(sites, passes, seed, balanced, mask_draw)
+    return {name: rows[:] for name, rows in drawn.items()}
 
 
 def ones_masks(sites: Iterable[DropoutSite], passes: int) -> PassInputs:
@@ -195,9 +209,29 @@ def kept_channels(site: DropoutSite) -> int:
     are drawn independently.
     """
     channels = site.shape[0]
-    if any(n != 1 for n in site.shape[1:]):
+    if not drops_channels(site):
         return channels
     return max(1, round((1 - site.p) * channels))
+
+
+def has_free_seed(card: ModelCard) -> bool:
+    """Say whether another seed gives other inputs: not of an ensemble's members alone."""
+    return card.mask_seed is None and any(site.name != MEMBER for site in card.dropout_sites)
+
+
+def drops_channels(site: DropoutSite) -> bool:
+    """Say whether a site drops whole channels: its masks can be balanced or stratified."""
+    return site.kind == 'mask' and site.name != MEMBER and all(n == 1 for n in site.shape[1:])
+
+
+def fitting_draw(wanted: str, sites: Iterable[DropoutSite], is_fixed: bool) -> str:
+    """
+    Return the `mask_draw` of a new card: the one wanted, where it makes a difference.
+
+    It makes none where no site drops channels, or `is_fixed`: masks are balanced or trained with.
+    """
+    can_stratify = not is_fixed and any(map(drops_channels, sites))
+    return wanted if can_stratify else 'independent'
 
 
 def frame_seed(seed: int, stamp_ns: int) -> int:
@@ -214,16 +248,18 @@ def _repeated(
 
 
 def _drawn(
-    sites: Iterable[DropoutSite], passes: int, seed: int, balanced: bool
+    sites: Iterable[DropoutSite], passes: int, seed: int, balanced: bool, mask_draw: str
 ) -> dict[str, Rows]:
-    return {site.name: _rows(site, passes, seed, balanced) for site in sites}
+    return {site.name: _rows(site, passes, seed, balanced, mask_draw) for site in sites}
 
 
-def _rows(site: DropoutSite, passes: int, seed: int, balanced: bool) -> Rows:
+def _rows(site: DropoutSite, passes: int, seed: int, balanced: bool, mask_draw: str) -> Rows:
     if site.kind == 'noise':
         return _noise(site, passes, seed)
     if balanced and _is_balanced(site):
         return _balanced_masks(site, passes, seed)
+    if mask_draw == 'stratified' and drops_channels(site):
+        return _stratified_masks(site, passes, seed)
     if LazyRows.dtype.itemsize * passes * math.prod(site.shape) > LAZY_BYTES:
         return LazyRows(site, passes, seed)
     return _independent_masks(site, 0, passes, seed)
@@ -263,6 +299,24 @@ def _balanced_masks(site: DropoutSite, passes: int, seed: int) -> NDArray[np.flo
     chosen = np.argsort(words, axis=1, kind='stable')[:, channels - kept:]
     masks = np.zeros((passes, channels), np.float32)
     np.put_along_axis(masks, chosen, np.float32(channels / kept), axis=1)
+    return masks.reshape(passes, *site.shape)
+
+
+def _stratified_masks(site: DropoutSite, passes: int, seed: int) -> NDArray[np.float32]:
+    """
+    Drop each channel in p T passes, rounded up or down by chance so that the mean is right.
+
+    Which passes these are is the order of the channel's words, independent of other channels.
+
+    """
+    channels = site.shape[0]
+    words = _stream(site, seed).random_raw((passes + 1) * channels).reshape(-1, channels)
+    least, rest = divmod(site.p * passes, 1.0)
+    dropped = int(least) + (words[0] < np.uint64(int(rest * 2.0**64)))
+    order = np.argsort(words[1:], axis=0, kind='stable')
+    in_order = np.arange(passes)[:, None] >= dropped
+    masks = np.empty((passes, channels), np.float32)
+    np.put_along_axis(masks, order, in_order * np.float32(1.0 / (1.0 - site.p)), axis=0)
     return masks.reshape(passes, *site.shape)
 
 

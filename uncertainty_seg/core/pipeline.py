@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import ImageU8, require_shape
-from uncertainty_seg.core.bundle import fitting_calibration, ModelBundle
+from uncertainty_seg.core.bundle import fitting_calibration, ModelBundle, require_seed
 from uncertainty_seg.core.dropout_masks import (
     frame_seed,
     lazy_inputs,
@@ -160,8 +160,8 @@ class Pipeline:
     methods change the gate: one owner calls them, and takes care that no two run at once. A frame
     that was begun before such a change is not judged by what holds after it; `judge` refuses it.
     Raises CalibrationError if the bundle has no calibration, or one for another T, mask policy,
-    precision or reduction; ConfigError if the graphs cannot be computed in the precision of the
-    settings.
+    precision, reduction or seed of fixed masks; ConfigError if the graphs cannot be computed in
+    the precision of the settings.
 
     Parameters
     ----------
@@ -208,7 +208,7 @@ class Pipeline:
         self._source = source or PassSource(bundle.card)
         passes = self._passes_of(settings)
         self.precision = precision_of(bundle.card, settings.precision)
-        self._temperature = temperature
+        self._temperature, self._is_judging = temperature, temperature is None
         if temperature is None:
             self._temperature = fitting_calibration(
                 bundle, settings, passes, self.precision, ignore).temperature
@@ -475,8 +475,11 @@ class Pipeline:
         Take over the live settings; return whether the gate changed.
 
         If so, the flag starts again from unknown. Raises ConfigError if a gated score has no
-        threshold; nothing is changed then.
+        threshold, CalibrationError if the seed is another than the limits are for; nothing is
+        changed then.
         """
+        if self._is_judging:
+            require_seed(self._bundle, settings)
         gate, passes = self._gate, self._passes_of(settings)
         has_other_passes = passes != self.passes
         is_other = has_other_passes or settings.gate != self.settings.gate

@@ -25,6 +25,7 @@ from uncertainty_seg.core.model_card import (
     COLOR_ORDERS,
     FIT_RULES,
     InputSpec,
+    MASK_DRAWS,
     PRECISIONS,
 )
 from uncertainty_seg.errors import (
@@ -75,6 +76,7 @@ def compile_network(
     sensor_std: float = 0.0,
     variance: str | None = None,
     samples: int | None = None,
+    mask_draw: str = 'stratified',
     full_weights: bool = False,
     features: str = 'none',
     activation: str = 'auto',
@@ -133,6 +135,10 @@ def compile_network(
         `log_variance` or the second half of an output of 2C channels.
     samples : int, optional
         For 'direct': S, the noise samples of a pass; 10.
+    mask_draw : str
+        'stratified': each channel is dropped in as many of the T passes as any other of its rate,
+        so that scores depend less on the seed; 'independent': each pass by itself. Masks of
+        single elements, and balanced ones, are drawn pass by pass either way.
     full_weights : bool
         Store weights in 32 bits.
     features : str
@@ -180,10 +186,9 @@ def compile_network(
         weights=tuple(map(Path, weights)), members=tuple(members), output=output, method=method,
         inject_dropout=inject_dropout, at=at, passes=passes, precision=precision,
         calibration_images=images, quantiser=quantiser, skip_dropped=skip_dropped,
-        sensor_std=sensor_std, variance=variance, samples=samples,
+        sensor_std=sensor_std, variance=variance, samples=samples, mask_draw=mask_draw,
         full_weights=full_weights, features=features, activation=activation, layout=layout,
-        compare_passes=compare_passes,
-        licence=licence, training=training,
+        compare_passes=compare_passes, licence=licence, training=training,
         not_good_for=not_good_for))
     if key is not None:
         sign_bundle(made.bundle.folder, key)
@@ -228,6 +233,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--at', default='head', metavar='decoder|head|NAME',
                         help='where to inject; module, node or tensor names by commas [head]')
     parser.add_argument('--passes', type=whole_number(1, 1000), help='T [20, or the members]')
+    parser.add_argument('--mask-draw', choices=MASK_DRAWS, default='stratified',
+                        help='stratified: each channel is dropped equally often, so that scores '
+                        'depend less on the seed; independent: pass by pass [stratified]')
     parser.add_argument('--features', default='none', metavar='auto|NAME|none',
                         help='output of features, for scores of what was never shown [none]')
     parser.add_argument('--compare-passes', type=whole_number(0, 1000), metavar='T', default=256,
@@ -278,6 +286,7 @@ def run(args: argparse.Namespace) -> int:
              'has this much, or compile for a smaller --input')
     print_json({
         'bundle': str(args.out), 'method': card.method, 'passes': card.passes,
+        'mask_draw': card.mask_draw,
         'precision': card.precision, 'logits_shape': card.logits_shape,
         'sites': [{'name': s.name, 'shape': s.shape, 'p': s.p, 'kind': s.kind}
                   for s in card.dropout_sites],

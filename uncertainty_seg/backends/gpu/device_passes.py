@@ -31,7 +31,13 @@ import numpy as np
 
 from uncertainty_seg.backends.gpu.device import DeviceMemory
 from uncertainty_seg.backends.graph_files import STATISTICS, SUM_LOGITS
-from uncertainty_seg.core.dropout_masks import kept_channels, lazy_inputs, Masks, Rows
+from uncertainty_seg.core.dropout_masks import (
+    drops_channels,
+    kept_channels,
+    lazy_inputs,
+    Masks,
+    Rows,
+)
 from uncertainty_seg.core.model_card import DropoutSite, ModelCard
 from uncertainty_seg.core.uncertainty import (
     LOGIT_SCALE,
@@ -162,11 +168,18 @@ class MaskBank:
         self.buffers, self._staging, self._loaded = [], [], None
 
     def _draw(self, masks: SeededMasks) -> None:
+        import torch
+
         for part, buffers in zip(self._parts, self.buffers, strict=True):
             given = part.stop - part.first
             for site in self._card.dropout_sites:
                 rows = buffers[site.name]
-                draw(site, masks.seed, part.first, part.stop, self._card.is_balanced, rows[:given])
+                if self._card.mask_draw == 'stratified' and drops_channels(site):
+                    # They are drawn for all passes at once, and are a few kB.
+                    rows[:given].copy_(torch.from_numpy(masks[site.name][part.first:part.stop]))
+                else:
+                    draw(site, masks.seed, part.first, part.stop, self._card.is_balanced,
+                         rows[:given])
                 if given < part.size:
                     rows[given:].copy_(rows[given - 1:given].expand_as(rows[given:]))
 

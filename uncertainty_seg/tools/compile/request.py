@@ -18,12 +18,13 @@ import sys
 from typing import Any, TYPE_CHECKING
 
 from uncertainty_seg.core.bundle import ModelBundle, TRUNK_FILE
-from uncertainty_seg.core.dropout_masks import kept_channels
+from uncertainty_seg.core.dropout_masks import drops_channels, fitting_draw, kept_channels
 from uncertainty_seg.core.model_card import (
     COLOR_ORDERS,
     DropoutSite,
     FIT_RULES,
     InputSpec,
+    MASK_DRAWS,
     ModelCard,
     PRECISIONS,
     SCHEMA_VERSION,
@@ -102,6 +103,7 @@ class CompileRequest:
     sensor_std: float = 0.0
     variance: str | None = None
     samples: int | None = None
+    mask_draw: str = 'stratified'
     full_weights: bool = False
     features: str = 'none'
     activation: str = 'auto'
@@ -140,7 +142,7 @@ class CompileRequest:
         for name, value, known in (
             ('method', self.method, METHODS), ('fit', self.image.fit, FIT_RULES),
             ('color_order', self.image.color_order, COLOR_ORDERS),
-            ('precision', self.precision, PRECISIONS),
+            ('precision', self.precision, PRECISIONS), ('mask_draw', self.mask_draw, MASK_DRAWS),
             ('activation', self.activation, ACTIVATIONS), ('layout', self.layout, LAYOUTS),
         ):
             if value not in known:
@@ -308,6 +310,7 @@ def _card(request: CompileRequest, compiled: CompiledGraphs) -> ModelCard:
         not_good_for=request.not_good_for, metrics={}, sha256={}, precision=request.precision,
         chunk=compiled.chunk, is_balanced=compiled.chunk > 0, members=members,
         upsampling=compiled.upsampling, feature_shape=compiled.feature_shape,
+        mask_draw=fitting_draw(request.mask_draw, compiled.sites, compiled.chunk > 0),
     )
 
 
@@ -512,7 +515,8 @@ def warn_of_rare_dropout(card: ModelCard) -> None:
     Such passes show no uncertainty, whatever the image; `Pipeline.check_masks` refuses them. The
     usual case is a network whose only dropout is one rarely dropped path.
     """
-    chance = chance_of_equal_passes(card.mask_sites, card.passes, card.is_balanced)
+    chance = chance_of_equal_passes(
+        card.mask_sites, card.passes, card.is_balanced, card.mask_draw)
     if card.members or card.passes < 2 or chance <= _MOST_EQUAL:
         return
     enough = _enough_passes(card)
@@ -526,7 +530,7 @@ def warn_of_rare_dropout(card: ModelCard) -> None:
 
 
 def chance_of_equal_passes(
-    sites: Iterable[DropoutSite], passes: int, is_balanced: bool
+    sites: Iterable[DropoutSite], passes: int, is_balanced: bool, mask_draw: str = 'independent'
 ) -> float:
     """
     Return how likely it is that T passes draw the same masks.
@@ -539,12 +543,15 @@ def chance_of_equal_passes(
         T, at least 1.
     is_balanced : bool
         Whether sites of whole channels keep a fixed number of them, as `make_masks` draws.
+    mask_draw : str
+        As `make_masks` draws those that are not balanced.
 
     Returns
     -------
     float
         In 0..1. With independent masks the product of (p^T + (1 - p)^T) over all values; a
-        balanced site of C channels that keeps K has (C choose K)^(1 - T).
+        balanced site of C channels that keeps K has (C choose K)^(1 - T), a stratified one
+        (1 - p T)^C where p T < 1, the same of 1 - p, and 0 else.
 
     """
     log_chance = 0.0
@@ -554,6 +561,8 @@ def chance_of_equal_passes(
             log_chance += (1 - passes) * math.log(math.comb(channels, kept))
         else:
             one = site.p ** passes + (1 - site.p) ** passes
+            if mask_draw == 'stratified' and drops_channels(site):
+                one = max(0.0, 1 - site.p * passes) + max(0.0, 1 - (1 - site.p) * passes)
             # Of hundreds of passes at a rate of a half nothing is left in float64.
             log_chance += math.prod(site.shape) * (math.log(one) if one > 0 else -math.inf)
     return math.exp(log_chance)
@@ -562,5 +571,6 @@ def chance_of_equal_passes(
 def _enough_passes(card: ModelCard) -> int:
     """Return the least T whose passes are rarely all equal; 0 if there is none."""
     return next((passes for passes in range(card.passes + 1, _MOST_PASSES + 1)
-                 if chance_of_equal_passes(card.mask_sites, passes, card.is_balanced)
+                 if chance_of_equal_passes(card.mask_sites, passes, card.is_balanced,
+                                           card.mask_draw)
                  <= _MOST_EQUAL), 0)
