@@ -298,7 +298,7 @@ def maps_from_sums(
     ----------
     sums : mapping of str to ndarray of float
         'sum_p', 'votes' (C, h, w), 'sum_entropy' in nats, 'sum_p2' (h, w); 'sum_logits'
-        (C, hl, wl) if there is one.
+        (C, hl, wl) if there is one. All of size (hl, wl) where the reduction is coarse.
     passes : int
         T.
     plane : (int, int)
@@ -321,10 +321,24 @@ def maps_from_sums(
     variation = np.where(np.isnan(sums['sum_entropy']), np.nan, variation)
     variance = np.maximum(sums['sum_p2'] / passes - (mean * mean).sum(0), 0.0)
     logits = sums.get('sum_logits') if request.of_logits else None
-    return _maps(
-        mean, mutual, variation, variance, request=request,
-        mean_logits=None if logits is None else upsample_bilinear(
-            logits / passes, *plane, upsampling))
+    mean_logits = None if logits is None else upsample_bilinear(logits / passes, *plane,
+                                                                upsampling)
+    if mean.shape[1:] != plane:
+        mean, mutual, variation, variance = _upsampled(
+            mean, (mutual, variation, variance), plane, upsampling)
+    return _maps(mean, mutual, variation, variance, request=request, mean_logits=mean_logits)
+
+
+def _upsampled(
+    mean: NDArray[np.float64], disagreement: tuple[NDArray[np.float64], ...],
+    plane: tuple[int, int], upsampling: str,
+) -> tuple[NDArray[np.float64], ...]:
+    """Return mean probabilities, MI, variation ratio and variance at (h, w), by `coarse`."""
+    log_mean = np.log(np.maximum(mean, LEAST_PROBABILITY))
+    full, mutual, variation, variance = (
+        upsample_bilinear(values, *plane, upsampling) for values in (log_mean, *disagreement))
+    softmax = _softmax(full[None], 1.0)[0]
+    return softmax, np.minimum(mutual, _entropy(softmax, 0)), variation, variance
 
 
 def maps_from_logits(
@@ -396,13 +410,10 @@ def maps_from_coarse_logits(
     """
     z = logits.astype(np.float64)
     p = _softmax(z, temperature)
-    log_mean = np.log(np.maximum(p.mean(0), LEAST_PROBABILITY))
-    full, mutual, variation, variance, mean_logits = (
-        upsample_bilinear(values, height, width, upsampling)
-        for values in (log_mean, *_disagreement(p), z.mean(0)))
-    mean = _softmax(full[None], 1.0)[0]
-    mutual = np.minimum(mutual, _entropy(mean, 0))
-    return _maps(mean, mutual, variation, variance, request=request, mean_logits=mean_logits)
+    mean, mutual, variation, variance = _upsampled(
+        p.mean(0), _disagreement(p), (height, width), upsampling)
+    return _maps(mean, mutual, variation, variance, request=request,
+                 mean_logits=upsample_bilinear(z.mean(0), height, width, upsampling))
 
 
 def _softmax(logits: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
