@@ -76,6 +76,7 @@ class Check:
         """Say what is measured, on what."""
         from uncertainty_seg import __version__
         from uncertainty_seg.backends.gpu.tensorrt_api import load_tensorrt
+        from uncertainty_seg.core.bundle import reduction_of
         from uncertainty_seg.core.settings import precision_of
 
         trt = load_tensorrt()
@@ -88,7 +89,7 @@ class Check:
             'versions': {name: found for name in _PACKAGES if (found := _version(name))},
             'bundle': card.name, 'precision': precision_of(card, self.options.precision),
             'files': dict(card.sha256), 'size': [card.input.height, card.input.width],
-            'classes': card.num_classes,
+            'classes': card.num_classes, 'reduction': reduction_of(self.bundle, self.settings),
         }
 
     def engines(self) -> dict[str, Any]:
@@ -116,12 +117,14 @@ class Check:
     def parity(self) -> dict[str, Any]:
         """Compare with the reference of the self-check for several T."""
         from uncertainty_seg.analysis.self_check import closeness_checks, difference, TOLERANCES
+        from uncertainty_seg.core.bundle import reduction_of
         from uncertainty_seg.core.dropout_masks import pass_inputs
         from uncertainty_seg.core.settings import precision_of
         from uncertainty_seg.tools.self_check_run import fixed_images, Reference
 
         card = self.bundle.card
-        image, reference = fixed_images(card.input, 1)[0], Reference(self.bundle)
+        image = fixed_images(card.input, 1)[0]
+        reference = Reference(self.bundle, reduction=reduction_of(self.bundle, self.settings))
         tolerance = TOLERANCES[precision_of(card, self.options.precision)]
         found: dict[str, Any] = {}
         with self._open() as backend:

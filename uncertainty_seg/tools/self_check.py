@@ -30,7 +30,7 @@ from uncertainty_seg.tools.arguments import (
 if TYPE_CHECKING:
     from uncertainty_seg.core.bundle import ModelBundle
 
-_NAMES = ('backend', 'precision', 'passes', 'seed', 'threads', 'memory_budget_mb',
+_NAMES = ('backend', 'precision', 'reduction', 'passes', 'seed', 'threads', 'memory_budget_mb',
           'trusted_keys')
 
 
@@ -121,11 +121,12 @@ def self_check(
     try:
         plan = _plan(bundle, settings, fixed_images(bundle.card.input, frames), precision)
         key = key_of(bundle.card, backend, precision)
+        reference = Reference(bundle, settings.threads, plan.reduction)
         facts = {'bundle': bundle.card.name, 'backend': backend.name, 'version': key.version,
                  'precision': precision, 'device': key.device, 'passes': plan.passes,
                  'frames': frames}
         with tqdm(total=frames + 1 + runs, desc='self-check', leave=False) as bar:
-            found = check_backend(backend, Reference(bundle, settings.threads), plan, runs,
+            found = check_backend(backend, reference, plan, runs,
                                   power_reader(), lambda words: bar.update(),
                                   partial(_open_unrecorded, bundle, settings))
     finally:
@@ -149,6 +150,7 @@ def _open_unrecorded(bundle: Any, settings: Settings) -> Any:
 
 def _plan(bundle: Any, settings: Settings, images: Any, precision: str) -> Any:
     from uncertainty_seg.analysis.self_check import TOLERANCES
+    from uncertainty_seg.core.bundle import reduction_of
     from uncertainty_seg.core.gate import gate_limits
     from uncertainty_seg.core.scores.vector import ScoreVector
     from uncertainty_seg.core.uncertainty import MapRequest
@@ -156,15 +158,16 @@ def _plan(bundle: Any, settings: Settings, images: Any, precision: str) -> Any:
 
     card, calibration = bundle.card, bundle.calibration
     passes = card.passes if settings.passes == BUNDLE_PASSES else settings.passes
-    tolerance = TOLERANCES[precision]
+    tolerance, reduction = TOLERANCES[precision], reduction_of(bundle, settings)
     if calibration is None:
-        return CheckPlan(card, passes, settings.seed, 1.0, images, {}, tolerance)
+        return CheckPlan(card, passes, settings.seed, 1.0, images, {}, tolerance,
+                         reduction=reduction)
     limits = gate_limits(calibration, settings.gate)
     scorer = ScoreVector(card, calibration.pixel_limits, calibration.density, limits,
                          bundle.features)
     return CheckPlan(
         card, passes, settings.seed, calibration.temperature, images, limits, tolerance, scorer,
-        MapRequest.of(scorer.maps, calibration.unknown_temperature),
+        MapRequest.of(scorer.maps, calibration.unknown_temperature), reduction,
     )
 
 
