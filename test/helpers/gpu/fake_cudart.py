@@ -230,6 +230,10 @@ class CudartGpu(FakeGpu):
             self.violation(f'stream {stream}')
         self.cudart.submit(work)
 
+    def require_room(self, name: str, address: int, size: int) -> None:
+        """Stop if so many bytes are not allocated at an address."""
+        self.cudart.require(address, size, name)
+
     def at(self, name: str, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         """Return what lies at an address, which has to be allocated and large enough."""
         size = int(np.prod(shape)) * dtype.itemsize

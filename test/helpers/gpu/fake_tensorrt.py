@@ -170,6 +170,14 @@ class FakeGpu(HostMemory):
         raw = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
         return raw.view(dtype).reshape(shape)
 
+    def require_room(self, name: str, address: int, size: int) -> None:
+        """Stop if there is no buffer of so many bytes at an address."""
+        found = self._buffers.get(address, lambda: None)()
+        if found is None:
+            self.violation(f'{name} is bound to an address where no buffer is (any more)')
+        if found.numel() * found.element_size() < size:
+            self.violation(f'{name} has fewer bytes than {size}')
+
     def submit(self, stream: int, work: Callable[[], None]) -> None:
         """Run work of an engine, or record it."""
         if stream != self.stream:
@@ -543,7 +551,7 @@ class RtxExecutionContext(IExecutionContext):
         address, size = self._scratch
         if size < self._needed(engine):
             self._gpu.violation(f'runs with {size} bytes to work in, of {self._needed(engine)}')
-        self._gpu.at('the working memory', address, (size,), np.dtype(np.uint8))
+        self._gpu.require_room('the working memory', address, size)
 
 
 def fake_tensorrt(gpu: FakeGpu, version: str = '10.3.0') -> Any:

@@ -13,12 +13,14 @@ the process when it is used. `find_device` needs neither CUDA's toolkit nor torc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 import ctypes
 from dataclasses import dataclass
+from functools import partial
 import importlib
 import logging
 import math
+import os
 from pathlib import Path
 import re
 from typing import Any, Protocol
@@ -34,6 +36,8 @@ _NAME_BYTES = 256
 # Of enum CUdevice_attribute, which CUDA never renumbers.
 _MULTIPROCESSORS, _INTEGRATED, _MAJOR, _MINOR = 16, 18, 75, 76
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
+# 1 names the stages of a frame for Nsight Systems.
+NVTX_VARIABLE = 'UNCERTAINTY_SEG_NVTX'
 ALIGNMENT = 256  # bytes, which TensorRT wants of every address
 Replay = Callable[[], None]
 _log = logging.getLogger(__name__)
@@ -532,6 +536,27 @@ def open_memory(index: int = 0, is_mapped: bool = False) -> DeviceMemory:
                 'the torch that NVIDIA builds for its JetPack') from err
     _log.info('buffers by cuda-python, masks and sums on the host: %s', reason)
     return memory
+
+
+def work_ranges() -> Callable[[str], AbstractContextManager[object]]:
+    """
+    Return what names a stretch of work for NVIDIA's profilers.
+
+    It does nothing unless $UNCERTAINTY_SEG_NVTX is 1, nor where neither the package nvtx nor a
+    torch with CUDA is here, which is logged.
+
+    """
+    if os.environ.get(NVTX_VARIABLE) != '1':
+        return nullcontext
+    try:
+        return partial(importlib.import_module('nvtx').annotate, domain='uncertainty_seg')
+    except ImportError:
+        pass
+    try:
+        return partial(_cuda_torch().cuda.nvtx.range)
+    except BackendUnavailableError as err:
+        _log.warning('%s=1 names nothing: pip install nvtx (%s)', NVTX_VARIABLE, err)
+    return nullcontext
 
 
 def says_full(text: str) -> bool:

@@ -25,7 +25,13 @@ from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
-from uncertainty_seg.backends.gpu.device import ALIGNMENT, DeviceMemory, Replay, says_full
+from uncertainty_seg.backends.gpu.device import (
+    ALIGNMENT,
+    DeviceMemory,
+    Replay,
+    says_full,
+    work_ranges,
+)
 from uncertainty_seg.backends.gpu.device_passes import (
     DeviceReduction,
     HostReduction,
@@ -90,6 +96,7 @@ class FrameRunner:
         self._card, self._memory, self._trunk, self._head = card, memory, trunk, head
         self.chunk = chunk
         self.recording = Recording(is_recorded)
+        self._range = work_ranges()
         spec = card.input
         with memory.active():
             statistics = given_statistics(head.outputs)
@@ -125,21 +132,23 @@ class FrameRunner:
             self.recording.begin_frame()
             plan = self._plan(passes)
             marks = [memory.mark()]
-            np.copyto(self._host_image.numpy()[0], image)
-            self._host_scale.numpy()[0] = 1 / temperature
-            memory.copy(self._image, self._host_image)
-            memory.copy(self._scale, self._host_scale)
-            plan.bank.load(masks)
-            self._trunk_call.enqueue()
+            with self._range('inputs'):
+                self._load(image, temperature)
+                plan.bank.load(masks)
+            with self._range('trunk'):
+                self._trunk_call.enqueue()
             marks.append(memory.mark())
-            self._reduction.reset()
-            for part, call in zip(plan.parts, plan.calls, strict=True):
-                call.enqueue()
-                self._reduction.add(self._statistics, part.counted, part.share)
+            with self._range('head'):
+                self._reduction.reset()
+                for part, call in zip(plan.parts, plan.calls, strict=True):
+                    call.enqueue()
+                    self._reduction.add(self._statistics, part.counted, part.share)
             marks.append(memory.mark())
-            self._reduction.enqueue_finish(request)
+            with self._range('reduction'):
+                self._reduction.enqueue_finish(request)
             marks.append(memory.mark())
-            memory.wait()
+            with self._range('wait'):
+                memory.wait()
         self.timings_ms = {name: memory.elapsed_ms(marks[i], marks[i + 1])
                            for i, name in enumerate(('trunk', 'head', 'reduction'))}
         if not plan.has_run:
@@ -147,9 +156,17 @@ class FrameRunner:
             self._trunk.keep_kernels()
             self._head.keep_kernels()
         start_s = time.perf_counter()
-        maps = self._reduction.maps()
+        with self._range('maps'):
+            maps = self._reduction.maps()
         self.timings_ms['reduction'] += (time.perf_counter() - start_s) * 1e3
         return maps
+
+    def _load(self, image: ImageU8, temperature: float) -> None:
+        """Enqueue the way of an image and a temperature to the device."""
+        np.copyto(self._host_image.numpy()[0], image)
+        self._host_scale.numpy()[0] = 1 / temperature
+        self._memory.copy(self._image, self._host_image)
+        self._memory.copy(self._scale, self._host_scale)
 
     def require(self, request: MapRequest) -> None:
         """Refuse maps that the head cannot give; raises ModelBundleError."""
