@@ -5,7 +5,7 @@ What makes the passes of a frame differ, as data: the same seed gives the same i
 For dropout these are masks: each site draws from its own stream, so that it keeps its masks when
 another one is added, and one pass after the other, so that the first t do not depend on T. Only
 stratified masks are those of T: each channel of a site is dropped in the same number of passes up
-to rounding, in an order of its own, so that the estimates of T passes vary less from seed to seed.
+to rounding, in an order of its own, so that no channel counts for more than its share.
 That is for whole channels: a site of elements has so many that they average out, and would have to
 be drawn for all passes at once. A site of noise
 draws standard normal numbers in the same way; those of `direct` are the same in every pass, so

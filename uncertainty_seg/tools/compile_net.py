@@ -136,9 +136,9 @@ def compile_network(
     samples : int, optional
         For 'direct': S, the noise samples of a pass; 10.
     mask_draw : str
-        'stratified': each channel is dropped in as many of the T passes as any other of its rate,
-        so that scores depend less on the seed; 'independent': each pass by itself. Masks of
-        single elements, and balanced ones, are drawn pass by pass either way.
+        'stratified': each channel is dropped in as many of the T passes as any other of its rate;
+        'independent': each pass by itself. Masks of single elements, and balanced ones, are drawn
+        pass by pass either way.
     full_weights : bool
         Store weights in 32 bits.
     features : str
@@ -234,8 +234,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='where to inject; module, node or tensor names by commas [head]')
     parser.add_argument('--passes', type=whole_number(1, 1000), help='T [20, or the members]')
     parser.add_argument('--mask-draw', choices=MASK_DRAWS, default='stratified',
-                        help='stratified: each channel is dropped equally often, so that scores '
-                        'depend less on the seed; independent: pass by pass [stratified]')
+                        help='stratified: each channel is dropped in the same number of passes; '
+                        'independent: pass by pass [stratified]')
     parser.add_argument('--features', default='none', metavar='auto|NAME|none',
                         help='output of features, for scores of what was never shown [none]')
     parser.add_argument('--compare-passes', type=whole_number(0, 1000), metavar='T', default=256,
