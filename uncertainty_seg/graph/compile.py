@@ -47,9 +47,11 @@ from uncertainty_seg.graph.frontend.static_input import fix_input, take_bytes
 from uncertainty_seg.graph.head_graphs import add_samples, add_statistics
 from uncertainty_seg.graph.onnx_tools import shapes
 from uncertainty_seg.graph.plan import CompileOptions, CompilePlan, Cost, Decision, graph_cost
-from uncertainty_seg.graph.precision import halve_weights, to_precision
+from uncertainty_seg.graph.precision import halve_weights, to_precision, widen_network
 
 _log = logging.getLogger(__name__)
+WIDENED = ('the network came with tensors of 16 bits, and is computed in float32 with the '
+           'weights it has: choose --precision for what the bundle computes in')
 
 
 @dataclass(frozen=True)
@@ -363,7 +365,10 @@ def prepare(model: onnx.ModelProto, spec: InputSpec, options: CompileOptions) ->
 
     """
     require_own_names(model)
-    static = fold_constants(to_opset17(fix_input(model, spec.height, spec.width)))
+    widened = widen_network(model)
+    if widened is not None:
+        _log.warning('%s', WIDENED)
+    static = fold_constants(to_opset17(fix_input(widened or model, spec.height, spec.width)))
     require_compilable(static)
     if options.method == 'direct':
         static = join_variance(static, options.output, options.variance, options.num_classes)
@@ -377,4 +382,6 @@ def prepare(model: onnx.ModelProto, spec: InputSpec, options: CompileOptions) ->
         logits, injected = inject_dropout(logits, *options.inject)
     plain, upsampling = strip_final_resize(take_bytes(logits, spec), (spec.height, spec.width))
     folded, decisions = fold_batch_norm(plain)
+    if widened is not None:
+        decisions = (Decision('widen_network', model.graph.name, True, WIDENED), *decisions)
     return Prepared(folded, logits, upsampling, injected, decisions)

@@ -31,6 +31,7 @@ from uncertainty_seg.graph.onnx_tools import (
     attribute,
     constants,
     copy_of,
+    first_line,
     refill,
     tensor_names,
     types_of,
@@ -249,8 +250,8 @@ def _check(model: onnx.ModelProto, kind: str) -> None:
         onnx.checker.check_model(model, full_check=kind == 'fp16')
         onnx.shape_inference.infer_shapes(model, check_type=kind == 'fp16', strict_mode=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as err:
-        raise GraphError(f'{model.graph.name} in {kind} is no valid graph ({err})',
-                         fix='report this as a bug') from err
+        raise GraphError(f'{model.graph.name} in {kind} is no valid graph ({first_line(err)})',
+                         fix='compile with --precision fp32') from err
 
 
 # -------------------------------------------------------------------------------------------------
@@ -380,6 +381,21 @@ def to_float32(model: onnx.ModelProto) -> onnx.ModelProto:
                 entry.t.CopyFrom(_wide(entry.t))
             elif node.op_type == 'Cast' and entry.name == 'to' and entry.i in _LOW:
                 entry.i = TensorProto.FLOAT
+    return result
+
+
+def widen_network(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """Let a network that came with tensors of 16 bits compute in float32; None if it has none."""
+    graph = model.graph
+    borders = [info.type.tensor_type.elem_type for info in (*graph.input, *graph.output)]
+    kinds = {*borders, *(t.data_type for t in graph.initializer),
+             *(attribute(n, 'to') for n in graph.node if n.op_type == 'Cast')}
+    if not kinds & _LOW:
+        return None
+    result = to_float32(model)
+    for info in (*result.graph.input, *result.graph.output):
+        if info.type.tensor_type.elem_type in _LOW:
+            info.type.tensor_type.elem_type = TensorProto.FLOAT
     return result
 
 

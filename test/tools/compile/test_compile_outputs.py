@@ -206,3 +206,64 @@ def test_a_list_of_places_becomes_planes(tmp_path: Path, end: str, size: tuple[i
 
 def test_the_command_line_offers_what_the_compiler_knows() -> None:
     assert (compile_net.ACTIVATIONS, compile_net.LAYOUTS) == (plan.ACTIVATIONS, plan.LAYOUTS)
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_an_onnx_network_of_16_bits_is_computed_in_float32(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Dropout(0.3),
+                        nn.Conv2d(16, 3, 1)).half()
+    path = tmp_path / 'half.onnx'
+    torch.onnx.export(net, (torch.zeros(1, 3, 48, 64).half(),), str(path), dynamo=False,
+                      training=torch.onnx.TrainingMode.TRAINING, do_constant_folding=False)
+    made = compile_network(path, tmp_path / 'bundle', (64, 48), CLASSES, mean=(0.5,) * 3,
+                           std=(0.25,) * 3, passes=3, full_weights=True)
+    assert 'tensors of 16 bits, and is computed in float32' in caplog.text
+    assert made.compiled.plan.decisions[0].step == 'widen_network'
+    image = image_of(64, 48)
+    np.testing.assert_allclose(logits_written(made.bundle, image), logits_of(net.float(), image),
+                               atol=1e-5)
+
+
+class Mixed(nn.Module):
+    """Modules that exporters write for a batch of 1: pooling, slices, folds and grids."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.way = way
+        self.first, self.drop = nn.Conv2d(3, 16, 4, stride=4), nn.Dropout2d(0.4)
+        self.last, self.pool = nn.Conv2d(16, 3, 1), nn.AdaptiveAvgPool2d(5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        f = self.drop(self.first(x).relu())
+        return self.last(getattr(self, self.way)(f))
+
+    def pooled(self, f: torch.Tensor) -> torch.Tensor:
+        return f + resized(self.pool(f), f.shape[2:])
+
+    def sliced(self, f: torch.Tensor) -> torch.Tensor:
+        y = torch.zeros_like(f)
+        y[:, :8] = f[:, 8:]
+        y[:, 8:, 1:] = f[:, :8, :-1]
+        return y
+
+    def folded(self, f: torch.Tensor) -> torch.Tensor:
+        return F.fold(F.unfold(f, 2, stride=2).softmax(-1), f.shape[2:], 2, stride=2)
+
+    def sampled(self, f: torch.Tensor) -> torch.Tensor:
+        rows, columns = (torch.linspace(-0.9, 0.8, n) for n in f.shape[2:])
+        grid = torch.stack(torch.meshgrid(columns, rows, indexing='xy'), -1)[None]
+        return F.grid_sample(f, grid.repeat(f.shape[0], 1, 1, 1), align_corners=True)
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('way', ['pooled', 'sliced', 'folded', 'sampled'])
+def test_what_exporters_write_for_a_batch_of_one_takes_passes(tmp_path: Path, way: str) -> None:
+    net, image = Mixed(way), image_of(64, 48)
+    made = compiled(net, tmp_path)
+    assert made.report.masked_error < 1e-5 and made.report.moved > 1e-2
+    theirs = F.interpolate(torch.from_numpy(logits_of(net, image)), (48, 64), mode='bilinear')
+    np.testing.assert_allclose(logits_written(made.bundle, image), theirs.numpy(), atol=2e-5)

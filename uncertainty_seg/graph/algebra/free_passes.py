@@ -142,7 +142,7 @@ class _Editor:
         if node.op_type == 'Conv' and node.input[1] in self._found.axes:
             raise GraphError(f'the weights of Conv {node.name or node.output[0]!r} depend on '
                              'dropout', 'a 1x1 or depthwise convolution of that kind')
-        if node.op_type in ('Concat', 'MatMul', *_ELEMENTWISE):
+        if node.op_type in ('Concat', 'GridSample', 'MatMul', *_ELEMENTWISE):
             return self._stretched(node, axis)
         return [node]
 
@@ -175,7 +175,7 @@ class _Editor:
             if not name or name in self._found.axes or shape is None:
                 continue
             at = axis.axis - (rank - len(shape))
-            if at < 0 or (shape[at] == 1 and node.op_type != 'Concat'):
+            if at < 0 or (shape[at] == 1 and node.op_type not in ('Concat', 'GridSample')):
                 continue
             write = NodeWriter(self._graph, f'{node.output[0]}_in{index}')
             twin.input[index] = self._repeated(name, shape, axis.at(at), write)
@@ -344,6 +344,14 @@ def _sample_by_sample(view: View) -> PassesAxis:
     if axis.axis != 0:
         raise Lost('it takes the batch on axis 0, and the passes are elsewhere')
     return axis
+
+
+def _sampled(view: View) -> PassesAxis:
+    """Take data and grid of one batch; what is the same in every pass will be repeated."""
+    found = {view.axes[name] for name in view.node.input if name in view.axes}
+    if found != {PassesAxis(0)}:
+        raise Lost('it takes the batch on axis 0, and the passes are elsewhere')
+    return PassesAxis(0)
 
 
 def _convolved(view: View) -> PassesAxis:
@@ -565,13 +573,13 @@ _RULES: dict[str, PassesRule] = {
     **dict.fromkeys(_SAME, _same),
     **dict.fromkeys(('BatchNormalization', 'InstanceNormalization', 'LRN', 'MaxPool', 'Resize',
                      'AveragePool', 'GlobalAveragePool', 'GlobalMaxPool', 'DepthToSpace',
-                     'SpaceToDepth', 'GridSample', 'LpPool', 'GlobalLpPool'), _sample_by_sample),
+                     'SpaceToDepth', 'LpPool', 'GlobalLpPool'), _sample_by_sample),
     **dict.fromkeys(('Conv', 'ConvTranspose'), _convolved),
     **dict.fromkeys((*_ELEMENTWISE, 'Expand'), _broadcast),
     **dict.fromkeys(('Softmax', 'LogSoftmax', 'Hardmax', 'Split', 'TopK', 'LpNormalization',
                      'GatherElements'), _along_another),
-    'Transpose': _moved, 'Reshape': _reshaped, 'Flatten': _reshaped, 'Unsqueeze': _inserted,
-    'Squeeze': _squeezed, 'MatMul': _multiplied, 'Gemm': _gemm, 'Einsum': _einsum,
-    'Concat': _joined, 'LayerNormalization': _normalised, 'Slice': _sliced,
+    'GridSample': _sampled, 'Transpose': _moved, 'Reshape': _reshaped, 'Flatten': _reshaped,
+    'Unsqueeze': _inserted, 'Squeeze': _squeezed, 'MatMul': _multiplied, 'Gemm': _gemm,
+    'Einsum': _einsum, 'Concat': _joined, 'LayerNormalization': _normalised, 'Slice': _sliced,
     'Gather': _gathered, 'GatherND': _gathered_points, 'Pad': _padded, 'Tile': _repeated,
 }

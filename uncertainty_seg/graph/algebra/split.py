@@ -19,7 +19,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from uncertainty_seg.core.model_card import DropoutSite
-from uncertainty_seg.errors import GraphError
+from uncertainty_seg.errors import GraphError, some_of
 from uncertainty_seg.graph.algebra.dropout_to_masks import PASSES_AXIS
 from uncertainty_seg.graph.algebra.free_passes import one_pass
 from uncertainty_seg.graph.algebra.masked_graph import touched_by
@@ -120,7 +120,8 @@ def _last_layer(graph: onnx.GraphProto) -> list[str]:
 def _named_output(model: onnx.ModelProto) -> onnx.ModelProto:
     if len(model.graph.output) != 1:
         names = [o.name for o in model.graph.output]
-        raise GraphError(f'the network has the outputs {names}', 'one', 'name the one of logits')
+        raise GraphError(f'the network has the outputs {some_of(names)}', 'one',
+                         'name the one of logits')
     result = copy_of(model)
     for node in result.graph.node:
         rename_tensors(node, {model.graph.output[0].name: LOGITS})

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 import onnx
 from onnx import helper, numpy_helper, TensorProto
 
-from uncertainty_seg.errors import GraphError
+from uncertainty_seg.errors import GraphError, some_of
 from uncertainty_seg.graph.frontend.constant_folding import fold_constants
 from uncertainty_seg.graph.onnx_tools import (
     add_constant,
@@ -146,14 +146,14 @@ def chosen_output(
         if output in names or output in tensors:
             return output
         near = difflib.get_close_matches(output, [*names, *tensors], 3)
-        raise GraphError(f'the network has no output {output!r}', f'one of {names}',
+        raise GraphError(f'the network has no output {output!r}', f'one of {some_of(names)}',
                          f'did you mean {near}?' if near else '')
     usual = [name for name in names if name in _USUAL]
     fitting = [name for name in names if _fits(types.get(name, UNKNOWN), num_classes)]
     for candidates in (names, usual, fitting):
         if len(candidates) == 1:
             return candidates[0]
-    listed = ', '.join(f'{name} {_shown(types.get(name, UNKNOWN))}' for name in names)
+    listed = some_of(f'{name} {_shown(types.get(name, UNKNOWN))}' for name in names)
     raise GraphError(f'the network has {len(names)} outputs ({listed})',
                      f'one of {num_classes} classes', 'choose the one of logits with --output')
 
@@ -602,7 +602,7 @@ def join_variance(
         double = [n for n in ([output] if output else names)
                   if _has_both(types.get(n, UNKNOWN).shape or (), num_classes)]
         if len(double) != 1:
-            listed = ', '.join(f'{n} {types.get(n, UNKNOWN).shape}' for n in names)
+            listed = some_of(f'{n} {types.get(n, UNKNOWN).shape}' for n in names)
             raise GraphError(
                 f'the network has no variance head: its outputs are {listed}',
                 f'{VARIANCE} beside the logits, or one output of {2 * num_classes} channels',
@@ -620,7 +620,7 @@ def join_variance(
         raise GraphError(
             f'the log-variance {spread!r} of shape {shapes[1]} beside logits of {shapes[0]}',
             f'both as planes (1, {num_classes}, h, w)',
-            f'name the output that has them with --variance: one of {names}')
+            f'name the output that has them with --variance: one of {some_of(names)}')
     refill(graph.output, [_joined(graph, logits, spread, shapes[0] or ())])
     return fold_constants(result)
 
