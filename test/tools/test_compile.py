@@ -9,7 +9,10 @@ The torch factories lie in a module of their own, in a folder on the path.
 from collections.abc import Callable
 import importlib.util
 import json
+import os
 from pathlib import Path
+import subprocess
+import sys
 
 from conftest import write_key
 import cv2
@@ -148,6 +151,12 @@ class DropConnect(Net):
         return x
 
 
+class Lazy(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.LazyConv2d(8, 3, 2, 1), nn.ReLU(), nn.Dropout2d(0.5),
+                         nn.LazyConv2d(3, 1))
+
+
 class Diverged(Net):
     def __init__(self):
         super().__init__()
@@ -173,6 +182,8 @@ def compile_(
     (tmp_path / 'nets_of_a_user.py').write_text(NETS)
     (tmp_path / 'classes.yaml').write_text(CLASSES)
     (tmp_path / 'four.yaml').write_text('classes: [water, diver, wreck, fish]\n')
+    (tmp_path / 'lacking.py').write_text('import no_such_library')
+    (tmp_path / 'unparsed.py').write_text('def build(:')
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
 
@@ -334,6 +345,45 @@ def test_dropout_is_injected_with_a_warning(compile_: Callable) -> None:
 
 
 @pytest.mark.torch
+def test_lazy_modules_take_weights_from_a_file(compile_: Callable, tmp_path: Path) -> None:
+    torch = pytest.importorskip('torch')
+    state = {'0.weight': torch.randn(8, 3, 3, 3), '0.bias': torch.randn(8),
+             '3.weight': torch.randn(3, 8, 1, 1), '3.bias': torch.randn(3)}
+    torch.save(state, tmp_path / 'w.pt')
+    code, out, err = compile_('nets_of_a_user:Lazy', '--weights', 'w.pt')
+    assert (code, err) == (0, '')
+    assert json.loads(out.splitlines()[-1])['sites'][0]['shape'] == [8, 1, 1]
+    assert compile_('nets_of_a_user:Lazy', '--compare-passes', '0')[0] == 0
+
+
+@pytest.mark.torch
+def test_a_console_script_finds_the_current_folder(tmp_path: Path) -> None:
+    pytest.importorskip('torch')
+    (tmp_path / 'my_own_nets.py').write_text(NETS)
+    script = ("import sys; sys.path.remove(''); from uncertainty_seg.tools.compile.request "
+              "import factory; print(type(factory('my_own_nets:Net')()).__name__)")
+    root = str(Path(__file__).parents[2])
+    found = subprocess.run([sys.executable, '-c', script], cwd=tmp_path, text=True, check=True,
+                           capture_output=True, env={**os.environ, 'PYTHONPATH': root})
+    assert found.stdout == 'Net\n'
+
+
+@pytest.mark.torch
+def test_what_was_compared_is_in_the_last_line(compile_: Callable) -> None:
+    pytest.importorskip('torch')
+
+    def said(*arguments: str) -> dict:
+        return json.loads(compile_(*arguments)[1].splitlines()[-1])['distribution']
+
+    assert said('nets_of_a_user:Net', '--compare-passes', '64')['passes'] == 64
+    assert said('nets_of_a_user:Net', '--compare-passes', '0') == {
+        'passes': 0, 'mean_probability': 0.0, 'entropy': 0.0, 'mutual_information': 0.0,
+        'left_out': '--compare-passes 0'}
+    assert said('nets_of_a_user:Deep', '--skip-dropped')['left_out'].startswith('balanced masks')
+    assert '16 or more, or 0' in compile_('nets_of_a_user:Net', '--compare-passes', '3')[2]
+
+
+@pytest.mark.torch
 def test_a_path_that_is_rarely_dropped_is_not_taken_for_one_that_never_is(
     compile_: Callable
 ) -> None:
@@ -404,8 +454,11 @@ def test_weights_of_three_members_make_an_ensemble(compile_: Callable, tmp_path:
     ('nets_of_a_user:Undone', (), 'two different masks give the same logits'),
     ('nets_of_a_user:broken', (), r'broken\(\) failed \(RuntimeError: no such file\)'),
     ('nets_of_a_user:number', (), r'number\(\) returned a int, expected a torch module'),
-    ('nets_of_a_user:gone', (), 'cannot be imported'),
-    ('no_such_package:build', (), 'cannot be imported'),
+    ('nets_of_a_user:gone', (), "cannot be imported: 'nets_of_a_user' has no function 'gone'"),
+    ('no_such_package:build', (),
+     r"no module 'no_such_package' in this folder.*with PYTHONPATH=FOLDER:\$PYTHONPATH\.$"),
+    ('lacking:build', (), "no module 'no_such_library'.*install 'no_such_library', which"),
+    ('unparsed:build', (), r'cannot be imported \(SyntaxError: '),
     ('nets_of_a_user:Net', ('--output', 'side'), "'side'.*out.*aux|out.*aux"),
     ('nets_of_a_user:Net', ('--output', 'aux'), '2 .*3 classes'),
     ('nets_of_a_user:Net', ('--weights', 'gone.pt'), 'gone.pt'),

@@ -3,7 +3,10 @@
 
 from collections.abc import Callable
 import logging
+import random
+import threading
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
@@ -113,11 +116,47 @@ def test_a_path_with_two_arguments_is_found_where_it_draws() -> None:
     assert (drop.p, drop.shape) == (0.25, (1, 1, 1, 1))
 
 
+class Uncopied(nn.Module):
+
+    def __deepcopy__(self, memo: dict) -> None:
+        raise RuntimeError('page after page')
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
 def test_a_net_that_cannot_be_copied_is_refused_in_words() -> None:
+    with pytest.raises(GraphError, match='cannot be copied by copy.deepcopy, expected') as refused:
+        find(nn.Sequential(Uncopied(), nn.Dropout(0.5)))
+    assert 'page' not in str(refused.value)
+
+
+def test_locks_and_computed_weights_are_no_reason_not_to_copy_a_net() -> None:
     body = torch.nn.utils.weight_norm(nn.Conv2d(4, 4, 1))
+    body.lock = threading.Lock()
     body(torch.ones(PLANES))
-    with pytest.raises(GraphError, match='cannot be copied .*remove_weight_norm'):
-        find(nn.Sequential(body, nn.Dropout(0.5)))
+    net = Net(nn.Sequential(body, nn.Dropout(0.5)))
+    image = torch.randn(1, 3, HEIGHT, WIDTH)
+    with torch.no_grad():
+        marked = find_dropout(net, HEIGHT, WIDTH)
+        assert [d.site for d in marked.drops] == ['body_1']
+        assert torch.equal(marked.run(image)['output'], net.eval()(image))
+        body.weight_g *= 2
+        assert not torch.equal(marked.run(image)['output'], net(image))
+
+
+def test_lazy_modules_get_their_shapes_once() -> None:
+    net = Net(nn.Sequential(nn.LazyConv2d(4, 1), nn.LazyBatchNorm2d(), nn.Dropout(0.5))).train()
+    ours = find_dropout(net, HEIGHT, WIDTH)
+    image = torch.randn(1, 3, HEIGHT, WIDTH)
+    assert all(module.training for module in net.modules())
+    with torch.no_grad():
+        assert torch.equal(ours.run(image)['output'], net.eval()(image))
+
+
+def test_lazy_modules_of_a_net_that_cannot_run_are_refused() -> None:
+    with pytest.raises(GraphError, match='has lazy modules and fails on an image of'):
+        find(nn.Sequential(nn.LazyConv2d(4, 1), nn.Linear(3, 3), nn.Dropout(0.5)))
 
 
 FUNCTIONS = {
@@ -439,3 +478,44 @@ def test_a_module_that_writes_to_itself_in_training_mode_is_kept_in_eval_mode() 
 def test_wrappers_of_torch_are_taken_off() -> None:
     net = nn.DataParallel(Net(nn.Dropout(0.5)))
     assert [d.site for d in find_dropout(net, HEIGHT, WIDTH).drops] == ['body']
+
+
+# --- randomness that torch does not draw ---
+
+
+class Rare(nn.Module):
+    """Adds one by chance, with a generator that torch knows nothing of."""
+
+    def __init__(self, draw: Callable, asks: bool) -> None:
+        super().__init__()
+        self.draw, self.asks = draw, asks
+        self.own, self.old = np.random.default_rng(0), random.Random(0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        is_on = self.training or not self.asks
+        return x + float(is_on and self.draw(self) < 0.1)
+
+
+@pytest.mark.parametrize('asks', [False, True])
+@pytest.mark.parametrize(('draw', 'words'), [
+    (lambda net: random.random(), "with Python's random module"),
+    (lambda net: np.random.rand(), 'with numpy.random'),
+    (lambda net: net.own.random(), "with its generator 'own'"),
+    (lambda net: net.old.random(), "with its generator 'old'"),
+])
+def test_other_generators_are_found_by_running_again(
+    draw: Callable, words: str, asks: bool
+) -> None:
+    with pytest.raises(GraphError, match=rf"'body.0' draws random numbers {words}, so that two "
+                                         r"runs differ \(its 'output' differs by"):
+        find(nn.Sequential(Rare(draw, asks), nn.Dropout(0.5)))
+
+
+def test_a_net_that_changes_by_itself_is_refused() -> None:
+    counted = iter(range(1000))
+    with pytest.raises(GraphError, match='two runs of the net on one image differ'):
+        find(lambda x, training: F.dropout(x + next(counted), 0.5, training))
+
+
+def test_a_draw_that_changes_nothing_is_none() -> None:
+    assert len(find(lambda x, t: F.dropout(x + 0 * random.random(), 0.5, t)).drops) == 1

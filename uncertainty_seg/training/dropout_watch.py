@@ -368,9 +368,9 @@ def _is_drop_block(module: str) -> GraphError:
         'take Dropout2d instead, or set its rate to 0',
     )
 
+
 # -------------------------------------------------------------------------------------------------
 # Find by running it what a module drops that draws its own random numbers, such as DropPath.
-#
 # Names prove nothing: there are classes called StochasticDepth that contain the branch they drop,
 # whose `p` means what is kept, or that never drop. A copy of the module is given thousands of
 # samples instead. A mask takes its place only where it returns its input in eval mode, and in
@@ -494,7 +494,10 @@ def _stated(module: nn.Module) -> float:
 def _rule(module: nn.Module, call: Call) -> DropRule:
     if not call.shape:
         raise NoRuleError('is given more than one tensor')
-    twin = copy.deepcopy(module)
+    try:
+        twin = copy.deepcopy(module)
+    except Exception as err:  # as its class pleases
+        raise NoRuleError('cannot be copied') from err
     with torch.no_grad(), own_randomness():
         _require_still(twin, torch.rand(call.shape))
         sides = [min(side, _SIDE) for side in call.shape[1:]]

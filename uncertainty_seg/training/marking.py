@@ -21,14 +21,19 @@ import dataclasses
 from dataclasses import dataclass, field, replace
 from functools import partial
 import logging
+import random
 import re
+import time
+from types import MethodType
 from typing import Any
 import warnings
 
+import numpy as np
 import torch
 from torch import nn, Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from uncertainty_seg.errors import GraphError, UncertaintySegError
@@ -123,6 +128,7 @@ def find_dropout(net: nn.Module, height: int, width: int) -> MarkedNet:
 
     """
     image = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    initialise_lazy(net, height, width)
     pristine = plain_copy(net)
     _require_statistics(pristine)
     require_no_blocks(pristine)
@@ -131,23 +137,27 @@ def find_dropout(net: nn.Module, height: int, width: int) -> MarkedNet:
         if not plain.outputs:
             raise GraphError(f'the net fails on an image of (1, 3, {height}, {width}): '
                              f'{plain.problem}', 'a net that runs in eval mode at the given size')
+        _require_repeatable(pristine, image)
         marked = _marked(pristine, image, plain)
+        if marked.takes_eval:
+            _require_repeatable(marked.net, image, marked.training, True)
         _require_same(pristine, marked, image)
     return marked
 
 
 def _marked(pristine: nn.Module, image: Tensor, plain: _Trial) -> MarkedNet:
     training = frozenset(n for n, module in pristine.named_modules() if not _is_norm(module))
-    scan = _try(copy.deepcopy(pristine), image, training, is_strict=False)
+    scan = _try(copied(pristine), image, training, is_strict=False)
     rules = find_rules(pristine, {**plain.calls, **scan.calls}, scan.drew,
                        {drop.module for drop in scan.drops})
 
     def ready() -> nn.Module:
-        twin = copy.deepcopy(pristine)
+        twin = copied(pristine)
         prepare_paths(twin, rules)
         return twin
 
     first, twin, live, training, drew = _settled(ready, image, training)
+    _require_repeatable(twin, image, training)
     problem = live.problem or _difference(plain.outputs, live.outputs)
     lost = [d.site for d in first.drops if d.module in drew and d not in live.drops]
     if not problem and not lost:
@@ -192,10 +202,10 @@ def _draws(module: str, operation: str) -> GraphError:
 def _require_same(pristine: nn.Module, marked: MarkedNet, image: Tensor) -> None:
     """Require that without masks it is the untouched net, on another image and at another size."""
     for other in _other_images(image):
-        theirs = _outputs(pristine, other)
+        theirs, _ = _outputs(pristine, other)
         if theirs is None:
             continue  # many nets take one size only
-        ours = _outputs(marked.net, other, marked.training, marked.takes_eval)
+        ours, _ = _outputs(marked.net, other, marked.training, marked.takes_eval)
         problem = 'it fails' if ours is None else _difference(theirs, ours)
         if problem:
             raise GraphError(
@@ -217,22 +227,22 @@ def _other_images(image: Tensor) -> Iterator[Tensor]:
 def _outputs(
     net: nn.Module, image: Tensor, training: frozenset[str] = frozenset(),
     takes_eval: bool = False,
-) -> dict[str, Tensor] | None:
-    """Run a net without its dropout, and look at nothing else; None if it fails."""
+) -> tuple[dict[str, Tensor] | None, list[Drop]]:
+    """Run a net without its dropout; return None and the dropout so far if it fails."""
     with (torch.no_grad(), warnings.catch_warnings(),
-          watch(net, takes_eval=takes_eval, training=training)):
+          watch(net, takes_eval=takes_eval, training=training) as seen):
         warnings.simplefilter('ignore')
         try:
-            return named_outputs(net(image))
+            return named_outputs(net(image)), seen.drops
         except Exception:  # a net may raise anything at a size that it cannot take
-            return None
+            return None, seen.drops
 
 
 def _in_eval_mode(
     twin: nn.Module, image: Tensor, plain: _Trial, live: _Trial, why: str
 ) -> MarkedNet:
     """Keep eval mode, and put only the modules that drop in training mode into it."""
-    first = _try(copy.deepcopy(twin), image, takes_eval=True)
+    first = _try(copied(twin), image, takes_eval=True)
     seen = {drop.module for drop in first.drops}
     hidden = frozenset({drop.module for drop in live.drops} & set(plain.calls) - seen)
     trial = _try(twin, image, hidden, takes_eval=True)
@@ -319,9 +329,14 @@ def plain_copy(net: nn.Module) -> nn.Module:
     """
     Return a copy on the CPU, in float32 and eval mode, without torch's wrappers.
 
-    Raises GraphError if the net is scripted, so that its dropout cannot be seen, or is no net.
+    Raises GraphError if the net is scripted, so that its dropout cannot be seen, is no net, or
+    cannot be copied.
 
     """
+    return copied(_unwrapped(net)).cpu().float().eval()
+
+
+def _unwrapped(net: nn.Module) -> nn.Module:
     inner = getattr(net, '_orig_mod', net)
     if isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
         inner = inner.module
@@ -330,12 +345,62 @@ def plain_copy(net: nn.Module) -> nn.Module:
                          'a net of Python modules', 'return it before torch.jit, or export ONNX')
     if not isinstance(inner, nn.Module):
         raise GraphError(f'the net is {type(inner).__name__}', 'a torch.nn.Module')
+    return inner
+
+
+def copied(net: nn.Module) -> nn.Module:
+    """Return a copy that shares what cannot be copied; raises GraphError if it still cannot be."""
     try:
-        twin = copy.deepcopy(inner)
-    except Exception as err:  # torch's own words: weights that are computed cannot be copied
-        raise GraphError(f'the net cannot be copied ({err})', 'one that copy.deepcopy takes',
-                         'take weight_norm off, with torch.nn.utils.remove_weight_norm') from err
-    return twin.cpu().float().eval()
+        return copy.deepcopy(net)
+    except Exception as err:  # whatever is not made to be copied: a lock, a computed weight
+        _log.info('shared with the copy: what is not copied (%s)', first_line(err))
+    try:
+        return copy.deepcopy(net, dict(_shared(net)))
+    except Exception as err:
+        raise GraphError('the net cannot be copied by copy.deepcopy',
+                         'one that can: what is compiled is compared with an untouched copy',
+                         'take out what holds a file, a lock or a process') from err
+
+
+def _shared(net: nn.Module) -> Iterator[tuple[int, Any]]:
+    """Yield for each attribute that cannot be copied what the copy has instead, by its id."""
+    for module in net.modules():
+        for value in (*vars(module).values(), *module.buffers(recurse=False)):
+            if isinstance(value, Tensor):
+                if not value.is_leaf:  # computed by a hook, as weight_norm does, in each run
+                    yield id(value), value.detach().clone()
+            elif not isinstance(value, dict | nn.Module | MethodType) and not _is_copied(value):
+                yield id(value), value
+
+
+def _is_copied(value: Any) -> bool:
+    try:
+        copy.deepcopy(value)
+    except Exception:  # as its class pleases
+        return False
+    return True
+
+
+def initialise_lazy(net: nn.Module, height: int, width: int) -> None:
+    """
+    Give lazy modules of a net their shapes by one run, in place, as torch asks of its users.
+
+    Raises GraphError if the net cannot run at that size. Nothing happens where none is lazy.
+
+    """
+    inner = _unwrapped(net)
+    if not any(is_lazy(x) for x in (*inner.parameters(), *inner.buffers())):
+        return
+    modes = {module: module.training for module in inner.modules()}
+    try:
+        with torch.no_grad():
+            inner.eval()(torch.zeros(1, 3, height, width))
+    except Exception as err:
+        raise GraphError(f'the net has lazy modules and fails on an image of (1, 3, {height}, '
+                         f'{width}): {type(err).__name__}: {first_line(err)}',
+                         'a net that runs in eval mode at the given size') from err
+    for module, mode in modes.items():
+        module.training = mode
 
 
 def _is_norm(module: nn.Module) -> bool:
@@ -409,6 +474,86 @@ def _parts(value: Any) -> list[tuple[Any, Any]]:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
     return []
+
+
+# -------------------------------------------------------------------------------------------------
+# Randomness that torch does not draw is seen by running the net again.
+
+_REPEATS = 2
+# Where some generator moved, so that a rare event may follow from it; at most so many seconds.
+_MOST_REPEATS, _SECONDS = 60, 5.0
+
+
+def _require_repeatable(
+    net: nn.Module, image: Tensor, training: frozenset[str] = frozenset(),
+    takes_eval: bool = False,
+) -> None:
+    """Require that a net without its dropout always gives the same, where torch draws nothing."""
+    began = time.monotonic()
+    first, drops, moved = _seeded_run(net, image, training, takes_eval, 0)
+    for seed in range(1, 1 + (_MOST_REPEATS if moved else _REPEATS)):
+        other, met, _ = _seeded_run(net, image, training, takes_eval, seed)
+        if first is None or other is None or time.monotonic() - began > _SECONDS and seed > 1:
+            return
+        problem = _difference(first, other) or drops != met and 'another dropout runs'
+        if problem and moved:
+            name = _who_draws(net, image, training, takes_eval)
+            raise _draws(name, f'{moved[0]}, so that two runs differ ({problem})')
+        if problem:
+            raise GraphError(f'two runs of the net on one image differ ({problem})',
+                             _NO_OTHER_RANDOMNESS, _DRAW_BY_DROPOUT)
+
+
+def _seeded_run(
+    net: nn.Module, image: Tensor, training: frozenset[str], takes_eval: bool, seed: int
+) -> tuple[dict[str, Tensor] | None, list[Drop], list[str]]:
+    """Return what `_outputs` does, and which generators it moved."""
+    random.seed(seed)
+    np.random.seed(seed)
+    before = _generators(net)
+    outputs, drops = _outputs(net, image, training, takes_eval)
+    return outputs, drops, [name for name, state in _generators(net).items()
+                            if state != before.get(name)]
+
+
+def _generators(net: nn.Module) -> dict[str, Any]:
+    """Return the state of every generator that is not torch's, by a name for people."""
+    of_numpy = np.random.get_state(legacy=False)['state']
+    states: dict[str, Any] = {
+        "Python's random module": random.getstate(),
+        'numpy.random': (of_numpy['pos'], of_numpy['key'].tobytes())}
+    for module in net.modules():
+        for key, value in vars(module).items():
+            name = f'its generator {key!r}'
+            if isinstance(value, random.Random):
+                states[name] = value.getstate()
+            elif isinstance(value, np.random.Generator):
+                states[name] = repr(value.bit_generator.state)
+            elif isinstance(value, np.random.RandomState):
+                states[name] = repr(value.get_state())
+    return states
+
+
+def _who_draws(
+    net: nn.Module, image: Tensor, training: frozenset[str], takes_eval: bool
+) -> str:
+    """Return the first module that ends with other states of the generators than it began with."""
+    stack: list[dict[str, Any]] = []
+    found: list[str] = []
+
+    def leave(name: str) -> None:
+        if stack.pop() != _generators(net):
+            found.append(name)
+
+    hooks = [hook for name, module in net.named_modules() for hook in (
+        module.register_forward_pre_hook(lambda *_: stack.append(_generators(net))),
+        module.register_forward_hook(lambda *_, name=name: leave(name), always_call=True))]
+    try:
+        _outputs(net, image, training, takes_eval)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else ''
 
 
 class ForwardGuard(TorchDispatchMode):

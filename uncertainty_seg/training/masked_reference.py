@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-import copy
 from dataclasses import replace
 import difflib
 import itertools
@@ -25,6 +24,7 @@ from torch import nn, Tensor
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.training.dropout_watch import Drop, own_randomness, watch
 from uncertainty_seg.training.marking import (
+    copied,
     few,
     find_dropout,
     MarkedNet,
@@ -124,7 +124,7 @@ def run_exact(
     num_classes: int | None = None,
 ) -> Array | None:
     """Compute `exact_logits` of a net whose dropout was found already."""
-    twin = replace(marked, net=copy.deepcopy(marked.net).double())
+    twin = replace(marked, net=copied(marked.net).double())
     with _float64():
         try:
             return run_masked(twin, image.astype(np.float64), masks, output, num_classes)
@@ -170,7 +170,7 @@ class UntouchedNet:
 
     def exact(self, image: Array) -> Array | None:
         """Return the same computed in float64; None for a net that cannot run so."""
-        twin, precise = copy.deepcopy(self._net).double(), torch.from_numpy(image).double()
+        twin, precise = copied(self._net).double(), torch.from_numpy(image).double()
         with _float64():
             try:
                 return self._run(twin, precise)

@@ -104,8 +104,8 @@ def test_a_network_and_its_masks_are_one_distribution(name: str) -> None:
 
 
 OTHER = {
-    'p is what is kept': (Path(0.8), Path(0.2)), 'a mask for all channels': (Path(0.3),
-                                                                            Path(0.3, 2)),
+    'p is what is kept': (Path(0.8), Path(0.2)),
+    'a mask for all channels': (Path(0.3), Path(0.3, 2)),
     'a mask for all pixels': (nn.Dropout2d(0.3), nn.Dropout(0.3)),
     'another rate': (Path(0.3), Path(0.5)), 'never dropped': (Path(0.5), Path(1e-6)),
     'always dropped': (Path(0.3), Path(0.999)),
@@ -140,8 +140,8 @@ def test_equal_samples_are_larger_than_all_shuffles_as_rarely_as_said() -> None:
 
 def test_the_measures_are_those_of_their_definition() -> None:
     rng = np.random.default_rng(1)
-    z = rng.normal(size=(20, 3, 4, 2)) + np.arange(20).reshape(-1, 1, 1, 1) * [[[[0.1]], [[0]],
-                                                                               [[0]]]]
+    z = rng.normal(size=(20, 3, 4, 2))
+    z[:, 0] += 0.1 * np.arange(20).reshape(-1, 1, 1)
     p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
     a, b = p[:10], p[10:]
 

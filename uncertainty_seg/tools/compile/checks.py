@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 import itertools
 import math
+import re
 import time
 from typing import Any, Protocol
 
@@ -42,6 +43,7 @@ MaskedNetwork = Callable[[NDArray[np.float32], Masks], NDArray[np.float32]]
 # The same in float64, or None where it cannot be.
 ExactNetwork = Callable[[NDArray[np.float32], Masks], 'NDArray[np.float32] | None']
 _PASSES = 3
+_MOST_SAID = 200  # letters
 
 
 class Untouched(Protocol):
@@ -132,7 +134,7 @@ def check_compiled(
     except UncertaintySegError:
         raise
     except Exception as err:  # the runtime's own errors derive from nothing narrower
-        raise GraphError(f'the network cannot be run ({err})', 'one that ONNX Runtime runs',
+        raise GraphError(f'the network cannot be run ({_said(err)})', 'one that ONNX Runtime runs',
                          'replace the operation that it names') from err
     if card.noise_sites and not shaken > 1e-6 * spread:
         raise GraphError('noise and no noise give the same logits', 'a variance that counts',
@@ -345,8 +347,15 @@ def run_graph(
     except UncertaintySegError:
         raise
     except Exception as err:  # the runtime's own errors derive from nothing narrower
-        raise GraphError(f'the network cannot be run ({err})', 'one that ONNX Runtime runs',
+        raise GraphError(f'the network cannot be run ({_said(err)})', 'one that ONNX Runtime runs',
                          'replace the operation that it names') from err
+
+
+def _said(err: Exception) -> str:
+    """Return what the runtime says, without its codes and the places in its source."""
+    text = re.sub(r'\[ONNXRuntimeError\] : \d+ : \w+ : |(?:/\S+)?\S+\.(?:cc|h):\d+ \S+ ', '',
+                  ' '.join(str(err).split()))
+    return text[:_MOST_SAID]
 
 
 def _session(model: onnx.ModelProto, is_optimised: bool = True) -> Any:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module
 import logging
 import math
+import os
 from pathlib import Path
 import sys
 from typing import Any, TYPE_CHECKING
@@ -73,6 +74,7 @@ NOTHING_SKIPPED = ('no dropout of this network is worth skipping channels for (-
 _MOST_EQUAL = 0.01  # chance that all passes are equal, which needs no warning
 _MOST_PASSES = 1000  # as the command line takes them
 _NAMED = 5
+_MOST_SAID = 200  # letters
 _log = logging.getLogger(__name__)
 
 
@@ -364,7 +366,7 @@ def _torch(request: CompileRequest) -> LoadedNetworks:
     try:
         from uncertainty_seg.training.export import export_net
         from uncertainty_seg.training.inject import inject_dropout
-        from uncertainty_seg.training.marking import find_dropout
+        from uncertainty_seg.training.marking import find_dropout, initialise_lazy
         from uncertainty_seg.training.masked_reference import (
             OwnPasses,
             run_exact,
@@ -378,6 +380,7 @@ def _torch(request: CompileRequest) -> LoadedNetworks:
     wanted = request.output, len(request.classes.names)
     models, found, untouched, own = [], [], None, None
     for net, source in unchecked:
+        initialise_lazy(net, *size)
         _require_numbers(net, source)
         untouched = untouched or UntouchedNet(net, *wanted)
         if request.inject_dropout:
@@ -444,8 +447,10 @@ def _by_factory(request: CompileRequest) -> Iterator[tuple[Any, object]]:
 
     def built(path: Path | None) -> tuple[Any, object]:
         from uncertainty_seg.training.export import load_weights
+        from uncertainty_seg.training.marking import initialise_lazy
 
         net = build()
+        initialise_lazy(net, request.image.height, request.image.width)
         if path is not None:
             load_weights(net, path)
         return net, path or request.net
@@ -460,24 +465,42 @@ def factory(name: str) -> Callable[[], Any]:
     Raises ConfigError if it cannot be imported or called, or returns no module.
     """
     module_name, _, function = name.partition(':')
+    if not {'', os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())  # as `python` has it; what is installed comes first
     try:
-        found = getattr(import_module(module_name), function)
-    except (ImportError, AttributeError, ValueError) as err:
-        raise ConfigError(f'{name!r} cannot be imported ({err})', 'net.onnx or '
-                          'package.module:function', 'set PYTHONPATH to where the package lies'
-                          ) from err
+        module = import_module(module_name)
+    except ModuleNotFoundError as err:
+        missing = err.name or module_name
+        is_own = f'{module_name}.'.startswith(f'{missing}.')
+        fix = 'run it in the folder of that file, or with PYTHONPATH=FOLDER:$PYTHONPATH' \
+            if is_own else f'install {missing!r}, which {module_name!r} imports'
+        raise ConfigError(f'{name!r} cannot be imported: there is no module {missing!r} in this '
+                          'folder or among what is installed',
+                          'net.onnx or package.module:function', fix) from err
+    except Exception as err:  # whatever the user's own code raises
+        raise ConfigError(f'{name!r} cannot be imported ({_said(err)})',
+                          'a module that Python can import') from err
+    if not callable(found := getattr(module, function, None)):
+        raise ConfigError(f'{name!r} cannot be imported: {module_name!r} has no function '
+                          f'{function!r}', 'net.onnx or package.module:function')
 
     def build() -> Any:
         try:
             net = found()
         except Exception as err:  # whatever the user's own code raises
-            raise ConfigError(f'{name}() failed ({type(err).__name__}: {err})',
+            raise ConfigError(f'{name}() failed ({_said(err)})',
                               'a function without arguments that returns a network') from err
         if not callable(getattr(net, 'state_dict', None)):
             raise ConfigError(f'{name}() returned a {type(net).__name__}', 'a torch module')
         return net
 
     return build
+
+
+def _said(err: Exception) -> str:
+    """Return what the user's own code raised, on one line."""
+    text = ' '.join(str(err).split())[:_MOST_SAID]
+    return f'{type(err).__name__}: {text}' if text else type(err).__name__
 
 
 def _require_numbers(net: Any, source: object) -> None:
