@@ -19,6 +19,7 @@ from uncertainty_seg.core.dropout_masks import make_masks, pass_inputs
 from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.core.uncertainty import (
     MapRequest,
+    maps_from_coarse_logits,
     maps_from_logits,
     maps_from_probabilities,
     MAPS_OF_MEANS,
@@ -245,3 +246,26 @@ def test_maps_on_request_are_the_oracles(chunk: int, upsampling: str) -> None:
     assert got.present[-4:] == MORE_MAPS
     ours.enqueue_finish()
     assert not set(MORE_MAPS) & set(ours.maps().present)
+
+
+@pytest.mark.parametrize('upsampling', ['half_pixel', 'align_corners'])
+def test_maps_of_coarse_sums_are_the_oracles(upsampling: str) -> None:
+    low = np.random.default_rng(2).normal(0, 4, (6, 4, 3, 4)).astype(np.float32)
+    p = np.exp(low) / np.exp(low).sum(1, keepdims=True)
+    request = MapRequest.of(MORE_MAPS, 3.0)
+    ours = DeviceReduction(4, HEIGHT, WIDTH, HostMemory(), (4, 3, 4), upsampling, (3, 4))
+    ours.reset()
+    ours.add({**sums(p), 'sum_logits': torch.from_numpy(low.sum(0))}, 6)
+    ours.enqueue_finish(request)
+    got = ours.maps()
+    oracle = maps_from_coarse_logits(low, HEIGHT, WIDTH, 1.0, upsampling, request)
+    assert (got.label == oracle.label).all()
+    for name in (*got.present[1:], *MORE_MAPS):
+        np.testing.assert_allclose(getattr(got, name), getattr(oracle, name), atol=4e-6,
+                                   err_msg=name)
+    p[3, 1, 1, 2] = np.nan
+    ours.reset()
+    ours.add({**sums(p), 'sum_logits': torch.from_numpy(low.sum(0))}, 6)
+    broken = finished(ours)
+    for name in broken.present[1:]:
+        assert 0 < np.isnan(getattr(broken, name)).sum() < broken.label.size, name

@@ -27,8 +27,10 @@ from tensorrt_rig import (
     TOLERANCE,
 )
 
+from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
 from uncertainty_seg.backends.gpu.device_passes import MaskBank, SeededMasks, split_passes
 from uncertainty_seg.core.dropout_masks import pass_inputs, still_inputs
+from uncertainty_seg.core.uncertainty import MapRequest, MORE_MAPS
 from uncertainty_seg.errors import ShapeError
 from uncertainty_seg.storage.model_bundle import load_bundle
 
@@ -52,6 +54,35 @@ def test_maps_are_those_of_onnxruntime(rigs: Rigs, bundles: dict[str, Path], kin
                      5e-3 if kind == 'fp16' else TOLERANCE)
     backend.close()
     assert (ours.mutual_information.max() > 0.01) == (rig.passes > 1)
+
+
+@pytest.mark.parametrize('kind', ['channels', 'chunk', 'elements', 'both', 'fp16'])
+def test_coarse_maps_are_those_of_the_processor(
+    rigs: Rigs, bundles: dict[str, Path], kind: str
+) -> None:
+    rig = rigs(bundles[kind], reduction='coarse')
+    rig.build()
+    masks = pass_inputs(rig.card, rig.passes, 3)
+    backend = rig.open()
+    request = MapRequest.of(MORE_MAPS)
+    ours = backend.run(IMAGE, masks, 1.3, request)
+    backend.close()
+    processor = OnnxRuntimeBackend(rig.bundle, rig.settings)
+    theirs = processor.run(IMAGE, masks, 1.3, request)
+    processor.close()
+    for name in (*SMOOTH, *MORE_MAPS):
+        np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=0,
+                                   atol=5e-3 if kind == 'fp16' else TOLERANCE, err_msg=name)
+    assert (ours.label != theirs.label).mean() <= (5e-2 if kind == 'fp16' else 1e-3)
+    assert ours.mutual_information.max() > 0.01
+
+
+def test_a_coarse_head_is_another_engine_with_room_for_more_passes(rigs: Rigs) -> None:
+    exact, coarse = (rigs('pipeline', reduction=name) for name in ('exact', 'coarse'))
+    keys = [[needed.key(rig.target) for needed in rig.engines().all] for rig in (exact, coarse)]
+    assert keys[0][0] == keys[1][0]  # the trunk
+    assert keys[0][1] != keys[1][1]
+    assert coarse.engines().chunking.passes >= 3 * exact.engines().chunking.passes
 
 
 @pytest.mark.parametrize('is_recorded', [False, True])

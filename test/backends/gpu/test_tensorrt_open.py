@@ -75,16 +75,6 @@ def test_a_missing_driver_is_found_before_tensorrt_is_touched(
     assert touched == []
 
 
-def test_a_coarse_reduction_is_refused_before_the_driver_is_asked(
-    rigs: Rigs, bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rig = rigs(bundles['channels'])
-    monkeypatch.setattr(cuda_device, '_LIBRARY', 'libnosuchdriver.so.1')
-    with pytest.raises(BackendUnavailableError, match='at full resolution, and the reduction '
-                       "of 'bank' is 'coarse': use backend openvino or onnxruntime"):
-        TensorRtBackend(rig.bundle, dataclasses.replace(rig.settings, reduction='coarse'))
-
-
 def checked(rig: Rig, precision: str, is_passed: bool) -> None:
     """Record a self-check of this bundle on this GPU."""
     key = SelfCheckKey.of(rig.card, 'tensorrt', rig.trt.version, precision, DEVICE.name)

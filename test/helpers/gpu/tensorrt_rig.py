@@ -57,7 +57,7 @@ class Rig:
         """Store engines as build_missing does, for each number of passes at once."""
         for chunk in chunks or (0,):
             for needed in self.engines(chunk).all:
-                plan = plan_of(needed.path.read_bytes(), needed.spec.profiles, self.trt.version)
+                plan = plan_of(needed.content(), needed.spec.profiles, self.trt.version)
                 self.cache.store(needed.key(self.target), plan, {'role': needed.role})
 
     def build_for(self, chunk: int) -> None:

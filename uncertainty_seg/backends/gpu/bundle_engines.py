@@ -28,6 +28,7 @@ from uncertainty_seg.backends.gpu.engine_build import (
 from uncertainty_seg.backends.gpu.engine_cache import engine_key, EngineCache, EngineTarget
 from uncertainty_seg.backends.gpu.tensorrt_api import load_tensorrt, Shape, TensorRt
 from uncertainty_seg.backends.graph_files import (
+    coarse_statistics,
     COMPILE,
     input_tensors,
     LOGITS,
@@ -40,7 +41,8 @@ from uncertainty_seg.backends.resources import (
     head_bytes_a_pass,
     passes_of,
 )
-from uncertainty_seg.core.bundle import HEAD_STATS_FILE, ModelBundle
+from uncertainty_seg.core.bundle import HEAD_STATS_FILE, ModelBundle, reduction_of
+from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.settings import precision_of, Settings
 from uncertainty_seg.errors import BackendUnavailableError, ModelBundleError
 
@@ -57,10 +59,17 @@ class NeededEngine:
     role: str
     path: Path
     spec: EngineSpec
+    coarse_card: ModelCard | None = None  # of a head that sums at the size of the logits
+
+    def content(self) -> bytes:
+        """Return its graph as an ONNX file with every weight in it."""
+        if self.coarse_card is not None:
+            return coarse_statistics(self.path, self.coarse_card)
+        return whole_graph(self.path)
 
     def key(self, target: EngineTarget) -> str:
         """Return its key in the cache; reads the graph."""
-        return engine_key(whole_graph(self.path), self.spec, target)
+        return engine_key(self.content(), self.spec, target)
 
     def key_ahead(self, trt: TensorRt, compute_capability: str) -> str:
         """Return the key of its twin for every GPU of a compute capability."""
@@ -221,13 +230,15 @@ def engines_of(
     if HEAD_STATS_FILE not in bundle.card.sha256:
         raise ModelBundleError(f'{bundle.card.name!r} has no {HEAD_STATS_FILE}',
                                'the head with its reduction, which TensorRT runs', COMPILE)
+    is_coarse = reduction_of(bundle, settings) == 'coarse'
     chunking = _chunking(bundle, settings, passes, chunk)
     spec = EngineSpec(precision, {}, trt.has_strong_types,
                       compute_capabilities=compute_capabilities)
     head_spec = dataclasses.replace(spec, profiles=_profiles(path, chunking.passes),
                                     float32_behind=LOGITS)
     return BundleEngines(NeededEngine(TRUNK, bundle.trunk_path, spec),
-                         NeededEngine(HEAD_STATS, path, head_spec), chunking)
+                         NeededEngine(HEAD_STATS, path, head_spec,
+                                      bundle.card if is_coarse else None), chunking)
 
 
 def missing(
@@ -282,12 +293,13 @@ def _build(
     trt: TensorRt, engine: NeededEngine, key: str, cache: EngineCache, target: EngineTarget,
     progress: Progress | None, available_bytes: int,
 ) -> None:
-    made = build_engine(trt, engine.path, engine.spec, progress, cache.timing_cache(target),
+    graph = engine.path if engine.coarse_card is None else engine.content()
+    made = build_engine(trt, graph, engine.spec, progress, cache.timing_cache(target),
                         available_bytes)
     cache.store(key, made.plan, {
         'role': engine.role,
         'graph': str(engine.path),
-        'graph_sha256': hashlib.sha256(whole_graph(engine.path)).hexdigest(),
+        'graph_sha256': hashlib.sha256(engine.content()).hexdigest(),
         'spec': dataclasses.asdict(engine.spec),
         'target': dataclasses.asdict(target),
         'available_bytes': available_bytes,
@@ -327,6 +339,8 @@ def _chunking(bundle: ModelBundle, settings: Settings, passes: int, chunk: int) 
     if chunk and not card.chunk:
         return Chunking(min(chunk, passes), 'asked for')
     plane = math.prod((card.num_classes, card.input.height, card.input.width))
+    if reduction_of(bundle, settings) == 'coarse':
+        plane = math.prod(card.logits_shape)
     # The head's tensors are freed when the reduction's are largest.
     bytes_a_pass = max(head_bytes_a_pass(bundle.head_path), 4 * _PLANES * plane)
     return choose_chunk(passes, bytes_a_pass, settings.memory_budget_mb, card.chunk)

@@ -35,6 +35,7 @@ from uncertainty_seg.backends.graph_files import STATISTICS, SUM_LOGITS
 from uncertainty_seg.core.dropout_masks import kept_channels, Masks, pass_inputs
 from uncertainty_seg.core.model_card import DropoutSite, ModelCard
 from uncertainty_seg.core.uncertainty import (
+    LEAST_PROBABILITY,
     LOGIT_SCALE,
     MapRequest,
     maps_from_sums,
@@ -281,7 +282,7 @@ def _signed(bits: int) -> int:
 def statistics_shapes(
     num_classes: int, plane: tuple[int, int], logits_shape: tuple[int, ...] | None
 ) -> dict[str, tuple[int, ...]]:
-    """Return what a head gives and in which shape; see `DeviceReduction`."""
+    """Return what a head gives in which shape, its sums over the passes of size `plane`."""
     shapes: dict[str, tuple[int, ...]] = {
         _SUM_P: (num_classes, *plane), _SUM_ENTROPY: plane, _SUM_P2: plane,
         _VOTES: (num_classes, *plane)}
@@ -292,17 +293,20 @@ class DeviceReduction:
     """
     The sums over the passes of a frame, and the maps of them, enqueued on a memory's stream.
 
-    `logits_shape` is (C, hl, wl), None for a head that does not give the sum of its logits.
+    `logits_shape` is (C, hl, wl), None for a head that does not give the sum of its logits;
+    `summed` is the size (hl, wl) of the other sums if the reduction is coarse.
 
     """
 
     def __init__(
         self, num_classes: int, height: int, width: int, memory: DeviceMemory,
         logits_shape: tuple[int, ...] | None = None, upsampling: str = 'half_pixel',
+        summed: tuple[int, int] | None = None,
     ) -> None:
         plane = (height, width)
+        low = summed or plane
         self._memory = memory
-        self.shapes = statistics_shapes(num_classes, plane, logits_shape)
+        self.shapes = statistics_shapes(num_classes, low, logits_shape)
         self._upsampling = upsampling
         self._more: dict[str, Any] = {}  # buffers of the host, made when a map is asked for first
         self._request = NO_MORE
@@ -346,7 +350,7 @@ class DeviceReduction:
 
     def enqueue_finish(self, request: MapRequest = NO_MORE) -> None:
         """Compute the maps, those of the request too, and start to copy them to the host."""
-        write_maps(self._sums, self._passes, self._labels, self._floats)
+        write_maps(self._sums, self._passes, self._labels, self._floats, self._upsampling)
         self._memory.copy(self._host_labels, self._labels)
         self._memory.copy(self._host_floats, self._floats)
         for features, host in self._features:
@@ -381,9 +385,10 @@ class HostReduction:
     def __init__(
         self, num_classes: int, height: int, width: int, memory: DeviceMemory,
         logits_shape: tuple[int, ...] | None = None, upsampling: str = 'half_pixel',
+        summed: tuple[int, int] | None = None,
     ) -> None:
         self._memory, self._plane, self._upsampling = memory, (height, width), upsampling
-        self.shapes = statistics_shapes(num_classes, self._plane, logits_shape)
+        self.shapes = statistics_shapes(num_classes, summed or self._plane, logits_shape)
         self._landed: list[dict[str, Any]] = []  # for each call of a frame
         self._calls: list[tuple[int, float]] = []  # passes and share of each
         self._request = NO_MORE
@@ -427,14 +432,17 @@ class HostReduction:
         return maps
 
 
-def write_maps(sums: Mapping[str, Any], passes: int, labels: Any, floats: Any) -> None:
+def write_maps(
+    sums: Mapping[str, Any], passes: int, labels: Any, floats: Any,
+    upsampling: str = 'half_pixel',
+) -> None:
     """
     Compute the maps from the sums over all passes.
 
     Parameters
     ----------
     sums : mapping of str to torch.Tensor
-        All of `STATISTICS`.
+        All of `STATISTICS`, of the maps' size or coarser.
     passes : int
         T.
     labels : torch.Tensor of uint8, shape (h, w)
@@ -442,6 +450,8 @@ def write_maps(sums: Mapping[str, Any], passes: int, labels: Any, floats: Any) -
     floats : torch.Tensor of float32, shape (6, h, w)
         Filled with the other maps, in the order of `UncertaintyMaps`. NaN in a sum is NaN in
         every one: `clamp` and `max` of torch pass it on as numpy's do.
+    upsampling : str
+        One of `core.model_card.UPSAMPLINGS`, from coarse sums.
 
     """
     import torch
@@ -456,6 +466,13 @@ def write_maps(sums: Mapping[str, Any], passes: int, labels: Any, floats: Any) -
     variation = torch.where(torch.isnan(sums[_SUM_ENTROPY]), torch.nan, variation)
     # Mean of squares less square of the mean: rounding alone can take it below zero.
     variance = (sums[_SUM_P2] / passes - (mean * mean).sum(0)).clamp_(min=0)
+    if mean.shape[1:] != labels.shape:
+        spread = torch.stack((mutual, variation, variance))
+        mutual, variation, variance = _upsampled(spread, labels.shape, upsampling)
+        mean = _coarse_mean(mean, labels.shape, upsampling)
+        mean = torch.where(torch.isnan(mutual), torch.nan, mean)
+        entropy = torch.special.entr(mean).sum(0)
+        mutual = torch.minimum(mutual, entropy)
     labels.copy_(mean.argmax(0))
     for target, values in zip(floats, (
         mean.amax(0).clamp_(max=1), (entropy * scale).clamp_(0, 1), mutual * scale, variation,
@@ -495,16 +512,28 @@ def more_maps(
     found = {}
     if request.of_means:
         mean = (sums[_SUM_P] / passes).clamp_(min=0)
+        if mean.shape[1:] != plane:
+            mean = _coarse_mean(mean, plane, upsampling)
         first, second = mean.topk(2, 0).values  # NaN counts as the largest
         softened = mean ** (1 / request.unknown_temperature)
         softened = softened / softened.sum(0)
         found = {'margin': 1 - (first - second),
                  'unknown': torch.special.entr(softened).sum(0) / math.log(len(mean))}
     if request.of_logits:
-        z = torch.nn.functional.interpolate(
-            (sums[SUM_LOGITS] / passes)[None], plane, mode='bilinear',
-            align_corners=upsampling == 'align_corners')[0]
+        z = _upsampled(sums[SUM_LOGITS] / passes, plane, upsampling)
         z = torch.where(torch.isfinite(z), z, torch.nan)
         found |= {'energy': torch.sigmoid(-torch.logsumexp(z, 0) / LOGIT_SCALE),
                   'max_logit': torch.sigmoid(-z.amax(0) / LOGIT_SCALE)}
     return {name: values for name, values in found.items() if name in request.names}
+
+
+def _upsampled(planes: Any, plane: tuple[int, int], upsampling: str) -> Any:
+    import torch
+
+    return torch.nn.functional.interpolate(
+        planes[None], plane, mode='bilinear', align_corners=upsampling == 'align_corners')[0]
+
+
+def _coarse_mean(mean: Any, plane: tuple[int, int], upsampling: str) -> Any:
+    """Return mean probabilities (C, h, w) of those at the size of the logits."""
+    return _upsampled(mean.clamp(min=LEAST_PROBABILITY).log(), plane, upsampling).softmax(0)

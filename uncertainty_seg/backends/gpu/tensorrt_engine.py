@@ -47,6 +47,7 @@ from uncertainty_seg.backends.graph_files import (
     IMAGE,
     INV_TEMPERATURE,
     require_statistics,
+    STATISTICS,
     SUM_LOGITS,
 )
 from uncertainty_seg.core.arrays import ImageU8
@@ -100,9 +101,13 @@ class FrameRunner:
         with memory.active():
             statistics = given_statistics(head.outputs)
             reduction = DeviceReduction if memory.computes else HostReduction
+            rows, columns = card.logits_shape[1:]
+            # An engine whose sums are of the size of the logits was built for `coarse`.
+            is_coarse = head.outputs[STATISTICS[0]][0][1:] == (rows, columns)
             self._reduction = reduction(
                 card.num_classes, spec.height, spec.width, memory,
-                card.logits_shape if SUM_LOGITS in statistics else None, card.upsampling)
+                card.logits_shape if SUM_LOGITS in statistics else None, card.upsampling,
+                (rows, columns) if is_coarse else None)
             self._require_engines(names)
             # The host's buffers are read until the frame was waited for, and not afterwards.
             self._image, self._host_image = memory.inlet((1, spec.height, spec.width, 3), np.uint8)
