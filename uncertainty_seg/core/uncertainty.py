@@ -298,7 +298,7 @@ def maps_from_sums(
     ----------
     sums : mapping of str to ndarray of float
         'sum_p', 'votes' (C, h, w), 'sum_entropy' in nats, 'sum_p2' (h, w); 'sum_logits'
-        (C, hl, wl) if there is one. All of size (hl, wl) where the reduction is coarse.
+        (C, hl, wl) if there is one. All of size (hl, wl) if the reduction is coarse.
     passes : int
         T.
     plane : (int, int)
@@ -320,25 +320,14 @@ def maps_from_sums(
     variation = np.maximum(1.0 - sums['votes'].max(0) / passes, 0.0)
     variation = np.where(np.isnan(sums['sum_entropy']), np.nan, variation)
     variance = np.maximum(sums['sum_p2'] / passes - (mean * mean).sum(0), 0.0)
-    logits = sums.get('sum_logits') if request.of_logits else None
-    mean_logits = None if logits is None else upsample_bilinear(logits / passes, *plane,
-                                                                upsampling)
     if mean.shape[1:] != plane:
-        mean, mutual, variation, variance = _upsampled(
+        mean, mutual, variation, variance = _spread(
             mean, (mutual, variation, variance), plane, upsampling)
-    return _maps(mean, mutual, variation, variance, request=request, mean_logits=mean_logits)
-
-
-def _upsampled(
-    mean: NDArray[np.float64], disagreement: tuple[NDArray[np.float64], ...],
-    plane: tuple[int, int], upsampling: str,
-) -> tuple[NDArray[np.float64], ...]:
-    """Return mean probabilities, MI, variation ratio and variance at (h, w), by `coarse`."""
-    log_mean = np.log(np.maximum(mean, LEAST_PROBABILITY))
-    full, mutual, variation, variance = (
-        upsample_bilinear(values, *plane, upsampling) for values in (log_mean, *disagreement))
-    softmax = _softmax(full[None], 1.0)[0]
-    return softmax, np.minimum(mutual, _entropy(softmax, 0)), variation, variance
+    logits = sums.get('sum_logits') if request.of_logits else None
+    return _maps(
+        mean, mutual, variation, variance, request=request,
+        mean_logits=None if logits is None else upsample_bilinear(
+            logits / passes, *plane, upsampling))
 
 
 def maps_from_logits(
@@ -410,10 +399,22 @@ def maps_from_coarse_logits(
     """
     z = logits.astype(np.float64)
     p = _softmax(z, temperature)
-    mean, mutual, variation, variance = _upsampled(
+    mean, mutual, variation, variance = _spread(
         p.mean(0), _disagreement(p), (height, width), upsampling)
-    return _maps(mean, mutual, variation, variance, request=request,
-                 mean_logits=upsample_bilinear(z.mean(0), height, width, upsampling))
+    mean_logits = upsample_bilinear(z.mean(0), height, width, upsampling)
+    return _maps(mean, mutual, variation, variance, request=request, mean_logits=mean_logits)
+
+
+def _spread(
+    mean: NDArray[np.float64], others: tuple[NDArray[np.float64], ...], plane: tuple[int, int],
+    upsampling: str,
+) -> tuple[NDArray[np.float64], ...]:
+    """Upsample means by their logarithm, and mutual information in nats, variation, variance."""
+    log_mean = np.log(np.maximum(mean, LEAST_PROBABILITY))
+    full, mutual, variation, variance = (
+        upsample_bilinear(values, *plane, upsampling) for values in (log_mean, *others))
+    mean = _softmax(full[None], 1.0)[0]
+    return mean, np.minimum(mutual, _entropy(mean, 0)), variation, variance
 
 
 def _softmax(logits: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:

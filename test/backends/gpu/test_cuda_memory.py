@@ -32,6 +32,7 @@ from uncertainty_seg.backends.gpu.tensorrt_api import TensorRt
 from uncertainty_seg.core.dropout_masks import pass_inputs
 from uncertainty_seg.core.uncertainty import (
     MapRequest,
+    maps_from_coarse_logits,
     maps_from_probabilities,
     maps_from_sums,
     MORE_MAPS,
@@ -88,13 +89,14 @@ def test_maps_are_those_of_onnxruntime_and_nothing_is_leaked(
 
 
 @pytest.mark.torch
+@pytest.mark.parametrize('reduction', ['exact', 'coarse'])
 def test_every_map_on_request_is_the_one_of_torch(
-    rigs: Rigs, bundles: dict[str, Path]
+    rigs: Rigs, bundles: dict[str, Path], reduction: str
 ) -> None:
     request = MapRequest(frozenset(MORE_MAPS) & {'margin', 'unknown', 'energy', 'max_logit'})
     found = []
     for is_cudart in (False, True):
-        rig = rigs(bundles['channels'])
+        rig = rigs(bundles['channels'], reduction=reduction)
         memory = CudaMemory(runtime=on_cudart(rig)) if is_cudart else rig.gpu
         rig.build()
         with rig.open(memory=memory) as backend:
@@ -220,6 +222,21 @@ def test_maps_from_sums_are_those_of_the_passes(is_broken: bool) -> None:
         np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), rtol=0,
                                    atol=1e-6, err_msg=name)
     assert np.isnan(found.entropy).sum() == is_broken
+
+
+def test_maps_from_coarse_sums_are_those_of_coarse_logits() -> None:
+    logits = np.random.default_rng(1).normal(0, 3, (6, 4, 5, 7))
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    sums = {'sum_p': p.sum(0), 'sum_entropy': -(p * np.log(p)).sum((0, 1)),
+            'sum_p2': (p * p).sum((0, 1)), 'sum_logits': logits.sum(0),
+            'votes': (p == p.max(1, keepdims=True)).sum(0).astype(float)}
+    request = MapRequest.of(MORE_MAPS)
+    found = maps_from_sums(sums, 6, (20, 28), request=request)
+    wanted = maps_from_coarse_logits(logits, 20, 28, request=request)
+    assert found.present == wanted.present
+    for name in wanted.present:
+        np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), rtol=0,
+                                   atol=1e-6, err_msg=name)
 
 
 def test_the_stand_in_is_what_cuda_python_is() -> None:

@@ -50,8 +50,9 @@ def machine(rigs: Rigs, bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatc
     """Make a machine with the stand-in for its GPU, and no engines yet."""
     rig = rigs(bundles['channels'], version='1.7.1.116')
 
-    def build(trt: Any, path: Path, spec: Any, *_: object) -> BuiltEngine:
-        return BuiltEngine(plan_of(path.read_bytes(), spec.profiles, trt.version), b'', 1.0)
+    def build(trt: Any, graph: Path | bytes, spec: Any, *_: object) -> BuiltEngine:
+        content = graph.read_bytes() if isinstance(graph, Path) else graph
+        return BuiltEngine(plan_of(content, spec.profiles, trt.version), b'', 1.0)
 
     for module in (bundle_engines, tensorrt, device):
         monkeypatch.setattr(module, 'find_device', lambda: DEVICE)

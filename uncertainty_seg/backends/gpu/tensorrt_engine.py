@@ -100,10 +100,10 @@ class FrameRunner:
         spec = card.input
         with memory.active():
             statistics = given_statistics(head.outputs)
+            reduction = DeviceReduction if memory.computes else HostReduction
             rows, columns = card.logits_shape[1:]
             # An engine whose sums are of the size of the logits was built for `coarse`.
             is_coarse = head.outputs[STATISTICS[0]][0][1:] == (rows, columns)
-            reduction = DeviceReduction if memory.computes else HostReduction
             self._reduction = reduction(
                 card.num_classes, spec.height, spec.width, memory,
                 card.logits_shape if SUM_LOGITS in statistics else None, card.upsampling,
