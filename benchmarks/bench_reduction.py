@@ -40,8 +40,8 @@ from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import pass_inputs
 from uncertainty_seg.core.preprocess import fit_image, Geometry
-from uncertainty_seg.core.settings import REDUCTIONS, Settings
-from uncertainty_seg.core.uncertainty import UncertaintyMaps
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.core.uncertainty import REDUCTIONS, UncertaintyMaps
 from uncertainty_seg.graph.head_graphs import deterministic_graph
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.tools.self_check_run import fixed_images

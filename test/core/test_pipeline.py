@@ -217,7 +217,7 @@ def test_a_calibration_made_in_bf16_holds_for_bf16_and_for_nothing_else(
 
 def test_the_reduction_is_the_calibrations_unless_it_is_named(tiny_bundle: Path) -> None:
     bundle = load_bundle(str(tiny_bundle))
-    coarse = with_calibration(bundle, reduction='coarse')
+    coarse = with_calibration(bundle, reductions=('coarse',))
     assert reduction_of(bundle, Settings()) == 'exact'
     assert reduction_of(coarse, Settings()) == 'coarse'
     assert reduction_of(coarse, Settings(reduction='exact')) == 'exact'
@@ -226,6 +226,10 @@ def test_the_reduction_is_the_calibrations_unless_it_is_named(tiny_bundle: Path)
     Pipeline(coarse, FakeBackend(bundle.card), Settings(reduction='coarse'))
     with pytest.raises(CalibrationError, match='reduction is exact, but .* with coarse'):
         Pipeline(coarse, FakeBackend(bundle.card), Settings(reduction='exact'))
+    both = with_calibration(bundle, reductions=('coarse', 'exact'))
+    assert reduction_of(both, Settings()) == 'coarse'
+    for reduction in ('auto', 'coarse', 'exact'):
+        Pipeline(both, FakeBackend(bundle.card), Settings(reduction=reduction))
 
 
 def test_a_precision_that_the_graphs_do_not_have_is_refused(tiny_bundle: Path) -> None:

@@ -127,7 +127,7 @@ def photograph() -> np.ndarray:
 
 
 def our_maps(bundle: ModelBundle, image: np.ndarray, passes: int, seed: int) -> UncertaintyMaps:
-    backend = OnnxRuntimeBackend(bundle, Settings(threads=1))
+    backend = OnnxRuntimeBackend(bundle, Settings(threads=1, reduction='exact'))
     try:
         return backend.run(image, pass_inputs(bundle.card, passes, seed), 1.0)
     finally:

@@ -210,7 +210,7 @@ def sentence(result: tuple[int, str, str]) -> str:
 
 def maps_of(name: str = 'onnxruntime', masks: dict | None = None) -> np.ndarray:
     bundle = load_bundle('bundle')
-    backend = open_backend(name, bundle, Settings(threads=1))
+    backend = open_backend(name, bundle, Settings(threads=1, reduction='exact'))
     image = np.random.default_rng(0).integers(0, 256, (8, 16, 3), np.uint8)
     maps = backend.run(image, masks or pass_inputs(bundle.card, bundle.card.passes, 0), 1.0)
     backend.close()

@@ -40,7 +40,7 @@ def bundle(tmp_path: Path) -> ModelBundle:
 
 
 def maps(bundle: ModelBundle) -> UncertaintyMaps:
-    backend = OnnxRuntimeBackend(bundle, Settings(threads=1))
+    backend = OnnxRuntimeBackend(bundle, Settings(threads=1, reduction='exact'))
     try:
         return backend.run(IMAGES[0], make_masks(bundle.card.dropout_sites, 4, 0), 1.0)
     finally:

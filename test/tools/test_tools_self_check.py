@@ -44,7 +44,8 @@ class Twisted:
     """A real backend whose result is changed; `masks` changes what it is given."""
 
     def __init__(self, change: Change = lambda maps, run: maps, masks: Any = None) -> None:
-        self._inner = OnnxRuntimeBackend(load_bundle(BUNDLE), Settings(threads=1))
+        settings = Settings(threads=1, reduction='exact')
+        self._inner = OnnxRuntimeBackend(load_bundle(BUNDLE), settings)
         self._change, self._masks, self._runs = change, masks, 0
         self.name = 'onnxruntime'
 

@@ -83,7 +83,7 @@ def reduction_of(bundle: ModelBundle, settings: Settings) -> str:
     """
     if settings.reduction != AUTO_REDUCTION:
         return settings.reduction
-    return bundle.calibration.reduction if bundle.calibration else NEW_REDUCTION
+    return bundle.calibration.reductions[0] if bundle.calibration else NEW_REDUCTION
 
 
 def fitting_calibration(
@@ -126,7 +126,6 @@ def fitting_calibration(
         ('passes', calibration.passes, passes),
         ('mask_policy', calibration.mask_policy, settings.mask_policy),
         ('precision', calibration.precision, precision),
-        ('reduction', calibration.reduction, reduction_of(bundle, settings)),
     )
     if calibration.mask_draw != bundle.card.mask_draw:
         raise CalibrationError(
@@ -134,15 +133,20 @@ def fitting_calibration(
             f'calibrated with {calibration.mask_draw} ones', fix='calibrate the bundle again')
     for name, calibrated, wanted in pairs:
         if calibrated != wanted:
-            raise CalibrationError(
-                f'{name} is {wanted}, but {bundle.card.name!r} was calibrated with {calibrated}',
-                fix=f'set {name} to {calibrated}, or calibrate the bundle again',
-            )
+            raise _unfit(bundle, name, calibrated, wanted)
+    if (reduction := reduction_of(bundle, settings)) not in calibration.reductions:
+        raise _unfit(bundle, 'reduction', ' or '.join(calibration.reductions), reduction)
     require_seed(bundle, settings)
     if calibration.ignore_sha256 != mask_digest(ignore):
         _log.warning('%r was calibrated with another ignore mask than this one: its limits '
                      'are for scores of other pixels', bundle.card.name)
     return calibration
+
+
+def _unfit(bundle: ModelBundle, name: str, calibrated: object, wanted: object) -> CalibrationError:
+    return CalibrationError(
+        f'{name} is {wanted}, but {bundle.card.name!r} was calibrated with {calibrated}',
+        fix=f'set {name} to {calibrated}, or calibrate the bundle again')
 
 
 def require_seed(bundle: ModelBundle, settings: Settings) -> None:

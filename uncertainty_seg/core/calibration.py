@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.core.scores.density import density_from_json, density_to_json, ScoreDensity
 from uncertainty_seg.core.scores.pass_steps import PassSteps, steps_from_facts
-from uncertainty_seg.core.uncertainty import UNKNOWN_TEMPERATURE
+from uncertainty_seg.core.uncertainty import REDUCTIONS, UNKNOWN_TEMPERATURE
 from uncertainty_seg.core.untrusted.strict_json import load_object
 from uncertainty_seg.errors import CalibrationError, ConfigError
 
@@ -238,7 +238,7 @@ class Calibration:
 
     Attributes
     ----------
-    passes, seed, mask_policy, precision, reduction : int, int, str, str, str
+    passes, seed, mask_policy, precision : int, int, str, str
         What the scores were computed with; other settings are refused.
     temperature : float
         The logits are divided by it.
@@ -279,6 +279,9 @@ class Calibration:
         When fewer passes settle a verdict, if that was measured.
     mask_draw : str
         The card's, see `core.model_card`; not in the file where it is 'independent'.
+    reductions : tuple of str
+        What the scores may be computed with: the one they were, or several that were shown to give
+        the same verdicts. The first runs where the settings leave it open.
 
     """
 
@@ -306,8 +309,8 @@ class Calibration:
     features_sha256: str = ''
     unknown_temperature: float = UNKNOWN_TEMPERATURE
     pass_steps: PassSteps | None = None
-    reduction: str = 'exact'  # as all were before there was another
     mask_draw: str = INDEPENDENT
+    reductions: tuple[str, ...] = ('exact',)  # as all were before there was another
 
     def __post_init__(self) -> None:
         """Refuse limits that could never be judged."""
@@ -325,6 +328,9 @@ class Calibration:
         if not 1 <= self.unknown_temperature < 100:
             raise CalibrationError(f'unknown_temperature is {self.unknown_temperature}',
                                    '1 or more and below 100', _FIX)
+        if not self.reductions or not {*self.reductions} <= {*REDUCTIONS}:
+            raise CalibrationError(f'reductions are {self.reductions}', f'some of {REDUCTIONS}',
+                                   _FIX)
         _require_damage_limits(self.damage_limits)
         if self.pass_steps and self.pass_steps.passes != self.passes:
             raise CalibrationError(f'steps towards {self.pass_steps.passes} passes',
@@ -409,6 +415,7 @@ def _from_facts(raw: dict[str, Any]) -> Calibration:
     return Calibration(**{
         **raw, 'gate_scores': tuple(raw['gate_scores']),
         'promises': tuple(Promise(**promise) for promise in raw.get('promises', ())),
+        'reductions': tuple(raw.get('reductions', ('exact',))),
         'density': density and density_from_json(json.dumps(density)),
         'family': family and RankFamily.from_facts(family),
         'pass_steps': steps and steps_from_facts(steps),

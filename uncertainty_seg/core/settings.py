@@ -16,7 +16,7 @@ import re
 
 from uncertainty_seg.core.model_card import ModelCard, PRECISIONS
 from uncertainty_seg.core.parameters import from_dict, parameter, to_dict, Value
-from uncertainty_seg.core.uncertainty import MAP_NAMES
+from uncertainty_seg.core.uncertainty import MAP_NAMES, REDUCTIONS
 from uncertainty_seg.errors import ConfigError
 
 # -------------------------------------------------------------------------------------------------
@@ -150,10 +150,9 @@ def precision_of(card: ModelCard, wanted: str) -> str:
 
 
 # -------------------------------------------------------------------------------------------------
-# How the passes become maps: see `core.uncertainty`. Which of them runs is `core.bundle`'s.
+# Which reduction runs where nothing else is said: that of the calibration, or without one this.
 
-AUTO_REDUCTION, NEW_REDUCTION = 'auto', 'exact'
-REDUCTIONS = ('exact', 'coarse')
+AUTO_REDUCTION, NEW_REDUCTION = 'auto', 'coarse'
 
 
 # -------------------------------------------------------------------------------------------------

@@ -30,6 +30,8 @@ MAP_NAMES = (*USUAL_MAPS, 'least_confidence', *MORE_MAPS)
 # Of a frame whose network gives features, by a `FeatureDensity`.
 FEATURE_DISTANCE = 'feature_distance'
 UNKNOWN_TEMPERATURE = 2.5
+# How T passes become maps: `maps_from_logits`, `maps_from_coarse_logits`.
+REDUCTIONS = ('exact', 'coarse')
 # Logits are divided by it before they are squashed into 0..1: those of trained networks lie
 # within about 30 of each other, and without it nearly all would become 0.
 LOGIT_SCALE = 8.0

@@ -250,3 +250,24 @@ def test_maps_of_the_first_passes_take_nothing_from_those_of_all() -> None:
     np.testing.assert_array_equal(early.mutual_information, few.mutual_information)
     for name in whole.present:
         np.testing.assert_array_equal(getattr(late, name), getattr(whole, name))
+
+
+SHIPPED = """
+import sys
+sys.modules['numba'] = None
+import numpy as np
+from uncertainty_seg import open_pipeline
+with open_pipeline('suim', backend='onnxruntime', threads=1, reduction=sys.argv[1]) as pipeline:
+    pipeline.check_masks()
+    print(pipeline.process(np.zeros((256, 320, 3), np.uint8)).verdict.is_confident)
+"""
+
+
+@pytest.mark.parametrize('reduction, words', [
+    ('auto', 'False'), ('coarse', 'False'), ('exact', 'numba cannot be imported')])
+def test_a_shipped_bundle_starts_without_a_compiler_unless_it_is_told_to_be_exact(
+    reduction: str, words: str
+) -> None:
+    child = subprocess.run([sys.executable, '-c', SHIPPED, reduction], capture_output=True,
+                           text=True, check=False, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    assert words in (child.stdout if words == 'False' else child.stderr), child.stderr

@@ -27,7 +27,8 @@ def maps(folder: Path, backend: str, policy: str, *seeds: int) -> list[Uncertain
     if backend == 'openvino':
         pytest.importorskip('openvino')
     bundle = load_bundle(str(folder))
-    opened = open_backend(backend, bundle, Settings(threads=1, mask_policy=policy))
+    opened = open_backend(
+        backend, bundle, Settings(threads=1, reduction='exact', mask_policy=policy))
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
     result = [opened.run(image, pass_inputs(bundle.card, PASSES, seed), 1.0) for seed in seeds]
     opened.close()

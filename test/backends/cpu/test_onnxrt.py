@@ -22,7 +22,7 @@ from uncertainty_seg.errors import BackendUnavailableError
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.tools.convert_bundle import convert_bundle
 
-SETTINGS = Settings(threads=1)
+SETTINGS = Settings(threads=1, reduction='exact')
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_bf16_is_refused_by_setting_and_by_card(
     bundle = dataclasses.replace(bundle, card=dataclasses.replace(bundle.card, precision=card))
     words = "onnxruntime does not compute 'tiny' in bf16: use backend openvino"
     with pytest.raises(BackendUnavailableError, match=words):
-        OnnxRuntimeBackend(bundle, Settings(threads=1, precision=precision))
+        OnnxRuntimeBackend(bundle, Settings(threads=1, reduction='exact', precision=precision))
 
 
 # Where it runs for one of these, ONNX Runtime reports nothing by itself.

@@ -24,8 +24,8 @@ from uncertainty_seg.storage.model_bundle import load_bundle, shipped_bundles, w
 
 openvino = pytest.importorskip('openvino')
 ROOT = Path(__file__).resolve().parents[3]
-SETTINGS = Settings(threads=1)
-BF16 = Settings(threads=1, precision='bf16')
+SETTINGS = Settings(threads=1, reduction='exact')
+BF16 = Settings(threads=1, reduction='exact', precision='bf16')
 needs_bf16 = pytest.mark.skipif(
     not backend_file.has_bf16(openvino.Core()), reason='this processor has no bf16')
 
@@ -191,7 +191,7 @@ from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.storage.model_bundle import load_bundle
 bundle = load_bundle(sys.argv[1])
 assert 'openvino' not in sys.modules
-backend = OpenVinoBackend(bundle, Settings(threads=1))
+backend = OpenVinoBackend(bundle, Settings(threads=1, reduction='exact'))
 backend.run(np.zeros((48, 64, 3), np.uint8), make_masks(bundle.card.dropout_sites, 3, 0), 1.0)
 print(threading.active_count(), getattr(sys.modules.get('openvino_telemetry'), '__name__', None))
 """

@@ -48,7 +48,7 @@ from uncertainty_seg.errors import BackendUnavailableError, ModelBundleError
 from uncertainty_seg.graph import head_graphs as head_stats
 from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
 
-SETTINGS = Settings(threads=1)
+SETTINGS = Settings(threads=1, reduction='exact')
 COARSE = Settings(threads=1, reduction='coarse')
 FLOATS = ['confidence', *USUAL_MAPS]
 
@@ -109,7 +109,8 @@ def test_chunks_add_up_to_what_all_passes_at_once_give(
     caplog.set_level(logging.INFO)
     masks = make_masks(bundle.card.dropout_sites, 20, 0)
     whole = OnHost(bundle, SETTINGS).run(noise(), masks, 1.0)
-    parts = OnHost(bundle, Settings(threads=1, memory_budget_mb=1)).run(noise(), masks, 1.0)
+    small = dataclasses.replace(SETTINGS, memory_budget_mb=1)
+    parts = OnHost(bundle, small).run(noise(), masks, 1.0)
     assert 'T=20 in chunks of 20' in caplog.text
     assert 'T=20 in chunks of 7' in caplog.text
     assert_close(parts, whole, 1e-6)
@@ -148,7 +149,7 @@ def test_shares_of_votes_are_exact(bundle: ModelBundle) -> None:
 def test_masks_that_never_change_are_copied_to_the_device_once(
     bundle: ModelBundle, policy: str, is_seen: bool
 ) -> None:
-    backend = OnHost(bundle, Settings(threads=1, mask_policy=policy))
+    backend = OnHost(bundle, Settings(threads=1, reduction='exact', mask_policy=policy))
     masks = make_masks(bundle.card.dropout_sites, 8, 0)
     first = backend.run(noise(), masks, 1.0)
     masks['drop'][:] = 1
@@ -452,15 +453,16 @@ class Options(OnnxRuntimeTensorRtBackend):
 
 
 def folders_of(bundle: ModelBundle, **changes: int) -> dict[str, str]:
-    given = Options(bundle, Settings(threads=1, precision='tf32', **changes)).given
+    given = Options(bundle, Settings(
+        threads=1, precision='tf32', reduction='exact', **changes)).given
     return {name: options['trt_engine_cache_path'] for name, options in given.items()}
 
 
 def test_engines_take_the_passes_of_the_budget_and_no_half_precision(
     bundle: ModelBundle, tmp_path: Path, claimed_gpu: None
 ) -> None:
-    given = Options(bundle, Settings(
-        threads=1, precision='tf32', memory_budget_mb=1, passes=20)).given
+    given = Options(bundle, Settings(threads=1, precision='tf32', reduction='exact',
+                                     memory_budget_mb=1, passes=20)).given
     adder = given['head_stats.onnx1']
     assert adder['trt_profile_min_shapes'] == 'drop:1x3x1x1'
     assert adder['trt_profile_opt_shapes'] == 'drop:7x3x1x1'

@@ -206,7 +206,8 @@ def test_the_maps_of_the_bundle_are_those_of_the_oracle(tmp_path: Path) -> None:
                      input=SPEC, logits_shape=(3, 24, 32))
     write_bundle(tmp_path / 'tiny', card, {'trunk.onnx': trunk.SerializeToString(),
                                            'head.onnx': head.SerializeToString()})
-    backend = OnnxRuntimeBackend(load_bundle(str(tmp_path / 'tiny')), Settings(threads=1))
+    settings = Settings(threads=1, reduction='exact')
+    backend = OnnxRuntimeBackend(load_bundle(str(tmp_path / 'tiny')), settings)
     try:
         maps = backend.run(IMAGE[0], pass_inputs(card, 3, 0), 1.3)
         still = backend.run(IMAGE[0], still_inputs(card, 2), 1.3)
@@ -322,7 +323,7 @@ def test_the_maps_of_members_with_dropout_are_those_of_the_oracle(
                      input=SPEC, logits_shape=made.logits_shape)
     write_bundle(tmp_path / 'tiny', card, made.files)
     inputs = pass_inputs(card, 6, 2)
-    opened = backend(load_bundle(str(tmp_path / 'tiny')), Settings(threads=1))
+    opened = backend(load_bundle(str(tmp_path / 'tiny')), Settings(threads=1, reduction='exact'))
     try:
         maps = opened.run(IMAGE[0], inputs, 1.3)
         still = opened.run(IMAGE[0], still_inputs(card, 2), 1.3)

@@ -42,7 +42,7 @@ class Rig:
         self.trt = TensorRt(fake_tensorrt(self.gpu, version))
         self.bundle: ModelBundle = load_bundle(str(bundle))
         self.card: ModelCard = self.bundle.card
-        self.settings = Settings(threads=1, **settings)
+        self.settings = Settings(**{'threads': 1, 'reduction': 'exact', **settings})
         self.cache = EngineCache(folder / 'engines')
         self.target = EngineTarget.of(self.trt, DEVICE)
 

@@ -37,7 +37,7 @@ def compiled(net: torch.nn.Module, folder: Path, method: str, **options: object)
 
 def maps_of(bundle: ModelBundle, name: str = 'onnxruntime', **changes: object) -> UncertaintyMaps:
     """Return the maps that the pipeline makes of the image, after its own checks."""
-    settings = Settings(threads=1, **changes)
+    settings = Settings(threads=1, reduction='exact', **changes)
     backend = open_backend(name, bundle, settings)
     with Pipeline(bundle, backend, settings, temperature=1.0) as pipeline:
         pipeline.check_masks()
@@ -78,7 +78,7 @@ def test_noise_is_no_disagreement_between_passes(tmp_path: Path) -> None:
     inputs = pass_inputs(bundle.card, 6, 0)
     ones = {name: np.ones_like(rows) if name != 'noise' else rows
             for name, rows in inputs.items()}
-    with open_backend('onnxruntime', bundle, Settings(threads=1)) as backend:
+    with open_backend('onnxruntime', bundle, Settings(threads=1, reduction='exact')) as backend:
         drawn, still = (backend.run(IMAGE, given, 1.0) for given in (inputs, ones))
     assert still.mutual_information.max() < 1e-6 < 1e-3 < drawn.mutual_information.max()
 
@@ -124,7 +124,7 @@ def test_a_log_variance_that_overflows_is_finite_or_not_confident(
                                                  ['noise_s']))
     trunk.graph.node.insert(at, helper.make_node('Shape', ['noise_before'], ['noise_size']))
     onnx.save(trunk, str(bundle.head_path))
-    with open_backend('onnxruntime', bundle, Settings(threads=1)) as backend:
+    with open_backend('onnxruntime', bundle, Settings(threads=1, reduction='exact')) as backend:
         maps = backend.run(IMAGE, pass_inputs(bundle.card, 1, 0), 1.0)
     is_nan = np.isnan(maps.confidence).all()
     assert is_nan or np.isfinite(maps.confidence).all()

@@ -410,7 +410,7 @@ def make_calibration(
     return Calibration(
         passes=passes, seed=settings.seed, mask_policy=settings.mask_policy,
         mask_draw=bundle.card.mask_draw, precision=precision_of(bundle.card, settings.precision),
-        reduction=reduction_of(bundle, settings), temperature=temperature,
+        reductions=(reduction_of(bundle, settings),), temperature=temperature,
         thresholds={name: thresholds[name] for name in val.scores if name in thresholds},
         train_thresholds=of_train, gate_scores=tuple(promises[0].limits),
         quantile=request.quantile, num_train=len(train), num_val=len(val),

@@ -44,7 +44,7 @@ RECORDED = (
     MASK_TOPIC, UNCERTAINTY_TOPIC, STATUS_TOPIC, f'{NODE_NAME}/confident', f'{NODE_NAME}/score',
 )
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
-# The first start compiles the reduction kernel, which takes minutes on a small computer.
+# The first start with the exact reduction compiles it, which takes minutes on a small computer.
 START_TIMEOUT_S = 240.0
 SETTLE_S = 2.0
 STOP_TIMEOUT_S = 30.0
