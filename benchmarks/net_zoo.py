@@ -83,7 +83,8 @@ def run_all(names: list[str], args: argparse.Namespace) -> None:
     """Check networks one after the other and append a line for each."""
     known = {} if args.again else read(args.out)
     left = [name for name in names if name not in known]
-    preload()
+    if left:
+        preload()
     for number, name in enumerate(left, 1):
         start_s = time.monotonic()
         result = {'name': name, **in_a_process(name, args)}

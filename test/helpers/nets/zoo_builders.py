@@ -162,6 +162,7 @@ def _upernet(t: Any, backbone: str) -> nn.Module:
     backbones = {
         'convnext': lambda: t.ConvNextConfig(
             depths=[1, 1, 1, 1], hidden_sizes=[16, 24, 32, 48], drop_path_rate=0.2,
+            layer_scale_init_value=0.5,
             out_features=['stage1', 'stage2', 'stage3', 'stage4']),
         'convnextv2': lambda: t.ConvNextV2Config(
             depths=[1, 1, 1, 1], hidden_sizes=[16, 24, 32, 48], drop_path_rate=0.2,
@@ -174,9 +175,6 @@ def _upernet(t: Any, backbone: str) -> nn.Module:
         'resnet': lambda: t.ResNetConfig(
             depths=[1, 1, 1, 1], hidden_sizes=[16, 24, 32, 48], embedding_size=16,
             layer_type='basic', out_features=['stage1', 'stage2', 'stage3', 'stage4']),
-        'focalnet': lambda: t.FocalNetConfig(
-            embed_dim=16, depths=[1, 1, 1, 1], image_size=64, hidden_dropout_prob=0.1,
-            drop_path_rate=0.2, out_features=['stage1', 'stage2', 'stage3', 'stage4']),
     }
     net = t.UperNetForSemanticSegmentation(t.UperNetConfig(
         backbone_config=backbones[backbone](), hidden_size=32, pool_scales=[1, 2],
@@ -282,13 +280,19 @@ _KINDS: dict[str, Callable[..., nn.Module]] = {
 # --- MONAI and others ----------------------------------------------------------------------------
 
 
-def monai(name: str, head: float = 0.0, **options: Any) -> Build:
-    """Build a 2-d network of MONAI; `head` puts Dropout2d before the last convolution."""
+def monai(name: str, head: float = 0.0, first: int = 0, **options: Any) -> Build:
+    """
+    Build a 2-d network of MONAI.
+
+    `head` puts Dropout2d before the last convolution; `first` makes so many planes of the image's
+    three, for a network that takes no three.
+    """
     def build() -> nn.Module:
         from monai.networks import nets
 
         net = getattr(nets, name)(**options)
-        return _before_last(net, head) if head else net
+        net = _before_last(net, head) if head else net
+        return nn.Sequential(nn.Conv2d(3, first, 1), net) if first else net
     return build
 
 
@@ -329,6 +333,16 @@ def unet_fepegar(**options: Any) -> Build:
     return build
 
 
+def x_unet() -> nn.Module:
+    """Build a U-Net with U-Nets inside of its blocks, dropout and a classifier behind it."""
+    from real_time_nets import Classifier
+    from x_unet import XUnet
+
+    return nn.Sequential(XUnet(dim=16, channels=3, out_dim=8, dim_mults=(1, 2),
+                               num_blocks_per_stage=(1, 1), num_self_attn_per_stage=(0, 1),
+                               nested_unet_depths=(1, 0)), Classifier(8, CLASSES, 0.3))
+
+
 def nnunet(name: str) -> Build:
     """Build an architecture of nnU-Net with dropout in its convolutions."""
     def build() -> nn.Module:
@@ -347,11 +361,14 @@ def nnunet(name: str) -> Build:
 
 
 def ultralytics(name: str) -> Build:
-    """Build a network of ultralytics from its YAML file, with dropout before its last layer."""
+    """Build a network of ultralytics from its YAML file; semantic ones get a dropout."""
     def build() -> nn.Module:
         from ultralytics.nn import tasks
 
         kind = tasks.SemanticSegmentationModel if '-sem' in name else tasks.SegmentationModel
         net = kind(f'{name}.yaml', nc=CLASSES, verbose=False)
-        return _before_last(net, 0.3) if '-sem' in name else net
+        if '-sem' in name:
+            last = net.model[-1].classifier
+            last[-1] = nn.Sequential(nn.Dropout2d(0.3), last[-1])
+        return net
     return build

@@ -2,7 +2,7 @@
 """
 Compile a network and compare what was written with the network itself, as torch runs it.
 
-Nothing of the compiler's own checks is used. The reference is built anew by the same factory and
+Nothing of the compiler's own checks is used. The reference is a copy of the network that is
 never handed to the package: `net.eval()` for dropout off, and the same net with every module but
 the norms in training mode for its passes, drawn by torch's own generator. So passes are compared
 in distribution: means over regions of the image and over groups of passes, by Welch's t-test.
@@ -237,6 +237,7 @@ def distribution(ours: Written, case: Case, effort: Effort) -> dict[str, Any]:
 def _compare(
     ours: Written, case: Case, image: Array, floats: Array, effort: Effort, seed: int
 ) -> dict[str, Any]:
+    seed_all(seed)
     theirs = Groups()
     end_s = time.monotonic() + effort.eager_s
     for number, group in enumerate(_eager_groups(case.eager, floats, effort.passes)):
@@ -248,6 +249,13 @@ def _compare(
     for number in range(effort.passes // GROUP):
         mine.add(ours.logits(image[None], make_masks(sites, GROUP, 1000 * seed + number)))
     return {'passes': theirs.passes, **agreement(mine, theirs)}
+
+
+def seed_all(seed: int) -> None:
+    """Let torch draw the same passes again."""
+    import torch
+
+    torch.manual_seed(seed)
 
 
 def _eager_groups(eager: Eager, floats: Array, passes: int) -> Iterator[Array]:

@@ -113,7 +113,7 @@ def lively(
 
 def _images(size: tuple[int, int]) -> Tensor:
     width, height = size
-    coarse = torch.rand(4, 3, -(-height // 16), -(-width // 16))
+    coarse = torch.rand(3, 3, -(-height // 16), -(-width // 16))
     blobs = F.interpolate(coarse, scale_factor=16)[:, :, :height, :width]
     return (blobs + 0.08 * torch.randn_like(blobs) - 0.45) / 0.225
 

@@ -2,8 +2,8 @@
 """
 The networks of the zoo: name, library, how it is built, and the size it is compiled at.
 
-`scripts/zoo` compiles all of them; those with `is_ci` need torch and torchvision alone, are small
-and are tested with the rest (test/graph/test_net_list.py).
+`scripts/zoo` compiles all of them; those of `CI` need torch and torchvision alone, are small and
+are tested with the rest (test/graph/test_net_list.py).
 
 """
 
@@ -29,6 +29,7 @@ from zoo_builders import (
     transformers,
     ultralytics,
     unet_fepegar,
+    x_unet,
 )
 
 SIZE = (96, 64)
@@ -56,10 +57,8 @@ class Row:
         Modules that stay in eval mode, since in training mode they compute something else.
     options : mapping
         More arguments of `compile_network`.
-    is_ci : bool
-        Whether the tests have it.
-    refused : str
-        Words of the sentence that refuses it, if it is to be refused.
+    is_onnx : bool
+        Whether `build` writes a file into a folder.
 
     """
 
@@ -70,9 +69,7 @@ class Row:
     activation: str = 'none'
     quiet: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
-    is_ci: bool = False
     is_onnx: bool = False
-    refused: str = ''
 
 
 def paper(name: str, *args: Any, where: str = 'paper_nets', **options: Any) -> Build:
@@ -89,6 +86,7 @@ def _papers() -> dict[str, Row]:
              'SelfNormalising', 'ConvMixer', 'InstanceNormNet')
     rows = {name: Row(paper(name, where='real_time_nets'), 'paper') for name in light}
     rows |= {name: Row(paper(name), 'paper') for name in heavy}
+    rows['U2NetP'] = Row(paper('U2NetP'), 'paper', options={'output': 'output_0'})
     rows['ENet, unpooling'] = Row(paper('ENet', where='real_time_nets', has_unpool=True), 'paper')
     for place in ('bottom', 'encoder', 'skip', 'decoder', 'last'):
         build = paper('UNet', places=(place,), is_transposed=place != 'skip')
@@ -217,28 +215,28 @@ def _smp_rows() -> dict[str, Row]:
         ('tf_efficientnetv2_b0', 'FPN'),
         ('mobilenetv4_conv_small_050', 'DeepLabV3Plus'), ('mobilenetv3_small_050', 'FPN'),
         ('lcnet_050', 'Unet'), ('ghostnet_050', 'FPN'), ('regnetx_002', 'Linknet'),
-        ('repvgg_a0', 'FPN'), ('hrnet_w18_small', 'FPN'), ('resnest14d', 'FPN'),
+        ('hrnet_w18_small', 'FPN'), ('resnest14d', 'FPN'),
         ('fastvit_t8', 'FPN'), ('mobilevit_xxs', 'FPN'), ('mobilevitv2_050', 'Segformer'),
         ('pvt_v2_b0', 'FPN'), ('poolformer_s12', 'FPN'), ('dla34', 'Unet'),
         ('cs3darknet_s', 'FPN'),
         ('semnasnet_075', 'FPN'), ('tinynet_e', 'Unet'), ('mnasnet_small', 'PAN'),
         ('rexnet_100', 'FPN'), ('starnet_s1', 'FPN'), ('mambaout_femto', 'FPN'),
-        ('repghostnet_050', 'FPN'), ('efficientformerv2_s0', 'FPN'), ('res2net50_26w_4s', 'FPN'),
+        ('repghostnet_050', 'FPN'), ('res2net50_26w_4s', 'FPN'),
         ('resnet10t', 'Segformer'), ('mixnet_s', 'Unet'), ('hardcorenas_a', 'FPN'),
-        ('efficientvit_b0', 'FPN'), ('efficientvit_m0', 'FPN'), ('repvit_m0_9', 'FPN'),
+        ('efficientvit_b0', 'FPN'), ('repvit_m0_9', 'FPN'),
         ('convnextv2_atto', 'Unet'), ('inception_next_atto', 'FPN'), ('swiftformer_xs', 'FPN'),
-        ('shvit_s1', 'FPN'), ('edgenext_x_small', 'UPerNet'), ('nextvit_small', 'FPN'),
+        ('edgenext_x_small', 'UPerNet'), ('nextvit_small', 'FPN'),
         ('mobilenetv4_hybrid_medium', 'FPN'), ('swin_tiny_patch4_window7_224', 'UPerNet'),
-        ('swinv2_cr_tiny_224', 'FPN'), ('hiera_tiny_224', 'FPN'),
+        ('hiera_tiny_224', 'FPN'),
         ('maxvit_rmlp_pico_rw_256', 'FPN'),
         ('coatnet_nano_rw_224', 'FPN'), ('twins_svt_small', 'FPN'), ('davit_tiny', 'FPN'),
     )
-    sized = {'swin_tiny_patch4_window7_224', 'swinv2_cr_tiny_224', 'hiera_tiny_224',
-             'maxvit_rmlp_pico_rw_256', 'coatnet_nano_rw_224'}
+    sized = {'swin_tiny_patch4_window7_224', 'hiera_tiny_224', 'maxvit_rmlp_pico_rw_256',
+             'coatnet_nano_rw_224'}
     for encoder, decoder in timm:
         options: dict[str, Any] = {}
         if encoder in sized:
-            side = 128 if encoder.startswith('max') else 112 if 'swin' in encoder else 64
+            side = 64 if encoder in ('hiera_tiny_224', 'coatnet_nano_rw_224') else 128
             options = {'size': (side, side), 'img_size': side}
         add(decoder, f'tu-{encoder}', 'own' if decoder in own else 'head', **options)
     for encoder, rate in (('convnext_atto', 0.3), ('edgenext_xx_small', 0.2),
@@ -260,7 +258,6 @@ def _hf_rows() -> dict[str, Row]:
         'UPerNet ConvNeXt V2': row('upernet', SIZE, backbone='convnextv2'),
         'UPerNet Swin': row('upernet', backbone='swin'),
         'UPerNet ResNet': row('upernet', SIZE, backbone='resnet'),
-        'UPerNet FocalNet': row('upernet', backbone='focalnet'),
         'BEiT': row('beit'), 'Data2Vec': row('beit', data2vec=True),
         'DPT': row('dpt'), 'MobileViT': row('mobilevit'),
         'MobileViT V2': row('mobilevit', version=2), 'MobileNetV2 DeepLab': row('mobilenetv2'),
@@ -297,8 +294,8 @@ def _monai_rows() -> dict[str, Row]:
         'DynUNet': ('DynUNet', {
             **plane, 'kernel_size': [3, 3, 3], 'strides': [1, 2, 2],
             'upsample_kernel_size': [2, 2], 'filters': [8, 16, 32], 'dropout': 0.2}),
-        'VNet': ('VNet', {**plane, 'dropout_prob_down': 0.3, 'dropout_prob_up': (0.3, 0.3),
-                          'dropout_dim': 2}),
+        'VNet': ('VNet', {**plane, 'in_channels': 4, 'first': 4, 'dropout_dim': 2,
+                          'dropout_prob_down': 0.3, 'dropout_prob_up': (0.3, 0.3)}),
         'HighResNet': ('HighResNet', {**plane, 'dropout_prob': 0.2}),
         'MedNeXt': ('MedNeXt', {**plane, 'init_filters': 8, 'blocks_down': (1, 1),
                                 'blocks_bottleneck': 1, 'blocks_up': (1, 1), 'head': 0.2}),
@@ -335,17 +332,15 @@ def _other_rows() -> dict[str, Row]:
         'Segformer': Row(module('segformer_pytorch', 'Segformer', dims=(16, 24, 32, 48),
                                 heads=(1, 2, 4, 4), num_layers=1, decoder_dim=32,
                                 num_classes=CLASSES, head=0.2), 'segformer-pytorch', SQUARE),
-        'XUnet': Row(module('x_unet', 'XUnet', dim=16, channels=3, out_dim=CLASSES,
-                            dim_mults=(1, 2), num_blocks_per_stage=(1, 1),
-                            num_self_attn_per_stage=(0, 1), nested_unet_depths=(1, 0),
-                            head=0.3), 'x-unet', SQUARE),
+        'XUnet': Row(x_unet, 'x-unet', SQUARE),
         'TransUnet': Row(module('self_attention_cv.transunet', 'TransUnet', img_dim=64,
                                 in_channels=3, classes=CLASSES, vit_blocks=1, vit_heads=4,
-                                vit_dim_linear_mhsa_block=64), 'self-attention-cv', SQUARE),
+                                vit_dim_linear_mhsa_block=64, head=0.3),
+                         'self-attention-cv', SQUARE),
         'PlainConvUNet': Row(nnunet('PlainConvUNet'), 'nnU-Net'),
         'ResidualEncoderUNet': Row(nnunet('ResidualEncoderUNet'), 'nnU-Net'),
         'Unet resnet18': Row(torchseg('Unet', 'resnet18'), 'torchseg'),
-        'FPN convnext_atto': Row(torchseg('FPN', 'convnext_atto'), 'torchseg'),
+        'FPN mobilenetv3': Row(torchseg('FPN', 'mobilenetv3_small_050'), 'torchseg'),
         'yolo26n-sem': Row(ultralytics('yolo26n-sem'), 'ultralytics'),
         'yolo11n-seg': Row(ultralytics('yolo11n-seg'), 'ultralytics', SQUARE),
         'yolov8n-seg': Row(ultralytics('yolov8n-seg'), 'ultralytics', SQUARE),
@@ -367,8 +362,8 @@ def _torchvision_rows() -> dict[str, Row]:
 def _onnx_rows() -> dict[str, Row]:
     from zoo_onnx import EXPORTS
 
-    return {name: Row(build, source, is_onnx=True, activation=activation)
-            for name, (build, source, activation) in EXPORTS.items()}
+    return {name: Row(build, source, is_onnx=True, options=options)
+            for name, (build, source, options) in EXPORTS.items()}
 
 
 def _all() -> dict[str, Row]:
@@ -382,3 +377,15 @@ def _all() -> dict[str, Row]:
 
 
 ROWS = _all()
+# Each takes about a second; passes are compared for the number that shows what it is for.
+CI = (
+    'paper: ENet', 'paper: ERFNet', 'paper: ESPNet', 'paper: CGNet', 'paper: FastSCNN',
+    'paper: ContextNet', 'paper: ICNet', 'paper: BiSeNetV2', 'paper: DDRNet', 'paper: PIDNet',
+    'paper: LinkNet', 'paper: FCN8s', 'paper: R2UNet', 'paper: U-Net, skip', 'paper: DANet',
+    'paper: OCRNet', 'paper: CrissCross', 'paper: SelfNormalising', 'paper: ConvMixer',
+    'paper: InstanceNormNet', 'attention: SETR', 'attention: Segmenter',
+    'attention: query decoder', 'attention: shifted windows', 'attention: MLP-Mixer',
+    'paths: DropPath', 'paths: torchvision row', 'outputs: channels last',
+    'outputs: dict of several', 'outputs: softmax', 'outputs: sigmoid', 'forms: lazy layers',
+    'forms: functional dropout', 'forms: one module thrice', 'forms: dropout on a constant',
+)

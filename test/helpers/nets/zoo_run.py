@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,12 @@ def run_row(row: Row, folder: Path, effort: Effort) -> dict[str, Any]:
 
 
 def case_of(row: Row, folder: Path) -> Case:
-    """Build the network twice: one for the compiler, and one that it never sees."""
+    """Build a network; the compiler gets it, and the reference is a copy made before."""
     options = dict(row.options)
     if row.is_onnx:
         path, run = row.build(folder)
         return Case(path, run, row.size, row.classes, options)
     outputs = 1 if row.activation == 'sigmoid' and row.classes == 2 else row.classes
-    given, kept = (lively(row.build, outputs, row.size) for _ in range(2))
-    run = eager(kept, row.classes, row.activation, row.quiet)
-    return Case(given, run, row.size, row.classes, options)
+    net = lively(row.build, outputs, row.size)
+    run = eager(copy.deepcopy(net), row.classes, row.activation, row.quiet)
+    return Case(net, run, row.size, row.classes, options)
