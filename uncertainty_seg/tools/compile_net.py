@@ -40,7 +40,6 @@ from uncertainty_seg.tools.arguments import call_with, image_size, print_json, r
 
 if TYPE_CHECKING:
     from uncertainty_seg.storage.labelled_folder import ClassTable
-    from uncertainty_seg.tools.compile.output_checks import StorageReport
     from uncertainty_seg.tools.compile.request import CompileOutcome
 
 # What a user can mend by another file or argument.
@@ -296,15 +295,17 @@ def run(args: argparse.Namespace) -> int:
         'gflops': {name: round(2 * cost.macs / 1e9, 4) for name, cost in (
             ('network', plan.network), ('trunk', plan.trunk), ('head', plan.head))},
         'memory': memory.facts(), **checked, 'distribution': asdict(made.distribution),
-        'weights': _weights_told(made.stored),
+        'weights': _weights_told(made),
     })
     return 0
 
 
-def _weights_told(stored: StorageReport) -> dict[str, object]:
-    """Say what the files hold, and what their rounding changed."""
+def _weights_told(made: CompileOutcome) -> dict[str, object]:
+    """Say how large the files are, what stays in 32 bits, and what the rounding changed."""
+    folder, stored = made.bundle.folder, made.stored
+    size = sum(path.stat().st_size for path in folder.glob('*.onnx'))
     return {
-        'megabytes': round(stored.megabytes, 3), 'float32': some_of(stored.full),
+        'megabytes': round(size / 1e6, 3), 'float32': some_of(stored.full),
         'logit_error': float(f'{stored.logit_error:.3g}'),
         'label_error': float(f'{stored.label_error:.3g}'),
     }
