@@ -5,9 +5,9 @@ What makes the passes of a frame differ, as data: the same seed gives the same i
 For dropout these are masks: each site draws from its own stream, so that it keeps its masks when
 another one is added, and one pass after the other, so that the first t do not depend on T. Only
 stratified masks are those of T: each channel of a site is dropped in the same number of passes up
-to rounding, in an order of its own, so that no channel counts for more than its share.
-That is for whole channels: a site of elements has so many that they average out, and would have to
-be drawn for all passes at once. A site of noise
+to rounding, in an order of its own, so that no channel counts for more than its share; pairs of
+channels are balanced too where they can be. That is for whole channels: a site of elements has so
+many that they average out, and would have to be drawn for all passes at once. A site of noise
 draws standard normal numbers in the same way; those of `direct` are the same in every pass, so
 that what differs between passes is the masks' doing. For a deep ensemble they are the rows that
 choose a member; a single pass has no such inputs.
@@ -306,11 +306,16 @@ def _stratified_masks(site: DropoutSite, passes: int, seed: int) -> NDArray[np.f
     """
     Drop each channel in p T passes, rounded up or down by chance so that the mean is right.
 
-    Which passes these are is the order of the channel's words, independent of other channels.
+    Which passes these are is the order of the channel's words, independent of other channels. At
+    a rate of a half up to T - 1 channels are columns of a Hadamard matrix where one is known: any
+    two are dropped together in a quarter of the passes.
 
     """
     channels = site.shape[0]
     words = _stream(site, seed).random_raw((passes + 1) * channels).reshape(-1, channels)
+    signs = _hadamard(passes) if site.p == 0.5 and channels < passes else None
+    if signs is not None:
+        return _paired(signs, words).reshape(passes, *site.shape)
     least, rest = divmod(site.p * passes, 1.0)
     dropped = int(least) + (words[0] < np.uint64(int(rest * 2.0**64)))
     order = np.argsort(words[1:], axis=0, kind='stable')
@@ -318,6 +323,35 @@ def _stratified_masks(site: DropoutSite, passes: int, seed: int) -> NDArray[np.f
     masks = np.empty((passes, channels), np.float32)
     np.put_along_axis(masks, order, in_order * np.float32(1.0 / (1.0 - site.p)), axis=0)
     return masks.reshape(passes, *site.shape)
+
+
+def _paired(signs: NDArray[np.int8], words: NDArray[np.uint64]) -> NDArray[np.float32]:
+    """Return masks (T, C) of a rate of a half from the columns of a Hadamard matrix (T, T)."""
+    order = np.argsort(words[1:, 0], kind='stable')
+    part = signs[order, 1:1 + words.shape[1]]  # the first column is all ones
+    return 2 * ((part > 0) ^ (words[0] >= np.uint64(2**63))).astype(np.float32)
+
+
+def _hadamard(order: int) -> NDArray[np.int8] | None:
+    """
+    Return a matrix of 1 and -1 whose columns are orthogonal, the first of ones; None if unknown.
+
+    It is Paley's where order - 1 is a prime of the form 4 n - 1, or two of half the order.
+
+    """
+    if order == 1:
+        return np.ones((1, 1), np.int8)
+    prime = order - 1
+    if order % 4 == 0 and all(prime % n for n in range(2, math.isqrt(prime) + 1)):
+        squares = {n * n % prime for n in range(1, prime)}
+        row = np.array([0] + [1 if n in squares else -1 for n in range(1, prime)])
+        signs = np.eye(order, dtype=np.int8)
+        signs[0, 1:], signs[1:, 0] = 1, -1
+        rolled = [np.roll(row[::-1], n + 1) for n in range(prime)]
+        signs[1:, 1:] += np.stack(rolled).astype(np.int8)
+        return signs * signs[:, :1]
+    half = _hadamard(order // 2) if order % 2 == 0 else None
+    return None if half is None else np.block([[half, half], [half, -half]]).astype(np.int8)
 
 
 def _samples(site: DropoutSite, passes: int, seed: int) -> PassInputs:
