@@ -277,3 +277,22 @@ def test_dropout_beside_such_a_draw_is_kept() -> None:
     marked = find_dropout(Net(nn.Sequential(Both())), HEIGHT, WIDTH)
     assert [(d.module, d.p) for d in marked.drops] == [('body.0', 0.25)]
     assert marked.takes_eval and marked.silenced == {'body.0': 'randn_like'}
+
+
+class Checked(nn.Module):
+    """As Mask2Former's layers: looks for infinity in training mode only, beside its dropout."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.dropout(x, 0.25, self.training)
+        if self.training and not torch.isfinite(x).all():
+            x = x.clamp(-1, 1)
+        return x
+
+
+def test_a_choice_in_training_mode_only_is_left_out_and_the_dropout_kept() -> None:
+    net = Net(nn.Sequential(Checked(), Noise(), nn.Dropout2d(0.5)))
+    marked = find_dropout(net, HEIGHT, WIDTH)
+    assert [(d.module, d.p) for d in marked.drops] == [('body.0', 0.25), ('body.2', 0.5)]
+    assert marked.takes_eval and marked.silenced == {'body.1': 'randn_like'}
+    with torch.no_grad():
+        assert torch.equal(masked(marked, 1), net.eval()(IMAGE))

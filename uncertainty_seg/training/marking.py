@@ -159,11 +159,12 @@ def _marked(pristine: nn.Module, image: Tensor, plain: _Trial) -> MarkedNet:
     first, twin, live, training, drew = _settled(ready, image, training)
     _require_repeatable(twin, image, training)
     problem = live.problem or _difference(plain.outputs, live.outputs)
-    lost = [d.site for d in first.drops if d.module in drew and d not in live.drops]
+    lost = [d.site for d in first.drops
+            if d.module in drew | first.chose and d not in live.drops]
     if not problem and not lost:
         return MarkedNet(twin, live.drops, tuple(plain.outputs), training, False, drew,
                          frozenset(rules))
-    problem = problem or f'it draws random numbers beside its dropout {lost[0]!r}'
+    problem = problem or f'it draws or chooses beside its dropout {lost[0]!r}'
     _log.info('the net changes in training mode (%s): it stays in eval mode', problem)
     both = replace(live, drops=(*live.drops, *(d for d in first.drops if d not in live.drops)))
     marked = _in_eval_mode(ready(), image, plain, both, problem)
@@ -173,19 +174,19 @@ def _marked(pristine: nn.Module, image: Tensor, plain: _Trial) -> MarkedNet:
 def _settled(
     ready: Callable[[], nn.Module], image: Tensor, training: frozenset[str]
 ) -> tuple[_Trial, nn.Module, _Trial, frozenset[str], dict[str, str]]:
-    """Leave modules in eval mode until none draws; return the first and the last trial too."""
+    """Leave modules in eval mode until none draws or chooses; return the first and last trial."""
     drew: dict[str, str] = {}
     first = None
-    for _ in range(_ROUNDS):
+    for left in reversed(range(_ROUNDS)):
         twin = ready()
-        trial = _try(twin, image, training, is_strict=False)
+        trial = _try(twin, image, training, is_strict=not left)
         first = first or trial
-        if not trial.drew:
-            return first, twin, trial, training, drew
-        for name in trial.drew:  # in eval mode it was told to draw by one that contains it
+        if not trial.drew and not trial.chose:
+            break
+        for name in trial.drew | trial.chose:  # in eval mode it is told to by one around it
             training -= {name} if name in training else _around(name)
         drew |= trial.drew
-    raise _draws(*next(iter(trial.drew.items())))
+    return first or trial, twin, trial, training, drew
 
 
 def _around(name: str) -> frozenset[str]:
@@ -264,6 +265,7 @@ class _Trial:
     drops: tuple[Drop, ...] = ()
     calls: dict[str, set[Call]] = field(default_factory=dict)
     drew: dict[str, str] = field(default_factory=dict)
+    chose: dict[str, str] = field(default_factory=dict)
     problem: str = ''
 
 
@@ -274,7 +276,7 @@ def _try(
     """
     Run a net without its dropout; an error that it raises is the trial's problem.
 
-    Other randomness is refused, or if that is not strict, noted in the trial.
+    Other randomness, and choices by values, are refused, or if it is not strict, noted.
 
     """
     before = {key: value.clone() for key, value in net.state_dict().items()
@@ -285,7 +287,8 @@ def _try(
         warnings.simplefilter('ignore')
         try:
             given = image.clone()
-            with ForwardGuard(catcher, given, None if is_strict else trial.drew):
+            noted = None if is_strict else (trial.drew, trial.chose)
+            with ForwardGuard(catcher, given, noted):
                 trial.outputs = named_outputs(net(given))
         except UncertaintySegError:
             raise
@@ -561,16 +564,18 @@ class ForwardGuard(TorchDispatchMode):
     Check every operation of a run, and raise GraphError from within it.
 
     `watch` knows which module is running, and has taken the dropout out. What is computed from
-    `image`, or from a draw that a mask will replace, is followed. Where `drew` is given,
-    operations that draw random numbers are noted there by their module, and run.
+    `image`, or from a draw that a mask will replace, is followed. Where `noted` is given,
+    operations that draw random numbers and those that decide by the image are noted there by
+    their module, and run.
 
     """
 
     def __init__(
-        self, watch: DropoutWatch, image: Tensor, drew: dict[str, str] | None = None
+        self, watch: DropoutWatch, image: Tensor,
+        noted: tuple[dict[str, str], dict[str, str]] | None = None,
     ) -> None:
         super().__init__()
-        self._watch, self._drew = watch, drew
+        self._watch, self._noted = watch, noted
         # By address; the weak reference keeps the address from being used again.
         self._followed: dict[int, StorageWeakRef] = {}
         self._drawn: set[int] = set()
@@ -585,13 +590,15 @@ class ForwardGuard(TorchDispatchMode):
         name = str(func).split('.')[1]
         # Attention has the tag for its dropout, whose rate is 0 when it arrives here.
         if torch.Tag.nondeterministic_seeded in func.tags and 'scaled_dot_product' not in name:
-            if self._drew is None:
+            if self._noted is None:
                 raise _draws(self._watch.module, name)
-            self._drew.setdefault(self._watch.module, name)
+            self._noted[0].setdefault(self._watch.module, name)
         given = [x for x in _tensors([args, options]) if _address(x) in self._followed]
         is_drawn = any(_address(x) in self._drawn for x in given)
         if given and _is_choice(func, args):
-            raise self._decides(name, is_drawn)
+            if self._noted is None or is_drawn:
+                raise self._decides(name, is_drawn)
+            self._noted[1].setdefault(self._watch.module, name)
         result = func(*args, **options)
         if given and not _LIKE.search(name):
             for x in _tensors([result]):
