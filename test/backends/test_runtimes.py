@@ -419,6 +419,6 @@ def test_a_quantised_trunk_runs_as_it_is(kind: Kind, tmp_path: Path) -> None:
 def test_a_precision_that_the_card_does_not_have_is_refused(
     kind: Kind, bundle: ModelBundle, precision: str
 ) -> None:
-    words = f"precision is {precision}, but the graphs of 'tiny' are fp32, expected fp32 or bf16"
+    words = f"precision is {precision}, but the graphs of 'tiny' are fp32, expected fp32 or tf32 or bf16"
     with pytest.raises(ConfigError, match=words):
         kind(bundle, Settings(precision=precision))
