@@ -164,6 +164,9 @@ def _odd_rows() -> dict[str, Row]:
         'sigmoid': Row(_ending('sigmoid', 1), 'outputs', classes=2, activation='sigmoid'),
         'clamped sigmoid': Row(_ending('clamped_sigmoid', 1), 'outputs', classes=2,
                                activation='sigmoid'),
+        'clamped sigmoid, declared': Row(
+            _ending('clamped_sigmoid', 1), 'outputs', classes=2, activation='sigmoid',
+            options={'activation': 'sigmoid'}),
         'one plane of softmax': Row(_ending('object_plane', 2), 'outputs', classes=2,
                                     activation='sigmoid'),
         'hard sigmoid': Row(_ending('hard_sigmoid', 1), 'outputs', classes=2,
@@ -178,7 +181,7 @@ def _odd_rows() -> dict[str, Row]:
         'sines and gates': Row(_odd('FourierMixer'), 'forms'),
         'pixel shuffle': Row(_odd('PixelUnshuffled'), 'forms'),
         "Python's random": Row(_odd('PythonRandom'), 'forms'),
-        'noise in training mode': Row(_odd('TrainingNoise'), 'forms'),
+        'noise in training mode': Row(_odd('TrainingNoise'), 'forms', quiet=('',)),
         'size 100x60': Row(paper('DeepLabLargeFov'), 'forms', (100, 60)),
         'size 83x61': Row(paper('DANet'), 'forms', (83, 61)),
     }
