@@ -44,8 +44,8 @@ MISUSE = (BagError, CalibrationError, ConfigError)
 ERROR = 0.01
 # Of so many frames one is for the check.
 _CHECKED_EVERY = 4
-_NAMES = ('backend', 'threads', 'seed', 'mask_policy', 'precision', 'gate.scores', 'gate.alpha',
-          'gate.threshold_scale', 'gate.rise_ratio')
+_NAMES = ('backend', 'threads', 'seed', 'mask_policy', 'precision', 'reduction', 'gate.scores',
+          'gate.alpha', 'gate.threshold_scale', 'gate.rise_ratio')
 
 
 @dataclass(frozen=True)
