@@ -86,12 +86,6 @@ class Last(nn.Sequential):
         return super().forward(x).permute(0, 2, 3, 1)
 
 
-class Unsampled(Last):
-    def forward(self, x):
-        x = self[1](self[0](x))
-        return self[2](functional.grid_sample(x, torch.zeros(1, 4, 8, 2), align_corners=False))
-
-
 class Undone(Still):
     def forward(self, x):
         return super().forward(x) + 0 * functional.dropout(x[:, :, ::2, ::2], 0.5, self.training)
@@ -448,7 +442,6 @@ def test_weights_of_three_members_make_an_ensemble(compile_: Callable, tmp_path:
 @pytest.mark.parametrize('network, arguments, words', [
     ('nets_of_a_user:Still', (), 'has no dropout.*--inject-dropout'),
     ('nets_of_a_user:Noisy', (), 'randn'),
-    ('nets_of_a_user:Unsampled', (), 'cannot be run .*GridSample|GridSample.* passes'),
     ('nets_of_a_user:Wrapping', (), "'1' is StochasticDepth, which does not return its input"),
     ('nets_of_a_user:Diverged', (), "'last.weight' of nets_of_a_user:Diverged holds NaN"),
     ('nets_of_a_user:Undone', (), 'two different masks give the same logits'),

@@ -18,6 +18,7 @@ from uncertainty_seg.errors import GraphError  # noqa: E402
 from uncertainty_seg.graph import plan  # noqa: E402
 from uncertainty_seg.tools import compile_net  # noqa: E402
 from uncertainty_seg.tools.compile_net import compile_network  # noqa: E402
+from uncertainty_seg.training.export import averaging  # noqa: E402
 
 pytestmark = pytest.mark.torch
 CLASSES = ('water', 'reef', 'diver')
@@ -235,7 +236,7 @@ class Mixed(nn.Module):
         torch.manual_seed(0)
         self.way = way
         self.first, self.drop = nn.Conv2d(3, 16, 4, stride=4), nn.Dropout2d(0.4)
-        self.last, self.pool = nn.Conv2d(16, 3, 1), nn.AdaptiveAvgPool2d(5)
+        self.last, self.pool = nn.Conv2d(16, 3, 1), nn.AdaptiveAvgPool2d((5, 7))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         f = self.drop(self.first(x).relu())
@@ -267,3 +268,12 @@ def test_what_exporters_write_for_a_batch_of_one_takes_passes(tmp_path: Path, wa
     assert made.report.masked_error < 1e-5 and made.report.moved > 1e-2
     theirs = F.interpolate(torch.from_numpy(logits_of(net, image)), (48, 64), mode='bilinear')
     np.testing.assert_allclose(logits_written(made.bundle, image), theirs.numpy(), atol=2e-5)
+
+
+@pytest.mark.parametrize(('old', 'new'), [(12, 5), (16, 5), (7, 6), (3, 6), (10, 1), (6, 3)])
+def test_the_matrix_of_adaptive_pooling_takes_the_means_that_torch_takes(
+    old: int, new: int
+) -> None:
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 2, old)).astype(np.float32))
+    np.testing.assert_allclose((x @ averaging(old, new).T).numpy(),
+                               F.adaptive_avg_pool1d(x, new).numpy(), atol=1e-6)
