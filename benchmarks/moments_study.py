@@ -39,7 +39,7 @@ from tqdm import tqdm
 
 from uncertainty_seg.core.dropout_masks import make_masks
 from uncertainty_seg.core.model_card import InputSpec
-from uncertainty_seg.core.uncertainty import maps_from_low_logits
+from uncertainty_seg.core.uncertainty import maps_from_coarse_logits
 from uncertainty_seg.graph.algebra.dropout_to_masks import dropout_to_masks, without_dropout
 from uncertainty_seg.graph.algebra.free_passes import free_passes
 from uncertainty_seg.graph.algebra.split import split_trunk_head
@@ -173,7 +173,7 @@ def study(net: nn.Module, images: list[NDArray[np.uint8]], samples: int) -> dict
         # As a softmax sees them: less what all classes have in common.
         wanted = (drawn - drawn.mean(1, keepdims=True)).var(0, ddof=1)
         logits = named(drawing, {**ours, **noise})['logits']
-        mutual = [maps_from_low_logits(z, *z.shape[2:]).mutual_information
+        mutual = [maps_from_coarse_logits(z, *z.shape[2:]).mutual_information
                   for z in (logits, drawn)]
         rows.append({
             'variance_rank': rank_correlation(variance.sum(0), wanted.sum(0)),

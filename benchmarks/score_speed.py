@@ -25,7 +25,7 @@ from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.scores.density import DENSITY_INPUTS, DENSITY_SCORE, ScoreDensity
 from uncertainty_seg.core.scores.vector import ScoreVector
-from uncertainty_seg.core.uncertainty import maps_from_low_logits, UncertaintyMaps
+from uncertainty_seg.core.uncertainty import maps_from_coarse_logits, UncertaintyMaps
 from uncertainty_seg.storage.model_bundle import load_bundle
 
 BUDGET_MS = 10.0
@@ -43,10 +43,11 @@ def drawn_frame(card: ModelCard, width: int, height: int) -> tuple[UncertaintyMa
     shape = card.num_classes, height // 4, width // 4
     common = np.stack([cv2.GaussianBlur(plane, (0, 0), 6) for plane in rng.normal(size=shape)])
     own = rng.normal(size=(card.passes, card.num_classes, 1, 1))
-    drawn = maps_from_low_logits(80 * common + 0.5 * own, height, width)
+    drawn = maps_from_coarse_logits(80 * common + 0.5 * own, height, width)
     # Rows after rows, as the backends give them.
-    maps = UncertaintyMaps(*(np.ascontiguousarray(getattr(drawn, field.name))
-                             for field in dataclasses.fields(drawn)))
+    maps = UncertaintyMaps(**{
+        field.name: np.ascontiguousarray(values) for field in dataclasses.fields(drawn)
+        if (values := getattr(drawn, field.name)) is not None})
     coarse = rng.integers(0, 256, (height // 8, width // 8, 3), np.uint8)
     image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     return maps, np.asarray(image, np.uint8)

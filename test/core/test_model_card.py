@@ -145,6 +145,14 @@ def test_the_shipped_cards_are_read_as_they_are_written() -> None:
         assert card_to_json(card_from_json(text)) == text
 
 
+def test_a_card_of_the_reduction_that_is_gone_is_refused_and_one_of_the_full_is_read() -> None:
+    raw = json.loads(card_to_json(tiny_card()))
+    with pytest.raises(ModelBundleError, match="reduction 'low', which there is no more, expected "
+                       'none: compile and calibrate the bundle again'):
+        card_from_json(json.dumps({**raw, 'reduction': 'low'}))
+    assert card_from_json(json.dumps({**raw, 'reduction': 'full'})) == tiny_card()
+
+
 def test_passes_and_trained_masks_fit_the_method() -> None:
     member = DropoutSite('member', (3,), 2 / 3)
     for sites, passes in (((member,), 3), ((MASK, member), 3), ((MASK, member), 9)):

@@ -10,11 +10,11 @@ from fake_backend import FakeBackend
 import numpy as np
 import pytest
 
-from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.bundle import ModelBundle, reduction_of
 from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.settings import Settings, settings_from_dict
+from uncertainty_seg.core.settings import NEW_REDUCTION, Settings, settings_from_dict
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import (
     BackendError,
@@ -160,6 +160,7 @@ def test_masks_that_are_not_what_makes_passes_differ_are_refused(
 @pytest.mark.parametrize('values, words', [
     ({'passes': 9}, 'passes is 9, but .* calibrated with 8: set passes to 8'),
     ({'mask_policy': 'per_frame'}, 'mask_policy is per_frame, but .* calibrated with fixed'),
+    ({'reduction': 'coarse'}, 'reduction is coarse, but .* calibrated with exact: set reduction'),
     ({'precision': 'bf16'}, 'precision is bf16, but .* calibrated with fp32: set precision to'),
 ])
 def test_settings_the_calibration_was_not_made_for_are_refused(
@@ -184,6 +185,19 @@ def test_a_calibration_made_in_bf16_holds_for_bf16_and_for_nothing_else(
     for precision in ('bundle', 'fp32'):
         with pytest.raises(CalibrationError, match='precision is fp32, but .* with bf16'):
             Pipeline(bundle, FakeBackend(bundle.card), Settings(precision=precision))
+
+
+def test_the_reduction_is_the_calibrations_unless_it_is_named(tiny_bundle: Path) -> None:
+    bundle = load_bundle(str(tiny_bundle))
+    coarse = with_calibration(bundle, reduction='coarse')
+    assert reduction_of(bundle, Settings()) == 'exact'
+    assert reduction_of(coarse, Settings()) == 'coarse'
+    assert reduction_of(coarse, Settings(reduction='exact')) == 'exact'
+    assert reduction_of(dataclasses.replace(coarse, calibration=None),
+                        Settings()) == NEW_REDUCTION
+    Pipeline(coarse, FakeBackend(bundle.card), Settings(reduction='coarse'))
+    with pytest.raises(CalibrationError, match='reduction is exact, but .* with coarse'):
+        Pipeline(coarse, FakeBackend(bundle.card), Settings(reduction='exact'))
 
 
 def test_a_precision_that_the_graphs_do_not_have_is_refused(tiny_bundle: Path) -> None:

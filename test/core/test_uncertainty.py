@@ -11,8 +11,8 @@ import pytest
 from uncertainty_seg.core.uncertainty import (
     MAP_NAMES,
     MapRequest,
+    maps_from_coarse_logits,
     maps_from_logits,
-    maps_from_low_logits,
     maps_from_probabilities,
     MAPS_OF_LOGITS,
     UncertaintyMaps,
@@ -147,22 +147,24 @@ def test_more_maps_of_known_probabilities() -> None:
     np.testing.assert_allclose(maps.unknown, [[known, 1.0]], atol=1e-6)
 
 
-@pytest.mark.parametrize('low', [maps_from_logits, maps_from_low_logits])
-def test_energy_and_largest_logit_of_known_logits(low: Callable[..., UncertaintyMaps]) -> None:
+@pytest.mark.parametrize('define', [maps_from_logits, maps_from_coarse_logits])
+def test_energy_and_largest_logit_of_known_logits(
+    define: Callable[..., UncertaintyMaps]
+) -> None:
     z = np.array([[8.0, -8.0], [0.0, 16.0]])[:, :, None, None]  # two passes, means 4 and 4
-    maps = low(z, 1, 1, request=ALL)
+    maps = define(z, 1, 1, request=ALL)
     assert maps.max_logit[0, 0] == pytest.approx(1 / (1 + np.exp(4 / 8)))
     assert maps.energy[0, 0] == pytest.approx(1 / (1 + np.exp((4 + np.log(2)) / 8)))
-    hot = low(z, 1, 1, 3.0, request=ALL)  # no temperature counts
+    hot = define(z, 1, 1, 3.0, request=ALL)  # no temperature counts
     assert hot.energy == maps.energy and hot.max_logit == maps.max_logit
-    assert low(z + 5, 1, 1, request=ALL).energy < maps.energy
+    assert define(z + 5, 1, 1, request=ALL).energy < maps.energy
 
 
 @hypothesis.given(st.integers(0, 10**6), st.integers(1, 6), st.integers(2, 9))
 @hypothesis.settings(max_examples=40, deadline=None)
 def test_more_maps_lie_in_0_to_1_and_fit_together(seed: int, t: int, c: int) -> None:
     z = np.random.default_rng(seed).normal(size=(t, c, 3, 4)) * (1 + seed % 20)
-    for reduce in (maps_from_logits, maps_from_low_logits):
+    for reduce in (maps_from_logits, maps_from_coarse_logits):
         maps = reduce(z, 6, 8, request=ALL)
         for name in MAP_NAMES:
             values = getattr(maps, name)
@@ -172,3 +174,93 @@ def test_more_maps_lie_in_0_to_1_and_fit_together(seed: int, t: int, c: int) -> 
         assert (maps.margin <= np.minimum(2 * rest, 1) + 1e-5).all()
         assert (maps.unknown >= maps.entropy - 1e-5).all()
         assert (maps.energy <= maps.max_logit + 1e-6).all()
+
+
+FLOAT_MAPS = ('confidence', *USUAL_MAPS)
+
+
+def coarse_and_exact(
+    z: np.ndarray, height: int, width: int, upsampling: str = 'half_pixel'
+) -> tuple[UncertaintyMaps, UncertaintyMaps]:
+    return (maps_from_coarse_logits(z, height, width, 1.25, upsampling),
+            maps_from_logits(z, height, width, 1.25, upsampling))
+
+
+def assert_maps_close(one: UncertaintyMaps, other: UncertaintyMaps, tolerance: float) -> None:
+    for name in FLOAT_MAPS:
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=0,
+                                   atol=tolerance, err_msg=name)
+    assert (one.label == other.label).all()
+
+
+@pytest.mark.parametrize('upsampling', ['half_pixel', 'align_corners'])
+def test_coarse_maps_of_one_pass_are_the_exact_ones(upsampling: str) -> None:
+    z = np.random.default_rng(4).normal(0, 5, (1, 4, 5, 7))
+    assert_maps_close(*coarse_and_exact(z, 17, 28, upsampling), 1e-6)
+
+
+def test_coarse_maps_where_nothing_is_upsampled_are_the_exact_ones() -> None:
+    z = np.random.default_rng(5).normal(0, 4, (9, 5, 6, 8))
+    assert_maps_close(*coarse_and_exact(z, 6, 8), 1e-6)
+
+
+def test_coarse_maps_of_logits_that_are_the_same_everywhere_are_the_exact_ones() -> None:
+    z = np.broadcast_to(np.random.default_rng(6).normal(0, 4, (9, 5, 1, 1)), (9, 5, 4, 6))
+    assert_maps_close(*coarse_and_exact(z, 16, 24), 1e-6)
+
+
+def test_a_coarse_mean_is_the_geometric_one_of_its_neighbours() -> None:
+    p = np.array([[0.8, 0.2], [0.1, 0.9]])  # class, column
+    z = np.log(np.stack([p, p[::-1]], 0).mean(0))[None, :, None]  # (1, C, 1, 2) of the mean
+    both = np.log(np.stack([p, p[::-1]], 0))[:, :, None]  # (2, C, 1, 2): two passes
+    for logits in (both, z):
+        maps = maps_from_coarse_logits(logits, 1, 4)
+        mean = np.exp(logits)
+        mean = (mean / mean.sum(1, keepdims=True)).mean(0)[:, 0]  # (C, 2)
+        weighted = mean[:, 0] ** 0.75 * mean[:, 1] ** 0.25
+        assert maps.confidence[0, 1] == pytest.approx(weighted.max() / weighted.sum())
+
+
+@hypothesis.given(st.integers(0, 10**6), st.integers(1, 9), st.integers(2, 7))
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_coarse_maps_stay_in_their_ranges_and_mi_below_entropy(seed: int, t: int, c: int) -> None:
+    z = np.random.default_rng(seed).normal(0, 1 + seed % 40, (t, c, 3, 4))
+    maps = maps_from_coarse_logits(z, 11, 16)
+    eps = 1e-6
+    assert (maps.mutual_information >= 0).all()
+    assert (maps.mutual_information <= maps.entropy).all()
+    assert (maps.aleatoric >= 0).all()
+    assert (maps.entropy <= 1 + eps).all()
+    assert (maps.confidence >= 1 / c - eps).all()
+    assert (maps.variation_ratio <= 1 - 1 / min(c, t) + eps).all()
+    np.testing.assert_allclose(
+        maps.entropy, maps.mutual_information + maps.aleatoric, atol=2e-6)
+
+
+def test_a_coarse_pixel_between_certain_and_disputed_has_no_more_mi_than_entropy() -> None:
+    z = np.zeros((2, 2, 1, 2))
+    z[:, 0, 0, 0] = 80  # certain
+    z[0, 0, 0, 1] = z[1, 1, 0, 1] = 80  # disputed
+    maps = maps_from_coarse_logits(z, 1, 4)
+    assert maps.mutual_information[0, 3] == pytest.approx(1)
+    assert maps.entropy[0, 1] < 1e-6
+    assert maps.mutual_information[0, 1] <= maps.entropy[0, 1]
+
+
+def test_an_edge_that_the_passes_agree_on_is_unsure_and_not_disputed() -> None:
+    z = np.zeros((2, 2, 4, 8))
+    z[:, 0, :, :4] = z[:, 1, :, 4:] = 6
+    coarse, exact = maps_from_coarse_logits(z, 16, 32), maps_from_logits(z, 16, 32)
+    assert_maps_close(coarse, exact, 1e-6)  # equal passes are one pass
+    assert coarse.entropy[:, 15:17].min() > 0.5
+    assert coarse.mutual_information.max() == 0
+
+
+def test_a_nan_logit_makes_coarse_maps_nan_around_it() -> None:
+    z = np.random.default_rng(7).normal(size=(4, 3, 4, 6))
+    z[2, 1, 1, 2] = np.nan
+    maps = maps_from_coarse_logits(z, 16, 24)
+    touched = np.isnan(upsample_bilinear(z, 16, 24)).any((0, 1))
+    assert 0 < touched.sum() < touched.size
+    for name in FLOAT_MAPS:
+        np.testing.assert_array_equal(np.isnan(getattr(maps, name)), touched, err_msg=name)

@@ -20,8 +20,8 @@ from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.uncertainty import (
     MapRequest,
+    maps_from_coarse_logits,
     maps_from_logits,
-    maps_from_low_logits,
     NO_MORE,
     UncertaintyMaps,
 )
@@ -45,6 +45,8 @@ class FakeBackend(Runner):
         The run whose first logit is NaN; 0 for none.
     delay_s : float
         Every run takes this much longer.
+    reduction : str
+        'exact' or 'coarse'.
 
     Notes
     -----
@@ -58,9 +60,11 @@ class FakeBackend(Runner):
     name = 'fake'
 
     def __init__(
-        self, card: ModelCard, fail_on_run: int = 0, nan_on_run: int = 0, delay_s: float = 0.0
+        self, card: ModelCard, fail_on_run: int = 0, nan_on_run: int = 0, delay_s: float = 0.0,
+        reduction: str = 'exact',
     ) -> None:
         self._card = card
+        self._reduce = maps_from_coarse_logits if reduction == 'coarse' else maps_from_logits
         self._fail_on_run, self._nan_on_run, self._delay_s = fail_on_run, nan_on_run, delay_s
         self._num_runs = 0
         self._is_closed = False
@@ -84,8 +88,8 @@ class FakeBackend(Runner):
             logits[0, 0, 0, 0] = np.nan
         head_s = time.perf_counter()
         spec = self._card.input
-        reduce = maps_from_low_logits if self._card.reduction == 'low' else maps_from_logits
-        maps = reduce(logits, spec.height, spec.width, temperature, self._card.upsampling, request)
+        maps = self._reduce(
+            logits, spec.height, spec.width, temperature, self._card.upsampling, request)
         self._timings_ms = {
             'trunk': (trunk_s - start_s) * 1e3,
             'head': (head_s - trunk_s) * 1e3,

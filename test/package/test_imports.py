@@ -93,6 +93,8 @@ EXCEPTIONS = {
     'tools.compile.moment_checks': ({'onnx'}, set()),
     # Infers types before it quantises.
     'tools.compile.quantise_trunk': (set(), {'onnx'}),
+    # Upsamples planes.
+    'backends.cpu.reduction': ({'cv2'}, set()),
     # Loops decorated by numba; the module itself is imported late (see LATE_MODULES).
     'backends.cpu.reduction_kernels': ({'numba'}, set()),
     # torch allocates and computes on the GPU.

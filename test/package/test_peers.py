@@ -9,7 +9,11 @@ the backend that ships. No peer takes part in anything but this file.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+import json
+import os
 from pathlib import Path
+import subprocess
+import sys
 
 from conftest import tiny_card
 import cv2
@@ -362,3 +366,30 @@ def test_baal_predicts_in_the_mode_the_net_is_in_and_moves_its_batch_norm() -> N
     ModelWrapper(MCDropoutModule(net), TrainingArgs(use_cuda=False)).predict_on_batch(
         as_tensor(noise()), 3)
     assert not torch.equal(net.norm.running_mean, before)
+
+
+@pytest.mark.parametrize('kept', [False, True], ids=['as it is by default', 'left alone'])
+def test_onnx_runtime_removes_dropout_that_was_exported_in_training(
+    tmp_path: Path, kept: bool
+) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Dropout(0.5), nn.Conv2d(4, 2, 1)).eval()
+    net[1].train()
+    path = tmp_path / 'net.onnx'
+    torch.onnx.export(net, (as_tensor(noise()),), str(path), input_names=['image'], dynamo=False,
+                      training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False)
+    session = onnxruntime.InferenceSession(
+        str(path), providers=['CPUExecutionProvider'],
+        disabled_optimizers=['EliminateDropout'] if kept else [])
+    one, two = (session.run(None, {'image': as_tensor(noise()).numpy()})[0] for _ in range(2))
+    assert np.array_equal(one, two) is not kept
+
+
+def test_the_benchmark_of_peers_measures_ours_beside_another_way(tmp_path: Path) -> None:
+    figures = tmp_path / 'figures.json'
+    subprocess.run(
+        [sys.executable, str(ROOT / 'benchmarks' / 'bench_peers.py'), 'pipeline', '--passes', '2',
+         '--rounds', '1', '--only', 'torch, trunk once', '--json', str(figures)],
+        check=True, capture_output=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    found = json.loads(figures.read_text())[0]
+    assert found['why_not'] == {} and list(found['ways']) == ['ours', 'torch, trunk once']
+    assert all(way['wall_ms'] > 0 and way['peak_mb'] > 0 for way in found['ways'].values())

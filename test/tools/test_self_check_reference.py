@@ -22,8 +22,8 @@ import pytest
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import pass_inputs
 from uncertainty_seg.core.uncertainty import (
+    maps_from_coarse_logits,
     maps_from_logits,
-    maps_from_low_logits,
     UncertaintyMaps,
 )
 from uncertainty_seg.errors import BackendUnavailableError
@@ -41,9 +41,9 @@ def logits(bundle: ModelBundle) -> np.ndarray:
     return blocks.transpose(2, 0, 1)[None] * masks * 8
 
 
-def run(bundle: ModelBundle) -> UncertaintyMaps:
+def run(bundle: ModelBundle, reduction: str = 'exact') -> UncertaintyMaps:
     masks = pass_inputs(bundle.card, TINY_PASSES, 3)
-    return Reference(bundle, 1).run(IMAGE, masks, TEMPERATURE)
+    return Reference(bundle, 1, reduction).run(IMAGE, masks, TEMPERATURE)
 
 
 def assert_close(found: UncertaintyMaps, right: UncertaintyMaps) -> None:
@@ -54,15 +54,15 @@ def assert_close(found: UncertaintyMaps, right: UncertaintyMaps) -> None:
 
 
 @pytest.mark.parametrize('upsampling', ['half_pixel', 'align_corners'])
-@pytest.mark.parametrize('reduction', ['full', 'low'])
-def test_it_is_the_definition_at_the_resolution_of_the_card(
+@pytest.mark.parametrize('reduction', ['exact', 'coarse'])
+def test_it_is_the_definition_of_the_reduction(
         tiny_bundle: Path, reduction: str, upsampling: str) -> None:
     bundle = load_bundle(str(tiny_bundle))
-    card = dataclasses.replace(bundle.card, reduction=reduction, upsampling=upsampling)
+    card = dataclasses.replace(bundle.card, upsampling=upsampling)
     bundle = dataclasses.replace(bundle, card=card)
-    define = maps_from_logits if reduction == 'full' else maps_from_low_logits
+    define = maps_from_logits if reduction == 'exact' else maps_from_coarse_logits
     right = define(logits(bundle), TINY_HEIGHT, TINY_WIDTH, TEMPERATURE, upsampling)
-    assert_close(run(bundle), right)
+    assert_close(run(bundle, reduction), right)
 
 
 def test_a_head_of_a_fixed_number_of_passes_gives_the_same(tmp_path: Path) -> None:

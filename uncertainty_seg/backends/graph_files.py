@@ -28,6 +28,8 @@ INV_TEMPERATURE = 'inv_temperature'
 STATISTICS = ('sum_p', 'sum_entropy', 'sum_p2', 'votes')
 # Bundles from before the maps of logits do not give it.
 SUM_LOGITS = 'sum_logits'
+# What the logits become there before anything is summed.
+_FULL = 'stats_full'
 COMPILE = 'compile the bundle again'
 _FLOAT, _BYTE = 'tensor(float)', 'tensor(uint8)'
 _Tensors: TypeAlias = dict[str, tuple[str, list[int | None]]]
@@ -105,6 +107,35 @@ def require_statistics(card: ModelCard, request: MapRequest, names: Collection[s
         raise ModelBundleError(
             f'head_stats.onnx of {card.name!r} gives no sum of the logits for '
             f'{" and ".join(request.of_logits)}', fix=COMPILE)
+
+
+def coarse_statistics(path: Path, card: ModelCard) -> bytes:
+    """
+    Return head_stats.onnx as an ONNX file that sums over the passes at the size of the logits.
+
+    Nothing is left out of it but the upsampling: its outputs have the same names, and (hl, wl).
+    Raises ModelBundleError if it does not upsample its logits once.
+
+    """
+    import onnx
+
+    model = onnx.load(str(path))
+    graph = model.graph
+    upsamplings = [n for n in graph.node if n.op_type == 'Resize' and _FULL in n.output]
+    if len(upsamplings) != 1:
+        raise ModelBundleError(f'{path} has {len(upsamplings)} upsamplings of logits', 'one',
+                               COMPILE)
+    graph.node.remove(upsamplings[0])
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name == _FULL:
+                node.input[index] = upsamplings[0].input[0]
+    for info in graph.output:
+        sides = info.type.tensor_type.shape.dim[-2:]
+        for dim, value in zip(sides, card.logits_shape[1:], strict=True):
+            dim.dim_value = value
+    del graph.value_info[:]
+    return bytes(model.SerializeToString())
 
 
 def with_masks(path: Path, masks: Masks) -> bytes:

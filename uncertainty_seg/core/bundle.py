@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from uncertainty_seg.core.calibration import Calibration, mask_digest
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.scores.feature_density import FeatureDensity
-from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.core.settings import AUTO_REDUCTION, NEW_REDUCTION, Settings
 from uncertainty_seg.errors import CalibrationError
 
 TRUNK_FILE = 'trunk.onnx'
@@ -73,6 +73,18 @@ class ModelBundle:
 _log = logging.getLogger(__name__)
 
 
+def reduction_of(bundle: ModelBundle, settings: Settings) -> str:
+    """
+    Return how the passes become maps, 'exact' or 'coarse'.
+
+    The setting 'auto' takes what the calibration was made with, and of a bundle without one
+    `NEW_REDUCTION`.
+    """
+    if settings.reduction != AUTO_REDUCTION:
+        return settings.reduction
+    return bundle.calibration.reduction if bundle.calibration else NEW_REDUCTION
+
+
 def fitting_calibration(
     bundle: ModelBundle, settings: Settings, passes: int, precision: str,
     ignore: NDArray[np.bool_] | None,
@@ -80,14 +92,15 @@ def fitting_calibration(
     """
     Return the calibration of a bundle if it is for these settings.
 
-    Raises CalibrationError if there is none, or it is for another T, mask policy or precision.
+    Raises CalibrationError if there is none, or it is for another T, mask policy, precision or
+    reduction.
 
     Parameters
     ----------
     bundle : ModelBundle
         With the limits in question.
     settings : Settings
-        Mask policy and seed.
+        Mask policy, reduction and seed.
     passes : int
         T.
     precision : str
@@ -111,6 +124,7 @@ def fitting_calibration(
         ('passes', calibration.passes, passes),
         ('mask_policy', calibration.mask_policy, settings.mask_policy),
         ('precision', calibration.precision, precision),
+        ('reduction', calibration.reduction, reduction_of(bundle, settings)),
     )
     for name, calibrated, wanted in pairs:
         if calibrated != wanted:

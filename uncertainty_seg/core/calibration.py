@@ -2,8 +2,9 @@
 """
 Thresholds and temperature of a bundle, for what they hold, and what is promised of them.
 
-A threshold carries its T, seed policy, precision and graphs, because the estimate of mutual
-information grows with T by about (1 - 1/T) and every change of the network moves the scores.
+A threshold carries its T, seed policy, precision, reduction and graphs, because the estimate of
+mutual information grows with T by about (1 - 1/T) and every change of the network moves the
+scores.
 
 """
 
@@ -235,7 +236,7 @@ class Calibration:
 
     Attributes
     ----------
-    passes, seed, mask_policy, precision : int, int, str, str
+    passes, seed, mask_policy, precision, reduction : int, int, str, str, str
         What the scores were computed with; other settings are refused.
     temperature : float
         The logits are divided by it.
@@ -298,6 +299,7 @@ class Calibration:
     num_folds: int = 0
     features_sha256: str = ''
     unknown_temperature: float = UNKNOWN_TEMPERATURE
+    reduction: str = 'exact'  # as all were before there was another
 
     def __post_init__(self) -> None:
         """Refuse limits that could never be judged."""

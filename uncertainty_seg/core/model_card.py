@@ -25,7 +25,6 @@ COLOR_ORDERS = ('rgb', 'bgr')
 METHODS = ('single', 'mc_dropout', 'deep_ensemble', 'direct', 'error_propagation')
 SITE_KINDS = ('mask', 'noise')
 PRECISIONS = ('fp32', 'fp16', 'bf16', 'int8')
-REDUCTIONS = ('full', 'low')
 UPSAMPLINGS = ('half_pixel', 'align_corners')
 # What a card may ask for, far above what any network of a vehicle needs: a card from elsewhere
 # must not make the node ask for terabytes, or a terminal obey its text.
@@ -132,10 +131,7 @@ class ModelCard:
         Digest of each file beside the card.
     precision : str
         What the graphs compute in: 'fp32', 'fp16', 'bf16', or 'int8' for a quantised trunk.
-        The reduction is always float32.
-    reduction : str
-        'full' upsamples the logits of each pass to (h, w); 'low' reduces at (hl, wl) and
-        upsamples the maps.
+        What follows the logits is always float32.
     chunk : int
         Passes that the head takes at once, exactly; 0 if it takes any number.
     is_balanced : bool
@@ -170,7 +166,6 @@ class ModelCard:
     metrics: Mapping[str, float]
     sha256: Mapping[str, str]
     precision: str = 'fp32'
-    reduction: str = 'full'
     chunk: int = 0
     is_balanced: bool = False
     members: int = 0
@@ -204,8 +199,6 @@ class ModelCard:
             *self._unlike_the_method(),
             (self.precision not in PRECISIONS, f'precision {self.precision!r}',
              f'one of {PRECISIONS}'),
-            (self.reduction not in REDUCTIONS, f'reduction {self.reduction!r}',
-             f'one of {REDUCTIONS}'),
             (self.upsampling not in UPSAMPLINGS, f'upsampling {self.upsampling!r}',
              f'one of {UPSAMPLINGS}'),
             (self.chunk < 0, f'chunks of {self.chunk}', '0 or more'),
@@ -348,6 +341,12 @@ def card_from_json(text: str | bytes) -> ModelCard:
             raise ModelBundleError(
                 f'card.json has schema {raw.get("schema")!r}', str(SCHEMA_VERSION),
                 'use a bundle compiled for this version of uncertainty_seg',
+            )
+        # Before the settings chose it, the card did; what is left of 'low' is refused.
+        if (reduction := raw.pop('reduction', 'full')) != 'full':
+            raise ModelBundleError(
+                f'card.json asks for the reduction {reduction!r}, which there is no more', 'none',
+                'compile and calibrate the bundle again, with the setting reduction at coarse',
             )
         return _card(raw)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as err:

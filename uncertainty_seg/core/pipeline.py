@@ -97,8 +97,9 @@ class Pipeline:
     Only `damage`, `begin`, `want` and `measure` may run in a thread of their own. All other
     methods change the gate: one owner calls them, and takes care that no two run at once. A frame
     that was begun before such a change is not judged by what holds after it; `judge` refuses it.
-    Raises CalibrationError if the bundle has no calibration, or one for another T, mask policy or
-    precision; ConfigError if the graphs cannot be computed in the precision of the settings.
+    Raises CalibrationError if the bundle has no calibration, or one for another T, mask policy,
+    precision or reduction; ConfigError if the graphs cannot be computed in the precision of the
+    settings.
 
     Parameters
     ----------

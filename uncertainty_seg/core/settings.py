@@ -147,6 +147,13 @@ def precision_of(card: ModelCard, wanted: str) -> str:
 
 
 # -------------------------------------------------------------------------------------------------
+# How the passes become maps: see `core.uncertainty`. Which of them runs is `core.bundle`'s.
+
+AUTO_REDUCTION, NEW_REDUCTION = 'auto', 'exact'
+REDUCTIONS = ('exact', 'coarse')
+
+
+# -------------------------------------------------------------------------------------------------
 # What an image may cost before it is decoded.
 
 # Twice an 8K frame; 200 MB as BGR. No file is decoded above it, whatever the settings.
@@ -283,6 +290,14 @@ class Settings:
         'processors that support it (backend openvino only; tensorrt takes a bundle compiled in '
         'bf16) and needs its own calibration.',
         choices=(BUNDLE_PRECISION, *PRECISIONS),
+    )
+    reduction: str = parameter(
+        AUTO_REDUCTION,
+        'How the passes become maps: exact upsamples the logits of every pass; coarse sums the '
+        'passes at the size of the logits and upsamples the logarithm of their mean, at a third '
+        "of the time; auto takes what the bundle's calibration was made with. Limits hold for "
+        'one of them only.',
+        choices=(AUTO_REDUCTION, *REDUCTIONS),
     )
     threads: int = parameter(
         0, 'Threads of the backend; 0 uses every core that this process may use.',

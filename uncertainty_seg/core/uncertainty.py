@@ -33,6 +33,8 @@ UNKNOWN_TEMPERATURE = 2.5
 # Logits are divided by it before they are squashed into 0..1: those of trained networks lie
 # within about 30 of each other, and without it nearly all would become 0.
 LOGIT_SCALE = 8.0
+# The smallest normal float32: a smaller mean counts as this where logarithms are upsampled.
+LEAST_PROBABILITY = 2.0**-126
 
 
 @dataclass(frozen=True)
@@ -317,12 +319,12 @@ def maps_from_logits(
                  mean_logits=full.mean(0))
 
 
-def maps_from_low_logits(
+def maps_from_coarse_logits(
     logits: NDArray[np.floating], height: int, width: int, temperature: float = 1.0,
     upsampling: str = 'half_pixel', request: MapRequest = NO_MORE,
 ) -> UncertaintyMaps:
     """
-    Reduce the passes at low resolution, and upsample what comes out.
+    Reduce the passes at the logits' resolution, and upsample the logarithm of their mean.
 
     Parameters
     ----------
@@ -344,19 +346,22 @@ def maps_from_low_logits(
 
     Notes
     -----
-    Upsampled are the mean probabilities and the maps of disagreement: mutual information,
-    variation ratio, variance. Label, confidence, entropy, margin and `unknown` follow from the
-    mean probabilities at full resolution, energy and largest logit from the mean logits there, and
-    the aleatoric part is what entropy leaves: so a border between two classes is as unsure as it
-    should be, and passes that agree on it have no mutual information there, as a mixture of
-    neighbouring pixels would. Entropy is concave: the aleatoric part is never below zero.
+    The mean probabilities at (h, w) are the softmax of the upsampled ``log p*``, no probability
+    being below `LEAST_PROBABILITY`: of one pass these are those of `maps_from_logits`, and of
+    several nearly so (docs/measurements.md).
+    Label, confidence, entropy, margin and `unknown` follow from them. Mutual information, at most
+    the entropy, variation ratio and variance are upsampled as they are; the aleatoric part is what
+    entropy leaves. Energy and largest logit follow from the upsampled mean logits.
 
     """
     z = logits.astype(np.float64)
     p = _softmax(z, temperature)
-    mean, mutual, variation, variance, mean_logits = (
+    log_mean = np.log(np.maximum(p.mean(0), LEAST_PROBABILITY))
+    full, mutual, variation, variance, mean_logits = (
         upsample_bilinear(values, height, width, upsampling)
-        for values in (p.mean(0), *_disagreement(p), z.mean(0)))
+        for values in (log_mean, *_disagreement(p), z.mean(0)))
+    mean = _softmax(full[None], 1.0)[0]
+    mutual = np.minimum(mutual, _entropy(mean, 0))
     return _maps(mean, mutual, variation, variance, request=request, mean_logits=mean_logits)
 
 

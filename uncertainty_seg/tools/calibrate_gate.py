@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     from uncertainty_seg.tools.calibrate.cross_fitted import FoldsRequest
 
 MISUSE = (CalibrationError, ConfigError, DatasetError)
-SETTINGS = ('backend', 'threads', 'passes', 'seed', 'mask_policy', 'precision', 'ignore_mask')
+SETTINGS = ('backend', 'threads', 'passes', 'seed', 'mask_policy', 'precision', 'reduction',
+            'ignore_mask')
 
 
 def calibrate(
@@ -79,7 +80,7 @@ def calibrate(
         Folders of labelled images (images/, masks/, classes.json); the splits 'train' and 'val'
         where they have a splits.json. The network must not have seen the images of `val`.
     settings : Settings, optional
-        Backend, T, seed, mask policy, precision and ignore mask, as the node will run.
+        Backend, T, seed, mask policy, precision, reduction and ignore mask, as the node will run.
     ood : Path or str, optional
         Folder of images of another kind: guards prove on them that they refuse more of those than
         of the training frames. Without it the density is the guard.

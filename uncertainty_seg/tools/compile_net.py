@@ -26,7 +26,6 @@ from uncertainty_seg.core.model_card import (
     FIT_RULES,
     InputSpec,
     PRECISIONS,
-    REDUCTIONS,
 )
 from uncertainty_seg.errors import (
     DatasetError,
@@ -72,7 +71,6 @@ def compile_network(
     sensor_std: float = 0.0,
     variance: str | None = None,
     samples: int | None = None,
-    reduction: str = 'full',
     full_weights: bool = False,
     features: str = 'none',
     compare_passes: int = 256,
@@ -129,8 +127,6 @@ def compile_network(
         `log_variance` or the second half of an output of 2C channels.
     samples : int, optional
         For 'direct': S, the noise samples of a pass; 10.
-    reduction : str
-        'full', or 'low' for maps at the resolution of the logits, upsampled.
     full_weights : bool
         Store weights in 32 bits.
     features : str
@@ -173,7 +169,7 @@ def compile_network(
         weights=tuple(map(Path, weights)), members=tuple(members), output=output, method=method,
         inject_dropout=inject_dropout, at=at, passes=passes, precision=precision,
         calibration_images=images, quantiser=quantiser, skip_dropped=skip_dropped,
-        sensor_std=sensor_std, variance=variance, samples=samples, reduction=reduction,
+        sensor_std=sensor_std, variance=variance, samples=samples,
         full_weights=full_weights, features=features, compare_passes=compare_passes,
         licence=licence, training=training,
         not_good_for=not_good_for))
@@ -235,8 +231,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     speed.add_argument('--skip-dropped', type=whole_number(1, 1000), metavar='CHUNK', default=0,
                        nargs='?', const=1, help='do not compute dropped channels; balanced masks, '
                        'CHUNK passes a call [1 where given]')
-    speed.add_argument('--reduction', choices=REDUCTIONS, default='full',
-                       help="low: maps at the logits' resolution, upsampled [full]")
     speed.add_argument('--full-weights', action='store_true', help='store 32-bit weights')
     parser.add_argument('--sign', type=Path, metavar='KEY',
                         help='sign the bundle with this private key, a PEM file')

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from uncertainty_seg.tools.calibrate.evaluation_run import Evaluated
 
 MISUSE = (CalibrationError, ConfigError, DatasetError)
-_NAMES = ('backend', 'threads', 'passes', 'seed', 'mask_policy', 'precision', 'ignore_mask',
-          'gate.alpha')
+_NAMES = ('backend', 'threads', 'passes', 'seed', 'mask_policy', 'precision', 'reduction',
+          'ignore_mask', 'gate.alpha')
 
 
 def evaluate(
@@ -57,7 +57,7 @@ def evaluate(
     data : Path or str
         Folder of labelled images (images/, masks/, classes.json).
     settings : Settings, optional
-        Backend, T, seed, mask policy, precision, ignore mask and ``gate.alpha``.
+        Backend, T, seed, mask policy, precision, reduction, ignore mask and ``gate.alpha``.
     split : str
         Split of `data`, if it has a splits.json.
     ood : Path or str, optional

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from uncertainty_seg.tools.replay import ReplayReport
 
 SETTINGS = ('model', 'backend', 'threads', 'passes', 'seed', 'mask_policy',
-            'precision', 'map', 'trusted_keys', *FRAME_CHECKS)
+            'precision', 'reduction', 'map', 'trusted_keys', *FRAME_CHECKS)
 
 
 def replay(

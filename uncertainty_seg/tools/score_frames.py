@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from uncertainty_seg.tools.score.run import ScoreSummary
 
 SETTINGS = ('model', 'backend', 'threads', 'passes', 'seed', 'mask_policy', 'precision',
-            'ignore_mask', 'trusted_keys', *FRAME_CHECKS)
+            'reduction', 'ignore_mask', 'trusted_keys', *FRAME_CHECKS)
 
 
 def score(
@@ -58,7 +58,8 @@ def score(
     table : Path or str
         Folder of the table; what is finished in it is kept.
     settings : Settings, optional
-        Model, backend, T, seed, mask policy, precision and ignore mask; every score is computed.
+        Model, backend, T, seed, mask policy, precision, reduction and ignore mask; every
+        score is computed.
     topics : sequence of str
         Image topics of the bags; needed where a bag has several.
     dive : str

@@ -30,7 +30,7 @@ from uncertainty_seg.tools.arguments import (
 if TYPE_CHECKING:
     from uncertainty_seg.core.bundle import ModelBundle
 
-_NAMES = ('backend', 'precision', 'passes', 'seed', 'threads', 'memory_budget_mb',
+_NAMES = ('backend', 'precision', 'reduction', 'passes', 'seed', 'threads', 'memory_budget_mb',
           'trusted_keys')
 # TensorRT rounds the factors of a float32 product to 10 bits unless it is told not to.
 _TF32_BACKENDS = ('tensorrt', 'onnxruntime_tensorrt')
@@ -124,11 +124,12 @@ def self_check(
         arithmetic = arithmetic_of(backend.name, precision)
         plan = _plan(bundle, settings, fixed_images(bundle.card.input, frames), arithmetic)
         key = key_of(bundle.card, backend, precision)
+        reference = Reference(bundle, settings.threads, plan.reduction)
         facts = {'bundle': bundle.card.name, 'backend': backend.name, 'version': key.version,
                  'precision': precision, 'arithmetic': arithmetic, 'device': key.device,
                  'passes': plan.passes, 'frames': frames}
         with tqdm(total=frames + 1 + runs, desc='self-check', leave=False) as bar:
-            found = check_backend(backend, Reference(bundle, settings.threads), plan, runs,
+            found = check_backend(backend, reference, plan, runs,
                                   power_reader(), lambda words: bar.update(),
                                   partial(_open_unrecorded, bundle, settings))
     finally:
@@ -157,6 +158,7 @@ def arithmetic_of(backend: str, precision: str) -> str:
 
 def _plan(bundle: Any, settings: Settings, images: Any, arithmetic: str) -> Any:
     from uncertainty_seg.analysis.self_check import TOLERANCES
+    from uncertainty_seg.core.bundle import reduction_of
     from uncertainty_seg.core.gate import gate_limits
     from uncertainty_seg.core.scores.vector import ScoreVector
     from uncertainty_seg.core.uncertainty import MapRequest
@@ -164,15 +166,16 @@ def _plan(bundle: Any, settings: Settings, images: Any, arithmetic: str) -> Any:
 
     card, calibration = bundle.card, bundle.calibration
     passes = card.passes if settings.passes == BUNDLE_PASSES else settings.passes
-    tolerance = TOLERANCES[arithmetic]
+    tolerance, reduction = TOLERANCES[arithmetic], reduction_of(bundle, settings)
     if calibration is None:
-        return CheckPlan(card, passes, settings.seed, 1.0, images, {}, tolerance)
+        return CheckPlan(card, passes, settings.seed, 1.0, images, {}, tolerance,
+                         reduction=reduction)
     limits = gate_limits(calibration, settings.gate)
     scorer = ScoreVector(card, calibration.pixel_limits, calibration.density, limits,
                          bundle.features)
     return CheckPlan(
         card, passes, settings.seed, calibration.temperature, images, limits, tolerance, scorer,
-        MapRequest.of(scorer.maps, calibration.unknown_temperature),
+        MapRequest.of(scorer.maps, calibration.unknown_temperature), reduction,
     )
 
 

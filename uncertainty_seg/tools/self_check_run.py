@@ -39,8 +39,8 @@ from uncertainty_seg.core.preprocess import fit_image, Geometry
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.uncertainty import (
     MapRequest,
+    maps_from_coarse_logits,
     maps_from_logits,
-    maps_from_low_logits,
     NO_MORE,
     UncertaintyMaps,
     upsample_bilinear,
@@ -87,6 +87,8 @@ class CheckPlan:
         Computes the gate's scores; the usual six without it.
     request : MapRequest
         Maps that these scores need besides the usual ones.
+    reduction : str
+        How the passes become maps, 'exact' or 'coarse'.
 
     """
 
@@ -99,6 +101,7 @@ class CheckPlan:
     tolerance: Tolerance
     scorer: ScoreVector | None = None
     request: MapRequest = NO_MORE
+    reduction: str = 'exact'
 
 
 @dataclass
@@ -166,7 +169,7 @@ def check_backend(
     """
     masks = pass_inputs(plan.card, plan.passes, plan.seed)
     others = pass_inputs(plan.card, plan.passes, plan.seed + 1)
-    has_steps = plan.card.reduction == 'full'
+    has_steps = plan.reduction == 'exact'
     firsts, gaps, sane = [], [], []
     # The first image comes again with other masks: a backend that keeps masks must notice.
     for image, chosen in [*((image, masks) for image in plan.images), (plan.images[0], others)]:
@@ -284,11 +287,15 @@ class Reference:
         computed with float32 between its rounding steps.
     threads : int
         Of ONNX Runtime; 0 takes every core.
+    reduction : str
+        How the passes become maps, 'exact' or 'coarse'.
 
     """
 
-    def __init__(self, bundle: ModelBundle, threads: int = 0) -> None:
-        self._card = bundle.card
+    def __init__(
+        self, bundle: ModelBundle, threads: int = 0, reduction: str = 'exact'
+    ) -> None:
+        self._card, self._reduction = bundle.card, reduction
         self._trunk = _session(bundle.trunk_path, threads)
         self._head = _session(bundle.head_path, threads)
 
@@ -304,8 +311,8 @@ class Reference:
         self, logits: NDArray[np.float32], temperature: float, request: MapRequest
     ) -> UncertaintyMaps:
         card, spec = self._card, self._card.input
-        if card.reduction == 'low':
-            return maps_from_low_logits(
+        if self._reduction == 'coarse':
+            return maps_from_coarse_logits(
                 logits, spec.height, spec.width, temperature, card.upsampling, request)
         full = np.stack([upsample_bilinear(one, spec.height, spec.width, card.upsampling)
                          .astype(np.float32) for one in logits])

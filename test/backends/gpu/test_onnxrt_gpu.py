@@ -41,6 +41,7 @@ from uncertainty_seg.core.uncertainty import (
     maps_from_logits,
     MORE_MAPS,
     UncertaintyMaps,
+    upsample_bilinear,
     USUAL_MAPS,
 )
 from uncertainty_seg.errors import BackendUnavailableError, ModelBundleError
@@ -48,6 +49,7 @@ from uncertainty_seg.graph import head_graphs as head_stats
 from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
 
 SETTINGS = Settings(threads=1)
+COARSE = Settings(threads=1, reduction='coarse')
 FLOATS = ['confidence', *USUAL_MAPS]
 
 
@@ -169,16 +171,13 @@ def test_other_masks_are_seen_at_once_and_the_callers_are_left_alone(bundle: Mod
     assert (one['drop'] == before).all()
 
 
-@pytest.mark.parametrize('change', ['low', 'no statistics', 'chunk'])
+@pytest.mark.parametrize('change', ['no statistics', 'chunk'])
 def test_what_cannot_be_summed_on_the_device_is_reduced_on_the_processor(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, change: str
 ) -> None:
     caplog.set_level(logging.INFO)
     bundle = statistics_bundle(tmp_path / 'b')
-    if change == 'low':
-        card = dataclasses.replace(bundle.card, reduction='low')
-        bundle = dataclasses.replace(bundle, card=card)
-    elif change == 'no statistics':
+    if change == 'no statistics':
         (bundle.folder / 'head_stats.onnx').unlink()
     else:
         head = tiny_head()
@@ -194,13 +193,61 @@ def test_what_cannot_be_summed_on_the_device_is_reduced_on_the_processor(
     assert_close(maps, FakeBackend(bundle.card).run(noise(), masks, 1.3), 2e-6)
 
 
-def test_a_shipped_network_gives_the_maps_of_the_processors_backend() -> None:
+@pytest.mark.parametrize('passes', [1, 8, 50])
+@pytest.mark.parametrize('upsampling', ['half_pixel', 'align_corners'])
+def test_coarse_maps_made_on_the_device_are_those_of_the_definition(
+    tmp_path: Path, passes: int, upsampling: str
+) -> None:
+    bundle = statistics_bundle(tmp_path / 'b', upsampling=upsampling)
+    masks = make_masks(bundle.card.dropout_sites, passes, 3)
+    backend, request = OnHost(bundle, COARSE), MapRequest.of(MORE_MAPS, 3.0)
+    right = FakeBackend(bundle.card, reduction='coarse')
+    maps = backend.run(noise(), masks, 1.3)
+    assert_close(maps, right.run(noise(), masks, 1.3), 4e-6)
+    more = backend.run(noise(), masks, 1.3, request)
+    oracle = right.run(noise(), masks, 1.3, request)
+    for name in MORE_MAPS:
+        np.testing.assert_allclose(getattr(more, name), getattr(oracle, name), rtol=0, atol=4e-6)
+    assert (more.entropy == maps.entropy).all()
+
+
+def test_coarse_sums_on_the_device_are_of_the_size_of_the_logits(
+    bundle: ModelBundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    masks = make_masks(bundle.card.dropout_sites, 20, 0)
+    small = dataclasses.replace(COARSE, memory_budget_mb=1)
+    chunked = OnHost(bundle, small).run(noise(), masks, 1.0)
+    assert 'reduction on the device' in caplog.text
+    assert 'T=20 in chunks of 20' in caplog.text  # exact ones of this budget are of 7
+    assert_close(chunked, FakeBackend(bundle.card, reduction='coarse').run(
+        noise(), masks, 1.0), 4e-6)
+
+
+def test_a_pixel_that_is_no_number_in_one_pass_is_none_in_any_coarse_map(tmp_path: Path) -> None:
+    site = DropoutSite('drop', (3, 12, 16), 0.5)
+    bundle = statistics_bundle(tmp_path / 'b', dropout_sites=(site,))
+    masks = make_masks((site,), 30, 0)
+    masks['drop'][17, 1, 5, 7] = math.nan
+    maps = OnHost(bundle, COARSE).run(noise(), masks, 1.0)
+    weight = np.zeros((12, 16))
+    weight[5, 7] = 1
+    touched = upsample_bilinear(weight, 48, 64) > 0
+    for name in FLOATS:
+        broken = np.isnan(getattr(maps, name))
+        assert broken[touched].all(), name
+        assert broken.sum() < broken.size / 2, name
+    assert maps.label.max() < 3
+
+
+@pytest.mark.parametrize('settings', [SETTINGS, COARSE], ids=['exact', 'coarse'])
+def test_a_shipped_network_gives_the_maps_of_the_processors_backend(settings: Settings) -> None:
     bundle = load_bundle('pipeline')
     spec = bundle.card.input
     image = np.random.default_rng(1).integers(0, 256, (spec.height, spec.width, 3), np.uint8)
     masks = make_masks(bundle.card.dropout_sites, 4, 0)
-    maps = OnHost(bundle, SETTINGS).run(image, masks, 1.1)
-    truth = OnnxRuntimeBackend(bundle, SETTINGS).run(image, masks, 1.1)
+    maps = OnHost(bundle, settings).run(image, masks, 1.1)
+    truth = OnnxRuntimeBackend(bundle, settings).run(image, masks, 1.1)
     assert (maps.label != truth.label).mean() < 1e-4
     assert (np.abs(maps.variation_ratio - truth.variation_ratio) > 1e-6).mean() < 1e-4
     for name in set(FLOATS) - {'variation_ratio'}:

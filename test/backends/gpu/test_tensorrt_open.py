@@ -75,15 +75,14 @@ def test_a_missing_driver_is_found_before_tensorrt_is_touched(
     assert touched == []
 
 
-def test_a_reduction_at_low_resolution_is_refused_before_the_driver_is_asked(
+def test_a_coarse_reduction_is_refused_before_the_driver_is_asked(
     rigs: Rigs, bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig = rigs(bundles['channels'])
-    low = dataclasses.replace(rig.bundle, card=dataclasses.replace(rig.card, reduction='low'))
     monkeypatch.setattr(cuda_device, '_LIBRARY', 'libnosuchdriver.so.1')
-    with pytest.raises(BackendUnavailableError, match="reduces at full resolution, and 'bank' "
-                       "asks for 'low': use backend openvino or onnxruntime"):
-        TensorRtBackend(low, rig.settings)
+    with pytest.raises(BackendUnavailableError, match='at full resolution, and the reduction '
+                       "of 'bank' is 'coarse': use backend openvino or onnxruntime"):
+        TensorRtBackend(rig.bundle, dataclasses.replace(rig.settings, reduction='coarse'))
 
 
 def checked(rig: Rig, precision: str, is_passed: bool) -> None:

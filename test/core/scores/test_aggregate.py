@@ -168,6 +168,33 @@ def test_several_counts_are_found_at_once_in_the_order_asked(counts: list[int]) 
     assert flat[0] == np.float32(0.3), 'the map itself was put in order'
 
 
+def unlike_its_sample(order: bool) -> np.ndarray:
+    """Give the pixels of which bounds are made the largest values, or the smallest."""
+    flat = np.random.default_rng(0).random(20_000, np.float32)
+    flat[::16] += 1 if order else -1
+    return flat
+
+
+LINES = {
+    'spread evenly': np.random.default_rng(1).random(20_000, np.float32),
+    'mostly equal': np.repeat(np.array([0, 0.5, 1], np.float32), [19_000, 900, 100]),
+    'all equal': np.full(20_000, 0.25, np.float32),
+    'in order': np.linspace(0, 1, 20_000, dtype=np.float32),
+    'with the sample on top': unlike_its_sample(True),
+    'with the sample below': unlike_its_sample(False),
+}
+
+
+@pytest.mark.parametrize('name', LINES)
+def test_the_largest_are_the_same_whatever_the_sample_of_them_says(name: str) -> None:
+    flat = LINES[name]
+    ordered = np.sort(flat)[::-1].astype(np.float64)
+    counts = [1, 7, 1000, 1250, 1251, 10_000, 18_750, 19_999, 20_000]
+    for (mean, smallest), count in zip(top_values(flat, counts), counts, strict=True):
+        assert mean == pytest.approx(ordered[:count].mean(), rel=1e-12)
+        assert smallest == ordered[count - 1]
+
+
 @pytest.mark.parametrize('score', [*PLAIN, sum_score], ids=[*NAMES, 'sum'])
 def test_a_mask_of_another_size_is_refused(score: Score) -> None:
     with pytest.raises(ShapeError, match=r'ignore mask has shape \(4, 5\)'):

@@ -495,91 +495,6 @@ def reduce_tiles(
 
 
 @_inner
-def _finish_means(
-    probs: Any, no_votes: Any, per_bit: Any, best: Any, label: Any, entropy: Any, lost: Any,
-    squares: Any, most: Any, lines: Any,
-) -> None:
-    """Compute what follows from mean probabilities; the aleatoric part goes to the last line."""
-    for i in range(best.size):
-        best[i] = -_ONE
-        label[i] = 0
-        entropy[i] = _ZERO
-        lost[i] = _ZERO
-    for c in range(probs.shape[0]):
-        _mean_of_class(probs, no_votes, c, _ONE, best, label, entropy, lost, squares, most)
-    for i in range(best.size):
-        best[i] += entropy[i] * _ZERO  # NaN where a mean is
-        entropy[i] *= per_bit
-        rest = entropy[i] - lines[0, i]
-        lines[3, i] = _ZERO if rest < _ZERO else rest
-
-
-@_inner
-def _swap_lines(lines: Any, n: Any) -> None:
-    """Put variance, aleatoric part, mutual information where `_write_row` wants them."""
-    for i in range(n):
-        mutual, ratio, variance, within = lines[0, i], lines[1, i], lines[2, i], lines[3, i]
-        lines[0, i], lines[1, i], lines[2, i], lines[3, i] = variance, within, mutual, ratio
-
-
-def spread_tiles(
-    sources: Any, rows: Any, columns: Any, slots: Any, labels: Any, maps: Any, more: Any,
-    per_bit: Any, inv_tau: Any, tile_first: Any, tile_stop: Any,
-) -> None:
-    """
-    Interpolate what was reduced at low resolution, in some tiles of the maps.
-
-    Parameters
-    ----------
-    sources : ndarray of float32, shape (1, C + 3, hl, wl)
-        Mean probabilities, mutual information, variation ratio, variance.
-    rows, columns : Rows, Columns
-        Where an output pixel comes from.
-    slots : ndarray of float32, shape (tiles, phases, C, n)
-        Only its shape is looked at.
-    labels, maps, more, per_bit, inv_tau : ndarray, ndarray, ndarray, float32, float32
-        As in `reduce_tiles`.
-    tile_first, tile_stop : int
-        The tiles.
-
-    """
-    upper, lower, row_shares = rows
-    offsets, column_shares, left, right, weights = columns
-    num_lines, num_low = sources.shape[1], sources.shape[3]
-    num_tiles, num_phases, num_classes, n = slots.shape
-    height, width = labels.shape
-    tile_rows = upper.size // num_tiles
-    stride = width // num_phases
-    pitch = n + _LINE
-    low_pitch = math.ceil(max(n, tile_rows * num_low) / _LINE) * _LINE + _LINE
-    low = _aligned(num_lines, low_pitch).reshape(1, num_lines, low_pitch)
-    z = _aligned(num_lines + 1, pitch)
-    probs, lines = z[:num_classes], z[num_classes:]
-    scratch = _aligned(4, pitch)
-    best, entropy, lost, squares = scratch[0, :n], scratch[1, :n], scratch[2, :n], scratch[3, :n]
-    no_votes = _aligned(num_classes, pitch).view(np.int32)  # they were counted before
-    whole = _aligned(2, pitch).view(np.int32)
-    label, most = whole[0, :n], whole[1, :n]
-    for tile in range(tile_first, tile_stop):
-        _mix_tile(sources, _ONE, upper, lower, row_shares, tile * tile_rows, tile_rows, low)
-        for phase in range(num_phases):
-            if offsets.size > 0:
-                _shift_columns(low, 0, offsets[phase], column_shares[phase], num_low, tile_rows,
-                               n, z)
-            else:
-                _look_up_columns(low, 0, left, right, weights, n, z)
-            _finish_means(probs, no_votes, per_bit, best, label, entropy, lost, squares, most,
-                          lines)
-            _swap_lines(lines, n)
-            if more is not None:
-                _more_of_tile(more, tile * tile_rows, tile_rows, stride, phase, num_phases, probs,
-                              _ONE, inv_tau, per_bit, best, label, pitch)
-            for r in range(min(tile_rows, height - tile * tile_rows)):
-                _write_row(labels, maps, tile * tile_rows + r, r * stride, phase, num_phases,
-                           label, best, entropy, lines[3], lines)
-
-
-@_inner
 def _falling(x: Any) -> Any:
     """Return 1 / (1 + 2**x); of no meaning for NaN."""
     size = -abs(x)
@@ -609,8 +524,10 @@ def squash_tiles(
     ----------
     sources : ndarray of float32, shape (1, C, hl, wl)
         Logits, averaged over the passes.
-    rows, columns, slots : Rows, Columns, ndarray
-        As in `spread_tiles`.
+    rows, columns : Rows, Columns
+        Where an output pixel comes from.
+    slots : ndarray of float32, shape (tiles, phases, C, n)
+        Only its shape is looked at.
     maps : ndarray of float32, shape (2, h, w)
         Energy and largest logit.
     per_nat, scale : float32
@@ -653,6 +570,5 @@ def squash_tiles(
 
 def compile_kernel(name: str, is_cached: bool) -> Any:
     """Return loops by name, releasing the interpreter's lock; the first call compiles them."""
-    loops = {'reduce_tiles': reduce_tiles, 'spread_tiles': spread_tiles,
-             'squash_tiles': squash_tiles}[name]
+    loops = {'reduce_tiles': reduce_tiles, 'squash_tiles': squash_tiles}[name]
     return numba.njit(nogil=True, cache=is_cached, **_OPTIONS)(loops)

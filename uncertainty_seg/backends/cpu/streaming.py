@@ -17,7 +17,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.backends.cpu.reduction import new_reduction
+from uncertainty_seg.backends.cpu.reduction import CoarseReduction, Reduction
 from uncertainty_seg.backends.graph_files import GraphNames, require_graphs
 from uncertainty_seg.backends.resources import (
     choose_chunk,
@@ -27,7 +27,7 @@ from uncertainty_seg.backends.resources import (
 )
 from uncertainty_seg.backends.runner import require_inputs, Runner
 from uncertainty_seg.core.arrays import ImageU8
-from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.bundle import ModelBundle, reduction_of
 from uncertainty_seg.core.dropout_masks import Masks
 from uncertainty_seg.core.settings import precision_of, Settings
 from uncertainty_seg.core.uncertainty import MapRequest, NO_MORE, UncertaintyMaps
@@ -50,7 +50,8 @@ class StreamingBackend(Runner):
     Raises
     ------
     BackendUnavailableError
-        If the runtime or numba is not installed, or cannot compute in the precision asked for.
+        If the runtime is not installed or cannot compute in the precision asked for, or numba is
+        not installed and the reduction is exact.
     ConfigError
         If the graphs cannot be computed in it.
     ModelBundleError
@@ -66,6 +67,7 @@ class StreamingBackend(Runner):
     def __init__(self, bundle: ModelBundle, settings: Settings) -> None:
         self._card = card = bundle.card
         self.precision = precision_of(card, settings.precision)
+        self.reduction = reduction_of(bundle, settings)
         self._threads = usable_threads(settings.threads)
         self._budget_mb = settings.memory_budget_mb
         # Weights that are gathered by masks which never change are constants to the runtime.
@@ -75,7 +77,7 @@ class StreamingBackend(Runner):
         self._require_precision()
         self._open(bundle)
         self._names: GraphNames = require_graphs(bundle)
-        self._reduction = new_reduction(card, self._threads)
+        self._reduction = self._new_reduction()
         self._bytes_a_pass = head_bytes_a_pass(bundle.head_path)
         self._chunkings: dict[int, Chunking] = {}
         self._is_open = True
@@ -138,6 +140,12 @@ class StreamingBackend(Runner):
     @abc.abstractmethod
     def _free(self) -> None:
         """Release the graphs."""
+
+    def _new_reduction(self) -> Reduction | CoarseReduction:
+        card, size = self._card, (self._card.input.height, self._card.input.width)
+        if self.reduction == 'coarse':
+            return CoarseReduction(card.logits_shape, *size, self._threads, card.upsampling)
+        return Reduction(card.num_classes, *size, self._threads, card.upsampling)
 
     def _require_precision(self) -> None:
         if self.precision in self.refused:

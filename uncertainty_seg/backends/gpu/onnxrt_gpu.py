@@ -30,6 +30,7 @@ from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
 from uncertainty_seg.backends.gpu.device import find_device
 from uncertainty_seg.backends.gpu.engine_cache import cache_folder
 from uncertainty_seg.backends.graph_files import (
+    coarse_statistics,
     COMPILE,
     given_statistics,
     IMAGE,
@@ -53,6 +54,7 @@ from uncertainty_seg.core.dropout_masks import Masks
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.uncertainty import (
+    LEAST_PROBABILITY,
     LOGIT_SCALE,
     MapRequest,
     MAPS_OF_LOGITS,
@@ -88,9 +90,9 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
 
     Notes
     -----
-    Features, masks and sums stay on the device, and only maps come back, where the card asks for
-    the full reduction of any number of passes. Of other cards the logits come back, and the
-    processor reduces them. float32 is float32: TF32 is off, so that calibrations hold.
+    Features, masks and sums stay on the device, and only maps come back, where the head takes any
+    number of passes. Of other cards the logits come back, and the processor reduces them. float32
+    is float32: TF32 is off, so that calibrations hold.
 
     """
 
@@ -144,7 +146,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
                                   np.uint8)
         self._head = self._adder = self._finisher = None
         stats = bundle.folder / HEAD_STATS_FILE
-        if self._card.reduction == 'full' and not self._card.chunk and stats.is_file():
+        if not self._card.chunk and stats.is_file():
             self._open_statistics(stats)
         else:
             self._head = self._open_session(bundle.head_path, has_masks=True)
@@ -152,11 +154,13 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
                   self._ort.__version__, self._target, 'device' if self._adder else 'processor')
 
     def _open_statistics(self, path: Path) -> None:
-        plane = (self._card.input.height, self._card.input.width)
+        plane = plane_of(self._card, self.reduction)
         stack = (self._card.num_classes, *plane)
         self._chunk_bytes += _FULL_TENSORS * 4 * math.prod(stack)
-        self._adder = self._open_session(path, adding(path), has_masks=True)
-        self._finisher = self._open_session(path, finishing(self._card))
+        is_coarse = self.reduction == 'coarse'
+        content = coarse_statistics(path, self._card) if is_coarse else path.read_bytes()
+        self._adder = self._open_session(path, adding(content), has_masks=True)
+        self._finisher = self._open_session(path, finishing(self._card, self.reduction))
         self._more_finisher: Any = None
         self._statistics = given_statistics([info.name for info in read_graph(path).output])
         self._zeros = {name: self._empty(shape, np.float32) for name, shape in zip(
@@ -266,7 +270,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
         """Return the other maps asked for; their graph is opened for the first frame with one."""
         if self._more_finisher is None:
             self._more_finisher = self._open_session(
-                self._head_path, finishing_more(self._card, self._statistics))
+                self._head_path, finishing_more(self._card, self._statistics, self.reduction))
         tau = self._ort.OrtValue.ortvalue_from_numpy(
             np.array([1 / request.unknown_temperature], np.float32))
         used = {name: sums[name] for name in (STATISTICS[0], SUM_LOGITS) if name in sums}
@@ -371,7 +375,14 @@ def require_placed(session: Any, provider: str, path: Path) -> None:
                      places.count(CPU), path.name, provider)
 
 
-def adding(head_stats: Path) -> bytes:
+def plane_of(card: ModelCard, reduction: str) -> tuple[int, int]:
+    """Return the size at which the passes are summed."""
+    if reduction == 'coarse':
+        return card.logits_shape[1], card.logits_shape[2]
+    return card.input.height, card.input.width
+
+
+def adding(head_stats: bytes) -> bytes:
     """
     Return head_stats.onnx as a graph that adds to given sums.
 
@@ -380,7 +391,7 @@ def adding(head_stats: Path) -> bytes:
     """
     import onnx
 
-    model = onnx.load(str(head_stats))
+    model = onnx.ModelProto.FromString(head_stats)
     graph = model.graph
     inside = {info.name: f'{info.name}_of_chunk' for info in graph.output}
     for node in graph.node:
@@ -398,31 +409,35 @@ def adding(head_stats: Path) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def finishing(card: ModelCard) -> bytes:
+def finishing(card: ModelCard, reduction: str = 'exact') -> bytes:
     """
     Return a graph that computes the maps of `core.uncertainty` from sums over passes.
 
-    The ONNX file takes `STATISTICS` and float32 `passes` (1,), and gives `MAPS` (h, w), `label` as
-    uint8. A pixel whose sum of squares is NaN is NaN in every map of floats, and 0 in `label`.
+    The sums are of the size that `plane_of` says. The ONNX file takes `STATISTICS` and float32
+    `passes` (1,), and gives `MAPS` (h, w), `label` as uint8. A pixel whose sum of squares is NaN
+    is NaN in every map of floats, and 0 in `label`.
 
     """
     from onnx import helper, TensorProto
 
-    plane = [card.input.height, card.input.width]
-    stack = [card.num_classes, *plane]
+    low, plane = list(plane_of(card, reduction)), [card.input.height, card.input.width]
+    stack = [card.num_classes, *low]
     floats = TensorProto.FLOAT
-    shapes = {'sum_p': stack, 'sum_entropy': plane, 'sum_p2': plane, 'votes': stack, PASSES: [1]}
+    shapes = {'sum_p': stack, 'sum_entropy': low, 'sum_p2': low, 'votes': stack, PASSES: [1]}
     inputs = [helper.make_tensor_value_info(name, floats, dims) for name, dims in shapes.items()]
     outputs = [helper.make_tensor_value_info(
         name, TensorProto.UINT8 if name == 'label' else floats, plane) for name in MAPS]
-    graph = helper.make_graph(_finish(), 'maps_of_sums', inputs, outputs,
-                              _constants(card.num_classes))
+    is_coarse = reduction == 'coarse'
+    nodes = _finish_coarse(card.upsampling) if is_coarse else _finish()
+    graph = helper.make_graph(nodes, 'maps_of_sums', inputs, outputs, _constants(card))
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid('', _OPSET)], ir_version=_IR)
     return bytes(model.SerializeToString())
 
 
-def finishing_more(card: ModelCard, statistics: tuple[str, ...]) -> bytes:
+def finishing_more(
+    card: ModelCard, statistics: tuple[str, ...], reduction: str = 'exact'
+) -> bytes:
     """
     Return a graph that computes `MORE_MAPS` (h, w) from sums over passes.
 
@@ -433,17 +448,17 @@ def finishing_more(card: ModelCard, statistics: tuple[str, ...]) -> bytes:
     from onnx import helper, numpy_helper, TensorProto
 
     plane = [card.input.height, card.input.width]
-    shapes = {'sum_p': [card.num_classes, *plane], PASSES: [1], INV_TAU: [1]}
+    shapes = {'sum_p': [card.num_classes, *plane_of(card, reduction)], PASSES: [1], INV_TAU: [1]}
     maps: tuple[str, ...] = MAPS_OF_MEANS
-    nodes = _more_of_means()
-    tensors = _constants(card.num_classes)
+    means = [_node('Div', f'sum_p {PASSES}', 'mean')]
+    if reduction == 'coarse':
+        means = _coarse_mean(card.upsampling)
+    nodes = means + _more_of_means()
+    tensors = _constants(card)
     if SUM_LOGITS in statistics:
         shapes[SUM_LOGITS] = list(card.logits_shape)
         nodes, maps = nodes + _more_of_logits(card.upsampling), MORE_MAPS
-        rows, columns = card.logits_shape[1:]
-        scales = np.array([1, 1, plane[0] / rows, plane[1] / columns], np.float32)
-        tensors += [numpy_helper.from_array(scales, 'scales'),
-                    numpy_helper.from_array(np.float32(-1 / LOGIT_SCALE), 'falling')]
+        tensors.append(numpy_helper.from_array(np.float32(-1 / LOGIT_SCALE), 'falling'))
     infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
              for name, dims in {**shapes, **dict.fromkeys(maps, plane)}.items()]
     graph = helper.make_graph(nodes, 'more_maps_of_sums', infos[:len(shapes)],
@@ -461,7 +476,6 @@ def _node(op: str, inputs: str, output: str, **attributes: object) -> Any:
 
 def _more_of_means() -> list[Any]:
     return [
-        _node('Div', f'sum_p {PASSES}', 'mean'),
         # Zero, or NaN where a pass was, whatever the runtime makes of the largest of NaN.
         _node('ReduceSum', 'mean class_axis', 'whole', keepdims=0),
         _node('Mul', 'whole zero', 'broken'),
@@ -523,11 +537,15 @@ def _falling(source: str, name: str) -> list[Any]:
     ]
 
 
-def _constants(num_classes: int) -> list[Any]:
-    import numpy as np
+def _constants(card: ModelCard) -> list[Any]:
     from onnx import numpy_helper
 
+    num_classes, rows, columns = card.logits_shape
     values = {
+        'least': np.float32(LEAST_PROBABILITY),
+        'scales': np.array([1, 1, card.input.height / rows, card.input.width / columns],
+                           np.float32),
+        'spread_sizes': np.array([num_classes, 1, 1, 1], np.int64),
         'zero': np.float32(0), 'one': np.float32(1), 'nan': np.float32(math.nan),
         'log_classes': np.float32(math.log(num_classes)), 'class_axis': np.array([0], np.int64),
         'two': np.array([2], np.int64),
@@ -535,16 +553,87 @@ def _constants(num_classes: int) -> list[Any]:
     return [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
 
 
-def _finish() -> list[Any]:
-    """Return the nodes; runtimes disagree about the max of NaN, so NaN is set explicitly."""
-    from onnx import helper, TensorProto
-
-    def node(op: str, inputs: str, output: str, **attributes: object) -> Any:
-        return helper.make_node(op, inputs.split(), [output], **attributes)
+def _upsampled(source: str, output: str, upsampling: str) -> list[Any]:
+    """Return the nodes from planes (N, hl, wl) to (N, h, w)."""
+    from onnx import helper
 
     return [
-        node('IsNaN', 'sum_p2', 'is_broken'),
-        node('Div', f'sum_p {PASSES}', 'mean'),
+        _node('Unsqueeze', f'{source} class_axis', f'{source}_one'),
+        helper.make_node('Resize', [f'{source}_one', '', 'scales'], [f'{source}_full'],
+                         mode='linear', coordinate_transformation_mode=upsampling),
+        _node('Squeeze', f'{source}_full class_axis', output),
+    ]
+
+
+def _log_of_means() -> list[Any]:
+    """Return what makes the logarithm of the mean probabilities at the size of the logits."""
+    return [
+        _node('Div', f'sum_p {PASSES}', 'low_mean'),
+        _node('Less', 'low_mean least', 'is_little'),
+        _node('Where', 'is_little least low_mean', 'low_safe'),
+        _node('Log', 'low_safe', 'low_log'),
+    ]
+
+
+def _coarse_mean(upsampling: str) -> list[Any]:
+    return [*_log_of_means(), *_upsampled('low_log', 'log_full', upsampling),
+            _node('Softmax', 'log_full', 'mean', axis=0)]
+
+
+def _finish_coarse(upsampling: str) -> list[Any]:
+    """Return the nodes of `core.uncertainty.maps_from_coarse_logits` behind the sums."""
+    from onnx import helper
+
+    planes = ('low_mutual', 'low_variation', 'low_variance')
+    return [
+        *_log_of_means(),
+        _node('IsNaN', 'sum_entropy', 'low_is_broken'),
+        _node('Mul', 'low_mean low_log', 'low_plogp'),
+        _node('ReduceSum', 'low_plogp class_axis', 'low_minus_entropy', keepdims=0),
+        _node('Div', f'sum_entropy {PASSES}', 'within_nats'),
+        _node('Add', 'low_minus_entropy within_nats', 'minus_mutual'),
+        _node('Neg', 'minus_mutual', 'mutual_raw'),
+        *_not_below_zero('mutual_raw', 'low_mutual'),
+        *_disagreement('low_mean', 'low_variation', 'low_variance'),
+        *(_node('Unsqueeze', f'{name} class_axis', f'{name}_plane') for name in planes),
+        helper.make_node('Concat', ['low_log', *(f'{name}_plane' for name in planes)],
+                         ['low_found'], axis=0),
+        _node('Where', 'low_is_broken nan low_found', 'low_all'),
+        *_upsampled('low_all', 'all_full', upsampling),
+        helper.make_node('Split', ['all_full', 'spread_sizes'],
+                         ['log_full', *(f'{name}_full' for name in planes)], axis=0),
+        *(_node('Squeeze', f'{name}_full class_axis', output) for name, output in zip(
+            planes, ('mutual_found', 'variation_ratio', 'total_variance'), strict=True)),
+        _node('IsNaN', 'mutual_found', 'is_broken'),
+        _node('Softmax', 'log_full', 'mean', axis=0),
+        *_of_means(),
+        _node('Less', 'entropy_nats mutual_found', 'is_more'),
+        _node('Where', 'is_more entropy_nats mutual_found', 'mutual_nats'),
+        *_parts_of_entropy(),
+    ]
+
+
+def _finish() -> list[Any]:
+    """Return the nodes; runtimes disagree about the max of NaN, so NaN is set explicitly."""
+    return [
+        _node('IsNaN', 'sum_p2', 'is_broken'),
+        _node('Div', f'sum_p {PASSES}', 'mean'),
+        *_of_means(),
+        _node('Div', f'sum_entropy {PASSES}', 'within_nats'),
+        _node('Sub', 'entropy_nats within_nats', 'mutual_raw'),
+        *_not_below_zero('mutual_raw', 'mutual_nats'),
+        *_parts_of_entropy(),
+        *_disagreement('mean', 'disagreeing', 'total_variance'),
+        _node('Where', 'is_broken nan disagreeing', 'variation_ratio'),
+    ]
+
+
+def _of_means() -> list[Any]:
+    """Return what makes label, confidence and entropy in nats of the mean probabilities."""
+    from onnx import TensorProto
+
+    node = _node
+    return [
         # Label and confidence. ReduceMax takes its axes as an attribute, or TensorRT 8.6 is wrong.
         node('ArgMax', 'mean', 'winner', axis=0, keepdims=0),
         node('Cast', 'winner', 'winner_f', to=TensorProto.FLOAT),
@@ -559,23 +648,28 @@ def _finish() -> list[Any]:
         node('Mul', 'mean log_mean', 'plogp'),
         node('ReduceSum', 'plogp class_axis', 'minus_entropy', keepdims=0),
         node('Neg', 'minus_entropy', 'entropy_nats'),
-        node('Div', f'sum_entropy {PASSES}', 'within_nats'),
-        node('Sub', 'entropy_nats within_nats', 'mutual_raw'),
-        *_not_below_zero('mutual_raw', 'mutual_nats'),
-        node('Sub', 'entropy_nats mutual_nats', 'aleatoric_nats'),
-        node('Div', 'entropy_nats log_classes', 'entropy'),
-        node('Div', 'mutual_nats log_classes', 'mutual_information'),
-        node('Div', 'aleatoric_nats log_classes', 'aleatoric'),
-        # Disagreement.
-        node('ReduceMax', 'votes', 'most_votes', axes=[0], keepdims=0),
-        node('Div', f'most_votes {PASSES}', 'agreeing'),
-        node('Sub', 'one agreeing', 'disagreeing'),
-        node('Where', 'is_broken nan disagreeing', 'variation_ratio'),
-        node('Div', f'sum_p2 {PASSES}', 'mean_square'),
-        node('Mul', 'mean mean', 'mean_squared'),
-        node('ReduceSum', 'mean_squared class_axis', 'square_of_mean', keepdims=0),
-        node('Sub', 'mean_square square_of_mean', 'variance_raw'),
-        *_not_below_zero('variance_raw', 'total_variance'),
+    ]
+
+
+def _parts_of_entropy() -> list[Any]:
+    return [
+        _node('Sub', 'entropy_nats mutual_nats', 'aleatoric_nats'),
+        _node('Div', 'entropy_nats log_classes', 'entropy'),
+        _node('Div', 'mutual_nats log_classes', 'mutual_information'),
+        _node('Div', 'aleatoric_nats log_classes', 'aleatoric'),
+    ]
+
+
+def _disagreement(mean: str, variation: str, variance: str) -> list[Any]:
+    return [
+        _node('ReduceMax', 'votes', 'most_votes', axes=[0], keepdims=0),
+        _node('Div', f'most_votes {PASSES}', 'agreeing'),
+        _node('Sub', 'one agreeing', variation),
+        _node('Div', f'sum_p2 {PASSES}', 'mean_square'),
+        _node('Mul', f'{mean} {mean}', 'mean_squared'),
+        _node('ReduceSum', 'mean_squared class_axis', 'square_of_mean', keepdims=0),
+        _node('Sub', 'mean_square square_of_mean', 'variance_raw'),
+        *_not_below_zero('variance_raw', variance),
     ]
 
 

@@ -30,7 +30,7 @@ from uncertainty_seg.backends.graph_files import require_graphs
 from uncertainty_seg.backends.resources import passes_of
 from uncertainty_seg.backends.runner import require_image, require_inputs, Runner
 from uncertainty_seg.core.arrays import ImageU8
-from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.bundle import ModelBundle, reduction_of
 from uncertainty_seg.core.dropout_masks import Masks
 from uncertainty_seg.core.settings import precision_of, Settings
 from uncertainty_seg.core.uncertainty import MapRequest, NO_MORE, UncertaintyMaps
@@ -105,7 +105,7 @@ class TensorRtBackend(Runner):
     ) -> None:
         self._card = bundle.card
         self.precision = precision_of(bundle.card, settings.precision)
-        self._require_full_reduction()
+        self._require_exact_reduction(reduction_of(bundle, settings))
         self._device = device or find_device()  # before TensorRT is touched
         self._trt = trt or load_tensorrt()
         cache = cache or EngineCache()
@@ -170,11 +170,11 @@ class TensorRtBackend(Runner):
         """Whether CUDA graphs are in use; false once one could not be recorded."""
         return self._runner is not None and self._runner.recording.is_on
 
-    def _require_full_reduction(self) -> None:
-        if self._card.reduction != 'full':
+    def _require_exact_reduction(self, reduction: str) -> None:
+        if reduction != 'exact':
             raise BackendUnavailableError(
-                f'tensorrt reduces at full resolution, and {self._card.name!r} asks for '
-                f'{self._card.reduction!r}', fix='use backend openvino or onnxruntime')
+                f'tensorrt reduces at full resolution, and the reduction of {self._card.name!r} '
+                f'is {reduction!r}', fix='use backend openvino or onnxruntime')
 
     def _require_checked(self, folder: Path) -> None:
         """Refuse what failed its self-check, and unchecked types that TensorRT chose."""

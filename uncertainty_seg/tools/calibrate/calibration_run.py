@@ -36,7 +36,7 @@ from uncertainty_seg.analysis.gate_choice import choose_gate
 from uncertainty_seg.analysis.nested import NestedFigures
 from uncertainty_seg.analysis.selective import choose_scores
 from uncertainty_seg.core.arrays import ImageU8
-from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.bundle import ModelBundle, reduction_of
 from uncertainty_seg.core.calibration import (
     Calibration,
     has_ranks,
@@ -409,7 +409,8 @@ def make_calibration(
     ignore = load_ignore_mask(settings.ignore_mask)
     return Calibration(
         passes=passes, seed=settings.seed, mask_policy=settings.mask_policy,
-        precision=precision_of(bundle.card, settings.precision), temperature=temperature,
+        precision=precision_of(bundle.card, settings.precision),
+        reduction=reduction_of(bundle, settings), temperature=temperature,
         thresholds={name: thresholds[name] for name in val.scores if name in thresholds},
         train_thresholds=of_train, gate_scores=tuple(promises[0].limits),
         quantile=request.quantile, num_train=len(train), num_val=len(val),

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from uncertainty_seg.tools.compare.run import Comparison
 
 MISUSE = (ConfigError, DatasetError, ModelBundleError)
-_NAMES = ('backend', 'threads', 'seed', 'precision', 'ignore_mask')
+_NAMES = ('backend', 'threads', 'seed', 'precision', 'reduction', 'ignore_mask')
 _MOST = 10**9
 
 
@@ -71,7 +71,7 @@ def compare(
     data : Path or str
         Folder of labelled images (images/, masks/, classes.json).
     settings : Settings, optional
-        Backend, threads, seed, precision and ignore mask; T is each bundle's own.
+        Backend, threads, seed, precision, reduction and ignore mask; T is each bundle's own.
     split : str, optional
         Split of `data`, if it has a splits.json; without it 'val', or all that have a fold.
     ood : sequence of Path or str

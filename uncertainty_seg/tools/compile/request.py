@@ -27,7 +27,6 @@ from uncertainty_seg.core.model_card import (
     InputSpec,
     ModelCard,
     PRECISIONS,
-    REDUCTIONS,
     SCHEMA_VERSION,
 )
 from uncertainty_seg.errors import ConfigError, GraphError, install_command
@@ -99,7 +98,6 @@ class CompileRequest:
     sensor_std: float = 0.0
     variance: str | None = None
     samples: int | None = None
-    reduction: str = 'full'
     full_weights: bool = False
     features: str = 'none'
     compare_passes: int = COMPARED
@@ -136,7 +134,7 @@ class CompileRequest:
         for name, value, known in (
             ('method', self.method, METHODS), ('fit', self.image.fit, FIT_RULES),
             ('color_order', self.image.color_order, COLOR_ORDERS),
-            ('precision', self.precision, PRECISIONS), ('reduction', self.reduction, REDUCTIONS),
+            ('precision', self.precision, PRECISIONS),
         ):
             if value not in known:
                 raise ConfigError(f'{name} is {value!r}', f'one of {", ".join(known)}')
@@ -294,8 +292,8 @@ def _card(request: CompileRequest, compiled: CompiledGraphs) -> ModelCard:
         passes=members or (request.options.passes if has_many else 1), opset=OPSET,
         logits_shape=compiled.logits_shape, training=request.training, license=request.licence,
         not_good_for=request.not_good_for, metrics={}, sha256={}, precision=request.precision,
-        reduction=request.reduction, chunk=compiled.chunk, is_balanced=compiled.chunk > 0,
-        members=members, upsampling=compiled.upsampling, feature_shape=compiled.feature_shape,
+        chunk=compiled.chunk, is_balanced=compiled.chunk > 0, members=members,
+        upsampling=compiled.upsampling, feature_shape=compiled.feature_shape,
     )
 
 
