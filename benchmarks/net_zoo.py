@@ -73,7 +73,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument('--table', action='store_true',
                         help='write the table of the file into docs/nets.md and end')
     parser.add_argument('--seconds', type=float, default=240, help='of one network [240]')
-    parser.add_argument('--eager-seconds', type=float, default=4, help="CPU time of torch's passes [4]")
+    parser.add_argument('--eager-seconds', type=float, default=4,
+                        help="CPU time of torch's passes [4]")
     parser.add_argument('--memory', type=float, default=6, metavar='GB',
                         help='of one network, beyond what is loaded before [6]')
     return parser.parse_args()
