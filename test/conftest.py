@@ -10,6 +10,7 @@ blue, 1 green, 2 red, and a pixel's answer can be worked out by hand.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from pathlib import Path
@@ -118,6 +119,13 @@ def make_tiny_bundle(folder: Path, calibrated: bool = True, words: str = '') -> 
             # Tests show it plain pictures, which are damaged ones to a camera's calibration.
             damage_limits=dict.fromkeys(STATISTICS, 1e9)))
     return folder
+
+
+def calibrate_for(folder: Path, **changes: object) -> None:
+    """Change what a bundle's calibration was made with, as another calibration would."""
+    bundle = load_bundle(str(folder))
+    assert bundle.calibration is not None
+    write_calibration(bundle, dataclasses.replace(bundle.calibration, **changes))
 
 
 def write_key(folder: Path) -> Path:

@@ -25,6 +25,8 @@ The base class joins the three, so that all of them read alike.
 
 """
 
+from collections.abc import Iterable
+
 __all__ = [
     'EXTRAS',
     'BackendError',
@@ -43,7 +45,15 @@ __all__ = [
     'TrainingError',
     'UncertaintySegError',
     'install_command',
+    'some_of',
 ]
+
+
+def some_of(names: Iterable[object], most: int = 5) -> str:
+    """Join names for a sentence; of many the first few, and how many more there are."""
+    every = [str(name) for name in names]
+    more = f' and {len(every) - most} more' if len(every) > most else ''
+    return ', '.join(every[:most]) + more
 
 
 class UncertaintySegError(Exception):

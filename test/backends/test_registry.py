@@ -1,6 +1,7 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """A backend by its name, and what 'auto' takes and says."""
 
+import dataclasses
 import logging
 from pathlib import Path
 import platform
@@ -152,6 +153,18 @@ def test_auto_passes_over_what_cannot_compute_in_the_precision_asked_for(
              "onnxruntime does not compute 'tiny' in bf16: use backend")
     with pytest.raises(BackendUnavailableError, match=words):
         open_backend('auto', bundle, Settings(precision='bf16'))
+
+
+def test_auto_takes_what_rounds_for_a_bundle_in_fp16(
+    bundle: ModelBundle, no_gpu: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip('openvino')
+    half = dataclasses.replace(bundle, card=dataclasses.replace(bundle.card, precision='fp16'))
+    with caplog.at_level(logging.INFO), open_backend('auto', half, SETTINGS) as backend:
+        assert backend.name == 'onnxruntime'
+    assert 'not openvino: auto does not take openvino for fp16' in caplog.text
+    with open_backend('openvino', half, SETTINGS) as backend:
+        assert backend.name == 'openvino'
 
 
 def test_auto_passes_over_what_is_not_installed_and_says_why(

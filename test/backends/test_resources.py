@@ -4,7 +4,7 @@
 import os
 from pathlib import Path
 
-from conftest import tiny_head
+from conftest import make_tiny_bundle, tiny_head
 import hypothesis
 from hypothesis import strategies as st
 import onnx
@@ -14,10 +14,13 @@ import pytest
 from uncertainty_seg.backends import resources
 from uncertainty_seg.backends.resources import (
     choose_chunk,
+    estimate_memory,
     head_bytes_a_pass,
     MAX_CHUNK,
     usable_threads,
 )
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.storage.model_bundle import load_bundle
 
 MEGABYTE = 2**20
 
@@ -66,6 +69,30 @@ def test_a_head_of_a_fixed_number_of_passes_takes_its_share_of_all(tmp_path: Pat
         info.type.tensor_type.shape.dim[0].dim_value = 8
     # As above, and what the features take, divided by eight.
     assert head_bytes_a_pass(save(tmp_path, head)) == 4 * 2 * 3 * 12 * 16
+
+
+def test_the_estimate_is_that_of_a_count_by_hand(tmp_path: Path) -> None:
+    bundle = load_bundle(str(make_tiny_bundle(tmp_path / 'tiny')))
+    found = estimate_memory(bundle, Settings(passes=30, memory_budget_mb=1))
+    # Features of 3 x 12 x 16 in and out of a product; 3 mask values; a chunk of at most 20.
+    assert (found.passes, found.chunk, found.budget_mb) == (30, 15, 1)
+    assert (found.bytes_a_pass, found.mask_bytes_a_pass) == (4 * 2 * 576, 4 * 3)
+    assert found.chunk_bytes == 15 * 4 * 2 * 576
+    # Two weights, the transposed image beside the image as floats, and fourteen planes.
+    assert found.total == 4 * 2 + 4 * 2 * 48 * 64 * 3 + 4 * 48 * 64 * (2 * 3 + 8)
+    assert not found.exceeds
+    assert found.text().startswith('memory: 0.1 MB for 15 of 30 passes at once (0 MB a pass')
+    assert found.facts()['chunk_mb'] == 0.1
+
+
+def test_a_pass_above_the_budget_is_said_to_exceed_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = load_bundle(str(make_tiny_bundle(tmp_path / 'tiny')))
+    monkeypatch.setattr(resources, '_MEGABYTE', 4 * 2 * 576 - 1)
+    found = estimate_memory(bundle, Settings(memory_budget_mb=1))
+    assert (found.chunk, found.exceeds) == (1, True)
+    assert not estimate_memory(bundle, Settings(memory_budget_mb=2)).exceeds
 
 
 def test_tensors_that_are_no_longer_needed_do_not_count(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import make_masks, ones_masks
 from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.core.uncertainty import maps_from_logits, UncertaintyMaps
+from uncertainty_seg.core.uncertainty import maps_from_logits, NO_MORE, UncertaintyMaps
 from uncertainty_seg.errors import (
     BackendError,
     ConfigError,
@@ -387,6 +387,44 @@ def test_passes_are_reduced_as_the_settings_say(kind: Kind, bundle: ModelBundle)
     assert np.abs(maps.entropy - exact.run(noise(), masks, 1.3).entropy).max() > 0.001
 
 
+@pytest.mark.parametrize('budget_mb', [64, 1])
+def test_stopping_early_gives_the_maps_of_so_many_passes(
+    kind: Kind, bundle: ModelBundle, budget_mb: int
+) -> None:
+    settings = dataclasses.replace(SETTINGS, reduction='coarse', memory_budget_mb=budget_mb)
+    masks = make_masks(bundle.card.dropout_sites, 20, 0)
+    looked: list[int] = []
+
+    def stops_at(last: int) -> Callable[[UncertaintyMaps, int], bool]:
+        def is_enough(maps: UncertaintyMaps, passes: int) -> bool:
+            looked.append(passes)
+            few = {name: rows[:passes] for name, rows in masks.items()}
+            assert_close(maps, FakeBackend(bundle.card, reduction='coarse').run(
+                noise(), few, 1.3), 4e-6)
+            return passes == last
+
+        return is_enough
+
+    with kind(bundle, settings) as backend:
+        assert backend.can_stop_early
+        plainly = backend.run(noise(), masks, 1.3)
+        for last, seen in ((7, [3, 7]), (0, [3, 7, 12])):
+            looked.clear()
+            maps, passes = backend.run_until(noise(), masks, 1.3, NO_MORE, (3, 7, 12),
+                                             stops_at(last))
+            assert (passes, looked) == (last or 20, seen)
+        np.testing.assert_array_equal(maps.entropy, plainly.entropy)
+        assert backend.timings_ms.keys() == {'trunk', 'head', 'reduction'}
+
+
+def test_sums_at_the_size_of_the_image_cannot_stop_early(kind: Kind, bundle: ModelBundle) -> None:
+    masks = make_masks(bundle.card.dropout_sites, 20, 0)
+    with kind(bundle, dataclasses.replace(SETTINGS, reduction='exact')) as backend:
+        assert not backend.can_stop_early
+        with pytest.raises(BackendError, match='computes all passes at once'):
+            backend.run_until(noise(), masks, 1.0, NO_MORE, (5,), lambda maps, passes: True)
+
+
 def quantised_trunk() -> onnx.ModelProto:
     """Return the tiny trunk with its features rounded to bytes and back."""
     trunk = tiny_trunk()
@@ -419,6 +457,7 @@ def test_a_quantised_trunk_runs_as_it_is(kind: Kind, tmp_path: Path) -> None:
 def test_a_precision_that_the_card_does_not_have_is_refused(
     kind: Kind, bundle: ModelBundle, precision: str
 ) -> None:
-    words = f"precision is {precision}, but the graphs of 'tiny' are fp32, expected fp32 or bf16"
+    words = (f"precision is {precision}, but the graphs of 'tiny' are fp32, "
+             'expected fp32 or tf32 or bf16')
     with pytest.raises(ConfigError, match=words):
         kind(bundle, Settings(precision=precision))

@@ -24,6 +24,12 @@ def test_a_calibration_makes_the_round_trip() -> None:
     assert calibration_from_json(calibration_to_json(GOOD)) == GOOD
 
 
+def test_a_calibration_of_independent_masks_is_written_as_before_there_were_others() -> None:
+    assert 'mask_draw' not in calibration_to_json(GOOD)
+    other = dataclasses.replace(GOOD, mask_draw='stratified')
+    assert calibration_from_json(calibration_to_json(other)) == other
+
+
 @pytest.mark.parametrize('change, words', [
     ({'gate_scores': ()}, 'names no gate score'),
     ({'gate_scores': ('entropy.top',)}, 'have no threshold'),

@@ -167,3 +167,16 @@ def test_passes_and_trained_masks_fit_the_method() -> None:
         tiny_card(method='single', dropout_sites=(), passes=1, mask_seed=0)
     with pytest.raises(ModelBundleError, match='mask_seed -1, expected 0 or more'):
         tiny_card(mask_seed=-1)
+
+
+def test_a_card_of_independent_masks_is_written_as_before_there_were_others() -> None:
+    assert 'mask_draw' not in card_to_json(tiny_card())
+    card = tiny_card(mask_draw='stratified')
+    assert json.loads(card_to_json(card))['mask_draw'] == 'stratified'
+    assert card_from_json(card_to_json(card)) == card
+    assert card_from_json(card_to_json(tiny_card())).mask_draw == 'independent'
+    with pytest.raises(ModelBundleError, match="mask_draw 'lucky', expected one of"):
+        tiny_card(mask_draw='lucky')
+    for others in ({'is_balanced': True}, {'mask_seed': 3}):
+        with pytest.raises(ModelBundleError, match='stratified masks that are balanced, or'):
+            tiny_card(mask_draw='stratified', **others)

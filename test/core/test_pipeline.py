@@ -170,6 +170,34 @@ def test_settings_the_calibration_was_not_made_for_are_refused(
         open_tiny(tiny_bundle, settings_from_dict(values))
 
 
+def test_fixed_masks_of_another_seed_than_the_limits_are_refused(tiny_bundle: Path) -> None:
+    bundle = load_bundle(str(tiny_bundle))
+    words = "seed is 5 .*, expected 0, the seed of the masks that 'tiny' was .* set seed to 0"
+    with pytest.raises(CalibrationError, match=words):
+        Pipeline(bundle, FakeBackend(bundle.card), Settings(seed=5))
+    pipeline = Pipeline(bundle, FakeBackend(bundle.card), Settings())
+    with pytest.raises(CalibrationError, match=words):
+        pipeline.reconfigure(Settings(seed=5))
+    assert pipeline.settings.seed == 0
+    # Without a gate there is nothing that the seed could be wrong for.
+    fitting = Pipeline(bundle, FakeBackend(bundle.card), Settings(seed=5), temperature=1.0)
+    assert not fitting.reconfigure(Settings(seed=6))
+
+
+def test_masks_drawn_for_each_frame_may_have_any_seed(tiny_bundle: Path) -> None:
+    bundle = with_calibration(load_bundle(str(tiny_bundle)), mask_policy='per_frame')
+    for seed in (0, 5):
+        settings = Settings(seed=seed, mask_policy='per_frame')
+        assert Pipeline(bundle, FakeBackend(bundle.card), settings).thresholds
+
+
+def test_limits_of_other_masks_are_refused(tiny_bundle: Path) -> None:
+    bundle = with_calibration(load_bundle(str(tiny_bundle)), mask_draw='stratified')
+    with pytest.raises(CalibrationError, match="masks of 'tiny' are independent, but it was "
+                       'calibrated with stratified ones: calibrate the bundle again'):
+        Pipeline(bundle, FakeBackend(bundle.card), Settings())
+
+
 def with_calibration(bundle: ModelBundle, **changes: object) -> ModelBundle:
     assert bundle.calibration is not None
     return dataclasses.replace(

@@ -16,7 +16,7 @@ from uncertainty_seg.core.settings import (
     settings_from_dict,
     settings_to_dict,
 )
-from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.errors import ConfigError, ModelBundleError
 
 ALL = list(iter_parameters(Settings))
 
@@ -60,7 +60,7 @@ def test_a_whole_number_is_accepted_for_a_float_but_not_the_other_way() -> None:
     ({'passes': 0}, 'passes is 0, expected at least 1: set -1'),
     ({'passes': -2}, 'passes is -2, expected a whole number from -1 to 1000'),
     ({'gate.fall_frames': 3}, 'at most gate.fall_window, 1'),
-    ({'precision': 'half'}, 'one of bundle, fp32, fp16, bf16, int8'),
+    ({'precision': 'half'}, 'one of bundle, fp32, fp16, bf16, int8, tf32'),
     ({'backend': 'cuda'}, "backend is 'cuda', expected one of auto, tensorrt, openvino"),
     ({'map': 'doubt'}, "map is 'doubt', expected one of entropy"),
     ({'gate.scores': [3]}, 'gate.scores'),
@@ -139,9 +139,10 @@ def test_left_alone_it_is_what_the_card_says_and_its_name_is_accepted_too(card: 
 
 
 @pytest.mark.parametrize(('card', 'wanted', 'allowed'), [
-    ('fp32', 'fp16', 'fp32 or bf16'), ('fp32', 'int8', 'fp32 or bf16'),
+    ('fp32', 'fp16', 'fp32 or tf32 or bf16'), ('fp32', 'int8', 'fp32 or tf32 or bf16'),
     ('bf16', 'fp32', 'bf16'), ('fp16', 'fp32', 'fp16'), ('fp16', 'bf16', 'fp16'),
-    ('int8', 'fp32', 'int8 or bf16'),
+    ('int8', 'fp32', 'int8 or bf16'), ('bf16', 'tf32', 'bf16'), ('fp16', 'tf32', 'fp16'),
+    ('int8', 'tf32', 'int8 or bf16'),
 ])
 def test_what_was_rounded_away_cannot_be_asked_for(card: str, wanted: str, allowed: str) -> None:
     words = (f"precision is {wanted}, but the graphs of 'tiny' are {card}, expected {allowed}: "
@@ -153,6 +154,12 @@ def test_what_was_rounded_away_cannot_be_asked_for(card: str, wanted: str, allow
 @pytest.mark.parametrize('card', ['fp32', 'int8'])
 def test_bf16_may_be_asked_for_where_there_is_float32_to_compute(card: str) -> None:
     assert precision_of(tiny_card(precision=card), 'bf16') == 'bf16'
+
+
+def test_tf32_is_a_precision_of_float32_graphs_and_of_no_card() -> None:
+    assert precision_of(tiny_card(precision='fp32'), 'tf32') == 'tf32'
+    with pytest.raises(ModelBundleError, match="precision 'tf32'"):
+        tiny_card(precision='tf32')
 
 
 def test_each_check_that_is_switched_off_is_named() -> None:

@@ -21,7 +21,7 @@ from uncertainty_seg.graph.frontend.outputs import strip_final_resize, upsample_
 from uncertainty_seg.graph.frontend.static_input import take_bytes
 from uncertainty_seg.graph.head_graphs import add_statistics
 from uncertainty_seg.graph.onnx_tools import float_info
-from uncertainty_seg.graph.precision import halve_weights
+from uncertainty_seg.graph.precision import halve_weights, unhalvable
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(1, 3, 8, 16)).astype(np.float32)
@@ -147,11 +147,16 @@ def test_half_weights_are_the_rounded_weights_and_half_the_size() -> None:
     assert half.ByteSize() < 0.6 * model.ByteSize()
 
 
-def test_a_weight_beyond_sixteen_bits_is_refused() -> None:
+@pytest.mark.parametrize('value, is_halved', [
+    (1e6, False), (65504, True), (1.0, True), (1e-4, True), (3e-8, False), (0, True)])
+def test_what_sixteen_bits_cannot_tell_stays_in_float32(value: float, is_halved: bool) -> None:
     model = net('none')
-    model.graph.initializer[0].CopyFrom(tensor('w1', np.full((64, 3, 3, 3), 1e6, np.float32)))
-    with pytest.raises(GraphError, match='too large for 16 bits'):
-        halve_weights(model)
+    noise = np.random.default_rng(4).uniform(0.5, 1, (64, 3, 3, 3))
+    model.graph.initializer[0].CopyFrom(tensor('w1', (value * noise).astype(np.float32)))
+    half = halve_weights(model)
+    assert ('w1_half' in {t.name for t in half.graph.initializer}) == is_halved
+    assert ('w1' in unhalvable(model)) != is_halved
+    assert 'w1' in {t.name for t in halve_weights(model, ['w1']).graph.initializer}
 
 
 @pytest.mark.parametrize('model, words', [

@@ -11,10 +11,11 @@ import onnxruntime
 import pytest
 
 from uncertainty_seg.backends.cpu.reduction import new_plan, Reduction
-from uncertainty_seg.core.model_card import card_from_json, card_to_json, UPSAMPLINGS
+from uncertainty_seg.core.model_card import card_from_json, card_to_json, InputSpec, UPSAMPLINGS
 from uncertainty_seg.core.uncertainty import maps_from_logits, upsample_bilinear, USUAL_MAPS
 from uncertainty_seg.errors import ModelBundleError
 from uncertainty_seg.graph.frontend.outputs import strip_final_resize, upsample_nodes
+from uncertainty_seg.graph.head_graphs import add_statistics
 from uncertainty_seg.graph.onnx_tools import build_model, float_info
 from uncertainty_seg.storage.model_bundle import model_digest
 
@@ -51,6 +52,43 @@ def test_what_is_stripped_is_what_the_oracle_puts_on_again(upsampling: str) -> N
     ('asymmetric', 'linear'), ('align_corners', 'nearest'), ('half_pixel', 'cubic')])
 def test_another_resize_stays_in_the_graph(transform: str, mode: str) -> None:
     assert strip_final_resize(net(transform, mode)) == (net(transform, mode), 'half_pixel')
+
+
+def test_a_resize_to_another_size_than_the_images_stays() -> None:
+    assert strip_final_resize(net('half_pixel'), (48, 64)) == (net('half_pixel'), 'half_pixel')
+    assert len(strip_final_resize(net('half_pixel'), (24, 32))[0].graph.node) == 1
+
+
+@pytest.mark.parametrize(('transform', 'stays'), [('half_pixel', True), ('align_corners', False)])
+def test_a_resize_by_another_factor_than_the_sizes_stays(transform: str, stays: bool) -> None:
+    # 6 x 4.1 is 24.6, and torch goes by 4.1 to 24 rows.
+    model = net(transform)
+    model.graph.initializer[0].CopyFrom(
+        numpy_helper.from_array(np.array([1, 1, 4.1, 4], np.float32), 'scales'))
+    stripped, _ = strip_final_resize(model, (24, 32))
+    assert (len(stripped.graph.node) == 2) == stays
+
+
+# 480x270, 960x540 and 500x333, whose float32 factors lead to a row too few when rounded.
+@pytest.mark.parametrize('size', [(270, 480), (540, 960), (333, 500)])
+@pytest.mark.parametrize('stride', [2, 4, 8, 16])
+@pytest.mark.parametrize('upsampling', UPSAMPLINGS)
+def test_statistics_of_any_size_are_those_of_torch(
+    size: tuple[int, int], stride: int, upsampling: str
+) -> None:
+    torch = pytest.importorskip('torch')
+    low = tuple(-(-n // stride) for n in size)
+    logits = np.random.default_rng(1).normal(size=(2, 2, *low)).astype(np.float32)
+    head = build_model('head', [helper.make_node('Neg', ['x'], ['logits'])],
+                       [float_info('x', ('T', 2, *low))], [float_info('logits', ('T', 2, *low))],
+                       [])
+    stats = add_statistics(head, InputSpec(size[1], size[0], 'letterbox', 'rgb', (0.5,) * 3,
+                                           (0.2,) * 3), upsampling)
+    session = onnxruntime.InferenceSession(stats.SerializeToString())
+    ours, = session.run(['sum_p'], {'x': -logits, 'inv_temperature': np.ones(1, np.float32)})
+    full = torch.nn.functional.interpolate(torch.from_numpy(logits), size, mode='bilinear',
+                                           align_corners=upsampling == 'align_corners')
+    np.testing.assert_allclose(ours, full.softmax(1).sum(0).numpy(), atol=2e-4)
 
 
 def test_align_corners_keeps_the_corners_and_is_linear_between() -> None:

@@ -17,6 +17,7 @@ from uncertainty_seg.backends.gpu.device import ALIGNMENT, is_memory_full, Repla
 class HostMemory:
     """The same in the host's memory: what a stream would do later is done at once."""
 
+    computes = True
     device: Any = 'cpu'
     stream = 1
 

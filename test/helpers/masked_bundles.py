@@ -19,8 +19,12 @@ from uncertainty_seg.storage.model_bundle import write_bundle
 SPEC = InputSpec(64, 48, 'stretch', 'rgb', (0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
 
 
-def channels_bundle(folder: Path, chunk: int) -> Path:
-    """Two convolutions with dropped channels before and between, 3x3 and large enough to pay."""
+def channels_bundle(folder: Path, chunk: int, first: str = 'channel') -> Path:
+    """
+    Two convolutions with dropped channels before and between, 3x3 and large enough to pay.
+
+    With `first` 'element' single values are dropped at the first place.
+    """
     rng = np.random.default_rng(3)
 
     def weights(*shape: int) -> np.ndarray:
@@ -29,7 +33,7 @@ def channels_bundle(folder: Path, chunk: int) -> Path:
     conv = {'kernel_shape': [3, 3], 'pads': [1, 1, 1, 1]}
     nodes = [
         helper.make_node('Conv', ['x', 'w0'], ['c0'], **conv), helper.make_node(
-            'Relu', ['c0'], ['r0']), drop('r0', 'd0', 'channel', 0.5),
+            'Relu', ['c0'], ['r0']), drop('r0', 'd0', first, 0.5),
         helper.make_node('Conv', ['d0', 'w1'], ['c1'], **conv), helper.make_node(
             'Relu', ['c1'], ['r1']), drop('r1', 'd1', 'channel', 0.5),
         helper.make_node('Conv', ['d1', 'w2'], ['y'], **conv),

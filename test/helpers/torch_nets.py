@@ -1,12 +1,18 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A small torch net around a function or module under test."""
+"""A small torch net around a function or module under test, and what a bundle makes of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+import onnxruntime
 import torch
 from torch import nn
+
+from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.dropout_masks import ones_masks
+from uncertainty_seg.core.uncertainty import upsample_bilinear
 
 
 class Net(nn.Module):
@@ -31,3 +37,20 @@ class Body(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.function(x, self.training)
+
+
+def logits_of(net: nn.Module, image: np.ndarray) -> np.ndarray:
+    """Run an untouched net without dropout on uint8 (1, h, w, 3), mean 0.5 and deviation 0.25."""
+    planes = ((image / 255 - 0.5) / 0.25).transpose(0, 3, 1, 2).astype(np.float32)
+    with torch.no_grad():
+        return net.eval()(torch.from_numpy(planes)).numpy()
+
+
+def logits_written(bundle: ModelBundle, image: np.ndarray) -> np.ndarray:
+    """Run the two files of a bundle with masks of ones; logits upsampled to the image's size."""
+    trunk, head = (onnxruntime.InferenceSession(str(path))
+                   for path in (bundle.trunk_path, bundle.head_path))
+    feed = dict(zip([o.name for o in trunk.get_outputs()], trunk.run(None, {'image': image}),
+                    strict=True), image=image, **ones_masks(bundle.card.mask_sites, 1))
+    logits, = head.run(['logits'], {i.name: feed[i.name] for i in head.get_inputs()})
+    return upsample_bilinear(logits, *image.shape[1:3], bundle.card.upsampling)

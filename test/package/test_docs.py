@@ -9,7 +9,7 @@ import pytest
 
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.tools import calibrate_gate, compile_net, evaluate_bundle
-from uncertainty_seg.tools.calibrate import crossfit
+from uncertainty_seg.tools.calibrate import calibrate_passes, crossfit
 from uncertainty_seg.tools.main import VERBS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,9 +44,9 @@ def test_every_option_of_compile_that_is_shown_exists() -> None:
     assert {'--weights', '--skip-dropped'} <= shown <= known
 
 
-def test_every_option_of_calibrate_crossfit_and_evaluate_is_on_their_page() -> None:
+def test_every_option_of_the_verbs_that_calibrate_and_evaluate_is_on_their_page() -> None:
     known = set()
-    for verb in (calibrate_gate, crossfit, evaluate_bundle):
+    for verb in (calibrate_gate, calibrate_passes, crossfit, evaluate_bundle):
         parser = argparse.ArgumentParser(add_help=False)
         verb.add_arguments(parser)
         known |= {word for action in parser._actions for word in action.option_strings}

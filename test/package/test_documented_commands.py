@@ -32,6 +32,7 @@ SMALLER = {
     'make-scenes': '--count 4 --ood 2 --size 64x48 --workers 1',
     'compile': '--input 16x8 -o compiled',
     'calibrate': '--backend onnxruntime --threads 1 --frames 40',
+    'calibrate-passes': '--backend onnxruntime --threads 1 --steps 1 --error 0.4',
     'evaluate': '--backend onnxruntime --threads 1 --corrupt-frames 2',
     'compare': '--backend onnxruntime --threads 1 --draws 20 --folds 3 --cache compare_cache',
     'self-check': '--backend onnxruntime --frames 1 --runs 4',

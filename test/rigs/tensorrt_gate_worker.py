@@ -46,10 +46,13 @@ class WithTimingCache(TensorRt):
         return True
 
 
-def bundle(trt: TensorRt, folder: str, passes: int, capabilities: list[str]) -> dict[str, Any]:
+def bundle(
+    trt: TensorRt, folder: str, passes: int, capabilities: list[str], **settings: str
+) -> dict[str, Any]:
     """Build what a bundle needs, into a cache that is thrown away."""
     made = load_bundle(folder)
-    engines = engines_of(made, Settings(), passes, trt, compute_capabilities=tuple(capabilities))
+    engines = engines_of(made, Settings(**settings), passes, trt,
+                         compute_capabilities=tuple(capabilities))
     target = EngineTarget.of(trt, NO_GPU)
     shares: list[float] = []
     with tempfile.TemporaryDirectory() as temporary:

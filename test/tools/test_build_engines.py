@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -41,15 +42,18 @@ class Rig:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.trt = tensorrt('tensorrt', '10.3.0')
         self.built: list[tuple[str, Any]] = []
+        self.available: list[int] = []
         monkeypatch.setattr(engine_work, 'find_device', lambda: ORIN)
         monkeypatch.setattr(engine_work, 'load_tensorrt', lambda: self.trt)
         monkeypatch.setattr(bundle_engines, 'build_engine', self._build)
 
-    def _build(self, trt: Any, path: Path, spec: Any, progress: Any, timing_cache: bytes) -> Any:
+    def _build(self, trt: Any, path: Path, spec: Any, progress: Any, timing_cache: bytes,
+               available_bytes: int) -> Any:
         if progress is not None:
             progress(0.5, 'parsing')
             progress(1.0, 'built')
         self.built.append((path.name, spec))
+        self.available.append(available_bytes)
         plan = f'plan of {path.name} for {spec}'.encode()
         return SimpleNamespace(plan=plan, timing_cache=b'', build_s=1.0)
 
@@ -139,6 +143,26 @@ def test_without_a_driver_tensorrt_is_not_touched(
     assert main(['build-engines', 'pipeline', '--cache', str(tmp_path)]) == 1
     assert capsys.readouterr().err == (
         'uncertainty_seg build-engines: no NVIDIA driver on this machine: install one.\n')
+
+
+@pytest.mark.parametrize(('device', 'available'), [
+    (ORIN, 5 * 2**30), (dataclasses.replace(ORIN, is_integrated=False), 0)])
+def test_a_build_is_told_of_free_memory_where_the_gpu_shares_it(
+        rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: CudaDevice,
+        available: int) -> None:
+    monkeypatch.setattr(engine_work, 'find_device', lambda: device)
+    monkeypatch.setattr(engine_work, 'available_bytes', lambda: 5 * 2**30)
+    assert main(['build-engines', 'pipeline', '--cache', str(tmp_path)]) == 0
+    assert rig.available == [available] * 2
+
+
+def test_engines_of_rounded_factors_are_others_and_no_choice_of_a_card(
+        rig: Rig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain, short = (call(tmp_path, capsys, *words) for words in ([], ['--precision', 'tf32']))
+    assert short['precision'] == 'tf32'
+    paths = [{one['path'] for one in said['engines']} for said in (plain, short)]
+    assert not paths[0] & paths[1]
+    assert [spec.precision for _, spec in rig.built] == ['fp32', 'fp32', 'tf32', 'tf32']
 
 
 def test_a_build_that_fails_keeps_what_was_built_before(

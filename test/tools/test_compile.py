@@ -9,7 +9,10 @@ The torch factories lie in a module of their own, in a folder on the path.
 from collections.abc import Callable
 import importlib.util
 import json
+import os
 from pathlib import Path
+import subprocess
+import sys
 
 from conftest import write_key
 import cv2
@@ -83,12 +86,6 @@ class Last(nn.Sequential):
         return super().forward(x).permute(0, 2, 3, 1)
 
 
-class Unsampled(Last):
-    def forward(self, x):
-        x = self[1](self[0](x))
-        return self[2](functional.grid_sample(x, torch.zeros(1, 4, 8, 2), align_corners=False))
-
-
 class Undone(Still):
     def forward(self, x):
         return super().forward(x) + 0 * functional.dropout(x[:, :, ::2, ::2], 0.5, self.training)
@@ -118,6 +115,42 @@ class Path(nn.Module):
         return x + self.block(x) * keep
 
 
+class StochasticDepth(nn.Module):
+    """As torchlayers has it: contains its branch, which training mode leaves out."""
+
+    def __init__(self):
+        super().__init__()
+        self.module, self.p = nn.Conv2d(8, 8, 1), 0.5
+
+    def forward(self, x):
+        if self.training and torch.empty(1).uniform_():
+            return x
+        return self.p * self.module(x)
+
+
+class Wrapping(nn.Sequential):
+    def __init__(self):
+        torch.manual_seed(5)
+        super().__init__(nn.Conv2d(3, 8, 3, 2, 1), StochasticDepth(), nn.Dropout2d(0.5),
+                         nn.Conv2d(8, 3, 1))
+
+
+class DropConnect(Net):
+    """As efficientnet has it: by a function, in training mode, beside dropout."""
+
+    def forward(self, x):
+        x = super().forward(x)['out']
+        if self.training:
+            x = x * (0.8 + torch.rand(1, 1, 1, 1)).floor() / 0.8
+        return x
+
+
+class Lazy(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.LazyConv2d(8, 3, 2, 1), nn.ReLU(), nn.Dropout2d(0.5),
+                         nn.LazyConv2d(3, 1))
+
+
 class Diverged(Net):
     def __init__(self):
         super().__init__()
@@ -143,6 +176,8 @@ def compile_(
     (tmp_path / 'nets_of_a_user.py').write_text(NETS)
     (tmp_path / 'classes.yaml').write_text(CLASSES)
     (tmp_path / 'four.yaml').write_text('classes: [water, diver, wreck, fish]\n')
+    (tmp_path / 'lacking.py').write_text('import no_such_library')
+    (tmp_path / 'unparsed.py').write_text('def build(:')
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
 
@@ -191,6 +226,44 @@ def test_a_factory_with_functional_dropout_becomes_a_bundle_that_runs(compile_: 
     card = load_bundle('bundle').card
     assert (card.passes, card.class_names, card.name) == (7, ('water', 'diver', 'wreck'), 'bundle')
     assert maps_of().max() > 1e-4
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize('network, words, expected', [
+    ('Net', [], 'stratified'), ('Net', ['--mask-draw', 'independent'], 'independent'),
+    ('Deep', ['--skip-dropped'], 'independent'),
+])
+def test_new_bundles_drop_every_channel_equally_often(
+    compile_: Callable, network: str, words: list[str], expected: str
+) -> None:
+    pytest.importorskip('torch')
+    code, out, _ = compile_(f'nets_of_a_user:{network}', '--passes', '10', *words)
+    card = load_bundle('bundle').card
+    assert (code, card.mask_draw) == (0, expected)
+    assert json.loads(out.splitlines()[-1])['mask_draw'] == expected
+    counts = {(rows == 0).sum(0).max() - (rows == 0).sum(0).min()
+              for rows in pass_inputs(card, 10, 0).values()}
+    assert (counts == {0}) == (expected == 'stratified')
+
+
+@pytest.mark.torch
+def test_compile_says_what_memory_the_passes_take_and_warns_above_the_budget(
+    compile_: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip('torch')
+    from uncertainty_seg.backends import resources
+
+    code, out, err = compile_('nets_of_a_user:Net', '--passes', '7')
+    assert (code, err) == (0, '')
+    memory = json.loads(out.splitlines()[-1])['memory']
+    assert (memory['passes'], memory['chunk'], memory['budget_mb']) == (7, 7, 64)
+    assert out.startswith('memory: 0 MB for 7 of 7 passes at once')
+    monkeypatch.setattr(resources, '_MEGABYTE', 1)
+    code, out, err = compile_('nets_of_a_user:Net', '--passes', '7')
+    memory = json.loads(out.splitlines()[-1])['memory']
+    assert code == 0 and memory['chunk'] == 1 and memory['total_mb'] > memory['chunk_mb'] > 64
+    assert err.startswith(f'WARNING: a pass takes {memory["chunk_mb"]:g} MB, expected at most '
+                          '64, the default of memory_budget_mb')
 
 
 @pytest.mark.torch
@@ -266,6 +339,45 @@ def test_dropout_is_injected_with_a_warning(compile_: Callable) -> None:
 
 
 @pytest.mark.torch
+def test_lazy_modules_take_weights_from_a_file(compile_: Callable, tmp_path: Path) -> None:
+    torch = pytest.importorskip('torch')
+    state = {'0.weight': torch.randn(8, 3, 3, 3), '0.bias': torch.randn(8),
+             '3.weight': torch.randn(3, 8, 1, 1), '3.bias': torch.randn(3)}
+    torch.save(state, tmp_path / 'w.pt')
+    code, out, err = compile_('nets_of_a_user:Lazy', '--weights', 'w.pt')
+    assert (code, err) == (0, '')
+    assert json.loads(out.splitlines()[-1])['sites'][0]['shape'] == [8, 1, 1]
+    assert compile_('nets_of_a_user:Lazy', '--compare-passes', '0')[0] == 0
+
+
+@pytest.mark.torch
+def test_a_console_script_finds_the_current_folder(tmp_path: Path) -> None:
+    pytest.importorskip('torch')
+    (tmp_path / 'my_own_nets.py').write_text(NETS)
+    script = ("import sys; sys.path.remove(''); from uncertainty_seg.tools.compile.request "
+              "import factory; print(type(factory('my_own_nets:Net')()).__name__)")
+    root = str(Path(__file__).parents[2])
+    found = subprocess.run([sys.executable, '-c', script], cwd=tmp_path, text=True, check=True,
+                           capture_output=True, env={**os.environ, 'PYTHONPATH': root})
+    assert found.stdout == 'Net\n'
+
+
+@pytest.mark.torch
+def test_what_was_compared_is_in_the_last_line(compile_: Callable) -> None:
+    pytest.importorskip('torch')
+
+    def said(*arguments: str) -> dict:
+        return json.loads(compile_(*arguments)[1].splitlines()[-1])['distribution']
+
+    assert said('nets_of_a_user:Net', '--compare-passes', '64')['passes'] == 64
+    assert said('nets_of_a_user:Net', '--compare-passes', '0') == {
+        'passes': 0, 'mean_probability': 0.0, 'entropy': 0.0, 'mutual_information': 0.0,
+        'left_out': '--compare-passes 0'}
+    assert said('nets_of_a_user:Deep', '--skip-dropped')['left_out'].startswith('balanced masks')
+    assert '16 or more, or 0' in compile_('nets_of_a_user:Net', '--compare-passes', '3')[2]
+
+
+@pytest.mark.torch
 def test_a_path_that_is_rarely_dropped_is_not_taken_for_one_that_never_is(
     compile_: Callable
 ) -> None:
@@ -278,15 +390,26 @@ def test_a_path_that_is_rarely_dropped_is_not_taken_for_one_that_never_is(
 
 
 @pytest.mark.torch
+def test_what_draws_in_training_mode_only_is_left_out_and_said(compile_: Callable) -> None:
+    pytest.importorskip('torch')
+    code, out, err = compile_('nets_of_a_user:DropConnect')
+    assert code == 0 and [s['p'] for s in json.loads(out.splitlines()[-1])['sites']] == [0.4]
+    assert err == (
+        'WARNING: random numbers that are drawn in training mode by the net itself (rand) are '
+        'left out of every pass, since no mask can replace them: only the dropout listed as '
+        'sites makes passes differ.\n')
+
+
+@pytest.mark.torch
 def test_a_warning_says_how_often_a_rare_path_leaves_all_passes_equal(
     compile_: Callable
 ) -> None:
     pytest.importorskip('torch')
     code, out, err = compile_('nets_of_a_user:Path')
     assert code == 0 and json.loads(out.splitlines()[-1])['passes'] == 20
-    assert err.startswith('WARNING: all 20 passes come out the same with a chance of 67%, so')
+    assert err.startswith('WARNING: all 20 passes come out the same with a chance of 60%, so')
     assert '(mask values: 1, highest rate: 0.02)' in err
-    assert err.endswith('such passes show no uncertainty: --passes 228 makes it less than 1%.\n')
+    assert err.endswith('such passes show no uncertainty: --passes 50 makes it less than 1%.\n')
     # It is so: there is uncertainty where the path is dropped in some pass, and else none.
     card = load_bundle('bundle').card
     site, = (site.name for site in card.dropout_sites)
@@ -295,7 +418,7 @@ def test_a_warning_says_how_often_a_rare_path_leaves_all_passes_equal(
     assert [maps_of(masks=masks).max() > 1e-4 for masks in draws] == differ
     assert [maps_of(masks=masks).max() < 1e-6 for masks in draws] == [not d for d in differ]
     assert 0 < sum(differ) < 8
-    assert compile_('nets_of_a_user:Path', '--passes', '228')[2] == ''
+    assert compile_('nets_of_a_user:Path', '--passes', '50')[2] == ''
 
 
 @pytest.mark.torch
@@ -319,13 +442,16 @@ def test_weights_of_three_members_make_an_ensemble(compile_: Callable, tmp_path:
 @pytest.mark.parametrize('network, arguments, words', [
     ('nets_of_a_user:Still', (), 'has no dropout.*--inject-dropout'),
     ('nets_of_a_user:Noisy', (), 'randn'),
-    ('nets_of_a_user:Unsampled', (), 'cannot be run .*GridSample|GridSample.* passes'),
+    ('nets_of_a_user:Wrapping', (), "'1' is StochasticDepth, which does not return its input"),
     ('nets_of_a_user:Diverged', (), "'last.weight' of nets_of_a_user:Diverged holds NaN"),
     ('nets_of_a_user:Undone', (), 'two different masks give the same logits'),
     ('nets_of_a_user:broken', (), r'broken\(\) failed \(RuntimeError: no such file\)'),
     ('nets_of_a_user:number', (), r'number\(\) returned a int, expected a torch module'),
-    ('nets_of_a_user:gone', (), 'cannot be imported'),
-    ('no_such_package:build', (), 'cannot be imported'),
+    ('nets_of_a_user:gone', (), "cannot be imported: 'nets_of_a_user' has no function 'gone'"),
+    ('no_such_package:build', (),
+     r"no module 'no_such_package' in this folder.*with PYTHONPATH=FOLDER:\$PYTHONPATH\.$"),
+    ('lacking:build', (), "no module 'no_such_library'.*install 'no_such_library', which"),
+    ('unparsed:build', (), r'cannot be imported \(SyntaxError: '),
     ('nets_of_a_user:Net', ('--output', 'side'), "'side'.*out.*aux|out.*aux"),
     ('nets_of_a_user:Net', ('--output', 'aux'), '2 .*3 classes'),
     ('nets_of_a_user:Net', ('--weights', 'gone.pt'), 'gone.pt'),

@@ -4,6 +4,7 @@
 from dataclasses import replace
 from itertools import product
 import math
+from typing import Any
 
 from conftest import tiny_card
 from graph_samples import net, SPEC
@@ -57,8 +58,28 @@ def test_a_network_that_is_the_same_passes(compiled: CompiledGraphs, card: Model
 def test_another_network_is_refused_by_how_far_it_is(
     compiled: CompiledGraphs, card: ModelCard
 ) -> None:
-    with pytest.raises(GraphError, match='with the same masks the result differs .*report this'):
+    with pytest.raises(GraphError, match='with the same masks the result differs .*at most 1e-05'):
         check_compiled(compiled, card, Network(compiled, card, 1e-2))
+
+
+class UntouchedNetwork(Network):
+    """The same, in eval mode; it cannot run in float64."""
+
+    def __call__(self, floats: np.ndarray) -> np.ndarray:
+        return super().__call__(floats, {'mask_dropout_0': np.ones((1, 8, 4, 8), np.float32)})
+
+    def exact(self, floats: np.ndarray) -> None:
+        return None
+
+
+def test_a_reference_that_was_changed_with_the_result_hides_nothing(
+    compiled: CompiledGraphs, card: ModelCard
+) -> None:
+    same, other = (UntouchedNetwork(compiled, card, share) for share in (0, 1e-2))
+    masked = Network(compiled, card, 0)
+    assert check_compiled(compiled, card, masked, untouched=same).still_error < 1e-6
+    with pytest.raises(GraphError, match=r'with dropout off, compared with net.eval\(\)'):
+        check_compiled(compiled, card, masked, untouched=other)
 
 
 def test_where_torch_is_inexact_itself_float64_decides(
@@ -124,19 +145,23 @@ def test_the_chance_is_that_of_counting_every_outcome(
     assert found == pytest.approx(by_counting(values, p, passes), rel=1e-9)
 
 
-@pytest.mark.parametrize(('sites', 'passes', 'is_balanced'), [
-    ((PATH,), 20, False), ((PATH, DropoutSite('other', (2,), 0.01)), 20, False),
-    ((CHANNELS,), 2, False), ((CHANNELS,), 2, True), ((CHANNELS, PATH), 2, True),
+@pytest.mark.parametrize(('sites', 'passes', 'kind'), [
+    ((PATH,), 20, ()), ((PATH, DropoutSite('other', (2,), 0.01)), 20, ()),
+    ((CHANNELS,), 2, ()), ((CHANNELS,), 2, (True,)), ((CHANNELS, PATH), 2, (True,)),
+    ((PATH,), 20, (False, 'stratified')), ((PATH,), 51, (False, 'stratified')),
+    ((DropoutSite('rarely kept', (2, 1, 1), 0.9),), 3, (False, 'stratified')),
+    ((PATH, DropoutSite('elements', (2, 1, 2), 0.1)), 4, (False, 'stratified')),
+    ((CHANNELS,), 1, (False, 'stratified')),
 ])
 def test_masks_are_as_often_equal_as_it_says(
-    sites: tuple[DropoutSite, ...], passes: int, is_balanced: bool
+    sites: tuple[DropoutSite, ...], passes: int, kind: tuple[Any, ...]
 ) -> None:
     draws = 3000
     equal = sum(all((rows == rows[:1]).all() for rows in masks.values())
-                for masks in (make_masks(sites, passes, seed, is_balanced)
+                for masks in (make_masks(sites, passes, seed, *kind)
                               for seed in range(draws)))
-    chance = chance_of_equal_passes(sites, passes, is_balanced)
-    assert abs(equal / draws - chance) < 4 * math.sqrt(chance * (1 - chance) / draws)
+    chance = chance_of_equal_passes(sites, passes, *(kind or (False,)))
+    assert abs(equal / draws - chance) <= 4 * math.sqrt(chance * (1 - chance) / draws) + 1e-12
 
 
 @settings(max_examples=60, deadline=None)

@@ -10,6 +10,7 @@ from pathlib import Path
 import re
 from typing import Any
 
+from conftest import calibrate_for
 import numpy as np
 import pytest
 
@@ -123,9 +124,24 @@ def test_another_seed_gives_other_scores(tmp_path: Path, tiny_bundle: Path) -> N
     in_bag = write_bag(tmp_path / 'in', [GREY])
     scores = []
     for seed in ('0', '1'):
+        calibrate_for(tiny_bundle, seed=int(seed))
         assert run_replay(in_bag, tmp_path / seed, tiny_bundle, '--seed', seed) == 0
         scores.append(messages(tmp_path / seed, 'score')[0].message.data)
     assert scores[0] != scores[1]
+
+
+def test_masks_of_another_seed_than_the_limits_are_refused_in_a_sentence(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_bag = write_bag(tmp_path / 'in', [GREY])
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle, '--seed', '7') == 1
+    assert capsys.readouterr().err.splitlines() == [
+        'uncertainty_seg replay: seed is 7 and the masks are the same in every frame, expected 0, '
+        "the seed of the masks that 'tiny' was calibrated with: set seed to 0, or calibrate the "
+        'bundle with --seed 7.']
+    calibrate_for(tiny_bundle, mask_policy='per_frame')
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle, '--seed', '7', '--mask-policy',
+                      'per_frame') == 0
 
 
 def test_number_of_threads_changes_nothing(tmp_path: Path, tiny_bundle: Path) -> None:

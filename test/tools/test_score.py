@@ -162,7 +162,7 @@ def test_only_what_changed_is_made_again(
     assert len(parts_of(table)) == 2
 
 
-@pytest.mark.parametrize('words', [['--seed', '5'], ['--stride', '2']])
+@pytest.mark.parametrize('words', [['--damage-scale', '2'], ['--stride', '2']])
 def test_other_settings_make_every_part_again(
     tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
@@ -207,9 +207,9 @@ def test_a_table_of_another_model_is_not_mixed_with(
 ) -> None:
     a, b = (write_bag(tmp_path / name, [RED]) for name in ('a', 'b'))
     assert score(tiny_bundle, tmp_path / 'table', a) == 0
-    assert score(tiny_bundle, tmp_path / 'table', b, '--seed', 5) == 2
+    assert score(tiny_bundle, tmp_path / 'table', b, '--damage-scale', 2) == 2
     assert 'holds 1 parts of other sources, scored with another model' in capsys.readouterr().err
-    assert score(tiny_bundle, tmp_path / 'table', a, b, '--seed', 5) == 0
+    assert score(tiny_bundle, tmp_path / 'table', a, b, '--damage-scale', 2) == 0
     assert read_rows(tmp_path / 'table').num_rows == 2
 
 

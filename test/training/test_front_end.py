@@ -3,7 +3,10 @@
 
 from collections.abc import Callable
 import logging
+import random
+import threading
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
@@ -21,7 +24,7 @@ HEIGHT, WIDTH = 6, 8
 
 
 class DropPath(nn.Module):
-    """As timm and HuggingFace have it; `forward` must never run."""
+    """As timm and HuggingFace have it."""
 
     def __init__(self, drop_prob: float | None, scale_by_keep: bool = True) -> None:
         super().__init__()
@@ -32,7 +35,8 @@ class DropPath(nn.Module):
             return x
         keep = 1 - self.drop_prob
         rows = (x.shape[0], *[1] * (x.ndim - 1))
-        return x.div(keep) * (keep + torch.rand(rows)).floor_()
+        scaled = x.div(keep) if self.scale_by_keep else x
+        return scaled * (keep + torch.rand(rows)).floor_()
 
 
 class OwnDropPath(nn.Module):
@@ -99,9 +103,9 @@ def test_a_module_is_a_site_with_its_path_as_name(name: str) -> None:
     assert sites(nn.Sequential(nn.ReLU(), module)) == [('body_1', 0.25, kind, PLANES)]
 
 
-def test_a_path_that_keeps_its_rate_elsewhere_is_found_where_it_draws() -> None:
+def test_a_path_that_keeps_its_rate_elsewhere_is_found_by_what_it_does() -> None:
     (drop,) = find(nn.Sequential(nn.ReLU(), OwnDropPath(0.25))).drops
-    assert (drop.p, drop.shape) == (0.25, (1, 1, 1, 1))
+    assert (drop.p, drop.kind, drop.shape) == (0.25, 'path', PLANES)
 
 
 def test_a_path_with_two_arguments_is_found_where_it_draws() -> None:
@@ -112,11 +116,47 @@ def test_a_path_with_two_arguments_is_found_where_it_draws() -> None:
     assert (drop.p, drop.shape) == (0.25, (1, 1, 1, 1))
 
 
+class Uncopied(nn.Module):
+
+    def __deepcopy__(self, memo: dict) -> None:
+        raise RuntimeError('page after page')
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
 def test_a_net_that_cannot_be_copied_is_refused_in_words() -> None:
+    with pytest.raises(GraphError, match='cannot be copied by copy.deepcopy, expected') as refused:
+        find(nn.Sequential(Uncopied(), nn.Dropout(0.5)))
+    assert 'page' not in str(refused.value)
+
+
+def test_locks_and_computed_weights_are_no_reason_not_to_copy_a_net() -> None:
     body = torch.nn.utils.weight_norm(nn.Conv2d(4, 4, 1))
+    body.lock = threading.Lock()
     body(torch.ones(PLANES))
-    with pytest.raises(GraphError, match='cannot be copied .*remove_weight_norm'):
-        find(nn.Sequential(body, nn.Dropout(0.5)))
+    net = Net(nn.Sequential(body, nn.Dropout(0.5)))
+    image = torch.randn(1, 3, HEIGHT, WIDTH)
+    with torch.no_grad():
+        marked = find_dropout(net, HEIGHT, WIDTH)
+        assert [d.site for d in marked.drops] == ['body_1']
+        assert torch.equal(marked.run(image)['output'], net.eval()(image))
+        body.weight_g *= 2
+        assert not torch.equal(marked.run(image)['output'], net(image))
+
+
+def test_lazy_modules_get_their_shapes_once() -> None:
+    net = Net(nn.Sequential(nn.LazyConv2d(4, 1), nn.LazyBatchNorm2d(), nn.Dropout(0.5))).train()
+    ours = find_dropout(net, HEIGHT, WIDTH)
+    image = torch.randn(1, 3, HEIGHT, WIDTH)
+    assert all(module.training for module in net.modules())
+    with torch.no_grad():
+        assert torch.equal(ours.run(image)['output'], net.eval()(image))
+
+
+def test_lazy_modules_of_a_net_that_cannot_run_are_refused() -> None:
+    with pytest.raises(GraphError, match='has lazy modules and fails on an image of'):
+        find(nn.Sequential(nn.LazyConv2d(4, 1), nn.Linear(3, 3), nn.Dropout(0.5)))
 
 
 FUNCTIONS = {
@@ -269,8 +309,8 @@ def test_the_libraries_own_stochastic_depth_is_a_path(library: str) -> None:
 REFUSED = {
     'rate of 1': (nn.Dropout(1.0), r"'body' has a dropout rate of 1"),
     'DropBlock': (DropBlock2d(0.1), r"'body' is DropBlock.*Dropout2d"),
-    'unscaled path': (DropPath(0.1, False), r'scale_by_keep=False'),
-    'rand': (lambda x, t: x * (torch.rand(1) > 0.5) if t else x, "'body' draws random.* rand"),
+    'unscaled path': (DropPath(0.1, False), 'multiplies what it keeps by 1 in training mode'),
+    'rand': (lambda x, t: x * (torch.rand(1) > 0.5 * t), "'body' draws random.* rand"),
     'noise': (lambda x, t: x + torch.randn_like(x) * t, "'body' draws random.*randn_like"),
     'normal_': (lambda x, t: x + x.new_empty(2, 1, 1, 1)[:1].normal_() * t, 'normal_'),
     'rrelu': (lambda x, t: F.rrelu(x, training=t), 'rrelu'),
@@ -392,7 +432,7 @@ def test_a_net_of_two_minds_stays_in_eval_mode_and_keeps_its_dropout(
         ('drop', 0.5), ('inner', 0.25), ('dropout', 0.125)]
     assert marked.training == {'inner'}
     assert marked.outputs == ('output',)
-    assert "it returns ['output_0', 'output_1'] in place of ['output']" in caplog.text
+    assert "it returns 'output_0', 'output_1' in place of 'output'" in caplog.text
 
 
 def test_attention_of_a_net_in_eval_mode_keeps_its_dropout() -> None:
@@ -438,3 +478,44 @@ def test_a_module_that_writes_to_itself_in_training_mode_is_kept_in_eval_mode() 
 def test_wrappers_of_torch_are_taken_off() -> None:
     net = nn.DataParallel(Net(nn.Dropout(0.5)))
     assert [d.site for d in find_dropout(net, HEIGHT, WIDTH).drops] == ['body']
+
+
+# --- randomness that torch does not draw ---
+
+
+class Rare(nn.Module):
+    """Adds one by chance, with a generator that torch knows nothing of."""
+
+    def __init__(self, draw: Callable, asks: bool) -> None:
+        super().__init__()
+        self.draw, self.asks = draw, asks
+        self.own, self.old = np.random.default_rng(0), random.Random(0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        is_on = self.training or not self.asks
+        return x + float(is_on and self.draw(self) < 0.1)
+
+
+@pytest.mark.parametrize('asks', [False, True])
+@pytest.mark.parametrize(('draw', 'words'), [
+    (lambda net: random.random(), "with Python's random module"),
+    (lambda net: np.random.rand(), 'with numpy.random'),
+    (lambda net: net.own.random(), "with its generator 'own'"),
+    (lambda net: net.old.random(), "with its generator 'old'"),
+])
+def test_other_generators_are_found_by_running_again(
+    draw: Callable, words: str, asks: bool
+) -> None:
+    with pytest.raises(GraphError, match=rf"'body.0' draws random numbers {words}, so that two "
+                                         r"runs differ \(its 'output' differs by"):
+        find(nn.Sequential(Rare(draw, asks), nn.Dropout(0.5)))
+
+
+def test_a_net_that_changes_by_itself_is_refused() -> None:
+    counted = iter(range(1000))
+    with pytest.raises(GraphError, match='two runs of the net on one image differ'):
+        find(lambda x, training: F.dropout(x + next(counted), 0.5, training))
+
+
+def test_a_draw_that_changes_nothing_is_none() -> None:
+    assert len(find(lambda x, t: F.dropout(x + 0 * random.random(), 0.5, t)).drops) == 1

@@ -206,21 +206,23 @@ MULTIPLYING = [name for name in BODIES if 'alpha' not in name and name != 'selu'
 
 @pytest.mark.parametrize('name', MULTIPLYING)
 def test_the_older_exporters_graph_is_the_reference(name: str) -> None:
-    marked = find_dropout(Net(BODIES[name]()), HEIGHT, WIDTH)
+    net = Net(BODIES[name]())
+    marked = find_dropout(net, HEIGHT, WIDTH)
     masks = random_masks(marked.drops)
     model = export_by_trace(marked, torch.zeros(1, 3, HEIGHT, WIDTH))
     ours, = run_marked(model, masks)
-    np.testing.assert_allclose(ours, masked_logits(marked.net, IMAGE, masks), atol=2e-6)
+    np.testing.assert_allclose(ours, masked_logits(net, IMAGE, masks), atol=2e-6)
 
 
 @pytest.mark.parametrize('name', ['channel', 'in place', 'drawn', 'layer', 'causal'])
 def test_the_graph_of_torch_export_is_the_reference(name: str) -> None:
-    marked = find_dropout(Net(BODIES[name]()), HEIGHT, WIDTH)
+    net = Net(BODIES[name]())
+    marked = find_dropout(net, HEIGHT, WIDTH)
     masks = random_masks(marked.drops)
     model = export_by_graph(marked, torch.zeros(1, 3, HEIGHT, WIDTH))
     assert {e.domain: e.version for e in model.opset_import} == {'': 18, MARKER_DOMAIN: 1}
     ours, = run_marked(model, masks)
-    np.testing.assert_allclose(ours, masked_logits(marked.net, IMAGE, masks), atol=2e-6)
+    np.testing.assert_allclose(ours, masked_logits(net, IMAGE, masks), atol=2e-6)
 
 
 @pytest.mark.parametrize('kind', ['element', 'channel', 'alpha', 'feature_alpha', 'path'])
@@ -301,7 +303,7 @@ def test_the_reference_takes_the_usual_output_the_named_one_or_asks() -> None:
     np.testing.assert_array_equal(plain_logits(usual, IMAGE, 'aux'), plain * 2)
     pair = Outputs(lambda a, b: [a, torch.cat([a, a], 1)])
     assert plain_logits(pair, IMAGE, num_classes=4).shape == (1, 4, HEIGHT, WIDTH)
-    with pytest.raises(GraphError, match=r"outputs \['output_0', 'output_1'\].*--output"):
+    with pytest.raises(GraphError, match=r"outputs 'output_0', 'output_1'.*--output"):
         plain_logits(pair, IMAGE)
     with pytest.raises(GraphError, match=r"no output 'outs'.*did you mean \['out'\]"):
         plain_logits(usual, IMAGE, 'outs')
@@ -325,9 +327,9 @@ def test_masks_of_one_mean_no_dropout_for_alpha_too() -> None:
 def test_a_strange_a_missing_and_an_ill_fitting_mask_are_refused() -> None:
     net = Net(nn.Sequential(nn.Dropout(P), nn.Dropout2d(P)))
     good = random_masks(find_dropout(net, HEIGHT, WIDTH).drops)
-    with pytest.raises(GraphError, match=r"masks \['mask_x'\] belong to no dropout"):
+    with pytest.raises(GraphError, match=r"masks 'mask_x' belong to no dropout"):
         masked_logits(net, IMAGE, {**good, 'mask_x': good['mask_body_0']})
-    with pytest.raises(GraphError, match=r"none for \['body_1'\]"):
+    with pytest.raises(GraphError, match=r"none for 'body_1'"):
         masked_logits(net, IMAGE, {'mask_body_0': good['mask_body_0']})
     with pytest.raises(GraphError, match=r"'body_1' has the shape \(3, 1, 1\)"):
         masked_logits(net, IMAGE, {**good, 'mask_body_1': np.ones((1, 3, 1, 1), np.float32)})

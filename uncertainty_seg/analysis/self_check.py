@@ -86,13 +86,14 @@ class Check:
         return self.measured <= self.limit
 
 
-# By what the products are computed in; about four times what was measured on the shipped bundles
-# (docs/measurements.md). No tf32 was there to be measured: its mantissa is that of fp16. A network
+# By the precision; about four times what was measured on the shipped bundles
+# (docs/measurements.md), fp16 with each result rounded by the backend onnxruntime. No tf32 was
+# there to be measured: it rounds less often than fp16, to a mantissa of the same length. A network
 # in bf16 or int8 is another network, near the first: it has to be calibrated as such.
 TOLERANCES: Mapping[str, Tolerance] = {
     'fp32': Tolerance(2e-4, 1e-3, 5e-6, 5e-5, 1e-3, 1e-4),
-    'tf32': Tolerance(2e-3, 1e-2, 5e-4, 5e-3, 0.05, 5e-3),
-    'fp16': Tolerance(2e-3, 1e-2, 5e-4, 5e-3, 0.05, 5e-3),
+    'tf32': Tolerance(7e-3, 0.05, 2e-3, 0.03, 0.05, 0.03),
+    'fp16': Tolerance(7e-3, 0.05, 2e-3, 0.03, 0.05, 0.03),
     'bf16': Tolerance(0.02, 0.2, 0.025, 0.25, 0.6, 0.05),
     'int8': Tolerance(0.02, 0.2, 0.025, 0.25, 0.6, 0.05),
 }

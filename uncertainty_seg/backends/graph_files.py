@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.dropout_masks import Masks
+from uncertainty_seg.core.dropout_masks import PassInputs
 from uncertainty_seg.core.model_card import FEATURE_MAP, ModelCard
 from uncertainty_seg.core.uncertainty import MapRequest
 from uncertainty_seg.core.untrusted.onnx_nodes import every_tensor
@@ -139,9 +141,9 @@ def coarse_statistics(path: Path, size: tuple[int, int]) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def with_masks(path: Path, masks: Masks) -> bytes:
+def with_masks(path: Path, masks: PassInputs) -> bytes:
     """
-    Return a head as an ONNX file with the masks (chunk, *site.shape) of every site as constants.
+    Return a head as an ONNX file with masks (chunk, *site.shape) of some sites as constants.
 
     A runtime folds the weights that are gathered by masks when it opens the file.
 
@@ -154,6 +156,56 @@ def with_masks(path: Path, masks: Masks) -> bytes:
     model.graph.input.extend(kept)
     model.graph.initializer.extend(
         onnx.numpy_helper.from_array(mask, name) for name, mask in masks.items())
+    return bytes(model.SerializeToString())
+
+
+# Operators that give what they were given, or a part of it, so that nothing is left to round.
+_EXACT = frozenset({
+    'Abs', 'Clip', 'Concat', 'DepthToSpace', 'Expand', 'Flatten', 'Gather', 'GatherElements',
+    'Identity', 'Max', 'MaxPool', 'Min', 'Neg', 'Pad', 'Relu', 'Reshape', 'Slice', 'SpaceToDepth',
+    'Split', 'Squeeze', 'Tile', 'Transpose', 'Unsqueeze', 'Where',
+})
+
+
+def rounding_half(content: bytes) -> bytes:
+    """
+    Return a graph of float16 as one of float32 that rounds as float16 does.
+
+    A processor has no kernels for float16: its runtime computes in float32, and leaves out the
+    rounding between operators. Here every result that the graph says is float16 goes through
+    float16, weights are widened, and only the sums inside an operator are float32, as in the
+    hardware of a GPU. Values beyond 65504 become infinite. A graph without float16 is not changed.
+
+    """
+    import onnx
+
+    model = onnx.load_model_from_string(content)
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    float16, float32 = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    halves = {info.name for info in [*inferred.value_info, *inferred.input, *inferred.output]
+              if info.type.tensor_type.elem_type == float16}
+    for tensor in every_tensor(model):
+        if tensor.data_type == float16:
+            wide = onnx.numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(wide, tensor.name))
+    nodes = []
+    for node in model.graph.node:
+        nodes.append(node)
+        is_cast = node.op_type == 'Cast'
+        for entry in node.attribute:
+            if is_cast and entry.name == 'to' and entry.i == float16:
+                entry.i = float32
+        if node.op_type in _EXACT:
+            continue
+        for index, name in enumerate(node.output):
+            if name in halves:
+                wide, half = f'{name}_in_32_bits', f'{name}_in_16_bits'
+                node.output[index] = wide
+                nodes += [onnx.helper.make_node('Cast', [wide], [half], to=float16),
+                          onnx.helper.make_node('Cast', [half], [name], to=float32)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    del model.graph.value_info[:]
     return bytes(model.SerializeToString())
 
 

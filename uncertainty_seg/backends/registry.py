@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.plausibility import Backend
-from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.core.settings import precision_of, Settings
 from uncertainty_seg.errors import BackendUnavailableError, ConfigError, EngineMissingError
 
 AUTO = 'auto'
@@ -152,6 +152,7 @@ def _open_best(bundle: ModelBundle, settings: Settings) -> Backend:
     for name in AUTO_ORDER:
         try:
             _require_machine(name)
+            _require_rounding(name, bundle, settings)
             backend = OPENERS[name](bundle, settings)
         except EngineMissingError:
             raise
@@ -172,3 +173,12 @@ def _require_machine(name: str) -> None:
             f'auto takes {name} on {machines[0]} only, and this is {platform.machine()}',
             fix=f'set backend to {name} to try it',
         )
+
+
+def _require_rounding(name: str, bundle: ModelBundle, settings: Settings) -> None:
+    """Leave out what computes float32 where a graph says float16."""
+    if name == 'openvino' and precision_of(bundle.card, settings.precision) == 'fp16':
+        raise BackendUnavailableError(
+            'auto does not take openvino for fp16, which it computes in float32',
+            fix='set backend to openvino to take it nevertheless: no calibration in fp16 is '
+                'meant for it')

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""How many passes a backend runs, how many at once, and on how many threads."""
+"""How many passes a backend runs, how many at once, on how many threads, and what they take."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.settings import BUNDLE_PASSES, Settings
 
@@ -16,6 +17,7 @@ _CPU_QUOTA_FILE = Path('/sys/fs/cgroup/cpu.max')
 # Beyond this many passes a call the fixed cost of a call no longer shows.
 MAX_CHUNK = 20
 _MEGABYTE = 2**20
+_FLOAT = 4  # bytes
 
 
 def usable_threads(wanted: int) -> int:
@@ -83,6 +85,84 @@ def choose_chunk(total: int, bytes_a_pass: int, budget_mb: int, fixed: int = 0) 
         return Chunking(passes, f'all fit at once: {size}')
     bound = 'the budget' if fitting < MAX_CHUNK else f'the bound of {MAX_CHUNK} a chunk'
     return Chunking(passes, f'equal chunks within {bound}: {size}')
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """
+    What the tensors of a frame take at most, in bytes; the runtime's own code is not in it.
+
+    Attributes
+    ----------
+    passes, chunk : int
+        T, and how many of them run at once.
+    bytes_a_pass, mask_bytes_a_pass : int
+        What one more pass in a chunk takes, and its masks alone, which are in it.
+    total : int
+        Weights, the trunk or the head with one chunk, whichever takes more, and the sums.
+    budget_mb : int
+        The budget that the chunk was chosen by.
+
+    """
+
+    passes: int
+    chunk: int
+    bytes_a_pass: int
+    mask_bytes_a_pass: int
+    total: int
+    budget_mb: int
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Return what the passes that run at once take."""
+        return self.chunk * self.bytes_a_pass
+
+    @property
+    def exceeds(self) -> bool:
+        """Say whether even the smallest chunk takes more than the budget."""
+        return self.chunk_bytes > self.budget_mb * _MEGABYTE
+
+    def facts(self) -> dict[str, float]:
+        """Return the figures in MB, for scripts."""
+        sizes = {'a_pass_mb': self.bytes_a_pass, 'masks_a_pass_mb': self.mask_bytes_a_pass,
+                 'chunk_mb': self.chunk_bytes, 'total_mb': self.total}
+        return {'passes': self.passes, 'chunk': self.chunk, 'budget_mb': self.budget_mb,
+                **{name: round(size / _MEGABYTE, 1) for name, size in sizes.items()}}
+
+    def text(self) -> str:
+        """Return the figures as a line for people."""
+        found = self.facts()
+        return (f'memory: {found["chunk_mb"]:g} MB for {self.chunk} of {self.passes} passes at '
+                f'once ({found["a_pass_mb"]:g} MB a pass, {found["masks_a_pass_mb"]:g} MB of it '
+                f'masks), about {found["total_mb"]:g} MB with weights, trunk and sums; the '
+                'runtime itself is not in it')
+
+
+def estimate_memory(bundle: ModelBundle, settings: Settings) -> MemoryEstimate:
+    """
+    Estimate what a bundle takes on a CPU, from its graphs, if nothing is fused.
+
+    Parameters
+    ----------
+    bundle : ModelBundle
+        Its graphs are read.
+    settings : Settings
+        T and the memory budget.
+
+    """
+    import onnx
+
+    card, passes = bundle.card, passes_of(bundle.card, settings)
+    a_pass = head_bytes_a_pass(bundle.head_path)
+    chunk = choose_chunk(passes, a_pass, settings.memory_budget_mb, card.chunk).passes
+    trunk, head = (onnx.load(str(path)) for path in (bundle.trunk_path, bundle.head_path))
+    weights = sum(_FLOAT * math.prod(tensor.dims) for model in (trunk, head)
+                  for tensor in model.graph.initializer)
+    maps = card.input.height * card.input.width * (2 * card.num_classes + 8)
+    return MemoryEstimate(
+        passes, chunk, a_pass, _FLOAT * sum(math.prod(s.shape) for s in card.dropout_sites),
+        weights + max(_peak_bytes(trunk, 1), _peak_bytes(head, chunk)) + _FLOAT * maps,
+        settings.memory_budget_mb)
 
 
 def head_bytes_a_pass(head_path: Path) -> int:

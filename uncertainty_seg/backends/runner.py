@@ -9,8 +9,9 @@ Each runtime's file has the same methods in the same order: opening, `run`, `tim
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import TypeAlias
 
 import numpy as np
 
@@ -18,7 +19,9 @@ from uncertainty_seg.core.arrays import ImageU8, require_shape
 from uncertainty_seg.core.dropout_masks import Masks
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.uncertainty import MapRequest, NO_MORE, UncertaintyMaps
-from uncertainty_seg.errors import ShapeError
+from uncertainty_seg.errors import BackendError, ShapeError
+
+IsEnough: TypeAlias = Callable[[UncertaintyMaps, int], bool]
 
 
 class Runner(AbstractContextManager['Runner'], abc.ABC):
@@ -47,8 +50,8 @@ class Runner(AbstractContextManager['Runner'], abc.ABC):
         image : ndarray of uint8, shape (h, w, 3)
             In the card's size and colour order.
         masks : mapping of str to ndarray of float32, shape (T, *site.shape)
-            One array for each dropout site. A mapping is not changed once it was given: a runtime
-            may keep the masks of the same object where they are.
+            One array, or `LazyRows`, for each dropout site. A mapping is not changed once it was
+            given: a runtime may keep the masks of the same object where they are.
         temperature : float
             The logits are divided by it.
         request : MapRequest
@@ -69,6 +72,42 @@ class Runner(AbstractContextManager['Runner'], abc.ABC):
             If the graphs do not give what a map of the request is made of.
 
         """
+
+    @property
+    def can_stop_early(self) -> bool:
+        """Say whether `run_until` works here."""
+        return False
+
+    def run_until(
+        self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest,
+        steps: Sequence[int], is_enough: IsEnough,
+    ) -> tuple[UncertaintyMaps, int]:
+        """
+        Compute the maps of one image from as few of its passes as are enough.
+
+        Parameters
+        ----------
+        image, masks, temperature, request : ndarray, mapping, float, MapRequest
+            As for `run`.
+        steps : sequence of int
+            Numbers of passes, growing and below T, after which it is asked.
+        is_enough : callable
+            Given the maps of the first passes, and how many these are.
+
+        Returns
+        -------
+        maps : UncertaintyMaps
+            Of the passes that were run.
+        passes : int
+            How many these are: a step, or T.
+
+        Raises
+        ------
+        BackendError
+            As `run`, and if the backend computes all passes at once.
+
+        """
+        raise BackendError(f'{self.name} computes all passes at once', fix='call run')
 
     @property
     def timings_ms(self) -> Mapping[str, float]:

@@ -8,7 +8,7 @@ Axis letters everywhere: T passes, C classes, H W source image, h w network, hl 
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -20,8 +20,22 @@ LabelMap: TypeAlias = NDArray[np.uint8]
 FloatMap: TypeAlias = NDArray[np.float32]
 
 
+class Shaped(Protocol):
+    """What has the form of an array: an array, or what gives one when it is read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values."""
+        ...
+
+
 def require_shape(
-    name: str, array: NDArray[Any], shape: tuple[int | None, ...], dtype: DTypeLike
+    name: str, array: Shaped, shape: tuple[int | None, ...], dtype: DTypeLike
 ) -> None:
     """
     Refuse an array that is not what the caller promised.
@@ -32,7 +46,7 @@ def require_shape(
     ----------
     name : str
         What to call the array in the sentence.
-    array : ndarray
+    array : ndarray, or what has its form
         The array.
     shape : tuple of int or None
         Wanted shape; None accepts any length.

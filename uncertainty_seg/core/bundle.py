@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.calibration import Calibration, mask_digest
+from uncertainty_seg.core.dropout_masks import has_free_seed
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.scores.feature_density import FeatureDensity
 from uncertainty_seg.core.settings import AUTO_REDUCTION, NEW_REDUCTION, Settings
@@ -93,7 +94,7 @@ def fitting_calibration(
     Return the calibration of a bundle if it is for these settings.
 
     Raises CalibrationError if there is none, or it is for another T, mask policy, precision or
-    reduction.
+    kind of masks, reduction, or for masks of another seed where these are the same in every frame.
 
     Parameters
     ----------
@@ -111,7 +112,8 @@ def fitting_calibration(
     Returns
     -------
     Calibration
-        The seed and the ignore mask may differ from its own, which is logged.
+        The ignore mask may differ from its own, which is logged; so may the seed, where masks are
+        drawn for each frame.
 
     """
     calibration = bundle.calibration
@@ -125,14 +127,16 @@ def fitting_calibration(
         ('mask_policy', calibration.mask_policy, settings.mask_policy),
         ('precision', calibration.precision, precision),
     )
+    if calibration.mask_draw != bundle.card.mask_draw:
+        raise CalibrationError(
+            f'the masks of {bundle.card.name!r} are {bundle.card.mask_draw}, but it was '
+            f'calibrated with {calibration.mask_draw} ones', fix='calibrate the bundle again')
     for name, calibrated, wanted in pairs:
         if calibrated != wanted:
             raise _unfit(bundle, name, calibrated, wanted)
     if (reduction := reduction_of(bundle, settings)) not in calibration.reductions:
         raise _unfit(bundle, 'reduction', ' or '.join(calibration.reductions), reduction)
-    if calibration.seed != settings.seed:
-        _log.info('masks from seed %d, calibrated with seed %d: scores vary by the noise of '
-                  'the sampler', settings.seed, calibration.seed)
+    require_seed(bundle, settings)
     if calibration.ignore_sha256 != mask_digest(ignore):
         _log.warning('%r was calibrated with another ignore mask than this one: its limits '
                      'are for scores of other pixels', bundle.card.name)
@@ -143,3 +147,21 @@ def _unfit(bundle: ModelBundle, name: str, calibrated: object, wanted: object) -
     return CalibrationError(
         f'{name} is {wanted}, but {bundle.card.name!r} was calibrated with {calibrated}',
         fix=f'set {name} to {calibrated}, or calibrate the bundle again')
+
+
+def require_seed(bundle: ModelBundle, settings: Settings) -> None:
+    """
+    Refuse fixed masks of another seed than those that a bundle was calibrated with.
+
+    The scores of one set of T masks are off by the same share in every frame, by another for each
+    seed. Masks that are drawn for each frame are off by as much, but it averages out.
+
+    """
+    calibration, card = bundle.calibration, bundle.card
+    if calibration is None or settings.seed == calibration.seed \
+            or settings.mask_policy != 'fixed' or not has_free_seed(card):
+        return
+    raise CalibrationError(
+        f'seed is {settings.seed} and the masks are the same in every frame',
+        f'{calibration.seed}, the seed of the masks that {card.name!r} was calibrated with',
+        f'set seed to {calibration.seed}, or calibrate the bundle with --seed {settings.seed}')

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.scores.density import density_from_json, density_to_json, ScoreDensity
+from uncertainty_seg.core.scores.pass_steps import PassSteps, steps_from_facts
 from uncertainty_seg.core.uncertainty import REDUCTIONS, UNKNOWN_TEMPERATURE
 from uncertainty_seg.core.untrusted.strict_json import load_object
 from uncertainty_seg.errors import CalibrationError, ConfigError
@@ -29,6 +30,7 @@ from uncertainty_seg.errors import CalibrationError, ConfigError
 HIGHEST_SCORE = 1.0
 _FIX = 'calibrate the bundle again'
 _DIGEST = 'sha256'
+INDEPENDENT = 'independent'
 
 # -------------------------------------------------------------------------------------------------
 # Many thresholds moved by one number.
@@ -273,6 +275,10 @@ class Calibration:
         Digest of the file with the features of the training frames; empty if there is none.
     unknown_temperature : float
         Of the map 'unknown', 1 or more and below 100.
+    pass_steps : PassSteps, optional
+        When fewer passes settle a verdict, if that was measured.
+    mask_draw : str
+        The card's, see `core.model_card`; not in the file where it is 'independent'.
     reductions : tuple of str
         What the scores may be computed with: the one they were, or several that were shown to give
         the same verdicts. The first runs where the settings leave it open.
@@ -302,6 +308,8 @@ class Calibration:
     num_folds: int = 0
     features_sha256: str = ''
     unknown_temperature: float = UNKNOWN_TEMPERATURE
+    pass_steps: PassSteps | None = None
+    mask_draw: str = INDEPENDENT
     reductions: tuple[str, ...] = ('exact',)  # as all were before there was another
 
     def __post_init__(self) -> None:
@@ -324,6 +332,9 @@ class Calibration:
             raise CalibrationError(f'reductions are {self.reductions}', f'some of {REDUCTIONS}',
                                    _FIX)
         _require_damage_limits(self.damage_limits)
+        if self.pass_steps and self.pass_steps.passes != self.passes:
+            raise CalibrationError(f'steps towards {self.pass_steps.passes} passes',
+                                   f'towards the {self.passes} of the calibration', _FIX)
         others = [p.alpha for p in self.promises if set(p.limits) != set(self.gate_scores)]
         if others:
             raise CalibrationError(f'the promise of {others[0]} is for other scores',
@@ -357,11 +368,15 @@ def calibration_to_json(calibration: Calibration) -> str:
     """Write a calibration as indented JSON, with a digest over the rest of it."""
     # Not asdict of the whole: it would copy the density's arrays, which are no JSON.
     facts = {f.name: getattr(calibration, f.name) for f in dataclasses.fields(calibration)}
+    if calibration.mask_draw == INDEPENDENT:  # as calibrations were before there was another
+        del facts['mask_draw']
     facts['promises'] = [dataclasses.asdict(promise) for promise in calibration.promises]
     if calibration.density is not None:
         facts['density'] = json.loads(density_to_json(calibration.density))
     if calibration.family is not None:
         facts['family'] = calibration.family.to_facts()
+    if calibration.pass_steps is not None:
+        facts['pass_steps'] = dataclasses.asdict(calibration.pass_steps)
     lines = (f'  "{key}": {_value_text(key, value)}'
              for key, value in {**facts, _DIGEST: _digest(facts)}.items())
     return '{\n' + ',\n'.join(lines) + '\n}\n'
@@ -396,12 +411,14 @@ def _value_text(key: str, value: object) -> str:
 
 def _from_facts(raw: dict[str, Any]) -> Calibration:
     density, family = raw.pop('density', None), raw.pop('family', None)
+    steps = raw.pop('pass_steps', None)
     return Calibration(**{
         **raw, 'gate_scores': tuple(raw['gate_scores']),
         'promises': tuple(Promise(**promise) for promise in raw.get('promises', ())),
         'reductions': tuple(raw.get('reductions', ('exact',))),
         'density': density and density_from_json(json.dumps(density)),
         'family': family and RankFamily.from_facts(family),
+        'pass_steps': steps and steps_from_facts(steps),
     })
 
 

@@ -2,11 +2,19 @@
 """
 What makes the passes of a frame differ, as data: the same seed gives the same inputs everywhere.
 
-For dropout these are masks: each site and each pass draws from its own stream, so that the first
-t passes do not depend on T, and a site keeps its masks when another one is added. A site of noise
+For dropout these are masks: each site draws from its own stream, so that it keeps its masks when
+another one is added, and one pass after the other, so that the first t do not depend on T. Only
+stratified masks are those of T: each channel of a site is dropped in the same number of passes up
+to rounding, in an order of its own, so that no channel counts for more than its share; pairs of
+channels are balanced too where they can be. That is for whole channels: a site of elements has so
+many that they average out, and would have to be drawn for all passes at once. A site of noise
 draws standard normal numbers in the same way; those of `direct` are the same in every pass, so
 that what differs between passes is the masks' doing. For a deep ensemble they are the rows that
 choose a member; a single pass has no such inputs.
+
+Masks of whole channels are a few kB. Those of single elements are as large as the feature maps, in
+each pass: they can be had as `LazyRows`, which draw the passes that are read, so that memory does
+not grow with T.
 
 """
 
@@ -14,10 +22,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 import math
+from typing import TypeAlias
 import zlib
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from uncertainty_seg.core.model_card import DropoutSite, ModelCard
 from uncertainty_seg.errors import ConfigError
@@ -26,6 +35,48 @@ MEMBER = 'member'
 PassInputs = dict[str, NDArray[np.float32]]
 _TEICHROEW = (0.029899776, 0.008355968, 0.076542912, 0.252408784, 3.949846138)
 _BLOCK = 1 << 16  # words at a time: they stay in the cache between drawing and comparing
+_COUNTER_WORDS = 4  # that Philox makes of each value of its counter
+# Masks of a site that take more than this in all passes together are drawn when they are read.
+LAZY_BYTES = 4 * 2**20
+
+
+class LazyRows:
+    """
+    Masks (T, *site.shape) of a site of elements, of which a slice of passes is drawn when read.
+
+    Parameters
+    ----------
+    site : DropoutSite
+        Of kind 'mask'.
+    passes, seed : int, int
+        T, and what they are drawn from: the masks are those that `make_masks` gives.
+
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, site: DropoutSite, passes: int, seed: int) -> None:
+        self.shape = (passes, *site.shape)
+        self._site, self._seed = site, seed
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> NDArray[np.float32]:
+        first, stop, step = rows.indices(len(self))
+        if step != 1:
+            raise ValueError(f'every {step}th pass, expected passes that follow one another')
+        return _independent_masks(self._site, first, max(first, stop), self._seed)
+
+    def __array__(
+        self, dtype: DTypeLike | None = None, copy: bool | None = None
+    ) -> NDArray[np.float32]:
+        """Draw the masks of all passes, for a backend that knows arrays only."""
+        return self[:]
+
+
+Rows: TypeAlias = NDArray[np.float32] | LazyRows
+Masks: TypeAlias = Mapping[str, Rows]
 
 
 def pass_inputs(card: ModelCard, passes: int, seed: int) -> PassInputs:
@@ -53,6 +104,11 @@ def pass_inputs(card: ModelCard, passes: int, seed: int) -> PassInputs:
         turns.
 
     """
+    return {name: rows[:] for name, rows in lazy_inputs(card, passes, seed).items()}
+
+
+def lazy_inputs(card: ModelCard, passes: int, seed: int) -> dict[str, Rows]:
+    """Return the inputs of `pass_inputs`, the large ones as `LazyRows`; errors as there."""
     _require(passes, seed)
     if card.has_one_pass and passes != 1:
         raise ConfigError(f'passes is {passes}', f'1: {card.name!r} has no dropout, so that all '
@@ -62,16 +118,16 @@ def pass_inputs(card: ModelCard, passes: int, seed: int) -> PassInputs:
                           f'seed {card.mask_seed} and at most {card.passes} passes: '
                           f'{card.name!r} was trained with these masks', 'set both to that')
     if card.method == 'direct':
-        return {**make_masks(card.mask_sites, passes, seed, card.is_balanced),
+        return {**_drawn(card.mask_sites, passes, seed, card.is_balanced, card.mask_draw),
                 **_samples(card.noise_sites[0], passes, seed)}
     if card.method != 'deep_ensemble':
-        return make_masks(card.dropout_sites, passes, seed, card.is_balanced)
+        return _drawn(card.dropout_sites, passes, seed, card.is_balanced, card.mask_draw)
     dropout = [site for site in card.dropout_sites if site.name != MEMBER]
     if passes % card.members or (passes > card.members and not dropout):
         raise ConfigError(f'passes is {passes}', f'the {card.members} members of {card.name!r}'
                           + ', or a multiple' * bool(dropout), 'leave passes at -1')
     members = np.eye(card.members, dtype=np.float32)
-    return {**make_masks(dropout, passes, seed),
+    return {**_drawn(dropout, passes, seed, False, card.mask_draw),
             MEMBER: np.tile(members, (passes // card.members, 1))}
 
 
@@ -86,16 +142,17 @@ def still_inputs(card: ModelCard, passes: int) -> PassInputs:
     still = {site.name: np.zeros((passes, *site.shape), np.float32) for site in card.noise_sites}
     if card.is_balanced and not card.members:
         first = pass_inputs(card, 1, card.mask_seed or 0)
-        return {**{name: np.repeat(rows[:1], passes, axis=0) for name, rows in first.items()},
-                **still}
+        return {**{name: _repeated(rows[:1], passes) for name, rows in first.items()}, **still}
     ones = ones_masks(card.mask_sites, passes)
     if card.members:
-        ones[MEMBER][:, 1:] = 0
+        first_member = np.eye(1, card.members, dtype=np.float32)
+        ones[MEMBER] = np.repeat(first_member, passes, axis=0)
     return {**ones, **still}
 
 
 def make_masks(
-    sites: Iterable[DropoutSite], passes: int, seed: int, balanced: bool = False
+    sites: Iterable[DropoutSite], passes: int, seed: int, balanced: bool = False,
+    mask_draw: str = 'independent',
 ) -> PassInputs:
     """
     Draw the masks and the noise of T passes.
@@ -112,6 +169,8 @@ def make_masks(
         At least 0; the same seed gives the same numbers on every machine.
     balanced : bool
         Keep exactly `kept_channels` channels in each pass, at the sites that drop channels.
+    mask_draw : str
+        One of `MASK_DRAWS`, for the sites that drop channels and are not balanced.
 
     Returns
     -------
@@ -121,21 +180,22 @@ def make_masks(
 
     """
     _require(passes, seed)
-    return {
-        site.name: _noise(site, passes, seed) if site.kind == 'noise'
-        else _balanced_masks(site, passes, seed) if balanced and _is_balanced(site)
-        else _independent_masks(site, passes, seed)
-        for site in sites
-    }
+    drawn = _drawn(sites, passes, seed, balanced, mask_draw)
+    return {name: rows[:] for name, rows in drawn.items()}
 
 
 def ones_masks(sites: Iterable[DropoutSite], passes: int) -> PassInputs:
-    """Return masks that switch dropout off: every pass is the deterministic network."""
+    """
+    Return masks that switch dropout off: every pass is the deterministic network.
+
+    Those of many elements are views of one value, which cannot be written to.
+    """
     _require(passes, 0)
-    return {site.name: np.ones((passes, *site.shape), np.float32) for site in sites}
+    return {site.name: _repeated(np.ones((1,) * (len(site.shape) + 1), np.float32), passes,
+                                 site.shape) for site in sites}
 
 
-def num_passes(inputs: Mapping[str, NDArray[np.float32]]) -> int:
+def num_passes(inputs: Masks) -> int:
     """Return T of inputs as `pass_inputs` makes them; 1 where there are none."""
     return len(next(iter(inputs.values()), (0,)))
 
@@ -149,14 +209,60 @@ def kept_channels(site: DropoutSite) -> int:
     are drawn independently.
     """
     channels = site.shape[0]
-    if any(n != 1 for n in site.shape[1:]):
+    if not drops_channels(site):
         return channels
     return max(1, round((1 - site.p) * channels))
+
+
+def has_free_seed(card: ModelCard) -> bool:
+    """Say whether another seed gives other inputs: not of an ensemble's members alone."""
+    return card.mask_seed is None and any(site.name != MEMBER for site in card.dropout_sites)
+
+
+def drops_channels(site: DropoutSite) -> bool:
+    """Say whether a site drops whole channels: its masks can be balanced or stratified."""
+    return site.kind == 'mask' and site.name != MEMBER and all(n == 1 for n in site.shape[1:])
+
+
+def fitting_draw(wanted: str, sites: Iterable[DropoutSite], is_fixed: bool) -> str:
+    """
+    Return the `mask_draw` of a new card: the one wanted, where it makes a difference.
+
+    It makes none where no site drops channels, or `is_fixed`: masks are balanced or trained with.
+    """
+    can_stratify = not is_fixed and any(map(drops_channels, sites))
+    return wanted if can_stratify else 'independent'
 
 
 def frame_seed(seed: int, stamp_ns: int) -> int:
     """Mix the seed with a frame's stamp, for the mask policy 'per_frame'."""
     return zlib.crc32(f'{seed}:{stamp_ns}'.encode())
+
+
+def _repeated(
+    row: NDArray[np.float32], passes: int, shape: tuple[int, ...] = ()
+) -> NDArray[np.float32]:
+    """Repeat one pass; without taking memory for each, where it is large."""
+    rows = np.broadcast_to(row, (passes, *(shape or row.shape[1:])))
+    return rows if rows.nbytes > LAZY_BYTES else rows.copy()
+
+
+def _drawn(
+    sites: Iterable[DropoutSite], passes: int, seed: int, balanced: bool, mask_draw: str
+) -> dict[str, Rows]:
+    return {site.name: _rows(site, passes, seed, balanced, mask_draw) for site in sites}
+
+
+def _rows(site: DropoutSite, passes: int, seed: int, balanced: bool, mask_draw: str) -> Rows:
+    if site.kind == 'noise':
+        return _noise(site, passes, seed)
+    if balanced and _is_balanced(site):
+        return _balanced_masks(site, passes, seed)
+    if mask_draw == 'stratified' and drops_channels(site):
+        return _stratified_masks(site, passes, seed)
+    if LazyRows.dtype.itemsize * passes * math.prod(site.shape) > LAZY_BYTES:
+        return LazyRows(site, passes, seed)
+    return _independent_masks(site, 0, passes, seed)
 
 
 def _is_balanced(site: DropoutSite) -> bool:
@@ -169,10 +275,16 @@ def _stream(site: DropoutSite, seed: int) -> np.random.Philox:
     return np.random.Philox(key=[seed & (2**64 - 1), zlib.crc32(site.name.encode())])
 
 
-def _independent_masks(site: DropoutSite, passes: int, seed: int) -> NDArray[np.float32]:
+def _independent_masks(
+    site: DropoutSite, first_pass: int, stop_pass: int, seed: int
+) -> NDArray[np.float32]:
     stream = _stream(site, seed)
+    # The counter steps over the passes before; what is left of its words is drawn and forgotten.
+    counters, words = divmod(first_pass * math.prod(site.shape), _COUNTER_WORDS)
+    stream.advance(counters)
+    stream.random_raw(words)
     limit, scale = np.uint64(int(site.p * 2.0**64)), np.float32(1.0 / (1.0 - site.p))
-    masks = np.empty((passes, *site.shape), np.float32)
+    masks = np.empty((stop_pass - first_pass, *site.shape), np.float32)
     flat = masks.reshape(-1)
     for first in range(0, flat.size, _BLOCK):
         block = flat[first:first + _BLOCK]
@@ -188,6 +300,58 @@ def _balanced_masks(site: DropoutSite, passes: int, seed: int) -> NDArray[np.flo
     masks = np.zeros((passes, channels), np.float32)
     np.put_along_axis(masks, chosen, np.float32(channels / kept), axis=1)
     return masks.reshape(passes, *site.shape)
+
+
+def _stratified_masks(site: DropoutSite, passes: int, seed: int) -> NDArray[np.float32]:
+    """
+    Drop each channel in p T passes, rounded up or down by chance so that the mean is right.
+
+    Which passes these are is the order of the channel's words, independent of other channels. At
+    a rate of a half up to T - 1 channels are columns of a Hadamard matrix where one is known: any
+    two are dropped together in a quarter of the passes.
+
+    """
+    channels = site.shape[0]
+    words = _stream(site, seed).random_raw((passes + 1) * channels).reshape(-1, channels)
+    signs = _hadamard(passes) if site.p == 0.5 and channels < passes else None
+    if signs is not None:
+        return _paired(signs, words).reshape(passes, *site.shape)
+    least, rest = divmod(site.p * passes, 1.0)
+    dropped = int(least) + (words[0] < np.uint64(int(rest * 2.0**64)))
+    order = np.argsort(words[1:], axis=0, kind='stable')
+    in_order = np.arange(passes)[:, None] >= dropped
+    masks = np.empty((passes, channels), np.float32)
+    np.put_along_axis(masks, order, in_order * np.float32(1.0 / (1.0 - site.p)), axis=0)
+    return masks.reshape(passes, *site.shape)
+
+
+def _paired(signs: NDArray[np.int8], words: NDArray[np.uint64]) -> NDArray[np.float32]:
+    """Return masks (T, C) of a rate of a half from the columns of a Hadamard matrix (T, T)."""
+    order = np.argsort(words[1:, 0], kind='stable')
+    part = signs[order, 1:1 + words.shape[1]]  # the first column is all ones
+    return 2 * ((part > 0) ^ (words[0] >= np.uint64(2**63))).astype(np.float32)
+
+
+def _hadamard(order: int) -> NDArray[np.int8] | None:
+    """
+    Return a matrix of 1 and -1 whose columns are orthogonal, the first of ones; None if unknown.
+
+    It is Paley's where order - 1 is a prime of the form 4 n - 1, or two of half the order.
+
+    """
+    if order == 1:
+        return np.ones((1, 1), np.int8)
+    prime = order - 1
+    if order % 4 == 0 and all(prime % n for n in range(2, math.isqrt(prime) + 1)):
+        squares = {n * n % prime for n in range(1, prime)}
+        row = np.array([0] + [1 if n in squares else -1 for n in range(1, prime)])
+        signs = np.eye(order, dtype=np.int8)
+        signs[0, 1:], signs[1:, 0] = 1, -1
+        rolled = [np.roll(row[::-1], n + 1) for n in range(prime)]
+        signs[1:, 1:] += np.stack(rolled).astype(np.int8)
+        return signs * signs[:, :1]
+    half = _hadamard(order // 2) if order % 2 == 0 else None
+    return None if half is None else np.block([[half, half], [half, -half]]).astype(np.int8)
 
 
 def _samples(site: DropoutSite, passes: int, seed: int) -> PassInputs:
@@ -232,12 +396,10 @@ def _require(passes: int, seed: int) -> None:
 # -------------------------------------------------------------------------------------------------
 # The masks of the policy 'fixed', shared by the pipelines of several cameras.
 
-Masks = Mapping[str, NDArray[np.float32]]
-
 
 class PassSource:
     """
-    Masks that are drawn once and shared.
+    Masks that are drawn once and shared; large ones are known, and drawn when they are read.
 
     Parameters
     ----------
@@ -255,5 +417,5 @@ class PassSource:
         drawn = self._drawn
         if drawn is None or drawn[0] != (passes, seed):
             # Backends recognise masks that they were given before by identity.
-            drawn = self._drawn = (passes, seed), pass_inputs(self._card, passes, seed)
+            drawn = self._drawn = (passes, seed), lazy_inputs(self._card, passes, seed)
         return drawn[1]

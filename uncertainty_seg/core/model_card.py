@@ -26,6 +26,7 @@ METHODS = ('single', 'mc_dropout', 'deep_ensemble', 'direct', 'error_propagation
 SITE_KINDS = ('mask', 'noise')
 PRECISIONS = ('fp32', 'fp16', 'bf16', 'int8')
 UPSAMPLINGS = ('half_pixel', 'align_corners')
+MASK_DRAWS = ('independent', 'stratified')
 # What a card may ask for, far above what any network of a vehicle needs: a card from elsewhere
 # must not make the node ask for terabytes, or a terminal obey its text.
 LONGEST_SIDE = 8192
@@ -146,6 +147,9 @@ class ModelCard:
         no others; None where any will do.
     feature_shape : tuple of int, or None
         (D, hf, wf) of the trunk's output `feature_map`; None if it has none.
+    mask_draw : str
+        How the masks of whole channels are drawn over the passes: 'independent', or 'stratified',
+        where each channel is dropped in the same number of passes up to rounding.
 
     """
 
@@ -172,6 +176,7 @@ class ModelCard:
     upsampling: str = 'half_pixel'
     mask_seed: int | None = None
     feature_shape: tuple[int, int, int] | None = None
+    mask_draw: str = 'independent'
 
     def __post_init__(self) -> None:
         """Refuse a card that contradicts itself."""
@@ -201,6 +206,10 @@ class ModelCard:
              f'one of {PRECISIONS}'),
             (self.upsampling not in UPSAMPLINGS, f'upsampling {self.upsampling!r}',
              f'one of {UPSAMPLINGS}'),
+            (self.mask_draw not in MASK_DRAWS, f'mask_draw {self.mask_draw!r}',
+             f'one of {MASK_DRAWS}'),
+            (self.mask_draw == 'stratified' and (self.is_balanced or self.mask_seed is not None),
+             'stratified masks that are balanced, or trained with', 'independent ones'),
             (self.chunk < 0, f'chunks of {self.chunk}', '0 or more'),
             ((self.method == 'deep_ensemble') != (self.members >= 2),
              f'{self.members} members for {self.method}', '2 or more for deep_ensemble, else 0'),
@@ -322,8 +331,9 @@ def card_to_json(card: ModelCard) -> str:
     for site in raw['dropout_sites']:
         if site['kind'] == 'mask':  # as cards were before there was noise
             del site['kind']
-    for name in ('mask_seed', 'feature_shape'):
-        if raw[name] is None:
+    for name, default in (('mask_seed', None), ('feature_shape', None),
+                          ('mask_draw', 'independent')):
+        if raw[name] == default:
             del raw[name]
     return json.dumps(raw, indent=2) + '\n'
 

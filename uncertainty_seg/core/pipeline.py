@@ -13,17 +13,18 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 import logging
+import math
 import time
 
 import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import ImageU8, require_shape
-from uncertainty_seg.core.bundle import fitting_calibration, ModelBundle
+from uncertainty_seg.core.bundle import fitting_calibration, ModelBundle, require_seed
 from uncertainty_seg.core.dropout_masks import (
     frame_seed,
+    lazy_inputs,
     Masks,
-    pass_inputs,
     PassSource,
     still_inputs,
 )
@@ -43,10 +44,11 @@ from uncertainty_seg.core.scores.image_damage import (
     image_statistics,
     KeptPoints,
 )
+from uncertainty_seg.core.scores.pass_steps import PassSteps
 from uncertainty_seg.core.scores.vector import ScoreVector
-from uncertainty_seg.core.settings import BUNDLE_PASSES, precision_of, Settings
+from uncertainty_seg.core.settings import AUTO_PASSES, BUNDLE_PASSES, precision_of, Settings
 from uncertainty_seg.core.uncertainty import MapRequest, MORE_MAPS, UncertaintyMaps
-from uncertainty_seg.errors import ConfigError, ModelBundleError
+from uncertainty_seg.errors import CalibrationError, ConfigError, ModelBundleError
 
 _log = logging.getLogger(__name__)
 # Total variance of equal passes, by the rounding of their sums: 2.4e-7 was seen.
@@ -78,6 +80,8 @@ class Epoch:
         Maps that scores, publishers or the caller need besides the usual ones.
     thresholds : mapping of str to float
         Limit of each gated score; empty without a gate.
+    steps : PassSteps, optional
+        When fewer passes than T are enough; without it all are run.
 
     """
 
@@ -88,6 +92,64 @@ class Epoch:
     scorer: ScoreVector
     request: MapRequest
     thresholds: Mapping[str, float]
+    steps: PassSteps | None = None
+
+
+class Settling:
+    """
+    Look at the first passes of one frame until more would not change its verdict.
+
+    Parameters
+    ----------
+    epoch : Epoch
+        With its steps.
+    score : callable
+        From maps to maps and scores.
+    clock : callable
+        Seconds.
+    end_s : float
+        Deadline by that clock.
+    pass_s : float
+        What a pass takes, as far as is known.
+
+    Attributes
+    ----------
+    maps, scores : UncertaintyMaps, dict
+        Of the passes looked at last.
+    is_late : bool
+        The deadline came first.
+    pass_s : float
+        What a pass took.
+
+    """
+
+    def __init__(
+        self, epoch: Epoch,
+        score: Callable[[UncertaintyMaps], tuple[UncertaintyMaps, dict[str, float]]],
+        clock: Callable[[], float], end_s: float, pass_s: float,
+    ) -> None:
+        assert epoch.steps is not None
+        self._epoch, self._steps, self._score = epoch, epoch.steps, score
+        self._clock, self._end_s, self.pass_s = clock, end_s, pass_s
+        self._looked: tuple[int, float] | None = None
+        self.maps: UncertaintyMaps | None = None
+        self.scores: dict[str, float] = {}
+        self.is_late = False
+
+    def is_enough(self, maps: UncertaintyMaps, passes: int) -> bool:
+        """Say whether the passes so far are to be the last."""
+        step = self._steps.steps.index(passes)
+        if self._looked:
+            self.pass_s = (self._clock() - self._looked[1]) / (passes - self._looked[0])
+        self.maps, scores = self._score(maps)
+        self.scores = self._steps.expected(scores, step)
+        if self._steps.is_settled(self.scores, step):
+            return True
+        following = (*self._steps.steps, self._steps.passes)[step + 1]
+        now_s = self._clock()
+        self._looked = passes, now_s
+        self.is_late = now_s + self.pass_s * (following - passes) > self._end_s
+        return self.is_late
 
 
 class Pipeline:
@@ -98,8 +160,8 @@ class Pipeline:
     methods change the gate: one owner calls them, and takes care that no two run at once. A frame
     that was begun before such a change is not judged by what holds after it; `judge` refuses it.
     Raises CalibrationError if the bundle has no calibration, or one for another T, mask policy,
-    precision or reduction; ConfigError if the graphs cannot be computed in the precision of the
-    settings.
+    precision, reduction or seed of fixed masks; ConfigError if the graphs cannot be computed in
+    the precision of the settings.
 
     Parameters
     ----------
@@ -146,7 +208,7 @@ class Pipeline:
         self._source = source or PassSource(bundle.card)
         passes = self._passes_of(settings)
         self.precision = precision_of(bundle.card, settings.precision)
-        self._temperature = temperature
+        self._temperature, self._is_judging = temperature, temperature is None
         if temperature is None:
             self._temperature = fitting_calibration(
                 bundle, settings, passes, self.precision, ignore).temperature
@@ -156,7 +218,9 @@ class Pipeline:
         scorer = scorer or self._new_scorer(settings, self._gate)
         self._epoch = Epoch(
             0, settings, self._source.of(passes, settings.seed), passes, scorer,
-            self._new_request(settings, scorer), self.thresholds)
+            self._new_request(settings, scorer), self.thresholds,
+            self._steps_of(settings, self._gate))
+        self._pass_s = 0.0  # what a pass took last
         self.cause = ''
         self._ignore = ignore
         self._fitted_ignore: tuple[Geometry | None, NDArray[np.bool_] | None] = None, None
@@ -264,6 +328,20 @@ class Pipeline:
                 raise ModelBundleError(
                     'the noise changes nothing', 'a log-variance above that of rounding',
                     'compile the bundle again from the network with its variance head')
+        if self._epoch.steps and self.settings.deadline_ms:
+            self._require_reachable(noise)
+
+    def _require_reachable(self, noise: ImageU8) -> None:
+        """Refuse a deadline that not even the first passes of a frame would keep."""
+        assert self._epoch.steps is not None
+        # With no time at all a frame ends after its first passes.
+        hurried = replace(self._epoch, settings=replace(self.settings, deadline_ms=1e-6))
+        least_ms = min(sum(self.measure(noise, 0, hurried).timings_ms.values()) for _ in range(3))
+        if least_ms > self.settings.deadline_ms:
+            raise ConfigError(
+                f'deadline_ms is {self.settings.deadline_ms:g}',
+                f'more than the {least_ms:.1f} that the first {self._epoch.steps.steps[0]} passes '
+                'of a frame took here', 'raise it, or take a smaller or faster network')
 
     def begin(self) -> Epoch:
         """Return what the next frame is measured by; to be passed to `measure` and `judge`."""
@@ -328,14 +406,32 @@ class Pipeline:
                 maps.cut(geometry.rows, geometry.columns),
                 fitted[geometry.rows, geometry.columns], self._ignore_at(geometry))
 
-        _, (maps, scores) = self._backend.run_and(
-            score, fitted, masks, self._temperature, self._request_of(epoch))
+        passes, unsettled, request = epoch.passes, '', self._request_of(epoch)
+        if epoch.steps is None:
+            _, (maps, scores) = self._backend.run_and(
+                score, fitted, masks, self._temperature, request)
+        else:
+            limit_ms = epoch.settings.deadline_ms
+            settling = Settling(epoch, score, self._clock,
+                                start_s + limit_ms / 1e3 if limit_ms else math.inf, self._pass_s)
+            maps, passes = self._backend.run_until(
+                fitted, masks, self._temperature, request, epoch.steps.steps, settling.is_enough)
+            if passes == epoch.passes:
+                maps, scores = score(maps)
+            else:
+                assert settling.maps is not None
+                maps, scores = settling.maps, settling.scores
+            self._pass_s = settling.pass_s
+            if settling.is_late:
+                unsettled = (f'not settled after {passes} of {epoch.passes} passes, and '
+                             f'deadline_ms {limit_ms:g} leaves no time for more')
         timings = {
             'preprocess': (fitted_s - start_s) * 1e3,
             **self._backend.timings_ms,
             'scores': (self._clock() - run_s) * 1e3,
         }
-        return FrameResult(stamp_ns, geometry, maps, scores, NOT_JUDGED, timings, epoch.passes)
+        return FrameResult(stamp_ns, geometry, maps, scores, NOT_JUDGED, timings, passes,
+                           unsettled=unsettled)
 
     def judge(self, epoch: Epoch, result: FrameResult) -> Verdict:
         """
@@ -350,6 +446,10 @@ class Pipeline:
             return replace(verdict, kind='recovering')
         if self._gate is None:
             return self._ungated()
+        if result.unsettled:
+            # Neither a fault nor worth a label: there was no time to know.
+            verdict = self._gate.fault(result.unsettled, result.stamp_ns / 1e9)
+            return replace(verdict, kind='recovering')
         return self._gate.update(result.scores, result.stamp_ns / 1e9)
 
     def process(self, image_bgr: ImageU8, stamp_ns: int = 0) -> FrameResult:
@@ -375,8 +475,11 @@ class Pipeline:
         Take over the live settings; return whether the gate changed.
 
         If so, the flag starts again from unknown. Raises ConfigError if a gated score has no
-        threshold; nothing is changed then.
+        threshold, CalibrationError if the seed is another than the limits are for; nothing is
+        changed then.
         """
+        if self._is_judging:
+            require_seed(self._bundle, settings)
         gate, passes = self._gate, self._passes_of(settings)
         has_other_passes = passes != self.passes
         is_other = has_other_passes or settings.gate != self.settings.gate
@@ -387,7 +490,7 @@ class Pipeline:
         self._epoch = replace(
             self._epoch, settings=settings, masks=masks, passes=passes, scorer=scorer,
             request=self._new_request(settings, scorer),
-            thresholds=gate.thresholds if gate else {})
+            thresholds=gate.thresholds if gate else {}, steps=self._steps_of(settings, gate))
         self._gate = gate
         if is_other:
             self._next_epoch(f'{"passes" if has_other_passes else "the gate"} was changed')
@@ -449,11 +552,36 @@ class Pipeline:
                               f"'fixed': {self.card.name!r} was trained with its masks")
         return self.card.passes if settings.passes == BUNDLE_PASSES else settings.passes
 
+    def _steps_of(self, settings: Settings, gate: Gate | None) -> PassSteps | None:
+        """Return when fewer passes are enough; None where all are to be run."""
+        calibration = self._bundle.calibration
+        if settings.pass_policy != AUTO_PASSES or calibration is None or gate is None:
+            return None
+        if not self._backend.can_stop_early:
+            raise ConfigError(
+                f'pass_policy is auto, and {self.backend_name} computes all passes of '
+                f'{self.card.name!r} at once', 'a backend of the processor and the reduction '
+                'at the size of the logits', 'set pass_policy to all')
+        if calibration.pass_steps is None:
+            raise CalibrationError(
+                f'pass_policy is auto, and nobody measured when fewer than '
+                f'{calibration.passes} passes of {self.card.name!r} are enough',
+                fix='run uncertainty_seg calibrate-passes on it, or set pass_policy to all')
+        steps = calibration.pass_steps
+        if not steps.is_for(gate.thresholds, settings.gate.rise_ratio):
+            raise ConfigError(
+                f'pass_policy is auto, and the gate has the limits {gate.thresholds} and '
+                f'rise_ratio {settings.gate.rise_ratio:g}',
+                f'{dict(steps.limits)} and {steps.rise_ratio:g}, which it was measured for',
+                'run uncertainty_seg calibrate-passes with these settings, or set pass_policy to '
+                'all')
+        return steps
+
     def _masks_of(self, epoch: Epoch, stamp_ns: int) -> Masks:
         if epoch.settings.mask_policy == 'fixed':
             return epoch.masks
         seed = frame_seed(epoch.settings.seed, stamp_ns)
-        return pass_inputs(self.card, epoch.passes, seed)
+        return lazy_inputs(self.card, epoch.passes, seed)
 
     def _ungated(self) -> Verdict:
         calibration = self._bundle.calibration

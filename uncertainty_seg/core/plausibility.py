@@ -10,12 +10,12 @@ the maps of this image is a fault of the frame.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 import hashlib
 import math
-from typing import Protocol, TypeVar
+from typing import cast, Protocol, TypeVar
 
 import numpy as np
 
@@ -63,6 +63,22 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Free everything; may be called twice."""
+        ...
+
+
+class StoppableBackend(Backend, Protocol):
+    """What can stop before all passes; `backends.runner.Runner` says what these do."""
+
+    @property
+    def can_stop_early(self) -> bool:
+        """Say whether `run_until` works."""
+        ...
+
+    def run_until(
+        self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest,
+        steps: Sequence[int], is_enough: Callable[[UncertaintyMaps, int], bool],
+    ) -> tuple[UncertaintyMaps, int]:
+        """Return the maps of as few passes as are enough, and their number."""
         ...
 
 
@@ -127,6 +143,26 @@ class CheckedBackend:
             raise
         check.result()
         return maps, made
+
+    @property
+    def can_stop_early(self) -> bool:
+        """Say whether `run_until` works with this backend."""
+        # A backend of a user's own need not know of it.
+        return bool(getattr(self._backend, 'can_stop_early', False))
+
+    def run_until(
+        self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest,
+        steps: Sequence[int], is_enough: Callable[[UncertaintyMaps, int], bool],
+    ) -> tuple[UncertaintyMaps, int]:
+        """
+        Return the maps of as few passes as are enough, and their number; see `Runner.run_until`.
+
+        Only the maps that are returned are checked. Raises what `run` raises.
+        """
+        maps, passes = cast(StoppableBackend, self._backend).run_until(
+            image, masks, temperature, request, steps, is_enough)
+        self._check(maps, image)
+        return maps, passes
 
     def _maps(
         self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest

@@ -116,10 +116,13 @@ class LogSettings:
 # Which of them a runtime can do is the backends' own. The reduction is float32 in all of them.
 
 BUNDLE_PRECISION = 'bundle'
+# What graphs may be computed in. No graph is written in tf32: the factors of each product of
+# float32 are rounded to 10 bits on the way.
+COMPUTED = (*PRECISIONS, 'tf32')
 # Precision of the card -> what its graphs may be computed in. What was rounded to 16 or 8 bits
 # when the bundle was made cannot become float32 again.
 _ALLOWED = {
-    'fp32': ('fp32', 'bf16'),
+    'fp32': ('fp32', 'tf32', 'bf16'),
     'bf16': ('bf16',),
     'fp16': ('fp16',),
     'int8': ('int8', 'bf16'),
@@ -128,11 +131,11 @@ _ALLOWED = {
 
 def precision_of(card: ModelCard, wanted: str) -> str:
     """
-    Return the precision to compute in, one of `core.model_card.PRECISIONS`.
+    Return the precision to compute in, one of `COMPUTED`.
 
     `wanted` is the setting: 'bundle' for what the card says, or a precision by name. 'bf16' of an
-    'int8' card computes in bf16 what is not quantised. A calibration holds for one precision only.
-    Raises ConfigError if the graphs cannot be computed in it.
+    'int8' card computes in bf16 what is not quantised; 'tf32' is of GPUs only. A calibration holds
+    for one precision only. Raises ConfigError if the graphs cannot be computed in it.
     """
     if wanted == BUNDLE_PRECISION:
         return card.precision
@@ -183,6 +186,7 @@ WIDEST = DecodeLimits()
 
 BUNDLE_PASSES = -1
 MASK_POLICIES = ('fixed', 'per_frame')
+ALL_PASSES, AUTO_PASSES = 'all', 'auto'
 RELIABILITIES = ('best_effort', 'reliable')
 DURABILITIES = ('volatile', 'transient_local')
 IMAGE_TRANSPORTS = ('raw', 'compressed')
@@ -287,8 +291,8 @@ class Settings:
         BUNDLE_PRECISION,
         "Precision of the network; bundle takes that of the bundle's card. bf16 is faster on "
         'processors that support it (backend openvino only; tensorrt takes a bundle compiled in '
-        'bf16) and needs its own calibration.',
-        choices=(BUNDLE_PRECISION, *PRECISIONS),
+        'bf16), tf32 on GPUs of NVIDIA from Ampere on; each needs its own calibration.',
+        choices=(BUNDLE_PRECISION, *COMPUTED),
     )
     reduction: str = parameter(
         AUTO_REDUCTION,
@@ -311,6 +315,16 @@ class Settings:
         'With a T that the bundle was not calibrated for, the node does not start; after such a '
         'change of a running node the flag stays false.',
         unit='passes', lower=-1, upper=1000, live=True,
+    )
+    pass_policy: str = parameter(
+        ALL_PASSES, 'all: T passes for every frame. auto: passes in groups, until more would not '
+        'change the verdict (with the error stated by calibrate-passes) or deadline_ms is near; a '
+        'frame that is not settled by then is not confident.',
+        choices=(ALL_PASSES, AUTO_PASSES),
+    )
+    deadline_ms: float = parameter(
+        0.0, 'With pass_policy auto, time from the start of the work on a frame to its scores, '
+        'within which passes are added; 0 is no limit.', unit='ms', lower=0.0, upper=60000.0,
     )
     seed: int = parameter(0, 'Seed of the dropout masks.', lower=0, upper=2**31 - 1)
     mask_policy: str = parameter(
@@ -432,6 +446,9 @@ class Settings:
             raise ConfigError(
                 'passes is 0', 'at least 1', f"set {BUNDLE_PASSES} to take the bundle's own T"
             )
+        if self.deadline_ms and self.pass_policy != AUTO_PASSES:
+            raise ConfigError(f'deadline_ms is {self.deadline_ms:g} with pass_policy '
+                              f'{self.pass_policy}', '0', 'set pass_policy to auto')
         if 0 < self.stuck_timeout_s < SHORTEST_STUCK_S:
             raise ConfigError(
                 f'stuck_timeout_s is {self.stuck_timeout_s:g}',

@@ -9,7 +9,7 @@ chunk; their tests hold them to this file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 import math
 
@@ -289,6 +289,49 @@ def _entropy(p: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     return -(p * np.log(safe)).sum(axis)
 
 
+def maps_from_sums(
+    sums: Mapping[str, NDArray[np.floating]], passes: int, plane: tuple[int, int],
+    upsampling: str = 'half_pixel', request: MapRequest = NO_MORE,
+) -> UncertaintyMaps:
+    """
+    Compute the maps from sums over all passes.
+
+    Parameters
+    ----------
+    sums : mapping of str to ndarray of float
+        'sum_p', 'votes' (C, h, w), 'sum_entropy' in nats, 'sum_p2' (h, w); 'sum_logits'
+        (C, hl, wl) if there is one. All of size (hl, wl) if the reduction is coarse.
+    passes : int
+        T.
+    plane : (int, int)
+        (h, w).
+    upsampling : str
+        As `upsample_bilinear`.
+    request : MapRequest
+        What is wanted besides.
+
+    Returns
+    -------
+    UncertaintyMaps
+        Of shape (h, w); NaN where a sum is.
+
+    """
+    # Sums of which a part was subtracted again may be a hair below zero.
+    mean = np.maximum(sums['sum_p'].astype(np.float64) / passes, 0.0)
+    mutual = np.maximum(_entropy(mean, 0) - sums['sum_entropy'] / passes, 0.0)
+    variation = np.maximum(1.0 - sums['votes'].max(0) / passes, 0.0)
+    variation = np.where(np.isnan(sums['sum_entropy']), np.nan, variation)
+    variance = np.maximum(sums['sum_p2'] / passes - (mean * mean).sum(0), 0.0)
+    if mean.shape[1:] != plane:
+        mean, mutual, variation, variance = _spread(
+            mean, (mutual, variation, variance), plane, upsampling)
+    logits = sums.get('sum_logits') if request.of_logits else None
+    return _maps(
+        mean, mutual, variation, variance, request=request,
+        mean_logits=None if logits is None else upsample_bilinear(
+            logits / passes, *plane, upsampling))
+
+
 def maps_from_logits(
     logits: NDArray[np.floating], height: int, width: int, temperature: float = 1.0,
     upsampling: str = 'half_pixel', request: MapRequest = NO_MORE,
@@ -358,13 +401,22 @@ def maps_from_coarse_logits(
     """
     z = logits.astype(np.float64)
     p = _softmax(z, temperature)
-    log_mean = np.log(np.maximum(p.mean(0), LEAST_PROBABILITY))
-    full, mutual, variation, variance, mean_logits = (
-        upsample_bilinear(values, height, width, upsampling)
-        for values in (log_mean, *_disagreement(p), z.mean(0)))
-    mean = _softmax(full[None], 1.0)[0]
-    mutual = np.minimum(mutual, _entropy(mean, 0))
+    mean, mutual, variation, variance = _spread(
+        p.mean(0), _disagreement(p), (height, width), upsampling)
+    mean_logits = upsample_bilinear(z.mean(0), height, width, upsampling)
     return _maps(mean, mutual, variation, variance, request=request, mean_logits=mean_logits)
+
+
+def _spread(
+    mean: NDArray[np.float64], others: tuple[NDArray[np.float64], ...], plane: tuple[int, int],
+    upsampling: str,
+) -> tuple[NDArray[np.float64], ...]:
+    """Upsample means by their logarithm, and mutual information in nats, variation, variance."""
+    log_mean = np.log(np.maximum(mean, LEAST_PROBABILITY))
+    full, mutual, variation, variance = (
+        upsample_bilinear(values, *plane, upsampling) for values in (log_mean, *others))
+    mean = _softmax(full[None], 1.0)[0]
+    return mean, np.minimum(mutual, _entropy(mean, 0)), variation, variance
 
 
 def _softmax(logits: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ together. It imports no runtime: that the result computes the same is checked by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 import logging
 
@@ -42,15 +42,16 @@ from uncertainty_seg.graph.frontend.lint import (
     require_own_names,
 )
 from uncertainty_seg.graph.frontend.opset import to_opset17
-from uncertainty_seg.graph.frontend.outputs import strip_final_resize, to_logits
+from uncertainty_seg.graph.frontend.outputs import join_variance, strip_final_resize, to_logits
 from uncertainty_seg.graph.frontend.static_input import fix_input, take_bytes
-from uncertainty_seg.graph.frontend.variance import join_variance
 from uncertainty_seg.graph.head_graphs import add_samples, add_statistics
 from uncertainty_seg.graph.onnx_tools import shapes
 from uncertainty_seg.graph.plan import CompileOptions, CompilePlan, Cost, Decision, graph_cost
-from uncertainty_seg.graph.precision import halve_weights, to_precision
+from uncertainty_seg.graph.precision import halve_weights, to_precision, widen_network
 
 _log = logging.getLogger(__name__)
+WIDENED = ('the network came with tensors of 16 bits, and is computed in float32 with the '
+           'weights it has: choose --precision for what the bundle computes in')
 
 
 @dataclass(frozen=True)
@@ -276,23 +277,47 @@ def _finished(
     upsampling = prepared[0].upsampling
     trunk, features, chosen = add_feature_map(trunk, options.features)
     plan = replace(plan, decisions=(*plan.decisions, *chosen))
+    result = CompiledGraphs({}, sites, (shape[1], shape[2], shape[3]), upsampling, plan, trunk,
+                            head, stats_head, prepared, features)
     # The precision last: statistics are checked by onnx, whose opset 17 has no Conv in bf16.
-    parts = {TRUNK_FILE: trunk, HEAD_FILE: head,
-             HEAD_STATS_FILE: add_statistics(stats_head, spec, upsampling)}
+    parts = _parts(result, spec)
     if options.precision in ('fp16', 'bf16'):
         parts = {name: to_precision(part, options.precision) for name, part in parts.items()}
     elif options.is_half:
         parts = {name: halve_weights(part) for name, part in parts.items()}
-    for part in parts.values():
-        require_clean(part)
     _log.info(
         '%d dropout sites (%s), trunk %d nodes, head %d nodes', len(sites),
         ', '.join(f'{s.name} p={s.p:g}' for s in sites), len(trunk.graph.node),
         len(head.graph.node),
     )
-    files = {name: part.SerializeToString() for name, part in parts.items()}
-    return CompiledGraphs(files, sites, (shape[1], shape[2], shape[3]), upsampling, plan, trunk,
-                          head, stats_head, prepared, features)
+    return replace(result, files=_files(parts))
+
+
+def _parts(compiled: CompiledGraphs, spec: InputSpec) -> dict[str, onnx.ModelProto]:
+    """Return the graphs of the files, with float32 weights."""
+    stats = add_statistics(compiled.stats_head, spec, compiled.upsampling)
+    return {TRUNK_FILE: compiled.trunk, HEAD_FILE: compiled.head, HEAD_STATS_FILE: stats}
+
+
+def _files(parts: Mapping[str, onnx.ModelProto]) -> dict[str, bytes]:
+    for part in parts.values():
+        require_clean(part)
+    return {name: part.SerializeToString() for name, part in parts.items()}
+
+
+def with_stored_weights(
+    compiled: CompiledGraphs, spec: InputSpec, full: Container[str] | None
+) -> CompiledGraphs:
+    """
+    Write the files anew, with weights in 16 bits, and in float32 those of `full`; None: all.
+
+    `spec` is what the network was compiled for; what computes in 16 bits is not for this.
+
+    """
+    parts = _parts(compiled, spec)
+    if full is not None:
+        parts = {name: halve_weights(part, full) for name, part in parts.items()}
+    return replace(compiled, files=_files(parts))
 
 
 @dataclass(frozen=True)
@@ -311,7 +336,7 @@ class Prepared:
         Normalised floats to logits as the network makes them, upsampled and all: what the result
         is compared with.
     upsampling : str
-        Of the bilinear resize that was taken off, for the reduction.
+        Of the bilinear resize to the image's size that was taken off, for the reduction.
     injected : tuple of str
         Sites that were put in.
     decisions : tuple of Decision
@@ -340,17 +365,23 @@ def prepare(model: onnx.ModelProto, spec: InputSpec, options: CompileOptions) ->
 
     """
     require_own_names(model)
-    static = fold_constants(to_opset17(fix_input(model, spec.height, spec.width)))
+    widened = widen_network(model)
+    if widened is not None:
+        _log.warning('%s', WIDENED)
+    static = fold_constants(to_opset17(fix_input(widened or model, spec.height, spec.width)))
     require_compilable(static)
     if options.method == 'direct':
         static = join_variance(static, options.output, options.variance, options.num_classes)
-        static = to_logits(static, None, 2 * options.num_classes)
+        static = to_logits(static, None, 2 * options.num_classes, layout=options.layout)
     elif options.num_classes:
-        static = to_logits(static, options.output, options.num_classes)
+        static = to_logits(static, options.output, options.num_classes, options.activation,
+                           options.layout)
     logits = free_names(static)
     injected: tuple[str, ...] = ()
     if options.inject is not None:
         logits, injected = inject_dropout(logits, *options.inject)
-    plain, upsampling = strip_final_resize(take_bytes(logits, spec))
+    plain, upsampling = strip_final_resize(take_bytes(logits, spec), (spec.height, spec.width))
     folded, decisions = fold_batch_norm(plain)
+    if widened is not None:
+        decisions = (Decision('widen_network', model.graph.name, True, WIDENED), *decisions)
     return Prepared(folded, logits, upsampling, injected, decisions)

@@ -25,6 +25,7 @@ from uncertainty_seg.graph.onnx_tools import (
     float_info,
     refill,
     rename_tensors,
+    resize_scale,
 )
 
 NOISE = 'noise'
@@ -131,7 +132,8 @@ def add_statistics(
     """
     dims = head.graph.output[0].type.tensor_type.shape.dim
     num_classes, rows, columns = (d.dim_value for d in dims[1:])
-    scales = np.array([1, 1, spec.height / rows, spec.width / columns], np.float32)
+    scales = np.array([1, 1, resize_scale(rows, spec.height), resize_scale(columns, spec.width)],
+                      np.float32)
     constants = {
         'scales': scales,
         'passes_axis': np.array([0], np.int64),

@@ -54,15 +54,15 @@ def load_model(path: str) -> onnx.ModelProto:
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as err:  # protobuf's own error class has moved between versions
-        raise GraphError(f'{path} cannot be read ({err})', 'an ONNX file') from err
+        raise GraphError(f'{path} cannot be read ({first_line(err)})', 'an ONNX file') from err
     folder = os.path.dirname(os.path.abspath(path))
     _require_files(model, path, folder)
     require_size(model, path)
     try:
         onnx.load_external_data_for_model(model, folder)
     except Exception as err:  # a file that may not be read, or lies outside of the folder
-        raise GraphError(f'the weights of {path} cannot be read ({err})', 'the files it was '
-                         'saved with') from err
+        raise GraphError(f'the weights of {path} cannot be read ({first_line(err)})',
+                         'the files it was saved with') from err
     return model
 
 
@@ -108,6 +108,12 @@ def constants(graph: onnx.GraphProto) -> dict[str, NDArray[np.generic]]:
             if value is not None:
                 found[node.output[0]] = numpy_helper.to_array(value)
     return found
+
+
+def first_line(err: object, most: int = 200) -> str:
+    """Return what a library says in its first line, for a sentence."""
+    text = next((line.strip() for line in str(err).splitlines() if line.strip()), '')
+    return text if len(text) <= most else f'{text[:most]}...'
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
@@ -271,7 +277,8 @@ def tensor_types(
     try:
         found = onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=True).graph
     except onnx.shape_inference.InferenceError as err:
-        raise GraphError(f'onnx finds the network wrong ({err})', fix='export it again') from err
+        raise GraphError(f'onnx finds the network wrong ({first_line(err)})',
+                         fix='export it again') from err
     known = {info.name: _type_of(info)
              for info in (*found.value_info, *found.output, *found.input)}
     known.update({t.name: TensorType(t.data_type, tuple(t.dims)) for t in tensors.values()})
@@ -359,6 +366,18 @@ def add_constant(
     return name
 
 
+def resize_scale(old: int, new: int) -> np.float32:
+    """
+    Return the float32 by which a runtime comes from the old size to the new.
+
+    Runtimes round the product down, in float32 or, as onnx does, in float64.
+    """
+    scale = np.float32(new / old)
+    while float(scale) * old < new:
+        scale = np.nextafter(scale, np.float32(np.inf))
+    return scale
+
+
 class NodeWriter:
     """
     Writes nodes whose tensors are named after one tensor.
@@ -422,5 +441,7 @@ def build_model(
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as err:
-        raise GraphError(f'{name} is no valid graph ({err})', fix='report this as a bug') from err
+        raise GraphError(f'{name} is no valid graph ({first_line(err)})',
+                         fix='export the network again with opset_version=17, or with the other '
+                         'exporter of torch (dynamo=True or False)') from err
     return model

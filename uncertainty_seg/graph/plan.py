@@ -23,6 +23,9 @@ from uncertainty_seg.graph.onnx_tools import attribute, Shapes
 # registers. On two CPU cores one element moved took as long as about this many multiply-adds.
 MACS_AN_ELEMENT = 8
 DEFAULT_SAMPLES = 10
+# What the numbers of an output are, and which axis has the classes.
+ACTIVATIONS = ('auto', 'logits', 'softmax', 'sigmoid', 'log_softmax')
+LAYOUTS = ('auto', 'nchw', 'nhwc')
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,10 @@ class CompileOptions:
         For 'direct': S, the noise samples of one pass.
     features : str
         'none', 'auto' or a tensor of the trunk: what `feature_output` makes an output.
+    activation : str
+        One of `ACTIVATIONS`: what the output is; 'auto' for what its last nodes say.
+    layout : str
+        One of `LAYOUTS`: where the output has its classes; 'auto' for where only they fit.
 
     """
 
@@ -127,16 +134,25 @@ class CompileOptions:
     variance: str | None = None
     samples: int = DEFAULT_SAMPLES
     features: str = 'none'
+    activation: str = 'auto'
+    layout: str = 'auto'
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
         if self.precision not in PRECISIONS:
             raise ConfigError(f'precision {self.precision!r}', f'one of {", ".join(PRECISIONS)}')
+        for name, value, known in (('activation', self.activation, ACTIVATIONS),
+                                   ('layout', self.layout, LAYOUTS)):
+            if value not in known:
+                raise ConfigError(f'{name} {value!r}', f'one of {", ".join(known)}')
         if self.passes < 1 or self.chunk < 0:
             raise ConfigError(f'{self.passes} passes in chunks of {self.chunk}', 'at least 1 pass')
         if self.method == 'direct' and (self.num_classes < 2 or self.samples < 1):
             raise ConfigError(f'{self.num_classes} classes and {self.samples} samples',
                               'the number of classes, and at least 1 sample, for direct')
+        if self.method == 'direct' and self.activation not in ('auto', 'logits'):
+            raise ConfigError(f'--activation {self.activation} with --method direct',
+                              'logits, which its variance belongs to')
 
 
 @dataclass(frozen=True)

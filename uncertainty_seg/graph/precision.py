@@ -16,7 +16,9 @@ Weights alone can be stored in 16 bits, too, and a graph in 16 bits taken back t
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +31,7 @@ from uncertainty_seg.graph.onnx_tools import (
     attribute,
     constants,
     copy_of,
+    first_line,
     refill,
     tensor_names,
     types_of,
@@ -247,8 +250,8 @@ def _check(model: onnx.ModelProto, kind: str) -> None:
         onnx.checker.check_model(model, full_check=kind == 'fp16')
         onnx.shape_inference.infer_shapes(model, check_type=kind == 'fp16', strict_mode=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as err:
-        raise GraphError(f'{model.graph.name} in {kind} is no valid graph ({err})',
-                         fix='report this as a bug') from err
+        raise GraphError(f'{model.graph.name} in {kind} is no valid graph ({first_line(err)})',
+                         fix='compile with --precision fp32') from err
 
 
 # -------------------------------------------------------------------------------------------------
@@ -256,38 +259,73 @@ def _check(model: onnx.ModelProto, kind: str) -> None:
 # Each large initializer becomes float16 with a Cast behind it, which runtimes fold when they load.
 
 _SMALLEST = 256
+# What rounding to the nearest float16 moves a number that is none of its smallest, at most.
+_MOST_ROUNDED = 2.0 ** -11
 
 
-def halve_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+def halve_weights(model: onnx.ModelProto, full: Container[str] = ()) -> onnx.ModelProto:
     """
     Round every large float32 initializer to float16: about half the size.
 
-    Weights move by up to 0.05 %, so measure what you ship.
+    Weights move by up to 0.05 %, so measure what you ship. Those that would move further, because
+    they are too large for float16 or among its smallest numbers, stay float32.
 
-    Raises
-    ------
-    GraphError
-        If a weight is too large for 16 bits.
+    Parameters
+    ----------
+    model : ModelProto
+        Left as it is.
+    full : container of str
+        Initializers that stay float32 too.
 
     """
     result = copy_of(model)
+    halved = halvable(model)
     casts, tensors = [], []
     for tensor in result.graph.initializer:
-        values = numpy_helper.to_array(tensor)
-        if values.dtype != np.float32 or values.size < _SMALLEST:
+        if tensor.name not in halved or tensor.name in full:
             tensors.append(tensor)
             continue
-        with np.errstate(over='ignore'):  # what does not fit is found in the next line
-            half = values.astype(np.float16)
-        if not np.isfinite(half).all():
-            raise GraphError(f'weight {tensor.name!r} is too large for 16 bits', 'at most 65504',
-                             'compile with 32-bit weights')
         stored = f'{tensor.name}_half'
-        tensors.append(numpy_helper.from_array(half, stored))
+        tensors.append(numpy_helper.from_array(halved[tensor.name], stored))
         casts.append(helper.make_node('Cast', [stored], [tensor.name], to=TensorProto.FLOAT))
     refill(result.graph.initializer, tensors)
     refill(result.graph.node, [*casts, *result.graph.node])
     return result
+
+
+def halvable(model: onnx.ModelProto) -> dict[str, NDArray[np.float16]]:
+    """Return, by name and in 16 bits, the initializers that `halve_weights` rounds."""
+    found = {}
+    for name, values in _large(model):
+        half = _halved(values)
+        if _rounding_error(values, half) <= _MOST_ROUNDED:
+            found[name] = half
+    return found
+
+
+def unhalvable(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Return the large initializers that stay float32, since 16 bits cannot tell their values."""
+    halved = halvable(model)
+    return tuple(name for name, _ in _large(model) if name not in halved)
+
+
+def _large(model: onnx.ModelProto) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and math.prod(tensor.dims) >= _SMALLEST:
+            yield tensor.name, numpy_helper.to_array(tensor)
+
+
+def _halved(values: NDArray[np.float32]) -> NDArray[np.float16]:
+    with np.errstate(over='ignore'):  # what does not fit is infinite, and so is its error
+        return values.astype(np.float16)
+
+
+def _rounding_error(values: NDArray[np.float32], half: NDArray[np.float16]) -> float:
+    """Return the length of what rounding changed, as a share of the length of the values."""
+    exact = values.astype(np.float64)
+    length = float(np.linalg.norm(exact))
+    moved = float(np.linalg.norm(half.astype(np.float64) - exact))
+    return moved / length if length else 0.0
 
 
 def restore_weights(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -343,6 +381,21 @@ def to_float32(model: onnx.ModelProto) -> onnx.ModelProto:
                 entry.t.CopyFrom(_wide(entry.t))
             elif node.op_type == 'Cast' and entry.name == 'to' and entry.i in _LOW:
                 entry.i = TensorProto.FLOAT
+    return result
+
+
+def widen_network(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """Let a network that came with tensors of 16 bits compute in float32; None if it has none."""
+    graph = model.graph
+    borders = [info.type.tensor_type.elem_type for info in (*graph.input, *graph.output)]
+    kinds = {*borders, *(t.data_type for t in graph.initializer),
+             *(attribute(n, 'to') for n in graph.node if n.op_type == 'Cast')}
+    if not kinds & _LOW:
+        return None
+    result = to_float32(model)
+    for info in (*result.graph.input, *result.graph.output):
+        if info.type.tensor_type.elem_type in _LOW:
+            info.type.tensor_type.elem_type = TensorProto.FLOAT
     return result
 
 

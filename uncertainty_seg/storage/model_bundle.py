@@ -59,7 +59,7 @@ from uncertainty_seg.storage.whole_files import replace_file, whole_folder
 _log = logging.getLogger(__name__)
 
 _LATER_FIELDS = ('precision', 'chunk', 'is_balanced', 'members', 'upsampling', 'feature_shape',
-                 'mask_seed')
+                 'mask_seed', 'mask_draw')
 _COMPILE = 'restore the bundle from its source or compile it again'
 # What a file may have, so that none has to be read to be refused; a protocol buffer ends at 2 GiB.
 _MOST_BYTES = {CARD_FILE: 10**6, CALIBRATION_FILE: 64 * 10**6, HASHES_FILE: 10**6,

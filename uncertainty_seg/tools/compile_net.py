@@ -25,6 +25,7 @@ from uncertainty_seg.core.model_card import (
     COLOR_ORDERS,
     FIT_RULES,
     InputSpec,
+    MASK_DRAWS,
     PRECISIONS,
 )
 from uncertainty_seg.errors import (
@@ -32,6 +33,7 @@ from uncertainty_seg.errors import (
     GraphError,
     ImageError,
     ModelBundleError,
+    some_of,
     TrainingError,
 )
 from uncertainty_seg.tools.arguments import call_with, image_size, print_json, rate, whole_number
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
 # What a user can mend by another file or argument.
 MISUSE = (GraphError, TrainingError, DatasetError, ImageError, ModelBundleError)
+ACTIVATIONS = ('auto', 'logits', 'softmax', 'sigmoid', 'log_softmax')
+LAYOUTS = ('auto', 'nchw', 'nhwc')
 METHODS = ('single', 'mc_dropout', 'ensemble', 'direct', 'error_propagation')
 QUANTISERS = ('onnxruntime', 'nncf')
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -71,8 +75,12 @@ def compile_network(
     sensor_std: float = 0.0,
     variance: str | None = None,
     samples: int | None = None,
+    mask_draw: str = 'stratified',
     full_weights: bool = False,
     features: str = 'none',
+    activation: str = 'auto',
+    layout: str = 'auto',
+    compare_passes: int = 256,
     licence: str = 'not stated',
     training: str = 'not stated',
     not_good_for: str = 'not stated',
@@ -126,11 +134,23 @@ def compile_network(
         `log_variance` or the second half of an output of 2C channels.
     samples : int, optional
         For 'direct': S, the noise samples of a pass; 10.
+    mask_draw : str
+        'stratified': each channel is dropped in as many of the T passes as any other of its rate;
+        'independent': each pass by itself. Masks of single elements, and balanced ones, are drawn
+        pass by pass either way.
     full_weights : bool
         Store weights in 32 bits.
     features : str
         A tensor before the first dropout that is one more output, for distances from the training
         frames; 'auto' for the end of the encoder's stage of stride 16; 'none'.
+    activation : str
+        What the numbers of the output are: 'logits', 'softmax', 'sigmoid' or 'log_softmax';
+        'auto' takes off a softmax or sigmoid at the very end, and refuses other probabilities.
+    layout : str
+        Where the output has its classes: 'nchw' or 'nhwc'; 'auto' for the only axis that fits.
+    compare_passes : int
+        Passes that a torch network draws itself, which as many with random masks are compared
+        with; fewer where they would take longer than seconds; 0 for none.
     licence, training, not_good_for : str
         Texts for the card.
     sign : Path or str, optional
@@ -165,8 +185,9 @@ def compile_network(
         weights=tuple(map(Path, weights)), members=tuple(members), output=output, method=method,
         inject_dropout=inject_dropout, at=at, passes=passes, precision=precision,
         calibration_images=images, quantiser=quantiser, skip_dropped=skip_dropped,
-        sensor_std=sensor_std, variance=variance, samples=samples,
-        full_weights=full_weights, features=features, licence=licence, training=training,
+        sensor_std=sensor_std, variance=variance, samples=samples, mask_draw=mask_draw,
+        full_weights=full_weights, features=features, activation=activation, layout=layout,
+        compare_passes=compare_passes, licence=licence, training=training,
         not_good_for=not_good_for))
     if key is not None:
         sign_bundle(made.bundle.folder, key)
@@ -189,6 +210,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         '{"classes": [{"id", "name", "rgb"}], "ignore_index"}')
     parser.add_argument('-o', '--out', type=Path, required=True, help='folder of the bundle')
     parser.add_argument('--output', help='name of the output that holds the logits')
+    parser.add_argument('--activation', choices=ACTIVATIONS, default='auto',
+                        help='what the output is; probabilities that something follows are '
+                        'declared, and their logarithm is taken [auto: what the last node says]')
+    parser.add_argument('--layout', choices=LAYOUTS, default='auto',
+                        help='where the output has its classes [auto: where only they fit]')
     parser.add_argument('--method', choices=METHODS, default='mc_dropout',
                         help='single: one pass, dropout off; ensemble: each --weights (or each '
                         'ONNX file) is a pass; direct: a network with a log-variance beside its '
@@ -206,8 +232,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--at', default='head', metavar='decoder|head|NAME',
                         help='where to inject; module, node or tensor names by commas [head]')
     parser.add_argument('--passes', type=whole_number(1, 1000), help='T [20, or the members]')
+    parser.add_argument('--mask-draw', choices=MASK_DRAWS, default='stratified',
+                        help='stratified: each channel is dropped in the same number of passes; '
+                        'independent: pass by pass [stratified]')
     parser.add_argument('--features', default='none', metavar='auto|NAME|none',
                         help='output of features, for scores of what was never shown [none]')
+    parser.add_argument('--compare-passes', type=whole_number(0, 1000), metavar='T', default=256,
+                        help='passes drawn by a torch network itself, to compare the masks with; '
+                        '0 leaves that out [256]')
     parser.add_argument('--explain', action='store_true', help='print costs and decisions')
     image = parser.add_argument_group('the image that the network expects')
     image.add_argument('--fit', choices=FIT_RULES, default='letterbox')
@@ -233,16 +265,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compile, and report what became of the dropout."""
+    """Compile, and report what became of the dropout, and what memory the passes take."""
+    from uncertainty_seg.backends.resources import estimate_memory
+    from uncertainty_seg.core.settings import Settings
     from uncertainty_seg.graph.plan import explain
+    from uncertainty_seg.tools.compile.request import warn
 
     made = call_with(compile_network, args)
+    memory = estimate_memory(made.bundle, Settings())
     card, plan = made.bundle.card, made.compiled.plan
     checked = {k: v for k, v in asdict(made.report).items() if k not in ('spread', 'moved')}
     if args.explain:
         print(explain(plan))
+    print(memory.text())
+    if memory.exceeds:
+        at_once = f'{memory.chunk} passes at once take' if memory.chunk > 1 else 'a pass takes'
+        warn(f'{at_once} {memory.facts()["chunk_mb"]:g} MB, expected at most {memory.budget_mb}, '
+             'the default of memory_budget_mb: fewer cannot run at once, so see that the machine '
+             'has this much, or compile for a smaller --input')
     print_json({
         'bundle': str(args.out), 'method': card.method, 'passes': card.passes,
+        'mask_draw': card.mask_draw,
         'precision': card.precision, 'logits_shape': card.logits_shape,
         'sites': [{'name': s.name, 'shape': s.shape, 'p': s.p, 'kind': s.kind}
                   for s in card.dropout_sites],
@@ -251,6 +294,18 @@ def run(args: argparse.Namespace) -> int:
         'trunk_share': round(plan.trunk_share, 4),
         'gflops': {name: round(2 * cost.macs / 1e9, 4) for name, cost in (
             ('network', plan.network), ('trunk', plan.trunk), ('head', plan.head))},
-        **checked,
+        'memory': memory.facts(), **checked, 'distribution': asdict(made.distribution),
+        'weights': _weights_told(made),
     })
     return 0
+
+
+def _weights_told(made: CompileOutcome) -> dict[str, object]:
+    """Say how large the files are, what stays in 32 bits, and what the rounding changed."""
+    folder, stored = made.bundle.folder, made.stored
+    size = sum(path.stat().st_size for path in folder.glob('*.onnx'))
+    return {
+        'megabytes': round(size / 1e6, 3), 'float32': some_of(stored.full),
+        'logit_error': float(f'{stored.logit_error:.3g}'),
+        'label_error': float(f'{stored.label_error:.3g}'),
+    }

@@ -33,6 +33,8 @@ VERBS = {
     'sign': ('compile.sign_bundle', 'sign a bundle, for nodes that name trusted keys'),
     'convert': ('convert_bundle', 'make a variant of a bundle in another precision'),
     'calibrate': ('calibrate_gate', 'fit temperature and thresholds of a bundle, with a promise'),
+    'calibrate-passes': ('calibrate.calibrate_passes', 'measure when fewer than T passes settle a '
+                         'verdict, for pass_policy auto'),
     'crossfit': ('calibrate.crossfit', 'train networks on folds of the images and calibrate a '
                  'bundle by them'),
     'evaluate': ('evaluate_bundle', 'measure masks, uncertainty and flag of a bundle on labelled '

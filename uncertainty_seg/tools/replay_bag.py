@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from uncertainty_seg.core.settings import Settings
     from uncertainty_seg.tools.replay import ReplayReport
 
-SETTINGS = ('model', 'backend', 'threads', 'passes', 'seed', 'mask_policy',
+SETTINGS = ('model', 'backend', 'threads', 'passes', 'pass_policy', 'seed', 'mask_policy',
             'precision', 'reduction', 'map', 'trusted_keys', *FRAME_CHECKS)
 
 

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 _NAMES = ('backend', 'precision', 'reduction', 'passes', 'seed', 'threads', 'memory_budget_mb',
           'trusted_keys')
-# TensorRT rounds the factors of a float32 product to 10 bits unless it is told not to.
-_TF32_BACKENDS = ('tensorrt', 'onnxruntime_tensorrt')
 
 
 @dataclass(frozen=True)
@@ -121,13 +119,12 @@ def self_check(
     with checking():
         backend = open_backend(settings.backend, bundle, settings)
     try:
-        arithmetic = arithmetic_of(backend.name, precision)
-        plan = _plan(bundle, settings, fixed_images(bundle.card.input, frames), arithmetic)
+        plan = _plan(bundle, settings, fixed_images(bundle.card.input, frames), precision)
         key = key_of(bundle.card, backend, precision)
         reference = Reference(bundle, settings.threads, plan.reduction)
         facts = {'bundle': bundle.card.name, 'backend': backend.name, 'version': key.version,
-                 'precision': precision, 'arithmetic': arithmetic, 'device': key.device,
-                 'passes': plan.passes, 'frames': frames}
+                 'precision': precision, 'device': key.device, 'passes': plan.passes,
+                 'frames': frames}
         with tqdm(total=frames + 1 + runs, desc='self-check', leave=False) as bar:
             found = check_backend(backend, reference, plan, runs,
                                   power_reader(), lambda words: bar.update(),
@@ -151,12 +148,7 @@ def _open_unrecorded(bundle: Any, settings: Settings) -> Any:
         return TensorRtBackend(bundle, settings, is_recorded=False)
 
 
-def arithmetic_of(backend: str, precision: str) -> str:
-    """Say what the products are computed in: a key of `core.self_check.TOLERANCES`."""
-    return 'tf32' if precision == 'fp32' and backend in _TF32_BACKENDS else precision
-
-
-def _plan(bundle: Any, settings: Settings, images: Any, arithmetic: str) -> Any:
+def _plan(bundle: Any, settings: Settings, images: Any, precision: str) -> Any:
     from uncertainty_seg.analysis.self_check import TOLERANCES
     from uncertainty_seg.core.bundle import reduction_of
     from uncertainty_seg.core.gate import gate_limits
@@ -166,7 +158,7 @@ def _plan(bundle: Any, settings: Settings, images: Any, arithmetic: str) -> Any:
 
     card, calibration = bundle.card, bundle.calibration
     passes = card.passes if settings.passes == BUNDLE_PASSES else settings.passes
-    tolerance, reduction = TOLERANCES[arithmetic], reduction_of(bundle, settings)
+    tolerance, reduction = TOLERANCES[precision], reduction_of(bundle, settings)
     if calibration is None:
         return CheckPlan(card, passes, settings.seed, 1.0, images, {}, tolerance,
                          reduction=reduction)

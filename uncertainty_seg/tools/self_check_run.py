@@ -32,7 +32,7 @@ from uncertainty_seg.analysis.self_check import (
 )
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.dropout_masks import num_passes, pass_inputs
+from uncertainty_seg.core.dropout_masks import lazy_inputs, Masks, num_passes
 from uncertainty_seg.core.model_card import FEATURE_MAP, InputSpec, ModelCard
 from uncertainty_seg.core.plausibility import Backend
 from uncertainty_seg.core.preprocess import fit_image, Geometry
@@ -51,7 +51,6 @@ from uncertainty_seg.synthetic.scene import MAX_TRAINING_TURBIDITY, render_scene
 MEMORY_LIMIT_MB = 16.0
 # Reading the power may start a program, which takes longer than a frame.
 _POWER_EVERY = 5
-Masks = Mapping[str, NDArray[np.float32]]
 
 
 class ReferenceRunner(Protocol):
@@ -167,8 +166,8 @@ def check_backend(
         Checks, times and power.
 
     """
-    masks = pass_inputs(plan.card, plan.passes, plan.seed)
-    others = pass_inputs(plan.card, plan.passes, plan.seed + 1)
+    masks = lazy_inputs(plan.card, plan.passes, plan.seed)
+    others = lazy_inputs(plan.card, plan.passes, plan.seed + 1)
     has_steps = plan.reduction == 'exact'
     firsts, gaps, sane = [], [], []
     # The first image comes again with other masks: a backend that keeps masks must notice.
@@ -343,9 +342,9 @@ class Reference:
 
 def _rows(masks: Masks, first: int, count: int) -> dict[str, NDArray[np.float32]]:
     """Cut some passes out of the masks; the last is repeated where there are too few."""
-    last = num_passes(masks) - 1
-    rows = np.minimum(np.arange(first, first + count), last)
-    return {name: mask[rows] for name, mask in masks.items()}
+    rows = np.arange(min(count, num_passes(masks) - first))
+    rows = np.append(rows, np.repeat(rows[-1:], count - len(rows)))
+    return {name: mask[first:first + count][rows] for name, mask in masks.items()}
 
 
 def _session(path: Path, threads: int) -> Any:

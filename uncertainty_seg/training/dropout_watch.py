@@ -5,21 +5,25 @@ Intercept every dropout of a running torch net, in any form, and put something i
 torch passes each call of its API to an active mode, however the function was imported. So dropout
 is found where it happens: in a module, in a plain function, inside attention, behind
 ``if self.training``. What takes its place (nothing, a marker, a given mask) is the caller's
-choice; `marking` decides in which mode the modules run.
+choice; `marking` decides in which mode the modules run. Modules that draw their own numbers are
+replaced where running them proves what they drop.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+import copy
 from dataclasses import dataclass
-import inspect
+import math
+import random
 import re
 import sys
-from types import FrameType, FunctionType
+from types import FrameType, FunctionType, MethodType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn, Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary, TorchFunctionMode
@@ -63,7 +67,6 @@ _KINDS = {
     'feature_dropout': 'channel', 'alpha_dropout': 'alpha',
     'feature_alpha_dropout': 'feature_alpha',
 }
-_PATH_CLASS = re.compile(r'(DropPath|StochasticDepth)$')
 _BLOCK_CLASS = re.compile(r'^DropBlock')
 _BLOCK_FUNCTION = re.compile(r'^_?drop_?block', re.IGNORECASE)
 _HOW_TO_DRAW = ("use torch's own dropout there, or a module without randomness")
@@ -122,50 +125,35 @@ def watch(
             hook.remove()
 
 
-def prepare_paths(net: nn.Module) -> None:
-    """
-    Let DropPath and StochasticDepth modules drop by `_drop_path`, in place.
-
-    Raises GraphError if one of them, or a DropBlock, drops in a way that is no multiplication by a
-    mask.
-
-    """
+def require_no_blocks(net: nn.Module) -> None:
+    """Raise GraphError if a net has a DropBlock with a rate."""
     for name, module in net.named_modules():
-        class_name = type(module).__name__
-        rate = _rate_of(module)
-        if _BLOCK_CLASS.search(class_name) and rate:
+        if _BLOCK_CLASS.search(type(module).__name__) and _rate_of(module):
             raise _is_drop_block(name)
-        if not _PATH_CLASS.search(class_name) or rate is None or not _takes_one(module):
-            continue  # one that keeps its rate elsewhere is found where it draws
-        if not getattr(module, 'scale_by_keep', True) and rate:
-            raise GraphError(f'{name} is {class_name} with scale_by_keep=False, whose mean is not '
-                             'its value in eval mode', 'scale_by_keep=True')
-        module.forward = _path_forward(module, rate)
 
 
-def _rate_of(module: nn.Module) -> float | None:
-    """Return the rate of a module that drops, if it has one under a usual name."""
-    for name in ('drop_prob', 'p'):
-        value = getattr(module, name, '')
-        if value is None or isinstance(value, int | float):
-            return float(value or 0.0)
-    return None
+def _rate_of(module: nn.Module) -> float:
+    values = [getattr(module, name, None) for name in ('drop_prob', 'p')]
+    return next((float(value) for value in values if isinstance(value, int | float)), 0.0)
 
 
-def _takes_one(module: nn.Module) -> bool:
-    return len(inspect.signature(module.forward).parameters) == 1
+def prepare_paths(net: nn.Module, rules: Mapping[str, Mapping[int, DropRule]]) -> None:
+    """Let modules whose rules were proven by `find_rules` drop by `_drop_path`, in place."""
+    for name, by_rank in rules.items():
+        module = net.get_submodule(name)
+        # A bound method, so that that of a copy of the net belongs to the copy.
+        module.forward = MethodType(_path_forward(by_rank), module)
 
 
-def _path_forward(module: nn.Module, rate: float) -> Callable[[Tensor], Tensor]:
-    def forward(x: Tensor) -> Tensor:
-        is_row = getattr(module, 'mode', 'row') == 'row'
-        return _drop_path(x, rate, module.training, is_row)
+def _path_forward(rules: Mapping[int, DropRule]) -> Callable[[nn.Module, Tensor], Tensor]:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        return _drop_path(x, rules.get(x.dim()), self.training)
     return forward
 
 
-def _drop_path(x: Tensor, p: float, training: bool, is_row: bool) -> Tensor:
+def _drop_path(x: Tensor, rule: DropRule | None, training: bool) -> Tensor:
     if has_torch_function_unary(x):
-        return handle_torch_function(_drop_path, (x,), x, p, training, is_row)
+        return handle_torch_function(_drop_path, (x,), x, rule, training)
     return x
 
 
@@ -177,8 +165,10 @@ class DropoutWatch(TorchFunctionMode):
     ----------
     drops : list of Drop
         Dropouts met so far, those of rate 0 left out.
-    called : set of str
-        Paths of the modules that ran.
+    calls : dict of str to set of Call
+        Paths of the modules that ran, and how each was called.
+    on_draw : callable or None
+        Is given each tensor that stands for drawn numbers.
 
     """
 
@@ -187,7 +177,8 @@ class DropoutWatch(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self.drops: list[Drop] = []
-        self.called: set[str] = set()
+        self.calls: dict[str, set[Call]] = {}
+        self.on_draw: Callable[[Tensor], None] | None = None
         self._replace = replace
         self._takes_eval = takes_eval
         self._known = None if known is None else iter(known)
@@ -200,13 +191,15 @@ class DropoutWatch(TorchFunctionMode):
 
     def follow(self, name: str, module: nn.Module) -> list[Any]:
         """Record when a module runs; return the hooks."""
-        def enter(_module: nn.Module, _args: Any) -> None:
+        def enter(_module: nn.Module, args: Any, options: Any) -> None:
             self._stack.append(name)
-            self.called.add(name)
+            is_one = len(args) == 1 and isinstance(args[0], Tensor) and not options
+            shape = tuple(int(n) for n in args[0].shape) if is_one else None
+            self.calls.setdefault(name, set()).add(Call(shape))
 
         def leave(_module: nn.Module, _args: Any, _result: Any) -> None:
             self._stack.pop()
-        return [module.register_forward_pre_hook(enter),
+        return [module.register_forward_pre_hook(enter, with_kwargs=True),
                 module.register_forward_hook(leave, always_call=True)]
 
     def __torch_function__(
@@ -241,13 +234,16 @@ class DropoutWatch(TorchFunctionMode):
         result = result.squeeze(0) if has_no_batch else result
         return x.copy_(result) if inplace or name.endswith('_') else result
 
-    def _path(self, x: Tensor, p: float, training: bool, is_row: bool) -> Tensor:
-        if p == 0 or not (training or self._takes_eval):
+    def _path(self, x: Tensor, rule: DropRule | None, training: bool) -> Tensor:
+        if rule is None or not (training or self._takes_eval):
             return x
-        if is_row and x.shape[0] != 1:  # a row is then no whole sample, and each has its own
-            ones = torch.ones([int(x.shape[0]), *[1] * (x.dim() - 1)], dtype=x.dtype)
-            return x * self._take(ones, p, 'element')
-        return self._take(x, p, 'path')
+        shape = [int(side) if is_own else 1
+                 for side, is_own in zip(x.shape, rule.axes, strict=True)]
+        if all(side == 1 for side in shape):
+            return self._take(x, rule.p, 'path')
+        if shape == list(x.shape):
+            return self._take(x, rule.p, 'element')
+        return x * self._take(torch.ones(shape, dtype=x.dtype), rule.p, 'element')
 
     def _attention(self, func: Any, args: Any, options: dict[str, Any]) -> Tensor:
         def attend(
@@ -277,7 +273,10 @@ class DropoutWatch(TorchFunctionMode):
         drop = self._drop(x, 1 - keep, 'element')
         level = torch.full(drop.shape, 1 - drop.p, dtype=x.dtype)
         result = self._replace(level, drop)
-        return x.copy_(result) if name.endswith('_') else result
+        result = x.copy_(result) if name.endswith('_') else result
+        if self.on_draw is not None:
+            self.on_draw(result)
+        return result
 
     def _constant(self, source: Tensor | float) -> float:
         if not isinstance(source, Tensor):
@@ -368,3 +367,236 @@ def _is_drop_block(module: str) -> GraphError:
         'dropout that multiplies by an independent mask',
         'take Dropout2d instead, or set its rate to 0',
     )
+
+
+# -------------------------------------------------------------------------------------------------
+# Find by running it what a module drops that draws its own random numbers, such as DropPath.
+# Names prove nothing: there are classes called StochasticDepth that contain the branch they drop,
+# whose `p` means what is kept, or that never drop. A copy of the module is given thousands of
+# samples instead. A mask takes its place only where it returns its input in eval mode, and in
+# training mode the input divided by what is kept, or zero, as often as that says. What shares a
+# fate (all of a sample, a channel) shares a value of the mask.
+
+_PATH_CLASS = re.compile(r'(DropPath|StochasticDepth)$')
+_EXPECTED = ('one that returns its input in eval mode, and in training mode the input divided by '
+             'what it keeps, or zero')
+_FIX = "take torchvision.ops.StochasticDepth, or torch's own dropout, in its place"
+# Samples in a run, and runs, of which at least one is to tell dropped samples from kept ones.
+_SAMPLES, _RUNS = 2048, 24
+# Single runs, where all samples of a run share a fate.
+_SINGLE = 500
+# Sizes of the axes behind the first: enough to see which of them share a fate.
+_SIDE = 3
+# Largest error of a kept value, relative, and of a rate that is taken for the stated one.
+_EXACT = 1e-5
+# Standard deviations of a count; with what `_may_be` adds, one in a million is refused by chance.
+_DEVIATIONS = 5.0
+
+
+@dataclass(frozen=True)
+class DropRule:
+    """
+    What a module drops from a tensor of some number of axes.
+
+    Attributes
+    ----------
+    p : float
+        Chance to drop, in [0, 1).
+    axes : tuple of bool
+        For each axis, whether its elements are dropped independently of each other.
+
+    """
+
+    p: float
+    axes: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """
+    How a module was called in a run of the net.
+
+    Attributes
+    ----------
+    shape : tuple of int or None
+        Of its only argument; None where it has others, or none.
+
+    """
+
+    shape: tuple[int, ...] | None
+
+
+class NoRuleError(Exception):
+    """A module does not drop by an independent mask; the text says what it does instead."""
+
+
+def find_rules(
+    net: nn.Module, calls: Mapping[str, Iterable[Call]], drew: Mapping[str, str],
+    dropped: Iterable[str],
+) -> dict[str, dict[int, DropRule]]:
+    """
+    Find the modules of a net whose dropout is proven by running them.
+
+    Parameters
+    ----------
+    net : Module
+        Untouched; copies of its modules are run.
+    calls : mapping of str to iterable of Call
+        How each module was called.
+    drew : mapping of str to str
+        Modules that drew random numbers in training mode, and by which operation.
+    dropped : iterable of str
+        Modules in which dropout was found by its function.
+
+    Returns
+    -------
+    dict of str to dict of int to DropRule
+        By module and number of axes.
+
+    Raises
+    ------
+    GraphError
+        If a module called a drop path with a rate does something else.
+
+    """
+    known, found = set(dropped), {}
+    for name, uses in calls.items():
+        module = net.get_submodule(name)
+        is_path = bool(_PATH_CLASS.search(type(module).__name__))
+        if not name or not (is_path or name in drew):
+            continue
+        try:
+            rules = {len(call.shape or ()): _rule(module, call) for call in uses}
+        except NoRuleError as err:
+            if is_path and (name in drew or _stated(module) and name not in known):
+                raise _is_no_path(name, module, str(err)) from err
+            continue  # its dropout is found where it draws, or it stays in eval mode
+        found[name] = {rank: rule for rank, rule in rules.items() if rule.p}
+        if is_path and not any(found[name].values()) and _stated(module):
+            raise _is_no_path(name, module, 'drops nothing in training mode')
+    return {name: rules for name, rules in found.items() if rules}
+
+
+def _is_no_path(name: str, module: nn.Module, problem: str) -> GraphError:
+    return GraphError(f'module {name!r} is {type(module).__name__}, which {problem}', _EXPECTED,
+                      _FIX)
+
+
+def _stated(module: nn.Module) -> float:
+    """Return the rate of a module, whatever it means, if it has one under a usual name."""
+    for name in ('drop_prob', 'p'):
+        value = getattr(module, name, None)
+        if isinstance(value, int | float):
+            return float(value)
+    return 0.0
+
+
+def _rule(module: nn.Module, call: Call) -> DropRule:
+    if not call.shape:
+        raise NoRuleError('is given more than one tensor')
+    try:
+        twin = copy.deepcopy(module)
+    except Exception as err:  # as its class pleases
+        raise NoRuleError('cannot be copied') from err
+    with torch.no_grad(), own_randomness():
+        _require_still(twin, torch.rand(call.shape))
+        sides = [min(side, _SIDE) for side in call.shape[1:]]
+        ratios = _ratios(twin, sides)
+        p = _share(ratios)
+        fates = ratios == 0
+        if len(call.shape) == 1 or p == 0:
+            return DropRule(p, (True, *[False] * len(sides)))
+        is_row = len(fates) == _SAMPLES and bool((fates != fates[:1]).any())
+        if not is_row:  # all samples of a run share a fate
+            fates = torch.cat([_ratios_of(twin, [1, *sides]) == 0 for _ in range(_SINGLE)])
+    axes = tuple(bool((fates != fates.narrow(axis, 0, 1)).any())
+                 for axis in range(1, fates.dim()))
+    for axis, is_own in enumerate(axes, 1):
+        fates = fates if is_own else fates.narrow(axis, 0, 1)
+    _require_independent(fates.flatten(1), p)
+    return DropRule(_as_stated(p, _stated(module)), (is_row, *axes))
+
+
+def _ratios(twin: nn.Module, sides: list[int]) -> Tensor:
+    """Run until samples of both fates were seen, if there are any; return what became of them."""
+    found = []
+    for _ in range(_RUNS):
+        found.append(_ratios_of(twin, [_SAMPLES, *sides]))
+        dropped = found[-1] == 0
+        if dropped.any() and not dropped.all():
+            return found[-1]
+    return torch.cat(found)
+
+
+def _require_still(twin: nn.Module, x: Tensor) -> None:
+    still = twin.eval()(x.clone())
+    if not isinstance(still, Tensor) or not torch.equal(still, x):
+        raise NoRuleError('does not return its input in eval mode')
+
+
+def _ratios_of(twin: nn.Module, shape: list[int]) -> Tensor:
+    x = torch.rand(shape) + 0.5
+    try:
+        _require_still(twin, x)
+        drawn = twin.train()(x.clone())
+    except NoRuleError:
+        raise
+    except Exception as err:
+        raise NoRuleError('takes no batch of small tensors') from err
+    if not isinstance(drawn, Tensor) or drawn.shape != x.shape:
+        raise NoRuleError('returns another shape in training mode')
+    return drawn / x
+
+
+def _share(ratios: Tensor) -> float:
+    """Return the share that is dropped, by the factor of what is kept."""
+    kept = ratios[ratios != 0]
+    if not kept.numel():
+        raise NoRuleError('drops everything in training mode')
+    factor = float(kept.median())
+    if not float((kept - factor).abs().max()) <= _EXACT * abs(factor):
+        raise NoRuleError('multiplies by more than zero and one other number in training mode')
+    if factor < 1 - _EXACT or (factor < 1 + _EXACT and kept.numel() < ratios.numel()):
+        raise NoRuleError(f'multiplies what it keeps by {factor:.3g} in training mode, so that '
+                          'its mean is not its value in eval mode')
+    return 1 - 1 / factor if factor > 1 + _EXACT else 0.0
+
+
+def _require_independent(fates: Tensor, p: float) -> None:
+    """Require that each column of (N, n) is dropped at the rate, and each pair at its square."""
+    count, columns = fates.shape
+    values = fates.double()
+    drops = values.sum(0)
+    if not all(_may_be(float(k), count, p) for k in drops):
+        raise NoRuleError(f'drops {float(drops.mean()) / count:.3g} of its samples and divides '
+                          f'the others by {1 - p:.3g}')
+    pairs = values.T @ values
+    for i in range(columns):
+        for j in range(i):
+            if not _may_be(float(pairs[i, j]), count, p * p):
+                raise NoRuleError('drops elements that depend on each other')
+
+
+def _may_be(found: float, count: int, p: float) -> bool:
+    """Say whether a count of `count` draws may be binomial with the rate `p`."""
+    return abs(found - count * p) <= _DEVIATIONS * math.sqrt(count * p * (1 - p)) + _DEVIATIONS
+
+
+def _as_stated(p: float, stated: float) -> float:
+    """Return the rate without the rounding of float32, where the module says which it is."""
+    return next((rate for rate in (stated, 1 - stated) if abs(rate - p) < _EXACT), round(p, 6))
+
+
+@contextmanager
+def own_randomness(seed: int = 0) -> Iterator[None]:
+    """Seed every generator of random numbers for a block, and put it back behind it."""
+    python, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)  # torch's own walks the stack as well
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(of_numpy)

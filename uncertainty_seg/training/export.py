@@ -23,6 +23,7 @@ import sys
 from typing import Any
 import warnings
 
+import numpy as np
 import onnx
 import torch
 from torch import nn, Tensor
@@ -123,11 +124,12 @@ def export_by_trace(marked: MarkedNet, image: Tensor) -> onnx.ModelProto:
     file = io.BytesIO()
     # torch writes a warning to stderr, from C++, of a domain without nodes.
     domains = {MARKER_DOMAIN: 1} if marked.drops else {}
-    torch.onnx.export(
-        _Traced(marked, replace).eval(), (image,), file,
-        input_names=[INPUT], output_names=list(marked.outputs),
-        opset_version=OPSET, dynamo=False, custom_opsets=domains,
-    )
+    with _WrittenPooling():
+        torch.onnx.export(
+            _Traced(marked, replace).eval(), (image,), file,
+            input_names=[INPUT], output_names=list(marked.outputs),
+            opset_version=OPSET, dynamo=False, custom_opsets=domains,
+        )
     return onnx.load_from_string(file.getvalue())
 
 
@@ -144,6 +146,38 @@ def export_by_graph(marked: MarkedNet, image: Tensor) -> onnx.ModelProto:
         opset_version=EXPORT_OPSET, verbose=False,
     )
     return written.model_proto
+
+
+_POOLS = (torch.nn.functional.adaptive_avg_pool2d, torch._C._nn.adaptive_avg_pool2d)
+
+
+class _WrittenPooling(TorchFunctionMode):
+    """Writes an adaptive average of windows that differ in size as two products with matrices."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run a function of torch; see the class."""
+        kwargs = kwargs or {}
+        if func not in _POOLS:
+            return func(*args, **kwargs)
+        x, size = args[0], args[1] if len(args) > 1 else kwargs['output_size']
+        wanted = size if isinstance(size, (tuple, list)) else (size, size)
+        pairs = [(int(old), int(old if new is None else new))
+                 for old, new in zip(x.shape[-2:], wanted, strict=True)]
+        if all(old % new == 0 for old, new in pairs):
+            return func(*args, **kwargs)
+        rows, columns = (averaging(*pair) for pair in pairs)
+        return rows @ x @ columns.T
+
+
+def averaging(old: int, new: int) -> Tensor:
+    """Return the matrix (new, old) that takes the means of adaptive pooling along an axis."""
+    matrix = np.zeros((new, old), np.float32)
+    for index in range(new):
+        first, last = index * old // new, -(-(index + 1) * old // new)
+        matrix[index, first:last] = 1 / (last - first)
+    return torch.from_numpy(matrix)
 
 
 class _Mark(torch.autograd.Function):

@@ -3,8 +3,9 @@
 List the dropouts of a torch net, and the mode its modules must run in for all of them to show.
 
 Dropout behind ``if self.training`` shows in training mode only. A net whose other results change
-in that mode stays in eval mode, except for the modules that drop. In both cases random images
-prove that, dropout aside, the net computes what it computes in eval mode.
+in that mode stays in eval mode, except for the modules that drop. So do modules that draw random
+numbers in training mode which no mask can replace. In every case the result is compared with a
+copy of the net in which nothing was changed: on several images, and at another size.
 
 A trace records the operations of one run. A random number would be frozen in it, and so would the
 branch that the image took where the net decides by values: `ForwardGuard` refuses both when they
@@ -14,28 +15,38 @@ happen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import copy
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 import logging
+import random
 import re
+import time
+from types import MethodType
 from typing import Any
 import warnings
 
+import numpy as np
 import torch
 from torch import nn, Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from uncertainty_seg.errors import GraphError, UncertaintySegError
 from uncertainty_seg.training.dropout_watch import (
+    Call,
     Drop,
     DropoutWatch,
+    find_rules,
+    own_randomness,
     place,
     prepare_paths,
     Replace,
+    require_no_blocks,
     unchanged,
     watch,
 )
@@ -47,6 +58,11 @@ SINGLE = 'output'
 _log = logging.getLogger(__name__)
 # Largest difference between the two modes, relative to the largest output.
 _TOLERANCE = 1e-5
+# Times that modules which draw random numbers may be looked for: one may hide another.
+_ROUNDS = 8
+_NAMED = 5
+_NO_OTHER_RANDOMNESS = 'no randomness but dropout, which masks can replace'
+_DRAW_BY_DROPOUT = "use torch's own dropout there, or a module without randomness"
 
 
 @dataclass(frozen=True)
@@ -66,6 +82,10 @@ class MarkedNet:
         Modules that must be in training mode to drop.
     takes_eval : bool
         Whether dropout counts although its module is in eval mode.
+    silenced : dict of str to str
+        Modules that draw random numbers in training mode, by what, and were left in eval mode.
+    paths : frozenset of str
+        Modules that draw their own numbers in training mode, which a mask replaces.
 
     """
 
@@ -74,6 +94,8 @@ class MarkedNet:
     outputs: tuple[str, ...]
     training: frozenset[str]
     takes_eval: bool
+    silenced: Mapping[str, str] = field(default_factory=dict)
+    paths: frozenset[str] = frozenset()
 
     def run(self, image: Tensor, replace: Replace = unchanged) -> dict[str, Tensor]:
         """Run the net with `replace` in the place of each dropout."""
@@ -106,27 +128,124 @@ def find_dropout(net: nn.Module, height: int, width: int) -> MarkedNet:
 
     """
     image = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-    plain = _try(_ready_copy(net), image)
-    if not plain.outputs:
-        raise GraphError(f'the net fails on an image of (1, 3, {height}, {width}): '
-                         f'{plain.problem}', 'a net that runs in eval mode at the given size')
-    twin = _ready_copy(net)
-    training = frozenset(n for n, module in twin.named_modules() if not _is_norm(module))
-    live = _try(twin, image, training)
+    initialise_lazy(net, height, width)
+    pristine = plain_copy(net)
+    _require_statistics(pristine)
+    require_no_blocks(pristine)
+    with own_randomness():
+        plain = _try(pristine, image)
+        if not plain.outputs:
+            raise GraphError(f'the net fails on an image of (1, 3, {height}, {width}): '
+                             f'{plain.problem}', 'a net that runs in eval mode at the given size')
+        _require_repeatable(pristine, image)
+        marked = _marked(pristine, image, plain)
+        if marked.takes_eval:
+            _require_repeatable(marked.net, image, marked.training, True)
+        _require_same(pristine, marked, image)
+    return marked
+
+
+def _marked(pristine: nn.Module, image: Tensor, plain: _Trial) -> MarkedNet:
+    training = frozenset(n for n, module in pristine.named_modules() if not _is_norm(module))
+    scan = _try(copied(pristine), image, training, is_strict=False)
+    rules = find_rules(pristine, {**plain.calls, **scan.calls}, scan.drew,
+                       {drop.module for drop in scan.drops})
+
+    def ready() -> nn.Module:
+        twin = copied(pristine)
+        prepare_paths(twin, rules)
+        return twin
+
+    first, twin, live, training, drew = _settled(ready, image, training)
+    _require_repeatable(twin, image, training)
     problem = live.problem or _difference(plain.outputs, live.outputs)
-    if not problem:
-        return MarkedNet(twin, live.drops, tuple(plain.outputs), training, False)
+    lost = [d.site for d in first.drops
+            if d.module in drew | first.chose and d not in live.drops]
+    if not problem and not lost:
+        return MarkedNet(twin, live.drops, tuple(plain.outputs), training, False, drew,
+                         frozenset(rules))
+    problem = problem or f'it draws or chooses beside its dropout {lost[0]!r}'
     _log.info('the net changes in training mode (%s): it stays in eval mode', problem)
-    return _in_eval_mode(_ready_copy(net), image, plain, live, problem)
+    both = replace(live, drops=(*live.drops, *(d for d in first.drops if d not in live.drops)))
+    marked = _in_eval_mode(ready(), image, plain, both, problem)
+    return replace(marked, silenced=drew, paths=frozenset(rules))
+
+
+def _settled(
+    ready: Callable[[], nn.Module], image: Tensor, training: frozenset[str]
+) -> tuple[_Trial, nn.Module, _Trial, frozenset[str], dict[str, str]]:
+    """Leave modules in eval mode until none draws or chooses; return the first and last trial."""
+    drew: dict[str, str] = {}
+    first = None
+    for left in reversed(range(_ROUNDS)):
+        twin = ready()
+        trial = _try(twin, image, training, is_strict=not left)
+        first = first or trial
+        if not trial.drew and not trial.chose:
+            break
+        for name in trial.drew | trial.chose:  # in eval mode it is told to by one around it
+            training -= {name} if name in training else _around(name)
+        drew |= trial.drew
+    return first or trial, twin, trial, training, drew
+
+
+def _around(name: str) -> frozenset[str]:
+    """List the modules that contain a module, the net itself among them."""
+    parts = name.split('.')
+    return frozenset('.'.join(parts[:n]) for n in range(len(parts)))
+
+
+def _draws(module: str, operation: str) -> GraphError:
+    return GraphError(f'{place(module)} draws random numbers with {operation}',
+                      _NO_OTHER_RANDOMNESS, _DRAW_BY_DROPOUT)
+
+
+def _require_same(pristine: nn.Module, marked: MarkedNet, image: Tensor) -> None:
+    """Require that without masks it is the untouched net, on another image and at another size."""
+    for other in _other_images(image):
+        theirs, _ = _outputs(pristine, other)
+        if theirs is None:
+            continue  # many nets take one size only
+        ours, _ = _outputs(marked.net, other, marked.training, marked.takes_eval)
+        problem = 'it fails' if ours is None else _difference(theirs, ours)
+        if problem:
+            raise GraphError(
+                f'with its modules in training mode and nothing dropped, the net computes '
+                f'something else than in eval mode on an image of {tuple(other.shape)} '
+                f'({problem})', 'the same', 'let self.training decide about dropout only')
+
+
+def _other_images(image: Tensor) -> Iterator[Tensor]:
+    """Yield a smooth image of the same size, and noise at about half of it."""
+    height, width = image.shape[2:]
+    generator = torch.Generator().manual_seed(1)
+    yield 2 * nn.functional.interpolate(
+        torch.randn(1, 3, 3, 3, generator=generator), (height, width), mode='bilinear')
+    half = [max(32, 32 * round(side / 64)) for side in (height, width)]
+    yield torch.randn(1, 3, *half, generator=generator)
+
+
+def _outputs(
+    net: nn.Module, image: Tensor, training: frozenset[str] = frozenset(),
+    takes_eval: bool = False,
+) -> tuple[dict[str, Tensor] | None, list[Drop]]:
+    """Run a net without its dropout; return None and the dropout so far if it fails."""
+    with (torch.no_grad(), warnings.catch_warnings(),
+          watch(net, takes_eval=takes_eval, training=training) as seen):
+        warnings.simplefilter('ignore')
+        try:
+            return named_outputs(net(image)), seen.drops
+        except Exception:  # a net may raise anything at a size that it cannot take
+            return None, seen.drops
 
 
 def _in_eval_mode(
     twin: nn.Module, image: Tensor, plain: _Trial, live: _Trial, why: str
 ) -> MarkedNet:
     """Keep eval mode, and put only the modules that drop in training mode into it."""
-    first = _try(copy.deepcopy(twin), image, takes_eval=True)
+    first = _try(copied(twin), image, takes_eval=True)
     seen = {drop.module for drop in first.drops}
-    hidden = frozenset({drop.module for drop in live.drops} & plain.called - seen)
+    hidden = frozenset({drop.module for drop in live.drops} & set(plain.calls) - seen)
     trial = _try(twin, image, hidden, takes_eval=True)
     problem = trial.problem or _difference(plain.outputs, trial.outputs)
     lost = hidden - {drop.module for drop in trial.drops}
@@ -144,15 +263,22 @@ def _in_eval_mode(
 class _Trial:
     outputs: dict[str, Tensor] = field(default_factory=dict)
     drops: tuple[Drop, ...] = ()
-    called: frozenset[str] = frozenset()
+    calls: dict[str, set[Call]] = field(default_factory=dict)
+    drew: dict[str, str] = field(default_factory=dict)
+    chose: dict[str, str] = field(default_factory=dict)
     problem: str = ''
 
 
 def _try(
     net: nn.Module, image: Tensor, training: frozenset[str] = frozenset(),
-    takes_eval: bool = False,
+    takes_eval: bool = False, is_strict: bool = True,
 ) -> _Trial:
-    """Run a net without its dropout; an error that it raises is the trial's problem."""
+    """
+    Run a net without its dropout; an error that it raises is the trial's problem.
+
+    Other randomness, and choices by values, are refused, or if it is not strict, noted.
+
+    """
     before = {key: value.clone() for key, value in net.state_dict().items()
               if isinstance(value, Tensor)}
     trial = _Trial()
@@ -161,13 +287,14 @@ def _try(
         warnings.simplefilter('ignore')
         try:
             given = image.clone()
-            with ForwardGuard(catcher, given):
+            noted = None if is_strict else (trial.drew, trial.chose)
+            with ForwardGuard(catcher, given, noted):
                 trial.outputs = named_outputs(net(given))
         except UncertaintySegError:
             raise
         except Exception as err:
             trial.problem = f'{type(err).__name__}: {first_line(err)}'
-    trial.drops, trial.called = tuple(catcher.drops), frozenset(catcher.called)
+    trial.drops, trial.calls = tuple(catcher.drops), catcher.calls
     after = net.state_dict()
     moved = [key for key, value in before.items() if not torch.equal(value, after[key])]
     if moved and not trial.problem:
@@ -178,7 +305,7 @@ def _try(
 def _difference(plain: dict[str, Tensor], other: dict[str, Tensor]) -> str:
     """Say how two results of a net differ; the empty string if they do not."""
     if list(plain) != list(other):
-        return f'it returns {list(other)} in place of {list(plain)}'
+        return f'it returns {few(other)} in place of {few(plain)}'
     for name, value in plain.items():
         if value.shape != other[name].shape:
             return f'its {name!r} is {tuple(other[name].shape)} in place of {tuple(value.shape)}'
@@ -191,26 +318,28 @@ def _difference(plain: dict[str, Tensor], other: dict[str, Tensor]) -> str:
     return ''
 
 
-def _ready_copy(net: nn.Module) -> nn.Module:
-    twin = plain_copy(net)
-    for name, module in twin.named_modules():
+def _require_statistics(net: nn.Module) -> None:
+    for name, module in net.named_modules():
         if isinstance(module, _BatchNorm) and module.running_mean is None:
             raise GraphError(
                 f'module {name!r} is {type(module).__name__} without running statistics, so that '
                 'a pass depends on the others of its batch', 'track_running_stats=True',
                 'train it so, or take GroupNorm',
             )
-    prepare_paths(twin)
-    return twin
 
 
 def plain_copy(net: nn.Module) -> nn.Module:
     """
     Return a copy on the CPU, in float32 and eval mode, without torch's wrappers.
 
-    Raises GraphError if the net is scripted, so that its dropout cannot be seen, or is no net.
+    Raises GraphError if the net is scripted, so that its dropout cannot be seen, is no net, or
+    cannot be copied.
 
     """
+    return copied(_unwrapped(net)).cpu().float().eval()
+
+
+def _unwrapped(net: nn.Module) -> nn.Module:
     inner = getattr(net, '_orig_mod', net)
     if isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
         inner = inner.module
@@ -219,12 +348,62 @@ def plain_copy(net: nn.Module) -> nn.Module:
                          'a net of Python modules', 'return it before torch.jit, or export ONNX')
     if not isinstance(inner, nn.Module):
         raise GraphError(f'the net is {type(inner).__name__}', 'a torch.nn.Module')
+    return inner
+
+
+def copied(net: nn.Module) -> nn.Module:
+    """Return a copy that shares what cannot be copied; raises GraphError if it still cannot be."""
     try:
-        twin = copy.deepcopy(inner)
-    except Exception as err:  # torch's own words: weights that are computed cannot be copied
-        raise GraphError(f'the net cannot be copied ({err})', 'one that copy.deepcopy takes',
-                         'take weight_norm off, with torch.nn.utils.remove_weight_norm') from err
-    return twin.cpu().float().eval()
+        return copy.deepcopy(net)
+    except Exception as err:  # whatever is not made to be copied: a lock, a computed weight
+        _log.info('shared with the copy: what is not copied (%s)', first_line(err))
+    try:
+        return copy.deepcopy(net, dict(_shared(net)))
+    except Exception as err:
+        raise GraphError('the net cannot be copied by copy.deepcopy',
+                         'one that can: what is compiled is compared with an untouched copy',
+                         'take out what holds a file, a lock or a process') from err
+
+
+def _shared(net: nn.Module) -> Iterator[tuple[int, Any]]:
+    """Yield for each attribute that cannot be copied what the copy has instead, by its id."""
+    for module in net.modules():
+        for value in (*vars(module).values(), *module.buffers(recurse=False)):
+            if isinstance(value, Tensor):
+                if not value.is_leaf:  # computed by a hook, as weight_norm does, in each run
+                    yield id(value), value.detach().clone()
+            elif not isinstance(value, dict | nn.Module | MethodType) and not _is_copied(value):
+                yield id(value), value
+
+
+def _is_copied(value: Any) -> bool:
+    try:
+        copy.deepcopy(value)
+    except Exception:  # as its class pleases
+        return False
+    return True
+
+
+def initialise_lazy(net: nn.Module, height: int, width: int) -> None:
+    """
+    Give lazy modules of a net their shapes by one run, in place, as torch asks of its users.
+
+    Raises GraphError if the net cannot run at that size. Nothing happens where none is lazy.
+
+    """
+    inner = _unwrapped(net)
+    if not any(is_lazy(x) for x in (*inner.parameters(), *inner.buffers())):
+        return
+    modes = {module: module.training for module in inner.modules()}
+    try:
+        with torch.no_grad():
+            inner.eval()(torch.zeros(1, 3, height, width))
+    except Exception as err:
+        raise GraphError(f'the net has lazy modules and fails on an image of (1, 3, {height}, '
+                         f'{width}): {type(err).__name__}: {first_line(err)}',
+                         'a net that runs in eval mode at the given size') from err
+    for module, mode in modes.items():
+        module.training = mode
 
 
 def _is_norm(module: nn.Module) -> bool:
@@ -235,6 +414,13 @@ def first_line(err: Exception) -> str:
     """Return the first line of an error's text that says something, at most 200 letters."""
     lines = [line.strip() for line in str(err).splitlines() if line.strip()]
     return lines[0][:200] if lines else 'without a message'
+
+
+def few(names: Iterable[str]) -> str:
+    """List names for a sentence: the first five, and how many more there are."""
+    listed = list(names)
+    text = ', '.join(map(repr, listed[:_NAMED]))
+    return f'{text} and {len(listed) - _NAMED} more' if len(listed) > _NAMED else text
 
 
 def named_outputs(returned: Any) -> dict[str, Tensor]:
@@ -293,21 +479,108 @@ def _parts(value: Any) -> list[tuple[Any, Any]]:
     return []
 
 
+# -------------------------------------------------------------------------------------------------
+# Randomness that torch does not draw is seen by running the net again.
+
+_REPEATS = 2
+# Where some generator moved, so that a rare event may follow from it; at most so many seconds.
+_MOST_REPEATS, _SECONDS = 60, 5.0
+
+
+def _require_repeatable(
+    net: nn.Module, image: Tensor, training: frozenset[str] = frozenset(),
+    takes_eval: bool = False,
+) -> None:
+    """Require that a net without its dropout always gives the same, where torch draws nothing."""
+    began = time.monotonic()
+    first, drops, moved = _seeded_run(net, image, training, takes_eval, 0)
+    for seed in range(1, 1 + (_MOST_REPEATS if moved else _REPEATS)):
+        other, met, _ = _seeded_run(net, image, training, takes_eval, seed)
+        if first is None or other is None or time.monotonic() - began > _SECONDS and seed > 1:
+            return
+        problem = _difference(first, other) or drops != met and 'another dropout runs'
+        if problem and moved:
+            name = _who_draws(net, image, training, takes_eval)
+            raise _draws(name, f'{moved[0]}, so that two runs differ ({problem})')
+        if problem:
+            raise GraphError(f'two runs of the net on one image differ ({problem})',
+                             _NO_OTHER_RANDOMNESS, _DRAW_BY_DROPOUT)
+
+
+def _seeded_run(
+    net: nn.Module, image: Tensor, training: frozenset[str], takes_eval: bool, seed: int
+) -> tuple[dict[str, Tensor] | None, list[Drop], list[str]]:
+    """Return what `_outputs` does, and which generators it moved."""
+    random.seed(seed)
+    np.random.seed(seed)
+    before = _generators(net)
+    outputs, drops = _outputs(net, image, training, takes_eval)
+    return outputs, drops, [name for name, state in _generators(net).items()
+                            if state != before.get(name)]
+
+
+def _generators(net: nn.Module) -> dict[str, Any]:
+    """Return the state of every generator that is not torch's, by a name for people."""
+    of_numpy = np.random.get_state(legacy=False)['state']
+    states: dict[str, Any] = {
+        "Python's random module": random.getstate(),
+        'numpy.random': (of_numpy['pos'], of_numpy['key'].tobytes())}
+    for module in net.modules():
+        for key, value in vars(module).items():
+            name = f'its generator {key!r}'
+            if isinstance(value, random.Random):
+                states[name] = value.getstate()
+            elif isinstance(value, np.random.Generator):
+                states[name] = repr(value.bit_generator.state)
+            elif isinstance(value, np.random.RandomState):
+                states[name] = repr(value.get_state())
+    return states
+
+
+def _who_draws(
+    net: nn.Module, image: Tensor, training: frozenset[str], takes_eval: bool
+) -> str:
+    """Return the first module that ends with other states of the generators than it began with."""
+    stack: list[dict[str, Any]] = []
+    found: list[str] = []
+
+    def leave(name: str) -> None:
+        if stack.pop() != _generators(net):
+            found.append(name)
+
+    hooks = [hook for name, module in net.named_modules() for hook in (
+        module.register_forward_pre_hook(lambda *_: stack.append(_generators(net))),
+        module.register_forward_hook(lambda *_, name=name: leave(name), always_call=True))]
+    try:
+        _outputs(net, image, training, takes_eval)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else ''
+
+
 class ForwardGuard(TorchDispatchMode):
     """
     Check every operation of a run, and raise GraphError from within it.
 
-    `watch` knows which module is running, and has taken the dropout out. Whatever is computed from
-    `image` is followed.
+    `watch` knows which module is running, and has taken the dropout out. What is computed from
+    `image`, or from a draw that a mask will replace, is followed. Where `noted` is given,
+    operations that draw random numbers and those that decide by the image are noted there by
+    their module, and run.
 
     """
 
-    def __init__(self, watch: DropoutWatch, image: Tensor) -> None:
+    def __init__(
+        self, watch: DropoutWatch, image: Tensor,
+        noted: tuple[dict[str, str], dict[str, str]] | None = None,
+    ) -> None:
         super().__init__()
-        self._watch = watch
+        self._watch, self._noted = watch, noted
         # By address; the weak reference keeps the address from being used again.
-        self._of_image: dict[int, StorageWeakRef] = {}
+        self._followed: dict[int, StorageWeakRef] = {}
+        self._drawn: set[int] = set()
         self._follow(image)
+        watch.on_draw = partial(self._follow, is_drawn=True)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -317,30 +590,42 @@ class ForwardGuard(TorchDispatchMode):
         name = str(func).split('.')[1]
         # Attention has the tag for its dropout, whose rate is 0 when it arrives here.
         if torch.Tag.nondeterministic_seeded in func.tags and 'scaled_dot_product' not in name:
-            raise GraphError(
-                f'{place(self._watch.module)} draws random numbers with {name}',
-                'no randomness but dropout, which masks can replace',
-                "use torch's own dropout there, or a module without randomness",
-            )
-        given = [x for x in _tensors([args, options]) if self._is_of_image(x)]
+            if self._noted is None:
+                raise _draws(self._watch.module, name)
+            self._noted[0].setdefault(self._watch.module, name)
+        given = [x for x in _tensors([args, options]) if _address(x) in self._followed]
+        is_drawn = any(_address(x) in self._drawn for x in given)
         if given and _is_choice(func, args):
-            raise GraphError(
-                f'{place(self._watch.module)} looks at the values of its tensors ({name}) to '
-                'decide what to do', 'the same operations for every image',
-                'write it with torch.where, or take that check out',
-            )
+            if self._noted is None or is_drawn:
+                raise self._decides(name, is_drawn)
+            self._noted[1].setdefault(self._watch.module, name)
         result = func(*args, **options)
         if given and not _LIKE.search(name):
             for x in _tensors([result]):
-                self._follow(x)
+                self._follow(x, is_drawn)
         return result
 
-    def _follow(self, x: Tensor) -> None:
-        reference = StorageWeakRef(x.untyped_storage())
-        self._of_image.setdefault(reference.cdata, reference)
+    def _decides(self, name: str, is_drawn: bool) -> GraphError:
+        where = place(self._watch.module)
+        if is_drawn:
+            return GraphError(f'{where} decides by a random number what to do ({name})',
+                              'one that is multiplied with a tensor, which a mask can replace',
+                              _DRAW_BY_DROPOUT)
+        return GraphError(
+            f'{where} looks at the values of its tensors ({name}) to decide what to do',
+            'the same operations for every image',
+            'write it with torch.where, or take that check out',
+        )
 
-    def _is_of_image(self, x: Tensor) -> bool:
-        return x.untyped_storage()._cdata in self._of_image
+    def _follow(self, x: Tensor, is_drawn: bool = False) -> None:
+        reference = StorageWeakRef(x.untyped_storage())
+        self._followed.setdefault(reference.cdata, reference)
+        if is_drawn:
+            self._drawn.add(reference.cdata)
+
+
+def _address(x: Tensor) -> int:
+    return int(x.untyped_storage()._cdata)
 
 
 def _is_choice(func: Any, args: Any) -> bool:

@@ -10,8 +10,11 @@ noise of float32, in which a wide net's logits are not exact to 1e-5 of their sp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 import difflib
+import itertools
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +22,15 @@ import torch
 from torch import nn, Tensor
 
 from uncertainty_seg.errors import GraphError
-from uncertainty_seg.training.dropout_watch import Drop
-from uncertainty_seg.training.marking import find_dropout, MarkedNet
+from uncertainty_seg.training.dropout_watch import Drop, own_randomness, watch
+from uncertainty_seg.training.marking import (
+    copied,
+    few,
+    find_dropout,
+    MarkedNet,
+    named_outputs,
+    plain_copy,
+)
 
 Array = NDArray[np.float32]
 MASK = 'mask_'
@@ -106,16 +116,128 @@ def exact_logits(
 
     """
     _, _, height, width = image.shape
-    marked = find_dropout(net, height, width)  # which works on a copy
-    marked.net.double()
+    return run_exact(find_dropout(net, height, width), image, masks, output, num_classes)
+
+
+def run_exact(
+    marked: MarkedNet, image: Array, masks: Mapping[str, Array], output: str | None = None,
+    num_classes: int | None = None,
+) -> Array | None:
+    """Compute `exact_logits` of a net whose dropout was found already."""
+    twin = replace(marked, net=copied(marked.net).double())
+    with _float64():
+        try:
+            return run_masked(twin, image.astype(np.float64), masks, output, num_classes)
+        except Exception:  # a net that contains float32 may raise anything
+            return None
+
+
+@contextmanager
+def _float64() -> Iterator[None]:
+    """Let tensors that a net makes itself be of float64."""
     default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)  # for what the net makes itself
+    torch.set_default_dtype(torch.float64)
     try:
-        return run_masked(marked, image.astype(np.float64), masks, output, num_classes)
-    except Exception:  # a net that contains float32 may raise anything
-        return None
+        yield
     finally:
         torch.set_default_dtype(default)
+
+
+class UntouchedNet:
+    """
+    A copy of a net in eval mode, in which nothing was replaced: what no check may differ from.
+
+    Parameters
+    ----------
+    net : Module
+        As the user gave it.
+    output : str, optional
+        Which output, where the net has several.
+    num_classes : int, optional
+        C.
+
+    """
+
+    def __init__(
+        self, net: nn.Module, output: str | None = None, num_classes: int | None = None
+    ) -> None:
+        self._net = plain_copy(net)
+        self._wanted = output, num_classes
+
+    def __call__(self, image: Array) -> Array:
+        """Return the logits (1, C, hl, wl) of a normalised image (1, 3, h, w)."""
+        return self._run(self._net, torch.from_numpy(image.copy()))
+
+    def exact(self, image: Array) -> Array | None:
+        """Return the same computed in float64; None for a net that cannot run so."""
+        twin, precise = copied(self._net).double(), torch.from_numpy(image).double()
+        with _float64():
+            try:
+                return self._run(twin, precise)
+            except Exception:  # a net that contains float32 may raise anything
+                return None
+
+    def _run(self, net: nn.Module, image: Tensor) -> Array:
+        with torch.no_grad():
+            with watch(net) as seen:
+                outputs = named_outputs(net(image))
+            if not seen.drops:  # none is on in eval mode, and so nothing need be intercepted
+                outputs = named_outputs(net(image))
+        return outputs[chosen_output(outputs, *self._wanted)].float().numpy()
+
+
+class OwnPasses:
+    """
+    Passes that a copy of a net draws itself, by torch and with nothing replaced in it.
+
+    Parameters
+    ----------
+    net : Module
+        With its dropout.
+    marked : MarkedNet
+        Of the same net: the modules that run in training mode.
+    output : str, optional
+        Which output, where the net has several.
+    num_classes : int, optional
+        C.
+
+    """
+
+    def __init__(
+        self, net: nn.Module, marked: MarkedNet, output: str | None = None,
+        num_classes: int | None = None,
+    ) -> None:
+        self._net, self._marked = plain_copy(net), marked
+        self._wanted = output, num_classes
+
+    def passes(self, image: Array, seed: int) -> Iterator[Array]:
+        """Yield pass after pass of a normalised image (1, 3, h, w), each (1, C, hl, wl)."""
+        given, number = torch.from_numpy(image.copy()), itertools.count(seed << 20)
+        while True:
+            with own_randomness(next(number)), torch.no_grad():
+                outputs = self._drawn(given)
+            yield outputs[chosen_output(outputs, *self._wanted)].float().numpy()
+
+    def _drawn(self, image: Tensor) -> dict[str, Tensor]:
+        marked = self._marked
+        if marked.takes_eval:  # all but its dropout is another net in training mode
+            training = marked.training | marked.paths
+            with watch(self._net, _draw, takes_eval=True, training=training):
+                return named_outputs(self._net(image))
+        for name, module in self._net.named_modules():
+            module.training = name in marked.training
+        return named_outputs(self._net(image))
+
+
+def _draw(x: Tensor, drop: Drop) -> Tensor:
+    """Drop by torch's own functions."""
+    if drop.kind == 'alpha':
+        return torch.alpha_dropout(x, drop.p, True)
+    if drop.kind == 'feature_alpha':
+        return torch.feature_alpha_dropout(x, drop.p, True)
+    if drop.kind == 'channel':
+        return torch.feature_dropout(x, drop.p, True)
+    return torch.dropout(x, drop.p, True)
 
 
 def chosen_output(
@@ -132,7 +254,7 @@ def chosen_output(
         if output in names:
             return output
         near = difflib.get_close_matches(output, names, 3)
-        raise GraphError(f'the network has no output {output!r}', f'one of {names}',
+        raise GraphError(f'the network has no output {output!r}', f'one of {few(names)}',
                          f'did you mean {near}?' if near else '')
     usual = [name for name in names if name in _USUAL]
     fitting = [name for name, value in outputs.items()
@@ -140,7 +262,7 @@ def chosen_output(
     for candidates in (names, usual, fitting):
         if len(candidates) == 1:
             return candidates[0]
-    raise GraphError(f'the network has the outputs {names}', 'one of logits',
+    raise GraphError(f'the network has the outputs {few(names)}', 'one of logits',
                      'choose it with --output')
 
 
@@ -193,7 +315,7 @@ def _one_pass(
     result = outputs[chosen_output(outputs, output, num_classes)].float().numpy()
     missing = [d.site for d in marked.drops if MASK + d.site not in masks]
     if missing and np.isnan(result).any():
-        raise GraphError(f'the masks have none for {missing}', 'a mask for each dropout that '
+        raise GraphError(f'the masks have none for {few(missing)}', 'a mask for each dropout that '
                          'reaches the output')
     return result
 
@@ -202,5 +324,5 @@ def _require_known(marked: MarkedNet, masks: Mapping[str, Array]) -> None:
     known = {MASK + drop.site for drop in marked.drops}
     strange = [name for name in masks if name not in known]
     if strange or not masks:
-        raise GraphError(f'the masks {strange} belong to no dropout of the network' if strange
-                         else 'there are no masks', f'some of {sorted(known)}')
+        raise GraphError(f'the masks {few(strange)} belong to no dropout of the network' if strange
+                         else 'there are no masks', f'some of {few(sorted(known))}')

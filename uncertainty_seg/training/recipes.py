@@ -21,6 +21,7 @@ import onnx
 import torch
 from torch import nn
 
+from uncertainty_seg.core.dropout_masks import fitting_draw
 from uncertainty_seg.core.model_card import InputSpec, ModelCard, SCHEMA_VERSION
 from uncertainty_seg.errors import TrainingError
 from uncertainty_seg.graph.compile import (
@@ -455,6 +456,7 @@ def make_bundle(
         not_good_for=recipe.not_good_for, metrics={}, sha256={},
         members=plan.count if plan else 0, feature_shape=graphs.feature_shape,
         mask_seed=recipe.mask_seed if recipe.mask_bank else None,
+        mask_draw=fitting_draw('stratified', graphs.sites, recipe.mask_bank > 0),
     )
     return write_bundle(folder, card, graphs.files)
 

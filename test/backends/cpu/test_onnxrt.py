@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""ONNX Runtime alone: without its package, and in precisions it does not compute in."""
+"""ONNX Runtime alone: without its package, and in precisions that it has no kernels for."""
 
 import dataclasses
 import os
@@ -7,13 +7,20 @@ from pathlib import Path
 import subprocess
 import sys
 
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper, TensorProto
+import onnxruntime
 import pytest
 
 from uncertainty_seg.backends.cpu.onnxrt import OnnxRuntimeBackend
+from uncertainty_seg.backends.graph_files import rounding_half
 from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.dropout_masks import pass_inputs
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BackendUnavailableError
 from uncertainty_seg.storage.model_bundle import load_bundle
+from uncertainty_seg.tools.convert_bundle import convert_bundle
 
 SETTINGS = Settings(threads=1, reduction='exact')
 
@@ -58,3 +65,82 @@ def test_onnx_runtime_keeps_no_record_of_the_models_and_reports_none(
     subprocess.run([sys.executable, '-c', code, str(tiny_bundle / 'trunk.onnx')], check=True,
                    env={**environment, 'HOME': str(home)})
     assert [str(path) for path in home.rglob('*') if path.is_file()] == []
+
+
+# --- fp16, of which a processor has no arithmetic ------------------------------------------------
+
+RNG = np.random.default_rng(0)
+WEIGHTS = RNG.normal(size=(16, 8)).astype(np.float16)
+BIAS = RNG.normal(size=(1, 16, 1, 1)).astype(np.float16)
+
+
+def half_net() -> bytes:
+    """Return z sigmoid(z), z = the bias added to a product, in float16 between casts."""
+    nodes = [helper.make_node('Cast', ['x'], ['x16'], to=TensorProto.FLOAT16),
+             helper.make_node('Conv', ['x16', 'w'], ['product']),
+             helper.make_node('Add', ['product', 'b'], ['z']),
+             helper.make_node('Sigmoid', ['z'], ['gate']),
+             helper.make_node('Mul', ['z', 'gate'], ['y16']),
+             helper.make_node('Cast', ['y16'], ['y'], to=TensorProto.FLOAT)]
+    info = [helper.make_tensor_value_info('x', TensorProto.FLOAT, [1, 8, 40, 50]),
+            helper.make_tensor_value_info('y', TensorProto.FLOAT, [1, 16, 40, 50])]
+    weights = [numpy_helper.from_array(WEIGHTS[:, :, None, None], 'w'),
+               numpy_helper.from_array(BIAS, 'b')]
+    graph = helper.make_graph(nodes, 'half', info[:1], info[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())
+
+
+def run(graph: bytes, x: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(graph, providers=['CPUExecutionProvider'])
+    found: np.ndarray = session.run(None, {'x': x})[0]
+    return found
+
+
+def by_hand(x: np.ndarray) -> np.ndarray:
+    """Compute half_net in float64, each result rounded to float16."""
+    def half(values: np.ndarray) -> np.ndarray:
+        return values.astype(np.float16).astype(np.float64)
+
+    with np.errstate(over='ignore'):
+        product = half(np.einsum('oi,nihw->nohw', WEIGHTS.astype(np.float64), half(x)))
+        z = half(product + BIAS)
+        return half(z * half(1 / (1 + np.exp(-z))))
+
+
+def test_each_result_of_a_graph_in_fp16_is_rounded_as_fp16_says() -> None:
+    x = RNG.normal(size=(1, 8, 40, 50)).astype(np.float32)
+    wanted, found = by_hand(x), run(rounding_half(half_net()), x)
+    assert found.dtype == np.float32
+    # Sums in float32 and in float64 differ where they fall on either side of a step.
+    assert (found == wanted).mean() > 0.995
+    np.testing.assert_allclose(found, wanted, rtol=2e-3, atol=1e-6)
+    # What the runtime makes of the graph by itself leaves the rounding out.
+    assert (run(half_net(), x) == wanted).mean() < 0.9
+
+
+def test_what_fp16_cannot_hold_is_infinite_in_the_simulation_too() -> None:
+    x = np.full((1, 8, 40, 50), 6e4, np.float32)
+    found = run(rounding_half(half_net()), x)
+    assert np.array_equal(np.isinf(found), np.isinf(by_hand(x))) and np.isinf(found).any()
+
+
+def test_a_bundle_in_fp16_is_simulated_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = load_bundle('pipeline')
+    convert_bundle(whole, tmp_path / 'half', 'fp16')
+    half = load_bundle(str(tmp_path / 'half'))
+    spec = half.card.input
+    image = RNG.integers(0, 256, (spec.height, spec.width, 3), np.uint8)
+    masks = pass_inputs(half.card, 2, 0)
+    with caplog.at_level('INFO'), OnnxRuntimeBackend(half, SETTINGS) as backend:
+        maps = backend.run(image, masks, 1.0)
+    assert 'fp16 simulated' in caplog.text
+    caplog.clear()
+    with caplog.at_level('INFO'), OnnxRuntimeBackend(whole, SETTINGS) as backend:
+        plain = backend.run(image, masks, 1.0)
+    assert 'fp16' not in caplog.text
+    gap = abs(maps.entropy - plain.entropy)
+    assert 1e-5 < gap.mean() < 2e-3

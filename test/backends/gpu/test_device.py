@@ -1,14 +1,17 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The driver is asked for a GPU before anything else, and each way it can fail has its words."""
 
+from __future__ import annotations
+
 import ctypes
+from pathlib import Path
 import shutil
 import subprocess
 
 import pytest
 
 from uncertainty_seg.backends.gpu import device as cuda_device
-from uncertainty_seg.backends.gpu.device import CudaDevice, find_device
+from uncertainty_seg.backends.gpu.device import available_bytes, CudaDevice, find_device
 from uncertainty_seg.errors import BackendUnavailableError
 
 ATTRIBUTES = {16: 14, 18: 1, 75: 8, 76: 7}
@@ -113,3 +116,14 @@ def test_a_gpu_beyond_the_last_is_refused() -> None:
 def test_no_call_that_fails_is_passed_over(call: str) -> None:
     with pytest.raises(BackendUnavailableError, match=f'{call} gave 999'):
         find_device(Driver(failing=(call, 999)))
+
+
+@pytest.mark.parametrize(('content', 'found'), [
+    (b'MemTotal:       32000000 kB\nMemAvailable:    5000000 kB\nBuffers: 7 kB\n', 5_120_000_000),
+    (b'MemTotal:       32000000 kB\n', 0), (b'\xff\xfe', 0), (None, 0)])
+def test_free_memory_is_what_the_system_says_or_nothing(
+    tmp_path: Path, content: bytes | None, found: int
+) -> None:
+    if content is not None:
+        (tmp_path / 'meminfo').write_bytes(content)
+    assert available_bytes(tmp_path / 'meminfo') == found

@@ -12,8 +12,10 @@ import pytest
 from uncertainty_seg.backends.gpu.device_passes import (
     DeviceReduction,
     draw,
+    MaskBank,
     random_words,
     SeededMasks,
+    split_passes,
 )
 from uncertainty_seg.core.dropout_masks import make_masks, pass_inputs
 from uncertainty_seg.core.model_card import DropoutSite
@@ -88,6 +90,23 @@ def test_seeded_masks_are_the_masks_of_their_seed_when_looked_at() -> None:
         assert len(lazy) == len(expected)
         for name, mask in expected.items():
             np.testing.assert_array_equal(lazy[name], mask)
+
+
+def test_a_bank_on_the_device_has_the_stratified_masks_of_the_host() -> None:
+    card = tiny_card(mask_draw='stratified', dropout_sites=(
+        DropoutSite('drop', (8, 1, 1), 0.3), DropoutSite('elements', (3, 4, 5), 0.4)))
+    parts, memory = split_passes(10, 4, 4), HostMemory()
+    bank = MaskBank(card, parts, memory)
+    bank.load(SeededMasks(card, 10, 11))
+    expected = pass_inputs(card, 10, 11)
+    assert ((expected['drop'] == 0).sum(0) == 3).all()
+    for part, buffers in zip(parts, bank.buffers, strict=True):
+        given = part.stop - part.first
+        for name, rows in expected.items():
+            drawn = buffers[name].numpy()
+            np.testing.assert_array_equal(drawn[:given], rows[part.first:part.stop])
+            np.testing.assert_array_equal(drawn[given:], drawn[given - 1:given].repeat(
+                part.size - given, 0))
 
 
 def probabilities(passes: int, classes: int, spread: float, seed: int = 0) -> np.ndarray:

@@ -19,6 +19,7 @@ from uncertainty_seg.backends.gpu.engine_build import (
     build_engine,
     configure,
     EngineSpec,
+    limit_memory,
     PhaseTracker,
 )
 from uncertainty_seg.backends.gpu.tensorrt_api import TensorRt
@@ -100,7 +101,7 @@ def weak(precision: str, **more: Any) -> EngineSpec:
 def test_everything_behind_the_logits_is_held_in_float32_on_8() -> None:
     layers = head()
     config = configured(weak('fp16', float32_behind='logits'), layers)
-    assert config.flags == {'TF32', 'FP16', 'OBEY'}
+    assert config.flags == {'FP16', 'OBEY'}
     assert {name for name, layer in layers.items() if layer.precision == 'FLOAT'} == {
         'resize', 'softmax', 'shape', 'winner'}
     assert {name: layer.types for name, layer in layers.items() if layer.types} == {
@@ -121,9 +122,26 @@ def test_a_trunk_has_no_reduction() -> None:
     assert not any(layer.types or layer.precision for layer in layers.values())
 
 
-@pytest.mark.parametrize(('is_tf32', 'flags'), [(True, {'TF32'}), (False, set())])
-def test_fp32_sets_no_flag_but_tf32(is_tf32: bool, flags: set[str]) -> None:
-    assert configured(weak('fp32', is_tf32=is_tf32, float32_behind='logits'), {}).flags == flags
+@pytest.mark.parametrize(('precision', 'flags'), [('tf32', {'TF32'}), ('fp32', set())])
+def test_factors_are_rounded_where_tf32_was_asked_for_and_nowhere_else(
+    precision: str, flags: set[str]
+) -> None:
+    assert configured(weak(precision, float32_behind='logits'), {}).flags == flags
+
+
+@pytest.mark.parametrize(('pools', 'limits'), [
+    (('WORKSPACE', 'TACTIC_DRAM'), {'WORKSPACE': 2**30, 'TACTIC_DRAM': 2**31}),
+    (('WORKSPACE',), {'WORKSPACE': 2**30})])
+def test_memory_that_is_shared_is_left_to_the_rest_of_the_machine(
+    pools: tuple[str, ...], limits: dict[str, int]
+) -> None:
+    set_to: dict[str, int] = {}
+    config: Any = SimpleNamespace(set_memory_pool_limit=set_to.__setitem__)
+    trt = TensorRt(module_86(MemoryPoolType=SimpleNamespace(**{name: name for name in pools})))
+    limit_memory(trt, config, 2**32)
+    assert set_to == limits
+    limit_memory(trt, config, 0)
+    assert set_to == limits
 
 
 def test_bf16_and_other_gpus_are_refused_on_8() -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from uncertainty_seg.backends.gpu import bundle_engines
 from uncertainty_seg.backends.gpu.bundle_engines import build_missing, engines_of, missing
-from uncertainty_seg.backends.gpu.engine_build import BuiltEngine, EngineSpec
+from uncertainty_seg.backends.gpu.engine_build import BuiltEngine, EngineSpec, Progress
 from uncertainty_seg.backends.gpu.engine_cache import (
     cache_folder,
     engine_key,
@@ -32,7 +32,7 @@ from uncertainty_seg.storage.model_bundle import load_bundle
 TARGET = EngineTarget('tensorrt', '10.3.0', 'Orin', '8.7', '12.6', 16)
 SPEC = EngineSpec('fp16', {'m': ((1, 8), (4, 8), (4, 8))})
 KEY = 'a' * 64
-OTHER_SPECS = [{'precision': 'fp32'}, {'is_strongly_typed': False}, {'is_tf32': False},
+OTHER_SPECS = [{'precision': 'fp32'}, {'is_strongly_typed': False}, {'precision': 'tf32'},
                {'profiles': {'m': ((1, 8), (4, 8), (5, 8))}}, {'compute_capabilities': ('8.6',)}]
 
 
@@ -177,7 +177,8 @@ def test_a_bundle_without_the_head_that_reduces_is_refused(tiny_bundle: Path) ->
 def test_what_is_missing_is_built_once_with_one_progress(
     cache: EngineCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def build(trt, path, spec, progress, timing_cache):  # type: ignore[no-untyped-def]
+    def build(trt: object, path: Path, spec: object, progress: Progress, timing_cache: bytes,
+              available_bytes: int) -> BuiltEngine:
         progress(0.5, 'half')
         progress(1.0, 'built')
         return BuiltEngine(path.name.encode(), timing_cache + b'+', 1.0)

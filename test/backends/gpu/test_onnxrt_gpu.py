@@ -313,6 +313,9 @@ def has_gpu() -> bool:
     return True
 
 
+# What each kind computes float32 graphs in.
+OF_KIND = {OnnxRuntimeCudaBackend: SETTINGS,
+           OnnxRuntimeTensorRtBackend: Settings(threads=1, precision='tf32')}
 KINDS = pytest.mark.parametrize(
     'kind', [OnnxRuntimeCudaBackend, OnnxRuntimeTensorRtBackend], ids=lambda kind: kind.name)
 
@@ -329,7 +332,7 @@ def test_falling_back_to_the_processor_is_an_error(
     words = (f'would run trunk.onnx with {CPU}, expected {kind.providers[0]}: its log says'
              f'|{kind.name} cannot open .*trunk.onnx .*: install CUDA, cuDNN and TensorRT')
     with pytest.raises(BackendUnavailableError, match=words):
-        kind(bundle, SETTINGS)
+        kind(bundle, OF_KIND[kind])
 
 
 @KINDS
@@ -340,7 +343,7 @@ def test_an_onnxruntime_without_the_provider_is_named_with_its_remedy(
     monkeypatch.setattr(onnxruntime, 'get_available_providers', lambda: [CPU])
     words = f'has no {kind.providers[0]}: put onnxruntime-gpu in the place of onnxruntime'
     with pytest.raises(BackendUnavailableError, match=words):
-        kind(bundle, SETTINGS)
+        kind(bundle, OF_KIND[kind])
 
 
 @KINDS
@@ -353,7 +356,7 @@ def test_a_machine_without_a_gpu_is_told_so_before_onnxruntime_is_asked(
     monkeypatch.setattr(onnxrt_gpu, 'find_device', no_gpu)
     monkeypatch.setattr(onnxruntime, 'get_available_providers', None)
     with pytest.raises(BackendUnavailableError, match='no GPU here'):
-        kind(bundle, SETTINGS)
+        kind(bundle, OF_KIND[kind])
 
 
 @pytest.mark.parametrize(('kind', 'precision'), [
@@ -367,6 +370,26 @@ def test_a_precision_that_would_reach_the_reduction_is_refused(
     words = f"{kind.name} does not compute 'tiny' in {precision}: use backend tensorrt"
     with pytest.raises(BackendUnavailableError, match=words):
         kind(dataclasses.replace(bundle, card=card), SETTINGS)
+
+
+@pytest.mark.parametrize(('kind', 'precision', 'words'), [
+    (OnnxRuntimeTensorRtBackend, 'fp32', 'in fp32: set precision to tf32, which needs its own'),
+    (OnnxRuntimeBackend, 'tf32', 'in tf32: tf32 is of GPUs: set precision to fp32, or backend to'),
+])
+def test_factors_are_rounded_by_choice_only(
+    bundle: ModelBundle, kind: type[OnnxRuntimeBackend], precision: str, words: str,
+    claimed_gpu: None,
+) -> None:
+    with pytest.raises(BackendUnavailableError, match=words):
+        kind(bundle, Settings(threads=1, precision=precision))
+
+
+@pytest.mark.parametrize(('precision', 'flag'), [('fp32', '0'), ('tf32', '1')])
+def test_cuda_is_told_whether_to_round_factors(
+    bundle: ModelBundle, precision: str, flag: str
+) -> None:
+    backend = OnHost(bundle, Settings(threads=1, precision=precision))
+    assert backend._options(CUDA, b'', False)['use_tf32'] == flag
 
 
 def test_a_damaged_graph_is_the_bundles_fault(bundle: ModelBundle) -> None:
@@ -430,15 +453,16 @@ class Options(OnnxRuntimeTensorRtBackend):
 
 
 def folders_of(bundle: ModelBundle, **changes: int) -> dict[str, str]:
-    given = Options(bundle, Settings(threads=1, reduction='exact', **changes)).given
+    given = Options(bundle, Settings(
+        threads=1, precision='tf32', reduction='exact', **changes)).given
     return {name: options['trt_engine_cache_path'] for name, options in given.items()}
 
 
 def test_engines_take_the_passes_of_the_budget_and_no_half_precision(
     bundle: ModelBundle, tmp_path: Path, claimed_gpu: None
 ) -> None:
-    small = dataclasses.replace(SETTINGS, memory_budget_mb=1, passes=20)
-    given = Options(bundle, small).given
+    given = Options(bundle, Settings(threads=1, precision='tf32', reduction='exact',
+                                     memory_budget_mb=1, passes=20)).given
     adder = given['head_stats.onnx1']
     assert adder['trt_profile_min_shapes'] == 'drop:1x3x1x1'
     assert adder['trt_profile_opt_shapes'] == 'drop:7x3x1x1'
@@ -487,7 +511,7 @@ def test_a_gpu_gives_the_maps_of_the_processor(
 ) -> None:
     monkeypatch.setenv('UNCERTAINTY_SEG_ENGINE_CACHE', str(tmp_path / 'engines'))
     try:
-        backend = kind(bundle, SETTINGS)
+        backend = kind(bundle, OF_KIND[kind])
     except BackendUnavailableError as err:
         pytest.skip(f'no GPU for {kind.name}: {err}')
     masks = make_masks(bundle.card.dropout_sites, 20, 0)

@@ -10,6 +10,7 @@ a test that breaks a rule of TensorRT.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -221,8 +222,17 @@ def test_where_nothing_can_be_recorded_calls_are_enqueued(
     rig.faults.is_uncapturable = True
     backend = rig.open()
     masks = pass_inputs(rig.card, rig.passes, 0)
-    for _ in range(3):
-        assert_close(backend.run(IMAGE, masks, 1.0), reference(rig, masks), rig.passes)
+    wanted = reference(rig, masks)
+    with caplog.at_level(logging.INFO):
+        for _ in range(1 + 1 + 10 + 100):
+            assert_close(backend.run(IMAGE, masks, 1.0), wanted, rig.passes)
+            assert not backend.is_recorded
+    tried = [record.message.split(' frames: ')[0].split()[-1] for record in caplog.records
+             if 'to be tried again in' in record.message]
+    assert tried == ['1', '10', '100']
+    # And not any more.
+    rig.faults.is_uncapturable = False
+    assert_close(backend.run(IMAGE, masks, 1.0), wanted, rig.passes)
     assert not backend.is_recorded
     assert rig.gpu.captured == 0
     assert [record.message for record in caplog.records].count(
@@ -230,6 +240,85 @@ def test_where_nothing_can_be_recorded_calls_are_enqueued(
             'trunk cannot be recorded on a stream.' if version.startswith('1.')
             else 'CUDA error: operation not permitted when stream is capturing')) == 1
     backend.close()
+
+
+@pytest.mark.parametrize('version', ['10.3.0', '1.7.1.116'])
+def test_what_could_not_be_recorded_once_is_recorded_in_a_later_frame(
+    rigs: Rigs, bundles: dict[str, Path], version: str
+) -> None:
+    rig = rigs(bundles['channels'], version=version)
+    rig.build()
+    backend = rig.open()
+    masks = pass_inputs(rig.card, rig.passes, 0)
+    rig.faults.is_uncapturable = True
+    maps = [backend.run(IMAGE, masks, 1.0)]
+    rig.faults.is_uncapturable = False
+    maps += [backend.run(IMAGE, masks, 1.0) for _ in range(3)]
+    assert backend.is_recorded
+    assert (rig.gpu.captured, rig.gpu.replayed) == (2, 4)
+    for one in maps:
+        assert_close(one, reference(rig, masks), rig.passes)
+    backend.close()
+
+
+def test_kernels_are_compiled_once_and_not_at_the_next_start(
+    rigs: Rigs, bundles: dict[str, Path]
+) -> None:
+    rig = rigs(bundles['channels'], version='1.7.1.116')
+    rig.build()
+    masks = pass_inputs(rig.card, rig.passes, 0)
+    compiled = []
+    for driver in ('12.6', '12.6', '12.7'):
+        rig.faults.driver = driver
+        backend = rig.open()
+        for _ in range(2):
+            assert_close(backend.run(IMAGE, masks, 1.0), reference(rig, masks), rig.passes)
+        assert backend.is_recorded
+        backend.close()
+        compiled.append(rig.gpu.compiled)
+    assert compiled == [2, 2, 4]  # trunk and head; another driver cannot use those of the first
+    assert len(list(rig.cache.folder.glob('*.kernels'))) == 2
+
+
+@pytest.mark.parametrize('harm', ['cut', 'flipped', 'noise', 'other', 'folder'])
+def test_kernels_that_cannot_be_used_are_compiled_again_with_a_sentence(
+    rigs: Rigs, bundles: dict[str, Path], harm: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = rigs(bundles['channels'], version='1.7.1.116')
+    rig.build()
+    key = rig.engines().trunk.key(rig.target)
+    path = rig.cache.kernels_path(key)
+    masks = pass_inputs(rig.card, rig.passes, 0)
+    with rig.open() as backend:
+        backend.run(IMAGE, masks, 1.0)
+    whole = path.read_bytes()
+    path.unlink()
+    if harm == 'folder':
+        path.mkdir()
+    elif harm in ('noise', 'other'):  # whole, and not for this TensorRT
+        rig.cache.store_kernels(key, b'noise' if harm == 'noise' else b'["1.2.3 12.6", []]')
+    else:
+        path.write_bytes(whole[:-1] + (b'' if harm == 'cut' else bytes([whole[-1] ^ 1])))
+    with rig.open() as backend:
+        assert_close(backend.run(IMAGE, masks, 1.0), reference(rig, masks), rig.passes)
+    assert rig.gpu.compiled == 3
+    says = {'cut': 'is damaged and is ignored', 'flipped': 'is damaged and is ignored',
+            'folder': 'compiled kernels are not kept'}.get(
+                harm, 'compiled kernels of trunk do not fit this GPU and driver and are ignored')
+    assert sum(says in record.message for record in caplog.records) == 1
+    assert harm == 'folder' or path.read_bytes() == whole
+
+
+def test_an_engine_that_leaves_the_cache_takes_its_kernels_along(
+    rigs: Rigs, bundles: dict[str, Path]
+) -> None:
+    rig = rigs(bundles['channels'], version='1.7.1.116')
+    rig.build()
+    with rig.open() as backend:
+        backend.run(IMAGE, pass_inputs(rig.card, rig.passes, 0), 1.0)
+    for needed in rig.engines().all:
+        rig.cache.discard(needed.key(rig.target), 'a test')
+    assert [path.suffix for path in rig.cache.folder.iterdir() if path.suffix != '.lock'] == []
 
 
 def test_masks_that_failed_half_way_are_not_taken_for_those_before(

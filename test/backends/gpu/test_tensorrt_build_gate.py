@@ -64,8 +64,11 @@ class Builder:
         spec = {'precision': 'fp32', **spec}
         return self('graph', path=str(path), spec=spec, is_content=is_content)
 
-    def bundle(self, folder: Path | str, passes: int = 20, *capabilities: str) -> dict[str, Any]:
-        return self('bundle', folder=str(folder), passes=passes, capabilities=capabilities)
+    def bundle(
+        self, folder: Path | str, passes: int = 20, *capabilities: str, **settings: str
+    ) -> dict[str, Any]:
+        return self('bundle', folder=str(folder), passes=passes, capabilities=capabilities,
+                    **settings)
 
     def close(self) -> None:
         self._process.communicate()
@@ -142,6 +145,17 @@ def test_every_shipped_bundle_builds(
     assert {key: [shape[0] for shape in shapes] for key, shapes in found['profiles'].items()} == \
         {key: [1, found['chunk'], found['chunk']] for key in sites}
     assert 1 < found['chunk'] <= 20
+
+
+@pytest.mark.parametrize('settings', [{'reduction': 'coarse'}, {'precision': 'tf32'}])
+@pytest.mark.parametrize('name', SHIPPED)
+def test_every_shipped_bundle_builds_in_each_way_to_run_it(
+    builder: Builder, name: str, settings: dict[str, str]
+) -> None:
+    found = builder.bundle(name, **settings)
+    assert found['is_done'], found['text']
+    # Sums of the size of the logits leave room for all passes at once.
+    assert found['chunk'] == 20 or 'precision' in settings
 
 
 @pytest.mark.parametrize('precision', ['fp32', 'fp16', 'bf16'])

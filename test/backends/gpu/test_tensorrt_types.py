@@ -34,12 +34,26 @@ STRONG = {'NetworkDefinitionCreationFlag.STRONGLY_TYPED'}
 PROGRESS = {'IProgressMonitor', 'IBuilderConfig.progress_monitor'}
 RTX = {'ComputeCapability', 'IBuilderConfig.num_compute_capabilities',
        'IBuilderConfig.set_compute_capability'}
+# Asked of TensorRT-RTX only; 10 declares some of it, and 11 most.
+JIT_10 = {'DynamicShapesKernelSpecializationStrategy', 'IRuntimeCache',
+          'IRuntimeConfig.create_runtime_cache', 'IRuntimeConfig.set_runtime_cache',
+          'IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy'}
+JIT_103 = {'DynamicShapesKernelSpecializationStrategy', 'IRuntimeCache', 'IRuntimeConfig',
+           'ICudaEngine.create_runtime_config'}
+JIT_86 = JIT_103 | {
+    'ExecutionContextAllocationStrategy', 'ICudaEngine.create_execution_context(runtime_config)',
+    'ICudaEngine.device_memory_size_v2', 'IExecutionContext.set_device_memory',
+    'IExecutionContext.update_device_memory_size_for_shapes'}
 
 
 # What a version declares not, and the package uses in other versions only.
 LACKS: dict[str, set[str]] = {
-    '1.7.1.116': WEAK | BATCH, '1.4.0.76': set(), '8.6.1': STRONG | PROGRESS | RTX,
-    '10.3.0': RTX, '10.16.1.11': RTX, '11.4.0.106': WEAK | BATCH | RTX}
+    '1.7.1.116': WEAK | BATCH, '1.4.0.76': set(), '8.6.1': STRONG | PROGRESS | RTX | JIT_86,
+    '10.3.0': RTX | JIT_103, '10.16.1.11': RTX | JIT_10,
+    '11.4.0.106': WEAK | BATCH | RTX | JIT_10}
+BY_STRING_RTX = {'BuilderFlag.REQUIRE_USER_ALLOCATION',
+                 'DynamicShapesKernelSpecializationStrategy.EAGER',
+                 'ExecutionContextAllocationStrategy.USER_MANAGED'}
 # Names that the package looks up by string, which no checker sees.
 BY_STRING = {
     *(f'BuilderFlag.{name}' for name in
@@ -49,14 +63,17 @@ BY_STRING = {
     *(f'NetworkDefinitionCreationFlag.{name}' for name in ('EXPLICIT_BATCH', 'STRONGLY_TYPED')),
     *(f'ILogger.Severity.{name}' for name in
       ('INTERNAL_ERROR', 'ERROR', 'WARNING', 'INFO', 'VERBOSE')),
-    'ILogger.log', 'IProgressMonitor', 'TensorIOMode.INPUT',
+    'ILogger.log', 'IProgressMonitor', 'TensorIOMode.INPUT', 'MemoryPoolType.WORKSPACE',
+    'MemoryPoolType.TACTIC_DRAM', *BY_STRING_RTX,
 }
 WEAK_FLAGS = {'BuilderFlag.FP16', 'BuilderFlag.BF16', 'BuilderFlag.INT8',
               'BuilderFlag.OBEY_PRECISION_CONSTRAINTS'}
+NOT_IN_10 = {name for name in BY_STRING_RTX if 'USER_MANAGED' not in name}
 LACKS_BY_STRING: dict[str, set[str]] = {
     '1.7.1.116': WEAK_FLAGS | BATCH, '1.4.0.76': set(),
-    '8.6.1': {*STRONG, 'BuilderFlag.BF16', 'DataType.INT64', 'IProgressMonitor'},
-    '10.3.0': set(), '10.16.1.11': set(), '11.4.0.106': WEAK_FLAGS | BATCH}
+    '8.6.1': {*STRONG, 'BuilderFlag.BF16', 'DataType.INT64', 'IProgressMonitor',
+              *BY_STRING_RTX},
+    '10.3.0': NOT_IN_10, '10.16.1.11': NOT_IN_10, '11.4.0.106': WEAK_FLAGS | BATCH | NOT_IN_10}
 # Method -> its parameters, in the order in which we pass them.
 SIGNATURES = {
     'Builder.create_network': ['flags'],
@@ -68,6 +85,7 @@ SIGNATURES = {
     'IBuilderConfig.set_timing_cache': ['cache', 'ignore_mismatch'],
     'IBuilderConfig.set_flag': ['flag'],
     'IBuilderConfig.clear_flag': ['flag'],
+    'IBuilderConfig.set_memory_pool_limit': ['pool', 'pool_size'],
     'ITimingCache.combine': ['input_cache', 'ignore_mismatch'],
     'IOptimizationProfile.set_shape': ['input', 'min', 'opt', 'max'],
     'Runtime.deserialize_cuda_engine': ['serialized_engine'],
@@ -106,7 +124,9 @@ disable_error_code = assignment, override, overload-overlap, overload-cannot-mat
 # Methods whose docstring gives a type by its name in C++, in some versions.
 IN_C = {'log': '(self, severity: ILogger.Severity, msg: str) -> None',
         'get_error': '(self, index: int) -> ParserError',
-        'get_tensor_mode': '(self, name: str) -> TensorIOMode'}
+        'get_tensor_mode': '(self, name: str) -> TensorIOMode',
+        'create_runtime_cache': '(self) -> IRuntimeCache',
+        'set_runtime_cache': '(self, cache: IRuntimeCache) -> bool'}
 # What is wrong: file, the call as it stands, the same broken, and what mypy must say of it.
 BROKEN = [
     ('engine_build.py', 'OnnxParser(network, logger)', 'OnnxParser(logger, network)',
@@ -225,6 +245,8 @@ def checker(
 
 def missing_name(line: str) -> str:
     """Return Class.member if an error is that there is none such, else the error."""
+    if 'Too many arguments for "create_execution_context"' in line:
+        return 'ICudaEngine.create_execution_context(runtime_config)'
     patterns = (r'"(?:type\[)?(\w+)\]?" has no attribute "(\w+)"',
                 r'Name "tensorrt\.(\w+)" is not defined()',
                 r'Module "tensorrt" has no attribute "(\w+)"()')

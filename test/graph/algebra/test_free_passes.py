@@ -106,6 +106,12 @@ WAYS = {
          NODE('Unsqueeze', ['r', 'a'], ['y'])], (1, 4, 6), {'a': ints(0)}),
     'join of drawn and same': (
         [drop('x', 'd'), NODE('Concat', ['x', 'd', 'x'], ['y'], axis=1)], (1, 4, 6), {}),
+    'samples at a fixed grid': (
+        [drop('x', 'd'), NODE('GridSample', ['d', 'k'], ['y'])], (1, 4, 6, 5),
+        {'k': np.tanh(floats(1, 3, 7, 2))}),
+    'samples of what is the same at a drawn grid': (
+        [drop('x', 'd'), NODE('Tanh', ['d'], ['t']), NODE('GridSample', ['k', 't'], ['y'])],
+        (1, 3, 7, 2), {'k': floats(1, 4, 6, 5)}),
     'join with the drawn one second axis': (
         [drop('x', 'd'), NODE('Concat', ['d', 'k'], ['y'], axis=2)], (1, 4, 6),
         {'k': floats(1, 4, 2)}),

@@ -317,3 +317,68 @@ def test_another_number_of_images_is_refused(more: bool, words: str) -> None:
         del model.graph.input[:]
     with pytest.raises(GraphError, match=words):
         make_static(model, 8, 16)
+
+
+@pytest.mark.parametrize('parts, left', [
+    (('x', 'none'), ['Relu']), (('none', 'x'), ['Relu']), (('none', 'x', 'x'), ['Concat', 'Relu']),
+])
+def test_a_join_leaves_out_what_has_no_channels(parts: tuple[str, ...], left: list[str]) -> None:
+    # segmentation_models_pytorch: the skip of a stage that an encoder of timm does not have.
+    nodes = [N('Concat', list(parts), ['j'], axis=1), N('Relu', ['j'], ['y'])]
+    static = require_same(make(nodes, {'none': np.zeros((1, 0, 8, 16), np.float32)}))
+    assert ops(static) == left
+
+
+FLAT = N('Reshape', ['x', 'all'], ['flat'])
+
+
+@pytest.mark.parametrize('picks, left', [
+    (np.arange(384).reshape(1, 3, 128), ['Reshape', 'Relu']),
+    (np.random.default_rng(0).integers(0, 384, (1, 4, 5, 2)), ['Reshape', 'Gather', 'Relu']),
+])
+def test_what_is_picked_of_a_flat_image_keeps_its_batch(
+    picks: np.ndarray, left: list[str]
+) -> None:
+    # torch.export writes as_strided of a batch of 1 so, in the pooling of UPerNet.
+    nodes = [FLAT, N('Gather', ['flat', 'picks'], ['g']), N('Relu', ['g'], ['y'])]
+    static = require_same(make(nodes, {'all': ints(-1), 'picks': picks}))
+    assert ops(static) == left
+    gather = [node for node in static.graph.node if node.op_type == 'Gather']
+    assert all(node.attribute[0].i == 1 for node in gather)  # and not along the batch
+
+
+def block(*bounds: tuple[int, int, int]) -> np.ndarray:
+    """Return the indices (..., k) of a block, as range takes its bounds."""
+    return np.stack(np.meshgrid(*(np.arange(*b) for b in bounds), indexing='ij'), -1)
+
+
+@pytest.mark.parametrize('index, is_joined', [
+    (block((0, 1, 1), (1, 2, 1)), True),
+    (block((0, 1, 1), (0, 3, 1), (2, 8, 1)), True),
+    (block((0, 1, 1), (1, 3, 1), (3, 5, 1), (0, 9, 1)), True),
+    (block((0, 1, 1), (-1, 0, 1)), True),
+    (block((0, 1, 1), (0, 3, 1)), True),
+    (block((0, 1, 1), (0, 3, 1), (0, 8, 2)), False),
+    (block((0, 1, 1), (0, 3, 1))[:, ::-1], False),
+])
+def test_a_block_that_is_written_into_an_image_is_joined(
+    index: np.ndarray, is_joined: bool
+) -> None:
+    shape = (*index.shape[:-1], *(1, 3, 8, 16)[index.shape[-1]:])
+    nodes = [N('Exp', ['x'], ['e']), N('ScatterND', ['e', 'i', 'u'], ['s']),
+             N('Relu', ['s'], ['y'])]
+    static = require_same(make(nodes, {'i': index, 'u': 1 + abs(values(*shape))}))
+    assert ('ScatterND' not in ops(static)) == is_joined
+
+
+@pytest.mark.parametrize('strides, is_turned', [([2, 4], True), ([2, 2], False)])
+def test_blocks_that_lie_side_by_side_are_turned(strides: list[int], is_turned: bool) -> None:
+    count = 16 if is_turned else 28
+    nodes = [N('Reshape', ['x', 'to'], ['r']), N('Slice', ['r', 'i0', 'n', 'two'], ['c']),
+             N('Col2Im', ['c', 'size', 'block'], ['y'], strides=strides)]
+    tensors = {'to': ints(1, 8, 48), 'i0': ints(0), 'n': ints(count), 'two': ints(2),
+               'size': ints(8, 16), 'block': ints(2, 4)}
+    model = make(nodes, tensors, opset=18)
+    static = make_static(model, 8, 16)
+    assert ('Col2Im' not in ops(static)) == is_turned
+    np.testing.assert_allclose(run(static)[0], run(model)[0], atol=1e-6)

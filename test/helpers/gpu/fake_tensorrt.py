@@ -35,6 +35,7 @@ from uncertainty_seg.backends.gpu.device import ALIGNMENT, Replay
 
 Profiles = Mapping[str, tuple[tuple[int, ...], ...]]
 _MAGIC = b'fake plan'
+_SCRATCH_BYTES = 1000  # that a context of TensorRT-RTX needs for a pass
 _TYPES = {'FLOAT': 0, 'HALF': 1, 'INT8': 2, 'INT32': 3, 'BOOL': 4, 'UINT8': 5}
 _NUMPY = {'FLOAT': np.float32, 'HALF': np.float16, 'INT8': np.int8, 'INT32': np.int32,
           'BOOL': np.bool_, 'UINT8': np.uint8, 'INT64': np.int64}
@@ -76,6 +77,8 @@ class Faults:
         Which of them raise.
     is_uncapturable : bool
         Nothing can be recorded on the stream.
+    driver : str
+        Of the GPU; compiled kernels hold for one.
     meanwhile : callable
         Called in each call of `execute_async_v3`, with its number.
 
@@ -86,6 +89,7 @@ class Faults:
     refused: dict[int, str] = field(default_factory=dict)
     raised: dict[int, Exception] = field(default_factory=dict)
     is_uncapturable: bool = False
+    driver: str = '12.6'
     meanwhile: Callable[[int], object] = int
 
 
@@ -108,7 +112,7 @@ class FakeGpu(HostMemory):
         self.faults, self.is_mapped = faults, is_mapped
         self.copied = 0
         self.violations: list[str] = []
-        self.enqueued = self.replayed = self.captured = self.closed = 0
+        self.enqueued = self.replayed = self.captured = self.closed = self.compiled = 0
         self.contexts: weakref.WeakSet[Any] = weakref.WeakSet()
         self.most_contexts = 0
         self._buffers: dict[int, weakref.ref[Any]] = {}
@@ -165,6 +169,14 @@ class FakeGpu(HostMemory):
         size = int(np.prod(shape)) * dtype.itemsize
         raw = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
         return raw.view(dtype).reshape(shape)
+
+    def require_room(self, name: str, address: int, size: int) -> None:
+        """Stop if there is no buffer of so many bytes at an address."""
+        found = self._buffers.get(address, lambda: None)()
+        if found is None:
+            self.violation(f'{name} is bound to an address where no buffer is (any more)')
+        if found.numel() * found.element_size() < size:
+            self.violation(f'{name} has fewer bytes than {size}')
 
     def submit(self, stream: int, work: Callable[[], None]) -> None:
         """Run work of an engine, or record it."""
@@ -403,12 +415,143 @@ class IExecutionContext:
             self._lock.release()
 
 
-class RtxExecutionContext(IExecutionContext):
+class ExecutionContextAllocationStrategy(IntEnum):
+    """Who gives a context the memory that it works in."""
+
+    STATIC, ON_PROFILE_CHANGE, USER_MANAGED = 0, 1, 2
+
+
+class DynamicShapesKernelSpecializationStrategy(IntEnum):
+    """When kernels are compiled for new shapes."""
+
+    LAZY, EAGER, NONE = 0, 1, 2
+
+
+class IRuntimeCache:
+    """The kernels that were compiled, here the shapes they are for."""
+
+    def __init__(self, stamp: str) -> None:
+        self._stamp = stamp
+        self._kernels: set[str] = set()
+
+    def serialize(self) -> bytes:
+        """Return all of them."""
+        return json.dumps([self._stamp, sorted(self._kernels)]).encode()
+
+    def deserialize(self, blob: bytes) -> bool:
+        """Take those of this version and driver."""
+        try:
+            stamp, kernels = json.loads(blob)
+        except ValueError:
+            return False
+        if stamp == self._stamp:
+            self._kernels = set(kernels)
+        return stamp == self._stamp
+
+
+class IRuntimeConfig:
+    """How a context behaves; what is set last counts."""
+
+    dynamic_shapes_kernel_specialization_strategy = DynamicShapesKernelSpecializationStrategy.LAZY
+
+    def __init__(self, stamp: str) -> None:
+        self._stamp = stamp
+        self._allocation = ExecutionContextAllocationStrategy.STATIC
+        self._cache = IRuntimeCache(stamp)
+
+    def set_execution_context_allocation_strategy(
+        self, strategy: ExecutionContextAllocationStrategy
+    ) -> None:
+        """Say who gives it memory."""
+        self._allocation = strategy
+
+    def create_runtime_cache(self) -> IRuntimeCache:
+        """Return an empty one."""
+        return IRuntimeCache(self._stamp)
+
+    def set_runtime_cache(self, cache: IRuntimeCache) -> bool:
+        """Look for kernels there, and put new ones there."""
+        self._cache = cache
+        return True
+
+
+class RtxCudaEngine(ICudaEngine):
     """That of TensorRT-RTX."""
 
+    @property
+    def device_memory_size_v2(self) -> int:
+        """Return what a context needs for its largest shapes."""
+        passes = max((shapes[-1][0] for shapes in self._profiles.values()), default=1)
+        return _SCRATCH_BYTES * passes
+
+    def create_runtime_config(self) -> IRuntimeConfig:
+        """Return what `create_execution_context` takes."""
+        gpu = self._runtime._gpu
+        return IRuntimeConfig(f'{self._runtime._module.__version__} {gpu.faults.driver}')
+
+    def create_execution_context(
+        self, runtime_config: IRuntimeConfig | None = None
+    ) -> IExecutionContext | None:
+        """Return a context that follows the configuration."""
+        made = super().create_execution_context()
+        if isinstance(made, RtxExecutionContext) and runtime_config is not None:
+            made._config = runtime_config
+        return made
+
+
+class RtxExecutionContext(IExecutionContext):
+    """That of TensorRT-RTX, which compiles kernels for the shapes that it is given."""
+
+    def __init__(self, engine: ICudaEngine) -> None:
+        super().__init__(engine)
+        self._config = IRuntimeConfig('')
+        self._scratch = (0, 0)
+
+    def update_device_memory_size_for_shapes(self) -> int:
+        """Return what it needs for the shapes of now."""
+        with self._alone() as engine:
+            return self._needed(engine)
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        """Take the memory that it works in."""
+        self._scratch = (memory, size)
+
     def is_stream_capturable(self, stream: int) -> bool:
-        """Say whether it may be recorded."""
-        return not self._gpu.faults.is_uncapturable
+        """Say whether it may be recorded: it must not allocate."""
+        return self._is_given and not self._gpu.faults.is_uncapturable
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        """Compile kernels that were not found, and run."""
+        with self._alone() as engine:
+            self._compile(engine)
+            if self._is_given:
+                self._require_scratch(engine)
+        return super().execute_async_v3(stream_handle)
+
+    @property
+    def _is_given(self) -> bool:
+        return self._config._allocation == ExecutionContextAllocationStrategy.USER_MANAGED
+
+    def _needed(self, engine: ICudaEngine) -> int:
+        passes = max((self._shapes[name][0] for name in engine._profiles), default=1)
+        return _SCRATCH_BYTES * passes
+
+    def _compile(self, engine: ICudaEngine) -> None:
+        eager = DynamicShapesKernelSpecializationStrategy.EAGER
+        is_eager = self._config.dynamic_shapes_kernel_specialization_strategy == eager
+        if self._gpu.is_capturing and not is_eager:
+            self._gpu.violation('recorded with kernels that are not those of these shapes')
+        graph = hashlib.sha256(engine._graph).hexdigest()
+        kernel = f'{graph} {sorted(self._shapes.items())}'
+        if kernel not in self._config._cache._kernels:
+            self._config._cache._kernels.add(kernel)
+            self._gpu.compiled += 1
+
+    def _require_scratch(self, engine: ICudaEngine) -> None:
+        address, size = self._scratch
+        if size < self._needed(engine):
+            self._gpu.violation(f'runs with {size} bytes to work in, of {self._needed(engine)}')
+        self._gpu.require_room('the working memory', address, size)
 
 
 def fake_tensorrt(gpu: FakeGpu, version: str = '10.3.0') -> Any:
@@ -429,8 +572,13 @@ def fake_tensorrt(gpu: FakeGpu, version: str = '10.3.0') -> Any:
         __name__='tensorrt_rtx' if is_rtx else 'tensorrt', __version__=version, ILogger=ILogger,
         TensorIOMode=TensorIOMode, DataType=IntEnum('DataType', {**_TYPES, **own['types']}),
         NetworkDefinitionCreationFlag=IntEnum('NetworkDefinitionCreationFlag', own['creation']),
-        BuilderFlag=IntEnum('BuilderFlag', own['flags']), ICudaEngine=ICudaEngine,
+        BuilderFlag=IntEnum('BuilderFlag', own['flags']),
+        ICudaEngine=RtxCudaEngine if is_rtx else ICudaEngine,
         IExecutionContext=RtxExecutionContext if is_rtx else IExecutionContext)
+    if is_rtx:
+        for kind in (IRuntimeCache, IRuntimeConfig, ExecutionContextAllocationStrategy,
+                     DynamicShapesKernelSpecializationStrategy):
+            setattr(module, kind.__name__, kind)
     module.Runtime = type('Runtime', (Runtime,), {'_module': module, '_gpu': gpu})
     return module
 

@@ -373,6 +373,8 @@ WRONG: list[tuple[Callable[[Path, Path], object], list[str], str]] = [
      'fold-0 and tiny are the same network'),
     (lambda data, folder: other_card(folder / 'fold-1', mask_seed=7), [],
      'the mask_seed of fold-1 is 7, expected None'),
+    (lambda data, folder: other_card(folder / 'fold-1', mask_draw='stratified'), [],
+     'the mask_draw of fold-1 is stratified, expected independent'),
     (lambda data, folder: change_folds(folder, lambda f: dict.fromkeys(f, 0)), [],
      'has 1 fold, expected at least 2'),
     (lambda data, folder: change_folds(folder, lambda f: dict(list(f.items())[2:])), [],

@@ -15,11 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.backends.cpu.streaming import StreamingBackend
-from uncertainty_seg.backends.graph_files import COMPILE, IMAGE, LOGITS, with_masks
+from uncertainty_seg.backends.cpu.streaming import GPU_ONLY, StreamingBackend
+from uncertainty_seg.backends.graph_files import (
+    COMPILE,
+    IMAGE,
+    LOGITS,
+    rounding_half,
+    whole_graph,
+    with_masks,
+)
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.dropout_masks import Masks
+from uncertainty_seg.core.dropout_masks import PassInputs
 from uncertainty_seg.core.model_card import FEATURE_MAP
 from uncertainty_seg.errors import BackendUnavailableError, install_command, ModelBundleError
 
@@ -32,13 +39,14 @@ class OnnxRuntimeBackend(StreamingBackend):
 
     Notes
     -----
-    Graphs of fp16 and an int8 trunk run as they are, through casts that the runtime inserts.
+    An int8 trunk runs as it is. Graphs of fp16 are simulated: computed in float32, each result
+    rounded as the graph says, so that a calibration holds for a device that computes in fp16.
     Nothing is computed in bf16.
 
     """
 
     name = 'onnxruntime'
-    refused = {'bf16': 'use backend openvino'}
+    refused = {'bf16': 'use backend openvino', 'tf32': GPU_ONLY}
 
     def _import(self) -> None:
         try:
@@ -56,7 +64,8 @@ class OnnxRuntimeBackend(StreamingBackend):
         self._bank_heads: dict[int, Any] = {}
         self._tensors: dict[str, Any] = {}
         self._buffer = np.empty((0, *self._card.logits_shape), np.float32)
-        _log.info('onnxruntime %s, %d threads', self._ort.__version__, self._threads)
+        _log.info('onnxruntime %s, %d threads%s', self._ort.__version__, self._threads,
+                  ', fp16 simulated' if self.precision == 'fp16' else '')
 
     def _open_session(self, path: Path, content: bytes | None = None) -> Any:
         options = self._ort.SessionOptions()
@@ -66,6 +75,8 @@ class OnnxRuntimeBackend(StreamingBackend):
         # Spinning between operators avoids waking the threads (trunk 14 -> 11 ms on two cores);
         # after the last operator it would keep the cores from the reduction (5.5 -> 9 ms).
         options.add_session_config_entry('session.force_spinning_stop', '1')
+        if self.precision == 'fp16':
+            content = rounding_half(content or whole_graph(path))
         try:
             return self._ort.InferenceSession(
                 content or str(path), options, providers=['CPUExecutionProvider']
@@ -79,13 +90,13 @@ class OnnxRuntimeBackend(StreamingBackend):
         self._tensors = {
             IMAGE: image, **dict(zip(self._names.trunk_outputs, features, strict=True))}
 
-    def _run_head(self, parts: Masks, passes: int, bank: int | None) -> NDArray[np.float32]:
+    def _run_head(self, parts: PassInputs, passes: int, bank: int | None) -> NDArray[np.float32]:
         head = self._head if bank is None else self._bank_head(parts, bank)
         binding = head.io_binding()
         for name in self._names.head_inputs:
-            if name in parts and bank is not None:
-                continue
             if name in parts:
+                if bank is not None and name not in self._lazy:
+                    continue
                 binding.bind_cpu_input(name, parts[name])
             else:
                 binding.bind_ortvalue_input(name, self._tensors[name])
@@ -99,10 +110,10 @@ class OnnxRuntimeBackend(StreamingBackend):
     def _features(self) -> NDArray[np.float32]:
         return np.array(self._tensors[FEATURE_MAP].numpy())
 
-    def _bank_head(self, parts: Masks, bank: int) -> Any:
-        """Return the head with a chunk of masks as constants."""
+    def _bank_head(self, parts: PassInputs, bank: int) -> Any:
+        """Return the head with a chunk of masks of channels as constants."""
         if bank not in self._bank_heads:
-            content = with_masks(self._head_path, parts)
+            content = with_masks(self._head_path, self._constants(parts))
             self._bank_heads[bank] = self._open_session(self._head_path, content)
         return self._bank_heads[bank]
 

@@ -28,11 +28,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.backends.cpu.streaming import StreamingBackend
+from uncertainty_seg.backends.cpu.streaming import GPU_ONLY, StreamingBackend
 from uncertainty_seg.backends.graph_files import COMPILE, IMAGE, LOGITS, with_masks
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.dropout_masks import Masks
+from uncertainty_seg.core.dropout_masks import PassInputs
 from uncertainty_seg.core.model_card import FEATURE_MAP
 from uncertainty_seg.errors import BackendUnavailableError, install_command, ModelBundleError
 
@@ -63,6 +63,7 @@ class OpenVinoBackend(StreamingBackend):
     """
 
     name = 'openvino'
+    refused = {'tf32': GPU_ONLY}
     is_padded = True
 
     def _import(self) -> None:
@@ -70,7 +71,8 @@ class OpenVinoBackend(StreamingBackend):
         self._core: Any = self._ov.Core()
         if not has_bf16(self._core):
             # Otherwise it would compute in float32, for which no bf16 calibration is valid.
-            self.refused = {'bf16': 'this processor has no bf16: set precision to fp32'}
+            self.refused = {**self.refused,
+                            'bf16': 'this processor has no bf16: set precision to fp32'}
 
     def _open(self, bundle: ModelBundle) -> None:
         self._head_path = bundle.head_path
@@ -99,11 +101,11 @@ class OpenVinoBackend(StreamingBackend):
         self._trunk_call.set_tensor(IMAGE, self._batch)
         self._trunk_call.infer()
 
-    def _run_head(self, parts: Masks, passes: int, bank: int | None) -> NDArray[np.float32]:
+    def _run_head(self, parts: PassInputs, passes: int, bank: int | None) -> NDArray[np.float32]:
         call = self._head_call(passes) if bank is None else self._bank_call(parts, bank)
         for name in self._names.head_inputs:
             if name in parts:
-                if bank is not None:
+                if bank is not None and name not in self._lazy:
                     continue
                 tensor = self._shared(parts[name])
             else:
@@ -127,10 +129,11 @@ class OpenVinoBackend(StreamingBackend):
             self._head_calls[passes] = self._compile(self._head_path, model).create_infer_request()
         return self._head_calls[passes]
 
-    def _bank_call(self, parts: Masks, bank: int) -> Any:
-        """Return the call of the head with a chunk of masks as constants."""
+    def _bank_call(self, parts: PassInputs, bank: int) -> Any:
+        """Return the call of the head with a chunk of masks of channels as constants."""
         if bank not in self._bank_calls:
-            model = self._core.read_model(with_masks(self._head_path, parts))
+            model = self._core.read_model(with_masks(
+                self._head_path, self._constants(parts)))
             self._bank_calls[bank] = self._compile(self._head_path, model).create_infer_request()
         return self._bank_calls[bank]
 

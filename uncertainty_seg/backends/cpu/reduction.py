@@ -660,7 +660,9 @@ class CoarseReduction:
             self._scratch))
         self._count += len(logits)
 
-    def finish(self, logits: Floats, inv_temperature: float) -> UncertaintyMaps:
+    def finish(
+        self, logits: Floats, inv_temperature: float, goes_on: bool = False
+    ) -> UncertaintyMaps:
         """
         Add the last passes and compute the maps of all since `reset` or the last `finish`.
 
@@ -668,6 +670,8 @@ class CoarseReduction:
         ----------
         logits, inv_temperature : ndarray, float
             As in `add`.
+        goes_on : bool
+            More passes of this frame will come: nothing is forgotten.
 
         Returns
         -------
@@ -690,7 +694,8 @@ class CoarseReduction:
         self._threads.run(_finish_bands, len(self._bands), (
             sources, self._shape[0], labels, maps, more, self._request.unknown_temperature,
             self._bands, self._scratch))
-        self.reset()
+        if not goes_on:
+            self.reset()
         return UncertaintyMaps(labels, *maps, **more)
 
     def close(self) -> None:

@@ -10,7 +10,8 @@ grow with T. Each runtime's file says how a graph is opened and run; this file i
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+import itertools
 import logging
 import time
 
@@ -25,15 +26,18 @@ from uncertainty_seg.backends.resources import (
     head_bytes_a_pass,
     usable_threads,
 )
-from uncertainty_seg.backends.runner import require_inputs, Runner
+from uncertainty_seg.backends.runner import IsEnough, require_inputs, Runner
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle, reduction_of
-from uncertainty_seg.core.dropout_masks import Masks
+from uncertainty_seg.core.dropout_masks import LazyRows, Masks, PassInputs
 from uncertainty_seg.core.settings import precision_of, Settings
 from uncertainty_seg.core.uncertainty import MapRequest, NO_MORE, UncertaintyMaps
-from uncertainty_seg.errors import BackendError, BackendUnavailableError, ModelBundleError
+from uncertainty_seg.errors import BackendError, BackendUnavailableError, UncertaintySegError
 
 _log = logging.getLogger(__name__)
+
+
+GPU_ONLY = 'tf32 is of GPUs: set precision to fp32, or backend to tensorrt'
 
 
 class StreamingBackend(Runner):
@@ -73,6 +77,7 @@ class StreamingBackend(Runner):
         # Weights that are gathered by masks which never change are constants to the runtime.
         self._has_bank = card.chunk > 0 and settings.mask_policy == 'fixed'
         self._bank: Masks | None = None
+        self._lazy: frozenset[str] = frozenset()
         self._import()
         self._require_precision()
         self._open(bundle)
@@ -82,17 +87,37 @@ class StreamingBackend(Runner):
         self._chunkings: dict[int, Chunking] = {}
         self._is_open = True
 
+    @property
+    def can_stop_early(self) -> bool:
+        """Say whether `run_until` works: not with sums at (h, w), nor chunks of one size."""
+        return self.reduction == 'coarse' and self._card.chunk == 0
+
     def run(
         self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest = NO_MORE
     ) -> UncertaintyMaps:
         """Compute the maps of one image; see `Runner.run`."""
+        return self._checked_run(image, masks, temperature, request, (), _never)[0]
+
+    def run_until(
+        self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest,
+        steps: Sequence[int], is_enough: IsEnough,
+    ) -> tuple[UncertaintyMaps, int]:
+        """Compute the maps of as few passes as are enough; see `Runner.run_until`."""
+        if not self.can_stop_early:
+            return super().run_until(image, masks, temperature, request, steps, is_enough)
+        return self._checked_run(image, masks, temperature, request, steps, is_enough)
+
+    def _checked_run(
+        self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest,
+        steps: Sequence[int], is_enough: IsEnough,
+    ) -> tuple[UncertaintyMaps, int]:
         if not self._is_open:
             raise BackendError('run of a closed backend', fix='open it again')
         passes = require_inputs(self._card, image, masks)
         try:
-            return self._run(
-                np.ascontiguousarray(image)[None], masks, passes, 1 / temperature, request)
-        except ModelBundleError:
+            return self._run(np.ascontiguousarray(image)[None], masks, passes, 1 / temperature,
+                             request, steps, is_enough)
+        except UncertaintySegError:
             raise
         except Exception as err:  # the runtime's own errors derive from nothing narrower
             raise BackendError(
@@ -120,12 +145,13 @@ class StreamingBackend(Runner):
         """Run the trunk on (1, h, w, 3) and keep its outputs for the head."""
 
     @abc.abstractmethod
-    def _run_head(self, parts: Masks, passes: int, bank: int | None) -> NDArray[np.float32]:
+    def _run_head(self, parts: PassInputs, passes: int, bank: int | None) -> NDArray[np.float32]:
         """
         Return the logits of some passes, in a buffer that the next call overwrites.
 
         `bank` identifies a chunk of masks that is the same in every frame, so that a head may be
-        opened for it with these masks as constants; None where masks change.
+        opened for it with these masks as constants, but for those of `self._lazy`: they are too
+        large to be kept for every chunk. It is None where masks change.
 
         """
 
@@ -156,32 +182,43 @@ class StreamingBackend(Runner):
 
     def _run(
         self, batch: ImageU8, masks: Masks, passes: int, inv_temperature: float,
-        request: MapRequest,
-    ) -> UncertaintyMaps:
+        request: MapRequest, steps: Sequence[int], is_enough: IsEnough,
+    ) -> tuple[UncertaintyMaps, int]:
         start_s = time.perf_counter()
         self._run_trunk(batch)
         trunk_s = time.perf_counter()
         head_s = reduction_s = 0.0
         self._reduction.reset(request)
         chunk = self._chunk(passes)
-        for first in range(0, passes, chunk):
+        for first, stop in _parts(passes, chunk, steps):
             before_s = time.perf_counter()
-            logits = self._logits(masks, first, min(first + chunk, passes), chunk)
+            logits = self._logits(masks, first, stop, chunk)
             between_s = time.perf_counter()
-            if first + chunk < passes:
-                self._reduction.add(logits, inv_temperature)
-            else:
+            is_look = stop in steps or stop == passes
+            if stop == passes:
                 maps = self._reduction.finish(logits, inv_temperature)
+            elif is_look and isinstance(self._reduction, CoarseReduction):
+                maps = self._reduction.finish(logits, inv_temperature, goes_on=True)
+            else:
+                self._reduction.add(logits, inv_temperature)
             head_s += between_s - before_s
             reduction_s += time.perf_counter() - between_s
-        self._timings_ms = {
-            'trunk': (trunk_s - start_s) * 1e3, 'head': head_s * 1e3,
-            'reduction': reduction_s * 1e3,
-        }
-        return maps.with_features(self._features()) if self._names.features else maps
+            self._timings_ms = {
+                'trunk': (trunk_s - start_s) * 1e3, 'head': head_s * 1e3,
+                'reduction': reduction_s * 1e3,
+            }
+            if is_look and self._names.features:
+                maps = maps.with_features(self._features())
+            if stop in steps and is_enough(maps, stop):
+                break
+        return maps, stop
 
     def _logits(self, masks: Masks, first: int, stop: int, chunk: int) -> NDArray[np.float32]:
-        """Run the head on some passes; where it needs more, drop the surplus logits."""
+        """
+        Run the head on some passes; where it needs more, drop the surplus logits.
+
+        Masks of elements are drawn here, for these passes only.
+        """
         wanted = chunk if self.is_padded or self._card.chunk else stop - first
         parts = {name: _padded(mask[first:stop], wanted) for name, mask in masks.items()}
         return self._run_head(parts, wanted, self._bank_of(masks, first))[:stop - first]
@@ -192,7 +229,12 @@ class StreamingBackend(Runner):
         if masks is not self._bank:
             self._forget_bank()
             self._bank = masks
+            self._lazy = frozenset(n for n, rows in masks.items() if isinstance(rows, LazyRows))
         return first
+
+    def _constants(self, parts: PassInputs) -> PassInputs:
+        """Return the masks of a chunk that a head may have as constants."""
+        return {name: part for name, part in parts.items() if name not in self._lazy}
 
     def _chunk(self, passes: int) -> int:
         """Return how many passes run at once, chosen once for each T."""
@@ -204,6 +246,16 @@ class StreamingBackend(Runner):
 
     def _new_chunking(self, passes: int) -> Chunking:
         return choose_chunk(passes, self._bytes_a_pass, self._budget_mb, self._card.chunk)
+
+
+def _never(_maps: UncertaintyMaps, _passes: int) -> bool:
+    return False
+
+
+def _parts(passes: int, chunk: int, steps: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield first and end of the passes that run at once: chunks that end at every step."""
+    edges = sorted({*range(0, passes, chunk), *steps, passes})
+    yield from itertools.pairwise(edges)
 
 
 def _padded(part: NDArray[np.float32], passes: int) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ import hashlib
 import math
 from pathlib import Path
 
-from uncertainty_seg.backends.gpu.device import find_device
+from uncertainty_seg.backends.gpu.device import available_bytes, find_device
 from uncertainty_seg.backends.gpu.engine_build import (
     build_engine,
     EngineSpec,
@@ -98,11 +98,17 @@ class BundleEngines:
 
 @dataclass(frozen=True)
 class EngineWork:
-    """The engines that a bundle needs on one GPU, and the TensorRT that builds them."""
+    """
+    The engines that a bundle needs on one GPU, and the TensorRT that builds them.
+
+    `available_bytes` is the free memory of a machine whose GPU shares it, else 0.
+
+    """
 
     trt: TensorRt
     engines: BundleEngines
     target: EngineTarget
+    available_bytes: int = 0
 
     def missing(self, cache: EngineCache) -> list[NeededEngine]:
         """List what the cache does not hold."""
@@ -110,7 +116,8 @@ class EngineWork:
 
     def build(self, cache: EngineCache, progress: Progress | None = None) -> list[NeededEngine]:
         """Build those; return what was built."""
-        return build_missing(self.trt, self.engines, cache, self.target, progress)
+        return build_missing(self.trt, self.engines, cache, self.target, progress,
+                             self.available_bytes)
 
 
 def work_here(bundle: ModelBundle, settings: Settings) -> EngineWork:
@@ -135,7 +142,8 @@ def work_here(bundle: ModelBundle, settings: Settings) -> EngineWork:
     device = find_device()  # before TensorRT is touched
     trt = load_tensorrt()
     engines = engines_of(bundle, settings, passes_of(bundle.card, settings), trt)
-    return EngineWork(trt, engines, EngineTarget.of(trt, device))
+    return EngineWork(trt, engines, EngineTarget.of(trt, device),
+                      available_bytes() if device.is_integrated else 0)
 
 
 def work_ahead(
@@ -240,7 +248,7 @@ def missing(
 
 def build_missing(
     trt: TensorRt, engines: BundleEngines, cache: EngineCache, target: EngineTarget,
-    progress: Progress | None = None,
+    progress: Progress | None = None, available_bytes: int = 0,
 ) -> list[NeededEngine]:
     """
     Build what the cache does not hold; minutes on a Jetson.
@@ -253,6 +261,8 @@ def build_missing(
         Where they will run: here, or for TensorRT-RTX what the specs name.
     progress : callable, optional
         Called with the share of everything that is done, and the engine and phase at work.
+    available_bytes : int
+        As `build_engine`.
 
     Returns
     -------
@@ -271,22 +281,25 @@ def build_missing(
         key = engine.key(target)
         with cache.lock(key):
             if not cache.has(key):
-                _build(trt, engine, key, cache, target, _part(progress, index, wanted))
+                _build(trt, engine, key, cache, target, _part(progress, index, wanted),
+                       available_bytes)
                 built.append(engine)
     return built
 
 
 def _build(
     trt: TensorRt, engine: NeededEngine, key: str, cache: EngineCache, target: EngineTarget,
-    progress: Progress | None,
+    progress: Progress | None, available_bytes: int,
 ) -> None:
-    made = build_engine(trt, engine.path, engine.spec, progress, cache.timing_cache(target))
+    made = build_engine(trt, engine.path, engine.spec, progress, cache.timing_cache(target),
+                        available_bytes)
     cache.store(key, made.plan, {
         'role': engine.role,
         'graph': str(engine.path),
         'graph_sha256': hashlib.sha256(whole_graph(engine.path)).hexdigest(),
         'spec': dataclasses.asdict(engine.spec),
         'target': dataclasses.asdict(target),
+        'available_bytes': available_bytes,
         'build_s': round(made.build_s, 3),
         'built': datetime.now(timezone.utc).isoformat(timespec='seconds'),
     })
@@ -307,7 +320,7 @@ def _part(progress: Progress | None, index: int, wanted: list[NeededEngine]) -> 
 
 def _precision(bundle: ModelBundle, settings: Settings, trt: TensorRt) -> str:
     wanted, card = precision_of(bundle.card, settings.precision), bundle.card
-    if wanted != card.precision:
+    if wanted not in (card.precision, 'tf32'):
         raise BackendUnavailableError(
             f'TensorRT computes a graph in the types it is written in, and {card.name!r} is '
             f'written in {card.precision}, not {wanted}',

@@ -1,32 +1,46 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The GPU: what the driver says of it, and its memory, a stream and CUDA graphs through torch.
+The GPU: what the driver says of it, and its memory, a stream and CUDA graphs.
 
-An engine is given addresses and the handle of a stream, and torch allocates both. The driver is
-asked before TensorRT is touched: where it is missing, the runtime of TensorRT 11 returns an object
-that ends the process when it is used. `find_device` needs neither CUDA's toolkit nor torch.
+An engine is given addresses and the handle of a stream. torch allocates both where it is a build
+with CUDA, and computes on them; otherwise NVIDIA's cuda-python does, which only allocates and
+copies, so that masks are drawn and sums are added up on the host. The driver is asked before
+TensorRT is touched: where it is missing, the runtime of TensorRT 11 returns an object that ends
+the process when it is used. `find_device` needs neither CUDA's toolkit nor torch.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 import ctypes
 from dataclasses import dataclass
+from functools import partial
+import importlib
+import logging
+import math
+import os
+from pathlib import Path
+import re
 from typing import Any, Protocol
+import weakref
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
-from uncertainty_seg.errors import BackendUnavailableError
+from uncertainty_seg.errors import BackendError, BackendUnavailableError
 
 _LIBRARY = 'libcuda.so.1'
 _NAME_BYTES = 256
 # Of enum CUdevice_attribute, which CUDA never renumbers.
 _MULTIPROCESSORS, _INTEGRATED, _MAJOR, _MINOR = 16, 18, 75, 76
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
+# 1 names the stages of a frame for Nsight Systems.
+NVTX_VARIABLE = 'UNCERTAINTY_SEG_NVTX'
 ALIGNMENT = 256  # bytes, which TensorRT wants of every address
 Replay = Callable[[], None]
+_log = logging.getLogger(__name__)
 # How torch, CUDA and TensorRT say that memory is full, where no class of exception does.
 _FULL = ('out of memory', 'outofmemory', 'could not be allocated')
 
@@ -96,6 +110,16 @@ def find_device(library: Any = None, index: int = 0) -> CudaDevice:
         multiprocessors, driver.memory_bytes(device), bool(integrated))
 
 
+def available_bytes(meminfo: Path = Path('/proc/meminfo')) -> int:
+    """Return the memory that processes can still get; 0 where the system does not say."""
+    try:
+        found = re.search(r'^MemAvailable:\s*(\d+) kB', meminfo.read_text(encoding='ascii'),
+                          re.MULTILINE)
+    except (OSError, ValueError):
+        return 0
+    return int(found[1]) * 1024 if found else 0
+
+
 def _open_library() -> Any:
     try:
         return ctypes.CDLL(_LIBRARY)
@@ -162,11 +186,19 @@ def _no_device(count: int) -> BackendUnavailableError:
 
 
 class DeviceMemory(Protocol):
-    """What a backend needs of a device; buffers are torch tensors."""
+    """
+    What a backend needs of a device.
+
+    A buffer has shape, dtype, `is_contiguous` and `data_ptr`, and on the host `numpy`, as torch's
+    tensors have. If `computes`, it is one, and torch computes on it where it is.
+
+    """
+
+    computes: bool
 
     @property
     def device(self) -> Any:
-        """Torch's name of the device."""
+        """Name of the device, torch's where that computes."""
         ...
 
     @property
@@ -191,7 +223,7 @@ class DeviceMemory(Protocol):
         ...
 
     def active(self) -> Any:
-        """Return a context in which torch enqueues on the stream."""
+        """Return a context in which this thread works on the device, and torch on the stream."""
         ...
 
     def wait(self) -> None:
@@ -237,6 +269,8 @@ class TorchCuda:
         If torch is not installed, or is one without CUDA.
 
     """
+
+    computes = True
 
     def __init__(self, index: int = 0, is_mapped: bool = False) -> None:
         self._is_mapped = is_mapped
@@ -313,6 +347,218 @@ class TorchCuda:
         self._torch.cuda.empty_cache()
 
 
+class CudaBuffer:
+    """
+    Memory of a GPU, or pinned memory of the host, as much of a tensor as engines need.
+
+    It is freed with the object.
+
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], dtype: DTypeLike, address: int,
+        free: Callable[[int], object], is_host: bool,
+    ) -> None:
+        self.shape, self.dtype, self._address, self._is_host = (
+            shape, np.dtype(dtype), address, is_host)
+        self.nbytes = _bytes_of(shape, dtype)
+        # At the end of the process CUDA may have ended before.
+        weakref.finalize(self, free, address).atexit = False
+
+    def data_ptr(self) -> int:
+        """Return the address."""
+        return self._address
+
+    def is_contiguous(self) -> bool:
+        """Return True."""
+        return True
+
+    def numpy(self) -> NDArray[Any]:
+        """Return the memory as an array, which must not outlive the buffer; of the host only."""
+        if not self._is_host:
+            raise BackendError('memory of the GPU was read by the host', 'a copy of it')
+        raw = (ctypes.c_uint8 * self.nbytes).from_address(self._address)
+        return np.ctypeslib.as_array(raw).view(self.dtype).reshape(self.shape)
+
+
+class CudaMemory:
+    """
+    `DeviceMemory` of a GPU through cuda-python, where there is no torch with CUDA.
+
+    Parameters
+    ----------
+    index, is_mapped : int, bool
+        As `TorchCuda`.
+    runtime : module, optional
+        By default `cuda.bindings.runtime`; tests pass a stand-in.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If cuda-python is not installed, or finds no GPU.
+
+    """
+
+    computes = False
+
+    def __init__(self, index: int = 0, is_mapped: bool = False, runtime: Any = None) -> None:
+        self._cuda: Any = runtime or _cuda_python()
+        self._is_mapped, self._index = is_mapped, index
+        self.device = f'cuda:{index}'
+        try:
+            self._call('cudaSetDevice', index)
+            self._handle: Any = self._call('cudaStreamCreateWithFlags',
+                                           self._cuda.cudaStreamNonBlocking)
+        except BackendError as err:
+            raise BackendUnavailableError(f'cuda-python finds no GPU that works ({err})') from err
+        weakref.finalize(self, self._cuda.cudaStreamDestroy, self._handle).atexit = False
+
+    @property
+    def stream(self) -> int:
+        """Handle of a stream of its own."""
+        return int(self._handle)
+
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> CudaBuffer:
+        """Allocate on the device; CUDA aligns to 256 bytes at least."""
+        with self.active():
+            address = int(self._call('cudaMalloc', max(1, _bytes_of(shape, dtype))))
+        return CudaBuffer(shape, dtype, address, self._cuda.cudaFree, False)
+
+    def host(self, shape: tuple[int, ...], dtype: DTypeLike) -> CudaBuffer:
+        """Allocate pinned memory, which engines may read where it is mapped."""
+        kind = self._cuda.cudaHostAllocMapped if self._is_mapped else \
+            self._cuda.cudaHostAllocDefault
+        with self.active():
+            address = int(self._call('cudaHostAlloc', max(1, _bytes_of(shape, dtype)), kind))
+        return CudaBuffer(shape, dtype, address, self._cuda.cudaFreeHost, True)
+
+    def inlet(self, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[CudaBuffer, CudaBuffer]:
+        """Allocate one pinned buffer where memory is mapped, else one on each side."""
+        filled = self.host(shape, dtype)
+        return (filled if self._is_mapped else self.empty(shape, dtype)), filled
+
+    def copy(self, target: CudaBuffer, source: CudaBuffer) -> None:
+        """Enqueue a copy; CUDA sees by the addresses which way it goes."""
+        if target is source:
+            return
+        if target.nbytes != source.nbytes:
+            raise BackendError(f'a copy of {source.nbytes} bytes into {target.nbytes}')
+        self._call('cudaMemcpyAsync', target.data_ptr(), source.data_ptr(), source.nbytes,
+                   self._cuda.cudaMemcpyKind.cudaMemcpyDefault, self._handle)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Make the device that of this thread."""
+        self._call('cudaSetDevice', self._index)
+        yield
+
+    def wait(self) -> None:
+        """Wait for the stream."""
+        self._call('cudaStreamSynchronize', self._handle)
+
+    def mark(self) -> Any:
+        """Enqueue an event."""
+        event = _Handle(self._call('cudaEventCreate'), self._cuda.cudaEventDestroy)
+        self._call('cudaEventRecord', event.value, self._handle)
+        return event
+
+    def elapsed_ms(self, start: Any, end: Any) -> float:
+        """Return the time between two events."""
+        return float(self._call('cudaEventElapsedTime', start.value, end.value))
+
+    def capture(self, work: Callable[[], None]) -> Replay:
+        """Record a CUDA graph; what it needs must have been enqueued once before."""
+        self.wait()
+        # Another thread may allocate meanwhile; only this thread's calls belong to the graph.
+        self._call('cudaStreamBeginCapture', self._handle,
+                   self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+        try:
+            work()
+        except BaseException:
+            # So that the stream can be used again; what went wrong is raised already.
+            self._cuda.cudaStreamEndCapture(self._handle)
+            self._cuda.cudaGetLastError()
+            raise
+        graph = _Handle(self._call('cudaStreamEndCapture', self._handle),
+                        self._cuda.cudaGraphDestroy)
+        made = _Handle(self._call('cudaGraphInstantiate', graph.value, 0),
+                       self._cuda.cudaGraphExecDestroy)
+
+        def replay() -> None:
+            self._call('cudaGraphLaunch', made.value, self._handle)
+
+        return replay
+
+    def is_full(self, error: BaseException) -> bool:
+        """Recognise Python's error, and what CUDA says."""
+        return is_memory_full(error)
+
+    def close(self) -> None:
+        """Do nothing: memory is freed with its buffers."""
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        """Call a function of CUDA's runtime and return what it gives besides its code."""
+        code, *given = getattr(self._cuda, name)(*arguments)
+        if code != self._cuda.cudaError_t.cudaSuccess:
+            _, text = self._cuda.cudaGetErrorString(code)
+            words = text.decode(errors='replace') if isinstance(text, bytes) else str(text)
+            if code == self._cuda.cudaError_t.cudaErrorMemoryAllocation:
+                raise MemoryError(f'{name}: {words}')
+            raise BackendError(f'{name} gave {int(code)}: {words}')
+        return given[0] if given else None
+
+
+class _Handle:
+    """An object of CUDA that is destroyed with this one."""
+
+    def __init__(self, value: Any, destroy: Callable[[Any], object]) -> None:
+        self.value = value
+        weakref.finalize(self, destroy, value).atexit = False
+
+
+def open_memory(index: int = 0, is_mapped: bool = False) -> DeviceMemory:
+    """
+    Open the memory of a GPU: through torch, and otherwise through cuda-python.
+
+    Raises BackendUnavailableError, with both reasons, if neither is here.
+
+    """
+    try:
+        return TorchCuda(index, is_mapped)
+    except BackendUnavailableError as err:
+        reason = err
+    try:
+        memory = CudaMemory(index, is_mapped)
+    except BackendUnavailableError as err:
+        raise BackendUnavailableError(
+            f'neither torch nor cuda-python can hold buffers ({reason}; {err})',
+            fix='pip install torch, or the smaller cuda-bindings of your CUDA; on a Jetson take '
+                'the torch that NVIDIA builds for its JetPack') from err
+    _log.info('buffers by cuda-python, masks and sums on the host: %s', reason)
+    return memory
+
+
+def work_ranges() -> Callable[[str], AbstractContextManager[object]]:
+    """
+    Return what names a stretch of work for NVIDIA's profilers.
+
+    It does nothing unless $UNCERTAINTY_SEG_NVTX is 1, nor where neither the package nvtx nor a
+    torch with CUDA is here, which is logged.
+
+    """
+    if os.environ.get(NVTX_VARIABLE) != '1':
+        return nullcontext
+    try:
+        return partial(importlib.import_module('nvtx').annotate, domain='uncertainty_seg')
+    except ImportError:
+        pass
+    try:
+        return partial(_cuda_torch().cuda.nvtx.range)
+    except BackendUnavailableError as err:
+        _log.warning('%s=1 names nothing: pip install nvtx (%s)', NVTX_VARIABLE, err)
+    return nullcontext
+
+
 def says_full(text: str) -> bool:
     """Say whether a message of CUDA or TensorRT means that there is no memory left."""
     return any(words in text.lower() for words in _FULL)
@@ -330,6 +576,18 @@ def torch_dtype(dtype: DTypeLike) -> Any:
     import torch
 
     return getattr(torch, np.dtype(dtype).name)
+
+
+def _bytes_of(shape: tuple[int, ...], dtype: DTypeLike) -> int:
+    return math.prod(shape) * np.dtype(dtype).itemsize
+
+
+def _cuda_python() -> Any:
+    try:
+        return importlib.import_module('cuda.bindings.runtime')
+    except ImportError as err:
+        raise BackendUnavailableError(
+            f'cuda-python cannot be imported ({err})', fix='pip install cuda-bindings') from err
 
 
 def _cuda_torch() -> Any:

@@ -14,7 +14,8 @@ computed here in torch's integers: only the seed goes to the device, and every b
 `core.dropout_masks` draws.
 
 From the sums to the maps the formulas are those of `core.uncertainty`, in torch and float32: seven
-maps return to the host, whatever the number of passes and classes.
+maps return to the host, whatever the number of passes and classes. Where no torch computes on the
+device's memory, the sums return instead, and masks are drawn on the host.
 
 """
 
@@ -27,16 +28,22 @@ from typing import Any
 import zlib
 
 import numpy as np
-from numpy.typing import NDArray
 
 from uncertainty_seg.backends.gpu.device import DeviceMemory
 from uncertainty_seg.backends.graph_files import STATISTICS, SUM_LOGITS
-from uncertainty_seg.core.dropout_masks import kept_channels, Masks, pass_inputs
+from uncertainty_seg.core.dropout_masks import (
+    drops_channels,
+    kept_channels,
+    lazy_inputs,
+    Masks,
+    Rows,
+)
 from uncertainty_seg.core.model_card import DropoutSite, ModelCard
 from uncertainty_seg.core.uncertainty import (
     LEAST_PROBABILITY,
     LOGIT_SCALE,
     MapRequest,
+    maps_from_sums,
     NO_MORE,
     UncertaintyMaps,
 )
@@ -106,16 +113,16 @@ def _padded(passes: int, size: int) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-class SeededMasks(Mapping[str, NDArray[np.float32]]):
+class SeededMasks(Mapping[str, Rows]):
     """The inputs of T passes, known by card and seed; drawn on the host only if they are read."""
 
     def __init__(self, card: ModelCard, passes: int, seed: int) -> None:
         self.card, self.passes, self.seed = card, passes, seed
-        self._drawn: dict[str, NDArray[np.float32]] = {}
+        self._drawn: dict[str, Rows] = {}
 
-    def __getitem__(self, name: str) -> NDArray[np.float32]:
+    def __getitem__(self, name: str) -> Rows:
         if not self._drawn:
-            self._drawn = pass_inputs(self.card, self.passes, self.seed)
+            self._drawn = lazy_inputs(self.card, self.passes, self.seed)
         return self._drawn[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -131,7 +138,7 @@ class MaskBank:
 
     Attributes
     ----------
-    buffers : list of dict of str to torch.Tensor
+    buffers : list of dict of str to buffer
         For each part, a tensor of (part.size, *site.shape) for each site.
 
     """
@@ -150,7 +157,8 @@ class MaskBank:
         if masks is self._loaded:
             return
         self._loaded = None
-        if isinstance(masks, SeededMasks) and self._card.method == 'mc_dropout':
+        is_drawn = isinstance(masks, SeededMasks) and self._card.method == 'mc_dropout'
+        if isinstance(masks, SeededMasks) and is_drawn and self._memory.computes:
             self._draw(masks)
         else:
             self._copy(masks)
@@ -161,11 +169,18 @@ class MaskBank:
         self.buffers, self._staging, self._loaded = [], [], None
 
     def _draw(self, masks: SeededMasks) -> None:
+        import torch
+
         for part, buffers in zip(self._parts, self.buffers, strict=True):
             given = part.stop - part.first
             for site in self._card.dropout_sites:
                 rows = buffers[site.name]
-                draw(site, masks.seed, part.first, part.stop, self._card.is_balanced, rows[:given])
+                if self._card.mask_draw == 'stratified' and drops_channels(site):
+                    # They are drawn for all passes at once, and are a few kB.
+                    rows[:given].copy_(torch.from_numpy(masks[site.name][part.first:part.stop]))
+                else:
+                    draw(site, masks.seed, part.first, part.stop, self._card.is_balanced,
+                         rows[:given])
                 if given < part.size:
                     rows[given:].copy_(rows[given - 1:given].expand_as(rows[given:]))
 
@@ -276,6 +291,16 @@ def _signed(bits: int) -> int:
     return bits - 2**64 if bits >= _SIGN else bits
 
 
+def statistics_shapes(
+    num_classes: int, plane: tuple[int, int], logits_shape: tuple[int, ...] | None
+) -> dict[str, tuple[int, ...]]:
+    """Return what a head gives and in which shape; see `DeviceReduction`."""
+    shapes: dict[str, tuple[int, ...]] = {
+        _SUM_P: (num_classes, *plane), _SUM_ENTROPY: plane, _SUM_P2: plane,
+        _VOTES: (num_classes, *plane)}
+    return shapes if logits_shape is None else {**shapes, SUM_LOGITS: logits_shape}
+
+
 class DeviceReduction:
     """
     The sums over the passes of a frame, and the maps of them, enqueued on a memory's stream.
@@ -291,13 +316,8 @@ class DeviceReduction:
         summed: tuple[int, int] | None = None,
     ) -> None:
         plane = (height, width)
-        low = summed or plane
         self._memory = memory
-        self.shapes: dict[str, tuple[int, ...]] = {
-            _SUM_P: (num_classes, *low), _SUM_ENTROPY: low, _SUM_P2: low,
-            _VOTES: (num_classes, *low)}
-        if logits_shape is not None:
-            self.shapes[SUM_LOGITS] = logits_shape
+        self.shapes = statistics_shapes(num_classes, summed or plane, logits_shape)
         self._upsampling = upsampling
         self._more: dict[str, Any] = {}  # buffers of the host, made when a map is asked for first
         self._request = NO_MORE
@@ -358,6 +378,66 @@ class DeviceReduction:
         floats = self._host_floats.numpy().copy()
         maps = UncertaintyMaps(self._host_labels.numpy().copy(), *floats, **{
             name: self._more[name].numpy().copy() for name in self._request.names})
+        for _, host in self._features:
+            maps = maps.with_features(host.numpy().copy())
+        return maps
+
+
+class HostReduction:
+    """
+    The same on the host, in numpy, for memory on which nothing but engines computes.
+
+    The sums of each call are copied to a place of their own; what they add up to is computed when
+    the stream was waited for. More is transferred than maps: for each call of the head 2 C + 2
+    planes.
+
+    """
+
+    def __init__(
+        self, num_classes: int, height: int, width: int, memory: DeviceMemory,
+        logits_shape: tuple[int, ...] | None = None, upsampling: str = 'half_pixel',
+        summed: tuple[int, int] | None = None,
+    ) -> None:
+        self._memory, self._plane, self._upsampling = memory, (height, width), upsampling
+        self.shapes = statistics_shapes(num_classes, summed or self._plane, logits_shape)
+        self._landed: list[dict[str, Any]] = []  # for each call of a frame
+        self._calls: list[tuple[int, float]] = []  # passes and share of each
+        self._request = NO_MORE
+        self._features: list[tuple[Any, Any]] = []
+
+    def take_features(self, features: Sequence[Any]) -> None:
+        """Copy these buffers of float32 (at most one) to the host with the maps of each frame."""
+        self._features = [(one, self._memory.host(tuple(one.shape), np.float32))
+                          for one in features]
+
+    def reset(self) -> None:
+        """Begin a frame."""
+        self._calls = []
+
+    def add(self, statistics: Mapping[str, Any], passes: int, share: float = 1.0) -> None:
+        """Enqueue copies of the sums of some passes; see `DeviceReduction.add`."""
+        index = len(self._calls)
+        if index == len(self._landed):
+            self._landed.append({name: self._memory.host(shape, np.float32)
+                                 for name, shape in self.shapes.items()})
+        for name, landed in self._landed[index].items():
+            self._memory.copy(landed, statistics[name])
+        self._calls.append((passes, share))
+
+    def enqueue_finish(self, request: MapRequest = NO_MORE) -> None:
+        """Start to copy features to the host; remember what is asked for."""
+        self._request = request
+        for features, host in self._features:
+            self._memory.copy(host, features)
+
+    def maps(self) -> UncertaintyMaps:
+        """Compute the maps after the stream was waited for."""
+        sums = {name: np.zeros(shape) for name, shape in self.shapes.items()}
+        for landed, (_, share) in zip(self._landed, self._calls, strict=False):
+            for name, total in sums.items():
+                total += share * landed[name].numpy()
+        maps = maps_from_sums(sums, sum(passes for passes, _ in self._calls), self._plane,
+                              self._upsampling, self._request)
         for _, host in self._features:
             maps = maps.with_features(host.numpy().copy())
         return maps

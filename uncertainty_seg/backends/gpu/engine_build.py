@@ -51,13 +51,12 @@ class EngineSpec:
     Attributes
     ----------
     precision : str
-        What the graph computes in, one of `core.model_card.PRECISIONS`.
+        What the graph computes in, one of `core.settings.COMPUTED`. In 'tf32' products of float32
+        may round their factors to 10 bits, which is TensorRT's own default and not this one.
     profiles : mapping of str to (min, opt, max)
         Shapes of each input that has a symbolic axis; the others are left out.
     is_strongly_typed : bool
         Whether the types of the graph are kept. False is for TensorRT 8.6, which cannot.
-    is_tf32 : bool
-        Whether products of float32 may round their factors to 10 bits, TensorRT's default.
     float32_behind : str
         Tensor behind which everything stays in float32 where types are weak; empty for none.
     compute_capabilities : tuple of str
@@ -70,7 +69,6 @@ class EngineSpec:
     precision: str
     profiles: Mapping[str, tuple[Shape, Shape, Shape]] = field(default_factory=dict)
     is_strongly_typed: bool = True
-    is_tf32: bool = True
     float32_behind: str = ''
     compute_capabilities: tuple[str, ...] = ()
     summed: tuple[int, int] | None = None
@@ -99,7 +97,7 @@ class BuiltEngine:
 
 def build_engine(
     trt: TensorRt, graph: Path | bytes, spec: EngineSpec, progress: Progress | None = None,
-    timing_cache: bytes = b'',
+    timing_cache: bytes = b'', available_bytes: int = 0,
 ) -> BuiltEngine:
     """
     Build an engine; minutes on a Jetson.
@@ -117,6 +115,8 @@ def build_engine(
         What it raises stops the build and is raised here.
     timing_cache : bytes
         Measurements of earlier builds of this TensorRT on this GPU; makes the build faster.
+    available_bytes : int
+        Free memory of a machine whose GPU shares it; 0 where the GPU has its own, or for no limit.
 
     Returns
     -------
@@ -145,6 +145,7 @@ def build_engine(
     _parse(trt, parser, graph, what, spec.precision)
     config = builder.create_builder_config()
     configure(trt, builder, config, network, spec, what)
+    limit_memory(trt, config, available_bytes)
     cache = _set_timing_cache(trt, config, timing_cache)
     tracker = PhaseTracker(progress or (lambda share, phase: None))
     monitor = progress_monitor(trt, tracker) if trt.has_progress else None
@@ -165,6 +166,24 @@ def build_engine(
     _log.info('TensorRT %s built %s in %s: %.1f MB in %.1f s', trt.version, what, spec.precision,
               len(built.plan) / 1e6, built.build_s)
     return built
+
+
+def limit_memory(
+    trt: TensorRt, config: tensorrt.IBuilderConfig, available_bytes: int
+) -> None:
+    """
+    Leave memory that is shared with the processor to the rest of the machine.
+
+    By itself TensorRT tries kernels that work in all memory of the GPU. Here one may work in a
+    quarter of what is free, and everything that lives while one is tried takes half of it.
+
+    """
+    if not available_bytes:
+        return
+    pools = trt.module.MemoryPoolType
+    config.set_memory_pool_limit(pools.WORKSPACE, available_bytes // 4)
+    if hasattr(pools, 'TACTIC_DRAM'):
+        config.set_memory_pool_limit(pools.TACTIC_DRAM, available_bytes // 2)
 
 
 def merge_timing_caches(trt: TensorRt, first: bytes, second: bytes) -> bytes:
@@ -260,6 +279,7 @@ def configure(
 
     """
     _set_types(trt, config, network, spec, what)
+    _allow_recording(trt, config)
     _set_profiles(builder, config, network, spec, what)
     _set_targets(trt, config, spec)
 
@@ -269,7 +289,7 @@ def _set_types(
     spec: EngineSpec, what: str,
 ) -> None:
     tf32 = trt.module.BuilderFlag.TF32
-    if spec.is_tf32:
+    if spec.precision == 'tf32':
         config.set_flag(tf32)
     else:
         config.clear_flag(tf32)
@@ -278,7 +298,7 @@ def _set_types(
     if trt.has_strong_types and not trt.has_weak_types:
         raise BackendError(f'TensorRT {trt.version} knows strongly typed networks only',
                            'is_strongly_typed')
-    if spec.precision == 'fp32':
+    if spec.precision in ('fp32', 'tf32'):
         return
     flag = trt.builder_flag(_WEAK_FLAGS[spec.precision])
     if flag is None:
@@ -288,6 +308,13 @@ def _set_types(
     config.set_flag(trt.module.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
     if spec.float32_behind:
         _hold_float32(trt, network, spec.float32_behind, what)
+
+
+def _allow_recording(trt: TensorRt, config: tensorrt.IBuilderConfig) -> None:
+    """Let TensorRT-RTX allocate nothing when an engine runs, which no CUDA graph could hold."""
+    flag = trt.builder_flag('REQUIRE_USER_ALLOCATION')
+    if trt.compiles_kernels and flag is not None:
+        config.set_flag(flag)
 
 
 def _hold_float32(

@@ -6,6 +6,9 @@ A plan can be read only by the TensorRT that built it, on the GPU it was built o
 report anything else and some crash. So all of that is in the key, and what does not fit is never
 opened. Next to each plan is a JSON file with the same facts in words and the plan's hash.
 
+TensorRT-RTX compiles the kernels of an engine when it first runs. What it compiled is kept beside
+the engine, under the same key, so that the next start compiles nothing.
+
 A plan is code: the folder belongs to the user, and nothing is downloaded into it.
 
 """
@@ -31,9 +34,10 @@ from uncertainty_seg.storage.whole_files import replace_file
 
 FOLDER_VARIABLE = 'UNCERTAINTY_SEG_ENGINE_CACHE'
 # Increased when engines are built differently from the same spec, so that old ones are not used.
-_RECIPE = 1
+_RECIPE = 2
 # Beyond this, the engines that were not used for the longest time are removed.
 MAX_BYTES = 4 * 10**9
+_DIGEST_BYTES = 32  # of sha256, in front of compiled kernels
 _log = logging.getLogger(__name__)
 
 
@@ -144,6 +148,10 @@ class EngineCache:
         """Return the path of its JSON file."""
         return self.folder / f'{key}.json'
 
+    def kernels_path(self, key: str) -> Path:
+        """Return the path of the kernels that were compiled for an engine."""
+        return self.folder / f'{key}.kernels'
+
     def has(self, key: str) -> bool:
         """Say whether an engine is there; it may still be damaged."""
         return self.plan_path(key).is_file() and self.facts_path(key).is_file()
@@ -180,6 +188,25 @@ class EngineCache:
             _log.warning('engine %s removed, to be built again: %s', self.plan_path(key), reason)
             self.plan_path(key).unlink(missing_ok=True)
             self.facts_path(key).unlink(missing_ok=True)
+            self.kernels_path(key).unlink(missing_ok=True)
+
+    def load_kernels(self, key: str) -> bytes:
+        """Return the compiled kernels of an engine; empty if there are none, or damaged ones."""
+        path = self.kernels_path(key)
+        with self._usable():
+            if not path.is_file():
+                return b''
+            content = path.read_bytes()
+        digest, kernels = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+        if hashlib.sha256(kernels).digest() == digest:
+            return kernels
+        _log.warning('%s is damaged and is ignored: kernels are compiled again', path)
+        return b''
+
+    def store_kernels(self, key: str, kernels: bytes) -> None:
+        """Write the compiled kernels of an engine in place of older ones, with their digest."""
+        with self._usable():
+            self.write(self.kernels_path(key), hashlib.sha256(kernels).digest() + kernels)
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:

@@ -14,7 +14,7 @@ from the bundle when it is opened, in float32 whatever the network's precision.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 import hashlib
 import logging
@@ -48,6 +48,7 @@ from uncertainty_seg.backends.resources import (
     MAX_CHUNK,
     passes_of,
 )
+from uncertainty_seg.backends.runner import IsEnough
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import HEAD_STATS_FILE, ModelBundle
 from uncertainty_seg.core.dropout_masks import Masks
@@ -92,7 +93,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
     -----
     Features, masks and sums stay on the device, and only maps come back, where the head takes any
     number of passes. Of other cards the logits come back, and the processor reduces them. float32
-    is float32: TF32 is off, so that calibrations hold.
+    is float32 unless the precision is tf32.
 
     """
 
@@ -195,19 +196,26 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
 
     def _options(self, provider: str, graph: bytes, has_masks: bool) -> dict[str, str]:
         """Return the options of one provider for one graph."""
-        return dict(CUDA_OPTIONS) if provider == CUDA else {}
+        if provider != CUDA:
+            return {}
+        return {**CUDA_OPTIONS, 'use_tf32': str(int(self.precision == 'tf32'))}
 
     def _new_chunking(self, passes: int) -> Chunking:
         if self._adder is None:
             return super()._new_chunking(passes)
         return choose_chunk(passes, self._chunk_bytes, self._budget_mb)
 
+    @property
+    def can_stop_early(self) -> bool:
+        """Say whether `run_until` works: not with sums on the device."""
+        return self._adder is None and super().can_stop_early
+
     def _run(
         self, batch: ImageU8, masks: Masks, passes: int, inv_temperature: float,
-        request: MapRequest,
-    ) -> UncertaintyMaps:
+        request: MapRequest, steps: Sequence[int], is_enough: IsEnough,
+    ) -> tuple[UncertaintyMaps, int]:
         if self._adder is None:
-            return super()._run(batch, masks, passes, inv_temperature, request)
+            return super()._run(batch, masks, passes, inv_temperature, request, steps, is_enough)
         require_statistics(self._card, request, self._statistics)
         start_s = time.perf_counter()
         self._run_trunk(batch)
@@ -219,7 +227,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
             'trunk': (trunk_s - start_s) * 1e3, 'head': (head_s - trunk_s) * 1e3,
             'reduction': (time.perf_counter() - head_s) * 1e3,
         }
-        return maps
+        return maps, passes
 
     def _run_trunk(self, batch: ImageU8) -> None:
         self._image.update_inplace(batch)
@@ -235,25 +243,26 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
         sums: Tensors = self._zeros
         chunk = self._chunk(passes)
         for first in range(0, passes, chunk):
-            parts = {name: mask[first:first + chunk] for name, mask in masks.items()}
-            given = {**self._tensors, **self._resident(first, parts)}
+            given = {**self._tensors,
+                     **self._resident(first, min(first + chunk, passes), masks)}
             inputs = {name: given[name] for name in self._names.head_inputs}
             inputs.update({BEFORE + name: value for name, value in sums.items()})
             sums = self._call(
                 self._adder, {**inputs, INV_TEMPERATURE: heat}, self._statistics)
         return sums
 
-    def _resident(self, first: int, parts: Masks) -> Tensors:
-        """Return a chunk of masks on the device; copied once where they never change."""
+    def _resident(self, first: int, stop: int, masks: Masks) -> Tensors:
+        """Return a chunk of masks on the device; drawn and copied once where they never change."""
         slot = self._slots.get(first, {})
-        if any(name not in slot or tuple(slot[name].shape()) != part.shape
-               for name, part in parts.items()):
+        shapes = {name: (stop - first, *rows.shape[1:]) for name, rows in masks.items()}
+        if any(name not in slot or tuple(slot[name].shape()) != shape
+               for name, shape in shapes.items()):
             self._filled.discard(first)
-            slot = {name: self._empty(part.shape, np.float32) for name, part in parts.items()}
+            slot = {name: self._empty(shape, np.float32) for name, shape in shapes.items()}
             self._slots[first] = slot
         if first not in self._filled:
-            for name, part in parts.items():
-                slot[name].update_inplace(np.ascontiguousarray(part))
+            for name, rows in masks.items():
+                slot[name].update_inplace(np.ascontiguousarray(rows[first:stop]))
             self._filled.add(first)
         return slot
 
@@ -308,13 +317,15 @@ class OnnxRuntimeTensorRtBackend(OnnxRuntimeCudaBackend):
     -----
     Graphs of float32 only: the provider builds half precision with weak types, which may take the
     reduction along, and that made 93 % of entropies NaN. TensorRT uses TF32, and the provider has
-    no option against it. Engines are built when the backend is opened, minutes the first time,
-    and kept in the folder of engines.
+    no option against it, so that the precision has to be tf32. Engines are built when the backend
+    is opened, minutes the first time, and kept in the folder of engines.
 
     """
 
     name = 'onnxruntime_tensorrt'
-    refused = dict.fromkeys(('bf16', 'fp16', 'int8'), 'use backend tensorrt')
+    refused = {**dict.fromkeys(('bf16', 'fp16', 'int8'), 'use backend tensorrt'),
+               'fp32': 'set precision to tf32, which needs its own calibration, or use backend '
+                       'tensorrt'}
     providers = (TENSORRT, CUDA)
 
     def _options(self, provider: str, graph: bytes, has_masks: bool) -> dict[str, str]:

@@ -20,12 +20,17 @@ import threading
 import time
 
 from uncertainty_seg.backends.gpu.bundle_engines import BundleEngines, engines_of, NeededEngine
-from uncertainty_seg.backends.gpu.device import CudaDevice, DeviceMemory, find_device, TorchCuda
+from uncertainty_seg.backends.gpu.device import CudaDevice, DeviceMemory, find_device, open_memory
 from uncertainty_seg.backends.gpu.device_passes import SeededMasks
 from uncertainty_seg.backends.gpu.engine_cache import EngineCache, EngineTarget
 from uncertainty_seg.backends.gpu.self_check_record import require_not_failed, SelfCheckKey
 from uncertainty_seg.backends.gpu.tensorrt_api import load_tensorrt, TensorRt
-from uncertainty_seg.backends.gpu.tensorrt_engine import Engine, FrameRunner, Runtime
+from uncertainty_seg.backends.gpu.tensorrt_engine import (
+    Engine,
+    FrameRunner,
+    Kernels,
+    Runtime,
+)
 from uncertainty_seg.backends.graph_files import require_graphs
 from uncertainty_seg.backends.resources import passes_of
 from uncertainty_seg.backends.runner import require_image, require_inputs, Runner
@@ -77,8 +82,8 @@ class TensorRtBackend(Runner):
     EngineMissingError
         If an engine was not built yet, or cannot be used any more.
     BackendUnavailableError
-        If there is no GPU, TensorRT or torch with CUDA, or the bundle or its precision cannot be
-        run, or failed its self-check here.
+        If there is no GPU, TensorRT, or torch with CUDA or cuda-python, or the bundle or its
+        precision cannot be run, or failed its self-check here.
     ConfigError
         If the graphs cannot be computed in the precision of the settings.
     ModelBundleError
@@ -109,7 +114,7 @@ class TensorRtBackend(Runner):
         cache = cache or EngineCache()
         self._require_checked(cache.folder)
         self._new_memory: Callable[[], DeviceMemory] = (
-            partial(TorchCuda, is_mapped=self._device.is_integrated) if memory is None
+            partial(open_memory, is_mapped=self._device.is_integrated) if memory is None
             else lambda: memory)
         self._opener = EngineOpener(bundle, settings, self._trt, self._device, cache)
         self._is_recorded, self._clock = is_recorded, clock
@@ -165,12 +170,13 @@ class TensorRtBackend(Runner):
 
     @property
     def is_recorded(self) -> bool:
-        """Whether CUDA graphs are in use; false once one could not be recorded."""
-        return self._runner is not None and self._runner.recording.is_on
+        """Whether CUDA graphs are in use; false while one could not be recorded."""
+        return self._runner is not None and self._runner.recording.is_due
 
     def _require_checked(self, folder: Path) -> None:
         """Refuse what failed its self-check, and unchecked types that TensorRT chose."""
-        is_chosen = self.precision != 'fp32' and not self._trt.has_strong_types
+        is_chosen = (self.precision not in ('fp32', 'tf32')
+                     and not self._trt.has_strong_types)
         key = SelfCheckKey.of(self._card, self.name, self.version, self.precision,
                               self.device_name)
         require_not_failed(key, is_chosen, folder)
@@ -355,7 +361,10 @@ class EngineOpener:
         if engine is None:
             self._cache.discard(key, runtime.messages.reason())
             raise self._missing(needed)
-        return Engine(runtime, engine, memory, needed.role)
+        # Of this machine, also where the engine was built for every GPU of its kind.
+        own = needed.key(self._target)
+        return Engine(runtime, engine, memory, needed.role, Kernels(self._cache, own)
+                      if self._trt.compiles_kernels else None)
 
     def _missing(self, needed: NeededEngine) -> EngineMissingError:
         return EngineMissingError(

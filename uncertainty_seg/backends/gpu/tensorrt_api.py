@@ -56,8 +56,13 @@ class TensorRtModule(Protocol):
     BuilderFlag: type[tensorrt.BuilderFlag]
     ComputeCapability: type[tensorrt.ComputeCapability]  # TensorRT-RTX only
     DataType: type[tensorrt.DataType]
+    # TensorRT-RTX only, as what `create_runtime_config` returns is of use there only
+    DynamicShapesKernelSpecializationStrategy: type[
+        tensorrt.DynamicShapesKernelSpecializationStrategy]
+    ExecutionContextAllocationStrategy: type[tensorrt.ExecutionContextAllocationStrategy]
     ILogger: type[tensorrt.ILogger]
     IProgressMonitor: type[tensorrt.IProgressMonitor]  # from 10 on
+    MemoryPoolType: type[tensorrt.MemoryPoolType]
     NetworkDefinitionCreationFlag: type[tensorrt.NetworkDefinitionCreationFlag]
     OnnxParser: type[tensorrt.OnnxParser]
     Runtime: type[tensorrt.Runtime]
@@ -136,6 +141,11 @@ class TensorRt:
     def has_progress(self) -> bool:
         """Whether a build reports its progress."""
         return hasattr(self.module, 'IProgressMonitor')
+
+    @property
+    def compiles_kernels(self) -> bool:
+        """Whether kernels are compiled when an engine first runs, as TensorRT-RTX does."""
+        return self.is_rtx and hasattr(self.module, 'DynamicShapesKernelSpecializationStrategy')
 
     @property
     def has_timing_cache(self) -> bool:

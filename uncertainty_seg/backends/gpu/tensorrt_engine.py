@@ -3,7 +3,14 @@
 One frame through the two engines of a bundle: everything between the image and the maps.
 
 All of it is enqueued on one stream and waited for once. What is enqueued the same way in every
-frame is recorded as a CUDA graph when it first runs; where that does not work it is enqueued.
+frame is recorded as a CUDA graph when it first runs; where that does not work it is enqueued, and
+tried again in later frames.
+
+TensorRT-RTX compiles kernels when shapes first come. By default it does so in the background and
+runs slower ones meanwhile, which a graph would then keep for good: here they are compiled at once.
+Its contexts get their working memory from outside, because a graph cannot allocate, and the
+compiled kernels are kept in the cache of engines.
+
 TensorRT reports by False or None that something did not work, and continues with what it has: here
 each of these is an exception with what TensorRT logged.
 
@@ -13,17 +20,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import logging
+import time
 from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
-from uncertainty_seg.backends.gpu.device import ALIGNMENT, DeviceMemory, Replay, says_full
+from uncertainty_seg.backends.gpu.device import (
+    ALIGNMENT,
+    DeviceMemory,
+    Replay,
+    says_full,
+    work_ranges,
+)
 from uncertainty_seg.backends.gpu.device_passes import (
     DeviceReduction,
+    HostReduction,
     MaskBank,
     Part,
     split_passes,
 )
+from uncertainty_seg.backends.gpu.engine_cache import EngineCache
 from uncertainty_seg.backends.gpu.tensorrt_api import Messages, Shape, TensorRt
 from uncertainty_seg.backends.graph_files import (
     given_statistics,
@@ -44,6 +60,8 @@ if TYPE_CHECKING:
     import tensorrt
 
 Spec = tuple[Shape, 'np.dtype[Any]']
+# Frames after which a CUDA graph that could not be recorded is tried again: three times in all.
+_RETRY_FRAMES = (1, 10, 100)
 _log = logging.getLogger(__name__)
 
 
@@ -78,13 +96,15 @@ class FrameRunner:
         self._card, self._memory, self._trunk, self._head = card, memory, trunk, head
         self.chunk = chunk
         self.recording = Recording(is_recorded)
+        self._range = work_ranges()
         spec = card.input
         with memory.active():
             statistics = given_statistics(head.outputs)
+            reduction = DeviceReduction if memory.computes else HostReduction
             rows, columns = card.logits_shape[1:]
             # An engine whose sums are of the size of the logits was built for `coarse`.
             is_coarse = head.outputs[STATISTICS[0]][0][1:] == (rows, columns)
-            self._reduction = DeviceReduction(
+            self._reduction = reduction(
                 card.num_classes, spec.height, spec.width, memory,
                 card.logits_shape if SUM_LOGITS in statistics else None, card.upsampling,
                 (rows, columns) if is_coarse else None)
@@ -109,26 +129,44 @@ class FrameRunner:
         """Compute the maps of a checked image; see `Runner.run`."""
         memory = self._memory
         with memory.active():
+            self.recording.begin_frame()
             plan = self._plan(passes)
             marks = [memory.mark()]
-            np.copyto(self._host_image.numpy()[0], image)
-            self._host_scale.fill_(1 / temperature)
-            memory.copy(self._image, self._host_image)
-            memory.copy(self._scale, self._host_scale)
-            plan.bank.load(masks)
-            self._trunk_call.enqueue()
+            with self._range('inputs'):
+                self._load(image, temperature)
+                plan.bank.load(masks)
+            with self._range('trunk'):
+                self._trunk_call.enqueue()
             marks.append(memory.mark())
-            self._reduction.reset()
-            for part, call in zip(plan.parts, plan.calls, strict=True):
-                call.enqueue()
-                self._reduction.add(self._statistics, part.counted, part.share)
+            with self._range('head'):
+                self._reduction.reset()
+                for part, call in zip(plan.parts, plan.calls, strict=True):
+                    call.enqueue()
+                    self._reduction.add(self._statistics, part.counted, part.share)
             marks.append(memory.mark())
-            self._reduction.enqueue_finish(request)
+            with self._range('reduction'):
+                self._reduction.enqueue_finish(request)
             marks.append(memory.mark())
-            memory.wait()
+            with self._range('wait'):
+                memory.wait()
         self.timings_ms = {name: memory.elapsed_ms(marks[i], marks[i + 1])
                            for i, name in enumerate(('trunk', 'head', 'reduction'))}
-        return self._reduction.maps()
+        if not plan.has_run:
+            plan.has_run = True
+            self._trunk.keep_kernels()
+            self._head.keep_kernels()
+        start_s = time.perf_counter()
+        with self._range('maps'):
+            maps = self._reduction.maps()
+        self.timings_ms['reduction'] += (time.perf_counter() - start_s) * 1e3
+        return maps
+
+    def _load(self, image: ImageU8, temperature: float) -> None:
+        """Enqueue the way of an image and a temperature to the device."""
+        np.copyto(self._host_image.numpy()[0], image)
+        self._host_scale.numpy()[0] = 1 / temperature
+        self._memory.copy(self._image, self._host_image)
+        self._memory.copy(self._scale, self._host_scale)
 
     def require(self, request: MapRequest) -> None:
         """Refuse maps that the head cannot give; raises ModelBundleError."""
@@ -188,6 +226,7 @@ class _HeadCalls:
 
     def __init__(self, parts: tuple[Part, ...], bank: MaskBank, calls: list[_Call]) -> None:
         self.parts, self.bank, self.calls = parts, bank, calls
+        self.has_run = False
 
     def clear(self) -> None:
         for call in self.calls:
@@ -208,28 +247,50 @@ class _Call:
             return
         self._engine.bind(self._buffers)
         self._engine.enqueue()
-        if self._recording.is_on:
+        if self._recording.is_due:
             # An error of this run belongs to the frame and not to the recording.
             self._engine.wait()
             try:
                 self._replay = self._engine.capture()
             except Exception as err:  # torch's and TensorRT's errors derive from nothing narrower
-                self._recording.give_up(err)
+                self._recording.fail(err)
 
     def clear(self) -> None:
         self._buffers, self._replay = {}, None
 
 
 class Recording:
-    """Whether calls are recorded as CUDA graphs; off for good once one could not be recorded."""
+    """
+    Whether calls are recorded as CUDA graphs.
+
+    A call that could not be recorded is tried again in later frames, because what was in the way
+    may have been another thread's work; after `_RETRY_FRAMES` it is off for good.
+
+    """
 
     def __init__(self, is_on: bool) -> None:
         self.is_on = is_on
+        self._failures = self._pause = 0
 
-    def give_up(self, reason: object) -> None:
-        """Enqueue calls from now on, and log why."""
-        self.is_on = False
-        _log.warning('no CUDA graphs, which only costs time: %s', reason)
+    @property
+    def is_due(self) -> bool:
+        """Whether calls are recorded; false during the pause after a failure."""
+        return self.is_on and self._pause == 0
+
+    def begin_frame(self) -> None:
+        """Count a frame of the pause after a failure."""
+        self._pause = max(0, self._pause - 1)
+
+    def fail(self, reason: object) -> None:
+        """Enqueue calls from now on, until it is tried again; log why."""
+        if self._failures == len(_RETRY_FRAMES):
+            self.is_on = False
+            _log.warning('no CUDA graphs, which only costs time: %s', reason)
+            return
+        self._pause = _RETRY_FRAMES[self._failures]
+        self._failures += 1
+        _log.info('a CUDA graph could not be recorded, to be tried again in %d frames: %s',
+                  self._pause, reason)
 
 
 def require_tensors(
@@ -258,27 +319,32 @@ class Engine:
     """
     An engine and its one context, on the stream of a memory.
 
-    Raises MemoryError if there is no room for the context's own buffers. `role` is for messages.
+    Raises MemoryError if there is no room for the context's own buffers. `role` is for messages;
+    `kernels` is where TensorRT-RTX finds those it has compiled.
 
     """
 
     def __init__(
-        self, runtime: Runtime, engine: tensorrt.ICudaEngine, memory: DeviceMemory, role: str
+        self, runtime: Runtime, engine: tensorrt.ICudaEngine, memory: DeviceMemory, role: str,
+        kernels: Kernels | None = None,
     ) -> None:
         self._runtime, self._memory, self._role = runtime, memory, role
         self._engine: tensorrt.ICudaEngine | None = engine
         self.inputs, self.outputs = _tensors(runtime.trt, engine)
-        self._opened: tensorrt.IExecutionContext | None = engine.create_execution_context()
+        self._kernels = kernels
+        self._opened = self._new_context(engine)
         if self._opened is None:
             raise MemoryError(f'no context for {role}: {runtime.messages.reason()}')
         self._bound: dict[str, Any] = {}
         self._shapes: dict[str, Shape] = {}
+        self._scratch: Any = None
+        self._has_scratch = False  # for these shapes
 
     def bind(self, tensors: Mapping[str, Any]) -> None:
         """
         Set where the engine reads and writes.
 
-        Each contiguous torch tensor is kept until another is bound in its place, because the
+        Each contiguous buffer is kept until another is bound in its place, because the
         engine knows its address only.
 
         """
@@ -291,6 +357,8 @@ class Engine:
         unknown = self._context.infer_shapes()
         if unknown:
             raise BackendError(f'{self._role} does not know the shapes of {sorted(unknown)}')
+        if self._kernels is not None and not self._has_scratch:
+            self._give_scratch()
 
     def enqueue(self) -> None:
         """Enqueue on the memory's stream."""
@@ -312,7 +380,39 @@ class Engine:
         """Release context and engine, in this order."""
         self._opened = None
         self._engine = None
-        self._bound = {}
+        self._bound, self._scratch = {}, None
+        if self._kernels is not None:
+            self._kernels.clear()
+
+    def keep_kernels(self) -> None:
+        """Write what was compiled so far to the cache, if it is more than was found there."""
+        if self._kernels is not None:
+            self._kernels.store()
+
+    def _new_context(self, engine: tensorrt.ICudaEngine) -> tensorrt.IExecutionContext | None:
+        """Return a context; TensorRT-RTX compiles at once, allocates nothing, finds kernels."""
+        if self._kernels is None:
+            return engine.create_execution_context()
+        module = self._runtime.trt.module
+        config = engine.create_runtime_config()
+        config.dynamic_shapes_kernel_specialization_strategy = (
+            module.DynamicShapesKernelSpecializationStrategy.EAGER)
+        config.set_execution_context_allocation_strategy(
+            module.ExecutionContextAllocationStrategy.USER_MANAGED)
+        self._kernels.give(config, self._role)
+        return engine.create_execution_context(config)
+
+    def _give_scratch(self) -> None:
+        """Give the context the memory that it works in, for the shapes of now."""
+        assert self._engine is not None, 'scratch of a closed engine'
+        # The first is 0 where it fails; the second suffices for all shapes.
+        size = (self._context.update_device_memory_size_for_shapes()
+                or self._engine.device_memory_size_v2)
+        if self._scratch is None or self._scratch.shape[0] < size:
+            self._scratch = None  # before as much again is asked for
+            self._scratch = self._memory.empty((max(size, 1),), np.uint8)
+        self._context.set_device_memory(self._scratch.data_ptr(), size)
+        self._has_scratch = True
 
     @property
     def _context(self) -> tensorrt.IExecutionContext:
@@ -329,6 +429,7 @@ class Engine:
             is_set = self._context.set_input_shape(name, shape)
             self._require(is_set, f'takes no {name} of shape {shape}')
             self._shapes[name] = shape
+            self._has_scratch = False
         is_set = self._context.set_tensor_address(name, tensor.data_ptr())
         self._require(is_set, f'takes no address for {name}')
         self._bound[name] = tensor
@@ -351,6 +452,53 @@ class Engine:
         if says_full(reason):
             raise MemoryError(f'{self._role} {what}: {reason}')
         raise BackendError(f'{self._role} {what} ({reason})')
+
+
+class Kernels:
+    """The kernels that TensorRT-RTX compiled for one engine, and their place in the cache."""
+
+    def __init__(self, cache: EngineCache, key: str) -> None:
+        self._cache, self._key = cache, key
+        self._held: tensorrt.IRuntimeCache | None = None
+        self._config: tensorrt.IRuntimeConfig | None = None  # kept as long as the context
+        self._stored = b''
+
+    def give(self, config: tensorrt.IRuntimeConfig, role: str) -> None:
+        """Let a context take kernels from the cache, and collect what it compiles."""
+        held = config.create_runtime_cache()
+        if held is None:
+            _log.warning('TensorRT-RTX keeps no kernels of %s: each start compiles them', role)
+            return
+        found = self._found()
+        if found and held.deserialize(found):
+            self._stored = found
+        elif found:
+            _log.warning('compiled kernels of %s do not fit this GPU and driver and are ignored: '
+                         '%s', role, self._cache.kernels_path(self._key))
+        if config.set_runtime_cache(held):
+            self._held, self._config = held, config
+
+    def store(self) -> None:
+        """Write what was compiled, if it is not what was found; a full disk only costs time."""
+        kernels = b'' if self._held is None else bytes(self._held.serialize())
+        if not kernels or kernels == self._stored:
+            return
+        try:
+            self._cache.store_kernels(self._key, kernels)
+        except BackendError as err:
+            _log.warning('compiled kernels are not kept, each start compiles them: %s', err)
+        self._stored = kernels
+
+    def clear(self) -> None:
+        """Release what TensorRT holds."""
+        self._held = self._config = None
+
+    def _found(self) -> bytes:
+        try:
+            return self._cache.load_kernels(self._key)
+        except BackendError as err:
+            _log.warning('compiled kernels cannot be read and are compiled again: %s', err)
+            return b''
 
 
 def _tensors(

@@ -27,6 +27,7 @@ from uncertainty_seg.graph.onnx_tools import (
     copy_of,
     NodeWriter,
     refill,
+    resize_scale,
     Shape,
     shapes,
     Values,
@@ -141,7 +142,7 @@ class _Editor:
         if node.op_type == 'Conv' and node.input[1] in self._found.axes:
             raise GraphError(f'the weights of Conv {node.name or node.output[0]!r} depend on '
                              'dropout', 'a 1x1 or depthwise convolution of that kind')
-        if node.op_type in ('Concat', 'MatMul', *_ELEMENTWISE):
+        if node.op_type in ('Concat', 'GridSample', 'MatMul', *_ELEMENTWISE):
             return self._stretched(node, axis)
         return [node]
 
@@ -156,7 +157,7 @@ class _Editor:
     def _resize(self, node: onnx.NodeProto) -> onnx.NodeProto:
         """Give the size by scales, which hold no batch."""
         old, new = self._known[node.input[0]], self._known[node.output[0]]
-        scales = [_scale(a, b) for a, b in zip(old, new, strict=True)]
+        scales = [resize_scale(a, b) for a, b in zip(old, new, strict=True)]
         twin = copy_of(node)
         del twin.input[2:]
         twin.input.append(NodeWriter(self._graph, node.output[0]).constant('free', scales))
@@ -174,7 +175,7 @@ class _Editor:
             if not name or name in self._found.axes or shape is None:
                 continue
             at = axis.axis - (rank - len(shape))
-            if at < 0 or (shape[at] == 1 and node.op_type != 'Concat'):
+            if at < 0 or (shape[at] == 1 and node.op_type not in ('Concat', 'GridSample')):
                 continue
             write = NodeWriter(self._graph, f'{node.output[0]}_in{index}')
             twin.input[index] = self._repeated(name, shape, axis.at(at), write)
@@ -203,14 +204,6 @@ class _Editor:
             write.node('Slice', [shape, write.shape('from', 0), write.shape('to', 1)], 'count')
             self.front = write.nodes
         return self.front[-1].output[0]
-
-
-def _scale(old: int, new: int) -> np.float32:
-    """Return the float32 by which a runtime comes from the old size to the new."""
-    scale = np.float32(new / old)
-    while int(scale * np.float32(old)) < new:
-        scale = np.nextafter(scale, np.float32(np.inf))
-    return scale
 
 
 # -------------------------------------------------------------------------------------------------
@@ -351,6 +344,14 @@ def _sample_by_sample(view: View) -> PassesAxis:
     if axis.axis != 0:
         raise Lost('it takes the batch on axis 0, and the passes are elsewhere')
     return axis
+
+
+def _sampled(view: View) -> PassesAxis:
+    """Take data and grid of one batch; what is the same in every pass will be repeated."""
+    found = {view.axes[name] for name in view.node.input if name in view.axes}
+    if found != {PassesAxis(0)}:
+        raise Lost('it takes the batch on axis 0, and the passes are elsewhere')
+    return PassesAxis(0)
 
 
 def _convolved(view: View) -> PassesAxis:
@@ -572,13 +573,13 @@ _RULES: dict[str, PassesRule] = {
     **dict.fromkeys(_SAME, _same),
     **dict.fromkeys(('BatchNormalization', 'InstanceNormalization', 'LRN', 'MaxPool', 'Resize',
                      'AveragePool', 'GlobalAveragePool', 'GlobalMaxPool', 'DepthToSpace',
-                     'SpaceToDepth', 'GridSample', 'LpPool', 'GlobalLpPool'), _sample_by_sample),
+                     'SpaceToDepth', 'LpPool', 'GlobalLpPool'), _sample_by_sample),
     **dict.fromkeys(('Conv', 'ConvTranspose'), _convolved),
     **dict.fromkeys((*_ELEMENTWISE, 'Expand'), _broadcast),
     **dict.fromkeys(('Softmax', 'LogSoftmax', 'Hardmax', 'Split', 'TopK', 'LpNormalization',
                      'GatherElements'), _along_another),
-    'Transpose': _moved, 'Reshape': _reshaped, 'Flatten': _reshaped, 'Unsqueeze': _inserted,
-    'Squeeze': _squeezed, 'MatMul': _multiplied, 'Gemm': _gemm, 'Einsum': _einsum,
-    'Concat': _joined, 'LayerNormalization': _normalised, 'Slice': _sliced,
+    'GridSample': _sampled, 'Transpose': _moved, 'Reshape': _reshaped, 'Flatten': _reshaped,
+    'Unsqueeze': _inserted, 'Squeeze': _squeezed, 'MatMul': _multiplied, 'Gemm': _gemm,
+    'Einsum': _einsum, 'Concat': _joined, 'LayerNormalization': _normalised, 'Slice': _sliced,
     'Gather': _gathered, 'GatherND': _gathered_points, 'Pad': _padded, 'Tile': _repeated,
 }

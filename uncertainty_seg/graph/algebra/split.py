@@ -19,7 +19,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from uncertainty_seg.core.model_card import DropoutSite
-from uncertainty_seg.errors import GraphError
+from uncertainty_seg.errors import GraphError, some_of
 from uncertainty_seg.graph.algebra.dropout_to_masks import PASSES_AXIS
 from uncertainty_seg.graph.algebra.free_passes import one_pass
 from uncertainty_seg.graph.algebra.masked_graph import touched_by
@@ -68,7 +68,8 @@ def split_trunk_head(
     Raises
     ------
     GraphError
-        If the output does not depend on any mask, or a tensor at the cut has no static shape.
+        If the output does not depend on any mask, or it or a tensor at the cut has no static
+        shape.
 
     """
     sites = tuple(sites)
@@ -86,7 +87,8 @@ def split_trunk_head(
     cut = [name for name in used if name in made]
     images = [info for info in graph.input if info.name not in masks]
     known = shapes(one_pass(model, sites))
-    missing = [name for name in cut if name not in known]
+    output = model.graph.output[0].name
+    missing = [name for name in (*cut, output) if name not in known]
     if missing:
         raise GraphError(f'tensor {missing[0]!r} has no static shape', 'a fixed input size')
     frontier = [float_info(name, known[name]) for name in cut]
@@ -95,7 +97,7 @@ def split_trunk_head(
     mask_infos = [float_info(s.name, (PASSES_AXIS, *s.shape)) for s in sites]
     direct = [info for info in images if info.name in used]
     axis = PASSES_AXIS if sites else 1
-    logits = float_info(LOGITS, (axis, *known[model.graph.output[0].name][1:]))
+    logits = float_info(LOGITS, (axis, *known[output][1:]))
     head = build_model(
         'head', [*(n for n in stored if set(n.output) & used.keys()), *head_nodes],
         [*direct, *frontier, *mask_infos], [logits], graph.initializer,
@@ -118,7 +120,8 @@ def _last_layer(graph: onnx.GraphProto) -> list[str]:
 def _named_output(model: onnx.ModelProto) -> onnx.ModelProto:
     if len(model.graph.output) != 1:
         names = [o.name for o in model.graph.output]
-        raise GraphError(f'the network has the outputs {names}', 'one', 'name the one of logits')
+        raise GraphError(f'the network has the outputs {some_of(names)}', 'one',
+                         'name the one of logits')
     result = copy_of(model)
     for node in result.graph.node:
         rename_tensors(node, {model.graph.output[0].name: LOGITS})

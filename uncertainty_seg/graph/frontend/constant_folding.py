@@ -498,6 +498,20 @@ def _single(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
     return _forwarded(node, state) if len(node.input) == 1 else None
 
 
+def _concat(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
+    """Leave out what has no element, such as the skip of a stage that an encoder lacks."""
+    axis = attribute(node, 'axis')
+    kept = [name for name in node.input if not _is_empty(state.shape(name), axis)]
+    if not kept or len(kept) == len(node.input):
+        return _single(node, state)
+    return _changed(state, helper.make_node('Concat', kept, node.output, name=node.name,
+                                            axis=axis))
+
+
+def _is_empty(shape: Shape | None, axis: int) -> bool:
+    return shape is not None and -len(shape) <= axis < len(shape) and shape[axis] == 0
+
+
 def _slice(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
     steps = state.value(node.input[4]) if len(node.input) > 4 and node.input[4] else np.ones(1)
     return None if steps is None or steps.min() < 1 else _same_shape(node, state)
@@ -604,10 +618,111 @@ def _concat_sequence(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
                                                     axis=axis))
 
 
+def _gather(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
+    """Keep the batch of 1 where a tensor is laid out flat, as torch.export writes as_strided."""
+    before, index = _before(node, state, 'Reshape'), state.value(node.input[1])
+    full = state.shape(before.input[0]) if before is not None else None
+    flat = state.shape(node.input[0])
+    if before is None or index is None or full is None or flat is None or len(flat) != 1 \
+            or len(full) < 2 or index.ndim < 2 or full[0] != 1 or index.shape[0] != 1:
+        return None
+    prefix, data, picks = node.output[0], before.input[0], index[0].reshape(-1)
+    if np.array_equal(picks, np.arange(flat[0])):
+        shape = state.put_fresh(f'{prefix}_shape', *index.shape)
+        return _changed(state, helper.make_node('Reshape', [data, shape], node.output,
+                                                name=node.name))
+    rows = state.fresh(f'{prefix}_rows')
+    shape = state.put_fresh(f'{prefix}_rows_shape', 1, flat[0])
+    where = state.put(state.fresh(f'{prefix}_picks'), np.asarray(index[0], np.int64))
+    return _changed(state, helper.make_node('Reshape', [data, shape], [rows]),
+                    helper.make_node('Gather', [rows, where], node.output, name=node.name, axis=1))
+
+
+def _scatter_nd(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
+    """Join a block that is written into a tensor with what it leaves, as x[:, 2:5] = y does."""
+    index, full = state.value(node.input[1]), state.shape(node.input[0])
+    if index is None or full is None or not index.size \
+            or attribute(node, 'reduction', 'none') != 'none':
+        return None
+    bounds = _block(np.asarray(index), full)
+    if bounds is None:
+        return None
+    bounds += [(0, size) for size in full[len(bounds):]]
+    prefix = node.output[0]
+    block = state.fresh(f'{prefix}_block')
+    shape = state.put_fresh(f'{prefix}_block_shape', *(hi - lo for lo, hi in bounds))
+    nodes = [helper.make_node('Reshape', [node.input[2], shape], [block])]
+    data = node.input[0]
+    open_joins: list[tuple[int, str, list[str]]] = []
+    for axis, (low, high) in enumerate(bounds):
+        if (low, high) == (0, full[axis]):
+            continue
+        parts = [_cut(state, nodes, data, axis, *bound) for bound in (
+            (0, low), (low, high), (high, full[axis])) if bound[0] < bound[1]]
+        data = parts[low > 0]
+        open_joins.append((axis, data, parts))
+    made = block
+    for axis, middle, parts in reversed(open_joins):
+        joined = state.fresh(f'{prefix}_joined_{axis}')
+        nodes.append(helper.make_node(
+            'Concat', [made if part == middle else part for part in parts], [joined], axis=axis))
+        made = joined
+    return _changed(state, *nodes, helper.make_node('Identity', [made], node.output,
+                                                    name=node.name))
+
+
+def _block(index: NDArray[np.int64], full: Shape) -> list[tuple[int, int]] | None:
+    """Return the bounds of the first axes if indices (..., k) run through a block in order."""
+    points = index.reshape(-1, index.shape[-1])
+    sizes = np.array(full[:points.shape[1]])
+    points = np.where(points < 0, points + sizes, points)
+    low, high = points.min(0), points.max(0) + 1
+    if math.prod(high - low) != len(points):
+        return None
+    steps = np.indices(high - low).reshape(len(low), -1).T + low
+    return list(zip(low.tolist(), high.tolist(), strict=True)) \
+        if np.array_equal(steps, points) else None
+
+
+def _cut(
+    state: FoldingState, nodes: list[onnx.NodeProto], data: str, axis: int, low: int, high: int
+) -> str:
+    """Write a Slice of one axis; return its output."""
+    name = state.fresh(f'{data}_{axis}_{low}_{high}')
+    bounds = [state.put_fresh(f'{name}_{word}', value)
+              for word, value in (('from', low), ('to', high), ('axis', axis))]
+    nodes.append(helper.make_node('Slice', [data, *bounds], [name]))
+    return name
+
+
+def _col2im(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
+    """Write F.fold as a transposition where its blocks lie side by side."""
+    old, new = state.shape(node.input[0]), state.shape(node.output[0])
+    block = state.value(node.input[2])
+    if old is None or new is None or block is None or block.size != 2 or len(new) != 4:
+        return None
+    height, width = (int(n) for n in block)
+    rows, columns = new[2] // height, new[3] // width
+    if list(attribute(node, 'strides', [1, 1])) != [height, width] \
+            or set(attribute(node, 'pads', [0])) != {0} \
+            or set(attribute(node, 'dilations', [1])) != {1} \
+            or (rows * height, columns * width) != new[2:] or old[2] != rows * columns:
+        return None
+    prefix, inner = node.output[0], (new[1], height, width, rows, columns)
+    apart, turned = state.fresh(f'{prefix}_apart'), state.fresh(f'{prefix}_turned')
+    shapes = [state.put_fresh(f'{prefix}_{word}', *shape)
+              for word, shape in (('blocks', (new[0], *inner)), ('shape', new))]
+    return _changed(
+        state, helper.make_node('Reshape', [node.input[0], shapes[0]], [apart]),
+        helper.make_node('Transpose', [apart], [turned], perm=[0, 1, 4, 2, 5, 3]),
+        helper.make_node('Reshape', [turned, shapes[1]], node.output, name=node.name))
+
+
 _RESHAPING = ('Reshape', 'Flatten', 'Squeeze', 'Unsqueeze')
 _RULES: dict[str, FoldingRule] = {
-    'Identity': _forwarded, 'Cast': _cast, 'CastLike': _cast_like, 'Concat': _single,
+    'Identity': _forwarded, 'Cast': _cast, 'CastLike': _cast_like, 'Concat': _concat,
     'Sum': _single, 'Transpose': _transpose, 'Slice': _slice, 'If': _if, 'Pad': _pad,
+    'Gather': _gather, 'ScatterND': _scatter_nd, 'Col2Im': _col2im,
     'SequenceAt': _sequence_at, 'ConcatFromSequence': _concat_sequence,
     **dict.fromkeys(_RESHAPING, _reshape), 'Expand': _same_shape, 'Tile': _same_shape,
     **dict.fromkeys(('Add', 'Sub', 'Mul', 'Div'), _neutral), 'Where': _where,

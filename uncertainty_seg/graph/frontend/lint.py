@@ -87,7 +87,7 @@ def require_compilable(model: onnx.ModelProto) -> None:
     images = image_inputs(model.graph)
     if len(images) != 1:
         names = [info.name for info in images]
-        raise GraphError(f'the network has the inputs {names}', 'one image')
+        raise GraphError(f'the network has the inputs {names[:_SHOWN]}', 'one image')
     for node in model.graph.node:
         for error in _faults(node, model.graph):
             raise error
@@ -161,6 +161,8 @@ def _dropout_faults(node: onnx.NodeProto, graph: onnx.GraphProto) -> Iterator[Gr
 
 # TensorRT takes no larger k.
 _LARGEST_K = 3840
+# Violations in one sentence.
+_SHOWN = 5
 _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _REDUCE_BY_ATTRIBUTE = {'ReduceMean', 'ReduceMax', 'ReduceMin', 'ReduceProd', 'ReduceL1',
                         'ReduceL2', 'ReduceLogSum', 'ReduceLogSumExp', 'ReduceSumSquare'}
@@ -173,10 +175,11 @@ def lint(model: onnx.ModelProto) -> list[str]:
 
 
 def require_clean(model: onnx.ModelProto) -> None:
-    """Raise GraphError with every violation, if there is one."""
+    """Raise GraphError with the first violations, if there is one."""
     found = lint(model)
     if found:
-        raise GraphError(f'{model.graph.name}: ' + '; '.join(found))
+        more = f'; and {len(found) - _SHOWN} more' if len(found) > _SHOWN else ''
+        raise GraphError(f'{model.graph.name}: ' + '; '.join(found[:_SHOWN]) + more)
 
 
 def _opset(model: onnx.ModelProto) -> Iterator[str]:
@@ -270,7 +273,7 @@ def _halves_after_logits(model: onnx.ModelProto) -> Iterator[str]:
             behind |= set(node.output)
     halves = sorted(n for n in behind if types.get(n, UNKNOWN).kind in _HALVES)
     if halves:
-        yield f'{halves} at or behind {LOGITS!r} are of 16 bits'
+        yield f'{halves[:_SHOWN]} at or behind {LOGITS!r} are of 16 bits'
 
 
 def _convolution_types(model: onnx.ModelProto) -> Iterator[str]:

@@ -24,6 +24,7 @@ from uncertainty_seg.graph.frontend.constant_folding import fold_constants, Fold
 from uncertainty_seg.graph.onnx_tools import (
     attribute,
     copy_of,
+    first_line,
     hidden,
     image_inputs,
     IR_VERSION,
@@ -150,7 +151,7 @@ def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         raised = version_converter.convert_version(light, OPSET)
     except Exception as err:  # the converter raises whatever its C++ code throws
-        raise GraphError(f'onnx cannot convert the network to opset {OPSET} ({err})',
+        raise GraphError(f'onnx cannot convert the network to opset {OPSET} ({first_line(err)})',
                          fix=f'export it again with opset_version={OPSET}') from err
     refill(raised.graph.node, [markers.get(n.output[0], n) if n.op_type == 'Identity' else n
                                for n in raised.graph.node])

@@ -10,14 +10,16 @@ outputs. What has an exact way back to logits is taken back; the rest is refused
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 import difflib
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 import onnx
 from onnx import helper, numpy_helper, TensorProto
 
-from uncertainty_seg.errors import GraphError
+from uncertainty_seg.errors import GraphError, some_of
 from uncertainty_seg.graph.frontend.constant_folding import fold_constants
 from uncertainty_seg.graph.onnx_tools import (
     add_constant,
@@ -26,6 +28,7 @@ from uncertainty_seg.graph.onnx_tools import (
     copy_of,
     float_info,
     fresh_name,
+    NodeWriter,
     producer,
     refill,
     replace_node,
@@ -37,10 +40,41 @@ from uncertainty_seg.graph.onnx_tools import (
 
 _USUAL = ('out', 'logits', 'output')
 _LAYOUT = ('Transpose', 'Reshape', 'Squeeze', 'Unsqueeze', 'Flatten', 'Identity', 'Cast', 'Resize')
-_ACTIVATIONS = ('Softmax', 'LogSoftmax', 'Sigmoid', 'ArgMax')
+# Operators, and what a user declares for them.
+_ACTIVATIONS = {'Softmax': 'softmax', 'LogSoftmax': 'log_softmax', 'Sigmoid': 'sigmoid',
+                'ArgMax': 'argmax'}
+# Below the smallest float32 probability that is told from another by its logarithm.
+_LEAST = 1e-30
 
 
-def to_logits(model: onnx.ModelProto, output: str | None, num_classes: int) -> onnx.ModelProto:
+@dataclass(frozen=True)
+class OutputForm:
+    """
+    What is asked of an output, and declared about it.
+
+    Attributes
+    ----------
+    num_classes : int
+        C.
+    activation : str
+        One of `plan.ACTIVATIONS`: what the numbers are; 'auto' for what the last nodes say.
+    layout : str
+        One of `plan.LAYOUTS`: which axis has the classes; 'auto' for the only one that fits.
+    size : (int, int)
+        h, w of the image.
+
+    """
+
+    num_classes: int
+    activation: str = 'auto'
+    layout: str = 'auto'
+    size: tuple[int, int] = (0, 0)
+
+
+def to_logits(
+    model: onnx.ModelProto, output: str | None, num_classes: int, activation: str = 'auto',
+    layout: str = 'auto',
+) -> onnx.ModelProto:
     """
     Choose the output and bring it to logits.
 
@@ -52,6 +86,11 @@ def to_logits(model: onnx.ModelProto, output: str | None, num_classes: int) -> o
         Name of the output, or of any tensor; None takes the only one that fits.
     num_classes : int
         C. One channel of a binary network becomes two classes, background and object.
+    activation : str
+        One of `plan.ACTIVATIONS`. Declared probabilities that no last node shows become their
+        logarithms.
+    layout : str
+        One of `plan.LAYOUTS`.
 
     Returns
     -------
@@ -61,21 +100,30 @@ def to_logits(model: onnx.ModelProto, output: str | None, num_classes: int) -> o
     Raises
     ------
     GraphError
-        If no output fits, several do, or it cannot be brought to logits exactly.
+        If no output fits, several do, it cannot be brought to logits exactly, or what is declared
+        contradicts the last nodes.
 
     """
     types = types_of(model)
+    rows, columns = (d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[2:])
+    form = OutputForm(num_classes, activation, layout, (rows, columns))
     name = chosen_output(model.graph, output, num_classes, types)
     result = copy_of(model)
-    name = without_activation(result.graph, name, num_classes, types)
+    name, is_logits = without_activation(result.graph, name, form, types)
+    if activation == 'log_softmax' and not is_logits:
+        raise GraphError(f'--activation is log_softmax, and none makes the output {name!r}',
+                         'a LogSoftmax at the end',
+                         'leave the option out: logarithms of probabilities are logits')
     kind = types.get(name, UNKNOWN)
     if kind.kind != TensorProto.FLOAT or kind.shape is None:
         raise GraphError(f'the output {name!r} is {_shown(kind)}', 'float32 of a static shape',
                          'export logits')
     refill(result.graph.output, [helper.make_tensor_value_info(name, kind.kind, kind.shape)])
-    axis = _class_axis(name, _four(kind.shape, name), num_classes)
-    _put_planes_first(result.graph, _four(kind.shape, name), axis)
-    if _four(kind.shape, name)[axis] == 1:
+    shape, axis, _ = _class_axis(name, kind.shape, form)
+    _put_planes_first(result.graph, shape, axis)
+    if not is_logits and activation in ('softmax', 'sigmoid'):
+        _make_logarithms(result.graph, name, form)
+    elif shape[axis] == 1:
         result = fold_constants(result)
         _make_two_classes(result.graph)
     return fold_constants(result)
@@ -98,14 +146,14 @@ def chosen_output(
         if output in names or output in tensors:
             return output
         near = difflib.get_close_matches(output, [*names, *tensors], 3)
-        raise GraphError(f'the network has no output {output!r}', f'one of {names}',
+        raise GraphError(f'the network has no output {output!r}', f'one of {some_of(names)}',
                          f'did you mean {near}?' if near else '')
     usual = [name for name in names if name in _USUAL]
     fitting = [name for name in names if _fits(types.get(name, UNKNOWN), num_classes)]
     for candidates in (names, usual, fitting):
         if len(candidates) == 1:
             return candidates[0]
-    listed = ', '.join(f'{name} {_shown(types.get(name, UNKNOWN))}' for name in names)
+    listed = some_of(f'{name} {_shown(types.get(name, UNKNOWN))}' for name in names)
     raise GraphError(f'the network has {len(names)} outputs ({listed})',
                      f'one of {num_classes} classes', 'choose the one of logits with --output')
 
@@ -117,9 +165,9 @@ def _fits(kind: TensorType, num_classes: int) -> bool:
 
 
 def without_activation(
-    graph: onnx.GraphProto, name: str, num_classes: int, types: Mapping[str, TensorType]
-) -> str:
-    """Take a last softmax or sigmoid off; return the name of the output then."""
+    graph: onnx.GraphProto, name: str, form: OutputForm, types: Mapping[str, TensorType]
+) -> tuple[str, bool]:
+    """Take a last softmax or sigmoid off; return the output's name, and if one came off."""
     made = {out: node for node in graph.node for out in node.output}
     path: list[onnx.NodeProto] = []
     node = made.get(name)
@@ -127,47 +175,57 @@ def without_activation(
         path.append(node)
         node = made.get(node.input[0])
     if node is None or node.op_type not in _ACTIVATIONS:
-        return name
+        return name, False
     source = node.input[0]
     what = f'the output {name!r} comes from {node.op_type} {node.name!r}'
     if node.op_type == 'ArgMax':
         raise GraphError(f'{what}, which keeps no probabilities', 'logits',
                          f'export the logits, or name them: --output {source}')
+    if form.activation not in ('auto', _ACTIVATIONS[node.op_type]):
+        raise GraphError(f'{what}, and --activation is {form.activation}',
+                         f'--activation {_ACTIVATIONS[node.op_type]}', 'leave the option out')
     if any(step.op_type == 'Resize' for step in path):
+        if form.activation in ('softmax', 'sigmoid'):
+            return name, False
+        keep = '' if node.op_type == 'LogSoftmax' else \
+            f', or keep what is resized: --activation {_ACTIVATIONS[node.op_type]}'
         raise GraphError(f'{what}, which is resized after it', 'logits, resized or not',
                          'resize the logits and not the probabilities, or name the tensor '
-                         f'before: --output {source}')
-    _require_over_classes(node, path, name, num_classes, types)
+                         f'before: --output {source}{keep}')
+    _require_over_classes(node, path, name, form, types)
     if not path:
-        return source
+        return source, True
     path[-1].input[0] = source
-    return name
+    return name, True
 
 
 def _require_over_classes(
-    node: onnx.NodeProto, path: list[onnx.NodeProto], name: str, num_classes: int,
+    node: onnx.NodeProto, path: list[onnx.NodeProto], name: str, form: OutputForm,
     types: Mapping[str, TensorType],
 ) -> None:
     shapes = [types.get(n, UNKNOWN).shape for n in (name, *(step.input[0] for step in path))]
     if shapes[0] is None or any(shape is None for shape in shapes):
         raise GraphError(f'the output {name!r} has no static shape', 'a fixed input size')
-    full = _four(shapes[0], name)
-    axis = _class_axis(name, full, num_classes)
+    full, axis, own_axis = _class_axis(name, shapes[0], form)
     if node.op_type == 'Sigmoid':
         if full[axis] != 1:
-            raise GraphError(
-                f'the output {name!r} is a sigmoid of {full[axis]} channels, classes that do '
-                'not exclude each other', 'a softmax over classes, or a sigmoid of one channel',
-                'train the network with one class a pixel')
+            raise _several_sigmoids(name, full[axis])
         return
-    along: int | None = axis - (4 - len(shapes[0]))
+    along: int | None = own_axis
     for step, new, old in zip(path, shapes[:-1], shapes[1:], strict=True):
         along = _axis_before(step, along, old or (), new or ())
     rank = len(shapes[-1] or ())
     if along is None or along != attribute(node, 'axis', -1) % rank:
         raise GraphError(
             f'{node.op_type} {node.name!r} runs along axis {attribute(node, "axis", -1)} of '
-            f'{shapes[-1]}', f'the axis of the {num_classes} classes', 'export the logits')
+            f'{shapes[-1]}', f'the axis of the {form.num_classes} classes', 'export the logits')
+
+
+def _several_sigmoids(name: str, channels: int) -> GraphError:
+    return GraphError(
+        f'the output {name!r} is a sigmoid of {channels} channels, classes that do not exclude '
+        'each other', 'a softmax over classes, or a sigmoid of one channel',
+        'train the network with one class a pixel')
 
 
 def _axis_before(
@@ -183,28 +241,92 @@ def _axis_before(
                 None)
 
 
-def _four(shape: Shape, name: str) -> Shape:
-    """Return the shape of four axes that a squeezed output had before."""
+def _class_axis(name: str, shape: Shape, form: OutputForm) -> tuple[Shape, int, int]:
+    """
+    Find the classes of an output.
+
+    Returns
+    -------
+    shape : tuple of int
+        Of four axes, which a squeezed output had before, or a list of places becomes.
+    axis : int
+        That of the classes in it: 1 or 3.
+    own : int
+        That of the classes in the output's own shape; below 0 if it was squeezed away.
+
+    """
+    places = _places(name, shape, form)
+    if places is not None:
+        return places
+    full = shape
     if len(shape) in (2, 3, 4):
-        shape = (1,) * (4 - len(shape)) + shape
-    if len(shape) != 4 or shape[0] != 1:
-        raise GraphError(f'the output {name!r} has the shape {shape}', '(1, C, h, w) or (1, h, w, '
-                         'C) of one image', 'export logits as planes')
-    return shape
+        full = (1,) * (4 - len(shape)) + shape
+    if len(full) != 4 or full[0] != 1:
+        raise GraphError(f'the output {name!r} has the shape {shape}', '(1, C, h, w), (1, h, w, '
+                         'C) or (1, places, C) of one image', 'export logits as planes')
+    axis = _axis_of_four(name, full, form)
+    return full, axis, axis - (4 - len(shape))
 
 
-def _class_axis(name: str, shape: Shape, num_classes: int) -> int:
+def in_planes(values: NDArray[np.generic], form: OutputForm) -> NDArray[np.generic]:
+    """Lay out what a network itself gave for T passes, (T, ...), as its logits are: planes."""
+    if values.ndim == 4 and form.layout == 'nhwc':
+        return np.moveaxis(values, 3, 1)
+    places = _places('', (1, *values.shape[1:]), form) if values.ndim == 3 else None
+    if places is None:
+        return values  # the comparison finds planes by their number, or says what is wrong
+    full, axis, _ = places
+    return np.moveaxis(values.reshape(len(values), *full[1:]), axis, 1)
+
+
+def _axis_of_four(name: str, shape: Shape, form: OutputForm) -> int:
     """Return 1 or 3."""
-    wanted = (num_classes, 1) if num_classes == 2 else (num_classes,)
-    for size in wanted:
-        for axis in (1, 3):
-            if shape[axis] == size:
-                return axis
+    classes = form.num_classes
+    axes = {'nchw': (1,), 'nhwc': (3,)}.get(form.layout, (1, 3))
+    fitting = [axis for axis in axes if shape[axis] == classes]
+    if len(fitting) == 2 and shape[2] > 1:
+        raise GraphError(f'the output {name!r} of shape {shape} may have its {classes} classes '
+                         'first or last', 'one axis of that size',
+                         'say which with --layout nchw or --layout nhwc, or choose another size')
+    fitting += [axis for axis in axes if classes == 2 and shape[axis] == 1]
+    if fitting:
+        return fitting[0]
+    if form.layout != 'auto':
+        raise GraphError(f'the output {name!r} of shape {shape} has {shape[axes[0]]} entries on '
+                         f'axis {axes[0]}, that of the classes by --layout {form.layout}',
+                         f'{classes} classes there', 'leave the option out, or give the other')
     came = f'the output {name!r} of shape {shape} has {shape[1]} channels'
     if shape[1] == 1:
-        raise GraphError(came, f'{num_classes} classes', 'list two classes, background and '
+        raise GraphError(came, f'{classes} classes', 'list two classes, background and '
                          'object, for a network of one channel')
-    raise GraphError(came, f'{num_classes} classes', 'list as many classes as the network has')
+    raise GraphError(came, f'{classes} classes', 'list as many classes as the network has')
+
+
+def _places(name: str, shape: Shape, form: OutputForm) -> tuple[Shape, int, int] | None:
+    """Read (1, places, C) or (1, C, places), as transformers give it; None for another shape."""
+    channels = (form.num_classes, 1) if form.num_classes == 2 else (form.num_classes,)
+    if len(shape) != 3 or shape[0] != 1 or min(form.size) <= 1:
+        return None
+    is_last, is_first = shape[2] in channels, shape[1] in channels
+    if is_last == is_first:
+        return None
+    count = shape[1] if is_last else shape[2]
+    grids = _grids(count, form.size)
+    if len(grids) != 1:
+        raise GraphError(
+            f'the output {name!r} of shape {shape} is a list of {count} places, no grid of an '
+            f'image of {form.size[1]}x{form.size[0]}', 'as many places as rows times columns',
+            'take off what is no place, such as a class token, or reshape it to planes')
+    (rows, columns), = grids
+    return ((1, rows, columns, shape[2]), 3, 2) if is_last else \
+        ((1, shape[1], rows, columns), 1, 1)
+
+
+def _grids(count: int, size: tuple[int, int]) -> set[tuple[int, int]]:
+    """Return the grids (rows, columns) of so many places that some stride makes of an image."""
+    rounded = [tuple(-(-n // stride) for n in size) for stride in range(1, max(size) + 1)]
+    cut = [tuple(n // stride for n in size) for stride in range(1, max(size) + 1)]
+    return {(h, w) for h, w in (*rounded, *cut) if h * w == count}
 
 
 # -------------------------------------------------------------------------------------------------
@@ -273,6 +395,32 @@ def _make_two_classes(graph: onnx.GraphProto) -> None:
     refill(graph.output, [float_info(name, (1, 2, *dims[2:]))])
 
 
+def _make_logarithms(graph: onnx.GraphProto, name: str, form: OutputForm) -> None:
+    """
+    Make logits of declared probabilities: their logarithms, which a softmax takes back.
+
+    One channel p becomes 1 - p and p; a p just above 1, as resizing may round it, leaves 0.
+
+    """
+    source = graph.output[0].name
+    shape = [d.dim_value for d in graph.output[0].type.tensor_type.shape.dim]
+    if form.activation == 'sigmoid' and shape[1] > 1:
+        raise _several_sigmoids(name, shape[1])
+    if form.activation == 'softmax' and shape[1] == 1:
+        raise GraphError(f'the output {name!r} has one channel, and --activation is softmax',
+                         'the probabilities of two classes or more', 'say --activation sigmoid')
+    target = fresh_name(graph, f'{source}_log')
+    write = NodeWriter(graph, target)
+    if shape[1] == 1:
+        rest = write.node('Sub', [write.constant('one', 1), source], 'rest')
+        source = write.node('Concat', [write.node('Relu', [rest], 'other'), source], 'both',
+                            axis=1)
+    above = write.node('Add', [source, write.constant('least', _LEAST)], 'above')
+    write.node('Log', [above])
+    graph.node.extend(write.nodes)
+    refill(graph.output, [float_info(target, (1, max(shape[1], 2), *shape[2:]))])
+
+
 def last_resize(graph: onnx.GraphProto, name: str) -> onnx.NodeProto | None:
     """Return the Resize that makes the output, if its arguments are constants and no region."""
     node, known = producer(graph.node, name), constants(graph)
@@ -334,9 +482,19 @@ _OURS = {'half_pixel': 'half_pixel', 'pytorch_half_pixel': 'half_pixel',
          'align_corners': 'align_corners'}
 
 
-def strip_final_resize(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
+def strip_final_resize(
+    model: onnx.ModelProto, size: tuple[int, int] | None = None
+) -> tuple[onnx.ModelProto, str]:
     """
     Remove a bilinear Resize that makes the only output.
+
+    Parameters
+    ----------
+    model : ModelProto
+        Left as it is.
+    size : (int, int), optional
+        h, w of the image. A Resize to another size stays, since the reduction's own comes behind
+        it, and so does one by a factor that is not that of the sizes.
 
     Returns
     -------
@@ -353,12 +511,26 @@ def strip_final_resize(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
             or attribute(last, 'mode', 'nearest') != 'linear':
         return result, 'half_pixel'
     mode = attribute(last, 'coordinate_transformation_mode', 'half_pixel')
-    if mode not in _OURS:
+    if mode not in _OURS or size is not None and not _is_to(model, last, size, _OURS[mode]):
         return result, 'half_pixel'
     refill(graph.node, [n for n in graph.node if n is not last])
     info = helper.make_tensor_value_info(last.input[0], TensorProto.FLOAT, None)
     refill(graph.output, [info])
     return result, _OURS[mode]
+
+
+def _is_to(
+    model: onnx.ModelProto, resize: onnx.NodeProto, size: tuple[int, int], upsampling: str
+) -> bool:
+    """Say whether a Resize goes to a size, by the factors that follow from the sizes."""
+    types = types_of(model)
+    old, new = (types.get(name, UNKNOWN).shape for name in (resize.input[0], resize.output[0]))
+    if old is None or new is None or new[2:] != size:
+        return False
+    scales = constants(model.graph).get(resize.input[2]) if len(resize.input) > 2 else None
+    if upsampling == 'align_corners' or scales is None or not scales.size:
+        return True  # aligned corners go by the sizes
+    return bool(np.allclose(scales[2:], np.divide(new[2:], old[2:]), rtol=1e-6, atol=0))
 
 
 def upsample_nodes(
@@ -382,3 +554,108 @@ def upsample_nodes(
                          coordinate_transformation_mode=upsampling),
     ]
     return nodes, [size, *bounds]
+
+
+# -------------------------------------------------------------------------------------------------
+# Find the log-variance of a network with a variance head, and join it to the logits.
+# The method `direct` needs both: as two outputs, or as one of 2C channels whose second half is the
+# log-variance. The passes behind work on one output, so that two are joined, before a last
+# upsampling that both have.
+
+VARIANCE = 'log_variance'
+
+
+def join_variance(
+    model: onnx.ModelProto, output: str | None, variance: str | None, num_classes: int
+) -> onnx.ModelProto:
+    """
+    Leave a network one output of logits and log-variances.
+
+    Parameters
+    ----------
+    model : ModelProto
+        Of static input, constants folded; left as it is.
+    output : str or None
+        Name of the output of logits, (1, C, h, w), or of both, (1, 2C, h, w) or (1, h, w, 2C).
+    variance : str or None
+        Name of the output of log-variances, (1, C, h, w); None takes `log_variance`, or the second
+        half of an output of 2C channels.
+    num_classes : int
+        C.
+
+    Returns
+    -------
+    ModelProto
+        Its one output, of 2C channels, still as the network lays it out.
+
+    Raises
+    ------
+    GraphError
+        If there is no log-variance, or it is not of the logits' shape.
+
+    """
+    result = copy_of(model)
+    graph = result.graph
+    types = types_of(model)
+    names = [info.name for info in graph.output]
+    if variance is None and VARIANCE not in names:
+        double = [n for n in ([output] if output else names)
+                  if _has_both(types.get(n, UNKNOWN).shape or (), num_classes)]
+        if len(double) != 1:
+            listed = some_of(f'{n} {types.get(n, UNKNOWN).shape}' for n in names)
+            raise GraphError(
+                f'the network has no variance head: its outputs are {listed}',
+                f'{VARIANCE} beside the logits, or one output of {2 * num_classes} channels',
+                'name it with --variance, or train a network that has one')
+        refill(graph.output, [helper.make_tensor_value_info(double[0], TensorProto.FLOAT,
+                                                            types[double[0]].shape)])
+        return result
+    spread = variance or VARIANCE
+    refill(graph.output, [info for info in graph.output if info.name != spread])
+    logits, _ = without_activation(graph, chosen_output(graph, output, num_classes, types),
+                                   OutputForm(num_classes), types)
+    made = {name for node in graph.node for name in node.output}
+    shapes = [types.get(name, UNKNOWN).shape for name in (logits, spread)]
+    if spread not in made or shapes[0] != shapes[1] or _planes(shapes[0]) != num_classes:
+        raise GraphError(
+            f'the log-variance {spread!r} of shape {shapes[1]} beside logits of {shapes[0]}',
+            f'both as planes (1, {num_classes}, h, w)',
+            f'name the output that has them with --variance: one of {some_of(names)}')
+    refill(graph.output, [_joined(graph, logits, spread, shapes[0] or ())])
+    return fold_constants(result)
+
+
+def _has_both(shape: tuple[int | None, ...], num_classes: int) -> bool:
+    """Whether a tensor has 2C planes; one of C planes has not, however wide it is."""
+    planes = {shape[1], shape[-1]} if len(shape) == 4 else set(shape)
+    return 2 * num_classes in planes and num_classes not in planes
+
+
+def _planes(shape: Shape | None) -> int:
+    return shape[1] if shape is not None and len(shape) == 4 else 0
+
+
+def _joined(
+    graph: onnx.GraphProto, logits: str, spread: str, shape: Shape
+) -> onnx.ValueInfoProto:
+    """Write the join, before the last Resize where both have the same one."""
+    both = fresh_name(graph, f'{logits}_and_variance')
+    lasts = [last_resize(graph, name) for name in (logits, spread)]
+    first, second = lasts
+    if first is None or second is None or _way(graph, first) != _way(graph, second):
+        graph.node.append(helper.make_node('Concat', [logits, spread], [both], axis=1))
+        return float_info(both, (1, 2 * shape[1], *shape[2:]))
+    low = fresh_name(graph, f'{both}_low')
+    join = helper.make_node('Concat', [first.input[0], second.input[0]], [low], axis=1)
+    again = copy_of(first)
+    again.name, again.input[0], again.output[0] = both, low, both
+    graph.node.extend([join, again])
+    resize_planes(graph, again, 2 * shape[1])
+    return float_info(both, (1, 2 * shape[1], *shape[2:]))
+
+
+def _way(graph: onnx.GraphProto, resize: onnx.NodeProto) -> tuple[object, ...]:
+    """Return all that decides what a Resize does."""
+    known = constants(graph)
+    values = [known[name].tolist() if name else None for name in resize.input[1:]]
+    return (repr(values), *sorted(entry.SerializeToString() for entry in resize.attribute))

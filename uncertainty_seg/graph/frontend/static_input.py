@@ -16,7 +16,7 @@ import onnx
 from onnx import helper, numpy_helper, TensorProto
 
 from uncertainty_seg.core.model_card import InputSpec
-from uncertainty_seg.errors import GraphError
+from uncertainty_seg.errors import GraphError, some_of
 from uncertainty_seg.graph.onnx_tools import copy_of, float_info, fresh_name, image_inputs, refill
 
 IMAGE = 'image'
@@ -69,7 +69,7 @@ def fix_input(model: onnx.ModelProto, height: int, width: int) -> onnx.ModelProt
 def _the_image(graph: onnx.GraphProto) -> onnx.ValueInfoProto:
     inputs = image_inputs(graph)
     if len(inputs) != 1:
-        names = ', '.join(f'{i.name} {_dims(i)}' for i in inputs) or 'none'
+        names = some_of(f'{i.name} {_dims(i)}' for i in inputs) or 'none'
         raise GraphError(
             f'the network has {len(inputs)} inputs without a default value ({names})', 'one image',
             'export it with the other inputs as constants')

@@ -409,7 +409,7 @@ def make_calibration(
     ignore = load_ignore_mask(settings.ignore_mask)
     return Calibration(
         passes=passes, seed=settings.seed, mask_policy=settings.mask_policy,
-        precision=precision_of(bundle.card, settings.precision),
+        mask_draw=bundle.card.mask_draw, precision=precision_of(bundle.card, settings.precision),
         reductions=(reduction_of(bundle, settings),), temperature=temperature,
         thresholds={name: thresholds[name] for name in val.scores if name in thresholds},
         train_thresholds=of_train, gate_scores=tuple(promises[0].limits),

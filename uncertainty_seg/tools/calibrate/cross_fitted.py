@@ -69,7 +69,8 @@ TEMPERATURE_FRAMES = 240
 _FOLD_NAME = re.compile(r'fold-(\d+)(?:-seed-(\d+))?')
 # What every network must share with the bundle, by its card.
 _ALIKE = ('method', 'class_names', 'ignore_index', 'input', 'dropout_sites', 'passes', 'members',
-          'mask_seed', 'is_balanced', 'logits_shape', 'upsampling', 'precision', 'feature_shape')
+          'mask_seed', 'mask_draw', 'is_balanced', 'logits_shape', 'upsampling', 'precision',
+          'feature_shape')
 _log = logging.getLogger(__name__)
 
 

@@ -8,22 +8,24 @@ Nothing is written before the compiled graphs have been compared with the networ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 import logging
 import math
+import os
 from pathlib import Path
 import sys
 from typing import Any, TYPE_CHECKING
 
 from uncertainty_seg.core.bundle import ModelBundle, TRUNK_FILE
-from uncertainty_seg.core.dropout_masks import kept_channels
+from uncertainty_seg.core.dropout_masks import drops_channels, fitting_draw, kept_channels
 from uncertainty_seg.core.model_card import (
     COLOR_ORDERS,
     DropoutSite,
     FIT_RULES,
     InputSpec,
+    MASK_DRAWS,
     ModelCard,
     PRECISIONS,
     SCHEMA_VERSION,
@@ -35,15 +37,33 @@ from uncertainty_seg.graph.compile import (
     compile_moments,
     CompiledGraphs,
 )
+from uncertainty_seg.graph.frontend.outputs import in_planes, OutputForm
 from uncertainty_seg.graph.onnx_tools import load_model, OPSET
-from uncertainty_seg.graph.plan import CompileOptions, DEFAULT_SAMPLES
+from uncertainty_seg.graph.plan import ACTIVATIONS, CompileOptions, DEFAULT_SAMPLES, LAYOUTS
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.model_bundle import write_bundle
-from uncertainty_seg.tools.compile.checks import check_compiled, CheckReport
+from uncertainty_seg.tools.compile.checks import (
+    check_compiled,
+    check_distribution,
+    CheckReport,
+    COMPARED,
+    DistributionReport,
+    FEWEST_COMPARED,
+)
 from uncertainty_seg.tools.compile.moment_checks import check_moments, GOOD_RANK, MomentReport
+from uncertainty_seg.tools.compile.output_checks import (
+    require_logits,
+    StorageReport,
+    store_weights,
+)
 
 if TYPE_CHECKING:
-    from uncertainty_seg.tools.compile.checks import ExactNetwork, MaskedNetwork
+    from uncertainty_seg.tools.compile.checks import (
+        ExactNetwork,
+        MaskedNetwork,
+        OwnNetwork,
+        Untouched,
+    )
 
 METHODS = ('single', 'mc_dropout', 'ensemble', 'direct', 'error_propagation')
 DEFAULT_PASSES = 20
@@ -53,6 +73,8 @@ NOTHING_SKIPPED = ('no dropout of this network is worth skipping channels for (-
                    'why): the bundle has independent masks and takes any number of passes')
 _MOST_EQUAL = 0.01  # chance that all passes are equal, which needs no warning
 _MOST_PASSES = 1000  # as the command line takes them
+_NAMED = 5
+_MOST_SAID = 200  # letters
 _log = logging.getLogger(__name__)
 
 
@@ -83,8 +105,12 @@ class CompileRequest:
     sensor_std: float = 0.0
     variance: str | None = None
     samples: int | None = None
+    mask_draw: str = 'stratified'
     full_weights: bool = False
     features: str = 'none'
+    activation: str = 'auto'
+    layout: str = 'auto'
+    compare_passes: int = COMPARED
     licence: str = 'not stated'
     training: str = 'not stated'
     not_good_for: str = 'not stated'
@@ -111,14 +137,15 @@ class CompileRequest:
             sensor_std=self.sensor_std,
             method='mc_dropout' if self.method == 'ensemble' else self.method,
             variance=self.variance, samples=self.samples or DEFAULT_SAMPLES,
-            features=self.features,
+            features=self.features, activation=self.activation, layout=self.layout,
         )
 
     def __post_init__(self) -> None:
         for name, value, known in (
             ('method', self.method, METHODS), ('fit', self.image.fit, FIT_RULES),
             ('color_order', self.image.color_order, COLOR_ORDERS),
-            ('precision', self.precision, PRECISIONS),
+            ('precision', self.precision, PRECISIONS), ('mask_draw', self.mask_draw, MASK_DRAWS),
+            ('activation', self.activation, ACTIVATIONS), ('layout', self.layout, LAYOUTS),
         ):
             if value not in known:
                 raise ConfigError(f'{name} is {value!r}', f'one of {", ".join(known)}')
@@ -159,6 +186,8 @@ class CompileRequest:
              '--method error_propagation with it'),
             (self.precision == 'int8' and self.calibration_images is None, '--precision int8',
              '--calibration-images DIR with images of the sea it will work in'),
+            (0 < self.compare_passes < FEWEST_COMPARED, f'--compare-passes {self.compare_passes}',
+             f'{FEWEST_COMPARED} or more, or 0 to leave the comparison out'),
             (self.precision != 'int8' and self.calibration_images is not None,
              '--calibration-images', '--precision int8 with it'),
             (self.is_factory and ':' not in str(self.net), repr(str(self.net)),
@@ -181,12 +210,18 @@ class CompileOutcome:
         Its graphs, and the plan: costs and decisions.
     report : CheckReport or MomentReport
         How near the compiled graphs are to the network.
+    stored : StorageReport
+        How the weights are stored, and what their rounding changes.
+    distribution : DistributionReport
+        How near passes with random masks are to those that the network draws itself.
 
     """
 
     bundle: ModelBundle
     compiled: CompiledGraphs
     report: CheckReport | MomentReport
+    stored: StorageReport
+    distribution: DistributionReport
 
 
 def compile_request(request: CompileRequest) -> CompileOutcome:
@@ -205,7 +240,11 @@ def compile_request(request: CompileRequest) -> CompileOutcome:
     else:
         compiled = compile_graph(loaded.models[0], request.image, request.options)
     card = _card(request, compiled)
+    for prepared in compiled.prepared if request.method != 'direct' else ():
+        require_logits(prepared.float_model, request.image, request.activation)
     report = _checked(request, compiled, card, loaded)
+    distribution = _compared(request, compiled, card, loaded, report)
+    compiled, stored = store_weights(compiled, card, request.options)
     files = dict(compiled.files)
     if request.calibration_images is not None:
         from uncertainty_seg.tools.compile.quantise_trunk import quantise_trunk
@@ -213,7 +252,8 @@ def compile_request(request: CompileRequest) -> CompileOutcome:
         files[TRUNK_FILE] = quantise_trunk(
             compiled.trunk, request.image, request.calibration_images, request.quantiser)
     card = write_bundle(request.out, card, files)
-    return CompileOutcome(ModelBundle(request.out, card, None), compiled, report)
+    return CompileOutcome(ModelBundle(request.out, card, None), compiled, report, stored,
+                          distribution)
 
 
 def _checked(
@@ -226,9 +266,27 @@ def _checked(
                  f'correlation of {found.rank:.2f}, below {GOOD_RANK}: compare its maps with '
                  'those of --method mc_dropout')
         return found
-    report = check_compiled(compiled, card, loaded.masked, loaded.exact)
+    report = check_compiled(compiled, card, loaded.masked, loaded.exact, loaded.untouched)
     warn_of_rare_dropout(card)
     return report
+
+
+def _compared(
+    request: CompileRequest, compiled: CompiledGraphs, card: ModelCard, loaded: LoadedNetworks,
+    report: CheckReport | MomentReport,
+) -> DistributionReport:
+    """Compare distributions, or say why not."""
+    for is_so, why in (
+        (request.compare_passes == 0, '--compare-passes 0'),
+        (request.method != 'mc_dropout' or not card.mask_sites, f'--method {request.method}'),
+        (card.is_balanced, 'balanced masks are another distribution'),
+        (loaded.own is None, 'an ONNX file does not draw its dropout'),
+    ):
+        if is_so:
+            return DistributionReport(left_out=why)
+    own, untouched = loaded.own, loaded.untouched
+    assert own is not None and untouched is not None and isinstance(report, CheckReport)
+    return check_distribution(compiled, card, own, untouched, report, request.compare_passes)
 
 
 def _card(request: CompileRequest, compiled: CompiledGraphs) -> ModelCard:
@@ -254,6 +312,7 @@ def _card(request: CompileRequest, compiled: CompiledGraphs) -> ModelCard:
         not_good_for=request.not_good_for, metrics={}, sha256={}, precision=request.precision,
         chunk=compiled.chunk, is_balanced=compiled.chunk > 0, members=members,
         upsampling=compiled.upsampling, feature_shape=compiled.feature_shape,
+        mask_draw=fitting_draw(request.mask_draw, compiled.sites, compiled.chunk > 0),
     )
 
 
@@ -274,12 +333,18 @@ class LoadedNetworks:
         The first as torch runs it with masks; None for an ONNX file.
     exact : callable or None
         The same in float64.
+    untouched : UntouchedNet or None
+        The first as the user gave it, in eval mode; None for an ONNX file.
+    own : OwnPasses or None
+        The first with the dropout that it draws itself; None for an ONNX file.
 
     """
 
     models: list[Any]
     masked: MaskedNetwork | None = None
     exact: ExactNetwork | None = None
+    untouched: Untouched | None = None
+    own: OwnNetwork | None = None
 
 
 def load_networks(request: CompileRequest) -> LoadedNetworks:
@@ -299,28 +364,73 @@ def _torch(request: CompileRequest) -> LoadedNetworks:
     nets_of = _by_factory if request.is_factory else _as_given
     unchecked = nets_of(request)
     try:
-        from uncertainty_seg.training.export import export_marked
+        from uncertainty_seg.training.export import export_net
         from uncertainty_seg.training.inject import inject_dropout
-        from uncertainty_seg.training.masked_reference import exact_logits, masked_network
+        from uncertainty_seg.training.marking import find_dropout, initialise_lazy
+        from uncertainty_seg.training.masked_reference import (
+            OwnPasses,
+            run_exact,
+            run_masked,
+            UntouchedNet,
+        )
     except ImportError as err:
         raise ConfigError(f'torch cannot be imported ({err})', 'it, to run a torch network',
                           f'{install_command("torch")}, or compile an ONNX file') from err
-    models, nets = [], []
+    size = request.image.height, request.image.width
+    wanted = request.output, len(request.classes.names)
+    models, found, untouched, own = [], [], None, None
     for net, source in unchecked:
+        initialise_lazy(net, *size)
         _require_numbers(net, source)
+        untouched = untouched or UntouchedNet(net, *wanted)
         if request.inject_dropout:
             net, names = inject_dropout(net, request.inject_dropout, request.at)
             _log.info('dropout %g injected at %s', request.inject_dropout, ', '.join(names))
-        nets.append(net)
-        models.append(export_marked(net, request.image))
+        found.append(find_dropout(net, *size))
+        models.append(export_net(found[-1], *size))
+        if own is None and request.method == 'mc_dropout' and request.compare_passes:
+            own = OwnPasses(net, found[-1], *wanted)
+    warn_of_silenced(found[0].silenced)
+    form = OutputForm(wanted[1], request.activation, request.layout, size)
 
-    wanted = request.output, len(request.classes.names)
+    def masked(image: Any, masks: Any) -> Any:
+        return in_planes(run_masked(found[0], image, masks, *wanted), form)
 
     def exact(image: Any, masks: Any) -> Any:
-        return exact_logits(nets[0], image, masks, *wanted)
+        values = run_exact(found[0], image, masks, *wanted)
+        return None if values is None else in_planes(values, form)
 
-    masked = masked_network(nets[0], request.image.height, request.image.width, *wanted)
-    return LoadedNetworks(models, masked, exact)
+    return LoadedNetworks(models, masked, exact, untouched and UntouchedPlanes(untouched, form),
+                          own and OwnPlanes(own, form))
+
+
+@dataclass(frozen=True)
+class UntouchedPlanes:
+    """An untouched network whose output is laid out as logits are."""
+
+    net: Untouched
+    form: OutputForm
+
+    def __call__(self, image: Any) -> Any:
+        """Return its output for a normalised image (1, 3, h, w)."""
+        return in_planes(self.net(image), self.form)
+
+    def exact(self, image: Any) -> Any:
+        """Return the same in float64, or None."""
+        values = self.net.exact(image)
+        return None if values is None else in_planes(values, self.form)
+
+
+@dataclass(frozen=True)
+class OwnPlanes:
+    """Passes that a network draws itself, laid out as logits are."""
+
+    net: OwnNetwork
+    form: OutputForm
+
+    def passes(self, image: Any, seed: int) -> Iterator[Any]:
+        """Yield pass after pass."""
+        return (in_planes(values, self.form) for values in self.net.passes(image, seed))
 
 
 def _as_given(request: CompileRequest) -> list[tuple[Any, object]]:
@@ -337,8 +447,10 @@ def _by_factory(request: CompileRequest) -> Iterator[tuple[Any, object]]:
 
     def built(path: Path | None) -> tuple[Any, object]:
         from uncertainty_seg.training.export import load_weights
+        from uncertainty_seg.training.marking import initialise_lazy
 
         net = build()
+        initialise_lazy(net, request.image.height, request.image.width)
         if path is not None:
             load_weights(net, path)
         return net, path or request.net
@@ -353,24 +465,42 @@ def factory(name: str) -> Callable[[], Any]:
     Raises ConfigError if it cannot be imported or called, or returns no module.
     """
     module_name, _, function = name.partition(':')
+    if not {'', os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())  # as `python` has it; what is installed comes first
     try:
-        found = getattr(import_module(module_name), function)
-    except (ImportError, AttributeError, ValueError) as err:
-        raise ConfigError(f'{name!r} cannot be imported ({err})', 'net.onnx or '
-                          'package.module:function', 'set PYTHONPATH to where the package lies'
-                          ) from err
+        module = import_module(module_name)
+    except ModuleNotFoundError as err:
+        missing = err.name or module_name
+        is_own = f'{module_name}.'.startswith(f'{missing}.')
+        fix = 'run it in the folder of that file, or with PYTHONPATH=FOLDER:$PYTHONPATH' \
+            if is_own else f'install {missing!r}, which {module_name!r} imports'
+        raise ConfigError(f'{name!r} cannot be imported: there is no module {missing!r} in this '
+                          'folder or among what is installed',
+                          'net.onnx or package.module:function', fix) from err
+    except Exception as err:  # whatever the user's own code raises
+        raise ConfigError(f'{name!r} cannot be imported ({_said(err)})',
+                          'a module that Python can import') from err
+    if not callable(found := getattr(module, function, None)):
+        raise ConfigError(f'{name!r} cannot be imported: {module_name!r} has no function '
+                          f'{function!r}', 'net.onnx or package.module:function')
 
     def build() -> Any:
         try:
             net = found()
         except Exception as err:  # whatever the user's own code raises
-            raise ConfigError(f'{name}() failed ({type(err).__name__}: {err})',
+            raise ConfigError(f'{name}() failed ({_said(err)})',
                               'a function without arguments that returns a network') from err
         if not callable(getattr(net, 'state_dict', None)):
             raise ConfigError(f'{name}() returned a {type(net).__name__}', 'a torch module')
         return net
 
     return build
+
+
+def _said(err: Exception) -> str:
+    """Return what the user's own code raised, on one line."""
+    text = ' '.join(str(err).split())[:_MOST_SAID]
+    return f'{type(err).__name__}: {text}' if text else type(err).__name__
 
 
 def _require_numbers(net: Any, source: object) -> None:
@@ -390,6 +520,17 @@ def warn(text: str) -> None:
     print(f'WARNING: {text}.', file=sys.stderr)
 
 
+def warn_of_silenced(silenced: Mapping[str, str]) -> None:
+    """Warn of modules whose own random numbers, drawn in training mode, no pass will have."""
+    if not silenced:
+        return
+    names = [f'{name or "the net itself"} ({draw})' for name, draw in silenced.items()]
+    more = f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''
+    warn(f'random numbers that are drawn in training mode by {", ".join(names[:_NAMED])}{more} '
+         'are left out of every pass, since no mask can replace them: only the dropout listed as '
+         'sites makes passes differ')
+
+
 def warn_of_rare_dropout(card: ModelCard) -> None:
     """
     Warn where so little is dropped that all passes of a frame may be equal.
@@ -397,7 +538,8 @@ def warn_of_rare_dropout(card: ModelCard) -> None:
     Such passes show no uncertainty, whatever the image; `Pipeline.check_masks` refuses them. The
     usual case is a network whose only dropout is one rarely dropped path.
     """
-    chance = chance_of_equal_passes(card.mask_sites, card.passes, card.is_balanced)
+    chance = chance_of_equal_passes(
+        card.mask_sites, card.passes, card.is_balanced, card.mask_draw)
     if card.members or card.passes < 2 or chance <= _MOST_EQUAL:
         return
     enough = _enough_passes(card)
@@ -411,7 +553,7 @@ def warn_of_rare_dropout(card: ModelCard) -> None:
 
 
 def chance_of_equal_passes(
-    sites: Iterable[DropoutSite], passes: int, is_balanced: bool
+    sites: Iterable[DropoutSite], passes: int, is_balanced: bool, mask_draw: str = 'independent'
 ) -> float:
     """
     Return how likely it is that T passes draw the same masks.
@@ -424,12 +566,15 @@ def chance_of_equal_passes(
         T, at least 1.
     is_balanced : bool
         Whether sites of whole channels keep a fixed number of them, as `make_masks` draws.
+    mask_draw : str
+        As `make_masks` draws those that are not balanced.
 
     Returns
     -------
     float
         In 0..1. With independent masks the product of (p^T + (1 - p)^T) over all values; a
-        balanced site of C channels that keeps K has (C choose K)^(1 - T).
+        balanced site of C channels that keeps K has (C choose K)^(1 - T), a stratified one
+        (1 - p T)^C where p T < 1, the same of 1 - p, and 0 else.
 
     """
     log_chance = 0.0
@@ -439,6 +584,8 @@ def chance_of_equal_passes(
             log_chance += (1 - passes) * math.log(math.comb(channels, kept))
         else:
             one = site.p ** passes + (1 - site.p) ** passes
+            if mask_draw == 'stratified' and drops_channels(site):
+                one = max(0.0, 1 - site.p * passes) + max(0.0, 1 - (1 - site.p) * passes)
             # Of hundreds of passes at a rate of a half nothing is left in float64.
             log_chance += math.prod(site.shape) * (math.log(one) if one > 0 else -math.inf)
     return math.exp(log_chance)
@@ -447,5 +594,6 @@ def chance_of_equal_passes(
 def _enough_passes(card: ModelCard) -> int:
     """Return the least T whose passes are rarely all equal; 0 if there is none."""
     return next((passes for passes in range(card.passes + 1, _MOST_PASSES + 1)
-                 if chance_of_equal_passes(card.mask_sites, passes, card.is_balanced)
+                 if chance_of_equal_passes(card.mask_sites, passes, card.is_balanced,
+                                           card.mask_draw)
                  <= _MOST_EQUAL), 0)

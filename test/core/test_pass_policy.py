@@ -1,0 +1,193 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Pass policy auto: fewer passes where they settle the verdict, and no flag without them."""
+
+import dataclasses
+from pathlib import Path
+
+from conftest import TINY_PASSES
+from fake_backend import FakeBackend
+import numpy as np
+import pytest
+
+from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.calibration import calibration_from_json, calibration_to_json
+from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.scores.pass_steps import PassSteps
+from uncertainty_seg.core.settings import Settings, settings_from_dict
+from uncertainty_seg.errors import CalibrationError, ConfigError
+from uncertainty_seg.storage.model_bundle import load_bundle
+
+BLUE = np.zeros((96, 128, 3), np.uint8)
+BLUE[..., 0] = 255
+GREY = np.full((96, 128, 3), 120, np.uint8)
+AUTO = {'gate.rise_ratio': 1.0, 'pass_policy': 'auto'}
+STEPS = (2, TINY_PASSES // 2)
+
+
+def with_steps(folder: Path, spread: float) -> ModelBundle:
+    """Return the tiny bundle with ranges of exp(+-spread) around its score, after each step."""
+    bundle = load_bundle(str(folder))
+    assert bundle.calibration is not None
+    names = bundle.calibration.gate_scores
+    limits = {name: bundle.calibration.thresholds[name] for name in names}
+    steps = PassSteps(STEPS, TINY_PASSES, limits, 1.0, dict.fromkeys(names, (0.0,) * len(STEPS)),
+                      dict.fromkeys(names, (spread,) * len(STEPS)), 1.0, 0.01, 100)
+    return dataclasses.replace(bundle, calibration=dataclasses.replace(
+        bundle.calibration, pass_steps=steps))
+
+
+def opened(bundle: ModelBundle, clock: object = None, **settings: object) -> Pipeline:
+    more = {} if clock is None else {'clock': clock}
+    return Pipeline(bundle, FakeBackend(bundle.card), settings_from_dict({**AUTO, **settings}),
+                    **more)
+
+
+class Clock:
+    """A clock that moves on by as much at every look."""
+
+    def __init__(self, step_s: float) -> None:
+        self.now_s, self.step_s = 0.0, step_s
+
+    def __call__(self) -> float:
+        self.now_s += self.step_s
+        return self.now_s
+
+
+def test_a_clear_frame_takes_the_first_step_and_has_the_maps_of_its_passes(
+    tiny_bundle: Path
+) -> None:
+    pipeline = opened(with_steps(tiny_bundle, 1e-6))
+    result = pipeline.process(GREY, 1)
+    assert result.passes == STEPS[0] and not result.unsettled
+    few = {name: rows[:STEPS[0]] for name, rows in pipeline.begin().masks.items()}
+    alone = FakeBackend(pipeline.card).run(
+        np.full((pipeline.card.input.height, pipeline.card.input.width, 3), 120, np.uint8), few,
+        load_bundle(str(tiny_bundle)).calibration.temperature)
+    inside = result.geometry
+    np.testing.assert_array_equal(
+        result.maps.cut(inside.rows, inside.columns).entropy,
+        alone.cut(inside.rows, inside.columns).entropy)
+
+
+def test_a_frame_that_may_go_either_way_takes_all_passes_and_is_what_it_was(
+    tiny_bundle: Path
+) -> None:
+    bundle = with_steps(tiny_bundle, 50.0)
+    auto, plain = opened(bundle), opened(bundle, pass_policy='all')
+    for stamp, image in enumerate((BLUE, GREY, BLUE)):
+        one, other = auto.process(image, stamp), plain.process(image, stamp)
+        assert one.passes == other.passes == TINY_PASSES
+        assert (one.scores, one.verdict) == (other.scores, other.verdict)
+
+
+def test_settled_frames_have_the_flag_of_all_passes(tiny_bundle: Path) -> None:
+    bundle = with_steps(tiny_bundle, 1e-6)
+    auto, plain = opened(bundle), opened(bundle, pass_policy='all')
+    images = [BLUE] * 4 + [GREY] * 2 + [BLUE] * 4
+    for stamp, image in enumerate(images):
+        one, other = auto.process(image, stamp), plain.process(image, stamp)
+        assert one.passes == STEPS[0]
+        assert one.verdict.is_confident is other.verdict.is_confident
+    assert one.verdict.is_confident
+
+
+def test_a_deadline_before_the_verdict_is_settled_is_not_confident_and_no_fault(
+    tiny_bundle: Path
+) -> None:
+    bundle = with_steps(tiny_bundle, 50.0)
+    pipeline = opened(bundle, Clock(0.010), deadline_ms=25.0)
+    for stamp in range(5):
+        result = pipeline.process(BLUE, stamp)
+        assert result.passes == STEPS[0]
+        assert result.unsettled.startswith(f'not settled after {STEPS[0]} of {TINY_PASSES}')
+        assert (result.verdict.is_confident, result.verdict.kind) == (False, 'recovering')
+        assert not result.verdict.is_worth_a_label
+    assert not pipeline.verdict.is_confident
+
+
+def test_a_frame_that_is_settled_at_the_deadline_counts(tiny_bundle: Path) -> None:
+    pipeline = opened(with_steps(tiny_bundle, 1e-6), Clock(0.010), deadline_ms=25.0)
+    assert [pipeline.process(BLUE, stamp).verdict.is_confident for stamp in range(3)][-1]
+
+
+def test_an_unsettled_frame_makes_a_true_flag_fall(tiny_bundle: Path) -> None:
+    clock = Clock(1e-6)
+    pipeline = opened(with_steps(tiny_bundle, 50.0), clock, deadline_ms=1000.0)
+    assert [pipeline.process(BLUE, stamp).verdict.is_confident for stamp in range(3)][-1]
+    clock.step_s = 1.0
+    assert not pipeline.process(BLUE, 3).verdict.is_confident
+    clock.step_s = 1e-6
+    assert not pipeline.process(BLUE, 4).verdict.is_confident  # the way back takes three
+
+
+def test_what_a_pass_took_in_the_frame_before_counts_towards_the_deadline(
+    tiny_bundle: Path
+) -> None:
+    clock = Clock(1.0)
+    pipeline = opened(with_steps(tiny_bundle, 50.0), clock, deadline_ms=100_0.0)
+    clock.step_s = 0.005
+    first = pipeline.process(BLUE, 1)
+    assert first.passes == TINY_PASSES  # nothing is known of the cost yet, and there is time
+    pipeline._pass_s = 10.0
+    assert pipeline.process(BLUE, 2).passes == STEPS[0]
+
+
+def test_a_deadline_shorter_than_the_first_passes_stops_the_start(tiny_bundle: Path) -> None:
+    bundle = with_steps(tiny_bundle, 1e-6)
+    pipeline = Pipeline(bundle, FakeBackend(bundle.card, delay_s=0.05),
+                        settings_from_dict({**AUTO, 'deadline_ms': 20.0}))
+    with pytest.raises(ConfigError, match=r'deadline_ms is 20, expected more than the \d+'):
+        pipeline.check_masks()
+    opened(bundle, deadline_ms=60_000.0).check_masks()
+
+
+def test_a_deadline_without_the_policy_is_refused() -> None:
+    with pytest.raises(ConfigError, match='deadline_ms is 30 with pass_policy all'):
+        Settings(deadline_ms=30.0)
+
+
+def test_a_bundle_without_steps_a_score_without_and_a_backend_that_cannot_are_refused(
+    tiny_bundle: Path
+) -> None:
+    plain = load_bundle(str(tiny_bundle))
+    with pytest.raises(CalibrationError, match='run uncertainty_seg calibrate-passes on it'):
+        opened(plain)
+    for other in ({'gate.scores': ('entropy.top',)}, {'gate.threshold_scale': 0.9},
+                  {'gate.rise_ratio': 0.9}):
+        with pytest.raises(ConfigError, match='the limits .*measured for.*calibrate-passes'):
+            opened(with_steps(tiny_bundle, 1.0), **other)
+
+    class AllAtOnce(FakeBackend):
+        can_stop_early = False
+
+    bundle = with_steps(tiny_bundle, 1.0)
+    with pytest.raises(ConfigError, match='fake computes all passes'):
+        Pipeline(bundle, AllAtOnce(bundle.card), settings_from_dict(AUTO))
+
+
+def test_another_number_of_passes_at_run_time_runs_all_of_them_and_is_not_confident(
+    tiny_bundle: Path
+) -> None:
+    pipeline = opened(with_steps(tiny_bundle, 1e-6))
+    pipeline.reconfigure(dataclasses.replace(pipeline.settings, passes=TINY_PASSES - 1))
+    results = [pipeline.process(BLUE, stamp) for stamp in range(4)]
+    assert {r.passes for r in results} == {TINY_PASSES - 1}
+    assert not any(r.verdict.is_confident for r in results)
+
+
+def test_other_limits_at_run_time_are_refused_and_nothing_is_changed(tiny_bundle: Path) -> None:
+    pipeline = opened(with_steps(tiny_bundle, 1e-6))
+    other = dataclasses.replace(pipeline.settings.gate, threshold_scale=0.5)
+    with pytest.raises(ConfigError, match='pass_policy is auto'):
+        pipeline.reconfigure(dataclasses.replace(pipeline.settings, gate=other))
+    assert pipeline.settings.gate.threshold_scale == 1
+    assert pipeline.process(GREY, 1).passes == STEPS[0]
+
+
+def test_steps_survive_the_file_and_other_passes_are_refused(tiny_bundle: Path) -> None:
+    calibration = with_steps(tiny_bundle, 0.5).calibration
+    assert calibration is not None and calibration.pass_steps is not None
+    assert calibration_from_json(calibration_to_json(calibration)) == calibration
+    with pytest.raises(CalibrationError, match='steps towards'):
+        dataclasses.replace(calibration, pass_steps=dataclasses.replace(
+            calibration.pass_steps, passes=TINY_PASSES + 1))

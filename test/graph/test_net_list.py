@@ -1,0 +1,120 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Networks that nobody compiled before come out as themselves: the part of the zoo that CI runs.
+
+Each is compiled and what was written is compared with a copy of the network that the package
+never sees, by torch: dropout off on two images, and passes in distribution. `scripts/zoo` does the
+same with all of the list and more passes.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import json
+from pathlib import Path
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
+pytest.importorskip('torchvision')
+
+from zoo_check import (  # noqa: E402
+    agreement,
+    AGREES,
+    CRASHED,
+    Effort,
+    GROUP,
+    Groups,
+    LEAST_CHANCE,
+    refusal,
+    REFUSED,
+    verdict,
+    WRONG,
+)
+from zoo_list import CI, ROWS  # noqa: E402
+from zoo_run import run_row  # noqa: E402
+
+pytestmark = pytest.mark.torch
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / 'docs' / 'nets.md').read_text(encoding='utf-8')
+# No limit of time: the same passes are drawn in every run.
+EFFORT = Effort(passes=64, eager_s=1e9, has_cost=False)
+RARE = Effort(passes=256, eager_s=1e9, has_cost=False)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """On a busy machine torch's threads wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize('name', CI)
+def test_a_network_of_the_zoo_agrees_with_itself(name: str, tmp_path: Path) -> None:
+    said = run_row(ROWS[name], tmp_path, RARE if name.startswith('paths') else EFFORT)
+    assert said['outcome'] == AGREES, said
+    assert said['sites'] > 0 and said['mi'][1] > 1e-4, said  # else equality would prove little
+
+
+# --- the check notices what it is for ------------------------------------------------------------
+
+
+def passes(seed: int, rate: float = 0.3, channels: int = 8, is_shared: bool = False) -> Groups:
+    """Draw logits that sum up channels, each dropped by itself or all of them together."""
+    rng, groups = np.random.default_rng(seed), Groups()
+    weights = np.random.default_rng(9).normal(size=(4, channels, 6, 8))
+    for _ in range(32):
+        shape = (GROUP, 1 if is_shared else channels)
+        masks = (rng.random(shape) >= rate) / (1 - rate) * np.ones((1, channels))
+        groups.add(np.einsum('tc,kchw->tkhw', masks, weights))
+    return groups
+
+
+def test_draws_of_one_distribution_agree() -> None:
+    chances = [agreement(passes(seed), passes(seed + 100))['chance'] for seed in range(20)]
+    assert min(chances) > LEAST_CHANCE
+
+
+def test_another_rate_and_one_mask_for_all_channels_are_found() -> None:
+    assert agreement(passes(1), passes(2, rate=0.4))['chance'] < LEAST_CHANCE
+    assert agreement(passes(1), passes(2, is_shared=True))['chance'] < LEAST_CHANCE
+
+
+def test_each_figure_by_itself_makes_a_network_wrong() -> None:
+    good = {'logits': 1e-4, 'labels': 1e-4, 'chance': 0.5, 'worst': 'entropy'}
+    assert verdict(good) == {'outcome': AGREES}
+    for key, value in (('logits', 0.1), ('labels', 0.02), ('chance', 1e-9),
+                       ('logits', float('nan')), ('chance', float('nan'))):
+        assert verdict({**good, key: value})['outcome'] == WRONG
+
+
+def test_a_message_of_python_is_no_refusal() -> None:
+    assert refusal('the network has 2 outputs: choose with --output.')['outcome'] == REFUSED
+    for text in ("'NoneType' object has no attribute 'shape'", 'x: report this as a bug.',
+                 'ids: ' + ', '.join(map(str, range(400)))):
+        assert refusal(text)['outcome'] == CRASHED
+
+
+# --- the list ------------------------------------------------------------------------------------
+
+
+def test_the_list_is_long_and_the_page_has_its_table() -> None:
+    assert len(ROWS) >= 150 and len(CI) >= 30 and set(CI) <= set(ROWS)
+    assert '<!-- zoo: scripts/zoo --table -->' in PAGE and '<!-- end of zoo -->' in PAGE
+
+
+def test_the_table_is_made_of_results_that_name_what_they_are(tmp_path: Path) -> None:
+    out = tmp_path / 'zoo.jsonl'
+    result = {'name': 'paper: ERFNet', 'outcome': REFUSED, 'why': 'a', 'wall_s': 1}
+    out.write_text(json.dumps(result) + '\n')
+    done = subprocess.run(
+        [sys.executable, str(ROOT / 'benchmarks' / 'net_zoo.py'), '--only', 'paper: erf', '--out',
+         str(out)], capture_output=True, text=True, check=True, timeout=120)
+    # It is in the file already, so that nothing is run.
+    assert json.loads(done.stdout) == {'networks': 1, 'refused': 1}, done.stderr

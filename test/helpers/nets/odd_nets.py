@@ -1,0 +1,467 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Small networks with something odd that people write: tokens, queries, paths, layouts, lazy layers.
+
+Each takes the number of classes. Attention networks are here, and what a compiler that knows only
+convolutions would miss.
+
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from real_time_nets import Classifier, ConvBnRelu, resized
+import torch
+from torch import nn, Tensor
+from torch.nn import functional as F  # noqa: N812
+
+
+def stem(width: int, strides: int = 2) -> nn.Sequential:
+    """Return strided convolutions."""
+    return nn.Sequential(*[ConvBnRelu(width if i else 3, width, 3, 2) for i in range(strides)])
+
+
+# --- attention -----------------------------------------------------------------------------------
+
+
+class EncoderTokens(nn.Module):
+    """torch's own transformer encoder on patches; gives tokens (1, h w, C)."""
+
+    def __init__(self, classes: int, width: int = 32, p: float = 0.1, as_tokens: bool = True
+                 ) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, width, 8, 8)
+        layer = nn.TransformerEncoderLayer(width, 4, 2 * width, p, batch_first=True,
+                                           norm_first=True, activation='gelu')
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head, self.as_tokens = nn.Linear(width, classes), as_tokens
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.patch(image)
+        tokens = self.head(self.encoder(x.flatten(2).transpose(1, 2)))
+        if self.as_tokens:
+            return tokens
+        return resized(tokens.transpose(1, 2).reshape(len(x), -1, *x.shape[2:]), image)
+
+
+class Setr(nn.Module):
+    """SETR (arXiv:2012.15840): learned positions, dropout on them, progressive upsampling."""
+
+    def __init__(
+        self, classes: int, width: int = 32, p: float = 0.1, grid: tuple[int, int] = (8, 12)
+    ) -> None:
+        super().__init__()
+        self.patch, self.grid = nn.Conv2d(3, width, 8, 8), grid
+        self.positions = nn.Parameter(0.5 * torch.randn(1, grid[0] * grid[1], width))
+        self.drop = nn.Dropout(p)
+        self.attention = nn.MultiheadAttention(width, 4, dropout=p, batch_first=True)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(p),
+                                 nn.Linear(2 * width, width), nn.Dropout(p))
+        self.up = nn.Sequential(ConvBnRelu(width, width), nn.Upsample(
+            scale_factor=2, mode='bilinear', align_corners=False), nn.Conv2d(width, classes, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.drop(self.patch(image).flatten(2).transpose(1, 2) + self.positions)
+        y = self.norms[0](x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        x = x + self.mlp(self.norms[1](x))
+        return resized(self.up(x.transpose(1, 2).unflatten(2, self.grid)), image)
+
+
+class Segmenter(nn.Module):
+    """Segmenter (arXiv:2105.05633): learned class tokens, with dropout, against patch tokens."""
+
+    def __init__(self, classes: int, width: int = 32, p: float = 0.1) -> None:
+        super().__init__()
+        self.patch, self.classes = nn.Conv2d(3, width, 8, 8), classes
+        self.queries = nn.Parameter(torch.randn(1, classes, width))
+        self.drop = nn.Dropout(p)
+        self.block = nn.TransformerEncoderLayer(width, 4, 2 * width, p, batch_first=True)
+        self.norm = nn.LayerNorm(classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.patch(image)
+        queries = self.drop(self.queries).expand(len(x), -1, -1)
+        tokens = self.block(torch.cat([x.flatten(2).transpose(1, 2), queries], 1))
+        patches, queries = tokens[:, :-self.classes], tokens[:, -self.classes:]
+        patches = F.normalize(patches, dim=-1)
+        masks = self.norm(3 * patches @ F.normalize(queries, dim=-1).transpose(1, 2))
+        return resized(masks.transpose(1, 2).reshape(-1, self.classes, *x.shape[2:]), image)
+
+
+class QueryDecoder(nn.Module):
+    """Learned queries cross-attend to pixels; masks times classes, as MaskFormer's logits."""
+
+    def __init__(self, classes: int, width: int = 32, queries: int = 8, p: float = 0.1) -> None:
+        super().__init__()
+        self.stem = stem(width, 3)
+        self.queries = nn.Embedding(queries, width)
+        layer = nn.TransformerDecoderLayer(width, 4, 2 * width, p, batch_first=True)
+        self.decoder = nn.TransformerDecoder(layer, 2)
+        self.classify, self.embed = nn.Linear(width, classes), nn.Linear(width, width)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.stem(image)
+        queries = self.queries.weight.expand(len(x), -1, -1)
+        q = self.decoder(queries, x.flatten(2).transpose(1, 2))
+        masks = torch.einsum('bqc,bchw->bqhw', self.embed(q), x).sigmoid()
+        return resized(torch.einsum('bqk,bqhw->bkhw', self.classify(q), masks), image)
+
+
+class WindowAttention(nn.Module):
+    """Shifted windows with a table of relative positions, dropout on the weights and the path."""
+
+    def __init__(self, width: int, window: int, heads: int, shift: int, p: float) -> None:
+        super().__init__()
+        self.window, self.heads, self.shift, self.p = window, heads, shift, p
+        self.norm, self.qkv = nn.LayerNorm(width), nn.Linear(width, 3 * width)
+        self.project, self.drop = nn.Linear(width, width), nn.Dropout(p)
+        self.table = nn.Parameter(torch.randn((2 * window - 1) ** 2, heads))
+        at = torch.stack(torch.meshgrid(*[torch.arange(window)] * 2, indexing='ij')).flatten(1)
+        gap = at[:, :, None] - at[:, None] + window - 1
+        self.register_buffer('index', gap[0] * (2 * window - 1) + gap[1])
+
+    def forward(self, x: Tensor) -> Tensor:  # (b, h, w, c)
+        b, h, w, c = x.shape
+        n = self.window
+        y = torch.roll(self.norm(x), (-self.shift, -self.shift), (1, 2))
+        y = y.view(b, h // n, n, w // n, n, c).permute(0, 1, 3, 2, 4, 5).reshape(-1, n * n, c)
+        q, k, v = self.qkv(y).reshape(-1, n * n, 3, self.heads, c // self.heads).permute(
+            2, 0, 3, 1, 4)
+        scores = (q @ k.transpose(-2, -1)) * (c // self.heads) ** -0.5
+        bias = self.table[self.index.flatten()].view(n * n, n * n, -1).permute(2, 0, 1)
+        weights = F.dropout(torch.softmax(scores + bias, -1), self.p, self.training)
+        y = self.project((weights @ v).transpose(1, 2).reshape(-1, n * n, c))
+        y = y.view(b, h // n, w // n, n, n, c).permute(0, 1, 3, 2, 4, 5).reshape(b, h, w, c)
+        return x + self.drop(torch.roll(y, (self.shift, self.shift), (1, 2)))
+
+
+class SwinLike(nn.Module):
+    """Two window attentions, one shifted, and a linear head."""
+
+    def __init__(self, classes: int, width: int = 24, p: float = 0.1) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, width, 4, 4)
+        self.blocks = nn.Sequential(WindowAttention(width, 4, 2, 0, p),
+                                    WindowAttention(width, 4, 2, 2, p))
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        y = self.head(self.blocks(self.patch(image).permute(0, 2, 3, 1)))
+        return resized(y.permute(0, 3, 1, 2), image)
+
+
+class MlpMixer(nn.Module):
+    """Tokens and channels mixed in turns (arXiv:2105.01601), Dropout1d on the tokens."""
+
+    def __init__(self, classes: int, width: int = 32, p: float = 0.2, tokens: int = 96) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, width, 8, 8)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.tokens = nn.Sequential(nn.Linear(tokens, 48), nn.GELU(), nn.Linear(48, tokens),
+                                    nn.Dropout1d(p))
+        self.channels = nn.Sequential(nn.Linear(width, 64), nn.GELU(), nn.Dropout(p),
+                                      nn.Linear(64, width))
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.patch(image)
+        y = x.flatten(2).transpose(1, 2)
+        y = y + self.tokens(self.norms[0](y).transpose(1, 2)).transpose(1, 2)
+        y = y + self.channels(self.norms[1](y))
+        return resized(self.head(y).transpose(1, 2).reshape(len(x), -1, *x.shape[2:]), image)
+
+
+# --- paths ---------------------------------------------------------------------------------------
+
+
+class DropPath(nn.Module):
+    """Drop a whole sample's branch, as timm does."""
+
+    def __init__(self, drop_prob: float = 0.0) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.drop_prob == 0.0 or not self.training:
+            return x
+        keep = 1 - self.drop_prob
+        mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
+        return x * mask.div_(keep)
+
+
+class WrappedPath(nn.Module):
+    """StochasticDepth that holds its branch, p being the chance to KEEP it, as torchlayers has."""
+
+    def __init__(self, module: nn.Module, p: float) -> None:
+        super().__init__()
+        self.module, self.p = module, p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            if torch.rand(1) > self.p:
+                return x
+            return x + self.module(x)
+        return x + self.p * self.module(x)
+
+
+class ChannelPath(nn.Module):
+    """Called DropPath, and drops each channel by itself."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        mask = torch.empty(x.shape[0], x.shape[1], 1, 1).bernoulli_(1 - self.p) / (1 - self.p)
+        return x * mask
+
+
+class KeepPath(nn.Module):
+    """A dropped path whose `p` is the chance to keep."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        return x * torch.empty(x.shape[0], 1, 1, 1).bernoulli_(self.p) / self.p
+
+
+ChannelPath.__name__ = 'DropPath'
+KeepPath.__name__ = 'StochasticDepth'
+WrappedPath.__name__ = 'StochasticDepth'
+
+
+class PathNet(nn.Module):
+    """Residual blocks whose branches are dropped by one of the modules above."""
+
+    def __init__(self, classes: int, path: Any, width: int = 16, blocks: int = 3) -> None:
+        super().__init__()
+        self.stem = stem(width)
+        self.branches = nn.ModuleList(ConvBnRelu(width, width) for _ in range(blocks))
+        self.paths = nn.ModuleList(path() for _ in range(blocks))
+        self.last = nn.Conv2d(width, classes, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.stem(image)
+        for branch, path in zip(self.branches, self.paths, strict=True):
+            x = x + path(branch(x))
+        return resized(self.last(x), image)
+
+
+class WrappedPathNet(nn.Module):
+    """The same with modules that hold their branches."""
+
+    def __init__(self, classes: int, wrap: Any, width: int = 16) -> None:
+        super().__init__()
+        self.stem = stem(width)
+        self.blocks = nn.Sequential(*[wrap(ConvBnRelu(width, width)) for _ in range(2)])
+        self.last = Classifier(width, classes, 0.1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return resized(self.last(self.blocks(self.stem(image))), image)
+
+
+# --- outputs -------------------------------------------------------------------------------------
+
+
+class Ending(nn.Module):
+    """A small network whose output is ended by a function of logits and image."""
+
+    def __init__(self, classes: int, end: Any, width: int = 16, p: float = 0.3) -> None:
+        super().__init__()
+        self.body = nn.Sequential(stem(width), Classifier(width, classes, p))
+        self.end = end
+
+    def forward(self, image: Tensor) -> Any:
+        return self.end(self.body(image), image)
+
+
+def channels_last(z: Tensor, image: Tensor) -> Tensor:
+    """Put the classes last."""
+    return resized(z, image).permute(0, 2, 3, 1)
+
+
+def odd_scale(z: Tensor, image: Tensor) -> Tensor:
+    """Go through a factor that gives no whole size, then to the image."""
+    return resized(F.interpolate(z, scale_factor=3.7, mode='bilinear'), image)
+
+
+def half_size(z: Tensor, image: Tensor) -> Tensor:
+    """Upsample, but to half of the image only."""
+    return F.interpolate(z, scale_factor=2, mode='bilinear', align_corners=False)
+
+
+def several(z: Tensor, image: Tensor) -> dict[str, Any]:
+    """Return logits beside other things."""
+    full = resized(z, image)
+    return {'logits': full, 'labels': full.argmax(1), 'features': z}
+
+
+def softmax(z: Tensor, image: Tensor) -> Tensor:
+    """Return probabilities."""
+    return resized(z, image).softmax(1)
+
+
+def sigmoid(z: Tensor, image: Tensor) -> Tensor:
+    """Return the probability of an object."""
+    return resized(z, image).sigmoid()
+
+
+def clamped_sigmoid(z: Tensor, image: Tensor) -> Tensor:
+    """Clamp probabilities: something after the activation."""
+    return resized(z, image).sigmoid().clamp(1e-4, 1 - 1e-4)
+
+
+def object_plane(z: Tensor, image: Tensor) -> Tensor:
+    """Return the second plane of a softmax of two."""
+    return resized(z, image).softmax(1)[:, 1:2]
+
+
+def hard_sigmoid(z: Tensor, image: Tensor) -> Tensor:
+    """Return piecewise linear probabilities."""
+    return F.hardsigmoid(resized(z, image))
+
+
+def scaled_tanh(z: Tensor, image: Tensor) -> Tensor:
+    """Return half of one more than tanh."""
+    return (torch.tanh(resized(z, image)) + 1) / 2
+
+
+def many_sigmoids(z: Tensor, image: Tensor) -> Tensor:
+    """Return a sigmoid a class: labels that do not exclude each other."""
+    return torch.sigmoid(resized(z, image))
+
+
+def log_softmax(z: Tensor, image: Tensor) -> Tensor:
+    """Return log-probabilities, which are logits."""
+    return F.log_softmax(resized(z, image), 1)
+
+
+# --- the rest ------------------------------------------------------------------------------------
+
+
+class LazyNet(nn.Module):
+    """Layers that learn their input channels when they first run."""
+
+    def __init__(self, classes: int, width: int = 16, p: float = 0.3) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.LazyConv2d(width, 3, 2, 1), nn.LazyBatchNorm2d(), nn.ReLU(), nn.Dropout2d(p),
+            nn.LazyConv2d(width, 3, 2, 1), nn.LazyBatchNorm2d(), nn.ReLU(),
+            nn.LazyConv2d(classes, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return resized(self.body(image), image)
+
+
+class FunctionalDropout(nn.Module):
+    """F.dropout2d behind if self.training, with a rate that is an attribute."""
+
+    def __init__(self, classes: int, width: int = 16, rate: float = 0.4) -> None:
+        super().__init__()
+        self.stem, self.conv = stem(width, 1), ConvBnRelu(width, width, 3, 2)
+        self.last, self.rate = nn.Conv2d(width, classes, 1), rate
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.stem(image)
+        if self.training:
+            x = F.dropout2d(x, self.rate)
+        x = F.dropout(self.conv(x), self.rate, self.training, inplace=True)
+        return resized(self.last(x), image)
+
+
+class SharedDropout(nn.Module):
+    """One Dropout module called at three places, each with draws of its own."""
+
+    def __init__(self, classes: int, width: int = 16, p: float = 0.3) -> None:
+        super().__init__()
+        self.stem = stem(width, 1)
+        self.convs = nn.ModuleList(ConvBnRelu(width, width) for _ in range(2))
+        self.drop, self.last = nn.Dropout2d(p), nn.Conv2d(width, classes, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.drop(self.stem(image))
+        for conv in self.convs:
+            x = x + self.drop(conv(x))
+        return resized(self.last(x), image)
+
+
+class ConstantDropout(nn.Module):
+    """Dropout on a learned map that does not depend on the image."""
+
+    def __init__(self, classes: int, width: int = 16, p: float = 0.3) -> None:
+        super().__init__()
+        self.stem, self.drop = stem(width), nn.Dropout(p)
+        self.prior = nn.Parameter(torch.randn(1, width, 4, 6))
+        self.last = nn.Sequential(ConvBnRelu(width, width), nn.Conv2d(width, classes, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.stem(image)
+        return resized(self.last(x + resized(self.drop(self.prior), x)), image)
+
+
+class FourierMixer(nn.Module):
+    """Sine features and a gated sum: operators that convolution networks do not have."""
+
+    def __init__(self, classes: int, width: int = 16, p: float = 0.2) -> None:
+        super().__init__()
+        self.stem, self.mix = stem(width, 1), nn.Conv2d(2 * width, 2 * width, 1)
+        self.drop, self.last = nn.Dropout2d(p), nn.Conv2d(width, classes, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.stem(image)
+        waves = torch.cat([torch.sin(math.pi * x), torch.cos(math.pi * x)], 1)
+        return resized(self.last(self.drop(F.glu(self.mix(waves), 1))), image)
+
+
+class PixelUnshuffled(nn.Module):
+    """Space to depth, strided slices and a depth to space at the end."""
+
+    def __init__(self, classes: int, width: int = 16, p: float = 0.3) -> None:
+        super().__init__()
+        self.first = ConvBnRelu(48, width, 1)
+        self.drop, self.mid = nn.Dropout2d(p), ConvBnRelu(width, width)
+        self.last = nn.Conv2d(width, 4 * classes, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        parts = [image[..., ::2, ::2], image[..., 1::2, ::2], image[..., ::2, 1::2],
+                 image[..., 1::2, 1::2]]
+        x = self.first(F.pixel_unshuffle(torch.cat(parts, 1), 2))
+        return resized(F.pixel_shuffle(self.last(self.mid(self.drop(x))), 2), image)
+
+
+class PythonRandom(nn.Module):
+    """Draws with Python's own generator: what no trace sees."""
+
+    def __init__(self, classes: int, width: int = 16, p: float = 0.3) -> None:
+        super().__init__()
+        self.body, self.last = stem(width), Classifier(width, classes, p)
+
+    def forward(self, image: Tensor) -> Tensor:
+        import random
+
+        x = self.body(image)
+        return resized(self.last(x * (0.5 + random.random())), image)
+
+
+class TrainingNoise(nn.Module):
+    """Gaussian noise in training mode beside a dropout."""
+
+    def __init__(self, classes: int, width: int = 16, p: float = 0.3) -> None:
+        super().__init__()
+        self.body, self.last = stem(width), Classifier(width, classes, p)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.body(image)
+        if self.training:
+            x = x + 0.5 * torch.randn_like(x)
+        return resized(self.last(x), image)

@@ -1,0 +1,157 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+A torch network as its owner would run it: still, or with its dropout on; no code of the package.
+
+And what makes random weights worth a comparison: batch norms that fit the features, logits that
+spread by a few units and classes that take turns, so that a wrong graph cannot look right.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn, Tensor
+from torch.nn import functional as F  # noqa: N812
+
+ACTIVATIONS = ('none', 'softmax', 'sigmoid')
+_SPREAD = 2.5  # standard deviation of the logits
+_USUAL = ('out', 'logits', 'output')
+_NORMS = (nn.modules.batchnorm._NormBase,)
+
+
+def eager(
+    net: nn.Module, num_classes: int, activation: str = 'none', quiet: Sequence[str] = (),
+    choose: Callable[[Any], Tensor] | None = None,
+) -> Callable[[np.ndarray, bool], np.ndarray]:
+    """
+    Return a function that runs a net once on (1, 3, h, w) and gives logits (C, h, w).
+
+    With its second argument True every module but the norms, and those below a path of `quiet`,
+    is in training mode. What is smaller than the image is upsampled as torch does it.
+
+    """
+    net.eval()
+    chosen = [module for name, module in net.named_modules()
+              if not isinstance(module, _NORMS) and not _is_below(name, quiet)]
+
+    def run(image: np.ndarray, is_live: bool) -> np.ndarray:
+        for module in chosen:
+            module.training = is_live
+        with torch.no_grad():
+            output = (choose or first_output)(net(torch.from_numpy(image)))
+        z = as_logits(planes(output, num_classes, image.shape[2:]), activation)
+        if z.shape[2:] != image.shape[2:]:
+            z = F.interpolate(z, image.shape[2:], mode='bilinear', align_corners=False)
+        return z[0].float().numpy()
+
+    return run
+
+
+def _is_below(name: str, prefixes: Sequence[str]) -> bool:
+    return any(name == prefix or name.startswith(f'{prefix}.') for prefix in prefixes)
+
+
+def first_output(output: Any) -> Tensor:
+    """Return the output of logits: of a usual name, else the first tensor."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        return first_output(next((output[k] for k in _USUAL if k in output),
+                                 next(iter(output.values()))))
+    return first_output(output[0])
+
+
+def planes(z: Tensor, num_classes: int, size: Sequence[int]) -> Tensor:
+    """Bring (1, h, w, C), (1, h, w) or tokens (1, hw, C) to (1, C, h, w)."""
+    if z.dim() == 3 and z.shape[-1] == num_classes:  # tokens, at some stride of the image
+        stride = round((size[0] * size[1] / z.shape[1]) ** 0.5)
+        return z.transpose(1, 2).unflatten(2, (size[0] // stride, size[1] // stride))
+    if z.dim() == 3:
+        return z[:, None]
+    if z.shape[-1] == num_classes and z.shape[1] != num_classes:
+        return z.permute(0, 3, 1, 2)
+    return z
+
+
+def as_logits(z: Tensor, activation: str) -> Tensor:
+    """Undo an activation; one channel becomes two classes."""
+    if activation == 'softmax':
+        return z.clamp(min=1e-30).log()
+    if activation == 'sigmoid':
+        z = z.clamp(1e-7, 1 - 1e-7)
+        z = z.log() - (1 - z).log()
+    return torch.cat([torch.zeros_like(z), z], 1) if z.shape[1] == 1 else z
+
+
+# --- random weights that show an error -----------------------------------------------------------
+
+
+def lively(
+    build: Callable[[], nn.Module], num_classes: int, size: tuple[int, int], seed: int = 0,
+    choose: Callable[[Any], Tensor] | None = None,
+) -> nn.Module:
+    """Build with a fixed seed; fit the norms and the last layer to random images."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        net = build().eval()
+        images = _images(size)
+        net(images)  # lazy modules get their shapes
+        norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+                 and m.track_running_stats]
+        for norm in norms:
+            if norm.weight is not None:
+                norm.weight.uniform_(0.8, 1.2)
+                norm.bias.normal_(0, 0.1)
+        _fit(net, norms, images)
+        _spread(net, num_classes, images, choose or first_output)
+    return net.eval()
+
+
+def _images(size: tuple[int, int]) -> Tensor:
+    width, height = size
+    coarse = torch.rand(3, 3, -(-height // 16), -(-width // 16))
+    blobs = F.interpolate(coarse, scale_factor=16)[:, :, :height, :width]
+    return (blobs + 0.08 * torch.randn_like(blobs) - 0.45) / 0.225
+
+
+def _fit(net: nn.Module, norms: Sequence[Any], images: Tensor) -> None:
+    for norm in norms:
+        norm.train()
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    net(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.eval()
+        norm.momentum = momentum
+        # A channel that hardly moved on these images would explode on others.
+        norm.running_var.clamp_(min=max(0.5 * norm.running_var.mean().item(), 1e-4))
+        norm.running_var *= torch.empty(norm.num_features).uniform_(0.9, 1.1)
+
+
+def _spread(
+    net: nn.Module, num_classes: int, images: Tensor, choose: Callable[[Any], Tensor]
+) -> None:
+    """Scale and centre the last layer of C outputs."""
+    last = [m for m in net.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))
+            and getattr(m, 'out_channels', getattr(m, 'out_features', 0)) == num_classes]
+    if not last or getattr(last[-1], 'groups', 1) != 1:
+        return
+    layer, seen = last[-1], []
+    hook = layer.register_forward_hook(lambda _m, _a, result: seen.append(result))
+    net(images)
+    hook.remove()
+    if not seen:
+        return
+    z = seen[-1] if isinstance(layer, nn.Linear) else seen[-1].movedim(1, -1)
+    z = z.reshape(-1, num_classes)
+    gain = _SPREAD / z.std(0).clamp(min=1e-6)
+    shape = [1] * layer.weight.dim()
+    shape[1 if isinstance(layer, nn.ConvTranspose2d) else 0] = num_classes
+    layer.weight *= gain.reshape(shape)
+    if layer.bias is not None:
+        layer.bias.copy_(gain * (layer.bias - z.mean(0)))

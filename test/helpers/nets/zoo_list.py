@@ -1,0 +1,394 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+The networks of the zoo: name, library, how it is built, and the size it is compiled at.
+
+`scripts/zoo` compiles all of them; those of `CI` need torch and torchvision alone, are small and
+are tested with the rest (test/graph/test_net_list.py).
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from zoo_builders import (
+    Build,
+    CLASSES,
+    module,
+    monai,
+    nnunet,
+    ours,
+    pytorchcv,
+    smp,
+    torchlayers_layers,
+    torchlayers_path,
+    torchseg,
+    torchvision,
+    transformers,
+    ultralytics,
+    unet_fepegar,
+    x_unet,
+)
+
+SIZE = (96, 64)
+SQUARE = (64, 64)
+
+
+@dataclass(frozen=True)
+class Row:
+    """
+    One network.
+
+    Attributes
+    ----------
+    build : callable
+        Returns it, or for `is_onnx` a file and the function that is in it.
+    source : str
+        The library, as the table names it.
+    size : (int, int)
+        Width and height.
+    classes : int
+        C.
+    activation : str
+        What the network ends with: 'none', 'softmax' or 'sigmoid'.
+    quiet : tuple of str
+        Modules that stay in eval mode, since in training mode they compute something else.
+    options : mapping
+        More arguments of `compile_network`.
+    is_onnx : bool
+        Whether `build` writes a file into a folder.
+
+    """
+
+    build: Callable[[], Any]
+    source: str
+    size: tuple[int, int] = SIZE
+    classes: int = CLASSES
+    activation: str = 'none'
+    quiet: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    is_onnx: bool = False
+
+
+def paper(name: str, *args: Any, where: str = 'paper_nets', **options: Any) -> Build:
+    """Return the builder of a network written after a paper."""
+    return ours(where, name, *args, **options)
+
+
+def _papers() -> dict[str, Row]:
+    light = ('ENet', 'ERFNet', 'ESPNet', 'CGNet', 'EDANet', 'DABNet', 'LEDNet', 'FastSCNN',
+             'ContextNet', 'ICNet', 'BiSeNet', 'BiSeNetV2', 'STDC', 'DDRNet', 'PIDNet', 'LinkNet')
+    heavy = ('BayesianSegNet', 'FCN8s', 'AttentionUNet', 'R2UNet', 'UNetPlusPlus', 'ResUNet',
+             'ContextModule', 'DeepLabLargeFov', 'DenseAspp', 'GlobalConvolution',
+             'LightRefineNet', 'U2NetP', 'HRNet', 'DANet', 'OCRNet', 'PSPNet', 'CrissCross',
+             'SelfNormalising', 'ConvMixer', 'InstanceNormNet')
+    rows = {name: Row(paper(name, where='real_time_nets'), 'paper') for name in light}
+    rows |= {name: Row(paper(name), 'paper') for name in heavy}
+    rows['U2NetP'] = Row(paper('U2NetP'), 'paper', options={'output': 'output_0'})
+    rows['ENet, unpooling'] = Row(paper('ENet', where='real_time_nets', has_unpool=True), 'paper')
+    for place in ('bottom', 'encoder', 'skip', 'decoder', 'last'):
+        build = paper('UNet', places=(place,), is_transposed=place != 'skip')
+        rows[f'U-Net, {place}'] = Row(build, 'paper')
+    rows['U-Net, everywhere'] = Row(
+        paper('UNet', places=('encoder', 'skip', 'bottom', 'decoder', 'last'), p=0.2), 'paper')
+    rows['FeatureAlphaDropout'] = Row(paper('SelfNormalising', by_channel=True), 'paper')
+    rows['FC-DenseNet'] = Row(lambda: _fc_densenet(), 'paper')
+    return rows
+
+
+def _fc_densenet() -> Any:
+    from zoo_nets import FcDenseNet
+
+    return FcDenseNet(CLASSES, 2, 8, 3, 16)
+
+
+def _odd(name: str, *args: Any, **options: Any) -> Build:
+    return ours('odd_nets', name, *args, **options)
+
+
+def _paths(name: str, *args: Any) -> Build:
+    def build() -> Any:
+        import odd_nets
+
+        return odd_nets.PathNet(CLASSES, lambda: getattr(odd_nets, name)(*args))
+    return build
+
+
+def _wrapped() -> Any:
+    import odd_nets
+
+    return odd_nets.WrappedPathNet(CLASSES, lambda m: odd_nets.WrappedPath(m, 0.7))
+
+
+def _tv_path(mode: str, p: float) -> Build:
+    def build() -> Any:
+        import odd_nets
+        from torchvision.ops import StochasticDepth
+
+        return odd_nets.PathNet(CLASSES, lambda: StochasticDepth(p, mode))
+    return build
+
+
+def _ending(end: str, classes: int = CLASSES) -> Build:
+    def build() -> Any:
+        import odd_nets
+
+        return odd_nets.Ending(classes, getattr(odd_nets, end))
+    return build
+
+
+def _odd_rows() -> dict[str, Row]:
+    return {
+        'tokens (1, HW, C)': Row(_odd('EncoderTokens'), 'attention'),
+        'TransformerEncoder': Row(_odd('EncoderTokens', as_tokens=False), 'attention'),
+        'SETR': Row(_odd('Setr'), 'attention'),
+        'Segmenter': Row(_odd('Segmenter'), 'attention'),
+        'query decoder': Row(_odd('QueryDecoder'), 'attention'),
+        'shifted windows': Row(_odd('SwinLike'), 'attention'),
+        'MLP-Mixer': Row(_odd('MlpMixer'), 'attention'),
+        'DropPath': Row(_paths('DropPath', 0.3), 'paths'),
+        'DropPath 0.9': Row(_paths('DropPath', 0.9), 'paths'),
+        'DropPath, a channel each': Row(_paths('ChannelPath', 0.3), 'paths'),
+        'StochasticDepth, p keeps': Row(_paths('KeepPath', 0.8), 'paths'),
+        'StochasticDepth, holds its branch': Row(_wrapped, 'paths'),
+        'torchvision row': Row(_tv_path('row', 0.3), 'paths'),
+        'torchvision batch': Row(_tv_path('batch', 0.3), 'paths'),
+        'channels last': Row(_ending('channels_last'), 'outputs'),
+        'scale 3.7': Row(_ending('odd_scale'), 'outputs'),
+        'half size': Row(_ending('half_size'), 'outputs'),
+        'dict of several': Row(_ending('several'), 'outputs'),
+        'log-softmax': Row(_ending('log_softmax'), 'outputs'),
+        'softmax': Row(_ending('softmax'), 'outputs', activation='softmax'),
+        'sigmoid': Row(_ending('sigmoid', 1), 'outputs', classes=2, activation='sigmoid'),
+        'clamped sigmoid': Row(_ending('clamped_sigmoid', 1), 'outputs', classes=2,
+                               activation='sigmoid'),
+        'clamped sigmoid, declared': Row(
+            _ending('clamped_sigmoid', 1), 'outputs', classes=2, activation='sigmoid',
+            options={'activation': 'sigmoid'}),
+        'one plane of softmax': Row(_ending('object_plane', 2), 'outputs', classes=2,
+                                    activation='sigmoid'),
+        'hard sigmoid': Row(_ending('hard_sigmoid', 1), 'outputs', classes=2,
+                            activation='sigmoid'),
+        'scaled tanh': Row(_ending('scaled_tanh', 1), 'outputs', classes=2,
+                           activation='sigmoid'),
+        'sigmoid a class': Row(_ending('many_sigmoids'), 'outputs', activation='softmax'),
+        'lazy layers': Row(_odd('LazyNet'), 'forms'),
+        'functional dropout': Row(_odd('FunctionalDropout'), 'forms'),
+        'one module thrice': Row(_odd('SharedDropout'), 'forms'),
+        'dropout on a constant': Row(_odd('ConstantDropout'), 'forms'),
+        'sines and gates': Row(_odd('FourierMixer'), 'forms'),
+        'pixel shuffle': Row(_odd('PixelUnshuffled'), 'forms'),
+        "Python's random": Row(_odd('PythonRandom'), 'forms'),
+        'noise in training mode': Row(_odd('TrainingNoise'), 'forms', quiet=('',)),
+        'size 100x60': Row(paper('DeepLabLargeFov'), 'forms', (100, 60)),
+        'size 83x61': Row(paper('DANet'), 'forms', (83, 61)),
+    }
+
+
+def _smp_rows() -> dict[str, Row]:
+    rows: dict[str, Row] = {}
+
+    def add(decoder: str, encoder: str, drop: str = 'own', note: str = '', **options: Any) -> None:
+        size = options.pop('size', (128, 128) if decoder == 'PAN' else SIZE)
+        name = f'{decoder} {encoder}{note}'
+        rows[name] = Row(smp(decoder, encoder, drop, **options), 'smp', size)
+
+    own = {'FPN', 'PSPNet', 'DeepLabV3', 'DeepLabV3Plus'}
+    decoders = ('Unet', 'UnetPlusPlus', 'MAnet', 'Linknet', 'FPN', 'PSPNet', 'PAN', 'DeepLabV3',
+                'DeepLabV3Plus', 'UPerNet', 'Segformer')
+    for encoder in ('mobilenet_v2', 'efficientnet-b0'):
+        for decoder in decoders:
+            if (decoder, encoder) != ('DeepLabV3', 'efficientnet-b0'):
+                add(decoder, encoder, 'own' if decoder in own else 'head')
+    for decoder in ('Unet', 'Linknet', 'UnetPlusPlus'):
+        add(decoder, 'resnet18', 'decoder', ', in every block')
+    for encoder, decoder in (
+        ('efficientnet-b1', 'Unet'), ('efficientnet-b2', 'FPN'), ('efficientnet-b3', 'Linknet'),
+        ('efficientnet-b4', 'FPN'), ('timm-efficientnet-b0', 'FPN'), ('resnet34', 'FPN'),
+        ('timm-tf_efficientnet_lite0', 'DeepLabV3Plus'), ('mit_b0', 'Unet'), ('mit_b0', 'FPN'),
+        ('mit_b0', 'Segformer'), ('mit_b1', 'Segformer'), ('mobileone_s0', 'FPN'),
+        ('vgg11_bn', 'Unet'), ('densenet121', 'FPN'), ('dpn68', 'FPN'), ('resnet50', 'PAN'),
+        ('se_resnet50', 'FPN'), ('timm-skresnet18', 'Unet'), ('xception', 'FPN'),
+    ):
+        add(decoder, encoder, 'own' if decoder in own else 'head')
+    timm = (
+        ('convnext_atto', 'UPerNet'), ('edgenext_xx_small', 'FPN'),
+        ('tf_efficientnetv2_b0', 'FPN'),
+        ('mobilenetv4_conv_small_050', 'DeepLabV3Plus'), ('mobilenetv3_small_050', 'FPN'),
+        ('lcnet_050', 'Unet'), ('ghostnet_050', 'FPN'), ('regnetx_002', 'Linknet'),
+        ('hrnet_w18_small', 'FPN'), ('resnest14d', 'FPN'),
+        ('fastvit_t8', 'FPN'), ('mobilevit_xxs', 'FPN'), ('mobilevitv2_050', 'Segformer'),
+        ('pvt_v2_b0', 'FPN'), ('poolformer_s12', 'FPN'), ('dla34', 'Unet'),
+        ('cs3darknet_s', 'FPN'),
+        ('semnasnet_075', 'FPN'), ('tinynet_e', 'Unet'), ('mnasnet_small', 'PAN'),
+        ('rexnet_100', 'FPN'), ('starnet_s1', 'FPN'), ('mambaout_femto', 'FPN'),
+        ('repghostnet_050', 'FPN'), ('res2net50_26w_4s', 'FPN'),
+        ('resnet10t', 'Segformer'), ('mixnet_s', 'Unet'), ('hardcorenas_a', 'FPN'),
+        ('efficientvit_b0', 'FPN'), ('repvit_m0_9', 'FPN'),
+        ('convnextv2_atto', 'Unet'), ('inception_next_atto', 'FPN'), ('swiftformer_xs', 'FPN'),
+        ('edgenext_x_small', 'UPerNet'), ('nextvit_small', 'FPN'),
+        ('mobilenetv4_hybrid_medium', 'FPN'), ('swin_tiny_patch4_window7_224', 'UPerNet'),
+        ('hiera_tiny_224', 'FPN'),
+        ('maxvit_rmlp_pico_rw_256', 'FPN'),
+        ('coatnet_nano_rw_224', 'FPN'), ('twins_svt_small', 'FPN'), ('davit_tiny', 'FPN'),
+    )
+    sized = {'swin_tiny_patch4_window7_224', 'hiera_tiny_224', 'maxvit_rmlp_pico_rw_256',
+             'coatnet_nano_rw_224'}
+    for encoder, decoder in timm:
+        options: dict[str, Any] = {}
+        if encoder in sized:
+            side = 64 if encoder in ('hiera_tiny_224', 'coatnet_nano_rw_224') else 128
+            options = {'size': (side, side), 'img_size': side}
+        add(decoder, f'tu-{encoder}', 'own' if decoder in own else 'head', **options)
+    for encoder, rate in (('convnext_atto', 0.3), ('edgenext_xx_small', 0.2),
+                          ('tf_efficientnetv2_b0', 0.3), ('pvt_v2_b0', 0.2),
+                          ('mambaout_femto', 0.2), ('resnest14d', 0.2)):
+        add('FPN', f'tu-{encoder}', 'own', f', paths {rate}', drop_path_rate=rate)
+    add('DPT', 'tu-vit_tiny_patch16_224', 'head', size=SQUARE, dynamic_img_size=True,
+        decoder_intermediate_channels=(16, 32, 48, 48), decoder_fusion_channels=32)
+    return rows
+
+
+def _hf_rows() -> dict[str, Row]:
+    def row(kind: str, size: tuple[int, int] = SQUARE, **options: Any) -> Row:
+        return Row(transformers(kind, **options), 'transformers', size)
+
+    return {
+        'Segformer': row('segformer', SIZE),
+        'UPerNet ConvNeXt': row('upernet', SIZE, backbone='convnext'),
+        'UPerNet ConvNeXt V2': row('upernet', SIZE, backbone='convnextv2'),
+        'UPerNet Swin': row('upernet', backbone='swin'),
+        'UPerNet ResNet': row('upernet', SIZE, backbone='resnet'),
+        'BEiT': row('beit'), 'Data2Vec': row('beit', data2vec=True),
+        'DPT': row('dpt'), 'MobileViT': row('mobilevit'),
+        'MobileViT V2': row('mobilevit', version=2), 'MobileNetV2 DeepLab': row('mobilenetv2'),
+        'MaskFormer': row('maskformer'), 'Mask2Former': row('mask2former'), 'EoMT': row('eomt'),
+        **{f'{name}, linear head': row('headed', backbone=name)
+           for name in ('ViT', 'DeiT', 'DINOv2', 'DINOv3', 'ViT-MSN')},
+    }
+
+
+def _monai_rows() -> dict[str, Row]:
+    plane = {'spatial_dims': 2, 'in_channels': 3, 'out_channels': CLASSES}
+    deep = {'channels': (8, 16, 32), 'strides': (2, 2)}
+    nets: dict[str, tuple[str, dict[str, Any]]] = {
+        'UNet': ('UNet', {**plane, **deep, 'num_res_units': 1, 'dropout': 0.2}),
+        'UNet, batch norm': ('UNet', {**plane, **deep, 'dropout': 0.2, 'norm': 'batch'}),
+        'BasicUNet': ('BasicUNet', {**plane, 'features': (8, 8, 16, 16, 32, 8), 'dropout': 0.2}),
+        'BasicUNetPlusPlus': ('BasicUNetPlusPlus', {
+            **plane, 'features': (8, 8, 16, 16, 32, 8), 'dropout': 0.2}),
+        'AttentionUnet': ('AttentionUnet', {**plane, **deep, 'dropout': 0.2}),
+        'SegResNet': ('SegResNet', {**plane, 'dropout_prob': 0.2}),
+        'SegResNetDS': ('SegResNetDS', {**plane, 'init_filters': 8, 'head': 0.2}),
+        'SwinUNETR': ('SwinUNETR', {
+            'in_channels': 3, 'out_channels': CLASSES, 'spatial_dims': 2, 'feature_size': 12,
+            'depths': (1, 1, 1, 1), 'num_heads': (1, 2, 4, 8), 'drop_rate': 0.1,
+            'attn_drop_rate': 0.1, 'dropout_path_rate': 0.1}),
+        'UNETR': ('UNETR', {**plane, 'img_size': (64, 64), 'feature_size': 8, 'hidden_size': 48,
+                            'mlp_dim': 96, 'num_heads': 4, 'dropout_rate': 0.1}),
+        'FlexibleUNet': ('FlexibleUNet', {
+            'in_channels': 3, 'out_channels': CLASSES, 'backbone': 'efficientnet-b0',
+            'decoder_channels': (64, 32, 16, 8, 8), 'dropout': 0.2}),
+        'FlexibleUNet ResNet': ('FlexibleUNet', {
+            'in_channels': 3, 'out_channels': CLASSES, 'backbone': 'resnet18',
+            'decoder_channels': (64, 32, 16, 8, 8), 'dropout': 0.2}),
+        'DynUNet': ('DynUNet', {
+            **plane, 'kernel_size': [3, 3, 3], 'strides': [1, 2, 2],
+            'upsample_kernel_size': [2, 2], 'filters': [8, 16, 32], 'dropout': 0.2}),
+        'VNet': ('VNet', {**plane, 'in_channels': 4, 'first': 4, 'dropout_dim': 2,
+                          'dropout_prob_down': 0.3, 'dropout_prob_up': (0.3, 0.3)}),
+        'HighResNet': ('HighResNet', {**plane, 'dropout_prob': 0.2}),
+        'MedNeXt': ('MedNeXt', {**plane, 'init_filters': 8, 'blocks_down': (1, 1),
+                                'blocks_bottleneck': 1, 'blocks_up': (1, 1), 'head': 0.2}),
+        'SegResNetVAE': ('SegResNetVAE', {**plane, 'input_image_size': (64, 96),
+                                          'dropout_prob': 0.2}),
+        'HoVerNet': ('HoVerNet', {'out_classes': CLASSES, 'dropout_prob': 0.2}),
+    }
+    return {name: Row(monai(kind, **options), 'monai',
+                      SQUARE if kind in ('SwinUNETR', 'UNETR') else (256, 256) if
+                      kind == 'HoVerNet' else SIZE)
+            for name, (kind, options) in nets.items()}
+
+
+def _pytorchcv_rows() -> dict[str, Row]:
+    names = ('fastscnn', 'cgnet', 'dabnet', 'sinet', 'fpenet', 'ctxnet', 'lednet', 'esnet',
+             'edanet', 'enet', 'erfnet', 'linknet', 'segnet', 'unet', 'sqnet', 'espcnet',
+             'icnet_resnetd50b', 'danet_resnetd50b', 'pspnet_resnetd50b')
+    sizes = {'icnet_resnetd50b': (192, 96), 'pspnet_resnetd50b': (96, 96)}
+    rows = {}
+    for name in names:
+        size = sizes.get(name, (128, 64))
+        rows[name] = Row(pytorchcv(name, in_size=size[::-1], aux=False) if 'resnetd' in name or
+                         name in ('fastscnn',) else pytorchcv(name, in_size=size[::-1]),
+                         'pytorchcv', size)
+    return rows
+
+
+def _other_rows() -> dict[str, Row]:
+    return {
+        'StochasticDepth': Row(torchlayers_path, 'torchlayers', quiet=('blocks',)),
+        'inferred shapes': Row(torchlayers_layers, 'torchlayers'),
+        'UNet': Row(unet_fepegar(dropout=0.2), 'unet'),
+        'UNet, Monte Carlo': Row(unet_fepegar(monte_carlo_dropout=0.4), 'unet'),
+        'Segformer': Row(module('segformer_pytorch', 'Segformer', dims=(16, 24, 32, 48),
+                                heads=(1, 2, 4, 4), num_layers=1, decoder_dim=32,
+                                num_classes=CLASSES, head=0.2), 'segformer-pytorch', SQUARE),
+        'XUnet': Row(x_unet, 'x-unet', SQUARE),
+        'TransUnet': Row(module('self_attention_cv.transunet', 'TransUnet', img_dim=64,
+                                in_channels=3, classes=CLASSES, vit_blocks=1, vit_heads=4,
+                                vit_dim_linear_mhsa_block=64, head=0.3),
+                         'self-attention-cv', SQUARE),
+        'PlainConvUNet': Row(nnunet('PlainConvUNet'), 'nnU-Net'),
+        'ResidualEncoderUNet': Row(nnunet('ResidualEncoderUNet'), 'nnU-Net'),
+        'Unet resnet18': Row(torchseg('Unet', 'resnet18'), 'torchseg'),
+        'FPN mobilenetv3': Row(torchseg('FPN', 'mobilenetv3_small_050'), 'torchseg'),
+        'yolo26n-sem': Row(ultralytics('yolo26n-sem'), 'ultralytics'),
+        'yolo11n-seg': Row(ultralytics('yolo11n-seg'), 'ultralytics', SQUARE),
+        'yolov8n-seg': Row(ultralytics('yolov8n-seg'), 'ultralytics', SQUARE),
+    }
+
+
+def _torchvision_rows() -> dict[str, Row]:
+    return {
+        'FCN ResNet-50': Row(torchvision('fcn_resnet50'), 'torchvision'),
+        'FCN ResNet-50, aux': Row(torchvision('fcn_resnet50', aux_loss=True), 'torchvision'),
+        'DeepLabV3 ResNet-50': Row(torchvision('deeplabv3_resnet50'), 'torchvision'),
+        'DeepLabV3 MobileNetV3': Row(torchvision('deeplabv3_mobilenet_v3_large'), 'torchvision'),
+        'DeepLabV3 MobileNetV3, aux': Row(torchvision('deeplabv3_mobilenet_v3_large',
+                                                      aux_loss=True), 'torchvision'),
+        'LR-ASPP': Row(torchvision('lraspp_mobilenet_v3_large', 0.3), 'torchvision'),
+    }
+
+
+def _onnx_rows() -> dict[str, Row]:
+    from zoo_onnx import EXPORTS
+
+    return {name: Row(build, source, is_onnx=True, options=options)
+            for name, (build, source, options) in EXPORTS.items()}
+
+
+def _all() -> dict[str, Row]:
+    groups = (_papers(), _odd_rows(), _torchvision_rows(), _smp_rows(), _hf_rows(), _monai_rows(),
+              _pytorchcv_rows(), _other_rows(), _onnx_rows())
+    rows: dict[str, Row] = {}
+    for group in groups:
+        for name, row in group.items():
+            rows[f'{row.source}: {name}'] = row
+    return rows
+
+
+ROWS = _all()
+# Each takes about a second; passes are compared for the number that shows what it is for.
+CI = (
+    'paper: ENet', 'paper: ERFNet', 'paper: ESPNet', 'paper: CGNet', 'paper: FastSCNN',
+    'paper: ContextNet', 'paper: ICNet', 'paper: BiSeNetV2', 'paper: DDRNet', 'paper: PIDNet',
+    'paper: LinkNet', 'paper: FCN8s', 'paper: R2UNet', 'paper: U-Net, skip', 'paper: DANet',
+    'paper: OCRNet', 'paper: CrissCross', 'paper: SelfNormalising', 'paper: ConvMixer',
+    'paper: InstanceNormNet', 'attention: SETR', 'attention: Segmenter',
+    'attention: query decoder', 'attention: shifted windows', 'attention: MLP-Mixer',
+    'paths: DropPath', 'paths: torchvision row', 'outputs: channels last',
+    'outputs: dict of several', 'outputs: softmax', 'outputs: sigmoid', 'forms: lazy layers',
+    'forms: functional dropout', 'forms: one module thrice', 'forms: dropout on a constant',
+)

@@ -1,0 +1,35 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Build one network of the list and check it: what `scripts/zoo` and the tests have in common."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from zoo_check import Case, check, Effort, NOT_BUILT
+from zoo_eager import eager, lively
+from zoo_list import Row
+
+
+def run_row(row: Row, folder: Path, effort: Effort) -> dict[str, Any]:
+    """Return the outcome of one network; one that cannot be built says why."""
+    try:
+        case = case_of(row, folder)
+    except ImportError as err:
+        return {'outcome': NOT_BUILT, 'why': f'{err.name or err} is not installed'}
+    except Exception as err:  # the library's own, which is no finding about the compiler
+        return {'outcome': NOT_BUILT, 'why': f'{type(err).__name__}: {err}'[:300]}
+    return check(case, folder, effort)
+
+
+def case_of(row: Row, folder: Path) -> Case:
+    """Build a network; the compiler gets it, and the reference is a copy made before."""
+    options = dict(row.options)
+    if row.is_onnx:
+        path, run = row.build(folder)
+        return Case(path, run, row.size, row.classes, options)
+    outputs = 1 if row.activation == 'sigmoid' and row.classes == 2 else row.classes
+    net = lively(row.build, outputs, row.size)
+    run = eager(copy.deepcopy(net), row.classes, row.activation, row.quiet)
+    return Case(net, run, row.size, row.classes, options)

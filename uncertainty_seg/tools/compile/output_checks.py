@@ -1,0 +1,324 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Look at what comes out: is it logits, and is it the same from the files that are written.
+
+Weights are stored in 16 bits where the logits stay the same. A network in which rounding shows
+keeps the weights that show it in float32, in the end all of them: the files are larger then, and
+right. Which ones is found by rounding some of them at a time.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+import onnx
+
+from uncertainty_seg.core.bundle import HEAD_FILE, HEAD_STATS_FILE, TRUNK_FILE
+from uncertainty_seg.core.dropout_masks import pass_inputs
+from uncertainty_seg.core.model_card import InputSpec, ModelCard
+from uncertainty_seg.errors import GraphError
+from uncertainty_seg.graph.algebra.dropout_to_masks import without_dropout
+from uncertainty_seg.graph.compile import CompiledGraphs, with_stored_weights
+from uncertainty_seg.graph.head_graphs import INV_TEMPERATURE, SUM_LOGITS
+from uncertainty_seg.graph.onnx_tools import copy_of, float_info, producer, refill
+from uncertainty_seg.graph.plan import CompileOptions, Decision
+from uncertainty_seg.graph.precision import halvable, unhalvable
+from uncertainty_seg.tools.compile.checks import distance, run_graph
+
+# -------------------------------------------------------------------------------------------------
+# Probabilities that are taken for logits are all alike: each pixel says the same, and mutual
+# information is 10 to 20 times too low.
+
+# Of probabilities that are rounded to float32, and of their sum.
+_MOST_BEYOND, _MOST_FROM_ONE = 1e-6, 1e-4
+
+
+def require_logits(model: onnx.ModelProto, spec: InputSpec, activation: str) -> None:
+    """
+    Refuse an output that stays in [0, 1] on images of all kinds, or is not what was declared.
+
+    Parameters
+    ----------
+    model : ModelProto
+        Normalised floats to what is taken for logits, as `Prepared.float_model`.
+    spec : InputSpec
+        Of its image.
+    activation : str
+        As it was declared: one of `plan.ACTIVATIONS`.
+
+    Raises
+    ------
+    GraphError
+        With the range of the values, and what to declare.
+
+    """
+    plain = without_dropout(model)
+    values = np.concatenate([v for v, in run_graph(
+        plain, [{plain.graph.input[0].name: image} for image in _floats(spec)])])
+    last = producer(plain.graph.node, plain.graph.output[0].name)
+    if activation in ('softmax', 'sigmoid') and last is not None and last.op_type == 'Log':
+        _require_distribution(np.exp(values), activation)
+    elif activation in ('auto', 'logits'):
+        _require_no_probabilities(values, activation)
+
+
+def _require_distribution(values: NDArray[np.float32], activation: str) -> None:
+    sums = values.sum(1)
+    if not np.isfinite(values).all():
+        raise GraphError(f'--activation is {activation}, and the output has values below 0 or no '
+                         'numbers', 'probabilities', 'leave the option out, or declare another')
+    if not np.abs(sums - 1).max() <= _MOST_FROM_ONE:
+        raise GraphError(
+            f'--activation is {activation}, and the probabilities of a pixel add up to '
+            f'{sums.min():.4g} to {sums.max():.4g} on random images', '1 at each pixel',
+            'name the tensor before the activation with --output')
+
+
+def _require_no_probabilities(values: NDArray[np.float32], activation: str) -> None:
+    is_one = values.shape[1] == 2 and np.array_equal(values[:, 0], -values[:, 1])
+    shown = values[:, 1:] - values[:, :1] if is_one else values  # one channel z is -z / 2, z / 2
+    low, high = float(shown.min()), float(shown.max())
+    if not (low >= -_MOST_BEYOND and high <= 1 + _MOST_BEYOND):
+        return
+    adds_up = not is_one and bool(np.abs(shown.sum(1) - 1).max() <= _MOST_FROM_ONE)
+    what = f'the output stays in [{low:.3g}, {high:.3g}] on random images'
+    what += ', and adds up to 1 over the classes' if adds_up else ''
+    if activation == 'logits' and not adds_up:
+        return
+    declared = 'softmax' if adds_up else 'sigmoid' if is_one else ''
+    before = 'name the tensor before the activation with --output'
+    fix = f'{before}, or say --activation {declared}, with which its logarithm is taken' \
+        if declared else f'{before}, or say --activation logits if there is none'
+    if activation == 'auto' and is_one:
+        fix += '; --activation logits if there is none'
+    raise GraphError(what if activation == 'auto' else f'--activation is logits, and {what}',
+                     'logits, which take any value', fix)
+
+
+def _floats(spec: InputSpec) -> list[NDArray[np.float32]]:
+    """Return normalised images (1, 3, h, w): noise, patches, black and white."""
+    images = _images(spec.height, spec.width)
+    images += [np.full_like(images[0], value) for value in (0, 255)]
+    return [np.ascontiguousarray(
+        ((image / 255 - np.array(spec.mean)) / np.array(spec.std)).transpose(0, 3, 1, 2),
+        np.float32) for image in images]
+
+
+# -------------------------------------------------------------------------------------------------
+# Store the weights, and run the files.
+
+# How far rounding may move a logit, as a share of their spread, and how many labels.
+MOST_MOVED, MOST_LABELS = 1e-3, 2e-3
+_PASSES, _MOST_RUNS = 3, 24
+_STEP = 'halve_weights'
+_OUTSIDE = '16 bits cannot hold its values: they are too large, too small or infinite'
+Logits = list[NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class StorageReport:
+    """
+    How the weights of a bundle are stored, and what that changes.
+
+    Attributes
+    ----------
+    megabytes : float
+        Of all graphs.
+    full : tuple of str
+        Large weights that stay float32 beside others in 16 bits.
+    logit_error : float
+        Largest difference that rounding makes, as a share of the logits' spread.
+    label_error : float
+        Share of the labels of the passes that rounding changes.
+
+    """
+
+    megabytes: float
+    full: tuple[str, ...] = ()
+    logit_error: float = 0.0
+    label_error: float = 0.0
+
+    @property
+    def is_near(self) -> bool:
+        """Whether nothing that rounding changes shows; NaN shows."""
+        return self.logit_error <= MOST_MOVED and self.label_error <= MOST_LABELS
+
+
+def store_weights(
+    compiled: CompiledGraphs, card: ModelCard, options: CompileOptions
+) -> tuple[CompiledGraphs, StorageReport]:
+    """
+    Round what may be rounded of the weights, and run the result.
+
+    Parameters
+    ----------
+    compiled : CompiledGraphs
+        Already compared with the network, with float32 weights.
+    card : ModelCard
+        Its card.
+    options : CompileOptions
+        Whether to round at all; what computes in 16 bits is left as it is.
+
+    Returns
+    -------
+    compiled : CompiledGraphs
+        With other files, and a decision for each weight that stays float32.
+    report : StorageReport
+        Of the files, on random images.
+
+    """
+    if not options.is_half or options.precision in ('fp16', 'bf16'):
+        return compiled, StorageReport(_megabytes(compiled.files))
+    check = _StorageCheck(compiled, card)
+    outside = {name: _OUTSIDE for part in (compiled.trunk, compiled.head)
+               for name in unhalvable(part)}
+    report = check.written(compiled.files, outside)
+    if report.is_near:
+        return _told(compiled, outside), report
+    full = dict.fromkeys(check.shown(), 'rounding it to 16 bits shows in the logits')
+    stored = with_stored_weights(compiled, card.input, {*outside, *full})
+    report = check.written(stored.files, {**outside, **full})
+    if not report.is_near:  # other errors than those of the search add up
+        full = dict.fromkeys(check.candidates, 'rounding it to 16 bits may show in the logits')
+        stored = with_stored_weights(compiled, card.input, None)
+        report = check.written(stored.files, {**outside, **full})
+    return _told(stored, {**outside, **full}), report
+
+
+def _told(compiled: CompiledGraphs, full: Mapping[str, str]) -> CompiledGraphs:
+    decisions = [Decision(_STEP, name, False, reason) for name, reason in full.items()]
+    plan = replace(compiled.plan, decisions=(*compiled.plan.decisions, *decisions))
+    return replace(compiled, plan=plan)
+
+
+def _megabytes(files: Mapping[str, bytes]) -> float:
+    return sum(map(len, files.values())) / 1e6
+
+
+class _StorageCheck:
+    """Logits of one compiled network with float32 weights, and with other ones."""
+
+    def __init__(self, compiled: CompiledGraphs, card: ModelCard) -> None:
+        self._card = card
+        step = card.chunk or 1
+        passes = card.members or (1 if card.has_one_pass else step * math.ceil(_PASSES / step))
+        self._given = pass_inputs(card, passes, 1)
+        self._images = _images(card.input.height, card.input.width)
+        parts = compiled.trunk, compiled.head
+        self._rounded = {name: half.astype(np.float32) for part in parts
+                         for name, half in halvable(part).items()}
+        self._float = {t.name: onnx.numpy_helper.to_array(t) for part in parts
+                       for t in part.graph.initializer if t.name in self._rounded}
+        self._open = (_session(_with_weights_given(compiled.trunk, self._rounded)),
+                      _session(_with_weights_given(compiled.head, self._rounded)))
+        self._exact = self._logits(self._open, self._float)
+
+    @property
+    def candidates(self) -> list[str]:
+        """Weights that may be rounded, in the order of the graph."""
+        return list(self._rounded)
+
+    def written(self, files: Mapping[str, bytes], full: Iterable[str]) -> StorageReport:
+        """Run the files as they are written; compare with float32 weights."""
+        trunk, head = (_session(files[name]) for name in (TRUNK_FILE, HEAD_FILE))
+        found = self._report(self._logits((trunk, head), {}), files, full)
+        stats = _session(files[HEAD_STATS_FILE])
+        sums = self._logits((trunk, stats), {INV_TEMPERATURE: np.ones(1, np.float32)},
+                            SUM_LOGITS)
+        error = max(distance(total[None] / np.float32(len(logits)), logits.mean(0, keepdims=True))
+                    for total, logits in zip(sums, self._exact, strict=True))
+        return replace(found, logit_error=max(found.logit_error, error))
+
+    def _report(
+        self, ours: Logits, files: Mapping[str, bytes], full: Iterable[str]
+    ) -> StorageReport:
+        error = max(distance(a, b) for a, b in zip(ours, self._exact, strict=True))
+        labels = max(float((a.argmax(1) != b.argmax(1)).mean())
+                     for a, b in zip(ours, self._exact, strict=True))
+        return StorageReport(_megabytes(files), tuple(full), error, labels)
+
+    def shown(self) -> list[str]:
+        """
+        Return weights without which rounding does not show.
+
+        Halves of the weights are rounded, and halves of halves where that shows more than their
+        share of the bytes allows, up to a number of runs.
+
+        """
+        total = sum(self._rounded[name].size for name in self.candidates)
+        groups, runs = [self.candidates], 0
+        kept: list[str] = []
+        while groups:
+            group = groups.pop(0)
+            share = math.sqrt(sum(self._rounded[name].size for name in group) / total)
+            runs += 1
+            report = self._rounding(group) if runs < _MOST_RUNS else None
+            if report is not None and report.logit_error <= MOST_MOVED * share \
+                    and report.label_error <= MOST_LABELS * share:
+                continue
+            if report is None or len(group) == 1:
+                kept += group
+            else:
+                middle = len(group) // 2
+                groups += [group[:middle], group[middle:]]
+        return kept
+
+    def _rounding(self, names: Sequence[str]) -> StorageReport:
+        weights = {**self._float, **{name: self._rounded[name] for name in names}}
+        return self._report(self._logits(self._open, weights), {}, ())
+
+    def _logits(
+        self, sessions: tuple[Any, Any], weights: Mapping[str, NDArray[np.float32]],
+        output: str = 'logits',
+    ) -> Logits:
+        trunk, head = sessions
+        found = []
+        for image in self._images:
+            feed = {'image': image, **weights}
+            names = [info.name for info in trunk.get_outputs()]
+            feed.update(zip(names, trunk.run(names, _wanted(trunk, feed)), strict=True))
+            passes = len(next(iter(self._given.values()))) if self._given else 1
+            step = self._card.chunk or passes
+            parts = [head.run([output], _wanted(head, {**feed, **{
+                name: rows[at:at + step] for name, rows in self._given.items()}}))[0]
+                for at in range(0, passes, step)]
+            found.append(np.concatenate(parts) if output == 'logits' else np.sum(parts, 0))
+        return found
+
+
+def _session(model: bytes) -> Any:
+    """Return a session of ONNX Runtime on the CPU; it is installed, the checks have run."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=['CPUExecutionProvider'])
+
+
+def _wanted(session: Any, feed: Mapping[str, Any]) -> dict[str, Any]:
+    return {info.name: feed[info.name] for info in session.get_inputs()}
+
+
+def _with_weights_given(
+    model: onnx.ModelProto, names: Mapping[str, object]
+) -> bytes:
+    """Make some initializers inputs, so that one session runs with any values of them."""
+    result = copy_of(model)
+    graph = result.graph
+    graph.input.extend(float_info(t.name, t.dims) for t in graph.initializer if t.name in names)
+    refill(graph.initializer, [t for t in graph.initializer if t.name not in names])
+    return result.SerializeToString()
+
+
+def _images(height: int, width: int) -> list[NDArray[np.uint8]]:
+    """Return an image of noise, and one of patches 8 pixels wide; uint8 (1, h, w, 3)."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (1, height, width, 3), np.uint8)
+    small = rng.integers(0, 256, (1, -(-height // 8), -(-width // 8), 3), np.uint8)
+    return [noise, small.repeat(8, 1).repeat(8, 2)[:, :height, :width]]
