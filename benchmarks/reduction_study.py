@@ -43,9 +43,9 @@ def images_of(bundle: ModelBundle, folder: Path | None, count: int) -> list[Imag
         return [np.asarray(image, np.uint8) for image in found if image is not None]
     shares = np.random.default_rng(0).uniform(0.02, 1.0, count)
     size = bundle.card.input.width, bundle.card.input.height
-    return [np.ascontiguousarray(render_scene(
-        FIRST_SEED + index, size=size, turbidity=float(share) * MAX_TRAINING_TURBIDITY,
-    ).image[:, :, ::-1]) for index, share in enumerate(shares)]
+    return [render_scene(FIRST_SEED + index, size=size,
+                         turbidity=float(share) * MAX_TRAINING_TURBIDITY).image
+            for index, share in enumerate(shares)]
 
 
 def scores_of(bundle: ModelBundle, images: Sequence[ImageU8], **settings: object) -> Rows:

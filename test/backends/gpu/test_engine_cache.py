@@ -156,7 +156,8 @@ def test_a_bundle_needs_a_fixed_trunk_and_a_head_of_one_to_a_chunk_of_passes() -
     assert engines.head_stats.spec.profiles == {
         'mask_drop_head': ((1, 96, 1, 1), (4, 96, 1, 1), (4, 96, 1, 1))}
     assert engines.head_stats.spec.float32_behind == 'logits'
-    coarse = engines_of(bundle, Settings(memory_budget_mb=64), 20, trt_of())
+    coarse = engines_of(
+        bundle, Settings(memory_budget_mb=64, reduction='coarse'), 20, trt_of())
     assert coarse.chunking.passes == 20 and coarse.head_stats.spec.summed == (96, 128)
     wide = engines_of(bundle, Settings(memory_budget_mb=1000), 20, trt_of(False), chunk=0)
     assert wide.chunking.passes == 20 and not wide.trunk.spec.is_strongly_typed
