@@ -20,7 +20,7 @@ from uncertainty_seg.backends import registry
 from uncertainty_seg.backends.cpu.openvino import has_bf16, import_openvino
 from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.core.settings import settings_from_dict
-from uncertainty_seg.errors import ModelBundleError
+from uncertainty_seg.errors import CalibrationError, ModelBundleError
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.storage.signatures import public_line, read_private_key
 from uncertainty_seg.tools.calibrate import calibration_run
@@ -65,8 +65,10 @@ def test_without_folds_too_a_guard_is_taken_that_refuses_foreign_frames_and_no_o
         # All of one clear colour: sure, and like no training frame.
         flat = np.full((48, 64, 3), COLORS_BGR[index % 3]) + rng.normal(0, 1.5, (48, 64, 3))
         cv2.imwrite(str(tmp_path / 'flat' / f'{index}.png'), flat.clip(0, 255).astype(np.uint8))
+    # Of four seeds one or two get a guard by chance, whatever the reduction.
+    write_folder(tmp_path / 'like', 150, 5)
     guards = {}
-    for name, foreign in (('flat', tmp_path / 'flat'), ('like', folders / 'fresh')):
+    for name, foreign in (('flat', tmp_path / 'flat'), ('like', tmp_path / 'like')):
         bundle = make_tiny_bundle(tmp_path / f'{name} bundle', calibrated=False)
         code, found = call_json([
             'calibrate', str(bundle), '--train', str(folders / 'train'), '--val',
@@ -117,6 +119,9 @@ def test_the_node_judges_by_the_limits_that_were_written(
     loaded = load_bundle(str(bundle))
     assert loaded.calibration is not None and loaded.calibration.family is not None
     assert loaded.calibration.density is not None
+    assert loaded.calibration.reductions == ('coarse',)
+    with pytest.raises(CalibrationError, match='reduction is exact, but .* with coarse'):
+        open_pipeline(loaded, settings_from_dict({**BASE, 'reduction': 'exact'}))
     for alpha, promise in zip((0.0, 0.1), values['promises'], strict=True):
         settings = settings_from_dict({**BASE, 'gate.alpha': alpha})
         pipeline = open_pipeline(loaded, settings)

@@ -111,11 +111,12 @@ def require_statistics(card: ModelCard, request: MapRequest, names: Collection[s
             f'{" and ".join(request.of_logits)}', fix=COMPILE)
 
 
-def coarse_statistics(path: Path, card: ModelCard) -> bytes:
+def coarse_statistics(path: Path, size: tuple[int, int]) -> bytes:
     """
     Return head_stats.onnx as an ONNX file that sums over the passes at the size of the logits.
 
-    Nothing is left out of it but the upsampling: its outputs have the same names, and (hl, wl).
+    Nothing is left out of it but the upsampling: its outputs have the same names, and `size`,
+    which is (hl, wl).
     Raises ModelBundleError if it does not upsample its logits once.
 
     """
@@ -134,7 +135,7 @@ def coarse_statistics(path: Path, card: ModelCard) -> bytes:
                 node.input[index] = upsamplings[0].input[0]
     for info in graph.output:
         sides = info.type.tensor_type.shape.dim[-2:]
-        for dim, value in zip(sides, card.logits_shape[1:], strict=True):
+        for dim, value in zip(sides, size, strict=True):
             dim.dim_value = value
     del graph.value_info[:]
     return bytes(model.SerializeToString())

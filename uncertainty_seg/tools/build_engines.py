@@ -16,7 +16,7 @@ from typing import Any
 
 from uncertainty_seg.tools.arguments import add_settings, print_json, settings_from_args
 
-_NAMES = ('precision', 'passes', 'memory_budget_mb', 'trusted_keys')
+_NAMES = ('precision', 'reduction', 'passes', 'memory_budget_mb', 'trusted_keys')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

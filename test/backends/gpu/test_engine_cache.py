@@ -150,11 +150,14 @@ def trt_of(has_strong_types: bool = True, bf16: object = None) -> SimpleNamespac
 def test_a_bundle_needs_a_fixed_trunk_and_a_head_of_one_to_a_chunk_of_passes() -> None:
     bundle = load_bundle('pipeline')
     # 3 planes (6, 384, 512) of float32 are 13.5 MB, more than the head's own tensors.
-    engines = engines_of(bundle, Settings(memory_budget_mb=64), 20, trt_of())
+    exact = Settings(memory_budget_mb=64, reduction='exact')
+    engines = engines_of(bundle, exact, 20, trt_of())
     assert engines.trunk.spec == EngineSpec('fp32') and engines.chunking.passes == 4
     assert engines.head_stats.spec.profiles == {
         'mask_drop_head': ((1, 96, 1, 1), (4, 96, 1, 1), (4, 96, 1, 1))}
     assert engines.head_stats.spec.float32_behind == 'logits'
+    coarse = engines_of(bundle, Settings(memory_budget_mb=64), 20, trt_of())
+    assert coarse.chunking.passes == 20 and coarse.head_stats.spec.summed == (96, 128)
     wide = engines_of(bundle, Settings(memory_budget_mb=1000), 20, trt_of(False), chunk=0)
     assert wide.chunking.passes == 20 and not wide.trunk.spec.is_strongly_typed
     assert engines_of(bundle, Settings(), 20, trt_of(), chunk=7).chunking.passes == 7

@@ -42,7 +42,6 @@ from uncertainty_seg.backends.resources import (
     passes_of,
 )
 from uncertainty_seg.core.bundle import HEAD_STATS_FILE, ModelBundle, reduction_of
-from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.settings import precision_of, Settings
 from uncertainty_seg.errors import BackendUnavailableError, ModelBundleError
 
@@ -59,17 +58,16 @@ class NeededEngine:
     role: str
     path: Path
     spec: EngineSpec
-    coarse_card: ModelCard | None = None  # of a head that sums at the size of the logits
 
     def content(self) -> bytes:
-        """Return its graph as an ONNX file with every weight in it."""
-        if self.coarse_card is not None:
-            return coarse_statistics(self.path, self.coarse_card)
+        """Return the graph that is built, as an ONNX file."""
+        if self.spec.summed is not None:
+            return coarse_statistics(self.path, self.spec.summed)
         return whole_graph(self.path)
 
     def key(self, target: EngineTarget) -> str:
         """Return its key in the cache; reads the graph."""
-        return engine_key(self.content(), self.spec, target)
+        return engine_key(whole_graph(self.path), self.spec, target)
 
     def key_ahead(self, trt: TensorRt, compute_capability: str) -> str:
         """Return the key of its twin for every GPU of a compute capability."""
@@ -230,15 +228,15 @@ def engines_of(
     if HEAD_STATS_FILE not in bundle.card.sha256:
         raise ModelBundleError(f'{bundle.card.name!r} has no {HEAD_STATS_FILE}',
                                'the head with its reduction, which TensorRT runs', COMPILE)
-    is_coarse = reduction_of(bundle, settings) == 'coarse'
+    _, rows, columns = bundle.card.logits_shape
+    summed = (rows, columns) if reduction_of(bundle, settings) == 'coarse' else None
     chunking = _chunking(bundle, settings, passes, chunk)
     spec = EngineSpec(precision, {}, trt.has_strong_types,
                       compute_capabilities=compute_capabilities)
     head_spec = dataclasses.replace(spec, profiles=_profiles(path, chunking.passes),
-                                    float32_behind=LOGITS)
+                                    float32_behind=LOGITS, summed=summed)
     return BundleEngines(NeededEngine(TRUNK, bundle.trunk_path, spec),
-                         NeededEngine(HEAD_STATS, path, head_spec,
-                                      bundle.card if is_coarse else None), chunking)
+                         NeededEngine(HEAD_STATS, path, head_spec), chunking)
 
 
 def missing(
@@ -293,13 +291,12 @@ def _build(
     trt: TensorRt, engine: NeededEngine, key: str, cache: EngineCache, target: EngineTarget,
     progress: Progress | None, available_bytes: int,
 ) -> None:
-    graph = engine.path if engine.coarse_card is None else engine.content()
-    made = build_engine(trt, graph, engine.spec, progress, cache.timing_cache(target),
+    made = build_engine(trt, engine.path, engine.spec, progress, cache.timing_cache(target),
                         available_bytes)
     cache.store(key, made.plan, {
         'role': engine.role,
         'graph': str(engine.path),
-        'graph_sha256': hashlib.sha256(engine.content()).hexdigest(),
+        'graph_sha256': hashlib.sha256(whole_graph(engine.path)).hexdigest(),
         'spec': dataclasses.asdict(engine.spec),
         'target': dataclasses.asdict(target),
         'available_bytes': available_bytes,

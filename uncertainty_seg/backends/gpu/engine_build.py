@@ -25,6 +25,7 @@ import time
 from typing import TYPE_CHECKING, TypeAlias
 
 from uncertainty_seg.backends.gpu.tensorrt_api import Messages, Shape, TensorRt
+from uncertainty_seg.backends.graph_files import coarse_statistics
 from uncertainty_seg.errors import BackendError, BackendUnavailableError, GraphError
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class EngineSpec:
         Tensor behind which everything stays in float32 where types are weak; empty for none.
     compute_capabilities : tuple of str
         Of GPUs that are not here, for TensorRT-RTX, as ('8.6', '8.9'); empty for any.
+    summed : (int, int), optional
+        (hl, wl) for a head that is to sum its passes at the size of the logits.
 
     """
 
@@ -68,6 +71,7 @@ class EngineSpec:
     is_strongly_typed: bool = True
     float32_behind: str = ''
     compute_capabilities: tuple[str, ...] = ()
+    summed: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,8 @@ def build_engine(
     builder = _new_builder(trt, logger, messages)
     network = builder.create_network(trt.creation_flags(spec.is_strongly_typed))
     parser = trt.module.OnnxParser(network, logger)
+    if spec.summed and isinstance(graph, Path):
+        graph = coarse_statistics(graph, spec.summed)
     _parse(trt, parser, graph, what, spec.precision)
     config = builder.create_builder_config()
     configure(trt, builder, config, network, spec, what)

@@ -159,7 +159,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
         stack = (self._card.num_classes, *plane)
         self._chunk_bytes += _FULL_TENSORS * 4 * math.prod(stack)
         is_coarse = self.reduction == 'coarse'
-        content = coarse_statistics(path, self._card) if is_coarse else path.read_bytes()
+        content = coarse_statistics(path, plane) if is_coarse else path.read_bytes()
         self._adder = self._open_session(path, adding(content), has_masks=True)
         self._finisher = self._open_session(path, finishing(self._card, self.reduction))
         self._more_finisher: Any = None
