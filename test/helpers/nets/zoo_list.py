@@ -317,7 +317,7 @@ def _pytorchcv_rows() -> dict[str, Row]:
     names = ('fastscnn', 'cgnet', 'dabnet', 'sinet', 'fpenet', 'ctxnet', 'lednet', 'esnet',
              'edanet', 'enet', 'erfnet', 'linknet', 'segnet', 'unet', 'sqnet', 'espcnet',
              'icnet_resnetd50b', 'danet_resnetd50b', 'pspnet_resnetd50b')
-    sizes = {'icnet_resnetd50b': (192, 96), 'pspnet_resnetd50b': (96, 96)}
+    sizes = {'sinet': (256, 128), 'icnet_resnetd50b': (192, 96), 'pspnet_resnetd50b': (96, 96)}
     rows = {}
     for name in names:
         size = sizes.get(name, (128, 64))
