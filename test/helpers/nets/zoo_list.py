@@ -194,7 +194,9 @@ def _smp_rows() -> dict[str, Row]:
     def add(decoder: str, encoder: str, drop: str = 'own', note: str = '', **options: Any) -> None:
         size = options.pop('size', (128, 128) if decoder == 'PAN' else SIZE)
         name = f'{decoder} {encoder}{note}'
-        rows[name] = Row(smp(decoder, encoder, drop, **options), 'smp', size)
+        # Its encoder draws in training mode only; the compiler leaves it in eval mode, and warns.
+        quiet = ('encoder',) if encoder.startswith('efficientnet-b') else ()
+        rows[name] = Row(smp(decoder, encoder, drop, **options), 'smp', size, quiet=quiet)
 
     own = {'FPN', 'PSPNet', 'DeepLabV3', 'DeepLabV3Plus'}
     decoders = ('Unet', 'UnetPlusPlus', 'MAnet', 'Linknet', 'FPN', 'PSPNet', 'PAN', 'DeepLabV3',
