@@ -452,6 +452,16 @@ class ReadsData(nn.Module):
         return resized(self.last(self.conv(x) + x.data), image)
 
 
+class Unprintable(nn.Sequential):
+    """Has a `__repr__` that fails, as a layer of pytorchcv's DANet."""
+
+    def __init__(self, classes: int, width: int = 16, p: float = 0.3) -> None:
+        super().__init__(stem(width), Classifier(width, classes, p))
+
+    def __repr__(self) -> str:
+        raise KeyError('alpha')
+
+
 class PythonRandom(nn.Module):
     """Draws with Python's own generator: what no trace sees."""
 

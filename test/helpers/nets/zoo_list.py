@@ -181,6 +181,7 @@ def _odd_rows() -> dict[str, Row]:
         'sines and gates': Row(_odd('FourierMixer'), 'forms'),
         'pixel shuffle': Row(_odd('PixelUnshuffled'), 'forms'),
         'shortcut of .data': Row(_odd('ReadsData'), 'forms'),
+        'cannot be printed': Row(_odd('Unprintable'), 'forms'),
         "Python's random": Row(_odd('PythonRandom'), 'forms'),
         'noise in training mode': Row(_odd('TrainingNoise'), 'forms', quiet=('',)),
         'size 100x60': Row(paper('DeepLabLargeFov'), 'forms', (100, 60)),
@@ -395,7 +396,7 @@ CI = (
     'outputs: half size', 'outputs: scale 3.7', 'outputs: dict of several', 'outputs: softmax',
     'outputs: sigmoid', 'outputs: clamped sigmoid, declared', 'forms: lazy layers',
     'forms: functional dropout', 'forms: one module thrice', 'forms: dropout on a constant',
-    'forms: shortcut of .data', 'forms: noise in training mode', 'forms: size 83x61',
+    'forms: shortcut of .data', 'forms: cannot be printed', 'forms: noise in training mode', 'forms: size 83x61',
 )
 # Words of the sentence that refuses them.
 CI_REFUSED = {
