@@ -396,7 +396,8 @@ CI = (
     'outputs: half size', 'outputs: scale 3.7', 'outputs: dict of several', 'outputs: softmax',
     'outputs: sigmoid', 'outputs: clamped sigmoid, declared', 'forms: lazy layers',
     'forms: functional dropout', 'forms: one module thrice', 'forms: dropout on a constant',
-    'forms: shortcut of .data', 'forms: cannot be printed', 'forms: noise in training mode', 'forms: size 83x61',
+    'forms: shortcut of .data', 'forms: cannot be printed',
+    'forms: noise in training mode', 'forms: size 83x61',
 )
 # Words of the sentence that refuses them.
 CI_REFUSED = {
