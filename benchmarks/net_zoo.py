@@ -26,6 +26,7 @@ from pathlib import Path
 import resource
 import sys
 import tempfile
+import textwrap
 import time
 from typing import Any
 import warnings
@@ -188,24 +189,32 @@ def write_table(results: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return counts and a row for each network, as Markdown."""
+    """Return counts, a row for each network that was compiled, and what became of the others."""
     counts = summary(results)
     said = ', '.join(f'{number} {name}' for name, number in counts.items() if name != 'networks')
     lines = [f'{counts["networks"]} networks: {said}.', '',
-             '| network | outcome | logits | labels | MI ours / torch | T=20 / one pass | gain | '
-             'compile |', '|---' * 8 + '|']
-    return '\n'.join([*lines, *(_row(name, result) for name, result in results.items())])
+             '| network | logits | labels | MI, ours | MI, torch | T=20 / one pass | 20 passes of '
+             'torch / ours | compile |', '|---' * 8 + '|']
+    lines += [_row(name, result) for name, result in results.items() if 'logits' in result]
+    for outcome in ORDER[1:]:
+        others = [f'{name}: {_plain(result["why"])}' for name, result in results.items()
+                  if result['outcome'] == outcome]
+        lines += ['', f'{outcome.capitalize()}:', ''] if others else []
+        lines += [line for text in others for line in textwrap.wrap(
+            text, 116, initial_indent='* ', subsequent_indent='  ', break_long_words=False)]
+    return '\n'.join(lines)
 
 
 def _row(name: str, result: Mapping[str, Any]) -> str:
-    why = str(result.get('why', '')).replace('|', '/').replace('\n', ' ')
-    if 'logits' not in result:
-        return f'| {name} | {result["outcome"]}: {why[:180]} |' + ' |' * 6
     ours, theirs = result['mi']
-    outcome = result['outcome'] if not why else f'{result["outcome"]}: {why}'
-    cost = [f'{result[key]:g}' if key in result else '' for key in ('over_one', 'gain')]
-    return (f'| {name} | {outcome} | {result["logits"]:.0e} | {result["labels"]:.2%} | '
-            f'{ours:.4f} / {theirs:.4f} | {cost[0]} | {cost[1]} | {result["compile_s"]:g} s |')
+    cost = [f'{result[key]:.2g}' if key in result else '' for key in ('over_one', 'gain')]
+    return (f'| {name} | {result["logits"]:.0e} | {result["labels"]:.2%} | {ours:.3g} | '
+            f'{theirs:.3g} | {cost[0]} | {cost[1]} | {result["compile_s"]:.0f} s |')
+
+
+def _plain(why: str) -> str:
+    """Return one line of at most 300 characters without what Markdown would read."""
+    return ' '.join(why.split())[:300].replace('<', '&lt;').replace('*', '&#42;')
 
 
 if __name__ == '__main__':

@@ -430,6 +430,26 @@ def test_the_soak_gives_its_programs_what_the_tests_share_and_mounts_of_their_ow
         assert last.startswith(f'{program} 1 {checkout}:') and f'{checkout}/test/soak:' in last
 
 
+def test_the_zoo_installs_each_library_by_itself_and_goes_on_after_one_that_fails(
+    checkout: Path,
+) -> None:
+    # In an environment of its own; what would run is only named.
+    text = (checkout / 'scripts' / 'zoo').read_text(encoding='utf-8')
+    text = text.replace('\nset_up\n', '\nconstrain\n').replace('RETRY_WAITS_S=(5)',
+                                                               'RETRY_WAITS_S=()')
+    text = text.replace('\nset_up_torch\n', '\n').replace('\ninstall calibrate', '\n: calibrate')
+    (checkout / 'scripts' / 'zoo').write_text(text, encoding='utf-8')
+    pip = 'case "$*" in *zoo-monai.txt*) exit 1 ;; esac'
+    python = fake_python(checkout / '.venv-zoo' / 'bin' / 'python', '3.11', pip=pip)
+    said = '  */net_zoo.py*) echo "ran $*" ;;\nesac\n'
+    python.write_text(python.read_text().replace('esac\n', said))
+    done = run(checkout, 'scripts/zoo --only smp')
+    assert done.returncode == 0, done.stderr
+    assert 'zoo-monai: NOT installed' in done.stdout
+    assert 'zoo-keras: NOT installed' not in done.stdout
+    assert done.stdout.splitlines()[-1] == f'ran {checkout}/benchmarks/net_zoo.py --only smp'
+
+
 def test_ci_runs_the_tests_and_the_workflow_the_soak_after_them() -> None:
     text = (ROOT / '.ci' / 'run').read_text(encoding='utf-8')
     assert '/../scripts/test"' in text

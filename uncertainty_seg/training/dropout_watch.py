@@ -67,6 +67,8 @@ _KINDS = {
     'feature_dropout': 'channel', 'alpha_dropout': 'alpha',
     'feature_alpha_dropout': 'feature_alpha',
 }
+# Inside a mode a trace does not see it, and would take what it gives for a constant.
+_DATA = torch.Tensor.data.__get__
 _BLOCK_CLASS = re.compile(r'^DropBlock')
 _BLOCK_FUNCTION = re.compile(r'^_?drop_?block', re.IGNORECASE)
 _HOW_TO_DRAW = ("use torch's own dropout there, or a module without randomness")
@@ -210,6 +212,8 @@ class DropoutWatch(TorchFunctionMode):
         name = getattr(func, '__name__', '')
         if func is _drop_path:
             return self._path(*args, **options)
+        if func == _DATA:
+            return args[0].detach()
         if name.removesuffix('_') in _KINDS:
             return self._dropout(name, args, options)
         if name == 'scaled_dot_product_attention':

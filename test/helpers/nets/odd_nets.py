@@ -439,6 +439,29 @@ class PixelUnshuffled(nn.Module):
         return resized(F.pixel_shuffle(self.last(self.mid(self.drop(x))), 2), image)
 
 
+class ReadsData(nn.Module):
+    """A shortcut that takes `.data`, as MONAI's ResNet has it."""
+
+    def __init__(self, classes: int, width: int = 16, p: float = 0.3) -> None:
+        super().__init__()
+        self.body, self.conv = stem(width), ConvBnRelu(width, width)
+        self.last = Classifier(width, classes, p)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.body(image)
+        return resized(self.last(self.conv(x) + x.data), image)
+
+
+class Unprintable(nn.Sequential):
+    """Has a `__repr__` that fails, as a layer of pytorchcv's DANet."""
+
+    def __init__(self, classes: int, width: int = 16, p: float = 0.3) -> None:
+        super().__init__(stem(width), Classifier(width, classes, p))
+
+    def __repr__(self) -> str:
+        raise KeyError('alpha')
+
+
 class PythonRandom(nn.Module):
     """Draws with Python's own generator: what no trace sees."""
 

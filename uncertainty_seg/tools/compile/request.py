@@ -190,7 +190,9 @@ class CompileRequest:
              f'{FEWEST_COMPARED} or more, or 0 to leave the comparison out'),
             (self.precision != 'int8' and self.calibration_images is not None,
              '--calibration-images', '--precision int8 with it'),
-            (self.is_factory and ':' not in str(self.net), repr(str(self.net)),
+            # A module is not printed: some cannot be.
+            (self.is_factory and ':' not in str(self.net),
+             repr(str(self.net)) if self.is_factory else '',
              'net.onnx or package.module:function'),
         ):
             if is_wrong:
