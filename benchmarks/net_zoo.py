@@ -57,7 +57,7 @@ def main() -> int:
         run_all(chosen, args)
     results = read(args.out)
     if args.table:
-        write_table({name: results[name] for name in ROWS if name in results})
+        write_table({name: results[name] for name in ROWS if name in results}, len(ROWS))
     print(json.dumps(summary({name: results[name] for name in chosen if name in results})))
     return 0
 
@@ -180,19 +180,19 @@ def summary(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {'networks': len(results), **{name: counts[name] for name in ORDER if counts[name]}}
 
 
-def write_table(results: Mapping[str, Mapping[str, Any]]) -> None:
+def write_table(results: Mapping[str, Mapping[str, Any]], listed: int) -> None:
     """Put the table between its markers in docs/nets.md."""
     text = PAGE.read_text(encoding='utf-8')
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    PAGE.write_text(f'{before}{BEGIN}\n{table(results)}\n{END}{after}', encoding='utf-8')
+    PAGE.write_text(f'{before}{BEGIN}\n{table(results, listed)}\n{END}{after}', encoding='utf-8')
 
 
-def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+def table(results: Mapping[str, Mapping[str, Any]], listed: int) -> str:
     """Return counts, a row for each network that was compiled, and what became of the others."""
     counts = summary(results)
     said = ', '.join(f'{number} {name}' for name, number in counts.items() if name != 'networks')
-    lines = [f'{counts["networks"]} networks: {said}.', '',
+    lines = [f'{counts["networks"]} of the {listed} networks in the list were run: {said}.', '',
              '| network | logits | labels | MI, ours | MI, torch | T=20 / one pass | 20 passes of '
              'torch / ours | compile |', '|---' * 8 + '|']
     lines += [_row(name, result) for name, result in results.items() if 'logits' in result]

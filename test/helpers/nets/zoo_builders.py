@@ -318,7 +318,8 @@ def torchlayers_layers() -> nn.Module:
 
     net = tl.Sequential(
         tl.Conv2d(16, kernel_size=3, stride=2), tl.BatchNorm2d(), nn.ReLU(),
-        tl.SqueezeExcitation(), tl.InvertedResidualBottleneck(), tl.Dropout2d(0.3), tl.Fire(32), nn.Dropout2d(0.2),
+        tl.SqueezeExcitation(), tl.InvertedResidualBottleneck(), tl.Dropout2d(0.3),
+        tl.Fire(32), nn.Dropout2d(0.2),
         tl.Conv2d(CLASSES, kernel_size=1))
     return tl.build(net, torch.randn(1, 3, 64, 96))
 
