@@ -42,7 +42,7 @@ LEAST_CHANCE = 1e-4
 # A sentence with one of these is a message of Python or torch, not one written for a user.
 _DUMPED = re.compile(r'report this as a bug|Traceback|object has no attribute|object is not |'
                      r'unexpected keyword|missing \d+ required|ATen|c10::|\w+\.cpp:|0x[0-9a-f]{8}|'
-                     r'list index out of range|KeyError|AssertionError')
+                     r'list index out of range|KeyError|AssertionError|InferenceError')
 _LONGEST_SENTENCE = 900
 Array = np.ndarray
 # A normalised image (1, 3, h, w) to logits (C, H, W) of its size; one pass, still or dropping.
