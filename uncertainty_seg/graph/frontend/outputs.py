@@ -259,7 +259,8 @@ def _class_axis(name: str, shape: Shape, form: OutputForm) -> tuple[Shape, int, 
     if places is not None:
         return places
     full = shape
-    if len(shape) in (2, 3, 4):
+    is_plane = len(shape) == 2 and form.num_classes == 2 and min(shape) > 1
+    if len(shape) in (3, 4) or is_plane:
         full = (1,) * (4 - len(shape)) + shape
     if len(full) != 4 or full[0] != 1:
         raise GraphError(f'the output {name!r} has the shape {shape}', '(1, C, h, w), (1, h, w, '
@@ -308,6 +309,12 @@ def _places(name: str, shape: Shape, form: OutputForm) -> tuple[Shape, int, int]
     if len(shape) != 3 or shape[0] != 1 or min(form.size) <= 1:
         return None
     is_last, is_first = shape[2] in channels, shape[1] in channels
+    if is_last and is_first and form.layout != 'auto':
+        is_last, is_first = form.layout == 'nhwc', form.layout == 'nchw'
+    if is_last and is_first and _grids(shape[1], form.size):
+        raise GraphError(f'the output {name!r} of shape {shape} may have its {form.num_classes} '
+                         'classes first or last', 'one axis of that size', 'say which with '
+                         '--layout nchw or --layout nhwc, or choose another size')
     if is_last == is_first:
         return None
     count = shape[1] if is_last else shape[2]
