@@ -389,7 +389,7 @@ class Pipeline:
         """
         require_shape('image', image_bgr, (None, None, 3), np.uint8)
         epoch = epoch or self.begin()
-        masks = self._masks_of(epoch, stamp_ns)
+        masks = self.masks_of(epoch, stamp_ns)
         start_s = self._clock()
         geometry = Geometry.of(image_bgr.shape[0], image_bgr.shape[1], self.card.input)
         fitted = fit_image(image_bgr, geometry, self.card.input)
@@ -432,6 +432,13 @@ class Pipeline:
         }
         return FrameResult(stamp_ns, geometry, maps, scores, NOT_JUDGED, timings, passes,
                            unsettled=unsettled)
+
+    def masks_of(self, epoch: Epoch, stamp_ns: int) -> Masks:
+        """Return the masks of a frame: those of the epoch, or of the stamp under 'per_frame'."""
+        if epoch.settings.mask_policy == 'fixed':
+            return epoch.masks
+        seed = frame_seed(epoch.settings.seed, stamp_ns)
+        return lazy_inputs(self.card, epoch.passes, seed)
 
     def judge(self, epoch: Epoch, result: FrameResult) -> Verdict:
         """
@@ -576,12 +583,6 @@ class Pipeline:
                 'run uncertainty_seg calibrate-passes with these settings, or set pass_policy to '
                 'all')
         return steps
-
-    def _masks_of(self, epoch: Epoch, stamp_ns: int) -> Masks:
-        if epoch.settings.mask_policy == 'fixed':
-            return epoch.masks
-        seed = frame_seed(epoch.settings.seed, stamp_ns)
-        return lazy_inputs(self.card, epoch.passes, seed)
 
     def _ungated(self) -> Verdict:
         calibration = self._bundle.calibration
