@@ -286,6 +286,13 @@ def test_a_list_of_as_many_places_as_classes_asks_for_the_layout() -> None:
     np.testing.assert_array_equal(last.reshape(8, 8), first.reshape(8, 8).T)
 
 
+def test_one_channel_of_log_sigmoid_is_refused_with_what_is_before() -> None:
+    model = net([N('Sigmoid', ['z'], ['s']), N('Log', ['s'], ['y'])], classes=1)
+    with pytest.raises(GraphError, match='logarithm of a sigmoid of one channel.*--output z'):
+        to_logits(model, None, 2)
+    assert logits_of(model, 2, 'z').shape == (1, 2, 8, 16)
+
+
 @pytest.mark.parametrize('classes', [2, 4])
 def test_a_vector_of_classes_is_no_map(classes: int) -> None:
     model = net([N('GlobalAveragePool', ['z'], ['g']), N('Flatten', ['g'], ['y'])],

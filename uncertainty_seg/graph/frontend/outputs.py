@@ -174,6 +174,8 @@ def without_activation(
     while node is not None and node.op_type in _LAYOUT and node.domain == '':
         path.append(node)
         node = made.get(node.input[0])
+    if node is not None and node.op_type == 'Log':
+        _require_no_log_sigmoid(made.get(node.input[0]), name, form, types)
     if node is None or node.op_type not in _ACTIVATIONS:
         return name, False
     source = node.input[0]
@@ -219,6 +221,21 @@ def _require_over_classes(
         raise GraphError(
             f'{node.op_type} {node.name!r} runs along axis {attribute(node, "axis", -1)} of '
             f'{shapes[-1]}', f'the axis of the {form.num_classes} classes', 'export the logits')
+
+
+def _require_no_log_sigmoid(
+    node: onnx.NodeProto | None, name: str, form: OutputForm, types: Mapping[str, TensorType]
+) -> None:
+    """Refuse one channel of log p, which is no logit: it is below 0 everywhere."""
+    shape = types.get(name, UNKNOWN).shape
+    if node is None or node.op_type != 'Sigmoid' or shape is None:
+        return
+    full, axis, _ = _class_axis(name, shape, form)
+    if full[axis] == 1:
+        raise GraphError(f'the output {name!r} is the logarithm of a sigmoid of one channel',
+                         'a logit, or the sigmoid itself',
+                         f'leave the logarithm out, or name the tensor before: --output '
+                         f'{node.input[0]}')
 
 
 def _several_sigmoids(name: str, channels: int) -> GraphError:
