@@ -482,12 +482,17 @@ class Pipeline:
         Take over the live settings; return whether the gate changed.
 
         If so, the flag starts again from unknown. Raises ConfigError if a gated score has no
-        threshold, CalibrationError if the seed is another than the limits are for; nothing is
-        changed then.
+        threshold or the limits are for another mask policy, precision or reduction,
+        CalibrationError if the seed is another than the limits are for; nothing is changed then.
         """
         if self._is_judging:
             require_seed(self._bundle, settings)
         gate, passes = self._gate, self._passes_of(settings)
+        for name in ('mask_policy', 'precision', 'reduction'):
+            old, new = getattr(self.settings, name), getattr(settings, name)
+            if old != new:
+                raise ConfigError(f'{name} is {new}', f'{old}, as at the start',
+                                  'open the pipeline again for another one')
         has_other_passes = passes != self.passes
         is_other = has_other_passes or settings.gate != self.settings.gate
         if is_other:
