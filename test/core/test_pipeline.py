@@ -184,6 +184,17 @@ def test_fixed_masks_of_another_seed_than_the_limits_are_refused(tiny_bundle: Pa
     assert not fitting.reconfigure(Settings(seed=6))
 
 
+@pytest.mark.parametrize(('name', 'other'), [
+    ('mask_policy', 'per_frame'), ('precision', 'bf16'), ('reduction', 'coarse')])
+def test_what_the_limits_are_for_cannot_be_changed_while_it_runs(
+    tiny_bundle: Path, name: str, other: str
+) -> None:
+    pipeline = open_tiny(tiny_bundle, Settings())
+    with pytest.raises(ConfigError, match=f'{name} is {other}, expected .*, as at the start'):
+        pipeline.reconfigure(dataclasses.replace(pipeline.settings, **{name: other}))
+    assert pipeline.settings == Settings()
+
+
 def test_masks_drawn_for_each_frame_may_have_any_seed(tiny_bundle: Path) -> None:
     bundle = with_calibration(load_bundle(str(tiny_bundle)), mask_policy='per_frame')
     for seed in (0, 5):

@@ -320,6 +320,10 @@ REFUSED = {
     'a choice': (lambda x, t: x if x.mean() > 0 else -x, "'body' looks at the values"),
     'a number': (lambda x, t: x * float(x.max()), "'body' looks at the values"),
     'a selection': (lambda x, t: x * x[x > 0].mean(), "'body' looks at the values"),
+    'numpy': (lambda x, t: x / 2 if x.numpy().max() > 9 else x, 'looks at the values .*numpy'),
+    'an array': (lambda x, t: x / 2 if np.asarray(x.detach()).max() > 9 else x,
+                 "'body' looks at the values"),
+    'a list': (lambda x, t: x / 2 if max(x.flatten().tolist()) > 9 else x, 'tolist'),
     'batch statistics': (nn.BatchNorm2d(4, track_running_stats=False), 'running statistics'),
 }
 
@@ -345,6 +349,20 @@ def test_a_choice_by_a_constant_or_a_size_is_none() -> None:
 def test_indexing_by_numbers_is_no_choice() -> None:
     order = torch.tensor([3, 2, 1, 0])
     assert len(sites(lambda x, t: F.dropout(x[:, order], 0.25, t))) == 1
+
+
+def test_a_constant_may_be_read_by_numpy() -> None:
+    rates = torch.tensor([0.25, 0.5])
+    assert sites(lambda x, t: F.dropout(x, float(rates.numpy()[0]), t))[0][1] == 0.25
+
+
+def test_dropout_that_is_off_in_training_mode_is_refused_where_the_net_stays_in_eval() -> None:
+    def body(x: torch.Tensor, training: bool) -> torch.Tensor:
+        y = F.dropout(F.dropout(x, 0.5, training and False), 0.25, training)
+        return y * 2 if training else y
+
+    with pytest.raises(GraphError, match="'body' has a dropout of rate 0.5 that is off"):
+        find(body)
 
 
 def test_scripted_nets_and_things_that_are_none_are_refused() -> None:

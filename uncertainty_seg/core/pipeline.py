@@ -389,7 +389,7 @@ class Pipeline:
         """
         require_shape('image', image_bgr, (None, None, 3), np.uint8)
         epoch = epoch or self.begin()
-        masks = self._masks_of(epoch, stamp_ns)
+        masks = self.masks_of(epoch, stamp_ns)
         start_s = self._clock()
         geometry = Geometry.of(image_bgr.shape[0], image_bgr.shape[1], self.card.input)
         fitted = fit_image(image_bgr, geometry, self.card.input)
@@ -433,6 +433,13 @@ class Pipeline:
         return FrameResult(stamp_ns, geometry, maps, scores, NOT_JUDGED, timings, passes,
                            unsettled=unsettled)
 
+    def masks_of(self, epoch: Epoch, stamp_ns: int) -> Masks:
+        """Return the masks of a frame: those of the epoch, or of the stamp under 'per_frame'."""
+        if epoch.settings.mask_policy == 'fixed':
+            return epoch.masks
+        seed = frame_seed(epoch.settings.seed, stamp_ns)
+        return lazy_inputs(self.card, epoch.passes, seed)
+
     def judge(self, epoch: Epoch, result: FrameResult) -> Verdict:
         """
         Judge a frame from `measure` that was begun with `epoch`; the verdict is in force at once.
@@ -475,12 +482,17 @@ class Pipeline:
         Take over the live settings; return whether the gate changed.
 
         If so, the flag starts again from unknown. Raises ConfigError if a gated score has no
-        threshold, CalibrationError if the seed is another than the limits are for; nothing is
-        changed then.
+        threshold or the limits are for another mask policy, precision or reduction,
+        CalibrationError if the seed is another than the limits are for; nothing is changed then.
         """
         if self._is_judging:
             require_seed(self._bundle, settings)
         gate, passes = self._gate, self._passes_of(settings)
+        for name in ('mask_policy', 'precision', 'reduction'):
+            old, new = getattr(self.settings, name), getattr(settings, name)
+            if old != new:
+                raise ConfigError(f'{name} is {new}', f'{old}, as at the start',
+                                  'open the pipeline again for another one')
         has_other_passes = passes != self.passes
         is_other = has_other_passes or settings.gate != self.settings.gate
         if is_other:
@@ -576,12 +588,6 @@ class Pipeline:
                 'run uncertainty_seg calibrate-passes with these settings, or set pass_policy to '
                 'all')
         return steps
-
-    def _masks_of(self, epoch: Epoch, stamp_ns: int) -> Masks:
-        if epoch.settings.mask_policy == 'fixed':
-            return epoch.masks
-        seed = frame_seed(epoch.settings.seed, stamp_ns)
-        return lazy_inputs(self.card, epoch.passes, seed)
 
     def _ungated(self) -> Verdict:
         calibration = self._bundle.calibration

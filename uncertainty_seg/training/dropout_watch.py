@@ -69,6 +69,8 @@ _KINDS = {
 }
 # Inside a mode a trace does not see it, and would take what it gives for a constant.
 _DATA = torch.Tensor.data.__get__
+# Methods of a tensor that hand its values to what is not torch, and is not seen.
+_READS = {'numpy', 'tolist', '__array__', '__dlpack__'}
 _BLOCK_CLASS = re.compile(r'^DropBlock')
 _BLOCK_FUNCTION = re.compile(r'^_?drop_?block', re.IGNORECASE)
 _HOW_TO_DRAW = ("use torch's own dropout there, or a module without randomness")
@@ -171,6 +173,8 @@ class DropoutWatch(TorchFunctionMode):
         Paths of the modules that ran, and how each was called.
     on_draw : callable or None
         Is given each tensor that stands for drawn numbers.
+    on_read : callable or None
+        Is given each tensor whose values leave torch, and by which method.
 
     """
 
@@ -181,6 +185,7 @@ class DropoutWatch(TorchFunctionMode):
         self.drops: list[Drop] = []
         self.calls: dict[str, set[Call]] = {}
         self.on_draw: Callable[[Tensor], None] | None = None
+        self.on_read: Callable[[Tensor, str], None] | None = None
         self._replace = replace
         self._takes_eval = takes_eval
         self._known = None if known is None else iter(known)
@@ -214,6 +219,8 @@ class DropoutWatch(TorchFunctionMode):
             return self._path(*args, **options)
         if func == _DATA:
             return args[0].detach()
+        if name in _READS and self.on_read is not None:
+            self.on_read(args[0], name)
         if name.removesuffix('_') in _KINDS:
             return self._dropout(name, args, options)
         if name == 'scaled_dot_product_attention':

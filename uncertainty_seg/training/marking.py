@@ -168,7 +168,20 @@ def _marked(pristine: nn.Module, image: Tensor, plain: _Trial) -> MarkedNet:
     _log.info('the net changes in training mode (%s): it stays in eval mode', problem)
     both = replace(live, drops=(*live.drops, *(d for d in first.drops if d not in live.drops)))
     marked = _in_eval_mode(ready(), image, plain, both, problem)
+    if not first.problem:
+        _require_live(marked.drops, both.drops)
     return replace(marked, silenced=drew, paths=frozenset(rules))
+
+
+def _require_live(found: Iterable[Drop], live: Iterable[Drop]) -> None:
+    """Refuse dropout that eval mode meets and that is off in training mode: nobody draws it."""
+    known = {(drop.module, drop.p, drop.kind) for drop in live}
+    off = [drop for drop in found if (drop.module, drop.p, drop.kind) not in known]
+    if off:
+        raise GraphError(
+            f'{place(off[0].module)} has a dropout of rate {off[0].p:g} that is off in training '
+            'mode too, in a net that must be kept in eval mode',
+            'dropout that is on in training mode', 'switch it on, or leave it out')
 
 
 def _settled(
@@ -581,6 +594,7 @@ class ForwardGuard(TorchDispatchMode):
         self._drawn: set[int] = set()
         self._follow(image)
         watch.on_draw = partial(self._follow, is_drawn=True)
+        watch.on_read = self._read
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -604,6 +618,15 @@ class ForwardGuard(TorchDispatchMode):
             for x in _tensors([result]):
                 self._follow(x, is_drawn)
         return result
+
+    def _read(self, x: Tensor, name: str) -> None:
+        """Look at values that are handed out of torch: what is done with them is not recorded."""
+        if x.layout != torch.strided or _address(x) not in self._followed:
+            return
+        is_drawn = _address(x) in self._drawn
+        if self._noted is None or is_drawn:
+            raise self._decides(name, is_drawn)
+        self._noted[1].setdefault(self._watch.module, name)
 
     def _decides(self, name: str, is_drawn: bool) -> GraphError:
         where = place(self._watch.module)

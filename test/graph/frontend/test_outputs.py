@@ -268,3 +268,34 @@ def test_what_a_library_says_is_told_in_a_line_without_a_bug_to_report() -> None
                     [numpy_helper.from_array(values(4, 3, 3, 3), 'w')])
     said = str(error.value)
     assert '\n' not in said and 'bug' not in said and 'opset_version=17' in said
+
+
+# --- lists of as many places as classes, and a vector ---
+
+PLACES_8 = [N('Resize', ['z', '', '', 'size'], ['s']), N('Reshape', ['s', 'list'], ['f']),
+            N('Transpose', ['f'], ['y'], perm=[0, 2, 1])]
+EIGHT = {'size': np.array([1, 8, 2, 4], I64), 'list': np.array([1, 8, 8], I64)}
+
+
+def test_a_list_of_as_many_places_as_classes_asks_for_the_layout() -> None:
+    model = net(PLACES_8, EIGHT, classes=8)
+    with pytest.raises(GraphError, match='first or last.*--layout nchw or --layout nhwc'):
+        to_logits(model, None, 8)
+    last, first = (run(to_logits(model, None, 8, layout=name))[0] for name in ('nhwc', 'nchw'))
+    assert last.shape == first.shape == (1, 8, 2, 4)
+    np.testing.assert_array_equal(last.reshape(8, 8), first.reshape(8, 8).T)
+
+
+def test_one_channel_of_log_sigmoid_is_refused_with_what_is_before() -> None:
+    model = net([N('Sigmoid', ['z'], ['s']), N('Log', ['s'], ['y'])], classes=1)
+    with pytest.raises(GraphError, match='logarithm of a sigmoid of one channel.*--output z'):
+        to_logits(model, None, 2)
+    assert logits_of(model, 2, 'z').shape == (1, 2, 8, 16)
+
+
+@pytest.mark.parametrize('classes', [2, 4])
+def test_a_vector_of_classes_is_no_map(classes: int) -> None:
+    model = net([N('GlobalAveragePool', ['z'], ['g']), N('Flatten', ['g'], ['y'])],
+                classes=classes)
+    with pytest.raises(GraphError, match='expected .1, C, h, w.'):
+        to_logits(model, None, classes)

@@ -4,13 +4,15 @@
 import json
 from pathlib import Path
 
-from conftest import make_tiny_bundle, TINY_PASSES
+from conftest import calibrate_for, make_tiny_bundle, TINY_PASSES
 import cv2
 import numpy as np
 import pytest
 
 from uncertainty_seg.core.dropout_masks import pass_inputs
+from uncertainty_seg.core.plausibility import CheckedBackend
 from uncertainty_seg.core.scores.pass_steps import OFFSET_SHARE
+from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.opening import open_pipeline
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.tools.calibrate.calibrate_passes import calibrate_passes
@@ -57,6 +59,29 @@ def test_it_writes_steps_that_come_from_the_first_rows_of_the_masks(
             offset = OFFSET_SHARE * steps.limits['entropy.mean']
             moves.append(np.log(every + offset) - np.log(few + offset))
     assert steps.centres['entropy.mean'][0] == pytest.approx(np.median(moves), abs=1e-5)
+
+
+def test_each_frame_has_the_first_of_its_own_masks_where_they_are_drawn_for_each(
+    tiny_bundle: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibrate_for(tiny_bundle, mask_policy='per_frame')
+    given: list[dict[str, np.ndarray]] = []
+    run_and = CheckedBackend.run_and
+
+    def noted(self: CheckedBackend, work: object, image: object, masks: dict, *more: object
+              ) -> object:
+        given.append({name: rows[:] for name, rows in masks.items()})
+        return run_and(self, work, image, masks, *more)
+
+    monkeypatch.setattr(CheckedBackend, 'run_and', noted)
+    calibrate_passes(tiny_bundle, [pictures], error=0.1,
+                     settings=Settings(mask_policy='per_frame', backend='onnxruntime'))
+    frames = [given[at:at + 3] for at in range(len(given) - 3 * 40, len(given), 3)]
+    name = next(iter(frames[0][0]))
+    for quarter, half, every in frames:
+        for few in (quarter, half):
+            np.testing.assert_array_equal(few[name], every[name][:len(few[name])])
+    assert len({every[name].tobytes() for _, _, every in frames}) > 30
 
 
 def test_the_frames_of_the_check_choose_nothing(tiny_bundle: Path, pictures: Path) -> None:

@@ -129,3 +129,31 @@ def test_the_command_says_what_is_stored_how(
     files = [path.stat().st_size for path in (tmp_path / 'out').glob('*.onnx')]
     assert said['megabytes'] == pytest.approx(sum(files) / 1e6, abs=1e-3)
     assert 'no   halve_weights' in text
+
+
+class Void(nn.Module):
+    """Its last class is switched off by a large constant; the others are small differences."""
+
+    def __init__(self, common: float = 1000.0) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.first, self.drop = nn.Conv2d(3, 16, 3, padding=1), nn.Dropout2d(0.3)
+        self.middle, self.last = nn.Conv2d(16, 128, 3, padding=1), nn.Conv2d(128, 3, 1)
+        self.common, self.off = common, torch.tensor([0, 0, -1e4]).view(1, 3, 1, 1)
+        with torch.no_grad():
+            weight = self.last.weight.mul_(2)
+            weight[1] = weight[0] + 0.04 * torch.randn_like(weight[0])
+            self.last.bias.copy_(torch.tensor([1.5, 0, 0]) - common * weight.sum((1, 2, 3)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.middle(self.drop(torch.relu(self.first(x)))) + self.common)
+        return self.last(y) + self.off
+
+
+def test_a_class_that_is_switched_off_hides_no_rounding_of_the_others(tmp_path: Path) -> None:
+    net = Void()
+    made = compiled(net, tmp_path, compare_passes=0)
+    ours, theirs = logits_written(load_bundle(made.bundle.folder), IMAGE), logits_of(net, IMAGE)
+    ours, theirs = (np.exp(v - v.max(1, keepdims=True)) for v in (ours, theirs))
+    apart = abs(ours / ours.sum(1, keepdims=True) - theirs / theirs.sum(1, keepdims=True))
+    assert apart.max() < 0.01

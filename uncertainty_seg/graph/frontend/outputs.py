@@ -174,6 +174,8 @@ def without_activation(
     while node is not None and node.op_type in _LAYOUT and node.domain == '':
         path.append(node)
         node = made.get(node.input[0])
+    if node is not None and node.op_type == 'Log':
+        _require_no_log_sigmoid(made.get(node.input[0]), name, form, types)
     if node is None or node.op_type not in _ACTIVATIONS:
         return name, False
     source = node.input[0]
@@ -221,6 +223,21 @@ def _require_over_classes(
             f'{shapes[-1]}', f'the axis of the {form.num_classes} classes', 'export the logits')
 
 
+def _require_no_log_sigmoid(
+    node: onnx.NodeProto | None, name: str, form: OutputForm, types: Mapping[str, TensorType]
+) -> None:
+    """Refuse one channel of log p, which is no logit: it is below 0 everywhere."""
+    shape = types.get(name, UNKNOWN).shape
+    if node is None or node.op_type != 'Sigmoid' or shape is None:
+        return
+    full, axis, _ = _class_axis(name, shape, form)
+    if full[axis] == 1:
+        raise GraphError(f'the output {name!r} is the logarithm of a sigmoid of one channel',
+                         'a logit, or the sigmoid itself',
+                         f'leave the logarithm out, or name the tensor before: --output '
+                         f'{node.input[0]}')
+
+
 def _several_sigmoids(name: str, channels: int) -> GraphError:
     return GraphError(
         f'the output {name!r} is a sigmoid of {channels} channels, classes that do not exclude '
@@ -259,7 +276,8 @@ def _class_axis(name: str, shape: Shape, form: OutputForm) -> tuple[Shape, int, 
     if places is not None:
         return places
     full = shape
-    if len(shape) in (2, 3, 4):
+    is_plane = len(shape) == 2 and form.num_classes == 2 and min(shape) > 1
+    if len(shape) in (3, 4) or is_plane:
         full = (1,) * (4 - len(shape)) + shape
     if len(full) != 4 or full[0] != 1:
         raise GraphError(f'the output {name!r} has the shape {shape}', '(1, C, h, w), (1, h, w, '
@@ -308,6 +326,12 @@ def _places(name: str, shape: Shape, form: OutputForm) -> tuple[Shape, int, int]
     if len(shape) != 3 or shape[0] != 1 or min(form.size) <= 1:
         return None
     is_last, is_first = shape[2] in channels, shape[1] in channels
+    if is_last and is_first and form.layout != 'auto':
+        is_last, is_first = form.layout == 'nhwc', form.layout == 'nchw'
+    if is_last and is_first and _grids(shape[1], form.size):
+        raise GraphError(f'the output {name!r} of shape {shape} may have its {form.num_classes} '
+                         'classes first or last', 'one axis of that size', 'say which with '
+                         '--layout nchw or --layout nhwc, or choose another size')
     if is_last == is_first:
         return None
     count = shape[1] if is_last else shape[2]

@@ -137,8 +137,8 @@ def calibrate_passes(
         wanted = tuple(steps) or default_steps(pipeline.passes)
         _require_steps(wanted, pipeline)
         rows, skipped = [], 0
-        for image in _images([Path(item) for item in inputs], stride):
-            row = None if image is None else _scores_at(pipeline, image, wanted)
+        for index, image in enumerate(_images([Path(item) for item in inputs], stride)):
+            row = None if image is None else _scores_at(pipeline, image, wanted, index)
             skipped += row is None
             rows += [] if row is None else [row]
         names, limits = tuple(pipeline.thresholds), pipeline.thresholds
@@ -183,15 +183,22 @@ def _images(inputs: Sequence[Path], stride: int) -> Iterator[ImageU8 | None]:
 
 
 def _scores_at(
-    pipeline: Pipeline, image: ImageU8, steps: Sequence[int]
+    pipeline: Pipeline, image: ImageU8, steps: Sequence[int], stamp_ns: int
 ) -> list[dict[str, float]] | None:
-    """Score a frame after some passes, and after all; None if a gated score is not finite."""
+    """
+    Score a frame after some passes, and after all; None if a gated score is not finite.
+
+    The first passes are those of the T masks that the frame gets, which under the policy
+    'per_frame' follow from its stamp: drawn for fewer passes they would be other ones.
+    """
     import numpy as np
 
     epoch, found = pipeline.begin(), []
+    drawn = pipeline.masks_of(epoch, stamp_ns)
+    given = replace(epoch.settings, mask_policy='fixed')
     for count in (*steps, epoch.passes):
-        masks = {name: rows[:count] for name, rows in epoch.masks.items()}
-        few = replace(epoch, masks=masks, passes=count)
+        masks = {name: rows[:count] for name, rows in drawn.items()}
+        few = replace(epoch, settings=given, masks=masks, passes=count)
         found.append(dict(pipeline.measure(image, 0, few).scores))
     finite = all(np.isfinite(scores[name]) for scores in found for name in epoch.thresholds)
     return found if finite else None

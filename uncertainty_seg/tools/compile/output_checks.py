@@ -113,8 +113,9 @@ def _floats(spec: InputSpec) -> list[NDArray[np.float32]]:
 # -------------------------------------------------------------------------------------------------
 # Store the weights, and run the files.
 
-# How far rounding may move a logit, as a share of their spread, and how many labels.
-MOST_MOVED, MOST_LABELS = 1e-3, 2e-3
+# How far rounding may move a logit, as a share of their spread, and how many labels. A class that
+# a large constant switches off makes that spread large: so there is a limit of a probability too.
+MOST_MOVED, MOST_LABELS, MOST_PROBABILITY = 1e-3, 2e-3, 2e-2
 _PASSES, _MOST_RUNS = 3, 24
 _STEP = 'halve_weights'
 _OUTSIDE = '16 bits cannot hold its values: they are too large, too small or infinite'
@@ -136,6 +137,8 @@ class StorageReport:
         Largest difference that rounding makes, as a share of the logits' spread.
     label_error : float
         Share of the labels of the passes that rounding changes.
+    probability_error : float
+        Largest difference that rounding makes to a probability.
 
     """
 
@@ -143,11 +146,17 @@ class StorageReport:
     full: tuple[str, ...] = ()
     logit_error: float = 0.0
     label_error: float = 0.0
+    probability_error: float = 0.0
 
     @property
     def is_near(self) -> bool:
         """Whether nothing that rounding changes shows; NaN shows."""
-        return self.logit_error <= MOST_MOVED and self.label_error <= MOST_LABELS
+        return self.is_within(1)
+
+    def is_within(self, share: float) -> bool:
+        """Say whether it stays within a share of all three limits."""
+        return (self.logit_error <= MOST_MOVED * share and self.label_error <= MOST_LABELS * share
+                and self.probability_error <= MOST_PROBABILITY * share)
 
 
 def store_weights(
@@ -241,7 +250,9 @@ class _StorageCheck:
         error = max(distance(a, b) for a, b in zip(ours, self._exact, strict=True))
         labels = max(float((a.argmax(1) != b.argmax(1)).mean())
                      for a, b in zip(ours, self._exact, strict=True))
-        return StorageReport(_megabytes(files), tuple(full), error, labels)
+        moved = max(float(abs(_softmax(a) - _softmax(b)).max())
+                    for a, b in zip(ours, self._exact, strict=True))
+        return StorageReport(_megabytes(files), tuple(full), error, labels, moved)
 
     def shown(self) -> list[str]:
         """
@@ -259,8 +270,7 @@ class _StorageCheck:
             share = math.sqrt(sum(self._rounded[name].size for name in group) / total)
             runs += 1
             report = self._rounding(group) if runs < _MOST_RUNS else None
-            if report is not None and report.logit_error <= MOST_MOVED * share \
-                    and report.label_error <= MOST_LABELS * share:
+            if report is not None and report.is_within(share):
                 continue
             if report is None or len(group) == 1:
                 kept += group
@@ -299,6 +309,11 @@ def _session(model: bytes) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(model, options, providers=['CPUExecutionProvider'])
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return np.asarray(powers / powers.sum(1, keepdims=True))
 
 
 def _wanted(session: Any, feed: Mapping[str, Any]) -> dict[str, Any]:
