@@ -117,6 +117,16 @@ def test_the_passes_of_declared_probabilities_are_those_of_torch(tmp_path: Path)
     assert made.report.moved > 0.5
 
 
+def test_numbers_that_add_up_may_be_declared_logits(tmp_path: Path) -> None:
+    net = Ending(lambda x, z: z - z.mean(1, keepdim=True))
+    with pytest.raises(GraphError, match='adds up to .*--activation logits if there is none'):
+        compiled(net, tmp_path)
+    made = compiled(net, tmp_path, activation='logits')
+    image = image_of(64, 48)
+    theirs = resized(torch.from_numpy(logits_of(net, image)), (48, 64)).numpy()
+    np.testing.assert_allclose(logits_written(made.bundle, image), theirs, atol=2e-5)
+
+
 BAD: dict[str, tuple[End, int, dict[str, str], str]] = {
     'sigmoids of several classes': (
         lambda x, z: z.sigmoid().clamp(0.01, 0.99), 3, {},
@@ -124,6 +134,10 @@ BAD: dict[str, tuple[End, int, dict[str, str], str]] = {
     'sigmoids of several classes, declared': (
         lambda x, z: z.sigmoid().clamp(0.01, 0.99), 3, {'activation': 'sigmoid'},
         'sigmoid of 3 channels, classes that do not exclude'),
+    'percentages': (
+        lambda x, z: 100 * z.softmax(1), 3, {}, 'adds up to 100 over the classes at every pixel'),
+    'a softmax from -1 to 1': (
+        lambda x, z: 2 * z.softmax(1) - 1, 3, {}, 'adds up to -1 over the classes'),
     'a softmax that is declared logits': (
         lambda x, z: (z.softmax(1) + z.flip(1).softmax(1)) / 2, 3, {'activation': 'logits'},
         '--activation is logits, and the output stays in .*adds up to 1'),

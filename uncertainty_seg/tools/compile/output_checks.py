@@ -37,6 +37,8 @@ from uncertainty_seg.tools.compile.checks import distance, run_graph
 
 # Of probabilities that are rounded to float32, and of their sum.
 _MOST_BEYOND, _MOST_FROM_ONE = 1e-6, 1e-4
+# Sums over the classes differ by less than this share of the spread where they are the same.
+_SAME_SUM = 1e-5
 
 
 def require_logits(model: onnx.ModelProto, spec: InputSpec, activation: str) -> None:
@@ -85,6 +87,8 @@ def _require_no_probabilities(values: NDArray[np.float32], activation: str) -> N
     shown = values[:, 1:] - values[:, :1] if is_one else values  # one channel z is -z / 2, z / 2
     low, high = float(shown.min()), float(shown.max())
     if not (low >= -_MOST_BEYOND and high <= 1 + _MOST_BEYOND):
+        if activation == 'auto' and not is_one:
+            _require_no_scaled_softmax(shown, high - low)
         return
     adds_up = not is_one and bool(np.abs(shown.sum(1) - 1).max() <= _MOST_FROM_ONE)
     what = f'the output stays in [{low:.3g}, {high:.3g}] on random images'
@@ -99,6 +103,17 @@ def _require_no_probabilities(values: NDArray[np.float32], activation: str) -> N
         fix += '; --activation logits if there is none'
     raise GraphError(what if activation == 'auto' else f'--activation is logits, and {what}',
                      'logits, which take any value', fix)
+
+
+def _require_no_scaled_softmax(values: NDArray[np.float32], spread: float) -> None:
+    """Refuse percentages and the like: what adds up to the same at every pixel of every image."""
+    sums = values.sum(1, dtype=np.float64)
+    if values.shape[1] < 2 or not np.ptp(sums) <= _SAME_SUM * spread:
+        return
+    raise GraphError(
+        f'the output adds up to {sums.mean():.4g} over the classes at every pixel of random '
+        'images', 'logits, not probabilities times something', 'name the tensor before the activation with '
+        '--output, or say --activation logits if there is none')
 
 
 def _floats(spec: InputSpec) -> list[NDArray[np.float32]]:
