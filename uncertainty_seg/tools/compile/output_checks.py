@@ -112,8 +112,8 @@ def _require_no_scaled_softmax(values: NDArray[np.float32], spread: float) -> No
         return
     raise GraphError(
         f'the output adds up to {sums.mean():.4g} over the classes at every pixel of random '
-        'images', 'logits, not probabilities times something', 'name the tensor before the activation with '
-        '--output, or say --activation logits if there is none')
+        'images', 'logits, not probabilities times something', 'name the tensor before the '
+        'activation with --output, or say --activation logits if there is none')
 
 
 def _floats(spec: InputSpec) -> list[NDArray[np.float32]]:
