@@ -395,7 +395,9 @@ def _frames(
     for row in rows:
         place = row['dive'], row['source'], row['kind'], row['topic']
         by_source.setdefault(place, {})[row['index']] = row
-    with closing(open_pipeline(bundle, settings, ignore)) as pipeline:
+    # As it was scored, also with masks of a seed that its limits are not for: nothing is judged.
+    temperature = bundle.calibration.temperature if bundle.calibration else None
+    with closing(open_pipeline(bundle, settings, ignore, temperature)) as pipeline:
         for (_, *source), wanted in by_source.items():
             path, kind, topic = source
             missing = dict(wanted)
