@@ -117,8 +117,9 @@ def test_the_passes_of_declared_probabilities_are_those_of_torch(tmp_path: Path)
     assert made.report.moved > 0.5
 
 
-def test_numbers_that_add_up_may_be_declared_logits(tmp_path: Path) -> None:
-    net = Ending(lambda x, z: z - z.mean(1, keepdim=True))
+def test_logits_may_add_up_to_zero_and_to_anything_where_they_are_declared(tmp_path: Path) -> None:
+    compiled(Ending(lambda x, z: z - z.mean(1, keepdim=True)), tmp_path / 'normalised')
+    net = Ending(lambda x, z: z - z.mean(1, keepdim=True) + 1)
     with pytest.raises(GraphError, match='adds up to .*--activation logits if there is none'):
         compiled(net, tmp_path)
     made = compiled(net, tmp_path, activation='logits')

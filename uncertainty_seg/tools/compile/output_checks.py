@@ -108,7 +108,9 @@ def _require_no_probabilities(values: NDArray[np.float32], activation: str) -> N
 def _require_no_scaled_softmax(values: NDArray[np.float32], spread: float) -> None:
     """Refuse percentages and the like: what adds up to the same at every pixel of every image."""
     sums = values.sum(1, dtype=np.float64)
-    if values.shape[1] < 2 or not np.ptp(sums) <= _SAME_SUM * spread:
+    # Logits that are normalised over the classes, as Segmenter's, add up to zero.
+    is_zero = abs(sums.mean()) <= _SAME_SUM * spread
+    if values.shape[1] < 2 or is_zero or not np.ptp(sums) <= _SAME_SUM * spread:
         return
     raise GraphError(
         f'the output adds up to {sums.mean():.4g} over the classes at every pixel of random '
