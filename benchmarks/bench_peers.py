@@ -3,9 +3,10 @@
 Measure the ways to T dropout passes that a user has, all in one run and interleaved.
 
 Every way has a process of its own, so that peak memory and threads are its own, and computes all
-maps from the same image of the network's size. The network is that of the bundle, with random
-weights where torch builds it: time does not care. The parent asks one after the other, round by
-round, so that a busy minute hits all of them.
+maps from the same image of the network's size. Where torch builds the network it is that of
+`pipeline`, with random weights: time does not care. Of other bundles only the runtimes are
+measured. The parent asks one after the other, round by round, so that a busy minute hits all of
+them.
 
 * ``ours``: the bundle's backend, T passes and all maps.
 * ``onnxruntime, one pass``, ``openvino, one pass``, ``openvino bf16, one pass``: trunk, head,
@@ -22,8 +23,8 @@ The ratios of one run count, and of these the ones of CPU time on one thread are
 With more threads those of ONNX Runtime and of OpenMP spin between their tasks, which counts as
 CPU time.
 
-    python benchmarks/bench_peers.py [BUNDLE] [--passes 20] [--threads 1 2] [--rounds 7]
-        [--only WAY...] [--json FILE] [--plot FILE.png]
+    python benchmarks/bench_peers.py [BUNDLE] [--passes 20] [--reduction auto] [--threads 1 2]
+        [--rounds 7] [--only WAY...] [--json FILE] [--plot FILE.png]
 
 """
 
@@ -64,6 +65,7 @@ class Task:
     bundle: ModelBundle
     passes: int
     threads: int
+    reduction: str = 'auto'
 
     @property
     def image(self) -> Any:
@@ -74,7 +76,8 @@ class Task:
 
 def ours(task: Task) -> Call:
     """Return a call of the backend that the node would take."""
-    backend = open_backend(AUTO, task.bundle, Settings(threads=task.threads))
+    backend = open_backend(AUTO, task.bundle, Settings(threads=task.threads,
+                                                           reduction=task.reduction))
     masks = pass_inputs(task.bundle.card, task.passes, 0)
     return lambda: backend.run(task.image, masks, 1.0)
 
@@ -90,6 +93,8 @@ def torch_net(task: Task) -> tuple[Any, Any]:
 
     from uncertainty_seg.training.networks import DropoutPlan, PyramidNet
 
+    if task.bundle.card.name != 'pipeline':
+        raise ValueError(f'torch would build the network of pipeline, not {task.bundle.card.name}')
     torch.set_num_threads(task.threads)
     torch.manual_seed(0)
     net = PyramidNet(task.bundle.card.num_classes, DropoutPlan(head=0.5)).eval()
@@ -277,11 +282,10 @@ def serve(way: str, task: Task) -> None:
 class Way:
     """The process of one way, as the parent sees it."""
 
-    def __init__(self, name: str, bundle: str, passes: int, threads: int) -> None:
+    def __init__(self, name: str, words: Sequence[str], threads: int) -> None:
         self.name = name
         self.times: list[dict[str, float]] = []
-        command = [sys.executable, __file__, bundle, '--way', name, '--passes', str(passes),
-                   '--threads', str(threads)]
+        command = [sys.executable, __file__, *words, '--way', name, '--threads', str(threads)]
         # A library that sets its threads from the environment gets as many as the others.
         env = {**os.environ, 'OMP_NUM_THREADS': str(threads)}
         self._process = subprocess.Popen(
@@ -322,10 +326,10 @@ class Way:
 
 
 def measured(
-    bundle: str, passes: int, threads: int, rounds: int, names: Sequence[str]
+    words: Sequence[str], threads: int, rounds: int, names: Sequence[str]
 ) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
     """Return the medians of every way, and why others have none."""
-    ways = [Way(name, bundle, passes, threads) for name in names]  # one is built after another
+    ways = [Way(name, words, threads) for name in names]  # one is built after another
     for _ in range(rounds):
         for way in ways:
             time.sleep(PAUSE_S)
@@ -374,6 +378,7 @@ def main() -> None:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('bundle', nargs='?', default='pipeline')
     parser.add_argument('--passes', type=int, default=20)
+    parser.add_argument('--reduction', default='auto', help='of ours [auto]')
     parser.add_argument('--threads', type=int, nargs='+', default=[1])
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument('--only', nargs='+', choices=tuple(WAYS), default=tuple(WAYS))
@@ -382,14 +387,16 @@ def main() -> None:
     parser.add_argument('--way', choices=tuple(WAYS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.way:
-        serve(args.way, Task(load_bundle(args.bundle), args.passes, args.threads[0]))
+        serve(args.way, Task(load_bundle(args.bundle), args.passes, args.threads[0],
+                             args.reduction))
         return
     names = tuple(dict.fromkeys(('ours', *args.only)))
+    words = (args.bundle, '--passes', str(args.passes), '--reduction', args.reduction)
     results = []
     for threads in args.threads:
-        title = f'{args.bundle}, T={args.passes}, {machine(threads)}'
+        title = f'{args.bundle}, T={args.passes}, {args.reduction}, {machine(threads)}'
         print(title)
-        found, why_not = measured(args.bundle, args.passes, threads, args.rounds, names)
+        found, why_not = measured(words, threads, args.rounds, names)
         print_table(found, why_not)
         results.append({'what': title, 'threads': threads, 'ways': found, 'why_not': why_not})
         if args.plot and threads == args.threads[0]:
