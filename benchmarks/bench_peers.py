@@ -76,8 +76,8 @@ class Task:
 
 def ours(task: Task) -> Call:
     """Return a call of the backend that the node would take."""
-    backend = open_backend(AUTO, task.bundle, Settings(threads=task.threads,
-                                                           reduction=task.reduction))
+    settings = Settings(threads=task.threads, reduction=task.reduction)
+    backend = open_backend(AUTO, task.bundle, settings)
     masks = pass_inputs(task.bundle.card, task.passes, 0)
     return lambda: backend.run(task.image, masks, 1.0)
 
