@@ -94,7 +94,7 @@ EXCEPTIONS = {
     # Infers types before it quantises.
     'tools.compile.quantise_trunk': (set(), {'onnx'}),
     # Upsamples planes.
-    'backends.cpu.reduction': ({'cv2'}, set()),
+    'backends.cpu.coarse_reduction': ({'cv2'}, set()),
     'tools.compile.output_checks': ({'onnx'}, set()),
     # Loops decorated by numba; the module itself is imported late (see LATE_MODULES).
     'backends.cpu.reduction_kernels': ({'numba'}, set()),
@@ -110,7 +110,8 @@ NEIGHBOURS = {
 # Modules that pull a heavy library in as soon as they are imported: importing them must be late.
 LATE_MODULES = {'backends.cpu.reduction_kernels', 'tools.compile.checks',
                 'tools.compile.request', 'tools.compile.quantise_trunk',
-                'tools.compile.moment_checks', 'tools.compile.output_checks'}
+                'tools.compile.moment_checks', 'tools.compile.output_checks',
+                'tools.compile.distribution_check'}
 
 
 def complaint(module: str, found: Import) -> str:

@@ -34,7 +34,8 @@ BLANKED = {
 # Imported late only, which test_package_imports proves.
 HEAVY_MODULES = {'backends.cpu.reduction_kernels', 'tools.compile.checks',
                  'tools.compile.request', 'tools.compile.quantise_trunk',
-                 'tools.compile.moment_checks', 'tools.compile.output_checks'}
+                 'tools.compile.moment_checks', 'tools.compile.output_checks',
+                 'tools.compile.distribution_check'}
 
 IMPORT_ALL = """
 import importlib, sys

@@ -39,7 +39,7 @@ class Network:
     """The compiled network itself, with one logit off by a share of the spread."""
 
     def __init__(self, compiled: CompiledGraphs, card: ModelCard, share: float) -> None:
-        self._run = compile_checks._NetworkRunner(compiled, card, None, None)._each
+        self._run = compile_checks.NetworkRunner(compiled, card, None, None)._each
         self._spec, self._share = card.input, share
 
     def __call__(self, floats: np.ndarray, masks: dict) -> np.ndarray:

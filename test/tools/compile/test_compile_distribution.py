@@ -19,9 +19,9 @@ from uncertainty_seg.core.model_card import InputSpec, ModelCard  # noqa: E402
 from uncertainty_seg.errors import GraphError  # noqa: E402
 from uncertainty_seg.graph.compile import compile_graph, CompiledGraphs  # noqa: E402
 from uncertainty_seg.graph.plan import CompileOptions  # noqa: E402
-from uncertainty_seg.tools.compile import checks  # noqa: E402
-from uncertainty_seg.tools.compile.checks import (  # noqa: E402
-    check_compiled,
+from uncertainty_seg.tools.compile import distribution_check  # noqa: E402
+from uncertainty_seg.tools.compile.checks import check_compiled  # noqa: E402
+from uncertainty_seg.tools.compile.distribution_check import (  # noqa: E402
     check_distribution,
     DistributionReport,
     shuffled_measures,
@@ -139,9 +139,9 @@ def test_masks_that_are_not_what_the_network_draws_are_refused(name: str) -> Non
 
 
 def test_fewer_passes_are_drawn_where_time_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, 'SECONDS', 0.0)
+    monkeypatch.setattr(distribution_check, 'SECONDS', 0.0)
     net = Segmenter(Path(0.3))
-    assert compared(net, net).passes == checks.FEWEST_COMPARED
+    assert compared(net, net).passes == distribution_check.FEWEST_COMPARED
 
 
 def test_equal_samples_are_larger_than_all_shuffles_as_rarely_as_said() -> None:

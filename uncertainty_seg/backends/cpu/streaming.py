@@ -18,7 +18,8 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.backends.cpu.reduction import CoarseReduction, Reduction
+from uncertainty_seg.backends.cpu.coarse_reduction import CoarseReduction
+from uncertainty_seg.backends.cpu.reduction import Reduction
 from uncertainty_seg.backends.graph_files import GraphNames, require_graphs
 from uncertainty_seg.backends.resources import (
     choose_chunk,

@@ -42,10 +42,9 @@ from uncertainty_seg.graph.onnx_tools import load_model, OPSET
 from uncertainty_seg.graph.plan import ACTIVATIONS, CompileOptions, DEFAULT_SAMPLES, LAYOUTS
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.model_bundle import write_bundle
-from uncertainty_seg.tools.compile.checks import (
-    check_compiled,
+from uncertainty_seg.tools.compile.checks import check_compiled, CheckReport
+from uncertainty_seg.tools.compile.distribution_check import (
     check_distribution,
-    CheckReport,
     COMPARED,
     DistributionReport,
     FEWEST_COMPARED,
@@ -58,12 +57,8 @@ from uncertainty_seg.tools.compile.output_checks import (
 )
 
 if TYPE_CHECKING:
-    from uncertainty_seg.tools.compile.checks import (
-        ExactNetwork,
-        MaskedNetwork,
-        OwnNetwork,
-        Untouched,
-    )
+    from uncertainty_seg.tools.compile.checks import ExactNetwork, MaskedNetwork, Untouched
+    from uncertainty_seg.tools.compile.distribution_check import OwnNetwork
 
 METHODS = ('single', 'mc_dropout', 'ensemble', 'direct', 'error_propagation')
 DEFAULT_PASSES = 20
