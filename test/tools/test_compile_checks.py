@@ -210,3 +210,17 @@ def test_the_passes_that_are_asked_for_are_the_least_that_do() -> None:
     assert chance_of_equal_passes([PATH], 227, False) > 0.01
     # Too small for a float.
     assert chance_of_equal_passes([CHANNELS], 5000, False) == 0
+
+
+def test_a_class_that_a_constant_switches_off_hides_no_difference_of_the_others() -> None:
+    theirs = np.random.default_rng(0).normal(size=(1, 3, 4, 5)).astype(np.float32)
+    ours = theirs.copy()
+    ours[0, 1, 2, 3] += 0.1
+    plainly = compile_checks.distance(ours, theirs)
+    for logits in (ours, theirs):
+        logits[:, 0] = -1e4
+    assert plainly > 0.01
+    assert compile_checks.distance(ours, theirs) > 50 * compile_checks.TOLERANCE
+    ours[:, 0] = -2e4
+    ours[0, 1, 2, 3] -= 0.1
+    assert compile_checks.distance(ours, theirs) < 1e-6

@@ -195,6 +195,9 @@ def test_six_classes_beside_a_side_of_six_are_a_question(tmp_path: Path, layout:
     assert logits_of(net, image).shape == (1, 6, 8, 6)
     with pytest.raises(GraphError, match='6 classes first or last.*--layout nchw or --layout nhw'):
         compiled(net, tmp_path, size, SIX)
+    other = 'nhwc' if layout == 'nchw' else 'nchw'
+    with pytest.raises(GraphError, match=f'by --layout {other}, expected the proportions of the'):
+        compiled(net, tmp_path, size, SIX, layout=other)
     bundle = compiled(net, tmp_path, size, SIX, layout=layout).bundle
     theirs = logits_of(Ending(lambda x, z: resized(z, x.shape[2:]), 6), image)
     np.testing.assert_allclose(logits_written(bundle, image), theirs, atol=1e-5)

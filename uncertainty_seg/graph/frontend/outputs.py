@@ -306,6 +306,8 @@ def _axis_of_four(name: str, shape: Shape, form: OutputForm) -> int:
         raise GraphError(f'the output {name!r} of shape {shape} may have its {classes} classes '
                          'first or last', 'one axis of that size',
                          'say which with --layout nchw or --layout nhwc, or choose another size')
+    if form.layout != 'auto' and fitting:
+        _require_like_image(name, shape, form, fitting[0])
     fitting += [axis for axis in axes if classes == 2 and shape[axis] == 1]
     if fitting:
         return fitting[0]
@@ -318,6 +320,22 @@ def _axis_of_four(name: str, shape: Shape, form: OutputForm) -> int:
         raise GraphError(came, f'{classes} classes', 'list two classes, background and '
                          'object, for a network of one channel')
     raise GraphError(came, f'{classes} classes', 'list as many classes as the network has')
+
+
+def _require_like_image(name: str, shape: Shape, form: OutputForm, axis: int) -> None:
+    """Refuse a declared layout whose sides are not those of the image where the other's are."""
+    sides, others = (shape[2:], shape[1:3]) if axis == 1 else (shape[1:3], shape[2:])
+    if shape[4 - axis] == form.num_classes and _is_like(others, form.size) \
+            and not _is_like(sides, form.size):
+        raise GraphError(
+            f'the output {name!r} of shape {shape} has sides of {sides[1]}x{sides[0]} by --layout '
+            f'{form.layout}', f'the proportions of the image, {form.size[1]}x{form.size[0]}',
+            'give the other layout, whose sides have them')
+
+
+def _is_like(sides: Shape, size: tuple[int, int]) -> bool:
+    """Say whether sides have the proportions of a size, each rounded to a pixel."""
+    return abs(sides[0] * size[1] - sides[1] * size[0]) <= max(size) and min(sides) > 0
 
 
 def _places(name: str, shape: Shape, form: OutputForm) -> tuple[Shape, int, int] | None:

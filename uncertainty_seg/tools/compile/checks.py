@@ -40,6 +40,7 @@ MaskedNetwork = Callable[[NDArray[np.float32], Masks], NDArray[np.float32]]
 ExactNetwork = Callable[[NDArray[np.float32], Masks], 'NDArray[np.float32] | None']
 _PASSES = 3
 _MOST_SAID = 200  # letters
+_SWITCHED_OFF = np.float32(100)  # below the largest logit: a probability of 0 in float32
 
 
 class Untouched(Protocol):
@@ -408,14 +409,17 @@ def distance(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
     """
     Return the largest difference of two tensors of logits, as a share of the spread of theirs.
 
-    Both are float32 (T, C, h, w). What is common to all classes does not count; where theirs are
-    probabilities, the softmax of ours is compared. Raises GraphError if the shapes differ.
+    Both are float32 (T, C, h, w). What is common to all classes does not count, nor does how far
+    a class lies more than 100 below another; where theirs are probabilities, the softmax of ours
+    is compared. Raises GraphError if the shapes differ.
     """
     if ours.shape != theirs.shape:
         raise GraphError(f'the result has the shape {ours.shape}', f'{theirs.shape}')
     if theirs.min() >= 0 and np.allclose(theirs.sum(1), 1, atol=1e-4):
         powers = np.exp(ours - ours.max(1, keepdims=True))
         return float(abs(powers / powers.sum(1, keepdims=True) - theirs).max())
+    # A class that a large constant switches off must not make the spread large.
+    ours, theirs = (np.maximum(v, v.max(1, keepdims=True) - _SWITCHED_OFF) for v in (ours, theirs))
     # Softmax forgets what is common to all classes, and so may the compiled graph.
     ours, theirs = (v - v.mean(1, keepdims=True) for v in (ours, theirs))
     return float(abs(ours - theirs).max() / max(np.ptp(theirs), 1e-6))
