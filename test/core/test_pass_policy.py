@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.calibration import calibration_from_json, calibration_to_json
+from uncertainty_seg.core.calibration import (
+    calibration_from_json,
+    calibration_to_json,
+    Promise,
+)
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.scores.pass_steps import PassSteps
 from uncertainty_seg.core.settings import Settings, settings_from_dict
@@ -182,6 +186,21 @@ def test_other_limits_at_run_time_are_refused_and_nothing_is_changed(tiny_bundle
         pipeline.reconfigure(dataclasses.replace(pipeline.settings, gate=other))
     assert pipeline.settings.gate.threshold_scale == 1
     assert pipeline.process(GREY, 1).passes == STEPS[0]
+
+
+def test_the_promise_says_that_the_error_of_stopping_early_comes_on_top(
+    tiny_bundle: Path
+) -> None:
+    bundle = with_steps(tiny_bundle, 1e-6)
+    assert bundle.calibration is not None and bundle.calibration.pass_steps is not None
+    limits = dict(bundle.calibration.pass_steps.limits)
+    promise = Promise(0.05, limits, 'iou<0.5', 100, 100, 0.05, 0.5, 0.04, 0.1)
+    bundle = dataclasses.replace(bundle, calibration=dataclasses.replace(
+        bundle.calibration, promises=(promise,)))
+    auto, plain = opened(bundle), opened(bundle, pass_policy='all')
+    assert plain.promise.endswith('in at most 0.05 of the frames')
+    assert auto.promise == plain.promise + ', and 0.01 more by pass_policy auto'
+    assert auto.process(BLUE, 1).verdict.promise == auto.promise
 
 
 def test_steps_survive_the_file_and_other_passes_are_refused(tiny_bundle: Path) -> None:

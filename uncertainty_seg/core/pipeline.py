@@ -608,7 +608,11 @@ class Pipeline:
             _log.warning('passes is %d and the limits are for %d: the flag is down until it is '
                          'that again', self._passes_of(settings), calibration.passes)
             return None
-        return Gate(settings.gate, limits, promise_text(calibration, settings.gate))
+        promise = promise_text(calibration, settings.gate)
+        if promise not in ('', VOID) and settings.pass_policy == AUTO_PASSES \
+                and calibration.pass_steps is not None:
+            promise += f', and {calibration.pass_steps.error:g} more by pass_policy auto'
+        return Gate(settings.gate, limits, promise)
 
 
 def _no_limits(reason: str) -> Verdict:
