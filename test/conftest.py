@@ -117,7 +117,7 @@ def make_tiny_bundle(folder: Path, calibrated: bool = True, words: str = '') -> 
             TINY_PASSES, 0, 'fixed', 'fp32', 1.0, limits, limits, ('entropy.mean',), 0.95, 10, 10,
             model_digest(card), 'none',
             # Tests show it plain pictures, which are damaged ones to a camera's calibration.
-            damage_limits=dict.fromkeys(STATISTICS, 1e9)))
+            damage_limits=dict.fromkeys(STATISTICS, 1e9), reductions=('exact', 'coarse')))
     return folder
 
 

@@ -160,7 +160,6 @@ def test_masks_that_are_not_what_makes_passes_differ_are_refused(
 @pytest.mark.parametrize('values, words', [
     ({'passes': 9}, 'passes is 9, but .* calibrated with 8: set passes to 8'),
     ({'mask_policy': 'per_frame'}, 'mask_policy is per_frame, but .* calibrated with fixed'),
-    ({'reduction': 'coarse'}, 'reduction is coarse, but .* calibrated with exact: set reduction'),
     ({'precision': 'bf16'}, 'precision is bf16, but .* calibrated with fp32: set precision to'),
 ])
 def test_settings_the_calibration_was_not_made_for_are_refused(

@@ -573,7 +573,7 @@ class Pipeline:
             raise ConfigError(
                 f'pass_policy is auto, and {self.backend_name} computes all passes of '
                 f'{self.card.name!r} at once', 'a backend of the processor and the reduction '
-                'at the size of the logits', 'set pass_policy to all')
+                'at the size of the logits', 'set reduction to coarse, or pass_policy to all')
         if calibration.pass_steps is None:
             raise CalibrationError(
                 f'pass_policy is auto, and nobody measured when fewer than '

@@ -1,6 +1,7 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The verb calibrate-passes: what it writes, what it prints, and what it refuses."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from uncertainty_seg.core.plausibility import CheckedBackend
 from uncertainty_seg.core.scores.pass_steps import OFFSET_SHARE
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.opening import open_pipeline
-from uncertainty_seg.storage.model_bundle import load_bundle
+from uncertainty_seg.storage.model_bundle import load_bundle, write_calibration
 from uncertainty_seg.tools.calibrate.calibrate_passes import calibrate_passes
 from uncertainty_seg.tools.main import main
 
@@ -48,7 +49,7 @@ def test_it_writes_steps_that_come_from_the_first_rows_of_the_masks(
     assert set(steps.limits) == {'entropy.mean'}
     # By another road: the backend with so many rows, on the frames that give the centres.
     moves = []
-    with open_pipeline(bundle, backend='onnxruntime', threads=1) as pipeline:
+    with open_pipeline(bundle, backend='onnxruntime', threads=1, reduction='coarse') as pipeline:
         masks = pass_inputs(bundle.card, TINY_PASSES, 0)
         measured = [f for i, f in enumerate(sorted(pictures.iterdir())) if i % 4 != 3]
         for file in measured[::2]:
@@ -116,6 +117,17 @@ def test_what_is_refused_in_one_sentence(
     error = capsys.readouterr().err
     assert sentence in error and len(error.splitlines()) == 1
     assert (tiny_bundle / 'calibration.json').read_bytes() == before
+
+
+def test_limits_that_are_for_the_exact_reduction_only_are_refused(
+    tiny_bundle: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = load_bundle(str(tiny_bundle))
+    assert bundle.calibration is not None
+    write_calibration(bundle, dataclasses.replace(bundle.calibration, reductions=('exact',)))
+    assert main(['calibrate-passes', str(tiny_bundle), str(pictures), '--error', '0.1',
+                 *PLAIN]) == 2
+    assert 'reduction is coarse, but' in capsys.readouterr().err
 
 
 def test_no_frame_no_calibration_and_another_method_are_refused(

@@ -44,8 +44,8 @@ MISUSE = (BagError, CalibrationError, ConfigError)
 ERROR = 0.01
 # Of so many frames one is for the check.
 _CHECKED_EVERY = 4
-_NAMES = ('backend', 'threads', 'seed', 'mask_policy', 'precision', 'reduction', 'gate.scores',
-          'gate.alpha', 'gate.threshold_scale', 'gate.rise_ratio')
+_NAMES = ('backend', 'threads', 'seed', 'mask_policy', 'precision', 'gate.scores', 'gate.alpha',
+          'gate.threshold_scale', 'gate.rise_ratio')
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,8 @@ def calibrate_passes(
     inputs : sequence of Path or str
         Bags, folders of pictures, frame logs, or folders of these.
     settings : Settings, optional
-        Backend, seed, mask policy, precision and the scores of the gate.
+        Backend, seed, mask policy, precision and the scores of the gate. The reduction is always
+        `coarse`, the one that can stop early.
     steps : sequence of int
         Passes after which a verdict may be settled; a quarter and half of T if it is empty.
     error : float
@@ -118,7 +119,8 @@ def calibrate_passes(
     Raises
     ------
     CalibrationError
-        If the bundle is not calibrated for these settings, or there are too few frames.
+        If the bundle is not calibrated for these settings and the coarse reduction, or there are
+        too few frames.
     ConfigError
         If the steps do not grow, or reach T; if passes of its method are no draws of masks.
     BagError
@@ -132,7 +134,9 @@ def calibrate_passes(
     from uncertainty_seg.storage.model_bundle import write_calibration
 
     opened = as_bundle(bundle)
-    chosen = replace(checked_settings(settings), pass_policy='all', deadline_ms=0.0)
+    # Only the coarse reduction can stop early: what it would be run with is measured.
+    chosen = replace(checked_settings(settings), pass_policy='all', deadline_ms=0.0,
+                     reduction='coarse')
     with open_pipeline(opened, settings=chosen) as pipeline:
         wanted = tuple(steps) or default_steps(pipeline.passes)
         _require_steps(wanted, pipeline)
