@@ -169,7 +169,7 @@ class DropoutWatch(TorchFunctionMode):
     ----------
     drops : list of Drop
         Dropouts met so far, those of rate 0 left out.
-    calls : dict of str to set of Call
+    calls : dict of str to set of ModuleCall
         Paths of the modules that ran, and how each was called.
     on_draw : callable or None
         Is given each tensor that stands for drawn numbers.
@@ -183,7 +183,7 @@ class DropoutWatch(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self.drops: list[Drop] = []
-        self.calls: dict[str, set[Call]] = {}
+        self.calls: dict[str, set[ModuleCall]] = {}
         self.on_draw: Callable[[Tensor], None] | None = None
         self.on_read: Callable[[Tensor, str], None] | None = None
         self._replace = replace
@@ -202,7 +202,7 @@ class DropoutWatch(TorchFunctionMode):
             self._stack.append(name)
             is_one = len(args) == 1 and isinstance(args[0], Tensor) and not options
             shape = tuple(int(n) for n in args[0].shape) if is_one else None
-            self.calls.setdefault(name, set()).add(Call(shape))
+            self.calls.setdefault(name, set()).add(ModuleCall(shape))
 
         def leave(_module: nn.Module, _args: Any, _result: Any) -> None:
             self._stack.pop()
@@ -423,7 +423,7 @@ class DropRule:
 
 
 @dataclass(frozen=True)
-class Call:
+class ModuleCall:
     """
     How a module was called in a run of the net.
 
@@ -442,7 +442,7 @@ class NoRuleError(Exception):
 
 
 def find_rules(
-    net: nn.Module, calls: Mapping[str, Iterable[Call]], drew: Mapping[str, str],
+    net: nn.Module, calls: Mapping[str, Iterable[ModuleCall]], drew: Mapping[str, str],
     dropped: Iterable[str],
 ) -> dict[str, dict[int, DropRule]]:
     """
@@ -452,7 +452,7 @@ def find_rules(
     ----------
     net : Module
         Untouched; copies of its modules are run.
-    calls : mapping of str to iterable of Call
+    calls : mapping of str to iterable of ModuleCall
         How each module was called.
     drew : mapping of str to str
         Modules that drew random numbers in training mode, and by which operation.
@@ -502,7 +502,7 @@ def _stated(module: nn.Module) -> float:
     return 0.0
 
 
-def _rule(module: nn.Module, call: Call) -> DropRule:
+def _rule(module: nn.Module, call: ModuleCall) -> DropRule:
     if not call.shape:
         raise NoRuleError('is given more than one tensor')
     try:
