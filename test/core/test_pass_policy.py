@@ -16,7 +16,7 @@ from uncertainty_seg.core.calibration import (
     Promise,
 )
 from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.scores.pass_steps import PassSteps
+from uncertainty_seg.core.scores.pass_steps import OFFSET_SHARE, PassSteps
 from uncertainty_seg.core.settings import Settings, settings_from_dict
 from uncertainty_seg.errors import CalibrationError, ConfigError
 from uncertainty_seg.storage.model_bundle import load_bundle
@@ -28,13 +28,14 @@ AUTO = {'gate.rise_ratio': 1.0, 'pass_policy': 'auto'}
 STEPS = (2, TINY_PASSES // 2)
 
 
-def with_steps(folder: Path, spread: float) -> ModelBundle:
+def with_steps(folder: Path, spread: float, centre: float = 0.0) -> ModelBundle:
     """Return the tiny bundle with ranges of exp(+-spread) around its score, after each step."""
     bundle = load_bundle(str(folder))
     assert bundle.calibration is not None
     names = bundle.calibration.gate_scores
     limits = {name: bundle.calibration.thresholds[name] for name in names}
-    steps = PassSteps(STEPS, TINY_PASSES, limits, 1.0, dict.fromkeys(names, (0.0,) * len(STEPS)),
+    steps = PassSteps(STEPS, TINY_PASSES, limits, 1.0,
+                      dict.fromkeys(names, (centre,) * len(STEPS)),
                       dict.fromkeys(names, (spread,) * len(STEPS)), 1.0, 0.01, 100)
     return dataclasses.replace(bundle, calibration=dataclasses.replace(
         bundle.calibration, pass_steps=steps))
@@ -124,16 +125,49 @@ def test_an_unsettled_frame_makes_a_true_flag_fall(tiny_bundle: Path) -> None:
     assert not pipeline.process(BLUE, 4).verdict.is_confident  # the way back takes three
 
 
-def test_what_a_pass_took_in_the_frame_before_counts_towards_the_deadline(
+class SlowPasses(FakeBackend):
+    """Every pass takes a tenth of a second of the clock."""
+
+    clock: Clock
+
+    def run(self, image: np.ndarray, masks: dict[str, np.ndarray], *rest: object) -> object:
+        passes = len(next(iter(masks.values())))
+        self.clock.now_s = self.began_s + 0.1 * passes
+        return super().run(image, masks, *rest)
+
+    def run_until(self, *given: object) -> object:
+        self.began_s = self.clock.now_s
+        return super().run_until(*given)
+
+
+@pytest.mark.parametrize(('deadline_ms', 'passes'), [
+    (600.0, [4, 4]),  # after 4 of 8 it is known that 4 more take until 0.8 s
+    (350.0, [4, 2]),  # what a pass takes is known from the first frame: 2 more end at 0.4 s
+    (900.0, [8, 8]),
+])
+def test_what_a_pass_took_counts_towards_the_deadline(
+    tiny_bundle: Path, deadline_ms: float, passes: list[int]
+) -> None:
+    bundle = with_steps(tiny_bundle, 50.0)
+    backend = SlowPasses(bundle.card)
+    backend.clock = Clock(1e-6)
+    pipeline = Pipeline(bundle, backend, settings_from_dict({**AUTO, 'deadline_ms': deadline_ms}),
+                        clock=backend.clock)
+    assert [pipeline.process(BLUE, stamp).passes for stamp in range(2)] == passes
+
+
+def test_the_scores_of_few_passes_have_their_bias_taken_out_and_the_gate_judges_those(
     tiny_bundle: Path
 ) -> None:
-    clock = Clock(1.0)
-    pipeline = opened(with_steps(tiny_bundle, 50.0), clock, deadline_ms=100_0.0)
-    clock.step_s = 0.005
-    first = pipeline.process(BLUE, 1)
-    assert first.passes == TINY_PASSES  # nothing is known of the cost yet, and there is time
-    pipeline._pass_s = 10.0
-    assert pipeline.process(BLUE, 2).passes == STEPS[0]
+    plain = opened(with_steps(tiny_bundle, 1e-6)).process(BLUE, 1)
+    shifted = opened(with_steps(tiny_bundle, 1e-6, centre=0.1)).process(BLUE, 1)
+    assert plain.passes == shifted.passes == STEPS[0]
+    limit = 0.7
+    name = 'entropy.mean'
+    assert shifted.scores[name] == pytest.approx(
+        (plain.scores[name] + OFFSET_SHARE * limit) * np.exp(0.1) - OFFSET_SHARE * limit)
+    assert shifted.scores['entropy.top'] == plain.scores['entropy.top']  # not a gated score
+    assert shifted.verdict.score_ratio == pytest.approx(shifted.scores[name] / limit)
 
 
 def test_a_deadline_shorter_than_the_first_passes_stops_the_start(tiny_bundle: Path) -> None:

@@ -38,10 +38,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from uncertainty_seg.errors import GraphError, UncertaintySegError
 from uncertainty_seg.training.dropout_watch import (
-    Call,
     Drop,
     DropoutWatch,
     find_rules,
+    ModuleCall,
     own_randomness,
     place,
     prepare_paths,
@@ -276,7 +276,7 @@ def _in_eval_mode(
 class _Trial:
     outputs: dict[str, Tensor] = field(default_factory=dict)
     drops: tuple[Drop, ...] = ()
-    calls: dict[str, set[Call]] = field(default_factory=dict)
+    calls: dict[str, set[ModuleCall]] = field(default_factory=dict)
     drew: dict[str, str] = field(default_factory=dict)
     chose: dict[str, str] = field(default_factory=dict)
     problem: str = ''

@@ -124,6 +124,14 @@ def test_a_score_that_is_no_number_stays_none_and_one_of_zero_stays_above_nothin
     assert steps.expected({'entropy.mean': 0.0}, 0)['entropy.mean'] >= 0
 
 
+@pytest.mark.parametrize(('error', 'radius'), [(0.05, 1e6), (0.099, 1e6), (0.1, 0.0)])
+def test_one_wrong_verdict_of_nineteen_counts_as_two_of_twenty(error: float, radius: float
+                                                               ) -> None:
+    values = np.full((38, 2), 0.05)
+    values[1, 1] = 0.2  # good after the step, over its limit in the end; in the half that chooses
+    assert PassSteps.fit({'a': values}, (5,), 20, {'a': 0.1}, RISE, error).radius == radius
+
+
 @pytest.mark.parametrize(('error', 'count'), [(0.01, 198), (0.05, 38), (0.5, 2)])
 def test_an_error_needs_frames(error: float, count: int) -> None:
     assert frames_needed(error) == count
