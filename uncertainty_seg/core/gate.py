@@ -56,6 +56,9 @@ def promise_text(calibration: Calibration, settings: GateSettings) -> str:
     if weakened_by(calibration, settings):
         return VOID
     promise = calibration.promise_of(settings.alpha)
+    if promise and calibration.carried_error:
+        return (f'{_said(promise)}, and {calibration.carried_error:.2g} more by limits carried '
+                'over from another precision')
     return _said(promise) if promise else ''
 
 
