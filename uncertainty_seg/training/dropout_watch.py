@@ -30,6 +30,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary, Tor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from uncertainty_seg.errors import GraphError
+from uncertainty_seg.training.modes import switch
 
 
 @dataclass(frozen=True)
@@ -540,7 +541,7 @@ def _ratios(twin: nn.Module, sides: list[int]) -> Tensor:
 
 
 def _require_still(twin: nn.Module, x: Tensor) -> None:
-    still = twin.eval()(x.clone())
+    still = switch(twin, False)(x.clone())
     if not isinstance(still, Tensor) or not torch.equal(still, x):
         raise NoRuleError('does not return its input in eval mode')
 
@@ -549,7 +550,7 @@ def _ratios_of(twin: nn.Module, shape: list[int]) -> Tensor:
     x = torch.rand(shape) + 0.5
     try:
         _require_still(twin, x)
-        drawn = twin.train()(x.clone())
+        drawn = switch(twin, True)(x.clone())
     except NoRuleError:
         raise
     except Exception as err:

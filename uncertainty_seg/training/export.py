@@ -126,7 +126,7 @@ def export_by_trace(marked: MarkedNet, image: Tensor) -> onnx.ModelProto:
     domains = {MARKER_DOMAIN: 1} if marked.drops else {}
     with _WrittenPooling():
         torch.onnx.export(
-            _Traced(marked, replace).eval(), (image,), file,
+            _Traced(marked, replace), (image,), file,
             input_names=[INPUT], output_names=list(marked.outputs),
             opset_version=OPSET, dynamo=False, custom_opsets=domains,
         )
@@ -140,7 +140,7 @@ def export_by_graph(marked: MarkedNet, image: Tensor) -> onnx.ModelProto:
         return torch.onnx.ops.symbolic(f'{MARKER_DOMAIN}::Dropout', (x,), attributes,
                                        dtype=x.dtype, shape=x.shape, version=1)
 
-    program = torch.export.export(_Traced(marked, replace).eval(), (image,), strict=False)
+    program = torch.export.export(_Traced(marked, replace), (image,), strict=False)
     written = torch.onnx.export(
         program, (image,), dynamo=True, input_names=[INPUT], output_names=list(marked.outputs),
         opset_version=EXPORT_OPSET, verbose=False,
@@ -212,6 +212,7 @@ class _Traced(nn.Module):
     def __init__(self, marked: MarkedNet, replace: Replace) -> None:
         super().__init__()
         self.net = marked.net
+        self.training = False  # of this one alone: eval() of the net may do more than set modes
         self._run = (marked, replace)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:

@@ -8,7 +8,7 @@ Nothing is written before the compiled graphs have been compared with the networ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 import logging
@@ -30,7 +30,7 @@ from uncertainty_seg.core.model_card import (
     PRECISIONS,
     SCHEMA_VERSION,
 )
-from uncertainty_seg.errors import ConfigError, GraphError, install_command
+from uncertainty_seg.errors import ConfigError, GraphError, install_command, some_of
 from uncertainty_seg.graph.compile import (
     compile_ensemble,
     compile_graph,
@@ -388,6 +388,7 @@ def _torch(request: CompileRequest) -> LoadedNetworks:
         if own is None and request.method == 'mc_dropout' and request.compare_passes:
             own = OwnPasses(net, found[-1], *wanted)
     warn_of_silenced(found[0].silenced)
+    warn_of_switched_off(found[0].switched_off)
     form = OutputForm(wanted[1], request.activation, request.layout, size)
 
     def masked(image: Any, masks: Any) -> Any:
@@ -526,6 +527,13 @@ def warn_of_silenced(silenced: Mapping[str, str]) -> None:
     warn(f'random numbers that are drawn in training mode by {", ".join(names[:_NAMED])}{more} '
          'are left out of every pass, since no mask can replace them: only the dropout listed as '
          'sites makes passes differ')
+
+
+def warn_of_switched_off(modules: Sequence[str]) -> None:
+    """Warn of dropout that no pass will have, since train() of the network leaves it off."""
+    if modules:
+        warn(f'train() of the network leaves the dropout of {some_of(modules)} off, so that no '
+             'pass has it')
 
 
 def warn_of_rare_dropout(card: ModelCard) -> None:
