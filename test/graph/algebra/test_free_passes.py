@@ -235,12 +235,6 @@ def test_an_unknown_kind_is_refused() -> None:
         dropout_to_masks(graph([drop('x', 'y', 'block')], (1, 4, 6, 5), (1, 4, 6, 5)))
 
 
-def test_dropout_of_a_weight_is_refused() -> None:
-    nodes = [drop('w', 'v'), NODE('MatMul', ['x', 'v'], ['y'])]
-    with pytest.raises(GraphError, match='constant of shape'):
-        dropout_to_masks(graph(nodes, (1, 4, 6), (1, 4, 7), w=floats(6, 7)))
-
-
 def test_dropped_channels_need_the_batch_in_front() -> None:
     nodes = [NODE('Transpose', ['x'], ['t'], perm=[1, 0, 2]), drop('t', 'y', 'channel')]
     with pytest.raises(GraphError, match='the batch on axis 0'):

@@ -111,6 +111,51 @@ class QueryDecoder(nn.Module):
         return resized(torch.einsum('bqk,bqhw->bkhw', self.classify(q), masks), image)
 
 
+class DroppedQueries(nn.Module):
+    """DETR's decoder: queries (Q, C) without a batch, dropout on them and among themselves."""
+
+    def __init__(self, classes: int, width: int = 32, queries: int = 7, p: float = 0.2) -> None:
+        super().__init__()
+        self.stem, self.drop = stem(width, 3), nn.Dropout(p)
+        self.queries = nn.Parameter(torch.randn(queries, width))
+        self.first = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width))
+        self.decoder = nn.TransformerDecoderLayer(width, 4, 2 * width, p)
+        self.classify, self.embed = nn.Linear(width, classes), nn.Linear(width, width)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.stem(image)
+        queries = self.first(self.drop(self.queries)).unsqueeze(1).repeat(1, len(x), 1)
+        q = self.decoder(queries, x.flatten(2).permute(2, 0, 1)).transpose(0, 1)
+        masks = torch.einsum('bqc,bchw->bqhw', self.embed(q), x).sigmoid()
+        return resized(torch.einsum('bqk,bqhw->bkhw', self.classify(q), masks), image)
+
+
+class DroppedPositions(nn.Module):
+    """Positions (L, C) and a table of relative ones in windows, dropout on both and on tokens."""
+
+    def __init__(self, classes: int, width: int = 16, heads: int = 2, p: float = 0.2) -> None:
+        super().__init__()
+        self.patch, self.drop, self.heads = nn.Conv2d(3, width, 8, 8), nn.Dropout(p), heads
+        self.places = nn.Parameter(torch.randn(96, width))
+        self.table = nn.Parameter(2 * torch.randn(49, heads))
+        at = torch.cartesian_prod(torch.arange(4), torch.arange(4))
+        near = at[:, None] - at[None] + 3
+        self.register_buffer('near', (near[..., 0] * 7 + near[..., 1]).flatten())
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.patch(image)
+        b, c, h, w = x.shape
+        tokens = self.drop(x.flatten(2).transpose(1, 2) + self.drop(self.places))
+        cut = tokens.reshape(b, h // 4, 4, w // 4, 4, c).transpose(2, 3).reshape(-1, 16, c)
+        parts = cut.reshape(-1, 16, self.heads, c // self.heads).transpose(1, 2)
+        bias = self.drop(self.table)[self.near].view(16, 16, -1).permute(2, 0, 1)
+        weights = (parts @ parts.transpose(2, 3) / 3 + bias[None]).softmax(-1)
+        cut = cut + (weights @ parts).transpose(1, 2).reshape(cut.shape)
+        tokens = cut.reshape(b, h // 4, w // 4, 4, 4, c).transpose(2, 3).reshape(b, h * w, c)
+        return resized(self.head(tokens).transpose(1, 2).reshape(b, -1, h, w), image)
+
+
 class WindowAttention(nn.Module):
     """Shifted windows with a table of relative positions, dropout on the weights and the path."""
 
@@ -407,6 +452,21 @@ class ConstantDropout(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         x = self.stem(image)
         return resized(self.last(x + resized(self.drop(self.prior), x)), image)
+
+
+class DroppedWeights(nn.Module):
+    """DropConnect: dropout on the weights of a convolution and of a linear layer."""
+
+    def __init__(self, classes: int, width: int = 16, p: float = 0.3) -> None:
+        super().__init__()
+        self.stem, self.conv = stem(width), nn.Conv2d(width, width, 3, padding=1)
+        self.mix, self.last = nn.Linear(width, width), nn.Conv2d(width, classes, 1)
+        self.drop = nn.Dropout(p)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = F.conv2d(self.stem(image), self.drop(self.conv.weight), self.conv.bias, padding=1)
+        x = F.linear(x.relu().permute(0, 2, 3, 1), self.drop(self.mix.weight), self.mix.bias)
+        return resized(self.last(x.permute(0, 3, 1, 2)), image)
 
 
 class FourierMixer(nn.Module):

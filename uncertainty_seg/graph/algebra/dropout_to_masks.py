@@ -18,6 +18,7 @@ from onnx import helper
 from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.algebra.free_passes import find_passes, FoundPasses, PassesAxis
+from uncertainty_seg.graph.algebra.lifted_constants import lay_out, lift_constants
 from uncertainty_seg.graph.onnx_tools import (
     attribute,
     constants,
@@ -72,10 +73,13 @@ def dropout_to_masks(
             'train it with dropout, or put some in with --inject-dropout, or compile several '
             'networks with --method ensemble, or one pass with --method single',
         )
+    live = {node.output[0] for node in model.graph.node if _is_live(model, node)}
+    model, seeds = lift_constants(model, shapes(without_dropout(model)), live)
     plain = without_dropout(model)
     known, fixed = shapes(plain), constants(plain.graph)
-    images = {info.name: PassesAxis(0) for info in image_inputs(model.graph)}
-    axes = find_passes(plain.graph.node, known, fixed, images)
+    images = (info.name for info in image_inputs(model.graph))
+    starts = {name: PassesAxis(0) for name in (*seeds, *images)}
+    axes = find_passes(plain.graph.node, known, fixed, starts)
     result = copy_of(model)
     sites: list[DropoutSite] = []
     nodes: list[onnx.NodeProto] = []
@@ -95,7 +99,11 @@ def dropout_to_masks(
 
 def has_dropout(model: onnx.ModelProto) -> bool:
     """Say whether any dropout of a graph drops anything."""
-    return any(_rate(model.graph, node) > 0 for node in model.graph.node if is_dropout(node))
+    return any(_is_live(model, node) for node in model.graph.node)
+
+
+def _is_live(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    return is_dropout(node) and _rate(model.graph, node) > 0
 
 
 def is_dropout(node: onnx.NodeProto) -> bool:
@@ -148,10 +156,10 @@ def _place(
     node: onnx.NodeProto, known: Shapes, axes: FoundPasses
 ) -> tuple[Shape, PassesAxis]:
     """Return the shape of one pass and where the passes go in it."""
-    data = node.input[0]
+    data = node.output[0]  # carries the passes where its input is a constant
     what = f'dropout {attribute(node, "site", "") or node.name!r}'
     shape = known.get(data)
-    if shape is None or len(shape) < 2:
+    if shape is None or not shape:
         raise GraphError(
             f'{what} works on a tensor of shape {shape}', 'a static one of batch 1',
             'export the network with a fixed input size and batch 1',
@@ -162,10 +170,8 @@ def _place(
         raise GraphError(f'{what}: the batch was lost at {axes.lost[data]}',
                          'a tensor whose batch axis is known',
                          'compute that step without mixing the batch with other axes')
-    if shape[0] != 1:
-        raise GraphError(f'{what} works on a constant of shape {shape}, a weight for example',
-                         'dropout of what depends on the image')
-    return shape, PassesAxis(0)
+    raise GraphError(f'{what} drops channels of a constant of shape {shape}', 'a batch on axis 0',
+                     'give it an axis of 1 in front')
 
 
 def mask_shape(kind: str, shape: Shape, axis: PassesAxis, name: str) -> Shape:
@@ -194,33 +200,11 @@ def mask_shape(kind: str, shape: Shape, axis: PassesAxis, name: str) -> Shape:
 
 
 def _laid_out(site: DropoutSite, shape: Shape, axis: PassesAxis, write: NodeWriter) -> str:
-    """
-    Bring a mask (T, *site.shape) to where a tensor carries its passes; return its name there.
-
-    Where the batch is on another axis than the first, or merged with the heads of an attention,
-    the mask is transposed and reshaped to match.
-
-    """
-    name, mask, to = site.name, list(site.shape), axis.axis
-    if axis == PassesAxis(0):
-        return name
-    if not axis.is_alone and mask[to] != axis.size:
+    """Bring a mask (T, *site.shape) to where a tensor carries its passes."""
+    if not axis.is_alone and site.shape[axis.axis] != axis.size:
         raise GraphError(f'{site.name} drops branches of a tensor of shape {shape}',
                          'a batch axis of its own')
-
-    def reshaped(suffix: str, *sizes: int) -> str:
-        return write.node('Reshape', [name, write.shape(f'{suffix}_shape', *sizes)], suffix)
-
-    if axis.outer > 1:
-        name = reshaped('apart', -1, *mask[:to], axis.outer, axis.inner, *mask[to + 1:])
-        to += 1
-    if to > 0:
-        rank = len(mask) + 1 + (axis.outer > 1)
-        perm = [*range(1, to + 1), 0, *range(to + 1, rank)]
-        name = write.node('Transpose', [name], 'moved', perm=perm)
-    if not axis.is_alone:
-        name = reshaped('merged', *mask[:axis.axis], -1, *mask[axis.axis + 1:])
-    return name
+    return lay_out(site.name, list(site.shape), axis, write)
 
 
 def _write_alpha(p: float, data: str, mask: str, write: NodeWriter) -> None:

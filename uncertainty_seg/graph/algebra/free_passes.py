@@ -34,9 +34,9 @@ from uncertainty_seg.graph.onnx_tools import (
 )
 
 _RESHAPES = ('Reshape', 'Flatten', 'Squeeze', 'Unsqueeze')
-_ELEMENTWISE = ('Add', 'Sub', 'Mul', 'Div', 'Pow', 'Min', 'Max', 'Mean', 'Sum', 'Where', 'Equal',
-                'Less', 'Greater', 'LessOrEqual', 'GreaterOrEqual', 'And', 'Or', 'Xor', 'Mod',
-                'PRelu')
+ELEMENTWISE = ('Add', 'Sub', 'Mul', 'Div', 'Pow', 'Min', 'Max', 'Mean', 'Sum', 'Where', 'Equal',
+               'Less', 'Greater', 'LessOrEqual', 'GreaterOrEqual', 'And', 'Or', 'Xor', 'Mod',
+               'PRelu')
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class _Editor:
         if node.op_type == 'Conv' and node.input[1] in self._found.axes:
             raise GraphError(f'the weights of Conv {node.name or node.output[0]!r} depend on '
                              'dropout', 'a 1x1 or depthwise convolution of that kind')
-        if node.op_type in ('Concat', 'GridSample', 'MatMul', *_ELEMENTWISE):
+        if node.op_type in ('Concat', 'GridSample', 'MatMul', *ELEMENTWISE):
             return self._stretched(node, axis)
         return [node]
 
@@ -563,19 +563,19 @@ def _repeated(view: View) -> PassesAxis:
     return axis
 
 
-_SAME = (
+SAME = (
     'Relu', 'Clip', 'Sigmoid', 'Tanh', 'Erf', 'Exp', 'Log', 'Sqrt', 'Neg', 'Abs', 'Cast',
     'Identity', 'LeakyRelu', 'HardSwish', 'HardSigmoid', 'Elu', 'Selu', 'Celu', 'Softplus',
     'Softsign', 'Floor', 'Ceil', 'Round', 'Reciprocal', 'Sin', 'Cos', 'Sign', 'Not', 'IsNaN',
     'IsInf', 'ThresholdedRelu', 'Dropout', 'QuantizeLinear', 'DequantizeLinear', 'Trilu', 'CumSum',
 )
 _RULES: dict[str, PassesRule] = {
-    **dict.fromkeys(_SAME, _same),
+    **dict.fromkeys(SAME, _same),
     **dict.fromkeys(('BatchNormalization', 'InstanceNormalization', 'LRN', 'MaxPool', 'Resize',
                      'AveragePool', 'GlobalAveragePool', 'GlobalMaxPool', 'DepthToSpace',
                      'SpaceToDepth', 'LpPool', 'GlobalLpPool'), _sample_by_sample),
     **dict.fromkeys(('Conv', 'ConvTranspose'), _convolved),
-    **dict.fromkeys((*_ELEMENTWISE, 'Expand'), _broadcast),
+    **dict.fromkeys((*ELEMENTWISE, 'Expand'), _broadcast),
     **dict.fromkeys(('Softmax', 'LogSoftmax', 'Hardmax', 'Split', 'TopK', 'LpNormalization',
                      'GatherElements'), _along_another),
     'GridSample': _sampled, 'Transpose': _moved, 'Reshape': _reshaped, 'Flatten': _reshaped,
