@@ -137,8 +137,10 @@ class Sender:
             from std_msgs.msg import Header
 
             from uncertainty_seg.ros.conversions import image_to_msg
+            from uncertainty_seg.ros.main import keep_frames_on_the_heap
         except ImportError:
             return
+        keep_frames_on_the_heap()
         rclpy.init()
         node = rclpy.create_node('frame_steps')
         publisher = node.create_publisher(Image, 'picture', 1)
