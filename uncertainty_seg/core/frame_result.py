@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import FloatMap, LabelMap
 from uncertainty_seg.core.gate import Verdict
-from uncertainty_seg.core.preprocess import Geometry, unfit_label, unfit_map
+from uncertainty_seg.core.preprocess import Geometry, unfit_bytes, unfit_label, unfit_map
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import ConfigError
 
@@ -71,8 +71,7 @@ class FrameResult:
 
     def confidence_at_source(self) -> NDArray[np.uint8]:
         """Return confidence (H, W) as 0..255; 0 where it is not a number."""
-        values = np.nan_to_num(unfit_map(self.maps.confidence, self.geometry), nan=0.0)
-        return np.rint(values * 255).astype(np.uint8)
+        return unfit_bytes(self.maps.confidence, self.geometry)
 
     def map_at_source(self, name: str) -> FloatMap:
         """

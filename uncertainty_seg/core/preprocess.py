@@ -134,3 +134,9 @@ def unfit_map(values: FloatMap, geometry: Geometry) -> FloatMap:
     inner = np.ascontiguousarray(values[geometry.rows, geometry.columns])
     size = (geometry.source_width, geometry.source_height)
     return np.asarray(cv2.resize(inner, size, interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def unfit_bytes(values: FloatMap, geometry: Geometry) -> NDArray[np.uint8]:
+    """Return a map of 0..1 as 0..255 (H, W), `unfit_map` rounded; 0 where it is NaN."""
+    full = cv2.patchNaNs(unfit_map(values, geometry), 0.0)
+    return np.asarray(cv2.convertScaleAbs(full, alpha=255.0), np.uint8)
