@@ -353,6 +353,8 @@ WRONG: list[tuple[list[str], Callable[[Path], object], str]] = [
     (['--scores', 'entropy.median'], lambda val: None, "no score 'entropy.median'"),
     (['--alpha', '0.005'], lambda val: None, '20 blocks to promise alpha 0.005 on, expected at '
      'least 199'),
+    (['--alpha', '0.005'], lambda val: None, '20 blocks promise alpha 0.0477 at best, if no bad '
+     'frame is accepted; it takes 49 for 0.02'),
     (['--blocks', 'missing.csv'], lambda val: None, 'missing.csv gives no blocks'),
     (['--ignore-mask', 'missing.png'], lambda val: None, "ignore_mask 'missing.png' cannot"),
     ([], lambda val: spoil_mask(val, np.full((48, 64), 9, np.uint8)), 'has the class id 9'),

@@ -120,7 +120,8 @@ def fitting_calibration(
     if calibration is None:
         raise CalibrationError(
             f'bundle {bundle.card.name!r} has no calibration.json', 'thresholds for the gate',
-            'run uncertainty_seg calibrate on it',
+            'run uncertainty_seg calibrate on it, or set uncalibrated to run: real scores, no '
+            'promise, the flag always false',
         )
     pairs = (
         ('passes', calibration.passes, passes),

@@ -26,6 +26,7 @@ from uncertainty_seg.errors import ConfigError
 # The gated scores and their limits, from calibration and settings.
 
 VOID = 'void'
+NO_CALIBRATION = 'no promise: the bundle has no calibration'
 
 
 def gate_limits(calibration: Calibration, settings: GateSettings) -> dict[str, float]:

@@ -29,7 +29,15 @@ from uncertainty_seg.core.dropout_masks import (
     still_inputs,
 )
 from uncertainty_seg.core.frame_result import FrameResult
-from uncertainty_seg.core.gate import Gate, gate_limits, promise_text, Verdict, VOID, weakened_by
+from uncertainty_seg.core.gate import (
+    Gate,
+    gate_limits,
+    NO_CALIBRATION,
+    promise_text,
+    Verdict,
+    VOID,
+    weakened_by,
+)
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.plausibility import Backend, CheckedBackend
 from uncertainty_seg.core.preprocess import (
@@ -46,13 +54,21 @@ from uncertainty_seg.core.scores.image_damage import (
 )
 from uncertainty_seg.core.scores.pass_steps import PassSteps
 from uncertainty_seg.core.scores.vector import ScoreVector
-from uncertainty_seg.core.settings import AUTO_PASSES, BUNDLE_PASSES, precision_of, Settings
+from uncertainty_seg.core.settings import (
+    AUTO_PASSES,
+    BUNDLE_PASSES,
+    precision_of,
+    RUN_UNCALIBRATED,
+    Settings,
+)
 from uncertainty_seg.core.uncertainty import MapRequest, MORE_MAPS, UncertaintyMaps
 from uncertainty_seg.errors import CalibrationError, ConfigError, ModelBundleError
 
 _log = logging.getLogger(__name__)
 # Total variance of equal passes, by the rounding of their sums: 2.4e-7 was seen.
 ROUNDING = 1e-6
+# Of a bundle without a calibration, where the settings let it run.
+PLAIN_TEMPERATURE = 1.0
 NOT_JUDGED = Verdict(False, ('not judged',), float('inf'), 'unknown')
 
 
@@ -159,9 +175,9 @@ class Pipeline:
     Only `damage`, `begin`, `want` and `measure` may run in a thread of their own. All other
     methods change the gate: one owner calls them, and takes care that no two run at once. A frame
     that was begun before such a change is not judged by what holds after it; `judge` refuses it.
-    Raises CalibrationError if the bundle has no calibration, or one for another T, mask policy,
-    precision, reduction or seed of fixed masks; ConfigError if the graphs cannot be computed in
-    the precision of the settings.
+    Raises CalibrationError if the bundle has no calibration and `settings.uncalibrated` is not
+    'run', or one for another T, mask policy, precision, reduction or seed of fixed masks;
+    ConfigError if the graphs cannot be computed in the precision of the settings.
 
     Parameters
     ----------
@@ -209,7 +225,9 @@ class Pipeline:
         passes = self._passes_of(settings)
         self.precision = precision_of(bundle.card, settings.precision)
         self._temperature, self._is_judging = temperature, temperature is None
-        if temperature is None:
+        if temperature is None and _runs_cold(bundle, settings):
+            self._temperature = PLAIN_TEMPERATURE
+        elif temperature is None:
             self._temperature = fitting_calibration(
                 bundle, settings, passes, self.precision, ignore).temperature
         self._gate = self._new_gate(settings)
@@ -224,9 +242,9 @@ class Pipeline:
         self.cause = ''
         self._ignore = ignore
         self._fitted_ignore: tuple[Geometry | None, NDArray[np.bool_] | None] = None, None
-        # Without a calibration the flag is never true.
-        self._damage_limits = {**FIXED_LIMITS, **bundle.calibration.damage_limits} \
-            if bundle.calibration else {}
+        # Where a calibration is fitted nothing is refused: its frames set the limits.
+        self._damage_limits = {} if not bundle.calibration and not self._is_judging else {
+            **FIXED_LIMITS, **(bundle.calibration.damage_limits if bundle.calibration else {})}
         self._kept_points: tuple[tuple[int, ...], KeptPoints | None] = (), None
 
     def __enter__(self) -> Pipeline:
@@ -279,7 +297,9 @@ class Pipeline:
     def weakened_by(self) -> tuple[str, ...]:
         """List the settings that weaken what the calibration promises, each in words."""
         calibration, stale_s = self._bundle.calibration, self.settings.stale_timeout_s
-        found = weakened_by(calibration, self.settings.gate) if calibration else ()
+        if calibration is None:
+            return ()  # the flag is never true
+        found = weakened_by(calibration, self.settings.gate)
         if stale_s > self._first_stale_s:
             found += (f'stale_timeout_s is {stale_s:g}, above {self._first_stale_s:g} at the '
                       'start: the flag stays true for that long without a frame',)
@@ -290,6 +310,8 @@ class Pipeline:
         """Return what is promised, in words; `VOID` if settings undo it, 'none' if nothing."""
         if self.weakened_by:
             return VOID
+        if self._bundle.calibration is None:
+            return NO_CALIBRATION
         return self._gate.last.promise or 'none' if self._gate else 'none'
 
     @property
@@ -475,7 +497,9 @@ class Pipeline:
         self._next_epoch(reason)
         # Stamps are the gate's only clock, live and replayed alike. What is no frame has none:
         # its hold starts with the next frame.
-        return self._gate.fault(reason) if self._gate else _no_limits(reason)
+        if self._gate:
+            return self._gate.fault(reason)
+        return replace(_no_limits(reason), promise=self._ungated().promise)
 
     def reconfigure(self, settings: Settings) -> bool:
         """
@@ -591,6 +615,9 @@ class Pipeline:
 
     def _ungated(self) -> Verdict:
         calibration = self._bundle.calibration
+        if calibration is None and self._is_judging:
+            # No fault: frame and scores are sound, and nobody knows what they are worth.
+            return Verdict(False, (NO_CALIBRATION,), float('inf'), 'unknown', NO_CALIBRATION)
         if calibration is None or calibration.passes == self.passes:
             return _no_limits('the bundle is not calibrated')
         return _no_limits(f'passes is {self.passes}: the limits are for {calibration.passes}')
@@ -613,6 +640,10 @@ class Pipeline:
                 and calibration.pass_steps is not None:
             promise += f', and {calibration.pass_steps.error:g} more by pass_policy auto'
         return Gate(settings.gate, limits, promise)
+
+
+def _runs_cold(bundle: ModelBundle, settings: Settings) -> bool:
+    return bundle.calibration is None and settings.uncalibrated == RUN_UNCALIBRATED
 
 
 def _no_limits(reason: str) -> Verdict:

@@ -187,6 +187,7 @@ WIDEST = DecodeLimits()
 BUNDLE_PASSES = -1
 MASK_POLICIES = ('fixed', 'per_frame')
 ALL_PASSES, AUTO_PASSES = 'all', 'auto'
+REFUSE_UNCALIBRATED, RUN_UNCALIBRATED = 'refuse', 'run'
 RELIABILITIES = ('best_effort', 'reliable')
 DURABILITIES = ('volatile', 'transient_local')
 IMAGE_TRANSPORTS = ('raw', 'compressed')
@@ -269,6 +270,12 @@ class Settings:
     trusted_keys: tuple[str, ...] = parameter(
         (), 'Public keys (Ed25519), one of which must have signed the model: PEM files, or the '
         'base64 line inside of one. Empty: the model may be unsigned.',
+    )
+    uncalibrated: str = parameter(
+        REFUSE_UNCALIBRATED, 'What becomes of a model that nobody calibrated. refuse: it is not '
+        'opened. run: its scores and maps are real, at temperature 1, and there is no promise: '
+        'the flag is always false, so that a new network can choose frames for labelling.',
+        choices=(REFUSE_UNCALIBRATED, RUN_UNCALIBRATED),
     )
     cameras: tuple[str, ...] = parameter(
         (), 'Names of several cameras that share the model: front listens to front/image and '

@@ -24,6 +24,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 from std_msgs.msg import Header
 
+from uncertainty_seg.core.gate import NO_CALIBRATION
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.status import Status
@@ -319,6 +320,8 @@ class NodeHealth:
     def warnings(self) -> list[str]:
         """List what is wrong and does not touch the flag, the most telling first."""
         found = list(self.conflicts)
+        if self.pipeline is not None and self.pipeline.promise == NO_CALIBRATION:
+            found.append(f'{NO_CALIBRATION}, and the flag is always false')
         if self.pipeline is not None and self.pipeline.weakened_by:
             found.append('the settings weaken what the calibration promises: '
                          + '; '.join(self.pipeline.weakened_by))

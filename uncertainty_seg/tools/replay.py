@@ -29,6 +29,7 @@ from uncertainty_seg.core.render import FrameView
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.status import verdict_status
 from uncertainty_seg.errors import BagError
+from uncertainty_seg.opening import offline_settings
 from uncertainty_seg.storage.bags.reader import BadMessage, BagImage, BagReader
 from uncertainty_seg.storage.bags.writer import BagWriter
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
@@ -192,8 +193,9 @@ def replay_bag(
         topic = bag.image_topic(topic)
         if bag.count(topic) == 0:
             raise BagError(f'bag {in_bag} has no message on {topic}', 'at least one image')
-        pipeline = open_pipeline(load_bundle(settings.model, trusted_keys=settings.trusted_keys),
-                                 settings, load_ignore_mask(settings.ignore_mask))
+        bundle = load_bundle(settings.model, trusted_keys=settings.trusted_keys)
+        pipeline = open_pipeline(bundle, offline_settings(bundle, settings),
+                                 load_ignore_mask(settings.ignore_mask))
         if choice.has_maps or choice.has_views:
             pipeline.want((settings.unknown_map,))
         with pipeline, writer:

@@ -51,7 +51,7 @@ def select(
     out: Path | str | None = None,
     *,
     strategy: str = STRATEGIES[0],
-    score: str = 'score_ratio',
+    score: str | None = None,
     beta: float = 1.0,
     seed: int = 0,
     limit: float | None = None,
@@ -77,8 +77,9 @@ def select(
         Folder to write the selection to; nothing is written without.
     strategy : str
         One of `STRATEGIES`; the command line describes them.
-    score : str
-        Score to choose by.
+    score : str, optional
+        Score to choose by; without it 'score_ratio', or 'entropy.mean' of a bundle without a
+        calibration.
     beta : float
         Power of the score as a weight; 0 ignores it.
     seed : int
@@ -150,8 +151,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--force', action='store_true', help='replace a selection that is in OUT')
     parser.add_argument('--strategy', choices=STRATEGIES, default=STRATEGIES[0],
                         help=f'how to choose [{STRATEGIES[0]}]')
-    parser.add_argument('--score', default='score_ratio', metavar='NAME',
-                        help='score to choose by [score_ratio]')
+    parser.add_argument('--score', metavar='NAME',
+                        help='score to choose by [score_ratio; entropy.mean of a bundle without '
+                        'a calibration]')
     parser.add_argument('--beta', default=1.0,
                         help='power of the score as a weight; 0 ignores it [1]')
     parser.add_argument('--seed', default=0, help='of the lots [0]')

@@ -8,7 +8,16 @@ from typing import Any
 
 from conftest import make_tiny_bundle
 import pytest
-from ros_helpers import Client, needs_ros, node_arguments, own_domain, Process
+from ros_helpers import (
+    Client,
+    image_message,
+    needs_ros,
+    node_arguments,
+    own_domain,
+    Process,
+    solid,
+    values_of,
+)
 
 pytestmark = needs_ros
 
@@ -97,6 +106,44 @@ def test_a_bad_parameter_is_one_sentence_and_exit_code_2(
     code, output = run(node_arguments(bundle, **parameters), domain, tmp_path)
     assert code == 2
     assert_one_sentence(output, sentence)
+
+
+def test_a_node_told_to_run_without_a_calibration_publishes_scores_and_never_true(
+    tmp_path: Path, domain: int
+) -> None:
+    from diagnostic_msgs.msg import DiagnosticArray
+    from std_msgs.msg import Bool
+
+    bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
+    process = Process(node_arguments(bundle, uncalibrated='run', gate__rise_frames=1,
+                                     damage_scale=0.0, stale_timeout_s=600.0),
+                      domain, tmp_path / 'log')
+    client = Client(domain, process)
+    try:
+        flags = client.listen('/uncertainty_seg/confident', Bool)
+        status = client.listen('/uncertainty_seg/status', DiagnosticArray)
+        health = client.listen('/diagnostics', DiagnosticArray)
+        client.wait_for_camera_match()
+        stamp_ns = 10**9
+
+        def judged() -> list[dict[str, str]]:
+            nonlocal stamp_ns
+            stamp_ns += 10**9
+            # Red, of which a calibrated node is confident.
+            client.camera.publish(image_message(solid(0, 0, 255), stamp_ns))
+            found = [values_of(msg) for msg in status]
+            return [one for one in found if 'score.entropy.mean' in one]
+
+        client.wait_until(lambda: len(judged()) >= 4, 'four frames')
+        for one in judged():
+            assert one['promise'] == 'no promise: the bundle has no calibration'
+            assert one['kind'] == 'unknown' and 0 < float(one['score.entropy.mean']) < 0.7
+        client.wait_until(lambda: any('no promise' in entry.message for msg in health
+                                      for entry in msg.status), 'the warning')
+        assert flags and not any(msg.data for msg in flags)
+    finally:
+        client.close()
+        process.end()
 
 
 def test_a_node_with_trusted_keys_starts_with_what_they_signed_alone(

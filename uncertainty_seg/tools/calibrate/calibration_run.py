@@ -17,6 +17,7 @@ from tqdm import tqdm
 from uncertainty_seg.analysis.bad_rule import BadRule
 from uncertainty_seg.analysis.conformal import (
     bad_share,
+    blocks_buy,
     blocks_needed,
     fit_promise,
     ks_distance,
@@ -486,7 +487,8 @@ def require_blocks(
         raise CalibrationError(
             f'{count} blocks to promise alpha {alpha:g} on', f'at least {needed}',
             f'have {total} validation blocks in all (a part is for the temperature), or promise '
-            'a larger alpha')
+            f'a larger --alpha ({blocks_buy(count)}), or run it without a calibration: score '
+            'ranks frames all the same')
     if kept.all():
         raise CalibrationError(
             f'no block to fit the temperature on, with {count} in all and a share of '

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.analysis.bad_rule import BadRule
-from uncertainty_seg.analysis.conformal import blocks_needed, promised_limit
+from uncertainty_seg.analysis.conformal import blocks_buy, blocks_needed, promised_limit
 from uncertainty_seg.analysis.evaluation import (
     Evaluation,
     frame_table,
@@ -339,7 +339,7 @@ def _require_blocks(known: Photographs, alphas: Sequence[float]) -> None:
         raise CalibrationError(
             f'{count} blocks outside of a fold to promise alpha {min(alphas):g} on',
             f'at least {blocks_needed(min(alphas))}',
-            'have more blocks, or promise a larger alpha')
+            f'have more blocks, or promise a larger --alpha ({blocks_buy(count)})')
 
 
 # -------------------------------------------------------------------------------------------------
