@@ -241,8 +241,11 @@ class DropoutWatch(TorchFunctionMode):
             return x
         stem = name.removesuffix('_')
         has_no_batch = (stem, x.dim()) in (('dropout1d', 2), ('dropout3d', 4))
+        # Of one row, such as a batch of planes given to dropout3d, all or nothing is dropped.
+        is_path = has_no_batch and x.shape[0] == 1
+        has_no_batch = has_no_batch and not is_path
         whole = x.unsqueeze(0) if has_no_batch else x
-        result = self._take(whole, p, _KINDS[stem])
+        result = self._take(whole, p, 'path' if is_path else _KINDS[stem])
         result = result.squeeze(0) if has_no_batch else result
         return x.copy_(result) if inplace or name.endswith('_') else result
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import signature
 import logging
 import math
 import os
 from pathlib import Path
+import re
 import sys
 from typing import Any, TYPE_CHECKING
 
@@ -41,7 +43,7 @@ from uncertainty_seg.graph.frontend.outputs import in_planes, OutputForm
 from uncertainty_seg.graph.onnx_tools import load_model, OPSET
 from uncertainty_seg.graph.plan import ACTIVATIONS, CompileOptions, DEFAULT_SAMPLES, LAYOUTS
 from uncertainty_seg.storage.labelled_folder import ClassTable
-from uncertainty_seg.storage.model_bundle import write_bundle
+from uncertainty_seg.storage.model_bundle import require_place, write_bundle
 from uncertainty_seg.tools.compile.checks import check_compiled, CheckReport
 from uncertainty_seg.tools.compile.distribution_check import (
     check_distribution,
@@ -70,6 +72,9 @@ _MOST_EQUAL = 0.01  # chance that all passes are equal, which needs no warning
 _MOST_PASSES = 1000  # as the command line takes them
 _NAMED = 5
 _MOST_SAID = 200  # letters
+_LEAST_SIDE, _MOST_SIDE = 8, 8192  # pixels
+_FACTORY = re.compile(r'[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*')
+_FACTORY_FORM = 'net.onnx or package.module:function'
 _log = logging.getLogger(__name__)
 
 
@@ -147,7 +152,14 @@ class CompileRequest:
         is_ensemble, is_single = self.method == 'ensemble', self.method == 'single'
         is_propagated = self.method == 'error_propagation'
         members = len(self.weights) if self.is_factory else 1 + len(self.members)
+        sides = self.image.width, self.image.height
         for is_wrong, came, expected in (
+            (not all(_LEAST_SIDE <= side <= _MOST_SIDE for side in sides),
+             f'--input {sides[0]}x{sides[1]}', f'{_LEAST_SIDE} to {_MOST_SIDE} pixels a side'),
+            (not all(map(math.isfinite, (*self.image.mean, *self.image.std))),
+             f'--mean {list(self.image.mean)} --std {list(self.image.std)}', 'numbers'),
+            (max(self.image.mean) > 1, f'--mean {list(self.image.mean)}', 'the mean of values '
+             'scaled to 0..1, such as 0.485 0.456 0.406: divide mean and deviation by 255'),
             (min(self.image.std) <= 0, f'--std {list(self.image.std)}', 'numbers above 0'),
             (self.is_onnx and bool(self.weights),
              '--weights with an ONNX file, which has its own', 'a torch factory'),
@@ -186,12 +198,23 @@ class CompileRequest:
             (self.precision != 'int8' and self.calibration_images is not None,
              '--calibration-images', '--precision int8 with it'),
             # A module is not printed: some cannot be.
-            (self.is_factory and ':' not in str(self.net),
-             repr(str(self.net)) if self.is_factory else '',
-             'net.onnx or package.module:function'),
+            (self.is_factory and not _FACTORY.fullmatch(str(self.net)),
+             repr(str(self.net)) if self.is_factory else '', _as_factory(self.net)),
         ):
             if is_wrong:
                 raise ConfigError(came, expected)
+
+
+def _as_factory(net: Any) -> str:
+    """Say what a network is given as, and what this one may be meant to be."""
+    file, _, function = str(net).partition(':')
+    path = Path(file)
+    if path.suffix in ('.pt', '.pth', '.ckpt', '.safetensors', '.bin'):
+        return f'{_FACTORY_FORM}: weights alone are no network, give them with --weights'
+    if path.suffix == '.py' or len(path.parts) > 1:
+        return (f'{_FACTORY_FORM}: in the folder of the file, '
+                f'{path.name.removesuffix(".py")}:{function or "FUNCTION"}')
+    return _FACTORY_FORM
 
 
 @dataclass(frozen=True)
@@ -227,6 +250,7 @@ def compile_request(request: CompileRequest) -> CompileOutcome:
 
     Raises UncertaintySegError if anything does not fit; no bundle is written then.
     """
+    require_place(request.out)
     if request.inject_dropout:
         warn(INJECTED)
     loaded = load_networks(request)
@@ -474,13 +498,16 @@ def factory(name: str) -> Callable[[], Any]:
             if is_own else f'install {missing!r}, which {module_name!r} imports'
         raise ConfigError(f'{name!r} cannot be imported: there is no module {missing!r} in this '
                           'folder or among what is installed',
-                          'net.onnx or package.module:function', fix) from err
+                          _FACTORY_FORM, fix) from err
     except Exception as err:  # whatever the user's own code raises
         raise ConfigError(f'{name!r} cannot be imported ({_said(err)})',
                           'a module that Python can import') from err
     if not callable(found := getattr(module, function, None)):
         raise ConfigError(f'{name!r} cannot be imported: {module_name!r} has no function '
-                          f'{function!r}', 'net.onnx or package.module:function')
+                          f'{function!r}', _FACTORY_FORM)
+    if needed := _needed_arguments(found):
+        raise ConfigError(f'{name}() needs {some_of(needed)}', 'a function without arguments that '
+                          'returns a network', 'write one that calls it')
 
     def build() -> Any:
         try:
@@ -493,6 +520,16 @@ def factory(name: str) -> Callable[[], Any]:
         return net
 
     return build
+
+
+def _needed_arguments(function: Callable[..., Any]) -> list[str]:
+    """Name the arguments without a default, where Python can tell."""
+    try:
+        parameters = signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in (
+        p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
 def _said(err: Exception) -> str:
