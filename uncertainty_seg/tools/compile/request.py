@@ -20,6 +20,7 @@ import re
 import sys
 from typing import Any, TYPE_CHECKING
 
+from uncertainty_seg.backends.resources import memory_of_files, MemoryEstimate
 from uncertainty_seg.core.bundle import ModelBundle, TRUNK_FILE
 from uncertainty_seg.core.dropout_masks import drops_channels, fitting_draw, kept_channels
 from uncertainty_seg.core.model_card import (
@@ -111,6 +112,7 @@ class CompileRequest:
     activation: str = 'auto'
     layout: str = 'auto'
     compare_passes: int = COMPARED
+    memory_mb: int | None = None
     licence: str = 'not stated'
     training: str = 'not stated'
     not_good_for: str = 'not stated'
@@ -195,6 +197,8 @@ class CompileRequest:
              '--calibration-images DIR with images of the sea it will work in'),
             (0 < self.compare_passes < FEWEST_COMPARED, f'--compare-passes {self.compare_passes}',
              f'{FEWEST_COMPARED} or more, or 0 to leave the comparison out'),
+            (self.memory_mb is not None and self.memory_mb < 1, f'--memory-mb {self.memory_mb}',
+             '1 MB or more'),
             (self.precision != 'int8' and self.calibration_images is not None,
              '--calibration-images', '--precision int8 with it'),
             # A module is not printed: some cannot be.
@@ -234,6 +238,8 @@ class CompileOutcome:
         How the weights are stored, and what their rounding changes.
     distribution : DistributionReport
         How near passes with random masks are to those that the network draws itself.
+    memory : MemoryEstimate
+        What a frame takes on a CPU.
 
     """
 
@@ -242,6 +248,7 @@ class CompileOutcome:
     report: CheckReport | MomentReport
     stored: StorageReport
     distribution: DistributionReport
+    memory: MemoryEstimate
 
 
 def compile_request(request: CompileRequest) -> CompileOutcome:
@@ -272,9 +279,10 @@ def compile_request(request: CompileRequest) -> CompileOutcome:
 
         files[TRUNK_FILE] = quantise_trunk(
             compiled.trunk, request.image, request.calibration_images, request.quantiser)
+    memory = memory_of_files(card, files, request.memory_mb)
     card = write_bundle(request.out, card, files)
     return CompileOutcome(ModelBundle(request.out, card, None), compiled, report, stored,
-                          distribution)
+                          distribution, memory)
 
 
 def _checked(
