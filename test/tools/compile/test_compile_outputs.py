@@ -163,6 +163,9 @@ BAD: dict[str, tuple[End, int, dict[str, str], str]] = {
     'planes that are declared last': (
         lambda x, z: z, 3, {'layout': 'nhwc'},
         r'\(1, 3, 48, 64\) has 64 entries on axis 3, that of the classes by --layout nhwc'),
+    'planes last that are declared first': (
+        lambda x, z: z.permute(0, 2, 3, 1), 3, {'layout': 'nchw'},
+        r'\(1, 48, 64, 3\) has 48 entries on axis 1, that of the classes by --layout nchw'),
     'places with a class token': (
         lambda x, z: F.pad(z.flatten(2), (1, 0)).transpose(1, 2), 3, {},
         r'list of 3073 places, no grid of an image of 64x48.*class token'),
