@@ -82,7 +82,8 @@ class UncertaintySegError(Exception):
             parts.append(f'expected {expected}'.rstrip('.'))
         text = ', '.join(parts)
         self.reason = text
-        super().__init__(f'{text}: {fix.rstrip(".")}.' if fix else f'{text}.')
+        end = '' if fix.endswith('?') else '.'
+        super().__init__(f'{text}: {fix.rstrip(".")}{end}' if fix else f'{text}.')
 
 
 class ConfigError(UncertaintySegError):

@@ -144,7 +144,8 @@ def test_failure_is_one_sentence_and_exit_code_1() -> None:
 @pytest.mark.parametrize(('fault', 'code', 'said'), [
     (ConfigError('x is 3', 'less'), 2, 'x is 3, expected less.'),
     (BagError('no bag'), 1, 'no bag.'),
-    (PermissionError(13, 'Permission denied', 'here'), 1, "[Errno 13] Permission denied: 'here'"),
+    (PermissionError(13, 'Permission denied', 'here'), 1,
+     'here cannot be used (permission denied).'),
     (KeyboardInterrupt(), 130, 'stopped'),
 ])
 def test_errors_become_exit_codes(

@@ -23,6 +23,7 @@ import os
 from pathlib import Path
 import re
 import sys
+import tempfile
 from typing import Any
 import zipfile
 
@@ -57,6 +58,7 @@ from uncertainty_seg.storage.signatures import require_signature, SigningKey
 from uncertainty_seg.storage.whole_files import replace_file, whole_folder
 
 _log = logging.getLogger(__name__)
+_NEW, _ELSEWHERE = 'a new folder, or that of a bundle', 'write it elsewhere'
 
 _LATER_FIELDS = ('precision', 'chunk', 'is_balanced', 'members', 'upsampling', 'feature_shape',
                  'mask_seed', 'mask_draw')
@@ -177,6 +179,25 @@ def _default(name: str) -> object:
     return next(f.default for f in dataclasses.fields(ModelCard) if f.name == name)
 
 
+def require_place(folder: Path) -> None:
+    """
+    Refuse a folder that no bundle can be written to, before minutes of work.
+
+    Raises ModelBundleError if it is a file or no bundle, or may not be made.
+    """
+    if folder.is_file():
+        raise ModelBundleError(f'{folder} is a file', _NEW, _ELSEWHERE)
+    if folder.exists() and not (folder / CARD_FILE).is_file() and any(folder.iterdir()):
+        raise ModelBundleError(f'{folder} exists and holds no {CARD_FILE}', _NEW, _ELSEWHERE)
+    above = next(path for path in folder.absolute().parents if path.exists())
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=above))
+    except OSError as err:
+        what = 'may not be written to' if above.is_dir() else 'is no folder'
+        raise ModelBundleError(f'no bundle can be written to {folder}: {above} {what}', _NEW,
+                               _ELSEWHERE) from err
+
+
 def write_bundle(folder: Path, card: ModelCard, files: Mapping[str, bytes]) -> ModelCard:
     """
     Write a bundle of graphs, given by file name, whole or not at all; an older one is replaced.
@@ -185,7 +206,7 @@ def write_bundle(folder: Path, card: ModelCard, files: Mapping[str, bytes]) -> M
     is no bundle.
     """
     if folder.exists() and not (folder / CARD_FILE).is_file() and any(folder.iterdir()):
-        raise ModelBundleError(f'{folder} exists and holds no {CARD_FILE}', 'a new folder')
+        raise ModelBundleError(f'{folder} exists and holds no {CARD_FILE}', _NEW, _ELSEWHERE)
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     card = dataclasses.replace(card, sha256=digests)
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -144,7 +144,7 @@ def rate(text: str) -> float:
 def image_size(text: str) -> tuple[int, int]:
     """Read WIDTHxHEIGHT; an argparse type."""
     width, _, height = text.partition('x')
-    if not (width.isdigit() and height.isdigit()):
+    if not (text.isascii() and width.isdigit() and height.isdigit()):
         raise argparse.ArgumentTypeError(f'{text!r}, expected WIDTHxHEIGHT such as 640x480')
     return int(width), int(height)
 

@@ -114,12 +114,19 @@ def _run(args: argparse.Namespace) -> int:
                        EXIT_MISUSE if is_misuse else EXIT_FAILED)
     except OSError as err:
         # A full disk or a folder without permission: the text of the system says which.
-        return _refuse(args.verb, str(err))
+        return _refuse(args.verb, _of_system(err))
 
 
 def _refuse(verb: str, sentence: str, code: int = EXIT_FAILED) -> int:
     print(f'uncertainty_seg {verb}: {sentence}', file=sys.stderr)
     return code
+
+
+def _of_system(err: OSError) -> str:
+    """Say which file the system refuses, and why in its words."""
+    reason = (err.strerror or str(err) or type(err).__name__).lower()
+    what = f'{err.filename} cannot be used' if err.filename else 'the system refuses'
+    return f'{what} ({reason}).'
 
 
 def _missing(err: ModuleNotFoundError) -> str:

@@ -283,7 +283,8 @@ def load_weights(net: nn.Module, path: Path) -> None:
 def read_state(path: Path) -> dict[str, Tensor]:
     """Read a state dict; raises TrainingError if the file is missing or holds none."""
     if not path.is_file():
-        raise TrainingError(f'no weights at {path}', 'a file of weights')
+        came = f'{path} is a folder' if path.is_dir() else f'no weights at {path}'
+        raise TrainingError(came, 'a file of weights')
     content = _read_safetensors(path) if path.suffix == '.safetensors' else _read_torch(path)
     while isinstance(content, Mapping):
         inner = next((content[k] for k in _WRAPPERS if isinstance(content.get(k), Mapping)), None)
@@ -353,7 +354,9 @@ def _read_safetensors(path: Path) -> Any:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as err:
-        raise TrainingError(f'{path} cannot be loaded ({err})', 'a safetensors file') from err
+        _log.debug('safetensors of %s: %s', path, err)
+        raise TrainingError(f'{path} cannot be loaded (it is damaged, or of another kind)',
+                            'a whole safetensors file', 'copy or save it again') from err
 
 
 def _strip(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -140,8 +140,7 @@ def find_dropout(net: nn.Module, height: int, width: int) -> MarkedNet:
     with own_randomness():
         plain = _try(pristine, image)
         if not plain.outputs:
-            raise GraphError(f'the net fails on an image of (1, 3, {height}, {width}): '
-                             f'{plain.problem}', 'a net that runs in eval mode at the given size')
+            raise _fails(pristine, image, plain.problem)
         _require_repeatable(pristine, image)
         marked = _marked(pristine, image, plain)
         if marked.takes_eval:
@@ -149,6 +148,30 @@ def find_dropout(net: nn.Module, height: int, width: int) -> MarkedNet:
         _require_same(pristine, marked, image)
         _require_eval(pristine, image, plain, marked)
     return marked
+
+
+# What a net that fails may take: sides of multiples of these, and planes.
+_STRIDES, _SIDES, _PLANES = (8, 16, 32, 64), (224, 256, 384, 512), (1, 2, 4, 6)
+
+
+def _fails(net: nn.Module, image: Tensor, problem: str) -> GraphError:
+    """Say which image a net takes, where a few of the usual ones are enough to find one."""
+    height, width = image.shape[2:]
+    came = f'the net fails on an image of (1, 3, {height}, {width})'
+    for stride in _STRIDES:
+        sides = [-(-side // stride) * stride for side in (height, width)]
+        if sides != [height, width] and _outputs(net, torch.zeros(1, 3, *sides))[0] is not None:
+            return GraphError(f'{came}, and takes one of (1, 3, {sides[0]}, {sides[1]})',
+                              'a size that it takes', f'--input {sides[1]}x{sides[0]}')
+    for side in _SIDES:
+        if _outputs(net, torch.zeros(1, 3, side, side))[0] is not None:
+            return GraphError(f'{came}, and takes one of (1, 3, {side}, {side})',
+                              'a size that it takes', f'--input {side}x{side}')
+    for planes in _PLANES:
+        if _outputs(net, torch.zeros(1, planes, height, width))[0] is not None:
+            return GraphError(f'the net takes images of {planes} planes and not of three',
+                              'red, green and blue', 'put a layer in front that takes these')
+    return GraphError(f'{came}: {problem}', 'a net that runs in eval mode at the given size')
 
 
 def _marked(pristine: nn.Module, image: Tensor, plain: _Trial) -> MarkedNet:

@@ -258,7 +258,7 @@ def chosen_output(
             return output
         near = difflib.get_close_matches(output, names, 3)
         raise GraphError(f'the network has no output {output!r}', f'one of {few(names)}',
-                         f'did you mean {near}?' if near else '')
+                         f'did you mean {" or ".join(near)}?' if near else '')
     usual = [name for name in names if name in _USUAL]
     fitting = [name for name, value in outputs.items()
                if value.dim() == 4 and num_classes in (value.shape[1], value.shape[3])]

@@ -163,6 +163,9 @@ BAD: dict[str, tuple[End, int, dict[str, str], str]] = {
     'planes that are declared last': (
         lambda x, z: z, 3, {'layout': 'nhwc'},
         r'\(1, 3, 48, 64\) has 64 entries on axis 3, that of the classes by --layout nhwc'),
+    'planes last that are declared first': (
+        lambda x, z: z.permute(0, 2, 3, 1), 3, {'layout': 'nchw'},
+        r'\(1, 48, 64, 3\) has 48 entries on axis 1, that of the classes by --layout nchw'),
     'places with a class token': (
         lambda x, z: F.pad(z.flatten(2), (1, 0)).transpose(1, 2), 3, {},
         r'list of 3073 places, no grid of an image of 64x48.*class token'),
@@ -353,3 +356,37 @@ def test_the_matrix_of_adaptive_pooling_takes_the_means_that_torch_takes(
     x = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 2, old)).astype(np.float32))
     np.testing.assert_allclose((x @ averaging(old, new).T).numpy(),
                                F.adaptive_avg_pool1d(x, new).numpy(), atol=1e-6)
+
+
+CHOICES: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    'a comparison of features': lambda x, f, d: torch.where(f.mean(1, True) > 0.3, d, -d),
+    'two comparisons': lambda x, f, d: torch.where((f > 0.1) & (f < 0.5), d, -d),
+    'a comparison with the image': lambda x, f, d: torch.where(x[:, :1, ::4, ::4] > 0, d, d / 9),
+}
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('choice', CHOICES)
+def test_what_compares_before_the_dropout_chooses_behind_it(tmp_path: Path, choice: str) -> None:
+    class Choosing(Ending):
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            f = self.first(x).relu()
+            return self.last(CHOICES[choice](x, f, self.drop(f)))
+
+    net, image = Choosing(lambda x, z: z), image_of(64, 48)
+    made = compiled(net, tmp_path)  # refused if one of its passes is not torch's
+    assert made.report.masked_error < 1e-5 and made.report.moved > 1e-2
+    theirs = resized(torch.from_numpy(logits_of(net, image)), (48, 64)).numpy()
+    np.testing.assert_allclose(logits_written(made.bundle, image), theirs, atol=2e-5)
+
+
+def test_a_step_that_makes_one_of_all_passes_is_named_as_such(tmp_path: Path) -> None:
+    class Sorted(Ending):
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            f = self.first(x).relu()
+            return self.last(self.drop(f).gather(1, f.argsort(1)))
+
+    with pytest.raises(GraphError, match='3 passes give 1 results, expected one each.*a gather'):
+        compiled(Sorted(lambda x, z: z), tmp_path)

@@ -10,13 +10,13 @@ what is the same in every pass goes to the trunk.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper, numpy_helper, TensorProto
 
 from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.errors import GraphError, some_of
@@ -35,6 +35,8 @@ from uncertainty_seg.graph.onnx_tools import (
     replace_node,
     Shapes,
     shapes,
+    TensorType,
+    types_of,
     Values,
 )
 from uncertainty_seg.graph.plan import Cost, Decision, node_cost
@@ -79,14 +81,17 @@ def split_trunk_head(
     if LOGITS not in touched:
         raise GraphError('no dropout reaches the output', 'passes that differ',
                          'name the output that the dropout belongs to')
-    head_nodes = [n for n in graph.node if any(name in touched for name in n.output)]
+    kinds = types_of(one_pass(model, sites))
+    wanted = _with_choices(graph.node, touched, kinds)
+    head_nodes = [n for n in graph.node if any(name in wanted for name in n.output)]
     trunk_nodes = [n for n in graph.node if not any(name in touched for name in n.output)]
     stored = [n for n in trunk_nodes if n.op_type == 'Constant']
     made = {name for n in trunk_nodes if n.op_type != 'Constant' for name in n.output}
     used = dict.fromkeys(name for n in head_nodes for name in n.input)
-    cut = [name for name in used if name in made]
+    again = {name for n in head_nodes for name in n.output}
+    cut = [name for name in used if name in made and name not in again]
     images = [info for info in graph.input if info.name not in masks]
-    known = shapes(one_pass(model, sites))
+    known = {name: kind.shape for name, kind in kinds.items() if kind.shape is not None}
     output = model.graph.output[0].name
     missing = [name for name in (*cut, output) if name not in known]
     if missing:
@@ -103,6 +108,30 @@ def split_trunk_head(
         [*direct, *frontier, *mask_infos], [logits], graph.initializer,
     )
     return trunk, head
+
+
+def _with_choices(
+    nodes: Sequence[onnx.NodeProto], touched: Container[str], kinds: Mapping[str, TensorType]
+) -> set[str]:
+    """
+    Add to the head what makes its truth values and whole numbers of the trunk's.
+
+    Between the two stand floats only: a comparison with the image is made again in the head, of
+    the tensors that it compares.
+
+    """
+    found: set[str] = set()
+    for node in reversed(nodes):
+        if node.op_type == 'Constant':
+            continue
+        if any(name in touched or name in found for name in node.output):
+            found.update(node.output)
+            found.update(name for name in node.input if _is_choice(kinds.get(name)))
+    return found
+
+
+def _is_choice(kind: TensorType | None) -> bool:
+    return kind is not None and kind.kind not in (TensorProto.FLOAT, TensorProto.UNDEFINED)
 
 
 def _last_layer(graph: onnx.GraphProto) -> list[str]:
