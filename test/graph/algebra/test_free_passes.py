@@ -130,6 +130,9 @@ WAYS = {
         [NODE('Transpose', ['x'], ['t'], perm=[1, 2, 0]), drop('t', 'd'),
          NODE('GatherND', ['d', 'i'], ['g']), NODE('Transpose', ['g'], ['y'], perm=[1, 0])],
         (1, 4, 6), {'i': np.array([[0, 3], [2, 5], [1, 1]], np.int64)}),
+    'scatter within rows, the places the same in every pass': (
+        [drop('x', 'd'), NODE('ScatterElements', ['k', 'i', 'd'], ['y'], axis=2)], (1, 4, 6),
+        {'k': floats(1, 4, 9), 'i': np.argsort(floats(1, 4, 9), 2)[:, :, :6]}),
     'whole slice': (
         [drop('x', 'd'), NODE('Slice', ['d', 'a', 'b', 'ax'], ['y'])], (1, 4, 6),
         {'a': ints(0, 1), 'b': ints(2**63 - 1, 3), 'ax': ints(0, 1)}),
@@ -157,6 +160,8 @@ REFUSED = {
     'along the axis of the passes': (NODE('Softmax', ['d'], ['y'], name='soft', axis=0), {}),
     'joins tensors along': (NODE('Concat', ['d', 'x'], ['y'], name='join', axis=0), {}),
     'it is not known what this operator does': (NODE('Det', ['d'], ['y'], name='det'), {}),
+    'writes along the axis': (NODE('ScatterElements', ['d', 'i', 'd'], ['y'], name='put'),
+                              {'i': np.zeros((1, 4, 4), np.int64)}),
     'pads the axis': (NODE('Pad', ['d', 'p'], ['y'], name='pad'), {'p': ints(1, 0, 0, 0, 0, 0)}),
     'repeats the passes': (NODE('Tile', ['d', 'p'], ['y'], name='tile'), {'p': ints(2, 1, 1)}),
     'sums over the passes': (NODE('Einsum', ['d', 'd'], ['y'], name='sum',

@@ -33,6 +33,8 @@ from uncertainty_seg.graph.onnx_tools import (
     Values,
 )
 
+# Take inputs as large as each other along the axis of the batch: no runtime repeats them.
+_EQUAL = ('Concat', 'GridSample', 'ScatterElements')
 _RESHAPES = ('Reshape', 'Flatten', 'Squeeze', 'Unsqueeze')
 ELEMENTWISE = ('Add', 'Sub', 'Mul', 'Div', 'Pow', 'Min', 'Max', 'Mean', 'Sum', 'Where', 'Equal',
                'Less', 'Greater', 'LessOrEqual', 'GreaterOrEqual', 'And', 'Or', 'Xor', 'Mod',
@@ -142,7 +144,7 @@ class _Editor:
         if node.op_type == 'Conv' and node.input[1] in self._found.axes:
             raise GraphError(f'the weights of Conv {node.name or node.output[0]!r} depend on '
                              'dropout', 'a 1x1 or depthwise convolution of that kind')
-        if node.op_type in ('Concat', 'GridSample', 'MatMul', *ELEMENTWISE):
+        if node.op_type in ('MatMul', *_EQUAL, *ELEMENTWISE):
             return self._stretched(node, axis)
         return [node]
 
@@ -175,7 +177,7 @@ class _Editor:
             if not name or name in self._found.axes or shape is None:
                 continue
             at = axis.axis - (rank - len(shape))
-            if at < 0 or (shape[at] == 1 and node.op_type not in ('Concat', 'GridSample')):
+            if at < 0 or (shape[at] == 1 and node.op_type not in _EQUAL):
                 continue
             write = NodeWriter(self._graph, f'{node.output[0]}_in{index}')
             twin.input[index] = self._repeated(name, shape, axis.at(at), write)
@@ -482,6 +484,17 @@ def _joined(view: View) -> PassesAxis:
     return axis
 
 
+def _scattered(view: View) -> PassesAxis:
+    """Take data, indices and values of one batch; what is the same in every pass is repeated."""
+    axes = {view.axes[name] for name in view.node.input if name in view.axes}
+    if len(axes) > 1:
+        raise Lost('its inputs carry the passes on different axes')
+    axis = axes.pop()
+    if attribute(view.node, 'axis', 0) % len(view.out) == axis.axis:
+        raise Lost('it writes along the axis of the passes')
+    return axis
+
+
 def _along_another(view: View) -> PassesAxis:
     """Softmax, Split, TopK and the like work along an axis, which must be another."""
     axis = view.first
@@ -578,7 +591,8 @@ _RULES: dict[str, PassesRule] = {
     **dict.fromkeys((*ELEMENTWISE, 'Expand'), _broadcast),
     **dict.fromkeys(('Softmax', 'LogSoftmax', 'Hardmax', 'Split', 'TopK', 'LpNormalization',
                      'GatherElements'), _along_another),
-    'GridSample': _sampled, 'Transpose': _moved, 'Reshape': _reshaped, 'Flatten': _reshaped,
+    'GridSample': _sampled, 'ScatterElements': _scattered,
+    'Transpose': _moved, 'Reshape': _reshaped, 'Flatten': _reshaped,
     'Unsqueeze': _inserted, 'Squeeze': _squeezed, 'MatMul': _multiplied, 'Gemm': _gemm,
     'Einsum': _einsum, 'Concat': _joined, 'LayerNormalization': _normalised, 'Slice': _sliced,
     'Gather': _gathered, 'GatherND': _gathered_points, 'Pad': _padded, 'Tile': _repeated,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper, numpy_helper, TensorProto
 
 from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.errors import GraphError, some_of
@@ -31,10 +31,12 @@ from uncertainty_seg.graph.onnx_tools import (
     drop_unused,
     float_info,
     needed_nodes,
+    NodeWriter,
     rename_tensors,
     replace_node,
     Shapes,
     shapes,
+    types_of,
     Values,
 )
 from uncertainty_seg.graph.plan import Cost, Decision, node_cost
@@ -86,23 +88,76 @@ def split_trunk_head(
     used = dict.fromkeys(name for n in head_nodes for name in n.input)
     cut = [name for name in used if name in made]
     images = [info for info in graph.input if info.name not in masks]
-    known = shapes(one_pass(model, sites))
+    types = types_of(one_pass(model, sites))
+    known = {name: kind.shape for name, kind in types.items() if kind.shape is not None}
     output = model.graph.output[0].name
     missing = [name for name in (*cut, output) if name not in known]
     if missing:
         raise GraphError(f'tensor {missing[0]!r} has no static shape', 'a fixed input size')
-    frontier = [float_info(name, known[name]) for name in cut]
-    trunk = build_model('trunk', needed_nodes(trunk_nodes, cut), images, frontier,
-                        graph.initializer)
+    handed = _Handed(graph)
+    frontier = [float_info(part, known[name]) for name in cut
+                for part in handed.over(name, types[name].kind)]
+    trunk_nodes += handed.given
+    trunk = build_model('trunk', needed_nodes(trunk_nodes, [info.name for info in frontier]),
+                        images, frontier, graph.initializer)
     mask_infos = [float_info(s.name, (PASSES_AXIS, *s.shape)) for s in sites]
     direct = [info for info in images if info.name in used]
     axis = PASSES_AXIS if sites else 1
     logits = float_info(LOGITS, (axis, *known[output][1:]))
     head = build_model(
-        'head', [*(n for n in stored if set(n.output) & used.keys()), *head_nodes],
+        'head', [*(n for n in stored if set(n.output) & used.keys()), *handed.taken, *head_nodes],
         [*direct, *frontier, *mask_infos], [logits], graph.initializer,
     )
     return trunk, head
+
+
+# Whole numbers are handed over in two parts, which float32 holds exactly up to 2**36.
+_PART = 4096
+_WHOLE = {TensorProto.INT64: np.int64, TensorProto.INT32: np.int32}
+
+
+class _Handed:
+    """
+    Writes what is no float32 as float32 where it goes from the trunk to the head.
+
+    Attributes
+    ----------
+    given, taken : list of NodeProto
+        At the end of the trunk and at the start of the head.
+
+    """
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.given: list[onnx.NodeProto] = []
+        self.taken: list[onnx.NodeProto] = []
+        self._graph = graph
+
+    def over(self, name: str, kind: int) -> list[str]:
+        """Return the float32 tensors that a tensor is handed over in."""
+        if kind == TensorProto.FLOAT:
+            return [name]
+        give, take = (NodeWriter(self._graph, f'{name}_{word}') for word in ('given', 'taken'))
+        if kind in _WHOLE:
+            parts = self._in_parts(name, kind, give, take)
+        else:
+            parts = [give.node('Cast', [name], to=TensorProto.FLOAT)]
+            take.node('Cast', parts, to=kind)
+        take.nodes[-1].output[0] = name
+        self.given += give.nodes
+        self.taken += take.nodes
+        return parts
+
+    @staticmethod
+    def _in_parts(name: str, kind: int, give: NodeWriter, take: NodeWriter) -> list[str]:
+        size = give.constant('size', _PART, _WHOLE[kind])
+        low = give.node('Mod', [name, size], 'low')
+        high = give.node('Div', [give.node('Sub', [name, low], 'rest'), size], 'high')
+        parts = [give.node('Cast', [part], f'part{i}', to=TensorProto.FLOAT)
+                 for i, part in enumerate((low, high))]
+        low, high = (take.node('Cast', [part], f'whole{i}', to=kind)
+                     for i, part in enumerate(parts))
+        take.node('Add', [low, take.node('Mul', [high, size], 'many')])
+        return parts
 
 
 def _last_layer(graph: onnx.GraphProto) -> list[str]:
