@@ -124,6 +124,22 @@ WAYS = {
     'einsum': (
         [drop('x', 'd'), NODE('Einsum', ['d', 'x'], ['y'], equation='bij,bkj->bik')],
         (1, 4, 6), {}),
+    'einsum over what comes before the last axes': (
+        [drop('x', 'd'),
+         NODE('Einsum', ['d', 'x'], ['e'], equation='... i d, ... j d -> ... i j'),
+         NODE('Einsum', ['e', 'k'], ['y'], equation='...ij,...jk->...ik')], (1, 2, 4, 6),
+        {'k': floats(4, 3)}),
+    'einsum with a factor a channel': (
+        [drop('x', 'd'), NODE('Einsum', ['d', 'k'], ['y'], equation='b c ..., c -> b c ...')],
+        (1, 4, 6, 5), {'k': floats(4)}),
+    'einsum of a batch that the other has not': (
+        [drop('x', 'd'), NODE('Einsum', ['x', 'k', 'd'], ['y'], equation='bij,kj,bkm->bmi')],
+        (1, 4, 6), {'k': floats(4, 6)}),
+    'einsum over heads, merged with the batch': (
+        [drop('x', 'd'), NODE('Reshape', ['d', 's'], ['h']),
+         NODE('Einsum', ['h', 'k'], ['e'], equation='hij,hkj->hik'),
+         NODE('Reshape', ['e', 'back'], ['y'])], (1, 4, 6),
+        {'s': ints(2, 2, 6), 'k': floats(2, 3, 6), 'back': ints(1, 4, 3)}),
     'gather behind the batch': (
         [drop('x', 'd'), NODE('Gather', ['d', 'i'], ['y'], axis=1)], (1, 4, 6), {'i': ints(2, 0)}),
     'points in front of the batch': (
@@ -164,6 +180,8 @@ REFUSED = {
                               {'i': np.zeros((1, 4, 4), np.int64)}),
     'pads the axis': (NODE('Pad', ['d', 'p'], ['y'], name='pad'), {'p': ints(1, 0, 0, 0, 0, 0)}),
     'repeats the passes': (NODE('Tile', ['d', 'p'], ['y'], name='tile'), {'p': ints(2, 1, 1)}),
+    'inputs carry the passes on different': (NODE('Einsum', ['d', 'd'], ['y'], name='outer',
+                                                  equation='bij,cij->bc'), {}),
     'sums over the passes': (NODE('Einsum', ['d', 'd'], ['y'], name='sum',
                                   equation='bij,bij->ij'), {}),
 }
