@@ -50,20 +50,18 @@ def einsum_terms(node: onnx.NodeProto, ranks: Sequence[int]) -> EinsumTerms | No
     """
     Read the equation of a node whose inputs have so many axes; None if it names no output.
 
-    What an ellipsis means is counted from the right, as numpy does.
+    In ONNX every ellipsis of an equation means as many axes.
 
     """
     equation = attribute(node, 'equation').replace(' ', '')
     left, arrow, result = equation.partition('->')
-    terms = left.split(',')
-    wide = [rank - len(term) + len(_ELLIPSIS) for term, rank in zip(terms, ranks, strict=True)
-            if _ELLIPSIS in term]
     if not arrow:
         return None
-    letters = _unused(equation)[:max(wide, default=0)]
-    full = tuple(
-        term.replace(_ELLIPSIS, letters[len(letters) - (rank - len(term) + len(_ELLIPSIS)):])
-        for term, rank in zip(terms, ranks, strict=True))
+    terms = left.split(',')
+    wide = max(rank - len(term.replace(_ELLIPSIS, ''))
+               for term, rank in zip(terms, ranks, strict=True))
+    letters = _unused(equation)[:wide]
+    full = tuple(term.replace(_ELLIPSIS, letters) for term in terms)
     return EinsumTerms(full, result.replace(_ELLIPSIS, letters))
 
 
