@@ -112,6 +112,12 @@ WAYS = {
     'samples of what is the same at a drawn grid': (
         [drop('x', 'd'), NODE('Tanh', ['d'], ['t']), NODE('GridSample', ['k', 't'], ['y'])],
         (1, 3, 7, 2), {'k': floats(1, 4, 6, 5)}),
+    'samples of heads, merged with the batch, at a fixed grid and at a drawn one': (
+        [drop('x', 'd'), NODE('Reshape', ['d', 's'], ['h']), NODE('GridSample', ['h', 'k'], ['g']),
+         NODE('Tanh', ['g'], ['t']), NODE('Reshape', ['t', 'at'], ['p']),
+         NODE('GridSample', ['h', 'p'], ['q']), NODE('Reshape', ['q', 'back'], ['y'])],
+        (1, 4, 6, 5), {'s': ints(2, 2, 6, 5), 'k': np.tanh(floats(2, 3, 4, 2)),
+                       'at': ints(2, 3, 4, 2), 'back': ints(1, 4, 3, 4)}),
     'join with the drawn one second axis': (
         [drop('x', 'd'), NODE('Concat', ['d', 'k'], ['y'], axis=2)], (1, 4, 6),
         {'k': floats(1, 4, 2)}),

@@ -378,9 +378,9 @@ def _sample_by_sample(view: View) -> PassesAxis:
 def _sampled(view: View) -> PassesAxis:
     """Take data and grid of one batch; what is the same in every pass will be repeated."""
     found = {view.axes[name] for name in view.node.input if name in view.axes}
-    if found != {PassesAxis(0)}:
+    if len(found) > 1 or next(iter(found)).axis != 0:
         raise Lost('it takes the batch on axis 0, and the passes are elsewhere')
-    return PassesAxis(0)
+    return found.pop()
 
 
 def _convolved(view: View) -> PassesAxis:
