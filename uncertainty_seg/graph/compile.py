@@ -44,6 +44,7 @@ from uncertainty_seg.graph.frontend.lint import (
 from uncertainty_seg.graph.frontend.opset import to_opset17
 from uncertainty_seg.graph.frontend.outputs import join_variance, strip_final_resize, to_logits
 from uncertainty_seg.graph.frontend.static_input import fix_input, take_bytes
+from uncertainty_seg.graph.frontend.unpooling import write_unpooling
 from uncertainty_seg.graph.head_graphs import add_samples, add_statistics
 from uncertainty_seg.graph.onnx_tools import shapes
 from uncertainty_seg.graph.plan import CompileOptions, CompilePlan, Cost, Decision, graph_cost
@@ -369,6 +370,7 @@ def prepare(model: onnx.ModelProto, spec: InputSpec, options: CompileOptions) ->
     if widened is not None:
         _log.warning('%s', WIDENED)
     static = fold_constants(to_opset17(fix_input(widened or model, spec.height, spec.width)))
+    static = write_unpooling(static)
     require_compilable(static)
     if options.method == 'direct':
         static = join_variance(static, options.output, options.variance, options.num_classes)

@@ -112,6 +112,12 @@ WAYS = {
     'samples of what is the same at a drawn grid': (
         [drop('x', 'd'), NODE('Tanh', ['d'], ['t']), NODE('GridSample', ['k', 't'], ['y'])],
         (1, 3, 7, 2), {'k': floats(1, 4, 6, 5)}),
+    'samples of heads, merged with the batch, at a fixed grid and at a drawn one': (
+        [drop('x', 'd'), NODE('Reshape', ['d', 's'], ['h']), NODE('GridSample', ['h', 'k'], ['g']),
+         NODE('Tanh', ['g'], ['t']), NODE('Reshape', ['t', 'at'], ['p']),
+         NODE('GridSample', ['h', 'p'], ['q']), NODE('Reshape', ['q', 'back'], ['y'])],
+        (1, 4, 6, 5), {'s': ints(2, 2, 6, 5), 'k': np.tanh(floats(2, 3, 4, 2)),
+                       'at': ints(2, 3, 4, 2), 'back': ints(1, 4, 3, 4)}),
     'join with the drawn one second axis': (
         [drop('x', 'd'), NODE('Concat', ['d', 'k'], ['y'], axis=2)], (1, 4, 6),
         {'k': floats(1, 4, 2)}),
@@ -124,12 +130,30 @@ WAYS = {
     'einsum': (
         [drop('x', 'd'), NODE('Einsum', ['d', 'x'], ['y'], equation='bij,bkj->bik')],
         (1, 4, 6), {}),
+    'einsum over what comes before the last axes': (
+        [drop('x', 'd'),
+         NODE('Einsum', ['d', 'x'], ['y'], equation='... i d, ... j d -> ... i j')],
+        (1, 2, 4, 6), {}),
+    'einsum with a factor a channel': (
+        [drop('x', 'd'), NODE('Einsum', ['d', 'k'], ['y'], equation='b c ..., c -> b c ...')],
+        (1, 4, 6, 5), {'k': floats(4)}),
+    'einsum of a batch that the other has not': (
+        [drop('x', 'd'), NODE('Einsum', ['x', 'k', 'd'], ['y'], equation='bij,kj,bkm->bmi')],
+        (1, 4, 6), {'k': floats(4, 6)}),
+    'einsum over heads, merged with the batch': (
+        [drop('x', 'd'), NODE('Reshape', ['d', 's'], ['h']),
+         NODE('Einsum', ['h', 'k'], ['e'], equation='hij,hkj->hik'),
+         NODE('Reshape', ['e', 'back'], ['y'])], (1, 4, 6),
+        {'s': ints(2, 2, 6), 'k': floats(2, 3, 6), 'back': ints(1, 4, 3)}),
     'gather behind the batch': (
         [drop('x', 'd'), NODE('Gather', ['d', 'i'], ['y'], axis=1)], (1, 4, 6), {'i': ints(2, 0)}),
     'points in front of the batch': (
         [NODE('Transpose', ['x'], ['t'], perm=[1, 2, 0]), drop('t', 'd'),
          NODE('GatherND', ['d', 'i'], ['g']), NODE('Transpose', ['g'], ['y'], perm=[1, 0])],
         (1, 4, 6), {'i': np.array([[0, 3], [2, 5], [1, 1]], np.int64)}),
+    'scatter within rows, the places the same in every pass': (
+        [drop('x', 'd'), NODE('ScatterElements', ['k', 'i', 'd'], ['y'], axis=2)], (1, 4, 6),
+        {'k': floats(1, 4, 9), 'i': np.argsort(floats(1, 4, 9), 2)[:, :, :6]}),
     'whole slice': (
         [drop('x', 'd'), NODE('Slice', ['d', 'a', 'b', 'ax'], ['y'])], (1, 4, 6),
         {'a': ints(0, 1), 'b': ints(2**63 - 1, 3), 'ax': ints(0, 1)}),
@@ -157,8 +181,12 @@ REFUSED = {
     'along the axis of the passes': (NODE('Softmax', ['d'], ['y'], name='soft', axis=0), {}),
     'joins tensors along': (NODE('Concat', ['d', 'x'], ['y'], name='join', axis=0), {}),
     'it is not known what this operator does': (NODE('Det', ['d'], ['y'], name='det'), {}),
+    'writes along the axis': (NODE('ScatterElements', ['d', 'i', 'd'], ['y'], name='put'),
+                              {'i': np.zeros((1, 4, 4), np.int64)}),
     'pads the axis': (NODE('Pad', ['d', 'p'], ['y'], name='pad'), {'p': ints(1, 0, 0, 0, 0, 0)}),
     'repeats the passes': (NODE('Tile', ['d', 'p'], ['y'], name='tile'), {'p': ints(2, 1, 1)}),
+    'inputs carry the passes on different': (NODE('Einsum', ['d', 'd'], ['y'], name='outer',
+                                                  equation='bij,cij->bc'), {}),
     'sums over the passes': (NODE('Einsum', ['d', 'd'], ['y'], name='sum',
                                   equation='bij,bij->ij'), {}),
 }

@@ -90,6 +90,14 @@ WAYS = {
          NODE('LayerNormalization', ['o', 'g'], ['n'], axis=-1),
          NODE('Concat', ['n', 'k'], ['c'], axis=0), NODE('Add', ['x', 'c'], ['y'])],
         (1, 8, 6), {'k': floats(4, 6), 'g': floats(6)}, {'d': (4, 6), 'w': (4, 4)}),
+    'an equation with the queries, and one among themselves': (
+        [drop('k', 'd'), NODE('Einsum', ['d', 'w'], ['p'], equation='qc,ce->qe'),
+         NODE('Einsum', ['x', 'p'], ['y'], equation='blc,qc->blq')], SHAPE,
+        {'k': floats(5, 3), 'w': floats(3, 6)}, {'d': (5, 3)}),
+    'an equation of a batch of one': (
+        [drop('k', 'd'), NODE('Unsqueeze', ['d', 'one'], ['u']),
+         NODE('Einsum', ['x', 'u'], ['y'], equation='blc,qbc->bql')], SHAPE,
+        {'k': floats(5, 6), 'one': ints(1)}, {'d': (5, 6)}),
     'rows of a table': (
         [drop('k', 'd'), NODE('Gather', ['d', 'i'], ['g'], axis=0),
          NODE('Reshape', ['g', 's'], ['r']), NODE('Add', ['x', 'r'], ['y'])], (1, 2, 3, 5),

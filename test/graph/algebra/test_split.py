@@ -116,3 +116,27 @@ def test_a_join_without_dropout_is_no_skip() -> None:
              NODE('Conv', ['j', 'w'], ['c'], kernel_shape=[1, 1]), drop('c', 'y', 'channel')]
     masked, sites = dropout_to_masks(graph(nodes, (1, 4, 9, 9), w=floats(3, 8, 1, 1)))
     assert split_skips(masked, sites, 20)[1] == ()
+
+
+def test_what_is_no_float_goes_to_the_head_as_it_is() -> None:
+    """A truth value, and whole numbers of both signs beyond what float32 holds."""
+    nodes = [
+        NODE('Greater', ['x', 'zero'], ['is_above']), NODE('ArgMax', ['x'], ['first'], axis=1),
+        NODE('Sub', ['first', 'two'], ['signed']), NODE('Mul', ['signed', 'large'], ['many']),
+        drop('x', 'd', 'element'), NODE('Cast', ['d'], ['whole'], to=onnx.TensorProto.INT64),
+        NODE('Add', ['many', 'whole'], ['sum']), NODE('Mod', ['sum', 'thousand'], ['rest']),
+        NODE('Cast', ['rest'], ['float'], to=1), NODE('Where', ['is_above', 'float', 'd'], ['y'])]
+    x = floats(1, 5, 4, 6)
+    model, sites = dropout_to_masks(graph(
+        nodes, x.shape, zero=np.array(0, np.float32), two=np.array(2), thousand=np.array(1000),
+        large=np.array(8123456789)))
+    trunk, head = split_trunk_head(free_passes(model, sites), sites)
+    kinds = {info.type.tensor_type.elem_type for info in trunk.graph.output}
+    assert kinds == {onnx.TensorProto.FLOAT}
+    masks = make_masks(sites, 3, 1)
+    values = dict(zip([i.name for i in trunk.graph.output], run(trunk, {'x': x}), strict=True))
+    wanted = {info.name for info in head.graph.input}
+    given = {name: value for name, value in {'x': x, **values}.items() if name in wanted}
+    d = x * masks[sites[0].name]
+    rest = ((x.argmax(1, keepdims=True) - 2) * 8123456789 + d.astype(np.int64)) % 1000
+    np.testing.assert_allclose(run(head, {**given, **masks})[0], np.where(x > 0, rest, d))

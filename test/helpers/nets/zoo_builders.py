@@ -240,10 +240,13 @@ def _maskformer(t: Any) -> nn.Module:
 
 
 def _mask2former(t: Any) -> nn.Module:
-    return Chosen(t.Mask2FormerForUniversalSegmentation(t.Mask2FormerConfig(
+    net = t.Mask2FormerForUniversalSegmentation(t.Mask2FormerConfig(
         backbone_config=_swin_small(t), feature_size=32, mask_feature_size=32, hidden_dim=32,
         encoder_feedforward_dim=64, encoder_layers=2, decoder_layers=3, num_attention_heads=4,
-        dim_feedforward=64, num_queries=8, dropout=0.1, num_labels=CLASSES)), _masks)
+        dim_feedforward=64, num_queries=8, dropout=0.1, num_labels=CLASSES))
+    # In training mode it skips layers, and fails itself on the mask of another level.
+    net.model.transformer_module.decoder.layerdrop = 0.0
+    return Chosen(net, _masks)
 
 
 def _eomt(t: Any) -> nn.Module:

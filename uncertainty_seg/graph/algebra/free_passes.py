@@ -21,6 +21,7 @@ from onnx import helper
 
 from uncertainty_seg.core.model_card import DropoutSite
 from uncertainty_seg.errors import GraphError
+from uncertainty_seg.graph.algebra.einsum_terms import einsum_terms
 from uncertainty_seg.graph.onnx_tools import (
     attribute,
     constants,
@@ -33,6 +34,8 @@ from uncertainty_seg.graph.onnx_tools import (
     Values,
 )
 
+# Take inputs as large as each other along the axis of the batch: no runtime repeats them.
+_EQUAL = ('Concat', 'GridSample', 'ScatterElements')
 _RESHAPES = ('Reshape', 'Flatten', 'Squeeze', 'Unsqueeze')
 ELEMENTWISE = ('Add', 'Sub', 'Mul', 'Div', 'Pow', 'Min', 'Max', 'Mean', 'Sum', 'Where', 'Equal',
                'Less', 'Greater', 'LessOrEqual', 'GreaterOrEqual', 'And', 'Or', 'Xor', 'Mod',
@@ -142,7 +145,9 @@ class _Editor:
         if node.op_type == 'Conv' and node.input[1] in self._found.axes:
             raise GraphError(f'the weights of Conv {node.name or node.output[0]!r} depend on '
                              'dropout', 'a 1x1 or depthwise convolution of that kind')
-        if node.op_type in ('Concat', 'GridSample', 'MatMul', *ELEMENTWISE):
+        if node.op_type == 'Einsum':
+            return self._summed(node, axis)
+        if node.op_type in ('MatMul', *_EQUAL, *ELEMENTWISE):
             return self._stretched(node, axis)
         return [node]
 
@@ -175,12 +180,36 @@ class _Editor:
             if not name or name in self._found.axes or shape is None:
                 continue
             at = axis.axis - (rank - len(shape))
-            if at < 0 or (shape[at] == 1 and node.op_type not in ('Concat', 'GridSample')):
+            if at < 0 or (shape[at] == 1 and node.op_type not in _EQUAL):
                 continue
             write = NodeWriter(self._graph, f'{node.output[0]}_in{index}')
             twin.input[index] = self._repeated(name, shape, axis.at(at), write)
             before += write.nodes
         return [*before, twin]
+
+    def _summed(self, node: onnx.NodeProto, axis: PassesAxis) -> list[onnx.NodeProto]:
+        """Take the axis of the batch out of the inputs that are the same in every pass."""
+        equation = einsum_terms(node, [len(self._known[name]) for name in node.input])
+        twin, write = copy_of(node), NodeWriter(self._graph, node.output[0])
+        if equation is None:
+            return [node]
+        label = equation.result[axis.axis]
+        for index, (name, term) in enumerate(zip(node.input, equation.terms, strict=True)):
+            if name in self._found.axes or label not in term:
+                continue
+            shape = self._known[name]
+            if not axis.is_alone:
+                at = axis.at(term.index(label))
+                other = NodeWriter(self._graph, f'{node.output[0]}_in{index}')
+                twin.input[index] = self._repeated(name, shape, at, other)
+                write.nodes += other.nodes
+                continue
+            left = [n for n, letter in zip(shape, term, strict=True) if letter != label]
+            size = write.shape(f'without{index}_shape', *left)
+            twin.input[index] = write.node('Reshape', [name, size], f'without{index}')
+            equation = equation.with_term(index, term.replace(label, ''))
+        refill(twin.attribute, [helper.make_attribute('equation', equation.equation)])
+        return [*write.nodes, twin]
 
     def _repeated(self, name: str, shape: Shape, axis: PassesAxis, write: NodeWriter) -> str:
         """Repeat a tensor T times where the passes are."""
@@ -349,9 +378,9 @@ def _sample_by_sample(view: View) -> PassesAxis:
 def _sampled(view: View) -> PassesAxis:
     """Take data and grid of one batch; what is the same in every pass will be repeated."""
     found = {view.axes[name] for name in view.node.input if name in view.axes}
-    if found != {PassesAxis(0)}:
+    if len(found) > 1 or next(iter(found)).axis != 0:
         raise Lost('it takes the batch on axis 0, and the passes are elsewhere')
-    return PassesAxis(0)
+    return found.pop()
 
 
 def _convolved(view: View) -> PassesAxis:
@@ -460,16 +489,18 @@ def _gemm(view: View) -> PassesAxis:
 
 
 def _einsum(view: View) -> PassesAxis:
-    terms, _, result = attribute(view.node, 'equation').replace(' ', '').partition('->')
+    equation = einsum_terms(view.node, [len(view.shape(name)) for name in view.node.input])
+    if equation is None:
+        raise Lost('its equation names no output')
     labels = {(term[view.axes[name].axis], view.axes[name].at(0))
-              for term, name in zip(terms.split(','), view.node.input, strict=True)
+              for term, name in zip(equation.terms, view.node.input, strict=True)
               if name in view.axes}
-    if len(labels) != 1 or not result or '.' in terms:
+    if len(labels) != 1:
         raise Lost('its inputs carry the passes on different axes')
     (label, axis), = labels
-    if label not in result:
+    if label not in equation.result:
         raise Lost('it sums over the passes')
-    return axis.at(result.index(label))
+    return axis.at(equation.result.index(label))
 
 
 def _joined(view: View) -> PassesAxis:
@@ -479,6 +510,17 @@ def _joined(view: View) -> PassesAxis:
     axis = axes.pop()
     if attribute(view.node, 'axis') % len(view.out) == axis.axis:
         raise Lost('it joins tensors along the axis of the passes')
+    return axis
+
+
+def _scattered(view: View) -> PassesAxis:
+    """Take data, indices and values of one batch; what is the same in every pass is repeated."""
+    axes = {view.axes[name] for name in view.node.input if name in view.axes}
+    if len(axes) > 1:
+        raise Lost('its inputs carry the passes on different axes')
+    axis = axes.pop()
+    if attribute(view.node, 'axis', 0) % len(view.out) == axis.axis:
+        raise Lost('it writes along the axis of the passes')
     return axis
 
 
@@ -578,7 +620,8 @@ _RULES: dict[str, PassesRule] = {
     **dict.fromkeys((*ELEMENTWISE, 'Expand'), _broadcast),
     **dict.fromkeys(('Softmax', 'LogSoftmax', 'Hardmax', 'Split', 'TopK', 'LpNormalization',
                      'GatherElements'), _along_another),
-    'GridSample': _sampled, 'Transpose': _moved, 'Reshape': _reshaped, 'Flatten': _reshaped,
+    'GridSample': _sampled, 'ScatterElements': _scattered,
+    'Transpose': _moved, 'Reshape': _reshaped, 'Flatten': _reshaped,
     'Unsqueeze': _inserted, 'Squeeze': _squeezed, 'MatMul': _multiplied, 'Gemm': _gemm,
     'Einsum': _einsum, 'Concat': _joined, 'LayerNormalization': _normalised, 'Slice': _sliced,
     'Gather': _gathered, 'GatherND': _gathered_points, 'Pad': _padded, 'Tile': _repeated,

@@ -11,12 +11,14 @@ what is computed from the image: there the axis moves to where the image carries
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
+from dataclasses import replace
 import math
 
 import numpy as np
 import onnx
 from onnx import helper
 
+from uncertainty_seg.graph.algebra.einsum_terms import einsum_terms, EinsumTerms
 from uncertainty_seg.graph.algebra.free_passes import (
     ELEMENTWISE,
     Lost,
@@ -235,6 +237,8 @@ class _Lifter:
     def _met(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
         """Bring twins to where the image carries its batch, at a node that joins both."""
         axis, rank = self._meeting(node), len(self._known[node.output[0]])
+        if node.op_type == 'Einsum':
+            return self._summed(node, axis)
         result, nodes = copy_of(node), []
         for index, name in enumerate(node.input):
             if name not in self._twins:
@@ -245,9 +249,31 @@ class _Lifter:
         self._axes.update({name: axis for name in node.output if name})
         return [*nodes, result]
 
+    def _summed(self, node: onnx.NodeProto, axis: PassesAxis) -> list[onnx.NodeProto]:
+        """Give twins in an Einsum the letter of the image's batch."""
+        equation = _equation(node, self._known)
+        label, result = equation.result[axis.axis], copy_of(node)
+        write = NodeWriter(self.model.graph, f'{node.output[0]}_met')
+        for index, (name, term) in enumerate(zip(node.input, equation.terms, strict=True)):
+            if name not in self._twins:
+                continue
+            shape, result.input[index] = self._known[name], self._twins[name]
+            if label in term:
+                at = axis.at(term.index(label))
+                inner = NodeWriter(self.model.graph, f'{node.output[0]}_met{index}')
+                result.input[index] = _at(self._twins[name], shape, at, len(shape), inner)
+                write.nodes += inner.nodes
+            elif axis.is_alone:
+                equation = equation.with_term(index, label + term)
+            else:
+                raise Lost('the batch is merged with another axis')
+        refill(result.attribute, [helper.make_attribute('equation', equation.equation)])
+        self._axes.update({name: axis for name in node.output if name})
+        return [*write.nodes, result]
+
     def _meeting(self, node: onnx.NodeProto) -> PassesAxis:
         """Say where a node's output carries the batch of the image."""
-        if node.op_type not in (*ELEMENTWISE, 'MatMul', 'Concat'):
+        if node.op_type not in (*ELEMENTWISE, 'MatMul', 'Concat', 'Einsum'):
             raise Lost('it is not known where the passes go there')
         axes = {name: axis for name, axis in self._axes.items() if name not in self._twins}
         axis = rule_of(node)(View(node, self._known, axes, self._fixed))
@@ -256,6 +282,13 @@ class _Lifter:
                 axis.axis >= rank - 2 or min(len(self._known[n]) for n in node.input) < 2):
             raise Lost('the passes are on its rows')
         return axis
+
+
+def _equation(node: onnx.NodeProto, known: Shapes) -> EinsumTerms:
+    found = einsum_terms(node, [len(known[name]) for name in node.input])
+    if found is None:
+        raise Lost('its equation names no output')
+    return found
 
 
 def _at(twin: str, shape: Shape, axis: PassesAxis, rank: int, write: NodeWriter) -> str:
@@ -327,7 +360,7 @@ class _Twin:
             return twin
         if op == 'Concat':
             return self._joined()
-        return self._along()
+        return self._summed() if op == 'Einsum' else self._along()
 
     def _made(self, op: str, *inputs: str, **attributes: object) -> onnx.NodeProto:
         return helper.make_node(op, list(inputs), [''], name=self._node.name, **attributes)
@@ -368,6 +401,17 @@ class _Twin:
             parts.append(self._twins.get(name) or self._write.node(
                 'Reshape', [name, size], f'in{index}'))
         return self._made('Concat', *parts, axis=attribute(self._node, 'axis') % rank + 1)
+
+    def _summed(self) -> onnx.NodeProto:
+        equation = _equation(self._node, self._known)
+        label, twin = equation.unused, copy_of(self._node)
+        equation = replace(equation, result=label + equation.result)
+        for index, name in enumerate(self._node.input):
+            if name in self._twins:
+                twin.input[index] = self._twins[name]
+                equation = equation.with_term(index, label + equation.terms[index])
+        refill(twin.attribute, [helper.make_attribute('equation', equation.equation)])
+        return twin
 
     def _along(self) -> onnx.NodeProto:
         """Shift the axes of what works along some, or on each element."""

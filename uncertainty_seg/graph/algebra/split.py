@@ -10,7 +10,7 @@ what is the same in every pass goes to the trunk.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,11 +31,11 @@ from uncertainty_seg.graph.onnx_tools import (
     drop_unused,
     float_info,
     needed_nodes,
+    NodeWriter,
     rename_tensors,
     replace_node,
     Shapes,
     shapes,
-    TensorType,
     types_of,
     Values,
 )
@@ -81,57 +81,83 @@ def split_trunk_head(
     if LOGITS not in touched:
         raise GraphError('no dropout reaches the output', 'passes that differ',
                          'name the output that the dropout belongs to')
-    kinds = types_of(one_pass(model, sites))
-    wanted = _with_choices(graph.node, touched, kinds)
-    head_nodes = [n for n in graph.node if any(name in wanted for name in n.output)]
+    head_nodes = [n for n in graph.node if any(name in touched for name in n.output)]
     trunk_nodes = [n for n in graph.node if not any(name in touched for name in n.output)]
     stored = [n for n in trunk_nodes if n.op_type == 'Constant']
     made = {name for n in trunk_nodes if n.op_type != 'Constant' for name in n.output}
     used = dict.fromkeys(name for n in head_nodes for name in n.input)
-    again = {name for n in head_nodes for name in n.output}
-    cut = [name for name in used if name in made and name not in again]
+    cut = [name for name in used if name in made]
     images = [info for info in graph.input if info.name not in masks]
-    known = {name: kind.shape for name, kind in kinds.items() if kind.shape is not None}
+    types = types_of(one_pass(model, sites))
+    known = {name: kind.shape for name, kind in types.items() if kind.shape is not None}
     output = model.graph.output[0].name
     missing = [name for name in (*cut, output) if name not in known]
     if missing:
         raise GraphError(f'tensor {missing[0]!r} has no static shape', 'a fixed input size')
-    frontier = [float_info(name, known[name]) for name in cut]
-    trunk = build_model('trunk', needed_nodes(trunk_nodes, cut), images, frontier,
-                        graph.initializer)
+    handed = _Handed(graph)
+    frontier = [float_info(part, known[name]) for name in cut
+                for part in handed.over(name, types[name].kind)]
+    trunk_nodes += handed.given
+    trunk = build_model('trunk', needed_nodes(trunk_nodes, [info.name for info in frontier]),
+                        images, frontier, graph.initializer)
     mask_infos = [float_info(s.name, (PASSES_AXIS, *s.shape)) for s in sites]
     direct = [info for info in images if info.name in used]
     axis = PASSES_AXIS if sites else 1
     logits = float_info(LOGITS, (axis, *known[output][1:]))
     head = build_model(
-        'head', [*(n for n in stored if set(n.output) & used.keys()), *head_nodes],
+        'head', [*(n for n in stored if set(n.output) & used.keys()), *handed.taken, *head_nodes],
         [*direct, *frontier, *mask_infos], [logits], graph.initializer,
     )
     return trunk, head
 
 
-def _with_choices(
-    nodes: Sequence[onnx.NodeProto], touched: Container[str], kinds: Mapping[str, TensorType]
-) -> set[str]:
+# Whole numbers are handed over in two parts, which float32 holds exactly up to 2**36.
+_PART = 4096
+_WHOLE = {TensorProto.INT64: np.int64, TensorProto.INT32: np.int32}
+
+
+class _Handed:
     """
-    Add to the head what makes its truth values and whole numbers of the trunk's.
+    Writes what is no float32 as float32 where it goes from the trunk to the head.
 
-    Between the two stand floats only: a comparison with the image is made again in the head, of
-    the tensors that it compares.
+    Attributes
+    ----------
+    given, taken : list of NodeProto
+        At the end of the trunk and at the start of the head.
 
     """
-    found: set[str] = set()
-    for node in reversed(nodes):
-        if node.op_type == 'Constant':
-            continue
-        if any(name in touched or name in found for name in node.output):
-            found.update(node.output)
-            found.update(name for name in node.input if _is_choice(kinds.get(name)))
-    return found
 
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.given: list[onnx.NodeProto] = []
+        self.taken: list[onnx.NodeProto] = []
+        self._graph = graph
 
-def _is_choice(kind: TensorType | None) -> bool:
-    return kind is not None and kind.kind not in (TensorProto.FLOAT, TensorProto.UNDEFINED)
+    def over(self, name: str, kind: int) -> list[str]:
+        """Return the float32 tensors that a tensor is handed over in."""
+        if kind == TensorProto.FLOAT:
+            return [name]
+        give, take = (NodeWriter(self._graph, f'{name}_{word}') for word in ('given', 'taken'))
+        if kind in _WHOLE:
+            parts = self._in_parts(name, kind, give, take)
+        else:
+            parts = [give.node('Cast', [name], to=TensorProto.FLOAT)]
+            take.node('Cast', parts, to=kind)
+        take.nodes[-1].output[0] = name
+        self.given += give.nodes
+        self.taken += take.nodes
+        return parts
+
+    @staticmethod
+    def _in_parts(name: str, kind: int, give: NodeWriter, take: NodeWriter) -> list[str]:
+        size = give.constant('size', _PART, _WHOLE[kind])
+        low = give.node('Mod', [name, size], 'low')
+        high = give.node('Div', [give.node('Sub', [name, low], 'rest'), size], 'high')
+        parts = [give.node('Cast', [part], f'part{i}', to=TensorProto.FLOAT)
+                 for i, part in enumerate((low, high))]
+        low, high = (take.node('Cast', [part], f'whole{i}', to=kind)
+                     for i, part in enumerate(parts))
+        take.node('Add', [low, take.node('Mul', [high, size], 'many')])
+        return parts
 
 
 def _last_layer(graph: onnx.GraphProto) -> list[str]:
