@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.model_card import ModelCard
-from uncertainty_seg.core.settings import BUNDLE_PASSES, Settings
+from uncertainty_seg.core.settings import passes_of, Settings
 
 _CPU_QUOTA_FILE = Path('/sys/fs/cgroup/cpu.max')
 # Beyond this many passes a call the fixed cost of a call no longer shows.
@@ -36,11 +35,6 @@ def usable_threads(wanted: int) -> int:
     except (OSError, ValueError):  # no cgroup, or 'max': nothing is held back
         granted = cores
     return max(1, min(cores, granted))
-
-
-def passes_of(card: ModelCard, settings: Settings) -> int:
-    """Return T: the setting's, or the card's where the setting leaves it to the bundle."""
-    return card.passes if settings.passes == BUNDLE_PASSES else settings.passes
 
 
 @dataclass(frozen=True)
