@@ -12,7 +12,7 @@ from typing import Any, TYPE_CHECKING
 
 from uncertainty_seg.core.bundle import HEAD_FILE, ModelBundle, TRUNK_FILE
 from uncertainty_seg.core.model_card import ModelCard
-from uncertainty_seg.core.settings import BUNDLE_PASSES, Settings
+from uncertainty_seg.core.settings import passes_of, Settings
 from uncertainty_seg.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,11 +41,6 @@ def usable_threads(wanted: int) -> int:
     except (OSError, ValueError):  # no cgroup, or 'max': nothing is held back
         granted = cores
     return max(1, min(cores, granted))
-
-
-def passes_of(card: ModelCard, settings: Settings) -> int:
-    """Return T: the setting's, or the card's where the setting leaves it to the bundle."""
-    return card.passes if settings.passes == BUNDLE_PASSES else settings.passes
 
 
 @dataclass(frozen=True)

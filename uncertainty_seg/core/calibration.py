@@ -239,7 +239,7 @@ class Calibration:
     Attributes
     ----------
     passes, seed, mask_policy, precision : int, int, str, str
-        What the scores were computed with; other settings are refused.
+        What the scores were computed with; other settings are refused. A T of 0 is infinite.
     temperature : float
         The logits are divided by it.
     thresholds : mapping of str to float

@@ -37,7 +37,7 @@ class FrameResult:
     timings_ms : mapping of str to float
         Time a stage.
     passes : int
-        T; with the pass policy 'auto' those that were run.
+        T; with the pass policy 'auto' those that were run, with 'infinite' 0.
     age_s : float
         How old the image was when it was judged; NaN if it was compared with no clock.
     unsettled : str

@@ -39,7 +39,7 @@ from uncertainty_seg.core.gate import (
     weakened_by,
 )
 from uncertainty_seg.core.model_card import ModelCard
-from uncertainty_seg.core.plausibility import Backend, CheckedBackend
+from uncertainty_seg.core.plausibility import Backend, CheckedBackend, require_closed_form
 from uncertainty_seg.core.preprocess import (
     fit_ignore,
     fit_image,
@@ -56,7 +56,9 @@ from uncertainty_seg.core.scores.pass_steps import PassSteps
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import (
     AUTO_PASSES,
-    BUNDLE_PASSES,
+    INFINITE,
+    passes_of,
+    passes_text,
     precision_of,
     RUN_UNCALIBRATED,
     Settings,
@@ -87,9 +89,9 @@ class Epoch:
     settings : Settings
         The settings.
     masks : Masks
-        Of the mask policy 'fixed'.
+        Of the mask policy 'fixed'; none where T is infinite.
     passes : int
-        T.
+        T, or `INFINITE`.
     scorer : ScoreVector
         Computes what the gate needs.
     request : MapRequest
@@ -221,6 +223,7 @@ class Pipeline:
         # One check for all cameras: the maps before may be those of another.
         self._backend = backend if isinstance(backend, CheckedBackend) else CheckedBackend(
             backend, bundle.card.num_classes)
+        require_closed_form(self._backend, settings)
         self._source = source or PassSource(bundle.card)
         passes = self._passes_of(settings)
         self.precision = precision_of(bundle.card, settings.precision)
@@ -235,7 +238,7 @@ class Pipeline:
         self._shown_maps: frozenset[str] = frozenset()
         scorer = scorer or self._new_scorer(settings, self._gate)
         self._epoch = Epoch(
-            0, settings, self._source.of(passes, settings.seed), passes, scorer,
+            0, settings, self._masks_of(passes, settings.seed), passes, scorer,
             self._new_request(settings, scorer), self.thresholds,
             self._steps_of(settings, self._gate))
         self._pass_s = 0.0  # what a pass took last
@@ -270,7 +273,7 @@ class Pipeline:
 
     @property
     def passes(self) -> int:
-        """T."""
+        """T, or `INFINITE`."""
         return self._epoch.passes
 
     @property
@@ -329,7 +332,7 @@ class Pipeline:
         spec = self.card.input
         noise = np.random.default_rng(0).integers(0, 256, (spec.height, spec.width, 3), np.uint8)
         assert self._temperature is not None
-        equal = still_inputs(self.card, min(self.passes, 2))
+        equal = still_inputs(self.card, 1 if self.passes == 1 else 2)
         still = self._backend.run(noise, equal, self._temperature)
         drawn = self._backend.run(
             noise, self._epoch.masks, self._temperature, self._epoch.request)
@@ -338,7 +341,7 @@ class Pipeline:
         if not mutual < 1e-4:
             raise ModelBundleError(f'mutual information {mutual:.2g} between equal passes',
                                    'none: something else than the masks is random', fix)
-        if self.passes > 1 and not float(drawn.total_variance.max()) > ROUNDING:
+        if self.passes != 1 and not float(drawn.total_variance.max()) > ROUNDING:
             what = 'the dropout masks change' if self.card.mask_sites else 'the noise changes'
             raise ModelBundleError(f'{what} nothing', 'passes that differ', fix)
         if self.card.method == 'direct':
@@ -457,7 +460,7 @@ class Pipeline:
 
     def masks_of(self, epoch: Epoch, stamp_ns: int) -> Masks:
         """Return the masks of a frame: those of the epoch, or of the stamp under 'per_frame'."""
-        if epoch.settings.mask_policy == 'fixed':
+        if epoch.settings.mask_policy == 'fixed' or epoch.passes == INFINITE:
             return epoch.masks
         seed = frame_seed(epoch.settings.seed, stamp_ns)
         return lazy_inputs(self.card, epoch.passes, seed)
@@ -521,7 +524,8 @@ class Pipeline:
         is_other = has_other_passes or settings.gate != self.settings.gate
         if is_other:
             gate = self._new_gate(settings)
-        masks = self._source.of(passes, settings.seed)
+        require_closed_form(self._backend, settings)
+        masks = self._masks_of(passes, settings.seed)
         scorer = self._given_scorer or self._new_scorer(settings, gate)
         self._epoch = replace(
             self._epoch, settings=settings, masks=masks, passes=passes, scorer=scorer,
@@ -586,7 +590,10 @@ class Pipeline:
         if self.card.mask_seed is not None and settings.mask_policy != 'fixed':
             raise ConfigError(f'mask_policy is {settings.mask_policy!r}',
                               f"'fixed': {self.card.name!r} was trained with its masks")
-        return self.card.passes if settings.passes == BUNDLE_PASSES else settings.passes
+        return passes_of(self.card, settings)
+
+    def _masks_of(self, passes: int, seed: int) -> Masks:
+        return {} if passes == INFINITE else self._source.of(passes, seed)
 
     def _steps_of(self, settings: Settings, gate: Gate | None) -> PassSteps | None:
         """Return when fewer passes are enough; None where all are to be run."""
@@ -620,7 +627,8 @@ class Pipeline:
             return Verdict(False, (NO_CALIBRATION,), float('inf'), 'unknown', NO_CALIBRATION)
         if calibration is None or calibration.passes == self.passes:
             return _no_limits('the bundle is not calibrated')
-        return _no_limits(f'passes is {self.passes}: the limits are for {calibration.passes}')
+        return _no_limits(f'passes is {passes_text(self.passes)}: the limits are for '
+                          f'{passes_text(calibration.passes)}')
 
     def _new_gate(self, settings: Settings) -> Gate | None:
         calibration = self._bundle.calibration
@@ -632,8 +640,9 @@ class Pipeline:
             _log.warning('the settings weaken what the calibration promises: %s',
                          '; '.join(weakened))
         if self._passes_of(settings) != calibration.passes:
-            _log.warning('passes is %d and the limits are for %d: the flag is down until it is '
-                         'that again', self._passes_of(settings), calibration.passes)
+            _log.warning('passes is %s and the limits are for %s: the flag is down until it is '
+                         'that again', passes_text(self._passes_of(settings)),
+                         passes_text(calibration.passes))
             return None
         promise = promise_text(calibration, settings.gate)
         if promise not in ('', VOID) and settings.pass_policy == AUTO_PASSES \

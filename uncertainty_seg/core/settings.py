@@ -186,7 +186,9 @@ WIDEST = DecodeLimits()
 
 BUNDLE_PASSES = -1
 MASK_POLICIES = ('fixed', 'per_frame')
-ALL_PASSES, AUTO_PASSES = 'all', 'auto'
+ALL_PASSES, AUTO_PASSES, INFINITE_PASSES = 'all', 'auto', 'infinite'
+# T where no passes are run: mean and covariance over all masks, in closed form.
+INFINITE = 0
 REFUSE_UNCALIBRATED, RUN_UNCALIBRATED = 'refuse', 'run'
 RELIABILITIES = ('best_effort', 'reliable')
 DURABILITIES = ('volatile', 'transient_local')
@@ -320,14 +322,17 @@ class Settings:
     passes: int = parameter(
         BUNDLE_PASSES, "T, the number of dropout passes a frame; -1 takes the bundle's own. "
         'With a T that the bundle was not calibrated for, the node does not start; after such a '
-        'change of a running node the flag stays false.',
+        'change of a running node the flag stays false. On the command line inf is short for '
+        'pass_policy infinite.',
         unit='passes', lower=-1, upper=1000, live=True,
     )
     pass_policy: str = parameter(
         ALL_PASSES, 'all: T passes for every frame. auto: passes in groups, until more would not '
         'change the verdict (with the error stated by calibrate-passes) or deadline_ms is near; a '
-        'frame that is not settled by then is not confident.',
-        choices=(ALL_PASSES, AUTO_PASSES),
+        'frame that is not settled by then is not confident. infinite: no passes, but mean and '
+        'covariance of the logits over all masks in closed form, for a bundle whose only dropout '
+        'stands directly before its last linear layer; it needs a calibration of its own.',
+        choices=(ALL_PASSES, AUTO_PASSES, INFINITE_PASSES),
     )
     deadline_ms: float = parameter(
         0.0, 'With pass_policy auto, time from the start of the work on a frame to its scores, '
@@ -456,6 +461,7 @@ class Settings:
         if self.deadline_ms and self.pass_policy != AUTO_PASSES:
             raise ConfigError(f'deadline_ms is {self.deadline_ms:g} with pass_policy '
                               f'{self.pass_policy}', '0', 'set pass_policy to auto')
+        _require_no_passes(self)
         if 0 < self.stuck_timeout_s < SHORTEST_STUCK_S:
             raise ConfigError(
                 f'stuck_timeout_s is {self.stuck_timeout_s:g}',
@@ -501,6 +507,18 @@ class Settings:
         return self.ignore_mask.replace(CAMERA_PLACE, camera)
 
 
+def _require_no_passes(settings: Settings) -> None:
+    if settings.pass_policy != INFINITE_PASSES:
+        return
+    if settings.passes != BUNDLE_PASSES:
+        raise ConfigError(f'passes is {settings.passes} with pass_policy {INFINITE_PASSES}',
+                          f'{BUNDLE_PASSES}: no passes are run', 'set pass_policy to all')
+    if settings.reduction == 'exact':
+        raise ConfigError(f'reduction is exact with pass_policy {INFINITE_PASSES}',
+                          f"coarse or {AUTO_REDUCTION}: it is computed at the logits' size",
+                          f'set reduction to {AUTO_REDUCTION}')
+
+
 def _require_cameras(cameras: tuple[str, ...]) -> None:
     for name in cameras:
         if not _CAMERA_NAME.fullmatch(name):
@@ -543,6 +561,18 @@ def _require_no_history(settings: Settings) -> None:
             f'less than gate.rise_frames, {rise_frames}',
             'after a pause the node could not tell images that waited from new ones',
         )
+
+
+def passes_of(card: ModelCard, settings: Settings) -> int:
+    """Return T: of the settings, or the card's where they leave it to it; or `INFINITE`."""
+    if settings.pass_policy == INFINITE_PASSES:
+        return INFINITE
+    return card.passes if settings.passes == BUNDLE_PASSES else settings.passes
+
+
+def passes_text(passes: int) -> str:
+    """Write T for people."""
+    return 'inf' if passes == INFINITE else str(passes)
 
 
 def require_unlocked(before: Settings, after: Settings) -> None:

@@ -14,6 +14,7 @@ import math
 
 from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.gate import Verdict, VOID
+from uncertainty_seg.core.settings import passes_text
 
 VERDICT_NAME = 'uncertainty_seg: verdict'
 OK, WARN, ERROR = 0, 1, 2
@@ -83,7 +84,7 @@ def verdict_status(
         values['promise_void_because'] = '; '.join(weakened_by)
     values |= {f'threshold.{name}': f'{limit:.6g}' for name, limit in thresholds.items()}
     if result is not None:
-        values['passes'] = str(result.passes)
+        values['passes'] = passes_text(result.passes)
         if math.isfinite(result.age_s):
             values['frame_age_ms'] = f'{result.age_s * 1e3:.1f}'
             values['stamps'] = stamps

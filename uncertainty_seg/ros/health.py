@@ -26,7 +26,7 @@ from std_msgs.msg import Header
 
 from uncertainty_seg.core.gate import NO_CALIBRATION
 from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.core.settings import passes_text, Settings
 from uncertainty_seg.core.status import Status
 from uncertainty_seg.ros.board_state import BoardState
 from uncertainty_seg.ros.engine_builder import BuildState
@@ -336,7 +336,8 @@ class NodeHealth:
                   'image_codec': self.image_codec,
                   'checks_off': ', '.join(self.settings.checks_off) or 'none'}
         if self.pipeline is not None:
-            values |= {'backend': self.pipeline.backend_name, 'passes': str(self.pipeline.passes),
+            values |= {'backend': self.pipeline.backend_name,
+                       'passes': passes_text(self.pipeline.passes),
                        'promise': self.pipeline.promise}
         if self.build is not None:
             values['engine_build_percent'] = f'{self.build.share * 100:.0f}'

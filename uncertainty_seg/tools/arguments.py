@@ -18,10 +18,18 @@ import math
 from typing import Any, TypeVar
 
 from uncertainty_seg.core.parameters import iter_parameters, Parameter
-from uncertainty_seg.core.settings import Settings, settings_from_dict
+from uncertainty_seg.core.settings import (
+    ALL_PASSES,
+    BUNDLE_PASSES,
+    INFINITE_PASSES,
+    Settings,
+    settings_from_dict,
+)
 from uncertainty_seg.errors import BackendUnavailableError, ConfigError, install_command
 
 _T = TypeVar('_T')
+# As --passes: short for the pass policy of that name.
+_INFINITE = 'inf'
 
 # A library as it is imported -> its name for pip, and its use.
 LIBRARIES = {
@@ -94,7 +102,13 @@ def settings_from_args(args: argparse.Namespace, names: Iterable[str]) -> Settin
 
     Raises ConfigError if one of them is out of range or they contradict each other.
     """
-    return settings_from_dict({name: getattr(args, name) for name in names})
+    given = {name: getattr(args, name) for name in names}
+    if given.get('passes') == _INFINITE:
+        policy = given.get('pass_policy', ALL_PASSES)
+        if policy not in (ALL_PASSES, INFINITE_PASSES):
+            raise ConfigError(f'--passes {_INFINITE} with --pass-policy {policy}', 'one of both')
+        given |= {'passes': BUNDLE_PASSES, 'pass_policy': INFINITE_PASSES}
+    return settings_from_dict(given)
 
 
 def option_of(name: str) -> str:
@@ -173,6 +187,8 @@ def _kind_of(setting: Parameter) -> Callable[[str], Any]:
     def convert(text: str) -> Any:
         try:
             kind = type(setting.default)
+            if setting.name == 'passes' and text == _INFINITE:
+                return text
             if kind is tuple:
                 return setting.checked(tuple(text.split(',')))
             return setting.checked(kind(text) if kind in (int, float) else text)

@@ -129,7 +129,7 @@ class ReplayReport:
     topic, model, backend : str
         Where the images were; what judged them.
     passes : int
-        T.
+        T; 0 for an infinite one.
     num_frames, num_bad, num_confident : int
         Image messages; those of them that could not be used; those with the flag up.
     problems : list of str

@@ -53,7 +53,7 @@ from uncertainty_seg.core.scores.density import DENSITY_INPUTS, DENSITY_SCORE, S
 from uncertainty_seg.core.scores.feature_density import FeatureDensity
 from uncertainty_seg.core.scores.image_damage import damage_limits, image_statistics, KeptPoints
 from uncertainty_seg.core.scores.vector import feature_score_names, ScoreVector
-from uncertainty_seg.core.settings import BUNDLE_PASSES, precision_of, Settings
+from uncertainty_seg.core.settings import passes_of, precision_of, Settings
 from uncertainty_seg.errors import (
     BackendUnavailableError,
     CalibrationError,
@@ -406,10 +406,10 @@ def make_calibration(
                         for table in (val, train))
     # A gate score needs one whatever its quantile is.
     thresholds = {**promises[-1].limits, **of_val}
-    passes = bundle.card.passes if settings.passes == BUNDLE_PASSES else settings.passes
     ignore = load_ignore_mask(settings.ignore_mask)
     return Calibration(
-        passes=passes, seed=settings.seed, mask_policy=settings.mask_policy,
+        passes=passes_of(bundle.card, settings), seed=settings.seed,
+        mask_policy=settings.mask_policy,
         mask_draw=bundle.card.mask_draw, precision=precision_of(bundle.card, settings.precision),
         reductions=(reduction_of(bundle, settings),), temperature=temperature,
         thresholds={name: thresholds[name] for name in val.scores if name in thresholds},
