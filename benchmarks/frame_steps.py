@@ -6,9 +6,9 @@ The frames of a synthetic dive, with new noise each, go through the frame loop o
 as the node runs it: a JPEG of 1920x1080 and raw bgr8 of 640x480. Each step is timed where it
 stands, with the caches as the step before leaves them, by the processor time of its thread and
 without the steps inside it; the network by that of the process. `frame` is all of it until the
-verdict, the check of the results, which runs beside the scores, included. Below it is what a
-picture takes only if its topic has a subscriber: rendered at the size of the image and made a
-message, and where ROS is installed handed to the middleware.
+verdict, the check of the results, which runs beside the scores, included. Below it are sending the
+verdict with its status, and what a picture takes only if its topic has a subscriber: rendered at
+the size of the image, made a message and handed to the middleware. Sending wants ROS.
 
     python benchmarks/frame_steps.py [--models pipeline suim] [--backends onnxruntime openvino]
         [--reduction auto] [--precision bundle] [--frames 40] [--threads 1]
@@ -127,27 +127,35 @@ def as_message(image: ImageU8, is_packed: bool) -> Message:
 
 
 class Sender:
-    """Makes a message of a picture and hands it to the middleware, where ROS is installed."""
+    """Hands verdicts and pictures to the middleware, where ROS is installed, as the node does."""
 
     def __init__(self) -> None:
-        self.send: Callable[[Any, str], None] = lambda pixels, encoding: None
+        self.verdict: Callable[[Outcome], None] = lambda outcome: None
+        self.picture: Callable[[Any, str], None] = lambda pixels, encoding: None
         try:
             import rclpy
-            from sensor_msgs.msg import Image
-            from std_msgs.msg import Header
-
-            from uncertainty_seg.ros.conversions import image_to_msg
-            from uncertainty_seg.ros.main import keep_frames_on_the_heap
         except ImportError:
             return
+        from diagnostic_msgs.msg import DiagnosticArray
+        from sensor_msgs.msg import Image
+        from std_msgs.msg import Header
+
+        from uncertainty_seg.ros.conversions import image_to_msg
+        from uncertainty_seg.ros.main import keep_frames_on_the_heap
+        from uncertainty_seg.ros.publishers import VerdictPublishers
+
         keep_frames_on_the_heap()
         rclpy.init()
         node = rclpy.create_node('frame_steps')
         publisher = node.create_publisher(Image, 'picture', 1)
-        node.create_subscription(Image, 'picture', lambda msg: None, 1)
+        verdicts = VerdictPublishers(node, 60.0)
+        for kind, topic in ((Image, 'picture'), (DiagnosticArray, '~/status')):
+            node.create_subscription(kind, topic, lambda msg: None, 1)
         while not publisher.get_subscription_count():
             time.sleep(0.05)
-        self.send = lambda pixels, encoding: publisher.publish(
+        self.verdict = lambda outcome: verdicts.publish(
+            outcome.verdict, outcome.thresholds, Header(), outcome.result)
+        self.picture = lambda pixels, encoding: publisher.publish(
             image_to_msg(Header(), pixels, encoding))
 
 
@@ -156,16 +164,18 @@ PICTURES = {'mask': 'mono8', 'confidence': 'mono8', 'uncertainty': '32FC1', 'hea
 
 
 def shown(outcome: Outcome, pipeline: Pipeline, sender: Sender) -> dict[str, float]:
-    """Render each picture alone and send it; return the ms of both, and of sending the mask."""
+    """Send the verdict, and render and send each picture alone; return the ms of each."""
     assert outcome.image_bgr is not None and outcome.result is not None
-    found = {}
+    start_ns = time.thread_time_ns()
+    sender.verdict(outcome)
+    found = {'verdict: sent': (time.thread_time_ns() - start_ns) / 1e6}
     for name, encoding in PICTURES.items():
         view = FrameView(outcome.image_bgr, outcome.result, pipeline.card, pipeline.settings,
                          pipeline.calibrated)
         start_ns = time.thread_time_ns()
         pixels = getattr(view, name)
         between_ns = time.thread_time_ns()
-        sender.send(pixels, encoding)
+        sender.picture(pixels, encoding)
         end_ns = time.thread_time_ns()
         found[f'{name}: rendered'] = (between_ns - start_ns) / 1e6
         found[f'{name}: sent'] = (end_ns - between_ns) / 1e6
