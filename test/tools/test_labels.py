@@ -11,7 +11,7 @@ from typing import Any
 
 from bombs import zip_bomb
 import cv2
-from label_sample import CLASSES, corrected, make_frame, messages_of, write_log
+from label_sample import CLASSES, corrected, make_frame, messages_of, read_back, write_log
 import numpy as np
 import pytest
 
@@ -24,8 +24,7 @@ from uncertainty_seg.storage.frame_log import format as frame_log_format  # noqa
 from uncertainty_seg.storage.labelled_folder import load_folder  # noqa: E402
 from uncertainty_seg.storage.labels import formats as label_formats  # noqa: E402
 from uncertainty_seg.storage.labels.bag import topic_of, UNCERTAINTY_TOPIC  # noqa: E402
-from uncertainty_seg.storage.labels.folder import read_mask  # noqa: E402
-from uncertainty_seg.storage.labels.frames import read_table  # noqa: E402
+from uncertainty_seg.storage.labels.frames import read_mask, read_table  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle, model_digest  # noqa: E402
 from uncertainty_seg.storage.score_rows import (  # noqa: E402
     read_rows,
@@ -88,7 +87,7 @@ def test_two_dives_go_out_and_come_back_to_training(
     said = last_line(capsys)
     assert said['frames'] == 6 and said['dives'] == {'dive_7': 4, 'dive 8': 2}
     assert run('import-labels', corrected(tmp_path / 'out', kind), tmp_path / 'train',
-               '--format', kind) == 0
+               '--format', kind, '--accept-unchanged') == 0
     assert last_line(capsys)['splits'] == {'train': 4, 'val': 2}
     data = load_folder(tmp_path / 'train', 'train')
     assert (data.class_names, data.palette) == (CLASSES.names, CLASSES.palette)
@@ -127,7 +126,10 @@ def test_only_the_reasons_that_are_asked_for(
     assert run('export-labels', log, tmp_path / 'out', '--format', 'folder', '--reasons',
                'control') == 0
     (row,) = read_table(tmp_path / 'out').rows.values()
-    assert (row.reason, row.score) == ('control: within limits', 0.5)
+    assert (row.reason, row.score, row.origin) == ('control: within limits', 0.5, 'control')
+    assert run('export-labels', log, tmp_path / 'all', '--format', 'folder') == 0
+    assert [row.origin for row in read_table(tmp_path / 'all').rows.values()] == [
+        'control', 'selected', 'selected', 'selected']
     assert 'kept as window' in refused(capsys, 'export-labels', log, tmp_path / 'no', '--format',
                                        'folder', '--reasons', 'window')
 
@@ -257,7 +259,7 @@ def test_one_dive_alone_is_all_training_and_a_warning(
 ) -> None:
     assert run('export-labels', log, tmp_path / 'out', '--format', 'cvat') == 0
     assert run('import-labels', tmp_path / 'out' / 'cvat.zip', tmp_path / 'train', '--format',
-               'cvat') == 0
+               'cvat', '--accept-unchanged') == 0
     output = capsys.readouterr()
     assert json.loads(output.out.splitlines()[-1])['splits'] == {'train': 4, 'val': 0}
     assert 'val is empty: label frames of another dive' in output.err
@@ -278,7 +280,9 @@ def row_of(
     return dataclasses.replace(row, **facts)
 
 
-def make_selection(folder: Path, bundle: Path, rows: list[ScoreRow]) -> Path:
+def make_selection(
+    folder: Path, bundle: Path, rows: list[ScoreRow], strategy: str = 'top-k'
+) -> Path:
     """Write a selection, as `select` leaves it."""
     import pyarrow as pa
     from pyarrow import parquet
@@ -291,6 +295,7 @@ def make_selection(folder: Path, bundle: Path, rows: list[ScoreRow]) -> Path:
     write_rows(folder / 'part.parquet', info, rows)
     chosen = read_rows(folder / 'part.parquet')
     chosen = chosen.append_column('reason', pa.array(['rank 1 of 9'] * len(rows), pa.string()))
+    chosen = chosen.append_column('strategy', pa.array([strategy] * len(rows), pa.string()))
     (folder / 'part.parquet').rename(folder / 'scores')
     parquet.write_table(chosen, folder / 'selection.parquet')
     return folder
@@ -337,13 +342,13 @@ def test_a_selection_gets_the_masks_of_the_model_that_scored_it(
     assert (said['frames'], said['left_out']) == (3, 4)
     assert 'is not in its source any more' in output.err
     assert f'3 frames of {tmp_path / "gone"}' in output.err
-    data = load_folder(tmp_path / 'out', 'train')
+    masks = read_back(tmp_path / 'out', 'folder')
     of_bag, of_pictures = (short_digest(str(place)) for place in (bag, pictures))
     expected = {f'dive_9_cam_image_raw_{of_bag}_000001': (1, 2),
                 f'dive_9_cam_image_raw_{of_bag}_000002': (2, 0),
                 f'dive_9_{of_pictures}_000000': (0, 1)}
-    assert set(data.stems) == set(expected)
-    for stem, mask in zip(data.stems, data.masks, strict=True):
+    assert set(masks) == set(expected)
+    for stem, mask in masks.items():
         assert (set(mask[:, :30].flat), set(mask[:, 34:].flat)) == tuple(
             {value} for value in expected[stem])
     row = read_table(tmp_path / 'out').rows[f'dive_9_cam_image_raw_{of_bag}_000002']
@@ -415,6 +420,28 @@ def test_a_selection_of_a_log_keeps_the_camera_and_the_ros_frame(
     (message,) = messages_of(tmp_path / 'out')['/front/image_raw/compressed']
     assert message.header.frame_id == 'camera'
     assert bytes(message.data) == logged.image_path.read_bytes()
+
+
+@pytest.mark.parametrize('strategy', ['random', 'uncertainty-diversity'])
+def test_only_what_was_drawn_of_all_frames_is_a_control(
+    strategy: str, log: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip('pyarrow', reason='pyarrow is not installed: no selection')
+    images = random_images(2)
+    bag = write_bag(tmp_path / 'dive', images, '/cam/image_raw')
+    rows = [row_of(bag, 'bag', '/cam/image_raw', index, image)
+            for index, image in enumerate(images)]
+    # Of a log only what it drew itself: the other frames are there because of their scores.
+    rows += [row_of(log, 'log', 'front', index, frame.read_image(), run=str(log),
+                    stamp_ns=int(frame.sidecar['stamp_ns']))
+             for index, frame in enumerate(frame_log_format.iter_frames(log))]
+    selection = make_selection(tmp_path / 'selection', tiny_bundle, rows, strategy)
+    assert run('export-labels', selection, tmp_path / 'out', '--format', 'folder') == 0
+    found = {row.key: row.origin for row in read_table(tmp_path / 'out').rows.values()}
+    drawn = {'dive#/cam/image_raw#0', 'dive#/cam/image_raw#1', 'log#front#0'}
+    assert len(found) == 6
+    assert {key for key, origin in found.items() if origin == 'control'} == (
+        drawn if strategy == 'random' else set())
 
 
 def test_two_runs_of_one_name_are_two_dives_without_a_path_in_the_export(

@@ -100,6 +100,8 @@ class SourceFrame:
         Its pixels.
     received_ns : int or None
         When the bag received it; None in a folder or a log.
+    kept_as : str
+        Why a log kept it, one of its `REASONS`; empty in a bag or a folder.
 
     """
 
@@ -109,6 +111,7 @@ class SourceFrame:
     dive: str
     raw: RawImage | ImageFile
     received_ns: int | None = None
+    kept_as: str = ''
 
 
 @dataclass(frozen=True)
@@ -240,14 +243,16 @@ def _logged(frame: LoggedFrame, index: int, source: FrameSource) -> SourceFrame 
     sidecar = frame.sidecar
     dive = '' if source.is_dive_given else sidecar.get('dive')
     return _picture(frame.image_path, index, int(sidecar['stamp_ns']),
-                    str(sidecar.get('camera', '')), str(dive or source.dive))
+                    str(sidecar.get('camera', '')), str(dive or source.dive),
+                    str(sidecar.get('reason', '')))
 
 
 def _picture(
-    path: Path, index: int, stamp_ns: int, topic: str, dive: str
+    path: Path, index: int, stamp_ns: int, topic: str, dive: str, kept_as: str = ''
 ) -> SourceFrame | BadFrame:
     try:
-        return SourceFrame(index, stamp_ns, topic, dive, read_image_file(path))
+        return SourceFrame(index, stamp_ns, topic, dive, read_image_file(path),
+                           kept_as=kept_as)
     except (OSError, ValueError) as err:
         return BadFrame(index, f'{path} cannot be read ({why(err)})', topic, dive)
 

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import zipfile
 
 from bombs import black_png, zip_bomb
-from label_sample import CLASSES, corrected, make_frame, read_back
+from label_sample import ACCEPT, CLASSES, corrected, labels_of, make_frame, read_back
 import numpy as np
 import pytest
 
@@ -228,7 +228,7 @@ def test_an_image_in_an_archive_that_expands_or_is_none_is_refused(
 ) -> None:
     write_export(tmp_path / 'out', 'cvat', [FRAME], CLASSES)
     table = read_table(tmp_path / 'out')
-    labels = list(READERS['cvat'](tmp_path / 'out', table))
+    labels = list(labels_of(tmp_path / 'out', 'cvat'))
     with zipfile.ZipFile(tmp_path / 'out' / 'cvat.zip', 'w', zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(f'images/{FRAME.file_name}', image)
     (tmp_path / 'train').mkdir()
@@ -244,6 +244,6 @@ def test_names_in_an_archive_lead_nowhere(tmp_path: Path) -> None:
             archive.writestr(name, 'x')
     table = read_table(tmp_path / 'out')
     (tmp_path / 'train').mkdir()
-    write_training_folder(tmp_path / 'train', table, READERS['cvat'](tmp_path / 'out', table),
-                          {'train': 1.0}, 0)
+    write_training_folder(tmp_path / 'train', table, labels_of(tmp_path / 'out', 'cvat'),
+                          {'train': 1.0}, 0, ACCEPT)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['out', 'train']

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import zipfile
 
 import cv2
-from label_sample import CLASSES, make_frame, read_back
+from label_sample import ACCEPT, CLASSES, labels_of, make_frame, read_back
 import numpy as np
 import pytest
 
@@ -129,8 +129,8 @@ def test_the_newest_annotation_that_was_not_cancelled_counts(
     file = tmp_path / 'export.json'
     file.write_text(json.dumps([task, unlabelled]))
     table = read_table(tmp_path / 'out')
-    ((stem, mask),) = READERS['label-studio'](file, table)
-    assert stem == frame.stem and (mask == 1).all()
+    (one,) = READERS['label-studio'](file, table)
+    assert one.stem == frame.stem and (one.mask == 1).all()
 
 
 RENAMED = {
@@ -260,8 +260,8 @@ def test_a_training_folder_keeps_dives_apart_and_counts(tmp_path: Path) -> None:
         annotations=[a for a in c['annotations'] if a['image_id'] != 4]))(tmp_path / 'out')
     table = read_table(tmp_path / 'out')
     with new_folder(tmp_path / 'train') as work:
-        done = write_training_folder(work, table, READERS['coco'](tmp_path / 'out', table),
-                                     {'train': 0.6, 'val': 0.4}, 0)
+        done = write_training_folder(work, table, labels_of(tmp_path / 'out', 'coco'),
+                                     {'train': 0.6, 'val': 0.4}, 0, ACCEPT)
     # Dive 0 has lost frame 3: 2, 3 and 3 frames, of which 3 are nearest to 40 %.
     assert (done.frames, done.unlabelled, done.dives) == (8, 1, 3)
     assert done.splits == {'train': 5, 'val': 3}
@@ -304,6 +304,6 @@ def test_an_image_that_was_changed_since_is_refused(frame: LabelFrame, tmp_path:
     cv2.imwrite(str(tmp_path / 'out' / 'images' / frame.file_name), np.zeros((9, 9, 3), np.uint8))
     table = read_table(tmp_path / 'out')
     (tmp_path / 'train').mkdir()
-    labels = READERS['folder'](tmp_path / 'out', table)
+    labels = labels_of(tmp_path / 'out', 'folder')
     with pytest.raises(DatasetError, match='is 9x9, expected 10x8, as it was sent'):
         write_training_folder(tmp_path / 'train', table, labels, {'train': 1.0}, 0)

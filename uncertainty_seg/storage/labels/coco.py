@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from uncertainty_seg.core.arrays import LabelMap
 from uncertainty_seg.errors import DatasetError
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.labels.frames import (
@@ -27,9 +26,17 @@ from uncertainty_seg.storage.labels.frames import (
     read_json,
     write_image,
 )
-from uncertainty_seg.storage.labels.regions import LabelCanvas, MALFORMED, Region, regions_of
+from uncertainty_seg.storage.labels.regions import (
+    LabelCanvas,
+    Labelled,
+    MALFORMED,
+    Region,
+    regions_of,
+)
 
 FILE = 'annotations.json'
+# COCO itself has none: a field of an image, or of the attributes of all its annotations.
+MARK = 'reviewed'
 
 
 def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable) -> None:
@@ -41,7 +48,7 @@ def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable
     for frame in frames:
         write_image(folder / IMAGES, frame)
         images.append({'id': len(images) + 1, 'file_name': frame.file_name, 'width': frame.width,
-                       'height': frame.height, **frame.facts()})
+                       'height': frame.height, MARK: False, **frame.facts()})
         annotations += [
             {'id': len(annotations) + number, 'image_id': len(images), **_annotation(region)}
             for number, region in enumerate(regions_of(frame.mask, len(classes.names)), start=1)]
@@ -53,11 +60,12 @@ def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable
     (folder / FILE).write_text(json.dumps(content), encoding='utf-8')
 
 
-def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelMap]]:
+def read_labels(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
     """
     Read corrected labels; see `formats`.
 
-    The JSON file, or a folder with ``annotations.json``.
+    The JSON file, or a folder with ``annotations.json``. A frame is marked as finished by
+    ``"reviewed": true`` of its image, or in the attributes of all its annotations.
     """
     file = path / FILE if path.is_dir() else path
     content = read_json(file)
@@ -69,14 +77,21 @@ def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelM
         for image in content['images']:
             canvas = LabelCanvas(table.row_of(str(image['file_name']), file), table.classes)
             canvas.require_size(int(image['height']), int(image['width']))
-            for item in by_image.get(image['id'], ()):
+            items = by_image.get(image['id'], [])
+            for item in items:
                 name = names.get(item['category_id'], str(item['category_id']))
                 _paint(canvas, name, item['segmentation'])
-            if canvas.mask is not None:
-                yield canvas.row.stem, canvas.mask
+            yield from canvas.labelled(_mark(image, items))
     except MALFORMED as err:
         raise DatasetError(f'{file} is no COCO file ({err!r})',
                            'images, annotations and categories') from err
+
+
+def _mark(image: dict[str, Any], items: list[dict[str, Any]]) -> str:
+    """Return what says that an image is finished: its own field, or one of all annotations."""
+    flags = [(item.get('attributes') or {}).get(MARK) for item in items]
+    is_marked = image.get(MARK) is True or bool(flags) and all(flag is True for flag in flags)
+    return f'{MARK} in COCO' if is_marked else ''
 
 
 def _annotation(region: Region) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.labels.frames import decoded, LabelFrame, safe_name
 from uncertainty_seg.storage.model_bundle import load_bundle, model_digest
+from uncertainty_seg.storage.review_record import CONTROL, SELECTED
 from uncertainty_seg.storage.score_rows import (
     read_info,
     read_rows,
@@ -268,6 +269,7 @@ def _logged_frame(entry: LoggedFrame, classes: ClassTable, has_uncertainty: bool
         stamp_ns=int(sidecar['stamp_ns']), frame_id=str(sidecar.get('ros_frame', '')),
         image_file=data, ending=image_ending(data), mask=mask,
         uncertainty=entry.read_uncertainty() if has_uncertainty else None,
+        origin=CONTROL if sidecar.get('reason') == CONTROL else SELECTED,
         reason=_reason(sidecar), score=float('nan') if ratio is None else float(ratio))
 
 
@@ -295,7 +297,7 @@ def _reason(sidecar: Mapping[str, Any]) -> str:
 SELECTION_FILE = 'selection.parquet'
 # `run` is missing from older tables.
 _COLUMNS = ('frame_key', 'dive', 'run', 'source', 'kind', 'topic', 'index', 'stamp_ns', 'height',
-            'width', 'score_ratio', 'phash', 'reason')
+            'width', 'score_ratio', 'phash', 'strategy', 'reason')
 # Another release of a JPEG decoder may move a bit of the hash.
 _HASH_SLACK = 2
 Row = dict[str, Any]
@@ -446,7 +448,14 @@ def _frame(
         image_file=data, ending=image_ending(data),
         mask=result.label_at_source(),
         uncertainty=result.map_at_source(pipeline.settings.map) if has_uncertainty else None,
+        origin=_origin(row, frame),
         reason=row['reason'], score=float('nan') if ratio is None else float(ratio))
+
+
+def _origin(row: Row, frame: SourceFrame) -> str:
+    """Say how a frame was chosen; a log keeps few frames by chance, whatever is drawn of it."""
+    is_drawn = row.get('strategy') == 'random' and frame.kept_as in ('', CONTROL)
+    return CONTROL if is_drawn else SELECTED
 
 
 def _require_scored(frame: SourceFrame, image: ImageU8, row: Row) -> None:
