@@ -471,6 +471,51 @@ def test_two_runs_of_one_name_are_two_dives_without_a_path_in_the_export(
         'frames.json', 'may', *dives}
 
 
+def test_a_selection_is_exported_where_its_sources_are_now(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip('pyarrow', reason='pyarrow is not installed: no selection')
+    images = random_images(2)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'else').mkdir()
+    for place, image in zip(('fleet/a/bag', 'fleet/b/bag'), images, strict=True):
+        write_bag(Path(place), [image], '/cam/image_raw')
+    relative = [row_of(Path(place), 'bag', '/cam/image_raw', 0, image, dive=place[6])
+                for place, image in zip(('fleet/a/bag', 'fleet/b/bag'), images, strict=True)]
+    make_selection(tmp_path / 'selection', tiny_bundle, relative)
+    absolute = [dataclasses.replace(row, source=str(tmp_path / row.source)) for row in relative]
+    make_selection(tmp_path / 'selection_2', tiny_bundle, absolute)
+    monkeypatch.chdir(tmp_path / 'else')  # seen: every frame was left out
+    selection, out = tmp_path / 'selection', tmp_path / 'out'
+
+    def export(name: str, *words: object) -> dict[str, object]:
+        assert run('export-labels', tmp_path / name, out, '--format', 'folder', *words) == 0
+        said = last_line(capsys)
+        shutil.rmtree(out)
+        return said
+
+    assert export('selection')['dives'] == {'a': 1, 'b': 1}
+    (tmp_path / 'fleet').rename(tmp_path / 'disk')
+    for name in ('selection', 'selection_2'):
+        said = refused(capsys, 'export-labels', tmp_path / name, out, '--format', 'folder')
+        assert 'no frame to export' in said
+        assert export(name, '--root', tmp_path / 'disk')['dives'] == {'a': 1, 'b': 1}
+    run('export-labels', selection, out, '--format', 'folder')
+    assert 'it is not here; name the folder that holds it now with --root.' in \
+        capsys.readouterr().err
+    (tmp_path / 'disk' / 'a').rename(tmp_path / 'disk' / 'c')
+    # A bag of the same name is not taken for it: its pictures are others.
+    shutil.copytree(tmp_path / 'disk' / 'b' / 'bag', tmp_path / 'disk' / 'bag')
+    said = export('selection', '--root', tmp_path / 'disk')
+    assert (said['dives'], said['left_out']) == ({'b': 1}, 1)
+    assert 'expected a folder that holds the sources' in refused(
+        capsys, 'export-labels', selection, out, '--format', 'folder', '--root', 'nowhere')
+    assert '--root with frame logs' in refused(
+        capsys, 'export-labels', write_log(tmp_path / 'log', random_masks(1)), out, '--format',
+        'folder', '--root', tmp_path)
+
+
 def test_another_bundle_or_a_table_is_one_sentence(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

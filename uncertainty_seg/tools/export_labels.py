@@ -54,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         '"/data/local-files/?d=dive_7/images/" [images inside the tasks]')
     parser.add_argument('--model', metavar='BUNDLE',
                         help='selection: where the bundle that scored it is now')
+    parser.add_argument('--root', type=Path, metavar='DIR',
+                        help='selection: folder that holds the bags, folders and logs now, if '
+                        'they were moved since they were scored')
     parser.add_argument('--backend', help='selection: what runs the bundle [as it was scored]')
 
 
@@ -96,7 +99,7 @@ def _feed(args: argparse.Namespace) -> FrameFeed:
     has_uncertainty = args.kind in BAGS
     selections = [path for path in args.inputs if _is_selection(path)]
     if not selections:
-        _require_unused(args, ('model', 'backend'), 'frame logs, which hold their masks',
+        _require_unused(args, ('model', 'backend', 'root'), 'frame logs, which hold their masks',
                         'a selection')
         return frames_of_logs([_log(path) for path in args.inputs], has_uncertainty, args.reasons)
     if len(args.inputs) > 1:
@@ -105,7 +108,8 @@ def _feed(args: argparse.Namespace) -> FrameFeed:
     _require_unused(args, ('reasons',), f'the selection {selections[0]}', 'frame logs')
     from uncertainty_seg.tools.selection.export_sources import frames_of_selection
 
-    return frames_of_selection(selections[0], has_uncertainty, args.model, args.backend)
+    return frames_of_selection(selections[0], has_uncertainty, args.model, args.backend,
+                               args.root)
 
 
 def _require_known(option: str, words: Sequence[str], known: Sequence[str]) -> None:

@@ -35,7 +35,7 @@ from uncertainty_seg.errors import (
 )
 from uncertainty_seg.storage.bags.reader import BagImage, BagReader, CAMERA_NAMES
 from uncertainty_seg.storage.frame_log.format import iter_frames, LoggedFrame
-from uncertainty_seg.storage.frame_sources import BadFrame, frames_at, SourceFrame
+from uncertainty_seg.storage.frame_sources import BadFrame, frames_at, SourceFrame, Whereabouts
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.labels.frames import decoded, LabelFrame, safe_name
@@ -304,7 +304,8 @@ Row = dict[str, Any]
 
 
 def frames_of_selection(
-    path: Path, has_uncertainty: bool, model: str | None = None, backend: str | None = None
+    path: Path, has_uncertainty: bool, model: str | None = None, backend: str | None = None,
+    root: Path | None = None,
 ) -> FrameFeed:
     """
     Open a selection.
@@ -320,6 +321,8 @@ def frames_of_selection(
         Compute the uncertainty maps too.
     model, backend : str, optional
         Where the bundle is now, and what runs it; as in the table if None.
+    root : Path, optional
+        Where the sources are now; see `Whereabouts`.
 
     Returns
     -------
@@ -329,6 +332,7 @@ def frames_of_selection(
 
     """
     file = path / SELECTION_FILE if path.is_dir() else path
+    places = Whereabouts(file, root)
     info = read_info(file)
     rows = _rows(file)
     # The settings of the log do not change a mask, and an older table may have one that is gone.
@@ -341,7 +345,7 @@ def frames_of_selection(
     bundle = _bundle(settings.model, info)
     classes = distinct_classes(info.class_names, info.palette)
     feed = FrameFeed(classes, iter(()), len(rows))
-    frames = _frames(rows, bundle, settings, has_uncertainty, feed.left_out)
+    frames = _frames(rows, bundle, settings, has_uncertainty, feed.left_out, places)
     return replace(feed, frames=frames)
 
 
@@ -390,7 +394,7 @@ def _bundle(model: str, info: TableInfo) -> ModelBundle:
 
 def _frames(
     rows: list[Row], bundle: ModelBundle, settings: Settings, has_uncertainty: bool,
-    left_out: LeftOut,
+    left_out: LeftOut, places: Whereabouts,
 ) -> Iterator[LabelFrame]:
     ignore = load_ignore_mask(settings.ignore_mask)
     by_source: dict[tuple[str, str, str, str], dict[int, Row]] = {}
@@ -401,8 +405,12 @@ def _frames(
     temperature = bundle.calibration.temperature if bundle.calibration else None
     with closing(open_pipeline(bundle, settings, ignore, temperature)) as pipeline:
         for (_, *source), wanted in by_source.items():
-            path, kind, topic = source
+            path, kind, topic = places.find(source[0]), *source[1:]
             missing = dict(wanted)
+            if not Path(path).exists():
+                left_out.add(f'{len(missing)} frames of {path}: it is not here; name the folder '
+                             'that holds it now with --root.', len(missing))
+                continue
             try:
                 ros_frame_of = ros_frames(path, kind, topic)
                 for frame in frames_at(path, kind, topic, wanted):
