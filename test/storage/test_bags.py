@@ -310,6 +310,23 @@ def test_existing_output_is_refused_before_anything_is_written(tmp_path: Path) -
     assert files_of(bag) == before
 
 
+def test_of_two_runs_the_one_that_ends_later_replaces_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BagError, match=r'bag exists, .*--force'):
+        with BagWriter(tmp_path / 'bag') as late:
+            late.write_bool('/flag', START_NS, False)
+            write_camera(tmp_path / 'bag')
+            before = files_of(tmp_path / 'bag')
+    assert files_of(tmp_path / 'bag') == before and os.listdir(tmp_path) == ['bag']
+    # It may end between the look and the rename.
+    monkeypatch.setattr('uncertainty_seg.storage.bags.writer._require_free', lambda *_: None)
+    with pytest.raises(BagError, match='bag cannot be written'):
+        with BagWriter(tmp_path / 'bag') as late:
+            late.write_bool('/flag', START_NS, False)
+    assert files_of(tmp_path / 'bag') == before and os.listdir(tmp_path) == ['bag']
+
+
 def test_force_replaces_a_bag(tmp_path: Path) -> None:
     bag = write_camera(tmp_path / 'bag', 'sqlite3')
     with BagWriter(bag, overwrite=True) as writer:
