@@ -26,7 +26,7 @@ from uncertainty_seg.errors import (
     ModelBundleError,
     TableError,
 )
-from uncertainty_seg.tools.arguments import print_json
+from uncertainty_seg.tools.arguments import print_json, progress
 
 if TYPE_CHECKING:
     from uncertainty_seg.tools.selection.export_sources import FrameFeed
@@ -68,8 +68,6 @@ def run(args: argparse.Namespace) -> int:
     UncertaintySegError if an input is of no known kind, nothing can be exported, or OUT is not
     empty.
     """
-    from tqdm import tqdm
-
     from uncertainty_seg.storage.labels.formats import write_export
 
     _require_known('--format', [args.kind], FORMATS)
@@ -77,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     if args.image_prefix and args.kind != 'label-studio':
         raise ConfigError(f'--image-prefix with the format {args.kind}', 'label-studio')
     feed = _feed(args)
-    bar = tqdm(feed.frames, total=feed.total, desc='export', unit='frame', disable=None)
+    bar = progress(feed.frames, desc='export', total=feed.total)
     try:
         rows = write_export(args.out, args.kind, bar, feed.classes, args.image_prefix)
     except DatasetError:

@@ -20,7 +20,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from uncertainty_seg.errors import ConfigError, DatasetError
-from uncertainty_seg.tools.arguments import print_json, rate, whole_number
+from uncertainty_seg.tools.arguments import print_json, progress, rate, whole_number
 
 if TYPE_CHECKING:
     from uncertainty_seg.storage.labels.frames import ExportedFrames
@@ -66,8 +66,6 @@ def run(args: argparse.Namespace) -> int:
     Raises UncertaintySegError if labels do not fit to the export, none is there, or OUT is not
     empty.
     """
-    from tqdm import tqdm
-
     from uncertainty_seg.storage.labels.formats import find_table, new_folder
     from uncertainty_seg.storage.labels.frames import read_table
     from uncertainty_seg.storage.labels.training import write_training_folder
@@ -81,8 +79,7 @@ def run(args: argparse.Namespace) -> int:
     if len(shares) < len(args.shares):
         raise ConfigError('--shares names a split twice', 'each once')
     table = read_table(find_table(args.labels[0], args.frames))
-    bar = tqdm(_labels(args, table), total=len(table.rows), desc='import', unit='frame',
-               disable=None)
+    bar = progress(_labels(args, table), desc='import', total=len(table.rows))
     with new_folder(args.out) as work:
         done = write_training_folder(work, table, bar, shares, args.seed, _rules(args))
     _report(args, done)

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from uncertainty_seg.analysis.bad_rule import BadRule
 from uncertainty_seg.analysis.conformal import (
@@ -63,6 +62,7 @@ from uncertainty_seg.errors import (
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder, read_blocks
 from uncertainty_seg.storage.model_bundle import features_file, model_digest
+from uncertainty_seg.tools.arguments import progress
 from uncertainty_seg.tools.calibrate.labelled_pairs import (
     data_digest,
     drawn_frames,
@@ -291,7 +291,7 @@ def features_of(
     ignore = load_ignore_mask(settings.ignore_mask)
 
     def described() -> Iterator[FeatureFrame]:
-        for image, _ in tqdm(pairs, desc='features', unit='frame', disable=None):
+        for image, _ in progress(pairs, desc='features'):
             result = pipeline.measure(image)
             geometry = result.geometry
             maps = result.maps.cut(geometry.rows, geometry.columns)

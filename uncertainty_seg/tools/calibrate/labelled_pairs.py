@@ -18,7 +18,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from uncertainty_seg.analysis.bad_rule import BadRule
 from uncertainty_seg.analysis.evaluation import evaluate, Evaluation
@@ -36,6 +35,7 @@ from uncertainty_seg.storage.foreign_files import read_image_file, why
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.labelled_folder import LabelledFolder
 from uncertainty_seg.storage.review_record import CONTROL, read_review
+from uncertainty_seg.tools.arguments import progress
 
 Pair = tuple[ImageU8, LabelMap]
 _log = logging.getLogger(__name__)
@@ -210,7 +210,7 @@ def measure(
     pipeline: Pipeline, pairs: Sequence[Pair], title: str, rule: BadRule | None = None
 ) -> Evaluation:
     """Evaluate pairs, with a progress bar."""
-    bar = tqdm(pairs, desc=title, unit='frame', disable=None)
+    bar = progress(pairs, desc=title)
     return evaluate(pipeline, bar, pipeline.card.ignore_index, rule)
 
 

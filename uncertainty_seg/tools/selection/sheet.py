@@ -22,7 +22,7 @@ from uncertainty_seg.errors import ConfigError, UncertaintySegError
 from uncertainty_seg.storage.foreign_files import csv_text
 from uncertainty_seg.storage.frame_sources import BadFrame, frames_at, Whereabouts
 from uncertainty_seg.storage.whole_files import whole_file
-from uncertainty_seg.tools.arguments import json_text
+from uncertainty_seg.tools.arguments import json_text, progress
 from uncertainty_seg.tools.report.page import number, render_page
 from uncertainty_seg.tools.report.pictures import fitted_size, jpeg_address
 from uncertainty_seg.tools.selection.run import SelectionOutcome
@@ -330,7 +330,7 @@ def thumbnails(
     for place in places:
         wanted.setdefault((place.source, place.kind, place.topic), {})[place.index] = place
     found = Pictures()
-    with tqdm(total=len(places), desc='pictures', unit='frame', disable=None) as bar:
+    with progress(desc='pictures', total=len(places)) as bar:
         for source, by_index in wanted.items():
             _read(source, by_index, found, bar, limits)
             changed = len(found.changed.intersection(by_index.values()))
