@@ -6,7 +6,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+import re
 import shutil
+import subprocess
+import sys
 from typing import Any
 
 from bombs import zip_bomb
@@ -263,6 +266,58 @@ def test_one_dive_alone_is_all_training_and_a_warning(
     output = capsys.readouterr()
     assert json.loads(output.out.splitlines()[-1])['splits'] == {'train': 4, 'val': 0}
     assert 'val is empty: label frames of another dive' in output.err
+
+
+FULL_DISK = """
+import sys
+from pathlib import Path
+from uncertainty_seg.tools.main import main
+disk, log, export = map(Path, sys.argv[1:4])
+for kind in sys.argv[4:]:
+    print(kind, main(['export-labels', str(log), str(disk / 'out'), '--format', kind]),
+          list(disk.iterdir()))
+print('import', main(['import-labels', str(export), str(disk / 'out'), '--format', 'folder',
+                      '--accept-unchanged']), list(disk.iterdir()))
+"""
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    disk, export = tmp_path / 'disk', tmp_path / 'export'
+    disk.mkdir()
+    probe = ['unshare', '-m', 'mount', '-t', 'tmpfs', 'tmpfs', str(disk)]
+    if shutil.which('unshare') is None or \
+            subprocess.run(probe, capture_output=True, check=False).returncode:
+        pytest.skip('may not mount a small disk here')
+    log = write_log(tmp_path / 'log', [np.zeros((120, 160), np.uint8)] * 4)
+    assert run('export-labels', log, export, '--format', 'folder') == 0
+    shell = 'mount -t tmpfs -o size=64k tmpfs "$1" && shift && exec "$@"'
+    kinds = export_labels.FORMATS
+    done = subprocess.run(
+        ['unshare', '-m', 'sh', '-c', shell, 'sh', disk, sys.executable, '-c', FULL_DISK, disk,
+         log, export, *kinds], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == [
+        *(f'{kind} {1 if kind in label_formats.BAGS else 2} []' for kind in kinds), 'import 2 []']
+    said = done.stderr.splitlines()
+    assert len(said) == len(kinds) + 1
+    for line in said:
+        assert re.search(r'written \((No space left on device|database or disk is full)\), '
+                         'expected a', line), line
+        assert str(disk) in line
+
+
+def test_a_disk_that_refuses_is_said_by_import_too(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run('export-labels', log, tmp_path / 'out', '--format', 'folder') == 0
+
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(Path, 'write_bytes', full)
+    line = refused(capsys, 'import-labels', tmp_path / 'out', tmp_path / 'train', '--format',
+                   'folder', '--accept-unchanged')
+    assert f'{tmp_path / "train"} cannot be written (No space left on device)' in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['log', 'out']
 
 
 # --- selections --------------------------------------------------------------------------------

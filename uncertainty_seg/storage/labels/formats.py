@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from uncertainty_seg.errors import DatasetError
+from uncertainty_seg.storage.foreign_files import why
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.labels import bag, coco, cvat, fiftyone, folder, label_studio, labelme
 from uncertainty_seg.storage.labels.frames import (
@@ -115,15 +116,21 @@ def new_folder(out: Path) -> Iterator[Path]:
     """
     Yield a folder to write into, which becomes `out` at the end of the block.
 
-    `DatasetError` if `out` exists and is not an empty folder.
+    `DatasetError` if `out` exists and is not an empty folder, or the disk refuses: then nothing of
+    it is left.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise DatasetError(f'{out} exists and is not empty', 'a new folder',
                            'give another name')
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # Thousands of small files, which can be exported again.
-    with whole_folder(out, is_synced=False) as work:
-        yield work
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # Thousands of small files, which can be exported again.
+        with whole_folder(out, is_synced=False) as work:
+            yield work
+    except OSError as err:
+        raise DatasetError(f'{out} cannot be written ({why(err)})',
+                           'a disk with room and a folder that this user may write to',
+                           'make room, or name another folder; nothing was written') from err
 
 
 def find_table(labels: Path, frames: Path | None) -> Path:
