@@ -29,6 +29,7 @@ from uncertainty_seg.storage.labels.bag import (  # noqa: E402
     REASON_TOPIC,
     UNCERTAINTY_TOPIC,
 )
+from uncertainty_seg.storage.labels.coco import FILE as COCO_FILE  # noqa: E402
 from uncertainty_seg.storage.labels.formats import (  # noqa: E402
     BAGS,
     READERS,
@@ -90,7 +91,7 @@ def test_coco_reads_by_its_own_reader(tmp_path: Path, frames: list[LabelFrame]) 
     from pycocotools.coco import COCO
 
     write_export(tmp_path / 'out', 'coco', frames, CLASSES)
-    coco = COCO(str(tmp_path / 'out' / 'annotations.json'))
+    coco = COCO(str(tmp_path / 'out' / COCO_FILE))
     assert [c['name'] for c in coco.loadCats(sorted(coco.getCatIds()))] == list(CLASSES.names)
     assert len(set(coco.getAnnIds())) == len(coco.dataset['annotations'])
     for frame, image in zip(frames, coco.loadImgs(coco.getImgIds()), strict=True):

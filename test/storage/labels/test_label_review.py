@@ -20,6 +20,7 @@ pytest.importorskip('pycocotools', reason='pycocotools is not installed: no labe
 from uncertainty_seg.core.arrays import LabelMap  # noqa: E402
 from uncertainty_seg.errors import DatasetError  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import load_folder  # noqa: E402
+from uncertainty_seg.storage.labels.coco import FILE as COCO_FILE  # noqa: E402
 from uncertainty_seg.storage.labels.formats import READERS, write_export  # noqa: E402
 from uncertainty_seg.storage.labels.frames import LabelFrame  # noqa: E402
 from uncertainty_seg.storage.labels.label_studio import encode_brush  # noqa: E402
@@ -78,7 +79,7 @@ def paint_coco(out: Path, stem: str) -> None:
         content['annotations'].append({
             'id': 999, 'image_id': image['id'], 'category_id': 2, 'iscrowd': 0, 'area': 1,
             'bbox': [0, 0, 1, 1], 'segmentation': whole_image()})
-    edit_json(out / 'annotations.json', change)
+    edit_json(out / COCO_FILE, change)
 
 
 def edit_cvat(out: Path, stem: str, change: Callable[[ElementTree.Element], object]) -> None:
@@ -129,7 +130,7 @@ PAINT = {'coco': paint_coco, 'cvat': paint_cvat, 'labelme': paint_labelme,
 
 
 def mark_coco(out: Path, stem: str) -> None:
-    edit_json(out / 'annotations.json', lambda content: [
+    edit_json(out / COCO_FILE, lambda content: [
         image.update(reviewed=True) for image in content['images'] if stem in image['file_name']])
 
 
@@ -258,7 +259,7 @@ def test_outlines_of_an_untouched_mask_are_untouched(
     moved = scene(1)
     moved[36:50, 10:30] = 2  # what a labeller added to the second frame
     write_export(out, 'coco', frames[:2], CLASSES)
-    edit_json(out / 'annotations.json',
+    edit_json(out / COCO_FILE,
               lambda c: outlines(c, {1: frames[0].mask, 2: moved}, epsilon))
     assert bring(out, '--format', 'coco') == 2
     assert '1 of 2 masks came back as they were exported (the first is ' \
@@ -288,7 +289,7 @@ def test_the_masks_of_the_export_are_not_for_editing(
     frames: list[LabelFrame], out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_export(out, 'coco', frames[:1], CLASSES)
-    edit_json(out / 'annotations.json', lambda c: outlines(c, {1: frames[0].mask}, 0.0))
+    edit_json(out / COCO_FILE, lambda c: outlines(c, {1: frames[0].mask}, 0.0))
     file = out / 'predictions' / f'{frames[0].stem}.png'
     cv2.imwrite(str(file), np.ones((HEIGHT, WIDTH), np.uint8))
     assert bring(out, '--format', 'coco') == 2
@@ -322,7 +323,9 @@ def second(out: Path, change: Callable[[Any], object]) -> Path:
     """Return the labels of a second labeller, in a folder beside the export."""
     other = out.parent / 'other'
     other.mkdir()
-    (other / 'annotations.json').write_bytes((out / 'annotations.json').read_bytes())
+    # As tools call it that know no subsets.
+    (other / 'annotations.json').write_bytes(
+        (out / COCO_FILE).read_bytes())
     edit_json(other / 'annotations.json', change)
     return other
 
@@ -339,7 +342,7 @@ def test_two_labellers_who_disagree_are_named_and_one_may_be_preferred(
 ) -> None:
     write_export(out, 'coco', frames, CLASSES)
     other = second(out, lambda c: relabel(c, 3, 1, 2, 4))
-    edit_json(out / 'annotations.json', lambda c: relabel(c, 2, 1, 3, 4))
+    edit_json(out / COCO_FILE, lambda c: relabel(c, 2, 1, 3, 4))
     # 1 and 4 are disputed; 2 was corrected by the second alone, 3 by the first alone.
     words = ('import-labels', out, other, out.parent / 'train', '--format', 'coco')
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Labels as COCO: ``annotations.json`` with compressed run lengths, and ``images/``.
+Labels as COCO: ``annotations/instances_default.json``, in run lengths, and ``images/``.
 
 One lossless annotation for each class in a frame. Category ids are class ids + 1, since many tools
 take 0 for background; categories and frames are identified by name when labels are read back.
@@ -34,7 +34,8 @@ from uncertainty_seg.storage.labels.regions import (
     regions_of,
 )
 
-FILE = 'annotations.json'
+# Where datumaro and others look for it in a folder; tools also export it under the second name.
+FILE, OTHER_FILE = 'annotations/instances_default.json', 'annotations.json'
 # COCO itself has none: a field of an image, or of the attributes of all its annotations.
 MARK = 'reviewed'
 
@@ -57,6 +58,7 @@ def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable
                   enumerate(zip(classes.names, classes.palette, strict=True))]
     content = {'info': {'description': 'exported by uncertainty_seg'}, 'licenses': [],
                'images': images, 'annotations': annotations, 'categories': categories}
+    (folder / FILE).parent.mkdir()
     (folder / FILE).write_text(json.dumps(content), encoding='utf-8')
 
 
@@ -64,10 +66,10 @@ def read_labels(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
     """
     Read corrected labels; see `formats`.
 
-    The JSON file, or a folder with ``annotations.json``. A frame is marked as finished by
+    The JSON file, or a folder with it: `OTHER_FILE`, else `FILE`. A frame is marked as finished by
     ``"reviewed": true`` of its image, or in the attributes of all its annotations.
     """
-    file = path / FILE if path.is_dir() else path
+    file = _place(path)
     content = read_json(file)
     try:
         names = {item['id']: str(item['name']) for item in content['categories']}
@@ -85,6 +87,14 @@ def read_labels(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
     except MALFORMED as err:
         raise DatasetError(f'{file} is no COCO file ({err!r})',
                            'images, annotations and categories') from err
+
+
+def _place(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    # The first is none of the export, so that it is what came back.
+    return next((path / name for name in (OTHER_FILE, FILE) if (path / name).is_file()),
+                path / FILE)
 
 
 def _mark(image: dict[str, Any], items: list[dict[str, Any]]) -> str:

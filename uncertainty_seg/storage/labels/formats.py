@@ -134,7 +134,8 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def find_table(labels: Path, frames: Path | None) -> Path:
-    """Return the folder with frames.json: `frames`, or else that of the labels."""
+    """Return the folder with frames.json: `frames`, or else the labels or one around them."""
     if frames is not None:
         return frames
-    return labels if (labels / TABLE_FILE).is_file() else labels.parent
+    around = (labels, labels.parent, labels.parent.parent)
+    return next((place for place in around if (place / TABLE_FILE).is_file()), labels.parent)
