@@ -34,6 +34,7 @@ from uncertainty_seg.storage.foreign_files import (
     read_image_file,
     why,
 )
+from uncertainty_seg.storage.review_record import require_reviewed
 
 ENDINGS = ('.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG')
 # A mask is of one byte a pixel, and the ignore index needs one of its values.
@@ -144,11 +145,13 @@ def load_folder(folder: Path, split: str) -> LabelledFolder:
     """
     Read one split of a labelled folder, in its order; without splits.json all of the folder.
 
-    Raises DatasetError if a file is missing, unreadable, or image and mask differ in size.
+    Raises DatasetError if a file is missing, unreadable, image and mask differ in size, or nobody
+    looked at the mask (see `review_record`).
     """
     stems = _stems(folder, split)
     if not stems:
         raise DatasetError(f'split {split!r} of {folder} is empty', 'at least one image')
+    require_reviewed(folder, stems)
     pairs = [_read_pair(folder, stem) for stem in stems]
     table = read_classes(folder / 'classes.json')
     return LabelledFolder(

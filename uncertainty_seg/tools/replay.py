@@ -14,11 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 import logging
 from pathlib import Path
-import sys
 from typing import Any
 
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.core.frame_guard import FrameGuard
@@ -34,6 +32,7 @@ from uncertainty_seg.storage.bags.reader import BadMessage, BagImage, BagReader
 from uncertainty_seg.storage.bags.writer import BagWriter
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import load_bundle
+from uncertainty_seg.tools.arguments import progress
 
 # -------------------------------------------------------------------------------------------------
 # Write the result of one frame to a bag under the topics of the node.
@@ -200,10 +199,8 @@ def replay_bag(
             pipeline.want((settings.unknown_map,))
         with pipeline, writer:
             replay = _Replay(writer, pipeline, choice, topic)
-            bar = tqdm(
-                replay.frames(bag.images(topic)), total=bag.count(topic), desc='replay',
-                unit='frame', file=sys.stderr, disable=None,
-            )
+            bar = progress(replay.frames(bag.images(topic)), desc='replay',
+                           total=bag.count(topic))
             for _ in bar:
                 bar.set_postfix(bad=replay.report.num_bad, refresh=False)
     return replay.report

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from uncertainty_seg.analysis.bad_rule import BadRule
 from uncertainty_seg.analysis.conformal import (
@@ -64,8 +63,10 @@ from uncertainty_seg.errors import (
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder, read_blocks
 from uncertainty_seg.storage.model_bundle import features_file, model_digest
+from uncertainty_seg.tools.arguments import progress
 from uncertainty_seg.tools.calibrate.labelled_pairs import (
     data_digest,
+    drawn_frames,
     images_in,
     known_frames,
     KnownFrames,
@@ -198,7 +199,8 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
 
     Raises CalibrationError if there are too few blocks, or nothing to choose or promise on;
     ConfigError if the rule cannot be read, or a score does not exist; DatasetError if the folders
-    or the file of blocks are wrong, or both sets have an image.
+    or the file of blocks are wrong, both sets have an image, or every validation frame was
+    selected by its scores.
     """
     bundle, settings = request.bundle, request.settings
     rule = BadRule.parse(request.bad, bundle.card.class_names)
@@ -207,7 +209,7 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
         raise ConfigError('--ood with --scores', 'one of them: foreign frames choose the guards',
                           'measure foreign frames with evaluate --ood')
     strange = images_in(request.ood) if request.ood else {}
-    data = load_folder(request.val, 'val')
+    data = drawn_frames(load_folder(request.val, 'val'), request.val)
     known = known_frames(bundle, data, settings.ignore_mask)
     blocks = _blocks(request, known.stems)
     tuned, kept = split_blocks(blocks, request.tune_share, _SEED)
@@ -290,7 +292,7 @@ def features_of(
     ignore = load_ignore_mask(settings.ignore_mask)
 
     def described() -> Iterator[FeatureFrame]:
-        for image, _ in tqdm(pairs, desc='features', unit='frame', disable=None):
+        for image, _ in progress(pairs, desc='features'):
             result = pipeline.measure(image)
             geometry = result.geometry
             maps = result.maps.cut(geometry.rows, geometry.columns)
