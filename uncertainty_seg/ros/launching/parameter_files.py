@@ -100,7 +100,7 @@ def read_parameter_file(path: str) -> ParameterFile:
         raise ConfigError(f'parameter file {path} is not there', 'a file',
                           'params_file and --params-file take its path')
     try:
-        content = yaml.safe_load(place.read_text(encoding='utf-8'))
+        content = _plain(yaml.compose(place.read_text(encoding='utf-8'), yaml.SafeLoader))
     except yaml.YAMLError as err:
         mark = getattr(err, 'problem_mark', None)
         where = f' in line {mark.line + 1}' if mark is not None else ''
@@ -113,6 +113,20 @@ def read_parameter_file(path: str) -> ParameterFile:
         raise ConfigError(f'parameter file {path} holds no parameters of any node',
                           f'{PARAMETERS_KEY} below the name of a node', _HOW)
     return ParameterFile(path, entries)
+
+
+def _plain(node: Any) -> Any:
+    """Return what a tree of YAML holds, whatever its tags: launch tags lists, and rcl reads on."""
+    import yaml
+
+    if isinstance(node, yaml.MappingNode):
+        return {_plain(key): _plain(value) for key, value in node.value}
+    if isinstance(node, yaml.SequenceNode):
+        return tuple(_plain(item) for item in node.value)
+    if node is None or not node.tag.startswith('tag:yaml.org,2002:') or '/' in node.tag:
+        return None if node is None else node.value
+    loader = yaml.SafeLoader('')
+    return loader.construct_object(node)
 
 
 def _entries(content: object, above: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
