@@ -62,7 +62,8 @@ def test_names_may_be_nested_and_values_too(tmp_path: Path) -> None:
 
 def test_lists_may_be_tagged_as_launch_does(tmp_path: Path) -> None:
     file = read_parameter_file(written(
-        tmp_path, '/**:\n  ros__parameters:\n    cameras: !!python/tuple\n    - front\n    - down\n'
+        tmp_path, '/**:\n  ros__parameters:\n    cameras: !!python/tuple\n'
+                  '    - front\n    - down\n'
                   '    autostart: false\n    seed: !!python/object:os.system 3\n    other: ~\n'))
     assert file.value('/n', 'cameras') == ('front', 'down')
     assert file.value('/n', 'autostart') is False
