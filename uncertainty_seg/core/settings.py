@@ -268,7 +268,10 @@ class ViewSettings:
 class Settings:
     """All settings of a run."""
 
-    model: str = parameter('pipeline', "A shipped model's name, or the folder of a bundle.")
+    model: str = parameter(
+        '', "A shipped model's name, or the folder of a bundle. There is no default: one must be "
+        'named.',
+    )
     trusted_keys: tuple[str, ...] = parameter(
         (), 'Public keys (Ed25519), one of which must have signed the model: PEM files, or the '
         'base64 line inside of one. Empty: the model may be unsigned.',

@@ -286,6 +286,8 @@ class NodeHealth:
         Those in force.
     pipeline : Pipeline or None
         Of any camera; None until configured.
+    model_source, model_folder : str
+        Who named the model, and where it is.
     build : BuildState or None
         How far the engine is that is being built; None if none is.
     conflicts : tuple of str
@@ -308,6 +310,8 @@ class NodeHealth:
     state: str
     settings: Settings
     pipeline: Pipeline | None = None
+    model_source: str = ''
+    model_folder: str = ''
     build: BuildState | None = None
     conflicts: tuple[str, ...] = ()
     deadlines_missed: Mapping[str, int] = field(default_factory=dict)
@@ -333,7 +337,8 @@ class NodeHealth:
     def values(self) -> dict[str, str]:
         """List the numbers."""
         values = {'state': self.state, 'model': self.settings.model,
-                  'image_codec': self.image_codec,
+                  'model_source': self.model_source,
+                  'model_folder': self.model_folder, 'image_codec': self.image_codec,
                   'checks_off': ', '.join(self.settings.checks_off) or 'none'}
         if self.pipeline is not None:
             values |= {'backend': self.pipeline.backend_name,

@@ -52,6 +52,7 @@ from uncertainty_seg.errors import (
     CalibrationError,
     install_command,
     ModelBundleError,
+    UnknownModelError,
 )
 from uncertainty_seg.storage.foreign_files import read_arrays, why, ZIP_ERRORS
 from uncertainty_seg.storage.signatures import require_signature, SigningKey
@@ -98,17 +99,19 @@ def find_bundle(name_or_path: str | Path) -> Path:
     """
     Find the folder of a bundle by the name of a shipped one ('pipeline'), or by its path.
 
-    ModelBundleError if there is no folder with a card.
+    UnknownModelError if there is no folder with a card, or nothing was named: there is no default,
+    since a network for other water would run in silence.
     """
-    path = Path(name_or_path).expanduser()
-    if (path / CARD_FILE).is_file():
+    path, name = Path(name_or_path).expanduser(), str(name_or_path)
+    if name and (path / CARD_FILE).is_file():
         return path
     shipped = shipped_bundles()
-    if str(name_or_path) in shipped:
-        return shipped[str(name_or_path)]
-    what = f'{path} holds no {CARD_FILE}' if path.is_dir() else f'no model {str(name_or_path)!r}'
+    if name in shipped:
+        return shipped[name]
+    what = f'{path} holds no {CARD_FILE}' if path.is_dir() else f'no model {name!r}'
+    what = what if name else 'no model is named'
     names = ', '.join(shipped) or 'none found'
-    raise ModelBundleError(
+    raise UnknownModelError(
         what, f"a bundle's folder or a shipped name ({names})", 'set model to one of them'
     )
 
@@ -136,9 +139,11 @@ def load_bundle(
 
     Raises
     ------
+    UnknownModelError
+        If there is none of that name, or none was named.
     ModelBundleError
-        If it is missing, truncated, modified, of another schema, has random operators, or is not
-        signed by a trusted key.
+        If a file is missing, truncated, modified, of another schema, has random operators, or is
+        not signed by a trusted key.
     CalibrationError
         If its calibration was made for other graphs.
     ConfigError, BackendUnavailableError

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from inspect import signature
 import json
@@ -18,7 +19,7 @@ import math
 import sys
 from typing import Any, TYPE_CHECKING, TypeVar
 
-from uncertainty_seg.core.parameters import iter_parameters, Parameter
+from uncertainty_seg.core.parameters import iter_parameters, Parameter, Value
 from uncertainty_seg.core.settings import (
     ALL_PASSES,
     BUNDLE_PASSES,
@@ -88,12 +89,18 @@ FRAME_CHECKS = ('stamps', 'max_age_s', 'max_skew_s', 'max_repeats', 'damage_scal
                 'max_image_px', 'oversized_images')
 
 
-def add_settings(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
-    """Offer settings of `core.settings` as options: `mask_policy` becomes ``--mask-policy``."""
+def add_settings(
+    parser: argparse.ArgumentParser, names: Iterable[str], **defaults: Value
+) -> None:
+    """
+    Offer settings of `core.settings` as options: `mask_policy` becomes ``--mask-policy``.
+
+    `defaults` are those of the verb, where the setting's own is not wanted.
+    """
     known = {p.name: p for p in iter_parameters(Settings)}
     group = parser.add_argument_group('settings, as the parameters of the node')
     for name in names:
-        setting = known[name]
+        setting = replace(known[name], default=defaults.get(name, known[name].default))
         group.add_argument(
             option_of(name), dest=name, type=_kind_of(setting), default=setting.default,
             metavar=name.rpartition('.')[2].upper(), help=_help_of(setting),
@@ -208,7 +215,7 @@ def _help_of(setting: Parameter) -> str:
     default = setting.default
     if isinstance(default, tuple):
         words, default = f'{words} Several with commas between them.', ','.join(map(str, default))
-    return f'{setting.description}{words} [{default}]'.replace('%', '%%')
+    return f'{setting.description}{words} [{default}]'.replace(' []', '').replace('%', '%%')
 
 
 # -------------------------------------------------------------------------------------------------
