@@ -259,6 +259,9 @@ class ViewSettings:
     overlay_alpha: float = parameter(
         0.45, 'Share of the class colour in the overlay.', lower=0.0, upper=1.0, live=True,
     )
+    jpeg_quality: int = parameter(
+        80, 'JPEG quality of ~/overlay/compressed.', lower=1, upper=100, live=True,
+    )
 
 
 @dataclass(frozen=True)
