@@ -436,6 +436,10 @@ class Settings:
     autostart: bool = parameter(
         True, 'Configure and activate at the start; false leaves it to a lifecycle manager.',
     )
+    bond: bool = parameter(
+        False, "Beat on the topic bond while active, for Nav2's lifecycle manager (its "
+        'bond_timeout above 0). Needs the ROS package bond.',
+    )
     gate: GateSettings = field(default_factory=GateSettings)
     view: ViewSettings = field(default_factory=ViewSettings)
     log: LogSettings = field(default_factory=LogSettings)
