@@ -33,7 +33,7 @@ ROOMS = {
 }
 
 ROS_PACKAGES = {
-    'rclpy', 'ament_index_python', 'builtin_interfaces', 'cv_bridge', 'diagnostic_msgs',
+    'rclpy', 'ament_index_python', 'bond', 'builtin_interfaces', 'cv_bridge', 'diagnostic_msgs',
     'geometry_msgs', 'lifecycle_msgs', 'rcl_interfaces', 'rosgraph_msgs', 'sensor_msgs',
     'std_msgs', 'std_srvs', 'vision_msgs',
 }

@@ -319,3 +319,9 @@ class FrameView:
         alpha = self._settings.view.overlay_alpha
         picture = overlay(self._image_bgr, self.mask, self._card.palette, alpha)
         return draw_flag(picture, self._result.verdict)
+
+    @cached_property
+    def overlay_jpeg(self) -> bytes:
+        """Return the overlay as a JPEG file, for a thin line to the operator."""
+        quality = [cv2.IMWRITE_JPEG_QUALITY, self._settings.view.jpeg_quality]
+        return bytes(cv2.imencode('.jpg', self.overlay, quality)[1])

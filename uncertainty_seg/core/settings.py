@@ -262,6 +262,9 @@ class ViewSettings:
     overlay_alpha: float = parameter(
         0.45, 'Share of the class colour in the overlay.', lower=0.0, upper=1.0, live=True,
     )
+    jpeg_quality: int = parameter(
+        80, 'JPEG quality of ~/overlay/compressed.', lower=1, upper=100, live=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -447,6 +450,10 @@ class Settings:
     )
     autostart: bool = parameter(
         True, 'Configure and activate at the start; false leaves it to a lifecycle manager.',
+    )
+    bond: bool = parameter(
+        False, "Beat on the topic bond while active, for Nav2's lifecycle manager (its "
+        'bond_timeout above 0). Needs the ROS package bond.',
     )
     gate: GateSettings = field(default_factory=GateSettings)
     view: ViewSettings = field(default_factory=ViewSettings)

@@ -32,6 +32,7 @@ from uncertainty_seg.ros.conversions import image_bridge
 from uncertainty_seg.ros.engine_builder import BuildState, open_or_build
 from uncertainty_seg.ros.frame_log_link import MessageFrame, NOT_LOGGING, RunLog
 from uncertainty_seg.ros.frame_scheduler import FrameScheduler, Worker
+from uncertainty_seg.ros.graph_watch.bond import LifecycleBond
 from uncertainty_seg.ros.graph_watch.qos_events import WatchedTopicsNode
 from uncertainty_seg.ros.health import HealthPublisher, NodeHealth, PartFaults
 from uncertainty_seg.ros.launching.parameter_files import require_files_for, source_of
@@ -81,6 +82,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         self._stations: list[CameraStation] = []
         self._worker: Worker[Arrival] | None = None
         self._log: RunLog | None = None
+        self._bond: LifecycleBond | None = None
         self._other_clock: tuple[str, ...] = ()
         self._state = 'unconfigured'
         self._served = ParameterServer(self, self._reconfigure)
@@ -230,6 +232,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
 
     def _open(self) -> None:
         settings = self._settings()
+        self._bond = LifecycleBond(self, self._faults) if settings.bond else None
         ignore = [load_ignore_mask(settings.ignore_mask_of(s.name)) for s in self._stations]
         bundle = load_bundle(settings.model, trusted_keys=settings.trusted_keys)
         try:
@@ -264,11 +267,15 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         for station in self._stations:
             station.listen(scheduler, self._log.log if self._log is not None else None)
         self._worker.start()
+        if self._bond is not None:
+            self._bond.start()
 
     def _stop_listening(self) -> None:
         for station in self._stations:
             # Before anything that takes time: no subscriber may be left with a true meanwhile.
             station.mute('the node is stopping')
+        if self._bond is not None:
+            self._bond.stop()
         # From now on it is not watched: one that does not return is given up here.
         worker, self._worker = self._worker, None
         if worker is not None and not worker.stop(STOP_TIMEOUT_S):
