@@ -10,7 +10,7 @@ PACKAGE = 'uncertainty_seg'
 # colcon --symlink-install runs a link to this file in another folder.
 REQUIREMENTS = Path(__file__).resolve().parent / 'scripts' / 'requirements'
 # Folders copied whole to share/uncertainty_seg, sub-folders (config/models/<bundle>) included.
-SHARED_FOLDERS = ('launch', 'config')
+SHARED_FOLDERS = ('launch', 'config', 'examples')
 # Extra -> files of scripts/requirements, which scripts/demo and scripts/test install.
 EXTRAS = {
     'runtime': ('runtime',),

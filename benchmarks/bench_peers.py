@@ -8,7 +8,8 @@ maps from the same image of the network's size. Where torch builds the network i
 measured. The parent asks one after the other, round by round, so that a busy minute hits all of
 them.
 
-* ``ours``: the bundle's backend, T passes and all maps.
+* ``ours``: the backend that the node takes by itself, T passes and all maps.
+* ``ours, onnxruntime``, ``ours, openvino``, ``ours, openvino bf16``: the same by name.
 * ``onnxruntime, one pass``, ``openvino, one pass``, ``openvino bf16, one pass``: trunk, head,
   upsampling and argmax as one graph, dropout off: what is deployed without uncertainty.
 * ``torch, one pass``: the same in torch.
@@ -49,7 +50,7 @@ import numpy as np
 from uncertainty_seg.backends.registry import AUTO, open_backend
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import pass_inputs
-from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.core.settings import BUNDLE_PRECISION, Settings
 from uncertainty_seg.storage.model_bundle import load_bundle
 
 PAUSE_S = 0.03
@@ -74,12 +75,15 @@ class Task:
         return np.random.default_rng(0).integers(0, 256, (spec.height, spec.width, 3), np.uint8)
 
 
-def ours(task: Task) -> Call:
-    """Return a call of the backend that the node would take."""
-    settings = Settings(threads=task.threads, reduction=task.reduction)
-    backend = open_backend(AUTO, task.bundle, settings)
-    masks = pass_inputs(task.bundle.card, task.passes, 0)
-    return lambda: backend.run(task.image, masks, 1.0)
+def ours(name: str = AUTO, precision: str = BUNDLE_PRECISION) -> Callable[[Task], Call]:
+    """Return a way: a backend of the package."""
+    def way(task: Task) -> Call:
+        settings = Settings(threads=task.threads, reduction=task.reduction, precision=precision)
+        backend = open_backend(name, task.bundle, settings)
+        masks = pass_inputs(task.bundle.card, task.passes, 0)
+        return lambda: backend.run(task.image, masks, 1.0)
+
+    return way
 
 
 def one_pass_of(backend: str, precision: str) -> Callable[[Task], Call]:
@@ -241,7 +245,10 @@ def batch_of_passes(task: Task) -> Call:
 
 
 WAYS: dict[str, Callable[[Task], Call]] = {
-    'ours': ours,
+    'ours': ours(),
+    'ours, onnxruntime': ours('onnxruntime'),
+    'ours, openvino': ours('openvino'),
+    'ours, openvino bf16': ours('openvino', 'bf16'),
     'onnxruntime, one pass': one_pass_of('onnxruntime', 'fp32'),
     'openvino, one pass': one_pass_of('openvino', 'fp32'),
     'openvino bf16, one pass': one_pass_of('openvino', 'bf16'),
@@ -261,6 +268,7 @@ WAYS: dict[str, Callable[[Task], Call]] = {
 
 def serve(way: str, task: Task) -> None:
     """Build a way, say so, and time one call for every line that comes."""
+    before = resource.getrusage(resource.RUSAGE_SELF)
     try:
         call = WAYS[way](task)
         call()
@@ -268,7 +276,9 @@ def serve(way: str, task: Task) -> None:
         print(json.dumps({'why_not': f'{type(err).__name__}: {err}'.splitlines()[0][:200]}),
               flush=True)
         return
-    print(json.dumps({'ready': way}), flush=True)
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    print(json.dumps({'start_s': after.ru_utime + after.ru_stime
+                      - before.ru_utime - before.ru_stime}), flush=True)
     for _ in sys.stdin:
         wall_s, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
         call()
@@ -291,7 +301,9 @@ class Way:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             text=True, env=env)
-        self.why_not = str(self._answer().get('why_not', ''))
+        ready = self._answer()
+        self.why_not = str(ready.get('why_not', ''))
+        self._start_s = float(ready.get('start_s', 0.0))
 
     def _answer(self) -> dict[str, Any]:
         """Return the next line of JSON; libraries print others."""
@@ -316,9 +328,10 @@ class Way:
             self.times.append(answer)
 
     def medians(self) -> dict[str, float]:
-        """Return the median of every figure, and the peak of memory."""
+        """Return the median of every figure, the peak of memory, and CPU seconds of the start."""
         found = {key: float(np.median([t[key] for t in self.times])) for key in self.times[0]}
-        return {**found, 'peak_mb': max(t['peak_mb'] for t in self.times)}
+        return {**found, 'peak_mb': max(t['peak_mb'] for t in self.times),
+                'start_s': self._start_s}
 
     def close(self) -> None:
         """End the process."""
@@ -343,10 +356,12 @@ def measured(
 def print_table(found: Mapping[str, Mapping[str, float]], why_not: Mapping[str, str]) -> None:
     """Print milliseconds, memory, and each as a multiple of ours."""
     own = found['ours']
-    print(f'{"":>25} {"wall ms":>9} {"CPU ms":>9} {"peak MB":>8} {"it / ours":>10} {"by CPU":>8}')
+    print(f'{"":>25} {"wall ms":>9} {"CPU ms":>9} {"peak MB":>8} {"it / ours":>10} {"by CPU":>8} '
+          f'{"start, CPU s":>13}')
     for name, way in found.items():
         print(f'{name:>25} {way["wall_ms"]:9.1f} {cpu_ms(way):9.1f} {way["peak_mb"]:8.0f} '
-              f'{way["wall_ms"] / own["wall_ms"]:10.2f} {cpu_ms(way) / cpu_ms(own):8.2f}')
+              f'{way["wall_ms"] / own["wall_ms"]:10.2f} {cpu_ms(way) / cpu_ms(own):8.2f} '
+              f'{way["start_s"]:13.1f}')
     for name, reason in why_not.items():
         print(f'{name:>25} not measured: {reason}')
 
@@ -365,7 +380,7 @@ def plot(path: Path, title: str, found: Mapping[str, Mapping[str, float]]) -> No
     names = sorted(found, key=lambda name: cpu_ms(found[name]))
     figure, axes = plt.subplots(figsize=(8, 0.4 * len(names) + 1.2), layout='constrained')
     bars = axes.barh(names, [cpu_ms(found[name]) for name in names],
-                     color=['#d95f02' if name == 'ours' else '#7f8c99' for name in names])
+                     color=['#d95f02' if name.startswith('ours') else '#7f8c99' for name in names])
     axes.bar_label(bars, fmt='%.0f', padding=3)
     axes.set(xscale='log', xlabel='CPU time a frame, ms', title=title)
     axes.invert_yaxis()

@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Play a bag through the node: ros2 launch uncertainty_seg demo.launch.py bag:=dive.
+Play a bag through the node: ros2 launch uncertainty_seg demo.launch.py bag:=dive model:=pipeline.
 
 The player is part of this package, so only the core of ROS is needed. It waits for the node.
 
@@ -9,44 +9,84 @@ The player is part of this package, so only the core of ROS is needed. It waits 
 import os
 
 from ament_index_python.packages import get_package_share_directory
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+
+from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.ros.launching import checks
+
+# Handed on to the launch file of the node as they are.
+HANDED_ON = ('model', 'image', 'params_file', 'namespace', 'use_sim_time', 'rviz', 'log_level')
+MOST_S = 3600.0  # as the parameters accept
+
+
+def processes(context: LaunchContext) -> list:
+    """Check what the player needs, and make the node and the player."""
+    share = get_package_share_directory('uncertainty_seg')
+    bag = LaunchConfiguration('bag').perform(context)
+    if not os.path.exists(os.path.expanduser(bag)):
+        raise ConfigError(f'bag is {bag!r}, and nothing is there', 'a folder or file of a bag')
+    rate = checks.positive('rate', LaunchConfiguration('rate').perform(context))
+    # Ages go by the time of the bag, which passes at this rate; staleness goes by a steady clock.
+    times = {'stale_timeout_s': str(min(max(1.0, 2.0 / rate), MOST_S)),
+             'max_age_s': str(min(max(1.0, rate), MOST_S))}
+    node = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(
+            os.path.join(share, 'launch', 'uncertainty_seg.launch.py')),
+        launch_arguments={
+            **{name: LaunchConfiguration(name) for name in HANDED_ON},
+            **(times if rate != 1 else {}),
+            'respawn': 'false',  # somebody is looking
+        }.items(),
+    )
+    # After the node's launch file, because the player needs its environment (shared memory) too.
+    return [node, player_of(bag)]
+
+
+def player_of(bag: str) -> Node:
+    """Make the player, in the namespace of the node."""
+    return Node(
+        package='uncertainty_seg',
+        executable='uncertainty_seg_play',
+        name='uncertainty_seg_play',
+        namespace=LaunchConfiguration('namespace'),
+        output='screen',
+        arguments=[os.path.expanduser(bag), '--rate', LaunchConfiguration('rate'), '--clock'],
+        remappings=[('image', LaunchConfiguration('image'))],
+        on_exit=checks.stop_after_failure('uncertainty_seg_play'),
+    )
 
 
 def generate_launch_description() -> LaunchDescription:
     """Describe the arguments and what they start."""
     share = get_package_share_directory('uncertainty_seg')
-    arguments = [
+    return LaunchDescription([
         DeclareLaunchArgument('bag', description='bag to play'),
         DeclareLaunchArgument(
             'model', default_value='',
-            description='name of a shipped model, or the folder of a bundle'),
+            description='name of a shipped model, or the folder of a bundle; there is no default'),
         DeclareLaunchArgument(
             'image', default_value='image', description='topic the images are played on'),
-        DeclareLaunchArgument('rate', default_value='1.0', description='pace of the player'),
-        DeclareLaunchArgument('rviz', default_value='false', description='start rviz'),
-    ]
-    node = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(
-            os.path.join(share, 'launch', 'uncertainty_seg.launch.py')),
-        launch_arguments={
-            'model': LaunchConfiguration('model'),
-            'image': LaunchConfiguration('image'),
-            'rviz': LaunchConfiguration('rviz'),
-            'use_sim_time': 'true',  # the stamps of a bag are compared with its own time
-            'respawn': 'false',  # somebody is looking
-        }.items(),
-    )
-    # After the node's launch file, because the player needs its environment (shared memory) too.
-    player = Node(
-        package='uncertainty_seg',
-        executable='uncertainty_seg_play',
-        name='uncertainty_seg_play',
-        output='screen',
-        arguments=[LaunchConfiguration('bag'), '--rate', LaunchConfiguration('rate'), '--clock'],
-        remappings=[('image', LaunchConfiguration('image'))],
-    )
-    return LaunchDescription([*arguments, node, player])
+        DeclareLaunchArgument(
+            'rate', default_value='1.0',
+            description='pace of the player; for another than 1, stale_timeout_s and max_age_s '
+                        'are set to fit'),
+        DeclareLaunchArgument(
+            'params_file', default_value=os.path.join(share, 'config', 'uncertainty_seg.yaml'),
+            description='parameter file of the node'),
+        DeclareLaunchArgument(
+            'namespace', default_value='', description='namespace of node and player'),
+        DeclareLaunchArgument(
+            'use_sim_time', default_value='true', choices=['true', 'false'],
+            description='judge ages by the time of the bag, since its stamps are old'),
+        DeclareLaunchArgument(
+            'rviz', default_value='false', choices=['true', 'false'],
+            description='start RViz'),
+        DeclareLaunchArgument(
+            'log_level', default_value='info', choices=['debug', 'info', 'warn', 'error', 'fatal'],
+            description='from which severity on lines are logged'),
+        OpaqueFunction(function=processes),
+    ])

@@ -3,7 +3,8 @@
 Start the speed governor: ros2 launch uncertainty_seg speed_governor.launch.py cmd_vel:=...
 
 A launch file of its own, so that the governor keeps running when that of the perception node ends.
-If the governor itself dies it is restarted, and starts slow.
+If the governor itself dies it is restarted, and starts slow; it is not if it refused its
+parameters.
 
 """
 
@@ -11,24 +12,39 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 
+from uncertainty_seg.ros.launching import checks
+
+NODE_NAME = 'speed_governor'
 TOPICS = ('confident', 'cmd_vel', 'cmd_vel_limited')
 
 
 def node_of(context: LaunchContext) -> list:
     """Make the node, with a parameter file where one is given."""
-    has_file = LaunchConfiguration('params_file').perform(context)
+    said = {name: LaunchConfiguration(name).perform(context)
+            for name in (*TOPICS, 'params_file', 'namespace', 'use_sim_time')}
+    for name in (*TOPICS, 'namespace'):
+        checks.require_name(name, said[name])
+    has_file = bool(said['params_file'])
+    if has_file:
+        checks.parameter_file(said['params_file'], said['namespace'], NODE_NAME)
+    given = [LaunchConfiguration('params_file')] if has_file else []
+    if said['use_sim_time']:
+        given.append({'use_sim_time': ParameterValue(
+            LaunchConfiguration('use_sim_time'), value_type=bool)})
     return [Node(
         package='uncertainty_seg',
         executable='speed_governor',
-        name='speed_governor',
+        name=NODE_NAME,
         namespace=LaunchConfiguration('namespace'),
         output='screen',
-        parameters=[LaunchConfiguration('params_file')] if has_file else [],
+        parameters=given,
         remappings=[(topic, LaunchConfiguration(topic)) for topic in TOPICS],
         arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
         respawn=True,
         respawn_delay=1.0,
+        on_exit=checks.stop_after_misuse(NODE_NAME),
     )]
 
 
@@ -48,6 +64,10 @@ def generate_launch_description() -> LaunchDescription:
             description='parameter file; without one, the defaults of docs/speed_governor.md'),
         DeclareLaunchArgument('namespace', default_value='', description='namespace of the node'),
         DeclareLaunchArgument(
-            'log_level', default_value='info', description='debug, info, warn or error'),
+            'use_sim_time', default_value='', choices=['', 'true', 'false'],
+            description='take the time of stamps from /clock; deadlines go by the steady clock'),
+        DeclareLaunchArgument(
+            'log_level', default_value='info', choices=['debug', 'info', 'warn', 'error', 'fatal'],
+            description='from which severity on lines are logged'),
         OpaqueFunction(function=node_of),
     ])

@@ -2,9 +2,10 @@
 """
 Start the node, and RViz on request.
 
-The node configures and activates itself (autostart); with autostart:=false a lifecycle manager
-does it. A node that ends is started again (respawn), since one whose worker hangs ends itself and
-nobody can start it by hand under water. The processes started here get an environment in which DDS
+Everything that was given is checked before a process starts; there is no default model. The node
+configures and activates itself (autostart); with autostart:=false a lifecycle manager does it. A
+node that ends is started again (respawn), since one whose worker hangs ends itself and nobody can
+start it by hand under water. The processes started here get an environment in which DDS
 can carry camera frames (docs/transport.md); variables that are already set are kept. The camera
 driver needs the same.
 
@@ -15,10 +16,11 @@ import os
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
-from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
+
+from uncertainty_seg.ros.launching import checks
 
 # Humble and Jazzy read the first, Kilted and later the second.
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
@@ -30,37 +32,74 @@ FRAME_MEMORY = {
     'MALLOC_TRIM_THRESHOLD_': '33554432',
 }
 # Arguments that are also parameters: without a value the file decides.
-PARAMETERS = {'model': str, 'use_sim_time': bool, 'autostart': bool}
+PARAMETERS = {'model': str, 'use_sim_time': bool, 'autostart': bool, 'stale_timeout_s': float,
+              'max_age_s': float}
+RVIZ = ('rviz2', 'rviz2')
 
 
-def node_of(context: LaunchContext) -> list:
+def processes(context: LaunchContext) -> list:
+    """Check everything, and then make the processes; what raises later leaves others behind."""
+    share = get_package_share_directory('uncertainty_seg')
+    said = {name: LaunchConfiguration(name).perform(context) for name in (
+        'model', 'autostart', 'cameras', 'image', 'params_file', 'namespace', 'rviz')}
+    for name in ('image', 'namespace'):
+        checks.require_name(name, said[name])
+    full = checks.full_name(said['namespace'], checks.NODE_NAME)
+    file = checks.parameter_file(said['params_file'], said['namespace'], checks.NODE_NAME)
+    checks.require_model(said['model'], said['autostart'], file, full, share)
+    topics = checks.camera_topics(said['cameras'])
+    made = [node_of(context, topics)]
+    if said['rviz'] == 'true':
+        checks.require_package(*RVIZ, os.environ.get('AMENT_PREFIX_PATH', ''), 'rviz:=true')
+        cameras = list(topics) or [name for name in file.value(full, 'cameras') or () if name]
+        made.append(rviz_of(share, cameras, topics))
+    return made
+
+
+def node_of(context: LaunchContext, topics: dict) -> Node:
     """Make the node; parameters that are given as arguments override the file."""
     given = {}
     for name, kind in PARAMETERS.items():
         if LaunchConfiguration(name).perform(context):
             given[name] = ParameterValue(LaunchConfiguration(name), value_type=kind)
-    topics = camera_topics(LaunchConfiguration('cameras').perform(context))
     if topics:
         given['cameras'] = list(topics)
-    return [Node(
+    delay_s = checks.positive(
+        'respawn_delay', LaunchConfiguration('respawn_delay').perform(context))
+    respawn = LaunchConfiguration('respawn').perform(context) == 'true'
+    on_exit = checks.stop_after_misuse if respawn else checks.stop_after_failure
+    return Node(
         package='uncertainty_seg',
         executable='uncertainty_seg_node',
-        name='uncertainty_seg',
+        name=checks.NODE_NAME,
         namespace=LaunchConfiguration('namespace'),
         output='screen',
         parameters=[LaunchConfiguration('params_file'), *([given] if given else [])],
-        remappings=[('image', LaunchConfiguration('image')),
-                    *((f'{name}/image', topic) for name, topic in topics.items() if topic)],
+        remappings=[('image', LaunchConfiguration('image')), *remappings_of(topics)],
         arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
-        respawn=LaunchConfiguration('respawn').perform(context) == 'true',
-        respawn_delay=float(LaunchConfiguration('respawn_delay').perform(context)),
-    )]
+        respawn=respawn,
+        respawn_delay=delay_s,
+        on_exit=on_exit(checks.NODE_NAME),
+    )
 
 
-def camera_topics(words: str) -> dict:
-    """Read 'front=/cam1/image_raw,down' as the names of cameras and where their images are."""
-    pairs = (word.partition('=') for word in words.split(',') if word.strip())
-    return {name.strip(): topic.strip() for name, _, topic in pairs}
+def rviz_of(share: str, cameras: list, topics: dict) -> Node:
+    """Make RViz, which shows every camera."""
+    shipped = os.path.join(share, 'config', 'uncertainty_seg.rviz')
+    package, executable = RVIZ
+    return Node(
+        package=package,
+        executable=executable,
+        name='rviz',
+        namespace=LaunchConfiguration('namespace'),
+        arguments=['-d', checks.rviz_layout(shipped, cameras)],
+        remappings=[('image', LaunchConfiguration('image')), *remappings_of(topics)],
+    )
+
+
+def remappings_of(topics: dict) -> list:
+    """Say where the images of the cameras are; without a topic, front listens to front/image."""
+    return [(f'{name}/image', topic) for name, topic in topics.items() if topic]
 
 
 def frame_transport(share: str) -> list:
@@ -80,7 +119,8 @@ def generate_launch_description() -> LaunchDescription:
     arguments = [
         DeclareLaunchArgument(
             'model', default_value='',
-            description=f'name of a shipped model, or the folder of a bundle; {from_file}'),
+            description='name of a shipped model, or the folder of a bundle; there is no default; '
+                        + from_file),
         DeclareLaunchArgument(
             'image', default_value='image', description='topic of the camera image'),
         DeclareLaunchArgument(
@@ -92,29 +132,29 @@ def generate_launch_description() -> LaunchDescription:
             description='parameter file; start from a copy of config/uncertainty_seg.yaml'),
         DeclareLaunchArgument('namespace', default_value='', description='namespace of the node'),
         DeclareLaunchArgument(
-            'use_sim_time', default_value='',
+            'use_sim_time', default_value='', choices=['', 'true', 'false'],
             description=f'take the time from /clock; {from_file}'),
         DeclareLaunchArgument(
-            'autostart', default_value='',
+            'autostart', default_value='', choices=['', 'true', 'false'],
             description='true configures and activates, false leaves it to a lifecycle manager; '
                         + from_file),
         DeclareLaunchArgument(
+            'stale_timeout_s', default_value='',
+            description=f'the parameter of this name, for slow bags; {from_file}'),
+        DeclareLaunchArgument(
+            'max_age_s', default_value='',
+            description=f'the parameter of this name, for bags that are played fast; {from_file}'),
+        DeclareLaunchArgument(
             'respawn', default_value='true', choices=['true', 'false'],
-            description='start the node again whenever it ends, also after a wrong parameter'),
+            description='start the node again whenever it ends, unless it refused its parameters'),
         DeclareLaunchArgument(
             'respawn_delay', default_value='2.0', description='seconds until then'),
-        DeclareLaunchArgument('rviz', default_value='false', description='start rviz'),
         DeclareLaunchArgument(
-            'log_level', default_value='info', description='debug, info, warn or error'),
+            'rviz', default_value='false', choices=['true', 'false'],
+            description='start RViz with a layout for the cameras'),
+        DeclareLaunchArgument(
+            'log_level', default_value='info', choices=['debug', 'info', 'warn', 'error', 'fatal'],
+            description='from which severity on lines are logged'),
     ]
-    rviz = Node(
-        package='rviz2',
-        executable='rviz2',
-        name='rviz',
-        namespace=LaunchConfiguration('namespace'),
-        arguments=['-d', os.path.join(share, 'config', 'uncertainty_seg.rviz')],
-        remappings=[('image', LaunchConfiguration('image'))],
-        condition=IfCondition(LaunchConfiguration('rviz')),
-    )
-    node = OpaqueFunction(function=node_of)
-    return LaunchDescription([*arguments, *frame_transport(share), node, rviz])
+    return LaunchDescription(
+        [*arguments, *frame_transport(share), OpaqueFunction(function=processes)])

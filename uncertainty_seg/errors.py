@@ -9,7 +9,8 @@ The tree::
     ├── ShapeError            an array has another shape or dtype than promised
     ├── ImageError            one frame cannot be used; the next one may
     ├── ModelBundleError      a bundle is missing, damaged or does not fit
-    │   └── CalibrationError  its thresholds were made for something else
+    │   ├── CalibrationError  its thresholds were made for something else
+    │   └── UnknownModelError there is no bundle of that name or at that path
     ├── GraphError            a network cannot be compiled
     ├── BackendError          the runtime failed
     │   └── BackendUnavailableError   it is not installed here
@@ -44,6 +45,7 @@ __all__ = [
     'TableError',
     'TrainingError',
     'UncertaintySegError',
+    'UnknownModelError',
     'install_command',
     'some_of',
 ]
@@ -82,7 +84,8 @@ class UncertaintySegError(Exception):
             parts.append(f'expected {expected}'.rstrip('.'))
         text = ', '.join(parts)
         self.reason = text
-        super().__init__(f'{text}: {fix.rstrip(".")}.' if fix else f'{text}.')
+        end = '' if fix.endswith('?') else '.'
+        super().__init__(f'{text}: {fix.rstrip(".")}{end}' if fix else f'{text}.')
 
 
 class ConfigError(UncertaintySegError):
@@ -103,6 +106,10 @@ class ModelBundleError(UncertaintySegError):
 
 class CalibrationError(ModelBundleError):
     """The thresholds of a bundle were made for another model, T or precision."""
+
+
+class UnknownModelError(ModelBundleError):
+    """No bundle has that name or lies at that path, or none was named."""
 
 
 class GraphError(UncertaintySegError):

@@ -10,15 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+import logging
 from pathlib import Path
 
 from uncertainty_seg.backends import registry
 from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.gate import NO_CALIBRATION
 from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.settings import Settings, settings_from_dict, settings_to_dict
+from uncertainty_seg.core.settings import (
+    RUN_UNCALIBRATED,
+    Settings,
+    settings_from_dict,
+    settings_to_dict,
+)
 from uncertainty_seg.errors import CalibrationError
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import load_bundle
+
+_log = logging.getLogger(__name__)
 
 
 def open_pipeline(
@@ -40,7 +49,8 @@ def open_pipeline(
         Backend, T, seed, gate and so on; the node's defaults without.
     temperature : float, optional
         The logits are divided by it, instead of by the temperature of the calibration: 1 opens a
-        bundle that is not calibrated. There is no gate then, and the flag is always false.
+        bundle that is not calibrated. There is no gate then, and the flag is always false; so it
+        is with the setting ``uncalibrated='run'``, which the other verbs know too.
     **parameters
         Single settings by their names, such as ``passes=20``; they replace those of `settings`.
         Names with a dot are given as ``**{'gate.alpha': 0.1}``.
@@ -59,12 +69,27 @@ def open_pipeline(
     settings = checked_settings(settings, **parameters)
     bundle = as_bundle(settings.model if model is None else model,
                        trusted_keys=settings.trusted_keys)
-    if temperature is None and bundle.calibration is None:
+    if temperature is None and bundle.calibration is None \
+            and settings.uncalibrated != RUN_UNCALIBRATED:
         raise CalibrationError(f'bundle {bundle.card.name!r} has no calibration.json',
                                'thresholds for the gate', 'run uncertainty_seg calibrate on it, '
-                               'or give a temperature to open it without a gate')
+                               "or open it with uncalibrated='run', without a gate")
     return registry.open_pipeline(
         bundle, settings, load_ignore_mask(settings.ignore_mask), temperature)
+
+
+def offline_settings(bundle: ModelBundle, settings: Settings) -> Settings:
+    """
+    Return settings under which a bundle runs offline even if nobody has calibrated it.
+
+    Nothing is steered by what the verbs write, so a new network may rank frames at once; a
+    warning says that there is no promise.
+    """
+    if bundle.calibration is not None or settings.uncalibrated == RUN_UNCALIBRATED:
+        return settings
+    _log.warning('%s (%r): scores are real, at temperature 1, and no frame is confident',
+                 NO_CALIBRATION, bundle.card.name)
+    return replace(settings, uncalibrated=RUN_UNCALIBRATED)
 
 
 def as_bundle(

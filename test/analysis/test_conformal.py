@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from uncertainty_seg.analysis.conformal import (
+    blocks_buy,
     blocks_needed,
     fit_promise,
     ks_distance,
@@ -16,10 +17,27 @@ from uncertainty_seg.analysis.conformal import (
     promised_limit,
     quantile_limits,
     rehearse,
+    smallest_alpha,
 )
 from uncertainty_seg.analysis.frame_table import FrameTable, split_blocks
 from uncertainty_seg.core.calibration import RankFamily
 from uncertainty_seg.errors import CalibrationError, ConfigError, ShapeError
+
+
+def test_what_blocks_buy_is_the_least_alpha_that_is_not_refused() -> None:
+    for count in (1, 2, 5, 9, 18, 19, 60):
+        least, blocks = smallest_alpha(count), [str(k) for k in range(count)]
+        # No frame is bad but the last, which is not accepted.
+        ratios = [k / count for k in range(count)]
+        bad = [False] * (count - 1) + [True] if count > 1 else [False]
+        assert promised_limit(ratios, bad, blocks, least).bound <= least
+        with pytest.raises(CalibrationError, match='blocks for alpha'):
+            promised_limit(ratios, bad, blocks, least - 2e-4)
+    assert blocks_buy(9) == ('9 blocks promise alpha 0.1 at best, if no bad frame is accepted; '
+                             'it takes 19 for 0.05, 49 for 0.02')
+    assert blocks_buy(0) == 'no block promises anything; it takes 9 for 0.1, 19 for 0.05, ' \
+        '49 for 0.02'
+    assert blocks_buy(99) == '99 blocks promise alpha 0.01 at best, if no bad frame is accepted'
 
 
 def test_blocks_needed() -> None:

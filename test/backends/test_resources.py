@@ -1,10 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Threads within what the process is granted, chunks within the memory budget."""
 
+import math
 import os
 from pathlib import Path
 
-from conftest import make_tiny_bundle, tiny_head
+from conftest import make_tiny_bundle, tiny_card, tiny_head, tiny_trunk
 import hypothesis
 from hypothesis import strategies as st
 import onnx
@@ -14,12 +15,15 @@ import pytest
 from uncertainty_seg.backends import resources
 from uncertainty_seg.backends.resources import (
     choose_chunk,
+    estimate_graphs,
     estimate_memory,
     head_bytes_a_pass,
+    hold_memory,
     MAX_CHUNK,
     usable_threads,
 )
 from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.storage.model_bundle import load_bundle
 
 MEGABYTE = 2**20
@@ -93,6 +97,29 @@ def test_a_pass_above_the_budget_is_said_to_exceed_it(
     found = estimate_memory(bundle, Settings(memory_budget_mb=1))
     assert (found.chunk, found.exceeds) == (1, True)
     assert not estimate_memory(bundle, Settings(memory_budget_mb=2)).exceeds
+
+
+def test_the_largest_chunk_that_a_frame_may_take_is_chosen_or_it_is_refused() -> None:
+    card = tiny_card(passes=20)
+    trunk, wide = tiny_trunk(), 4 * 2 * 3 * 600 * 800  # of a pass: 11 MB
+    head = tiny_head()
+    for info, sides in ((head.graph.input[0], (600, 800)), (head.graph.output[0], (600, 800))):
+        for axis, side in zip((2, 3), sides, strict=True):
+            info.type.tensor_type.shape.dim[axis].dim_value = side
+    free = estimate_graphs(card, trunk, head, Settings())
+    assert (free.bytes_a_pass, free.chunk, free.budget_mb) == (wide, 5, 64)
+    assert hold_memory(card, trunk, head, 1000) == free
+    for most in range(20, 70):
+        held = hold_memory(card, trunk, head, most)
+        assert held.total <= most * 2**20
+        settings = Settings(memory_budget_mb=held.budget_mb)
+        assert held == estimate_graphs(card, trunk, head, settings)
+        larger = estimate_graphs(card, trunk, head, Settings(
+            memory_budget_mb=math.ceil((held.chunk + 1) * wide / 2**20)))
+        assert larger.total > most * 2**20 or held == free
+    with pytest.raises(ConfigError, match='a frame takes .* MB with 1 of 20 passes at once, 11.0 '
+                                          'MB .* at most 9 MB, as --memory-mb .* smaller --input'):
+        hold_memory(card, trunk, head, 9)
 
 
 def test_tensors_that_are_no_longer_needed_do_not_count(tmp_path: Path) -> None:

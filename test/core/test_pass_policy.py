@@ -244,3 +244,14 @@ def test_steps_survive_the_file_and_other_passes_are_refused(tiny_bundle: Path) 
     with pytest.raises(CalibrationError, match='steps towards'):
         dataclasses.replace(calibration, pass_steps=dataclasses.replace(
             calibration.pass_steps, passes=TINY_PASSES + 1))
+
+
+@pytest.mark.parametrize('passes', [STEPS[0], TINY_PASSES - 1, TINY_PASSES + 1])
+def test_another_t_than_that_of_the_calibration_does_not_start(
+    tiny_bundle: Path, passes: int
+) -> None:
+    with pytest.raises(CalibrationError, match=(
+            f"passes is {passes}, but 'tiny' was calibrated with {TINY_PASSES}: set passes to")):
+        opened(with_steps(tiny_bundle, 1e-6), passes=passes)
+    with pytest.raises(CalibrationError, match=f'calibrated with {TINY_PASSES}'):
+        opened(with_steps(tiny_bundle, 1e-6), passes=passes, pass_policy='all')

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 import json
 from pathlib import Path
@@ -23,10 +23,14 @@ from uncertainty_seg.storage.frame_log.format import LogAbout, LogFrame
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.labels.formats import READERS
 from uncertainty_seg.storage.labels.frames import LabelFrame, read_table
+from uncertainty_seg.storage.labels.regions import Labelled
+from uncertainty_seg.storage.labels.review import ReviewRules, Unchanged
 
 # A name with everything that XML, JSON and file names may trip over.
 CLASSES = ClassTable(('sea-floor / rocks', 'pipe', 'a "diver" & <fish>'),
                      ((0, 0, 0), (255, 0, 0), (0, 200, 100)), 255)
+# As if the user said that a person looked at every mask.
+ACCEPT = ReviewRules(Unchanged.ACCEPT)
 REASON = 'flagged: entropy.mean 0.9 > 0.7 & "more" <here>'
 
 
@@ -62,7 +66,14 @@ def corrected(folder: Path, kind: str) -> Path:
 
 def read_back(folder: Path, kind: str) -> dict[str, ImageU8]:
     """Return the masks of an export by stem, through the format's own reader."""
-    return dict(READERS[kind](corrected(folder, kind), read_table(folder)))
+    return {one.stem: one.mask for one in
+            READERS[kind](corrected(folder, kind), read_table(folder))}
+
+
+def labels_of(folder: Path, kind: str) -> Iterator[tuple[str, Labelled]]:
+    """Yield the labels of an export as `write_training_folder` takes them."""
+    for one in READERS[kind](corrected(folder, kind), read_table(folder)):
+        yield str(folder), one
 
 
 def write_log(

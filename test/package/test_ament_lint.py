@@ -21,7 +21,7 @@ import sys
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-CHECKED = ('uncertainty_seg', 'launch', 'test', 'benchmarks', 'docs', 'setup.py')
+CHECKED = ('uncertainty_seg', 'launch', 'test', 'benchmarks', 'docs', 'examples', 'setup.py')
 # Modules of flake8 and of the plug-ins that ament_flake8 depends on.
 TOOLS = ('flake8', 'flake8_blind_except', 'flake8_builtins', 'flake8_class_newline',
          'flake8_comprehensions', 'flake8_deprecated', 'flake8_docstrings', 'flake8_import_order',

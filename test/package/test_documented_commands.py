@@ -37,6 +37,7 @@ SMALLER = {
     'compare': '--backend onnxruntime --threads 1 --draws 20 --folds 3 --cache compare_cache',
     'self-check': '--backend onnxruntime --frames 1 --runs 4',
     'select': '-n 2',
+    'import-labels': '--accept-unchanged',
 }
 # (part of a command, why it is parsed and not run).
 PARSED_ONLY = (

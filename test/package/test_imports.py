@@ -33,7 +33,7 @@ ROOMS = {
 }
 
 ROS_PACKAGES = {
-    'rclpy', 'ament_index_python', 'builtin_interfaces', 'cv_bridge', 'diagnostic_msgs',
+    'rclpy', 'ament_index_python', 'bond', 'builtin_interfaces', 'cv_bridge', 'diagnostic_msgs',
     'geometry_msgs', 'lifecycle_msgs', 'rcl_interfaces', 'rosgraph_msgs', 'sensor_msgs',
     'std_msgs', 'std_srvs', 'vision_msgs',
 }
@@ -77,12 +77,17 @@ EXCEPTIONS = {
     # Packs run lengths and draws polygons as COCO's own reader does.
     'storage.labels.coco': (set(), {'pycocotools'}),
     'storage.labels.regions': (set(), {'pycocotools'}),
+    # Read parameter files and a layout in the Python of `ros2 launch`, which needs it itself.
+    'ros.launching.checks': (set(), {'yaml'}),
+    'ros.launching.parameter_files': (set(), {'yaml'}),
     # Asks the NVIDIA driver for heat and throttling, where it is installed.
     'ros.board_state': (set(), {'pynvml'}),
     # Reads the head's tensor sizes, to fit the passes of a call into the memory budget.
     'backends.resources': (set(), {'onnx'}),
     # Reads the inputs and outputs that the files declare.
     'backends.graph_files': (set(), {'onnx'}),
+    # Tries out what a head makes of features and masks; writes the graph of its moments.
+    'backends.closed_form': (set(), {'onnx'}),
     # Say which node it was; read which axes are symbolic.
     'backends.gpu.engine_build': (set(), {'onnx'}),
     'backends.gpu.bundle_engines': (set(), {'onnx'}),

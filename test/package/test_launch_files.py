@@ -7,9 +7,13 @@ That the real launch (or play_launch) reads and starts them is the step scripts/
 """
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from launch_stand_ins import actions_of, arguments, FRAME_MEMORY, PROFILES, ROOT, stand_ins
+import pytest
+
+from uncertainty_seg.errors import ConfigError
 
 __all__ = ['arguments', 'stand_ins']  # fixtures, the second for every test here
 
@@ -23,17 +27,24 @@ def test_the_nodes_arguments_are_declared_and_described() -> None:
     declared = actions_of('uncertainty_seg.launch.py')['DeclareLaunchArgument']
     assert [a.words[0] for a in declared] == [
         'model', 'image', 'cameras', 'params_file', 'namespace', 'use_sim_time', 'autostart',
-        'respawn', 'respawn_delay', 'rviz', 'log_level']
+        'stale_timeout_s', 'max_age_s', 'respawn', 'respawn_delay', 'rviz', 'log_level']
     assert all(a.description for a in declared)
     page = (ROOT / 'docs' / 'ros_interface.md').read_text(encoding='utf-8')
     for argument in declared:
         assert f'`{argument.words[0]}`' in page
 
 
+def parameters(folder: Path, node: str, line: str) -> str:
+    path = folder / 'parameters.yaml'
+    path.write_text(f'{node}:\n  ros__parameters:\n    {line}\n')
+    return str(path)
+
+
 def test_without_arguments_the_parameter_file_decides(
-    arguments: dict[str, str],  # noqa: F811
+    arguments: dict[str, str], tmp_path: Path,  # noqa: F811
 ) -> None:
-    node, _ = actions_of('uncertainty_seg.launch.py')['Node']
+    arguments.update(model='', params_file=parameters(tmp_path, '/**', 'model: suim'))
+    (node,) = actions_of('uncertainty_seg.launch.py')['Node']
     assert [p.words[0] for p in node.parameters] == ['params_file']
 
 
@@ -41,7 +52,7 @@ def test_arguments_stand_over_the_parameter_file(
     arguments: dict[str, str],  # noqa: F811
 ) -> None:
     arguments.update(model='suim', autostart='false')
-    node, _ = actions_of('uncertainty_seg.launch.py')['Node']
+    (node,) = actions_of('uncertainty_seg.launch.py')['Node']
     assert set(node.parameters[1]) == {'model', 'autostart'}
     assert node.parameters[1]['model'].value_type is str
     assert node.parameters[1]['autostart'].value_type is bool
@@ -51,8 +62,8 @@ def test_several_cameras_are_named_and_remapped(
     arguments: dict[str, str],  # noqa: F811
 ) -> None:
     arguments.update(cameras='front=/cam1/image_raw, down')
-    node, _ = actions_of('uncertainty_seg.launch.py')['Node']
-    assert node.parameters[1] == {'cameras': ['front', 'down']}
+    (node,) = actions_of('uncertainty_seg.launch.py')['Node']
+    assert node.parameters[1]['cameras'] == ['front', 'down']
     assert node.remappings[1:] == [('front/image', '/cam1/image_raw')]
 
 
@@ -61,24 +72,122 @@ def test_a_node_that_ends_is_started_again_unless_that_is_not_wanted(
 ) -> None:
     actions = actions_of('uncertainty_seg.launch.py')
     declared = {a.words[0]: a for a in actions['DeclareLaunchArgument']}
-    for name in ('respawn', 'respawn_delay'):
-        assert declared[name].default_value == arguments[name]
     assert declared['respawn'].choices == ['true', 'false']
-    node, rviz = actions['Node']
+    (node,) = actions['Node']
     assert (node.respawn, node.respawn_delay) == (True, 2.0)
-    assert not hasattr(rviz, 'respawn')
     arguments.update(respawn='false', respawn_delay='0.5')
-    node, _ = actions_of('uncertainty_seg.launch.py')['Node']
+    (node,) = actions_of('uncertainty_seg.launch.py')['Node']
     assert (node.respawn, node.respawn_delay) == (False, 0.5)
     (demo,) = actions_of('demo.launch.py')['IncludeLaunchDescription']
     assert dict(demo.launch_arguments)['respawn'] == 'false'
 
 
-def test_rviz_is_started_only_when_asked_with_our_layout() -> None:
+@pytest.mark.parametrize('is_misuse', [True, False])
+def test_a_node_that_refused_its_parameters_ends_the_launch(
+    arguments: dict[str, str], is_misuse: bool,  # noqa: F811
+) -> None:
+    ended = SimpleNamespace(returncode=2 if is_misuse else 3)
+    running, stopping = SimpleNamespace(is_shutdown=False), SimpleNamespace(is_shutdown=True)
+    for file in ('uncertainty_seg.launch.py', 'speed_governor.launch.py'):
+        (node,) = actions_of(file)['Node']
+        node.on_exit(ended, stopping)
+        if is_misuse:
+            with pytest.raises(ConfigError, match='not started again'):
+                node.on_exit(ended, running)
+        else:
+            node.on_exit(ended, running)
+    # Where nothing starts it again, any failure does.
+    arguments.update(respawn='false')
+    (node,) = actions_of('uncertainty_seg.launch.py')['Node']
+    with pytest.raises(ConfigError, match=f'exit code {ended.returncode}'):
+        node.on_exit(ended, running)
+
+
+@pytest.fixture
+def rviz_prefix(tmp_path: Path, monkeypatch: Any) -> None:
+    program = tmp_path / 'prefix' / 'lib' / 'rviz2' / 'rviz2'
+    program.parent.mkdir(parents=True)
+    program.write_text('')
+    monkeypatch.setenv('AMENT_PREFIX_PATH', f'/elsewhere:{tmp_path / "prefix"}')
+
+
+@pytest.mark.usefixtures('rviz_prefix')
+def test_rviz_is_started_only_when_asked_with_our_layout(
+    arguments: dict[str, str],  # noqa: F811
+) -> None:
+    arguments.update(rviz='true')
     _, rviz = actions_of('uncertainty_seg.launch.py')['Node']
     assert rviz.executable == 'rviz2'
-    assert rviz.condition.words[0].words == ('rviz',)
-    assert (ROOT / rviz.arguments[1]).is_file()
+    assert (ROOT / rviz.arguments[1]).samefile(ROOT / 'config' / 'uncertainty_seg.rviz')
+    assert not hasattr(rviz, 'respawn')
+
+
+@pytest.mark.usefixtures('rviz_prefix')
+@pytest.mark.parametrize('by_file', [True, False])
+def test_rviz_shows_every_camera(
+    arguments: dict[str, str], tmp_path: Path, by_file: bool,  # noqa: F811
+) -> None:
+    arguments.update(rviz='true')
+    if by_file:
+        arguments['params_file'] = parameters(tmp_path, '/**', 'cameras: [front, down]')
+    else:
+        arguments['cameras'] = 'front=/cam1/image_raw,down'
+    _, rviz = actions_of('uncertainty_seg.launch.py')['Node']
+    topics = [d['Topic']['Value'] for d in displays(Path(rviz.arguments[1]))]
+    Path(rviz.arguments[1]).unlink()
+    assert topics == [
+        topic for name in ('front', 'down') for topic in (
+            f'uncertainty_seg/{name}/overlay', f'uncertainty_seg/{name}/uncertainty_overlay',
+            f'uncertainty_seg/{name}/mask_color', f'{name}/image')]
+    assert rviz.remappings[1:] == ([] if by_file else [('front/image', '/cam1/image_raw')])
+
+
+@pytest.mark.parametrize(('given', 'sentence'), [
+    ({'model': ''}, r'no model is named.*\(pipeline, suim\)'),
+    ({'params_file': '/nofile.yaml'}, '/nofile.yaml is not there'),
+    ({'rviz': 'true'}, 'rviz2 is not installed'),
+    ({'cameras': 'front-cam'}, "cameras names 'front-cam'"),
+    ({'cameras': 'a b'}, "cameras names 'a b'"),
+    ({'cameras': 'a/b'}, "cameras names 'a/b'"),
+    ({'cameras': 'a,a'}, "'a' twice"),
+    ({'cameras': '=/x'}, "cameras names ''"),
+    ({'cameras': 'a=/x y'}, "the topic of camera a is '/x y'"),
+    ({'namespace': 'auv-1'}, "namespace is 'auv-1'"),
+    ({'image': 'cam raw'}, "image is 'cam raw'"),
+    ({'respawn_delay': 'soon'}, "respawn_delay is 'soon'"),
+])
+def test_what_cannot_be_used_is_one_sentence_before_a_process_starts(
+    arguments: dict[str, str], given: dict[str, str], sentence: str,  # noqa: F811
+) -> None:
+    arguments.update(given)
+    with pytest.raises(ConfigError, match=sentence):
+        actions_of('uncertainty_seg.launch.py')
+
+
+@pytest.mark.parametrize(
+    ('file', 'node'),
+    [('uncertainty_seg.launch.py', 'uncertainty_seg'),
+     ('speed_governor.launch.py', 'speed_governor')])
+def test_a_parameter_file_must_speak_to_the_node(
+    arguments: dict[str, str], tmp_path: Path, file: str, node: str,  # noqa: F811
+) -> None:
+    # A dump of /auv1/... launched with its namespace forgotten, and a misspelt name.
+    for key in (f'/auv1/{node}', f'{node}s'):
+        arguments['params_file'] = parameters(tmp_path, key, 'seed: 1')
+        with pytest.raises(ConfigError, match=f"for '/{key.lstrip('/')}', expected some for"):
+            actions_of(file)
+    arguments.update(namespace='auv1',
+                     params_file=parameters(tmp_path, f'/auv1/{node}', 'seed: 1'))
+    actions_of(file)
+
+
+def test_a_lifecycle_manager_may_name_the_model_later(
+    arguments: dict[str, str], tmp_path: Path,  # noqa: F811
+) -> None:
+    arguments.update(model='', autostart='false')
+    actions_of('uncertainty_seg.launch.py')
+    arguments.update(autostart='', params_file=parameters(tmp_path, '/**', 'autostart: false'))
+    actions_of('uncertainty_seg.launch.py')
 
 
 def test_large_shared_memory_is_set_unless_the_user_has_a_profile(monkeypatch: Any) -> None:
@@ -108,11 +217,44 @@ def test_the_demo_plays_on_the_topic_the_node_listens_to() -> None:
     assert player.remappings[0][0] == 'image'
     assert player.remappings[0][1].words == dict(include.launch_arguments)['image'].words
     # An old bag is judged by its own time.
-    assert dict(include.launch_arguments)['use_sim_time'] == 'true'
+    (sim_time,) = [a for a in actions['DeclareLaunchArgument'] if a.words == ('use_sim_time',)]
+    assert sim_time.default_value == 'true'
     assert player.arguments[-1] == '--clock'
+    assert player.namespace.words == dict(include.launch_arguments)['namespace'].words
     declared = {a.words[0] for a in actions['DeclareLaunchArgument']}
-    assert declared == {'bag', 'model', 'image', 'rate', 'rviz'}
+    assert declared == {'bag', 'model', 'image', 'rate', 'rviz', 'params_file', 'namespace',
+                        'use_sim_time', 'log_level'}
     assert Path(include.words[0].words[0]).is_file()
+
+
+@pytest.mark.parametrize(
+    ('rate', 'times'),
+    [('1.0', {}), ('0.1', {'stale_timeout_s': '20.0', 'max_age_s': '1.0'}),
+     ('8', {'stale_timeout_s': '1.0', 'max_age_s': '8.0'})])
+def test_a_demo_at_another_pace_is_judged_by_it(
+    arguments: dict[str, str], rate: str, times: dict[str, str],  # noqa: F811
+) -> None:
+    arguments['rate'] = rate
+    (include,) = actions_of('demo.launch.py')['IncludeLaunchDescription']
+    given = dict(include.launch_arguments)
+    assert {name: value for name, value in given.items() if name.endswith('_s')} == times
+
+
+@pytest.mark.parametrize(('given', 'sentence'), [
+    ({'bag': '/no/bag'}, "'/no/bag', and nothing is there"), ({'rate': '0'}, "rate is '0'"),
+    ({'rate': 'fast'}, "rate is 'fast'")])
+def test_a_demo_that_cannot_play_starts_nothing(
+    arguments: dict[str, str], given: dict[str, str], sentence: str,  # noqa: F811
+) -> None:
+    arguments.update(given)
+    with pytest.raises(ConfigError, match=sentence):
+        actions_of('demo.launch.py')
+
+
+def test_every_launch_file_takes_what_all_of_them_take() -> None:
+    for file in ('uncertainty_seg.launch.py', 'demo.launch.py', 'speed_governor.launch.py'):
+        declared = {a.words[0] for a in actions_of(file)['DeclareLaunchArgument']}
+        assert declared >= {'namespace', 'params_file', 'use_sim_time', 'log_level'}
 
 
 def test_every_executable_is_installed() -> None:
@@ -123,12 +265,19 @@ def test_every_executable_is_installed() -> None:
                 assert f"'{node.executable} = " in setup
 
 
-def test_the_rviz_layout_shows_the_flag_and_topics_of_the_node() -> None:
+def displays(path: Path) -> list[dict[str, Any]]:
     from ruamel.yaml import YAML
 
-    text = (ROOT / 'config' / 'uncertainty_seg.rviz').read_text(encoding='utf-8')
-    layout = YAML(typ='safe').load(text)
-    topics = [d['Topic']['Value'] for d in layout['Visualization Manager']['Displays']]
+    layout = YAML(typ='safe').load(path.read_text(encoding='utf-8'))
+    found: list[dict[str, Any]] = layout['Visualization Manager']['Displays']
+    assert set(layout['Window Geometry']) - {'Height', 'Width', 'Displays'} == {
+        display['Name'] for display in found}
+    return found
+
+
+def test_the_rviz_layout_shows_the_flag_and_topics_of_the_node() -> None:
+    shown = displays(ROOT / 'config' / 'uncertainty_seg.rviz')
+    topics = [d['Topic']['Value'] for d in shown]
     assert topics == ['uncertainty_seg/overlay', 'uncertainty_seg/uncertainty_overlay',
                       'uncertainty_seg/mask_color', 'image']
 

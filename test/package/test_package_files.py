@@ -54,11 +54,11 @@ def machine_words(text: str) -> list[str]:
     return MACHINE_PATH.findall(text) + [host for host in REGISTRIES if host in text]
 
 
-def test_every_launch_and_config_file_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_file_of_the_shared_folders_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     installed = {
         f'{target}/{Path(name).name}': name
         for target, names in setup_arguments(monkeypatch)['data_files'] for name in names}
-    for folder in ('launch', 'config'):
+    for folder in ('launch', 'config', 'examples'):
         files = [p for p in (ROOT / folder).rglob('*')
                  if p.is_file() and '__pycache__' not in p.parts]
         assert files

@@ -143,11 +143,41 @@ def test_a_bundle_without_calibration_opens_with_a_temperature_alone(tmp_path: P
     from conftest import make_tiny_bundle
 
     bundle = us.load_bundle(make_tiny_bundle(tmp_path / 'tiny', calibrated=False))
-    with pytest.raises(CalibrationError, match='or give a temperature to open it without a gate'):
+    with pytest.raises(CalibrationError, match="or open it with uncalibrated='run'"):
         us.open_pipeline(bundle)
     with us.open_pipeline(bundle, temperature=1.0, backend='onnxruntime') as pipeline:
         verdict = pipeline.process(np.zeros((48, 64, 3), np.uint8)).verdict
     assert (verdict.is_confident, verdict.reasons) == (False, ('the bundle is not calibrated',))
+
+
+def test_a_bundle_without_calibration_runs_without_a_promise_where_that_is_asked(
+    tmp_path: Path
+) -> None:
+    from conftest import make_tiny_bundle
+
+    cold = make_tiny_bundle(tmp_path / 'cold', calibrated=False)
+    warm = make_tiny_bundle(tmp_path / 'warm')
+    # Red is well within the limits that the other bundle has.
+    red = np.full((48, 64, 3), (0, 0, 255), np.uint8)
+    found = {}
+    for bundle in (cold, warm):
+        with us.open_pipeline(bundle, backend='onnxruntime', uncalibrated='run',
+                              reduction='coarse', damage_scale=0.0) as pipeline:
+            found[bundle] = [pipeline.process(red) for _ in range(4)][-1]
+            if bundle == cold:
+                promise = pipeline.promise
+                assert promise == 'no promise: the bundle has no calibration'
+                assert pipeline.fault('a fault').promise == promise
+                # No live setting makes a flag of it.
+                pipeline.reconfigure(us.Settings(
+                    backend='onnxruntime', uncalibrated='run', reduction='coarse',
+                    damage_scale=0.0, passes=4))
+                assert not any(pipeline.process(red).verdict.is_confident for _ in range(4))
+    assert found[cold].scores == found[warm].scores
+    assert found[warm].verdict.is_confident
+    verdict = found[cold].verdict
+    assert (verdict.is_confident, verdict.kind, verdict.promise) == (False, 'unknown', promise)
+    assert verdict.reasons == (promise,) and verdict.score_ratio == np.inf
 
 
 def test_a_setting_out_of_range_is_refused_wherever_it_is_given(tiny_bundle: Path) -> None:

@@ -68,7 +68,8 @@ def row_of(kind: str, out: Path, frames: list[LabelFrame]) -> str:
     if kind in READERS:
         labels, table = corrected(out, kind), read_table(out)
         masks: dict[str, LabelMap] = {}
-        read_ms = timed_ms(lambda: masks.update(READERS[kind](labels, table))) / FRAMES
+        read_ms = timed_ms(lambda: masks.update(
+            (one.stem, one.mask) for one in READERS[kind](labels, table))) / FRAMES
         assert len(masks) == FRAMES
         read = f'{read_ms:.0f}'
     return f'| `{kind}` | {write_ms:.0f} | {read} | {size:.0f} |'

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 import json
 from pathlib import Path
-import shutil
 import sys
 from typing import Any
 import zipfile
@@ -72,15 +71,11 @@ def datumaro_cvat(folder: Path) -> Found:
 
 
 def datumaro_coco(folder: Path) -> Found:
-    """Read COCO, in the layout of folders that datumaro wants."""
-    place = folder / 'moved'
-    (place / 'annotations').mkdir(parents=True)
-    shutil.copytree(folder / 'images', place / 'images' / 'default')
-    shutil.copy(folder / 'annotations.json', place / 'annotations' / 'instances_default.json')
-    return by_datumaro(place, 'coco_instances')
+    """Read COCO as it was exported, by a format that datumaro finds itself."""
+    return by_datumaro(folder, None)
 
 
-def by_datumaro(place: Path, kind: str) -> Found:
+def by_datumaro(place: Path, kind: str | None) -> Found:
     """Paint what datumaro finds; its label ids go by the order in the file."""
     import datumaro
 

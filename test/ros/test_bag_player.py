@@ -83,6 +83,78 @@ def test_every_image_arrives_in_order_with_stamp_and_pixels(
         player.end()
 
 
+@pytest.mark.parametrize('kind', ['jpeg', 'png'])
+def test_compressed_images_go_out_as_they_are_and_decoded_for_who_wants_that(
+    tmp_path: Path, domain: int, kind: str
+) -> None:
+    import cv2
+    from sensor_msgs.msg import CompressedImage, Image
+
+    files = [cv2.imencode('.' + kind, picture)[1].tobytes() for picture in frames()]
+    files[3] = files[3][:40]  # damaged: it cannot be decoded
+    with BagWriter(tmp_path / 'bag') as writer:
+        for index, data in enumerate(files):
+            writer.write_compressed('/camera/image_raw/compressed', START_NS + index * PERIOD_NS,
+                                    'camera', kind, data)
+    player = Process([*PLAYER, str(tmp_path / 'bag'), '--rate', '5', *REMAP], domain,
+                     tmp_path / 'log')
+    client = Client(domain)
+    try:
+        raw = client.listen('/cam', Image)
+        client.wait_until(lambda: client.node.count_publishers('/cam/compressed') > 0, 'files')
+        packed = client.listen('/cam/compressed', CompressedImage)
+        client.wait_until(lambda: not player.is_running, 'the end of the bag')
+        assert player.wait() == 0, player.output
+        client.wait_until(lambda: len(raw) == NUM_FRAMES - 1, 'every image')
+        # OpenCV of this process, not the package's decoder.
+        whole = [data for index, data in enumerate(files) if index != 3]
+        for msg, data in zip(raw, whole, strict=True):
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+            assert (msg.height, msg.width, msg.encoding) == (90, 120, 'bgr8')
+            assert bytes(msg.data) == pixels.tobytes()
+        assert [m.header.stamp.sec * 10**9 + m.header.stamp.nanosec for m in raw] == [
+            START_NS + i * PERIOD_NS for i in range(NUM_FRAMES) if i != 3]
+        # This listener came later, and misses none of those that were sent since.
+        received = [bytes(m.data) for m in packed]
+        assert received and received == files[-len(received):]
+        assert {m.format for m in packed} == {kind}
+        assert json.loads(player.output.splitlines()[-1]) == {
+            'played': NUM_FRAMES - 1, 'damaged': 1}
+    finally:
+        client.close()
+        player.end()
+
+
+def test_a_bag_of_ros_1_is_played(tmp_path: Path, domain: int) -> None:
+    from rosbags.rosbag1 import Writer
+    from rosbags.typesys import get_typestore, Stores
+    from sensor_msgs.msg import Image
+
+    store, name = get_typestore(Stores.ROS1_NOETIC), 'sensor_msgs/msg/Image'
+    types = store.types
+    with Writer(tmp_path / 'dive.bag') as bag:
+        connection = bag.add_connection('/camera/image_raw', name, typestore=store)
+        for index, picture in enumerate(frames()):
+            stamp_ns = START_NS + index * PERIOD_NS
+            stamp = types['builtin_interfaces/msg/Time'](*divmod(stamp_ns, 10**9))
+            header = types['std_msgs/msg/Header'](seq=index, stamp=stamp, frame_id='camera')
+            message = types[name](header=header, height=90, width=120, encoding='bgr8',
+                                  is_bigendian=0, step=360, data=picture.reshape(-1))
+            bag.write(connection, stamp_ns, store.serialize_ros1(message, name))
+    player = Process([*PLAYER, str(tmp_path / 'dive.bag'), '--rate', '5', *REMAP], domain,
+                     tmp_path / 'log')
+    client = Client(domain)
+    try:
+        images = client.listen('/cam', Image)
+        client.wait_until(lambda: not player.is_running, 'the end of the bag')
+        assert player.wait() == 0, player.output
+        client.wait_until(lambda: len(images) == NUM_FRAMES, 'every image')
+        assert [bytes(m.data) for m in images] == [p.tobytes() for p in frames()]
+    finally:
+        client.close()
+        player.end()
+
+
 def test_the_live_node_gives_the_masks_and_scores_of_the_pipeline(
     tmp_path: Path, domain: int
 ) -> None:

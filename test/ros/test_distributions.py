@@ -184,8 +184,11 @@ def test_a_flag_is_waited_for_only_where_ros_can_tell(monkeypatch: pytest.Monkey
     node = StubNode()
     monkeypatch.setattr('ros_stubs.Publisher', Acknowledging)
     publishers.VerdictPublishers(node, 1.0).flush(0.25)
-    assert [publisher.waited_s for publisher in node.topics.values()
-            if hasattr(publisher, 'waited_s')] == [0.25]
+    waited_s = {topic: publisher.waited_s for topic, publisher in node.topics.items()
+                if hasattr(publisher, 'waited_s')}
+    # The numbers have what the flag leaves of the time.
+    assert set(waited_s) == {'~/confident', '~/verdict'}
+    assert 0.25 >= waited_s['~/confident'] >= waited_s['~/verdict'] >= 0.2
 
 
 @pytest.mark.parametrize('kind', [Publisher, Acknowledging])

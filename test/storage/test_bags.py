@@ -6,12 +6,14 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+import re
 import sqlite3
 import sys
 
 import cv2
 from mcap import reader as mcap_reader
 from mcap import stream_reader
+from mcap import writer as mcap_writer
 import numpy as np
 import pytest
 from rosbags.highlevel import AnyReader
@@ -26,6 +28,8 @@ from uncertainty_seg.storage.bags.reader import (
     BagReader,
     header_stamp_ns,
     read_images,
+    scan_mcap,
+    stream_messages,
 )
 from uncertainty_seg.storage.bags.writer import BagWriter, STORAGES
 
@@ -278,6 +282,47 @@ def test_a_compressed_camera_can_be_named_beside_a_raw_one(tmp_path: Path) -> No
     assert {i.raw.format for i in images if isinstance(i.raw, ImageFile)} == {'jpeg'}
 
 
+@pytest.mark.parametrize('storage', STORAGES)
+def test_a_camera_under_the_type_name_of_ros_1_is_read(tmp_path: Path, storage: str) -> None:
+    bag = write_camera(tmp_path / 'bag', storage)
+    expected = [(i.stamp_ns, i.frame_id, decode(i.raw).tobytes()) for i in read_images(bag)]
+    old, new = 'sensor_msgs/msg/Image', 'sensor_msgs/Image'
+    metadata = bag / 'metadata.yaml'
+    # Who writes that name knows no hash of the type.
+    metadata.write_text(re.sub(r'RIHS01_\w+', "''", metadata.read_text().replace(old, new)))
+    if storage == 'sqlite3':
+        with sqlite3.connect(bag / 'bag_0.db3') as file:
+            assert file.execute("UPDATE topics SET type = ?, type_description_hash = ''",
+                                (new,)).rowcount == 1
+        file.close()
+    else:
+        rename_types(bag / 'bag_0.mcap', new)
+        assert scan_mcap(bag / 'bag_0.mcap').types == {CAMERA: old}
+        streamed = list(stream_messages(bag / 'bag_0.mcap', CAMERA))
+        assert [type(item).__name__ for item in streamed] == ['BagMessage'] * 3
+    with BagReader(bag) as opened:
+        assert opened.topics() == {CAMERA: old}
+    found = [(i.stamp_ns, i.frame_id, decode(i.raw).tobytes()) for i in read_images(bag)]
+    assert found == expected and len(found) == 3
+
+
+def rename_types(file: Path, name: str) -> None:
+    """Write an MCAP file again, with another name of the type of every topic."""
+    with file.open('rb') as stream:
+        items = list(mcap_reader.make_reader(stream).iter_messages())
+    with file.open('wb') as stream:
+        writer = mcap_writer.Writer(stream)
+        writer.start('ros2', 'test')
+        channels = {}
+        for schema, channel, message in items:
+            if channel.id not in channels:
+                number = writer.register_schema(name, 'ros2msg', schema.data)
+                channels[channel.id] = writer.register_channel(channel.topic, 'cdr', number)
+            writer.add_message(channels[channel.id], message.log_time, message.data,
+                               message.publish_time)
+        writer.finish()
+
+
 def test_depth_that_is_compressed_is_no_camera(tmp_path: Path) -> None:
     bag = write_jpegs(tmp_path / 'bag', '/depth/image/compressedDepth')
     with pytest.raises(BagError, match='has no image topic, only /depth/image/compressedDepth'):
@@ -308,6 +353,23 @@ def test_existing_output_is_refused_before_anything_is_written(tmp_path: Path) -
     with pytest.raises(BagError, match=r'bag exists, expected a new path: .*--force'):
         BagWriter(bag)
     assert files_of(bag) == before
+
+
+def test_of_two_runs_the_one_that_ends_later_replaces_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BagError, match=r'bag exists, .*--force'):
+        with BagWriter(tmp_path / 'bag') as late:
+            late.write_bool('/flag', START_NS, False)
+            write_camera(tmp_path / 'bag')
+            before = files_of(tmp_path / 'bag')
+    assert files_of(tmp_path / 'bag') == before and os.listdir(tmp_path) == ['bag']
+    # It may end between the look and the rename.
+    monkeypatch.setattr('uncertainty_seg.storage.bags.writer._require_free', lambda *_: None)
+    with pytest.raises(BagError, match='bag cannot be written'):
+        with BagWriter(tmp_path / 'bag') as late:
+            late.write_bool('/flag', START_NS, False)
+    assert files_of(tmp_path / 'bag') == before and os.listdir(tmp_path) == ['bag']
 
 
 def test_force_replaces_a_bag(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from uncertainty_seg.analysis.gate_choice import is_order
 from uncertainty_seg.backends import registry
 from uncertainty_seg.backends.cpu.openvino import has_bf16, import_openvino
 from uncertainty_seg.backends.registry import open_pipeline
-from uncertainty_seg.core.settings import settings_from_dict
+from uncertainty_seg.core.settings import INFINITE, settings_from_dict
 from uncertainty_seg.errors import CalibrationError, ModelBundleError
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.storage.signatures import public_line, read_private_key
@@ -353,6 +353,8 @@ WRONG: list[tuple[list[str], Callable[[Path], object], str]] = [
     (['--scores', 'entropy.median'], lambda val: None, "no score 'entropy.median'"),
     (['--alpha', '0.005'], lambda val: None, '20 blocks to promise alpha 0.005 on, expected at '
      'least 199'),
+    (['--alpha', '0.005'], lambda val: None, '20 blocks promise alpha 0.0477 at best, if no bad '
+     'frame is accepted; it takes 49 for 0.02'),
     (['--blocks', 'missing.csv'], lambda val: None, 'missing.csv gives no blocks'),
     (['--ignore-mask', 'missing.png'], lambda val: None, "ignore_mask 'missing.png' cannot"),
     ([], lambda val: spoil_mask(val, np.full((48, 64), 9, np.uint8)), 'has the class id 9'),
@@ -412,6 +414,48 @@ def test_evaluate_says_what_it_cannot_do(
         if not has_bf16(import_openvino().Core()):
             pytest.skip('this processor has no bf16, and OpenVINO refuses it there')
     code = main(['evaluate', str(calibrated[0]), str(folders / 'fresh'), *RUN, *words])
+    assert code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_calibration_without_passes_holds_without_passes_only(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
+    code, _ = call_json([
+        'calibrate', str(bundle), '--train', str(folders / 'train'), '--val',
+        str(folders / 'val'), '--bad', RULE, '--passes', 'inf', '--report',
+        str(tmp_path / 'report.html'), *RUN])
+    made = load_bundle(str(bundle)).calibration
+    assert code == 0 and made is not None
+    assert (made.passes, made.reductions) == (INFINITE, ('coarse',))
+    assert '>inf<' in (tmp_path / 'report.html').read_text()
+    code, seen = call_json(['evaluate', str(bundle), str(folders / 'fresh'), '--passes', 'inf',
+                            *RUN])
+    assert code == 0 and seen['gate']['accepted']['value'] > 0.5
+    settings = settings_from_dict({**BASE, 'pass_policy': 'infinite'})
+    blue = np.zeros((48, 64, 3), np.uint8)
+    blue[...] = np.random.default_rng(0).normal((220, 30, 30), 8, (48, 64, 3)).clip(0, 255)
+    with open_pipeline(load_bundle(str(bundle)), settings) as pipeline:
+        assert [pipeline.process(blue, 10**8 * n) for n in range(6)][-1].passes == INFINITE
+    assert main(['evaluate', str(bundle), str(folders / 'fresh'), *RUN]) == 2
+    assert 'passes is 8, but' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('words', 'sentence'), [
+    (['evaluate', '--passes', 'many'], "'many': a whole number from -1 to 1000"),
+    (['evaluate', '--passes', 'inf', '--reduction', 'exact'], 'reduction is exact with'),
+    (['build-engines', '--passes', 'inf'], 'expected a number: engines compute passes'),
+])
+def test_an_infinite_number_of_passes_where_there_is_none_is_misuse(
+    tiny_bundle: Path, folders: Path, words: list[str], sentence: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = [str(folders / 'fresh')] if words[0] == 'evaluate' else []
+    try:
+        code = main([words[0], str(tiny_bundle), *data, *words[1:]])
+    except SystemExit as stop:
+        code = stop.code
     assert code == 2
     assert sentence in capsys.readouterr().err
 

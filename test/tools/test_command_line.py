@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import argparse
 from importlib import import_module
+import io
 import json
 from pathlib import Path
+import re
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ import pytest
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BagError, ConfigError
 from uncertainty_seg.storage.bags.writer import BagWriter
+from uncertainty_seg.tools import arguments
 from uncertainty_seg.tools import main as command_line
 from uncertainty_seg.tools.arguments import (
     add_settings,
@@ -23,6 +27,7 @@ from uncertainty_seg.tools.arguments import (
     option_of,
     positive_number,
     print_json,
+    progress,
     settings_from_args,
     whole_number,
 )
@@ -144,7 +149,8 @@ def test_failure_is_one_sentence_and_exit_code_1() -> None:
 @pytest.mark.parametrize(('fault', 'code', 'said'), [
     (ConfigError('x is 3', 'less'), 2, 'x is 3, expected less.'),
     (BagError('no bag'), 1, 'no bag.'),
-    (PermissionError(13, 'Permission denied', 'here'), 1, "[Errno 13] Permission denied: 'here'"),
+    (PermissionError(13, 'Permission denied', 'here'), 1,
+     'here cannot be used (permission denied).'),
     (KeyboardInterrupt(), 130, 'stopped'),
 ])
 def test_errors_become_exit_codes(
@@ -221,3 +227,40 @@ def test_misuse_of_any_verb_is_one_sentence(
     assert end.value.code == 2
     said = capsys.readouterr().err
     assert said.count('\n') == 1 and '--help' in said
+
+
+# --- progress ------------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, items: object) -> str:
+    monkeypatch.setattr('sys.stderr', stream)
+    for _ in progress(items, desc='replay'):  # type: ignore[arg-type]
+        time.sleep(0.02)
+    return stream.getvalue()
+
+
+def test_short_work_prints_nothing_to_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown(monkeypatch, io.StringIO(), range(5)) == ''
+
+
+def test_long_work_prints_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arguments, 'LINE_S', 0.1)
+    text = shown(monkeypatch, io.StringIO(), range(30))
+    lines = text.splitlines()
+    assert 2 <= len(lines) <= 8 and '\r' not in text
+    assert all(re.fullmatch(r'replay: \d+ of 30 frames, 00:0\d passed, \S+ left', line)
+               for line in lines), text
+    assert lines[-1].startswith('replay: 30 of 30')
+    lines = shown(monkeypatch, io.StringIO(), (i for i in range(30))).splitlines()
+    assert lines and re.fullmatch(r'replay: \d+ frames, 00:0\d passed', lines[0])
+
+
+def test_a_terminal_has_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = shown(monkeypatch, Terminal(), range(5))
+    assert '\r' in text and '5/5' in text

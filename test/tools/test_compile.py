@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 from pathlib import Path
+import shutil
 import subprocess
 import sys
 
@@ -264,6 +265,23 @@ def test_compile_says_what_memory_the_passes_take_and_warns_above_the_budget(
     assert code == 0 and memory['chunk'] == 1 and memory['total_mb'] > memory['chunk_mb'] > 64
     assert err.startswith(f'WARNING: a pass takes {memory["chunk_mb"]:g} MB, expected at most '
                           '64, the default of memory_budget_mb')
+
+
+@pytest.mark.torch
+def test_a_bundle_above_the_memory_that_is_given_is_refused(
+    compile_: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip('torch')
+    from uncertainty_seg.backends import resources
+
+    code, out, err = compile_('nets_of_a_user:Net', '--memory-mb', '5')
+    assert (code, err) == (0, '')
+    assert 'it stays below 5 MB with memory_budget_mb: 64' in out
+    shutil.rmtree('bundle')
+    monkeypatch.setattr(resources, '_MEGABYTE', 1)
+    code, out, err = compile_('nets_of_a_user:Net', '--memory-mb', '100')
+    assert code == 2 and 'at most 100 MB, as --memory-mb says' in err
+    assert not Path('bundle').exists()
 
 
 @pytest.mark.torch

@@ -6,12 +6,15 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+import re
 import shutil
+import subprocess
+import sys
 from typing import Any
 
 from bombs import zip_bomb
 import cv2
-from label_sample import CLASSES, corrected, make_frame, messages_of, write_log
+from label_sample import CLASSES, corrected, make_frame, messages_of, read_back, write_log
 import numpy as np
 import pytest
 
@@ -24,8 +27,7 @@ from uncertainty_seg.storage.frame_log import format as frame_log_format  # noqa
 from uncertainty_seg.storage.labelled_folder import load_folder  # noqa: E402
 from uncertainty_seg.storage.labels import formats as label_formats  # noqa: E402
 from uncertainty_seg.storage.labels.bag import topic_of, UNCERTAINTY_TOPIC  # noqa: E402
-from uncertainty_seg.storage.labels.folder import read_mask  # noqa: E402
-from uncertainty_seg.storage.labels.frames import read_table  # noqa: E402
+from uncertainty_seg.storage.labels.frames import read_mask, read_table  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle, model_digest  # noqa: E402
 from uncertainty_seg.storage.score_rows import (  # noqa: E402
     read_rows,
@@ -88,7 +90,7 @@ def test_two_dives_go_out_and_come_back_to_training(
     said = last_line(capsys)
     assert said['frames'] == 6 and said['dives'] == {'dive_7': 4, 'dive 8': 2}
     assert run('import-labels', corrected(tmp_path / 'out', kind), tmp_path / 'train',
-               '--format', kind) == 0
+               '--format', kind, '--accept-unchanged') == 0
     assert last_line(capsys)['splits'] == {'train': 4, 'val': 2}
     data = load_folder(tmp_path / 'train', 'train')
     assert (data.class_names, data.palette) == (CLASSES.names, CLASSES.palette)
@@ -127,7 +129,10 @@ def test_only_the_reasons_that_are_asked_for(
     assert run('export-labels', log, tmp_path / 'out', '--format', 'folder', '--reasons',
                'control') == 0
     (row,) = read_table(tmp_path / 'out').rows.values()
-    assert (row.reason, row.score) == ('control: within limits', 0.5)
+    assert (row.reason, row.score, row.origin) == ('control: within limits', 0.5, 'control')
+    assert run('export-labels', log, tmp_path / 'all', '--format', 'folder') == 0
+    assert [row.origin for row in read_table(tmp_path / 'all').rows.values()] == [
+        'control', 'selected', 'selected', 'selected']
     assert 'kept as window' in refused(capsys, 'export-labels', log, tmp_path / 'no', '--format',
                                        'folder', '--reasons', 'window')
 
@@ -257,10 +262,62 @@ def test_one_dive_alone_is_all_training_and_a_warning(
 ) -> None:
     assert run('export-labels', log, tmp_path / 'out', '--format', 'cvat') == 0
     assert run('import-labels', tmp_path / 'out' / 'cvat.zip', tmp_path / 'train', '--format',
-               'cvat') == 0
+               'cvat', '--accept-unchanged') == 0
     output = capsys.readouterr()
     assert json.loads(output.out.splitlines()[-1])['splits'] == {'train': 4, 'val': 0}
     assert 'val is empty: label frames of another dive' in output.err
+
+
+FULL_DISK = """
+import sys
+from pathlib import Path
+from uncertainty_seg.tools.main import main
+disk, log, export = map(Path, sys.argv[1:4])
+for kind in sys.argv[4:]:
+    print(kind, main(['export-labels', str(log), str(disk / 'out'), '--format', kind]),
+          list(disk.iterdir()))
+print('import', main(['import-labels', str(export), str(disk / 'out'), '--format', 'folder',
+                      '--accept-unchanged']), list(disk.iterdir()))
+"""
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    disk, export = tmp_path / 'disk', tmp_path / 'export'
+    disk.mkdir()
+    probe = ['unshare', '-m', 'mount', '-t', 'tmpfs', 'tmpfs', str(disk)]
+    if shutil.which('unshare') is None or \
+            subprocess.run(probe, capture_output=True, check=False).returncode:
+        pytest.skip('may not mount a small disk here')
+    log = write_log(tmp_path / 'log', [np.zeros((120, 160), np.uint8)] * 4)
+    assert run('export-labels', log, export, '--format', 'folder') == 0
+    shell = 'mount -t tmpfs -o size=64k tmpfs "$1" && shift && exec "$@"'
+    kinds = export_labels.FORMATS
+    done = subprocess.run(
+        ['unshare', '-m', 'sh', '-c', shell, 'sh', disk, sys.executable, '-c', FULL_DISK, disk,
+         log, export, *kinds], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == [
+        *(f'{kind} {1 if kind in label_formats.BAGS else 2} []' for kind in kinds), 'import 2 []']
+    said = done.stderr.splitlines()
+    assert len(said) == len(kinds) + 1
+    for line in said:
+        assert re.search(r'written \((No space left on device|database or disk is full)\), '
+                         'expected a', line), line
+        assert str(disk) in line
+
+
+def test_a_disk_that_refuses_is_said_by_import_too(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run('export-labels', log, tmp_path / 'out', '--format', 'folder') == 0
+
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(Path, 'write_bytes', full)
+    line = refused(capsys, 'import-labels', tmp_path / 'out', tmp_path / 'train', '--format',
+                   'folder', '--accept-unchanged')
+    assert f'{tmp_path / "train"} cannot be written (No space left on device)' in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['log', 'out']
 
 
 # --- selections --------------------------------------------------------------------------------
@@ -278,7 +335,9 @@ def row_of(
     return dataclasses.replace(row, **facts)
 
 
-def make_selection(folder: Path, bundle: Path, rows: list[ScoreRow]) -> Path:
+def make_selection(
+    folder: Path, bundle: Path, rows: list[ScoreRow], strategy: str = 'top-k'
+) -> Path:
     """Write a selection, as `select` leaves it."""
     import pyarrow as pa
     from pyarrow import parquet
@@ -291,6 +350,7 @@ def make_selection(folder: Path, bundle: Path, rows: list[ScoreRow]) -> Path:
     write_rows(folder / 'part.parquet', info, rows)
     chosen = read_rows(folder / 'part.parquet')
     chosen = chosen.append_column('reason', pa.array(['rank 1 of 9'] * len(rows), pa.string()))
+    chosen = chosen.append_column('strategy', pa.array([strategy] * len(rows), pa.string()))
     (folder / 'part.parquet').rename(folder / 'scores')
     parquet.write_table(chosen, folder / 'selection.parquet')
     return folder
@@ -337,13 +397,13 @@ def test_a_selection_gets_the_masks_of_the_model_that_scored_it(
     assert (said['frames'], said['left_out']) == (3, 4)
     assert 'is not in its source any more' in output.err
     assert f'3 frames of {tmp_path / "gone"}' in output.err
-    data = load_folder(tmp_path / 'out', 'train')
+    masks = read_back(tmp_path / 'out', 'folder')
     of_bag, of_pictures = (short_digest(str(place)) for place in (bag, pictures))
     expected = {f'dive_9_cam_image_raw_{of_bag}_000001': (1, 2),
                 f'dive_9_cam_image_raw_{of_bag}_000002': (2, 0),
                 f'dive_9_{of_pictures}_000000': (0, 1)}
-    assert set(data.stems) == set(expected)
-    for stem, mask in zip(data.stems, data.masks, strict=True):
+    assert set(masks) == set(expected)
+    for stem, mask in masks.items():
         assert (set(mask[:, :30].flat), set(mask[:, 34:].flat)) == tuple(
             {value} for value in expected[stem])
     row = read_table(tmp_path / 'out').rows[f'dive_9_cam_image_raw_{of_bag}_000002']
@@ -417,6 +477,28 @@ def test_a_selection_of_a_log_keeps_the_camera_and_the_ros_frame(
     assert bytes(message.data) == logged.image_path.read_bytes()
 
 
+@pytest.mark.parametrize('strategy', ['random', 'uncertainty-diversity'])
+def test_only_what_was_drawn_of_all_frames_is_a_control(
+    strategy: str, log: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip('pyarrow', reason='pyarrow is not installed: no selection')
+    images = random_images(2)
+    bag = write_bag(tmp_path / 'dive', images, '/cam/image_raw')
+    rows = [row_of(bag, 'bag', '/cam/image_raw', index, image)
+            for index, image in enumerate(images)]
+    # Of a log only what it drew itself: the other frames are there because of their scores.
+    rows += [row_of(log, 'log', 'front', index, frame.read_image(), run=str(log),
+                    stamp_ns=int(frame.sidecar['stamp_ns']))
+             for index, frame in enumerate(frame_log_format.iter_frames(log))]
+    selection = make_selection(tmp_path / 'selection', tiny_bundle, rows, strategy)
+    assert run('export-labels', selection, tmp_path / 'out', '--format', 'folder') == 0
+    found = {row.key: row.origin for row in read_table(tmp_path / 'out').rows.values()}
+    drawn = {'dive#/cam/image_raw#0', 'dive#/cam/image_raw#1', 'log#front#0'}
+    assert len(found) == 6
+    assert {key for key, origin in found.items() if origin == 'control'} == (
+        drawn if strategy == 'random' else set())
+
+
 def test_two_runs_of_one_name_are_two_dives_without_a_path_in_the_export(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -442,6 +524,51 @@ def test_two_runs_of_one_name_are_two_dives_without_a_path_in_the_export(
     assert run('export-labels', selection, tmp_path / 'bags', '--format', 'mcap') == 0
     assert {path.name for path in (tmp_path / 'bags').iterdir()} == {
         'frames.json', 'may', *dives}
+
+
+def test_a_selection_is_exported_where_its_sources_are_now(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip('pyarrow', reason='pyarrow is not installed: no selection')
+    images = random_images(2)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'else').mkdir()
+    for place, image in zip(('fleet/a/bag', 'fleet/b/bag'), images, strict=True):
+        write_bag(Path(place), [image], '/cam/image_raw')
+    relative = [row_of(Path(place), 'bag', '/cam/image_raw', 0, image, dive=place[6])
+                for place, image in zip(('fleet/a/bag', 'fleet/b/bag'), images, strict=True)]
+    make_selection(tmp_path / 'selection', tiny_bundle, relative)
+    absolute = [dataclasses.replace(row, source=str(tmp_path / row.source)) for row in relative]
+    make_selection(tmp_path / 'selection_2', tiny_bundle, absolute)
+    monkeypatch.chdir(tmp_path / 'else')  # seen: every frame was left out
+    selection, out = tmp_path / 'selection', tmp_path / 'out'
+
+    def export(name: str, *words: object) -> dict[str, object]:
+        assert run('export-labels', tmp_path / name, out, '--format', 'folder', *words) == 0
+        said = last_line(capsys)
+        shutil.rmtree(out)
+        return said
+
+    assert export('selection')['dives'] == {'a': 1, 'b': 1}
+    (tmp_path / 'fleet').rename(tmp_path / 'disk')
+    for name in ('selection', 'selection_2'):
+        said = refused(capsys, 'export-labels', tmp_path / name, out, '--format', 'folder')
+        assert 'no frame to export' in said
+        assert export(name, '--root', tmp_path / 'disk')['dives'] == {'a': 1, 'b': 1}
+    run('export-labels', selection, out, '--format', 'folder')
+    assert 'it is not here; name the folder that holds it now with --root.' in \
+        capsys.readouterr().err
+    (tmp_path / 'disk' / 'a').rename(tmp_path / 'disk' / 'c')
+    # A bag of the same name is not taken for it: its pictures are others.
+    shutil.copytree(tmp_path / 'disk' / 'b' / 'bag', tmp_path / 'disk' / 'bag')
+    said = export('selection', '--root', tmp_path / 'disk')
+    assert (said['dives'], said['left_out']) == ({'b': 1}, 1)
+    assert 'expected a folder that holds the sources' in refused(
+        capsys, 'export-labels', selection, out, '--format', 'folder', '--root', 'nowhere')
+    assert '--root with frame logs' in refused(
+        capsys, 'export-labels', write_log(tmp_path / 'log', random_masks(1)), out, '--format',
+        'folder', '--root', tmp_path)
 
 
 def test_another_bundle_or_a_table_is_one_sentence(

@@ -122,10 +122,11 @@ class TestLive:
     def test_shipped_model_agrees_on_a_dive(self, tmp_path: Path, domain: int) -> None:
         from uncertainty_seg.tools.make_dive import DiveOptions, write_dive
 
+        settings = Settings(model='pipeline')
         dive = tmp_path / 'dive'
         write_dive(dive, DiveOptions(3, 5.0, 2.0, (320, 240), 'diver'), workers=1)
-        run_live(dive, tmp_path / 'live', tmp_path / 'logs', Settings(), 0.5, 5.0)
-        replay_bag(dive, tmp_path / 'offline', Settings(), choice=OutputChoice(has_views=True))
+        run_live(dive, tmp_path / 'live', tmp_path / 'logs', settings, 0.5, 5.0)
+        replay_bag(dive, tmp_path / 'offline', settings, choice=OutputChoice(has_views=True))
         require_agreement(tmp_path / 'live', tmp_path / 'offline', 5)
         # The demo reads both alike.
         live = read_timeline(dive, tmp_path / 'live')

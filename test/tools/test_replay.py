@@ -10,7 +10,7 @@ from pathlib import Path
 import re
 from typing import Any
 
-from conftest import calibrate_for
+from conftest import calibrate_for, make_tiny_bundle
 import numpy as np
 import pytest
 
@@ -118,6 +118,24 @@ def test_both_formats_of_a_bag_give_the_same_outputs(
     reference = write_bag(tmp_path / 'reference_in', [BLUE, GREEN], 'mcap')
     assert run_replay(reference, tmp_path / 'reference', tiny_bundle) == 0
     assert files_of(tmp_path / 'out') == files_of(tmp_path / 'reference')
+
+
+def test_a_bundle_that_nobody_calibrated_is_replayed_without_a_promise(tmp_path: Path) -> None:
+    in_bag = write_bag(tmp_path / 'in', [RED] * 5)
+    cold = make_tiny_bundle(tmp_path / 'cold', calibrated=False)
+    warm = make_tiny_bundle(tmp_path / 'warm')
+    for name, bundle in (('out', cold), ('other', warm)):
+        assert run_replay(in_bag, tmp_path / name, bundle, '--damage-scale', '0',
+                          '--reduction', 'coarse') == 0
+    assert flags(tmp_path / 'out') == [False] * 5 and any(flags(tmp_path / 'other'))
+    said, other = ([{pair.key: pair.value for pair in item.message.status[0].values}
+                    for item in messages(tmp_path / name, 'status')] for name in ('out', 'other'))
+    for one, two in zip(said, other, strict=True):
+        assert one['promise'] == 'no promise: the bundle has no calibration'
+        assert (one['kind'], one['score.entropy.mean']) == ('unknown', two['score.entropy.mean'])
+    mask = [files[0].message.data.tobytes() for files in (
+        messages(tmp_path / name, 'mask') for name in ('out', 'other'))]
+    assert mask[0] == mask[1]
 
 
 def test_another_seed_gives_other_scores(tmp_path: Path, tiny_bundle: Path) -> None:

@@ -17,6 +17,7 @@ import sys
 import time
 from typing import Any, TypeAlias
 
+from conftest import make_tiny_bundle
 import cv2
 import numpy as np
 import pytest
@@ -54,6 +55,14 @@ def solid(color: tuple[int, int, int], height: int = 48, width: int = 64) -> np.
 BLUE, GREEN, RED, GREY = (solid(c) for c in (
     (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128)))
 HALVES = np.concatenate([solid((255, 0, 0), 30, 90), solid((0, 0, 255), 10, 90)])
+
+
+def textured(seed: int) -> np.ndarray:
+    """Return a picture as of a camera, which shows no sign of damage."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (6, 8, 3), np.uint8)
+    smooth = cv2.resize(coarse, (64, 48), interpolation=cv2.INTER_CUBIC).astype(np.float64)
+    return np.clip(smooth + rng.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
 
 
 def write_bag(path: Path, pictures: list[np.ndarray], topic: str = CAMERA) -> Path:
@@ -567,3 +576,43 @@ def test_every_option_and_column_is_on_the_page(tmp_path: Path, tiny_bundle: Pat
     names = {name.split('.')[0] for name in read_rows(tmp_path / 'table').schema.names}
     missing = {name for name in names if not re.search(rf'`{name}(\.<\w+>)?`', page)}
     assert missing == set()
+
+
+def test_a_bundle_that_nobody_calibrated_ranks_frames_and_none_is_confident(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    cold = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
+    bag = write_bag(tmp_path / 'bag', [textured(k) for k in range(6)])
+    assert score(cold, tmp_path / 'table', bag) == 0
+    assert caplog.text.count('no promise: the bundle has no calibration') == 1
+    rows = read_rows(tmp_path / 'table').to_pylist()
+    assert [(row['confident'], row['verdict']) for row in rows] == [(False, 'unknown')] * 6
+    # The scores are those of the same network with a calibration of temperature 1.
+    warm = make_tiny_bundle(tmp_path / 'warm')
+    assert score(warm, tmp_path / 'other', bag, '--reduction', 'coarse') == 0
+    for row, other in zip(rows, read_rows(tmp_path / 'other').to_pylist(), strict=True):
+        for name in ('score.entropy.mean', 'score.mutual_information.mean'):
+            assert row[name] == other[name] > 0
+    capsys.readouterr()
+    words = ['select', str(tmp_path / 'table'), '-n', '3', '--strategy', 'top-k',
+             '--min-distance', '0', '--sheet', '0', '-o', str(tmp_path / 'out')]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert 'of a bundle without a calibration' in said.err
+    assert json.loads(said.out.splitlines()[-1])['score_name'] == 'entropy.mean'
+    expected = sorted(rows, key=lambda row: -row['score.entropy.mean'])[:3]
+    assert read_rows(tmp_path / 'out').column('index').to_pylist() == [
+        row['index'] for row in expected]
+
+
+def test_tables_with_and_without_a_calibration_are_not_mixed(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = write_bag(tmp_path / 'bag', [textured(k) for k in range(3)])
+    assert score(tiny_bundle, tmp_path / 'warm', bag) == 0
+    make_tiny_bundle(tiny_bundle, calibrated=False)
+    assert score(tiny_bundle, tmp_path / 'cold', bag) == 0
+    capsys.readouterr()
+    assert main(['select', str(tmp_path / 'warm'), '-n', '1', '--labelled',
+                 str(tmp_path / 'cold'), '-o', str(tmp_path / 'out')]) == 2
+    assert 'another model or settings' in capsys.readouterr().err

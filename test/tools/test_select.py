@@ -516,6 +516,22 @@ def test_a_picture_that_is_damaged_is_grey_and_the_next_one_is_not(
     assert colors_of(page) == [(60, 60, 90), (180, 60, 60), (60, 60, 180)]
 
 
+def test_pictures_are_read_where_their_sources_are_now(
+    seen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ['select', str(seen), '-n', '4', '--strategy', 'top-k', '-o', str(tmp_path / 'out')]
+    assert main(words) == 0
+    pages = [(tmp_path / 'out' / 'contact_sheet.html').read_text(encoding='utf-8')]
+    (tmp_path / 'disk').mkdir()
+    (tmp_path / 'pictures').rename(tmp_path / 'disk' / 'pictures')
+    assert main([*words, '--force', '--root', str(tmp_path / 'disk')]) == 0
+    pages.append((tmp_path / 'out' / 'contact_sheet.html').read_text(encoding='utf-8'))
+    assert len(colors_of(pages[0])) == 4 and colors_of(pages[0]) == colors_of(pages[1])
+    capsys.readouterr()
+    assert main([*words, '--force', '--root', str(tmp_path / 'nowhere')]) == 2
+    assert 'expected a folder that holds the sources' in capsys.readouterr().err
+
+
 def test_a_picture_that_is_another_one_now_is_grey_and_said(
     seen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

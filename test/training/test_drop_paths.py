@@ -19,6 +19,7 @@ from torch import nn  # noqa: E402
 from torch_nets import Net  # noqa: E402
 
 from uncertainty_seg.errors import GraphError  # noqa: E402
+from uncertainty_seg.training.dropout_watch import _require_usual_sums  # noqa: E402
 from uncertainty_seg.training.marking import find_dropout, MarkedNet  # noqa: E402
 from uncertainty_seg.training.masked_reference import apply_mask  # noqa: E402
 
@@ -144,6 +145,70 @@ class Silent(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x
+
+
+class Large(nn.Module):
+    """Drops in a way that shows on tensors of many channels or pixels only; keeps 0.7."""
+
+    def __init__(self, kept: Callable) -> None:
+        super().__init__()
+        self.p, self.kept = 0.3, kept
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return x
+        n, c, h, w = x.shape
+        return x * self.kept(lambda *sides: torch.rand(n, *sides) < 0.7, c, h, w) / 0.7
+
+
+# How the mask of a tensor of c channels is made of draws.
+TOGETHER = {
+    'groups of four channels': lambda draw, c, h, w: draw(
+        -(-c // 4), 1, 1).repeat_interleave(4, 1)[:, :c],
+    'draws that channels share by turns': lambda draw, c, h, w: draw(
+        max(1, c // 4), 1, 1).repeat(1, 5, 1, 1)[:, :c],
+    'groups, each pixel': lambda draw, c, h, w: draw(
+        -(-c // 4), h, w).repeat_interleave(4, 1)[:, :c],
+    'blocks of pixels': lambda draw, c, h, w: draw(1, -(-h // 4), -(-w // 4)).repeat_interleave(
+        4, 2).repeat_interleave(4, 3)[:, :, :h, :w],
+    'pairs above three channels': lambda draw, c, h, w: draw(c, 1, 1) if c < 4 else draw(
+        c // 2, 1, 1).repeat_interleave(2, 1),
+    'a rate of its own above three channels': lambda draw, c, h, w: draw(1, 1, 1) * (
+        1 if c < 4 else 0.5),
+}
+
+
+@pytest.mark.parametrize('name', TOGETHER)
+def test_what_is_dropped_together_is_seen_at_the_size_of_the_net(name: str) -> None:
+    path = named('DropPath', Large(TOGETHER[name]))
+    wide = nn.Sequential(nn.Conv2d(3, 24, 1), path, nn.Conv2d(24, 2, 1))
+    with pytest.raises(GraphError, match="'1' is DropPath, which (drops .* together|drops elemen"
+                                         'ts that depend|divides what it keeps by something)'):
+        find_dropout(wide, 12, 16)
+
+
+def test_a_group_that_torch_draws_is_a_mask_of_groups() -> None:
+    class_of = named('DropPath', Groups())
+    (drop,) = find_dropout(Net(nn.Sequential(class_of)), HEIGHT, WIDTH).drops
+    assert (drop.p, drop.kind, drop.shape) == (0.25, 'element', (1, 2, 1, 1))
+
+
+class Groups(nn.Module):
+    """Draws one number for two channels, by torch."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return x
+        draws = x.new_empty(len(x), -(-x.shape[1] // 2), 1, 1).bernoulli_(0.75)
+        return x * draws.repeat_interleave(2, 1)[:, :x.shape[1]] / 0.75
+
+
+def test_sums_of_independent_draws_are_taken_for_what_they_are() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for columns, p, rows in [(24, 0.3, 64), (96, 0.002, 2000), (512, 0.05, 300), (2, 0.9, 2000)]:
+        for _ in range(100):
+            fates = torch.rand(rows, columns, generator=generator) < p
+            _require_usual_sums(fates.double().sum(1), columns, p)
 
 
 REFUSED = {

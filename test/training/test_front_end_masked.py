@@ -311,7 +311,7 @@ def test_the_reference_takes_the_usual_output_the_named_one_or_asks() -> None:
     assert plain_logits(pair, IMAGE, num_classes=4).shape == (1, 4, HEIGHT, WIDTH)
     with pytest.raises(GraphError, match=r"outputs 'output_0', 'output_1'.*--output"):
         plain_logits(pair, IMAGE)
-    with pytest.raises(GraphError, match=r"no output 'outs'.*did you mean \['out'\]"):
+    with pytest.raises(GraphError, match=r"no output 'outs'.*did you mean out\?"):
         plain_logits(usual, IMAGE, 'outs')
 
 

@@ -144,7 +144,7 @@ def test_full_networks_of_mixed_encoders_differ_and_are_the_passes(tmp_path: Pat
         settle(member_file(tmp_path / 'net.pt', index), encoder)
     card = make_bundle(plan, DATA, tmp_path / 'net.pt', tmp_path / 'bundle')
     assert (card.method, card.members, card.passes) == ('deep_ensemble', 2, 2)
-    assert 'EfficientNet-Lite0 and MobileNetV2' in card.training and '8 photographs' in \
+    assert 'EfficientNet-Lite0 and MobileNetV2' in card.training and '8 labelled images' in \
         card.training
     logits = logits_of(tmp_path / 'bundle', pass_inputs(card, 2, 0))
     for index, encoder in enumerate(('lite0', 'mobilenet_v2')):

@@ -153,7 +153,7 @@ def test_one_command_makes_the_bundle_of_a_fold(
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (told['images'], told['method'], told['passes']) == (8, 'mc_dropout', 4)
     card = load_bundle(str(folder / 'bundles' / 'f1')).card
-    assert card.training.startswith('8 photographs')
+    assert card.training.startswith('8 labelled images of data, 1 epochs of EfficientNet-Lite0')
     assert len(read_folds(folder / 'bundles' / 'folds.json')) == 12
 
 

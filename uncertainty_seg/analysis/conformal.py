@@ -77,6 +77,20 @@ def blocks_needed(alpha: float) -> int:
     return math.ceil(1 / alpha - 1e-9) - 1
 
 
+def smallest_alpha(num_blocks: int) -> float:
+    """Return the least alpha that so many blocks can carry, if no accepted one is bad."""
+    return math.ceil(1e4 / (num_blocks + 1) - 1e-9) / 1e4
+
+
+def blocks_buy(num_blocks: int) -> str:
+    """Say what so many blocks can promise, and what more would."""
+    more = ', '.join(f'{blocks_needed(alpha)} for {alpha:g}' for alpha in (0.1, 0.05, 0.02)
+                     if blocks_needed(alpha) > num_blocks)
+    mine = f'{num_blocks} blocks promise alpha {smallest_alpha(num_blocks):g} at best, if no ' \
+        'bad frame is accepted' if num_blocks else 'no block promises anything'
+    return f'{mine}; it takes {more}' if more else mine
+
+
 def block_shares(
     chosen: ArrayLike, blocks: ArrayLike
 ) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
@@ -143,7 +157,8 @@ def _refuse_hopeless(bad: NDArray[np.bool_], num_blocks: int, alpha: float) -> N
     if num_blocks < needed:
         raise CalibrationError(
             f'{num_blocks} blocks for alpha {alpha:g}', f'at least {needed} blocks',
-            f'add blocks, or ask for alpha {math.ceil(1e4 / (num_blocks + 1)) / 1e4:g} or more',
+            f'add blocks, or ask for alpha {smallest_alpha(num_blocks):g} or more: '
+            f'{blocks_buy(num_blocks)}',
         )
     if bad.all():
         raise CalibrationError('every calibration frame is bad', 'a network that is often right',

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.plausibility import Backend
-from uncertainty_seg.core.settings import precision_of, Settings
+from uncertainty_seg.core.settings import INFINITE_PASSES, precision_of, Settings
 from uncertainty_seg.errors import BackendUnavailableError, ConfigError, EngineMissingError
 
 AUTO = 'auto'
@@ -27,6 +27,8 @@ AUTO = 'auto'
 AUTO_ORDER = ('tensorrt', 'openvino', 'onnxruntime')
 # Where it was measured to be the better choice; by name it may be chosen anywhere.
 _AUTO_MACHINES = {'openvino': ('x86_64', 'AMD64')}
+# What gives the maps of all masks together, without a pass.
+_CLOSED_FORMS = ('openvino', 'onnxruntime')
 _log = logging.getLogger(__name__)
 
 
@@ -92,8 +94,8 @@ def open_backend(name: str, bundle: ModelBundle, settings: Settings) -> Backend:
     ConfigError
         If there is no backend of that name.
     BackendUnavailableError
-        If its runtime is not installed or does not compute in that precision; with 'auto', if
-        that is so for all.
+        If its runtime is not installed, does not compute in that precision or without passes;
+        with 'auto', if that is so for all.
     EngineMissingError
         If there is a GPU and its engine has not been built; with 'auto' too, so that a vehicle
         does not run on its processor because one command was not run.
@@ -103,6 +105,8 @@ def open_backend(name: str, bundle: ModelBundle, settings: Settings) -> Backend:
     """
     if name == AUTO:
         return _open_best(bundle, settings)
+    if name in OPENERS:
+        _require_passes(name, settings)
     if name not in OPENERS:
         raise ConfigError(f'backend is {name!r}', f'one of {", ".join((AUTO, *OPENERS))}')
     return OPENERS[name](bundle, settings)
@@ -152,6 +156,7 @@ def _open_best(bundle: ModelBundle, settings: Settings) -> Backend:
     for name in AUTO_ORDER:
         try:
             _require_machine(name)
+            _require_passes(name, settings)
             _require_rounding(name, bundle, settings)
             backend = OPENERS[name](bundle, settings)
         except EngineMissingError:
@@ -164,6 +169,13 @@ def _open_best(bundle: ModelBundle, settings: Settings) -> Backend:
                   'the next best that works here' if reasons else 'the best that works here')
         return backend
     raise BackendUnavailableError(f'no backend works here ({"; ".join(reasons)})')
+
+
+def _require_passes(name: str, settings: Settings) -> None:
+    if settings.pass_policy == INFINITE_PASSES and name not in _CLOSED_FORMS:
+        raise BackendUnavailableError(
+            f'{name} computes passes, and pass_policy is {INFINITE_PASSES}',
+            fix=f'set backend to {" or ".join(_CLOSED_FORMS)}, or pass_policy to all')
 
 
 def _require_machine(name: str) -> None:

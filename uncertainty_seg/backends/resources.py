@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
-from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.bundle import HEAD_FILE, ModelBundle, TRUNK_FILE
 from uncertainty_seg.core.model_card import ModelCard
-from uncertainty_seg.core.settings import BUNDLE_PASSES, Settings
+from uncertainty_seg.core.settings import passes_of, Settings
+from uncertainty_seg.errors import ConfigError
+
+if TYPE_CHECKING:
+    import onnx
 
 _CPU_QUOTA_FILE = Path('/sys/fs/cgroup/cpu.max')
 # Beyond this many passes a call the fixed cost of a call no longer shows.
@@ -36,11 +41,6 @@ def usable_threads(wanted: int) -> int:
     except (OSError, ValueError):  # no cgroup, or 'max': nothing is held back
         granted = cores
     return max(1, min(cores, granted))
-
-
-def passes_of(card: ModelCard, settings: Settings) -> int:
-    """Return T: the setting's, or the card's where the setting leaves it to the bundle."""
-    return card.passes if settings.passes == BUNDLE_PASSES else settings.passes
 
 
 @dataclass(frozen=True)
@@ -152,10 +152,16 @@ def estimate_memory(bundle: ModelBundle, settings: Settings) -> MemoryEstimate:
     """
     import onnx
 
-    card, passes = bundle.card, passes_of(bundle.card, settings)
-    a_pass = head_bytes_a_pass(bundle.head_path)
-    chunk = choose_chunk(passes, a_pass, settings.memory_budget_mb, card.chunk).passes
     trunk, head = (onnx.load(str(path)) for path in (bundle.trunk_path, bundle.head_path))
+    return estimate_graphs(bundle.card, trunk, head, settings)
+
+
+def estimate_graphs(
+    card: ModelCard, trunk: onnx.ModelProto, head: onnx.ModelProto, settings: Settings
+) -> MemoryEstimate:
+    """Do what `estimate_memory` does with graphs that are on no disk yet."""
+    passes, a_pass = passes_of(card, settings), _bytes_a_pass(head)
+    chunk = choose_chunk(passes, a_pass, settings.memory_budget_mb, card.chunk).passes
     weights = sum(_FLOAT * math.prod(tensor.dims) for model in (trunk, head)
                   for tensor in model.graph.initializer)
     maps = card.input.height * card.input.width * (2 * card.num_classes + 8)
@@ -163,6 +169,61 @@ def estimate_memory(bundle: ModelBundle, settings: Settings) -> MemoryEstimate:
         passes, chunk, a_pass, _FLOAT * sum(math.prod(s.shape) for s in card.dropout_sites),
         weights + max(_peak_bytes(trunk, 1), _peak_bytes(head, chunk)) + _FLOAT * maps,
         settings.memory_budget_mb)
+
+
+def memory_of_files(
+    card: ModelCard, files: Mapping[str, bytes], most_mb: int | None = None
+) -> MemoryEstimate:
+    """Estimate what files of a bundle take before they are written; see `hold_memory`."""
+    import onnx
+
+    trunk, head = (onnx.load_model_from_string(files[name]) for name in (TRUNK_FILE, HEAD_FILE))
+    if most_mb is not None:
+        return hold_memory(card, trunk, head, most_mb)
+    return estimate_graphs(card, trunk, head, Settings())
+
+
+def hold_memory(
+    card: ModelCard, trunk: onnx.ModelProto, head: onnx.ModelProto, most_mb: int
+) -> MemoryEstimate:
+    """
+    Choose the largest budget of a chunk with which a frame takes no more than is allowed.
+
+    Parameters
+    ----------
+    card, trunk, head : ModelCard, ModelProto, ModelProto
+        Of the bundle to be.
+    most_mb : int
+        What the tensors of a frame may take, with weights, trunk and sums.
+
+    Returns
+    -------
+    MemoryEstimate
+        Whose `budget_mb` is for `memory_budget_mb`; the default if that holds.
+
+    Raises
+    ------
+    ConfigError
+        If a frame takes more even with the smallest chunk.
+
+    """
+    found = estimate_graphs(card, trunk, head, Settings())
+    smaller = [] if card.chunk else range(found.chunk - 1, 0, -1)
+    for chunk in smaller:
+        if found.total <= most_mb * _MEGABYTE:
+            break
+        budget = max(1, math.ceil(chunk * found.bytes_a_pass / _MEGABYTE))
+        if budget < found.budget_mb:
+            found = estimate_graphs(card, trunk, head, Settings(memory_budget_mb=budget))
+    if found.total > most_mb * _MEGABYTE:
+        raise ConfigError(
+            f'a frame takes {found.total / _MEGABYTE:.1f} MB with {found.chunk} of '
+            f'{found.passes} passes at once, {found.chunk_bytes / _MEGABYTE:.1f} MB of it theirs',
+            f'at most {most_mb} MB, as --memory-mb says',
+            ('a smaller CHUNK of --skip-dropped helps, or ' if card.chunk > 1 else '')
+            + 'compile for a smaller --input; fewer --passes do not help, since they run in '
+            'chunks')
+    return found
 
 
 def head_bytes_a_pass(head_path: Path) -> int:
@@ -184,7 +245,10 @@ def head_bytes_a_pass(head_path: Path) -> int:
     """
     import onnx
 
-    model = onnx.load(str(head_path))
+    return _bytes_a_pass(onnx.load(str(head_path)))
+
+
+def _bytes_a_pass(model: onnx.ModelProto) -> int:
     first = model.graph.output[0].type.tensor_type.shape.dim[0]
     if first.dim_value:
         return math.ceil(_peak_bytes(model, first.dim_value) / first.dim_value)

@@ -36,6 +36,8 @@ class Runner(AbstractContextManager['Runner'], abc.ABC):
     """
 
     name: str
+    # Whether `run` without masks gives the maps of all masks together.
+    has_closed_form = False
     _timings_ms: Mapping[str, float] = {}
 
     @abc.abstractmethod

@@ -239,7 +239,7 @@ class Calibration:
     Attributes
     ----------
     passes, seed, mask_policy, precision : int, int, str, str
-        What the scores were computed with; other settings are refused.
+        What the scores were computed with; other settings are refused. A T of 0 is infinite.
     temperature : float
         The logits are divided by it.
     thresholds : mapping of str to float
@@ -282,6 +282,9 @@ class Calibration:
     reductions : tuple of str
         What the scores may be computed with: the one they were, or several that were shown to give
         the same verdicts. The first runs where the settings leave it open.
+    carried_error : float
+        In [0, 1), what is to be added to each alpha, since the limits were carried over from
+        another precision of the network; not in the file where it is 0.
 
     """
 
@@ -311,6 +314,7 @@ class Calibration:
     pass_steps: PassSteps | None = None
     mask_draw: str = INDEPENDENT
     reductions: tuple[str, ...] = ('exact',)  # as all were before there was another
+    carried_error: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse limits that could never be judged."""
@@ -330,6 +334,9 @@ class Calibration:
                                    '1 or more and below 100', _FIX)
         if not self.reductions or not {*self.reductions} <= {*REDUCTIONS}:
             raise CalibrationError(f'reductions are {self.reductions}', f'some of {REDUCTIONS}',
+                                   _FIX)
+        if not 0 <= self.carried_error < 1:
+            raise CalibrationError(f'carried_error is {self.carried_error}', '0 or more, below 1',
                                    _FIX)
         _require_damage_limits(self.damage_limits)
         if self.pass_steps and self.pass_steps.passes != self.passes:
@@ -370,6 +377,8 @@ def calibration_to_json(calibration: Calibration) -> str:
     facts = {f.name: getattr(calibration, f.name) for f in dataclasses.fields(calibration)}
     if calibration.mask_draw == INDEPENDENT:  # as calibrations were before there was another
         del facts['mask_draw']
+    if not calibration.carried_error:
+        del facts['carried_error']
     facts['promises'] = [dataclasses.asdict(promise) for promise in calibration.promises]
     if calibration.density is not None:
         facts['density'] = json.loads(density_to_json(calibration.density))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import FloatMap, LabelMap
 from uncertainty_seg.core.gate import Verdict
-from uncertainty_seg.core.preprocess import Geometry, unfit_label, unfit_map
+from uncertainty_seg.core.preprocess import Geometry, unfit_bytes, unfit_label, unfit_map
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import ConfigError
 
@@ -37,7 +37,7 @@ class FrameResult:
     timings_ms : mapping of str to float
         Time a stage.
     passes : int
-        T; with the pass policy 'auto' those that were run.
+        T; with the pass policy 'auto' those that were run, with 'infinite' 0.
     age_s : float
         How old the image was when it was judged; NaN if it was compared with no clock.
     unsettled : str
@@ -71,8 +71,7 @@ class FrameResult:
 
     def confidence_at_source(self) -> NDArray[np.uint8]:
         """Return confidence (H, W) as 0..255; 0 where it is not a number."""
-        values = np.nan_to_num(unfit_map(self.maps.confidence, self.geometry), nan=0.0)
-        return np.rint(values * 255).astype(np.uint8)
+        return unfit_bytes(self.maps.confidence, self.geometry)
 
     def map_at_source(self, name: str) -> FloatMap:
         """

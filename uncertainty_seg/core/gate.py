@@ -26,6 +26,7 @@ from uncertainty_seg.errors import ConfigError
 # The gated scores and their limits, from calibration and settings.
 
 VOID = 'void'
+NO_CALIBRATION = 'no promise: the bundle has no calibration'
 
 
 def gate_limits(calibration: Calibration, settings: GateSettings) -> dict[str, float]:
@@ -56,6 +57,9 @@ def promise_text(calibration: Calibration, settings: GateSettings) -> str:
     if weakened_by(calibration, settings):
         return VOID
     promise = calibration.promise_of(settings.alpha)
+    if promise and calibration.carried_error:
+        return (f'{_said(promise)}, and {calibration.carried_error:.2g} more by limits carried '
+                'over from another precision')
     return _said(promise) if promise else ''
 
 

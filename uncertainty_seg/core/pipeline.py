@@ -29,9 +29,17 @@ from uncertainty_seg.core.dropout_masks import (
     still_inputs,
 )
 from uncertainty_seg.core.frame_result import FrameResult
-from uncertainty_seg.core.gate import Gate, gate_limits, promise_text, Verdict, VOID, weakened_by
+from uncertainty_seg.core.gate import (
+    Gate,
+    gate_limits,
+    NO_CALIBRATION,
+    promise_text,
+    Verdict,
+    VOID,
+    weakened_by,
+)
 from uncertainty_seg.core.model_card import ModelCard
-from uncertainty_seg.core.plausibility import Backend, CheckedBackend
+from uncertainty_seg.core.plausibility import Backend, CheckedBackend, require_closed_form
 from uncertainty_seg.core.preprocess import (
     fit_ignore,
     fit_image,
@@ -46,13 +54,23 @@ from uncertainty_seg.core.scores.image_damage import (
 )
 from uncertainty_seg.core.scores.pass_steps import PassSteps
 from uncertainty_seg.core.scores.vector import ScoreVector
-from uncertainty_seg.core.settings import AUTO_PASSES, BUNDLE_PASSES, precision_of, Settings
+from uncertainty_seg.core.settings import (
+    AUTO_PASSES,
+    INFINITE,
+    passes_of,
+    passes_text,
+    precision_of,
+    RUN_UNCALIBRATED,
+    Settings,
+)
 from uncertainty_seg.core.uncertainty import MapRequest, MORE_MAPS, UncertaintyMaps
 from uncertainty_seg.errors import CalibrationError, ConfigError, ModelBundleError
 
 _log = logging.getLogger(__name__)
 # Total variance of equal passes, by the rounding of their sums: 2.4e-7 was seen.
 ROUNDING = 1e-6
+# Of a bundle without a calibration, where the settings let it run.
+PLAIN_TEMPERATURE = 1.0
 NOT_JUDGED = Verdict(False, ('not judged',), float('inf'), 'unknown')
 
 
@@ -71,9 +89,9 @@ class Epoch:
     settings : Settings
         The settings.
     masks : Masks
-        Of the mask policy 'fixed'.
+        Of the mask policy 'fixed'; none where T is infinite.
     passes : int
-        T.
+        T, or `INFINITE`.
     scorer : ScoreVector
         Computes what the gate needs.
     request : MapRequest
@@ -159,9 +177,9 @@ class Pipeline:
     Only `damage`, `begin`, `want` and `measure` may run in a thread of their own. All other
     methods change the gate: one owner calls them, and takes care that no two run at once. A frame
     that was begun before such a change is not judged by what holds after it; `judge` refuses it.
-    Raises CalibrationError if the bundle has no calibration, or one for another T, mask policy,
-    precision, reduction or seed of fixed masks; ConfigError if the graphs cannot be computed in
-    the precision of the settings.
+    Raises CalibrationError if the bundle has no calibration and `settings.uncalibrated` is not
+    'run', or one for another T, mask policy, precision, reduction or seed of fixed masks;
+    ConfigError if the graphs cannot be computed in the precision of the settings.
 
     Parameters
     ----------
@@ -205,11 +223,14 @@ class Pipeline:
         # One check for all cameras: the maps before may be those of another.
         self._backend = backend if isinstance(backend, CheckedBackend) else CheckedBackend(
             backend, bundle.card.num_classes)
+        require_closed_form(self._backend, settings)
         self._source = source or PassSource(bundle.card)
         passes = self._passes_of(settings)
         self.precision = precision_of(bundle.card, settings.precision)
         self._temperature, self._is_judging = temperature, temperature is None
-        if temperature is None:
+        if temperature is None and _runs_cold(bundle, settings):
+            self._temperature = PLAIN_TEMPERATURE
+        elif temperature is None:
             self._temperature = fitting_calibration(
                 bundle, settings, passes, self.precision, ignore).temperature
         self._gate = self._new_gate(settings)
@@ -217,16 +238,16 @@ class Pipeline:
         self._shown_maps: frozenset[str] = frozenset()
         scorer = scorer or self._new_scorer(settings, self._gate)
         self._epoch = Epoch(
-            0, settings, self._source.of(passes, settings.seed), passes, scorer,
+            0, settings, self._masks_of(passes, settings.seed), passes, scorer,
             self._new_request(settings, scorer), self.thresholds,
             self._steps_of(settings, self._gate))
         self._pass_s = 0.0  # what a pass took last
         self.cause = ''
         self._ignore = ignore
         self._fitted_ignore: tuple[Geometry | None, NDArray[np.bool_] | None] = None, None
-        # Without a calibration the flag is never true.
-        self._damage_limits = {**FIXED_LIMITS, **bundle.calibration.damage_limits} \
-            if bundle.calibration else {}
+        # Where a calibration is fitted nothing is refused: its frames set the limits.
+        self._damage_limits = {} if not bundle.calibration and not self._is_judging else {
+            **FIXED_LIMITS, **(bundle.calibration.damage_limits if bundle.calibration else {})}
         self._kept_points: tuple[tuple[int, ...], KeptPoints | None] = (), None
 
     def __enter__(self) -> Pipeline:
@@ -252,7 +273,7 @@ class Pipeline:
 
     @property
     def passes(self) -> int:
-        """T."""
+        """T, or `INFINITE`."""
         return self._epoch.passes
 
     @property
@@ -279,7 +300,9 @@ class Pipeline:
     def weakened_by(self) -> tuple[str, ...]:
         """List the settings that weaken what the calibration promises, each in words."""
         calibration, stale_s = self._bundle.calibration, self.settings.stale_timeout_s
-        found = weakened_by(calibration, self.settings.gate) if calibration else ()
+        if calibration is None:
+            return ()  # the flag is never true
+        found = weakened_by(calibration, self.settings.gate)
         if stale_s > self._first_stale_s:
             found += (f'stale_timeout_s is {stale_s:g}, above {self._first_stale_s:g} at the '
                       'start: the flag stays true for that long without a frame',)
@@ -290,6 +313,8 @@ class Pipeline:
         """Return what is promised, in words; `VOID` if settings undo it, 'none' if nothing."""
         if self.weakened_by:
             return VOID
+        if self._bundle.calibration is None:
+            return NO_CALIBRATION
         return self._gate.last.promise or 'none' if self._gate else 'none'
 
     @property
@@ -307,7 +332,7 @@ class Pipeline:
         spec = self.card.input
         noise = np.random.default_rng(0).integers(0, 256, (spec.height, spec.width, 3), np.uint8)
         assert self._temperature is not None
-        equal = still_inputs(self.card, min(self.passes, 2))
+        equal = still_inputs(self.card, 1 if self.passes == 1 else 2)
         still = self._backend.run(noise, equal, self._temperature)
         drawn = self._backend.run(
             noise, self._epoch.masks, self._temperature, self._epoch.request)
@@ -316,7 +341,7 @@ class Pipeline:
         if not mutual < 1e-4:
             raise ModelBundleError(f'mutual information {mutual:.2g} between equal passes',
                                    'none: something else than the masks is random', fix)
-        if self.passes > 1 and not float(drawn.total_variance.max()) > ROUNDING:
+        if self.passes != 1 and not float(drawn.total_variance.max()) > ROUNDING:
             what = 'the dropout masks change' if self.card.mask_sites else 'the noise changes'
             raise ModelBundleError(f'{what} nothing', 'passes that differ', fix)
         if self.card.method == 'direct':
@@ -435,7 +460,7 @@ class Pipeline:
 
     def masks_of(self, epoch: Epoch, stamp_ns: int) -> Masks:
         """Return the masks of a frame: those of the epoch, or of the stamp under 'per_frame'."""
-        if epoch.settings.mask_policy == 'fixed':
+        if epoch.settings.mask_policy == 'fixed' or epoch.passes == INFINITE:
             return epoch.masks
         seed = frame_seed(epoch.settings.seed, stamp_ns)
         return lazy_inputs(self.card, epoch.passes, seed)
@@ -475,7 +500,9 @@ class Pipeline:
         self._next_epoch(reason)
         # Stamps are the gate's only clock, live and replayed alike. What is no frame has none:
         # its hold starts with the next frame.
-        return self._gate.fault(reason) if self._gate else _no_limits(reason)
+        if self._gate:
+            return self._gate.fault(reason)
+        return replace(_no_limits(reason), promise=self._ungated().promise)
 
     def reconfigure(self, settings: Settings) -> bool:
         """
@@ -497,7 +524,8 @@ class Pipeline:
         is_other = has_other_passes or settings.gate != self.settings.gate
         if is_other:
             gate = self._new_gate(settings)
-        masks = self._source.of(passes, settings.seed)
+        require_closed_form(self._backend, settings)
+        masks = self._masks_of(passes, settings.seed)
         scorer = self._given_scorer or self._new_scorer(settings, gate)
         self._epoch = replace(
             self._epoch, settings=settings, masks=masks, passes=passes, scorer=scorer,
@@ -562,7 +590,10 @@ class Pipeline:
         if self.card.mask_seed is not None and settings.mask_policy != 'fixed':
             raise ConfigError(f'mask_policy is {settings.mask_policy!r}',
                               f"'fixed': {self.card.name!r} was trained with its masks")
-        return self.card.passes if settings.passes == BUNDLE_PASSES else settings.passes
+        return passes_of(self.card, settings)
+
+    def _masks_of(self, passes: int, seed: int) -> Masks:
+        return {} if passes == INFINITE else self._source.of(passes, seed)
 
     def _steps_of(self, settings: Settings, gate: Gate | None) -> PassSteps | None:
         """Return when fewer passes are enough; None where all are to be run."""
@@ -591,9 +622,13 @@ class Pipeline:
 
     def _ungated(self) -> Verdict:
         calibration = self._bundle.calibration
+        if calibration is None and self._is_judging:
+            # No fault: frame and scores are sound, and nobody knows what they are worth.
+            return Verdict(False, (NO_CALIBRATION,), float('inf'), 'unknown', NO_CALIBRATION)
         if calibration is None or calibration.passes == self.passes:
             return _no_limits('the bundle is not calibrated')
-        return _no_limits(f'passes is {self.passes}: the limits are for {calibration.passes}')
+        return _no_limits(f'passes is {passes_text(self.passes)}: the limits are for '
+                          f'{passes_text(calibration.passes)}')
 
     def _new_gate(self, settings: Settings) -> Gate | None:
         calibration = self._bundle.calibration
@@ -605,14 +640,19 @@ class Pipeline:
             _log.warning('the settings weaken what the calibration promises: %s',
                          '; '.join(weakened))
         if self._passes_of(settings) != calibration.passes:
-            _log.warning('passes is %d and the limits are for %d: the flag is down until it is '
-                         'that again', self._passes_of(settings), calibration.passes)
+            _log.warning('passes is %s and the limits are for %s: the flag is down until it is '
+                         'that again', passes_text(self._passes_of(settings)),
+                         passes_text(calibration.passes))
             return None
         promise = promise_text(calibration, settings.gate)
         if promise not in ('', VOID) and settings.pass_policy == AUTO_PASSES \
                 and calibration.pass_steps is not None:
             promise += f', and {calibration.pass_steps.error:g} more by pass_policy auto'
         return Gate(settings.gate, limits, promise)
+
+
+def _runs_cold(bundle: ModelBundle, settings: Settings) -> bool:
+    return bundle.calibration is None and settings.uncalibrated == RUN_UNCALIBRATED
 
 
 def _no_limits(reason: str) -> Verdict:

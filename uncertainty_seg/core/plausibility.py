@@ -21,8 +21,9 @@ import numpy as np
 
 from uncertainty_seg.core.arrays import FloatMap, ImageU8
 from uncertainty_seg.core.dropout_masks import Masks
+from uncertainty_seg.core.settings import INFINITE_PASSES, Settings
 from uncertainty_seg.core.uncertainty import MapRequest, MORE_MAPS, NO_MORE, UncertaintyMaps
-from uncertainty_seg.errors import BackendError
+from uncertainty_seg.errors import BackendError, ConfigError
 
 # Half-precision sums leave the range by this much.
 TOLERANCE = 1e-3
@@ -80,6 +81,15 @@ class StoppableBackend(Backend, Protocol):
     ) -> tuple[UncertaintyMaps, int]:
         """Return the maps of as few passes as are enough, and their number."""
         ...
+
+
+def require_closed_form(backend: Backend, settings: Settings) -> None:
+    """Raise ConfigError if no passes are to be run, and the backend can do nothing else."""
+    if settings.pass_policy == INFINITE_PASSES and not getattr(backend, 'has_closed_form', False):
+        raise ConfigError(
+            f'pass_policy is {INFINITE_PASSES}, and {backend.name} computes passes',
+            'a backend of the processor, opened with these settings',
+            'set backend to openvino or onnxruntime, or pass_policy to all')
 
 
 class CheckedBackend:
@@ -143,6 +153,11 @@ class CheckedBackend:
             raise
         check.result()
         return maps, made
+
+    @property
+    def has_closed_form(self) -> bool:
+        """Say whether a run without masks gives the maps of all masks together."""
+        return bool(getattr(self._backend, 'has_closed_form', False))
 
     @property
     def can_stop_early(self) -> bool:

@@ -33,6 +33,7 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 UNKNOWN_BEGIN = 0.6
 _LEGEND_SHARE = 0.09  # of the height of the picture
 _SMALLEST_LEGEND_PX = 12
+_BAND_ROWS = 32  # whose planes stay in the caches
 
 
 def heatmap_upper(settings: Settings, thresholds: Mapping[str, float]) -> float:
@@ -76,11 +77,13 @@ def heatmap(values: FloatMap, upper: float) -> ImageU8:
         BGR; magenta where the map is NaN.
 
     """
-    broken = np.isnan(values)
-    level = np.clip(np.where(broken, 0, values) * (255.0 / upper), 0, 255).astype(np.uint8)
-    picture = np.asarray(cv2.applyColorMap(level, cv2.COLORMAP_TURBO), np.uint8)
-    if broken.any():
-        picture[broken] = NAN_COLOR_BGR
+    is_whole = not np.isnan(values.max(initial=0.0))
+    filled = values if is_whole else np.nan_to_num(values, nan=0.0)
+    level = np.multiply(filled, np.float32(255.0 / upper))
+    np.clip(level, 0, 255, out=level)
+    picture = np.asarray(cv2.applyColorMap(level.astype(np.uint8), cv2.COLORMAP_TURBO), np.uint8)
+    if not is_whole:
+        picture[np.isnan(values)] = NAN_COLOR_BGR
     return picture
 
 
@@ -105,17 +108,34 @@ def two_maps(
         BGR; magenta where a map is NaN.
 
     """
-    grey = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2GRAY)[..., None] * np.float32(0.6)
-    first, second = (
-        np.clip(np.nan_to_num(values / np.float32(upper)), 0, 1)[..., None]
-        for values, upper in zip((unsure, unknown), uppers, strict=True))
-    second = np.maximum(second - np.float32(UNKNOWN_BEGIN), 0) / np.float32(1 - UNKNOWN_BEGIN)
-    colour = first * np.array(AMBER_BGR, np.float32) + second * np.array(BLUE_BGR, np.float32)
-    colour /= np.maximum(first + second, np.float32(1e-6))
-    share = np.maximum(first, second)
-    picture = (grey * (1 - share) + colour * share).astype(np.uint8)
-    picture[np.isnan(unsure) | np.isnan(unknown)] = NAN_COLOR_BGR
+    picture = np.empty_like(image_bgr)
+    for first in range(0, len(picture), _BAND_ROWS):
+        rows = slice(first, first + _BAND_ROWS)
+        planes = [np.divide(values[rows], np.float32(upper))
+                  for values, upper in zip((unsure, unknown), uppers, strict=True)]
+        picture[rows] = _two_colours(image_bgr[rows], *planes)
+    if np.isnan(unsure.max(initial=0.0) + unknown.max(initial=0.0)):
+        picture[np.isnan(unsure) | np.isnan(unknown)] = NAN_COLOR_BGR
     return picture
+
+
+def _two_colours(image_bgr: ImageU8, first: FloatMap, second: FloatMap) -> ImageU8:
+    """Mix amber and blue into a part of a grey image, where 1 is their full colour."""
+    for plane in (first, second):
+        np.clip(cv2.patchNaNs(plane, 0.0), 0, 1, out=plane)
+    second -= np.float32(UNKNOWN_BEGIN)
+    np.maximum(second, 0, out=second)
+    second /= np.float32(1 - UNKNOWN_BEGIN)
+    share = np.maximum(first, second)
+    grey = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2GRAY) * np.float32(0.6)
+    grey -= grey * share
+    # Where both are high each has its part of the share.
+    part = share / np.maximum(first + second, np.float32(1e-6))
+    first *= part
+    second *= part
+    return np.asarray(cv2.merge([
+        (grey + first * np.float32(amber) + second * np.float32(blue)).astype(np.uint8)
+        for amber, blue in zip(AMBER_BGR, BLUE_BGR, strict=True)]), np.uint8)
 
 
 def draw_legend(
@@ -166,7 +186,7 @@ def overlay(
 
     """
     mixed = cv2.addWeighted(image_bgr, 1 - alpha, color_mask(label, palette), alpha, 0)
-    return np.asarray(np.where(label[..., None] > 0, mixed, image_bgr), np.uint8)
+    return np.asarray(cv2.copyTo(mixed, label, image_bgr.copy()), np.uint8)
 
 
 def draw_flag(picture_bgr: ImageU8, verdict: Verdict) -> ImageU8:
@@ -299,3 +319,9 @@ class FrameView:
         alpha = self._settings.view.overlay_alpha
         picture = overlay(self._image_bgr, self.mask, self._card.palette, alpha)
         return draw_flag(picture, self._result.verdict)
+
+    @cached_property
+    def overlay_jpeg(self) -> bytes:
+        """Return the overlay as a JPEG file, for a thin line to the operator."""
+        quality = [cv2.IMWRITE_JPEG_QUALITY, self._settings.view.jpeg_quality]
+        return bytes(cv2.imencode('.jpg', self.overlay, quality)[1])

@@ -186,7 +186,10 @@ WIDEST = DecodeLimits()
 
 BUNDLE_PASSES = -1
 MASK_POLICIES = ('fixed', 'per_frame')
-ALL_PASSES, AUTO_PASSES = 'all', 'auto'
+ALL_PASSES, AUTO_PASSES, INFINITE_PASSES = 'all', 'auto', 'infinite'
+# T where no passes are run: mean and covariance over all masks, in closed form.
+INFINITE = 0
+REFUSE_UNCALIBRATED, RUN_UNCALIBRATED = 'refuse', 'run'
 RELIABILITIES = ('best_effort', 'reliable')
 DURABILITIES = ('volatile', 'transient_local')
 IMAGE_TRANSPORTS = ('raw', 'compressed')
@@ -259,16 +262,28 @@ class ViewSettings:
     overlay_alpha: float = parameter(
         0.45, 'Share of the class colour in the overlay.', lower=0.0, upper=1.0, live=True,
     )
+    jpeg_quality: int = parameter(
+        80, 'JPEG quality of ~/overlay/compressed.', lower=1, upper=100, live=True,
+    )
 
 
 @dataclass(frozen=True)
 class Settings:
     """All settings of a run."""
 
-    model: str = parameter('pipeline', "A shipped model's name, or the folder of a bundle.")
+    model: str = parameter(
+        '', "A shipped model's name, or the folder of a bundle. There is no default: one must be "
+        'named.',
+    )
     trusted_keys: tuple[str, ...] = parameter(
         (), 'Public keys (Ed25519), one of which must have signed the model: PEM files, or the '
         'base64 line inside of one. Empty: the model may be unsigned.',
+    )
+    uncalibrated: str = parameter(
+        REFUSE_UNCALIBRATED, 'What becomes of a model that nobody calibrated. refuse: it is not '
+        'opened. run: its scores and maps are real, at temperature 1, and there is no promise: '
+        'the flag is always false, so that a new network can choose frames for labelling.',
+        choices=(REFUSE_UNCALIBRATED, RUN_UNCALIBRATED),
     )
     cameras: tuple[str, ...] = parameter(
         (), 'Names of several cameras that share the model: front listens to front/image and '
@@ -313,14 +328,17 @@ class Settings:
     passes: int = parameter(
         BUNDLE_PASSES, "T, the number of dropout passes a frame; -1 takes the bundle's own. "
         'With a T that the bundle was not calibrated for, the node does not start; after such a '
-        'change of a running node the flag stays false.',
+        'change of a running node the flag stays false. On the command line inf is short for '
+        'pass_policy infinite.',
         unit='passes', lower=-1, upper=1000, live=True,
     )
     pass_policy: str = parameter(
         ALL_PASSES, 'all: T passes for every frame. auto: passes in groups, until more would not '
         'change the verdict (with the error stated by calibrate-passes) or deadline_ms is near; a '
-        'frame that is not settled by then is not confident.',
-        choices=(ALL_PASSES, AUTO_PASSES),
+        'frame that is not settled by then is not confident. infinite: no passes, but mean and '
+        'covariance of the logits over all masks in closed form, for a bundle whose only dropout '
+        'stands directly before its last linear layer; it needs a calibration of its own.',
+        choices=(ALL_PASSES, AUTO_PASSES, INFINITE_PASSES),
     )
     deadline_ms: float = parameter(
         0.0, 'With pass_policy auto, time from the start of the work on a frame to its scores, '
@@ -433,6 +451,10 @@ class Settings:
     autostart: bool = parameter(
         True, 'Configure and activate at the start; false leaves it to a lifecycle manager.',
     )
+    bond: bool = parameter(
+        False, "Beat on the topic bond while active, for Nav2's lifecycle manager (its "
+        'bond_timeout above 0). Needs the ROS package bond.',
+    )
     gate: GateSettings = field(default_factory=GateSettings)
     view: ViewSettings = field(default_factory=ViewSettings)
     log: LogSettings = field(default_factory=LogSettings)
@@ -449,6 +471,7 @@ class Settings:
         if self.deadline_ms and self.pass_policy != AUTO_PASSES:
             raise ConfigError(f'deadline_ms is {self.deadline_ms:g} with pass_policy '
                               f'{self.pass_policy}', '0', 'set pass_policy to auto')
+        _require_no_passes(self)
         if 0 < self.stuck_timeout_s < SHORTEST_STUCK_S:
             raise ConfigError(
                 f'stuck_timeout_s is {self.stuck_timeout_s:g}',
@@ -494,6 +517,18 @@ class Settings:
         return self.ignore_mask.replace(CAMERA_PLACE, camera)
 
 
+def _require_no_passes(settings: Settings) -> None:
+    if settings.pass_policy != INFINITE_PASSES:
+        return
+    if settings.passes != BUNDLE_PASSES:
+        raise ConfigError(f'passes is {settings.passes} with pass_policy {INFINITE_PASSES}',
+                          f'{BUNDLE_PASSES}: no passes are run', 'set pass_policy to all')
+    if settings.reduction == 'exact':
+        raise ConfigError(f'reduction is exact with pass_policy {INFINITE_PASSES}',
+                          f"coarse or {AUTO_REDUCTION}: it is computed at the logits' size",
+                          f'set reduction to {AUTO_REDUCTION}')
+
+
 def _require_cameras(cameras: tuple[str, ...]) -> None:
     for name in cameras:
         if not _CAMERA_NAME.fullmatch(name):
@@ -536,6 +571,18 @@ def _require_no_history(settings: Settings) -> None:
             f'less than gate.rise_frames, {rise_frames}',
             'after a pause the node could not tell images that waited from new ones',
         )
+
+
+def passes_of(card: ModelCard, settings: Settings) -> int:
+    """Return T: of the settings, or the card's where they leave it to it; or `INFINITE`."""
+    if settings.pass_policy == INFINITE_PASSES:
+        return INFINITE
+    return card.passes if settings.passes == BUNDLE_PASSES else settings.passes
+
+
+def passes_text(passes: int) -> str:
+    """Write T for people."""
+    return 'inf' if passes == INFINITE else str(passes)
 
 
 def require_unlocked(before: Settings, after: Settings) -> None:

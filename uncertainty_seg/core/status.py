@@ -1,8 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-A verdict as an entry of a diagnostics message: for `~/status`, and for the bags of `replay`.
+A verdict as an entry of a diagnostics message, and as named numbers for mission code.
 
-The node writes it into a message, `replay` into a bag.
+The node writes the entry into `~/status` and `replay` into a bag; the numbers are `~/verdict`.
+docs/ros_interface.md lists the keys of both with their types.
 
 """
 
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 import math
 
 from uncertainty_seg.core.frame_result import FrameResult
-from uncertainty_seg.core.gate import Verdict, VOID
+from uncertainty_seg.core.gate import KINDS, Verdict, VOID
+from uncertainty_seg.core.settings import passes_text
 
 VERDICT_NAME = 'uncertainty_seg: verdict'
 OK, WARN, ERROR = 0, 1, 2
@@ -83,7 +85,7 @@ def verdict_status(
         values['promise_void_because'] = '; '.join(weakened_by)
     values |= {f'threshold.{name}': f'{limit:.6g}' for name, limit in thresholds.items()}
     if result is not None:
-        values['passes'] = str(result.passes)
+        values['passes'] = passes_text(result.passes)
         if math.isfinite(result.age_s):
             values['frame_age_ms'] = f'{result.age_s * 1e3:.1f}'
             values['stamps'] = stamps
@@ -92,3 +94,40 @@ def verdict_status(
             values |= {f'latency.{k}_ms': f'{ms:.3f}' for k, ms in result.timings_ms.items()}
     level = _LEVELS.get(verdict.kind, ERROR)
     return Status(level, VERDICT_NAME, '; '.join(verdict.reasons), values)
+
+
+def verdict_numbers(
+    verdict: Verdict, result: FrameResult | None, is_of_frame: bool,
+    weakened_by: Sequence[str] = (),
+) -> dict[str, float]:
+    """
+    List a verdict as numbers that need no parsing.
+
+    Parameters
+    ----------
+    verdict : Verdict
+        The flag and why.
+    result : FrameResult or None
+        The frame; None where it was not measured.
+    is_of_frame : bool
+        Whether there is a frame, whose header the numbers are published under.
+    weakened_by : sequence of str
+        Settings that weaken the promise.
+
+    Returns
+    -------
+    dict of str to float
+        `confident`, `of_frame` and `promise_void` are 0 or 1; `kind` is the place in `KINDS`, that
+        of a fault for one that is not there; `score_ratio` is infinite after a fault; `age_s` is
+        NaN where it is not known.
+
+    """
+    kind = verdict.kind if verdict.kind in KINDS else 'fault'
+    return {
+        'confident': float(verdict.is_confident),
+        'kind': float(KINDS.index(kind)),
+        'score_ratio': float(verdict.score_ratio),
+        'age_s': math.nan if result is None else float(result.age_s),
+        'of_frame': float(is_of_frame),
+        'promise_void': float(bool(weakened_by)),
+    }

@@ -53,8 +53,13 @@ def load_model(path: str) -> onnx.ModelProto:
     """
     try:
         model = onnx.load(path, load_external_data=False)
+    except OSError as err:
+        raise GraphError(f'{path} {why_unreadable(path)}', 'an ONNX file') from err
     except Exception as err:  # protobuf's own error class has moved between versions
-        raise GraphError(f'{path} cannot be read ({first_line(err)})', 'an ONNX file') from err
+        raise GraphError(f'{path} is no ONNX file, or only a part of one', 'an ONNX file',
+                         'export the network again, or copy the whole file') from err
+    if not model.graph.node:
+        raise GraphError(f'{path} holds no network', 'an ONNX file', 'export the network again')
     folder = os.path.dirname(os.path.abspath(path))
     _require_files(model, path, folder)
     require_size(model, path)
@@ -64,6 +69,13 @@ def load_model(path: str) -> onnx.ModelProto:
         raise GraphError(f'the weights of {path} cannot be read ({first_line(err)})',
                          'the files it was saved with') from err
     return model
+
+
+def why_unreadable(path: str) -> str:
+    """Say why a file cannot be opened."""
+    if os.path.isdir(path):
+        return 'is a folder'
+    return 'may not be read' if os.path.exists(path) else 'is missing'
 
 
 def _require_files(model: onnx.ModelProto, path: str, folder: str) -> None:

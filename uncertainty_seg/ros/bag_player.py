@@ -2,9 +2,11 @@
 """
 Publishes the images of a bag as a camera would: `uncertainty_seg_play BAG`.
 
-Needs no rosbag2, so that the demo runs with ROS from wheels too. The images go out on `image`
-(remap it with ``--ros-args -r image:=/cam``) with the stamps they were recorded with, at the
-pace of the recording. The first one waits for a subscriber.
+Needs no rosbag2, so that the demo runs with ROS from wheels too. It plays every bag that `replay`
+reads. The images go out on `image` (remap it with ``--ros-args -r image:=/cam``) with the stamps
+they were recorded with, at the pace of the recording. The first one waits for a subscriber.
+CompressedImage goes out as it is on `image/compressed` and, if anybody listens there, decoded on
+`image`.
 
 """
 
@@ -22,14 +24,21 @@ from builtin_interfaces.msg import Time
 import rclpy
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 
-from uncertainty_seg.errors import BagError, UncertaintySegError
-from uncertainty_seg.storage.bags.messages import IMAGE_TYPE, typestore
-from uncertainty_seg.storage.bags.reader import BadMessage, BagReader
+from uncertainty_seg.core.image_codec import decode
+from uncertainty_seg.errors import BagError, ConfigError, ImageError, UncertaintySegError
+from uncertainty_seg.ros.camera_link import COMPRESSED
+from uncertainty_seg.ros.node_life import start_ros
+from uncertainty_seg.storage.bags.messages import (
+    COMPRESSED_TYPE,
+    image_message,
+    IMAGE_TYPE,
+    typestore,
+)
+from uncertainty_seg.storage.bags.reader import BadMessage, bag_image, BagMessage, BagReader
 
 LINGER_S = 0.5
 MATCH_S = 0.5
@@ -48,14 +57,22 @@ class BagPlayer:
         1 for the pace of the recording.
     has_clock : bool
         Publish the bag's time on /clock, with each image and 40 times a second between them.
+    is_compressed : bool
+        Whether the bag has CompressedImage.
 
     """
 
-    def __init__(self, node: Node, rate: float, has_clock: bool) -> None:
+    def __init__(
+        self, node: Node, rate: float, has_clock: bool, is_compressed: bool = False,
+    ) -> None:
         self._rate = rate
         self._pause = threading.Event()
         qos = QoSProfile(depth=5, reliability=QoSReliabilityPolicy.RELIABLE)
         self._images = node.create_publisher(Image, 'image', qos)
+        # Below the name after remapping, as the node and image_transport have it.
+        self._files = node.create_publisher(
+            CompressedImage, f'{self._images.topic_name}{COMPRESSED}', qos,
+        ) if is_compressed else None
         self._clock = node.create_publisher(Clock, '/clock', 10) if has_clock else None
         self.num_played = 0
         self.num_damaged = 0
@@ -71,7 +88,7 @@ class BagPlayer:
 
         """
         end_s = time.monotonic() + timeout_s
-        while not self._images.get_subscription_count():
+        while not any(topic.get_subscription_count() for topic in self._topics()):
             if time.monotonic() >= end_s:
                 raise BagError(
                     f'nobody subscribes to {self._images.topic_name} within {timeout_s:g} s',
@@ -86,15 +103,15 @@ class BagPlayer:
         # A node that takes its time from here must have it before it gets the first image.
         start_s = time.monotonic() + (MATCH_S if self._clock is not None else 0.0)
         first_ns = None
-        for received_ns, data in self._serialized(bag, topic):
+        for item in self._items(bag, topic):
+            received_ns = item.received_ns
             first_ns = received_ns if first_ns is None else first_ns
             due_s = start_s + (received_ns - first_ns) * 1e-9 / self._rate
             while (left_s := due_s - time.monotonic()) > 0:
                 self._tell_time(received_ns - round(left_s * self._rate * 1e9))
                 self._pause.wait(min(left_s, CLOCK_PERIOD_S))
             self._tell_time(received_ns)
-            self._images.publish(data)
-            self.num_played += 1
+            self.num_played += self._publish(item)
 
     def _tell_time(self, time_ns: int) -> None:
         if self._clock is not None:
@@ -105,13 +122,34 @@ class BagPlayer:
         """Give the last image time to arrive before the publisher goes."""
         self._pause.wait(LINGER_S)
 
-    def _serialized(self, bag: BagReader, topic: str) -> Iterator[tuple[int, bytes]]:
+    def _topics(self) -> list[Any]:
+        return [self._images] + ([self._files] if self._files is not None else [])
+
+    def _items(self, bag: BagReader, topic: str) -> Iterator[BagMessage]:
         for item in bag.messages(topic):
             if isinstance(item, BadMessage):
                 self.num_damaged += 1
-                continue
-            data = typestore().serialize_cdr(item.message, IMAGE_TYPE)
-            yield item.received_ns, bytes(data)
+            else:
+                yield item
+
+    def _publish(self, item: BagMessage) -> bool:
+        if self._files is None:
+            self._images.publish(bytes(typestore().serialize_cdr(item.message, IMAGE_TYPE)))
+            return True
+        self._files.publish(bytes(typestore().serialize_cdr(item.message, COMPRESSED_TYPE)))
+        try:
+            if self._images.get_subscription_count():
+                self._images.publish(_decoded(item))
+        except ImageError:  # its file went out as it is; who decodes that says what is wrong
+            self.num_damaged += 1
+            return False
+        return True
+
+
+def _decoded(item: BagMessage) -> bytes:
+    image = bag_image(item)
+    message = image_message(image.stamp_ns, image.frame_id, decode(image.raw), 'bgr8')
+    return bytes(typestore().serialize_cdr(message, IMAGE_TYPE))
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -132,15 +170,11 @@ def main(args: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if args is None else args)
     options = _parser().parse_args(remove_ros_args(['play', *words])[1:])
     try:
-        rclpy.init(args=words, signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as err:
-        print(f'uncertainty_seg_play: arguments cannot be used: {err}', file=sys.stderr)
-        return 2
-    try:
+        start_ros(words)
         player = _play(options)
     except UncertaintySegError as err:
         print(f'uncertainty_seg_play: {err}', file=sys.stderr)
-        return 1
+        return 2 if isinstance(err, ConfigError) else 1
     except KeyboardInterrupt:
         return 0
     finally:
@@ -151,9 +185,10 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _play(options: Any) -> BagPlayer:
     with BagReader(options.bag) as bag:
-        topic = choose_topic(bag, options.topic)
+        topic = bag.image_topic(options.topic)
         node = rclpy.create_node('uncertainty_seg_play')
-        player = BagPlayer(node, options.rate, options.clock)
+        player = BagPlayer(
+            node, options.rate, options.clock, bag.topics()[topic] == COMPRESSED_TYPE)
         player.wait_for_subscriber(options.wait_s)
         player.play(bag, topic)
         while options.loop:
@@ -161,36 +196,6 @@ def _play(options: Any) -> BagPlayer:
         player.linger()
         node.destroy_node()
     return player
-
-
-def choose_topic(bag: BagReader, wanted: str | None) -> str:
-    """
-    Choose the images to play.
-
-    Parameters
-    ----------
-    bag : BagReader
-        An open bag.
-    wanted : str or None
-        Topic that was asked for.
-
-    Returns
-    -------
-    str
-        That topic; else the camera's by its usual name; else the only one.
-
-    Raises
-    ------
-    BagError
-        If it is not there, or the choice is open.
-
-    """
-    if wanted is None:
-        images = [topic for topic, kind in bag.topics().items() if kind == IMAGE_TYPE]
-        usual = [t for t in images if t.rpartition('/')[2] in ('image', 'image_raw')]
-        if len(usual) == 1:
-            return usual[0]
-    return bag.image_topic(wanted)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,6 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable
 import logging
 
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool
+
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.ros.camera_link import Arrival, CameraLink, input_topic, output_topic
@@ -63,8 +66,12 @@ class CameraStation:
         self._faults = PartFaults()
         self._verdicts = VerdictPublishers(
             node, timeout_s, name, settings().stamps, self._faults)
-        self._rival = RivalWatch(node, self._verdicts.topic, lambda: self._verdicts.num_sent)
-        self._owner = VerdictOwner(self._verdicts, timeout_s, lambda: self._rival.reason)
+        # Nobody else may speak on the topic of the flag, nor on that of the same as numbers.
+        self._rivals = tuple(
+            RivalWatch(node, topic, lambda: self._verdicts.num_sent, kind=kind)
+            for topic, kind in ((self._verdicts.topic, Bool),
+                                (self._verdicts.numbers_topic, JointState)))
+        self._owner = VerdictOwner(self._verdicts, timeout_s, self._rival)
         self._statistics = FrameStatistics()
         self._pipeline: Pipeline | None = None
         self._pictures: PicturePublishers | None = None
@@ -152,7 +159,8 @@ class CameraStation:
             self._pictures.close()
         if self._labels is not None:
             self._labels.close()
-        self._rival.close()
+        for rival in self._rivals:
+            rival.close()
         self._owner.take_over(None)
         # The slot holds on to the processor, that is to the model and the log.
         self._pipeline = self._pictures = self._labels = self._slot = None
@@ -215,7 +223,11 @@ class CameraStation:
             if self._hint and self._hint not in (hint, *self._node.conflicts):
                 _log.warning(self._hint)
         with self._faults.alone('rival_watch'):
-            self._rival.look()
+            for rival in self._rivals:
+                rival.look()
+
+    def _rival(self) -> str:
+        return next((rival.reason for rival in self._rivals if rival.reason), '')
 
     def health(self, node: NodeHealth) -> Health:
         """Return how it is."""
@@ -223,7 +235,7 @@ class CameraStation:
             camera=self.name, node=node,
             is_stale=self._link is not None and self._owner.is_stale(),
             is_confident=self._owner.is_confident, why_down=self._owner.why_down, hint=self._hint,
-            rival=self._rival.reason, statistics=self._statistics, counts=self._counts(),
+            rival=self._rival(), statistics=self._statistics, counts=self._counts(),
             faults=self._faults,
         )
 

@@ -297,6 +297,12 @@ def image_to_msg(header: Header, pixels: NDArray[Any], encoding: str) -> Image:
         header, values, encoding)
 
 
+def jpeg_to_msg(header: Header, data: bytes) -> CompressedImage:
+    """Make a message of a JPEG file of a bgr8 image, in the words of image_transport."""
+    return CompressedImage(header=header, format='bgr8; jpeg compressed bgr8',
+                           data=array.array('B', data))
+
+
 def _own_message(header: Header, values: NDArray[Any], encoding: str) -> Image:
     """Make a message of contiguous values as the codec does."""
     msg = Image(header=header, height=values.shape[0], width=values.shape[1], encoding=encoding)

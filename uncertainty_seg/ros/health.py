@@ -24,8 +24,9 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 from std_msgs.msg import Header
 
+from uncertainty_seg.core.gate import NO_CALIBRATION
 from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.core.settings import passes_text, Settings
 from uncertainty_seg.core.status import Status
 from uncertainty_seg.ros.board_state import BoardState
 from uncertainty_seg.ros.engine_builder import BuildState
@@ -285,6 +286,8 @@ class NodeHealth:
         Those in force.
     pipeline : Pipeline or None
         Of any camera; None until configured.
+    model_source, model_folder : str
+        Who named the model, and where it is.
     build : BuildState or None
         How far the engine is that is being built; None if none is.
     conflicts : tuple of str
@@ -307,6 +310,8 @@ class NodeHealth:
     state: str
     settings: Settings
     pipeline: Pipeline | None = None
+    model_source: str = ''
+    model_folder: str = ''
     build: BuildState | None = None
     conflicts: tuple[str, ...] = ()
     deadlines_missed: Mapping[str, int] = field(default_factory=dict)
@@ -319,6 +324,8 @@ class NodeHealth:
     def warnings(self) -> list[str]:
         """List what is wrong and does not touch the flag, the most telling first."""
         found = list(self.conflicts)
+        if self.pipeline is not None and self.pipeline.promise == NO_CALIBRATION:
+            found.append(f'{NO_CALIBRATION}, and the flag is always false')
         if self.pipeline is not None and self.pipeline.weakened_by:
             found.append('the settings weaken what the calibration promises: '
                          + '; '.join(self.pipeline.weakened_by))
@@ -330,10 +337,12 @@ class NodeHealth:
     def values(self) -> dict[str, str]:
         """List the numbers."""
         values = {'state': self.state, 'model': self.settings.model,
-                  'image_codec': self.image_codec,
+                  'model_source': self.model_source,
+                  'model_folder': self.model_folder, 'image_codec': self.image_codec,
                   'checks_off': ', '.join(self.settings.checks_off) or 'none'}
         if self.pipeline is not None:
-            values |= {'backend': self.pipeline.backend_name, 'passes': str(self.pipeline.passes),
+            values |= {'backend': self.pipeline.backend_name,
+                       'passes': passes_text(self.pipeline.passes),
                        'promise': self.pipeline.promise}
         if self.build is not None:
             values['engine_build_percent'] = f'{self.build.share * 100:.0f}'

@@ -2,9 +2,9 @@
 """
 Entry point of `uncertainty_seg_node`.
 
-A fault at the start is reported in one sentence: exit code 2 for a parameter or argument, 1 for
-anything else. A signal ends it in order, with a last false flag, and exit code 0. Exit code 3 is a
-thread that has ended or hangs, see `process_watch`.
+A fault at the start is reported in one sentence: exit code 2 for a parameter, a model's name or
+an argument, 1 for anything else. A signal ends it in order, with a last false flag, and exit code
+0. Exit code 3 is a thread that has ended or hangs, see `process_watch`.
 
 """
 
@@ -19,11 +19,16 @@ import sys
 import rclpy
 from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.signals import SignalHandlerOptions
 
-from uncertainty_seg.errors import ConfigError, UncertaintySegError
+from uncertainty_seg.errors import ConfigError, UncertaintySegError, UnknownModelError
 from uncertainty_seg.ros.node import UncertaintySegNode
-from uncertainty_seg.ros.node_life import clock_fault, ros_logging, spin_until, stop_on_signals
+from uncertainty_seg.ros.node_life import (
+    clock_fault,
+    ros_logging,
+    spin_until,
+    start_ros,
+    stop_on_signals,
+)
 from uncertainty_seg.ros.process_watch import ProcessWatch, ServiceManager
 
 _log = logging.getLogger(__name__)
@@ -67,13 +72,8 @@ def main(args: Sequence[str] | None = None) -> int:
     keep_frames_on_the_heap()
     faulthandler.enable()  # what each thread did, where systemd's watchdog aborts the process
     try:
-        # ROS's own handlers would close the context before the last flag could be published.
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as err:  # of rcl: an argument or a parameter file it cannot read
-        return _fail(f'arguments cannot be used: {err}', EXIT_MISUSE)
-    try:
-        return _run()
-    except (ConfigError, InvalidParameterTypeException) as err:  # the latter of rclpy's own
+        return _run(start_ros(args))
+    except (ConfigError, UnknownModelError, InvalidParameterTypeException) as err:
         return _fail(str(err), EXIT_MISUSE)
     except UncertaintySegError as err:
         return _fail(str(err), EXIT_FAILED)
@@ -83,9 +83,9 @@ def main(args: Sequence[str] | None = None) -> int:
         rclpy.try_shutdown()
 
 
-def _run() -> int:
+def _run(words: Sequence[str]) -> int:
     stop = stop_on_signals()
-    node = UncertaintySegNode(stop.is_set)
+    node = UncertaintySegNode(stop.is_set, words)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     systemd = ServiceManager()

@@ -11,7 +11,7 @@ in the worker's. What belongs to one camera is in its `CameraStation`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import time
 from types import MappingProxyType
 from typing import Any
@@ -32,13 +32,15 @@ from uncertainty_seg.ros.conversions import image_bridge
 from uncertainty_seg.ros.engine_builder import BuildState, open_or_build
 from uncertainty_seg.ros.frame_log_link import MessageFrame, NOT_LOGGING, RunLog
 from uncertainty_seg.ros.frame_scheduler import FrameScheduler, Worker
+from uncertainty_seg.ros.graph_watch.bond import LifecycleBond
 from uncertainty_seg.ros.graph_watch.qos_events import WatchedTopicsNode
 from uncertainty_seg.ros.health import HealthPublisher, NodeHealth, PartFaults
+from uncertainty_seg.ros.launching.parameter_files import require_files_for, source_of
 from uncertainty_seg.ros.node_life import report_errors, SoundLifecycleNode
 from uncertainty_seg.ros.parameters import ParameterServer
 from uncertainty_seg.ros.process_watch import LifeSigns
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
-from uncertainty_seg.storage.model_bundle import load_bundle
+from uncertainty_seg.storage.model_bundle import find_bundle, load_bundle
 
 NODE_NAME = 'uncertainty_seg'
 DIAGNOSTICS_PERIOD_S = 1.0
@@ -55,28 +57,37 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
     ----------
     is_stopping : callable, optional
         Whether the process is ending; checked where a transition takes minutes.
+    words : sequence of str, optional
+        The command line, for what its parameter files say.
 
     Raises
     ------
     ConfigError
-        If a parameter is out of range at the start.
+        If a parameter is out of range at the start, or a parameter file says nothing to this node.
 
     """
 
-    def __init__(self, is_stopping: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, is_stopping: Callable[[], bool] = lambda: False, words: Sequence[str] = (),
+    ) -> None:
         super().__init__(NODE_NAME, namespace='')
+        require_files_for(words, self.get_fully_qualified_name())
         self._topics = self.watch_topics()
         self._is_stopping = is_stopping
         self._build: BuildState | None = None
         self._diagnosed_s = 0.0
         self._condition: tuple[object, ...] = ()
+        self._folder = ''
         self._pipelines: list[Pipeline] = []
         self._stations: list[CameraStation] = []
         self._worker: Worker[Arrival] | None = None
         self._log: RunLog | None = None
+        self._bond: LifecycleBond | None = None
         self._other_clock: tuple[str, ...] = ()
         self._state = 'unconfigured'
         self._served = ParameterServer(self, self._reconfigure)
+        model = self._settings().model
+        self._named = model, source_of(words, self.get_fully_qualified_name(), 'model', model)
         # Called before all others: what one of them took over, the next could not refuse.
         self.add_on_set_parameters_callback(self._keep_clock)
         self._stations = [
@@ -100,9 +111,14 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
             logger.info(bridge.sentence)
 
     def autostart(self) -> bool:
-        """Configure and activate unless a lifecycle manager does; False if that failed."""
+        """
+        Configure and activate unless a lifecycle manager does; False if that failed.
+
+        UnknownModelError if no model is named, or none of that name is there.
+        """
         if not self._settings().autostart:
             return True
+        find_bundle(self._settings().model)
         success = TransitionCallbackReturn.SUCCESS
         return self.trigger_configure() == success and self.trigger_activate() == success
 
@@ -216,18 +232,30 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
 
     def _open(self) -> None:
         settings = self._settings()
+        self._bond = LifecycleBond(self, self._faults) if settings.bond else None
         ignore = [load_ignore_mask(settings.ignore_mask_of(s.name)) for s in self._stations]
+        bundle = load_bundle(settings.model, trusted_keys=settings.trusted_keys)
         try:
             first = open_or_build(
-                load_bundle(settings.model, trusted_keys=settings.trusted_keys), settings,
-                self._report_build, self._is_stopping, ignore[0])
+                bundle, settings, self._report_build, self._is_stopping, ignore[0])
         finally:
             self._build = None
         self._pipelines = [first]
+        self._folder = str(bundle.folder)
+        self.get_logger().info(
+            f'model {settings.model}, named by {self._model_source}, from {self._folder}; '
+            f'promise: {first.promise}')
         self._log = RunLog(settings, first, self._on_kept)
         self._pipelines += [first.for_camera(mask) for mask in ignore[1:]]
         for station, pipeline in zip(self._stations, self._pipelines, strict=True):
             station.configure(pipeline)
+
+    @property
+    def _model_source(self) -> str:
+        model, source = self._named
+        if self._settings().model != model:
+            return 'a parameter that was set'
+        return source or 'nobody'
 
     def _listen(self) -> None:
         if not self._pipelines:
@@ -239,11 +267,15 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         for station in self._stations:
             station.listen(scheduler, self._log.log if self._log is not None else None)
         self._worker.start()
+        if self._bond is not None:
+            self._bond.start()
 
     def _stop_listening(self) -> None:
         for station in self._stations:
             # Before anything that takes time: no subscriber may be left with a true meanwhile.
             station.mute('the node is stopping')
+        if self._bond is not None:
+            self._bond.stop()
         # From now on it is not watched: one that does not return is given up here.
         worker, self._worker = self._worker, None
         if worker is not None and not worker.stop(STOP_TIMEOUT_S):
@@ -358,7 +390,8 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
 
     def _node_health(self, extra: Mapping[str, str] = MappingProxyType({})) -> NodeHealth:
         return NodeHealth(
-            state=self._state, settings=self._settings(),
+            state=self._state, settings=self._settings(), model_source=self._model_source,
+            model_folder=self._folder if self._pipelines else '',
             pipeline=self._pipelines[0] if self._pipelines else None, build=self._build,
             conflicts=(*self._other_clock, *self.conflicts),
             deadlines_missed=self._topics.num_missed,

@@ -9,24 +9,28 @@ callback does not end it, and an error inside a transition is reported in one se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 import logging
 from pathlib import Path
 import signal
+import sys
 import threading
 import time
 import traceback
 from types import FrameType
 from typing import Any, TypeVar
 
+import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logger_effective_level
+from rclpy.signals import SignalHandlerOptions
 
-from uncertainty_seg.errors import UncertaintySegError
+from uncertainty_seg.errors import ConfigError, UncertaintySegError
+from uncertainty_seg.ros.launching.parameter_files import given_files, read_parameter_file
 
 # -------------------------------------------------------------------------------------------------
 # Passes the log lines of the package from Python's `logging` to the ROS logger.
@@ -99,6 +103,42 @@ def ros_logging(logger: RcutilsLogger) -> Iterator[None]:
         package.removeHandler(handler)
         package.setLevel(before[0])
         package.propagate = before[1]
+
+
+# -------------------------------------------------------------------------------------------------
+# The start of a process: what is wrong with its command line is one sentence.
+
+
+def start_ros(args: Sequence[str] | None = None) -> list[str]:
+    """
+    Start rclpy without its signal handlers.
+
+    Those would close the context before the last messages are published.
+
+    Parameters
+    ----------
+    args : sequence of str or None
+        Arguments as after the program's name; those of the process if None.
+
+    Returns
+    -------
+    list of str
+        These arguments.
+
+    Raises
+    ------
+    ConfigError
+        If a parameter file or another argument cannot be used.
+
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    for path in given_files(words):
+        read_parameter_file(path)
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as err:  # of rcl
+        raise ConfigError(f'arguments cannot be used: {err}') from err
+    return words
 
 
 # -------------------------------------------------------------------------------------------------

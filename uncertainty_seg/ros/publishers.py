@@ -9,26 +9,28 @@ state of the node; those of the pictures exist from configure to cleanup.
 
 from __future__ import annotations
 
+import array
 from collections.abc import Callable, Mapping
 import functools
 import logging
 import math
+import time
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock
 from rclpy.node import Node
 from rclpy.qos import QoSDurabilityPolicy, QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from std_msgs.msg import Bool, Float32, Header
 
 from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.render import FrameView
-from uncertainty_seg.core.status import verdict_status
-from uncertainty_seg.ros.camera_link import camera_info_topic, output_topic
-from uncertainty_seg.ros.conversions import image_to_msg
+from uncertainty_seg.core.status import verdict_numbers, verdict_status
+from uncertainty_seg.ros.camera_link import camera_info_topic, COMPRESSED, output_topic
+from uncertainty_seg.ros.conversions import image_to_msg, jpeg_to_msg
 from uncertainty_seg.ros.graph_watch import qos
 from uncertainty_seg.ros.health import diagnostics_message, PartFaults
 from uncertainty_seg.ros.node_life import steady_s
@@ -319,13 +321,19 @@ PICTURES: dict[str, tuple[str, Callable[[FrameView], Any]]] = {
 }
 
 
+# Where image_transport's subscribers look for the overlay as JPEG.
+OVERLAY_JPEG = f'overlay{COMPRESSED}'
 # Pictures that need the second map, which is computed only while one of them has a subscriber.
 _OF_TWO_MAPS = ('unknown', 'uncertainty_overlay')
 
 
 class VerdictPublishers:
     """
-    The flag, its score and its reasons; published by the owner of the verdict alone.
+    The flag, the verdict as numbers, score and reasons; published by the owner of the verdict.
+
+    The numbers say no more than the flag: they rise after it and fall before it, and a flag is
+    published as false even if they cannot be. Both have the same quality of service, so a late
+    subscriber of either receives no old true.
 
     Parameters
     ----------
@@ -358,11 +366,12 @@ class VerdictPublishers:
         self._node, self._clock, self._stamps = node, node.get_clock(), stamps
         self._faults = faults or PartFaults()
         self._flag_topic = output_topic('confident', camera)
+        self._numbers_topic = output_topic('verdict', camera)
         self._sent_s = -math.inf
         self.is_confident = False
         self.num_sent = 0
         self.weakened_by: tuple[str, ...] = ()
-        self._flag = self._make_flag(stale_timeout_s)
+        self._flag, self._numbers = self._make_flag(stale_timeout_s)
         self._score = node.create_publisher(
             Float32, output_topic('score', camera), qos.report_qos())
         self._status = node.create_publisher(
@@ -373,20 +382,27 @@ class VerdictPublishers:
         """Return the topic of the flag, after remapping."""
         return str(self._node.resolve_topic_name(self._flag_topic))
 
+    @property
+    def numbers_topic(self) -> str:
+        """Return the topic of the verdict as numbers, after remapping."""
+        return str(self._node.resolve_topic_name(self._numbers_topic))
+
     def promise(self, stale_timeout_s: float) -> None:
         """
-        Offer the flag with another deadline.
+        Offer the flag, and the numbers, with another deadline.
 
         It must have fallen before: a subscriber that asks for the old deadline may not match the
         new one, and must not be left with a true.
         """
         self.flush(0.2)
-        self._node.destroy_publisher(self._flag)
-        self._flag = self._make_flag(stale_timeout_s)
+        for publisher in (self._numbers, self._flag):
+            self._node.destroy_publisher(publisher)
+        self._flag, self._numbers = self._make_flag(stale_timeout_s)
 
-    def _make_flag(self, stale_timeout_s: float) -> Any:
-        return self._node.create_publisher(
-            Bool, self._flag_topic, qos.flag_qos(stale_timeout_s))
+    def _make_flag(self, stale_timeout_s: float) -> tuple[Any, Any]:
+        flag_qos = qos.flag_qos(stale_timeout_s)
+        return (self._node.create_publisher(Bool, self._flag_topic, flag_qos),
+                self._node.create_publisher(JointState, self._numbers_topic, flag_qos))
 
     def publish(
         self, verdict: Verdict, thresholds: Mapping[str, float],
@@ -407,12 +423,15 @@ class VerdictPublishers:
             The frame's scores and timings.
 
         """
+        is_of_frame = header is not None
         header = header or Header(stamp=self._clock.now().to_msg())
+
+        def numbers() -> JointState:
+            return numbers_message(
+                header, verdict_numbers(verdict, result, is_of_frame, self.weakened_by))
         # First: a process that is stopped between the two must find its silence afterwards.
         self._sent_s = steady_s()
-        self._flag.publish(Bool(data=verdict.is_confident))
-        self.is_confident = verdict.is_confident
-        self.num_sent += 1
+        self._send(verdict.is_confident, numbers)
         with self._faults.alone('score'):
             self._score.publish(Float32(data=verdict.score_ratio))
         with self._faults.alone('status'):
@@ -420,6 +439,21 @@ class VerdictPublishers:
                 status = verdict_status(verdict, result, thresholds, weakened_by=self.weakened_by,
                                         stamps=self._stamps)
                 self._status.publish(diagnostics_message(header, status))
+
+    def _send(self, is_confident: bool, numbers: Callable[[], JointState]) -> None:
+        flag = Bool(data=is_confident)
+        if is_confident:
+            self._flag.publish(flag)
+            self.is_confident = True
+            self.num_sent += 1
+            self._numbers.publish(numbers())
+            return
+        try:
+            self._numbers.publish(numbers())
+        finally:
+            self._flag.publish(flag)
+            self.num_sent += 1
+        self.is_confident = False  # not before both are: else nobody would try again at once
 
     def publish_fault(self, reason: str) -> None:
         """Say that the flag is down for a reason that is no frame."""
@@ -430,11 +464,25 @@ class VerdictPublishers:
         return steady_s() - self._sent_s
 
     def flush(self, timeout_s: float) -> None:
-        """Wait until the last flag has reached its subscribers, where ROS reports that."""
+        """Wait until the last verdict has reached its subscribers, where ROS reports that."""
         from rclpy.duration import Duration
 
         if hasattr(self._flag, 'wait_for_all_acked'):
-            self._flag.wait_for_all_acked(Duration(seconds=timeout_s))
+            end_s = time.monotonic() + timeout_s
+            for publisher in (self._flag, self._numbers):
+                left_s = max(end_s - time.monotonic(), 0.0)
+                publisher.wait_for_all_acked(Duration(seconds=left_s))
+
+
+def numbers_message(header: Header, numbers: Mapping[str, float]) -> JointState:
+    """
+    Build a message of named numbers under a header.
+
+    Of the interfaces that every ROS 2 has, only `sensor_msgs/JointState` carries them: names and
+    float64 values of any number, and every plotting tool shows them by name.
+    """
+    return JointState(header=header, name=list(numbers),
+                      position=array.array('d', numbers.values()))
 
 
 class PicturePublishers:
@@ -467,6 +515,8 @@ class PicturePublishers:
             for name in (*PICTURES, 'flagged'):
                 self._publishers[name] = node.create_publisher(
                     Image, output_topic(name, camera), qos.picture_qos())
+            self._publishers[OVERLAY_JPEG] = node.create_publisher(
+                CompressedImage, output_topic(OVERLAY_JPEG, camera), qos.picture_qos())
             self._camera_info = CameraInfoRelay(node, camera)
         except BaseException:
             self.close()  # what was made would stay on the node
@@ -480,6 +530,10 @@ class PicturePublishers:
                 if self._is_wanted(name) and (name not in _OF_TWO_MAPS or view.has_unknown):
                     self._publishers[name].publish(image_to_msg(header, make(view), encoding))
                     self.counts[name] += 1
+        with self._faults.alone(OVERLAY_JPEG):
+            if self._is_wanted(OVERLAY_JPEG):
+                self._publishers[OVERLAY_JPEG].publish(jpeg_to_msg(header, view.overlay_jpeg))
+                self.counts[OVERLAY_JPEG] += 1
         with self._faults.alone('camera_info'):
             if self._camera_info is not None:
                 self._camera_info.publish(header, *view.size)

@@ -82,8 +82,79 @@ def require_classes(part: LabelledFolder, whole: LabelledFolder, what: str) -> N
                            'every class in every training set', 'take another --seed or more data')
 
 
+def load_folders(folders: Sequence[Path], splits: Sequence[str]) -> LabelledFolder:
+    """
+    Read splits of several labelled folders with the same classes as one data set.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+        At least one; with several the images are called FOLDER/STEM.
+    splits : sequence of str
+        Of each folder; all images of a folder without splits.json.
+
+    Raises
+    ------
+    DatasetError
+        If one cannot be read, has other classes than the first, or a mask an id that is no class.
+
+    """
+    parts = [load_splits(folder, splits) for folder in folders]
+    for folder, part in zip(folders, parts, strict=True):
+        _require_same_classes(part, parts[0], folder, folders[0])
+        _require_ids(part, folder)
+    if len(parts) == 1:
+        return parts[0]
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [f'{index}_{name}' for index, name in enumerate(names)]
+    return replace(
+        parts[0], images=[image for part in parts for image in part.images],
+        masks=[mask for part in parts for mask in part.masks],
+        stems=[f'{name}/{stem}' for name, part in zip(names, parts, strict=True)
+               for stem in part.stems])
+
+
+def has_split(folder: Path, split: str) -> bool:
+    """Say whether a labelled folder sets a split aside that is not empty."""
+    path = folder / 'splits.json'
+    if not path.is_file():
+        return False
+    try:
+        raw = parse_json(read_bytes(path, MAX_JSON_BYTES))
+    except (OSError, ValueError) as err:
+        raise DatasetError(f'{path} cannot be read ({err})', '{"train": [...], ...}') from err
+    return isinstance(raw, dict) and bool(raw.get(split))
+
+
+def _require_same_classes(
+    part: LabelledFolder, first: LabelledFolder, folder: Path, before: Path
+) -> None:
+    if part.class_names != first.class_names or part.ignore_index != first.ignore_index:
+        raise DatasetError(
+            f'{folder} has the classes {", ".join(part.class_names)} (ignored: '
+            f'{part.ignore_index}), and {before} {", ".join(first.class_names)} (ignored: '
+            f'{first.ignore_index})', 'the same classes.json in every folder of --data')
+
+
+def _require_ids(data: LabelledFolder, folder: Path) -> None:
+    for stem, mask in zip(data.stems, data.masks, strict=True):
+        strange = mask[(mask >= data.num_classes) & (mask != data.ignore_index)]
+        if strange.size:
+            raise DatasetError(
+                f'the mask of {stem!r} in {folder} has the class id {int(strange[0])}',
+                f'ids from 0 to {data.num_classes - 1}, or {data.ignore_index} where nothing is '
+                'known')
+
+
 def load_splits(folder: Path, splits: Sequence[str]) -> LabelledFolder:
-    """Read several splits of a labelled folder as one data set, one after the other."""
+    """
+    Read several splits of a labelled folder as one data set, one after the other.
+
+    Without splits.json it is all of the folder, once.
+    """
+    if not (folder / 'splits.json').is_file():
+        splits = splits[:1]
     first, *others = (load_folder(folder, split) for split in splits)
     for other in others:
         first = replace(first, images=first.images + other.images,

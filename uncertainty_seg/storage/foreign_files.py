@@ -152,7 +152,9 @@ def parse_yaml(path: Path) -> Any:
                 raise ValueError('it has aliases')
         return yaml.safe_load(text)
     except yaml.YAMLError as err:
-        raise ValueError(str(err)) from err
+        mark = getattr(err, 'problem_mark', None)
+        where = 'its text' if mark is None else f'line {mark.line + 1}'
+        raise ValueError(f'{where} is not understood') from err
 
 
 class _XmlBuilder(ElementTree.TreeBuilder):

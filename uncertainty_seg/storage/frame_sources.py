@@ -18,7 +18,7 @@ import hashlib
 from pathlib import Path
 
 from uncertainty_seg.core.image_codec import ImageFile, RawImage
-from uncertainty_seg.errors import BagError, UncertaintySegError
+from uncertainty_seg.errors import BagError, ConfigError, UncertaintySegError
 from uncertainty_seg.storage.bags.reader import (
     BadMessage,
     bag_image,
@@ -100,6 +100,8 @@ class SourceFrame:
         Its pixels.
     received_ns : int or None
         When the bag received it; None in a folder or a log.
+    kept_as : str
+        Why a log kept it, one of its `REASONS`; empty in a bag or a folder.
 
     """
 
@@ -109,6 +111,7 @@ class SourceFrame:
     dive: str
     raw: RawImage | ImageFile
     received_ns: int | None = None
+    kept_as: str = ''
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,42 @@ def read_source(source: FrameSource, stride: int = 1) -> Iterator[SourceFrame | 
     for index, make in read(source):
         if index % stride == 0:
             yield make()
+
+
+@dataclass(frozen=True)
+class Whereabouts:
+    """
+    Where the sources of a table are now, which may have been moved since they were scored.
+
+    Attributes
+    ----------
+    near : Path
+        The table or selection: a relative path that is not below the present folder is looked for
+        beside it, and beside the folders around it.
+    root : Path or None
+        Where all sources are now. The most of a path's end that exists below it is taken.
+
+    """
+
+    near: Path
+    root: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a root that is no folder, by a ConfigError."""
+        if self.root is not None and not self.root.is_dir():
+            raise ConfigError(f'--root {self.root}', 'a folder that holds the sources')
+
+    def find(self, path: str) -> str:
+        """Return the place of a source; the path itself if there is no other."""
+        given = Path(path)
+        if self.root is not None:
+            parts = [part for part in given.parts if part not in (given.anchor, '..')]
+            places = [self.root.joinpath(*parts[i:]) for i in range(len(parts))]
+        elif given.is_absolute() or given.exists():
+            return path
+        else:
+            places = [folder / given for folder in self.near.resolve().parents]
+        return str(next((place for place in places if place.exists()), path))
 
 
 def frames_at(
@@ -240,14 +279,16 @@ def _logged(frame: LoggedFrame, index: int, source: FrameSource) -> SourceFrame 
     sidecar = frame.sidecar
     dive = '' if source.is_dive_given else sidecar.get('dive')
     return _picture(frame.image_path, index, int(sidecar['stamp_ns']),
-                    str(sidecar.get('camera', '')), str(dive or source.dive))
+                    str(sidecar.get('camera', '')), str(dive or source.dive),
+                    str(sidecar.get('reason', '')))
 
 
 def _picture(
-    path: Path, index: int, stamp_ns: int, topic: str, dive: str
+    path: Path, index: int, stamp_ns: int, topic: str, dive: str, kept_as: str = ''
 ) -> SourceFrame | BadFrame:
     try:
-        return SourceFrame(index, stamp_ns, topic, dive, read_image_file(path))
+        return SourceFrame(index, stamp_ns, topic, dive, read_image_file(path),
+                           kept_as=kept_as)
     except (OSError, ValueError) as err:
         return BadFrame(index, f'{path} cannot be read ({why(err)})', topic, dive)
 

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 import csv
 from dataclasses import dataclass, field
+import json
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,12 @@ from uncertainty_seg.storage.foreign_files import (
     read_image_file,
     why,
 )
+from uncertainty_seg.storage.review_record import require_reviewed
 
 ENDINGS = ('.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG')
 # A mask is of one byte a pixel, and the ignore index needs one of its values.
 MAX_CLASSES = 255
+_MOST_SHOWN = 24  # letters of a value
 _FORM = '{"classes": [{"id": 0, "name": "seabed", "rgb": [0, 0, 0]}, ...]}'
 _BLOCK_FORMS = ('{"dive_07": ["frame_0001", ...]} or {"frame_0001": "dive_07"} as JSON, or lines '
                 'frame_0001,dive_07 as CSV')
@@ -101,6 +104,9 @@ def read_classes(path: Path) -> ClassTable:
     up. Raises DatasetError if the file is missing, has another form, its ids are not 0..C-1, or a
     name is repeated.
     """
+    if not path.is_file():
+        raise DatasetError(f'{path} is {"a folder" if path.is_dir() else "missing"}',
+                           f'a file with the table of classes, {_FORM}')
     return _class_table(_read_mapping(path), str(path))
 
 
@@ -115,18 +121,14 @@ def class_table(names: Sequence[str]) -> ClassTable:
 
 def _class_table(raw: dict[str, Any], source: str) -> ClassTable:
     try:
-        if len(raw['classes']) > MAX_CLASSES:
-            raise ValueError(f'{len(raw["classes"])} classes, at most {MAX_CLASSES}')
-        listed = [_class_entry(index, entry) for index, entry in enumerate(raw['classes'])]
+        listed = [_class_entry(index, entry) for index, entry in enumerate(_class_list(raw))]
         entries = sorted(listed, key=lambda entry: int(entry['id']))
-        colors = [tuple(int(v) for v in entry['rgb']) for entry in entries]
-        palette = tuple((r, g, b) for r, g, b in colors)
+        palette = tuple((r, g, b) for r, g, b in (entry['rgb'] for entry in entries))
         ids = [int(entry['id']) for entry in entries]
-        names = tuple(_class_name(entry['name']) for entry in entries)
-        ignore_index = int(raw.get('ignore_index', 255))
-        bytes(value for rgb in palette for value in rgb), bytes([ignore_index])
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as err:
-        raise DatasetError(f'{source} has another form ({err!r})', _FORM) from err
+        names = tuple(str(entry['name']) for entry in entries)
+        ignore_index = _byte(raw.get('ignore_index', 255), 'ignore_index')
+    except ValueError as err:
+        raise DatasetError(f'{source} has another form ({err})', _FORM) from err
     if ids != list(range(len(ids))) or ignore_index < len(ids):
         raise DatasetError(
             f'{source} has the ids {ids} and ignore_index {ignore_index}',
@@ -143,11 +145,13 @@ def load_folder(folder: Path, split: str) -> LabelledFolder:
     """
     Read one split of a labelled folder, in its order; without splits.json all of the folder.
 
-    Raises DatasetError if a file is missing, unreadable, or image and mask differ in size.
+    Raises DatasetError if a file is missing, unreadable, image and mask differ in size, or nobody
+    looked at the mask (see `review_record`).
     """
     stems = _stems(folder, split)
     if not stems:
         raise DatasetError(f'split {split!r} of {folder} is empty', 'at least one image')
+    require_reviewed(folder, stems)
     pairs = [_read_pair(folder, stem) for stem in stems]
     table = read_classes(folder / 'classes.json')
     return LabelledFolder(
@@ -189,7 +193,7 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         try:
             content = parse_json(read_bytes(path, MAX_JSON_BYTES))
         except ValueError as err:
-            raise DatasetError(f'{path} is no JSON ({err})', _FORM) from err
+            raise DatasetError(f'{path} is no JSON ({_where(err)})', _FORM) from err
     else:
         try:
             content = parse_yaml(path)
@@ -197,22 +201,53 @@ def _read_mapping(path: Path) -> dict[str, Any]:
             raise DatasetError(f'{path} needs PyYAML ({err})', 'it, or the table as JSON',
                                install_command('yaml')) from err
         except ValueError as err:
-            raise DatasetError(f'{path} is no YAML ({why(err)})', _FORM) from err
+            raise DatasetError(f'{path} is no YAML ({_where(err)})', _FORM) from err
     if not isinstance(content, dict):
-        raise DatasetError(f'{path} holds a {type(content).__name__}', _FORM)
+        came = 'is empty' if content is None else 'holds no table'
+        raise DatasetError(f'{path} {came}', _FORM)
     return content
 
 
-def _class_name(name: Any) -> str:
-    if isinstance(name, (list, dict)):
-        raise TypeError('a name that is no text')
-    return str(name)
+def _where(err: ValueError) -> str:
+    """Say what is wrong with a text, without a parser's own words."""
+    if isinstance(err, json.JSONDecodeError):
+        return f'line {err.lineno} is not understood'
+    return 'it is no text' if isinstance(err, UnicodeDecodeError) else why(err)
+
+
+def _class_list(raw: dict[str, Any]) -> list[Any]:
+    """Return the list of classes; ValueError if it is none, is empty or too long."""
+    classes = raw.get('classes')
+    if not isinstance(classes, list):
+        raise ValueError('"classes" is no list' if 'classes' in raw else 'it has no "classes"')
+    if not 0 < len(classes) <= MAX_CLASSES:
+        raise ValueError(f'{len(classes)} classes, at most {MAX_CLASSES}' if classes
+                         else 'no class')
+    return classes
+
+
+def _byte(value: Any, what: str) -> int:
+    """Read a whole number of 0 to 255; ValueError if it is none."""
+    if not isinstance(value, int | float) or not 0 <= value <= 255 or value != int(value):
+        raise ValueError(f'{what} is {str(value)[:_MOST_SHOWN]}, not a whole number of 0 to 255')
+    return int(value)
 
 
 def _class_entry(index: int, entry: Any) -> dict[str, Any]:
-    """Complete a class that is given by its name alone."""
+    """Check a class; complete one that is given by its name alone."""
+    if isinstance(entry, dict):
+        missing = [key for key in ('id', 'name', 'rgb') if key not in entry]
+        if missing:
+            raise ValueError(f'class {index} has no {missing[0]!r}')
+        if isinstance(entry['name'], list | dict):
+            raise ValueError(f'class {index} has a name that is no text')
+        rgb = entry['rgb']
+        if not isinstance(rgb, list | tuple) or len(rgb) != 3:
+            raise ValueError(f'the rgb of class {index} is not three numbers')
+        return {'id': _byte(entry['id'], f'the id of class {index}'), 'name': entry['name'],
+                'rgb': [_byte(v, f'the rgb of class {index}') for v in rgb]}
     if not isinstance(entry, str):
-        return dict(entry)
+        raise ValueError(f'class {index} is {str(entry)[:_MOST_SHOWN]}, not a name')
     # Steps of the golden angle give neighbours in the list different hues.
     hue = int(index * 137.508) % 180
     hsv = np.array([[[hue, 200, 255 - 40 * (index % 3)]]], np.uint8)

@@ -23,6 +23,7 @@ import os
 from pathlib import Path
 import re
 import sys
+import tempfile
 from typing import Any
 import zipfile
 
@@ -51,12 +52,14 @@ from uncertainty_seg.errors import (
     CalibrationError,
     install_command,
     ModelBundleError,
+    UnknownModelError,
 )
 from uncertainty_seg.storage.foreign_files import read_arrays, why, ZIP_ERRORS
 from uncertainty_seg.storage.signatures import require_signature, SigningKey
 from uncertainty_seg.storage.whole_files import replace_file, whole_folder
 
 _log = logging.getLogger(__name__)
+_NEW, _ELSEWHERE = 'a new folder, or that of a bundle', 'write it elsewhere'
 
 _LATER_FIELDS = ('precision', 'chunk', 'is_balanced', 'members', 'upsampling', 'feature_shape',
                  'mask_seed', 'mask_draw')
@@ -96,17 +99,19 @@ def find_bundle(name_or_path: str | Path) -> Path:
     """
     Find the folder of a bundle by the name of a shipped one ('pipeline'), or by its path.
 
-    ModelBundleError if there is no folder with a card.
+    UnknownModelError if there is no folder with a card, or nothing was named: there is no default,
+    since a network for other water would run in silence.
     """
-    path = Path(name_or_path).expanduser()
-    if (path / CARD_FILE).is_file():
+    path, name = Path(name_or_path).expanduser(), str(name_or_path)
+    if name and (path / CARD_FILE).is_file():
         return path
     shipped = shipped_bundles()
-    if str(name_or_path) in shipped:
-        return shipped[str(name_or_path)]
-    what = f'{path} holds no {CARD_FILE}' if path.is_dir() else f'no model {str(name_or_path)!r}'
+    if name in shipped:
+        return shipped[name]
+    what = f'{path} holds no {CARD_FILE}' if path.is_dir() else f'no model {name!r}'
+    what = what if name else 'no model is named'
     names = ', '.join(shipped) or 'none found'
-    raise ModelBundleError(
+    raise UnknownModelError(
         what, f"a bundle's folder or a shipped name ({names})", 'set model to one of them'
     )
 
@@ -134,9 +139,11 @@ def load_bundle(
 
     Raises
     ------
+    UnknownModelError
+        If there is none of that name, or none was named.
     ModelBundleError
-        If it is missing, truncated, modified, of another schema, has random operators, or is not
-        signed by a trusted key.
+        If a file is missing, truncated, modified, of another schema, has random operators, or is
+        not signed by a trusted key.
     CalibrationError
         If its calibration was made for other graphs.
     ConfigError, BackendUnavailableError
@@ -177,6 +184,25 @@ def _default(name: str) -> object:
     return next(f.default for f in dataclasses.fields(ModelCard) if f.name == name)
 
 
+def require_place(folder: Path) -> None:
+    """
+    Refuse a folder that no bundle can be written to, before minutes of work.
+
+    Raises ModelBundleError if it is a file or no bundle, or may not be made.
+    """
+    if folder.is_file():
+        raise ModelBundleError(f'{folder} is a file', _NEW, _ELSEWHERE)
+    if folder.exists() and not (folder / CARD_FILE).is_file() and any(folder.iterdir()):
+        raise ModelBundleError(f'{folder} exists and holds no {CARD_FILE}', _NEW, _ELSEWHERE)
+    above = next(path for path in folder.absolute().parents if path.exists())
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=above))
+    except OSError as err:
+        what = 'may not be written to' if above.is_dir() else 'is no folder'
+        raise ModelBundleError(f'no bundle can be written to {folder}: {above} {what}', _NEW,
+                               _ELSEWHERE) from err
+
+
 def write_bundle(folder: Path, card: ModelCard, files: Mapping[str, bytes]) -> ModelCard:
     """
     Write a bundle of graphs, given by file name, whole or not at all; an older one is replaced.
@@ -185,7 +211,7 @@ def write_bundle(folder: Path, card: ModelCard, files: Mapping[str, bytes]) -> M
     is no bundle.
     """
     if folder.exists() and not (folder / CARD_FILE).is_file() and any(folder.iterdir()):
-        raise ModelBundleError(f'{folder} exists and holds no {CARD_FILE}', 'a new folder')
+        raise ModelBundleError(f'{folder} exists and holds no {CARD_FILE}', _NEW, _ELSEWHERE)
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     card = dataclasses.replace(card, sha256=digests)
     folder.parent.mkdir(parents=True, exist_ok=True)

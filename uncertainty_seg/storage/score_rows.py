@@ -51,7 +51,7 @@ class TableInfo:
     palette : tuple of (int, int, int)
         RGB colours.
     passes, seed : int
-        T, and the seed of the masks.
+        T, 0 for an infinite one, and the seed of the masks.
     score_names : tuple of str
         Names of the columns ``score.<name>``.
     num_features : int

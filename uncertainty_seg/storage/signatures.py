@@ -64,7 +64,8 @@ def read_private_key(path: Path | str) -> SigningKey:
     except ConfigError:
         raise
     except Exception as err:  # the library's own classes differ between versions
-        raise ConfigError(f'{path} is no private key that can be read ({err})',
+        reason = 'a wrong password' if password else 'damaged, or no PEM file'
+        raise ConfigError(f'{path} is no private key that can be read ({reason})',
                           'a PEM file of an Ed25519 key', _MAKE) from err
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigError(f'{path} is a private key of another kind', 'Ed25519', _MAKE)

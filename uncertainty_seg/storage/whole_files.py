@@ -48,7 +48,8 @@ def replace_file(path: Path, content: str | bytes, draft_name: str | None = None
 
 @contextmanager
 def whole_folder(
-    path: Path, draft_name: str | None = None, *, is_synced: bool = True
+    path: Path, draft_name: str | None = None, *, is_synced: bool = True,
+    is_replacing: bool = True,
 ) -> Iterator[Path]:
     """
     Fill a folder; it appears under its name at the end of the block, or not at all.
@@ -64,6 +65,8 @@ def whole_folder(
     is_synced : bool
         Flush every file to the disk before the rename. False is for thousands of small files that
         can be made again, where it would take longer than writing them.
+    is_replacing : bool
+        Take the place of an older folder; False refuses one that is not empty.
 
     Yields
     ------
@@ -80,7 +83,10 @@ def whole_folder(
             for file in sorted(draft.rglob('*')):
                 sync(file)
             sync(draft)
-        _put_in_place(draft, path)
+        if is_replacing:
+            _put_in_place(draft, path)
+        else:
+            rename(draft, path)
         if is_synced:
             sync(path.parent)
     finally:

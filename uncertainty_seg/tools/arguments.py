@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What several verbs share: options, checks of installed libraries, the JSON line at the end.
+What several verbs share: options, checks of libraries, progress, the JSON line at the end.
 
 Options that are settings of the package are made from `core.settings`, so that the command line
 and the node's parameters are always the same.
@@ -11,17 +11,30 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from inspect import signature
 import json
 import math
-from typing import Any, TypeVar
+import sys
+from typing import Any, TYPE_CHECKING, TypeVar
 
-from uncertainty_seg.core.parameters import iter_parameters, Parameter
-from uncertainty_seg.core.settings import Settings, settings_from_dict
+from uncertainty_seg.core.parameters import iter_parameters, Parameter, Value
+from uncertainty_seg.core.settings import (
+    ALL_PASSES,
+    BUNDLE_PASSES,
+    INFINITE_PASSES,
+    Settings,
+    settings_from_dict,
+)
 from uncertainty_seg.errors import BackendUnavailableError, ConfigError, install_command
 
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
 _T = TypeVar('_T')
+# As --passes: short for the pass policy of that name.
+_INFINITE = 'inf'
 
 # A library as it is imported -> its name for pip, and its use.
 LIBRARIES = {
@@ -76,12 +89,18 @@ FRAME_CHECKS = ('stamps', 'max_age_s', 'max_skew_s', 'max_repeats', 'damage_scal
                 'max_image_px', 'oversized_images')
 
 
-def add_settings(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
-    """Offer settings of `core.settings` as options: `mask_policy` becomes ``--mask-policy``."""
+def add_settings(
+    parser: argparse.ArgumentParser, names: Iterable[str], **defaults: Value
+) -> None:
+    """
+    Offer settings of `core.settings` as options: `mask_policy` becomes ``--mask-policy``.
+
+    `defaults` are those of the verb, where the setting's own is not wanted.
+    """
     known = {p.name: p for p in iter_parameters(Settings)}
     group = parser.add_argument_group('settings, as the parameters of the node')
     for name in names:
-        setting = known[name]
+        setting = replace(known[name], default=defaults.get(name, known[name].default))
         group.add_argument(
             option_of(name), dest=name, type=_kind_of(setting), default=setting.default,
             metavar=name.rpartition('.')[2].upper(), help=_help_of(setting),
@@ -94,7 +113,13 @@ def settings_from_args(args: argparse.Namespace, names: Iterable[str]) -> Settin
 
     Raises ConfigError if one of them is out of range or they contradict each other.
     """
-    return settings_from_dict({name: getattr(args, name) for name in names})
+    given = {name: getattr(args, name) for name in names}
+    if given.get('passes') == _INFINITE:
+        policy = given.get('pass_policy', ALL_PASSES)
+        if policy not in (ALL_PASSES, INFINITE_PASSES):
+            raise ConfigError(f'--passes {_INFINITE} with --pass-policy {policy}', 'one of both')
+        given |= {'passes': BUNDLE_PASSES, 'pass_policy': INFINITE_PASSES}
+    return settings_from_dict(given)
 
 
 def option_of(name: str) -> str:
@@ -144,7 +169,7 @@ def rate(text: str) -> float:
 def image_size(text: str) -> tuple[int, int]:
     """Read WIDTHxHEIGHT; an argparse type."""
     width, _, height = text.partition('x')
-    if not (width.isdigit() and height.isdigit()):
+    if not (text.isascii() and width.isdigit() and height.isdigit()):
         raise argparse.ArgumentTypeError(f'{text!r}, expected WIDTHxHEIGHT such as 640x480')
     return int(width), int(height)
 
@@ -173,6 +198,8 @@ def _kind_of(setting: Parameter) -> Callable[[str], Any]:
     def convert(text: str) -> Any:
         try:
             kind = type(setting.default)
+            if setting.name == 'passes' and text == _INFINITE:
+                return text
             if kind is tuple:
                 return setting.checked(tuple(text.split(',')))
             return setting.checked(kind(text) if kind in (int, float) else text)
@@ -188,4 +215,63 @@ def _help_of(setting: Parameter) -> str:
     default = setting.default
     if isinstance(default, tuple):
         words, default = f'{words} Several with commas between them.', ','.join(map(str, default))
-    return f'{setting.description}{words} [{default}]'.replace('%', '%%')
+    return f'{setting.description}{words} [{default}]'.replace(' []', '').replace('%', '%%')
+
+
+# -------------------------------------------------------------------------------------------------
+# How far long work is: a bar where there is a terminal, else a line now and then. A log file or a
+# script that reads stderr gets no bar; without a line a run of minutes would look as if it hung.
+# Work that is done before the first line is due prints none.
+
+# Time until the first line, and between two.
+LINE_S = 15.0
+_LINE = '{desc}: {n_fmt} of {total_fmt} {unit}s, {elapsed} passed, {remaining} left'
+_LINE_OPEN = '{desc}: {n_fmt} {unit}s, {elapsed} passed'
+
+
+def progress(
+    items: Iterable[Any] | None = None, *, desc: str, total: float | None = None,
+    unit: str = 'frame', leave: bool = True,
+) -> tqdm[Any]:
+    """
+    Return a bar, or what prints lines, on stderr.
+
+    Parameters
+    ----------
+    items : iterable, optional
+        What is worked on; without it the caller counts with ``update``.
+    desc : str
+        The work, in a word.
+    total : float, optional
+        How many there are; the length of `items` where that is known.
+    unit : str
+        What is counted, singular.
+    leave : bool
+        Keep the bar on the terminal at the end.
+
+    Returns
+    -------
+    tqdm
+        To iterate over, or to be closed.
+
+    """
+    from tqdm import tqdm
+
+    if sys.stderr.isatty():
+        return tqdm(items, desc=desc, total=total, unit=unit, leave=leave, file=sys.stderr)
+    if total is None and hasattr(items, '__len__'):
+        total = len(items)  # type: ignore[arg-type]
+    return tqdm(items, desc=desc, total=total, unit=unit, file=_Lines(), delay=LINE_S,
+                mininterval=LINE_S, maxinterval=LINE_S,
+                bar_format=_LINE_OPEN if total is None else _LINE)
+
+
+class _Lines:
+    """Turns what is drawn over itself on a terminal into lines of stderr."""
+
+    def write(self, text: str) -> int:
+        line = text.strip()
+        return sys.stderr.write(f'{line}\n') if line else 0
+
+    def flush(self) -> None:
+        sys.stderr.flush()

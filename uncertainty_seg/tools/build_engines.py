@@ -14,6 +14,7 @@ from pathlib import Path
 import re
 from typing import Any
 
+from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.tools.arguments import add_settings, print_json, settings_from_args
 
 _NAMES = ('precision', 'reduction', 'passes', 'memory_budget_mb', 'trusted_keys')
@@ -34,10 +35,13 @@ def run(args: argparse.Namespace) -> int:
     """Build what is missing, and say what is there."""
     from uncertainty_seg.backends.gpu.bundle_engines import work_ahead, work_here
     from uncertainty_seg.backends.gpu.engine_cache import EngineCache
-    from uncertainty_seg.core.settings import precision_of
+    from uncertainty_seg.core.settings import INFINITE_PASSES, precision_of
     from uncertainty_seg.storage.model_bundle import load_bundle
 
     settings = settings_from_args(args, _NAMES)
+    if settings.pass_policy == INFINITE_PASSES:
+        raise ConfigError('--passes inf', 'a number: engines compute passes',
+                          "leave --passes out for the bundle's own")
     bundle = load_bundle(args.bundle, trusted_keys=settings.trusted_keys)
     works = [work_ahead(bundle, settings, one) for one in args.compute_capability] \
         or [work_here(bundle, settings)]

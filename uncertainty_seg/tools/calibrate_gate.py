@@ -12,6 +12,10 @@ With --folds the bundle was trained on all frames, and networks that were each t
 fold stand for it: every frame is scored by a network that never saw it, and scores, guards,
 temperature and limits come from all of them (see crossfit).
 
+With --like the bundle is another precision of one that is calibrated. It takes over that one's
+limits, each lowered by what the scores of the two lie apart on the images of --data, which need no
+masks.
+
 Blocks are independent of each other: dives, sites, tracks. Neighbouring frames of a video are
 not; name the blocks with --blocks unless every image is independent of the others.
 
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
         CalibrationOutcome,
         CalibrationRequest,
     )
+    from uncertainty_seg.tools.calibrate.carried_over import CarriedOver
     from uncertainty_seg.tools.calibrate.cross_fitted import FoldsRequest
 
 MISUSE = (CalibrationError, ConfigError, DatasetError)
@@ -197,6 +202,54 @@ def calibrate_on_folds(
     return found
 
 
+def calibrate_like(
+    bundle: ModelBundle | Path | str,
+    like: ModelBundle | Path | str,
+    data: Path | str,
+    *,
+    settings: Settings | None = None,
+    sign: Path | str | None = None,
+) -> CarriedOver:
+    """
+    Carry the limits of a bundle over to the same network in another precision, and write them.
+
+    Parameters
+    ----------
+    bundle : ModelBundle, Path or str
+        What `convert` made; shipped name or folder. Its old calibration is not looked at.
+    like : ModelBundle, Path or str
+        The calibrated bundle that it was made of.
+    data : Path or str
+        Folder of images like those that `like` was calibrated on; no masks are needed. An image
+        of n + 1 may pass that would not have with `like`, which is added to each alpha.
+    settings, sign
+        See `calibrate`.
+
+    Returns
+    -------
+    CarriedOver
+        The calibration as written, and how far the limits were lowered.
+
+    Raises
+    ------
+    UncertaintySegError
+        If the two are not the same network, `like` promises nothing, or the scores lie farther
+        apart than its limits are high.
+
+    """
+    from uncertainty_seg.opening import as_bundle, checked_settings
+    from uncertainty_seg.storage.model_bundle import sign_bundle, write_calibration
+    from uncertainty_seg.tools.calibrate.carried_over import carry_over
+
+    variant, source = as_bundle(bundle, has_calibration=False), as_bundle(like)
+    key = _checked_key(variant, None, sign)
+    found = carry_over(variant, source, Path(data), checked_settings(settings))
+    write_calibration(variant, found.calibration, source.features)
+    if key is not None:
+        sign_bundle(variant.folder, key)
+    return found
+
+
 def _checked_key(
     bundle: ModelBundle, report: Path | str | None, sign: Path | str | None
 ) -> SigningKey | None:
@@ -241,6 +294,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--folds', type=Path, metavar='FOLDER',
                         help='folds.json and the bundles fold-0 ..., each trained without its '
                         'fold: calibrate on all images of --data by cross-fitting')
+    parser.add_argument('--like', metavar='BUNDLE',
+                        help='take over the limits of this bundle, of which this one is another '
+                        'precision; --data then needs no masks')
     add_gate_arguments(parser)
     parser.add_argument('--tune-share', type=positive_number(0.9), default=1 / 3,
                         help='part of the validation blocks that the temperature is fitted on '
@@ -279,6 +335,8 @@ def run(args: argparse.Namespace) -> int:
     from uncertainty_seg.storage.model_bundle import find_bundle
 
     settings = settings_from_args(args, SETTINGS)
+    if args.like is not None:
+        return _run_like(args, settings)
     if args.folds is not None:
         if args.data is None or args.train or args.val:
             raise ConfigError('--folds without --data, or with --train or --val',
@@ -289,5 +347,19 @@ def run(args: argparse.Namespace) -> int:
         if train is None or val is None:
             raise ConfigError('no training or validation images', '--train DIR and --val DIR')
         found = call_with(calibrate, args, train=train, val=val, settings=settings)
+    print_json({'bundle': str(find_bundle(args.bundle)), **found.summary()})
+    return 0
+
+
+def _run_like(args: argparse.Namespace, settings: Settings) -> int:
+    from uncertainty_seg.storage.model_bundle import find_bundle
+
+    given = [f'--{name}' for name in ('train', 'val', 'folds', 'blocks', 'scores', 'ood', 'report')
+             if getattr(args, name)]
+    if args.data is None or given:
+        raise ConfigError('--like ' + (f'with {given[0]}' if given else 'without --data'),
+                          '--data DIR, a folder of images', 'the limits are those of the bundle '
+                          'it is like; leave the rest out')
+    found = call_with(calibrate_like, args, settings=settings)
     print_json({'bundle': str(find_bundle(args.bundle)), **found.summary()})
     return 0

@@ -81,6 +81,7 @@ def compile_network(
     activation: str = 'auto',
     layout: str = 'auto',
     compare_passes: int = 256,
+    memory_mb: int | None = None,
     licence: str = 'not stated',
     training: str = 'not stated',
     not_good_for: str = 'not stated',
@@ -151,6 +152,9 @@ def compile_network(
     compare_passes : int
         Passes that a torch network draws itself, which as many with random masks are compared
         with; fewer where they would take longer than seconds; 0 for none.
+    memory_mb : int, optional
+        What the tensors of a frame may take on a CPU, with weights, trunk and sums; a bundle that
+        takes more with one pass at a time is refused.
     licence, training, not_good_for : str
         Texts for the card.
     sign : Path or str, optional
@@ -187,7 +191,7 @@ def compile_network(
         calibration_images=images, quantiser=quantiser, skip_dropped=skip_dropped,
         sensor_std=sensor_std, variance=variance, samples=samples, mask_draw=mask_draw,
         full_weights=full_weights, features=features, activation=activation, layout=layout,
-        compare_passes=compare_passes, licence=licence, training=training,
+        compare_passes=compare_passes, memory_mb=memory_mb, licence=licence, training=training,
         not_good_for=not_good_for))
     if key is not None:
         sign_bundle(made.bundle.folder, key)
@@ -240,6 +244,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--compare-passes', type=whole_number(0, 1000), metavar='T', default=256,
                         help='passes drawn by a torch network itself, to compare the masks with; '
                         '0 leaves that out [256]')
+    parser.add_argument('--memory-mb', type=whole_number(1, 1 << 20), metavar='MB',
+                        help='refuse a bundle of which a frame takes more than this on a CPU '
+                        '[a warning where a pass takes more than memory_budget_mb]')
     parser.add_argument('--explain', action='store_true', help='print costs and decisions')
     image = parser.add_argument_group('the image that the network expects')
     image.add_argument('--fit', choices=FIT_RULES, default='letterbox')
@@ -266,19 +273,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compile, and report what became of the dropout, and what memory the passes take."""
-    from uncertainty_seg.backends.resources import estimate_memory
-    from uncertainty_seg.core.settings import Settings
     from uncertainty_seg.graph.plan import explain
     from uncertainty_seg.tools.compile.request import warn
 
     made = call_with(compile_network, args)
-    memory = estimate_memory(made.bundle, Settings())
+    memory = made.memory
     card, plan = made.bundle.card, made.compiled.plan
     checked = {k: v for k, v in asdict(made.report).items() if k not in ('spread', 'moved')}
     if args.explain:
         print(explain(plan))
     print(memory.text())
-    if memory.exceeds:
+    if args.memory_mb is not None:
+        print(f'it stays below {args.memory_mb} MB with memory_budget_mb: {memory.budget_mb}')
+    elif memory.exceeds:
         at_once = f'{memory.chunk} passes at once take' if memory.chunk > 1 else 'a pass takes'
         warn(f'{at_once} {memory.facts()["chunk_mb"]:g} MB, expected at most {memory.budget_mb}, '
              'the default of memory_budget_mb: fewer cannot run at once, so see that the machine '

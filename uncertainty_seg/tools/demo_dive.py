@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_dive_arguments(parser)
     parser.add_argument('--workers', type=whole_number(1, 64), default=2,
                         help='processes that render the dive [2]')
-    add_settings(parser, SETTINGS)
+    add_settings(parser, SETTINGS, model='pipeline')  # what the dive shows
 
 
 def run(args: argparse.Namespace) -> int:

@@ -26,7 +26,7 @@ from uncertainty_seg.errors import (
     ModelBundleError,
     TableError,
 )
-from uncertainty_seg.tools.arguments import print_json
+from uncertainty_seg.tools.arguments import print_json, progress
 
 if TYPE_CHECKING:
     from uncertainty_seg.tools.selection.export_sources import FrameFeed
@@ -54,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         '"/data/local-files/?d=dive_7/images/" [images inside the tasks]')
     parser.add_argument('--model', metavar='BUNDLE',
                         help='selection: where the bundle that scored it is now')
+    parser.add_argument('--root', type=Path, metavar='DIR',
+                        help='selection: folder that holds the bags, folders and logs now, if '
+                        'they were moved since they were scored')
     parser.add_argument('--backend', help='selection: what runs the bundle [as it was scored]')
 
 
@@ -65,8 +68,6 @@ def run(args: argparse.Namespace) -> int:
     UncertaintySegError if an input is of no known kind, nothing can be exported, or OUT is not
     empty.
     """
-    from tqdm import tqdm
-
     from uncertainty_seg.storage.labels.formats import write_export
 
     _require_known('--format', [args.kind], FORMATS)
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     if args.image_prefix and args.kind != 'label-studio':
         raise ConfigError(f'--image-prefix with the format {args.kind}', 'label-studio')
     feed = _feed(args)
-    bar = tqdm(feed.frames, total=feed.total, desc='export', unit='frame', disable=None)
+    bar = progress(feed.frames, desc='export', total=feed.total)
     try:
         rows = write_export(args.out, args.kind, bar, feed.classes, args.image_prefix)
     except DatasetError:
@@ -96,7 +97,7 @@ def _feed(args: argparse.Namespace) -> FrameFeed:
     has_uncertainty = args.kind in BAGS
     selections = [path for path in args.inputs if _is_selection(path)]
     if not selections:
-        _require_unused(args, ('model', 'backend'), 'frame logs, which hold their masks',
+        _require_unused(args, ('model', 'backend', 'root'), 'frame logs, which hold their masks',
                         'a selection')
         return frames_of_logs([_log(path) for path in args.inputs], has_uncertainty, args.reasons)
     if len(args.inputs) > 1:
@@ -105,7 +106,8 @@ def _feed(args: argparse.Namespace) -> FrameFeed:
     _require_unused(args, ('reasons',), f'the selection {selections[0]}', 'frame logs')
     from uncertainty_seg.tools.selection.export_sources import frames_of_selection
 
-    return frames_of_selection(selections[0], has_uncertainty, args.model, args.backend)
+    return frames_of_selection(selections[0], has_uncertainty, args.model, args.backend,
+                               args.root)
 
 
 def _require_known(option: str, words: Sequence[str], known: Sequence[str]) -> None:

@@ -2,21 +2,31 @@
 """
 Bring corrected labels back as a folder that `train`, `calibrate` and `evaluate` read.
 
-LABELS is what the tool exported, or the corrected export itself. Images, classes and dives come
-from the folder that export-labels wrote, which is LABELS, the folder around it, or --frames. A
-dive is never split; frames that nobody labelled are left out and counted.
+LABELS is what the tool exported, or the corrected export itself; there may be several, of several
+labellers. Images, classes and dives come from the folder that export-labels wrote, which is
+LABELS, the folder around it, or --frames. A dive is never split; frames that nobody labelled are
+left out and counted. A mask that came back as it was exported is refused unless the tool marks its
+frame as finished: a mask that nobody corrected proves nothing.
 
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 import dataclasses
 from pathlib import Path
 import sys
+from typing import TYPE_CHECKING
 
 from uncertainty_seg.errors import ConfigError, DatasetError
-from uncertainty_seg.tools.arguments import print_json, rate, whole_number
+from uncertainty_seg.tools.arguments import print_json, progress, rate, whole_number
+
+if TYPE_CHECKING:
+    from uncertainty_seg.storage.labels.frames import ExportedFrames
+    from uncertainty_seg.storage.labels.regions import Labelled
+    from uncertainty_seg.storage.labels.review import ReviewRules
+    from uncertainty_seg.storage.labels.training import TrainingFolder
 
 MISUSE = (ConfigError, DatasetError)
 # As label_formats has them, which imports OpenCV; a test compares.
@@ -25,7 +35,7 @@ FORMATS = ('coco', 'cvat', 'label-studio', 'labelme', 'folder')
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the verb."""
-    parser.add_argument('labels', metavar='LABELS', type=Path,
+    parser.add_argument('labels', metavar='LABELS', type=Path, nargs='+',
                         help='file or folder that the labelling tool exported')
     parser.add_argument('out', metavar='OUT', type=Path, help='new training folder to write')
     # Not `choices`: argparse would print its usage before the sentence.
@@ -33,6 +43,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f'what LABELS is: {", ".join(FORMATS)}')
     parser.add_argument('--frames', type=Path, metavar='DIR',
                         help='folder that export-labels wrote [LABELS, or the folder around it]')
+    unchanged = parser.add_mutually_exclusive_group()
+    unchanged.add_argument('--accept-unchanged', action='store_true',
+                           help='masks that came back as they were exported: a person looked at '
+                           'each of them')
+    unchanged.add_argument('--skip-unchanged', action='store_true',
+                           help='leave those frames out')
+    parser.add_argument('--prefer', default='', metavar='WHO',
+                        help='where the masks of two labellers differ, take those of WHO: one of '
+                        'LABELS, or a labeller by the name in the file')
     parser.add_argument('--shares', nargs='+', metavar='SPLIT=SHARE',
                         default=['train=0.8', 'val=0.2'],
                         help='splits and their shares of the frames [train=0.8 val=0.2]')
@@ -47,34 +66,55 @@ def run(args: argparse.Namespace) -> int:
     Raises UncertaintySegError if labels do not fit to the export, none is there, or OUT is not
     empty.
     """
-    from tqdm import tqdm
-
-    from uncertainty_seg.storage.labels.formats import find_table, new_folder, READERS
+    from uncertainty_seg.storage.labels.formats import find_table, new_folder
     from uncertainty_seg.storage.labels.frames import read_table
     from uncertainty_seg.storage.labels.training import write_training_folder
 
     if args.kind not in FORMATS:
         raise ConfigError(f'--format {args.kind}', f'one of {", ".join(FORMATS)}')
-    if not args.labels.exists():
-        raise DatasetError(f'no labels at {args.labels}', 'what the labelling tool exported')
+    for place in args.labels:
+        if not place.exists():
+            raise DatasetError(f'no labels at {place}', 'what the labelling tool exported')
     shares = dict(_share(text) for text in args.shares)
     if len(shares) < len(args.shares):
         raise ConfigError('--shares names a split twice', 'each once')
-    table = read_table(find_table(args.labels, args.frames))
-    bar = tqdm(READERS[args.kind](args.labels, table), total=len(table.rows), desc='import',
-               unit='frame', disable=None)
+    table = read_table(find_table(args.labels[0], args.frames))
+    bar = progress(_labels(args, table), desc='import', total=len(table.rows))
     with new_folder(args.out) as work:
-        done = write_training_folder(work, table, bar, shares, args.seed)
+        done = write_training_folder(work, table, bar, shares, args.seed, _rules(args))
+    _report(args, done)
+    return 0
+
+
+def _labels(args: argparse.Namespace, table: ExportedFrames) -> Iterator[tuple[str, Labelled]]:
+    from uncertainty_seg.storage.labels.formats import READERS
+
+    for place in args.labels:
+        for one in READERS[args.kind](place, table):
+            yield str(place), one
+
+
+def _rules(args: argparse.Namespace) -> ReviewRules:
+    from uncertainty_seg.storage.labels.formats import HOW_TO_MARK
+    from uncertainty_seg.storage.labels.review import ReviewRules, Unchanged
+
+    unchanged = Unchanged.ACCEPT if args.accept_unchanged else \
+        Unchanged.SKIP if args.skip_unchanged else Unchanged.REFUSE
+    return ReviewRules(unchanged, args.prefer, HOW_TO_MARK[args.kind])
+
+
+def _report(args: argparse.Namespace, done: TrainingFolder) -> None:
     empty = [name for name, count in done.splits.items() if count == 0]
     if empty:
-        print(f'warning: {done.dives} dives for {len(shares)} splits, so {", ".join(empty)} is '
-              f'empty: label frames of another dive.', file=sys.stderr)
+        print(f'warning: {done.dives} dives for {len(done.splits)} splits, so {", ".join(empty)} '
+              f'is empty: label frames of another dive.', file=sys.stderr)
     counts = ', '.join(f'{name} {count}' for name, count in done.splits.items())
-    print(f'{done.frames} frames of {done.dives} dives ({counts}), {done.unlabelled} not labelled '
-          f'-> {args.out}')
+    how = ', '.join(f'{count} {name}' for name, count in sorted(done.reviewed.items()))
+    skipped = f' ({done.skipped} of them came back unchanged)' if done.skipped else ''
+    print(f'{done.frames} frames of {done.dives} dives ({counts}): {how}; {done.control} drawn by '
+          f'chance; {done.unlabelled} not labelled{skipped} -> {args.out}')
     print_json({'verb': 'import-labels', 'format': args.kind, 'out': args.out,
                 **dataclasses.asdict(done)})
-    return 0
 
 
 def _share(text: str) -> tuple[str, float]:

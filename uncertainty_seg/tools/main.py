@@ -19,7 +19,13 @@ import sys
 from typing import NoReturn
 
 from uncertainty_seg import __version__
-from uncertainty_seg.errors import ConfigError, EXTRAS, install_command, UncertaintySegError
+from uncertainty_seg.errors import (
+    ConfigError,
+    EXTRAS,
+    install_command,
+    UncertaintySegError,
+    UnknownModelError,
+)
 
 # Verb -> its module in this folder, and one line of help.
 VERBS = {
@@ -109,17 +115,24 @@ def _run(args: argparse.Namespace) -> int:
         return EXIT_INTERRUPTED
     except UncertaintySegError as err:
         # Libraries that are quoted in it write several lines.
-        is_misuse = isinstance(err, (ConfigError, *args.misuse))
+        is_misuse = isinstance(err, (ConfigError, UnknownModelError, *args.misuse))
         return _refuse(args.verb, ' '.join(str(err).split()),
                        EXIT_MISUSE if is_misuse else EXIT_FAILED)
     except OSError as err:
         # A full disk or a folder without permission: the text of the system says which.
-        return _refuse(args.verb, str(err))
+        return _refuse(args.verb, _of_system(err))
 
 
 def _refuse(verb: str, sentence: str, code: int = EXIT_FAILED) -> int:
     print(f'uncertainty_seg {verb}: {sentence}', file=sys.stderr)
     return code
+
+
+def _of_system(err: OSError) -> str:
+    """Say which file the system refuses, and why in its words."""
+    reason = (err.strerror or str(err) or type(err).__name__).lower()
+    what = f'{err.filename} cannot be used' if err.filename else 'the system refuses'
+    return f'{what} ({reason}).'
 
 
 def _missing(err: ModuleNotFoundError) -> str:

@@ -17,9 +17,14 @@ from functools import lru_cache
 import hashlib
 import json
 from pathlib import Path
-import sys
 
-from uncertainty_seg.tools.arguments import image_size, positive_number, print_json, whole_number
+from uncertainty_seg.tools.arguments import (
+    image_size,
+    positive_number,
+    print_json,
+    progress,
+    whole_number,
+)
 
 UNKNOWN_KINDS = ('diver', 'wreck')
 
@@ -128,8 +133,6 @@ def write_dive(
         Frames written.
 
     """
-    from tqdm import tqdm
-
     from uncertainty_seg.storage.bags.messages import PinholeCamera
     from uncertainty_seg.storage.bags.writer import BagWriter
     from uncertainty_seg.synthetic.dive import Dive, render_frames
@@ -140,9 +143,8 @@ def write_dive(
                 size=options.size, unknown=options.unknown)
     camera = PinholeCamera(*options.size, dive.focal_px)
     with writer:
-        for frame in tqdm(render_frames(dive, min(workers, dive.num_frames)),
-                          total=dive.num_frames, desc='render', unit='frame', file=sys.stderr,
-                          disable=None):
+        for frame in progress(render_frames(dive, min(workers, dive.num_frames)), desc='render',
+                              total=dive.num_frames):
             stamp = frame.stamp_ns
             # The event first: who reads the bag in order knows it when the image comes.
             writer.write_string(EVENT_TOPIC, stamp, frame.event)

@@ -14,11 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 import logging
 from pathlib import Path
-import sys
 from typing import Any
 
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.core.frame_guard import FrameGuard
@@ -29,10 +27,12 @@ from uncertainty_seg.core.render import FrameView
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.status import verdict_status
 from uncertainty_seg.errors import BagError
+from uncertainty_seg.opening import offline_settings
 from uncertainty_seg.storage.bags.reader import BadMessage, BagImage, BagReader
 from uncertainty_seg.storage.bags.writer import BagWriter
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import load_bundle
+from uncertainty_seg.tools.arguments import progress
 
 # -------------------------------------------------------------------------------------------------
 # Write the result of one frame to a bag under the topics of the node.
@@ -128,7 +128,7 @@ class ReplayReport:
     topic, model, backend : str
         Where the images were; what judged them.
     passes : int
-        T.
+        T; 0 for an infinite one.
     num_frames, num_bad, num_confident : int
         Image messages; those of them that could not be used; those with the flag up.
     problems : list of str
@@ -192,16 +192,15 @@ def replay_bag(
         topic = bag.image_topic(topic)
         if bag.count(topic) == 0:
             raise BagError(f'bag {in_bag} has no message on {topic}', 'at least one image')
-        pipeline = open_pipeline(load_bundle(settings.model, trusted_keys=settings.trusted_keys),
-                                 settings, load_ignore_mask(settings.ignore_mask))
+        bundle = load_bundle(settings.model, trusted_keys=settings.trusted_keys)
+        pipeline = open_pipeline(bundle, offline_settings(bundle, settings),
+                                 load_ignore_mask(settings.ignore_mask))
         if choice.has_maps or choice.has_views:
             pipeline.want((settings.unknown_map,))
         with pipeline, writer:
             replay = _Replay(writer, pipeline, choice, topic)
-            bar = tqdm(
-                replay.frames(bag.images(topic)), total=bag.count(topic), desc='replay',
-                unit='frame', file=sys.stderr, disable=None,
-            )
+            bar = progress(replay.frames(bag.images(topic)), desc='replay',
+                           total=bag.count(topic))
             for _ in bar:
                 bar.set_postfix(bad=replay.report.num_bad, refresh=False)
     return replay.report

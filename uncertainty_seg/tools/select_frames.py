@@ -51,7 +51,7 @@ def select(
     out: Path | str | None = None,
     *,
     strategy: str = STRATEGIES[0],
-    score: str = 'score_ratio',
+    score: str | None = None,
     beta: float = 1.0,
     seed: int = 0,
     limit: float | None = None,
@@ -63,6 +63,7 @@ def select(
     unscored: str = 'first',
     force: bool = False,
     sheet: int = 500,
+    root: Path | str | None = None,
 ) -> SelectionOutcome:
     """
     Choose the frames of score tables that are worth a label, with a reason for each.
@@ -77,8 +78,9 @@ def select(
         Folder to write the selection to; nothing is written without.
     strategy : str
         One of `STRATEGIES`; the command line describes them.
-    score : str
-        Score to choose by.
+    score : str, optional
+        Score to choose by; without it 'score_ratio', or 'entropy.mean' of a bundle without a
+        calibration.
     beta : float
         Power of the score as a weight; 0 ignores it.
     seed : int
@@ -102,6 +104,8 @@ def select(
         Replace a selection that is in `out`.
     sheet : int
         Pictures on the contact sheet; 0 writes none.
+    root : Path or str, optional
+        Folder that holds the sources now, for the pictures, if they were moved.
 
     Returns
     -------
@@ -116,9 +120,11 @@ def select(
         If an option does not fit the table, no frame is left to choose, or `out` is taken.
 
     """
+    from uncertainty_seg.storage.frame_sources import Whereabouts
     from uncertainty_seg.tools.selection.run import select_frames
     from uncertainty_seg.tools.selection.sheet import require_place, write_selection, write_sheet
 
+    places = Whereabouts(_paths(tables)[0], None if root is None else Path(root))
     if out is not None:
         if sheet:
             require_libraries('jinja2')
@@ -130,7 +136,7 @@ def select(
     if out is None:
         return found
     files = write_selection(Path(out), found)
-    missing, changed = write_sheet(Path(out), found, sheet)
+    missing, changed = write_sheet(Path(out), found, sheet, places)
     return replace(found, files=(*files, *(['contact_sheet.html'] if sheet else ())),
                    pictures_missing=missing, pictures_changed=changed)
 
@@ -150,8 +156,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--force', action='store_true', help='replace a selection that is in OUT')
     parser.add_argument('--strategy', choices=STRATEGIES, default=STRATEGIES[0],
                         help=f'how to choose [{STRATEGIES[0]}]')
-    parser.add_argument('--score', default='score_ratio', metavar='NAME',
-                        help='score to choose by [score_ratio]')
+    parser.add_argument('--score', metavar='NAME',
+                        help='score to choose by [score_ratio; entropy.mean of a bundle without '
+                        'a calibration]')
     parser.add_argument('--beta', default=1.0,
                         help='power of the score as a weight; 0 ignores it [1]')
     parser.add_argument('--seed', default=0, help='of the lots [0]')
@@ -175,6 +182,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='frames that could not be scored [first]')
     parser.add_argument('--sheet', default=500, metavar='K',
                         help='pictures on the contact sheet; 0 writes none [500]')
+    parser.add_argument('--root', type=Path, metavar='DIR',
+                        help='folder that holds the bags, folders and logs now, for the pictures, '
+                        'if they were moved since they were scored')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
-from uncertainty_seg.core.settings import BUNDLE_PASSES, Settings
+from uncertainty_seg.core.settings import passes_of, passes_text, Settings
 from uncertainty_seg.tools.arguments import (
     add_settings,
     call_with,
@@ -123,7 +123,8 @@ def self_check(
         key = key_of(bundle.card, backend, precision)
         reference = Reference(bundle, settings.threads, plan.reduction)
         facts = {'bundle': bundle.card.name, 'backend': backend.name, 'version': key.version,
-                 'precision': precision, 'device': key.device, 'passes': plan.passes,
+                 'precision': precision, 'device': key.device,
+                 'passes': plan.passes or passes_text(plan.passes),
                  'frames': frames}
         with tqdm(total=frames + 1 + runs, desc='self-check', leave=False) as bar:
             found = check_backend(backend, reference, plan, runs,
@@ -157,17 +158,17 @@ def _plan(bundle: Any, settings: Settings, images: Any, precision: str) -> Any:
     from uncertainty_seg.tools.self_check_run import CheckPlan
 
     card, calibration = bundle.card, bundle.calibration
-    passes = card.passes if settings.passes == BUNDLE_PASSES else settings.passes
+    passes = passes_of(card, settings)
     tolerance, reduction = TOLERANCES[precision], reduction_of(bundle, settings)
     if calibration is None:
         return CheckPlan(card, passes, settings.seed, 1.0, images, {}, tolerance,
-                         reduction=reduction)
+                         reduction=reduction, precision=precision)
     limits = gate_limits(calibration, settings.gate)
     scorer = ScoreVector(card, calibration.pixel_limits, calibration.density, limits,
                          bundle.features)
     return CheckPlan(
         card, passes, settings.seed, calibration.temperature, images, limits, tolerance, scorer,
-        MapRequest.of(scorer.maps, calibration.unknown_temperature), reduction,
+        MapRequest.of(scorer.maps, calibration.unknown_temperature), reduction, precision,
     )
 
 

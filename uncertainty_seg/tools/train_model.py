@@ -1,8 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Train a shipped recipe on a folder of labelled images and write its bundle, not yet calibrated.
+Train a network on folders of labelled images and write its bundle, not yet calibrated.
 
-Needs torch and torchvision. scripts/train does all of it: data, weights, bundle, calibration.
+Needs torch and torchvision. Beside the weights NAME.pt stand NAME.progress, from which a run that
+was stopped goes on, NAME.curves.csv and NAME.curves.html, and NAME.facts.json, from which the card
+says what they were trained on. scripts/train does all of it for the included models: data,
+weights, bundle, calibration.
 
 """
 
@@ -11,16 +14,26 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 import logging
+import math
 from pathlib import Path
 import time
 from typing import Any, TYPE_CHECKING
 
 from uncertainty_seg.errors import ConfigError, DatasetError
-from uncertainty_seg.tools.arguments import print_json, rate, whole_number
+from uncertainty_seg.tools.arguments import (
+    image_size,
+    positive_number,
+    print_json,
+    rate,
+    whole_number,
+)
+from uncertainty_seg.tools.report.curves import write_curves
 
 if TYPE_CHECKING:
     from uncertainty_seg.storage.labelled_folder import LabelledFolder
+    from uncertainty_seg.training.init_weights import Taken
     from uncertainty_seg.training.recipes import Recipe
+    from uncertainty_seg.training.run_facts import Extras
 
 SPLITS = {'train': ('train',), 'val': ('val',), 'all': ('train', 'val')}
 METHODS = ('mc_dropout', 'deep_ensemble', 'single', 'direct', 'error_propagation')
@@ -31,13 +44,24 @@ DEFAULT_MEMBERS = 4
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument('recipe', help='suim or pipeline')
-    parser.add_argument('--data', type=Path, required=True, help='folder of labelled images')
-    parser.add_argument('--imagenet', type=Path, required=True, metavar='PATH',
-                        help='ImageNet weights of the encoder, or the folder that holds those of '
-                        'every encoder under their own names')
-    parser.add_argument('--weights', type=Path, required=True,
-                        help='trained weights, written; member m of NAME.pt is NAME.m.pt')
+    parser.add_argument('recipe', help="own, for images of one's own; suim or pipeline, as the "
+                        'included models were made')
+    parser.add_argument('--data', type=Path, nargs='+', required=True, metavar='DIR',
+                        help='folders of labelled images with the same classes.json')
+    parser.add_argument('--imagenet', type=Path, metavar='PATH',
+                        help='start from ImageNet weights of the encoder: the file, or the folder '
+                        'that holds those of every encoder under their own names')
+    parser.add_argument('--init', metavar='BUNDLE|FILE',
+                        help='start from a bundle of the included architecture, from a file of '
+                        'weights, or from none (random)')
+    parser.add_argument('--net', metavar='MODULE:FUNCTION',
+                        help="train a torch network of one's own, which this function builds, "
+                        'instead of the included architecture')
+    parser.add_argument('--size', type=image_size, metavar='WxH',
+                        help="input of the network [the recipe's]")
+    parser.add_argument('--weights', type=Path,
+                        help='trained weights, written; member m of NAME.pt is NAME.m.pt '
+                        '[OUT.pt]')
     parser.add_argument('--out', type=Path, required=True, help='folder of the bundle')
     parser.add_argument('--threads', type=whole_number(1, 256), default=2, help='CPU threads [2]')
     parser.add_argument('--compile-only', action='store_true', help='take --weights as they are')
@@ -47,6 +71,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f'{", ".join(ENCODER_NAMES)}; several for --kind nets, by turns '
                         "[the recipe's]")
     parser.add_argument('--epochs', type=whole_number(1, 10000), help="[the recipe's]")
+    parser.add_argument('--budget', type=positive_number(), metavar='MINUTES',
+                        help='as many epochs as fit into this time, but not more than --epochs')
+    parser.add_argument('--patience', type=whole_number(0, 10000), default=0, metavar='N',
+                        help='stop after N epochs without a better mean IoU on the split val, and '
+                        'keep the best; 0: never [0]')
+    parser.add_argument('--learning-rate', type=positive_number(), metavar='RATE',
+                        help="largest rate of what is not the encoder [the recipe's]")
+    parser.add_argument('--note', default='', help='what the images are, for the card')
+    parser.add_argument('--license', help='of weights and images, for the card')
+    parser.add_argument('--not-good-for', metavar='TEXT', help='for the card')
     parser.add_argument('--seed', type=whole_number(0, 999), default=0,
                         help='another one gives another network [0]')
     _add_method(parser)
@@ -90,14 +124,23 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train and compile."""
     from uncertainty_seg.training.recipes import make_bundle, train_weights
+    from uncertainty_seg.training.run_facts import read_facts
 
     logging.getLogger('uncertainty_seg').setLevel(logging.INFO)
-    plan = plan_of(args)
+    args.weights = args.weights or args.out.with_name(f'{args.out.name}.pt')
+    taken = start_of(args)
+    plan = plan_of(args, '' if taken is None else taken.encoder)
     data = training_images(args)
     start_s = time.monotonic()
     if not args.compile_only:
-        train_weights(plan, data, args.imagenet, args.weights, args.threads, member=args.member)
-    done: dict[str, Any] = {'images': len(data.stems)}
+        extras = extras_of(args, taken)
+        train_weights(plan, data, args.imagenet, args.weights, args.threads, member=args.member,
+                      extras=extras)
+    done: dict[str, Any] = {'images': len(data.stems), 'weights': str(args.weights)}
+    facts = read_facts(args.weights)
+    if facts is not None:
+        done |= {'epochs': facts.epochs, 'kept_epoch': facts.kept_epoch,
+                 'val_mean_iou': facts.val_mean_iou}
     if args.member is None or args.compile_only:
         card = make_bundle(plan, data, args.weights, args.out)
         done |= {'bundle': str(args.out), 'method': card.method, 'passes': card.passes,
@@ -106,15 +149,76 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def plan_of(args: argparse.Namespace) -> Recipe:
-    """Return the recipe that the arguments ask for; ConfigError if they contradict each other."""
+def start_of(args: argparse.Namespace) -> Taken | None:
+    """
+    Read what the training starts from; None for ImageNet, or what the network is built with.
+
+    Raises ConfigError if nothing or two things are given; TrainingError if it cannot be used.
+    """
+    from uncertainty_seg.storage.model_bundle import load_bundle
+    from uncertainty_seg.training import init_weights
+
+    if args.init is None or args.init == 'none':
+        if not (args.imagenet or args.init or args.net or args.compile_only):
+            raise ConfigError(
+                'nothing to start from', '--init BUNDLE|FILE or --imagenet PATH', 'give --init '
+                'suim to go on from an included model, or --init none for random weights')
+        return None
+    if args.imagenet:
+        raise ConfigError('--init and --imagenet', 'one of them')
+    path = Path(args.init)
+    if path.is_file():
+        return init_weights.read_weights(path)
+    if args.net:
+        raise ConfigError(f'--init {args.init} for a network of --net', 'a file of its weights')
+    return init_weights.read_bundle(load_bundle(args.init, has_calibration=False))
+
+
+def extras_of(args: argparse.Namespace, taken: Taken | None) -> Extras:
+    """Return what the arguments ask for beside recipe and images; see `Extras`."""
+    from uncertainty_seg.storage.folds import has_split, load_folders
+    from uncertainty_seg.training.run_facts import Extras
+
+    val = None
+    if args.split == 'train' and not args.folds:
+        held = [folder for folder in args.data if has_split(folder, 'val')]
+        val = load_folders(held, ('val',)) if held else None
+    if args.patience and val is None:
+        raise ConfigError('--patience without images to measure on',
+                          'a split val in a splits.json of --data, and --split train')
+    if (args.patience or args.budget) and args.kind == 'snapshots':
+        raise ConfigError('--patience or --budget for snapshots, which are stages of a whole run',
+                          'none of them')
+    return Extras(val, args.patience, math.inf if args.budget is None else 60 * args.budget,
+                  taken, tuple(folder.resolve().name for folder in args.data), args.note,
+                  write_curves)
+
+
+def plan_of(args: argparse.Namespace, encoder: str = '') -> Recipe:
+    """
+    Return the recipe that the arguments ask for; ConfigError if they contradict each other.
+
+    `encoder` is that of what is started from, which is taken if none is given.
+    """
     from uncertainty_seg.training import recipes
     from uncertainty_seg.training.members import EnsemblePlan
     from uncertainty_seg.training.networks import dropout_plan
 
     _require_options_of_the_method(args)
-    encoders = tuple(args.encoder or ())
+    encoders = tuple(args.encoder or filter(None, [encoder]))
     plan = recipes.reseeded(recipes.recipe(args.recipe), args.seed + (args.fold or 0))
+    if args.size:
+        plan = recipes.with_size(plan, *args.size)
+    if args.learning_rate:
+        plan = replace(plan, fit=replace(plan.fit, learning_rate=args.learning_rate))
+    texts = {'license': args.license, 'not_good_for': args.not_good_for,
+             'name': args.out.name if args.recipe == 'own' else None}
+    plan = replace(plan, **{name: text for name, text in texts.items() if text})
+    if args.net:
+        from uncertainty_seg.tools.compile.request import factory
+
+        _require_plain_method(args)
+        plan = recipes.with_net(plan, factory(args.net), args.net)
     if len(encoders) == 1:
         plan = recipes.with_encoder(plan, encoders[0])
     if args.epochs:
@@ -136,6 +240,17 @@ def plan_of(args: argparse.Namespace) -> Recipe:
                                 encoders if len(encoders) > 1 else (), args.bootstrap)
         return recipes.as_ensemble(plan, ensemble, bool(args.dropout))
     return plan
+
+
+def _require_plain_method(args: argparse.Namespace) -> None:
+    wrong = [option for option, value in (
+        ('--method ' + args.method, args.method not in ('mc_dropout', 'single')),
+        ('--encoder', args.encoder), ('--dropout', args.dropout),
+        ('--mask-bank', args.mask_bank), ('--imagenet', args.imagenet)) if value]
+    if wrong:
+        raise ConfigError(f'{wrong[0]} with --net, a network of its own',
+                          '--method mc_dropout or single; its dropout is where it has it',
+                          'leave it out')
 
 
 def _require_options_of_the_method(args: argparse.Namespace) -> None:
@@ -177,7 +292,7 @@ def training_images(args: argparse.Namespace) -> LabelledFolder:
     """
     from uncertainty_seg.storage import folds
 
-    data = folds.load_splits(args.data, SPLITS[args.split])
+    data = folds.load_folders(args.data, SPLITS[args.split])
     if not args.folds and args.fold is None:
         return data
     if not args.folds or args.fold is None:

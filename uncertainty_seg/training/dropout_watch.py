@@ -30,6 +30,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary, Tor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from uncertainty_seg.errors import GraphError
+from uncertainty_seg.training.modes import switch
 
 
 @dataclass(frozen=True)
@@ -240,8 +241,11 @@ class DropoutWatch(TorchFunctionMode):
             return x
         stem = name.removesuffix('_')
         has_no_batch = (stem, x.dim()) in (('dropout1d', 2), ('dropout3d', 4))
+        # Of one row, such as a batch of planes given to dropout3d, all or nothing is dropped.
+        is_path = has_no_batch and x.shape[0] == 1
+        has_no_batch = has_no_batch and not is_path
         whole = x.unsqueeze(0) if has_no_batch else x
-        result = self._take(whole, p, _KINDS[stem])
+        result = self._take(whole, p, 'path' if is_path else _KINDS[stem])
         result = result.squeeze(0) if has_no_batch else result
         return x.copy_(result) if inplace or name.endswith('_') else result
 
@@ -386,7 +390,9 @@ def _is_drop_block(module: str) -> GraphError:
 # whose `p` means what is kept, or that never drop. A copy of the module is given thousands of
 # samples instead. A mask takes its place only where it returns its input in eval mode, and in
 # training mode the input divided by what is kept, or zero, as often as that says. What shares a
-# fate (all of a sample, a channel) shares a value of the mask.
+# fate (all of a sample, a channel) shares a value of the mask. That is seen on tensors of a few
+# channels and pixels, and must hold on those of the size that the net has there: some drop groups
+# of channels.
 
 _PATH_CLASS = re.compile(r'(DropPath|StochasticDepth)$')
 _EXPECTED = ('one that returns its input in eval mode, and in training mode the input divided by '
@@ -398,10 +404,15 @@ _SAMPLES, _RUNS = 2048, 24
 _SINGLE = 500
 # Sizes of the axes behind the first: enough to see which of them share a fate.
 _SIDE = 3
+# Values of a run at the net's own size, the longest side beside another, and the fewest samples
+# whose sums over what is dropped say whether its parts are independent.
+_MOST_VALUES, _BESIDE, _FEWEST = 1 << 19, 32, 64
 # Largest error of a kept value, relative, and of a rate that is taken for the stated one.
 _EXACT = 1e-5
 # Standard deviations of a count; with what `_may_be` adds, one in a million is refused by chance.
 _DEVIATIONS = 5.0
+# The same of the variance of such sums, whose tail is longer.
+_OF_VARIANCE = 8.0
 
 
 @dataclass(frozen=True)
@@ -525,7 +536,49 @@ def _rule(module: nn.Module, call: ModuleCall) -> DropRule:
     for axis, is_own in enumerate(axes, 1):
         fates = fates if is_own else fates.narrow(axis, 0, 1)
     _require_independent(fates.flatten(1), p)
-    return DropRule(_as_stated(p, _stated(module)), (is_row, *axes))
+    rule = DropRule(_as_stated(p, _stated(module)), (is_row, *axes))
+    with torch.no_grad(), own_randomness(1):
+        for shape in _shapes_as_used(call.shape[1:]):
+            _require_at(twin, shape, rule)
+    return rule
+
+
+def _shapes_as_used(sides: tuple[int, ...]) -> Iterator[list[int]]:
+    """Yield shapes with each side as the net has it, alone, beside another, and all of them."""
+    small = [min(side, _SIDE) for side in sides]
+    found = [[*small[:axis], side, *small[axis + 1:]] for axis, side in enumerate(sides)]
+    found += [[*small[:-2], *(min(side, _BESIDE) for side in sides[-2:])], list(sides)]
+    for shape in dict.fromkeys(map(tuple, found)):
+        if shape != tuple(small):
+            yield [max(1, min(_SAMPLES, _MOST_VALUES // math.prod(shape))), *shape]
+
+
+def _require_at(twin: nn.Module, shape: list[int], rule: DropRule) -> None:
+    """Require that a rule holds on tensors of a shape."""
+    if rule.axes[0]:
+        ratios = _ratios_of(twin, shape)
+    else:
+        ratios = torch.cat([_ratios_of(twin, [1, *shape[1:]]) for _ in range(_RUNS)])
+    fates = ratios == 0
+    kept = ratios[~fates] * (1 - rule.p)
+    if kept.numel() and not float((kept - 1).abs().max()) <= 10 * _EXACT:
+        raise NoRuleError('divides what it keeps by something else where tensors are larger')
+    for axis, is_own in enumerate(rule.axes[1:], 1):
+        if not is_own and bool((fates != fates.narrow(axis, 0, 1)).any()):
+            raise NoRuleError('drops parts of a tensor together, such as groups of channels')
+        fates = fates if is_own else fates.narrow(axis, 0, 1)
+    _require_usual_sums(fates.flatten(1).double().sum(1), fates[0].numel(), rule.p)
+
+
+def _require_usual_sums(drops: Tensor, columns: int, p: float) -> None:
+    """Require that numbers of dropped elements vary as those of independent ones do."""
+    if len(drops) < _FEWEST or columns < 2:
+        return
+    usual = columns * p * (1 - p)
+    ratio = float((drops - columns * p).square().mean()) / usual
+    tail = max(0.0, (1 - 6 * p * (1 - p)) / usual)  # the kurtosis of a binomial number, less 3
+    if not abs(ratio - 1) <= _OF_VARIANCE * math.sqrt((2 + tail) / len(drops)):
+        raise NoRuleError('drops elements that depend on each other, such as groups of channels')
 
 
 def _ratios(twin: nn.Module, sides: list[int]) -> Tensor:
@@ -540,7 +593,7 @@ def _ratios(twin: nn.Module, sides: list[int]) -> Tensor:
 
 
 def _require_still(twin: nn.Module, x: Tensor) -> None:
-    still = twin.eval()(x.clone())
+    still = switch(twin, False)(x.clone())
     if not isinstance(still, Tensor) or not torch.equal(still, x):
         raise NoRuleError('does not return its input in eval mode')
 
@@ -549,7 +602,7 @@ def _ratios_of(twin: nn.Module, shape: list[int]) -> Tensor:
     x = torch.rand(shape) + 0.5
     try:
         _require_still(twin, x)
-        drawn = twin.train()(x.clone())
+        drawn = switch(twin, True)(x.clone())
     except NoRuleError:
         raise
     except Exception as err:

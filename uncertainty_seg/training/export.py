@@ -126,7 +126,7 @@ def export_by_trace(marked: MarkedNet, image: Tensor) -> onnx.ModelProto:
     domains = {MARKER_DOMAIN: 1} if marked.drops else {}
     with _WrittenPooling():
         torch.onnx.export(
-            _Traced(marked, replace).eval(), (image,), file,
+            _Traced(marked, replace), (image,), file,
             input_names=[INPUT], output_names=list(marked.outputs),
             opset_version=OPSET, dynamo=False, custom_opsets=domains,
         )
@@ -140,7 +140,7 @@ def export_by_graph(marked: MarkedNet, image: Tensor) -> onnx.ModelProto:
         return torch.onnx.ops.symbolic(f'{MARKER_DOMAIN}::Dropout', (x,), attributes,
                                        dtype=x.dtype, shape=x.shape, version=1)
 
-    program = torch.export.export(_Traced(marked, replace).eval(), (image,), strict=False)
+    program = torch.export.export(_Traced(marked, replace), (image,), strict=False)
     written = torch.onnx.export(
         program, (image,), dynamo=True, input_names=[INPUT], output_names=list(marked.outputs),
         opset_version=EXPORT_OPSET, verbose=False,
@@ -212,6 +212,7 @@ class _Traced(nn.Module):
     def __init__(self, marked: MarkedNet, replace: Replace) -> None:
         super().__init__()
         self.net = marked.net
+        self.training = False  # of this one alone: eval() of the net may do more than set modes
         self._run = (marked, replace)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -282,7 +283,8 @@ def load_weights(net: nn.Module, path: Path) -> None:
 def read_state(path: Path) -> dict[str, Tensor]:
     """Read a state dict; raises TrainingError if the file is missing or holds none."""
     if not path.is_file():
-        raise TrainingError(f'no weights at {path}', 'a file of weights')
+        came = f'{path} is a folder' if path.is_dir() else f'no weights at {path}'
+        raise TrainingError(came, 'a file of weights')
     content = _read_safetensors(path) if path.suffix == '.safetensors' else _read_torch(path)
     while isinstance(content, Mapping):
         inner = next((content[k] for k in _WRAPPERS if isinstance(content.get(k), Mapping)), None)
@@ -352,7 +354,9 @@ def _read_safetensors(path: Path) -> Any:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as err:
-        raise TrainingError(f'{path} cannot be loaded ({err})', 'a safetensors file') from err
+        _log.debug('safetensors of %s: %s', path, err)
+        raise TrainingError(f'{path} cannot be loaded (it is damaged, or of another kind)',
+                            'a whole safetensors file', 'copy or save it again') from err
 
 
 def _strip(state: dict[str, Tensor]) -> dict[str, Tensor]:

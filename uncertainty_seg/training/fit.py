@@ -9,14 +9,17 @@ It knows no scenes or bundles; `recipes` says what is trained on what.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import copy
 import ctypes
 from dataclasses import dataclass, field, replace
 import logging
+import math
 from pathlib import Path
+import pickle
 import sys
 import time
+from typing import Any
 
 import cv2
 import numpy as np
@@ -135,10 +138,60 @@ class FitSettings:
                        scale=(low * self.small_scale, high * self.small_scale))
 
 
+# What a run says of an epoch: numbers and a note, by the columns of `COLUMNS`.
+Row = dict[str, float | str]
+COLUMNS = ('epoch', 'loss', 'learning_rate', 'val_mean_iou', 'seconds', 'note')
+# How often a run goes back, each time to a tenth of the rate, before it gives up.
+MOST_RETURNS, SLOWER = 4, 0.1
+# Between two lines of one epoch, seconds.
+LINE_S = 30.0
+
+
+@dataclass(frozen=True)
+class Watch:
+    """
+    What looks at a run while it trains, and may end it.
+
+    Attributes
+    ----------
+    measure : callable, optional
+        From the averaged net to its mean IoU on images that are not trained on; NaN if unknown.
+    patience : int
+        So many epochs without a better one end the run, and the best is what is kept; 0 for none.
+    budget_s : float
+        No epoch is begun after so many seconds of training, those of stopped runs included.
+    on_rows : callable, optional
+        Called with the rows of all epochs so far, after each.
+
+    """
+
+    measure: Callable[[nn.Module], float] | None = None
+    patience: int = 0
+    budget_s: float = math.inf
+    on_rows: Callable[[list[Row]], None] | None = None
+
+    def is_over(self, rows: list[Row]) -> str:
+        """Say why no further epoch is wanted; empty if one is."""
+        spent_s = sum(float(row['seconds']) for row in rows)
+        if rows and spent_s >= self.budget_s:
+            return f'the budget is used up after {len(rows)} epochs'
+        best = best_epoch(rows)
+        if self.patience and best is not None and len(rows) - best >= self.patience:
+            return f'no epoch was better for {self.patience} after epoch {best}'
+        return ''
+
+
+def best_epoch(rows: list[Row]) -> int | None:
+    """Return the number, from 1, of the first epoch with the largest IoU; None without any."""
+    known = [(float(row['val_mean_iou']), -k) for k, row in enumerate(rows, 1)
+             if math.isfinite(float(row['val_mean_iou']))]
+    return -max(known)[1] if known else None
+
+
 def fit(
     net: nn.Module, data: LabelledFolder, settings: FitSettings,
     on_epoch: Callable[[int, float, nn.Module], None] | None = None,
-    progress: Path | None = None,
+    progress: Path | None = None, watch: Watch | None = None,
 ) -> nn.Module:
     """
     Train and return the averaged network, in eval mode.
@@ -146,94 +199,241 @@ def fit(
     Parameters
     ----------
     net : Module
-        With an attribute `encoder`; trained in place, but for the weights whose names begin as
-        its attribute `frozen` says, if it has one. Where it gives 2C channels, the second half are
-        log-variances, and the loss is the attenuated one.
+        Trained in place, but for the weights whose names begin as its attribute `frozen` says, if
+        it has one; those of its attribute `encoder` at a rate of their own. Where it gives 2C
+        channels, the second half are log-variances, and the loss is the attenuated one.
     data : LabelledFolder
-        Training images.
+        Training images; fewer than a batch make a smaller batch.
     settings : FitSettings
         The recipe.
     on_epoch : callable, optional
-        Called with (epoch, mean loss, averaged net) after each epoch.
+        Called with (epoch, mean loss, net to keep) after each epoch.
     progress : Path, optional
         Written after each epoch; if it is there at the start, the run goes on from it, with the
         random numbers that it would have had.
+    watch : Watch, optional
+        Measures each epoch and may end the run.
 
     Returns
     -------
     Module
-        A copy that holds the running average of the weights.
+        A copy that holds the running average of the weights; of the best epoch where there is a
+        patience.
+
+    Raises
+    ------
+    TrainingError
+        If the loss is not a number again and again, although the run went back to its last good
+        epoch each time; or `progress` is of a run with other settings.
 
     """
+    watch = watch or Watch()
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
     net.to(memory_format=torch.channels_last)
-    optimiser, schedule = _optimiser(net, settings, len(data.images) // settings.batch)
-    weights = class_weights(data, settings.class_power)
-    chances = draw_weights(data, settings.draw_power)
+    batch = min(settings.batch, len(data.images))
+    optimiser, schedule = _optimiser(net, settings, len(data.images) // batch)
     average = copy.deepcopy(net).eval()
-    run = _Run(net, average, optimiser, schedule, rng)
+    run = _Run(net, average, optimiser, schedule, rng, copy.deepcopy(average))
     done = run.resume(progress, settings) if progress else 0
-    for epoch in range(done, settings.epochs):
-        steps = epoch % settings.cycle_epochs * (len(data.images) // settings.batch)
-        started_s, losses = time.monotonic(), []
-        net.train()
-        how = settings.augmentation_of(epoch)
-        for images, masks in batches(data, rng, how, settings.batch, chances):
-            losses.append(_step(net, images, masks, weights, data.ignore_index, optimiser))
-            schedule.step()
-            steps += 1
-            _average(average, net, min(settings.averaging, (1 + steps) / (10 + steps)))
-        _log.info(
-            'epoch %d of %d: loss %.3f, %.0f s', epoch + 1, settings.epochs,
-            float(np.mean(losses)), time.monotonic() - started_s,
-        )
-        if progress:
-            run.save(progress, settings, epoch + 1)
+    epochs = _Epochs(run, data, settings, batch)
+    while done < settings.epochs and not (why := watch.is_over(run.rows)):
+        before, started_s = run.state(), time.monotonic()
+        loss = epochs.train(done)
+        if not math.isfinite(loss):
+            run.go_back(before, done)
+            continue
+        done += 1
+        run.note(done, loss, watch, time.monotonic() - started_s)
+        _log.info('epoch %d of %d: %s', done, settings.epochs, _said(run.rows[-1]))
+        # First what is kept, then the progress: a run that is killed between them does the
+        # epoch again, and writes the same.
         if on_epoch is not None:
-            on_epoch(epoch, float(np.mean(losses)), average)
-    return average
+            on_epoch(done - 1, loss, run.kept(watch))
+        if watch.on_rows is not None:
+            watch.on_rows(run.rows)
+        if progress:
+            run.save(progress, settings, done)
+    if done < settings.epochs:
+        _log.info('stopped: %s', why)
+    return run.kept(watch)
+
+
+def _said(row: Row) -> str:
+    iou = float(row['val_mean_iou'])
+    held_out = f', mean IoU {iou:.3f} on images not trained on' if math.isfinite(iou) else ''
+    return f'loss {row["loss"]:.3f}{held_out}, {row["seconds"]:.0f} s'
 
 
 @dataclass
 class _Run:
-    """All that a run needs to go on where it was stopped."""
+    """All that a run needs to go on where it was stopped, or where it was still sound."""
 
     net: nn.Module
     average: nn.Module
     optimiser: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     rng: np.random.Generator
+    best: nn.Module
+    rows: list[Row] = field(default_factory=list)
+    returns: int = 0
+    remark: str = ''
+
+    def kept(self, watch: Watch) -> nn.Module:
+        """Return the net that is worth keeping by now."""
+        return self.best if watch.patience else self.average
+
+    def note(self, epoch: int, loss: float, watch: Watch, seconds: float) -> None:
+        """Write down what came of an epoch, and keep the net if it is the best."""
+        iou = watch.measure(self.average) if watch.measure else math.nan
+        self.rows.append({
+            'epoch': epoch, 'loss': loss, 'val_mean_iou': iou, 'seconds': seconds,
+            'learning_rate': float(self.optimiser.param_groups[-1]['lr']), 'note': self.remark})
+        self.remark = ''
+        if best_epoch(self.rows) in (epoch, None):
+            self.best.load_state_dict(self.average.state_dict())
+
+    def state(self) -> dict[str, Any]:
+        """Return a copy of what an epoch changes."""
+        return {**{name: copy.deepcopy(getattr(self, name).state_dict()) for name in _STATES},
+                'torch': torch.get_rng_state(), 'numpy': str(self.rng.bit_generator.state)}
+
+    def go_back(self, before: dict[str, Any], done: int) -> None:
+        """Undo an epoch whose loss was no number, and go on from there at a tenth of the rate."""
+        self.returns += 1
+        if self.returns > MOST_RETURNS:
+            raise TrainingError(
+                f'the loss of epoch {done + 1} is not a number, for the {self.returns}th time',
+                'a loss that falls', 'give a smaller --learning-rate, or look at the images and '
+                f'masks; what was kept is of the {done} epochs before')
+        self._load(before)
+        self.rng.random(self.returns)  # another draw than the one that led there
+        for group in self.optimiser.param_groups:
+            group.update({key: group[key] * SLOWER for key in _RATES if key in group})
+        self.schedule.base_lrs = [rate * SLOWER for rate in self.schedule.base_lrs]
+        self.remark = (f'the loss was not a number: back to the end of epoch {done}, on at a '
+                       'tenth of the rate')
+        _log.warning('epoch %d: %s', done + 1, self.remark)
+
+    def _load(self, saved: dict[str, Any]) -> None:
+        for name in _STATES:
+            getattr(self, name).load_state_dict(saved[name])
+        torch.set_rng_state(saved['torch'])
+        self.rng.bit_generator.state = ast.literal_eval(saved['numpy'])
 
     def save(self, path: Path, settings: FitSettings, epochs: int) -> None:
-        parts = {name: getattr(self, name).state_dict() for name in _STATES}
         with whole_file(path) as draft:
-            torch.save({**parts, 'settings': repr(settings), 'epochs': epochs,
-                        'torch': torch.get_rng_state(),
-                        'numpy': str(self.rng.bit_generator.state)}, draft)
+            torch.save({**self.state(), 'best': self.best.state_dict(), 'rows': self.rows,
+                        'returns': self.returns, 'settings': repr(settings),
+                        'planned': settings.epochs, 'epochs': epochs}, draft)
 
     def resume(self, path: Path, settings: FitSettings) -> int:
         """Go on from a file, if it is there; return how many epochs are done."""
         if not path.is_file():
             return 0
-        saved = torch.load(path, map_location='cpu', weights_only=True)
+        saved = _read_progress(path)
         if saved['settings'] != repr(settings):
             raise TrainingError(f'{path} is of a run with other settings', saved['settings'],
                                 'delete it, or train with those')
-        for name in _STATES:
-            getattr(self, name).load_state_dict(saved[name])
-        torch.set_rng_state(saved['torch'])
-        self.rng.bit_generator.state = ast.literal_eval(saved['numpy'])
+        self._load(saved)
+        if 'rows' in saved:  # not of a run from before they were kept
+            self.best.load_state_dict(saved['best'])
+            self.rows, self.returns = list(saved['rows']), int(saved['returns'])
         _log.info('%s: %d of %d epochs are done', path, saved['epochs'], settings.epochs)
         return int(saved['epochs'])
 
 
+def _read_progress(path: Path) -> dict[str, Any]:
+    try:
+        return dict(torch.load(path, map_location='cpu', weights_only=True))
+    except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as err:
+        _log.debug('torch.load of %s: %s', path, err)
+        raise TrainingError(f'{path} is damaged or no progress of a run', 'what train wrote',
+                            'delete it to begin anew') from err
+
+
+class _Epochs:
+    """Train epoch after epoch on the same images."""
+
+    def __init__(
+        self, run: _Run, data: LabelledFolder, settings: FitSettings, batch: int
+    ) -> None:
+        self._run, self._data, self._settings, self._batch = run, data, settings, batch
+        self._weights = class_weights(data, settings.class_power)
+        self._chances = draw_weights(data, settings.draw_power)
+
+    def train(self, epoch: int) -> float:
+        """Train for an epoch, counted from 0; return its mean loss, NaN as soon as one is none."""
+        run, data, settings = self._run, self._data, self._settings
+        in_all = len(data.images) // self._batch
+        steps = epoch % settings.cycle_epochs * in_all
+        losses: list[float] = []
+        said_s = started_s = time.monotonic()
+        run.net.train()
+        how = settings.augmentation_of(epoch)
+        for number, (images, masks) in enumerate(
+                batches(data, run.rng, how, self._batch, self._chances), 1):
+            loss = _step(run.net, images, masks, self._weights, data.ignore_index, run.optimiser)
+            if loss is not None:
+                losses.append(loss)
+            if losses and not math.isfinite(losses[-1]):
+                return math.nan
+            run.schedule.step()
+            steps += 1
+            _average(run.average, run.net, min(settings.averaging, (1 + steps) / (10 + steps)))
+            now_s = time.monotonic()
+            if now_s - said_s >= LINE_S:
+                said_s = now_s
+                _log.info('epoch %d of %d: %d of %d steps, loss %.3f, %.0f s left', epoch + 1,
+                          settings.epochs, number, in_all, float(np.mean(losses or [math.nan])),
+                          (now_s - started_s) / number * (in_all - number))
+        return float(np.mean(losses)) if losses else 0.0
+
+
+def affordable_epochs(
+    net: nn.Module, data: LabelledFolder, settings: FitSettings, budget_s: float,
+    progress: Path | None = None, measure: Callable[[nn.Module], float] | None = None,
+) -> int:
+    """
+    Return how many epochs fit into a time, 1 to `settings.epochs`, by a few steps on a copy.
+
+    A run that has begun stays as long as it was planned: its rates fall over that length.
+    """
+    if progress is not None and progress.is_file():
+        return int(_read_progress(progress).get('planned', settings.epochs))
+    batch = min(settings.batch, len(data.images))
+    weights, copied = class_weights(data, settings.class_power), copy.deepcopy(net).train()
+    optimiser, _ = _optimiser(copied, settings, len(data.images) // batch)
+    rng, times = np.random.default_rng(0), []
+    with torch.random.fork_rng():
+        for _ in range(_TIMED_STEPS):
+            images, masks = next(batches(data, rng, settings.augmentation, batch,
+                                         draw_weights(data, 0.0)))
+            started_s = time.monotonic()
+            _step(copied, images, masks, weights, data.ignore_index, optimiser)
+            times.append(time.monotonic() - started_s)
+    started_s = time.monotonic()
+    if measure is not None:
+        measure(copied.eval())
+    epoch_s = float(np.median(times)) * (len(data.images) // batch) \
+        + time.monotonic() - started_s
+    fitting = min(settings.epochs, max(1, int(budget_s / max(epoch_s, 1e-9))))
+    _log.info('%d of %d epochs of about %.1f s fit into the budget', fitting, settings.epochs,
+              epoch_s)
+    return fitting
+
+
+_TIMED_STEPS = 4
+
+
 def finished_epochs(progress: Path) -> int:
     """Return how many epochs of a run are done, by the file that `fit` writes."""
-    return int(torch.load(progress, map_location='cpu', weights_only=True)['epochs'])
+    return int(_read_progress(progress)['epochs'])
 
 
 _STATES = ('net', 'average', 'optimiser', 'schedule')
+# What of a group of the optimiser the schedules compute its rate from.
+_RATES = ('lr', 'initial_lr', 'max_lr', 'min_lr')
 
 
 def _optimiser(
@@ -244,7 +444,8 @@ def _optimiser(
     encoder = [p for n, p in trained if n.startswith('encoder.')]
     decoder = [p for n, p in trained if not n.startswith('encoder.')]
     rates = [settings.learning_rate * settings.encoder_rate, settings.learning_rate]
-    groups = [{'params': p, 'lr': r} for p, r in zip((encoder, decoder), rates, strict=True)]
+    groups = [{'params': p, 'lr': r} for p, r in zip((encoder, decoder), rates, strict=True) if p]
+    rates = [rate for part, rate in zip((encoder, decoder), rates, strict=True) if part]
     optimiser = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
     if settings.cycles > 1:
         return optimiser, torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(
@@ -258,15 +459,41 @@ def _optimiser(
 def _step(
     net: nn.Module, images: NDArray[np.uint8], masks: NDArray[np.uint8], weights: Tensor,
     ignore_index: int, optimiser: torch.optim.Optimizer,
-) -> float:
-    logits = net(normalise(images))
+) -> float | None:
+    """Return the loss; None if no pixel counts, NaN if loss or gradient are no numbers."""
+    if (masks == ignore_index).all():
+        return None
+    logits = logits_of(net(normalise(images)))
     logits = F.interpolate(logits, size=masks.shape[1:], mode='bilinear', align_corners=False)
     loss = segmentation_loss(logits, torch.from_numpy(masks).long(), weights, ignore_index)
     optimiser.zero_grad(set_to_none=True)
+    if not bool(loss.isfinite()):
+        return math.nan
     loss.backward()
-    nn.utils.clip_grad_norm_(net.parameters(), 2.0)
+    norm = nn.utils.clip_grad_norm_(net.parameters(), 2.0)
+    if not bool(norm.isfinite()):
+        return math.nan
     optimiser.step()
     return float(loss.detach())
+
+
+def logits_of(output: Any) -> Tensor:
+    """
+    Return the logits of what a network returns: a tensor, or 'out' or 'logits' of a mapping.
+
+    Of a sequence it is the first, of an object its attribute `logits`. Raises TrainingError if
+    there is none.
+    """
+    if isinstance(output, Mapping):
+        output = next((output[key] for key in ('out', 'logits') if key in output), None)
+    elif isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    elif not isinstance(output, Tensor):
+        output = getattr(output, 'logits', None)
+    if not isinstance(output, Tensor) or output.dim() != 4:
+        raise TrainingError('a network whose output has no logits',
+                            "a tensor (N, C, h, w), alone, first, or as 'out' or 'logits'")
+    return output
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ class InjectedDropout(nn.Module):
 
     def __init__(self, p: float) -> None:
         super().__init__()
-        self.p = p
+        self.p, self.is_injected = p, True  # and so it is on, whatever train() of the net does
 
     def forward(self, x: Tensor) -> Tensor:
         """Drop in training mode."""

@@ -2,10 +2,11 @@
 """
 List the dropouts of a torch net, and the mode its modules must run in for all of them to show.
 
-Dropout behind ``if self.training`` shows in training mode only. A net whose other results change
-in that mode stays in eval mode, except for the modules that drop. So do modules that draw random
-numbers in training mode which no mask can replace. In every case the result is compared with a
-copy of the net in which nothing was changed: on several images, and at another size.
+Dropout behind ``if self.training`` shows in training mode only: that of the modules which train()
+of the net puts into it. A net whose other results change in that mode stays in eval mode, except
+for the modules that drop. So do modules that draw random numbers in training mode which no mask
+can replace. In every case the result is compared with a copy of the net in which nothing was
+changed: on several images, and at another size.
 
 A trace records the operations of one run. A random number would be frozen in it, and so would the
 branch that the image took where the net decides by values: `ForwardGuard` refuses both when they
@@ -32,7 +33,7 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -50,6 +51,7 @@ from uncertainty_seg.training.dropout_watch import (
     unchanged,
     watch,
 )
+from uncertainty_seg.training.modes import in_training, is_norm, switch, trained
 
 # Operations that use only the shape of their argument.
 _LIKE = re.compile(r'^new_|_like$')
@@ -86,6 +88,8 @@ class MarkedNet:
         Modules that draw random numbers in training mode, by what, and were left in eval mode.
     paths : frozenset of str
         Modules that draw their own numbers in training mode, which a mask replaces.
+    switched_off : tuple of str
+        Modules whose dropout train() of the net leaves off.
 
     """
 
@@ -96,6 +100,7 @@ class MarkedNet:
     takes_eval: bool
     silenced: Mapping[str, str] = field(default_factory=dict)
     paths: frozenset[str] = frozenset()
+    switched_off: tuple[str, ...] = ()
 
     def run(self, image: Tensor, replace: Replace = unchanged) -> dict[str, Tensor]:
         """Run the net with `replace` in the place of each dropout."""
@@ -135,24 +140,57 @@ def find_dropout(net: nn.Module, height: int, width: int) -> MarkedNet:
     with own_randomness():
         plain = _try(pristine, image)
         if not plain.outputs:
-            raise GraphError(f'the net fails on an image of (1, 3, {height}, {width}): '
-                             f'{plain.problem}', 'a net that runs in eval mode at the given size')
+            raise _fails(pristine, image, plain.problem)
         _require_repeatable(pristine, image)
         marked = _marked(pristine, image, plain)
         if marked.takes_eval:
             _require_repeatable(marked.net, image, marked.training, True)
         _require_same(pristine, marked, image)
+        _require_eval(pristine, image, plain, marked)
     return marked
 
 
-def _marked(pristine: nn.Module, image: Tensor, plain: _Trial) -> MarkedNet:
-    training = frozenset(n for n, module in pristine.named_modules() if not _is_norm(module))
-    scan = _try(copied(pristine), image, training, is_strict=False)
-    rules = find_rules(pristine, {**plain.calls, **scan.calls}, scan.drew,
-                       {drop.module for drop in scan.drops})
+# What a net that fails may take: sides of multiples of these, and planes.
+_STRIDES, _SIDES, _PLANES = (8, 16, 32, 64), (224, 256, 384, 512), (1, 2, 4, 6)
 
-    def ready() -> nn.Module:
-        twin = copied(pristine)
+
+def _fails(net: nn.Module, image: Tensor, problem: str) -> GraphError:
+    """Say which image a net takes, where a few of the usual ones are enough to find one."""
+    height, width = image.shape[2:]
+    came = f'the net fails on an image of (1, 3, {height}, {width})'
+    for stride in _STRIDES:
+        sides = [-(-side // stride) * stride for side in (height, width)]
+        if sides != [height, width] and _outputs(net, torch.zeros(1, 3, *sides))[0] is not None:
+            return GraphError(f'{came}, and takes one of (1, 3, {sides[0]}, {sides[1]})',
+                              'a size that it takes', f'--input {sides[1]}x{sides[0]}')
+    for side in _SIDES:
+        if _outputs(net, torch.zeros(1, 3, side, side))[0] is not None:
+            return GraphError(f'{came}, and takes one of (1, 3, {side}, {side})',
+                              'a size that it takes', f'--input {side}x{side}')
+    for planes in _PLANES:
+        if _outputs(net, torch.zeros(1, planes, height, width))[0] is not None:
+            return GraphError(f'the net takes images of {planes} planes and not of three',
+                              'red, green and blue', 'put a layer in front that takes these')
+    return GraphError(f'{came}: {problem}', 'a net that runs in eval mode at the given size')
+
+
+def _marked(pristine: nn.Module, image: Tensor, plain: _Trial) -> MarkedNet:
+    source = copied(pristine)
+    training = trained(source)
+    found = _found(pristine, source, training, image, plain)
+    return replace(found, switched_off=_switched_off(source, training, image))
+
+
+def _found(
+    pristine: nn.Module, source: nn.Module, training: frozenset[str], image: Tensor, plain: _Trial
+) -> MarkedNet:
+    scan = _try(copied(source), image, training, is_strict=False)
+    calls = {name: uses for name, uses in {**plain.calls, **scan.calls}.items()
+             if name in training}
+    rules = find_rules(pristine, calls, scan.drew, {drop.module for drop in scan.drops})
+
+    def ready(net: nn.Module = source) -> nn.Module:
+        twin = copied(net)
         prepare_paths(twin, rules)
         return twin
 
@@ -167,16 +205,66 @@ def _marked(pristine: nn.Module, image: Tensor, plain: _Trial) -> MarkedNet:
     problem = problem or f'it draws or chooses beside its dropout {lost[0]!r}'
     _log.info('the net changes in training mode (%s): it stays in eval mode', problem)
     both = replace(live, drops=(*live.drops, *(d for d in first.drops if d not in live.drops)))
-    marked = _in_eval_mode(ready(), image, plain, both, problem)
+    marked = _in_eval_mode(ready(pristine), image, plain, both, problem)
     if not first.problem:
         _require_live(marked.drops, both.drops)
     return replace(marked, silenced=drew, paths=frozenset(rules))
 
 
+def _switched_off(net: nn.Module, live: frozenset[str], image: Tensor) -> tuple[str, ...]:
+    """List the modules whose dropout train() leaves off, if it leaves any module in eval mode."""
+    every = frozenset(name for name, module in net.named_modules() if not is_norm(module))
+    if every == live:
+        return ()
+    scan = _try(copied(net), image, every, is_strict=False)
+    paths = find_rules(net, {n: uses for n, uses in scan.calls.items() if n not in live},
+                       scan.drew, {drop.module for drop in scan.drops})
+    dropped = dict.fromkeys((*(drop.module for drop in scan.drops), *paths))
+    return tuple(name for name in dropped if name not in live)
+
+
+def _require_eval(
+    pristine: nn.Module, image: Tensor, plain: _Trial, marked: MarkedNet
+) -> None:
+    """
+    Require that what eval() leaves in training mode is all of the dropout, and nothing else.
+
+    Some nets keep dropout on for Monte Carlo passes. Without it they must compute what they do
+    with every module in eval mode, which is what all else is compared with.
+
+    """
+    still = in_training(pristine)
+    if not still:
+        return
+    trial = _try(copied(pristine), image, still - marked.paths)
+    problem = trial.problem or _difference(plain.outputs, trial.outputs)
+    if problem:
+        norms = [n for n, module in pristine.named_modules() if n in still and is_norm(module)]
+        raise GraphError(
+            f'eval() of the net leaves {place(min(norms or still))} in training mode, where the '
+            f'net computes something else ({problem})', 'nothing but dropout left on by eval()',
+            'let eval() put it into eval mode')
+    always = {_key(drop) for drop in plain.drops}
+    drops = {_key(drop) for drop in marked.drops if drop.module not in marked.paths}
+    kept = {_key(drop) for drop in trial.drops} - always
+    kept_paths = still & marked.paths
+    apart = (kept ^ (drops - always)) | {(name,) for name in kept_paths ^ marked.paths}
+    if apart and (kept or kept_paths):
+        name = min(str(key[0]) for key in apart)
+        raise GraphError(
+            f'{place(name)} drops after only one of train() and eval() of the net, and eval() '
+            'keeps other dropout on', 'the same dropout in both modes, or none after eval()',
+            'let eval() switch all of it off, or keep on what train() switches on')
+
+
+def _key(drop: Drop) -> tuple[object, ...]:
+    return drop.module, drop.p, drop.kind
+
+
 def _require_live(found: Iterable[Drop], live: Iterable[Drop]) -> None:
     """Refuse dropout that eval mode meets and that is off in training mode: nobody draws it."""
-    known = {(drop.module, drop.p, drop.kind) for drop in live}
-    off = [drop for drop in found if (drop.module, drop.p, drop.kind) not in known]
+    known = {_key(drop) for drop in live}
+    off = [drop for drop in found if _key(drop) not in known]
     if off:
         raise GraphError(
             f'{place(off[0].module)} has a dropout of rate {off[0].p:g} that is off in training '
@@ -349,7 +437,7 @@ def plain_copy(net: nn.Module) -> nn.Module:
     cannot be copied.
 
     """
-    return copied(_unwrapped(net)).cpu().float().eval()
+    return switch(copied(_unwrapped(net)).cpu().float(), False)
 
 
 def _unwrapped(net: nn.Module) -> nn.Module:
@@ -410,17 +498,13 @@ def initialise_lazy(net: nn.Module, height: int, width: int) -> None:
     modes = {module: module.training for module in inner.modules()}
     try:
         with torch.no_grad():
-            inner.eval()(torch.zeros(1, 3, height, width))
+            switch(inner, False)(torch.zeros(1, 3, height, width))
     except Exception as err:
         raise GraphError(f'the net has lazy modules and fails on an image of (1, 3, {height}, '
                          f'{width}): {type(err).__name__}: {first_line(err)}',
                          'a net that runs in eval mode at the given size') from err
     for module, mode in modes.items():
         module.training = mode
-
-
-def _is_norm(module: nn.Module) -> bool:
-    return isinstance(module, _NormBase) or hasattr(module, 'running_mean')
 
 
 def first_line(err: Exception) -> str:

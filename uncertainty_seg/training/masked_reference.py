@@ -31,6 +31,7 @@ from uncertainty_seg.training.marking import (
     named_outputs,
     plain_copy,
 )
+from uncertainty_seg.training.modes import in_training, trained
 
 Array = NDArray[np.float32]
 MASK = 'mask_'
@@ -181,7 +182,7 @@ class UntouchedNet:
         with torch.no_grad():
             with watch(net) as seen:
                 outputs = named_outputs(net(image))
-            if not seen.drops:  # none is on in eval mode, and so nothing need be intercepted
+            if not seen.drops and not in_training(net):  # eval() has switched all off by itself
                 outputs = named_outputs(net(image))
         return outputs[chosen_output(outputs, *self._wanted)].float().numpy()
 
@@ -209,6 +210,10 @@ class OwnPasses:
     ) -> None:
         self._net, self._marked = plain_copy(net), marked
         self._wanted = output, num_classes
+        if not marked.takes_eval:  # else all but its dropout is another net in training mode
+            live = trained(self._net)  # by its own train(), whatever was found before
+            for name, module in self._net.named_modules():
+                module.training = name in live & marked.training
 
     def passes(self, image: Array, seed: int) -> Iterator[Array]:
         """Yield pass after pass of a normalised image (1, 3, h, w), each (1, C, hl, wl)."""
@@ -220,12 +225,10 @@ class OwnPasses:
 
     def _drawn(self, image: Tensor) -> dict[str, Tensor]:
         marked = self._marked
-        if marked.takes_eval:  # all but its dropout is another net in training mode
+        if marked.takes_eval:
             training = marked.training | marked.paths
             with watch(self._net, _draw, takes_eval=True, training=training):
                 return named_outputs(self._net(image))
-        for name, module in self._net.named_modules():
-            module.training = name in marked.training
         return named_outputs(self._net(image))
 
 
@@ -255,7 +258,7 @@ def chosen_output(
             return output
         near = difflib.get_close_matches(output, names, 3)
         raise GraphError(f'the network has no output {output!r}', f'one of {few(names)}',
-                         f'did you mean {near}?' if near else '')
+                         f'did you mean {" or ".join(near)}?' if near else '')
     usual = [name for name in names if name in _USUAL]
     fitting = [name for name, value in outputs.items()
                if value.dim() == 4 and num_classes in (value.shape[1], value.shape[3])]

@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The two shipped models: what they are trained on, how long and with what dropout, and the steps.
+The shipped models: what they are trained on, how long and with what dropout, and the steps.
 
 From a recipe and a folder of labelled images come weights, and from weights a bundle, whose
 quality is measured afterwards on the files that ship. Dropout at training regularises; which sites
@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 import copy
 from dataclasses import dataclass, replace
+import logging
 import math
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from uncertainty_seg.storage.whole_files import whole_file
 from uncertainty_seg.training.encoders import encoder_kind, load_imagenet
 from uncertainty_seg.training.export import export_marked, load_weights
 from uncertainty_seg.training.fit import (
+    affordable_epochs,
     Augmentation,
     class_weights,
     finished_epochs,
@@ -46,8 +48,11 @@ from uncertainty_seg.training.fit import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     restore_priors,
+    Row,
     tame_malloc,
+    Watch,
 )
+from uncertainty_seg.training.init_weights import load_what_fits, measure_norms
 from uncertainty_seg.training.mask_bank import train_with_bank
 from uncertainty_seg.training.members import (
     bootstrap,
@@ -57,6 +62,24 @@ from uncertainty_seg.training.members import (
     SHARED_PART,
 )
 from uncertainty_seg.training.networks import DropoutPlan, NO_DROPOUT, PLACES, PyramidNet
+from uncertainty_seg.training.run_facts import (
+    enough_images,
+    Extras,
+    facts_of,
+    find_classifier,
+    Held,
+    NOTHING_MORE,
+    read_facts,
+    require_classes_of,
+    write_facts,
+)
+
+_log = logging.getLogger(__name__)
+
+
+_LICENSE = ('Apache-2.0; encoder {licence}; the licence of the training images is not known to '
+            'this card')
+_NOT_GOOD_FOR = 'Whatever is unlike the images that it was trained on.'
 
 
 @dataclass(frozen=True)
@@ -78,9 +101,8 @@ class Recipe:
         Rates while training, and in the shipped graph.
     passes : int
         T of the shipped bundle.
-    training, license, not_good_for : str
-        For the card; {images}, {epochs} and {encoder} are filled into the first, and {licence},
-        that of the encoder's weights, into the second.
+    license, not_good_for : str
+        For the card; {licence}, that of the encoder's weights, is filled into the first.
     method : str
         Of the bundle.
     ensemble : EnsemblePlan, optional
@@ -89,6 +111,9 @@ class Recipe:
         How many masks are trained with as they run, and their seed; 0 for fresh masks.
     member_epochs : int
         Of decoders and heads on what a first network learned; 0 for as many as that one.
+    build, net_name : callable, str
+        Builds a network of one's own in the place of the shipped architecture, and its name for
+        people; a torch module of normalised images with dropout in it.
 
     """
 
@@ -100,14 +125,15 @@ class Recipe:
     train_dropout: DropoutPlan
     run_dropout: DropoutPlan
     passes: int
-    training: str
-    license: str  # noqa: A003
-    not_good_for: str
+    license: str = _LICENSE  # noqa: A003
+    not_good_for: str = _NOT_GOOD_FOR
     method: str = 'mc_dropout'
     ensemble: EnsemblePlan | None = None
     mask_bank: int = 0
     mask_seed: int = 0
     member_epochs: int = 0
+    build: Callable[[], nn.Module] | None = None
+    net_name: str = ''
 
     @property
     def has_variance(self) -> bool:
@@ -142,11 +168,6 @@ _RECIPES = (
         train_dropout=_TRAIN_DROPOUT,
         run_dropout=_RUN_DROPOUT,
         passes=20,
-        training='{images} photographs of SUIM (Islam et al., IROS 2020, arXiv:2004.01241), long '
-        'side 320 px, {epochs} epochs on {encoder} pretrained on ImageNet.',
-        license='Apache-2.0; trained on SUIM (MIT), encoder {licence}',
-        not_good_for='Plants and robots, of which it has seen few; '
-        'water more turbid than the photographs of divers and reefs it was trained on; pipelines.',
     ),
     Recipe(
         name='pipeline',
@@ -160,11 +181,20 @@ _RECIPES = (
         train_dropout=_TRAIN_DROPOUT,
         run_dropout=_RUN_DROPOUT,
         passes=20,
-        training='{images} procedural pipeline scenes (uncertainty_seg make-scenes, seed 1), '
-        '{epochs} epochs on {encoder} pretrained on ImageNet.',
-        license='Apache-2.0; encoder {licence}',
-        not_good_for='Real water without labels of that water: it has never seen a photograph. '
-        'Its numbers say how the method works, not how it does on your pipe.',
+    ),
+    Recipe(
+        name='own',
+        input=_input(320, 256),
+        fit=FitSettings(
+            epochs=30, draw_power=0.5,
+            augmentation=Augmentation(crop=(288, 224), scale=(0.65, 1.6), colour=0.15,
+                                      paste_share=0.25),
+        ),
+        encoder='mobilenet_v2',
+        frozen_layers=0,
+        train_dropout=_TRAIN_DROPOUT,
+        run_dropout=_RUN_DROPOUT,
+        passes=20,
     ),
 )
 
@@ -191,6 +221,25 @@ def with_encoder(recipe: Recipe, name: str) -> Recipe:
     depth = sum(tap < recipe.frozen_layers for tap in encoder_kind(recipe.encoder).taps)
     frozen = encoder_kind(name).taps[depth - 1] + 1 if depth else 0
     return replace(recipe, encoder=name, frozen_layers=frozen)
+
+
+def with_size(recipe: Recipe, width: int, height: int) -> Recipe:
+    """
+    Return a recipe for images of another size, trained on crops of nine tenths of it.
+
+    Raises TrainingError if a side is no multiple of 32, which the encoders need.
+    """
+    if width % 32 or height % 32 or min(width, height) < 64:
+        raise TrainingError(f'--size {width}x{height}', 'multiples of 32 from 64 up')
+    crop = tuple(max(64, round(side * 0.9 / 32) * 32) for side in (width, height))
+    how = replace(recipe.fit.augmentation, crop=(crop[0], crop[1]))
+    return replace(recipe, input=replace(recipe.input, width=width, height=height),
+                   fit=replace(recipe.fit, augmentation=how))
+
+
+def with_net(recipe: Recipe, build: Callable[[], nn.Module], name: str) -> Recipe:
+    """Return a recipe for a network of one's own, `name` for people; all of it is trained."""
+    return replace(recipe, build=build, net_name=name, frozen_layers=0)
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
@@ -268,44 +317,86 @@ def imagenet_file(path: Path, encoder: str) -> Path:
 
 
 def train_weights(
-    recipe: Recipe, data: LabelledFolder, encoder_file: Path, weights_file: Path,
+    recipe: Recipe, data: LabelledFolder, encoder_file: Path | None, weights_file: Path,
     threads: int = 2, on_epoch: Callable[[int, float, nn.Module], None] | None = None,
-    member: int | None = None,
+    member: int | None = None, extras: Extras = NOTHING_MORE,
 ) -> None:
     """
-    Train a recipe's networks and save their averaged weights after every epoch.
+    Train a recipe's networks and save the weights that are worth keeping after every epoch.
 
     A run that was stopped goes on after its last epoch, and what is finished is not trained again:
-    progress is kept beside the weights.
+    progress is kept beside the weights, and so is what they were trained on.
 
     Parameters
     ----------
     recipe, data : Recipe, LabelledFolder
         What to do, with which images.
     encoder_file, weights_file : Path
-        ImageNet weights of the encoder, or a folder that holds those of every encoder; and where
-        torch.save writes the result, by `member_file` for an ensemble.
+        ImageNet weights of the encoder, or a folder that holds those of every encoder (None for
+        none); and where torch.save writes the result, by `member_file` for an ensemble.
     threads : int
         CPU threads.
     on_epoch : callable, optional
-        Called with (epoch, loss, averaged net).
+        Called with (epoch, loss, net to keep).
     member : int, optional
         Train this one of an ensemble only, as in another process.
+    extras : Extras
+        Where to start from, what to measure on, and when to stop.
 
     Raises
     ------
     TrainingError
-        If weights are missing or those of another network, or the first member is not finished
-        whose trunk others share.
+        If weights are missing or those of another network, the first member is not finished whose
+        trunk others share, or the loss is no number again and again.
 
     """
     tame_malloc()
     torch.set_num_threads(threads)
     weights_file.parent.mkdir(parents=True, exist_ok=True)
     for job in _jobs(recipe, data, weights_file, member):
-        net = _new_net(job, encoder_file)
-        fit(net, job.data, job.recipe.fit, job.saver(on_epoch),
-            progress_file(job.files[0]))
+        _train(job, encoder_file, extras, on_epoch)
+
+
+def _train(
+    job: _TrainingRun, encoder_file: Path | None, extras: Extras,
+    on_epoch: Callable[[int, float, nn.Module], None] | None,
+) -> None:
+    net, job = _new_net(job, encoder_file, extras)
+    count, asked, batch = len(job.data.stems), job.recipe.fit.epochs, job.recipe.fit.batch
+    data, progress = enough_images(job.data, batch), progress_file(job.files[0])
+    if len(data.stems) > count:
+        _log.warning('%d training images: each is taken %d times an epoch, and a network of so '
+                     'few knows little else', count, len(data.stems) // count)
+    job = replace(job, data=data)
+    measure = Held(extras.val, job.recipe.input, job.finished).mean_iou if extras.val else None
+    if extras.budget_s < math.inf:
+        epochs = affordable_epochs(net, data, job.recipe.fit, extras.budget_s, progress, measure)
+        job = replace(job, recipe=replace(job.recipe, fit=_fit_of(job.recipe.fit, epochs)))
+    start = _start_of(job, encoder_file, extras)
+    seen: list[Row] = []
+
+    def on_rows(rows: list[Row]) -> None:
+        seen[:] = rows
+        write_facts(job.files[0], facts_of(extras, count, start, rows, False, asked))
+        if extras.on_rows is not None:
+            extras.on_rows(job.files[0], rows)
+
+    watch = Watch(measure, extras.patience, extras.budget_s, on_rows)
+    fit(net, data, job.recipe.fit, job.saver(on_epoch), progress, watch)
+    if seen:
+        write_facts(job.files[0], facts_of(extras, count, start, seen, True, asked))
+    elif (facts := read_facts(job.files[0])) is not None:
+        write_facts(job.files[0], replace(facts, is_finished=True))
+
+
+def _start_of(job: _TrainingRun, encoder_file: Path | None, extras: Extras) -> str:
+    if job.trunk is not None:
+        return f'the {job.shared} of its first member'
+    if extras.init is not None:
+        return extras.init.source
+    if job.recipe.build is not None:
+        return f'what {job.recipe.net_name} builds'
+    return 'random weights' if encoder_file is None else 'ImageNet weights of the encoder'
 
 
 def progress_file(weights: Path) -> Path:
@@ -322,15 +413,21 @@ class _TrainingRun:
     files: tuple[Path, ...]
     trunk: Path | None = None
     shared: str = ''
+    classifier: str = 'decoder.classifier'
+
+    def finished(self, average: nn.Module) -> nn.Module:
+        """Return a copy whose classifier gives the probabilities without the loss's weights."""
+        done = copy.deepcopy(average)
+        if self.classifier:
+            restore_priors(done.get_submodule(self.classifier),
+                           class_weights(self.data, self.recipe.fit.class_power))
+        return done
 
     def saver(
         self, on_epoch: Callable[[int, float, nn.Module], None] | None
     ) -> Callable[[int, float, nn.Module], None]:
-        priors = class_weights(self.data, self.recipe.fit.class_power)
-
         def save(epoch: int, loss: float, average: nn.Module) -> None:
-            finished = copy.deepcopy(average)
-            restore_priors(finished.decoder.classifier, priors)
+            finished = self.finished(average)
             with whole_file(self.files[epoch // self.recipe.fit.cycle_epochs]) as draft:
                 torch.save(finished.state_dict(), draft)
             if on_epoch is not None:
@@ -373,26 +470,59 @@ def _jobs(
 
 def require_finished(weights: Path, epochs: int) -> None:
     """Raise TrainingError if weights are missing, or of a run that was stopped before its end."""
-    progress = progress_file(weights)
+    progress, facts = progress_file(weights), read_facts(weights)
     done = finished_epochs(progress) if progress.is_file() else epochs
-    if not weights.is_file() or done < epochs:
+    is_finished = done >= epochs or (
+        facts is not None and facts.is_finished and facts.asked >= epochs)
+    if not weights.is_file() or not is_finished:
         state = f'{done} of {epochs} epochs' if weights.is_file() else 'nothing'
         raise TrainingError(f'{state} of {weights}', 'a finished run',
                             'run the same command again, for this member first')
 
 
-def _new_net(job: _TrainingRun, encoder_file: Path) -> PyramidNet:
+def _new_net(
+    job: _TrainingRun, encoder_file: Path | None, extras: Extras
+) -> tuple[nn.Module, _TrainingRun]:
+    torch.manual_seed(job.recipe.fit.seed)
+    if job.recipe.build is not None:
+        net, job = _own_net(job)
+    else:
+        net = _shipped_net(job, encoder_file, is_started=extras.init is not None)
+    taken, size = extras.init, (job.recipe.input.width, job.recipe.input.height)
+    if taken is not None and job.trunk is None:
+        load_what_fits(net, taken, job.data.class_names)
+        if taken.has_folded_norms:
+            measure_norms(net, job.data.images, size)
+        if job.classifier:  # what finished weights had taken off
+            restore_priors(net.get_submodule(job.classifier),
+                           1 / class_weights(job.data, job.recipe.fit.class_power))
+    return net, job
+
+
+def _own_net(job: _TrainingRun) -> tuple[nn.Module, _TrainingRun]:
+    recipe = job.recipe
+    assert recipe.build is not None
+    net = recipe.build()
+    require_classes_of(net, job.data, recipe.input, recipe.net_name)
+    classifier = find_classifier(net, job.data.num_classes, recipe.input)
+    if not classifier:
+        _log.warning('%s has no last layer whose bias is added to the logits: its loss is not '
+                     'weighted by class, since the weights could not be undone', recipe.net_name)
+        recipe = replace(recipe, fit=replace(recipe.fit, class_power=0.0))
+    return net, replace(job, recipe=recipe, classifier=classifier)
+
+
+def _shipped_net(job: _TrainingRun, encoder_file: Path | None, is_started: bool) -> PyramidNet:
     recipe, num = job.recipe, job.data.num_classes
-    torch.manual_seed(recipe.fit.seed)
     net = PyramidNet(num, recipe.train_dropout, recipe.encoder,
                      frozen_layers=recipe.frozen_layers, has_variance=recipe.has_variance)
-    if job.trunk is None:
-        load_imagenet(net.encoder, recipe.encoder, imagenet_file(encoder_file, recipe.encoder))
-    else:
+    if job.trunk is not None:
         net.freeze(job.shared)
         first = load_net(job.trunk, num, NO_DROPOUT, recipe.encoder).state_dict()
         net.load_state_dict({name: first[name] if name.startswith(net.frozen) else value
                              for name, value in net.state_dict().items()})
+    elif encoder_file is not None and not is_started:
+        load_imagenet(net.encoder, recipe.encoder, imagenet_file(encoder_file, recipe.encoder))
     if recipe.mask_bank:
         train_with_bank(net, PyramidNet(num, recipe.run_dropout, recipe.encoder), recipe.input,
                         recipe.mask_bank, recipe.mask_seed)
@@ -443,16 +573,15 @@ def make_bundle(
         files = [(member_file(weights_file, index), plan.encoder(index, recipe.encoder))
                  for index in range(plan.count)]
     graphs = _compiled(recipe, data.num_classes, [
-        export_marked(load_net(file, data.num_classes, rates, encoder, recipe.has_variance),
-                      recipe.input)
+        export_marked(_finished_net(recipe, data.num_classes, file, encoder, rates), recipe.input)
         for file, encoder in files])
     card = ModelCard(
         schema=SCHEMA_VERSION, name=recipe.name, method=recipe.method,
         class_names=data.class_names, palette=data.palette, ignore_index=data.ignore_index,
         input=recipe.input, dropout_sites=graphs.sites, passes=recipe.passes, opset=OPSET,
         logits_shape=graphs.logits_shape, upsampling=graphs.upsampling,
-        training=_training_text(recipe, len(data.stems)),
-        license=recipe.license.format(licence=_of_encoders(recipe, 'licence')),
+        training=_training_text(recipe, files[0][0]),
+        license=recipe.license.replace('{licence}', _of_encoders(recipe, 'licence')),
         not_good_for=recipe.not_good_for, metrics={}, sha256={},
         members=plan.count if plan else 0, feature_shape=graphs.feature_shape,
         mask_seed=recipe.mask_seed if recipe.mask_bank else None,
@@ -476,10 +605,25 @@ def _compiled(
     return compile_graph(models[0], recipe.input, options)
 
 
-def _training_text(recipe: Recipe, images: int) -> str:
-    plan = recipe.ensemble
-    text = recipe.training.format(images=f'{images:,}'.replace(',', ' '),
-                                  encoder=_of_encoders(recipe, 'title'), epochs=recipe.fit.epochs)
+def _finished_net(
+    recipe: Recipe, num_classes: int, weights: Path, encoder: str, rates: DropoutPlan
+) -> nn.Module:
+    if recipe.build is None:
+        return load_net(weights, num_classes, rates, encoder, recipe.has_variance)
+    net = recipe.build()
+    load_weights(net, weights)
+    if recipe.method == 'single':
+        for part in net.modules():
+            if isinstance(part, nn.modules.dropout._DropoutNd):
+                part.p = 0.0
+    return net.eval()
+
+
+def _training_text(recipe: Recipe, weights: Path) -> str:
+    plan, facts = recipe.ensemble, read_facts(weights)
+    network = recipe.net_name or _of_encoders(recipe, 'title')
+    text = f'{network}; what its weights {weights.name} were trained on is not known.' \
+        if facts is None else facts.sentence(network)
     if plan:
         drawn = ', each on as many images drawn with replacement' * plan.has_bootstrap
         length = f', {recipe.member_epochs} epochs each after the first' * \

@@ -63,7 +63,7 @@ def test_weights_outside_of_the_folder_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize('content', [b'\x80\x02}q\x00', b'not a network'])
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / 'net.onnx').write_bytes(content)
-    with pytest.raises(GraphError, match='cannot be read.*an ONNX file'):
+    with pytest.raises(GraphError, match='is no ONNX file, or only a part'):
         load_model(str(tmp_path / 'net.onnx'))
 
 

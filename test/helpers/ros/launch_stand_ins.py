@@ -33,10 +33,18 @@ def configuration(values: dict[str, str]) -> type:
     return type('LaunchConfiguration', (Call,), {'perform': perform})
 
 
+def declaration(values: dict[str, str]) -> type:
+    """Return a stand-in whose default counts where a test gives no value."""
+    def init(self: Any, name: str, **options: Any) -> None:
+        Call.__init__(self, name, **options)
+        values.setdefault(name, options.get('default_value', ''))
+    return type('DeclareLaunchArgument', (Call,), {'__init__': init})
+
+
 @pytest.fixture
 def arguments() -> dict[str, str]:
-    """Values of the launch arguments, with two of the defaults; tests add to it."""
-    return {'respawn': 'true', 'respawn_delay': '2.0'}
+    """Values of the launch arguments, over their defaults; tests add to it."""
+    return {'model': 'pipeline', 'bag': str(ROOT / 'config')}
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +53,6 @@ def stand_ins(monkeypatch: Any, arguments: dict[str, str]) -> Iterator[None]:
         'launch': ['LaunchContext', 'LaunchDescription'],
         'launch.actions': ['DeclareLaunchArgument', 'IncludeLaunchDescription',
                            'OpaqueFunction', 'SetEnvironmentVariable'],
-        'launch.conditions': ['IfCondition'],
         'launch.launch_description_sources': ['PythonLaunchDescriptionSource'],
         'launch_ros': [],
         'launch_ros.actions': ['Node'],
@@ -57,6 +64,7 @@ def stand_ins(monkeypatch: Any, arguments: dict[str, str]) -> Iterator[None]:
         for name in names:
             setattr(module, name, kind(name))
         monkeypatch.setitem(sys.modules, module_name, module)
+    sys.modules['launch.actions'].DeclareLaunchArgument = declaration(arguments)
     substitutions = ModuleType('launch.substitutions')
     substitutions.LaunchConfiguration = configuration(arguments)
     monkeypatch.setitem(sys.modules, 'launch.substitutions', substitutions)

@@ -1,8 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The real `vision_msgs/LabelInfo`, made with ROS's own generators where it is not installed.
+The real messages of `vision_msgs` and `bond`, made with ROS's own generators.
 
-No wheel of vision_msgs exists, but the wheels of rclpy bring the generators, templates, headers
+No wheels of these packages exist, but the wheels of rclpy bring the generators, templates, headers
 and libraries that its build uses. `build` runs them and the C compiler outside the repository;
 processes that have the folder on PYTHONPATH then import, send and receive the message like any.
 
@@ -21,22 +21,32 @@ import sys
 import sysconfig
 from typing import Any
 
-PACKAGE = 'vision_msgs'
-# The fields of https://github.com/ros-perception/vision_msgs, branch ros2, version 4.1.1.
-DEFINITIONS = {
-    'VisionClass': 'uint16 class_id\nstring class_name\n',
-    'LabelInfo': 'std_msgs/Header header\n'
-                 'vision_msgs/VisionClass[] class_map\n'
-                 'float32 threshold\n',
+PACKAGES: dict[str, dict[str, str]] = {
+    # The fields of https://github.com/ros-perception/vision_msgs, branch ros2, version 4.1.1.
+    'vision_msgs': {
+        'VisionClass': 'uint16 class_id\nstring class_name\n',
+        'LabelInfo': 'std_msgs/Header header\n'
+                     'vision_msgs/VisionClass[] class_map\n'
+                     'float32 threshold\n',
+    },
+    # Those of https://github.com/ros/bond_core, branch ros2.
+    'bond': {
+        'Status': 'std_msgs/Header header\n'
+                  'string id\n'
+                  'string instance_id\n'
+                  'bool active\n'
+                  'float32 heartbeat_timeout\n'
+                  'float32 heartbeat_period\n',
+    },
 }
 NEEDED = ('std_msgs', 'builtin_interfaces')
 # What rmw_fastrtps asks the message for.
 SUPPORTS = ('rosidl_typesupport_introspection_c', 'rosidl_typesupport_fastrtps_c')
 
 
-def is_installed() -> bool:
-    """Return whether vision_msgs is here already, as in a full ROS."""
-    return find_spec(PACKAGE) is not None
+def is_installed(package: str = 'vision_msgs') -> bool:
+    """Return whether a package is here already, as in a full ROS."""
+    return find_spec(package) is not None
 
 
 def missing_tool() -> str:
@@ -52,24 +62,24 @@ def missing_tool() -> str:
     return '' if _python_header().is_file() else 'Python.h'
 
 
-def build(folder: Path) -> Path:
-    """Generate and compile the package below an empty folder; returns what to import from."""
+def build(folder: Path, package: str = 'vision_msgs') -> Path:
+    """Generate and compile a package below an empty folder; returns what to import from."""
     sources = folder / 'sources'
-    module = _generate(sources) / PACKAGE
+    module = _generate(sources, package) / package
     (module / '__init__.py').touch()
-    _compile(sources, module)
+    _compile(sources, module, package)
     return module.parent
 
 
-def _generate(sources: Path) -> Path:
+def _generate(sources: Path, package: str) -> Path:
     """Run each generator into a folder of its own; returns that of Python."""
-    interfaces = sources / 'interfaces' / PACKAGE
+    interfaces = sources / 'interfaces' / package
     (interfaces / 'msg').mkdir(parents=True)
     convert = import_module('rosidl_adapter.msg').convert_msg_to_idl
-    for name, text in DEFINITIONS.items():
+    for name, text in PACKAGES[package].items():
         file = Path('msg', f'{name}.msg')
         (interfaces / file).write_text(text)
-        convert(interfaces, PACKAGE, file, interfaces / 'msg')
+        convert(interfaces, package, file, interfaces / 'msg')
     _run(interfaces, interfaces, 'rosidl_generator_type_description', 'generate_type_hash')
     for generator, function, *more in (
         ('rosidl_generator_c', 'generate_c'),
@@ -78,30 +88,31 @@ def _generate(sources: Path) -> Path:
         ('rosidl_typesupport_fastrtps_c', 'generate_typesupport_fastrtps_c'),
         ('rosidl_generator_py', 'generate_py', ['rosidl_typesupport_c']),
     ):
-        _run(interfaces, sources / generator / PACKAGE, generator, function, *more)
+        _run(interfaces, sources / generator / package, generator, function, *more)
     return sources / 'rosidl_generator_py'
 
 
 def _run(interfaces: Path, output: Path, generator: str, function: str, *more: Any) -> None:
-    share = Path(sys.prefix) / 'share'
+    share, package = Path(sys.prefix) / 'share', interfaces.name
+    names = PACKAGES[package]
     output.mkdir(parents=True, exist_ok=True)
     arguments = output.with_suffix('.json')
     arguments.write_text(json.dumps({
-        'package_name': PACKAGE,
+        'package_name': package,
         'output_dir': str(output),
         'template_dir': str(share / generator / 'resource'),
         'target_dependencies': [],
-        'idl_tuples': [f'{interfaces}:msg/{name}.idl' for name in DEFINITIONS],
-        'include_paths': [f'{package}:{share / package}' for package in NEEDED],
-        'ros_interface_files': [f'{interfaces}/msg/{name}.msg' for name in DEFINITIONS],
+        'idl_tuples': [f'{interfaces}:msg/{name}.idl' for name in names],
+        'include_paths': [f'{needed}:{share / needed}' for needed in NEEDED],
+        'ros_interface_files': [f'{interfaces}/msg/{name}.msg' for name in names],
         'type_description_tuples': [] if output == interfaces else [
-            f'msg/{name}.idl:{interfaces}/msg/{name}.json' for name in DEFINITIONS],
+            f'msg/{name}.idl:{interfaces}/msg/{name}.json' for name in names],
     }))
     generate: Callable[..., Any] = getattr(import_module(generator), function)
     generate(str(arguments), *more)
 
 
-def _compile(sources: Path, module: Path) -> None:
+def _compile(sources: Path, module: Path, package: str) -> None:
     """
     Make two libraries and the extension that Python loads.
 
@@ -112,14 +123,14 @@ def _compile(sources: Path, module: Path) -> None:
     for generator in ('rosidl_generator_c', *SUPPORTS):
         template = Path(sys.prefix, 'share', generator, 'resource',
                         f'{generator}__visibility_control.h.in')
-        text = template.read_text().replace('@PROJECT_NAME_UPPER@', PACKAGE.upper())
-        target = sources / generator / PACKAGE / 'msg' / template.stem
-        target.write_text(text.replace('@PROJECT_NAME@', PACKAGE))
-    first, second = (f'lib{PACKAGE}__{support}.so' for support in SUPPORTS)
+        text = template.read_text().replace('@PROJECT_NAME_UPPER@', package.upper())
+        target = sources / generator / package / 'msg' / template.stem
+        target.write_text(text.replace('@PROJECT_NAME@', package))
+    first, second = (f'lib{package}__{support}.so' for support in SUPPORTS)
     code = [str(file) for suffix in ('c', 'cpp') for file in sources.rglob(f'*.{suffix}')]
     _link(module, first, [*_include_flags(sources), *code, '-lstdc++', *_library_flags()])
     _link(module, second, ['-xc', '/dev/null', '-xnone', first])
-    _link(module, f'{PACKAGE}_s__rosidl_typesupport_c.so',
+    _link(module, f'{package}_s__rosidl_typesupport_c.so',
           ['-xc', '/dev/null', '-xnone', first, second])
 
 

@@ -243,7 +243,7 @@ FILES: dict[str, tuple[str, str]] = {
     # name: parameters, sentence
     'file with a contradiction': ('gate: {fall_frames: 5, fall_window: 4}', 'fall_frames is 5'),
     'file with two types in a list': ('gate.scores: [entropy.mean, 5]', 'arguments cannot be'),
-    'file that is no yaml': ('\tseed: 1', 'arguments cannot be used'),
+    'file that is no yaml': ('\tseed: 1', 'is no YAML in line'),
 }
 GOVERNOR_STARTS: dict[str, tuple[list[str], str]] = {
     'governor: nan': (['-p', 'deadline_s:=.nan'], 'deadline_s is nan'),

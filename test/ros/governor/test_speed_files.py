@@ -38,9 +38,11 @@ def test_the_launch_file_joins_the_topics_and_starts_the_governor_again() -> Non
 
 
 def test_a_parameter_file_is_taken_where_it_is_given(
-    arguments: dict[str, str],  # noqa: F811
+    arguments: dict[str, str], tmp_path: Path,  # noqa: F811
 ) -> None:
-    arguments['params_file'] = 'mine.yaml'
+    mine = tmp_path / 'mine.yaml'
+    mine.write_text('/**:\n  ros__parameters:\n    slow_factor: 0.5\n')
+    arguments['params_file'] = str(mine)
     (node,) = actions_of(LAUNCH)['Node']
     assert [p.words[0] for p in node.parameters] == ['params_file']
 

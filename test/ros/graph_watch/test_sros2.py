@@ -34,7 +34,7 @@ from ros_helpers import (
 from ros_speed_rig import GOVERNOR, governor_arguments, PEER
 from ros_sros2 import dds_topics, enclaves, make_keystore, permissions, POLICY
 
-FLAG = '/uncertainty_seg/confident'
+FLAG, NUMBERS = '/uncertainty_seg/confident', '/uncertainty_seg/verdict'
 # Where they are not: the first came with Jazzy, the second needs vision_msgs.
 MAY_BE_ABSENT = {'get_type_description': 'type_description_interfaces',
                  'label_info': 'vision_msgs'}
@@ -47,14 +47,14 @@ needs_openssl = pytest.mark.skipif(shutil.which('openssl') is None, reason='open
 def test_only_the_node_may_publish_the_flag_and_only_the_governor_the_commands() -> None:
     rights = enclaves()
     assert set(rights) == {'/uncertainty_seg', '/speed_governor', '/mission'}
-    for topic, speakers in ((FLAG, {'/uncertainty_seg'}),
+    for topic, speakers in ((FLAG, {'/uncertainty_seg'}), (NUMBERS, {'/uncertainty_seg'}),
                             ('/cmd_vel_limited', {'/speed_governor'}),
                             ('/speed_governor/speed_factor', {'/speed_governor'})):
         assert {name for name, one in rights.items() if ('publish', topic) in one} == speakers
     # Nobody may change a parameter or the lifecycle of another node.
     assert not any(verb == 'request' for one in rights.values() for verb, _ in one)
     # The node listens to its own flag, to notice a second publisher of it.
-    assert ('subscribe', FLAG) in rights['/uncertainty_seg']
+    assert {('subscribe', FLAG), ('subscribe', NUMBERS)} <= rights['/uncertainty_seg']
 
 
 def used_by(node: Any, name: str) -> set[tuple[str, str]]:
@@ -69,6 +69,7 @@ def used_by(node: Any, name: str) -> set[tuple[str, str]]:
 @pytest.mark.skipif(not HAS_ROS, reason=SKIP_REASON)
 def test_the_policy_allows_what_the_nodes_use_and_nothing_else(tmp_path: Path) -> None:
     import rclpy
+    from sensor_msgs.msg import JointState
     from std_msgs.msg import Bool, Float32
 
     absent = {name for name, package in MAY_BE_ABSENT.items() if find_spec(package) is None}
@@ -84,8 +85,9 @@ def test_the_policy_allows_what_the_nodes_use_and_nothing_else(tmp_path: Path) -
         try:
             for topic, kind in ((FLAG, Bool), ('/speed_governor/speed_factor', Float32)):
                 mission.create_subscription(kind, topic, print, 10)
-            # A second publisher: the node then listens to its own flag.
+            # A second publisher: the node then listens to its own topic.
             client.node.create_publisher(Bool, FLAG, 10)
+            client.node.create_publisher(JointState, NUMBERS, 10)
             for name, rights in enclaves().items():
                 optional = {right for right in rights
                             if right[1].rpartition('/')[2] in absent

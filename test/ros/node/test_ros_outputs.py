@@ -1,6 +1,7 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """What is made and what is published, on publishers that only count."""
 
+import io
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -96,6 +97,30 @@ def test_only_the_wanted_picture_is_made(node: StubNode, name: str) -> None:
     assert result.num_made == 1 + (name == 'uncertainty_overlay')  # it shows two maps
 
 
+def test_the_overlay_as_jpeg_is_encoded_only_for_a_subscriber_of_it(node: StubNode) -> None:
+    images = pytest.importorskip('PIL.Image', reason='Pillow is missing')
+    pictures, result = pictures_of(node), Result()
+    node.topics['~/overlay'].num_subscribers = 1
+    view = make_view(result)
+    pictures.publish(Header(), view)
+    assert 'overlay_jpeg' not in vars(view)
+    node.topics['~/overlay/compressed'].num_subscribers = 1
+    sizes = []
+    for quality in (95, 10):
+        view = make_view(result, settings_from_dict({'view.jpeg_quality': quality}))
+        pictures.publish(Header(frame_id='camera'), view)
+        msg = node.topics['~/overlay/compressed'].sent[-1]
+        assert (msg.header.frame_id, msg.format) == ('camera', 'bgr8; jpeg compressed bgr8')
+        # Read as a JPEG file by another library.
+        picture = np.asarray(images.open(io.BytesIO(bytes(msg.data))))
+        assert picture.shape == (24, 32, 3)
+        if quality == 95:  # RGB; chroma is kept at half the resolution
+            assert np.abs(picture[..., ::-1].astype(int) - view.overlay).mean() < 20
+        sizes.append(len(msg.data))
+    assert sizes[1] < sizes[0]
+    assert pictures.counts['overlay/compressed'] == 2
+
+
 def test_a_picture_waits_for_the_frame_that_was_computed_for_it(node: StubNode) -> None:
     pictures, result = pictures_of(node), Result()
     assert not pictures.wants_unknown
@@ -138,7 +163,7 @@ def test_a_clock_set_back_begins_a_new_interval(node: StubNode) -> None:
 
 def test_closing_takes_the_pictures_off_the_graph(node: StubNode) -> None:
     pictures = pictures_of(node)
-    assert len(node.topics) == 10
+    assert len(node.topics) == 11
     pictures.close()
     assert node.topics == {}
     assert node.callbacks == {}

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import zipfile
 
 from bombs import black_png, zip_bomb
-from label_sample import CLASSES, corrected, make_frame, read_back
+from label_sample import ACCEPT, CLASSES, corrected, labels_of, make_frame, read_back
 import numpy as np
 import pytest
 
@@ -21,6 +21,7 @@ pytest.importorskip('pycocotools', reason='pycocotools is not installed: no labe
 from uncertainty_seg.errors import DatasetError  # noqa: E402
 from uncertainty_seg.storage import foreign_files  # noqa: E402
 from uncertainty_seg.storage.labels import cvat, regions  # noqa: E402
+from uncertainty_seg.storage.labels.coco import FILE as COCO_FILE  # noqa: E402
 from uncertainty_seg.storage.labels.formats import READERS, write_export  # noqa: E402
 from uncertainty_seg.storage.labels.frames import read_table  # noqa: E402
 from uncertainty_seg.storage.labels.training import write_training_folder  # noqa: E402
@@ -42,7 +43,7 @@ def json_edit(name: str, change: Callable[[Any], object]) -> Edit:
 
 
 def coco(**values: Any) -> Edit:
-    return json_edit('annotations.json', lambda c: c['annotations'][0].update(values))
+    return json_edit(COCO_FILE, lambda c: c['annotations'][0].update(values))
 
 
 def brush(**values: Any) -> Edit:
@@ -124,10 +125,10 @@ ATTACKS: dict[str, tuple[Edit, str]] = {
                              'it defines a document type'),
     'cvat elements': (xml(f'<annotations>{"<a/>" * 1000}</annotations>'),
                       'it has more than 1000 elements'),
-    'coco deep': (text('annotations.json', '[' * 10**6), 'it is nested too deeply'),
+    'coco deep': (text(COCO_FILE, '[' * 10**6), 'it is nested too deeply'),
     'coco size': (coco(segmentation={'size': [10**9, 10**9], 'counts': [10**18]}),
                   'labels of .* are 1000000000x1000000000, expected the 10x8'),
-    'coco infinite': (json_edit('annotations.json', lambda c: c['images'][0].update(width=1e999)),
+    'coco infinite': (json_edit(COCO_FILE, lambda c: c['images'][0].update(width=1e999)),
                       'is no COCO file'),
     'coco too many runs': (coco(segmentation={'size': [8, 10], 'counts': [0, 4 * 10**9]}),
                            'is no COCO file'),
@@ -172,7 +173,7 @@ def test_more_regions_than_a_frame_has_are_refused(
     monkeypatch.setattr(regions, 'MAX_REGIONS', 3)
     write_export(tmp_path / 'out', 'coco', [FRAME], CLASSES)
     for count in (3, 4):
-        json_edit('annotations.json', lambda c, count=count: c.update(  # type: ignore[misc]
+        json_edit(COCO_FILE, lambda c, count=count: c.update(  # type: ignore[misc]
             annotations=c['annotations'][:1] * count))(tmp_path / 'out')
         if count == 3:
             read_back(tmp_path / 'out', 'coco')
@@ -228,7 +229,7 @@ def test_an_image_in_an_archive_that_expands_or_is_none_is_refused(
 ) -> None:
     write_export(tmp_path / 'out', 'cvat', [FRAME], CLASSES)
     table = read_table(tmp_path / 'out')
-    labels = list(READERS['cvat'](tmp_path / 'out', table))
+    labels = list(labels_of(tmp_path / 'out', 'cvat'))
     with zipfile.ZipFile(tmp_path / 'out' / 'cvat.zip', 'w', zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(f'images/{FRAME.file_name}', image)
     (tmp_path / 'train').mkdir()
@@ -244,6 +245,6 @@ def test_names_in_an_archive_lead_nowhere(tmp_path: Path) -> None:
             archive.writestr(name, 'x')
     table = read_table(tmp_path / 'out')
     (tmp_path / 'train').mkdir()
-    write_training_folder(tmp_path / 'train', table, READERS['cvat'](tmp_path / 'out', table),
-                          {'train': 1.0}, 0)
+    write_training_folder(tmp_path / 'train', table, labels_of(tmp_path / 'out', 'cvat'),
+                          {'train': 1.0}, 0, ACCEPT)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['out', 'train']

@@ -29,6 +29,7 @@ from uncertainty_seg.storage.labels.bag import (  # noqa: E402
     REASON_TOPIC,
     UNCERTAINTY_TOPIC,
 )
+from uncertainty_seg.storage.labels.coco import FILE as COCO_FILE  # noqa: E402
 from uncertainty_seg.storage.labels.formats import (  # noqa: E402
     BAGS,
     READERS,
@@ -90,7 +91,7 @@ def test_coco_reads_by_its_own_reader(tmp_path: Path, frames: list[LabelFrame]) 
     from pycocotools.coco import COCO
 
     write_export(tmp_path / 'out', 'coco', frames, CLASSES)
-    coco = COCO(str(tmp_path / 'out' / 'annotations.json'))
+    coco = COCO(str(tmp_path / 'out' / COCO_FILE))
     assert [c['name'] for c in coco.loadCats(sorted(coco.getCatIds()))] == list(CLASSES.names)
     assert len(set(coco.getAnnIds())) == len(coco.dataset['annotations'])
     for frame, image in zip(frames, coco.loadImgs(coco.getImgIds()), strict=True):
@@ -120,7 +121,7 @@ def test_a_mask_of_cvat_is_runs_by_row_from_its_corner(tmp_path: Path) -> None:
     assert shape.attrib['rle'] == '0, 4, 1, 4'
     assert [shape.attrib[key] for key in ('left', 'top', 'width', 'height')] == list('2133')
     texts = {item.get('name'): item.text for item in root.iterfind('image/tag/attribute')}
-    assert texts == {'dive': 'dive.1', 'reason': REASON, 'score': '1.25'}
+    assert texts == {'dive': 'dive.1', 'reason': REASON, 'score': '1.25', 'reviewed': 'false'}
     raw = json.loads((tmp_path / 'out' / 'labels.json').read_text())
     declared = [label.findtext('name') for label in root.iterfind('meta/task/labels/label')]
     assert [label['name'] for label in raw] == declared == [*CLASSES.names, 'uncertainty_seg']
@@ -184,8 +185,13 @@ def test_tasks_that_are_too_much_for_one_upload_are_parts(
     assert not (tmp_path / 'parts' / 'tasks_3.json').exists()
 
 
-def test_a_folder_is_what_training_reads(tmp_path: Path, frames: list[LabelFrame]) -> None:
+def test_a_folder_is_what_training_reads_once_it_is_no_export(
+    tmp_path: Path, frames: list[LabelFrame]
+) -> None:
     write_export(tmp_path / 'out', 'folder', frames, CLASSES)
+    with pytest.raises(DatasetError, match='out is an export for labelling.* import-labels'):
+        load_folder(tmp_path / 'out', 'train')
+    (tmp_path / 'out' / 'frames.json').unlink()
     data = load_folder(tmp_path / 'out', 'train')
     by_stem = dict(zip(data.stems, data.masks, strict=True))
     assert (data.class_names, data.palette) == (CLASSES.names, CLASSES.palette)

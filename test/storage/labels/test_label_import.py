@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import zipfile
 
 import cv2
-from label_sample import CLASSES, make_frame, read_back
+from label_sample import ACCEPT, CLASSES, labels_of, make_frame, read_back
 import numpy as np
 import pytest
 
@@ -21,6 +21,7 @@ pytest.importorskip('pycocotools', reason='pycocotools is not installed: no labe
 from uncertainty_seg.core.arrays import LabelMap  # noqa: E402
 from uncertainty_seg.errors import ConfigError, DatasetError  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import load_folder  # noqa: E402
+from uncertainty_seg.storage.labels.coco import FILE as COCO_FILE  # noqa: E402
 from uncertainty_seg.storage.labels.formats import (  # noqa: E402
     find_table,
     new_folder,
@@ -74,7 +75,7 @@ def edited(folder: Path, kind: str, frame: LabelFrame, edit: Edit) -> LabelMap:
 
 # x from 2 to 5, y from 1 to 4 in a tool's coordinates: pixels 2..4 and 1..3.
 DRAWN = {
-    'coco': json_edit('annotations.json', lambda c: c['annotations'].append(
+    'coco': json_edit(COCO_FILE, lambda c: c['annotations'].append(
         {'id': 99, 'image_id': 1, 'category_id': 2, 'iscrowd': 0, 'area': 9,
          'bbox': [2, 1, 3, 3], 'segmentation': [[2, 1, 5, 1, 5, 4, 2, 4]]})),
     'cvat polygon': xml_edit(lambda r: add_shape(
@@ -85,7 +86,7 @@ DRAWN = {
         {'label': PIPE, 'points': [[2, 1], [5, 1], [5, 4], [2, 4]], 'shape_type': 'polygon'})),
     'labelme rectangle': json_edit('images/dive.1_0000.raw.json', lambda c: c['shapes'].append(
         {'label': PIPE, 'points': [[5, 4], [2, 1]], 'shape_type': 'rectangle'})),
-    'coco counts': json_edit('annotations.json', lambda c: c['annotations'].append(
+    'coco counts': json_edit(COCO_FILE, lambda c: c['annotations'].append(
         {'id': 99, 'image_id': 1, 'category_id': 2, 'iscrowd': 1, 'area': 9,
          'segmentation': {'size': [HEIGHT, WIDTH],
                           'counts': [2 * HEIGHT + 1, 3, 5, 3, 5, 3, 5 * HEIGHT + 4]}})),
@@ -129,12 +130,12 @@ def test_the_newest_annotation_that_was_not_cancelled_counts(
     file = tmp_path / 'export.json'
     file.write_text(json.dumps([task, unlabelled]))
     table = read_table(tmp_path / 'out')
-    ((stem, mask),) = READERS['label-studio'](file, table)
-    assert stem == frame.stem and (mask == 1).all()
+    (one,) = READERS['label-studio'](file, table)
+    assert one.stem == frame.stem and (one.mask == 1).all()
 
 
 RENAMED = {
-    'coco': json_edit('annotations.json', lambda c: c['categories'][0].update(name='squid')),
+    'coco': json_edit(COCO_FILE, lambda c: c['categories'][0].update(name='squid')),
     'cvat': xml_edit(lambda r: r.find('image/mask').set('label', 'squid')),  # type: ignore
     'label-studio': json_edit('tasks.json', lambda c: c[0]['predictions'][0]['result'][0][
         'value'].update(brushlabels=['squid'])),
@@ -167,8 +168,8 @@ def resized_crop(content: Any) -> None:
 
 
 RESIZED = {
-    'coco': json_edit('annotations.json', lambda c: c['images'][0].update(width=WIDTH + 1)),
-    'coco counts': json_edit('annotations.json', lambda c: c['annotations'][0].update(
+    'coco': json_edit(COCO_FILE, lambda c: c['images'][0].update(width=WIDTH + 1)),
+    'coco counts': json_edit(COCO_FILE, lambda c: c['annotations'][0].update(
         segmentation={'size': [HEIGHT, WIDTH + 1], 'counts': [0, HEIGHT * (WIDTH + 1)]})),
     'cvat': xml_edit(lambda r: r.find('image').set('width', str(WIDTH + 1))),  # type: ignore
     'label-studio': json_edit('tasks.json', lambda c: c[0]['predictions'][0]['result'][0].update(
@@ -190,11 +191,11 @@ def test_labels_of_another_size_are_one_sentence(
 
 
 DAMAGED = {
-    'coco counts': json_edit('annotations.json', lambda c: c['annotations'][0].update(
+    'coco counts': json_edit(COCO_FILE, lambda c: c['annotations'][0].update(
         segmentation={'size': [HEIGHT, WIDTH], 'counts': [0, 9]})),
-    'coco text': json_edit('annotations.json', lambda c: c['annotations'][0].update(
+    'coco text': json_edit(COCO_FILE, lambda c: c['annotations'][0].update(
         segmentation={'size': [HEIGHT, WIDTH], 'counts': '~~'})),
-    'coco': json_edit('annotations.json', lambda c: c.pop('categories')),
+    'coco': json_edit(COCO_FILE, lambda c: c.pop('categories')),
     'cvat': xml_edit(lambda r: r.find('image/mask').set('rle', '1, 2')),  # type: ignore
     'cvat kind': xml_edit(lambda r: add_shape(r, 'skeleton', label=PIPE)),
     'label-studio': json_edit('tasks.json', lambda c: c[0]['predictions'][0]['result'][0][
@@ -256,12 +257,12 @@ def three_dives() -> list[LabelFrame]:
 def test_a_training_folder_keeps_dives_apart_and_counts(tmp_path: Path) -> None:
     frames = three_dives()
     write_export(tmp_path / 'out', 'coco', frames, CLASSES)
-    json_edit('annotations.json', lambda c: c.update(
+    json_edit(COCO_FILE, lambda c: c.update(
         annotations=[a for a in c['annotations'] if a['image_id'] != 4]))(tmp_path / 'out')
     table = read_table(tmp_path / 'out')
     with new_folder(tmp_path / 'train') as work:
-        done = write_training_folder(work, table, READERS['coco'](tmp_path / 'out', table),
-                                     {'train': 0.6, 'val': 0.4}, 0)
+        done = write_training_folder(work, table, labels_of(tmp_path / 'out', 'coco'),
+                                     {'train': 0.6, 'val': 0.4}, 0, ACCEPT)
     # Dive 0 has lost frame 3: 2, 3 and 3 frames, of which 3 are nearest to 40 %.
     assert (done.frames, done.unlabelled, done.dives) == (8, 1, 3)
     assert done.splits == {'train': 5, 'val': 3}
@@ -304,6 +305,6 @@ def test_an_image_that_was_changed_since_is_refused(frame: LabelFrame, tmp_path:
     cv2.imwrite(str(tmp_path / 'out' / 'images' / frame.file_name), np.zeros((9, 9, 3), np.uint8))
     table = read_table(tmp_path / 'out')
     (tmp_path / 'train').mkdir()
-    labels = READERS['folder'](tmp_path / 'out', table)
+    labels = labels_of(tmp_path / 'out', 'folder')
     with pytest.raises(DatasetError, match='is 9x9, expected 10x8, as it was sent'):
         write_training_folder(tmp_path / 'train', table, labels, {'train': 1.0}, 0)

@@ -158,9 +158,14 @@ BAD: dict[str, tuple[End, int, dict[str, str], str]] = {
     'one channel that is declared a softmax': (
         lambda x, z: z.sigmoid().clamp(0.01, 0.99), 1, {'activation': 'softmax'},
         'one channel.*--activation sigmoid'),
+    'a declared sigmoid behind a tanh': (
+        lambda x, z: z.tanh(), 1, {'activation': 'sigmoid'}, 'values below 0'),
     'planes that are declared last': (
         lambda x, z: z, 3, {'layout': 'nhwc'},
         r'\(1, 3, 48, 64\) has 64 entries on axis 3, that of the classes by --layout nhwc'),
+    'planes last that are declared first': (
+        lambda x, z: z.permute(0, 2, 3, 1), 3, {'layout': 'nchw'},
+        r'\(1, 48, 64, 3\) has 48 entries on axis 1, that of the classes by --layout nchw'),
     'places with a class token': (
         lambda x, z: F.pad(z.flatten(2), (1, 0)).transpose(1, 2), 3, {},
         r'list of 3073 places, no grid of an image of 64x48.*class token'),
@@ -182,6 +187,62 @@ def test_logits_that_happen_to_lie_in_0_to_1_are_taken_where_that_is_said(tmp_pa
     bundle = compiled(net, tmp_path, activation='logits').bundle
     image = image_of(64, 48)
     np.testing.assert_allclose(logits_written(bundle, image), logits_of(net, image), atol=1e-5)
+
+
+# What ends a network that no logit passes: function, classes, what the sentence says.
+BOUNDED: dict[str, tuple[End, int, str]] = {
+    'tanh': (lambda x, z: z.tanh(), 3, r'comes from Tanh, which keeps it in \[-1, 1\]'),
+    'tanh of one channel': (lambda x, z: z.tanh(), 1, r'from Tanh, which keeps it in \[-1, 1\]'),
+    'resized tanh': (lambda x, z: resized(z.tanh(), x.shape[2:]), 3, 'from Tanh'),
+    'tanh, planes last': (lambda x, z: z.tanh().permute(0, 2, 3, 1), 3, 'from Tanh'),
+    'mean of tanhs': (lambda x, z: (z.tanh() + z.flip(1).tanh()) / 2, 3, 'from Tanh'),
+    'sigmoid from -1 to 1': (lambda x, z: 2 * z.sigmoid() - 1, 3, 'from Sigmoid'),
+    'two classes of a softmax': (lambda x, z: 2 * z.softmax(1) - 1, 2, 'from Softmax'),
+    'softsign': (lambda x, z: F.softsign(z), 3, r'from Softsign, which keeps it in \[-1, 1\]'),
+    'clamp': (lambda x, z: z.clamp(-1, 1), 3, r'from Clip, which keeps it in \[-1, 1\]'),
+    'hardtanh': (lambda x, z: F.hardtanh(z), 3, 'from Clip'),
+    'sine': (lambda x, z: torch.sin(z), 3, 'from Sin'),
+    'one by one': (lambda x, z: torch.cat([z[:, :1].tanh(), z[:, 1:].erf()], 1), 3,
+                   'from Erf and Tanh'),
+    'sigmoid in percent': (lambda x, z: 100 * z.sigmoid(), 3, r'from Sigmoid.*\[0, 100\]'),
+}
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('end', BOUNDED)
+def test_what_cannot_leave_a_small_range_is_refused_or_declared_logits(
+    tmp_path: Path, end: str
+) -> None:
+    function, channels, words = BOUNDED[end]
+    net = Ending(function, channels, stride=4 if 'resized' in end else 1)
+    classes, image = CLASSES[:max(channels, 2)], image_of(64, 48)
+    with pytest.raises(GraphError, match=f'{words}.*, expected logits.*--activation logits'):
+        compiled(net, tmp_path, classes=classes)
+    assert not (tmp_path / 'bundle').exists()
+    bundle = compiled(net, tmp_path, classes=classes, activation='logits').bundle
+    theirs = logits_of(net, image)
+    theirs = theirs if theirs.shape[1] == channels else np.moveaxis(theirs, 3, 1)
+    theirs = np.concatenate([-theirs / 2, theirs / 2], 1) if channels == 1 else theirs
+    np.testing.assert_allclose(logits_written(bundle, image), theirs, atol=1e-4)
+
+
+LOGITS: dict[str, End] = {
+    'capped far out': lambda x, z: 30 * (z / 30).tanh(),
+    'clamped far out': lambda x, z: z.clamp(-50, 50),
+    'a gate': lambda x, z: z * z.flip(1).sigmoid(),
+    'gelu': lambda x, z: F.gelu(z),
+    'small as they are': lambda x, z: z / 100,
+    'an activation before a convolution': lambda x, z: F.conv2d(
+        z.tanh(), 0.2 * torch.eye(3)[..., None, None]),
+}
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('end', LOGITS)
+def test_logits_that_are_near_to_bounded_are_taken(tmp_path: Path, end: str) -> None:
+    net, image = Ending(LOGITS[end], stride=1), image_of(64, 48)
+    bundle = compiled(net, tmp_path, (64, 48)).bundle
+    np.testing.assert_allclose(logits_written(bundle, image), logits_of(net, image), atol=2e-5)
 
 
 SIX = ('water', 'reef', 'diver', 'sand', 'weed', 'fish')
@@ -295,3 +356,37 @@ def test_the_matrix_of_adaptive_pooling_takes_the_means_that_torch_takes(
     x = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 2, old)).astype(np.float32))
     np.testing.assert_allclose((x @ averaging(old, new).T).numpy(),
                                F.adaptive_avg_pool1d(x, new).numpy(), atol=1e-6)
+
+
+CHOICES: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    'a comparison of features': lambda x, f, d: torch.where(f.mean(1, True) > 0.3, d, -d),
+    'two comparisons': lambda x, f, d: torch.where((f > 0.1) & (f < 0.5), d, -d),
+    'a comparison with the image': lambda x, f, d: torch.where(x[:, :1, ::4, ::4] > 0, d, d / 9),
+}
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('choice', CHOICES)
+def test_what_compares_before_the_dropout_chooses_behind_it(tmp_path: Path, choice: str) -> None:
+    class Choosing(Ending):
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            f = self.first(x).relu()
+            return self.last(CHOICES[choice](x, f, self.drop(f)))
+
+    net, image = Choosing(lambda x, z: z), image_of(64, 48)
+    made = compiled(net, tmp_path)  # refused if one of its passes is not torch's
+    assert made.report.masked_error < 1e-5 and made.report.moved > 1e-2
+    theirs = resized(torch.from_numpy(logits_of(net, image)), (48, 64)).numpy()
+    np.testing.assert_allclose(logits_written(made.bundle, image), theirs, atol=2e-5)
+
+
+def test_a_step_that_makes_one_of_all_passes_is_named_as_such(tmp_path: Path) -> None:
+    class Sorted(Ending):
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            f = self.first(x).relu()
+            return self.last(self.drop(f).gather(1, f.argsort(1)))
+
+    with pytest.raises(GraphError, match='3 passes give 1 results, expected one each.*a gather'):
+        compiled(Sorted(lambda x, z: z), tmp_path)

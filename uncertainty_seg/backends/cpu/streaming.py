@@ -18,6 +18,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
+from uncertainty_seg.backends.closed_form import feature_shape, linear_head, moments_graph
 from uncertainty_seg.backends.cpu.coarse_reduction import CoarseReduction
 from uncertainty_seg.backends.cpu.reduction import Reduction
 from uncertainty_seg.backends.graph_files import GraphNames, require_graphs
@@ -27,11 +28,11 @@ from uncertainty_seg.backends.resources import (
     head_bytes_a_pass,
     usable_threads,
 )
-from uncertainty_seg.backends.runner import IsEnough, require_inputs, Runner
+from uncertainty_seg.backends.runner import IsEnough, require_image, require_inputs, Runner
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle, reduction_of
 from uncertainty_seg.core.dropout_masks import LazyRows, Masks, PassInputs
-from uncertainty_seg.core.settings import precision_of, Settings
+from uncertainty_seg.core.settings import INFINITE, INFINITE_PASSES, precision_of, Settings
 from uncertainty_seg.core.uncertainty import MapRequest, NO_MORE, UncertaintyMaps
 from uncertainty_seg.errors import BackendError, BackendUnavailableError, UncertaintySegError
 
@@ -50,7 +51,7 @@ class StreamingBackend(Runner):
     bundle : ModelBundle
         A checked bundle.
     settings : Settings
-        Gives threads, memory budget and precision.
+        Gives threads, memory budget, precision, reduction and pass policy.
 
     Raises
     ------
@@ -58,7 +59,8 @@ class StreamingBackend(Runner):
         If the runtime is not installed or cannot compute in the precision asked for, or numba is
         not installed and the reduction is exact.
     ConfigError
-        If the graphs cannot be computed in it.
+        If the graphs cannot be computed in it, or the pass policy is 'infinite' and there is no
+        closed form.
     ModelBundleError
         If a graph cannot be opened or does not fit the card.
 
@@ -83,6 +85,9 @@ class StreamingBackend(Runner):
         self._require_precision()
         self._open(bundle)
         self._names: GraphNames = require_graphs(bundle)
+        self.has_closed_form = settings.pass_policy == INFINITE_PASSES
+        if self.has_closed_form:
+            self._open_moments(moments_graph(linear_head(bundle), *feature_shape(bundle)))
         self._reduction = self._new_reduction()
         self._bytes_a_pass = head_bytes_a_pass(bundle.head_path)
         self._chunkings: dict[int, Chunking] = {}
@@ -96,7 +101,11 @@ class StreamingBackend(Runner):
     def run(
         self, image: ImageU8, masks: Masks, temperature: float, request: MapRequest = NO_MORE
     ) -> UncertaintyMaps:
-        """Compute the maps of one image; see `Runner.run`."""
+        """
+        Compute the maps of one image; see `Runner.run`.
+
+        Without masks, of a backend with `has_closed_form`, they are those of all masks together.
+        """
         return self._checked_run(image, masks, temperature, request, (), _never)[0]
 
     def run_until(
@@ -114,8 +123,16 @@ class StreamingBackend(Runner):
     ) -> tuple[UncertaintyMaps, int]:
         if not self._is_open:
             raise BackendError('run of a closed backend', fix='open it again')
-        passes = require_inputs(self._card, image, masks)
+        is_closed = self.has_closed_form and not masks
+        passes = INFINITE
+        if is_closed:
+            require_image(self._card, image)
+        else:
+            passes = require_inputs(self._card, image, masks)
         try:
+            if is_closed:
+                return self._run_closed(
+                    np.ascontiguousarray(image)[None], 1 / temperature, request), INFINITE
             return self._run(np.ascontiguousarray(image)[None], masks, passes, 1 / temperature,
                              request, steps, is_enough)
         except UncertaintySegError:
@@ -155,6 +172,14 @@ class StreamingBackend(Runner):
         large to be kept for every chunk. It is None where masks change.
 
         """
+
+    @abc.abstractmethod
+    def _open_moments(self, content: bytes) -> None:
+        """Open an ONNX file of `moments_graph`."""
+
+    @abc.abstractmethod
+    def _run_moments(self) -> NDArray[np.float32]:
+        """Return what it makes of the features, (C + R, hl, wl), valid until the next call."""
 
     @abc.abstractmethod
     def _features(self) -> NDArray[np.float32]:
@@ -213,6 +238,31 @@ class StreamingBackend(Runner):
             if stop in steps and is_enough(maps, stop):
                 break
         return maps, stop
+
+    def _run_closed(
+        self, batch: ImageU8, inv_temperature: float, request: MapRequest
+    ) -> UncertaintyMaps:
+        start_s = time.perf_counter()
+        self._run_trunk(batch)
+        trunk_s = time.perf_counter()
+        moments = self._run_moments()
+        head_s = time.perf_counter()
+        assert isinstance(self._reduction, CoarseReduction)
+        self._reduction.reset(request)
+        maps = self._reduction.finish_normal(moments, inv_temperature)
+        self._timings_ms = {
+            'trunk': (trunk_s - start_s) * 1e3, 'head': (head_s - trunk_s) * 1e3,
+            'reduction': (time.perf_counter() - head_s) * 1e3,
+        }
+        return maps.with_features(self._features()) if self._names.features else maps
+
+    def sampled_logits(self, image: ImageU8, masks: Masks) -> NDArray[np.float32]:
+        """Return the logits (T, C, hl, wl) of an image under masks, as they are computed here."""
+        passes = require_inputs(self._card, image, masks)
+        self._run_trunk(np.ascontiguousarray(image)[None])
+        chunk = self._chunk(passes)
+        return np.concatenate([self._logits(masks, first, stop, chunk).copy()
+                               for first, stop in _parts(passes, chunk, ())])
 
     def _logits(self, masks: Masks, first: int, stop: int, chunk: int) -> NDArray[np.float32]:
         """

@@ -39,10 +39,9 @@ from uncertainty_seg.backends.resources import (
     choose_chunk,
     Chunking,
     head_bytes_a_pass,
-    passes_of,
 )
 from uncertainty_seg.core.bundle import HEAD_STATS_FILE, ModelBundle, reduction_of
-from uncertainty_seg.core.settings import precision_of, Settings
+from uncertainty_seg.core.settings import passes_of, precision_of, Settings
 from uncertainty_seg.errors import BackendUnavailableError, ModelBundleError
 
 TRUNK, HEAD_STATS = 'trunk', 'head_stats'

@@ -46,14 +46,13 @@ from uncertainty_seg.backends.resources import (
     Chunking,
     head_bytes_a_pass,
     MAX_CHUNK,
-    passes_of,
 )
 from uncertainty_seg.backends.runner import IsEnough
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import HEAD_STATS_FILE, ModelBundle
 from uncertainty_seg.core.dropout_masks import Masks
 from uncertainty_seg.core.model_card import ModelCard
-from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.core.settings import passes_of, Settings
 from uncertainty_seg.core.uncertainty import (
     LEAST_PROBABILITY,
     LOGIT_SCALE,

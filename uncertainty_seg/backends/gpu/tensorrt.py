@@ -32,12 +32,11 @@ from uncertainty_seg.backends.gpu.tensorrt_engine import (
     Runtime,
 )
 from uncertainty_seg.backends.graph_files import require_graphs
-from uncertainty_seg.backends.resources import passes_of
 from uncertainty_seg.backends.runner import require_image, require_inputs, Runner
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import Masks
-from uncertainty_seg.core.settings import precision_of, Settings
+from uncertainty_seg.core.settings import passes_of, precision_of, Settings
 from uncertainty_seg.core.uncertainty import MapRequest, NO_MORE, UncertaintyMaps
 from uncertainty_seg.errors import (
     BackendError,

@@ -34,7 +34,8 @@ _CONVOLUTIONS = ('Conv', 'ConvTranspose')
 _UPSAMPLING = ('Resize', 'ConvTranspose', 'DepthToSpace')
 # Between the convolution that makes the logits and the output.
 _AFTER_LOGITS = ('Resize', 'Transpose', 'Reshape', 'Identity', 'Concat', 'Mul', 'Add', 'Squeeze',
-                 'Unsqueeze', 'Cast', 'DepthToSpace')
+                 'Unsqueeze', 'Cast', 'DepthToSpace', 'Expand', 'Slice', 'Split', 'Gather',
+                 'Flatten', 'Pad')
 # What belongs to the block of a convolution, as long as nothing else reads what is in between.
 _OF_A_BLOCK = ('BatchNormalization', 'InstanceNormalization', 'Relu', 'LeakyRelu', 'PRelu', 'Clip',
                'Elu', 'Selu', 'Celu', 'HardSwish', 'Softplus', 'Sigmoid', 'Tanh', 'HardSigmoid')

@@ -145,9 +145,9 @@ def chosen_output(
         tensors = [name for node in graph.node for name in node.output if name]
         if output in names or output in tensors:
             return output
-        near = difflib.get_close_matches(output, [*names, *tensors], 3)
+        near = difflib.get_close_matches(output, dict.fromkeys([*names, *tensors]), 3)
         raise GraphError(f'the network has no output {output!r}', f'one of {some_of(names)}',
-                         f'did you mean {near}?' if near else '')
+                         f'did you mean {" or ".join(near)}?' if near else '')
     usual = [name for name in names if name in _USUAL]
     fitting = [name for name in names if _fits(types.get(name, UNKNOWN), num_classes)]
     for candidates in (names, usual, fitting):

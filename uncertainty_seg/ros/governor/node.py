@@ -27,7 +27,6 @@ from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import qos_policy_name_from_kind, QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from rclpy.subscription import Subscription
 from rclpy.time import Time
 from std_msgs.msg import Bool, Float32, Header
@@ -48,7 +47,14 @@ from uncertainty_seg.ros.graph_watch import qos
 from uncertainty_seg.ros.graph_watch.qos import flag_qos
 from uncertainty_seg.ros.graph_watch.qos_sentences import type_sentence
 from uncertainty_seg.ros.health import diagnostics_message
-from uncertainty_seg.ros.node_life import clock_fault, spin_until, steady_s, stop_on_signals
+from uncertainty_seg.ros.launching.parameter_files import require_files_for
+from uncertainty_seg.ros.node_life import (
+    clock_fault,
+    spin_until,
+    start_ros,
+    steady_s,
+    stop_on_signals,
+)
 from uncertainty_seg.ros.parameters import descriptor_of, from_ros, to_ros
 
 try:
@@ -235,16 +241,21 @@ class SpeedGovernorNode(Node):
     ----------
     clock : callable, optional
         Seconds that never stand still or go back.
+    words : sequence of str, optional
+        The command line, for its parameter files.
 
     Raises
     ------
     ConfigError
-        If a parameter is out of range.
+        If a parameter is out of range, or a parameter file says nothing to this node.
 
     """
 
-    def __init__(self, clock: Callable[[], float] = steady_s) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = steady_s, words: Sequence[str] = (),
+    ) -> None:
         super().__init__(NODE_NAME)
+        require_files_for(words, self.get_fully_qualified_name())
         self._steady_s = clock
         settings = self._settings = declared_settings(self)
         self._policy = SpeedPolicy(settings, clock())
@@ -418,12 +429,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
     """
     try:
-        # ROS's own handlers would close the context before the last messages are published.
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as err:  # of rcl: an argument or a parameter file it cannot read
-        return _refuse(f'arguments cannot be used: {err}')
-    try:
-        return _run()
+        return _run(start_ros(args))
     except (ConfigError, InvalidParameterTypeException) as err:  # the latter of rclpy's own
         return _refuse(str(err))
     except (KeyboardInterrupt, ExternalShutdownException):
@@ -432,9 +438,9 @@ def main(args: Sequence[str] | None = None) -> int:
         rclpy.try_shutdown()
 
 
-def _run() -> int:
+def _run(words: Sequence[str]) -> int:
     stop = stop_on_signals()
-    node = SpeedGovernorNode()
+    node = SpeedGovernorNode(words=words)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
 

@@ -59,7 +59,6 @@ PROBE_S, LONGEST_PROBE_S = 3.0, 20.0
 PROBE_DEADLINES = 2
 # No deadline reads as centuries.
 UNLIMITED_S = 1e6
-FLAG_TYPE = 'std_msgs/msg/Bool'
 # Own flags that were on the way when counting began.
 MAX_ON_THE_WAY = 2
 
@@ -78,6 +77,8 @@ class RivalWatch:
         Returns how many flags this node has published.
     clock : callable, optional
         Seconds that never stand still or go back.
+    kind : type, optional
+        Message of the topic.
 
     Attributes
     ----------
@@ -94,9 +95,9 @@ class RivalWatch:
 
     def __init__(
         self, node: Any, topic: str, num_sent: Callable[[], int],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.monotonic, kind: Any = Bool,
     ) -> None:
-        self._node, self._topic = node, topic
+        self._node, self._topic, self._kind = node, topic, kind
         self._num_sent, self._clock = num_sent, clock
         self._subscription: Any = None
         self._num_heard = 0
@@ -126,7 +127,7 @@ class RivalWatch:
     def _look(self) -> None:
         speakers = [info.qos_profile for info in
                     self._node.get_publishers_info_by_topic(self._topic)
-                    if info.topic_type == FLAG_TYPE]
+                    if info.topic_type == _type_name(self._kind)]
         if len(speakers) <= 1:
             self.close()
             return
@@ -156,7 +157,7 @@ class RivalWatch:
     def _listen(self) -> None:
         self._num_heard = 0
         self._subscription = self._node.create_subscription(
-            Bool, self._topic, self._on_flag, qos.rival_qos(),
+            self._kind, self._topic, self._on_flag, qos.rival_qos(),
             # None of the node's own: users cannot change the quality of service of this one.
             event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False))
         self._begin()
@@ -165,7 +166,7 @@ class RivalWatch:
         self._excess = self._num_heard - self._num_sent()
         self._since_s = self._clock()
 
-    def _on_flag(self, msg: Bool) -> None:
+    def _on_flag(self, msg: Any) -> None:
         self._num_heard += 1
 
     def _sentence(self) -> str:

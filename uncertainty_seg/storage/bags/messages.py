@@ -32,6 +32,12 @@ DIAGNOSTICS_TYPE = 'diagnostic_msgs/msg/DiagnosticArray'
 ENCODINGS = {'mono8': ('u1', 1), 'bgr8': ('u1', 3), 'rgb8': ('u1', 3), '32FC1': ('f4', 1)}
 
 
+def ros2_name(kind: str) -> str:
+    """Return the name of a message type as ROS 2 has it, also of 'sensor_msgs/Image' of ROS 1."""
+    package, _, name = kind.partition('/')
+    return f'{package}/msg/{name}' if name and '/' not in name else kind
+
+
 @dataclass(frozen=True)
 class PinholeCamera:
     """A camera without distortion; pixels. The principal point is the centre of the image."""

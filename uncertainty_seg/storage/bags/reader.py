@@ -29,6 +29,7 @@ from uncertainty_seg.storage.bags.messages import (
     COMPRESSED_TYPE,
     IMAGE_TYPE,
     IMAGE_TYPES,
+    ros2_name,
     typestore,
 )
 
@@ -122,7 +123,8 @@ class BagReader:
 
     def topics(self) -> dict[str, str]:
         """Return topic to message type, sorted by topic."""
-        pairs = {c.topic: c.msgtype for c in self._reader.connections}
+        # Some recorders write CDR under the names of ROS 1.
+        pairs = {c.topic: ros2_name(c.msgtype) for c in self._reader.connections}
         return dict(sorted(pairs.items()))
 
     def count(self, topic: str) -> int:
@@ -153,8 +155,11 @@ class BagReader:
             if item is None:
                 return
             connection, received_ns, data = item
-            yield _decoded(self._reader.deserialize, connection.topic, connection.msgtype,
-                           received_ns, data)
+            kind = ros2_name(connection.msgtype)
+            # Under another name than its own the bag's definition is not known.
+            decode = self._reader.deserialize if kind == connection.msgtype else \
+                typestore().deserialize_cdr
+            yield _decoded(decode, connection.topic, kind, received_ns, data)
 
     def images(self, topic: str | None = None) -> Iterator[BagImage | BadMessage]:
         """Read the images of a topic; see `image_topic` and `messages`."""
@@ -405,7 +410,7 @@ class _Walk:
             self._schemas[record.id] = record.name
         elif kind == 'Channel':
             self.topics[record.id] = record.topic
-            self.types[record.topic] = self._schemas.get(record.schema_id, '')
+            self.types[record.topic] = ros2_name(self._schemas.get(record.schema_id, ''))
 
 
 def _decoded(

@@ -60,7 +60,7 @@ class BagWriter:
         if storage not in STORAGES:
             raise BagError(f'bag storage {storage!r}', f'one of {", ".join(STORAGES)}')
         _require_free(self.path, overwrite)
-        self._storage = storage
+        self._storage, self._overwrite = storage, overwrite
         self._connections: dict[str, Any] = {}
         self._stack = ExitStack()
         self._inner = self.path / _INNER_NAME
@@ -71,7 +71,8 @@ class BagWriter:
         """Make the draft of the bag beside its place."""
         with _as_bag_error(self.path), ExitStack() as stack:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._inner = stack.enter_context(whole_folder(self.path)) / _INNER_NAME
+            self._inner = stack.enter_context(
+                whole_folder(self.path, is_replacing=self._overwrite)) / _INNER_NAME
             self._writer = self._opened(self._inner)
             self._stack = stack.pop_all()
         return self
@@ -86,7 +87,8 @@ class BagWriter:
             with self._stack:
                 self._writer.close()
                 move_up(self._inner)
-                _require_free(self.path, overwrite=True)
+                # Another run may have finished the same bag meanwhile.
+                _require_free(self.path, self._overwrite)
         return False
 
     def write_image(

@@ -128,7 +128,7 @@ class LogAbout:
     palette : tuple of (int, int, int)
         RGB colour of each class.
     passes, seed, mask_policy : int, int, str
-        As in the settings, T resolved.
+        As in the settings, T resolved; 0 stands for an infinite T.
     map_name : str
         Which uncertainty map is logged.
     parameters : mapping of str to bool, int, float, str or tuple of str

@@ -18,7 +18,8 @@ from uncertainty_seg.core.status import Status
 from uncertainty_seg.errors import DatasetError
 from uncertainty_seg.storage.bags.writer import BagWriter
 from uncertainty_seg.storage.labelled_folder import ClassTable
-from uncertainty_seg.storage.labels.frames import LabelFrame, safe_name, TABLE_FILE
+from uncertainty_seg.storage.labels.frames import LabelFrame, safe_name
+from uncertainty_seg.storage.review_record import TABLE_FILE
 from uncertainty_seg.storage.whole_files import move_up
 
 IMAGE_TOPIC = '/camera/image_raw'

@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Labels as COCO: ``annotations.json`` with compressed run lengths, and ``images/``.
+Labels as COCO: ``annotations/instances_default.json``, in run lengths, and ``images/``.
 
 One lossless annotation for each class in a frame. Category ids are class ids + 1, since many tools
 take 0 for background; categories and frames are identified by name when labels are read back.
@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from uncertainty_seg.core.arrays import LabelMap
 from uncertainty_seg.errors import DatasetError
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.labels.frames import (
@@ -27,9 +26,18 @@ from uncertainty_seg.storage.labels.frames import (
     read_json,
     write_image,
 )
-from uncertainty_seg.storage.labels.regions import LabelCanvas, MALFORMED, Region, regions_of
+from uncertainty_seg.storage.labels.regions import (
+    LabelCanvas,
+    Labelled,
+    MALFORMED,
+    Region,
+    regions_of,
+)
 
-FILE = 'annotations.json'
+# Where datumaro and others look for it in a folder; tools also export it under the second name.
+FILE, OTHER_FILE = 'annotations/instances_default.json', 'annotations.json'
+# COCO itself has none: a field of an image, or of the attributes of all its annotations.
+MARK = 'reviewed'
 
 
 def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable) -> None:
@@ -41,7 +49,7 @@ def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable
     for frame in frames:
         write_image(folder / IMAGES, frame)
         images.append({'id': len(images) + 1, 'file_name': frame.file_name, 'width': frame.width,
-                       'height': frame.height, **frame.facts()})
+                       'height': frame.height, MARK: False, **frame.facts()})
         annotations += [
             {'id': len(annotations) + number, 'image_id': len(images), **_annotation(region)}
             for number, region in enumerate(regions_of(frame.mask, len(classes.names)), start=1)]
@@ -50,16 +58,18 @@ def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable
                   enumerate(zip(classes.names, classes.palette, strict=True))]
     content = {'info': {'description': 'exported by uncertainty_seg'}, 'licenses': [],
                'images': images, 'annotations': annotations, 'categories': categories}
+    (folder / FILE).parent.mkdir()
     (folder / FILE).write_text(json.dumps(content), encoding='utf-8')
 
 
-def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelMap]]:
+def read_labels(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
     """
     Read corrected labels; see `formats`.
 
-    The JSON file, or a folder with ``annotations.json``.
+    The JSON file, or a folder with it: `OTHER_FILE`, else `FILE`. A frame is marked as finished by
+    ``"reviewed": true`` of its image, or in the attributes of all its annotations.
     """
-    file = path / FILE if path.is_dir() else path
+    file = _place(path)
     content = read_json(file)
     try:
         names = {item['id']: str(item['name']) for item in content['categories']}
@@ -69,14 +79,29 @@ def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelM
         for image in content['images']:
             canvas = LabelCanvas(table.row_of(str(image['file_name']), file), table.classes)
             canvas.require_size(int(image['height']), int(image['width']))
-            for item in by_image.get(image['id'], ()):
+            items = by_image.get(image['id'], [])
+            for item in items:
                 name = names.get(item['category_id'], str(item['category_id']))
                 _paint(canvas, name, item['segmentation'])
-            if canvas.mask is not None:
-                yield canvas.row.stem, canvas.mask
+            yield from canvas.labelled(_mark(image, items))
     except MALFORMED as err:
         raise DatasetError(f'{file} is no COCO file ({err!r})',
                            'images, annotations and categories') from err
+
+
+def _place(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    # The first is none of the export, so that it is what came back.
+    return next((path / name for name in (OTHER_FILE, FILE) if (path / name).is_file()),
+                path / FILE)
+
+
+def _mark(image: dict[str, Any], items: list[dict[str, Any]]) -> str:
+    """Return what says that an image is finished: its own field, or one of all annotations."""
+    flags = [(item.get('attributes') or {}).get(MARK) for item in items]
+    is_marked = image.get(MARK) is True or bool(flags) and all(flag is True for flag in flags)
+    return f'{MARK} in COCO' if is_marked else ''
 
 
 def _annotation(region: Region) -> dict[str, Any]:

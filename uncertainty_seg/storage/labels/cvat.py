@@ -16,7 +16,6 @@ from typing import Any
 from xml.etree import ElementTree
 import zipfile
 
-from uncertainty_seg.core.arrays import LabelMap
 from uncertainty_seg.errors import DatasetError
 from uncertainty_seg.storage.foreign_files import (
     MAX_XML_BYTES,
@@ -37,6 +36,7 @@ from uncertainty_seg.storage.labels.frames import (
 from uncertainty_seg.storage.labels.regions import (
     from_run_lengths,
     LabelCanvas,
+    Labelled,
     MALFORMED,
     regions_of,
     run_lengths,
@@ -45,6 +45,8 @@ from uncertainty_seg.storage.labels.regions import (
 FILE = 'annotations.xml'
 LABELS_FILE = 'labels.json'
 _TAG, _ATTRIBUTES = 'uncertainty_seg', ('dive', 'reason', 'score')
+# CVAT exports no state of a job: the labeller ticks this attribute of the tag.
+MARK = 'reviewed'
 _KINDS = ('mask', 'polygon', 'box')
 
 
@@ -66,11 +68,12 @@ def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable
                                       encoding='utf-8')
 
 
-def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelMap]]:
+def read_labels(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
     """
     Read corrected labels; see `formats`.
 
-    An archive or XML file of CVAT, or a folder with one; shapes by `z_order`, then as listed.
+    An archive or XML file of CVAT, or a folder with one; shapes by `z_order`, then as listed. A
+    frame is marked as finished by the attribute `reviewed` of its tag.
     """
     place = _place(path)
     root = _root(place)
@@ -84,11 +87,19 @@ def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelM
             shapes = [item for item in image if item.tag != 'tag']
             for shape in sorted(shapes, key=lambda item: int(item.get('z_order', 0))):
                 _paint(canvas, shape)
-            if canvas.mask is not None:
-                yield canvas.row.stem, canvas.mask
+            yield from canvas.labelled(_mark(image))
     except MALFORMED as err:
         raise DatasetError(f'{place} is no "CVAT for images 1.1" ({err!r})',
                            'what CVAT exports under that name') from err
+
+
+def _mark(image: ElementTree.Element) -> str:
+    for tag in image.iter('tag'):
+        if tag.get('label') == _TAG and any(
+                item.get('name') == MARK and (item.text or '').strip().lower() == 'true'
+                for item in tag.iter('attribute')):
+            return f'{MARK} in CVAT'
+    return ''
 
 
 def _add_labels(parent: ElementTree.Element, classes: ClassTable) -> None:
@@ -101,9 +112,9 @@ def _add_labels(parent: ElementTree.Element, classes: ClassTable) -> None:
             attribute = ElementTree.SubElement(attributes, 'attribute')
             ElementTree.SubElement(attribute, 'name').text = item['name']
             ElementTree.SubElement(attribute, 'mutable').text = 'False'
-            ElementTree.SubElement(attribute, 'input_type').text = 'text'
-            ElementTree.SubElement(attribute, 'default_value').text = ''
-            ElementTree.SubElement(attribute, 'values').text = ''
+            ElementTree.SubElement(attribute, 'input_type').text = item['input_type']
+            ElementTree.SubElement(attribute, 'default_value').text = item['values'][0]
+            ElementTree.SubElement(attribute, 'values').text = item['values'][0]
 
 
 def _add_image(
@@ -123,6 +134,7 @@ def _add_image(
         value = facts[name]
         ElementTree.SubElement(tag, 'attribute', name=name).text = \
             '' if value is None else _xml_text(str(value))
+    ElementTree.SubElement(tag, 'attribute', name=MARK).text = 'false'
 
 
 def _xml_text(text: str) -> str:
@@ -136,6 +148,8 @@ def _raw_labels(classes: ClassTable) -> list[dict[str, Any]]:
         for name, rgb in zip(classes.names, classes.palette, strict=True)]
     attributes = [{'name': name, 'input_type': 'text', 'mutable': False, 'values': ['']}
                   for name in _ATTRIBUTES]
+    attributes.append({'name': MARK, 'input_type': 'checkbox', 'mutable': False,
+                       'values': ['false']})
     return [*labels, {'name': _TAG, 'color': '#808080', 'type': 'tag', 'attributes': attributes}]
 
 

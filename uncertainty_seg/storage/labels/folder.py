@@ -2,7 +2,7 @@
 """
 Labels as plain files: images, masks of class ids, classes.json, as `labelled_folder` reads them.
 
-The verbs `train`, `calibrate` and `evaluate` read it; a painting program can correct the masks.
+A painting program corrects the masks. The verbs that train or measure read what is imported again.
 
 """
 
@@ -12,22 +12,19 @@ from collections.abc import Iterable, Iterator
 import json
 from pathlib import Path
 
-import numpy as np
-
 from uncertainty_seg.core.arrays import LabelMap
-from uncertainty_seg.core.image_codec import decode_unchanged
-from uncertainty_seg.errors import DatasetError, ImageError
-from uncertainty_seg.storage.foreign_files import read_image_file, why
-from uncertainty_seg.storage.labelled_folder import ClassTable
+from uncertainty_seg.errors import DatasetError
+from uncertainty_seg.storage.labelled_folder import ClassTable, read_classes
 from uncertainty_seg.storage.labels.frames import (
     classes_as_json,
-    encoded_png,
     ExportedFrames,
     IMAGES,
     LabelFrame,
+    read_mask,
     write_image,
+    write_mask,
 )
-from uncertainty_seg.storage.labels.regions import LabelCanvas, regions_of
+from uncertainty_seg.storage.labels.regions import LabelCanvas, Labelled, regions_of
 
 MASKS = 'masks'
 CLASSES_FILE = 'classes.json'
@@ -37,16 +34,18 @@ def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable
     """Write frames into an empty folder; dive, reason and score are only in frames.json."""
     for frame in frames:
         write_image(folder / IMAGES, frame)
-        write_mask(folder, frame.stem, frame.mask)
+        write_mask(folder / MASKS, frame.stem, frame.mask)
     write_classes(folder, classes)
 
 
-def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelMap]]:
+def read_labels(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
     """
     Read corrected labels; see `formats`.
 
-    A folder of ``STEM.png``, or one with such a folder ``masks``.
+    A folder of ``STEM.png``, or one with such a folder ``masks``. No frame can be marked
+    as finished.
     """
+    _require_same_classes(path, table.classes)
     place = path / MASKS if (path / MASKS).is_dir() else path
     files = sorted(place.glob('*.png'))
     if not files:
@@ -55,14 +54,7 @@ def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelM
         row = table.row_of(file.name, place)
         canvas = LabelCanvas(row, table.classes)
         _paint(canvas, read_mask(file), table.classes)
-        if canvas.mask is not None:
-            yield row.stem, canvas.mask
-
-
-def write_mask(folder: Path, stem: str, mask: LabelMap) -> None:
-    """Write a mask of class ids, (H, W) uint8, as ``masks/STEM.png`` of a folder."""
-    (folder / MASKS).mkdir(exist_ok=True)
-    (folder / MASKS / f'{stem}.png').write_bytes(encoded_png(mask))
+        yield from canvas.labelled()
 
 
 def write_classes(folder: Path, classes: ClassTable) -> None:
@@ -71,16 +63,14 @@ def write_classes(folder: Path, classes: ClassTable) -> None:
     (folder / CLASSES_FILE).write_text(text + '\n', encoding='utf-8')
 
 
-def read_mask(file: Path) -> LabelMap:
-    """Read a mask of class ids, (H, W) uint8; `DatasetError` if it is none."""
-    wanted = 'a PNG of one channel of 8 bits: class ids'
-    try:
-        mask = decode_unchanged(read_image_file(file))
-    except (OSError, ValueError, ImageError) as err:
-        raise DatasetError(f'mask {file} is missing or unreadable ({why(err)})', wanted) from err
-    if mask.ndim != 2 or mask.dtype != np.uint8:
-        raise DatasetError(f'mask {file} is {mask.shape} of {mask.dtype}', wanted)
-    return np.asarray(mask, np.uint8)
+def _require_same_classes(path: Path, classes: ClassTable) -> None:
+    """Refuse masks of a folder whose own list gives the ids other names."""
+    file = path / CLASSES_FILE
+    if file.is_file() and (names := read_classes(file).names) != classes.names:
+        raise DatasetError(f'{file} has the classes {", ".join(names)}',
+                           f'those of the export, {", ".join(classes.names)}',
+                           'keep the list as it was exported, or export with a bundle of the new '
+                           'classes')
 
 
 def _paint(canvas: LabelCanvas, mask: LabelMap, classes: ClassTable) -> None:

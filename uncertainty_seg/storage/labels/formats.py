@@ -3,9 +3,10 @@
 The label formats by name, and an export in any of them.
 
 The module of a format has ``write_labels(folder, frames, classes)``, which writes into an empty
-folder, and ``read_labels(path, table)`` if corrected labels can be read back. That yields the stem
-and the mask, (H, W) of uint8, of each labelled frame. It raises a DatasetError if a file is
-damaged, or a frame, class or size is not that of the export, which `table` lists.
+folder, and ``read_labels(path, table)`` if corrected labels can be read back. That yields the
+`Labelled` of each frame, and more than one if more than one labeller had it. It raises a
+DatasetError if a file is damaged, or a frame, class or size is not that of the export, which
+`table` lists.
 
 """
 
@@ -16,8 +17,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from uncertainty_seg.core.arrays import LabelMap
 from uncertainty_seg.errors import DatasetError
+from uncertainty_seg.storage.foreign_files import why
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.labels import bag, coco, cvat, fiftyone, folder, label_studio, labelme
 from uncertainty_seg.storage.labels.frames import (
@@ -25,13 +26,16 @@ from uncertainty_seg.storage.labels.frames import (
     FrameRow,
     LabelFrame,
     listed,
-    TABLE_FILE,
+    PREDICTIONS,
+    write_mask,
     write_table,
 )
+from uncertainty_seg.storage.labels.regions import Labelled
+from uncertainty_seg.storage.review_record import TABLE_FILE
 from uncertainty_seg.storage.whole_files import whole_folder
 
 Writer = Callable[[Path, Iterable[LabelFrame], ClassTable], None]
-Reader = Callable[[Path, ExportedFrames], Iterator[tuple[str, LabelMap]]]
+Reader = Callable[[Path, ExportedFrames], Iterator[Labelled]]
 BAGS = {'mcap': 'mcap', 'rosbag2': 'sqlite3'}
 WRITERS: dict[str, Writer] = {
     'coco': coco.write_labels,
@@ -48,6 +52,14 @@ READERS: dict[str, Reader] = {
     'label-studio': label_studio.read_labels,
     'labelme': labelme.read_labels,
     'folder': folder.read_labels,
+}
+# How a labeller marks a frame as finished, for a sentence; a folder of masks has no place for it.
+HOW_TO_MARK = {
+    'coco': 'set "reviewed" to true in its entry of "images"',
+    'cvat': 'tick the attribute "reviewed" of its tag uncertainty_seg in CVAT',
+    'label-studio': 'open and submit them in Label Studio',
+    'labelme': 'tick its flag "reviewed" in LabelMe',
+    'folder': '',
 }
 
 
@@ -84,11 +96,19 @@ def write_export(
         writer = partial(label_studio.write_labels, image_prefix=image_prefix)
     rows: list[FrameRow] = []
     with new_folder(out) as work:
-        writer(work, listed(frames, rows), classes)
+        every = listed(frames, rows)
+        writer(work, _remembered(work, every) if kind in READERS else every, classes)
         if not rows:
             raise DatasetError('no frame to export', 'at least one that can be read')
         write_table(work, classes, rows, kind)
     return rows
+
+
+def _remembered(folder: Path, frames: Iterable[LabelFrame]) -> Iterator[LabelFrame]:
+    """Keep the mask of each frame, with which the corrected one is compared."""
+    for frame in frames:
+        write_mask(folder / PREDICTIONS, frame.stem, frame.mask)
+        yield frame
 
 
 @contextmanager
@@ -96,19 +116,26 @@ def new_folder(out: Path) -> Iterator[Path]:
     """
     Yield a folder to write into, which becomes `out` at the end of the block.
 
-    `DatasetError` if `out` exists and is not an empty folder.
+    `DatasetError` if `out` exists and is not an empty folder, or the disk refuses: then nothing of
+    it is left.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise DatasetError(f'{out} exists and is not empty', 'a new folder',
                            'give another name')
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # Thousands of small files, which can be exported again.
-    with whole_folder(out, is_synced=False) as work:
-        yield work
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # Thousands of small files, which can be exported again.
+        with whole_folder(out, is_synced=False) as work:
+            yield work
+    except OSError as err:
+        raise DatasetError(f'{out} cannot be written ({why(err)})',
+                           'a disk with room and a folder that this user may write to',
+                           'make room, or name another folder; nothing was written') from err
 
 
 def find_table(labels: Path, frames: Path | None) -> Path:
-    """Return the folder with frames.json: `frames`, or else that of the labels."""
+    """Return the folder with frames.json: `frames`, or else the labels or one around them."""
     if frames is not None:
         return frames
-    return labels if (labels / TABLE_FILE).is_file() else labels.parent
+    around = (labels, labels.parent, labels.parent.parent)
+    return next((place for place in around if (place / TABLE_FILE).is_file()), labels.parent)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 import dataclasses
 from dataclasses import dataclass
+import hashlib
 import json
 from pathlib import Path
 import re
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import FloatMap, ImageU8, LabelMap
-from uncertainty_seg.core.image_codec import decode, ImageFile
+from uncertainty_seg.core.image_codec import decode, decode_unchanged, ImageFile
 from uncertainty_seg.core.settings import MAX_PIXELS
 from uncertainty_seg.errors import DatasetError, ImageError
 from uncertainty_seg.storage.foreign_files import (
@@ -35,14 +36,18 @@ from uncertainty_seg.storage.foreign_files import (
     plain_name,
     read_bytes,
     read_entry,
+    read_image_file,
     why,
     ZIP_ERRORS,
 )
 from uncertainty_seg.storage.labelled_folder import ClassTable, ENDINGS, read_classes
+from uncertainty_seg.storage.review_record import ORIGINS, SELECTED, TABLE_FILE
 
-TABLE_FILE = 'frames.json'
-TABLE_VERSION = 1
+# 2 has the origin of a frame and the digest of its mask.
+TABLE_VERSION, OLDER_VERSIONS = 2, (1,)
 IMAGES = 'images'
+# The masks as they were exported, to tell what was corrected; nobody edits these.
+PREDICTIONS = 'predictions'
 # CVAT needs its images in the archive; no other tool does.
 ARCHIVE_FILE = 'cvat.zip'
 _FIX = 'name the folder that export-labels wrote with --frames'
@@ -87,6 +92,8 @@ class LabelFrame:
         Worst score over its threshold; above 1 is not confident. NaN if there is none.
     camera : str
         Name of the camera; empty if it is the only one.
+    origin : str
+        How it came to be labelled, one of `review_record.ORIGINS`.
 
     """
 
@@ -102,6 +109,7 @@ class LabelFrame:
     reason: str
     score: float
     camera: str = ''
+    origin: str = SELECTED
 
     @property
     def height(self) -> int:
@@ -126,7 +134,8 @@ class LabelFrame:
         """Return what a format may store beside the labels; the score is None if unknown."""
         score = self.score if np.isfinite(self.score) else None
         return {'key': self.key, 'dive': self.dive, 'stamp_ns': self.stamp_ns,
-                'reason': self.reason, 'score': score, 'camera': self.camera}
+                'reason': self.reason, 'score': score, 'camera': self.camera,
+                'origin': self.origin}
 
 
 @dataclass(frozen=True)
@@ -134,7 +143,8 @@ class FrameRow:
     """
     A row of the table: a `LabelFrame` without pixels; `file` is the name of its image.
 
-    The score is None if there is none; `camera` is empty in older tables.
+    The score is None if there is none; `mask_sha256` is that of the exported mask. Older tables
+    have no camera, origin and digest.
     """
 
     stem: str
@@ -147,6 +157,8 @@ class FrameRow:
     reason: str
     score: float | None
     camera: str = ''
+    origin: str = SELECTED
+    mask_sha256: str = ''
 
     def __post_init__(self) -> None:
         """Refuse names that leave the folder, and sizes that no image has, by a ValueError."""
@@ -160,6 +172,8 @@ class FrameRow:
                              f'at most {MAX_PIXELS} in all')
         if not isinstance(self.dive, str):
             raise TypeError(f'the dive of {self.file} is no text')
+        if self.origin not in ORIGINS:
+            raise ValueError(f'the origin of {self.file} is none of {", ".join(ORIGINS)}')
 
 
 @dataclass(frozen=True)
@@ -216,7 +230,7 @@ def listed(frames: Iterable[LabelFrame], rows: list[FrameRow]) -> Iterator[Label
         seen.add(frame.stem)
         yield dataclasses.replace(frame, image_file=without_orientation(frame.image_file))
         rows.append(FrameRow(frame.stem, frame.file_name, height=frame.height, width=frame.width,
-                             **frame.facts()))
+                             mask_sha256=mask_sha256(frame.mask), **frame.facts()))
 
 
 def write_table(
@@ -234,7 +248,8 @@ def read_table(folder: Path) -> ExportedFrames:
     if not path.is_file():
         raise DatasetError(f'{folder} has no {TABLE_FILE}', 'the folder of an export', _FIX)
     content = read_json(path)
-    if not isinstance(content, dict) or content.get('version') != TABLE_VERSION:
+    if not isinstance(content, dict) \
+            or content.get('version') not in (TABLE_VERSION, *OLDER_VERSIONS):
         raise DatasetError(f'{path} is of another version', str(TABLE_VERSION), 'export again')
     try:
         rows = {row.stem: row for row in (FrameRow(**item) for item in content['frames'])}
@@ -248,6 +263,12 @@ def classes_as_json(classes: ClassTable) -> dict[str, Any]:
     entries = [{'id': index, 'name': name, 'rgb': list(rgb)} for index, (name, rgb) in
                enumerate(zip(classes.names, classes.palette, strict=True))]
     return {'classes': entries, 'ignore_index': classes.ignore_index}
+
+
+def mask_sha256(mask: LabelMap) -> str:
+    """Return the digest of the size and the ids of a mask, (H, W) uint8."""
+    size = np.array(mask.shape, '<i8').tobytes()
+    return hashlib.sha256(size + np.ascontiguousarray(mask).tobytes()).hexdigest()
 
 
 def safe_name(text: str) -> str:
@@ -272,6 +293,24 @@ def read_json(path: Path) -> Any:
 def encoded_png(pixels: NDArray[np.uint8]) -> bytes:
     """Encode a mask as PNG."""
     return cv2.imencode('.png', pixels)[1].tobytes()
+
+
+def read_mask(file: Path) -> LabelMap:
+    """Read a mask of class ids, (H, W) uint8; `DatasetError` if it is none."""
+    wanted = 'a PNG of one channel of 8 bits: class ids'
+    try:
+        mask = decode_unchanged(read_image_file(file))
+    except (OSError, ValueError, ImageError) as err:
+        raise DatasetError(f'mask {file} is missing or unreadable ({why(err)})', wanted) from err
+    if mask.ndim != 2 or mask.dtype != np.uint8:
+        raise DatasetError(f'mask {file} is {mask.shape} of {mask.dtype}', wanted)
+    return np.asarray(mask, np.uint8)
+
+
+def write_mask(folder: Path, stem: str, mask: LabelMap) -> None:
+    """Write a mask of class ids, (H, W) uint8, as ``STEM.png`` into `folder`."""
+    folder.mkdir(exist_ok=True)
+    (folder / f'{stem}.png').write_bytes(encoded_png(mask))
 
 
 def decoded(data: bytes, name: str) -> ImageU8:

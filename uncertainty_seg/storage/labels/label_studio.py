@@ -5,7 +5,7 @@ Labels for Label Studio: ``tasks.json`` with brush predictions, and ``config.xml
 An image is contained in its task as a data URL, so that nothing has to be served; or its address
 is a prefix and its name. What is too large for one upload is split into files. Dive, reason, score
 and stamp are data of the task, and the reason is shown above the image. Labels are read from Label
-Studio's export "JSON": of a task the newest annotation that was not cancelled, if there is one.
+Studio's export "JSON": of each labeller of a task the newest annotation that was not cancelled.
 
 """
 
@@ -22,7 +22,6 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.core.arrays import LabelMap
 from uncertainty_seg.errors import DatasetError
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.labels.frames import (
@@ -36,6 +35,7 @@ from uncertainty_seg.storage.labels.frames import (
 from uncertainty_seg.storage.labels.regions import (
     BoolMask,
     LabelCanvas,
+    Labelled,
     MALFORMED,
     Region,
     regions_of,
@@ -89,30 +89,53 @@ def part_name(number: int) -> str:
     return FILE if number == 1 else FILE.replace('.', f'_{number}.')
 
 
-def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelMap]]:
+def read_labels(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
     """
     Read corrected labels; see `formats`.
 
-    An export as "JSON", or a folder with it as ``tasks.json``; regions in order.
+    An export as "JSON", or a folder with it as ``tasks.json``; regions in order. Of each labeller
+    the newest annotation that was not cancelled. It is marked as finished if it was submitted in
+    the editor, which measures the time, or has the star of a ground truth; not if it was made of
+    the prediction in bulk.
     """
     file = path / FILE if path.is_dir() else path
     try:
         for task in read_json(file):
             if 'annotations' not in task and 'predictions' in task:
                 continue  # as it was sent
-            done = [a for a in task['annotations'] if not a.get('was_cancelled')]
-            if not done:
-                continue
-            row = table.row_of(_name(task['data']), file)
-            canvas = LabelCanvas(row, table.classes)
-            newest = max(done, key=lambda a: (str(a.get('updated_at') or ''), a.get('id') or 0))
-            for region in newest['result']:
-                _paint(canvas, region)
-            if canvas.mask is not None:
-                yield row.stem, canvas.mask
+            for labeller, annotation in _newest(task['annotations']).items():
+                canvas = LabelCanvas(table.row_of(_name(task['data']), file), table.classes)
+                for region in annotation['result']:
+                    _paint(canvas, region)
+                yield from canvas.labelled(_mark(annotation), labeller)
     except MALFORMED as err:
         raise DatasetError(f'{file} is no export of Label Studio ({err!r})', 'its format "JSON"',
                            'export again as JSON, not as JSON-MIN or CSV') from err
+
+
+def _newest(annotations: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the newest annotation that was not cancelled of each labeller."""
+    found: dict[str, dict[str, Any]] = {}
+    for one in sorted(annotations, key=lambda a: (str(a.get('updated_at') or ''),
+                                                  a.get('id') or 0)):
+        if not one.get('was_cancelled'):
+            found[_labeller(one)] = one
+    return found
+
+
+def _labeller(annotation: dict[str, Any]) -> str:
+    who = annotation.get('completed_by')
+    if isinstance(who, dict):
+        who = who.get('email') or who.get('id')
+    return '' if who is None else str(who)
+
+
+def _mark(annotation: dict[str, Any]) -> str:
+    if annotation.get('ground_truth') is True:
+        return 'ground truth in Label Studio'
+    # "Create Annotations From Predictions" leaves no time.
+    is_seen = bool(annotation.get('lead_time')) and not annotation.get('bulk_created')
+    return 'submitted in Label Studio' if is_seen else ''
 
 
 def labelling_config(classes: ClassTable) -> str:

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from uncertainty_seg.core.arrays import LabelMap
 from uncertainty_seg.core.image_codec import check_file, decode, ImageFile
 from uncertainty_seg.errors import DatasetError, ImageError
 from uncertainty_seg.storage.foreign_files import why
@@ -29,18 +28,21 @@ from uncertainty_seg.storage.labels.frames import (
     IMAGES,
     LabelFrame,
     read_json,
-    TABLE_FILE,
     write_image,
 )
 from uncertainty_seg.storage.labels.regions import (
     BoolMask,
     LabelCanvas,
+    Labelled,
     MALFORMED,
     Region,
     regions_of,
 )
+from uncertainty_seg.storage.review_record import TABLE_FILE
 
 LABELS_FILE = 'labels.txt'
+# A flag of the file, which LabelMe shows with a box to tick.
+MARK = 'reviewed'
 # The first version of LabelMe with masks.
 _VERSION = '5.2.0'
 _KINDS = ('mask', 'polygon', 'rectangle')
@@ -53,7 +55,7 @@ def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable
         write_image(folder / IMAGES, frame)
         shapes = [_shape(region, classes) for region in
                   regions_of(frame.mask, len(classes.names))]
-        content = {'version': _VERSION, 'flags': {}, 'shapes': shapes,
+        content = {'version': _VERSION, 'flags': {MARK: False}, 'shapes': shapes,
                    'imagePath': frame.file_name, 'imageData': None, 'imageHeight': frame.height,
                    'imageWidth': frame.width, **frame.facts()}
         text = json.dumps(content, indent=2)
@@ -61,11 +63,12 @@ def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable
     (folder / LABELS_FILE).write_text('\n'.join(classes.names) + '\n', encoding='utf-8')
 
 
-def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelMap]]:
+def read_labels(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
     """
     Read corrected labels; see `formats`.
 
-    A folder with a JSON file a frame, or with such a folder ``images``; shapes in order.
+    A folder with a JSON file a frame, or with such a folder ``images``; shapes in order. A frame
+    is marked as finished by the flag `reviewed`.
     """
     places = sorted(p for place in (path, path / IMAGES) if place.is_dir()
                     for p in place.glob('*.json') if p.name != TABLE_FILE)
@@ -79,11 +82,11 @@ def read_labels(path: Path, table: ExportedFrames) -> Iterator[tuple[str, LabelM
             canvas.require_size(int(content['imageHeight']), int(content['imageWidth']))
             for shape in content['shapes']:
                 _paint(canvas, shape)
+            is_marked = (content.get('flags') or {}).get(MARK) is True
         except _DAMAGE as err:
             raise DatasetError(f'{place} is no file of LabelMe ({err!r})',
                                'one with imagePath, imageHeight, imageWidth and shapes') from err
-        if canvas.mask is not None:
-            yield row.stem, canvas.mask
+        yield from canvas.labelled(f'{MARK} in LabelMe' if is_marked else '')
 
 
 def _shape(region: Region, classes: ClassTable) -> dict[str, Any]:

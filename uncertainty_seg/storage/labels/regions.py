@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -59,6 +59,32 @@ class Region:
         return self.pixels[self.top:self.bottom + 1, self.left:self.right + 1]
 
 
+class Labelled(NamedTuple):
+    """
+    The labels of a frame, as a tool gives them back.
+
+    Attributes
+    ----------
+    stem : str
+        Name of the frame's files.
+    mask : ndarray of uint8, shape (H, W)
+        Class ids, and the ignore index where the class is unknown.
+    mark : str
+        What in the file says that a person has finished the frame; empty if nothing does.
+    labeller : str
+        Who labelled it; empty if the file does not say.
+    has_polygons : bool
+        Whether outlines were drawn, so that the same mask may differ by their pixels.
+
+    """
+
+    stem: str
+    mask: LabelMap
+    mark: str = ''
+    labeller: str = ''
+    has_polygons: bool = False
+
+
 def regions_of(mask: LabelMap, num_classes: int) -> Iterator[Region]:
     """Yield a region for each class in a mask, ids ascending."""
     for class_id in np.unique(mask):
@@ -85,6 +111,7 @@ class LabelCanvas:
     def __init__(self, row: FrameRow, classes: ClassTable) -> None:
         self.row = row
         self._num_regions = 0
+        self._has_polygons = False
         self._ids = {name: index for index, name in enumerate(classes.names)}
         self._ignore_index = classes.ignore_index
         self._mask = np.full((row.height, row.width), classes.ignore_index, np.uint8)
@@ -93,6 +120,11 @@ class LabelCanvas:
     def mask(self) -> LabelMap | None:
         """Return the mask; None if every pixel is unknown: the frame was not labelled."""
         return self._mask if (self._mask != self._ignore_index).any() else None
+
+    def labelled(self, mark: str = '', labeller: str = '') -> Iterator[Labelled]:
+        """Yield the frame with what the file says of it, unless it was not labelled."""
+        if self.mask is not None:
+            yield Labelled(self.row.stem, self.mask, mark, labeller, self._has_polygons)
 
     def paint(self, name: str, pixels: BoolMask, left: int = 0, top: int = 0) -> None:
         """
@@ -147,6 +179,7 @@ class LabelCanvas:
             raise DatasetError(f'a polygon of {self.row.file} has less than 3 corners',
                                'corners that are finite')
         self._require_outlines([flat.reshape(-1, 2) for flat in corners])
+        self._has_polygons = True
         lists = [flat.tolist() for flat in corners]
         packed = coco_mask.frPyObjects(lists, self.row.height, self.row.width)
         self.paint(name, np.asarray(coco_mask.decode(coco_mask.merge(packed)), bool))

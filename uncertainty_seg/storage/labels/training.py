@@ -1,25 +1,34 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Corrected labels as a training folder: images/, masks/, classes.json, splits.json, blocks.json.
+Corrected labels as a training folder: images/, masks/, classes.json and three more files.
 
-`labelled_folder.load_folder` reads it; blocks.json, the dive of each frame, is for ``calibrate
---blocks``.
+`labelled_folder.load_folder` reads it. splits.json has the splits; blocks.json, the dive of each
+frame, is for ``calibrate --blocks``; review.json says what is known of the labels.
 
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import json
 from pathlib import Path
 
 import numpy as np
 
-from uncertainty_seg.core.arrays import LabelMap
 from uncertainty_seg.errors import ConfigError, DatasetError
-from uncertainty_seg.storage.labels.folder import write_classes, write_mask
-from uncertainty_seg.storage.labels.frames import decoded, ExportedFrames, FrameRow, IMAGES
+from uncertainty_seg.storage.labels.folder import MASKS, write_classes
+from uncertainty_seg.storage.labels.frames import (
+    decoded,
+    ExportedFrames,
+    FrameRow,
+    IMAGES,
+    write_mask,
+)
+from uncertainty_seg.storage.labels.regions import Labelled
+from uncertainty_seg.storage.labels.review import LabelReview, ReviewRules, STRICT
+from uncertainty_seg.storage.review_record import CONTROL, write_review
 
 
 def split_by_dive(
@@ -106,6 +115,12 @@ class TrainingFolder:
         Labelled frames; other frames of the export; dives of the labelled ones.
     splits : mapping of str to int
         Frames of each split.
+    control : int
+        Labelled frames that were drawn by chance.
+    skipped : int
+        Frames left out because nobody corrected them; they count as `unlabelled` too.
+    reviewed : mapping of str to int
+        Labelled frames by what shows that a person looked at them.
 
     """
 
@@ -113,17 +128,20 @@ class TrainingFolder:
     unlabelled: int
     dives: int
     splits: Mapping[str, int]
+    control: int = 0
+    skipped: int = 0
+    reviewed: Mapping[str, int] = field(default_factory=dict)
 
 
 def write_training_folder(
-    folder: Path, table: ExportedFrames, labels: Iterable[tuple[str, LabelMap]],
-    shares: Mapping[str, float], seed: int,
+    folder: Path, table: ExportedFrames, labels: Iterable[tuple[str, Labelled]],
+    shares: Mapping[str, float], seed: int, rules: ReviewRules = STRICT,
 ) -> TrainingFolder:
     """
     Write corrected labels with the images of their export.
 
-    Raises DatasetError if no frame is labelled, or an image is missing or of another size;
-    ConfigError if the shares are invalid.
+    Raises DatasetError if no frame is labelled, labels are refused (see `review`), or an image is
+    missing or of another size; ConfigError if the shares are invalid.
 
     Parameters
     ----------
@@ -131,30 +149,44 @@ def write_training_folder(
         An empty folder.
     table : ExportedFrames
         The export.
-    labels : iterable of (str, ndarray of uint8 of shape (H, W))
-        Stem and mask; the last one counts if a stem is repeated.
+    labels : iterable of (str, Labelled)
+        Where they come from, and the labels of a frame.
     shares, seed : mapping of str to float, int
         As for `split_by_dive`.
+    rules : ReviewRules
+        Which labels count.
 
     """
     split_by_dive({}, shares, seed)  # refuses wrong shares before the work
     (folder / IMAGES).mkdir()
-    dive_of: dict[str, str] = {}
-    for stem, mask in labels:
-        row = table.rows[stem]
-        if stem not in dive_of:
+    review, seen = LabelReview(table, rules), set[str]()
+    for source, one in labels:
+        row = table.rows[one.stem]
+        if one.stem not in seen:
             (folder / IMAGES / row.file).write_bytes(_checked_image(table, row))
-        write_mask(folder, stem, mask)
-        dive_of[stem] = row.dive
-    if not dive_of:
-        raise DatasetError(f'none of the {len(table.rows)} frames of {table.folder} is labelled',
-                           'at least one', 'submit annotations in the tool, then export again')
+        if review.add(one, source):
+            write_mask(folder / MASKS, one.stem, one.mask)
+        seen.add(one.stem)
+    reviews = review.finish()
+    if not reviews:
+        skipped = f' ({len(seen)} came back unchanged)' if seen else ''
+        raise DatasetError(
+            f'none of the {len(table.rows)} frames of {table.folder} is labelled{skipped}',
+            'at least one', 'submit annotations in the tool, then export again')
+    for stem in seen - set(reviews):
+        (folder / IMAGES / table.rows[stem].file).unlink()
+        (folder / MASKS / f'{stem}.png').unlink()
+    dive_of = {stem: table.rows[stem].dive for stem in sorted(reviews)}
     splits = split_by_dive(dive_of, shares, seed)
     write_classes(folder, table.classes)
     _write_json(folder / 'splits.json', splits)
-    _write_json(folder / 'blocks.json', dict(sorted(dive_of.items())))
-    return TrainingFolder(len(dive_of), len(table.rows) - len(dive_of), len(set(dive_of.values())),
-                          {name: len(stems) for name, stems in splits.items()})
+    _write_json(folder / 'blocks.json', dive_of)
+    write_review(folder, reviews)
+    return TrainingFolder(
+        len(dive_of), len(table.rows) - len(dive_of), len(set(dive_of.values())),
+        {name: len(stems) for name, stems in splits.items()},
+        sum(one.origin == CONTROL for one in reviews.values()), len(seen) - len(reviews),
+        dict(Counter(one.evidence for one in reviews.values())))
 
 
 def _checked_image(table: ExportedFrames, row: FrameRow) -> bytes:

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from uncertainty_seg.analysis.bad_rule import BadRule
 from uncertainty_seg.analysis.conformal import (
     bad_share,
+    blocks_buy,
     blocks_needed,
     fit_promise,
     ks_distance,
@@ -52,7 +52,7 @@ from uncertainty_seg.core.scores.density import DENSITY_INPUTS, DENSITY_SCORE, S
 from uncertainty_seg.core.scores.feature_density import FeatureDensity
 from uncertainty_seg.core.scores.image_damage import damage_limits, image_statistics, KeptPoints
 from uncertainty_seg.core.scores.vector import feature_score_names, ScoreVector
-from uncertainty_seg.core.settings import BUNDLE_PASSES, precision_of, Settings
+from uncertainty_seg.core.settings import passes_of, precision_of, Settings
 from uncertainty_seg.errors import (
     BackendUnavailableError,
     CalibrationError,
@@ -63,8 +63,10 @@ from uncertainty_seg.errors import (
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder, read_blocks
 from uncertainty_seg.storage.model_bundle import features_file, model_digest
+from uncertainty_seg.tools.arguments import progress
 from uncertainty_seg.tools.calibrate.labelled_pairs import (
     data_digest,
+    drawn_frames,
     images_in,
     known_frames,
     KnownFrames,
@@ -197,7 +199,8 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
 
     Raises CalibrationError if there are too few blocks, or nothing to choose or promise on;
     ConfigError if the rule cannot be read, or a score does not exist; DatasetError if the folders
-    or the file of blocks are wrong, or both sets have an image.
+    or the file of blocks are wrong, both sets have an image, or every validation frame was
+    selected by its scores.
     """
     bundle, settings = request.bundle, request.settings
     rule = BadRule.parse(request.bad, bundle.card.class_names)
@@ -206,7 +209,7 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
         raise ConfigError('--ood with --scores', 'one of them: foreign frames choose the guards',
                           'measure foreign frames with evaluate --ood')
     strange = images_in(request.ood) if request.ood else {}
-    data = load_folder(request.val, 'val')
+    data = drawn_frames(load_folder(request.val, 'val'), request.val)
     known = known_frames(bundle, data, settings.ignore_mask)
     blocks = _blocks(request, known.stems)
     tuned, kept = split_blocks(blocks, request.tune_share, _SEED)
@@ -289,7 +292,7 @@ def features_of(
     ignore = load_ignore_mask(settings.ignore_mask)
 
     def described() -> Iterator[FeatureFrame]:
-        for image, _ in tqdm(pairs, desc='features', unit='frame', disable=None):
+        for image, _ in progress(pairs, desc='features'):
             result = pipeline.measure(image)
             geometry = result.geometry
             maps = result.maps.cut(geometry.rows, geometry.columns)
@@ -405,10 +408,10 @@ def make_calibration(
                         for table in (val, train))
     # A gate score needs one whatever its quantile is.
     thresholds = {**promises[-1].limits, **of_val}
-    passes = bundle.card.passes if settings.passes == BUNDLE_PASSES else settings.passes
     ignore = load_ignore_mask(settings.ignore_mask)
     return Calibration(
-        passes=passes, seed=settings.seed, mask_policy=settings.mask_policy,
+        passes=passes_of(bundle.card, settings), seed=settings.seed,
+        mask_policy=settings.mask_policy,
         mask_draw=bundle.card.mask_draw, precision=precision_of(bundle.card, settings.precision),
         reductions=(reduction_of(bundle, settings),), temperature=temperature,
         thresholds={name: thresholds[name] for name in val.scores if name in thresholds},
@@ -486,7 +489,8 @@ def require_blocks(
         raise CalibrationError(
             f'{count} blocks to promise alpha {alpha:g} on', f'at least {needed}',
             f'have {total} validation blocks in all (a part is for the temperature), or promise '
-            'a larger alpha')
+            f'a larger --alpha ({blocks_buy(count)}), or run it without a calibration: score '
+            'ranks frames all the same')
     if kept.all():
         raise CalibrationError(
             f'no block to fit the temperature on, with {count} in all and a share of '

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.analysis.bad_rule import BadRule
-from uncertainty_seg.analysis.conformal import blocks_needed, promised_limit
+from uncertainty_seg.analysis.conformal import blocks_buy, blocks_needed, promised_limit
 from uncertainty_seg.analysis.evaluation import (
     Evaluation,
     frame_table,
@@ -56,6 +56,7 @@ from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder,
 from uncertainty_seg.storage.model_bundle import load_bundle, model_digest
 from uncertainty_seg.tools.calibrate import calibration_run as run
 from uncertainty_seg.tools.calibrate.labelled_pairs import (
+    drawn_frames,
     images_in,
     known_frames,
     measure,
@@ -271,7 +272,10 @@ def photographs(request: FoldsRequest, fold_by_stem: Mapping[str, int]) -> Photo
     data = all_images(request.data)
     require_folds(data.stems, fold_by_stem)
     _require_every_class(data, fold_by_stem)
-    known = known_frames(request.bundle, data, request.settings.ignore_mask)
+    # The networks were trained on all of them, and are judged by those that stand for a dive.
+    drawn = drawn_frames(data, request.data)
+    _require_every_fold(drawn, data, fold_by_stem)
+    known = known_frames(request.bundle, drawn, request.settings.ignore_mask)
     folds = np.array([fold_by_stem[stem] for stem in known.stems])
     blocks = read_blocks(request.blocks, known.stems)
     if request.blocks is None:
@@ -289,6 +293,17 @@ def all_images(folder: Path) -> LabelledFolder:
     if (folder / 'splits.json').is_file():
         return load_splits(folder, ('train', 'val'))
     return load_folder(folder, 'all')
+
+
+def _require_every_fold(
+    drawn: LabelledFolder, data: LabelledFolder, fold_by_stem: Mapping[str, int]
+) -> None:
+    """Refuse a fold of selected frames only: nothing can judge its network."""
+    has, had = ({fold_by_stem[stem] for stem in part.stems} for part in (drawn, data))
+    lost = sorted(had - has)
+    if lost:
+        raise DatasetError(f'fold {lost[0]} has no photograph that was drawn by chance',
+                           'some in every fold', 'label more of these, or take fewer folds')
 
 
 def _require_every_class(data: LabelledFolder, fold_by_stem: Mapping[str, int]) -> None:
@@ -339,7 +354,7 @@ def _require_blocks(known: Photographs, alphas: Sequence[float]) -> None:
         raise CalibrationError(
             f'{count} blocks outside of a fold to promise alpha {min(alphas):g} on',
             f'at least {blocks_needed(min(alphas))}',
-            'have more blocks, or promise a larger alpha')
+            f'have more blocks, or promise a larger --alpha ({blocks_buy(count)})')
 
 
 # -------------------------------------------------------------------------------------------------

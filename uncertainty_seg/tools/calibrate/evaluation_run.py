@@ -35,6 +35,7 @@ from uncertainty_seg.storage.labelled_folder import load_folder, read_blocks
 from uncertainty_seg.synthetic.corruptions import corrupt, KINDS, MAX_SEVERITY
 from uncertainty_seg.tools.calibrate.labelled_pairs import (
     data_digest,
+    drawn_frames,
     images_in,
     known_frames,
     measure,
@@ -168,7 +169,7 @@ def evaluate_bundle(request: EvaluationRequest) -> Evaluated:
     promise = calibration.promise_of(request.settings.gate.alpha)
     text = request.bad or (promise.bad if promise else _DEFAULT_RULE)
     rule = BadRule.parse(text, bundle.card.class_names)
-    data = load_folder(request.data, request.split)
+    data = drawn_frames(load_folder(request.data, request.split), request.data, needs_some=False)
     known = known_frames(bundle, data, request.settings.ignore_mask)
     pairs, blocks = known.pairs, read_blocks(request.blocks, known.stems)
     foreign_images = images_in(request.ood) if request.ood else {}

@@ -20,14 +20,12 @@ from pathlib import Path
 import shlex
 import string
 import subprocess
-import sys
-
-from tqdm import tqdm
 
 from uncertainty_seg.errors import ConfigError, ModelBundleError, TrainingError
 from uncertainty_seg.storage.folds import FOLDS_FILE, read_folds, write_folds
 from uncertainty_seg.storage.model_bundle import load_bundle, model_digest
 from uncertainty_seg.storage.whole_files import lock_file, replace_file
+from uncertainty_seg.tools.arguments import progress
 from uncertainty_seg.tools.score.run import connect_ray, RETRIES
 
 LOCK = '.crossfit.lock'
@@ -183,8 +181,7 @@ def run_tasks(tasks: Sequence[FoldTask], folder: Path, place: TaskPlace) -> int:
     with _locked(folder) as descriptor:
         left = [task for task in tasks if not is_finished(task)]
         runner = _on_ray(left, place) if place.ray else _here(left, place.jobs, descriptor)
-        for _ in tqdm(runner, desc='folds', total=len(left), unit='network', file=sys.stderr,
-                      disable=None):
+        for _ in progress(runner, desc='folds', total=len(left), unit='network'):
             pass
     return len(left)
 

@@ -18,7 +18,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from uncertainty_seg.analysis.bad_rule import BadRule
 from uncertainty_seg.analysis.evaluation import evaluate, Evaluation
@@ -31,9 +30,12 @@ from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.uncertainty import MAPS_OF_MEANS
 from uncertainty_seg.errors import DatasetError, ImageError
+from uncertainty_seg.storage.folds import subset
 from uncertainty_seg.storage.foreign_files import read_image_file, why
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.labelled_folder import LabelledFolder
+from uncertainty_seg.storage.review_record import CONTROL, read_review
+from uncertainty_seg.tools.arguments import progress
 
 Pair = tuple[ImageU8, LabelMap]
 _log = logging.getLogger(__name__)
@@ -61,6 +63,56 @@ def bgr_pairs(bundle: ModelBundle, data: LabelledFolder) -> list[Pair]:
              for mask in data.masks]
     images = [cv2.cvtColor(image, cv2.COLOR_RGB2BGR) for image in data.images]
     return list(zip(images, masks, strict=True))
+
+
+def drawn_frames(data: LabelledFolder, folder: Path, needs_some: bool = True) -> LabelledFolder:
+    """
+    Return the frames that stand for a dive: those that were drawn by chance.
+
+    Frames that were selected by their scores are the hard ones, so that shares of bad or accepted
+    ones among them are not those of a dive.
+
+    Parameters
+    ----------
+    data : LabelledFolder
+        What was read.
+    folder : Path
+        Where it was read; its ``review.json`` says how frames were chosen.
+    needs_some : bool
+        Refuse a folder of selected frames only; otherwise they are returned, with a warning.
+
+    Returns
+    -------
+    LabelledFolder
+        All frames if none is known to be selected; a warning counts those that are left aside.
+
+    Raises
+    ------
+    DatasetError
+        If `needs_some` and every frame was selected.
+
+    """
+    reviews = read_review(folder) or {}
+    drawn = [row for row, stem in enumerate(data.stems)
+             if stem not in reviews or reviews[stem].origin == CONTROL]
+    count, every = len(data.stems) - len(drawn), len(data.stems)
+    if count == 0:
+        return data
+    if not drawn and needs_some:
+        raise DatasetError(
+            f'all {every} frames of {folder} were selected by their scores',
+            'frames that were drawn by chance, since the share of bad masks among selected ones '
+            'is not that of a dive',
+            'label control frames of the frame log (export-labels --reasons control) or of a '
+            'random selection (select --strategy random)')
+    if not drawn:
+        _log.warning('all %d frames of %s were selected by their scores: shares of them are not '
+                     'those of a dive', every, folder)
+        return data
+    _log.warning('%d of %d frames of %s are left aside, since they were selected by their scores; '
+                 'the %d that were drawn by chance stand for the dive', count, every, folder,
+                 len(drawn))
+    return subset(data, drawn)
 
 
 @dataclass(frozen=True)
@@ -158,7 +210,7 @@ def measure(
     pipeline: Pipeline, pairs: Sequence[Pair], title: str, rule: BadRule | None = None
 ) -> Evaluation:
     """Evaluate pairs, with a progress bar."""
-    bar = tqdm(pairs, desc=title, unit='frame', disable=None)
+    bar = progress(pairs, desc=title)
     return evaluate(pipeline, bar, pipeline.card.ignore_index, rule)
 
 

@@ -20,7 +20,6 @@ import zipfile
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from uncertainty_seg import __version__
 from uncertainty_seg.analysis.bad_rule import BadRule
@@ -37,6 +36,7 @@ from uncertainty_seg.core.uncertainty import MAP_NAMES
 from uncertainty_seg.errors import DatasetError
 from uncertainty_seg.storage.folds import fold_of
 from uncertainty_seg.storage.whole_files import whole_file
+from uncertainty_seg.tools.arguments import progress
 from uncertainty_seg.tools.calibrate.labelled_pairs import Pair
 from uncertainty_seg.tools.compare.contenders import Contender
 
@@ -167,10 +167,9 @@ def measure_frames(pipeline: Pipeline, frames: ComparedFrames, title: str) -> Me
     Raises DatasetError if a mask has an id that is no class, and what the pipeline raises.
     """
     rows = [_measure(pipeline, frames, index)
-            for index in tqdm(range(len(frames.pairs)), desc=title, unit='frame', disable=None)]
+            for index in progress(range(len(frames.pairs)), desc=title)]
     foreign = {folder: _columns([pipeline.measure(image, index).scores for index, image in
-                                 enumerate(tqdm(images.values(), desc=f'{title}, {folder}',
-                                                unit='frame', disable=None))])
+                                 enumerate(progress(images.values(), desc=f'{title}, {folder}'))])
                for folder, images in frames.foreign.items()}
     return MeasuredFrames(
         np.array([row['is_bad'] for row in rows]), np.array([row['totals'] for row in rows]),

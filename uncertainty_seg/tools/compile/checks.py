@@ -213,6 +213,11 @@ class NetworkRunner:
             for at in range(0, passes, step)
         ]
         logits = np.concatenate(parts)
+        if len(logits) != passes:
+            raise GraphError(
+                f'{passes} passes give {len(logits)} results', 'one each',
+                'a step has the batch of what no dropout reaches, such as a gather by indices of '
+                'the image: compute those of what is dropped, or drop behind it')
         if not np.isfinite(logits).all():  # a NaN is above no tolerance
             raise GraphError('the network gives NaN or infinity on a random image', 'numbers',
                              'look for NaN in its weights, and check --mean and --std')

@@ -24,6 +24,7 @@ from uncertainty_seg.core.dropout_masks import pass_inputs
 from uncertainty_seg.core.model_card import InputSpec, ModelCard
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.algebra.dropout_to_masks import without_dropout
+from uncertainty_seg.graph.bounds import bounds_of
 from uncertainty_seg.graph.compile import CompiledGraphs, with_stored_weights
 from uncertainty_seg.graph.head_graphs import INV_TEMPERATURE, SUM_LOGITS
 from uncertainty_seg.graph.onnx_tools import copy_of, float_info, producer, refill
@@ -39,11 +40,15 @@ from uncertainty_seg.tools.compile.checks import distance, run_graph
 _MOST_BEYOND, _MOST_FROM_ONE = 1e-6, 1e-4
 # Sums over the classes differ by less than this share of the spread where they are the same.
 _SAME_SUM = 1e-5
+_OF_PROBABILITIES = {'Sigmoid', 'HardSigmoid', 'Softmax'}
+_BEFORE = 'return the tensor before the activation (--output NAME names it in an ONNX file)'
 
 
 def require_logits(model: onnx.ModelProto, spec: InputSpec, activation: str) -> None:
     """
-    Refuse an output that stays in [0, 1] on images of all kinds, or is not what was declared.
+    Refuse an output that is bounded as no logits are, or is not what was declared.
+
+    It stays in [0, 1] on images of all kinds, or cannot leave [-1, 1] by the nodes that make it.
 
     Parameters
     ----------
@@ -68,6 +73,8 @@ def require_logits(model: onnx.ModelProto, spec: InputSpec, activation: str) -> 
         _require_distribution(np.exp(values), activation)
     elif activation in ('auto', 'logits'):
         _require_no_probabilities(values, activation)
+    if activation == 'auto':
+        _require_no_bounds(plain.graph, values)
 
 
 def _require_distribution(values: NDArray[np.float32], activation: str) -> None:
@@ -79,11 +86,11 @@ def _require_distribution(values: NDArray[np.float32], activation: str) -> None:
         raise GraphError(
             f'--activation is {activation}, and the probabilities of a pixel add up to '
             f'{sums.min():.4g} to {sums.max():.4g} on random images', '1 at each pixel',
-            'name the tensor before the activation with --output')
+            _BEFORE)
 
 
 def _require_no_probabilities(values: NDArray[np.float32], activation: str) -> None:
-    is_one = values.shape[1] == 2 and np.array_equal(values[:, 0], -values[:, 1])
+    is_one = _is_one_channel(values)
     shown = values[:, 1:] - values[:, :1] if is_one else values  # one channel z is -z / 2, z / 2
     low, high = float(shown.min()), float(shown.max())
     if not (low >= -_MOST_BEYOND and high <= 1 + _MOST_BEYOND):
@@ -96,9 +103,8 @@ def _require_no_probabilities(values: NDArray[np.float32], activation: str) -> N
     if activation == 'logits' and not adds_up:
         return
     declared = 'softmax' if adds_up else 'sigmoid' if is_one else ''
-    before = 'name the tensor before the activation with --output'
-    fix = f'{before}, or say --activation {declared}, with which its logarithm is taken' \
-        if declared else f'{before}, or say --activation logits if there is none'
+    fix = f'{_BEFORE}, or say --activation {declared}, with which its logarithm is taken' \
+        if declared else f'{_BEFORE}, or say --activation logits if there is none'
     if activation == 'auto' and is_one:
         fix += '; --activation logits if there is none'
     raise GraphError(what if activation == 'auto' else f'--activation is logits, and {what}',
@@ -114,8 +120,27 @@ def _require_no_scaled_softmax(values: NDArray[np.float32], spread: float) -> No
         return
     raise GraphError(
         f'the output adds up to {sums.mean():.4g} over the classes at every pixel of random '
-        'images', 'logits, not probabilities times something', 'name the tensor before the '
-        'activation with --output, or say --activation logits if there is none')
+        'images', 'logits, not probabilities times something',
+        f'{_BEFORE}, or say --activation logits if there is none')
+
+
+def _require_no_bounds(graph: onnx.GraphProto, values: NDArray[np.float32]) -> None:
+    """Refuse what a tanh or the like holds in [-1, 1], or a sigmoid in [0, c], on any image."""
+    bounds = bounds_of(graph, graph.output[0].name)
+    factor = 2 if _is_one_channel(values) else 1
+    low, high = factor * bounds.low, factor * bounds.high
+    is_small = low >= -1 - _MOST_BEYOND and high <= 1 + _MOST_BEYOND
+    is_share = low >= -_MOST_BEYOND and bounds.operators <= _OF_PROBABILITIES
+    if bounds.is_finite and bounds.operators and (is_small or is_share):
+        raise GraphError(
+            f'the output comes from {" and ".join(sorted(bounds.operators))}, which keeps it in '
+            f'[{low:.3g}, {high:.3g}] on any image', 'logits, which take any value',
+            f'{_BEFORE}, or say --activation logits if these are the logits')
+
+
+def _is_one_channel(values: NDArray[np.float32]) -> bool:
+    """Whether one channel z became -z / 2 and z / 2."""
+    return values.shape[1] == 2 and np.array_equal(values[:, 0], -values[:, 1])
 
 
 def _floats(spec: InputSpec) -> list[NDArray[np.float32]]:

@@ -8,16 +8,19 @@ Nothing is written before the compiled graphs have been compared with the networ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import signature
 import logging
 import math
 import os
 from pathlib import Path
+import re
 import sys
 from typing import Any, TYPE_CHECKING
 
+from uncertainty_seg.backends.resources import memory_of_files, MemoryEstimate
 from uncertainty_seg.core.bundle import ModelBundle, TRUNK_FILE
 from uncertainty_seg.core.dropout_masks import drops_channels, fitting_draw, kept_channels
 from uncertainty_seg.core.model_card import (
@@ -30,7 +33,7 @@ from uncertainty_seg.core.model_card import (
     PRECISIONS,
     SCHEMA_VERSION,
 )
-from uncertainty_seg.errors import ConfigError, GraphError, install_command
+from uncertainty_seg.errors import ConfigError, GraphError, install_command, some_of
 from uncertainty_seg.graph.compile import (
     compile_ensemble,
     compile_graph,
@@ -41,7 +44,7 @@ from uncertainty_seg.graph.frontend.outputs import in_planes, OutputForm
 from uncertainty_seg.graph.onnx_tools import load_model, OPSET
 from uncertainty_seg.graph.plan import ACTIVATIONS, CompileOptions, DEFAULT_SAMPLES, LAYOUTS
 from uncertainty_seg.storage.labelled_folder import ClassTable
-from uncertainty_seg.storage.model_bundle import write_bundle
+from uncertainty_seg.storage.model_bundle import require_place, write_bundle
 from uncertainty_seg.tools.compile.checks import check_compiled, CheckReport
 from uncertainty_seg.tools.compile.distribution_check import (
     check_distribution,
@@ -70,6 +73,9 @@ _MOST_EQUAL = 0.01  # chance that all passes are equal, which needs no warning
 _MOST_PASSES = 1000  # as the command line takes them
 _NAMED = 5
 _MOST_SAID = 200  # letters
+_LEAST_SIDE, _MOST_SIDE = 8, 8192  # pixels
+_FACTORY = re.compile(r'[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*')
+_FACTORY_FORM = 'net.onnx or package.module:function'
 _log = logging.getLogger(__name__)
 
 
@@ -106,6 +112,7 @@ class CompileRequest:
     activation: str = 'auto'
     layout: str = 'auto'
     compare_passes: int = COMPARED
+    memory_mb: int | None = None
     licence: str = 'not stated'
     training: str = 'not stated'
     not_good_for: str = 'not stated'
@@ -147,7 +154,14 @@ class CompileRequest:
         is_ensemble, is_single = self.method == 'ensemble', self.method == 'single'
         is_propagated = self.method == 'error_propagation'
         members = len(self.weights) if self.is_factory else 1 + len(self.members)
+        sides = self.image.width, self.image.height
         for is_wrong, came, expected in (
+            (not all(_LEAST_SIDE <= side <= _MOST_SIDE for side in sides),
+             f'--input {sides[0]}x{sides[1]}', f'{_LEAST_SIDE} to {_MOST_SIDE} pixels a side'),
+            (not all(map(math.isfinite, (*self.image.mean, *self.image.std))),
+             f'--mean {list(self.image.mean)} --std {list(self.image.std)}', 'numbers'),
+            (max(self.image.mean) > 1, f'--mean {list(self.image.mean)}', 'the mean of values '
+             'scaled to 0..1, such as 0.485 0.456 0.406: divide mean and deviation by 255'),
             (min(self.image.std) <= 0, f'--std {list(self.image.std)}', 'numbers above 0'),
             (self.is_onnx and bool(self.weights),
              '--weights with an ONNX file, which has its own', 'a torch factory'),
@@ -183,15 +197,28 @@ class CompileRequest:
              '--calibration-images DIR with images of the sea it will work in'),
             (0 < self.compare_passes < FEWEST_COMPARED, f'--compare-passes {self.compare_passes}',
              f'{FEWEST_COMPARED} or more, or 0 to leave the comparison out'),
+            (self.memory_mb is not None and self.memory_mb < 1, f'--memory-mb {self.memory_mb}',
+             '1 MB or more'),
             (self.precision != 'int8' and self.calibration_images is not None,
              '--calibration-images', '--precision int8 with it'),
             # A module is not printed: some cannot be.
-            (self.is_factory and ':' not in str(self.net),
-             repr(str(self.net)) if self.is_factory else '',
-             'net.onnx or package.module:function'),
+            (self.is_factory and not _FACTORY.fullmatch(str(self.net)),
+             repr(str(self.net)) if self.is_factory else '', _as_factory(self.net)),
         ):
             if is_wrong:
                 raise ConfigError(came, expected)
+
+
+def _as_factory(net: Any) -> str:
+    """Say what a network is given as, and what this one may be meant to be."""
+    file, _, function = str(net).partition(':')
+    path = Path(file)
+    if path.suffix in ('.pt', '.pth', '.ckpt', '.safetensors', '.bin'):
+        return f'{_FACTORY_FORM}: weights alone are no network, give them with --weights'
+    if path.suffix == '.py' or len(path.parts) > 1:
+        return (f'{_FACTORY_FORM}: in the folder of the file, '
+                f'{path.name.removesuffix(".py")}:{function or "FUNCTION"}')
+    return _FACTORY_FORM
 
 
 @dataclass(frozen=True)
@@ -211,6 +238,8 @@ class CompileOutcome:
         How the weights are stored, and what their rounding changes.
     distribution : DistributionReport
         How near passes with random masks are to those that the network draws itself.
+    memory : MemoryEstimate
+        What a frame takes on a CPU.
 
     """
 
@@ -219,6 +248,7 @@ class CompileOutcome:
     report: CheckReport | MomentReport
     stored: StorageReport
     distribution: DistributionReport
+    memory: MemoryEstimate
 
 
 def compile_request(request: CompileRequest) -> CompileOutcome:
@@ -227,6 +257,7 @@ def compile_request(request: CompileRequest) -> CompileOutcome:
 
     Raises UncertaintySegError if anything does not fit; no bundle is written then.
     """
+    require_place(request.out)
     if request.inject_dropout:
         warn(INJECTED)
     loaded = load_networks(request)
@@ -248,9 +279,10 @@ def compile_request(request: CompileRequest) -> CompileOutcome:
 
         files[TRUNK_FILE] = quantise_trunk(
             compiled.trunk, request.image, request.calibration_images, request.quantiser)
+    memory = memory_of_files(card, files, request.memory_mb)
     card = write_bundle(request.out, card, files)
     return CompileOutcome(ModelBundle(request.out, card, None), compiled, report, stored,
-                          distribution)
+                          distribution, memory)
 
 
 def _checked(
@@ -388,6 +420,7 @@ def _torch(request: CompileRequest) -> LoadedNetworks:
         if own is None and request.method == 'mc_dropout' and request.compare_passes:
             own = OwnPasses(net, found[-1], *wanted)
     warn_of_silenced(found[0].silenced)
+    warn_of_switched_off(found[0].switched_off)
     form = OutputForm(wanted[1], request.activation, request.layout, size)
 
     def masked(image: Any, masks: Any) -> Any:
@@ -473,13 +506,16 @@ def factory(name: str) -> Callable[[], Any]:
             if is_own else f'install {missing!r}, which {module_name!r} imports'
         raise ConfigError(f'{name!r} cannot be imported: there is no module {missing!r} in this '
                           'folder or among what is installed',
-                          'net.onnx or package.module:function', fix) from err
+                          _FACTORY_FORM, fix) from err
     except Exception as err:  # whatever the user's own code raises
         raise ConfigError(f'{name!r} cannot be imported ({_said(err)})',
                           'a module that Python can import') from err
     if not callable(found := getattr(module, function, None)):
         raise ConfigError(f'{name!r} cannot be imported: {module_name!r} has no function '
-                          f'{function!r}', 'net.onnx or package.module:function')
+                          f'{function!r}', _FACTORY_FORM)
+    if needed := _needed_arguments(found):
+        raise ConfigError(f'{name}() needs {some_of(needed)}', 'a function without arguments that '
+                          'returns a network', 'write one that calls it')
 
     def build() -> Any:
         try:
@@ -492,6 +528,16 @@ def factory(name: str) -> Callable[[], Any]:
         return net
 
     return build
+
+
+def _needed_arguments(function: Callable[..., Any]) -> list[str]:
+    """Name the arguments without a default, where Python can tell."""
+    try:
+        parameters = signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in (
+        p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
 def _said(err: Exception) -> str:
@@ -526,6 +572,13 @@ def warn_of_silenced(silenced: Mapping[str, str]) -> None:
     warn(f'random numbers that are drawn in training mode by {", ".join(names[:_NAMED])}{more} '
          'are left out of every pass, since no mask can replace them: only the dropout listed as '
          'sites makes passes differ')
+
+
+def warn_of_switched_off(modules: Sequence[str]) -> None:
+    """Warn of dropout that no pass will have, since train() of the network leaves it off."""
+    if modules:
+        warn(f'train() of the network leaves the dropout of {some_of(modules)} off, so that no '
+             'pass has it')
 
 
 def warn_of_rare_dropout(card: ModelCard) -> None:

@@ -21,7 +21,7 @@ from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import Calibration, Column, Promise
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.core.settings import passes_text, Settings
 from uncertainty_seg.tools.calibrate.calibration_run import CalibrationOutcome, CalibrationRequest
 from uncertainty_seg.tools.calibrate.cross_fitted import FoldsRequest
 from uncertainty_seg.tools.calibrate.evaluation_run import (
@@ -146,7 +146,7 @@ def write_evaluation_report(path: Path, request: EvaluationRequest, found: Evalu
 
 def _bundle_facts(card: ModelCard, calibration: Calibration) -> dict[str, str]:
     return {
-        'bundle': card.name, 'method': card.method, 'passes T': f'{calibration.passes}',
+        'bundle': card.name, 'method': card.method, 'passes T': passes_text(calibration.passes),
         'seed': f'{calibration.seed}', 'precision': calibration.precision,
         'temperature': f'{calibration.temperature:.4g}', 'date': f'{datetime.now():%Y-%m-%d}',
     }

@@ -20,7 +20,6 @@ from multiprocessing.process import BaseProcess
 import os
 from pathlib import Path
 import signal
-import sys
 import threading
 import time
 from typing import Any
@@ -36,7 +35,7 @@ from uncertainty_seg.errors import (
     UncertaintySegError,
 )
 from uncertainty_seg.storage.frame_sources import find_sources
-from uncertainty_seg.tools.arguments import require_libraries
+from uncertainty_seg.tools.arguments import progress, require_libraries
 from uncertainty_seg.tools.score.shard import score_shard, ShardEngine, ShardJob, ShardReport
 from uncertainty_seg.tools.score.table import LOCK_FILE, locked_table, plan_jobs, write_index
 
@@ -187,7 +186,7 @@ def _run(
     jobs: Sequence[ShardJob], engine: ShardEngine, choice: RunChoice
 ) -> Iterator[ShardReport]:
     total = sum(-(-job.source.num_frames // job.stride) for job in jobs)
-    with tqdm(total=total, desc='score', unit='frame', file=sys.stderr, disable=None) as bar:
+    with progress(desc='score', total=total) as bar:
         if choice.ray:
             yield from run_on_ray(jobs, choice.ray, bar)
         elif choice.workers > 1 and len(jobs) > 1:

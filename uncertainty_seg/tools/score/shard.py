@@ -37,6 +37,7 @@ from uncertainty_seg.errors import (
     FrameLogError,
     ModelBundleError,
 )
+from uncertainty_seg.opening import offline_settings
 from uncertainty_seg.storage.frame_sources import (
     BadFrame,
     FrameSource,
@@ -135,6 +136,7 @@ class ShardEngine:
 
     def __init__(self, settings: Settings) -> None:
         self._bundle = load_bundle(settings.model, trusted_keys=settings.trusted_keys)
+        settings = offline_settings(self._bundle, settings)
         self._ignore = load_ignore_mask(settings.ignore_mask)
         calibration = self._bundle.calibration
         self._scorer = ScoreVector(
@@ -179,6 +181,8 @@ class ShardEngine:
         card = pipeline.card
         settings = {name: value for name, value in settings_to_dict(self.settings).items()
                     if name not in _OF_THE_MACHINE}
+        if self._bundle.calibration is not None:
+            del settings['uncalibrated']  # it changes nothing then
         return TableInfo(
             self.settings.model, model_digest(card), card.class_names, card.palette,
             pipeline.passes, self.settings.seed, self._scorer.names,

@@ -35,11 +35,12 @@ from uncertainty_seg.errors import (
 )
 from uncertainty_seg.storage.bags.reader import BagImage, BagReader, CAMERA_NAMES
 from uncertainty_seg.storage.frame_log.format import iter_frames, LoggedFrame
-from uncertainty_seg.storage.frame_sources import BadFrame, frames_at, SourceFrame
+from uncertainty_seg.storage.frame_sources import BadFrame, frames_at, SourceFrame, Whereabouts
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.labels.frames import decoded, LabelFrame, safe_name
 from uncertainty_seg.storage.model_bundle import load_bundle, model_digest
+from uncertainty_seg.storage.review_record import CONTROL, SELECTED
 from uncertainty_seg.storage.score_rows import (
     read_info,
     read_rows,
@@ -268,6 +269,7 @@ def _logged_frame(entry: LoggedFrame, classes: ClassTable, has_uncertainty: bool
         stamp_ns=int(sidecar['stamp_ns']), frame_id=str(sidecar.get('ros_frame', '')),
         image_file=data, ending=image_ending(data), mask=mask,
         uncertainty=entry.read_uncertainty() if has_uncertainty else None,
+        origin=CONTROL if sidecar.get('reason') == CONTROL else SELECTED,
         reason=_reason(sidecar), score=float('nan') if ratio is None else float(ratio))
 
 
@@ -295,14 +297,15 @@ def _reason(sidecar: Mapping[str, Any]) -> str:
 SELECTION_FILE = 'selection.parquet'
 # `run` is missing from older tables.
 _COLUMNS = ('frame_key', 'dive', 'run', 'source', 'kind', 'topic', 'index', 'stamp_ns', 'height',
-            'width', 'score_ratio', 'phash', 'reason')
+            'width', 'score_ratio', 'phash', 'strategy', 'reason')
 # Another release of a JPEG decoder may move a bit of the hash.
 _HASH_SLACK = 2
 Row = dict[str, Any]
 
 
 def frames_of_selection(
-    path: Path, has_uncertainty: bool, model: str | None = None, backend: str | None = None
+    path: Path, has_uncertainty: bool, model: str | None = None, backend: str | None = None,
+    root: Path | None = None,
 ) -> FrameFeed:
     """
     Open a selection.
@@ -318,6 +321,8 @@ def frames_of_selection(
         Compute the uncertainty maps too.
     model, backend : str, optional
         Where the bundle is now, and what runs it; as in the table if None.
+    root : Path, optional
+        Where the sources are now; see `Whereabouts`.
 
     Returns
     -------
@@ -327,6 +332,7 @@ def frames_of_selection(
 
     """
     file = path / SELECTION_FILE if path.is_dir() else path
+    places = Whereabouts(file, root)
     info = read_info(file)
     rows = _rows(file)
     # The settings of the log do not change a mask, and an older table may have one that is gone.
@@ -339,7 +345,7 @@ def frames_of_selection(
     bundle = _bundle(settings.model, info)
     classes = distinct_classes(info.class_names, info.palette)
     feed = FrameFeed(classes, iter(()), len(rows))
-    frames = _frames(rows, bundle, settings, has_uncertainty, feed.left_out)
+    frames = _frames(rows, bundle, settings, has_uncertainty, feed.left_out, places)
     return replace(feed, frames=frames)
 
 
@@ -388,7 +394,7 @@ def _bundle(model: str, info: TableInfo) -> ModelBundle:
 
 def _frames(
     rows: list[Row], bundle: ModelBundle, settings: Settings, has_uncertainty: bool,
-    left_out: LeftOut,
+    left_out: LeftOut, places: Whereabouts,
 ) -> Iterator[LabelFrame]:
     ignore = load_ignore_mask(settings.ignore_mask)
     by_source: dict[tuple[str, str, str, str], dict[int, Row]] = {}
@@ -399,8 +405,12 @@ def _frames(
     temperature = bundle.calibration.temperature if bundle.calibration else None
     with closing(open_pipeline(bundle, settings, ignore, temperature)) as pipeline:
         for (_, *source), wanted in by_source.items():
-            path, kind, topic = source
+            path, kind, topic = places.find(source[0]), *source[1:]
             missing = dict(wanted)
+            if not Path(path).exists():
+                left_out.add(f'{len(missing)} frames of {path}: it is not here; name the folder '
+                             'that holds it now with --root.', len(missing))
+                continue
             try:
                 ros_frame_of = ros_frames(path, kind, topic)
                 for frame in frames_at(path, kind, topic, wanted):
@@ -446,7 +456,14 @@ def _frame(
         image_file=data, ending=image_ending(data),
         mask=result.label_at_source(),
         uncertainty=result.map_at_source(pipeline.settings.map) if has_uncertainty else None,
+        origin=_origin(row, frame),
         reason=row['reason'], score=float('nan') if ratio is None else float(ratio))
+
+
+def _origin(row: Row, frame: SourceFrame) -> str:
+    """Say how a frame was chosen; a log keeps few frames by chance, whatever is drawn of it."""
+    is_drawn = row.get('strategy') == 'random' and frame.kept_as in ('', CONTROL)
+    return CONTROL if is_drawn else SELECTED
 
 
 def _require_scored(frame: SourceFrame, image: ImageU8, row: Row) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.analysis.selection import select, Selection
 from uncertainty_seg.analysis.selection_pool import Candidates, SelectionRequest
+from uncertainty_seg.core.settings import RUN_UNCALIBRATED
 from uncertainty_seg.errors import ConfigError, TableError
 from uncertainty_seg.storage.score_rows import (
     info_of,
@@ -28,6 +29,8 @@ from uncertainty_seg.storage.score_rows import (
 )
 
 RATIO = 'score_ratio'
+# What ranks the frames of a bundle without a calibration, which has no limits for a ratio.
+COLD_SCORE = 'entropy.mean'
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,8 @@ class SelectionOutcome:
 
 
 def select_frames(
-    tables: Sequence[Path], count: int, *, strategy: str, score: str, beta: float, seed: int,
-    limit: float | None, limit_quantile: float, labelled: Sequence[Path],
+    tables: Sequence[Path], count: int, *, strategy: str, score: str | None, beta: float,
+    seed: int, limit: float | None, limit_quantile: float, labelled: Sequence[Path],
     per_dive: int | float | None, min_gap_s: float, min_distance: int, skips_unscored: bool,
 ) -> SelectionOutcome:
     """
@@ -95,7 +98,7 @@ def select_frames(
         raise ConfigError(f'{count} frames were asked of {len(table)}',
                           f'at most {len(table)}', 'give a smaller -n, or more tables')
     info = info_of(table.schema)
-    column = score_column(score, info)
+    column = score_column(score or _default_score(table, info, remarks), info)
     known = read_table(labelled, remarks, of=(info, tables[0])) if labelled else None
     table, known = name_dives(table, known, remarks)
     pool = candidates_of(table, info, column)
@@ -114,6 +117,14 @@ def select_frames(
     return SelectionOutcome(
         table, info, pool, request, chosen, remarks + _remarks(request, chosen)
     )
+
+
+def _default_score(table: Any, info: TableInfo, remarks: list[str]) -> str:
+    if info.settings.get('uncalibrated') != RUN_UNCALIBRATED:
+        return RATIO
+    remarks.append(f'The table is of a bundle without a calibration: it has no {RATIO}, and '
+                   f'{COLD_SCORE} ranks the frames.')
+    return COLD_SCORE
 
 
 def _limit(column: str, labelled: Candidates | None, quantile: float) -> float:

@@ -20,9 +20,9 @@ from uncertainty_seg.core.perceptual_hash import hash_distance, perceptual_hash
 from uncertainty_seg.core.settings import DecodeLimits, MAX_PIXELS, WIDEST
 from uncertainty_seg.errors import ConfigError, UncertaintySegError
 from uncertainty_seg.storage.foreign_files import csv_text
-from uncertainty_seg.storage.frame_sources import BadFrame, frames_at
+from uncertainty_seg.storage.frame_sources import BadFrame, frames_at, Whereabouts
 from uncertainty_seg.storage.whole_files import whole_file
-from uncertainty_seg.tools.arguments import json_text
+from uncertainty_seg.tools.arguments import json_text, progress
 from uncertainty_seg.tools.report.page import number, render_page
 from uncertainty_seg.tools.report.pictures import fitted_size, jpeg_address
 from uncertainty_seg.tools.selection.run import SelectionOutcome
@@ -153,7 +153,9 @@ class Card:
     is_changed: bool = False
 
 
-def write_sheet(folder: Path, found: SelectionOutcome, max_pictures: int) -> tuple[int, int]:
+def write_sheet(
+    folder: Path, found: SelectionOutcome, max_pictures: int, where: Whereabouts
+) -> tuple[int, int]:
     """
     Read the pictures and write contact_sheet.html; an older one is removed if none is wanted.
 
@@ -167,6 +169,8 @@ def write_sheet(folder: Path, found: SelectionOutcome, max_pictures: int) -> tup
         What was chosen.
     max_pictures : int
         Frames on the sheet, the first chosen first; with 0 there is no sheet.
+    where : Whereabouts
+        Where the sources are now.
 
     Returns
     -------
@@ -178,7 +182,7 @@ def write_sheet(folder: Path, found: SelectionOutcome, max_pictures: int) -> tup
         (folder / SHEET).unlink(missing_ok=True)
         return 0, 0
     rows = found.selection.rows[:max_pictures]
-    places = [_place(found.table, int(row)) for row in rows]
+    places = [_place(found.table, int(row), where) for row in rows]
     settings = found.info.settings
     limits = DecodeLimits(int(settings.get('max_image_px', MAX_PIXELS)),
                           settings.get('oversized_images') == 'reduce')
@@ -249,11 +253,12 @@ def clock(seconds: float) -> str:
     return f'{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}'
 
 
-def _place(rows: Any, row: int) -> PicturePlace:
+def _place(rows: Any, row: int, where: Whereabouts) -> PicturePlace:
     names = ['source', 'kind', 'topic', 'index', 'stamp_ns']
     if 'phash' in rows.column_names:
         names.append('phash')
-    return PicturePlace(*(rows.column(name)[row].as_py() for name in names))
+    source, *rest = (rows.column(name)[row].as_py() for name in names)
+    return PicturePlace(where.find(source), *rest)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -325,7 +330,7 @@ def thumbnails(
     for place in places:
         wanted.setdefault((place.source, place.kind, place.topic), {})[place.index] = place
     found = Pictures()
-    with tqdm(total=len(places), desc='pictures', unit='frame', disable=None) as bar:
+    with progress(desc='pictures', total=len(places)) as bar:
         for source, by_index in wanted.items():
             _read(source, by_index, found, bar, limits)
             changed = len(found.changed.intersection(by_index.values()))

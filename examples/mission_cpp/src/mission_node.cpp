@@ -1,0 +1,119 @@
+// Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+//
+// Mission code: slow down when the segmentation is unsure, and ask for a log of it.
+// The same as ../mission_node.py, which explains it.
+
+#include <chrono>
+#include <cmath>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "rclcpp/rclcpp.hpp"
+#include "sensor_msgs/msg/joint_state.hpp"
+#include "std_msgs/msg/float32.hpp"
+#include "std_srvs/srv/trigger.hpp"
+
+using sensor_msgs::msg::JointState;
+using std_msgs::msg::Float32;
+using std_srvs::srv::Trigger;
+using Clock = std::chrono::steady_clock;
+
+enum Kind { CONFIDENT = 0, UNCERTAIN = 1, RECOVERING = 2, FAULT = 3, UNKNOWN = 4 };
+
+class MissionNode : public rclcpp::Node
+{
+public:
+  MissionNode()
+  : Node("mission"),
+    cruise_mps_(declare_parameter("cruise_mps", 1.0)),
+    slow_mps_(declare_parameter("slow_mps", 0.3)),
+    // Of this node's own, so that it fits the node's stale_timeout_s, whatever that is.
+    timeout_(declare_parameter("timeout_s", 1.5))
+  {
+    limit_ = create_publisher<Float32>("speed_limit", 10);
+    trigger_ = create_client<Trigger>("trigger_log");
+    // Reliable and volatile, as it is offered: no old verdict is received.
+    verdict_ = create_subscription<JointState>(
+      "verdict", 10, [this](JointState::ConstSharedPtr msg) {on_verdict(*msg);});
+    timer_ = create_wall_timer(std::chrono::milliseconds(100), [this]() {on_timer();});
+  }
+
+private:
+  static std::optional<double> value_of(const JointState & msg, const std::string & name)
+  {
+    for (size_t i = 0; i < msg.name.size() && i < msg.position.size(); ++i) {
+      if (msg.name[i] == name) {
+        return msg.position[i];
+      }
+    }
+    return std::nullopt;
+  }
+
+  void on_verdict(const JointState & msg)
+  {
+    const int before = kind_;
+    const double kind = value_of(msg, "kind").value_or(FAULT);
+    kind_ = kind >= CONFIDENT && kind <= UNKNOWN ? static_cast<int>(kind) : FAULT;
+    if (kind_ == CONFIDENT && value_of(msg, "confident") != 1.0) {
+      kind_ = FAULT;  // never by two values that contradict each other
+    }
+    heard_ = Clock::now();
+    if (kind_ != before) {
+      RCLCPP_INFO(
+        get_logger(), "kind %d: image of %d.%09u, %.3f s old, at %.2f of its limit", kind_,
+        msg.header.stamp.sec, msg.header.stamp.nanosec, value_of(msg, "age_s").value_or(NAN),
+        value_of(msg, "score_ratio").value_or(INFINITY));
+    }
+    if (before == CONFIDENT && kind_ == UNCERTAIN) {
+      ask_for_log();
+    }
+  }
+
+  void on_timer()
+  {
+    Float32 limit;
+    const bool is_silent = !heard_ || Clock::now() - *heard_ > timeout_;
+    limit.data = static_cast<float>(is_silent ? 0.0 : limit_of(kind_));
+    limit_->publish(limit);
+  }
+
+  double limit_of(int kind) const
+  {
+    if (kind == CONFIDENT) {
+      return cruise_mps_;
+    }
+    return kind == UNCERTAIN || kind == RECOVERING ? slow_mps_ : 0.0;
+  }
+
+  void ask_for_log()
+  {
+    if (!trigger_->service_is_ready()) {
+      RCLCPP_WARN(get_logger(), "no log is asked for: trigger_log is not there");
+      return;
+    }
+    // Answered later, in a callback: a mission does not wait for a disk.
+    trigger_->async_send_request(
+      std::make_shared<Trigger::Request>(),
+      [this](rclcpp::Client<Trigger>::SharedFuture done) {
+        RCLCPP_INFO(get_logger(), "log: %s", done.get()->message.c_str());
+      });
+  }
+
+  const double cruise_mps_, slow_mps_;
+  const std::chrono::duration<double> timeout_;
+  int kind_ = UNKNOWN;
+  std::optional<Clock::time_point> heard_;
+  rclcpp::Publisher<Float32>::SharedPtr limit_;
+  rclcpp::Client<Trigger>::SharedPtr trigger_;
+  rclcpp::Subscription<JointState>::SharedPtr verdict_;
+  rclcpp::TimerBase::SharedPtr timer_;
+};
+
+int main(int argc, char ** argv)
+{
+  rclcpp::init(argc, argv);
+  rclcpp::spin(std::make_shared<MissionNode>());
+  rclcpp::shutdown();
+  return 0;
+}

@@ -1,0 +1,100 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Mission code in one file: slow down when the segmentation is unsure, and ask for a log of it.
+
+It reads `~/verdict` of the node and publishes the largest allowed speed ten times a second:
+
+- `cruise_mps` while the newest verdict is confident, and no older than `timeout_s`;
+- `slow_mps` while the network is unsure, or sure again but not yet for long enough;
+- 0 after a fault, before the first verdict, and while no verdict comes.
+
+Whenever the flag falls because the network became unsure it calls `~/trigger_log`, so that the
+image is kept for labelling even if its scores alone would not keep it.
+
+    python3 mission_node.py --ros-args -r verdict:=/uncertainty_seg/verdict \
+        -r trigger_log:=/uncertainty_seg/trigger_log
+
+mission_cpp/ has the same in C++.
+
+"""
+
+import math
+import time
+
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float32
+from std_srvs.srv import Trigger
+
+KINDS = ('confident', 'uncertain', 'recovering', 'fault', 'unknown')
+PERIOD_S = 0.1
+
+
+class MissionNode(Node):
+    """Turn verdicts into a speed limit."""
+
+    def __init__(self):
+        super().__init__('mission')
+        self._cruise_mps = self.declare_parameter('cruise_mps', 1.0).value
+        self._slow_mps = self.declare_parameter('slow_mps', 0.3).value
+        # Of this node's own, so that it fits the node's stale_timeout_s, whatever that is.
+        self._timeout_s = self.declare_parameter('timeout_s', 1.5).value
+        self._kind = 'unknown'
+        self._heard_s = float('-inf')
+        self._limit = self.create_publisher(Float32, 'speed_limit', 10)
+        self._trigger = self.create_client(Trigger, 'trigger_log')
+        # Reliable and volatile, as it is offered: no old verdict is received.
+        self.create_subscription(JointState, 'verdict', self._on_verdict, 10)
+        self.create_timer(PERIOD_S, self._on_timer)
+
+    def _on_verdict(self, msg):
+        values, before = dict(zip(msg.name, msg.position, strict=False)), self._kind
+        number = values.get('kind')
+        kind = KINDS[int(number)] if number in range(len(KINDS)) else 'fault'
+        if kind == 'confident' and values.get('confident') != 1.0:
+            kind = 'fault'  # never by two values that contradict each other
+        self._kind, self._heard_s = kind, time.monotonic()
+        if kind != before:
+            stamp = msg.header.stamp
+            self.get_logger().info(
+                f'{kind}: image of {stamp.sec}.{stamp.nanosec:09d}, '
+                f'{values.get("age_s", math.nan):.3f} s old, '
+                f'at {values.get("score_ratio", math.inf):.2f} of its limit')
+        if before == 'confident' and kind == 'uncertain':
+            self._ask_for_log()
+
+    def _on_timer(self):
+        is_silent = time.monotonic() - self._heard_s > self._timeout_s
+        self._limit.publish(Float32(data=0.0 if is_silent else self._limit_of(self._kind)))
+
+    def _limit_of(self, kind):
+        if kind == 'confident':
+            return self._cruise_mps
+        return self._slow_mps if kind in ('uncertain', 'recovering') else 0.0
+
+    def _ask_for_log(self):
+        if not self._trigger.service_is_ready():
+            self.get_logger().warning('no log is asked for: trigger_log is not there')
+            return
+        # Answered later, in a callback: a mission does not wait for a disk.
+        self._trigger.call_async(Trigger.Request()).add_done_callback(
+            lambda done: self.get_logger().info(f'log: {done.result().message}'))
+
+
+def main():
+    """Run the node."""
+    rclpy.init()
+    node = MissionNode()
+    try:
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,236 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+The verdict as mission code reads it: numbers under a header that never say more than the flag.
+
+The documented keys of `~/verdict` and `~/status` are read from the page itself, and every message
+of the real node must fit them.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+import math
+from pathlib import Path
+import re
+from typing import Any
+
+from conftest import make_tiny_bundle
+import pytest
+from ros_helpers import HAS_ROS, needs_ros, ROOT, SKIP_REASON, solid, values_of
+
+if not HAS_ROS:
+    pytest.skip(SKIP_REASON, allow_module_level=True)
+
+from ros_lifecycle_rig import BAD, node_rig, NodeRig  # noqa: I100
+from ros_stubs import StubNode
+
+from uncertainty_seg.core.gate import KINDS, Verdict
+from uncertainty_seg.core.status import verdict_numbers
+from uncertainty_seg.ros.publishers import VerdictPublishers
+
+pytestmark = needs_ros
+PAGE = (ROOT / 'docs' / 'ros_interface.md').read_text(encoding='utf-8')
+VERDICT, FLAG = '/uncertainty_seg/verdict', '/uncertainty_seg/confident'
+GOOD_VERDICT = Verdict(True, ('within limits',), 0.5, 'confident')
+READERS: dict[str, Callable[[str], Any]] = {
+    'true/false': lambda text: {'true': True, 'false': False}[text],
+    'number': float,
+    'whole number': int,
+    'text': str,
+}
+
+
+def documented(heading: str) -> dict[str, str]:
+    """Return key to type of the table below a heading of the page."""
+    section = PAGE.partition(f'### {heading}\n')[2].partition('\n### ')[0].partition('\n## ')[0]
+    rows = re.findall(r'^\| `([^`]+)` \| ([^|]+?) \|', section, re.MULTILINE)
+    assert rows, heading
+    return dict(rows)
+
+
+def numbers_of(message: Any) -> dict[str, float]:
+    assert len(message.name) == len(message.position)
+    return dict(zip(message.name, message.position, strict=True))
+
+
+# --- without DDS ---------------------------------------------------------------------------------
+
+
+class Sent:
+    """The order in which flags and numbers were published."""
+
+    def __init__(self) -> None:
+        any_node: Any = StubNode()
+        self.topics = any_node.topics
+        self.verdicts = VerdictPublishers(any_node, 2.5)
+        self.order: list[tuple[str, bool]] = []
+        self.broken = ''
+        for name in ('confident', 'verdict'):
+            self.topics[f'~/{name}'].publish = lambda msg, name=name: self.note(name, msg)
+
+    def note(self, name: str, msg: Any) -> None:
+        if name == self.broken:
+            raise OSError('on command')
+        flag = msg.data if name == 'confident' else numbers_of(msg)['confident'] == 1
+        self.order.append((name, flag))
+
+
+def test_the_numbers_rise_after_the_flag_and_fall_before_it() -> None:
+    sent = Sent()
+    sent.verdicts.publish(GOOD_VERDICT, {})
+    sent.verdicts.publish_fault('the engine is gone')
+    assert sent.order == [('confident', True), ('verdict', True),
+                          ('verdict', False), ('confident', False)]
+
+
+def test_a_flag_falls_even_if_its_numbers_cannot_and_is_tried_again() -> None:
+    sent = Sent()
+    sent.verdicts.publish(GOOD_VERDICT, {})
+    sent.broken = 'verdict'
+    with pytest.raises(OSError, match='on command'):
+        sent.verdicts.publish_fault('the engine is gone')
+    assert sent.order[-1] == ('confident', False)
+    assert sent.verdicts.is_confident  # so the owner lets it fall again with its next tick
+    sent.broken = ''
+    sent.verdicts.publish_fault('the engine is gone')
+    assert sent.order[-2:] == [('verdict', False), ('confident', False)]
+    assert not sent.verdicts.is_confident
+
+
+def test_numbers_that_cannot_be_published_are_no_silent_true() -> None:
+    sent = Sent()
+    sent.broken = 'verdict'
+    with pytest.raises(OSError, match='on command'):
+        sent.verdicts.publish(GOOD_VERDICT, {})
+    assert sent.verdicts.is_confident  # the flag is out, and its owner knows
+
+
+def test_the_numbers_have_the_flags_quality_of_service_with_every_deadline() -> None:
+    sent = Sent()
+    for deadline_s in (2.5, 0.5):
+        if deadline_s != 2.5:
+            sent.verdicts.promise(deadline_s)
+        flag, numbers = sent.topics['~/confident'].qos, sent.topics['~/verdict'].qos
+        assert numbers == flag
+        assert numbers.deadline.nanoseconds == deadline_s * 1e9
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_the_number_of_a_kind_is_the_documented_one(kind: str) -> None:
+    found = re.search(rf'\b(\d) {kind}\b', PAGE)
+    assert found, kind
+    numbers = verdict_numbers(Verdict(kind == 'confident', (), 0.5, kind), None, False)
+    assert numbers['kind'] == int(found[1])
+
+
+def test_an_unknown_kind_counts_as_a_fault_and_numbers_that_are_none_stay_so() -> None:
+    numbers = verdict_numbers(Verdict(False, (), math.nan, 'odd'), None, True, ('a reason',))
+    assert numbers['kind'] == KINDS.index('fault')
+    assert math.isnan(numbers['score_ratio']) and math.isnan(numbers['age_s'])
+    assert (numbers['of_frame'], numbers['promise_void']) == (1, 1)
+
+
+# --- the real node over DDS ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeRig]:
+    from sensor_msgs.msg import JointState
+
+    folder: Path = tmp_path_factory.mktemp('verdict')
+    make_tiny_bundle(folder / 'tiny')
+    with node_rig(folder, folder / 'tiny') as found:
+        found.client.listen(VERDICT, JointState, 1000)
+        found.client.wait_for_topics(VERDICT, FLAG, '/uncertainty_seg/status')
+        found.client.wait_for_camera_match()
+        yield found
+
+
+def verdict_of(rig: NodeRig, status: Any) -> dict[str, float]:
+    """Return the numbers under the header of a status."""
+    messages = rig.client.received[VERDICT]
+    (message,) = rig.wait(lambda: [m for m in messages if m.header == status.header],
+                          'the numbers of a frame')
+    return numbers_of(message)
+
+
+def test_every_frame_has_numbers_with_its_stamp_that_agree_with_flag_and_status(
+    rig: NodeRig
+) -> None:
+    rig.raise_flag()
+    seen = set()
+    for second, pixels in ((50_000, solid(0, 0, 255)), (50_001, BAD), (50_002, solid(0, 0, 255))):
+        status = rig.answer(second, pixels=pixels)
+        values, numbers = values_of(status), verdict_of(rig, status)
+        assert numbers.keys() == documented('Keys of `~/verdict`').keys()
+        assert (numbers['confident'] == 1) == (values['confident'] == 'true')
+        assert KINDS[int(numbers['kind'])] == values['kind']
+        assert numbers['score_ratio'] == pytest.approx(float(values['score_ratio']), rel=1e-5)
+        assert numbers['age_s'] == pytest.approx(float(values['frame_age_ms']) / 1e3, abs=1e-3)
+        assert (numbers['of_frame'], numbers['promise_void']) == (1, 0)
+        assert status.header.frame_id == 'camera_optical'
+        seen.add(values['kind'])
+    assert seen == {'confident', 'uncertain', 'recovering'}
+
+
+def test_it_falls_with_the_flag_when_frames_stop(rig: NodeRig) -> None:
+    rig.raise_flag()
+    rig.wait_for_reason('no frame on /cam')
+    last = rig.client.received[VERDICT][-1]
+    numbers = numbers_of(last)
+    assert (numbers['confident'], numbers['of_frame']) == (0, 0)
+    assert KINDS[int(numbers['kind'])] == 'fault'
+    assert numbers['score_ratio'] == math.inf and math.isnan(numbers['age_s'])
+    assert last.header.frame_id == ''
+
+
+def test_an_image_that_cannot_be_used_has_numbers_under_its_own_stamp(rig: NodeRig) -> None:
+    num_before = len(rig.client.received[VERDICT])
+    rig.raise_flag()
+    numbers = verdict_of(rig, rig.answer(1, pixels=solid(0, 0, 255)))  # a stamp of the past
+    assert (numbers['confident'], numbers['of_frame']) == (0, 1)
+    assert KINDS[int(numbers['kind'])] == 'fault'
+    told = [numbers_of(m)['confident'] for m in rig.client.received[VERDICT][num_before:]]
+    assert {0.0, 1.0} == set(told)
+
+
+def test_a_late_subscriber_receives_no_old_verdict(rig: NodeRig) -> None:
+    from rclpy.qos import QoSDurabilityPolicy
+
+    (info,) = rig.client.node.get_publishers_info_by_topic(VERDICT)
+    (flag,) = rig.client.node.get_publishers_info_by_topic(FLAG)
+    assert info.qos_profile.durability == QoSDurabilityPolicy.VOLATILE
+    assert info.qos_profile.deadline == flag.qos_profile.deadline
+
+
+def test_every_key_of_a_status_is_documented_and_has_its_type(rig: NodeRig) -> None:
+    rows = {re.compile(re.sub(r'<\w+>', '.+', re.escape(key))): READERS[kind]
+            for key, kind in documented('Keys of `~/status`').items()}
+    rig.wait_for_reason('no frame on /cam')  # one without a frame, too
+    used = set()
+    for status in rig.status:
+        for key, text in values_of(status).items():
+            fitting = [row for row in rows if row.fullmatch(key)]
+            assert fitting, f'{key} is not documented'
+            rows[fitting[0]](text)
+            used.add(fitting[0])
+    never = [row.pattern for row in rows if row not in used]
+    assert never == ['promise_void_because']
+
+
+def test_another_voice_among_the_numbers_lets_the_flag_fall(rig: NodeRig) -> None:
+    from sensor_msgs.msg import JointState
+
+    rig.raise_flag()
+    other = rig.client.node.create_publisher(JointState, VERDICT, 10)
+    try:
+        def sees_it() -> bool:
+            rig.send(90_000 + len(rig.status))
+            rig.client.spin(0.05)
+            other.publish(JointState(name=['confident'], position=[1.0]))
+            return f'somebody else publishes {VERDICT}' in rig.status[-1].status[0].message
+        rig.wait(sees_it, 'the second voice to be told')
+        assert not rig.flags[-1].data
+    finally:
+        rig.client.node.destroy_publisher(other)

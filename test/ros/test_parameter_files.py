@@ -1,0 +1,109 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Parameter files: which keys speak to a node, compared with rclpy itself; what is refused."""
+
+from pathlib import Path
+import tempfile
+from typing import Any
+
+import pytest
+from ros_helpers import HAS_ROS, SKIP_REASON
+
+from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.ros.launching.parameter_files import (
+    full_name,
+    key_matches,
+    read_parameter_file,
+    require_files_for,
+    source_of,
+)
+
+KEYS = ('/**', '/*', '**', '*', '/auv/**', '/auv/*', '/auv/n', 'auv/n', 'n', '/n', '/**/n', '/*/n',
+        '/*/*', 'auv/*', '/**/auv/n', '/auv/**/n', '/auv/N', '/auv/nn', '/a/b/n', '/a/**', '/a/*')
+
+
+def written(folder: Path, text: str) -> str:
+    path = folder / 'p.yaml'
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.ros
+@pytest.mark.skipif(not HAS_ROS, reason=SKIP_REASON)
+@pytest.mark.parametrize('namespace', ['/', '/auv', '/a/b'])
+def test_a_key_matches_as_rclpy_says(tmp_path: Path, namespace: str) -> None:
+    import rclpy
+
+    for key in KEYS:
+        file = written(tmp_path, f'"{key}":\n  ros__parameters:\n    x: 1\n')
+        context = rclpy.Context()
+        rclpy.init(context=context, args=['--ros-args', '--params-file', file])
+        node = rclpy.create_node('n', namespace=namespace, context=context, enable_rosout=False,
+                                 start_parameter_services=False)
+        theirs = node.declare_parameter('x', 0).value == 1
+        node.destroy_node()
+        context.try_shutdown()
+        full = full_name(namespace, 'n')
+        assert key_matches(key, full) == theirs, (key, full)
+        entries = read_parameter_file(file).entries
+        assert any(key_matches(entry, full) for entry in entries) == theirs
+
+
+def test_names_may_be_nested_and_values_too(tmp_path: Path) -> None:
+    file = read_parameter_file(written(
+        tmp_path, '/auv:\n  n:\n    ros__parameters:\n      gate:\n        alpha: 0.1\n'
+                  '/**:\n  ros__parameters:\n    gate.hold_s: 2.0\n    model: suim\n'))
+    assert file.value('/auv/n', 'gate.alpha') == 0.1
+    assert file.value('/auv/n', 'gate.hold_s') == 2.0
+    assert file.value('/other', 'gate.alpha') is None
+    assert file.value('/other', 'model') == 'suim'
+    assert full_name('auv/', 'n') == full_name('/auv', 'n') == '/auv/n'
+    assert full_name('', 'n') == full_name('/', 'n') == '/n'
+
+
+def test_lists_may_be_tagged_as_launch_does(tmp_path: Path) -> None:
+    file = read_parameter_file(written(
+        tmp_path, '/**:\n  ros__parameters:\n    cameras: !!python/tuple\n'
+                  '    - front\n    - down\n'
+                  '    autostart: false\n    seed: !!python/object:os.system 3\n    other: ~\n'))
+    assert file.value('/n', 'cameras') == ('front', 'down')
+    assert file.value('/n', 'autostart') is False
+    assert file.value('/n', 'seed') == '3'
+
+
+@pytest.mark.parametrize(('text', 'sentence'), [
+    ('', 'holds no parameters of any node'),
+    ('[1, 2]', 'holds no parameters of any node'),
+    ('model: pipeline\n', 'holds no parameters of any node'),
+    ('/**:\n  ros__parameter:\n    model: suim\n', 'holds no parameters of any node'),
+    ('/**:\n  ros__parameters: {model: [\n', 'is no YAML in line 3'),
+])
+def test_a_file_without_parameters_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        read_parameter_file(written(tmp_path, text))
+
+
+def test_a_file_for_another_node_is_refused_with_what_it_holds(tmp_path: Path) -> None:
+    file = written(tmp_path, '/auv1/uncertainty_seg:\n  ros__parameters:\n    model: suim\n')
+    words = ['--ros-args', '-r', '__node:=x', '--params-file', file]
+    require_files_for(words, '/auv1/uncertainty_seg')
+    with pytest.raises(ConfigError, match=r"'/auv1/uncertainty_seg', expected some for the node "
+                                          '/uncertainty_seg'):
+        require_files_for(words, '/uncertainty_seg')
+    # What stands after -- is not ROS's.
+    require_files_for(['--ros-args', '--', '--params-file', file], '/uncertainty_seg')
+
+
+def test_who_named_a_value_is_the_last_that_did(tmp_path: Path, monkeypatch: Any) -> None:
+    file = written(tmp_path, '/**:\n  ros__parameters:\n    model: suim\n')
+    of_file = ['--params-file', file]
+    assert source_of(['--ros-args', *of_file], '/n', 'model', 'suim') == f'the file {file}'
+    words = ['--ros-args', '-p', 'model:=pipeline', *of_file]
+    assert source_of(words, '/n', 'model', 'suim') == f'the file {file}'
+    words = ['--ros-args', *of_file, '-p', 'n:model:="pipeline"']
+    assert source_of(words, '/n', 'model', 'pipeline') == 'the argument model'
+    assert source_of(['--ros-args', '-p', 'models:=x'], '/n', 'model', 'x') == ''
+    # launch hands an argument on in a file of its own.
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    (tmp_path / 'p.yaml').rename(tmp_path / 'launch_params_ab12')
+    words = ['--ros-args', '--params-file', str(tmp_path / 'launch_params_ab12')]
+    assert source_of(words, '/n', 'model', 'suim') == 'the argument model'

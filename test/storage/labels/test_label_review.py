@@ -1,0 +1,437 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Labels that nobody corrected: counted, refused, marked by the tool, or confirmed by the user."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+import zipfile
+
+import cv2
+from label_sample import CLASSES, corrected, make_frame
+import numpy as np
+import pytest
+
+pytest.importorskip('pycocotools', reason='pycocotools is not installed: no labels as COCO')
+
+from uncertainty_seg.core.arrays import LabelMap  # noqa: E402
+from uncertainty_seg.errors import DatasetError  # noqa: E402
+from uncertainty_seg.storage.labelled_folder import load_folder  # noqa: E402
+from uncertainty_seg.storage.labels.coco import FILE as COCO_FILE  # noqa: E402
+from uncertainty_seg.storage.labels.formats import READERS, write_export  # noqa: E402
+from uncertainty_seg.storage.labels.frames import LabelFrame  # noqa: E402
+from uncertainty_seg.storage.labels.label_studio import encode_brush  # noqa: E402
+from uncertainty_seg.storage.labels.review import is_redrawn  # noqa: E402
+from uncertainty_seg.storage.review_record import read_review  # noqa: E402
+from uncertainty_seg.tools.main import main  # noqa: E402
+
+HEIGHT, WIDTH = 60, 80
+SEABED, PIPE, DIVER = CLASSES.names
+
+
+def scene(shift: int = 0) -> LabelMap:
+    """Return a seabed with a pipe across it, on which a diver stands."""
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[25:35] = 1
+    cv2.circle(mask, (30 + shift, 28), 9, 2, cv2.FILLED)
+    return mask
+
+
+@pytest.fixture
+def frames() -> list[LabelFrame]:
+    return [make_frame(i, (HEIGHT, WIDTH), f'dive {i % 2}', scene(i)) for i in range(4)]
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / 'out'
+
+
+def bring(labels: Path, *words: object) -> int:
+    """Import labels beside the export `out` into `train`."""
+    out, train = labels.parent / 'out', labels.parent / 'train'
+    return main([str(word) for word in ('import-labels', labels, train, '--frames', out, *words)])
+
+
+def edit_json(file: Path, change: Callable[[Any], object]) -> None:
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def whole_image() -> dict[str, Any]:
+    """Return the run lengths of COCO of all pixels."""
+    from pycocotools import mask as coco_mask
+
+    packed = coco_mask.encode(np.asfortranarray(np.ones((HEIGHT, WIDTH), np.uint8)))
+    return {'size': packed['size'], 'counts': packed['counts'].decode()}
+
+
+# What a labeller does to the frame of a stem, in each tool: label all of it as the pipe.
+
+
+def paint_coco(out: Path, stem: str) -> None:
+    def change(content: Any) -> None:
+        (image,) = (i for i in content['images'] if stem in i['file_name'])
+        content['annotations'].append({
+            'id': 999, 'image_id': image['id'], 'category_id': 2, 'iscrowd': 0, 'area': 1,
+            'bbox': [0, 0, 1, 1], 'segmentation': whole_image()})
+    edit_json(out / COCO_FILE, change)
+
+
+def edit_cvat(out: Path, stem: str, change: Callable[[ElementTree.Element], object]) -> None:
+    if not (out / 'annotations.xml').is_file():
+        with zipfile.ZipFile(out / 'cvat.zip') as archive:
+            (out / 'annotations.xml').write_bytes(archive.read('annotations.xml'))
+    tree = ElementTree.parse(out / 'annotations.xml')
+    (image,) = (i for i in tree.iter('image') if stem in i.get('name', ''))
+    change(image)
+    tree.write(out / 'annotations.xml')
+
+
+def paint_cvat(out: Path, stem: str) -> None:
+    edit_cvat(out, stem, lambda image: ElementTree.SubElement(
+        image, 'mask', label=PIPE, left='0', top='0', width=str(WIDTH), height=str(HEIGHT),
+        rle=f'0, {HEIGHT * WIDTH}', z_order='1'))
+
+
+def paint_labelme(out: Path, stem: str) -> None:
+    edit_json(out / 'images' / f'{stem}.json', lambda content: content['shapes'].append(
+        {'label': PIPE, 'shape_type': 'rectangle', 'points': [[0, 0], [WIDTH, HEIGHT]]}))
+
+
+def paint_folder(out: Path, stem: str) -> None:
+    cv2.imwrite(str(out / 'masks' / f'{stem}.png'), np.ones((HEIGHT, WIDTH), np.uint8))
+
+
+def edit_task(out: Path, stem: str, change: Callable[[Any], object]) -> None:
+    def edit(tasks: Any) -> None:
+        (task,) = (t for t in tasks if t['data']['frame'] == stem)
+        change(task['annotations'][0])
+    edit_json(out / 'export.json', edit)
+
+
+def paint_label_studio(out: Path, stem: str) -> None:
+    def change(annotation: Any) -> None:
+        annotation['result'] = [dict(annotation['result'][0], value={
+            'format': 'rle', 'brushlabels': [PIPE],
+            'rle': encode_brush(np.ones((HEIGHT, WIDTH), bool))})]
+    edit_task(out, stem, change)
+
+
+PAINT = {'coco': paint_coco, 'cvat': paint_cvat, 'labelme': paint_labelme,
+         'folder': paint_folder, 'label-studio': paint_label_studio}
+
+
+# How a labeller marks the frame of a stem as finished without changing its mask.
+
+
+def mark_coco(out: Path, stem: str) -> None:
+    edit_json(out / COCO_FILE, lambda content: [
+        image.update(reviewed=True) for image in content['images'] if stem in image['file_name']])
+
+
+def mark_cvat(out: Path, stem: str) -> None:
+    def tick(image: ElementTree.Element) -> None:
+        (attribute,) = (a for a in image.iterfind('tag/attribute') if a.get('name') == 'reviewed')
+        attribute.text = 'true'
+    edit_cvat(out, stem, tick)
+
+
+def mark_labelme(out: Path, stem: str) -> None:
+    edit_json(out / 'images' / f'{stem}.json',
+              lambda content: content['flags'].update(reviewed=True))
+
+
+def submit(out: Path, stem: str) -> None:
+    edit_task(out, stem, lambda annotation: annotation.update(lead_time=4.2, completed_by=3))
+
+
+MARK = {'coco': mark_coco, 'cvat': mark_cvat, 'labelme': mark_labelme, 'label-studio': submit}
+
+
+@pytest.mark.parametrize('kind', READERS)
+def test_what_came_back_as_it_went_is_counted_and_refused(
+    kind: str, frames: list[LabelFrame], out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_export(out, kind, frames, CLASSES)
+    labels = corrected(out, kind)
+    PAINT[kind](out, frames[1].stem)
+    place = labels if labels != out else out
+    assert main(['import-labels', str(place), str(out.parent / 'train'), '--format', kind]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert '3 of 4 masks came back as they were exported' in line
+    assert 'limits fitted on it promise too much' in line
+    assert '--accept-unchanged' in line and '--skip-unchanged' in line
+    assert not (out.parent / 'train').exists()
+
+
+@pytest.mark.parametrize('kind', READERS)
+def test_corrected_marked_and_left_out(
+    kind: str, frames: list[LabelFrame], out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_export(out, kind, frames, CLASSES)
+    labels = corrected(out, kind)
+    PAINT[kind](out, frames[1].stem)
+    if kind in MARK:
+        MARK[kind](out, frames[2].stem)
+    train = out.parent / 'train'
+    assert main(['import-labels', str(labels), str(train), '--format', kind, '--shares',
+                 'all=1', '--skip-unchanged']) == 0
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    wanted = [frames[1].stem, *([frames[2].stem] if kind in MARK else [])]
+    data = load_folder(train, 'all')
+    masks = dict(zip(data.stems, data.masks, strict=True))
+    assert set(masks) == set(wanted) and said['skipped'] == 4 - len(wanted)
+    assert (masks[frames[1].stem] == 1).all()
+    for name in ('images', 'masks'):
+        assert sorted(path.stem for path in (train / name).iterdir()) == sorted(wanted)
+    reviews = read_review(train)
+    assert reviews is not None and set(reviews) == set(wanted)
+    assert reviews[frames[1].stem].evidence == 'corrected'
+    if kind in MARK:
+        np.testing.assert_array_equal(masks[frames[2].stem], scene(2))
+        assert reviews[frames[2].stem].evidence.endswith({
+            'coco': 'in COCO', 'cvat': 'in CVAT', 'labelme': 'in LabelMe',
+            'label-studio': 'submitted in Label Studio'}[kind])
+
+
+def test_the_user_may_say_that_somebody_looked_and_the_record_says_so(
+    frames: list[LabelFrame], out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames[0] = LabelFrame(**{**vars(frames[0]), 'origin': 'control'})
+    write_export(out, 'folder', frames, CLASSES)
+    assert bring(out, '--format', 'folder', '--accept-unchanged') == 0
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (said['reviewed'], said['control'], said['skipped']) == ({'accepted unchanged': 4}, 1,
+                                                                    0)
+    reviews = read_review(out.parent / 'train')
+    assert reviews is not None
+    first = reviews[frames[0].stem]
+    assert (first.reviewed, first.evidence, first.origin) == (True, 'accepted unchanged',
+                                                              'control')
+    assert (first.dive, first.frame, first.score) == ('dive 0', 'key 0', 1.25)
+    assert first.reason == frames[0].reason and reviews[frames[1].stem].origin == 'selected'
+
+
+@pytest.mark.parametrize('changes, is_seen', [
+    ({'lead_time': 3.5}, True),
+    ({'lead_time': None}, False),  # "Create Annotations From Predictions"
+    ({'lead_time': 3.5, 'bulk_created': True}, False),
+    ({'ground_truth': True}, True),
+])
+def test_an_annotation_made_in_bulk_was_seen_by_nobody(
+    changes: dict[str, Any], is_seen: bool, frames: list[LabelFrame], out: Path
+) -> None:
+    write_export(out, 'label-studio', frames[:1], CLASSES)
+    labels = corrected(out, 'label-studio')
+    edit_task(out, frames[0].stem, lambda annotation: annotation.update(changes))
+    assert main(['import-labels', str(labels), str(out.parent / 'train'), '--format',
+                 'label-studio']) == (0 if is_seen else 2)
+
+
+# --- outlines ----------------------------------------------------------------------------------
+
+
+def outlines(content: Any, masks: dict[int, LabelMap], epsilon: float) -> None:
+    """Give the labels back as polygons, as tools do that know no masks."""
+    content['annotations'] = []
+    for image, mask in masks.items():
+        for class_id in np.unique(mask).tolist():
+            rings, _ = cv2.findContours((mask == class_id).astype(np.uint8), cv2.RETR_EXTERNAL,
+                                        cv2.CHAIN_APPROX_NONE)
+            for ring in rings:
+                points = cv2.approxPolyDP(ring, epsilon, True).reshape(-1, 2)
+                if len(points) > 2:
+                    content['annotations'].append({
+                        'id': len(content['annotations']) + 1, 'image_id': image, 'iscrowd': 0,
+                        'category_id': class_id + 1, 'area': 1, 'bbox': [0, 0, 1, 1],
+                        'segmentation': [points.ravel().astype(float).tolist()]})
+
+
+@pytest.mark.parametrize('epsilon', [0.0, 0.7])
+def test_outlines_of_an_untouched_mask_are_untouched(
+    epsilon: float, frames: list[LabelFrame], out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = scene(1)
+    moved[36:50, 10:30] = 2  # what a labeller added to the second frame
+    write_export(out, 'coco', frames[:2], CLASSES)
+    edit_json(out / COCO_FILE,
+              lambda c: outlines(c, {1: frames[0].mask, 2: moved}, epsilon))
+    assert bring(out, '--format', 'coco') == 2
+    assert '1 of 2 masks came back as they were exported (the first is ' \
+        f'{frames[0].stem!r})' in capsys.readouterr().err
+    assert bring(out, '--format', 'coco', '--skip-unchanged', '--shares', 'all=1') == 0
+    assert load_folder(out.parent / 'train', 'all').stems == [frames[1].stem]
+
+
+def test_what_is_erased_or_added_is_more_than_an_outline() -> None:
+    base = np.zeros((40, 40), np.uint8)
+    base[10:12, 5:30] = 1  # thin: each of its pixels touches its outline
+    grown = cv2.dilate(base, np.ones((3, 3), np.uint8))
+    assert is_redrawn(base, base, 255) and is_redrawn(base, grown, 255)
+    assert not is_redrawn(base, np.zeros_like(base), 255)
+    assert not is_redrawn(np.zeros_like(base), base, 255)
+    assert not is_redrawn(base, cv2.dilate(base, np.ones((7, 7), np.uint8)), 255)
+    renamed = np.where(base == 1, np.uint8(2), base)
+    assert not is_redrawn(base, renamed, 255)
+    ring = base.copy()
+    cv2.circle(ring, (20, 25), 9, 2, 3)
+    filled = ring.copy()
+    cv2.circle(filled, (20, 25), 9, 2, cv2.FILLED)
+    assert is_redrawn(ring, filled, 255)  # outlines have no holes
+
+
+def test_the_masks_of_the_export_are_not_for_editing(
+    frames: list[LabelFrame], out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_export(out, 'coco', frames[:1], CLASSES)
+    edit_json(out / COCO_FILE, lambda c: outlines(c, {1: frames[0].mask}, 0.0))
+    file = out / 'predictions' / f'{frames[0].stem}.png'
+    cv2.imwrite(str(file), np.ones((HEIGHT, WIDTH), np.uint8))
+    assert bring(out, '--format', 'coco') == 2
+    assert 'is not the mask that was exported' in capsys.readouterr().err
+    file.unlink()
+    assert bring(out, '--format', 'coco') == 2
+    assert 'is missing or unreadable' in capsys.readouterr().err
+
+
+def test_an_export_of_an_older_release_cannot_show_a_correction(
+    frames: list[LabelFrame], out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_export(out, 'labelme', frames, CLASSES)
+
+    def older(content: Any) -> None:
+        content['version'] = 1
+        for row in content['frames']:
+            del row['mask_sha256'], row['origin']
+    edit_json(out / 'frames.json', older)
+    mark_labelme(out, frames[3].stem)
+    paint_labelme(out, frames[2].stem)
+    assert bring(out, '--format', 'labelme') == 2
+    assert '3 of 4 masks cannot be compared' in capsys.readouterr().err
+    assert bring(out, '--format', 'labelme', '--accept-unchanged') == 0
+
+
+# --- two labellers -----------------------------------------------------------------------------
+
+
+def second(out: Path, change: Callable[[Any], object]) -> Path:
+    """Return the labels of a second labeller, in a folder beside the export."""
+    other = out.parent / 'other'
+    other.mkdir()
+    # As tools call it that know no subsets.
+    (other / 'annotations.json').write_bytes(
+        (out / COCO_FILE).read_bytes())
+    edit_json(other / 'annotations.json', change)
+    return other
+
+
+def relabel(content: Any, category_id: int, *image_ids: int) -> None:
+    content['annotations'] = [a for a in content['annotations'] if a['image_id'] not in image_ids]
+    content['annotations'] += [
+        {'id': 900 + i, 'image_id': i, 'category_id': category_id, 'iscrowd': 0, 'area': 1,
+         'bbox': [0, 0, 1, 1], 'segmentation': whole_image()} for i in image_ids]
+
+
+def test_two_labellers_who_disagree_are_named_and_one_may_be_preferred(
+    frames: list[LabelFrame], out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_export(out, 'coco', frames, CLASSES)
+    other = second(out, lambda c: relabel(c, 3, 1, 2, 4))
+    edit_json(out / COCO_FILE, lambda c: relabel(c, 2, 1, 3, 4))
+    # 1 and 4 are disputed; 2 was corrected by the second alone, 3 by the first alone.
+    words = ('import-labels', out, other, out.parent / 'train', '--format', 'coco')
+
+    def bring_both(*more: str) -> int:
+        return main([str(word) for word in (*words, *more)])
+
+    assert bring_both() == 2
+    said = capsys.readouterr().err
+    assert f'2 frames have masks that differ (the first is {frames[0].stem!r}, of {out} and ' \
+        f'{other})' in said and '--prefer' in said
+    assert not (out.parent / 'train').exists()
+    assert bring_both('--prefer', 'nobody') == 2
+    assert f'--prefer nobody, expected one of {other}, {out}' in capsys.readouterr().err
+    assert bring_both('--prefer', f'{other}/', '--shares', 'all=1') == 0
+    data = load_folder(out.parent / 'train', 'all')
+    masks = dict(zip(data.stems, data.masks, strict=True))
+    assert [sorted(set(masks[frame.stem].flat)) for frame in frames] == [[2], [2], [1], [2]]
+
+
+def test_the_annotations_of_one_task_by_two_people(
+    frames: list[LabelFrame], out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_export(out, 'label-studio', frames[:1], CLASSES)
+    labels = corrected(out, 'label-studio')
+
+    def by(who: str, name: str, when: str) -> dict[str, Any]:
+        task = json.loads((out / 'tasks.json').read_text())[0]
+        region = {**task['predictions'][0]['result'][0], 'value': {
+            'format': 'rle', 'brushlabels': [name],
+            'rle': encode_brush(np.ones((HEIGHT, WIDTH), bool))}}
+        return {'id': len(name), 'result': [region], 'updated_at': when, 'lead_time': 1.0,
+                'completed_by': {'email': who}}
+
+    edit_json(labels, lambda tasks: tasks[0].update(annotations=[
+        by('ann@x', PIPE, '1'), by('bob@x', DIVER, '2'), by('bob@x', PIPE, '3')]))
+    words = ['import-labels', str(labels), str(out.parent / 'train'), '--format', 'label-studio']
+    assert main(words) == 0  # bob came round to ann's view
+    edit_json(labels, lambda tasks: tasks[0].update(annotations=[
+        by('ann@x', PIPE, '1'), by('bob@x', DIVER, '2')]))
+    words[2] += '_2'
+    assert main(words) == 2
+    assert 'export.json ann@x and ' in capsys.readouterr().err
+    assert main([*words, '--prefer', 'bob@x']) == 0
+    (mask,) = load_folder(Path(words[2]), 'train').masks
+    assert (mask == 2).all()
+    reviews = read_review(Path(words[2]))
+    assert reviews is not None and reviews[frames[0].stem].labeller == 'bob@x'
+
+
+# --- what the readers of a data set refuse -------------------------------------------------------
+
+
+def test_a_folder_is_read_if_every_frame_of_it_is_reviewed(
+    frames: list[LabelFrame], out: Path
+) -> None:
+    write_export(out, 'folder', frames, CLASSES)
+    assert bring(out, '--format', 'folder', '--accept-unchanged') == 0
+    train = out.parent / 'train'
+    assert len(load_folder(train, 'train').stems) == 2
+    record = json.loads((train / 'review.json').read_text())
+
+    def write(change: Callable[[Any], object]) -> None:
+        (train / 'review.json').write_text(json.dumps(record))
+        edit_json(train / 'review.json', change)
+
+    stem = load_folder(train, 'train').stems[0]
+    write(lambda c: c['frames'][stem].update(reviewed=False))
+    with pytest.raises(DatasetError, match=f'1 of 2 frames of {train} are not reviewed .*{stem}'):
+        load_folder(train, 'train')
+    assert load_folder(train, 'val').stems
+    write(lambda c: c['frames'].pop(stem))
+    with pytest.raises(DatasetError, match='1 of 2 frames .* are not in its review.json'):
+        load_folder(train, 'train')
+    for change in (lambda c: c.update(version=2), lambda c: c.pop('frames'),
+                   lambda c: c['frames'][stem].update(reviewed='yes'),
+                   lambda c: c['frames'][stem].update(origin='luck'),
+                   lambda c: c['frames'][stem].update(more=1), lambda c: c.update(frames=[1])):
+        write(change)
+        with pytest.raises(DatasetError, match='review.json has another form'):
+            load_folder(train, 'train')
+    (train / 'review.json').unlink()  # as every folder from elsewhere
+    assert len(load_folder(train, 'train').stems) == 2
+
+
+def test_another_list_of_classes_is_one_sentence(
+    frames: list[LabelFrame], out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_export(out, 'folder', frames, CLASSES)
+    edit_json(out / 'classes.json', lambda c: c['classes'][1].update(name='cable'))
+    assert bring(out, '--format', 'folder') == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert 'cable' in line and 'expected those of the export' in line

@@ -1,0 +1,211 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Parameter files as ROS matches them to nodes, so that a file that says nothing is refused.
+
+ROS passes a file over in silence if none of its keys matches the node: with a forgotten namespace
+or a misspelt name all values would be the defaults. The launch files ask here before a process
+starts, and each node asks about the files that it was given itself. Neither rclpy nor numpy is
+imported, since the Python of `ros2 launch` may be another one than the node's.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+import re
+import tempfile
+from typing import Any
+
+from uncertainty_seg.errors import ConfigError, some_of
+
+PARAMETERS_KEY = 'ros__parameters'
+# launch writes parameters that are given to a node in Python into files of this name.
+_LAUNCH_PREFIX = 'launch_params_'
+_HOW = (f'write the key /** or the full name of the node, below it {PARAMETERS_KEY}, and below '
+        'that the parameters; see config/uncertainty_seg.yaml')
+
+
+def full_name(namespace: str, node: str) -> str:
+    """Return a node's fully qualified name."""
+    return '/' + '/'.join(part for part in (*namespace.split('/'), node) if part)
+
+
+def key_matches(key: str, full: str) -> bool:
+    """
+    Tell whether ROS gives the parameters below a key to a node.
+
+    Parameters
+    ----------
+    key : str
+        Names of a file joined by '/': '/auv/node', '/**', '/*/node'.
+    full : str
+        The node's fully qualified name.
+
+    Returns
+    -------
+    bool
+        As rcl does: ** stands for any number of names, * for one.
+
+    """
+    parts = ['(/[A-Za-z0-9_]+)*' if name == '**' else '/[A-Za-z0-9_]+' if name == '*'
+             else re.escape('/' + name) for name in key.split('/') if name]
+    return re.fullmatch(''.join(parts), full) is not None
+
+
+@dataclass(frozen=True)
+class ParameterFile:
+    """
+    What a file says to which nodes.
+
+    Attributes
+    ----------
+    path : str
+        As it was given.
+    entries : mapping
+        Key as in `key_matches` to parameters, nested as written.
+
+    """
+
+    path: str
+    entries: Mapping[str, Mapping[str, Any]]
+
+    def value(self, full: str, name: str) -> Any:
+        """Return a parameter of a node, or None if the file does not say."""
+        found = None
+        for key, values in self.entries.items():
+            if key_matches(key, full):
+                found = _nested(values, name) if _nested(values, name) is not None else found
+        return found
+
+    def require_match(self, full: str) -> None:
+        """Refuse a file of which nothing is for a node. Raises ConfigError."""
+        if not any(key_matches(key, full) for key in self.entries):
+            keys = some_of(repr(key) for key in self.entries)
+            raise ConfigError(f'{self.path} holds parameters for {keys}',
+                              f'some for the node {full}', f'{_HOW}, or set the namespace')
+
+
+def read_parameter_file(path: str) -> ParameterFile:
+    """
+    Read a file of parameters.
+
+    Raises ConfigError if it is missing, no YAML, or holds no parameters of any node.
+    """
+    import yaml
+
+    place = Path(path).expanduser()
+    if not place.is_file():
+        raise ConfigError(f'parameter file {path} is not there', 'a file',
+                          'params_file and --params-file take its path')
+    try:
+        content = _plain(yaml.compose(place.read_text(encoding='utf-8'), yaml.SafeLoader))
+    except yaml.YAMLError as err:
+        mark = getattr(err, 'problem_mark', None)
+        where = f' in line {mark.line + 1}' if mark is not None else ''
+        what = getattr(err, 'problem', None) or 'it cannot be read'
+        raise ConfigError(f'parameter file {path} is no YAML{where} ({what})') from err
+    except (OSError, UnicodeDecodeError) as err:
+        raise ConfigError(f'parameter file {path} cannot be read ({err})') from err
+    entries = dict(_entries(content, ''))
+    if not entries:
+        raise ConfigError(f'parameter file {path} holds no parameters of any node',
+                          f'{PARAMETERS_KEY} below the name of a node', _HOW)
+    return ParameterFile(path, entries)
+
+
+def _plain(node: Any) -> Any:
+    """Return what a tree of YAML holds, whatever its tags: launch tags lists, and rcl reads on."""
+    import yaml
+
+    if isinstance(node, yaml.MappingNode):
+        return {_plain(key): _plain(value) for key, value in node.value}
+    if isinstance(node, yaml.SequenceNode):
+        return tuple(_plain(item) for item in node.value)
+    if node is None or not node.tag.startswith('tag:yaml.org,2002:') or '/' in node.tag:
+        return None if node is None else node.value
+    loader = yaml.SafeLoader('')
+    return loader.construct_object(node)
+
+
+def _entries(content: object, above: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if not isinstance(content, Mapping):
+        return
+    for key, value in content.items():
+        if key == PARAMETERS_KEY:
+            yield above or '/', value if isinstance(value, Mapping) else {}
+        else:
+            yield from _entries(value, f'{above}/{str(key).strip("/")}')
+
+
+def _nested(values: Mapping[str, Any], name: str) -> Any:
+    # A file may write gate.alpha or alpha below gate.
+    head, _, rest = name.partition('.')
+    found = values.get(name)
+    if found is None and rest and isinstance(values.get(head), Mapping):
+        return _nested(values[head], rest)
+    return found
+
+
+# -------------------------------------------------------------------------------------------------
+# What a process was given: files and values of its command line.
+
+
+def ros_words(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line that are ROS's."""
+    found, is_ros = [], False
+    for word in words:
+        if word in ('--ros-args', '--'):
+            is_ros = word == '--ros-args'
+        elif is_ros:
+            found.append(word)
+    return found
+
+
+def given_files(words: Sequence[str]) -> list[str]:
+    """Return the parameter files of a command line, in their order."""
+    ours = ros_words(words)
+    return [after for word, after in zip(ours, ours[1:], strict=False) if word == '--params-file']
+
+
+def require_files_for(words: Sequence[str], full: str) -> None:
+    """Refuse a command line that names a file with nothing for this node. Raises ConfigError."""
+    for path in given_files(words):
+        read_parameter_file(path).require_match(full)
+
+
+def source_of(words: Sequence[str], full: str, name: str, value: str) -> str:
+    """
+    Say where the text that a parameter has at the start came from.
+
+    Parameters
+    ----------
+    words : sequence of str
+        The command line.
+    full : str
+        The node's fully qualified name.
+    name, value : str
+        The parameter.
+
+    Returns
+    -------
+    str
+        'the argument model', 'the file F', or empty if nothing on the command line says so.
+
+    """
+    ours = ros_words(words)
+    # What comes later on a command line wins.
+    for word, after in reversed(list(zip(ours, ours[1:], strict=False))):
+        if word in ('-p', '--param'):
+            key, _, text = after.partition(':=')
+            if key.rpartition(':')[2] == name and text.strip('\'"') == value:
+                return f'the argument {name}'
+        elif word == '--params-file' and read_parameter_file(after).value(full, name) == value:
+            return f'the argument {name}' if _is_of_launch(after) else f'the file {after}'
+    return ''
+
+
+def _is_of_launch(path: str) -> bool:
+    place = Path(path)
+    return place.name.startswith(_LAUNCH_PREFIX) and place.parent == Path(tempfile.gettempdir())

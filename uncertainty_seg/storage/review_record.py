@@ -1,0 +1,140 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+What is known of the labels in a folder: who looked at them, and how their frames were chosen.
+
+``review.json`` is beside the images that `import-labels` wrote. A folder without it is taken for
+reviewed, since most come from elsewhere; an export for labelling, whose masks are the model's own,
+is not.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from dataclasses import dataclass
+import json
+from pathlib import Path
+from typing import Any
+
+from uncertainty_seg.errors import DatasetError
+from uncertainty_seg.storage.foreign_files import MAX_JSON_BYTES, parse_json, read_bytes
+from uncertainty_seg.storage.whole_files import replace_file
+
+REVIEW_FILE = 'review.json'
+REVIEW_VERSION = 1
+# The table of an export; see `labels.frames`.
+TABLE_FILE = 'frames.json'
+# How a frame came to be labelled: drawn by chance, or chosen by a score, an event or a person.
+CONTROL, SELECTED = 'control', 'selected'
+ORIGINS = (CONTROL, SELECTED)
+_FORM = '{"version": 1, "frames": {"STEM": {"reviewed": true, "evidence": "corrected", ' \
+    '"origin": "control"}, ...}}'
+
+
+@dataclass(frozen=True)
+class FrameReview:
+    """
+    What is known of the labels of a frame.
+
+    Attributes
+    ----------
+    reviewed : bool
+        Whether a person corrected or confirmed the mask.
+    evidence : str
+        By what that is known.
+    origin : str
+        One of `ORIGINS`.
+    dive, frame : str
+        Where it comes from: the run, and the key of the frame in its source.
+    reason : str
+        Why it was kept or selected.
+    score : float or None
+        Worst score over its threshold when it was kept or selected.
+    labeller : str
+        Who labelled it, where the tool says so.
+
+    """
+
+    reviewed: bool
+    evidence: str
+    origin: str = SELECTED
+    dive: str = ''
+    frame: str = ''
+    reason: str = ''
+    score: float | None = None
+    labeller: str = ''
+
+    def __post_init__(self) -> None:
+        """Refuse what a file of another form or hand holds, by a ValueError."""
+        if type(self.reviewed) is not bool:
+            raise ValueError(f'"reviewed" is {self.reviewed!s:.20}, not true or false')
+        if self.origin not in ORIGINS:
+            raise ValueError(f'"origin" is {self.origin!s:.20}, not {" or ".join(ORIGINS)}')
+
+
+def write_review(folder: Path, reviews: Mapping[str, FrameReview]) -> None:
+    """Write ``review.json`` of a folder, by the stems of its frames."""
+    frames = {stem: dataclasses.asdict(one) for stem, one in sorted(reviews.items())}
+    content = {'version': REVIEW_VERSION, 'frames': frames}
+    replace_file(folder / REVIEW_FILE, json.dumps(content, indent=1) + '\n')
+
+
+def read_review(folder: Path) -> dict[str, FrameReview] | None:
+    """Read ``review.json``; None if there is none, DatasetError if it is of another form."""
+    path = folder / REVIEW_FILE
+    if not path.is_file():
+        return None
+    content = _read(path)
+    try:
+        if content['version'] != REVIEW_VERSION:
+            raise ValueError(f'version {content["version"]!s:.20}')
+        return {str(stem): FrameReview(**one) for stem, one in content['frames'].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as err:
+        raise DatasetError(f'{path} has another form ({err})', _FORM) from err
+
+
+def require_reviewed(folder: Path, stems: Sequence[str]) -> None:
+    """
+    Refuse frames whose masks nobody looked at.
+
+    Raises DatasetError if a folder is an export for labelling, or some of the frames are not
+    reviewed by its ``review.json``, or are not in it.
+    """
+    reviews = read_review(folder)
+    if reviews is None:
+        _refuse_export(folder)
+        return
+    strange = [stem for stem in stems if stem not in reviews]
+    if strange:
+        raise DatasetError(
+            f'{len(strange)} of {len(stems)} frames of {folder} are not in its {REVIEW_FILE} '
+            f'(the first is {strange[0]!r})', 'every frame there',
+            'put frames that were labelled elsewhere into a folder of their own')
+    unseen = [stem for stem in stems if not reviews[stem].reviewed]
+    if unseen:
+        raise DatasetError(
+            f'{len(unseen)} of {len(stems)} frames of {folder} are not reviewed (the first is '
+            f'{unseen[0]!r})', 'masks that a person corrected or confirmed',
+            f'correct them and import them again, or look at each and set "reviewed" to true in '
+            f'{REVIEW_FILE}')
+
+
+def _refuse_export(folder: Path) -> None:
+    path = folder / TABLE_FILE
+    if not path.is_file():
+        return
+    content = _read(path)
+    if isinstance(content, dict) and {'version', 'format', 'frames'} <= set(content):
+        raise DatasetError(
+            f'{folder} is an export for labelling, so that its masks may be those of the model',
+            'labels that came back',
+            f'run uncertainty_seg import-labels {folder} NEW_FOLDER --format {content["format"]}')
+
+
+def _read(path: Path) -> Any:
+    try:
+        return parse_json(read_bytes(path, MAX_JSON_BYTES))
+    except (OSError, ValueError) as err:
+        raise DatasetError(f'{path} cannot be read as JSON ({err})', 'a file as it was written') \
+            from err

@@ -1,0 +1,284 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+What a training starts from: a bundle, or a file of weights of the same or nearly the same network.
+
+A compiled bundle holds the convolutions of the shipped architecture with the batch norms folded
+in. They are read back in the order in which they run, each compared by its shape, and the result
+is run against the bundle: what does not give its logits is refused. The norms are undone in such a
+way that the network is the same function in training too: their statistics are measured on images.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+import logging
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+import onnx
+from onnx import numpy_helper
+import torch
+from torch import nn, Tensor
+
+from uncertainty_seg.core.bundle import ModelBundle
+from uncertainty_seg.core.dropout_masks import still_inputs
+from uncertainty_seg.errors import TrainingError
+from uncertainty_seg.training.encoders import ENCODERS
+from uncertainty_seg.training.export import read_state
+from uncertainty_seg.training.fit import normalise
+from uncertainty_seg.training.networks import NO_DROPOUT, PyramidNet
+
+_log = logging.getLogger(__name__)
+# A channel whose features hardly move is divided by no less.
+_LEAST_SPREAD = 1e-3
+# Of logits that are read back from weights of 16 bits, as a share of their spread.
+_TOLERANCE = 0.02
+# Images that the statistics of the norms are measured on.
+STATISTICS_IMAGES = 32
+_FIX = 'give the file of weights that train wrote beside the bundle: --init FILE.pt'
+_PREFIXES = ('module.', '_orig_mod.')
+
+
+@dataclass(frozen=True)
+class Taken:
+    """
+    Weights to start from.
+
+    Attributes
+    ----------
+    state : mapping of str to Tensor
+        By the names of the network.
+    encoder : str
+        Of the shipped architecture; empty where it is not known.
+    has_folded_norms : bool
+        Whether the batch norms are undone, and need statistics.
+    class_names : tuple of str
+        What the rows of the classifier are of; empty where it is not known.
+    source : str
+        For the card.
+
+    """
+
+    state: Mapping[str, Tensor]
+    encoder: str = ''
+    has_folded_norms: bool = False
+    class_names: tuple[str, ...] = ()
+    source: str = ''
+
+
+def read_weights(path: Path) -> Taken:
+    """Read a file of weights; raises TrainingError as `export.read_state` does."""
+    state = read_state(path)
+    for prefix in _PREFIXES:
+        if all(key.startswith(prefix) for key in state):
+            state = {key[len(prefix):]: value for key, value in state.items()}
+    return Taken(state, source=f'the weights {path.name}')
+
+
+def read_bundle(bundle: ModelBundle) -> Taken:
+    """
+    Read the weights of a bundle of the shipped architecture back.
+
+    Raises TrainingError if it is of another network or method, or what was read does not give its
+    logits.
+    """
+    card = bundle.card
+    if card.method not in ('mc_dropout', 'single'):
+        raise TrainingError(f'{card.name!r} is a bundle of the method {card.method}',
+                            'mc_dropout or single', _FIX)
+    layers = [*_layers(onnx.load(str(bundle.trunk_path))),
+              *_layers(onnx.load(str(bundle.head_path)))]
+    for encoder in ENCODERS:
+        net = PyramidNet(card.num_classes, NO_DROPOUT, encoder).eval()
+        if _fill(net, layers):
+            _require_same_logits(net, bundle)
+            return Taken(net.state_dict(), encoder, True, card.class_names,
+                         f'the bundle {card.name}')
+    raise TrainingError(f'{card.name!r} is no bundle of the shipped architecture ({len(layers)} '
+                        'layers)', f'a PyramidNet with one of {", ".join(ENCODERS)}', _FIX)
+
+
+def load_what_fits(net: nn.Module, taken: Taken, class_names: Sequence[str]) -> tuple[int, int]:
+    """
+    Fill a network with what has its name and shape; return how many weights, of how many.
+
+    The rows of a classifier go to the classes of the same name, where the names are known.
+    Raises TrainingError if nothing fits.
+    """
+    wanted, fitting = net.state_dict(), {}
+    for name, value in wanted.items():
+        given = taken.state.get(name)
+        if given is None:
+            continue
+        if taken.class_names and name.startswith('decoder.classifier.'):
+            given = _by_class(value, given, taken.class_names, class_names)
+        if given.shape == value.shape:
+            fitting[name] = given
+    if not fitting:
+        raise TrainingError(f'of {len(taken.state)} weights of {taken.source} none has a name and '
+                            f'shape of the network, which has {len(wanted)}',
+                            'weights of this network, or of one that is mostly the same')
+    net.load_state_dict({**wanted, **fitting})
+    _log.info('started from %s: %d of %d weights', taken.source, len(fitting), len(wanted))
+    return len(fitting), len(wanted)
+
+
+@torch.no_grad()
+def measure_norms(net: nn.Module, images: Sequence[NDArray[np.uint8]], size: tuple[int, int]
+                  ) -> None:
+    """
+    Give batch norms the statistics of images, RGB of any size, and leave what they compute.
+
+    Parameters
+    ----------
+    net : Module
+        With norms that pass on what they get, but for a bias; changed in place.
+    images : sequence of ndarray of uint8, shape (H, W, 3)
+        The first `STATISTICS_IMAGES` are looked at.
+    size : (int, int)
+        Width and height at which they are.
+
+    """
+    import cv2
+
+    norms = [part for part in net.modules() if isinstance(part, nn.BatchNorm2d)]
+    found: dict[nn.Module, tuple[Tensor, Tensor, int]] = {}
+
+    def look(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        values = inputs[0].double()
+        sums, squares, count = found.get(norm, (0.0, 0.0, 0))
+        found[norm] = (sums + values.sum((0, 2, 3)), squares + values.square().sum((0, 2, 3)),
+                       count + values.numel() // values.shape[1])
+
+    handles = [norm.register_forward_pre_hook(look) for norm in norms]
+    was_training = net.training
+    net.eval()
+    for image in images[:STATISTICS_IMAGES]:
+        net(normalise(cv2.resize(image, size)[None]))
+    net.train(was_training)
+    for handle in handles:
+        handle.remove()
+    for norm in norms:
+        sums, squares, count = found[norm]
+        mean = sums / count
+        variance = (squares / count - mean.square()).clamp(min=_LEAST_SPREAD ** 2)
+        assert norm.running_mean is not None and norm.running_var is not None
+        gain = norm.weight / (norm.running_var + norm.eps).sqrt()
+        norm.bias.add_((gain * (mean - norm.running_mean)).to(norm.bias.dtype))
+        norm.weight.copy_(gain * (variance + norm.eps).sqrt())
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A convolution of a graph: weights, bias, and how it is laid."""
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32] | None
+    laid: tuple[int, int, int]
+
+
+def _layers(model: onnx.ModelProto) -> Iterator[_Layer]:
+    known = {entry.name: numpy_helper.to_array(entry) for entry in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in ('Cast', 'Identity') and node.input[0] in known:
+            known[node.output[0]] = known[node.input[0]].astype(np.float32)
+        elif node.op_type == 'Constant' and node.attribute[0].name == 'value':
+            known[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+        elif node.op_type == 'Conv' and node.input[1] in known:
+            laid = {entry.name: list(entry.ints) or [entry.i] for entry in node.attribute}
+            bias = known.get(node.input[2]) if len(node.input) > 2 else None
+            yield _Layer(known[node.input[1]].astype(np.float32), bias, (
+                laid.get('strides', [1])[0], laid.get('dilations', [1])[0],
+                laid.get('group', [1])[0]))
+    # The last one, where it is written as a product with the masks.
+    if 'logits_weights' in known and 'logits_bias' in known:
+        weights = known['logits_weights'][0][:, :, None, None].astype(np.float32)
+        yield _Layer(weights, known['logits_bias'].reshape(-1), (1, 1, 1))
+
+
+def _fill(net: PyramidNet, layers: Sequence[_Layer]) -> bool:
+    """Fill a network if the layers are its own, one by one."""
+    run = _order(net)
+    if len(run) != len(layers):
+        return False
+    for (conv, _), layer in zip(run, layers, strict=True):
+        if conv.weight.shape != layer.weight.shape or \
+                (conv.stride[0], conv.dilation[0], conv.groups) != layer.laid:
+            return False
+    with torch.no_grad():
+        for (conv, norm), layer in zip(run, layers, strict=True):
+            conv.weight.copy_(torch.from_numpy(layer.weight))
+            bias = torch.zeros(len(layer.weight)) if layer.bias is None else \
+                torch.from_numpy(np.array(layer.bias, np.float32))
+            if norm is None:
+                assert conv.bias is not None
+                conv.bias.copy_(bias)
+                continue
+            assert norm.running_mean is not None and norm.running_var is not None
+            norm.running_mean.zero_()
+            norm.running_var.fill_(1 - norm.eps)
+            norm.weight.fill_(1)
+            norm.bias.copy_(bias)
+    return True
+
+
+def _order(net: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d | None]]:
+    """Return the convolutions as they run, each with the norm that follows it."""
+    run: list[tuple[nn.Conv2d, nn.BatchNorm2d | None]] = []
+
+    def note(layer: nn.Module, *_: object) -> None:
+        if isinstance(layer, nn.Conv2d):
+            run.append((layer, None))
+        elif isinstance(layer, nn.BatchNorm2d):
+            run[-1] = run[-1][0], layer
+
+    handles = [part.register_forward_hook(note) for part in net.modules()
+               if isinstance(part, (nn.Conv2d, nn.BatchNorm2d))]
+    with torch.no_grad():
+        net(torch.zeros(1, 3, 64, 64))
+    for handle in handles:
+        handle.remove()
+    return run
+
+
+def _by_class(
+    fresh: Tensor, given: Tensor, have: Sequence[str], want: Sequence[str]
+) -> Tensor:
+    rows = fresh.clone()
+    for place, name in enumerate(want):
+        if name in have and given.shape[1:] == fresh.shape[1:]:
+            rows[place] = given[list(have).index(name)]
+    return rows
+
+
+def _require_same_logits(net: nn.Module, bundle: ModelBundle) -> None:
+    from onnxruntime import InferenceSession
+
+    card = bundle.card
+    spec = card.input
+    # Smooth, as what comes from a camera.
+    rng = np.random.default_rng(0)
+    coarse = torch.from_numpy(rng.uniform(0, 255, (1, 3, 8, 8)).astype(np.float32))
+    image = nn.functional.interpolate(coarse, (spec.height, spec.width), mode='bicubic')
+    pixels = image.clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
+    sessions = [InferenceSession(str(path), providers=['CPUExecutionProvider'])
+                for path in (bundle.trunk_path, bundle.head_path)]
+    names = [output.name for output in sessions[0].get_outputs()]
+    features = dict(zip(names, sessions[0].run(None, {
+        sessions[0].get_inputs()[0].name: pixels}), strict=True))
+    passes = card.chunk or 1
+    given = {**features, **{name: np.asarray(rows) for name, rows in
+                            still_inputs(card, passes).items()}}
+    logits = sessions[1].run(None, {entry.name: given[entry.name]
+                                    for entry in sessions[1].get_inputs()})[0][:1]
+    with torch.no_grad():
+        ours = net(normalise(pixels)).numpy()
+    apart = float(np.abs(ours - logits).max()) if ours.shape == logits.shape else np.inf
+    if not apart <= _TOLERANCE * max(float(logits.std()), 1e-6):
+        raise TrainingError(f'the weights read out of {card.name!r} give other logits than it, '
+                            f'by up to {apart:.3g}', 'the same network', _FIX)
