@@ -100,6 +100,56 @@ def test_where_torch_is_inexact_itself_float64_decides(
                        Network(compiled, card, 2e-2))
 
 
+class ChaosOnNoise(Network):
+    """Off by a share on images of noise, by another on the smooth one."""
+
+    def __init__(
+        self, compiled: CompiledGraphs, card: ModelCard, share: float, on_smooth: float
+    ) -> None:
+        super().__init__(compiled, card, share)
+        self._shares = on_smooth, share
+
+    def __call__(self, floats: np.ndarray, masks: dict) -> np.ndarray:
+        self._share = self._shares[int(abs(np.diff(floats)).mean() > 0.5)]
+        return super().__call__(floats, masks)
+
+
+def test_where_float32_is_chaos_on_noise_the_smooth_image_decides(
+    compiled: CompiledGraphs, card: ModelCard
+) -> None:
+    """On noise torch's float32 is 4 % off its float64, and ours 2 %: an error would not show."""
+    off, exact = ChaosOnNoise(compiled, card, 6e-2, 0), ChaosOnNoise(compiled, card, 2e-2, 0)
+    assert check_compiled(compiled, card, off, exact).masked_error < 3e-2
+    # An error of ours that noise would hide shows there, where torch is exact.
+    wrong = [ChaosOnNoise(compiled, card, share, 1e-3) for share in (6e-2, 2e-2)]
+    with pytest.raises(GraphError, match=r'with the same masks .* by 0\.000\d+ .*at most 1e-05'):
+        check_compiled(compiled, card, *wrong)
+    # And on noise it may be a few times what torch's own float32 is off, not more.
+    with pytest.raises(GraphError, match='with the same masks the result differs'):
+        check_compiled(compiled, card, ChaosOnNoise(compiled, card, 2.1e-2, 0), exact)
+
+
+def test_an_image_that_is_another_in_its_last_bit_shows_what_float32_may_do(
+    card: ModelCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A difference of two large numbers, of which an ONNX file has no float64."""
+    rough = net('element')
+    weights = next(t for t in rough.graph.initializer if t.name == 'w1')
+    values = 3e3 * numpy_helper.to_array(weights)
+    weights.CopyFrom(numpy_helper.from_array(np.concatenate([values[:4], values[:4] * (
+        1 + 1e-3)]), 'w1'))
+    last = next(t for t in rough.graph.initializer if t.name == 'w2')
+    half = numpy_helper.to_array(last)[:, :4]
+    last.CopyFrom(numpy_helper.from_array(np.concatenate([half, -half], 1), 'w2'))
+    compiled = compile_graph(rough, SPEC)
+    session = compile_checks._session  # as if optimisation reordered no sum
+    monkeypatch.setattr(compile_checks, '_session', lambda model, _level=True: session(model))
+    assert 1e-5 < check_compiled(compiled, card).still_error < 1e-3
+    monkeypatch.setattr(compile_checks, '_NEIGHBOURS', 0)
+    with pytest.raises(GraphError, match='with dropout off the result differs'):
+        check_compiled(compiled, card)
+
+
 def test_the_head_of_the_statistics_is_compared_too(
     compiled: CompiledGraphs, card: ModelCard
 ) -> None:
