@@ -114,15 +114,31 @@ def fiftyone(folder: Path) -> Found:
     import fiftyone as fo
 
     data = fo.Dataset.from_dir(str(folder), dataset_type=fo.types.FiftyOneDataset)
-    masks, reasons = {}, {}
+    masks, reasons, maps = {}, {}, {}
     targets = (folder / 'targets.json')
     targets.write_text(json.dumps(data.default_mask_targets))
     for sample in data:
         stem = Path(sample.filepath).name.rpartition('.')[0]
         assert Path(sample.filepath).is_file()
         masks[stem], reasons[stem] = sample.prediction.get_mask(), sample.reason
+        maps[stem] = sample.uncertainty.get_map()
+    np.savez(folder / 'maps.npz', **maps)
+    assert all(len(values) == 3 for values in data.values('embedding'))
+    give_back(data, folder / 'back')
     data.delete()
     return masks, reasons
+
+
+def give_back(data: Any, folder: Path) -> None:
+    """Label the first sample anew, tag the second one as finished, and export."""
+    import fiftyone as fo
+
+    first, second = data.sort_by('filepath').limit(2)
+    first['ground_truth'] = fo.Segmentation(mask=np.zeros_like(first.prediction.get_mask()))
+    second.tags.append('reviewed')
+    first.save()
+    second.save()
+    data.export(export_dir=str(folder), dataset_type=fo.types.FiftyOneDataset)
 
 
 READERS: dict[str, Callable[[Path], Found]] = {

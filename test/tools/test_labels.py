@@ -331,7 +331,8 @@ def row_of(
     phash = 0 if image is None else perceptual_hash(image)
     stamp_ns = 1000 + index if kind == 'bag' else index * 10**9
     row = ScoreRow('dive 9', str(source), kind, topic, index, stamp_ns, height, width, False,
-                   'uncertain', 1.5, (0.9,), (1.0, 0.0, 0.0), phash, np.zeros(2, np.float32))
+                   'uncertain', 1.5, (0.9,), (1.0, 0.0, 0.0), phash,
+                   np.array([0, 0.5], np.float32))
     return dataclasses.replace(row, **facts)
 
 
@@ -497,6 +498,10 @@ def test_only_what_was_drawn_of_all_frames_is_a_control(
     assert len(found) == 6
     assert {key for key, origin in found.items() if origin == 'control'} == (
         drawn if strategy == 'random' else set())
+    assert run('export-labels', selection, tmp_path / 'seen', '--format', 'fiftyone') == 0
+    for sample in json.loads((tmp_path / 'seen' / 'samples.json').read_text())['samples']:
+        assert sample['embedding'] == [0.0, 0.5]  # the features of the table
+        assert (tmp_path / 'seen' / sample['uncertainty']['map_path']).is_file()
 
 
 def test_two_runs_of_one_name_are_two_dives_without_a_path_in_the_export(

@@ -94,7 +94,7 @@ def _feed(args: argparse.Namespace) -> FrameFeed:
     from uncertainty_seg.storage.labels.formats import BAGS
     from uncertainty_seg.tools.selection.export_sources import frames_of_logs
 
-    has_uncertainty = args.kind in BAGS
+    has_uncertainty = args.kind in (*BAGS, 'fiftyone')
     selections = [path for path in args.inputs if _is_selection(path)]
     if not selections:
         _require_unused(args, ('model', 'backend', 'root'), 'frame logs, which hold their masks',

@@ -52,6 +52,7 @@ READERS: dict[str, Reader] = {
     'label-studio': label_studio.read_labels,
     'labelme': labelme.read_labels,
     'folder': folder.read_labels,
+    'fiftyone': fiftyone.read_labels,
 }
 # How a labeller marks a frame as finished, for a sentence; a folder of masks has no place for it.
 HOW_TO_MARK = {
@@ -60,6 +61,7 @@ HOW_TO_MARK = {
     'label-studio': 'open and submit them in Label Studio',
     'labelme': 'tick its flag "reviewed" in LabelMe',
     'folder': '',
+    'fiftyone': 'tag them "reviewed" in FiftyOne',
 }
 
 

@@ -151,6 +151,22 @@ class LabelCanvas:
                                'merge those of a class')
         self._mask[top:top + height, left:left + width][pixels] = class_id
 
+    def paint_ids(self, mask: LabelMap) -> None:
+        """
+        Take a whole mask of class ids, (H, W) uint8, with the ignore index where nobody knows.
+
+        Raises DatasetError if it has another size than the frame, or an id that is no class.
+        """
+        self.require_size(*mask.shape)
+        names, unknown = list(self._ids), self._ignore_index
+        strange = (mask >= len(names)) & (mask != unknown)
+        if strange.any():
+            raise DatasetError(f'the mask of {self.row.file} has the id {mask[strange][0]}',
+                               f'0 to {len(names) - 1} ({", ".join(names)}), or {unknown} for '
+                               'unknown')
+        for region in regions_of(mask, len(names)):
+            self.paint(names[region.class_id], region.pixels)
+
     def require_part(self, height: int, width: int, left: int = 0, top: int = 0) -> None:
         """Refuse a box that is no part of the frame, before its pixels are made."""
         if min(left, top) < 0 or min(height, width) < 1 or top + height > self.row.height \
