@@ -28,6 +28,7 @@ from uncertainty_seg.storage.labelled_folder import load_folder  # noqa: E402
 from uncertainty_seg.storage.labels import formats as label_formats  # noqa: E402
 from uncertainty_seg.storage.labels.bag import topic_of, UNCERTAINTY_TOPIC  # noqa: E402
 from uncertainty_seg.storage.labels.frames import read_mask, read_table  # noqa: E402
+from uncertainty_seg.storage.labels.regions import SHAPES  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle, model_digest  # noqa: E402
 from uncertainty_seg.storage.score_rows import (  # noqa: E402
     read_rows,
@@ -78,6 +79,8 @@ def test_the_verbs_name_the_formats_there_are() -> None:
     assert export_labels.FORMATS == tuple(label_formats.WRITERS)
     assert import_labels.FORMATS == tuple(label_formats.READERS)
     assert export_labels.REASONS == frame_log_format.REASONS
+    assert export_labels.SHAPES == SHAPES
+    assert export_labels.WITH_SHAPES == tuple(label_formats.WITH_SHAPES)
 
 
 @pytest.mark.parametrize('kind', import_labels.FORMATS)
@@ -192,6 +195,10 @@ def test_misuse_is_one_sentence(
     (('export-labels', 'log', 'new', '--format', 'yolo'), '--format yolo, expected one of coco'),
     (('export-labels', 'log', 'new', '--format', 'coco', '--reasons', 'control', 'odd'),
      '--reasons odd, expected one of flagged'),
+    (('export-labels', 'log', 'new', '--format', 'coco', '--shapes', 'boxes'),
+     '--shapes boxes, expected one of masks'),
+    (('export-labels', 'log', 'new', '--format', 'folder', '--shapes', 'polygons'),
+     '--shapes polygons with the format folder, expected one of coco'),
     (('import-labels', 'out', 'new', '--format', 'mcap'), '--format mcap, expected one of coco'),
     (('import-labels', 'out', 'new', '--format', 'coco', '--shares', 'train'), '--shares train,'),
     (('import-labels', 'out', 'new', '--format', 'coco', '--shares', 'a=2'), '--shares a=2,'),

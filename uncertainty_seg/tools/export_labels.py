@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 MISUSE = (ConfigError, DatasetError, FrameLogError, ModelBundleError, TableError)
 # As label_formats and frame_log_format have them, which import OpenCV; a test compares.
 FORMATS = ('coco', 'cvat', 'label-studio', 'labelme', 'folder', 'fiftyone', 'mcap', 'rosbag2')
+SHAPES, WITH_SHAPES = ('masks', 'instances', 'polygons'), ('coco', 'cvat', 'labelme')
 REASONS = ('flagged', 'window', 'control', 'trigger')
 _PROBLEMS_SHOWN = 5
 
@@ -52,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--image-prefix', default='', metavar='TEXT',
                         help='label-studio: address of the images up to their names, such as '
                         '"/data/local-files/?d=dive_7/images/" [images inside the tasks]')
+    parser.add_argument('--shapes', default=SHAPES[0], metavar='SHAPES',
+                        help='coco, cvat, labelme: masks, one for each class; instances, a mask '
+                        'for each part of a class; or polygons, one for each part [masks]')
     parser.add_argument('--model', metavar='BUNDLE',
                         help='selection: where the bundle that scored it is now')
     parser.add_argument('--root', type=Path, metavar='DIR',
@@ -72,12 +76,17 @@ def run(args: argparse.Namespace) -> int:
 
     _require_known('--format', [args.kind], FORMATS)
     _require_known('--reasons', args.reasons, REASONS)
+    _require_known('--shapes', [args.shapes], SHAPES)
+    if args.shapes != SHAPES[0] and args.kind not in WITH_SHAPES:
+        raise ConfigError(f'--shapes {args.shapes} with the format {args.kind}',
+                          f'one of {", ".join(WITH_SHAPES)}')
     if args.image_prefix and args.kind != 'label-studio':
         raise ConfigError(f'--image-prefix with the format {args.kind}', 'label-studio')
     feed = _feed(args)
     bar = progress(feed.frames, desc='export', total=feed.total)
     try:
-        rows = write_export(args.out, args.kind, bar, feed.classes, args.image_prefix)
+        rows = write_export(args.out, args.kind, bar, feed.classes, args.image_prefix,
+                            args.shapes)
     except DatasetError:
         _show(feed.left_out.sentences)
         raise

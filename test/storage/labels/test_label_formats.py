@@ -33,10 +33,16 @@ from uncertainty_seg.storage.labels.coco import FILE as COCO_FILE  # noqa: E402
 from uncertainty_seg.storage.labels.formats import (  # noqa: E402
     BAGS,
     READERS,
+    WITH_SHAPES,
     write_export,
     WRITERS,
 )
-from uncertainty_seg.storage.labels.frames import LabelFrame, read_table  # noqa: E402
+from uncertainty_seg.storage.labels.frames import (  # noqa: E402
+    LabelFrame,
+    mask_sha256,
+    read_table,
+)
+from uncertainty_seg.storage.labels.regions import INSTANCES, POLYGONS  # noqa: E402
 
 FACTS = ('key', 'dive', 'stamp_ns', 'reason', 'score')
 
@@ -71,6 +77,51 @@ def test_a_round_trip_keeps_every_pixel(
                 assert masks == {}
             else:
                 np.testing.assert_array_equal(masks[frame.stem], mask, kind)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), height=st.integers(2, 30), width=st.integers(2, 30),
+       is_blocky=st.booleans(), has_unknown=st.booleans())
+def test_parts_and_polygons_come_back_pixel_by_pixel(
+    seed: int, height: int, width: int, is_blocky: bool, has_unknown: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    ids = np.array([0, 1, 2, *[255] * has_unknown], np.uint8)
+    mask = rng.choice(ids, (height, width))
+    if is_blocky:
+        mask = mask[np.arange(height)[:, None] // 5, np.arange(width) // 5]
+    mask[0, 0] = 1
+    frame = make_frame(seed % 1000, (height, width), mask=mask)
+    for kind in WITH_SHAPES:
+        for shapes in (INSTANCES, POLYGONS):
+            with tempfile.TemporaryDirectory() as folder:
+                out = Path(folder) / kind
+                write_export(out, kind, [frame], CLASSES, shapes=shapes)
+                found = read_back(out, kind)[frame.stem]
+                row = read_table(out).rows[frame.stem]
+                assert mask_sha256(found) == row.mask_sha256
+                # What polygons surround they cover.
+                is_known = mask != 255 if shapes == POLYGONS else np.full(mask.shape, True)
+                np.testing.assert_array_equal(found[is_known], mask[is_known], kind)
+
+
+def test_each_part_is_an_instance_and_a_polygon_that_other_readers_draw(tmp_path: Path) -> None:
+    from pycocotools.coco import COCO
+
+    mask = np.zeros((20, 30), np.uint8)
+    mask[2:8, 3:9] = mask[10:15, 20:28] = 1
+    mask[4, 5] = 2
+    frame = make_frame(0, mask.shape, mask=mask)
+    for shapes in (INSTANCES, POLYGONS):
+        write_export(tmp_path / shapes, 'coco', [frame], CLASSES, shapes=shapes)
+        coco = COCO(str(tmp_path / shapes / COCO_FILE))
+        items = coco.loadAnns(coco.getAnnIds())
+        assert sorted(item['category_id'] for item in items) == [1, 2, 2, 3]
+        drawn = np.full(mask.shape, 255, np.uint8)
+        for item in items:
+            assert isinstance(item['segmentation'], list) == (shapes == POLYGONS)
+            drawn[coco.annToMask(item).astype(bool)] = item['category_id'] - 1
+        np.testing.assert_array_equal(drawn, mask)
 
 
 @pytest.mark.parametrize('kind', READERS)

@@ -296,6 +296,17 @@ def test_outlines_of_an_untouched_mask_are_untouched(
     assert load_folder(out.parent / 'train', 'all').stems == [frames[1].stem]
 
 
+@pytest.mark.parametrize('kind', ['coco', 'cvat', 'labelme'])
+def test_polygons_that_came_back_as_they_went_are_counted(
+    kind: str, frames: list[LabelFrame], out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames[0].mask[3:9, 5:12] = 255  # a hole, which polygons cannot have
+    write_export(out, kind, frames, CLASSES, shapes='polygons')
+    PAINT[kind](out, frames[1].stem)
+    assert bring(out, '--format', kind) == 2
+    assert '3 of 4 masks came back as they were exported' in capsys.readouterr().err
+
+
 def test_what_is_erased_or_added_is_more_than_an_outline() -> None:
     base = np.zeros((40, 40), np.uint8)
     base[10:12, 5:30] = 1  # thin: each of its pixels touches its outline

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+import dataclasses
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +31,13 @@ from uncertainty_seg.storage.labels.frames import (
     write_mask,
     write_table,
 )
-from uncertainty_seg.storage.labels.regions import Labelled
+from uncertainty_seg.storage.labels.regions import (
+    LabelCanvas,
+    Labelled,
+    MASKS,
+    outlines_of,
+    POLYGONS,
+)
 from uncertainty_seg.storage.review_record import TABLE_FILE
 from uncertainty_seg.storage.whole_files import whole_folder
 
@@ -54,6 +61,9 @@ READERS: dict[str, Reader] = {
     'folder': folder.read_labels,
     'fiftyone': fiftyone.read_labels,
 }
+WITH_SHAPES: dict[str, Callable[..., None]] = {
+    'coco': coco.write_labels, 'cvat': cvat.write_labels, 'labelme': labelme.write_labels,
+}
 # How a labeller marks a frame as finished, for a sentence; a folder of masks has no place for it.
 HOW_TO_MARK = {
     'coco': 'set "reviewed" to true in its entry of "images"',
@@ -67,7 +77,7 @@ HOW_TO_MARK = {
 
 def write_export(
     out: Path, kind: str, frames: Iterable[LabelFrame], classes: ClassTable,
-    image_prefix: str = '',
+    image_prefix: str = '', shapes: str = MASKS,
 ) -> list[FrameRow]:
     """
     Write an export, whole or not at all.
@@ -86,6 +96,8 @@ def write_export(
         Names, colours and ignore index.
     image_prefix : str
         For label-studio only; see `label_studio.write_labels`.
+    shapes : str
+        One of `regions.SHAPES`; other than masks only of a format in `WITH_SHAPES`.
 
     Returns
     -------
@@ -96,6 +108,10 @@ def write_export(
     writer = WRITERS[kind]
     if kind == 'label-studio':
         writer = partial(label_studio.write_labels, image_prefix=image_prefix)
+    if shapes != MASKS:
+        writer = partial(WITH_SHAPES[kind], shapes=shapes)
+    if shapes == POLYGONS:
+        frames = _as_drawn(frames, classes)
     rows: list[FrameRow] = []
     with new_folder(out) as work:
         every = listed(frames, rows)
@@ -104,6 +120,17 @@ def write_export(
             raise DatasetError('no frame to export', 'at least one that can be read')
         write_table(work, classes, rows, kind)
     return rows
+
+
+def _as_drawn(frames: Iterable[LabelFrame], classes: ClassTable) -> Iterator[LabelFrame]:
+    """Yield frames with the masks that their polygons give back, which have no unknown holes."""
+    for frame in frames:
+        row = FrameRow(frame.stem, frame.file_name, height=frame.height, width=frame.width,
+                       **frame.facts())
+        canvas = LabelCanvas(row, classes)
+        for outline in outlines_of(frame.mask, len(classes.names)):
+            canvas.paint_polygons(classes.names[outline.class_id], [outline.points])
+        yield frame if canvas.mask is None else dataclasses.replace(frame, mask=canvas.mask)
 
 
 def _remembered(folder: Path, frames: Iterable[LabelFrame]) -> Iterator[LabelFrame]:
