@@ -75,6 +75,15 @@ def datumaro_coco(folder: Path) -> Found:
     return by_datumaro(folder, None)
 
 
+def datumaro_voc(folder: Path) -> Found:
+    """Read VOC, whose last class is that of unknown pixels."""
+    masks, _ = by_datumaro(folder, 'voc_segmentation')
+    count = len((folder / 'labelmap.txt').read_text().splitlines()) - 1
+    for mask in masks.values():
+        mask[mask == count - 1] = 255
+    return masks, {}
+
+
 def by_datumaro(place: Path, kind: str | None) -> Found:
     """Paint what datumaro finds; its label ids go by the order in the file."""
     import datumaro
@@ -143,9 +152,9 @@ def give_back(data: Any, folder: Path) -> None:
 
 READERS: dict[str, Callable[[Path], Found]] = {
     'label-studio': label_studio, 'cvat': datumaro_cvat, 'coco': datumaro_coco,
-    'labelme': labelme, 'fiftyone': fiftyone}
+    'labelme': labelme, 'fiftyone': fiftyone, 'voc': datumaro_voc}
 PACKAGES = {'label-studio': 'label_studio_sdk', 'cvat': 'datumaro', 'coco': 'datumaro',
-            'labelme': 'labelme', 'fiftyone': 'fiftyone'}
+            'labelme': 'labelme', 'fiftyone': 'fiftyone', 'voc': 'datumaro'}
 
 if __name__ == '__main__':
     _, root, *kinds = sys.argv

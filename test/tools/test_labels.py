@@ -192,7 +192,7 @@ def test_misuse_is_one_sentence(
 
 
 @pytest.mark.parametrize('words, said', [
-    (('export-labels', 'log', 'new', '--format', 'yolo'), '--format yolo, expected one of coco'),
+    (('export-labels', 'log', 'new', '--format', 'squid'), '--format squid, expected one of coco'),
     (('export-labels', 'log', 'new', '--format', 'coco', '--reasons', 'control', 'odd'),
      '--reasons odd, expected one of flagged'),
     (('export-labels', 'log', 'new', '--format', 'coco', '--shapes', 'boxes'),

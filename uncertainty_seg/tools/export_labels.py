@@ -4,9 +4,9 @@ Hand frames and the model's masks to a labelling tool.
 
 The frames are those of frame logs, as the vehicle kept them, or of a selection, whose images are
 read from their bags and whose masks the model makes again. Formats: coco, cvat (images 1.1),
-label-studio, labelme, folder (as `train` reads it), fiftyone, mcap and rosbag2. Every frame
-carries its dive, its score and the reason it is there. Corrected labels come back by
-import-labels.
+label-studio, labelme, folder (images and masks), fiftyone, yolo (segmentation), voc, mcap and
+rosbag2. Every frame carries its dive, its score and the reason it is there. Corrected labels come
+back by import-labels.
 
 """
 
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 MISUSE = (ConfigError, DatasetError, FrameLogError, ModelBundleError, TableError)
 # As label_formats and frame_log_format have them, which import OpenCV; a test compares.
-FORMATS = ('coco', 'cvat', 'label-studio', 'labelme', 'folder', 'fiftyone', 'mcap', 'rosbag2')
+FORMATS = ('coco', 'cvat', 'label-studio', 'labelme', 'folder', 'fiftyone', 'yolo', 'voc', 'mcap',
+           'rosbag2')
 SHAPES, WITH_SHAPES = ('masks', 'instances', 'polygons'), ('coco', 'cvat', 'labelme')
 REASONS = ('flagged', 'window', 'control', 'trigger')
 _PROBLEMS_SHOWN = 5

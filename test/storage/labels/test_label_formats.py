@@ -250,6 +250,48 @@ def test_a_folder_is_what_training_reads_once_it_is_no_export(
         np.testing.assert_array_equal(by_stem[frame.stem], frame.mask)
 
 
+def test_yolo_has_a_polygon_for_each_part_in_shares_of_the_image(
+    tmp_path: Path, frames: list[LabelFrame]
+) -> None:
+    from pycocotools import mask as coco_mask
+
+    frames[0] = replace(frames[0], mask=np.full((7, 9), 255, np.uint8))  # nothing to label
+    write_export(tmp_path / 'out', 'yolo', frames, CLASSES)
+    yaml = pytest.importorskip('yaml')
+    about = yaml.safe_load((tmp_path / 'out' / 'data.yaml').read_text())
+    assert about == {'train': 'images', 'val': 'images', 'names': dict(enumerate(CLASSES.names))}
+    for frame in frames:
+        assert (tmp_path / 'out' / 'images' / frame.file_name).read_bytes() == frame.image_file
+        drawn = np.full(frame.mask.shape, 255, np.uint8)
+        for line in (tmp_path / 'out' / 'labels' / f'{frame.stem}.txt').read_text().splitlines():
+            class_id, *shares = line.split()
+            corners = np.array(shares, float).reshape(-1, 2)
+            assert len(corners) >= 3 and corners.min() >= 0 and corners.max() <= 1
+            flat = (corners * (frame.width, frame.height)).ravel().tolist()
+            (part,) = coco_mask.frPyObjects([flat], *frame.mask.shape)
+            drawn[coco_mask.decode(part).astype(bool)] = int(class_id)
+        is_known = frame.mask != 255
+        np.testing.assert_array_equal(drawn[is_known], frame.mask[is_known])
+
+
+def test_voc_has_indices_with_the_colours_of_the_classes(
+    tmp_path: Path, frames: list[LabelFrame]
+) -> None:
+    Image = pytest.importorskip('PIL.Image')
+    write_export(tmp_path / 'out', 'voc', frames, CLASSES)
+    listed = (tmp_path / 'out' / 'ImageSets' / 'Segmentation' / 'default.txt').read_text()
+    assert listed.split('\n') == [*(frame.stem for frame in frames), '']
+    for frame in frames:
+        with Image.open(tmp_path / 'out' / 'SegmentationClass' / f'{frame.stem}.png') as picture:
+            assert picture.mode == 'P'
+            np.testing.assert_array_equal(np.asarray(picture), frame.mask)
+            colors = np.asarray(picture.convert('RGB'))
+        for index, rgb in enumerate(CLASSES.palette):
+            assert (colors[frame.mask == index] == rgb).all()
+        assert (tmp_path / 'out' / 'JPEGImages' / frame.file_name).read_bytes() == \
+            frame.image_file
+
+
 @pytest.mark.parametrize('kind', BAGS)
 def test_a_bag_has_the_stamps_and_the_bytes(
     kind: str, tmp_path: Path, frames: list[LabelFrame]

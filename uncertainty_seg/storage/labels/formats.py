@@ -21,7 +21,17 @@ from pathlib import Path
 from uncertainty_seg.errors import DatasetError
 from uncertainty_seg.storage.foreign_files import why
 from uncertainty_seg.storage.labelled_folder import ClassTable
-from uncertainty_seg.storage.labels import bag, coco, cvat, fiftyone, folder, label_studio, labelme
+from uncertainty_seg.storage.labels import (
+    bag,
+    coco,
+    cvat,
+    fiftyone,
+    folder,
+    label_studio,
+    labelme,
+    voc,
+    yolo,
+)
 from uncertainty_seg.storage.labels.frames import (
     ExportedFrames,
     FrameRow,
@@ -51,6 +61,8 @@ WRITERS: dict[str, Writer] = {
     'labelme': labelme.write_labels,
     'folder': folder.write_labels,
     'fiftyone': fiftyone.write_labels,
+    'yolo': yolo.write_labels,
+    'voc': voc.write_labels,
     **{name: partial(bag.write_labels, storage=storage) for name, storage in BAGS.items()},
 }
 READERS: dict[str, Reader] = {
