@@ -144,8 +144,8 @@ def cholesky(packed: NDArray[_F], out: NDArray[_F] | None = None) -> NDArray[_F]
                     left = left - np.einsum('kn,kn->n', factor[starts[row]:at], done)
                 if row == column:
                     least = packed[at] * packed.dtype.type(_LEAST_SHARE)
-                    # What is added is 0, or NaN where the variance is no finite number.
-                    inverse = np.where(left <= least, 0, 1 / np.sqrt(left)) + left * 0
+                    # What is no finite number becomes NaN when it is multiplied by this.
+                    inverse = np.where(left > least, 1 / np.sqrt(left), 0)
                 np.multiply(left, inverse, out=factor[at])
     return factor
 
