@@ -56,14 +56,16 @@ def test_defaults_are_those_of_the_settings(context: Any) -> None:
     assert Served(context, {}).server.settings == Settings()
 
 
-def test_every_parameter_is_described_ranged_and_read_only_unless_live(context: Any) -> None:
+def test_every_parameter_is_described_ranged_and_only_live_and_idle_ones_change(
+    context: Any
+) -> None:
     node = Served(context, {}).node
     for setting in iter_parameters(Settings):
         descriptor = node.describe_parameter(setting.name)
         assert setting.description in descriptor.description
         assert setting.unit in descriptor.description
         assert descriptor.additional_constraints == setting.wanted()
-        assert descriptor.read_only is not setting.live
+        assert descriptor.read_only is not (setting.live or setting.idle)
         ranges = [*descriptor.integer_range, *descriptor.floating_point_range]
         bounds = [(r.from_value, r.to_value) for r in ranges]
         has_bounds = setting.lower is not None

@@ -39,6 +39,8 @@ class Parameter:
         The words allowed; empty for any.
     live : bool
         May change while the node runs.
+    idle : bool
+        May change while the node is not configured.
 
     """
 
@@ -50,6 +52,7 @@ class Parameter:
     upper: float | None = None
     choices: tuple[str, ...] = ()
     live: bool = False
+    idle: bool = False
 
     @property
     def is_numbers(self) -> bool:
@@ -114,10 +117,11 @@ def parameter(
     upper: float | None = None,
     choices: tuple[str, ...] = (),
     live: bool = False,
+    idle: bool = False,
 ) -> _T:
     """Declare a dataclass field together with all that `Parameter` holds."""
     facts = {'description': description, 'unit': unit, 'lower': lower, 'upper': upper,
-             'choices': choices, 'live': live}
+             'choices': choices, 'live': live, 'idle': idle}
     return dataclasses.field(default=default, metadata=facts)
 
 

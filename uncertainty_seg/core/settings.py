@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import re
 
 from uncertainty_seg.core.model_card import ModelCard, PRECISIONS
-from uncertainty_seg.core.parameters import from_dict, parameter, to_dict, Value
+from uncertainty_seg.core.parameters import from_dict, iter_parameters, parameter, to_dict, Value
 from uncertainty_seg.core.uncertainty import MAP_NAMES, REDUCTIONS
 from uncertainty_seg.errors import ConfigError
 
@@ -273,7 +273,7 @@ class Settings:
 
     model: str = parameter(
         '', "A shipped model's name, or the folder of a bundle. There is no default: one must be "
-        'named.',
+        'named.', idle=True,
     )
     trusted_keys: tuple[str, ...] = parameter(
         (), 'Public keys (Ed25519), one of which must have signed the model: PEM files, or the '
@@ -300,14 +300,14 @@ class Settings:
         'and onnxruntime that works on this machine. onnxruntime_cuda and onnxruntime_tensorrt '
         'are a second way to use a GPU and are taken by name only.',
         choices=('auto', 'tensorrt', 'openvino', 'onnxruntime', 'onnxruntime_cuda',
-                 'onnxruntime_tensorrt'),
+                 'onnxruntime_tensorrt'), idle=True,
     )
     precision: str = parameter(
         BUNDLE_PRECISION,
         "Precision of the network; bundle takes that of the bundle's card. bf16 is faster on "
         'processors that support it (backend openvino only; tensorrt takes a bundle compiled in '
         'bf16), tf32 on GPUs of NVIDIA from Ampere on; each needs its own calibration.',
-        choices=(BUNDLE_PRECISION, *COMPUTED),
+        choices=(BUNDLE_PRECISION, *COMPUTED), idle=True,
     )
     reduction: str = parameter(
         AUTO_REDUCTION,
@@ -315,11 +315,11 @@ class Settings:
         'passes at the size of the logits and upsamples the logarithm of their mean, at a third '
         "of the time; auto takes what the bundle's calibration was made with. Limits hold for "
         'one of them only.',
-        choices=(AUTO_REDUCTION, *REDUCTIONS),
+        choices=(AUTO_REDUCTION, *REDUCTIONS), idle=True,
     )
     threads: int = parameter(
         0, 'Threads of the backend; 0 uses every core that this process may use.',
-        lower=0, upper=256,
+        lower=0, upper=256, idle=True,
     )
     memory_budget_mb: int = parameter(
         64, 'Memory for the passes that run at once; more passes run in chunks.', unit='MB',
@@ -592,6 +592,17 @@ def require_unlocked(before: Settings, after: Settings) -> None:
               and settings_to_dict(after)[name] != value]
     if before.lock_gate and locked:
         raise locked_error(locked[0])
+
+
+def require_idle(before: Settings, after: Settings) -> None:
+    """Raise ConfigError if settings would change that a configured node has used already."""
+    changed = settings_to_dict(after)
+    for setting in iter_parameters(Settings):
+        if setting.idle and changed[setting.name] != settings_to_dict(before)[setting.name]:
+            raise ConfigError(
+                f'{setting.name} cannot be changed while the node is configured',
+                'a node that is unconfigured',
+                'clean the node up, set it, and configure it again')
 
 
 def locked_error(name: str) -> ConfigError:

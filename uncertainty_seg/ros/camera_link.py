@@ -7,11 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rclpy.node import Node
+from rclpy.qos import QoSHistoryPolicy, QoSProfile
 from sensor_msgs.msg import CompressedImage, Image
 
-from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.core.settings import Settings, settings_from_dict, settings_to_dict
+from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.ros.conversions import AnyImage
-from uncertainty_seg.ros.graph_watch.qos import camera_qos
+from uncertainty_seg.ros.graph_watch.qos import camera_qos, overridable
 
 # -------------------------------------------------------------------------------------------------
 # Where image_transport puts what belongs to an image topic.
@@ -89,6 +91,20 @@ class Arrival:
     stamp_ns: int
 
 
+def why_refused(profile: QoSProfile, settings: Settings) -> str:
+    """Return why images cannot be asked for so; empty if they can by the rules of the settings."""
+    if profile.history != QoSHistoryPolicy.KEEP_LAST:
+        return 'history must be keep_last: the node takes the newest image'
+    try:
+        settings_from_dict({
+            **settings_to_dict(settings), 'queue_depth': profile.depth,
+            'reliability': profile.reliability.name.lower(),
+            'durability': profile.durability.name.lower()})
+    except ConfigError as err:
+        return str(err)
+    return ''
+
+
 class CameraLink:
     """
     Listen to the topic `image`, or to that of one of several cameras.
@@ -112,10 +128,15 @@ class CameraLink:
     ) -> None:
         self._node = node
         transport = settings.image_transport
+
+        def check(profile: QoSProfile) -> str:
+            return why_refused(profile, settings)
+
         self._subscription = node.create_subscription(
             CompressedImage if transport == 'compressed' else Image,
             image_topic(node, transport, camera), on_image,
-            camera_qos(settings.reliability, settings.durability, settings.queue_depth)
+            camera_qos(settings.reliability, settings.durability, settings.queue_depth),
+            qos_overriding_options=overridable(check),
         )
 
     @property

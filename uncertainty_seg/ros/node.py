@@ -23,7 +23,7 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import Trigger
 
 from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.settings import locked_error, require_unlocked, Settings
+from uncertainty_seg.core.settings import locked_error, require_idle, require_unlocked, Settings
 from uncertainty_seg.errors import BackendError, ConfigError
 from uncertainty_seg.ros.board_state import BoardState, BoardWatch
 from uncertainty_seg.ros.camera_link import Arrival
@@ -334,6 +334,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
 
     def _reconfigure(self, settings: Settings) -> None:
         if self._is_configured:
+            require_idle(self._settings(), settings)
             require_unlocked(self._settings(), settings)
         for station in self._stations:
             station.reconfigure(settings)

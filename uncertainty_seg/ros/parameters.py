@@ -78,10 +78,11 @@ def parameters_list(settings: type) -> str:
     for setting in iter_parameters(settings):
         # Each accepted word in code, so that Markdown does not read its underscores.
         words = [f'`{word}`' for word in setting.choices]
+        when = ', live' if setting.live else ', idle' if setting.idle else ''
         accepted = f'one of {", ".join(words)}' if words else _accepted(setting)
         lines += textwrap.wrap(
-            f'- **`{setting.name}`** = `{_yaml_value(setting.default)}`'
-            f'{", live" if setting.live else ""}. {setting.description} Accepts {accepted}.',
+            f'- **`{setting.name}`** = `{_yaml_value(setting.default)}`{when}. '
+            f'{setting.description} Accepts {accepted}.',
             PAGE_COLUMNS, subsequent_indent='  ', break_long_words=False, break_on_hyphens=False,
         )
     return '\n'.join(lines) + '\n'
@@ -201,14 +202,14 @@ def descriptor_of(setting: Parameter) -> ParameterDescriptor:
     Returns
     -------
     ParameterDescriptor
-        Read-only unless live; with the range and the words allowed.
+        Read-only unless live or idle; with the range and the words allowed.
 
     """
     unit = f' [{setting.unit}]' if setting.unit else ''
     kind = RosParameter.Type.from_parameter_value(to_ros(setting.default))
     descriptor = ParameterDescriptor(
         name=setting.name, type=kind.value, description=f'{setting.description}{unit}',
-        additional_constraints=setting.wanted(), read_only=not setting.live,
+        additional_constraints=setting.wanted(), read_only=not (setting.live or setting.idle),
         # Left open for ROS, decided by the settings: see the head of this file.
         dynamic_typing=True,
     )

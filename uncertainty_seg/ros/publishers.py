@@ -61,7 +61,8 @@ class CameraInfoRelay:
         self._newest: CameraInfo | None = None
         self._reported = ''
         self._publisher = node.create_publisher(
-            CameraInfo, output_topic('camera_info', camera), qos.picture_qos())
+            CameraInfo, output_topic('camera_info', camera), qos.picture_qos(),
+            qos_overriding_options=qos.overridable())
         try:
             # Best effort matches every camera.
             self._subscription = node.create_subscription(
@@ -373,9 +374,11 @@ class VerdictPublishers:
         self.weakened_by: tuple[str, ...] = ()
         self._flag, self._numbers = self._make_flag(stale_timeout_s)
         self._score = node.create_publisher(
-            Float32, output_topic('score', camera), qos.report_qos())
+            Float32, output_topic('score', camera), qos.report_qos(),
+            qos_overriding_options=qos.overridable())
         self._status = node.create_publisher(
-            DiagnosticArray, output_topic('status', camera), qos.report_qos())
+            DiagnosticArray, output_topic('status', camera), qos.report_qos(),
+            qos_overriding_options=qos.overridable())
 
     @property
     def topic(self) -> str:
@@ -514,9 +517,11 @@ class PicturePublishers:
         try:
             for name in (*PICTURES, 'flagged'):
                 self._publishers[name] = node.create_publisher(
-                    Image, output_topic(name, camera), qos.picture_qos())
+                    Image, output_topic(name, camera), qos.picture_qos(),
+                    qos_overriding_options=qos.overridable())
             self._publishers[OVERLAY_JPEG] = node.create_publisher(
-                CompressedImage, output_topic(OVERLAY_JPEG, camera), qos.picture_qos())
+                CompressedImage, output_topic(OVERLAY_JPEG, camera), qos.picture_qos(),
+                qos_overriding_options=qos.overridable())
             self._camera_info = CameraInfoRelay(node, camera)
         except BaseException:
             self.close()  # what was made would stay on the node

@@ -34,11 +34,13 @@ class StubNode:
     def get_clock(self) -> Any:
         return self.clock
 
-    def create_publisher(self, kind: type, topic: str, qos: Any) -> Publisher:
+    def create_publisher(self, kind: type, topic: str, qos: Any, **_: Any) -> Publisher:
         self.topics[topic] = Publisher(kind, topic, qos)
         return self.topics[topic]
 
-    def create_subscription(self, kind: type, topic: str, callback: Any, qos: Any) -> Any:
+    def create_subscription(
+        self, kind: type, topic: str, callback: Any, qos: Any, **_: Any
+    ) -> Any:
         self.callbacks[topic] = callback
         return topic
 

@@ -532,7 +532,7 @@ def test_diagnostics_name_state_factor_and_what_is_missing(domain: int) -> None:
         one.publishers = []
         one.tick()
         status = one.health().status[0]
-        assert status.name == 'uncertainty_seg: speed_governor'
+        assert status.name == 'speed_governor: speed'
         assert status.level == b'\x01'
         assert status.message == ('no flag yet; no publisher on /confident: start the node, or '
                                   'remap confident')
@@ -638,7 +638,7 @@ def test_its_clock_counts_while_the_machine_sleeps_where_there_is_such_a_clock(
 @pytest.mark.parametrize(('words', 'sentence'), [
     (['-p', 'deadline_s:=.nan'], 'speed_governor: deadline_s is nan'),
     (['-p', 'use_sim_time:=5'], 'use_sim_time'),
-    (['--params-file', 'missing.yaml'], 'speed_governor: arguments cannot be used: '),
+    (['--params-file', 'missing.yaml'], 'parameter file missing.yaml is not there'),
 ])
 def test_arguments_that_cannot_be_used_are_one_sentence_and_exit_code_2(
     words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]

@@ -123,7 +123,9 @@ def test_other_scores_can_be_gated_and_taken_back(rig: Rig) -> None:
         ({'lock_gate': True}, 'read-only'),
         ({'gate__threshold_scale': 'strict'}, 'expected a finite number'),
         ({'passes': 0}, 'passes is 0, expected at least 1'),
-        ({'model': 'other'}, 'read-only'),
+        ({'model': 'other'}, 'model cannot be changed while the node is configured'),
+        ({'backend': 'openvino'}, 'backend cannot be changed while the node is configured'),
+        ({'threads': 2}, 'threads cannot be changed while the node is configured'),
         ({'seed': 5}, 'read-only'),
     ],
 )

@@ -226,7 +226,6 @@ def _warn_of_strangers(node: Node) -> None:
 # -------------------------------------------------------------------------------------------------
 
 NODE_NAME = 'speed_governor'
-DIAGNOSTICS_NAME = 'uncertainty_seg: speed_governor'
 DIAGNOSTICS_PERIOD_S = 1.0
 REFUSAL_REPORT_PERIOD_S = 5.0
 # The deadline that the factor is offered with, in publishing periods: room for a busy machine.
@@ -265,6 +264,8 @@ class SpeedGovernorNode(Node):
             Float32, '~/speed_factor', qos.flag_qos(DEADLINE_PERIODS / settings.rate_hz))
         kind = TwistStamped if settings.stamped else Twist
         self._limited = self.create_publisher(kind, 'cmd_vel_limited', command_qos())
+        # Two governors must not write under one name: an aggregator would mix them.
+        self._status_name = f'{self.get_fully_qualified_name().lstrip("/")}: speed'
         self._diagnostics = self.create_publisher(
             DiagnosticArray, '/diagnostics', qos.report_qos())
         take = self._on_command_with_info if TELLS_WHEN_SENT else self._on_command
@@ -383,7 +384,7 @@ class SpeedGovernorNode(Node):
         }
         self._diagnostics.publish(diagnostics_message(
             Header(stamp=self.get_clock().now().to_msg()),
-            Status(WARN if reason else OK, DIAGNOSTICS_NAME, reason or policy.state, values)))
+            Status(WARN if reason else OK, self._status_name, reason or policy.state, values)))
 
 
 def command_qos() -> QoSProfile:

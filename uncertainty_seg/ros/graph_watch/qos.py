@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.duration import Duration
 from rclpy.qos import (
     QoSDurabilityPolicy,
     QoSHistoryPolicy,
+    QoSPolicyKind,
     QoSProfile,
     QoSReliabilityPolicy,
 )
+from rclpy.qos_overriding_options import QoSOverridingOptions
 
 
 def camera_qos(
@@ -40,6 +45,35 @@ def camera_qos(
         reliability=QoSReliabilityPolicy.RELIABLE if reliability == 'reliable'
         else QoSReliabilityPolicy.BEST_EFFORT,
     )
+
+
+# What the parameters qos_overrides of ROS may change. Deadlines are promises of the settings.
+_OVERRIDABLE = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY,
+                QoSPolicyKind.DURABILITY)
+
+
+def overridable(
+    check: Callable[[QoSProfile], str] = lambda profile: '',
+) -> QoSOverridingOptions:
+    """
+    Let the standard parameters `qos_overrides.TOPIC.publisher.depth` and so on change a topic.
+
+    Parameters
+    ----------
+    check : callable, optional
+        Given the profile with the overrides, returns why it cannot be; empty if it can.
+
+    Returns
+    -------
+    QoSOverridingOptions
+        For `create_publisher` and `create_subscription`.
+
+    """
+    def judge(profile: QoSProfile) -> SetParametersResult:
+        reason = check(profile)
+        return SetParametersResult(successful=not reason, reason=reason)
+
+    return QoSOverridingOptions(_OVERRIDABLE, callback=judge)
 
 
 def flag_qos(stale_timeout_s: float) -> QoSProfile:

@@ -16,11 +16,14 @@ import time
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
+from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.lifecycle import LifecycleNode
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
+from rclpy.qos_overriding_options import InvalidQosOverridesError
 from std_msgs.msg import Bool
 
+from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.ros.graph_watch import qos
 from uncertainty_seg.ros.graph_watch.qos_sentences import (
     conflict_sentences,
@@ -379,6 +382,19 @@ class WatchedTopicsNode(LifecycleNode):
         self, create: Callable[..., Any], is_publisher: bool, what: tuple[Any, ...],
         how: tuple[Any, ...], options: dict[str, Any],
     ) -> Any:
+        try:
+            return self._create_watched(create, is_publisher, what, how, options)
+        except _OVERRIDE_ERRORS as err:
+            if 'qos_overriding_options' not in options or not _is_of_override(err):
+                raise
+            raise ConfigError(
+                f'qos_overrides of {self.resolve_topic_name(what[1])} cannot be used ({err})',
+                'values of rmw_qos_profile', 'see docs/ros_interface.md') from err
+
+    def _create_watched(
+        self, create: Callable[..., Any], is_publisher: bool, what: tuple[Any, ...],
+        how: tuple[Any, ...], options: dict[str, Any],
+    ) -> Any:
         qos = how[0]
         if self.topic_group is not None:
             options = {'callback_group': self.topic_group, **options}
@@ -389,6 +405,15 @@ class WatchedTopicsNode(LifecycleNode):
             return create(*what, *how, event_callbacks=self.watch.events(topic), **options)
         except UnsupportedEventTypeError:  # of a middleware without events: then without
             return create(*what, *how, **options)
+
+
+# What rclpy raises for a word, a type or a number that is no policy, and if our check refuses it.
+_OVERRIDE_ERRORS = (RuntimeError, InvalidQosOverridesError, InvalidParameterTypeException,
+                    AssertionError)
+
+
+def _is_of_override(err: Exception) -> bool:
+    return type(err) is not RuntimeError or 'QoS override' in str(err)
 
 
 def _type_name(msg_type: Any) -> str:
