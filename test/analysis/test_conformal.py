@@ -18,6 +18,7 @@ from uncertainty_seg.analysis.conformal import (
     quantile_limits,
     rehearse,
     smallest_alpha,
+    what_more_buys,
 )
 from uncertainty_seg.analysis.frame_table import FrameTable, split_blocks
 from uncertainty_seg.core.calibration import RankFamily
@@ -266,6 +267,19 @@ def test_the_rehearsal_keeps_the_promise_on_blocks_it_did_not_see() -> None:
     seeing = rehearse(FAMILY, table(400, 1), ('a',), 0.1)
     assert lost is not None and seeing is not None
     assert lost.accepted_and_bad <= 0.12 and lost.accepted < seeing.accepted - 0.1
+
+
+def test_more_blocks_buy_more_accepted_frames_and_too_few_buy_nothing() -> None:
+    found = what_more_buys(FAMILY, table(160, 3), ('a', 'b'), (0.05, 0.1))
+    assert [(step.num_blocks, step.alpha) for step in found] == [
+        (20, 0.05), (40, 0.05), (80, 0.05), (120, 0.05), (20, 0.1), (40, 0.1), (80, 0.1),
+        (120, 0.1)]
+    for alpha in (0.05, 0.1):
+        accepted = [step.accepted for step in found if step.alpha == alpha]
+        assert accepted[0] < accepted[-1] - 0.02
+    half = rehearse(FAMILY, table(160, 3), ('a', 'b'), 0.1, 50)
+    assert half is not None and found[6].accepted == half.accepted
+    assert what_more_buys(FAMILY, table(12, 3), ('a', 'b'), (0.05,)) == ()
 
 
 def test_half_of_too_few_blocks_cannot_rehearse() -> None:

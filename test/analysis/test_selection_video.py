@@ -72,17 +72,27 @@ def test_each_dive_has_the_gap_of_its_share() -> None:
     assert len(select(both, asked(10)).rows) == 10
 
 
-@pytest.mark.parametrize('count', [60, 110, 120])
+@pytest.mark.parametrize('count', [10, 60, 119, 120])
 def test_the_gap_gives_way_until_there_are_enough(count: int) -> None:
-    found = select(dive(), asked(count))
+    frames = dive()
+    # A burst, and one frame long after it: an even spread would have hardly anything to take.
+    assert frames.times_s is not None
+    burst = replace(frames, times_s=np.where(np.arange(120) < 119, frames.times_s / 10, 100.0))
+    found = select(burst, asked(count))
     assert len(found.rows) == len(set(found.rows)) == count
-    few = replace(asked(count), per_dive=7)
-    assert len(select(dive(), few).rows) == 7
+    # No wider gap would have done: what is kept is below it, and not nothing where it need not be.
+    assert found.gaps_s is not None and (found.gaps_s < 0.5 * 100 / count).all()
+    if count == 10:
+        times_s = np.sort(burst.times_s[found.rows])
+        assert np.diff(times_s).min() >= found.gaps_s[0] > 0.1
+    few = select(burst, replace(asked(count), per_dive=7))
+    assert len(few.rows) == 7
 
 
 def test_unscored_frames_stay_out_when_the_gap_gives_way() -> None:
     frames = dive()
     frames.scores[:50] = np.nan
+    frames.times_s[:60] = np.linspace(0, 3, 60)
     found = select(frames, replace(asked(100), skips_unscored=True))
     assert sorted(found.rows) == list(range(50, 120))
 

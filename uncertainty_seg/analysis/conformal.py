@@ -277,20 +277,22 @@ def fit_promise(
 
 def rehearse(
     family: RankFamily, frames: FrameTable, names: Sequence[str], alpha: float,
-    num_splits: int = 200,
+    num_splits: int = 200, share: float = 0.5,
 ) -> Rehearsal | None:
     """
     Make the promise on half of the blocks and hold it against the other half, `num_splits` times.
 
-    The other parameters are those of `fit_promise`. None if half of the blocks are too few for the
-    promise. A half on which no frame could be accepted counts as one that accepts none.
+    The other parameters are those of `fit_promise`; `share` of the blocks may be another one than
+    a half. None if they are too few for the promise, or leave no block. Blocks on which no frame
+    could be accepted count as ones that accept none.
     """
     count = len(np.unique(frames.blocks))
-    if count < 2 or round(count / 2) < blocks_needed(alpha):
+    if not 0 < round(share * count) < count or round(share * count) < blocks_needed(alpha):
         return None
     lost, taken = [], []
     for seed in range(num_splits):
-        fitted, held_out = (frames.select(rows) for rows in split_blocks(frames.blocks, 0.5, seed))
+        fitted, held_out = (frames.select(rows)
+                            for rows in split_blocks(frames.blocks, share, seed))
         try:
             limit = _rank(family, fitted, names, alpha)
         except CalibrationError:
@@ -300,6 +302,48 @@ def rehearse(
         taken.append(mean_block_share(accepted, held_out.blocks))
     return Rehearsal(alpha, num_splits, float(np.mean(lost)), float(np.mean(taken)),
                      float(np.mean(np.array(lost) > alpha)))
+
+
+@dataclass(frozen=True)
+class BlocksBuy:
+    """
+    What a number of blocks would have given.
+
+    Attributes
+    ----------
+    num_blocks : int
+        So many of the blocks, drawn many times.
+    alpha : float
+        Promised on them.
+    accepted : float
+        Mean share accepted of the blocks that were not drawn.
+
+    """
+
+    num_blocks: int
+    alpha: float
+    accepted: float
+
+
+_CURVE = (0.125, 0.25, 0.5, 0.75)
+
+
+def what_more_buys(
+    family: RankFamily, frames: FrameTable, names: Sequence[str], alphas: Sequence[float],
+    num_splits: int = 50,
+) -> tuple[BlocksBuy, ...]:
+    """
+    Rehearse on parts of the blocks: how the accepted share grows with their number.
+
+    Parameters are those of `fit_promise`; parts that are too few for an alpha are left out.
+    """
+    count, found = len(np.unique(frames.blocks)), []
+    for alpha in alphas:
+        for share in _CURVE:
+            rehearsed = rehearse(family, frames, names, alpha, num_splits, share)
+            if rehearsed is not None:
+                found.append(BlocksBuy(round(share * count), alpha, rehearsed.accepted))
+    return tuple(found)
 
 
 def _rank(family: RankFamily, frames: FrameTable, names: Sequence[str], alpha: float) -> float:

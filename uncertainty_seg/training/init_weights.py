@@ -122,7 +122,10 @@ def load_what_fits(net: nn.Module, taken: Taken, class_names: Sequence[str]) -> 
                             f'shape of the network, which has {len(wanted)}',
                             'weights of this network, or of one that is mostly the same')
     net.load_state_dict({**wanted, **fitting})
-    _log.info('started from %s: %d of %d weights', taken.source, len(fitting), len(wanted))
+    kept = [name for name in class_names if name in taken.class_names]
+    rows = f'; of {len(class_names)} classes {", ".join(kept) or "none"} have rows in it' \
+        if taken.class_names else ''
+    _log.info('started from %s: %d of %d weights%s', taken.source, len(fitting), len(wanted), rows)
     return len(fitting), len(wanted)
 
 

@@ -18,11 +18,13 @@ from uncertainty_seg.analysis.conformal import (
     bad_share,
     blocks_buy,
     blocks_needed,
+    BlocksBuy,
     fit_promise,
     ks_distance,
     quantile_limits,
     Rehearsal,
     rehearse,
+    what_more_buys,
 )
 from uncertainty_seg.analysis.evaluation import (
     best_temperature,
@@ -136,6 +138,8 @@ class CalibrationOutcome:
         With folds: what such a gate does to frames that chose nothing of it.
     networks : list of ModelBundle
         With folds: which network measured each frame of `val`.
+    blocks_buy : tuple of BlocksBuy
+        What fewer blocks would have accepted; none with folds.
 
     """
 
@@ -150,6 +154,7 @@ class CalibrationOutcome:
     features: FeatureDensity | None = None
     nested: NestedFigures | None = None
     networks: list[ModelBundle] = field(default_factory=list)
+    blocks_buy: tuple[BlocksBuy, ...] = ()
 
     def metrics(self) -> dict[str, float]:
         """Return the figures of the card; the validation frames are those not tuned on."""
@@ -171,6 +176,7 @@ class CalibrationOutcome:
             'temperature': made.temperature, **self.metrics(), 'gate_scores': made.gate_scores,
             'promises': [dict(vars(promise)) for promise in made.promises],
             'rehearsals': [vars(rehearsal) for rehearsal in self.rehearsals],
+            'blocks_buy': [vars(step) for step in self.blocks_buy],
             'bad_share': float(self.val.is_bad.mean()), 'num_train': made.num_train,
             'num_val': made.num_val, 'thresholds': made.thresholds,
             'train_thresholds': made.train_thresholds, 'distances': made.distances,
@@ -245,7 +251,8 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
                                    train, val, tuple(made), data, images, features)
     again = (rehearse(family, val, chosen, alpha) for alpha in request.alphas)
     return CalibrationOutcome(calibration, before, after, seen, train, val, held,
-                              tuple(found for found in again if found is not None), features)
+                              tuple(found for found in again if found is not None), features,
+                              blocks_buy=what_more_buys(family, val, chosen, request.alphas))
 
 
 def _blocks(request: CalibrationRequest, stems: list[str]) -> NDArray[np.str_]:

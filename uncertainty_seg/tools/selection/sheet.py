@@ -17,7 +17,7 @@ from tqdm import tqdm
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.perceptual_hash import hash_distance, perceptual_hash
-from uncertainty_seg.core.render import FrameView
+from uncertainty_seg.core.render import FrameView, overlay
 from uncertainty_seg.core.settings import DecodeLimits, MAX_PIXELS, WIDEST
 from uncertainty_seg.errors import ConfigError, ModelBundleError, UncertaintySegError
 from uncertainty_seg.storage.foreign_files import csv_text
@@ -394,7 +394,9 @@ class _Model:
         pipeline = self._pipeline
         view = FrameView(image_bgr, pipeline.measure(image_bgr, stamp_ns), pipeline.card,
                          pipeline.settings, pipeline.calibrated)
-        return view.overlay, view.heatmap
+        # Without the flag: what the gate said of the frame is in its row.
+        alpha = pipeline.settings.view.overlay_alpha
+        return overlay(image_bgr, view.mask, pipeline.card.palette, alpha), view.heatmap
 
     def close(self) -> None:
         """Close what was opened."""
