@@ -27,6 +27,9 @@ The base class joins the three, so that all of them read alike.
 """
 
 from collections.abc import Iterable
+from pathlib import Path
+import sys
+import sysconfig
 
 __all__ = [
     'EXTRAS',
@@ -171,4 +174,16 @@ def install_command(package: str) -> str:
         A key of `EXTRAS`.
 
     """
-    return f"pip install '.[{EXTRAS[package]}]' in a checkout of uncertainty_seg"
+    command = f"pip install '.[{EXTRAS[package]}]'"
+    if is_externally_managed():
+        # There pip refuses to install beside the system's packages (PEP 668).
+        command = ('python3 -m venv --system-site-packages .venv && . .venv/bin/activate && '
+                   f'{command} -r scripts/requirements/build.txt && colcon build')
+    return f'{command} in a checkout of uncertainty_seg'
+
+
+def is_externally_managed() -> bool:
+    """Tell whether this Python belongs to the system and pip installs nothing into it."""
+    is_in_venv = sys.prefix != sys.base_prefix
+    marker = Path(sysconfig.get_path('stdlib')) / 'EXTERNALLY-MANAGED'
+    return not is_in_venv and marker.is_file()

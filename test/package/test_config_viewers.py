@@ -11,10 +11,13 @@ latter is installed the layout is held against it as well.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 import json
+from pathlib import Path
 import re
+import subprocess
 from typing import Any
 
 from conftest import make_tiny_bundle
@@ -56,9 +59,9 @@ NAV2_CLASSES = {'classes', 'base_cost', 'max_cost', 'mark_confidence', 'samples_
                 'dominant_priority'}
 
 
-def panels(kind: str) -> list[dict[str, Any]]:
+def panels(kind: str, layout: Any = FOXGLOVE) -> list[dict[str, Any]]:
     """Return the settings of every panel of a kind."""
-    return [settings for name, settings in FOXGLOVE['configById'].items()
+    return [settings for name, settings in layout['configById'].items()
             if name.partition('!')[0] == kind]
 
 
@@ -71,12 +74,12 @@ def leaves(tree: Any) -> list[str]:
     return leaves(tree['first']) + leaves(tree['second'])
 
 
-def message_paths() -> list[str]:
-    """Return every message path of the Foxglove layout."""
-    series = [s['value'] for kind in ('Plot', 'StateTransitions') for panel in panels(kind)
-              for s in panel['paths']]
-    others = [p['path'] for p in panels('Indicator')]
-    others += [p['topicPath'] for p in panels('RawMessages')]
+def message_paths(layout: Any = FOXGLOVE) -> list[str]:
+    """Return every message path of a Foxglove layout."""
+    series = [s['value'] for kind in ('Plot', 'StateTransitions')
+              for panel in panels(kind, layout) for s in panel['paths']]
+    others = [p['path'] for p in panels('Indicator', layout)]
+    others += [p['topicPath'] for p in panels('RawMessages', layout)]
     return [path for path in series + others if path.startswith('/')]
 
 
@@ -162,28 +165,87 @@ def test_the_docs_name_every_file_and_what_was_opened() -> None:
 # --- against the node ----------------------------------------------------------------------------
 
 
+@contextmanager
+def topics_of_a_node(
+    folder: Path, *words: str, namespace: str = '/', first: str = '/uncertainty_seg/mask',
+    **parameters: Any,
+) -> Iterator[dict[str, str]]:
+    """Start the node and return topic and type of all that it publishes."""
+    bundle = make_tiny_bundle(folder / 'tiny')
+    with own_domain() as domain:
+        process = Process([*node_arguments(bundle, **parameters), *words], domain, folder / 'log')
+        client = Client(domain, process)
+        try:
+            client.wait_for_topics(first, '/diagnostics')
+            # Topics may be known before the name of the node that has them, and one by one.
+            name = ('uncertainty_seg', namespace)
+            client.wait_until(lambda: name in client.node.get_node_names_and_namespaces(),
+                              'the name of the node')
+            client.wait_until(
+                lambda: 'active, waiting for images' in process.output, 'the node to be active')
+            client.spin(0.5)
+            found = client.node.get_publisher_names_and_types_by_node(*name)
+            yield {topic: types[0] for topic, types in found}
+        finally:
+            client.close()
+            process.end()
+
+
+class TestSeveralCameras:
+    """Two cameras in a namespace: the layouts as the page and the launch file make them."""
+
+    pytestmark = needs_ros
+    CAMERAS = ('front', 'down')
+
+    @pytest.fixture(scope='class')
+    def published(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+        with topics_of_a_node(
+                tmp_path_factory.mktemp('cameras'), '-r', '__ns:=/auv', namespace='/auv',
+                first='/auv/uncertainty_seg/down/mask', cameras='[front,down]') as found:
+            yield found
+
+    @pytest.mark.parametrize('camera', CAMERAS)
+    def test_the_foxglove_layout_made_by_the_command_of_the_page(
+        self, published: dict[str, str], camera: str
+    ) -> None:
+        page = (ROOT / 'docs' / 'viewers.md').read_text(encoding='utf-8')
+        (command,) = re.findall(r"^    sed '([^']+)'", page, re.MULTILINE)
+        done = subprocess.run(
+            ['sed', command.replace('front', camera), str(CONFIG / 'foxglove_layout.json')],
+            capture_output=True, text=True, check=True)
+        layout = json.loads(done.stdout)
+        images = [panel['imageMode']['imageTopic'] for panel in panels('Image', layout)]
+        assert f'/auv/{camera}/image' in images
+        shown = [topic for topic in images if topic != f'/auv/{camera}/image']
+        assert len(shown) == 3 and {published[topic] for topic in shown} == {IMAGE}
+        paths = message_paths(layout)
+        assert len(paths) == len(message_paths())
+        for path in paths:
+            topic = path.partition('.')[0]
+            assert topic.startswith(f'/auv/uncertainty_seg/{camera}/') and topic in published
+        assert '/diagnostics' in published
+
+    def test_the_rviz_layout_that_the_launch_file_makes(self, published: dict[str, str]) -> None:
+        checks = pytest.importorskip(
+            'uncertainty_seg.ros.launching.checks',
+            reason='the launch file does not make a layout for several cameras')
+        shipped = Yaml.load((CONFIG / 'uncertainty_seg.rviz').read_text(encoding='utf-8'))
+        displays = checks.layout_of(shipped, self.CAMERAS)['Visualization Manager']['Displays']
+        names = [f'/auv/{display["Topic"]["Value"]}' for display in displays]
+        assert len(set(names)) == len(names) == 2 * len(rviz_displays())
+        images = {f'/auv/{camera}/image' for camera in self.CAMERAS}
+        assert images <= set(names)
+        assert {published[name] for name in set(names) - images} == {IMAGE}
+
+
 class TestAgainstTheNode:
     pytestmark = needs_ros
 
     @pytest.fixture(scope='class')
     def published(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         """Return topic and type of all that the running node publishes."""
-        folder = tmp_path_factory.mktemp('viewers')
-        bundle = make_tiny_bundle(folder / 'tiny')
-        with own_domain() as domain:
-            process = Process(node_arguments(bundle), domain, folder / 'log')
-            client = Client(domain, process)
-            try:
-                client.wait_for_camera_match()
-                client.wait_for_topics('/uncertainty_seg/mask', '/diagnostics')
-                # Topics may be known before the name of the node that has them.
-                client.wait_until(lambda: 'uncertainty_seg' in client.node.get_node_names(),
-                                  'the name of the node')
-                found = client.node.get_publisher_names_and_types_by_node('uncertainty_seg', '/')
-                yield {name: types[0] for name, types in found}
-            finally:
-                client.close()
-                process.end()
+        with topics_of_a_node(tmp_path_factory.mktemp('viewers')) as found:
+            yield found
 
     def test_rviz_shows_pictures_that_are_published_with_a_qos_that_matches(
         self, published: dict[str, str]

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 import configparser
+import os
 from pathlib import Path
 import re
 import shutil
 import subprocess
+import sys
 from typing import Any
 from unittest import mock
 from xml.etree import ElementTree
@@ -16,7 +18,7 @@ from xml.etree import ElementTree
 import pytest
 
 import uncertainty_seg
-from uncertainty_seg.errors import EXTRAS
+from uncertainty_seg.errors import EXTRAS, install_command
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ('demo', 'test', 'audit', 'bench', 'check_launch', 'lock', 'matrix', 'mutate', 'train')
@@ -158,8 +160,7 @@ def test_the_manifest_names_what_the_ros_room_imports() -> None:
         imported |= set(re.findall(
             r'^\s*(?:from|import) (rclpy|launch|launch_ros|ament_index_python|\w+_msgs|\w+_srvs'
             r'|\w+_interfaces)\b', path.read_text(encoding='utf-8'), re.MULTILINE))
-    # Published where it is installed, see ros/publishers.py.
-    assert imported - {'vision_msgs'} <= named
+    assert imported <= named
     assert {'rclpy', 'sensor_msgs', 'std_msgs', 'diagnostic_msgs', 'lifecycle_msgs', 'cv_bridge',
             'python3-numpy', 'python3-opencv'} <= named
 
@@ -172,6 +173,74 @@ def test_the_manifest_is_one_that_ros_tools_accept() -> None:
     manifest.validate(warnings=warnings)
     assert warnings == []
     assert manifest.get_build_type() == 'ament_python'
+
+
+@pytest.mark.parametrize(
+    ('environment', 'extra'),
+    [
+        ({}, set()),
+        ({'UNCERTAINTY_SEG_OPTIONAL': '1'}, {'rviz2', 'bond'}),
+        ({'UNCERTAINTY_SEG_PIP': '1'}, {'python3-onnxruntime-pip', 'python3-rosbags-pip'}),
+    ],
+)
+def test_what_not_every_vehicle_needs_is_a_dependency_only_where_it_is_asked_for(
+    environment: dict[str, str], extra: set[str]
+) -> None:
+    # rosdep and colcon evaluate conditions by their environment, bloom by ROS's variables alone.
+    package = pytest.importorskip('catkin_pkg.package', reason='catkin_pkg is not installed')
+    manifest = package.parse_package(str(ROOT / 'package.xml'))
+    manifest.evaluate_conditions({'ROS_DISTRO': 'jazzy', 'ROS_VERSION': '2', **environment})
+    found = {one.name for one in manifest.exec_depends if one.evaluated_condition}
+    optional = {'rviz2', 'bond', 'python3-onnxruntime-pip', 'python3-rosbags-pip'}
+    assert found & optional == extra
+    assert {'vision_msgs', 'cv_bridge', 'rclpy', 'python3-numba'} <= found
+
+
+def test_a_farm_without_the_packages_of_pip_tests_what_needs_none_and_fails_nothing(
+    tmp_path: Path
+) -> None:
+    (tmp_path / 'without_pip.py').write_text(
+        'import importlib.util, sys\n'
+        'NAMES = ("mcap", "onnx", "onnxruntime", "rosbags")\n'
+        'class Finder:\n'
+        '    def find_spec(self, name, path=None, target=None):\n'
+        '        if name.partition(".")[0] in NAMES:\n'
+        '            raise ModuleNotFoundError(f"No module named {name!r}", name=name)\n'
+        'sys.meta_path.insert(0, Finder())\n'
+        'real = importlib.util.find_spec\n'
+        'def find_spec(name, package=None):\n'
+        '    return None if name in NAMES else real(name, package)\n'
+        'importlib.util.find_spec = find_spec\n')
+    done = subprocess.run(
+        [sys.executable, '-m', 'pytest', '-p', 'without_pip', '-p', 'no:cacheprovider', '-rs',
+         'test/core/test_frame_guard.py', 'test/tools'],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join(
+            [str(tmp_path), str(ROOT), os.environ.get('PYTHONPATH', '')])})
+    assert done.returncode == 0, done.stdout
+    assert 'mcap, onnx, onnxruntime, rosbags not installed: only tests that' in done.stdout
+    assert re.search(r'\d\d passed, \d+ skipped', done.stdout), done.stdout
+    assert 'onnx is missing' in done.stdout
+
+
+@pytest.mark.parametrize(('is_system', 'is_venv', 'expected'), [
+    (True, False, 'python3 -m venv --system-site-packages .venv && . .venv/bin/activate && '
+                  "pip install '.[runtime]' -r scripts/requirements/build.txt && colcon build "
+                  'in a checkout of uncertainty_seg'),
+    (True, True, "pip install '.[runtime]' in a checkout of uncertainty_seg"),
+    (False, False, "pip install '.[runtime]' in a checkout of uncertainty_seg"),
+])
+def test_where_pip_refuses_the_system_an_environment_is_what_an_error_advises(
+    is_system: bool, is_venv: bool, expected: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if is_system:
+        (tmp_path / 'EXTERNALLY-MANAGED').touch()
+    monkeypatch.setattr('sysconfig.get_path', lambda name: str(tmp_path))
+    monkeypatch.setattr('sys.prefix', '/venv' if is_venv else '/usr')
+    monkeypatch.setattr('sys.base_prefix', '/usr')
+    assert install_command('onnxruntime') == expected
+    assert (ROOT / 'scripts' / 'requirements' / 'build.txt').is_file()
 
 
 @pytest.mark.parametrize('name', SCRIPTS)
