@@ -85,10 +85,10 @@ setup(
     license='Apache-2.0',
     entry_points={
         'console_scripts': [
-            'speed_governor = uncertainty_seg.ros.governor.node:main',
+            'speed_governor = uncertainty_seg.ros.launching.entry:governor',
             'uncertainty_seg = uncertainty_seg.tools.main:main',
-            'uncertainty_seg_node = uncertainty_seg.ros.main:main',
-            'uncertainty_seg_play = uncertainty_seg.ros.bag_player:main',
+            'uncertainty_seg_node = uncertainty_seg.ros.launching.entry:node',
+            'uncertainty_seg_play = uncertainty_seg.ros.launching.entry:player',
         ],
     },
 )

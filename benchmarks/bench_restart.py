@@ -10,8 +10,13 @@ systemd do after their delay: seconds from that to the new true.
 
     python benchmarks/bench_restart.py [--tries 5]
     python benchmarks/bench_restart.py --memory pipeline --backend openvino [--frames 150]
+    python benchmarks/bench_restart.py --stops 20 --model pipeline
 
 The second one runs a shipped bundle and reads the largest resident memory of the process, VmHWM.
+The third one stops the installed entry point, SIGINT and SIGTERM in turn, at random instants: of
+the start, with loops that are compiled (`reduction` exact, an empty cache) and not, and while it
+is active; seconds run from the signal to the end of the process, whose exit code must be 0. The
+seconds from the start of the process to active are told, too.
 The last line is one JSON object. Times are this machine's, start-up most of all.
 
 """
@@ -24,6 +29,8 @@ import itertools
 import json
 import os
 from pathlib import Path
+import random
+import signal
 import statistics
 import sys
 import tempfile
@@ -110,6 +117,49 @@ class Bench:
         return falls[0] - told_s, falls[-1] - told_s, end_s - told_s
 
 
+# Words of the node, the latest instant of the signal, in seconds, and the line that it follows.
+STOPS = {
+    'starting': ([], 3.0, ''),
+    'compiling': (['-p', 'reduction:=exact'], 10.0, ''),
+    'active': ([], 2.0, 'active, waiting'),
+}
+
+
+def measure_stops(
+    options: argparse.Namespace, domain: int, folder: Path
+) -> dict[str, list[float]]:
+    """Stop the node so often in each of `STOPS`; seconds by name."""
+    from ros_helpers import Process
+
+    found: dict[str, list[float]] = defaultdict(list)
+    instants = random.Random(1)
+    for number, name in itertools.product(range(options.stops), STOPS):
+        words, latest_s, line = STOPS[name]
+        cache = folder / f'cache_{number}' if name == 'compiling' else folder / 'cache'
+        started_s = time.monotonic()
+        process = Process(
+            ['-c', 'from uncertainty_seg.ros.launching import entry; entry.node()', '--ros-args',
+             '-p', f'model:={options.model}', *words], domain, folder / 'log',
+            {'NUMBA_CACHE_DIR': str(cache)})
+        while line not in process.output or not has_handler(process.pid):
+            time.sleep(0.002)
+        if line:
+            found['to_active_s'].append(time.monotonic() - started_s)
+        time.sleep(instants.uniform(0.0, latest_s))
+        told_s = time.monotonic()
+        code = process.interrupt((signal.SIGINT, signal.SIGTERM)[number % 2])
+        found[f'{name}: end_s'].append(time.monotonic() - told_s)
+        assert code == 0, process.output
+    return found
+
+
+def has_handler(pid: int) -> bool:
+    """Tell whether a process has begun to run our code, which handles SIGTERM first of all."""
+    text = Path(f'/proc/{pid}/status').read_text()
+    mask = int(text.partition('SigCgt:')[2].split()[0], 16)
+    return bool(mask >> (signal.SIGTERM - 1) & 1)
+
+
 def main() -> int:
     """Measure each fault so many times."""
     from ros_helpers import own_domain
@@ -117,6 +167,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument('--tries', type=int, default=5)
     parser.add_argument('--memory', metavar='MODEL', help='measure that of a shipped bundle')
+    parser.add_argument('--stops', type=int, default=0, help='measure so many of each kind')
+    parser.add_argument('--model', default='pipeline', help='of --stops [pipeline]')
     parser.add_argument('--frames', type=int, default=150, help='before the memory is read')
     parser.add_argument('--backend', default='onnxruntime')
     options = parser.parse_args()
@@ -126,6 +178,10 @@ def main() -> int:
         str(ROOT / 'config' / 'fastdds_profile.xml'))
     found: dict[str, list[float]] = defaultdict(list)
     with own_domain() as domain, tempfile.TemporaryDirectory() as folder:
+        if options.stops:
+            found = measure_stops(options, domain, Path(folder))
+            print_figures(options, found)
+            return 0
         bench = Bench(options, domain, Path(folder))
         try:
             if options.memory:
@@ -140,11 +196,16 @@ def main() -> int:
         finally:
             bench.client.close()
             bench.process.end()
+    print_figures(options, found)
+    return 0
+
+
+def print_figures(options: argparse.Namespace, found: dict[str, list[float]]) -> None:
+    """Print the line for scripts."""
     figures: dict[str, Any] = {
         name: {'median': round(statistics.median(values), 3), 'max': round(max(values), 3)}
         for name, values in found.items()}
     print(json.dumps({**vars(options), **figures}))
-    return 0
 
 
 if __name__ == '__main__':

@@ -225,10 +225,11 @@ def dive(bag: Path, table_path: Path, count: int) -> None:
               + f'; with the flag up {np.sum(frames.scores[rows] <= 1)}')
 
     counted('all', np.arange(len(kinds)))
-    for gap_s in (0.0, 2.0):
+    for gap_s in (0.0, None, 2.0):
         for name in STRATEGIES:
             asked = SelectionRequest(name, count, limit=1.0, min_distance=12, min_gap_s=gap_s)
-            counted(f'{name}, {gap_s:g} s apart', select(frames, asked).rows)
+            apart = 'gap by itself' if gap_s is None else f'{gap_s:g} s apart'
+            counted(f'{name}, {apart}', select(frames, asked).rows)
 
 
 def write_drawn_table(path: Path, count: int) -> None:

@@ -13,7 +13,6 @@ import pytest
 
 from uncertainty_seg.backends.closed_form import (
     cholesky,
-    deviations,
     LinearHead,
     num_sigma_passes,
     sigma_passes,
@@ -57,7 +56,7 @@ def sampled(head: LinearHead, features: np.ndarray, passes: int) -> np.ndarray:
 def test_sigma_points_have_mean_0_and_covariance_1(rank: int) -> None:
     points = sigma_points(rank).astype(np.float64)
     both = np.concatenate([points, -points])
-    assert len(both) == num_sigma_passes(rank + 1) == 2 * max(12, 2 * rank)
+    assert len(both) == num_sigma_passes(rank + 1) == 2 * max(24, 2 * rank)
     np.testing.assert_allclose(both.mean(0), 0, atol=1e-12)
     np.testing.assert_allclose(both.T @ both / len(both), np.eye(rank), atol=1e-6)
 
@@ -103,7 +102,8 @@ def test_a_factor_is_that_of_lapack_and_directions_without_variance_are_left_out
         if pixel not in (3, 4):
             np.testing.assert_allclose(root, np.linalg.cholesky(full), atol=1e-9)
     assert not factor[:, 3].any()
-    assert not deviations(factor, sigma_points(5).astype(np.float64))[:, :, 3].any()
+    passes = sigma_passes(head.mean(features), factor, sigma_points(5).astype(np.float64))
+    np.testing.assert_array_equal(passes[:, :, 3], np.broadcast_to(head.bias, (48, 6)))
 
 
 def test_what_is_no_number_stays_none() -> None:
@@ -114,21 +114,21 @@ def test_what_is_no_number_stays_none() -> None:
 
 
 @pytest.mark.parametrize('num_classes', [2, 6, 12])
-def test_maps_are_closer_to_those_of_4096_passes_than_those_of_80_are(num_classes: int) -> None:
-    head, features = drawn_head(num_classes, 96), drawn_features(96, 24 * 32)
+def test_maps_are_closer_to_those_of_2048_passes_than_those_of_80_are(num_classes: int) -> None:
+    head, features = drawn_head(num_classes, 96), drawn_features(96, 12 * 16)
     # Weights that give a mutual information of about 0.08, above what networks have.
     scale = dataclasses.replace(head, weights=head.weights / 10)
-    z = sampled(scale, features, 4176).reshape(-1, num_classes, 24, 32)
-    truth, few = (maps_from_logits(part, 24, 32) for part in (z[80:], z[:80]))
+    z = sampled(scale, features, 2128).reshape(-1, num_classes, 12, 16)
+    truth, few = (maps_from_logits(part, 12, 16) for part in (z[80:], z[:80]))
     closed = maps_from_logits(
-        scale.sigma_logits(features).reshape(-1, num_classes, 24, 32), 24, 32)
+        scale.sigma_logits(features).reshape(-1, num_classes, 12, 16), 12, 16)
     for name in ('entropy', 'mutual_information', 'confidence'):
         wanted = getattr(truth, name)
         ours, theirs = (np.abs(getattr(maps, name) - wanted).mean() for maps in (closed, few))
         assert ours < theirs, name
     ours, theirs = (np.corrcoef(maps.mutual_information.ravel(),
                                 truth.mutual_information.ravel())[0, 1] for maps in (closed, few))
-    assert ours > max(theirs, 0.98)
+    assert ours > max(theirs, 0.985)
 
 
 class Closed(FakeBackend):

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""uncertainty_seg.launch.py under launch_testing: the node becomes active and ends with code 0."""
+"""uncertainty_seg.launch.py under launch_testing: the node gets active, and ends with 0."""
 
 from pathlib import Path
 from typing import Any

@@ -75,6 +75,15 @@ def datumaro_coco(folder: Path) -> Found:
     return by_datumaro(folder, None)
 
 
+def datumaro_voc(folder: Path) -> Found:
+    """Read VOC, whose last class is that of unknown pixels."""
+    masks, _ = by_datumaro(folder, 'voc_segmentation')
+    count = len((folder / 'labelmap.txt').read_text().splitlines()) - 1
+    for mask in masks.values():
+        mask[mask == count - 1] = 255
+    return masks, {}
+
+
 def by_datumaro(place: Path, kind: str | None) -> Found:
     """Paint what datumaro finds; its label ids go by the order in the file."""
     import datumaro
@@ -114,22 +123,38 @@ def fiftyone(folder: Path) -> Found:
     import fiftyone as fo
 
     data = fo.Dataset.from_dir(str(folder), dataset_type=fo.types.FiftyOneDataset)
-    masks, reasons = {}, {}
+    masks, reasons, maps = {}, {}, {}
     targets = (folder / 'targets.json')
     targets.write_text(json.dumps(data.default_mask_targets))
     for sample in data:
         stem = Path(sample.filepath).name.rpartition('.')[0]
         assert Path(sample.filepath).is_file()
         masks[stem], reasons[stem] = sample.prediction.get_mask(), sample.reason
+        maps[stem] = sample.uncertainty.get_map()
+    np.savez(folder / 'maps.npz', **maps)
+    assert all(len(values) == 3 for values in data.values('embedding'))
+    give_back(data, folder / 'back')
     data.delete()
     return masks, reasons
 
 
+def give_back(data: Any, folder: Path) -> None:
+    """Label the first sample anew, tag the second one as finished, and export."""
+    import fiftyone as fo
+
+    first, second = data.sort_by('filepath').limit(2)
+    first['ground_truth'] = fo.Segmentation(mask=np.zeros_like(first.prediction.get_mask()))
+    second.tags.append('reviewed')
+    first.save()
+    second.save()
+    data.export(export_dir=str(folder), dataset_type=fo.types.FiftyOneDataset)
+
+
 READERS: dict[str, Callable[[Path], Found]] = {
     'label-studio': label_studio, 'cvat': datumaro_cvat, 'coco': datumaro_coco,
-    'labelme': labelme, 'fiftyone': fiftyone}
+    'labelme': labelme, 'fiftyone': fiftyone, 'voc': datumaro_voc}
 PACKAGES = {'label-studio': 'label_studio_sdk', 'cvat': 'datumaro', 'coco': 'datumaro',
-            'labelme': 'labelme', 'fiftyone': 'fiftyone'}
+            'labelme': 'labelme', 'fiftyone': 'fiftyone', 'voc': 'datumaro'}
 
 if __name__ == '__main__':
     _, root, *kinds = sys.argv

@@ -28,6 +28,7 @@ from uncertainty_seg.storage.labelled_folder import load_folder  # noqa: E402
 from uncertainty_seg.storage.labels import formats as label_formats  # noqa: E402
 from uncertainty_seg.storage.labels.bag import topic_of, UNCERTAINTY_TOPIC  # noqa: E402
 from uncertainty_seg.storage.labels.frames import read_mask, read_table  # noqa: E402
+from uncertainty_seg.storage.labels.regions import SHAPES  # noqa: E402
 from uncertainty_seg.storage.model_bundle import load_bundle, model_digest  # noqa: E402
 from uncertainty_seg.storage.score_rows import (  # noqa: E402
     read_rows,
@@ -78,6 +79,8 @@ def test_the_verbs_name_the_formats_there_are() -> None:
     assert export_labels.FORMATS == tuple(label_formats.WRITERS)
     assert import_labels.FORMATS == tuple(label_formats.READERS)
     assert export_labels.REASONS == frame_log_format.REASONS
+    assert export_labels.SHAPES == SHAPES
+    assert export_labels.WITH_SHAPES == tuple(label_formats.WITH_SHAPES)
 
 
 @pytest.mark.parametrize('kind', import_labels.FORMATS)
@@ -189,9 +192,13 @@ def test_misuse_is_one_sentence(
 
 
 @pytest.mark.parametrize('words, said', [
-    (('export-labels', 'log', 'new', '--format', 'yolo'), '--format yolo, expected one of coco'),
+    (('export-labels', 'log', 'new', '--format', 'squid'), '--format squid, expected one of coco'),
     (('export-labels', 'log', 'new', '--format', 'coco', '--reasons', 'control', 'odd'),
      '--reasons odd, expected one of flagged'),
+    (('export-labels', 'log', 'new', '--format', 'coco', '--shapes', 'boxes'),
+     '--shapes boxes, expected one of masks'),
+    (('export-labels', 'log', 'new', '--format', 'folder', '--shapes', 'polygons'),
+     '--shapes polygons with the format folder, expected one of coco'),
     (('import-labels', 'out', 'new', '--format', 'mcap'), '--format mcap, expected one of coco'),
     (('import-labels', 'out', 'new', '--format', 'coco', '--shares', 'train'), '--shares train,'),
     (('import-labels', 'out', 'new', '--format', 'coco', '--shares', 'a=2'), '--shares a=2,'),
@@ -331,7 +338,8 @@ def row_of(
     phash = 0 if image is None else perceptual_hash(image)
     stamp_ns = 1000 + index if kind == 'bag' else index * 10**9
     row = ScoreRow('dive 9', str(source), kind, topic, index, stamp_ns, height, width, False,
-                   'uncertain', 1.5, (0.9,), (1.0, 0.0, 0.0), phash, np.zeros(2, np.float32))
+                   'uncertain', 1.5, (0.9,), (1.0, 0.0, 0.0), phash,
+                   np.array([0, 0.5], np.float32))
     return dataclasses.replace(row, **facts)
 
 
@@ -497,6 +505,10 @@ def test_only_what_was_drawn_of_all_frames_is_a_control(
     assert len(found) == 6
     assert {key for key, origin in found.items() if origin == 'control'} == (
         drawn if strategy == 'random' else set())
+    assert run('export-labels', selection, tmp_path / 'seen', '--format', 'fiftyone') == 0
+    for sample in json.loads((tmp_path / 'seen' / 'samples.json').read_text())['samples']:
+        assert sample['embedding'] == [0.0, 0.5]  # the features of the table
+        assert (tmp_path / 'seen' / sample['uncertainty']['map_path']).is_file()
 
 
 def test_two_runs_of_one_name_are_two_dives_without_a_path_in_the_export(

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from typing import Any
 
+from conftest import make_tiny_bundle
 import cv2
 import numpy as np
 import pytest
@@ -22,9 +23,13 @@ import pytest
 pq = pytest.importorskip('pyarrow.parquet', reason='pyarrow is not installed: no score table')
 
 from uncertainty_seg.analysis.selection_pool import STRATEGIES  # noqa: E402
+from uncertainty_seg.backends.registry import open_pipeline  # noqa: E402
 from uncertainty_seg.core.perceptual_hash import perceptual_hash  # noqa: E402
+from uncertainty_seg.core.render import FrameView  # noqa: E402
+from uncertainty_seg.core.settings import Settings  # noqa: E402
 from uncertainty_seg.storage.bags.writer import BagWriter  # noqa: E402
 from uncertainty_seg.storage.foreign_files import from_csv_text  # noqa: E402
+from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
 from uncertainty_seg.storage.score_rows import (  # noqa: E402
     info_of,
     read_rows,
@@ -109,7 +114,8 @@ def test_what_is_written_is_the_chosen_rows_with_rank_and_reason(
     chosen, whole = pq.read_table(out / 'selection.parquet'), read_rows(ten)
     assert indices(out) == [9, 8, 7]
     assert chosen.select(whole.column_names).equals(whole.take([9, 8, 7]))
-    assert chosen.column_names[-4:] == ['rank', 'strategy', 'reason', 'stands_for']
+    assert chosen.column_names[-6:] == ['rank', 'strategy', 'reason', 'stands_for',
+                                        'high_scores', 'neighbours']
     assert chosen.column('rank').to_pylist() == [1, 2, 3]
     assert chosen.column('strategy').to_pylist() == ['top-k'] * 3
     assert chosen.column('stands_for').to_pylist() == [0, 0, 0]
@@ -449,7 +455,9 @@ def test_the_sheet_shows_each_frame_with_its_picture_dive_time_and_reason(
     assert colors_of(page) == [(60, 60, 90), (180, 60, 60), (60, 60, 180), (120, 60, 60)]
     captions = [unescape(re.sub('<[^>]+>', '|', text)) for text in
                 re.findall('<figcaption>(.*?)</figcaption>', page, re.DOTALL)]
-    assert captions[0].startswith('|1| · dive 1 · 0:00:01|score_ratio 5.000||top-k: ')
+    assert captions[0].startswith('|1| · dive 1 · 0:00:01|score_ratio 5.000||High: entropy.mean '
+                                  '0.5 (above 91.6 %)||top-k: ')
+    assert 'Without masks and heatmaps: ' in page  # the bundle of the table is not there
     assert captions[1].startswith('|2| · <dive & 2>|score_ratio 4.000|')
     assert captions[2].startswith('|3| · dive 1 · 0:00:04|')
     assert captions[4].startswith('|5| · gone · 0:00:00|')
@@ -472,7 +480,7 @@ def test_no_name_of_a_dive_a_file_or_a_model_is_markup_on_the_sheet(
     info = replace(INFO, model=nasty, score_names=(nasty, 'b'))
     given = table(tmp_path / 'nasty', rows, info)
     assert main(['select', str(given), '-n', '2', '--strategy', 'top-k', '--score', nasty,
-                 '-o', str(tmp_path / 'out')]) == 0
+                 '--no-masks', '-o', str(tmp_path / 'out')]) == 0
     page = (tmp_path / 'out' / 'contact_sheet.html').read_text(encoding='utf-8')
     assert '<script' not in page
     # Score in the lead, model and score as facts, dive and score of two cards (the dive in the key
@@ -585,3 +593,62 @@ def test_without_pyarrow_it_says_what_to_install(ten: Path, tmp_path: Path) -> N
         capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.count('\n') == 1 and "pip install '.[score]'" in done.stderr
+
+
+def test_frames_without_stamps_count_as_a_second_apart_which_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [replace(row(k, 1.0 + k), stamp_ns=0) for k in range(12)]
+    given = table(tmp_path / 'table', rows)
+    words = ['select', str(given), '-n', '6', '--min-gap', '2', '--strategy', 'top-k', '-o',
+             str(tmp_path / 'out'), '--sheet', '0']
+    assert main(words) == 0
+    assert said(capsys)[1] == ('1 dives have no stamps, or hardly any that differ (dive 1): their '
+                               'frames count as 1 s apart.\n')
+    assert indices(tmp_path / 'out') == [11, 9, 7, 5, 3, 1]
+
+
+def test_what_is_high_in_a_frame_and_what_is_next_to_it_is_written(
+    ten: Path, tmp_path: Path
+) -> None:
+    assert main(['select', str(ten), '-n', '2', '--strategy', 'top-k', '-o', str(tmp_path / 'out'),
+                 '--sheet', '0']) == 0
+    chosen = pq.read_table(tmp_path / 'out' / 'selection.parquet').to_pylist()
+    # Of the ten the scores of mutual information fall where those of entropy rise.
+    assert chosen[0]['high_scores'] == 'entropy.mean 0.3 (above 95 %)'
+    assert re.fullmatch(r'2 s before: score_ratio 2.4, [\d.]+ away', chosen[0]['neighbours'])
+    assert (chosen[0]['index'], chosen[1]['index']) == (9, 8)
+
+
+def test_the_sheet_shows_mask_and_heatmap_where_the_model_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = make_tiny_bundle(tmp_path / 'tiny')
+    (tmp_path / 'pictures').mkdir()
+    for k, color in enumerate([(250, 0, 0), (0, 0, 250), (128, 128, 128)]):
+        cv2.imwrite(str(tmp_path / 'pictures' / f'{k}.png'), np.full((48, 64, 3), color, np.uint8))
+    assert main(['score', str(tmp_path / 'pictures'), '--out', str(tmp_path / 'table'), '--model',
+                 str(bundle), '--backend', 'onnxruntime']) == 0
+    words = ['select', str(tmp_path / 'table'), '-n', '3', '--strategy', 'top-k',
+             '--min-distance', '0', '-o', str(tmp_path / 'out')]
+    assert main(words) == 0
+    page = (tmp_path / 'out' / 'contact_sheet.html').read_text(encoding='utf-8')
+    assert 'Without masks' not in page
+    colors = colors_of(page)
+    assert len(colors) == 9
+    assert colors[0] == (130, 130, 130) and set(colors[3::3]) == {(250, 0, 0), (0, 0, 250)}
+    with open_pipeline(load_bundle(str(bundle)), Settings(backend='onnxruntime')) as pipeline:
+        for image, mask, heatmap in zip(colors[::3], colors[1::3], colors[2::3], strict=True):
+            solid = np.full((48, 64, 3), np.clip(image, 0, 250), np.uint8)
+            view = FrameView(solid, pipeline.measure(solid), pipeline.card, pipeline.settings,
+                             pipeline.calibrated)
+            for found, drawn in ((mask, view.overlay), (heatmap, view.heatmap)):
+                assert np.abs(np.array(found) - drawn.mean((0, 1))).max() <= 12
+    assert max(abs(a - b) for a, b in zip(colors[2], colors[5], strict=True)) > 50
+    assert main([*words, '--force', '--no-masks']) == 0
+    page = (tmp_path / 'out' / 'contact_sheet.html').read_text(encoding='utf-8')
+    assert len(colors_of(page)) == 3
+    make_tiny_bundle(bundle, words='another')
+    assert main([*words, '--force']) == 0
+    page = (tmp_path / 'out' / 'contact_sheet.html').read_text(encoding='utf-8')
+    assert len(colors_of(page)) == 3 and 'is another model than the one of the table' in page

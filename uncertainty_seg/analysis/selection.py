@@ -11,7 +11,7 @@ same seed give the same choice, in whatever order the rows come.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import math
 
 import numpy as np
@@ -301,6 +301,68 @@ def reason(
     return '; '.join(part for part in (why, value + above, gap, alike) if part) + '.'
 
 
+# Neighbours in time that are farther away say nothing about a frame.
+_NEXT_S = 10.0
+
+
+def neighbour_text(pool: Candidates, row: int, score_name: str, alike: Rows) -> str:
+    """
+    Say what is next to a frame: its neighbours in time, and the frames that it stands for.
+
+    Parameters
+    ----------
+    pool : Candidates
+        All frames, chosen or not.
+    row : int
+        The frame.
+    score_name : str
+        What to call the score.
+    alike : ndarray of int64, shape (k,)
+        The near duplicates that it stands for.
+
+    Returns
+    -------
+    str
+        Score and distance of each, in the unit of the features or in bits; may be empty.
+
+    """
+    parts = []
+    for other, word in _next_in_time(pool, row):
+        assert pool.times_s is not None
+        apart_s = abs(float(pool.times_s[other] - pool.times_s[row]))
+        parts.append(f'{apart_s:.3g} s {word}: {score_name} {pool.scores[other]:.4g}'
+                     f'{_distance(pool, row, other)}')
+    if len(alike):
+        scores = pool.scores[alike]
+        top = int(alike[int(np.argmax(np.where(np.isfinite(scores), scores, -np.inf)))])
+        parts.append(f'of {len(alike)} near duplicates the most uncertain: {score_name} '
+                     f'{pool.scores[top]:.4g}{_distance(pool, row, top)}')
+    return '; '.join(parts)
+
+
+def _next_in_time(pool: Candidates, row: int) -> list[tuple[int, str]]:
+    if pool.times_s is None:
+        return []
+    mine = np.flatnonzero(pool.dives == pool.dives[row])
+    apart = pool.times_s[mine] - pool.times_s[row]
+    found = []
+    for sign, word in ((-1, 'before'), (1, 'after')):
+        is_there = (sign * apart > 0) & (sign * apart <= _NEXT_S)
+        if is_there.any():
+            near = np.where(is_there, np.abs(apart), np.inf)
+            found.append((int(mine[int(np.argmin(near))]), word))
+    return found
+
+
+def _distance(pool: Candidates, one: int, other: int) -> str:
+    if pool.features is not None:
+        apart = float(np.linalg.norm(pool.features[one] - pool.features[other]))
+        return f', {apart:.3g} away' if math.isfinite(apart) else ''
+    if pool.hashes is not None:
+        return f', {int(bits_apart(pool.hashes[one], pool.hashes[other]))} bits away'
+    return ''
+
+
 def nearest_before(chosen: Candidates) -> list[str]:
     """
     Say of every chosen frame how far it is from the nearest one that was chosen before it.
@@ -369,6 +431,10 @@ class Selection:
         Of those that stayed, the ones above the limit; None for another strategy.
     is_capped : bool
         Whether a dive gave all that one may.
+    neighbours : tuple of str
+        Of each, what is next to it and was not chosen in its place, with score and distance.
+    gaps_s : ndarray of float64, shape (m,)
+        The gap that was kept around each at the end.
 
     """
 
@@ -380,6 +446,8 @@ class Selection:
     num_unscored: int
     num_over_limit: int | None
     is_capped: bool
+    neighbours: tuple[str, ...] = ()
+    gaps_s: Column | None = None
 
 
 def select(
@@ -418,11 +486,24 @@ def select(
     owners = _owners(pool, request, is_known, labelled)
     stays = np.flatnonzero((owners == np.arange(len(pool))) & ~is_known)
     counts = np.bincount(owners[owners >= 0], minlength=len(pool))[stays] - 1
+    everybody = order
+
+    def looking_alike(chosen: Rows) -> list[Rows]:
+        """Return the candidates that each chosen row stands for."""
+        return [everybody[np.flatnonzero((owners == stays[row]) & (places != stays[row]))]
+                for row in chosen]
+
+    places = np.arange(len(owners))
     order, pool, drawn = order[stays], pool.cut(stays), drawn[stays]
+    if request.min_gap_s is None and request.strategy not in _SPREAD:
+        request = replace(request, min_gap_s=0.0)
     quota = Quota(pool, request)
     unscored = _unscored(pool, request)
     _take_unscored(unscored, request, quota)
-    ALL[request.strategy](Choice(pool, request, quota, drawn, labelled))
+    choice = Choice(pool, request, quota, drawn, labelled)
+    ALL[request.strategy](choice)
+    while quota.loosen():
+        ALL[request.strategy](choice)
     chosen = np.array(quota.chosen, np.int64)
     return Selection(
         rows=order[chosen], reasons=_reasons(pool, quota, counts, request),
@@ -431,7 +512,10 @@ def select(
         num_unscored=int(unscored.sum()),
         num_over_limit=None if request.limit is None else
         int((pool.scores > request.limit).sum()),
-        is_capped=quota.is_capped)
+        is_capped=quota.is_capped,
+        neighbours=tuple(neighbour_text(candidates, int(order[row]), request.score_name, alike)
+                         for row, alike in zip(chosen, looking_alike(chosen), strict=True)),
+        gaps_s=quota.gaps_s[chosen])
 
 
 def _owners(
@@ -469,11 +553,11 @@ def _unscored(pool: Candidates, request: SelectionRequest) -> NDArray[np.bool_]:
 
 def _take_unscored(unscored: NDArray[np.bool_], request: SelectionRequest, quota: Quota) -> None:
     if request.skips_unscored:
-        quota.is_open[unscored] = False
+        quota.close(unscored)
     elif request.strategy != 'random':
         quota.take_in_order(np.flatnonzero(unscored),
                             'it could not be scored, which counts as most uncertain')
-        quota.is_open[unscored] = False
+        quota.close(unscored)
 
 
 def _reasons(

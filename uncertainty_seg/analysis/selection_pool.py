@@ -42,6 +42,8 @@ class Candidates:
         When each was taken, in seconds of its dive's clock.
     class_names : tuple of str
         C names.
+    is_video : ndarray of bool, shape (n,), or None
+        Whether it is of a video, in which neighbours look alike; None where all are.
 
     """
 
@@ -53,12 +55,13 @@ class Candidates:
     shares: Column | None = None
     times_s: Column | None = None
     class_names: tuple[str, ...] = ()
+    is_video: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
-        for field in fields(self)[:-1]:
-            array = getattr(self, field.name)
+        for name in _ARRAYS:
+            array = getattr(self, name)
             if array is not None and len(array) != len(self.keys):
-                raise ShapeError(f'{len(array)} {field.name} of {len(self.keys)} frames',
+                raise ShapeError(f'{len(array)} {name} of {len(self.keys)} frames',
                                  'one a frame')
 
     def __len__(self) -> int:
@@ -69,8 +72,11 @@ class Candidates:
         def part(array: NDArray[np.generic] | None) -> NDArray[np.generic] | None:
             return None if array is None else array[rows]
 
-        arrays = {field.name: part(getattr(self, field.name)) for field in fields(self)[:-1]}
+        arrays = {name: part(getattr(self, name)) for name in _ARRAYS}
         return Candidates(**arrays, class_names=self.class_names)  # type: ignore[arg-type]
+
+
+_ARRAYS = tuple(entry.name for entry in fields(Candidates) if entry.name != 'class_names')
 
 
 @dataclass(frozen=True)
@@ -94,8 +100,9 @@ class SelectionRequest:
         Of the strategy threshold: frames above it are chosen.
     per_dive : int or None
         Frames that a dive may give; at least 1.
-    min_gap_s : float
-        Frames of one dive are chosen at least so far apart in time; 0 for any.
+    min_gap_s : float or None
+        Frames of one dive are chosen at least so far apart in time; 0 for any. None: half of what
+        an even spread of the frames wanted over all videos would have, see `auto_gaps`.
     min_distance : int
         Frames whose hashes differ in fewer bits are one; 0 leaves them all.
     skips_unscored : bool
@@ -110,7 +117,7 @@ class SelectionRequest:
     beta: float = 1.0
     limit: float | None = None
     per_dive: int | None = None
-    min_gap_s: float = 0.0
+    min_gap_s: float | None = 0.0
     min_distance: int = 0
     skips_unscored: bool = False
 
@@ -121,7 +128,7 @@ class SelectionRequest:
             raise ConfigError(f'{self.count} frames, {self.per_dive} a dive', 'at least 1')
         for name in ('beta', 'min_gap_s'):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
+            if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f'{name} {value:g}', 'a number from 0 up')
         if self.strategy == 'threshold' and (self.limit is None or math.isnan(self.limit)):
             raise ConfigError('the strategy threshold has no limit', 'a number, as --limit')
@@ -152,6 +159,50 @@ def percentiles(scores: Column) -> Column:
     return np.where(np.isnan(scores), np.nan, below / (2.0 * max(1, len(known))))
 
 
+# Of an even spread in time; with a whole one the strategy would have no choice.
+_GAP_SHARE = 0.5
+# Of frames of a folder: neighbours in a video are nearer than this share of any two.
+_VIDEO_SHARE = 0.6
+_FEWEST_OF_A_VIDEO = 8
+
+
+def auto_gaps(pool: Candidates, count: int) -> dict[str, float]:
+    """
+    Return the gap of each dive that spreads a choice over its time, in seconds; 0 if no video.
+
+    One long event of high scores would take the whole choice. With a gap of half the time that a
+    dive has for each of its frames, if these were spread evenly, every event of that length is
+    seen, and the strategy still has as many times to choose from as frames to choose.
+    """
+    if pool.times_s is None:
+        return {}
+    gaps = {}
+    for name in dict.fromkeys(pool.dives):
+        rows = pool.dives == name
+        if pool.is_video is not None:
+            rows &= pool.is_video
+        num = int(rows.sum())
+        span_s = float(np.ptp(pool.times_s[rows])) if num > 1 else 0.0
+        share = max(1.0, count * num / len(pool))
+        gaps[name] = _GAP_SHARE * span_s / share if math.isfinite(span_s) else 0.0
+    return gaps
+
+
+def looks_like_video(features: NDArray[np.float32] | None) -> bool:
+    """
+    Say whether frames, in their order, are of a video, shape (n, D).
+
+    Their neighbours are then much nearer than any two of them: 0.25 to 0.45 of it at 2 to 4 frames
+    a second of the synthetic dives, and about 1 of photographs. False if it cannot be known.
+    """
+    if features is None or len(features) < _FEWEST_OF_A_VIDEO:
+        return False
+    one, other = np.random.default_rng(0).integers(0, len(features), (2, 1000))
+    near = np.linalg.norm(features[1:] - features[:-1], axis=1)
+    far = np.linalg.norm(features[one] - features[other], axis=1)[one != other]
+    return bool(np.nanmedian(near) < _VIDEO_SHARE * np.nanmedian(far))
+
+
 class Quota:
     """
     What was chosen so far, and what may still be.
@@ -162,6 +213,7 @@ class Quota:
     """
 
     def __init__(self, pool: Candidates, request: SelectionRequest) -> None:
+        gaps = auto_gaps(pool, request.count) if request.min_gap_s is None else {}
         if request.min_gap_s and pool.times_s is None:
             raise ConfigError(f'a gap of {request.min_gap_s:g} s and frames without a time',
                               'stamps for the gap')
@@ -169,10 +221,13 @@ class Quota:
         self.chosen: list[int] = []
         self.whys: list[str] = []
         self._request = request
-        self._times_s = pool.times_s if request.min_gap_s else None
+        self._times_s = pool.times_s if request.min_gap_s or any(gaps.values()) else None
         names = {name: code for code, name in enumerate(dict.fromkeys(pool.dives))}
         self._codes = np.array([names[name] for name in pool.dives], np.int64)
         self._taken = np.zeros(len(names), np.int64)
+        self._gaps_s = np.array([gaps.get(name, request.min_gap_s or 0.0) for name in names])
+        self._can_loosen = any(gaps.values())
+        self._closed = np.zeros(len(pool), np.bool_)
 
     @property
     def is_full(self) -> bool:
@@ -194,9 +249,50 @@ class Quota:
         self._taken[code] += 1
         if self._taken[code] == self._request.per_dive:
             self.is_open[self._codes == code] = False
-        elif self._times_s is not None:
-            near = np.abs(self._times_s - self._times_s[row]) < self._request.min_gap_s
+        else:
+            self._close_near(row)
+
+    def _close_near(self, row: int) -> None:
+        if self._times_s is not None:
+            code = self._codes[row]
+            near = np.abs(self._times_s - self._times_s[row]) < self._gaps_s[code]
             self.is_open[near & (self._codes == code)] = False
+
+    def close(self, rows: NDArray[np.bool_]) -> None:
+        """Close rows for good, whatever the gap."""
+        self._closed |= rows
+        self.is_open[rows] = False
+
+    def loosen(self) -> bool:
+        """
+        Halve the gaps that nobody asked for; return whether that opened a row.
+
+        The last time there is none.
+        """
+        while self._can_loosen and not self.is_full:
+            smallest = self._smallest_step()
+            self._gaps_s = np.where(self._gaps_s > smallest, self._gaps_s / 2, 0.0)
+            self._can_loosen = bool(self._gaps_s.any())
+            cap = self._request.per_dive
+            is_used_up = np.zeros(len(self._taken), np.bool_) if cap is None else \
+                self._taken >= cap
+            self.is_open = ~self._closed & ~is_used_up[self._codes]
+            self.is_open[self.chosen] = False
+            for row in self.chosen:
+                self._close_near(row)
+            if self.is_open.any():
+                return True
+        return False
+
+    def _smallest_step(self) -> float:
+        assert self._times_s is not None
+        steps = np.diff(np.unique(self._times_s[np.isfinite(self._times_s)]))
+        return float(steps.min()) if steps.size else math.inf
+
+    @property
+    def gaps_s(self) -> Column:
+        """Return the gap that is kept now around each row, float64 (n,)."""
+        return self._gaps_s[self._codes]
 
     def take_in_order(self, order: Rows, why: str) -> None:
         """Choose rows that are open, the first first, until nothing more is wanted."""

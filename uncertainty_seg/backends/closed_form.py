@@ -33,7 +33,7 @@ _F = TypeVar('_F', np.float32, np.float64)
 
 # Half of the sigma passes: the others are on the other side of the mean. Chosen by measurement
 # (docs/methods.md), but never fewer than two for each direction.
-FEWEST_POINTS = 12
+FEWEST_POINTS = 24
 # A variance that is less than this share of the logit's own is rounding.
 _LEAST_SHARE = 1e-6
 
@@ -124,14 +124,14 @@ def num_sigma_passes(num_classes: int) -> int:
     return 2 * len(sigma_points(num_classes - 1))
 
 
-def cholesky(packed: NDArray[_F]) -> NDArray[_F]:
+def cholesky(packed: NDArray[_F], out: NDArray[_F] | None = None) -> NDArray[_F]:
     """
-    Return the Cholesky factors of many covariances, packed (R, n) as they are.
+    Return the Cholesky factors of many covariances, packed (R, n) as they are, in `out` if given.
 
     A direction without variance is left out. NaN and infinite values become NaN.
     """
     rank = math.isqrt(2 * len(packed))
-    factor = np.empty_like(packed)
+    factor = np.empty_like(packed) if out is None else out
     starts = [row * (row + 1) // 2 for row in range(rank + 1)]
     with np.errstate(all='ignore'):
         for column in range(rank):
@@ -144,29 +144,26 @@ def cholesky(packed: NDArray[_F]) -> NDArray[_F]:
                     left = left - np.einsum('kn,kn->n', factor[starts[row]:at], done)
                 if row == column:
                     least = packed[at] * packed.dtype.type(_LEAST_SHARE)
-                    # What is added is 0, or NaN where the variance is no finite number.
-                    inverse = np.where(left <= least, 0, 1 / np.sqrt(left)) + left * 0
+                    # What is no finite number becomes NaN when it is multiplied by this.
+                    inverse = np.where(left > least, 1 / np.sqrt(left), 0)
                 np.multiply(left, inverse, out=factor[at])
     return factor
 
 
-def deviations(factor: NDArray[_F], points: NDArray[_F]) -> NDArray[_F]:
-    """Return how far points (P, C - 1) lie from the mean, (P, C, n); never for the last class."""
-    rank = points.shape[1]
-    found = np.zeros((len(points), rank + 1, factor.shape[1]), factor.dtype)
-    for row in range(rank):
+def sigma_passes(
+    mean: NDArray[_F], factor: NDArray[_F], points: NDArray[_F], out: NDArray[_F] | None = None
+) -> NDArray[_F]:
+    """Return the passes (2 P, C, n) of points (P, C - 1) and a mean (C, n), in `out` if given."""
+    passes = np.empty((2 * len(points), *mean.shape), mean.dtype) if out is None else out
+    plus, minus = passes[:len(points)], passes[len(points):]
+    for row in range(len(mean) - 1):
         start = row * (row + 1) // 2
         np.einsum('pk,kn->pn', points[:, :row + 1], factor[start:start + row + 1],
-                  out=found[:, row])
-    return found
-
-
-def sigma_passes(
-    mean: NDArray[_F], factor: NDArray[_F], points: NDArray[_F]
-) -> NDArray[_F]:
-    """Return the passes (2 P, C, n) of points (P, C - 1) and a mean (C, n)."""
-    away = deviations(factor, points)
-    return np.concatenate([mean + away, mean - away])
+                  out=minus[:, row])
+    minus[:, -1] = 0  # what the last class has in common with all
+    np.add(mean, minus, out=plus)
+    np.subtract(mean, minus, out=minus)
+    return passes
 
 
 # -------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 import json
+import signal
 import sys
 import threading
 import time
@@ -31,7 +32,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.errors import BagError, ConfigError, ImageError, UncertaintySegError
 from uncertainty_seg.ros.camera_link import COMPRESSED
-from uncertainty_seg.ros.node_life import start_ros
+from uncertainty_seg.ros.launching.start import start_ros
 from uncertainty_seg.storage.bags.messages import (
     COMPRESSED_TYPE,
     image_message,
@@ -167,6 +168,8 @@ def main(args: Sequence[str] | None = None) -> int:
         Exit code: 0 also when interrupted, 1 for a bag that cannot be played, 2 for misuse.
 
     """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     words = list(sys.argv[1:] if args is None else args)
     options = _parser().parse_args(remove_ros_args(['play', *words])[1:])
     try:

@@ -21,12 +21,12 @@ from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 
 from uncertainty_seg.errors import ConfigError, UncertaintySegError, UnknownModelError
+from uncertainty_seg.ros.launching.start import start_ros
 from uncertainty_seg.ros.node import UncertaintySegNode
 from uncertainty_seg.ros.node_life import (
     clock_fault,
     ros_logging,
     spin_until,
-    start_ros,
     stop_on_signals,
 )
 from uncertainty_seg.ros.process_watch import ProcessWatch, ServiceManager
@@ -89,7 +89,7 @@ def _run(words: Sequence[str]) -> int:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     systemd = ServiceManager()
-    watch = ProcessWatch(node, systemd)
+    watch = ProcessWatch(node, systemd, is_stopping=stop.is_set)
 
     def on_fault(err: Exception) -> None:
         if sentence := clock_fault(err):

@@ -116,11 +116,12 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
 
         UnknownModelError if no model is named, or none of that name is there.
         """
-        if not self._settings().autostart:
+        if not self._settings().autostart or self._is_stopping():
             return True
         find_bundle(self._settings().model)
         success = TransitionCallbackReturn.SUCCESS
-        return self.trigger_configure() == success and self.trigger_activate() == success
+        return self.trigger_configure() == success and (
+            self._is_stopping() or self.trigger_activate() == success)
 
     def fall(self, reason: str) -> None:
         """Publish every flag as false, and go on saying so until the node is active."""
@@ -149,6 +150,15 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
             station.flush(0.5)
         if self._log is not None:
             self._log.close()
+
+    def leave(self, cause: str) -> None:
+        """Publish every flag as false for good, and leave the graph, whatever a thread does."""
+        self.get_logger().info(cause)
+        for station in self._stations:
+            station.last_words(cause)
+        for station in self._stations:
+            station.flush(0.1)
+        self.destroy_node()
 
     def stop(self) -> None:
         """Shut down from whatever state, with a last false flag."""

@@ -9,28 +9,25 @@ callback does not end it, and an error inside a transition is reported in one se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 import logging
 from pathlib import Path
 import signal
-import sys
+import socket
 import threading
 import time
 import traceback
 from types import FrameType
 from typing import Any, TypeVar
 
-import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logger_effective_level
-from rclpy.signals import SignalHandlerOptions
 
-from uncertainty_seg.errors import ConfigError, UncertaintySegError
-from uncertainty_seg.ros.launching.parameter_files import given_files, read_parameter_file
+from uncertainty_seg.errors import UncertaintySegError
 
 # -------------------------------------------------------------------------------------------------
 # Passes the log lines of the package from Python's `logging` to the ROS logger.
@@ -106,42 +103,6 @@ def ros_logging(logger: RcutilsLogger) -> Iterator[None]:
 
 
 # -------------------------------------------------------------------------------------------------
-# The start of a process: what is wrong with its command line is one sentence.
-
-
-def start_ros(args: Sequence[str] | None = None) -> list[str]:
-    """
-    Start rclpy without its signal handlers.
-
-    Those would close the context before the last messages are published.
-
-    Parameters
-    ----------
-    args : sequence of str or None
-        Arguments as after the program's name; those of the process if None.
-
-    Returns
-    -------
-    list of str
-        These arguments.
-
-    Raises
-    ------
-    ConfigError
-        If a parameter file or another argument cannot be used.
-
-    """
-    words = list(sys.argv[1:] if args is None else args)
-    for path in given_files(words):
-        read_parameter_file(path)
-    try:
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as err:  # of rcl
-        raise ConfigError(f'arguments cannot be used: {err}') from err
-    return words
-
-
-# -------------------------------------------------------------------------------------------------
 # The clock of everything that must notice silence.
 
 
@@ -156,22 +117,40 @@ def steady_s() -> float:
 # Run a node until a signal ends it in order, past faults of its callbacks.
 
 
+# A terminal and launch may both send the first signal; later than that, it is a second one.
+SAME_SIGNAL_S = 0.5
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
 def stop_on_signals() -> threading.Event:
     """
-    Turn the first signal into an event; the second is a KeyboardInterrupt.
+    Turn the first signal into an event; a second one, later, is a KeyboardInterrupt.
 
     ROS's own handlers must be off: they would close the context before the node could publish its
-    last flag. A second signal does not wait for an engine that does not return.
+    last flag. A second signal does not wait for an engine that does not return. The event is set
+    at once, by a thread: Python's own handlers wait until the main thread returns from C, and a
+    compiler or a runtime that loads a network may stay there for many seconds.
 
     """
     stop = threading.Event()
+    first_s: list[float] = []
+    here, there = socket.socketpair()
+    there.setblocking(False)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
         stop.set()
+        first_s.append(time.monotonic())
+        if first_s[-1] - first_s[0] > SAME_SIGNAL_S:
+            raise KeyboardInterrupt
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    def listen() -> None:
+        while number := here.recv(1):
+            if number[0] in _STOP_SIGNALS:
+                stop.set()
+
+    signal.set_wakeup_fd(there.detach(), warn_on_full_buffer=False)
+    threading.Thread(target=listen, name='signals', daemon=True).start()
+    for number in _STOP_SIGNALS:
         signal.signal(number, on_signal)
     return stop
 
@@ -280,6 +259,14 @@ class SoundLifecycleNode(LifecycleNode):
     def fall(self, reason: str) -> None:
         """Take note that a transition failed."""
         raise NotImplementedError
+
+    def destroy_node(self) -> None:
+        """Destroy the node, and what rclpy keeps of it until the process ends."""
+        super().destroy_node()
+        # It holds the node, so the participant and its shared memory (32 MB) would stay behind.
+        machine: Any = getattr(self, '_state_machine', None)
+        if hasattr(machine, 'destroy_when_not_in_use'):
+            machine.destroy_when_not_in_use()
 
     def _LifecycleNodeMixin__change_state(self, transition: int) -> Any:
         # In Humble and Jazzy an impossible transition, such as activate before configure, raises

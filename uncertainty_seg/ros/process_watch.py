@@ -34,6 +34,10 @@ LOOK_EVERY_S, LONGEST_LOOK_S = 0.1, 0.5
 # A transition loads networks, compiles or builds engines without a turn of the executor: as long
 # as TimeoutStartSec of the unit.
 LONGEST_TRANSITION_S = 3600.0
+# A transition that compiles or builds, and a network that is loaded, cannot be interrupted: a node
+# that is told to stop meanwhile is left after this time. Nothing is logged or judged yet then.
+UNINTERRUPTED = ('configure',)
+LEAVE_AFTER_S, LEAVE_S = 0.5, 0.5
 # For the last false, the frame log and the log lines; a thread that hangs may hold their locks.
 LAST_WORDS_S, FLUSH_S = 5.0, 1.0
 
@@ -133,6 +137,10 @@ class WatchedNode(Protocol):
         """Publish every flag as false for good, log the cause, and finish the frame log."""
         ...
 
+    def leave(self, cause: str) -> None:
+        """Publish every flag as false for good, and leave the graph, whatever a thread does."""
+        ...
+
 
 class _Stillness:
     """For how long a value has been the same, summed up over looks."""
@@ -161,6 +169,8 @@ class ProcessWatch:
         Ends the process without waiting for any thread.
     clock : callable, optional
         Seconds that never stand still or go back.
+    is_stopping : callable, optional
+        Whether the process was told to stop.
 
     """
 
@@ -168,9 +178,11 @@ class ProcessWatch:
         self, node: WatchedNode, systemd: ServiceManager,
         exit_process: Callable[[int], object] = os._exit,
         clock: Callable[[], float] = time.monotonic,
+        is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._node, self._systemd = node, systemd
-        self._exit, self._clock = exit_process, clock
+        self._exit, self._clock, self._is_stopping = exit_process, clock, is_stopping
+        self._stopping_s = 0.0
         self._turns = 0
         self._worker, self._executor = _Stillness(), _Stillness()
         self._looked_s = clock()
@@ -199,6 +211,10 @@ class ProcessWatch:
         elapsed_s = min(now_s - self._looked_s, LONGEST_LOOK_S)
         self._looked_s = now_s
         signs = self._node.life_signs()
+        if self._is_stopping() and signs.transition in UNINTERRUPTED:
+            self._stopping_s += elapsed_s
+            if self._stopping_s >= LEAVE_AFTER_S:
+                self.leave(f'the node was told to stop during {signs.transition}')
         if signs.worker_end:
             self.end(f'the worker has ended: {signs.worker_end}')
         worker_s = self._worker.look(signs.worker, elapsed_s) if signs.worker is not None else 0.0
@@ -234,6 +250,24 @@ class ProcessWatch:
         _attempt(lambda: _report(cause), FLUSH_S)
         self._exit(EXIT_WATCH)
         raise SystemExit(EXIT_WATCH)
+
+    def leave(self, cause: str) -> NoReturn:
+        """
+        End the process in order though a transition does not return; never returns.
+
+        Parameters
+        ----------
+        cause : str
+            One sentence.
+
+        """
+        if not self._ending.acquire(blocking=False):
+            threading.Event().wait()  # another thread is at it
+        self._systemd.tell('STOPPING=1', f'STATUS={cause}')
+        _attempt(lambda: self._node.leave(cause), LEAVE_S)
+        _attempt(_flush, LEAVE_S)
+        self._exit(0)
+        raise SystemExit(0)
 
     def _judge_executor(self, still_s: float, signs: LifeSigns) -> None:
         sentence = f'the callbacks of the node have not run for {still_s:.1f} s'
@@ -279,6 +313,10 @@ def _report(cause: str) -> None:
           'What each thread does:', file=sys.stderr, flush=True)
     with contextlib.suppress(Exception):  # stderr may be no file
         faulthandler.dump_traceback(all_threads=True)
+    _flush()
+
+
+def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()

@@ -13,8 +13,7 @@ fold stand for it: every frame is scored by a network that never saw it, and sco
 temperature and limits come from all of them (see crossfit).
 
 With --like the bundle is another precision of one that is calibrated. It takes over that one's
-limits, each lowered by what the scores of the two lie apart on the images of --data, which need no
-masks.
+limits, lowered until hardly an image of --data is accepted that was not before; no masks needed.
 
 Blocks are independent of each other: dives, sites, tracks. Neighbouring frames of a video are
 not; name the blocks with --blocks unless every image is independent of the others.
@@ -208,6 +207,7 @@ def calibrate_like(
     data: Path | str,
     *,
     settings: Settings | None = None,
+    error: float = 0.005,
     sign: Path | str | None = None,
 ) -> CarriedOver:
     """
@@ -220,8 +220,10 @@ def calibrate_like(
     like : ModelBundle, Path or str
         The calibrated bundle that it was made of.
     data : Path or str
-        Folder of images like those that `like` was calibrated on; no masks are needed. An image
-        of n + 1 may pass that would not have with `like`, which is added to each alpha.
+        Folder of images like those that `like` was calibrated on; no masks are needed.
+    error : float
+        Largest share of frames that `bundle` may accept and `like` not, added to each alpha; 0.005
+        needs 398 images.
     settings, sign
         See `calibrate`.
 
@@ -233,8 +235,8 @@ def calibrate_like(
     Raises
     ------
     UncertaintySegError
-        If the two are not the same network, `like` promises nothing, or the scores lie farther
-        apart than its limits are high.
+        If the two are not the same network, `like` promises nothing, there are too few images, or
+        the scores lie too far apart.
 
     """
     from uncertainty_seg.opening import as_bundle, checked_settings
@@ -243,7 +245,7 @@ def calibrate_like(
 
     variant, source = as_bundle(bundle, has_calibration=False), as_bundle(like)
     key = _checked_key(variant, None, sign)
-    found = carry_over(variant, source, Path(data), checked_settings(settings))
+    found = carry_over(variant, source, Path(data), checked_settings(settings), error)
     write_calibration(variant, found.calibration, source.features)
     if key is not None:
         sign_bundle(variant.folder, key)
@@ -297,6 +299,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--like', metavar='BUNDLE',
                         help='take over the limits of this bundle, of which this one is another '
                         'precision; --data then needs no masks')
+    parser.add_argument('--error', type=rate, default=0.005,
+                        help='with --like: share of frames that this bundle may accept and that '
+                        'one not; added to each alpha [0.005]')
     add_gate_arguments(parser)
     parser.add_argument('--tune-share', type=positive_number(0.9), default=1 / 3,
                         help='part of the validation blocks that the temperature is fitted on '

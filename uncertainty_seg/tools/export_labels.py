@@ -4,9 +4,9 @@ Hand frames and the model's masks to a labelling tool.
 
 The frames are those of frame logs, as the vehicle kept them, or of a selection, whose images are
 read from their bags and whose masks the model makes again. Formats: coco, cvat (images 1.1),
-label-studio, labelme, folder (as `train` reads it), fiftyone, mcap and rosbag2. Every frame
-carries its dive, its score and the reason it is there. Corrected labels come back by
-import-labels.
+label-studio, labelme, folder (images and masks), fiftyone, yolo (segmentation), voc, mcap and
+rosbag2. Every frame carries its dive, its score and the reason it is there. Corrected labels come
+back by import-labels.
 
 """
 
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 MISUSE = (ConfigError, DatasetError, FrameLogError, ModelBundleError, TableError)
 # As label_formats and frame_log_format have them, which import OpenCV; a test compares.
-FORMATS = ('coco', 'cvat', 'label-studio', 'labelme', 'folder', 'fiftyone', 'mcap', 'rosbag2')
+FORMATS = ('coco', 'cvat', 'label-studio', 'labelme', 'folder', 'fiftyone', 'yolo', 'voc', 'mcap',
+           'rosbag2')
+SHAPES, WITH_SHAPES = ('masks', 'instances', 'polygons'), ('coco', 'cvat', 'labelme')
 REASONS = ('flagged', 'window', 'control', 'trigger')
 _PROBLEMS_SHOWN = 5
 
@@ -52,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--image-prefix', default='', metavar='TEXT',
                         help='label-studio: address of the images up to their names, such as '
                         '"/data/local-files/?d=dive_7/images/" [images inside the tasks]')
+    parser.add_argument('--shapes', default=SHAPES[0], metavar='SHAPES',
+                        help='coco, cvat, labelme: masks, one for each class; instances, a mask '
+                        'for each part of a class; or polygons, one for each part [masks]')
     parser.add_argument('--model', metavar='BUNDLE',
                         help='selection: where the bundle that scored it is now')
     parser.add_argument('--root', type=Path, metavar='DIR',
@@ -72,12 +77,17 @@ def run(args: argparse.Namespace) -> int:
 
     _require_known('--format', [args.kind], FORMATS)
     _require_known('--reasons', args.reasons, REASONS)
+    _require_known('--shapes', [args.shapes], SHAPES)
+    if args.shapes != SHAPES[0] and args.kind not in WITH_SHAPES:
+        raise ConfigError(f'--shapes {args.shapes} with the format {args.kind}',
+                          f'one of {", ".join(WITH_SHAPES)}')
     if args.image_prefix and args.kind != 'label-studio':
         raise ConfigError(f'--image-prefix with the format {args.kind}', 'label-studio')
     feed = _feed(args)
     bar = progress(feed.frames, desc='export', total=feed.total)
     try:
-        rows = write_export(args.out, args.kind, bar, feed.classes, args.image_prefix)
+        rows = write_export(args.out, args.kind, bar, feed.classes, args.image_prefix,
+                            args.shapes)
     except DatasetError:
         _show(feed.left_out.sentences)
         raise
@@ -94,7 +104,7 @@ def _feed(args: argparse.Namespace) -> FrameFeed:
     from uncertainty_seg.storage.labels.formats import BAGS
     from uncertainty_seg.tools.selection.export_sources import frames_of_logs
 
-    has_uncertainty = args.kind in BAGS
+    has_uncertainty = args.kind in (*BAGS, 'fiftyone')
     selections = [path for path in args.inputs if _is_selection(path)]
     if not selections:
         _require_unused(args, ('model', 'backend', 'root'), 'frame logs, which hold their masks',

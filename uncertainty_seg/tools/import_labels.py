@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 MISUSE = (ConfigError, DatasetError)
 # As label_formats has them, which imports OpenCV; a test compares.
-FORMATS = ('coco', 'cvat', 'label-studio', 'labelme', 'folder')
+FORMATS = ('coco', 'cvat', 'label-studio', 'labelme', 'folder', 'fiftyone')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -58,12 +58,13 @@ def select(
     limit_quantile: float = 0.95,
     labelled: Path | str | Sequence[Path | str] = (),
     per_dive: int | float | None = None,
-    min_gap: float = 0.0,
+    min_gap: float | None = None,
     min_distance: int = 12,
     unscored: str = 'first',
     force: bool = False,
     sheet: int = 500,
     root: Path | str | None = None,
+    masks: bool = True,
 ) -> SelectionOutcome:
     """
     Choose the frames of score tables that are worth a label, with a reason for each.
@@ -94,8 +95,10 @@ def select(
         distances and classes count from them.
     per_dive : int or float, optional
         Frames that a dive may give, at most: a number, or (a float up to 1) a share of `count`.
-    min_gap : float
-        Least time between two frames chosen from one dive, in seconds.
+    min_gap : float, optional
+        Least time between two frames chosen from one dive, in seconds. Without it the strategies
+        with distances spread over the time of videos: half the time that a dive has for each of
+        its frames, and less where that leaves too few.
     min_distance : int
         Frames whose perceptual hashes differ in fewer of their 64 bits are duplicates; 0: none.
     unscored : str
@@ -106,6 +109,8 @@ def select(
         Pictures on the contact sheet; 0 writes none.
     root : Path or str, optional
         Folder that holds the sources now, for the pictures, if they were moved.
+    masks : bool
+        With mask and heatmap of each picture, where the model of the table can be opened.
 
     Returns
     -------
@@ -136,7 +141,7 @@ def select(
     if out is None:
         return found
     files = write_selection(Path(out), found)
-    missing, changed = write_sheet(Path(out), found, sheet, places)
+    missing, changed = write_sheet(Path(out), found, sheet, places, masks)
     return replace(found, files=(*files, *(['contact_sheet.html'] if sheet else ())),
                    pictures_missing=missing, pictures_changed=changed)
 
@@ -172,9 +177,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--per-dive', metavar='M',
                         help='frames that a dive may give: a number, or a share of N as 20%% '
                              'or 0.2')
-    parser.add_argument('--min-gap', default=0.0, metavar='SECONDS',
+    parser.add_argument('--min-gap', metavar='SECONDS',
                         help='least time between two frames chosen from one dive; pictures of a '
-                             'folder count as 1 s apart [0]')
+                             'folder count as 1 s apart [of videos, for strategies with '
+                             'distances, half of an even spread; else 0]')
     parser.add_argument('--min-distance', default=12, metavar='BITS',
                         help='frames whose perceptual hashes differ in fewer of their 64 bits '
                              'look alike; 0: none do [12]')
@@ -185,6 +191,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--root', type=Path, metavar='DIR',
                         help='folder that holds the bags, folders and logs now, for the pictures, '
                         'if they were moved since they were scored')
+    parser.add_argument('--no-masks', dest='masks', action='store_false',
+                        help='leave mask and heatmap out of the contact sheet, for which the '
+                             'model of the table is run')
 
 
 def run(args: argparse.Namespace) -> int:

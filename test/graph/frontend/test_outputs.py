@@ -221,7 +221,7 @@ RESIZED = {'s': np.array([1, 1, 2, 2], np.float32), 'n': np.array([1, 16, 32], I
     ([N('Flatten', ['z'], ['f'], axis=1), N('Softmax', ['f'], ['p'], name='soft'),
       N('Reshape', ['p', 'k'], ['y'])], 4, "'soft' runs along"),
     ([N('Identity', ['z'], ['y'])], 3, '4 channels, expected 3 classes'),
-    ([N('Reshape', ['z', 'n'], ['y'])], 4, r'\(1, 1, 16, 32\) has 1 channels'),
+    ([N('Reshape', ['z', 'n'], ['y'])], 4, r'\(1, 1, 16, 32\) has 1 channel'),
     ([N('Unsqueeze', ['z', 'a'], ['y'])], 4, r'shape \(1, 1, 4, 8, 16\)'),
 ])
 def test_what_has_no_exact_way_back_to_logits_is_refused(
@@ -240,7 +240,7 @@ def test_whole_numbers_are_no_logits() -> None:
 
 
 def test_one_channel_for_three_classes_says_that_it_is_binary() -> None:
-    with pytest.raises(GraphError, match='1 channels, expected 3 classes.*two classes'):
+    with pytest.raises(GraphError, match='1 channel, expected 3 classes.*two classes'):
         to_logits(net([N('Sigmoid', ['z'], ['y'])], classes=1), None, 3)
 
 

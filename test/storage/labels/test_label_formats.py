@@ -33,10 +33,16 @@ from uncertainty_seg.storage.labels.coco import FILE as COCO_FILE  # noqa: E402
 from uncertainty_seg.storage.labels.formats import (  # noqa: E402
     BAGS,
     READERS,
+    WITH_SHAPES,
     write_export,
     WRITERS,
 )
-from uncertainty_seg.storage.labels.frames import LabelFrame, read_table  # noqa: E402
+from uncertainty_seg.storage.labels.frames import (  # noqa: E402
+    LabelFrame,
+    mask_sha256,
+    read_table,
+)
+from uncertainty_seg.storage.labels.regions import INSTANCES, POLYGONS  # noqa: E402
 
 FACTS = ('key', 'dive', 'stamp_ns', 'reason', 'score')
 
@@ -71,6 +77,51 @@ def test_a_round_trip_keeps_every_pixel(
                 assert masks == {}
             else:
                 np.testing.assert_array_equal(masks[frame.stem], mask, kind)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), height=st.integers(2, 30), width=st.integers(2, 30),
+       is_blocky=st.booleans(), has_unknown=st.booleans())
+def test_parts_and_polygons_come_back_pixel_by_pixel(
+    seed: int, height: int, width: int, is_blocky: bool, has_unknown: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    ids = np.array([0, 1, 2, *[255] * has_unknown], np.uint8)
+    mask = rng.choice(ids, (height, width))
+    if is_blocky:
+        mask = mask[np.arange(height)[:, None] // 5, np.arange(width) // 5]
+    mask[0, 0] = 1
+    frame = make_frame(seed % 1000, (height, width), mask=mask)
+    for kind in WITH_SHAPES:
+        for shapes in (INSTANCES, POLYGONS):
+            with tempfile.TemporaryDirectory() as folder:
+                out = Path(folder) / kind
+                write_export(out, kind, [frame], CLASSES, shapes=shapes)
+                found = read_back(out, kind)[frame.stem]
+                row = read_table(out).rows[frame.stem]
+                assert mask_sha256(found) == row.mask_sha256
+                # What polygons surround they cover.
+                is_known = mask != 255 if shapes == POLYGONS else np.full(mask.shape, True)
+                np.testing.assert_array_equal(found[is_known], mask[is_known], kind)
+
+
+def test_each_part_is_an_instance_and_a_polygon_that_other_readers_draw(tmp_path: Path) -> None:
+    from pycocotools.coco import COCO
+
+    mask = np.zeros((20, 30), np.uint8)
+    mask[2:8, 3:9] = mask[10:15, 20:28] = 1
+    mask[4, 5] = 2
+    frame = make_frame(0, mask.shape, mask=mask)
+    for shapes in (INSTANCES, POLYGONS):
+        write_export(tmp_path / shapes, 'coco', [frame], CLASSES, shapes=shapes)
+        coco = COCO(str(tmp_path / shapes / COCO_FILE))
+        items = coco.loadAnns(coco.getAnnIds())
+        assert sorted(item['category_id'] for item in items) == [1, 2, 2, 3]
+        drawn = np.full(mask.shape, 255, np.uint8)
+        for item in items:
+            assert isinstance(item['segmentation'], list) == (shapes == POLYGONS)
+            drawn[coco.annToMask(item).astype(bool)] = item['category_id'] - 1
+        np.testing.assert_array_equal(drawn, mask)
 
 
 @pytest.mark.parametrize('kind', READERS)
@@ -197,6 +248,48 @@ def test_a_folder_is_what_training_reads_once_it_is_no_export(
     assert (data.class_names, data.palette) == (CLASSES.names, CLASSES.palette)
     for frame in frames:
         np.testing.assert_array_equal(by_stem[frame.stem], frame.mask)
+
+
+def test_yolo_has_a_polygon_for_each_part_in_shares_of_the_image(
+    tmp_path: Path, frames: list[LabelFrame]
+) -> None:
+    from pycocotools import mask as coco_mask
+
+    frames[0] = replace(frames[0], mask=np.full((7, 9), 255, np.uint8))  # nothing to label
+    write_export(tmp_path / 'out', 'yolo', frames, CLASSES)
+    yaml = pytest.importorskip('yaml')
+    about = yaml.safe_load((tmp_path / 'out' / 'data.yaml').read_text())
+    assert about == {'train': 'images', 'val': 'images', 'names': dict(enumerate(CLASSES.names))}
+    for frame in frames:
+        assert (tmp_path / 'out' / 'images' / frame.file_name).read_bytes() == frame.image_file
+        drawn = np.full(frame.mask.shape, 255, np.uint8)
+        for line in (tmp_path / 'out' / 'labels' / f'{frame.stem}.txt').read_text().splitlines():
+            class_id, *shares = line.split()
+            corners = np.array(shares, float).reshape(-1, 2)
+            assert len(corners) >= 3 and corners.min() >= 0 and corners.max() <= 1
+            flat = (corners * (frame.width, frame.height)).ravel().tolist()
+            (part,) = coco_mask.frPyObjects([flat], *frame.mask.shape)
+            drawn[coco_mask.decode(part).astype(bool)] = int(class_id)
+        is_known = frame.mask != 255
+        np.testing.assert_array_equal(drawn[is_known], frame.mask[is_known])
+
+
+def test_voc_has_indices_with_the_colours_of_the_classes(
+    tmp_path: Path, frames: list[LabelFrame]
+) -> None:
+    Image = pytest.importorskip('PIL.Image')
+    write_export(tmp_path / 'out', 'voc', frames, CLASSES)
+    listed = (tmp_path / 'out' / 'ImageSets' / 'Segmentation' / 'default.txt').read_text()
+    assert listed.split('\n') == [*(frame.stem for frame in frames), '']
+    for frame in frames:
+        with Image.open(tmp_path / 'out' / 'SegmentationClass' / f'{frame.stem}.png') as picture:
+            assert picture.mode == 'P'
+            np.testing.assert_array_equal(np.asarray(picture), frame.mask)
+            colors = np.asarray(picture.convert('RGB'))
+        for index, rgb in enumerate(CLASSES.palette):
+            assert (colors[frame.mask == index] == rgb).all()
+        assert (tmp_path / 'out' / 'JPEGImages' / frame.file_name).read_bytes() == \
+            frame.image_file
 
 
 @pytest.mark.parametrize('kind', BAGS)

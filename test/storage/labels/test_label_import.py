@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+import io
 import json
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 import zipfile
+import zlib
 
 import cv2
 from label_sample import ACCEPT, CLASSES, labels_of, make_frame, read_back
@@ -167,6 +169,13 @@ def resized_crop(content: Any) -> None:
     content['shapes'][0]['mask'] = base64.b64encode(png.tobytes()).decode()
 
 
+def packed(mask: LabelMap) -> dict[str, Any]:
+    data = io.BytesIO()
+    np.save(data, mask)
+    text = base64.b64encode(zlib.compress(data.getvalue())).decode()
+    return {'_cls': 'Segmentation', 'mask': {'$binary': {'base64': text}}}
+
+
 RESIZED = {
     'coco': json_edit(COCO_FILE, lambda c: c['images'][0].update(width=WIDTH + 1)),
     'coco counts': json_edit(COCO_FILE, lambda c: c['annotations'][0].update(
@@ -178,6 +187,8 @@ RESIZED = {
                          lambda c: c.update(imageWidth=WIDTH + 1)),
     'labelme crop': json_edit('images/dive.1_0000.raw.json', resized_crop),
     'folder': resized_mask,
+    'fiftyone': json_edit('samples.json', lambda c: c['samples'][0].update(
+        ground_truth=packed(np.zeros((HEIGHT, WIDTH + 1), np.uint8)))),
     'folder cut': cut_mask,
 }
 
@@ -206,6 +217,15 @@ DAMAGED = {
                          lambda c: c['shapes'][0].update(mask='AAAA')),
     'labelme kind': json_edit('images/dive.1_0000.raw.json',
                               lambda c: c['shapes'][0].update(shape_type='circle')),
+    'fiftyone': json_edit('samples.json', lambda c: c['samples'][0].pop('filepath')),
+    'fiftyone path': json_edit('samples.json', lambda c: c['samples'][0]['prediction'].update(
+        mask_path='/etc/..')),
+    'fiftyone packed': json_edit('samples.json', lambda c: c['samples'][0]['prediction'].update(
+        mask={'$binary': {'base64': 'eJwDAAAAAAE='}})),
+    'fiftyone bomb': json_edit('samples.json', lambda c: c['samples'][0]['prediction'].update(
+        mask={'$binary': {'base64': base64.b64encode(zlib.compress(bytes(10**8))).decode()}})),
+    'fiftyone classes': json_edit('metadata.json', lambda c: c['info']['default_mask_targets']
+                                  .update({'1': 'cable'})),
     'folder': lambda folder: (folder / 'masks' / 'dive.1_0000.raw.png').write_bytes(b'x'),
     'folder stranger': lambda folder: (folder / 'masks' / 'other.png').write_bytes(
         cv2.imencode('.png', np.zeros((2, 2), np.uint8))[1].tobytes()),

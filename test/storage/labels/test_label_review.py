@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
+import io
 import json
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 import zipfile
+import zlib
 
 import cv2
 from label_sample import CLASSES, corrected, make_frame
@@ -122,8 +125,28 @@ def paint_label_studio(out: Path, stem: str) -> None:
     edit_task(out, stem, change)
 
 
+def edit_sample(out: Path, stem: str, change: Callable[[Any], object]) -> None:
+    def edit(content: Any) -> None:
+        (sample,) = (s for s in content['samples'] if stem in s['filepath'])
+        change(sample)
+    edit_json(out / 'samples.json', edit)
+
+
+def packed(mask: Any) -> dict[str, Any]:
+    """Return a mask as FiftyOne stores one that Python set: fiftyone.core.utils."""
+    data = io.BytesIO()
+    np.save(data, mask)
+    text = base64.b64encode(zlib.compress(data.getvalue())).decode()
+    return {'_cls': 'Segmentation', 'mask': {'$binary': {'base64': text, 'subType': '00'}}}
+
+
+def paint_fiftyone(out: Path, stem: str) -> None:
+    edit_sample(out, stem, lambda sample: sample.update(
+        ground_truth=packed(np.ones((HEIGHT, WIDTH), np.int64))))
+
+
 PAINT = {'coco': paint_coco, 'cvat': paint_cvat, 'labelme': paint_labelme,
-         'folder': paint_folder, 'label-studio': paint_label_studio}
+         'folder': paint_folder, 'label-studio': paint_label_studio, 'fiftyone': paint_fiftyone}
 
 
 # How a labeller marks the frame of a stem as finished without changing its mask.
@@ -150,7 +173,12 @@ def submit(out: Path, stem: str) -> None:
     edit_task(out, stem, lambda annotation: annotation.update(lead_time=4.2, completed_by=3))
 
 
-MARK = {'coco': mark_coco, 'cvat': mark_cvat, 'labelme': mark_labelme, 'label-studio': submit}
+def mark_fiftyone(out: Path, stem: str) -> None:
+    edit_sample(out, stem, lambda sample: sample['tags'].append('reviewed'))
+
+
+MARK = {'coco': mark_coco, 'cvat': mark_cvat, 'labelme': mark_labelme, 'label-studio': submit,
+        'fiftyone': mark_fiftyone}
 
 
 @pytest.mark.parametrize('kind', READERS)
@@ -196,7 +224,7 @@ def test_corrected_marked_and_left_out(
         np.testing.assert_array_equal(masks[frames[2].stem], scene(2))
         assert reviews[frames[2].stem].evidence.endswith({
             'coco': 'in COCO', 'cvat': 'in CVAT', 'labelme': 'in LabelMe',
-            'label-studio': 'submitted in Label Studio'}[kind])
+            'label-studio': 'submitted in Label Studio', 'fiftyone': 'in FiftyOne'}[kind])
 
 
 def test_the_user_may_say_that_somebody_looked_and_the_record_says_so(
@@ -266,6 +294,17 @@ def test_outlines_of_an_untouched_mask_are_untouched(
         f'{frames[0].stem!r})' in capsys.readouterr().err
     assert bring(out, '--format', 'coco', '--skip-unchanged', '--shares', 'all=1') == 0
     assert load_folder(out.parent / 'train', 'all').stems == [frames[1].stem]
+
+
+@pytest.mark.parametrize('kind', ['coco', 'cvat', 'labelme'])
+def test_polygons_that_came_back_as_they_went_are_counted(
+    kind: str, frames: list[LabelFrame], out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames[0].mask[3:9, 5:12] = 255  # a hole, which polygons cannot have
+    write_export(out, kind, frames, CLASSES, shapes='polygons')
+    PAINT[kind](out, frames[1].stem)
+    assert bring(out, '--format', kind) == 2
+    assert '3 of 4 masks came back as they were exported' in capsys.readouterr().err
 
 
 def test_what_is_erased_or_added_is_more_than_an_outline() -> None:

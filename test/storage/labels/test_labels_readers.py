@@ -23,12 +23,12 @@ import pytest
 
 pytest.importorskip('pycocotools', reason='pycocotools is not installed: no labels as COCO')
 
-from uncertainty_seg.storage.labels.formats import write_export  # noqa: E402
-from uncertainty_seg.storage.labels.frames import LabelFrame  # noqa: E402
+from uncertainty_seg.storage.labels.formats import READERS, write_export  # noqa: E402
+from uncertainty_seg.storage.labels.frames import LabelFrame, read_table  # noqa: E402
 from uncertainty_seg.storage.labels.label_studio import decode_brush  # noqa: E402
 
 WORKER = Path(__file__).resolve().parents[2] / 'rigs' / 'label_tools_worker.py'
-KINDS = ('label-studio', 'cvat', 'coco', 'labelme')
+KINDS = ('label-studio', 'cvat', 'coco', 'labelme', 'voc')
 
 
 def frames_to_send() -> list[LabelFrame]:
@@ -60,7 +60,7 @@ def require_equal(root: Path, kind: str, frames: list[LabelFrame]) -> None:
         for frame in frames:
             np.testing.assert_array_equal(masks[frame.stem], frame.mask, kind)
     reasons = json.loads((root / f'{kind}.json').read_text())
-    if kind != 'coco':  # datumaro keeps no field that COCO does not name
+    if kind not in ('coco', 'voc'):  # datumaro keeps no field that COCO does not name
         assert reasons == {frame.stem: REASON for frame in frames}
 
 
@@ -103,3 +103,14 @@ def test_fiftyone_imports_its_data_set(tmp_path: Path) -> None:
     require_equal(tmp_path, 'fiftyone', frames)
     targets = json.loads((tmp_path / 'fiftyone' / 'targets.json').read_text())
     assert targets == {str(index): name for index, name in enumerate(CLASSES.names)}
+    with np.load(tmp_path / 'fiftyone' / 'maps.npz') as maps:
+        for frame in frames:
+            assert frame.uncertainty is not None
+            np.testing.assert_allclose(maps[frame.stem] / 255, frame.uncertainty, atol=1 / 500)
+    back = {one.stem: one for one in READERS['fiftyone'](
+        tmp_path / 'fiftyone' / 'back', read_table(tmp_path / 'fiftyone'))}
+    first, second, *others = sorted(frames, key=lambda frame: frame.stem)
+    assert (back[first.stem].mask == 0).all() and not back[first.stem].mark
+    assert back[second.stem].mark == 'reviewed in FiftyOne'
+    for frame in (second, *others):
+        np.testing.assert_array_equal(back[frame.stem].mask, frame.mask)

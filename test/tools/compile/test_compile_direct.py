@@ -136,7 +136,7 @@ def test_a_log_variance_that_overflows_is_finite_or_not_confident(
 @pytest.mark.parametrize('way, method, options, words', [
     ('channels', 'mc_dropout', {'samples': 3}, '--method direct with it'),
     ('channels', 'direct', {'passes': 5}, '--passes 5 of a network without dropout, expected 1'),
-    ('dict', 'direct', {'variance': 'spread'}, "log-variance 'spread' of shape None"),
+    ('dict', 'direct', {'variance': 'spread'}, "has no output 'spread', expected one of"),
     ('pair', 'direct', {}, r'no variance head: its outputs are output_0 \(1, 3, 48, 64\)'),
     ('dict', 'single', {'passes': 2, 'output': 'logits'}, '--passes 2, expected 1'),
     ('dict', 'single', {'inject_dropout': 0.5, 'output': 'logits'}, '--inject-dropout with'),

@@ -138,6 +138,8 @@ LINES: dict[str, tuple[dict, str]] = {
     'damaged safetensors': ({'--weights': 'junk.safetensors'}, 'cannot be loaded .it is damaged'),
     'damaged weights': ({'--weights': 'junk.pt'}, 'is no file of torch.save'),
     'an output of another name': ({'--output': 'out'}, r'did you mean output\?$'),
+    'a variance of another name': ({'--method': 'direct', '--variance': 'no'},
+                                   "has no output 'no', expected one of output: name that of"),
     'a size that the net does not take': (
         {'net': 'nets_of_misuse:Even', '--input': '47x32'},
         r'\(1, 3, 32, 47\), and takes one of \(1, 3, 32, 48\).*: --input 48x32'),

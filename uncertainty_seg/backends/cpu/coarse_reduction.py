@@ -43,7 +43,7 @@ Floats = NDArray[np.float32]
 _GROUP = 32
 # Of the largest array of a tile and of a band, of which a handful are in use at a time.
 _TILE_BYTES, _BAND_BYTES = 300_000, 600_000
-_POINTS = 4  # sigma points at a time, of two passes each
+_POINTS = 2  # sigma points at a time, of two passes each
 _FEWEST_PIXELS = 1024  # of a tile: below, calling numpy takes longer than computing
 _PIXEL_STEP = 64  # pixels that vectors take at once: between them a tile's end changes no bit
 _ONE = np.float32(1)
@@ -323,15 +323,20 @@ def _add_normal_tiles(
 ) -> None:
     """Add the sigma passes of moments (C + R, n) in some tiles; there are no passes before."""
     num_classes = points.shape[1] + 1
-    memory = scratch.take((3 * num_classes + 3) * max(t.stop - t.start for t in tiles))
+    rows = len(moments) - num_classes, 2 * _POINTS * num_classes, 3 * num_classes + 3
+    memory = scratch.take(sum(rows) * max(t.stop - t.start for t in tiles))
     with np.errstate(all='ignore'):
         for tile in tiles[first:stop]:
             part = _CoarseSums(sums.group[:, tile], sums.votes[:, tile],
                                sums.total[:, tile], sums.total_votes[:, tile])
-            mean, factor = moments[:num_classes, tile], cholesky(moments[num_classes:, tile])
+            mean, size = moments[:num_classes, tile], tile.stop - tile.start
+            factor, = _arrays(memory, (rows[0], size))
+            cholesky(moments[num_classes:, tile], factor)
             for index in range(0, len(points), _POINTS):
-                passes = sigma_passes(mean, factor, points[index:index + _POINTS])
-                _add_tile(passes, scale, part, 2 * index, memory)
+                few = points[index:index + _POINTS]
+                passes, = _arrays(memory[rows[0] * size:], (2 * len(few), num_classes, size))
+                sigma_passes(mean, factor, few, passes)
+                _add_tile(passes, scale, part, 2 * index, memory[sum(rows[:2]) * size:])
     scratch.give_back(memory)
 
 

@@ -315,11 +315,16 @@ def _axis_of_four(name: str, shape: Shape, form: OutputForm) -> int:
         raise GraphError(f'the output {name!r} of shape {shape} has {shape[axes[0]]} entries on '
                          f'axis {axes[0]}, that of the classes by --layout {form.layout}',
                          f'{classes} classes there', 'leave the option out, or give the other')
-    came = f'the output {name!r} of shape {shape} has {shape[1]} channels'
+    came = f'the output {name!r} of shape {shape} has {_count(shape[1], "channel")}'
+    wanted = f'{classes} class' + 'es' * (classes != 1)
     if shape[1] == 1:
-        raise GraphError(came, f'{classes} classes', 'list two classes, background and '
-                         'object, for a network of one channel')
-    raise GraphError(came, f'{classes} classes', 'list as many classes as the network has')
+        raise GraphError(came, wanted, 'list two classes, background and object, for a network '
+                         'of one channel')
+    raise GraphError(came, wanted, 'list as many classes as the network has')
+
+
+def _count(number: int, thing: str) -> str:
+    return f'{number} {thing}' + 's' * (number != 1)
 
 
 def _require_like_image(name: str, shape: Shape, form: OutputForm, axis: int) -> None:
@@ -658,7 +663,10 @@ def join_variance(
                                    OutputForm(num_classes), types)
     made = {name for node in graph.node for name in node.output}
     shapes = [types.get(name, UNKNOWN).shape for name in (logits, spread)]
-    if spread not in made or shapes[0] != shapes[1] or _planes(shapes[0]) != num_classes:
+    if spread not in made:
+        raise GraphError(f'the network has no output {spread!r}', f'one of {some_of(names)}',
+                         'name that of the log-variance with --variance')
+    if shapes[0] != shapes[1] or _planes(shapes[0]) != num_classes:
         raise GraphError(
             f'the log-variance {spread!r} of shape {shapes[1]} beside logits of {shapes[0]}',
             f'both as planes (1, {num_classes}, h, w)',

@@ -33,7 +33,7 @@ from std_msgs.msg import Bool, Float32, Header
 
 from uncertainty_seg.core.parameters import iter_parameters
 from uncertainty_seg.core.status import OK, Status, WARN
-from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.errors import UncertaintySegError
 from uncertainty_seg.ros.governor.policy import (
     CommandLimiter,
     PublisherWatch,
@@ -48,10 +48,10 @@ from uncertainty_seg.ros.graph_watch.qos import flag_qos
 from uncertainty_seg.ros.graph_watch.qos_sentences import type_sentence
 from uncertainty_seg.ros.health import diagnostics_message
 from uncertainty_seg.ros.launching.parameter_files import require_files_for
+from uncertainty_seg.ros.launching.start import start_ros
 from uncertainty_seg.ros.node_life import (
     clock_fault,
     spin_until,
-    start_ros,
     steady_s,
     stop_on_signals,
 )
@@ -410,7 +410,7 @@ def set_velocity(twist: Twist, velocity: Velocity) -> None:
 # An argument or a parameter that cannot be used gives one sentence and exit code 2. A signal ends
 # the node in order: it publishes the slow factor, and zero if a command was in force; exit code 0.
 
-EXIT_MISUSE = 2
+EXIT_FAILED, EXIT_MISUSE = 1, 2
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -430,8 +430,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     try:
         return _run(start_ros(args))
-    except (ConfigError, InvalidParameterTypeException) as err:  # the latter of rclpy's own
-        return _refuse(str(err))
+    except (UncertaintySegError, InvalidParameterTypeException) as err:  # of rclpy's own
+        return _refuse(err)
     except (KeyboardInterrupt, ExternalShutdownException):
         return 0
     finally:
@@ -460,9 +460,10 @@ def _run(words: Sequence[str]) -> int:
         node.destroy_node()
 
 
-def _refuse(sentence: str) -> int:
-    print(f'speed_governor: {sentence}', file=sys.stderr)
-    return EXIT_MISUSE
+def _refuse(err: Exception) -> int:
+    print(f'speed_governor: {err}', file=sys.stderr)
+    # What is wrong with the surroundings may be right at the next start.
+    return EXIT_FAILED if type(err) is UncertaintySegError else EXIT_MISUSE
 
 
 if __name__ == '__main__':

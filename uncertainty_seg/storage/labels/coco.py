@@ -27,9 +27,15 @@ from uncertainty_seg.storage.labels.frames import (
     write_image,
 )
 from uncertainty_seg.storage.labels.regions import (
+    INSTANCES,
     LabelCanvas,
     Labelled,
     MALFORMED,
+    MASKS,
+    Outline,
+    outlines_of,
+    parts_of,
+    POLYGONS,
     Region,
     regions_of,
 )
@@ -40,7 +46,9 @@ FILE, OTHER_FILE = 'annotations/instances_default.json', 'annotations.json'
 MARK = 'reviewed'
 
 
-def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable) -> None:
+def write_labels(
+    folder: Path, frames: Iterable[LabelFrame], classes: ClassTable, shapes: str = MASKS
+) -> None:
     """Write frames into an empty folder; `images[]` carries dive, reason, score and stamp."""
     import pycocotools.mask  # noqa: F401  (fails before an image is written)
 
@@ -51,8 +59,8 @@ def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable
         images.append({'id': len(images) + 1, 'file_name': frame.file_name, 'width': frame.width,
                        'height': frame.height, MARK: False, **frame.facts()})
         annotations += [
-            {'id': len(annotations) + number, 'image_id': len(images), **_annotation(region)}
-            for number, region in enumerate(regions_of(frame.mask, len(classes.names)), start=1)]
+            {'id': len(annotations) + number, 'image_id': len(images), **item}
+            for number, item in enumerate(_items(frame, len(classes.names), shapes), start=1)]
     categories = [{'id': index + 1, 'name': name, 'supercategory': '', 'color': list(rgb)}
                   for index, (name, rgb) in
                   enumerate(zip(classes.names, classes.palette, strict=True))]
@@ -102,6 +110,21 @@ def _mark(image: dict[str, Any], items: list[dict[str, Any]]) -> str:
     flags = [(item.get('attributes') or {}).get(MARK) for item in items]
     is_marked = image.get(MARK) is True or bool(flags) and all(flag is True for flag in flags)
     return f'{MARK} in COCO' if is_marked else ''
+
+
+def _items(frame: LabelFrame, num_classes: int, shapes: str) -> Iterator[dict[str, Any]]:
+    if shapes == POLYGONS:
+        yield from (_polygon(outline) for outline in outlines_of(frame.mask, num_classes))
+    else:
+        cut = parts_of if shapes == INSTANCES else regions_of
+        yield from (_annotation(region) for region in cut(frame.mask, num_classes))
+
+
+def _polygon(outline: Outline) -> dict[str, Any]:
+    (left, top), (right, bottom) = outline.points.min(0).tolist(), outline.points.max(0).tolist()
+    return {'category_id': outline.class_id + 1, 'iscrowd': 0, 'area': outline.area_px,
+            'segmentation': [outline.points.ravel().tolist()],
+            'bbox': [left, top, right - left, bottom - top]}
 
 
 def _annotation(region: Region) -> dict[str, Any]:

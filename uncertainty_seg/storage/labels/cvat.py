@@ -35,9 +35,14 @@ from uncertainty_seg.storage.labels.frames import (
 )
 from uncertainty_seg.storage.labels.regions import (
     from_run_lengths,
+    INSTANCES,
     LabelCanvas,
     Labelled,
     MALFORMED,
+    MASKS,
+    outlines_of,
+    parts_of,
+    POLYGONS,
     regions_of,
     run_lengths,
 )
@@ -50,7 +55,9 @@ MARK = 'reviewed'
 _KINDS = ('mask', 'polygon', 'box')
 
 
-def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable) -> None:
+def write_labels(
+    folder: Path, frames: Iterable[LabelFrame], classes: ClassTable, shapes: str = MASKS
+) -> None:
     """Write frames into an empty folder."""
     root = ElementTree.Element('annotations')
     ElementTree.SubElement(root, 'version').text = '1.1'
@@ -60,7 +67,7 @@ def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable
     with zipfile.ZipFile(folder / ARCHIVE_FILE, 'w', zipfile.ZIP_STORED) as archive:
         for number, frame in enumerate(frames):
             archive.writestr(f'{IMAGES}/{frame.file_name}', frame.image_file)
-            _add_image(root, number, frame, classes)
+            _add_image(root, number, frame, classes, shapes)
         ElementTree.indent(root)
         archive.writestr(FILE, ElementTree.tostring(root, 'utf-8', xml_declaration=True),
                          zipfile.ZIP_DEFLATED)
@@ -118,16 +125,11 @@ def _add_labels(parent: ElementTree.Element, classes: ClassTable) -> None:
 
 
 def _add_image(
-    root: ElementTree.Element, number: int, frame: LabelFrame, classes: ClassTable
+    root: ElementTree.Element, number: int, frame: LabelFrame, classes: ClassTable, shapes: str
 ) -> None:
     image = ElementTree.SubElement(root, 'image', id=str(number), name=frame.file_name,
                                    width=str(frame.width), height=str(frame.height))
-    for region in regions_of(frame.mask, len(classes.names)):
-        ElementTree.SubElement(
-            image, 'mask', label=classes.names[region.class_id], source='auto', occluded='0',
-            rle=', '.join(map(str, run_lengths(region.crop.ravel()))), left=str(region.left),
-            top=str(region.top), width=str(region.crop.shape[1]),
-            height=str(region.crop.shape[0]), z_order='0')
+    _add_shapes(image, frame, classes, shapes)
     tag = ElementTree.SubElement(image, 'tag', label=_TAG, source='auto')
     facts = frame.facts()
     for name in _ATTRIBUTES:
@@ -135,6 +137,24 @@ def _add_image(
         ElementTree.SubElement(tag, 'attribute', name=name).text = \
             '' if value is None else _xml_text(str(value))
     ElementTree.SubElement(tag, 'attribute', name=MARK).text = 'false'
+
+
+def _add_shapes(
+    image: ElementTree.Element, frame: LabelFrame, classes: ClassTable, shapes: str
+) -> None:
+    if shapes == POLYGONS:
+        for order, outline in enumerate(outlines_of(frame.mask, len(classes.names))):
+            points = ';'.join(f'{x:.2f},{y:.2f}' for x, y in outline.points)
+            ElementTree.SubElement(image, 'polygon', label=classes.names[outline.class_id],
+                                   source='auto', occluded='0', points=points, z_order=str(order))
+        return
+    cut = parts_of if shapes == INSTANCES else regions_of
+    for region in cut(frame.mask, len(classes.names)):
+        ElementTree.SubElement(
+            image, 'mask', label=classes.names[region.class_id], source='auto', occluded='0',
+            rle=', '.join(map(str, run_lengths(region.crop.ravel()))), left=str(region.left),
+            top=str(region.top), width=str(region.crop.shape[1]),
+            height=str(region.crop.shape[0]), z_order='0')
 
 
 def _xml_text(text: str) -> str:

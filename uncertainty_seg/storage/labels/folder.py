@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 import json
 from pathlib import Path
 
-from uncertainty_seg.core.arrays import LabelMap
 from uncertainty_seg.errors import DatasetError
 from uncertainty_seg.storage.labelled_folder import ClassTable, read_classes
 from uncertainty_seg.storage.labels.frames import (
@@ -24,7 +23,7 @@ from uncertainty_seg.storage.labels.frames import (
     write_image,
     write_mask,
 )
-from uncertainty_seg.storage.labels.regions import LabelCanvas, Labelled, regions_of
+from uncertainty_seg.storage.labels.regions import LabelCanvas, Labelled
 
 MASKS = 'masks'
 CLASSES_FILE = 'classes.json'
@@ -53,7 +52,7 @@ def read_labels(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
     for file in files:
         row = table.row_of(file.name, place)
         canvas = LabelCanvas(row, table.classes)
-        _paint(canvas, read_mask(file), table.classes)
+        canvas.paint_ids(read_mask(file))
         yield from canvas.labelled()
 
 
@@ -71,14 +70,3 @@ def _require_same_classes(path: Path, classes: ClassTable) -> None:
                            f'those of the export, {", ".join(classes.names)}',
                            'keep the list as it was exported, or export with a bundle of the new '
                            'classes')
-
-
-def _paint(canvas: LabelCanvas, mask: LabelMap, classes: ClassTable) -> None:
-    canvas.require_size(*mask.shape)
-    strange = (mask >= len(classes.names)) & (mask != classes.ignore_index)
-    if strange.any():
-        raise DatasetError(f'the mask of {canvas.row.file} has the id {mask[strange][0]}',
-                           f'0 to {len(classes.names) - 1} ({", ".join(classes.names)}), or '
-                           f'{classes.ignore_index} for unknown')
-    for region in regions_of(mask, len(classes.names)):
-        canvas.paint(classes.names[region.class_id], region.pixels)

@@ -14,13 +14,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+import dataclasses
 from functools import partial
 from pathlib import Path
 
 from uncertainty_seg.errors import DatasetError
 from uncertainty_seg.storage.foreign_files import why
 from uncertainty_seg.storage.labelled_folder import ClassTable
-from uncertainty_seg.storage.labels import bag, coco, cvat, fiftyone, folder, label_studio, labelme
+from uncertainty_seg.storage.labels import (
+    bag,
+    coco,
+    cvat,
+    fiftyone,
+    folder,
+    label_studio,
+    labelme,
+    voc,
+    yolo,
+)
 from uncertainty_seg.storage.labels.frames import (
     ExportedFrames,
     FrameRow,
@@ -30,7 +41,13 @@ from uncertainty_seg.storage.labels.frames import (
     write_mask,
     write_table,
 )
-from uncertainty_seg.storage.labels.regions import Labelled
+from uncertainty_seg.storage.labels.regions import (
+    LabelCanvas,
+    Labelled,
+    MASKS,
+    outlines_of,
+    POLYGONS,
+)
 from uncertainty_seg.storage.review_record import TABLE_FILE
 from uncertainty_seg.storage.whole_files import whole_folder
 
@@ -44,6 +61,8 @@ WRITERS: dict[str, Writer] = {
     'labelme': labelme.write_labels,
     'folder': folder.write_labels,
     'fiftyone': fiftyone.write_labels,
+    'yolo': yolo.write_labels,
+    'voc': voc.write_labels,
     **{name: partial(bag.write_labels, storage=storage) for name, storage in BAGS.items()},
 }
 READERS: dict[str, Reader] = {
@@ -52,6 +71,10 @@ READERS: dict[str, Reader] = {
     'label-studio': label_studio.read_labels,
     'labelme': labelme.read_labels,
     'folder': folder.read_labels,
+    'fiftyone': fiftyone.read_labels,
+}
+WITH_SHAPES: dict[str, Callable[..., None]] = {
+    'coco': coco.write_labels, 'cvat': cvat.write_labels, 'labelme': labelme.write_labels,
 }
 # How a labeller marks a frame as finished, for a sentence; a folder of masks has no place for it.
 HOW_TO_MARK = {
@@ -60,12 +83,13 @@ HOW_TO_MARK = {
     'label-studio': 'open and submit them in Label Studio',
     'labelme': 'tick its flag "reviewed" in LabelMe',
     'folder': '',
+    'fiftyone': 'tag them "reviewed" in FiftyOne',
 }
 
 
 def write_export(
     out: Path, kind: str, frames: Iterable[LabelFrame], classes: ClassTable,
-    image_prefix: str = '',
+    image_prefix: str = '', shapes: str = MASKS,
 ) -> list[FrameRow]:
     """
     Write an export, whole or not at all.
@@ -84,6 +108,8 @@ def write_export(
         Names, colours and ignore index.
     image_prefix : str
         For label-studio only; see `label_studio.write_labels`.
+    shapes : str
+        One of `regions.SHAPES`; other than masks only of a format in `WITH_SHAPES`.
 
     Returns
     -------
@@ -94,6 +120,10 @@ def write_export(
     writer = WRITERS[kind]
     if kind == 'label-studio':
         writer = partial(label_studio.write_labels, image_prefix=image_prefix)
+    if shapes != MASKS:
+        writer = partial(WITH_SHAPES[kind], shapes=shapes)
+    if shapes == POLYGONS:
+        frames = _as_drawn(frames, classes)
     rows: list[FrameRow] = []
     with new_folder(out) as work:
         every = listed(frames, rows)
@@ -102,6 +132,17 @@ def write_export(
             raise DatasetError('no frame to export', 'at least one that can be read')
         write_table(work, classes, rows, kind)
     return rows
+
+
+def _as_drawn(frames: Iterable[LabelFrame], classes: ClassTable) -> Iterator[LabelFrame]:
+    """Yield frames with the masks that their polygons give back, which have no unknown holes."""
+    for frame in frames:
+        row = FrameRow(frame.stem, frame.file_name, height=frame.height, width=frame.width,
+                       **frame.facts())
+        canvas = LabelCanvas(row, classes)
+        for outline in outlines_of(frame.mask, len(classes.names)):
+            canvas.paint_polygons(classes.names[outline.class_id], [outline.points])
+        yield frame if canvas.mask is None else dataclasses.replace(frame, mask=canvas.mask)
 
 
 def _remembered(folder: Path, frames: Iterable[LabelFrame]) -> Iterator[LabelFrame]:

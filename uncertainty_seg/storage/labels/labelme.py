@@ -2,7 +2,7 @@
 """
 Labels as LabelMe: ``images/STEM.json`` beside each image, as ``labelme images`` opens them.
 
-Each class is a shape of type `mask`, since polygons would lose pixels. Dive, reason, score and
+Each class is a shape of type `mask`, or its parts are masks or polygons. Dive, reason, score and
 stamp are additional keys, which LabelMe preserves. Masks, polygons and rectangles are read back.
 
 """
@@ -32,9 +32,14 @@ from uncertainty_seg.storage.labels.frames import (
 )
 from uncertainty_seg.storage.labels.regions import (
     BoolMask,
+    INSTANCES,
     LabelCanvas,
     Labelled,
     MALFORMED,
+    MASKS,
+    outlines_of,
+    parts_of,
+    POLYGONS,
     Region,
     regions_of,
 )
@@ -49,13 +54,14 @@ _KINDS = ('mask', 'polygon', 'rectangle')
 _DAMAGE = (*MALFORMED, binascii.Error)
 
 
-def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable) -> None:
+def write_labels(
+    folder: Path, frames: Iterable[LabelFrame], classes: ClassTable, shapes: str = MASKS
+) -> None:
     """Write frames into an empty folder, and ``labels.txt`` for ``labelme --labels``."""
     for frame in frames:
         write_image(folder / IMAGES, frame)
-        shapes = [_shape(region, classes) for region in
-                  regions_of(frame.mask, len(classes.names))]
-        content = {'version': _VERSION, 'flags': {MARK: False}, 'shapes': shapes,
+        drawn = list(_shapes(frame, classes, shapes))
+        content = {'version': _VERSION, 'flags': {MARK: False}, 'shapes': drawn,
                    'imagePath': frame.file_name, 'imageData': None, 'imageHeight': frame.height,
                    'imageWidth': frame.width, **frame.facts()}
         text = json.dumps(content, indent=2)
@@ -87,6 +93,17 @@ def read_labels(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
             raise DatasetError(f'{place} is no file of LabelMe ({err!r})',
                                'one with imagePath, imageHeight, imageWidth and shapes') from err
         yield from canvas.labelled(f'{MARK} in LabelMe' if is_marked else '')
+
+
+def _shapes(frame: LabelFrame, classes: ClassTable, kind: str) -> Iterator[dict[str, Any]]:
+    count = len(classes.names)
+    if kind == POLYGONS:
+        for outline in outlines_of(frame.mask, count):
+            yield {'label': classes.names[outline.class_id], 'points': outline.points.tolist(),
+                   'group_id': None, 'description': '', 'shape_type': 'polygon', 'flags': {}}
+    else:
+        cut = parts_of if kind == INSTANCES else regions_of
+        yield from (_shape(region, classes) for region in cut(frame.mask, count))
 
 
 def _shape(region: Region, classes: ClassTable) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -22,6 +23,9 @@ from uncertainty_seg.storage.labelled_folder import ClassTable
 from uncertainty_seg.storage.labels.frames import FrameRow
 
 BoolMask = NDArray[np.bool_]
+# What a class becomes in a tool: a mask, a mask for each part, a polygon for each part.
+MASKS, INSTANCES, POLYGONS = 'masks', 'instances', 'polygons'
+SHAPES = (MASKS, INSTANCES, POLYGONS)
 # Each takes as long as painting the whole image may.
 MAX_REGIONS = 10_000
 # 150 MB in pycocotools.
@@ -95,6 +99,66 @@ def regions_of(mask: LabelMap, num_classes: int) -> Iterator[Region]:
                          int(columns[-1]), int(rows[-1]))
 
 
+def parts_of(mask: LabelMap, num_classes: int) -> Iterator[Region]:
+    """Yield a region for each part of a class that hangs together by the sides of its pixels."""
+    for class_id, part, pixels in _parts(mask, num_classes):
+        whole = np.zeros(mask.shape, np.bool_)
+        left, top, width, height = part
+        whole[top:top + height, left:left + width] = pixels
+        yield Region(class_id, whole, left, top, left + width - 1, top + height - 1)
+
+
+@dataclass(frozen=True)
+class Outline:
+    """
+    The outer outline of a part of a class.
+
+    Attributes
+    ----------
+    class_id : int
+        0..C-1.
+    points : ndarray of float64, shape (n, 2)
+        x, y; pixel i reaches from i to i + 1.
+    area_px : float
+        Inside of it, with its holes.
+
+    """
+
+    class_id: int
+    points: NDArray[np.float64]
+    area_px: float
+
+
+def outlines_of(mask: LabelMap, num_classes: int) -> list[Outline]:
+    """
+    Return the outlines of all parts of a mask, the largest first.
+
+    Painted in this order by `LabelCanvas` they give the mask again, apart from unknown pixels that
+    a part surrounds, which become it: an outline has no hole, but what lies in one is smaller.
+    """
+    found = []
+    for class_id, (left, top, _, _), pixels in _parts(mask, num_classes):
+        # At twice the size an outline through the centres of pixels encloses all centres of ours.
+        twice = np.repeat(np.repeat(pixels.astype(np.uint8), 2, 0), 2, 1)
+        (ring,), _ = cv2.findContours(twice, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        points = (ring.reshape(-1, 2) + 0.5) / 2 + (left, top)
+        found.append(Outline(class_id, points, cv2.contourArea(ring) / 4))
+    return sorted(found, key=lambda outline: -outline.area_px)
+
+
+def _parts(
+    mask: LabelMap, num_classes: int
+) -> Iterator[tuple[int, tuple[int, int, int, int], BoolMask]]:
+    """Yield class, box (left, top, width, height) and the pixels of the box of each part."""
+    for class_id in np.unique(mask[mask < num_classes]).tolist():
+        count, parts, boxes, _ = cv2.connectedComponentsWithStats(
+            (mask == class_id).astype(np.uint8), connectivity=4)
+        for part in range(1, count):
+            left, top, width, height, _ = boxes[part].tolist()
+            yield class_id, (left, top, width, height), \
+                parts[top:top + height, left:left + width] == part
+
+
 class LabelCanvas:
     """
     The mask of a frame, into which the regions of a tool are painted.
@@ -150,6 +214,22 @@ class LabelCanvas:
             raise DatasetError(f'{self.row.file} has more than {MAX_REGIONS} regions', 'fewer',
                                'merge those of a class')
         self._mask[top:top + height, left:left + width][pixels] = class_id
+
+    def paint_ids(self, mask: LabelMap) -> None:
+        """
+        Take a whole mask of class ids, (H, W) uint8, with the ignore index where nobody knows.
+
+        Raises DatasetError if it has another size than the frame, or an id that is no class.
+        """
+        self.require_size(*mask.shape)
+        names, unknown = list(self._ids), self._ignore_index
+        strange = (mask >= len(names)) & (mask != unknown)
+        if strange.any():
+            raise DatasetError(f'the mask of {self.row.file} has the id {mask[strange][0]}',
+                               f'0 to {len(names) - 1} ({", ".join(names)}), or {unknown} for '
+                               'unknown')
+        for region in regions_of(mask, len(names)):
+            self.paint(names[region.class_id], region.pixels)
 
     def require_part(self, height: int, width: int, left: int = 0, top: int = 0) -> None:
         """Refuse a box that is no part of the frame, before its pixels are made."""

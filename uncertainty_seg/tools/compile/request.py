@@ -203,15 +203,16 @@ class CompileRequest:
              '--calibration-images', '--precision int8 with it'),
             # A module is not printed: some cannot be.
             (self.is_factory and not _FACTORY.fullmatch(str(self.net)),
-             repr(str(self.net)) if self.is_factory else '', _as_factory(self.net)),
+             repr(str(self.net)) if self.is_factory else '',
+             _as_factory(str(self.net)) if self.is_factory else ''),
         ):
             if is_wrong:
                 raise ConfigError(came, expected)
 
 
-def _as_factory(net: Any) -> str:
+def _as_factory(net: str) -> str:
     """Say what a network is given as, and what this one may be meant to be."""
-    file, _, function = str(net).partition(':')
+    file, _, function = net.partition(':')
     path = Path(file)
     if path.suffix in ('.pt', '.pth', '.ckpt', '.safetensors', '.bin'):
         return f'{_FACTORY_FORM}: weights alone are no network, give them with --weights'

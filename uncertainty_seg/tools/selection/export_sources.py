@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.core.arrays import ImageU8
@@ -297,7 +299,7 @@ def _reason(sidecar: Mapping[str, Any]) -> str:
 SELECTION_FILE = 'selection.parquet'
 # `run` is missing from older tables.
 _COLUMNS = ('frame_key', 'dive', 'run', 'source', 'kind', 'topic', 'index', 'stamp_ns', 'height',
-            'width', 'score_ratio', 'phash', 'strategy', 'reason')
+            'width', 'score_ratio', 'phash', 'strategy', 'reason', 'features')
 # Another release of a JPEG decoder may move a bit of the hash.
 _HASH_SLACK = 2
 Row = dict[str, Any]
@@ -456,8 +458,13 @@ def _frame(
         image_file=data, ending=image_ending(data),
         mask=result.label_at_source(),
         uncertainty=result.map_at_source(pipeline.settings.map) if has_uncertainty else None,
-        origin=_origin(row, frame),
+        origin=_origin(row, frame), embedding=_embedding(row),
         reason=row['reason'], score=float('nan') if ratio is None else float(ratio))
+
+
+def _embedding(row: Row) -> NDArray[np.float32] | None:
+    features = row.get('features')
+    return None if not features else np.asarray(features, np.float32)
 
 
 def _origin(row: Row, frame: SourceFrame) -> str:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 import math
 from pathlib import Path
@@ -13,7 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.analysis.selection import select, Selection
-from uncertainty_seg.analysis.selection_pool import Candidates, SelectionRequest
+from uncertainty_seg.analysis.selection_pool import (
+    Candidates,
+    looks_like_video,
+    percentiles,
+    SelectionRequest,
+)
 from uncertainty_seg.core.settings import RUN_UNCALIBRATED
 from uncertainty_seg.errors import ConfigError, TableError
 from uncertainty_seg.storage.score_rows import (
@@ -84,7 +89,7 @@ class SelectionOutcome:
 def select_frames(
     tables: Sequence[Path], count: int, *, strategy: str, score: str | None, beta: float,
     seed: int, limit: float | None, limit_quantile: float, labelled: Sequence[Path],
-    per_dive: int | float | None, min_gap_s: float, min_distance: int, skips_unscored: bool,
+    per_dive: int | float | None, min_gap_s: float | None, min_distance: int, skips_unscored: bool,
 ) -> SelectionOutcome:
     """
     Choose frames of tables, and write nothing; `tools.select_frames.select` has the parameters.
@@ -101,7 +106,7 @@ def select_frames(
     column = score_column(score or _default_score(table, info, remarks), info)
     known = read_table(labelled, remarks, of=(info, tables[0])) if labelled else None
     table, known = name_dives(table, known, remarks)
-    pool = candidates_of(table, info, column)
+    pool = candidates_of(table, info, column, remarks)
     labels = None if known is None else candidates_of(known, info, column)
     if strategy == 'threshold' and limit is None:
         limit = _limit(column, labels, limit_quantile)
@@ -169,6 +174,38 @@ def _remarks(request: SelectionRequest, chosen: Selection) -> list[str]:
                     + ('drawn as any other.' if request.strategy == 'random'
                        else 'first to be chosen (--unscored skip leaves them out).'))
     return said
+
+
+# What is said of a pick: of each kind of score that it is high in the highest, so many of them.
+_SHOWN_KINDS, _HIGH_PERCENTILE = 3, 0.75
+
+
+def high_scores(table: Any, info: TableInfo, rows: Iterable[int]) -> list[str]:
+    """
+    Say of rows which kinds of score are high in them, of all frames of the table.
+
+    A kind is what stands before the first dot: entropy, density. Empty where none is above three
+    quarters of the frames.
+    """
+    ranks = {}
+    for name in info.score_names:
+        column = _floats(table, f'{SCORE_PREFIX}{name}')
+        known = column[np.isfinite(column)]
+        if len(known) and known.min() < known.max() and '.class.' not in name:
+            ranks[name] = percentiles(np.where(np.isfinite(column), column, np.nan))
+    return [_highest(table, {name: float(rank[row]) for name, rank in ranks.items()}, int(row))
+            for row in rows]
+
+
+def _highest(table: Any, ranks: Mapping[str, float], row: int) -> str:
+    best: dict[str, str] = {}
+    for name, rank in ranks.items():
+        kind = name.partition('.')[0]
+        if rank >= _HIGH_PERCENTILE and rank > ranks.get(best.get(kind, ''), 0.0):
+            best[kind] = name
+    order = sorted(best.values(), key=lambda name: (-ranks[name], name))[:_SHOWN_KINDS]
+    return ', '.join(f'{name} {table.column(SCORE_PREFIX + name)[row].as_py():.4g} (above '
+                     f'{math.floor(1e3 * ranks[name]) / 10:g} %)' for name in order)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -290,7 +327,9 @@ def score_column(name: str, info: TableInfo) -> str:
                       f'one of {", ".join(("score_ratio", *info.score_names))}')
 
 
-def candidates_of(table: Any, info: TableInfo, column: str) -> Candidates:
+def candidates_of(
+    table: Any, info: TableInfo, column: str, remarks: list[str] | None = None
+) -> Candidates:
     """
     Return the rows of a table as candidates.
 
@@ -304,6 +343,8 @@ def candidates_of(table: Any, info: TableInfo, column: str) -> Candidates:
         Of the table.
     column : str
         Column of the score.
+    remarks : list of str, optional
+        Takes a sentence for dives without stamps.
 
     Returns
     -------
@@ -317,14 +358,43 @@ def candidates_of(table: Any, info: TableInfo, column: str) -> Candidates:
                          'score the sources again')
     shares = [f'{SHARE_PREFIX}{name}' for name in info.share_names]
     has_shares = bool(shares) and have.issuperset(shares)
+    dives, features = _objects(table, 'dive'), \
+        _features(table) if 'features' in have else None
+    times_s = _times_s(table, dives, [] if remarks is None else remarks)
     return Candidates(
-        keys=_objects(table, 'frame_key'), dives=_objects(table, 'dive'),
-        scores=_floats(table, column),
-        hashes=_hashes(table) if 'phash' in have else None,
-        features=_features(table) if 'features' in have else None,
+        keys=_objects(table, 'frame_key'), dives=dives, scores=_floats(table, column),
+        hashes=_hashes(table) if 'phash' in have else None, features=features,
         shares=np.stack([_floats(table, name) for name in shares], 1) if has_shares else None,
-        times_s=np.asarray(table.column('stamp_ns').to_numpy(), np.int64) / 1e9,
+        times_s=times_s, is_video=_is_video(table, dives, times_s, features),
         class_names=info.share_names)
+
+
+def _times_s(table: Any, dives: NDArray[np.object_], remarks: list[str]) -> NDArray[np.float64]:
+    """Return the time of each row; of a dive whose stamps say nothing its index, in seconds."""
+    stamps = np.asarray(table.column('stamp_ns').to_numpy(), np.int64)
+    times_s, without = stamps / 1e9, []
+    for name in dict.fromkeys(dives):
+        rows = np.flatnonzero(dives == name)
+        if len(rows) > 1 and 2 * len(np.unique(stamps[rows])) <= len(rows):
+            times_s[rows] = np.asarray(table.column('index').to_numpy(), np.int64)[rows]
+            without.append(str(name))
+    if without:
+        remarks.append(f'{len(without)} dives have no stamps, or hardly any that differ '
+                       f'({", ".join(sorted(without)[:3])}): their frames count as 1 s apart.')
+    return times_s
+
+
+def _is_video(
+    table: Any, dives: NDArray[np.object_], times_s: NDArray[np.float64],
+    features: NDArray[np.float32] | None,
+) -> NDArray[np.bool_]:
+    kinds = _objects(table, 'kind')
+    is_video = kinds != 'folder'
+    for name in dict.fromkeys(dives[~is_video]):
+        rows = np.flatnonzero((dives == name) & (kinds == 'folder'))
+        rows = rows[np.argsort(times_s[rows], kind='stable')]
+        is_video[rows] = looks_like_video(None if features is None else features[rows])
+    return is_video
 
 
 def _objects(table: Any, name: str) -> NDArray[np.object_]:

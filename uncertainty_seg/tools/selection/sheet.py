@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 import csv
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -17,20 +17,25 @@ from tqdm import tqdm
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.perceptual_hash import hash_distance, perceptual_hash
+from uncertainty_seg.core.render import FrameView
 from uncertainty_seg.core.settings import DecodeLimits, MAX_PIXELS, WIDEST
-from uncertainty_seg.errors import ConfigError, UncertaintySegError
+from uncertainty_seg.errors import ConfigError, ModelBundleError, UncertaintySegError
 from uncertainty_seg.storage.foreign_files import csv_text
 from uncertainty_seg.storage.frame_sources import BadFrame, frames_at, Whereabouts
+from uncertainty_seg.storage.score_rows import TableInfo
 from uncertainty_seg.storage.whole_files import whole_file
 from uncertainty_seg.tools.arguments import json_text, progress
 from uncertainty_seg.tools.report.page import number, render_page
 from uncertainty_seg.tools.report.pictures import fitted_size, jpeg_address
-from uncertainty_seg.tools.selection.run import SelectionOutcome
+from uncertainty_seg.tools.selection.run import high_scores, SelectionOutcome
+
+if TYPE_CHECKING:
+    from uncertainty_seg.core.pipeline import Pipeline
 
 PARQUET, CSV, SHEET = 'selection.parquet', 'selection.csv', 'contact_sheet.html'
 METADATA_KEY = b'uncertainty_seg.selection'
 # First in the CSV; what follows is in the order of the table.
-_LEADING = ('rank', 'reason', 'stands_for', 'strategy')
+_LEADING = ('rank', 'reason', 'stands_for', 'high_scores', 'neighbours', 'strategy')
 
 
 def require_place(folder: Path, is_replacing: bool) -> None:
@@ -76,6 +81,9 @@ def chosen_rows(found: SelectionOutcome) -> Any:
         'strategy': pa.array([found.request.strategy] * len(rows), pa.string()),
         'reason': pa.array(selection.reasons, pa.string()),
         'stands_for': pa.array(selection.stands_for, pa.int64()),
+        'high_scores': pa.array(high_scores(found.table, found.info, selection.rows),
+                                pa.string()),
+        'neighbours': pa.array(selection.neighbours, pa.string()),
     }
     for name, values in ends.items():
         rows = rows.append_column(name, values)
@@ -136,8 +144,12 @@ class Card:
         From 1.
     dive, time, score, reason, key : str
         Dive, time since its first frame, the score in words, the reason, and the frame's key.
+    high, neighbours : str
+        Which kinds of score are high; what is next to it, with score and distance.
     address : str or None
         ``data:`` address of its picture; None if it could not be had.
+    mask, heatmap : str
+        ``data:`` addresses of what the model makes of it; empty without the model.
     is_changed : bool
         Another picture is in its place now.
 
@@ -151,10 +163,15 @@ class Card:
     key: str
     address: str | None
     is_changed: bool = False
+    high: str = ''
+    neighbours: str = ''
+    mask: str = ''
+    heatmap: str = ''
 
 
 def write_sheet(
-    folder: Path, found: SelectionOutcome, max_pictures: int, where: Whereabouts
+    folder: Path, found: SelectionOutcome, max_pictures: int, where: Whereabouts,
+    has_masks: bool = True,
 ) -> tuple[int, int]:
     """
     Read the pictures and write contact_sheet.html; an older one is removed if none is wanted.
@@ -171,6 +188,8 @@ def write_sheet(
         Frames on the sheet, the first chosen first; with 0 there is no sheet.
     where : Whereabouts
         Where the sources are now.
+    has_masks : bool
+        With mask and heatmap of each, where the model of the table can be opened.
 
     Returns
     -------
@@ -186,15 +205,21 @@ def write_sheet(
     settings = found.info.settings
     limits = DecodeLimits(int(settings.get('max_image_px', MAX_PIXELS)),
                           settings.get('oversized_images') == 'reduce')
-    pictures = thumbnails(places, limits)
+    model = _Model(found.info, has_masks)
+    try:
+        pictures = thumbnails(places, limits, model.pictures)
+    finally:
+        model.close()
     cards = _cards(found, places, pictures)
-    page = sheet_page(found, cards, pictures.problems)
+    page = sheet_page(found, cards, pictures.problems, model.why_not)
     write_whole(folder / SHEET,
                 lambda draft: draft.write_text(page, encoding='utf-8', newline='\n'))
     return sum(card.address is None for card in cards), len(pictures.changed)
 
 
-def sheet_page(found: SelectionOutcome, cards: Sequence[Card], problems: Sequence[str]) -> str:
+def sheet_page(
+    found: SelectionOutcome, cards: Sequence[Card], problems: Sequence[str], why_no_masks: str = ''
+) -> str:
     """Return the page; equal choices and pictures make equal bytes."""
     count, dives = len(found.selection.rows), found.candidates.dives
     chosen = Counter(dives[found.selection.rows])
@@ -204,7 +229,8 @@ def sheet_page(found: SelectionOutcome, cards: Sequence[Card], problems: Sequenc
         num_chosen=count, num_candidates=found.selection.num_candidates, remarks=found.remarks,
         cards=cards, num_changed=changed,
         num_unread=sum(card.address is None for card in cards) - changed,
-        problems=problems, max_problems=_MAX_PROBLEMS, options=_options(found),
+        why_no_masks=why_no_masks, problems=problems, max_problems=_MAX_PROBLEMS,
+        options=_options(found),
         dives=sorted(((name, size, chosen[name]) for name, size in Counter(dives).items()),
                      key=lambda dive: (-dive[2], dive[0])),
         num_dives_chosen=len(chosen), max_dives=_MAX_DIVES)
@@ -223,6 +249,9 @@ def _options(found: SelectionOutcome) -> list[tuple[str, str]]:
         pairs.append(('beta', f'{request.beta:g}'))
     if request.per_dive is not None:
         pairs.append(('a dive gives at most', str(request.per_dive)))
+    if request.min_gap_s is None and chosen.gaps_s is not None and chosen.gaps_s.any():
+        gaps = sorted({f'{gap:.2g} s' for gap in chosen.gaps_s})
+        pairs.append(('least time between two, chosen for the dive', ', '.join(gaps[:4])))
     if request.min_gap_s:
         pairs.append(('least time between two', f'{request.min_gap_s:g} s'))
     return pairs
@@ -236,6 +265,8 @@ def _cards(
     starts: dict[str, int] = {}
     for dive, stamp in zip(pool.dives, stamps, strict=True):
         starts[dive] = min(stamp, starts.get(dive, stamp))
+    high = high_scores(found.table, found.info, selection.rows[:len(places)])
+    near = selection.neighbours or ('',) * len(selection.rows)
     return [Card(
         rank=rank, dive=pool.dives[row], key=pool.keys[row],
         # A picture of a folder has no time: its stamp is its place.
@@ -243,7 +274,8 @@ def _cards(
         clock((int(stamps[row]) - starts[pool.dives[row]]) / 1e9),
         score=f'{found.request.score_name} {number(float(pool.scores[row]))}',
         reason=selection.reasons[rank - 1], address=pictures.addresses.get(place),
-        is_changed=place in pictures.changed)
+        is_changed=place in pictures.changed, high=high[rank - 1], neighbours=near[rank - 1],
+        mask=pictures.masks.get(place, ''), heatmap=pictures.heatmaps.get(place, ''))
         for rank, (row, place) in enumerate(zip(selection.rows, places, strict=False), 1)]
 
 
@@ -304,6 +336,8 @@ class Pictures:
     ----------
     addresses : dict of PicturePlace to str
         ``data:`` addresses of JPEGs; frames that cannot be had are left out.
+    masks, heatmaps : dict of PicturePlace to str
+        The same of what the model makes of them, where there is one.
     changed : set of PicturePlace
         Frames left out since another picture is in their place now.
     problems : list of str
@@ -312,17 +346,69 @@ class Pictures:
     """
 
     addresses: dict[PicturePlace, str] = field(default_factory=dict)
+    masks: dict[PicturePlace, str] = field(default_factory=dict)
+    heatmaps: dict[PicturePlace, str] = field(default_factory=dict)
     changed: set[PicturePlace] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
 
 
+# From an image and its stamp to pictures of its mask and its heatmap; None without a model.
+Painter = Callable[[ImageU8, int], 'tuple[ImageU8, ImageU8] | None']
+
+
+class _Model:
+    """The model of a table, for pictures of masks; `why_not` says in words why there are none."""
+
+    def __init__(self, info: TableInfo, is_wanted: bool) -> None:
+        self._pipeline: Pipeline | None = None
+        self.why_not = 'they were not asked for'
+        if not is_wanted:
+            return
+        try:
+            self._pipeline = self._opened(info)
+            self.why_not = ''
+        except (UncertaintySegError, OSError) as err:
+            self.why_not = ' '.join(str(err).split()).rstrip('.')
+
+    @staticmethod
+    def _opened(info: TableInfo) -> Pipeline:
+        from uncertainty_seg.backends.registry import open_pipeline
+        from uncertainty_seg.core.settings import settings_from_dict
+        from uncertainty_seg.opening import offline_settings
+        from uncertainty_seg.storage.ignore_mask import load_ignore_mask
+        from uncertainty_seg.storage.model_bundle import load_bundle, model_digest
+
+        settings = replace(settings_from_dict(dict(info.settings)), model=info.model,
+                           backend='auto', all_scores=False)
+        bundle = load_bundle(settings.model)
+        if model_digest(bundle.card) != info.model_sha256:
+            raise ModelBundleError(f'{info.model!r} is another model than the one of the table',
+                                   'the same files', 'score the sources again')
+        return open_pipeline(bundle, offline_settings(bundle, settings),
+                             load_ignore_mask(settings.ignore_mask))
+
+    def pictures(self, image_bgr: ImageU8, stamp_ns: int) -> tuple[ImageU8, ImageU8] | None:
+        """Return the overlay of the mask and the heatmap of an image."""
+        if self._pipeline is None:
+            return None
+        pipeline = self._pipeline
+        view = FrameView(image_bgr, pipeline.measure(image_bgr, stamp_ns), pipeline.card,
+                         pipeline.settings, pipeline.calibrated)
+        return view.overlay, view.heatmap
+
+    def close(self) -> None:
+        """Close what was opened."""
+        if self._pipeline is not None:
+            self._pipeline.close()
+
+
 def thumbnails(
-    places: Sequence[PicturePlace], limits: DecodeLimits = WIDEST
+    places: Sequence[PicturePlace], limits: DecodeLimits = WIDEST, paint: Painter | None = None
 ) -> Pictures:
     """
     Read frames and make them small; only those that are the frames that were scored.
 
-    `limits` are those that they were scored with.
+    `limits` are those that they were scored with; `paint` makes what a model makes of them.
 
     Each source is read once, from its start to the last of the frames.
     """
@@ -332,7 +418,7 @@ def thumbnails(
     found = Pictures()
     with progress(desc='pictures', total=len(places)) as bar:
         for source, by_index in wanted.items():
-            _read(source, by_index, found, bar, limits)
+            _read(source, by_index, found, bar, limits, paint)
             changed = len(found.changed.intersection(by_index.values()))
             if changed:
                 found.problems.append(f'{source[0]} has changed since it was scored: {changed} of '
@@ -346,6 +432,7 @@ def _read(
     found: Pictures,
     bar: tqdm[None],
     limits: DecodeLimits,
+    paint: Painter | None,
 ) -> None:
     try:
         for frame in frames_at(*source, by_index):
@@ -359,6 +446,9 @@ def _read(
                 continue
             if _is_same(place, frame.stamp_ns, image):
                 found.addresses[place] = _small(image)
+                painted = paint(image, frame.stamp_ns) if paint else None
+                if painted is not None:
+                    found.masks[place], found.heatmaps[place] = map(_small, painted)
             else:
                 found.changed.add(place)
     except (UncertaintySegError, OSError, KeyError) as err:

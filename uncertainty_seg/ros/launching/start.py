@@ -1,0 +1,101 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Starts rclpy: what is wrong with the command line or the surroundings is one sentence.
+
+DDS ends the process itself, in terms of its own, where the domain is out of range, and runs
+without ever finding anybody where no network interface is up.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import os
+from pathlib import Path
+import re
+import socket
+import sys
+import tempfile
+
+import rclpy
+from rclpy.signals import SignalHandlerOptions
+
+from uncertainty_seg.errors import ConfigError, UncertaintySegError
+from uncertainty_seg.ros.launching.parameter_files import given_files, read_parameter_file
+
+LARGEST_DOMAIN = 232
+_REACHED = (('127.0.0.1', 7400), ('239.255.0.1', 7400))
+_SOURCE_LINE = re.compile(r',? at /[^\s,]+:\d+')
+
+
+def start_ros(args: Sequence[str] | None = None) -> list[str]:
+    """
+    Start rclpy without its signal handlers.
+
+    Those would close the context before the last messages are published.
+
+    Parameters
+    ----------
+    args : sequence of str or None
+        Arguments as after the program's name; those of the process if None.
+
+    Returns
+    -------
+    list of str
+        These arguments.
+
+    Raises
+    ------
+    ConfigError
+        If a parameter file, another argument or ROS_DOMAIN_ID cannot be used.
+    UncertaintySegError
+        If no network interface is up.
+
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    for path in given_files(words):
+        read_parameter_file(path)
+    _require_domain(os.environ.get('ROS_DOMAIN_ID', ''))
+    _require_network()
+    _find_log_folder()
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as err:  # of rcl
+        raise ConfigError(f'arguments cannot be used: {_SOURCE_LINE.sub("", str(err))}') from err
+    return words
+
+
+def _require_domain(text: str) -> None:
+    if text and not (text.isdecimal() and int(text) <= LARGEST_DOMAIN):
+        raise ConfigError(f'ROS_DOMAIN_ID is {text!r}', f'a whole number from 0 to '
+                          f'{LARGEST_DOMAIN}', 'the ports of DDS end there')
+
+
+def _require_network() -> None:
+    # Nothing is sent: the system looks for an interface that it would take.
+    for address in _REACHED:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
+            try:
+                link.connect(address)
+            except OSError as err:
+                cause = err.strerror
+            else:
+                return
+    raise UncertaintySegError(f'no network interface is up ({cause})', 'the loopback at least',
+                              'DDS finds nobody without one: ip link set lo up')
+
+
+def _find_log_folder() -> None:
+    """Let ROS write its log elsewhere where the home cannot be written, as in a container."""
+    if os.environ.get('ROS_LOG_DIR') or os.environ.get('ROS_HOME'):
+        return
+    try:
+        folder = Path.home() / '.ros' / 'log'
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return
+    except (OSError, RuntimeError):  # the latter: there is no home
+        pass
+    os.environ['ROS_LOG_DIR'] = tempfile.mkdtemp(prefix='ros_log_')
+    print(f'the home cannot be written: the log of ROS is in {os.environ["ROS_LOG_DIR"]}; '
+          'ROS_LOG_DIR names another folder', file=sys.stderr)
