@@ -104,6 +104,8 @@ def test_bad_input_is_one_sentence_a_failure_and_no_process_left(
         (tmp_path / name).write_text(text)
     words = [word.replace(':=' + name, f':={tmp_path / name}') for word in words
              for name in [next((n for n in files if word.endswith(':=' + n)), '\0')]]
+    if 'rviz:=true' in words and shutil.which('rviz2'):
+        pytest.skip('rviz2 is here')
     code, output = run(['ros2', 'launch', 'uncertainty_seg', *words], domain)
     assert code == 1, output
     assert sentence in output
