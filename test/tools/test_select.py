@@ -351,7 +351,24 @@ def test_tables_of_different_models_are_refused(
     out = ['-n', '1', '-o', tmp_path / 'out']
     sentence = 'was scored with another model or settings than'
     assert sentence in refused(capsys, ten, other, *out)
-    assert sentence in refused(capsys, ten, *out, '--labelled', other)
+
+
+def test_what_was_labelled_with_the_network_of_before_is_not_chosen_again(
+    ten: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Frame 9, the most uncertain, by the network before it was trained again; and a frame of
+    # another dive that looks like frame 8, which had the lowest score.
+    alike = pq.read_table(ten / 'part.parquet').column('phash').to_pylist()[8]
+    before = table(tmp_path / 'before', [row(9, 0.1, 'dive 1'), row(70, 9.0, 'old', phash=alike)],
+                   replace(INFO, model_sha256='cd' * 32))
+    out = tmp_path / 'out'
+    assert main(['select', str(ten), '-n', '2', '--strategy', 'top-k', '-o', str(out),
+                 '--labelled', str(before)]) == 0
+    assert sorted(indices(out)) == [6, 7]
+    assert '2 labelled frames were scored with another model' in said(capsys)[1]
+    assert 'no labelled frame has a score_ratio of this model' in refused(
+        capsys, ten, '-n', 1, '-o', tmp_path / 'next', '--strategy', 'threshold', '--labelled',
+        before)
 
 
 @pytest.mark.parametrize(('column', 'options', 'sentence'), [

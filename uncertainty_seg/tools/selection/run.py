@@ -104,10 +104,10 @@ def select_frames(
                           f'at most {len(table)}', 'give a smaller -n, or more tables')
     info = info_of(table.schema)
     column = score_column(score or _default_score(table, info, remarks), info)
-    known = read_table(labelled, remarks, of=(info, tables[0])) if labelled else None
+    known = read_table(labelled, remarks) if labelled else None
     table, known = name_dives(table, known, remarks)
     pool = candidates_of(table, info, column, remarks)
-    labels = None if known is None else candidates_of(known, info, column)
+    labels = None if known is None else _labelled(known, info, column, remarks)
     if strategy == 'threshold' and limit is None:
         limit = _limit(column, labels, limit_quantile)
     if isinstance(per_dive, float):
@@ -124,6 +124,18 @@ def select_frames(
     )
 
 
+def _labelled(table: Any, info: TableInfo, column: str, remarks: list[str]) -> Candidates:
+    """Return the frames that have labels; of another model, by what the images say alone."""
+    if info_of(table.schema) == info:
+        return candidates_of(table, info, column)
+    remarks.append(f'{len(table)} labelled frames were scored with another model or settings: '
+                   'they and what looks like them are left out, and their scores do not count.')
+    return Candidates(
+        keys=_objects(table, 'frame_key'), dives=_objects(table, 'dive'),
+        scores=np.full(len(table), np.nan),
+        hashes=_hashes(table) if 'phash' in table.column_names else None)
+
+
 def _default_score(table: Any, info: TableInfo, remarks: list[str]) -> str:
     if info.settings.get('uncalibrated') != RUN_UNCALIBRATED:
         return RATIO
@@ -136,7 +148,8 @@ def _limit(column: str, labelled: Candidates | None, quantile: float) -> float:
     if labelled is not None:
         known = labelled.scores[np.isfinite(labelled.scores)]
         if not len(known):
-            raise ConfigError(f'no labelled frame has a {column}', 'some', 'give a --limit')
+            raise ConfigError(f'no labelled frame has a {column} of this model', 'some',
+                              'give a --limit')
         return float(np.quantile(known, quantile))
     if column == RATIO:
         return 1.0  # where the gate's own limit is
@@ -214,9 +227,7 @@ def _highest(table: Any, ranks: Mapping[str, float], row: int) -> str:
 _NEEDED = ('frame_key', 'dive', 'source', 'kind', 'topic', 'index', 'stamp_ns', 'score_ratio')
 
 
-def read_table(
-    paths: Sequence[Path], remarks: list[str], of: tuple[TableInfo, Path] | None = None
-) -> Any:
+def read_table(paths: Sequence[Path], remarks: list[str]) -> Any:
     """
     Read score tables as one.
 
@@ -229,8 +240,6 @@ def read_table(
         Tables, their parts, or earlier selections.
     remarks : list of str
         Takes a sentence for frames that are there more than once.
-    of : (TableInfo, Path), optional
-        Another table, whose model it must be.
 
     Returns
     -------
@@ -246,9 +255,6 @@ def read_table(
                          'a table of uncertainty_seg score', 'score the sources again')
     if not len(table):
         raise TableError(f'{listed} has no frame', 'at least one', 'score a source with frames')
-    if of is not None and info_of(table.schema) != of[0]:
-        raise TableError(f'{listed} was scored with another model or settings than {of[1]}',
-                         'tables of the same', 'score its sources again')
     keys = table.column('frame_key').to_numpy()
     first = list({key: row for row, key in zip(range(len(keys) - 1, -1, -1), keys[::-1],
                                                strict=True)}.values())
