@@ -143,7 +143,7 @@ def test_rviz_shows_every_camera(
 
 
 @pytest.mark.parametrize(('given', 'sentence'), [
-    ({'model': ''}, r'no model is named.*\(pipeline, suim\)'),
+    ({'model': ''}, r'no model is named.*\(pipeline, pipeline_fp16, suim, suim_fp16\)'),
     ({'params_file': '/nofile.yaml'}, '/nofile.yaml is not there'),
     ({'rviz': 'true'}, 'rviz2 is not installed'),
     ({'cameras': 'front-cam'}, "cameras names 'front-cam'"),

@@ -35,7 +35,11 @@ def bundle(tiny_bundle: Path) -> ModelBundle:
     return load_bundle(str(tiny_bundle))
 
 
-@pytest.fixture(params=['tiny', *shipped_bundles()])
+# It computes float32 of fp16 bundles, which onnxruntime simulates: auto takes that for them.
+IN_FLOAT32 = [name for name in shipped_bundles() if not name.endswith('_fp16')]
+
+
+@pytest.fixture(params=['tiny', *IN_FLOAT32])
 def any_bundle(request: pytest.FixtureRequest, tiny_bundle: Path) -> ModelBundle:
     return load_bundle(str(tiny_bundle) if request.param == 'tiny' else request.param)
 

@@ -154,7 +154,7 @@ def test_a_model_that_is_not_there_is_one_sentence_and_exit_code_2(
     code, output = run(words, domain, tmp_path)
     assert code == 2
     assert_one_sentence(output, sentence)
-    assert 'a shipped name (pipeline, suim)' in output
+    assert 'a shipped name (pipeline, pipeline_fp16, suim, suim_fp16)' in output
 
 
 @pytest.mark.parametrize('program', [NODE, GOVERNOR])
