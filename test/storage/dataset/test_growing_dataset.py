@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+import errno
 import hashlib
 import json
 import math
@@ -144,17 +145,23 @@ def test_shares_of_many_dives_are_within_what_chance_allows() -> None:
 def test_splits_stay_and_dives_are_whole_while_200_dives_are_added(
     data: Path, tmp_path: Path
 ) -> None:
-    before, many = splits_of(data), tmp_path / 'many'
-    stems = {f'd{i // 2}_{i % 2}': 100 + i for i in range(400)}
-    make(many, stems, reviews={stem: FrameReview(True, 'corrected', dive=stem.split('_')[0])
-                               for stem in stems})
-    assert run('add', data, many) == 0
+    before, order = splits_of(data), np.random.default_rng(0).permutation(200)
+    for part in range(4):
+        stems = {f'd{d}_{i}': 100 + 2 * d + i for d in order[part::4] for i in range(2)}
+        many = make(tmp_path / f'part_{part}', stems, reviews={
+            stem: FrameReview(True, 'corrected', dive=stem.split('_')[0]) for stem in stems})
+        assert run('add', data, many) == 0
+        now = splits_of(data)
+        assert before.items() <= now.items()
+        before = now
     after, rows = splits_of(data), lines_of(data)
-    assert len(after) == 406 and before.items() <= after.items()
+    assert len(after) == 406
     by_dive: dict[str, set[str]] = {}
     for stem, split in after.items():
         by_dive.setdefault(rows[stem]['dive'], set()).add(split)
     assert len(by_dive) == 202 and {len(found) for found in by_dive.values()} == {1}
+    for name, found in by_dive.items():
+        assert found == {SplitShares(VAL).split_of(f'dive {name}')}
     in_val = sum(found == {'val'} for found in by_dive.values())
     assert abs(in_val - VAL * 202) < 4 * math.sqrt(202 * VAL * (1 - VAL))
 
@@ -432,6 +439,47 @@ def test_edits_are_named_and_refuse_an_addition_until_they_are_accepted(
     assert said(capsys, 'add', data, more)['frames'] == 8
     text = refused(capsys, 'export', data, tmp_path / 'v2', '--version', 2)
     assert '1 frames of version 2 were edited by hand afterwards (dive 0_1)' in text
+
+
+def test_a_second_image_of_a_name_is_noticed_since_readers_would_take_it(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cv2.imwrite(str(data / 'images' / 'dive 0_1.jpg'), picture(500))
+    assert said(capsys, 'status', data)['edited'] == ['dive 0_1']
+    assert 'dive 0_1.jpg beside dive 0_1.png' in refused(capsys, 'status', data, '--accept')
+
+
+def test_an_addition_takes_no_name_that_is_in_use_or_that_no_file_may_have(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = data / 'images' / 'e.jpg'
+    cv2.imwrite(str(note), picture(500))
+    held = note.read_bytes()
+    source = make(tmp_path / 'next', {'dive 0_0': 600, 'e': 601, '12:30': 602})
+    assert said(capsys, 'add', data, source)['added'] == 3
+    names = {row['stem'].rstrip('0123456789abcdef') for row in lines_of(data).values()
+             if row['added'] == 3}
+    assert names == {'dive 0_0_', 'e_', '12_'} and note.read_bytes() == held
+    for stem, row in lines_of(data).items():
+        pixels = load_folder(data, row['split'])
+        seed = {'e': 601, '1': 602}.get(stem[0], 600)
+        if row['added'] == 3:
+            np.testing.assert_array_equal(
+                pixels.images[pixels.stems.index(stem)][..., ::-1], picture(seed))
+
+
+def test_a_full_disk_leaves_the_dataset_as_it_was(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, source = content(data), dive(tmp_path / 'next', 'dive 2', seed=40)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'mask.png')
+
+    monkeypatch.setattr(shutil, 'copyfile', full)
+    assert run('add', data, source) == 1
+    assert 'no space left on device' in capsys.readouterr().err
+    assert content(data) == before
 
 
 @pytest.mark.parametrize('name', ['splits.json', 'blocks.json', 'review.json', 'frames.jsonl',

@@ -13,7 +13,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 from dataclasses import dataclass
+import itertools
 from pathlib import Path
+import re
 import shutil
 
 from uncertainty_seg.errors import ConfigError, DatasetError, some_of
@@ -48,6 +50,8 @@ from uncertainty_seg.storage.review_record import (
 GIVEN = 'given'
 NEW, OLD = 'new', 'old'
 NO_RECORD = 'no record'
+# What a plain file name has none of.
+_NO_NAME = re.compile(r'[/\\:\x00-\x1f]')
 Watch = Callable[[Sequence[str]], Iterable[str]]
 
 
@@ -238,7 +242,7 @@ def _read_frame(
         what = 'image' if image is None else 'mask'
         raise DatasetError(f'the {what} of {stem!r} in {folder} is missing', 'both',
                            'add it, or take the frame out of splits.json')
-    name = stem.replace('/', '_')
+    name = _NO_NAME.sub('_', stem)
     line = DatasetFrame(
         name, f'{name}{image.suffix}', SPLITS[0], safe_name(folder.resolve().name), number,
         number, None, **file_facts(image, mask, classes), review=review)
@@ -308,15 +312,22 @@ class _Addition:
             split_key(dive, one.line.pixels_sha256))
 
     def _take(self, one: _ReadFrame, split: str, suffix: str = '') -> None:
-        stem = one.line.stem
-        if stem in self._lines:  # another frame of that name
-            stem = f'{stem}_{suffix or one.line.pixels_sha256[:8]}'
+        stem = self._free_stem(one.line.stem, suffix or one.line.pixels_sha256[:8])
         line = dataclasses.replace(one.line, stem=stem, split=split,
                                    image=f'{stem}{Path(one.line.image).suffix}')
         self._lines[stem] = self._by_pixels[line.pixels_sha256] = line
         if line.review.dive:
             self._split_by_dive[line.review.dive] = split
         self._files.append((one, line))
+
+    def _free_stem(self, stem: str, suffix: str) -> str:
+        """Return a name that no frame has or had, and no file that somebody put there."""
+        names = itertools.chain([stem, f'{stem}_{suffix}'],
+                                (f'{stem}_{suffix}_{i}' for i in itertools.count(2)))
+        folder = self._book.folder
+        return next(name for name in names if name not in self._lines
+                    and image_path(folder, name) is None
+                    and not (folder / MASKS / f'{name}.png').exists())
 
     def _replace(self, old: DatasetFrame, one: _ReadFrame) -> None:
         """Take the new mask of an image, in the place of the old one in its dive."""

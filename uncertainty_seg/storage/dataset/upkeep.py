@@ -25,7 +25,7 @@ from uncertainty_seg.storage.dataset.book import (
     write_derived,
 )
 from uncertainty_seg.storage.foreign_files import read_bytes, why
-from uncertainty_seg.storage.labelled_folder import ClassTable
+from uncertainty_seg.storage.labelled_folder import ClassTable, image_path
 from uncertainty_seg.storage.labels.folder import CLASSES_FILE, MASKS, write_classes
 from uncertainty_seg.storage.labels.frames import IMAGES, mask_sha256, read_mask
 
@@ -69,13 +69,19 @@ def hand_edits(book: DatasetBook) -> HandEdits:
         digests = [_digest(path) for path in _files(book, one)]
         if '' in digests:
             missing.append(one.stem)
-        elif digests != [one.image_sha256, one.mask_sha256]:
+        elif digests != [one.image_sha256, one.mask_sha256] or _other_image(book, one):
             changed.append(one.stem)
     return HandEdits(tuple(changed), tuple(missing), tuple(_tables(book)), tuple(_strays(book)))
 
 
 def _files(book: DatasetBook, one: DatasetFrame) -> tuple[Path, Path]:
     return book.folder / IMAGES / one.image, book.folder / MASKS / f'{one.stem}.png'
+
+
+def _other_image(book: DatasetBook, one: DatasetFrame) -> str:
+    """Return the name of another image of that stem, which readers would take; mostly empty."""
+    found = image_path(book.folder, one.stem)
+    return found.name if found is not None and found.name != one.image else ''
 
 
 def _digest(path: Path) -> str:
@@ -148,6 +154,10 @@ def _require_whole_dives(book: DatasetBook) -> None:
 def _read_again(book: DatasetBook, one: DatasetFrame, number: int) -> DatasetFrame:
     assert book.classes is not None
     image, mask = _files(book, one)
+    other = _other_image(book, one)
+    if other:
+        raise DatasetError(f'{book.folder / IMAGES} has {other} beside {one.image}',
+                           'one image of a name', 'remove the one that is wrong')
     return dataclasses.replace(one, since=number, **file_facts(image, mask, book.classes))
 
 
