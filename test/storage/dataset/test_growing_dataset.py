@@ -24,6 +24,7 @@ from uncertainty_seg.errors import DatasetError
 from uncertainty_seg.storage.dataset import book as dataset_book
 from uncertainty_seg.storage.dataset import growth
 from uncertainty_seg.storage.dataset.book import DATASET_FILE, locked_book, SplitShares
+from uncertainty_seg.storage.dataset.upkeep import name_of
 from uncertainty_seg.storage.folds import load_folders
 from uncertainty_seg.storage.labelled_folder import (
     blocks_path,
@@ -480,6 +481,13 @@ def test_a_full_disk_leaves_the_dataset_as_it_was(
     assert run('add', data, source) == 1
     assert 'no space left on device' in capsys.readouterr().err
     assert content(data) == before
+
+
+def test_a_card_says_which_version_was_trained_on(data: Path, tmp_path: Path) -> None:
+    assert name_of(tmp_path / 'source_0') == 'source_0'
+    assert name_of(data) == 'data (version 2)'
+    cv2.imwrite(str(data / 'masks' / 'dive 0_1.png'), labels(77))
+    assert name_of(data) == 'data (version 2, edited by hand since)'
 
 
 @pytest.mark.parametrize('name', ['splits.json', 'blocks.json', 'review.json', 'frames.jsonl',

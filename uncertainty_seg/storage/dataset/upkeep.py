@@ -20,6 +20,8 @@ from uncertainty_seg.storage.dataset.book import (
     DERIVED,
     derived_text,
     FRAMES_FILE,
+    is_dataset,
+    read_book,
     sha256,
     with_version,
     write_derived,
@@ -117,6 +119,15 @@ def require_untouched(book: DatasetBook) -> None:
             f'{book.folder} was edited by hand since version {book.number}: {edits}',
             'files as they were written', 'restore them, or take them as they are now with '
             f'uncertainty_seg dataset status {book.folder} --accept')
+
+
+def name_of(folder: Path) -> str:
+    """Return the name of a labelled folder for a card; of a dataset with its version."""
+    name = folder.resolve().name
+    if not is_dataset(folder):
+        return name
+    book = read_book(folder)
+    return f'{name} (version {book.number}{", edited by hand since" if hand_edits(book) else ""})'
 
 
 def accept_edits(book: DatasetBook, words: str = 'edited by hand') -> DatasetBook:
