@@ -53,7 +53,8 @@ PACKAGES = {'calibrate': 'sklearn', 'evaluate': 'scipy', 'score': 'pyarrow', 'se
             'export-labels': 'pycocotools', 'import-labels': 'pycocotools'}
 # Written by a command of a page; removed before it runs, as a reader would give a new name.
 OUTPUTS = ('OUT', 'OUT_BAG', 'VARIANT', 'BAG', 'TABLE_OUT', 'demo')
-WORDS = {'NET': 'NET.onnx', 'LABELS': 'EXPORT', 'NAME': 'dive_1', 'N': '2', 'TABLE': 'TABLE'}
+WORDS = {'NET': 'NET.onnx', 'LABELS': 'EXPORT', 'NAME': 'dive_1', 'N': '2', 'TABLE': 'TABLE',
+         'FOLDER': 'OTHER'}
 
 
 def lines_of(page: Path) -> Iterator[str]:

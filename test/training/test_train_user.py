@@ -158,6 +158,28 @@ def test_a_network_of_ones_own_becomes_a_bundle_and_the_card_says_what_it_saw(
     assert iou == pytest.approx(float((np.diag(table)[known] / union[known]).mean()), abs=0.02)
 
 
+def test_a_dataset_trains_to_the_weights_of_its_folder_and_the_card_has_its_version(
+    place: Path
+) -> None:
+    stems = [f'{number:02}' for number in range(16)]  # whose order is that of a dataset
+    for number, stem in enumerate(stems):
+        image = cv2.imread(str(place / 'reef' / 'images' / f'{number}.png'))
+        image[0, 0] = number  # some of the toys are equal
+        cv2.imwrite(str(place / 'reef' / 'images' / f'{stem}.png'), image)
+        mask = place / 'reef' / 'masks' / f'{number}.png'
+        mask.rename(mask.with_stem(stem))
+    (place / 'reef' / 'splits.json').write_text(
+        json.dumps({'train': stems[:12], 'val': stems[12:]}))
+    assert main(['dataset', 'init', str(place / 'data')]) == 0
+    assert main(['dataset', 'add', str(place / 'data'), str(place / 'reef'), '--split',
+                 'given']) == 0
+    assert main(words(place, '--epochs', 2)) == 0
+    assert main(words(place, '--epochs', 2, out='grown', data='data')) == 0
+    assert_same(weights_of(place / 'grown.pt'), weights_of(place / 'made.pt'))
+    card = load_bundle(str(place / 'grown')).card
+    assert '12 labelled images of data (version 1), 2 epochs' in card.training
+
+
 def test_a_run_killed_in_an_epoch_gives_the_weights_of_one_that_was_not(place: Path) -> None:
     epochs = ('--epochs', 4)
     assert main(words(place, *epochs, out='whole')) == 0

@@ -18,7 +18,7 @@ import numpy as np
 
 from uncertainty_seg.errors import DatasetError
 from uncertainty_seg.storage.foreign_files import MAX_JSON_BYTES, parse_json, read_bytes
-from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder
+from uncertainty_seg.storage.labelled_folder import LabelledFolder, listed_splits, load_folder
 from uncertainty_seg.storage.whole_files import replace_file
 
 FOLDS_FILE = 'folds.json'
@@ -151,10 +151,13 @@ def load_splits(folder: Path, splits: Sequence[str]) -> LabelledFolder:
     """
     Read several splits of a labelled folder as one data set, one after the other.
 
-    Without splits.json it is all of the folder, once.
+    Without splits.json it is all of the folder, once. Of several an empty one is left out.
     """
     if not (folder / 'splits.json').is_file():
         splits = splits[:1]
+    elif len(splits) > 1:
+        listed = listed_splits(folder)
+        splits = [split for split in splits if listed.get(split) != []] or splits
     first, *others = (load_folder(folder, split) for split in splits)
     for other in others:
         first = replace(first, images=first.images + other.images,

@@ -36,6 +36,8 @@ from uncertainty_seg.storage.foreign_files import (
 )
 from uncertainty_seg.storage.review_record import require_reviewed
 
+# What a growing dataset has beside a labelled folder; see `storage.dataset`.
+DATASET_FILE, BLOCKS_FILE = 'dataset.json', 'blocks.json'
 ENDINGS = ('.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG')
 # A mask is of one byte a pixel, and the ignore index needs one of its values.
 MAX_CLASSES = 255
@@ -162,6 +164,26 @@ def load_folder(folder: Path, split: str) -> LabelledFolder:
     )
 
 
+def listed_splits(folder: Path) -> dict[str, list[str]]:
+    """
+    Return the stems of each split of a labelled folder; without splits.json all, under ``''``.
+
+    Entries of splits.json that are no lists, such as a note, are left out.
+    Raises DatasetError if splits.json is of another form.
+    """
+    if not (folder / 'splits.json').is_file():
+        return {'': _stems(folder, '')}
+    content = _read_mapping(folder / 'splits.json')
+    return {split: _stems(folder, split) for split, stems in content.items()
+            if isinstance(stems, list)}
+
+
+def image_path(folder: Path, stem: str) -> Path | None:
+    """Return the file of an image of a labelled folder; None if there is none."""
+    places = (folder / 'images' / f'{stem}{ending}' for ending in ENDINGS)
+    return next((path for path in places if path.is_file()), None)
+
+
 def _stems(folder: Path, split: str) -> list[str]:
     if not (folder / 'splits.json').is_file() and (folder / 'images').is_dir():
         return sorted(path.stem for path in (folder / 'images').iterdir()
@@ -255,13 +277,11 @@ def _class_entry(index: int, entry: Any) -> dict[str, Any]:
 
 
 def _read_pair(folder: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    places = [folder / 'images' / f'{stem}{ending}' for ending in ENDINGS]
-    found = [path for path in places if path.is_file()]
-    file = folder / 'masks' / f'{stem}.png'
-    if not found or not file.is_file():
+    found, file = image_path(folder, stem), folder / 'masks' / f'{stem}.png'
+    if found is None or not file.is_file():
         raise DatasetError(f'image or mask of {stem!r} in {folder} is missing or unreadable')
     try:
-        image = decode(read_image_file(found[0]))
+        image = decode(read_image_file(found))
         mask = decode_unchanged(read_image_file(file))
     except (OSError, ValueError, ImageError) as err:
         raise DatasetError(f'image or mask of {stem!r} in {folder} is missing or unreadable '
@@ -271,6 +291,14 @@ def _read_pair(folder: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.u
             f'image {stem!r} is {image.shape[:2]}, its mask {mask.shape}', 'equal sizes'
         )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), mask
+
+
+def blocks_path(folder: Path | str, given: Path | str | None) -> Path | None:
+    """Return the file of blocks that is given; else that of a growing dataset; else None."""
+    if given is not None:
+        return Path(given)
+    is_dataset = (Path(folder) / DATASET_FILE).is_file()
+    return Path(folder) / BLOCKS_FILE if is_dataset else None
 
 
 def read_blocks(path: Path | None, stems: Sequence[str]) -> NDArray[np.str_]:

@@ -75,9 +75,14 @@ class FrameReview:
 
 def write_review(folder: Path, reviews: Mapping[str, FrameReview]) -> None:
     """Write ``review.json`` of a folder, by the stems of its frames."""
+    replace_file(folder / REVIEW_FILE, review_text(reviews))
+
+
+def review_text(reviews: Mapping[str, FrameReview]) -> str:
+    """Return the content of ``review.json``."""
     frames = {stem: dataclasses.asdict(one) for stem, one in sorted(reviews.items())}
     content = {'version': REVIEW_VERSION, 'frames': frames}
-    replace_file(folder / REVIEW_FILE, json.dumps(content, indent=1) + '\n')
+    return json.dumps(content, indent=1) + '\n'
 
 
 def read_review(folder: Path) -> dict[str, FrameReview] | None:

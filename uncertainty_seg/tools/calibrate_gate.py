@@ -125,12 +125,13 @@ def calibrate(
 
     """
     from uncertainty_seg.opening import as_bundle, checked_settings
+    from uncertainty_seg.storage.labelled_folder import blocks_path
     from uncertainty_seg.tools.calibrate.calibration_run import CalibrationRequest, fit_calibration
 
     request = CalibrationRequest(
         bundle=as_bundle(bundle, has_calibration=False), settings=checked_settings(settings),
         train=Path(train), val=Path(val), ood=None if ood is None else Path(ood),
-        blocks=None if blocks is None else Path(blocks), bad=bad,
+        blocks=blocks_path(val, blocks), bad=bad,
         alphas=tuple(sorted(set(alphas))), scores=tuple(scores), tune_share=tune_share,
         quantile=quantile, max_train=max_train)
     key = _checked_key(request.bundle, report, sign)
@@ -187,12 +188,13 @@ def calibrate_on_folds(
 
     """
     from uncertainty_seg.opening import as_bundle, checked_settings
+    from uncertainty_seg.storage.labelled_folder import blocks_path
     from uncertainty_seg.tools.calibrate.cross_fitted import fit_on_folds, FoldsRequest
 
     request = FoldsRequest(
         bundle=as_bundle(bundle, has_calibration=False), settings=checked_settings(settings),
         data=Path(data), folds=Path(folds), ood=None if ood is None else Path(ood),
-        blocks=None if blocks is None else Path(blocks), bad=bad,
+        blocks=blocks_path(data, blocks), bad=bad,
         alphas=tuple(sorted(set(alphas))), scores=tuple(scores), quantile=quantile,
         max_train=max_train)
     key = _checked_key(request.bundle, report, sign)
@@ -311,7 +313,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_gate_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what every way to calibrate takes."""
     parser.add_argument('--blocks', type=Path, metavar='FILE',
-                        help='blocks of the images, JSON or CSV [each its own]')
+                        help='blocks of the images, JSON or CSV [the dives of a dataset, else '
+                        'each its own]')
     parser.add_argument('--bad', default='iou<0.5', metavar='RULE',
                         help="when a mask is bad: 'iou<0.5', 'iou[diver]<0.5', 'accuracy<0.7', "
                         'joined by or [iou<0.5]')

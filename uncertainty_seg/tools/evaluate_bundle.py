@@ -89,6 +89,7 @@ def evaluate(
 
     """
     from uncertainty_seg.opening import as_bundle, checked_settings
+    from uncertainty_seg.storage.labelled_folder import blocks_path
     from uncertainty_seg.tools.calibrate.evaluation_run import evaluate_bundle, EvaluationRequest
     from uncertainty_seg.tools.report.fill import write_evaluation_report
     from uncertainty_seg.tools.report.page import require_report_place
@@ -96,7 +97,7 @@ def evaluate(
     request = EvaluationRequest(
         bundle=as_bundle(bundle), settings=checked_settings(settings), data=Path(data),
         split=split, ood=None if ood is None else Path(ood), corrupt_frames=corrupt_frames,
-        blocks=None if blocks is None else Path(blocks), bad=bad)
+        blocks=blocks_path(data, blocks), bad=bad)
     require_libraries('scipy')
     if report:
         require_report_place(Path(report))
@@ -118,7 +119,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--corrupt-frames', type=whole_number(1), default=60,
                         help='images on each step of the ladder, at most [60]')
     parser.add_argument('--blocks', type=Path, metavar='FILE',
-                        help='blocks of the images, JSON or CSV [each its own]')
+                        help='blocks of the images, JSON or CSV [the dives of a dataset, else '
+                        'each its own]')
     parser.add_argument('--bad', metavar='RULE',
                         help='when a mask is bad [as it was calibrated, or iou<0.5]')
     parser.add_argument('--report', type=Path, metavar='FILE',

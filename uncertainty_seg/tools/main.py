@@ -49,6 +49,8 @@ VERBS = {
                       'Label Studio, LabelMe, bags ...'),
     'import-labels': ('import_labels', 'bring corrected labels back into a training folder, no '
                       'dive in two splits'),
+    'dataset': ('dataset.grow_dataset', 'keep labelled frames in a dataset that grows: versions, '
+                'splits by dive'),
     'select': ('select_frames', 'choose the frames of a score table that are worth a label'),
 }
 EXIT_FAILED = 1

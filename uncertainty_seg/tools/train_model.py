@@ -176,6 +176,7 @@ def start_of(args: argparse.Namespace) -> Taken | None:
 
 def extras_of(args: argparse.Namespace, taken: Taken | None) -> Extras:
     """Return what the arguments ask for beside recipe and images; see `Extras`."""
+    from uncertainty_seg.storage.dataset.upkeep import name_of
     from uncertainty_seg.storage.folds import has_split, load_folders
     from uncertainty_seg.training.run_facts import Extras
 
@@ -190,7 +191,7 @@ def extras_of(args: argparse.Namespace, taken: Taken | None) -> Extras:
         raise ConfigError('--patience or --budget for snapshots, which are stages of a whole run',
                           'none of them')
     return Extras(val, args.patience, math.inf if args.budget is None else 60 * args.budget,
-                  taken, tuple(folder.resolve().name for folder in args.data), args.note,
+                  taken, tuple(map(name_of, args.data)), args.note,
                   write_curves)
 
 

@@ -131,7 +131,7 @@ def test_what_is_not_reviewed_is_refused_by_every_verb(
         assert f'7 of 60 frames of {data} are not reviewed' in refused(capsys, [*words, *RUN])
 
     class Asked:
-        data, split, folds, fold = tmp_path / 'data', 'train', 0, None
+        data, split, folds, fold = [tmp_path / 'data'], 'train', 0, None
 
     with pytest.raises(DatasetError, match='7 of 60 frames'):
         training_images(Asked())  # type: ignore[arg-type]

@@ -86,7 +86,7 @@ def train_folds(
 
     """
     from uncertainty_seg.storage.folds import fold_of
-    from uncertainty_seg.storage.labelled_folder import read_blocks
+    from uncertainty_seg.storage.labelled_folder import blocks_path, read_blocks
     from uncertainty_seg.tools.calibrate.cross_fitted import all_images
     from uncertainty_seg.tools.calibrate.fold_tasks import (
         keep_folds,
@@ -101,8 +101,8 @@ def train_folds(
     folder = Path(out)
     tasks = plan_tasks(command, Path(data), folder, num_folds, seeds)
     stems = all_images(Path(data)).stems
-    block_of = dict(zip(stems, read_blocks(None if blocks is None else Path(blocks), stems)
-                        .tolist(), strict=True))
+    found = read_blocks(blocks_path(data, blocks), stems).tolist()
+    block_of = dict(zip(stems, found, strict=True))
     fold_by_block = fold_of(sorted(set(block_of.values())), num_folds)
     folder.mkdir(parents=True, exist_ok=True)
     keep_folds(folder, {stem: fold_by_block[block] for stem, block in block_of.items()})

@@ -119,6 +119,7 @@ def compare(
     """
     from uncertainty_seg.backends.gpu.engine_cache import user_cache
     from uncertainty_seg.opening import checked_settings
+    from uncertainty_seg.storage.labelled_folder import blocks_path
     from uncertainty_seg.tools.compare import show
     from uncertainty_seg.tools.compare.contenders import as_given
     from uncertainty_seg.tools.compare.run import CompareRequest, run_comparison
@@ -131,7 +132,7 @@ def compare(
         baseline=None if baseline is None else as_given(baseline),
         settings=checked_settings(settings), data=Path(data), split=split,
         ood=tuple(map(Path, ood)), unknown=None if unknown is None else Path(unknown),
-        unknown_classes=tuple(unknown_classes), blocks=None if blocks is None else Path(blocks),
+        unknown_classes=tuple(unknown_classes), blocks=blocks_path(data, blocks),
         bad=bad, alphas=tuple(alphas), folds=folds, draws=draws, max_frames=max_frames,
         cache=user_cache() / 'compare' if cache is None else Path(cache))
     if html:
@@ -163,7 +164,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--unknown-classes', nargs='+', metavar='NAME', default=(),
                         help='classes of DATA that the bundles do not have: unseen objects')
     parser.add_argument('--blocks', type=Path, metavar='FILE',
-                        help='blocks of the images, JSON or CSV [each its own]')
+                        help='blocks of the images, JSON or CSV [the dives of a dataset, else '
+                        'each its own]')
     parser.add_argument('--bad', metavar='RULE', help='when a mask is bad [as the first bundle '
                         'was calibrated, or iou<0.5]')
     parser.add_argument('--alpha', dest='alphas', nargs='+', type=rate, default=[0.05, 0.10],
