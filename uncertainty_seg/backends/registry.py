@@ -139,6 +139,8 @@ def open_pipeline(
         If bundle, backend and settings do not fit; nothing stays open.
 
     """
+    if temperature is None and bundle.calibration is not None:
+        require_rounding(settings.backend, bundle, settings)
     backend = open_backend(settings.backend, bundle, settings)
     try:
         pipeline = Pipeline(bundle, backend, settings, temperature, ignore)
@@ -157,7 +159,7 @@ def _open_best(bundle: ModelBundle, settings: Settings) -> Backend:
         try:
             _require_machine(name)
             _require_passes(name, settings)
-            _require_rounding(name, bundle, settings)
+            require_rounding(name, bundle, settings)
             backend = OPENERS[name](bundle, settings)
         except EngineMissingError:
             raise
@@ -187,10 +189,13 @@ def _require_machine(name: str) -> None:
         )
 
 
-def _require_rounding(name: str, bundle: ModelBundle, settings: Settings) -> None:
-    """Leave out what computes float32 where a graph says float16."""
+def require_rounding(name: str, bundle: ModelBundle, settings: Settings) -> None:
+    """
+    Refuse what computes float32 where a graph says float16: limits in fp16 are not for it.
+
+    Raises BackendUnavailableError. A bundle that is opened without its limits may run there.
+    """
     if name == 'openvino' and precision_of(bundle.card, settings.precision) == 'fp16':
         raise BackendUnavailableError(
-            'auto does not take openvino for fp16, which it computes in float32',
-            fix='set backend to openvino to take it nevertheless: no calibration in fp16 is '
-                'meant for it')
+            'openvino computes graphs of fp16 in float32, for which no limits in fp16 are',
+            fix='set backend to onnxruntime, which simulates fp16, or take the bundle in fp32')

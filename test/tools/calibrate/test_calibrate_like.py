@@ -1,6 +1,7 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Limits carried over to another precision accept no frame that the bundle would not accept."""
 
+from dataclasses import replace
 import json
 from pathlib import Path
 import shutil
@@ -9,19 +10,38 @@ from calibration_helpers import write_folder
 from conftest import make_tiny_bundle
 import cv2
 import numpy as np
+import onnx
+from onnx import helper, numpy_helper
 import pytest
 
 from uncertainty_seg.backends.registry import open_pipeline
+from uncertainty_seg.core.model_card import card_from_json
 from uncertainty_seg.core.settings import settings_from_dict
-from uncertainty_seg.errors import CalibrationError, ConfigError
-from uncertainty_seg.storage.model_bundle import load_bundle
-from uncertainty_seg.tools.calibrate.carried_over import carry_over, margins_of
+from uncertainty_seg.errors import BackendUnavailableError, CalibrationError, ConfigError
+from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
+from uncertainty_seg.tools.calibrate.carried_over import carry_over, distinct, margins_of
 from uncertainty_seg.tools.convert_bundle import convert
 from uncertainty_seg.tools.main import main
 
 pytest.importorskip('sklearn', reason='scikit-learn fits the density')
 BASE = {'backend': 'onnxruntime', 'threads': 1}
 RUN = ['--backend', 'onnxruntime', '--threads', '1']
+
+
+def test_a_score_that_does_not_differ_keeps_its_limit_and_lets_nothing_pass() -> None:
+    # At its limit by the changed score, over it by the original: only 'b' can refuse it.
+    count = 40
+    original = {'a': np.full(count, 0.5), 'b': np.full(count, 0.1)}
+    changed = {'a': np.full(count, 0.5), 'b': np.full(count, 0.1)}
+    original['a'][1::2] = 0.6
+    assert margins_of({'a': 0.5, 'b': 0.4}, original, changed, 0.1) == {'a': np.inf, 'b': np.inf}
+
+
+def test_an_image_counts_once(made: Path) -> None:
+    images = [np.full((4, 6, 3), value, np.uint8) for value in (1, 2, 1, 3, 2)]
+    images.append(images[0].reshape(6, 4, 3))
+    assert [(image.shape[0], int(image[0, 0, 0])) for image in distinct(images)] == [
+        (4, 1), (4, 2), (4, 3), (6, 1)]
 
 
 @pytest.fixture(scope='module')
@@ -79,7 +99,7 @@ def test_the_variant_accepts_only_what_the_bundle_accepts_and_says_what_it_promi
     assert main(['calibrate', str(made / 'half'), '--like', str(made / 'tiny'), '--data',
                  str(made / 'val'), '--error', '0.02', *RUN]) == 0
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert line['images'] == 150 and line['more_bad'] == 0.02
+    assert line['images'] == 150 and line['labels_differ'] < 0.01 and line['more_bad'] == 0.02
     bundle, variant = (load_bundle(str(made / name)) for name in ('tiny', 'half'))
     before, after = bundle.calibration, variant.calibration
     assert before and after and after.precision == 'fp16'
@@ -97,6 +117,46 @@ def test_the_variant_accepts_only_what_the_bundle_accepts_and_says_what_it_promi
                                                        strict=True))
     for old, new in zip(before.promises, after.promises, strict=True):
         assert all(new.limits[name] <= limit for name, limit in old.limits.items())
+
+
+def test_a_network_with_other_labels_and_images_of_other_water_are_refused(
+    made: Path, tmp_path: Path
+) -> None:
+    tiny = load_bundle(str(made / 'tiny'))
+    shutil.copytree(made / 'half', tmp_path / 'rolled')
+    card = card_from_json((tmp_path / 'rolled/card.json').read_bytes())
+    head = onnx.load(str(made / 'half/head.onnx'))
+    rolled = helper.make_node('Gather', ['before', 'order'], [head.graph.output[0].name], axis=1)
+    for node in head.graph.node:
+        node.output[:] = ['before' if name == head.graph.output[0].name else name
+                          for name in node.output]
+    head.graph.initializer.append(numpy_helper.from_array(np.array([1, 2, 0]), 'order'))
+    head.graph.node.append(rolled)
+    files = {name: (tmp_path / 'rolled' / name).read_bytes() for name in card.sha256}
+    files['head.onnx'] = head.SerializeToString()
+    write_bundle(tmp_path / 'rolled', card, files)
+    with pytest.raises(CalibrationError, match='the variant would accept 0.0% of'):
+        carry_over(load_bundle(str(tmp_path / 'rolled')), tiny, made / 'val',
+                   settings_from_dict(BASE), 0.02)
+    grey = tmp_path / 'grey'
+    grey.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(120):
+        cv2.imwrite(str(grey / f'{index}.png'),
+                    rng.integers(120, 136, (48, 64, 3)).astype(np.uint8))
+    with pytest.raises(CalibrationError, match='0.0% of the images are accepted'):
+        carry_over(load_bundle(str(made / 'half')), tiny, grey, settings_from_dict(BASE), 0.02)
+
+
+def test_what_was_carried_over_twice_adds_up(made: Path, tmp_path: Path) -> None:
+    tiny, half = load_bundle(str(made / 'tiny')), load_bundle(str(made / 'half'))
+    settings = settings_from_dict(BASE)
+    once = carry_over(half, tiny, made / 'val', settings, 0.05).calibration
+    twice = carry_over(half, replace(half, calibration=once, features=tiny.features),
+                       made / 'val', settings, 0.02).calibration
+    assert (once.carried_error, twice.carried_error) == (0.05, pytest.approx(0.07))
+    with pytest.raises(BackendUnavailableError, match='computes graphs of fp16 in float32'):
+        carry_over(half, tiny, made / 'val', settings_from_dict({**BASE, 'backend': 'openvino'}))
 
 
 def test_another_network_one_without_a_promise_and_one_too_far_are_refused(

@@ -37,6 +37,7 @@ from uncertainty_seg.analysis.frame_table import FrameTable, split_blocks
 from uncertainty_seg.analysis.gate_choice import choose_gate
 from uncertainty_seg.analysis.nested import NestedFigures
 from uncertainty_seg.analysis.selective import choose_scores
+from uncertainty_seg.backends.registry import require_rounding
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle, reduction_of
 from uncertainty_seg.core.calibration import (
@@ -210,6 +211,7 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
     """
     bundle, settings = request.bundle, request.settings
     rule = BadRule.parse(request.bad, bundle.card.class_names)
+    require_rounding(settings.backend, bundle, settings)
     require_scores(bundle.card, request.scores)
     if request.ood and request.scores:
         raise ConfigError('--ood with --scores', 'one of them: foreign frames choose the guards',
