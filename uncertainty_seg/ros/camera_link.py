@@ -91,18 +91,15 @@ class Arrival:
     stamp_ns: int
 
 
-def why_refused(profile: QoSProfile, settings: Settings) -> str:
-    """Return why images cannot be asked for so; empty if they can by the rules of the settings."""
+def require_profile(profile: QoSProfile, settings: Settings) -> None:
+    """Raise ConfigError if images cannot be asked for so by the rules of the settings."""
     if profile.history != QoSHistoryPolicy.KEEP_LAST:
-        return 'history must be keep_last: the node takes the newest image'
-    try:
-        settings_from_dict({
-            **settings_to_dict(settings), 'queue_depth': profile.depth,
-            'reliability': profile.reliability.name.lower(),
-            'durability': profile.durability.name.lower()})
-    except ConfigError as err:
-        return str(err)
-    return ''
+        raise ConfigError(f'history is {profile.history.name.lower()}', 'keep_last',
+                          'the node takes the newest image')
+    settings_from_dict({
+        **settings_to_dict(settings), 'queue_depth': profile.depth,
+        'reliability': profile.reliability.name.lower(),
+        'durability': profile.durability.name.lower()})
 
 
 class CameraLink:
@@ -130,7 +127,11 @@ class CameraLink:
         transport = settings.image_transport
 
         def check(profile: QoSProfile) -> str:
-            return why_refused(profile, settings)
+            try:
+                require_profile(profile, settings)
+            except ConfigError as err:
+                return str(err)
+            return ''
 
         self._subscription = node.create_subscription(
             CompressedImage if transport == 'compressed' else Image,
@@ -143,6 +144,23 @@ class CameraLink:
     def topic(self) -> str:
         """Return the topic listened to, after remapping."""
         return str(self._subscription.topic_name)
+
+    def require(self, settings: Settings) -> None:
+        """
+        Judge settings by what the images are asked for with, whatever they say of it themselves.
+
+        Parameters
+        ----------
+        settings : Settings
+            Those to come; the parameters `qos_overrides` stand over their `queue_depth`.
+
+        Raises
+        ------
+        ConfigError
+            If the subscription would contradict them.
+
+        """
+        require_profile(self._subscription.qos_profile, settings)
 
     def close(self) -> None:
         """Listen no more."""

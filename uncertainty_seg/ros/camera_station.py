@@ -174,6 +174,11 @@ class CameraStation:
         """Wait until the last flag has reached its subscribers."""
         self._verdicts.flush(timeout_s)
 
+    def require(self, settings: Settings) -> None:
+        """Raise ConfigError if settings contradict how the camera is listened to."""
+        if self._link is not None:
+            self._link.require(settings)
+
     def reconfigure(self, settings: Settings) -> None:
         """
         Take over live settings.

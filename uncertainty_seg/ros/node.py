@@ -337,6 +337,8 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
             require_idle(self._settings(), settings)
             require_unlocked(self._settings(), settings)
         for station in self._stations:
+            station.require(settings)  # of all, before the first takes anything over
+        for station in self._stations:
             station.reconfigure(settings)
         if self._log is not None and self._pipelines:
             self._log.reconfigure(settings, self._pipelines[0])

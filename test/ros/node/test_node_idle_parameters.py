@@ -103,7 +103,7 @@ def test_quality_of_service_is_overridden_as_ros_means_it(tmp_path: Path, domain
 @pytest.mark.parametrize(('word', 'sentence'), [
     ('reliability:=perfect', 'qos_overrides of /cam cannot be used'),
     ('depth:=many', 'qos_overrides of /cam cannot be used'),
-    ('history:=keep_all', 'history must be keep_last'),
+    ('history:=keep_all', 'history is keep_all, expected keep_last'),
     ('depth:=-4', 'cannot be used'),
     ('durability:=transient_local', 'queue_depth is 5 with durability transient_local'),
 ])
@@ -118,3 +118,44 @@ def test_an_override_that_cannot_be_is_one_sentence(
         said = [line for line in process.output.splitlines() if '[ERROR]' in line]
         assert len(said) == 1 and sentence in said[0]
         assert 'Traceback' not in process.output
+
+
+@pytest.mark.parametrize(('words', 'stamps', 'sentence'), [
+    (['depth:=50'], 'receipt', 'queue_depth is 50 with stamps receipt'),
+    (['depth:=50'], 'camera', 'queue_depth is 50 with max_age_s 0'),
+    (['depth:=50', 'durability:=transient_local'], 'camera',
+     'queue_depth is 50 with durability transient_local'),
+])
+def test_a_live_change_is_judged_by_the_override_in_force(
+    tmp_path: Path, domain: int, words: list[str], stamps: str, sentence: str
+) -> None:
+    given = [word for one in words for word in ('-p', f'qos_overrides./cam.subscription.{one}')]
+    with running(tmp_path, domain, *given, stamps=stamps,
+                 gate__rise_frames=60) as (client, process):
+        client.wait_until(lambda: 'active, waiting' in process.output, 'it to be active')
+        low, at, over = client.set_parameters(gate__rise_frames=2), client.set_parameters(
+            gate__rise_frames=50), client.set_parameters(gate__rise_frames=51)
+        for (refused,), frames in ((low, 2), (at, 50)):
+            assert not refused.successful
+            assert f'{sentence}, expected less than gate.rise_frames, {frames}' in refused.reason
+        assert over[0].successful, over[0].reason
+        # While it does not listen nothing waits; the next activation judges again.
+        assert client.change_state('deactivate')
+        assert client.set_parameters(gate__rise_frames=2)[0].successful
+        assert not client.change_state('activate')
+        assert sentence in process.output
+
+
+def test_what_one_camera_refuses_no_camera_takes_over(tmp_path: Path, domain: int) -> None:
+    from diagnostic_msgs.msg import DiagnosticArray
+
+    words = ['-p', 'qos_overrides./down/image.subscription.depth:=9']
+    with running(tmp_path, domain, *words, cameras='[front, down]', stamps='receipt',
+                 gate__rise_frames=10, stale_timeout_s=2.0) as (client, process):
+        status = client.listen('/uncertainty_seg/front/status', DiagnosticArray)
+        client.wait_until(lambda: 'active, waiting' in process.output, 'it to be active')
+        status.clear()
+        (refused,) = client.set_parameters(gate__rise_frames=9)
+        assert not refused.successful and 'queue_depth is 9' in refused.reason
+        client.wait_until(lambda: len(status) > 1, 'a status after it')
+        assert all('gate' not in one.status[0].message for one in status)
