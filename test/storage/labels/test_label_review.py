@@ -25,7 +25,7 @@ from uncertainty_seg.errors import DatasetError  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import load_folder  # noqa: E402
 from uncertainty_seg.storage.labels.coco import FILE as COCO_FILE  # noqa: E402
 from uncertainty_seg.storage.labels.formats import READERS, write_export  # noqa: E402
-from uncertainty_seg.storage.labels.frames import LabelFrame  # noqa: E402
+from uncertainty_seg.storage.labels.frames import LabelFrame, mask_sha256  # noqa: E402
 from uncertainty_seg.storage.labels.label_studio import encode_brush  # noqa: E402
 from uncertainty_seg.storage.labels.review import is_redrawn  # noqa: E402
 from uncertainty_seg.storage.review_record import read_review  # noqa: E402
@@ -322,6 +322,126 @@ def test_what_is_erased_or_added_is_more_than_an_outline() -> None:
     filled = ring.copy()
     cv2.circle(filled, (20, 25), 9, 2, cv2.FILLED)
     assert is_redrawn(ring, filled, 255)  # outlines have no holes
+
+
+# --- what tools do to masks by themselves --------------------------------------------------------
+
+
+def without_a_class(out: Path) -> None:
+    """Take the first category for background, as some tools do."""
+    edit_json(out / COCO_FILE, lambda c: c.update(
+        annotations=[a for a in c['annotations'] if a['category_id'] != 1]))
+
+
+def simplified_runs(out: Path) -> None:
+    """Keep outlines, and give them back as run lengths."""
+    from pycocotools import mask as coco_mask
+
+    def change(content: Any) -> None:
+        for one in content['annotations']:
+            pixels = np.ascontiguousarray(coco_mask.decode(one['segmentation']))
+            rings, _ = cv2.findContours(pixels, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+            drawn = np.zeros((HEIGHT, WIDTH), np.uint8)
+            rings = [cv2.approxPolyDP(ring, 1, True) for ring in rings]
+            cv2.drawContours(drawn, rings, -1, 1, cv2.FILLED)
+            packed_runs = coco_mask.encode(np.asfortranarray(drawn))
+            one['segmentation'] = {'size': packed_runs['size'],
+                                   'counts': packed_runs['counts'].decode()}
+    edit_json(out / COCO_FILE, change)
+
+
+def edit_masks(change: Callable[[LabelMap], object]) -> Callable[[Path], None]:
+    def edit(out: Path) -> None:
+        for file in (out / 'masks').iterdir():
+            mask = np.asarray(cv2.imread(str(file), cv2.IMREAD_UNCHANGED), np.uint8)
+            change(mask)
+            cv2.imwrite(str(file), mask)
+    return edit
+
+
+def halved(mask: LabelMap) -> None:
+    mask[:] = np.repeat(np.repeat(mask[::2, ::2], 2, 0), 2, 1)
+
+
+@pytest.mark.parametrize('kind, by_tool', [
+    ('coco', without_a_class),
+    ('coco', simplified_runs),
+    ('folder', edit_masks(halved)),
+    ('folder', edit_masks(lambda mask: mask[:1].fill(255))),
+    ('folder', edit_masks(lambda mask: mask[0, :1].fill(1))),
+    ('folder', edit_masks(lambda mask: mask[50, 60:61].fill(1))),  # 15 pixels from an outline
+], ids=['class lost', 'simplified', 'halved', 'void row', 'pixel at the rim', 'pixel'])
+def test_what_a_tool_does_by_itself_is_no_correction(
+    kind: str, by_tool: Callable[[Path], None], frames: list[LabelFrame], out: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_export(out, kind, frames, CLASSES)
+    by_tool(out)
+    PAINT[kind](out, frames[1].stem)
+    assert bring(out, '--format', kind) == 2
+    assert '3 of 4 masks came back as they were exported' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('kind', READERS)
+def test_nine_pixels_away_from_outlines_are_a_correction_in_every_format(
+    kind: str, frames: list[LabelFrame], out: Path
+) -> None:
+    before = [LabelFrame(**{**vars(frame), 'mask': frame.mask.copy()}) for frame in frames]
+    for frame in frames:
+        frame.mask[48:51, 60:63] = 1
+    write_export(out, kind, frames, CLASSES)
+    labels = corrected(out, kind)
+    # As if these had been exported, and the nine pixels painted in the tool.
+    for frame in before:
+        cv2.imwrite(str(out / 'predictions' / f'{frame.stem}.png'), frame.mask)
+    digests = {frame.stem: mask_sha256(frame.mask) for frame in before}
+    edit_json(out / 'frames.json', lambda c: [
+        row.update(mask_sha256=digests[row['stem']]) for row in c['frames']])
+    assert main(['import-labels', str(labels), str(out.parent / 'train'), '--format', kind]) == 0
+    reviews = read_review(out.parent / 'train')
+    assert reviews is not None
+    assert [one.evidence for one in reviews.values()] == ['corrected'] * 4
+
+
+def shifted(out: Path) -> None:
+    files = sorted((out / 'masks').iterdir())
+    contents = [file.read_bytes() for file in files]
+    for file, content in zip(files, contents[1:] + contents[:1], strict=True):
+        file.write_bytes(content)
+
+
+@pytest.mark.parametrize('words', [(), ('--accept-unchanged',), ('--skip-unchanged',)])
+def test_masks_under_the_names_of_other_frames_are_refused(
+    words: tuple[str, ...], frames: list[LabelFrame], out: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_export(out, 'folder', frames, CLASSES)
+    shifted(out)
+    paint_folder(out, frames[3].stem)
+    assert bring(out, '--format', 'folder', *words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert '3 of 4 masks are those that were exported for other frames' in line
+    assert not (out.parent / 'train').exists()
+
+
+def test_a_correction_may_happen_to_be_the_mask_of_another_frame(
+    frames: list[LabelFrame], out: Path
+) -> None:
+    frames[0].mask[:] = 0  # nothing but the seabed, as a second frame turns out to be
+    write_export(out, 'folder', frames[:2], CLASSES)
+    for frame, class_id in zip(frames, (1, 0), strict=False):
+        cv2.imwrite(str(out / 'masks' / f'{frame.stem}.png'),
+                    np.full((HEIGHT, WIDTH), class_id, np.uint8))
+    assert bring(out, '--format', 'folder') == 0
+
+
+def test_labels_where_the_model_knew_nothing_are_new(
+    frames: list[LabelFrame], out: Path
+) -> None:
+    frames[0].mask[:] = 255
+    write_export(out, 'folder', frames[:1], CLASSES)
+    paint_folder(out, frames[0].stem)
+    assert bring(out, '--format', 'folder') == 0
 
 
 def test_the_masks_of_the_export_are_not_for_editing(

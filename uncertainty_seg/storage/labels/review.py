@@ -3,8 +3,9 @@
 Which labels that come back are a person's, and which are still the model's own.
 
 A mask that equals the exported one was corrected by nobody, and counts only if the tool marks the
-frame as finished or the user says so. If a tool gives outlines back, the pixels of the outline do
-not count as a difference.
+frame as finished or the user says so. Tools change masks by themselves: they make outlines of
+them, work at another size, or lose a class. So neither pixels next to an outline nor pixels that
+are unknown in one of the two count as a difference.
 
 """
 
@@ -35,7 +36,7 @@ CORRECTED, ACCEPTED = 'corrected', 'accepted unchanged'
 _UNTOUCHED, _UNKNOWN = 'untouched', 'unknown'
 # How far a tool moves an outline: half a pixel to draw it, and more to save corners.
 _OUTLINE_PX = 2
-# Smaller regions may be lost when a tool makes outlines of them.
+# Smaller regions may be lost when a tool makes outlines of them, and are no correction.
 _LEAST_PART_PX = 9
 
 
@@ -110,6 +111,8 @@ class LabelReview:
         self._found: dict[str, _Found] = {}
         self._disputes: dict[str, tuple[_Found, _Found]] = {}
         self._names: set[str] = set()
+        self._exported = {row.mask_sha256: stem for stem, row in table.rows.items()}
+        self._swapped: dict[str, str] = {}
 
     def add(self, one: Labelled, source: str = '') -> bool:
         """Judge the labels of a frame; returns whether its mask is the one to keep so far."""
@@ -125,12 +128,13 @@ class LabelReview:
         """
         Return what is known of the labels of each frame, by stem.
 
-        Raises DatasetError if labellers disagree, or masks came back as they were sent;
-        ConfigError if nobody has the preferred name.
+        Raises DatasetError if labellers disagree, masks came back as they were sent, or are those
+        of other frames; ConfigError if nobody has the preferred name.
         """
         rules = self._rules
         if rules.prefer and not self._is_name(rules.prefer):
             raise ConfigError(f'--prefer {rules.prefer}', f'one of {some_of(sorted(self._names))}')
+        self._refuse_swapped()
         self._refuse_disputes()
         unseen = [stem for stem, found in self._found.items() if not found.is_reviewed]
         if unseen and rules.unchanged is Unchanged.REFUSE:
@@ -143,10 +147,15 @@ class LabelReview:
         row = self._table.rows[one.stem]
         if not row.mask_sha256:
             return one.mark or _UNKNOWN
-        if mask_sha256(one.mask) == row.mask_sha256:
+        digest = mask_sha256(one.mask)
+        if digest == row.mask_sha256:
             return one.mark or _UNTOUCHED
         unknown = self._table.classes.ignore_index
-        if one.has_polygons and is_redrawn(_exported(self._table, row), one.mask, unknown):
+        # Of one class only, it may be a correction that happens to be the mask of another frame.
+        if digest in self._exported and not one.mark and len(np.unique(one.mask)) > 1:
+            self._swapped[one.stem] = self._exported[digest]
+        exported = _exported(self._table, row)
+        if is_redrawn(exported, one.mask, unknown, may_fill=one.has_polygons):
             return one.mark or _UNTOUCHED
         return CORRECTED
 
@@ -164,6 +173,17 @@ class LabelReview:
 
     def _is_name(self, name: str) -> bool:
         return name in self._names or str(Path(name)) in self._names
+
+    def _refuse_swapped(self) -> None:
+        if not self._swapped:
+            return
+        stem, other = next(iter(self._swapped.items()))
+        mark = self._rules.how_to_mark
+        raise DatasetError(
+            f'{len(self._swapped)} of {len(self._found)} masks are those that were exported for '
+            f'other frames (the first is that of {stem!r}, which is the one of {other!r})',
+            'each mask under the name of its frame',
+            f'give the masks their names back{f", or {mark} if that is meant" if mark else ""}')
 
     def _refuse_disputes(self) -> None:
         if not self._disputes:
@@ -184,7 +204,8 @@ class LabelReview:
         mark = self._rules.how_to_mark
         return DatasetError(
             f'{came} (the first is {unseen[0]!r})',
-            'masks that a person corrected or marked as finished, since a mask that nobody '
+            f'masks that a person corrected by more than {_OUTLINE_PX} pixels along their '
+            'outlines, or marked as finished, since a mask that nobody '
             'corrected agrees with the model whatever the image shows, and limits fitted on it '
             'promise too much',
             f'correct them, {f"{mark}, " if mark else ""}leave them out with --skip-unchanged, '
@@ -207,25 +228,34 @@ def _exported(table: ExportedFrames, row: FrameRow) -> LabelMap:
     return mask
 
 
-def is_redrawn(exported: LabelMap, mask: LabelMap, ignore_index: int) -> bool:
+def is_redrawn(
+    exported: LabelMap, mask: LabelMap, ignore_index: int, may_fill: bool = True
+) -> bool:
     """
-    Say whether a mask is another one of which a tool has made outlines, with or without holes.
+    Say whether a mask is another one that a tool has changed by itself.
 
-    All pixels that differ are within 2 pixels of an outline or the rim, and no region of 9 pixels
-    or more is lost or new, apart from a gap of unknown pixels between two outlines.
+    Only pixels that are known in both are compared. Those that differ are within 2 pixels of an
+    outline or the rim, or in regions of less than 9 pixels, and no region of a class of 9 pixels
+    or more is lost or new. With `may_fill` holes may be filled too, as outlines have none.
     """
-    return any(_is_near(base, mask, ignore_index) for base in (exported, _without_holes(exported)))
+    bases = (exported, _without_holes(exported)) if may_fill else (exported,)
+    return any(_is_near(base, mask, ignore_index) for base in bases)
 
 
 def _is_near(base: LabelMap, mask: LabelMap, ignore_index: int) -> bool:
+    is_known = (base != ignore_index) & (mask != ignore_index)
+    if not is_known.any():
+        return False  # all that is known is new
     edge = _OUTLINE_PX
     rim = cv2.copyMakeBorder(base, edge, edge, edge, edge, cv2.BORDER_CONSTANT, value=[254])
     kernel = np.ones((2 * edge + 1, 2 * edge + 1), np.uint8)
     is_outline = (cv2.dilate(rim, kernel) != cv2.erode(rim, kernel))[edge:-edge, edge:-edge]
-    if ((base != mask) & ~is_outline).any():
+    differs = (base != mask) & is_known & ~is_outline
+    if not _has_parts(differs, ~differs):
         return False
-    ids = (set(np.unique(base)) | set(np.unique(mask))) - {ignore_index}
-    return all(_has_parts(base == i, mask == i) and _has_parts(mask == i, base == i) for i in ids)
+    ids = np.unique(np.concatenate([base[is_known], mask[is_known]]))
+    return all(_has_parts((base == i) & is_known, mask == i)
+               and _has_parts((mask == i) & is_known, base == i) for i in ids)
 
 
 def _has_parts(whole: NDArray[np.bool_], other: NDArray[np.bool_]) -> bool:
