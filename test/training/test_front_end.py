@@ -375,7 +375,7 @@ def test_scripted_nets_and_things_that_are_none_are_refused() -> None:
 
 def test_a_net_that_cannot_run_is_refused_with_its_own_words() -> None:
     with pytest.raises(GraphError, match=r'\(1, 3, 6, 8\): RuntimeError: .*channels'):
-        find_dropout(nn.Conv2d(4, 2, 1), HEIGHT, WIDTH)
+        find_dropout(nn.Conv2d(5, 2, 1), HEIGHT, WIDTH)
     with pytest.raises(GraphError, match='returns NoneType without a tensor'):
         find_dropout(_Silent(), HEIGHT, WIDTH)
 

@@ -3,7 +3,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -262,6 +262,80 @@ def test_exporting_leaves_the_net_and_its_mode_alone() -> None:
     export_marked(net, SPEC)
     assert all(m.training for m in net.modules())
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+
+
+# --- dropout under a flag of the net's own ---
+
+
+class Flagged(nn.Module):
+    """A dropout of torch, and a weaker one behind a flag that train() of the net sets."""
+
+    def __init__(self, is_frozen: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.drop = nn.Conv2d(3, 4, 3, padding=1), nn.Dropout2d(0.5)
+        self.norm, self.last = nn.BatchNorm2d(4), nn.Conv2d(4, 3, 1)
+        self.norm.running_mean.fill_(0.3)
+        self.is_live, self.is_frozen = False, is_frozen
+
+    def train(self, mode: bool = True) -> nn.Module:
+        super().train(mode)
+        self.norm.eval()
+        if self.is_frozen:
+            self.drop.eval()
+        self.is_live = mode
+        return self
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.drop(self.norm(self.first(x)).relu())
+        return self.last(F.dropout(x, P, self.is_live))
+
+
+class FlaggedFirst(Flagged):
+    """The one behind the flag runs first: taken away, the other would get its rate."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.dropout(self.norm(self.first(x)).relu(), P, self.is_live)
+        return self.last(self.drop(x))
+
+
+@pytest.mark.parametrize('export', [export_by_trace, export_by_graph])
+@pytest.mark.parametrize(('build', 'count'), [
+    (Flagged, 2), (FlaggedFirst, 2), (lambda: Flagged(is_frozen=True), 1)])
+def test_dropout_behind_a_flag_that_train_sets_is_in_the_graph(
+    build: Callable, count: int, export: Callable
+) -> None:
+    torch.manual_seed(5)
+    with recorded() as drawn, torch.no_grad():
+        theirs = build().train()(torch.from_numpy(IMAGE)).numpy()
+    assert len(drawn) == count
+    marked = find_dropout(build(), HEIGHT, WIDTH)
+    model = export(marked, torch.zeros(1, 3, HEIGHT, WIDTH))
+    markers = [n for n in model.graph.node if n.domain == MARKER_DOMAIN]
+    assert [(attribute(n, 'site'), attribute(n, 'p')) for n in markers] \
+        == [(drop.site, drop.p) for drop in marked.drops]
+    ours, = run_marked(model, masks_of(marked.drops, drawn))
+    np.testing.assert_allclose(ours, theirs, atol=2e-6)
+    if export is export_by_trace:  # batch norm is folded away, as torch does in eval mode
+        assert 'BatchNormalization' not in {node.op_type for node in model.graph.node}
+
+
+@pytest.mark.parametrize('build', [Flagged, FlaggedFirst])
+def test_dropout_that_is_lost_between_two_runs_is_refused(build: Callable) -> None:
+    marked = find_dropout(build(), HEIGHT, WIDTH)
+    marked.net.is_live = False
+    with pytest.raises(GraphError, match='the dropout of the net changes between two runs: '
+                       "(the net itself drops at a rate of 0.25 no more|module 'drop' drops at a "
+                       'rate of 0.5 .channel. in place of the net itself at one of 0.25 .element.'
+                       '), expected the same dropout in the same order'):
+        export_net(marked, HEIGHT, WIDTH)
+
+
+def test_dropout_that_is_new_in_a_later_run_is_refused() -> None:
+    marked = find_dropout(Flagged(), HEIGHT, WIDTH)
+    with pytest.raises(GraphError, match='the net itself drops at a rate of 0.25, after all that '
+                       'dropped before'):
+        replace(marked, drops=marked.drops[:1]).run(torch.from_numpy(IMAGE))
 
 
 # --- outputs ---

@@ -74,6 +74,8 @@ _DATA = torch.Tensor.data.__get__
 _READS = {'numpy', 'tolist', '__array__', '__dlpack__'}
 _BLOCK_CLASS = re.compile(r'^DropBlock')
 _BLOCK_FUNCTION = re.compile(r'^_?drop_?block', re.IGNORECASE)
+# Relative difference of rates that are one, where a net is run in another type.
+_SAME_RATE = 1e-6
 _HOW_TO_DRAW = ("use torch's own dropout there, or a module without randomness")
 
 
@@ -100,7 +102,7 @@ def watch(
         Take calls with ``training=False`` for live ones too.
     known : iterable of Drop, optional
         What an earlier run of the same net met, in order; needed where values cannot be read,
-        as while a net is traced.
+        as while a net is traced. Another dropout than the one whose turn it is, is a GraphError.
     training : iterable of str
         Modules that run in training mode; all others run in eval mode.
 
@@ -189,7 +191,7 @@ class DropoutWatch(TorchFunctionMode):
         self.on_read: Callable[[Tensor, str], None] | None = None
         self._replace = replace
         self._takes_eval = takes_eval
-        self._known = None if known is None else iter(known)
+        self._known = None if known is None else tuple(known)
         self._stack = ['']
 
     @property
@@ -279,13 +281,12 @@ class DropoutWatch(TorchFunctionMode):
             raise _is_drop_block(self.module)
         x, given = args[0], args[1] if len(args) > 1 else options.get('p')
         source = x if given is None and name == 'bernoulli' else given
-        if self._known is None:
-            keep = self._constant(0.5 if source is None else source)
-            if keep in (0.0, 1.0):
-                return func(*args, **options)
-        else:
-            keep = 0.5  # the known drop says what it is
-        drop = self._drop(x, 1 - keep, 'element')
+        # Values cannot be read where drops are known: those say what a tensor of chances is.
+        keep = None if isinstance(source, Tensor) and self._known is not None \
+            else self._constant(0.5 if source is None else source)
+        if keep in (0.0, 1.0):
+            return func(*args, **options)
+        drop = self._drop(x, None if keep is None else 1 - keep, 'element')
         level = torch.full(drop.shape, 1 - drop.p, dtype=x.dtype)
         result = self._replace(level, drop)
         result = x.copy_(result) if name.endswith('_') else result
@@ -307,16 +308,36 @@ class DropoutWatch(TorchFunctionMode):
     def _take(self, x: Tensor, p: float, kind: str) -> Tensor:
         return self._replace(x, self._drop(x, p, kind))
 
-    def _drop(self, x: Tensor, p: float, kind: str) -> Drop:
+    def _drop(self, x: Tensor, p: float | None, kind: str) -> Drop:
         if self._known is not None:
-            drop = next(self._known)
+            drop = self._recognised(p, kind)
         else:
+            assert p is not None
             if not 0 < p < 1:
                 raise GraphError(f'{place(self.module)} has a dropout rate of {p:g}',
                                  'a rate below 1, that keeps something')
             drop = Drop(self._site(), self.module, p, kind, tuple(int(n) for n in x.shape))
         self.drops.append(drop)
         return drop
+
+    def _recognised(self, p: float | None, kind: str) -> Drop:
+        """Return the known drop whose turn it is; GraphError if this is another one."""
+        here = f'{place(self.module)} drops{"" if p is None else f" at a rate of {p:g}"}'
+        known = self._known or ()
+        if len(self.drops) == len(known):
+            raise _is_changed(f'{here}, after all that dropped before')
+        drop = known[len(self.drops)]
+        is_rate = p is None or math.isclose(p, drop.p, rel_tol=_SAME_RATE)
+        if (drop.module, drop.kind) != (self.module, kind) or not is_rate:
+            raise _is_changed(f'{here} ({kind}) in place of {place(drop.module)} at one of '
+                              f'{drop.p:g} ({drop.kind})')
+        return drop
+
+    def require_all_met(self) -> None:
+        """Raise GraphError if a run met fewer drops than are known."""
+        lost = (self._known or ())[len(self.drops):]
+        if lost:
+            raise _is_changed(f'{place(lost[0].module)} drops at a rate of {lost[0].p:g} no more')
 
     def _site(self) -> str:
         wish = re.sub(r'\W', '_', self.module, flags=re.ASCII) or 'dropout'
@@ -347,6 +368,12 @@ def attention_weights(
     elif attn_mask is not None:
         scores = scores + attn_mask
     return scores.softmax(-1)
+
+
+def _is_changed(what: str) -> GraphError:
+    return GraphError(f'the dropout of the net changes between two runs: {what}',
+                      'the same dropout in the same order in every run',
+                      'let train() and eval() alone switch it on and off')
 
 
 def _dropout_arguments(

@@ -98,11 +98,12 @@ def export_net(marked: MarkedNet, height: int, width: int) -> onnx.ModelProto:
     Raises
     ------
     GraphError
-        If both fail, with the reasons.
+        If both fail, with the reasons; or by the reason of one that is the net's, not torch's.
 
     """
     image = torch.zeros(1, 3, height, width)
-    reasons = []
+    reasons: list[str] = []
+    ours: GraphError | None = None
     # Both are proven; the older one is five to ten times faster and writes opset 17 itself.
     for name, exporter in (('the older exporter', export_by_trace),
                            ('torch.export', export_by_graph)):
@@ -111,7 +112,10 @@ def export_net(marked: MarkedNet, height: int, width: int) -> onnx.ModelProto:
                 return exporter(marked, image)
         except Exception as err:  # they raise errors of any class
             reasons.append(f'{name}: {type(err).__name__}: {first_line(err)}')
+            ours = err if isinstance(err, GraphError) else ours
             _log.info('%s', reasons[-1])
+    if ours is not None:
+        raise ours
     raise GraphError(f'torch cannot export the net ({"; ".join(reasons)})',
                      'operations that it can write to ONNX', 'replace that one in the net')
 
@@ -212,8 +216,12 @@ class _Traced(nn.Module):
     def __init__(self, marked: MarkedNet, replace: Replace) -> None:
         super().__init__()
         self.net = marked.net
-        self.training = False  # of this one alone: eval() of the net may do more than set modes
+        self.training = False  # of this one alone, see train()
         self._run = (marked, replace)
+
+    def train(self, mode: bool = True) -> _Traced:
+        """Do nothing: exporters call it, and that of the net may do more than set modes."""
+        return self
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         marked, replace = self._run

@@ -103,9 +103,15 @@ class MarkedNet:
     switched_off: tuple[str, ...] = ()
 
     def run(self, image: Tensor, replace: Replace = unchanged) -> dict[str, Tensor]:
-        """Run the net with `replace` in the place of each dropout."""
-        with watch(self.net, replace, self.takes_eval, self.drops, self.training):
-            return named_outputs(self.net(image))
+        """
+        Run the net with `replace` in the place of each dropout.
+
+        Raises GraphError if the dropout it meets is not `drops`, all of them in their order.
+        """
+        with watch(self.net, replace, self.takes_eval, self.drops, self.training) as seen:
+            outputs = named_outputs(self.net(image))
+        seen.require_all_met()
+        return outputs
 
 
 def find_dropout(net: nn.Module, height: int, width: int) -> MarkedNet:
