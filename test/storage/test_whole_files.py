@@ -159,7 +159,9 @@ def test_a_folder_moves_up_even_if_it_contains_something_of_its_own_name(tmp_pat
 def test_one_module_of_the_package_renames_files() -> None:
     found = {path.relative_to(PACKAGE).as_posix(): lines for path in PACKAGE.rglob('*.py')
              if (lines := list(renames_in(path.read_text(encoding='utf-8'))))}
-    assert set(found) == {'storage/whole_files.py'}
+    # What these make is temporary: a folder for logs, a layout of RViz, a folder to try.
+    temporary = {'ros/launching/start.py', 'ros/launching/checks.py', 'storage/model_bundle.py'}
+    assert set(found) == {'storage/whole_files.py', *temporary}
 
 
 @pytest.mark.parametrize(('source', 'is_found'), [

@@ -49,10 +49,12 @@ class Twisted:
         self._change, self._masks, self._runs = change, masks, 0
         self.name = 'onnxruntime'
 
-    def run(self, image: Any, masks: Any, temperature: float) -> UncertaintyMaps:
+    def run(
+        self, image: Any, masks: Any, temperature: float, *request: Any
+    ) -> UncertaintyMaps:
         self._runs += 1
         given = self._masks(masks) if self._masks else masks
-        return self._change(self._inner.run(image, given, temperature), self._runs)
+        return self._change(self._inner.run(image, given, temperature, *request), self._runs)
 
     @property
     def timings_ms(self) -> Mapping[str, float]:
