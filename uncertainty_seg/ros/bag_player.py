@@ -32,6 +32,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.errors import BagError, ConfigError, ImageError, UncertaintySegError
 from uncertainty_seg.ros.camera_link import COMPRESSED
+from uncertainty_seg.ros.launching.entry import stop_signals
 from uncertainty_seg.ros.launching.start import start_ros
 from uncertainty_seg.storage.bags.messages import (
     COMPRESSED_TYPE,
@@ -168,7 +169,7 @@ def main(args: Sequence[str] | None = None) -> int:
         Exit code: 0 also when interrupted, 1 for a bag that cannot be played, 2 for misuse.
 
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in stop_signals():
         signal.signal(number, signal.default_int_handler)
     words = list(sys.argv[1:] if args is None else args)
     options = _parser().parse_args(remove_ros_args(['play', *words])[1:])

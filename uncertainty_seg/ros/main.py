@@ -4,7 +4,8 @@ Entry point of `uncertainty_seg_node`.
 
 A fault at the start is reported in one sentence: exit code 2 for a parameter, a model's name or
 an argument, 1 for anything else. A signal ends it in order, with a last false flag, and exit code
-0. Exit code 3 is a thread that has ended or hangs, see `process_watch`.
+0; after a second one nothing is waited for but that flag. Exit code 3 is a thread that has ended
+or hangs, see `process_watch`.
 
 """
 
@@ -25,6 +26,7 @@ from uncertainty_seg.ros.launching.start import start_ros
 from uncertainty_seg.ros.node import UncertaintySegNode
 from uncertainty_seg.ros.node_life import (
     clock_fault,
+    ignore_signals,
     ros_logging,
     spin_until,
     stop_on_signals,
@@ -114,6 +116,9 @@ def _run(words: Sequence[str]) -> int:
                     watch.end(f'a callback has ended the node: {type(err).__name__}: {err}')
             node.stop()
         return 0
+    except KeyboardInterrupt:
+        ignore_signals()
+        watch.leave('the node was told to stop twice')
     finally:
         executor.shutdown()
         try:

@@ -153,15 +153,17 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
 
     def leave(self, cause: str) -> None:
         """Publish every flag as false for good, and leave the graph, whatever a thread does."""
-        self.get_logger().info(cause)
         for station in self._stations:
             station.last_words(cause)
         for station in self._stations:
             station.flush(0.1)
+        self.get_logger().info(cause)  # after: it may wait for who reads the log
         self.destroy_node()
 
     def stop(self) -> None:
         """Shut down from whatever state, with a last false flag."""
+        for station in self._stations:
+            station.mute('the node is stopping')
         if self._state != 'finalized':
             self.trigger_shutdown()
         for station in self._stations:

@@ -28,6 +28,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.logging import get_logger_effective_level
 
 from uncertainty_seg.errors import UncertaintySegError
+from uncertainty_seg.ros.launching.entry import stop_signals
 
 # -------------------------------------------------------------------------------------------------
 # Passes the log lines of the package from Python's `logging` to the ROS logger.
@@ -119,12 +120,11 @@ def steady_s() -> float:
 
 # A terminal and launch may both send the first signal; later than that, it is a second one.
 SAME_SIGNAL_S = 0.5
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def stop_on_signals() -> threading.Event:
     """
-    Turn the first signal into an event; a second one, later, is a KeyboardInterrupt.
+    Turn the first signal into an event; each that comes later is a KeyboardInterrupt.
 
     ROS's own handlers must be off: they would close the context before the node could publish its
     last flag. A second signal does not wait for an engine that does not return. The event is set
@@ -133,26 +133,36 @@ def stop_on_signals() -> threading.Event:
 
     """
     stop = threading.Event()
-    first_s: list[float] = []
+    numbers = stop_signals()
+    noted_s: list[float] = []
     here, there = socket.socketpair()
     there.setblocking(False)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         stop.set()
-        first_s.append(time.monotonic())
-        if first_s[-1] - first_s[0] > SAME_SIGNAL_S:
+        now_s = time.monotonic()
+        if noted_s and now_s - noted_s[-1] <= SAME_SIGNAL_S:
+            return
+        noted_s.append(now_s)
+        if len(noted_s) > 1:
             raise KeyboardInterrupt
 
     def listen() -> None:
         while number := here.recv(1):
-            if number[0] in _STOP_SIGNALS:
+            if number[0] in numbers:
                 stop.set()
 
     signal.set_wakeup_fd(there.detach(), warn_on_full_buffer=False)
     threading.Thread(target=listen, name='signals', daemon=True).start()
-    for number in _STOP_SIGNALS:
+    for number in numbers:
         signal.signal(number, on_signal)
     return stop
+
+
+def ignore_signals() -> None:
+    """Let no further signal interrupt the last things that a process does."""
+    for number in stop_signals():
+        signal.signal(number, signal.SIG_IGN)
 
 
 def clock_fault(err: Exception) -> str:

@@ -253,7 +253,7 @@ class ProcessWatch:
 
     def leave(self, cause: str) -> NoReturn:
         """
-        End the process in order though a transition does not return; never returns.
+        End the process in order though a transition or a callback does not; never returns.
 
         Parameters
         ----------

@@ -375,10 +375,10 @@ class VerdictPublishers:
         self._flag, self._numbers = self._make_flag(stale_timeout_s)
         self._score = node.create_publisher(
             Float32, output_topic('score', camera), qos.report_qos(),
-            qos_overriding_options=qos.overridable())
+            qos_overriding_options=qos.overridable(is_verdict=True))
         self._status = node.create_publisher(
             DiagnosticArray, output_topic('status', camera), qos.report_qos(),
-            qos_overriding_options=qos.overridable())
+            qos_overriding_options=qos.overridable(is_verdict=True))
 
     @property
     def topic(self) -> str:

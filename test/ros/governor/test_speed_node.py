@@ -656,6 +656,7 @@ def run_main(
     log: list[tuple[str, str]] = []
     monkeypatch.setenv('ROS_DOMAIN_ID', str(domain))
     monkeypatch.setattr(governor_node, 'spin_until', spin)
+    monkeypatch.setattr(governor_node, 'ignore_signals', lambda: called.append('ignore'))
     monkeypatch.setattr(SpeedGovernorNode, 'get_logger', lambda self: Log(log))
     monkeypatch.setattr(SpeedGovernorNode, 'fall', lambda self, reason: called.append(reason))
     monkeypatch.setattr(SpeedGovernorNode, 'stop', lambda self: called.append('stop'))
@@ -682,11 +683,14 @@ def test_a_callback_that_fails_makes_the_factor_fall_and_the_node_lives_on(
     assert log == [('error', 'a callback failed: ValueError: x'), ('warning', 'no time: y')]
 
 
-@pytest.mark.parametrize('error', [KeyboardInterrupt, ExternalShutdownException])
+@pytest.mark.parametrize(('error', 'called'), [
+    (KeyboardInterrupt, ['ignore', 'stop', 'destroy']),  # a second signal
+    (ExternalShutdownException, ['destroy']),  # nothing can be published any more
+])
 def test_an_end_from_outside_is_exit_code_0(
-    domain: int, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+    domain: int, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], called: list[str]
 ) -> None:
     def spin(stop: Any, executor: Any, on_fault: Any) -> None:
         raise error
 
-    assert run_main(domain, monkeypatch, spin) == (0, ['destroy'], [])
+    assert run_main(domain, monkeypatch, spin) == (0, called, [])

@@ -79,11 +79,15 @@ def test_quality_of_service_is_overridden_as_ros_means_it(tmp_path: Path, domain
     from rclpy.qos import QoSDurabilityPolicy, QoSReliabilityPolicy
 
     mask = 'qos_overrides./uncertainty_seg/mask.publisher'
+    late = [word for name in ('score', 'status', 'verdict', 'confident') for word in (
+        '-p', f'qos_overrides./uncertainty_seg/{name}.publisher.durability:=transient_local',
+        '-p', f'qos_overrides./uncertainty_seg/{name}.publisher.depth:=9')]
     words = ['-p', 'qos_overrides./cam.subscription.reliability:=reliable',
              '-p', f'{mask}.durability:=transient_local',
              '-p', f'{mask}.reliability:=best_effort',
              '-p', 'qos_overrides./uncertainty_seg/confident.publisher.reliability:=best_effort']
-    with running(tmp_path, domain, *words, reliability='best_effort') as (client, process):
+    with running(tmp_path, domain, *words, *late,
+                 reliability='best_effort') as (client, process):
         client.wait_for_camera_match()
         for _ in range(2):  # the parameters are declared once, the topics come again
             camera = qos_of(client, '/cam', False)
@@ -91,8 +95,10 @@ def test_quality_of_service_is_overridden_as_ros_means_it(tmp_path: Path, domain
             published = qos_of(client, '/uncertainty_seg/mask', True)
             assert published.durability == QoSDurabilityPolicy.TRANSIENT_LOCAL
             assert published.reliability == QoSReliabilityPolicy.BEST_EFFORT
-            others = qos_of(client, '/uncertainty_seg/score', True)
-            assert others.reliability == QoSReliabilityPolicy.RELIABLE
+            for name in ('score', 'status', 'verdict', 'confident'):  # no old one for who is late
+                others = qos_of(client, f'/uncertainty_seg/{name}', True)
+                assert others.reliability == QoSReliabilityPolicy.RELIABLE
+                assert others.durability == QoSDurabilityPolicy.VOLATILE
             # What subscribers of the flag rely on stays.
             flag = qos_of(client, '/uncertainty_seg/confident', True)
             assert flag.reliability == QoSReliabilityPolicy.RELIABLE

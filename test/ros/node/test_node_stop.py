@@ -14,7 +14,16 @@ from typing import Any
 from conftest import make_tiny_bundle
 import numpy as np
 import pytest
-from ros_helpers import Client, needs_ros, node_arguments, own_domain, Process
+from ros_helpers import (
+    Client,
+    FAULT_NODE,
+    image_message,
+    needs_ros,
+    node_arguments,
+    own_domain,
+    Process,
+    solid,
+)
 
 from uncertainty_seg.storage.bags.writer import BagWriter
 
@@ -111,6 +120,104 @@ def test_a_configure_that_stays_in_c_code_is_left_with_a_last_false(
         assert 'Traceback' not in process.output
     finally:
         client.close()
+        process.end()
+
+
+class Confident:
+    """A node whose flag is up, and a client that has heard so."""
+
+    def __init__(self, folder: Path, domain: int) -> None:
+        from sensor_msgs.msg import JointState
+        from std_msgs.msg import Bool
+
+        # Longer than the test, so that no flag falls because frames stop.
+        words = node_arguments(make_tiny_bundle(folder / 'tiny'), FAULT_NODE,
+                               gate__rise_frames=1, stale_timeout_s=30.0, max_repeats=-1)
+        self.client = Client(domain)
+        self.process = Process(words, domain, folder / 'log')
+        self.flags = self.client.listen('/uncertainty_seg/confident', Bool)
+        self.verdicts = self.client.listen('/uncertainty_seg/verdict', JointState)
+        self.client.wait_for_topics('/uncertainty_seg/confident', '/uncertainty_seg/verdict')
+        self.client.wait_for_camera_match()
+
+    def send(self, encoding: str = 'bgr8') -> None:
+        self.client.camera.publish(image_message(
+            solid(0, 0, 255), time.monotonic_ns(), encoding))
+
+    def raise_flag(self) -> None:
+        def is_up() -> bool:
+            self.send()
+            self.client.spin(0.05)
+            return self.last() == (True, True)
+        self.client.wait_until(is_up, 'flag and verdict to be up')
+
+    def last(self) -> tuple[bool, bool]:
+        verdict = dict(zip(self.verdicts[-1].name, self.verdicts[-1].position, strict=True)
+                       ) if self.verdicts else {}
+        return bool(self.flags and self.flags[-1].data), verdict.get('confident') == 1.0
+
+    def ends(self) -> tuple[bool, bool]:
+        """Return flag and verdict as they were last when the process has ended in order."""
+        self.client.wait_until(lambda: not self.process.is_running, 'the end')
+        assert self.process.wait() == 0, self.process.output
+        assert 'Traceback' not in self.process.output
+        self.client.spin(0.3)
+        return self.last()
+
+    def close(self) -> None:
+        self.client.close()
+        self.process.end()
+
+
+@pytest.fixture()
+def confident(tmp_path: Path, domain: int) -> Iterator[Confident]:
+    one = Confident(tmp_path, domain)
+    try:
+        one.raise_flag()
+        yield one
+    finally:
+        one.close()
+
+
+@pytest.mark.parametrize('number', [signal.SIGHUP, signal.SIGQUIT])
+def test_a_closed_terminal_ends_the_node_with_a_last_false(
+    confident: Confident, number: int
+) -> None:
+    confident.process.send_signal(number)
+    assert confident.ends() == (False, False)
+
+
+def test_a_second_signal_during_a_callback_that_hangs_ends_it_with_a_last_false(
+    confident: Confident
+) -> None:
+    confident.send('hang')
+    confident.client.spin(0.3)
+    confident.process.send_signal(signal.SIGINT)
+    confident.client.spin(0.8)
+    assert confident.last() == (True, True) and confident.process.is_running
+    start_s = time.monotonic()
+    confident.process.send_signal(signal.SIGINT)
+    assert confident.ends() == (False, False)
+    assert time.monotonic() - start_s < LONGEST_S
+    assert 'the node was told to stop twice' in confident.process.output
+
+
+@pytest.mark.parametrize('program', ['node', 'governor'])
+def test_a_hangup_that_nohup_ignores_stays_ignored(
+    tmp_path: Path, domain: int, program: str
+) -> None:
+    if shutil.which('nohup') is None:
+        pytest.skip('nohup is not installed')
+    words = {'node': node_arguments(make_tiny_bundle(tmp_path / 'tiny'), []),
+             'governor': []}[program]
+    process = Process([sys.executable, *entry_words(program, words)], domain, tmp_path / 'log',
+                      python='nohup')
+    try:
+        wait_until(lambda: catches(process, signal.SIGQUIT), process)
+        assert not catches(process, signal.SIGHUP)
+        process.send_signal(signal.SIGHUP)
+        assert process.interrupt(signal.SIGQUIT) == 0
+    finally:
         process.end()
 
 

@@ -51,6 +51,7 @@ from uncertainty_seg.ros.launching.parameter_files import require_files_for
 from uncertainty_seg.ros.launching.start import start_ros
 from uncertainty_seg.ros.node_life import (
     clock_fault,
+    ignore_signals,
     spin_until,
     steady_s,
     stop_on_signals,
@@ -454,6 +455,10 @@ def _run(words: Sequence[str]) -> int:
 
     try:
         spin_until(stop, executor, on_fault)
+        node.stop()
+        return 0
+    except KeyboardInterrupt:  # a second signal
+        ignore_signals()
         node.stop()
         return 0
     finally:

@@ -50,10 +50,13 @@ def camera_qos(
 # What the parameters qos_overrides of ROS may change. Deadlines are promises of the settings.
 _OVERRIDABLE = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY,
                 QoSPolicyKind.DURABILITY)
+# Nobody who comes late may read an old verdict.
+_OVERRIDABLE_OF_VERDICT = tuple(
+    kind for kind in _OVERRIDABLE if kind != QoSPolicyKind.DURABILITY)
 
 
 def overridable(
-    check: Callable[[QoSProfile], str] = lambda profile: '',
+    check: Callable[[QoSProfile], str] = lambda profile: '', is_verdict: bool = False,
 ) -> QoSOverridingOptions:
     """
     Let the standard parameters `qos_overrides.TOPIC.publisher.depth` and so on change a topic.
@@ -62,6 +65,8 @@ def overridable(
     ----------
     check : callable, optional
         Given the profile with the overrides, returns why it cannot be; empty if it can.
+    is_verdict : bool, optional
+        Whether the messages say if a frame was confident: they stay volatile then.
 
     Returns
     -------
@@ -73,7 +78,8 @@ def overridable(
         reason = check(profile)
         return SetParametersResult(successful=not reason, reason=reason)
 
-    return QoSOverridingOptions(_OVERRIDABLE, callback=judge)
+    kinds = _OVERRIDABLE_OF_VERDICT if is_verdict else _OVERRIDABLE
+    return QoSOverridingOptions(kinds, callback=judge)
 
 
 def flag_qos(stale_timeout_s: float) -> QoSProfile:

@@ -20,7 +20,16 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-_NUMBERS = (signal.SIGINT, signal.SIGTERM)
+_ALWAYS = (signal.SIGINT, signal.SIGTERM)
+# A closed terminal or a lost SSH session, and Ctrl-\: unless the process was told to ignore them,
+# as by nohup or by a shell that starts it in the background.
+_UNLESS_IGNORED = (signal.SIGHUP, signal.SIGQUIT)
+
+
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """Return the signals that end a program in order."""
+    return (*_ALWAYS, *(number for number in _UNLESS_IGNORED
+                        if signal.getsignal(number) is not signal.SIG_IGN))
 
 
 def node() -> NoReturn:
@@ -39,10 +48,11 @@ def player() -> NoReturn:
 
 
 def _run(module: str) -> NoReturn:
-    for number in _NUMBERS:
+    numbers = stop_signals()
+    for number in numbers:
         signal.signal(number, _leave)
     code = int(import_module(module).main())
-    for number in _NUMBERS:
+    for number in numbers:
         signal.signal(number, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads on
