@@ -245,6 +245,23 @@ def test_the_user_may_say_that_somebody_looked_and_the_record_says_so(
     assert first.reason == frames[0].reason and reviews[frames[1].stem].origin == 'selected'
 
 
+@pytest.mark.parametrize('is_old', [False, True])
+def test_a_dive_with_the_name_of_the_mark_marks_nothing_in_fiftyone(
+    is_old: bool, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = [make_frame(i, (HEIGHT, WIDTH), 'reviewed', scene(i)) for i in range(2)]
+    write_export(out, 'fiftyone', frames, CLASSES)
+    if is_old:
+        edit_json(out / 'samples.json',
+                  lambda c: [sample.update(tags=['reviewed']) for sample in c['samples']])
+    assert bring(out, '--format', 'fiftyone') == 2
+    assert '2 of 2 masks came back as they were exported' in capsys.readouterr().err
+    if not is_old:
+        for frame in frames:
+            mark_fiftyone(out, frame.stem)
+        assert bring(out, '--format', 'fiftyone') == 0
+
+
 @pytest.mark.parametrize('num_painted, num_control', [(1, 0), (2, 2)])
 def test_controls_of_which_the_right_ones_are_left_out_are_none(
     num_painted: int, num_control: int, frames: list[LabelFrame], out: Path,
