@@ -359,6 +359,8 @@ def make_selection(
     chosen = read_rows(folder / 'part.parquet')
     chosen = chosen.append_column('reason', pa.array(['rank 1 of 9'] * len(rows), pa.string()))
     chosen = chosen.append_column('strategy', pa.array([strategy] * len(rows), pa.string()))
+    origin = 'control' if strategy == 'random' else 'selected'
+    chosen = chosen.append_column('origin', pa.array([origin] * len(rows), pa.string()))
     (folder / 'part.parquet').rename(folder / 'scores')
     parquet.write_table(chosen, folder / 'selection.parquet')
     return folder
@@ -509,6 +511,22 @@ def test_only_what_was_drawn_of_all_frames_is_a_control(
     for sample in json.loads((tmp_path / 'seen' / 'samples.json').read_text())['samples']:
         assert sample['embedding'] == [0.0, 0.5]  # the features of the table
         assert (tmp_path / 'seen' / sample['uncertainty']['map_path']).is_file()
+
+
+def test_a_selection_that_does_not_say_how_it_was_drawn_has_no_controls(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip('pyarrow', reason='pyarrow is not installed: no selection')
+    from pyarrow import parquet
+
+    images = random_images(2)
+    bag = write_bag(tmp_path / 'dive', images, '/cam/image_raw')
+    rows = [row_of(bag, 'bag', '/cam/image_raw', index, image)
+            for index, image in enumerate(images)]
+    file = make_selection(tmp_path / 'old', tiny_bundle, rows, 'random') / 'selection.parquet'
+    parquet.write_table(parquet.read_table(file).drop_columns(['origin']), file)
+    assert run('export-labels', file, tmp_path / 'out', '--format', 'folder') == 0
+    assert {row.origin for row in read_table(tmp_path / 'out').rows.values()} == {'selected'}
 
 
 def test_two_runs_of_one_name_are_two_dives_without_a_path_in_the_export(

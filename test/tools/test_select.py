@@ -114,8 +114,9 @@ def test_what_is_written_is_the_chosen_rows_with_rank_and_reason(
     chosen, whole = pq.read_table(out / 'selection.parquet'), read_rows(ten)
     assert indices(out) == [9, 8, 7]
     assert chosen.select(whole.column_names).equals(whole.take([9, 8, 7]))
-    assert chosen.column_names[-6:] == ['rank', 'strategy', 'reason', 'stands_for',
+    assert chosen.column_names[-7:] == ['rank', 'strategy', 'origin', 'reason', 'stands_for',
                                         'high_scores', 'neighbours']
+    assert chosen.column('origin').to_pylist() == ['selected'] * 3
     assert chosen.column('rank').to_pylist() == [1, 2, 3]
     assert chosen.column('strategy').to_pylist() == ['top-k'] * 3
     assert chosen.column('stands_for').to_pylist() == [0, 0, 0]
@@ -239,6 +240,73 @@ def test_what_is_labelled_gives_the_limit_and_is_not_chosen_again(
     facts = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[0] == '{']
     assert facts[-1]['limit'] == pytest.approx(0.6)
     assert indices(second) == [9, 8, 7, 6, 5, 4, 3, 2]
+
+
+def origins(out: Path, capsys: pytest.CaptureFixture[str], *words: object) -> list[str]:
+    """Return how the frames of a selection came about; what is said of them must agree."""
+    assert main(['select', *map(str, words), '--force', '-o', str(out)]) == 0
+    facts, err = said(capsys)
+    found: list[str] = pq.read_table(out / 'selection.parquet').column('origin').to_pylist()
+    assert facts['control'] == found.count('control')
+    is_remarked = 'do not count as drawn by chance' in err
+    assert is_remarked == ('random' in words and 'selected' in found)
+    return found
+
+
+RANDOM = ('--strategy', 'random', '--sheet', '0')
+
+
+@pytest.mark.parametrize('words, is_drawn', [
+    ((), True),
+    (('--unscored', 'skip'), True),  # all are scored
+    (('--per-dive', '2'), False),
+    (('--per-dive', '100%'), False),
+    (('--min-gap', '0.5'), False),
+    (('--min-gap', '0'), True),
+])
+def test_a_draw_is_a_control_if_every_frame_had_the_same_chance(
+    words: tuple[str, ...], is_drawn: bool, ten: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = origins(tmp_path / 'out', capsys, ten, '-n', 4, *RANDOM, *words)
+    assert found == ['control' if is_drawn else 'selected'] * 4
+
+
+def test_a_draw_of_what_others_left_is_none(
+    ten: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, top = tmp_path / 'out', tmp_path / 'top'
+    # Two that look alike, and one without a score.
+    odd = table(tmp_path / 'odd', [row(20, 1.0, phash=7), row(21, 2.0, phash=7),
+                                   row(22, float('nan'))])
+    assert origins(out, capsys, odd, '-n', 2, *RANDOM) == ['selected'] * 2
+    whole = (*RANDOM, '--min-distance', 0)
+    assert origins(out, capsys, odd, '-n', 2, *whole) == ['control'] * 2
+    assert origins(out, capsys, odd, '-n', 2, *whole, '--unscored', 'skip') == ['selected'] * 2
+    assert origins(top, capsys, ten, '-n', 5, '--strategy', 'top-k', '--sheet', 0) == \
+        ['selected'] * 5
+    assert origins(out, capsys, ten, '-n', 2, *whole, '--labelled', top) == ['selected'] * 2
+    # Labelled frames of other dives keep nothing out.
+    assert origins(out, capsys, odd, '-n', 2, *whole, '--labelled', top) == ['control'] * 2
+
+
+def test_frames_that_were_selected_once_are_never_drawn_by_chance(
+    ten: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    top, drawn, out = tmp_path / 'top', tmp_path / 'drawn', tmp_path / 'out'
+    origins(top, capsys, ten, '-n', 5, '--strategy', 'top-k', '--sheet', 0)
+    assert origins(out, capsys, top, '-n', 3, *RANDOM) == ['selected'] * 3
+    assert origins(tmp_path / 'again', capsys, out, '-n', 2, *RANDOM) == ['selected'] * 2
+    # Beside the whole table a selection takes nothing from the draw.
+    assert origins(out, capsys, top, ten, '-n', 5, *RANDOM) == ['control'] * 5
+    assert origins(drawn, capsys, ten, '-n', 6, *RANDOM) == ['control'] * 6
+    assert origins(out, capsys, drawn, '-n', 3, *RANDOM, '--seed', 1) == ['control'] * 3
+    assert origins(out, capsys, drawn, '-n', 3, '--strategy', 'top-k', '--sheet', 0) == \
+        ['selected'] * 3
+    # A selection of a release that did not write the origin.
+    rows = pq.read_table(drawn / 'selection.parquet')
+    pq.write_table(rows.drop_columns(['origin']), drawn / 'selection.parquet')
+    assert origins(out, capsys, drawn, '-n', 3, *RANDOM) == ['selected'] * 3
 
 
 def test_dives_of_one_name_are_two_for_the_cap_and_in_what_is_written(

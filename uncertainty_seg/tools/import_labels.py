@@ -108,6 +108,11 @@ def _report(args: argparse.Namespace, done: TrainingFolder) -> None:
     if empty:
         print(f'warning: {done.dives} dives for {len(done.splits)} splits, so {", ".join(empty)} '
               f'is empty: label frames of another dive.', file=sys.stderr)
+    if done.control_skipped:
+        print(f'warning: {done.control_skipped} control frames came back unchanged and were left '
+              'out: the others are no longer drawn by chance, since the model was wrong on them, '
+              'and all count as selected. Mark frames whose masks are right as finished, or give '
+              '--accept-unchanged.', file=sys.stderr)
     counts = ', '.join(f'{name} {count}' for name, count in done.splits.items())
     how = ', '.join(f'{count} {name}' for name, count in sorted(done.reviewed.items()))
     skipped = f' ({done.skipped} of them came back unchanged)' if done.skipped else ''

@@ -245,6 +245,45 @@ def test_the_user_may_say_that_somebody_looked_and_the_record_says_so(
     assert first.reason == frames[0].reason and reviews[frames[1].stem].origin == 'selected'
 
 
+@pytest.mark.parametrize('is_old', [False, True])
+def test_a_dive_with_the_name_of_the_mark_marks_nothing_in_fiftyone(
+    is_old: bool, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = [make_frame(i, (HEIGHT, WIDTH), 'reviewed', scene(i)) for i in range(2)]
+    write_export(out, 'fiftyone', frames, CLASSES)
+    if is_old:
+        edit_json(out / 'samples.json',
+                  lambda c: [sample.update(tags=['reviewed']) for sample in c['samples']])
+    assert bring(out, '--format', 'fiftyone') == 2
+    assert '2 of 2 masks came back as they were exported' in capsys.readouterr().err
+    if not is_old:
+        for frame in frames:
+            mark_fiftyone(out, frame.stem)
+        assert bring(out, '--format', 'fiftyone') == 0
+
+
+@pytest.mark.parametrize('num_painted, num_control', [(1, 0), (2, 2)])
+def test_controls_of_which_the_right_ones_are_left_out_are_none(
+    num_painted: int, num_control: int, frames: list[LabelFrame], out: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    origins = ('control', 'control', 'selected', 'selected')
+    frames = [LabelFrame(**{**vars(frame), 'origin': origin})
+              for frame, origin in zip(frames, origins, strict=True)]
+    write_export(out, 'folder', frames, CLASSES)
+    for frame in frames[:num_painted]:
+        paint_folder(out, frame.stem)
+    assert bring(out, '--format', 'folder', '--skip-unchanged') == 0
+    got = capsys.readouterr()
+    said = json.loads(got.out.splitlines()[-1])
+    assert (said['control'], said['control_skipped']) == (num_control, 2 - num_painted)
+    is_warned = 'warning: 1 control frames came back unchanged and were left out' in got.err
+    assert is_warned == (num_control == 0)
+    reviews = read_review(out.parent / 'train')
+    assert reviews is not None and len(reviews) == num_painted
+    assert {one.origin for one in reviews.values()} == {'control' if num_control else 'selected'}
+
+
 @pytest.mark.parametrize('changes, is_seen', [
     ({'lead_time': 3.5}, True),
     ({'lead_time': None}, False),  # "Create Annotations From Predictions"

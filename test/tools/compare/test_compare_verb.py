@@ -23,6 +23,7 @@ from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.uncertainty import maps_from_logits
 from uncertainty_seg.storage.folds import fold_of, write_folds
 from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
+from uncertainty_seg.storage.review_record import CONTROL, FrameReview, SELECTED, write_review
 from uncertainty_seg.tools.compare import run
 from uncertainty_seg.tools.compare.contenders import (
     as_given,
@@ -102,6 +103,25 @@ def test_a_bundle_beside_its_own_copy_gains_exactly_nothing(
         assert row['verdict'] in ('not better than tiny',
                                   'not known: too few frames of one kind'), row
     assert found['verdicts']['copy'] == 'not better than tiny in anything.'
+
+
+def test_selected_frames_are_left_aside_where_others_were_drawn_by_chance(
+    place: Path, tmp_path: Path, free: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    mixed = shutil.copytree(place / 'val', tmp_path / 'mixed')
+    drawn = {path.stem for path in (mixed / 'images').iterdir()}
+    write_folder(mixed, 20, 3, bad_share=0.9)
+    stems = {path.stem for path in (mixed / 'images').iterdir()}
+    write_review(mixed, {stem: FrameReview(True, 'corrected', CONTROL if stem in drawn else
+                                           SELECTED) for stem in stems})
+    words = ('--cache', tmp_path / 'c', *FAST)
+    alone, both = (call(place / 'tiny', data, *words)[1] for data in (place / 'val', mixed))
+    assert len(stems) == 50 and '20 of 50 frames of' in caplog.text
+    assert both['facts']['frames'].startswith('30 in ') and both['rows'] == alone['rows']
+    write_review(mixed, {stem: FrameReview(True, 'corrected', SELECTED) for stem in stems})
+    caplog.clear()
+    assert call(place / 'tiny', mixed, *words)[1]['facts']['frames'].startswith('50 in ')
+    assert 'all 50 frames of' in caplog.text
 
 
 def test_the_deterministic_pass_has_no_disagreement_and_the_masks_of_none(place: Path) -> None:

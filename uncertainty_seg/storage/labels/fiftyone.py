@@ -47,11 +47,13 @@ FIELDS = ('ground_truth', FIELD)
 PLACE = 'fields'
 FILE, ABOUT_FILE = 'samples.json', 'metadata.json'
 MARK = 'reviewed'
+# Before the dive in its tag, so that no dive has the name of the mark.
+_DIVE_TAG = 'dive:'
 _DAMAGE = (*MALFORMED, binascii.Error, zlib.error)
 
 
 def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable) -> None:
-    """Write frames into an empty folder; facts of a frame are fields, its dive is also a tag."""
+    """Write frames into an empty folder; its facts are fields, its dive is also a tag."""
     (folder / PLACE).mkdir()
     samples = []
     for frame in frames:
@@ -83,16 +85,21 @@ def read_labels(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
             if field:
                 canvas.paint_ids(_mask(sample[field], field, row, (file.parent, table.folder)))
             yield from canvas.labelled(
-                f'{MARK} in FiftyOne' if MARK in sample['tags'] else '')
+                f'{MARK} in FiftyOne' if _is_marked(sample['tags'], row) else '')
     except _DAMAGE as err:
         raise DatasetError(f'{file} is no FiftyOneDataset ({err!s:.200})',
                            'what dataset.export writes as fo.types.FiftyOneDataset') from err
 
 
+def _is_marked(tags: Iterable[str], row: FrameRow) -> bool:
+    # An older release wrote the dive as it is, which says nothing if it has the mark's name.
+    return MARK in tags and (row.dive != MARK or _DIVE_TAG + row.dive in tags)
+
+
 def _sample(frame: LabelFrame) -> dict[str, Any]:
     name = f'{frame.stem}.png'
     found: dict[str, Any] = {
-        'filepath': f'{DATA}/{frame.file_name}', 'tags': [frame.dive], **frame.facts(),
+        'filepath': f'{DATA}/{frame.file_name}', 'tags': [_DIVE_TAG + frame.dive], **frame.facts(),
         FIELD: {'_cls': 'Segmentation', 'tags': [], 'mask_path': f'{PLACE}/{FIELD}/{name}'}}
     if frame.uncertainty is not None:
         found[HEATMAP] = {'_cls': 'Heatmap', 'tags': [], 'map_path': f'{PLACE}/{HEATMAP}/{name}'}

@@ -11,7 +11,7 @@ are unknown in one of the two count as a difference.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from uncertainty_seg.storage.labels.frames import (
     read_mask,
 )
 from uncertainty_seg.storage.labels.regions import Labelled
-from uncertainty_seg.storage.review_record import FrameReview
+from uncertainty_seg.storage.review_record import CONTROL, FrameReview, SELECTED
 
 CORRECTED, ACCEPTED = 'corrected', 'accepted unchanged'
 # Not reviewed: equal to what was exported, or the export does not say what that was.
@@ -140,8 +140,12 @@ class LabelReview:
         if unseen and rules.unchanged is Unchanged.REFUSE:
             raise self._refusal(unseen)
         kept = set(self._found) - (set(unseen) if rules.unchanged is Unchanged.SKIP else set())
-        return {stem: _reviewed(self._table.rows[stem], found)
-                for stem, found in self._found.items() if stem in kept}
+        reviews = {stem: _reviewed(self._table.rows[stem], found)
+                   for stem, found in self._found.items() if stem in kept}
+        if any(self._table.rows[stem].origin == CONTROL for stem in set(self._found) - kept):
+            # Whether one is left depends on its mask: on those that are, the model was wrong.
+            return {stem: replace(one, origin=SELECTED) for stem, one in reviews.items()}
+        return reviews
 
     def _evidence(self, one: Labelled) -> str:
         row = self._table.rows[one.stem]

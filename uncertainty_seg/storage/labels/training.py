@@ -119,6 +119,8 @@ class TrainingFolder:
         Labelled frames that were drawn by chance.
     skipped : int
         Frames left out because nobody corrected them; they count as `unlabelled` too.
+    control_skipped : int
+        Of them, those that were drawn by chance; if there are some, no frame counts as drawn.
     reviewed : mapping of str to int
         Labelled frames by what shows that a person looked at them.
 
@@ -131,6 +133,7 @@ class TrainingFolder:
     control: int = 0
     skipped: int = 0
     reviewed: Mapping[str, int] = field(default_factory=dict)
+    control_skipped: int = 0
 
 
 def write_training_folder(
@@ -186,7 +189,8 @@ def write_training_folder(
         len(dive_of), len(table.rows) - len(dive_of), len(set(dive_of.values())),
         {name: len(stems) for name, stems in splits.items()},
         sum(one.origin == CONTROL for one in reviews.values()), len(seen) - len(reviews),
-        dict(Counter(one.evidence for one in reviews.values())))
+        dict(Counter(one.evidence for one in reviews.values())),
+        sum(table.rows[stem].origin == CONTROL for stem in seen - set(reviews)))
 
 
 def _checked_image(table: ExportedFrames, row: FrameRow) -> bytes:

@@ -104,7 +104,7 @@ def drawn_frames(data: LabelledFolder, folder: Path, needs_some: bool = True) ->
             'frames that were drawn by chance, since the share of bad masks among selected ones '
             'is not that of a dive',
             'label control frames of the frame log (export-labels --reasons control) or of a '
-            'random selection (select --strategy random)')
+            'random selection (select --strategy random --min-distance 0)')
     if not drawn:
         _log.warning('all %d frames of %s were selected by their scores: shares of them are not '
                      'those of a dive', every, folder)

@@ -23,7 +23,11 @@ from uncertainty_seg.tools.calibrate.cross_fitted import (
     refuse_divided,
     require_folds,
 )
-from uncertainty_seg.tools.calibrate.labelled_pairs import images_in, known_frames
+from uncertainty_seg.tools.calibrate.labelled_pairs import (
+    drawn_frames,
+    images_in,
+    known_frames,
+)
 from uncertainty_seg.tools.compare.contenders import (
     Contender,
     contenders_of,
@@ -150,6 +154,8 @@ def read_frames(request: CompareRequest) -> ComparedFrames:
     """
     Read the labelled frames, the masks of unseen objects, and the foreign images.
 
+    Frames that were selected by their scores are left aside where others were drawn by chance.
+
     Raises DatasetError if a folder is wrong, or no frame has a mask of an unseen object;
     ConfigError if the rule cannot be read.
     """
@@ -159,7 +165,7 @@ def read_frames(request: CompareRequest) -> ComparedFrames:
     promises = first.calibration.promises if first.calibration else ()
     text = request.bad or (promises[0].bad if promises else _DEFAULT_RULE)
     rule = BadRule.parse(text, first.card.class_names)
-    data = _labelled(request, folds)
+    data = drawn_frames(_labelled(request, folds), request.data, needs_some=False)
     kept, unseen_of = _without_unknown(data, request.unknown_classes)
     known = known_frames(first, kept, request.settings.ignore_mask)
     if request.unknown is not None:

@@ -297,9 +297,9 @@ def _reason(sidecar: Mapping[str, Any]) -> str:
 
 
 SELECTION_FILE = 'selection.parquet'
-# `run` is missing from older tables.
+# `run` and `origin` are missing from older tables.
 _COLUMNS = ('frame_key', 'dive', 'run', 'source', 'kind', 'topic', 'index', 'stamp_ns', 'height',
-            'width', 'score_ratio', 'phash', 'strategy', 'reason', 'features')
+            'width', 'score_ratio', 'phash', 'origin', 'reason', 'features')
 # Another release of a JPEG decoder may move a bit of the hash.
 _HASH_SLACK = 2
 Row = dict[str, Any]
@@ -469,7 +469,7 @@ def _embedding(row: Row) -> NDArray[np.float32] | None:
 
 def _origin(row: Row, frame: SourceFrame) -> str:
     """Say how a frame was chosen; a log keeps few frames by chance, whatever is drawn of it."""
-    is_drawn = row.get('strategy') == 'random' and frame.kept_as in ('', CONTROL)
+    is_drawn = row.get('origin') == CONTROL and frame.kept_as in ('', CONTROL)
     return CONTROL if is_drawn else SELECTED
 
 

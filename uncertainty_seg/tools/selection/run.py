@@ -21,6 +21,7 @@ from uncertainty_seg.analysis.selection_pool import (
 )
 from uncertainty_seg.core.settings import RUN_UNCALIBRATED
 from uncertainty_seg.errors import ConfigError, TableError
+from uncertainty_seg.storage.review_record import CONTROL, SELECTED
 from uncertainty_seg.storage.score_rows import (
     info_of,
     list_parts,
@@ -55,6 +56,8 @@ class SelectionOutcome:
         What was asked for.
     selection : Selection
         What was chosen.
+    origins : tuple of str
+        Of each chosen frame, one of `review_record.ORIGINS`.
     remarks : list of str
         Sentences for who asked.
     files : tuple of str
@@ -70,6 +73,7 @@ class SelectionOutcome:
     candidates: Candidates
     request: SelectionRequest
     selection: Selection
+    origins: tuple[str, ...]
     remarks: list[str]
     files: tuple[str, ...] = ()
     pictures_missing: int = 0
@@ -82,6 +86,7 @@ class SelectionOutcome:
                 'model_sha256': self.info.model_sha256, 'chosen': len(chosen.rows),
                 'candidates': chosen.num_candidates, 'near_duplicates': chosen.num_duplicates,
                 'unscored': chosen.num_unscored, 'over_limit': chosen.num_over_limit,
+                'control': self.origins.count(CONTROL),
                 'dives': len(set(self.candidates.dives)),
                 'dives_chosen': len(set(self.candidates.dives[chosen.rows]))}
 
@@ -119,9 +124,43 @@ def select_frames(
     chosen = select(pool, request, labels)
     if not len(chosen.rows):
         raise _nothing_left(pool, request, chosen)
+    num_known = 0 if labels is None else len(set(pool.keys) & set(labels.keys))
+    why = _why_no_draw(request, chosen, num_known)
+    before = selected_keys(tables)
+    is_drawn = request.strategy == 'random' and not why
+    origins = tuple(CONTROL if is_drawn and key not in before else SELECTED
+                    for key in pool.keys[chosen.rows])
     return SelectionOutcome(
-        table, info, pool, request, chosen, remarks + _remarks(request, chosen)
-    )
+        table, info, pool, request, chosen, origins,
+        remarks + _remarks(request, chosen) + _draw_remarks(request, why, origins))
+
+
+def _why_no_draw(request: SelectionRequest, chosen: Selection, num_known: int) -> list[str]:
+    """Say what keeps a random draw from being one of all frames; empty if it is one."""
+    why = []
+    if chosen.num_duplicates:
+        why.append(f'{chosen.num_duplicates} near duplicates were left out (--min-distance)')
+    if num_known:
+        why.append(f'{num_known} labelled frames were left out (--labelled)')
+    if request.skips_unscored and chosen.num_unscored:
+        why.append(f'{chosen.num_unscored} frames without a score were left out (--unscored)')
+    if request.per_dive is not None:
+        why.append('a dive had a limit (--per-dive)')
+    if request.min_gap_s:
+        why.append('frames had to be apart in time (--min-gap)')
+    return why
+
+
+def _draw_remarks(
+    request: SelectionRequest, why: Sequence[str], origins: Sequence[str]
+) -> list[str]:
+    if request.strategy != 'random' or SELECTED not in origins:
+        return []
+    count = origins.count(SELECTED)
+    if not why:
+        why = ['the tables are selections by a score, or of an older release']
+    return [f'{count} of the {len(origins)} frames do not count as drawn by chance, since '
+            f'{" and ".join(why)}: they train a network, and calibrate leaves them aside.']
 
 
 def _labelled(table: Any, info: TableInfo, column: str, remarks: list[str]) -> Candidates:
@@ -224,6 +263,8 @@ def _highest(table: Any, ranks: Mapping[str, float], row: int) -> str:
 # -------------------------------------------------------------------------------------------------
 # From a score table to the candidates of a selection.
 
+# What a selection has, and a table does not.
+_CHOSEN = ('rank', 'origin')
 _NEEDED = ('frame_key', 'dive', 'source', 'kind', 'topic', 'index', 'stamp_ns', 'score_ratio')
 
 
@@ -263,6 +304,27 @@ def read_table(paths: Sequence[Path], remarks: list[str]) -> Any:
                        'already and were left out.')
         table = table.take(np.sort(first))
     return table
+
+
+def selected_keys(paths: Sequence[Path]) -> set[str]:
+    """
+    Return the keys of frames that are only in earlier selections, where no chance drew them.
+
+    What is drawn of them is drawn of those with a high score. A selection of an older release does
+    not say how its frames were drawn: they count as selected.
+    """
+    selected, others = set[str](), set[str]()
+    for part in (part for path in paths for part in list_parts(path)):
+        rows = read_rows(part, ['frame_key', *_CHOSEN])
+        keys = rows.column('frame_key').to_pylist()
+        if 'rank' not in rows.column_names:
+            others.update(keys)
+            continue
+        origins = rows.column('origin').to_pylist() if 'origin' in rows.column_names else \
+            [SELECTED] * len(keys)
+        for key, origin in zip(keys, origins, strict=True):
+            (others if origin == CONTROL else selected).add(key)
+    return selected - others
 
 
 def name_dives(table: Any, labelled: Any, remarks: list[str]) -> tuple[Any, Any]:

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 PARQUET, CSV, SHEET = 'selection.parquet', 'selection.csv', 'contact_sheet.html'
 METADATA_KEY = b'uncertainty_seg.selection'
 # First in the CSV; what follows is in the order of the table.
-_LEADING = ('rank', 'reason', 'stands_for', 'high_scores', 'neighbours', 'strategy')
+_LEADING = ('rank', 'reason', 'stands_for', 'high_scores', 'neighbours', 'strategy',
+            'origin')
 
 
 def require_place(folder: Path, is_replacing: bool) -> None:
@@ -71,7 +72,7 @@ def write_selection(folder: Path, found: SelectionOutcome) -> list[str]:
 
 
 def chosen_rows(found: SelectionOutcome) -> Any:
-    """Return the chosen rows with rank, strategy, reason and stands_for, a `pyarrow.Table`."""
+    """Return the chosen rows with rank, strategy, origin, reason and so on, a `pyarrow.Table`."""
     import pyarrow as pa
 
     selection = found.selection
@@ -79,6 +80,7 @@ def chosen_rows(found: SelectionOutcome) -> Any:
     ends = {
         'rank': pa.array(range(1, len(rows) + 1), pa.int32()),
         'strategy': pa.array([found.request.strategy] * len(rows), pa.string()),
+        'origin': pa.array(found.origins, pa.string()),
         'reason': pa.array(selection.reasons, pa.string()),
         'stands_for': pa.array(selection.stands_for, pa.int64()),
         'high_scores': pa.array(high_scores(found.table, found.info, selection.rows),
