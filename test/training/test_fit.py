@@ -175,7 +175,8 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) ->
     for (name, value), other in zip(run().state_dict().items(), whole.state_dict().values(),
                                     strict=True):
         torch.testing.assert_close(value, other, rtol=0, atol=0, msg=name)
-    with pytest.raises(TrainingError, match='other settings'):
+    with pytest.raises(TrainingError, match='run.progress is of a run with the epochs 3, not 5, '
+                       'expected the run that is to go on: take another --out, or delete it'):
         run(settings=dataclasses.replace(settings, epochs=5))
 
 

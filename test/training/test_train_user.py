@@ -81,6 +81,12 @@ def build():
 
 def build_two():
     return Own(2)
+
+
+def build_wide():
+    net = Own(3)
+    net.more = torch.nn.Linear(2, 2)
+    return net
 """
 
 
@@ -365,6 +371,112 @@ def test_what_cannot_be_trained_is_one_sentence(
     said = capsys.readouterr().err.splitlines()[-1]
     assert sentence.format(place=place) in said and 'Traceback' not in said
     assert not (place / 'made').exists()
+
+
+def other_image(place: Path) -> list[str]:
+    image = cv2.imread(str(place / 'reef' / 'images' / '3.png'))
+    image[7, 7, 1] ^= 1
+    cv2.imwrite(str(place / 'reef' / 'images' / '3.png'), image)
+    return []
+
+
+def other_mask(place: Path) -> list[str]:
+    mask = cv2.imread(str(place / 'reef' / 'masks' / '3.png'), 0)
+    mask[0, 0] = 2
+    cv2.imwrite(str(place / 'reef' / 'masks' / '3.png'), mask)
+    return []
+
+
+def other_val(place: Path) -> list[str]:
+    splits = json.loads((place / 'reef' / 'splits.json').read_text())
+    (place / 'reef' / 'splits.json').write_text(json.dumps({**splits, 'val': splits['val'][1:]}))
+    return []
+
+
+def more_images(place: Path) -> list[str]:
+    write_data(place / 'wreck', toy(7, 3))
+    return ['--data', str(place / 'reef'), str(place / 'wreck')]
+
+
+def own_start(place: Path) -> list[str]:
+    torch.save(weights_of(place / 'made.pt'), place / 'start.pt')
+    return ['--init', str(place / 'start.pt')]
+
+
+def changed_net(place: Path) -> list[str]:
+    """Another network of the same name."""
+    sys.modules['own_net'].build = sys.modules['own_net'].build_wide
+    return []
+
+
+def junk(content: object) -> Any:
+    def write(place: Path) -> list[str]:
+        torch.save(content, place / 'made.progress')
+        return []
+    return write
+
+
+@pytest.mark.parametrize(('change', 'sentence'), [
+    (other_image, 'is of a run with other training images'),
+    (other_mask, 'is of a run with other training images'),
+    (more_images, 'is of a run with other training images'),
+    (other_val, 'is of a run with other images of the split val'),
+    (own_start, 'is of a run with the start what own_net:build builds, not the weights start.pt'),
+    (lambda place: ['--net', 'own_net:build_wide'],
+     'is of a run with the network own_net:build, not own_net:build_wide'),
+    (changed_net, 'is of a run with weights that do not fit this network'),
+    (lambda place: ['--size', '96x64'], 'is of a run with the input 64x64, not 96x64'),
+    (lambda place: ['--learning-rate', '0.5'],
+     'is of a run with the learning rate 0.002, not 0.5'),
+    (junk({}), 'is damaged or no progress of a run'), (junk([1]), 'is damaged or no progress'),
+    (junk({'epochs': 1}), 'is damaged or no progress of a run'),
+])
+def test_what_is_another_run_does_not_go_on_from_the_file_of_the_first(
+    place: Path, capsys: pytest.CaptureFixture[str], change: Any, sentence: str
+) -> None:
+    assert main(words(place, '--epochs', 1)) == 0
+    kept = {path.name: path.read_bytes() for path in place.glob('made.*')
+            if path.suffix != '.progress'}
+    more = change(place)
+    assert main([*words(place, '--epochs', 1), *more]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f'{place}/made.progress {sentence}' in said and 'to begin anew.' in said
+    assert {name: (place / name).read_bytes() for name in kept} == kept
+
+
+def test_another_start_of_the_same_name_is_another_run(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*words(place, '--epochs', 1), '--init', str(place / 'start.pt')]
+    state = __import__('own_net').build().state_dict()
+    torch.save(state, place / 'start.pt')
+    assert main(command) == 0 and main(command) == 0  # the same one goes on
+    torch.save({name: value + 1 for name, value in state.items()}, place / 'start.pt')
+    assert main(command) == 1
+    assert 'made.progress is of a run with other weights to start from, expected the run that ' \
+        'is to go on: take another --out' in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_run_from_before_the_file_said_what_it_is_of_goes_on(place: Path) -> None:
+    assert main(words(place, '--epochs', 1)) == 0
+    saved = torch.load(place / 'made.progress', weights_only=True)
+    del saved['made_of']
+    torch.save(saved, place / 'made.progress')
+    assert main(words(place, '--epochs', 1)) == 0
+
+
+@pytest.mark.parametrize('content', ['[1]', '"all"', '{}', '{"images": 1', '{"images": "many", '
+                                     '"epochs": 1, "kept_epoch": 1, "start": "", "folders": [], '
+                                     '"val_mean_iou": null}'])
+def test_facts_that_are_none_are_one_sentence(
+    place: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    assert main(words(place, '--epochs', 1)) == 0
+    (place / 'made.facts.json').write_text(content)
+    assert main([*words(place), '--compile-only']) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f'uncertainty_seg train: {place}/made.facts.json holds no facts of a run, expected what '
+        'train wrote: delete it, and the card will not say what the weights were trained on.')
 
 
 def test_nothing_to_start_from_is_refused_and_random_weights_are_asked_for(

@@ -12,11 +12,10 @@ import ast
 from collections.abc import Callable, Iterator, Mapping
 import copy
 import ctypes
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 import logging
 import math
 from pathlib import Path
-import pickle
 import sys
 import time
 from typing import Any
@@ -192,6 +191,7 @@ def fit(
     net: nn.Module, data: LabelledFolder, settings: FitSettings,
     on_epoch: Callable[[int, float, nn.Module], None] | None = None,
     progress: Path | None = None, watch: Watch | None = None,
+    origin: Mapping[str, str] | None = None,
 ) -> nn.Module:
     """
     Train and return the averaged network, in eval mode.
@@ -213,6 +213,9 @@ def fit(
         random numbers that it would have had.
     watch : Watch, optional
         Measures each epoch and may end the run.
+    origin : mapping of str to str, optional
+        What the run is made of beside the settings, in words by what it is; a value that begins
+        with `DIGEST` is for comparison only. Kept in `progress`.
 
     Returns
     -------
@@ -224,7 +227,7 @@ def fit(
     ------
     TrainingError
         If the loss is not a number again and again, although the run went back to its last good
-        epoch each time; or `progress` is of a run with other settings.
+        epoch each time; or `progress` is of a run with other settings or another origin, or none.
 
     """
     watch = watch or Watch()
@@ -235,7 +238,8 @@ def fit(
     optimiser, schedule = _optimiser(net, settings, len(data.images) // batch)
     average = copy.deepcopy(net).eval()
     run = _Run(net, average, optimiser, schedule, rng, copy.deepcopy(average))
-    done = run.resume(progress, settings) if progress else 0
+    made_of = {**(origin or {}), **in_words(settings)}
+    done = run.resume(progress, settings, made_of) if progress else 0
     epochs = _Epochs(run, data, settings, batch)
     while done < settings.epochs and not (why := watch.is_over(run.rows)):
         before, started_s = run.state(), time.monotonic()
@@ -253,7 +257,7 @@ def fit(
         if watch.on_rows is not None:
             watch.on_rows(run.rows)
         if progress:
-            run.save(progress, settings, done)
+            run.save(progress, settings, done, made_of)
     if done < settings.epochs:
         _log.info('stopped: %s', why)
     return run.kept(watch)
@@ -321,35 +325,80 @@ class _Run:
         torch.set_rng_state(saved['torch'])
         self.rng.bit_generator.state = ast.literal_eval(saved['numpy'])
 
-    def save(self, path: Path, settings: FitSettings, epochs: int) -> None:
+    def save(
+        self, path: Path, settings: FitSettings, epochs: int, made_of: Mapping[str, str]
+    ) -> None:
         with whole_file(path) as draft:
             torch.save({**self.state(), 'best': self.best.state_dict(), 'rows': self.rows,
                         'returns': self.returns, 'settings': repr(settings),
-                        'planned': settings.epochs, 'epochs': epochs}, draft)
+                        'made_of': dict(made_of), 'planned': settings.epochs, 'epochs': epochs},
+                       draft)
 
-    def resume(self, path: Path, settings: FitSettings) -> int:
+    def resume(self, path: Path, settings: FitSettings, made_of: Mapping[str, str]) -> int:
         """Go on from a file, if it is there; return how many epochs are done."""
         if not path.is_file():
             return 0
         saved = _read_progress(path)
-        if saved['settings'] != repr(settings):
-            raise TrainingError(f'{path} is of a run with other settings', saved['settings'],
-                                'delete it, or train with those')
-        self._load(saved)
-        if 'rows' in saved:  # not of a run from before they were kept
-            self.best.load_state_dict(saved['best'])
-            self.rows, self.returns = list(saved['rows']), int(saved['returns'])
+        # Of a run from before it was kept nothing but the settings can be compared.
+        other = _other_part(saved.get('made_of', {}), made_of)
+        if other or saved['settings'] != repr(settings):
+            raise _is_another_run(path, other or 'other settings')
+        try:
+            self._load(saved)
+            if 'rows' in saved:  # not of a run from before they were kept
+                self.best.load_state_dict(saved['best'])
+                self.rows, self.returns = list(saved['rows']), int(saved['returns'])
+        except Exception as err:  # weights and states of another network raise almost anything
+            _log.debug('%s: %s', path, err)
+            raise _is_another_run(path, 'weights that do not fit this network') from err
         _log.info('%s: %d of %d epochs are done', path, saved['epochs'], settings.epochs)
         return int(saved['epochs'])
 
 
+# How a value begins that says nothing to people.
+DIGEST = 'sha256:'
+
+
+def in_words(settings: FitSettings) -> dict[str, str]:
+    """Return the settings by name, as text; those of the augmentation among them."""
+    flat = asdict(settings)
+    flat |= flat.pop('augmentation')
+    return {name.replace('_', ' '): 'x'.join(map(str, value)) if name == 'crop' else str(value)
+            for name, value in flat.items()}
+
+
+def _other_part(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Say in what two runs differ; the empty string if they do not."""
+    what = next((key for key, value in now.items() if before.get(key, value) != value), None)
+    what = what or next((key for key in before if key not in now), None)
+    if what is None:
+        return ''
+    if DIGEST in before[what] or DIGEST in now.get(what, DIGEST):
+        return f'other {what}'
+    return f'the {what} {before[what]}, not {now[what]}'
+
+
+def _is_another_run(path: Path, what: str) -> TrainingError:
+    return TrainingError(f'{path} is of a run with {what}', 'the run that is to go on',
+                         'take another --out, or delete it to begin anew')
+
+
 def _read_progress(path: Path) -> dict[str, Any]:
     try:
-        return dict(torch.load(path, map_location='cpu', weights_only=True))
-    except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as err:
+        saved = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as err:  # damaged pickles raise almost anything
         _log.debug('torch.load of %s: %s', path, err)
-        raise TrainingError(f'{path} is damaged or no progress of a run', 'what train wrote',
-                            'delete it to begin anew') from err
+        raise _is_no_progress(path) from err
+    wanted = {*_STATES, 'torch', 'numpy', 'settings', 'epochs'}
+    if not isinstance(saved, dict) or not wanted <= saved.keys() \
+            or not isinstance(saved['epochs'], int):
+        raise _is_no_progress(path)
+    return saved
+
+
+def _is_no_progress(path: Path) -> TrainingError:
+    return TrainingError(f'{path} is damaged or no progress of a run', 'what train wrote',
+                         'delete it to begin anew')
 
 
 class _Epochs:

@@ -63,6 +63,8 @@ from uncertainty_seg.training.members import (
 )
 from uncertainty_seg.training.networks import DropoutPlan, NO_DROPOUT, PLACES, PyramidNet
 from uncertainty_seg.training.run_facts import (
+    digest_of,
+    digest_of_images,
     enough_images,
     Extras,
     facts_of,
@@ -382,7 +384,8 @@ def _train(
             extras.on_rows(job.files[0], rows)
 
     watch = Watch(measure, extras.patience, extras.budget_s, on_rows)
-    fit(net, data, job.recipe.fit, job.saver(on_epoch), progress, watch)
+    fit(net, data, job.recipe.fit, job.saver(on_epoch), progress, watch,
+        _origin(job, start, extras))
     if seen:
         write_facts(job.files[0], facts_of(extras, count, start, seen, True, asked))
     elif (facts := read_facts(job.files[0])) is not None:
@@ -397,6 +400,23 @@ def _start_of(job: _TrainingRun, encoder_file: Path | None, extras: Extras) -> s
     if job.recipe.build is not None:
         return f'what {job.recipe.net_name} builds'
     return 'random weights' if encoder_file is None else 'ImageNet weights of the encoder'
+
+
+def _origin(job: _TrainingRun, start: str, extras: Extras) -> dict[str, str]:
+    """Return what a run is made of beside its settings, for `fit` to compare."""
+    recipe = job.recipe
+    rates = ', '.join(f'{site}={p:g}' for site, p in recipe.train_dropout.sites.items())
+    bank = f', {recipe.mask_bank} masks' if recipe.mask_bank else ''
+    weights = None if job.trunk is not None or extras.init is None else extras.init.state
+    return {
+        'network': recipe.net_name or encoder_kind(recipe.encoder).title,
+        'input': f'{recipe.input.width}x{recipe.input.height}',
+        'dropout': (rates or 'none') + bank,
+        'start': start,
+        'weights to start from': digest_of({} if weights is None else weights),
+        'training images': digest_of_images(job.data),
+        'images of the split val': digest_of_images(extras.val),
+    }
 
 
 def progress_file(weights: Path) -> Path:

@@ -9,8 +9,9 @@ text of the card is made from it, so that it is of the weights, not of the optio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -26,7 +27,7 @@ from uncertainty_seg.errors import TrainingError
 from uncertainty_seg.storage.foreign_files import MAX_JSON_BYTES, parse_json, read_bytes
 from uncertainty_seg.storage.labelled_folder import LabelledFolder
 from uncertainty_seg.storage.whole_files import replace_file
-from uncertainty_seg.training.fit import best_epoch, logits_of, normalise, Row
+from uncertainty_seg.training.fit import best_epoch, DIGEST, logits_of, normalise, Row
 from uncertainty_seg.training.init_weights import Taken
 
 # An epoch of fewer images than two batches takes each so often that it has this many batches.
@@ -141,13 +142,53 @@ def read_facts(weights: Path) -> RunFacts | None:
     if not path.is_file():
         return None
     try:
-        raw = dict(parse_json(read_bytes(path, MAX_JSON_BYTES)))
-        folders, iou = tuple(raw['folders']), raw['val_mean_iou']
-        return RunFacts(**{**raw, 'folders': folders, 'val_mean_iou': math.nan if iou is None
-                           else float(iou)})
-    except (OSError, ValueError, KeyError, TypeError) as err:
-        raise TrainingError(f'{path} cannot be read ({err})', 'what train wrote',
-                            'delete it, and the card will not say what it was trained on') from err
+        raw = parse_json(read_bytes(path, MAX_JSON_BYTES))
+    except ValueError as err:
+        raise _are_no_facts(path) from err
+    if not isinstance(raw, dict) or not _FACTS.keys() - _LATER <= raw.keys() <= _FACTS.keys() \
+            or not all(_is_a(raw[name], _FACTS[name]) for name in raw):
+        raise _are_no_facts(path)
+    iou = raw['val_mean_iou']
+    return RunFacts(**{**raw, 'folders': tuple(map(str, raw['folders'])),
+                       'val_mean_iou': math.nan if iou is None else float(iou)})
+
+
+# Types in the file; JSON has no NaN and no tuples.
+_FACTS: dict[str, tuple[type, ...]] = {
+    'images': (int,), 'epochs': (int,), 'kept_epoch': (int,), 'start': (str,),
+    'val_images': (int,), 'val_mean_iou': (float, int, type(None)), 'folders': (list,),
+    'note': (str,), 'is_finished': (bool,), 'asked': (int,)}
+_LATER = {'val_images', 'note', 'is_finished', 'asked'}
+
+
+def _is_a(value: object, types: tuple[type, ...]) -> bool:
+    return isinstance(value, types) and (bool in types or not isinstance(value, bool))
+
+
+def _are_no_facts(path: Path) -> TrainingError:
+    return TrainingError(f'{path} holds no facts of a run', 'what train wrote',
+                         'delete it, and the card will not say what the weights were trained on')
+
+
+def digest_of(weights: Mapping[str, torch.Tensor]) -> str:
+    """Return a digest of weights, their names and shapes."""
+    digest = hashlib.sha256()
+    for name, value in weights.items():
+        digest.update(f'{name} {tuple(value.shape)} {value.dtype} '.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return DIGEST + digest.hexdigest()
+
+
+def digest_of_images(data: LabelledFolder | None) -> str:
+    """Return a digest of the pixels of images and masks in their order, and of the classes."""
+    digest = hashlib.sha256()
+    if data is not None:
+        digest.update(repr((data.class_names, data.ignore_index)).encode())
+        for image, mask in zip(data.images, data.masks, strict=True):
+            digest.update(f'{image.shape} '.encode())
+            digest.update(np.ascontiguousarray(image).data)
+            digest.update(np.ascontiguousarray(mask).data)
+    return DIGEST + digest.hexdigest()
 
 
 def facts_of(
