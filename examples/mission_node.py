@@ -4,9 +4,15 @@ Mission code in one file: slow down when the segmentation is unsure, and ask for
 
 It reads `~/verdict` of the node and publishes the largest allowed speed ten times a second:
 
-- `cruise_mps` while the newest verdict is confident, and no older than `timeout_s`;
+- `cruise_mps` while the newest verdict is confident;
 - `slow_mps` while the network is unsure, or sure again but not yet for long enough;
-- 0 after a fault, before the first verdict, and while no verdict comes.
+- 0 after a fault, before the first verdict, and while there is none younger than `timeout_s`.
+
+A verdict may have waited in a queue, as while this process was paused, so its age is counted
+twice: from its receipt, and from when it was judged, which is the stamp of its image plus `age_s`.
+For that the clock of this node must be synchronised with that of the segmentation, and the stamps
+must be what its ages are counted from (its parameter `stamps` is `camera`). Where that is not so,
+`compare_clocks:=false` counts from the receipt alone: a verdict that waited is new then.
 
 Whenever the flag falls because the network became unsure it calls `~/trigger_log`, so that the
 image is kept for labelling even if its scores alone would not keep it.
@@ -41,8 +47,9 @@ class MissionNode(Node):
         self._slow_mps = self.declare_parameter('slow_mps', 0.3).value
         # Of this node's own, so that it fits the node's stale_timeout_s, whatever that is.
         self._timeout_s = self.declare_parameter('timeout_s', 1.5).value
+        self._compares = self.declare_parameter('compare_clocks', True).value
         self._kind = 'unknown'
-        self._heard_s = float('-inf')
+        self._heard_s = self._judged_s = float('-inf')
         self._limit = self.create_publisher(Float32, 'speed_limit', 10)
         self._trigger = self.create_client(Trigger, 'trigger_log')
         # Reliable and volatile, as it is offered: no old verdict is received.
@@ -56,18 +63,30 @@ class MissionNode(Node):
         if kind == 'confident' and values.get('confident') != 1.0:
             kind = 'fault'  # never by two values that contradict each other
         self._kind, self._heard_s = kind, time.monotonic()
+        stamp, age_s = msg.header.stamp, values.get('age_s', math.nan)
+        # Where no age was measured, the stamp is that of the verdict itself, or it is a fault.
+        self._judged_s = stamp.sec + stamp.nanosec * 1e-9 + (age_s if math.isfinite(age_s) else 0)
+        if self._is_silent():
+            self.get_logger().warning(
+                'this verdict was not judged now: it waited, or the clocks differ '
+                '(compare_clocks)', throttle_duration_sec=10.0)
         if kind != before:
-            stamp = msg.header.stamp
             self.get_logger().info(
                 f'{kind}: image of {stamp.sec}.{stamp.nanosec:09d}, '
-                f'{values.get("age_s", math.nan):.3f} s old, '
+                f'{age_s:.3f} s old, '
                 f'at {values.get("score_ratio", math.inf):.2f} of its limit')
         if before == 'confident' and kind == 'uncertain':
             self._ask_for_log()
 
     def _on_timer(self):
-        is_silent = time.monotonic() - self._heard_s > self._timeout_s
-        self._limit.publish(Float32(data=0.0 if is_silent else self._limit_of(self._kind)))
+        self._limit.publish(Float32(
+            data=0.0 if self._is_silent() else self._limit_of(self._kind)))
+
+    def _is_silent(self):
+        if time.monotonic() - self._heard_s > self._timeout_s:
+            return True
+        now_s = self.get_clock().now().nanoseconds * 1e-9
+        return self._compares and abs(now_s - self._judged_s) > self._timeout_s
 
     def _limit_of(self, kind):
         if kind == 'confident':

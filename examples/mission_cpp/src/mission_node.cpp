@@ -29,7 +29,8 @@ public:
     cruise_mps_(declare_parameter("cruise_mps", 1.0)),
     slow_mps_(declare_parameter("slow_mps", 0.3)),
     // Of this node's own, so that it fits the node's stale_timeout_s, whatever that is.
-    timeout_(declare_parameter("timeout_s", 1.5))
+    timeout_(declare_parameter("timeout_s", 1.5)),
+    compares_(declare_parameter("compare_clocks", true))
   {
     limit_ = create_publisher<Float32>("speed_limit", 10);
     trigger_ = create_client<Trigger>("trigger_log");
@@ -59,10 +60,19 @@ private:
       kind_ = FAULT;  // never by two values that contradict each other
     }
     heard_ = Clock::now();
+    const double age_s = value_of(msg, "age_s").value_or(NAN);
+    // Where no age was measured, the stamp is that of the verdict itself, or it is a fault.
+    judged_s_ = msg.header.stamp.sec + msg.header.stamp.nanosec * 1e-9 +
+      (std::isfinite(age_s) ? age_s : 0.0);
+    if (is_silent()) {
+      RCLCPP_WARN_THROTTLE(
+        get_logger(), *get_clock(), 10000,
+        "this verdict was not judged now: it waited, or the clocks differ (compare_clocks)");
+    }
     if (kind_ != before) {
       RCLCPP_INFO(
         get_logger(), "kind %d: image of %d.%09u, %.3f s old, at %.2f of its limit", kind_,
-        msg.header.stamp.sec, msg.header.stamp.nanosec, value_of(msg, "age_s").value_or(NAN),
+        msg.header.stamp.sec, msg.header.stamp.nanosec, age_s,
         value_of(msg, "score_ratio").value_or(INFINITY));
     }
     if (before == CONFIDENT && kind_ == UNCERTAIN) {
@@ -73,9 +83,16 @@ private:
   void on_timer()
   {
     Float32 limit;
-    const bool is_silent = !heard_ || Clock::now() - *heard_ > timeout_;
-    limit.data = static_cast<float>(is_silent ? 0.0 : limit_of(kind_));
+    limit.data = static_cast<float>(is_silent() ? 0.0 : limit_of(kind_));
     limit_->publish(limit);
+  }
+
+  bool is_silent()
+  {
+    if (!heard_ || Clock::now() - *heard_ > timeout_) {
+      return true;
+    }
+    return compares_ && std::abs(now().seconds() - judged_s_) > timeout_.count();
   }
 
   double limit_of(int kind) const
@@ -102,8 +119,10 @@ private:
 
   const double cruise_mps_, slow_mps_;
   const std::chrono::duration<double> timeout_;
+  const bool compares_;
   int kind_ = UNKNOWN;
   std::optional<Clock::time_point> heard_;
+  double judged_s_ = -INFINITY;
   rclcpp::Publisher<Float32>::SharedPtr limit_;
   rclcpp::Client<Trigger>::SharedPtr trigger_;
   rclcpp::Subscription<JointState>::SharedPtr verdict_;
