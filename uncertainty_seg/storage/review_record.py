@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from uncertainty_seg.errors import DatasetError
-from uncertainty_seg.storage.foreign_files import MAX_JSON_BYTES, parse_json, read_bytes
+from uncertainty_seg.storage.foreign_files import MAX_JSON_BYTES, parse_json, read_bytes, why
 from uncertainty_seg.storage.whole_files import replace_file
 
 REVIEW_FILE = 'review.json'
@@ -92,11 +92,31 @@ def read_review(folder: Path) -> dict[str, FrameReview] | None:
         return None
     content = _read(path)
     try:
-        if content['version'] != REVIEW_VERSION:
-            raise ValueError(f'version {content["version"]!s:.20}')
-        return {str(stem): FrameReview(**one) for stem, one in content['frames'].items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as err:
+        frames = _object(_object(content, 'it').get('frames'), '"frames"')
+        if content.get('version') != REVIEW_VERSION:
+            raise ValueError(f'version {content.get("version")!s:.20}')
+        return {stem: _frame_review(stem, one) for stem, one in frames.items()}
+    except ValueError as err:
         raise DatasetError(f'{path} has another form ({err})', _FORM) from err
+
+
+def _object(content: Any, name: str) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise ValueError(f'{name} is no object of names and values')
+    return content
+
+
+def _frame_review(stem: str, content: Any) -> FrameReview:
+    fields = _object(content, f'what {stem!r} has')
+    names = [one.name for one in dataclasses.fields(FrameReview)]
+    strange = [name for name in fields if name not in names]
+    if strange:
+        raise ValueError(f'{stem!r} has the field "{strange[0]:.40}", and fields are '
+                         f'{", ".join(names)}')
+    lacking = [name for name in ('reviewed', 'evidence') if name not in fields]
+    if lacking:
+        raise ValueError(f'{stem!r} has no "{lacking[0]}"')
+    return FrameReview(**fields)
 
 
 def require_reviewed(folder: Path, stems: Sequence[str]) -> None:
@@ -140,6 +160,11 @@ def _refuse_export(folder: Path) -> None:
 def _read(path: Path) -> Any:
     try:
         return parse_json(read_bytes(path, MAX_JSON_BYTES))
+    except json.JSONDecodeError as err:
+        reason = f'it is damaged at line {err.lineno}, column {err.colno}' \
+            if err.doc.strip() else 'it is empty'
+    except UnicodeDecodeError:
+        reason = 'it is no text in UTF-8'
     except (OSError, ValueError) as err:
-        raise DatasetError(f'{path} cannot be read as JSON ({err})', 'a file as it was written') \
-            from err
+        reason = why(err)
+    raise DatasetError(f'{path} cannot be read as JSON ({reason})', 'a file as it was written')

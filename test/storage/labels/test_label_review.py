@@ -8,6 +8,7 @@ from collections.abc import Callable
 import io
 import json
 from pathlib import Path
+import re
 from typing import Any
 from xml.etree import ElementTree
 import zipfile
@@ -288,6 +289,9 @@ def test_controls_of_which_the_right_ones_are_left_out_are_none(
     ({'lead_time': 3.5}, True),
     ({'lead_time': None}, False),  # "Create Annotations From Predictions"
     ({'lead_time': 3.5, 'bulk_created': True}, False),
+    ({'lead_time': 'x'}, False),
+    ({'lead_time': True}, False),
+    ({'lead_time': 0.0}, False),
     ({'ground_truth': True}, True),
 ])
 def test_an_annotation_made_in_bulk_was_seen_by_nobody(
@@ -623,6 +627,57 @@ def test_a_folder_is_read_if_every_frame_of_it_is_reviewed(
             load_folder(train, 'train')
     (train / 'review.json').unlink()  # as every folder from elsewhere
     assert len(load_folder(train, 'train').stems) == 2
+
+
+# Words of Python that say nothing to who wrote the file.
+OF_PYTHON = re.compile(r"__init__|Error\(|NoneType|argument|indices|Expecting|codec|b'")
+
+
+@pytest.mark.parametrize('text, words', [
+    ('', 'cannot be read as JSON (it is empty)'),
+    ('{"version": 1,\n "frames"', 'it is damaged at line 2, column 10'),
+    (b'\xff\xfe\xfd', 'it is no text in UTF-8'),
+    ('[]', 'it is no object'),
+    ('{"version": 1, "frames": null}', '"frames" is no object'),
+    ('{"version": 2, "frames": {}}', 'version 2'),
+    ('{"version": 1, "frames": {"a": null}}', "what 'a' has is no object"),
+    ('{"version": 1, "frames": {"a": {"evidence": "x"}}}', '\'a\' has no "reviewed"'),
+    ('{"version": 1, "frames": {"a": {"reviewed": true, "comment": 1, "evidence": "x"}}}',
+     '\'a\' has the field "comment", and fields are reviewed, evidence, origin'),
+])
+def test_a_damaged_record_is_one_sentence_without_python(
+    text: str | bytes, words: str, tmp_path: Path
+) -> None:
+    file = tmp_path / 'review.json'
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DatasetError) as caught:
+        read_review(tmp_path)
+    assert words in str(caught.value) and not OF_PYTHON.search(str(caught.value))
+
+
+@pytest.mark.parametrize('kind, file, change, words', [
+    ('coco', COCO_FILE, lambda c: c.pop('categories'), '("categories" is missing)'),
+    ('coco', COCO_FILE, lambda c: c['annotations'][0].update(segmentation=None),
+     '(a value is of another type, or out of range)'),
+    ('coco', COCO_FILE, lambda c: c['annotations'][0].update(
+        segmentation={'size': [HEIGHT, WIDTH], 'counts': 'zz~~'}), 'do not fill 80x60'),
+    ('labelme', 'images/dive 0_0000.raw.json', lambda c: c.pop('shapes'),
+     '("shapes" is missing)'),
+    ('labelme', 'images/dive 0_0000.raw.json', lambda c: c.update(shapes=[None]),
+     '(a value is of another type, or out of range)'),
+    ('label-studio', 'export.json', lambda c: c[0]['annotations'][0].pop('result'),
+     '("result" is missing)'),
+])
+def test_damaged_labels_are_one_sentence_without_python(
+    kind: str, file: str, change: Callable[[Any], object], words: str,
+    frames: list[LabelFrame], out: Path, capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_export(out, kind, frames, CLASSES)
+    labels = corrected(out, kind)
+    edit_json(out / file, change)
+    assert main(['import-labels', str(labels), str(out.parent / 'train'), '--format', kind]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line and not OF_PYTHON.search(line)
 
 
 def test_another_list_of_classes_is_one_sentence(

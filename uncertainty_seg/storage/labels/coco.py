@@ -27,6 +27,7 @@ from uncertainty_seg.storage.labels.frames import (
     write_image,
 )
 from uncertainty_seg.storage.labels.regions import (
+    damage,
     INSTANCES,
     LabelCanvas,
     Labelled,
@@ -93,7 +94,7 @@ def read_labels(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
                 _paint(canvas, name, item['segmentation'])
             yield from canvas.labelled(_mark(image, items))
     except MALFORMED as err:
-        raise DatasetError(f'{file} is no COCO file ({err!r})',
+        raise DatasetError(f'{file} is no COCO file ({damage(err)})',
                            'images, annotations and categories') from err
 
 
@@ -156,5 +157,6 @@ def _paint(canvas: LabelCanvas, name: str, segmentation: Any) -> None:
     pixels = np.asarray(coco_mask.decode(packed), np.uint8)
     # pycocotools leaves memory uninitialised where run lengths end before the image does.
     if pixels.max(initial=0) > 1 or int(pixels.sum()) != int(coco_mask.area(packed)):
-        raise ValueError(f'run lengths of {canvas.row.file} do not fill {width}x{height}')
+        raise DatasetError(f'run lengths of {canvas.row.file} do not fill {width}x{height}',
+                           'those of all pixels of its image')
     canvas.paint(name, pixels.astype(bool))

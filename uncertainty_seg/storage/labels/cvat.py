@@ -34,6 +34,7 @@ from uncertainty_seg.storage.labels.frames import (
     LabelFrame,
 )
 from uncertainty_seg.storage.labels.regions import (
+    damage,
     from_run_lengths,
     INSTANCES,
     LabelCanvas,
@@ -96,7 +97,7 @@ def read_labels(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
                 _paint(canvas, shape)
             yield from canvas.labelled(_mark(image))
     except MALFORMED as err:
-        raise DatasetError(f'{place} is no "CVAT for images 1.1" ({err!r})',
+        raise DatasetError(f'{place} is no "CVAT for images 1.1" ({damage(err)})',
                            'what CVAT exports under that name') from err
 
 
@@ -201,7 +202,8 @@ def _paint(canvas: LabelCanvas, shape: ElementTree.Element) -> None:
         canvas.require_part(height, width, *corner)
         pixels = from_run_lengths([int(n) for n in values['rle'].split(',')], height, width)
         if pixels is None:
-            raise ValueError(f'run lengths of {canvas.row.file} that are not {width}x{height}')
+            raise DatasetError(f'run lengths of {canvas.row.file} do not fill {width}x{height}',
+                               'those of all pixels of the mask')
         canvas.paint(name, pixels, *corner)
     elif shape.tag == 'polygon':
         pairs = [[float(n) for n in pair.split(',')] for pair in values['points'].split(';')]

@@ -34,6 +34,7 @@ from uncertainty_seg.storage.labels.frames import (
 )
 from uncertainty_seg.storage.labels.regions import (
     BoolMask,
+    damage,
     LabelCanvas,
     Labelled,
     MALFORMED,
@@ -109,7 +110,8 @@ def read_labels(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
                     _paint(canvas, region)
                 yield from canvas.labelled(_mark(annotation), labeller)
     except MALFORMED as err:
-        raise DatasetError(f'{file} is no export of Label Studio ({err!r})', 'its format "JSON"',
+        raise DatasetError(f'{file} is no export of Label Studio ({damage(err)})',
+                           'its format "JSON"',
                            'export again as JSON, not as JSON-MIN or CSV') from err
 
 
@@ -134,7 +136,9 @@ def _mark(annotation: dict[str, Any]) -> str:
     if annotation.get('ground_truth') is True:
         return 'ground truth in Label Studio'
     # "Create Annotations From Predictions" leaves no time.
-    is_seen = bool(annotation.get('lead_time')) and not annotation.get('bulk_created')
+    time_s = annotation.get('lead_time')
+    is_timed = isinstance(time_s, (int, float)) and time_s is not True and time_s > 0
+    is_seen = is_timed and not annotation.get('bulk_created')
     return 'submitted in Label Studio' if is_seen else ''
 
 
@@ -192,7 +196,8 @@ def _paint(canvas: LabelCanvas, region: dict[str, Any]) -> None:
     canvas.require_size(height, width)
     packed = region['value']['rle']
     if not isinstance(packed, list):  # a number would become as many zeros
-        raise TypeError('an rle that is no list')
+        raise DatasetError(f'{canvas.row.file} has an rle that is no list in Label Studio',
+                           'the bytes of a brush')
     pixels = decode_brush(packed, height, width)
     for name in region['value']['brushlabels']:
         canvas.paint(str(name), pixels)

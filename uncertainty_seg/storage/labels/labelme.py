@@ -32,6 +32,7 @@ from uncertainty_seg.storage.labels.frames import (
 )
 from uncertainty_seg.storage.labels.regions import (
     BoolMask,
+    damage,
     INSTANCES,
     LabelCanvas,
     Labelled,
@@ -90,7 +91,7 @@ def read_labels(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
                 _paint(canvas, shape)
             is_marked = (content.get('flags') or {}).get(MARK) is True
         except _DAMAGE as err:
-            raise DatasetError(f'{place} is no file of LabelMe ({err!r})',
+            raise DatasetError(f'{place} is no file of LabelMe ({damage(err)})',
                                'one with imagePath, imageHeight, imageWidth and shapes') from err
         yield from canvas.labelled(f'{MARK} in LabelMe' if is_marked else '')
 

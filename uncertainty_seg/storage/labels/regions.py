@@ -34,6 +34,13 @@ MAX_OUTLINE_PX = 2**20
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
 
 
+def damage(err: Exception) -> str:
+    """Return what is wrong with a file in words: Python's message names its own types."""
+    if isinstance(err, KeyError) and err.args:
+        return f'"{err.args[0]!s:.40}" is missing'
+    return 'a value is of another type, or out of range'
+
+
 @dataclass(frozen=True)
 class Region:
     """
