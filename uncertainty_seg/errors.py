@@ -20,6 +20,7 @@ The tree::
     ├── TableError            a table of scores cannot be read or written
     ├── FrameLogError         a frame log cannot be read or written
     └── TrainingError         weights or a recipe for training are unusable
+        └── DivergedError     a run that began well gave numbers no more
 
 Each carries one sentence made from facts: what came, what was expected, what to do.
 The base class joins the three, so that all of them read alike.
@@ -39,6 +40,7 @@ __all__ = [
     'CalibrationError',
     'ConfigError',
     'DatasetError',
+    'DivergedError',
     'EngineMissingError',
     'FrameLogError',
     'GraphError',
@@ -149,6 +151,10 @@ class TableError(UncertaintySegError):
 
 class TrainingError(UncertaintySegError):
     """Weights or a recipe for training are unusable."""
+
+
+class DivergedError(TrainingError):
+    """The loss of a run is not a number again and again."""
 
 
 # A package as it is imported -> the extra of setup.py that installs it; a test compares them.

@@ -9,11 +9,13 @@ import json
 import math
 import os
 from pathlib import Path
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from typing import Any
+import zlib
 
 import cv2
 import numpy as np
@@ -83,6 +85,15 @@ def build_two():
     return Own(2)
 
 
+class Hopeless(Own):
+    def forward(self, image):
+        return super().forward(image) * (float('nan') if self.training else 1.0)
+
+
+def build_hopeless():
+    return Hopeless(3)
+
+
 def build_wide():
     net = Own(3)
     net.more = torch.nn.Linear(2, 2)
@@ -93,7 +104,9 @@ def build_wide():
 def write_data(folder: Path, data: LabelledFolder, **splits: slice) -> Path:
     for name in ('images', 'masks'):
         (folder / name).mkdir(parents=True)
-    for stem, image, mask in zip(data.stems, data.images, data.masks, strict=True):
+    for number, (stem, image, mask) in enumerate(
+            zip(data.stems, data.images, data.masks, strict=True)):
+        image[0, 0] = (number, zlib.crc32(folder.name.encode()) % 256, 0)  # some toys are equal
         cv2.imwrite(str(folder / 'images' / f'{stem}.png'), image[..., ::-1])
         cv2.imwrite(str(folder / 'masks' / f'{stem}.png'), mask)
     if splits:
@@ -340,6 +353,21 @@ def strange_id(place: Path) -> list[str]:
     return []
 
 
+def in_both(place: Path) -> list[str]:
+    """Another file and another mask, of the same pixels."""
+    image = cv2.imread(str(place / 'reef' / 'images' / '3.png'))
+    cv2.imwrite(str(place / 'reef' / 'images' / '13.png'), image,
+                [cv2.IMWRITE_PNG_COMPRESSION, 0])
+    return []
+
+
+def splits(content: object) -> Any:
+    def write(place: Path) -> list[str]:
+        (place / 'reef' / 'splits.json').write_text(json.dumps(content))
+        return []
+    return write
+
+
 def no_val(place: Path) -> list[str]:
     (place / 'reef' / 'splits.json').unlink()
     return ['--patience', '2']
@@ -353,6 +381,17 @@ def damaged_progress(place: Path) -> list[str]:
 @pytest.mark.parametrize(('spoil', 'sentence'), [
     (other_classes, 'has the classes dark, bright, blue (ignored: 255), and'),
     (strange_id, "the mask of '3' in {place}/reef has the class id 7, expected ids from 0 to 2"),
+    (in_both, "1 of 4 images of the split val are in train too, pixel for pixel ('13' is '3' "
+     'there), expected other images to measure on: take them out of one of the two in splits.'),
+    (splits({'train': {'a': 1}}), "split 'train' of {place}/reef/splits.json is no list, expected "
+     'a list of file names without ending'),
+    (splits({'train': 'f0'}), "split 'train' of {place}/reef/splits.json is no list"),
+    (splits({'train': 7}), "split 'train' of {place}/reef/splits.json is no list"),
+    (splits({'train': ['3', ['4']]}), "splits.json holds ['4'], which is no name, expected"),
+    (lambda place: ['--out', str(place / 'reef')], '{place}/reef exists and holds no card.json, '
+     'expected a new folder, or that of a bundle'),
+    (lambda place: ['--init', str(place / 'own_net.py')], 'is no file of torch.save'),
+    (lambda place: ['--data', str(place / 'nothing')], '{place}/nothing/splits.json is missing'),
     (no_val, '--patience without images to measure on, expected a split val'),
     (damaged_progress, 'made.progress is damaged or no progress of a run'),
     (lambda place: ['--net', 'own_net:build_two'], 'own_net:build_two gives 2 channels, expected '
@@ -367,10 +406,46 @@ def test_what_cannot_be_trained_is_one_sentence(
     place: Path, capsys: pytest.CaptureFixture[str], spoil: Any, sentence: str
 ) -> None:
     more = spoil(place)
-    assert main([*words(place, '--epochs', 1), *more]) in (1, 2)
+    assert main([*words(place, '--epochs', 1), *more]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert sentence.format(place=place) in said and 'Traceback' not in said
     assert not (place / 'made').exists()
+    assert not list(place.glob('*.pt'))
+
+
+def test_a_recipe_that_does_not_exist_is_misuse_and_a_loss_without_a_number_is_not(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = words(place, '--epochs', 1)
+    assert main([command[0], 'mine', *command[2:]]) == 2
+    assert "no recipe 'mine', expected one of" in capsys.readouterr().err
+    assert main([*command, '--net', 'own_net:build_hopeless']) == 1
+    assert 'the loss of epoch 1 is not a number' in capsys.readouterr().err
+
+
+def test_images_that_come_again_count_once(
+    place: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    reef = place / 'reef'
+    assert main(words(place, '--epochs', 1, out='once')) == 0
+    twice = ['--data', str(reef), f'{reef}/../reef']
+    assert main([*words(place, '--epochs', 1, out='twice'), *twice]) == 0
+    assert '--data names the same folder more than once: it counts once' in caplog.text
+    listed = json.loads((reef / 'splits.json').read_text())
+    again = {'train': [*listed['train'], '3', '3'], 'val': [*listed['val'], '14']}
+    (reef / 'splits.json').write_text(json.dumps(again))
+    assert main(words(place, '--epochs', 1, out='thrice')) == 0
+    assert '2 of 14 images are there before, pixel for pixel with their masks, and are left ' \
+        'out: 3, 3' in caplog.text
+    assert '1 of 5 images are there before' in caplog.text
+    shutil.copytree(reef, place / 'copy')
+    both = ['--data', str(reef), str(place / 'copy')]
+    assert main([*words(place, '--epochs', 1, out='copied'), *both]) == 0
+    for line in capsys.readouterr().out.splitlines():
+        assert json.loads(line)['images'] == 12
+    for name in ('twice', 'thrice', 'copied'):
+        assert_same(weights_of(place / f'{name}.pt'), weights_of(place / 'once.pt'))
+        assert 'on 4 others' in load_bundle(str(place / name)).card.training
 
 
 def other_image(place: Path) -> list[str]:
@@ -438,7 +513,7 @@ def test_what_is_another_run_does_not_go_on_from_the_file_of_the_first(
     kept = {path.name: path.read_bytes() for path in place.glob('made.*')
             if path.suffix != '.progress'}
     more = change(place)
-    assert main([*words(place, '--epochs', 1), *more]) == 1
+    assert main([*words(place, '--epochs', 1), *more]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert f'{place}/made.progress {sentence}' in said and 'to begin anew.' in said
     assert {name: (place / name).read_bytes() for name in kept} == kept
@@ -452,7 +527,7 @@ def test_another_start_of_the_same_name_is_another_run(
     torch.save(state, place / 'start.pt')
     assert main(command) == 0 and main(command) == 0  # the same one goes on
     torch.save({name: value + 1 for name, value in state.items()}, place / 'start.pt')
-    assert main(command) == 1
+    assert main(command) == 2
     assert 'made.progress is of a run with other weights to start from, expected the run that ' \
         'is to go on: take another --out' in capsys.readouterr().err.splitlines()[-1]
 
@@ -473,7 +548,7 @@ def test_facts_that_are_none_are_one_sentence(
 ) -> None:
     assert main(words(place, '--epochs', 1)) == 0
     (place / 'made.facts.json').write_text(content)
-    assert main([*words(place), '--compile-only']) == 1
+    assert main([*words(place), '--compile-only']) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
         f'uncertainty_seg train: {place}/made.facts.json holds no facts of a run, expected what '
         'train wrote: delete it, and the card will not say what the weights were trained on.')

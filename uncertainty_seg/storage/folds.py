@@ -12,16 +12,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 import hashlib
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from uncertainty_seg.errors import DatasetError
+from uncertainty_seg.errors import DatasetError, some_of
 from uncertainty_seg.storage.foreign_files import MAX_JSON_BYTES, parse_json, read_bytes
 from uncertainty_seg.storage.labelled_folder import LabelledFolder, listed_splits, load_folder
 from uncertainty_seg.storage.whole_files import replace_file
 
 FOLDS_FILE = 'folds.json'
+_log = logging.getLogger(__name__)
+_NAMED = 3
 
 
 def fold_of(stems: Sequence[str], folds: int, seed: int = 0) -> dict[str, int]:
@@ -71,6 +75,38 @@ def subset(data: LabelledFolder, indices: Sequence[int]) -> LabelledFolder:
     """Return these images, in this order; one may come more than once."""
     return replace(data, images=[data.images[i] for i in indices],
                    masks=[data.masks[i] for i in indices], stems=[data.stems[i] for i in indices])
+
+
+def counted_once(data: LabelledFolder) -> LabelledFolder:
+    """Return the images without repeats of both pixels and mask; a warning says of how many."""
+    seen: dict[tuple[bytes, bytes], int] = {}
+    for index, pair in enumerate(zip(data.images, data.masks, strict=True)):
+        seen.setdefault((_digest(pair[0]), _digest(pair[1])), index)
+    if len(seen) == len(data.stems):
+        return data
+    kept = list(seen.values())
+    again = [data.stems[i] for i in sorted(set(range(len(data.stems))) - set(kept))]
+    _log.warning('%d of %d images are there before, pixel for pixel with their masks, and are '
+                 'left out: %s', len(again), len(data.stems), some_of(again, _NAMED))
+    return subset(data, kept)
+
+
+def require_apart(train: LabelledFolder, val: LabelledFolder) -> None:
+    """Raise DatasetError if pixels that are trained on are measured on too."""
+    trained = {_digest(image): stem
+               for image, stem in zip(train.images, train.stems, strict=True)}
+    both = [(stem, trained[digest]) for image, stem in zip(val.images, val.stems, strict=True)
+            if (digest := _digest(image)) in trained]
+    if both:
+        named = some_of((f'{stem!r} is {other!r} there' for stem, other in both), _NAMED)
+        raise DatasetError(f'{len(both)} of {len(val.stems)} images of the split val are in train '
+                           f'too, pixel for pixel ({named})', 'other images to measure on',
+                           'take them out of one of the two in splits.json')
+
+
+def _digest(pixels: NDArray[np.uint8]) -> bytes:
+    whole = np.ascontiguousarray(pixels)
+    return hashlib.sha256(str(whole.shape).encode() + whole.tobytes()).digest()
 
 
 def require_classes(part: LabelledFolder, whole: LabelledFolder, what: str) -> None:

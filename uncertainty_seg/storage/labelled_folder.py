@@ -42,6 +42,7 @@ ENDINGS = ('.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG')
 # A mask is of one byte a pixel, and the ignore index needs one of its values.
 MAX_CLASSES = 255
 _MOST_SHOWN = 24  # letters of a value
+_SPLIT_FORM = 'a list of file names without ending'
 _FORM = '{"classes": [{"id": 0, "name": "seabed", "rgb": [0, 0, 0]}, ...]}'
 _BLOCK_FORMS = ('{"dive_07": ["frame_0001", ...]} or {"frame_0001": "dive_07"} as JSON, or lines '
                 'frame_0001,dive_07 as CSV')
@@ -193,11 +194,14 @@ def _stems(folder: Path, split: str) -> list[str]:
         raise DatasetError(
             f'split {split!r} is not in {folder}/splits.json', f'one of {sorted(splits)}'
         )
-    try:
-        stems = [str(stem) for stem in splits[split]]
-    except TypeError as err:
-        raise DatasetError(f'split {split!r} of {folder}/splits.json is no list',
-                           'a list of file names without ending') from err
+    listed = splits[split]
+    if not isinstance(listed, list):
+        raise DatasetError(f'split {split!r} of {folder}/splits.json is no list', _SPLIT_FORM)
+    strange = [entry for entry in listed if not isinstance(entry, str | int)]
+    if strange:
+        raise DatasetError(f'split {split!r} of {folder}/splits.json holds '
+                           f'{str(strange[0])[:_MOST_SHOWN]}, which is no name', _SPLIT_FORM)
+    stems = [str(stem) for stem in listed]
     for stem in stems:
         if Path(stem).is_absolute() or '..' in Path(stem).parts:
             raise DatasetError(f'{folder}/splits.json names {stem!r}', 'files of its folder')

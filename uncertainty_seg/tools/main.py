@@ -19,7 +19,13 @@ import sys
 from typing import NoReturn
 
 from uncertainty_seg import __version__
-from uncertainty_seg.errors import ConfigError, EXTRAS, install_command, UncertaintySegError
+from uncertainty_seg.errors import (
+    ConfigError,
+    DivergedError,
+    EXTRAS,
+    install_command,
+    UncertaintySegError,
+)
 
 # Verb -> its module in this folder, and one line of help.
 VERBS = {
@@ -111,7 +117,8 @@ def _run(args: argparse.Namespace) -> int:
         return EXIT_INTERRUPTED
     except UncertaintySegError as err:
         # Libraries that are quoted in it write several lines.
-        is_misuse = isinstance(err, (ConfigError, *args.misuse))
+        is_misuse = isinstance(err, (ConfigError, *args.misuse)) \
+            and not isinstance(err, DivergedError)
         return _refuse(args.verb, ' '.join(str(err).split()),
                        EXIT_MISUSE if is_misuse else EXIT_FAILED)
     except OSError as err:

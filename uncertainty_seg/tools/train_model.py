@@ -19,7 +19,13 @@ from pathlib import Path
 import time
 from typing import Any, TYPE_CHECKING
 
-from uncertainty_seg.errors import ConfigError, DatasetError
+from uncertainty_seg.errors import (
+    ConfigError,
+    DatasetError,
+    GraphError,
+    ModelBundleError,
+    TrainingError,
+)
 from uncertainty_seg.tools.arguments import (
     image_size,
     positive_number,
@@ -40,6 +46,8 @@ METHODS = ('mc_dropout', 'deep_ensemble', 'single', 'direct', 'error_propagation
 KINDS = ('nets', 'decoders', 'heads', 'snapshots')
 ENCODER_NAMES = ('mobilenet_v2', 'lite0', 'lite1', 'lite2')
 DEFAULT_MEMBERS = 4
+MISUSE = (DatasetError, GraphError, ModelBundleError, TrainingError)
+_log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,10 +131,15 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train and compile."""
+    from uncertainty_seg.storage.folds import require_apart
+    from uncertainty_seg.storage.model_bundle import require_place
     from uncertainty_seg.training.recipes import make_bundle, train_weights
     from uncertainty_seg.training.run_facts import read_facts
 
     logging.getLogger('uncertainty_seg').setLevel(logging.INFO)
+    args.data = each_once(args.data)
+    if args.member is None or args.compile_only:
+        require_place(args.out)
     args.weights = args.weights or args.out.with_name(f'{args.out.name}.pt')
     taken = start_of(args)
     plan = plan_of(args, '' if taken is None else taken.encoder)
@@ -134,6 +147,8 @@ def run(args: argparse.Namespace) -> int:
     start_s = time.monotonic()
     if not args.compile_only:
         extras = extras_of(args, taken)
+        if extras.val is not None:
+            require_apart(data, extras.val)
         train_weights(plan, data, args.imagenet, args.weights, args.threads, member=args.member,
                       extras=extras)
     done: dict[str, Any] = {'images': len(data.stems), 'weights': str(args.weights)}
@@ -147,6 +162,17 @@ def run(args: argparse.Namespace) -> int:
                  'sites': [s.name for s in card.dropout_sites]}
     print_json({**done, 'seconds': round(time.monotonic() - start_s, 1)})
     return 0
+
+
+def each_once(folders: list[Path]) -> list[Path]:
+    """Return the folders without those that are named again, and say so."""
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        found.setdefault(folder.resolve(), folder)
+    once = list(found.values())
+    if len(once) < len(folders):
+        _log.warning('--data names the same folder more than once: it counts once')
+    return once
 
 
 def start_of(args: argparse.Namespace) -> Taken | None:
@@ -177,13 +203,13 @@ def start_of(args: argparse.Namespace) -> Taken | None:
 def extras_of(args: argparse.Namespace, taken: Taken | None) -> Extras:
     """Return what the arguments ask for beside recipe and images; see `Extras`."""
     from uncertainty_seg.storage.dataset.upkeep import name_of
-    from uncertainty_seg.storage.folds import has_split, load_folders
+    from uncertainty_seg.storage.folds import counted_once, has_split, load_folders
     from uncertainty_seg.training.run_facts import Extras
 
     val = None
     if args.split == 'train' and not args.folds:
         held = [folder for folder in args.data if has_split(folder, 'val')]
-        val = load_folders(held, ('val',)) if held else None
+        val = counted_once(load_folders(held, ('val',))) if held else None
     if args.patience and val is None:
         raise ConfigError('--patience without images to measure on',
                           'a split val in a splits.json of --data, and --split train')
@@ -295,7 +321,7 @@ def training_images(args: argparse.Namespace) -> LabelledFolder:
 
     data = folds.load_folders(args.data, SPLITS[args.split])
     if not args.folds and args.fold is None:
-        return data
+        return folds.counted_once(data)
     if not args.folds or args.fold is None:
         raise ConfigError('one of --folds and --fold', 'both, or none')
     fold_by_stem = folds.fold_of(data.stems, args.folds, args.fold_seed)

@@ -27,7 +27,7 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
-from uncertainty_seg.errors import TrainingError
+from uncertainty_seg.errors import DivergedError, TrainingError
 from uncertainty_seg.storage.labelled_folder import LabelledFolder
 from uncertainty_seg.storage.whole_files import whole_file
 from uncertainty_seg.training.losses import segmentation_loss
@@ -306,7 +306,7 @@ class _Run:
         """Undo an epoch whose loss was no number, and go on from there at a tenth of the rate."""
         self.returns += 1
         if self.returns > MOST_RETURNS:
-            raise TrainingError(
+            raise DivergedError(
                 f'the loss of epoch {done + 1} is not a number, for the {self.returns}th time',
                 'a loss that falls', 'give a smaller --learning-rate, or look at the images and '
                 f'masks; what was kept is of the {done} epochs before')
