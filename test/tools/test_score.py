@@ -613,6 +613,6 @@ def test_tables_with_and_without_a_calibration_are_not_mixed(
     make_tiny_bundle(tiny_bundle, calibrated=False)
     assert score(tiny_bundle, tmp_path / 'cold', bag) == 0
     capsys.readouterr()
-    assert main(['select', str(tmp_path / 'warm'), '-n', '1', '--labelled',
-                 str(tmp_path / 'cold'), '-o', str(tmp_path / 'out')]) == 2
+    assert main(['select', str(tmp_path / 'warm'), str(tmp_path / 'cold'), '-n', '1', '-o',
+                 str(tmp_path / 'out')]) == 2
     assert 'another model or settings' in capsys.readouterr().err
