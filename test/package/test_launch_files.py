@@ -10,12 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from launch_stand_ins import actions_of, arguments, FRAME_MEMORY, PROFILES, ROOT, stand_ins
+from launch_stand_ins import actions_of, FRAME_MEMORY, launch_arguments, PROFILES, ROOT, stand_ins
 import pytest
 
 from uncertainty_seg.errors import ConfigError
 
-__all__ = ['arguments', 'stand_ins']  # fixtures, the second for every test here
+__all__ = ['launch_arguments', 'stand_ins']  # fixtures, the second for every test here
 
 
 def environment_set() -> dict[str, str]:
@@ -41,7 +41,7 @@ def parameters(folder: Path, node: str, line: str) -> str:
 
 
 def test_without_arguments_the_parameter_file_decides(
-    arguments: dict[str, str], tmp_path: Path,  # noqa: F811
+    arguments: dict[str, str], tmp_path: Path,
 ) -> None:
     arguments.update(model='', params_file=parameters(tmp_path, '/**', 'model: suim'))
     (node,) = actions_of('uncertainty_seg.launch.py')['Node']
@@ -49,7 +49,7 @@ def test_without_arguments_the_parameter_file_decides(
 
 
 def test_arguments_stand_over_the_parameter_file(
-    arguments: dict[str, str],  # noqa: F811
+    arguments: dict[str, str],
 ) -> None:
     arguments.update(model='suim', autostart='false')
     (node,) = actions_of('uncertainty_seg.launch.py')['Node']
@@ -59,7 +59,7 @@ def test_arguments_stand_over_the_parameter_file(
 
 
 def test_several_cameras_are_named_and_remapped(
-    arguments: dict[str, str],  # noqa: F811
+    arguments: dict[str, str],
 ) -> None:
     arguments.update(cameras='front=/cam1/image_raw, down')
     (node,) = actions_of('uncertainty_seg.launch.py')['Node']
@@ -68,7 +68,7 @@ def test_several_cameras_are_named_and_remapped(
 
 
 def test_a_node_that_ends_is_started_again_unless_that_is_not_wanted(
-    arguments: dict[str, str],  # noqa: F811
+    arguments: dict[str, str],
 ) -> None:
     actions = actions_of('uncertainty_seg.launch.py')
     declared = {a.words[0]: a for a in actions['DeclareLaunchArgument']}
@@ -84,7 +84,7 @@ def test_a_node_that_ends_is_started_again_unless_that_is_not_wanted(
 
 @pytest.mark.parametrize('is_misuse', [True, False])
 def test_a_node_that_refused_its_parameters_ends_the_launch(
-    arguments: dict[str, str], is_misuse: bool,  # noqa: F811
+    arguments: dict[str, str], is_misuse: bool,
 ) -> None:
     ended = SimpleNamespace(returncode=2 if is_misuse else 3)
     running, stopping = SimpleNamespace(is_shutdown=False), SimpleNamespace(is_shutdown=True)
@@ -113,7 +113,7 @@ def rviz_prefix(tmp_path: Path, monkeypatch: Any) -> None:
 
 @pytest.mark.usefixtures('rviz_prefix')
 def test_rviz_is_started_only_when_asked_with_our_layout(
-    arguments: dict[str, str],  # noqa: F811
+    arguments: dict[str, str],
 ) -> None:
     arguments.update(rviz='true')
     _, rviz = actions_of('uncertainty_seg.launch.py')['Node']
@@ -125,7 +125,7 @@ def test_rviz_is_started_only_when_asked_with_our_layout(
 @pytest.mark.usefixtures('rviz_prefix')
 @pytest.mark.parametrize('by_file', [True, False])
 def test_rviz_shows_every_camera(
-    arguments: dict[str, str], tmp_path: Path, by_file: bool,  # noqa: F811
+    arguments: dict[str, str], tmp_path: Path, by_file: bool,
 ) -> None:
     arguments.update(rviz='true')
     if by_file:
@@ -157,7 +157,7 @@ def test_rviz_shows_every_camera(
     ({'respawn_delay': 'soon'}, "respawn_delay is 'soon'"),
 ])
 def test_what_cannot_be_used_is_one_sentence_before_a_process_starts(
-    arguments: dict[str, str], given: dict[str, str], sentence: str,  # noqa: F811
+    arguments: dict[str, str], given: dict[str, str], sentence: str,
 ) -> None:
     arguments.update(given)
     with pytest.raises(ConfigError, match=sentence):
@@ -169,7 +169,7 @@ def test_what_cannot_be_used_is_one_sentence_before_a_process_starts(
     [('uncertainty_seg.launch.py', 'uncertainty_seg'),
      ('speed_governor.launch.py', 'speed_governor')])
 def test_a_parameter_file_must_speak_to_the_node(
-    arguments: dict[str, str], tmp_path: Path, file: str, node: str,  # noqa: F811
+    arguments: dict[str, str], tmp_path: Path, file: str, node: str,
 ) -> None:
     # A dump of /auv1/... launched with its namespace forgotten, and a misspelt name.
     for key in (f'/auv1/{node}', f'{node}s'):
@@ -182,7 +182,7 @@ def test_a_parameter_file_must_speak_to_the_node(
 
 
 def test_a_lifecycle_manager_may_name_the_model_later(
-    arguments: dict[str, str], tmp_path: Path,  # noqa: F811
+    arguments: dict[str, str], tmp_path: Path,
 ) -> None:
     arguments.update(model='', autostart='false')
     actions_of('uncertainty_seg.launch.py')
@@ -232,7 +232,7 @@ def test_the_demo_plays_on_the_topic_the_node_listens_to() -> None:
     [('1.0', {}), ('0.1', {'stale_timeout_s': '20.0', 'max_age_s': '1.0'}),
      ('8', {'stale_timeout_s': '1.0', 'max_age_s': '8.0'})])
 def test_a_demo_at_another_pace_is_judged_by_it(
-    arguments: dict[str, str], rate: str, times: dict[str, str],  # noqa: F811
+    arguments: dict[str, str], rate: str, times: dict[str, str],
 ) -> None:
     arguments['rate'] = rate
     (include,) = actions_of('demo.launch.py')['IncludeLaunchDescription']
@@ -244,7 +244,7 @@ def test_a_demo_at_another_pace_is_judged_by_it(
     ({'bag': '/no/bag'}, "'/no/bag', and nothing is there"), ({'rate': '0'}, "rate is '0'"),
     ({'rate': 'fast'}, "rate is 'fast'")])
 def test_a_demo_that_cannot_play_starts_nothing(
-    arguments: dict[str, str], given: dict[str, str], sentence: str,  # noqa: F811
+    arguments: dict[str, str], given: dict[str, str], sentence: str,
 ) -> None:
     arguments.update(given)
     with pytest.raises(ConfigError, match=sentence):

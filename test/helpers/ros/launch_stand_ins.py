@@ -41,8 +41,8 @@ def declaration(values: dict[str, str]) -> type:
     return type('DeclareLaunchArgument', (Call,), {'__init__': init})
 
 
-@pytest.fixture
-def arguments() -> dict[str, str]:
+@pytest.fixture(name='arguments')
+def launch_arguments() -> dict[str, str]:
     """Values of the launch arguments, over their defaults; tests add to it."""
     return {'model': 'pipeline', 'bag': str(ROOT / 'config')}
 

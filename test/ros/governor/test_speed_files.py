@@ -7,13 +7,13 @@ from pathlib import Path
 import re
 from typing import Any
 
-from launch_stand_ins import actions_of, arguments, stand_ins
+from launch_stand_ins import actions_of, launch_arguments, stand_ins
 import pytest
 
 from uncertainty_seg.core.parameters import iter_parameters
 from uncertainty_seg.ros.governor.policy import SpeedSettings
 
-__all__ = ['arguments', 'stand_ins']  # fixtures, the second for every test here
+__all__ = ['launch_arguments', 'stand_ins']  # fixtures, the second for every test here
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / 'docs' / 'speed_governor.md').read_text(encoding='utf-8')
 LAUNCH = 'speed_governor.launch.py'
@@ -38,7 +38,7 @@ def test_the_launch_file_joins_the_topics_and_starts_the_governor_again() -> Non
 
 
 def test_a_parameter_file_is_taken_where_it_is_given(
-    arguments: dict[str, str], tmp_path: Path,  # noqa: F811
+    arguments: dict[str, str], tmp_path: Path,
 ) -> None:
     mine = tmp_path / 'mine.yaml'
     mine.write_text('/**:\n  ros__parameters:\n    slow_factor: 0.5\n')
