@@ -76,6 +76,19 @@ def test_a_limit_falls_until_one_frame_less_than_stated_passes_alone() -> None:
         margins_of(limits, original, changed, 0.04)
 
 
+def test_a_frame_with_another_mask_counts_as_one_that_must_not_pass() -> None:
+    # Accepted by both, by scores that differ in the even frames; three odd ones have other masks.
+    count = 40
+    original, changed = {'a': np.full(count, 0.3)}, {'a': np.full(count, 0.3)}
+    changed['a'][::2] -= 0.1
+    changed['a'][1:6:2] = (0.46, 0.47, 0.48)
+    is_other = np.zeros(count, np.bool_)
+    is_other[1:6:2] = True
+    limits = {'a': 0.5}
+    assert margins_of(limits, original, changed, 1 / 21) == {'a': 0.0}
+    assert margins_of(limits, original, changed, 1 / 21, is_other) == {'a': pytest.approx(0.04)}
+
+
 def test_a_further_frame_passes_alone_as_often_as_stated_at_most() -> None:
     rng, alone, tries, count, error = np.random.default_rng(0), 0, 4000, 60, 0.1
     limits = {'a': 0.5, 'b': 0.5}
