@@ -1,0 +1,140 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Run a study of active learning with the verb `active-learn`, one command each.
+
+    python benchmarks/active_learning_study.py NAME --work DIR --imagenet DIR [--shared DIR]
+
+NAME is one of `STUDIES`. The labelled folders that are made come from active_learning_data.py. The
+summary goes to docs/studies/NAME.md, with the command, and can be made again after a kill by the
+same command: rounds that are finished are kept.
+
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+import os
+from pathlib import Path
+import resource
+import shlex
+import subprocess
+import sys
+
+ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = ('--net pyramid --encoder mobilenet_v2 --imagenet {imagenet} --size 128x96 --steps 150 '
+           '--passes 20 --threads 1')
+TO_REAL = '--labels 0 1% 2% 5% 12.5% 25% 100%'
+SEEDS = '--seeds 0 1 2'
+
+
+@dataclass(frozen=True)
+class Study:
+    """
+    What is run.
+
+    Attributes
+    ----------
+    title : str
+        Of the page.
+    what : str
+        Data and question, for the page.
+    makes : str
+        What active_learning_data.py makes for it; empty for nothing.
+    words : str
+        Arguments of the verb; {shared}, {data} and {imagenet} are filled in.
+
+    """
+
+    title: str
+    what: str
+    makes: str
+    words: str
+
+
+STUDIES = {
+    'camvid': Study(
+        'CamVid, the included architecture',
+        'The official split (367 frames to choose from, 233 to test on) and its 11 classes.', '',
+        f'{SHIPPED} {SEEDS} --pool {{shared}}/camvid --val {{shared}}/camvid '
+        '--test {shared}/camvid --labels 5% 12.5% 25% 50% 100% '
+        '--strategy random entropy threshold margin k-centre full'),
+    'camvid_densenet': Study(
+        'CamVid, FC-DenseNet56',
+        "The paper's network with dropout everywhere, from random weights, at a size that two "
+        'cores can train. As many labels as the abstract of the paper names.', '',
+        f'--net fc-densenet56 --size 96x64 --steps 100 --passes 4 --warm --threads 1 {SEEDS} '
+        '--pool {shared}/camvid --val {shared}/camvid --test {shared}/camvid '
+        '--labels 5% 12.5% 100% --strategy random entropy threshold full'),
+    'suim': Study(
+        'SUIM from 60 labelled photographs',
+        'The 60 photographs of the data set\'s own active learning seed, a pool of 1 020, and two '
+        'thirds of the validation split to test on.', 'split',
+        f'{SHIPPED} {SEEDS} --pool {{data}}/split --val {{data}}/split --test {{data}}/split '
+        '--start {data}/split/start.json --labels 60 12.5% 25% 50% 100% '
+        '--strategy random entropy threshold margin uncertainty-diversity full'),
+    'redundant': Study(
+        'A dive that sees the same again and again',
+        '100 photographs, each seen 1 to 40 times by a camera that hovers.', 'redundant',
+        f'{SHIPPED} {SEEDS} --pool {{data}}/redundant --val {{data}}/redundant '
+        '--test {data}/redundant --labels 5% 12.5% 25% 100% '
+        '--strategy random entropy threshold k-centre uncertainty-diversity full'),
+    'water': Study(
+        'From clear water to water never seen',
+        'A net that was trained on 400 rendered scenes of clear water, and 400 of turbid water '
+        'to choose from.', 'water',
+        f'{SHIPPED} {SEEDS} --pool {{data}}/turbid --val {{data}}/turbid --test {{data}}/turbid '
+        f'--extra {{data}}/clear --extra-share 0.5 {TO_REAL} '
+        '--strategy random entropy threshold full'),
+    'real': Study(
+        'From rendered scenes to photographs',
+        'Scenes and photographs of SUIM share four classes: seabed, structure, growth, other.',
+        'mapped',
+        f'{SHIPPED} {SEEDS} --pool {{data}}/suim --val {{data}}/suim --test {{data}}/suim '
+        f'--extra {{data}}/scenes --extra-share 0.5 {TO_REAL} '
+        '--strategy random entropy threshold full'),
+    'real_alone': Study(
+        'Photographs without rendered scenes',
+        'The same photographs from ImageNet weights alone: what the scenes are compared with.',
+        'mapped',
+        f'{SHIPPED} {SEEDS} --pool {{data}}/suim --val {{data}}/suim --test {{data}}/suim '
+        '--labels 1% 2% 5% 12.5% 25% 100% --strategy random full'),
+}
+
+
+def main() -> None:
+    """Make the data, run the verb, write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('name', choices=tuple(STUDIES))
+    parser.add_argument('--work', type=Path, required=True, help='for data and rounds')
+    parser.add_argument('--imagenet', type=Path, required=True, help='weights of the encoders')
+    parser.add_argument('--shared', type=Path, default=ROOT / '../shared/data')
+    parser.add_argument('--jobs', type=int, default=1)
+    args = parser.parse_args()
+    study = STUDIES[args.name]
+    data = args.work / 'data'
+    if study.makes:
+        run('benchmarks/active_learning_data.py', study.makes, str(data), '--photographs',
+            str(args.shared / 'suim_dev'))
+    page = ROOT / 'docs' / 'studies' / f'{args.name}.md'
+    words = shlex.split(study.words.format(shared=args.shared, data=data, imagenet=args.imagenet))
+    summary = args.work / args.name / 'summary.md'
+    run('-m', 'uncertainty_seg', 'active-learn', str(args.work / args.name), *words, '--jobs',
+        str(args.jobs), '--markdown', str(summary))
+    hours = resource.getrusage(resource.RUSAGE_CHILDREN)
+    page.write_text(
+        f'# {study.title}\n\n{study.what}\n\n'
+        f'    python benchmarks/active_learning_study.py {args.name} --work DIR --imagenet DIR\n\n'
+        f'{summary.read_text()}')
+    print(f'{page}: {(hours.ru_utime + hours.ru_stime) / 3600:.2f} hours of a core')
+
+
+def run(*words: str) -> None:
+    """Run Python with these words, this tree first."""
+    path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
+    subprocess.run([sys.executable, *words], check=True, cwd=ROOT,
+                   env={**os.environ, 'PYTHONPATH': path})
+
+
+if __name__ == '__main__':
+    main()
