@@ -91,7 +91,9 @@ def counted_once(data: LabelledFolder) -> LabelledFolder:
     return subset(data, kept)
 
 
-def require_apart(train: LabelledFolder, val: LabelledFolder) -> None:
+def require_apart(
+    train: LabelledFolder, val: LabelledFolder, names: tuple[str, str] = ('train', 'the split val')
+) -> None:
     """Raise DatasetError if pixels that are trained on are measured on too."""
     trained = {_digest(image): stem
                for image, stem in zip(train.images, train.stems, strict=True)}
@@ -99,8 +101,9 @@ def require_apart(train: LabelledFolder, val: LabelledFolder) -> None:
             if (digest := _digest(image)) in trained]
     if both:
         named = some_of((f'{stem!r} is {other!r} there' for stem, other in both), _NAMED)
-        raise DatasetError(f'{len(both)} of {len(val.stems)} images of the split val are in train '
-                           f'too, pixel for pixel ({named})', 'other images to measure on',
+        raise DatasetError(f'{len(both)} of {len(val.stems)} images of {names[1]} are in '
+                           f'{names[0]} too, pixel for pixel ({named})',
+                           'other images to measure on',
                            'take them out of one of the two in splits.json')
 
 

@@ -57,6 +57,8 @@ VERBS = {
                       'dive in two splits'),
     'dataset': ('dataset.grow_dataset', 'keep labelled frames in a dataset that grows: versions, '
                 'splits by dive'),
+    'active-learn': ('active_learn.learn_actively', 'measure strategies that choose what to label '
+                     'against random, over seeds'),
     'select': ('select_frames', 'choose the frames of a score table that are worth a label'),
 }
 EXIT_FAILED = 1

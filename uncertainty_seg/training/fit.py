@@ -480,6 +480,11 @@ def finished_epochs(progress: Path) -> int:
     return int(_read_progress(progress)['epochs'])
 
 
+def finished_rows(progress: Path) -> list[Row]:
+    """Return what is known of each finished epoch, by the file that `fit` writes."""
+    return list(_read_progress(progress)['rows'])
+
+
 _STATES = ('net', 'average', 'optimiser', 'schedule')
 # What of a group of the optimiser the schedules compute its rate from.
 _RATES = ('lr', 'initial_lr', 'max_lr', 'min_lr')

@@ -1,0 +1,218 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+Measure strategies of active learning against random: choose, label, train, measure, again.
+
+The masks of the pool play the labeller. Every strategy and seed is a task; the random start of a
+seed and its training on all labels are shared by its strategies. The same command goes on with a
+study that was stopped.
+
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+import time
+from typing import TYPE_CHECKING
+
+from uncertainty_seg.errors import ConfigError, DatasetError, ModelBundleError, TrainingError
+from uncertainty_seg.tools.arguments import (
+    image_size,
+    positive_number,
+    print_json,
+    progress,
+    rate,
+    require_libraries,
+    whole_number,
+)
+
+if TYPE_CHECKING:
+    from uncertainty_seg.tools.active_learn.study import StudyFolders, StudySettings
+    from uncertainty_seg.training.active.prepared import PreparedImages
+    from uncertainty_seg.training.active.rounds import NetPlan
+
+MISUSE = (ConfigError, DatasetError, ModelBundleError, TrainingError)
+# As study.STRATEGIES has them, which imports OpenCV; a test compares.
+STRATEGY_NAMES = ('random', 'threshold', 'top-k', 'entropy', 'margin', 'mi', 'power-bald',
+                  'uncertainty-diversity', 'k-centre', 'full')
+DEFAULT_LABELS = ['5%', '12.5%', '25%', '50%', '100%']
+_log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument('study', metavar='STUDY', type=Path, help='folder of the study')
+    parser.add_argument('--pool', required=True, metavar='DIR[:SPLIT]',
+                        help='labelled folder to choose from [its split train]')
+    parser.add_argument('--test', required=True, metavar='DIR[:SPLIT]',
+                        help='labelled folder to measure on [its split test]')
+    parser.add_argument('--val', metavar='DIR[:SPLIT]',
+                        help='labelled folder to measure on too, for choices [its split val]')
+    parser.add_argument('--strategy', nargs='+', default=['random', 'entropy'], metavar='NAME',
+                        help=f'{", ".join(STRATEGY_NAMES)} [random entropy]')
+    parser.add_argument('--seeds', nargs='+', type=whole_number(0, 9999), default=[0, 1, 2],
+                        metavar='S', help='of start, training and lots [0 1 2]')
+    parser.add_argument('--labels', nargs='+', default=DEFAULT_LABELS, metavar='N',
+                        help='labelled frames after each round, the start first: shares of the '
+                        f'pool, or counts [{" ".join(DEFAULT_LABELS).replace("%", "%%")}]')
+    _add_choice(parser)
+    _add_network(parser)
+    place = parser.add_argument_group('where it runs, and what it writes')
+    place.add_argument('--jobs', type=whole_number(1, 256), default=1, help='processes [1]')
+    place.add_argument('--ray', metavar='ADDRESS',
+                       help='run on a Ray cluster: auto, HOST:PORT or local; STUDY is shared')
+    place.add_argument('--threads', type=whole_number(1, 256), default=1,
+                       help='CPU threads of each process [1]')
+    place.add_argument('--markdown', type=Path, metavar='FILE',
+                       help='write the summary as Markdown')
+
+
+def _add_choice(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group('how frames are chosen')
+    group.add_argument('--score', default='mutual_information.mean', metavar='NAME',
+                       help='of threshold, top-k, power-bald and uncertainty-diversity; any score '
+                       'of a score table [mutual_information.mean]')
+    group.add_argument('--threshold-rule', default='mean', metavar='RULE',
+                       help='limit from the scores of labelled images: mean, mean+K (K standard '
+                       'deviations) or quantile:Q [mean]')
+    group.add_argument('--threshold-on', default='train', metavar='WHICH',
+                       help='labelled images of the limit: train, val or both [train]')
+    group.add_argument('--uncapped', action='store_true',
+                       help='threshold takes all above the limit, however many')
+    group.add_argument('--beta', type=positive_number(), default=1.0,
+                       help='power of the score in power-bald and uncertainty-diversity [1]')
+
+
+def _add_network(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group('network and training, the same in every round')
+    group.add_argument('--net', default='pyramid', metavar='NAME',
+                       help='pyramid, fc-densenet56, or MODULE:FUNCTION that builds one [pyramid]')
+    group.add_argument('--encoder', default='mobilenet_v2', metavar='NAME',
+                       help='of pyramid: mobilenet_v2, lite0, lite1 or lite2 [mobilenet_v2]')
+    group.add_argument('--imagenet', default='', metavar='PATH',
+                       help='ImageNet weights of the encoder, a file or folder [random weights]')
+    group.add_argument('--init', default='', metavar='BUNDLE|FILE',
+                       help='start every round from these weights')
+    group.add_argument('--size', type=image_size, default=(192, 128), metavar='WxH',
+                       help='input of the network [192x128]')
+    group.add_argument('--steps', type=whole_number(1), default=600,
+                       help='of training in each round [600]')
+    group.add_argument('--batch', type=whole_number(1, 1024), default=8,
+                       help='images a step [8]')
+    group.add_argument('--learning-rate', type=positive_number(), default=2e-3, metavar='RATE',
+                       help='its peak [0.002]')
+    group.add_argument('--passes', type=whole_number(1, 1000), default=20, metavar='T',
+                       help='of dropout, to score and to measure [20]')
+    group.add_argument('--dropout', default='head', metavar='WHERE',
+                       help='of pyramid: head, decoder, deep_encoder, everywhere or '
+                       'SITE=RATE,... [head]')
+    group.add_argument('--rate', type=rate, default=0.5, metavar='P',
+                       help='of dropout where --dropout gives none [0.5]')
+    group.add_argument('--warm', action='store_true',
+                       help='go on from the weights of the round before')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run a study, or go on with it."""
+    from uncertainty_seg.tools.active_learn import results
+    from uncertainty_seg.tools.active_learn.study import FULL, prepare_study, StudyPlace
+    from uncertainty_seg.tools.active_learn.tasks import locked_study, plan_chains, run_chains
+
+    require_libraries('pyarrow', 'scipy', *(['ray'] if args.ray else []))
+    logging.getLogger('uncertainty_seg').setLevel(logging.INFO)
+    started_s = time.monotonic()
+    strategies = list(dict.fromkeys(args.strategy))
+    _require_strategies(strategies)
+    with locked_study(args.study):
+        place = StudyPlace(args.study)
+        settings, parts = _settled(args, strategies)
+        prepare_study(place, settings, parts)
+        _warn_of_absent(parts['pool'])
+        tasks = plan_chains(args.study, settings, strategies, args.seeds, args.threads)
+        del parts
+        shown = list(dict.fromkeys([*strategies, FULL]))
+        try:
+            for _ in progress(run_chains(tasks, args.jobs, args.ray), desc='active-learn',
+                              total=len(tasks), unit='chain'):
+                pass
+        finally:
+            rows = results.collect(place, shown, args.seeds)
+            results.write_results(args.study, rows)
+        summary = results.summarise(rows)
+        text = results.markdown(args.study.name, summary)
+        if args.markdown:
+            args.markdown.write_text(text, encoding='utf-8')
+    print(text)
+    print_json({'study': str(args.study), 'rows': len(rows), 'full': summary.full.mean,
+                'reached': {name: band.mean for name, band in summary.reached.items()},
+                'seconds': round(time.monotonic() - started_s, 1)})
+    return 0
+
+
+def _require_strategies(names: list[str]) -> None:
+    for name in names:
+        if name not in STRATEGY_NAMES:
+            raise ConfigError(f'--strategy {name}', f'one of {", ".join(STRATEGY_NAMES)}')
+
+
+def _settled(
+    args: argparse.Namespace, strategies: list[str]
+) -> tuple[StudySettings, dict[str, PreparedImages]]:
+    """Read the images and check what is asked for; see `load_parts` for the errors."""
+    from uncertainty_seg.tools.active_learn import study
+    from uncertainty_seg.tools.active_learn.chain import parse_rule
+    from uncertainty_seg.training.active.prepared import prepare
+    from uncertainty_seg.training.active.rounds import recipe_of
+
+    parse_rule(args.threshold_rule)
+    if args.threshold_on not in ('train', 'val', 'both'):
+        raise ConfigError(f'--threshold-on {args.threshold_on}', 'train, val or both')
+    if args.threshold_on != 'train' and args.val is None:
+        raise ConfigError(f'--threshold-on {args.threshold_on} without --val', 'both')
+    data = study.load_parts(_folders(args))
+    plan = _plan(args)
+    num_classes = data['pool'].num_classes
+    build = study.builder(plan.net, num_classes)
+    spec = recipe_of(plan, build).input
+    _require_passes(plan, strategies, num_classes)
+    parts = {name: prepare(part, spec, name in ('test', 'val')) for name, part in data.items()}
+    settings = study.StudySettings(
+        plan, study.label_counts(args.labels, len(parts['pool'])), args.score,
+        threshold_rule=args.threshold_rule, threshold_on=args.threshold_on,
+        is_capped=not args.uncapped, beta=args.beta, is_warm=args.warm)
+    return settings, parts
+
+
+def _folders(args: argparse.Namespace) -> StudyFolders:
+    from uncertainty_seg.tools.active_learn.study import split_of, StudyFolders
+
+    return StudyFolders(split_of(args.pool, 'train'), split_of(args.test, 'test'),
+                        None if args.val is None else split_of(args.val, 'val'))
+
+
+def _plan(args: argparse.Namespace) -> NetPlan:
+    from uncertainty_seg.training.active.rounds import NetPlan
+
+    if args.init and args.imagenet:
+        raise ConfigError('--init and --imagenet', 'one of them')
+    return NetPlan(args.net, args.encoder, args.imagenet, args.init, args.size, args.steps,
+                   args.batch, args.learning_rate, args.dropout, args.rate, args.passes)
+
+
+def _require_passes(plan: NetPlan, strategies: list[str], num_classes: int) -> None:
+    """Refuse strategies of passes that disagree with a network that has no dropout."""
+    from uncertainty_seg.tools.active_learn.study import builder, STRATEGIES
+    from uncertainty_seg.training.active.rounds import require_dropout
+
+    build = builder(plan.net, num_classes)
+    asked = [name for name in strategies if STRATEGIES[name].needs_dropout]
+    if build is not None and asked:
+        require_dropout(build(), plan.net, asked[0])
+
+
+def _warn_of_absent(pool: PreparedImages) -> None:
+    counts = [(pool.masks == index).any() for index in range(pool.num_classes)]
+    lost = [name for name, there in zip(pool.class_names, counts, strict=True) if not there]
+    if lost:
+        _log.warning('no frame of the pool holds %s', ', '.join(lost))

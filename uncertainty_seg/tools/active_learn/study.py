@@ -1,0 +1,306 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+What a study is made of: settings, images, and the places of its files.
+
+`study.json` keeps what decides the results, so that a study goes on with nothing else; strategies
+and seeds may be added, and how many processes work on it decides nothing.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache, partial
+from importlib import import_module
+import json
+from pathlib import Path
+from typing import Any, TYPE_CHECKING
+
+from uncertainty_seg.errors import ConfigError, DatasetError
+from uncertainty_seg.storage.folds import load_folders, require_apart
+from uncertainty_seg.storage.foreign_files import MAX_JSON_BYTES, parse_json, read_bytes
+from uncertainty_seg.storage.whole_files import replace_file
+
+if TYPE_CHECKING:
+    from uncertainty_seg.storage.labelled_folder import LabelledFolder
+    from uncertainty_seg.training.active.prepared import PreparedImages
+    from uncertainty_seg.training.active.rounds import Build, NetPlan
+
+STUDY_FILE, LOCK = 'study.json', '.lock'
+# Trained once a seed for all strategies: the random start, and all labels at once.
+START, FULL = 'start', 'full'
+_PARTS = ('pool', 'val', 'test', 'extra')
+_MI, _ENTROPY, _MARGIN = 'mutual_information.mean', 'entropy.mean', 'margin.class_mean'
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """
+    How a strategy chooses.
+
+    Attributes
+    ----------
+    selection : str
+        Strategy of `analysis.selection`.
+    score : str
+        What it looks at; empty for that of --score.
+    has_members : bool
+        Whether several networks judge instead of dropout.
+    needs_dropout : bool
+        Whether its own score is one of passes that disagree.
+
+    """
+
+    selection: str
+    score: str = ''
+    has_members: bool = False
+    needs_dropout: bool = False
+
+
+STRATEGIES: dict[str, Acquisition] = {
+    'random': Acquisition('random', _ENTROPY),
+    'threshold': Acquisition('threshold', needs_dropout=True),
+    'top-k': Acquisition('top-k', needs_dropout=True),
+    'entropy': Acquisition('top-k', _ENTROPY),
+    'margin': Acquisition('top-k', _MARGIN),
+    'mi': Acquisition('top-k', _MI, needs_dropout=True),
+    'power-bald': Acquisition('power-bald', needs_dropout=True),
+    'uncertainty-diversity': Acquisition('uncertainty-diversity', needs_dropout=True),
+    'k-centre': Acquisition('k-centre', _ENTROPY),
+    'ensemble-mi': Acquisition('top-k', _MI, has_members=True),
+    FULL: Acquisition('random'),
+}
+DEFAULT_SCORE = _MI
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """
+    Everything that decides the results of a study, besides images, strategies and seeds.
+
+    Attributes
+    ----------
+    plan : NetPlan
+        Network and training.
+    labels : tuple of int
+        Labelled frames after each round; the first is the start.
+    score : str
+        Of the strategies that have none of their own.
+    start : tuple of str
+        Frames that are labelled at first; empty for a draw.
+    threshold_rule, threshold_on : str
+        How the limit of the strategy threshold follows from the scores of labelled images, and of
+        which.
+    is_capped : bool
+        Whether threshold takes no more than the round's share.
+    beta : float
+        Power of the score in power-bald and uncertainty-diversity.
+    is_warm : bool
+        Go on from the weights of the round before.
+    members : int
+        Networks of ensemble-mi.
+    extra_share : float
+        Of what is trained on besides the pool.
+
+    """
+
+    plan: NetPlan
+    labels: tuple[int, ...]
+    score: str = DEFAULT_SCORE
+    start: tuple[str, ...] = ()
+    threshold_rule: str = 'mean'
+    threshold_on: str = 'train'
+    is_capped: bool = True
+    beta: float = 1.0
+    is_warm: bool = False
+    members: int = 4
+    extra_share: float = 0.5
+
+
+@dataclass(frozen=True)
+class StudyPlace:
+    """The folder of a study, and where its files are."""
+
+    folder: Path
+
+    @property
+    def study_file(self) -> Path:
+        """File with what decides the results."""
+        return self.folder / STUDY_FILE
+
+    def images(self, part: str) -> Path:
+        """File with the images of a part."""
+        return self.folder / 'images' / f'{part}.npz'
+
+    def chain(self, strategy: str, seed: int) -> Path:
+        """Folder of the rounds of a strategy and seed."""
+        return self.folder / 'rounds' / strategy / f'seed-{seed}'
+
+    def result(self, strategy: str, seed: int, number: int) -> Path:
+        """File that says that a round is finished."""
+        return self.chain(strategy, seed) / f'round-{number}.json'
+
+    def picks(self, strategy: str, seed: int, number: int) -> Path:
+        """File with what a round labels, written before it is trained."""
+        return self.chain(strategy, seed) / f'round-{number}.picks.json'
+
+    def weights(self, strategy: str, seed: int, number: int) -> Path:
+        """File with the weights of a round."""
+        return self.chain(strategy, seed) / f'round-{number}.pt'
+
+
+@dataclass(frozen=True)
+class StudyFolders:
+    """Where the images of a study come from: folders, each with its split."""
+
+    pool: tuple[Path, str]
+    test: tuple[Path, str]
+    val: tuple[Path, str] | None = None
+    extra: tuple[tuple[Path, str], ...] = field(default=())
+
+
+def split_of(text: str, split: str) -> tuple[Path, str]:
+    """Read DIR or DIR:SPLIT; the split is that given if there is none."""
+    folder, colon, name = text.rpartition(':')
+    if Path(text).exists() or not colon or not name:
+        return Path(text), split
+    return Path(folder), name
+
+
+def load_parts(folders: StudyFolders) -> dict[str, LabelledFolder]:
+    """
+    Read the images of a study.
+
+    Raises DatasetError if one cannot be read, they have other classes, or what is measured on is
+    in the pool too.
+    """
+    found = {'pool': _load(folders.pool), 'test': _load(folders.test)}
+    if folders.val is not None:
+        found['val'] = _load(folders.val)
+    pool = found['pool']
+    for name in found:
+        _require_classes(found[name], pool, name)
+        if name != 'pool':
+            require_apart(pool, found[name], ('the pool', f'--{name}'))
+    return found
+
+
+def _load(place: tuple[Path, str]) -> LabelledFolder:
+    folder, split = place
+    return load_folders([folder], (split,))
+
+
+def _require_classes(part: LabelledFolder, pool: LabelledFolder, name: str) -> None:
+    if (part.class_names, part.ignore_index) != (pool.class_names, pool.ignore_index):
+        raise DatasetError(
+            f'--{name} has the classes {", ".join(part.class_names)} (ignored: '
+            f'{part.ignore_index}), and --pool {", ".join(pool.class_names)} (ignored: '
+            f'{pool.ignore_index})', 'the same classes.json in all of them')
+
+
+def prepare_study(
+    place: StudyPlace, settings: StudySettings, parts: dict[str, PreparedImages]
+) -> None:
+    """
+    Write study.json and the images, or see that they are those of before.
+
+    Raises ConfigError if the folder holds a study of other images or settings.
+    """
+    said = identity(settings, parts)
+    if place.study_file.is_file():
+        _require_same(place, said)
+        missing = [name for name in parts if not place.images(name).is_file()]
+    else:
+        missing = list(parts)
+    from uncertainty_seg.training.active.prepared import write_prepared
+
+    place.images('pool').parent.mkdir(parents=True, exist_ok=True)
+    for name in missing:
+        write_prepared(place.images(name), parts[name])
+    replace_file(place.study_file, json.dumps(said, indent=1) + '\n')
+
+
+def identity(settings: StudySettings, parts: dict[str, PreparedImages]) -> dict[str, Any]:
+    """Return what decides the results, as study.json keeps it."""
+    flat = asdict(settings)
+    flat |= flat.pop('plan')
+    words = {name: list(value) if isinstance(value, tuple) else value
+             for name, value in flat.items()}
+    return {**{f'images of --{name}': part.digest for name, part in parts.items()}, **words}
+
+
+def _require_same(place: StudyPlace, said: dict[str, Any]) -> None:
+    try:
+        before = parse_json(read_bytes(place.study_file, MAX_JSON_BYTES))
+    except (OSError, ValueError) as err:
+        raise ConfigError(f'{place.study_file} is damaged', 'what this verb wrote',
+                          'take another folder, or delete the study') from err
+    if not isinstance(before, dict):
+        raise ConfigError(f'{place.study_file} is of another form', 'what this verb wrote')
+    for name in [*said, *before]:
+        if before.get(name) != said.get(name):
+            what = f'other {name}' if name.startswith('images') else \
+                f'{name} {_shown(before.get(name))}, not {_shown(said.get(name))}'
+            raise ConfigError(f'{place.folder} holds a study of {what}', 'the study that is to go '
+                              'on', 'take another folder for another study')
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ','.join(map(str, value))[:60]
+    return 'none' if value is None else str(value)
+
+
+@lru_cache(maxsize=4)
+def read_part(path: Path) -> PreparedImages:
+    """Read the images of a part, once a process."""
+    from uncertainty_seg.training.active.prepared import read_prepared
+
+    return read_prepared(path)
+
+
+def builder(net: str, num_classes: int) -> Build | None:
+    """
+    Return what builds a network; None for the shipped architecture.
+
+    Raises ConfigError if there is none of this name.
+    """
+    if net == 'pyramid':
+        return None
+    if net == 'fc-densenet56':
+        module = import_module('uncertainty_seg.training.fc_densenet')
+        return partial(module.fc_densenet56, num_classes)
+    if ':' not in net:
+        raise ConfigError(f'--net {net}', 'pyramid, fc-densenet56 or MODULE:FUNCTION')
+    from uncertainty_seg.tools.compile.request import factory
+
+    return factory(net)
+
+
+def label_counts(texts: Sequence[str], pool: int) -> tuple[int, ...]:
+    """
+    Read how many frames are labelled after each round: '5%' of the pool, or '60'.
+
+    Raises ConfigError if one is no such number, there are not so many, or they do not grow.
+    """
+    counts = tuple(_count_of(text, pool) for text in texts)
+    for text, count in zip(texts, counts, strict=True):
+        if count > pool:
+            raise ConfigError(f'--labels {text} of a pool of {pool}', f'at most {pool}')
+    if any(after <= before for before, after in zip(counts, counts[1:], strict=False)):
+        raise ConfigError(f'--labels {" ".join(texts)}, which are {counts} of {pool} frames',
+                          'numbers that grow', 'leave some out')
+    return counts
+
+
+def _count_of(text: str, pool: int) -> int:
+    number, share = text.removesuffix('%'), text.endswith('%')
+    try:
+        value = float(number) if share else int(number)
+    except ValueError:
+        raise ConfigError(f'{text!r} as a number of labels', "a share as '12.5%' or a count") \
+            from None
+    if not 0 <= value <= (100 if share else 10**9):
+        raise ConfigError(f'{text!r} as a number of labels', "'0%' to '100%', or a count")
+    return (max(1, round(value / 100 * pool)) if value else 0) if share else int(value)
