@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
 
 from test_export import run_compiled  # noqa: E402
+import test_train_user  # noqa: E402
 from torch import Tensor  # noqa: E402
 import torch.nn.functional as F  # noqa: E402, N812
 
@@ -16,11 +20,14 @@ from uncertainty_seg.core.dropout_masks import make_masks  # noqa: E402
 from uncertainty_seg.core.model_card import InputSpec  # noqa: E402
 from uncertainty_seg.graph.compile import compile_graph  # noqa: E402
 from uncertainty_seg.graph.plan import CompileOptions  # noqa: E402
+from uncertainty_seg.storage.model_bundle import load_bundle  # noqa: E402
+from uncertainty_seg.tools.main import main  # noqa: E402
 from uncertainty_seg.training.export import export_marked  # noqa: E402
 from uncertainty_seg.training.fc_densenet import fc_densenet56, FCDenseNet  # noqa: E402
 from uncertainty_seg.training.fit import IMAGENET_MEAN, IMAGENET_STD, normalise  # noqa: E402
 
 pytestmark = pytest.mark.torch
+place = test_train_user.place
 
 
 def parameters_by_the_table(classes: int, growth: int) -> int:
@@ -143,3 +150,31 @@ def test_every_dropout_becomes_a_site_and_masked_passes_are_those_of_the_formula
                   for t in range(3)]
     np.testing.assert_allclose(ours, np.stack(theirs), atol=1e-4)
     assert np.abs(ours[0] - ours[1]).max() > 1e-2  # else the parity would prove nothing
+
+
+def test_train_knows_it_by_name_with_the_classes_of_the_images_and_a_rate(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = test_train_user.words(place, '--epochs', 1, '--passes', 3, '--rate', 0.1)
+    words[words.index('own_net:build')] = 'fc-densenet56'
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])['passes'] == 3
+    card = load_bundle(str(place / 'made')).card
+    assert '1 epochs of FC-DenseNet56 (dropout 0.1), started from random weights.' in card.training
+    assert len(card.dropout_sites) == 49 and {site.p for site in card.dropout_sites} == {0.1}
+    kept = torch.load(place / 'made.pt', weights_only=True)
+    assert kept['classifier.weight'].shape[0] == len(card.class_names) == 3
+
+
+@pytest.mark.parametrize(('more', 'match'), [
+    (('--dropout', 'head'), '--dropout with --net, a network of its own'),
+    (('--encoder', 'lite0'), '--encoder with --net'),
+    (('--init', 'suim'), '--init suim for a network of --net'),
+])
+def test_options_of_the_shipped_architecture_are_refused_with_it(
+    place: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], match: str
+) -> None:
+    words = test_train_user.words(place, '--epochs', 1, *more)
+    words[words.index('own_net:build')] = 'fc-densenet56'
+    assert main(words) == 2
+    assert match in capsys.readouterr().err

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn, Tensor
 
-FIRST_CHANNELS = 48
+FIRST_CHANNELS, DROPOUT = 48, 0.2
 
 
 def _layer(channels: int, new: int, kernel: int, dropout: float) -> nn.Sequential:
@@ -83,7 +83,7 @@ class FCDenseNet(nn.Module):
 
     def __init__(
         self, num_classes: int, block_layers: Sequence[int], bottleneck_layers: int,
-        growth: int = 12, dropout: float = 0.2,
+        growth: int = 12, dropout: float = DROPOUT,
     ) -> None:
         super().__init__()
         self.first = nn.Conv2d(3, FIRST_CHANNELS, 3, padding=1)
@@ -130,7 +130,7 @@ def _he_uniform(part: nn.Module) -> None:
         nn.init.zeros_(part.bias)
 
 
-def fc_densenet56(num_classes: int, dropout: float = 0.2, growth: int = 12) -> FCDenseNet:
+def fc_densenet56(num_classes: int, dropout: float = DROPOUT, growth: int = 12) -> FCDenseNet:
     """
     Build the network of 56 convolutions: blocks of four layers at six resolutions.
 
