@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from functools import partial
 import logging
 import math
 from pathlib import Path
@@ -45,7 +46,9 @@ SPLITS = {'train': ('train',), 'val': ('val',), 'all': ('train', 'val')}
 METHODS = ('mc_dropout', 'deep_ensemble', 'single', 'direct', 'error_propagation')
 KINDS = ('nets', 'decoders', 'heads', 'snapshots')
 ENCODER_NAMES = ('mobilenet_v2', 'lite0', 'lite1', 'lite2')
+NETS = ('pyramid', 'fc-densenet56')
 DEFAULT_MEMBERS = 4
+DEFAULT_RATE = 0.5
 MISUSE = (DatasetError, GraphError, ModelBundleError, TrainingError)
 _log = logging.getLogger(__name__)
 
@@ -62,9 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--init', metavar='BUNDLE|FILE',
                         help='start from a bundle of the included architecture, from a file of '
                         'weights, or from none (random)')
-    parser.add_argument('--net', metavar='MODULE:FUNCTION',
-                        help="train a torch network of one's own, which this function builds, "
-                        'instead of the included architecture')
+    parser.add_argument('--net', metavar='NAME|MODULE:FUNCTION', default=NETS[0],
+                        help=f"{', '.join(NETS)}, or a torch network of one's own, which this "
+                        f'function builds [{NETS[0]}, the included architecture]')
     parser.add_argument('--size', type=image_size, metavar='WxH',
                         help="input of the network [the recipe's]")
     parser.add_argument('--weights', type=Path,
@@ -108,8 +111,9 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--dropout', metavar='WHERE',
                        help='head, decoder, deep_encoder, everywhere or SITE=RATE,...: dropout at '
                        'run time; members of an ensemble keep it where it is given [head]')
-    group.add_argument('--rate', type=rate, metavar='P', default=0.5,
-                       help='rate of dropout where --dropout gives none [0.5]')
+    group.add_argument('--rate', type=rate, metavar='P',
+                       help=f'rate of dropout where --dropout gives none [{DEFAULT_RATE}], or of '
+                       f'{NETS[1]} [0.2]')
     group.add_argument('--passes', type=whole_number(1, 1000), metavar='T',
                        help='passes of dropout, of all members together [20]')
     group.add_argument('--mask-bank', type=whole_number(2, 1000), metavar='B', default=0,
@@ -185,7 +189,7 @@ def start_of(args: argparse.Namespace) -> Taken | None:
     from uncertainty_seg.training import init_weights
 
     if args.init is None or args.init == 'none':
-        if not (args.imagenet or args.init or args.net or args.compile_only):
+        if not (args.imagenet or args.init or args.net != NETS[0] or args.compile_only):
             raise ConfigError(
                 'nothing to start from', '--init BUNDLE|FILE or --imagenet PATH', 'give --init '
                 'suim to go on from an included model, or --init none for random weights')
@@ -195,7 +199,7 @@ def start_of(args: argparse.Namespace) -> Taken | None:
     path = Path(args.init)
     if path.is_file():
         return init_weights.read_weights(path)
-    if args.net:
+    if args.net != NETS[0]:
         raise ConfigError(f'--init {args.init} for a network of --net', 'a file of its weights')
     return init_weights.read_bundle(load_bundle(args.init, has_calibration=False))
 
@@ -241,17 +245,15 @@ def plan_of(args: argparse.Namespace, encoder: str = '') -> Recipe:
     texts = {'license': args.license, 'not_good_for': args.not_good_for,
              'name': args.out.name if args.recipe == 'own' else None}
     plan = replace(plan, **{name: text for name, text in texts.items() if text})
-    if args.net:
-        from uncertainty_seg.tools.compile.request import factory
-
+    if args.net != NETS[0]:
         _require_plain_method(args)
-        plan = recipes.with_net(plan, factory(args.net), args.net)
+        plan = _with_net_of(args, plan)
     if len(encoders) == 1:
         plan = recipes.with_encoder(plan, encoders[0])
     if args.epochs:
         plan = recipes.with_epochs(plan, args.epochs)
     if args.dropout:
-        plan = recipes.with_dropout(plan, dropout_plan(args.dropout, args.rate))
+        plan = recipes.with_dropout(plan, dropout_plan(args.dropout, args.rate or DEFAULT_RATE))
     if args.passes or args.mask_bank:
         plan = replace(plan, passes=args.mask_bank or args.passes, mask_bank=args.mask_bank)
     if args.method == 'single':
@@ -267,6 +269,20 @@ def plan_of(args: argparse.Namespace, encoder: str = '') -> Recipe:
                                 encoders if len(encoders) > 1 else (), args.bootstrap)
         return recipes.as_ensemble(plan, ensemble, bool(args.dropout))
     return plan
+
+
+def _with_net_of(args: argparse.Namespace, plan: Recipe) -> Recipe:
+    from uncertainty_seg.storage.labelled_folder import read_classes
+    from uncertainty_seg.training import fc_densenet, recipes
+
+    if args.net != NETS[1]:
+        from uncertainty_seg.tools.compile.request import factory
+
+        return recipes.with_net(plan, factory(args.net), args.net)
+    classes = len(read_classes(args.data[0] / 'classes.json').names)
+    rate = args.rate or fc_densenet.DROPOUT
+    build = partial(fc_densenet.fc_densenet56, classes, rate)
+    return recipes.with_net(plan, build, f'FC-DenseNet56 (dropout {rate:g})', 'random weights')
 
 
 def _require_plain_method(args: argparse.Namespace) -> None:

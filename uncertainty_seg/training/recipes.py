@@ -113,9 +113,9 @@ class Recipe:
         How many masks are trained with as they run, and their seed; 0 for fresh masks.
     member_epochs : int
         Of decoders and heads on what a first network learned; 0 for as many as that one.
-    build, net_name : callable, str
-        Builds a network of one's own in the place of the shipped architecture, and its name for
-        people; a torch module of normalised images with dropout in it.
+    build, net_name, net_start : callable, str, str
+        Builds a network of one's own in the place of the shipped architecture, its name for
+        people, and what it is built with; a torch module of normalised images with dropout in it.
 
     """
 
@@ -136,6 +136,7 @@ class Recipe:
     member_epochs: int = 0
     build: Callable[[], nn.Module] | None = None
     net_name: str = ''
+    net_start: str = ''
 
     @property
     def has_variance(self) -> bool:
@@ -239,9 +240,16 @@ def with_size(recipe: Recipe, width: int, height: int) -> Recipe:
                    fit=replace(recipe.fit, augmentation=how))
 
 
-def with_net(recipe: Recipe, build: Callable[[], nn.Module], name: str) -> Recipe:
-    """Return a recipe for a network of one's own, `name` for people; all of it is trained."""
-    return replace(recipe, build=build, net_name=name, frozen_layers=0)
+def with_net(
+    recipe: Recipe, build: Callable[[], nn.Module], name: str, start: str = ''
+) -> Recipe:
+    """
+    Return a recipe for a network of one's own, `name` for people; all of it is trained.
+
+    `start` says what it is built with, where that is known.
+    """
+    return replace(recipe, build=build, net_name=name, frozen_layers=0,
+                   net_start=start or f'what {name} builds')
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
@@ -398,7 +406,7 @@ def _start_of(job: _TrainingRun, encoder_file: Path | None, extras: Extras) -> s
     if extras.init is not None:
         return extras.init.source
     if job.recipe.build is not None:
-        return f'what {job.recipe.net_name} builds'
+        return job.recipe.net_start
     return 'random weights' if encoder_file is None else 'ImageNet weights of the encoder'
 
 
