@@ -14,9 +14,12 @@ growth, other.
 ``split``: SUIM with a third of its validation split as val and the rest as test, and its 60
 images to start from in start.json.
 
+``camvid``: CamVid, by links, with a table of its 11 classes; the one that comes with it lists the
+ignored id among them.
+
 The same arguments give the same bytes, and a folder that is whole is not made again.
 
-    python benchmarks/active_learning_data.py redundant|water|mapped|split OUT [--photographs DIR]
+    python benchmarks/active_learning_data.py redundant|water|mapped|split|camvid OUT --photographs DIR
 
 """
 
@@ -98,6 +101,19 @@ def split(out: Path, photographs: Path) -> None:
     (out / 'split' / 'start.json').write_text(json.dumps(listed['active_learning_seed']))
 
 
+def camvid(out: Path, photographs: Path) -> None:
+    """Write OUT/camvid: links to images and masks, and a table of classes without the void."""
+    folder = out / 'camvid'
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ('images', 'masks'):
+        (folder / name).symlink_to((photographs / name).resolve())
+    table = json.loads((photographs / 'classes.json').read_text())
+    table['classes'] = [entry for entry in table['classes']
+                        if entry['id'] != table['ignore_index']]
+    (folder / 'classes.json').write_text(json.dumps(table))
+    (folder / 'splits.json').write_text((photographs / 'splits.json').read_text())
+
+
 def in_two(
     stems: Sequence[str], images: Sequence[NDArray[np.uint8]], masks: Sequence[NDArray[np.uint8]],
 ) -> Iterable[Named]:
@@ -153,7 +169,7 @@ def remap(mask: NDArray[np.uint8], to: Sequence[int]) -> NDArray[np.uint8]:
 
 # What makes each, and the folder of it that is written last.
 MAKERS = {'redundant': (redundant, 'redundant'), 'water': (water, 'turbid'),
-          'mapped': (mapped, 'suim'), 'split': (split, 'split')}
+          'mapped': (mapped, 'suim'), 'split': (split, 'split'), 'camvid': (camvid, 'camvid')}
 
 
 def main() -> None:
@@ -161,7 +177,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('what', choices=tuple(MAKERS))
     parser.add_argument('out', type=Path)
-    parser.add_argument('--photographs', type=Path, default=Path('../shared/data/suim_dev'))
+    parser.add_argument('--photographs', type=Path, required=True)
     args = parser.parse_args()
     if not (args.out / MAKERS[args.what][1] / 'splits.json').is_file():
         MAKERS[args.what][0](args.out, args.photographs)

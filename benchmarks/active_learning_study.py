@@ -22,7 +22,7 @@ import subprocess
 import sys
 
 ROOT = Path(__file__).resolve().parents[1]
-SHIPPED = ('--net pyramid --encoder mobilenet_v2 --imagenet {imagenet} --size 128x96 --steps 150 '
+SHIPPED = ('--net pyramid --encoder mobilenet_v2 --imagenet {imagenet} --size 128x96 --steps 200 '
            '--passes 20 --threads 1')
 TO_REAL = '--labels 0 1% 2% 5% 12.5% 25% 100%'
 SEEDS = '--seeds 0 1 2'
@@ -55,16 +55,16 @@ class Study:
 STUDIES = {
     'camvid': Study(
         'CamVid, the included architecture',
-        'The official split (367 frames to choose from, 233 to test on) and its 11 classes.', '',
-        f'{SHIPPED} {SEEDS} --pool {{shared}}/camvid --val {{shared}}/camvid '
-        '--test {shared}/camvid --labels 5% 12.5% 25% 50% 100% '
+        'The official split (367 frames to choose from, 233 to test on) and its 11 classes.', 'camvid',
+        f'{SHIPPED} {SEEDS} --pool {{data}}/camvid --val {{data}}/camvid '
+        '--test {data}/camvid --labels 5% 12.5% 25% 50% 100% '
         '--strategy random entropy threshold margin k-centre full'),
     'camvid_densenet': Study(
         'CamVid, FC-DenseNet56',
         "The paper's network with dropout everywhere, from random weights, at a size that two "
-        'cores can train. As many labels as the abstract of the paper names.', '',
+        'cores can train. As many labels as the abstract of the paper names.', 'camvid',
         f'--net fc-densenet56 --size 96x64 --steps 100 --passes 4 --warm --threads 1 {SEEDS} '
-        '--pool {shared}/camvid --val {shared}/camvid --test {shared}/camvid '
+        '--pool {data}/camvid --val {data}/camvid --test {data}/camvid '
         '--labels 5% 12.5% 100% --strategy random entropy threshold full'),
     'suim': Study(
         'SUIM from 60 labelled photographs',
@@ -115,7 +115,7 @@ def main() -> None:
     data = args.work / 'data'
     if study.makes:
         run('benchmarks/active_learning_data.py', study.makes, str(data), '--photographs',
-            str(args.shared / 'suim_dev'))
+            str(args.shared / ('camvid' if study.makes == 'camvid' else 'suim_dev')))
     page = ROOT / 'docs' / 'studies' / f'{args.name}.md'
     words = shlex.split(study.words.format(shared=args.shared, data=data, imagenet=args.imagenet))
     summary = args.work / args.name / 'summary.md'
