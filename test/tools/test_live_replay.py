@@ -70,6 +70,25 @@ def statuses_of(bag: Path) -> dict[int, dict[str, str]]:
     return found
 
 
+def numbers_of(bag: Path) -> dict[int, tuple[bytes, bytes, bytes]]:
+    """
+    Return stamp to the serialised `~/verdict` of each frame: before the age, the age, after it.
+
+    The last fields are six float64 values, of which the age is the fourth, and two empty lists.
+    """
+    from rosbags.highlevel import AnyReader
+
+    found = {}
+    with AnyReader([bag]) as reader:
+        wanted = [one for one in reader.connections if one.topic == f'{NODE}/verdict']
+        for connection, _, data in reader.messages(connections=wanted):
+            message: Any = reader.deserialize(data, connection.msgtype)
+            if dict(zip(message.name, message.position, strict=True))['of_frame']:
+                assert len(message.position) == 6 and message.name[3] == 'age_s'
+                found[header_stamp_ns(message)] = data[:-32], data[-32:-24], data[-24:]
+    return found
+
+
 def require_agreement(live: Path, offline: Path, num_least: int) -> list[int]:
     """
     Compare masks, uncertainties and scores of the frames the node took.
@@ -113,8 +132,14 @@ class TestLive:
         replay_bag(bag, tmp_path / 'offline', settings, choice=OutputChoice(has_views=True))
         judged = require_agreement(tmp_path / 'live', tmp_path / 'offline', 12)
         theirs, ours = statuses_of(tmp_path / 'live'), statuses_of(tmp_path / 'offline')
+        said, replayed = numbers_of(tmp_path / 'live'), numbers_of(tmp_path / 'offline')
+        assert set(judged) <= set(said) <= set(replayed)
+        for t in judged:  # the last before the age
+            assert said[t][0][-8:] == replayed[t][0][-8:]
         if len(judged) == 24:  # with no frame dropped, the gate went the same way, too
             assert [theirs[t] for t in judged] == [ours[t] for t in judged]
+            assert [(said[t][0], said[t][2]) for t in judged] \
+                == [(replayed[t][0], replayed[t][2]) for t in judged]
         kinds = {ours[t]['kind'] for t in ours}
         assert {'confident', 'uncertain'} <= kinds  # else the agreement proves little
 

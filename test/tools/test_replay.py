@@ -194,10 +194,12 @@ def test_outputs_carry_stamp_frame_and_time_of_their_image(
         assert {(i.raw.encoding, i.raw.height, i.raw.width) for i in images} == {
             (encoding, 48, 64)
         }
-    for name in ('confident', 'score', 'status'):
+    for name in ('confident', 'score', 'status', 'verdict'):
         assert [i.received_ns for i in messages(tmp_path / 'out', name)] == [t + 7 for t in stamps]
     status = messages(tmp_path / 'out', 'status')
-    assert [header_stamp_ns(i.message) for i in status] == stamps
+    for headed in (status, messages(tmp_path / 'out', 'verdict')):
+        assert [header_stamp_ns(i.message) for i in headed] == stamps
+        assert [i.message.header.frame_id for i in headed] == ['cam_0', 'cam_1', 'cam_2']
     assert not any('latency' in v.key for i in status for v in i.message.status[0].values)
 
 
@@ -205,7 +207,7 @@ def test_masks_alone_unless_more_is_asked(tmp_path: Path, tiny_bundle: Path) -> 
     assert run_replay(write_bag(tmp_path / 'in', [BLUE]), tmp_path / 'out', tiny_bundle) == 0
     with BagReader(tmp_path / 'out') as bag:
         assert [t.rpartition('/')[2] for t in bag.topics()] == [
-            'confident', 'mask', 'score', 'status'
+            'confident', 'mask', 'score', 'status', 'verdict'
         ]
 
 
@@ -216,6 +218,37 @@ def test_flag_rises_on_red_and_falls_on_grey(tmp_path: Path, tiny_bundle: Path) 
     words = [i.message.status[0].message for i in messages(tmp_path / 'out', 'status')]
     assert words[4].startswith('entropy.mean') and ' over 0.7' in words[4]
     assert words[2] == 'all scores within limits'
+
+
+def numbers_of(message: Any) -> dict[str, float]:
+    return dict(zip(message.name, message.position.tolist(), strict=True))
+
+
+def test_numbers_say_what_flag_and_score_say(tmp_path: Path, tiny_bundle: Path) -> None:
+    in_bag = write_bag(tmp_path / 'in', [RED] * 4 + [GREY] + [RED] * 4)
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle) == 0
+    found = [numbers_of(i.message) for i in messages(tmp_path / 'out', 'verdict')]
+    assert [one['confident'] == 1 for one in found] == flags(tmp_path / 'out')
+    scores = [i.message.data for i in messages(tmp_path / 'out', 'score')]
+    assert np.float32([one['score_ratio'] for one in found]).tolist() == scores
+    # 0 confident, 1 uncertain, 2 recovering: docs/ros_interface.md.
+    assert [one['kind'] for one in found] == [2, 2, 0, 0, 1, 2, 2, 0, 0]
+    assert {one['age_s'] for one in found} == {7e-9}  # the bag received each after 7 ns
+    assert {(one['of_frame'], one['promise_void']) for one in found} == {(1, 0)}
+
+
+def test_numbers_rise_after_the_flag_and_fall_before_it(tmp_path: Path, tiny_bundle: Path) -> None:
+    in_bag = write_bag(tmp_path / 'in', [RED] * 4 + [GREY])
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle) == 0
+    names = ('/uncertainty_seg/confident', '/uncertainty_seg/verdict')
+    said = []
+    with BagReader(tmp_path / 'out') as reader:
+        for item in reader.messages(*names):
+            assert isinstance(item, BagMessage)
+            said.append((names.index(item.topic), item.received_ns))
+    assert len(said) == 10
+    first = [said[2 * k][0] for k in range(5)]
+    assert first == [1, 1, 0, 0, 1]  # as the flag: false, false, true, true, false
 
 
 @pytest.mark.parametrize('kind', BROKEN)
@@ -240,6 +273,10 @@ def test_bad_frame_is_counted_and_published_as_false(
     assert np.isinf(scores[4]) and np.isfinite(scores[3])
     status = messages(tmp_path / 'out', 'status')[4].message.status[0]
     assert status.level == 2 and status.message.startswith(reason)
+    numbers = numbers_of(messages(tmp_path / 'out', 'verdict')[4].message)
+    assert (numbers['confident'], numbers['kind'], numbers['score_ratio']) == (0, 3, np.inf)
+    # A message that cannot be read has no header.
+    assert numbers['of_frame'] == (kind != 'garbage') and np.isnan(numbers['age_s'])
     assert len(messages(tmp_path / 'out', 'mask')) == 7
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+import difflib
 import math
 
 from uncertainty_seg.core.calibration import Calibration, HIGHEST_SCORE, Promise
@@ -26,6 +27,7 @@ from uncertainty_seg.errors import ConfigError
 # The gated scores and their limits, from calibration and settings.
 
 VOID = 'void'
+_NUM_NAMED = 5  # scores in a sentence; a calibration may have a hundred
 NO_CALIBRATION = 'no promise: the bundle has no calibration'
 
 
@@ -46,10 +48,17 @@ def gate_limits(calibration: Calibration, settings: GateSettings) -> dict[str, f
     missing = [name for name in names if name not in limits]
     if missing:
         raise ConfigError(
-            f'gate.scores names {missing[0]!r}', f'one of {", ".join(calibration.thresholds)}',
+            f'gate.scores names {missing[0]!r}',
+            f'one of {_few_like(missing[0], calibration.thresholds)}',
             'calibrate the bundle again to have a threshold for it',
         )
     return {name: _scaled(name, limits[name], settings.threshold_scale) for name in names}
+
+
+def _few_like(name: str, known: Mapping[str, float]) -> str:
+    near = difflib.get_close_matches(name, known, _NUM_NAMED) or list(known)[:_NUM_NAMED]
+    more = len(known) - len(near)
+    return ', '.join(near) + (f' ({more} more are in calibration.json)' if more else '')
 
 
 def promise_text(calibration: Calibration, settings: GateSettings) -> str:

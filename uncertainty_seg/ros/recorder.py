@@ -3,9 +3,9 @@
 Record topics into a bag, as small as the demo and the replay tests need it.
 
 Run as ``python -m uncertainty_seg.ros.recorder TOPIC... --out BAG``; it prints one JSON line when
-every topic is subscribed and one when the bag is closed, after SIGINT or SIGTERM. A recording that
-is stopped before every topic is subscribed is not kept. For real recordings use ros2 bag, which
-the ROS 2 wheels do not have. Messages are not decoded here.
+every topic is subscribed and one when the bag is closed, after a signal that ends the node, too. A
+recording that is stopped before every topic is subscribed is not kept. For real recordings use
+ros2 bag, which the ROS 2 wheels do not have. Messages are not decoded here.
 
 """
 
@@ -29,6 +29,7 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
 from uncertainty_seg.errors import BagError, UncertaintySegError
+from uncertainty_seg.ros.launching.entry import stop_signals
 from uncertainty_seg.storage.bags.writer import BagWriter, STORAGES
 
 LOOK_EVERY_S = 0.1
@@ -142,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _stop_on_signals() -> threading.Event:
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in stop_signals():
         signal.signal(number, lambda *_: stop.set())
     return stop
 

@@ -12,10 +12,14 @@ verb that is asked for is imported, and it imports heavy libraries inside functi
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
 from importlib import import_module
 import logging
+import signal
 import sys
+import threading
+from types import FrameType
 from typing import NoReturn
 
 from uncertainty_seg import __version__
@@ -63,7 +67,9 @@ VERBS = {
 }
 EXIT_FAILED = 1
 EXIT_MISUSE = 2
-EXIT_INTERRUPTED = 130
+EXIT_BY_SIGNAL = 128  # and its number, as a shell has it: 130 after Ctrl-C
+# Besides Ctrl-C: kill, a terminal that is closed, and Ctrl-\\.
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 class SentenceParser(argparse.ArgumentParser):
@@ -113,10 +119,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     try:
-        return int(args.run(args))
-    except KeyboardInterrupt:
-        print('stopped', file=sys.stderr)
-        return EXIT_INTERRUPTED
+        with _heeded_signals():
+            return int(args.run(args))
+    except KeyboardInterrupt as err:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            print('stopped', file=sys.stderr)
+        return EXIT_BY_SIGNAL + (err.args[0] if err.args else signal.SIGINT)
     except UncertaintySegError as err:
         # Libraries that are quoted in it write several lines.
         is_misuse = isinstance(err, (ConfigError, *args.misuse)) \
@@ -126,6 +134,32 @@ def _run(args: argparse.Namespace) -> int:
     except OSError as err:
         # A full disk or a folder without permission: the text of the system says which.
         return _refuse(args.verb, _of_system(err))
+
+
+@contextlib.contextmanager
+def _heeded_signals() -> Iterator[None]:
+    """
+    Let a signal that would kill the process end its verb as Ctrl-C does.
+
+    So the processes that a verb has started end with it, and drafts of files are removed. Signals
+    that are ignored, as by nohup, stay so.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in _STOP_SIGNALS if is_main}
+    heeded = [number for number, handler in before.items() if handler is signal.SIG_DFL]
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        # A shell and the kernel both tell that a terminal is gone.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        raise KeyboardInterrupt(number)
+
+    for number in heeded:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in heeded:
+            signal.signal(number, before[number])
 
 
 def _refuse(verb: str, sentence: str, code: int = EXIT_FAILED) -> int:

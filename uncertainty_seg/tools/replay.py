@@ -25,7 +25,7 @@ from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.render import FrameView
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.core.status import verdict_status
+from uncertainty_seg.core.status import verdict_numbers, verdict_status
 from uncertainty_seg.errors import BagError
 from uncertainty_seg.opening import offline_settings
 from uncertainty_seg.storage.bags.reader import BadMessage, BagImage, BagReader
@@ -45,7 +45,7 @@ NODE_NAME = '/uncertainty_seg'
 @dataclass(frozen=True)
 class OutputChoice:
     """
-    What to write beside mask, flag, score and status.
+    What to write beside mask, flag, numbers, score and status.
 
     Attributes
     ----------
@@ -98,15 +98,31 @@ def write_view(
 
 
 def write_verdict(
-    writer: BagWriter, outcome: Outcome, pipeline: Pipeline, stamp_ns: int, received_ns: int,
+    writer: BagWriter, outcome: Outcome, pipeline: Pipeline, item: BagImage | BadMessage
 ) -> None:
-    """Write flag, score and status of a frame, usable or not."""
-    verdict = outcome.verdict
-    writer.write_bool(f'{NODE_NAME}/confident', received_ns, verdict.is_confident)
+    """
+    Write flag, numbers, score and status of a frame, usable or not.
+
+    As in the node the numbers say no more than the flag: they rise after it and fall before it.
+    The header of a message that cannot be read is lost with it: the time of its arrival is the
+    stamp that is left, and the numbers are said to be of no frame.
+    """
+    is_of_frame = isinstance(item, BagImage)
+    stamp_ns, frame_id = ((item.stamp_ns, item.frame_id) if isinstance(item, BagImage)
+                          else (item.received_ns, ''))
+    verdict, received_ns = outcome.verdict, item.received_ns
+    numbers = verdict_numbers(verdict, outcome.result, is_of_frame, pipeline.weakened_by)
+    steps = ('flag', 'numbers') if verdict.is_confident else ('numbers', 'flag')
+    for step in steps:
+        if step == 'flag':
+            writer.write_bool(f'{NODE_NAME}/confident', received_ns, verdict.is_confident)
+        else:
+            writer.write_numbers(
+                f'{NODE_NAME}/verdict', stamp_ns, frame_id, numbers, received_ns)
     writer.write_float(f'{NODE_NAME}/score', received_ns, verdict.score_ratio)
     status = verdict_status(verdict, outcome.result, pipeline.thresholds, has_latency=False,
                             weakened_by=pipeline.weakened_by, stamps=pipeline.settings.stamps)
-    writer.write_diagnostics(f'{NODE_NAME}/status', stamp_ns, (status,), received_ns)
+    writer.write_diagnostics(f'{NODE_NAME}/status', stamp_ns, (status,), received_ns, frame_id)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -175,7 +191,7 @@ def replay_bag(
     storage : str
         'mcap' or 'sqlite3'.
     choice : OutputChoice
-        What to write beside mask, flag, score and status.
+        What to write beside mask, flag, numbers, score and status.
     overwrite : bool
         Replace `out_bag` if it is a bag.
 
@@ -235,8 +251,7 @@ class _Replay:
     def _take(self, item: BagImage | BadMessage) -> None:
         self.report.num_frames += 1
         if isinstance(item, BadMessage):
-            # Its header is lost with it; the time of its arrival is the stamp that is left.
-            self._write(self._loop.refuse(item.reason), item.received_ns, item.received_ns)
+            self._write(self._loop.refuse(item.reason), item)
             return
         pipeline = self._pipeline
         is_of_receipt = pipeline.settings.stamps == 'receipt'
@@ -249,9 +264,9 @@ class _Replay:
             view = FrameView(outcome.image_bgr, outcome.result, pipeline.card, pipeline.settings,
                              pipeline.calibrated)
             write_view(self._writer, item, view, self._choice)
-        self._write(outcome, item.stamp_ns, item.received_ns)
+        self._write(outcome, item)
 
-    def _write(self, outcome: Outcome | None, stamp_ns: int, received_ns: int) -> None:
+    def _write(self, outcome: Outcome | None, item: BagImage | BadMessage) -> None:
         assert outcome is not None  # nobody stops this judge
         report = self.report
         report.num_confident += outcome.verdict.is_confident
@@ -259,4 +274,4 @@ class _Replay:
             report.num_bad += 1
             if len(report.problems) < NUM_PROBLEMS_KEPT:
                 report.problems.append(f'frame {report.num_frames}: {outcome.problem}')
-        write_verdict(self._writer, outcome, self._pipeline, stamp_ns, received_ns)
+        write_verdict(self._writer, outcome, self._pipeline, item)

@@ -8,6 +8,7 @@ The definitions are those of Humble, which later distributions share for every t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -26,6 +27,7 @@ CAMERA_INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
 BOOL_TYPE = 'std_msgs/msg/Bool'
 FLOAT_TYPE = 'std_msgs/msg/Float32'
 STRING_TYPE = 'std_msgs/msg/String'
+NUMBERS_TYPE = 'sensor_msgs/msg/JointState'
 DIAGNOSTICS_TYPE = 'diagnostic_msgs/msg/DiagnosticArray'
 
 # dtype and channels that an encoding of `image_message` stands for.
@@ -115,7 +117,18 @@ def value_message(kind: str, value: bool | float | str) -> Any:
     return _message(kind, data=value)
 
 
-def diagnostics_message(stamp_ns: int, statuses: tuple[Status, ...]) -> Any:
+def numbers_message(stamp_ns: int, frame_id: str, numbers: Mapping[str, float]) -> Any:
+    """Build a sensor_msgs/JointState of named numbers, as `~/verdict` is."""
+    return _message(
+        NUMBERS_TYPE, header=_header(stamp_ns, frame_id), name=list(numbers),
+        position=np.array(list(numbers.values()), np.float64), velocity=np.zeros(0),
+        effort=np.zeros(0),
+    )
+
+
+def diagnostics_message(
+    stamp_ns: int, statuses: tuple[Status, ...], frame_id: str = ''
+) -> Any:
     """Build a diagnostic_msgs/DiagnosticArray."""
     entries = [
         _message(
@@ -128,7 +141,7 @@ def diagnostics_message(stamp_ns: int, statuses: tuple[Status, ...]) -> Any:
         )
         for entry in statuses
     ]
-    return _message(DIAGNOSTICS_TYPE, header=_header(stamp_ns, ''), status=entries)
+    return _message(DIAGNOSTICS_TYPE, header=_header(stamp_ns, frame_id), status=entries)
 
 
 def _header(stamp_ns: int, frame_id: str) -> Any:

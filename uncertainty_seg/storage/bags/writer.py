@@ -10,7 +10,7 @@ is complete.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, ExitStack
 from pathlib import Path
 import sqlite3
@@ -133,15 +133,24 @@ class BagWriter:
         message = messages.value_message(messages.STRING_TYPE, value)
         self._write(topic, messages.STRING_TYPE, stamp_ns, message)
 
+    def write_numbers(
+        self, topic: str, stamp_ns: int, frame_id: str, numbers: Mapping[str, float],
+        received_ns: int | None = None,
+    ) -> None:
+        """Write a sensor_msgs/JointState of named numbers."""
+        message = messages.numbers_message(stamp_ns, frame_id, numbers)
+        self._write(topic, messages.NUMBERS_TYPE, stamp_ns, message, received_ns)
+
     def write_diagnostics(
         self,
         topic: str,
         stamp_ns: int,
         statuses: tuple[Status, ...],
         received_ns: int | None = None,
+        frame_id: str = '',
     ) -> None:
         """Write a diagnostic_msgs/DiagnosticArray."""
-        message = messages.diagnostics_message(stamp_ns, statuses)
+        message = messages.diagnostics_message(stamp_ns, statuses, frame_id)
         self._write(topic, messages.DIAGNOSTICS_TYPE, stamp_ns, message, received_ns)
 
     def write_serialized(self, topic: str, kind: str, received_ns: int, data: bytes) -> None:

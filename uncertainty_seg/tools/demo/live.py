@@ -41,7 +41,8 @@ from uncertainty_seg.tools.demo.timeline import (
 from uncertainty_seg.tools.replay import NODE_NAME
 
 RECORDED = (
-    MASK_TOPIC, UNCERTAINTY_TOPIC, STATUS_TOPIC, f'{NODE_NAME}/confident', f'{NODE_NAME}/score',
+    MASK_TOPIC, UNCERTAINTY_TOPIC, STATUS_TOPIC, f'{NODE_NAME}/confident',
+    f'{NODE_NAME}/verdict', f'{NODE_NAME}/score',
 )
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
 # The first start with the exact reduction compiles it, which takes minutes on a small computer.

@@ -1,0 +1,111 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+What real processes of ROS say of bad input: one sentence, an exit code, and nobody left behind.
+
+Models, parameter files and damaged bundles: test_node_start.py. No network interface and domains
+out of range: test_node_stop.py. Launch files, where ROS has `ros2 launch`: test_real_launch.py.
+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+from conftest import make_tiny_bundle
+import pytest
+from ros_helpers import needs_ros, own_domain, ros_environment
+
+pytestmark = needs_ros
+ENTRY = 'from uncertainty_seg.ros.launching import entry; entry.{}()'
+NAMES = 'expected letters, digits and _, a letter first'
+
+
+@pytest.fixture(scope='module')
+def domain() -> Iterator[int]:
+    with own_domain() as number:
+        yield number
+
+
+@pytest.fixture(scope='module')
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_bundle(tmp_path_factory.mktemp('bundle') / 'tiny')
+
+
+def run(program: str, words: list[str], domain: int) -> tuple[int, list[str]]:
+    """Run an installed program; its exit code, its lines, and that its group has ended with it."""
+    process = subprocess.Popen(
+        [sys.executable, '-c', ENTRY.format(program), *words], stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, start_new_session=True, env=ros_environment(domain))
+    output, _ = process.communicate(timeout=60)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    assert 'Traceback' not in output
+    return process.returncode, [line for line in output.splitlines() if '[INFO]' not in line]
+
+
+@pytest.mark.parametrize(('parameter', 'sentence'), [
+    ('threads:=many', "threads is 'many', expected a whole number from 0 to 256"),
+    ('passes:=2.5', 'passes is 2.5, expected a whole number'),
+    ('model:=5', 'model is 5, expected a text'),
+    ('stale_timeout_s:=soon', "stale_timeout_s is 'soon', expected"),
+    ('gate.scores:=7', 'gate.scores is [7], expected a list of texts'),
+    ('cameras:=[1, 2]', 'cameras is [1, 2], expected a list of texts'),
+    ('cameras:=[front-cam]', f"cameras names 'front-cam', {NAMES}"),
+    ('cameras:=["front cam"]', f"cameras names 'front cam', {NAMES}"),
+    ('cameras:=["front/left"]', f"cameras names 'front/left', {NAMES}"),
+    ('cameras:=["/front"]', f"cameras names '/front', {NAMES}"),
+    ('cameras:=["7"]', f"cameras names '7', {NAMES}"),
+    ('cameras:=[front, down, front]', "cameras names 'front' twice, expected each camera once"),
+])
+def test_a_parameter_of_the_node(
+    domain: int, bundle: Path, parameter: str, sentence: str
+) -> None:
+    code, lines = run('node', ['--ros-args', '-p', f'model:={bundle}', '-p', parameter], domain)
+    assert (code, len(lines)) == (2, 1), lines
+    assert lines[0].startswith(f'uncertainty_seg_node: {sentence}')
+    assert len(lines[0]) < 250
+
+
+@pytest.mark.parametrize('words', [
+    ['-r', 'image:=/front-cam'], ['-r', '__ns:=/auv 1'], ['-r', '__node:=a-b'],
+    ['-p', 'threads'], ['--log-level', 'loud']])
+@pytest.mark.parametrize('program', ['node', 'governor'])
+def test_what_ros_cannot_parse(domain: int, program: str, words: list[str]) -> None:
+    code, lines = run(program, ['--ros-args', *words], domain)
+    assert code == 2, lines
+    # rcl writes lines of its own before ours.
+    assert 'arguments cannot be used: ' in lines[-1] and words[-1] in lines[-1]
+    assert sum('arguments cannot be used' in line for line in lines) == 1
+
+
+@pytest.mark.parametrize(('parameter', 'sentence'), [
+    ('slow_factor:=fast', 'slow_factor'), ('slow_factor:=7.0', 'slow_factor is 7.0, expected'),
+    ('deadline_s:=-1.0', 'deadline_s is -1.0, expected')])
+def test_a_parameter_of_the_governor(domain: int, parameter: str, sentence: str) -> None:
+    code, lines = run('governor', ['--ros-args', '-p', parameter], domain)
+    assert (code, len(lines)) == (2, 1), lines
+    assert sentence in lines[0]
+
+
+@pytest.mark.parametrize(('words', 'code', 'sentence'), [
+    (['/no/bag'], 1, 'no bag at /no/bag'), (['x', '--rate', '0'], 2, '0, expected a number'),
+    ([], 2, 'BAG')])
+def test_an_argument_of_the_player(
+    domain: int, words: list[str], code: int, sentence: str
+) -> None:
+    found, lines = run('player', words, domain)
+    assert found == code and sentence in lines[-1]
+
+
+def test_a_score_that_is_not_calibrated_is_said_without_a_list_of_all(
+    domain: int
+) -> None:
+    code, lines = run('node', ['--ros-args', '-p', 'model:=pipeline', '-p',
+                               'gate.scores:=[entropy.maen]'], domain)
+    assert (code, len(lines)) == (1, 1), lines
+    assert "gate.scores names 'entropy.maen', expected one of " in lines[0]
+    assert 'entropy.mean' in lines[0] and len(lines[0]) < 400

@@ -1,0 +1,156 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""A signal ends a verb and the processes it started: a closed terminal leaves nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import json
+import os
+from pathlib import Path
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+from conftest import make_tiny_bundle
+import pytest
+from ros_helpers import Client, needs_ros, own_domain, Process, ros_environment
+
+from uncertainty_seg.storage.bags.reader import BagMessage, BagReader
+
+ROOT = Path(__file__).resolve().parents[2]
+# A verb that says where it is, waits, and says what it leaves.
+WAITING = (
+    'import sys, time\n'
+    'from uncertainty_seg.tools import main, replay_bag\n'
+    'def run(args):\n'
+    '    try:\n'
+    '        print("running", flush=True)\n'
+    '        time.sleep(60)\n'
+    '    finally:\n'
+    '        print("cleaned up", flush=True)\n'
+    'replay_bag.run = run\n'
+    'sys.exit(main.main(["replay", "in", "out"]))\n'
+)
+PROCESSES = ('ros.main', 'ros.recorder', 'ros.bag_player')
+# A shell that starts the tests behind `&` has them ignore some, and so do their processes.
+HEEDED = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+          if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+@pytest.fixture
+def domain() -> Iterator[int]:
+    with own_domain() as number:
+        yield number
+
+
+def started(*before: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [*before, sys.executable, '-c', WAITING], cwd=ROOT, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    assert process.stdout is not None and process.stdout.readline() == 'running\n'
+    return process
+
+
+@pytest.mark.parametrize('number', [one for one in HEEDED if one != signal.SIGINT])
+def test_a_signal_ends_a_verb_as_ctrl_c_does(number: int) -> None:
+    process = started()
+    process.send_signal(number)
+    assert process.communicate(timeout=60) == ('cleaned up\n', 'stopped\n')
+    assert process.returncode == 128 + number
+
+
+def test_a_terminal_that_is_gone_is_told_twice_and_read_by_nobody() -> None:
+    process = started()
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    process.stderr.close()
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) in (128 + signal.SIGHUP, 1)
+
+
+@pytest.mark.skipif(shutil.which('nohup') is None, reason='nohup is not installed')
+def test_nohup_keeps_a_verb_alive() -> None:
+    process = started('nohup')
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=60)[0] == 'cleaned up\n'
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+def running(word: str) -> dict[int, str]:
+    """Return those of the demo's processes that have a word in their command line."""
+    found = {}
+    for folder in Path('/proc').glob('[0-9]*'):
+        try:
+            words = (folder / 'cmdline').read_bytes().decode(errors='replace').split('\0')
+        except OSError:  # it has just ended
+            continue
+        if word in ' '.join(words):
+            found |= {int(folder.name): name for name in PROCESSES
+                      if f'uncertainty_seg.{name}' in words}
+    return found
+
+
+class TestProcesses:
+    """Of ROS, which a verb has started or a person."""
+
+    pytestmark = needs_ros
+
+    @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='reads /proc')
+    @pytest.mark.parametrize('number', [signal.SIGHUP, signal.SIGTERM])
+    def test_a_demo_that_is_ended_leaves_no_process(
+        self, tmp_path: Path, domain: int, number: int
+    ) -> None:
+        bundle = make_tiny_bundle(tmp_path / 'tiny')
+        with (tmp_path / 'log').open('w') as log:
+            demo = subprocess.Popen(
+                [sys.executable, '-m', 'uncertainty_seg', 'demo', '--model', str(bundle), '--out',
+                 str(tmp_path / 'out'), '--duration', '3', '--size', '64x48', '--pace', '0.01',
+                 '--workers', '1'],
+                cwd=ROOT, stdout=log, stderr=log, env=ros_environment(domain))
+        try:
+            end_s = time.monotonic() + 120
+            while sorted(running(str(tmp_path)).values()) != sorted(PROCESSES):
+                assert demo.poll() is None and time.monotonic() < end_s, \
+                    (tmp_path / 'log').read_text()
+                time.sleep(0.1)
+            demo.send_signal(number)
+            assert demo.wait(90) == 128 + number
+            assert running(str(tmp_path)) == {}
+        finally:
+            demo.kill()
+            demo.wait()
+            for pid in running(str(tmp_path)):
+                os.kill(pid, signal.SIGKILL)
+
+    @pytest.mark.parametrize('number', HEEDED)
+    def test_each_signal_closes_the_bag_of_the_recorder(
+        self, tmp_path: Path, domain: int, number: int
+    ) -> None:
+        from std_msgs.msg import Bool
+
+        client = Client(domain)
+        flag = client.node.create_publisher(Bool, '/flag', 10)
+        recorder = Process(['-m', 'uncertainty_seg.ros.recorder', '/flag', '--out',
+                            str(tmp_path / 'bag')], domain, tmp_path / 'log')
+        try:
+            client.watched = recorder
+            client.wait_until(flag.get_subscription_count, 'the recorder to subscribe')
+            client.wait_until(lambda: 'ready' in recorder.output, 'the recorder to be ready')
+            flag.publish(Bool(data=True))
+            client.spin(0.5)  # until it has arrived, which nothing tells
+            assert recorder.interrupt(number) == 0, recorder.output
+            said = json.loads(recorder.output.splitlines()[-1])
+            assert said == {'recorder': 'closed', 'messages': 1}
+        finally:
+            recorder.end()
+            client.close()
+        with BagReader(tmp_path / 'bag') as bag:
+            heard = [one.message.data for one in bag.messages('/flag')
+                     if isinstance(one, BagMessage)]
+        assert heard == [True]
