@@ -4,14 +4,18 @@
 import dataclasses
 import json
 from pathlib import Path
+import shutil
 
 from conftest import make_tiny_bundle, tiny_card, tiny_head, tiny_trunk
+from graph_samples import net, SPEC
 import onnx
 from onnx import helper
 import pytest
 
 from uncertainty_seg.core.model_card import card_from_json, card_to_json
 from uncertainty_seg.errors import CalibrationError, ModelBundleError
+from uncertainty_seg.graph.compile import compile_graph
+from uncertainty_seg.graph.plan import CompileOptions
 from uncertainty_seg.storage.model_bundle import (
     find_bundle,
     load_bundle,
@@ -132,6 +136,27 @@ def test_a_calibration_made_for_other_graphs_is_refused(tiny_bundle: Path) -> No
     write_calibration(bundle, dataclasses.replace(bundle.calibration, model_sha256='0' * 64))
     with pytest.raises(CalibrationError, match='was made for the model 000000000000'):
         load_bundle(str(tiny_bundle))
+
+
+def test_a_calibration_of_another_method_is_refused(tmp_path: Path) -> None:
+    for method in ('mc_dropout', 'single'):
+        made = compile_graph(net('element'), SPEC, CompileOptions(method=method))
+        write_bundle(tmp_path / method, tiny_card(
+            name=method, method=method, class_names=('a', 'b', 'c', 'd'),
+            palette=((0, 0, 0),) * 4, input=SPEC, dropout_sites=made.sites,
+            passes=20 if made.sites else 1, logits_shape=made.logits_shape), made.files)
+    bundle = load_bundle(str(make_tiny_bundle(tmp_path / 'tiny')))
+    assert bundle.calibration is not None
+    passes = load_bundle(str(tmp_path / 'mc_dropout'))
+    write_calibration(passes, dataclasses.replace(
+        bundle.calibration, model_sha256=model_digest(passes.card)))
+    (tmp_path / 'single/SHA256SUMS').unlink()
+    shutil.copy(tmp_path / 'mc_dropout/calibration.json', tmp_path / 'single')
+    other = model_digest(passes.card)[:12]
+    with pytest.raises(CalibrationError, match=(
+            rf'was made for the model {other}, expected \w+, what .single. is by its card: '
+            '.*calibrate the bundle again')):
+        load_bundle(str(tmp_path / 'single'))
 
 
 @pytest.mark.parametrize('change', [

@@ -23,6 +23,7 @@ from uncertainty_seg.backends.gpu.tensorrt_api import TensorRt
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BackendError, BackendUnavailableError
 from uncertainty_seg.storage.model_bundle import load_bundle
+from uncertainty_seg.tools.convert_bundle import convert
 from uncertainty_seg.tools.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,6 +82,18 @@ def test_what_is_built_is_what_the_backend_looks_for(
     assert [entry['gpu'] for entry in said['engines']] == ['Orin', 'Orin']
     assert (said['tensorrt'], said['chunk']) == ('tensorrt 10.3.0', engines.chunking.passes)
     assert (said['bundle'], said['precision']) == ('pipeline', 'fp32')
+
+
+def test_engines_in_bf16_that_nobody_checked_are_built_with_a_word(
+        rig: Rig, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+        caplog: pytest.LogCaptureFixture) -> None:
+    rig.trt = tensorrt('tensorrt_rtx', '1.7.1.116')
+    call(tmp_path / 'engines', capsys)
+    assert 'never checked' not in caplog.text
+    convert('pipeline', tmp_path / 'rough', 'bf16')
+    assert main(['build-engines', str(tmp_path / 'rough'), '--cache',
+                 str(tmp_path / 'engines')]) == 0
+    assert "'rough' was never checked in bf16 on this machine" in caplog.text
 
 
 def test_what_is_there_is_not_built_again(

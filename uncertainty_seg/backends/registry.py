@@ -104,12 +104,25 @@ def open_backend(name: str, bundle: ModelBundle, settings: Settings) -> Backend:
 
     """
     if name == AUTO:
-        return _open_best(bundle, settings)
+        return _with_its_check(_open_best(bundle, settings), bundle, settings)
     if name in OPENERS:
         _require_passes(name, settings)
     if name not in OPENERS:
         raise ConfigError(f'backend is {name!r}', f'one of {", ".join((AUTO, *OPENERS))}')
-    return OPENERS[name](bundle, settings)
+    return _with_its_check(OPENERS[name](bundle, settings), bundle, settings)
+
+
+def _with_its_check(backend: Backend, bundle: ModelBundle, settings: Settings) -> Backend:
+    """Say what the self-check found where that matters; a backend that is refused is closed."""
+    from uncertainty_seg.backends.gpu.self_check_record import warn_of_rough
+
+    precision = precision_of(bundle.card, settings.precision)
+    try:
+        warn_of_rough(bundle.card, backend, precision)
+    except BackendUnavailableError:
+        backend.close()
+        raise
+    return backend
 
 
 def open_pipeline(

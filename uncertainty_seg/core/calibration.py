@@ -203,9 +203,10 @@ class Promise:
         Blocks that count as independent, and the frames in them.
     bound : float
         What conformal risk control found, at most alpha.
-    accepted, accepted_and_bad : float
-        Shares of the calibration frames; see `Calibration.num_folds`.
-    bad_if_accepted_upper : float
+    accepted, accepted_and_bad : float, optional
+        Shares of the calibration frames; see `Calibration.num_folds`. None where the limits were
+        carried over, since nobody measured them of this network.
+    bad_if_accepted_upper : float, optional
         P(bad | accepted) is not above this, with 95 % confidence (Clopper-Pearson, shared among
         all the limits that the same frames could have chosen, where they did). Of blocks with an
         accepted frame, it is the share that has a bad one, so that each such block counts alike.
@@ -218,9 +219,9 @@ class Promise:
     num_blocks: int
     num_frames: int
     bound: float
-    accepted: float
-    accepted_and_bad: float
-    bad_if_accepted_upper: float
+    accepted: float | None
+    accepted_and_bad: float | None
+    bad_if_accepted_upper: float | None
 
     def __post_init__(self) -> None:
         """Refuse a promise that is none."""
@@ -229,6 +230,37 @@ class Promise:
             raise CalibrationError(
                 f'a promise of {self.alpha}: bound {self.bound} or limits {wrong} out of range',
                 'limits between 0 and 1, a bound of at most alpha', _FIX)
+
+
+def without_shares(promise: Promise) -> Promise:
+    """Return a promise without what was measured: that of a network nobody had labels for."""
+    return dataclasses.replace(promise, accepted=None, accepted_and_bad=None,
+                               bad_if_accepted_upper=None)
+
+
+@dataclass(frozen=True)
+class CarriedFrom:
+    """
+    Where limits were carried over from, and what that was measured on.
+
+    Attributes
+    ----------
+    bundle, precision, model_sha256 : str
+        Name of the calibrated bundle, its precision and digest. What its labels gave is its own:
+        frames and blocks of the promises, temperature, distances, limits of scores outside the
+        gate.
+    num_images : int
+        Images without labels that both were run on.
+    accepted : mapping of str to (float, float)
+        Shares of these that the bundle and this network accept, by alpha as text.
+
+    """
+
+    bundle: str
+    precision: str
+    model_sha256: str
+    num_images: int
+    accepted: Mapping[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -285,6 +317,8 @@ class Calibration:
     carried_error : float
         In [0, 1), what is to be added to each alpha, since the limits were carried over from
         another precision of the network; not in the file where it is 0.
+    carried_from : CarriedFrom, optional
+        That network; not in the file where there is none, nor in one of an older release.
 
     """
 
@@ -315,6 +349,7 @@ class Calibration:
     mask_draw: str = INDEPENDENT
     reductions: tuple[str, ...] = ('exact',)  # as all were before there was another
     carried_error: float = 0.0
+    carried_from: CarriedFrom | None = None
 
     def __post_init__(self) -> None:
         """Refuse limits that could never be judged."""
@@ -379,6 +414,10 @@ def calibration_to_json(calibration: Calibration) -> str:
         del facts['mask_draw']
     if not calibration.carried_error:
         del facts['carried_error']
+    if calibration.carried_from is None:
+        del facts['carried_from']
+    else:
+        facts['carried_from'] = dataclasses.asdict(calibration.carried_from)
     facts['promises'] = [dataclasses.asdict(promise) for promise in calibration.promises]
     if calibration.density is not None:
         facts['density'] = json.loads(density_to_json(calibration.density))
@@ -420,15 +459,24 @@ def _value_text(key: str, value: object) -> str:
 
 def _from_facts(raw: dict[str, Any]) -> Calibration:
     density, family = raw.pop('density', None), raw.pop('family', None)
-    steps = raw.pop('pass_steps', None)
+    steps, source = raw.pop('pass_steps', None), raw.pop('carried_from', None)
+    promises = tuple(Promise(**promise) for promise in raw.get('promises', ()))
+    if raw.get('carried_error'):  # older releases kept the shares of the other network
+        promises = tuple(map(without_shares, promises))
     return Calibration(**{
-        **raw, 'gate_scores': tuple(raw['gate_scores']),
-        'promises': tuple(Promise(**promise) for promise in raw.get('promises', ())),
+        **raw, 'gate_scores': tuple(raw['gate_scores']), 'promises': promises,
         'reductions': tuple(raw.get('reductions', ('exact',))),
         'density': density and density_from_json(json.dumps(density)),
         'family': family and RankFamily.from_facts(family),
         'pass_steps': steps and steps_from_facts(steps),
+        'carried_from': source and _carried_from(source),
     })
+
+
+def _carried_from(facts: Mapping[str, Any]) -> CarriedFrom:
+    shares = {alpha: (float(first), float(second))
+              for alpha, (first, second) in facts['accepted'].items()}
+    return CarriedFrom(**{**facts, 'accepted': shares})
 
 
 def mask_digest(ignore: NDArray[np.bool_] | None) -> str:

@@ -123,6 +123,14 @@ def why(err: Exception) -> str:
     return ' '.join(text.split()) or type(err).__name__
 
 
+def json_fault(err: Exception) -> str:
+    """Return why a file is no JSON that can be read, without Python's words for it."""
+    if isinstance(err, json.JSONDecodeError):
+        return f'it is damaged at line {err.lineno}, column {err.colno}' if err.doc.strip() \
+            else 'it is empty'
+    return 'it is no text in UTF-8' if isinstance(err, UnicodeDecodeError) else why(err)
+
+
 def parse_json(content: bytes | str, **options: Any) -> Any:
     """Parse JSON as `json.loads` does; ValueError also if it is too deep."""
     try:

@@ -18,7 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from uncertainty_seg.errors import DatasetError
-from uncertainty_seg.storage.foreign_files import MAX_JSON_BYTES, parse_json, read_bytes, why
+from uncertainty_seg.storage.foreign_files import (
+    json_fault,
+    MAX_JSON_BYTES,
+    parse_json,
+    read_bytes,
+)
 from uncertainty_seg.storage.whole_files import replace_file
 
 REVIEW_FILE = 'review.json'
@@ -160,11 +165,6 @@ def _refuse_export(folder: Path) -> None:
 def _read(path: Path) -> Any:
     try:
         return parse_json(read_bytes(path, MAX_JSON_BYTES))
-    except json.JSONDecodeError as err:
-        reason = f'it is damaged at line {err.lineno}, column {err.colno}' \
-            if err.doc.strip() else 'it is empty'
-    except UnicodeDecodeError:
-        reason = 'it is no text in UTF-8'
     except (OSError, ValueError) as err:
-        reason = why(err)
-    raise DatasetError(f'{path} cannot be read as JSON ({reason})', 'a file as it was written')
+        raise DatasetError(f'{path} cannot be read as JSON ({json_fault(err)})',
+                           'a file as it was written') from err

@@ -10,6 +10,7 @@ left as it is. TensorRT-RTX also builds for GPUs that are not here.
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 import re
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.tools.arguments import add_settings, print_json, settings_from_args
 
+_log = logging.getLogger(__name__)
 _NAMES = ('precision', 'reduction', 'passes', 'memory_budget_mb', 'trusted_keys')
 
 
@@ -35,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     """Build what is missing, and say what is there."""
     from uncertainty_seg.backends.gpu.bundle_engines import work_ahead, work_here
     from uncertainty_seg.backends.gpu.engine_cache import EngineCache
+    from uncertainty_seg.backends.gpu.self_check_record import check_remark
     from uncertainty_seg.core.settings import INFINITE_PASSES, precision_of
     from uncertainty_seg.storage.model_bundle import load_bundle
 
@@ -49,6 +52,9 @@ def run(args: argparse.Namespace) -> int:
     engines = [entry for index, work in enumerate(works)
                for entry in _build(work, cache, f'{index + 1}/{len(works)}')]
     first = works[0]
+    if precision_of(bundle.card, settings.precision) == 'bf16' and \
+            (remark := check_remark(bundle.card, 'bf16', cache.folder)):
+        _log.warning('%s', remark)
     print_json({
         'bundle': bundle.card.name, 'precision': precision_of(bundle.card, settings.precision),
         'tensorrt': f'{first.trt.name} {first.trt.version}',

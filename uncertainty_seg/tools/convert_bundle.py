@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 import dataclasses
+import logging
 from pathlib import Path
 
 from uncertainty_seg.core.arrays import ImageU8
@@ -23,6 +24,7 @@ from uncertainty_seg.tools.arguments import call_with, print_json, whole_number
 MISUSE = (DatasetError, GraphError, ModelBundleError)
 _QUANTISERS = ('onnxruntime', 'nncf')
 _MOST_IMAGES = 100
+_log = logging.getLogger(__name__)
 
 
 def convert(
@@ -116,6 +118,16 @@ def convert_bundle(
     return write_bundle(out, changed, files)
 
 
+def _warn_of_check(source: str, made: ModelBundle) -> None:
+    """Say what is known here of the network in this precision: a failed check, or none at all."""
+    from uncertainty_seg.backends.gpu.self_check_record import check_remark
+    from uncertainty_seg.opening import as_bundle
+
+    known = [check_remark(card, made.card.precision)
+             for card in (as_bundle(source).card, made.card)]
+    _log.warning('%s', next((one for one in known if ' failed its self-check' in one), known[1]))
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument('bundle', help='shipped name or folder')
@@ -133,6 +145,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Convert, and say what to do next."""
     made = call_with(convert, args)
+    if made.card.precision == 'bf16':
+        _warn_of_check(args.bundle, made)
     print_json({'bundle': str(args.out), 'precision': made.card.precision,
                 'next': f'uncertainty_seg calibrate {args.out} --data DATA'})
     return 0

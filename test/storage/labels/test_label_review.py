@@ -667,15 +667,38 @@ def test_a_damaged_record_is_one_sentence_without_python(
      '(a value is of another type, or out of range)'),
     ('label-studio', 'export.json', lambda c: c[0]['annotations'][0].pop('result'),
      '("result" is missing)'),
+    ('fiftyone', 'samples.json', lambda c: c.pop('samples'), '("samples" is missing)'),
+    ('fiftyone', 'samples.json', lambda c: c['samples'][0].update(tags=None),
+     '(a value is of another type, or out of range)'),
+    ('fiftyone', 'samples.json', lambda c: c['samples'][0].update(filepath='elsewhere.png'),
+     "samples.json has labels of 'elsewhere.png', which is not in "),
+    *(('fiftyone', 'samples.json', lambda c, mask=mask: c['samples'][0].update(
+        ground_truth=mask), words) for mask, words in (
+            ({'mask': {'$binary': {'base64': '=='}}}, 'raw.png cannot be unpacked, expected'),
+            ({'mask': {'$binary': {'base64': 'eJwDAAAAAAE='}}}, 'raw.png cannot be unpacked'),
+            ({'mask': {'$binary': {}}}, '("base64" is missing)'),
+            (packed(np.zeros((HEIGHT, WIDTH), np.float32)), 'raw.png is 19200 bytes of float32'),
+            (packed(np.full((HEIGHT, WIDTH), 300)), 'raw.png has ids beyond 0 to 255'))),
+    *((kind, file, None, 'cannot be read as JSON (it is damaged at line 1, column 2)')
+      for kind, file in (('coco', COCO_FILE), ('labelme', 'images/dive 0_0000.raw.json'),
+                         ('label-studio', 'export.json'), ('fiftyone', 'samples.json'))),
+    ('fiftyone', 'frames.json', lambda c: c.update(frames=None), '("frames" is no list)'),
+    ('fiftyone', 'frames.json', lambda c: c.update(frames=[None]), '(a frame is no object'),
+    ('fiftyone', 'frames.json', lambda c: c['frames'][0].pop('dive'), '("dive" of a frame is'),
+    ('fiftyone', 'frames.json', lambda c: c['frames'][0].update(more=1), 'the field "more")'),
 ])
 def test_damaged_labels_are_one_sentence_without_python(
-    kind: str, file: str, change: Callable[[Any], object], words: str,
+    kind: str, file: str, change: Callable[[Any], object] | None, words: str,
     frames: list[LabelFrame], out: Path, capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_export(out, kind, frames, CLASSES)
     labels = corrected(out, kind)
-    edit_json(out / file, change)
-    assert main(['import-labels', str(labels), str(out.parent / 'train'), '--format', kind]) == 2
+    if change is None:
+        (out / file).write_text('{')
+    else:
+        edit_json(out / file, change)
+    assert main(['import-labels', str(labels), str(out.parent / 'train'), '--frames', str(out),
+                 '--format', kind]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line and not OF_PYTHON.search(line)
 

@@ -15,6 +15,11 @@ from onnx import helper, numpy_helper
 import pytest
 
 from uncertainty_seg.backends.registry import open_pipeline
+from uncertainty_seg.core.calibration import (
+    calibration_from_json,
+    calibration_to_json,
+    CarriedFrom,
+)
 from uncertainty_seg.core.model_card import card_from_json
 from uncertainty_seg.core.settings import settings_from_dict
 from uncertainty_seg.errors import BackendUnavailableError, CalibrationError, ConfigError
@@ -106,7 +111,7 @@ def test_a_further_frame_passes_alone_as_often_as_stated_at_most() -> None:
 
 
 def test_the_variant_accepts_only_what_the_bundle_accepts_and_says_what_it_promises(
-    made: Path, capsys: pytest.CaptureFixture[str]
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
     assert main(['calibrate', str(made / 'half'), '--like', str(made / 'tiny'), '--data',
@@ -130,6 +135,31 @@ def test_the_variant_accepts_only_what_the_bundle_accepts_and_says_what_it_promi
                                                        strict=True))
     for old, new in zip(before.promises, after.promises, strict=True):
         assert all(new.limits[name] <= limit for name, limit in old.limits.items())
+        # What nobody measured of the variant is not said of it; what was, is.
+        assert (new.accepted, new.accepted_and_bad, new.bad_if_accepted_upper) == (None,) * 3
+        assert isinstance(old.accepted, float) and isinstance(old.bad_if_accepted_upper, float)
+    source = after.carried_from
+    assert source == CarriedFrom('tiny', 'fp32', before.model_sha256, 150, source.accepted)
+    assert {alpha: [round(share, 4) for share in of] for alpha, of in source.accepted.items()} \
+        == {alpha: [of['bundle'], of['variant']] for alpha, of in line['accepted'].items()}
+    page = tmp_path / 'page.html'
+    assert main(['evaluate', str(made / 'half'), str(made / 'fresh'), '--report',
+                 str(page), *RUN]) == 0
+    assert 'carried over from tiny in fp32: 0.02 is to be added to what is promised' in \
+        page.read_text()
+
+
+def test_shares_that_an_older_release_kept_of_the_other_network_are_not_read(made: Path) -> None:
+    facts = json.loads((made / 'tiny/calibration.json').read_text())
+    assert facts['promises'][0]['accepted'] > 0
+    bundle = load_bundle(str(made / 'tiny'))
+    assert bundle.calibration is not None
+    older = calibration_to_json(replace(bundle.calibration, carried_error=0.01))
+    read = calibration_from_json(older)
+    assert json.loads(older)['promises'][0]['accepted'] > 0 and read.carried_from is None
+    assert read.promises == tuple(replace(promise, accepted=None, accepted_and_bad=None,
+                                          bad_if_accepted_upper=None)
+                                  for promise in bundle.calibration.promises)
 
 
 def test_a_network_with_other_labels_and_images_of_other_water_are_refused(
@@ -168,6 +198,7 @@ def test_what_was_carried_over_twice_adds_up(made: Path, tmp_path: Path) -> None
     twice = carry_over(half, replace(half, calibration=once, features=tiny.features),
                        made / 'val', settings, 0.02).calibration
     assert (once.carried_error, twice.carried_error) == (0.05, pytest.approx(0.07))
+    assert twice.carried_from and twice.carried_from.bundle == 'half'
     with pytest.raises(BackendUnavailableError, match='computes graphs of fp16 in float32'):
         carry_over(half, tiny, made / 'val', settings_from_dict({**BASE, 'backend': 'openvino'}))
 

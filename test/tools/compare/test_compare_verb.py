@@ -8,6 +8,7 @@ from dataclasses import replace
 import io
 import json
 from pathlib import Path
+import re
 import shutil
 from typing import Any
 
@@ -22,8 +23,10 @@ import pytest
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.uncertainty import maps_from_logits
 from uncertainty_seg.storage.folds import fold_of, write_folds
-from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
+from uncertainty_seg.storage.labelled_folder import load_folder
+from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle, write_calibration
 from uncertainty_seg.storage.review_record import CONTROL, FrameReview, SELECTED, write_review
+from uncertainty_seg.tools.calibrate.labelled_pairs import data_digest
 from uncertainty_seg.tools.compare import run
 from uncertainty_seg.tools.compare.contenders import (
     as_given,
@@ -118,10 +121,32 @@ def test_selected_frames_are_left_aside_where_others_were_drawn_by_chance(
     alone, both = (call(place / 'tiny', data, *words)[1] for data in (place / 'val', mixed))
     assert len(stems) == 50 and '20 of 50 frames of' in caplog.text
     assert both['facts']['frames'].startswith('30 in ') and both['rows'] == alone['rows']
+    assert '20 of 50 frames of' in both['notes'][0]
+    assert both['notes'][1:] == alone['notes']
     write_review(mixed, {stem: FrameReview(True, 'corrected', SELECTED) for stem in stems})
     caplog.clear()
-    assert call(place / 'tiny', mixed, *words)[1]['facts']['frames'].startswith('50 in ')
+    page = ('--html', tmp_path / 'page.html')
+    assert call(place / 'tiny', mixed, *words, *page)[1]['facts']['frames'].startswith('50 in ')
     assert 'all 50 frames of' in caplog.text
+    # Whoever gets the page alone reads it too, as a warning.
+    assert re.search(r'<p class="warning">All 50 frames of [^<]* were selected by their scores: '
+                     r'shares of them are not those of a dive\.</p>', page[1].read_text())
+
+
+def test_a_bundle_that_was_calibrated_on_these_images_says_so(
+    place: Path, tmp_path: Path, free: None
+) -> None:
+    fitted = shutil.copytree(place / 'tiny', tmp_path / 'fitted')
+    bundle = load_bundle(fitted)
+    assert bundle.calibration is not None
+    digest = data_digest(load_folder(place / 'val', 'val'))
+    write_calibration(bundle, replace(bundle.calibration, data_sha256=digest))
+    sentence = 'tiny was calibrated on these images: its temperature'
+    words, page = ('--cache', tmp_path / 'c', *FAST), tmp_path / 'page.html'
+    found = call(fitted, place / 'val', *words, '--html', page)[1]
+    assert sum(sentence in note for note in found['notes']) == 1 and sentence in page.read_text()
+    write_folder(tmp_path / 'others', 30, 7)
+    assert sentence not in str(call(fitted, tmp_path / 'others', *words)[1])
 
 
 def test_the_deterministic_pass_has_no_disagreement_and_the_masks_of_none(place: Path) -> None:

@@ -205,12 +205,20 @@ BOUNDED: dict[str, tuple[End, int, str]] = {
     'one by one': (lambda x, z: torch.cat([z[:, :1].tanh(), z[:, 1:].erf()], 1), 3,
                    'from Erf and Tanh'),
     'sigmoid in percent': (lambda x, z: 100 * z.sigmoid(), 3, r'from Sigmoid.*\[0, 100\]'),
+    'features of length 1': (lambda x, z: F.normalize(z, dim=1), 3,
+                             'has the length 1 over the classes at every pixel'),
+    'resized features of length 1': (
+        lambda x, z: resized(F.normalize(z, dim=1), x.shape[2:]), 3, 'has the length 1 over'),
+    'features of length 1, planes last': (
+        lambda x, z: F.normalize(z, dim=1).permute(0, 2, 3, 1), 3, 'has the length 1 over'),
+    'features of length 16': (lambda x, z: 16 * F.normalize(z, dim=1), 3, 'the length 16 over'),
+    'a sign': (lambda x, z: F.normalize(z, dim=1), 1, 'has the length 1 over'),
 }
 
 
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('end', BOUNDED)
-def test_what_cannot_leave_a_small_range_is_refused_or_declared_logits(
+def test_what_is_bounded_as_no_logits_are_is_refused_or_declared_logits(
     tmp_path: Path, end: str
 ) -> None:
     function, channels, words = BOUNDED[end]
@@ -232,6 +240,11 @@ LOGITS: dict[str, End] = {
     'a gate': lambda x, z: z * z.flip(1).sigmoid(),
     'gelu': lambda x, z: F.gelu(z),
     'small as they are': lambda x, z: z / 100,
+    'cosines to the classes': lambda x, z: F.conv2d(
+        F.normalize(z, dim=1), 2 * torch.linspace(-1, 2, 9).sin().view(3, 3, 1, 1)),
+    'a LayerNorm over the classes': lambda x, z: F.layer_norm(
+        z.permute(0, 2, 3, 1), (3,)).permute(0, 3, 1, 2),
+    'nearly one length': lambda x, z: F.normalize(z, dim=1) * (1 + z[:, :1].sigmoid() / 1000),
     'an activation before a convolution': lambda x, z: F.conv2d(
         z.tanh(), 0.2 * torch.eye(3)[..., None, None]),
 }

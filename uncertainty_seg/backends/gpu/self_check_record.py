@@ -2,9 +2,10 @@
 """
 The results of `uncertainty_seg self-check` on this machine, in the folder of the engines.
 
-A backend that failed for a model in a precision is not opened for the node again until it passes;
-one whose precision needs a check is not opened before it has passed. A record is valid for these
-graphs, this version of the runtime, this precision and this device only.
+TensorRT is not opened again for a model and a precision in which it failed, until it passes; where
+the precision needs a check it is not opened before it has passed. bf16 on a processor is opened
+with a warning. A record is valid for these graphs, this version of the runtime, this precision and
+this device only.
 
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 import hashlib
 import json
 import logging
@@ -32,6 +33,10 @@ _MODULES = {
     'openvino': 'openvino', 'onnxruntime': 'onnxruntime', 'onnxruntime_cuda': 'onnxruntime',
     'onnxruntime_tensorrt': 'onnxruntime',
 }
+# What only says how far the maps lie from those in float32. A network in bf16 is another one: it
+# may fail these, and be calibrated as what it is.
+DIFFERENCES = ('label_share', 'vote_share', 'mean', 'quantile', 'largest', 'score')
+ROUGH = 'bf16'
 _log = logging.getLogger(__name__)
 _is_checking: ContextVar[bool] = ContextVar('is_checking', default=False)
 
@@ -74,6 +79,9 @@ class SelfCheckKey:
         """Return the key in the file."""
         return ' '.join((self.graphs[:16], self.backend, self.version, self.precision,
                          self.device.replace(' ', '_'))).rstrip()
+
+
+_KEY_FIELDS = {field.name for field in fields(SelfCheckKey)}
 
 
 @dataclass(frozen=True)
@@ -168,6 +176,48 @@ def require_not_failed(
             f'{what} was never checked on this model', 'a self-check that passed',
             'run uncertainty_seg self-check, or choose another precision',
         )
+
+
+def warn_of_rough(card: ModelCard, backend: Backend, precision: str) -> None:
+    """
+    Say what the self-check found of a backend that computes in bf16 on a processor.
+
+    Raises BackendUnavailableError if it found more than differences from float32, as values that
+    are not finite or change from run to run. Never inside `checking`.
+    """
+    if precision != ROUGH or backend.name not in _MODULES or _is_checking.get():
+        return
+    key = key_of(card, backend, precision)
+    record = read_record(key)
+    if record is not None and not set(record.failed) <= set(DIFFERENCES):
+        require_not_failed(key)
+    if remark := _remark(card.name, precision, record):
+        _log.warning('%s', remark)
+
+
+def check_remark(card: ModelCard, precision: str, folder: Path | None = None) -> str:
+    """Say that no backend of this machine passed its check, or one failed; empty otherwise."""
+    graphs = SelfCheckKey.of(card, '', '', precision).graphs
+    keys = [SelfCheckKey(**found['key']) for found in _read(folder or cache_folder()).values()
+            if isinstance(found, dict) and isinstance(found.get('key'), dict)
+            and {*found['key']} == _KEY_FIELDS
+            and (found['key']['graphs'], found['key']['precision']) == (graphs, precision)]
+    records = [record for key in keys if (record := read_record(key, folder)) is not None]
+    return _remark(card.name, precision, min(records, key=lambda one: one.is_passed, default=None))
+
+
+def _remark(name: str, precision: str, record: SelfCheckRecord | None) -> str:
+    if record is None:
+        return (f'{name!r} was never checked in {precision} on this machine, where its masks may '
+                'not be those in float32: run uncertainty_seg self-check before it is relied on')
+    if record.is_passed:
+        return ''
+    measured = record.report.get('checks', {}).get('label_share', {}).get('measured')
+    labels = f', with other labels at {measured:.1%} of the pixels' \
+        if isinstance(measured, float) else ''
+    return (f'{name!r} failed its self-check in {precision} on this machine ('
+            f'{", ".join(record.failed)}{labels}): only limits that were calibrated in '
+            f'{precision} on labelled images hold for such masks')
 
 
 @contextmanager

@@ -38,7 +38,7 @@ from uncertainty_seg.storage.labels.frames import (
     write_image,
     write_mask,
 )
-from uncertainty_seg.storage.labels.regions import LabelCanvas, Labelled, MALFORMED
+from uncertainty_seg.storage.labels.regions import damage, LabelCanvas, Labelled, MALFORMED
 
 FIELD, HEATMAP = 'prediction', 'uncertainty'
 # A field of the labeller's own has precedence over our corrected one.
@@ -87,7 +87,7 @@ def read_labels(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
             yield from canvas.labelled(
                 f'{MARK} in FiftyOne' if _is_marked(sample['tags'], row) else '')
     except _DAMAGE as err:
-        raise DatasetError(f'{file} is no FiftyOneDataset ({err!s:.200})',
+        raise DatasetError(f'{file} is no FiftyOneDataset ({damage(err)})',
                            'what dataset.export writes as fo.types.FiftyOneDataset') from err
 
 
@@ -155,20 +155,27 @@ def _mask(
 def _unpacked(text: str, row: FrameRow) -> LabelMap:
     """Undo FiftyOne's packing of an array: base64 of zlib of the .npy of numpy."""
     size = row.height * row.width
-    # 8 bytes a pixel and a header; what expands to more is not of this frame.
-    content = zlib.decompressobj().decompress(base64.b64decode(text), 8 * size + 4096)
-    data = io.BytesIO(content)
-    if np.lib.format.read_magic(data) != (1, 0):
-        raise ValueError(f'the mask of {row.file} is of another version')
-    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(data)
+    try:
+        # 8 bytes a pixel and a header; what expands to more is not of this frame.
+        content = zlib.decompressobj().decompress(base64.b64decode(text), 8 * size + 4096)
+        data = io.BytesIO(content)
+        if np.lib.format.read_magic(data) != (1, 0):
+            raise ValueError('another version of .npy')
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(data)
+    except (ValueError, zlib.error) as err:  # base64's is one, and so are numpy's
+        raise _wrong_mask(row, 'cannot be unpacked') from err
     if shape != (row.height, row.width):
         raise DatasetError(f'the labels of {row.file} are {"x".join(map(str, shape[::-1]))}',
                            f'the {row.width}x{row.height} of its image',
                            'label the images of the export in their own size')
     rest = data.read()
     if dtype.kind not in 'uib' or len(rest) != size * dtype.itemsize:
-        raise ValueError(f'the mask of {row.file} is {len(rest)} bytes of {dtype}')
+        raise _wrong_mask(row, f'is {len(rest)} bytes of {dtype}')
     values = np.frombuffer(rest, dtype).reshape(shape, order='F' if is_fortran else 'C')
     if values.min() < 0 or values.max() > 255:
-        raise ValueError(f'the mask of {row.file} has ids beyond 0 to 255')
+        raise _wrong_mask(row, 'has ids beyond 0 to 255')
     return np.ascontiguousarray(values, np.uint8)
+
+
+def _wrong_mask(row: FrameRow, what: str) -> DatasetError:
+    return DatasetError(f'the mask of {row.file} {what}', 'class ids, as FiftyOne packs an array')

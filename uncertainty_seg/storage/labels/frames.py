@@ -29,6 +29,7 @@ from uncertainty_seg.core.image_codec import decode, decode_unchanged, ImageFile
 from uncertainty_seg.core.settings import MAX_PIXELS
 from uncertainty_seg.errors import DatasetError, ImageError
 from uncertainty_seg.storage.foreign_files import (
+    json_fault,
     MAX_IMAGE_BYTES,
     MAX_JSON_BYTES,
     open_zip,
@@ -212,7 +213,7 @@ class ExportedFrames:
             places = [self.folder / name / row.file for name in (IMAGES, DATA)]
             return read_bytes(next((place for place in places if place.is_file()), places[0]))
         except ZIP_ERRORS as err:
-            raise DatasetError(f'image {row.file} of {self.folder} cannot be read ({err})',
+            raise DatasetError(f'image {row.file} of {self.folder} cannot be read ({why(err)})',
                                'the images of the export') from err
 
 
@@ -258,10 +259,26 @@ def read_table(folder: Path) -> ExportedFrames:
             or content.get('version') not in (TABLE_VERSION, *OLDER_VERSIONS):
         raise DatasetError(f'{path} is of another version', str(TABLE_VERSION), 'export again')
     try:
-        rows = {row.stem: row for row in (FrameRow(**item) for item in content['frames'])}
-    except (KeyError, TypeError, ValueError) as err:
+        if not isinstance(content.get('frames'), list):
+            raise ValueError('"frames" is no list')
+        rows = {row.stem: row for row in map(_frame_row, content['frames'])}
+    except (TypeError, ValueError) as err:
         raise DatasetError(f'{path} is damaged ({err})', 'what export-labels wrote') from err
     return ExportedFrames(folder, read_classes(path), rows)
+
+
+def _frame_row(item: Any) -> FrameRow:
+    """Make a row of what JSON has of it; ValueError or TypeError with the reason."""
+    if not isinstance(item, dict):
+        raise ValueError('a frame is no object of names and values')
+    known = {field.name: field.default for field in dataclasses.fields(FrameRow)}
+    strange = sorted(set(item) - set(known))
+    missing = [name for name, default in known.items()
+               if default is dataclasses.MISSING and name not in item]
+    if strange or missing:
+        raise ValueError(f'a frame has the field "{strange[0]:.40}"' if strange else
+                         f'"{missing[0]}" of a frame is missing')
+    return FrameRow(**item)
 
 
 def classes_as_json(classes: ClassTable) -> dict[str, Any]:
@@ -292,8 +309,8 @@ def read_json(path: Path) -> Any:
     try:
         return parse_json(read_bytes(path, MAX_JSON_BYTES).decode('utf-8'))
     except (OSError, ValueError) as err:
-        raise DatasetError(f'{path} cannot be read as JSON ({err})', 'an export of labels') \
-            from err
+        raise DatasetError(f'{path} cannot be read as JSON ({json_fault(err)})',
+                           'an export of labels') from err
 
 
 def encoded_png(pixels: NDArray[np.uint8]) -> bytes:

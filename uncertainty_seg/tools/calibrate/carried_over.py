@@ -25,7 +25,14 @@ from numpy.typing import NDArray
 from uncertainty_seg.backends.registry import require_rounding
 from uncertainty_seg.core.arrays import ImageU8, LabelMap
 from uncertainty_seg.core.bundle import ModelBundle, reduction_of
-from uncertainty_seg.core.calibration import Calibration, LOWEST_LIMIT, mask_digest, Promise
+from uncertainty_seg.core.calibration import (
+    Calibration,
+    CarriedFrom,
+    LOWEST_LIMIT,
+    mask_digest,
+    Promise,
+    without_shares,
+)
 from uncertainty_seg.core.settings import BUNDLE_PRECISION, precision_of, Settings
 from uncertainty_seg.errors import CalibrationError, ConfigError
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
@@ -106,8 +113,9 @@ def carry_over(
     Returns
     -------
     CarriedOver
-        The calibration has the source's promises with lower limits, and `carried_error`, to which
-        that of the source is added.
+        The calibration has the source's promises with lower limits and without the shares that
+        were measured of the source, `carried_error`, to which that of the source is added, and
+        `carried_from`.
 
     Raises
     ------
@@ -144,12 +152,10 @@ def carry_over(
     differ = np.array([float(np.mean(one != other)) for one, other
                        in zip(masks, other_masks, strict=True)])
     for promise in made.promises:
-        _require_accepted(promise, float(accepted_by(original, promise.limits).mean()))
+        _require_accepted(promise, made, float(accepted_by(original, promise.limits).mean()))
     margins = {promise.alpha: margins_of(promise.limits, original, changed, error,
                                          differ > MOST_LABELS) for promise in made.promises}
     promises = tuple(_lowered(promise, margins[promise.alpha]) for promise in made.promises)
-    carried = replace(described, promises=promises, carried_error=made.carried_error + error,
-                      thresholds={**made.thresholds, **promises[-1].limits})
     accepted = {old.alpha: (float(accepted_by(original, old.limits).mean()),
                             float(accepted_by(changed, new.limits).mean()))
                 for old, new in zip(made.promises, promises, strict=True)}
@@ -159,6 +165,11 @@ def carry_over(
                 f'at alpha {alpha:g} the variant would accept {after:.1%} of the images, and '
                 f'{source.card.name!r} accepts {before:.1%}', 'nearly the same network',
                 'calibrate the variant on labelled images')
+    carried = replace(
+        described, promises=promises, carried_error=made.carried_error + error,
+        thresholds={**made.thresholds, **promises[-1].limits}, carried_from=CarriedFrom(
+            source.card.name, made.precision, made.model_sha256, len(images),
+            {f'{alpha:g}': shares for alpha, shares in accepted.items()}))
     return CarriedOver(carried, margins, len(images), accepted, float(differ.mean()))
 
 
@@ -168,11 +179,14 @@ def distinct(images: Iterable[ImageU8]) -> list[ImageU8]:
                  for image in images}.values())
 
 
-def _require_accepted(promise: Promise, share: float) -> None:
-    if share < _LEAST_ACCEPTED * promise.accepted:
+def _require_accepted(promise: Promise, made: Calibration, share: float) -> None:
+    known = promise.accepted
+    if known is None and made.carried_from is not None:  # what it accepted when it was carried
+        known = made.carried_from.accepted.get(f'{promise.alpha:g}', (0.0, 0.0))[1]
+    if known is not None and share < _LEAST_ACCEPTED * known:
         raise CalibrationError(
             f'at alpha {promise.alpha:g} {share:.1%} of the images are accepted, and of those of '
-            f'the calibration {promise.accepted:.1%} were', 'images like those',
+            f'the calibration {known:.1%} were', 'images like those',
             'give images of the same water and camera')
 
 
@@ -268,7 +282,7 @@ def _lowered(promise: Promise, margins: Mapping[str, float]) -> Promise:
         raise CalibrationError(
             f'the limit {promise.limits[wrong[0]]:.3g} of {wrong[0]} would have to fall by '
             f'{margins[wrong[0]]:.3g}', 'less', 'calibrate the variant on labelled images')
-    return replace(promise, limits=limits)
+    return without_shares(replace(promise, limits=limits))
 
 
 def accepted_by(scores: Columns, limits: Mapping[str, float]) -> NDArray[np.bool_]:

@@ -92,27 +92,37 @@ def drawn_frames(data: LabelledFolder, folder: Path, needs_some: bool = True) ->
         If `needs_some` and every frame was selected.
 
     """
+    drawn, remark = without_selected(data, folder)
+    if drawn is data and remark and needs_some:
+        raise DatasetError(
+            f'all {len(data.stems)} frames of {folder} were selected by their scores',
+            'frames that were drawn by chance, since the share of bad masks among selected ones '
+            'is not that of a dive',
+            'label control frames of the frame log (export-labels --reasons control) or of a '
+            'random selection (select --strategy random --min-distance 0)')
+    if remark:
+        _log.warning('%s', remark)
+    return drawn
+
+
+def without_selected(data: LabelledFolder, folder: Path) -> tuple[LabelledFolder, str]:
+    """
+    Return the frames that were drawn by chance, all if there are none, and a remark on the others.
+
+    The remark is empty if no frame is known to be selected.
+    """
     reviews = read_review(folder) or {}
     drawn = [row for row, stem in enumerate(data.stems)
              if stem not in reviews or reviews[stem].origin == CONTROL]
     count, every = len(data.stems) - len(drawn), len(data.stems)
     if count == 0:
-        return data
-    if not drawn and needs_some:
-        raise DatasetError(
-            f'all {every} frames of {folder} were selected by their scores',
-            'frames that were drawn by chance, since the share of bad masks among selected ones '
-            'is not that of a dive',
-            'label control frames of the frame log (export-labels --reasons control) or of a '
-            'random selection (select --strategy random --min-distance 0)')
+        return data, ''
     if not drawn:
-        _log.warning('all %d frames of %s were selected by their scores: shares of them are not '
-                     'those of a dive', every, folder)
-        return data
-    _log.warning('%d of %d frames of %s are left aside, since they were selected by their scores; '
-                 'the %d that were drawn by chance stand for the dive', count, every, folder,
-                 len(drawn))
-    return subset(data, drawn)
+        return data, (f'all {every} frames of {folder} were selected by their scores: shares of '
+                      'them are not those of a dive')
+    return subset(data, drawn), (
+        f'{count} of {every} frames of {folder} are left aside, since they were selected by their '
+        f'scores; the {len(drawn)} that were drawn by chance stand for the dive')
 
 
 @dataclass(frozen=True)

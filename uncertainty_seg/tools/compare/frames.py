@@ -67,6 +67,10 @@ class ComparedFrames:
         Which masks are bad.
     folds : ndarray of int64, shape (n,)
         The fold of each pair, ascending; 0 where no network has any.
+    data_sha256 : str
+        `data_digest` of what was read, of which the pairs are some or all.
+    remarks : tuple of str
+        Sentences on how the frames were chosen, for those who read figures of them.
 
     """
 
@@ -77,6 +81,8 @@ class ComparedFrames:
     ignore_index: int
     rule: BadRule
     folds: NDArray[np.int64]
+    data_sha256: str = ''
+    remarks: tuple[str, ...] = ()
 
     def of_fold(self, fold: int, folds: Sequence[int]) -> ComparedFrames:
         """

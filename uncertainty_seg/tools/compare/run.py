@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 import hashlib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from uncertainty_seg.tools.calibrate.cross_fitted import (
     require_folds,
 )
 from uncertainty_seg.tools.calibrate.labelled_pairs import (
-    drawn_frames,
+    data_digest,
     images_in,
     known_frames,
+    without_selected,
 )
 from uncertainty_seg.tools.compare.contenders import (
     Contender,
@@ -46,6 +48,7 @@ from uncertainty_seg.tools.compare.frames import (
 )
 from uncertainty_seg.tools.compare.table import Row, TableMaker
 
+_log = logging.getLogger(__name__)
 _DEFAULT_RULE = 'iou<0.5'
 
 
@@ -147,7 +150,9 @@ def run_comparison(request: CompareRequest) -> Comparison:
     return Comparison(
         rows, {one.label: one.describe() for one in contenders},
         {label: cost.describe() for label, cost in costs.items()},
-        _facts(request, frames, measured), _notes(frames.rule, contenders, measured, costs))
+        _facts(request, frames, measured),
+        (*frames.remarks, *_notes_of_fit(contenders, frames.data_sha256),
+         *_notes(frames.rule, contenders, measured, costs)))
 
 
 def read_frames(request: CompareRequest) -> ComparedFrames:
@@ -165,7 +170,9 @@ def read_frames(request: CompareRequest) -> ComparedFrames:
     promises = first.calibration.promises if first.calibration else ()
     text = request.bad or (promises[0].bad if promises else _DEFAULT_RULE)
     rule = BadRule.parse(text, first.card.class_names)
-    data = drawn_frames(_labelled(request, folds), request.data, needs_some=False)
+    data, remark = without_selected(_labelled(request, folds), request.data)
+    if remark:  # now, and with the table, which may come much later
+        _log.warning('%s', remark)
     kept, unseen_of = _without_unknown(data, request.unknown_classes)
     known = known_frames(first, kept, request.settings.ignore_mask)
     if request.unknown is not None:
@@ -182,7 +189,8 @@ def read_frames(request: CompareRequest) -> ComparedFrames:
         [unseen_of[stem] for stem in stems] if unseen_of else None,
         {name: images_in(folder) for name, folder in _named(request.ood).items()},
         read_blocks(request.blocks, stems), first.card.ignore_index, rule,
-        np.array([folds.get(stem, 0) for stem in stems]))
+        np.array([folds.get(stem, 0) for stem in stems]), data_digest(data),
+        (f'{remark[:1].upper()}{remark[1:]}.',) if remark else ())
 
 
 def _labelled(request: CompareRequest, folds: Mapping[str, int]) -> LabelledFolder:
@@ -319,6 +327,14 @@ def _facts(
     if frames.unseen is not None:
         facts['frames with an unseen object'] = str(sum(mask.any() for mask in frames.unseen))
     return facts
+
+
+def _notes_of_fit(contenders: Sequence[Contender], data_sha256: str) -> list[str]:
+    """Name the bundles that were calibrated on what they are measured on."""
+    return [f'{one.label} was calibrated on these images: its temperature and the scores that a '
+            'calibration adds were fitted to them, so that its figures are too good.'
+            for one in contenders if one.bundle.calibration is not None
+            and one.bundle.calibration.data_sha256 == data_sha256]
 
 
 def _notes(

@@ -26,6 +26,7 @@ from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.algebra.dropout_to_masks import without_dropout
 from uncertainty_seg.graph.bounds import bounds_of
 from uncertainty_seg.graph.compile import CompiledGraphs, with_stored_weights
+from uncertainty_seg.graph.frontend.outputs import strip_final_resize
 from uncertainty_seg.graph.head_graphs import INV_TEMPERATURE, SUM_LOGITS
 from uncertainty_seg.graph.onnx_tools import copy_of, float_info, producer, refill
 from uncertainty_seg.graph.plan import CompileOptions, Decision
@@ -40,6 +41,9 @@ from uncertainty_seg.tools.compile.checks import distance, run_graph
 _MOST_BEYOND, _MOST_FROM_ONE = 1e-6, 1e-4
 # Sums over the classes differ by less than this share of the spread where they are the same.
 _SAME_SUM = 1e-5
+# Lengths over the classes differ by less than this share where they are the same, and the values
+# of a class by more than this share of the length where they depend on the image.
+_SAME_LENGTH, _MOVES = 1e-5, 1e-2
 _OF_PROBABILITIES = {'Sigmoid', 'HardSigmoid', 'Softmax'}
 _BEFORE = 'return the tensor before the activation (--output NAME names it in an ONNX file)'
 
@@ -48,7 +52,8 @@ def require_logits(model: onnx.ModelProto, spec: InputSpec, activation: str) -> 
     """
     Refuse an output that is bounded as no logits are, or is not what was declared.
 
-    It stays in [0, 1] on images of all kinds, or cannot leave [-1, 1] by the nodes that make it.
+    It stays in [0, 1] on images of all kinds, cannot leave [-1, 1] by the nodes that make it, or
+    has the same length over the classes at every pixel, as features that are normalised.
 
     Parameters
     ----------
@@ -66,8 +71,11 @@ def require_logits(model: onnx.ModelProto, spec: InputSpec, activation: str) -> 
 
     """
     plain = without_dropout(model)
-    values = np.concatenate([v for v, in run_graph(
-        plain, [{plain.graph.input[0].name: image} for image in _floats(spec)])])
+    before = strip_final_resize(plain)[0].graph.output[0]
+    if before.name != plain.graph.output[0].name:
+        plain.graph.output.append(before)
+    runs = run_graph(plain, [{plain.graph.input[0].name: image} for image in _floats(spec)])
+    values, small = (np.concatenate([run[place] for run in runs]) for place in (0, -1))
     last = producer(plain.graph.node, plain.graph.output[0].name)
     if activation in ('softmax', 'sigmoid') and last is not None and last.op_type == 'Log':
         _require_distribution(np.exp(values), activation)
@@ -75,6 +83,7 @@ def require_logits(model: onnx.ModelProto, spec: InputSpec, activation: str) -> 
         _require_no_probabilities(values, activation)
     if activation == 'auto':
         _require_no_bounds(plain.graph, values)
+        _require_no_directions(small)
 
 
 def _require_distribution(values: NDArray[np.float32], activation: str) -> None:
@@ -136,6 +145,25 @@ def _require_no_bounds(graph: onnx.GraphProto, values: NDArray[np.float32]) -> N
             f'the output comes from {" and ".join(sorted(bounds.operators))}, which keeps it in '
             f'[{low:.3g}, {high:.3g}] on any image', 'logits, which take any value',
             f'{_BEFORE}, or say --activation logits if these are the logits')
+
+
+def _require_no_directions(values: NDArray[np.float32]) -> None:
+    """Refuse features of one length: only their direction says something, as of an embedding."""
+    shown = values[:, 1:] - values[:, :1] if _is_one_channel(values) else values
+    pixels = shown.transpose(1, 0, 2, 3).reshape(shown.shape[1], -1).astype(np.float64)
+    lengths = np.sqrt((pixels ** 2).sum(0))
+    lengths, pixels = lengths[lengths > 0], pixels[:, lengths > 0]  # zero has no direction
+    if not lengths.size or not np.ptp(lengths) <= _SAME_LENGTH * lengths.mean():
+        return
+    # Logits that a LayerNorm ends add up to zero; those of a constant do not move at all.
+    is_centred = len(pixels) > 1 and abs(pixels.sum(0)).max() <= _SAME_LENGTH * lengths.mean()
+    if is_centred or np.ptp(pixels, axis=1).max() <= _MOVES * lengths.mean():
+        return
+    raise GraphError(
+        f'the output has the length {lengths.mean():.4g} over the classes at every pixel of '
+        'random images, as features that are normalised', 'logits, which take any value',
+        'return what the classifier gives (--output NAME names it in an ONNX file), or say '
+        '--activation logits if these are the logits')
 
 
 def _is_one_channel(values: NDArray[np.float32]) -> bool:

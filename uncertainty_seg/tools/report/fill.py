@@ -137,7 +137,8 @@ def write_evaluation_report(path: Path, request: EvaluationRequest, found: Evalu
             if name in found.limits or name in COMPARED),
         classes=_class_rows(found.evaluation, card, found.limits),
         ladders=found.ladders or None, legend=_legend(card, found.frames),
-        worst_accepted=accepted, wrongly_refused=refused, notes=_evaluation_notes(found)))
+        worst_accepted=accepted, wrongly_refused=refused,
+        notes=(*_carried_notes(made), *_evaluation_notes(found))))
 
 
 # -------------------------------------------------------------------------------------------------
@@ -246,6 +247,22 @@ def _text(found: Interval, digits: int = 3) -> str:
     return f'{found.value:.{digits}f} ({lower} to {upper})'
 
 
+def _carried_notes(made: Calibration) -> tuple[str, ...]:
+    """Say what is of another network, where limits were carried over."""
+    if not made.carried_error:
+        return ()
+    source, shares = made.carried_from, ''
+    if source is not None:
+        shares = f' On {source.num_images} images without labels ' + ', and '.join(
+            f'{source.bundle} accepted {before:.1%} and this one {after:.1%} at alpha {alpha}'
+            for alpha, (before, after) in source.accepted.items()) + '.'
+    name = 'another precision of this network' if source is None else \
+        f'{source.bundle} in {source.precision}'
+    return (f'The limits were carried over from {name}: {made.carried_error:.2g} is to be added '
+            'to what is promised, and blocks and bound of the promise, temperature and limits '
+            f'outside of the gate are those of the labels that were seen there.{shares}',)
+
+
 def _evaluation_notes(found: Evaluated) -> tuple[str, ...]:
     gain = found.gain.excess_aurc
     notes = [f'The E-AURC of the gate is {gain.value:.4f} below that of {PLAIN_SCORE} '
@@ -294,7 +311,7 @@ def _risk_curves(
               for name, values in {GATE: gate, **compared}.items()]
     if promise is None:
         return RiskCoverageCurves(tuple(curves))
-    if is_nested:
+    if is_nested and promise.accepted is not None and promise.accepted_and_bad is not None:
         risk = promise.accepted_and_bad / max(promise.accepted, 1e-9)
         return RiskCoverageCurves(tuple(curves), (promise.accepted, risk), promise.alpha)
     accepted = frames.accepted(promise.limits)
