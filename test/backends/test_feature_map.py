@@ -142,3 +142,30 @@ def test_a_card_that_asks_for_other_features_than_the_trunk_gives_is_refused(
         write_bundle(tmp_path / f'o{index}', card, files)
         with pytest.raises(ModelBundleError, match='feature_map'):
             OnnxRuntimeBackend(load_bundle(str(tmp_path / f'o{index}')), Settings(threads=1))
+
+
+@pytest.mark.parametrize('kind', [OnnxRuntimeBackend, OpenVinoBackend, OnHost])
+@pytest.mark.parametrize('features', ['auto', 'none'])
+def test_the_last_features_are_the_map_or_else_what_the_head_takes(
+    kind: type[OnnxRuntimeBackend], features: str, tmp_path: Path
+) -> None:
+    made = compiled(features)
+    card = dataclasses.replace(card_of(made, 'mc_dropout', passes=5),
+                               feature_shape=made.feature_shape)
+    write_bundle(tmp_path / 'b', card, made.files)
+    bundle = load_bundle(str(tmp_path / 'b'))
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(made.files['trunk.onnx'])
+    names = [output.name for output in session.get_outputs()]
+    assert len(names) == (2 if features == 'auto' else 1)
+    name = 'feature_map' if features == 'auto' else names[0]
+    with kind(bundle, Settings(threads=1, reduction='exact')) as backend:
+        assert backend.last_features() is None
+        for image in (IMAGE[::-1], IMAGE):
+            backend.run(np.ascontiguousarray(image), pass_inputs(bundle.card, 5, 0), 1.0)
+        found = backend.last_features()
+    assert found is not None and found.dtype == np.float32
+    wanted = session.run([name], {'image': IMAGE[None]})[0]
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+    assert backend.last_features() is None  # closed

@@ -98,8 +98,8 @@ def test_every_option_and_strategy_is_on_its_page() -> None:
     known = {word for action in parser._actions for word in action.option_strings}
     page = (Path(__file__).resolve().parents[2] / 'docs' / 'select.md').read_text()
     shown = set(re.findall(r'(?<![\w-])--?[a-z][a-z-]*', page))
-    # Of make-dive, score and export-labels, which stand on the page too.
-    assert known <= shown <= known | {'--duration', '--rate', '--model'}
+    # Of make-dive, score, export-labels and a benchmark, which stand on the page too.
+    assert known <= shown <= known | {'--duration', '--rate', '--model', '--bundle'}
     assert all(f'| `{name}` |' in page for name in STRATEGIES)
 
 

@@ -1,20 +1,22 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Frames that look alike: groups by the Hamming distance of their perceptual hashes.
+Frames that look alike: groups by the distance of their hashes, or of their embeddings.
 
 The first frame in order stays, and represents all that are closer to it than the distance; the
 next one that is left does the same. So no two that stay are closer than the distance, and each
 that goes has one that stays close by, which groups by chains of neighbours (a slow pan) do not
 promise. Pairs are never all compared: equal hashes are one to begin with, and the others are found
 by four bands of 16 bits (Norouzi et al., "Fast search in Hamming space with multi-index hashing",
-CVPR 2012): hashes that differ in r bits differ in at most r // 4 bits of some band.
+CVPR 2012): hashes that differ in r bits differ in at most r // 4 bits of some band. Embeddings are
+compared with those of all frames that stay.
 
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +25,11 @@ from uncertainty_seg.errors import ConfigError, ShapeError
 
 Hashes = NDArray[np.uint64]
 Rows = NDArray[np.int64]
+Vectors = NDArray[np.float32]
 # Random hashes differ in 32 bits of 64: farther apart, nothing is alike any more.
 MAX_DISTANCE = 32
+# Embeddings of frames that have nothing in common are 1 apart at most: no channel is negative.
+MAX_ANGLE = 1.0
 
 _BANDS = 4
 _BAND_BITS = 16
@@ -37,12 +42,15 @@ _BAND_COST = 8
 _COUNTS = np.array([bin(k).count('1') for k in range(_BUCKETS)], np.uint8)
 
 
-def stand_ins(hashes: Hashes, order: Rows, min_distance: int) -> Rows:
+def stand_ins(
+    hashes: Hashes, order: Rows, min_distance: int, vectors: Vectors | None = None,
+    min_angle: float = 0.0,
+) -> Rows:
     """
     Find for every frame the one that represents it.
 
-    Raises ConfigError if the distance is not from 0 to `MAX_DISTANCE`; ShapeError if the order is
-    not one of these rows.
+    Raises ConfigError if a distance is not from 0 to `MAX_DISTANCE` or `MAX_ANGLE`; ShapeError if
+    the order is not one of these rows, or vectors are of other rows.
 
     Parameters
     ----------
@@ -52,6 +60,10 @@ def stand_ins(hashes: Hashes, order: Rows, min_distance: int) -> Rows:
         The rows from the most to the least wanted.
     min_distance : int
         Frames that differ in fewer bits are alike; 0 takes all for different, 1 joins equal ones.
+    vectors : ndarray of float32, shape (n, D), or None
+        Embeddings of unit length; one that is not finite is like no other.
+    min_angle : float
+        Frames whose embeddings have a smaller cosine distance are alike too; 0 for none.
 
     Returns
     -------
@@ -65,13 +77,18 @@ def stand_ins(hashes: Hashes, order: Rows, min_distance: int) -> Rows:
     if order.shape != hashes.shape or hashes.ndim != 1:
         raise ShapeError(f'an order of shape {order.shape} for hashes of {hashes.shape}',
                          'one place a hash')
+    if not 0 <= min_angle <= MAX_ANGLE:
+        raise ConfigError(f'a least distance of embeddings of {min_angle:g}',
+                          f'0 to {MAX_ANGLE:g}')
+    if vectors is not None and min_angle and len(hashes):
+        return _stand_ins_by_both(hashes, order, min_distance, vectors, min_angle)
     if min_distance == 0 or not len(hashes):
         return np.arange(len(hashes), dtype=np.int64)
     ordered = np.asarray(hashes, np.uint64)[order]
     _, first, inverse = np.unique(ordered, return_index=True, return_inverse=True)
     # Distinct hashes, by the place of the most wanted frame that has them.
     places = np.sort(first)
-    owners = places[_greedy(ordered[places], min_distance - 1)]
+    owners = places[_greedy(len(places), [_ByHash(ordered[places], min_distance - 1)])]
     place_of = np.searchsorted(places, first)
     result = np.empty(len(hashes), np.int64)
     result[order] = order[owners[place_of[inverse.ravel()]]]
@@ -91,30 +108,53 @@ def _count(words: Hashes) -> NDArray[np.uint8]:
     return _COUNTS[parts].sum(-1, dtype=np.uint8)
 
 
-def _greedy(values: Hashes, radius: int) -> Rows:
-    """Return for each of distinct values, the first in order first, the place of its owner."""
-    owners = np.full(len(values), -1, np.int64)
-    index = _index(np.arange(len(values)), values, radius)
+def _stand_ins_by_both(
+    hashes: Hashes, order: Rows, min_distance: int, vectors: Vectors, min_angle: float
+) -> Rows:
+    if len(vectors) != len(hashes):
+        raise ShapeError(f'{len(vectors)} embeddings of {len(hashes)} frames', 'one a frame')
+    kinds: list[_Alike] = [_ByAngle(np.asarray(vectors, np.float32)[order], min_angle)]
+    if min_distance:
+        kinds.append(_ByHash(np.asarray(hashes, np.uint64)[order], min_distance - 1))
+    result = np.empty(len(hashes), np.int64)
+    result[order] = order[_greedy(len(hashes), kinds)]
+    return result
+
+
+def _greedy(count: int, kinds: Sequence[_Alike]) -> Rows:
+    """Return for each place, the first in order first, that of its owner; any kind joins two."""
+    owners = np.full(count, -1, np.int64)
     start = 0
     while True:
         left = np.flatnonzero(owners[start:] < 0) + start
         if not len(left):
             return owners
-        if 2 * len(left) < index.size:
-            index = _index(left, values[left], radius)
+        for kind in kinds:
+            if 2 * len(left) < kind.size:
+                kind.narrow(left)
         block, start = left[:_BLOCK], int(left[:_BLOCK][-1]) + 1
-        owners[block] = block[_greedy_block(values[block], radius)]
+        near = np.logical_or.reduce([kind.among(block) for kind in kinds])
+        owners[block] = block[_greedy_block(near)]
         staying = block[owners[block] == block]
-        for asked, hit in index.near(values[staying]):
-            is_open = owners[hit] < 0
-            # Of several the most wanted: the last that is written counts.
-            owners[hit[is_open][::-1]] = staying[asked[is_open]][::-1]
+        found = [_owners_by(kind, staying, owners) for kind in kinds]
+        first = np.minimum.reduce(found)
+        is_hit = (owners < 0) & (first < count)
+        owners[is_hit] = first[is_hit]
 
 
-def _greedy_block(values: Hashes, radius: int) -> Rows:
-    near = bits_apart(values[:, None], values[None, :]) <= radius
-    owners = np.arange(len(values))
-    is_open = np.ones(len(values), np.bool_)
+def _owners_by(kind: _Alike, staying: Rows, owners: Rows) -> Rows:
+    """Return for each open place the first that stays and is alike; n if there is none."""
+    first = np.full(len(owners), len(owners), np.int64)
+    for asked, hit in kind.near(staying):
+        is_open = (owners[hit] < 0) & (first[hit] == len(owners))
+        # Of several the most wanted: the last that is written counts.
+        first[hit[is_open][::-1]] = staying[asked[is_open]][::-1]
+    return first
+
+
+def _greedy_block(near: NDArray[np.bool_]) -> Rows:
+    owners = np.arange(len(near))
+    is_open = np.ones(len(near), np.bool_)
     # A row without neighbours owns itself.
     for row in np.flatnonzero(near.sum(1) > 1):
         if is_open[row]:
@@ -122,6 +162,73 @@ def _greedy_block(values: Hashes, radius: int) -> Rows:
             owners[mine] = row
             is_open[mine] = False
     return owners
+
+
+class _Alike(Protocol):
+    """One way to say which places are alike; `size` of them are looked through."""
+
+    @property
+    def size(self) -> int: ...
+
+    def narrow(self, left: Rows) -> None:
+        """Look only through these places from now on."""
+
+    def among(self, block: Rows) -> NDArray[np.bool_]:
+        """Return which of some places are alike, (b, b)."""
+
+    def near(self, staying: Rows) -> Iterator[tuple[Rows, Rows]]:
+        """Yield pairs of an index in `staying` and a place; of a place the rising index."""
+
+
+class _ByAngle:
+    """By the cosine of unit vectors; NaN is like nothing, itself included."""
+
+    def __init__(self, units: Vectors, min_angle: float) -> None:
+        self._units, self._least = units, np.float32(1 - min_angle)
+        self._rows: Rows = np.arange(len(units), dtype=np.int64)
+
+    @property
+    def size(self) -> int:
+        return len(self._rows)
+
+    def narrow(self, left: Rows) -> None:
+        self._rows = left
+
+    def among(self, block: Rows) -> NDArray[np.bool_]:
+        return self._near(block, block)
+
+    def near(self, staying: Rows) -> Iterator[tuple[Rows, Rows]]:
+        step = max(1, _PAIRS // max(1, len(staying)))
+        for start in range(0, len(self._rows), step):
+            part = self._rows[start:start + step]
+            asked, hit = np.nonzero(self._near(staying, part))
+            yield asked, part[hit]
+
+    def _near(self, some: Rows, others: Rows) -> NDArray[np.bool_]:
+        with np.errstate(invalid='ignore'):
+            return np.asarray(self._units[some] @ self._units[others].T > self._least)
+
+
+class _ByHash:
+    """By the bits of hashes."""
+
+    def __init__(self, values: Hashes, radius: int) -> None:
+        self._values, self._radius = values, radius
+        self._index = _index(np.arange(len(values)), values, radius)
+
+    @property
+    def size(self) -> int:
+        return self._index.size
+
+    def narrow(self, left: Rows) -> None:
+        self._index = _index(left, self._values[left], self._radius)
+
+    def among(self, block: Rows) -> NDArray[np.bool_]:
+        values = self._values[block]
+        return bits_apart(values[:, None], values[None, :]) <= self._radius
+
+    def near(self, staying: Rows) -> Iterator[tuple[Rows, Rows]]:
+        return self._index.near(self._values[staying])
 
 
 def _index(rows: Rows, values: Hashes, radius: int) -> _Blocks | _Bands:

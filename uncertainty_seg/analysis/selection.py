@@ -525,23 +525,41 @@ def _owners(
     labelled: Candidates | None,
 ) -> Rows:
     """Return the row that represents each; -1 if a labelled frame does."""
-    if not request.min_distance:
+    if not request.min_distance and not request.min_feature_distance:
         return np.arange(len(pool))
-    if pool.hashes is None:
+    if request.min_distance and pool.hashes is None:
         raise ConfigError('the table has no hashes', 'a column phash to find near duplicates',
                           'score the frames again, or give --min-distance 0')
+    if request.min_feature_distance and pool.embeddings is None:
+        raise ConfigError('the table has no embeddings of the network', 'a column embedding to '
+                          'find near duplicates', 'score the frames again on the processor, or '
+                          'leave --min-feature-distance out')
     # By lot, the one that stays is a fair draw from those that look like it.
     order = np.arange(len(pool)) if request.strategy == 'random' else falling(
         np.where(np.isfinite(pool.scores), pool.scores, np.nan))
     order = order[~is_known[order]]
-    hashes, before = pool.hashes, 0
-    if labelled is not None and labelled.hashes is not None:
+    hashes, vectors, before = _hashes_of(pool), pool.embeddings, 0
+    if labelled is not None and (labelled.hashes is not None or not request.min_distance):
         before = len(labelled)
-        hashes = np.concatenate([labelled.hashes, hashes])
+        hashes = np.concatenate([_hashes_of(labelled), hashes])
+        vectors = None if vectors is None else np.concatenate(
+            [_embeddings_of(labelled, vectors.shape[1]), vectors])
     places = np.concatenate([np.arange(before), order + before,
                              np.flatnonzero(is_known) + before])
-    owners = stand_ins(hashes, places, request.min_distance)[before:] - before
+    owners = stand_ins(hashes, places, request.min_distance, vectors,
+                       request.min_feature_distance)[before:] - before
     return np.maximum(owners, -1)
+
+
+def _hashes_of(frames: Candidates) -> NDArray[np.uint64]:
+    return np.zeros(len(frames), np.uint64) if frames.hashes is None else frames.hashes
+
+
+def _embeddings_of(labelled: Candidates, length: int) -> NDArray[np.float32]:
+    """Return those of labelled frames; of another model they say nothing."""
+    if labelled.embeddings is None or labelled.embeddings.shape[1] != length:
+        return np.full((len(labelled), length), np.nan, np.float32)
+    return labelled.embeddings
 
 
 def _unscored(pool: Candidates, request: SelectionRequest) -> NDArray[np.bool_]:

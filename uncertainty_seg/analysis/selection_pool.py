@@ -44,6 +44,8 @@ class Candidates:
         C names.
     is_video : ndarray of bool, shape (n,), or None
         Whether it is of a video, in which neighbours look alike; None where all are.
+    embeddings : ndarray of float32, shape (n, E), or None
+        Of unit length, by which near duplicates are found beside the hashes; NaN where unknown.
 
     """
 
@@ -56,6 +58,7 @@ class Candidates:
     times_s: Column | None = None
     class_names: tuple[str, ...] = ()
     is_video: NDArray[np.bool_] | None = None
+    embeddings: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         for name in _ARRAYS:
@@ -105,6 +108,8 @@ class SelectionRequest:
         an even spread of the frames wanted over all videos would have, see `auto_gaps`.
     min_distance : int
         Frames whose hashes differ in fewer bits are one; 0 leaves them all.
+    min_feature_distance : float
+        Frames whose embeddings have a smaller cosine distance are one too; 0 leaves them all.
     skips_unscored : bool
         Leave out what could not be scored, instead of taking it first.
 
@@ -120,6 +125,7 @@ class SelectionRequest:
     min_gap_s: float | None = 0.0
     min_distance: int = 0
     skips_unscored: bool = False
+    min_feature_distance: float = 0.0
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:

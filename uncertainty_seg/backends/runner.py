@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from uncertainty_seg.core.arrays import ImageU8, require_shape
+from uncertainty_seg.core.arrays import FloatMap, ImageU8, require_shape
 from uncertainty_seg.core.dropout_masks import Masks
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.uncertainty import MapRequest, NO_MORE, UncertaintyMaps
@@ -110,6 +110,15 @@ class Runner(AbstractContextManager['Runner'], abc.ABC):
 
         """
         raise BackendError(f'{self.name} computes all passes at once', fix='call run')
+
+    def last_features(self) -> FloatMap | None:
+        """
+        Return what the trunk made of the last image, float32 (1, D, hf, wf).
+
+        It is the output `feature_map` of a bundle that has one, and else the coarsest plane that
+        the head takes. None before the first image, and where the runtime keeps none.
+        """
+        return None
 
     @property
     def timings_ms(self) -> Mapping[str, float]:

@@ -59,6 +59,8 @@ class TableInfo:
     settings : mapping of str to value
         Settings by dotted name, for `core.settings.settings_from_dict`: with them the pipeline
         reproduces the masks.
+    num_embedding : int
+        Length of `embedding`; 0 where the runtime gave none, and in tables of older releases.
 
     """
 
@@ -71,6 +73,7 @@ class TableInfo:
     score_names: tuple[str, ...]
     num_features: int
     settings: Mapping[str, Any] = field(default_factory=dict)
+    num_embedding: int = 0
 
     @property
     def share_names(self) -> tuple[str, ...]:
@@ -115,6 +118,8 @@ class ScoreRow:
     run : str
         What distinguishes runs of one name: the path of the folder that names it, or the name
         if that was given. Empty stands for the source.
+    embedding : ndarray of float32, shape (num_embedding,), or None
+        `analysis.embedding` of what the network's trunk made of the image.
 
     """
 
@@ -134,6 +139,7 @@ class ScoreRow:
     phash: int
     features: NDArray[np.float32]
     run: str = ''
+    embedding: NDArray[np.float32] | None = None
 
 
 def frame_key(source: str, topic: str, index: int) -> str:
@@ -171,6 +177,8 @@ def schema_of(info: TableInfo) -> Any:
     scores = [(f'{SCORE_PREFIX}{name}', pa.float32()) for name in info.score_names]
     shares = [(f'{SHARE_PREFIX}{name}', pa.float32()) for name in info.share_names]
     image = [('phash', pa.uint64()), ('features', pa.list_(pa.float32(), info.num_features))]
+    if info.num_embedding:
+        image.append(('embedding', pa.list_(pa.float32(), info.num_embedding)))
     text = json.dumps({'version': VERSION, **asdict(info)}, sort_keys=True)
     return pa.schema([*words, *scores, *shares, *image], metadata={TABLE_KEY: text.encode()})
 
@@ -196,6 +204,11 @@ def arrow_table(rows: Sequence[ScoreRow], info: TableInfo, schema: Any) -> Any:
             columns[f'{prefix}{name}'] = pa.array(np.ascontiguousarray(values[:, k]))
     features = np.stack([row.features for row in rows]).astype(np.float32)
     columns['features'] = pa.FixedSizeListArray.from_arrays(features.ravel(), info.num_features)
+    if info.num_embedding:
+        unknown = np.full(info.num_embedding, np.nan, np.float32)
+        vectors = np.stack([unknown if row.embedding is None else row.embedding for row in rows])
+        columns['embedding'] = pa.FixedSizeListArray.from_arrays(
+            vectors.astype(np.float32).ravel(), info.num_embedding)
     return pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 

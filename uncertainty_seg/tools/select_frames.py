@@ -43,6 +43,8 @@ MISUSE = (ConfigError, TableError)
 # As in analysis.selection_pool, which needs numpy; the first one is the default.
 STRATEGIES = ('uncertainty-diversity', 'power-bald', 'threshold', 'top-k', 'k-centre',
               'class-balanced', 'random')
+# Columns of vectors in a table.
+DISTANCES = ('features', 'embedding')
 
 
 def select(
@@ -60,6 +62,8 @@ def select(
     per_dive: int | float | None = None,
     min_gap: float | None = None,
     min_distance: int = 12,
+    min_feature_distance: float = 0.0,
+    distances: str = DISTANCES[0],
     unscored: str = 'first',
     force: bool = False,
     sheet: int = 500,
@@ -101,6 +105,10 @@ def select(
         its frames, and less where that leaves too few.
     min_distance : int
         Frames whose perceptual hashes differ in fewer of their 64 bits are duplicates; 0: none.
+    min_feature_distance : float
+        So are frames whose embeddings by the network have a smaller cosine distance; 0: none.
+    distances : str
+        Vectors of the table that strategies with distances use, one of `DISTANCES`.
     unscored : str
         'first' or 'skip': frames that could not be scored.
     force : bool
@@ -137,7 +145,8 @@ def select(
     found = select_frames(
         _paths(tables), count, strategy=strategy, score=score, beta=beta, seed=seed, limit=limit,
         limit_quantile=limit_quantile, labelled=_paths(labelled), per_dive=per_dive,
-        min_gap_s=min_gap, min_distance=min_distance, skips_unscored=unscored == 'skip')
+        min_gap_s=min_gap, min_distance=min_distance, skips_unscored=unscored == 'skip',
+        min_feature_distance=min_feature_distance, distances=distances)
     if out is None:
         return found
     files = write_selection(Path(out), found)
@@ -184,6 +193,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--min-distance', default=12, metavar='BITS',
                         help='frames whose perceptual hashes differ in fewer of their 64 bits '
                              'look alike; 0: none do [12]')
+    parser.add_argument('--min-feature-distance', default=0.0, metavar='D',
+                        help='frames whose embeddings by the network have a smaller cosine '
+                             'distance look alike too; 0: none do [0]')
+    parser.add_argument('--distances', choices=DISTANCES, default=DISTANCES[0],
+                        help='vectors of the table that strategies with distances use: what is '
+                             'seen, or what the network makes of it [features]')
     parser.add_argument('--unscored', choices=('first', 'skip'), default='first',
                         help='frames that could not be scored [first]')
     parser.add_argument('--sheet', default=500, metavar='K',
@@ -265,5 +280,5 @@ def _number(text: str) -> float:
 _NUMBERS: dict[str, Callable[[str], float]] = {
     'count': whole_number(1), 'beta': _from_zero, 'seed': whole_number(0), 'limit': _number,
     'limit_quantile': _share, 'per_dive': _cap, 'min_gap': _from_zero,
-    'min_distance': whole_number(0, 32), 'sheet': whole_number(0),
+    'min_distance': whole_number(0, 32), 'min_feature_distance': _share, 'sheet': whole_number(0),
 }

@@ -28,7 +28,6 @@ from uncertainty_seg.backends.graph_files import (
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import PassInputs
-from uncertainty_seg.core.model_card import FEATURE_MAP
 from uncertainty_seg.errors import BackendUnavailableError, install_command, ModelBundleError
 
 # Releases that do not know the option spin as long as they like.
@@ -121,8 +120,8 @@ class OnnxRuntimeBackend(StreamingBackend):
         found = self._moments.run_with_ort_values([MOMENTS], {name: self._tensors[name]})
         return np.asarray(found[0].numpy()[0])
 
-    def _features(self) -> NDArray[np.float32]:
-        return np.array(self._tensors[FEATURE_MAP].numpy())
+    def _trunk_output(self, name: str) -> NDArray[np.float32]:
+        return np.array(self._tensors[name].numpy())
 
     def _bank_head(self, parts: PassInputs, bank: int) -> Any:
         """Return the head with a chunk of masks of channels as constants."""

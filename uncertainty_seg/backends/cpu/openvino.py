@@ -34,7 +34,6 @@ from uncertainty_seg.backends.graph_files import COMPILE, IMAGE, LOGITS, with_ma
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import PassInputs
-from uncertainty_seg.core.model_card import FEATURE_MAP
 from uncertainty_seg.errors import BackendUnavailableError, install_command, ModelBundleError
 
 _DEVICE = 'CPU'
@@ -125,8 +124,9 @@ class OpenVinoBackend(StreamingBackend):
         self._moments.infer()
         return np.asarray(self._moments.get_tensor(MOMENTS).data[0])
 
-    def _features(self) -> NDArray[np.float32]:
-        return np.array(self._trunk_call.get_tensor(FEATURE_MAP).data)
+    def _trunk_output(self, name: str) -> NDArray[np.float32]:
+        data = self._trunk_call.get_tensor(name).data
+        return np.array(np.moveaxis(data, -1, 1) if name in self._planes else data)
 
     def _head_call(self, passes: int) -> Any:
         """Return the call of a head for a number of passes; compile it when first needed."""

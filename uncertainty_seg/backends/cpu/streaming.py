@@ -29,9 +29,10 @@ from uncertainty_seg.backends.resources import (
     usable_threads,
 )
 from uncertainty_seg.backends.runner import IsEnough, require_image, require_inputs, Runner
-from uncertainty_seg.core.arrays import ImageU8
+from uncertainty_seg.core.arrays import FloatMap, ImageU8
 from uncertainty_seg.core.bundle import ModelBundle, reduction_of
 from uncertainty_seg.core.dropout_masks import LazyRows, Masks, PassInputs
+from uncertainty_seg.core.model_card import FEATURE_MAP
 from uncertainty_seg.core.settings import INFINITE, INFINITE_PASSES, precision_of, Settings
 from uncertainty_seg.core.uncertainty import MapRequest, NO_MORE, UncertaintyMaps
 from uncertainty_seg.errors import BackendError, BackendUnavailableError, UncertaintySegError
@@ -91,7 +92,7 @@ class StreamingBackend(Runner):
         self._reduction = self._new_reduction()
         self._bytes_a_pass = head_bytes_a_pass(bundle.head_path)
         self._chunkings: dict[int, Chunking] = {}
-        self._is_open = True
+        self._is_open, self._has_run = True, False
 
     @property
     def can_stop_early(self) -> bool:
@@ -130,11 +131,11 @@ class StreamingBackend(Runner):
         else:
             passes = require_inputs(self._card, image, masks)
         try:
-            if is_closed:
-                return self._run_closed(
-                    np.ascontiguousarray(image)[None], 1 / temperature, request), INFINITE
-            return self._run(np.ascontiguousarray(image)[None], masks, passes, 1 / temperature,
-                             request, steps, is_enough)
+            batch = np.ascontiguousarray(image)[None]
+            found = (self._run_closed(batch, 1 / temperature, request), INFINITE) if is_closed \
+                else self._run(batch, masks, passes, 1 / temperature, request, steps, is_enough)
+            self._has_run = True
+            return found
         except UncertaintySegError:
             raise
         except Exception as err:  # the runtime's own errors derive from nothing narrower
@@ -182,8 +183,8 @@ class StreamingBackend(Runner):
         """Return what it makes of the features, (C + R, hl, wl), valid until the next call."""
 
     @abc.abstractmethod
-    def _features(self) -> NDArray[np.float32]:
-        """Return the trunk's output of features (1, D, hf, wf), in an array of its own."""
+    def _trunk_output(self, name: str) -> NDArray[np.float32]:
+        """Return an output of the trunk of the last image, in an array of its own."""
 
     @abc.abstractmethod
     def _forget_bank(self) -> None:
@@ -234,7 +235,7 @@ class StreamingBackend(Runner):
                 'reduction': reduction_s * 1e3,
             }
             if is_look and self._names.features:
-                maps = maps.with_features(self._features())
+                maps = maps.with_features(self._trunk_output(FEATURE_MAP))
             if stop in steps and is_enough(maps, stop):
                 break
         return maps, stop
@@ -254,7 +255,19 @@ class StreamingBackend(Runner):
             'trunk': (trunk_s - start_s) * 1e3, 'head': (head_s - trunk_s) * 1e3,
             'reduction': (time.perf_counter() - head_s) * 1e3,
         }
-        return maps.with_features(self._features()) if self._names.features else maps
+        return maps.with_features(self._trunk_output(FEATURE_MAP)) if self._names.features \
+            else maps
+
+    def last_features(self) -> FloatMap | None:
+        """Return what the trunk made of the last image; see `Runner.last_features`."""
+        if not (self._is_open and self._has_run):
+            return None
+        if self._names.features:
+            return self._trunk_output(FEATURE_MAP)
+        planes = [plane for plane in map(self._trunk_output, self._names.frontier)
+                  if plane.ndim == 4 and plane.shape[0] == 1 and plane.dtype.kind == 'f']
+        coarsest = min(planes, key=lambda plane: plane[0, 0].size, default=None)
+        return None if coarsest is None else coarsest.astype(np.float32, copy=False)
 
     def sampled_logits(self, image: ImageU8, masks: Masks) -> NDArray[np.float32]:
         """Return the logits (T, C, hl, wl) of an image under masks, as they are computed here."""

@@ -51,7 +51,7 @@ from uncertainty_seg.backends.runner import IsEnough
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import HEAD_STATS_FILE, ModelBundle
 from uncertainty_seg.core.dropout_masks import Masks
-from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.model_card import FEATURE_MAP, ModelCard
 from uncertainty_seg.core.settings import passes_of, Settings
 from uncertainty_seg.core.uncertainty import (
     LEAST_PROBABILITY,
@@ -272,7 +272,8 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
         if request.names:
             maps |= self._more(sums, count, request)
         found = UncertaintyMaps(**{name: value.numpy() for name, value in maps.items()})
-        return found.with_features(self._features()) if self._names.features else found
+        return found.with_features(self._trunk_output(FEATURE_MAP)) if self._names.features \
+            else found
 
     def _more(self, sums: Tensors, count: Any, request: MapRequest) -> dict[str, Any]:
         """Return the other maps asked for; their graph is opened for the first frame with one."""

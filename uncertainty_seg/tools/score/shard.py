@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from uncertainty_seg.analysis.embedding import embedding_length, Embeddings, frame_embedding
 from uncertainty_seg.analysis.frame_features import frame_features, num_features
 from uncertainty_seg.backends.registry import open_backend
-from uncertainty_seg.core.arrays import ImageU8
+from uncertainty_seg.core.arrays import FloatMap, ImageU8
 from uncertainty_seg.core.calibration import calibration_to_json, mask_digest
 from uncertainty_seg.core.frame_guard import FrameGuard
 from uncertainty_seg.core.frame_loop import FrameLoop
@@ -173,6 +174,22 @@ class ShardEngine:
         }
         return hashlib.sha256(json.dumps(says, sort_keys=True).encode()).hexdigest()[:32]
 
+    def embedding(self, result: FrameResult) -> Embeddings | None:
+        """Return that of the frame that was measured last, without its padding."""
+        features = self._last_features() if result.maps.features is None else result.maps.features
+        if features is None:
+            return None
+        part = result.maps.with_features(features).cut(
+            result.geometry.rows, result.geometry.columns)
+        assert part.features is not None  # as given
+        return frame_embedding(part.features)
+
+    def _last_features(self) -> FloatMap | None:
+        """Return what the trunk made of the last frame, where the runtime keeps it."""
+        last: Callable[[], FloatMap | None] = getattr(
+            self._backend, 'last_features', lambda: None)
+        return last()
+
     def close(self) -> None:
         """Close the backend."""
         self._backend.close()
@@ -186,7 +203,15 @@ class ShardEngine:
         return TableInfo(
             self.settings.model, model_digest(card), card.class_names, card.palette,
             pipeline.passes, self.settings.seed, self._scorer.names,
-            num_features(card.num_classes), _as_json(settings))
+            num_features(card.num_classes), _as_json(settings),
+            embedding_length(self._num_channels()))
+
+    def _num_channels(self) -> int:
+        """Return D of the trunk's features, 0 if there are none; after a first frame."""
+        if self.card.feature_shape is not None:
+            return self.card.feature_shape[0]
+        found = self._last_features()
+        return 0 if found is None else found.shape[1]
 
 
 def score_shard(
@@ -307,7 +332,7 @@ class _Shard:
             item.dive, source.path, source.kind, item.topic, item.index, item.stamp_ns,
             height, width, verdict.is_confident, verdict.kind, verdict.score_ratio,
             [scores[name] for name in self._job.info.score_names], shares,
-            perceptual_hash(image), features, source.run)
+            perceptual_hash(image), features, source.run, self._engine.embedding(result))
 
 
 def _as_json(values: dict[str, Any]) -> dict[str, Any]:

@@ -95,6 +95,7 @@ def select_frames(
     tables: Sequence[Path], count: int, *, strategy: str, score: str | None, beta: float,
     seed: int, limit: float | None, limit_quantile: float, labelled: Sequence[Path],
     per_dive: int | float | None, min_gap_s: float | None, min_distance: int, skips_unscored: bool,
+    min_feature_distance: float = 0.0, distances: str = 'features',
 ) -> SelectionOutcome:
     """
     Choose frames of tables, and write nothing; `tools.select_frames.select` has the parameters.
@@ -111,8 +112,8 @@ def select_frames(
     column = score_column(score or _default_score(table, info, remarks), info)
     known = read_table(labelled, remarks) if labelled else None
     table, known = name_dives(table, known, remarks)
-    pool = candidates_of(table, info, column, remarks)
-    labels = None if known is None else _labelled(known, info, column, remarks)
+    pool = candidates_of(table, info, column, remarks, distances)
+    labels = None if known is None else _labelled(known, info, column, remarks, distances)
     if strategy == 'threshold' and limit is None:
         limit = _limit(column, labels, limit_quantile)
     if isinstance(per_dive, float):
@@ -120,7 +121,7 @@ def select_frames(
     request = SelectionRequest(
         strategy, count, column.removeprefix('score.'), seed, beta,
         limit if strategy == 'threshold' else None, per_dive, min_gap_s, min_distance,
-        skips_unscored)
+        skips_unscored, min_feature_distance)
     chosen = select(pool, request, labels)
     if not len(chosen.rows):
         raise _nothing_left(pool, request, chosen)
@@ -139,7 +140,11 @@ def _why_no_draw(request: SelectionRequest, chosen: Selection, num_known: int) -
     """Say what keeps a random draw from being one of all frames; empty if it is one."""
     why = []
     if chosen.num_duplicates:
-        why.append(f'{chosen.num_duplicates} near duplicates were left out (--min-distance)')
+        options = [name for name, value in (
+            ('--min-distance', request.min_distance),
+            ('--min-feature-distance', request.min_feature_distance)) if value]
+        why.append(f'{chosen.num_duplicates} near duplicates were left out '
+                   f'({", ".join(options)})')
     if num_known:
         why.append(f'{num_known} labelled frames were left out (--labelled)')
     if request.skips_unscored and chosen.num_unscored:
@@ -163,10 +168,12 @@ def _draw_remarks(
             f'{" and ".join(why)}: they train a network, and calibrate leaves them aside.']
 
 
-def _labelled(table: Any, info: TableInfo, column: str, remarks: list[str]) -> Candidates:
+def _labelled(
+    table: Any, info: TableInfo, column: str, remarks: list[str], distances: str
+) -> Candidates:
     """Return the frames that have labels; of another model, by what the images say alone."""
     if info_of(table.schema) == info:
-        return candidates_of(table, info, column)
+        return candidates_of(table, info, column, distances=distances)
     remarks.append(f'{len(table)} labelled frames were scored with another model or settings: '
                    'they and what looks like them are left out, and their scores do not count.')
     return Candidates(
@@ -396,12 +403,14 @@ def score_column(name: str, info: TableInfo) -> str:
 
 
 def candidates_of(
-    table: Any, info: TableInfo, column: str, remarks: list[str] | None = None
+    table: Any, info: TableInfo, column: str, remarks: list[str] | None = None,
+    distances: str = 'features',
 ) -> Candidates:
     """
     Return the rows of a table as candidates.
 
-    Raises TableError if the column of the score is missing.
+    Raises TableError if the column of the score is missing; ConfigError if that of the distances
+    is.
 
     Parameters
     ----------
@@ -413,6 +422,8 @@ def candidates_of(
         Column of the score.
     remarks : list of str, optional
         Takes a sentence for dives without stamps.
+    distances : str
+        Column of the vectors whose distances spread a choice: 'features' or 'embedding'.
 
     Returns
     -------
@@ -426,12 +437,17 @@ def candidates_of(
                          'score the sources again')
     shares = [f'{SHARE_PREFIX}{name}' for name in info.share_names]
     has_shares = bool(shares) and have.issuperset(shares)
-    dives, features = _objects(table, 'dive'), \
-        _features(table) if 'features' in have else None
+    dives, features, embeddings = _objects(table, 'dive'), vectors_of(table, 'features'), \
+        vectors_of(table, 'embedding')
+    if distances == 'embedding' and embeddings is None:
+        raise ConfigError('the table has no embeddings of the network', 'a column embedding for '
+                          'the distances', 'score the frames again on the processor, or leave '
+                          '--distances out')
     times_s = _times_s(table, dives, [] if remarks is None else remarks)
     return Candidates(
         keys=_objects(table, 'frame_key'), dives=dives, scores=_floats(table, column),
-        hashes=_hashes(table) if 'phash' in have else None, features=features,
+        hashes=_hashes(table) if 'phash' in have else None,
+        features=embeddings if distances == 'embedding' else features, embeddings=embeddings,
         shares=np.stack([_floats(table, name) for name in shares], 1) if has_shares else None,
         times_s=times_s, is_video=_is_video(table, dives, times_s, features),
         class_names=info.share_names)
@@ -483,8 +499,11 @@ def _hashes(table: Any) -> NDArray[np.uint64]:
     return np.asarray(column.to_numpy(), np.uint64)
 
 
-def _features(table: Any) -> NDArray[np.float32] | None:
-    column = table.column('features').combine_chunks()
+def vectors_of(table: Any, name: str) -> NDArray[np.float32] | None:
+    """Return a column of vectors, (n, D); None where the table has none for every row."""
+    if name not in table.column_names:
+        return None
+    column = table.column(name).combine_chunks()
     width = column.type.list_size
     if column.null_count or not width:
         return None

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from uncertainty_seg.analysis.selection_pool import SelectionRequest
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.perceptual_hash import hash_distance, perceptual_hash
@@ -109,7 +110,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 def _write_csv(path: Path, chosen: Any) -> None:
     names = [*_LEADING, *(name for name in chosen.column_names
-                          if name not in (*_LEADING, 'features'))]
+                          if name not in (*_LEADING, 'features', 'embedding'))]
     columns = [[_text(name, value) for value in chosen.column(name).to_pylist()]
                for name in names]
     with path.open('w', encoding='utf-8', newline='') as file:
@@ -242,8 +243,8 @@ def _options(found: SelectionOutcome) -> list[tuple[str, str]]:
     request, chosen = found.request, found.selection
     pairs = [('model', found.info.model), ('strategy', request.strategy),
              ('score', request.score_name), ('seed', str(request.seed)),
-             ('near duplicates left out', f'{chosen.num_duplicates} (fewer than '
-              f'{request.min_distance} bits)' if request.min_distance else 'not looked for'),
+             ('near duplicates left out', f'{chosen.num_duplicates} ({_alike(request)})'
+              if _alike(request) else 'not looked for'),
              ('frames not scored', str(chosen.num_unscored))]
     if request.limit is not None:
         pairs.append(('limit', f'{request.limit:.6g}'))
@@ -257,6 +258,16 @@ def _options(found: SelectionOutcome) -> list[tuple[str, str]]:
     if request.min_gap_s:
         pairs.append(('least time between two', f'{request.min_gap_s:g} s'))
     return pairs
+
+
+def _alike(request: SelectionRequest) -> str:
+    """Say which frames count as near duplicates; empty if none do."""
+    parts = []
+    if request.min_distance:
+        parts.append(f'fewer than {request.min_distance} bits')
+    if request.min_feature_distance:
+        parts.append(f'embeddings nearer than {request.min_feature_distance:g}')
+    return ' or '.join(parts)
 
 
 def _cards(
