@@ -19,7 +19,7 @@ ignored id among them.
 
 The same arguments give the same bytes, and a folder that is whole is not made again.
 
-    python benchmarks/active_learning_data.py redundant|water|mapped|split|camvid OUT --photographs DIR
+    python benchmarks/active_learning_data.py WHAT OUT --photographs DIR
 
 """
 
