@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
 
-from active_nets import GREY, ramp, still, WHITE  # noqa: E402
+from ramp_nets import GREY, ramp, still, WHITE  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
 from uncertainty_seg.core.model_card import InputSpec  # noqa: E402

@@ -19,7 +19,7 @@ torch = pytest.importorskip('torch', reason='torch is not installed: scripts/tes
 parquet = pytest.importorskip('pyarrow.parquet')
 pytest.importorskip('scipy')
 
-from active_nets import GREY, WHITE, write_greys  # noqa: E402
+from ramp_nets import GREY, WHITE, write_greys  # noqa: E402
 
 from uncertainty_seg.errors import ConfigError  # noqa: E402
 from uncertainty_seg.storage import whole_files  # noqa: E402
@@ -29,7 +29,7 @@ from uncertainty_seg.tools.main import main  # noqa: E402
 
 HELPERS = Path(__file__).resolve().parents[2] / 'helpers'
 # Trains so slowly that the network stays what it is.
-STILL = ['--net', 'active_nets:ramp', '--size', '64x64', '--steps', '2', '--batch', '2',
+STILL = ['--net', 'ramp_nets:ramp', '--size', '64x64', '--steps', '2', '--batch', '2',
          '--learning-rate', '1e-9', '--passes', '32']
 GREYS = {f'grey_{k}': GREY + k % 2 for k in range(5)}
 WHITES = {f'white_{k}': WHITE - k for k in range(3)}
@@ -267,7 +267,7 @@ def refused(capsys: pytest.CaptureFixture[str], command: list[str], code: int = 
 
 
 @pytest.mark.parametrize(('more', 'sentence'), [
-    (['--strategy', 'mi', '--net', 'active_nets:still'],
+    (['--strategy', 'mi', '--net', 'ramp_nets:still'],
      'has no dropout and --strategy mi, expected passes that can disagree'),
     (['--strategy', 'best'], '--strategy best, expected one of random'),
     (['--labels', '2', '9'], '9 labelled frames of a pool of 8, expected at most 8'),
@@ -380,7 +380,7 @@ def test_a_class_that_the_start_lacks_is_a_warning(
 
 
 def test_a_study_starts_from_weights_without_any_label(data: Path, tmp_path: Path) -> None:
-    from active_nets import ramp
+    from ramp_nets import ramp
 
     net = ramp()
     with torch.no_grad():
