@@ -10,7 +10,7 @@ goes on from there.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 import logging
 import math
 import os
@@ -27,7 +27,7 @@ from uncertainty_seg.analysis.selection_pool import Candidates, SelectionRequest
 from uncertainty_seg.core.model_card import InputSpec, ModelCard, SCHEMA_VERSION
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.uncertainty import MapRequest
-from uncertainty_seg.errors import ConfigError, some_of
+from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.storage.foreign_files import MAX_JSON_BYTES, parse_json, read_bytes
 from uncertainty_seg.storage.whole_files import replace_file
 from uncertainty_seg.tools.active_learn.study import (
@@ -45,9 +45,9 @@ from uncertainty_seg.tools.arguments import json_text
 if TYPE_CHECKING:
     from uncertainty_seg.training.active.judging import Jury
     from uncertainty_seg.training.active.prepared import PreparedImages
+    from uncertainty_seg.training.active.rounds import RoundRun
 
 _SPREAD = ('k-centre', 'uncertainty-diversity')
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class _Chain:
         self.task, self.place, self.settings = task, place, task.settings
         self.pool = read_part(place.images('pool'))
         self.index = {stem: row for row, stem in enumerate(self.pool.stems)}
-        self.build = builder(self.settings.plan.net, self.pool.num_classes)
+        self.build = builder(self.settings.plan, self.pool.num_classes)
 
     def advance(self, number: int) -> bool:
         """Do a round, unless it is finished; return whether there may be another."""
@@ -206,7 +206,7 @@ class _Chain:
         rows = [row for row, stem in enumerate(self.pool.stems) if stem not in known]
         how = STRATEGIES[self.task.strategy]
         wanted = self.settings.labels[number] - len(labelled)
-        jury = self.jury(number - 1)
+        jury = self.jury(number - 1, labelled if how.has_members else ())
         limit = self.limit(jury, how, labelled) if how.selection == 'threshold' else math.nan
         if how.selection == 'threshold' and not self.settings.is_capped:
             wanted = len(rows)
@@ -244,24 +244,57 @@ class _Chain:
     def limit(self, jury: Jury, how: Acquisition, labelled: tuple[str, ...]) -> float:
         """Return the limit that the scores of labelled images give."""
         on, parts = self.settings.threshold_on, []
-        if on in ('train', 'both'):
+        if on in ('train', 'both') and labelled:
             parts.append(self.pool.cut([self.index[stem] for stem in labelled]))
+        elif on in ('train', 'both'):  # nothing of the pool has labels yet
+            parts.append(read_part(self.place.images('extra')))
         if on in ('val', 'both'):
             parts.append(read_part(self.place.images('val')))
         name = how.score or self.settings.score
         scores = np.concatenate([self.scores(jury, part, name) for part in parts])
         return limit_of(scores[np.isfinite(scores)], self.settings.threshold_rule)
 
-    def jury(self, number: int) -> Jury:
-        """Return the network of a round as a judge."""
+    def jury(self, number: int, labelled: tuple[str, ...] = ()) -> Jury:
+        """Return the network of a round as a judge; with the round's labels, an ensemble."""
         from uncertainty_seg.training.active.judging import Jury
         from uncertainty_seg.training.active.rounds import round_net, seed_of
 
         strategy, before = self.before(number + 1)
-        plan = self.settings.plan
-        net = round_net(plan, self.build, self.place.weights(strategy, self.task.seed, before),
-                        self.pool.num_classes)
-        return Jury((net,), self.spec, plan.passes, seed_of(self.task.seed, number))
+        files = [self.place.weights(strategy, self.task.seed, before)]
+        if labelled:
+            files += [self.member(number, index, labelled)
+                      for index in range(1, self.settings.members)]
+        nets = tuple(round_net(self.settings.plan, self.build, file, self.pool.num_classes)
+                     for file in files)
+        # One pass each, without dropout: the members alone disagree.
+        return Jury(nets, self.spec, 0 if labelled else self.settings.plan.passes,
+                    seed_of(self.task.seed, number))
+
+    def member(self, number: int, index: int, labelled: tuple[str, ...]) -> Path:
+        """Train another network on the labels of a round, and return its weights."""
+        from uncertainty_seg.training.active.rounds import train_round
+
+        file = self.place.member(self.task.strategy, self.task.seed, number, index)
+        train_round(self.settings.plan, self.build, self.round_run(number, labelled, file, index))
+        return file
+
+    def round_run(
+        self, number: int, labelled: tuple[str, ...], weights: Path, index: int = 0
+    ) -> RoundRun:
+        """Return the training of a round, or of a further member of it."""
+        from uncertainty_seg.training.active.rounds import RoundRun, seed_of
+
+        extra = self.place.images('extra')
+        others = read_part(extra) if extra.is_file() else None
+        start = None
+        if self.settings.is_warm and number and not index:
+            strategy, before = self.before(number)
+            start = self.place.weights(strategy, self.task.seed, before)
+        return RoundRun(
+            self.pool.folder([self.index[stem] for stem in labelled]),
+            seed_of(self.task.seed, number, index), weights,
+            None if others is None else others.folder(range(len(others))),
+            self.settings.extra_share, start, self.task.threads)
 
     @property
     def spec(self) -> InputSpec:
@@ -281,27 +314,38 @@ class _Chain:
 
     def train(self, number: int, picks: Picks) -> None:
         """Train and measure a round, and write what came of it."""
-        from uncertainty_seg.training.active.rounds import RoundRun, seed_of, train_round
+        from uncertainty_seg.training.active.rounds import tidy, train_round
 
-        task, plan = self.task, self.settings.plan
+        task = self.task
         if number == 0:
             replace_file(self.place.picks(task.strategy, task.seed, 0), _text_of(picks))
         started_s = time.monotonic()
-        data = self.pool.folder([self.index[stem] for stem in picks.labelled])
-        lost = [name for name, count in zip(
-            data.class_names, data.pixel_counts().sum(0), strict=True) if not count]
-        if lost:
-            _log.warning('%s: no labelled frame holds %s', task.name, some_of(lost))
-        run = RoundRun(data, seed_of(task.seed, number),
-                       self.place.weights(task.strategy, task.seed, number), threads=task.threads)
-        if self.settings.is_warm and number:
-            strategy, before = self.before(number)
-            run = replace(run, start=self.place.weights(strategy, task.seed, before))
-        loss = train_round(plan, self.build, run)
+        weights = self.place.weights(task.strategy, task.seed, number)
+        run = self.round_run(number, picks.labelled, weights)
+        if run.data.stems or run.extra is not None:
+            loss = train_round(self.settings.plan, self.build, run)
+        else:
+            loss = self.start_without_labels(weights)
         train_s = time.monotonic() - started_s
-        measured = self.measure(number)
-        self.write(number, picks, {**measured, 'loss': loss, 'train_s': train_s,
-                                   'absent': lost})
+        self.write(number, picks, {**self.measure(number), 'loss': loss, 'train_s': train_s,
+                                   'absent': self.absent(picks.labelled)})
+        tidy(weights)
+
+    def start_without_labels(self, weights: Path) -> float:
+        """Write the network that the study starts from; there is no loss."""
+        from uncertainty_seg.training.active.rounds import seed_of, write_untrained
+
+        write_untrained(self.settings.plan, self.build, seed_of(self.task.seed, 0), self.pool,
+                        weights)
+        return math.nan
+
+    def absent(self, labelled: tuple[str, ...]) -> list[str]:
+        """Return the classes of the pool that no labelled frame holds."""
+        whole = np.bincount(self.pool.masks.ravel(), minlength=256)
+        rows = [self.index[stem] for stem in labelled]
+        part = np.bincount(self.pool.masks[rows].ravel(), minlength=256)
+        return [name for index, name in enumerate(self.pool.class_names)
+                if whole[index] and not part[index]]
 
     def measure(self, number: int) -> dict[str, Any]:
         """Return how good the network of a round is."""
@@ -342,8 +386,11 @@ class _Chain:
 
     def forget(self, number: int) -> None:
         """Remove the weights of a round that nothing needs any more; those of starts stay."""
+        name, seed = self.task.strategy, self.task.seed
         if number:
-            self.place.weights(self.task.strategy, self.task.seed, number).unlink(missing_ok=True)
+            self.place.weights(name, seed, number).unlink(missing_ok=True)
+        for file in self.place.chain(name, seed).glob(f'round-{number}.member-*'):
+            file.unlink()
 
 
 def limit_of(scores: NDArray[np.float64], rule: str) -> float:
@@ -378,6 +425,11 @@ def parse_rule(rule: str) -> tuple[str, float]:
         return 'mean', number
     except ValueError:
         raise ConfigError(f'--threshold-rule {rule}', wanted) from None
+
+
+def require_score(images: PreparedImages, spec: InputSpec, name: str) -> None:
+    """Raise ConfigError if there is no score of a name."""
+    ScoreVector(_card(images, spec), names=[name])
 
 
 def _card(images: PreparedImages, spec: InputSpec) -> ModelCard:

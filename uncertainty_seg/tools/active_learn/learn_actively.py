@@ -11,12 +11,13 @@ study that was stopped.
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
+import sys
 import time
 from typing import TYPE_CHECKING
 
 from uncertainty_seg.errors import ConfigError, DatasetError, ModelBundleError, TrainingError
+from uncertainty_seg.storage.whole_files import replace_file
 from uncertainty_seg.tools.arguments import (
     image_size,
     positive_number,
@@ -28,6 +29,7 @@ from uncertainty_seg.tools.arguments import (
 )
 
 if TYPE_CHECKING:
+    from uncertainty_seg.tools.active_learn.results import StudySummary
     from uncertainty_seg.tools.active_learn.study import StudyFolders, StudySettings
     from uncertainty_seg.training.active.prepared import PreparedImages
     from uncertainty_seg.training.active.rounds import NetPlan
@@ -35,9 +37,8 @@ if TYPE_CHECKING:
 MISUSE = (ConfigError, DatasetError, ModelBundleError, TrainingError)
 # As study.STRATEGIES has them, which imports OpenCV; a test compares.
 STRATEGY_NAMES = ('random', 'threshold', 'top-k', 'entropy', 'margin', 'mi', 'power-bald',
-                  'uncertainty-diversity', 'k-centre', 'full')
+                  'uncertainty-diversity', 'k-centre', 'ensemble-mi', 'full')
 DEFAULT_LABELS = ['5%', '12.5%', '25%', '50%', '100%']
-_log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,9 +54,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f'{", ".join(STRATEGY_NAMES)} [random entropy]')
     parser.add_argument('--seeds', nargs='+', type=whole_number(0, 9999), default=[0, 1, 2],
                         metavar='S', help='of start, training and lots [0 1 2]')
-    parser.add_argument('--labels', nargs='+', default=DEFAULT_LABELS, metavar='N',
+    parser.add_argument('--labels', nargs='+', default=[], metavar='N',
                         help='labelled frames after each round, the start first: shares of the '
                         f'pool, or counts [{" ".join(DEFAULT_LABELS).replace("%", "%%")}]')
+    parser.add_argument('--start', default='', metavar='N|FILE',
+                        help='frames of the start: with --rounds their number or share; or a file '
+                        'that names them, one a line or as a JSON list')
+    parser.add_argument('--rounds', type=whole_number(1, 1000), default=0, metavar='R',
+                        help='instead of --labels: so many rounds of --budget frames')
+    parser.add_argument('--budget', type=whole_number(1), default=0, metavar='N',
+                        help='frames that each of the --rounds labels')
+    parser.add_argument('--extra', nargs='+', default=[], metavar='DIR[:SPLIT]',
+                        help='labelled folders that are always trained on and cost no label, as '
+                        'synthetic ones [their split train]')
+    parser.add_argument('--extra-share', type=rate, default=0.5, metavar='P',
+                        help='share of --extra in what is trained on [0.5]')
     _add_choice(parser)
     _add_network(parser)
     place = parser.add_argument_group('where it runs, and what it writes')
@@ -64,6 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help='run on a Ray cluster: auto, HOST:PORT or local; STUDY is shared')
     place.add_argument('--threads', type=whole_number(1, 256), default=1,
                        help='CPU threads of each process [1]')
+    place.add_argument('--report', type=Path, metavar='FILE',
+                       help='write a page with curves, tables and what was chosen')
     place.add_argument('--markdown', type=Path, metavar='FILE',
                        help='write the summary as Markdown')
 
@@ -82,6 +97,8 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
                        help='threshold takes all above the limit, however many')
     group.add_argument('--beta', type=positive_number(), default=1.0,
                        help='power of the score in power-bald and uncertainty-diversity [1]')
+    group.add_argument('--members', type=whole_number(2, 100), default=4, metavar='M',
+                       help='networks of ensemble-mi [4]')
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
@@ -107,53 +124,85 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--dropout', default='head', metavar='WHERE',
                        help='of pyramid: head, decoder, deep_encoder, everywhere or '
                        'SITE=RATE,... [head]')
-    group.add_argument('--rate', type=rate, default=0.5, metavar='P',
-                       help='of dropout where --dropout gives none [0.5]')
+    group.add_argument('--rate', type=rate, metavar='P',
+                       help='of dropout where --dropout gives none [0.5], or of fc-densenet56 '
+                       '[0.2]')
     group.add_argument('--warm', action='store_true',
                        help='go on from the weights of the round before')
 
 
 def run(args: argparse.Namespace) -> int:
     """Run a study, or go on with it."""
-    from uncertainty_seg.tools.active_learn import results
-    from uncertainty_seg.tools.active_learn.study import FULL, prepare_study, StudyPlace
-    from uncertainty_seg.tools.active_learn.tasks import locked_study, plan_chains, run_chains
+    from uncertainty_seg.tools.active_learn.study import prepare_study, StudyPlace
+    from uncertainty_seg.tools.active_learn.tasks import locked_study
 
-    require_libraries('pyarrow', 'scipy', *(['ray'] if args.ray else []))
-    logging.getLogger('uncertainty_seg').setLevel(logging.INFO)
     started_s = time.monotonic()
     strategies = list(dict.fromkeys(args.strategy))
-    _require_strategies(strategies)
+    _require(args, strategies)
     with locked_study(args.study):
-        place = StudyPlace(args.study)
         settings, parts = _settled(args, strategies)
-        prepare_study(place, settings, parts)
-        _warn_of_absent(parts['pool'])
-        tasks = plan_chains(args.study, settings, strategies, args.seeds, args.threads)
+        prepare_study(StudyPlace(args.study), settings, parts)
         del parts
-        shown = list(dict.fromkeys([*strategies, FULL]))
-        try:
-            for _ in progress(run_chains(tasks, args.jobs, args.ray), desc='active-learn',
-                              total=len(tasks), unit='chain'):
-                pass
-        finally:
-            rows = results.collect(place, shown, args.seeds)
-            results.write_results(args.study, rows)
-        summary = results.summarise(rows)
-        text = results.markdown(args.study.name, summary)
-        if args.markdown:
-            args.markdown.write_text(text, encoding='utf-8')
-    print(text)
-    print_json({'study': str(args.study), 'rows': len(rows), 'full': summary.full.mean,
+        summary, num_rows = _worked_out(args, settings, strategies)
+    print_json({'study': str(args.study), 'rows': num_rows, 'full': summary.full.mean,
                 'reached': {name: band.mean for name, band in summary.reached.items()},
                 'seconds': round(time.monotonic() - started_s, 1)})
     return 0
 
 
-def _require_strategies(names: list[str]) -> None:
-    for name in names:
+def _worked_out(
+    args: argparse.Namespace, settings: StudySettings, strategies: list[str]
+) -> tuple[StudySummary, int]:
+    """Run what is left, write the results, and return what they say."""
+    from uncertainty_seg.tools.active_learn import results
+    from uncertainty_seg.tools.active_learn.page import write_page
+    from uncertainty_seg.tools.active_learn.study import FULL, StudyPlace
+    from uncertainty_seg.tools.active_learn.tasks import plan_chains, run_chains
+
+    place, shown = StudyPlace(args.study), list(dict.fromkeys([*strategies, FULL]))
+    tasks = plan_chains(args.study, settings, strategies, args.seeds, args.threads)
+    try:
+        for _ in progress(run_chains(tasks, args.jobs, args.ray), desc='active-learn',
+                          total=len(tasks), unit='chain'):
+            pass
+    finally:
+        rows = results.collect(place, shown, args.seeds)
+        results.write_results(args.study, rows)
+    summary = results.summarise(rows)
+    for name, count in summary.absent.items():
+        print(f'warning: no frame of the start holds {name} ({count} of {len(args.seeds)} seeds): '
+              'the first network cannot know it.', file=sys.stderr)
+    text = results.markdown(args.study.name, summary)
+    if args.markdown:
+        replace_file(args.markdown, text)
+    if args.report:
+        write_page(args.report, args.study.name, rows, summary)
+    print(text)
+    return summary, len(rows)
+
+
+def _require(args: argparse.Namespace, strategies: list[str]) -> None:
+    """Refuse what cannot work, before anything is read."""
+    from uncertainty_seg.tools.active_learn.chain import parse_rule
+    from uncertainty_seg.tools.report.page import require_place, require_report_place
+
+    require_libraries('pyarrow', 'scipy', *(['ray'] if args.ray else []))
+    for name in strategies:
         if name not in STRATEGY_NAMES:
             raise ConfigError(f'--strategy {name}', f'one of {", ".join(STRATEGY_NAMES)}')
+    parse_rule(args.threshold_rule)
+    if args.threshold_on not in ('train', 'val', 'both'):
+        raise ConfigError(f'--threshold-on {args.threshold_on}', 'train, val or both')
+    if args.threshold_on != 'train' and args.val is None:
+        raise ConfigError(f'--threshold-on {args.threshold_on} without --val', 'both')
+    if args.init and args.imagenet:
+        raise ConfigError('--init and --imagenet', 'one of them')
+    if args.rounds and args.labels:
+        raise ConfigError('--labels and --rounds', 'one of them')
+    if args.report:
+        require_report_place(args.report)
+    if args.markdown:
+        require_place(args.markdown, 'summary')
 
 
 def _settled(
@@ -161,43 +210,49 @@ def _settled(
 ) -> tuple[StudySettings, dict[str, PreparedImages]]:
     """Read the images and check what is asked for; see `load_parts` for the errors."""
     from uncertainty_seg.tools.active_learn import study
-    from uncertainty_seg.tools.active_learn.chain import parse_rule
+    from uncertainty_seg.tools.active_learn.chain import require_score
     from uncertainty_seg.training.active.prepared import prepare
     from uncertainty_seg.training.active.rounds import recipe_of
 
-    parse_rule(args.threshold_rule)
-    if args.threshold_on not in ('train', 'val', 'both'):
-        raise ConfigError(f'--threshold-on {args.threshold_on}', 'train, val or both')
-    if args.threshold_on != 'train' and args.val is None:
-        raise ConfigError(f'--threshold-on {args.threshold_on} without --val', 'both')
     data = study.load_parts(_folders(args))
-    plan = _plan(args)
-    num_classes = data['pool'].num_classes
-    build = study.builder(plan.net, num_classes)
-    spec = recipe_of(plan, build).input
+    plan, num_classes = _plan(args), data['pool'].num_classes
+    spec = recipe_of(plan, study.builder(plan, num_classes)).input
     _require_passes(plan, strategies, num_classes)
+    planned = study.schedule_of(args.labels or ([] if args.rounds else DEFAULT_LABELS),
+                                args.start, args.rounds, args.budget, data['pool'].stems)
+    if not planned.counts[0]:
+        _require_start(args, strategies)
     parts = {name: prepare(part, spec, name in ('test', 'val')) for name, part in data.items()}
-    settings = study.StudySettings(
-        plan, study.label_counts(args.labels, len(parts['pool'])), args.score,
-        threshold_rule=args.threshold_rule, threshold_on=args.threshold_on,
-        is_capped=not args.uncapped, beta=args.beta, is_warm=args.warm)
-    return settings, parts
+    require_score(parts['pool'], spec, args.score)
+    return study.StudySettings(
+        plan, planned.counts, args.score, planned.start, args.threshold_rule, args.threshold_on,
+        not args.uncapped, args.beta, args.warm, args.members, args.extra_share), parts
+
+
+def _require_start(args: argparse.Namespace, strategies: list[str]) -> None:
+    if not (args.init or args.extra):
+        raise ConfigError('a start without any label', 'something else to start from',
+                          'give --init or --extra, or label at least one frame')
+    if 'threshold' in strategies and args.threshold_on == 'train' and not args.extra:
+        raise ConfigError('the strategy threshold after a start without any label',
+                          'labelled images for its limit', 'give --threshold-on val and --val')
 
 
 def _folders(args: argparse.Namespace) -> StudyFolders:
     from uncertainty_seg.tools.active_learn.study import split_of, StudyFolders
 
     return StudyFolders(split_of(args.pool, 'train'), split_of(args.test, 'test'),
-                        None if args.val is None else split_of(args.val, 'val'))
+                        None if args.val is None else split_of(args.val, 'val'),
+                        tuple(split_of(text, 'train') for text in args.extra))
 
 
 def _plan(args: argparse.Namespace) -> NetPlan:
+    from uncertainty_seg.tools.active_learn.study import DENSENET
     from uncertainty_seg.training.active.rounds import NetPlan
 
-    if args.init and args.imagenet:
-        raise ConfigError('--init and --imagenet', 'one of them')
+    drops = args.rate or (0.2 if args.net == DENSENET else 0.5)
     return NetPlan(args.net, args.encoder, args.imagenet, args.init, args.size, args.steps,
-                   args.batch, args.learning_rate, args.dropout, args.rate, args.passes)
+                   args.batch, args.learning_rate, args.dropout, drops, args.passes)
 
 
 def _require_passes(plan: NetPlan, strategies: list[str], num_classes: int) -> None:
@@ -205,14 +260,7 @@ def _require_passes(plan: NetPlan, strategies: list[str], num_classes: int) -> N
     from uncertainty_seg.tools.active_learn.study import builder, STRATEGIES
     from uncertainty_seg.training.active.rounds import require_dropout
 
-    build = builder(plan.net, num_classes)
+    build = builder(plan, num_classes)
     asked = [name for name in strategies if STRATEGIES[name].needs_dropout]
     if build is not None and asked:
         require_dropout(build(), plan.net, asked[0])
-
-
-def _warn_of_absent(pool: PreparedImages) -> None:
-    counts = [(pool.masks == index).any() for index in range(pool.num_classes)]
-    lost = [name for name, there in zip(pool.class_names, counts, strict=True) if not there]
-    if lost:
-        _log.warning('no frame of the pool holds %s', ', '.join(lost))

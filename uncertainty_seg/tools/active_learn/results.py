@@ -188,17 +188,17 @@ def markdown(title: str, summary: StudySummary) -> str:
     lines = [f'# {title}', '', 'Test mean IoU in points; ± is half of a 95 % t interval over '
              'seeds, of gains over random in pairs of the same seed.', '']
     if summary.full.count:
-        lines += [f'All labels give {_points(summary.full)}.', '']
+        lines += [f'All labels give {points(summary.full)}.', '']
     shares = [f'{100 * share:.3g} %' for share in summary.shares]
     lines += [f'| strategy | {" | ".join(shares)} |', '| --- |' + ' --- |' * len(shares)]
     for name in summary.reached:
-        cells = [_points(gain.value) for gain in summary.gains if gain.strategy == name]
+        cells = [points(gain.value) for gain in summary.gains if gain.strategy == name]
         lines.append(f'| {name} | {" | ".join(cells)} |')
     lines += ['', '| gain over random | ' + ' | '.join(shares) + ' |',
               '| --- |' + ' --- |' * len(shares)]
     for name in summary.reached:
         if name != 'random':
-            cells = [_signed(gain.gain) for gain in summary.gains if gain.strategy == name]
+            cells = [signed(gain.gain) for gain in summary.gains if gain.strategy == name]
             lines.append(f'| {name} | {" | ".join(cells)} |')
     lines += ['', '| strategy | labels that reach all labels less one point |', '| --- | --- |']
     lines += [f'| {name} | {reached_text(summary, name)} |' for name in summary.reached]
@@ -221,14 +221,16 @@ def reached_text(summary: StudySummary, strategy: str) -> str:
     return f'{100 * band.mean:.1f}{half} %{some}'
 
 
-def _points(band: SeedBand) -> str:
+def points(band: SeedBand) -> str:
+    """Write a figure in points, with half of its interval."""
     if not band.count:
         return '–'
     half = f' ± {100 * (band.high - band.mean):.1f}' if math.isfinite(band.high) else ''
     return f'{100 * band.mean:.1f}{half}'
 
 
-def _signed(band: SeedBand) -> str:
+def signed(band: SeedBand) -> str:
+    """Write a difference in points, with half of its interval."""
     if not band.count:
         return '–'
     half = f' ± {100 * (band.high - band.mean):.1f}' if math.isfinite(band.high) else ''

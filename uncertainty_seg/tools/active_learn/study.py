@@ -10,14 +10,14 @@ and seeds may be added, and how many processes work on it decides nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
-from importlib import import_module
+from itertools import product
 import json
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
-from uncertainty_seg.errors import ConfigError, DatasetError
+from uncertainty_seg.errors import ConfigError, DatasetError, some_of
 from uncertainty_seg.storage.folds import load_folders, require_apart
 from uncertainty_seg.storage.foreign_files import MAX_JSON_BYTES, parse_json, read_bytes
 from uncertainty_seg.storage.whole_files import replace_file
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 STUDY_FILE, LOCK = 'study.json', '.lock'
 # Trained once a seed for all strategies: the random start, and all labels at once.
 START, FULL = 'start', 'full'
-_PARTS = ('pool', 'val', 'test', 'extra')
+PYRAMID, DENSENET = 'pyramid', 'fc-densenet56'
 _MI, _ENTROPY, _MARGIN = 'mutual_information.mean', 'entropy.mean', 'margin.class_mean'
 
 
@@ -149,6 +149,10 @@ class StudyPlace:
         """File with the weights of a round."""
         return self.chain(strategy, seed) / f'round-{number}.pt'
 
+    def member(self, strategy: str, seed: int, number: int, index: int) -> Path:
+        """File with the weights of a further member of an ensemble."""
+        return self.chain(strategy, seed) / f'round-{number}.member-{index}.pt'
+
 
 @dataclass(frozen=True)
 class StudyFolders:
@@ -178,12 +182,23 @@ def load_parts(folders: StudyFolders) -> dict[str, LabelledFolder]:
     found = {'pool': _load(folders.pool), 'test': _load(folders.test)}
     if folders.val is not None:
         found['val'] = _load(folders.val)
-    pool = found['pool']
-    for name in found:
-        _require_classes(found[name], pool, name)
-        if name != 'pool':
-            require_apart(pool, found[name], ('the pool', f'--{name}'))
+    if folders.extra:
+        found['extra'] = _joined([_load(place) for place in folders.extra])
+    for name, part in found.items():
+        _require_classes(part, found['pool'], name)
+    for trained, measured in product(('pool', 'extra'), ('test', 'val')):
+        if {trained, measured} <= set(found):
+            require_apart(found[trained], found[measured], (f'--{trained}', f'--{measured}'))
     return found
+
+
+def _joined(parts: Sequence[LabelledFolder]) -> LabelledFolder:
+    for part in parts[1:]:
+        _require_classes(part, parts[0], 'extra')
+    return replace(parts[0], images=[image for part in parts for image in part.images],
+                   masks=[mask for part in parts for mask in part.masks],
+                   stems=[f'{index}/{stem}' for index, part in enumerate(parts)
+                          for stem in part.stems])
 
 
 def _load(place: tuple[Path, str]) -> LabelledFolder:
@@ -260,22 +275,73 @@ def read_part(path: Path) -> PreparedImages:
     return read_prepared(path)
 
 
-def builder(net: str, num_classes: int) -> Build | None:
+def builder(plan: NetPlan, num_classes: int) -> Build | None:
     """
-    Return what builds a network; None for the shipped architecture.
+    Return what builds the network of a plan; None for the shipped architecture.
 
-    Raises ConfigError if there is none of this name.
+    Raises ConfigError if there is none of its name.
     """
-    if net == 'pyramid':
+    net = plan.net
+    if net == PYRAMID:
         return None
-    if net == 'fc-densenet56':
-        module = import_module('uncertainty_seg.training.fc_densenet')
-        return partial(module.fc_densenet56, num_classes)
+    if net == DENSENET:
+        from uncertainty_seg.training.fc_densenet import fc_densenet56
+
+        return partial(fc_densenet56, num_classes, plan.rate)
     if ':' not in net:
-        raise ConfigError(f'--net {net}', 'pyramid, fc-densenet56 or MODULE:FUNCTION')
+        raise ConfigError(f'--net {net}', f'{PYRAMID}, {DENSENET} or MODULE:FUNCTION')
     from uncertainty_seg.tools.compile.request import factory
 
     return factory(net)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many frames are labelled after each round, and the first ones where they are given."""
+
+    counts: tuple[int, ...]
+    start: tuple[str, ...] = ()
+
+
+def schedule_of(
+    labels: Sequence[str], start: str, rounds: int, budget: int, pool: Sequence[str]
+) -> Schedule:
+    """
+    Work out the labels of a study from --labels, or from --start, --rounds and --budget.
+
+    A start that is a file names the first frames, one a line or as JSON list; what --labels gives
+    then follows it. Raises ConfigError if these contradict each other, there are fewer frames
+    than asked for, or the file names others.
+    """
+    names = _start_names(Path(start), pool) if start and Path(start).is_file() else ()
+    if bool(rounds) != bool(budget):
+        raise ConfigError('one of --rounds and --budget', 'both, or --labels')
+    if not rounds and start and not names:
+        raise ConfigError(f'--start {start} without --rounds and --budget',
+                          'both, or a file that names the first frames',
+                          'give the start as the first number of --labels')
+    first = [str(len(names))] if names else [start or '5%']
+    if not rounds:
+        return Schedule(label_counts([*(first if names else []), *labels], len(pool)), names)
+    begin = label_counts(first, len(pool))[0]
+    counts = [begin + budget * number for number in range(rounds + 1)]
+    return Schedule(label_counts([str(count) for count in counts], len(pool)), names)
+
+
+def _start_names(path: Path, pool: Sequence[str]) -> tuple[str, ...]:
+    text = read_bytes(path, MAX_JSON_BYTES).decode('utf-8', 'replace')
+    try:
+        raw = parse_json(text) if text.lstrip().startswith('[') else \
+            [line.strip() for line in text.splitlines() if line.strip()]
+    except ValueError as err:
+        raise ConfigError(f'--start {path} is no JSON', 'a list of names') from err
+    names = tuple(dict.fromkeys(map(str, raw)))
+    strange = sorted(set(names) - set(pool))
+    if strange or not names:
+        raise ConfigError(
+            f'--start {path} names {some_of(map(repr, strange)) or "no frame"}',
+            'frames of the pool, without ending, one a line or as a JSON list')
+    return names
 
 
 def label_counts(texts: Sequence[str], pool: int) -> tuple[int, ...]:
@@ -287,9 +353,11 @@ def label_counts(texts: Sequence[str], pool: int) -> tuple[int, ...]:
     counts = tuple(_count_of(text, pool) for text in texts)
     for text, count in zip(texts, counts, strict=True):
         if count > pool:
-            raise ConfigError(f'--labels {text} of a pool of {pool}', f'at most {pool}')
+            raise ConfigError(f'{text} labelled frames of a pool of {pool}', f'at most {pool}',
+                              'ask for fewer labels or rounds, or give a larger pool')
     if any(after <= before for before, after in zip(counts, counts[1:], strict=False)):
-        raise ConfigError(f'--labels {" ".join(texts)}, which are {counts} of {pool} frames',
+        raise ConfigError(f'labels {" ".join(texts)}, which are '
+                          f'{", ".join(map(str, counts))} of {pool} frames',
                           'numbers that grow', 'leave some out')
     return counts
 

@@ -47,13 +47,13 @@ class PassRunner:
     net : Module
         In eval mode; whatever drops out is switched on.
     passes : int
-        T; 1 if nothing drops out.
+        T; 1 if nothing drops out. 0 for one pass with dropout switched off.
 
     """
 
     def __init__(self, net: nn.Module, passes: int) -> None:
         net.eval()
-        dropping = droppers(net)
+        dropping = droppers(net) if passes else []
         for part in dropping:
             part.train()
         self.passes = passes if dropping else 1
@@ -113,7 +113,7 @@ class Jury:
     spec : InputSpec
         Their input.
     passes : int
-        Of dropout of each.
+        Of dropout of each; 0 for one without dropout.
     seed : int
         Of the dropout.
 

@@ -22,10 +22,19 @@ from uncertainty_seg.errors import TrainingError
 from uncertainty_seg.storage.folds import subset
 from uncertainty_seg.storage.labelled_folder import LabelledFolder
 from uncertainty_seg.storage.model_bundle import load_bundle
+from uncertainty_seg.storage.whole_files import whole_file
+from uncertainty_seg.training.active.prepared import PreparedImages
 from uncertainty_seg.training.export import load_weights
 from uncertainty_seg.training.fit import Augmentation, finished_rows
-from uncertainty_seg.training.init_weights import read_bundle, read_weights, Taken
-from uncertainty_seg.training.networks import dropout_plan
+from uncertainty_seg.training.init_weights import (
+    load_what_fits,
+    measure_norms,
+    read_bundle,
+    read_weights,
+    STATISTICS_IMAGES,
+    Taken,
+)
+from uncertainty_seg.training.networks import dropout_plan, PyramidNet
 from uncertainty_seg.training.recipes import (
     load_net,
     progress_file,
@@ -156,11 +165,34 @@ def train_round(plan: NetPlan, build: Build | None, run: RoundRun) -> float:
     taken = read_weights(run.start) if run.start is not None else taken_of(plan)
     imagenet = Path(plan.imagenet) if plan.imagenet and taken is None else None
     train_weights(made, data, imagenet, run.weights, run.threads, extras=Extras(init=taken))
-    progress = progress_file(run.weights)
-    loss = float(finished_rows(progress)[-1]['loss'])
-    progress.unlink()
-    facts_file(run.weights).unlink(missing_ok=True)
-    return loss
+    return float(finished_rows(progress_file(run.weights))[-1]['loss'])
+
+
+def tidy(weights: Path) -> None:
+    """Remove what a training keeps beside its weights, once its result is written."""
+    progress_file(weights).unlink(missing_ok=True)
+    facts_file(weights).unlink(missing_ok=True)
+
+
+def write_untrained(plan: NetPlan, build: Build | None, seed: int, images: PreparedImages,
+                    weights: Path) -> None:
+    """
+    Write the network that a plan starts from, as it is, for a start without any label.
+
+    Norms that a bundle has folded away are measured on images, which need no label. Raises
+    TrainingError if the weights are those of another network.
+    """
+    torch.manual_seed(seed)
+    net = build() if build is not None else PyramidNet(
+        images.num_classes, dropout_plan(plan.dropout, plan.rate), plan.encoder)
+    taken = taken_of(plan)
+    if taken is not None:
+        load_what_fits(net, taken, images.class_names)
+        if taken.has_folded_norms:
+            measure_norms(net, images.folder(range(min(len(images), STATISTICS_IMAGES))).images,
+                          plan.size)
+    with whole_file(weights) as draft:
+        torch.save(net.state_dict(), draft)
 
 
 def taken_of(plan: NetPlan) -> Taken | None:
