@@ -35,6 +35,11 @@ from uncertainty_seg.tools.arguments import (
     whole_number,
 )
 from uncertainty_seg.tools.report.curves import write_curves
+from uncertainty_seg.tools.train.target_options import (
+    add_target_arguments,
+    prepare,
+    require_target_options,
+)
 
 if TYPE_CHECKING:
     from uncertainty_seg.storage.labelled_folder import LabelledFolder
@@ -95,6 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--seed', type=whole_number(0, 999), default=0,
                         help='another one gives another network [0]')
     _add_method(parser)
+    add_target_arguments(parser)
     folds = parser.add_argument_group('cross-fitting: one network for each fold of the images')
     folds.add_argument('--folds', type=whole_number(2, 1000), metavar='K', default=0,
                        help='divide the images into K folds')
@@ -142,6 +148,7 @@ def run(args: argparse.Namespace) -> int:
 
     logging.getLogger('uncertainty_seg').setLevel(logging.INFO)
     args.data = each_once(args.data)
+    require_target_options(args)
     if args.member is None or args.compile_only:
         require_place(args.out)
     args.weights = args.weights or args.out.with_name(f'{args.out.name}.pt')
@@ -150,7 +157,8 @@ def run(args: argparse.Namespace) -> int:
     data = training_images(args)
     start_s = time.monotonic()
     if not args.compile_only:
-        extras = extras_of(args, taken)
+        data, target = prepare(args, plan, data)
+        extras = replace(extras_of(args, taken), target=target)
         if extras.val is not None:
             require_apart(data, extras.val)
         train_weights(plan, data, args.imagenet, args.weights, args.threads, member=args.member,
@@ -221,7 +229,7 @@ def extras_of(args: argparse.Namespace, taken: Taken | None) -> Extras:
         raise ConfigError('--patience or --budget for snapshots, which are stages of a whole run',
                           'none of them')
     return Extras(val, args.patience, math.inf if args.budget is None else 60 * args.budget,
-                  taken, tuple(map(name_of, args.data)), args.note,
+                  taken, tuple(map(name_of, [*args.data, *args.mix])), args.note,
                   write_curves)
 
 

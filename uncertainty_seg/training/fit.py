@@ -191,7 +191,7 @@ def fit(
     net: nn.Module, data: LabelledFolder, settings: FitSettings,
     on_epoch: Callable[[int, float, nn.Module], None] | None = None,
     progress: Path | None = None, watch: Watch | None = None,
-    origin: Mapping[str, str] | None = None,
+    origin: Mapping[str, str] | None = None, feed: Feed | None = None,
 ) -> nn.Module:
     """
     Train and return the averaged network, in eval mode.
@@ -216,6 +216,8 @@ def fit(
     origin : mapping of str to str, optional
         What the run is made of beside the settings, in words by what it is; a value that begins
         with `DIGEST` is for comparison only. Kept in `progress`.
+    feed : Feed, optional
+        In which order images come, and what is done to them before they are augmented.
 
     Returns
     -------
@@ -240,7 +242,7 @@ def fit(
     run = _Run(net, average, optimiser, schedule, rng, copy.deepcopy(average))
     made_of = {**(origin or {}), **in_words(settings)}
     done = run.resume(progress, settings, made_of) if progress else 0
-    epochs = _Epochs(run, data, settings, batch)
+    epochs = _Epochs(run, data, settings, batch, feed or PLAIN_FEED)
     while done < settings.epochs and not (why := watch.is_over(run.rows)):
         before, started_s = run.state(), time.monotonic()
         loss = epochs.train(done)
@@ -405,9 +407,10 @@ class _Epochs:
     """Train epoch after epoch on the same images."""
 
     def __init__(
-        self, run: _Run, data: LabelledFolder, settings: FitSettings, batch: int
+        self, run: _Run, data: LabelledFolder, settings: FitSettings, batch: int, feed: Feed
     ) -> None:
         self._run, self._data, self._settings, self._batch = run, data, settings, batch
+        self._feed = feed
         self._weights = class_weights(data, settings.class_power)
         self._chances = draw_weights(data, settings.draw_power)
 
@@ -421,7 +424,7 @@ class _Epochs:
         run.net.train()
         how = settings.augmentation_of(epoch)
         for number, (images, masks) in enumerate(
-                batches(data, run.rng, how, self._batch, self._chances), 1):
+                batches(data, run.rng, how, self._batch, self._chances, self._feed), 1):
             loss = _step(run.net, images, masks, self._weights, data.ignore_index, run.optimiser)
             if loss is not None:
                 losses.append(loss)
@@ -605,7 +608,7 @@ def draw_weights(data: LabelledFolder, power: float) -> NDArray[np.float64]:
 
 def batches(
     data: LabelledFolder, rng: np.random.Generator, how: Augmentation, batch: int,
-    draw_weights: NDArray[np.float64],
+    draw_weights: NDArray[np.float64], feed: Feed | None = None,
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
     """
     Yield one epoch of augmented batches; images are drawn by weight.
@@ -618,6 +621,8 @@ def batches(
         N, images a batch; the rest that fills no batch is left out.
     draw_weights : ndarray of float64, shape (images,)
         Chance of each image, summing to 1.
+    feed : Feed, optional
+        The order, and what comes before the augmentation.
 
     Yields
     ------
@@ -627,20 +632,26 @@ def batches(
         Class ids.
 
     """
-    order = systematic_draw(rng, draw_weights)
+    feed = feed or PLAIN_FEED
+    order = feed.order(rng, draw_weights, batch)
     rare = _holders_of_rare_classes(data) if how.paste_share else {}
     for start in range(0, len(order) - batch + 1, batch):
-        pairs = [_drawn(data, i, rng, how) for i in order[start:start + batch]]
+        pairs = [_drawn(data, i, rng, how, feed) for i in order[start:start + batch]]
         if rare:
-            pairs = [_pasted(pair, data, rare, rng, how) for pair in pairs]
+            pairs = [_pasted(pair, data, rare, rng, how, feed) for pair in pairs]
         yield np.stack([image for image, _ in pairs]), np.stack([mask for _, mask in pairs])
 
 
 _Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
-def _drawn(data: LabelledFolder, index: int, rng: np.random.Generator, how: Augmentation) -> _Pair:
-    return augment(data.images[index], data.masks[index], rng, how, data.ignore_index)
+def _drawn(
+    data: LabelledFolder, index: int, rng: np.random.Generator, how: Augmentation, feed: Feed
+) -> _Pair:
+    image = data.images[index]
+    if feed.change is not None:
+        image = feed.change(image, index, rng)
+    return augment(image, data.masks[index], rng, how, data.ignore_index)
 
 
 def _holders_of_rare_classes(data: LabelledFolder) -> dict[int, NDArray[np.int64]]:
@@ -653,13 +664,13 @@ def _holders_of_rare_classes(data: LabelledFolder) -> dict[int, NDArray[np.int64
 
 def _pasted(
     pair: _Pair, data: LabelledFolder, rare: dict[int, NDArray[np.int64]],
-    rng: np.random.Generator, how: Augmentation,
+    rng: np.random.Generator, how: Augmentation, feed: Feed,
 ) -> _Pair:
     """Paste one rare class of another image over a pair, by chance."""
     if rng.random() >= how.paste_share:
         return pair
     chosen = int(rng.choice(list(rare)))
-    image, mask = _drawn(data, int(rng.choice(rare[chosen])), rng, how)
+    image, mask = _drawn(data, int(rng.choice(rare[chosen])), rng, how, feed)
     where = mask == chosen
     return (np.where(where[..., None], image, pair[0]), np.where(where, mask, pair[1]))
 
@@ -673,6 +684,35 @@ def systematic_draw(
     edges = np.cumsum(weights[mixed])
     drawn = mixed[np.minimum(np.searchsorted(edges, points * edges[-1]), len(weights) - 1)]
     return rng.permutation(drawn).astype(np.int64)
+
+
+def _plain_order(
+    rng: np.random.Generator, weights: NDArray[np.float64], batch: int
+) -> NDArray[np.int64]:
+    return systematic_draw(rng, weights)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """
+    How images come into the batches of an epoch.
+
+    Attributes
+    ----------
+    order : callable
+        From a generator, the chance of each image and the size of a batch to their indices.
+    change : callable, optional
+        From an RGB image, its index and the generator to what is augmented instead.
+
+    """
+
+    order: Callable[[np.random.Generator, NDArray[np.float64], int], NDArray[np.int64]] = \
+        _plain_order
+    change: Callable[[NDArray[np.uint8], int, np.random.Generator], NDArray[np.uint8]] | None = \
+        None
+
+
+PLAIN_FEED = Feed()
 
 
 def augment(

@@ -18,6 +18,7 @@ import logging
 import math
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 from torch import nn
@@ -75,6 +76,7 @@ from uncertainty_seg.training.run_facts import (
     require_classes_of,
     write_facts,
 )
+from uncertainty_seg.training.sim_to_real import adapt_norms, require_norms, SimToReal
 
 _log = logging.getLogger(__name__)
 
@@ -372,7 +374,11 @@ def _train(
     on_epoch: Callable[[int, float, nn.Module], None] | None,
 ) -> None:
     net, job = _new_net(job, encoder_file, extras)
+    target = extras.target
+    if target.norm_images:
+        require_norms(net)
     count, asked, batch = len(job.data.stems), job.recipe.fit.epochs, job.recipe.fit.batch
+    labelled = count - target.pseudo
     data, progress = enough_images(job.data, batch), progress_file(job.files[0])
     if len(data.stems) > count:
         _log.warning('%d training images: each is taken %d times an epoch, and a network of so '
@@ -387,17 +393,35 @@ def _train(
 
     def on_rows(rows: list[Row]) -> None:
         seen[:] = rows
-        write_facts(job.files[0], facts_of(extras, count, start, rows, False, asked))
+        write_facts(job.files[0], facts_of(extras, labelled, start, rows, False, asked))
         if extras.on_rows is not None:
             extras.on_rows(job.files[0], rows)
 
     watch = Watch(measure, extras.patience, extras.budget_s, on_rows)
     fit(net, data, job.recipe.fit, job.saver(on_epoch), progress, watch,
-        _origin(job, start, extras))
+        _origin(job, start, extras), target.feed(count, len(data.stems)))
     if seen:
-        write_facts(job.files[0], facts_of(extras, count, start, seen, True, asked))
+        write_facts(job.files[0], facts_of(extras, labelled, start, seen, True, asked))
     elif (facts := read_facts(job.files[0])) is not None:
         write_facts(job.files[0], replace(facts, is_finished=True))
+    if target.norm_images:
+        _adapt(job, extras)
+
+
+def _adapt(job: _TrainingRun, extras: Extras) -> None:
+    """Measure the batch norms of finished weights on the target, and write both down."""
+    recipe, target = job.recipe, extras.target
+    for file in job.files:
+        net = _finished_net(recipe, job.data.num_classes, file, recipe.encoder,
+                            recipe.run_dropout)
+        adapt_norms(net, target.norm_images, recipe.fit.seed)
+        with whole_file(file) as draft:
+            torch.save(net.state_dict(), draft)
+    facts = read_facts(job.files[0])
+    if facts is not None:
+        iou = Held(extras.val, recipe.input).mean_iou(net) if extras.val else math.nan
+        words = tuple(dict.fromkeys((*facts.target, target.norm_words)))
+        write_facts(job.files[0], replace(facts, val_mean_iou=iou, target=words))
 
 
 def _start_of(job: _TrainingRun, encoder_file: Path | None, extras: Extras) -> str:
@@ -424,7 +448,21 @@ def _origin(job: _TrainingRun, start: str, extras: Extras) -> dict[str, str]:
         'weights to start from': digest_of({} if weights is None else weights),
         'training images': digest_of_images(job.data),
         'images of the split val': digest_of_images(extras.val),
+        **_origin_of_target(extras.target),
     }
+
+
+def _origin_of_target(target: SimToReal) -> dict[str, str]:
+    """Return what of a target a run is made of, where it is; its images are training images."""
+    made_of = {}
+    if target.mixed:
+        made_of['mixed images'] = f'{target.mixed} with a share of {target.share:g}'
+    if target.colours is not None:
+        made_of['colours'] = digest_of({'colours': torch.from_numpy(target.colours)})
+    if target.norm_images:
+        made_of['images for the batch norms'] = digest_of(
+            {'images': torch.from_numpy(np.stack(target.norm_images))})
+    return made_of
 
 
 def progress_file(weights: Path) -> Path:

@@ -29,6 +29,7 @@ from uncertainty_seg.storage.labelled_folder import LabelledFolder
 from uncertainty_seg.storage.whole_files import replace_file
 from uncertainty_seg.training.fit import best_epoch, DIGEST, logits_of, normalise, Row
 from uncertainty_seg.training.init_weights import Taken
+from uncertainty_seg.training.sim_to_real import NO_TARGET, SimToReal
 
 # An epoch of fewer images than two batches takes each so often that it has this many batches.
 _SHORT_EPOCH = 8
@@ -55,6 +56,8 @@ class Extras:
         What they are, for the card.
     on_rows : callable, optional
         Called with the file of weights and the rows of its run, after each epoch.
+    target : SimToReal
+        What is done for images of another place than those with labels.
 
     """
 
@@ -65,6 +68,7 @@ class Extras:
     folders: tuple[str, ...] = ()
     note: str = ''
     on_rows: Callable[[Path, list[Row]], None] | None = None
+    target: SimToReal = NO_TARGET
 
 
 NOTHING_MORE = Extras()
@@ -95,6 +99,8 @@ class RunFacts:
         Whether no further epoch was wanted.
     asked : int
         The epochs that were asked for, of which a budget or patience may leave some out.
+    target : tuple of str
+        What was done for images of another place, in sentences.
 
     """
 
@@ -108,6 +114,7 @@ class RunFacts:
     note: str = ''
     is_finished: bool = False
     asked: int = 0
+    target: tuple[str, ...] = ()
 
     def sentence(self, network: str) -> str:
         """Say for a card what a network was trained on."""
@@ -121,7 +128,7 @@ class RunFacts:
             text += f' Mean IoU {self.val_mean_iou:.3f} on {self.val_images} others{chosen}.'
         if not self.is_finished:
             text += ' The run was stopped before its end.'
-        return f'{text} {self.note}'.strip()
+        return ' '.join(filter(None, [text, *self.target, self.note]))
 
 
 def facts_file(weights: Path) -> Path:
@@ -150,6 +157,7 @@ def read_facts(weights: Path) -> RunFacts | None:
         raise _are_no_facts(path)
     iou = raw['val_mean_iou']
     return RunFacts(**{**raw, 'folders': tuple(map(str, raw['folders'])),
+                       'target': tuple(map(str, raw.get('target', ()))),
                        'val_mean_iou': math.nan if iou is None else float(iou)})
 
 
@@ -157,8 +165,8 @@ def read_facts(weights: Path) -> RunFacts | None:
 _FACTS: dict[str, tuple[type, ...]] = {
     'images': (int,), 'epochs': (int,), 'kept_epoch': (int,), 'start': (str,),
     'val_images': (int,), 'val_mean_iou': (float, int, type(None)), 'folders': (list,),
-    'note': (str,), 'is_finished': (bool,), 'asked': (int,)}
-_LATER = {'val_images', 'note', 'is_finished', 'asked'}
+    'note': (str,), 'is_finished': (bool,), 'asked': (int,), 'target': (list,)}
+_LATER = {'val_images', 'note', 'is_finished', 'asked', 'target'}
 
 
 def _is_a(value: object, types: tuple[type, ...]) -> bool:
@@ -200,7 +208,7 @@ def facts_of(
     iou = float(rows[kept - 1]['val_mean_iou']) if rows else math.nan
     return RunFacts(
         images, epochs, kept, start, 0 if extras.val is None else len(extras.val.stems), iou,
-        extras.folders, extras.note, is_finished, asked)
+        extras.folders, extras.note, is_finished, asked, extras.target.words)
 
 
 def enough_images(data: LabelledFolder, batch: int) -> LabelledFolder:
