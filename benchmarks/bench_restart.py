@@ -10,13 +10,18 @@ systemd do after their delay: seconds from that to the new true.
 
     python benchmarks/bench_restart.py [--tries 5]
     python benchmarks/bench_restart.py --memory pipeline --backend openvino [--frames 150]
-    python benchmarks/bench_restart.py --stops 20 --model pipeline
+    python benchmarks/bench_restart.py --stops 20 [--model suim]
+    python benchmarks/bench_restart.py --starts 5 [--model suim]
 
 The second one runs a shipped bundle and reads the largest resident memory of the process, VmHWM.
 The third one stops the installed entry point, SIGINT and SIGTERM in turn, at random instants: of
-the start, with loops that are compiled (`reduction` exact, an empty cache) and not, and while it
-is active; seconds run from the signal to the end of the process, whose exit code must be 0. The
-seconds from the start of the process to active are told, too.
+the start, with loops that are compiled (`reduction` exact, an empty cache) and not, of a build
+that stays in C code, and while it is active; seconds run from the signal to the end of
+the process, whose exit code must be 0.
+The fourth one starts it from nothing until it is active: cold (no bytecode of Python's), warm,
+compiled and cached (`reduction` exact, whose loops are compiled, once, and then found). It tells
+seconds of the wall clock, seconds of processor time (user and system), and seconds that the main
+thread was ready and had no core, which are what other work on the machine costs.
 The last line is one JSON object. Times are this machine's, start-up most of all.
 
 """
@@ -117,10 +122,12 @@ class Bench:
         return falls[0] - told_s, falls[-1] - told_s, end_s - told_s
 
 
+ENTRY = ['-c', 'from uncertainty_seg.ros.launching import entry; entry.node()', '--ros-args']
 # Words of the node, the latest instant of the signal, in seconds, and the line that it follows.
 STOPS = {
     'starting': ([], 3.0, ''),
     'compiling': (['-p', 'reduction:=exact'], 10.0, ''),
+    'building': ([], 5.0, 'Building it now'),
     'active': ([], 2.0, 'active, waiting'),
 }
 
@@ -129,28 +136,85 @@ def measure_stops(
     options: argparse.Namespace, domain: int, folder: Path
 ) -> dict[str, list[float]]:
     """Stop the node so often in each of `STOPS`; seconds by name."""
-    from ros_helpers import Process
+    from conftest import make_tiny_bundle
+    from ros_helpers import node_arguments, Process
 
     found: dict[str, list[float]] = defaultdict(list)
     instants = random.Random(1)
+    # Without a GPU no engine is built: a builder that stays in C code takes its place.
+    (folder / 'order').write_text('native')
+    building = node_arguments(make_tiny_bundle(folder / 'tiny'),
+                              [str(ROOT / 'test' / 'rigs' / 'ros_engine_node.py')],
+                              backend='tensorrt')
     for number, name in itertools.product(range(options.stops), STOPS):
         words, latest_s, line = STOPS[name]
         cache = folder / f'cache_{number}' if name == 'compiling' else folder / 'cache'
-        started_s = time.monotonic()
+        own = [*ENTRY, '-p', f'model:={options.model}', *words]
         process = Process(
-            ['-c', 'from uncertainty_seg.ros.launching import entry; entry.node()', '--ros-args',
-             '-p', f'model:={options.model}', *words], domain, folder / 'log',
-            {'NUMBA_CACHE_DIR': str(cache)})
+            building if name == 'building' else own, domain, folder / 'log',
+            {'NUMBA_CACHE_DIR': str(cache), 'UNCERTAINTY_SEG_TEST_BUILD': str(folder),
+             'PYTHONPATH': os.pathsep.join(sys.path)})
         while line not in process.output or not has_handler(process.pid):
             time.sleep(0.002)
-        if line:
-            found['to_active_s'].append(time.monotonic() - started_s)
         time.sleep(instants.uniform(0.0, latest_s))
         told_s = time.monotonic()
         code = process.interrupt((signal.SIGINT, signal.SIGTERM)[number % 2])
         found[f'{name}: end_s'].append(time.monotonic() - told_s)
         assert code == 0, process.output
     return found
+
+
+# Words of the node, and whether it finds nothing that an earlier start has left.
+STARTS: dict[str, tuple[list[str], bool]] = {
+    'cold': ([], True),
+    'warm': ([], False),
+    'compiled': (['-p', 'reduction:=exact'], True),
+    'cached': (['-p', 'reduction:=exact'], False),
+}
+
+
+def measure_starts(
+    options: argparse.Namespace, domain: int, folder: Path
+) -> dict[str, list[float]]:
+    """Start the node so often in each way of `STARTS`, compiled once; seconds by name."""
+    found: dict[str, list[float]] = defaultdict(list)
+    start(options, [], domain, folder, folder / 'kept')  # leaves bytecode
+    for name, (words, is_first) in STARTS.items():
+        for number in range(1 if name == 'compiled' else options.starts):
+            kept = folder / ('kept' if name != 'cold' else f'cold_{number}')
+            for kind, seconds in start(options, words, domain, folder, kept).items():
+                found[f'{name}: {kind}_s'].append(seconds)
+            assert is_first or kept.name == 'kept'
+    return found
+
+
+def start(
+    options: argparse.Namespace, words: list[str], domain: int, folder: Path, kept: Path
+) -> dict[str, float]:
+    """Start the node and stop it when it is active; the seconds until then."""
+    from ros_helpers import Process
+
+    started_s = time.monotonic()
+    process = Process(
+        [*ENTRY, '-p', f'model:={options.model}', *words], domain, folder / 'log',
+        {'NUMBA_CACHE_DIR': str(kept / 'numba'), 'PYTHONPYCACHEPREFIX': str(kept / 'python'),
+         'PYTHONDONTWRITEBYTECODE': ''})
+    while 'active, waiting' not in process.output:
+        assert process.is_running, process.output
+        time.sleep(0.01)
+    seconds = {'wall': time.monotonic() - started_s}
+    user, system = process_times(process.pid)
+    waited = Path(f'/proc/{process.pid}/schedstat').read_text().split()[1]
+    assert process.interrupt() == 0, process.output
+    return {**seconds, 'processor': user + system, 'no_core': int(waited) / 1e9}
+
+
+def process_times(pid: int) -> tuple[float, float]:
+    """Return user and system seconds of a process and all of its threads."""
+    # The name of the program, in brackets, may hold blanks.
+    fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+    ticks = os.sysconf('SC_CLK_TCK')
+    return int(fields[11]) / ticks, int(fields[12]) / ticks
 
 
 def has_handler(pid: int) -> bool:
@@ -168,7 +232,8 @@ def main() -> int:
     parser.add_argument('--tries', type=int, default=5)
     parser.add_argument('--memory', metavar='MODEL', help='measure that of a shipped bundle')
     parser.add_argument('--stops', type=int, default=0, help='measure so many of each kind')
-    parser.add_argument('--model', default='pipeline', help='of --stops [pipeline]')
+    parser.add_argument('--starts', type=int, default=0, help='measure so many of each kind')
+    parser.add_argument('--model', default='suim', help='of --stops and --starts [suim]')
     parser.add_argument('--frames', type=int, default=150, help='before the memory is read')
     parser.add_argument('--backend', default='onnxruntime')
     options = parser.parse_args()
@@ -178,8 +243,9 @@ def main() -> int:
         str(ROOT / 'config' / 'fastdds_profile.xml'))
     found: dict[str, list[float]] = defaultdict(list)
     with own_domain() as domain, tempfile.TemporaryDirectory() as folder:
-        if options.stops:
-            found = measure_stops(options, domain, Path(folder))
+        if options.stops or options.starts:
+            measure = measure_stops if options.stops else measure_starts
+            found = measure(options, domain, Path(folder))
             print_figures(options, found)
             return 0
         bench = Bench(options, domain, Path(folder))
@@ -205,7 +271,7 @@ def print_figures(options: argparse.Namespace, found: dict[str, list[float]]) ->
     figures: dict[str, Any] = {
         name: {'median': round(statistics.median(values), 3), 'max': round(max(values), 3)}
         for name, values in found.items()}
-    print(json.dumps({**vars(options), **figures}))
+    print(json.dumps({**vars(options), 'load': os.getloadavg(), **figures}))
 
 
 if __name__ == '__main__':
