@@ -8,9 +8,7 @@ for the modules that drop. So do modules that draw random numbers in training mo
 can replace. In every case the result is compared with a copy of the net in which nothing was
 changed: on several images, and at another size.
 
-A trace records the operations of one run. A random number would be frozen in it, and so would the
-branch that the image took where the net decides by values: `ForwardGuard` refuses both when they
-happen.
+What a trace of a run would freeze, `ForwardGuard` refuses when it happens.
 
 """
 
@@ -20,10 +18,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import copy
 import dataclasses
 from dataclasses import dataclass, field, replace
-from functools import partial
 import logging
 import random
-import re
 import time
 from types import MethodType
 from typing import Any
@@ -32,15 +28,12 @@ import warnings
 import numpy as np
 import torch
 from torch import nn, Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from uncertainty_seg.errors import GraphError, UncertaintySegError
 from uncertainty_seg.training.dropout_watch import (
     Drop,
-    DropoutWatch,
     find_rules,
     ModuleCall,
     own_randomness,
@@ -51,11 +44,14 @@ from uncertainty_seg.training.dropout_watch import (
     unchanged,
     watch,
 )
+from uncertainty_seg.training.forward_guard import (
+    DRAW_BY_DROPOUT,
+    draws,
+    ForwardGuard,
+    NO_OTHER_RANDOMNESS,
+)
 from uncertainty_seg.training.modes import in_training, is_norm, switch, trained
 
-# Operations that use only the shape of their argument.
-_LIKE = re.compile(r'^new_|_like$')
-_DATA_DEPENDENT = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 SINGLE = 'output'
 _log = logging.getLogger(__name__)
 # Largest difference between the two modes, relative to the largest output.
@@ -63,8 +59,6 @@ _TOLERANCE = 1e-5
 # Times that modules which draw random numbers may be looked for: one may hide another.
 _ROUNDS = 8
 _NAMED = 5
-_NO_OTHER_RANDOMNESS = 'no randomness but dropout, which masks can replace'
-_DRAW_BY_DROPOUT = "use torch's own dropout there, or a module without randomness"
 
 
 @dataclass(frozen=True)
@@ -300,11 +294,6 @@ def _around(name: str) -> frozenset[str]:
     """List the modules that contain a module, the net itself among them."""
     parts = name.split('.')
     return frozenset('.'.join(parts[:n]) for n in range(len(parts)))
-
-
-def _draws(module: str, operation: str) -> GraphError:
-    return GraphError(f'{place(module)} draws random numbers with {operation}',
-                      _NO_OTHER_RANDOMNESS, _DRAW_BY_DROPOUT)
 
 
 def _require_same(pristine: nn.Module, marked: MarkedNet, image: Tensor) -> None:
@@ -604,10 +593,10 @@ def _require_repeatable(
         problem = _difference(first, other) or drops != met and 'another dropout runs'
         if problem and moved:
             name = _who_draws(net, image, training, takes_eval)
-            raise _draws(name, f'{moved[0]}, so that two runs differ ({problem})')
+            raise draws(name, f'{moved[0]}, so that two runs differ ({problem})')
         if problem:
             raise GraphError(f'two runs of the net on one image differ ({problem})',
-                             _NO_OTHER_RANDOMNESS, _DRAW_BY_DROPOUT)
+                             NO_OTHER_RANDOMNESS, DRAW_BY_DROPOUT)
 
 
 def _seeded_run(
@@ -660,98 +649,3 @@ def _who_draws(
         for hook in hooks:
             hook.remove()
     return found[0] if found else ''
-
-
-class ForwardGuard(TorchDispatchMode):
-    """
-    Check every operation of a run, and raise GraphError from within it.
-
-    `watch` knows which module is running, and has taken the dropout out. What is computed from
-    `image`, or from a draw that a mask will replace, is followed. Where `noted` is given,
-    operations that draw random numbers and those that decide by the image are noted there by
-    their module, and run.
-
-    """
-
-    def __init__(
-        self, watch: DropoutWatch, image: Tensor,
-        noted: tuple[dict[str, str], dict[str, str]] | None = None,
-    ) -> None:
-        super().__init__()
-        self._watch, self._noted = watch, noted
-        # By address; the weak reference keeps the address from being used again.
-        self._followed: dict[int, StorageWeakRef] = {}
-        self._drawn: set[int] = set()
-        self._follow(image)
-        watch.on_draw = partial(self._follow, is_drawn=True)
-        watch.on_read = self._read
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        """Check one operation and run it."""
-        options = kwargs or {}
-        name = str(func).split('.')[1]
-        # Attention has the tag for its dropout, whose rate is 0 when it arrives here.
-        if torch.Tag.nondeterministic_seeded in func.tags and 'scaled_dot_product' not in name:
-            if self._noted is None:
-                raise _draws(self._watch.module, name)
-            self._noted[0].setdefault(self._watch.module, name)
-        given = [x for x in _tensors([args, options]) if _address(x) in self._followed]
-        is_drawn = any(_address(x) in self._drawn for x in given)
-        if given and _is_choice(func, args):
-            if self._noted is None or is_drawn:
-                raise self._decides(name, is_drawn)
-            self._noted[1].setdefault(self._watch.module, name)
-        result = func(*args, **options)
-        if given and not _LIKE.search(name):
-            for x in _tensors([result]):
-                self._follow(x, is_drawn)
-        return result
-
-    def _read(self, x: Tensor, name: str) -> None:
-        """Look at values that are handed out of torch: what is done with them is not recorded."""
-        if x.layout != torch.strided or _address(x) not in self._followed:
-            return
-        is_drawn = _address(x) in self._drawn
-        if self._noted is None or is_drawn:
-            raise self._decides(name, is_drawn)
-        self._noted[1].setdefault(self._watch.module, name)
-
-    def _decides(self, name: str, is_drawn: bool) -> GraphError:
-        where = place(self._watch.module)
-        if is_drawn:
-            return GraphError(f'{where} decides by a random number what to do ({name})',
-                              'one that is multiplied with a tensor, which a mask can replace',
-                              _DRAW_BY_DROPOUT)
-        return GraphError(
-            f'{where} looks at the values of its tensors ({name}) to decide what to do',
-            'the same operations for every image',
-            'write it with torch.where, or take that check out',
-        )
-
-    def _follow(self, x: Tensor, is_drawn: bool = False) -> None:
-        reference = StorageWeakRef(x.untyped_storage())
-        self._followed.setdefault(reference.cdata, reference)
-        if is_drawn:
-            self._drawn.add(reference.cdata)
-
-
-def _address(x: Tensor) -> int:
-    return int(x.untyped_storage()._cdata)
-
-
-def _is_choice(func: Any, args: Any) -> bool:
-    if str(func) == 'aten.index.Tensor':  # by numbers it is a gather, by a mask a choice
-        return any(x.dtype in (torch.bool, torch.uint8) for x in _tensors(args[1]))
-    return bool(_DATA_DEPENDENT & set(func.tags))
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, list | tuple):
-        for value in values:
-            yield from _tensors(value)
-    elif isinstance(values, dict):
-        yield from _tensors(list(values.values()))
