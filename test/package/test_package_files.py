@@ -21,7 +21,8 @@ import uncertainty_seg
 from uncertainty_seg.errors import EXTRAS, install_command
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = ('demo', 'test', 'audit', 'bench', 'check_launch', 'lock', 'matrix', 'mutate', 'train')
+SCRIPTS = ('demo', 'test', 'audit', 'bench', 'check_launch', 'check_install', 'lock', 'matrix',
+           'mutate', 'train')
 # A folder of the machine that a file was written on. .ci belongs to the machine that runs it.
 MACHINE_PATH = re.compile(r'/(?:root|tmp|work|farm|home)/[A-Za-z0-9_.-]+')
 # Put together here, so that this file does not hold them itself.
