@@ -6,8 +6,8 @@ What each way from rendered scenes to photographs (or to other water) is worth.
 photographs that nothing else looks at. ``water``: 400 scenes of clear water, 400 of turbid water,
 measured on 150 of those. Each arm is trained by the same number of steps from ImageNet weights, or
 where it says so from those of the arm ``scenes``, with three seeds; what is labelled of the target
-is drawn by the seed. The gain is that over ``scenes`` or, with labels, over ``labels alone`` of the
-same seed, with a 95 % t interval over the seeds.
+is drawn by the seed. The gain is that over ``scenes`` or, with labels, over ``labels alone`` of
+the same seed, with a 95 % t interval over the seeds.
 
     python benchmarks/sim_to_real_study.py real|water --data DIR --imagenet DIR --work DIR
 
@@ -44,6 +44,7 @@ from uncertainty_seg.training.run_facts import Extras
 from uncertainty_seg.training.sim_to_real import (
     adapt_norms,
     colour_statistics,
+    NO_TARGET,
     pseudo_labelled,
     SimToReal,
 )
@@ -90,7 +91,7 @@ def both(first: LabelledFolder, more: LabelledFolder) -> LabelledFolder:
 
 
 def trained(
-    ground: Ground, name: str, seed: int, data: LabelledFolder, target: SimToReal = SimToReal(),
+    ground: Ground, name: str, seed: int, data: LabelledFolder, target: SimToReal = NO_TARGET,
     start: Path | None = None,
 ) -> Path:
     """Train an arm, if it is not yet, and return its weights."""
