@@ -30,7 +30,7 @@ from uncertainty_seg.tools.main import main  # noqa: E402
 HELPERS = Path(__file__).resolve().parents[2] / 'helpers'
 # Trains so slowly that the network stays what it is.
 STILL = ['--net', 'ramp_nets:ramp', '--size', '64x64', '--steps', '2', '--batch', '2',
-         '--learning-rate', '1e-9', '--passes', '32']
+         '--learning-rate', '1e-9', '--passes', '128']
 GREYS = {f'grey_{k}': GREY + k % 2 for k in range(5)}
 WHITES = {f'white_{k}': WHITE - k for k in range(3)}
 

@@ -130,10 +130,10 @@ def run_chain(task: ChainTask) -> str:
     use_threads(task.threads)
     place = StudyPlace(task.folder)
     place.chain(task.strategy, task.seed).mkdir(parents=True, exist_ok=True)
-    chain = _Chain(task, place)
+    chain = StrategyChain(task, place)
     if task.strategy in (START, FULL):
         if not place.result(task.strategy, task.seed, 0).is_file():
-            chain.train(0, _first(task, chain.pool))
+            chain.train(0, first_picks(task, chain.pool))
         return task.name
     for number in range(1, len(task.settings.labels)):
         if not chain.advance(number):
@@ -141,7 +141,7 @@ def run_chain(task: ChainTask) -> str:
     return task.name
 
 
-def _first(task: ChainTask, pool: PreparedImages) -> Picks:
+def first_picks(task: ChainTask, pool: PreparedImages) -> Picks:
     """Return the start of a seed, or everything."""
     if task.strategy == FULL:
         return Picks((), (), (), pool.stems)
@@ -161,7 +161,7 @@ def _candidates(names: Sequence[str], scores: NDArray[np.float64], **more: Any) 
     return Candidates(keys, np.array(['pool'] * len(keys), dtype=object), scores, **more)
 
 
-class _Chain:
+class StrategyChain:
     """A chain at work: its images, and what it does in a round."""
 
     def __init__(self, task: ChainTask, place: StudyPlace) -> None:
@@ -178,8 +178,8 @@ class _Chain:
             return True
         kept = place.picks(task.strategy, task.seed, number)
         if not kept.is_file():
-            replace_file(kept, _text_of(self.pick(number)))
-        picks = _picks_of(kept)
+            replace_file(kept, text_of(self.pick(number)))
+        picks = picks_of(kept)
         if not picks.frames:
             return False
         if len(picks.labelled) == len(self.pool) and not self.settings.is_warm:
@@ -196,7 +196,7 @@ class _Chain:
     def labelled(self, number: int) -> tuple[str, ...]:
         """Return what is labelled after a round."""
         strategy, before = self.before(number + 1)
-        return _picks_of(self.place.picks(strategy, self.task.seed, before)).labelled
+        return picks_of(self.place.picks(strategy, self.task.seed, before)).labelled
 
     def pick(self, number: int) -> Picks:
         """Choose what a round labels, by the network of the round before."""
@@ -318,7 +318,7 @@ class _Chain:
 
         task = self.task
         if number == 0:
-            replace_file(self.place.picks(task.strategy, task.seed, 0), _text_of(picks))
+            replace_file(self.place.picks(task.strategy, task.seed, 0), text_of(picks))
         started_s = time.monotonic()
         weights = self.place.weights(task.strategy, task.seed, number)
         run = self.round_run(number, picks.labelled, weights)
@@ -453,11 +453,13 @@ def _measured(jury: Jury, images: PreparedImages) -> dict[str, Any]:
             'iou': dict(zip(images.class_names, iou.tolist(), strict=True))}
 
 
-def _text_of(picks: Picks) -> str:
+def text_of(picks: Picks) -> str:
+    """Return picks as they are kept."""
     return json_text(vars(picks)) + '\n'
 
 
-def _picks_of(path: Path) -> Picks:
+def picks_of(path: Path) -> Picks:
+    """Read picks; raises ConfigError if they are damaged."""
     raw = read_result(path)
     numbers = tuple(math.nan if value is None else float(value) for value in raw['scores'])
     return Picks(tuple(raw['frames']), numbers, tuple(raw['reasons']), tuple(raw['labelled']),

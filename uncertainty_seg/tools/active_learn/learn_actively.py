@@ -4,7 +4,8 @@ Measure strategies of active learning against random: choose, label, train, meas
 
 The masks of the pool play the labeller. Every strategy and seed is a task; the random start of a
 seed and its training on all labels are shared by its strategies. The same command goes on with a
-study that was stopped.
+study that was stopped. With --mode label people label a pool without masks: each round is exported
+and waits for its labels.
 
 """
 
@@ -38,14 +39,21 @@ MISUSE = (ConfigError, DatasetError, ModelBundleError, TrainingError)
 # As study.STRATEGIES has them, which imports OpenCV; a test compares.
 STRATEGY_NAMES = ('random', 'threshold', 'top-k', 'entropy', 'margin', 'mi', 'power-bald',
                   'uncertainty-diversity', 'k-centre', 'ensemble-mi', 'full')
+MODES = ('oracle', 'label')
+# As labels.formats.READERS has them.
+LABEL_FORMATS = ('coco', 'cvat', 'label-studio', 'labelme', 'folder', 'fiftyone')
 DEFAULT_LABELS = ['5%', '12.5%', '25%', '50%', '100%']
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument('study', metavar='STUDY', type=Path, help='folder of the study')
+    parser.add_argument('--mode', default='oracle', metavar='MODE',
+                        help='oracle: the masks of the pool play the labeller; label: people do '
+                        '[oracle]')
     parser.add_argument('--pool', required=True, metavar='DIR[:SPLIT]',
-                        help='labelled folder to choose from [its split train]')
+                        help='labelled folder to choose from [its split train]; with --mode label '
+                        'also a folder of images')
     parser.add_argument('--test', required=True, metavar='DIR[:SPLIT]',
                         help='labelled folder to measure on [its split test]')
     parser.add_argument('--val', metavar='DIR[:SPLIT]',
@@ -77,6 +85,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help='run on a Ray cluster: auto, HOST:PORT or local; STUDY is shared')
     place.add_argument('--threads', type=whole_number(1, 256), default=1,
                        help='CPU threads of each process [1]')
+    place.add_argument('--label-format', default='coco', metavar='FORMAT',
+                       help='of what --mode label exports: coco, cvat, label-studio, labelme, '
+                       'folder or fiftyone [coco]')
     place.add_argument('--report', type=Path, metavar='FILE',
                        help='write a page with curves, tables and what was chosen')
     place.add_argument('--markdown', type=Path, metavar='FILE',
@@ -143,6 +154,8 @@ def run(args: argparse.Namespace) -> int:
         settings, parts = _settled(args, strategies)
         prepare_study(StudyPlace(args.study), settings, parts)
         del parts
+        if args.mode == 'label':
+            return _labelled_by_people(args, settings, strategies)
         summary, num_rows = _worked_out(args, settings, strategies)
     print_json({'study': str(args.study), 'rows': num_rows, 'full': summary.full.mean,
                 'reached': {name: band.mean for name, band in summary.reached.items()},
@@ -181,6 +194,46 @@ def _worked_out(
     return summary, len(rows)
 
 
+def _labelled_by_people(
+    args: argparse.Namespace, settings: StudySettings, strategies: list[str]
+) -> int:
+    """Go on as far as there are labels, and say what to do then."""
+    from uncertainty_seg.storage.unlabelled_images import find_unlabelled
+    from uncertainty_seg.tools.active_learn import results
+    from uncertainty_seg.tools.active_learn.chain import ChainTask
+    from uncertainty_seg.tools.active_learn.labelling import label_rounds
+    from uncertainty_seg.tools.active_learn.study import StudyPlace
+
+    task = ChainTask(strategies[0], args.seeds[0], args.study, settings, args.threads)
+    notes: list[str] = []
+    try:
+        waiting = label_rounds(task, find_unlabelled(args.pool), args.label_format, notes)
+    finally:
+        rows = results.collect(StudyPlace(args.study), strategies, args.seeds)
+        results.write_results(args.study, rows)
+        for note in notes:
+            print(f'warning: {note}.', file=sys.stderr)
+    print('All rounds are finished.' if waiting is None else waiting.sentence(args.label_format))
+    print_json({'study': str(args.study), 'rows': len(rows),
+                'waits_for': None if waiting is None else str(waiting.labelled),
+                'missing': 0 if waiting is None else len(waiting.missing),
+                'test_mean_iou': rows[-1]['test_mean_iou'] if rows else None})
+    return 0
+
+
+def _require_label_mode(args: argparse.Namespace, strategies: list[str]) -> None:
+    if args.mode not in MODES:
+        raise ConfigError(f'--mode {args.mode}', f'one of {", ".join(MODES)}')
+    if args.mode == 'label' and (len(strategies) > 1 or len(args.seeds) > 1
+                                 or 'full' in strategies):
+        raise ConfigError(
+            f'--mode label with the strategies {", ".join(strategies)} and {len(args.seeds)} '
+            'seeds', 'one strategy that chooses and one seed', 'give --strategy mi --seeds 0')
+    if args.label_format not in LABEL_FORMATS:
+        raise ConfigError(f'--label-format {args.label_format}',
+                          f'one of {", ".join(LABEL_FORMATS)}')
+
+
 def _require(args: argparse.Namespace, strategies: list[str]) -> None:
     """Refuse what cannot work, before anything is read."""
     from uncertainty_seg.tools.active_learn.chain import parse_rule
@@ -190,6 +243,7 @@ def _require(args: argparse.Namespace, strategies: list[str]) -> None:
     for name in strategies:
         if name not in STRATEGY_NAMES:
             raise ConfigError(f'--strategy {name}', f'one of {", ".join(STRATEGY_NAMES)}')
+    _require_label_mode(args, strategies)
     parse_rule(args.threshold_rule)
     if args.threshold_on not in ('train', 'val', 'both'):
         raise ConfigError(f'--threshold-on {args.threshold_on}', 'train, val or both')
@@ -239,9 +293,11 @@ def _require_start(args: argparse.Namespace, strategies: list[str]) -> None:
 
 
 def _folders(args: argparse.Namespace) -> StudyFolders:
+    from uncertainty_seg.storage.unlabelled_images import find_unlabelled
     from uncertainty_seg.tools.active_learn.study import split_of, StudyFolders
 
-    return StudyFolders(split_of(args.pool, 'train'), split_of(args.test, 'test'),
+    pool = find_unlabelled(args.pool) if args.mode == 'label' else split_of(args.pool, 'train')
+    return StudyFolders(pool, split_of(args.test, 'test'),
                         None if args.val is None else split_of(args.val, 'val'),
                         tuple(split_of(text, 'train') for text in args.extra))
 

@@ -17,9 +17,12 @@ import json
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
+import numpy as np
+
 from uncertainty_seg.errors import ConfigError, DatasetError, some_of
 from uncertainty_seg.storage.folds import load_folders, require_apart
 from uncertainty_seg.storage.foreign_files import MAX_JSON_BYTES, parse_json, read_bytes
+from uncertainty_seg.storage.unlabelled_images import UnlabelledImages
 from uncertainty_seg.storage.whole_files import replace_file
 
 if TYPE_CHECKING:
@@ -156,9 +159,9 @@ class StudyPlace:
 
 @dataclass(frozen=True)
 class StudyFolders:
-    """Where the images of a study come from: folders, each with its split."""
+    """Where the images come from: folders, each with its split, or a pool without masks."""
 
-    pool: tuple[Path, str]
+    pool: tuple[Path, str] | UnlabelledImages
     test: tuple[Path, str]
     val: tuple[Path, str] | None = None
     extra: tuple[tuple[Path, str], ...] = field(default=())
@@ -179,7 +182,10 @@ def load_parts(folders: StudyFolders) -> dict[str, LabelledFolder]:
     Raises DatasetError if one cannot be read, they have other classes, or what is measured on is
     in the pool too.
     """
-    found = {'pool': _load(folders.pool), 'test': _load(folders.test)}
+    test = _load(folders.test)
+    pool = _without_masks(folders.pool, test) if isinstance(folders.pool, UnlabelledImages) else \
+        _load(folders.pool)
+    found = {'pool': pool, 'test': test}
     if folders.val is not None:
         found['val'] = _load(folders.val)
     if folders.extra:
@@ -190,6 +196,16 @@ def load_parts(folders: StudyFolders) -> dict[str, LabelledFolder]:
         if {trained, measured} <= set(found):
             require_apart(found[trained], found[measured], (f'--{trained}', f'--{measured}'))
     return found
+
+
+def _without_masks(images: UnlabelledImages, like: LabelledFolder) -> LabelledFolder:
+    """Return images as a data set in which no pixel has a label."""
+    pairs = dict(images)
+    if len(pairs) < len(images.paths):
+        raise DatasetError(f'{images.name} has two images of one name', 'a name of its own each')
+    return replace(like, images=list(pairs.values()), stems=list(pairs),
+                   masks=[np.full(image.shape[:2], like.ignore_index, np.uint8)
+                          for image in pairs.values()])
 
 
 def _joined(parts: Sequence[LabelledFolder]) -> LabelledFolder:
