@@ -28,10 +28,12 @@ from uncertainty_seg.training.active.prepared import (  # noqa: E402
 )
 from uncertainty_seg.training.active.rounds import (  # noqa: E402
     _mixed,
+    NetPlan,
     paced,
     require_dropout,
     RoundRun,
     seed_of,
+    train_round,
 )
 from uncertainty_seg.training.fit import (  # noqa: E402
     IMAGENET_MEAN,
@@ -197,3 +199,15 @@ def test_features_are_the_mean_of_what_the_classifier_takes() -> None:
     found = jury(ramp()).features(data)
     assert found.shape == (BATCH + 2, 4)
     np.testing.assert_allclose(found, float(normalise(data.images[:1]).mean()), rtol=1e-5)
+
+
+def test_frozen_layers_stay_as_they_came_and_the_others_do_not(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    before = PyramidNet(2, dropout_plan('head')).state_dict()
+    torch.save(before, tmp_path / 'before.pt')
+    plan = NetPlan(init=str(tmp_path / 'before.pt'), size=(64, 64), steps=2, batch=2, frozen=7)
+    train_round(plan, None, RoundRun(folder(4), 0, tmp_path / 'after.pt'))
+    after = torch.load(tmp_path / 'after.pt', weights_only=True)
+    moved = {name.split('.')[1] for name, value in after.items()
+             if name.startswith('encoder.') and not torch.equal(value, before[name])}
+    assert moved == {str(layer) for layer in range(7, 18)}

@@ -138,6 +138,8 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--rate', type=rate, metavar='P',
                        help='of dropout where --dropout gives none [0.5], or of fc-densenet56 '
                        '[0.2]')
+    group.add_argument('--freeze', type=whole_number(0, 100), default=0, metavar='N',
+                       help='leave the first N layers of the encoder of pyramid as they come [0]')
     group.add_argument('--warm', action='store_true',
                        help='go on from the weights of the round before')
 
@@ -308,7 +310,8 @@ def _plan(args: argparse.Namespace) -> NetPlan:
 
     drops = args.rate or (0.2 if args.net == DENSENET else 0.5)
     return NetPlan(args.net, args.encoder, args.imagenet, args.init, args.size, args.steps,
-                   args.batch, args.learning_rate, args.dropout, drops, args.passes)
+                   args.batch, args.learning_rate, args.dropout, drops, args.passes,
+                   args.freeze)
 
 
 def _require_passes(plan: NetPlan, strategies: list[str], num_classes: int) -> None:

@@ -80,6 +80,8 @@ class NetPlan:
         Where dropout is in the shipped architecture, as `dropout_plan` reads it.
     passes : int
         T.
+    frozen : int
+        So many layers of the shipped architecture's encoder are not trained.
 
     """
 
@@ -94,6 +96,7 @@ class NetPlan:
     dropout: str = 'head'
     rate: float = 0.5
     passes: int = 20
+    frozen: int = 0
 
 
 def recipe_of(plan: NetPlan, build: Build | None) -> Recipe:
@@ -102,6 +105,7 @@ def recipe_of(plan: NetPlan, build: Build | None) -> Recipe:
     if build is None:
         base = with_dropout(with_encoder(base, plan.encoder),
                             dropout_plan(plan.dropout, plan.rate))
+        base = replace(base, frozen_layers=plan.frozen)
     else:
         base = with_net(base, build, plan.net)
     fit = replace(base.fit, batch=plan.batch, learning_rate=plan.learning_rate,
