@@ -65,7 +65,7 @@ STUDIES = {
         'CamVid, FC-DenseNet56',
         "The paper's network with dropout everywhere, from random weights, at a size that two "
         'cores can train. As many labels as the abstract of the paper names.', 'camvid',
-        f'--net fc-densenet56 --size 96x64 --steps 80 --passes 4 --warm --threads 1 {SEEDS} '
+        f'--net fc-densenet56 --size 96x64 --steps 60 --passes 3 --warm --threads 1 {SEEDS} '
         '--pool {data}/camvid --val {data}/camvid --test {data}/camvid '
         '--labels 5% 12.5% 100% --strategy random entropy threshold full'),
     'suim': Study(
@@ -73,7 +73,7 @@ STUDIES = {
         "The 60 photographs of the data set's own active learning seed, a pool of 1 020, and two "
         'thirds of the validation split to test on.', 'split',
         f'{SHIPPED} {SEEDS} --pool {{data}}/split --val {{data}}/split --test {{data}}/split '
-        '--start {data}/split/start.json --labels 60 12.5% 100% '
+        '--start {data}/split/start.json --labels 12.5% 100% '
         '--strategy random entropy threshold margin full'),
     'redundant': Study(
         'A dive that sees the same again and again',
@@ -120,7 +120,7 @@ def main() -> None:
             str(args.shared / ('camvid' if study.makes == 'camvid' else 'suim_dev')))
     page = ROOT / 'docs' / 'studies' / f'{args.name}.md'
     words = shlex.split(study.words.format(shared=args.shared, data=data, imagenet=args.imagenet))
-    summary = args.work / args.name / 'summary.md'
+    summary = args.work / f'{args.name}.summary.md'
     run('-m', 'uncertainty_seg', 'active-learn', str(args.work / args.name), *words, '--jobs',
         str(args.jobs), '--markdown', str(summary))
     hours = resource.getrusage(resource.RUSAGE_CHILDREN)
