@@ -182,8 +182,8 @@ def write_training_folder(
     dive_of = {stem: table.rows[stem].dive for stem in sorted(reviews)}
     splits = split_by_dive(dive_of, shares, seed)
     write_classes(folder, table.classes)
-    _write_json(folder / 'splits.json', splits)
-    _write_json(folder / 'blocks.json', dive_of)
+    write_json(folder / 'splits.json', splits)
+    write_json(folder / 'blocks.json', dive_of)
     write_review(folder, reviews)
     return TrainingFolder(
         len(dive_of), len(table.rows) - len(dive_of), len(set(dive_of.values())),
@@ -202,5 +202,6 @@ def _checked_image(table: ExportedFrames, row: FrameRow) -> bytes:
     return data
 
 
-def _write_json(path: Path, content: object) -> None:
+def write_json(path: Path, content: object) -> None:
+    """Write a value as JSON."""
     path.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
