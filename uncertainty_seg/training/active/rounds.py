@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import math
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch import nn
@@ -80,6 +81,8 @@ class NetPlan:
         Where dropout is in the shipped architecture, as `dropout_plan` reads it.
     passes : int
         T.
+    frozen : int
+        So many layers of the shipped architecture's encoder stay as they come.
 
     """
 
@@ -94,6 +97,7 @@ class NetPlan:
     dropout: str = 'head'
     rate: float = 0.5
     passes: int = 20
+    frozen: int = 0
 
 
 def recipe_of(plan: NetPlan, build: Build | None) -> Recipe:
@@ -102,6 +106,7 @@ def recipe_of(plan: NetPlan, build: Build | None) -> Recipe:
     if build is None:
         base = with_dropout(with_encoder(base, plan.encoder),
                             dropout_plan(plan.dropout, plan.rate))
+        base = replace(base, frozen_layers=plan.frozen)
     else:
         base = with_net(base, build, plan.net)
     fit = replace(base.fit, batch=plan.batch, learning_rate=plan.learning_rate,
@@ -266,3 +271,4 @@ def require_dropout(net: nn.Module, name: str, strategies: str) -> None:
 def use_threads(threads: int) -> None:
     """Compute on so many CPU threads."""
     torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
