@@ -49,6 +49,7 @@ PARSED_ONLY = (
     (r'^active-learn ', 'trains networks for hours: test_active_learn runs it on made images'),
     (r'^import-labels .*--format (subpipe|marinapipe)',
      'needs a public dataset: test_public_datasets makes such folders'),
+    (r'^import-labels STUDY', 'what active-learn exported: test_label_mode runs it'),
     (r'^train ', 'needs torch, a network connection for the weights, and hours'),
 )
 # Verb -> package without which it cannot run here.

@@ -285,6 +285,7 @@ def refused(capsys: pytest.CaptureFixture[str], command: list[str], code: int = 
     (['--net', 'resnet'], '--net resnet, expected pyramid, fc-densenet56 or MODULE:FUNCTION'),
     (['--size', '60x64'], '--size 60x64'),
     (['--init', 'a', '--imagenet', 'b'], '--init and --imagenet'),
+    (['--net', 'pyramid', '--encoder', 'vgg'], 'vgg'),
 ])
 def test_what_contradicts_itself_is_refused_in_a_sentence(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], sentence: str
@@ -400,6 +401,33 @@ def test_extra_images_are_trained_on_and_cost_nothing(data: Path, tmp_path: Path
     assert main(words(tmp_path / 's', data, *more)) == 0
     rows = [row for row in rows_of(tmp_path / 's') if row['strategy'] == 'threshold']
     assert [row['label_pixels'] for row in rows][0] == 0 and rows[0]['loss'] is not None
+
+
+@pytest.mark.parametrize('net', ['pyramid', 'fc-densenet56'])
+def test_networks_by_name_are_trained_and_are_what_a_study_starts_from(
+    data: Path, tmp_path: Path, net: str
+) -> None:
+    small = ['--net', net, '--passes', '2', '--strategy', 'random']
+    assert main(words(tmp_path / 's', data, *small, '--labels', '2')) == 0
+    weights = tmp_path / 's' / 'rounds' / 'start' / 'seed-0' / 'round-0.pt'
+    state = torch.load(weights, weights_only=True)
+    assert ('decoder.classifier.weight' in state) == (net == 'pyramid')
+    assert not list(weights.parent.glob('*.progress'))
+    assert main(words(tmp_path / 't', data, *small, '--labels', '0', '--init', str(weights))) == 0
+    again = torch.load(tmp_path / 't' / 'rounds' / 'start' / 'seed-0' / 'round-0.pt',
+                       weights_only=True)
+    assert state.keys() == again.keys()
+    assert all(torch.equal(value, again[name]) for name, value in state.items())
+    one, other = (row for name in 'st' for row in rows_of(tmp_path / name)
+                  if row['strategy'] == 'random')
+    assert one['test_mean_iou'] == other['test_mean_iou']
+
+
+def test_a_bundle_to_start_from_that_is_none_is_named(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(capsys, words(tmp_path / 's', data, '--init', 'no_such_bundle'))
+    assert 'no_such_bundle' in said
 
 
 # --- small parts ---------------------------------------------------------------------------------

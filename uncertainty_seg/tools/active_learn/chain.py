@@ -10,7 +10,7 @@ goes on from there.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import logging
 import math
 import os
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from uncertainty_seg.training.active.prepared import PreparedImages
     from uncertainty_seg.training.active.rounds import RoundRun
 
-_SPREAD = ('k-centre', 'uncertainty-diversity')
+_SPREAD, _WITHOUT_SCORE = ('k-centre', 'uncertainty-diversity'), ('random', 'k-centre')
 
 
 @dataclass(frozen=True)
@@ -201,44 +201,49 @@ class StrategyChain:
     def pick(self, number: int) -> Picks:
         """Choose what a round labels, by the network of the round before."""
         started_s = time.monotonic()
-        labelled = self.labelled(number - 1)
-        known = set(labelled)
-        rows = [row for row, stem in enumerate(self.pool.stems) if stem not in known]
-        how = STRATEGIES[self.task.strategy]
-        wanted = self.settings.labels[number] - len(labelled)
+        labelled, how = self.labelled(number - 1), STRATEGIES[self.task.strategy]
         jury = self.jury(number - 1, labelled if how.has_members else ())
-        limit = self.limit(jury, how, labelled) if how.selection == 'threshold' else math.nan
-        if how.selection == 'threshold' and not self.settings.is_capped:
-            wanted = len(rows)
+        has_limit = how.selection == 'threshold'
+        limit = self.limit(jury, how, labelled) if has_limit else math.nan
+        wanted = self.settings.labels[number] - len(labelled)
+        if has_limit and not self.settings.is_capped:
+            wanted = len(self.pool) - len(labelled)
         if wanted < 1:
             return Picks((), (), (), labelled, limit)
-        name = how.score or self.settings.score
-        if how.selection in ('random', 'k-centre'):
-            scores = np.zeros(len(rows))
-        else:
-            scores = self.scores(jury, self.pool.cut(rows), name)
         request = SelectionRequest(
-            how.selection, wanted, name, seed=self.task.seed * 1000 + number,
-            beta=self.settings.beta, limit=None if math.isnan(limit) else limit)
-        pool, done = self.pools(jury, rows, scores, labelled, how)
-        found = select(pool, request, done)
+            how.selection, wanted, how.score or self.settings.score,
+            seed=self.task.seed * 1000 + number, beta=self.settings.beta,
+            limit=None if math.isnan(limit) else limit)
+        found = self.select(jury, request, labelled)
+        return replace(found, limit=limit, score_s=time.monotonic() - started_s)
+
+    def select(self, jury: Jury, request: SelectionRequest, labelled: tuple[str, ...]) -> Picks:
+        """Return what a request takes of the frames that have no label."""
+        known = set(labelled)
+        rows = [row for row, stem in enumerate(self.pool.stems) if stem not in known]
+        has_score = request.strategy not in _WITHOUT_SCORE
+        scores = self.scores(jury, self.pool.cut(rows), request.score_name) if has_score else \
+            np.zeros(len(rows))
+        found = select(*self.pools(jury, rows, scores, labelled, request))
         new = tuple(self.pool.stems[rows[row]] for row in found.rows)
-        has_score = how.selection not in ('random', 'k-centre')
-        return Picks(new, tuple(float(scores[row]) if has_score else math.nan
-                                for row in found.rows), found.reasons, labelled + new, limit,
-                     time.monotonic() - started_s)
+        if not has_score:  # it has a reason, and no number to it
+            return Picks(new, (math.nan,) * len(new),
+                         tuple(f'{reason.partition(";")[0]}.' for reason in found.reasons),
+                         labelled + new)
+        return Picks(new, tuple(float(scores[row]) for row in found.rows), found.reasons,
+                     labelled + new)
 
     def pools(
         self, jury: Jury, rows: list[int], scores: NDArray[np.float64],
-        labelled: tuple[str, ...], how: Acquisition,
-    ) -> tuple[Candidates, Candidates | None]:
-        """Return what is chosen from and what is labelled, with features where they are needed."""
+        labelled: tuple[str, ...], request: SelectionRequest,
+    ) -> tuple[Candidates, SelectionRequest, Candidates | None]:
+        """Return what `select` takes, with features where they are needed."""
         names = [self.pool.stems[row] for row in rows]
-        if how.selection not in _SPREAD:
-            return _candidates(names, scores), None
+        if request.strategy not in _SPREAD:
+            return _candidates(names, scores), request, None
         ours = [self.index[stem] for stem in labelled]
         features = jury.features(self.pool.cut([*rows, *ours]))
-        return (_candidates(names, scores, features=features[:len(rows)]),
+        return (_candidates(names, scores, features=features[:len(rows)]), request,
                 _candidates(labelled, np.zeros(len(ours)), features=features[len(rows):]))
 
     def limit(self, jury: Jury, how: Acquisition, labelled: tuple[str, ...]) -> float:
@@ -367,9 +372,8 @@ class StrategyChain:
     def copy_full(self, number: int, picks: Picks) -> None:
         """Take what all labels give: that was trained already."""
         full = read_result(self.place.result(FULL, self.task.seed, 0))
-        taken = ('test_mean_iou', 'test_iou', 'test_ece', 'val_mean_iou', 'loss', 'train_s',
-                 'absent')
-        self.write(number, picks, {name: full[name] for name in taken})
+        taken = ('test_mean_iou', 'test_iou', 'test_ece', 'val_mean_iou', 'loss', 'absent')
+        self.write(number, picks, {**{name: full[name] for name in taken}, 'train_s': 0.0})
 
     def write(self, number: int, picks: Picks, measured: dict[str, Any]) -> None:
         """Write the result of a round: it is finished."""

@@ -12,6 +12,7 @@ and waits for its labels.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 import sys
 import time
@@ -116,8 +117,9 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group('network and training, the same in every round')
     group.add_argument('--net', default='pyramid', metavar='NAME',
                        help='pyramid, fc-densenet56, or MODULE:FUNCTION that builds one [pyramid]')
-    group.add_argument('--encoder', default='mobilenet_v2', metavar='NAME',
-                       help='of pyramid: mobilenet_v2, lite0, lite1 or lite2 [mobilenet_v2]')
+    group.add_argument('--encoder', default='', metavar='NAME',
+                       help='of pyramid: mobilenet_v2, lite0, lite1 or lite2 [that of --init, or '
+                       'mobilenet_v2]')
     group.add_argument('--imagenet', default='', metavar='PATH',
                        help='ImageNet weights of the encoder, a file or folder [random weights]')
     group.add_argument('--init', default='', metavar='BUNDLE|FILE',
@@ -139,7 +141,7 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
                        help='of dropout where --dropout gives none [0.5], or of fc-densenet56 '
                        '[0.2]')
     group.add_argument('--freeze', type=whole_number(0, 100), default=0, metavar='N',
-                       help='leave the first N layers of the encoder of pyramid as they come [0]')
+                       help='train without the first N layers of the encoder [0]')
     group.add_argument('--warm', action='store_true',
                        help='go on from the weights of the round before')
 
@@ -179,7 +181,7 @@ def _worked_out(
     try:
         for _ in progress(run_chains(tasks, args.jobs, args.ray), desc='active-learn',
                           total=len(tasks), unit='chain'):
-            pass
+            results.write_results(args.study, results.collect(place, shown, args.seeds))
     finally:
         rows = results.collect(place, shown, args.seeds)
         results.write_results(args.study, rows)
@@ -306,12 +308,16 @@ def _folders(args: argparse.Namespace) -> StudyFolders:
 
 def _plan(args: argparse.Namespace) -> NetPlan:
     from uncertainty_seg.tools.active_learn.study import DENSENET
-    from uncertainty_seg.training.active.rounds import NetPlan
+    from uncertainty_seg.training.active.rounds import NetPlan, taken_of
 
     drops = args.rate or (0.2 if args.net == DENSENET else 0.5)
-    return NetPlan(args.net, args.encoder, args.imagenet, args.init, args.size, args.steps,
-                   args.batch, args.learning_rate, args.dropout, drops, args.passes,
+    plan = NetPlan(args.net, args.encoder or NetPlan.encoder, args.imagenet, args.init, args.size,
+                   args.steps, args.batch, args.learning_rate, args.dropout, drops, args.passes,
                    args.freeze)
+    taken = taken_of(plan)
+    if taken is not None and taken.encoder and not args.encoder:
+        plan = replace(plan, encoder=taken.encoder)
+    return plan
 
 
 def _require_passes(plan: NetPlan, strategies: list[str], num_classes: int) -> None:

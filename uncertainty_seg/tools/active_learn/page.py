@@ -43,7 +43,7 @@ def write_page(path: Path, title: str, rows: Sequence[Row], summary: StudySummar
         'active_learn.html', title=f'Active learning: {title}', summary=summary, point=POINT,
         plots=[plot_curves(curves, summary.full.mean, label, over) for label, over in (
             ('share of the pool that is labelled, %', _shares),
-            ('labelled pixels', _pixels), ('labelled regions', _regions))],
+            ('labelled pixels, millions', _pixels), ('labelled regions', _regions))],
         points=points, signed=signed, reached=lambda name: reached_text(summary, name),
         rounds=[row for row in rows if row['picks']], most=_MOST_PICKS))
 
@@ -53,7 +53,7 @@ def _shares(curve: Curve) -> tuple[float, ...]:
 
 
 def _pixels(curve: Curve) -> tuple[float, ...]:
-    return curve.pixels
+    return tuple(count / 1e6 for count in curve.pixels)
 
 
 def _regions(curve: Curve) -> tuple[float, ...]:
@@ -93,7 +93,8 @@ def plot_curves(
 def _paint(
     axes: Axes, curves: Sequence[Curve], index: int, over: Callable[[Curve], tuple[float, ...]]
 ) -> None:
-    color, dash = SERIES[index % len(SERIES)], DASHES[index // len(SERIES) % len(DASHES)]
+    color = SERIES[index % len(SERIES)]
+    dash = DASHES[(index + index // len(SERIES)) % len(DASHES)]
     count = max(len(curve.shares) for curve in curves)
     places = [band_of([over(c)[k] for c in curves if k < len(c.shares)]).mean
               for k in range(count)]

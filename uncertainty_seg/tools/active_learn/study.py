@@ -75,6 +75,8 @@ STRATEGIES: dict[str, Acquisition] = {
     FULL: Acquisition('random'),
 }
 DEFAULT_SCORE = _MI
+# Settings that studies of before did not have, and what they did.
+_ADDED: dict[str, Any] = {'frozen': 0}
 
 
 @dataclass(frozen=True)
@@ -269,6 +271,7 @@ def _require_same(place: StudyPlace, said: dict[str, Any]) -> None:
                           'take another folder, or delete the study') from err
     if not isinstance(before, dict):
         raise ConfigError(f'{place.study_file} is of another form', 'what this verb wrote')
+    before = {**_ADDED, **before}
     for name in [*said, *before]:
         if before.get(name) != said.get(name):
             what = f'other {name}' if name.startswith('images') else \

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import math
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch import nn
@@ -81,7 +82,7 @@ class NetPlan:
     passes : int
         T.
     frozen : int
-        So many layers of the shipped architecture's encoder are not trained.
+        So many layers of the shipped architecture's encoder stay as they come.
 
     """
 
@@ -270,3 +271,4 @@ def require_dropout(net: nn.Module, name: str, strategies: str) -> None:
 def use_threads(threads: int) -> None:
     """Compute on so many CPU threads."""
     torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
