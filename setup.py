@@ -46,10 +46,17 @@ def shared_files():
     return sorted(by_target.items())
 
 
-def commands_on_path():
-    """List the command line for bin/ of a colcon prefix; pip writes one of its own there."""
+def commands_elsewhere():
+    """
+    List programs for where only one of both puts them.
+
+    pip writes all to bin/ and colcon to lib/PACKAGE/, where ros2 run and ros2 launch look.
+    """
     is_wheel = any(word.endswith('_wheel') for word in sys.argv)
-    return [] if is_wheel else [('bin', ['scripts/bin/' + PACKAGE])]
+    if not is_wheel:
+        return [('bin', ['scripts/bin/' + PACKAGE])]
+    programs = sorted(path.as_posix() for path in Path('scripts/libexec').iterdir())
+    return [('lib/' + PACKAGE, programs)]
 
 
 setup(
@@ -61,7 +68,7 @@ setup(
         ('share/ament_index/resource_index/packages', ['resource/' + PACKAGE]),
         ('share/' + PACKAGE, ['package.xml']),
         *shared_files(),
-        *commands_on_path(),
+        *commands_elsewhere(),
     ],
     # As in every ament_python package, the run-time dependencies are in package.xml: the
     # distributions' OpenCV, for one, is not known to pip under the name it has on PyPI. Where ROS

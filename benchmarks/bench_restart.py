@@ -10,7 +10,7 @@ systemd do after their delay: seconds from that to the new true.
 
     python benchmarks/bench_restart.py [--tries 5]
     python benchmarks/bench_restart.py --memory pipeline --backend openvino [--frames 150]
-    python benchmarks/bench_restart.py --stops 20 [--model suim]
+    python benchmarks/bench_restart.py --stops 20 [--kinds building] [--model suim]
     python benchmarks/bench_restart.py --starts 5 [--model suim]
 
 The second one runs a shipped bundle and reads the largest resident memory of the process, VmHWM.
@@ -146,7 +146,7 @@ def measure_stops(
     building = node_arguments(make_tiny_bundle(folder / 'tiny'),
                               [str(ROOT / 'test' / 'rigs' / 'ros_engine_node.py')],
                               backend='tensorrt')
-    for number, name in itertools.product(range(options.stops), STOPS):
+    for number, name in itertools.product(range(options.stops), options.kinds):
         words, latest_s, line = STOPS[name]
         cache = folder / f'cache_{number}' if name == 'compiling' else folder / 'cache'
         own = [*ENTRY, '-p', f'model:={options.model}', *words]
@@ -232,6 +232,8 @@ def main() -> int:
     parser.add_argument('--tries', type=int, default=5)
     parser.add_argument('--memory', metavar='MODEL', help='measure that of a shipped bundle')
     parser.add_argument('--stops', type=int, default=0, help='measure so many of each kind')
+    parser.add_argument('--kinds', nargs='+', choices=STOPS, default=list(STOPS),
+                        help='of --stops [all]')
     parser.add_argument('--starts', type=int, default=0, help='measure so many of each kind')
     parser.add_argument('--model', default='suim', help='of --stops and --starts [suim]')
     parser.add_argument('--frames', type=int, default=150, help='before the memory is read')

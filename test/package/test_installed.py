@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+import shutil
 import subprocess
 import sys
 
@@ -76,3 +77,22 @@ def test_pip_gets_its_own_command_and_not_a_second_one(tmp_path: Path) -> None:
                                   capture_output=True, check=True).stdout
              for word in ('install', 'bdist_wheel', 'editable_wheel')}
     assert ["'bin'" in found[word] for word in found] == [True, False, False]
+    assert ["'lib/uncertainty_seg'" in found[word] for word in found] == [False, True, True]
+
+
+def test_a_wheel_has_every_program_where_ros2_run_and_ros2_launch_look(tmp_path: Path) -> None:
+    sources = {path.name: path for path in (ROOT / 'scripts' / 'libexec').iterdir()}
+    scripts = (ROOT / 'setup.py').read_text().partition("'console_scripts': [")[2]
+    assert set(sources) == {line.split()[0].strip("'") for line in
+                            scripts.partition(']')[0].splitlines() if '=' in line}
+    (tmp_path / 'bin').mkdir()
+    folder = tmp_path / 'lib' / 'uncertainty_seg'
+    folder.mkdir(parents=True)
+    for name, source in sources.items():
+        assert os.access(source, os.X_OK)
+        shutil.copy2(source, folder)
+        own = tmp_path / 'bin' / name
+        own.write_text(f'#!/bin/sh\necho {name} "$@"\n')
+        own.chmod(0o755)
+        done = clean(f'{folder}/{name} --ros-args "a b"')
+        assert done.stdout == f'{name} --ros-args a b\n', done.stderr

@@ -7,9 +7,9 @@ Try to make the flag of the real node lie, over DDS and at camera rate, and coun
 
 Node, governor and camera are processes of their own; the node logs to a small disk. This process
 does what another node or an operator could do to them, one thing after the other as the seed has
-it, and hears flag, status and factor. `soak_oracle` judges them. With --frames there is no rate: a
-frame is sent when the one before was answered. A line tells the progress; the last is one JSON
-object. The exit code is 0 if there was no lie, good frames were true, and nothing grew.
+it, and hears flag, numbers, status and factor. `soak_oracle` judges them. With --frames there is
+no rate: a frame is sent when the one before was answered. A line tells the progress; the last is
+one JSON object. The exit code is 0 if there was no lie, good frames were true, and nothing grew.
 
 """
 
@@ -48,6 +48,7 @@ from soak_oracle import (
     Frame,
     MARGIN_S,
     Mark,
+    Numbers,
     Oracle,
     Span,
     Timeout,
@@ -183,22 +184,29 @@ class Soak:
     def _listen(self) -> None:
         from diagnostic_msgs.msg import DiagnosticArray
         from rclpy.qos import QoSProfile
+        from sensor_msgs.msg import JointState
         from std_msgs.msg import Bool, Float32
 
         node, depth = self.client.node, QoSProfile(depth=2000)
         for topic, kind, take in (
             ('/uncertainty_seg/confident', Bool, self._on_flag),
+            ('/uncertainty_seg/verdict', JointState, self._on_numbers),
             ('/uncertainty_seg/status', DiagnosticArray, self._on_status),
             ('/speed_governor/speed_factor', Float32, self._on_factor),
         ):
             node.create_subscription(kind, topic, take, depth)
-        self.client.wait_for_topics('/uncertainty_seg/confident', '/uncertainty_seg/status',
-                                    '/speed_governor/speed_factor')
+        self.client.wait_for_topics('/uncertainty_seg/confident', '/uncertainty_seg/verdict',
+                                    '/uncertainty_seg/status', '/speed_governor/speed_factor')
 
     def _on_flag(self, msg: Any, info: Any) -> None:
         time_s = info['source_timestamp'] / 1e9
         is_rival = any(a <= time_s <= b for a, b in self._rival_s)
         self.note(Flag(time_s, msg.data, is_rival))
+
+    def _on_numbers(self, msg: Any, info: Any) -> None:
+        values = dict(zip(msg.name, msg.position, strict=True))
+        self.note(Numbers(info['source_timestamp'] / 1e9, msg.header.frame_id,
+                          values['confident'] == 1.0, values['promise_void'] == 1.0))
 
     def _on_status(self, msg: Any, info: Any) -> None:
         values = {pair.key: pair.value for pair in msg.status[0].values}
@@ -562,7 +570,8 @@ class Soak:
         return {
             'frames': oracle.sent.total(), 'answered_share': round(share, 4),
             'faulty': sum(n for kind, n in oracle.sent.items() if kind != 'good'),
-            'true': oracle.num_true, 'lies': len(oracle.lies), 'blind': oracle.blind,
+            'true': oracle.num_true, 'numbers': oracle.num_numbers,
+            'lies': len(oracle.lies), 'blind': oracle.blind,
             'ready': oracle.ready, 'excused': oracle.num_excused,
             'late_but_corrected': oracle.num_corrected, 'factors_above_slow': oracle.num_fast,
             'calms': self.calms, 'calms_fast': self.calms_fast,
@@ -629,6 +638,8 @@ def faults_of(report: dict[str, Any]) -> list[str]:
     found = list(report['errors'])
     if report['lies']:
         found.append(f'{report["lies"]} lies')
+    if not report['numbers']:
+        found.append('no verdict came as numbers')
     if not report['ready'] or report['blind'] > 0.1 * report['ready']:
         found.append(f'{report["blind"]} of {report["ready"]} good frames were not true')
     if report['calms_fast'] < 0.7 * report['calms']:

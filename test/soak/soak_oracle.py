@@ -15,6 +15,9 @@ A true flag is a lie
 * while the node is inactive, uncalibrated, or has another publisher of its flag beside it;
 * while settings that weaken the calibration are in force, unless its status says so.
 
+The numbers of `~/verdict` lie where they are true before the flag is or still when it falls, where
+they say another thing of a frame than its status, or nothing of settings that weaken.
+
 A factor of the governor above the slow one is a lie unless true flags, and they alone, were sent
 for `settle_s` and up to `deadline_s` ago. `MARGIN_S` is added to all times: a busy machine.
 
@@ -53,6 +56,16 @@ class Flag:
     time_s: float
     value: bool
     is_rival: bool = False
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The verdict was published as numbers; `name` is the frame's, empty for no frame."""
+
+    time_s: float
+    name: str
+    value: bool
+    is_void: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,7 +118,7 @@ class Mark:
     kind: str
 
 
-Event = Frame | Flag | Answer | Factor | Span | Timeout | Mark
+Event = Frame | Flag | Numbers | Answer | Factor | Span | Timeout | Mark
 
 
 @dataclass
@@ -136,6 +149,7 @@ class Oracle:
     sent: Counter[str] = field(default_factory=Counter)
     answered: Counter[str] = field(default_factory=Counter)
     num_true: int = 0
+    num_numbers: int = 0
     num_excused: int = 0
     num_corrected: int = 0
     num_fast: int = 0
@@ -153,6 +167,7 @@ class Oracle:
         self._spans: set[str] = set()
         self._run = self._run_since = 0
         self._flag: Flag | None = None
+        self._numbers: Numbers | None = None
         self._is_paired = True
         self._late: tuple[float, str] | None = None
         self._alive_s = 0.0  # when the node last came back from a pause
@@ -230,6 +245,8 @@ class Oracle:
                 self._lie(*self._late)
             self._late = None
         self._alive_s = min(self._alive_s, flag.time_s)
+        if not flag.value and self._numbers is not None and self._numbers.value:
+            self._lie(flag.time_s, 'the numbers are true when the flag falls')
         if flag.value:
             self._note_true(flag)
         elif self._pending is not None:
@@ -249,7 +266,20 @@ class Oracle:
             if what in self._spans:
                 self._lie(flag.time_s, f'true while {what}')
 
+    def _on_numbers(self, numbers: Numbers) -> None:
+        self.num_numbers += 1
+        self._numbers = numbers
+        if not numbers.value:
+            return
+        if self._flag is None or not self._flag.value:
+            self._lie(numbers.time_s, 'the numbers are true while the flag is false')
+        if 'weakened' in self._spans and not numbers.is_void:
+            self._lie(numbers.time_s, 'the numbers do not say that the promise is void')
+
     def _on_answer(self, answer: Answer) -> None:
+        said = self._numbers
+        if said is not None and said.name == answer.name and said.value != answer.value:
+            self._lie(answer.time_s, f'the numbers say {said.value} and the status {answer.value}')
         flag, is_first = self._flag, not self._is_paired
         self._is_paired = True
         frame = self._frames.get(answer.name)

@@ -8,7 +8,18 @@ from collections.abc import Sequence
 from cases import for_each
 import pytest
 from soak import faults_of, growth
-from soak_oracle import Answer, Event, Factor, Flag, Frame, Mark, Oracle, Span, Timeout
+from soak_oracle import (
+    Answer,
+    Event,
+    Factor,
+    Flag,
+    Frame,
+    Mark,
+    Numbers,
+    Oracle,
+    Span,
+    Timeout,
+)
 
 
 def said(time_s: float, value: bool, name: str = '', kind: str = '') -> list[Event]:
@@ -133,6 +144,26 @@ def test_weakened_settings_must_be_said() -> None:
         assert len(lies(Span(0.45, 'weakened', True), grey, Flag(0.52, True), answer)) == num_lies
 
 
+@for_each('after, lie', [
+    ([Numbers(0.423, 'f4', True)], ''),
+    ([Numbers(0.423, 'f4', True), Numbers(0.5, '', False), Flag(0.501, False)], ''),
+    ([Flag(0.5, False), Numbers(0.501, '', False), Numbers(0.502, '', True)],
+     'true while the flag is false'),
+    ([Numbers(0.423, 'f4', True), Flag(0.5, False), Numbers(0.501, '', False)],
+     'true when the flag falls'),
+    ([Frame(0.5, 'f5', 'good', True), Flag(0.52, True), Numbers(0.521, 'f5', False),
+      Answer(0.522, 'f5', True, 'confident')], 'say False and the status True'),
+    # Those of another frame, whose own were lost, say nothing of this one.
+    ([Numbers(0.423, 'f4', False), Frame(0.5, 'f5', 'good', True), Flag(0.52, True),
+      Answer(0.522, 'f5', True, 'confident')], ''),
+    ([Span(0.45, 'weakened', True), Numbers(0.5, 'f4', True, is_void=True)], ''),
+    ([Span(0.45, 'weakened', True), Numbers(0.5, 'f4', True)], 'do not say that the promise'),
+])
+def test_the_numbers_say_what_flag_and_status_say(after: list[Event], lie: str) -> None:
+    found = lies(*after)
+    assert [lie in one for one in found] == ([True] if lie else [])
+
+
 def governed(*factors: Event) -> list[str]:
     events = [*frames(0, ['g-', 'g-'] + ['g+'] * 28), *frames(30, ['b-'] + ['g-', 'g-'])]
     oracle = Oracle()
@@ -173,10 +204,10 @@ def test_growth_is_told_from_noise() -> None:
     noise = [(7 * k * k) % 11 for k in range(300)]
     samples = [{'time_s': float(k), 'node_kb': 5e4 + noise[k], 'node_files': 20.0,
                 'governor_kb': 4e4 + noise[k] + 60 * k} for k in range(300)]
-    report = {'errors': [], 'calms': 9, 'calms_fast': 9, 'lies': 0, 'ready': 9, 'blind': 0,
-              'latency_ms': [5, 5, 6], 'growth': growth(samples)}
+    report = {'errors': [], 'numbers': 9, 'calms': 9, 'calms_fast': 9, 'lies': 0, 'ready': 9,
+              'blind': 0, 'latency_ms': [5, 5, 6], 'growth': growth(samples)}
     assert faults_of(report) == ['governor_kb grows by 60.0 a second']
     assert faults_of({**report, 'growth': {}, 'latency_ms': [5, 5, 50], 'lies': 1, 'blind': 2,
-                      'errors': ['a'], 'calms_fast': 1}) \
-        == ['a', '1 lies', '2 of 9 good frames were not true',
+                      'errors': ['a'], 'calms_fast': 1, 'numbers': 0}) \
+        == ['a', '1 lies', 'no verdict came as numbers', '2 of 9 good frames were not true',
             'the governor was fast after 1 of 9 calm spells', 'the latency grew from 5 to 50 ms']
