@@ -9,9 +9,8 @@ import shutil
 
 import pytest
 
-pytest.importorskip('pyarrow', reason='pyarrow is not installed: no tables')
+parquet = pytest.importorskip('pyarrow.parquet', reason='pyarrow is not installed: no tables')
 
-from pyarrow import parquet  # noqa: E402
 from test_labels import random_images  # noqa: E402
 
 from uncertainty_seg.storage.bags.writer import BagWriter  # noqa: E402
