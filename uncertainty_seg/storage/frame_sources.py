@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import hashlib
 from pathlib import Path
 
+from uncertainty_seg.core.bundle import CARD_FILE
 from uncertainty_seg.core.image_codec import ImageFile, RawImage
 from uncertainty_seg.errors import BagError, ConfigError, UncertaintySegError
 from uncertainty_seg.storage.bags.reader import (
@@ -183,6 +184,20 @@ class Whereabouts:
         else:
             places = [folder / given for folder in self.near.resolve().parents]
         return str(next((place for place in places if place.exists()), path))
+
+    def find_bundle(self, model: str) -> str:
+        """
+        Return the place of a bundle; the name itself if there is no other.
+
+        Where it was, or the most of its path's end that has a card, below the root, or beside the
+        table and the folders around it. Whether it is the same one says its digest.
+        """
+        given = Path(model)
+        parts = [part for part in given.parts if part not in (given.anchor, '..')]
+        around = [self.root] if self.root is not None else self.near.resolve().parents
+        places = [given, *(folder.joinpath(*parts[i:]) for folder in around
+                           for i in range(len(parts)))]
+        return str(next((place for place in places if (place / CARD_FILE).is_file()), model))
 
 
 def frames_at(

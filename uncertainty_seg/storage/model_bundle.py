@@ -116,6 +116,12 @@ def find_bundle(name_or_path: str | Path) -> Path:
     )
 
 
+def lasting_name(name_or_path: str | Path) -> str:
+    """Return a name by which a bundle is found from other folders too: shipped, or absolute."""
+    path = Path(name_or_path).expanduser()
+    return str(path.absolute()) if (path / CARD_FILE).is_file() else str(name_or_path)
+
+
 def load_bundle(
     name_or_path: str | Path, has_calibration: bool = True, trusted_keys: Sequence[str] = (),
 ) -> ModelBundle:

@@ -24,6 +24,7 @@ from uncertainty_seg.storage.foreign_files import (
     parse_json,
     read_bytes,
 )
+from uncertainty_seg.storage.prediction_mark import is_prediction
 from uncertainty_seg.storage.whole_files import replace_file
 
 REVIEW_FILE = 'review.json'
@@ -128,13 +129,20 @@ def require_reviewed(folder: Path, stems: Sequence[str]) -> None:
     """
     Refuse frames whose masks nobody looked at.
 
-    Raises DatasetError if a folder is an export for labelling, or some of the frames are not
-    reviewed by its ``review.json``, or are not in it.
+    Raises DatasetError if a folder is an export for labelling, has masks that were copied from
+    one, or some of the frames are not reviewed by its ``review.json``, or are not in it.
     """
     reviews = read_review(folder)
     if reviews is None:
         _refuse_export(folder)
-        return
+    else:
+        _refuse_unseen(folder, stems, reviews)
+    _refuse_copied(folder, stems)
+
+
+def _refuse_unseen(
+    folder: Path, stems: Sequence[str], reviews: Mapping[str, FrameReview]
+) -> None:
     strange = [stem for stem in stems if stem not in reviews]
     if strange:
         raise DatasetError(
@@ -160,6 +168,16 @@ def _refuse_export(folder: Path) -> None:
             f'{folder} is an export for labelling, so that its masks may be those of the model',
             'labels that came back',
             f'run uncertainty_seg import-labels {folder} NEW_FOLDER --format {content["format"]}')
+
+
+def _refuse_copied(folder: Path, stems: Sequence[str]) -> None:
+    copied = [stem for stem in stems if is_prediction(folder / 'masks' / f'{stem}.png')]
+    if copied:
+        raise DatasetError(
+            f'{len(copied)} of {len(stems)} masks of {folder} are as export-labels wrote them '
+            f'(the first is {copied[0]!r}), which is what the model predicted',
+            'masks that a person corrected or confirmed',
+            'bring them back with uncertainty_seg import-labels, which asks for what was reviewed')
 
 
 def _read(path: Path) -> Any:

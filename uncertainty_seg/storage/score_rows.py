@@ -43,9 +43,9 @@ class TableInfo:
     Attributes
     ----------
     model : str
-        Shipped name or folder of the bundle, as it was given.
+        Shipped name, or where the bundle was; it may have been moved, so that it is not compared.
     model_sha256 : str
-        `model_digest` of its card.
+        `model_digest` of its card, which says what bundle it is.
     class_names : tuple of str
         C names, in the order of the ids.
     palette : tuple of (int, int, int)
@@ -57,14 +57,14 @@ class TableInfo:
     num_features : int
         Length of `features`.
     settings : mapping of str to value
-        Settings by dotted name, for `core.settings.settings_from_dict`: with them the pipeline
-        reproduces the masks.
+        Settings by dotted name, for `core.settings.settings_from_dict`: with them and the model
+        the pipeline reproduces the masks.
     num_embedding : int
         Length of `embedding`; 0 where the runtime gave none, and in tables of older releases.
 
     """
 
-    model: str
+    model: str = field(compare=False)
     model_sha256: str
     class_names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
@@ -161,6 +161,8 @@ def info_of(schema: Any) -> TableInfo:
     for name in ('class_names', 'score_names'):
         values[name] = tuple(values[name])
     values['palette'] = tuple((r, g, b) for r, g, b in values['palette'])
+    # Of an older table, where the bundle was named among the settings too.
+    values.get('settings', {}).pop('model', None)
     return TableInfo(**values)
 
 

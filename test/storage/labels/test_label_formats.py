@@ -37,12 +37,9 @@ from uncertainty_seg.storage.labels.formats import (  # noqa: E402
     write_export,
     WRITERS,
 )
-from uncertainty_seg.storage.labels.frames import (  # noqa: E402
-    LabelFrame,
-    mask_sha256,
-    read_table,
-)
+from uncertainty_seg.storage.labels.frames import LabelFrame, read_table  # noqa: E402
 from uncertainty_seg.storage.labels.regions import INSTANCES, POLYGONS  # noqa: E402
+from uncertainty_seg.storage.prediction_mark import mask_sha256  # noqa: E402
 
 FACTS = ('key', 'dive', 'stamp_ns', 'reason', 'score')
 
@@ -243,6 +240,9 @@ def test_a_folder_is_what_training_reads_once_it_is_no_export(
     with pytest.raises(DatasetError, match='out is an export for labelling.* import-labels'):
         load_folder(tmp_path / 'out', 'train')
     (tmp_path / 'out' / 'frames.json').unlink()
+    for frame in frames:  # as a program writes them that keeps no texts
+        file = tmp_path / 'out' / 'masks' / f'{frame.stem}.png'
+        cv2.imwrite(str(file), cv2.imread(str(file), cv2.IMREAD_UNCHANGED))
     data = load_folder(tmp_path / 'out', 'train')
     by_stem = dict(zip(data.stems, data.masks, strict=True))
     assert (data.class_names, data.palette) == (CLASSES.names, CLASSES.palette)

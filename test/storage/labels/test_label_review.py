@@ -26,9 +26,10 @@ from uncertainty_seg.errors import DatasetError  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import load_folder  # noqa: E402
 from uncertainty_seg.storage.labels.coco import FILE as COCO_FILE  # noqa: E402
 from uncertainty_seg.storage.labels.formats import READERS, write_export  # noqa: E402
-from uncertainty_seg.storage.labels.frames import LabelFrame, mask_sha256  # noqa: E402
+from uncertainty_seg.storage.labels.frames import LabelFrame  # noqa: E402
 from uncertainty_seg.storage.labels.label_studio import encode_brush  # noqa: E402
 from uncertainty_seg.storage.labels.review import is_redrawn  # noqa: E402
+from uncertainty_seg.storage.prediction_mark import mask_sha256  # noqa: E402
 from uncertainty_seg.storage.review_record import read_review  # noqa: E402
 from uncertainty_seg.tools.main import main  # noqa: E402
 

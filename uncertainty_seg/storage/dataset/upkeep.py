@@ -29,7 +29,8 @@ from uncertainty_seg.storage.dataset.book import (
 from uncertainty_seg.storage.foreign_files import read_bytes, why
 from uncertainty_seg.storage.labelled_folder import ClassTable, image_path
 from uncertainty_seg.storage.labels.folder import CLASSES_FILE, MASKS, write_classes
-from uncertainty_seg.storage.labels.frames import IMAGES, mask_sha256, read_mask
+from uncertainty_seg.storage.labels.frames import IMAGES, read_mask
+from uncertainty_seg.storage.prediction_mark import mask_sha256
 
 
 @dataclass(frozen=True)

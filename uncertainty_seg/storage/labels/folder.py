@@ -21,7 +21,7 @@ from uncertainty_seg.storage.labels.frames import (
     LabelFrame,
     read_mask,
     write_image,
-    write_mask,
+    write_prediction,
 )
 from uncertainty_seg.storage.labels.regions import LabelCanvas, Labelled
 
@@ -33,7 +33,7 @@ def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable
     """Write frames into an empty folder; dive, reason and score are only in frames.json."""
     for frame in frames:
         write_image(folder / IMAGES, frame)
-        write_mask(folder / MASKS, frame.stem, frame.mask)
+        write_prediction(folder / MASKS, frame.stem, frame.mask)
     write_classes(folder, classes)
 
 

@@ -38,7 +38,7 @@ from uncertainty_seg.storage.labels.frames import (
     LabelFrame,
     listed,
     PREDICTIONS,
-    write_mask,
+    write_prediction,
     write_table,
 )
 from uncertainty_seg.storage.labels.regions import (
@@ -148,7 +148,7 @@ def _as_drawn(frames: Iterable[LabelFrame], classes: ClassTable) -> Iterator[Lab
 def _remembered(folder: Path, frames: Iterable[LabelFrame]) -> Iterator[LabelFrame]:
     """Keep the mask of each frame, with which the corrected one is compared."""
     for frame in frames:
-        write_mask(folder / PREDICTIONS, frame.stem, frame.mask)
+        write_prediction(folder / PREDICTIONS, frame.stem, frame.mask)
         yield frame
 
 

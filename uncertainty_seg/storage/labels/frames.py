@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 import dataclasses
 from dataclasses import dataclass
-import hashlib
 import json
 from pathlib import Path
 import re
@@ -42,6 +41,7 @@ from uncertainty_seg.storage.foreign_files import (
     ZIP_ERRORS,
 )
 from uncertainty_seg.storage.labelled_folder import ClassTable, ENDINGS, read_classes
+from uncertainty_seg.storage.prediction_mark import marked, mask_sha256
 from uncertainty_seg.storage.review_record import ORIGINS, SELECTED, TABLE_FILE
 
 # 2 has the origin of a frame and the digest of its mask.
@@ -288,12 +288,6 @@ def classes_as_json(classes: ClassTable) -> dict[str, Any]:
     return {'classes': entries, 'ignore_index': classes.ignore_index}
 
 
-def mask_sha256(mask: LabelMap) -> str:
-    """Return the digest of the size and the ids of a mask, (H, W) uint8."""
-    size = np.array(mask.shape, '<i8').tobytes()
-    return hashlib.sha256(size + np.ascontiguousarray(mask).tobytes()).hexdigest()
-
-
 def safe_name(text: str) -> str:
     """Return a text as part of a file name that every tool and archive accepts."""
     return re.sub(r'[^A-Za-z0-9._-]+', '_', text).strip('._') or 'frame'
@@ -334,6 +328,12 @@ def write_mask(folder: Path, stem: str, mask: LabelMap) -> None:
     """Write a mask of class ids, (H, W) uint8, as ``STEM.png`` into `folder`."""
     folder.mkdir(exist_ok=True)
     (folder / f'{stem}.png').write_bytes(encoded_png(mask))
+
+
+def write_prediction(folder: Path, stem: str, mask: LabelMap) -> None:
+    """Write a mask that nobody looked at, with the mark that says so; see `prediction_mark`."""
+    folder.mkdir(exist_ok=True)
+    (folder / f'{stem}.png').write_bytes(marked(encoded_png(mask), mask))
 
 
 def decoded(data: bytes, name: str) -> ImageU8:

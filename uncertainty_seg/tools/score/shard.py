@@ -46,7 +46,7 @@ from uncertainty_seg.storage.frame_sources import (
     SourceFrame,
 )
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
-from uncertainty_seg.storage.model_bundle import load_bundle, model_digest
+from uncertainty_seg.storage.model_bundle import lasting_name, load_bundle, model_digest
 from uncertainty_seg.storage.score_rows import ScoreRow, ScoreWriter, TableInfo
 
 NUM_PROBLEMS_KEPT = 5
@@ -168,7 +168,8 @@ class ShardEngine:
         """Return a digest of all that moves a row of a source."""
         calibration = self._bundle.calibration
         says = {
-            'source': asdict(source), 'stride': stride, 'info': asdict(self.info),
+            'source': asdict(source), 'stride': stride,
+            'info': asdict(replace(self.info, model='')),
             'calibration': calibration_to_json(calibration) if calibration else '',
             'ignore': mask_digest(self._ignore),
         }
@@ -198,10 +199,11 @@ class ShardEngine:
         card = pipeline.card
         settings = {name: value for name, value in settings_to_dict(self.settings).items()
                     if name not in _OF_THE_MACHINE}
+        del settings['model']  # it has a field of its own
         if self._bundle.calibration is not None:
             del settings['uncalibrated']  # it changes nothing then
         return TableInfo(
-            self.settings.model, model_digest(card), card.class_names, card.palette,
+            lasting_name(self.settings.model), model_digest(card), card.class_names, card.palette,
             pipeline.passes, self.settings.seed, self._scorer.names,
             num_features(card.num_classes), _as_json(settings),
             embedding_length(self._num_channels()))

@@ -340,7 +340,7 @@ def frames_of_selection(
     # The settings of the log do not change a mask, and an older table may have one that is gone.
     changed = {name: value for name, value in info.settings.items()
                if not name.startswith('log.')}
-    changed |= {'model': model or info.settings.get('model', info.model)}
+    changed |= {'model': model or places.find_bundle(info.model)}
     if backend:
         changed['backend'] = backend
     settings = settings_from_dict(changed)

@@ -110,7 +110,7 @@ def select_frames(
                           f'at most {len(table)}', 'give a smaller -n, or more tables')
     info = info_of(table.schema)
     column = score_column(score or _default_score(table, info, remarks), info)
-    known = read_table(labelled, remarks) if labelled else None
+    known = as_in(read_table(labelled, remarks), table) if labelled else None
     table, known = name_dives(table, known, remarks)
     pool = candidates_of(table, info, column, remarks, distances)
     labels = None if known is None else _labelled(known, info, column, remarks, distances)
@@ -332,6 +332,45 @@ def selected_keys(paths: Sequence[Path]) -> set[str]:
         for key, origin in zip(keys, origins, strict=True):
             (others if origin == CONTROL else selected).add(key)
     return selected - others
+
+
+def as_in(labelled: Any, table: Any) -> Any:
+    """
+    Give labelled frames the key, source and run that they have in a table.
+
+    A source that was scored by another path has other keys there, and its frames are the same:
+    those with the camera, stamp, position and hash of the image of a frame of the table.
+    """
+    import pyarrow as pa
+    from pyarrow import compute
+
+    names = [name for name in ('frame_key', 'source', 'run') if name in table.column_names
+             and name in labelled.column_names]
+    if any('phash' not in one.column_names for one in (labelled, table)):
+        return labelled
+    theirs = [_same_frame(row) for row in labelled.select(list(_IDENTITY)).to_pylist()]
+    hashes = pa.array([row[-1] for row in theirs], pa.uint64())
+    near = table.filter(compute.is_in(table.column('phash'), value_set=hashes))
+    ours = {_same_frame(row): row
+            for row in near.select(list({*_IDENTITY, *names})).to_pylist()}
+    for name in names:
+        old = labelled.column(name).to_pylist()
+        new = [ours[same][name] if same in ours else value
+               for same, value in zip(theirs, old, strict=True)]
+        labelled = labelled.set_column(labelled.column_names.index(name), name,
+                                       pa.array(new, pa.string()))
+    return labelled
+
+
+# What a frame is known by, wherever its source is.
+_IDENTITY = ('source', 'kind', 'topic', 'index', 'stamp_ns', 'phash')
+
+
+def _same_frame(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    # Frames that a log evicts move those behind them; a picture's stamp is its position.
+    where = '' if row['kind'] == 'bag' else Path(row['source']).name
+    index = None if row['kind'] == 'log' else row['index']
+    return row['kind'], where, row['topic'], index, row['stamp_ns'], row['phash']
 
 
 def name_dives(table: Any, labelled: Any, remarks: list[str]) -> tuple[Any, Any]:

@@ -208,7 +208,7 @@ def write_sheet(
     settings = found.info.settings
     limits = DecodeLimits(int(settings.get('max_image_px', MAX_PIXELS)),
                           settings.get('oversized_images') == 'reduce')
-    model = _Model(found.info, has_masks)
+    model = _Model(found.info, where, has_masks)
     try:
         pictures = thumbnails(places, limits, model.pictures)
     finally:
@@ -372,27 +372,27 @@ Painter = Callable[[ImageU8, int], 'tuple[ImageU8, ImageU8] | None']
 class _Model:
     """The model of a table, for pictures of masks; `why_not` says in words why there are none."""
 
-    def __init__(self, info: TableInfo, is_wanted: bool) -> None:
+    def __init__(self, info: TableInfo, where: Whereabouts, is_wanted: bool) -> None:
         self._pipeline: Pipeline | None = None
         self.why_not = 'they were not asked for'
         if not is_wanted:
             return
         try:
-            self._pipeline = self._opened(info)
+            self._pipeline = self._opened(info, where)
             self.why_not = ''
         except (UncertaintySegError, OSError) as err:
             self.why_not = ' '.join(str(err).split()).rstrip('.')
 
     @staticmethod
-    def _opened(info: TableInfo) -> Pipeline:
+    def _opened(info: TableInfo, where: Whereabouts) -> Pipeline:
         from uncertainty_seg.backends.registry import open_pipeline
         from uncertainty_seg.core.settings import settings_from_dict
         from uncertainty_seg.opening import offline_settings
         from uncertainty_seg.storage.ignore_mask import load_ignore_mask
         from uncertainty_seg.storage.model_bundle import load_bundle, model_digest
 
-        settings = replace(settings_from_dict(dict(info.settings)), model=info.model,
-                           backend='auto', all_scores=False)
+        settings = replace(settings_from_dict(dict(info.settings)), backend='auto',
+                           model=where.find_bundle(info.model), all_scores=False)
         bundle = load_bundle(settings.model)
         if model_digest(bundle.card) != info.model_sha256:
             raise ModelBundleError(f'{info.model!r} is another model than the one of the table',

@@ -1,0 +1,141 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Masks of a model that are known as such: copied out of an export, or made smaller by a tool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import shutil
+
+import cv2
+from label_sample import CLASSES, make_frame
+import numpy as np
+import pytest
+
+pytest.importorskip('pycocotools', reason='pycocotools is not installed: no labels as COCO')
+
+from uncertainty_seg.core.arrays import LabelMap  # noqa: E402
+from uncertainty_seg.errors import DatasetError  # noqa: E402
+from uncertainty_seg.storage.labelled_folder import load_folder  # noqa: E402
+from uncertainty_seg.storage.labels.formats import write_export  # noqa: E402
+from uncertainty_seg.storage.labels.review import is_redrawn  # noqa: E402
+from uncertainty_seg.synthetic.dive import Dive  # noqa: E402
+from uncertainty_seg.tools.main import main  # noqa: E402
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Path:
+    """Return an export of four frames of two dives, as plain files."""
+    frames = [make_frame(i, (30, 40), f'dive {i % 2}') for i in range(4)]
+    write_export(tmp_path / 'export', 'folder', frames, CLASSES)
+    return tmp_path / 'export'
+
+
+@pytest.fixture
+def copied(export: Path, tmp_path: Path) -> Path:
+    """Return a folder with what a labelled folder needs of an export, and nothing else."""
+    folder = tmp_path / 'copied'
+    for name in ('images', 'masks'):
+        shutil.copytree(export / name, folder / name)
+    shutil.copy(export / 'classes.json', folder)
+    return folder
+
+
+def repaint(file: Path) -> None:
+    """Change a pixel, and keep what the file says beside its pixels, as some programs do."""
+    from PIL import Image, PngImagePlugin
+
+    with Image.open(file) as image:
+        texts, pixels = dict(image.text), np.array(image)  # type: ignore[attr-defined]
+    assert texts
+    pixels[0, 0] = 2 if pixels[0, 0] != 2 else 1
+    kept = PngImagePlugin.PngInfo()
+    for key, value in texts.items():
+        kept.add_text(key, value)
+    Image.fromarray(pixels).save(file, pnginfo=kept)
+
+
+def test_masks_that_were_copied_out_of_an_export_are_refused(copied: Path) -> None:
+    with pytest.raises(DatasetError, match='4 of 4 masks .* are as export-labels wrote them'):
+        load_folder(copied, 'train')
+    repaint(min((copied / 'masks').iterdir()))
+    with pytest.raises(DatasetError, match='3 of 4 masks'):
+        load_folder(copied, 'train')
+    for file in sorted((copied / 'masks').iterdir())[1:]:
+        repaint(file)
+    assert len(load_folder(copied, 'train').masks) == 4
+
+
+def test_the_mark_changes_no_pixel_for_other_programs(export: Path) -> None:
+    image = pytest.importorskip('PIL.Image')
+    for file in (export / 'masks').iterdir():
+        ours = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+        with image.open(file) as theirs:
+            theirs.verify()  # every checksum
+        with image.open(file) as theirs:
+            assert np.array_equal(ours, np.array(theirs))
+
+
+def test_no_verb_takes_them(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / 'data'
+    assert main(['dataset', 'init', str(data)]) == 0
+    capsys.readouterr()
+    assert main(['dataset', 'add', str(data), str(copied)]) == 2
+    said = capsys.readouterr()
+    assert said.err.count('\n') == 1 and 'import-labels' in said.err
+    assert not (data / 'images').exists() or not any((data / 'images').iterdir())
+
+
+def test_what_is_imported_is_taken_until_a_prediction_is_copied_over_it(
+    export: Path, tmp_path: Path
+) -> None:
+    train = tmp_path / 'train'
+    assert main(['import-labels', str(export), str(train), '--format', 'folder',
+                 '--accept-unchanged', '--shares', 'train=1.0']) == 0
+    data = load_folder(train, 'train')
+    assert len(data.masks) == 4
+    shutil.copy(export / 'predictions' / f'{data.stems[0]}.png', train / 'masks')
+    with pytest.raises(DatasetError, match='1 of 4 masks'):
+        load_folder(train, 'train')
+
+
+# --- masks that a tool edits at a smaller size -----------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def seen() -> list[LabelMap]:
+    """Masks of a made dive, with thin ropes and small anodes."""
+    dive = Dive(7, duration_s=12.0, rate_hz=1.0, size=(160, 128))
+    return [dive.frame(index).mask for index in range(12)]
+
+
+def through(mask: LabelMap, part: int, how: int) -> LabelMap:
+    height, width = mask.shape
+    small = cv2.resize(mask, (round(width / part), round(height / part)), interpolation=how)
+    return np.asarray(cv2.resize(small, (width, height), interpolation=how), np.uint8)
+
+
+@pytest.mark.parametrize('how', [cv2.INTER_NEAREST, cv2.INTER_NEAREST_EXACT])
+@pytest.mark.parametrize('part', [2, 3, 4])
+def test_a_mask_that_went_through_a_smaller_size_is_no_correction(
+    part: int, how: int, seen: list[LabelMap]
+) -> None:
+    changed = [(mask, through(mask, part, how)) for mask in seen]
+    assert sum(not np.array_equal(*pair) for pair in changed) > 8
+    missed = [index for index, (mask, other) in enumerate(changed)
+              if not is_redrawn(mask, other, 255)]
+    assert not missed
+
+
+@pytest.mark.parametrize('part', [1, 2, 3, 4])
+def test_what_is_painted_at_a_smaller_size_is_a_correction(
+    part: int, seen: list[LabelMap]
+) -> None:
+    missed = []
+    for index, mask in enumerate(seen):
+        other = through(mask, part, cv2.INTER_NEAREST)
+        other[52:76, 60:84] = (mask[64, 64] + 1) % 6 if mask[64, 64] != 255 else 0
+        if is_redrawn(mask, other, 255):
+            missed.append(index)
+    assert not missed
