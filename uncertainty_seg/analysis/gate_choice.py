@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.analysis.conformal import HIGHEST_RANK, mean_block_share, promised_limit
 from uncertainty_seg.analysis.frame_table import FrameTable
-from uncertainty_seg.analysis.selective import aurc, SMALLEST_GAIN
+from uncertainty_seg.analysis.selective import all_alike, aurc, SMALLEST_GAIN
 from uncertainty_seg.core.calibration import Column, Columns, has_ranks, RankFamily
 from uncertainty_seg.errors import CalibrationError
 
@@ -116,10 +116,7 @@ def choose_gate(
 
     """
     if frames.is_bad.all() or not frames.is_bad.any():
-        raise CalibrationError(
-            f'all {len(frames)} frames to choose scores on are '
-            f'{"bad" if frames.is_bad.all() else "good"}', 'some of each',
-            'give --bad a rule that some frames break, or name the scores with --scores')
+        raise all_alike(len(frames), bool(frames.is_bad.all()))
     parts = list(_parts(frames, foreign))
     order = _choose_order(parts)
     guards = [name for name in UNPROVEN_GUARDS if name in parts[0].guards][:1] \

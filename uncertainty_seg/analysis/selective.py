@@ -143,10 +143,7 @@ def choose_scores(
 
     """
     if np.ptp(losses) == 0:
-        raise CalibrationError(
-            f'all {len(losses)} frames to choose scores on are '
-            f'{"bad" if losses[:1].any() else "good"}', 'some of each',
-            'give --bad a rule that some frames break, or name the scores with --scores')
+        raise all_alike(len(losses), bool(losses[:1].any()))
     columns = {name: family.ranks(name, scores[name]) for name in family.names}
     chosen = list(required)
     while len(chosen) < most:
@@ -162,3 +159,11 @@ def choose_scores(
             break
         chosen.append(best)
     return tuple(chosen)
+
+
+def all_alike(count: int, is_bad: bool) -> CalibrationError:
+    """Return the error for frames that are all bad or all good: no score tells them apart."""
+    word, fix = ('bad', 'train the network on, or give --bad a rule that some frames keep') \
+        if is_bad else ('good', 'give --bad a rule that some frames break')
+    return CalibrationError(f'all {count} frames to choose scores on are {word}', 'some of each',
+                            f'{fix}, or name the scores with --scores')
