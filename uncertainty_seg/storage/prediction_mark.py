@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+import re
 import struct
 import zlib
 
@@ -20,12 +21,15 @@ from numpy.typing import NDArray
 from uncertainty_seg.core.arrays import LabelMap
 from uncertainty_seg.core.image_codec import decode_unchanged, ImageFile
 from uncertainty_seg.errors import ImageError
+from uncertainty_seg.storage.foreign_files import read_bytes
 
 _KEY = b'uncertainty_seg prediction\0'
 _TEXT = b'tEXt' + _KEY
 _SHA_BYTES = 64
-# Signature and IHDR; the mark comes next, and where a program moved it, before the pixels.
-_HEAD_BYTES, _LOOKED_AT_BYTES = 33, 4096
+# Signature and IHDR; the mark comes next. Programs move it: ImageMagick behind the pixels.
+_HEAD_BYTES = 33
+# In a text of UTF-8 two flags and two empty words come first.
+_DIGEST = re.compile(rb'\0{0,4}([0-9a-f]{64})')
 
 
 def mask_sha256(mask: LabelMap | NDArray[np.uint8]) -> str:
@@ -44,13 +48,20 @@ def marked(png: bytes, mask: LabelMap) -> bytes:
 def is_prediction(file: Path) -> bool:
     """Say whether a file has the mark and still the pixels that it speaks of."""
     try:
-        with file.open('rb') as opened:
-            head = opened.read(_LOOKED_AT_BYTES)
-        start = head.find(_TEXT)
-        if start < 0:
-            return False
-        digest = head[start + len(_TEXT):start + len(_TEXT) + _SHA_BYTES].decode('ascii')
-        mask = decode_unchanged(ImageFile(file.read_bytes()))
-    except (OSError, ValueError, ImageError):
+        data = read_bytes(file) if file.is_file() else b''
+        digest = _digest_in(data)
+        return bool(digest) and digest == mask_sha256(decode_unchanged(ImageFile(data)))
+    except (OSError, ValueError, zlib.error, ImageError):
         return False  # whoever reads the mask says what is wrong with it
-    return mask_sha256(mask) == digest
+
+
+def _digest_in(data: bytes) -> str:
+    """Return the digest of the mark in a PNG, whatever kind of text it has become."""
+    at = data.find(_KEY)
+    if at < 0:
+        return ''
+    text = data[at + len(_KEY):]
+    if data[at - 4:at] == b'zTXt':
+        text = zlib.decompressobj().decompress(text[1:], _SHA_BYTES)
+    found = _DIGEST.match(text)
+    return found[1].decode() if found else ''

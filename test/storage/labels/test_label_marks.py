@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 import shutil
+import struct
+import zlib
 
 import cv2
 from label_sample import CLASSES, make_frame
@@ -17,7 +19,16 @@ from uncertainty_seg.core.arrays import LabelMap  # noqa: E402
 from uncertainty_seg.errors import DatasetError  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import load_folder  # noqa: E402
 from uncertainty_seg.storage.labels.formats import write_export  # noqa: E402
+from uncertainty_seg.storage.labels.frames import (  # noqa: E402
+    encoded_png,
+    write_prediction,
+)
 from uncertainty_seg.storage.labels.review import is_redrawn  # noqa: E402
+from uncertainty_seg.storage.prediction_mark import (  # noqa: E402
+    is_prediction,
+    marked,
+    mask_sha256,
+)
 from uncertainty_seg.synthetic.dive import Dive  # noqa: E402
 from uncertainty_seg.tools.main import main  # noqa: E402
 
@@ -63,6 +74,47 @@ def test_masks_that_were_copied_out_of_an_export_are_refused(copied: Path) -> No
     for file in sorted((copied / 'masks').iterdir())[1:]:
         repaint(file)
     assert len(load_folder(copied, 'train').masks) == 4
+
+
+def moved(png: bytes, kind: bytes, text: bytes, is_last: bool) -> bytes:
+    """Give the mark of a PNG another place or kind, as programs do that only save it again."""
+    chunks, at = [], 8
+    while at < len(png):
+        end = at + 12 + int.from_bytes(png[at:at + 4], 'big')
+        chunks.append(png[at:end])
+        at = end
+    assert b'uncertainty_seg prediction' in chunks[1]
+    body = kind + text
+    mark = struct.pack('>I', len(text)) + body + struct.pack('>I', zlib.crc32(body))
+    rest = [*chunks[2:-1], mark, chunks[-1]] if is_last else [mark, *chunks[2:]]
+    return png[:8] + b''.join([chunks[0], *rest])
+
+
+@pytest.mark.parametrize('kind', ['last', 'UTF-8', 'compressed', 'behind a profile'])
+def test_a_program_that_moves_the_mark_does_not_make_labels_of_them(
+    kind: str, tmp_path: Path
+) -> None:
+    # Of pixels that take many bytes, as masks of photographs do.
+    mask = np.random.default_rng(0).integers(0, 6, (120, 160), np.uint8)
+    write_prediction(tmp_path, 'one', mask)
+    file = tmp_path / 'one.png'
+    png, key, digest = file.read_bytes(), b'uncertainty_seg prediction\0', mask_sha256(mask)
+    made = {
+        'last': moved(png, b'tEXt', key + digest.encode(), True),
+        'UTF-8': moved(png, b'iTXt', key + bytes(4) + digest.encode(), False),
+        'compressed': moved(png, b'zTXt', key + b'\0' + zlib.compress(digest.encode()), False),
+        'behind a profile': png[:33] + b'\0\0\x20\0prVt' + bytes(0x2000)
+        + struct.pack('>I', zlib.crc32(b'prVt' + bytes(0x2000))) + png[33:],
+    }[kind]
+    assert made != png
+    file.write_bytes(made)
+    assert np.array_equal(cv2.imread(str(file), cv2.IMREAD_UNCHANGED), mask)
+    assert is_prediction(file)
+    # A pixel of a person's, beside the text that the program kept.
+    edited = mask.copy()
+    edited[0, 0] ^= 1
+    (tmp_path / 'two.png').write_bytes(marked(encoded_png(edited), mask))
+    assert not is_prediction(tmp_path / 'two.png')
 
 
 def test_the_mark_changes_no_pixel_for_other_programs(export: Path) -> None:
