@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 import shutil
 
+import cv2
+import numpy as np
 import pytest
 
 parquet = pytest.importorskip('pyarrow.parquet', reason='pyarrow is not installed: no tables')
@@ -61,6 +63,22 @@ def test_another_bag_of_that_name_is_not_labelled(work: Path) -> None:
     assert select('table', 'first', '-n', 6) == 0
     assert select('other', 'second', '-n', 6, '--min-distance', 0, '--labelled', 'first') == 0
     assert chosen(work / 'second') == list(range(6))
+
+
+def test_a_dive_that_begins_as_another_one_is_not_labelled_with_it(work: Path) -> None:
+    black = np.zeros((48, 64, 3), np.uint8)
+    for dive in ('north', 'south'):
+        (work / dive / 'frames').mkdir(parents=True)
+        for index, image in enumerate([black, *random_images(2, seed=len(dive) + ord(dive[0]))]):
+            cv2.imwrite(str(work / dive / 'frames' / f'{index}.png'), image)
+        assert main(['score', f'{dive}/frames', '--out', f'of {dive}',
+                     '--model', 'models/mine']) == 0
+    for labelled, other in (('north', 'south'), ('south', 'north')):
+        assert main(['select', 'of north', 'of south', '-n', '6', '-o', f'not {labelled}',
+                     '--no-masks', '--min-gap', '0', '--min-distance', '0',
+                     '--labelled', f'of {labelled}']) == 0
+        rows = parquet.read_table(work / f'not {labelled}' / 'selection.parquet')
+        assert rows.column('source').to_pylist() == [f'{other}/frames'] * 3
 
 
 def export(capsys: pytest.CaptureFixture[str], *words: object) -> int:

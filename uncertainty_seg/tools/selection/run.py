@@ -339,7 +339,8 @@ def as_in(labelled: Any, table: Any) -> Any:
     Give labelled frames the key, source and run that they have in a table.
 
     A source that was scored by another path has other keys there, and its frames are the same:
-    those with the camera, stamp, position and hash of the image of a frame of the table.
+    those with the camera, stamp, position and hash of the image of a frame of the table. A frame
+    whose key is in the table is that one, whatever else looks like it.
     """
     import pyarrow as pa
     from pyarrow import compute
@@ -349,14 +350,16 @@ def as_in(labelled: Any, table: Any) -> Any:
     if any('phash' not in one.column_names for one in (labelled, table)):
         return labelled
     theirs = [_same_frame(row) for row in labelled.select(list(_IDENTITY)).to_pylist()]
+    is_there = compute.is_in(labelled.column('frame_key'),
+                             value_set=table.column('frame_key').combine_chunks()).to_pylist()
     hashes = pa.array([row[-1] for row in theirs], pa.uint64())
     near = table.filter(compute.is_in(table.column('phash'), value_set=hashes))
     ours = {_same_frame(row): row
             for row in near.select(list({*_IDENTITY, *names})).to_pylist()}
     for name in names:
         old = labelled.column(name).to_pylist()
-        new = [ours[same][name] if same in ours else value
-               for same, value in zip(theirs, old, strict=True)]
+        new = [ours[same][name] if same in ours and not known else value
+               for same, known, value in zip(theirs, is_there, old, strict=True)]
         labelled = labelled.set_column(labelled.column_names.index(name), name,
                                        pa.array(new, pa.string()))
     return labelled
