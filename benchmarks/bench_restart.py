@@ -20,8 +20,9 @@ that stays in C code, and while it is active; seconds run from the signal to the
 the process, whose exit code must be 0.
 The fourth one starts it from nothing until it is active: cold (no bytecode of Python's), warm,
 compiled and cached (`reduction` exact, whose loops are compiled, once, and then found). It tells
-seconds of the wall clock, seconds of processor time (user and system), and seconds that the main
-thread was ready and had no core, which are what other work on the machine costs.
+seconds of the wall clock; of them, those left without the seconds in which the main thread was
+ready and had no core, which other work on the machine costs; and seconds of processor time, user
+and system.
 The last line is one JSON object. Times are this machine's, start-up most of all.
 
 """
@@ -202,11 +203,11 @@ def start(
     while 'active, waiting' not in process.output:
         assert process.is_running, process.output
         time.sleep(0.01)
-    seconds = {'wall': time.monotonic() - started_s}
-    user, system = process_times(process.pid)
-    waited = Path(f'/proc/{process.pid}/schedstat').read_text().split()[1]
+    wall_s = time.monotonic() - started_s
+    processor_s = sum(process_times(process.pid))
+    waited_s = int(Path(f'/proc/{process.pid}/schedstat').read_text().split()[1]) / 1e9
     assert process.interrupt() == 0, process.output
-    return {**seconds, 'processor': user + system, 'no_core': int(waited) / 1e9}
+    return {'wall': wall_s, 'without_waits': wall_s - waited_s, 'processor': processor_s}
 
 
 def process_times(pid: int) -> tuple[float, float]:
