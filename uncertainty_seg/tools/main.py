@@ -58,6 +58,8 @@ VERBS = {
     'dataset': ('dataset.grow_dataset', 'keep labelled frames in a dataset that grows: versions, '
                 'splits by dive'),
     'select': ('select_frames', 'choose the frames of a score table that are worth a label'),
+    'browse': ('browse.browse_table', 'write one page to look through a score table: filters, '
+               'embedding plot, masks, label errors'),
 }
 EXIT_FAILED = 1
 EXIT_MISUSE = 2
