@@ -109,7 +109,9 @@ def is_list(words: str) -> bool:
     return bool(re.fullmatch(r'[a-z-]+(, [a-z-]+)+', words))
 
 
-PAGES_WITH_COMMANDS = [page for page in PAGES if verbs_of(page)]
+# Its commands are run in one shell, as a stranger types them: test_walks.
+WALKS = ROOT / 'docs' / 'walks.md'
+PAGES_WITH_COMMANDS = [page for page in PAGES if page != WALKS and verbs_of(page)]
 
 
 @pytest.fixture(scope='module')
