@@ -58,10 +58,10 @@ ARMS = ('scenes', 'scenes, colours of the target', 'scenes, batch norms of the t
         'scenes, then labels', 'scenes and labels in each batch',
         'scenes in the colours of the target and labels in each batch', 'all labels')
 LABELLED = ARMS.index('labels alone')
-ABOUT = '''Each arm is trained by the same number of steps from ImageNet weights, or where it says so from
-those of the arm "scenes", with three seeds, and measured on images that nothing else looked at;
-what is labelled of the target is drawn by the seed. The gain is that over "scenes" or, with labels,
-over "labels alone" of the same seed, with a 95 % t interval over the seeds.'''
+ABOUT = """Each arm is trained by the same number of steps from ImageNet weights, or where it says
+so from those of the arm "scenes", with three seeds, and measured on images that nothing else
+looked at; what is labelled of the target is drawn by the seed. The gain is that over "scenes" or,
+with labels, over "labels alone" of the same seed, with a 95 % t interval over the seeds."""
 
 
 @dataclass(frozen=True)
