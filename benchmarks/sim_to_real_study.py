@@ -56,7 +56,7 @@ FROZEN, SHARE, SEEDS = 7, 0.05, (0, 1, 2)
 ARMS = ('scenes', 'scenes, colours of the target', 'scenes, batch norms of the target',
         'scenes, colours and batch norms', 'scenes, then pseudo-labels', 'labels alone',
         'scenes, then labels', 'scenes and labels in each batch',
-        'scenes in the colours of the target and labels in each batch', 'all labels')
+        'recoloured scenes and labels in each batch', 'all labels')
 LABELLED = ARMS.index('labels alone')
 ABOUT = """Each arm is trained by the same number of steps from ImageNet weights, or where it says
 so from those of the arm "scenes", with three seeds, and measured on images that nothing else
