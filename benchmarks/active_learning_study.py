@@ -16,11 +16,17 @@ import argparse
 from dataclasses import dataclass
 import os
 from pathlib import Path
-import resource
 import shlex
 import subprocess
 import sys
+from typing import Any
 
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+from pyarrow.parquet import read_table
+
+matplotlib.use('Agg')
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ('--net pyramid --encoder mobilenet_v2 --imagenet {imagenet} --size 128x96 --freeze 7 '
            '--steps 200 --batch 16 --learning-rate 0.004 '
@@ -95,12 +101,6 @@ STUDIES = {
         f'{SHIPPED} {SEEDS} --pool {{data}}/suim --val {{data}}/suim --test {{data}}/suim '
         f'--extra {{data}}/scenes --extra-share 0.5 {TO_REAL} '
         '--strategy random entropy threshold full'),
-    'real_alone': Study(
-        'Photographs without rendered scenes',
-        'The same photographs from ImageNet weights alone: what the scenes are compared with.',
-        'mapped',
-        f'{SHIPPED} {SEEDS} --pool {{data}}/suim --val {{data}}/suim --test {{data}}/suim '
-        '--labels 5% 12.5% 100% --strategy random full'),
 }
 
 
@@ -118,17 +118,51 @@ def main() -> None:
     if study.makes:
         run('benchmarks/active_learning_data.py', study.makes, str(data), '--photographs',
             str(args.shared / ('camvid' if study.makes == 'camvid' else 'suim_dev')))
-    page = ROOT / 'docs' / 'studies' / f'{args.name}.md'
     words = shlex.split(study.words.format(shared=args.shared, data=data, imagenet=args.imagenet))
     summary = args.work / f'{args.name}.summary.md'
     run('-m', 'uncertainty_seg', 'active-learn', str(args.work / args.name), *words, '--jobs',
         str(args.jobs), '--markdown', str(summary))
-    hours = resource.getrusage(resource.RUSAGE_CHILDREN)
-    page.write_text(
+    write_page(args.name, args.work / args.name, summary)
+
+
+def write_page(name: str, folder: Path, summary: Path) -> None:
+    """Write docs/studies/NAME.md and its plot from what the verb left."""
+    study, place = STUDIES[name], ROOT / 'docs' / 'studies'
+    place.mkdir(exist_ok=True)
+    plot(read_table(folder / 'results.parquet').to_pylist(), place / f'{name}.png')
+    times = read_table(folder / 'times.parquet').to_pydict()
+    hours = sum(value for column in ('train_s', 'score_s') for value in times[column]
+                if value) / 3600
+    table = summary.read_text().partition('\n\n')[2]
+    (place / f'{name}.md').write_text(
         f'# {study.title}\n\n{study.what}\n\n'
-        f'    python benchmarks/active_learning_study.py {args.name} --work DIR --imagenet DIR\n\n'
-        f'{summary.read_text()}')
-    print(f'{page}: {(hours.ru_utime + hours.ru_stime) / 3600:.2f} hours of a core')
+        f'    python benchmarks/active_learning_study.py {name} --work DIR --imagenet DIR\n\n'
+        f'![Mean IoU over labels]({name}.png)\n\n{table}\n'
+        f'Training and scoring took {hours:.1f} hours of one core that others used too.\n')
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw mean IoU over the share of labels: mean over seeds, and from the least to the most."""
+    figure, axes = plt.subplots(figsize=(6, 3.6))
+    for strategy in dict.fromkeys(row['strategy'] for row in rows):
+        found: dict[int, list[tuple[float, float]]] = {}
+        for row in rows:
+            if row['strategy'] == strategy:
+                found.setdefault(row['round'], []).append(
+                    (100 * row['share'], 100 * row['test_mean_iou']))
+        points = np.array([found[number] for number in sorted(found)])  # rounds, seeds, 2
+        if len(points) == 1:
+            axes.axhline(points[..., 1].mean(), color='0.6', linestyle=':', label=strategy)
+            continue
+        shares, ious = points[..., 0].mean(1), points[..., 1]
+        line, = axes.plot(shares, ious.mean(1), 'o-', label=strategy)
+        axes.fill_between(shares, ious.min(1), ious.max(1), color=line.get_color(), alpha=0.15)
+    axes.set(xlabel='labels, % of the pool', ylabel='mean IoU on test, %')
+    axes.set_xscale('symlog', linthresh=5)
+    axes.set_xticks([5, 12.5, 25, 50, 100], ['5', '12.5', '25', '50', '100'])
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=80, bbox_inches='tight', metadata={'Software': None})
+    plt.close(figure)
 
 
 def run(*words: str) -> None:

@@ -130,3 +130,9 @@ def test_frames_that_are_all_alike_choose_nothing(value: float, word: str) -> No
     scores, _ = sample(100, 1)
     with pytest.raises(CalibrationError, match=f'all 100 frames to choose scores on are {word}'):
         choose_scores(RankFamily.fit(scores), scores, np.full(100, value))
+
+
+def test_frames_without_a_score_that_differs_choose_nothing() -> None:
+    losses = np.array([0.0, 1.0])
+    with pytest.raises(CalibrationError, match='no score of 2 frames .* take more frames'):
+        choose_scores(RankFamily.fit({}), {}, losses)

@@ -37,6 +37,7 @@ SMALLER = {
     'compare': '--backend onnxruntime --threads 1 --draws 20 --folds 3 --cache compare_cache',
     'self-check': '--backend onnxruntime --frames 1 --runs 4',
     'select': '-n 2',
+    'browse': '--most 4 --force',
     'import-labels': '--accept-unchanged',
 }
 # (part of a command, why it is parsed and not run).
@@ -54,7 +55,7 @@ PARSED_ONLY = (
 )
 # Verb -> package without which it cannot run here.
 PACKAGES = {'calibrate': 'sklearn', 'evaluate': 'scipy', 'score': 'pyarrow', 'select': 'pyarrow',
-            'export-labels': 'pycocotools', 'import-labels': 'pycocotools'}
+            'browse': 'pyarrow', 'export-labels': 'pycocotools', 'import-labels': 'pycocotools'}
 # Written by a command of a page; removed before it runs, as a reader would give a new name.
 OUTPUTS = ('OUT', 'OUT_BAG', 'VARIANT', 'BAG', 'TABLE_OUT', 'demo')
 WORDS = {'NET': 'NET.onnx', 'LABELS': 'EXPORT', 'NAME': 'dive_1', 'N': '2', 'TABLE': 'TABLE',
@@ -108,7 +109,9 @@ def is_list(words: str) -> bool:
     return bool(re.fullmatch(r'[a-z-]+(, [a-z-]+)+', words))
 
 
-PAGES_WITH_COMMANDS = [page for page in PAGES if verbs_of(page)]
+# Its commands are run in one shell, as a stranger types them: test_walks.
+WALKS = ROOT / 'docs' / 'walks.md'
+PAGES_WITH_COMMANDS = [page for page in PAGES if page != WALKS and verbs_of(page)]
 
 
 @pytest.fixture(scope='module')
@@ -131,7 +134,8 @@ def prepare(words: list[str], folder: Path) -> None:
     for option, name in zip(['', *words], words, strict=False):
         if name in OUTPUTS or (words[0] == 'select' and option in ('-o', '--out')):
             shutil.rmtree(folder / name, ignore_errors=True)
-    if 'TABLE' in words and words[0] == 'select' or any('tables/*' in word for word in words):
+    takes_table = 'TABLE' in words and words[0] in ('select', 'browse')
+    if takes_table or any('tables/*' in word for word in words):
         if not (folder / 'tables').exists():
             assert main(['score', 'IN_BAG', '--out', 'TABLE', '--model', 'pipeline']) == 0
             shutil.copytree(folder / 'TABLE', folder / 'tables' / 'one')

@@ -70,6 +70,8 @@ EXCEPTIONS = {
     # Upsamples a map within the budget; a bundle may hold such distances, and must not load it.
     'core.scores.feature_density': (set(), {'cv2'}),
     'analysis.frame_features': ({'cv2'}, set()),
+    # Connected regions, and masks without their edges.
+    'analysis.label_errors': ({'cv2'}, set()),
     'core.perceptual_hash': ({'cv2'}, set()),
     'storage.model_bundle': (set(), {'onnx'}),
     # Ed25519, only where a bundle is signed or keys are trusted.

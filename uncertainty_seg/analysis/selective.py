@@ -120,7 +120,8 @@ def choose_scores(
     """
     Choose the scores of a gate by the area under its curve of risk and coverage.
 
-    Raises CalibrationError if all losses are equal: no score is then better than another.
+    Raises CalibrationError if all losses are equal, so that no score is better than another, or
+    there is no score.
 
     Parameters
     ----------
@@ -158,6 +159,9 @@ def choose_scores(
         if areas[best] > now * (1 - SMALLEST_GAIN):
             break
         chosen.append(best)
+    if not chosen:
+        raise CalibrationError(f'no score of {len(losses)} frames takes enough different values',
+                               'scores that differ', 'take more frames')
     return tuple(chosen)
 
 

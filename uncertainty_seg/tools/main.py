@@ -64,6 +64,8 @@ VERBS = {
     'active-learn': ('active_learn.learn_actively', 'measure strategies that choose what to label '
                      'against random, over seeds'),
     'select': ('select_frames', 'choose the frames of a score table that are worth a label'),
+    'browse': ('browse.browse_table', 'write one page to look through a score table: filters, '
+               'embedding plot, masks, label errors'),
 }
 EXIT_FAILED = 1
 EXIT_MISUSE = 2

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from uncertainty_seg.analysis.embedding import embedding_length, Embeddings, frame_embedding
 from uncertainty_seg.analysis.frame_features import frame_features, num_features
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.arrays import FloatMap, ImageU8
@@ -31,6 +30,7 @@ from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.perceptual_hash import perceptual_hash
 from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.scores.embedding import embedding_length, Embeddings, frame_embedding
 from uncertainty_seg.core.scores.vector import class_keys, ScoreVector
 from uncertainty_seg.core.settings import Settings, settings_to_dict
 from uncertainty_seg.errors import (

@@ -31,6 +31,7 @@ from uncertainty_seg.tools.report.pictures import fitted_size, jpeg_address
 from uncertainty_seg.tools.selection.run import high_scores, SelectionOutcome
 
 if TYPE_CHECKING:
+    from uncertainty_seg.core.frame_result import FrameResult
     from uncertainty_seg.core.pipeline import Pipeline
 
 PARQUET, CSV, SHEET = 'selection.parquet', 'selection.csv', 'contact_sheet.html'
@@ -204,11 +205,11 @@ def write_sheet(
         (folder / SHEET).unlink(missing_ok=True)
         return 0, 0
     rows = found.selection.rows[:max_pictures]
-    places = [_place(found.table, int(row), where) for row in rows]
+    places = [place_of(found.table, int(row), where) for row in rows]
     settings = found.info.settings
     limits = DecodeLimits(int(settings.get('max_image_px', MAX_PIXELS)),
                           settings.get('oversized_images') == 'reduce')
-    model = _Model(found.info, where, has_masks)
+    model = TableModel(found.info, where, has_masks)
     try:
         pictures = thumbnails(places, limits, model.pictures)
     finally:
@@ -298,7 +299,8 @@ def clock(seconds: float) -> str:
     return f'{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}'
 
 
-def _place(rows: Any, row: int, where: Whereabouts) -> PicturePlace:
+def place_of(rows: Any, row: int, where: Whereabouts) -> PicturePlace:
+    """Return where the frame of a row is now."""
     names = ['source', 'kind', 'topic', 'index', 'stamp_ns']
     if 'phash' in rows.column_names:
         names.append('phash')
@@ -369,36 +371,60 @@ class Pictures:
 Painter = Callable[[ImageU8, int], 'tuple[ImageU8, ImageU8] | None']
 
 
-class _Model:
-    """The model of a table, for pictures of masks; `why_not` says in words why there are none."""
+class TableModel:
+    """
+    The model of a table, for its masks; `why_not` says in words why there are none.
 
-    def __init__(self, info: TableInfo, where: Whereabouts, is_wanted: bool) -> None:
+    Parameters
+    ----------
+    info : TableInfo
+        Of the table.
+    where : Whereabouts
+        Where to look for the model that the table names.
+    is_wanted : bool
+        Open it.
+    bundle : str
+        Where it is now; empty to look for it.
+    maps : sequence of str
+        Maps that are wanted beside the usual ones.
+
+    """
+
+    def __init__(
+        self, info: TableInfo, where: Whereabouts, is_wanted: bool, bundle: str = '',
+        maps: Sequence[str] = (),
+    ) -> None:
         self._pipeline: Pipeline | None = None
         self.why_not = 'they were not asked for'
         if not is_wanted:
             return
         try:
-            self._pipeline = self._opened(info, where)
+            self._pipeline = self._opened(info, bundle or where.find_bundle(info.model))
+            self._pipeline.want(maps)
             self.why_not = ''
         except (UncertaintySegError, OSError) as err:
             self.why_not = ' '.join(str(err).split()).rstrip('.')
 
     @staticmethod
-    def _opened(info: TableInfo, where: Whereabouts) -> Pipeline:
+    def _opened(info: TableInfo, model: str) -> Pipeline:
         from uncertainty_seg.backends.registry import open_pipeline
         from uncertainty_seg.core.settings import settings_from_dict
         from uncertainty_seg.opening import offline_settings
         from uncertainty_seg.storage.ignore_mask import load_ignore_mask
         from uncertainty_seg.storage.model_bundle import load_bundle, model_digest
 
-        settings = replace(settings_from_dict(dict(info.settings)), backend='auto',
-                           model=where.find_bundle(info.model), all_scores=False)
+        settings = replace(settings_from_dict(dict(info.settings)), model=model,
+                           backend='auto', all_scores=False)
         bundle = load_bundle(settings.model)
         if model_digest(bundle.card) != info.model_sha256:
-            raise ModelBundleError(f'{info.model!r} is another model than the one of the table',
+            raise ModelBundleError(f'{model!r} is another model than the one of the table',
                                    'the same files', 'score the sources again')
         return open_pipeline(bundle, offline_settings(bundle, settings),
                              load_ignore_mask(settings.ignore_mask))
+
+    def measure(self, image_bgr: ImageU8, stamp_ns: int) -> FrameResult | None:
+        """Return what the model makes of an image; None without it."""
+        return None if self._pipeline is None else self._pipeline.measure(image_bgr, stamp_ns)
 
     def pictures(self, image_bgr: ImageU8, stamp_ns: int) -> tuple[ImageU8, ImageU8] | None:
         """Return the overlay of the mask and the heatmap of an image."""
@@ -460,10 +486,10 @@ def _read(
             except UncertaintySegError:
                 continue
             if _is_same(place, frame.stamp_ns, image):
-                found.addresses[place] = _small(image)
+                found.addresses[place] = small_picture(image)
                 painted = paint(image, frame.stamp_ns) if paint else None
                 if painted is not None:
-                    found.masks[place], found.heatmaps[place] = map(_small, painted)
+                    found.masks[place], found.heatmaps[place] = map(small_picture, painted)
             else:
                 found.changed.add(place)
     except (UncertaintySegError, OSError, KeyError) as err:
@@ -477,7 +503,8 @@ def _is_same(place: PicturePlace, stamp_ns: int, image_bgr: ImageU8) -> bool:
         hash_distance(place.phash, perceptual_hash(image_bgr)) <= _DECODERS_DIFFER
 
 
-def _small(image_bgr: ImageU8) -> str:
+def small_picture(image_bgr: ImageU8) -> str:
+    """Return an image made small, as the ``data:`` address of a JPEG."""
     size = fitted_size(image_bgr, _WIDTH_PX, _HEIGHT_PX)
     small = cv2.resize(image_bgr, size, interpolation=cv2.INTER_AREA)
     return jpeg_address(np.asarray(small, np.uint8), _QUALITY)

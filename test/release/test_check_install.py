@@ -15,7 +15,7 @@ import subprocess
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = ('bash', 'cat', 'cp', 'dirname', 'env', 'git', 'grep', 'ls', 'mkdir', 'mktemp', 'rm',
             'sed', 'tail', 'touch')
 PYTHON = """#!/usr/bin/env bash

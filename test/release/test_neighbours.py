@@ -10,7 +10,7 @@ import re
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / 'docs' / 'neighbours.md').read_text(encoding='utf-8')
 INSTALLED = {'torch-uncertainty': 'torch_uncertainty', 'baal': 'baal'}
 

@@ -2,10 +2,10 @@
 """
 One vector a frame of what the network's trunk makes of it: a learned embedding.
 
-`frame_features` describes what a frame looks like; this is what the network sees in it. It is the
-mean and the standard deviation of every channel over the image, of unit length together, so that
-it hardly notices a crop or a shift. Where there are many channels they are mixed to fewer, by
-fixed random weights, which keeps distances (Johnson and Lindenstrauss, 1984).
+`analysis.frame_features` describes what a frame looks like; this is what the network sees in it.
+It is the mean and the standard deviation of every channel over the image, of unit length together,
+so that it hardly notices a crop or a shift. Where there are many channels they are mixed to fewer,
+by fixed random weights, which keeps distances (Johnson and Lindenstrauss, 1984).
 
 """
 

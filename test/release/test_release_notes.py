@@ -1,0 +1,60 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""CHANGELOG.rst is one that ROS's release tools read, and opens with a page for users."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from uncertainty_seg.storage.model_bundle import shipped_bundles
+from uncertainty_seg.tools.main import VERBS
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = (ROOT / 'CHANGELOG.rst').read_text(encoding='utf-8')
+VERSION = ElementTree.parse(ROOT / 'package.xml').getroot().findtext('version')
+
+
+def section(version: str) -> str:
+    """Return what stands under the heading of a version."""
+    _, _, rest = TEXT.partition(f'\n{version} (')
+    assert rest, f'no section of {version}'
+    return re.split(r'\n\S[^\n]*\n-{5,}\n', rest.split('\n', 2)[2])[0]
+
+
+def summary() -> str:
+    """Return what stands before the list of the version of package.xml."""
+    return section(str(VERSION)).partition('\n* ')[0]
+
+
+def test_the_release_tools_find_the_version_of_the_manifest_its_date_and_its_list() -> None:
+    # catkin_prepare_release and bloom read with this parser; without a date it is no version.
+    changelog = pytest.importorskip('catkin_pkg.changelog', reason='catkin_pkg is not installed')
+    read = changelog.get_changelog_from_path(str(ROOT / 'CHANGELOG.rst'))
+    versions = [(version, day) for version, day, _ in read.foreach_version()]
+    assert versions[-1][0] == VERSION
+    assert versions[-1][1].date() <= date.today()
+    contents = read.get_content_of_version(VERSION)
+    lists = [part for part in contents if type(part).__name__ == 'BulletList']
+    assert len(lists) == 1
+    # Every entry of the file is one of the list: none was lost to a slip of the pen.
+    assert len(lists[0].bullets) == len(re.findall(r'^\* ', section(VERSION), re.MULTILINE)) > 80
+    assert [type(part).__name__ for part in contents][0] == 'MixedText'
+
+
+def test_the_summary_says_what_it_does_what_it_does_not_promise_and_what_to_read() -> None:
+    text = summary()
+    places = [text.find(f'**{head}.**') for head in
+              ('What it does', 'What it does not promise', 'What to read')]
+    assert places == sorted(places) and places[0] > 0
+    assert len(text.splitlines()) < 30
+
+
+def test_every_page_and_verb_of_the_summary_exists() -> None:
+    pages = re.findall(r'[\w/]+\.md', summary())
+    assert len(pages) > 3 and [page for page in pages if not (ROOT / page).is_file()] == []
+    words = set(re.findall(r'``(?:uncertainty_seg )?([a-z-]+)``', summary()))
+    assert words <= {*VERBS, *shipped_bundles()}

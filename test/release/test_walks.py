@@ -1,0 +1,201 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+The commands of docs/walks.md run in a bash that knows nothing of the checkout but $CHECKOUT.
+
+A section is one script: its commands in their order, in one shell, from a home that is empty.
+The program on PATH adds options that make less of everything (`SMALLER`). A command that the page
+marks as not run is left out, and its reason is held against what may be one (`REASONS`).
+
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+import json
+from pathlib import Path
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from ros_helpers import HAS_ROS, own_domain, ros_environment
+
+from uncertainty_seg.tools.main import build_parser, VERBS
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / 'docs' / 'walks.md').read_text(encoding='utf-8')
+
+# Verb -> options behind those of the page: the last one counts.
+SMALLER = {
+    'make-dive': '--duration 6 --rate 4 --size 160x120 --workers 1',
+    'make-scenes': '--size 64x48 --workers 1',
+    'train': '--epochs 2 --size 64x64 --threads 1',
+    'compile': '--input 64x64',
+    'self-check': '--frames 1 --runs 4',
+    'calibrate': '--frames 20 --threads 1 --alpha 0.2 --bad accuracy<0.6',
+}
+# Number of scenes of the page -> of the test: 0.2 needs 4 blocks, and half as many to tune on.
+SCENES = {'400': '72'}
+NOT_RUN = re.compile(r'\s+# not run: (.+)$')
+REASONS = {
+    'needs a Jetson': r'sudo ',
+    'needs an NVIDIA GPU': r'uncertainty_seg build-engines|uncertainty_seg .* --backend tensorrt',
+    'needs a ROS workspace': r'cp ',
+    'needs rclcpp': r'colcon build ',
+}
+SHIM = """
+import json, os, sys
+from uncertainty_seg.tools.main import main
+smaller, scenes = json.loads({smaller!r}), json.loads({scenes!r})
+words = sys.argv[1:]
+with open(os.path.expanduser('~/ran'), 'a') as file:
+    file.write(' '.join(words) + chr(10))
+if words[0] == 'make-scenes':
+    words = [scenes.get(word, word) for word in words]
+if words[0] == 'calibrate':
+    from uncertainty_seg.tools.calibrate import calibration_run
+    calibration_run.TEMPERATURES = (0.9, 1.0, 1.1)
+sys.exit(main(words + smaller.get(words[0], '').split()))
+"""
+
+
+@dataclass(frozen=True)
+class Walk:
+    """One section of the page."""
+
+    commands: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    python: str = ''
+
+
+def walks(page: str) -> dict[str, Walk]:
+    """Return heading to what is run in its section, and what is not and why."""
+    return {text.partition('\n')[0]: walk_of(text)
+            for text in re.split(r'^## ', page, flags=re.MULTILINE)[1:]}
+
+
+def walk_of(text: str) -> Walk:
+    lines = [line[4:] for line in text.splitlines() if line.startswith('    ')]
+    fenced = re.search(r'^```python\n(.*?)^```$', text, re.MULTILINE | re.DOTALL)
+    if fenced:
+        lines = [line for line in lines if f'    {line}\n' not in fenced[1]]
+    marked = {NOT_RUN.sub('', line): match[1]
+              for line in lines if (match := NOT_RUN.search(line))}
+    return Walk([line for line in lines if not NOT_RUN.search(line)], marked,
+                fenced[1] if fenced else '')
+
+
+WALKS = walks(PAGE)
+# Only parsed: the included network on scenes this small has no gate to choose.
+PARSED = ('Calibrate for your water',)
+RUN = [name for name, walk in WALKS.items() if walk.commands and name not in PARSED]
+
+
+def home(folder: Path, walk: Walk) -> Path:
+    """Make a home with the clone, the file of the page, and the programs on a path of its own."""
+    (folder / 'bin').mkdir(parents=True)
+    (folder / 'uncertainty_seg').symlink_to(ROOT)
+    (folder / 'my_nets.py').write_text(walk.python)
+    shim = folder / 'bin' / 'shim.py'
+    shim.write_text(SHIM.format(smaller=json.dumps(SMALLER), scenes=json.dumps(SCENES)))
+    for name, target in {'uncertainty_seg': str(shim), 'python3': '',
+                         'uncertainty_seg_node': '-m uncertainty_seg.ros.main',
+                         'uncertainty_seg_play': '-m uncertainty_seg.ros.bag_player'}.items():
+        program = folder / 'bin' / name
+        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {target} "$@"\n')
+        program.chmod(0o755)
+    return folder
+
+
+def walk_it(walk: Walk, folder: Path, preamble: str) -> subprocess.CompletedProcess[str]:
+    """Run a section as one script of bash, which ends at the first command that fails."""
+    with own_domain() as domain:
+        environment = {**ros_environment(domain), 'HOME': str(folder), 'OMP_NUM_THREADS': '1',
+                       'PATH': f'{folder}/bin:/usr/bin:/bin', 'XDG_CACHE_HOME': f'{folder}/cache'}
+        return subprocess.run(
+            ['bash', '-eu', '-c', '\n'.join(['cd', preamble, *walk.commands])], env=environment,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            timeout=280, check=False)
+
+
+PREAMBLE = '\n'.join(walk_of(PAGE.partition('\n## ')[0]).commands)
+# What must be there afterwards, and in the output.
+LEAVES = {
+    'First dive': (['first_dive/seen/metadata.yaml', 'first_dive/chosen/contact_sheet.html'],
+                   ['"num_frames": 24,', 'active', '"played": 24, "damaged": 0']),
+    'Your own network': (['own_network/mine/calibration.json', 'own_network/calibration.html'],
+                         ['"is_passed": true, "failed": []', 'active', '"played": 24,']),
+    'On a Jetson': ([], ['"is_passed": true, "failed": []']),
+    'Write mission logic': (['mission/my_mission.py'],
+                            [' old, at ', '"played": 24, "damaged": 0']),
+}
+NEEDS = {'First dive': 'pyarrow', 'Your own network': 'torch'}
+
+
+@pytest.mark.slow
+@pytest.mark.ros
+@pytest.mark.parametrize('name', RUN)
+def test_a_walk_runs_from_another_folder_and_leaves_what_it_says(
+    name: str, tmp_path: Path
+) -> None:
+    package = NEEDS.get(name, 'numpy')
+    if find_spec(package) is None:
+        pytest.skip(f'{package} is not installed')
+    walk = WALKS[name]
+    if any(line.startswith('uncertainty_seg_node') for line in walk.commands) and not HAS_ROS:
+        pytest.skip('rclpy is missing')
+    before = (ROOT / 'config' / 'models' / 'pipeline' / 'calibration.json').read_bytes()
+    done = walk_it(walk, home(tmp_path / 'home', walk), PREAMBLE)
+    assert done.returncode == 0, done.stdout[-3000:]
+    files, texts = LEAVES[name]
+    assert [file for file in files if not (tmp_path / 'home' / file).exists()] == []
+    assert [text for text in texts if text not in done.stdout] == [], done.stdout[-3000:]
+    ran = (tmp_path / 'home' / 'ran').read_text().splitlines()
+    assert [line.split()[0] for line in ran] == ['--version', *verbs(walk)]
+    assert (ROOT / 'config' / 'models' / 'pipeline' / 'calibration.json').read_bytes() == before
+
+
+def verbs(walk: Walk) -> list[str]:
+    """Return the verbs of a walk, in their order."""
+    return re.findall(r'(?:^|&& )uncertainty_seg ([a-z-]+)', '\n'.join(walk.commands),
+                      re.MULTILINE)
+
+
+def test_a_walk_that_fails_in_the_middle_is_no_success(tmp_path: Path) -> None:
+    walk = walk_of('x\n\n    uncertainty_seg --version\n    false\n    touch ~/reached\n')
+    folder = home(tmp_path / 'home', walk)
+    assert walk_it(walk, folder, '').returncode == 1
+    assert not (folder / 'reached').exists() and (folder / 'ran').read_text() == '--version\n'
+
+
+def test_what_is_not_run_says_why_and_is_that() -> None:
+    left_out = {command: why for walk in WALKS.values() for command, why in walk.left_out.items()}
+    assert left_out
+    for command, why in left_out.items():
+        assert re.match(REASONS[why], command), f'{command}: {why}'
+        match = re.match(r'uncertainty_seg (.*)', command)
+        if match:
+            words = match[1].split()
+            build_parser(words[0]).parse_args(words)
+    num_run = sum(len(walk.commands) for walk in WALKS.values())
+    assert len(left_out) < num_run / 4
+
+
+@pytest.mark.parametrize('name', PARSED)
+def test_the_commands_of_a_walk_that_is_not_run_are_right(name: str) -> None:
+    lines = re.findall(r'^uncertainty_seg (.*?)(?:\s{2,}#.*| && .*)?$',
+                       '\n'.join(WALKS[name].commands), re.MULTILINE)
+    assert len(lines) == 7
+    for line in lines:
+        words = shlex.split(line)
+        build_parser(words[0]).parse_args(words)
+
+
+def test_every_walk_of_the_table_is_a_section_that_is_run_or_links_on() -> None:
+    table = re.findall(r'^\| .+ \| \[(.+?)\]\(#', PAGE, re.MULTILINE)
+    assert table == list(WALKS) and len(table) == 6
+    assert set(table) - set(RUN) == {'Close the loop', *PARSED}
+    assert set(RUN) == set(LEAVES)
+    assert set(SMALLER) <= set(VERBS)

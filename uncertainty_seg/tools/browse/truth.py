@@ -1,0 +1,201 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""
+The true masks of frames of a table, from a labelled folder, and where the model contradicts them.
+
+A frame of the table is known again in the folder by its key in review.json, as `import-labels`
+writes it, or as a picture of a folder by its name; the picture must be the one that was scored.
+
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass, field
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from uncertainty_seg.analysis.label_errors import LabelCheck, SuspectRegion
+from uncertainty_seg.core.arrays import ImageU8, LabelMap
+from uncertainty_seg.core.image_codec import decode
+from uncertainty_seg.core.perceptual_hash import hash_distance, perceptual_hash
+from uncertainty_seg.core.render import overlay
+from uncertainty_seg.errors import DatasetError, UncertaintySegError
+from uncertainty_seg.storage.foreign_files import csv_text, read_image_file
+from uncertainty_seg.storage.frame_sources import pictures, Whereabouts
+from uncertainty_seg.storage.labelled_folder import (
+    ClassTable,
+    image_path,
+    listed_splits,
+    read_classes,
+)
+from uncertainty_seg.storage.labels.frames import read_mask
+from uncertainty_seg.storage.review_record import read_review
+from uncertainty_seg.storage.score_rows import TableInfo
+from uncertainty_seg.tools.arguments import progress
+from uncertainty_seg.tools.report.data import Legend
+from uncertainty_seg.tools.report.pictures import paint_mask
+from uncertainty_seg.tools.selection.sheet import small_picture, TableModel
+
+# As for pictures of a sheet: another release of a JPEG decoder rounds in another way.
+_DECODERS_DIFFER = 2
+_COLOUR = 0.55
+
+
+@dataclass
+class Truth:
+    """
+    What is known of the labels of a table's frames.
+
+    Attributes
+    ----------
+    stems : dict of str to str
+        Frame key -> name of the frame in the labelled folder.
+    reviewed : dict of str to bool
+        Frame key -> whether a person looked at the label; True where no record says otherwise.
+    agreement : dict of str to float
+        Frame key -> share of the known pixels that the model predicts as they are labelled.
+    suspects : list of SuspectRegion
+        Regions of labels that are contradicted, the strongest evidence first; `frame` is the key.
+    problems : list of str
+        Sentences for frames that could not be compared.
+
+    """
+
+    stems: dict[str, str] = field(default_factory=dict)
+    reviewed: dict[str, bool] = field(default_factory=dict)
+    agreement: dict[str, float] = field(default_factory=dict)
+    suspects: list[SuspectRegion] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+class LabelledFrames:
+    """
+    The labelled folder of a table's frames.
+
+    Raises DatasetError if it is no labelled folder, or of other classes than the table.
+
+    Parameters
+    ----------
+    folder : Path
+        With images/, masks/ and classes.json.
+    info : TableInfo
+        Of the table.
+
+    """
+
+    def __init__(self, folder: Path, info: TableInfo) -> None:
+        self._folder, self._info = folder, info
+        self.classes: ClassTable = read_classes(folder / 'classes.json')
+        if self.classes.names != info.class_names:
+            raise DatasetError(f'{folder} has the classes {", ".join(self.classes.names)}',
+                               f'those of the table, {", ".join(info.class_names)}')
+        self._legend = Legend(info.class_names, info.palette, self.classes.ignore_index)
+
+    def known(self, table: Any, where: Whereabouts) -> Truth:
+        """Find the frames of a table, a `pyarrow.Table`, that have a label."""
+        found = Truth()
+        reviews = read_review(self._folder)
+        stems = {stem for names in listed_splits(self._folder).values() for stem in names}
+        by_key = {one.frame: stem for stem, one in (reviews or {}).items() if one.frame}
+        names: dict[str, list[Path]] = {}
+        columns = [table.column(name).to_pylist()
+                   for name in ('frame_key', 'source', 'kind', 'index')]
+        for key, source, kind, index in zip(*columns, strict=True):
+            stem = by_key.get(key, '')
+            if not stem and kind == 'folder':
+                if source not in names:
+                    place = Path(where.find(source))
+                    names[source] = pictures(place) if place.is_dir() else []
+                stem = names[source][index].stem if index < len(names[source]) else ''
+            if stem in stems and (self._folder / 'masks' / f'{stem}.png').is_file():
+                found.stems[key] = stem
+                found.reviewed[key] = reviews is None or (
+                    stem in reviews and reviews[stem].reviewed)
+        return found
+
+    def compare(self, table: Any, truth: Truth, model: TableModel) -> None:
+        """Run the model on the labelled frames, and put what it contradicts into `truth`."""
+        check = LabelCheck(len(self._info.class_names), self.classes.ignore_index)
+        rows = zip(table.column('frame_key').to_pylist(), table.column('stamp_ns').to_pylist(),
+                   table.column('phash').to_pylist(), strict=True)
+        wanted = [row for row in rows if row[0] in truth.stems]
+        for key, stamp_ns, phash in progress(wanted, desc='labels'):
+            try:
+                image, given = self.pair(truth.stems[key])
+                if hash_distance(phash, perceptual_hash(image)) > _DECODERS_DIFFER:
+                    raise DatasetError(f'{truth.stems[key]} is another picture than the one that '
+                                       'was scored', '', 'score it again')
+                result = model.measure(image, stamp_ns)
+                if result is None:
+                    return
+                predicted, margin = result.label_at_source(), result.map_at_source('margin')
+                check.add(key, given, predicted, np.float32(1) - margin)
+            except UncertaintySegError as err:
+                truth.problems.append(' '.join(str(err).split()))
+                del truth.stems[key]
+                continue
+            is_known = given != self.classes.ignore_index
+            if is_known.any():
+                truth.agreement[key] = float((given == predicted)[is_known].mean())
+        truth.suspects = check.suspects()
+
+    def pair(self, stem: str) -> tuple[ImageU8, LabelMap]:
+        """Read image and mask of a frame; DatasetError if that fails or their sizes differ."""
+        path = image_path(self._folder, stem)
+        if path is None:
+            raise DatasetError(f'the image of {stem!r} in {self._folder} is missing')
+        try:
+            image = decode(read_image_file(path))
+        except (OSError, ValueError) as err:
+            raise DatasetError(f'{path} cannot be read ({err})', 'JPEG or PNG') from err
+        mask = read_mask(self._folder / 'masks' / f'{stem}.png')
+        if image.shape[:2] != mask.shape:
+            raise DatasetError(f'image {stem!r} is {image.shape[:2]}, its mask {mask.shape}',
+                               'equal sizes')
+        return image, mask
+
+    def picture(self, stem: str) -> str:
+        """Return the labels over the image, grey where nobody knows, as a ``data:`` address."""
+        image, mask = self.pair(stem)
+        painted = overlay(image, mask, self._info.palette, _COLOUR)
+        unknown = mask == self.classes.ignore_index
+        painted[unknown] = paint_mask(mask, self._legend)[unknown]
+        return small_picture(painted)
+
+
+# -------------------------------------------------------------------------------------------------
+# The list of suspected regions, for the page and for scripts.
+
+COLUMNS = ('frame', 'dive', 'label', 'given', 'predicted', 'margin', 'evidence', 'share', 'left',
+           'top', 'width', 'height', 'reviewed')
+
+
+def suspect_rows(truth: Truth, dives: dict[str, str], names: tuple[str, ...]) -> list[Any]:
+    """Return the values of `COLUMNS` for each suspected region, the strongest evidence first."""
+    return [(one.frame, dives[one.frame], truth.stems[one.frame], names[one.given],
+             names[one.predicted], round(one.margin, 4), round(one.evidence, 4),
+             round(one.share, 6), *one.box, truth.reviewed[one.frame]) for one in truth.suspects]
+
+
+def suspects_text(rows: list[Any], ending: str) -> str:
+    """Write the list as CSV, or as JSON where the file ends so."""
+    if ending == '.json':
+        return json.dumps([dict(zip(COLUMNS, row, strict=True)) for row in rows], indent=1) + '\n'
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator='\n')
+    writer.writerow(COLUMNS)
+    writer.writerows([csv_text(value) if isinstance(value, str) else value for value in row]
+                     for row in rows)
+    return text.getvalue()
+
+
+def scaled_box(region: SuspectRegion, size: tuple[int, int]) -> list[float]:
+    """Return the box of a region in per cent of an image (height, width)."""
+    height, width = size
+    left, top, wide, high = region.box
+    return [round(100 * value, 2) for value in (
+        left / width, top / height, wide / width, high / height)]
