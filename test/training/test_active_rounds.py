@@ -137,6 +137,13 @@ def test_shared_layers_give_what_whole_passes_give(where: str) -> None:
     torch.manual_seed(0)
     net = PyramidNet(2, dropout_plan(where, 0.3)).eval()
     images = prepare(folder(2), SPEC, is_measured=False)
+    # Fresh norms give features that are nearly 0: they take their statistics from the images.
+    for part in net.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.momentum = 1.0
+    with torch.no_grad():
+        net.train()(normalise(images.images))
+    net.eval()
     found = list(jury(net).maps(images))
     # Eager torch: the whole network, seven times.
     for part in net.modules():
@@ -147,10 +154,10 @@ def test_shared_layers_give_what_whole_passes_give(where: str) -> None:
         passes = torch.stack([net(normalise(images.images)) for _ in range(7)]).numpy()
     for row, maps in enumerate(found):
         wanted = maps_from_coarse_logits(passes[:, row], 64, 64)
-        np.testing.assert_allclose(maps.mutual_information, wanted.mutual_information, atol=2e-6)
-        np.testing.assert_allclose(maps.entropy, wanted.entropy, atol=2e-5)
+        np.testing.assert_allclose(maps.mutual_information, wanted.mutual_information, atol=1e-4)
+        np.testing.assert_allclose(maps.entropy, wanted.entropy, atol=1e-3)
         assert (maps.label == wanted.label).mean() > 0.999
-        assert float(maps.mutual_information.max()) > 0
+        assert float(maps.mutual_information.max()) > 1e-3
 
 
 def plain(level: int, count: int = 1) -> PreparedImages:

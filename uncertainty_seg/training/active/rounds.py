@@ -25,6 +25,7 @@ from uncertainty_seg.storage.labelled_folder import LabelledFolder
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.storage.whole_files import whole_file
 from uncertainty_seg.training.active.prepared import PreparedImages
+from uncertainty_seg.training.encoders import encoder_kind
 from uncertainty_seg.training.export import load_weights
 from uncertainty_seg.training.fit import Augmentation, finished_rows
 from uncertainty_seg.training.init_weights import (
@@ -104,6 +105,7 @@ def recipe_of(plan: NetPlan, build: Build | None) -> Recipe:
     """Return the recipe of a plan; raises TrainingError if it asks for what there is not."""
     base = with_size(recipe('own'), *plan.size)
     if build is None:
+        encoder_kind(plan.encoder)  # refuses one that is none
         base = with_dropout(with_encoder(base, plan.encoder),
                             dropout_plan(plan.dropout, plan.rate))
         base = replace(base, frozen_layers=plan.frozen)
