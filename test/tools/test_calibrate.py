@@ -476,17 +476,3 @@ def test_calibrate_signs_what_it_wrote_or_leaves_it_unsigned(
         load_bundle(tiny_bundle, trusted_keys=trusted)
     # A key that cannot be read is refused before minutes of work.
     assert main([*words, '--sign', str(tmp_path / 'nowhere.pem')]) == 2
-
-
-def test_evaluate_needs_a_calibration(
-    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from conftest import make_tiny_bundle
-
-    # ONNX Runtime would refuse bf16, and not every processor has it for OpenVINO.
-    monkeypatch.setitem(registry.OPENERS, 'onnxruntime',
-                        lambda bundle, settings: FakeBackend(bundle.card))
-    bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
-    assert main(['evaluate', str(bundle), str(folders / 'fresh'), *RUN]) == 2
-    assert 'has no calibration.json' in capsys.readouterr().err

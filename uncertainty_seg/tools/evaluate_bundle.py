@@ -5,7 +5,8 @@ Measure the masks, the uncertainty and the flag of a bundle on labelled images.
 Masks are measured by IoU, the confidence by its calibration error, every map by how it ranks wrong
 pixels, every score and the gate by how they rank bad frames and, with --ood, frames of another
 kind. With --corrupt the images become turbid, dark, blurred, tinted and full of snow, step by
-step. Figures of frames have 95 % intervals over the blocks.
+step. Figures of frames have 95 % intervals over the blocks. A bundle without a calibration has no
+flag to measure; all else is measured at temperature 1.
 
 """
 
@@ -48,7 +49,7 @@ def evaluate(
     report: Path | str | None = None,
 ) -> Evaluated:
     """
-    Measure a calibrated bundle on labelled images.
+    Measure a bundle on labelled images.
 
     Parameters
     ----------
@@ -74,12 +75,13 @@ def evaluate(
     Returns
     -------
     Evaluated
-        What was measured; ``summary()`` gives all figures as a dictionary.
+        What was measured; ``summary()`` gives all figures as a dictionary. Its ``flag`` is None
+        if the bundle has no calibration.
 
     Raises
     ------
     CalibrationError
-        If the bundle has no calibration, or one for other settings.
+        If the bundle has a calibration for other settings.
     ConfigError
         If the rule cannot be read, there is no such promise, or the report cannot be written.
     DatasetError

@@ -20,7 +20,9 @@ import subprocess
 import sys
 from typing import Any
 
+from calibration_helpers import write_folder
 from comparison_sample import comparison, planted
+from conftest import make_tiny_bundle
 import cv2
 import numpy as np
 import pytest
@@ -28,6 +30,7 @@ from report_sample import sample_report, SCORES
 
 pytest.importorskip('matplotlib', reason='matplotlib is not installed: no report is drawn')
 
+import uncertainty_seg as us  # noqa: E402
 from uncertainty_seg.tools.compare.show import write_page  # noqa: E402
 from uncertainty_seg.tools.report.data import ReportData  # noqa: E402
 from uncertainty_seg.tools.report.page import report_page, write_report  # noqa: E402
@@ -179,6 +182,21 @@ def test_the_page_is_whole_and_fits(browser: Browser, path: Path, width_px: int)
     assert len(pictures) == 1 + len(SCORES) + 1 + 3 + 15 * 4 + 2
     assert all(side > 5 for picture in pictures for side in picture)
     assert browser.run('document.documentElement.scrollWidth') == width_px
+    assert browser.run(OVERFLOWING) == []
+
+
+def test_a_bundle_without_a_calibration_has_a_page_that_says_so(
+    browser: Browser, tmp_path: Path
+) -> None:
+    folder, page = write_folder(tmp_path / 'labelled', 12, 3), tmp_path / 'cold.html'
+    us.evaluate(make_tiny_bundle(tmp_path / 'tiny', calibrated=False), folder, report=page,
+                settings=us.Settings(backend='onnxruntime', threads=1), corrupt_frames=2)
+    browser.open(page, 1280)
+    assert complaints(browser) == []
+    assert 'there are no figures of it' in browser.run(
+        "document.querySelector('header .warning').textContent")
+    assert browser.run('Promise.all([...document.images].map(i => i.decode())).then(p => p.length)'
+                       ) == 1 + 2 + 1 + 5
     assert browser.run(OVERFLOWING) == []
 
 

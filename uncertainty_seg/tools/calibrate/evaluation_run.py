@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from uncertainty_seg.analysis.bad_rule import BadRule
 from uncertainty_seg.analysis.bootstrap import block_interval, Interval, pixel_intervals
@@ -27,11 +29,12 @@ from uncertainty_seg.analysis.frame_table import FrameTable
 from uncertainty_seg.core.arrays import ImageU8, LabelMap
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import Calibration, Column, Promise
+from uncertainty_seg.core.gate import NO_CALIBRATION
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.errors import CalibrationError
-from uncertainty_seg.storage.labelled_folder import load_folder, read_blocks
+from uncertainty_seg.opening import offline_settings
+from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder, read_blocks
 from uncertainty_seg.synthetic.corruptions import corrupt, KINDS, MAX_SEVERITY
 from uncertainty_seg.tools.calibrate.labelled_pairs import (
     data_digest,
@@ -50,6 +53,9 @@ _PAVPU_STEP = 31
 _log = logging.getLogger(__name__)
 _PAVPU = ('limits', 'accurate_if_certain', 'uncertain_if_inaccurate', 'pavpu')
 _DEFAULT_RULE = 'iou<0.5'
+# What stands in the place of the figures of the flag.
+NO_FLAG = (f'{NO_CALIBRATION}, so that the flag is never true and there are no figures of it; '
+           'masks and uncertainty are measured at temperature 1')
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,52 @@ class EvaluationRequest:
 
 
 @dataclass(frozen=True)
+class FlagFigures:
+    """
+    What the flag of a calibrated bundle came to on the labelled frames.
+
+    Attributes
+    ----------
+    limits : mapping of str to float
+        Of the gate.
+    promise : Promise or None
+        What these limits promise.
+    order : ndarray of float64, shape (n,)
+        The gate's order of the frames.
+    ranking : FrameRanking
+        Of this order.
+    gain : RankingGain
+        Of this order over `PLAIN_SCORE`.
+    accepted_and_bad, accepted : Interval
+        Shares of the frames; every block counts alike, as in the promise.
+    bad_if_accepted : BadShare
+        With its upper bound; over blocks if there is a file of them. On images that the limits
+        were fitted on it is shared among all limits that these could have chosen.
+    foreign_accepted : float or None
+        Share of the frames of another kind, if there are any.
+
+    """
+
+    limits: Mapping[str, float]
+    promise: Promise | None
+    order: Column
+    ranking: FrameRanking
+    gain: RankingGain
+    accepted_and_bad: Interval
+    accepted: Interval
+    bad_if_accepted: BadShare
+    foreign_accepted: float | None
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the line for scripts has of the gate."""
+        return {'limits': dict(self.limits), 'accepted': asdict(self.accepted),
+                'accepted_and_bad': asdict(self.accepted_and_bad),
+                'bad_if_accepted': asdict(self.bad_if_accepted), **asdict(self.ranking),
+                'foreign_accepted': self.foreign_accepted,
+                f'gain_over_{PLAIN_SCORE}': asdict(self.gain)}
+
+
+@dataclass(frozen=True)
 class Evaluated:
     """
     What was measured.
@@ -81,29 +133,18 @@ class Evaluated:
         Labelled ones, and those of another kind if there are any.
     pairs : list of (image, mask)
         Of `frames`.
-    limits : mapping of str to float
-        Of the gate.
-    promise : Promise or None
-        What these limits promise.
     rule : str
         When a frame is bad.
     rankings : mapping of str to FrameRanking
         Of every score.
-    gate : FrameRanking
-        Of the gate's own order.
-    gain : RankingGain
-        Of the gate over `PLAIN_SCORE`.
-    gate_order : ndarray of float64, shape (n,)
-        The gate's order of `frames`.
-    accepted_and_bad, accepted : Interval
-        Shares of the frames; every block counts alike, as in the promise.
-    bad_if_accepted : BadShare
-        With its upper bound; over blocks if there is a file of them. On images that the limits
-        were fitted on it is shared among all limits that these could have chosen.
+    flag : FlagFigures or None
+        None of a bundle that nobody calibrated: it has no limits and no promise.
     ladders : tuple of Ladder
         One a kind of corruption.
     is_fitted : bool
         Whether these are the images that the limits were fitted on.
+    passes, precision : int, str
+        T, and what the network computed in.
 
     """
 
@@ -112,23 +153,18 @@ class Evaluated:
     frames: FrameTable
     foreign: FrameTable | None
     pairs: list[Pair]
-    limits: Mapping[str, float]
-    promise: Promise | None
     rule: str
     rankings: Mapping[str, FrameRanking]
-    gate: FrameRanking
-    gain: RankingGain
-    gate_order: Column
-    accepted_and_bad: Interval
-    accepted: Interval
-    bad_if_accepted: BadShare
+    flag: FlagFigures | None
     ladders: tuple[Ladder, ...]
     is_fitted: bool
+    passes: int
+    precision: str
 
     def summary(self) -> dict[str, Any]:
         """Return the line for scripts."""
         found, pixels = self.evaluation, self.evaluation.pixels
-        curve = pixels.patches.curve()
+        curve, promise = pixels.patches.curve(), self.flag.promise if self.flag else None
         return {
             'intervals': {k: asdict(v) for k, v in self.pixel_intervals.items()},
             'mean_iou': found.mean_iou, 'accuracy': found.accuracy, 'iou': found.iou.tolist(),
@@ -140,39 +176,57 @@ class Evaluated:
                             'error_fpr95': ranking.fpr_at_tpr()}
                      for name, ranking in pixels.given.items()},
             'bad': self.rule, 'bad_share': float(self.frames.is_bad.mean()),
-            'gate': {'limits': dict(self.limits), 'accepted': asdict(self.accepted),
-                     'accepted_and_bad': asdict(self.accepted_and_bad),
-                     'bad_if_accepted': asdict(self.bad_if_accepted), **asdict(self.gate),
-                     'foreign_accepted': self._foreign_accepted(),
-                     f'gain_over_{PLAIN_SCORE}': asdict(self.gain)},
-            'is_fitted': self.is_fitted,
-            'promise': asdict(self.promise) if self.promise else None,
+            'gate': self.flag.summary() if self.flag else None, 'is_fitted': self.is_fitted,
+            'promise': asdict(promise) if promise else None,
+            'no_promise': None if self.flag else NO_FLAG,
             'scores': {name: asdict(ranking) for name, ranking in self.rankings.items()},
             'corruption': [asdict(ladder) for ladder in self.ladders],
         }
 
-    def _foreign_accepted(self) -> float | None:
-        if self.foreign is None:
-            return None
-        return float(self.foreign.accepted(self.limits).mean())
-
 
 def evaluate_bundle(request: EvaluationRequest) -> Evaluated:
     """
-    Measure a calibrated bundle, with intervals where frames are counted.
+    Measure a bundle, with intervals where frames are counted.
 
-    Raises CalibrationError if the bundle has no calibration, or one for other settings;
+    Without a calibration masks, maps and scores are measured at temperature 1, and no flag.
+    Raises CalibrationError if the calibration is one for other settings;
     ConfigError if the rule cannot be read, or there is no such promise; DatasetError if the
     folders or the file of blocks are wrong.
     """
-    bundle, calibration = request.bundle, _calibration(request.bundle)
-    promise = calibration.promise_of(request.settings.gate.alpha)
+    bundle, calibration = request.bundle, request.bundle.calibration
+    settings = offline_settings(bundle, request.settings)
+    promise = calibration.promise_of(settings.gate.alpha) if calibration else None
     text = request.bad or (promise.bad if promise else _DEFAULT_RULE)
     rule = BadRule.parse(text, bundle.card.class_names)
     data = drawn_frames(load_folder(request.data, request.split), request.data, needs_some=False)
-    known = known_frames(bundle, data, request.settings.ignore_mask)
+    known = known_frames(bundle, data, settings.ignore_mask)
     pairs, blocks = known.pairs, read_blocks(request.blocks, known.stems)
     foreign_images = images_in(request.ood) if request.ood else {}
+    is_fitted = _is_fitted(calibration, data)
+    scorer = ScoreVector(bundle.card, calibration.pixel_limits if calibration else None,
+                         calibration.density if calibration else None, features=bundle.features)
+    with opened(bundle, settings, scorer=scorer) as pipeline:
+        limits, passes, precision = pipeline.thresholds, pipeline.passes, pipeline.precision
+        evaluation = measure(pipeline, pairs, f'{request.split} frames', rule)
+        foreign = _foreign(pipeline, foreign_images)
+        ladders = climb(pipeline, pairs, rule, limits, request.corrupt_frames)
+    frames = frame_table(evaluation.frames, known.stems, blocks)
+    # A rule of the user's own is another question than the one that was promised on.
+    kept = promise if promise and rule.text == promise.bad else None
+    flag = None if calibration is None else _flag(
+        calibration, kept, limits, frames, foreign, blocks if request.blocks else None, is_fitted)
+    return Evaluated(
+        evaluation, pixel_intervals(evaluation.totals, blocks, bundle.card.num_classes),
+        frames, foreign, pairs, rule.text,
+        {name: rank_frames(values, frames, foreign.scores[name] if foreign else None)
+         for name, values in frames.scores.items()},
+        flag, ladders, is_fitted, passes, precision)
+
+
+def _is_fitted(calibration: Calibration | None, data: LabelledFolder) -> bool:
+    """Say whether limits were fitted on these images, and warn where they prove nothing."""
+    if calibration is None:
+        return False
     is_fitted = data_digest(data) == calibration.data_sha256
     if is_fitted:
         _log.warning('the limits were fitted on these images: what is accepted and bad here '
@@ -180,36 +234,24 @@ def evaluate_bundle(request: EvaluationRequest) -> Evaluated:
     elif calibration.num_folds:
         _log.warning('the bundle was calibrated by folds, so that it was trained on every image '
                      'that had a fold: on such an image this proves nothing')
-    scorer = ScoreVector(bundle.card, calibration.pixel_limits, calibration.density,
-                         features=bundle.features)
-    with opened(bundle, request.settings, scorer=scorer) as pipeline:
-        limits = pipeline.thresholds
-        evaluation = measure(pipeline, pairs, f'{request.split} frames', rule)
-        foreign = _foreign(pipeline, foreign_images)
-        ladders = climb(pipeline, pairs, rule, limits, request.corrupt_frames)
-    frames = frame_table(evaluation.frames, known.stems, blocks)
+    return is_fitted
+
+
+def _flag(
+    calibration: Calibration, promise: Promise | None, limits: Mapping[str, float],
+    frames: FrameTable, foreign: FrameTable | None, blocks: NDArray[np.str_] | None,
+    is_fitted: bool,
+) -> FlagFigures:
+    """Return what the gate makes of the frames; `blocks` are those of a file."""
     accepted = frames.accepted(limits)
     order = _order(calibration, frames, limits)
     foreign_order = None if foreign is None else _order(calibration, foreign, limits)
-    # A rule of the user's own is another question than the one that was promised on.
-    kept = promise if promise and rule.text == promise.bad else None
-    return Evaluated(
-        evaluation, pixel_intervals(evaluation.totals, blocks, bundle.card.num_classes),
-        frames, foreign, pairs, limits, kept, rule.text,
-        {name: rank_frames(values, frames, foreign.scores[name] if foreign else None)
-         for name, values in frames.scores.items()},
-        rank_frames(order, frames, foreign_order),
-        _gain(order, foreign_order, frames, foreign), order,
+    return FlagFigures(
+        limits, promise, order, rank_frames(order, frames, foreign_order),
+        _gain(order, foreign_order, frames, foreign),
         _share(accepted & frames.is_bad, frames), _share(accepted, frames),
-        bad_share(accepted, frames.is_bad, blocks if request.blocks else None,
-                  num_tries=len(frames) if is_fitted else 1), ladders, is_fitted)
-
-
-def _calibration(bundle: ModelBundle) -> Calibration:
-    if bundle.calibration is None:
-        raise CalibrationError(f'bundle {bundle.card.name!r} has no calibration.json',
-                               'thresholds for the gate', 'run uncertainty_seg calibrate on it')
-    return bundle.calibration
+        bad_share(accepted, frames.is_bad, blocks, num_tries=len(frames) if is_fitted else 1),
+        None if foreign is None else float(foreign.accepted(limits).mean()))
 
 
 def _foreign(pipeline: Pipeline, images: Mapping[str, Any]) -> FrameTable | None:
@@ -258,9 +300,9 @@ class Step:
     mean_iou : float
         Of the masks, over all pixels.
     accepted, accepted_and_bad : float
-        Shares of the frames.
+        Shares of the frames; NaN without limits.
     ratio : float
-        Mean of the largest score over its limit.
+        Mean of the largest score over its limit; NaN without limits.
 
     """
 
@@ -296,7 +338,7 @@ def climb(
     rule : BadRule
         When a mask is bad.
     limits : mapping of str to float
-        Of the gate.
+        Of the gate; empty without a calibration.
     most : int
         Images to take, evenly spread; 0 for no ladder.
 
@@ -322,6 +364,8 @@ def _step(
     kind: str, severity: int,
 ) -> Step:
     found = measure(pipeline, _Corrupted(pairs, kind, severity), f'{kind} {severity}', rule)
+    if not limits:
+        return Step(severity, found.mean_iou, math.nan, math.nan, math.nan)
     names = [str(i) for i in range(len(pairs))]
     frames = frame_table(found.frames, names, np.array(names, np.str_))
     accepted = frames.accepted(limits)

@@ -186,6 +186,8 @@ class ReportData:
     ----------
     title : str
         The heading.
+    warning : str
+        What a reader has to know before all else, below the heading.
     facts, hashes : mapping of str to str
         What was measured and with what; what was hashed -> digest.
     promise : Promise
@@ -205,6 +207,7 @@ class ReportData:
     """
 
     title: str
+    warning: str = ''
     facts: Mapping[str, str] | None = None
     hashes: Mapping[str, str] = field(default_factory=dict)
     promise: Promise | None = None

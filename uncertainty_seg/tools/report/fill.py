@@ -27,6 +27,8 @@ from uncertainty_seg.tools.calibrate.cross_fitted import FoldsRequest
 from uncertainty_seg.tools.calibrate.evaluation_run import (
     Evaluated,
     EvaluationRequest,
+    FlagFigures,
+    NO_FLAG,
     PLAIN_SCORE,
 )
 from uncertainty_seg.tools.calibrate.labelled_pairs import opened, Pair
@@ -117,28 +119,60 @@ def write_evaluation_report(path: Path, request: EvaluationRequest, found: Evalu
         What came out.
 
     """
-    card, made = request.bundle.card, request.bundle.calibration
-    assert made is not None  # evaluate_bundle refuses a bundle without
-    promise, foreign = found.promise, found.foreign.scores if found.foreign else {}
+    made = request.bundle.calibration
+    write_report(path, _cold_report(request, found) if found.flag is None or made is None else
+                 _flag_report(request, found, made, found.flag))
+
+
+def _flag_report(
+    request: EvaluationRequest, found: Evaluated, made: Calibration, flag: FlagFigures
+) -> ReportData:
+    """Return the report of a calibrated bundle."""
     accepted, refused = _frame_groups(
-        [request.bundle], request.settings, found.pairs, found.frames, found.limits, made)
-    write_report(path, ReportData(
-        f'Evaluation of {card.name}',
-        facts={**_bundle_facts(card, made), **_evaluation_facts(found)}, hashes=_hashes(made),
-        promise=None if promise is None else _held_against(
-            promise, found.frames, found.bad_if_accepted.upper),
-        measured_on=_measured_on(found), scores=_score_entries(made, promise, found.rankings),
-        risk_coverage=_risk_curves(found.frames, found.gate_order, promise),
+        [request.bundle], request.settings, found.pairs, found.frames, flag.limits, made)
+    return replace(
+        _plain_report(request, found, flag.limits),
+        facts={**_bundle_facts(request.bundle.card, made), **_evaluation_facts(found)},
+        hashes=_hashes(made),
+        promise=None if flag.promise is None else _held_against(
+            flag.promise, found.frames, flag.bad_if_accepted.upper),
+        measured_on=_measured_on(found),
+        scores=_score_entries(made, flag.promise, found.rankings),
+        risk_coverage=_risk_curves(found.frames, flag.order, flag.promise),
         reliability={f'temperature {made.temperature:g}': found.evaluation.pixels.calibration},
-        spreads=tuple(
-            ScoreSpread(name, None, values, foreign.get(name), found.limits.get(name), None,
-                        name in found.limits)
-            for name, values in found.frames.scores.items()
-            if name in found.limits or name in COMPARED),
-        classes=_class_rows(found.evaluation, card, found.limits),
-        ladders=found.ladders or None, legend=_legend(card, found.frames),
         worst_accepted=accepted, wrongly_refused=refused,
-        notes=(*_carried_notes(made), *_evaluation_notes(found))))
+        notes=(*_carried_notes(made), *_evaluation_notes(flag)))
+
+
+def _cold_report(request: EvaluationRequest, found: Evaluated) -> ReportData:
+    """Return the report of a bundle that nobody calibrated: no gate, and it says so."""
+    card = request.bundle.card
+    facts = {'bundle': card.name, 'method': card.method, 'passes T': passes_text(found.passes),
+             'precision': found.precision, 'temperature': '1 (no calibration)',
+             'date': f'{datetime.now():%Y-%m-%d}'}
+    return replace(
+        _plain_report(request, found, {}), facts={**facts, **_evaluation_facts(found)},
+        warning=f'{NO_FLAG[0].upper()}{NO_FLAG[1:]}. uncertainty_seg calibrate fits limits.')
+
+
+def _plain_report(
+    request: EvaluationRequest, found: Evaluated, limits: Mapping[str, float]
+) -> ReportData:
+    """Return what the report has with and without a gate."""
+    card, foreign = request.bundle.card, found.foreign.scores if found.foreign else {}
+    return ReportData(
+        f'Evaluation of {card.name}',
+        scores=tuple(ScoreEntry(name, ranking=ranking)
+                     for name, ranking in found.rankings.items()),
+        risk_coverage=_risk_curves(found.frames, None, None),
+        reliability={'temperature 1': found.evaluation.pixels.calibration},
+        spreads=tuple(
+            ScoreSpread(name, None, values, foreign.get(name), limits.get(name), None,
+                        name in limits)
+            for name, values in found.frames.scores.items()
+            if name in limits or name in COMPARED),
+        classes=_class_rows(found.evaluation, card, limits),
+        ladders=found.ladders or None, legend=_legend(card, found.frames))
 
 
 # -------------------------------------------------------------------------------------------------
@@ -263,17 +297,16 @@ def _carried_notes(made: Calibration) -> tuple[str, ...]:
             f'outside of the gate are those of the labels that were seen there.{shares}',)
 
 
-def _evaluation_notes(found: Evaluated) -> tuple[str, ...]:
-    gain = found.gain.excess_aurc
+def _evaluation_notes(flag: FlagFigures) -> tuple[str, ...]:
+    gain = flag.gain.excess_aurc
     notes = [f'The E-AURC of the gate is {gain.value:.4f} below that of {PLAIN_SCORE} '
              f'({gain.lower:.4f} to {gain.upper:.4f}).']
-    ood = found.gain.ood_auroc
-    if ood is not None and found.foreign is not None and found.gate.ood_auroc is not None:
-        accepted = found.foreign.accepted(found.limits).mean()
+    ood, of_gate = flag.gain.ood_auroc, flag.ranking.ood_auroc
+    if ood is not None and flag.foreign_accepted is not None and of_gate is not None:
         notes.append(
-            f'The gate ranks foreign frames with AUROC {found.gate.ood_auroc.value:.3f}, '
+            f'The gate ranks foreign frames with AUROC {of_gate.value:.3f}, '
             f'{ood.value:.3f} above {PLAIN_SCORE} ({ood.lower:.3f} to {ood.upper:.3f}); it '
-            f'accepts {accepted:.0%} of them.')
+            f'accepts {flag.foreign_accepted:.0%} of them.')
     return tuple(notes)
 
 
@@ -302,13 +335,14 @@ def _score_entries(
 
 
 def _risk_curves(
-    frames: FrameTable, gate: Column, promise: Promise | None, is_nested: bool = False,
+    frames: FrameTable, gate: Column | None, promise: Promise | None, is_nested: bool = False,
 ) -> RiskCoverageCurves:
-    """Return the curve of the gate, made stricter by its one number, and of some scores."""
+    """Return the curve of the gate, made stricter by its one number, if any, and of scores."""
     losses = frames.is_bad.astype(np.float64)
     compared = {name: frames.scores[name] for name in COMPARED if name in frames.scores}
+    drawn = compared if gate is None else {GATE: gate, **compared}
     curves = [RiskCurve(name, risk_coverage(values, losses), aurc(values, losses), name == GATE)
-              for name, values in {GATE: gate, **compared}.items()]
+              for name, values in drawn.items()]
     if promise is None:
         return RiskCoverageCurves(tuple(curves))
     if is_nested and promise.accepted is not None and promise.accepted_and_bad is not None:

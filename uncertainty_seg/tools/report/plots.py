@@ -311,6 +311,8 @@ def plot_ladder(ladder: Ladder) -> str:
                  ('accepted\nand bad', [s.accepted_and_bad for s in ladder.steps], RED, '^')]
         ends = []
         for name, values, color, marker in lines:
+            if all(math.isnan(value) for value in values):
+                continue  # without limits nothing is accepted or refused
             top.plot(severity, values, color=color, marker=marker, markersize=5, clip_on=False)
             ends.append((_last(values), name, color))
         top.set(ylim=(0, 1), title=ladder.kind, ylabel='share, IoU')
