@@ -150,6 +150,30 @@ def test_a_folder_that_cannot_be_renamed_leaves_the_old_one(
     assert (tmp_path / 'out' / 'a').read_text() == 'new' and os.listdir(tmp_path) == ['out']
 
 
+@pytest.mark.parametrize('is_before', [True, False])
+@pytest.mark.parametrize('name', ['out', '.new'])
+def test_a_signal_between_two_renames_leaves_a_folder_under_the_name(
+    name: str, is_before: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder_at(tmp_path / 'out', 'old')
+    real = os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        is_it = source.name == name
+        if is_it and is_before:
+            raise KeyboardInterrupt
+        real(source, target)
+        if is_it:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, 'replace', replace)
+    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / 'out', '.new') as draft:
+        (draft / 'a').write_text('new')
+    is_new = name == '.new' and not is_before
+    assert (tmp_path / 'out' / 'a').read_text() == ('new' if is_new else 'old')
+    assert '.new' not in os.listdir(tmp_path)
+
+
 def test_a_folder_moves_up_even_if_it_contains_something_of_its_own_name(tmp_path: Path) -> None:
     folder_at(tmp_path / 'a', 'content')
     move_up(tmp_path / 'a')

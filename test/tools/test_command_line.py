@@ -152,6 +152,7 @@ def test_failure_is_one_sentence_and_exit_code_1() -> None:
     (PermissionError(13, 'Permission denied', 'here'), 1,
      'here cannot be used (permission denied).'),
     (KeyboardInterrupt(), 130, 'stopped'),
+    (KeyboardInterrupt('of a library'), 130, 'stopped'),
 ])
 def test_errors_become_exit_codes(
     fault: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch,

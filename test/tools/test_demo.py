@@ -9,6 +9,7 @@ import json
 import math
 import os
 from pathlib import Path
+import signal
 import sys
 
 from conftest import tiny_card
@@ -364,6 +365,31 @@ def test_child_that_fails_is_quoted(tmp_path: Path) -> None:
     child = ChildProcess('diver', 'child', [], tmp_path, {'PYTHONPATH': str(tmp_path)})
     with child, pytest.raises(UncertaintySegError, match=r'diver failed \(cannot find the sea'):
         child.result()
+
+
+def test_a_second_signal_leaves_no_child_that_is_slow_to_end(tmp_path: Path) -> None:
+    (tmp_path / 'child.py').write_text(
+        'import json, os, signal, time\n'
+        'signal.signal(signal.SIGINT, signal.SIG_IGN)\n'
+        "print(json.dumps({'ready': os.getpid()}))\n"
+        'time.sleep(120)\n'
+    )
+    child = ChildProcess('diver', 'child', [], tmp_path, {'PYTHONPATH': str(tmp_path)})
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt), child:
+            child.wait_for('ready', 60, [])
+            signal.setitimer(signal.ITIMER_REAL, 1.0)  # the end of the block stops and waits
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    pid = json.loads((tmp_path / 'diver.out').read_text())['ready']
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 def test_child_is_interrupted_and_its_last_line_read(tmp_path: Path) -> None:

@@ -94,16 +94,17 @@ def whole_folder(
 
 
 def _put_in_place(draft: Path, path: Path) -> None:
-    """Rename a folder, over an older one, which is put back if this fails."""
+    """Rename a folder, over an older one, which is put back if this fails or is interrupted."""
     if not path.exists():
         rename(draft, path)
         return
     older = draft.with_name(f'{draft.name}.old')
-    rename(path, older)
     try:
+        rename(path, older)
         rename(draft, path)
-    except OSError:
-        rename(older, path)
+    except BaseException:
+        if older.exists() and not path.exists():
+            rename(older, path)
         raise
     shutil.rmtree(older, ignore_errors=True)
 

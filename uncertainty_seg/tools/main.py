@@ -126,7 +126,9 @@ def _run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt as err:
         with contextlib.suppress(OSError):  # the terminal may be gone
             print('stopped', file=sys.stderr)
-        return EXIT_BY_SIGNAL + (err.args[0] if err.args else signal.SIGINT)
+        # Libraries raise it with a text.
+        number = next((one for one in err.args if isinstance(one, int)), signal.SIGINT)
+        return EXIT_BY_SIGNAL + number
     except UncertaintySegError as err:
         # Libraries that are quoted in it write several lines.
         is_misuse = isinstance(err, (ConfigError, *args.misuse)) \

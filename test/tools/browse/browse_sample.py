@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import json
 from pathlib import Path
 
@@ -47,12 +48,15 @@ def write_labelled(folder: Path, count: int = 8) -> Path:
     return folder
 
 
-def write_sample(folder: Path, *, is_hostile: bool = False, count: int = 8) -> tuple[Path, Path]:
+def write_sample(
+    folder: Path, *, is_hostile: bool = False, count: int = 8, more: Sequence[object] = ()
+) -> tuple[Path, Path]:
     """Write and score a labelled folder; return it and its table."""
     labelled = write_labelled(folder / (FOLDER if is_hostile else 'labelled'), count)
     words = ['--dive', HOSTILE] if is_hostile else []
     assert main(['score', str(labelled / 'images'), '--out', str(folder / 'table'), '--model',
-                 str(make_tiny_bundle(folder / 'tiny')), '--backend', 'onnxruntime', *words]) == 0
+                 str(make_tiny_bundle(folder / 'tiny')), '--backend', 'onnxruntime', *words,
+                 *map(str, more)]) == 0
     return labelled, folder / 'table'
 
 

@@ -21,6 +21,7 @@ import pytest
 pytest.importorskip('pyarrow', reason='pyarrow is not installed: no score table')
 pytest.importorskip('jinja2', reason='jinja2 is not installed: no page')
 
+from uncertainty_seg.storage.labels.frames import write_prediction  # noqa: E402
 from uncertainty_seg.storage.review_record import FrameReview, write_review  # noqa: E402
 from uncertainty_seg.storage.score_rows import read_rows  # noqa: E402
 from uncertainty_seg.tools.browse import browse_table  # noqa: E402
@@ -221,17 +222,51 @@ def test_frames_are_known_again_by_the_key_that_their_record_has(
     assert values['frames'][values['suspects'][0]['frame']]['label'] == f'dive__{PLANTED}'
 
 
+@pytest.mark.parametrize('words', [[], ['--no-masks']])
 def test_another_picture_under_a_name_is_no_label_of_the_frame(
-    sample: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sample: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    words: list[str],
 ) -> None:
     labelled, table = sample
     other = tmp_path / 'other'
     shutil.copytree(labelled, other)
     cv2.imwrite(str(other / 'images' / 'frame_1.png'),
                 np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
-    values = browsed(table, tmp_path / 'page.html', '--labelled', other)
+    values = browsed(table, tmp_path / 'page.html', '--labelled', other, *words)
     assert [frame['label'] for frame in values['frames']].count(None) == 1
     assert 'frame_1 is another picture than the one that was scored' in capsys.readouterr().err
+
+
+def test_a_mask_of_the_model_is_no_reviewed_label(
+    sample: tuple[Path, Path], tmp_path: Path
+) -> None:
+    labelled, table = sample
+    other = tmp_path / 'other'
+    shutil.copytree(labelled, other)
+    write_prediction(other / 'masks', 'frame_1', picture(1)[1])
+    values = browsed(table, tmp_path / 'page.html', '--labelled', other)
+    assert [frame['reviewed'] for frame in values['frames']] == [True, False, *[True] * 6]
+
+
+def test_what_the_ignore_mask_covers_is_no_suspected_label(tmp_path: Path) -> None:
+    covered = np.zeros((48, 64), np.uint8)
+    covered[:, :20] = 255  # the planted region, and more
+    cv2.imwrite(str(tmp_path / 'ignore.png'), covered)
+    labelled, table = write_sample(tmp_path, more=['--ignore-mask', tmp_path / 'ignore.png'])
+    values = browsed(table, tmp_path / 'page.html', '--labelled', labelled)
+    assert not [one for one in values['suspects']
+                if values['frames'][one['frame']]['label'] == PLANTED]
+    assert values['scores']['agreement with the label'][3] > 0.9
+
+
+def test_the_list_is_not_written_over_the_page(
+    sample: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labelled, table = sample
+    page = tmp_path / 'both.csv'
+    assert 'is the page too' in refused(
+        capsys, table, '-o', page, '--errors', page, '--labelled', labelled)
+    assert not page.exists()
 
 
 def test_without_the_model_labels_are_shown_and_not_checked(

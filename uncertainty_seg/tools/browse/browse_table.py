@@ -95,6 +95,8 @@ def browse(
         raise ConfigError(f'--errors {errors} without labels', '--labelled and its folder')
     if errors is not None and Path(errors).suffix not in ERROR_ENDINGS:
         raise ConfigError(f'--errors {errors}', 'a file that ends with .csv or .json')
+    if errors is not None and Path(errors).resolve() == Path(out).resolve():
+        raise ConfigError(f'--errors {errors} is the page too', 'a file of its own')
     request = BrowseRequest(
         as_list, Path(out), most, score, chosen, None if labelled is None else Path(labelled),
         None if errors is None else Path(errors), bundle, None if root is None else Path(root),

@@ -161,11 +161,10 @@ def _truth(
         remarks.append('No frame of the table is in the labelled folder: score that folder, or '
                        'give the one that import-labels wrote.')
         return truth
-    if model.why_not:
-        remarks.append(f'Labels are shown and not checked, without the model: {model.why_not}.')
-        return truth
     frames.compare(table, truth, model)
     remarks += truth.problems
+    if model.why_not:
+        remarks.append(f'Labels are shown and not checked, without the model: {model.why_not}.')
     return truth
 
 

@@ -24,8 +24,9 @@ from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.perceptual_hash import hash_distance, perceptual_hash
 from uncertainty_seg.core.render import overlay
 from uncertainty_seg.errors import DatasetError, UncertaintySegError
-from uncertainty_seg.storage.foreign_files import csv_text, read_image_file
+from uncertainty_seg.storage.foreign_files import csv_text, read_image_file, why
 from uncertainty_seg.storage.frame_sources import pictures, Whereabouts
+from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.labelled_folder import (
     ClassTable,
     image_path,
@@ -33,9 +34,11 @@ from uncertainty_seg.storage.labelled_folder import (
     read_classes,
 )
 from uncertainty_seg.storage.labels.frames import read_mask
+from uncertainty_seg.storage.prediction_mark import is_prediction
 from uncertainty_seg.storage.review_record import read_review
 from uncertainty_seg.storage.score_rows import TableInfo
 from uncertainty_seg.tools.arguments import progress
+from uncertainty_seg.tools.calibrate.labelled_pairs import without_ignored
 from uncertainty_seg.tools.report.data import Legend
 from uncertainty_seg.tools.report.pictures import paint_mask
 from uncertainty_seg.tools.selection.sheet import small_picture, TableModel
@@ -111,15 +114,23 @@ class LabelledFrames:
                     place = Path(where.find(source))
                     names[source] = pictures(place) if place.is_dir() else []
                 stem = names[source][index].stem if index < len(names[source]) else ''
-            if stem in stems and (self._folder / 'masks' / f'{stem}.png').is_file():
+            if stem in stems and self._mask(stem).is_file():
                 found.stems[key] = stem
-                found.reviewed[key] = reviews is None or (
-                    stem in reviews and reviews[stem].reviewed)
+                found.reviewed[key] = not is_prediction(self._mask(stem)) and (
+                    reviews is None or (stem in reviews and reviews[stem].reviewed))
         return found
 
     def compare(self, table: Any, truth: Truth, model: TableModel) -> None:
-        """Run the model on the labelled frames, and put what it contradicts into `truth`."""
-        check = LabelCheck(len(self._info.class_names), self.classes.ignore_index)
+        """
+        Leave out of `truth` what is no label of its frame, and put in what the model contradicts.
+
+        Without a model the pictures are compared alone. What the ignore mask of the table touches
+        is not known, as in `calibrate`.
+        """
+        unknown = self.classes.ignore_index
+        check = LabelCheck(len(self._info.class_names), unknown)
+        ignore = None if model.why_not else load_ignore_mask(
+            str(self._info.settings.get('ignore_mask', '')))
         rows = zip(table.column('frame_key').to_pylist(), table.column('stamp_ns').to_pylist(),
                    table.column('phash').to_pylist(), strict=True)
         wanted = [row for row in rows if row[0] in truth.stems]
@@ -131,14 +142,15 @@ class LabelledFrames:
                                        'was scored', '', 'score it again')
                 result = model.measure(image, stamp_ns)
                 if result is None:
-                    return
+                    continue
+                given = without_ignored(given, ignore, unknown)
                 predicted, margin = result.label_at_source(), result.map_at_source('margin')
                 check.add(key, given, predicted, np.float32(1) - margin)
             except UncertaintySegError as err:
                 truth.problems.append(' '.join(str(err).split()))
                 del truth.stems[key]
                 continue
-            is_known = given != self.classes.ignore_index
+            is_known = given != unknown
             if is_known.any():
                 truth.agreement[key] = float((given == predicted)[is_known].mean())
         truth.suspects = check.suspects()
@@ -151,12 +163,15 @@ class LabelledFrames:
         try:
             image = decode(read_image_file(path))
         except (OSError, ValueError) as err:
-            raise DatasetError(f'{path} cannot be read ({err})', 'JPEG or PNG') from err
-        mask = read_mask(self._folder / 'masks' / f'{stem}.png')
+            raise DatasetError(f'{path} cannot be read ({why(err)})', 'JPEG or PNG') from err
+        mask = read_mask(self._mask(stem))
         if image.shape[:2] != mask.shape:
             raise DatasetError(f'image {stem!r} is {image.shape[:2]}, its mask {mask.shape}',
                                'equal sizes')
         return image, mask
+
+    def _mask(self, stem: str) -> Path:
+        return self._folder / 'masks' / f'{stem}.png'
 
     def picture(self, stem: str) -> str:
         """Return the labels over the image, grey where nobody knows, as a ``data:`` address."""

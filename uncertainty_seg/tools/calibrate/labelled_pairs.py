@@ -162,7 +162,8 @@ def known_frames(bundle: ModelBundle, data: LabelledFolder, ignore_mask: str) ->
 
     """
     ignore, unknown = load_ignore_mask(ignore_mask), bundle.card.ignore_index
-    pairs = [(image, _without(mask, ignore, unknown)) for image, mask in bgr_pairs(bundle, data)]
+    pairs = [(image, without_ignored(mask, ignore, unknown))
+             for image, mask in bgr_pairs(bundle, data)]
     kept = [i for i, (_, mask) in enumerate(pairs) if (mask != unknown).any()]
     if not kept:
         raise DatasetError('no mask has a pixel that is known', 'some')
@@ -172,7 +173,10 @@ def known_frames(bundle: ModelBundle, data: LabelledFolder, ignore_mask: str) ->
     return KnownFrames([pairs[i] for i in kept], [data.stems[i] for i in kept])
 
 
-def _without(mask: LabelMap, ignore: NDArray[np.bool_] | None, unknown: int) -> LabelMap:
+def without_ignored(
+    mask: LabelMap, ignore: NDArray[np.bool_] | None, unknown: int
+) -> LabelMap:
+    """Return a true mask that knows nothing where an ignore mask touches it."""
     if ignore is None:
         return mask
     # Whatever the ignore mask touches is left out, as it is from the scores.

@@ -273,6 +273,10 @@ class ChildProcess:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            except BaseException:  # a second Ctrl-C: it has a session of its own, and would stay
+                process.kill()
+                process.wait()
+                raise
         if is_checked and process.returncode != 0:
             raise self._error('did not end in order')
 
