@@ -224,8 +224,8 @@ def with_encoder(recipe: Recipe, name: str) -> Recipe:
     Raises TrainingError if there is none of this name.
     """
     depth = sum(tap < recipe.frozen_layers for tap in encoder_kind(recipe.encoder).taps)
-    frozen = encoder_kind(name).taps[depth - 1] + 1 if depth else 0
-    return replace(recipe, encoder=name, frozen_layers=frozen)
+    taps = encoder_kind(name).taps  # of an unknown one, whether layers are frozen or not
+    return replace(recipe, encoder=name, frozen_layers=taps[depth - 1] + 1 if depth else 0)
 
 
 def with_size(recipe: Recipe, width: int, height: int) -> Recipe:

@@ -178,6 +178,10 @@ def test_a_mask_of_two_values_is_read_whatever_they_are(
      'is 32x24 and its image 40x30, expected equal sizes'),
     (lambda folder: write(folder / '1693574363.444_label.png', image_of(0)[..., 0]),
      'has the values 0, 1, 2, 3 and'),
+    # Two classes whose colours are equally bright are two.
+    (lambda folder: write(folder / '1693574363.444_label.png', np.where(
+        np.arange(24)[:, None, None] < 12, np.uint8((0, 0, 255)), np.uint8((0, 255, 0)))
+        * pipe_of(2)[..., None].astype(np.uint8)), 'has 2 colours besides black'),
     (lambda folder: (folder / '1693574363.444_label.png').write_bytes(b'no picture'),
      '1693574363.444_label.png cannot be read'),
     (lambda folder: [file.unlink() for file in folder.glob('*_label.png')],

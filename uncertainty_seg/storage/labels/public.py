@@ -21,8 +21,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import LabelMap
 from uncertainty_seg.core.image_codec import decode_unchanged
@@ -229,14 +231,24 @@ def read_public_mask(path: Path) -> LabelMap:
         raise DatasetError(f'label {path} cannot be read ({why(err)})',
                            'a whole png file') from err
     if pixels.ndim == 3:
-        pixels = pixels[..., :3].max(2)  # without transparency
+        pixels = _joined(pixels[..., :3], path.suffix.lower() in _JPEG)  # without transparency
     if path.suffix.lower() in _JPEG:
         return np.asarray(pixels > np.iinfo(pixels.dtype).max // 2, np.uint8)
     others = np.setdiff1d(np.unique(pixels), [0])
     if len(others) > 1:
-        raise DatasetError(f'label {path} has the values 0, {some_of(others.tolist(), _NAMED)}',
+        said = f'{len(others)} colours besides black' if others[-1] > np.iinfo(np.uint16).max \
+            else f'the values 0, {some_of(others.tolist(), _NAMED)}'
+        raise DatasetError(f'label {path} has {said}',
                            '0 for background and one other for the pipe')
     return np.asarray(pixels != 0, np.uint8)
+
+
+def _joined(colours: NDArray[Any], is_lossy: bool) -> NDArray[Any]:
+    """Return one number for each colour (H, W, 3): equal ones have equal numbers, black has 0."""
+    if is_lossy:
+        return np.asarray(colours.max(2))
+    wide = colours.astype(np.int64)
+    return np.asarray(wide[..., 0] << 32 | wide[..., 1] << 16 | wide[..., 2])
 
 
 def _image_of(frame: PublicFrame, mask: LabelMap) -> tuple[Path, bytes]:
