@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 import hashlib
 import json
 from pathlib import Path
@@ -60,7 +60,8 @@ class TableInfo:
         Settings by dotted name, for `core.settings.settings_from_dict`: with them and the model
         the pipeline reproduces the masks.
     num_embedding : int
-        Length of `embedding`; 0 where the runtime gave none, and in tables of older releases.
+        Length of `embedding`; 0 where the runtime gave none, and in tables of older releases, so
+        that it is not compared.
 
     """
 
@@ -73,7 +74,7 @@ class TableInfo:
     score_names: tuple[str, ...]
     num_features: int
     settings: Mapping[str, Any] = field(default_factory=dict)
-    num_embedding: int = 0
+    num_embedding: int = field(default=0, compare=False)
 
     @property
     def share_names(self) -> tuple[str, ...]:
@@ -181,8 +182,12 @@ def schema_of(info: TableInfo) -> Any:
     image = [('phash', pa.uint64()), ('features', pa.list_(pa.float32(), info.num_features))]
     if info.num_embedding:
         image.append(('embedding', pa.list_(pa.float32(), info.num_embedding)))
+    return pa.schema([*words, *scores, *shares, *image], metadata=_metadata_of(info))
+
+
+def _metadata_of(info: TableInfo) -> dict[bytes, bytes]:
     text = json.dumps({'version': VERSION, **asdict(info)}, sort_keys=True)
-    return pa.schema([*words, *scores, *shares, *image], metadata={TABLE_KEY: text.encode()})
+    return {TABLE_KEY: text.encode()}
 
 
 def arrow_table(rows: Sequence[ScoreRow], info: TableInfo, schema: Any) -> Any:
@@ -327,23 +332,31 @@ def read_rows(paths: Path | Sequence[Path], columns: Sequence[str] | None = None
     Read parts, or folders of parts, as one table; all columns if none is named.
 
     Rows are in the order of the paths, of the parts' names and of the frames; `info_of` reads the
-    table's metadata. Raises TableError if a file is no part, there is none, or their models or
-    settings differ.
+    table's metadata. Embeddings are left out where a part has none. Raises TableError if a file is
+    no part, there is none, or their models or settings differ.
     """
     asked = [paths] if isinstance(paths, Path) else list(paths)
     parts = [part for path in asked for part in list_parts(path)]
     if not parts:
         raise TableError(f'no part in {", ".join(map(str, asked))}', 'at least one',
                          'run uncertainty_seg score')
-    first = read_info(parts[0])
-    for part in parts[1:]:
-        if read_info(part) != first:
+    infos = [read_info(part) for part in parts]
+    for part, info in zip(parts, infos, strict=True):
+        if info != infos[0]:
             raise TableError(f'{part} was scored with another model or settings than {parts[0]}',
                              'tables of the same', 'score its source again')
     tables = [_read(part, columns) for part in parts]
+    if len({info.num_embedding for info in infos}) > 1:
+        tables = [_without_embedding(table) for table in tables]
     import pyarrow
 
     return pyarrow.concat_tables(tables)
+
+
+def _without_embedding(table: Any) -> Any:
+    names = [name for name in table.column_names if name != 'embedding']
+    return table.select(names).replace_schema_metadata(
+        _metadata_of(replace(info_of(table.schema), num_embedding=0)))
 
 
 def read_info(part: Path) -> TableInfo:

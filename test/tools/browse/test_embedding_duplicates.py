@@ -110,6 +110,38 @@ def test_planted_views_that_the_hash_misses_are_found_by_the_shipped_network(
     assert sorted({k // 2 for k in kept}) == list(range(8)) and len(kept) <= 9
 
 
+def without_embeddings(table: Path, folder: Path) -> Path:
+    """Write a table as an older release, or a runtime that keeps no features, does."""
+    folder.mkdir()
+    rows = read_rows(table)
+    text = json.loads(rows.schema.metadata[b'uncertainty_seg.table'])
+    del text['num_embedding']
+    pq.write_table(rows.drop_columns(['embedding']).replace_schema_metadata(
+        {b'uncertainty_seg.table': json.dumps(text).encode()}), folder / 'part.parquet')
+    return folder
+
+
+def test_tables_with_and_without_embeddings_are_of_one_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(make_tiny_bundle(tmp_path / 'tiny'))
+    old = without_embeddings(scored(tmp_path / 'a', model, [textured(0), textured(1)]),
+                             tmp_path / 'old')
+    new = scored(tmp_path / 'b', model, [textured(2), textured(3), textured(4)])
+    for k, (one, other) in enumerate(((old, new), (new, old))):
+        assert main(['select', str(one), str(other), '-n', '5', '-o', str(tmp_path / f'both {k}'),
+                     '--sheet', '0', '--strategy', 'top-k']) == 0
+        picks = tmp_path / f'both {k}' / 'selection.parquet'
+        assert len(pq.read_table(picks)) == 5
+        # A selection is a table again, and says that it has none.
+        assert chosen(picks, tmp_path / f'again {k}', '-n', '5', '--strategy', 'top-k') != []
+        assert main(['select', str(picks), '-n', '2', '-o', str(tmp_path / 'no'),
+                     '--min-feature-distance', '0.1']) == 2
+    capsys.readouterr()
+    assert chosen(new, tmp_path / 'out', '-n', '3', '--labelled', str(old)) == [0, 1, 2]
+    assert 'another model' not in capsys.readouterr().err
+
+
 def test_distances_of_a_choice_are_those_of_the_column_that_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,13 +154,7 @@ def test_distances_of_a_choice_are_those_of_the_column_that_is_named(
     seen = vectors_of(rows, 'features')
     assert seen is not None and np.linalg.norm(seen[0] - seen[1]) > 0.01
     # A table of an older release has no embeddings, which is said.
-    old = tmp_path / 'old'
-    old.mkdir()
-    metadata = rows.schema.metadata
-    text = json.loads(metadata[b'uncertainty_seg.table'])
-    del text['num_embedding']
-    pq.write_table(rows.drop_columns(['embedding']).replace_schema_metadata(
-        {b'uncertainty_seg.table': json.dumps(text).encode()}), old / 'part.parquet')
+    old = without_embeddings(table, tmp_path / 'old')
     assert chosen(old, tmp_path / 'fine', '-n', '2') != []
     for option in (('--distances', 'embedding'), ('--min-feature-distance', '0.1')):
         capsys.readouterr()
