@@ -19,6 +19,7 @@ from pathlib import Path
 import shlex
 import subprocess
 import sys
+import textwrap
 from typing import Any
 
 import matplotlib
@@ -33,6 +34,7 @@ SHIPPED = ('--net pyramid --encoder mobilenet_v2 --imagenet {imagenet} --size 12
            '--passes 20 --threads 1')
 TO_REAL = '--labels 0 5% 12.5% 100%'
 SEEDS = '--seeds 0 1 2'
+WIDTH = 116
 
 
 @dataclass(frozen=True)
@@ -133,11 +135,12 @@ def write_page(name: str, folder: Path, summary: Path) -> None:
     times = read_table(folder / 'times.parquet').to_pydict()
     hours = sum(value for column in ('train_s', 'score_s') for value in times[column]
                 if value) / 3600
-    table = summary.read_text().partition('\n\n')[2]
+    table = '\n'.join(line if line.startswith('|') else textwrap.fill(line, WIDTH)
+                      for line in summary.read_text().partition('\n\n')[2].splitlines())
     (place / f'{name}.md').write_text(
-        f'# {study.title}\n\n{study.what}\n\n'
+        f'# {study.title}\n\n{textwrap.fill(study.what, WIDTH)}\n\n'
         f'    python benchmarks/active_learning_study.py {name} --work DIR --imagenet DIR\n\n'
-        f'![Mean IoU over labels]({name}.png)\n\n{table}\n'
+        f'![Mean IoU over labels]({name}.png)\n\n{table}\n\n'
         f'Training and scoring took {hours:.1f} hours of one core that others used too.\n')
 
 
