@@ -149,11 +149,16 @@ def first_picks(task: ChainTask, pool: PreparedImages) -> Picks:
         names = task.settings.start
         return Picks(names, (math.nan,) * len(names), ('given as the start',) * len(names), names)
     count = task.settings.labels[0]
-    request = SelectionRequest('random', max(1, count), 'score', seed=task.seed)
+    request = SelectionRequest('random', max(1, count), 'score', seed=lot_seed(task.seed, 0))
     found = select(_candidates(pool.stems, np.zeros(len(pool))), request)
     names = tuple(pool.stems[row] for row in found.rows)[:count]
     why = f'the start, drawn by lot, seed {task.seed}'
     return Picks(names, (math.nan,) * count, (why,) * count, names)
+
+
+def lot_seed(seed: int, number: int) -> int:
+    """Return the seed of the lots of a round, different for all of a study."""
+    return 1000 * seed + number
 
 
 def _candidates(names: Sequence[str], scores: NDArray[np.float64], **more: Any) -> Candidates:
@@ -202,6 +207,8 @@ class StrategyChain:
         """Choose what a round labels, by the network of the round before."""
         started_s = time.monotonic()
         labelled, how = self.labelled(number - 1), STRATEGIES[self.task.strategy]
+        if len(labelled) == len(self.pool):
+            return Picks((), (), (), labelled)
         jury = self.jury(number - 1, labelled if how.has_members else ())
         has_limit = how.selection == 'threshold'
         limit = self.limit(jury, how, labelled) if has_limit else math.nan
@@ -212,7 +219,7 @@ class StrategyChain:
             return Picks((), (), (), labelled, limit)
         request = SelectionRequest(
             how.selection, wanted, how.score or self.settings.score,
-            seed=self.task.seed * 1000 + number, beta=self.settings.beta,
+            seed=lot_seed(self.task.seed, number), beta=self.settings.beta,
             limit=None if math.isnan(limit) else limit)
         found = self.select(jury, request, labelled)
         return replace(found, limit=limit, score_s=time.monotonic() - started_s)
@@ -345,10 +352,14 @@ class StrategyChain:
         return math.nan
 
     def absent(self, labelled: tuple[str, ...]) -> list[str]:
-        """Return the classes of the pool that no labelled frame holds."""
+        """Return the classes of the pool that nothing holds which a network was trained on."""
+        if self.settings.plan.init:  # it may know them from there
+            return []
         whole = np.bincount(self.pool.masks.ravel(), minlength=256)
         rows = [self.index[stem] for stem in labelled]
         part = np.bincount(self.pool.masks[rows].ravel(), minlength=256)
+        if (extra := self.place.images('extra')).is_file():
+            part += np.bincount(read_part(extra).masks.ravel(), minlength=256)
         return [name for index, name in enumerate(self.pool.class_names)
                 if whole[index] and not part[index]]
 

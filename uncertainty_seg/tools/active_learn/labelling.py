@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.analysis.metrics import ConfusionMatrix
-from uncertainty_seg.errors import DatasetError, some_of
+from uncertainty_seg.errors import ConfigError, DatasetError, some_of
 from uncertainty_seg.storage.foreign_files import read_bytes
 from uncertainty_seg.storage.labelled_folder import ClassTable, LabelledFolder, read_classes
 from uncertainty_seg.storage.labels.formats import write_export
@@ -102,24 +102,55 @@ def label_rounds(
     ------
     DatasetError
         If labels are of other frames, classes or sizes, or two labellers disagree.
+    ConfigError
+        If the rounds that people see are of another strategy or seed.
 
     """
     from uncertainty_seg.training.active.rounds import use_threads
 
     use_threads(task.threads)
     place = StudyPlace(task.folder)
+    _require_one_chain(task, place)
     paths = {path.stem: path for path in images.paths}
     for number in range(len(task.settings.labels)):
         of = task if number else replace(task, strategy=START)
         if place.result(of.strategy, of.seed, number).is_file():
+            notes += _late_labels(place, number)
             continue
         place.chain(of.strategy, of.seed).mkdir(parents=True, exist_ok=True)
         chain = StrategyChain(of, place)
         chain.pool = with_labels(chain.pool, place)
-        waiting = _LabelRound(chain, number, paths, label_format).advance(notes)
+        round_ = _LabelRound(chain, number, paths, label_format)
+        if number and not round_.picks().frames:
+            notes.append(f'round {number} finds no frame to ask for, and the study ends there')
+            return None
+        waiting = round_.advance(notes)
         if waiting is not None:
             return waiting
     return None
+
+
+def _require_one_chain(task: ChainTask, place: StudyPlace) -> None:
+    ours = {(START, task.seed), (task.strategy, task.seed)}
+    others = [pair for pair in place.chains() if pair not in ours]
+    if others:
+        strategy, seed = max(others, key=lambda pair: pair[0] != START)
+        said = f'the seed {seed}' if strategy == START else f'--strategy {strategy} --seeds {seed}'
+        raise ConfigError(f'people label the rounds in {place.folder} for {said}',
+                          'the same again', 'take another folder for another study')
+
+
+def _late_labels(place: StudyPlace, number: int) -> list[str]:
+    """Return a sentence if a finished round has labels that it was trained without."""
+    file = place.images(f'labels-{number}')
+    if not file.is_file():
+        return []
+    used = set(read_prepared(file).stems)
+    late = sorted({frame for folder in (place.folder / f'round-{number}').glob('labelled*')
+                   if folder.is_dir() for frame, _, is_reviewed in _masks_of(folder)
+                   if is_reviewed} - used)
+    return [f'labels of {len(late)} frames of round {number} came after it had gone on and are '
+            f'not used ({some_of(late, _NAMED)})'] if late else []
 
 
 def with_labels(pool: PreparedImages, place: StudyPlace) -> PreparedImages:
@@ -155,10 +186,7 @@ class _LabelRound:
 
     def advance(self, notes: list[str]) -> Waiting | None:
         """Go on as far as there are labels."""
-        kept = self._kept()
-        if not kept.is_file():
-            replace_file(kept, text_of(self._chosen()))
-        picks = picks_of(kept)
+        picks = self.picks()
         file = self.chain.place.images(f'labels-{self.number}')
         if picks.frames and not file.is_file():
             if not (self.place / 'to_label').is_dir():
@@ -176,10 +204,17 @@ class _LabelRound:
             self._keep(file, found)
         if file.is_file():
             picks = _labelled_part(picks, set(read_prepared(file).stems))
-            replace_file(kept, text_of(picks))
+            replace_file(self._kept(), text_of(picks))
             self.chain.pool = with_labels(self.chain.pool, self.chain.place)
         self.chain.train(self.number, picks)
         return None
+
+    def picks(self) -> Picks:
+        """Return what the round asks for, chosen once."""
+        kept = self._kept()
+        if not kept.is_file():
+            replace_file(kept, text_of(self._chosen()))
+        return picks_of(kept)
 
     def _kept(self) -> Path:
         task = self.chain.task

@@ -31,7 +31,7 @@ from uncertainty_seg.tools.arguments import (
 )
 
 if TYPE_CHECKING:
-    from uncertainty_seg.tools.active_learn.results import StudySummary
+    from uncertainty_seg.tools.active_learn.results import Row, StudySummary
     from uncertainty_seg.tools.active_learn.study import StudyFolders, StudySettings
     from uncertainty_seg.training.active.prepared import PreparedImages
     from uncertainty_seg.training.active.rounds import NetPlan
@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--start', default='', metavar='N|FILE',
                         help='frames of the start: with --rounds their number or share; or a file '
                         'that names them, one a line or as a JSON list')
-    parser.add_argument('--rounds', type=whole_number(1, 1000), default=0, metavar='R',
+    parser.add_argument('--rounds', type=whole_number(1, 999), default=0, metavar='R',
                         help='instead of --labels: so many rounds of --budget frames')
     parser.add_argument('--budget', type=whole_number(1), default=0, metavar='N',
                         help='frames that each of the --rounds labels')
@@ -152,17 +152,18 @@ def run(args: argparse.Namespace) -> int:
     from uncertainty_seg.tools.active_learn.tasks import locked_study
 
     started_s = time.monotonic()
-    strategies = list(dict.fromkeys(args.strategy))
+    strategies, args.seeds = list(dict.fromkeys(args.strategy)), list(dict.fromkeys(args.seeds))
     _require(args, strategies)
     with locked_study(args.study):
         settings, parts = _settled(args, strategies)
-        prepare_study(StudyPlace(args.study), settings, parts)
+        prepare_study(StudyPlace(args.study), settings, parts, _weights_digest(settings.plan))
         del parts
         if args.mode == 'label':
             return _labelled_by_people(args, settings, strategies)
         summary, num_rows = _worked_out(args, settings, strategies)
     print_json({'study': str(args.study), 'rows': num_rows, 'full': summary.full.mean,
-                'reached': {name: band.mean for name, band in summary.reached.items()},
+                'reached': {name: band.mean if band.count == summary.num_seeds[name] else None
+                            for name, band in summary.reached.items()},
                 'seconds': round(time.monotonic() - started_s, 1)})
     return 0
 
@@ -172,30 +173,40 @@ def _worked_out(
 ) -> tuple[StudySummary, int]:
     """Run what is left, write the results, and return what they say."""
     from uncertainty_seg.tools.active_learn import results
-    from uncertainty_seg.tools.active_learn.page import write_page
-    from uncertainty_seg.tools.active_learn.study import FULL, StudyPlace
+    from uncertainty_seg.tools.active_learn.study import StudyPlace
     from uncertainty_seg.tools.active_learn.tasks import plan_chains, run_chains
 
-    place, shown = StudyPlace(args.study), list(dict.fromkeys([*strategies, FULL]))
+    place = StudyPlace(args.study)
+    chains = results.chains_of(place, strategies, args.seeds)
     tasks = plan_chains(args.study, settings, strategies, args.seeds, args.threads)
     try:
         for _ in progress(run_chains(tasks, args.jobs, args.ray), desc='active-learn',
                           total=len(tasks), unit='chain'):
-            results.write_results(args.study, results.collect(place, shown, args.seeds))
+            results.write_results(args.study, results.collect(place, chains))
     finally:
-        rows = results.collect(place, shown, args.seeds)
+        rows = results.collect(place, chains)
         results.write_results(args.study, rows)
     summary = results.summarise(rows)
     for name, count in summary.absent.items():
-        print(f'warning: no frame of the start holds {name} ({count} of {len(args.seeds)} seeds): '
-              'the first network cannot know it.', file=sys.stderr)
-    text = results.markdown(args.study.name, summary)
+        print(f'warning: no frame of the start holds {name} ({count} of '
+              f'{len({row["seed"] for row in rows})} seeds): the first network cannot know it.',
+              file=sys.stderr)
+    print(_written(args, rows, summary))
+    return summary, len(rows)
+
+
+def _written(args: argparse.Namespace, rows: list[Row], summary: StudySummary) -> str:
+    """Write the summary and the page where they are asked for; return the summary."""
+    from uncertainty_seg.tools.active_learn.page import write_page
+    from uncertainty_seg.tools.active_learn.results import markdown
+
+    title = args.study.resolve().name
+    text = markdown(title, summary)
     if args.markdown:
         replace_file(args.markdown, text)
     if args.report:
-        write_page(args.report, args.study.name, rows, summary)
-    print(text)
-    return summary, len(rows)
+        write_page(args.report, title, rows, summary)
+    return text
 
 
 def _labelled_by_people(
@@ -213,10 +224,12 @@ def _labelled_by_people(
     try:
         waiting = label_rounds(task, find_unlabelled(args.pool), args.label_format, notes)
     finally:
-        rows = results.collect(StudyPlace(args.study), strategies, args.seeds)
+        rows = results.collect(StudyPlace(args.study), [(strategies[0], args.seeds[0])])
         results.write_results(args.study, rows)
         for note in notes:
             print(f'warning: {note}.', file=sys.stderr)
+    if rows:
+        _written(args, rows, results.summarise(rows))
     print('All rounds are finished.' if waiting is None else waiting.sentence(args.label_format))
     print_json({'study': str(args.study), 'rows': len(rows),
                 'waits_for': None if waiting is None else str(waiting.labelled),
@@ -255,12 +268,26 @@ def _require(args: argparse.Namespace, strategies: list[str]) -> None:
         raise ConfigError(f'--threshold-on {args.threshold_on} without --val', 'both')
     if args.init and args.imagenet:
         raise ConfigError('--init and --imagenet', 'one of them')
+    _require_options_of_the_net(args)
     if args.rounds and args.labels:
         raise ConfigError('--labels and --rounds', 'one of them')
     if args.report:
         require_report_place(args.report)
     if args.markdown:
         require_place(args.markdown, 'summary')
+
+
+def _require_options_of_the_net(args: argparse.Namespace) -> None:
+    from uncertainty_seg.tools.active_learn.study import DENSENET, PYRAMID
+
+    if args.net == PYRAMID:
+        return
+    for option, is_given in (
+            ('--encoder', args.encoder), ('--imagenet', args.imagenet), ('--freeze', args.freeze),
+            ('--dropout', args.dropout != 'head'), ('--rate', args.rate and args.net != DENSENET)):
+        if is_given:
+            raise ConfigError(f'{option} with --net {args.net}', f'--net {PYRAMID}',
+                              'leave it out')
 
 
 def _settled(
@@ -291,7 +318,7 @@ def _require_start(args: argparse.Namespace, strategies: list[str]) -> None:
     if not (args.init or args.extra):
         raise ConfigError('a start without any label', 'something else to start from',
                           'give --init or --extra, or label at least one frame')
-    if 'threshold' in strategies and args.threshold_on == 'train' and not args.extra:
+    if 'threshold' in strategies and args.threshold_on != 'val' and not args.extra:
         raise ConfigError('the strategy threshold after a start without any label',
                           'labelled images for its limit', 'give --threshold-on val and --val')
 
@@ -320,6 +347,15 @@ def _plan(args: argparse.Namespace) -> NetPlan:
     return plan
 
 
+def _weights_digest(plan: NetPlan) -> str:
+    """Return what the weights of --init are, empty without any."""
+    from uncertainty_seg.training.active.rounds import taken_of
+    from uncertainty_seg.training.run_facts import digest_of
+
+    taken = taken_of(plan)
+    return '' if taken is None else digest_of(taken.state)
+
+
 def _require_passes(plan: NetPlan, strategies: list[str], num_classes: int) -> None:
     """Refuse strategies of passes that disagree with a network that has no dropout."""
     from uncertainty_seg.tools.active_learn.study import builder, STRATEGIES
@@ -327,5 +363,9 @@ def _require_passes(plan: NetPlan, strategies: list[str], num_classes: int) -> N
 
     build = builder(plan, num_classes)
     asked = [name for name in strategies if STRATEGIES[name].needs_dropout]
+    if asked and plan.passes < 2:
+        raise ConfigError(f'--passes {plan.passes} and --strategy {asked[0]}',
+                          'two or more, which can disagree',
+                          'give more, or take entropy, margin, ensemble-mi')
     if build is not None and asked:
         require_dropout(build(), plan.net, asked[0])

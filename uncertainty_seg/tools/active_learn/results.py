@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 import math
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 from uncertainty_seg.analysis.learning_curves import band_of, SeedBand, share_reaching, value_at
 from uncertainty_seg.storage.whole_files import whole_file
 from uncertainty_seg.tools.active_learn.chain import read_result
-from uncertainty_seg.tools.active_learn.study import FULL, START, StudyPlace
+from uncertainty_seg.tools.active_learn.study import FULL, START, STRATEGIES, StudyPlace
 
 RESULTS, TIMES = 'results.parquet', 'times.parquet'
 # Less than the full set by so much counts as reached.
@@ -25,21 +26,30 @@ POINT = 0.01
 Row = dict[str, Any]
 
 
-def collect(
+def chains_of(
     place: StudyPlace, strategies: Sequence[str], seeds: Sequence[int]
-) -> list[Row]:
+) -> list[tuple[str, int]]:
+    """Return strategy and seed of what is asked for, and of what the study has beside it."""
+    asked = {(strategy, seed) for strategy in (*strategies, FULL) for seed in seeds}
+    there = {pair for pair in place.chains() if pair[0] in STRATEGIES}
+    names = list(dict.fromkeys([*strategies, *STRATEGIES]))
+    names = [*(name for name in names if name != FULL), FULL]
+    numbers = list(dict.fromkeys([*seeds, *sorted(seed for _, seed in there)]))
+    return [pair for pair in product(names, numbers) if pair in asked | there]
+
+
+def collect(place: StudyPlace, chains: Sequence[tuple[str, int]]) -> list[Row]:
     """Return the finished rounds by strategy and seed; each strategy begins with the start."""
     rows = []
-    for strategy in strategies:
-        for seed in seeds:
-            first = FULL if strategy == FULL else START
-            start = place.result(first, seed, 0)
-            if start.is_file():
-                rows.append({**read_result(start), 'strategy': strategy})
-            number = 1
-            while (path := place.result(strategy, seed, number)).is_file():
-                rows.append(read_result(path))
-                number += 1
+    for strategy, seed in chains:
+        first = FULL if strategy == FULL else START
+        start = place.result(first, seed, 0)
+        if start.is_file():
+            rows.append({**read_result(start), 'strategy': strategy})
+        number = 1
+        while (path := place.result(strategy, seed, number)).is_file():
+            rows.append(read_result(path))
+            number += 1
     return rows
 
 
@@ -200,8 +210,10 @@ def markdown(title: str, summary: StudySummary) -> str:
         if name != 'random':
             cells = [signed(gain.gain) for gain in summary.gains if gain.strategy == name]
             lines.append(f'| {name} | {" | ".join(cells)} |')
-    lines += ['', '| strategy | labels that reach all labels less one point |', '| --- | --- |']
-    lines += [f'| {name} | {reached_text(summary, name)} |' for name in summary.reached]
+    lines += ['', '| strategy | labels that reach all labels less one point | seeds |',
+              '| --- | --- | --- |']
+    lines += [f'| {name} | {reached_text(summary, name)} | {summary.num_seeds[name]} |'
+              for name in summary.reached]
     if summary.absent:
         lines += ['', 'Classes that no frame of the start held: ' + ', '.join(
             f'{name} ({count} seed{"s" if count > 1 else ""})'
@@ -216,9 +228,11 @@ def reached_text(summary: StudySummary, strategy: str) -> str:
         return 'not known without all labels'
     if not band.count:
         return 'not reached'
+    # Without the seeds that need more there is no interval of all of them.
+    if band.count < seeds:
+        return f'{100 * band.mean:.1f} % in {band.count} of {seeds} seeds, else not reached'
     half = f' ± {100 * (band.high - band.mean):.1f}' if math.isfinite(band.high) else ''
-    some = f' in {band.count} of {seeds} seeds, else not reached' if band.count < seeds else ''
-    return f'{100 * band.mean:.1f}{half} %{some}'
+    return f'{100 * band.mean:.1f}{half} %'
 
 
 def points(band: SeedBand) -> str:

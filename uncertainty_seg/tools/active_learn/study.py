@@ -77,6 +77,7 @@ STRATEGIES: dict[str, Acquisition] = {
 DEFAULT_SCORE = _MI
 # Settings that studies of before did not have, and what they did.
 _ADDED: dict[str, Any] = {'frozen': 0}
+_WEIGHTS = 'weights of --init'
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,12 @@ class StudyPlace:
         """Folder of the rounds of a strategy and seed."""
         return self.folder / 'rounds' / strategy / f'seed-{seed}'
 
+    def chains(self) -> list[tuple[str, int]]:
+        """Return strategy and seed of all rounds that are begun, those of `START` among them."""
+        return [(path.parent.name, int(path.name.removeprefix('seed-')))
+                for path in sorted(self.folder.glob('rounds/*/seed-*'))
+                if path.name.removeprefix('seed-').isdecimal() and any(path.iterdir())]
+
     def result(self, strategy: str, seed: int, number: int) -> Path:
         """File that says that a round is finished."""
         return self.chain(strategy, seed) / f'round-{number}.json'
@@ -181,8 +188,8 @@ def load_parts(folders: StudyFolders) -> dict[str, LabelledFolder]:
     """
     Read the images of a study.
 
-    Raises DatasetError if one cannot be read, they have other classes, or what is measured on is
-    in the pool too.
+    Raises DatasetError if one cannot be read, they have other classes, or what is measured on or
+    costs no label is in the pool too.
     """
     test = _load(folders.test)
     pool = _without_masks(folders.pool, test) if isinstance(folders.pool, UnlabelledImages) else \
@@ -197,6 +204,8 @@ def load_parts(folders: StudyFolders) -> dict[str, LabelledFolder]:
     for trained, measured in product(('pool', 'extra'), ('test', 'val')):
         if {trained, measured} <= set(found):
             require_apart(found[trained], found[measured], (f'--{trained}', f'--{measured}'))
+    if folders.extra:
+        require_apart(pool, found['extra'], ('--pool', '--extra'), 'images that cost a label')
     return found
 
 
@@ -233,14 +242,19 @@ def _require_classes(part: LabelledFolder, pool: LabelledFolder, name: str) -> N
 
 
 def prepare_study(
-    place: StudyPlace, settings: StudySettings, parts: dict[str, PreparedImages]
+    place: StudyPlace, settings: StudySettings, parts: dict[str, PreparedImages],
+    weights: str = '',
 ) -> None:
     """
     Write study.json and the images, or see that they are those of before.
 
-    Raises ConfigError if the folder holds a study of other images or settings.
+    `weights` is a digest of those of --init. Raises ConfigError if the folder holds a study of
+    other images, settings or weights, or rounds of settings that are lost.
     """
-    said = identity(settings, parts)
+    said = {**identity(settings, parts), _WEIGHTS: weights}
+    if not place.study_file.is_file() and place.chains():
+        raise ConfigError(f'{place.study_file} is missing, and rounds are there',
+                          'what this verb wrote', 'take another folder, or delete the study')
     if place.study_file.is_file():
         _require_same(place, said)
         missing = [name for name in parts if not place.images(name).is_file()]
@@ -271,10 +285,11 @@ def _require_same(place: StudyPlace, said: dict[str, Any]) -> None:
                           'take another folder, or delete the study') from err
     if not isinstance(before, dict):
         raise ConfigError(f'{place.study_file} is of another form', 'what this verb wrote')
-    before = {**_ADDED, **before}
+    # Studies of before did not keep what their weights are.
+    before = {**_ADDED, _WEIGHTS: said[_WEIGHTS], **before}
     for name in [*said, *before]:
         if before.get(name) != said.get(name):
-            what = f'other {name}' if name.startswith('images') else \
+            what = f'other {name}' if name.startswith(('images', 'weights')) else \
                 f'{name} {_shown(before.get(name))}, not {_shown(said.get(name))}'
             raise ConfigError(f'{place.folder} holds a study of {what}', 'the study that is to go '
                               'on', 'take another folder for another study')

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import hashlib
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
+import zlib
 
 import cv2
 import numpy as np
@@ -169,7 +171,7 @@ def read_prepared(path: Path) -> PreparedImages:
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError) as err:
+    except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as err:
         raise TrainingError(f'{path} is missing or damaged', 'the images of the study',
                             'delete it and run the same command again') from err
     ends = np.cumsum(found['shapes'].prod(1))

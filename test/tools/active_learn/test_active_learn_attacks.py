@@ -1,0 +1,177 @@
+# Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
+"""Studies that would give wrong figures without a word: what is shared, counted or kept twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip('torch', reason='torch is not installed: scripts/test installs it')
+pytest.importorskip('pyarrow.parquet')
+pytest.importorskip('scipy')
+
+from ramp_nets import GREY, ramp, WHITE, write_greys  # noqa: E402
+from test_active_learn import refused, rows_of, words  # noqa: E402
+
+from uncertainty_seg.storage import whole_files  # noqa: E402
+from uncertainty_seg.tools.active_learn import study  # noqa: E402
+from uncertainty_seg.tools.main import main  # noqa: E402
+
+RANDOM = ['--strategy', 'random', '--labels', '2', '4']
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole_files, 'sync', lambda path: None)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Return a pool of five grey and three white images, and some to measure on."""
+    return write_greys(tmp_path / 'data', {
+        'train': {**{f'grey_{k}': GREY + k for k in range(5)},
+                  **{f'white_{k}': WHITE - k for k in range(3)}},
+        'val': {'v': 60}, 'test': {'t': 40, 'u': 90}})
+
+
+def test_a_seed_that_is_given_twice_counts_once(data: Path, tmp_path: Path) -> None:
+    assert main(words(tmp_path / 's', data, *RANDOM, seeds='0 0')) == 0
+    assert len(rows_of(tmp_path / 's')) == 3
+
+
+def test_frames_of_the_pool_do_not_come_for_nothing(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(capsys, words(tmp_path / 's', data, *RANDOM, '--extra', str(data)))
+    assert '8 of 8 images of --extra are in --pool too' in said
+
+
+def test_seeds_share_no_lots(tmp_path: Path) -> None:
+    many = write_greys(tmp_path / 'many', {
+        'train': {f'g{k}': k for k in range(40)}, 'val': {'v': 60}, 'test': {'t': 41}})
+    assert main(words(tmp_path / 's', many, '--strategy', 'random', '--labels', '5', '10', '15',
+                      seeds='0 1 2')) == 0
+    rows = rows_of(tmp_path / 's')
+    drawn = {(row['seed'], row['round']): {pick['frame'] for pick in row['picks']}
+             for row in rows if row['strategy'] == 'random'}
+    for number in (1, 2):
+        before = set().union(*(drawn[0, k] for k in range(number)))
+        assert not drawn[number, 0] - before <= drawn[0, number]
+
+
+def test_a_threshold_that_took_everything_ends(data: Path, tmp_path: Path) -> None:
+    assert main(words(tmp_path / 's', data, '--strategy', 'threshold', '--uncapped',
+                      '--threshold-rule', 'mean-99', '--labels', '2', '4', '6')) == 0
+    rows = [row for row in rows_of(tmp_path / 's') if row['strategy'] == 'threshold']
+    assert [row['num_labelled'] for row in rows] == [2, 8]
+
+
+def test_one_pass_cannot_disagree(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(capsys, words(tmp_path / 's', data, '--strategy', 'mi', '--passes', '1'))
+    assert '--passes 1 and --strategy mi' in said
+
+
+def test_a_limit_of_images_that_there_are_not_is_refused_before_the_work(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(ramp().state_dict(), tmp_path / 'w.pt')
+    said = refused(capsys, words(
+        tmp_path / 's', data, '--strategy', 'threshold', '--labels', '0', '2', '--init',
+        str(tmp_path / 'w.pt'), '--threshold-on', 'both'))
+    assert 'labelled images for its limit' in said and not (tmp_path / 's' / 'rounds').exists()
+
+
+def test_a_class_of_the_extra_images_is_known_to_the_first_network(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extra = write_greys(tmp_path / 'extra', {'train': {'e': 10, 'f': 20}})
+    assert main(words(tmp_path / 's', data, '--strategy', 'random', '--labels', '0', '2',
+                      '--extra', str(extra))) == 0
+    assert 'warning: no frame of the start' not in capsys.readouterr().err
+
+
+def test_the_results_keep_strategies_and_seeds_of_before(data: Path, tmp_path: Path) -> None:
+    assert main(words(tmp_path / 's', data, *RANDOM)) == 0
+    assert main(words(tmp_path / 's', data, '--strategy', 'entropy', '--labels', '2', '4',
+                      seeds='1')) == 0
+    found = {(row['strategy'], row['seed']) for row in rows_of(tmp_path / 's')}
+    assert found == {('random', 0), ('entropy', 1), ('full', 0), ('full', 1)}
+
+
+@pytest.mark.parametrize('length', [0, 100, -30])
+def test_damaged_images_are_named(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], length: int
+) -> None:
+    assert main(words(tmp_path / 's', data, *RANDOM)) == 0
+    file = tmp_path / 's' / 'images' / 'pool.npz'
+    file.write_bytes(file.read_bytes()[:length])
+    study.read_part.cache_clear()
+    said = refused(capsys, words(tmp_path / 's', data, '--strategy', 'entropy', '--labels', '2',
+                                 '4'))
+    assert 'pool.npz is missing or damaged' in said
+
+
+def test_rounds_without_their_settings_are_not_gone_on_with(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(tmp_path / 's', data, *RANDOM)) == 0
+    (tmp_path / 's' / 'study.json').unlink()
+    said = refused(capsys, words(tmp_path / 's', data, *RANDOM, '--beta', '2'))
+    assert 'study.json is missing' in said
+
+
+def test_other_weights_of_the_same_name_are_another_study(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / 'w.pt'
+    torch.save(ramp().state_dict(), weights)
+    more = [*RANDOM, '--init', str(weights)]
+    assert main(words(tmp_path / 's', data, *more)) == 0
+    net = ramp()
+    with torch.no_grad():
+        net.classifier.weight.neg_()
+    torch.save(net.state_dict(), weights)
+    assert 'holds a study of other weights of --init' in refused(
+        capsys, words(tmp_path / 's', data, *more, seeds='1'))
+
+
+def test_a_study_of_before_that_has_no_digest_of_its_weights_goes_on(
+    data: Path, tmp_path: Path
+) -> None:
+    weights = tmp_path / 'w.pt'
+    torch.save(ramp().state_dict(), weights)
+    more = [*RANDOM, '--init', str(weights)]
+    assert main(words(tmp_path / 's', data, *more)) == 0
+    file = tmp_path / 's' / 'study.json'
+    kept = json.loads(file.read_text())
+    file.write_text(json.dumps({name: value for name, value in kept.items()
+                                if not name.startswith('weights')}))
+    assert main(words(tmp_path / 's', data, *more)) == 0
+
+
+@pytest.mark.parametrize('more', [
+    ['--freeze', '2'], ['--encoder', 'lite0'], ['--imagenet', 'somewhere'],
+    ['--dropout', 'decoder'], ['--rate', '0.3']])
+def test_options_of_the_shipped_architecture_are_refused_with_another(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    assert f'{more[0]} with --net ramp_nets:ramp' in refused(
+        capsys, words(tmp_path / 's', data, *RANDOM, *more))
+
+
+def test_a_share_that_some_seeds_do_not_reach_has_no_interval() -> None:
+    from uncertainty_seg.tools.active_learn import results
+
+    rows = [{'strategy': 'random', 'seed': seed, 'round': number, 'share': share,
+             'test_mean_iou': value, 'label_pixels': 1, 'regions': 1, 'absent': []}
+            for seed, last in ((0, 0.9), (1, 0.8), (2, 0.1))
+            for number, (share, value) in enumerate(((0.1, 0.0), (0.5, last)))]
+    full = [{**rows[0], 'strategy': 'full', 'seed': seed, 'test_mean_iou': 0.75}
+            for seed in range(3)]
+    text = results.markdown('x', results.summarise([*rows, *full]))
+    line = next(line for line in text.splitlines() if 'in 2 of 3 seeds' in line)
+    assert '±' not in line
