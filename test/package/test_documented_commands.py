@@ -47,7 +47,6 @@ PARSED_ONLY = (
     (r'^crossfit |^calibrate .*--folds', 'needs networks of folds: test_crossfit runs both'),
     (r'^calibrate .*--like', 'needs a promise and 398 images: test_calibrate_like runs it'),
     (r'^active-learn ', 'trains networks for hours: test_active_learn runs it on made images'),
-    (r'^import-labels STUDY', 'what active-learn exported: test_label_mode runs it'),
     (r'^train ', 'needs torch, a network connection for the weights, and hours'),
 )
 # Verb -> package without which it cannot run here.
