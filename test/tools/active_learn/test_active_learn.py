@@ -27,7 +27,7 @@ from uncertainty_seg.tools.active_learn import learn_actively, study  # noqa: E4
 from uncertainty_seg.tools.active_learn.chain import limit_of, parse_rule  # noqa: E402
 from uncertainty_seg.tools.main import main  # noqa: E402
 
-HELPERS = Path(__file__).resolve().parents[2] / 'helpers'
+HELPERS = Path(__file__).resolve().parents[2] / 'helpers' / 'nets'
 # Trains so slowly that the network stays what it is.
 STILL = ['--net', 'ramp_nets:ramp', '--size', '64x64', '--steps', '2', '--batch', '2',
          '--learning-rate', '1e-9', '--passes', '128']
@@ -230,7 +230,7 @@ def test_a_study_whose_processes_are_killed_goes_on_to_the_same_bytes(
     assert main(words(tmp_path / 'whole', data, *REAL)) == 0
     command = [sys.executable, '-m', 'uncertainty_seg',
                *words(tmp_path / 'killed', data, *REAL, '--jobs', '2')]
-    path = os.pathsep.join([str(HELPERS), str(HELPERS.parents[1]), *filter(None, sys.path)])
+    path = os.pathsep.join([str(HELPERS), str(HELPERS.parents[2]), *filter(None, sys.path)])
     run = subprocess.Popen(command, env={**os.environ, 'PYTHONPATH': path},
                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                            start_new_session=True)

@@ -30,7 +30,7 @@ def test_a_cluster_gives_the_results_of_one_process(
     data = write_greys(tmp_path / 'data', {
         'train': {f's{k}': 20 * k for k in range(6)}, 'val': {'v': 60}, 'test': {'t': 40}})
     # The workers inherit it.
-    monkeypatch.setenv('PYTHONPATH', os.pathsep.join([str(HELPERS.parents[1]), str(HELPERS)]))
+    monkeypatch.setenv('PYTHONPATH', os.pathsep.join([str(HELPERS.parents[2]), str(HELPERS)]))
     more = ['--strategy', 'random', 'mi', '--labels', '2', '4']
     assert main(words(tmp_path / 'here', data, *more)) == 0
     assert main(words(tmp_path / 'there', data, *more, '--ray', 'local')) == 0
