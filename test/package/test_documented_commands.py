@@ -108,7 +108,9 @@ def is_list(words: str) -> bool:
     return bool(re.fullmatch(r'[a-z-]+(, [a-z-]+)+', words))
 
 
-PAGES_WITH_COMMANDS = [page for page in PAGES if verbs_of(page)]
+# A walk, in which each command needs the one before: test_tutorial_loop runs it whole.
+WALKS = ('tutorial_loop.md',)
+PAGES_WITH_COMMANDS = [page for page in PAGES if verbs_of(page) and page.name not in WALKS]
 
 
 @pytest.fixture(scope='module')
