@@ -119,7 +119,7 @@ def missing_files(text: str) -> list[str]:
     """Return the paths of Python files in a text that are neither in the tree nor in a room."""
     named = re.findall(r'(?<![\w/.*-])((?:\w+/)*\w+\.py)\b(?!:)', text)
     known = [path.relative_to(ROOT).as_posix() for folder in
-             ('uncertainty_seg', 'test', 'benchmarks', 'docs', 'launch')
+             ('uncertainty_seg', 'test', 'benchmarks', 'docs', 'launch', 'examples')
              for path in (ROOT / folder).rglob('*.py')]
     return [name for name in named if name not in FOREIGN and not (ROOT / name).exists()
             and not any(path.endswith('/' + name) for path in known)]
