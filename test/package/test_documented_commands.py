@@ -109,11 +109,8 @@ def is_list(words: str) -> bool:
     return bool(re.fullmatch(r'[a-z-]+(, [a-z-]+)+', words))
 
 
-# Its commands are run in one shell, as a stranger types them: test_walks.
-WALKS = ROOT / 'docs' / 'walks.md'
-PAGES_WITH_COMMANDS = [page for page in PAGES if page != WALKS and verbs_of(page)]
-# A walk, in which each command needs the one before: test_tutorial_loop runs it whole.
-WALKS = ('tutorial_loop.md',)
+# Walks, in which each command needs the one before: test_walks and test_tutorial_loop run them whole.
+WALKS = ('walks.md', 'tutorial_loop.md')
 PAGES_WITH_COMMANDS = [page for page in PAGES if verbs_of(page) and page.name not in WALKS]
 
 
