@@ -109,7 +109,7 @@ def is_list(words: str) -> bool:
     return bool(re.fullmatch(r'[a-z-]+(, [a-z-]+)+', words))
 
 
-# Walks, in which each command needs the one before: test_walks and test_tutorial_loop run them whole.
+# Each command needs the one before: test_walks and test_tutorial_loop run them whole.
 WALKS = ('walks.md', 'tutorial_loop.md')
 PAGES_WITH_COMMANDS = [page for page in PAGES if verbs_of(page) and page.name not in WALKS]
 
@@ -207,9 +207,11 @@ def parsed_by_its_verb(words: list[str]) -> None:
 
 
 def test_what_is_only_parsed_is_the_exception() -> None:
-    commands = [example(text) for page in PAGES for text in verbs_of(page) if not is_list(text)]
+    commands = [example(text) for page in PAGES_WITH_COMMANDS for text in verbs_of(page)
+                if not is_list(text)]
     parsed = [words for words in commands if reason_to_parse(words)]
-    assert len(commands) > 40 and len(parsed) < len(commands) / 4
+    # Most of them train networks; test_walks and test_tutorial_loop train some.
+    assert len(commands) > 40 and len(parsed) < len(commands) / 3
     for pattern, _ in PARSED_ONLY[:3]:
         assert any(re.search(pattern, ' '.join(words) + ' ') for words in commands), pattern
 
