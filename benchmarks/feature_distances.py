@@ -5,7 +5,7 @@ How far a picture's features, hash and embedding move when the same sight is see
 Photographs of a folder are taken evenly by name, made small, changed, and compared with
 themselves and with each other: by `analysis.frame_features` (shares and uncertainties of the
 classes are held equal, so that only the picture counts), and with --bundle by the bits of the
-perceptual hash and the cosine distance of `core.scores.embedding`. Prints the rows of the tables
+perceptual hash and the cosine distance of `tools.score.embedding`. Prints the rows of the tables
 in docs/score.md and docs/select.md: median, 95 % and largest, and how many of the changed pictures
 are nearer to their own than any other photograph is to any.
 

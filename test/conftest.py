@@ -16,6 +16,7 @@ from importlib.util import find_spec
 import logging
 import os
 from pathlib import Path
+import signal
 import sys
 
 import numpy as np
@@ -201,6 +202,8 @@ def shared_data() -> Path:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let the wheels of ROS restart Python while nothing is captured yet."""
+    # Under nohup every process of a test would ignore SIGHUP.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     from ros_helpers import restart_with_ros_libraries
 
     restart_with_ros_libraries(config)

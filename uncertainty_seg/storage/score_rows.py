@@ -120,7 +120,7 @@ class ScoreRow:
         What distinguishes runs of one name: the path of the folder that names it, or the name
         if that was given. Empty stands for the source.
     embedding : ndarray of float32, shape (num_embedding,), or None
-        `core.scores.embedding` of what the network's trunk made of the image.
+        `tools.score.embedding` of what the network's trunk made of the image.
 
     """
 

@@ -30,7 +30,6 @@ from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.perceptual_hash import perceptual_hash
 from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.scores.embedding import embedding_length, Embeddings, frame_embedding
 from uncertainty_seg.core.scores.vector import class_keys, ScoreVector
 from uncertainty_seg.core.settings import Settings, settings_to_dict
 from uncertainty_seg.errors import (
@@ -48,6 +47,7 @@ from uncertainty_seg.storage.frame_sources import (
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import lasting_name, load_bundle, model_digest
 from uncertainty_seg.storage.score_rows import ScoreRow, ScoreWriter, TableInfo
+from uncertainty_seg.tools.score.embedding import embedding_length, Embeddings, frame_embedding
 
 NUM_PROBLEMS_KEPT = 5
 # What moves no row.

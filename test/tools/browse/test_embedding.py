@@ -15,8 +15,8 @@ from uncertainty_seg.analysis import near_duplicates
 from uncertainty_seg.analysis.near_duplicates import stand_ins
 from uncertainty_seg.analysis.selection import select
 from uncertainty_seg.analysis.selection_pool import Candidates, SelectionRequest
-from uncertainty_seg.core.scores.embedding import embedding_length, frame_embedding, MOST_VALUES
 from uncertainty_seg.errors import ConfigError, ShapeError
+from uncertainty_seg.tools.score.embedding import embedding_length, frame_embedding, MOST_VALUES
 
 Vectors = NDArray[np.float32]
 
