@@ -88,7 +88,8 @@ def draw(data: LabelledFolder, seen: list[tuple[Mask, NDArray[np.float32]]], see
         made = planted(mask, KINDS[k // EVERY % 3], data.num_classes, rng) \
             if k % EVERY == 0 else None
         if made is not None:
-            mask, *errors[stem] = made  # type: ignore[assignment]
+            mask, where, given = made
+            errors[stem] = where, given
         check.add(stem, mask, predicted, margin)
     hits, found = [], set[str]()
     for region in check.suspects():

@@ -37,8 +37,6 @@ def test_a_signal_leaves_the_build_with_a_last_false(
 ) -> None:
     from std_msgs.msg import Bool
 
-    if signal.getsignal(number) is signal.SIG_IGN:
-        pytest.skip('ignored here, and so by every process that is started')
     (tmp_path / 'order').write_text('native')
     words = node_arguments(make_tiny_bundle(tmp_path / 'tiny'), [RIG], backend='tensorrt')
     client = Client(domain)
