@@ -56,6 +56,13 @@ die() {  # die WHAT FIX: print one sentence of each, then exit
   exit 1
 }
 
+need_space() {  # need_space GB FOLDER: end unless so much is free there; a full disk fails tests by hundreds
+  local free
+  free="$(df -Pk "$2" 2>/dev/null | awk 'NR == 2 { print int($4 / 1048576) }')" || return 0
+  [[ $free -ge $1 ]] ||
+    die "$free GB are free in $2, and $1 GB are needed" 'make room there, or set VENV and TMPDIR to other folders'
+}
+
 # --- the interpreter ---------------------------------------------------------------------------
 
 python_version() {  # python_version EXE: print "3.11", or nothing if it does not run

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = ROOT / 'scripts' / 'requirements'
 # What the set-up calls besides Python.
 COMMANDS = ('bash', 'chmod', 'dirname', 'basename', 'cat', 'cp', 'ls', 'awk', 'tee', 'grep', 'sed',
-            'tail', 'sha256sum', 'cut', 'mkdir', 'rm', 'touch', 'sleep', 'env')
+            'tail', 'sha256sum', 'cut', 'mkdir', 'rm', 'touch', 'sleep', 'env', 'df')
 
 
 @pytest.fixture
@@ -135,6 +135,20 @@ def test_an_unfinished_environment_is_made_anew(checkout: Path) -> None:
     assert not (venv / '.unfinished').exists()
     assert done.stdout.count('creating it again') == 1
     assert done.stdout.count('exists (Python 3.11, ros-wheels)') == 1
+
+
+def test_a_full_disk_ends_the_tests_before_anything_is_installed(checkout: Path) -> None:
+    fake_python(checkout / 'bin' / 'python3', '3.11')
+    (checkout / 'bin' / 'df').unlink()
+    (checkout / 'bin' / 'df').write_text(
+        '#!/usr/bin/env bash\necho Filesystem; echo /dev/sda 0 0 $FREE_KB\n', encoding='utf-8')
+    (checkout / 'bin' / 'df').chmod(0o755)
+    done = run(checkout, 'scripts/test', FREE_KB=str(12 * 2**20 - 1))
+    assert done.returncode == 1
+    assert f'11 GB are free in {checkout}, and 12 GB are needed' in done.stderr
+    assert not (checkout / '.venv').exists()
+    done = run(checkout, lib('need_space 12 . && echo enough'), FREE_KB=str(12 * 2**20))
+    assert done.stdout == 'enough\n'
 
 
 def installing(checkout: Path, pip: str, times: int = 1) -> subprocess.CompletedProcess[str]:
