@@ -88,7 +88,8 @@ STUDIES = {
         '100 photographs, each seen 1 to 40 times by a camera that hovers.', 'redundant',
         f'{SHIPPED} {SEEDS} --pool {{data}}/redundant --val {{data}}/redundant '
         '--test {data}/redundant --labels 5% 12.5% 25% 100% '
-        '--strategy random entropy threshold k-centre uncertainty-diversity full'),
+        '--strategy random entropy threshold power-bald ensemble-mi k-centre '
+        'uncertainty-diversity full'),
     'water': Study(
         'From clear water to water never seen',
         'A net that was trained on 400 rendered scenes of clear water, and 400 of turbid water '

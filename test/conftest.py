@@ -202,8 +202,10 @@ def shared_data() -> Path:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let the wheels of ROS restart Python while nothing is captured yet."""
-    # Under nohup every process of a test would ignore SIGHUP.
+    # Under nohup every process of a test would ignore SIGHUP, and behind a script's & the others.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     from ros_helpers import restart_with_ros_libraries
 
     restart_with_ros_libraries(config)

@@ -303,7 +303,8 @@ def test_pytest_options_reach_pytest_through_colcon(checkout: Path) -> None:
     after = given[given.index('<--pytest-args>') + 1:]
     # A space before each: colcon has options of the same names.
     assert after == [
-        '< --timeout=300>', '< --numprocesses=2>', '< --dist=loadfile>', '< -m>', '< not slow>',
+        '< --timeout=300>', '< --numprocesses=2>', '< --dist=loadfile>',
+        '< --max-worker-restart=0>', '< -m>', '< not slow>',
         '< -k>', '< gate or mask>', '< --durations=5>']
     assert '<--return-code-on-test-failure>' in given
 

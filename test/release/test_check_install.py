@@ -119,7 +119,7 @@ def test_an_unknown_version_is_refused(machine: Path) -> None:
 
 def test_ci_runs_it() -> None:
     text = (ROOT / 'scripts' / 'test').read_text(encoding='utf-8')
-    assert 'check install env -u PYTHONPATH "$ROOT/scripts/check_install"' in text
+    assert 'check install env -u PYTHONPATH WITH_DEMO=0 "$ROOT/scripts/check_install"' in text
     assert 'scripts/test' in (ROOT / '.ci' / 'run').read_text(encoding='utf-8')
 
 

@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 import dataclasses
 import json
 import math
 import os
 from pathlib import Path
 import signal
+import subprocess
 import sys
+import threading
+from typing import Any
 
 from conftest import tiny_card
 import cv2
@@ -367,6 +371,19 @@ def test_child_that_fails_is_quoted(tmp_path: Path) -> None:
         child.result()
 
 
+@contextmanager
+def interrupting(number: int) -> Iterator[None]:
+    """Let a signal be a KeyboardInterrupt."""
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 def test_a_second_signal_leaves_no_child_that_is_slow_to_end(tmp_path: Path) -> None:
     (tmp_path / 'child.py').write_text(
         'import json, os, signal, time\n'
@@ -375,21 +392,31 @@ def test_a_second_signal_leaves_no_child_that_is_slow_to_end(tmp_path: Path) -> 
         'time.sleep(120)\n'
     )
     child = ChildProcess('diver', 'child', [], tmp_path, {'PYTHONPATH': str(tmp_path)})
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        with pytest.raises(KeyboardInterrupt), child:
-            child.wait_for('ready', 60, [])
-            signal.setitimer(signal.ITIMER_REAL, 1.0)  # the end of the block stops and waits
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    with interrupting(signal.SIGUSR1), pytest.raises(KeyboardInterrupt), child:
+        child.wait_for('ready', 60, [])
+        # When the end of the block has begun to stop it and to wait.
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGUSR1)).start()
     pid = json.loads((tmp_path / 'diver.out').read_text())['ready']
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_a_signal_while_a_child_is_started_leaves_no_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / 'child.py').write_text('import time\ntime.sleep(120)\n')
+    started, real = [], subprocess.Popen
+
+    def popen(*args: Any, **kwargs: Any) -> subprocess.Popen[bytes]:
+        started.append(real(*args, **kwargs))
+        signal.raise_signal(signal.SIGUSR1)
+        return started[0]
+
+    monkeypatch.setattr(subprocess, 'Popen', popen)
+    child = ChildProcess('diver', 'child', [], tmp_path, {'PYTHONPATH': str(tmp_path)})
+    with interrupting(signal.SIGUSR1), pytest.raises(KeyboardInterrupt):
+        child.__enter__()
+    assert started[0].poll() is not None
 
 
 def test_child_is_interrupted_and_its_last_line_read(tmp_path: Path) -> None:

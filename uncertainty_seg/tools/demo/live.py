@@ -9,8 +9,8 @@ an order in which no frame is lost.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 import importlib.util
 from itertools import islice
 import json
@@ -20,6 +20,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from typing import TextIO
 
@@ -188,6 +189,25 @@ def find_pace(settings: Settings, dive: Path, rate_hz: float) -> float:
     return min(1.0, HEADROOM / (statistics.median(seconds) * rate_hz))
 
 
+@contextmanager
+def _later_signals() -> Iterator[None]:
+    """Let what Python does at a signal wait for the end of the block."""
+    noted: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    # Only the main thread may set them, and only it is interrupted by one.
+    is_main = threading.current_thread() is threading.main_thread()
+    held = {number: one for number, one in handlers.items() if callable(one) and is_main}
+    for one in held:
+        signal.signal(one, lambda number, _: noted.append(number))
+    try:
+        yield
+    finally:
+        for one, handler in held.items():
+            signal.signal(one, handler)
+        for number in noted:
+            signal.raise_signal(number)
+
+
 class ChildProcess:
     """
     A module that runs in a process of its own, and is stopped at the end of the `with` block.
@@ -224,11 +244,16 @@ class ChildProcess:
     def __enter__(self) -> ChildProcess:
         """Start the process."""
         self._files = [path.open('w') for path in (self._out_path, self._log_path)]
-        # In a session of its own it does not get Ctrl-C, so that the order of stopping is kept.
-        self._process = subprocess.Popen(
-            self._command, stdin=subprocess.DEVNULL, stdout=self._files[0],
-            stderr=self._files[1], env=self._environment, start_new_session=True,
-        )
+        try:
+            with _later_signals():
+                # In a session of its own it does not get Ctrl-C: the order of stopping is kept.
+                self._process = subprocess.Popen(
+                    self._command, stdin=subprocess.DEVNULL, stdout=self._files[0],
+                    stderr=self._files[1], env=self._environment, start_new_session=True,
+                )
+        except KeyboardInterrupt:  # a block that was not entered has no end either
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exc_info: object) -> None:
