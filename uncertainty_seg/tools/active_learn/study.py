@@ -188,8 +188,8 @@ def load_parts(folders: StudyFolders) -> dict[str, LabelledFolder]:
     """
     Read the images of a study.
 
-    Raises DatasetError if one cannot be read, they have other classes, or what is measured on or
-    costs no label is in the pool too.
+    Raises DatasetError if one cannot be read, they have other classes, or an image is in two of
+    them.
     """
     test = _load(folders.test)
     pool = _without_masks(folders.pool, test) if isinstance(folders.pool, UnlabelledImages) else \
@@ -206,6 +206,9 @@ def load_parts(folders: StudyFolders) -> dict[str, LabelledFolder]:
             require_apart(found[trained], found[measured], (f'--{trained}', f'--{measured}'))
     if folders.extra:
         require_apart(pool, found['extra'], ('--pool', '--extra'), 'images that cost a label')
+    if folders.val is not None:
+        require_apart(test, found['val'], ('--test', '--val'),
+                      'other images to make choices on than to measure on')
     return found
 
 
