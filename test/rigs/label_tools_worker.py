@@ -76,8 +76,12 @@ def datumaro_coco(folder: Path) -> Found:
 
 
 def datumaro_voc(folder: Path) -> Found:
-    """Read VOC, whose last class is that of unknown pixels."""
+    """Read VOC, whose last class is that of unknown pixels, and write it as COCO."""
+    import datumaro
+
     masks, _ = by_datumaro(folder, 'voc_segmentation')
+    datumaro.Dataset.import_from(str(folder), 'voc_segmentation').export(
+        str(folder / 'back'), 'coco_instances')
     count = len((folder / 'labelmap.txt').read_text().splitlines()) - 1
     for mask in masks.values():
         mask[mask == count - 1] = 255

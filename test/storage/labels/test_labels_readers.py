@@ -24,8 +24,13 @@ import pytest
 pytest.importorskip('pycocotools', reason='pycocotools is not installed: no labels as COCO')
 
 from uncertainty_seg.storage.labels.formats import READERS, write_export  # noqa: E402
-from uncertainty_seg.storage.labels.frames import LabelFrame, read_table  # noqa: E402
+from uncertainty_seg.storage.labels.frames import (  # noqa: E402
+    LabelFrame,
+    read_mask,
+    read_table,
+)
 from uncertainty_seg.storage.labels.label_studio import decode_brush  # noqa: E402
+from uncertainty_seg.tools.main import main  # noqa: E402
 
 WORKER = Path(__file__).resolve().parents[2] / 'rigs' / 'label_tools_worker.py'
 KINDS = ('label-studio', 'cvat', 'coco', 'labelme', 'voc')
@@ -91,6 +96,24 @@ def test_what_label_studio_packs_is_unpacked(root: Path) -> None:
     for frame in frames_to_send():
         np.testing.assert_array_equal(
             decode_brush(packed[frame.stem], frame.height, frame.width), frame.mask == 1)
+
+
+def test_what_datumaro_makes_of_voc_is_known_as_the_prediction(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has VOC's unknown pixels as a class of their own."""
+    back = root / 'voc' / 'back'
+    if not back.is_dir():
+        pytest.skip('datumaro is not installed in UNCERTAINTY_SEG_LABEL_TOOLS')
+    assert 'ignored' in (back / 'annotations' / 'instances_default.json').read_text()
+    words = ['import-labels', str(back), str(tmp_path / 'out'), '--format', 'coco', '--frames',
+             str(root / 'voc')]
+    assert main(words) == 2
+    assert '4 of 4 masks came back as they were exported' in capsys.readouterr().err
+    assert main([*words, '--accept-unchanged', '--shares', 'train=1.0']) == 0
+    for frame in frames_to_send():
+        np.testing.assert_array_equal(
+            read_mask(tmp_path / 'out' / 'masks' / f'{frame.stem}.png'), frame.mask)
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ from uncertainty_seg.storage.labels.frames import (
     read_json,
     read_mask,
     write_image,
-    write_mask,
+    write_prediction,
 )
 from uncertainty_seg.storage.labels.regions import damage, LabelCanvas, Labelled, MALFORMED
 
@@ -58,7 +58,7 @@ def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable
     samples = []
     for frame in frames:
         write_image(folder / DATA, frame)
-        write_mask(folder / PLACE / FIELD, frame.stem, frame.mask)
+        write_prediction(folder / PLACE / FIELD, frame.stem, frame.mask)
         if frame.uncertainty is not None:
             place = folder / PLACE / HEATMAP
             place.mkdir(exist_ok=True)

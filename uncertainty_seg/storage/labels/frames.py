@@ -47,8 +47,8 @@ from uncertainty_seg.storage.review_record import ORIGINS, SELECTED, TABLE_FILE
 # 2 has the origin of a frame and the digest of its mask.
 TABLE_VERSION, OLDER_VERSIONS = 2, (1,)
 IMAGES = 'images'
-# What FiftyOne calls it.
-DATA = 'data'
+# What FiftyOne and Pascal VOC call it.
+DATA, VOC_IMAGES = 'data', 'JPEGImages'
 # The masks as they were exported, to tell what was corrected; nobody edits these.
 PREDICTIONS = 'predictions'
 # CVAT needs its images in the archive; no other tool does.
@@ -210,7 +210,7 @@ class ExportedFrames:
             if (self.folder / ARCHIVE_FILE).is_file():
                 with open_zip(self.folder / ARCHIVE_FILE) as archive:
                     return read_entry(archive, f'{IMAGES}/{row.file}', MAX_IMAGE_BYTES)
-            places = [self.folder / name / row.file for name in (IMAGES, DATA)]
+            places = [self.folder / name / row.file for name in (IMAGES, DATA, VOC_IMAGES)]
             return read_bytes(next((place for place in places if place.is_file()), places[0]))
         except ZIP_ERRORS as err:
             raise DatasetError(f'image {row.file} of {self.folder} cannot be read ({why(err)})',
