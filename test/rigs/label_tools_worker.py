@@ -137,6 +137,9 @@ def fiftyone(folder: Path) -> Found:
         maps[stem] = sample.uncertainty.get_map()
     np.savez(folder / 'maps.npz', **maps)
     assert all(len(values) == 3 for values in data.values('embedding'))
+    assert all(len(values) == 2 for values in data.values('features'))
+    data.export(export_dir=str(folder / 'plain'), label_field='prediction',
+                dataset_type=fo.types.ImageSegmentationDirectory)
     give_back(data, folder / 'back')
     data.delete()
     return masks, reasons

@@ -30,6 +30,7 @@ from uncertainty_seg.storage.labels.frames import (  # noqa: E402
     read_table,
 )
 from uncertainty_seg.storage.labels.label_studio import decode_brush  # noqa: E402
+from uncertainty_seg.storage.prediction_mark import is_prediction  # noqa: E402
 from uncertainty_seg.tools.main import main  # noqa: E402
 
 WORKER = Path(__file__).resolve().parents[2] / 'rigs' / 'label_tools_worker.py'
@@ -130,6 +131,9 @@ def test_fiftyone_imports_its_data_set(tmp_path: Path) -> None:
         for frame in frames:
             assert frame.uncertainty is not None
             np.testing.assert_allclose(maps[frame.stem] / 255, frame.uncertainty, atol=1 / 500)
+    # Its own export to a plain folder copies the files of masks, with what they say.
+    plain = sorted((tmp_path / 'fiftyone' / 'plain' / 'labels').iterdir())
+    assert len(plain) == len(frames) and all(map(is_prediction, plain))
     back = {one.stem: one for one in READERS['fiftyone'](
         tmp_path / 'fiftyone' / 'back', read_table(tmp_path / 'fiftyone'))}
     first, second, *others = sorted(frames, key=lambda frame: frame.stem)

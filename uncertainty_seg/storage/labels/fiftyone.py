@@ -103,8 +103,9 @@ def _sample(frame: LabelFrame) -> dict[str, Any]:
         FIELD: {'_cls': 'Segmentation', 'tags': [], 'mask_path': f'{PLACE}/{FIELD}/{name}'}}
     if frame.uncertainty is not None:
         found[HEATMAP] = {'_cls': 'Heatmap', 'tags': [], 'map_path': f'{PLACE}/{HEATMAP}/{name}'}
-    if frame.embedding is not None:
-        found['embedding'] = [round(float(value), 6) for value in frame.embedding]
+    for name, vector in (('embedding', frame.embedding), ('features', frame.features)):
+        if vector is not None:
+            found[name] = [round(float(value), 6) for value in vector]
     return found
 
 

@@ -97,8 +97,8 @@ class LabelFrame:
         Name of the camera; empty if it is the only one.
     origin : str
         How it came to be labelled, one of `review_record.ORIGINS`.
-    embedding : ndarray of float32, shape (D,), or None
-        What describes it in the score table, where there is one.
+    embedding, features : ndarray of float32, shape (D,), or None
+        What the network made of it, and what it looks like, where a score table has that.
 
     """
 
@@ -116,6 +116,7 @@ class LabelFrame:
     camera: str = ''
     origin: str = SELECTED
     embedding: NDArray[np.float32] | None = None
+    features: NDArray[np.float32] | None = None
 
     @property
     def height(self) -> int:
