@@ -47,7 +47,8 @@ def make_frame(
         stem=f'{dive}_{index:04d}.raw', key=f'key {index}', dive=dive,
         stamp_ns=1_700_000_000_123_456_789 + index, frame_id='camera', image_file=data.tobytes(),
         ending=ending, mask=mask, uncertainty=rng.random(size, np.float32), reason=REASON,
-        score=1.25, embedding=np.array([0.6, 0.8, index], np.float32))
+        score=1.25, embedding=np.array([0.6, 0.8, index], np.float32),
+        features=np.array([0.5, index], np.float32))
 
 
 def corrected(folder: Path, kind: str) -> Path:

@@ -76,8 +76,12 @@ def datumaro_coco(folder: Path) -> Found:
 
 
 def datumaro_voc(folder: Path) -> Found:
-    """Read VOC, whose last class is that of unknown pixels."""
+    """Read VOC, whose last class is that of unknown pixels, and write it as COCO."""
+    import datumaro
+
     masks, _ = by_datumaro(folder, 'voc_segmentation')
+    datumaro.Dataset.import_from(str(folder), 'voc_segmentation').export(
+        str(folder / 'back'), 'coco_instances')
     count = len((folder / 'labelmap.txt').read_text().splitlines()) - 1
     for mask in masks.values():
         mask[mask == count - 1] = 255
@@ -133,6 +137,9 @@ def fiftyone(folder: Path) -> Found:
         maps[stem] = sample.uncertainty.get_map()
     np.savez(folder / 'maps.npz', **maps)
     assert all(len(values) == 3 for values in data.values('embedding'))
+    assert all(len(values) == 2 for values in data.values('features'))
+    data.export(export_dir=str(folder / 'plain'), label_field='prediction',
+                dataset_type=fo.types.ImageSegmentationDirectory)
     give_back(data, folder / 'back')
     data.delete()
     return masks, reasons

@@ -344,7 +344,8 @@ def row_of(
 
 
 def make_selection(
-    folder: Path, bundle: Path, rows: list[ScoreRow], strategy: str = 'top-k'
+    folder: Path, bundle: Path, rows: list[ScoreRow], strategy: str = 'top-k',
+    num_embedding: int = 0,
 ) -> Path:
     """Write a selection, as `select` leaves it."""
     import pyarrow as pa
@@ -353,7 +354,7 @@ def make_selection(
     card = load_bundle(str(bundle)).card
     info = TableInfo(str(bundle), model_digest(card), card.class_names, card.palette, 8, 3,
                      ('entropy.mean',), 2, {'model': str(bundle), 'passes': 8, 'seed': 3,
-                                            'backend': 'onnxruntime'})
+                                            'backend': 'onnxruntime'}, num_embedding)
     folder.mkdir()
     write_rows(folder / 'part.parquet', info, rows)
     chosen = read_rows(folder / 'part.parquet')
@@ -509,8 +510,25 @@ def test_only_what_was_drawn_of_all_frames_is_a_control(
         drawn if strategy == 'random' else set())
     assert run('export-labels', selection, tmp_path / 'seen', '--format', 'fiftyone') == 0
     for sample in json.loads((tmp_path / 'seen' / 'samples.json').read_text())['samples']:
-        assert sample['embedding'] == [0.0, 0.5]  # the features of the table
+        assert sample['features'] == [0.0, 0.5] and 'embedding' not in sample  # as the table
         assert (tmp_path / 'seen' / sample['uncertainty']['map_path']).is_file()
+
+
+def test_fiftyone_gets_what_the_network_made_of_a_frame_where_that_is_known(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip('pyarrow', reason='pyarrow is not installed: no selection')
+    images = random_images(2)
+    bag = write_bag(tmp_path / 'dive', images, '/cam/image_raw')
+    known, unknown = (row_of(bag, 'bag', '/cam/image_raw', index, image)
+                      for index, image in enumerate(images))
+    known = dataclasses.replace(known, embedding=np.array([0.6, 0.0, -0.8], np.float32))
+    selection = make_selection(tmp_path / 'chosen', tiny_bundle, [known, unknown],
+                               num_embedding=3)
+    assert run('export-labels', selection, tmp_path / 'seen', '--format', 'fiftyone') == 0
+    first, second = json.loads((tmp_path / 'seen' / 'samples.json').read_text())['samples']
+    assert first['embedding'] == [0.6, 0.0, -0.8] and 'embedding' not in second
+    assert first['features'] == second['features'] == [0.0, 0.5]
 
 
 def test_a_selection_that_does_not_say_how_it_was_drawn_has_no_controls(

@@ -199,6 +199,16 @@ def plain_name(name: Any) -> str:
     return name
 
 
+def is_text(name: str) -> bool:
+    """
+    Say whether a name of a file can be written as text.
+
+    Linux takes any bytes for a name; those that are no UTF-8 are kept by Python as surrogates,
+    which no table can hold.
+    """
+    return not any('\ud800' <= character <= '\udfff' for character in name)
+
+
 # -------------------------------------------------------------------------------------------------
 # Texts in a CSV file. A spreadsheet computes what begins like a formula, also one that came with
 # the name of a dive or a file; behind an apostrophe it is a text (OWASP, CSV injection).

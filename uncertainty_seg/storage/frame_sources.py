@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 import hashlib
+import os
 from pathlib import Path
 
 from uncertainty_seg.core.bundle import CARD_FILE
@@ -31,7 +32,7 @@ from uncertainty_seg.storage.bags.reader import (
     stream_messages,
 )
 from uncertainty_seg.storage.bags.writer import METADATA_FILE
-from uncertainty_seg.storage.foreign_files import parse_yaml, read_image_file, why
+from uncertainty_seg.storage.foreign_files import is_text, parse_yaml, read_image_file, why
 from uncertainty_seg.storage.frame_log.format import (
     FRAMES_FOLDER,
     iter_frames,
@@ -361,6 +362,7 @@ def find_sources(
     found: list[FrameSource] = []
     for place in places.values():
         try:
+            _require_text(f'{place.path}', runs[place.run.absolute()])
             sources = _sources_of(place, topics, problems)
         except (UncertaintySegError, OSError) as err:
             problems.append(' '.join(str(err).split()))
@@ -371,6 +373,13 @@ def find_sources(
         more = f' (and {len(problems) - 1} more like it)' if len(problems) > 1 else ''
         raise BagError(problems[0].rstrip('.') + more)
     return found
+
+
+def _require_text(*paths: str) -> None:
+    for path in paths:
+        if not is_text(path):
+            raise BagError(f'the path {path!r} has bytes that are no UTF-8',
+                           'names that a table can hold', 'rename it')
 
 
 def _places(path: Path) -> Iterator[_SourcePlace]:
@@ -502,6 +511,6 @@ def _digest(files: Iterable[Path]) -> str:
     seen = hashlib.sha256()
     for file in files:
         status = file.stat()
-        seen.update(f'{file.parent.name}/{file.name} {status.st_size} {status.st_mtime_ns}\n'
-                    .encode())
+        seen.update(os.fsencode(f'{file.parent.name}/{file.name} {status.st_size} '
+                                f'{status.st_mtime_ns}\n'))
     return seen.hexdigest()[:16]

@@ -12,7 +12,7 @@ what frames belong together, is read here too.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import csv
 from dataclasses import dataclass, field
 import json
@@ -27,6 +27,7 @@ from uncertainty_seg.core.image_codec import decode, decode_unchanged
 from uncertainty_seg.errors import DatasetError, ImageError, install_command
 from uncertainty_seg.storage.foreign_files import (
     from_csv_text,
+    is_text,
     MAX_JSON_BYTES,
     parse_json,
     parse_yaml,
@@ -185,7 +186,22 @@ def image_path(folder: Path, stem: str) -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
+def require_names(folder: Path, names: Iterable[str]) -> None:
+    """Raise DatasetError if a name of an image cannot be written down."""
+    strange = [name for name in names if not is_text(name)]
+    if strange:
+        raise DatasetError(
+            f'{len(strange)} images of {folder} have names with bytes that are no UTF-8 (the '
+            f'first is {strange[0]!r})', 'names that a table can hold', 'rename them')
+
+
 def _stems(folder: Path, split: str) -> list[str]:
+    stems = _names(folder, split)
+    require_names(folder, stems)
+    return stems
+
+
+def _names(folder: Path, split: str) -> list[str]:
     if not (folder / 'splits.json').is_file() and (folder / 'images').is_dir():
         return sorted(path.stem for path in (folder / 'images').iterdir()
                       if path.suffix in ENDINGS)

@@ -2,8 +2,9 @@
 """
 A mark in the PNG of a mask that a model made, which goes along wherever the file is copied.
 
-It is a text of the file with the digest of the pixels. Programs that paint either drop it, or keep
-it beside other pixels: then it says nothing any more.
+It is a text of the file with the digest of the pixels as they are decoded: class ids, or colours
+of a palette. Programs that paint either drop it, or keep it beside other pixels: then it says
+nothing any more.
 
 """
 
@@ -33,13 +34,13 @@ _DIGEST = re.compile(rb'\0{0,4}([0-9a-f]{64})')
 
 
 def mask_sha256(mask: LabelMap | NDArray[np.uint8]) -> str:
-    """Return the digest of the size and the ids of a mask, (H, W) uint8."""
+    """Return the digest of the size and the ids of a mask, (H, W) uint8, or of its colours."""
     size = np.array(mask.shape, '<i8').tobytes()
     return hashlib.sha256(size + np.ascontiguousarray(mask).tobytes()).hexdigest()
 
 
-def marked(png: bytes, mask: LabelMap) -> bytes:
-    """Return the PNG of a mask with the mark."""
+def marked(png: bytes, mask: LabelMap | NDArray[np.uint8]) -> bytes:
+    """Return the PNG of a mask, or of the colours of its palette, with the mark."""
     chunk = _TEXT + mask_sha256(mask).encode()
     framed = struct.pack('>I', len(chunk) - 4) + chunk + struct.pack('>I', zlib.crc32(chunk))
     return png[:_HEAD_BYTES] + framed + png[_HEAD_BYTES:]

@@ -262,8 +262,10 @@ class ScoreWriter:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with ExitStack() as stack:
                 draft = stack.enter_context(whole_file(self.path))
+                # Arrow takes no path with bytes that are no UTF-8.
+                file = stack.enter_context(draft.open('wb'))
                 self._writer = stack.enter_context(parquet.ParquetWriter(
-                    draft, self._schema, compression='zstd', use_dictionary=words))
+                    file, self._schema, compression='zstd', use_dictionary=words))
                 self._stack = stack.pop_all()
         except OSError as err:
             raise _not_written(self.path, err) from err
@@ -362,7 +364,8 @@ def _without_embedding(table: Any) -> Any:
 def read_info(part: Path) -> TableInfo:
     """Read the `TableInfo` of a part; errors as `info_of` and `read_rows`."""
     try:
-        schema = parquet_module().read_schema(part)
+        with part.open('rb') as file:
+            schema = parquet_module().read_schema(file)
     except (OSError, ValueError) as err:  # those of pyarrow are ValueErrors
         raise _not_read(part, err) from err
     return info_of(schema)
@@ -371,7 +374,8 @@ def read_info(part: Path) -> TableInfo:
 def read_facts(part: Path) -> dict[str, Any]:
     """Read what `ScoreWriter.note` stored in a part; errors as `read_rows`."""
     try:
-        metadata = parquet_module().read_metadata(part).metadata or {}
+        with part.open('rb') as file:
+            metadata = parquet_module().read_metadata(file).metadata or {}
     except (OSError, ValueError) as err:
         raise _not_read(part, err) from err
     facts: dict[str, Any] = json.loads(metadata.get(_SHARD_KEY, b'{}'))
@@ -405,7 +409,9 @@ def short_digest(text: str) -> str:
 def _read(part: Path, columns: Sequence[str] | None) -> Any:
     # Not read_table of the folder, which silently omits or casts columns that differ.
     try:
-        table = parquet_module().ParquetFile(part).read(None if columns is None else list(columns))
+        with part.open('rb') as file:
+            table = parquet_module().ParquetFile(file).read(
+                None if columns is None else list(columns))
         metadata = table.schema.metadata
         # Without the facts, which hold for one part only.
         return table.replace_schema_metadata({TABLE_KEY: metadata[TABLE_KEY]})

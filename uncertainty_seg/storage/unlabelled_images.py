@@ -20,7 +20,12 @@ from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.errors import DatasetError, ImageError
 from uncertainty_seg.storage.foreign_files import read_image_file, why
-from uncertainty_seg.storage.labelled_folder import ENDINGS, image_path, listed_splits
+from uncertainty_seg.storage.labelled_folder import (
+    ENDINGS,
+    image_path,
+    listed_splits,
+    require_names,
+)
 
 _SPLIT = 'train'
 
@@ -69,6 +74,7 @@ def find_unlabelled(text: str) -> UnlabelledImages:
     paths = _of_split(folder, split) if (folder / 'images').is_dir() else _pictures(folder, split)
     if not paths:
         raise DatasetError(f'no images in {text}', f'files that end in {", ".join(ENDINGS[:3])}')
+    require_names(folder, (path.stem for path in paths))
     name = folder.resolve().name
     return UnlabelledImages(f'{name}:{split}' if split else name, tuple(paths))
 

@@ -41,9 +41,14 @@ def whole_file(path: Path, draft_name: str | None = None) -> Iterator[Path]:
 
 
 def replace_file(path: Path, content: str | bytes, draft_name: str | None = None) -> None:
-    """Write a file of this content, text as UTF-8; parameters and errors as `whole_file`."""
+    """
+    Write a file of this content; parameters and errors as `whole_file`.
+
+    Text is written as UTF-8, with bytes of file names that are none as an escape.
+    """
+    data = content.encode(errors='backslashreplace') if isinstance(content, str) else content
     with whole_file(path, draft_name) as draft:
-        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+        draft.write_bytes(data)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 import contextlib
 from importlib import import_module
+import io
 import logging
 import signal
 import sys
@@ -111,6 +112,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     # Before the verb stand options of the parser itself only.
     verb = next((word for word in words if not word.startswith('-')), '')
+    # Names of files may have bytes that are no UTF-8; stderr escapes them by itself.
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == 'strict':
+        sys.stdout.reconfigure(errors='backslashreplace')
     try:
         args = build_parser(verb).parse_args(words)
         logging.basicConfig(level=logging.WARNING, format='%(levelname)s %(name)s: %(message)s')

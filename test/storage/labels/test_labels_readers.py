@@ -24,8 +24,14 @@ import pytest
 pytest.importorskip('pycocotools', reason='pycocotools is not installed: no labels as COCO')
 
 from uncertainty_seg.storage.labels.formats import READERS, write_export  # noqa: E402
-from uncertainty_seg.storage.labels.frames import LabelFrame, read_table  # noqa: E402
+from uncertainty_seg.storage.labels.frames import (  # noqa: E402
+    LabelFrame,
+    read_mask,
+    read_table,
+)
 from uncertainty_seg.storage.labels.label_studio import decode_brush  # noqa: E402
+from uncertainty_seg.storage.prediction_mark import is_prediction  # noqa: E402
+from uncertainty_seg.tools.main import main  # noqa: E402
 
 WORKER = Path(__file__).resolve().parents[2] / 'rigs' / 'label_tools_worker.py'
 KINDS = ('label-studio', 'cvat', 'coco', 'labelme', 'voc')
@@ -93,6 +99,24 @@ def test_what_label_studio_packs_is_unpacked(root: Path) -> None:
             decode_brush(packed[frame.stem], frame.height, frame.width), frame.mask == 1)
 
 
+def test_what_datumaro_makes_of_voc_is_known_as_the_prediction(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has VOC's unknown pixels as a class of their own."""
+    back = root / 'voc' / 'back'
+    if not back.is_dir():
+        pytest.skip('datumaro is not installed in UNCERTAINTY_SEG_LABEL_TOOLS')
+    assert 'ignored' in (back / 'annotations' / 'instances_default.json').read_text()
+    words = ['import-labels', str(back), str(tmp_path / 'out'), '--format', 'coco', '--frames',
+             str(root / 'voc')]
+    assert main(words) == 2
+    assert '4 of 4 masks came back as they were exported' in capsys.readouterr().err
+    assert main([*words, '--accept-unchanged', '--shares', 'train=1.0']) == 0
+    for frame in frames_to_send():
+        np.testing.assert_array_equal(
+            read_mask(tmp_path / 'out' / 'masks' / f'{frame.stem}.png'), frame.mask)
+
+
 @pytest.mark.slow
 def test_fiftyone_imports_its_data_set(tmp_path: Path) -> None:
     python = os.environ.get('UNCERTAINTY_SEG_FIFTYONE', '')
@@ -107,6 +131,9 @@ def test_fiftyone_imports_its_data_set(tmp_path: Path) -> None:
         for frame in frames:
             assert frame.uncertainty is not None
             np.testing.assert_allclose(maps[frame.stem] / 255, frame.uncertainty, atol=1 / 500)
+    # Its own export to a plain folder copies the files of masks, with what they say.
+    plain = sorted((tmp_path / 'fiftyone' / 'plain' / 'labels').iterdir())
+    assert len(plain) == len(frames) and all(map(is_prediction, plain))
     back = {one.stem: one for one in READERS['fiftyone'](
         tmp_path / 'fiftyone' / 'back', read_table(tmp_path / 'fiftyone'))}
     first, second, *others = sorted(frames, key=lambda frame: frame.stem)

@@ -314,6 +314,26 @@ def test_pixels_of_the_pool_are_not_measured_on(
     assert "is 'grey_2' there" in said
 
 
+def test_pixels_that_choices_are_made_on_are_not_tested_on(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data / 'images' / 'u.png').write_bytes((data / 'images' / 'v.png').read_bytes())
+    assert '1 of 1 images of --val are in --test too, pixel for pixel' in (
+        said := refused(capsys, words(tmp_path / 's', data)))
+    assert "'v' is 'u' there" in said
+    again = words(tmp_path / 's', data)
+    again[again.index('--val') + 1] = f'{data}:test'
+    assert '2 of 2 images of --val are in --test too' in refused(capsys, again)
+
+
+def test_pixels_that_cost_no_label_are_not_measured_on(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ('val', 'test'):
+        assert f'images of --{split} are in --extra too, pixel for pixel' in refused(
+            capsys, words(tmp_path / 's', data, '--extra', f'{data}:{split}'))
+
+
 def test_other_classes_are_refused_with_both_lists(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

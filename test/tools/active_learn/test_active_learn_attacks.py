@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 import json
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from test_active_learn import refused, rows_of, words  # noqa: E402
 from uncertainty_seg.storage import whole_files  # noqa: E402
 from uncertainty_seg.tools.active_learn import study  # noqa: E402
 from uncertainty_seg.tools.main import main  # noqa: E402
+from uncertainty_seg.training import encoders  # noqa: E402
 
 RANDOM = ['--strategy', 'random', '--labels', '2', '4']
 
@@ -149,8 +151,59 @@ def test_a_study_of_before_that_has_no_digest_of_its_weights_goes_on(
     file = tmp_path / 's' / 'study.json'
     kept = json.loads(file.read_text())
     file.write_text(json.dumps({name: value for name, value in kept.items()
-                                if not name.startswith('weights')}))
+                                if not name.startswith(('weights', 'code'))}))
     assert main(words(tmp_path / 's', data, *more)) == 0
+
+
+def test_an_edited_module_of_the_network_is_another_study(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A network of one file whose layers are of another: an edit of either is noticed."""
+    (tmp_path / 'own_layers.py').write_text('from ramp_nets import RampNet\n\n\n'
+                                            'class Layers(RampNet):\n    pass\n')
+    (tmp_path / 'own_net.py').write_text('import own_layers\n\n\ndef build():\n'
+                                         '    return own_layers.Layers(0.5)\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    more = [*RANDOM, '--net', 'own_net:build']
+    assert main(words(tmp_path / 's', data, *more)) == 0
+    before = (tmp_path / 's' / 'results.parquet').read_bytes()
+    assert main(words(tmp_path / 's', data, *more)) == 0
+    for name in ('own_net.py', 'own_layers.py'):
+        text = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(text.replace('0.5', '0.25').replace('pass', 'alpha = 1'))
+        assert 'holds a study of other code of --net, expected the study that is to go on' in (
+            refused(capsys, words(tmp_path / 's', data, *more, seeds='0 1')))
+        (tmp_path / name).write_text(text)
+    assert (tmp_path / 's' / 'results.parquet').read_bytes() == before
+
+
+def test_other_weights_of_imagenet_are_another_study(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The file that is read counts, also where a folder is given."""
+    kind = encoders.encoder_kind('mobilenet_v2')
+    monkeypatch.setitem(encoders.ENCODERS, 'mobilenet_v2', replace(kind, sha256_prefix=''))
+    state = {f'features.{name}': value
+             for name, value in encoders.new_encoder('mobilenet_v2').state_dict().items()}
+    torch.save(state, tmp_path / kind.file)
+    more = ['--labels', '2', '--strategy', 'random', '--net', 'pyramid', '--passes', '2',
+            '--imagenet', str(tmp_path)]
+    assert main(words(tmp_path / 's', data, *more)) == 0
+    torch.save({name: value * 2 for name, value in state.items()}, tmp_path / kind.file)
+    assert 'holds a study of other weights of --imagenet' in refused(
+        capsys, words(tmp_path / 's', data, *more, seeds='1'))
+
+
+def test_weights_of_imagenet_that_are_others_or_missing_are_refused_before_the_work(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = [*RANDOM, '--net', 'pyramid', '--imagenet', str(tmp_path / 'w.pth')]
+    assert 'no ImageNet weights at' in refused(capsys, words(tmp_path / 's', data, *more))
+    (tmp_path / 'w.pth').write_bytes(b'others')
+    assert 'w.pth has sha256' in refused(capsys, words(tmp_path / 's', data, *more))
+    assert not (tmp_path / 's' / 'study.json').exists()
 
 
 @pytest.mark.parametrize('more', [

@@ -18,7 +18,7 @@ from uncertainty_seg.errors import DatasetError
 from uncertainty_seg.storage.folds import fold_of
 from uncertainty_seg.storage.labelled_folder import load_folder
 from uncertainty_seg.storage.review_record import FrameReview, write_review
-from uncertainty_seg.tools.calibrate.labelled_pairs import drawn_frames
+from uncertainty_seg.tools.calibrate.labelled_pairs import drawn_frames, without_selected
 from uncertainty_seg.tools.main import main
 from uncertainty_seg.tools.train_model import training_images
 
@@ -137,14 +137,52 @@ def test_what_is_not_reviewed_is_refused_by_every_verb(
         training_images(Asked())  # type: ignore[arg-type]
 
 
-def test_a_folder_of_selected_frames_is_measured_with_a_warning(
-    folders: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_an_evaluation_says_which_frames_it_is_of(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In its line and on its page; and of selected frames alone it holds nothing to a promise."""
+    bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
+    calibrated(bundle, folders, 'drawn')
+    chosen = shutil.copytree(folders / 'drawn', tmp_path / 'chosen')
+    record(chosen, dict.fromkeys(stems_of(chosen), 'selected'))
+    said, pages = {}, {}
+    for data in (folders / 'drawn', folders / 'mixed', chosen):
+        capsys.readouterr()
+        assert main(['evaluate', str(bundle), str(data), '--report', str(tmp_path / 'e.html'),
+                     *RUN]) == 0
+        said[data.name] = json.loads(capsys.readouterr().out.splitlines()[-1])
+        pages[data.name] = (tmp_path / 'e.html').read_text()
+    assert said['drawn']['selected'] is None and said['drawn']['promise'] is not None
+    assert 'selected by their scores' not in pages['drawn']
+    for name, sentence in (
+            ('mixed', '40 of 100 frames of'),
+            ('chosen', 'all 60 frames of')):
+        assert said[name]['selected'].startswith(sentence)
+        assert f'<p class="warning">{sentence[0].upper()}{sentence[1:]}' in pages[name]
+    assert said['mixed']['promise'] == said['drawn']['promise']
+    assert said['chosen']['promise'] is None and 'are both accepted and bad' in pages['drawn']
+    assert 'are both accepted and bad' not in pages['chosen']
+    assert said['chosen']['gate']['accepted'] == said['drawn']['gate']['accepted']
+
+
+def test_an_evaluation_without_a_flag_says_it_too(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
+    assert main(['evaluate', str(bundle), str(folders / 'mixed'), '--report',
+                 str(tmp_path / 'e.html'), *RUN]) == 0
+    page = (tmp_path / 'e.html').read_text()
+    assert '40 of 100 frames of' in page and 'uncertainty_seg calibrate fits limits' in page
+
+
+def test_a_folder_that_does_not_say_how_it_was_chosen_is_taken_as_drawn(
+    folders: Path, tmp_path: Path
 ) -> None:
     data = shutil.copytree(folders / 'drawn', tmp_path / 'data')
     record(data, dict.fromkeys(stems_of(data), 'selected'))
     read = load_folder(data, 'val')
-    assert drawn_frames(read, data, needs_some=False) is read
-    assert 'were selected by their scores' in caplog.text
+    same, remark = without_selected(read, data)
+    assert same is read and 'were selected by their scores' in remark
     (data / 'review.json').unlink()
     assert drawn_frames(read, data) is read
     np.testing.assert_array_equal(read.masks[0], load_folder(folders / 'drawn', 'val').masks[0])

@@ -55,6 +55,29 @@ def test_what_is_labelled_is_known_by_whatever_path_it_was_scored(
     assert 'share a name' not in capsys.readouterr().err
 
 
+def test_labels_that_came_back_are_seen_beside_their_frames(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An export names frames without the folders of their sources, of which two have one name."""
+    for place, number in (('dives/a', 2), ('dives/b', 3)):
+        with BagWriter(work / place / 'two') as bag:
+            for index, image in enumerate(random_images(4, seed=number)):
+                bag.write_image('/cam/image_raw', 10**9 * (index + 1), 'cam', image, 'bgr8')
+    assert main(['score', str(work / 'dives'), '--out', 'all', '--model', 'models/mine']) == 0
+    assert select('all', 'chosen', '-n', 14, '--min-distance', 0) == 0
+    assert main(['export-labels', 'chosen', 'sent', '--format', 'folder']) == 0
+    assert main(['import-labels', 'sent', 'labels', '--format', 'folder', '--accept-unchanged',
+                 '--shares', 'train=1.0']) == 0
+    capsys.readouterr()
+    assert main(['browse', 'all', '-o', 'page.html', '--labelled', 'labels']) == 0
+    found = capsys.readouterr()
+    assert json.loads(found.out.splitlines()[-1])['num_labelled'] == 14
+    assert 'another picture' not in found.err
+    # A table of one of them, whose dive needs no longer name.
+    assert main(['browse', 'table', '-o', 'one.html', '--labelled', 'labels']) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])['num_labelled'] == 6
+
+
 def test_another_bag_of_that_name_is_not_labelled(work: Path) -> None:
     with BagWriter(work / 'elsewhere' / 'dives' / 'one') as bag:
         for index, image in enumerate(random_images(6, seed=1)):

@@ -36,7 +36,7 @@ from uncertainty_seg.storage.labels.frames import (
     read_json,
     read_mask,
     write_image,
-    write_mask,
+    write_prediction,
 )
 from uncertainty_seg.storage.labels.regions import damage, LabelCanvas, Labelled, MALFORMED
 
@@ -58,7 +58,7 @@ def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable
     samples = []
     for frame in frames:
         write_image(folder / DATA, frame)
-        write_mask(folder / PLACE / FIELD, frame.stem, frame.mask)
+        write_prediction(folder / PLACE / FIELD, frame.stem, frame.mask)
         if frame.uncertainty is not None:
             place = folder / PLACE / HEATMAP
             place.mkdir(exist_ok=True)
@@ -103,8 +103,9 @@ def _sample(frame: LabelFrame) -> dict[str, Any]:
         FIELD: {'_cls': 'Segmentation', 'tags': [], 'mask_path': f'{PLACE}/{FIELD}/{name}'}}
     if frame.uncertainty is not None:
         found[HEATMAP] = {'_cls': 'Heatmap', 'tags': [], 'map_path': f'{PLACE}/{HEATMAP}/{name}'}
-    if frame.embedding is not None:
-        found['embedding'] = [round(float(value), 6) for value in frame.embedding]
+    for name, vector in (('embedding', frame.embedding), ('features', frame.features)):
+        if vector is not None:
+            found[name] = [round(float(value), 6) for value in vector]
     return found
 
 

@@ -122,12 +122,12 @@ def write_export(
         writer = partial(label_studio.write_labels, image_prefix=image_prefix)
     if shapes != MASKS:
         writer = partial(WITH_SHAPES[kind], shapes=shapes)
-    if shapes == POLYGONS:
+    if shapes == POLYGONS or kind == 'yolo':
         frames = _as_drawn(frames, classes)
     rows: list[FrameRow] = []
     with new_folder(out) as work:
         every = listed(frames, rows)
-        writer(work, _remembered(work, every) if kind in READERS else every, classes)
+        writer(work, every if kind in BAGS else _remembered(work, every), classes)
         if not rows:
             raise DatasetError('no frame to export', 'at least one that can be read')
         write_table(work, classes, rows, kind)

@@ -47,8 +47,8 @@ from uncertainty_seg.storage.review_record import ORIGINS, SELECTED, TABLE_FILE
 # 2 has the origin of a frame and the digest of its mask.
 TABLE_VERSION, OLDER_VERSIONS = 2, (1,)
 IMAGES = 'images'
-# What FiftyOne calls it.
-DATA = 'data'
+# What FiftyOne and Pascal VOC call it.
+DATA, VOC_IMAGES = 'data', 'JPEGImages'
 # The masks as they were exported, to tell what was corrected; nobody edits these.
 PREDICTIONS = 'predictions'
 # CVAT needs its images in the archive; no other tool does.
@@ -97,8 +97,8 @@ class LabelFrame:
         Name of the camera; empty if it is the only one.
     origin : str
         How it came to be labelled, one of `review_record.ORIGINS`.
-    embedding : ndarray of float32, shape (D,), or None
-        What describes it in the score table, where there is one.
+    embedding, features : ndarray of float32, shape (D,), or None
+        What the network made of it, and what it looks like, where a score table has that.
 
     """
 
@@ -116,6 +116,7 @@ class LabelFrame:
     camera: str = ''
     origin: str = SELECTED
     embedding: NDArray[np.float32] | None = None
+    features: NDArray[np.float32] | None = None
 
     @property
     def height(self) -> int:
@@ -210,7 +211,7 @@ class ExportedFrames:
             if (self.folder / ARCHIVE_FILE).is_file():
                 with open_zip(self.folder / ARCHIVE_FILE) as archive:
                     return read_entry(archive, f'{IMAGES}/{row.file}', MAX_IMAGE_BYTES)
-            places = [self.folder / name / row.file for name in (IMAGES, DATA)]
+            places = [self.folder / name / row.file for name in (IMAGES, DATA, VOC_IMAGES)]
             return read_bytes(next((place for place in places if place.is_file()), places[0]))
         except ZIP_ERRORS as err:
             raise DatasetError(f'image {row.file} of {self.folder} cannot be read ({why(err)})',

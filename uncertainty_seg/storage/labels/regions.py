@@ -26,6 +26,8 @@ BoolMask = NDArray[np.bool_]
 # What a class becomes in a tool: a mask, a mask for each part, a polygon for each part.
 MASKS, INSTANCES, POLYGONS = 'masks', 'instances', 'polygons'
 SHAPES = (MASKS, INSTANCES, POLYGONS)
+# The class of Pascal VOC's void, as datumaro calls it: a label of this name is of unknown pixels.
+VOID_NAME = 'ignored'
 # Each takes as long as painting the whole image may.
 MAX_REGIONS = 10_000
 # 150 MB in pycocotools.
@@ -293,7 +295,9 @@ class LabelCanvas:
         self.paint_polygons(name, [[left, top, right, top, right, bottom, left, bottom]])
 
     def class_id(self, name: str) -> int:
-        """Return the id of a class; `DatasetError` if it is unknown."""
+        """Return the id of a class, or of unknown pixels; `DatasetError` if there is none."""
+        if name not in self._ids and name == VOID_NAME:
+            return self._ignore_index
         if name not in self._ids:
             raise DatasetError(f'{self.row.file} has the class {name!r}',
                                f'one of {", ".join(self._ids)}',

@@ -2,8 +2,9 @@
 """
 Labels as Pascal VOC's segmentation: JPEGImages/, SegmentationClass/, ImageSets/, labelmap.txt.
 
-A mask is a PNG with a palette, whose index is the class id and 255 is "void", as in VOC itself.
-An image keeps its type: of a log it may be a PNG. Not read back.
+A mask is a PNG with a palette, whose index is the class id and 255 is "void", as in VOC itself,
+and the mark of a prediction. An image keeps its type: of a log it may be a PNG. Not read back, but
+compared with what comes back by a format that is.
 
 """
 
@@ -17,13 +18,16 @@ import zlib
 import numpy as np
 
 from uncertainty_seg.core.arrays import LabelMap
+from uncertainty_seg.core.image_codec import decode_unchanged, ImageFile
 from uncertainty_seg.storage.labelled_folder import ClassTable
-from uncertainty_seg.storage.labels.frames import LabelFrame, write_image
+from uncertainty_seg.storage.labels.frames import LabelFrame, VOC_IMAGES, write_image
+from uncertainty_seg.storage.labels.regions import VOID_NAME
+from uncertainty_seg.storage.prediction_mark import marked
 
-IMAGES, MASKS, FILE = 'JPEGImages', 'SegmentationClass', 'labelmap.txt'
+MASKS, FILE = 'SegmentationClass', 'labelmap.txt'
 SETS = 'ImageSets/Segmentation'
-# As datumaro calls it, which refuses a colour that is not declared.
-_VOID, _VOID_RGB, _VOID_NAME = 255, (224, 224, 192), 'ignored'
+# datumaro refuses a colour that is not declared.
+_VOID, _VOID_RGB = 255, (224, 224, 192)
 
 
 def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable) -> None:
@@ -32,14 +36,16 @@ def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable
         (folder / name).mkdir(parents=True)
     stems = []
     for frame in frames:
-        write_image(folder / IMAGES, frame)
+        write_image(folder / VOC_IMAGES, frame)
         mask = np.where(frame.mask == classes.ignore_index, np.uint8(_VOID), frame.mask)
-        (folder / MASKS / f'{frame.stem}.png').write_bytes(palette_png(mask, classes))
+        png = palette_png(mask, classes)
+        png = marked(png, decode_unchanged(ImageFile(png)))
+        (folder / MASKS / f'{frame.stem}.png').write_bytes(png)
         stems.append(frame.stem)
     (folder / SETS / 'default.txt').write_text('\n'.join(stems) + '\n', encoding='utf-8')
     lines = [f'{name.replace(":", "_")}:{",".join(map(str, rgb))}::' for name, rgb in
              zip(classes.names, classes.palette, strict=True)]
-    void = f'{_VOID_NAME}:{",".join(map(str, _VOID_RGB))}::'
+    void = f'{VOID_NAME}:{",".join(map(str, _VOID_RGB))}::'
     text = '\n'.join(['# label:color_rgb:parts:actions', *lines, void])
     (folder / FILE).write_text(text + '\n', encoding='utf-8')
 

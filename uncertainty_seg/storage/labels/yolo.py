@@ -3,7 +3,9 @@
 Labels for YOLO's segmentation: ``images/``, ``labels/STEM.txt`` with a polygon a line, data.yaml.
 
 A line is the class id and the corners of one part, as shares of width and height, the largest part
-first; an outline has no holes. The two splits that YOLO wants are the same images. Not read back.
+first; an outline has no holes. The two splits that YOLO wants are the same images. A line has no
+place for a mark, so data.yaml says whose labels these are. Not read back, but compared with what
+comes back by a format that is.
 
 """
 
@@ -18,6 +20,7 @@ from uncertainty_seg.storage.labels.frames import IMAGES, LabelFrame, write_imag
 from uncertainty_seg.storage.labels.regions import Outline, outlines_of
 
 LABELS, FILE = 'labels', 'data.yaml'
+_REMARK = '# The labels are what a model predicted, and nobody looked at them yet.'
 
 
 def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable) -> None:
@@ -31,8 +34,8 @@ def write_labels(folder: Path, frames: Iterable[LabelFrame], classes: ClassTable
     # A text of JSON is one of YAML too, whatever is in a name.
     names = ''.join(f'  {index}: {json.dumps(name)}\n' for index, name in
                     enumerate(classes.names))
-    (folder / FILE).write_text(f'train: {IMAGES}\nval: {IMAGES}\nnames:\n{names}',
-                               encoding='utf-8')
+    (folder / FILE).write_text(
+        f'{_REMARK}\ntrain: {IMAGES}\nval: {IMAGES}\nnames:\n{names}', encoding='utf-8')
 
 
 def _line(outline: Outline, frame: LabelFrame) -> str:

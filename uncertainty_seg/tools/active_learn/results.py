@@ -72,13 +72,13 @@ def write_results(folder: Path, rows: Sequence[Row]) -> None:
                                              number) for name in classes}
     pick = pa.struct([('frame', pa.string()), ('score', number), ('reason', pa.string())])
     columns['picks'] = pa.array([row['picks'] for row in rows], pa.list_(pick))
-    with whole_file(folder / RESULTS) as draft:
-        parquet.write_table(pa.table(columns), draft)
+    with whole_file(folder / RESULTS) as draft, draft.open('wb') as file:
+        parquet.write_table(pa.table(columns), file)
     keys = ('strategy', 'seed', 'round')
     times = {name: columns[name] for name in keys} | {
         name: pa.array([row[name] for row in rows], number) for name in ('train_s', 'score_s')}
-    with whole_file(folder / TIMES) as draft:
-        parquet.write_table(pa.table(times), draft)
+    with whole_file(folder / TIMES) as draft, draft.open('wb') as file:
+        parquet.write_table(pa.table(times), file)
 
 
 def _known(value: Any) -> Any:

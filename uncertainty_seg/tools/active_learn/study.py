@@ -9,12 +9,14 @@ and seeds may be added, and how many processes work on it decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
+import hashlib
 from itertools import product
 import json
 from pathlib import Path
+import sys
 from typing import Any, TYPE_CHECKING
 
 import numpy as np
@@ -77,7 +79,8 @@ STRATEGIES: dict[str, Acquisition] = {
 DEFAULT_SCORE = _MI
 # Settings that studies of before did not have, and what they did.
 _ADDED: dict[str, Any] = {'frozen': 0}
-_WEIGHTS = 'weights of --init'
+# Digests of what the network is made of.
+WEIGHTS, IMAGENET, CODE = 'weights of --init', 'weights of --imagenet', 'code of --net'
 
 
 @dataclass(frozen=True)
@@ -188,8 +191,8 @@ def load_parts(folders: StudyFolders) -> dict[str, LabelledFolder]:
     """
     Read the images of a study.
 
-    Raises DatasetError if one cannot be read, they have other classes, or what is measured on or
-    costs no label is in the pool too.
+    Raises DatasetError if one cannot be read, they have other classes, or an image is in two of
+    them.
     """
     test = _load(folders.test)
     pool = _without_masks(folders.pool, test) if isinstance(folders.pool, UnlabelledImages) else \
@@ -206,6 +209,9 @@ def load_parts(folders: StudyFolders) -> dict[str, LabelledFolder]:
             require_apart(found[trained], found[measured], (f'--{trained}', f'--{measured}'))
     if folders.extra:
         require_apart(pool, found['extra'], ('--pool', '--extra'), 'images that cost a label')
+    if folders.val is not None:
+        require_apart(test, found['val'], ('--test', '--val'),
+                      'other images to make choices on than to measure on')
     return found
 
 
@@ -243,15 +249,15 @@ def _require_classes(part: LabelledFolder, pool: LabelledFolder, name: str) -> N
 
 def prepare_study(
     place: StudyPlace, settings: StudySettings, parts: dict[str, PreparedImages],
-    weights: str = '',
+    network: Mapping[str, str],
 ) -> None:
     """
     Write study.json and the images, or see that they are those of before.
 
-    `weights` is a digest of those of --init. Raises ConfigError if the folder holds a study of
-    other images, settings or weights, or rounds of settings that are lost.
+    `network` has the digests of `WEIGHTS`, `IMAGENET` and `CODE`. Raises ConfigError if the folder
+    holds a study of other images, settings, weights or code, or rounds of settings that are lost.
     """
-    said = {**identity(settings, parts), _WEIGHTS: weights}
+    said = {**identity(settings, parts), **network}
     if not place.study_file.is_file() and place.chains():
         raise ConfigError(f'{place.study_file} is missing, and rounds are there',
                           'what this verb wrote', 'take another folder, or delete the study')
@@ -285,11 +291,11 @@ def _require_same(place: StudyPlace, said: dict[str, Any]) -> None:
                           'take another folder, or delete the study') from err
     if not isinstance(before, dict):
         raise ConfigError(f'{place.study_file} is of another form', 'what this verb wrote')
-    # Studies of before did not keep what their weights are.
-    before = {**_ADDED, _WEIGHTS: said[_WEIGHTS], **before}
+    # Studies of before did not keep what their network is made of.
+    before = {**_ADDED, **{name: said[name] for name in (WEIGHTS, IMAGENET, CODE)}, **before}
     for name in [*said, *before]:
         if before.get(name) != said.get(name):
-            what = f'other {name}' if name.startswith(('images', 'weights')) else \
+            what = f'other {name}' if name.startswith(('images', 'weights', 'code')) else \
                 f'{name} {_shown(before.get(name))}, not {_shown(said.get(name))}'
             raise ConfigError(f'{place.folder} holds a study of {what}', 'the study that is to go '
                               'on', 'take another folder for another study')
@@ -327,6 +333,27 @@ def builder(plan: NetPlan, num_classes: int) -> Build | None:
     from uncertainty_seg.tools.compile.request import factory
 
     return factory(net)
+
+
+def code_digest(plan: NetPlan, num_classes: int) -> str:
+    """
+    Return a digest of the files that a network of one's own is written in; empty for the shipped.
+
+    These are the module that --net names, and those of the function and of all layers, but for
+    torch itself; what layers call in other files is not seen.
+    """
+    build = builder(plan, num_classes)
+    if build is None or ':' not in plan.net:
+        return ''
+    named, _, function = plan.net.partition(':')
+    owners = {named, getattr(sys.modules[named], function).__module__}
+    owners |= {kind.__module__ for part in build().modules() for kind in type(part).__mro__}
+    digest = hashlib.sha256()
+    for owner in sorted(name for name in owners if name.partition('.')[0] != 'torch'):
+        file = getattr(sys.modules.get(owner), '__file__', None)
+        if file and Path(file).is_file():
+            digest.update(f'{owner} '.encode() + read_bytes(Path(file)))
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ writes it, or as a picture of a folder by its name; the picture must be the one 
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 import csv
 from dataclasses import dataclass, field
 import io
@@ -35,8 +37,8 @@ from uncertainty_seg.storage.labelled_folder import (
 )
 from uncertainty_seg.storage.labels.frames import read_mask
 from uncertainty_seg.storage.prediction_mark import is_prediction
-from uncertainty_seg.storage.review_record import read_review
-from uncertainty_seg.storage.score_rows import TableInfo
+from uncertainty_seg.storage.review_record import FrameReview, read_review
+from uncertainty_seg.storage.score_rows import frame_key, TableInfo, unique_dives
 from uncertainty_seg.tools.arguments import progress
 from uncertainty_seg.tools.calibrate.labelled_pairs import without_ignored
 from uncertainty_seg.tools.report.data import Legend
@@ -103,12 +105,12 @@ class LabelledFrames:
         found = Truth()
         reviews = read_review(self._folder)
         stems = {stem for names in listed_splits(self._folder).values() for stem in names}
-        by_key = {one.frame: stem for stem, one in (reviews or {}).items() if one.frame}
+        recorded = _recorded(table, reviews or {})
         names: dict[str, list[Path]] = {}
         columns = [table.column(name).to_pylist()
                    for name in ('frame_key', 'source', 'kind', 'index')]
         for key, source, kind, index in zip(*columns, strict=True):
-            stem = by_key.get(key, '')
+            stem = recorded.get(key, '')
             if not stem and kind == 'folder':
                 if source not in names:
                     place = Path(where.find(source))
@@ -180,6 +182,31 @@ class LabelledFrames:
         unknown = mask == self.classes.ignore_index
         painted[unknown] = paint_mask(mask, self._legend)[unknown]
         return small_picture(painted)
+
+
+def _recorded(table: Any, reviews: Mapping[str, FrameReview]) -> dict[str, str]:
+    """
+    Return the stem that review.json has for the frames of a table, by their keys.
+
+    An export names a frame without the folders of its source: by the name of the run where two
+    sources have one name, and else by that name alone.
+    """
+    by_name: dict[tuple[str, str], list[str]] = {}
+    for stem, one in reviews.items():
+        for dive in {one.dive, ''}:
+            by_name.setdefault((dive, one.frame), []).append(stem)
+    keys, *columns = (table.column(name).to_pylist()
+                      for name in ('frame_key', 'source', 'topic', 'index'))
+    names = [frame_key(Path(source).name, topic, index)
+             for source, topic, index in zip(*columns, strict=True)]
+    count = Counter(names)
+    found = {}
+    for key, name, dive in zip(keys, names, unique_dives(table), strict=True):
+        asked = [('', key), (dive, name), *([('', name)] if count[name] == 1 else [])]
+        stems = next((by_name[one] for one in asked if len(by_name.get(one, ())) == 1), None)
+        if stems:
+            found[key] = stems[0]
+    return found
 
 
 # -------------------------------------------------------------------------------------------------

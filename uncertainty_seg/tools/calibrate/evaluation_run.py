@@ -38,12 +38,12 @@ from uncertainty_seg.storage.labelled_folder import LabelledFolder, load_folder,
 from uncertainty_seg.synthetic.corruptions import corrupt, KINDS, MAX_SEVERITY
 from uncertainty_seg.tools.calibrate.labelled_pairs import (
     data_digest,
-    drawn_frames,
     images_in,
     known_frames,
     measure,
     opened,
     Pair,
+    without_selected,
 )
 
 # What the gate is compared with: the score of the papers this project starts from.
@@ -145,6 +145,8 @@ class Evaluated:
         Whether these are the images that the limits were fitted on.
     passes, precision : int, str
         T, and what the network computed in.
+    selected : str
+        What is to be known of frames that were selected by their scores; empty without any.
 
     """
 
@@ -160,6 +162,7 @@ class Evaluated:
     is_fitted: bool
     passes: int
     precision: str
+    selected: str = ''
 
     def summary(self) -> dict[str, Any]:
         """Return the line for scripts."""
@@ -178,7 +181,7 @@ class Evaluated:
             'bad': self.rule, 'bad_share': float(self.frames.is_bad.mean()),
             'gate': self.flag.summary() if self.flag else None, 'is_fitted': self.is_fitted,
             'promise': asdict(promise) if promise else None,
-            'no_promise': None if self.flag else NO_FLAG,
+            'no_promise': None if self.flag else NO_FLAG, 'selected': self.selected or None,
             'scores': {name: asdict(ranking) for name, ranking in self.rankings.items()},
             'corruption': [asdict(ladder) for ladder in self.ladders],
         }
@@ -198,7 +201,10 @@ def evaluate_bundle(request: EvaluationRequest) -> Evaluated:
     promise = calibration.promise_of(settings.gate.alpha) if calibration else None
     text = request.bad or (promise.bad if promise else _DEFAULT_RULE)
     rule = BadRule.parse(text, bundle.card.class_names)
-    data = drawn_frames(load_folder(request.data, request.split), request.data, needs_some=False)
+    read = load_folder(request.data, request.split)
+    data, selected = without_selected(read, request.data)
+    if selected:
+        _log.warning('%s', selected)
     known = known_frames(bundle, data, settings.ignore_mask)
     pairs, blocks = known.pairs, read_blocks(request.blocks, known.stems)
     foreign_images = images_in(request.ood) if request.ood else {}
@@ -211,8 +217,10 @@ def evaluate_bundle(request: EvaluationRequest) -> Evaluated:
         foreign = _foreign(pipeline, foreign_images)
         ladders = climb(pipeline, pairs, rule, limits, request.corrupt_frames)
     frames = frame_table(evaluation.frames, known.stems, blocks)
-    # A rule of the user's own is another question than the one that was promised on.
-    kept = promise if promise and rule.text == promise.bad else None
+    # A rule of the user's own is another question than the one that was promised on, and frames
+    # that were all selected are others than those that it was promised for.
+    is_dive = not selected or data is not read
+    kept = promise if promise and rule.text == promise.bad and is_dive else None
     flag = None if calibration is None else _flag(
         calibration, kept, limits, frames, foreign, blocks if request.blocks else None, is_fitted)
     return Evaluated(
@@ -220,7 +228,7 @@ def evaluate_bundle(request: EvaluationRequest) -> Evaluated:
         frames, foreign, pairs, rule.text,
         {name: rank_frames(values, frames, foreign.scores[name] if foreign else None)
          for name, values in frames.scores.items()},
-        flag, ladders, is_fitted, passes, precision)
+        flag, ladders, is_fitted, passes, precision, selected)
 
 
 def _is_fitted(calibration: Calibration | None, data: LabelledFolder) -> bool:

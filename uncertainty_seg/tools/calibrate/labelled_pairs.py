@@ -65,7 +65,7 @@ def bgr_pairs(bundle: ModelBundle, data: LabelledFolder) -> list[Pair]:
     return list(zip(images, masks, strict=True))
 
 
-def drawn_frames(data: LabelledFolder, folder: Path, needs_some: bool = True) -> LabelledFolder:
+def drawn_frames(data: LabelledFolder, folder: Path) -> LabelledFolder:
     """
     Return the frames that stand for a dive: those that were drawn by chance.
 
@@ -78,8 +78,6 @@ def drawn_frames(data: LabelledFolder, folder: Path, needs_some: bool = True) ->
         What was read.
     folder : Path
         Where it was read; its ``review.json`` says how frames were chosen.
-    needs_some : bool
-        Refuse a folder of selected frames only; otherwise they are returned, with a warning.
 
     Returns
     -------
@@ -89,11 +87,11 @@ def drawn_frames(data: LabelledFolder, folder: Path, needs_some: bool = True) ->
     Raises
     ------
     DatasetError
-        If `needs_some` and every frame was selected.
+        If every frame was selected.
 
     """
     drawn, remark = without_selected(data, folder)
-    if drawn is data and remark and needs_some:
+    if drawn is data and remark:
         raise DatasetError(
             f'all {len(data.stems)} frames of {folder} were selected by their scores',
             'frames that were drawn by chance, since the share of bad masks among selected ones '

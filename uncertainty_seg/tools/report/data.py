@@ -186,7 +186,7 @@ class ReportData:
     ----------
     title : str
         The heading.
-    warning : str
+    warnings : tuple of str
         What a reader has to know before all else, below the heading.
     facts, hashes : mapping of str to str
         What was measured and with what; what was hashed -> digest.
@@ -207,7 +207,7 @@ class ReportData:
     """
 
     title: str
-    warning: str = ''
+    warnings: tuple[str, ...] = ()
     facts: Mapping[str, str] | None = None
     hashes: Mapping[str, str] = field(default_factory=dict)
     promise: Promise | None = None

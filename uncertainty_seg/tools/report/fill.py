@@ -152,7 +152,16 @@ def _cold_report(request: EvaluationRequest, found: Evaluated) -> ReportData:
              'date': f'{datetime.now():%Y-%m-%d}'}
     return replace(
         _plain_report(request, found, {}), facts={**facts, **_evaluation_facts(found)},
-        warning=f'{NO_FLAG[0].upper()}{NO_FLAG[1:]}. uncertainty_seg calibrate fits limits.')
+        warnings=(f'{_sentence(NO_FLAG)} uncertainty_seg calibrate fits limits.',
+                  *_of_selected(found)))
+
+
+def _of_selected(found: Evaluated) -> tuple[str, ...]:
+    return (_sentence(found.selected),) if found.selected else ()
+
+
+def _sentence(text: str) -> str:
+    return f'{text[0].upper()}{text[1:]}.'
 
 
 def _plain_report(
@@ -161,7 +170,7 @@ def _plain_report(
     """Return what the report has with and without a gate."""
     card, foreign = request.bundle.card, found.foreign.scores if found.foreign else {}
     return ReportData(
-        f'Evaluation of {card.name}',
+        f'Evaluation of {card.name}', warnings=_of_selected(found),
         scores=tuple(ScoreEntry(name, ranking=ranking)
                      for name, ranking in found.rankings.items()),
         risk_coverage=_risk_curves(found.frames, None, None),

@@ -239,7 +239,7 @@ def plan_jobs(
 def part_name(source: FrameSource) -> str:
     """Return the file name of a source's part: the same however its path is written."""
     path = Path(source.path).resolve()
-    digest = hashlib.sha256(f'{path}#{source.topic}'.encode()).hexdigest()[:12]
+    digest = hashlib.sha256(os.fsencode(f'{path}#{source.topic}')).hexdigest()[:12]
     return f'{re.sub(r"[^A-Za-z0-9_.-]", "_", path.name)}-{digest}{PART_ENDING}'
 
 

@@ -297,9 +297,10 @@ def _reason(sidecar: Mapping[str, Any]) -> str:
 
 
 SELECTION_FILE = 'selection.parquet'
-# `run` and `origin` are missing from older tables.
+# `run`, `origin` and `embedding` are missing from older tables.
 _COLUMNS = ('frame_key', 'dive', 'run', 'source', 'kind', 'topic', 'index', 'stamp_ns', 'height',
-            'width', 'score_ratio', 'phash', 'origin', 'reason', 'features')
+            'width', 'score_ratio', 'phash', 'origin', 'reason', 'features',
+            'embedding')
 # Another release of a JPEG decoder may move a bit of the hash.
 _HASH_SLACK = 2
 Row = dict[str, Any]
@@ -458,13 +459,15 @@ def _frame(
         image_file=data, ending=image_ending(data),
         mask=result.label_at_source(),
         uncertainty=result.map_at_source(pipeline.settings.map) if has_uncertainty else None,
-        origin=_origin(row, frame), embedding=_embedding(row),
+        origin=_origin(row, frame), embedding=_vector(row, 'embedding'),
+        features=_vector(row, 'features'),
         reason=row['reason'], score=float('nan') if ratio is None else float(ratio))
 
 
-def _embedding(row: Row) -> NDArray[np.float32] | None:
-    features = row.get('features')
-    return None if not features else np.asarray(features, np.float32)
+def _vector(row: Row, name: str) -> NDArray[np.float32] | None:
+    """Return a vector of a row; None where the table has none, or of this frame none is known."""
+    vector = np.asarray(row.get(name) or (), np.float32)
+    return vector if vector.size and np.isfinite(vector).all() else None
 
 
 def _origin(row: Row, frame: SourceFrame) -> str:

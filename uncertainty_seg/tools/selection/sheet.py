@@ -66,7 +66,8 @@ def write_selection(folder: Path, found: SelectionOutcome) -> list[str]:
     def parquet(draft: Path) -> None:
         from pyarrow.parquet import write_table
 
-        write_table(chosen, draft, compression='zstd')
+        with draft.open('wb') as file:
+            write_table(chosen, file, compression='zstd')
 
     write_whole(folder / PARQUET, parquet)
     write_whole(folder / CSV, lambda draft: _write_csv(draft, chosen))
@@ -216,8 +217,8 @@ def write_sheet(
         model.close()
     cards = _cards(found, places, pictures)
     page = sheet_page(found, cards, pictures.problems, model.why_not)
-    write_whole(folder / SHEET,
-                lambda draft: draft.write_text(page, encoding='utf-8', newline='\n'))
+    data = page.encode(errors='backslashreplace')
+    write_whole(folder / SHEET, lambda draft: draft.write_bytes(data))
     return sum(card.address is None for card in cards), len(pictures.changed)
 
 
