@@ -30,7 +30,16 @@ def test_a_calibration_of_independent_masks_is_written_as_before_there_were_othe
     assert calibration_from_json(calibration_to_json(other)) == other
 
 
+def test_a_calibration_without_floors_is_written_as_before_there_were_any() -> None:
+    assert 'floors' not in calibration_to_json(GOOD)
+    other = dataclasses.replace(GOOD, floors={'entropy.mean': 0.1})
+    assert calibration_from_json(calibration_to_json(other)) == other
+
+
 @pytest.mark.parametrize('change, words', [
+    ({'floors': {'entropy.mean': float('nan')}}, "the floor of 'entropy.mean' is nan"),
+    ({'floors': {'entropy.mean': -0.1}}, 'expected 0 to 1'),
+    ({'floors': {'entropy.mean': 1.1}}, 'expected 0 to 1'),
     ({'gate_scores': ()}, 'names no gate score'),
     ({'gate_scores': ('entropy.top',)}, 'have no threshold'),
     ({'thresholds': {'entropy.mean': float('nan')}}, 'out of range'),

@@ -14,8 +14,16 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from uncertainty_seg.core.calibration import Calibration, Promise
-from uncertainty_seg.core.gate import Gate, gate_limits, promise_text, Verdict, VOID, weakened_by
+from uncertainty_seg.core.calibration import Calibration, Promise, RankFamily
+from uncertainty_seg.core.gate import (
+    cannot_rise,
+    Gate,
+    gate_limits,
+    promise_text,
+    Verdict,
+    VOID,
+    weakened_by,
+)
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import GateSettings, settings_from_dict
 from uncertainty_seg.errors import ConfigError
@@ -129,6 +137,46 @@ def test_bad_frames_from_before_a_fault_count_too() -> None:
 def test_a_score_exactly_at_the_rise_ratio_is_good_enough_to_rise() -> None:
     it = Gate(GateSettings(rise_frames=1, rise_ratio=0.75), {'a': 1.0})
     assert it.update({'a': 0.75}).is_confident
+
+
+NARROW = {'a': 0.40}  # a score of 0.40 at best, with a limit just above
+
+
+def test_a_score_that_never_comes_near_0_rises_by_its_way_from_the_least_value() -> None:
+    settings = GateSettings(rise_frames=1, rise_ratio=0.75)
+    for value, rises in ((0.40, True), (0.4074, True), (0.4076, False), (0.41, False)):
+        it = Gate(settings, {'a': 0.41}, floors=NARROW)
+        assert it.update({'a': value}).is_confident == rises
+    assert it.update({'a': 0.3}).is_confident  # and so does one below its floor
+    # Without a floor it is a share of the limit itself, which no frame reaches.
+    without = Gate(GateSettings(rise_frames=1), {'a': 0.41})
+    assert not without.update({'a': 0.40}).is_confident
+    assert Gate(GateSettings(rise_frames=1), {'a': 0.41}, floors=NARROW).update(
+        {'a': 0.40}).is_confident
+
+
+@pytest.mark.parametrize('floor', [0.41, 0.5, 1.0])
+def test_a_floor_at_or_above_the_limit_makes_the_way_no_shorter(floor: float) -> None:
+    for value in (0.38, 0.39, 0.4, 0.41):
+        with_floor, without = (Gate(GateSettings(rise_frames=1), {'a': 0.41}, floors=floors)
+                               for floors in ({'a': floor}, {}))
+        assert with_floor.update({'a': value}) == without.update({'a': value})
+
+
+def test_a_frame_just_over_its_limit_is_no_good_frame_whatever_rounding_makes_of_the_way() -> None:
+    limit, floor = 0.4375, 0.125 + math.ulp(0.125)
+    over = math.nextafter(limit, 1)
+    assert (over - floor) / (limit - floor) == 1
+    it = Gate(GateSettings(rise_frames=2, rise_ratio=1.0), {'a': limit}, floors={'a': floor})
+    it.update({'a': over})
+    assert it.update({'a': limit}).reasons == ('1 of 2 good frames',)
+
+
+def test_each_score_has_its_own_floor() -> None:
+    limits = {'a': 0.41, 'b': 0.2}
+    it = Gate(GateSettings(rise_frames=1), limits, floors={**NARROW, 'c': 0.1})
+    assert not it.update({'a': 0.40, 'b': 0.195}).is_confident
+    assert it.update({'a': 0.405, 'b': 0.19}).is_confident
 
 
 def flags_at(it: Gate, times: list[float]) -> list[bool]:
@@ -254,9 +302,9 @@ SETTINGS = st.builds(
 
 
 def judge(settings: GateSettings, limit: float, events: list[tuple[float | None, float]],
-          direction: int = 1) -> list[bool]:
+          direction: int = 1, floor: float = 0.0) -> list[bool]:
     """Give the flags after events of (score or fault, time step), by a gate with one limit."""
-    it, now_s, flags = Gate(settings, {'a': limit}), 100.0, []
+    it, now_s, flags = Gate(settings, {'a': limit}, floors={'a': floor}), 100.0, []
     for score, step_s in events:
         now_s += direction * step_s
         verdict = it.fault('x', now_s) if score is None else it.update({'a': score}, now_s)
@@ -265,12 +313,13 @@ def judge(settings: GateSettings, limit: float, events: list[tuple[float | None,
 
 
 @hypothesis.given(SETTINGS, st.sampled_from([1.0, 1.02, 1.1, 1.5, 3.0]), TIMED,
-                  st.sampled_from([1, 1, -1]))
-@hypothesis.settings(max_examples=400, deadline=None)
+                  st.sampled_from([1, 1, -1]), st.sampled_from([0.0, 0.4, 0.99, 1.0, 1.05, 2.0]))
+@hypothesis.settings(max_examples=600, deadline=None)
 def test_a_smaller_limit_is_true_only_where_a_larger_one_is(
-    settings: GateSettings, larger: float, events: list[tuple[float | None, float]], way: int
+    settings: GateSettings, larger: float, events: list[tuple[float | None, float]], way: int,
+    floor: float,
 ) -> None:
-    strict, loose = judge(settings, 1.0, events, way), judge(settings, larger, events, way)
+    strict, loose = (judge(settings, limit, events, way, floor) for limit in (1.0, larger))
     assert all(b or not a for a, b in zip(strict, loose, strict=True))
 
 
@@ -287,9 +336,11 @@ def test_a_longer_hold_is_true_only_where_a_shorter_one_is(
 class GateMachine(stateful.RuleBasedStateMachine):
     """A camera whose clock is set back now and then and whose frames may come late."""
 
-    @stateful.initialize(settings=SETTINGS)
-    def start(self, settings: GateSettings) -> None:
-        self.settings, self.it = settings, Gate(settings, {'a': 1.0})
+    @stateful.initialize(settings=SETTINGS, floor=st.sampled_from([0.0, 0.6, 0.95]))
+    def start(self, settings: GateSettings, floor: float) -> None:
+        self.settings, self.it = settings, Gate(settings, {'a': 1.0}, floors={'a': floor})
+        # By another road: where the flag may rise, and never above the limit of 1.
+        self.rise_limit = 1 - (1 - settings.rise_ratio) * (1 - floor)
         self.true_s, self.offset_s, self.was_late = 0.0, 0.0, False
         self.last_trouble_s: float | None = None  # in true time; None before the first event
         self.has_stamp = False  # a frame is late only after one that has told the time
@@ -318,7 +369,7 @@ class GateMachine(stateful.RuleBasedStateMachine):
         if is_up and not was_up:
             good = self.scores[-self.settings.rise_frames:]
             assert len(good) == self.settings.rise_frames
-            assert max(good) <= self.settings.rise_ratio
+            assert max(good) <= self.rise_limit <= 1
             assert self.true_s - self.last_trouble_s >= self.settings.hold_s - 1e-6
         if is_up:
             bad = [s > 1 for s in self.scores[-self.settings.fall_window:]]
@@ -461,6 +512,58 @@ def test_a_score_below_0_is_a_fault_and_never_a_good_frame() -> None:
         assert (verdict.is_confident, verdict.kind) == (False, 'fault')
         assert verdict.reasons == (f'score a is {shown}, below 0: no score can be',)
     assert gate.update({'a': 0.0}).is_confident  # 0 itself is a score
+
+
+# --- limits at which the flag would never rise ---------------------------------------------------
+
+# By its ranks a was 0.40 at least, on one of 9 frames; b was 0 on some, which ranks leave out.
+RANKS = RankFamily({'a': np.array([0.40, 0.45]), 'b': np.array([0.58, 0.7])},
+                   {'a': np.array([1 / 9, 1.0]), 'b': np.array([3 / 9, 1.0])})
+TIGHT = dataclasses.replace(WITHOUT, family=RANKS, thresholds={'a': 0.41, 'b': 0.6, 'c': 0.7})
+
+
+@pytest.mark.parametrize(('calibration', 'settings', 'says'), [
+    (WITH, GateSettings(), ''), (WITHOUT, GateSettings(), ''),  # nothing is known of any frame
+    (TIGHT, GateSettings(), 'gate.rise_ratio 0.95 of the limit 0.41 of a is below its least value '
+     'in the calibration, 0.4; calibrate the bundle again, or set gate.rise_ratio nearer to 1'),
+    (TIGHT, GateSettings(rise_ratio=0.98), ''),
+    (TIGHT, GateSettings(scores=('b', 'c')), ''),
+    (TIGHT, GateSettings(threshold_scale=0.9), 'no frame of the calibration is within the limit '
+     '0.369 of a, the least is 0.4; take a gate.threshold_scale nearer to 1'),
+    (dataclasses.replace(TIGHT, thresholds=THRESHOLDS | {'a': 0.39}), GateSettings(),
+     'no frame of the calibration is within the limit 0.39 of a, the least is 0.4; take a larger '
+     'gate.alpha, or other scores for the calibration'),
+    (dataclasses.replace(TIGHT, floors={'a': 0.40}), GateSettings(), ''),
+    (dataclasses.replace(TIGHT, floors={'a': 0.41}), GateSettings(),
+     'gate.rise_ratio 0.95 of the limit 0.41 of a is below its least value in the calibration, '
+     '0.41; calibrate the bundle again, or set gate.rise_ratio nearer to 1'),
+    (dataclasses.replace(TIGHT, floors={'c': 0.69}), GateSettings(scores=('c',)), ''),
+])
+def test_a_limit_that_no_frame_could_rise_at_is_said_with_what_to_do(
+    calibration: Calibration, settings: GateSettings, says: str
+) -> None:
+    assert cannot_rise(calibration, settings, gate_limits(calibration, settings)) == says
+
+
+def test_the_pipeline_takes_the_floors_of_the_calibration_and_warns_of_a_flag_that_stays_down(
+    tiny_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    blue = np.full((96, 128, 3), (255, 0, 0), np.uint8)
+    bundle = load_bundle(str(tiny_bundle))
+    made, settings = bundle.calibration, settings_from_dict({'gate.rise_frames': 1})
+    assert made is not None
+    entropy = Pipeline(bundle, FakeBackend(bundle.card), settings).measure(blue).scores[
+        'entropy.mean']
+    assert entropy > 0.95 * made.thresholds['entropy.mean']  # no clearer picture: it never rose
+    ranks = RankFamily({'entropy.mean': np.array([entropy, 0.9])},
+                       {'entropy.mean': np.array([0.1, 1.0])})
+    for changes, rises in (({'family': ranks}, False), ({'floors': {'entropy.mean': entropy}},
+                                                        True)):
+        caplog.clear()
+        changed = dataclasses.replace(bundle, calibration=dataclasses.replace(made, **changes))
+        pipeline = Pipeline(changed, FakeBackend(bundle.card), settings)
+        warned = 'the flag may never rise: gate.rise_ratio 0.95' in caplog.text
+        assert pipeline.process(blue).verdict.is_confident == rises == (not warned)
 
 
 PATIENT = GateSettings(rise_frames=1, fall_frames=100, fall_window=100, fall_within_s=1.0)

@@ -79,9 +79,8 @@ EXCEPTIONS = {
     # Packs run lengths and draws polygons as COCO's own reader does.
     'storage.labels.coco': (set(), {'pycocotools'}),
     'storage.labels.regions': (set(), {'pycocotools'}),
-    # Read parameter files and a layout in the Python of `ros2 launch`, which needs it itself.
+    # Reads a layout in the Python of `ros2 launch`, which needs it itself.
     'ros.launching.checks': (set(), {'yaml'}),
-    'ros.launching.parameter_files': (set(), {'yaml'}),
     # Asks the NVIDIA driver for heat and throttling, where it is installed.
     'ros.board_state': (set(), {'pynvml'}),
     # Reads the head's tensor sizes, to fit the passes of a call into the memory budget.

@@ -14,10 +14,10 @@ if not HAS_ROS:
 import rclpy  # noqa: I100
 from rclpy.parameter import Parameter
 
-from uncertainty_seg.core.parameters import iter_parameters
+from uncertainty_seg.core.parameters import from_ros, iter_parameters
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import ConfigError
-from uncertainty_seg.ros.parameters import from_ros, ParameterServer, to_ros
+from uncertainty_seg.ros.parameters import ParameterServer, to_ros
 
 pytestmark = pytest.mark.ros
 

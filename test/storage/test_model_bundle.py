@@ -13,7 +13,7 @@ from onnx import helper
 import pytest
 
 from uncertainty_seg.core.model_card import card_from_json, card_to_json
-from uncertainty_seg.errors import CalibrationError, ModelBundleError
+from uncertainty_seg.errors import CalibrationError, ModelBundleError, UnknownModelError
 from uncertainty_seg.graph.compile import compile_graph
 from uncertainty_seg.graph.plan import CompileOptions
 from uncertainty_seg.storage.model_bundle import (
@@ -87,6 +87,28 @@ def test_no_bundle_at_all_names_the_shipped_ones(tmp_path: Path) -> None:
         find_bundle('seabass')
     with pytest.raises(ModelBundleError, match=r'holds no card\.json'):
         find_bundle(str(tmp_path))
+
+
+def test_a_name_is_never_that_of_two_bundles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shipped = shipped_bundles()['pipeline']
+    assert find_bundle('pipeline') == shipped
+    make_tiny_bundle(tmp_path / 'pipeline')
+    words = (rf"'pipeline' is a shipped model and a bundle in the working folder {tmp_path}, "
+             rf'expected the one or the other: write \./pipeline for the folder, or {shipped} for')
+    for find in (find_bundle, load_bundle):
+        with pytest.raises(UnknownModelError, match=words):
+            find('pipeline')
+    for path in ('./pipeline', 'pipeline/', str(tmp_path / 'pipeline'), Path('pipeline')):
+        assert load_bundle(path).card.name == 'tiny'
+    assert load_bundle(str(shipped)).card.name == 'pipeline'
+    # A folder without a card is none, and the shipped ones themselves are one bundle each.
+    (tmp_path / 'suim').mkdir()
+    assert find_bundle('suim') == shipped_bundles()['suim']
+    monkeypatch.chdir(shipped.parent)
+    assert load_bundle('pipeline').card.name == 'pipeline'
 
 
 @pytest.mark.parametrize('change, words', [

@@ -112,6 +112,48 @@ def test_the_promise_is_kept_on_frames_that_nothing_has_seen(
     assert all(strict['limits'][n] <= loose['limits'][n] for n in strict['limits'])
 
 
+def test_floors_are_the_least_values_of_the_frames_that_the_limits_are_for(
+    calibrated: tuple[Path, dict[str, Any], Path], folders: Path
+) -> None:
+    made = load_bundle(str(calibrated[0])).calibration
+    assert made is not None and set(made.gate_scores) <= set(made.thresholds)
+    settings = settings_from_dict({**BASE, 'all_scores': True})
+    with open_pipeline(load_bundle(str(calibrated[0])), settings) as pipeline:
+        rows = [pipeline.measure(cv2.imread(str(file))).scores
+                for file in sorted((folders / 'val' / 'images').iterdir())]
+    assert len(made.floors) > 20 and set(made.floors) <= set(made.thresholds)
+    for name, floor in made.floors.items():
+        values = np.sort([row[name] for row in rows])
+        values = values[np.isfinite(values)]
+        # A third of them fitted the temperature, and the least may be among these.
+        assert floor in values and 0 < np.count_nonzero(values <= floor) <= 51
+    for name in {*made.thresholds} - {*made.floors}:
+        assert np.count_nonzero([row[name] == 0 for row in rows]) > 0
+
+
+def test_a_gate_of_a_score_far_from_0_rises_on_frames_that_a_share_of_its_limit_refuses(
+    folders: Path, tmp_path: Path
+) -> None:
+    bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
+    code, _ = call_json(['calibrate', str(bundle), '--train', str(folders / 'train'), '--val',
+                         str(folders / 'val'), '--bad', RULE, '--scores', 'energy.mean', *RUN])
+    assert code == 0
+    made = load_bundle(str(bundle)).calibration
+    assert made is not None
+    settings = settings_from_dict({**BASE, 'gate.rise_frames': 1})
+    with open_pipeline(load_bundle(str(bundle)), settings) as pipeline:
+        limit, floor = pipeline.thresholds['energy.mean'], made.floors['energy.mean']
+        assert floor > 0.8 * limit
+        rose = 0
+        for file in sorted((folders / 'fresh' / 'images').iterdir()):
+            pipeline.restart()
+            result = pipeline.process(cv2.imread(str(file)))
+            energy = result.scores['energy.mean']
+            assert result.verdict.is_confident == (energy <= limit - 0.05 * (limit - floor))
+            rose += result.verdict.is_confident and energy > 0.95 * limit
+    assert rose >= 20
+
+
 def test_the_node_judges_by_the_limits_that_were_written(
     calibrated: tuple[Path, dict[str, Any], Path], folders: Path
 ) -> None:

@@ -488,3 +488,97 @@ def test_a_bag_that_was_stamped_anew_can_be_replayed_without_comparing_clocks(
     seen, told = judged(tmp_path, tiny_bundle, bag)
     assert not any(seen) and 'the image is 7200.0 s old' in told[0]
     assert judged(tmp_path, tiny_bundle, bag, '--max-age-s', '0')[0] == [False] * 2 + [True] * 4
+
+
+PARAMETERS = """\
+/**:
+  ros__parameters:
+    model: {model}
+    backend: onnxruntime
+    use_sim_time: true
+    qos_overrides./image.subscription.depth: 1
+    cameras: ['']
+    gate:
+      threshold_scale: 1
+      hold_s: 1.5e-1
+    gate.rise_frames: 1
+/auv/uncertainty_seg:
+  ros__parameters:
+    gate.rise_frames: 4
+"""
+
+
+def parameters_of(folder: Path, model: object, name: str = 'p.yaml') -> str:
+    (folder / name).write_text(PARAMETERS.format(model=model))
+    return str(folder / name)
+
+
+def test_replay_takes_the_parameters_of_the_node_from_its_file_or_one_by_one(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    in_bag = write_bag(tmp_path / 'in', [RED] * 4 + [GREY] + [RED] * 5)
+    given = {'model': str(tiny_bundle), 'backend': 'onnxruntime', 'gate.hold_s': 0.15}
+    file, one_by_one = ['--params-file', parameters_of(tmp_path, tiny_bundle)], []
+    for name, value in {**given, 'gate.rise_frames': 1}.items():
+        one_by_one += ['-p', f'{name}:={value}']
+    later = ['--param', 'gate.rise_frames:=4']
+    for words, rise_frames in (
+            (file, 1), (one_by_one, 1), ([*later, *file], 1), ([*file, *later], 4),
+            ([*file, '--node', '/auv/uncertainty_seg'], 4)):
+        out, wanted = tmp_path / f'{len(words)}', tmp_path / f'wanted_{rise_frames}'
+        assert main(['replay', str(in_bag), str(out), '--force', *words]) == 0
+        replay_bag(in_bag, wanted, settings_from_dict({**given, 'gate.rise_frames': rise_frames}),
+                   overwrite=True)
+        assert files_of(out) == files_of(wanted)
+    rose = [flags(tmp_path / f'wanted_{count}') for count in (1, 4)]
+    # Held for 0.15 s after the first frame, and after the grey one at 0.4 s.
+    assert rose[0] == [False, False, True, True, False, False, True, True, True, True]
+    assert rose[1] == [False] * 3 + [True] + [False] * 4 + [True] * 2
+
+
+def test_an_option_of_replay_wins_over_a_file(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_bag = write_bag(tmp_path / 'in', [RED])
+    file = parameters_of(tmp_path, 'no such bundle')
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle, '--params-file', file) == 0
+    assert last_json(capsys)['model'] == 'tiny'
+
+
+@pytest.mark.parametrize(('words', 'sentence'), [
+    (['-p', 'gate.alhpa:=0.1'], "gate.alhpa:=0.1 sets 'gate.alhpa', which is no parameter of the "
+     'node, expected one of its own, like gate.alpha'),
+    (['-p', 'gate.alpha:=much'], "gate.alpha is 'much', expected a finite number from 0 to 1"),
+    (['-p', 'gate.alpha:='], 'gate.alpha is None, expected a finite number from 0 to 1'),
+    (['-p', 'gate.alpha=0.1'], "--param 'gate.alpha=0.1' cannot be read (it has no name and :=), "
+     'expected NAME:=VALUE'),
+    (['-p', ':=0.1'], 'it has no name and :='),
+    (['-p', 'gate.scores:=[a'], "--param 'gate.scores:=[a' cannot be read"),
+    (['-p', 'gate.alpha:=0.2'], 'gate.alpha is 0.2, expected 0 or one of []'),
+    (['--params-file', 'absent.yaml'], 'parameter file absent.yaml is not there'),
+    (['--params-file', 'typo.yaml'], "typo.yaml sets 'treads', which is no parameter of the node"),
+    (['--params-file', 'other.yaml'], "other.yaml holds parameters for '/other', expected some "
+     'for the node /uncertainty_seg'),
+])
+def test_parameters_that_the_node_would_not_take_are_refused_in_a_sentence(
+    tmp_path: Path, tiny_bundle: Path, words: list[str], sentence: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:
+    in_bag = write_bag(tmp_path / 'in', [RED])
+    monkeypatch.chdir(tmp_path)
+    Path('typo.yaml').write_text('/**:\n  ros__parameters:\n    treads: 1\n')
+    Path('other.yaml').write_text('/other:\n  ros__parameters:\n    threads: 1\n')
+    assert run_replay(in_bag, tmp_path / 'out', tiny_bundle, *words) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and len(error.splitlines()) == 1
+    assert not (tmp_path / 'out').exists()
+
+
+def test_every_parameter_of_the_shipped_file_can_be_given_to_replay(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    shipped = Path(__file__).parents[2] / 'config' / 'uncertainty_seg.yaml'
+    in_bag = write_bag(tmp_path / 'in', [RED, GREY])
+    assert run_replay(in_bag, tmp_path / 'with', tiny_bundle, '--params-file', str(shipped)) == 0
+    assert run_replay(in_bag, tmp_path / 'without', tiny_bundle) == 0
+    assert files_of(tmp_path / 'with') == files_of(tmp_path / 'without')

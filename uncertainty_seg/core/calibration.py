@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.scores.density import density_from_json, density_to_json, ScoreDensity
-from uncertainty_seg.core.scores.pass_steps import PassSteps, steps_from_facts
+from uncertainty_seg.core.scores.pass_steps import PassSteps, steps_from_facts, steps_to_facts
 from uncertainty_seg.core.uncertainty import REDUCTIONS, UNKNOWN_TEMPERATURE
 from uncertainty_seg.core.untrusted.strict_json import load_object
 from uncertainty_seg.errors import CalibrationError, ConfigError
@@ -319,6 +319,10 @@ class Calibration:
         another precision of the network; not in the file where it is 0.
     carried_from : CarriedFrom, optional
         That network; not in the file where there is none, nor in one of an older release.
+    floors : mapping of str to float
+        Of each score, its least value on the validation frames, where the way to the limit begins
+        that `gate.rise_ratio` is a share of; not in the file where there is none, as in one of an
+        older release.
 
     """
 
@@ -350,6 +354,7 @@ class Calibration:
     reductions: tuple[str, ...] = ('exact',)  # as all were before there was another
     carried_error: float = 0.0
     carried_from: CarriedFrom | None = None
+    floors: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse limits that could never be judged."""
@@ -373,6 +378,10 @@ class Calibration:
         if not 0 <= self.carried_error < 1:
             raise CalibrationError(f'carried_error is {self.carried_error}', '0 or more, below 1',
                                    _FIX)
+        low = [name for name, floor in self.floors.items() if not 0 <= floor <= HIGHEST_SCORE]
+        if low:
+            raise CalibrationError(f'the floor of {low[0]!r} is {self.floors[low[0]]}',
+                                   '0 to 1, as the score', _FIX)
         _require_damage_limits(self.damage_limits)
         if self.pass_steps and self.pass_steps.passes != self.passes:
             raise CalibrationError(f'steps towards {self.pass_steps.passes} passes',
@@ -396,6 +405,16 @@ class Calibration:
                               f'calibrate the bundle with --alpha {alpha:g}')
         return self.promises[alphas.index(alpha)]
 
+    def least_of(self, name: str) -> float:
+        """Return the least value of a score that is known of any frame; 0 if none is."""
+        if name in self.floors:
+            return self.floors[name]
+        if self.family is None or name not in self.family.knots:
+            return 0.0
+        # Ranks have no knot at 0: theirs is the least value if it is that of one frame.
+        is_least = self.family.shares[name][0] * self.num_train < 1.5
+        return float(self.family.knots[name][0]) if is_least else 0.0
+
 
 def _require_damage_limits(limits: Mapping[str, float]) -> None:
     if not limits:
@@ -412,8 +431,9 @@ def calibration_to_json(calibration: Calibration) -> str:
     facts = {f.name: getattr(calibration, f.name) for f in dataclasses.fields(calibration)}
     if calibration.mask_draw == INDEPENDENT:  # as calibrations were before there was another
         del facts['mask_draw']
-    if not calibration.carried_error:
-        del facts['carried_error']
+    for name in ('carried_error', 'floors'):
+        if not facts[name]:
+            del facts[name]
     if calibration.carried_from is None:
         del facts['carried_from']
     else:
@@ -424,7 +444,7 @@ def calibration_to_json(calibration: Calibration) -> str:
     if calibration.family is not None:
         facts['family'] = calibration.family.to_facts()
     if calibration.pass_steps is not None:
-        facts['pass_steps'] = dataclasses.asdict(calibration.pass_steps)
+        facts['pass_steps'] = steps_to_facts(calibration.pass_steps)
     lines = (f'  "{key}": {_value_text(key, value)}'
              for key, value in {**facts, _DIGEST: _digest(facts)}.items())
     return '{\n' + ',\n'.join(lines) + '\n}\n'

@@ -20,6 +20,7 @@ import difflib
 import math
 
 from uncertainty_seg.core.calibration import Calibration, HIGHEST_SCORE, Promise
+from uncertainty_seg.core.scores.pass_steps import way_to
 from uncertainty_seg.core.settings import GateSettings
 from uncertainty_seg.errors import ConfigError
 
@@ -98,6 +99,29 @@ def _said(promise: Promise) -> str:
     return f'accepted and bad ({promise.bad}) in at most {promise.alpha:g} of the frames'
 
 
+def cannot_rise(
+    calibration: Calibration, settings: GateSettings, limits: Mapping[str, float]
+) -> str:
+    """
+    Say which score no frame of the calibration could have raised the flag with; empty if none.
+
+    `limits` are those of `gate_limits`. Nothing is known of a score whose least value the
+    calibration does not hold.
+    """
+    for name, limit in limits.items():
+        least = calibration.least_of(name)
+        if least > limit:
+            fix = 'a gate.threshold_scale nearer to 1' if settings.threshold_scale < 1 else \
+                'a larger gate.alpha, or other scores for the calibration'
+            return (f'no frame of the calibration is within the limit {limit:.4g} of {name}, the '
+                    f'least is {least:.4g}; take {fix}')
+        if way_to(least, limit, calibration.floors.get(name, 0.0)) > settings.rise_ratio:
+            return (f'gate.rise_ratio {settings.rise_ratio:g} of the limit {limit:.4g} of {name} '
+                    f'is below its least value in the calibration, {least:.4g}; calibrate the '
+                    'bundle again, or set gate.rise_ratio nearer to 1')
+    return ''
+
+
 def _scaled(name: str, limit: float, scale: float) -> float:
     if limit * scale >= HIGHEST_SCORE:
         raise ConfigError(
@@ -163,17 +187,23 @@ class Gate:
         Limit of each gated score, all above 0.
     promise : str
         What they promise, for the verdicts.
+    floors : mapping of str to float, optional
+        Of a score that never comes near 0, its least value among ordinary frames: `rise_ratio` is
+        of the way from there to the limit, since a share of the limit itself could lie below all
+        frames there are. 0 for a score that has none.
 
     """
 
     def __init__(
-        self, settings: GateSettings, thresholds: Mapping[str, float], promise: str = ''
+        self, settings: GateSettings, thresholds: Mapping[str, float], promise: str = '',
+        floors: Mapping[str, float] | None = None,
     ) -> None:
         bad = {k: v for k, v in thresholds.items() if not (0 < v < math.inf)}
         if bad or not thresholds:
             raise ConfigError(f'thresholds {bad or "missing"}', 'finite numbers above 0')
         self._settings = settings
         self._thresholds = dict(thresholds)
+        self._floors = dict.fromkeys(thresholds, 0.0) | dict(floors or {})
         self._bad_frames: deque[bool] = deque(maxlen=settings.fall_window)
         self._good_in_a_row = 0
         self._bad_since_s: float | None = None
@@ -218,10 +248,16 @@ class Gate:
         self._bad_frames.append(bool(over))
         lasts = self._bad_for_too_long(bool(over), now_s)
         self._tick(now_s, is_bad=bool(over))
-        is_good = worst <= self._settings.rise_ratio
-        self._good_in_a_row = self._good_in_a_row + 1 if is_good else 0
+        self._good_in_a_row = self._good_in_a_row + 1 if self._may_rise(values) else 0
         self._last = replace(self._judge(over, worst, lasts), promise=self._promise)
         return self._last
+
+    def _may_rise(self, values: Mapping[str, float]) -> bool:
+        # By a float the way may be 1 for a value that is just over the limit.
+        return all(
+            values[name] <= limit
+            and way_to(values[name], limit, self._floors[name]) <= self._settings.rise_ratio
+            for name, limit in self._thresholds.items())
 
     def _bad_for_too_long(self, is_bad: bool, now_s: float) -> bool:
         if not is_bad:

@@ -9,6 +9,7 @@ list in docs/ros_interface.md are all read from these fields; none of them is ty
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Mapping
 import dataclasses
 from dataclasses import dataclass
@@ -139,6 +140,17 @@ def iter_parameters(cls: Any, prefix: str = '') -> Iterator[Parameter]:
         else:
             default: Any = field.default
             yield Parameter(f'{prefix}{field.name}', default, **field.metadata)
+
+
+def from_ros(setting: Parameter, value: object) -> object:
+    """Return the value of a ROS parameter as the settings want it, unchecked."""
+    if not isinstance(setting.default, tuple):
+        return value
+    # `scores: []` in a YAML file arrives as no value at all.
+    if setting.is_numbers:
+        return tuple(value) if isinstance(value, (list, tuple, array)) else value
+    words = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
+    return tuple(word for word in words if word != '')
 
 
 def from_dict(cls: type[_T], values: Mapping[str, object]) -> _T:

@@ -30,6 +30,7 @@ from uncertainty_seg.core.dropout_masks import (
 )
 from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.gate import (
+    cannot_rise,
     Gate,
     gate_limits,
     NO_CALIBRATION,
@@ -611,7 +612,7 @@ class Pipeline:
                 f'{calibration.passes} passes of {self.card.name!r} are enough',
                 fix='run uncertainty_seg calibrate-passes on it, or set pass_policy to all')
         steps = calibration.pass_steps
-        if not steps.is_for(gate.thresholds, settings.gate.rise_ratio):
+        if not steps.is_for(gate.thresholds, settings.gate.rise_ratio, calibration.floors):
             raise ConfigError(
                 f'pass_policy is auto, and the gate has the limits {gate.thresholds} and '
                 f'rise_ratio {settings.gate.rise_ratio:g}',
@@ -639,6 +640,8 @@ class Pipeline:
         if weakened := weakened_by(calibration, settings.gate):
             _log.warning('the settings weaken what the calibration promises: %s',
                          '; '.join(weakened))
+        if unmet := cannot_rise(calibration, settings.gate, limits):
+            _log.warning('the flag may never rise: %s', unmet)
         if self._passes_of(settings) != calibration.passes:
             _log.warning('passes is %s and the limits are for %s: the flag is down until it is '
                          'that again', passes_text(self._passes_of(settings)),
@@ -648,7 +651,7 @@ class Pipeline:
         if promise not in ('', VOID) and settings.pass_policy == AUTO_PASSES \
                 and calibration.pass_steps is not None:
             promise += f', and {calibration.pass_steps.error:g} more by pass_policy auto'
-        return Gate(settings.gate, limits, promise)
+        return Gate(settings.gate, limits, promise, calibration.floors)
 
 
 def _runs_cold(bundle: ModelBundle, settings: Settings) -> bool:

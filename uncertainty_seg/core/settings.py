@@ -219,7 +219,8 @@ class GateSettings:
         lower=0.01, upper=100.0, live=True,
     )
     rise_ratio: float = parameter(
-        0.95, 'For the flag to rise, every score must be below this share of its threshold.',
+        0.95, 'For the flag to rise, every score must have gone at most this share of the way '
+        'from its least value in the calibration (0 where that has none) to its threshold.',
         lower=0.01, upper=1.0, live=True,
     )
     rise_frames: int = parameter(

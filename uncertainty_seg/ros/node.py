@@ -35,12 +35,12 @@ from uncertainty_seg.ros.frame_scheduler import FrameScheduler, Worker
 from uncertainty_seg.ros.graph_watch.bond import LifecycleBond
 from uncertainty_seg.ros.graph_watch.qos_events import WatchedTopicsNode
 from uncertainty_seg.ros.health import HealthPublisher, NodeHealth, PartFaults
-from uncertainty_seg.ros.launching.parameter_files import require_files_for, source_of
 from uncertainty_seg.ros.node_life import report_errors, SoundLifecycleNode
 from uncertainty_seg.ros.parameters import ParameterServer
 from uncertainty_seg.ros.process_watch import LifeSigns
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import find_bundle, load_bundle
+from uncertainty_seg.storage.parameter_files import require_files_for, source_of
 
 NODE_NAME = 'uncertainty_seg'
 DIAGNOSTICS_PERIOD_S = 1.0

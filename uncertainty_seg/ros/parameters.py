@@ -10,7 +10,6 @@ ROS refuses, are accepted, and the judgement over all values together is made he
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable
 from pathlib import Path
 import sys
@@ -26,7 +25,7 @@ from rcl_interfaces.msg import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
-from uncertainty_seg.core.parameters import iter_parameters, Parameter, Value
+from uncertainty_seg.core.parameters import from_ros, iter_parameters, Parameter, Value
 from uncertainty_seg.core.settings import Settings, settings_from_dict, settings_to_dict
 from uncertainty_seg.errors import UncertaintySegError
 from uncertainty_seg.ros.governor.policy import SpeedSettings
@@ -177,17 +176,6 @@ def _shown(value: Value) -> str:
 def to_ros(value: Value) -> Any:
     """Return a setting's value as ROS stores it; ROS has no empty list of texts, but ['']."""
     return (list(value) or ['']) if isinstance(value, tuple) else value
-
-
-def from_ros(setting: Parameter, value: object) -> object:
-    """Return a parameter's value as the settings want it, unchecked."""
-    if not isinstance(setting.default, tuple):
-        return value
-    # `scores: []` in a YAML file arrives as no value at all.
-    if setting.is_numbers:
-        return tuple(value) if isinstance(value, (list, tuple, array)) else value
-    words = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
-    return tuple(word for word in words if word != '')
 
 
 def descriptor_of(setting: Parameter) -> ParameterDescriptor:

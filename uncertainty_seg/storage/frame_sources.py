@@ -41,6 +41,7 @@ from uncertainty_seg.storage.frame_log.format import (
     SIDECAR_FILE,
 )
 from uncertainty_seg.storage.labelled_folder import ENDINGS
+from uncertainty_seg.storage.model_bundle import shipped_bundles
 
 BAG_ENDINGS = ('.mcap', '.db3', '.bag')
 # A picture has no stamp: its position counts as seconds.
@@ -191,9 +192,12 @@ class Whereabouts:
         Return the place of a bundle; the name itself if there is no other.
 
         Where it was, or the most of its path's end that has a card, below the root, or beside the
-        table and the folders around it. Whether it is the same one says its digest.
+        table and the folders around it. Whether it is the same one says its digest. A table has
+        the name of a shipped one for no other: `lasting_name`.
         """
-        given = Path(model)
+        given, shipped = Path(model), shipped_bundles()
+        if model in shipped:
+            return str(shipped[model]) if (given / CARD_FILE).is_file() else model
         parts = [part for part in given.parts if part not in (given.anchor, '..')]
         around = [self.root] if self.root is not None else self.near.resolve().parents
         places = [given, *(folder.joinpath(*parts[i:]) for folder in around

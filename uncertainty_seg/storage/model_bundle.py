@@ -100,12 +100,20 @@ def find_bundle(name_or_path: str | Path) -> Path:
     Find the folder of a bundle by the name of a shipped one ('pipeline'), or by its path.
 
     UnknownModelError if there is no folder with a card, or nothing was named: there is no default,
-    since a network for other water would run in silence.
+    since a network for other water would run in silence. So it would if a name were that of a
+    shipped bundle and of another one in the working folder, which is refused too; a `Path`, or a
+    text with a separator, is never a name.
     """
     path, name = Path(name_or_path).expanduser(), str(name_or_path)
-    if name and (path / CARD_FILE).is_file():
+    is_there, shipped = bool(name) and (path / CARD_FILE).is_file(), shipped_bundles()
+    if is_there and isinstance(name_or_path, str) and name in shipped \
+            and not path.samefile(shipped[name]):
+        raise UnknownModelError(
+            f'{name!r} is a shipped model and a bundle in the working folder {Path.cwd()}',
+            'the one or the other',
+            f'write ./{name} for the folder, or {shipped[name]} for the shipped one')
+    if is_there:
         return path
-    shipped = shipped_bundles()
     if name in shipped:
         return shipped[name]
     what = f'{path} holds no {CARD_FILE}' if path.is_dir() else f'no model {name!r}'

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from importlib.util import find_spec
 from inspect import signature
 import json
@@ -19,7 +20,7 @@ import math
 import sys
 from typing import Any, TYPE_CHECKING, TypeVar
 
-from uncertainty_seg.core.parameters import iter_parameters, Parameter, Value
+from uncertainty_seg.core.parameters import from_ros, iter_parameters, Parameter, Value
 from uncertainty_seg.core.settings import (
     ALL_PASSES,
     BUNDLE_PASSES,
@@ -27,7 +28,12 @@ from uncertainty_seg.core.settings import (
     Settings,
     settings_from_dict,
 )
-from uncertainty_seg.errors import BackendUnavailableError, ConfigError, install_command
+from uncertainty_seg.errors import (
+    BackendUnavailableError,
+    ConfigError,
+    install_command,
+    some_of,
+)
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -90,19 +96,22 @@ FRAME_CHECKS = ('stamps', 'max_age_s', 'max_skew_s', 'max_repeats', 'damage_scal
 
 
 def add_settings(
-    parser: argparse.ArgumentParser, names: Iterable[str], **defaults: Value
+    parser: argparse.ArgumentParser, names: Iterable[str], *, is_silent: bool = False,
+    **defaults: Value,
 ) -> None:
     """
     Offer settings of `core.settings` as options: `mask_policy` becomes ``--mask-policy``.
 
-    `defaults` are those of the verb, where the setting's own is not wanted.
+    `defaults` are those of the verb, where the setting's own is not wanted. `is_silent` leaves
+    out of the namespace what is not on the command line.
     """
     known = {p.name: p for p in iter_parameters(Settings)}
     group = parser.add_argument_group('settings, as the parameters of the node')
     for name in names:
         setting = replace(known[name], default=defaults.get(name, known[name].default))
         group.add_argument(
-            option_of(name), dest=name, type=_kind_of(setting), default=setting.default,
+            option_of(name), dest=name, type=_kind_of(setting),
+            default=argparse.SUPPRESS if is_silent else setting.default,
             metavar=name.rpartition('.')[2].upper(), help=_help_of(setting),
         )
 
@@ -113,13 +122,75 @@ def settings_from_args(args: argparse.Namespace, names: Iterable[str]) -> Settin
 
     Raises ConfigError if one of them is out of range or they contradict each other.
     """
-    given = {name: getattr(args, name) for name in names}
+    given = {name: getattr(args, name) for name in names if hasattr(args, name)}
     if given.get('passes') == _INFINITE:
         policy = given.get('pass_policy', ALL_PASSES)
         if policy not in (ALL_PASSES, INFINITE_PASSES):
             raise ConfigError(f'--passes {_INFINITE} with --pass-policy {policy}', 'one of both')
         given |= {'passes': BUNDLE_PASSES, 'pass_policy': INFINITE_PASSES}
+    if of_node := getattr(args, 'node_parameters', None):
+        given = {**_parameters_of_node(of_node, args.node), **given}
     return settings_from_dict(given)
+
+
+# What a node knows of itself, which is no setting of ours.
+_ROS_OWN = ('use_sim_time', 'start_type_description_service', 'qos_overrides.')
+
+
+def add_node_parameters(parser: argparse.ArgumentParser, node: str) -> None:
+    """
+    Offer every parameter of the node as the node itself takes them: a file, or one by one.
+
+    `node` is the full name to which the keys of a file are matched, unless another is given.
+    """
+    group = parser.add_argument_group('parameters, as the node takes them; a later one wins, and '
+                                      'the settings above win over them')
+    group.add_argument('--params-file', dest='node_parameters', action='append', metavar='FILE',
+                       type=lambda text: ('file', text),
+                       help='parameter file of the node, see config/uncertainty_seg.yaml')
+    group.add_argument('-p', '--param', dest='node_parameters', action='append',
+                       metavar='NAME:=VALUE', type=lambda text: ('value', text),
+                       help='one parameter of the node, such as gate.alpha:=0.1')
+    group.add_argument('--node', default=node, metavar='NAME',
+                       help=f'full name of the node in the file [{node}]')
+
+
+def _parameters_of_node(given: Iterable[tuple[str, str]], node: str) -> dict[str, object]:
+    known = {p.name: p for p in iter_parameters(Settings)}
+    found: dict[str, object] = {}
+    for kind, text in given:
+        values = _values_of_file(text, node) if kind == 'file' else _value_of(text)
+        strange = [name for name in values if name not in known]
+        if strange:
+            near = get_close_matches(strange[0], known, 3) or ['those in docs/ros_interface.md']
+            raise ConfigError(f'{text} sets {strange[0]!r}, which is no parameter of the node',
+                              f'one of its own, like {some_of(near)}')
+        found |= {name: from_ros(known[name], value) for name, value in values.items()}
+    return found
+
+
+def _values_of_file(path: str, node: str) -> dict[str, object]:
+    # Not at the top: the help of a verb reads no file.
+    from uncertainty_seg.storage.parameter_files import read_parameter_file
+
+    file = read_parameter_file(path)
+    file.require_match(node)
+    return {name: value for name, value in file.values(node).items()
+            if not name.startswith(_ROS_OWN)}
+
+
+def _value_of(text: str) -> dict[str, object]:
+    from uncertainty_seg.storage.parameter_files import read_value
+
+    name, sign, value = text.partition(':=')
+    try:
+        if name and sign:
+            return {name: read_value(value)}
+        why = 'it has no name and :='
+    except ValueError as err:
+        why = str(err)
+    raise ConfigError(f'--param {text!r} cannot be read ({why})',
+                      'NAME:=VALUE, such as gate.alpha:=0.1')
 
 
 def option_of(name: str) -> str:

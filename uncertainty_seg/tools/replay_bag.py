@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from uncertainty_seg.errors import BagError
 from uncertainty_seg.tools.arguments import (
+    add_node_parameters,
     add_settings,
     call_with,
     FRAME_CHECKS,
@@ -92,7 +93,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='write the uncertainty map (32FC1) and the confidence (mono8) too')
     parser.add_argument('--views', action='store_true', help='write heatmap and overlay too')
     parser.add_argument('--force', action='store_true', help='replace OUT_BAG if it is a bag')
-    add_settings(parser, SETTINGS)
+    add_settings(parser, SETTINGS, is_silent=True)
+    add_node_parameters(parser, '/uncertainty_seg')
 
 
 def run(args: argparse.Namespace) -> int:

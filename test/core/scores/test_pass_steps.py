@@ -1,23 +1,28 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Verdicts settled after some of the passes: known answers, and the stated error on new frames."""
 
+from collections.abc import Mapping
 import dataclasses
 import json
 
 import numpy as np
 import pytest
 
+from uncertainty_seg.core.gate import Gate
 from uncertainty_seg.core.scores.pass_steps import (
     default_steps,
     frames_needed,
     PassSteps,
     steps_from_facts,
+    steps_to_facts,
 )
+from uncertainty_seg.core.settings import GateSettings
 from uncertainty_seg.errors import CalibrationError
 
 STEPS, PASSES = (5, 10), 20
 LIMITS = {'entropy.mean': 0.2, 'mutual_information.mean': 0.05}
 RISE = 0.95
+FLOORS = {'entropy.mean': 0.19, 'mutual_information.mean': 0.04}
 
 
 def frames(count: int, seed: int) -> dict[str, np.ndarray]:
@@ -32,14 +37,16 @@ def frames(count: int, seed: int) -> dict[str, np.ndarray]:
     return found
 
 
-def fitted(error: float = 0.02, count: int = 1000) -> PassSteps:
-    return PassSteps.fit(frames(count, 0), STEPS, PASSES, LIMITS, RISE, error)
+def fitted(
+    error: float = 0.02, count: int = 1000, floors: dict[str, float] | None = None
+) -> PassSteps:
+    return PassSteps.fit(frames(count, 0), STEPS, PASSES, LIMITS, RISE, error, floors)
 
 
-def classified(scores: dict[str, float]) -> str:
+def classified(scores: dict[str, float], floors: Mapping[str, float]) -> str:
     """Judge as the gate does: over a limit, good enough to count, or between."""
-    worst = max(scores[name] / limit for name, limit in LIMITS.items())
-    return 'bad' if worst > 1 else 'good' if worst <= RISE else 'between'
+    gate = Gate(GateSettings(rise_frames=1, rise_ratio=RISE), LIMITS, floors=floors)
+    return gate.update(scores).kind
 
 
 def outcome(steps: PassSteps, count: int, seed: int) -> tuple[float, float]:
@@ -53,7 +60,8 @@ def outcome(steps: PassSteps, count: int, seed: int) -> tuple[float, float]:
             if steps.is_settled(expected, step):
                 used, scores = few, expected
                 break
-        wrong, taken = wrong + (classified(scores) != classified(last)), taken + used
+        wrong += classified(scores, steps.floors) != classified(last, steps.floors)
+        taken += used
     return wrong / count, taken / count
 
 
@@ -68,8 +76,9 @@ def test_without_a_radius_the_error_would_be_larger_than_stated() -> None:
     assert wrong > 0.02 and taken < 1.2 * STEPS[0]
 
 
-def test_the_vectors_say_what_one_frame_after_the_other_does() -> None:
-    steps = fitted()
+@pytest.mark.parametrize('floors', [{}, FLOORS])
+def test_the_vectors_say_what_one_frame_after_the_other_does(floors: dict[str, float]) -> None:
+    steps = fitted(floors=floors)
     same, taken = steps.simulated(frames(1000, 3))
     assert (1 - same.mean(), taken.mean()) == pytest.approx(outcome(steps, 1000, 3))
 
@@ -109,11 +118,11 @@ def test_what_is_settled(scores: dict[str, float], settled: bool) -> None:
 
 def test_it_is_for_the_limits_that_it_was_measured_for() -> None:
     limits = {'a': 0.1, 'b': 0.1}
-    assert known().is_for(limits, RISE)
-    assert not known().is_for(limits, 0.9)
-    assert not known().is_for({**limits, 'b': 0.11}, RISE)
-    assert not known().is_for({'a': 0.1}, RISE)
-    assert not known().is_for({**limits, 'c': 0.1}, RISE)
+    assert known().is_for(limits, RISE, {})
+    assert not known().is_for(limits, 0.9, {})
+    assert not known().is_for({**limits, 'b': 0.11}, RISE, {})
+    assert not known().is_for({'a': 0.1}, RISE, {})
+    assert not known().is_for({**limits, 'c': 0.1}, RISE, {})
 
 
 def test_a_score_that_is_no_number_stays_none_and_one_of_zero_stays_above_nothing() -> None:
@@ -150,16 +159,35 @@ def test_scores_that_are_not_finite_are_refused() -> None:
 @pytest.mark.parametrize('change', [
     {'steps': ()}, {'steps': (10, 5)}, {'steps': (5, 20)}, {'steps': (0, 5)}, {'radius': -0.1},
     {'radius': float('nan')}, {'error': 0.0}, {'centres': {}}, {'steps': (5,)}, {'limits': {}},
-    {'limits': {'entropy.mean': 0.0}}, {'rise_ratio': 0.0},
+    {'limits': {'entropy.mean': 0.0}}, {'rise_ratio': 0.0}, {'floors': {'a': float('nan')}},
 ])
 def test_numbers_that_do_not_fit_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(CalibrationError, match='calibrate-passes'):
         dataclasses.replace(fitted(), **change)
 
 
-def test_json_keeps_every_bit() -> None:
-    steps = fitted()
-    assert steps_from_facts(json.loads(json.dumps(dataclasses.asdict(steps)))) == steps
+@pytest.mark.parametrize('floors', [{}, FLOORS])
+def test_json_keeps_every_bit(floors: dict[str, float]) -> None:
+    steps = fitted(floors=floors)
+    facts = steps_to_facts(steps)
+    assert ('floors' in facts) == bool(floors)  # else it is as before there were any
+    assert steps_from_facts(json.loads(json.dumps(facts))) == steps
+
+
+def test_floors_settle_frames_that_no_share_of_the_limit_would() -> None:
+    near = {name: 0.97 * limit for name, limit in LIMITS.items()}
+    for floors, settles in (({}, False), (FLOORS, True)):
+        assert dataclasses.replace(fitted(floors=floors), radius=0.0).is_settled(
+            near, 0) == settles
+
+
+def test_steps_are_for_the_limits_the_ratio_and_the_floors_they_were_measured_for() -> None:
+    steps = fitted(floors=FLOORS | {'energy.mean': 0.4})
+    assert steps.floors == FLOORS
+    assert steps.is_for(LIMITS, RISE, FLOORS | {'energy.mean': 0.3})
+    assert not steps.is_for(LIMITS, RISE, {})
+    assert not steps.is_for(LIMITS, 0.9, FLOORS)
+    assert not fitted().is_for(LIMITS, RISE, FLOORS)
 
 
 @pytest.mark.parametrize(('passes', 'steps'), [(20, (5, 10)), (4, (1, 2)), (2, (1,)), (1, ()),

@@ -14,11 +14,13 @@ from uncertainty_seg.core.dropout_masks import pass_inputs
 from uncertainty_seg.core.plausibility import CheckedBackend
 from uncertainty_seg.core.scores.pass_steps import OFFSET_SHARE
 from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.opening import open_pipeline
 from uncertainty_seg.storage.model_bundle import load_bundle, write_calibration
 from uncertainty_seg.tools.calibrate.calibrate_passes import calibrate_passes
 from uncertainty_seg.tools.main import main
 
+BASE = {'backend': 'onnxruntime', 'threads': 1, 'reduction': 'coarse'}
 PLAIN = ['--backend', 'onnxruntime', '--threads', '1']
 
 
@@ -83,6 +85,19 @@ def test_each_frame_has_the_first_of_its_own_masks_where_they_are_drawn_for_each
         for few in (quarter, half):
             np.testing.assert_array_equal(few[name], every[name][:len(few[name])])
     assert len({every[name].tobytes() for _, _, every in frames}) > 30
+
+
+def test_the_steps_are_measured_for_a_gate_that_rises_by_the_floors_of_the_calibration(
+    tiny_bundle: Path, pictures: Path
+) -> None:
+    calibrate_for(tiny_bundle, floors={'entropy.mean': 0.6, 'entropy.top': 0.1})
+    assert calibrate_passes(tiny_bundle, [pictures], error=0.1).steps.floors \
+        == {'entropy.mean': 0.6}
+    with open_pipeline(load_bundle(str(tiny_bundle)), pass_policy='auto', **BASE) as pipeline:
+        assert pipeline.begin().steps is not None
+    calibrate_for(tiny_bundle, floors={'entropy.mean': 0.5})
+    with pytest.raises(ConfigError, match='measured for'):
+        open_pipeline(load_bundle(str(tiny_bundle)), pass_policy='auto', **BASE)
 
 
 def test_the_frames_of_the_check_choose_nothing(tiny_bundle: Path, pictures: Path) -> None:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 import shutil
 
+from conftest import make_tiny_bundle
 import cv2
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ parquet = pytest.importorskip('pyarrow.parquet', reason='pyarrow is not installe
 
 from test_labels import random_images  # noqa: E402
 
+from uncertainty_seg.storage import model_bundle  # noqa: E402
 from uncertainty_seg.storage.bags.writer import BagWriter  # noqa: E402
 from uncertainty_seg.tools.main import main  # noqa: E402
 
@@ -134,6 +136,23 @@ def test_a_bundle_that_moved_with_the_table_is_found_beside_it(
     moved = work.rename(tmp_path / 'moved')
     monkeypatch.chdir(tmp_path)
     assert export(capsys, moved / 'picks', 'out') == 3
+
+
+def test_the_shipped_model_of_a_table_is_never_a_folder_of_that_name(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(work / 'models' / 'mine', tmp_path / 'shipped' / 'net')
+    monkeypatch.setattr(model_bundle, 'models_folders', lambda: [tmp_path / 'shipped'])
+    assert main(['score', 'dives', '--out', 'of net', '--model', 'net']) == 0
+    assert select('of net', 'picks', '-n', 3) == 0
+    other = make_tiny_bundle(work / 'net', words='another network')
+    assert export(capsys, 'picks', 'out') == 3
+    # Who names it now has to say which of the two.
+    assert main(['score', 'dives', '--out', 'new', '--model', 'net']) == 1
+    said = capsys.readouterr().err
+    assert "'net' is a shipped model and a bundle in the working folder" in said
+    assert main(['score', 'dives', '--out', 'new', '--model', f'./{other.name}']) == 0
 
 
 def test_another_bundle_in_its_place_is_refused(

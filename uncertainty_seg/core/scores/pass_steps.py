@@ -14,7 +14,7 @@ those of T passes at most as often as stated.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 import math
 from typing import Any
 
@@ -50,7 +50,7 @@ class PassSteps:
     limits : mapping of str to float
         Of each gated score, the limit that all of this was measured for.
     rise_ratio : float
-        The part of its limit below which a score counts towards the flag, in (0, 1].
+        The part of the way to its limit below which a score counts towards the flag, in (0, 1].
     centres, spreads : mapping of str to tuple of float
         Of each score, one number a step.
     radius : float
@@ -61,6 +61,8 @@ class PassSteps:
         measured on, and exchangeable with them.
     num_frames : int
         Frames that the radius was chosen on; as many others gave centres and spreads.
+    floors : mapping of str to float
+        Of each score, where that way begins; 0 for one that has none.
 
     References
     ----------
@@ -78,6 +80,7 @@ class PassSteps:
     radius: float
     error: float
     num_frames: int
+    floors: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what cannot have been measured."""
@@ -86,7 +89,8 @@ class PassSteps:
                                    'growing numbers of 1 or more', _FIX)
         rows = [of.get(name, ()) for name in self.limits for of in (self.centres, self.spreads)]
         positive = [*self.limits.values(), *(v for of in self.spreads.values() for v in of)]
-        numbers = [self.radius, *positive, *(v for of in self.centres.values() for v in of)]
+        numbers = [self.radius, *positive, *(v for of in self.centres.values() for v in of),
+                   *self.floors.values()]
         is_fit = (bool(self.limits) and all(len(row) == len(self.steps) for row in rows)
                   and all(map(math.isfinite, numbers)) and all(v > 0 for v in positive)
                   and self.radius >= 0 and 0 < self.error < 1 and 0 < self.rise_ratio <= 1)
@@ -98,6 +102,7 @@ class PassSteps:
     def fit(
         cls, table: Mapping[str, Values], steps: Sequence[int], passes: int,
         limits: Mapping[str, float], rise_ratio: float, error: float,
+        floors: Mapping[str, float] | None = None,
     ) -> PassSteps:
         """
         Measure centres and spreads on every second frame, and choose the radius on the others.
@@ -116,6 +121,8 @@ class PassSteps:
             As the gate has it.
         error : float
             Stated error, in (0, 1).
+        floors : mapping of str to float, optional
+            As the gate has them; those of other scores are left out.
 
         Returns
         -------
@@ -142,7 +149,8 @@ class PassSteps:
                                                 axis=0), LEAST_SPREAD)
                    for name, of in moves.items()}
         found = cls(tuple(steps), passes, dict(limits), rise_ratio, _tuples(centres),
-                    _tuples(spreads), _RADII[-1], error, num_frames // 2)
+                    _tuples(spreads), _RADII[-1], error, num_frames // 2,
+                    _of_these(floors or {}, limits))
         return replace(found, radius=found._chosen({n: of[1::2] for n, of in table.items()}))
 
     def _chosen(self, table: Mapping[str, Values]) -> float:
@@ -185,19 +193,22 @@ class PassSteps:
         Say whether more passes would change what the gate makes of a frame; True if not.
 
         Settled is a frame of which one score stays above its limit, or all stay below
-        `rise_ratio` of it, wherever within the radius they lie. Never so if a score is missing or
-        not finite. `expected` is from the method of that name.
+        `rise_ratio` of the way to it, wherever within the radius they lie. Never so if a score is
+        missing or not finite. `expected` is from the method of that name.
         """
         values = {name: np.float64(expected.get(name, math.nan)) for name in self.limits}
         if not all(map(math.isfinite, values.values())):
             return False
         return bool(self._settled(values, step))
 
-    def is_for(self, limits: Mapping[str, float], rise_ratio: float) -> bool:
-        """Say whether it was measured for these limits of the gate."""
-        return rise_ratio == self.rise_ratio and set(limits) == set(self.limits) and all(
-            math.isclose(limit, self.limits[name], rel_tol=1e-9)
-            for name, limit in limits.items())
+    def is_for(
+        self, limits: Mapping[str, float], rise_ratio: float, floors: Mapping[str, float]
+    ) -> bool:
+        """Say whether it was measured for these limits of the gate and what makes it rise."""
+        return (rise_ratio == self.rise_ratio and set(limits) == set(self.limits)
+                and _of_these(floors, limits) == self.floors
+                and all(math.isclose(limit, self.limits[name], rel_tol=1e-9)
+                        for name, limit in limits.items()))
 
     def _without_bias(self, name: str, value: Any, step: int) -> Any:
         offset = OFFSET_SHARE * self.limits[name]
@@ -209,14 +220,32 @@ class PassSteps:
             offset, reach = OFFSET_SHARE * limit, self.radius * self.spreads[name][step]
             value = scores[name] + offset
             high = value * math.exp(min(reach, _LARGEST_LOG)) - offset
-            stays_good = stays_good & (high <= self.rise_ratio * limit)
+            stays_good = stays_good & (self._way(name, high) <= self.rise_ratio)
             stays_bad = stays_bad | (value * math.exp(-reach) - offset > limit)
         return stays_good | stays_bad
 
     def _kinds(self, scores: Mapping[str, Values]) -> NDArray[np.int64]:
         """Return 2 for a frame over a limit, 0 for one that is good, and 1 between."""
-        worst = np.max([scores[name] / limit for name, limit in self.limits.items()], axis=0)
-        return np.asarray((worst > self.rise_ratio).astype(np.int64) + (worst > 1))
+        ways = np.max([self._way(name, scores[name]) for name in self.limits], axis=0)
+        over = np.any([scores[name] > limit for name, limit in self.limits.items()], axis=0)
+        return np.asarray(np.where(over, 2, (ways > self.rise_ratio).astype(np.int64)))
+
+    def _way(self, name: str, value: Any) -> Any:
+        return way_to(value, self.limits[name], self.floors.get(name, 0.0))
+
+
+def way_to(value: Any, limit: float, floor: float) -> Any:
+    """
+    Return how far a score has gone from a floor to its limit: 0 at the one and 1 at the other.
+
+    A floor that is not below the limit counts as 0. `value` is a float or an array of them. For
+    the same value and floor a larger limit is never nearer.
+    """
+    return (value - floor) / (limit - floor) if floor < limit else value / limit
+
+
+def _of_these(floors: Mapping[str, float], limits: Mapping[str, float]) -> dict[str, float]:
+    return {name: floors[name] for name in limits if name in floors}
 
 
 def _moves(values: Values, offset: float) -> Values:
@@ -243,8 +272,15 @@ def default_steps(passes: int) -> tuple[int, ...]:
     return tuple(sorted({step for step in (passes // 4, passes // 2) if 0 < step < passes}))
 
 
+def steps_to_facts(steps: PassSteps) -> dict[str, Any]:
+    """Return what `steps_from_facts` reads; floors only where there are any."""
+    facts = asdict(steps)
+    return facts if steps.floors else {k: v for k, v in facts.items() if k != 'floors'}
+
+
 def steps_from_facts(facts: Mapping[str, Any]) -> PassSteps:
     """Build steps from what JSON gives; raises CalibrationError, KeyError or TypeError."""
     rows = {key: {name: tuple(map(float, of)) for name, of in facts[key].items()}
             for key in ('centres', 'spreads')}
-    return PassSteps(**{**facts, 'steps': tuple(facts['steps']), **rows})
+    floors = {name: float(of) for name, of in facts.get('floors', {}).items()}
+    return PassSteps(**{**facts, 'steps': tuple(facts['steps']), **rows, 'floors': floors})

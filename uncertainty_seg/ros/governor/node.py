@@ -31,7 +31,7 @@ from rclpy.subscription import Subscription
 from rclpy.time import Time
 from std_msgs.msg import Bool, Float32, Header
 
-from uncertainty_seg.core.parameters import iter_parameters
+from uncertainty_seg.core.parameters import from_ros, iter_parameters
 from uncertainty_seg.core.status import OK, Status, WARN
 from uncertainty_seg.errors import UncertaintySegError
 from uncertainty_seg.ros.governor.policy import (
@@ -47,7 +47,6 @@ from uncertainty_seg.ros.graph_watch import qos
 from uncertainty_seg.ros.graph_watch.qos import flag_qos
 from uncertainty_seg.ros.graph_watch.qos_sentences import type_sentence
 from uncertainty_seg.ros.health import diagnostics_message
-from uncertainty_seg.ros.launching.parameter_files import require_files_for
 from uncertainty_seg.ros.launching.start import start_ros
 from uncertainty_seg.ros.node_life import (
     clock_fault,
@@ -56,7 +55,8 @@ from uncertainty_seg.ros.node_life import (
     steady_s,
     stop_on_signals,
 )
-from uncertainty_seg.ros.parameters import descriptor_of, from_ros, to_ros
+from uncertainty_seg.ros.parameters import descriptor_of, to_ros
+from uncertainty_seg.storage.parameter_files import require_files_for
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError

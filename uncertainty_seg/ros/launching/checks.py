@@ -20,7 +20,7 @@ from typing import Any
 
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import ConfigError
-from uncertainty_seg.ros.launching.parameter_files import (
+from uncertainty_seg.storage.parameter_files import (
     full_name,
     ParameterFile,
     read_parameter_file,

@@ -21,7 +21,7 @@ import rclpy
 from rclpy.signals import SignalHandlerOptions
 
 from uncertainty_seg.errors import ConfigError, UncertaintySegError
-from uncertainty_seg.ros.launching.parameter_files import given_files, read_parameter_file
+from uncertainty_seg.storage.parameter_files import given_files, read_parameter_file
 
 LARGEST_DOMAIN = 232
 _REACHED = (('127.0.0.1', 7400), ('239.255.0.1', 7400))

@@ -147,13 +147,13 @@ def calibrate_passes(
             rows += [] if row is None else [row]
         names, limits = tuple(pipeline.thresholds), pipeline.thresholds
         rise_ratio, passes = pipeline.settings.gate.rise_ratio, pipeline.passes
+    assert opened.calibration is not None
     table = {name: np.array([[scores[name] for scores in row] for row in rows], np.float64)
              .reshape(len(rows), len(wanted) + 1) for name in names}
     is_checked = np.arange(len(rows)) % _CHECKED_EVERY == _CHECKED_EVERY - 1
     found = PassSteps.fit({n: v[~is_checked] for n, v in table.items()}, wanted, passes, limits,
-                          rise_ratio, error)
+                          rise_ratio, error, opened.calibration.floors)
     same, mean = _checked({n: v[is_checked] for n, v in table.items()}, found)
-    assert opened.calibration is not None
     write_calibration(opened, replace(opened.calibration, pass_steps=found), opened.features)
     return PassesMeasured(found, int(is_checked.sum()), same, mean, skipped)
 

@@ -433,6 +433,8 @@ def make_calibration(
         hashlib.sha256(features_file(features)).hexdigest(),
         distances={name: distance for name in val.scores
                    if np.isfinite(distance := ks_distance(train.scores[name], val.scores[name]))},
+        floors={name: least for name in val.scores if name in thresholds
+                and 0 < (least := float(np.nanmin(val.scores[name]))) < HIGHEST_SCORE},
     )
 
 

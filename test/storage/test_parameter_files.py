@@ -9,10 +9,11 @@ import pytest
 from ros_helpers import HAS_ROS, SKIP_REASON
 
 from uncertainty_seg.errors import ConfigError
-from uncertainty_seg.ros.launching.parameter_files import (
+from uncertainty_seg.storage.parameter_files import (
     full_name,
     key_matches,
     read_parameter_file,
+    read_value,
     require_files_for,
     source_of,
 )
@@ -58,6 +59,39 @@ def test_names_may_be_nested_and_values_too(tmp_path: Path) -> None:
     assert file.value('/other', 'model') == 'suim'
     assert full_name('auv/', 'n') == full_name('/auv', 'n') == '/auv/n'
     assert full_name('', 'n') == full_name('/', 'n') == '/n'
+
+
+def test_all_values_of_a_node_have_dotted_names_and_the_later_key_wins(tmp_path: Path) -> None:
+    file = read_parameter_file(written(
+        tmp_path, '/**:\n  ros__parameters:\n    gate:\n      alpha: 0.1\n      hold_s: 2.0\n'
+                  '/auv/n:\n  ros__parameters:\n    gate.alpha: 0.2\n'
+                  '/other:\n  ros__parameters:\n    seed: 3\n'))
+    assert file.values('/auv/n') == {'gate.alpha': 0.2, 'gate.hold_s': 2.0}
+    assert file.values('/n') == {'gate.alpha': 0.1, 'gate.hold_s': 2.0}
+
+
+@pytest.mark.ros
+@pytest.mark.skipif(not HAS_ROS, reason=SKIP_REASON)
+def test_values_are_those_that_rclpy_reads(tmp_path: Path) -> None:
+    import rclpy
+
+    texts = ['1e-1', '2E3', '-.5e+2', '1.e1', "'1e3'", 'e3', '1e', '7', '-7', '0.25', 'true',
+             'suim', '"a b"', '/a/b', '[a, "b c"]', '[1.0, 2.5]', '0x10', 'off']
+    file = written(tmp_path, '/n:\n  ros__parameters:\n' + ''.join(
+        f'    x{i}: {text}\n' for i, text in enumerate(texts)))
+    context = rclpy.Context()
+    rclpy.init(context=context, args=['--ros-args', '--params-file', file])
+    node = rclpy.create_node('n', context=context, enable_rosout=False,
+                             start_parameter_services=False,
+                             automatically_declare_parameters_from_overrides=True)
+    ours = read_parameter_file(file).values('/n')
+    for i, text in enumerate(texts):
+        theirs = node.get_parameter(f'x{i}').value
+        same = tuple(theirs) if isinstance(ours[f'x{i}'], tuple) else theirs
+        assert (type(ours[f'x{i}']), ours[f'x{i}']) == (type(same), same), text
+        assert read_value(text) == ours[f'x{i}'], text
+    node.destroy_node()
+    context.try_shutdown()
 
 
 def test_lists_may_be_tagged_as_launch_does(tmp_path: Path) -> None:

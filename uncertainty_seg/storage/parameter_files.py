@@ -23,6 +23,7 @@ from uncertainty_seg.errors import ConfigError, some_of
 PARAMETERS_KEY = 'ros__parameters'
 # launch writes parameters that are given to a node in Python into files of this name.
 _LAUNCH_PREFIX = 'launch_params_'
+_EXPONENT = re.compile(r'[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+')
 _HOW = (f'write the key /** or the full name of the node, below it {PARAMETERS_KEY}, and below '
         'that the parameters; see config/uncertainty_seg.yaml')
 
@@ -79,6 +80,14 @@ class ParameterFile:
                 found = _nested(values, name) if _nested(values, name) is not None else found
         return found
 
+    def values(self, full: str) -> dict[str, Any]:
+        """Return every parameter that the file gives a node, by its dotted name."""
+        found: dict[str, Any] = {}
+        for key, values in self.entries.items():
+            if key_matches(key, full):
+                found.update(_flat(values, ''))
+        return found
+
     def require_match(self, full: str) -> None:
         """Refuse a file of which nothing is for a node. Raises ConfigError."""
         if not any(key_matches(key, full) for key in self.entries):
@@ -115,6 +124,16 @@ def read_parameter_file(path: str) -> ParameterFile:
     return ParameterFile(path, entries)
 
 
+def read_value(text: str) -> Any:
+    """Read the value of a parameter on a command line; ValueError if it is no YAML."""
+    import yaml
+
+    try:
+        return _plain(yaml.compose(text, yaml.SafeLoader))
+    except yaml.YAMLError as err:
+        raise ValueError(getattr(err, 'problem', None) or 'it cannot be read') from err
+
+
 def _plain(node: Any) -> Any:
     """Return what a tree of YAML holds, whatever its tags: launch tags lists, and rcl reads on."""
     import yaml
@@ -125,6 +144,8 @@ def _plain(node: Any) -> Any:
         return tuple(_plain(item) for item in node.value)
     if node is None or not node.tag.startswith('tag:yaml.org,2002:') or '/' in node.tag:
         return None if node is None else node.value
+    if node.style is None and _EXPONENT.fullmatch(node.value):
+        return float(node.value)  # a number to rcl, and a text to YAML 1.1
     loader = yaml.SafeLoader('')
     return loader.construct_object(node)
 
@@ -137,6 +158,14 @@ def _entries(content: object, above: str) -> Iterator[tuple[str, Mapping[str, An
             yield above or '/', value if isinstance(value, Mapping) else {}
         else:
             yield from _entries(value, f'{above}/{str(key).strip("/")}')
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f'{prefix}{name}.')
+        else:
+            yield f'{prefix}{name}', value
 
 
 def _nested(values: Mapping[str, Any], name: str) -> Any:
