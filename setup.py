@@ -93,7 +93,7 @@ setup(
     entry_points={
         'console_scripts': [
             'speed_governor = uncertainty_seg.ros.launching.entry:governor',
-            'uncertainty_seg = uncertainty_seg.tools.main:main',
+            'uncertainty_seg = uncertainty_seg.__main__:main',
             'uncertainty_seg_node = uncertainty_seg.ros.launching.entry:node',
             'uncertainty_seg_play = uncertainty_seg.ros.launching.entry:player',
         ],

@@ -12,8 +12,10 @@ from importlib.util import find_spec
 import os
 from pathlib import Path
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 from conftest import make_tiny_bundle
 import cv2
@@ -79,6 +81,33 @@ def test_what_a_launch_file_starts_works_and_ends(
     code, output = run(
         [sys.executable, '-m', 'launch_testing.launch_test', str(HERE / file), *words], domain)
     assert code == 0, output
+
+
+def test_a_second_launch_under_the_name_ends_and_starts_nothing_again(
+    tmp_path: Path, domain: int
+) -> None:
+    words = ['ros2', 'launch', 'uncertainty_seg', 'uncertainty_seg.launch.py',
+             f'model:={make_tiny_bundle(tmp_path / "tiny")}']
+    with (tmp_path / 'log').open('w') as log:
+        first = subprocess.Popen(words, env=ros_environment(domain), stdout=log, stderr=log,
+                                 start_new_session=True)
+    try:
+        end_s = time.monotonic() + 120
+        while 'active, waiting' not in (tmp_path / 'log').read_text():
+            assert first.poll() is None and time.monotonic() < end_s, \
+                (tmp_path / 'log').read_text()
+            time.sleep(0.1)
+        second = subprocess.run(words, env=ros_environment(domain), capture_output=True, text=True,
+                                timeout=120, check=False)
+        said = second.stdout + second.stderr
+        assert second.returncode == 1, said
+        assert said.count('a node of the name /uncertainty_seg runs already, process ') == 1
+        assert said.count('process started') == 1 and 'Traceback' not in said
+        assert len(left_behind(domain)) == 1 and first.poll() is None
+    finally:
+        os.killpg(first.pid, signal.SIGINT)
+        first.wait(60)
+    assert left_behind(domain) == []
 
 
 @pytest.mark.parametrize(('words', 'sentence'), [

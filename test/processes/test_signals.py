@@ -14,6 +14,8 @@ import sys
 import time
 
 from conftest import make_tiny_bundle
+import cv2
+import numpy as np
 import pytest
 from ros_helpers import Client, needs_ros, own_domain, Process, ros_environment
 
@@ -53,12 +55,52 @@ def started(*before: str) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize('number', [one for one in HEEDED if one != signal.SIGINT])
-def test_a_signal_ends_a_verb_as_ctrl_c_does(number: int) -> None:
+@pytest.mark.parametrize('number', HEEDED)
+def test_a_signal_ends_a_verb_and_what_it_left_is_cleaned_up(number: int) -> None:
     process = started()
     process.send_signal(number)
     assert process.communicate(timeout=60) == ('cleaned up\n', 'stopped\n')
     assert process.returncode == 128 + number
+
+
+# The program, which stands still where it imports a module; a library may hide the interrupt.
+IMPORTING = (
+    'import runpy, sys, time\n'
+    'where, hides = sys.argv[1], sys.argv.pop(2) == "hides"\n'
+    'class Finder:\n'
+    '    def find_spec(name, path=None, target=None):\n'
+    '        if name == where:\n'
+    '            try:\n'
+    '                print("running", flush=True)\n'
+    '                time.sleep(60)\n'
+    '            except KeyboardInterrupt:\n'
+    '                if hides:\n'
+    '                    raise ImportError("initialisation failed") from None\n'
+    '                raise\n'
+    'sys.meta_path.insert(0, Finder)\n'
+    'del sys.argv[1]\n'
+    'exec("runpy.run_module(\'uncertainty_seg\', run_name=\'__main__\', alter_sys=True)")\n'
+)
+
+
+@pytest.mark.parametrize('number', HEEDED)
+@pytest.mark.parametrize(('where', 'hides'), [
+    ('uncertainty_seg.tools.main', ''), ('uncertainty_seg.tools.score_frames', ''),
+    ('numpy', ''), ('onnxruntime', ''), ('onnxruntime', 'hides')])
+def test_a_signal_while_a_verb_is_imported_is_answered_in_a_word(
+    tmp_path: Path, where: str, hides: str, number: int
+) -> None:
+    cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((48, 64, 3), np.uint8))
+    process = subprocess.Popen(
+        [sys.executable, '-c', IMPORTING, where, hides or 'shows', 'score', str(tmp_path),
+         '--model', 'suim', '--backend', 'onnxruntime', '--out', str(tmp_path / 'table.parquet')],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    assert process.stdout is not None and process.stdout.readline() == 'running\n'
+    process.send_signal(number)
+    assert process.communicate(timeout=60) == ('', 'stopped\n')
+    assert process.returncode == 128 + number
+    assert [path.name for path in tmp_path.iterdir()] == ['a.png']
 
 
 def test_a_terminal_that_is_gone_is_told_twice_and_read_by_nobody() -> None:

@@ -195,6 +195,7 @@ class LeakRig:
         from sensor_msgs.msg import Image
         from std_msgs.msg import Bool
 
+        from uncertainty_seg.ros.graph_watch import name_claim
         from uncertainty_seg.ros.node import UncertaintySegNode
 
         parameters = node_arguments(bundle, autostart=False, stale_timeout_s=60,
@@ -204,6 +205,8 @@ class LeakRig:
         self._last_camera = f'/{cameras.rpartition(",")[2]}/image' if cameras else '/cam'
         rclpy.init(args=['leaks', *parameters, '--log-level', 'fatal'])
         self._make_node = UncertaintySegNode
+        # Alone in its domain, it need not look for another node at each of a hundred starts.
+        name_claim.LOOK_S = name_claim.LOOK_TURNS = 0
         self._card = bundle / 'card.json'
         self._executor = SingleThreadedExecutor()
         self._peer = rclpy.create_node('peer')

@@ -54,11 +54,14 @@ class CameraStation:
         Which of the cameras of the settings it is.
     name : str
         Of the camera; empty if it is the only one.
+    doubt : callable, optional
+        Returns why no flag of the node may be true, whatever the camera; empty if one may.
 
     """
 
     def __init__(
         self, node: WatchedTopicsNode, settings: Callable[[], Settings], index: int, name: str,
+        doubt: Callable[[], str] = str,
     ) -> None:
         self._node, self._settings = node, settings
         self._index, self.name = index, name
@@ -71,7 +74,8 @@ class CameraStation:
             RivalWatch(node, topic, lambda: self._verdicts.num_sent, kind=kind)
             for topic, kind in ((self._verdicts.topic, Bool),
                                 (self._verdicts.numbers_topic, JointState)))
-        self._owner = VerdictOwner(self._verdicts, timeout_s, self._rival)
+        self._owner = VerdictOwner(
+            self._verdicts, timeout_s, lambda: doubt() or self._rival())
         self._statistics = FrameStatistics()
         self._pipeline: Pipeline | None = None
         self._pictures: PicturePublishers | None = None

@@ -2,8 +2,8 @@
 """
 Entry point of `uncertainty_seg_node`.
 
-A fault at the start is reported in one sentence: exit code 2 for a parameter, a model's name or
-an argument, 1 for anything else. A signal ends it in order, with a last false flag, and exit code
+A fault at the start is reported in one sentence: exit code 2 for a parameter, a name or an
+argument, 1 for anything else. A signal ends it in order, with a last false flag, and exit code
 0; after a second one nothing is waited for but that flag. Exit code 3 is a thread that has ended
 or hangs, see `process_watch`.
 

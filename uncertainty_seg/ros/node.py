@@ -33,6 +33,7 @@ from uncertainty_seg.ros.engine_builder import BuildState, open_or_build
 from uncertainty_seg.ros.frame_log_link import MessageFrame, NOT_LOGGING, RunLog
 from uncertainty_seg.ros.frame_scheduler import FrameScheduler, Worker
 from uncertainty_seg.ros.graph_watch.bond import LifecycleBond
+from uncertainty_seg.ros.graph_watch.name_claim import NameClaim
 from uncertainty_seg.ros.graph_watch.qos_events import WatchedTopicsNode
 from uncertainty_seg.ros.health import HealthPublisher, NodeHealth, PartFaults
 from uncertainty_seg.ros.node_life import report_errors, SoundLifecycleNode
@@ -63,7 +64,8 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
     Raises
     ------
     ConfigError
-        If a parameter is out of range at the start, or a parameter file says nothing to this node.
+        If a parameter is out of range at the start, a parameter file says nothing to this node, or
+        another node of its name runs.
 
     """
 
@@ -88,10 +90,16 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         self._served = ParameterServer(self, self._reconfigure)
         model = self._settings().model
         self._named = model, source_of(words, self.get_fully_qualified_name(), 'model', model)
+        self._claim = NameClaim(self)
+        try:
+            self._claim.wait(is_stopping)
+        except ConfigError:
+            self.destroy_node()
+            raise
         # Called before all others: what one of them took over, the next could not refuse.
         self.add_on_set_parameters_callback(self._keep_clock)
         self._stations = [
-            CameraStation(self, self._settings, index, name)
+            CameraStation(self, self._settings, index, name, lambda: self._claim.doubt)
             for index, name in enumerate(self._settings().cameras or ('',))
         ]
         self._board, self._board_state = BoardWatch(), BoardState()
@@ -138,8 +146,13 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
             worker=None if worker is None else (worker, worker.num_beats),
             worker_end='' if worker is None else worker.end_cause,
             in_work=f'a frame{names}' if busy else '', transition=self.transition,
-            status=f'{self._state}: {self._health_text}',
+            status=f'{self._state}: {self._health_text}', refusal=self._claim.refusal,
         )
+
+    def destroy_node(self) -> None:
+        """Leave the graph; the name is free then."""
+        self._claim.close()
+        super().destroy_node()
 
     def last_words(self, cause: str) -> None:
         """Publish every flag as false for good, and finish the log; the process ends then."""
@@ -157,7 +170,8 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
             station.last_words(cause)
         for station in self._stations:
             station.flush(0.1)
-        self.get_logger().info(cause)  # after: it may wait for who reads the log
+        if not self._claim.refusal:  # that one the watch itself writes, as at the start
+            self.get_logger().info(cause)  # after: it may wait for who reads the log
         self.destroy_node()
 
     def stop(self) -> None:

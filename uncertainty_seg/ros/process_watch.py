@@ -28,7 +28,7 @@ import threading
 import time
 from typing import NoReturn, Protocol
 
-EXIT_WATCH = 3
+EXIT_REFUSED, EXIT_WATCH = 2, 3
 # The watch looks as often, and counts at most this much more for a look that came late.
 LOOK_EVERY_S, LONGEST_LOOK_S = 0.1, 0.5
 # A transition loads networks, compiles or builds engines without a turn of the executor: as long
@@ -110,6 +110,9 @@ class LifeSigns:
         The lifecycle transition that is running; empty for none.
     status : str
         How the node is, for people.
+    refusal : str
+        Why the process must end whatever it does, since a restart would not help; empty if it may
+        go on.
 
     """
 
@@ -120,6 +123,7 @@ class LifeSigns:
     in_work: str = ''
     transition: str = ''
     status: str = ''
+    refusal: str = ''
 
 
 class WatchedNode(Protocol):
@@ -211,6 +215,8 @@ class ProcessWatch:
         elapsed_s = min(now_s - self._looked_s, LONGEST_LOOK_S)
         self._looked_s = now_s
         signs = self._node.life_signs()
+        if signs.refusal:
+            self.leave(signs.refusal, EXIT_REFUSED)
         if self._is_stopping() and signs.transition in UNINTERRUPTED:
             self._stopping_s += elapsed_s
             if self._stopping_s >= LEAVE_AFTER_S:
@@ -251,7 +257,7 @@ class ProcessWatch:
         self._exit(EXIT_WATCH)
         raise SystemExit(EXIT_WATCH)
 
-    def leave(self, cause: str) -> NoReturn:
+    def leave(self, cause: str, code: int = 0) -> NoReturn:
         """
         End the process in order though a transition or a callback does not; never returns.
 
@@ -259,15 +265,19 @@ class ProcessWatch:
         ----------
         cause : str
             One sentence.
+        code : int, optional
+            Exit code; the sentence goes to stderr, too, if it is not 0.
 
         """
         if not self._ending.acquire(blocking=False):
             threading.Event().wait()  # another thread is at it
         self._systemd.tell('STOPPING=1', f'STATUS={cause}')
         _attempt(lambda: self._node.leave(cause), LEAVE_S)
+        if code:
+            print(f'uncertainty_seg_node: {cause}', file=sys.stderr, flush=True)
         _attempt(_flush, LEAVE_S)
-        self._exit(0)
-        raise SystemExit(0)
+        self._exit(code)
+        raise SystemExit(code)
 
     def _judge_executor(self, still_s: float, signs: LifeSigns) -> None:
         sentence = f'the callbacks of the node have not run for {still_s:.1f} s'

@@ -12,7 +12,7 @@ verb that is asked for is imported, and it imports heavy libraries inside functi
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 from importlib import import_module
 import io
@@ -71,8 +71,13 @@ VERBS = {
 EXIT_FAILED = 1
 EXIT_MISUSE = 2
 EXIT_BY_SIGNAL = 128  # and its number, as a shell has it: 130 after Ctrl-C
-# Besides Ctrl-C: kill, a terminal that is closed, and Ctrl-\\.
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+# Ctrl-C, kill, a terminal that is closed, and Ctrl-\\; and what Python does by itself.
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_NOT_HEEDED = (signal.SIG_DFL, signal.default_int_handler)
+
+
+class _VerbStopped(KeyboardInterrupt):
+    """A signal came; Python ends a process by SIGINT that has seen a KeyboardInterrupt itself."""
 
 
 class SentenceParser(argparse.ArgumentParser):
@@ -103,11 +108,14 @@ def build_parser(*wanted: str) -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(
+    argv: Sequence[str] | None = None, begin: Callable[[], None] = lambda: None,
+) -> int:
     """
     Run one verb with these arguments, or those of the process.
 
-    Returns the exit code: 0, 1 for a failure that was reported in a sentence, 2 for misuse.
+    Returns the exit code: 0, 1 for a failure that was reported in a sentence, 2 for misuse, 128
+    and its number for a signal. `begin` is called when the verb begins.
     """
     words = sys.argv[1:] if argv is None else argv
     # Before the verb stand options of the parser itself only.
@@ -118,48 +126,60 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = build_parser(verb).parse_args(words)
         logging.basicConfig(level=logging.WARNING, format='%(levelname)s %(name)s: %(message)s')
-        return _run(args)
+        return _run(args, begin)
     except ModuleNotFoundError as err:
         return _refuse(verb, _missing(err))
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace, begin: Callable[[], None]) -> int:
+    came: list[int] = []
     try:
-        with _heeded_signals():
+        begin()
+        with _heeded_signals(came):
             return int(args.run(args))
-    except KeyboardInterrupt as err:
-        with contextlib.suppress(OSError):  # the terminal may be gone
-            print('stopped', file=sys.stderr)
-        # Libraries raise it with a text.
-        number = next((one for one in err.args if isinstance(one, int)), signal.SIGINT)
-        return EXIT_BY_SIGNAL + number
-    except UncertaintySegError as err:
+    except KeyboardInterrupt:
+        return _stopped(came)
+    except Exception as err:
+        # Who imports or calls back in C may turn the interrupt into an error of his own.
+        return _stopped(came) if came else _failed(args, err)
+
+
+def _stopped(came: Sequence[int]) -> int:
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print('stopped', file=sys.stderr)
+    return EXIT_BY_SIGNAL + (came[0] if came else signal.SIGINT)
+
+
+def _failed(args: argparse.Namespace, err: Exception) -> int:
+    if isinstance(err, UncertaintySegError):
         # Libraries that are quoted in it write several lines.
         is_misuse = isinstance(err, (ConfigError, *args.misuse)) \
             and not isinstance(err, DivergedError)
         return _refuse(args.verb, ' '.join(str(err).split()),
                        EXIT_MISUSE if is_misuse else EXIT_FAILED)
-    except OSError as err:
+    if isinstance(err, OSError):
         # A full disk or a folder without permission: the text of the system says which.
         return _refuse(args.verb, _of_system(err))
+    raise err
 
 
 @contextlib.contextmanager
-def _heeded_signals() -> Iterator[None]:
+def _heeded_signals(came: list[int]) -> Iterator[None]:
     """
-    Let a signal that would kill the process end its verb as Ctrl-C does.
+    Let a signal that would kill the process end its verb as Ctrl-C does, and note that it came.
 
     So the processes that a verb has started end with it, and drafts of files are removed. Signals
     that are ignored, as by nohup, stay so.
     """
     is_main = threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in _STOP_SIGNALS if is_main}
-    heeded = [number for number, handler in before.items() if handler is signal.SIG_DFL]
+    heeded = [number for number, handler in before.items() if handler in _NOT_HEEDED]
 
     def stop(number: int, frame: FrameType | None) -> None:
+        came.append(number)
         # A shell and the kernel both tell that a terminal is gone.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        raise KeyboardInterrupt(number)
+        raise _VerbStopped
 
     for number in heeded:
         signal.signal(number, stop)

@@ -45,7 +45,7 @@ def test_the_page_names_every_topic_of_the_node_and_its_type(rig: SpeedRig) -> N
             for name, kind in found if name not in ('/rosout', '/parameter_events')
         }
 
-    rig.wait(lambda: len(topics()) >= 5, 'its topics on the graph')
+    rig.wait(lambda: len(topics()) >= 6, 'its topics on the graph')
     page = (ROOT / 'docs' / 'speed_governor.md').read_text(encoding='utf-8')
     table = page.split('| topic |')[1].split('\n\n')[0]
     listed = {name.removeprefix('/'): kind for name, kind

@@ -671,7 +671,7 @@ def run_main(
 def test_a_callback_that_fails_makes_the_factor_fall_and_the_node_lives_on(
     domain: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spin(stop: Any, executor: Any, on_fault: Any) -> None:
+    def spin(stop: Any, executor: Any, on_fault: Any, on_turn: Any) -> None:
         assert [node.get_name() for node in executor.get_nodes()] == ['speed_governor']
         on_fault(ValueError('x'))
         monkeypatch.setattr(governor_node, 'clock_fault', lambda err: f'no time: {err}')
@@ -690,7 +690,7 @@ def test_a_callback_that_fails_makes_the_factor_fall_and_the_node_lives_on(
 def test_an_end_from_outside_is_exit_code_0(
     domain: int, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], called: list[str]
 ) -> None:
-    def spin(stop: Any, executor: Any, on_fault: Any) -> None:
+    def spin(stop: Any, executor: Any, on_fault: Any, on_turn: Any) -> None:
         raise error
 
     assert run_main(domain, monkeypatch, spin) == (0, called, [])

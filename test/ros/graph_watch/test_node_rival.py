@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Two voices on the topic of one flag: two nodes of one name, or a flag that comes from a bag."""
+"""Two voices on the topic of one flag: two nodes with one flag, or a flag that is from a bag."""
 
 from pathlib import Path
 import signal
@@ -174,7 +174,7 @@ def test_our_own_flags_on_the_way_are_no_other_voice() -> None:
     assert rig.watch.reason == ''
 
 
-def test_two_nodes_of_one_name_are_both_not_confident_until_one_is_gone(tmp_path: Path) -> None:
+def test_two_nodes_with_one_flag_are_both_not_confident_until_one_is_gone(tmp_path: Path) -> None:
     from diagnostic_msgs.msg import DiagnosticArray
     from std_msgs.msg import Bool
 
@@ -195,7 +195,8 @@ def test_two_nodes_of_one_name_are_both_not_confident_until_one_is_gone(tmp_path
                 client.spin(0.05)
 
             client.wait_until(lambda: feed() or (flags and flags[-1].data), 'the flag')
-            other = Process(arguments, domain, tmp_path / 'other')
+            remaps = ['-r', '__node:=other', '-r', f'~/confident:={TOPIC}']
+            other = Process([*arguments, *remaps], domain, tmp_path / 'other')
             client.wait_until(lambda: feed() or any(
                 'somebody else publishes' in s.status[0].message and s.status[0].level == b'\x02'
                 for s in health), 'the node to notice')

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Topics that carry another type, and two nodes of one name: said in a sentence, survived."""
+"""Topics that carry another type, and two nodes with one flag: said in a sentence, survived."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +13,7 @@ from ros_lifecycle_rig import node_rig, NodeRig
 pytestmark = [*needs_ros, pytest.mark.slow]
 GOVERNOR = ['-m', 'uncertainty_seg.ros.governor.node', '--ros-args', '-r',
             'confident:=/other/confident']
+FLAG = '/uncertainty_seg/confident'
 NUM_MORE = 2  # diagnostics, one a second, in which what is wrong must be told
 
 
@@ -159,14 +160,16 @@ def test_another_type_beside_the_images_is_named(wrong: WrongRig) -> None:
     assert_told(wrong.texts(num_before), '/cam', 'sensor_msgs/msg/CompressedImage')
 
 
-def test_a_second_node_of_the_same_name_is_named(wrong: WrongRig, tmp_path: Path) -> None:
+def test_another_node_with_the_same_flag_is_named(wrong: WrongRig, tmp_path: Path) -> None:
     bundle = make_tiny_bundle(tmp_path / 'tiny')
-    twin = Process(node_arguments(bundle), wrong.rig.domain, tmp_path / 'twin')
+    twin = Process(
+        node_arguments(bundle, remaps={'__node': 'twin', '~/confident': FLAG}), wrong.rig.domain,
+        tmp_path / 'twin')
     client = wrong.rig.client
     try:
         client.wait_until(
-            lambda: client.node.count_publishers('/uncertainty_seg/confident') == 2, 'the twin')
+            lambda: client.node.count_publishers(FLAG) == 2, 'the twin')
         texts = wrong.hear(2 * NUM_MORE)
     finally:
         twin.end()
-    assert_told(texts, '/uncertainty_seg/confident', 'name')
+    assert_told(texts, FLAG, 'name')

@@ -32,6 +32,7 @@ if not HAS_ROS:
 
 from uncertainty_seg.ros import process_watch
 from uncertainty_seg.ros.process_watch import (
+    EXIT_REFUSED,
     EXIT_WATCH,
     LifeSigns,
     LONGEST_LOOK_S,
@@ -131,6 +132,10 @@ class Node:
         self.hangs.wait(30)
         self.said.append(f'last: {cause}')
 
+    def leave(self, cause: str) -> None:
+        self.hangs.wait(30)
+        self.said.append(f'leaves: {cause}')
+
 
 class Rig:
 
@@ -168,6 +173,20 @@ class Rig:
             look()
         assert self.codes == [EXIT_WATCH]
         return self.node.said[-1]
+
+
+@pytest.mark.parametrize('transition', ['', 'configure'])
+def test_a_node_that_is_refused_leaves_at_once_with_its_sentence_and_exit_code_2(
+    transition: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rig = Rig()
+    rig.run(1.0)
+    rig.change(refusal='the name is taken', transition=transition)
+    with pytest.raises(SystemExit):
+        rig.look()
+    assert rig.codes == [EXIT_REFUSED] == [2]
+    assert rig.node.said == ['leaves: the name is taken']
+    assert capsys.readouterr().err == 'uncertainty_seg_node: the name is taken\n'
 
 
 def test_a_node_whose_threads_work_is_left_alone_and_feeds_the_watchdog(

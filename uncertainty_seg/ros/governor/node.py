@@ -33,7 +33,7 @@ from std_msgs.msg import Bool, Float32, Header
 
 from uncertainty_seg.core.parameters import from_ros, iter_parameters
 from uncertainty_seg.core.status import OK, Status, WARN
-from uncertainty_seg.errors import UncertaintySegError
+from uncertainty_seg.errors import ConfigError, UncertaintySegError
 from uncertainty_seg.ros.governor.policy import (
     CommandLimiter,
     PublisherWatch,
@@ -44,6 +44,7 @@ from uncertainty_seg.ros.governor.policy import (
     Velocity,
 )
 from uncertainty_seg.ros.graph_watch import qos
+from uncertainty_seg.ros.graph_watch.name_claim import NameClaim
 from uncertainty_seg.ros.graph_watch.qos import flag_qos
 from uncertainty_seg.ros.graph_watch.qos_sentences import type_sentence
 from uncertainty_seg.ros.health import diagnostics_message
@@ -243,21 +244,31 @@ class SpeedGovernorNode(Node):
         Seconds that never stand still or go back.
     words : sequence of str, optional
         The command line, for its parameter files.
+    is_stopping : callable, optional
+        Whether the process is ending.
 
     Raises
     ------
     ConfigError
-        If a parameter is out of range, or a parameter file says nothing to this node.
+        If a parameter is out of range, a parameter file says nothing to this node, or another node
+        of its name runs.
 
     """
 
     def __init__(
         self, clock: Callable[[], float] = steady_s, words: Sequence[str] = (),
+        is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(NODE_NAME)
         require_files_for(words, self.get_fully_qualified_name())
         self._steady_s = clock
         settings = self._settings = declared_settings(self)
+        self._claim = NameClaim(self)
+        try:
+            self._claim.wait(is_stopping)
+        except ConfigError:
+            self.destroy_node()
+            raise
         self._policy = SpeedPolicy(settings, clock())
         self._limiter = CommandLimiter(settings.command_timeout_s)
         self._state, self._frame_id = 'slow', ''
@@ -279,6 +290,15 @@ class SpeedGovernorNode(Node):
         self.get_logger().info(
             f'waiting for {self._flag.topic}, {self._commands.topic_name} -> '
             f'{self._limited.topic_name}, at factor {settings.slow_factor:g} until then')
+
+    def require_name(self) -> None:
+        """Raise ConfigError if it became known that another node of this name runs."""
+        self._claim.require()
+
+    def destroy_node(self) -> None:
+        """Leave the graph; the name is free then."""
+        self._claim.close()
+        super().destroy_node()
 
     def fall(self, reason: str) -> None:
         """Count the flag as lost, and publish the factor at once."""
@@ -409,8 +429,9 @@ def set_velocity(twist: Twist, velocity: Velocity) -> None:
 
 # -------------------------------------------------------------------------------------------------
 # Entry point of `speed_governor`.
-# An argument or a parameter that cannot be used gives one sentence and exit code 2. A signal ends
-# the node in order: it publishes the slow factor, and zero if a command was in force; exit code 0.
+# An argument, a parameter or a name that cannot be used gives one sentence and exit code 2. A
+# signal ends the node in order: it publishes the slow factor, and zero if a command was in force;
+# exit code 0.
 
 EXIT_FAILED, EXIT_MISUSE = 1, 2
 
@@ -442,7 +463,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _run(words: Sequence[str]) -> int:
     stop = stop_on_signals()
-    node = SpeedGovernorNode(words=words)
+    node = SpeedGovernorNode(words=words, is_stopping=stop.is_set)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
 
@@ -454,7 +475,7 @@ def _run(words: Sequence[str]) -> int:
         node.fall('internal error, see the log')
 
     try:
-        spin_until(stop, executor, on_fault)
+        spin_until(stop, executor, on_fault, node.require_name)
         node.stop()
         return 0
     except KeyboardInterrupt:  # a second signal
