@@ -1,6 +1,7 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """What is measured on frames whose answer is known by hand."""
 
+import operator
 from pathlib import Path
 
 from fake_backend import FakeBackend
@@ -9,12 +10,12 @@ import pytest
 
 from uncertainty_seg.analysis.bad_rule import BadRule
 from uncertainty_seg.analysis.evaluation import (
-    best_temperature,
     evaluate,
-    Evaluation,
     frame_table,
     join_evaluations,
+    mean_nll,
     score_frames,
+    try_temperatures,
 )
 from uncertainty_seg.analysis.frame_table import join_tables
 from uncertainty_seg.core.pipeline import Pipeline
@@ -94,12 +95,41 @@ def test_the_temperature_is_chosen_by_likelihood(tiny_bundle: Path) -> None:
     """The blue network is right on blue: the colder, the better; half wrong, the warmer."""
     bundle = load_bundle(str(tiny_bundle))
 
-    def at(temperature: float, truth: np.ndarray) -> Evaluation:
+    def at(temperature: float, truth: np.ndarray) -> float:
         pipeline = Pipeline(bundle, FakeBackend(bundle.card), Settings(), temperature)
-        return evaluate(pipeline, [(BLUE, truth)], 255)
+        pairs = [(BLUE, truth), (BLUE, UNKNOWN)]
+        found = mean_nll(pipeline, pairs, 255)
+        assert found == evaluate(pipeline, pairs, 255).nll_nats
+        return found
 
-    assert best_temperature({t: at(t, ALL_BLUE) for t in (0.5, 1.0, 2.0)}) == 0.5
-    assert best_temperature({t: at(t, HALF) for t in (0.5, 1.0, 2.0)}) == 2.0
+    blue = [at(t, ALL_BLUE) for t in (0.5, 1.0, 2.0)]
+    half = [at(t, HALF) for t in (0.5, 1.0, 2.0)]
+    assert blue == sorted(blue) and half == sorted(half, reverse=True)
+
+
+GRID = (0.5, 0.6, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0)
+
+
+@pytest.mark.parametrize('best', GRID)
+def test_temperatures_are_tried_until_they_get_worse(best: float) -> None:
+    """The least of all is found, wherever it lies, and what lies behind is left out."""
+    asked = []
+
+    def measured(temperature: float) -> float:
+        asked.append(temperature)
+        return abs(temperature - best)
+
+    found = try_temperatures(GRID, measured, operator.gt)
+    assert asked == list(found) and min(found, key=lambda t: found[t]) == best
+    place, start = GRID.index(best), GRID.index(1.0)
+    ends = min(place, start) - 1, max(place, start) + 1
+    assert sorted(found) == list(GRID[max(ends[0], 0):ends[1] + 1])
+
+
+def test_temperatures_without_1_begin_with_the_nearest() -> None:
+    assert list(try_temperatures((0.5, 0.6), {0.5: 2.0, 0.6: 1.0}.__getitem__, operator.gt)) == [
+        0.6, 0.5]
+    assert list(try_temperatures((1.2,), {1.2: 1.0}.__getitem__, operator.gt)) == [1.2]
 
 
 def test_parts_joined_are_what_one_run_over_all_measures(pipeline: Pipeline) -> None:

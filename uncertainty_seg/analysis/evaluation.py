@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
+from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +32,8 @@ from uncertainty_seg.errors import ImageError
 DRAWS = 500
 _FOREIGN = 'foreign '
 _SMALLEST_CHANCE = 1e-6
+
+_M = TypeVar('_M')
 
 
 @dataclass(frozen=True)
@@ -172,12 +176,10 @@ def _measure(
         return FrameMeasure(result.scores)
     label = result.label_at_source()
     is_right = (label == truth)[known]
-    confidence = result.map_at_source('confidence')[known]
-    chance = np.clip(np.where(is_right, confidence, 1 - confidence), _SMALLEST_CHANCE, 1)
     counts = metrics.ConfusionMatrix(num_classes)
     counts.add(truth, label, ignore_index)
     is_bad = rule is not None and rule.is_bad(truth, label, ignore_index)
-    return FrameMeasure(result.scores, float(-np.log(chance).mean()), float(is_right.mean()),
+    return FrameMeasure(result.scores, _nll(result, is_right, known), float(is_right.mean()),
                         counts.mean_iou(), is_bad)
 
 
@@ -204,9 +206,58 @@ def frame_table(
                       np.array([row.is_bad for row in rows], np.bool_))
 
 
-def best_temperature(found: Mapping[float, Evaluation]) -> float:
-    """Return the temperature with the least mean negative log-likelihood."""
-    return min(found, key=lambda temperature: found[temperature].nll_nats)
+def mean_nll(
+    pipeline: Pipeline, pairs: Iterable[tuple[ImageU8, LabelMap]], ignore_index: int
+) -> float:
+    """Return `Evaluation.nll_nats` of pairs as `evaluate` takes, without measuring the rest."""
+    found = []
+    for index, (image, truth) in enumerate(pairs):
+        result, known = pipeline.measure(image, index), truth != ignore_index
+        found.append(_nll(result, (result.label_at_source() == truth)[known], known))
+    return float(np.nanmean(found))
+
+
+def _nll(result: FrameResult, is_right: NDArray[np.bool_], known: NDArray[np.bool_]) -> float:
+    """Return the mean over the known pixels, in nats; NaN without one."""
+    if not known.any():
+        return float('nan')
+    confidence = result.map_at_source('confidence')[known]
+    chance = np.clip(np.where(is_right, confidence, 1 - confidence), _SMALLEST_CHANCE, 1)
+    return float(-np.log(chance).mean())
+
+
+def try_temperatures(
+    grid: Sequence[float], measured: Callable[[float], _M], is_worse: Callable[[_M, _M], bool]
+) -> dict[float, _M]:
+    """
+    Measure the temperatures of a grid from the one nearest to 1 on, in both directions.
+
+    The likelihood has one maximum over the temperature, so that each way ends at the first value
+    that is worse than the one before.
+
+    Parameters
+    ----------
+    grid : sequence of float
+        Growing, above 0.
+    measured : callable
+        Measures a temperature; called once for each that is tried.
+    is_worse : callable
+        Whether its first argument, of the next temperature, is worse than its second.
+
+    Returns
+    -------
+    dict of float
+        What was measured, by temperature.
+
+    """
+    start = min(range(len(grid)), key=lambda place: abs(np.log(grid[place])))
+    found = {grid[start]: measured(grid[start])}
+    for way in (grid[start:], grid[start::-1]):
+        for before, value in pairwise(way):
+            found[value] = measured(value)
+            if is_worse(found[value], found[before]):
+                break
+    return found
 
 
 @dataclass

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 import hashlib
 import logging
+import operator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,10 +28,10 @@ from uncertainty_seg.analysis.conformal import (
     what_more_buys,
 )
 from uncertainty_seg.analysis.evaluation import (
-    best_temperature,
     Evaluation,
     frame_table,
     score_frames,
+    try_temperatures,
 )
 from uncertainty_seg.analysis.feature_fit import FeatureFrame, fit_feature_density
 from uncertainty_seg.analysis.frame_table import FrameTable, split_blocks
@@ -73,6 +74,7 @@ from uncertainty_seg.tools.calibrate.labelled_pairs import (
     images_in,
     known_frames,
     KnownFrames,
+    likelihood,
     measure,
     opened,
     Pair,
@@ -280,11 +282,12 @@ def _where(items: list[Any], rows: NDArray[np.bool_]) -> list[Any]:
 
 
 def _temperature(request: CalibrationRequest, pairs: list[Pair]) -> float:
-    found = {}
-    for temperature in TEMPERATURES:
+    def measured(temperature: float) -> float:
         with opened(request.bundle, request.settings, temperature) as pipeline:
-            found[temperature] = measure(pipeline, pairs, f'temperature {temperature:g}')
-    best = best_temperature(found)
+            return likelihood(pipeline, pairs, f'temperature {temperature:g}')
+
+    found = try_temperatures(TEMPERATURES, measured, operator.gt)
+    best = min(found, key=lambda temperature: found[temperature])
     if best in (TEMPERATURES[0], TEMPERATURES[-1]):
         _log.warning('the temperature %g is the end of what is tried: the confidence may be '
                      'farther off than it can mend', best)

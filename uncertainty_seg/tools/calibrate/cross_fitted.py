@@ -27,6 +27,7 @@ from uncertainty_seg.analysis.evaluation import (
     frame_table,
     join_evaluations,
     score_frames,
+    try_temperatures,
 )
 from uncertainty_seg.analysis.frame_table import FrameTable, join_tables
 from uncertainty_seg.analysis.nested import (
@@ -59,6 +60,7 @@ from uncertainty_seg.tools.calibrate.labelled_pairs import (
     drawn_frames,
     images_in,
     known_frames,
+    likelihood,
     measure,
     opened,
     Pair,
@@ -366,19 +368,10 @@ def _chances(
 ) -> dict[float, dict[int, float]]:
     """Return the mean negative log-likelihood of each fold's frames, by temperature."""
     step = max(1, len(known.pairs) // TEMPERATURE_FRAMES)
-    found: dict[float, dict[int, float]] = {}
     # Each fold takes it from the others: all their minima must be passed on the way.
-    for direction in (1, -1):
-        start = run.TEMPERATURES.index(1.0)
-        way = run.TEMPERATURES[start:] if direction == 1 else run.TEMPERATURES[start::-1]
-        for before, value in zip((None, *way), way, strict=False):
-            if value not in found:
-                found[value] = _chance(request, networks, known, value, step)
-            if before is not None and all(
-                    _mean(found[value], fold) > _mean(found[before], fold)
-                    for fold in (None, *found[value])):
-                break
-    return found
+    return try_temperatures(
+        run.TEMPERATURES, lambda value: _chance(request, networks, known, value, step),
+        lambda new, old: all(_mean(new, fold) > _mean(old, fold) for fold in (None, *new)))
 
 
 def _chance(
@@ -389,8 +382,9 @@ def _chance(
     for network in networks:
         pairs = [known.pairs[i] for i in np.flatnonzero(known.folds == network.fold)[::step]]
         with opened(network.bundle, request.settings, temperature) as pipeline:
-            found = measure(pipeline, pairs, f'fold {network.fold}, temperature {temperature:g}')
-        of_fold.setdefault(network.fold, []).append(found.nll_nats)
+            found = likelihood(pipeline, pairs,
+                               f'fold {network.fold}, temperature {temperature:g}')
+        of_fold.setdefault(network.fold, []).append(found)
     return {fold: float(np.mean(values)) for fold, values in of_fold.items()}
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.analysis.bad_rule import BadRule
-from uncertainty_seg.analysis.evaluation import evaluate, Evaluation
+from uncertainty_seg.analysis.evaluation import evaluate, Evaluation, mean_nll
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.arrays import ImageU8, LabelMap
 from uncertainty_seg.core.bundle import ModelBundle
@@ -224,6 +224,11 @@ def measure(
     """Evaluate pairs, with a progress bar."""
     bar = progress(pairs, desc=title)
     return evaluate(pipeline, bar, pipeline.card.ignore_index, rule)
+
+
+def likelihood(pipeline: Pipeline, pairs: Sequence[Pair], title: str) -> float:
+    """Return the mean negative log-likelihood of pairs, in nats, with a progress bar."""
+    return mean_nll(pipeline, progress(pairs, desc=title), pipeline.card.ignore_index)
 
 
 def pixel_limits(
