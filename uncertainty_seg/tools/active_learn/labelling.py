@@ -31,7 +31,6 @@ from uncertainty_seg.tools.active_learn.chain import (
     ChainTask,
     first_picks,
     Picks,
-    picks_of,
     StrategyChain,
     text_of,
 )
@@ -214,7 +213,7 @@ class _LabelRound:
         kept = self._kept()
         if not kept.is_file():
             replace_file(kept, text_of(self._chosen()))
-        return picks_of(kept)
+        return self.chain.kept(kept)
 
     def _kept(self) -> Path:
         task = self.chain.task
