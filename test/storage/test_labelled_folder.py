@@ -1,12 +1,14 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Frames find their block in each form of the file, and a file that is none is said."""
+"""Frames and their blocks are found in each form of the files, and what is wrong is said."""
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from uncertainty_seg.errors import DatasetError
-from uncertainty_seg.storage.labelled_folder import read_blocks
+from uncertainty_seg.storage.labelled_folder import load_folder, read_blocks
 
 
 def write(tmp_path: Path, name: str, text: str) -> Path:
@@ -48,3 +50,21 @@ def test_what_is_wrong_with_a_file_is_said(
         read_blocks(write(tmp_path, name, text), ['a', 'b'])
     with pytest.raises(DatasetError, match='gives no blocks'):
         read_blocks(tmp_path / 'missing.csv', ['a'])
+
+
+@pytest.mark.parametrize(('mask', 'words'), [
+    (np.zeros((6, 8, 3), np.uint8), "the mask of 'a' in .* has 3 channels, or a palette, expected "
+     'a PNG of one channel of 8 bits, .* save the ids themselves'),
+    (np.zeros((6, 8), np.uint16), "the mask of 'a' in .* has 16 bits"),
+    (np.zeros((3, 8), np.uint8), "image 'a' in .* is 8x6, its mask 8x3, expected equal sizes"),
+])
+def test_a_mask_that_holds_no_ids_is_said(
+    tmp_path: Path, mask: np.ndarray, words: str
+) -> None:
+    for place in ('images', 'masks'):
+        (tmp_path / place).mkdir()
+    cv2.imwrite(str(tmp_path / 'images' / 'a.png'), np.zeros((6, 8, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / 'masks' / 'a.png'), mask)
+    (tmp_path / 'classes.json').write_text('{"classes": ["one", "two"], "ignore_index": 255}')
+    with pytest.raises(DatasetError, match=words):
+        load_folder(tmp_path, 'train')

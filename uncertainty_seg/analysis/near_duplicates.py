@@ -198,10 +198,13 @@ class _ByAngle:
         return self._near(block, block)
 
     def near(self, staying: Rows) -> Iterator[tuple[Rows, Rows]]:
+        # What comes before has its owner.
+        rows = self._rows[np.searchsorted(self._rows, staying[-1]):]
         step = max(1, _PAIRS // max(1, len(staying)))
-        for start in range(0, len(self._rows), step):
-            part = self._rows[start:start + step]
-            asked, hit = np.nonzero(self._near(staying, part))
+        for start in range(0, len(rows), step):
+            part = rows[start:start + step]
+            # Several times as fast as nonzero of two axes.
+            asked, hit = np.divmod(np.flatnonzero(self._near(staying, part)), len(part))
             yield asked, part[hit]
 
     def _near(self, some: Rows, others: Rows) -> NDArray[np.bool_]:

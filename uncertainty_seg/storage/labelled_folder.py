@@ -306,10 +306,15 @@ def _read_pair(folder: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.u
     except (OSError, ValueError, ImageError) as err:
         raise DatasetError(f'image or mask of {stem!r} in {folder} is missing or unreadable '
                            f'({why(err)})', 'a whole jpeg or png file') from err
+    if mask.ndim != 2 or mask.dtype != np.uint8:
+        came = f'{mask.shape[2]} channels, or a palette' if mask.ndim > 2 else '16 bits'
+        raise DatasetError(f'the mask of {stem!r} in {folder} has {came}',
+                           'a PNG of one channel of 8 bits, whose values are the class ids',
+                           'save the ids themselves, not their colours')
     if image.shape[:2] != mask.shape:
         raise DatasetError(
-            f'image {stem!r} is {image.shape[:2]}, its mask {mask.shape}', 'equal sizes'
-        )
+            f'image {stem!r} in {folder} is {image.shape[1]}x{image.shape[0]}, its mask '
+            f'{mask.shape[1]}x{mask.shape[0]}', 'equal sizes')
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), mask
 
 

@@ -365,7 +365,7 @@ def test_a_changed_pool_and_changed_settings_are_refused_and_nothing_is_lost(
         capsys, words(tmp_path / 's', data, '--labels', '2', '6'))
     write_greys(data, {'train': {**GREYS, **WHITES, 'new': 3}, 'val': {'v': 60},
                        'test': {'t': 40, 'u': 90}})
-    assert 'holds a study of other images of --pool' in refused(
+    assert 'holds a study of other images, masks or classes of --pool' in refused(
         capsys, words(tmp_path / 's', data, *more))
     assert (tmp_path / 's' / 'results.parquet').read_bytes() == before
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -204,6 +205,42 @@ def test_weights_of_imagenet_that_are_others_or_missing_are_refused_before_the_w
     (tmp_path / 'w.pth').write_bytes(b'others')
     assert 'w.pth has sha256' in refused(capsys, words(tmp_path / 's', data, *more))
     assert not (tmp_path / 's' / 'study.json').exists()
+
+
+@pytest.mark.parametrize(('name', 'content', 'sentence'), [
+    ('random/seed-0/round-1.json', '{"strategy": "random"}', 'is of another form'),
+    ('start/seed-0/round-0.json', '[]', 'is of another form'),
+    ('random/seed-0/round-1.picks.json', '{"frames": []}', 'is of another form'),
+    ('random/seed-0/round-1.picks.json', {'scores': 7}, 'is of another form'),
+    ('random/seed-0/round-1.picks.json', {'labelled': ['grey_0', 'other']},
+     "names 'other', expected frames of the pool"),
+    ('start/seed-0/round-0.pt', None, 'is missing, though its round is finished'),
+])
+def test_a_study_that_was_edited_by_hand_says_what_to_delete_and_goes_on(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: Any,
+    sentence: str,
+) -> None:
+    more = ['--strategy', 'random', 'entropy', '--labels', '2', '4']
+    assert main(words(tmp_path / 's', data, *more)) == 0
+    before = (tmp_path / 's' / 'results.parquet').read_bytes()
+    file = tmp_path / 's' / 'rounds' / name
+    result = file.with_name(file.name.replace('.picks', '').replace('.pt', '.json'))
+    if isinstance(content, dict):
+        content = json.dumps({**json.loads(file.read_text()), **content})
+    if content is None:
+        file.unlink()
+        for path in (tmp_path / 's' / 'rounds' / 'entropy').rglob('round-1*'):
+            path.unlink()
+    else:
+        file.write_text(content)
+        if file != result:
+            result.unlink()
+    said = refused(capsys, words(tmp_path / 's', data, *more))
+    assert sentence in said and 'run the same command again' in said
+    (result if content is None else file).unlink()
+    assert main(words(tmp_path / 's', data, *more)) == 0
+    again = (tmp_path / 's' / 'results.parquet').read_bytes()
+    assert again == before
 
 
 @pytest.mark.parametrize('more', [

@@ -114,6 +114,15 @@ def test_a_round_goes_on_without_labels_that_are_missing_and_says_which(
     assert len(asked(here, 1)) == 2  # what is missing is made up for
 
 
+def test_what_is_to_be_labelled_keeps_the_format_it_was_written_in(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(here)) == 0
+    capsys.readouterr()
+    assert main(words(here, '--label-format', 'coco')) == 0
+    assert 'round-0/labelled --format folder"' in capsys.readouterr().out
+
+
 def test_labels_that_nobody_reviewed_are_waited_for(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -302,6 +311,7 @@ def test_a_photograph_that_is_gone_is_one_sentence(
     (here / 'photos' / 'grey_3.png').write_bytes(b'no image')
     assert 'grey_3.png cannot be read' in refused(capsys, words(here))
     (here / 'photos' / 'grey_3.png').unlink()
-    assert 'holds a study of other images of --pool' in refused(capsys, words(here))
+    assert 'holds a study of other images, masks or classes of --pool' in refused(
+        capsys, words(here))
     assert json.loads((here / 'label/study.json').read_text())['labels'] == [2, 3, 5]
     assert WHITE in POOL.values()

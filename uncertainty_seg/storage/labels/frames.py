@@ -268,6 +268,12 @@ def read_table(folder: Path) -> ExportedFrames:
     return ExportedFrames(folder, read_classes(path), rows)
 
 
+def kind_of_export(folder: Path) -> str:
+    """Return the format of an export; errors as of `read_table`."""
+    read_table(folder)
+    return str(read_json(folder / TABLE_FILE).get('format', ''))
+
+
 def _frame_row(item: Any) -> FrameRow:
     """Make a row of what JSON has of it; ValueError or TypeError with the reason."""
     if not isinstance(item, dict):

@@ -27,7 +27,7 @@ from uncertainty_seg.analysis.selection_pool import Candidates, SelectionRequest
 from uncertainty_seg.core.model_card import InputSpec, ModelCard, SCHEMA_VERSION
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.uncertainty import MapRequest
-from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.errors import ConfigError, TrainingError
 from uncertainty_seg.storage.foreign_files import MAX_JSON_BYTES, parse_json, read_bytes
 from uncertainty_seg.storage.whole_files import replace_file
 from uncertainty_seg.tools.active_learn.study import (
@@ -184,7 +184,7 @@ class StrategyChain:
         kept = place.picks(task.strategy, task.seed, number)
         if not kept.is_file():
             replace_file(kept, text_of(self.pick(number)))
-        picks = picks_of(kept)
+        picks = self.kept(kept)
         if not picks.frames:
             return False
         if len(picks.labelled) == len(self.pool) and not self.settings.is_warm:
@@ -201,7 +201,28 @@ class StrategyChain:
     def labelled(self, number: int) -> tuple[str, ...]:
         """Return what is labelled after a round."""
         strategy, before = self.before(number + 1)
-        return picks_of(self.place.picks(strategy, self.task.seed, before)).labelled
+        return self.kept(self.place.picks(strategy, self.task.seed, before)).labelled
+
+    def kept(self, path: Path) -> Picks:
+        """Read what a round labels; raises ConfigError if it is damaged, or of other frames."""
+        picks = picks_of(path)
+        strange = [stem for stem in (*picks.frames, *picks.labelled) if stem not in self.index]
+        if strange:
+            raise ConfigError(f'{path} names {strange[0]!r}', 'frames of the pool',
+                              'delete it and run the same command again')
+        return picks
+
+    def network(self, number: int) -> Path:
+        """Return the weights that a round of this chain begins from; TrainingError without."""
+        strategy, before = self.before(number + 1)
+        file = self.place.weights(strategy, self.task.seed, before)
+        if not file.is_file():
+            result = self.place.result(strategy, self.task.seed, before)
+            raise TrainingError(f'{file} is missing, though its round is finished',
+                                'the network that the next round needs',
+                                f'delete {result} and run the same command again, which trains '
+                                'that round once more')
+        return file
 
     def pick(self, number: int) -> Picks:
         """Choose what a round labels, by the network of the round before."""
@@ -271,8 +292,7 @@ class StrategyChain:
         from uncertainty_seg.training.active.judging import Jury
         from uncertainty_seg.training.active.rounds import round_net, seed_of
 
-        strategy, before = self.before(number + 1)
-        files = [self.place.weights(strategy, self.task.seed, before)]
+        files = [self.network(number)]
         if labelled:
             files += [self.member(number, index, labelled)
                       for index in range(1, self.settings.members)]
@@ -300,8 +320,7 @@ class StrategyChain:
         others = read_part(extra) if extra.is_file() else None
         start = None
         if self.settings.is_warm and number and not index:
-            strategy, before = self.before(number)
-            start = self.place.weights(strategy, self.task.seed, before)
+            start = self.network(number - 1)
         return RoundRun(
             self.pool.folder([self.index[stem] for stem in labelled]),
             seed_of(self.task.seed, number, index), weights,
@@ -473,22 +492,37 @@ def text_of(picks: Picks) -> str:
     return json_text(vars(picks)) + '\n'
 
 
+_OF_PICKS = ('frames', 'scores', 'reasons', 'labelled', 'limit', 'score_s')
+_OF_RESULT = ('strategy', 'seed', 'round', 'num_labelled', 'share', 'label_pixels', 'regions',
+              'limit', 'test_mean_iou', 'test_iou', 'test_ece', 'val_mean_iou', 'loss', 'train_s',
+              'score_s', 'picks')
+
+
 def picks_of(path: Path) -> Picks:
     """Read picks; raises ConfigError if they are damaged."""
-    raw = read_result(path)
-    numbers = tuple(math.nan if value is None else float(value) for value in raw['scores'])
-    return Picks(tuple(raw['frames']), numbers, tuple(raw['reasons']), tuple(raw['labelled']),
-                 math.nan if raw['limit'] is None else float(raw['limit']), float(raw['score_s']))
+    raw = read_result(path, _OF_PICKS)
+    try:
+        numbers = tuple(math.nan if value is None else float(value) for value in raw['scores'])
+        return Picks(tuple(map(str, raw['frames'])), numbers, tuple(map(str, raw['reasons'])),
+                     tuple(map(str, raw['labelled'])),
+                     math.nan if raw['limit'] is None else float(raw['limit']),
+                     float(raw['score_s']))
+    except (TypeError, ValueError) as err:
+        raise _other_form(path) from err
 
 
-def read_result(path: Path) -> dict[str, Any]:
+def read_result(path: Path, fields: Sequence[str] = _OF_RESULT) -> dict[str, Any]:
     """Read what a round wrote; raises ConfigError if it is damaged."""
     try:
         raw = parse_json(read_bytes(path, MAX_JSON_BYTES))
     except (OSError, ValueError) as err:
         raise ConfigError(f'{path} is missing or damaged', 'what this verb wrote',
                           'delete it and run the same command again') from err
-    if not isinstance(raw, dict):
-        raise ConfigError(f'{path} is of another form', 'what this verb wrote',
-                          'delete it and run the same command again')
+    if not isinstance(raw, dict) or not set(fields) <= set(raw):
+        raise _other_form(path)
     return raw
+
+
+def _other_form(path: Path) -> ConfigError:
+    return ConfigError(f'{path} is of another form', 'what this verb wrote',
+                       'delete it and run the same command again')

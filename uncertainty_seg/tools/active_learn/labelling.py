@@ -23,7 +23,12 @@ from uncertainty_seg.errors import ConfigError, DatasetError, some_of
 from uncertainty_seg.storage.foreign_files import read_bytes
 from uncertainty_seg.storage.labelled_folder import ClassTable, LabelledFolder, read_classes
 from uncertainty_seg.storage.labels.formats import write_export
-from uncertainty_seg.storage.labels.frames import LabelFrame, read_mask, safe_name
+from uncertainty_seg.storage.labels.frames import (
+    kind_of_export,
+    LabelFrame,
+    read_mask,
+    safe_name,
+)
 from uncertainty_seg.storage.review_record import read_review
 from uncertainty_seg.storage.unlabelled_images import UnlabelledImages
 from uncertainty_seg.storage.whole_files import replace_file
@@ -31,7 +36,6 @@ from uncertainty_seg.tools.active_learn.chain import (
     ChainTask,
     first_picks,
     Picks,
-    picks_of,
     StrategyChain,
     text_of,
 )
@@ -60,6 +64,8 @@ class Waiting:
         What to label, and where the labels are expected.
     missing : tuple of str
         The frames without labels.
+    label_format : str
+        Of what is to be labelled.
     unreviewed : int
         Of them, those whose labels nobody looked at.
 
@@ -69,15 +75,17 @@ class Waiting:
     to_label: Path
     labelled: Path
     missing: tuple[str, ...]
+    label_format: str
     unreviewed: int = 0
 
-    def sentence(self, label_format: str) -> str:
+    @property
+    def sentence(self) -> str:
         """Say what to do next."""
         seen = f' ({self.unreviewed} have labels that nobody reviewed)' if self.unreviewed else ''
         return (
             f'Round {self.number} waits for labels of {len(self.missing)} frames{seen}: label '
             f'{self.to_label}, bring the labels back with "uncertainty_seg import-labels '
-            f'{self.to_label} {self.labelled} --format {label_format}", and run the same command '
+            f'{self.to_label} {self.labelled} --format {self.label_format}", and run the same command '
             'again, whenever that is.')
 
 
@@ -195,8 +203,9 @@ class _LabelRound:
             found, unreviewed = read_labelled(self.place, picks.frames, self.classes)
             missing = tuple(frame for frame in picks.frames if frame not in found)
             if not found:
+                # It may have been written with another --label-format before.
                 return Waiting(self.number, self.place / 'to_label', self.place / 'labelled',
-                               missing, unreviewed)
+                               missing, kind_of_export(self.place / 'to_label'), unreviewed)
             if missing:
                 notes.append(f'round {self.number} goes on without labels of {len(missing)} of '
                              f'{len(picks.frames)} frames ({some_of(missing, _NAMED)}), '
@@ -214,7 +223,7 @@ class _LabelRound:
         kept = self._kept()
         if not kept.is_file():
             replace_file(kept, text_of(self._chosen()))
-        return picks_of(kept)
+        return self.chain.kept(kept)
 
     def _kept(self) -> Path:
         task = self.chain.task

@@ -231,7 +231,7 @@ def _labelled_by_people(
             print(f'warning: {note}.', file=sys.stderr)
     if rows:
         _written(args, rows, results.summarise(rows))
-    print('All rounds are finished.' if waiting is None else waiting.sentence(args.label_format))
+    print('All rounds are finished.' if waiting is None else waiting.sentence)
     print_json({'study': str(args.study), 'rows': len(rows),
                 'waits_for': None if waiting is None else str(waiting.labelled),
                 'missing': 0 if waiting is None else len(waiting.missing),

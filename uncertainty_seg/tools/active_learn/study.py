@@ -295,7 +295,8 @@ def _require_same(place: StudyPlace, said: dict[str, Any]) -> None:
     before = {**_ADDED, **{name: said[name] for name in (WEIGHTS, IMAGENET, CODE)}, **before}
     for name in [*said, *before]:
         if before.get(name) != said.get(name):
-            what = f'other {name}' if name.startswith(('images', 'weights', 'code')) else \
+            named = name.replace('images of', 'images, masks or classes of')
+            what = f'other {named}' if name.startswith(('images', 'weights', 'code')) else \
                 f'{name} {_shown(before.get(name))}, not {_shown(said.get(name))}'
             raise ConfigError(f'{place.folder} holds a study of {what}', 'the study that is to go '
                               'on', 'take another folder for another study')

@@ -50,8 +50,8 @@ def bgr_pairs(bundle: ModelBundle, data: LabelledFolder) -> list[Pair]:
     """
     card = bundle.card
     if data.class_names != card.class_names:
-        raise DatasetError(f'the folder has the classes {data.class_names}',
-                           f'those of {card.name!r}, {card.class_names}')
+        raise DatasetError(f'the folder has the classes {", ".join(data.class_names)}',
+                           f'those of {card.name!r}, {", ".join(card.class_names)}')
     for stem, mask in zip(data.stems, data.masks, strict=True):
         strange = (mask >= card.num_classes) & (mask != data.ignore_index)
         if strange.any():
