@@ -186,6 +186,76 @@ def test_a_softmax_and_what_makes_a_layer_norm_stay_in_float32() -> None:
     np.testing.assert_allclose(run(low, {'x': x})[0], run(model, {'x': x})[0], atol=2e-2)
 
 
+def over_length(kind: str) -> onnx.ModelProto:
+    """Return a net that makes vectors over the channels of length 1, as a network may write it."""
+    make = helper.make_node
+    end = [make('Sqrt', ['sum'], ['n']), make('Div', ['c', 'n'], ['y'])]
+    summed = [make('ReduceSum', ['s', 'axis'], ['sum'], keepdims=1)]
+    inverse = [make('Mul', ['c', 'c'], ['s']), *summed]
+    nodes = {
+        'product': [make('Mul', ['c', 'c'], ['s']), *summed, *end],
+        'sign': [make('Neg', ['c'], ['minus']), make('Mul', ['c', 'minus'], ['t']),
+                 make('Abs', ['t'], ['s']), *summed, *end],
+        'made twice': [make('Sub', ['c', 'zero'], ['a']), make('Sub', ['c', 'zero'], ['b']),
+                       make('Mul', ['a', 'b'], ['s']), *summed, *end],
+        'power': [make('Pow', ['c', 'two'], ['s']), *summed, *end],
+        'norm': [make('ReduceL2', ['c'], ['n'], axes=[1], keepdims=1), end[1]],
+        'reciprocal': [*inverse, end[0], make('Reciprocal', ['n'], ['r']),
+                       make('Identity', ['r'], ['i']), make('Mul', ['i', 'c'], ['y'])],
+        'negative power': [*inverse, make('Pow', ['sum', 'minus_half'], ['r']),
+                           make('Mul', ['c', 'r'], ['y'])],
+        'einsum': [make('Einsum', ['c', 'c'], ['flat'], equation='bchw,bchw->bhw'),
+                   make('Unsqueeze', ['flat', 'axis'], ['sum']), *end],
+        'rows by columns': [
+            make('Transpose', ['c'], ['p'], perm=[0, 2, 3, 1]),
+            make('Unsqueeze', ['p', 'row'], ['rows']),
+            make('Unsqueeze', ['p', 'column'], ['columns']),
+            make('MatMul', ['rows', 'columns'], ['square']),
+            make('Squeeze', ['square', 'column'], ['flat']),
+            make('Transpose', ['flat'], ['sum'], perm=[0, 3, 1, 2]), *end],
+    }[kind]
+    tensors = {'axis': np.array([1]), 'row': np.array([-2]), 'column': np.array([-1]),
+               'two': np.array(2, np.float32), 'zero': np.array(0, np.float32),
+               'minus_half': np.array(-0.5, np.float32)}
+    used = {name for node in nodes for name in node.input}
+    return float_net(nodes, tensors=[tensor(n, v) for n, v in tensors.items() if n in used])
+
+
+# From where squares are beyond float16, to where they are nothing in it; the second nearly fills
+# its range.
+@pytest.mark.parametrize('size', [400.0, 9000.0, 1.0, 1e-3])
+@pytest.mark.parametrize('kind', [
+    'product', 'sign', 'made twice', 'power', 'norm', 'reciprocal', 'negative power', 'einsum',
+    'rows by columns'])
+def test_vectors_of_length_1_have_it_whatever_their_length_was(kind: str, size: float) -> None:
+    x = (size * RNG.normal(size=(1, 3, 6, 6))).clip(-3 * size, 3 * size).astype(np.float32)
+    model = over_length(kind)
+    weights = numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == 'w'))
+    # By another road, in float64: the vectors as float16 has them, over their length.
+    features = np.einsum('oi,bihw->bohw', weights[:, :, 0, 0].astype(np.float16).astype(float),
+                         x.astype(np.float16).astype(float))
+    wanted = features / np.linalg.norm(features, axis=1, keepdims=True)
+    found = reference(to_precision(model, 'fp16'), {'x': x})[0]
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=2e-3)
+    np.testing.assert_allclose(found, wanted, atol=4e-3)
+
+
+@pytest.mark.parametrize('kind', ['product', 'norm', 'reciprocal', 'negative power'])
+def test_the_inverse_of_a_small_length_is_not_infinite(kind: str) -> None:
+    x = RNG.normal(size=(1, 3, 6, 6)).astype(np.float32) * 5e-6
+    found = reference(to_precision(over_length(kind), 'fp16'), {'x': x})[0]
+    # The vectors have the rounding of float16's smallest numbers; their length is 1 nevertheless.
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=2e-3)
+
+
+def test_a_product_of_two_different_tensors_stays_in_16_bits() -> None:
+    nodes = [helper.make_node('Sigmoid', ['c'], ['gate']),
+             helper.make_node('Mul', ['c', 'gate'], ['swish']),
+             helper.make_node('MatMul', ['swish', 'c'], ['y'])]
+    kinds = types(to_precision(float_net(nodes), 'fp16'))
+    assert kinds['swish'] == kinds['y_fp16'] == TensorProto.FLOAT16
+
+
 def test_a_tensor_between_two_layers_is_not_cast_back_and_forth() -> None:
     nodes = [helper.make_node('Relu', ['c'], ['r']),
              helper.make_node('Clip', ['r', '', 'six'], ['k']),

@@ -10,8 +10,9 @@ import pytest
 
 from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.calibration import mask_digest
-from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.core.calibration import mask_digest, Promise
+from uncertainty_seg.core.gate import VOID
+from uncertainty_seg.core.settings import Settings, settings_from_dict
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import load_bundle
@@ -71,21 +72,41 @@ def test_what_lies_under_the_mask_moves_no_score(
         > plain.measure(sure, 0).scores['entropy.mean'] + 0.1
 
 
-def test_another_mask_than_that_of_the_calibration_is_said(
+def test_another_mask_than_that_of_the_calibration_is_said_and_voids_the_promise(
     tiny_bundle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     bundle = load_bundle(str(tiny_bundle))
     mask = np.zeros((6, 8), np.bool_)
     mask[0] = True
-    open_pipeline(bundle, SETTINGS)
-    assert 'another ignore mask' not in caplog.text
-    open_pipeline(bundle, SETTINGS, mask)
-    assert 'calibrated with another ignore mask' in caplog.text
-    caplog.clear()
     assert bundle.calibration is not None
-    with_mask = dataclasses.replace(bundle.calibration, ignore_sha256=mask_digest(mask))
-    masked = ModelBundle(bundle.folder, bundle.card, with_mask)
-    open_pipeline(masked, SETTINGS, mask)
-    assert 'another ignore mask' not in caplog.text
-    open_pipeline(masked, SETTINGS, ~mask)
-    assert 'another ignore mask' in caplog.text
+    promised = dataclasses.replace(bundle.calibration, promises=(
+        Promise(0.05, {'entropy.mean': 0.7}, 'iou<0.5', 60, 60, 0.04, 0.7, 0.03, 0.1),))
+    with_mask = dataclasses.replace(promised, ignore_sha256=mask_digest(mask))
+    for calibration, ignore, is_other in (
+            (promised, None, False), (promised, mask, True), (with_mask, mask, False),
+            (with_mask, ~mask, True), (with_mask, None, True)):
+        caplog.clear()
+        pipeline = open_pipeline(ModelBundle(bundle.folder, bundle.card, calibration), SETTINGS,
+                                 ignore)
+        assert ('calibrated with another ignore mask' in caplog.text) == is_other
+        assert list(pipeline.weakened_by) == is_other * [
+            "ignore_mask is not the calibration's: the limits are for scores of other pixels"]
+        assert (pipeline.promise == VOID) == is_other
+        # Of several cameras each has its own.
+        assert pipeline.for_camera(None).weakened_by == () or calibration is with_mask
+
+
+def test_a_mask_over_what_is_unsure_makes_a_true_flag_that_promises_nothing(
+    tiny_bundle: Path
+) -> None:
+    image = np.full((48, 64, 3), 128, np.uint8)
+    image[:, 40:] = (255, 0, 0)
+    bundle = load_bundle(str(tiny_bundle))
+    mask = np.zeros((48, 64), np.bool_)
+    mask[:, :40] = True
+    settings = settings_from_dict({'gate.rise_ratio': 1.0, 'gate.rise_frames': 1,
+                                   'backend': 'onnxruntime', 'threads': 1})
+    for ignore, is_up, promise in ((None, False, 'none'), (mask, True, VOID)):
+        with open_pipeline(bundle, settings, ignore) as pipeline:
+            assert pipeline.process(image).verdict.is_confident == is_up
+            assert pipeline.promise == promise

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import ImageU8, require_shape
 from uncertainty_seg.core.bundle import fitting_calibration, ModelBundle, require_seed
+from uncertainty_seg.core.calibration import mask_digest
 from uncertainty_seg.core.dropout_masks import (
     frame_seed,
     lazy_inputs,
@@ -245,6 +246,8 @@ class Pipeline:
         self._pass_s = 0.0  # what a pass took last
         self.cause = ''
         self._ignore = ignore
+        self._has_other_ignore = bundle.calibration is not None \
+            and bundle.calibration.ignore_sha256 != mask_digest(ignore)
         self._fitted_ignore: tuple[Geometry | None, NDArray[np.bool_] | None] = None, None
         # Where a calibration is fitted nothing is refused: its frames set the limits.
         self._damage_limits = {} if not bundle.calibration and not self._is_judging else {
@@ -304,6 +307,9 @@ class Pipeline:
         if calibration is None:
             return ()  # the flag is never true
         found = weakened_by(calibration, self.settings.gate)
+        if self._has_other_ignore:
+            found += ("ignore_mask is not the calibration's: the limits are for scores of other "
+                      'pixels',)
         if stale_s > self._first_stale_s:
             found += (f'stale_timeout_s is {stale_s:g}, above {self._first_stale_s:g} at the '
                       'start: the flag stays true for that long without a frame',)

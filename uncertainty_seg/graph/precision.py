@@ -3,9 +3,9 @@
 Let a trunk or a head compute in 16 bits: float16 or bfloat16, float32 at its border.
 
 Convolutions and matrix products are computed in 16 bits, and what follows them elementwise. What
-sums, divides or exponentiates stays in float32, and so does everything before the first product:
-the normalisation of the image. Inputs and outputs keep their types, so that masks, logits and the
-reduction behind them are float32, and the sites of the dropout see no difference.
+sums, divides or exponentiates stays in float32, and so do squares and everything before the
+first product: the normalisation of the image. Inputs and outputs keep their types, so that masks,
+logits and the reduction behind them are float32, and the sites of the dropout see no difference.
 
 The converters of ONNX Runtime and onnxconverter-common know float16 only, replace what is too
 large by 10 000, normalise the image in 16 bits, and leave nodes in an order that onnx refuses.
@@ -47,6 +47,9 @@ _FOLLOWERS = frozenset({
     'Sigmoid', 'Slice', 'SpaceToDepth', 'Split', 'Squeeze', 'Sub', 'Tanh', 'Tile', 'Transpose',
     'Unsqueeze', 'Where',
 })
+# What leaves the values as they are, but for place and sign.
+_REARRANGED = frozenset({'Abs', 'Expand', 'Flatten', 'Identity', 'Neg', 'Reshape', 'Squeeze',
+                         'Transpose', 'Unsqueeze'})
 # Arguments that are float32 in ONNX, whatever the data's type.
 _FLOAT32_ARGUMENTS = {'Resize': (1, 2)}
 _QUANTISED = frozenset({'QuantizeLinear', 'DequantizeLinear', 'QLinearConv', 'ConvInteger'})
@@ -92,7 +95,10 @@ def to_precision(model: onnx.ModelProto, kind: str) -> onnx.ModelProto:
     Notes
     -----
     No weight of a bundle can show that a value inside the network leaves the range of float16.
-    It then becomes infinite, the maps NaN, and no frame is confident.
+    It then becomes infinite, the maps NaN, and no frame is confident. Squares would be beyond it
+    at a value of 256 already, and nothing below 0.0002; a length that is the root of their sum
+    would be infinite or 0, and the vectors over it zeros: finite, and wrong. So squares stay in
+    float32. ONNX Runtime on a CPU would not show it: it rounds in fewer places than the graph.
 
     """
     if kind not in _KINDS:
@@ -128,6 +134,11 @@ class _CastWriter:
     tensors: list[onnx.TensorProto] = field(default_factory=list)
     # (name in the given graph, is low) -> name of the tensor that has this type.
     there: dict[tuple[str, bool], str] = field(default_factory=dict)
+    # Name in the given graph -> a number that it shares with tensors of the same values, in
+    # another place or of another sign; and what each number is.
+    values: dict[str, int] = field(default_factory=dict)
+    numbers: dict[tuple[object, ...], int] = field(default_factory=dict)
+    inverses: set[str] = field(default_factory=set)
 
     def take(self, info: onnx.ValueInfoProto) -> None:
         """Take an input: what the trunk hands over is rounded at once, a mask where it acts."""
@@ -144,6 +155,7 @@ class _CastWriter:
             return
         is_reduction = not self.reduced.isdisjoint(node.input)
         self.reduced.update(node.output if is_reduction else ())
+        self._note(node)
         is_low = not is_reduction and self._is_low(node)
         twin = copy_of(node)
         for index, name in enumerate(node.input):
@@ -164,7 +176,38 @@ class _CastWriter:
                 self._cast(twin.output[index], name, TensorProto.FLOAT)
                 self.there[name, False] = name
 
+    def _note(self, node: onnx.NodeProto) -> None:
+        """Note which tensors have the values of others, and which are 1 over something."""
+        given = [self._number(name) for name in node.input]
+        is_rearranged = node.op_type in _REARRANGED
+        told = tuple(sorted(entry.SerializeToString() for entry in node.attribute))
+        for index, name in enumerate(node.output):
+            key = (node.op_type, told, index, *given)
+            self.values[name] = given[0] if is_rearranged else \
+                self.numbers.setdefault(key, len(self.numbers))
+        is_inverse = node.op_type == 'Reciprocal' or self._is_negative_power(node)
+        if is_inverse or (is_rearranged and node.input[0] in self.inverses):
+            self.inverses.update(node.output)
+
+    def _is_negative_power(self, node: onnx.NodeProto) -> bool:
+        if node.op_type != 'Pow' or node.input[1] not in self.constants:
+            return False
+        return bool((np.asarray(self.constants[node.input[1]], np.float64) < 0).any())
+
+    def _number(self, name: str) -> int:
+        if name not in self.values:  # an input or a constant
+            self.values[name] = self.numbers.setdefault((name,), len(self.numbers))
+        return self.values[name]
+
+    def _is_square(self, node: onnx.NodeProto) -> bool:
+        factors = [name for name in node.input[:2] if name and name not in self.constants]
+        return len(factors) == 2 and self._number(factors[0]) == self._number(factors[1])
+
     def _is_low(self, node: onnx.NodeProto) -> bool:
+        if node.op_type in ('Mul', *_PRODUCTS) and self._is_square(node):
+            return False  # its range is twice that of what is squared
+        if node.op_type == 'Mul' and not self.inverses.isdisjoint(node.input):
+            return False  # as a division, below
         if node.op_type in _PRODUCTS:
             return node.output[0] in self.floats
         if node.op_type == 'Div' and node.input[1] not in self.constants:
