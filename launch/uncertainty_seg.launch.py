@@ -60,7 +60,9 @@ def node_of(context: LaunchContext, topics: dict) -> Node:
     """Make the node; parameters that are given as arguments override the file."""
     given = {}
     for name, kind in PARAMETERS.items():
-        if LaunchConfiguration(name).perform(context):
+        if text := LaunchConfiguration(name).perform(context):
+            if kind is float:
+                checks.require_number(name, text)
             given[name] = ParameterValue(LaunchConfiguration(name), value_type=kind)
     if topics:
         given['cameras'] = list(topics)

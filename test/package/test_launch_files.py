@@ -155,6 +155,8 @@ def test_rviz_shows_every_camera(
     ({'namespace': 'auv-1'}, "namespace is 'auv-1'"),
     ({'image': 'cam raw'}, "image is 'cam raw'"),
     ({'respawn_delay': 'soon'}, "respawn_delay is 'soon'"),
+    ({'stale_timeout_s': 'soon'}, "stale_timeout_s is 'soon', expected a number"),
+    ({'max_age_s': 'nan'}, "max_age_s is 'nan', expected a number"),
 ])
 def test_what_cannot_be_used_is_one_sentence_before_a_process_starts(
     arguments: dict[str, str], given: dict[str, str], sentence: str,

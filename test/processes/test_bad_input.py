@@ -71,8 +71,8 @@ def test_a_parameter_of_the_node(
 
 
 @pytest.mark.parametrize('words', [
-    ['-r', 'image:=/front-cam'], ['-r', '__ns:=/auv 1'], ['-r', '__node:=a-b'],
-    ['-p', 'threads'], ['--log-level', 'loud']])
+    ['-r', 'image:=/front-cam'], ['-r', '__ns:=/auv 1'], ['-r', '__ns:=auv'],
+    ['-r', '__ns:=/auv/'], ['-r', '__node:=a-b'], ['-p', 'threads'], ['--log-level', 'loud']])
 @pytest.mark.parametrize('program', ['node', 'governor'])
 def test_what_ros_cannot_parse(domain: int, program: str, words: list[str]) -> None:
     code, lines = run(program, ['--ros-args', *words], domain)
@@ -80,6 +80,8 @@ def test_what_ros_cannot_parse(domain: int, program: str, words: list[str]) -> N
     # rcl writes lines of its own before ours.
     assert 'arguments cannot be used: ' in lines[-1] and words[-1] in lines[-1]
     assert sum('arguments cannot be used' in line for line in lines) == 1
+    assert 'expected ' in lines[-1] and not any(
+        word in lines[-1] for word in ('lexeme', 'initialize rcl', 'index'))
 
 
 @pytest.mark.parametrize(('parameter', 'sentence'), [

@@ -4,8 +4,9 @@ The real node on a backend whose engine is missing, with a builder that does as 
 
 The folder UNCERTAINTY_SEG_TEST_BUILD holds what the test and this process tell each other:
 `order` is what the builder does next ('0.42 words' reports progress, 'finish', 'fail', 'crash',
-'native' stays in C code and reports nothing, as TensorRT does while it times kernels), `built` is
-the engine, and the builder notes `begun` and how it `ended`.
+'native' stays in C code and reports nothing, as TensorRT does while it times kernels, 'rtx' builds
+the engines of `pipeline` by TensorRT-RTX again and again), `built` is the engine, and the builder
+notes `begun` and how it `ended`.
 
 """
 
@@ -48,6 +49,18 @@ def build_on_command(
     (FOLDER / 'ended').write_text('well')
 
 
+def build_for_real(progress: Callable[[float, str], None]) -> None:
+    from uncertainty_seg.backends.gpu.bundle_engines import work_ahead
+    from uncertainty_seg.backends.gpu.engine_cache import EngineCache
+    from uncertainty_seg.core.settings import Settings
+    from uncertainty_seg.storage.model_bundle import load_bundle
+
+    work = work_ahead(load_bundle('pipeline'), Settings(), '8.6')
+    for number in range(1000):
+        (FOLDER / 'real').touch()
+        work.build(EngineCache(FOLDER / f'cache{number}'), progress)
+
+
 def follow(progress: Callable[[float, str], None]) -> None:
     while True:
         order = (FOLDER / 'order').read_text() if (FOLDER / 'order').exists() else ''
@@ -60,6 +73,8 @@ def follow(progress: Callable[[float, str], None]) -> None:
             raise ZeroDivisionError('nobody expected this')
         if order == 'native':  # for half an hour, on a core, without the lock of the interpreter
             hashlib.pbkdf2_hmac('sha256', b'x', b'y', 2**31 - 1)
+        if order == 'rtx':
+            build_for_real(progress)
         if order and order != 'hang':
             share, _, words = order.partition(' ')
             progress(float(share), words)

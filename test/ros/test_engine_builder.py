@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from uncertainty_seg.backends.gpu.engine_thread import BuildState
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import BackendError, EngineMissingError, GraphError
 from uncertainty_seg.ros import engine_builder
-from uncertainty_seg.ros.engine_builder import BuildState, open_or_build, wait_for_build
+from uncertainty_seg.ros.engine_builder import open_or_build, wait_for_build
 
 BUNDLE: Any = object()
 SETTINGS = Settings()

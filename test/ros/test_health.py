@@ -13,9 +13,9 @@ if not HAS_ROS:
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: I100
 from ros_stubs import StubNode
 
+from uncertainty_seg.backends.gpu.engine_thread import BuildState
 from uncertainty_seg.core.settings import settings_from_dict
 from uncertainty_seg.ros.board_state import BoardState
-from uncertainty_seg.ros.engine_builder import BuildState
 from uncertainty_seg.ros.health import (
     FAULT_MEMORY_S,
     FrameCounts,

@@ -116,6 +116,14 @@ def test_a_file_without_parameters_is_refused(tmp_path: Path, text: str, sentenc
         read_parameter_file(written(tmp_path, text))
 
 
+def test_a_folder_or_a_file_of_bytes_is_refused_without_words_of_python(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match='is a folder, expected a file: params_file'):
+        read_parameter_file(str(tmp_path))
+    (tmp_path / 'bytes').write_bytes(b'a\xff')
+    with pytest.raises(ConfigError, match=r'is no text in UTF-8 \(byte 2\), expected YAML\.$'):
+        read_parameter_file(str(tmp_path / 'bytes'))
+
+
 def test_a_file_for_another_node_is_refused_with_what_it_holds(tmp_path: Path) -> None:
     file = written(tmp_path, '/auv1/uncertainty_seg:\n  ros__parameters:\n    model: suim\n')
     words = ['--ros-args', '-r', '__node:=x', '--params-file', file]

@@ -24,12 +24,12 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 from std_msgs.msg import Header
 
+from uncertainty_seg.backends.gpu.engine_thread import BuildState
 from uncertainty_seg.core.gate import NO_CALIBRATION
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import passes_text, Settings
 from uncertainty_seg.core.status import Status
 from uncertainty_seg.ros.board_state import BoardState
-from uncertainty_seg.ros.engine_builder import BuildState
 from uncertainty_seg.ros.graph_watch import qos
 
 

@@ -22,6 +22,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import Trigger
 
+from uncertainty_seg.backends.gpu.engine_thread import BuildState
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import locked_error, require_idle, require_unlocked, Settings
 from uncertainty_seg.errors import BackendError, ConfigError
@@ -29,7 +30,7 @@ from uncertainty_seg.ros.board_state import BoardState, BoardWatch
 from uncertainty_seg.ros.camera_link import Arrival
 from uncertainty_seg.ros.camera_station import CameraStation
 from uncertainty_seg.ros.conversions import image_bridge
-from uncertainty_seg.ros.engine_builder import BuildState, open_or_build
+from uncertainty_seg.ros.engine_builder import open_or_build
 from uncertainty_seg.ros.frame_log_link import MessageFrame, NOT_LOGGING, RunLog
 from uncertainty_seg.ros.frame_scheduler import FrameScheduler, Worker
 from uncertainty_seg.ros.graph_watch.bond import LifecycleBond

@@ -106,7 +106,8 @@ def read_parameter_file(path: str) -> ParameterFile:
 
     place = Path(path).expanduser()
     if not place.is_file():
-        raise ConfigError(f'parameter file {path} is not there', 'a file',
+        is_what = 'a folder' if place.is_dir() else 'not there'
+        raise ConfigError(f'parameter file {path} is {is_what}', 'a file',
                           'params_file and --params-file take its path')
     try:
         content = _plain(yaml.compose(place.read_text(encoding='utf-8'), yaml.SafeLoader))
@@ -115,8 +116,11 @@ def read_parameter_file(path: str) -> ParameterFile:
         where = f' in line {mark.line + 1}' if mark is not None else ''
         what = getattr(err, 'problem', None) or 'it cannot be read'
         raise ConfigError(f'parameter file {path} is no YAML{where} ({what})') from err
-    except (OSError, UnicodeDecodeError) as err:
-        raise ConfigError(f'parameter file {path} cannot be read ({err})') from err
+    except UnicodeDecodeError as err:
+        raise ConfigError(
+            f'parameter file {path} is no text in UTF-8 (byte {err.start + 1})', 'YAML') from err
+    except OSError as err:
+        raise ConfigError(f'parameter file {path} cannot be read ({err.strerror})') from err
     entries = dict(_entries(content, ''))
     if not entries:
         raise ConfigError(f'parameter file {path} holds no parameters of any node',

@@ -11,14 +11,18 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from pathlib import Path
 import re
 from typing import Any
 
-from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.errors import BackendError, ConfigError
 from uncertainty_seg.tools.arguments import add_settings, print_json, settings_from_args
 
 _log = logging.getLogger(__name__)
+SHOW_EVERY_S = 0.1
+# For the next report of progress; TensorRT makes none for seconds.
+STOP_S = 0.5
 _NAMES = ('precision', 'reduction', 'passes', 'memory_budget_mb', 'trusted_keys')
 
 
@@ -69,13 +73,33 @@ def _build(work: Any, cache: Any, number: str) -> list[dict[str, object]]:
 
     form = '{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}'
     with tqdm(total=1.0, desc=f'engines {number}', bar_format=form, leave=False) as bar:
-        def tell(share: float, phase: str) -> None:
-            bar.set_postfix_str(phase, refresh=False)
-            bar.update(share - bar.n)
-
-        built = {engine.role for engine in work.build(cache, tell)}
+        built = {engine.role for engine in _wait(work, cache, bar)}
     return [_entry(engine, work.target, cache, engine.role in built)
             for engine in work.engines.all]
+
+
+def _wait(work: Any, cache: Any, bar: Any) -> list[Any]:
+    """Build in a thread; a signal ends the build, whose engine is whole or not there."""
+    from uncertainty_seg.backends.gpu.engine_thread import EngineBuild
+    from uncertainty_seg.tools.main import say_stopped
+
+    built: list[Any] = []
+    build = EngineBuild(lambda tell: built.extend(work.build(cache, tell)))
+    try:
+        while not build.wait(SHOW_EVERY_S):
+            bar.set_postfix_str(build.state.phase, refresh=False)
+            bar.update(build.state.share - bar.n)
+    except BackendError as err:
+        if isinstance(err.__cause__, OSError):  # such as a full disk
+            raise err.__cause__ from None
+        raise
+    except KeyboardInterrupt as err:
+        if build.stop(STOP_S):
+            raise
+        bar.close()
+        # The thread stays in TensorRT for seconds: to take that apart meanwhile would crash.
+        os._exit(say_stopped(err))
+    return built
 
 
 def _entry(engine: Any, target: Any, cache: Any, is_built: bool) -> dict[str, object]:

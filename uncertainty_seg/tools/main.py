@@ -137,17 +137,20 @@ def _run(args: argparse.Namespace, begin: Callable[[], None]) -> int:
         begin()
         with _heeded_signals(came):
             return int(args.run(args))
-    except KeyboardInterrupt:
-        return _stopped(came)
+    except KeyboardInterrupt as err:
+        return say_stopped(err)
     except Exception as err:
         # Who imports or calls back in C may turn the interrupt into an error of his own.
-        return _stopped(came) if came else _failed(args, err)
+        return say_stopped(_VerbStopped(came[0])) if came else _failed(args, err)
 
 
-def _stopped(came: Sequence[int]) -> int:
+def say_stopped(err: KeyboardInterrupt) -> int:
+    """Say that a signal ended the verb; returns the exit code."""
     with contextlib.suppress(OSError):  # the terminal may be gone
-        print('stopped', file=sys.stderr)
-    return EXIT_BY_SIGNAL + (came[0] if came else signal.SIGINT)
+        print('stopped', file=sys.stderr, flush=True)
+    # Libraries raise it with a text.
+    number = next((one for one in err.args if isinstance(one, int)), signal.SIGINT)
+    return EXIT_BY_SIGNAL + number
 
 
 def _failed(args: argparse.Namespace, err: Exception) -> int:
@@ -179,7 +182,7 @@ def _heeded_signals(came: list[int]) -> Iterator[None]:
         came.append(number)
         # A shell and the kernel both tell that a terminal is gone.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        raise _VerbStopped
+        raise _VerbStopped(number)
 
     for number in heeded:
         signal.signal(number, stop)

@@ -40,13 +40,23 @@ def require_name(argument: str, text: str) -> None:
 
 def positive(argument: str, text: str) -> float:
     """Return an argument that is a finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
+    value = _number(text)
     if not 0 < value < float('inf'):
         raise ConfigError(f'{argument} is {text!r}', 'a number above 0')
     return value
+
+
+def require_number(argument: str, text: str) -> None:
+    """Refuse what is no number; its range is for the node to judge."""
+    if _number(text) != _number(text):
+        raise ConfigError(f'{argument} is {text!r}', 'a number')
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float('nan')
 
 
 def parameter_file(path: str, namespace: str, node: str) -> ParameterFile:

@@ -26,6 +26,16 @@ from uncertainty_seg.storage.parameter_files import given_files, read_parameter_
 LARGEST_DOMAIN = 232
 _REACHED = (('127.0.0.1', 7400), ('239.255.0.1', 7400))
 _SOURCE_LINE = re.compile(r',? at /[^\s,]+:\d+')
+# What rcl says of an argument, in terms of its lexer, and what it is to look like.
+_UNPARSED = re.compile(r"Couldn't parse ([a-z ]+): ('.*?')\. Error")
+_FORMS = {
+    'remap rule': 'FROM:=TO, names of letters, digits and _ with / between them, a namespace with '
+                  'a / before it',
+    'parameter override rule': 'NAME:=VALUE, the value as in YAML',
+    'log level': 'debug, info, warn, error or fatal',
+}
+# rcl takes others, and fails when it makes the node.
+_NAMESPACE = re.compile(r'(\w+:)?__ns:=(/|(/[A-Za-z_]\w*)+)', re.ASCII)
 
 
 def start_ros(args: Sequence[str] | None = None) -> list[str]:
@@ -55,14 +65,28 @@ def start_ros(args: Sequence[str] | None = None) -> list[str]:
     words = list(sys.argv[1:] if args is None else args)
     for path in given_files(words):
         read_parameter_file(path)
+    _require_namespace(words)
     _require_domain(os.environ.get('ROS_DOMAIN_ID', ''))
     _require_network()
     _find_log_folder()
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as err:  # of rcl
-        raise ConfigError(f'arguments cannot be used: {_SOURCE_LINE.sub("", str(err))}') from err
+        raise _error(_SOURCE_LINE.sub('', str(err))) from err
     return words
+
+
+def _error(text: str) -> ConfigError:
+    found = _UNPARSED.search(text)
+    if found is None or found[1] not in _FORMS:
+        return ConfigError(f'arguments cannot be used: {text}')
+    return ConfigError(f'arguments cannot be used: {found[2]}', _FORMS[found[1]])
+
+
+def _require_namespace(words: Sequence[str]) -> None:
+    for word in words:
+        if '__ns:=' in word and not _NAMESPACE.fullmatch(word):
+            raise ConfigError(f'arguments cannot be used: {word!r}', _FORMS['remap rule'])
 
 
 def _require_domain(text: str) -> None:
