@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from uncertainty_seg.backends.cpu.openvino import cpu_options, import_openvino
+from uncertainty_seg.backends.cpu.openvino import core_of_process, cpu_options
 from uncertainty_seg.backends.registry import AUTO, open_backend, OPENERS
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.dropout_masks import pass_inputs
@@ -57,7 +57,7 @@ def one_pass(
     """Return a call of the deterministic graph in the runtime of a backend."""
     model = graph.read_bytes() if graph else deterministic_graph(bundle).SerializeToString()
     if backend == 'openvino':
-        core = import_openvino().Core()
+        core = core_of_process()
         compiled = core.compile_model(core.read_model(model), 'CPU',
                                       cpu_options(precision, threads))
         call = compiled.create_infer_request()

@@ -13,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 import onnxruntime
 import pytest
 
+from uncertainty_seg.backends.cpu.openvino import core_of_process
 from uncertainty_seg.core.dropout_masks import make_masks
 from uncertainty_seg.errors import GraphError
 from uncertainty_seg.graph.algebra.dropout_to_masks import dropout_to_masks
@@ -96,10 +97,10 @@ def test_onnx_runtime_runs_float16_graphs(kind: str) -> None:
 
 @pytest.mark.parametrize('precision', ['fp16', 'bf16'])
 def test_openvino_runs_both(precision: str) -> None:
-    openvino = pytest.importorskip('openvino')
+    pytest.importorskip('openvino')
     trunk, _, _ = parts()
     right = run(trunk, {'image': IMAGE})[0]
-    core = openvino.Core()
+    core = core_of_process()
     model = core.read_model(to_precision(trunk, precision).SerializeToString())
     config = {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': 1}
     found = core.compile_model(model, 'CPU', config)([IMAGE])[0]

@@ -17,7 +17,7 @@ import pytest
 from uncertainty_seg.analysis.conformal import upper_bound
 from uncertainty_seg.analysis.gate_choice import is_order
 from uncertainty_seg.backends import registry
-from uncertainty_seg.backends.cpu.openvino import has_bf16, import_openvino
+from uncertainty_seg.backends.cpu.openvino import core_of_process, has_bf16
 from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.core.settings import INFINITE, settings_from_dict
 from uncertainty_seg.errors import CalibrationError, ModelBundleError
@@ -453,7 +453,7 @@ def test_evaluate_says_what_it_cannot_do(
 ) -> None:
     if 'openvino' in words:
         pytest.importorskip('openvino')
-        if not has_bf16(import_openvino().Core()):
+        if not has_bf16(core_of_process()):
             pytest.skip('this processor has no bf16, and OpenVINO refuses it there')
     code = main(['evaluate', str(calibrated[0]), str(folders / 'fresh'), *RUN, *words])
     assert code == 2

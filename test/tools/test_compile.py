@@ -23,7 +23,7 @@ import onnx
 from onnx import external_data_helper, helper
 import pytest
 
-from uncertainty_seg.backends.cpu.openvino import has_bf16, import_openvino
+from uncertainty_seg.backends.cpu.openvino import core_of_process, has_bf16
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.core.dropout_masks import pass_inputs
 from uncertainty_seg.core.settings import Settings
@@ -299,7 +299,7 @@ def test_every_option_runs_in_every_runtime_that_can(
     compile_: Callable, words: list[str], runtimes: list[str], tolerance: float
 ) -> None:
     pytest.importorskip('torch')
-    if 'bf16' in words and _has_openvino() and not has_bf16(import_openvino().Core()):
+    if 'bf16' in words and _has_openvino() and not has_bf16(core_of_process()):
         pytest.skip('this processor has no bf16, and OpenVINO refuses it there')
     rng = np.random.default_rng(3)
     Path('photographs').mkdir()

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SETTINGS = Settings(threads=1, reduction='exact')
 BF16 = Settings(threads=1, reduction='exact', precision='bf16')
 needs_bf16 = pytest.mark.skipif(
-    not backend_file.has_bf16(openvino.Core()), reason='this processor has no bf16')
+    not backend_file.has_bf16(backend_file.core_of_process()), reason='this processor has no bf16')
 
 
 @pytest.fixture
@@ -235,3 +235,30 @@ def test_nothing_is_reported_and_nothing_written_to_the_home_folder(
                    capture_output=True)
     if not list(home.iterdir()):
         pytest.skip('this release of openvino reports nothing by itself')
+
+
+SIGNALLED = """
+import os, signal, sys
+from uncertainty_seg.backends.cpu.openvino import OpenVinoBackend
+from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.storage.model_bundle import load_bundle
+
+bundle, settings = load_bundle(sys.argv[1]), Settings(threads=1, reduction='exact')
+first, second = OpenVinoBackend(bundle, settings), OpenVinoBackend(bundle, settings)
+first.close()
+del first
+second.close()
+del second
+signal.signal(signal.SIGUSR1, lambda *_: print('heard'))
+os.kill(os.getpid(), signal.SIGUSR1)
+print('alive')
+"""
+
+
+def test_a_process_hears_signals_after_its_models_were_closed_in_any_order(
+    tiny_bundle: Path
+) -> None:
+    # With a Core for each model the stack that the handler ran on was no longer there: SIGSEGV.
+    done = subprocess.run([sys.executable, '-c', SIGNALLED, str(tiny_bundle)], cwd=ROOT,
+                          capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, 'heard\nalive\n'), done.stderr

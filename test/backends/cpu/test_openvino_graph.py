@@ -11,6 +11,7 @@ import pytest
 openvino = pytest.importorskip('openvino')
 from uncertainty_seg.backends.cpu.openvino import (  # noqa: E402
     channels_last,
+    core_of_process,
     import_openvino,
     planes_between,
     transpose_upsampled,
@@ -48,12 +49,12 @@ def network(resize: dict[str, Any], conv: dict[str, Any], *, channels: int = C,
         helper.make_graph(nodes, 'net', inputs, [output], tensors),
         opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
     onnx.checker.check_model(model)
-    return OV.Core().read_model(model.SerializeToString())
+    return core_of_process().read_model(model.SerializeToString())
 
 
 def run(model: Any, *inputs: np.ndarray) -> list[np.ndarray]:
     options = {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': 1}
-    compiled = OV.Core().compile_model(model, 'CPU', options)
+    compiled = core_of_process().compile_model(model, 'CPU', options)
     result = compiled.create_infer_request().infer(list(inputs))
     return [np.array(result[port]) for port in compiled.outputs]
 
@@ -98,7 +99,7 @@ def test_a_graph_in_16_bits_keeps_them(kind: int) -> None:
         nodes, 'net', [helper.make_tensor_value_info('x', TensorProto.FLOAT, [1, C, H, W])],
         [helper.make_tensor_value_info('y', TensorProto.FLOAT, [None] * 4)], [narrow, scales]),
         opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
-    model = OV.Core().read_model(made.SerializeToString())
+    model = core_of_process().read_model(made.SerializeToString())
     image = RNG.normal(size=(1, C, H, W)).astype(np.float32)
     before, = run(model.clone(), image)
     assert transpose_upsampled(OV, model) == 1
@@ -141,7 +142,7 @@ def two_graphs(has_convolution: bool) -> tuple[Any, Any]:
         results = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in outputs]
         graph = helper.make_graph(nodes, 'part', infos, results, [weights])
         made = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
-        return OV.Core().read_model(made.SerializeToString())
+        return core_of_process().read_model(made.SerializeToString())
 
     node = helper.make_node
     trunk = model([node('Relu', ['x'], ['f']), node('ReduceMean', ['x'], ['g'], axes=[2, 3],

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 import contextlib
+import functools
 import logging
 from pathlib import Path
 import sys
@@ -68,7 +69,7 @@ class OpenVinoBackend(StreamingBackend):
 
     def _import(self) -> None:
         self._ov: Any = import_openvino()
-        self._core: Any = self._ov.Core()
+        self._core: Any = core_of_process()
         if not has_bf16(self._core):
             # Otherwise it would compute in float32, for which no bf16 calibration is valid.
             self.refused = {**self.refused,
@@ -172,6 +173,19 @@ def import_openvino() -> Any:
             f'openvino cannot be imported ({err})', fix=install_command('openvino')
         ) from err
     return openvino
+
+
+@functools.cache
+def core_of_process() -> Any:
+    """
+    Return the one Core of this process, which is never closed.
+
+    Its processor plugin gives the thread that compiles the first model another stack for signal
+    handlers, and when it is closed gives back the one that it found. Of two that are closed in the
+    order in which they were opened, that is the stack of the first, which is gone: the next signal
+    that Python hears, such as Ctrl-C, ends the process by SIGSEGV (seen with OpenVINO 2026).
+    """
+    return import_openvino().Core()
 
 
 def cpu_options(precision: str, threads: int) -> dict[str, Any]:
