@@ -85,8 +85,8 @@ class Waiting:
         return (
             f'Round {self.number} waits for labels of {len(self.missing)} frames{seen}: label '
             f'{self.to_label}, bring the labels back with "uncertainty_seg import-labels '
-            f'{self.to_label} {self.labelled} --format {self.label_format}", and run the same command '
-            'again, whenever that is.')
+            f'{self.to_label} {self.labelled} --format {self.label_format}", and run the same '
+            'command again, whenever that is.')
 
 
 def label_rounds(
