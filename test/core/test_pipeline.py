@@ -181,6 +181,7 @@ def test_fixed_masks_of_another_seed_than_the_limits_are_refused(tiny_bundle: Pa
     # Without a gate there is nothing that the seed could be wrong for.
     fitting = Pipeline(bundle, FakeBackend(bundle.card), Settings(seed=5), temperature=1.0)
     assert not fitting.reconfigure(Settings(seed=6))
+    assert not last(fitting, BLUE, 9).verdict.is_confident
 
 
 @pytest.mark.parametrize(('name', 'other'), [
@@ -342,19 +343,23 @@ def test_a_bundle_without_calibration_is_refused_unless_one_is_being_made(
     assert not last(pipeline, BLUE, 9).verdict.is_confident
 
 
-def test_under_a_temperature_of_its_own_the_gate_stays_shut_whatever_is_set(
-    tiny_bundle: Path
+@pytest.mark.parametrize('temperature', [0.1, 1.0])
+def test_under_a_given_temperature_the_gate_stays_shut_whatever_is_set(
+    tiny_bundle: Path, temperature: float
 ) -> None:
-    # The limits are quantiles of scores at the calibration's temperature.
+    # The limits are quantiles of scores at the calibration's temperature; and where that one was
+    # given, of seed, masks and precision, which are not compared then.
     bundle = load_bundle(str(tiny_bundle))
     assert bundle.calibration is not None and bundle.calibration.temperature == 1.0
-    pipeline = Pipeline(bundle, FakeBackend(bundle.card), EASY, temperature=0.1)
+    pipeline = Pipeline(bundle, FakeBackend(bundle.card), EASY, temperature=temperature)
     assert pipeline.thresholds == {}
     for change in (lambda: None, pipeline.restart, lambda: pipeline.reconfigure(
             dataclasses.replace(EASY, gate=dataclasses.replace(EASY.gate, rise_frames=1)))):
         change()
         result = last(pipeline, BLUE, 9)
         assert (result.verdict.is_confident, result.verdict.kind) == (False, 'fault')
+        assert result.verdict.reasons == (
+            'a temperature was given, for which there are no limits',)
         # Every score is within the limits that must not count.
         limits = bundle.calibration.thresholds
         assert all(result.scores[name] <= limit for name, limit in limits.items())

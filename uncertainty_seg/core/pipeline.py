@@ -629,17 +629,20 @@ class Pipeline:
 
     def _ungated(self) -> Verdict:
         calibration = self._bundle.calibration
-        if calibration is None and self._is_judging:
+        if not self._is_judging:
+            return _no_limits('the bundle is not calibrated' if calibration is None else
+                              'a temperature was given, for which there are no limits')
+        if calibration is None:
             # No fault: frame and scores are sound, and nobody knows what they are worth.
             return Verdict(False, (NO_CALIBRATION,), float('inf'), 'unknown', NO_CALIBRATION)
-        if calibration is None or calibration.passes == self.passes:
-            return _no_limits('the bundle is not calibrated')
         return _no_limits(f'passes is {passes_text(self.passes)}: the limits are for '
                           f'{passes_text(calibration.passes)}')
 
     def _new_gate(self, settings: Settings) -> Gate | None:
         calibration = self._bundle.calibration
-        if calibration is None or self._temperature != calibration.temperature:
+        # Nobody has compared the settings with the limits where a temperature was given, be it
+        # the calibration's own.
+        if calibration is None or not self._is_judging:
             return None
         # Judged whatever T is: what is refused now would be found too late when T is back.
         limits = gate_limits(calibration, settings.gate)
