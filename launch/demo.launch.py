@@ -51,6 +51,7 @@ def player_of(bag: str) -> Node:
     return Node(
         package='uncertainty_seg',
         executable='uncertainty_seg_play',
+        additional_env=checks.ends_with_launch(),
         name='uncertainty_seg_play',
         namespace=LaunchConfiguration('namespace'),
         output='screen',

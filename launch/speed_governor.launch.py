@@ -36,6 +36,7 @@ def node_of(context: LaunchContext) -> list:
     return [Node(
         package='uncertainty_seg',
         executable='speed_governor',
+        additional_env=checks.ends_with_launch(),
         name=NODE_NAME,
         namespace=LaunchConfiguration('namespace'),
         output='screen',

@@ -73,6 +73,7 @@ def node_of(context: LaunchContext, topics: dict) -> Node:
     return Node(
         package='uncertainty_seg',
         executable='uncertainty_seg_node',
+        additional_env=checks.ends_with_launch(),
         name=checks.NODE_NAME,
         namespace=LaunchConfiguration('namespace'),
         output='screen',

@@ -139,3 +139,24 @@ def test_bad_input_is_one_sentence_a_failure_and_no_process_left(
     assert code == 1, output
     assert sentence in output
     assert output.count('process started') <= 2 and 'Traceback' not in output
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
+def test_a_launch_that_is_ended_otherwise_than_by_ctrl_c_leaves_no_process(
+    tmp_path: Path, domain: int, number: int
+) -> None:
+    with (tmp_path / 'log').open('w') as log:
+        launch = subprocess.Popen(
+            ['ros2', 'launch', 'uncertainty_seg', 'uncertainty_seg.launch.py', 'model:=suim'],
+            env=ros_environment(domain), stdout=log, stderr=log, start_new_session=True)
+    end_s = time.monotonic() + 120
+    while 'active, waiting' not in (tmp_path / 'log').read_text():
+        assert launch.poll() is None and time.monotonic() < end_s, (tmp_path / 'log').read_text()
+        time.sleep(0.1)
+    assert len(left_behind(domain)) == 1
+    launch.send_signal(number)
+    launch.wait(60)
+    end_s = time.monotonic() + 30
+    while left_behind(domain):
+        assert time.monotonic() < end_s
+        time.sleep(0.1)

@@ -6,6 +6,7 @@ That the real launch (or play_launch) reads and starts them is the step scripts/
 
 """
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -164,6 +165,15 @@ def test_what_cannot_be_used_is_one_sentence_before_a_process_starts(
     arguments.update(given)
     with pytest.raises(ConfigError, match=sentence):
         actions_of('uncertainty_seg.launch.py')
+
+
+@pytest.mark.parametrize('file', [
+    'uncertainty_seg.launch.py', 'speed_governor.launch.py', 'demo.launch.py'])
+def test_every_process_is_told_whose_end_is_its_own(
+    arguments: dict[str, str], file: str,
+) -> None:
+    (node,) = actions_of(file)['Node']
+    assert node.additional_env == {'UNCERTAINTY_SEG_LAUNCHED_BY': str(os.getpid())}
 
 
 @pytest.mark.parametrize(

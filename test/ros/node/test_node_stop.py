@@ -293,3 +293,43 @@ def test_a_home_that_cannot_be_written_is_no_reason_to_stop(tmp_path: Path, doma
         assert list(folder.iterdir())
     finally:
         process.end()
+
+
+# As ros2 launch, which leaves its processes running when it gets SIGTERM or is killed.
+LAUNCH = (
+    'import os, subprocess, sys, time\n'
+    'os.environ["UNCERTAINTY_SEG_LAUNCHED_BY"] = str(os.getpid())\n'
+    'print("child", subprocess.Popen([sys.executable, *sys.argv[1:]]).pid, flush=True)\n'
+    'time.sleep(600)\n'
+)
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='prctl is of Linux')
+@pytest.mark.parametrize(('program', 'sign', 'number'), [
+    ('node', 'active, waiting', signal.SIGKILL), ('node', 'active, waiting', signal.SIGTERM),
+    ('node', 'child', signal.SIGKILL), ('governor', 'waiting for', signal.SIGTERM)])
+def test_what_a_launch_started_ends_with_it(
+    tmp_path: Path, domain: int, program: str, sign: str, number: int
+) -> None:
+    words = {'node': node_arguments(make_tiny_bundle(tmp_path / 'tiny'), []),
+             'governor': []}[program]
+    launch = Process(['-c', LAUNCH, *entry_words(program, words)], domain, tmp_path / 'log')
+    wait_until(lambda: sign in launch.output, launch)
+    child = Path('/proc', launch.output.partition('child ')[2].split()[0])
+    launch.send_signal(number)
+    launch.wait()
+    end_s = time.monotonic() + LONGEST_S
+    while child.exists():
+        assert time.monotonic() < end_s, launch.output
+        time.sleep(0.01)
+    assert 'Traceback' not in launch.output
+
+
+def test_a_program_whose_launch_has_ended_before_it_began_does_not_begin(
+    tmp_path: Path, domain: int
+) -> None:
+    with subprocess.Popen([sys.executable, '-c', '']) as gone:
+        gone.wait()
+    process = Process(entry_words('governor', []), domain, tmp_path / 'log',
+                      {'UNCERTAINTY_SEG_LAUNCHED_BY': str(gone.pid)})
+    assert process.wait() == 0 and process.output == ''

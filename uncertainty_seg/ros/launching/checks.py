@@ -20,6 +20,7 @@ from typing import Any
 
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.ros.launching.entry import LAUNCHED_BY
 from uncertainty_seg.storage.parameter_files import (
     full_name,
     ParameterFile,
@@ -96,6 +97,11 @@ def require_package(package: str, executable: str, prefixes: str, argument: str)
         distribution = os.environ.get('ROS_DISTRO', 'DISTRO')
         raise ConfigError(f'{argument} was given, and {package} is not installed', 'it',
                           f'sudo apt install ros-{distribution}-{package}, or leave it out')
+
+
+def ends_with_launch() -> dict[str, str]:
+    """Return the variables by which a process ends when this `ros2 launch` has gone."""
+    return {LAUNCHED_BY: str(os.getpid())}
 
 
 def stop_after_misuse(name: str) -> Callable[[Any, Any], None]:

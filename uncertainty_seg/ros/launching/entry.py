@@ -6,6 +6,9 @@ To import ROS takes a second, in which Python would answer a signal with a trace
 by it; so would it at the end, after the last line of `main`. In both nothing is running that has
 to be stopped, and the exit code is 0. What happens in between is up to each program.
 
+`ros2 launch` leaves its processes running where it is ended by SIGTERM or killed. The launch files
+therefore name its process in `LAUNCHED_BY`, and the programs end in order when that has gone.
+
 """
 
 from __future__ import annotations
@@ -20,6 +23,9 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
+# Set by the launch files: the process of `ros2 launch`.
+LAUNCHED_BY = 'UNCERTAINTY_SEG_LAUNCHED_BY'
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 _ALWAYS = (signal.SIGINT, signal.SIGTERM)
 # A closed terminal or a lost SSH session, and Ctrl-\: unless the process was told to ignore them,
 # as by nohup or by a shell that starts it in the background.
@@ -51,6 +57,7 @@ def _run(module: str) -> NoReturn:
     numbers = stop_signals()
     for number in numbers:
         signal.signal(number, _leave)
+    _end_with(os.environ.pop(LAUNCHED_BY, ''))
     code = int(import_module(module).main())
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)
@@ -61,6 +68,19 @@ def _run(module: str) -> NoReturn:
     # All is closed. Libraries would now wait for threads of theirs: Fast DDS up to 1.5 s.
     gc.collect()
     os._exit(code)
+
+
+def _end_with(launch: str) -> None:
+    """Have the system send SIGTERM when the process that started this one ends; Linux only."""
+    if not (launch.isdecimal() and sys.platform.startswith('linux')):
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    try:
+        os.kill(int(launch), 0)
+    except ProcessLookupError:  # it ended before
+        os._exit(0)
+    except PermissionError:  # it is there
+        pass
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
