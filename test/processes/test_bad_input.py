@@ -49,17 +49,9 @@ def run(program: str, words: list[str], domain: int) -> tuple[int, list[str]]:
 
 @pytest.mark.parametrize(('parameter', 'sentence'), [
     ('threads:=many', "threads is 'many', expected a whole number from 0 to 256"),
-    ('passes:=2.5', 'passes is 2.5, expected a whole number'),
-    ('model:=5', 'model is 5, expected a text'),
-    ('stale_timeout_s:=soon', "stale_timeout_s is 'soon', expected"),
     ('gate.scores:=7', 'gate.scores is [7], expected a list of texts'),
     ('cameras:=[1, 2]', 'cameras is [1, 2], expected a list of texts'),
     ('cameras:=[front-cam]', f"cameras names 'front-cam', {NAMES}"),
-    ('cameras:=["front cam"]', f"cameras names 'front cam', {NAMES}"),
-    ('cameras:=["front/left"]', f"cameras names 'front/left', {NAMES}"),
-    ('cameras:=["/front"]', f"cameras names '/front', {NAMES}"),
-    ('cameras:=["7"]', f"cameras names '7', {NAMES}"),
-    ('cameras:=[front, down, front]', "cameras names 'front' twice, expected each camera once"),
 ])
 def test_a_parameter_of_the_node(
     domain: int, bundle: Path, parameter: str, sentence: str
@@ -70,10 +62,11 @@ def test_a_parameter_of_the_node(
     assert len(lines[0]) < 250
 
 
-@pytest.mark.parametrize('words', [
-    ['-r', 'image:=/front-cam'], ['-r', '__ns:=/auv 1'], ['-r', '__ns:=auv'],
-    ['-r', '__ns:=/auv/'], ['-r', '__node:=a-b'], ['-p', 'threads'], ['--log-level', 'loud']])
-@pytest.mark.parametrize('program', ['node', 'governor'])
+@pytest.mark.parametrize(('program', 'words'), [
+    ('node', ['-r', 'image:=/front-cam']), ('node', ['-r', '__node:=a-b']),
+    ('node', ['--log-level', 'loud']), ('node', ['-r', '__ns:=/auv/']),
+    ('governor', ['-r', '__ns:=/auv 1']), ('governor', ['-r', '__ns:=auv']),
+    ('governor', ['-p', 'threads'])])
 def test_what_ros_cannot_parse(domain: int, program: str, words: list[str]) -> None:
     code, lines = run(program, ['--ros-args', *words], domain)
     assert code == 2, lines
@@ -85,8 +78,7 @@ def test_what_ros_cannot_parse(domain: int, program: str, words: list[str]) -> N
 
 
 @pytest.mark.parametrize(('parameter', 'sentence'), [
-    ('slow_factor:=fast', 'slow_factor'), ('slow_factor:=7.0', 'slow_factor is 7.0, expected'),
-    ('deadline_s:=-1.0', 'deadline_s is -1.0, expected')])
+    ('slow_factor:=fast', 'slow_factor'), ('deadline_s:=-1.0', 'deadline_s is -1.0, expected')])
 def test_a_parameter_of_the_governor(domain: int, parameter: str, sentence: str) -> None:
     code, lines = run('governor', ['--ros-args', '-p', parameter], domain)
     assert (code, len(lines)) == (2, 1), lines
@@ -94,8 +86,7 @@ def test_a_parameter_of_the_governor(domain: int, parameter: str, sentence: str)
 
 
 @pytest.mark.parametrize(('words', 'code', 'sentence'), [
-    (['/no/bag'], 1, 'no bag at /no/bag'), (['x', '--rate', '0'], 2, '0, expected a number'),
-    ([], 2, 'BAG')])
+    (['/no/bag'], 1, 'no bag at /no/bag'), (['x', '--rate', '0'], 2, '0, expected a number')])
 def test_an_argument_of_the_player(
     domain: int, words: list[str], code: int, sentence: str
 ) -> None:

@@ -15,7 +15,7 @@ from uncertainty_seg.core import plausibility
 from uncertainty_seg.core.gate import Gate
 
 # A million: scripts/soak loop, see docs/measurements.md.
-FRAMES, FEW_FRAMES = 20_000, 300
+FRAMES, FEW_FRAMES = 5_000, 300
 
 
 def soaked(folder: Path, num_frames: int, **choices: Any) -> LoopSoak:

@@ -183,7 +183,8 @@ def compile_(
     monkeypatch.chdir(tmp_path)
 
     def run(network: str, *arguments: str, classes: str = 'classes.yaml') -> tuple[int, str, str]:
-        code = main(['compile', network, *SIZE, '--classes', classes, '-o', 'bundle', *arguments])
+        code = main(['compile', network, *SIZE, '--classes', classes, '-o', 'bundle',
+                     '--compare-passes', '16', *arguments])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

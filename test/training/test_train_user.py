@@ -199,6 +199,7 @@ def test_a_dataset_trains_to_the_weights_of_its_folder_and_the_card_has_its_vers
     assert '12 labelled images of data (version 1), 2 epochs' in card.training
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_an_epoch_gives_the_weights_of_one_that_was_not(place: Path) -> None:
     epochs = ('--epochs', 4)
     assert main(words(place, *epochs, out='whole')) == 0

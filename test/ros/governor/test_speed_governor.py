@@ -141,6 +141,7 @@ def test_a_governor_that_slept_does_not_believe_what_waited_for_it(rig: SpeedRig
     assert len(rig.factors) >= num_before + 30
 
 
+@pytest.mark.slow
 def test_a_node_started_anew_is_relied_on_when_the_dead_one_has_left_the_graph(
     rig: SpeedRig
 ) -> None:
@@ -153,6 +154,7 @@ def test_a_node_started_anew_is_relied_on_when_the_dead_one_has_left_the_graph(
     rig.wait_for_rise()
 
 
+@pytest.mark.slow
 def test_a_second_publisher_is_slow_whatever_it_says_and_is_never_relied_on(
     rig: SpeedRig
 ) -> None:

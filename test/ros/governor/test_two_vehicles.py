@@ -87,7 +87,8 @@ def closing_fleet(folder: Path, domain: int) -> Iterator[Fleet]:
         made.close()
 
 
-@pytest.mark.parametrize(('sure', 'unsure'), [VEHICLES, VEHICLES[::-1]])
+@pytest.mark.parametrize(('sure', 'unsure'), [
+    VEHICLES, pytest.param(*VEHICLES[::-1], marks=pytest.mark.slow)])
 def test_one_that_is_confident_is_fast_and_the_other_stays_slow(
     fleet: Fleet, sure: str, unsure: str
 ) -> None:

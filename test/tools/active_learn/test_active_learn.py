@@ -224,6 +224,7 @@ def test_a_study_that_is_broken_off_goes_on_to_the_same_bytes(
     assert one == other
 
 
+@pytest.mark.slow
 def test_a_study_whose_processes_are_killed_goes_on_to_the_same_bytes(
     data: Path, tmp_path: Path
 ) -> None:

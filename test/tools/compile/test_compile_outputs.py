@@ -45,8 +45,10 @@ def image_of(width: int, height: int) -> np.ndarray:
 
 def compiled(net: nn.Module, folder: Path, size: tuple[int, int] = (64, 48),
              classes: tuple[str, ...] = CLASSES, **options: object) -> object:
+    # With 256 passes, the default, comparing would take most of the time.
     return compile_network(net, folder / 'bundle', size, classes, mean=(0.5,) * 3,
-                           std=(0.25,) * 3, passes=3, full_weights=True, **options)
+                           std=(0.25,) * 3, passes=3, full_weights=True, compare_passes=16,
+                           **options)
 
 
 def resized(z: torch.Tensor, size: tuple[int, int], **how: object) -> torch.Tensor:
@@ -312,7 +314,7 @@ def test_an_onnx_network_of_16_bits_is_computed_in_float32(
     torch.onnx.export(net, (torch.zeros(1, 3, 48, 64).half(),), str(path), dynamo=False,
                       training=torch.onnx.TrainingMode.TRAINING, do_constant_folding=False)
     made = compile_network(path, tmp_path / 'bundle', (64, 48), CLASSES, mean=(0.5,) * 3,
-                           std=(0.25,) * 3, passes=3, full_weights=True)
+                           std=(0.25,) * 3, passes=3, full_weights=True, compare_passes=16)
     assert 'tensors of 16 bits, and is computed in float32' in caplog.text
     assert made.compiled.plan.decisions[0].step == 'widen_network'
     image = image_of(64, 48)

@@ -84,6 +84,8 @@ def test_the_oracle_labels_by_the_truth(
         assert (mask == dive.frame(int(stem[-6:])).mask).all()
 
 
+# Four minutes on a quiet machine.
+@pytest.mark.timeout(1200)
 @pytest.mark.slow
 @pytest.mark.torch
 def test_the_page_runs_from_an_empty_folder_and_gains(tmp_path: Path) -> None:
@@ -97,7 +99,7 @@ def test_the_page_runs_from_an_empty_folder_and_gains(tmp_path: Path) -> None:
     path = f'{commands}{os.pathsep}{os.environ["PATH"]}'
     (tmp_path / 'page.sh').write_text('set -e\n' + '\n'.join(script()) + '\n')
     done = subprocess.run(['bash', '../page.sh'], cwd=commands, check=False, text=True,
-                          env={**os.environ, 'PATH': path}, capture_output=True)
+                          env={**os.environ, 'PATH': path}, capture_output=True, timeout=1150)
     assert done.returncode == 0, done.stderr[-2000:]
     match = re.search(r'^mean IoU (\S+) -> (\S+)$', done.stdout, re.MULTILINE)
     assert match
