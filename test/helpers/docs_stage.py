@@ -35,7 +35,7 @@ from uncertainty_seg.tools.calibrate import calibration_run
 
 # Names of the pages for each kind of thing.
 BUNDLES = ('BUNDLE', 'bundle', 'models/suim', 'models/pipeline')
-LABELLED = ('DIR', 'DATA', 'OTHER', 'SEEN', 'NEW', 'SEEN/ood', 'suim_dev', 'ood_dev',
+LABELLED = ('DIR', 'DATA', 'OTHER', 'SEEN', 'NEW', 'SEEN/ood', 'OTHER/ood', 'suim_dev', 'ood_dev',
             'SCENES_SEED_1', 'SCENES_SEED_1/ood', 'SCENES_SEED_1077', 'train', 'val', 'test')
 BAGS = ('IN_BAG', 'INPUT', 'dive_bag')
 NETS = ('NET.onnx', 'net.onnx', 'a.onnx', 'b.onnx', 'c.onnx')

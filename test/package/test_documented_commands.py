@@ -18,6 +18,7 @@ import shlex
 import shutil
 
 from docs_stage import enter, make_stage
+from public_samples import write_marinapipe, write_subpipe
 import pytest
 
 from uncertainty_seg.tools.main import build_parser, main, VERBS
@@ -46,10 +47,7 @@ PARSED_ONLY = (
     (r'^self-check .*--backend tensorrt', 'needs an NVIDIA GPU'),
     (r'^demo(?!.*--offline)', 'needs ROS and minutes: scripts/demo runs it, and test_live_replay'),
     (r'^crossfit |^calibrate .*--folds', 'needs networks of folds: test_crossfit runs both'),
-    (r'^calibrate .*--like', 'needs a promise and 398 images: test_calibrate_like runs it'),
     (r'^active-learn ', 'trains networks for hours: test_active_learn runs it on made images'),
-    (r'^import-labels .*--format (subpipe|marinapipe)',
-     'needs a public dataset: test_public_datasets makes such folders'),
     (r'^import-labels STUDY', 'what active-learn exported: test_label_mode runs it'),
     (r'^train ', 'needs torch, a network connection for the weights, and hours'),
 )
@@ -59,7 +57,9 @@ PACKAGES = {'calibrate': 'sklearn', 'evaluate': 'scipy', 'score': 'pyarrow', 'se
 # Written by a command of a page; removed before it runs, as a reader would give a new name.
 OUTPUTS = ('OUT', 'OUT_BAG', 'VARIANT', 'BAG', 'TABLE_OUT', 'demo')
 WORDS = {'NET': 'NET.onnx', 'LABELS': 'EXPORT', 'NAME': 'dive_1', 'N': '2', 'TABLE': 'TABLE',
-         'FOLDER': 'OTHER'}
+         'FOLDER': 'OTHER', 'IMAGES': 'DATA/images'}
+# Format of a public dataset -> what writes such a folder.
+PUBLIC = {'subpipe': write_subpipe, 'marinapipe': write_marinapipe}
 
 
 def lines_of(page: Path) -> Iterator[str]:
@@ -132,7 +132,8 @@ def here(stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def prepare(words: list[str], folder: Path) -> None:
     """Make what a command of a synopsis needs from the verb before it."""
     for option, name in zip(['', *words], words, strict=False):
-        if name in OUTPUTS or (words[0] == 'select' and option in ('-o', '--out')):
+        is_written = name in OUTPUTS and words[0] != 'calibrate'
+        if is_written or (words[0] == 'select' and option in ('-o', '--out')):
             shutil.rmtree(folder / name, ignore_errors=True)
     takes_table = 'TABLE' in words and words[0] in ('select', 'browse')
     if takes_table or any('tables/*' in word for word in words):
@@ -141,6 +142,14 @@ def prepare(words: list[str], folder: Path) -> None:
             shutil.copytree(folder / 'TABLE', folder / 'tables' / 'one')
     if 'EXPORT' in words and not (folder / 'EXPORT').exists():
         assert main(['export-labels', 'LOG', 'EXPORT', '--format', 'coco']) == 0
+    if '--like' in words:  # it takes over a promise
+        like = words[words.index('--like') + 1]
+        assert main(['calibrate', like, '--train', 'train', '--val', 'val', '--bad',
+                     'accuracy<0.6', *shlex.split(SMALLER['calibrate'])]) == 0
+    for dataset, write in PUBLIC.items():
+        if dataset in words:
+            shutil.rmtree(folder / words[1], ignore_errors=True)
+            write(folder / words[1])
     if words[0] == 'compile':
         for seed, name in enumerate(('w.pt', 'a.pt', 'b.pt', 'c.pt')):
             if name in words:
@@ -161,6 +170,10 @@ def smaller(words: list[str]) -> list[str]:
         words += [] if '--classes' in words else ['--classes', 'classes.yaml']
     if verb == 'make-scenes':
         words[1] += '_rendered'  # of other classes than the tiny network
+    if any(word in words for word in PUBLIC):
+        return words
+    if '--like' in words:
+        return words + shlex.split('--backend onnxruntime --threads 1 --error 0.1')
     return words + shlex.split(SMALLER.get(verb, ''))
 
 
@@ -188,12 +201,12 @@ def test_the_commands_of_a_page_run(
         assert code == 0, f'{command}: {said.err[-500:]}'
 
 
-_RUN: set[tuple[str, bool]] = set()
+_RUN: set[tuple[str | bool, ...]] = set()
 
 
 def is_run_already(words: list[str]) -> bool:
     """Whether a page had this verb on such folders; on small data it is the same run again."""
-    key = words[0], '--data' in words
+    key = words[0], *(option in words for option in ('--data', '--like'))
     is_known = words[0] in ('calibrate', 'evaluate') and key in _RUN
     _RUN.add(key)
     return is_known

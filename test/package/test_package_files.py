@@ -118,6 +118,14 @@ def distributions(lines: Iterable[str]) -> set[str]:
     return {match[0].lower() for match in found if match}
 
 
+def test_every_extra_is_in_the_table_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / 'docs' / 'installation.md').read_text(encoding='utf-8')
+    table = page.partition('\n## Optional parts')[2].partition('\n## ')[0]
+    rows = re.findall(r'^\| (`.+?`) \|', table, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r'`(\w+)`', row)}
+    assert named == set(setup_arguments(monkeypatch)['extras_require'])
+
+
 def test_extras_install_what_the_scripts_install(monkeypatch: pytest.MonkeyPatch) -> None:
     extras = setup_arguments(monkeypatch)['extras_require']
     assert {'train', 'calibrate', 'score', 'labels', 'openvino', 'runtime'} <= set(extras)
