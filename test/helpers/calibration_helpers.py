@@ -3,12 +3,33 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import pytest
 
 COLORS_BGR = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255)], np.float32)
 CLASSES = ['blue', 'green', 'red']
+
+
+def few_draws(patch: pytest.MonkeyPatch) -> None:
+    """
+    Let every interval over blocks be of 40 draws, not of 1000: most of the time of `evaluate`.
+
+    The intervals themselves are held against known answers in test_bootstrap.
+
+    """
+    from uncertainty_seg.analysis import bootstrap, evaluation, nested
+    from uncertainty_seg.tools.calibrate import evaluation_run
+
+    block_interval = bootstrap.block_interval
+
+    def interval(*args: Any, draws: int = 0, **more: Any) -> bootstrap.Interval:
+        return block_interval(*args, draws=40, **more)
+
+    for module in (bootstrap, evaluation, nested, evaluation_run):
+        patch.setattr(module, 'block_interval', interval)
 
 
 def picture(rng: np.random.Generator, greyness: float) -> tuple[np.ndarray, np.ndarray]:

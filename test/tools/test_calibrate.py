@@ -1,13 +1,13 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """`calibrate` and `evaluate` from folder to flag, and what they say of wrong input."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import json
 from pathlib import Path
 import shutil
 from typing import Any
 
-from calibration_helpers import COLORS_BGR, write_folder
+from calibration_helpers import COLORS_BGR, few_draws, write_folder
 from conftest import make_tiny_bundle, write_key
 import cv2
 from fake_backend import FakeBackend
@@ -31,6 +31,13 @@ pytest.importorskip('matplotlib', reason='matplotlib draws the report')
 BASE = {'backend': 'onnxruntime', 'threads': 1}
 RUN = ['--backend', 'onnxruntime', '--threads', '1']
 RULE = 'accuracy<0.6'
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _few_draws() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        few_draws(patch)
+        yield
 
 
 @pytest.fixture(scope='module')

@@ -1,7 +1,7 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Folds are trained as tasks that survive a kill, and a bundle is calibrated by them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import contextlib
 from dataclasses import replace
 import importlib.util
@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any
 
-from calibration_helpers import write_folder
+from calibration_helpers import few_draws, write_folder
 from conftest import make_tiny_bundle, TEST, tiny_card, tiny_head, tiny_trunk
 import cv2
 import numpy as np
@@ -35,6 +35,13 @@ pytest.importorskip('matplotlib', reason='matplotlib draws the report')
 RUN = ['--backend', 'onnxruntime', '--threads', '1']
 RULE = 'accuracy<0.6'
 TRAINER = f'{sys.executable} {TEST / "rigs" / "fold_trainer.py"} {{out}} {{fold}} '
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _few_draws() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        few_draws(patch)
+        yield
 
 
 @pytest.fixture(scope='module')

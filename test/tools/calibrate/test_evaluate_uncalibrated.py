@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import json
 import logging
 from pathlib import Path
 import re
 from typing import Any
 
-from calibration_helpers import write_folder
+from calibration_helpers import few_draws, write_folder
 from conftest import make_tiny_bundle
 import cv2
 import numpy as np
@@ -28,6 +29,13 @@ RUN = ['--backend', 'onnxruntime', '--threads', '1']
 COARSE = ['--reduction', 'coarse']
 SAID = 'no promise: the bundle has no calibration, so that the flag is never true'
 OF_THE_FLAG = ('gate', 'promise', 'no_promise')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _few_draws() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        few_draws(patch)
+        yield
 
 
 @pytest.fixture(scope='module')

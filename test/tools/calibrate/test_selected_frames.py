@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import json
 from pathlib import Path
 import shutil
 from typing import Any
 
-from calibration_helpers import write_folder
+from calibration_helpers import few_draws, write_folder
 from conftest import make_tiny_bundle
 import numpy as np
 import pytest
@@ -25,6 +25,13 @@ from uncertainty_seg.tools.train_model import training_images
 pytest.importorskip('sklearn', reason='scikit-learn fits the density')
 RUN = ['--backend', 'onnxruntime', '--threads', '1']
 RULE = 'accuracy<0.6'
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _few_draws() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        few_draws(patch)
+        yield
 
 
 def record(folder: Path, origins: Mapping[str, str], unseen: tuple[str, ...] = ()) -> None:
