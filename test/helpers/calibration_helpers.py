@@ -15,7 +15,7 @@ CLASSES = ['blue', 'green', 'red']
 
 def few_draws(patch: pytest.MonkeyPatch) -> None:
     """
-    Let every interval over blocks be of 40 draws, not of 1000: most of the time of `evaluate`.
+    Let intervals over blocks be of 40 draws, not 500 or 1000: most of the time of `evaluate`.
 
     The intervals themselves are held against known answers in test_bootstrap.
 

@@ -49,6 +49,7 @@ def run(program: str, words: list[str], domain: int) -> tuple[int, list[str]]:
 
 @pytest.mark.parametrize(('parameter', 'sentence'), [
     ('threads:=many', "threads is 'many', expected a whole number from 0 to 256"),
+    ('model:=5', 'model is 5, expected a text'),
     ('gate.scores:=7', 'gate.scores is [7], expected a list of texts'),
     ('cameras:=[1, 2]', 'cameras is [1, 2], expected a list of texts'),
     ('cameras:=[front-cam]', f"cameras names 'front-cam', {NAMES}"),
@@ -86,7 +87,8 @@ def test_a_parameter_of_the_governor(domain: int, parameter: str, sentence: str)
 
 
 @pytest.mark.parametrize(('words', 'code', 'sentence'), [
-    (['/no/bag'], 1, 'no bag at /no/bag'), (['x', '--rate', '0'], 2, '0, expected a number')])
+    (['/no/bag'], 1, 'no bag at /no/bag'), (['x', '--rate', '0'], 2, '0, expected a number'),
+    ([], 2, 'BAG')])
 def test_an_argument_of_the_player(
     domain: int, words: list[str], code: int, sentence: str
 ) -> None:
