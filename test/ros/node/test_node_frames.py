@@ -53,6 +53,12 @@ class Rig:
             return all(self.pictures.values()) and bool(self.status)
         client.wait_until(primed, 'the first answers')
 
+        def may_be_true() -> bool:
+            self.send(RED)
+            client.spin(0.05)
+            return bool(self.flags and self.flags[-1].data)
+        client.wait_until(may_be_true, 'the flag, which a node withholds in its first two seconds')
+
     def send(self, pixels: Any, encoding: str = 'bgr8', **changes: Any) -> Any:
         """Publish a frame with a new stamp and return the message."""
         self._stamp_ns += 1_000_000_123

@@ -67,7 +67,10 @@ def rig(tmp_path_factory: Any) -> Iterator[Rig]:
         process = Process(arguments, domain, folder / 'log')
         client = Client(domain, process)
         try:
-            yield Rig(process, client)
+            rig = Rig(process, client)
+            # A node withholds its flag in its first two seconds.
+            client.wait_until(lambda: rig.verdict()['confident'] == 'true', 'the flag')
+            yield rig
         finally:
             client.close()
             process.end()

@@ -161,16 +161,16 @@ def test_an_edited_module_of_the_network_is_another_study(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A network of one file whose layers are of another: an edit of either is noticed."""
-    (tmp_path / 'own_layers.py').write_text('from ramp_nets import RampNet\n\n\n'
-                                            'class Layers(RampNet):\n    pass\n')
-    (tmp_path / 'own_net.py').write_text('import own_layers\n\n\ndef build():\n'
-                                         '    return own_layers.Layers(0.5)\n')
+    (tmp_path / 'edited_layers.py').write_text('from ramp_nets import RampNet\n\n\n'
+                                               'class Layers(RampNet):\n    pass\n')
+    (tmp_path / 'edited_net.py').write_text('import edited_layers\n\n\ndef build():\n'
+                                            '    return edited_layers.Layers(0.5)\n')
     monkeypatch.syspath_prepend(tmp_path)
-    more = [*RANDOM, '--net', 'own_net:build']
+    more = [*RANDOM, '--net', 'edited_net:build']
     assert main(words(tmp_path / 's', data, *more)) == 0
     before = (tmp_path / 's' / 'results.parquet').read_bytes()
     assert main(words(tmp_path / 's', data, *more)) == 0
-    for name in ('own_net.py', 'own_layers.py'):
+    for name in ('edited_net.py', 'edited_layers.py'):
         text = (tmp_path / name).read_text()
         (tmp_path / name).write_text(text.replace('0.5', '0.25').replace('pass', 'alpha = 1'))
         assert 'holds a study of other code of --net, expected the study that is to go on' in (
