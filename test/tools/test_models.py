@@ -96,7 +96,8 @@ def test_a_table_of_classes_that_would_shift_or_mix_the_mask_is_refused(
     (lambda p: (p / 'splits.json').write_text('{"train"'), 'is no JSON'),
     (lambda p: (p / 'splits.json').write_text('{"val": ["1"]}'), "split 'train' is not in"),
     (lambda p: (p / 'classes.json').unlink(), r'classes\.json is missing'),
-    (lambda p: cv2.imwrite(str(p / 'masks' / '3.png'), np.zeros((5, 5), np.uint8)), 'its mask 5x5'),
+    (lambda p: cv2.imwrite(str(p / 'masks' / '3.png'), np.zeros((5, 5), np.uint8)),
+     'its mask 5x5'),
 ])
 def test_a_damaged_folder_of_images_is_refused_in_words(
     folder: Path, break_it: Callable[[Path], object], words: str
