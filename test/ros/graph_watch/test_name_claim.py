@@ -279,7 +279,7 @@ def test_a_new_one_that_started_later_ends_nobody(rig: Rig) -> None:
         process = rig.start()
         rig.client.watched = process
         rig.wait_for_flag()
-        assert 'it is to end itself' in process.output
+        rig.feed_until(lambda: 'it is to end itself' in process.output, 'the word on the other')
 
 
 def test_claims_that_are_played_from_a_bag_are_no_node(rig: Rig) -> None:
