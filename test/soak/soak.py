@@ -533,7 +533,10 @@ class Soak:
         """Send frames, each when the one before was answered."""
         from soak_camera import message
 
+        from uncertainty_seg.ros.graph_watch.name_claim import WITHHELD_S
+
         self.client.wait_for_camera_match()
+        self.spin(WITHHELD_S)  # until then no flag is true, and nothing would be asked of it
         camera, start_s = FaultyCamera(self._args.seed), time.monotonic()
         for k in itertools.takewhile(lambda _: self.is_whole, range(number)):
             now_s = time.time()

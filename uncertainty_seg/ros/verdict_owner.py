@@ -23,6 +23,7 @@ follows at once.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 import logging
 import math
 import threading
@@ -34,6 +35,7 @@ from uncertainty_seg.core.frame_result import FrameResult
 from uncertainty_seg.core.gate import Verdict
 from uncertainty_seg.core.pipeline import Epoch, Pipeline
 from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.ros.graph_watch.name_claim import WITHHELD
 from uncertainty_seg.ros.node_life import steady_s
 from uncertainty_seg.ros.publishers import VerdictPublishers
 
@@ -113,7 +115,7 @@ class VerdictOwner:
             else:
                 verdict = activation.pipeline.judge(epoch, result)
             if verdict.is_confident and (veto := self._veto()):
-                verdict = activation.pipeline.fault(veto)
+                return self._withhold(activation, veto, verdict.score_ratio, about, result)
             verdict_s = self._clock()
             self._answer(activation, verdict, about, result)
             if verdict.is_confident and (
@@ -121,6 +123,17 @@ class VerdictOwner:
                 self.fall('the process was held up while a verdict went out')
                 verdict = activation.pipeline.verdict
             return verdict
+
+    def _withhold(
+        self, activation: Activation, veto: str, score_ratio: float, about: Header,
+        result: FrameResult,
+    ) -> Verdict:
+        """Publish false about a good frame; it keeps its score ratio, and is worth no label."""
+        verdict = activation.pipeline.fault(veto)
+        if veto == WITHHELD:  # no fault, but what each start begins with
+            verdict = replace(verdict, kind='recovering')
+        self._answer(activation, verdict, about, result)
+        return replace(verdict, score_ratio=score_ratio)
 
     def refuse(self, activation: Activation, reason: str, about: Header) -> Verdict | None:
         """Publish that a frame could not be used; None once the activation has ended."""

@@ -62,6 +62,11 @@ def entry_words(program: str, words: list[str]) -> list[str]:
     return ['-c', ENTRY.format(program), *words]
 
 
+def naming(words: list[str], name: str) -> list[str]:
+    """Return what gives a node a name of its own, since a second one of a name ends itself."""
+    return [*([] if '--ros-args' in words else ['--ros-args']), '-r', f'__node:={name}']
+
+
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='reads /proc')
 @pytest.mark.parametrize('program', ['node', 'governor', 'player'])
 def test_a_signal_at_any_moment_is_exit_code_0(
@@ -76,7 +81,8 @@ def test_a_signal_at_any_moment_is_exit_code_0(
     processes = []
     try:
         for k in range(4):  # at once, so that what starts is slowed down as on a busy machine
-            processes.append(Process(entry_words(program, words), domain, tmp_path / f'log_{k}'))
+            named = [*words, *([] if program == 'player' else naming(words, f'stopped_{k}'))]
+            processes.append(Process(entry_words(program, named), domain, tmp_path / f'log_{k}'))
         for k, process in enumerate(processes):
             wait_until(lambda one=process: catches(one, signal.SIGTERM), process)
             time.sleep(instants.uniform(0.0, 1.0))

@@ -14,6 +14,7 @@ from pathlib import Path
 import random
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 from conftest import make_tiny_bundle
@@ -30,6 +31,7 @@ from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings, settings_from_dict
 from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.ros.frame_processor import FrameProcessor, Outputs
+from uncertainty_seg.ros.graph_watch.name_claim import WITHHELD
 from uncertainty_seg.ros.health import FrameStatistics
 from uncertainty_seg.ros.publishers import PicturePublishers, VerdictPublishers
 from uncertainty_seg.ros.verdict_owner import VerdictOwner
@@ -527,6 +529,26 @@ def test_a_frame_that_would_be_true_is_not_under_a_veto_that_no_timer_has_seen(r
     rig.veto = 'somebody else publishes the flag'
     rig.send()
     assert not rig.flags[-1] and rig.last_message == rig.veto
+
+
+@pytest.mark.parametrize(('veto', 'kind'), [
+    ('somebody else publishes the flag', 'fault'), (WITHHELD, 'recovering')])
+def test_a_good_frame_under_a_veto_is_worth_no_label_and_a_bad_one_is(
+    rig: Rig, veto: str, kind: str
+) -> None:
+    told: list[Any] = []
+    log: Any = SimpleNamespace(offer=told.append)
+    rig.process = FrameProcessor(
+        rig.owner.start(), Outputs(rig.pictures, rig.statistics, log), lambda: rig.settings,
+        lambda: rig.second * 10**9)
+    rig.veto = veto
+    rig.send(RISE_FRAMES + 1)
+    rig.send(color=GREY)
+    assert not any(rig.flags) and [frame.is_flagged for frame in told] == [
+        *[False] * (RISE_FRAMES + 1), True]
+    assert told[RISE_FRAMES - 1].verdict.kind == kind
+    shown = values_of(rig.statuses[RISE_FRAMES - 1])
+    assert (shown['kind'], shown['score_ratio']) == (kind, 'inf')
 
 
 def test_settings_that_the_gate_cannot_have_change_nothing(rig: Rig) -> None:
