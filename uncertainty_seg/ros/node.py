@@ -92,11 +92,7 @@ class UncertaintySegNode(WatchedTopicsNode, SoundLifecycleNode):
         model = self._settings().model
         self._named = model, source_of(words, self.get_fully_qualified_name(), 'model', model)
         self._claim = NameClaim(self)
-        try:
-            self._claim.wait(is_stopping)
-        except ConfigError:
-            self.destroy_node()
-            raise
+        self._claim.wait(is_stopping)
         # Called before all others: what one of them took over, the next could not refuse.
         self.add_on_set_parameters_callback(self._keep_clock)
         self._stations = [

@@ -33,7 +33,7 @@ from std_msgs.msg import Bool, Float32, Header
 
 from uncertainty_seg.core.parameters import from_ros, iter_parameters
 from uncertainty_seg.core.status import OK, Status, WARN
-from uncertainty_seg.errors import ConfigError, UncertaintySegError
+from uncertainty_seg.errors import UncertaintySegError
 from uncertainty_seg.ros.governor.policy import (
     CommandLimiter,
     PublisherWatch,
@@ -264,11 +264,7 @@ class SpeedGovernorNode(Node):
         self._steady_s = clock
         settings = self._settings = declared_settings(self)
         self._claim = NameClaim(self)
-        try:
-            self._claim.wait(is_stopping)
-        except ConfigError:
-            self.destroy_node()
-            raise
+        self._claim.wait(is_stopping)
         self._policy = SpeedPolicy(settings, clock())
         self._limiter = CommandLimiter(settings.command_timeout_s)
         self._state, self._frame_id = 'slow', ''

@@ -186,11 +186,15 @@ class NameClaim:
         return self.refusal or (WITHHELD if self._contest.age_s < WITHHELD_S else '')
 
     def wait(self, is_stopping: Callable[[], bool] = lambda: False) -> None:
-        """Listen before anything is published; ConfigError if the name is taken."""
+        """Listen before anything is published; if the name is taken, end the node: ConfigError."""
         while not is_stopping() and not self._has_looked():
             if self._lost.wait(PERIOD_S / 2):
                 break
-        self.require()
+        try:
+            self.require()
+        except ConfigError:
+            self._node.destroy_node()
+            raise
 
     def _has_looked(self) -> bool:
         look_s = LOOK_AT_GHOST_S if self._num_named() > 1 else LOOK_S
