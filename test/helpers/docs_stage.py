@@ -10,10 +10,11 @@ a bundle changes no shipped one, and a run takes a second.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 import shutil
 
-from calibration_helpers import picture, write_folder
+from calibration_helpers import few_draws, picture, write_folder
 from conftest import make_tiny_bundle
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -62,7 +63,7 @@ def make_stage(folder: Path) -> None:
     rng = np.random.default_rng(0)
     source = write_folder(folder / 'labelled', 90, 1, splits=True)
     for name in LABELLED:
-        shutil.copytree(source, folder / name, dirs_exist_ok=True)
+        shutil.copytree(source, folder / name, dirs_exist_ok=True, copy_function=os.link)
     for index, name in enumerate(('train', 'val', 'test')):
         shutil.rmtree(folder / name)
         write_folder(folder / name, 45, 2 + index)
@@ -94,10 +95,11 @@ def make_stage(folder: Path) -> None:
 
 
 def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work in a stage: its models are the shipped ones, and calibration tries few temperatures."""
+    """Work in a stage, whose models are the shipped ones, and try few temperatures and draws."""
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setattr(model_bundle, 'models_folders', lambda: [folder / 'models'])
     monkeypatch.setattr(calibration_run, 'TEMPERATURES', (0.9, 1.0, 1.1))
+    few_draws(monkeypatch)
     monkeypatch.setenv('XDG_CACHE_HOME', str(folder / 'cache'))
     monkeypatch.setenv('UNCERTAINTY_SEG_ENGINE_CACHE', str(folder / 'cache' / 'engines'))

@@ -241,7 +241,7 @@ def test_images_that_waited_while_the_node_was_stopped_are_never_confident(start
 def test_no_pause_at_whatever_moment_makes_an_old_image_confident(start: Start) -> None:
     """Stop the node as a `true` goes out, take the camera away, and let it go on."""
     rig = start()
-    for _ in range(4):
+    for _ in range(2):
         rig.raise_flag()
         assert rig.judged()
         rig.process.send_signal(signal.SIGSTOP)

@@ -47,7 +47,7 @@ class Small(nn.Module):
 
 def compiled(net: nn.Module, folder: Path, **options: object) -> object:
     return compile_network(net, folder / 'bundle', SIZE, CLASSES, mean=(0.5,) * 3,
-                           std=(0.25,) * 3, passes=3, **options)
+                           std=(0.25,) * 3, passes=3, **{'compare_passes': 16, **options})
 
 
 def halves(bundle: ModelBundle) -> set[str]:
