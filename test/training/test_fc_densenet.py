@@ -157,7 +157,6 @@ def test_train_knows_it_by_name_with_the_classes_of_the_images_and_a_rate(
 ) -> None:
     words = test_train_user.words(place, '--epochs', 1, '--passes', 3, '--rate', 0.1)
     words[words.index('own_net:build')] = 'fc-densenet56'
-    words[words.index('64x64')] = '32x32'
     assert main(words) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])['passes'] == 3
     card = load_bundle(str(place / 'made')).card
