@@ -144,6 +144,7 @@ def require_equal(ours: np.ndarray, theirs: np.ndarray, exact: np.ndarray, sampl
         assert error(ours, exact, sampling) < max(TOLERANCE, 1.5 * noise) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', NAMES)
 def test_the_sites_are_those_that_the_network_has(name: str) -> None:
     found = [(s.shape, s.p) for s in compiled(name).bundle.card.dropout_sites]
@@ -152,6 +153,7 @@ def test_the_sites_are_those_that_the_network_has(name: str) -> None:
     np.testing.assert_allclose([p for _, p in found], [p for _, p in wanted], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', NAMES)
 def test_passes_equal_torch_with_the_same_masks(name: str) -> None:
     result, image = compiled(name), picture()
@@ -165,6 +167,7 @@ def test_passes_equal_torch_with_the_same_masks(name: str) -> None:
     assert np.abs(ours[0] - ours[1]).max() > 1e-3 * np.ptp(ours)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', NAMES)
 def test_masks_of_ones_equal_the_plain_network(name: str) -> None:
     result, image = compiled(name), picture()

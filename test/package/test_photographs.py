@@ -36,6 +36,7 @@ def found(suim: Pipeline, shared_data: Path) -> Evaluation:
     return evaluate(suim, bgr_pairs(load_bundle('suim'), data), data.ignore_index)
 
 
+@pytest.mark.slow
 def test_known_photographs_are_segmented_better_than_unseen_ones(found: Evaluation) -> None:
     metrics = load_bundle('suim').card.metrics
     assert found.mean_iou > metrics['val_mean_iou'] >= 0.5

@@ -46,6 +46,7 @@ def domain() -> Iterator[int]:
         yield number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('builder', ['native', pytest.param('rtx', marks=WITH_RTX)])
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.ros

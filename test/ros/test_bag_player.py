@@ -155,6 +155,7 @@ def test_a_bag_of_ros_1_is_played(tmp_path: Path, domain: int) -> None:
         player.end()
 
 
+@pytest.mark.slow
 def test_the_live_node_gives_the_masks_and_scores_of_the_pipeline(
     tmp_path: Path, domain: int
 ) -> None:

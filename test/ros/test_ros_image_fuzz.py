@@ -95,6 +95,7 @@ class Rig:
         return self.node.topics[f'~/{topic}'].sent[-1]
 
 
+@pytest.mark.slow
 def test_no_message_is_an_internal_error_and_none_that_is_wrong_is_confident(
     tmp_path: Path
 ) -> None:

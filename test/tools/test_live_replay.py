@@ -145,6 +145,7 @@ class TestLive:
         kinds = {ours[t]['kind'] for t in ours}
         assert {'confident', 'uncertain'} <= kinds  # else the agreement proves little
 
+    @pytest.mark.slow
     def test_node_and_replay_agree_to_the_byte_with_the_same_parameter_file(
         self, tmp_path: Path, tiny_bundle: Path, domain: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -164,6 +164,7 @@ def test_members_of_one_encoder_share_what_is_frozen_and_nothing_else(tmp_path: 
     assert equal_parts(one, two) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind, shared', [
     ('decoders', {'encoder'}),
     ('heads', {'encoder', 'decoder.laterals', 'decoder.context', 'decoder.blocks'}),
@@ -237,6 +238,7 @@ def test_a_run_that_is_finished_is_not_trained_again_and_a_half_one_not_built_on
         train(longer, tmp_path / 'net.pt', member=1)
 
 
+@pytest.mark.slow
 def test_decoders_may_be_trained_for_fewer_epochs_than_the_first_network(tmp_path: Path) -> None:
     plan = dataclasses.replace(
         as_ensemble(tiny_recipe(epochs=2), EnsemblePlan(2, 'decoders')), member_epochs=1)
@@ -313,6 +315,7 @@ def test_a_single_pass_is_the_network_without_dropout(tmp_path: Path) -> None:
 # --- dropout ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_members_that_keep_dropout_give_members_times_masks(tmp_path: Path) -> None:
     plan = as_ensemble(tiny_recipe(), EnsemblePlan(2, 'decoders'), keeps_dropout=True)
     assert plan.passes == 4
@@ -368,6 +371,7 @@ def test_dropout_deep_in_the_encoder_reaches_all_behind_it() -> None:
     assert 30 < int(dropped.sum()) < 82  # of 112
 
 
+@pytest.mark.slow
 def test_the_masks_of_training_are_those_that_run_to_the_bit(tmp_path: Path) -> None:
     plan = with_dropout(tiny_recipe(), dropout_plan('head,level4=0.25'))
     plan = dataclasses.replace(plan, passes=3, mask_bank=3, mask_seed=5)

@@ -638,6 +638,7 @@ def test_rows_of_a_classifier_go_to_the_classes_of_the_same_name(
     assert torch.equal(rows[[0, 2, 3]], given[[2, 0, 1]]) and torch.equal(rows[1], fresh[1])
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_from_a_bundle_and_the_card_says_so(
     finished: tuple[Path, PyramidNet], place: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

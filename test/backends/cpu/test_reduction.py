@@ -282,6 +282,7 @@ def run_child(cache: Path, before: str = '') -> subprocess.CompletedProcess[str]
     )
 
 
+@pytest.mark.slow
 def test_without_a_place_for_its_cache_numba_compiles_in_memory(tmp_path: Path) -> None:
     child = run_child(tmp_path, READ_ONLY)
     assert child.returncode == 0, child.stderr

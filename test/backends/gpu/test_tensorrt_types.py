@@ -256,6 +256,7 @@ def missing_name(line: str) -> str:
     return '.'.join(part for part in found.groups() if part and part != 'tensorrt')
 
 
+@pytest.mark.slow
 def test_every_call_fits_what_the_version_declares(checker: Checker) -> None:
     found = {missing_name(line) for line in checker.errors()}
     assert found == LACKS[checker.number], '\n'.join(sorted(found ^ LACKS[checker.number]))
@@ -304,6 +305,7 @@ def test_no_other_file_touches_tensorrt_and_no_bit_of_a_flag_is_written_down() -
             assert not found, path.name
 
 
+@pytest.mark.slow
 def test_a_wrong_call_is_reported(checker: Checker, tmp_path: Path) -> None:
     texts = {name: (GPU / name).read_text(encoding='utf-8') for name in FILES}
     for file, right, wrong, _ in BROKEN:

@@ -44,6 +44,7 @@ def assert_nothing_grew(grown: dict[str, float]) -> None:
     assert not more, f'more after 100 cycles than before: {more}'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', [*QUICK, 'raising_configure'])
 def test_a_hundred_transitions_leave_nothing_behind(quick: Growth, name: str) -> None:
     assert_nothing_grew(quick[name])

@@ -145,6 +145,7 @@ def confident_verdict(client: Client, stamped_s_ago: float = 0.05, age_s: float 
     return msg
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('compare_clocks', [True, False])
 def test_a_verdict_that_waited_while_the_process_was_paused_allows_nothing(
     tmp_path: Path, compare_clocks: bool

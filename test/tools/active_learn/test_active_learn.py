@@ -424,6 +424,7 @@ def test_extra_images_are_trained_on_and_cost_nothing(data: Path, tmp_path: Path
     assert [row['label_pixels'] for row in rows][0] == 0 and rows[0]['loss'] is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('net', ['pyramid', 'fc-densenet56'])
 def test_networks_by_name_are_trained_and_are_what_a_study_starts_from(
     data: Path, tmp_path: Path, net: str

@@ -22,6 +22,7 @@ from uncertainty_seg.tools.main import main  # noqa: E402
 SWAPPED = (1, 4, 7)
 
 
+@pytest.mark.slow
 def test_planted_swaps_are_the_first_of_the_list(tmp_path: Path) -> None:
     card = load_bundle('pipeline').card
     folder = tmp_path / 'scenes'

@@ -100,6 +100,7 @@ def test_the_steps_are_measured_for_a_gate_that_rises_by_the_floors_of_the_calib
         open_pipeline(load_bundle(str(tiny_bundle)), pass_policy='auto', **BASE)
 
 
+@pytest.mark.slow
 def test_the_frames_of_the_check_choose_nothing(tiny_bundle: Path, pictures: Path) -> None:
     one = calibrate_passes(tiny_bundle, [pictures], error=0.1)
     for index in range(3, 40, 4):

@@ -107,6 +107,7 @@ def test_every_photograph_is_used_and_the_figures_are_of_frames_that_chose_nothi
         assert found['gate']['accepted']['value'] == pytest.approx(promise['accepted'], abs=0.15)
 
 
+@pytest.mark.slow
 def test_nothing_of_a_fold_is_fitted_to_its_own_photographs(
     fitted: tuple[Path, dict[str, Any], Path], data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +158,7 @@ def test_a_calibration_of_before_folds_still_loads(
     assert calibration_from_json(json.dumps(facts)) == made
 
 
+@pytest.mark.slow
 def test_two_networks_of_a_fold_count_as_one_photograph(
     fitted: tuple[Path, dict[str, Any], Path], data: Path, tmp_path: Path
 ) -> None:
@@ -184,6 +186,7 @@ def single_bundle(folder: Path, words: str) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_rounding_between_equal_passes_is_no_score_of_a_gate(data: Path, tmp_path: Path) -> None:
     bundle, folder = single_bundle(tmp_path / 'single', ''), tmp_path / 'folds'
     for fold in range(2):
@@ -214,6 +217,7 @@ def calls(folder: Path) -> list[str]:
     return place.read_text().split() if place.exists() else []
 
 
+@pytest.mark.slow
 def test_a_kill_loses_at_most_the_task_that_ran(data: Path, tmp_path: Path) -> None:
     """The whole group dies by SIGKILL in the second of three tasks; the same command goes on."""
     bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
