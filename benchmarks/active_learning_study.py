@@ -72,7 +72,10 @@ STUDIES = {
     'camvid_densenet': Study(
         'CamVid, FC-DenseNet56',
         "The paper's network with dropout everywhere, from random weights, at a size that two "
-        'cores can train. As many labels as the abstract of the paper names.', 'camvid',
+        'cores can train. As many labels as the abstract of the paper names. Each round goes on '
+        'from the weights of the one before, so the strategies can be compared in a column; all '
+        'labels had the 60 steps of one round, and what share reaches them says nothing.',
+        'camvid',
         f'--net fc-densenet56 --size 96x64 --steps 60 --passes 3 --warm --threads 1 {SEEDS} '
         '--pool {data}/camvid --val {data}/camvid --test {data}/camvid '
         '--labels 5% 12.5% 100% --strategy random entropy threshold full'),

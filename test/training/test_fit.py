@@ -3,6 +3,7 @@
 
 import copy
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +13,20 @@ torch = pytest.importorskip('torch', reason='torch is not installed: scripts/tes
 
 from uncertainty_seg.errors import TrainingError  # noqa: E402
 from uncertainty_seg.storage.labelled_folder import LabelledFolder  # noqa: E402
+import uncertainty_seg.training.fit as fit_module  # noqa: E402
 from uncertainty_seg.training.fit import (  # noqa: E402
     augment,
     Augmentation,
     batches,
     class_weights,
     draw_weights,
+    finished_epochs,
     fit,
     FitSettings,
     normalise,
     restore_priors,
     systematic_draw,
+    Watch,
 )
 
 pytestmark = pytest.mark.torch
@@ -154,7 +158,25 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not() -> None:
     assert any((a != b).any() for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+@pytest.mark.parametrize(('every_s', 'watch', 'kept'), [
+    (0.0, Watch(), [0, 1, 2, 3, 4, 5, 6]), (math.inf, Watch(), [0, 6]),
+    (math.inf, Watch(lambda net: 0.5, patience=3), [0, 3])])  # none is better than the first
+def test_the_first_epoch_the_last_and_one_every_while_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_s: float, watch: Watch, kept: list[int]
+) -> None:
+    monkeypatch.setattr(fit_module, 'KEEP_EVERY_S', every_s)
+    told: list[int] = []
+    settings = FitSettings(epochs=7, batch=4, augmentation=PLAIN)
+    fit(TinyNet(), toy(), settings, lambda epoch, *_: told.append(epoch),
+        tmp_path / 'run.progress', watch)
+    assert told == kept and finished_epochs(tmp_path / 'run.progress') == kept[-1] + 1
+
+
+@pytest.mark.parametrize('every_s', [0.0, math.inf])
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_s: float
+) -> None:
+    monkeypatch.setattr(fit_module, 'KEEP_EVERY_S', every_s)
     settings = FitSettings(epochs=3, batch=4, augmentation=PLAIN)
     stopped = tmp_path / 'run.progress'
 
@@ -166,7 +188,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) ->
     stopped.unlink()
 
     def stop(epoch: int, loss: float, average: torch.nn.Module) -> None:
-        if epoch == 1:
+        if epoch:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -144,6 +144,8 @@ COLUMNS = ('epoch', 'loss', 'learning_rate', 'val_mean_iou', 'seconds', 'note')
 MOST_RETURNS, SLOWER = 4, 0.1
 # Between two lines of one epoch, seconds.
 LINE_S = 30.0
+# Weights and progress of a short epoch take longer to write than the epoch to compute.
+KEEP_EVERY_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -207,10 +209,11 @@ def fit(
     settings : FitSettings
         The recipe.
     on_epoch : callable, optional
-        Called with (epoch, mean loss, net to keep) after each epoch.
+        Called with (epoch, mean loss, net to keep) after an epoch that is kept: the first, the
+        last of a cycle or of the run, and else one every `KEEP_EVERY_S`.
     progress : Path, optional
-        Written after each epoch; if it is there at the start, the run goes on from it, with the
-        random numbers that it would have had.
+        Written after each epoch that is kept; if it is there at the start, the run goes on from
+        it, with the random numbers that it would have had.
     watch : Watch, optional
         Measures each epoch and may end the run.
     origin : mapping of str to str, optional
@@ -243,23 +246,29 @@ def fit(
     made_of = {**(origin or {}), **in_words(settings)}
     done = run.resume(progress, settings, made_of) if progress else 0
     epochs = _Epochs(run, data, settings, batch, feed or PLAIN_FEED)
-    while done < settings.epochs and not (why := watch.is_over(run.rows)):
+    why, kept, kept_s = watch.is_over(run.rows), done, -math.inf
+    while done < settings.epochs and not why:
         before, started_s = run.state(), time.monotonic()
         loss = epochs.train(done)
         if not math.isfinite(loss):
-            run.go_back(before, done)
+            run.go_back(before, done, kept)
             continue
         done += 1
         run.note(done, loss, watch, time.monotonic() - started_s)
         _log.info('epoch %d of %d: %s', done, settings.epochs, _said(run.rows[-1]))
+        why = watch.is_over(run.rows)
+        is_kept = (bool(why) or done == settings.epochs or done % settings.cycle_epochs == 0
+                   or time.monotonic() - kept_s >= KEEP_EVERY_S)
         # First what is kept, then the progress: a run that is killed between them does the
         # epoch again, and writes the same.
-        if on_epoch is not None:
+        if is_kept and on_epoch is not None:
             on_epoch(done - 1, loss, run.kept(watch))
         if watch.on_rows is not None:
             watch.on_rows(run.rows)
-        if progress:
+        if is_kept and progress:
             run.save(progress, settings, done, made_of)
+        if is_kept:
+            kept, kept_s = done, time.monotonic()
     if done < settings.epochs:
         _log.info('stopped: %s', why)
     return run.kept(watch)
@@ -304,14 +313,14 @@ class _Run:
         return {**{name: copy.deepcopy(getattr(self, name).state_dict()) for name in _STATES},
                 'torch': torch.get_rng_state(), 'numpy': str(self.rng.bit_generator.state)}
 
-    def go_back(self, before: dict[str, Any], done: int) -> None:
+    def go_back(self, before: dict[str, Any], done: int, kept: int) -> None:
         """Undo an epoch whose loss was no number, and go on from there at a tenth of the rate."""
         self.returns += 1
         if self.returns > MOST_RETURNS:
             raise DivergedError(
                 f'the loss of epoch {done + 1} is not a number, for the {self.returns}th time',
                 'a loss that falls', 'give a smaller --learning-rate, or look at the images and '
-                f'masks; what was kept is of the {done} epochs before')
+                f'masks; what was kept is of the first {kept} epochs')
         self._load(before)
         self.rng.random(self.returns)  # another draw than the one that led there
         for group in self.optimiser.param_groups:
