@@ -12,7 +12,15 @@ from pathlib import Path
 import re
 import shutil
 
-from browse_sample import HOSTILE, NAMES, page_values, picture, PLANTED, write_sample
+from browse_sample import (
+    HOSTILE,
+    NAMES,
+    page_values,
+    picture,
+    PLANTED,
+    write_labelled,
+    write_sample,
+)
 from conftest import make_tiny_bundle
 import cv2
 import numpy as np
@@ -220,6 +228,65 @@ def test_frames_are_known_again_by_the_key_that_their_record_has(
     assert [frame['label'] for frame in values['frames']] == [
         f'dive__frame_{k}' for k in range(8)]
     assert values['frames'][values['suspects'][0]['frame']]['label'] == f'dive__{PLANTED}'
+
+
+@pytest.fixture(scope='module')
+def coasts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return two scored folders of one name, north/cam and south/cam, with other pictures."""
+    folder = tmp_path_factory.mktemp('coasts')
+    bundle = make_tiny_bundle(folder / 'tiny')
+    for coast, first in (('north', 0), ('south', 4)):
+        (folder / coast / 'cam').mkdir(parents=True)
+        for index in range(4):  # frame_0 is the same in both, as a black first frame is
+            image, _ = picture(first + index if index else 0)
+            cv2.imwrite(str(folder / coast / 'cam' / f'frame_{index}.png'), image)
+        assert main(['score', str(folder / coast / 'cam'), '--out', str(folder / f't_{coast}'),
+                     '--model', str(bundle), '--backend', 'onnxruntime']) == 0
+    return folder
+
+
+def test_labels_of_one_of_two_sources_of_a_name_are_found_by_their_pictures(
+    coasts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(['select', str(coasts / 't_south'), '-n', '4', '--sheet', '0', '--min-distance',
+                 '0', '--min-gap', '0', '-o', str(tmp_path / 'sel')]) == 0
+    assert main(['export-labels', str(tmp_path / 'sel'), str(tmp_path / 'out'), '--format',
+                 'folder']) == 0
+    assert main(['import-labels', str(tmp_path / 'out'), str(tmp_path / 'labels'), '--format',
+                 'folder', '--accept-unchanged']) == 0
+    tables = [str(coasts / 't_north'), str(coasts / 't_south')]
+    capsys.readouterr()
+    assert main(['browse', *tables, '-o', str(tmp_path / 'page.html'), '--labelled',
+                 str(tmp_path / 'labels')]) == 0
+    values = page_values(tmp_path / 'page.html')
+    known = {frame['key']: frame['label'] for frame in values['frames']}
+    assert len(known) == 8
+    # The picture that both coasts have is of neither; the others are of the south.
+    assert {key: label for key, label in known.items() if label} == {
+        key: f'cam_{index:06d}' for index in (1, 2, 3) for key in known
+        if key.endswith(f'south/cam##{index}')}
+    assert ('The labels of 1 frames (cam_000000) are of pictures that several sources of one name '
+            'have, and are left out.') in capsys.readouterr().err
+
+
+def test_a_folder_beside_another_of_the_same_file_names_takes_none_of_its_labels(
+    coasts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ('images', 'masks'):
+        (tmp_path / 'labels' / name).mkdir(parents=True)
+    for index in (1, 2):
+        shutil.copy(coasts / 'south' / 'cam' / f'frame_{index}.png', tmp_path / 'labels/images')
+        cv2.imwrite(str(tmp_path / 'labels' / 'masks' / f'frame_{index}.png'),
+                    picture(4 + index)[1])
+    shutil.copy(write_labelled(tmp_path / 'x', 1) / 'classes.json', tmp_path / 'labels')
+    capsys.readouterr()
+    assert main(['browse', str(coasts / 't_north'), str(coasts / 't_south'), '-o',
+                 str(tmp_path / 'page.html'), '--labelled', str(tmp_path / 'labels')]) == 0
+    known = {frame['key']: frame['label']
+             for frame in page_values(tmp_path / 'page.html')['frames'] if frame['label']}
+    assert sorted(known.values()) == ['frame_1', 'frame_2']
+    assert all('/south/cam#' in key for key in known)
+    assert 'another picture' not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('words', [[], ['--no-masks']])

@@ -158,6 +158,7 @@ def _truth(
         return Truth()
     truth = frames.known(table, where)
     if not truth.stems:
+        remarks += truth.problems
         remarks.append('No frame of the table is in the labelled folder: score that folder, or '
                        'give the one that import-labels wrote.')
         return truth
