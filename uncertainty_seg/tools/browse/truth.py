@@ -10,7 +10,7 @@ writes it, or as a picture of a folder by its name; the picture must be the one 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import csv
 from dataclasses import dataclass, field
 import io
