@@ -9,6 +9,7 @@ and seeds may be added, and how many processes work on it decides nothing.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
@@ -219,7 +220,10 @@ def _without_masks(images: UnlabelledImages, like: LabelledFolder) -> LabelledFo
     """Return images as a data set in which no pixel has a label."""
     pairs = dict(images)
     if len(pairs) < len(images.paths):
-        raise DatasetError(f'{images.name} has two images of one name', 'a name of its own each')
+        count = Counter(path.stem for path in images.paths)
+        twice = some_of(repr(stem) for stem, times in count.items() if times > 1)
+        raise DatasetError(f'{images.name} has several images of one name ({twice})',
+                           'a name of its own each, the ending aside')
     return replace(like, images=list(pairs.values()), stems=list(pairs),
                    masks=[np.full(image.shape[:2], like.ignore_index, np.uint8)
                           for image in pairs.values()])
