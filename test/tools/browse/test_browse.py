@@ -301,7 +301,8 @@ def test_another_picture_under_a_name_is_no_label_of_the_frame(
                 np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
     values = browsed(table, tmp_path / 'page.html', '--labelled', other, *words)
     assert [frame['label'] for frame in values['frames']].count(None) == 1
-    assert 'frame_1 is another picture than the one that was scored' in capsys.readouterr().err
+    assert ('1 labelled frames have another picture than the one that was scored (frame_1)'
+            in capsys.readouterr().err)
 
 
 def test_a_mask_of_the_model_is_no_reviewed_label(
@@ -353,7 +354,53 @@ def test_without_the_model_labels_are_shown_and_not_checked(
     # Another model under that name is none of the table.
     make_tiny_bundle(tmp_path / 'else', words='another')
     browsed(table, tmp_path / 'else.html', '--bundle', tmp_path / 'else')
-    assert 'is another model than the one of the table' in (tmp_path / 'else.html').read_text()
+    for text in ((tmp_path / 'else.html').read_text(), capsys.readouterr().err):
+        assert text.count('is another model than the one of the table') == 1
+
+
+def test_a_folder_that_lost_files_since_it_was_scored_is_a_few_sentences(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labelled, table = write_sample(tmp_path)
+    kept = shutil.copytree(labelled, tmp_path / 'kept')
+    cv2.imwrite(str(kept / 'masks' / 'frame_2.png'), np.full((48, 64), 77, np.uint8))
+    (labelled / 'images' / 'frame_4.png').unlink()
+    capsys.readouterr()
+    values = browsed(table, tmp_path / 'page.html', '--labelled', kept)
+    assert [frame['label'] for frame in values['frames'] if frame['label']] == [
+        'frame_0', 'frame_1', 'frame_3']
+    err = capsys.readouterr().err
+    assert "the mask of 'frame_2' has the class id 77, expected 0 to 2, or 255." in err
+    assert '3 labelled frames have another picture than the one that was scored (frame_5' in err
+    shutil.rmtree(labelled / 'images')
+    browsed(table, tmp_path / 'gone.html')
+    err = capsys.readouterr().err
+    assert f'{labelled}/images is not here: name the folder that holds it now with --root.' in err
+    assert 'Errno' not in err + (tmp_path / 'gone.html').read_text()
+
+
+def test_of_hundreds_of_damaged_labels_the_first_few_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labelled, table = write_sample(tmp_path, count=25)
+    for mask in (labelled / 'masks').iterdir():
+        mask.write_bytes(b'')
+    capsys.readouterr()
+    browsed(table, tmp_path / 'page.html', '--labelled', labelled, '--no-masks')
+    err = capsys.readouterr().err
+    assert err.count('is missing or unreadable') == 20
+    # One more says that there is no model to check them by.
+    assert '6 more such sentences are left out.' in err
+
+
+def test_splits_that_are_no_json_say_what_splits_are(
+    sample: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labelled, table = sample
+    copy = shutil.copytree(labelled, tmp_path / 'copy')
+    (copy / 'splits.json').write_text('{')
+    assert 'splits.json is no JSON (line 1 is not understood), expected {"train": ["NAME"' in (
+        refused(capsys, table, '-o', tmp_path / 'page.html', '--labelled', copy))
 
 
 def test_faults_are_one_sentence(

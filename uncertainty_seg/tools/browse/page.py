@@ -127,8 +127,11 @@ def write_browse_page(request: BrowseRequest) -> BrowsePage:
     if request.errors is not None:
         _write(request.errors, suspects_text(rows, request.errors.suffix))
     missing = sum(not pictures or not pictures[0] for pictures in shown.pictures.values())
+    # The page has a line for it.
+    why_not = [f'Without masks and heatmaps: {model.why_not}.'] \
+        if model.why_not and request.has_masks and not truth.stems else []
     return BrowsePage(request.out, len(table), len(shown.rows), len(truth.stems), len(rows),
-                      missing, changed, [*remarks, *problems])
+                      missing, changed, [*why_not, *remarks, *problems])
 
 
 def _require_free(path: Path, what: str, is_replacing: bool) -> None:

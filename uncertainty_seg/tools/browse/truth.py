@@ -146,38 +146,38 @@ class LabelledFrames:
                           table.column('phash').to_pylist(), strict=True))
         taken: dict[str, str] = {}
         unclear: list[str] = []
+        others: list[str] = []
         for stem, keys in claims.items():
-            alike = list(keys)
+            alike: list[str] | None = list(keys)
             if len(keys) > 1 or times[keys[0]] > 1:
                 alike = self._alike(stem, {key: hashes[key] for key in keys}, found)
-            if len(alike) > 1 or any(key in taken for key in alike):
+            if alike is None:
+                continue
+            if not alike:
+                others.append(stem)
+            elif len(alike) > 1 or alike[0] in taken:
                 unclear.append(stem)
-            elif alike:
+            else:
                 taken[alike[0]] = stem
+        found.problems += _other_pictures(others)
         if unclear:
             found.problems.append(
                 f'The labels of {len(unclear)} frames ({some_of(unclear)}) are of pictures that '
                 'several sources of one name have, and are left out.')
         return list(taken.items())
 
-    def _alike(self, stem: str, hashes: Mapping[str, int], found: Truth) -> list[str]:
-        """Return the keys of the rows whose picture a frame of the folder is."""
+    def _alike(
+        self, stem: str, hashes: Mapping[str, int], found: Truth
+    ) -> list[str] | None:
+        """Return the keys of the rows whose picture a frame is; None if it cannot be read."""
         try:
             image, _ = self.pair(stem)
         except DatasetError as err:
             found.problems.append(' '.join(str(err).split()))
-            return []
+            return None
         own = perceptual_hash(image)
-        alike = [key for key, phash in hashes.items()
-                 if hash_distance(phash, own) <= _DECODERS_DIFFER]
-        if not alike:
-            found.problems.append(str(self._other_picture(stem)))
-        return alike
-
-    @staticmethod
-    def _other_picture(stem: str) -> DatasetError:
-        return DatasetError(f'{stem} is another picture than the one that was scored', '',
-                            'score it again')
+        return [key for key, phash in hashes.items()
+                if hash_distance(phash, own) <= _DECODERS_DIFFER]
 
     def compare(self, table: Any, truth: Truth, model: TableModel) -> None:
         """
@@ -193,11 +193,13 @@ class LabelledFrames:
         rows = zip(table.column('frame_key').to_pylist(), table.column('stamp_ns').to_pylist(),
                    table.column('phash').to_pylist(), strict=True)
         wanted = [row for row in rows if row[0] in truth.stems]
+        others: list[str] = []
         for key, stamp_ns, phash in progress(wanted, desc='labels'):
             try:
                 image, given = self.pair(truth.stems[key])
                 if hash_distance(phash, perceptual_hash(image)) > _DECODERS_DIFFER:
-                    raise self._other_picture(truth.stems[key])
+                    others.append(truth.stems.pop(key))
+                    continue
                 result = model.measure(image, stamp_ns)
                 if result is None:
                     continue
@@ -211,6 +213,7 @@ class LabelledFrames:
             is_known = given != unknown
             if is_known.any():
                 truth.agreement[key] = float((given == predicted)[is_known].mean())
+        truth.problems += _other_pictures(others)
         truth.suspects = check.suspects()
 
     def pair(self, stem: str) -> tuple[ImageU8, LabelMap]:
@@ -226,6 +229,11 @@ class LabelledFrames:
         if image.shape[:2] != mask.shape:
             raise DatasetError(f'image {stem!r} is {image.shape[:2]}, its mask {mask.shape}',
                                'equal sizes')
+        count = len(self.classes.names)
+        strange = mask[(mask >= count) & (mask != self.classes.ignore_index)]
+        if strange.size:
+            raise DatasetError(f'the mask of {stem!r} has the class id {int(strange[0])}',
+                               f'0 to {count - 1}, or {self.classes.ignore_index}')
         return image, mask
 
     def _mask(self, stem: str) -> Path:
@@ -238,6 +246,12 @@ class LabelledFrames:
         unknown = mask == self.classes.ignore_index
         painted[unknown] = paint_mask(mask, self._legend)[unknown]
         return small_picture(painted)
+
+
+def _other_pictures(stems: list[str]) -> list[str]:
+    """Return the sentence for labelled frames that are none of the pictures of the table."""
+    return [f'{len(stems)} labelled frames have another picture than the one that was scored '
+            f'({some_of(stems)}): score it again.'] if stems else []
 
 
 def _recorded(table: Any, reviews: Mapping[str, FrameReview]) -> dict[str, list[str]]:
