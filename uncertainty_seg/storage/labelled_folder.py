@@ -44,6 +44,7 @@ ENDINGS = ('.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG')
 MAX_CLASSES = 255
 _MOST_SHOWN = 24  # letters of a value
 _SPLIT_FORM = 'a list of file names without ending'
+_SPLITS_FORM = '{"train": ["NAME", ...], "val": ["NAME", ...]}, names without ending'
 _FORM = '{"classes": [{"id": 0, "name": "seabed", "rgb": [0, 0, 0]}, ...]}'
 _BLOCK_FORMS = ('{"dive_07": ["frame_0001", ...]} or {"frame_0001": "dive_07"} as JSON, or lines '
                 'frame_0001,dive_07 as CSV')
@@ -230,12 +231,13 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         raise DatasetError(f'{path} is missing',
                            'a folder with images, masks, classes.json, splits.json')
     kind = 'YAML' if path.suffix in ('.yaml', '.yml') else 'JSON'
+    form = _SPLITS_FORM if path.name == 'splits.json' else _FORM
     content: Any
     if kind == 'JSON':
         try:
             content = parse_json(read_bytes(path, MAX_JSON_BYTES))
         except ValueError as err:
-            raise DatasetError(f'{path} is no JSON ({_where(err)})', _FORM) from err
+            raise DatasetError(f'{path} is no JSON ({_where(err)})', form) from err
     else:
         try:
             content = parse_yaml(path)
@@ -243,10 +245,10 @@ def _read_mapping(path: Path) -> dict[str, Any]:
             raise DatasetError(f'{path} needs PyYAML ({err})', 'it, or the table as JSON',
                                install_command('yaml')) from err
         except ValueError as err:
-            raise DatasetError(f'{path} is no YAML ({_where(err)})', _FORM) from err
+            raise DatasetError(f'{path} is no YAML ({_where(err)})', form) from err
     if not isinstance(content, dict):
         came = 'is empty' if content is None else 'holds no table'
-        raise DatasetError(f'{path} {came}', _FORM)
+        raise DatasetError(f'{path} {came}', form)
     return content
 
 

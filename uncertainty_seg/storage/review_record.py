@@ -75,8 +75,18 @@ class FrameReview:
         """Refuse what a file of another form or hand holds, by a ValueError."""
         if type(self.reviewed) is not bool:
             raise ValueError(f'"reviewed" is {self.reviewed!s:.20}, not true or false')
+        require_texts(self, 'evidence', 'origin', 'dive', 'frame', 'reason', 'labeller')
         if self.origin not in ORIGINS:
             raise ValueError(f'"origin" is {self.origin!s:.20}, not {" or ".join(ORIGINS)}')
+        if type(self.score) not in (float, int, type(None)):
+            raise ValueError(f'"score" is {self.score!s:.20}, not a number or null')
+
+
+def require_texts(owner: object, *names: str) -> None:
+    """Raise ValueError if one of these attributes is no text."""
+    for name in names:
+        if not isinstance(value := getattr(owner, name), str):
+            raise ValueError(f'"{name}" is {value!s:.20}, which is no text')
 
 
 def write_review(folder: Path, reviews: Mapping[str, FrameReview]) -> None:

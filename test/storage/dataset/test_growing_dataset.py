@@ -525,6 +525,26 @@ def test_a_dive_that_is_moved_by_hand_is_not_accepted_in_parts(
     assert "has dive 'dive 0' in" in refused(capsys, 'status', data, '--accept')
 
 
+def test_lines_that_were_lost_are_not_accepted(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An editor that wrote half of a file would take frames and their history away."""
+    whole = (data / 'frames.jsonl').read_text()
+    first, *rest = whole.splitlines(keepends=True)
+    for text, sentence in (
+        ('', 'has not the 3 frames that version 1 added'),
+        (''.join(rest), r'has not the 3 frames that version \d added, expected every line'),
+        (first.replace('"added": 1', '"added": 9') + ''.join(rest), 'has not the 3 frames'),
+        (whole + first.replace('"added": 1', '"added": 9').replace('dive 0_0', 'dive 0_9'),
+         'has frames of version 9, expected 1 to 2'),
+    ):
+        (data / 'frames.jsonl').write_text(text)
+        assert re.search(sentence, refused(capsys, 'status', data, '--accept'))
+        assert (data / 'frames.jsonl').read_text() == text
+    (data / 'frames.jsonl').write_text(whole)
+    assert said(capsys, 'status', data)['tables'] == []
+
+
 # --- bad input -----------------------------------------------------------------------------------
 
 
@@ -595,6 +615,20 @@ def test_damaged_files_of_a_dataset_are_one_sentence(
     assert 'is missing or unreadable' in refused(capsys, 'status', data)
     (data / DATASET_FILE).write_text('[]')
     assert 'is damaged' in refused(capsys, 'status', data)
+
+
+@pytest.mark.parametrize('change', [
+    {'pixels': 'x'}, {'pixels': {'0': None}}, {'pixels': []}, {'added': '1'}, {'since': None},
+    {'removed': True}, {'phash': 'xyz'}, {'phash': 7}, {'dive': 7}, {'dive': ['a']},
+    {'labeller': {}}, {'score': 'high'}, {'mask_sha256': None}, {'split': ['val']}])
+def test_values_of_another_form_in_an_edited_line_are_one_sentence(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any]
+) -> None:
+    first, *rest = (data / 'frames.jsonl').read_text().splitlines()
+    (data / 'frames.jsonl').write_text('\n'.join([json.dumps(json.loads(first) | change), *rest]))
+    for words in (('status', data), ('add', data, tmp_path / 'source_0'),
+                  ('status', data, '--accept')):
+        assert 'line 1 of' in refused(capsys, *words)
 
 
 def test_the_verb_names_what_there_is() -> None:

@@ -195,6 +195,10 @@ TABLES: dict[str, tuple[dict[str, Any], str]] = {
     'size of a truth': ({'height': True}, 'is 10xTrue pixels'),
     'size below nothing': ({'height': -8, 'width': -10}, 'is -10x-8 pixels'),
     'dive of lists': ({'dive': ['x']}, 'the dive of .* is no text'),
+    'key that is a number': ({'key': 7}, '"key" is 7, which is no text'),
+    'reason of lists': ({'reason': ['x']}, '"reason" is .* which is no text'),
+    'score of words': ({'score': 'high'}, 'the stamp or score of .* is no number'),
+    'stamp of words': ({'stamp_ns': 'now'}, 'the stamp or score of .* is no number'),
 }
 
 

@@ -17,10 +17,17 @@ pytest.importorskip('scipy')
 from ramp_nets import GREY, ramp, WHITE, write_greys  # noqa: E402
 from test_active_learn import refused, rows_of, words  # noqa: E402
 
+from uncertainty_seg.errors import ConfigError  # noqa: E402
 from uncertainty_seg.storage import whole_files  # noqa: E402
 from uncertainty_seg.tools.active_learn import study  # noqa: E402
+from uncertainty_seg.tools.active_learn.chain import ChainTask  # noqa: E402
+from uncertainty_seg.tools.active_learn.tasks import (  # noqa: E402
+    require_noted_network,
+    run_in_worker,
+)
 from uncertainty_seg.tools.main import main  # noqa: E402
 from uncertainty_seg.training import encoders  # noqa: E402
+from uncertainty_seg.training.active.rounds import NetPlan  # noqa: E402
 
 RANDOM = ['--strategy', 'random', '--labels', '2', '4']
 
@@ -177,6 +184,37 @@ def test_an_edited_module_of_the_network_is_another_study(
             refused(capsys, words(tmp_path / 's', data, *more, seeds='0 1')))
         (tmp_path / name).write_text(text)
     assert (tmp_path / 's' / 'results.parquet').read_bytes() == before
+
+
+def test_a_worker_with_other_code_or_weights_than_the_study_refuses_its_chain(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another machine of a cluster has its own files; an edit of one here stands for it."""
+    code, weights = tmp_path / 'far_net.py', tmp_path / 'w.pt'
+    code.write_text('from ramp_nets import ramp\n')
+    torch.save(ramp().state_dict(), weights)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(words(tmp_path / 's', data, *RANDOM, '--net', 'far_net:ramp', '--init',
+                      str(weights))) == 0
+    kept = json.loads((tmp_path / 's' / 'study.json').read_text())
+    plan = replace(NetPlan(), net='far_net:ramp', init=str(weights), size=(64, 64), steps=2,
+                   batch=2, learning_rate=1e-9, passes=128)
+    task = ChainTask('start', 7, tmp_path / 's', study.StudySettings(plan, (2, 4)))
+    for path, what in ((code, study.CODE), (weights, study.WEIGHTS)):
+        before = path.read_bytes()
+        if path == code:
+            path.write_text('from ramp_nets import ramp  # edited\n')
+        else:
+            torch.save({name: 2 * value for name, value in ramp().state_dict().items()}, path)
+        require_noted_network.cache_clear()
+        with pytest.raises(ConfigError, match=f'a worker on .* has other {what} than .*study.json '
+                           'has noted'):
+            run_in_worker(task)
+        path.write_bytes(before)
+    assert not (tmp_path / 's' / 'rounds' / 'start' / 'seed-7').exists()
+    require_noted_network.cache_clear()
+    assert run_in_worker(task) == 'start-7'
+    assert json.loads((tmp_path / 's' / 'study.json').read_text()) == kept
 
 
 def test_other_weights_of_imagenet_are_another_study(

@@ -43,3 +43,22 @@ def test_a_cluster_gives_the_results_of_one_process(
         file.unlink()
     assert main(words(tmp_path / 'there', data, *more, '--ray', 'local')) == 2
     assert 'round-0.picks.json is missing or damaged' in capsys.readouterr().err
+
+
+def test_workers_that_import_another_network_of_the_name_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The machines of a cluster have their own files: here another folder comes first there."""
+    data = write_greys(tmp_path / 'data', {
+        'train': {f's{k}': 20 * k for k in range(6)}, 'val': {'v': 60}, 'test': {'t': 40}})
+    for name, rate in (('own', '0.5'), ('far', '0.25')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'twin_net.py').write_text(
+            f'from ramp_nets import RampNet\n\n\ndef build():\n    return RampNet({rate})\n')
+    monkeypatch.syspath_prepend(tmp_path / 'own')
+    monkeypatch.setenv('PYTHONPATH', os.pathsep.join(
+        [str(tmp_path / 'far'), str(HELPERS.parents[2]), str(HELPERS)]))
+    more = ['--strategy', 'random', '--labels', '2', '4', '--net', 'twin_net:build']
+    assert main(words(tmp_path / 's', data, *more, '--ray', 'local')) == 2
+    assert 'has other code of --net than' in capsys.readouterr().err
+    assert not list((tmp_path / 's').glob('rounds/*/*/*.json'))

@@ -21,7 +21,7 @@ from ramp_nets import GREY, WHITE, write_greys  # noqa: E402
 from test_active_learn import picked, refused, rows_of, STILL  # noqa: E402
 
 from uncertainty_seg.storage import whole_files  # noqa: E402
-from uncertainty_seg.tools.active_learn import learn_actively  # noqa: E402
+from uncertainty_seg.tools.active_learn import learn_actively, study  # noqa: E402
 from uncertainty_seg.tools.main import main  # noqa: E402
 
 POOL = {**{f'grey_{k}': GREY + k for k in range(4)}, **{f'white_{k}': WHITE - k for k in range(2)}}
@@ -30,6 +30,7 @@ POOL = {**{f'grey_{k}': GREY + k for k in range(4)}, **{f'white_{k}': WHITE - k 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whole_files, 'sync', lambda path: None)
+    study.read_part.cache_clear()  # folders of tests are named as those of before
 
 
 @pytest.fixture
@@ -264,18 +265,43 @@ def test_names_that_no_archive_accepts_come_back_as_they_were(
     assert rows_of(here / 'label')[0]['num_labelled'] == 2
 
 
-def test_names_that_become_one_are_both_asked_for(
-    here: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize('names', [('a b', 'a_b'), ('\u6f5c\u6c34', '\u6d77'), ('Frame', 'frame')])
+def test_names_that_become_one_are_both_asked_for_and_come_back(
+    here: Path, names: tuple[str, str]
 ) -> None:
-    for stem, other in (('grey_0', 'a b'), ('white_0', 'a_b')):
+    for stem, other in zip(('grey_0', 'white_0'), names, strict=True):
         (here / 'photos' / f'{stem}.png').rename(here / 'photos' / f'{other}.png')
     command = words(here)
-    (here / 'start.txt').write_text('a b\na_b\n')
-    code = main(command)
-    said = capsys.readouterr()
-    assert code in (0, 2) and 'Traceback' not in said.err
-    if code == 0:
-        assert len(list((here / 'label/round-0/to_label/masks').iterdir())) == 2
+    (here / 'start.txt').write_text('\n'.join(names))
+    assert main(command) == 0
+    assert asked(here, 0) == list(names)
+    export = here / 'label' / 'round-0' / 'to_label'
+    stems = [row['stem'] for row in json.loads((export / 'frames.json').read_text())['frames']]
+    assert len({stem.casefold() for stem in stems}) == 2
+    for stem, known in zip(stems, ('grey_0', 'white_0'), strict=True):
+        shutil.copy(here / 'known' / 'masks' / f'{known}.png', export / 'masks' / f'{stem}.png')
+    assert main(['import-labels', str(export), str(export.with_name('labelled')), '--format',
+                 'folder']) == 0
+    assert main(command) == 0
+    assert rows_of(here / 'label')[0]['num_labelled'] == 2
+
+
+@pytest.mark.parametrize('is_whole', [False, True])
+def test_an_export_that_was_damaged_is_written_again_after_it_was_deleted(
+    here: Path, capsys: pytest.CaptureFixture[str], is_whole: bool
+) -> None:
+    assert main(words(here)) == 0
+    export = here / 'label' / 'round-0' / 'to_label'
+    before = (export / 'frames.json').read_bytes()
+    (export / 'frames.json').unlink()
+    if is_whole:
+        for part in ('images', 'masks'):
+            shutil.rmtree(export / part)
+    said = refused(capsys, words(here))
+    assert 'to_label has no frames.json' in said and 'delete the folder and run' in said
+    shutil.rmtree(export)
+    assert main(words(here)) == 0
+    assert (export / 'frames.json').read_bytes() == before
 
 
 @pytest.mark.parametrize('damage', ['empty', 'text', 'colour', 'classes', 'review'])

@@ -12,7 +12,15 @@ from pathlib import Path
 import re
 import shutil
 
-from browse_sample import HOSTILE, NAMES, page_values, picture, PLANTED, write_sample
+from browse_sample import (
+    HOSTILE,
+    NAMES,
+    page_values,
+    picture,
+    PLANTED,
+    write_labelled,
+    write_sample,
+)
 from conftest import make_tiny_bundle
 import cv2
 import numpy as np
@@ -222,6 +230,65 @@ def test_frames_are_known_again_by_the_key_that_their_record_has(
     assert values['frames'][values['suspects'][0]['frame']]['label'] == f'dive__{PLANTED}'
 
 
+@pytest.fixture(scope='module')
+def coasts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return two scored folders of one name, north/cam and south/cam, with other pictures."""
+    folder = tmp_path_factory.mktemp('coasts')
+    bundle = make_tiny_bundle(folder / 'tiny')
+    for coast, first in (('north', 0), ('south', 4)):
+        (folder / coast / 'cam').mkdir(parents=True)
+        for index in range(4):  # frame_0 is the same in both, as a black first frame is
+            image, _ = picture(first + index if index else 0)
+            cv2.imwrite(str(folder / coast / 'cam' / f'frame_{index}.png'), image)
+        assert main(['score', str(folder / coast / 'cam'), '--out', str(folder / f't_{coast}'),
+                     '--model', str(bundle), '--backend', 'onnxruntime']) == 0
+    return folder
+
+
+def test_labels_of_one_of_two_sources_of_a_name_are_found_by_their_pictures(
+    coasts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(['select', str(coasts / 't_south'), '-n', '4', '--sheet', '0', '--min-distance',
+                 '0', '--min-gap', '0', '-o', str(tmp_path / 'sel')]) == 0
+    assert main(['export-labels', str(tmp_path / 'sel'), str(tmp_path / 'out'), '--format',
+                 'folder']) == 0
+    assert main(['import-labels', str(tmp_path / 'out'), str(tmp_path / 'labels'), '--format',
+                 'folder', '--accept-unchanged']) == 0
+    tables = [str(coasts / 't_north'), str(coasts / 't_south')]
+    capsys.readouterr()
+    assert main(['browse', *tables, '-o', str(tmp_path / 'page.html'), '--labelled',
+                 str(tmp_path / 'labels')]) == 0
+    values = page_values(tmp_path / 'page.html')
+    known = {frame['key']: frame['label'] for frame in values['frames']}
+    assert len(known) == 8
+    # The picture that both coasts have is of neither; the others are of the south.
+    assert {key: label for key, label in known.items() if label} == {
+        key: f'cam_{index:06d}' for index in (1, 2, 3) for key in known
+        if key.endswith(f'south/cam##{index}')}
+    assert ('The labels of 1 frames (cam_000000) are of pictures that several sources of one name '
+            'have, and are left out.') in capsys.readouterr().err
+
+
+def test_a_folder_beside_another_of_the_same_file_names_takes_none_of_its_labels(
+    coasts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ('images', 'masks'):
+        (tmp_path / 'labels' / name).mkdir(parents=True)
+    for index in (1, 2):
+        shutil.copy(coasts / 'south' / 'cam' / f'frame_{index}.png', tmp_path / 'labels/images')
+        cv2.imwrite(str(tmp_path / 'labels' / 'masks' / f'frame_{index}.png'),
+                    picture(4 + index)[1])
+    shutil.copy(write_labelled(tmp_path / 'x', 1) / 'classes.json', tmp_path / 'labels')
+    capsys.readouterr()
+    assert main(['browse', str(coasts / 't_north'), str(coasts / 't_south'), '-o',
+                 str(tmp_path / 'page.html'), '--labelled', str(tmp_path / 'labels')]) == 0
+    known = {frame['key']: frame['label']
+             for frame in page_values(tmp_path / 'page.html')['frames'] if frame['label']}
+    assert sorted(known.values()) == ['frame_1', 'frame_2']
+    assert all('/south/cam#' in key for key in known)
+    assert 'another picture' not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('words', [[], ['--no-masks']])
 def test_another_picture_under_a_name_is_no_label_of_the_frame(
     sample: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
@@ -234,7 +301,8 @@ def test_another_picture_under_a_name_is_no_label_of_the_frame(
                 np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
     values = browsed(table, tmp_path / 'page.html', '--labelled', other, *words)
     assert [frame['label'] for frame in values['frames']].count(None) == 1
-    assert 'frame_1 is another picture than the one that was scored' in capsys.readouterr().err
+    assert ('1 labelled frames have another picture than the one that was scored (frame_1)'
+            in capsys.readouterr().err)
 
 
 def test_a_mask_of_the_model_is_no_reviewed_label(
@@ -286,7 +354,53 @@ def test_without_the_model_labels_are_shown_and_not_checked(
     # Another model under that name is none of the table.
     make_tiny_bundle(tmp_path / 'else', words='another')
     browsed(table, tmp_path / 'else.html', '--bundle', tmp_path / 'else')
-    assert 'is another model than the one of the table' in (tmp_path / 'else.html').read_text()
+    for text in ((tmp_path / 'else.html').read_text(), capsys.readouterr().err):
+        assert text.count('is another model than the one of the table') == 1
+
+
+def test_a_folder_that_lost_files_since_it_was_scored_is_a_few_sentences(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labelled, table = write_sample(tmp_path)
+    kept = shutil.copytree(labelled, tmp_path / 'kept')
+    cv2.imwrite(str(kept / 'masks' / 'frame_2.png'), np.full((48, 64), 77, np.uint8))
+    (labelled / 'images' / 'frame_4.png').unlink()
+    capsys.readouterr()
+    values = browsed(table, tmp_path / 'page.html', '--labelled', kept)
+    assert [frame['label'] for frame in values['frames'] if frame['label']] == [
+        'frame_0', 'frame_1', 'frame_3']
+    err = capsys.readouterr().err
+    assert "the mask of 'frame_2' has the class id 77, expected 0 to 2, or 255." in err
+    assert '3 labelled frames have another picture than the one that was scored (frame_5' in err
+    shutil.rmtree(labelled / 'images')
+    browsed(table, tmp_path / 'gone.html')
+    err = capsys.readouterr().err
+    assert f'{labelled}/images is not here: name the folder that holds it now with --root.' in err
+    assert 'Errno' not in err + (tmp_path / 'gone.html').read_text()
+
+
+def test_of_hundreds_of_damaged_labels_the_first_few_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labelled, table = write_sample(tmp_path, count=25)
+    for mask in (labelled / 'masks').iterdir():
+        mask.write_bytes(b'')
+    capsys.readouterr()
+    browsed(table, tmp_path / 'page.html', '--labelled', labelled, '--no-masks')
+    err = capsys.readouterr().err
+    assert err.count('is missing or unreadable') == 20
+    # One more says that there is no model to check them by.
+    assert '6 more such sentences are left out.' in err
+
+
+def test_splits_that_are_no_json_say_what_splits_are(
+    sample: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labelled, table = sample
+    copy = shutil.copytree(labelled, tmp_path / 'copy')
+    (copy / 'splits.json').write_text('{')
+    assert 'splits.json is no JSON (line 1 is not understood), expected {"train": ["NAME"' in (
+        refused(capsys, table, '-o', tmp_path / 'page.html', '--labelled', copy))
 
 
 def test_faults_are_one_sentence(

@@ -25,6 +25,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+import re
 import shutil
 from typing import Any
 
@@ -43,7 +44,12 @@ from uncertainty_seg.storage.labelled_folder import (
 )
 from uncertainty_seg.storage.labels.folder import CLASSES_FILE, MASKS, write_classes
 from uncertainty_seg.storage.labels.frames import classes_as_json, IMAGES
-from uncertainty_seg.storage.review_record import FrameReview, REVIEW_FILE, review_text
+from uncertainty_seg.storage.review_record import (
+    FrameReview,
+    require_texts,
+    REVIEW_FILE,
+    review_text,
+)
 from uncertainty_seg.storage.whole_files import lock_file, rename, sync, whole_folder
 
 FORMAT_VERSION = 1
@@ -146,7 +152,20 @@ class DatasetFrame:
         plain_name(frame.image)
         if frame.split not in SPLITS or Path(frame.image).stem != frame.stem:
             raise ValueError(f'split {frame.split!s:.20} or image {frame.image!s:.20}')
+        frame._require_forms()
         return frame
+
+    def _require_forms(self) -> None:
+        """Raise ValueError if a value is of another form: people edit these lines."""
+        require_texts(self, 'source', 'image_sha256', 'mask_sha256', 'pixels_sha256',
+                      'ids_sha256', 'phash')
+        numbers = [self.added, self.since, *([] if self.removed is None else [self.removed])]
+        if not isinstance(self.pixels, dict) or any(
+                type(number) is not int or number < 0
+                for number in (*numbers, *self.pixels.values())):
+            raise ValueError('a version or a count of pixels is no number')
+        if not re.fullmatch('[0-9a-f]{16}', self.phash):
+            raise ValueError(f'phash {self.phash:.20}')
 
 
 def split_key(dive: str, pixels_sha256: str) -> str:

@@ -381,7 +381,7 @@ class _Addition:
     def _remarks(self, book: DatasetBook) -> Iterable[str]:
         for new, old in sorted(self._renamed)[:3]:
             yield f'frames of dive {new!r} are in the dataset as those of ' \
-                f'{f"dive {old!r}" if old else "no dive"}: is it one dive under two names?'
+                f'{f"dive {old!r}" if old else "no dive"}: it may be one dive under two names'
         if is_dataset(self._folder):
             moved = sorted({one.block for f, one in self._files if f.given != one.split})
             if moved:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 import dataclasses
 from dataclasses import dataclass
@@ -135,8 +136,8 @@ def accept_edits(book: DatasetBook, words: str = 'edited by hand') -> DatasetBoo
     """
     Write a version of the files as they are now; frames without image or mask leave the dataset.
 
-    Raises DatasetError if the classes were changed, a mask or image cannot be used, or a dive is
-    in two splits.
+    Raises DatasetError if the classes were changed, lines of frames are gone, a mask or image
+    cannot be used, or a dive is in two splits.
     """
     edits, number = hand_edits(book), book.number + 1
     if not edits:
@@ -145,6 +146,7 @@ def accept_edits(book: DatasetBook, words: str = 'edited by hand') -> DatasetBoo
         raise DatasetError(f'{book.folder / CLASSES_FILE} was edited by hand',
                            'it as it was, since it says what every mask means',
                            'restore it; for other classes begin a new dataset')
+    _require_all_lines(book)
     _require_whole_dives(book)
     lines = {one.stem: one for one in book.frames}
     for stem in edits.missing:
@@ -152,6 +154,20 @@ def accept_edits(book: DatasetBook, words: str = 'edited by hand') -> DatasetBoo
     for stem in edits.changed:
         lines[stem] = _read_again(book, lines[stem], number)
     return with_version(book, list(lines.values()), words)
+
+
+def _require_all_lines(book: DatasetBook) -> None:
+    """Raise DatasetError unless each version has the lines that it added."""
+    came = Counter(one.added for one in book.frames)
+    for version in book.versions:
+        if came.pop(version.version, 0) != version.added:
+            raise DatasetError(
+                f'{book.folder / FRAMES_FILE} has not the {version.added} frames that version '
+                f'{version.version} added', 'every line, as older versions need them',
+                'restore it; to take a frame out, delete its image and accept that')
+    if came:
+        raise DatasetError(f'{book.folder / FRAMES_FILE} has frames of version {min(came)}',
+                           f'1 to {book.number}', 'restore it; use dataset add for new frames')
 
 
 def _require_whole_dives(book: DatasetBook) -> None:

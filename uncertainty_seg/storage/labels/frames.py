@@ -42,7 +42,12 @@ from uncertainty_seg.storage.foreign_files import (
 )
 from uncertainty_seg.storage.labelled_folder import ClassTable, ENDINGS, read_classes
 from uncertainty_seg.storage.prediction_mark import marked, mask_sha256
-from uncertainty_seg.storage.review_record import ORIGINS, SELECTED, TABLE_FILE
+from uncertainty_seg.storage.review_record import (
+    ORIGINS,
+    require_texts,
+    SELECTED,
+    TABLE_FILE,
+)
 
 # 2 has the origin of a frame and the digest of its mask.
 TABLE_VERSION, OLDER_VERSIONS = 2, (1,)
@@ -171,6 +176,7 @@ class FrameRow:
         """Refuse names that leave the folder, and sizes that no image has, by a ValueError."""
         for name in (self.stem, self.file):
             plain_name(name)
+        require_texts(self, 'key', 'reason', 'camera', 'mask_sha256')
         if Path(self.file).suffix not in ENDINGS:
             raise ValueError(f'{self.file!r} ends with none of {", ".join(ENDINGS[:3])}')
         if not (type(self.height) is type(self.width) is int
@@ -181,6 +187,8 @@ class FrameRow:
             raise TypeError(f'the dive of {self.file} is no text')
         if self.origin not in ORIGINS:
             raise ValueError(f'the origin of {self.file} is none of {", ".join(ORIGINS)}')
+        if type(self.stamp_ns) is not int or type(self.score) not in (float, int, type(None)):
+            raise ValueError(f'the stamp or score of {self.file} is no number')
 
 
 @dataclass(frozen=True)

@@ -120,12 +120,17 @@ class Picks:
     score_s: float = 0.0
 
 
+def enter_folder(task: ChainTask) -> None:
+    """Go to the folder of the process that asked, where this machine has it."""
+    if task.cwd and Path(task.cwd).is_dir():
+        os.chdir(task.cwd)
+
+
 def run_chain(task: ChainTask) -> str:
     """Do what is left of a task; return its name. Errors as of training and selection."""
     from uncertainty_seg.training.active.rounds import use_threads
 
-    if task.cwd and Path(task.cwd).is_dir():
-        os.chdir(task.cwd)
+    enter_folder(task)
     logging.getLogger('uncertainty_seg').setLevel(logging.ERROR)
     use_threads(task.threads)
     place = StudyPlace(task.folder)

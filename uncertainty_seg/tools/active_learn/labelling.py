@@ -10,6 +10,7 @@ STUDY/round-K/labelled, as import-labels writes them, or in several folders whos
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 import math
@@ -29,7 +30,8 @@ from uncertainty_seg.storage.labels.frames import (
     read_mask,
     safe_name,
 )
-from uncertainty_seg.storage.review_record import read_review
+from uncertainty_seg.storage.review_record import read_review, TABLE_FILE
+from uncertainty_seg.storage.score_rows import short_digest
 from uncertainty_seg.storage.unlabelled_images import UnlabelledImages
 from uncertainty_seg.storage.whole_files import replace_file
 from uncertainty_seg.tools.active_learn.chain import (
@@ -197,9 +199,7 @@ class _LabelRound:
         picks = self.picks()
         file = self.chain.place.images(f'labels-{self.number}')
         if picks.frames and not file.is_file():
-            if not (self.place / 'to_label').is_dir():
-                write_export(self.place / 'to_label', self.label_format, self._frames(picks),
-                             self.classes)
+            self._ask(picks)
             found, unreviewed = read_labelled(self.place, picks.frames, self.classes)
             missing = tuple(frame for frame in picks.frames if frame not in found)
             if not found:
@@ -217,6 +217,16 @@ class _LabelRound:
             self.chain.pool = with_labels(self.chain.pool, self.chain.place)
         self.chain.train(self.number, picks)
         return None
+
+    def _ask(self, picks: Picks) -> None:
+        """Write what is to be labelled, once; ConfigError if something else is there."""
+        export = self.place / 'to_label'
+        if not export.is_dir():
+            write_export(export, self.label_format, self._frames(picks), self.classes)
+        elif not (export / TABLE_FILE).is_file():
+            raise ConfigError(f'{export} has no {TABLE_FILE}', 'what this verb wrote',
+                              'delete the folder and run the same command again, which writes the '
+                              'same frames')
 
     def picks(self) -> Picks:
         """Return what the round asks for, chosen once."""
@@ -238,12 +248,13 @@ class _LabelRound:
         """Yield the frames with the masks to correct."""
         sizes = [_size_of(self.paths[frame]) for frame in picks.frames]
         masks = self._masks(picks.frames, sizes)
-        for frame, score, reason, mask in zip(
-                picks.frames, picks.scores, picks.reasons, masks, strict=True):
+        for frame, stem, score, reason, mask in zip(
+                picks.frames, stems_of(picks.frames), picks.scores, picks.reasons, masks,
+                strict=True):
             path = self.paths[frame]
             ending = '.png' if path.suffix.lower() == '.png' else '.jpg'
             # Each is a run of its own, so that import-labels may divide them.
-            yield LabelFrame(safe_name(frame), frame, frame, 0, '',
+            yield LabelFrame(stem, frame, frame, 0, '',
                              read_bytes(path, _MOST_IMAGE_BYTES), ending, mask, None, reason,
                              score if math.isfinite(score) else math.nan)
 
@@ -275,6 +286,15 @@ class _LabelRound:
 def _size_of(path: Path) -> tuple[int, int]:
     (_, image), = UnlabelledImages('', (path,))
     return image.shape[0], image.shape[1]
+
+
+def stems_of(frames: Sequence[str]) -> list[str]:
+    """Return a name for the files of each frame that every tool accepts, no two alike."""
+    safe = [safe_name(frame) for frame in frames]
+    # Some file systems and archives tell no capitals from small letters.
+    count = Counter(name.casefold() for name in safe)
+    return [name if count[name.casefold()] == 1 else f'{name}_{short_digest(frame)}'
+            for name, frame in zip(safe, frames, strict=True)]
 
 
 def _labelled_part(picks: Picks, labelled: set[str]) -> Picks:

@@ -148,7 +148,11 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run a study, or go on with it."""
-    from uncertainty_seg.tools.active_learn.study import prepare_study, StudyPlace
+    from uncertainty_seg.tools.active_learn.study import (
+        network_digests,
+        prepare_study,
+        StudyPlace,
+    )
     from uncertainty_seg.tools.active_learn.tasks import locked_study
 
     started_s = time.monotonic()
@@ -156,8 +160,7 @@ def run(args: argparse.Namespace) -> int:
     _require(args, strategies)
     with locked_study(args.study):
         settings, parts = _settled(args, strategies)
-        prepare_study(StudyPlace(args.study), settings, parts,
-                      _network_digests(settings.plan, parts['pool'].num_classes))
+        prepare_study(StudyPlace(args.study), settings, parts, network_digests(settings.plan))
         del parts
         if args.mode == 'label':
             return _labelled_by_people(args, settings, strategies)
@@ -346,22 +349,6 @@ def _plan(args: argparse.Namespace) -> NetPlan:
     if taken is not None and taken.encoder and not args.encoder:
         plan = replace(plan, encoder=taken.encoder)
     return plan
-
-
-def _network_digests(plan: NetPlan, num_classes: int) -> dict[str, str]:
-    """Return what weights and code the network is made of, empty where there are none."""
-    from uncertainty_seg.tools.active_learn.study import CODE, code_digest, IMAGENET, WEIGHTS
-    from uncertainty_seg.training.active.rounds import taken_of
-    from uncertainty_seg.training.encoders import imagenet_digest
-    from uncertainty_seg.training.recipes import imagenet_file
-    from uncertainty_seg.training.run_facts import digest_of
-
-    taken = taken_of(plan)
-    return {
-        WEIGHTS: '' if taken is None else digest_of(taken.state),
-        IMAGENET: imagenet_digest(plan.encoder, imagenet_file(Path(plan.imagenet), plan.encoder))
-        if plan.imagenet else '',
-        CODE: code_digest(plan, num_classes)}
 
 
 def _require_passes(plan: NetPlan, strategies: list[str], num_classes: int) -> None:

@@ -9,6 +9,7 @@ and seeds may be added, and how many processes work on it decides nothing.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
@@ -219,7 +220,10 @@ def _without_masks(images: UnlabelledImages, like: LabelledFolder) -> LabelledFo
     """Return images as a data set in which no pixel has a label."""
     pairs = dict(images)
     if len(pairs) < len(images.paths):
-        raise DatasetError(f'{images.name} has two images of one name', 'a name of its own each')
+        count = Counter(path.stem for path in images.paths)
+        twice = some_of(repr(stem) for stem, times in count.items() if times > 1)
+        raise DatasetError(f'{images.name} has several images of one name ({twice})',
+                           'a name of its own each, the ending aside')
     return replace(like, images=list(pairs.values()), stems=list(pairs),
                    masks=[np.full(image.shape[:2], like.ignore_index, np.uint8)
                           for image in pairs.values()])
@@ -283,7 +287,8 @@ def identity(settings: StudySettings, parts: dict[str, PreparedImages]) -> dict[
     return {**{f'images of --{name}': part.digest for name, part in parts.items()}, **words}
 
 
-def _require_same(place: StudyPlace, said: dict[str, Any]) -> None:
+def read_study(place: StudyPlace) -> dict[str, Any]:
+    """Read study.json; raises ConfigError if it is damaged."""
     try:
         before = parse_json(read_bytes(place.study_file, MAX_JSON_BYTES))
     except (OSError, ValueError) as err:
@@ -291,6 +296,11 @@ def _require_same(place: StudyPlace, said: dict[str, Any]) -> None:
                           'take another folder, or delete the study') from err
     if not isinstance(before, dict):
         raise ConfigError(f'{place.study_file} is of another form', 'what this verb wrote')
+    return before
+
+
+def _require_same(place: StudyPlace, said: dict[str, Any]) -> None:
+    before = read_study(place)
     # Studies of before did not keep what their network is made of.
     before = {**_ADDED, **{name: said[name] for name in (WEIGHTS, IMAGENET, CODE)}, **before}
     for name in [*said, *before]:
@@ -336,17 +346,37 @@ def builder(plan: NetPlan, num_classes: int) -> Build | None:
     return factory(net)
 
 
-def code_digest(plan: NetPlan, num_classes: int) -> str:
+def network_digests(plan: NetPlan) -> dict[str, str]:
+    """
+    Return what weights and code the network of a plan is made of, empty where there are none.
+
+    Errors as of reading the weights and of `builder`.
+    """
+    from uncertainty_seg.training.active.rounds import taken_of
+    from uncertainty_seg.training.encoders import imagenet_digest
+    from uncertainty_seg.training.recipes import imagenet_file
+    from uncertainty_seg.training.run_facts import digest_of
+
+    taken = taken_of(plan)
+    return {
+        WEIGHTS: '' if taken is None else digest_of(taken.state),
+        IMAGENET: imagenet_digest(plan.encoder, imagenet_file(Path(plan.imagenet), plan.encoder))
+        if plan.imagenet else '',
+        CODE: code_digest(plan.net)}
+
+
+def code_digest(net: str) -> str:
     """
     Return a digest of the files that a network of one's own is written in; empty for the shipped.
 
     These are the module that --net names, and those of the function and of all layers, but for
     torch itself; what layers call in other files is not seen.
     """
-    build = builder(plan, num_classes)
-    if build is None or ':' not in plan.net:
+    from uncertainty_seg.tools.compile.request import factory
+
+    if ':' not in net:
         return ''
-    named, _, function = plan.net.partition(':')
+    build, (named, _, function) = factory(net), net.partition(':')
     owners = {named, getattr(sys.modules[named], function).__module__}
     owners |= {kind.__module__ for part in build().modules() for kind in type(part).__mro__}
     digest = hashlib.sha256()

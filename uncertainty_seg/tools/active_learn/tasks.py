@@ -13,16 +13,29 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import lru_cache
 import multiprocessing
 import os
 from pathlib import Path
-from typing import Any
+import platform
+from typing import Any, TYPE_CHECKING
 
 from uncertainty_seg.errors import BackendError, ConfigError, TrainingError, UncertaintySegError
 from uncertainty_seg.storage.whole_files import lock_file
-from uncertainty_seg.tools.active_learn.chain import ChainTask, run_chain
-from uncertainty_seg.tools.active_learn.study import FULL, LOCK, START, StudySettings
+from uncertainty_seg.tools.active_learn.chain import ChainTask, enter_folder, run_chain
+from uncertainty_seg.tools.active_learn.study import (
+    FULL,
+    LOCK,
+    network_digests,
+    read_study,
+    START,
+    StudyPlace,
+    StudySettings,
+)
 from uncertainty_seg.tools.score.run import begin_worker, connect_ray, RETRIES
+
+if TYPE_CHECKING:
+    from uncertainty_seg.training.active.rounds import NetPlan
 
 
 def plan_chains(
@@ -67,6 +80,32 @@ def run_chains(tasks: Sequence[ChainTask], jobs: int, ray: str | None) -> Iterat
             yield run_chain(task)
 
 
+def run_in_worker(task: ChainTask) -> str:
+    """Run a task in another process, which may see other code or weights; errors as of both."""
+    enter_folder(task)
+    require_noted_network(task.folder, task.settings.plan)
+    return run_chain(task)
+
+
+@lru_cache(maxsize=16)
+def require_noted_network(folder: Path, plan: NetPlan) -> None:
+    """
+    Raise ConfigError if the network of this process is not what study.json has noted.
+
+    It is looked at once a process: what is imported stays as it is, though its file may change.
+    """
+    place = StudyPlace(folder)
+    noted, own = read_study(place), network_digests(plan)
+    other = [name for name, value in own.items() if noted.get(name) != value]
+    if other:
+        raise ConfigError(
+            f'a worker on {platform.node()} has other {other[0]} than {place.study_file} has '
+            'noted',
+            'the same files on all machines, unchanged while a study runs',
+            'copy them there, or put them into a folder that all of them share, and run the same '
+            'command again')
+
+
 def _ready(waiting: list[ChainTask], left: set[str]) -> list[ChainTask]:
     """Take out of the list what needs nothing that is left."""
     found = [task for task in waiting if not left & set(task.needs)]
@@ -81,7 +120,7 @@ def _in_processes(tasks: Sequence[ChainTask], jobs: int) -> Iterator[str]:
     pending: set[Future[str]] = set()
     try:
         while left:
-            pending |= {pool.submit(run_chain, task) for task in _ready(waiting, left)}
+            pending |= {pool.submit(run_in_worker, task) for task in _ready(waiting, left)}
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             for future in done:
                 left.discard(name := future.result())
@@ -107,7 +146,7 @@ def _on_ray(tasks: Sequence[ChainTask], address: str) -> Iterator[str]:
     waiting, left = list(tasks), {task.name for task in tasks}
     pending: list[Any] = []
     try:
-        remote = ray.remote(run_chain)
+        remote = ray.remote(run_in_worker)
         while left:
             pending += [remote.options(num_cpus=task.threads, max_retries=RETRIES,
                                        name=task.name).remote(task)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MISUSE = (ConfigError, DatasetError, TableError)
 ERROR_ENDINGS = ('.csv', '.json')
+_MOST_SENTENCES = 20
 
 
 def browse(
@@ -135,8 +136,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the page and say what is in it."""
     found = call_with(browse, args)
-    for sentence in found.remarks:
+    for sentence in found.remarks[:_MOST_SENTENCES]:
         print(sentence, file=sys.stderr)
+    if len(found.remarks) > _MOST_SENTENCES:
+        print(f'{len(found.remarks) - _MOST_SENTENCES} more such sentences are left out.',
+              file=sys.stderr)
     print(f'{found.num_shown} of {found.num_frames} frames -> {found.out}')
     print_json({'verb': 'browse', **found.summary()})
     return 0

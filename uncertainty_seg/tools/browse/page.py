@@ -127,8 +127,11 @@ def write_browse_page(request: BrowseRequest) -> BrowsePage:
     if request.errors is not None:
         _write(request.errors, suspects_text(rows, request.errors.suffix))
     missing = sum(not pictures or not pictures[0] for pictures in shown.pictures.values())
+    # The page has a line for it.
+    why_not = [f'Without masks and heatmaps: {model.why_not}.'] \
+        if model.why_not and request.has_masks and not truth.stems else []
     return BrowsePage(request.out, len(table), len(shown.rows), len(truth.stems), len(rows),
-                      missing, changed, [*remarks, *problems])
+                      missing, changed, [*why_not, *remarks, *problems])
 
 
 def _require_free(path: Path, what: str, is_replacing: bool) -> None:
@@ -158,6 +161,7 @@ def _truth(
         return Truth()
     truth = frames.known(table, where)
     if not truth.stems:
+        remarks += truth.problems
         remarks.append('No frame of the table is in the labelled folder: score that folder, or '
                        'give the one that import-labels wrote.')
         return truth

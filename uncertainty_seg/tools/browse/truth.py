@@ -10,7 +10,7 @@ writes it, or as a picture of a folder by its name; the picture must be the one 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import csv
 from dataclasses import dataclass, field
 import io
@@ -25,7 +25,7 @@ from uncertainty_seg.core.arrays import ImageU8, LabelMap
 from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.core.perceptual_hash import hash_distance, perceptual_hash
 from uncertainty_seg.core.render import overlay
-from uncertainty_seg.errors import DatasetError, UncertaintySegError
+from uncertainty_seg.errors import DatasetError, some_of, UncertaintySegError
 from uncertainty_seg.storage.foreign_files import csv_text, read_image_file, why
 from uncertainty_seg.storage.frame_sources import pictures, Whereabouts
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
@@ -104,23 +104,80 @@ class LabelledFrames:
         """Find the frames of a table, a `pyarrow.Table`, that have a label."""
         found = Truth()
         reviews = read_review(self._folder)
+        for key, stem in self._told_apart(table, self._claims(table, where, reviews or {}), found):
+            found.stems[key] = stem
+            found.reviewed[key] = not is_prediction(self._mask(stem)) and (
+                reviews is None or (stem in reviews and reviews[stem].reviewed))
+        return found
+
+    def _claims(
+        self, table: Any, where: Whereabouts, reviews: Mapping[str, FrameReview]
+    ) -> dict[str, list[str]]:
+        """Return the frames of the folder, each with the keys of the rows that may be it."""
         stems = {stem for names in listed_splits(self._folder).values() for stem in names}
-        recorded = _recorded(table, reviews or {})
+        recorded = _recorded(table, reviews)
         names: dict[str, list[Path]] = {}
+        claims: dict[str, list[str]] = {}
         columns = [table.column(name).to_pylist()
                    for name in ('frame_key', 'source', 'kind', 'index')]
         for key, source, kind, index in zip(*columns, strict=True):
-            stem = recorded.get(key, '')
-            if not stem and kind == 'folder':
+            wanted = recorded.get(key, [])
+            if not wanted and kind == 'folder':
                 if source not in names:
                     place = Path(where.find(source))
                     names[source] = pictures(place) if place.is_dir() else []
-                stem = names[source][index].stem if index < len(names[source]) else ''
-            if stem in stems and self._mask(stem).is_file():
-                found.stems[key] = stem
-                found.reviewed[key] = not is_prediction(self._mask(stem)) and (
-                    reviews is None or (stem in reviews and reviews[stem].reviewed))
-        return found
+                wanted = [names[source][index].stem] if index < len(names[source]) else []
+            for stem in wanted:
+                if stem in stems and self._mask(stem).is_file():
+                    claims.setdefault(stem, []).append(key)
+        return claims
+
+    def _told_apart(
+        self, table: Any, claims: Mapping[str, Sequence[str]], found: Truth
+    ) -> list[tuple[str, str]]:
+        """
+        Return key and frame of each claim, by the pictures where sources have one name.
+
+        Frames whose picture is that of no row or of several are left out, with a sentence in
+        `found`.
+        """
+        times = Counter(key for keys in claims.values() for key in keys)
+        hashes = dict(zip(table.column('frame_key').to_pylist(),
+                          table.column('phash').to_pylist(), strict=True))
+        taken: dict[str, str] = {}
+        unclear: list[str] = []
+        others: list[str] = []
+        for stem, keys in claims.items():
+            alike: list[str] | None = list(keys)
+            if len(keys) > 1 or times[keys[0]] > 1:
+                alike = self._alike(stem, {key: hashes[key] for key in keys}, found)
+            if alike is None:
+                continue
+            if not alike:
+                others.append(stem)
+            elif len(alike) > 1 or alike[0] in taken:
+                unclear.append(stem)
+            else:
+                taken[alike[0]] = stem
+        found.problems += _other_pictures(others)
+        if unclear:
+            found.problems.append(
+                f'The labels of {len(unclear)} frames ({some_of(unclear)}) are of pictures that '
+                'several sources of one name have, and are left out.')
+        return list(taken.items())
+
+    def _alike(
+        self, stem: str, hashes: Mapping[str, int], found: Truth
+    ) -> list[str] | None:
+        """Return the keys of the rows whose picture a frame is; None if it cannot be read."""
+        try:
+            image, _ = self.pair(stem)
+        except DatasetError as err:
+            found.problems.append(' '.join(str(err).split()))
+            return None
+        own = perceptual_hash(image)
+        return [key for key, phash in hashes.items()
+                if hash_distance(phash, own) <= _DECODERS_DIFFER]
 
     def compare(self, table: Any, truth: Truth, model: TableModel) -> None:
         """
@@ -136,12 +193,13 @@ class LabelledFrames:
         rows = zip(table.column('frame_key').to_pylist(), table.column('stamp_ns').to_pylist(),
                    table.column('phash').to_pylist(), strict=True)
         wanted = [row for row in rows if row[0] in truth.stems]
+        others: list[str] = []
         for key, stamp_ns, phash in progress(wanted, desc='labels'):
             try:
                 image, given = self.pair(truth.stems[key])
                 if hash_distance(phash, perceptual_hash(image)) > _DECODERS_DIFFER:
-                    raise DatasetError(f'{truth.stems[key]} is another picture than the one that '
-                                       'was scored', '', 'score it again')
+                    others.append(truth.stems.pop(key))
+                    continue
                 result = model.measure(image, stamp_ns)
                 if result is None:
                     continue
@@ -155,6 +213,7 @@ class LabelledFrames:
             is_known = given != unknown
             if is_known.any():
                 truth.agreement[key] = float((given == predicted)[is_known].mean())
+        truth.problems += _other_pictures(others)
         truth.suspects = check.suspects()
 
     def pair(self, stem: str) -> tuple[ImageU8, LabelMap]:
@@ -170,6 +229,11 @@ class LabelledFrames:
         if image.shape[:2] != mask.shape:
             raise DatasetError(f'image {stem!r} is {image.shape[:2]}, its mask {mask.shape}',
                                'equal sizes')
+        count = len(self.classes.names)
+        strange = mask[(mask >= count) & (mask != self.classes.ignore_index)]
+        if strange.size:
+            raise DatasetError(f'the mask of {stem!r} has the class id {int(strange[0])}',
+                               f'0 to {count - 1}, or {self.classes.ignore_index}')
         return image, mask
 
     def _mask(self, stem: str) -> Path:
@@ -184,12 +248,19 @@ class LabelledFrames:
         return small_picture(painted)
 
 
-def _recorded(table: Any, reviews: Mapping[str, FrameReview]) -> dict[str, str]:
+def _other_pictures(stems: list[str]) -> list[str]:
+    """Return the sentence for labelled frames that are none of the pictures of the table."""
+    return [f'{len(stems)} labelled frames have another picture than the one that was scored '
+            f'({some_of(stems)}): score it again.'] if stems else []
+
+
+def _recorded(table: Any, reviews: Mapping[str, FrameReview]) -> dict[str, list[str]]:
     """
-    Return the stem that review.json has for the frames of a table, by their keys.
+    Return the stems that review.json may have for the frames of a table, by their keys.
 
     An export names a frame without the folders of its source: by the name of the run where two
-    sources have one name, and else by that name alone.
+    sources have one name, and else by that name alone. Where it does not say which of two sources
+    of the table it is, both have the stem.
     """
     by_name: dict[tuple[str, str], list[str]] = {}
     for stem, one in reviews.items():
@@ -199,14 +270,15 @@ def _recorded(table: Any, reviews: Mapping[str, FrameReview]) -> dict[str, str]:
                       for name in ('frame_key', 'source', 'topic', 'index'))
     names = [frame_key(Path(source).name, topic, index)
              for source, topic, index in zip(*columns, strict=True)]
-    count = Counter(names)
-    found = {}
+    sure: dict[str, list[str]] = {}
     for key, name, dive in zip(keys, names, unique_dives(table), strict=True):
-        asked = [('', key), (dive, name), *([('', name)] if count[name] == 1 else [])]
-        stems = next((by_name[one] for one in asked if len(by_name.get(one, ())) == 1), None)
-        if stems:
-            found[key] = stems[0]
-    return found
+        asked = (by_name.get(one, []) for one in (('', key), (dive, name)))
+        if stems := next((stems for stems in asked if len(stems) == 1), []):
+            sure[key] = stems
+    known = {stems[0] for stems in sure.values()}
+    return {key: sure.get(key) or [stem for stem in by_name.get(('', name), ())
+                                   if stem not in known]
+            for key, name in zip(keys, names, strict=True)}
 
 
 # -------------------------------------------------------------------------------------------------

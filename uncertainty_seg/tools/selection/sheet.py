@@ -21,7 +21,7 @@ from uncertainty_seg.core.perceptual_hash import hash_distance, perceptual_hash
 from uncertainty_seg.core.render import FrameView, overlay
 from uncertainty_seg.core.settings import DecodeLimits, MAX_PIXELS, WIDEST
 from uncertainty_seg.errors import ConfigError, ModelBundleError, UncertaintySegError
-from uncertainty_seg.storage.foreign_files import csv_text
+from uncertainty_seg.storage.foreign_files import csv_text, why
 from uncertainty_seg.storage.frame_sources import BadFrame, frames_at, Whereabouts
 from uncertainty_seg.storage.score_rows import TableInfo
 from uncertainty_seg.storage.whole_files import whole_file
@@ -493,7 +493,12 @@ def _read(
                     found.masks[place], found.heatmaps[place] = map(small_picture, painted)
             else:
                 found.changed.add(place)
-    except (UncertaintySegError, OSError, KeyError) as err:
+    except OSError as err:
+        is_gone = not Path(source[0]).exists()
+        found.problems.append(
+            f'{source[0]} is not here: name the folder that holds it now with --root.' if is_gone
+            else f'{source[0]} cannot be read ({why(err)}).')
+    except (UncertaintySegError, KeyError) as err:
         found.problems.append(' '.join(str(err).split()))
 
 
