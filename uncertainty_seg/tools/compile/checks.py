@@ -477,6 +477,8 @@ def sampled_logits(
     """
     Return the log of the mean softmax of sampled logits, in float64, as `direct` defines it.
 
+    To it the logarithm of the sum of exp(f) is added, as in `graph.head_graphs.add_samples`.
+
     Parameters
     ----------
     moments : ndarray of float32, shape (T or 1, 2C, h, w)
@@ -493,7 +495,9 @@ def sampled_logits(
     z = f + np.exp(np.minimum(s, LARGEST_LOG_VARIANCE) / 2) * noise
     powers = np.exp(z - z.max(2, keepdims=True))
     mean = (powers / powers.sum(2, keepdims=True)).mean(1)
-    return np.log(mean + 1e-30).astype(np.float32)
+    top = f.max(2, keepdims=True)
+    total = (top + np.log(np.exp(f - top).sum(2, keepdims=True)))[:, 0]
+    return (np.log(mean + 1e-30) + total).astype(np.float32)
 
 
 def as_planes(theirs: NDArray[np.float32], num_classes: int) -> NDArray[np.float32]:
