@@ -17,8 +17,8 @@ from uncertainty_seg.core.dropout_masks import pass_inputs  # noqa: E402
 from uncertainty_seg.core.pipeline import Pipeline  # noqa: E402
 from uncertainty_seg.core.settings import Settings  # noqa: E402
 from uncertainty_seg.core.uncertainty import (  # noqa: E402
-    maps_from_logits,
     MapRequest,
+    maps_from_logits,
     UncertaintyMaps,
 )
 from uncertainty_seg.errors import ConfigError, GraphError  # noqa: E402
