@@ -169,6 +169,23 @@ def test_a_variance_of_nothing_is_refused(tmp_path: Path) -> None:
         compiled(net, tmp_path, 'direct')
 
 
+@pytest.mark.parametrize('log_variance, is_refused', [(300.0, True), (16.0, True), (9.0, False)])
+def test_a_variance_head_that_overflows_is_refused(
+    tmp_path: Path, log_variance: float, is_refused: bool
+) -> None:
+    net = DirectNet('channels')
+    with torch.no_grad():
+        net.variance.weight.zero_()
+        net.variance.bias.fill_(log_variance)
+    if is_refused:
+        with pytest.raises(GraphError, match=rf'overflows: half of it is above {log_variance:g} on'
+                           '.*expected below 15.*train the variance head again'):
+            compiled(net, tmp_path, 'direct')
+        assert not (tmp_path / 'bundle').exists()
+    else:
+        compiled(net, tmp_path, 'direct')
+
+
 def test_samples_in_numpy_have_a_known_answer() -> None:
     # Two classes, f = 0 and s = ln 4: +-2 for the first class alone.
     moments = np.log(np.array([1, 1, 4, 4])).reshape(1, 4, 1, 1)
