@@ -54,6 +54,9 @@ def test_a_frame_is_worth_a_label_if_it_was_over_a_limit_or_could_not_be_judged(
     assert worth == [False, False, False, True, True]
     assert it.fault('engine error').is_worth_a_label
     assert Verdict(True, (), math.nan, 'confident').is_worth_a_label
+    up = raised()
+    assert [up.update(scores).is_worth_a_label for scores in (GOOD, LIMITS)] == [False, False]
+    assert up.last.is_confident
 
 
 def test_before_the_first_frame_it_is_unknown_and_false() -> None:
@@ -451,6 +454,7 @@ def test_other_scores_have_thresholds_and_no_promise() -> None:
     (GateSettings(fall_frames=2, fall_window=3),
      ['gate.fall_frames is 2, above 1: the flag stays true on frames over their limits'],
      ['gate.fall_frames is 2, above 1: the flag stays true on frames over their limits']),
+    (GateSettings(scores=('b', 'a')), [], []),
     (GateSettings(scores=('a',)), ['gate.scores are not those of the calibration (a, b)'],
      ['gate.scores are not those of the calibration (a, b)']),
     # More scores only make a gate stricter; the promise is of its own limits.
@@ -474,6 +478,15 @@ def test_each_setting_that_weakens_the_gate_is_named_with_and_without_a_promise(
 def test_a_score_without_a_threshold_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"gate.scores names 'd', expected one of a, b, c"):
         gate_limits(WITH, GateSettings(scores=('a', 'd', 'e')))
+    many = dataclasses.replace(WITHOUT, thresholds=THRESHOLDS | dict.fromkeys(
+        ('margin.mean', 'u', 'v', 'w'), 0.5))
+    for wrong, known in (
+        (('margin.meen', 'b', 'zz'), 'margin.mean (6 more are in calibration.json)'),
+        (('zz', 'margin.meen'), 'a, b, c, margin.mean, u (2 more are in calibration.json)'),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            gate_limits(many, GateSettings(scores=wrong))
+        assert f'gate.scores names {wrong[0]!r}, expected one of {known}: ' in str(caught.value)
 
 
 def test_the_scale_moves_every_limit_and_may_not_lift_one_past_all_scores(
@@ -493,6 +506,10 @@ def test_the_scale_moves_every_limit_and_may_not_lift_one_past_all_scores(
     (WITH, GateSettings(scores=('a',)), VOID), (WITH, GateSettings(threshold_scale=1.1), VOID),
     (WITH, GateSettings(fall_frames=2, fall_window=2), VOID), (WITHOUT, GateSettings(), ''),
     (WITHOUT, GateSettings(threshold_scale=1.1), VOID),
+    (dataclasses.replace(WITH, carried_error=0.005), GateSettings(),
+     'accepted and bad (iou<0.5) in at most 0.05 of the frames, and 0.005 more by limits carried '
+     'over from another precision'),
+    (dataclasses.replace(WITHOUT, carried_error=0.005), GateSettings(), ''),
 ])
 def test_what_is_promised_is_said_with_every_verdict(
     calibration: Calibration, settings: GateSettings, says: str
@@ -512,6 +529,9 @@ def test_a_score_below_0_is_a_fault_and_never_a_good_frame() -> None:
         assert (verdict.is_confident, verdict.kind) == (False, 'fault')
         assert verdict.reasons == (f'score a is {shown}, below 0: no score can be',)
     assert gate.update({'a': 0.0}).is_confident  # 0 itself is a score
+    two = Gate(GateSettings(), {'a': 0.5, 'b': 0.5, 'c': 0.5})
+    assert two.update({'a': 0.1, 'b': -1.0, 'c': -2.0}).reasons == (
+        'score b is -1, below 0: no score can be',)
 
 
 # --- limits at which the flag would never rise ---------------------------------------------------
@@ -527,6 +547,9 @@ TIGHT = dataclasses.replace(WITHOUT, family=RANKS, thresholds={'a': 0.41, 'b': 0
     (TIGHT, GateSettings(), 'gate.rise_ratio 0.95 of the limit 0.41 of a is below its least value '
      'in the calibration, 0.4; calibrate the bundle again, or set gate.rise_ratio nearer to 1'),
     (TIGHT, GateSettings(rise_ratio=0.98), ''),
+    # The least value is at the ratio itself, which counts towards the flag.
+    (dataclasses.replace(TIGHT, thresholds=THRESHOLDS | {'a': 0.8}), GateSettings(rise_ratio=0.5),
+     ''),
     (TIGHT, GateSettings(scores=('b', 'c')), ''),
     (TIGHT, GateSettings(threshold_scale=0.9), 'no frame of the calibration is within the limit '
      '0.369 of a, the least is 0.4; take a gate.threshold_scale nearer to 1'),

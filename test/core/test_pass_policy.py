@@ -1,6 +1,7 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Pass policy auto: fewer passes where they settle the verdict, and no flag without them."""
 
+from collections.abc import Callable
 import dataclasses
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from uncertainty_seg.core.calibration import (
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.scores.pass_steps import OFFSET_SHARE, PassSteps
 from uncertainty_seg.core.settings import Settings, settings_from_dict
-from uncertainty_seg.errors import CalibrationError, ConfigError
+from uncertainty_seg.core.uncertainty import USUAL_MAPS
+from uncertainty_seg.errors import BackendError, CalibrationError, ConfigError
 from uncertainty_seg.storage.model_bundle import load_bundle
 
 BLUE = np.zeros((96, 128, 3), np.uint8)
@@ -201,6 +203,78 @@ def test_a_bundle_without_steps_a_score_without_and_a_backend_that_cannot_are_re
     bundle = with_steps(tiny_bundle, 1.0)
     with pytest.raises(ConfigError, match='fake computes all passes'):
         Pipeline(bundle, AllAtOnce(bundle.card), settings_from_dict(AUTO))
+
+
+class OwnWay(FakeBackend):
+    """Asks after some numbers of passes, and ends with one, whatever the answers are."""
+
+    asks: tuple[int, ...] = ()
+    ends = TINY_PASSES
+
+    def run_until(self, image: object, masks: dict, temperature: float, request: object,
+                  steps: object, is_enough: Callable[[object, int], bool]) -> object:
+        def few(passes: int) -> object:
+            return self.run(image, {name: rows[:passes] for name, rows in masks.items()},
+                            temperature, request)
+
+        for passes in self.asks:
+            is_enough(few(passes), passes)
+        return few(self.ends), self.ends
+
+
+@pytest.mark.parametrize(('spread', 'asks', 'ends', 'problem'), [
+    (50.0, STEPS[:1], STEPS[0], 'stopped after 2 of 8 passes, expected all 8'),
+    (50.0, STEPS, STEPS[0], 'stopped after 2 of 8 passes, expected all 8'),
+    (50.0, (), STEPS[1], 'stopped after 4 of 8 passes, expected all 8'),
+    (1e-6, STEPS[:1], STEPS[1], 'stopped after 4 of 8 passes, expected 2, which were enough, or'),
+    (1e-6, (), STEPS[0], 'stopped after 2 of 8 passes, expected all 8'),
+    (50.0, STEPS, 9, 'stopped after 9 of 8 passes'),
+    (50.0, (3,), 8, r'asks after 3 passes, expected each of the steps \[2, 4\] in turn'),
+    (50.0, (2, 2), 8, 'asks after 2 passes, expected each of the steps'),
+    (50.0, (4, 2), 8, 'asks after 2 passes, expected each of the steps'),
+])
+def test_a_backend_that_stops_where_it_was_not_told_to_is_a_fault_of_the_frame(
+    tiny_bundle: Path, spread: float, asks: tuple[int, ...], ends: int, problem: str
+) -> None:
+    bundle = with_steps(tiny_bundle, spread)
+    backend = OwnWay(bundle.card)
+    pipeline = Pipeline(bundle, backend, settings_from_dict(AUTO))
+    for stamp in range(3):
+        pipeline.process(BLUE, stamp)
+    assert pipeline.verdict.is_confident
+    backend.asks, backend.ends = asks, ends
+    with pytest.raises(BackendError, match=problem):
+        pipeline.process(BLUE, 3)
+
+
+def test_the_maps_that_were_judged_are_those_that_must_be_plausible(tiny_bundle: Path) -> None:
+    bundle = with_steps(tiny_bundle, 1e-6)
+
+    class Swapping(FakeBackend):
+        def run_until(self, image: object, masks: dict, temperature: float, request: object,
+                      steps: object, is_enough: Callable[[object, int], bool]) -> object:
+            maps = self.run(image, masks, temperature, request)
+            nothing = dataclasses.replace(
+                maps, **{name: np.zeros_like(maps.entropy) for name in USUAL_MAPS},
+                confidence=np.full_like(maps.confidence, 2))
+            is_enough(nothing, STEPS[0])
+            return maps, STEPS[0]
+
+    with pytest.raises(BackendError, match='the network returned a confidence from 2 to 2'):
+        Pipeline(bundle, Swapping(bundle.card), settings_from_dict(AUTO)).process(BLUE, 0)
+
+
+def test_a_backend_that_goes_on_to_all_passes_is_judged_by_those(tiny_bundle: Path) -> None:
+    for spread, limit_ms in ((1e-6, 0.0), (50.0, 25.0)):  # settled, and late, after the first
+        bundle = with_steps(tiny_bundle, spread)
+        backend = OwnWay(bundle.card)
+        backend.asks = STEPS[:1]
+        pipeline = Pipeline(bundle, backend, settings_from_dict(AUTO | {'deadline_ms': limit_ms}),
+                            clock=Clock(0.010))
+        result = pipeline.process(BLUE, 0)
+        plain = opened(bundle, pass_policy='all').process(BLUE, 0)
+        assert (result.passes, result.scores, result.unsettled) == (
+            TINY_PASSES, plain.scores, '')
 
 
 def test_another_number_of_passes_at_run_time_runs_all_of_them_and_is_not_confident(

@@ -518,6 +518,14 @@ def test_a_compiled_bundle_is_signed_where_a_key_is_given(
     load_bundle('bundle', trusted_keys=(public_line(read_private_key(key)),))
 
 
+def test_features_that_were_asked_for_and_are_not_there_are_said(compile_: Callable) -> None:
+    onnx.save(net('element', resize=True), 'net.onnx')
+    code, out, err = compile_('net.onnx', '--features', 'auto', classes='four.yaml')
+    assert (code, json.loads(out.splitlines()[-1])['features']) == (0, None)
+    assert err.startswith('WARNING: --features auto: no tensor before the first dropout has a six')
+    assert compile_('net.onnx', classes='four.yaml')[2] == ''
+
+
 def test_two_onnx_files_make_an_ensemble(compile_: Callable) -> None:
     first, second = net('none'), net('none')
     for tensor in second.graph.initializer:

@@ -66,13 +66,14 @@ from uncertainty_seg.core.settings import (
     Settings,
 )
 from uncertainty_seg.core.uncertainty import MapRequest, MORE_MAPS, UncertaintyMaps
-from uncertainty_seg.errors import CalibrationError, ConfigError, ModelBundleError
+from uncertainty_seg.errors import BackendError, CalibrationError, ConfigError, ModelBundleError
 
 _log = logging.getLogger(__name__)
 # Total variance of equal passes, by the rounding of their sums: 2.4e-7 was seen.
 ROUNDING = 1e-6
 # Of a bundle without a calibration, where the settings let it run.
 PLAIN_TEMPERATURE = 1.0
+_OWN_FIX = "a backend's run_until stops where is_enough says so, and nowhere else"
 NOT_JUDGED = Verdict(False, ('not judged',), float('inf'), 'unknown')
 
 
@@ -152,24 +153,48 @@ class Settling:
         self._epoch, self._steps, self._score = epoch, epoch.steps, score
         self._clock, self._end_s, self.pass_s = clock, end_s, pass_s
         self._looked: tuple[int, float] | None = None
+        # The number of passes that were enough, of those looked at last.
+        self._enough: int | None = None
         self.maps: UncertaintyMaps | None = None
         self.scores: dict[str, float] = {}
         self.is_late = False
 
     def is_enough(self, maps: UncertaintyMaps, passes: int) -> bool:
-        """Say whether the passes so far are to be the last."""
+        """
+        Say whether the passes so far are to be the last.
+
+        Raises BackendError if they are no step that follows on the last one.
+        """
+        if passes not in self._steps.steps or (self._looked and passes <= self._looked[0]):
+            raise BackendError(f'the backend asks after {passes} passes',
+                               f'each of the steps {list(self._steps.steps)} in turn', _OWN_FIX)
         step = self._steps.steps.index(passes)
         if self._looked:
             self.pass_s = (self._clock() - self._looked[1]) / (passes - self._looked[0])
+        self._enough, self.is_late = None, False
         self.maps, scores = self._score(maps)
         self.scores = self._steps.expected(scores, step)
         if self._steps.is_settled(self.scores, step):
+            self._enough = passes
             return True
         following = (*self._steps.steps, self._steps.passes)[step + 1]
         now_s = self._clock()
         self._looked = passes, now_s
         self.is_late = now_s + self.pass_s * (following - passes) > self._end_s
+        self._enough = passes if self.is_late else None
         return self.is_late
+
+    def require_enough(self, passes: int) -> None:
+        """
+        Refuse a result of fewer passes than T that were not said to be enough.
+
+        Raises BackendError: nothing is known of the verdict of T passes then.
+        """
+        if passes not in (self._epoch.passes, self._enough):
+            least, most = self._enough, self._epoch.passes
+            raise BackendError(
+                f'the backend stopped after {passes} of {most} passes',
+                f'{least}, which were enough, or all {most}' if least else f'all {most}', _OWN_FIX)
 
 
 class Pipeline:
@@ -448,13 +473,14 @@ class Pipeline:
                                 start_s + limit_ms / 1e3 if limit_ms else math.inf, self._pass_s)
             maps, passes = self._backend.run_until(
                 fitted, masks, self._temperature, request, epoch.steps.steps, settling.is_enough)
+            settling.require_enough(passes)
             if passes == epoch.passes:
                 maps, scores = score(maps)
             else:
                 assert settling.maps is not None
                 maps, scores = settling.maps, settling.scores
             self._pass_s = settling.pass_s
-            if settling.is_late:
+            if settling.is_late and passes < epoch.passes:
                 unsettled = (f'not settled after {passes} of {epoch.passes} passes, and '
                              f'deadline_ms {limit_ms:g} leaves no time for more')
         timings = {

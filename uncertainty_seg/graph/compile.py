@@ -200,7 +200,7 @@ def compile_ensemble(
 
     """
     options = options or CompileOptions()
-    prepared = tuple(prepare(model, spec, options) for model in models)
+    prepared = tuple(_member(index, model, spec, options) for index, model in enumerate(models))
     if len({p.upsampling for p in prepared}) > 1:
         raise GraphError('the members upsample their logits in different ways', 'one way')
     graphs = [p.model for p in prepared]
@@ -217,6 +217,15 @@ def compile_ensemble(
             graph_cost(trunk.graph.node, shapes(trunk)), Cost(0, 0), sites, decisions)
         parts = _Halves(trunk, head, head, plan)
     return _finished(parts, spec, options, prepared)
+
+
+def _member(
+    index: int, model: onnx.ModelProto, spec: InputSpec, options: CompileOptions
+) -> Prepared:
+    try:
+        return prepare(model, spec, options)
+    except GraphError as err:
+        raise GraphError(f'member {index}: {err}') from err
 
 
 def compile_moments(

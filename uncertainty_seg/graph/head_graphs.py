@@ -42,9 +42,11 @@ def add_samples(
     Append the samples of `direct`, Kendall and Gal's model of the logits, to a head.
 
     With logits f, log-variance s and standard normal numbers e, the result is
-    ``log(mean_k softmax(f + exp(s / 2) e_k))``: its softmax is the mean of the samples, so that
-    everything behind it is as for any other method. The numbers are the same at every pixel,
-    and the mean takes them over at the logits' resolution, before the upsampling.
+    ``log(mean_k softmax(f + exp(s / 2) e_k)) + log(sum_c exp(f))``: its softmax is the mean of the
+    samples, so that everything behind it is as for any other method, and energy and largest logit
+    are those of f, not of probabilities that sum to 1. Without noise it is f. The numbers are the
+    same at every pixel, and the mean takes them over at the logits' resolution, before the
+    upsampling.
 
     Parameters
     ----------
@@ -58,10 +60,10 @@ def add_samples(
     Returns
     -------
     head : ModelProto
-        One more input, float32 `noise` (T, S, C, 1, 1), to `logits` (T, C, hl, wl). No probability
-        is below 1e-30, whose logarithm is finite. A log-variance above `LARGEST_LOG_VARIANCE`
-        counts as that, infinity too, where the maps are those of pure noise already; NaN stays
-        NaN, or counts as the largest.
+        One more input, float32 `noise` (T, S, C, 1, 1), to `logits` (T, C, hl, wl). To each
+        probability 1e-30 is added, so that its logarithm is finite. A log-variance above
+        `LARGEST_LOG_VARIANCE` counts as that, infinity too, where the maps are those of pure noise
+        already; NaN stays NaN, or counts as the largest.
     site : DropoutSite
         The noise.
 
@@ -103,7 +105,13 @@ def _sampling() -> list[onnx.NodeProto]:
         node('Softmax', ['noise_z'], ['noise_p'], axis=2),
         node('ReduceMean', ['noise_p'], ['noise_mean'], axes=[1], keepdims=0),
         node('Add', ['noise_mean', 'noise_least'], ['noise_above']),
-        node('Log', ['noise_above'], [LOGITS]),
+        node('Log', ['noise_above'], ['noise_log_mean']),
+        # The logarithm of the sum of exp(f), as the largest f less its logarithm as a probability.
+        node('LogSoftmax', ['noise_f'], ['noise_log_p'], axis=1),
+        node('ReduceMax', ['noise_f'], ['noise_top'], axes=[1], keepdims=1),
+        node('ReduceMax', ['noise_log_p'], ['noise_log_top'], axes=[1], keepdims=1),
+        node('Sub', ['noise_top', 'noise_log_top'], ['noise_total']),
+        node('Add', ['noise_log_mean', 'noise_total'], [LOGITS]),
     ]
 
 

@@ -307,6 +307,12 @@ def test_what_members_with_dropout_share_is_computed_once() -> None:
     assert lint(made.trunk) == lint(made.head) == []
 
 
+def test_a_member_that_cannot_be_compiled_is_named() -> None:
+    models = [float_member(0), float_member(1, classes=4)]
+    with pytest.raises(GraphError, match='^member 1: the output .* has 4 channels, expected 3'):
+        compile_ensemble(models, SPEC, CompileOptions(num_classes=3))
+
+
 def test_members_with_dropout_and_the_same_weights_are_refused() -> None:
     with pytest.raises(GraphError, match='an earlier one and 2 have the same weights'):
         compile_ensemble([float_member(seed) for seed in (0, 1, 0)], SPEC, keeps_dropout=True)

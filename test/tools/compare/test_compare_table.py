@@ -188,6 +188,19 @@ def test_terminal_page_json_and_csv_show_the_same_rows(found: Comparison, tmp_pa
                        and row.verdict in one for one in lines), cells
 
 
+@pytest.mark.parametrize(('name', 'shown'), [
+    ('margin.mean', '(margin.mean)'), ('a (4 of 5), b (1 of 5)', '(a (4 of 5), b (1 of 5))'),
+    ('image.flat_color (2 of 5), image.blue_cast (2 of 5), c (1 of 5)',
+     '(image.flat_color (2 of 5), 2 more)'),
+    ('a' * 60, f'({"a" * 60})'),
+])
+def test_the_terminal_names_whole_scores_and_counts_the_rest(
+    found: Comparison, name: str, shown: str
+) -> None:
+    row = replace(found.rows[-1], is_picked=True, name=name)
+    assert terminal_text(replace(found, rows=(row,))).count(f'  {shown}\n') == 1
+
+
 def test_texts_are_escaped_and_signs_are_those_of_the_gain(found: Comparison) -> None:
     page = comparison_page(found)
     assert '<planted>' not in page and '&lt;planted&gt;' in page

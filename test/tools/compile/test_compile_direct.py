@@ -16,7 +16,11 @@ from uncertainty_seg.core.bundle import ModelBundle  # noqa: E402
 from uncertainty_seg.core.dropout_masks import pass_inputs  # noqa: E402
 from uncertainty_seg.core.pipeline import Pipeline  # noqa: E402
 from uncertainty_seg.core.settings import Settings  # noqa: E402
-from uncertainty_seg.core.uncertainty import maps_from_logits, UncertaintyMaps  # noqa: E402
+from uncertainty_seg.core.uncertainty import (  # noqa: E402
+    MapRequest,
+    maps_from_logits,
+    UncertaintyMaps,
+)
 from uncertainty_seg.errors import ConfigError, GraphError  # noqa: E402
 from uncertainty_seg.tools.calibrate.calibration_run import candidates  # noqa: E402
 from uncertainty_seg.tools.compile.checks import sampled_logits  # noqa: E402
@@ -165,11 +169,55 @@ def test_a_variance_of_nothing_is_refused(tmp_path: Path) -> None:
         compiled(net, tmp_path, 'direct')
 
 
+@pytest.mark.parametrize('log_variance, is_refused', [(300.0, True), (16.0, True), (9.0, False)])
+def test_a_variance_head_that_overflows_is_refused(
+    tmp_path: Path, log_variance: float, is_refused: bool
+) -> None:
+    net = DirectNet('channels')
+    with torch.no_grad():
+        net.variance.weight.zero_()
+        net.variance.bias.fill_(log_variance)
+    if is_refused:
+        with pytest.raises(GraphError, match=rf'overflows: half of it is above {log_variance:g} on'
+                           '.*expected below 15.*train the variance head again'):
+            compiled(net, tmp_path, 'direct')
+        assert not (tmp_path / 'bundle').exists()
+    else:
+        compiled(net, tmp_path, 'direct')
+
+
 def test_samples_in_numpy_have_a_known_answer() -> None:
     # Two classes, f = 0 and s = ln 4: +-2 for the first class alone.
     moments = np.log(np.array([1, 1, 4, 4])).reshape(1, 4, 1, 1)
     noise = np.array([[1.0, 0.0], [-1.0, 0.0]]).reshape(1, 2, 2, 1, 1)
-    expected = np.log([0.5, 0.5])
+    expected = np.log([0.5, 0.5]) + np.log(2)
     np.testing.assert_allclose(sampled_logits(moments, noise)[0, :, 0, 0], expected, atol=1e-6)
     one = sampled_logits(moments, noise[:, :1])[0, :, 0, 0]
-    np.testing.assert_allclose(one, np.log([1 / (1 + np.exp(-2)), 1 / (1 + np.exp(2))]), atol=1e-6)
+    np.testing.assert_allclose(
+        one, np.log([2 / (1 + np.exp(-2)), 2 / (1 + np.exp(2))]), atol=1e-6)
+
+
+@pytest.mark.parametrize('p', [0.0, 0.4])
+def test_energy_and_largest_logit_are_those_of_the_networks_own_logits(
+    tmp_path: Path, p: float
+) -> None:
+    net = DirectNet('dict', p)
+    with torch.no_grad():  # logits around 20, which no logarithm of a probability is
+        net.classifier.bias.add_(20)
+    bundle = compiled(net, tmp_path, 'direct', passes=4 if p else 1)
+    inputs = pass_inputs(bundle.card, bundle.card.passes, 0)
+    request = MapRequest.of(('energy', 'max_logit'))
+    still = {name: np.zeros_like(rows) if name == 'noise' else np.ones_like(rows)
+             for name, rows in inputs.items()}
+    with torch.no_grad():
+        found = net.eval()(torch.from_numpy(PLANES))
+    plain = maps_from_logits(found['logits'].double().numpy(), 48, 64, 1.0,
+                             bundle.card.upsampling, request)
+    with open_backend('onnxruntime', bundle, Settings(threads=1, reduction='exact')) as backend:
+        ours = backend.run(IMAGE, still, 1.0, request)
+        noisy = backend.run(IMAGE, inputs, 1.0, request)
+    for name in ('energy', 'max_logit', 'entropy', 'confidence'):
+        np.testing.assert_allclose(getattr(ours, name), getattr(plain, name), rtol=0, atol=1e-5)
+    assert plain.energy.max() < 0.2
+    if not p:  # noise moves probability between the classes, and their sum stays
+        np.testing.assert_allclose(noisy.energy, plain.energy, rtol=0, atol=2e-3)

@@ -67,7 +67,19 @@ def _line(row: Row, width: int) -> str:
     words = f'  {row.label:{width}}  {value_text(row):>{_MEAN_WIDTH}}'
     if row.gain is not None:
         words += f'  {interval_text(row.gain, row.kind.digits, True)}  {row.verdict}'
-    return words + (f'  ({row.name:.{_MOST_NAME}})' if row.name else '')
+    return words + (f'  ({_short(row.name)})' if row.name else '')
+
+
+def _short(name: str) -> str:
+    """Name as many of the maps or scores that folds chose as there is room for."""
+    parts = name.split(', ')
+    kept = parts[:1]
+    for part in parts[1:]:
+        if len(', '.join([*kept, part])) > _MOST_NAME:
+            break
+        kept.append(part)
+    more = len(parts) - len(kept)
+    return ', '.join(kept) + (f', {more} more' if more else '')
 
 
 def write_json(path: Path, found: Comparison) -> None:

@@ -276,7 +276,9 @@ class NetworkRunner:
         noise = given['noise']
         ours = self.ours(image, given)
         quiet = self.ours(image, {**given, 'noise': np.zeros_like(noise)})
-        theirs = sampled_logits(self._moments(image, given), noise)
+        moments = self._moments(image, given)
+        require_variance(moments)
+        theirs = sampled_logits(moments, noise)
         error = self._judge(distance(ours, theirs), lambda: self._noise(image),
                             'with the same noise')
         return error, float(np.ptp(ours)), float(abs(ours - quiet).max())
@@ -471,11 +473,29 @@ def distance(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
     return float(abs(ours - theirs).max() / max(np.ptp(theirs), 1e-6))
 
 
+def require_variance(moments: NDArray[np.float32]) -> None:
+    """
+    Refuse a variance head that overflows, so that no image has an answer.
+
+    Raises GraphError if most of the log-variances, the second half of `moments` (T, 2C, h, w), are
+    above `LARGEST_LOG_VARIANCE`, where the class that wins a sample is drawn by lot.
+    """
+    found = np.split(moments, 2, axis=1)[1]
+    middle = float(np.median(found))
+    if middle > LARGEST_LOG_VARIANCE:
+        raise GraphError(
+            f'the log-variance overflows: half of it is above {middle:.3g} on a random image',
+            f'below {LARGEST_LOG_VARIANCE:g}, above which the noise decides alone',
+            'train the variance head again, with training.losses.attenuated_loss')
+
+
 def sampled_logits(
     moments: NDArray[np.float32], noise: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """
     Return the log of the mean softmax of sampled logits, in float64, as `direct` defines it.
+
+    To it the logarithm of the sum of exp(f) is added, as in `graph.head_graphs.add_samples`.
 
     Parameters
     ----------
@@ -493,7 +513,9 @@ def sampled_logits(
     z = f + np.exp(np.minimum(s, LARGEST_LOG_VARIANCE) / 2) * noise
     powers = np.exp(z - z.max(2, keepdims=True))
     mean = (powers / powers.sum(2, keepdims=True)).mean(1)
-    return np.log(mean + 1e-30).astype(np.float32)
+    top = f.max(2, keepdims=True)
+    total = (top + np.log(np.exp(f - top).sum(2, keepdims=True)))[:, 0]
+    return (np.log(mean + 1e-30) + total).astype(np.float32)
 
 
 def as_planes(theirs: NDArray[np.float32], num_classes: int) -> NDArray[np.float32]:

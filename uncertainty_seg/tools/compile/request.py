@@ -34,6 +34,7 @@ from uncertainty_seg.core.model_card import (
     SCHEMA_VERSION,
 )
 from uncertainty_seg.errors import ConfigError, GraphError, install_command, some_of
+from uncertainty_seg.graph.algebra.feature_output import AUTO
 from uncertainty_seg.graph.compile import (
     compile_ensemble,
     compile_graph,
@@ -69,6 +70,9 @@ INJECTED = ('the network was not trained with the dropout that was injected: its
             'but by how much was never fitted to anything: calibrate it, and compare ranks only')
 NOTHING_SKIPPED = ('no dropout of this network is worth skipping channels for (--explain says '
                    'why): the bundle has independent masks and takes any number of passes')
+NO_FEATURES = ('--features auto: no tensor before the first dropout has a sixteenth of the width '
+               'and height of the image, so that the bundle gives no features: name a tensor (a '
+               'name that there is not lists some), or leave the option out')
 _MOST_EQUAL = 0.01  # chance that all passes are equal, which needs no warning
 _MOST_PASSES = 1000  # as the command line takes them
 _NAMED = 5
@@ -326,6 +330,8 @@ def _card(request: CompileRequest, compiled: CompiledGraphs) -> ModelCard:
                          f'{len(classes.names)}, as {classes.source} says')
     if request.skip_dropped and not compiled.chunk:
         warn(NOTHING_SKIPPED)
+    if request.features == AUTO and compiled.feature_shape is None:
+        warn(NO_FEATURES)
     members = len(compiled.prepared) if request.method == 'ensemble' else 0
     has_masks = any(site.kind == 'mask' for site in compiled.sites)
     has_many = has_masks or request.method == 'error_propagation'
