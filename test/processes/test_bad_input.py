@@ -35,10 +35,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_bundle(tmp_path_factory.mktemp('bundle') / 'tiny')
 
 
-def run(program: str, words: list[str], domain: int) -> tuple[int, list[str]]:
+def run(
+    program: str, words: list[str], domain: int, before: str = ''
+) -> tuple[int, list[str]]:
     """Run an installed program; its exit code, its lines, and that its group has ended with it."""
     process = subprocess.Popen(
-        [sys.executable, '-c', ENTRY.format(program), *words], stdout=subprocess.PIPE,
+        [sys.executable, '-c', before + ENTRY.format(program), *words], stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, start_new_session=True, env=ros_environment(domain))
     output, _ = process.communicate(timeout=60)
     with pytest.raises(ProcessLookupError):
@@ -98,6 +100,15 @@ def test_help_is_told_and_nothing_starts(domain: int, program: str) -> None:
     code, lines = run(program, ['--help'], domain)
     assert code == 0 and lines[0].startswith('usage: ')
     assert '--ros-args' in '\n'.join(lines)
+
+
+@pytest.mark.parametrize(('program', 'missing'), [
+    ('node', 'rclpy'), ('governor', 'geometry_msgs'), ('player', 'rosgraph_msgs')])
+def test_a_shell_in_which_ros_was_not_sourced(domain: int, program: str, missing: str) -> None:
+    code, lines = run(program, [], domain, f'import sys; sys.modules[{missing!r}] = None; ')
+    assert (code, len(lines)) == (1, 1), lines
+    assert 'ROS 2 cannot be used (' in lines[0] and missing in lines[0]
+    assert 'source /opt/ros/' in lines[0]
 
 
 @pytest.mark.parametrize(('parameter', 'sentence'), [
