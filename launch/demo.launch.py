@@ -42,12 +42,14 @@ def processes(context: LaunchContext) -> list:
             'respawn': 'false',  # somebody is looking
         }.items(),
     )
+    topic = LaunchConfiguration('topic').perform(context)
     # After the node's launch file, because the player needs its environment (shared memory) too.
-    return [node, player_of(bag)]
+    return [node, player_of(bag, topic)]
 
 
-def player_of(bag: str) -> Node:
+def player_of(bag: str, topic: str) -> Node:
     """Make the player, in the namespace of the node."""
+    chosen = ['--topic', topic] if topic else []
     return Node(
         package='uncertainty_seg',
         executable='uncertainty_seg_play',
@@ -55,7 +57,8 @@ def player_of(bag: str) -> Node:
         name='uncertainty_seg_play',
         namespace=LaunchConfiguration('namespace'),
         output='screen',
-        arguments=[os.path.expanduser(bag), '--rate', LaunchConfiguration('rate'), '--clock'],
+        arguments=[os.path.expanduser(bag), '--rate', LaunchConfiguration('rate'), *chosen,
+                   '--clock'],
         remappings=[('image', LaunchConfiguration('image'))],
         on_exit=checks.stop_after_failure('uncertainty_seg_play'),
     )
@@ -66,6 +69,9 @@ def generate_launch_description() -> LaunchDescription:
     share = get_package_share_directory('uncertainty_seg')
     return LaunchDescription([
         DeclareLaunchArgument('bag', description='bag to play'),
+        DeclareLaunchArgument(
+            'topic', default_value='',
+            description='image topic of the bag, needed where it has those of several cameras'),
         DeclareLaunchArgument(
             'model', default_value='',
             description='name of a shipped model, or the folder of a bundle; there is no default'),

@@ -231,12 +231,19 @@ def test_the_demo_plays_on_the_topic_the_node_listens_to() -> None:
     # An old bag is judged by its own time.
     (sim_time,) = [a for a in actions['DeclareLaunchArgument'] if a.words == ('use_sim_time',)]
     assert sim_time.default_value == 'true'
-    assert player.arguments[-1] == '--clock'
+    assert player.arguments[-1] == '--clock' and '--topic' not in player.arguments
     assert player.namespace.words == dict(include.launch_arguments)['namespace'].words
     declared = {a.words[0] for a in actions['DeclareLaunchArgument']}
-    assert declared == {'bag', 'model', 'image', 'rate', 'rviz', 'params_file', 'namespace',
-                        'use_sim_time', 'log_level'}
+    assert declared == {'bag', 'topic', 'model', 'image', 'rate', 'rviz', 'params_file',
+                        'namespace', 'use_sim_time', 'log_level'}
     assert Path(include.words[0].words[0]).is_file()
+
+
+def test_the_demo_plays_one_of_several_cameras(arguments: dict[str, str]) -> None:
+    arguments['topic'] = '/left/image_raw'
+    (player,) = actions_of('demo.launch.py')['Node']
+    where = player.arguments.index('--topic')
+    assert player.arguments[where + 1] == '/left/image_raw'
 
 
 @pytest.mark.parametrize(

@@ -35,10 +35,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_bundle(tmp_path_factory.mktemp('bundle') / 'tiny')
 
 
-def run(program: str, words: list[str], domain: int) -> tuple[int, list[str]]:
+def run(
+    program: str, words: list[str], domain: int, before: str = ''
+) -> tuple[int, list[str]]:
     """Run an installed program; its exit code, its lines, and that its group has ended with it."""
     process = subprocess.Popen(
-        [sys.executable, '-c', ENTRY.format(program), *words], stdout=subprocess.PIPE,
+        [sys.executable, '-c', before + ENTRY.format(program), *words], stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, start_new_session=True, env=ros_environment(domain))
     output, _ = process.communicate(timeout=60)
     with pytest.raises(ProcessLookupError):
@@ -67,15 +69,46 @@ def test_a_parameter_of_the_node(
     ('node', ['-r', 'image:=/front-cam']), ('node', ['-r', '__node:=a-b']),
     ('node', ['--log-level', 'loud']), ('node', ['-r', '__ns:=/auv/']),
     ('governor', ['-r', '__ns:=/auv 1']), ('governor', ['-r', '__ns:=auv']),
-    ('governor', ['-p', 'threads'])])
+    ('governor', ['-p', 'threads']), ('player', ['-r', 'image:=/front-cam'])])
 def test_what_ros_cannot_parse(domain: int, program: str, words: list[str]) -> None:
-    code, lines = run(program, ['--ros-args', *words], domain)
+    own = ['bag'] if program == 'player' else []
+    code, lines = run(program, [*own, '--ros-args', *words], domain)
     assert code == 2, lines
     # rcl writes lines of its own before ours.
     assert 'arguments cannot be used: ' in lines[-1] and words[-1] in lines[-1]
     assert sum('arguments cannot be used' in line for line in lines) == 1
     assert 'expected ' in lines[-1] and not any(
         word in lines[-1] for word in ('lexeme', 'initialize rcl', 'index'))
+
+
+@pytest.mark.parametrize(('program', 'words', 'named'), [
+    ('node', ['-p', 'model:=pipeline'], "'-p', 'model:=pipeline'"),
+    ('node', ['model:=pipeline'], "'model:=pipeline'"),
+    ('governor', ['--params-file', '/etc/auv.yaml'], "'--params-file', '/etc/auv.yaml'"),
+    ('governor', ['--ros-args', '-p', 'slow_factor:=0', '--', 'slow'], "'slow'")])
+def test_a_word_that_ros_would_pass_over(
+    domain: int, program: str, words: list[str], named: str
+) -> None:
+    # Without --ros-args: the node would run by its defaults.
+    code, lines = run(program, words, domain)
+    assert (code, len(lines)) == (2, 1), lines
+    assert f'arguments cannot be used: {named}, expected arguments of ROS behind' in lines[0]
+
+
+@pytest.mark.parametrize('program', ['node', 'governor', 'player'])
+def test_help_is_told_and_nothing_starts(domain: int, program: str) -> None:
+    code, lines = run(program, ['--help'], domain)
+    assert code == 0 and lines[0].startswith('usage: ')
+    assert '--ros-args' in '\n'.join(lines)
+
+
+@pytest.mark.parametrize(('program', 'missing'), [
+    ('node', 'rclpy'), ('governor', 'geometry_msgs'), ('player', 'rosgraph_msgs')])
+def test_a_shell_in_which_ros_was_not_sourced(domain: int, program: str, missing: str) -> None:
+    code, lines = run(program, [], domain, f'import sys; sys.modules[{missing!r}] = None; ')
+    assert (code, len(lines)) == (1, 1), lines
+    assert 'ROS 2 cannot be used (' in lines[0] and missing in lines[0]
+    assert 'source /opt/ros/' in lines[0]
 
 
 @pytest.mark.parametrize(('parameter', 'sentence'), [
@@ -88,6 +121,8 @@ def test_a_parameter_of_the_governor(domain: int, parameter: str, sentence: str)
 
 @pytest.mark.parametrize(('words', 'code', 'sentence'), [
     (['/no/bag'], 1, 'no bag at /no/bag'), (['x', '--rate', '0'], 2, '0, expected a number'),
+    (['x', '--rate', 'fast'], 2, '--rate: fast, expected a number'),
+    (['x', '--ros-args', '--params-file', '/no.yaml'], 2, 'parameter file /no.yaml is not there'),
     ([], 2, 'BAG')])
 def test_an_argument_of_the_player(
     domain: int, words: list[str], code: int, sentence: str

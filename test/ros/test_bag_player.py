@@ -275,6 +275,15 @@ def test_nobody_to_play_to_is_one_sentence(tmp_path: Path, domain: int) -> None:
     assert 'nobody subscribes to /image' in output
 
 
+def test_a_player_that_waits_says_for_whom(tmp_path: Path, domain: int) -> None:
+    bag = write_bag(tmp_path / 'bag')
+    code, output = _run([str(bag), '--wait-s', '4'], domain, tmp_path)
+    assert code == 1
+    waits, nobody = output.splitlines()
+    assert waits == 'uncertainty_seg_play: waiting for a subscriber on /image, 4 s at most'
+    assert 'nobody subscribes to /image within 4 s' in nobody
+
+
 @pytest.mark.parametrize('rate', ['0', '-1', 'nan', 'fast'])
 def test_a_rate_that_is_none_is_misuse(tmp_path: Path, domain: int, rate: str) -> None:
     code, output = _run(['bag', '--rate', rate], domain, tmp_path)

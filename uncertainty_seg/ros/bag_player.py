@@ -25,7 +25,6 @@ from builtin_interfaces.msg import Time
 import rclpy
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
-from rclpy.utilities import remove_ros_args
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -33,7 +32,7 @@ from uncertainty_seg.core.image_codec import decode
 from uncertainty_seg.errors import BagError, ConfigError, ImageError, UncertaintySegError
 from uncertainty_seg.ros.camera_link import COMPRESSED
 from uncertainty_seg.ros.launching.entry import stop_signals
-from uncertainty_seg.ros.launching.start import start_ros
+from uncertainty_seg.ros.launching.start import own_words, start_ros
 from uncertainty_seg.storage.bags.messages import (
     COMPRESSED_TYPE,
     image_message,
@@ -43,6 +42,8 @@ from uncertainty_seg.storage.bags.messages import (
 from uncertainty_seg.storage.bags.reader import BadMessage, bag_image, BagMessage, BagReader
 
 LINGER_S = 0.5
+# So long nothing is said of waiting: a node that starts takes a second or two.
+SILENT_S = 3.0
 MATCH_S = 0.5
 CLOCK_PERIOD_S = 0.025
 
@@ -89,13 +90,18 @@ class BagPlayer:
             If none comes in time.
 
         """
-        end_s = time.monotonic() + timeout_s
+        start_s, silent_s = time.monotonic(), SILENT_S
         while not any(topic.get_subscription_count() for topic in self._topics()):
-            if time.monotonic() >= end_s:
+            waited_s = time.monotonic() - start_s
+            if waited_s >= timeout_s:
                 raise BagError(
                     f'nobody subscribes to {self._images.topic_name} within {timeout_s:g} s',
                     'a node that is active', 'start the node, or remap image to its topic',
                 )
+            if waited_s >= silent_s:
+                silent_s = timeout_s
+                print(f'uncertainty_seg_play: waiting for a subscriber on '
+                      f'{self._images.topic_name}, {timeout_s:g} s at most', file=sys.stderr)
             self._pause.wait(0.05)
         # We see the subscriber before it sees us; until it does, a frame would be lost.
         self._pause.wait(MATCH_S)
@@ -172,7 +178,7 @@ def main(args: Sequence[str] | None = None) -> int:
     for number in stop_signals():
         signal.signal(number, signal.default_int_handler)
     words = list(sys.argv[1:] if args is None else args)
-    options = _parser().parse_args(remove_ros_args(['play', *words])[1:])
+    options = _parser().parse_args(own_words(words))
     try:
         start_ros(words)
         player = _play(options)
@@ -219,7 +225,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _rate(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = float('nan')
     if not 0 < value < float('inf'):
         raise argparse.ArgumentTypeError(f'{text}, expected a number above 0')
     return value

@@ -22,7 +22,7 @@ from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 
 from uncertainty_seg.errors import ConfigError, UncertaintySegError, UnknownModelError
-from uncertainty_seg.ros.launching.start import start_ros
+from uncertainty_seg.ros.launching.start import start_node
 from uncertainty_seg.ros.node import UncertaintySegNode
 from uncertainty_seg.ros.node_life import (
     clock_fault,
@@ -34,6 +34,9 @@ from uncertainty_seg.ros.node_life import (
 from uncertainty_seg.ros.process_watch import ProcessWatch, ServiceManager
 
 _log = logging.getLogger(__name__)
+PROGRAM = 'uncertainty_seg_node'
+ABOUT = ('The segmentation node. Its parameters: config/uncertainty_seg.yaml and '
+         'docs/ros_interface.md; model must be given.')
 EXIT_FAILED = 1
 EXIT_MISUSE = 2
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -74,7 +77,7 @@ def main(args: Sequence[str] | None = None) -> int:
     keep_frames_on_the_heap()
     faulthandler.enable()  # what each thread did, where systemd's watchdog aborts the process
     try:
-        return _run(start_ros(args))
+        return _run(start_node(PROGRAM, ABOUT, args))
     except (ConfigError, UnknownModelError, InvalidParameterTypeException) as err:
         return _fail(str(err), EXIT_MISUSE)
     except UncertaintySegError as err:
@@ -128,7 +131,7 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _fail(sentence: str, code: int) -> int:
-    print(f'uncertainty_seg_node: {sentence}', file=sys.stderr)
+    print(f'{PROGRAM}: {sentence}', file=sys.stderr)
     return code
 
 

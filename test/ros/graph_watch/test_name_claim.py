@@ -29,7 +29,12 @@ if not HAS_ROS:
 
 from std_msgs.msg import Bool, Float32, String  # noqa: I100
 
-from uncertainty_seg.ros.graph_watch.name_claim import Claim, Contest, SETTLE_S
+from uncertainty_seg.ros.graph_watch.name_claim import (  # noqa: I100
+    Claim,
+    Contest,
+    MOST_CLAIMANTS,
+    SETTLE_S,
+)
 
 pytestmark = needs_ros
 ME = '/uncertainty_seg'
@@ -123,9 +128,22 @@ def test_a_claim_comes_back_as_it_was_sent() -> None:
     '', 'x', '[]', '{}', '7', 'null', '[' * 900, '{"started_ns": 1}', 'x' * 2000,
     *[json.dumps({**json.loads(OLDER.text()), name: value}) for name, value in (
         ('number', '7'), ('number', None), ('number', 1.0), ('is_settled', 1),
-        ('identity', 7), ('started_ns', True), ('host', 'h' * 2000), ('other', 1))]])
+        ('identity', 7), ('started_ns', True), ('host', 'h' * 2000),
+        ('host', 'h' * 256), ('host', 'auv\n[INFO] all is well'), ('host', '\x1b[2J'),
+        ('other', 1))]])
 def test_what_is_no_claim_is_passed_over(text: str) -> None:
     assert Claim.read(text) is None
+
+
+def test_a_forger_of_many_identities_takes_no_memory() -> None:
+    contest = Contest(OLDER, lambda: 0.0)
+    for number in range(1000):
+        contest.hear(replace(YOUNGER, identity=str(number)))
+    assert len(contest._numbers) == MOST_CLAIMANTS
+    # Who is heard twice in a row wins beside it.
+    for number in range(2):
+        contest.hear(replace(OLDER, started_ns=1, identity='first', number=number))
+    assert contest.winner is not None and contest.winner.identity == 'first'
 
 
 # --- processes -----------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ from uncertainty_seg.ros.graph_watch.name_claim import NameClaim
 from uncertainty_seg.ros.graph_watch.qos import flag_qos
 from uncertainty_seg.ros.graph_watch.qos_sentences import type_sentence
 from uncertainty_seg.ros.health import diagnostics_message
-from uncertainty_seg.ros.launching.start import start_ros
+from uncertainty_seg.ros.launching.start import start_node
 from uncertainty_seg.ros.node_life import (
     clock_fault,
     ignore_signals,
@@ -228,6 +228,7 @@ def _warn_of_strangers(node: Node) -> None:
 # -------------------------------------------------------------------------------------------------
 
 NODE_NAME = 'speed_governor'
+ABOUT = 'Limits the speed of a vehicle by a flag. Its parameters: docs/speed_governor.md.'
 DIAGNOSTICS_PERIOD_S = 1.0
 REFUSAL_REPORT_PERIOD_S = 5.0
 # The deadline that the factor is offered with, in publishing periods: room for a busy machine.
@@ -448,7 +449,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
     """
     try:
-        return _run(start_ros(args))
+        return _run(start_node(NODE_NAME, ABOUT, args))
     except (UncertaintySegError, InvalidParameterTypeException) as err:  # of rclpy's own
         return _refuse(err)
     except (KeyboardInterrupt, ExternalShutdownException):

@@ -12,6 +12,9 @@ Who gives way is decided by the same rule on both sides: a new node to a settled
 new ones that which started later. A settled node never does, so two that could not hear each other
 for `SETTLE_S` both go on, with the flag of both false (`RivalWatch`).
 
+Anybody in the domain can forge a claim, unless SROS2 keeps them out: it keeps a new node from
+starting, which is the safe direction, does nothing to a settled one, and raises no flag.
+
 The claims come from a thread of their own, since the executor stands still during configure.
 
 """
@@ -45,7 +48,10 @@ LOOK_TURNS = 5
 WITHHELD_S, SETTLE_S = 2.0, 10.0
 WITHHELD = 'the node has just started, and another one of its name may not have been heard yet'
 # Names of hosts are far shorter; whatever else comes is no claim.
-LONGEST_TEXT = 1000
+LONGEST_TEXT, LONGEST_HOST = 1000, 255
+# Of claimants that are remembered, and seconds between two lines about newcomers: a forger may
+# take a new identity for each claim.
+MOST_CLAIMANTS, REPORT_PERIOD_S = 64, 5.0
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,11 @@ class Claim:
         fields = cls.__dataclass_fields__.values()
         is_sound = claim is not None and all(
             type(getattr(claim, field.name)) is kinds[str(field.type)] for field in fields)
-        return claim if is_sound else None
+        return claim if is_sound and claim is not None and claim._is_for_logs() else None
+
+    def _is_for_logs(self) -> bool:
+        """Tell whether the name of the host may be shown: it goes to logs and terminals."""
+        return self.host.isprintable() and len(self.host) <= LONGEST_HOST
 
     def text(self) -> str:
         """Return it as it is sent."""
@@ -144,6 +154,8 @@ class Contest:
         if claim.identity == self._mine.identity:
             return
         self.other = claim
+        if claim.identity not in self._numbers and len(self._numbers) >= MOST_CLAIMANTS:
+            del self._numbers[next(iter(self._numbers))]  # the one heard first
         if claim.number <= self._numbers.setdefault(claim.identity, claim.number):
             return
         if not self.is_settled and (claim.is_settled or claim.goes_before(self._mine)):
@@ -254,7 +266,8 @@ class NameClaim:
             self._node.get_logger().warning(
                 f'process {other.process} on {other.host} was started under the name of this '
                 f'node, {self._me}: ' + ('neither ends, and while both run no flag of theirs is '
-                                         'true' if other.is_settled else 'it is to end itself'))
+                                         'true' if other.is_settled else 'it is to end itself'),
+                throttle_duration_sec=REPORT_PERIOD_S)
 
     def _num_named(self) -> int:
         """Count who claims this name, as far as the graph tells; this node is one of them."""

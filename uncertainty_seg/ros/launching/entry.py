@@ -18,10 +18,13 @@ import ctypes
 import gc
 from importlib import import_module
 import os
+from pathlib import Path
 import signal
 import sys
 from types import FrameType
 from typing import NoReturn
+
+from uncertainty_seg.errors import UncertaintySegError
 
 # Set by the launch files: the process of `ros2 launch`.
 LAUNCHED_BY = 'UNCERTAINTY_SEG_LAUNCHED_BY'
@@ -58,7 +61,7 @@ def _run(module: str) -> NoReturn:
     for number in numbers:
         signal.signal(number, _leave)
     _end_with(os.environ.pop(LAUNCHED_BY, ''))
-    code = int(import_module(module).main())
+    code = _main_of(module)
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
@@ -68,6 +71,21 @@ def _run(module: str) -> NoReturn:
     # All is closed. Libraries would now wait for threads of theirs: Fast DDS up to 1.5 s.
     gc.collect()
     os._exit(code)
+
+
+def _main_of(module: str) -> int:
+    """Run the program; without ROS, one sentence and exit code 1."""
+    try:
+        program = import_module(module)
+    except ImportError as err:
+        if (err.name or '').partition('.')[0] == 'uncertainty_seg':
+            raise
+        print(UncertaintySegError(
+            f'{Path(sys.argv[0]).name}: ROS 2 cannot be used ({str(err).splitlines()[0]})',
+            'a sourced ROS 2, or its wheels',
+            'source /opt/ros/DISTRO/setup.bash, or see docs/installation.md'), file=sys.stderr)
+        return 1
+    return int(program.main())
 
 
 def _end_with(launch: str) -> None:

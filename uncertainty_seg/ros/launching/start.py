@@ -2,6 +2,8 @@
 """
 Starts rclpy: what is wrong with the command line or the surroundings is one sentence.
 
+Nodes take what is for ROS only; ROS itself passes over any other word in silence.
+
 DDS ends the process itself, in terms of its own, where the domain is out of range, and runs
 without ever finding anybody where no network interface is up.
 
@@ -9,6 +11,7 @@ without ever finding anybody where no network interface is up.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 import os
 from pathlib import Path
@@ -20,7 +23,7 @@ import tempfile
 import rclpy
 from rclpy.signals import SignalHandlerOptions
 
-from uncertainty_seg.errors import ConfigError, UncertaintySegError
+from uncertainty_seg.errors import ConfigError, some_of, UncertaintySegError
 from uncertainty_seg.storage.parameter_files import given_files, read_parameter_file
 
 LARGEST_DOMAIN = 232
@@ -36,6 +39,55 @@ _FORMS = {
 }
 # rcl takes others, and fails when it makes the node.
 _NAMESPACE = re.compile(r'(\w+:)?__ns:=(/|(/[A-Za-z_]\w*)+)', re.ASCII)
+
+
+def start_node(program: str, about: str, args: Sequence[str] | None = None) -> list[str]:
+    """
+    Start rclpy for a program that takes arguments of ROS only, or --help.
+
+    Parameters
+    ----------
+    program, about : str
+        Its name, and what its help says.
+    args : sequence of str or None
+        As for `start_ros`.
+
+    Returns
+    -------
+    list of str
+        These arguments.
+
+    Raises
+    ------
+    ConfigError
+        Also for each other word: ROS would run the node without what it was to say.
+    UncertaintySegError
+        If no network interface is up.
+
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    parser = argparse.ArgumentParser(
+        prog=program, description=about,
+        usage=f'{program} --ros-args [-p NAME:=VALUE] [-r FROM:=TO] [--params-file FILE] ...')
+    _, strays = parser.parse_known_args(own_words(words))
+    if strays:
+        raise ConfigError(f'arguments cannot be used: {some_of(map(repr, strays))}',
+                          'arguments of ROS behind --ros-args',
+                          f'{program} --ros-args -p NAME:=VALUE')
+    return start_ros(words)
+
+
+def own_words(words: Sequence[str]) -> list[str]:
+    """Return the words that are not for ROS: not between --ros-args and --."""
+    found, is_for_ros = [], False
+    for word in words:
+        if word == '--ros-args':
+            is_for_ros = True
+        elif is_for_ros:
+            is_for_ros = word != '--'
+        else:
+            found.append(word)
+    return found
 
 
 def start_ros(args: Sequence[str] | None = None) -> list[str]:
