@@ -91,7 +91,11 @@ def test_a_table_of_classes_that_would_shift_or_mix_the_mask_is_refused(
 
 
 @pytest.mark.parametrize('break_it, words', [
-    (lambda p: (p / 'masks' / '3.png').unlink(), "'3' in .* is missing or unreadable"),
+    (lambda p: (p / 'masks' / '3.png').unlink(),
+     "the mask of '3' in .* is missing or unreadable .No such file"),
+    (lambda p: next((p / 'images').glob('3.*')).unlink(),
+     "the image of '3' in .* is missing or unreadable .no jpeg or png of that name"),
+    (lambda p: (p / 'masks' / '3.png').write_bytes(b'x'), "the mask of '3' in .* begins with"),
     (lambda p: (p / 'splits.json').write_text('{"train": []}'), 'is empty'),
     (lambda p: (p / 'splits.json').write_text('{"train"'), 'is no JSON'),
     (lambda p: (p / 'splits.json').write_text('{"val": ["1"]}'), "split 'train' is not in"),

@@ -12,7 +12,7 @@ what frames belong together, is read here too.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import csv
 from dataclasses import dataclass, field
 import json
@@ -298,16 +298,26 @@ def _class_entry(index: int, entry: Any) -> dict[str, Any]:
     return {'id': index, 'name': entry, 'rgb': cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].tolist()}
 
 
+def _unreadable(part: str, stem: str, folder: Path, reason: str) -> DatasetError:
+    return DatasetError(f'the {part} of {stem!r} in {folder} is missing or unreadable ({reason})',
+                        'a whole jpeg or png file')
+
+
+def _read_part(
+    part: str, stem: str, folder: Path, read: Callable[[], NDArray[np.uint8]]
+) -> NDArray[np.uint8]:
+    try:
+        return read()
+    except (OSError, ValueError, ImageError) as err:
+        raise _unreadable(part, stem, folder, why(err)) from err
+
+
 def _read_pair(folder: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     found, file = image_path(folder, stem), folder / 'masks' / f'{stem}.png'
-    if found is None or not file.is_file():
-        raise DatasetError(f'image or mask of {stem!r} in {folder} is missing or unreadable')
-    try:
-        image = decode(read_image_file(found))
-        mask = decode_unchanged(read_image_file(file))
-    except (OSError, ValueError, ImageError) as err:
-        raise DatasetError(f'image or mask of {stem!r} in {folder} is missing or unreadable '
-                           f'({why(err)})', 'a whole jpeg or png file') from err
+    if found is None:
+        raise _unreadable('image', stem, folder, 'no jpeg or png of that name')
+    image = _read_part('image', stem, folder, lambda: decode(read_image_file(found)))
+    mask = _read_part('mask', stem, folder, lambda: decode_unchanged(read_image_file(file)))
     if mask.ndim != 2 or mask.dtype != np.uint8:
         came = f'{mask.shape[2]} channels, or a palette' if mask.ndim > 2 else '16 bits'
         raise DatasetError(f'the mask of {stem!r} in {folder} has {came}',

@@ -55,7 +55,8 @@ private:
   {
     const int before = kind_;
     const double kind = value_of(msg, "kind").value_or(FAULT);
-    kind_ = kind >= CONFIDENT && kind <= UNKNOWN ? static_cast<int>(kind) : FAULT;
+    const bool is_one = kind >= CONFIDENT && kind <= UNKNOWN && kind == std::floor(kind);
+    kind_ = is_one ? static_cast<int>(kind) : FAULT;
     if (kind_ == CONFIDENT && value_of(msg, "confident") != 1.0) {
       kind_ = FAULT;  // never by two values that contradict each other
     }
