@@ -107,7 +107,7 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
                        help='labelled images of the limit: train, val or both [train]')
     group.add_argument('--uncapped', action='store_true',
                        help='threshold takes all above the limit, however many')
-    group.add_argument('--beta', type=positive_number(), default=1.0,
+    group.add_argument('--beta', type=positive_number(100), default=1.0,
                        help='power of the score in power-bald and uncertainty-diversity [1]')
     group.add_argument('--members', type=whole_number(2, 100), default=4, metavar='M',
                        help='networks of ensemble-mi [4]')
