@@ -107,6 +107,12 @@ STUDIES = {
         f'{SHIPPED} {SEEDS} --pool {{data}}/suim --val {{data}}/suim --test {{data}}/suim '
         f'--extra {{data}}/scenes --extra-share 0.5 {TO_REAL} '
         '--strategy random entropy threshold full'),
+    'real_shares': Study(
+        'From rendered scenes to photographs, share by share',
+        'As [real](real.md), with rounds in between.', 'mapped',
+        f'{SHIPPED} {SEEDS} --pool {{data}}/suim --val {{data}}/suim --test {{data}}/suim '
+        '--extra {data}/scenes --extra-share 0.5 --labels 0 1% 2% 5% 12.5% 25% 100% '
+        '--strategy random entropy full'),
 }
 
 
