@@ -110,7 +110,8 @@ def test_a_terminal_that_is_gone_is_told_twice_and_read_by_nobody() -> None:
     process.stderr.close()
     process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGHUP)
-    assert process.wait(60) in (128 + signal.SIGHUP, 1)
+    # The second one may come when Python has given its handlers back.
+    assert process.wait(60) in (128 + signal.SIGHUP, -signal.SIGHUP, 1)
 
 
 @pytest.mark.skipif(shutil.which('nohup') is None, reason='nohup is not installed')

@@ -166,7 +166,7 @@ def run_failing_node(arguments: Sequence[str]) -> int:
     folder = Path(os.environ[FAILURES_VARIABLE])
     for call, topic_of in CALLS.items():
         setattr(Node, call, _failing_by_file(getattr(Node, call), folder / call, topic_of))
-    return main(['node', *arguments])
+    return main(list(arguments))
 
 
 def _failing_by_file(

@@ -106,7 +106,6 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bonded]:
                 sys.path.remove(path)
 
 
-@pytest.mark.slow
 def test_it_beats_while_active_under_the_nodes_name_and_parts_with_a_word(rig: Bonded) -> None:
     assert rig.client.change_state('configure')
     rig.client.spin(0.5)
