@@ -45,13 +45,6 @@ PAGE = (ROOT / 'docs' / 'nets.md').read_text(encoding='utf-8')
 # No limit of time: the same passes are drawn in every run.
 EFFORT = Effort(passes=64, eager_s=1e9, has_cost=False)
 RARE = Effort(passes=256, eager_s=1e9, has_cost=False)
-# What has the kinds of layer of these is left to the slow tests: large, or a second of its kind.
-LATER = ('paper: ENet', 'paper: ERFNet', 'paper: ESPNet', 'paper: CGNet', 'paper: FastSCNN',
-         'paper: ICNet', 'paper: BiSeNetV2', 'paper: PIDNet', 'paper: R2UNet', 'paper: OCRNet',
-         'paper: ConvMixer', 'attention: SETR', 'attention: query decoder',
-         'attention: dropped positions', 'attention: MLP-Mixer', 'paths: DropPath 0.9',
-         'paths: torchvision row', 'outputs: half size')
-NETWORKS = [pytest.param(name, marks=pytest.mark.slow) if name in LATER else name for name in CI]
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +56,8 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize('name', NETWORKS)
+@pytest.mark.slow
+@pytest.mark.parametrize('name', CI)
 def test_a_network_of_the_zoo_agrees_with_itself(name: str, tmp_path: Path) -> None:
     # The compiler's own comparison of passes is left out: this is one, by another road.
     row = replace(ROWS[name], options={**ROWS[name].options, 'compare_passes': 0})
@@ -121,7 +115,7 @@ def test_a_message_of_python_is_no_refusal() -> None:
 
 
 def test_the_list_is_long_and_the_page_has_its_table() -> None:
-    assert len(ROWS) >= 150 and len(CI) >= 30 and set(LATER) <= set(CI) <= set(ROWS)
+    assert len(ROWS) >= 150 and len(CI) >= 30 and set(CI) <= set(ROWS)
     assert '<!-- zoo: scripts/zoo --table -->' in PAGE and '<!-- end of zoo -->' in PAGE
 
 

@@ -413,7 +413,7 @@ WRONG: list[tuple[list[str], Callable[[Path], object], str]] = [
     ([], lambda val: spoil_mask(val, np.full((48, 64), 9, np.uint8)), 'has the class id 9'),
     ([], lambda val: spoil_mask(val, np.zeros((48, 65), np.uint8)),
      'is 64x48, its mask 65x48'),
-    ([], lambda val: shutil.rmtree(val / 'masks'), "image or mask of 'frame_7_000'"),
+    ([], lambda val: shutil.rmtree(val / 'masks'), "the mask of 'frame_7_000'"),
     ([], lambda val: (val / 'classes.json').unlink(), 'classes.json is missing'),
     ([], rename_class, 'has the classes cyan, green, red'),
     ([], shutil.rmtree, 'splits.json is missing'),

@@ -137,6 +137,7 @@ def macs(folder: Path) -> int:
 # --- members ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_full_networks_of_mixed_encoders_differ_and_are_the_passes(tmp_path: Path) -> None:
     plan = as_ensemble(tiny_recipe(), EnsemblePlan(2, encoders=('lite0', 'mobilenet_v2')))
     train(plan, tmp_path / 'net.pt')

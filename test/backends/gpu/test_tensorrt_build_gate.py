@@ -136,6 +136,7 @@ def test_all_shipped_bundles_are_tested() -> None:
     assert set(shipped_bundles()) == {*SHIPPED, *(f'{name}_fp16' for name in SHIPPED)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('precision', ['fp32', 'fp16', 'bf16'])
 @pytest.mark.parametrize('name', SHIPPED)
 def test_every_shipped_bundle_builds(

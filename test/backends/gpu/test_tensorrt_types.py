@@ -262,6 +262,7 @@ def test_every_call_fits_what_the_version_declares(checker: Checker) -> None:
     assert found == LACKS[checker.number], '\n'.join(sorted(found ^ LACKS[checker.number]))
 
 
+@pytest.mark.slow
 def test_what_we_call_has_a_signature_to_be_checked_by(checker: Checker) -> None:
     used = {node.attr for name in FILES
             for node in ast.walk(ast.parse((GPU / name).read_text(encoding='utf-8')))

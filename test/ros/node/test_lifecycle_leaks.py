@@ -50,6 +50,7 @@ def test_a_hundred_transitions_leave_nothing_behind(quick: Growth, name: str) ->
     assert_nothing_grew(quick[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', QUICK)
 def test_a_hundred_transitions_need_no_memory(quick: Growth, name: str) -> None:
     assert quick[name]['memory_kb'] < MEMORY_KB

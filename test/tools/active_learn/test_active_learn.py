@@ -189,6 +189,7 @@ REAL = ['--strategy', 'random', 'entropy', 'mi', '--labels', '2', '4', '6',
         '--learning-rate', '0.05', '--steps', '12']
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_bytes_and_other_seeds_others(data: Path, tmp_path: Path) -> None:
     for name, seed in (('a', '5'), ('b', '5'), ('c', '6')):
         assert main(words(tmp_path / name, data, *REAL, seeds=seed)) == 0

@@ -77,6 +77,7 @@ def call_json(words: list[str]) -> tuple[int, dict[str, Any]]:
     return code, json.loads(out.getvalue().splitlines()[-1]) if code == 0 else {}
 
 
+@pytest.mark.slow
 def test_every_photograph_is_used_and_the_figures_are_of_frames_that_chose_nothing(
     fitted: tuple[Path, dict[str, Any], Path], data: Path, tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
