@@ -29,7 +29,7 @@ if not HAS_ROS:
 
 from std_msgs.msg import Bool, Float32, String  # noqa: I100
 
-from uncertainty_seg.ros.graph_watch.name_claim import (  # noqa: I100
+from uncertainty_seg.ros.graph_watch.name_claim import (
     Claim,
     Contest,
     MOST_CLAIMANTS,

@@ -43,27 +43,9 @@ _NAMESPACE = re.compile(r'(\w+:)?__ns:=(/|(/[A-Za-z_]\w*)+)', re.ASCII)
 
 def start_node(program: str, about: str, args: Sequence[str] | None = None) -> list[str]:
     """
-    Start rclpy for a program that takes arguments of ROS only, or --help.
+    Start rclpy as `start_ros` does, for a program that takes arguments of ROS only, or --help.
 
-    Parameters
-    ----------
-    program, about : str
-        Its name, and what its help says.
-    args : sequence of str or None
-        As for `start_ros`.
-
-    Returns
-    -------
-    list of str
-        These arguments.
-
-    Raises
-    ------
-    ConfigError
-        Also for each other word: ROS would run the node without what it was to say.
-    UncertaintySegError
-        If no network interface is up.
-
+    Raises ConfigError also for each other word: ROS would run the node without what it was to say.
     """
     words = list(sys.argv[1:] if args is None else args)
     parser = argparse.ArgumentParser(
