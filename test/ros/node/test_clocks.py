@@ -70,9 +70,12 @@ class ClockRig:
 
 @pytest.fixture(scope='module')
 def rig(tmp_path_factory: Any) -> Iterator[ClockRig]:
+    from uncertainty_seg.ros.graph_watch.name_claim import WITHHELD_S
+
     folder: Path = tmp_path_factory.mktemp('clocks')
     bundle = make_tiny_bundle(folder / 'tiny')
     with node_rig(folder, bundle, stale_timeout_s=STALE_TIMEOUT_S, use_sim_time=True) as rig:
+        rig.client.spin(WITHHELD_S)  # in the first seconds of a node no flag is true
         yield ClockRig(rig)
 
 
