@@ -104,7 +104,7 @@ def run(args: Any) -> None:
     nets = [load_net(member_file(first, m), data.num_classes, NO_DROPOUT, plan.encoder)
             for m in range(args.members)]
     teacher = Teacher(nets, fitting.class_weights(data, plan.fit.class_power))
-    setattr(fitting, 'segmentation_loss', teacher.loss)
+    fitting.segmentation_loss = teacher.loss  # type: ignore
     args.out.mkdir(parents=True, exist_ok=True)
     folds.write_folds(args.out / folds.FOLDS_FILE, fold_by_stem)
     weights = args.out / f'fold-{args.fold}.pt'
