@@ -71,6 +71,11 @@ class Bonded(NodeRig):
         """Return what the node has said."""
         return [beat for beat in self.heard if beat.instance_id != MANAGER]
 
+    def be_active(self) -> None:
+        """Bring the node there from wherever the test before left it."""
+        self.client.change_state('configure')
+        self.client.change_state('activate')
+
     def say(self, active: bool, name: str = 'uncertainty_seg') -> None:
         self._speaker.publish(self._type(id=name, instance_id=MANAGER, active=active,
                                          heartbeat_timeout=4.0, heartbeat_period=0.1))
@@ -128,7 +133,7 @@ def test_it_beats_while_active_under_the_nodes_name_and_parts_with_a_word(rig: B
 
 
 def test_it_notices_the_manager_and_goes_on_without_it(rig: Bonded) -> None:
-    assert rig.client.change_state('activate')
+    rig.be_active()
     rig.client.wait_for_camera_match()
     rig.say(True, 'controller_server')  # the bond of another node
     rig.say(False, 'controller_server')
@@ -143,6 +148,7 @@ def test_it_notices_the_manager_and_goes_on_without_it(rig: Bonded) -> None:
 
 
 def test_a_node_whose_callbacks_stand_still_does_not_beat(rig: Bonded) -> None:
+    rig.be_active()
     rig.wait_for_beats()
     rig.process.send_signal(signal.SIGSTOP)
     try:
