@@ -65,6 +65,7 @@ from uncertainty_seg.tools.calibrate.labelled_pairs import (
     opened,
     Pair,
     pixel_limits,
+    without_twins,
 )
 
 # Photographs that choose the temperature, evenly spread: each has many thousand pixels.
@@ -281,8 +282,8 @@ def photographs(request: FoldsRequest, fold_by_stem: Mapping[str, int]) -> Photo
     drawn = drawn_frames(data, request.data)
     _require_every_fold(drawn, data, fold_by_stem)
     known = known_frames(request.bundle, drawn, request.settings.ignore_mask)
+    known, blocks = without_twins(known, read_blocks(request.blocks, known.stems))
     folds = np.array([fold_by_stem[stem] for stem in known.stems])
-    blocks = read_blocks(request.blocks, known.stems)
     if request.blocks is None:
         _log.warning('no --blocks: every photograph counts as independent of the others, which '
                      'frames of one video are not')
