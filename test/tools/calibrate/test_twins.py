@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""An image under several names is one frame, for a promise, an interval and a comparison."""
+"""An image under several names is one frame, and a labelled one is not foreign."""
 
 from __future__ import annotations
 
@@ -105,3 +105,27 @@ def test_one_image_with_two_masks_is_refused(
     assert main(['evaluate', str(bundle), str(data), *RUN]) == 2
     said = capsys.readouterr().err
     assert "'frame_4_000' is the image 'copy_1_frame_4_000', pixel for pixel, with another" in said
+
+
+@pytest.mark.parametrize('verb', ['calibrate', 'folds', 'evaluate', 'compare'])
+def test_labelled_frames_are_not_foreign(
+    tmp_path: Path, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Guards were chosen to refuse them, and an AUROC of 0.5 was shown."""
+    data = write_folder(tmp_path / 'data', 120, 5, splits=True)
+    ood = write_folder(tmp_path / 'ood', 3, 6)
+    shutil.copy(data / 'images' / 'frame_5_110.png', ood / 'images' / 'reef.png')
+    bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
+    folder = tmp_path / 'folds'
+    for fold in range(2):
+        make_tiny_bundle(folder / f'fold-{fold}', False, words=f'{fold}')
+    stems = sorted(path.stem for path in (data / 'images').iterdir())
+    (folder / 'folds.json').write_text(json.dumps(fold_of(stems, 2)))
+    words = {'calibrate': ['calibrate', str(bundle), '--data', str(data)],
+             'folds': ['calibrate', str(bundle), '--data', str(data), '--folds', str(folder)],
+             'evaluate': ['evaluate', str(bundle), str(data)],
+             'compare': ['compare', str(bundle), str(data), '--cache', str(tmp_path / 'cache')]}
+    assert main([*words[verb], '--ood', str(ood), *RULE, *RUN]) == 2
+    said = capsys.readouterr().err
+    assert "1 of 4 images of --ood are labelled frames too, pixel for pixel (the first is " \
+        "'reef.png', which is 'frame_5_110')" in said

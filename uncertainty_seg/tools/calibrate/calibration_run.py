@@ -79,6 +79,7 @@ from uncertainty_seg.tools.calibrate.labelled_pairs import (
     opened,
     Pair,
     pixel_limits,
+    refuse_familiar,
     without_twins,
 )
 
@@ -227,6 +228,8 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
     require_blocks(blocks, kept, request.alphas, request.tune_share)
     train_known = known_frames(bundle, load_folder(request.train, 'train'), settings.ignore_mask)
     refuse_shared(train_known, known)
+    for familiar in (train_known, known):
+        refuse_familiar(strange, familiar)
     train_pairs, train_stems = _spread(train_known, request.max_train)
     temperature = _temperature(request, _where(known.pairs, tuned))
     held = _where(known.pairs, kept)

@@ -65,6 +65,7 @@ from uncertainty_seg.tools.calibrate.labelled_pairs import (
     opened,
     Pair,
     pixel_limits,
+    refuse_familiar,
     without_twins,
 )
 
@@ -288,6 +289,7 @@ def photographs(request: FoldsRequest, fold_by_stem: Mapping[str, int]) -> Photo
         _log.warning('no --blocks: every photograph counts as independent of the others, which '
                      'frames of one video are not')
     foreign = images_in(request.ood) if request.ood else {}
+    refuse_familiar(foreign, known)
     num_folds = max(fold_by_stem.values()) + 1
     return Photographs(data, known.pairs, known.stems, folds, blocks, foreign,
                        fold_of(list(foreign), num_folds) if foreign else {})

@@ -43,6 +43,7 @@ from uncertainty_seg.tools.calibrate.labelled_pairs import (
     measure,
     opened,
     Pair,
+    refuse_familiar,
     without_selected,
     without_twins,
 )
@@ -210,6 +211,7 @@ def evaluate_bundle(request: EvaluationRequest) -> Evaluated:
     known, blocks = without_twins(known, read_blocks(request.blocks, known.stems))
     pairs = known.pairs
     foreign_images = images_in(request.ood) if request.ood else {}
+    refuse_familiar(foreign_images, known)
     is_fitted = _is_fitted(calibration, data)
     scorer = ScoreVector(bundle.card, calibration.pixel_limits if calibration else None,
                          calibration.density if calibration else None, features=bundle.features)

@@ -8,7 +8,7 @@ It joins what the rooms below may not join: folders on disk, a runtime, and the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 import hashlib
@@ -249,6 +249,25 @@ def images_in(folder: Path) -> dict[str, ImageU8]:
             raise DatasetError(f'{path} is no image that can be read ({why(err)})',
                                'JPEG or PNG') from err
     return images
+
+
+def refuse_familiar(foreign: Mapping[str, ImageU8], known: KnownFrames) -> None:
+    """
+    Raise DatasetError if foreign images are labelled frames too, pixel for pixel.
+
+    A guard that is chosen to refuse them, or a figure of how well they are told apart, would mean
+    nothing.
+    """
+    stems = {mask_sha256(image): stem
+             for (image, _), stem in zip(known.pairs, known.stems, strict=True)}
+    both = [(name, stems[digest]) for name, image in foreign.items()
+            if (digest := mask_sha256(image)) in stems]
+    if both:
+        raise DatasetError(
+            f'{len(both)} of {len(foreign)} images of --ood are labelled frames too, pixel for '
+            f'pixel (the first is {both[0][0]!r}, which is {both[0][1]!r})',
+            'images of another kind, that should be refused',
+            'take them out of one of the two')
 
 
 @contextmanager
