@@ -68,3 +68,26 @@ def test_a_mask_that_holds_no_ids_is_said(
     (tmp_path / 'classes.json').write_text('{"classes": ["one", "two"], "ignore_index": 255}')
     with pytest.raises(DatasetError, match=words):
         load_folder(tmp_path, 'train')
+
+
+@pytest.mark.parametrize(('splits', 'words'), [
+    ('', "/images has 'a' more than once, expected each name once, the ending aside"),
+    ('{"val": ["a", "b"]}', "/images has 'a' more than once, .* rename or remove the image"),
+    ('{"val": ["b", "b"]}', "split 'val' of .*splits.json has 'b' more than once, .* list it"),
+])
+def test_one_name_for_two_images_is_refused(tmp_path: Path, splits: str, words: str) -> None:
+    """One of them counted twice, and the other one not at all."""
+    for name in ('images/a.png', 'images/a.jpg', 'images/b.png', 'masks/a.png', 'masks/b.png'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        grey = np.full((8, 8, 1 if name.startswith('masks') else 3), len(name) % 2, np.uint8)
+        cv2.imwrite(str(tmp_path / name), grey)
+    (tmp_path / 'classes.json').write_text('{"classes": ["water", "reef"]}')
+    if splits:
+        (tmp_path / 'splits.json').write_text(splits)
+    with pytest.raises(DatasetError, match=words):
+        load_folder(tmp_path, 'val')
+    # A second name of one file, as where capitals are not told from small letters, is no image.
+    (tmp_path / 'images' / 'a.jpg').unlink()
+    (tmp_path / 'images' / 'a.PNG').hardlink_to(tmp_path / 'images' / 'a.png')
+    (tmp_path / 'splits.json').write_text('{"val": ["a", "b"]}')
+    assert load_folder(tmp_path, 'val').stems == ['a', 'b']

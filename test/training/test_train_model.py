@@ -7,6 +7,7 @@ import argparse
 import json
 from pathlib import Path
 import shlex
+import shutil
 
 import cv2
 import pytest
@@ -141,6 +142,59 @@ def test_the_images_are_those_of_the_split_but_the_fold(folder: Path) -> None:
     for options in ('--folds 3', '--fold 1'):
         with pytest.raises(ConfigError, match='one of --folds and --fold, expected both'):
             train_model.training_images(parsed(options, folder))
+
+
+def test_folds_of_whole_dives_that_are_there_are_kept(folder: Path) -> None:
+    """As crossfit writes them for a dataset, whose --train could not go on from there."""
+    dives = {str(i): i // 4 for i in range(12)}
+    place = folder / 'bundles' / 'folds.json'
+    place.parent.mkdir()
+    place.write_text(json.dumps(dives))
+    args = parsed('--split all --folds 3 --fold 1', folder)
+    rest, held = train_model.divided_images(args)
+    assert held is not None and held.stems == ['4', '5', '6', '7']
+    assert set(rest.stems) == {s for s, k in dives.items() if k != 1}
+    assert read_folds(place) == dives
+    for stems in ([*map(str, range(11)), 'x'], map(str, range(13))):  # others, and more
+        place.write_text(json.dumps({stem: k % 3 for k, stem in enumerate(stems)}))
+        with pytest.raises(DatasetError, match='folds.json divides the images in another way'):
+            train_model.divided_images(args)
+
+
+@pytest.mark.parametrize(('options', 'name', 'words'), [
+    ('--folds 3 --fold 1', 'fold-2', 'fold-2 for the network without fold 1'),
+    ('', 'fold-0', 'fold-0 for a network of all images'),
+    ('--folds 3 --fold 1', 'fold-0-seed-4', 'fold-0 says which images the network never saw'),
+    ('--folds 3 --fold 1', 'fold-1', ''), ('--folds 3 --fold 1', 'fold-1-seed-2', ''),
+    ('', 'fold-like', ''),
+])
+def test_the_name_of_another_fold_is_refused(
+    folder: Path, options: str, name: str, words: str
+) -> None:
+    args = parsed(f'--split all {options}', folder)
+    args.out = folder / 'bundles' / name
+    if words:
+        with pytest.raises(ConfigError, match=words):
+            train_model.divided_images(args)
+    else:
+        train_model.divided_images(args)
+
+
+def test_an_image_of_the_fold_is_not_mixed_in(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The network of the fold saw it, and calibrate judged it by that network."""
+    monkeypatch.setattr(recipes, 'recipe', lambda name: tiny_recipe())
+    held = min(stem for stem, k in fold_of([str(i) for i in range(12)], 3, 0).items() if k == 1)
+    for name in ('images', 'masks'):
+        (folder / 'more' / name).mkdir(parents=True)
+        shutil.copy(folder / 'data' / name / f'{held}.png', folder / 'more' / name / 'twin.png')
+    shutil.copy(folder / 'data' / 'classes.json', folder / 'more')
+    assert main(['train', 'suim', '--data', str(folder / 'data'), '--imagenet', str(folder),
+                 '--out', str(folder / 'bundles' / 'fold-1'), '--split', 'all', '--folds', '3',
+                 '--fold', '1', '--mix', str(folder / 'more'), '--threads', '1']) == 2
+    assert f"images of fold 1 are in the images to train on too, pixel for pixel ('{held}' is " \
+        "'twin' there)" in capsys.readouterr().err
 
 
 def test_one_command_makes_the_bundle_of_a_fold(

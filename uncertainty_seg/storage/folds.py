@@ -95,6 +95,7 @@ def require_apart(
     train: LabelledFolder, val: LabelledFolder,
     names: tuple[str, str] = ('train', 'the split val'),
     wanted: str = 'other images to measure on',
+    fix: str = 'take them out of one of the two in splits.json',
 ) -> None:
     """Raise DatasetError if pixels that are trained on are measured on too."""
     trained = {_digest(image): stem
@@ -105,8 +106,7 @@ def require_apart(
         named = some_of((f'{stem!r} is {other!r} there' for stem, other in both), _NAMED)
         raise DatasetError(f'{len(both)} of {len(val.stems)} images of {names[1]} are in '
                            f'{names[0]} too, pixel for pixel ({named})',
-                           wanted,
-                           'take them out of one of the two in splits.json')
+                           wanted, fix)
 
 
 def _digest(pixels: NDArray[np.uint8]) -> bytes:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.image_codec import decode, decode_unchanged
-from uncertainty_seg.errors import DatasetError, ImageError, install_command
+from uncertainty_seg.errors import DatasetError, ImageError, install_command, some_of
 from uncertainty_seg.storage.foreign_files import (
     from_csv_text,
     is_text,
@@ -43,6 +43,7 @@ ENDINGS = ('.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG')
 # A mask is of one byte a pixel, and the ignore index needs one of its values.
 MAX_CLASSES = 255
 _MOST_SHOWN = 24  # letters of a value
+_ONE_IMAGE = 'rename or remove the image that is not of the mask'
 _SPLIT_FORM = 'a list of file names without ending'
 _SPLITS_FORM = '{"train": ["NAME", ...], "val": ["NAME", ...]}, names without ending'
 _FORM = '{"classes": [{"id": 0, "name": "seabed", "rgb": [0, 0, 0]}, ...]}'
@@ -183,8 +184,11 @@ def listed_splits(folder: Path) -> dict[str, list[str]]:
 
 def image_path(folder: Path, stem: str) -> Path | None:
     """Return the file of an image of a labelled folder; None if there is none."""
-    places = (folder / 'images' / f'{stem}{ending}' for ending in ENDINGS)
-    return next((path for path in places if path.is_file()), None)
+    return next((path for path in _image_places(folder, stem) if path.is_file()), None)
+
+
+def _image_places(folder: Path, stem: str) -> Iterator[Path]:
+    return (folder / 'images' / f'{stem}{ending}' for ending in ENDINGS)
 
 
 def require_names(folder: Path, names: Iterable[str]) -> None:
@@ -204,8 +208,10 @@ def _stems(folder: Path, split: str) -> list[str]:
 
 def _names(folder: Path, split: str) -> list[str]:
     if not (folder / 'splits.json').is_file() and (folder / 'images').is_dir():
-        return sorted(path.stem for path in (folder / 'images').iterdir()
-                      if path.suffix in ENDINGS)
+        stems = sorted(path.stem for path in (folder / 'images').iterdir()
+                       if path.suffix in ENDINGS)
+        _require_once(stems, f'{folder}/images', _ONE_IMAGE)
+        return stems
     splits = _read_mapping(folder / 'splits.json')
     if split not in splits:
         raise DatasetError(
@@ -219,10 +225,18 @@ def _names(folder: Path, split: str) -> list[str]:
         raise DatasetError(f'split {split!r} of {folder}/splits.json holds '
                            f'{str(strange[0])[:_MOST_SHOWN]}, which is no name', _SPLIT_FORM)
     stems = [str(stem) for stem in listed]
+    _require_once(stems, f'split {split!r} of {folder}/splits.json', 'list it once')
     for stem in stems:
         if Path(stem).is_absolute() or '..' in Path(stem).parts:
             raise DatasetError(f'{folder}/splits.json names {stem!r}', 'files of its folder')
     return stems
+
+
+def _require_once(stems: Sequence[str], where: str, fix: str) -> None:
+    twice = [stem for stem, count in Counter(stems).items() if count > 1]
+    if twice:
+        raise DatasetError(f'{where} has {some_of(map(repr, twice), 3)} more than once',
+                           'each name once, the ending aside', fix)
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
@@ -316,6 +330,9 @@ def _read_pair(folder: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.u
     found, file = image_path(folder, stem), folder / 'masks' / f'{stem}.png'
     if found is None:
         raise _unreadable('image', stem, folder, 'no jpeg or png of that name')
+    # A file system that tells no capitals from small letters has one file by two endings.
+    files = {path.stat().st_ino for path in _image_places(folder, stem) if path.is_file()}
+    _require_once([stem] * len(files), f'{folder}/images', _ONE_IMAGE)
     image = _read_part('image', stem, folder, lambda: decode(read_image_file(found)))
     mask = _read_part('mask', stem, folder, lambda: decode_unchanged(read_image_file(file)))
     if mask.ndim != 2 or mask.dtype != np.uint8:

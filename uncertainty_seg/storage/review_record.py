@@ -144,7 +144,7 @@ def require_reviewed(folder: Path, stems: Sequence[str]) -> None:
     """
     reviews = read_review(folder)
     if reviews is None:
-        _refuse_export(folder)
+        refuse_export(folder)
     else:
         _refuse_unseen(folder, stems, reviews)
     _refuse_copied(folder, stems)
@@ -168,7 +168,8 @@ def _refuse_unseen(
             f'{REVIEW_FILE}')
 
 
-def _refuse_export(folder: Path) -> None:
+def refuse_export(folder: Path) -> None:
+    """Raise DatasetError if a folder is an export for labelling."""
     path = folder / TABLE_FILE
     if not path.is_file():
         return

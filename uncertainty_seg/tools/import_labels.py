@@ -158,6 +158,11 @@ def _report(args: argparse.Namespace, done: TrainingFolder) -> None:
               'out: the others are no longer drawn by chance, since the model was wrong on them, '
               'and all count as selected. Mark frames whose masks are right as finished, or give '
               '--accept-unchanged.', file=sys.stderr)
+    if done.control_unlabelled:
+        print(f'warning: {done.control_unlabelled} frames that were drawn by chance have no '
+              f'label. If that is because of what they show, the {done.control} others do not '
+              'stand for the dive, and calibrate promises too much on them: label these too, with '
+              'unknown pixels where nobody can tell.', file=sys.stderr)
     counts = ', '.join(f'{name} {count}' for name, count in done.splits.items())
     how = ', '.join(f'{count} {name}' for name, count in sorted(done.reviewed.items()))
     skipped = f' ({done.skipped} of them came back unchanged)' if done.skipped else ''

@@ -17,6 +17,7 @@ from functools import partial
 import logging
 import math
 from pathlib import Path
+import re
 import time
 from typing import Any, TYPE_CHECKING
 
@@ -154,13 +155,17 @@ def run(args: argparse.Namespace) -> int:
     args.weights = args.weights or args.out.with_name(f'{args.out.name}.pt')
     taken = start_of(args)
     plan = plan_of(args, '' if taken is None else taken.encoder)
-    data = training_images(args)
+    data, held = divided_images(args)
     start_s = time.monotonic()
     if not args.compile_only:
         data, target = prepare(args, plan, data)
         extras = replace(extras_of(args, taken), target=target)
         if extras.val is not None:
             require_apart(data, extras.val)
+        if held is not None:
+            require_apart(data, held, ('the images to train on', f'fold {args.fold}'),
+                          'a network that never saw its fold', 'put both into one fold, as by '
+                          'crossfit --blocks, or leave them out of --mix and --pseudo-labels')
         train_weights(plan, data, args.imagenet, args.weights, args.threads, member=args.member,
                       extras=extras)
     done: dict[str, Any] = {'images': len(data.stems), 'weights': str(args.weights)}
@@ -335,26 +340,48 @@ def _require_options_of_the_method(args: argparse.Namespace) -> None:
 
 
 def training_images(args: argparse.Namespace) -> LabelledFolder:
-    """
-    Read the images that the arguments choose, and write down their folds where there are any.
+    """Read the images that the arguments choose; see `divided_images`."""
+    return divided_images(args)[0]
 
-    Raises ConfigError if one of two options is missing; DatasetError if the folds are none, or
-    others than those beside the bundle.
+
+def divided_images(args: argparse.Namespace) -> tuple[LabelledFolder, LabelledFolder | None]:
+    """
+    Read the images that the arguments choose, and those of the fold that is left out, if any.
+
+    Folds are those of the file beside the bundle, where it has as many of the same images, as
+    `crossfit --blocks` writes it; else they follow from the names, and are written there. Raises
+    ConfigError if one of two options is missing, or the bundle has the name of another fold;
+    DatasetError if the folds are none, or others than those beside the bundle.
     """
     from uncertainty_seg.storage import folds
 
+    _require_name_of_fold(args)
     data = folds.load_folders(args.data, SPLITS[args.split])
     if not args.folds and args.fold is None:
-        return folds.counted_once(data)
+        return folds.counted_once(data), None
     if not args.folds or args.fold is None:
         raise ConfigError('one of --folds and --fold', 'both, or none')
     fold_by_stem = folds.fold_of(data.stems, args.folds, args.fold_seed)
-    rest = folds.without_fold(data, args.fold, fold_by_stem)
     beside = args.out.parent / folds.FOLDS_FILE
-    if beside.is_file() and folds.read_folds(beside) != fold_by_stem:
+    found = folds.read_folds(beside) if beside.is_file() else fold_by_stem
+    if found != fold_by_stem and (args.fold_seed or found.keys() != fold_by_stem.keys()
+                                  or set(found.values()) != set(fold_by_stem.values())):
         raise DatasetError(f'{beside} divides the images in another way',
                            'bundles of one division in a folder',
                            'delete it with the bundles beside it, or take another --out')
+    rest = folds.without_fold(data, args.fold, found)
+    held = folds.subset(data, [i for i, s in enumerate(data.stems) if found[s] == args.fold])
     beside.parent.mkdir(parents=True, exist_ok=True)
-    folds.write_folds(beside, fold_by_stem)
-    return rest
+    folds.write_folds(beside, found)
+    return rest, held
+
+
+def _require_name_of_fold(args: argparse.Namespace) -> None:
+    """Refuse the name of another fold: calibrate and compare go by it."""
+    name = re.fullmatch(r'fold-(\d+)(-seed-\d+)?', args.out.name)
+    if name is None or args.fold == int(name[1]):
+        return
+    what = 'a network of all images' if args.fold is None else \
+        f'the network without fold {args.fold}'
+    raise ConfigError(f'--out {args.out} for {what}', 'another name, or the fold of that name',
+                      f'fold-{name[1]} says which images the network never saw')

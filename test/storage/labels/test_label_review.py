@@ -286,6 +286,27 @@ def test_controls_of_which_the_right_ones_are_left_out_are_none(
     assert {one.origin for one in reviews.values()} == {'control' if num_control else 'selected'}
 
 
+@pytest.mark.parametrize('labelled', [[0, 1, 2], [0, 2], [2]])
+def test_controls_that_came_back_without_a_label_are_counted(
+    labelled: list[int], frames: list[LabelFrame], out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever labels the easy ones only gets a promise for easy frames."""
+    frames = [LabelFrame(**{**vars(frame), 'origin': 'control' if k < 2 else 'selected'})
+              for k, frame in enumerate(frames)]
+    write_export(out, 'folder', frames, CLASSES)
+    for k, frame in enumerate(frames):
+        if k in labelled:
+            paint_folder(out, frame.stem)
+        else:
+            (out / 'masks' / f'{frame.stem}.png').unlink()
+    assert bring(out, '--format', 'folder') == 0
+    got = capsys.readouterr()
+    said = json.loads(got.out.splitlines()[-1])
+    missing = 1 if labelled == [0, 2] else 0
+    assert (said['control_unlabelled'], said['frames']) == (missing, len(labelled))
+    assert ('1 frames that were drawn by chance have no label' in got.err) == bool(missing)
+
+
 @pytest.mark.parametrize('changes, is_seen', [
     ({'lead_time': 3.5}, True),
     ({'lead_time': None}, False),  # "Create Annotations From Predictions"

@@ -137,6 +137,25 @@ def test_labels_that_nobody_reviewed_are_waited_for(
     assert not (here / 'label' / 'results.parquet').exists()
 
 
+@pytest.mark.parametrize('is_whole', [False, True])
+def test_masks_copied_out_of_the_export_are_no_labels(
+    here: Path, is_whole: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first class everywhere, which nobody looked at, was trained on as the truth."""
+    assert main(words(here)) == 0
+    export, labelled = (here / 'label' / 'round-0' / name for name in ('to_label', 'labelled'))
+    shutil.copytree(export, labelled)
+    if not is_whole:
+        (labelled / 'frames.json').unlink()
+    capsys.readouterr()
+    code, said = main(words(here)), capsys.readouterr()
+    if is_whole:
+        assert code == 2 and 'labelled is an export for labelling' in said.err
+    else:
+        assert '2 frames (2 have labels that nobody reviewed)' in said.out
+    assert not (here / 'label' / 'results.parquet').exists()
+
+
 def test_two_labellers_who_disagree_are_named_with_their_iou(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,6 +26,7 @@ from uncertainty_seg.core.calibration import calibration_from_json, calibration_
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.storage.folds import fold_of, read_folds
 from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
+from uncertainty_seg.storage.review_record import FrameReview, write_review
 from uncertainty_seg.tools.calibrate import cross_fitted
 from uncertainty_seg.tools.calibrate_gate import calibrate_on_folds
 from uncertainty_seg.tools.main import main
@@ -364,6 +365,15 @@ def divide_a_twin(data: Path, folder: Path) -> None:
     shutil.copy(data / 'images' / f'{one}.png', data / 'images' / f'{other}.png')
 
 
+def divide_a_selected_twin(data: Path, folder: Path) -> None:
+    """Make two images of different folds the same; the second one was selected by its score."""
+    divide_a_twin(data, folder)
+    fold = read_folds(folder / 'folds.json')
+    selected = min(stem for stem, k in fold.items() if k == 1)
+    write_review(data, {stem: FrameReview(True, 'corrected', 'selected' if stem == selected else
+                                          'control') for stem in fold})
+
+
 def class_in_one_fold(data: Path, folder: Path) -> None:
     fold = read_folds(folder / 'folds.json')
     for stem, k in fold.items():
@@ -392,6 +402,7 @@ WRONG: list[tuple[Callable[[Path, Path], object], list[str], str]] = [
     (lambda data, folder: change_folds(folder, lambda f: dict(list(f.items())[2:])), [],
      'is in no fold, and so are 1 more'),
     (divide_a_twin, [], 'both in one fold, since a network saw the other'),
+    (divide_a_selected_twin, [], 'both in one fold, since a network saw the other'),
     (class_in_one_fold, [], "hold no pixel of 'red'"),
     (lambda data, folder: None, ['--alpha', '0.01'], 'blocks outside of a fold to promise alpha '
      '0.01 on, expected at least 99'),

@@ -123,6 +123,8 @@ class TrainingFolder:
         Of them, those that were drawn by chance; if there are some, no frame counts as drawn.
     reviewed : mapping of str to int
         Labelled frames by what shows that a person looked at them.
+    control_unlabelled : int
+        Frames that were drawn by chance and came back without any label, where others have some.
 
     """
 
@@ -134,6 +136,7 @@ class TrainingFolder:
     skipped: int = 0
     reviewed: Mapping[str, int] = field(default_factory=dict)
     control_skipped: int = 0
+    control_unlabelled: int = 0
 
 
 def write_training_folder(
@@ -185,12 +188,14 @@ def write_training_folder(
     write_json(folder / 'splits.json', splits)
     write_json(folder / 'blocks.json', dive_of)
     write_review(folder, reviews)
+    control = sum(one.origin == CONTROL for one in reviews.values())
     return TrainingFolder(
         len(dive_of), len(table.rows) - len(dive_of), len(set(dive_of.values())),
         {name: len(stems) for name, stems in splits.items()},
-        sum(one.origin == CONTROL for one in reviews.values()), len(seen) - len(reviews),
-        dict(Counter(one.evidence for one in reviews.values())),
-        sum(table.rows[stem].origin == CONTROL for stem in seen - set(reviews)))
+        control, len(seen) - len(reviews), dict(Counter(one.evidence for one in reviews.values())),
+        sum(table.rows[stem].origin == CONTROL for stem in seen - set(reviews)),
+        sum(row.origin == CONTROL and stem not in seen for stem, row in table.rows.items())
+        if control else 0)
 
 
 def _checked_image(table: ExportedFrames, row: FrameRow) -> bytes:

@@ -30,7 +30,8 @@ from uncertainty_seg.storage.labels.frames import (
     read_mask,
     safe_name,
 )
-from uncertainty_seg.storage.review_record import read_review, TABLE_FILE
+from uncertainty_seg.storage.prediction_mark import is_prediction
+from uncertainty_seg.storage.review_record import read_review, refuse_export, TABLE_FILE
 from uncertainty_seg.storage.score_rows import short_digest
 from uncertainty_seg.storage.unlabelled_images import UnlabelledImages
 from uncertainty_seg.storage.whole_files import replace_file
@@ -333,7 +334,8 @@ def read_labelled(
     Raises
     ------
     DatasetError
-        If labels are of other frames or classes, or two labellers disagree.
+        If labels are of other frames or classes, a folder is an export that was copied, or two
+        labellers disagree.
 
     """
     found: dict[str, NDArray[np.uint8]] = {}
@@ -359,13 +361,14 @@ def read_labelled(
 def _masks_of(folder: Path) -> Iterator[tuple[str, Path, bool]]:
     """Yield the frame of each mask, its file, and whether a person looked at it."""
     reviews = read_review(folder)
+    if reviews is None:  # made elsewhere, by hand
+        refuse_export(folder)
     for file in sorted((folder / 'masks').glob('*.png')):
         review = None if reviews is None else reviews.get(file.stem)
-        if reviews is None:  # made elsewhere, by hand
-            yield file.stem, file, True
-        else:
-            frame = file.stem if review is None else review.frame or file.stem
-            yield frame, file, review is not None and review.reviewed
+        frame = file.stem if review is None else review.frame or file.stem
+        is_reviewed = reviews is None or (review is not None and review.reviewed)
+        # What was copied out of an export says that a model made it.
+        yield frame, file, is_reviewed and not is_prediction(file)
 
 
 def _require_classes_of(folder: Path, classes: ClassTable) -> None:

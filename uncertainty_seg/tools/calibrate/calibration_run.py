@@ -79,6 +79,8 @@ from uncertainty_seg.tools.calibrate.labelled_pairs import (
     opened,
     Pair,
     pixel_limits,
+    refuse_familiar,
+    without_twins,
 )
 
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0)
@@ -221,11 +223,13 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
     strange = images_in(request.ood) if request.ood else {}
     data = drawn_frames(load_folder(request.val, 'val'), request.val)
     known = known_frames(bundle, data, settings.ignore_mask)
-    blocks = _blocks(request, known.stems)
+    known, blocks = without_twins(known, _blocks(request, known.stems))
     tuned, kept = split_blocks(blocks, request.tune_share, _SEED)
     require_blocks(blocks, kept, request.alphas, request.tune_share)
     train_known = known_frames(bundle, load_folder(request.train, 'train'), settings.ignore_mask)
     refuse_shared(train_known, known)
+    for familiar in (train_known, known):
+        refuse_familiar(strange, familiar)
     train_pairs, train_stems = _spread(train_known, request.max_train)
     temperature = _temperature(request, _where(known.pairs, tuned))
     held = _where(known.pairs, kept)

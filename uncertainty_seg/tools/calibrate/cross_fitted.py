@@ -65,6 +65,8 @@ from uncertainty_seg.tools.calibrate.labelled_pairs import (
     opened,
     Pair,
     pixel_limits,
+    refuse_familiar,
+    without_twins,
 )
 
 # Photographs that choose the temperature, evenly spread: each has many thousand pixels.
@@ -274,17 +276,20 @@ def photographs(request: FoldsRequest, fold_by_stem: Mapping[str, int]) -> Photo
     data = all_images(request.data)
     require_folds(data.stems, fold_by_stem)
     _require_every_class(data, fold_by_stem)
+    # Of all of them: a network saw the selected frames of the other folds too.
+    refuse_divided(data.stems, data.images, read_blocks(request.blocks, data.stems),
+                   np.array([fold_by_stem[stem] for stem in data.stems]))
     # The networks were trained on all of them, and are judged by those that stand for a dive.
     drawn = drawn_frames(data, request.data)
     _require_every_fold(drawn, data, fold_by_stem)
     known = known_frames(request.bundle, drawn, request.settings.ignore_mask)
+    known, blocks = without_twins(known, read_blocks(request.blocks, known.stems))
     folds = np.array([fold_by_stem[stem] for stem in known.stems])
-    blocks = read_blocks(request.blocks, known.stems)
     if request.blocks is None:
         _log.warning('no --blocks: every photograph counts as independent of the others, which '
                      'frames of one video are not')
-    refuse_divided(known.stems, [image for image, _ in known.pairs], blocks, folds)
     foreign = images_in(request.ood) if request.ood else {}
+    refuse_familiar(foreign, known)
     num_folds = max(fold_by_stem.values()) + 1
     return Photographs(data, known.pairs, known.stems, folds, blocks, foreign,
                        fold_of(list(foreign), num_folds) if foreign else {})

@@ -43,7 +43,9 @@ from uncertainty_seg.tools.calibrate.labelled_pairs import (
     measure,
     opened,
     Pair,
+    refuse_familiar,
     without_selected,
+    without_twins,
 )
 
 # What the gate is compared with: the score of the papers this project starts from.
@@ -206,8 +208,10 @@ def evaluate_bundle(request: EvaluationRequest) -> Evaluated:
     if selected:
         _log.warning('%s', selected)
     known = known_frames(bundle, data, settings.ignore_mask)
-    pairs, blocks = known.pairs, read_blocks(request.blocks, known.stems)
+    known, blocks = without_twins(known, read_blocks(request.blocks, known.stems))
+    pairs = known.pairs
     foreign_images = images_in(request.ood) if request.ood else {}
+    refuse_familiar(foreign_images, known)
     is_fitted = _is_fitted(calibration, data)
     scorer = ScoreVector(bundle.card, calibration.pixel_limits if calibration else None,
                          calibration.density if calibration else None, features=bundle.features)

@@ -8,7 +8,7 @@ It joins what the rooms below may not join: folders on disk, a runtime, and the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 import hashlib
@@ -29,11 +29,12 @@ from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.uncertainty import MAPS_OF_MEANS
-from uncertainty_seg.errors import DatasetError, ImageError
+from uncertainty_seg.errors import DatasetError, ImageError, some_of
 from uncertainty_seg.storage.folds import subset
 from uncertainty_seg.storage.foreign_files import read_image_file, why
 from uncertainty_seg.storage.ignore_mask import load_ignore_mask
 from uncertainty_seg.storage.labelled_folder import LabelledFolder
+from uncertainty_seg.storage.prediction_mark import mask_sha256
 from uncertainty_seg.storage.review_record import CONTROL, read_review
 from uncertainty_seg.tools.arguments import progress
 
@@ -171,6 +172,52 @@ def known_frames(bundle: ModelBundle, data: LabelledFolder, ignore_mask: str) ->
     return KnownFrames([pairs[i] for i in kept], [data.stems[i] for i in kept])
 
 
+def without_twins(
+    known: KnownFrames, blocks: NDArray[np.str_]
+) -> tuple[KnownFrames, NDArray[np.str_]]:
+    """
+    Leave out images that another block has already, pixel for pixel, and say so.
+
+    A promise counts blocks as independent of each other, and an interval draws them so; an image
+    under two names is one. Within a block it may come again, as from a camera that stands still.
+
+    Parameters
+    ----------
+    known : KnownFrames
+        n frames.
+    blocks : ndarray of str, shape (n,)
+        Their blocks.
+
+    Returns
+    -------
+    tuple of KnownFrames and ndarray of str
+        Those that are left, and their blocks.
+
+    Raises
+    ------
+    DatasetError
+        If such an image has two masks.
+
+    """
+    first: dict[str, int] = {}
+    kept, again = [], []
+    for row, ((image, mask), stem) in enumerate(zip(known.pairs, known.stems, strict=True)):
+        other = first.setdefault(mask_sha256(image), row)
+        if blocks[other] == blocks[row]:
+            kept.append(row)
+            continue
+        again.append(stem)
+        if not np.array_equal(known.pairs[other][1], mask):
+            raise DatasetError(
+                f'{stem!r} is the image {known.stems[other]!r}, pixel for pixel, with another '
+                'mask', 'one mask an image', 'take the wrong one out')
+    if again:
+        _log.warning('%d of %d frames are there under another name already, and count once: %s',
+                     len(again), len(known.stems), some_of(again, 3))
+    left = KnownFrames([known.pairs[i] for i in kept], [known.stems[i] for i in kept])
+    return left, blocks[kept]
+
+
 def without_ignored(
     mask: LabelMap, ignore: NDArray[np.bool_] | None, unknown: int
 ) -> LabelMap:
@@ -202,6 +249,25 @@ def images_in(folder: Path) -> dict[str, ImageU8]:
             raise DatasetError(f'{path} is no image that can be read ({why(err)})',
                                'JPEG or PNG') from err
     return images
+
+
+def refuse_familiar(foreign: Mapping[str, ImageU8], known: KnownFrames) -> None:
+    """
+    Raise DatasetError if foreign images are labelled frames too, pixel for pixel.
+
+    A guard that is chosen to refuse them, or a figure of how well they are told apart, would mean
+    nothing.
+    """
+    stems = {mask_sha256(image): stem
+             for (image, _), stem in zip(known.pairs, known.stems, strict=True)}
+    both = [(name, stems[digest]) for name, image in foreign.items()
+            if (digest := mask_sha256(image)) in stems]
+    if both:
+        raise DatasetError(
+            f'{len(both)} of {len(foreign)} images of --ood are labelled frames too, pixel for '
+            f'pixel (the first is {both[0][0]!r}, which is {both[0][1]!r})',
+            'images of another kind, that should be refused',
+            'take them out of one of the two')
 
 
 @contextmanager

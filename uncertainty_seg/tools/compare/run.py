@@ -28,7 +28,9 @@ from uncertainty_seg.tools.calibrate.labelled_pairs import (
     data_digest,
     images_in,
     known_frames,
+    refuse_familiar,
     without_selected,
+    without_twins,
 )
 from uncertainty_seg.tools.compare.contenders import (
     Contender,
@@ -175,6 +177,10 @@ def read_frames(request: CompareRequest) -> ComparedFrames:
         _log.warning('%s', remark)
     kept, unseen_of = _without_unknown(data, request.unknown_classes)
     known = known_frames(first, kept, request.settings.ignore_mask)
+    known, blocks = without_twins(known, read_blocks(request.blocks, known.stems))
+    foreign = {name: images_in(folder) for name, folder in _named(request.ood).items()}
+    for images in foreign.values():
+        refuse_familiar(images, known)
     if request.unknown is not None:
         shapes = {stem: mask.shape for stem, mask in zip(data.stems, data.masks, strict=True)}
         unseen_of = _unknown_masks(request.unknown, shapes)
@@ -187,8 +193,7 @@ def read_frames(request: CompareRequest) -> ComparedFrames:
     return ComparedFrames(
         [known.pairs[i] for i in rows],
         [unseen_of[stem] for stem in stems] if unseen_of else None,
-        {name: images_in(folder) for name, folder in _named(request.ood).items()},
-        read_blocks(request.blocks, stems), first.card.ignore_index, rule,
+        foreign, blocks[rows], first.card.ignore_index, rule,
         np.array([folds.get(stem, 0) for stem in stems]), data_digest(data),
         (f'{remark[:1].upper()}{remark[1:]}.',) if remark else ())
 
